@@ -1,0 +1,1 @@
+"""SQL storages for Firelock."""

@@ -1,0 +1,1 @@
+"""Persistent background jobs for Python."""
