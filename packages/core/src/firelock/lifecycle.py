@@ -1,0 +1,352 @@
+"""The life of a job as pure functions: (job, event, now) → `Transition`.
+
+A storage applies a transition only if its guards still hold and decides nothing itself. What a storage has to
+decide alone, because only it sees the row at that instant, stands here as data: `continuation_target` and the
+reasons of `Upkeep`.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import attrs
+
+from firelock.job import FINAL_STATES, ClaimedJob, ErrorInfo, HistoryEntry, On, State
+
+__all__ = [
+    "ALLOWED",
+    "CRASH_LIMIT",
+    "HELD",
+    "HISTORY_LIMIT",
+    "Holder",
+    "Retention",
+    "Transition",
+    "Upkeep",
+    "continuation_target",
+    "crashed_alone",
+    "delete",
+    "deleted_by_policy",
+    "failed",
+    "handed_back",
+    "requeue",
+    "retried",
+    "snoozed",
+    "succeeded",
+    "undecodable",
+    "unknown_task",
+    "waiting_reason",
+]
+
+CRASH_LIMIT = 3
+HISTORY_LIMIT = 100
+_SECOND = 1_000_000
+_UNKNOWN_FIRST, _UNKNOWN_LONGEST = 15 * _SECOND, 300 * _SECOND
+
+# Where each state may go, as an undirected check on everything below and on every storage's history.
+ALLOWED: dict[State, frozenset[State]] = {
+    State.AWAITING: frozenset({State.ENQUEUED, State.DELETED}),
+    State.SCHEDULED: frozenset({State.ENQUEUED, State.DELETED}),
+    State.ENQUEUED: frozenset({State.PROCESSING, State.DELETED}),
+    State.PROCESSING: frozenset(
+        {State.SUCCEEDED, State.FAILED, State.DELETED, State.SCHEDULED, State.ENQUEUED}
+    ),
+    State.SUCCEEDED: frozenset({State.ENQUEUED, State.DELETED}),
+    State.FAILED: frozenset({State.ENQUEUED, State.DELETED}),
+    State.DELETED: frozenset({State.ENQUEUED}),
+}
+
+HELD = frozenset({State.PROCESSING})
+_DELETABLE = frozenset(State) - {State.DELETED}
+_REQUEUABLE = frozenset({State.AWAITING, State.SCHEDULED, State.SUCCEEDED, State.FAILED, State.DELETED})
+
+
+class Upkeep(StrEnum):
+    """The reasons a storage writes when it moves a job by itself."""
+
+    DUE = "due"
+    PARENT_ENDED = "parent {state}"
+    PARENT_GONE = "parent removed before it ended as wanted"
+    SESSION_LOST = "server lost while the job was running"
+    NOT_STARTED = "server lost before the job started"
+
+
+@attrs.frozen
+class Holder:
+    """Who runs a job: its session and the name of its server."""
+
+    session: str
+    server: str
+
+
+@attrs.frozen
+class Retention:
+    """How long ended jobs stay, in micros; None keeps them."""
+
+    succeeded: int | None
+    failed: int | None
+    deleted: int | None
+
+    def until(self, state: State, at: int) -> int | None:
+        """Return when a job that ended at this instant may be pruned; None for never."""
+        span = {
+            State.SUCCEEDED: self.succeeded,
+            State.FAILED: self.failed,
+            State.DELETED: self.deleted,
+        }.get(state)
+        return None if span is None else at + span
+
+
+@attrs.define
+class Transition:
+    """One guarded change of one job; every field after `fence` says what is written if the guards hold.
+
+    Guards: the job is in one of `from_states`; and, where `session` is set, that session holds it with
+    exactly this `fence`. Without a session the change is an operator's: if it takes a job out of `processing`,
+    session and fence stay as its tail.
+    """
+
+    job_id: str
+    from_states: frozenset[State]
+    session: str | None
+    fence: int | None
+    to: State
+    at: int  # stamp for history and lists
+    reason: str | None = None
+    attempt: int | None = None  # the attempt that ends here; None for an operator's change
+    claimed_at: int | None = None
+    started_at: int | None = None
+    server: str | None = None
+    gives_back: bool = False  # the attempt does not count: attempt − 1
+    retries: int | None = None  # new value; None leaves it
+    crashes: int | None = None  # new value; None leaves it
+    due_at: int | None = None  # for `scheduled`
+    error: ErrorInfo | None = None  # replaces the last error; its traceback is kept under `attempt`
+    result: str | None = None
+    result_absent: str | None = None
+    expires_at: int | None = None
+    is_silent: bool = (
+        False  # writes no history entry: a hand-back of a job that never started, a repeated wait
+    )
+
+    def entry(self) -> HistoryEntry:
+        """Return what this transition adds to the job's history."""
+        return HistoryEntry(
+            self.to,
+            self.at,
+            self.reason,
+            self.attempt,
+            self.claimed_at,
+            self.started_at,
+            self.server,
+        )
+
+
+# ---- how an attempt ends ---------------------------------------------------------------------------------
+
+
+def succeeded(
+    job: ClaimedJob,
+    holder: Holder,
+    *,
+    at: int,
+    started_at: int,
+    result: str | None,
+    result_absent: str | None,
+    expires_at: int | None,
+) -> Transition:
+    """The task returned: the job is succeeded and keeps its result, or the reason why there is none."""
+    return Transition(
+        job.id, HELD, holder.session, job.fence, State.SUCCEEDED, at, None, job.attempt, job.claimed_at,
+        started_at, holder.server, False, None, None, None, None, result, result_absent, expires_at,
+    )  # fmt: skip
+
+
+def retried(
+    job: ClaimedJob,
+    holder: Holder,
+    *,
+    at: int,
+    started_at: int | None,
+    wait: int,
+    reason: str,
+    error: ErrorInfo,
+) -> Transition:
+    """The task raised and has retries left: it waits in `scheduled`, or is `enqueued` at once for no wait."""
+    to = State.SCHEDULED if wait > 0 else State.ENQUEUED
+    return Transition(
+        job.id, HELD, holder.session, job.fence, to, at, reason, job.attempt, job.claimed_at, started_at,
+        holder.server, retries=job.retries + 1, due_at=at + wait if wait > 0 else None, error=error,
+    )  # fmt: skip
+
+
+def failed(
+    job: ClaimedJob,
+    holder: Holder,
+    *,
+    at: int,
+    started_at: int | None,
+    reason: str,
+    error: ErrorInfo,
+    expires_at: int | None,
+) -> Transition:
+    """The task raised and nothing is left to try: the job is failed."""
+    return Transition(
+        job.id, HELD, holder.session, job.fence, State.FAILED, at, reason, job.attempt, job.claimed_at,
+        started_at, holder.server, error=error, expires_at=expires_at,
+    )  # fmt: skip
+
+
+def deleted_by_policy(
+    job: ClaimedJob,
+    holder: Holder,
+    *,
+    at: int,
+    started_at: int | None,
+    reason: str,
+    error: ErrorInfo,
+    expires_at: int | None,
+) -> Transition:
+    """The task raised for the last time and its policy prefers to delete it."""
+    ended = failed(
+        job, holder, at=at, started_at=started_at, reason=reason, error=error, expires_at=expires_at
+    )
+    ended.to = State.DELETED
+    return ended
+
+
+def snoozed(
+    job: ClaimedJob,
+    holder: Holder,
+    *,
+    at: int,
+    started_at: int,
+    wait: int,
+    reason: str,
+) -> Transition:
+    """The task asked to be run later: it is scheduled and the attempt is given back."""
+    to = State.SCHEDULED if wait > 0 else State.ENQUEUED
+    return Transition(
+        job.id, HELD, holder.session, job.fence, to, at, reason, job.attempt, job.claimed_at, started_at,
+        holder.server, gives_back=True, due_at=at + wait if wait > 0 else None,
+    )  # fmt: skip
+
+
+def handed_back(
+    job: ClaimedJob,
+    holder: Holder,
+    *,
+    at: int,
+    started_at: int | None,
+    reason: str,
+) -> Transition:
+    """The server gives the job back: it is enqueued at its old place and the attempt is given back.
+
+    A job that never started leaves no trace of it in its history.
+    """
+    return Transition(
+        job.id, HELD, holder.session, job.fence, State.ENQUEUED, at, reason, job.attempt, job.claimed_at,
+        started_at, holder.server, gives_back=True, is_silent=started_at is None,
+    )  # fmt: skip
+
+
+def unknown_task(job: ClaimedJob, holder: Holder, *, at: int) -> Transition:
+    """No task of that name is known here: it waits for a server that knows it; the attempt is given back.
+
+    The wait grows with the job's age, from 15 s to 5 min; only the first wait is written to the history.
+    """
+    age = max(0, at - job.created_at)
+    wait = min(_UNKNOWN_LONGEST, max(_UNKNOWN_FIRST, age // 2))
+    return Transition(
+        job.id, HELD, holder.session, job.fence, State.SCHEDULED, at,
+        f"task {job.task!r} is not registered on server {holder.server}; waiting for one that knows it",
+        job.attempt, job.claimed_at, None, holder.server, gives_back=True, due_at=at + wait,
+        is_silent=age > _UNKNOWN_FIRST,
+    )  # fmt: skip
+
+
+def undecodable(
+    job: ClaimedJob,
+    holder: Holder,
+    *,
+    at: int,
+    error: ErrorInfo,
+    expires_at: int | None,
+) -> Transition:
+    """The stored arguments cannot be read: the job is failed, never retried, its text kept."""
+    reason = f"arguments cannot be read: {error.message}"
+    return failed(job, holder, at=at, started_at=None, reason=reason, error=error, expires_at=expires_at)
+
+
+def crashed_alone(
+    job: ClaimedJob,
+    holder: Holder,
+    *,
+    at: int,
+    started_at: int,
+    reason: str,
+    error: ErrorInfo,
+    expires_at: int | None,
+) -> Transition:
+    """The job's own process died with it: the only crash that is surely its own.
+
+    Failed from the third crash on, else enqueued with the attempt given back.
+    """
+    crashes = job.crashes + 1
+    is_over = crashes >= CRASH_LIMIT
+    return Transition(
+        job.id, HELD, holder.session, job.fence, State.FAILED if is_over else State.ENQUEUED, at, reason,
+        job.attempt, job.claimed_at, started_at, holder.server, gives_back=not is_over, crashes=crashes,
+        error=error, expires_at=expires_at if is_over else None,
+    )  # fmt: skip
+
+
+# ---- what people ask for ---------------------------------------------------------------------------------
+
+
+def delete(job_id: str, *, at: int, reason: str, expires_at: int | None) -> Transition:
+    """An operator deletes the job, whatever its state; a running one is told to stop and leaves a tail."""
+    return Transition(job_id, _DELETABLE, None, None, State.DELETED, at, reason, expires_at=expires_at)
+
+
+def requeue(job_id: str, *, at: int, reason: str) -> Transition:
+    """An operator runs the job again: it is enqueued with its retries and crashes given back."""
+    return Transition(job_id, _REQUEUABLE, None, None, State.ENQUEUED, at, reason, retries=0, crashes=0)
+
+
+# ---- what a storage decides, as data ---------------------------------------------------------------------
+
+_TARGETS: dict[tuple[On, State], State] = {
+    (On.SUCCEEDED, State.SUCCEEDED): State.ENQUEUED,
+    (On.SUCCEEDED, State.DELETED): State.DELETED,
+    (On.FAILED, State.FAILED): State.ENQUEUED,
+    (On.FAILED, State.SUCCEEDED): State.DELETED,
+    (On.FAILED, State.DELETED): State.DELETED,
+    (On.DELETED, State.DELETED): State.ENQUEUED,
+    (On.DELETED, State.SUCCEEDED): State.DELETED,
+    (On.FINISHED, State.SUCCEEDED): State.ENQUEUED,
+    (On.FINISHED, State.FAILED): State.ENQUEUED,
+    (On.FINISHED, State.DELETED): State.ENQUEUED,
+}
+
+
+def continuation_target(on: On, parent: State) -> State | None:
+    """Return where a continuation goes when its parent is in this state; None while it goes on waiting.
+
+    A failed parent may be requeued, so a child that waits for another end than failure goes on waiting.
+    """
+    return _TARGETS.get((on, parent))
+
+
+def waiting_reason(on: On, parent: State) -> str:
+    """Return why a continuation still waits although its parent has ended, for people."""
+    return f"parent {parent}; runs when it has {'ended' if on is On.FINISHED else on}"
+
+
+def is_legal(before: State, after: State) -> bool:
+    """Tell whether a job may go from one state to the other."""
+    return after in ALLOWED[before]
+
+
+def is_end(state: State) -> bool:
+    """Tell whether a state is final."""
+    return state in FINAL_STATES

@@ -1,0 +1,388 @@
+"""The storage contract: one class.
+
+A storage keeps jobs and applies guarded changes; it decides nothing that `lifecycle` does not give it as data.
+Every verb is thread-safe, takes and gives batches, and is one atomic step unless it says otherwise. The
+storage's own clock judges what is due or dead; instants given by callers only stamp.
+
+A driver's exception never leaves a storage: it becomes `StorageUnavailable` (trying again may help) or
+`StorageError` (it will not). Verbs with a body here are derived from others; override one to do it faster.
+`docs/writing-a-storage.md` builds one step by step; `firelock.testing` proves it.
+"""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from typing import ClassVar
+
+from firelock.ids import new_id
+from firelock.job import Attempt, HistoryEntry, JobRecord, LogLine, NewJob, Progress
+from firelock.lifecycle import Transition
+from firelock.storage import defaults
+from firelock.storage.values import (
+    Applied,
+    Claim,
+    Counts,
+    Exchange,
+    FailureGroup,
+    Feature,
+    Finding,
+    Held,
+    JobFilter,
+    NewSession,
+    Page,
+    Promotion,
+    Reconciliation,
+    Record,
+    RecurringRecord,
+    Renewal,
+    Rollup,
+    SchemaState,
+    SessionRecord,
+    Taken,
+)
+
+__all__ = ["CONTRACT", "Storage"]
+
+CONTRACT = 1
+
+
+class Storage(ABC):
+    """Where jobs live. Opening one does no I/O; the first verb connects and creates the schema if it may."""
+
+    contract: ClassVar[int] = CONTRACT
+    features: frozenset[Feature] = frozenset()
+    url: str = ""  # as it may be shown: absolute, without a password
+    clock_offset: int = 0  # micros added to the storage's clock; tests move it, nothing else does
+
+    # ---- life --------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def migrate(self) -> list[str]:
+        """The schema is the one this code needs; return one sentence a step taken, none if it already was.
+
+        Raises:
+            SchemaMismatch: the stored schema is newer than this code.
+        """
+
+    def schema(self) -> SchemaState:
+        """Return the stored schema's version and the wanted one."""
+        return SchemaState(CONTRACT, CONTRACT)
+
+    @abstractmethod
+    def clear(self) -> None:
+        """Nothing is stored any more; for tests and demos."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Every connection is closed; a later verb raises `StorageError`. Closing twice is allowed."""
+
+    @abstractmethod
+    def clock(self) -> int:
+        """Return the storage's own time in micros, `clock_offset` included."""
+
+    def new_id(self, parent: str | None = None) -> str:  # noqa: ARG002 - a storage with partitions reads it
+        """Return an id for a new job; one that must lie beside its parent names it."""
+        return new_id()
+
+    def describe(self) -> Mapping[str, str]:
+        """Return what the server prints at its start and `doctor` shows: durability above all."""
+        return {"storage": self.url}
+
+    def diagnose(self) -> list[Finding]:
+        """Return what is wrong with the storage itself and how to mend it."""
+        return []
+
+    # ---- the hot path ------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def insert(self, jobs: Sequence[NewJob], *, within: object | None = None) -> list[bool]:
+        """All the jobs are stored, or none; return per job whether it is new (False: its id was there already).
+
+        A job already there is left as it is. `enqueued_at` of an enqueued job is the storage's clock, and
+        order among equals of a queue is the order of this sequence. A job with `parents` reads each parent in
+        the same step (one earlier in this batch counts): an ended parent is decided at once by
+        `continuation_target` (with the reason of `Upkeep`), else the parent is marked as having children.
+        Servers that wait for work are told after the commit.
+
+        Args:
+            jobs: at most some thousands; one round trip.
+            within: a transaction of the caller's in the same database, which then commits or rolls back the
+                jobs; needs `Feature.TRANSACTIONAL_ENQUEUE`.
+
+        Raises:
+            JobNotFound: a parent is not stored; nothing was.
+            UnsupportedFeature: `within` is given and not offered.
+        """
+
+    @abstractmethod
+    def claim(self, queues: Sequence[str] | None, limit: int, session: str, now: int) -> Claim:
+        """Up to `limit` enqueued jobs are processing for this session; return them in the order to run them.
+
+        Queues are taken in the order given, a later one only when the former ones are empty; None means every
+        queue, each getting its share. Within a queue: higher priority first, then older `enqueued_at`, then
+        insertion. Skipped are queues whose record (kind "queue", key its name) says `"paused": true`, and
+        jobs with a tail. Each job gets attempt + 1, fence + 1, this session, `claimed_at` = now and an empty
+        `started_at`; no history. A session that is dead takes nothing: it is tested in the same step.
+        """
+
+    @abstractmethod
+    def apply(self, transitions: Sequence[Transition]) -> list[Applied]:
+        """Each transition whose guards hold is written; return one result a transition, in order.
+
+        Written are: state, reason, `changed_at` = at; `ended_at` and `expires_at` (both empty where the target
+        is not final); `due_at`; retries and crashes where given; attempt − 1 where given back; the error, its
+        traceback kept under its attempt; result and its absence (both empty unless succeeded); `started_at`
+        where given; server where given. One history entry, unless silent. A target of enqueued gets
+        `enqueued_at` from the storage's clock, but a job given back keeps the one it had, and so its place.
+
+        A settle (`session` set) clears session and keeps fence. An operator's change (`session` empty) that
+        takes a job out of processing leaves session and fence as a tail; the holder's refused settle clears
+        it, as does the end of the session. A job requeued under a tail is enqueued but not claimable until
+        the tail is gone. The end of a job with children puts it on the releasing list in the same step.
+
+        Several transitions of one job are applied in order. One refused never hinders another.
+        """
+
+    def exchange(
+        self,
+        transitions: Sequence[Transition],
+        queues: Sequence[str] | None,
+        limit: int,
+        session: str,
+        now: int,
+    ) -> Exchange:
+        """`apply`, then `claim`: one round trip or one transaction where the storage can.
+
+        An error that is not a lost connection is met by each alone, so that a bad claim never loses a settle.
+        """
+        results = self.apply(transitions) if transitions else []
+        return Exchange(results, self.claim(queues, limit, session, now))
+
+    def wait(self, queues: Sequence[str] | None, timeout_seconds: float) -> bool:  # noqa: ARG002
+        """Return True as soon as there may be work, False after the timeout; a hint, the poll is the truth."""
+        self._closing().wait(timeout_seconds)
+        return False
+
+    def interrupt(self) -> None:
+        """Every `wait` under way in this process returns soon."""
+        event = self._closing()
+        event.set()
+        event.clear()
+
+    def _closing(self) -> threading.Event:
+        event: threading.Event = self.__dict__.setdefault("_closing_event", threading.Event())
+        return event
+
+    # ---- sessions ----------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def begin_session(self, session: NewSession) -> None:
+        """The session lives for its timeout from now, by the storage's clock; a repeat changes nothing."""
+
+    @abstractmethod
+    def renew(self, renewals: Sequence[Renewal]) -> list[bool]:
+        """Each living session lives for its timeout from now; return per session whether it does.
+
+        A session that is dead or unknown stays so: False, for ever. One that has expired but that nobody has
+        marked dead yet lives on.
+        """
+
+    @abstractmethod
+    def reconcile(self, session: str, held: Sequence[Held]) -> Reconciliation:
+        """Compare what a child believes it holds with what the storage says; nothing is moved.
+
+        `started_at` is written where given. A held job is lost unless it is processing for this session with
+        this fence. Unknown are the session's processing jobs and tails that the child did not name; it hands
+        them back by `apply` itself, since only it can tell that no claim of its own is still on its way.
+        """
+
+    @abstractmethod
+    def end_session(self, session: str, running: Collection[str] | None, *, reason: str) -> Taken:
+        """The session is dead for ever and holds nothing: one step.
+
+        Of its processing jobs those named in `running` get crashes + 1 and the reason in their history; the
+        others go back without a trace. All are enqueued at their old place, attempt given back. None for
+        `running` means nothing is known: all get a crash. Its tails are cleared. Ending a session twice, or
+        an unknown one, does nothing.
+        """
+
+    @abstractmethod
+    def orphans(self, limit: int) -> list[Taken]:
+        """Sessions that expired by the storage's clock are ended as `end_session(running=None)` does.
+
+        At most `limit` sessions, each one atomic step that tests expiry again.
+        """
+
+    @abstractmethod
+    def list_sessions(self) -> list[SessionRecord]:
+        """Return the living sessions, and dead ones until they are pruned after a day; oldest first."""
+
+    # ---- upkeep ------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def promote(self, limit: int) -> Promotion:
+        """Up to `limit` scheduled jobs that are due by the storage's clock are enqueued, oldest due first.
+
+        `enqueued_at` is the storage's clock; one history entry with the reason `Upkeep.DUE`, `due_at` empty.
+        """
+
+    @abstractmethod
+    def release(self, limit: int) -> int:
+        """Up to `limit` awaiting children of ended parents are moved as `continuation_target` says.
+
+        Return how many were looked at; 0 when the releasing list is empty. A child that goes on waiting gets
+        `waiting_reason`. Each edge is decided once by a target; a child with several parents is enqueued with
+        the last. Children that are deleted here put their own children on the releasing list. A released
+        child gets one history entry with the reason of `Upkeep.PARENT_ENDED`.
+        """
+
+    @abstractmethod
+    def prune(self, limit: int) -> int:
+        """Up to `limit` jobs whose `expires_at` has passed are gone with all that belongs to them.
+
+        Return how many. Children that still wait for a job pruned are deleted first, with the reason of
+        `Upkeep.PARENT_GONE`. Dead sessions older than a day and rollups older than 30 days go too.
+        """
+
+    # ---- what people read --------------------------------------------------------------------------------
+
+    @abstractmethod
+    def get(self, ids: Sequence[str]) -> list[JobRecord | None]:
+        """Return one record an id, same order; None where unknown."""
+
+    @abstractmethod
+    def find(
+        self, where: JobFilter, *, limit: int, cursor: str | None = None, oldest_first: bool = False
+    ) -> Page:
+        """Return a page of matching jobs in order of time, newest first unless told otherwise.
+
+        Time is `changed_at` where the filter names a state, else `created_at`; ties in order of id. `since`
+        and `until` cut by the same time. `tag` is exact, `id_prefix` a prefix. A cursor is opaque, belongs to
+        one filter and direction, and stays good while jobs come and go; a bad one raises `StorageError`.
+        """
+
+    @abstractmethod
+    def history(self, job_id: str) -> list[HistoryEntry]:
+        """Return the job's steps, oldest first: its creation, then one for each that was not silent.
+
+        At most `lifecycle.HISTORY_LIMIT` entries; past that the middle is left out and one entry says how
+        many. Empty for an unknown job.
+        """
+
+    @abstractmethod
+    def errors(self, job_id: str) -> list[Attempt]:
+        """Return the failed attempts with their tracebacks, oldest first, at most the last 20."""
+
+    @abstractmethod
+    def counts(self) -> Counts:
+        """Return how many jobs are in each state and queue; exact, and cheap at any size."""
+
+    def failure_groups(self, limit: int) -> list[FailureGroup]:
+        """Return failed jobs grouped by fingerprint, largest group first; looks at the newest 10,000."""
+        return defaults.failure_groups(self, limit)
+
+    def record_metrics(self, rollups: Sequence[Rollup]) -> None:
+        """The counts, durations and histograms are added to those stored."""
+        defaults.record_metrics(self, rollups)
+
+    def timeline(
+        self, since: int, until: int, *, task: str | None = None, queue: str | None = None
+    ) -> list[Rollup]:
+        """Return the rollups of minutes in [since, until), in order of minute."""
+        return defaults.timeline(self, since, until, task=task, queue=queue)
+
+    def append_logs(self, lines: Mapping[str, Sequence[LogLine]], progress: Mapping[str, Progress]) -> None:
+        """The lines are added to their jobs' logs and the progress replaces the former; unknown jobs are passed over.
+
+        A line's `number` is given by the storage. A job keeps its newest 1,000 lines.
+        """
+        defaults.append_logs(self, lines, progress)
+
+    def read_log(self, job_id: str, *, after: int = 0, limit: int = 100) -> list[LogLine]:
+        """Return log lines with a number above `after`, in order."""
+        return defaults.read_log(self, job_id, after=after, limit=limit)
+
+    def get_progress(self, ids: Sequence[str]) -> list[Progress | None]:
+        """Return the last progress of each job, None where there is none."""
+        return defaults.get_progress(self, ids)
+
+    # ---- recurring ---------------------------------------------------------------------------------------
+
+    def put_recurring(self, recurring: RecurringRecord, *, keep_progress: bool) -> RecurringRecord | None:
+        """The definition is stored with version + 1 if its stored version is still `recurring.version`.
+
+        Version 0 means that none is stored. With `keep_progress` the stored progress (`next_at` to `error`)
+        stays whatever it is by then. Return what is now stored, None where the version had moved on.
+        """
+        return defaults.put_recurring(self, recurring, keep_progress=keep_progress)
+
+    def get_recurring(self, recurring_id: str) -> RecurringRecord | None:
+        """Return the definition, None where unknown."""
+        return defaults.get_recurring(self, recurring_id)
+
+    def list_recurring(self, *, after: str = "", limit: int = 100) -> list[RecurringRecord]:
+        """Return definitions in order of id, those above `after`."""
+        return defaults.list_recurring(self, after=after, limit=limit)
+
+    def remove_recurring(self, recurring_id: str) -> bool:
+        """The definition is gone; return whether there was one. Jobs it made stay."""
+        return defaults.remove_recurring(self, recurring_id)
+
+    def due_recurring(self, limit: int) -> list[RecurringRecord]:
+        """Return definitions that are due by the storage's clock and not paused, longest due first."""
+        return defaults.due_recurring(self, limit)
+
+    def fire_recurring(
+        self, recurring: RecurringRecord, expected_next_at: int, jobs: Sequence[NewJob]
+    ) -> bool:
+        """The jobs are stored and the progress replaced by that of `recurring`, once.
+
+        Only if the stored `next_at` is the expected one, the version is that of `recurring`, and it is not
+        paused; else nothing happens and False is returned. The jobs' ids are derived from definition and
+        instant, so that a repeat makes none twice.
+        """
+        return defaults.fire_recurring(self, recurring, expected_next_at, jobs)
+
+    # ---- locks -------------------------------------------------------------------------------------------
+
+    def acquire_lock(self, name: str, owner: str, ttl_seconds: float) -> int | None:
+        """Return a fencing token if the lock was free or its life had ended, else None.
+
+        Tokens of one name only grow, also after release. The owner that holds it already gets its own token
+        again with a new life.
+        """
+        return defaults.acquire_lock(self, name, owner, ttl_seconds)
+
+    def renew_lock(self, name: str, owner: str, fence: int, ttl_seconds: float) -> bool:
+        """The lock lives on for the ttl from now; False where it is no longer this owner's with this token."""
+        return defaults.renew_lock(self, name, owner, fence, ttl_seconds)
+
+    def release_lock(self, name: str, owner: str, fence: int) -> bool:
+        """The lock is free; False where it was no longer this owner's with this token."""
+        return defaults.release_lock(self, name, owner, fence)
+
+    # ---- small records -----------------------------------------------------------------------------------
+
+    @abstractmethod
+    def put_record(
+        self, kind: str, key: str, value: str, *, expected_version: int | None = None
+    ) -> int | None:
+        """The record is stored; return its new version, None where the stored version is not the expected one.
+
+        Expected 0 means that none is stored; None means whatever is there. Versions of a key only grow, also
+        after a delete.
+        """
+
+    @abstractmethod
+    def get_record(self, kind: str, key: str) -> Record | None:
+        """Return the record, None where there is none."""
+
+    @abstractmethod
+    def list_records(self, kind: str, *, after: str = "", limit: int = 100) -> list[Record]:
+        """Return records of a kind in order of key, those above `after`."""
+
+    @abstractmethod
+    def delete_record(self, kind: str, key: str, *, expected_version: int | None = None) -> bool:
+        """The record is gone; False where there was none or its version is not the expected one."""

@@ -1,0 +1,312 @@
+"""Verbs derived from others: what a small storage gets for nothing and a large one does faster.
+
+Locks, recurring jobs, metrics, logs and progress live in versioned records, changed by compare-and-set.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+import attrs
+
+from firelock.errors import StorageUnavailable
+from firelock.job import JobRecord, LogLine, NewJob, Progress, State
+from firelock.storage.values import FailureGroup, JobFilter, Record, RecurringRecord, Rollup
+
+if TYPE_CHECKING:
+    from firelock.storage.contract import Storage
+
+LOG_LIMIT = 1_000
+GROUPED_LIMIT = 10_000
+_PAGE = 500
+_TRIES = 1_000
+_SECOND = 1_000_000
+
+_T = TypeVar("_T")
+
+
+def forget_job(storage: Storage, job_id: str) -> None:
+    """What the records hold of a pruned job is gone; for a storage's `prune`."""
+    storage.delete_record("log", job_id)
+    storage.delete_record("progress", job_id)
+
+
+def change_record(
+    storage: Storage, kind: str, key: str, change: Callable[[Record | None], tuple[str | None, _T]]
+) -> _T:
+    """Read, change and write one record by compare-and-set until nobody came between; a None value leaves it."""
+    for _ in range(_TRIES):
+        record = storage.get_record(kind, key)
+        value, answer = change(record)
+        if value is None:
+            return answer
+        expected = record.version if record else 0
+        if storage.put_record(kind, key, value, expected_version=expected) is not None:
+            return answer
+    message = f"Record {kind!r} {key!r} changed under us {_TRIES} times in a row; try again later."
+    raise StorageUnavailable(message)
+
+
+def all_records(storage: Storage, kind: str) -> Iterator[Record]:
+    """Yield every record of a kind, page by page, in order of key."""
+    after = ""
+    while page := storage.list_records(kind, after=after, limit=_PAGE):
+        yield from page
+        after = page[-1].key
+
+
+# ---- failures, metrics, log ------------------------------------------------------------------------------
+
+
+def failure_groups(storage: Storage, limit: int) -> list[FailureGroup]:
+    """See `Storage.failure_groups`."""
+    groups: dict[str, list[JobRecord]] = {}
+    cursor, seen = None, 0
+    while seen < GROUPED_LIMIT:
+        page = storage.find(JobFilter(state=State.FAILED), limit=_PAGE, cursor=cursor)
+        for job in page.jobs:
+            if job.error is not None:
+                groups.setdefault(job.error.fingerprint, []).append(job)
+        seen, cursor = seen + len(page.jobs), page.cursor
+        if cursor is None:
+            break
+    largest = sorted(groups.items(), key=lambda group: (-len(group[1]), group[0]))
+    return [_failure_group(fingerprint, jobs) for fingerprint, jobs in largest[:limit]]
+
+
+def _failure_group(fingerprint: str, jobs: list[JobRecord]) -> FailureGroup:
+    newest = jobs[0]
+    error = newest.error
+    if error is None:  # unreachable: only jobs with an error are grouped
+        raise AssertionError(newest)
+    return FailureGroup(
+        fingerprint, error.type, error.message, newest.task, len(jobs), newest.changed_at, newest.id
+    )
+
+
+def _rollup_key(rollup: Rollup) -> str:
+    return f"{rollup.minute:020d} {json.dumps([rollup.task, rollup.queue, rollup.outcome])}"
+
+
+def add_rollups(one: Rollup, other: Rollup) -> Rollup:
+    """Return the sum of two rollups of the same minute, task, queue and outcome."""
+    histogram = tuple(a + b for a, b in zip(one.histogram, other.histogram, strict=True))
+    return attrs.evolve(
+        one, count=one.count + other.count, duration=one.duration + other.duration, histogram=histogram
+    )
+
+
+def record_metrics(storage: Storage, rollups: Sequence[Rollup]) -> None:
+    """See `Storage.record_metrics`."""
+    for rollup in rollups:
+
+        def add(record: Record | None, rollup: Rollup = rollup) -> tuple[str, None]:
+            total = rollup if record is None else add_rollups(_read_rollup(record), rollup)
+            return json.dumps(attrs.astuple(total)), None
+
+        change_record(storage, "rollup", _rollup_key(rollup), add)
+
+
+def _read_rollup(record: Record) -> Rollup:
+    minute, task, queue, outcome, count, duration, histogram = json.loads(record.value)
+    return Rollup(minute, task, queue, outcome, count, duration, tuple(histogram))
+
+
+def timeline(
+    storage: Storage, since: int, until: int, *, task: str | None, queue: str | None
+) -> list[Rollup]:
+    """See `Storage.timeline`."""
+    after = f"{since:020d}"
+    found: list[Rollup] = []
+    while page := storage.list_records("rollup", after=after, limit=_PAGE):
+        for rollup in map(_read_rollup, page):
+            if rollup.minute >= until:
+                return found
+            if task in (None, rollup.task) and queue in (None, rollup.queue):
+                found.append(rollup)
+        after = page[-1].key
+    return found
+
+
+def prune_rollups(storage: Storage, before: int, limit: int) -> None:
+    """Up to `limit` rollups of minutes before this instant are gone; for a storage's `prune`."""
+    for record in storage.list_records("rollup", limit=limit):
+        if _read_rollup(record).minute >= before:
+            return
+        storage.delete_record("rollup", record.key)
+
+
+def append_logs(
+    storage: Storage, lines: Mapping[str, Sequence[LogLine]], progress: Mapping[str, Progress]
+) -> None:
+    """See `Storage.append_logs`."""
+    ids = list({*lines, *progress})
+    known = {job.id for job in storage.get(ids) if job is not None}
+    for job_id in known & lines.keys():
+
+        def append(record: Record | None, new: Sequence[LogLine] = lines[job_id]) -> tuple[str, None]:
+            kept: list[list[object]] = json.loads(record.value) if record else []
+            last = int(str(kept[-1][0])) if kept else 0
+            kept += [
+                [last + place, line.at, line.level, line.text, line.attempt]
+                for place, line in enumerate(new, start=1)
+            ]
+            return json.dumps(kept[-LOG_LIMIT:]), None
+
+        change_record(storage, "log", job_id, append)
+    for job_id in known & progress.keys():
+        storage.put_record("progress", job_id, json.dumps(attrs.astuple(progress[job_id])))
+
+
+def read_log(storage: Storage, job_id: str, *, after: int, limit: int) -> list[LogLine]:
+    """See `Storage.read_log`."""
+    record = storage.get_record("log", job_id)
+    if record is None:
+        return []
+    return [LogLine(*line) for line in json.loads(record.value) if line[0] > after][:limit]
+
+
+def get_progress(storage: Storage, ids: Sequence[str]) -> list[Progress | None]:
+    """See `Storage.get_progress`."""
+    records = (storage.get_record("progress", job_id) for job_id in ids)
+    return [Progress(*json.loads(record.value)) if record else None for record in records]
+
+
+# ---- recurring -------------------------------------------------------------------------------------------
+
+_PROGRESS = ("next_at", "last_at", "last_job_id", "dropped", "error")
+
+
+def _dump_recurring(recurring: RecurringRecord) -> str:
+    return json.dumps(attrs.asdict(recurring))
+
+
+def _read_recurring(record: Record) -> RecurringRecord:
+    fields = json.loads(record.value)
+    return RecurringRecord(**{**fields, "tags": tuple(fields["tags"])})
+
+
+def with_progress_of(recurring: RecurringRecord, stored: RecurringRecord) -> RecurringRecord:
+    """Return the definition with the progress of the stored one."""
+    return attrs.evolve(recurring, **{name: getattr(stored, name) for name in _PROGRESS})
+
+
+def put_recurring(
+    storage: Storage, recurring: RecurringRecord, *, keep_progress: bool
+) -> RecurringRecord | None:
+    """See `Storage.put_recurring`."""
+
+    def put(record: Record | None) -> tuple[str | None, RecurringRecord | None]:
+        stored = _read_recurring(record) if record else None
+        if (stored.version if stored else 0) != recurring.version:
+            return None, None
+        wanted = attrs.evolve(recurring, version=recurring.version + 1)
+        if keep_progress and stored is not None:
+            wanted = with_progress_of(wanted, stored)
+        return _dump_recurring(wanted), wanted
+
+    return change_record(storage, "recurring", recurring.id, put)
+
+
+def get_recurring(storage: Storage, recurring_id: str) -> RecurringRecord | None:
+    """See `Storage.get_recurring`."""
+    record = storage.get_record("recurring", recurring_id)
+    return _read_recurring(record) if record else None
+
+
+def list_recurring(storage: Storage, *, after: str, limit: int) -> list[RecurringRecord]:
+    """See `Storage.list_recurring`."""
+    return [_read_recurring(record) for record in storage.list_records("recurring", after=after, limit=limit)]
+
+
+def remove_recurring(storage: Storage, recurring_id: str) -> bool:
+    """See `Storage.remove_recurring`."""
+    return storage.delete_record("recurring", recurring_id)
+
+
+def due_recurring(storage: Storage, limit: int) -> list[RecurringRecord]:
+    """See `Storage.due_recurring`."""
+    now = storage.clock()
+    waiting = [_read_recurring(record) for record in all_records(storage, "recurring")]
+    due = [one for one in waiting if one.next_at is not None and one.next_at <= now and not one.is_paused]
+    return sorted(due, key=lambda one: (one.next_at or 0, one.id))[:limit]
+
+
+def next_recurring_at(storage: Storage) -> int | None:
+    """Return the earliest instant any definition is due; for the next due instant of `claim` and `promote`."""
+    waiting = (_read_recurring(record) for record in all_records(storage, "recurring"))
+    return min(
+        (one.next_at for one in waiting if one.next_at is not None and not one.is_paused), default=None
+    )
+
+
+def fire_recurring(
+    storage: Storage, recurring: RecurringRecord, expected_next_at: int, jobs: Sequence[NewJob]
+) -> bool:
+    """See `Storage.fire_recurring`.
+
+    Jobs first: their ids are derived, so a crash before the compare-and-set, or a second server that got as
+    far, makes none twice; the other order would lose a run.
+    """
+
+    def fire(record: Record | None) -> tuple[str | None, bool]:
+        stored = _read_recurring(record) if record else None
+        if stored is None or stored.is_paused:
+            return None, False
+        if (stored.version, stored.next_at) != (recurring.version, expected_next_at):
+            return None, False
+        if jobs:
+            storage.insert(jobs)
+        return _dump_recurring(with_progress_of(stored, recurring)), True
+
+    return change_record(storage, "recurring", recurring.id, fire)
+
+
+# ---- locks -----------------------------------------------------------------------------------------------
+
+
+def acquire_lock(storage: Storage, name: str, owner: str, ttl_seconds: float) -> int | None:
+    """See `Storage.acquire_lock`."""
+
+    def acquire(record: Record | None) -> tuple[str | None, int | None]:
+        holder, fence, ends_at = json.loads(record.value) if record else (None, 0, 0)
+        now = storage.clock()
+        if holder not in (None, owner) and ends_at > now:
+            return None, None
+        if holder != owner or ends_at <= now:
+            fence += 1
+        return json.dumps([owner, fence, now + int(ttl_seconds * _SECOND)]), fence
+
+    return change_record(storage, "lock", name, acquire)
+
+
+def renew_lock(storage: Storage, name: str, owner: str, fence: int, ttl_seconds: float) -> bool:
+    """See `Storage.renew_lock`."""
+
+    def renew(record: Record | None) -> tuple[str | None, bool]:
+        now = storage.clock()
+        if not _is_held(record, owner, fence, now):
+            return None, False
+        return json.dumps([owner, fence, now + int(ttl_seconds * _SECOND)]), True
+
+    return change_record(storage, "lock", name, renew)
+
+
+def release_lock(storage: Storage, name: str, owner: str, fence: int) -> bool:
+    """See `Storage.release_lock`; the record stays, so that its token never falls."""
+
+    def release(record: Record | None) -> tuple[str | None, bool]:
+        if not _is_held(record, owner, fence, storage.clock()):
+            return None, False
+        return json.dumps([None, fence, 0]), True
+
+    return change_record(storage, "lock", name, release)
+
+
+def _is_held(record: Record | None, owner: str, fence: int, now: int) -> bool:
+    if record is None:
+        return False
+    holder, held_fence, ends_at = json.loads(record.value)
+    return bool(holder == owner and held_fence == fence and ends_at > now)
