@@ -1,0 +1,139 @@
+"""A database with a million finished jobs, made in seconds by copying some that really ran.
+
+The copies are made by SQL behind the contender's back: the rows of the jobs, the rows of other tables that name
+a job, and the counter rows. Tables are recognised by their columns, so the floor and Firelock share this code;
+what cannot be recognised stops the run.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Collection, Mapping
+from contextlib import closing
+from pathlib import Path
+
+import attrs
+
+from benchmarks.entry import Figures
+
+SOURCES = 1_000
+"""Jobs that really run before they are copied."""
+
+
+@attrs.frozen
+class Table:
+    """A table and what of it is copied."""
+
+    name: str
+    columns: tuple[str, ...]
+    """Without a number that the database itself gives out."""
+
+
+def read_tables(connection: sqlite3.Connection) -> list[Table]:
+    """Return the tables of a database."""
+    names = connection.execute("select name from sqlite_master where type = 'table' order by name").fetchall()
+    return [Table(name, read_columns(connection, name)) for (name,) in names]
+
+
+def read_columns(connection: sqlite3.Connection, table: str) -> tuple[str, ...]:
+    """Return the columns of a table, without a primary key that is a number given out by SQLite."""
+    columns = connection.execute("select name, type, pk from pragma_table_info(?)", (table,)).fetchall()
+    keys = [name for name, _, place in columns if place]
+    return tuple(
+        name for name, kind, place in columns if not (place and len(keys) == 1 and kind.upper() in INTEGERS)
+    )
+
+
+INTEGERS = ("INTEGER", "BIGINT")
+
+
+def find_table(tables: Collection[Table], *columns: str) -> Table:
+    """Return the one table that has all these columns."""
+    found = [table for table in tables if set(columns) <= set(table.columns)]
+    if len(found) != 1:
+        message = f"expected one table with {', '.join(columns)}, found {[table.name for table in found]}"
+        raise RuntimeError(message)
+    return found[0]
+
+
+def multiply(database: Path, *, stored: int) -> None:
+    """Leave `stored` finished jobs where at least `SOURCES` are, and counter rows that say so.
+
+    The copies keep the first part of their ids, the instant, so new jobs still sort behind all of them.
+    """
+    with closing(sqlite3.connect(database, isolation_level=None)) as connection:
+        tables = read_tables(connection)
+        jobs = find_table(tables, "id", "state", "ended_at")
+        finished = connection.execute(
+            f"select count(*) from {jobs.name} where state = 'succeeded'"
+        ).fetchone()[0]
+        connection.execute("begin immediate")
+        prepare_copies(connection, jobs, copies=stored - finished)
+        copy_rows(connection, jobs, key="id")
+        for table in tables:
+            if "job_id" in table.columns:
+                copy_rows(connection, table, key="job_id")
+        add_counts(connection, tables, jobs)
+        connection.execute("commit")
+        connection.execute("drop table temp.copies")
+        connection.execute("analyze")
+
+
+def count_finished(connection: sqlite3.Connection, jobs: Table) -> int:
+    """Return how many jobs have succeeded, by counting their rows."""
+    count: int = connection.execute(f"select count(*) from {jobs.name} where state = 'succeeded'").fetchone()[
+        0
+    ]
+    return count
+
+
+def prepare_copies(connection: sqlite3.Connection, jobs: Table, *, copies: int) -> None:
+    """Fill a table of this connection with the id of each copy beside that of its source."""
+    connection.execute("create temp table copies (source text not null, copy text not null)")
+    connection.execute(
+        f"""
+        with recursive
+            sources as (
+                select id, row_number() over (order by id) as place from {jobs.name}
+                where state = 'succeeded' order by id limit :sources
+            ),
+            rounds (number) as (select 0 union all select number + 1 from rounds where number < :copies / :sources)
+        insert into temp.copies
+        select id, substr(id, 1, 14) || printf('7000-8000-%012x', number * :sources + place)
+        from rounds cross join sources limit :copies
+        """,
+        {"sources": SOURCES, "copies": copies},
+    )
+    connection.execute("create index temp.copied on copies (source)")
+
+
+def copy_rows(connection: sqlite3.Connection, table: Table, *, key: str) -> None:
+    """Store a copy of each source's rows under each copy's id."""
+    others = ", ".join(f'"{column}"' for column in table.columns if column != key)
+    connection.execute(
+        f"""
+        insert into "{table.name}" ("{key}", {others})
+        select copies.copy, {others}
+        from temp.copies join "{table.name}" on "{table.name}"."{key}" = copies.source
+        """
+    )
+
+
+def add_counts(connection: sqlite3.Connection, tables: Collection[Table], jobs: Table) -> None:
+    """Set the counter row of the finished jobs of each queue to what is stored."""
+    counts = find_table([table for table in tables if table != jobs], "state", "queue")
+    (number,) = (column for column in counts.columns if column not in {"state", "queue"})
+    connection.execute(
+        f"""
+        update "{counts.name}" set "{number}" = (
+            select count(*) from "{jobs.name}" as stored
+            where stored.state = 'succeeded' and stored.queue = "{counts.name}".queue
+        )
+        where state = 'succeeded'
+        """
+    )
+
+
+def shares(empty: Mapping[str, float], grown: Mapping[str, float]) -> Figures:
+    """Return the grown figures, and each as a share of the empty one."""
+    return {**grown, **{name.replace("jobs_per_s", "share"): grown[name] / empty[name] for name in empty}}
