@@ -1,1 +1,5 @@
 """Persistent background jobs for Python."""
+
+from firelock.hookspecs import hookimpl
+
+__all__ = ["hookimpl"]

@@ -1,0 +1,341 @@
+"""Every hook, grouped by phase. A plugin is a module, class or instance with functions of these names.
+
+Hooks are synchronous, take frozen values and batches, and cost one boolean where nobody implements them.
+`docs/plugins.md` shows each with a working plugin.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
+
+import attrs
+import pluggy
+
+if TYPE_CHECKING:
+    from cattrs import Converter
+
+    from firelock.context import JobContext
+    from firelock.job import ClaimedJob, NewJob
+    from firelock.lifecycle import Transition
+    from firelock.locks import LockProvider
+    from firelock.outcome import Settled
+    from firelock.retry import RetryDecision
+    from firelock.serializer import Serializer
+    from firelock.storage import Storage
+    from firelock.task import TaskInfo
+
+__all__ = ["PROJECT", "Command", "ServerInfo", "TaskCall", "hookimpl", "hookspec"]
+
+PROJECT = "firelock"
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+# ---- values of the hooks ---------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class TaskCall:
+    """A call of a task that is about to become a job."""
+
+    task: str
+    args: tuple[object, ...]
+    kwargs: Mapping[str, object]
+    options: Mapping[str, object]  # those given by `using(...)` and the verb
+
+
+@attrs.frozen
+class ServerInfo:
+    """A server, as its observers see it."""
+
+    id: str
+    name: str
+    queues: str
+    workers: int
+    pid: int
+
+
+@attrs.frozen
+class Command:
+    """A command line of a plugin: `firelock NAME …`."""
+
+    name: str
+    help: str
+    configure: Callable[[argparse.ArgumentParser], None]  # adds its arguments
+    run: Callable[[argparse.Namespace], int]  # returns the exit code
+
+
+# ---- registration: once, when an app or a command starts -------------------------------------------------
+
+
+@hookspec
+def register_storages() -> Mapping[str, Callable[[str], Storage]]:  # type: ignore[empty-body]
+    """Offer storages by URL scheme.
+
+    Called once when plugins load. Returns scheme → factory; the factory takes the whole URL, does no I/O and
+    imports its driver itself. Two plugins that offer one scheme are refused. An exception stops the start.
+
+    Example:
+        @hookimpl
+        def register_storages():
+            return {"mongodb": MongoStorage}
+    """
+
+
+@hookspec
+def register_serializers() -> Mapping[str, Serializer]:  # type: ignore[empty-body]
+    """Offer serializers by name; the name is stored with each job.
+
+    Called once when plugins load. A name that is offered twice is refused, `json` is taken. An exception
+    stops the start.
+
+    Example:
+        @hookimpl
+        def register_serializers():
+            return {"encrypted": EncryptedSerializer(keys)}
+    """
+
+
+@hookspec
+def register_lock_providers() -> Mapping[str, Callable[[str], LockProvider]]:  # type: ignore[empty-body]
+    """Offer lock providers by URL scheme, for `Firelock(locks="scheme://…")`.
+
+    Called once when plugins load. Without one the storage's own locks serve. An exception stops the start.
+
+    Example:
+        @hookimpl
+        def register_lock_providers():
+            return {"etcd": EtcdLocks}
+    """
+
+
+@hookspec
+def register_commands() -> Sequence[Command]:  # type: ignore[empty-body]
+    """Offer commands to the command line.
+
+    Called once when the command line starts. A name that is taken is refused. An exception stops the start.
+
+    Example:
+        @hookimpl
+        def register_commands():
+            return [Command("vacuum", "Vacuum the file.", lambda parser: None, vacuum)]
+    """
+
+
+# ---- configuration: once an app, changes its argument ----------------------------------------------------
+
+
+@hookspec
+def configure_converter(converter: Converter) -> None:
+    """Teach the app's cattrs converter more argument types.
+
+    Called once an app, when the first task that needs a converter is compiled. The argument is changed in
+    place. An exception goes to whoever declared the task.
+
+    Example:
+        @hookimpl
+        def configure_converter(converter):
+            converter.register_unstructure_hook(Money, str)
+            converter.register_structure_hook(Money, lambda text, _: Money.parse(text))
+    """
+
+
+# ---- creating --------------------------------------------------------------------------------------------
+
+
+@hookspec
+def job_options(task: TaskInfo, call: TaskCall) -> Mapping[str, object] | None:
+    """Choose options for a job that is about to be created: the client filter.
+
+    Called once a call, before anything is stored. Returns options as `using(...)` takes them, or None.
+    What the caller gave wins, then the first plugin that answers. An exception goes to the caller.
+
+    Example:
+        @hookimpl
+        def job_options(task, call):
+            return {"tags": [f"tenant:{tenant.get()}"]}
+    """
+
+
+@hookspec
+def jobs_created(jobs: Sequence[NewJob]) -> None:
+    """Learn of jobs after they were stored.
+
+    Called once a stored batch, in the client's process; inside a caller's transaction the commit may still
+    fail. An exception is logged and touches no job.
+
+    Example:
+        @hookimpl
+        def jobs_created(jobs):
+            counter.add(len(jobs))
+    """
+
+
+# ---- running ---------------------------------------------------------------------------------------------
+
+
+@hookspec
+def job_context(job: JobContext, task: TaskInfo) -> AbstractContextManager[object] | None:
+    """Wrap the run of a job: the server filter.
+
+    Called once an attempt, in the worker, before the task. Returns a context manager or None; it is entered
+    before the task and left after it, with the task's exception if there is one. An exception of its own
+    fails the attempt.
+
+    Example:
+        @hookimpl
+        def job_context(job, task):
+            return tracer.start_as_current_span(task.name)
+    """
+
+
+@hookspec(firstresult=True)
+def retry_decision(job: JobContext, task: TaskInfo, error: BaseException) -> RetryDecision | None:
+    """Decide what becomes of a failed attempt: the retry filter.
+
+    Called once a failed attempt, also when the retries are exhausted. Returns a `RetryDecision`, or None for
+    "not mine". An exception is logged and counts as None.
+    The first plugin that answers something other than None decides, and no other is asked.
+
+    Example:
+        @hookimpl
+        def retry_decision(job, task, error):
+            if isinstance(error, RateLimited):
+                return RetryDecision.snooze(error.retry_after)
+    """
+
+
+@hookspec(firstresult=True)
+def elect_transition(job: ClaimedJob, proposed: Transition) -> Transition | None:
+    """Replace the transition that an attempt is about to end with: the state filter.
+
+    Called once an ended attempt, before it is sent to the storage. Returns a transition built by a function
+    of `firelock.lifecycle` (guards unchanged), or None to accept the proposed one. An exception is logged
+    and counts as None.
+    The first plugin that answers something other than None decides, and no other is asked.
+
+    Example:
+        @hookimpl
+        def elect_transition(job, proposed):
+            if proposed.to is State.FAILED and job.queue == "bulk":
+                return attrs.evolve(proposed, to=State.DELETED)
+    """
+
+
+@hookspec
+def jobs_settled(settled: Sequence[Settled]) -> None:
+    """Learn of attempts whose end was accepted.
+
+    Called once a settled batch, in the child. An exception is logged and touches no job.
+
+    Example:
+        @hookimpl
+        def jobs_settled(settled):
+            histogram.record_many(end.duration for end in settled)
+    """
+
+
+# ---- servers ---------------------------------------------------------------------------------------------
+
+
+@hookspec
+def server_started(server: ServerInfo) -> None:
+    """Learn that a server has begun to run jobs.
+
+    Called once a server, in its first child. An exception is logged.
+
+    Example:
+        @hookimpl
+        def server_started(server):
+            log.info("up", extra={"server": server.name})
+    """
+
+
+@hookspec
+def server_stopped(server: ServerInfo) -> None:
+    """Learn that a server has ended in order.
+
+    Called once a server, in its first child, after its jobs have ended or were handed back. An exception is
+    logged.
+
+    Example:
+        @hookimpl
+        def server_stopped(server):
+            log.info("down", extra={"server": server.name})
+    """
+
+
+@hookspec
+def worker_process_started(server: ServerInfo) -> None:
+    """Prepare a process that runs jobs: open an engine, set Django up.
+
+    Called once in each child and in each process of `executor="process"`, before its first job. An exception
+    ends the process with its traceback.
+
+    Example:
+        @hookimpl
+        def worker_process_started(server):
+            django.setup()
+    """
+
+
+@hookspec
+def worker_process_stopped(server: ServerInfo) -> None:
+    """Clean up in a process that ran jobs.
+
+    Called once in each child and in each process of `executor="process"` that ends in order. An exception is
+    logged.
+
+    Example:
+        @hookimpl
+        def worker_process_stopped(server):
+            engine.dispose()
+    """
+
+
+# ---- dashboard -------------------------------------------------------------------------------------------
+
+
+@hookspec
+def dashboard_pages() -> Sequence[object]:  # type: ignore[empty-body]
+    """Offer pages to the dashboard.
+
+    Called once when a dashboard starts. Returns page objects as the dashboard's documentation describes. An
+    exception stops the dashboard's start.
+
+    Example:
+        @hookimpl
+        def dashboard_pages():
+            return [TenantsPage()]
+    """
+
+
+@hookspec
+def job_panels(job: object) -> Sequence[object]:  # type: ignore[empty-body]
+    """Offer panels for the page of one job.
+
+    Called once a view of the page. Returns panel objects as the dashboard's documentation describes. An
+    exception is shown in the panel's place.
+
+    Example:
+        @hookimpl
+        def job_panels(job):
+            return [TracePanel(job.id)]
+    """
+
+
+@hookspec(firstresult=True)
+def dashboard_permission(request: object) -> object | None:
+    """Decide what a visitor of the dashboard may do.
+
+    Called once a request. Returns a permission, or None for "not mine". An exception refuses the request.
+    The first plugin that answers something other than None decides, and no other is asked.
+
+    Example:
+        @hookimpl
+        def dashboard_permission(request):
+            return "operate" if request.user.is_staff else None
+    """

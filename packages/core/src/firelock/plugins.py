@@ -1,0 +1,344 @@
+"""The only caller of pluggy: loads plugins, asks hooks, and keeps a boolean for each that nobody implements."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from importlib.metadata import Distribution, distributions
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit, urlunsplit
+
+import attrs
+import pluggy
+
+from firelock import hookspecs
+from firelock.errors import ConfigurationError, PluginError, StorageError, UnknownScheme
+from firelock.hookspecs import PROJECT, Command, ServerInfo, TaskCall
+from firelock.storage import CONTRACT, Storage
+
+if TYPE_CHECKING:
+    from cattrs import Converter
+
+    from firelock.context import JobContext
+    from firelock.job import ClaimedJob, NewJob
+    from firelock.lifecycle import Transition
+    from firelock.locks import LockProvider
+    from firelock.outcome import Settled
+    from firelock.retry import RetryDecision
+    from firelock.serializer import Serializer
+    from firelock.task import TaskInfo
+
+__all__ = ["PluginInfo", "Plugins", "open_storage", "shown_url"]
+
+log = logging.getLogger(__name__)
+
+_SELECTION = "FIRELOCK_PLUGINS"
+
+
+@attrs.frozen
+class PluginInfo:
+    """A loaded plugin, for people."""
+
+    name: str
+    distribution: str  # "app" for one given to Firelock(plugins=[…]), "firelock" for the core's own
+    version: str
+    hooks: tuple[str, ...]
+
+
+class Plugins:
+    """The plugins of one app.
+
+    Order of calls: entry points' first, then the app's, the core's own last; pluggy runs the last registered
+    first, so they are registered the other way round.
+    """
+
+    def __init__(self, app_plugins: Sequence[object] = (), *, use_entry_points: bool = True) -> None:
+        self._manager = pluggy.PluginManager(PROJECT)
+        self._manager.add_hookspecs(hookspecs)
+        self._sources: dict[str, tuple[str, str]] = {}
+        self._register(_Core(), "core", "firelock", "")
+        for place, plugin in enumerate(app_plugins):
+            self._register(_instance(plugin), _name_of(plugin, place), "app", "")
+        if use_entry_points:
+            self._load_entry_points()
+        self._check_hooks()
+        self._storages = self._offers("register_storages", "storage scheme")
+        self._lock_providers = self._offers("register_lock_providers", "lock scheme")
+        self.has_job_options = self._is_used("job_options")
+        self.has_jobs_created = self._is_used("jobs_created")
+        self.has_job_context = self._is_used("job_context")
+        self.has_retry_decision = self._is_used("retry_decision")
+        self.has_elect_transition = self._is_used("elect_transition")
+        self.has_jobs_settled = self._is_used("jobs_settled")
+
+    # ---- loading -----------------------------------------------------------------------------------------
+
+    def _register(self, plugin: object, name: str, distribution: str, version: str) -> None:
+        try:
+            self._manager.register(plugin, name)
+        except (ValueError, pluggy.PluginValidationError) as error:
+            message = f"Plugin {name!r} of {distribution} cannot be registered: {error}"
+            raise PluginError(message) from error
+        self._sources[name] = (distribution, version)
+
+    def _load_entry_points(self) -> None:
+        wanted = _selection(os.environ.get(_SELECTION, ""))
+        for distribution in distributions():
+            for entry_point in distribution.entry_points:
+                if entry_point.group == PROJECT and wanted(entry_point.name):
+                    self._load(entry_point.name, entry_point.load, distribution)
+
+    def _load(self, name: str, load: Callable[[], object], distribution: Distribution) -> None:
+        source, version = distribution.metadata["Name"], distribution.version
+        if name in self._sources:
+            if self._sources[name] == (source, version):  # one distribution that is found twice on the path
+                return
+            message = (
+                f"Two plugins are named {name!r}: one of {self._sources[name][0]}, one of {source}. "
+                f"Uninstall one, or set {_SELECTION}=-{name}."
+            )
+            raise PluginError(message)
+        try:
+            plugin = load()
+        except Exception as error:
+            message = (
+                f"Plugin {name!r} of {source} {version} failed to load: {type(error).__name__}: {error}. "
+                f"Mend or uninstall it, or set {_SELECTION}=-{name}."
+            )
+            raise PluginError(message) from error
+        self._register(_instance(plugin), name, source, version)
+
+    def _check_hooks(self) -> None:
+        try:
+            self._manager.check_pending()
+        except pluggy.PluginValidationError as error:
+            message = (
+                f"A plugin implements a hook that does not exist: {error}. Known: {', '.join(hook_names())}."
+            )
+            raise PluginError(message) from error
+
+    def _is_used(self, hook: str) -> bool:
+        return bool(getattr(self._manager.hook, hook).get_hookimpls())
+
+    def _offers(self, hook: str, noun: str) -> dict[str, Callable[[str], object]]:
+        offers: dict[str, Callable[[str], object]] = {}
+        sources: dict[str, str] = {}
+        for implementation in getattr(self._manager.hook, hook).get_hookimpls():
+            name = implementation.plugin_name
+            for key, offer in implementation.function().items():
+                if key in offers:
+                    message = (
+                        f"Plugins {sources[key]!r} and {name!r} both offer the {noun} {key!r}; keep one."
+                    )
+                    raise PluginError(message)
+                offers[key], sources[key] = offer, name
+        return offers
+
+    def listing(self) -> list[PluginInfo]:
+        """Return the loaded plugins in the order in which their hooks run."""
+        infos = []
+        for name, plugin in reversed(self._manager.list_name_plugin()):
+            hooks = tuple(sorted(caller.name for caller in self._manager.get_hookcallers(plugin) or []))
+            infos.append(PluginInfo(name, *self._sources[name], hooks))
+        return infos
+
+    # ---- what was registered -----------------------------------------------------------------------------
+
+    def open_storage(self, url: str) -> Storage:
+        """Return the storage of a URL; no I/O yet.
+
+        Raises:
+            UnknownScheme: no plugin offers the scheme.
+            PluginError: the storage speaks another version of the contract.
+        """
+        scheme, separator, _ = url.partition("://")
+        if not separator:
+            message = (
+                f"{url!r} is not a storage URL; write scheme://…, such as sqlite:///jobs.db or memory://."
+            )
+            raise ConfigurationError(message)
+        factory = self._storages.get(scheme)
+        if factory is None:
+            raise UnknownScheme(self._unknown(scheme))
+        storage = factory(url)
+        if not isinstance(storage, Storage):
+            message = f"The plugin for {scheme!r} returned {type(storage).__name__}, which is no firelock.storage.Storage."
+            raise PluginError(message)
+        if storage.contract != CONTRACT:
+            message = (
+                f"{type(storage).__name__} speaks version {storage.contract} of the storage contract, this "
+                f"Firelock version {CONTRACT}. Install a version of the plugin that matches."
+            )
+            raise PluginError(message)
+        return storage
+
+    def _unknown(self, scheme: str) -> str:
+        known = ", ".join(sorted(self._storages))
+        extra = _EXTRAS.get(scheme.partition("+")[0])
+        hint = f'pip install "firelock[{extra}]"' if extra else "Install a plugin that offers it"
+        return f"No storage for scheme {scheme!r}. Installed: {known}. {hint}."
+
+    def open_locks(self, url: str) -> LockProvider:
+        """Return the lock provider of a URL."""
+        scheme = url.partition("://")[0]
+        factory = self._lock_providers.get(scheme)
+        if factory is None:
+            known = ", ".join(sorted(self._lock_providers)) or "none"
+            message = f"No lock provider for scheme {scheme!r}. Installed: {known}. Install a plugin that offers it."
+            raise UnknownScheme(message)
+        provider: LockProvider = factory(url)  # type: ignore[assignment]
+        return provider
+
+    def serializers(self) -> dict[str, Serializer]:
+        """Return every serializer by name, the core's `json` among them."""
+        return self._offers("register_serializers", "serializer")  # type: ignore[return-value]
+
+    def commands(self) -> list[Command]:
+        """Return the commands that plugins offer."""
+        return [command for commands in self._manager.hook.register_commands() for command in commands]
+
+    # ---- asking ------------------------------------------------------------------------------------------
+
+    def configure_converter(self, converter: Converter) -> None:
+        """Every plugin has had its turn at the converter."""
+        self._manager.hook.configure_converter(converter=converter)
+
+    def job_options(self, task: TaskInfo, call: TaskCall) -> dict[str, object]:
+        """Return the options plugins choose for a call; the first that answers an option wins."""
+        options: dict[str, object] = {}
+        for answer in self._manager.hook.job_options(task=task, call=call):
+            options = {**answer, **options}
+        return options
+
+    def job_contexts(self, job: JobContext, task: TaskInfo) -> list[AbstractContextManager[object]]:
+        """Return the context managers to run a job in, outermost first."""
+        return list(self._manager.hook.job_context(job=job, task=task))
+
+    def retry_decision(self, job: JobContext, task: TaskInfo, error: BaseException) -> RetryDecision | None:
+        """Return the first plugin's decision; None where nobody decides or the hook raised."""
+        decision: RetryDecision | None = self._ask("retry_decision", job=job, task=task, error=error)  # type: ignore[assignment]
+        return decision
+
+    def elect_transition(self, job: ClaimedJob, proposed: Transition) -> Transition | None:
+        """Return the first plugin's transition; None where nobody objects or the hook raised."""
+        elected: Transition | None = self._ask("elect_transition", job=job, proposed=proposed)  # type: ignore[assignment]
+        return elected
+
+    def _ask(self, hook: str, **arguments: object) -> object:
+        try:
+            return getattr(self._manager.hook, hook)(**arguments)
+        except Exception:
+            log.exception("A %s hook raised; it counts as no answer.", hook)
+            return None
+
+    # ---- reporting ---------------------------------------------------------------------------------------
+
+    def jobs_created(self, jobs: Sequence[NewJob]) -> None:
+        """Observers know of the new jobs."""
+        self._tell("jobs_created", jobs=jobs)
+
+    def jobs_settled(self, settled: Sequence[Settled]) -> None:
+        """Observers know of the ended attempts."""
+        self._tell("jobs_settled", settled=settled)
+
+    def server_started(self, server: ServerInfo) -> None:
+        """Observers know of the server."""
+        self._tell("server_started", server=server)
+
+    def server_stopped(self, server: ServerInfo) -> None:
+        """Observers know of the server's end."""
+        self._tell("server_stopped", server=server)
+
+    def worker_process_started(self, server: ServerInfo) -> None:
+        """This process is ready for jobs; an exception of a plugin passes."""
+        self._manager.hook.worker_process_started(server=server)
+
+    def worker_process_stopped(self, server: ServerInfo) -> None:
+        """Plugins have cleaned up in this process."""
+        self._tell("worker_process_stopped", server=server)
+
+    def _tell(self, hook: str, **arguments: object) -> None:
+        for implementation in reversed(getattr(self._manager.hook, hook).get_hookimpls()):
+            wanted = {name: arguments[name] for name in implementation.argnames}
+            try:
+                implementation.function(**wanted)
+            except Exception:
+                log.exception("Plugin %r raised in %s; no job is touched.", implementation.plugin_name, hook)
+
+
+_EXTRAS = {
+    "sqlite": "sql",
+    "postgresql": "postgresql",
+    "mysql": "mysql",
+    "mariadb": "mysql",
+    "redis": "redis",
+    "rediss": "redis",
+    "unix": "redis",
+}
+
+
+class _Core:
+    """The core's own plugin: the same hooks as strangers use."""
+
+    @hookspecs.hookimpl
+    def register_storages(self) -> Mapping[str, Callable[[str], Storage]]:
+        def memory(url: str) -> Storage:
+            from firelock.memory import MemoryStorage  # noqa: PLC0415 - loaded when first used
+
+            return MemoryStorage(urlsplit(url).netloc)
+
+        return {"memory": memory}
+
+    @hookspecs.hookimpl
+    def register_serializers(self) -> Mapping[str, Serializer]:
+        from firelock.serializer import JsonSerializer  # noqa: PLC0415 - loaded when first used
+
+        return {"json": JsonSerializer()}
+
+
+def open_storage(url: str, plugins: Sequence[object] = ()) -> Storage:
+    """Return the storage of a URL, found as an app would find it; no I/O yet."""
+    return Plugins(plugins).open_storage(url)
+
+
+def shown_url(url: str) -> str:
+    """Return a URL as it may be shown: without its password."""
+    try:
+        parts = urlsplit(url)
+        secret = parts.password
+    except ValueError as error:
+        message = "The storage URL cannot be read; a bracket or port in it is wrong."
+        raise StorageError(message) from error
+    if secret is None:
+        return url
+    user, _, host = parts.netloc.rpartition("@")
+    return urlunsplit(parts._replace(netloc=f"{user.partition(':')[0]}:***@{host}"))
+
+
+def hook_names() -> list[str]:
+    """Return the names of all hooks, in order."""
+    return [name for name, value in vars(hookspecs).items() if hasattr(value, f"{PROJECT}_spec")]
+
+
+def _instance(plugin: object) -> object:
+    return plugin() if inspect.isclass(plugin) else plugin
+
+
+def _name_of(plugin: object, place: int) -> str:
+    name = getattr(plugin, "__name__", None) or type(plugin).__name__
+    return f"{name}#{place}"
+
+
+def _selection(text: str) -> Callable[[str], bool]:
+    """Return which entry points to load: "sql,redis" only these, "-redis" all but this, empty all."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    denied = {name[1:] for name in names if name.startswith("-")}
+    allowed = _without(names, denied)
+    return lambda name: name not in denied and (not allowed or name in allowed)
+
+
+def _without(names: Iterable[str], denied: set[str]) -> set[str]:
+    return {name for name in names if not name.startswith("-")} - denied

@@ -1,0 +1,122 @@
+"""Every number that can be set: its default, its environment name, its meaning."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+import attrs
+
+from firelock.errors import ConfigurationError
+from firelock.lifecycle import Retention
+
+__all__ = ["Settings"]
+
+_DAY = 86_400.0
+_MICROS = 1_000_000
+
+
+def _seconds(value: object) -> object:
+    return value.total_seconds() if isinstance(value, timedelta) else value
+
+
+def _number(default: float, *, least: float, most: float, doc: str) -> Any:  # noqa: ANN401 - attrs' own field
+    """Declare a setting with its bounds; the documentation's table is made from these."""
+    return attrs.field(
+        default=default, converter=_seconds, metadata={"least": least, "most": most, "doc": doc}
+    )
+
+
+@attrs.frozen(kw_only=True)
+class Settings:
+    """How an app's servers and clients behave. Spans are seconds; `timedelta` is accepted.
+
+    A value is taken from the constructor, else from `FIRELOCK_<NAME>`, else from `[tool.firelock]` where the
+    command line runs, else from the default.
+    """
+
+    session_timeout: float = _number(
+        30, least=0.5, most=3600, doc="a silent server loses its jobs after this"
+    )
+    heartbeat: float = _number(10, least=0.1, most=1200, doc="between two renewals of a server's sessions")
+    sweep: float = _number(
+        5, least=0.05, most=300, doc="between two looks for dead sessions and expired jobs"
+    )
+    poll: float = _number(1, least=0.01, most=60, doc="between two looks for work without a wake-up")
+    grace: float = _number(25, least=0, most=86_400, doc="for running jobs to end when a server stops")
+    workers: int = _number(0, least=0, most=10_000, doc="threads of a server; 0 means five a core")
+    async_workers: int = _number(100, least=1, most=100_000, doc="async jobs at once in a child")
+    claim_ahead: int = _number(500, least=0, most=500, doc="jobs claimed ahead of free workers, at most")
+    child_silence: float = _number(300, least=1, most=86_400, doc="a child that reports nothing is killed")
+    keep_succeeded: float = _number(_DAY, least=0, most=3650 * _DAY, doc="succeeded jobs stay")
+    keep_deleted: float = _number(_DAY, least=0, most=3650 * _DAY, doc="deleted jobs stay")
+    keep_failed: float = _number(30 * _DAY, least=0, most=3650 * _DAY, doc="failed jobs stay")
+    argument_limit: int = _number(32 * 1024, least=64, most=16 << 20, doc="bytes of a job's arguments")
+    argument_warning: int = _number(4 * 1024, least=64, most=16 << 20, doc="bytes from which to warn")
+    result_limit: int = _number(256 * 1024, least=64, most=16 << 20, doc="bytes of a job's result")
+
+    @classmethod
+    def from_environment(
+        cls, table: Mapping[str, object] | None = None, environment: Mapping[str, str] | None = None
+    ) -> Settings:
+        """Return settings from the environment, over those of a `[tool.firelock]` table, over the defaults."""
+        environment = os.environ if environment is None else environment
+        values: dict[str, object] = {}
+        for field in attrs.fields(cls):
+            name = f"FIRELOCK_{field.name.upper()}"
+            if name in environment:
+                values[field.name] = _read(name, environment[name])
+            elif table and field.name in table:
+                values[field.name] = table[field.name]
+        return cls(**values)  # type: ignore[arg-type]
+
+    @property
+    def worker_count(self) -> int:
+        """Return the number of threads of a server: as set, else five a core."""
+        return self.workers or 5 * (os.cpu_count() or 1)
+
+    @property
+    def retention(self) -> Retention:
+        """Return how long ended jobs stay, in micros."""
+        return Retention(
+            succeeded=int(self.keep_succeeded * _MICROS),
+            failed=int(self.keep_failed * _MICROS),
+            deleted=int(self.keep_deleted * _MICROS),
+        )
+
+    def to_json(self) -> str:
+        """Return the settings as text, for a server's processes."""
+        return json.dumps(attrs.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Settings:
+        """Return settings from what `to_json` wrote."""
+        return cls(**json.loads(text))
+
+    def __attrs_post_init__(self) -> None:
+        for field in attrs.fields(Settings):
+            _check(field, getattr(self, field.name))
+        if self.session_timeout < 3 * self.heartbeat:
+            message = (
+                f"session_timeout {self.session_timeout:g} s is less than three heartbeats of "
+                f"{self.heartbeat:g} s: a living server would lose its jobs. Raise it or lower heartbeat."
+            )
+            raise ConfigurationError(message)
+
+
+def _check(field: attrs.Attribute[object], value: object) -> None:
+    least, most = field.metadata["least"], field.metadata["most"]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+        message = f"Setting {field.name} is {value!r}; it takes a number from {least:g} to {most:g}."
+        raise ConfigurationError(message)
+
+
+def _read(name: str, text: str) -> float:
+    try:
+        return int(text) if text.strip().isdigit() else float(text)
+    except ValueError as error:
+        message = f"{name}={text!r} is not a number."
+        raise ConfigurationError(message) from error
