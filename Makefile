@@ -1,0 +1,66 @@
+# Every path is relative or quoted: a checkout may live in a folder whose name has a space in it.
+# PYTHON chooses the interpreter that .venv is made with; else the newest fitting one on the path is taken.
+PYTHON ?=
+ARGS ?=
+export PYTHON
+
+BIN := .venv/bin
+SOURCES := $(wildcard packages/*/src)
+TYPED := $(SOURCES) tests/typing $(sort $(dir $(wildcard benchmarks/*.py examples/*.py)))
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check format lint types imports docs bench lock clean FORCE
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@echo
+	@echo "  PYTHON=python3.13 chooses the interpreter, ARGS='-k name' goes to pytest, the demo or the benchmarks."
+
+# Set-up runs again when the lock or a package changes, when the folder has moved or when another PYTHON is named.
+READY := .venv/ready
+ifneq ($(shell cat .venv/ready 2>/dev/null),$(shell pwd -P)|$(PYTHON))
+$(READY): FORCE
+endif
+$(READY): requirements.lock scripts/setup.sh $(wildcard packages/*/pyproject.toml)
+	@./scripts/setup.sh
+
+setup: $(READY) ## make .venv with everything the other targets need
+
+demo: $(READY) ## see Firelock at work
+	@$(BIN)/firelock demo $(ARGS)
+
+test: $(READY) ## run the tests
+	@$(BIN)/python -m pytest -q $(ARGS)
+
+check: lint types imports docs ## everything but the tests: format, lint, types, imports, documentation
+
+format: $(READY) ## write the code in the house format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lint: $(READY) ## is the code in the house format and free of lint?
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(READY) ## do mypy and pyright agree with the types, also with the expected errors?
+	$(BIN)/mypy $(TYPED)
+	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright --pythonpath $(BIN)/python
+
+imports: $(READY) ## does every module import only what its layer may?
+	$(BIN)/lint-imports
+
+docs: $(READY) ## run the documentation's code, follow its links, look for a heading of each hook
+	$(BIN)/python -m pytest -q tests/docs
+
+bench: $(READY) ## measure Firelock against its peers and the floor
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+# The lock names versions and hashes, no place to download from: see CONTRIBUTING.md. UPGRADE=--upgrade takes the newest.
+lock: $(READY) ## remake requirements.lock from the packages' dependencies
+	$(BIN)/uv pip compile packages/*/pyproject.toml --all-extras --group pyproject.toml:dev \
+	    --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet $(UPGRADE) \
+	    $(addprefix --no-emit-package ,firelock firelock-sql firelock-redis firelock-dashboard) \
+	    --output-file requirements.lock
+
+clean: ## remove .venv and what the tools have left behind
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.*
