@@ -1,0 +1,24 @@
+"""A schedule is one value; it turns into instants without reading a clock.
+
+`Cron` and `Every` say when, `due_instants` says which instants a recurring job owes at a given moment.
+Only this package imports croniter, and only when the first cron expression is read.
+"""
+
+from __future__ import annotations
+
+from firelock.cron.firing import Firing, due_instants
+from firelock.cron.options import Misfire, Overlap
+from firelock.cron.schedule import Cron, Every, Schedule, parse_schedule, schedule_from_json, schedule_to_json
+
+__all__ = [
+    "Cron",
+    "Every",
+    "Firing",
+    "Misfire",
+    "Overlap",
+    "Schedule",
+    "due_instants",
+    "parse_schedule",
+    "schedule_from_json",
+    "schedule_to_json",
+]
