@@ -16,7 +16,7 @@ help: ## list the targets
 	@echo
 	@echo "  PYTHON=python3.13 chooses the interpreter, ARGS='-k name' goes to pytest, the demo or the benchmarks."
 
-# Set-up runs again when the lock or a package changes, when the folder has moved or when another PYTHON is named.
+# Set-up runs again when the lock or a package changes, the folder has moved or another PYTHON is named.
 READY := .venv/ready
 ifneq ($(shell cat .venv/ready 2>/dev/null),$(shell pwd -P)|$(PYTHON))
 $(READY): FORCE
@@ -25,6 +25,7 @@ $(READY): requirements.lock scripts/setup.sh $(wildcard packages/*/pyproject.tom
 	@./scripts/setup.sh
 
 setup: $(READY) ## make .venv with everything the other targets need
+	@echo '.venv is ready.'
 
 demo: $(READY) ## see Firelock at work
 	@$(BIN)/firelock demo $(ARGS)
@@ -55,7 +56,8 @@ docs: $(READY) ## run the documentation's code, follow its links, look for a hea
 bench: $(READY) ## measure Firelock against its peers and the floor
 	@$(BIN)/python -m benchmarks $(ARGS)
 
-# The lock names versions and hashes, no place to download from: see CONTRIBUTING.md. UPGRADE=--upgrade takes the newest.
+# The lock names versions and hashes, no place to download from: see CONTRIBUTING.md.
+# UPGRADE=--upgrade takes the newest of everything.
 lock: $(READY) ## remake requirements.lock from the packages' dependencies
 	$(BIN)/uv pip compile packages/*/pyproject.toml --all-extras --group pyproject.toml:dev \
 	    --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet $(UPGRADE) \

@@ -1,6 +1,6 @@
 #!/bin/sh
-# After this .venv holds what requirements.lock names and the workspace's packages in editable form, nothing else is
-# looked up, and .venv/ready says so. PYTHON names the interpreter to use; else the newest fitting one is found.
+# After this .venv holds what requirements.lock names and the workspace's packages in editable form, and .venv/ready
+# says so. Only the lock is installed; nothing is resolved. PYTHON names the interpreter, else a fitting one is found.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -8,6 +8,13 @@ say() { printf '%s\n' "$*" >&2; }
 fail() { say "error: $*"; exit 2; }
 fits() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; }
 version() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])'; }
+pip() {
+    if .venv/bin/python -m pip --version >/dev/null 2>&1; then
+        .venv/bin/python -m pip "$@"
+    else
+        "$python" -m pip --python .venv/bin/python "$@"
+    fi
+}
 
 find_python() {
     if [ -n "${PYTHON:-}" ]; then
@@ -21,41 +28,54 @@ find_python() {
     fail "No Python of 3.11 or newer found. Install one, or name it: make PYTHON=/path/to/python3"
 }
 
+wants_environment() {
+    fits .venv/bin/python || return 0
+    [ -n "${PYTHON:-}" ] && [ "$(version "$python")" != "$(version .venv/bin/python)" ]
+}
+
 make_environment() {
-    if "$1" -c 'import ensurepip' >/dev/null 2>&1; then
-        "$1" -m venv --clear .venv
-    elif "$1" -m pip --version >/dev/null 2>&1; then
-        # Debian ships Python without ensurepip; the pip beside it installs into the environment just as well.
-        "$1" -m venv --clear --without-pip .venv
+    say "Making .venv with Python $(version "$python") ($python)"
+    if "$python" -c 'import ensurepip' >/dev/null 2>&1; then
+        "$python" -m venv --clear .venv
+    elif "$python" -m pip --version >/dev/null 2>&1; then
+        # Debian may have Python without ensurepip; the pip beside it installs into the environment just as well.
+        "$python" -m venv --clear --without-pip .venv
     else
-        fail "$1 has neither ensurepip nor pip. Install pip for it (on Debian: python3-pip)."
+        fail "$python has neither ensurepip nor pip. Install pip for it (on Debian: python3-pip)."
     fi
 }
 
 install_uv() {
-    # The hashes of the lock bind the installer too: its block is cut out, pip accepts no other file.
+    say "Installing uv into .venv"
+    # The hashes of the lock bind the installer too: its block is cut out of it.
     awk '/^[^ #]/ { inside = /^uv==/ } inside && !/^ *#/' requirements.lock >.venv/uv.txt
-    set -- install --quiet --disable-pip-version-check --require-hashes --no-deps --requirement .venv/uv.txt
-    if .venv/bin/python -m pip --version >/dev/null 2>&1; then
-        .venv/bin/python -m pip "$@"
-    else
-        "$python" -m pip --python .venv/bin/python "$@"
-    fi
+    pip install --quiet --disable-pip-version-check --require-hashes --no-deps --requirement .venv/uv.txt
+}
+
+follow_pip() {
+    # What this machine has taught pip holds for uv: whose certificates it trusts, and where it finds packages.
+    for store in /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt /etc/ssl/cert.pem; do
+        if [ -s "$store" ]; then export UV_SYSTEM_CERTS=true; fi
+    done
+    index=${PIP_INDEX_URL:-$(pip config get global.index-url 2>/dev/null || true)}
+    if [ -n "$index" ]; then export UV_DEFAULT_INDEX="${UV_DEFAULT_INDEX:-$index}"; fi
+}
+
+install_all() {
+    say "Installing the locked dependencies"
+    export VIRTUAL_ENV="$PWD/.venv"
+    .venv/bin/uv pip install --quiet --require-hashes --no-build --requirement requirements.lock
+    set --
+    for package in packages/*/; do
+        set -- "$@" --editable "$package"
+    done
+    # Built without isolation: hatchling comes from the lock as well.
+    .venv/bin/uv pip install --quiet --no-deps --no-build-isolation "$@"
 }
 
 python=$(find_python)
-if ! fits .venv/bin/python || { [ -n "${PYTHON:-}" ] && [ "$(version "$python")" != "$(version .venv/bin/python)" ]; }; then
-    say "Making .venv with Python $(version "$python") ($python)"
-    make_environment "$python"
-fi
-[ -x .venv/bin/uv ] || { say "Installing uv into .venv"; install_uv; }
-
-say "Installing the locked dependencies"
-export VIRTUAL_ENV="$PWD/.venv"
-.venv/bin/uv pip install --quiet --require-hashes --no-build --requirement requirements.lock
-set --
-for package in packages/*/; do
-    set -- "$@" --editable "$package"
-done
-.venv/bin/uv pip install --quiet --no-deps --no-build-isolation "$@"
+if wants_environment; then make_environment; fi
+if [ ! -x .venv/bin/uv ]; then install_uv; fi
+follow_pip
+install_all
 printf '%s' "$(pwd -P)|${PYTHON:-}" >.venv/ready
