@@ -1,0 +1,271 @@
+"""Strict JSON: what is written comes back equal, and what could not is refused, with orjson and without."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections import UserString
+from enum import IntEnum, StrEnum
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from firelock.errors import ArgumentError, ConfigurationError
+from firelock.serializer import JsonSerializer, JsonValue, Serializer, check_json
+
+
+class Colour(StrEnum):
+    RED = "red"
+
+
+class Level(IntEnum):
+    LOW = 1
+
+
+class Text(str):
+    __slots__ = ()
+
+
+def short(value: object) -> str:
+    return ascii(value)[:24] if isinstance(value, str) else type(value).__name__
+
+
+def nest(depth: int) -> list[object]:
+    value: list[object] = []
+    for _ in range(depth - 1):
+        value = [value]
+    return value
+
+
+def circular() -> list[object]:
+    value: list[object] = []
+    value.append(value)
+    return value
+
+
+@pytest.fixture(params=[True, False], ids=["orjson", "standard-library"])
+def serializer(request: pytest.FixtureRequest) -> JsonSerializer:
+    return JsonSerializer(use_orjson=request.param)
+
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",))),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text('abc\\"é{[', max_size=5), inner, max_size=4)
+    ),
+    max_leaves=20,
+)
+
+
+@given(value=json_values, wrote_fast=st.booleans(), read_fast=st.booleans())
+def test_every_strict_value_comes_back_equal_whoever_wrote_it(
+    value: JsonValue, wrote_fast: bool, read_fast: bool
+) -> None:
+    """A value written by either path and read by either path is equal and of the same types."""
+    text = JsonSerializer(use_orjson=wrote_fast).dumps(value)
+
+    back = JsonSerializer(use_orjson=read_fast).loads(text)
+
+    assert repr(value) == repr(back)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ({"a": [float("nan")]}, "non-finite number nan at $.a[0]"),
+        ({"a": [float("inf")]}, "non-finite number inf at $.a[0]"),
+        ({"a": [float("-inf")]}, "non-finite number -inf at $.a[0]"),
+        ({"a": 2**63}, "integer out of range: 64 bits, allowed is -2^63 to 2^63 - 1 at $.a"),
+        ([-(2**63) - 1], "integer out of range: 64 bits, allowed is -2^63 to 2^63 - 1 at $[0]"),
+        (10**5000, "integer out of range: 16610 bits, allowed is -2^63 to 2^63 - 1 at $"),
+        ({"a": {"b": "x\0"}}, "NUL character in text at $.a.b"),
+        ({"a": ["x", "y\0"]}, "NUL character in text at $.a[1]"),
+        ({"x\0": 1}, "NUL character in text at $['x\\x00']"),
+        ({"a b": ["\ud800"]}, "lone surrogate in text (character 0) at $['a b'][0]"),
+        ({"a": "é\udfff"}, "lone surrogate in text (character 1) at $.a"),
+        ({"a": {1: 2}}, "an object's key is int, not str at $.a"),
+        ({None: 2}, "an object's key is NoneType None, not str at $"),
+        ({True: 2}, "an object's key is bool True, not str at $"),
+        ({(1, 2): 2}, "an object's key is tuple, not str at $"),
+        ({Text("a"): 2}, "an object's key is Text, not str at $"),
+        ({"a": (1, 2)}, "tuple is not a JSON type at $.a"),
+        ({"a": {1, 2}}, "set is not a JSON type at $.a"),
+        ({"a": b"x"}, "bytes is not a JSON type at $.a"),
+        ({"a": Colour.RED}, "Colour is not a JSON type at $.a"),
+        ({"a": Level.LOW}, "Level is not a JSON type at $.a"),
+        ({"a": Text("x")}, "Text is not a JSON type at $.a"),
+        ({"a": UserString("x")}, "UserString is not a JSON type at $.a"),
+        ({"a": object()}, "object is not a JSON type at $.a"),
+    ],
+    ids=short,
+)
+def test_a_value_that_would_not_come_back_equal_is_refused_with_its_path(
+    serializer: JsonSerializer, value: JsonValue, words: str
+) -> None:
+    """Both paths refuse the same values with the same words."""
+    with pytest.raises(ArgumentError) as caught:
+        serializer.dumps(value)
+
+    assert words == str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "value", [nest(65), nest(100_000), {"a": circular()}], ids=["65", "100000", "circular"]
+)
+def test_too_deep_or_circular_is_refused_without_exhausting_the_stack(
+    serializer: JsonSerializer, value: JsonValue
+) -> None:
+    """Depth is counted, so neither a long nor an endless nesting recurses far."""
+    with pytest.raises(ArgumentError, match="nested deeper than 64 levels, or contains itself at"):
+        serializer.dumps(value)
+
+
+def test_sixty_four_levels_are_allowed(serializer: JsonSerializer) -> None:
+    """The limit itself still fits, both ways."""
+    value = nest(64)
+
+    assert value == serializer.loads(serializer.dumps(value))
+
+
+def test_a_long_shallow_value_is_read(serializer: JsonSerializer) -> None:
+    """Many containers beside each other are no depth."""
+    value: JsonValue = [{"a": [1]}] * 100
+
+    assert value == serializer.loads(serializer.dumps(value))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('{"a":[NaN]}', "non-finite number NaN at $.a[0]"),
+        ("[Infinity]", "non-finite number Infinity at $[0]"),
+        ("[-Infinity]", "non-finite number -Infinity at $[0]"),
+        ('{"a":[1e400]}', "non-finite number inf at $.a[0]"),
+        ("9223372036854775808", "integer out of range: 64 bits, allowed is -2^63 to 2^63 - 1 at $"),
+        ("[-9223372036854775809]", "integer out of range: 64 bits, allowed is -2^63 to 2^63 - 1 at $[0]"),
+        (
+            '{"a":18446744073709551616}',
+            "integer out of range: 20 digits, allowed is -2^63 to 2^63 - 1 at $.a",
+        ),
+        ("9" * 5000, "integer out of range: 5000 digits, allowed is -2^63 to 2^63 - 1 at $"),
+        ('{"a":{"b":1,"b":2}}', "duplicate key 'b' at $.a"),
+        ('{"a":1,"a":1}', "duplicate key 'a' at $"),
+        ('"\\u0000"', "NUL character in text at $"),
+        ('{"a":"\\ud800"}', "lone surrogate in text (character 0) at $.a"),
+        ('["\ud800"]', "lone surrogate in text (character 0) at $[0]"),
+        ("[" * 65 + "]" * 65, f"nested deeper than 64 levels, or contains itself at ${'[0]' * 64}"),
+        ("[" * 300 + "]" * 300, f"nested deeper than 64 levels, or contains itself at ${'[0]' * 64}"),
+        ("[" * 100_000 + "]" * 100_000, "nested deeper than 64 levels"),
+        ("", "not JSON: Expecting value at character 0"),
+        ('{"a":1', "not JSON: Expecting ',' delimiter at character 6"),
+        ("[1,]", "not JSON: Illegal trailing comma before end of array at character 2"),
+        ('{"a":1} x', "not JSON: Extra data at character 8"),
+        ("{'a':1}", "not JSON: Expecting property name enclosed in double quotes at character 1"),
+        ("\ufeff1", "not JSON: Expecting value at character 0"),
+    ],
+    ids=short,
+)
+def test_tampered_text_is_refused_with_its_place(serializer: JsonSerializer, text: str, words: str) -> None:
+    """What the writer cannot have written is an ArgumentError on both paths, with the same words."""
+    if "trailing comma" in words and sys.version_info < (3, 13):
+        words = "not JSON: Expecting value at character 3"
+
+    with pytest.raises(ArgumentError) as caught:
+        serializer.loads(text)
+
+    assert words == str(caught.value)
+
+
+def test_bytes_are_not_text(serializer: JsonSerializer) -> None:
+    """Stored bytes are decoded by the storage; the serializer reads text alone."""
+    with pytest.raises(ArgumentError, match="not JSON text but bytes"):
+        serializer.loads(b"1")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        (' { "b" : 1.0 , "a" : [ ] } ', {"b": 1.0, "a": []}),
+        ("1E5", 1e5),
+        ("-0", 0),
+        ('"\\u00e9\\ud83d\\ude00"', "é😀"),
+        ("9223372036854775807", 2**63 - 1),
+        ("-9223372036854775808", -(2**63)),
+        ('"\\\\u0000"', "\\u0000"),
+        (
+            '{"__class__":"os.system","py/object":"x","$type":"y"}',
+            {"__class__": "os.system", "py/object": "x", "$type": "y"},
+        ),
+    ],
+)
+def test_other_writers_json_is_read_as_plain_values(
+    serializer: JsonSerializer, text: str, value: JsonValue
+) -> None:
+    """White space, escapes, other number forms and keys that mean something elsewhere are plain JSON."""
+    back = serializer.loads(text)
+
+    assert repr(value) == repr(back)
+
+
+@given(text=st.text('[]{}",:0123456789.eE+-aNInfty\\ud\0 ', max_size=60))
+def test_any_text_gives_the_same_answer_on_both_paths(text: str) -> None:
+    """Whatever is stored, both paths give an equal value or refuse with ArgumentError and equal words."""
+    answers = []
+    for use_orjson in (True, False):
+        try:
+            answers.append(repr(JsonSerializer(use_orjson=use_orjson).loads(text)))
+        except ArgumentError as error:
+            answers.append(str(error))
+
+    assert answers[0] == answers[1]
+
+
+@given(text=st.text())
+def test_check_json_agrees_with_unicode(text: str) -> None:
+    """Text passes exactly when it can be encoded and holds no NUL."""
+    try:
+        allowed = "\0" not in text and bool(text.encode() or True)
+    except UnicodeEncodeError:
+        allowed = False
+
+    try:
+        check_json([text])
+        passed = True
+    except ArgumentError:
+        passed = False
+
+    assert allowed == passed
+
+
+@pytest.mark.parametrize("name", ["", "JSON", "a b", "x" * 33, "a/b", "json\n", 7])
+def test_a_serializer_name_that_cannot_be_stored_is_refused(name: object) -> None:
+    """Names are short, lower case and plain, since they stand in every row."""
+    with pytest.raises(ConfigurationError, match="Use 1 to 32 characters of a-z 0-9"):
+        type("Custom", (Serializer,), {"name": name})
+
+
+def test_importing_the_module_loads_neither_orjson_nor_cattrs() -> None:
+    """The serializer is on the users' import path, so it stays cheap until it is used."""
+    code = (
+        "import sys, firelock.serializer; print({'orjson', 'cattrs', 'typing_extensions'} & set(sys.modules))"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    expected = "set()"
+    assert expected == done.stdout.strip()
+
+
+def test_without_orjson_the_standard_library_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A missing orjson changes nothing by default, and is an error only where it was asked for."""
+    monkeypatch.setitem(sys.modules, "orjson", None)
+
+    expected = '{"a":[1]}'
+    assert expected == JsonSerializer().dumps({"a": [1]})
+    with pytest.raises(ConfigurationError, match=r"needs orjson. Install firelock\[fast\]"):
+        JsonSerializer(use_orjson=True).dumps(1)
