@@ -33,8 +33,8 @@ def due_instants(schedule: Schedule, *, due: datetime, now: datetime, grace: tim
 
     An instant at most `grace` late is no misfire. If none is later than that, all of them run. Otherwise the
     policy decides: `once` runs only the latest instant up to now; `all` runs those within the grace and the
-    newest `misfire_limit` of the late ones; `skip` runs those within the grace. `due` counts as an instant even
-    if the schedule has changed since it was stored. Nothing runs while `due` is still ahead.
+    newest `misfire_limit` of the late ones; `skip` runs those within the grace. `due` counts as an instant,
+    even if the schedule has changed since it was stored. Nothing runs while `due` is still ahead.
 
     Raises:
         ScheduleError: an instant is not aware, or the grace is negative or above one hour.

@@ -57,8 +57,8 @@ def _upcoming(schedule: Schedule, after: datetime, count: int) -> list[datetime]
 class Cron:
     """A cron expression in a time zone: five fields, or six with seconds first, or a macro such as `@daily`.
 
-    A wall time that a clock change skips fires at the first instant after the gap. One that comes twice fires in
-    the first pass only, unless seconds, minutes or hours use `*`, a range or a step: then in both.
+    A wall time that a clock change skips fires at the first instant after the gap. One that comes twice fires
+    in the first pass only, unless seconds, minutes or hours use `*`, a range or a step: then in both.
 
     Raises:
         ScheduleError: the expression, zone or a policy is wrong, or no date matches.

@@ -18,7 +18,7 @@ __all__ = ["Timetable"]
 
 _SECOND = timedelta(seconds=1)
 # Since 1900 no zone has changed twice within 3.9 days, and none was put back by more than 23 hours. The first
-# bounds how far apart two looks at the offset may be, the second how far ahead a second pass repeats wall times.
+# bounds how far apart two looks at the offset may be, the second how far ahead wall times may repeat.
 _LOOK_EVERY = timedelta(days=3)
 _LONGEST_OVERLAP = timedelta(hours=24)
 
@@ -76,7 +76,7 @@ class Timetable:
         return _bare(instant.astimezone(self.zone))
 
     def _first_at(self, wall: datetime) -> datetime:
-        """Return the first instant at which the clocks show this wall time or, if they skip it, a later one."""
+        """Return the first instant at which clocks show this wall time or, if they skip it, a later one."""
         instant = wall.replace(tzinfo=self.zone).astimezone(UTC)
         if self._wall(instant) == wall:
             return instant
