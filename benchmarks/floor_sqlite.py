@@ -1,10 +1,10 @@
 """The floor on SQLite: the same durable work per job as Firelock does, and nothing else.
 
-No framework, no hook, no validation: `sqlite3` and ten threads. What a job costs here is what the storage
-costs, so a framework's figure is read as a share of this one. The work per job: one row inserted ready; claimed
-(state, attempt, session, fence, instant) in its place in the queue; settled (state, instants, result, history,
-expiry) only where state, session and fence still hold; two indexes and the counter rows kept in step; every
-transaction synced to the disk.
+No framework, no hook, no validation: `sqlite3` and ten threads. What a job costs here is what
+the storage costs, so a framework's figure is read as a share of this one. The work per job: one row inserted
+ready; claimed (state, attempt, session, fence, instant) in its place in the queue; settled (state, instants,
+result, history, expiry) only where state, session and fence still hold; two indexes and the counter rows kept
+in step; every transaction synced to the disk.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A database with a million finished jobs, made in seconds by copying some that really ran.
 
-The copies are made by SQL behind the contender's back: the rows of the jobs, the rows of other tables that name
-a job, and the counter rows. Tables are recognised by their columns, so the floor and Firelock share this code;
-what cannot be recognised stops the run.
+The copies are made by SQL behind the contender's back: the rows of the jobs, the rows of other tables that
+name a job, and the counter rows. Tables are recognised by their columns, so the floor and Firelock share this
+code; what cannot be recognised stops the run.
 """
 
 from __future__ import annotations
@@ -97,7 +97,9 @@ def prepare_copies(connection: sqlite3.Connection, jobs: Table, *, copies: int) 
                 select id, row_number() over (order by id) as place from {jobs.name}
                 where state = 'succeeded' order by id limit :sources
             ),
-            rounds (number) as (select 0 union all select number + 1 from rounds where number < :copies / :sources)
+            rounds (number) as (
+                select 0 union all select number + 1 from rounds where number < :copies / :sources
+            )
         insert into temp.copies
         select id, substr(id, 1, 14) || printf('7000-8000-%012x', number * :sources + place)
         from rounds cross join sources limit :copies

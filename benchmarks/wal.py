@@ -35,7 +35,7 @@ def kept(database: Path) -> Iterator[None]:
 
 
 def count_commits(database: Path) -> int:
-    """Return how many transactions the log holds: one frame of each carries the size of the database after it."""
+    """Return how many transactions the log holds: the last frame of each carries the database's new size."""
     with database.with_name(database.name + "-wal").open("rb") as log:
         header = log.read(HEADER.size)
         if not header:

@@ -1,0 +1,88 @@
+"""Huey on SQLite, with the settings that its documentation recommends.
+
+WAL (Huey's default), no stored results, threads in one process. A job is deleted when a worker takes it: a
+crash loses what is in hand, and nothing of a job's life is kept. `fsync=True` is SQLite's synchronous=FULL,
+as durable as Firelock; `fsync=False` is synchronous=OFF, which may lose or corrupt the file with the power.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+
+from benchmarks import latency, servers, stamps
+from benchmarks.entry import Figures, Load, run, timed
+from benchmarks.servers import Server
+
+CONSUMER = str(Path(sys.executable).with_name("huey_consumer"))
+WORKERS = 10
+
+
+def open_app(load: Load, *, fsync: bool, last: int = 0) -> ModuleType:
+    """Import the application; a consumer started from this process finds the same settings."""
+    os.environ["HUEY_BENCH_FILE"] = str(load.database)
+    os.environ["HUEY_BENCH_FSYNC"] = "yes" if fsync else "no"
+    os.environ["HUEY_BENCH_LAST"] = str(last)
+    os.environ[stamps.VARIABLE] = str(load.directory / "stamps")
+    from benchmarks.peers import huey_app  # it reads its settings when it is imported
+
+    return huey_app
+
+
+@contextmanager
+def consuming(load: Load) -> Iterator[Server]:
+    """Run a consumer of ten threads beside the block."""
+    command = [CONSUMER, "benchmarks.peers.huey_app.huey", "-k", "thread", "-w", str(WORKERS), "--quiet"]
+    with servers.running(command, environment={}, log=load.directory / "consumer.log") as server:
+        yield server
+
+
+def enqueue(app: ModuleType, *, jobs: int) -> None:
+    """Enqueue so many jobs, one a call: Huey has no call for many."""
+    for number in range(jobs):
+        app.noop(number)
+
+
+def enqueue_one(load: Load, *, fsync: bool) -> Figures:
+    """Measure enqueuing, a commit each."""
+    app = open_app(load, fsync=fsync)
+    return timed(lambda: enqueue(app, jobs=load.singles), jobs=load.singles)
+
+
+def process(load: Load, *, fsync: bool) -> Figures:
+    """Measure running jobs that were all stored before, from the first end of one to the last.
+
+    A tenth of our jobs: Huey is that much slower, and its rate does not depend on the number.
+    """
+    jobs = max(load.jobs // 10, 1_000)
+    app = open_app(load, fsync=fsync, last=jobs)
+    enqueue(app, jobs=jobs)
+    path = load.directory / "stamps"
+    with consuming(load) as server:
+        cpu = servers.watch_drain(server, lambda: jobs - app.huey.pending_count(), jobs=jobs)
+        server.wait_until(lambda: jobs in stamps.read(path), what="the last job had ended")
+    ends = stamps.read(path)
+    return {"jobs_per_s": (jobs - 1) / (ends[jobs] - ends[1]) * 1e9, **cpu}
+
+
+def start_to_start(load: Load, *, fsync: bool) -> Figures:
+    """Measure the time from the call to the start of the task on an idle consumer."""
+    app = open_app(load, fsync=fsync)
+    with consuming(load) as server:
+        return latency.measure(server, app.stamp, load.directory / "stamps", samples=load.samples)
+
+
+SCENARIOS = {"enqueue_one": enqueue_one, "process": process, "latency": start_to_start}
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--fsync", choices=["yes", "no"], required=True)
+    options, rest = parser.parse_known_args()
+    sys.argv[1:] = rest
+    run({name: partial(scenario, fsync=options.fsync == "yes") for name, scenario in SCENARIOS.items()})

@@ -1,0 +1,122 @@
+"""What is measured, in which unit, and what is wanted of it."""
+
+from __future__ import annotations
+
+import attrs
+
+
+@attrs.frozen
+class Figure:
+    """One number that a scenario yields."""
+
+    name: str
+    unit: str
+    at_least: float | None = None
+    """The goal for a figure that is better when larger."""
+    at_most: float | None = None
+    """The goal for a figure that is better when smaller."""
+    is_share: bool = False
+    """Whether the goal is a share of the floor's figure of the same run, and not a figure itself."""
+
+    def is_met(self, *, figure: float, share: float | None) -> bool | None:
+        """Tell whether the goal is met; None where there is no goal, or no floor to compare with."""
+        reached = share if self.is_share else figure
+        if reached is None or (self.at_least is None and self.at_most is None):
+            return None
+        if self.at_least is not None:
+            return reached >= self.at_least
+        return self.at_most is not None and reached <= self.at_most
+
+    @property
+    def goal(self) -> str:
+        """Return the goal as text, empty where there is none."""
+        limit = self.at_least if self.at_least is not None else self.at_most
+        if limit is None:
+            return ""
+        return f"{'≥' if self.at_least is not None else '≤'} {limit:g}{' × floor' if self.is_share else ''}"
+
+
+@attrs.frozen
+class Scenario:
+    """A scenario and the figures that its contenders yield; one may yield fewer."""
+
+    name: str
+    title: str
+    figures: tuple[Figure, ...]
+
+
+CPU = Figure("cpu_us_per_job", "µs of CPU")
+
+SCENARIOS = (
+    Scenario(
+        "enqueue_bulk_100",
+        "Enqueue in transactions of 100",
+        (Figure("jobs_per_s", "jobs/s", at_least=0.6, is_share=True), CPU),
+    ),
+    Scenario(
+        "enqueue_bulk",
+        "Enqueue in transactions of 500",
+        (Figure("jobs_per_s", "jobs/s", at_least=0.6, is_share=True), CPU),
+    ),
+    Scenario(
+        "enqueue_one",
+        "Enqueue one by one, a commit each",
+        (Figure("jobs_per_s", "jobs/s", at_least=0.7, is_share=True), CPU),
+    ),
+    Scenario(
+        "process",
+        "Run jobs that do nothing, all ready before",
+        (
+            Figure("jobs_per_s", "jobs/s", at_least=0.6, is_share=True),
+            attrs.evolve(CPU, at_most=25),
+        ),
+    ),
+    Scenario(
+        "commits",
+        "Commits a job",
+        (
+            Figure("enqueue_one", "commits", at_most=1),
+            Figure("enqueue_bulk", "commits", at_most=0.01),
+            Figure("process", "commits", at_most=0.05),
+        ),
+    ),
+    Scenario(
+        "latency",
+        "From the call to the start, on an idle server",
+        (Figure("p50_ms", "ms", at_most=3), Figure("p99_ms", "ms", at_most=10), Figure("max_ms", "ms")),
+    ),
+    Scenario(
+        "growth",
+        "Beside a million finished jobs; shares of the same beside few",
+        (
+            Figure("bulk_share", "share", at_least=0.9),
+            Figure("process_share", "share", at_least=0.9),
+            Figure("one_share", "share", at_least=0.9),
+            Figure("bulk_jobs_per_s", "jobs/s"),
+            Figure("process_jobs_per_s", "jobs/s"),
+            Figure("one_jobs_per_s", "jobs/s"),
+        ),
+    ),
+    Scenario(
+        "rest",
+        "A server without work",
+        (
+            Figure("calls_per_s", "calls/s", at_most=2),
+            Figure("cpu_percent", "% of a core", at_most=1),
+            Figure("processes", ""),
+            Figure("rss_mib", "MiB"),
+            Figure("pss_mib", "MiB"),
+            Figure("largest_rss_mib", "MiB", at_most=60),
+        ),
+    ),
+    Scenario(
+        "startup",
+        "Starting",
+        (
+            Figure("bare_ms", "ms"),
+            Figure("import_ms", "ms"),
+            Figure("added_ms", "ms", at_most=40),
+            Figure("help_ms", "ms", at_most=200),
+        ),
+    ),
+)
