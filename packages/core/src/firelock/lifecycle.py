@@ -7,6 +7,7 @@ reasons of `Upkeep`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 
 import attrs
@@ -22,12 +23,15 @@ __all__ = [
     "Retention",
     "Transition",
     "Upkeep",
+    "bounded_history",
     "continuation_target",
     "crashed_alone",
     "delete",
     "deleted_by_policy",
     "failed",
     "handed_back",
+    "is_end",
+    "is_legal",
     "requeue",
     "retried",
     "snoozed",
@@ -39,6 +43,7 @@ __all__ = [
 
 CRASH_LIMIT = 3
 HISTORY_LIMIT = 100
+_HISTORY_HEAD = HISTORY_LIMIT // 2
 _SECOND = 1_000_000
 _UNKNOWN_FIRST, _UNKNOWN_LONGEST = 15 * _SECOND, 300 * _SECOND
 
@@ -101,8 +106,8 @@ class Transition:
     """One guarded change of one job; every field after `fence` says what is written if the guards hold.
 
     Guards: the job is in one of `from_states`; and, where `session` is set, that session holds it with
-    exactly this `fence`. Without a session the change is an operator's: if it takes a job out of `processing`,
-    session and fence stay as its tail.
+    exactly this `fence`. Without a session the change is an operator's: if it takes a job out of
+    `processing`, session and fence stay as its tail.
     """
 
     job_id: str
@@ -350,3 +355,20 @@ def is_legal(before: State, after: State) -> bool:
 def is_end(state: State) -> bool:
     """Tell whether a state is final."""
     return state in FINAL_STATES
+
+
+def bounded_history(entries: Sequence[HistoryEntry], entry: HistoryEntry) -> list[HistoryEntry]:
+    """Return the history with one entry more, at most `HISTORY_LIMIT` long.
+
+    Past the limit the first half stays, the newest entries stay, and between them stands one entry with the
+    number of those left out, the state and instant of the last of them.
+    """
+    history = [*entries, entry]
+    excess = len(history) - HISTORY_LIMIT
+    if excess <= 0:
+        return history
+    rest = _HISTORY_HEAD + excess + 1
+    middle = history[_HISTORY_HEAD:rest]
+    elided = sum(one.elided or 1 for one in middle)
+    mark = HistoryEntry(middle[-1].state, middle[-1].at, elided=elided)
+    return [*history[:_HISTORY_HEAD], mark, *history[rest:]]

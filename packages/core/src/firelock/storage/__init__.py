@@ -1,5 +1,7 @@
 """The storage authors' door: the contract and every value that passes through it."""
 
+from __future__ import annotations
+
 from firelock.errors import (
     JobNotFound,
     SchemaMismatch,
@@ -21,7 +23,14 @@ from firelock.job import (
     Progress,
     State,
 )
-from firelock.lifecycle import HISTORY_LIMIT, Transition, Upkeep, continuation_target, waiting_reason
+from firelock.lifecycle import (
+    HISTORY_LIMIT,
+    Transition,
+    Upkeep,
+    bounded_history,
+    continuation_target,
+    waiting_reason,
+)
 from firelock.storage.contract import CONTRACT, Storage
 from firelock.storage.defaults import add_rollups, forget_job, next_recurring_at, prune_rollups
 from firelock.storage.values import (
@@ -49,11 +58,12 @@ from firelock.storage.values import (
 )
 
 __all__ = [
-    "CONTRACT", "DURATION_BUCKETS", "FINAL_STATES", "HISTORY_LIMIT", "Applied", "Attempt", "Claim", "ClaimedJob",
-    "Counts", "Edge", "ErrorInfo", "Exchange", "FailureGroup", "Feature", "Finding", "Held", "HistoryEntry",
-    "JobFilter", "JobNotFound", "JobRecord", "LogLine", "NewJob", "NewSession", "On", "Page", "Progress",
-    "Promotion", "Reconciliation", "Record", "RecurringRecord", "Renewal", "Rollup", "SchemaMismatch",
-    "SchemaState", "SessionRecord", "State", "Storage", "StorageError", "StorageUnavailable", "Taken",
-    "Transition", "UnsupportedFeature", "Upkeep", "add_rollups", "continuation_target", "forget_job",
-    "next_recurring_at", "prune_rollups", "waiting_reason",
+    "CONTRACT", "DURATION_BUCKETS", "FINAL_STATES", "HISTORY_LIMIT", "Applied", "Attempt", "Claim",
+    "ClaimedJob", "Counts", "Edge", "ErrorInfo", "Exchange", "FailureGroup", "Feature", "Finding", "Held",
+    "HistoryEntry", "JobFilter", "JobNotFound", "JobRecord", "LogLine", "NewJob", "NewSession", "On",
+    "Page", "Progress", "Promotion", "Reconciliation", "Record", "RecurringRecord", "Renewal", "Rollup",
+    "SchemaMismatch", "SchemaState", "SessionRecord", "State", "Storage", "StorageError",
+    "StorageUnavailable", "Taken", "Transition", "UnsupportedFeature", "Upkeep", "add_rollups",
+    "bounded_history", "continuation_target", "forget_job", "next_recurring_at", "prune_rollups",
+    "waiting_reason",
 ]  # fmt: skip

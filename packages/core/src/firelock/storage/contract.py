@@ -1,8 +1,9 @@
 """The storage contract: one class.
 
-A storage keeps jobs and applies guarded changes; it decides nothing that `lifecycle` does not give it as data.
+A storage keeps jobs and applies guarded changes; it decides nothing that `lifecycle` does not give as data.
 Every verb is thread-safe, takes and gives batches, and is one atomic step unless it says otherwise. The
-storage's own clock judges what is due or dead; instants given by callers only stamp.
+storage's own clock judges what is due or dead and stamps what the storage moves by itself; instants given by
+callers only stamp.
 
 A driver's exception never leaves a storage: it becomes `StorageUnavailable` (trying again may help) or
 `StorageError` (it will not). Verbs with a body here are derived from others; override one to do it faster.
@@ -98,13 +99,14 @@ class Storage(ABC):
 
     @abstractmethod
     def insert(self, jobs: Sequence[NewJob], *, within: object | None = None) -> list[bool]:
-        """All the jobs are stored, or none; return per job whether it is new (False: its id was there already).
+        """All the jobs are stored, or none; return per job whether it is new (False: its id was there before).
 
-        A job already there is left as it is. `enqueued_at` of an enqueued job is the storage's clock, and
-        order among equals of a queue is the order of this sequence. A job with `parents` reads each parent in
-        the same step (one earlier in this batch counts): an ended parent is decided at once by
-        `continuation_target` (with the reason of `Upkeep`), else the parent is marked as having children.
-        Servers that wait for work are told after the commit.
+        A job already there is left as it is, its parents unread; an id twice in one batch is new once.
+        `enqueued_at` of an enqueued job is the storage's clock, and order among equals of a queue is the order
+        of this sequence. `changed_at` is `created_at`. An awaiting job reads each of its `parents` in the same
+        step (one earlier in this batch counts): an ended parent is decided at once as `release` would, else
+        the parent is marked as having children. History begins with one entry: the state the job got here,
+        `created_at` and the reason. Servers that wait for work are told after the commit.
 
         Args:
             jobs: at most some thousands; one round trip.
@@ -123,24 +125,27 @@ class Storage(ABC):
         Queues are taken in the order given, a later one only when the former ones are empty; None means every
         queue, each getting its share. Within a queue: higher priority first, then older `enqueued_at`, then
         insertion. Skipped are queues whose record (kind "queue", key its name) says `"paused": true`, and
-        jobs with a tail. Each job gets attempt + 1, fence + 1, this session, `claimed_at` = now and an empty
-        `started_at`; no history. A session that is dead takes nothing: it is tested in the same step.
+        jobs with a tail. Each job gets attempt + 1, fence + 1, this session and its server's name,
+        `claimed_at` = `changed_at` = now, an empty `started_at` and an empty reason; no history. A session
+        that is dead or unknown takes nothing and is lost: it is tested in the same step.
         """
 
     @abstractmethod
     def apply(self, transitions: Sequence[Transition]) -> list[Applied]:
         """Each transition whose guards hold is written; return one result a transition, in order.
 
-        Written are: state, reason, `changed_at` = at; `ended_at` and `expires_at` (both empty where the target
-        is not final); `due_at`; retries and crashes where given; attempt − 1 where given back; the error, its
-        traceback kept under its attempt; result and its absence (both empty unless succeeded); `started_at`
-        where given; server where given. One history entry, unless silent. A target of enqueued gets
-        `enqueued_at` from the storage's clock, but a job given back keeps the one it had, and so its place.
+        Written are: state, reason, `changed_at` = at; `ended_at` = at and `expires_at` (both empty where the
+        target is not final); `due_at`; retries and crashes where given; attempt − 1 where given back; the
+        error where given, its traceback kept under its attempt; result and its absence (both empty unless
+        succeeded); `started_at` where given; server where given. One history entry, unless silent. A target
+        of enqueued gets `enqueued_at` from the storage's clock, but a job given back keeps the one it had, and
+        so its place.
 
         A settle (`session` set) clears session and keeps fence. An operator's change (`session` empty) that
         takes a job out of processing leaves session and fence as a tail; the holder's refused settle clears
         it, as does the end of the session. A job requeued under a tail is enqueued but not claimable until
         the tail is gone. The end of a job with children puts it on the releasing list in the same step.
+        `ALREADY` answers a settle alone, and never one of a job with a tail.
 
         Several transitions of one job are applied in order. One refused never hinders another.
         """
@@ -161,7 +166,10 @@ class Storage(ABC):
         return Exchange(results, self.claim(queues, limit, session, now))
 
     def wait(self, queues: Sequence[str] | None, timeout_seconds: float) -> bool:  # noqa: ARG002
-        """Return True as soon as there may be work, False after the timeout; a hint, the poll is the truth."""
+        """Return True as soon as there may be work, False after the timeout; a hint, the poll is the truth.
+
+        True also where the next due instant has become earlier than `claim` or `promote` said last.
+        """
         self._closing().wait(timeout_seconds)
         return False
 
@@ -194,8 +202,9 @@ class Storage(ABC):
         """Compare what a child believes it holds with what the storage says; nothing is moved.
 
         `started_at` is written where given. A held job is lost unless it is processing for this session with
-        this fence. Unknown are the session's processing jobs and tails that the child did not name; it hands
-        them back by `apply` itself, since only it can tell that no claim of its own is still on its way.
+        this fence. Unknown are the session's processing jobs and tails that the child did not name with their
+        present fence; it hands them back by `apply` itself, since only it can tell that no claim of its own is
+        still on its way. A session that is dead or unknown is lost.
         """
 
     @abstractmethod
@@ -203,16 +212,16 @@ class Storage(ABC):
         """The session is dead for ever and holds nothing: one step.
 
         Of its processing jobs those named in `running` get crashes + 1 and the reason in their history; the
-        others go back without a trace. All are enqueued at their old place, attempt given back. None for
-        `running` means nothing is known: all get a crash. Its tails are cleared. Ending a session twice, or
-        an unknown one, does nothing.
+        others go back with the reason `Upkeep.NOT_STARTED` and without a trace in their history. All are
+        enqueued at their old place, attempt given back. None for `running` means nothing is known: all get a
+        crash. Its tails are cleared. Ending a session twice, or an unknown one, does nothing.
         """
 
     @abstractmethod
     def orphans(self, limit: int) -> list[Taken]:
         """Sessions that expired by the storage's clock are ended as `end_session(running=None)` does.
 
-        At most `limit` sessions, each one atomic step that tests expiry again.
+        The reason is `Upkeep.SESSION_LOST`. At most `limit` sessions, each one atomic step that tests expiry again.
         """
 
     @abstractmethod
@@ -234,16 +243,20 @@ class Storage(ABC):
 
         Return how many were looked at; 0 when the releasing list is empty. A child that goes on waiting gets
         `waiting_reason`. Each edge is decided once by a target; a child with several parents is enqueued with
-        the last. Children that are deleted here put their own children on the releasing list. A released
-        child gets one history entry with the reason of `Upkeep.PARENT_ENDED`.
+        the last and deleted with the first that asks for it. Children that are deleted here put their own
+        children on the releasing list; such a child stays as long after its end as its parent stays after its
+        own (`expires_at` − `ended_at`; for ever where the parent does). A released child gets one history
+        entry with the reason of `Upkeep.PARENT_ENDED`. A parent that was requeued before its turn leaves the
+        list; its next end puts it back.
         """
 
     @abstractmethod
     def prune(self, limit: int) -> int:
         """Up to `limit` jobs whose `expires_at` has passed are gone with all that belongs to them.
 
-        Return how many. Children that still wait for a job pruned are deleted first, with the reason of
-        `Upkeep.PARENT_GONE`. Dead sessions older than a day and rollups older than 30 days go too.
+        Return how many. A job on the releasing list stays until its children were released; those that
+        still wait for it then are deleted first, with the reason of `Upkeep.PARENT_GONE` and the expiry that
+        `release` gives. Dead sessions older than a day and rollups older than 30 days go too.
         """
 
     # ---- what people read --------------------------------------------------------------------------------
@@ -258,8 +271,8 @@ class Storage(ABC):
     ) -> Page:
         """Return a page of matching jobs in order of time, newest first unless told otherwise.
 
-        Time is `changed_at` where the filter names a state, else `created_at`; ties in order of id. `since`
-        and `until` cut by the same time. `tag` is exact, `id_prefix` a prefix. A cursor is opaque, belongs to
+        Time is `changed_at` where the filter names a state, else `created_at`; ties in order of id, newest
+        first with the largest id first. `since` and `until` cut by the same time. `tag` is exact, `id_prefix` a prefix. A cursor is opaque, belongs to
         one filter and direction, and stays good while jobs come and go; a bad one raises `StorageError`.
         """
 
@@ -294,9 +307,10 @@ class Storage(ABC):
         return defaults.timeline(self, since, until, task=task, queue=queue)
 
     def append_logs(self, lines: Mapping[str, Sequence[LogLine]], progress: Mapping[str, Progress]) -> None:
-        """The lines are added to their jobs' logs and the progress replaces the former; unknown jobs are passed over.
+        """The lines are added to their jobs' logs and the progress replaces the former.
 
-        A line's `number` is given by the storage. A job keeps its newest 1,000 lines.
+        Unknown jobs are passed over. A line's `number` is given by the storage. A job keeps its newest 1,000
+        lines.
         """
         defaults.append_logs(self, lines, progress)
 
@@ -356,7 +370,7 @@ class Storage(ABC):
         return defaults.acquire_lock(self, name, owner, ttl_seconds)
 
     def renew_lock(self, name: str, owner: str, fence: int, ttl_seconds: float) -> bool:
-        """The lock lives on for the ttl from now; False where it is no longer this owner's with this token."""
+        """The lock lives on for the ttl from now; False where it is not this owner's with this token."""
         return defaults.renew_lock(self, name, owner, fence, ttl_seconds)
 
     def release_lock(self, name: str, owner: str, fence: int) -> bool:
@@ -369,7 +383,7 @@ class Storage(ABC):
     def put_record(
         self, kind: str, key: str, value: str, *, expected_version: int | None = None
     ) -> int | None:
-        """The record is stored; return its new version, None where the stored version is not the expected one.
+        """The record is stored; return its new version, None where the stored one is not the expected one.
 
         Expected 0 means that none is stored; None means whatever is there. Versions of a key only grow, also
         after a delete.

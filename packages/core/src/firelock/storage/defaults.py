@@ -36,7 +36,7 @@ def forget_job(storage: Storage, job_id: str) -> None:
 def change_record(
     storage: Storage, kind: str, key: str, change: Callable[[Record | None], tuple[str | None, _T]]
 ) -> _T:
-    """Read, change and write one record by compare-and-set until nobody came between; a None value leaves it."""
+    """Read, change and write one record by compare-and-set until nobody came between; None leaves it."""
     for _ in range(_TRIES):
         record = storage.get_record(kind, key)
         value, answer = change(record)
@@ -235,7 +235,7 @@ def due_recurring(storage: Storage, limit: int) -> list[RecurringRecord]:
 
 
 def next_recurring_at(storage: Storage) -> int | None:
-    """Return the earliest instant any definition is due; for the next due instant of `claim` and `promote`."""
+    """Return the earliest instant any definition is due; for the next due instant a storage gives."""
     waiting = (_read_recurring(record) for record in all_records(storage, "recurring"))
     return min(
         (one.next_at for one in waiting if one.next_at is not None and not one.is_paused), default=None
