@@ -99,14 +99,14 @@ class Storage(ABC):
 
     @abstractmethod
     def insert(self, jobs: Sequence[NewJob], *, within: object | None = None) -> list[bool]:
-        """All the jobs are stored, or none; return per job whether it is new (False: its id was there before).
+        """All the jobs are stored, or none; return per job whether it is new (False: it was there before).
 
         A job already there is left as it is, its parents unread; an id twice in one batch is new once.
-        `enqueued_at` of an enqueued job is the storage's clock, and order among equals of a queue is the order
-        of this sequence. `changed_at` is `created_at`. An awaiting job reads each of its `parents` in the same
-        step (one earlier in this batch counts): an ended parent is decided at once as `release` would, else
-        the parent is marked as having children. History begins with one entry: the state the job got here,
-        `created_at` and the reason. Servers that wait for work are told after the commit.
+        `enqueued_at` of an enqueued job is the storage's clock, and order among equals of a queue is the
+        order of this sequence. `changed_at` is `created_at`. An awaiting job reads each of its `parents` in
+        the same step (one earlier in this batch counts): an ended parent is decided at once as `release`
+        would, else the parent is marked as having children. History begins with one entry: the state the
+        job got here, `created_at` and the reason. Servers that wait for work are told after the commit.
 
         Args:
             jobs: at most some thousands; one round trip.
@@ -134,12 +134,12 @@ class Storage(ABC):
     def apply(self, transitions: Sequence[Transition]) -> list[Applied]:
         """Each transition whose guards hold is written; return one result a transition, in order.
 
-        Written are: state, reason, `changed_at` = at; `ended_at` = at and `expires_at` (both empty where the
-        target is not final); `due_at`; retries and crashes where given; attempt − 1 where given back; the
-        error where given, its traceback kept under its attempt; result and its absence (both empty unless
-        succeeded); `started_at` where given; server where given. One history entry, unless silent. A target
-        of enqueued gets `enqueued_at` from the storage's clock, but a job given back keeps the one it had, and
-        so its place.
+        Written are: state, reason, `changed_at` = at; `ended_at` = at and `expires_at` (both empty where
+        the target is not final); `due_at`; retries and crashes where given; attempt − 1 where given back;
+        the error where given, its traceback kept under its attempt; result and its absence (both empty
+        unless succeeded); `started_at` where given; server where given. One history entry, unless silent. A
+        target of enqueued gets `enqueued_at` from the storage's clock, but a job given back keeps the one
+        it had, and so its place.
 
         A settle (`session` set) clears session and keeps fence. An operator's change (`session` empty) that
         takes a job out of processing leaves session and fence as a tail; the holder's refused settle clears
@@ -201,10 +201,10 @@ class Storage(ABC):
     def reconcile(self, session: str, held: Sequence[Held]) -> Reconciliation:
         """Compare what a child believes it holds with what the storage says; nothing is moved.
 
-        `started_at` is written where given. A held job is lost unless it is processing for this session with
-        this fence. Unknown are the session's processing jobs and tails that the child did not name with their
-        present fence; it hands them back by `apply` itself, since only it can tell that no claim of its own is
-        still on its way. A session that is dead or unknown is lost.
+        `started_at` is written where given. A held job is lost unless it is processing for this session
+        with this fence. Unknown are the session's processing jobs and tails that the child did not name
+        with their present fence; it hands them back by `apply` itself, since only it can tell that no claim
+        of its own is still on its way. A session that is dead or unknown is lost.
         """
 
     @abstractmethod
@@ -221,7 +221,8 @@ class Storage(ABC):
     def orphans(self, limit: int) -> list[Taken]:
         """Sessions that expired by the storage's clock are ended as `end_session(running=None)` does.
 
-        The reason is `Upkeep.SESSION_LOST`. At most `limit` sessions, each one atomic step that tests expiry again.
+        The reason is `Upkeep.SESSION_LOST`. At most `limit` sessions, each one atomic step that tests
+        expiry again.
         """
 
     @abstractmethod
@@ -272,8 +273,9 @@ class Storage(ABC):
         """Return a page of matching jobs in order of time, newest first unless told otherwise.
 
         Time is `changed_at` where the filter names a state, else `created_at`; ties in order of id, newest
-        first with the largest id first. `since` and `until` cut by the same time. `tag` is exact, `id_prefix` a prefix. A cursor is opaque, belongs to
-        one filter and direction, and stays good while jobs come and go; a bad one raises `StorageError`.
+        first with the largest id first. `since` and `until` cut by the same time. `tag` is exact,
+        `id_prefix` a prefix. A cursor is opaque, belongs to one filter and direction, and stays good while
+        jobs come and go; a bad one raises `StorageError`.
         """
 
     @abstractmethod
