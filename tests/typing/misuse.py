@@ -1,0 +1,86 @@
+"""What mypy --strict and pyright must refuse. Each line expects its error by both checkers' names.
+
+Were an error no longer reported, its comment would be unused, and both checkers report that: the file is
+clean only while every misuse is caught. `make types` reads this file; it is never run.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from firelock import Cron, Firelock, JobContext, Retry
+
+fire = Firelock("memory://")
+
+
+@fire.task
+def create_report(day: str) -> str:
+    """A plain task."""
+    return day
+
+
+@fire.task(queue="critical")
+async def notify(user_id: int) -> None:
+    """An asynchronous task."""
+
+
+@fire.task
+def summarise(context: JobContext, day: str) -> int:
+    """A task that sees its job."""
+    return len(day)
+
+
+def arguments_are_the_function_s_own() -> None:
+    """A wrong type, a missing, unknown or superfluous argument is an error at the caller's line."""
+    create_report.enqueue(7)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    create_report.enqueue()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    create_report.enqueue("a", "b")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    create_report.enqueue(date="a")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    create_report(7)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    notify.schedule(timedelta(days=1), "42")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    notify.schedule("tomorrow", 42)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    notify.schedule(42)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    create_report.recur("nightly", Cron.daily(2), 7)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    create_report.call(7)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+async def async_verbs_are_as_strict() -> None:
+    """The twins refuse what the verbs refuse."""
+    await notify.aenqueue("42")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    job = await notify.aenqueue(42)
+    await job.athen(create_report, 7)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+def the_context_is_no_argument() -> None:
+    """Whoever enqueues passes no context; whoever calls the function does."""
+    summarise.enqueue(JobContext.fake(), "a")  # type: ignore[call-arg, arg-type]  # pyright: ignore[reportCallIssue]
+    summarise("a")  # type: ignore[call-arg, arg-type]  # pyright: ignore[reportCallIssue]
+
+
+def options_never_mix_with_arguments() -> None:
+    """An option behind a verb, an unknown option and an option of a wrong type are errors."""
+    create_report.enqueue("a", queue="bulk")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    notify.using(qeue="bulk").enqueue(42)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    notify.using(priority="high")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    notify.using(on="whenever")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    notify.using("bulk")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    Retry(attempts="5")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+def arguments_stay_typed_behind_options() -> None:
+    """`using` loses nothing of the function's signature."""
+    notify.using(queue="bulk").enqueue("42")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+def continuations_take_the_child_s_arguments() -> None:
+    """`then` is checked against the child, not the parent."""
+    job = create_report.enqueue("a")
+    job.then(notify, "42")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    job.then(notify)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    job.then(print, 42)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+def results_have_the_function_s_type() -> None:
+    """A result is no Any."""
+    job = create_report.enqueue("a")
+    summarise.enqueue(job.result()).result().upper()  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]

@@ -1,0 +1,166 @@
+"""What users write, as mypy --strict and pyright see it: every line is accepted, every type is as promised.
+
+`make types` reads this file; it is never run. What must be refused is in misuse.py beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import assert_type
+
+from firelock import Cron, Every, Firelock, JobContext, Retry, current_job
+
+fire = Firelock("sqlite:///firelock.db")
+from_environment = Firelock()
+
+
+@fire.task
+def create_report(day: str) -> str:
+    """A plain task."""
+    return day
+
+
+@fire.task(queue="critical", retry=Retry(attempts=5), timeout=timedelta(minutes=2))
+async def notify(user_id: int) -> None:
+    """An asynchronous task with options."""
+
+
+@fire.task
+async def measure(name: str, *, limit: float = 1.0) -> float:
+    """An asynchronous task with a result."""
+    return limit
+
+
+@fire.task(aliases=["reports.old_name"], tags=["day:{day}"], priority=5)
+def summarise(context: JobContext, day: str, parts: Sequence[int] = ()) -> int:
+    """A task that sees its job: the context is the first parameter, and no argument."""
+    context.log("summarising", level="warning")
+    context.progress(1, 2)
+    context.raise_if_cancelled()
+    assert_type(context.id, str)
+    assert_type(context.attempt, int)
+    assert_type(context.due_at, datetime)
+    assert_type(context.cancelled, bool)
+    return len(parts)
+
+
+@fire.task(name="billing.charge", remote=True)
+def charge(invoice: str, cents: int) -> None: ...
+
+
+@fire.task(executor="process")
+def crunch(numbers: list[int]) -> list[int]:
+    """A task that runs in a process of its own."""
+    return numbers
+
+
+def a_task_is_still_a_function() -> None:
+    """Calling it is calling the function."""
+    assert_type(create_report("2026-11-24"), str)
+    assert_type(create_report(day="2026-11-24"), str)
+    assert_type(summarise(JobContext.fake(), "2026-11-24"), int)
+
+
+async def an_async_task_is_still_a_coroutine_function() -> None:
+    """Awaiting its call gives the function's result."""
+    assert_type(await measure("cpu", limit=2.0), float)
+
+
+def verbs_take_the_function_s_own_arguments() -> None:
+    """By position or by name, with the defaults; a result has the function's type, awaited or not."""
+    job = create_report.enqueue("2026-11-24")
+    assert_type(job.result(timeout=10), str)
+    assert_type(create_report.enqueue(day="2026-11-24").result(), str)
+    assert_type(measure.enqueue("cpu", limit=2.0).result(), float)
+    assert_type(summarise.enqueue("2026-11-24", [1, 2]).result(), int)
+    assert_type(crunch.enqueue([1]).result(), list[int])
+    notify.schedule(timedelta(days=1), 42)
+    notify.schedule(datetime(2026, 11, 24, tzinfo=UTC), user_id=42)
+    create_report.recur("nightly", Cron.daily(2, tz="Europe/Istanbul"), "sales")
+    create_report.recur("often", Every(timedelta(minutes=5)), day="sales")
+    create_report.recur("hourly", "0 * * * *", "sales")
+    create_report.enqueue_many([("2026-11-01",), ("2026-11-02",)])
+    fire.enqueue_many([create_report.call("2026-11-01"), charge.call("A-1", cents=100)])
+
+
+def options_keep_the_arguments_typed(session: object) -> None:
+    """`using` changes the options of a call and nothing of its arguments."""
+    urgent = notify.using(queue="bulk", priority=5, tags=["eu"], within=session)
+    urgent.enqueue(42)
+    report = create_report.using(delay=timedelta(minutes=1), retry=Retry(attempts=0))
+    assert_type(report.enqueue("2026-11-24").result(), str)
+
+
+def continuations_are_typed_by_the_child() -> None:
+    """`then` takes a task or a task with options, and the child's own arguments."""
+    job = create_report.enqueue("2026-11-24")
+    job.then(notify, 42)
+    job.then(notify.using(on="failed"), user_id=42)
+    assert_type(job.then(summarise, "2026-11-24").result(), int)
+    assert_type(job.then(measure, "cpu", limit=3.0).then(create_report, "a").result(), str)
+    job.then(charge, "A-1", cents=100)
+
+
+async def every_verb_has_an_async_twin() -> None:
+    """The twins have the same arguments and results."""
+    await notify.aenqueue(42)
+    await notify.aschedule(timedelta(days=1), 42)
+    job = await measure.aenqueue("cpu")
+    await create_report.arecur("nightly", "0 2 * * *", "sales")
+    assert_type(await job.aresult(timeout=1), float)
+    assert_type((await job.athen(create_report, "2026-11-24")).id, str)
+    await (await job.arefresh()).adelete()
+    await (await job.arequeue()).arefresh()
+    await fire.jobs.aget(job.id)
+    async with fire.alock("invoice:7", timeout=5):
+        pass
+    async with fire.server():
+        pass
+
+
+def handles_and_views() -> None:
+    """What operators' code reads and does."""
+    job = create_report.enqueue("2026-11-24")
+    assert_type(job.id, str)
+    if job.state == "failed":
+        job.requeue()
+    assert_type(job.refresh().result(timeout=10), str)
+    job.delete()
+    fire.jobs.get(job.id).refresh()
+    fire.jobs.counts()
+    for found in fire.jobs.find(state="failed"):
+        assert_type(found.id, str)
+    for recurring in fire.recurring.list():
+        fire.recurring.get(recurring.id)
+    fire.recurring.trigger("nightly")
+    fire.recurring.pause("nightly")
+    fire.recurring.resume("nightly")
+    fire.recurring.remove("nightly")
+    fire.recurring.sync()
+    fire.queues.list()
+    fire.queues.pause("bulk")
+    fire.queues.resume("bulk")
+    fire.servers.list()
+    current_job().raise_if_cancelled()
+
+
+def locks_and_servers() -> None:
+    """A lock has a fence; a server runs as a context, by hand or to its end."""
+    with fire.lock("invoice:7", timeout=5) as lock:
+        assert_type(lock.fence, int)
+        assert_type(lock.lost, bool)
+    with fire.server(queues=["critical", "default"], workers=20):
+        create_report.enqueue("2026-11-24")
+    server = fire.server()
+    server.start()
+    server.stop()
+    server.run()
+    with Firelock("memory://") as short:
+        short.close()
+
+
+@fire.recurring("clean-up", "0 2 * * *")
+@fire.task
+def clean_up() -> None:
+    """A recurring job that is declared where its code is."""
