@@ -1,5 +1,95 @@
-"""Persistent background jobs for Python."""
+"""Persistent background jobs for Python: enqueue, schedule, recur, continue."""
 
-from firelock.hookspecs import hookimpl
+from __future__ import annotations
 
-__all__ = ["hookimpl"]
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from firelock.app import Firelock
+    from firelock.client import Client
+    from firelock.context import JobContext, current_job
+    from firelock.cron import Cron, Every, Misfire, Overlap
+    from firelock.errors import (
+        ArgumentError,
+        ArgumentTooLarge,
+        ConfigurationError,
+        DuplicateTask,
+        FirelockError,
+        JobConflict,
+        JobDeleted,
+        JobFailed,
+        JobNotCommitted,
+        JobNotFound,
+        LockLost,
+        LockTimeout,
+        PluginError,
+        ResultTimeout,
+        ResultUnavailable,
+        ScheduleError,
+        SchemaMismatch,
+        SignatureMismatch,
+        StorageError,
+        StorageUnavailable,
+        TaskError,
+        UnknownScheme,
+        UnknownTask,
+        UnsupportedFeature,
+    )
+    from firelock.handle import Job
+    from firelock.hookspecs import Command, ServerInfo, TaskCall, hookimpl
+    from firelock.job import State
+    from firelock.locks import Lock, LockProvider
+    from firelock.outcome import JobCancelled, Settled, Snooze
+    from firelock.recurring import RecurringJob
+    from firelock.retry import Retry, RetryDecision, RetryPolicy
+    from firelock.serializer import Serializer
+    from firelock.settings import Settings
+    from firelock.storage import Applied
+    from firelock.task import Call, Task
+
+_HOMES = {
+    "app": ("Firelock",),
+    "context": ("JobContext", "current_job"),
+    "cron": ("Cron", "Every", "Misfire", "Overlap"),
+    "errors": (
+        "ArgumentError", "ArgumentTooLarge", "ConfigurationError", "DuplicateTask", "FirelockError",
+        "JobConflict", "JobDeleted", "JobFailed", "JobNotCommitted", "JobNotFound", "LockLost", "LockTimeout",
+        "PluginError", "ResultTimeout", "ResultUnavailable", "ScheduleError", "SchemaMismatch",
+        "SignatureMismatch", "StorageError", "StorageUnavailable", "TaskError", "UnknownScheme",
+        "UnknownTask", "UnsupportedFeature",
+    ),
+    "handle": ("Job",),
+    "hookspecs": ("Command", "ServerInfo", "TaskCall", "hookimpl"),
+    "job": ("State",),
+    "locks": ("Lock", "LockProvider"),
+    "outcome": ("JobCancelled", "Settled", "Snooze"),
+    "recurring": ("RecurringJob",),
+    "retry": ("Retry", "RetryDecision", "RetryPolicy"),
+    "serializer": ("Serializer",),
+    "settings": ("Settings",),
+    "storage": ("Applied",),
+    "task": ("Call", "Task"),
+}  # fmt: skip
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = sorted([*_HOME_OF, "__version__"])  # noqa: PLE0605 - made from the table above, checked by a test
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name when it is first asked for, so that a plugin that needs one hook loads no app."""
+    if name == "__version__":
+        from importlib.metadata import version  # noqa: PLC0415 - costs a look at the disk
+
+        return version("firelock")
+    home = _HOME_OF.get(name)
+    if home is None:
+        message = f"module 'firelock' has no attribute {name!r}"
+        raise AttributeError(message)
+    value = globals()[name] = getattr(import_module(f"firelock.{home}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return list(__all__)

@@ -163,17 +163,22 @@ class Plugins:
         factory = self._storages.get(scheme)
         if factory is None:
             raise UnknownScheme(self._unknown(scheme))
-        storage = factory(url)
-        if not isinstance(storage, Storage):
-            message = f"The plugin for {scheme!r} returned {type(storage).__name__}, which is no firelock.storage.Storage."
-            raise PluginError(message)
-        if storage.contract != CONTRACT:
+        return _checked(factory(url), scheme)
+
+    def adopt_storage(self, engine: object) -> Storage:
+        """Return the storage that works on a caller's own object, such as a SQLAlchemy Engine.
+
+        Asked is the plugin that offers the scheme of the object's `url`; its factory takes the object itself.
+        """
+        url = getattr(engine, "url", None)
+        scheme = str(url).partition("://")[0].partition("+")[0]
+        factory = self._storages.get(scheme) if url is not None else None
+        if factory is None:
             message = (
-                f"{type(storage).__name__} speaks version {storage.contract} of the storage contract, this "
-                f"Firelock version {CONTRACT}. Install a version of the plugin that matches."
+                f"{engine!r} is no storage; pass a URL, a firelock.storage.Storage or a SQLAlchemy Engine."
             )
-            raise PluginError(message)
-        return storage
+            raise ConfigurationError(message)
+        return _checked(factory(engine), scheme)  # type: ignore[arg-type]
 
     def _unknown(self, scheme: str) -> str:
         known = ", ".join(sorted(self._storages))
@@ -297,6 +302,19 @@ class _Core:
         from firelock.serializer import JsonSerializer  # noqa: PLC0415 - loaded when first used
 
         return {"json": JsonSerializer()}
+
+
+def _checked(storage: object, scheme: str) -> Storage:
+    if not isinstance(storage, Storage):
+        message = f"The plugin for {scheme!r} returned {type(storage).__name__}, which is no firelock.storage.Storage."
+        raise PluginError(message)
+    if storage.contract != CONTRACT:
+        message = (
+            f"{type(storage).__name__} speaks version {storage.contract} of the storage contract, this "
+            f"Firelock version {CONTRACT}. Install a version of the plugin that matches."
+        )
+        raise PluginError(message)
+    return storage
 
 
 def open_storage(url: str, plugins: Sequence[object] = ()) -> Storage:

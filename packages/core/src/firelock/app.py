@@ -1,0 +1,304 @@
+"""`Firelock`: the app. It ties tasks, storage, plugins and settings together and holds no state of its own."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from datetime import timedelta
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, Self, TypeVar, overload
+
+from firelock.client import Client
+from firelock.clock import StorageClock
+from firelock.errors import ConfigurationError
+from firelock.group_commit import GroupCommit
+from firelock.handle import Job
+from firelock.locks import Lock, LockKeeper, LockProvider
+from firelock.operators import Jobs, Queues, Servers
+from firelock.plugins import Plugins
+from firelock.recurring import Recurring
+from firelock.registry import Registry
+from firelock.results import Results
+from firelock.settings import Settings
+from firelock.storage import Storage
+from firelock.task import (
+    AsyncContextTask,
+    AsyncTask,
+    Call,
+    ContextTask,
+    Task,
+    TaskInfo,
+    TaskVerbs,
+    task_info,
+    task_of,
+)
+
+if TYPE_CHECKING:
+    from firelock.context import JobContext
+    from firelock.retry import RetryPolicy
+    from firelock.server.inside import InsideServer
+
+__all__ = ["Firelock"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Firelock:
+    """An app: its tasks, and the storage its jobs live in.
+
+    Args:
+        storage: a URL, a `Storage`, or a SQLAlchemy Engine; `FIRELOCK_STORAGE` where it is left out.
+        serializer: the name of the serializer for new jobs; each job remembers its own.
+        locks: the URL of a lock provider; the storage's own locks where it is left out.
+        plugins: modules, classes or instances with hooks, for this app alone.
+        imports: modules that register tasks; a server imports them, a client need not.
+        settings: numbers; the environment's where they are left out.
+
+    Opening is lazy: nothing is connected before the first verb that needs it.
+
+    Raises:
+        ConfigurationError: no storage is named, or an argument is wrong.
+        UnknownScheme: no plugin offers the URL's scheme.
+        PluginError: a plugin cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        storage: str | Storage | object | None = None,
+        *,
+        serializer: str = "json",
+        locks: str | None = None,
+        plugins: Sequence[object] = (),
+        imports: Sequence[str] = (),
+        settings: Settings | None = None,
+    ) -> None:
+        self.settings = settings or Settings.from_environment()
+        self.plugins = Plugins(plugins)
+        self.imports = tuple(imports)
+        self.storage = self._open_storage(storage)
+        self.registry = Registry(self.settings, self.plugins.configure_converter)
+        self._locks: LockProvider = self.plugins.open_locks(locks) if locks else self.storage
+        self._keeper = LockKeeper()
+        self._client = self._make_client(serializer)
+        self.jobs = Jobs(self._client)
+        self.queues = Queues(self._client)
+        self.servers = Servers(self._client)
+        self.recurring = self._client.recurring = Recurring(self._client, self._register)
+
+    def _open_storage(self, storage: str | Storage | object | None) -> Storage:
+        if storage is None:
+            storage = os.environ.get("FIRELOCK_STORAGE")
+        if storage is None or storage == "":
+            message = (
+                'No storage is named. Write Firelock("sqlite:///jobs.db"), or set FIRELOCK_STORAGE; '
+                "memory:// keeps jobs in this process only."
+            )
+            raise ConfigurationError(message)
+        if isinstance(storage, Storage):
+            return storage
+        if isinstance(storage, str):
+            return self.plugins.open_storage(storage)
+        return self.plugins.adopt_storage(storage)
+
+    def _make_client(self, serializer: str) -> Client:
+        serializers = self.plugins.serializers()
+        if serializer not in serializers:
+            message = f"Serializer {serializer!r} is unknown. Installed: {', '.join(sorted(serializers))}."
+            raise ConfigurationError(message)
+        return Client(
+            self.storage,
+            self.registry,
+            self.plugins,
+            serializers[serializer],
+            serializers,
+            StorageClock(self.storage),
+            GroupCommit(self.storage),
+            Results(self.storage),
+            self.settings.retention,
+        )
+
+    @property
+    def client(self) -> Client:
+        """The side that creates jobs; a server uses it to fire recurring jobs."""
+        return self._client
+
+    def __repr__(self) -> str:
+        """Return the app with its storage's address, without a password."""
+        return f"<Firelock {self.storage.url}>"
+
+    # ---- tasks -------------------------------------------------------------------------------------------
+
+    @overload
+    def task(  # type: ignore[overload-overlap]
+        self, function: Callable[Concatenate[JobContext, P], Coroutine[Any, Any, R]], /
+    ) -> AsyncContextTask[P, R]: ...
+    @overload
+    def task(self, function: Callable[Concatenate[JobContext, P], R], /) -> ContextTask[P, R]: ...
+    @overload
+    def task(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
+    @overload
+    def task(self, function: Callable[P, R], /) -> Task[P, R]: ...
+    @overload
+    def task(
+        self,
+        *,
+        name: str | None = None,
+        queue: str = "default",
+        priority: int = 0,
+        retry: RetryPolicy | None = None,
+        timeout: timedelta | float | None = None,
+        tags: Sequence[str] = (),
+        aliases: Sequence[str] = (),
+        executor: str = "auto",
+        on_risk: str = "continue",
+        remote: bool = False,
+    ) -> TaskDecorator: ...
+    def task(
+        self, function: Callable[..., Any] | None = None, /, *, name: str | None = None, **options: Any
+    ) -> Any:
+        """Register a function as a task: `@fire.task` or `@fire.task(queue="mail", retry=Retry(attempts=3))`.
+
+        Args:
+            function: a plain `def` or `async def`.
+            name: the stored name; `module.qualname` where it is left out.
+            options: `queue`, `priority` (−100…100), `retry` (a Retry or an object with `decide`), `timeout`
+                (of an attempt), `tags` (texts that may name parameters: "user:{user_id}"), `aliases` (old
+                names still stored with jobs), `executor` ("auto" or "process"), `on_risk` ("continue" or
+                "cancel"), `remote` (a stub for code that lives elsewhere).
+
+        Raises:
+            TaskError: it is no plain function, or no other process could find it.
+            DuplicateTask: another function has the name.
+            ConfigurationError: an option is wrong.
+        """
+        if function is not None:
+            return self._register(function, name, **options)
+        return lambda target: self._register(target, name, **options)
+
+    def _register(
+        self, function: Callable[..., Any], name: str | None = None, **options: Any
+    ) -> TaskVerbs[Any, Any]:
+        known = dict(options)
+        if "timeout" in known:
+            known["timeout_seconds"] = known.pop("timeout")
+        if "remote" in known:
+            known["is_remote"] = known.pop("remote")
+        if known.get("retry", ...) is None:
+            del known["retry"]
+        info = task_info(function, name=name, options=known)
+        self.registry.register(info)
+        return task_of(self._client, info)
+
+    def enqueue_many(self, calls: Iterable[Call]) -> list[Job[Any]]:
+        """The calls, made by `task.call(…)`, are stored in order: all checked first, 500 at a time, each atomic."""
+        return self._client.create_many(list(calls))
+
+    async def aenqueue_many(self, calls: Iterable[Call]) -> list[Job[Any]]:
+        """Enqueue many without blocking the event loop."""
+        import asyncio  # noqa: PLC0415 - loaded when first used
+
+        return await asyncio.to_thread(self._client.create_many, list(calls))
+
+    def load_imports(self) -> None:
+        """The modules of `imports` are imported, and so their tasks registered.
+
+        Only names that the program itself gave are imported, never one from storage.
+        """
+        for name in self.imports:
+            importlib.import_module(name)
+
+    def tasks(self) -> list[TaskInfo]:
+        """Return the registered tasks."""
+        return list(self.registry)
+
+    # ---- locks and servers -------------------------------------------------------------------------------
+
+    def lock(self, name: str, *, timeout: float = 5, ttl: float = 30) -> Lock:
+        """Return a distributed lock: `with fire.lock("invoice:7", timeout=5) as lock: …`.
+
+        Args:
+            name: 1 to 200 printable characters.
+            timeout: seconds to wait for it.
+            ttl: seconds it lives without a renewal; it is renewed while held.
+        """
+        return Lock(self._locks, self._keeper, name, timeout=timeout, ttl=ttl)
+
+    def alock(self, name: str, *, timeout: float = 5, ttl: float = 30) -> Lock:
+        """Return a distributed lock for `async with`."""
+        return self.lock(name, timeout=timeout, ttl=ttl)
+
+    def server(
+        self,
+        *,
+        queues: Sequence[str] | str | None = None,
+        workers: int | None = None,
+        async_workers: int | None = None,
+        name: str | None = None,
+    ) -> InsideServer:
+        """Return a server inside this process: `with fire.server(): …`, or `.start()`, `.stop()`, `.run()`.
+
+        What it gives up against `firelock server`: a job that keeps the interpreter busy longer than the
+        session timeout costs the server its session, and a job that kills its process kills this one.
+
+        Args:
+            queues: strict priority as listed, or weights as "critical:3,default:1"; every queue where left out.
+            workers: threads for `def` tasks; five a core where left out.
+            async_workers: `async def` jobs at once; 100 where left out.
+            name: for people; host:pid where left out.
+        """
+        from firelock.server.inside import InsideServer  # noqa: PLC0415 - clients need no server
+
+        return InsideServer(self, queues=queues, workers=workers, async_workers=async_workers, name=name)
+
+    # ---- life --------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Threads have ended and connections are closed; what was awaited is stored."""
+        self._client.group_commit.close()
+        self._client.results.close()
+        self.storage.close()
+
+    def __enter__(self) -> Self:
+        """Return the app, closed at the end of the block."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close."""
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        """Return the app, closed at the end of the block."""
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close without blocking the event loop."""
+        import asyncio  # noqa: PLC0415 - loaded when first used
+
+        await asyncio.to_thread(self.close)
+
+
+class TaskDecorator(Protocol):
+    """What `fire.task(…)` returns when it is given options."""
+
+    @overload
+    def __call__(  # type: ignore[overload-overlap]
+        self, function: Callable[Concatenate[JobContext, P], Coroutine[Any, Any, R]], /
+    ) -> AsyncContextTask[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[Concatenate[JobContext, P], R], /) -> ContextTask[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> Task[P, R]: ...

@@ -1,0 +1,279 @@
+"""The side that creates jobs and never runs them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from firelock.arguments import format_tags
+from firelock.clock import SECOND, StorageClock, from_micros, micros, span_micros
+from firelock.errors import ConfigurationError, ScheduleError
+from firelock.handle import Job
+from firelock.hookspecs import TaskCall
+from firelock.job import Edge, NewJob, On, State
+from firelock.task import Call, CallOptions, TaskInfo, TaskVerbs
+
+if TYPE_CHECKING:
+    from firelock.arguments import Binder
+    from firelock.cron import Cron, Every
+    from firelock.lifecycle import Retention
+    from firelock.group_commit import GroupCommit
+    from firelock.plugins import Plugins
+    from firelock.recurring import Recurring, RecurringJob
+    from firelock.registry import Registry
+    from firelock.results import Results
+    from firelock.serializer import Serializer
+    from firelock.storage import Storage
+
+__all__ = ["CHUNK", "Client"]
+
+RELEASE_LIMIT = 1_000
+CHUNK = 500  # jobs of one call that share an atomic step
+_LAST = micros(datetime.max.replace(tzinfo=from_micros(0).tzinfo))
+
+
+@attrs.define(eq=False)
+class Client:
+    """Makes jobs from calls and stores them; shared by every task and handle of an app."""
+
+    storage: Storage
+    registry: Registry
+    plugins: Plugins
+    serializer: Serializer
+    serializers: Mapping[str, Serializer]
+    clock: StorageClock
+    group_commit: GroupCommit
+    results: Results
+    retention: Retention
+    recurring: Recurring = attrs.field(init=False)  # set by the app, which builds both
+
+    # ---- one job -----------------------------------------------------------------------------------------
+
+    def create(
+        self, info: TaskInfo, options: CallOptions, args: tuple[object, ...], kwargs: Mapping[str, object]
+    ) -> Job[Any]:
+        """The call is stored as a job."""
+        job = self._new_job(info, options, args, kwargs)
+        return self._store(job, options.within)
+
+    async def acreate(
+        self, info: TaskInfo, options: CallOptions, args: tuple[object, ...], kwargs: Mapping[str, object]
+    ) -> Job[Any]:
+        """The call is stored as a job, together with those of other coroutines that await at this moment."""
+        job = self._new_job(info, options, args, kwargs)
+        return await self._astore(job, options.within)
+
+    def create_child(
+        self,
+        parent_id: str,
+        task: TaskVerbs[Any, Any],
+        args: tuple[object, ...],
+        kwargs: Mapping[str, object],
+    ) -> Job[Any]:
+        """The call is stored as a continuation."""
+        job = self._new_child(parent_id, task, args, kwargs)
+        return self._store(job, task.options.within)
+
+    async def acreate_child(
+        self,
+        parent_id: str,
+        task: TaskVerbs[Any, Any],
+        args: tuple[object, ...],
+        kwargs: Mapping[str, object],
+    ) -> Job[Any]:
+        """The call is stored as a continuation, without blocking the event loop."""
+        job = self._new_child(parent_id, task, args, kwargs)
+        return await self._astore(job, task.options.within)
+
+    def _store(self, job: NewJob, within: object | None) -> Job[Any]:
+        self.storage.insert((job,), within=within)
+        if self.plugins.has_jobs_created:
+            self.plugins.jobs_created((job,))
+        return Job(self, job, within is not None)
+
+    async def _astore(self, job: NewJob, within: object | None) -> Job[Any]:
+        if within is None:
+            await self.group_commit.insert(job)
+        else:
+            await _insert_within(self.storage, job, within)
+        if self.plugins.has_jobs_created:
+            self.plugins.jobs_created((job,))
+        return Job(self, job, within is not None)
+
+    # ---- many --------------------------------------------------------------------------------------------
+
+    def create_many(self, calls: Sequence[Call]) -> list[Job[Any]]:
+        """Every call is checked, then all are stored in order, 500 at a time, each chunk atomic."""
+        jobs = [self._new_job(call.info, call.options, call.args, call.kwargs) for call in calls]
+        within = self._common_within(calls)
+        for start in range(0, len(jobs), CHUNK):
+            chunk = jobs[start : start + CHUNK]
+            self.storage.insert(chunk, within=within)
+            if self.plugins.has_jobs_created:
+                self.plugins.jobs_created(chunk)
+        is_within = within is not None
+        return [Job(self, job, is_within) for job in jobs]
+
+    def _common_within(self, calls: Iterable[Call]) -> object | None:
+        found = {id(call.options.within): call.options.within for call in calls}
+        if len(found) > 1:
+            message = "The calls of one enqueue_many name different transactions; give each its own call."
+            raise ConfigurationError(message)
+        return next(iter(found.values()), None)
+
+    # ---- building ----------------------------------------------------------------------------------------
+
+    def _new_job(
+        self, info: TaskInfo, options: CallOptions, args: tuple[object, ...], kwargs: Mapping[str, object]
+    ) -> NewJob:
+        binder = self.registry.binder(info)
+        if self.plugins.has_job_options:
+            options = self._ask_plugins(info, options, args, kwargs)
+        if options.on is not None:
+            message = f"on={str(options.on)!r} says what a continuation waits for; use it with job.then(…)."
+            raise ConfigurationError(message)
+        text = binder.encode_text(args, kwargs, self.serializer)
+        now = self.clock.now()
+        due_at = self._due_at(options, now)
+        is_later = due_at is not None and due_at > now
+        queue, priority = options.queue, options.priority
+        return NewJob(
+            self.storage.new_id(),
+            info.name,
+            text,
+            self.serializer.name,
+            info.queue if queue is None else queue,
+            info.priority if priority is None else priority,
+            State.SCHEDULED if is_later else State.ENQUEUED,
+            now,
+            due_at if is_later else None,
+            due_at,
+            None,
+            self._tags(binder, info, options, args, kwargs) if info.tags or options.tags else (),
+            options.timeout,
+            None if options.retry is None else options.retry.to_json(),
+        )
+
+    def _new_child(
+        self,
+        parent_id: str,
+        task: TaskVerbs[Any, Any],
+        args: tuple[object, ...],
+        kwargs: Mapping[str, object],
+    ) -> NewJob:
+        options = task.options
+        if options.delay is not None or options.at is not None:
+            message = (
+                "A continuation runs when its parent has ended; delay and at cannot be given with then()."
+            )
+            raise ConfigurationError(message)
+        job = self._new_job(task.info, attrs.evolve(options, on=None), args, kwargs)
+        on = options.on or On.SUCCEEDED
+        job.id = self.storage.new_id(parent_id)
+        job.state, job.due_at, job.nominal_at = State.AWAITING, None, None
+        job.reason = f"runs when {parent_id} has {'ended' if on is On.FINISHED else on}"
+        job.parents = (Edge(parent_id, on),)
+        return job
+
+    def recurring_arguments(
+        self, info: TaskInfo, options: CallOptions, args: tuple[object, ...], kwargs: Mapping[str, object]
+    ) -> NewJob:
+        """Return a job as each run of a recurring job would be, never stored itself.
+
+        Raises:
+            ConfigurationError: an option has no meaning for a recurring job.
+        """
+        given = options.given()
+        if meaningless := sorted(given.keys() & {"delay", "at", "on", "within"}):
+            message = f"A recurring job takes no {meaningless[0]}; its schedule says when it runs."
+            raise ConfigurationError(message)
+        return self._new_job(info, options, args, kwargs)
+
+    def _ask_plugins(
+        self, info: TaskInfo, options: CallOptions, args: tuple[object, ...], kwargs: Mapping[str, object]
+    ) -> CallOptions:
+        given = options.given()
+        chosen = self.plugins.job_options(info, TaskCall(info.name, args, kwargs, given))
+        try:
+            return CallOptions(**{**chosen, **given})  # type: ignore[arg-type]
+        except TypeError as error:
+            message = f"A job_options hook answered {chosen!r}, which using(…) does not take: {error}"
+            raise ConfigurationError(message) from error
+
+    def _due_at(self, options: CallOptions, now: int) -> int | None:
+        if options.at is not None:
+            return micros(_instant(options.at))
+        if options.delay is not None:
+            return now + _delay(options.delay, now)
+        return None
+
+    def _tags(
+        self,
+        binder: Binder,
+        info: TaskInfo,
+        options: CallOptions,
+        args: tuple[object, ...],
+        kwargs: Mapping[str, object],
+    ) -> tuple[str, ...]:
+        own = format_tags(info.tags, binder.encode(args, dict(kwargs)), defaults=binder.defaults)
+        return tuple(dict.fromkeys((*own, *check_tags(options.tags or ()))))
+
+    def release_children(self) -> None:
+        """Continuations that an operator's change set free are moved; upkeep does what is left."""
+        self.storage.release(RELEASE_LIMIT)
+
+    # ---- recurring ---------------------------------------------------------------------------------------
+
+    def recur(
+        self,
+        info: TaskInfo,
+        options: CallOptions,
+        recurring_id: str,
+        schedule: str | Cron | Every,
+        args: tuple[object, ...],
+        kwargs: Mapping[str, object],
+    ) -> RecurringJob:
+        """See `TaskVerbs.recur`."""
+        return self.recurring.add_or_update(info, options, recurring_id, schedule, args, kwargs)
+
+
+def _instant(value: object) -> datetime:
+    if not isinstance(value, datetime):
+        message = f"at={value!r} is no datetime; pass an aware datetime, such as datetime.now(UTC) + timedelta(hours=1)."
+        raise ScheduleError(message)
+    return value
+
+
+def _delay(value: timedelta | float, now: int) -> int:
+    if isinstance(value, timedelta):
+        span = span_micros(value)
+    elif isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        message = f"Delay {value!r} is refused; pass a timedelta or a number of seconds."
+        raise ScheduleError(message)
+    else:
+        span = int(value * SECOND)
+    if span < 0:
+        message = f"Delay {value!r} is negative; pass zero or more."
+        raise ScheduleError(message)
+    if now + span > _LAST:
+        message = f"Delay {value!r} ends after the year 9999; pass a shorter one."
+        raise ScheduleError(message)
+    return span
+
+
+def check_tags(tags: Iterable[str]) -> tuple[str, ...]:
+    """Return plain tags after the same checks as formatted ones; braces are ordinary characters here."""
+    return format_tags([tag.replace("{", "{{").replace("}", "}}") for tag in tags], {}, defaults={})
+
+
+async def _insert_within(storage: Storage, job: NewJob, within: object) -> None:
+    """Store within a caller's transaction: an AsyncSession runs it in its own greenlet, others at once."""
+    run_sync = getattr(within, "run_sync", None)
+    if run_sync is None:
+        storage.insert((job,), within=within)
+    else:
+        await run_sync(lambda session: storage.insert((job,), within=session))

@@ -1,0 +1,157 @@
+"""What a running job may ask about itself and say."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from firelock.clock import from_micros
+from firelock.console import Console
+from firelock.job import ClaimedJob
+from firelock.outcome import JobCancelled
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["JobContext", "current_job", "running_job"]
+
+running_job: ContextVar[JobContext] = ContextVar("firelock_running_job")
+
+
+class JobContext:
+    """The job that is running: annotate a task's first parameter with it, or call `current_job()`.
+
+    It is never serialized. Every method may be called from any thread.
+    """
+
+    __slots__ = ("_cancelled", "_console", "_job", "args", "cancel_reason", "kwargs")
+
+    def __init__(self, job: ClaimedJob, console: Console) -> None:
+        self._job = job
+        self._console = console
+        self._cancelled = False
+        self.cancel_reason = ""
+        self.args: tuple[object, ...] = ()  # decoded, the context left out
+        self.kwargs: Mapping[str, object] = {}
+
+    @classmethod
+    def fake(
+        cls,
+        *,
+        id: str = "00000000-0000-7000-8000-000000000000",  # noqa: A002 - the field's own name
+        attempt: int = 1,
+        retries: int = 0,
+        due_at: datetime | None = None,
+        queue: str = "default",
+        tags: tuple[str, ...] = (),
+        cancelled: bool = False,
+    ) -> JobContext:
+        """Return a context for a unit test of a task; what it logs goes nowhere."""
+        from firelock.clock import micros  # noqa: PLC0415 - only tests need it
+
+        at = 0 if due_at is None else micros(due_at)
+        job = ClaimedJob(
+            id, "fake", "{}", "json", queue, 0, attempt, retries, 0, 1, at, at, at, at, tags
+        )  # fmt: skip
+        context = cls(job, Console(lambda: at))
+        context._cancelled = cancelled
+        return context
+
+    # ---- what it is --------------------------------------------------------------------------------------
+
+    @property
+    def id(self) -> str:
+        """The job's id."""
+        return self._job.id
+
+    @property
+    def task(self) -> str:
+        """The task's name as stored with the job."""
+        return self._job.task
+
+    @property
+    def attempt(self) -> int:
+        """The number of this run, from 1."""
+        return self._job.attempt
+
+    @property
+    def retries(self) -> int:
+        """How many retries came before this run; 0 in the first."""
+        return self._job.retries
+
+    @property
+    def fence(self) -> int:
+        """A number that grows with every claim of this job: pass it on to systems that must refuse an old run."""
+        return self._job.fence
+
+    @property
+    def due_at(self) -> datetime:
+        """The instant the job was made for: nominal for a recurring or delayed one, else its creation."""
+        job = self._job
+        return from_micros(job.created_at if job.nominal_at is None else job.nominal_at)
+
+    @property
+    def queue(self) -> str:
+        """The queue it was taken from."""
+        return self._job.queue
+
+    @property
+    def priority(self) -> int:
+        """Its priority within the queue."""
+        return self._job.priority
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """Its tags."""
+        return self._job.tags
+
+    @property
+    def recurring_id(self) -> str | None:
+        """The recurring job that made it, if one did."""
+        return self._job.recurring_id
+
+    # ---- being told to stop ------------------------------------------------------------------------------
+
+    @property
+    def cancelled(self) -> bool:
+        """Tell whether the job should end now: deleted, timed out, or its server stops or lost it."""
+        return self._cancelled
+
+    def raise_if_cancelled(self) -> None:
+        """Return if the job may go on.
+
+        Raises:
+            JobCancelled: it should end; let the exception pass.
+        """
+        if self._cancelled:
+            raise JobCancelled(self.cancel_reason)
+
+    def cancel(self, reason: str) -> None:
+        """The job is told to end; called by the server."""
+        if not self._cancelled:
+            self.cancel_reason = reason
+            self._cancelled = True
+
+    # ---- saying something --------------------------------------------------------------------------------
+
+    def log(self, text: str, *, level: str = "info") -> None:
+        """The line is in the job's log soon: written with others, at the latest with the job's end."""
+        self._console.log(self._job.id, self._job.attempt, level, text)
+
+    def progress(self, done: float, total: float, message: str | None = None) -> None:
+        """The job's progress is `done` of `total`; only the newest is kept."""
+        self._console.progress(self._job.id, done, total, message)
+
+
+def current_job() -> JobContext:
+    """Return the context of the job that runs in this thread or coroutine.
+
+    Raises:
+        LookupError: no job runs here.
+    """
+    try:
+        return running_job.get()
+    except LookupError:
+        message = "No job is running here; current_job() works inside a task that a server runs."
+        raise LookupError(message) from None

@@ -1,0 +1,301 @@
+"""The handle of a job: a snapshot, and the verbs that act on the job by its id."""
+
+from __future__ import annotations
+
+import concurrent.futures
+from collections.abc import Callable
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
+
+from firelock import lifecycle
+from firelock.clock import from_micros
+from firelock.errors import (
+    JobConflict,
+    JobDeleted,
+    JobFailed,
+    JobNotCommitted,
+    JobNotFound,
+    ResultTimeout,
+    ResultUnavailable,
+    UnknownTask,
+)
+from firelock.job import Attempt, ErrorInfo, HistoryEntry, JobRecord, LogLine, NewJob, Progress, State
+from firelock.storage import Applied
+
+if TYPE_CHECKING:
+    from firelock.client import Client
+    from firelock.lifecycle import Transition
+    from firelock.task import TaskVerbs
+
+__all__ = ["Job"]
+
+P = ParamSpec("P")
+R = TypeVar("R", covariant=True)
+R2 = TypeVar("R2")
+_T = TypeVar("_T")
+
+
+class Job(Generic[R]):
+    """One job. `state` and the other fields are as they were when the handle was made; `refresh()` gives a new one."""
+
+    __slots__ = ("_client", "_is_uncommitted", "_record")
+
+    def __init__(self, client: Client, record: NewJob | JobRecord, is_uncommitted: bool = False) -> None:  # noqa: FBT001, FBT002 - built by position in a hot loop
+        self._client = client
+        self._record = record
+        self._is_uncommitted = is_uncommitted
+
+    def __repr__(self) -> str:
+        """Return id, task and state."""
+        return f"<Job {self.id} {self.task} {self.state}>"
+
+    def __eq__(self, other: object) -> bool:
+        """Handles of one job are equal."""
+        return isinstance(other, Job) and self.id == other.id
+
+    def __hash__(self) -> int:
+        """Return the hash of the id."""
+        return hash(self.id)
+
+    # ---- the snapshot ------------------------------------------------------------------------------------
+
+    @property
+    def id(self) -> str:
+        """The job's id."""
+        return self._record.id
+
+    @property
+    def task(self) -> str:
+        """The task's name."""
+        return self._record.task
+
+    @property
+    def state(self) -> State:
+        """The state when this handle was made."""
+        return self._record.state
+
+    @property
+    def queue(self) -> str:
+        """The queue it belongs to."""
+        return self._record.queue
+
+    @property
+    def priority(self) -> int:
+        """Its priority within the queue."""
+        return self._record.priority
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """Its tags."""
+        return self._record.tags
+
+    @property
+    def reason(self) -> str | None:
+        """Why it is in its state, for people."""
+        return self._record.reason
+
+    @property
+    def created_at(self) -> datetime:
+        """When it was created, in UTC."""
+        return from_micros(self._record.created_at)
+
+    @property
+    def due_at(self) -> datetime | None:
+        """When it becomes due; None unless scheduled."""
+        due_at = self._record.due_at
+        return None if due_at is None else from_micros(due_at)
+
+    @property
+    def error(self) -> ErrorInfo | None:
+        """The last failure, without its traceback (see `errors()`)."""
+        return self.record().error
+
+    def record(self) -> JobRecord:
+        """Return everything that is stored of the job, read now if the handle came from an enqueue."""
+        if isinstance(self._record, JobRecord):
+            return self._record
+        return self._read()
+
+    # ---- reading -----------------------------------------------------------------------------------------
+
+    def _read(self) -> JobRecord:
+        record = self._client.storage.get((self.id,))[0]
+        if record is None:
+            if self._is_uncommitted:
+                message = (
+                    f"Job {self.id} was enqueued in a transaction that has not committed; commit it first."
+                )
+                raise JobNotCommitted(message)
+            message = f"Job {self.id} is not stored: it was never committed, or it has been pruned."
+            raise JobNotFound(message)
+        self._is_uncommitted = False
+        return record
+
+    def refresh(self) -> Job[R]:
+        """Return a new handle with the state of now.
+
+        Raises:
+            JobNotFound: the job is not stored any more.
+            JobNotCommitted: its transaction has not committed.
+        """
+        return Job(self._client, self._read())
+
+    async def arefresh(self) -> Job[R]:
+        """Refresh without blocking the event loop."""
+        return await _in_thread(self.refresh)
+
+    def result(self, timeout: float | None = None) -> R:
+        """Return what the task returned; waits through retries, up to `timeout` seconds.
+
+        Raises:
+            JobFailed: it failed for good.
+            JobDeleted: it was deleted.
+            ResultTimeout: it had not ended in time.
+            ResultUnavailable: it succeeded without a storable result, or was pruned.
+        """
+        self._require_committed()
+        future = self._client.results.wait_for(self.id)
+        try:
+            record = future.result(timeout)
+        except (TimeoutError, concurrent.futures.TimeoutError) as error:
+            raise self._too_late(timeout) from error
+        finally:
+            self._client.results.forget(self.id, future)
+        return self._result_of(record)
+
+    async def aresult(self, timeout: float | None = None) -> R:  # noqa: ASYNC109 - the same word as in `result`
+        """Return the result without blocking the event loop."""
+        import asyncio  # noqa: PLC0415 - loaded when first used
+
+        await _in_thread(self._require_committed)
+        future = self._client.results.wait_for(self.id)
+        try:
+            record = await asyncio.wait_for(asyncio.wrap_future(future), timeout)
+        except TimeoutError as error:
+            raise self._too_late(timeout) from error
+        finally:
+            self._client.results.forget(self.id, future)
+        return self._result_of(record)
+
+    def _too_late(self, timeout: float | None) -> ResultTimeout:
+        return ResultTimeout(f"Job {self.id} ({self.task}) had not ended within {timeout:g} s.")
+
+    def _result_of(self, record: JobRecord | None) -> R:
+        if record is None:
+            message = f"Job {self.id} is not stored any more; its result is gone with it."
+            raise ResultUnavailable(message)
+        if record.state is State.FAILED:
+            raise JobFailed(f"Job {record.id} ({record.task}) failed: {_last_error(record)}")
+        if record.state is State.DELETED:
+            raise JobDeleted(f"Job {record.id} ({record.task}) was deleted: {record.reason}.")
+        if record.result is None:
+            raise ResultUnavailable(f"Job {record.id} ({record.task}) succeeded: {record.result_absent}")
+        info = self._client.registry.get(record.task)
+        if info is None:
+            message = (
+                f"The result of job {record.id} cannot be read: task {record.task!r} is not registered here."
+            )
+            raise UnknownTask(message)
+        serializer = self._client.serializers[record.serializer]
+        result: R = self._client.registry.binder(info).decode_result(serializer.loads(record.result))
+        return result
+
+    def history(self) -> list[HistoryEntry]:
+        """Return the job's steps, oldest first."""
+        return self._client.storage.history(self.id)
+
+    def errors(self) -> list[Attempt]:
+        """Return its failed attempts with tracebacks, oldest first."""
+        return self._client.storage.errors(self.id)
+
+    def log(self, *, after: int = 0, limit: int = 100) -> list[LogLine]:
+        """Return a page of what the job logged; `after` is the number of the last line seen."""
+        return self._client.storage.read_log(self.id, after=after, limit=limit)
+
+    def progress(self) -> Progress | None:
+        """Return how far the job last said it was."""
+        return self._client.storage.get_progress((self.id,))[0]
+
+    # ---- acting ------------------------------------------------------------------------------------------
+
+    def _require_committed(self) -> None:
+        if self._is_uncommitted:
+            self._read()
+
+    def requeue(self) -> Job[R]:
+        """The job is enqueued with its retries given back; return a new handle.
+
+        Raises:
+            JobConflict: it is enqueued or processing.
+            JobNotFound: it is not stored.
+        """
+        self._require_committed()
+        return self._apply(self._client_requeue(), "requeued")
+
+    async def arequeue(self) -> Job[R]:
+        """Requeue without blocking the event loop."""
+        return await _in_thread(self.requeue)
+
+    def delete(self) -> Job[R]:
+        """The job is deleted; if it is running it is told to stop. Return a new handle.
+
+        Raises:
+            JobConflict: it is deleted already.
+            JobNotFound: it is not stored.
+        """
+        self._require_committed()
+        return self._apply(self._client_delete(), "deleted")
+
+    async def adelete(self) -> Job[R]:
+        """Delete without blocking the event loop."""
+        return await _in_thread(self.delete)
+
+    def _client_requeue(self) -> Transition:
+        return lifecycle.requeue(self.id, at=self._client.clock.now(), reason="requeued by code")
+
+    def _client_delete(self) -> Transition:
+        now = self._client.clock.now()
+        return lifecycle.delete(
+            self.id,
+            at=now,
+            reason="deleted by code",
+            expires_at=self._client.retention.until(State.DELETED, now),
+        )
+
+    def _apply(self, transition: Transition, done: str) -> Job[R]:
+        applied = self._client.storage.apply((transition,))[0]
+        if applied is Applied.RELEASING:
+            self._client.release_children()
+        record = self._read()
+        if not applied.is_applied or applied is Applied.ALREADY:
+            raise JobConflict(f"Job {self.id} is {record.state}; it cannot be {done}.")
+        return Job(self._client, record)
+
+    def then(self, task: TaskVerbs[P, R2], /, *args: P.args, **kwargs: P.kwargs) -> Job[R2]:
+        """A continuation is stored: it runs when this job has succeeded, or as `task.using(on=…)` says.
+
+        Raises:
+            JobNotFound: this job is not stored.
+            JobNotCommitted: its transaction has not committed and the continuation is not within it.
+        """
+        self._require_visible(task)
+        return self._client.create_child(self.id, task, args, kwargs)
+
+    async def athen(self, task: TaskVerbs[P, R2], /, *args: P.args, **kwargs: P.kwargs) -> Job[R2]:
+        """Continue without blocking the event loop."""
+        await _in_thread(self._require_visible, task)
+        return await self._client.acreate_child(self.id, task, args, kwargs)
+
+    def _require_visible(self, task: TaskVerbs[Any, Any]) -> None:
+        if task.options.within is None:
+            self._require_committed()
+
+
+def _last_error(record: JobRecord) -> str:
+    return f"{record.error.type}: {record.error.message}" if record.error else record.reason or "no reason"
+
+
+async def _in_thread(function: Callable[..., _T], *args: object) -> _T:
+    import asyncio  # noqa: PLC0415 - loaded when first used
+
+    return await asyncio.to_thread(function, *args)

@@ -1,0 +1,216 @@
+"""Distributed locks with fencing tokens, kept alive while they are held.
+
+A lock by time alone only makes two holders unlikely; the fence makes the second one detectable: pass
+`lock.fence` on to whatever must refuse an old holder.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import threading
+import time
+from types import TracebackType
+from typing import Protocol, Self
+
+from firelock.errors import ConfigurationError, LockLost, LockTimeout, StorageError
+from firelock.ids import new_id
+
+__all__ = ["Lock", "LockKeeper", "LockProvider"]
+
+log = logging.getLogger(__name__)
+
+_NAME_LIMIT = 200
+_FIRST_WAIT, _LONGEST_WAIT = 0.01, 0.25
+
+
+class LockProvider(Protocol):
+    """What keeps locks: every storage does, and a plugin may offer another; see `Storage` for the verbs."""
+
+    def acquire_lock(self, name: str, owner: str, ttl_seconds: float) -> int | None:
+        """Return a fencing token, or None while another owner holds the lock."""
+        ...
+
+    def renew_lock(self, name: str, owner: str, fence: int, ttl_seconds: float) -> bool:
+        """The lock lives on; False where it is lost."""
+        ...
+
+    def release_lock(self, name: str, owner: str, fence: int) -> bool:
+        """The lock is free; False where it was lost."""
+        ...
+
+
+class Lock:
+    """A lock to be held: a context manager. Not reentrant; make one a use.
+
+    Waits up to `timeout` seconds, then `LockTimeout`. While held it is renewed at a third of its `ttl`.
+    Leaving it after it was lost raises `LockLost`, unless an exception is already on its way.
+    """
+
+    def __init__(
+        self, provider: LockProvider, keeper: LockKeeper, name: str, *, timeout: float, ttl: float
+    ) -> None:
+        if not 0 < len(name) <= _NAME_LIMIT or not name.isprintable():
+            message = f"Lock name {name!r} is refused; use 1 to {_NAME_LIMIT} printable characters."
+            raise ConfigurationError(message)
+        if not timeout >= 0 or not ttl > 0:
+            message = f"A lock takes timeout ≥ 0 and ttl > 0 seconds, not {timeout!r} and {ttl!r}."
+            raise ConfigurationError(message)
+        self.name = name
+        self.fence = 0  # the token, while held
+        self._provider = provider
+        self._keeper = keeper
+        self._timeout = timeout
+        self._ttl = ttl
+        self._owner = new_id()
+        self._ends_at = 0.0
+        self._is_lost = False
+
+    @property
+    def lost(self) -> bool:
+        """Tell whether the lock ended before it was left; from then on another may hold it."""
+        return self._is_lost or (self.fence > 0 and time.monotonic() >= self._ends_at)
+
+    def __enter__(self) -> Self:
+        """The lock is held.
+
+        Raises:
+            LockTimeout: it was not free in time.
+        """
+        deadline = time.monotonic() + self._timeout
+        wait = _FIRST_WAIT
+        while not self._try():
+            left = deadline - time.monotonic()
+            if left <= 0:
+                message = f"Lock {self.name!r} was not free within {self._timeout:g} s."
+                raise LockTimeout(message)
+            self._keeper.pause(min(left, wait * random.uniform(0.5, 1.0)))  # noqa: S311 - jitter
+            wait = min(_LONGEST_WAIT, wait * 1.6)
+        self._keeper.add(self)
+        return self
+
+    def _try(self) -> bool:
+        asked_at = time.monotonic()
+        fence = self._provider.acquire_lock(self.name, self._owner, self._ttl)
+        if fence is None:
+            return False
+        self.fence, self._ends_at, self._is_lost = fence, asked_at + self._ttl, False
+        return True
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """The lock is free for others."""
+        self._keeper.remove(self)
+        if not self.lost:
+            self._ends_at = float("inf")  # no longer held, and so no longer to be lost
+        try:
+            released = self._provider.release_lock(self.name, self._owner, self.fence)
+        except StorageError:
+            if kind is None:
+                raise
+            log.warning("Lock %r was not released; it ends by itself within %g s.", self.name, self._ttl)
+            return
+        if kind is None and (self._is_lost or not released):
+            message = f"Lock {self.name!r} (fence {self.fence}) was lost before it was left: work under it may have overlapped."
+            raise LockLost(message)
+
+    async def __aenter__(self) -> Self:
+        """The lock is held; the waiting is done in a thread."""
+        import asyncio  # noqa: PLC0415 - loaded when first used
+
+        return await asyncio.to_thread(self.__enter__)
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """The lock is free for others."""
+        import asyncio  # noqa: PLC0415 - loaded when first used
+
+        await asyncio.to_thread(self.__exit__, kind, error, traceback)
+
+    @property
+    def renews_every(self) -> float:
+        """Seconds between two renewals."""
+        return self._ttl / 3
+
+    def renew(self) -> bool:
+        """The lock lives on for its ttl; False once it is lost. Called by the keeper."""
+        asked_at = time.monotonic()
+        try:
+            is_held = self._provider.renew_lock(self.name, self._owner, self.fence, self._ttl)
+        except StorageError:
+            log.warning("Lock %r could not be renewed; trying again until it ends.", self.name, exc_info=True)
+            is_held = asked_at < self._ends_at
+        else:
+            if is_held:
+                self._ends_at = asked_at + self._ttl
+        if not is_held:
+            self._is_lost = True
+        return is_held
+
+
+class LockKeeper:
+    """Renews an app's held locks from one thread, which lives while any is held."""
+
+    def __init__(self) -> None:
+        self._reset()
+
+    def _reset(self) -> None:
+        self._pid = os.getpid()
+        self._condition = threading.Condition()
+        self._held: dict[int, tuple[Lock, float]] = {}
+        self._thread: threading.Thread | None = None
+
+    def pause(self, seconds: float) -> None:
+        """Return after a while, or when a lock of this process is left."""
+        with self._condition:
+            self._condition.wait(seconds)
+
+    def add(self, lock: Lock) -> None:
+        """The lock is renewed from now on."""
+        if self._pid != os.getpid():  # the thread and the locks of before a fork are the parent's
+            self._reset()
+        with self._condition:
+            self._held[id(lock)] = (lock, time.monotonic() + lock.renews_every)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="firelock-locks", daemon=True)
+                self._thread.start()
+            self._condition.notify_all()
+
+    def remove(self, lock: Lock) -> None:
+        """The lock is no longer renewed."""
+        with self._condition:
+            self._held.pop(id(lock), None)
+            self._condition.notify_all()
+
+    def _run(self) -> None:
+        while True:
+            with self._condition:
+                if not self._held:
+                    self._thread = None
+                    return
+                now = time.monotonic()
+                due = [lock for lock, at in self._held.values() if at <= now]
+                if not due:
+                    self._condition.wait(min(at for _, at in self._held.values()) - now)
+                    continue
+            for lock in due:
+                self._renew(lock)
+
+    def _renew(self, lock: Lock) -> None:
+        is_held = lock.renew()
+        with self._condition:
+            if id(lock) not in self._held:
+                return
+            if is_held:
+                self._held[id(lock)] = (lock, time.monotonic() + lock.renews_every)
+            else:
+                del self._held[id(lock)]

@@ -1,0 +1,105 @@
+"""Waiting for jobs to end: one thread looks for all that wait, with one storage call a look."""
+
+from __future__ import annotations
+
+import os
+import threading
+from concurrent.futures import Future
+
+from firelock.errors import StorageUnavailable
+from firelock.job import JobRecord
+from firelock.storage import Storage
+
+__all__ = ["Results"]
+
+_FIRST_LOOK, _LONGEST = 0.005, 0.25
+_IDS_A_CALL = 500
+
+
+class Results:
+    """Shared by every `result()` of an app. Looks come 5 ms after a wait began, then less and less often."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self._reset()
+
+    def _reset(self) -> None:
+        self._pid = os.getpid()
+        self._condition = threading.Condition()
+        self._waiting: dict[str, list[Future[JobRecord | None]]] = {}
+        self._interval = _FIRST_LOOK
+        self._thread: threading.Thread | None = None
+        self._is_closed = False
+
+    def wait_for(self, job_id: str) -> Future[JobRecord | None]:
+        """Return a future of the job's record once it has ended; None if the job is gone."""
+        if self._pid != os.getpid():  # the thread of before a fork is the parent's
+            self._reset()
+        future: Future[JobRecord | None] = Future()
+        with self._condition:
+            self._waiting.setdefault(job_id, []).append(future)
+            self._interval = _FIRST_LOOK
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="firelock-results", daemon=True)
+                self._thread.start()
+            self._condition.notify()
+        return future
+
+    def forget(self, job_id: str, future: Future[JobRecord | None]) -> None:
+        """Nobody waits for this future any more."""
+        with self._condition:
+            futures = self._waiting.get(job_id, [])
+            if future in futures:
+                futures.remove(future)
+            if not futures:
+                self._waiting.pop(job_id, None)
+
+    def close(self) -> None:
+        """The thread ends; futures that still wait are cancelled."""
+        with self._condition:
+            self._is_closed = True
+            futures = [future for waiting in self._waiting.values() for future in waiting]
+            self._waiting.clear()
+            self._condition.notify()
+        for future in futures:
+            future.cancel()
+
+    def _run(self) -> None:
+        while True:
+            with self._condition:
+                if self._is_closed or not self._waiting:
+                    self._thread = None
+                    return
+                self._condition.wait(self._interval)
+                self._interval = min(_LONGEST, self._interval * 1.3)
+                ids = list(self._waiting)
+            for start in range(0, len(ids), _IDS_A_CALL):
+                self._look(ids[start : start + _IDS_A_CALL])
+
+    def _look(self, ids: list[str]) -> None:
+        try:
+            records = self._storage.get(ids)
+        except StorageUnavailable:
+            return  # the waits go on; their own timeouts end them
+        except Exception as error:  # noqa: BLE001 - it goes to whoever waits
+            self._answer(dict.fromkeys(ids), error)
+            return
+        ended = {
+            job_id: record
+            for job_id, record in zip(ids, records, strict=True)
+            if record is None or record.is_final
+        }
+        self._answer(ended, None)
+
+    def _answer(self, ended: dict[str, JobRecord | None], error: Exception | None) -> None:
+        with self._condition:
+            answers = [
+                (future, ended[job_id]) for job_id in ended for future in self._waiting.pop(job_id, [])
+            ]
+        for future, record in answers:
+            if not future.set_running_or_notify_cancel():
+                continue
+            if error is None:
+                future.set_result(record)
+            else:
+                future.set_exception(error)

@@ -1,0 +1,423 @@
+"""Tasks: registered functions with their options, and the typed verbs that make jobs of them."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+import sys
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar
+
+import attrs
+
+from firelock.arguments import check_callable
+from firelock.errors import ConfigurationError, TaskError
+from firelock.job import On
+from firelock.retry import Retry, RetryPolicy
+
+if TYPE_CHECKING:
+    from firelock.client import Client
+    from firelock.context import JobContext
+    from firelock.cron import Cron, Every
+    from firelock.handle import Job
+    from firelock.recurring import RecurringJob
+
+__all__ = [
+    "AsyncContextTask",
+    "AsyncTask",
+    "Call",
+    "CallOptions",
+    "ContextTask",
+    "Executor",
+    "Task",
+    "TaskInfo",
+    "TaskVerbs",
+    "check_queue",
+]
+
+P = ParamSpec("P")
+R = TypeVar("R", covariant=True)
+
+_NAME = re.compile(r"[A-Za-z0-9_.:-]{1,200}\Z")
+_QUEUE = re.compile(r"[a-z0-9_.-]{1,64}\Z")
+_PRIORITY = 100
+_TIMEOUT_LIMIT = 366 * 86_400.0
+
+
+class Executor(StrEnum):
+    """Where a task's jobs run."""
+
+    AUTO = "auto"  # `def` in a thread, `async def` on the child's event loop
+    PROCESS = "process"  # in a process of its own: for CPU-bound work and work that must be killable
+
+
+class OnRisk(StrEnum):
+    """What a running job does when its server can no longer be sure that the job is its own."""
+
+    CONTINUE = "continue"
+    CANCEL = "cancel"
+
+
+def check_queue(name: str) -> str:
+    """Return the name of a queue.
+
+    Raises:
+        ConfigurationError: it has other characters than `a-z 0-9 _ . -`, or more than 64.
+    """
+    if not isinstance(name, str) or not _QUEUE.match(name):
+        message = f"Queue name {name!r} is refused; use 1 to 64 of a-z, 0-9, '_', '.', '-'."
+        raise ConfigurationError(message)
+    return name
+
+
+def _check_priority(value: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not -_PRIORITY <= value <= _PRIORITY:
+        message = f"Priority {value!r} is refused; use a whole number from -{_PRIORITY} to {_PRIORITY}, higher first."
+        raise ConfigurationError(message)
+    return value
+
+
+def _timeout_seconds(value: timedelta | float | None) -> float | None:
+    if value is None:
+        return None
+    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    if (
+        isinstance(seconds, bool)
+        or not isinstance(seconds, int | float)
+        or not math.isfinite(seconds)
+        or not 0 < seconds <= _TIMEOUT_LIMIT
+    ):
+        message = f"Timeout {value!r} is refused; pass a timedelta or seconds, above zero and up to a year."
+        raise ConfigurationError(message)
+    return float(seconds)
+
+
+def _check_retry(value: object) -> RetryPolicy:
+    if isinstance(value, bool) or isinstance(value, int):
+        message = f"retry={value!r} is no policy; write retry=Retry(attempts={int(value)})."
+        raise ConfigurationError(message)
+    if not callable(getattr(value, "decide", None)):
+        message = f"retry={value!r} is no policy; pass a Retry, or an object with decide(job, error)."
+        raise ConfigurationError(message)
+    return value  # type: ignore[return-value]
+
+
+def _check_tags(tags: Iterable[str]) -> tuple[str, ...]:
+    if isinstance(tags, str):
+        message = f"tags={tags!r} is one text; pass a list of texts: tags=[{tags!r}]."
+        raise ConfigurationError(message)
+    return tuple(tags)
+
+
+@attrs.frozen
+class TaskInfo:
+    """A task as it was registered."""
+
+    name: str
+    function: Callable[..., Any]
+    queue: str = attrs.field(default="default", converter=check_queue)
+    priority: int = attrs.field(default=0, converter=_check_priority)
+    retry: RetryPolicy = attrs.field(factory=Retry, converter=_check_retry)
+    timeout_seconds: float | None = attrs.field(default=None, converter=_timeout_seconds)
+    tags: tuple[str, ...] = attrs.field(default=(), converter=_check_tags)  # may hold {parameter}
+    aliases: tuple[str, ...] = attrs.field(default=(), converter=_check_tags)
+    executor: Executor = attrs.field(default=Executor.AUTO, converter=Executor)
+    on_risk: OnRisk = attrs.field(default=OnRisk.CONTINUE, converter=OnRisk)
+    is_remote: bool = False  # a stub: it enqueues, it is never run here
+    is_async: bool = False
+    takes_context: bool = False
+
+    @property
+    def place(self) -> str:
+        """Return file and line of the function, for messages."""
+        code = getattr(inspect.unwrap(self.function), "__code__", None)
+        return f"{code.co_filename}:{code.co_firstlineno}" if code else repr(self.function)
+
+
+def task_info(function: Callable[..., Any], *, name: str | None, options: Mapping[str, Any]) -> TaskInfo:
+    """Return a function's registration.
+
+    Raises:
+        TaskError: it is no plain function, or has no name that another process could know it by.
+        ConfigurationError: an option is wrong.
+    """
+    check_callable(function)
+    is_async = inspect.iscoroutinefunction(function)
+    for each in (name, *options.get("aliases", ())):
+        if each is not None and not _NAME.match(each):
+            message = f"Task name {each!r} is refused; use 1 to 200 of letters, digits, '_', '.', ':', '-'."
+            raise TaskError(message)
+    try:
+        return TaskInfo(
+            name or _default_name(function), function, is_async=is_async,
+            takes_context=_takes_context(function), **options,
+        )  # fmt: skip
+    except ValueError as error:
+        if isinstance(error, ConfigurationError):
+            raise
+        message = f"Task {function.__qualname__}: {error}."
+        raise ConfigurationError(message) from error
+
+
+def _default_name(function: Callable[..., Any]) -> str:
+    qualname = function.__qualname__
+    if "<" in qualname:
+        message = (
+            f"{qualname} is defined inside a function, or is a lambda: another process cannot find it. Move it "
+            'to a module, or give it a name that a server registers as well: @fire.task(name="…").'
+        )
+        raise TaskError(message)
+    module = function.__module__
+    return f"{main_module_name() if module == '__main__' else module}.{qualname}"
+
+
+def main_module_name() -> str:
+    """Return the name under which others import the program that runs as `__main__`."""
+    main = sys.modules["__main__"]
+    spec = getattr(main, "__spec__", None)
+    if spec is not None and spec.name:
+        return str(spec.name).removesuffix(".__main__")
+    file = getattr(main, "__file__", None)
+    return Path(file).stem if file else "__main__"
+
+
+def _takes_context(function: Callable[..., Any]) -> bool:
+    parameters = list(inspect.signature(function).parameters.values())
+    if not parameters:
+        return False
+    annotation = parameters[0].annotation
+    if isinstance(annotation, str):
+        return annotation.rpartition(".")[2] == "JobContext"
+    return getattr(annotation, "__name__", "") == "JobContext"
+
+
+# ---- calls -----------------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class CallOptions:
+    """What `using(...)` says of one call; None leaves the task's own."""
+
+    queue: str | None = attrs.field(default=None, converter=attrs.converters.optional(check_queue))
+    priority: int | None = attrs.field(default=None, converter=attrs.converters.optional(_check_priority))
+    delay: timedelta | float | None = None
+    at: datetime | None = None
+    tags: tuple[str, ...] | None = attrs.field(default=None, converter=attrs.converters.optional(_check_tags))
+    on: On | None = attrs.field(default=None, converter=attrs.converters.optional(lambda on: _on(on)))
+    within: object | None = None
+    timeout: float | None = attrs.field(default=None, converter=_timeout_seconds)
+    retry: Retry | None = attrs.field(default=None)
+
+    @retry.validator
+    def _is_storable(self, _: object, value: object) -> None:
+        if value is not None and not isinstance(value, Retry):
+            message = (
+                f"using(retry={value!r}): a policy given for one call is stored with the job, so it must be a "
+                "Retry. Set an object of your own on the task: @fire.task(retry=…)."
+            )
+            raise ConfigurationError(message)
+
+    def __attrs_post_init__(self) -> None:
+        if self.delay is not None and self.at is not None:
+            message = f"using(delay={self.delay!r}, at={self.at!r}): give one of the two."
+            raise ConfigurationError(message)
+
+    def given(self) -> dict[str, object]:
+        """Return the options that were given."""
+        return {name: value for name, value in attrs.asdict(self, recurse=False).items() if value is not None}
+
+
+NO_OPTIONS = CallOptions()
+
+
+def _on(value: str) -> On:
+    try:
+        return On(value)
+    except ValueError as error:
+        message = f"on={value!r} is unknown; use one of {', '.join(On)}."
+        raise ConfigurationError(message) from error
+
+
+@attrs.frozen
+class Call:
+    """A task with its arguments and options, for `fire.enqueue_many`."""
+
+    info: TaskInfo
+    options: CallOptions
+    args: tuple[object, ...]
+    kwargs: Mapping[str, object]
+
+
+class TaskVerbs(Generic[P, R]):
+    """Everything that makes jobs of a task. The arguments behind a verb are always the function's own."""
+
+    def __init__(self, client: Client, info: TaskInfo, options: CallOptions = NO_OPTIONS) -> None:
+        self._client = client
+        self.info = info
+        self.options = options
+
+    @property
+    def name(self) -> str:
+        """The name under which jobs of this task are stored."""
+        return self.info.name
+
+    def __repr__(self) -> str:
+        """Return the task's name and, where given, its options."""
+        options = "".join(f", {name}={value!r}" for name, value in self.options.given().items())
+        return f"<{type(self).__name__} {self.info.name}{options}>"
+
+    def using(
+        self,
+        *,
+        queue: str | None = None,
+        priority: int | None = None,
+        delay: timedelta | float | None = None,
+        at: datetime | None = None,
+        tags: Sequence[str] | None = None,
+        on: str | None = None,
+        within: object | None = None,
+        timeout: timedelta | float | None = None,
+        retry: Retry | None = None,
+    ) -> TaskVerbs[P, R]:
+        """Return the task with other options for the calls made through it; the same typed arguments.
+
+        Args:
+            queue: instead of the task's.
+            priority: −100…100, higher first within the queue.
+            delay: run this much later; a timedelta or seconds.
+            at: run at this aware datetime.
+            tags: added to the task's own; plain texts.
+            on: for continuations: succeeded, failed, deleted or finished.
+            within: a transaction of yours in the storage's own database; the job comes and goes with it.
+            timeout: the longest an attempt may run.
+            retry: stored with the job.
+
+        Raises:
+            ConfigurationError: a value is out of its bounds.
+        """
+        given = CallOptions(queue, priority, delay, at, tags, on, within, timeout, retry)  # type: ignore[arg-type]
+        return TaskVerbs(self._client, self.info, attrs.evolve(self.options, **given.given()))
+
+    def call(self, *args: P.args, **kwargs: P.kwargs) -> Call:
+        """Return the call, to be stored with others by `fire.enqueue_many`."""
+        return Call(self.info, self.options, args, kwargs)
+
+    def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
+        """A job is stored, to be run as soon as a worker is free.
+
+        Raises:
+            SignatureMismatch: the arguments do not fit the function.
+            ArgumentError: an argument cannot be stored.
+            StorageError: nothing was stored.
+        """
+        return self._client.create(self.info, self.options, args, kwargs)
+
+    async def aenqueue(self, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
+        """Enqueue without blocking the event loop; concurrent awaits share one round trip."""
+        return await self._client.acreate(self.info, self.options, args, kwargs)
+
+    def schedule(self, when: timedelta | datetime | float, /, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
+        """A job is stored that becomes due at an aware datetime, or after a timedelta or seconds.
+
+        An instant in the past is due at once.
+
+        Raises:
+            ScheduleError: the datetime is naive, the delay negative or beyond the year 9999.
+        """
+        return self._client.create(self.info, self._at(when), args, kwargs)
+
+    async def aschedule(
+        self, when: timedelta | datetime | float, /, *args: P.args, **kwargs: P.kwargs
+    ) -> Job[R]:
+        """Schedule without blocking the event loop."""
+        return await self._client.acreate(self.info, self._at(when), args, kwargs)
+
+    def _at(self, when: timedelta | datetime | float) -> CallOptions:
+        if isinstance(when, datetime):
+            return attrs.evolve(self.options, at=when, delay=None)
+        return attrs.evolve(self.options, delay=when, at=None)
+
+    def enqueue_many(self, calls: Iterable[Sequence[object]]) -> list[Job[R]]:
+        """A job a tuple of positional arguments is stored: all are checked first, then 500 at a time, each atomic."""
+        return self._client.create_many([Call(self.info, self.options, tuple(args), {}) for args in calls])
+
+    def recur(
+        self, recurring_id: str, schedule: str | Cron | Every, /, *args: P.args, **kwargs: P.kwargs
+    ) -> RecurringJob:
+        """A recurring job of this id exists with this schedule and these arguments: added or updated.
+
+        Only what changed is written, and a run that is due is never lost.
+
+        Raises:
+            ScheduleError: the cron text or zone is wrong.
+        """
+        return self._client.recur(self.info, self.options, recurring_id, schedule, args, kwargs)
+
+    async def arecur(
+        self, recurring_id: str, schedule: str | Cron | Every, /, *args: P.args, **kwargs: P.kwargs
+    ) -> RecurringJob:
+        """Add or update without blocking the event loop."""
+        import asyncio  # noqa: PLC0415 - loaded when first used
+
+        return await asyncio.to_thread(self.recur, recurring_id, schedule, *args, **kwargs)
+
+
+class Task(TaskVerbs[P, R]):
+    """A registered `def`; calling it is calling the function."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run the function here and now."""
+        result: R = self.info.function(*args, **kwargs)
+        return result
+
+
+class AsyncTask(TaskVerbs[P, R]):
+    """A registered `async def`."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+        """Return the function's coroutine."""
+        coroutine: Coroutine[Any, Any, R] = self.info.function(*args, **kwargs)
+        return coroutine
+
+
+class ContextTask(TaskVerbs[P, R]):
+    """A registered `def` whose first parameter is a JobContext; the verbs leave it out."""
+
+    def __call__(self, context: JobContext, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run the function here and now; `JobContext.fake()` makes a context."""
+        result: R = self.info.function(context, *args, **kwargs)
+        return result
+
+
+class AsyncContextTask(TaskVerbs[P, R]):
+    """A registered `async def` whose first parameter is a JobContext."""
+
+    def __call__(self, context: JobContext, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+        """Return the function's coroutine."""
+        coroutine: Coroutine[Any, Any, R] = self.info.function(context, *args, **kwargs)
+        return coroutine
+
+
+_KINDS: dict[tuple[bool, bool], type[TaskVerbs[Any, Any]]] = {
+    (False, False): Task,
+    (False, True): AsyncTask,
+    (True, False): ContextTask,
+    (True, True): AsyncContextTask,
+}
+
+
+def task_of(client: Client, info: TaskInfo) -> TaskVerbs[Any, Any]:
+    """Return the task object of a registration, of the class that fits how it is called."""
+    task = _KINDS[info.takes_context, info.is_async](client, info)
+    task.__doc__ = info.function.__doc__
+    task.__module__ = info.function.__module__
+    task.__dict__["__wrapped__"] = info.function
+    return task
+
+
+PlainFunction = Callable[P, R]
+ContextFunction = Callable[Concatenate["JobContext", P], R]
