@@ -21,7 +21,7 @@ READY := .venv/ready
 ifneq ($(shell cat .venv/ready 2>/dev/null),$(shell pwd -P)|$(PYTHON))
 $(READY): FORCE
 endif
-$(READY): requirements.lock scripts/setup.sh $(wildcard packages/*/pyproject.toml)
+$(READY): requirements.lock $(wildcard scripts/*.sh) $(wildcard packages/*/pyproject.toml)
 	@./scripts/setup.sh
 
 setup: $(READY) ## make .venv with everything the other targets need
@@ -59,7 +59,7 @@ bench: $(READY) ## measure Firelock against its peers and the floor
 # The lock names versions and hashes, no place to download from: see CONTRIBUTING.md.
 # UPGRADE=--upgrade takes the newest of everything.
 lock: $(READY) ## remake requirements.lock from the packages' dependencies
-	$(BIN)/uv pip compile packages/*/pyproject.toml --all-extras --group pyproject.toml:dev \
+	./scripts/uv.sh pip compile packages/*/pyproject.toml --all-extras --group pyproject.toml:dev \
 	    --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet $(UPGRADE) \
 	    $(addprefix --no-emit-package ,firelock firelock-sql firelock-redis firelock-dashboard) \
 	    --output-file requirements.lock

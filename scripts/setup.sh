@@ -8,13 +8,6 @@ say() { printf '%s\n' "$*" >&2; }
 fail() { say "error: $*"; exit 2; }
 fits() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; }
 version() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])'; }
-pip() {
-    if .venv/bin/python -m pip --version >/dev/null 2>&1; then
-        .venv/bin/python -m pip "$@"
-    else
-        "$python" -m pip --python .venv/bin/python "$@"
-    fi
-}
 
 find_python() {
     if [ -n "${PYTHON:-}" ]; then
@@ -49,33 +42,27 @@ install_uv() {
     say "Installing uv into .venv"
     # The hashes of the lock bind the installer too: its block is cut out of it.
     awk '/^[^ #]/ { inside = /^uv==/ } inside && !/^ *#/' requirements.lock >.venv/uv.txt
-    pip install --quiet --disable-pip-version-check --require-hashes --no-deps --requirement .venv/uv.txt
-}
-
-follow_pip() {
-    # What this machine has taught pip holds for uv: whose certificates it trusts, and where it finds packages.
-    for store in /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt /etc/ssl/cert.pem; do
-        if [ -s "$store" ]; then export UV_SYSTEM_CERTS=true; fi
-    done
-    index=${PIP_INDEX_URL:-$(pip config get global.index-url 2>/dev/null || true)}
-    if [ -n "$index" ]; then export UV_DEFAULT_INDEX="${UV_DEFAULT_INDEX:-$index}"; fi
+    set -- install --quiet --disable-pip-version-check --require-hashes --no-deps --requirement .venv/uv.txt
+    if .venv/bin/python -m pip --version >/dev/null 2>&1; then
+        .venv/bin/python -m pip "$@"
+    else
+        "$python" -m pip --python .venv/bin/python "$@"
+    fi
 }
 
 install_all() {
     say "Installing the locked dependencies"
-    export VIRTUAL_ENV="$PWD/.venv"
-    .venv/bin/uv pip install --quiet --require-hashes --no-build --requirement requirements.lock
+    ./scripts/uv.sh pip install --quiet --require-hashes --no-build --requirement requirements.lock
     set --
     for package in packages/*/; do
         set -- "$@" --editable "$package"
     done
     # Built without isolation: hatchling comes from the lock as well.
-    .venv/bin/uv pip install --quiet --no-deps --no-build-isolation "$@"
+    ./scripts/uv.sh pip install --quiet --no-deps --no-build-isolation "$@"
 }
 
 python=$(find_python)
 if wants_environment; then make_environment; fi
 if [ ! -x .venv/bin/uv ]; then install_uv; fi
-follow_pip
 install_all
 printf '%s' "$(pwd -P)|${PYTHON:-}" >.venv/ready
