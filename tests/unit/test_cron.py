@@ -1,0 +1,418 @@
+"""Schedules as values: how they are built, checked, described, stored and asked."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import subprocess
+import sys
+from datetime import UTC, date, datetime, timedelta, timezone
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from firelock.cron import (
+    Cron,
+    Every,
+    Misfire,
+    Overlap,
+    options,
+    parse_schedule,
+    schedule_from_json,
+    schedule_to_json,
+)
+from firelock.errors import ScheduleError
+
+NEW_YEAR = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def test_importing_the_module_loads_no_croniter():
+    """croniter is loaded by the first expression, not by an import."""
+    code = (
+        "import sys, firelock.cron as cron; before = 'croniter' in sys.modules; "
+        "cron.Cron('* * * * *'); print(before, 'croniter' in sys.modules)"
+    )
+
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert run.stdout.split() == ["False", "True"]
+
+
+# ---- building -----------------------------------------------------------------------------------------
+
+
+def test_a_cron_keeps_what_it_was_given():
+    """The defaults are UTC, one catch-up run, 100 kept, overlaps allowed; texts become enum members."""
+    plain = Cron("0  2 * * *")
+    full = Cron("0 2 * * *", tz="Europe/Istanbul", misfire="all", misfire_limit=5, overlap="queue_one")
+
+    assert ("0 2 * * *", "UTC", Misfire.ONCE, 100, Overlap.ALLOW) == (
+        plain.expression, plain.tz, plain.misfire, plain.misfire_limit, plain.overlap,
+    )  # fmt: skip
+    assert ("Europe/Istanbul", Misfire.ALL, 5, Overlap.QUEUE_ONE) == (
+        full.tz, full.misfire, full.misfire_limit, full.overlap,
+    )  # fmt: skip
+
+
+def test_equal_crons_are_equal_values():
+    """Two crons with the same text and options are equal, hash alike, pickle and cannot be changed."""
+    one, other = Cron("0 2 * * *", tz="Europe/Berlin"), Cron("0 2  * * *", tz="Europe/Berlin")
+
+    assert one == other
+    assert 1 == len({one, other, pickle.loads(pickle.dumps(one))})
+    assert one != Cron("0 2 * * *")
+    assert one.next_after(NEW_YEAR) == pickle.loads(pickle.dumps(one)).next_after(NEW_YEAR)
+    with pytest.raises(AttributeError):
+        one.tz = "UTC"
+
+
+@pytest.mark.parametrize(
+    ("built", "expression"),
+    [
+        (Cron.minutely(), "* * * * *"),
+        (Cron.hourly(), "0 * * * *"),
+        (Cron.hourly(15), "15 * * * *"),
+        (Cron.daily(), "0 0 * * *"),
+        (Cron.daily(2, 30), "30 2 * * *"),
+        (Cron.weekly(), "0 0 * * mon"),
+        (Cron.weekly("Friday", 18, 5), "5 18 * * fri"),
+        (Cron.weekly(7), "0 0 * * 7"),
+        (Cron.monthly(), "0 0 1 * *"),
+        (Cron.monthly(15, 6), "0 6 15 * *"),
+        (Cron.yearly(), "0 0 1 1 *"),
+        (Cron.yearly(12, 24, 18, 30), "30 18 24 12 *"),
+    ],
+)
+def test_a_builder_writes_the_expression(built, expression):
+    """Each builder is short for an expression."""
+    assert Cron(expression) == built
+
+
+@pytest.mark.parametrize(
+    "build", [Cron.minutely, Cron.hourly, Cron.daily, Cron.weekly, Cron.monthly, Cron.yearly]
+)
+def test_a_builder_passes_the_options_on(build):
+    """Each builder takes the zone and the policies."""
+    built = build(tz="Asia/Tokyo", misfire="skip", misfire_limit=7, overlap="skip")
+
+    assert ("Asia/Tokyo", "skip", 7, "skip") == (built.tz, built.misfire, built.misfire_limit, built.overlap)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: Cron.hourly(60),
+        lambda: Cron.hourly("*/5"),
+        lambda: Cron.daily(24),
+        lambda: Cron.daily(True),
+        lambda: Cron.daily(2.5),
+        lambda: Cron.daily(1, -1),
+        lambda: Cron.weekly("mo"),
+        lambda: Cron.weekly(8),
+        lambda: Cron.weekly("mon,tue"),
+        lambda: Cron.monthly(0),
+        lambda: Cron.monthly(32),
+        lambda: Cron.yearly(13),
+        lambda: Cron.yearly(2, 30),
+    ],
+)
+def test_a_builder_refuses_what_is_no_time(build):
+    """A builder takes numbers in their range and nothing that would smuggle in another expression."""
+    with pytest.raises(ScheduleError):
+        build()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"misfire": "never"}, "misfire='never' is unknown. Use one of 'once', 'all', 'skip'."),
+        ({"misfire": None}, "misfire=None is unknown"),
+        ({"overlap": "queue"}, "overlap='queue' is unknown. Use one of 'allow', 'skip', 'queue_one'."),
+        ({"misfire_limit": 0}, "misfire_limit=0 is not a whole number from 1 to 10000"),
+        ({"misfire_limit": 10_001}, "misfire_limit=10001"),
+        ({"misfire_limit": True}, "misfire_limit=True"),
+        ({"misfire_limit": 2.0}, "misfire_limit=2.0"),
+    ],
+)
+@pytest.mark.parametrize(
+    "make", [lambda **options: Cron("* * * * *", **options), lambda **options: Every(timedelta(1), **options)]
+)
+def test_a_wrong_policy_is_refused(make, options, words):
+    """A policy that does not exist is refused with those that do."""
+    with pytest.raises(ScheduleError, match=words.replace(".", r"\.")):
+        make(**options)
+
+
+@pytest.mark.parametrize(
+    ("zone", "words"),
+    [
+        ("Mars/X", "Unknown time zone 'Mars/X'. Use an IANA name"),
+        ("../../etc/passwd", "Unknown time zone '../../etc/passwd'"),
+        ("/etc/passwd", "Unknown time zone '/etc/passwd'"),
+        ("EST5EDT4", "Unknown time zone 'EST5EDT4'"),
+        ("", "Unknown time zone ''"),
+        ("Europe", "Unknown time zone 'Europe'"),
+        ("localtime", "Unknown time zone 'localtime'"),
+        ("europe/istanbul", "did you mean 'Europe/Istanbul'?"),
+        ("Europe/Istanbul\0", "Unknown time zone 'Europe/Istanbul\\x00'"),
+        ("x" * 10_000, "Unknown time zone 'xxxxx"),
+        (None, "Unknown time zone 'NoneType'"),
+        (UTC, "Unknown time zone 'timezone'"),
+        (["UTC"], "Unknown time zone 'list'"),
+    ],
+)
+def test_an_unknown_zone_is_refused(zone, words):
+    """A zone is looked up among the known IANA names, never opened as a path; the message stays short."""
+    with pytest.raises(ScheduleError) as caught:
+        Cron("* * * * *", tz=zone)
+
+    assert words in str(caught.value)
+    assert len(str(caught.value)) < 200
+
+
+@pytest.fixture
+def _no_zones(monkeypatch):
+    """A system without time zone data; the names are read once a process, so they are forgotten twice."""
+    monkeypatch.setattr(options, "available_timezones", set)
+    options._zone_names.cache_clear()  # noqa: SLF001
+    yield
+    options._zone_names.cache_clear()  # noqa: SLF001
+
+
+@pytest.mark.usefixtures("_no_zones")
+def test_a_system_without_zones_says_what_to_install():
+    """Where no time zone data is installed the message names the package."""
+    with pytest.raises(ScheduleError, match="Install the package tzdata"):
+        Cron("* * * * *", tz="Europe/Berlin")
+
+
+# ---- asking -------------------------------------------------------------------------------------------
+
+
+def test_next_after_is_strictly_after():
+    """An instant of the schedule is not its own next one; a microsecond before, it is."""
+    noon = datetime(2026, 1, 1, 12, tzinfo=UTC)
+    schedule = Cron("0 12 * * *")
+
+    assert noon == schedule.next_after(noon - timedelta(microseconds=1))
+    assert noon + timedelta(days=1) == schedule.next_after(noon)
+
+
+def test_next_after_answers_in_utc():
+    """Whatever zone the question is asked in, the answer is in UTC."""
+    asked = datetime(2026, 1, 1, 12, tzinfo=timezone(timedelta(hours=5)))
+
+    answer = Cron("0 8 * * *").next_after(asked)
+
+    assert UTC == answer.tzinfo
+    assert datetime(2026, 1, 1, 8, tzinfo=UTC) == answer
+
+
+@pytest.mark.parametrize("schedule", [Cron("* * * * *"), Every(timedelta(minutes=1))])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        datetime(2026, 1, 1),  # noqa: DTZ001 (the naive datetime under test)
+        date(2026, 1, 1),
+        datetime(1, 1, 1, tzinfo=UTC),
+        datetime(9999, 12, 31, tzinfo=UTC),
+        0,
+        "2026-01-01",
+        None,
+    ],
+)
+def test_only_an_aware_instant_is_taken(schedule, bad):
+    """A naive datetime, a date, a number or a year out of range is refused."""
+    with pytest.raises(ScheduleError):
+        schedule.next_after(bad)
+    with pytest.raises(ScheduleError):
+        schedule.upcoming(bad, 1)
+    with pytest.raises(ScheduleError):
+        schedule.count(bad, NEW_YEAR)
+
+
+def test_upcoming_lists_in_order():
+    """The next instants come in order, as many as asked for."""
+    fires = Cron("0 */8 * * *").upcoming(NEW_YEAR, 4)
+
+    assert [8, 16, 0, 8] == [fire.hour for fire in fires]
+    assert [] == Cron("* * * * *").upcoming(NEW_YEAR, 0)
+
+
+@pytest.mark.parametrize("count", [-1, 10_001, True, 1.5])
+def test_upcoming_is_bounded(count):
+    """A count that is negative, huge or no whole number is refused."""
+    with pytest.raises(ScheduleError, match="count="):
+        Cron("* * * * *").upcoming(NEW_YEAR, count)
+
+
+# ---- Every --------------------------------------------------------------------------------------------
+
+
+def test_every_keeps_its_phase_from_the_epoch():
+    """Without an anchor the instants are multiples of the interval since 1970, the same on every server."""
+    schedule = Every(timedelta(minutes=5))
+
+    assert datetime(2026, 1, 1, 0, 5, tzinfo=UTC) == schedule.next_after(NEW_YEAR + timedelta(seconds=1))
+    assert datetime(2026, 1, 1, 0, 5, tzinfo=UTC) == schedule.next_after(NEW_YEAR)
+
+
+def test_every_keeps_its_phase_from_an_anchor():
+    """An anchor, in any zone and also a later one, moves all instants alike."""
+    anchor = datetime(2026, 6, 1, 2, 3, tzinfo=timezone(timedelta(hours=2)))
+
+    schedule = Every(timedelta(hours=1), anchor=anchor)
+
+    assert [datetime(2026, 1, 1, hour, 3, tzinfo=UTC) for hour in (0, 1)] == schedule.upcoming(NEW_YEAR, 2)
+
+
+@given(
+    interval=st.integers(1_000_000, 10**13),
+    anchor=st.integers(-(10**15), 10**15),
+    start=st.integers(0, 10**15),
+    periods=st.integers(0, 50),
+)
+def test_every_is_exact(interval, anchor, start, periods):
+    """Each instant is anchor + n · interval to the microsecond, and counting equals walking."""
+    epoch, micro = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
+    schedule = Every(interval * micro, anchor=epoch + anchor * micro)
+    after = epoch + start * micro
+
+    fires = schedule.upcoming(after, periods + 1)
+
+    offsets = [(fire - epoch) // micro for fire in fires]
+    assert all((offset - anchor) % interval == 0 for offset in offsets)
+    assert start < offsets[0] <= start + interval
+    assert [interval] * periods == [later - former for former, later in pairwise(offsets)]
+    assert periods + 1 == schedule.count(after, fires[-1])
+    assert 0 == schedule.count(fires[-1], after)
+
+
+@pytest.mark.parametrize(
+    "interval",
+    [timedelta(0), timedelta(seconds=-1), timedelta(milliseconds=999), timedelta(days=3651), 60, "5m", None],
+)
+def test_every_takes_a_span_of_at_least_a_second(interval):
+    """A span under a second, over ten years or no timedelta is refused."""
+    with pytest.raises(ScheduleError, match="interval="):
+        Every(interval)
+
+
+def test_every_takes_an_aware_anchor_only():
+    """A naive anchor is refused."""
+    with pytest.raises(ScheduleError, match="anchor="):
+        Every(timedelta(minutes=1), anchor=datetime(2026, 1, 1))  # noqa: DTZ001 (the naive datetime under test)
+
+
+# ---- texts --------------------------------------------------------------------------------------------
+
+
+def test_a_bare_text_is_a_cron_in_utc():
+    """Where a schedule is expected a text is Cron(text); a schedule stays itself."""
+    every = Every(timedelta(minutes=5))
+
+    assert Cron("0 2 * * *") == parse_schedule("0 2 * * *")
+    assert every is parse_schedule(every)
+
+
+@pytest.mark.parametrize("value", [None, 5, timedelta(minutes=5), b"0 2 * * *", ["0 2 * * *"], "nightly"])
+def test_what_is_no_schedule_is_refused(value):
+    """Anything but a text or a schedule is refused."""
+    with pytest.raises(ScheduleError):
+        parse_schedule(value)
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        Cron("0 2 * * *"),
+        Cron("*/15 0 9-17 ? * mon-fri", tz="Europe/Istanbul", misfire="all", misfire_limit=3, overlap="skip"),
+        Every(timedelta(seconds=90)),
+        Every(timedelta(microseconds=1_000_001), anchor=NEW_YEAR, misfire="skip", overlap="queue_one"),
+    ],
+)
+def test_a_schedule_survives_storage(schedule):
+    """A schedule stored as JSON comes back equal."""
+    assert schedule == schedule_from_json(schedule_to_json(schedule))
+
+
+def test_the_stored_text_is_compact_and_plain():
+    """What is stored is readable, without spaces, and holds every option."""
+    assert (
+        '{"cron":"0 2 * * *","tz":"UTC","misfire":"once","misfire_limit":100,"overlap":"allow"}'
+        == schedule_to_json(Cron("0 2 * * *"))
+    )
+    assert (
+        '{"every":300000000,"anchor":0,"misfire":"once","misfire_limit":100,"overlap":"allow"}'
+        == schedule_to_json(Every(timedelta(minutes=5)))
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "nightly",
+        "[]",
+        "null",
+        "5",
+        "{}",
+        '{"cron":"0 2 * * *","colour":"red"}',
+        '{"cron":5}',
+        '{"cron":"0 2 * * *","tz":"Mars/X"}',
+        '{"every":"300","anchor":0}',
+        '{"every":300000000}',
+        '{"every":1e400,"anchor":0}',
+        '{"every":NaN,"anchor":0}',
+        '{"every":1,"anchor":0}',
+        '{"every":300000000,"anchor":99999999999999999999}',
+        "[" * 2_000,
+        json.dumps({"cron": "0 2 * * *", "tz": "x" * 5_000}),
+    ],
+)
+def test_a_damaged_stored_schedule_is_refused(text):
+    """Whatever stands in the storage, reading it ends in a ScheduleError with a short message."""
+    with pytest.raises(ScheduleError) as caught:
+        schedule_from_json(text)
+
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("schedule", "words"),
+    [
+        (Cron("0 2 * * *", tz="Europe/Istanbul"), "at 02:00 every day, Europe/Istanbul"),
+        (Cron("0 2,14 * * *"), "at 02:00 and 14:00 every day, UTC"),
+        (Cron("15 30 2 * * *"), "at 02:30:15 every day, UTC"),
+        (Cron("* * * * *"), "every minute, UTC"),
+        (Cron("* * * * * *"), "every second, UTC"),
+        (Cron("*/10 * 9 * * *"), "every 10 seconds of hour 9, UTC"),
+        (Cron("* 5 * * * *"), "every second of minute 5 of every hour, UTC"),
+        (Cron("30 * * * * *"), "at second 30 of every minute, UTC"),
+        (Cron("*/5 * * * *"), "every 5 minutes, UTC"),
+        (Cron("*/25 * * * *"), "at minutes 0, 25 and 50 of every hour, UTC"),
+        (Cron("30 * * * *"), "at minute 30 of every hour, UTC"),
+        (Cron("30 */2 * * *"), "at minute 30 of every 2 hours, UTC"),
+        (Cron("*/15 9-17 * * mon-fri"), "every 15 minutes of hours 9 to 17 on Monday to Friday, UTC"),
+        (Cron("0 0 * * 0,6"), "at 00:00 on Saturday and Sunday, UTC"),
+        (Cron("0 0 1,15 * mon"), "at 00:00 on days 1 and 15 of the month or on Monday, UTC"),
+        (Cron("0 0 L * *"), "at 00:00 on the last day of the month, UTC"),
+        (Cron("0 0 L-3 * *"), "at 00:00 on the day 3 days before the last of the month, UTC"),
+        (Cron("0 0 LW * *"), "at 00:00 on the last working day of the month, UTC"),
+        (Cron("0 0 15W * *"), "at 00:00 on the working day nearest to day 15 of the month, UTC"),
+        (Cron("0 0 * * 5L"), "at 00:00 on the last Friday of the month, UTC"),
+        (Cron("0 0 * * 5#2"), "at 00:00 on the second Friday of the month, UTC"),
+        (Cron("0 6 1 1,7 *"), "at 06:00 on day 1 of the month in January and July, UTC"),
+        (Cron("0 6 * 1-3,12 *"), "at 06:00 every day in January to March and December, UTC"),
+        (Every(timedelta(minutes=1)), "every minute"),
+        (Every(timedelta(minutes=5)), "every 5 minutes"),
+        (Every(timedelta(minutes=90)), "every 90 minutes"),
+        (Every(timedelta(days=1)), "every day"),
+        (Every(timedelta(seconds=1.5)), "every 1.5 seconds"),
+    ],
+)
+def test_a_schedule_is_told_in_words(schedule, words):
+    """The description says in English when the schedule fires."""
+    assert words == schedule.describe()

@@ -1,0 +1,224 @@
+"""Which instants a recurring job owes after being late, by policy."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import attrs
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from firelock.cron import Cron, Every, Firing, Misfire, due_instants
+from firelock.cron.fields import parse_fields
+from firelock.cron.timetable import Timetable
+from firelock.cron.walltimes import WallTimes
+from firelock.errors import ScheduleError
+
+NOON = datetime(2026, 11, 25, 12, tzinfo=UTC)
+SECOND, MINUTE = timedelta(seconds=1), timedelta(minutes=1)
+
+
+def minutes(*offsets: int) -> list[datetime]:
+    """Return noon moved by so many minutes each."""
+    return [NOON + offset * MINUTE for offset in offsets]
+
+
+def test_the_due_instant_fires_with_its_nominal_time():
+    """A run a little late carries the instant it was due at, not the moment it was noticed."""
+    firing = due_instants(Cron("0 * * * *"), due=NOON, now=NOON + 700 * timedelta(milliseconds=1))
+
+    assert Firing([NOON], 0, NOON + timedelta(hours=1)) == firing
+
+
+@pytest.mark.parametrize("misfire", list(Misfire))
+def test_within_the_grace_every_instant_fires(misfire):
+    """Instants at most 60 s late are no misfires: all run under every policy."""
+    firing = due_instants(Cron("*/20 * * * * *", misfire=misfire), due=NOON, now=NOON + MINUTE)
+
+    assert [NOON, NOON + 20 * SECOND, NOON + 40 * SECOND, NOON + MINUTE] == firing.instants
+    assert firing.dropped == 0
+
+
+def test_once_runs_the_latest_instant_only():
+    """After a downtime `once` gives one run, for the latest instant up to now."""
+    firing = due_instants(Cron("*/5 * * * *"), due=NOON, now=NOON + 17 * MINUTE)
+
+    assert Firing(minutes(15), 3, NOON + 20 * MINUTE) == firing
+
+
+def test_once_gives_one_run_when_only_the_due_instant_was_missed():
+    """The single missed instant runs, however late."""
+    firing = due_instants(Cron("0 12 * * *"), due=NOON, now=NOON + timedelta(hours=23))
+
+    assert Firing([NOON], 0, NOON + timedelta(days=1)) == firing
+
+
+def test_all_runs_every_missed_instant():
+    """After a downtime `all` gives one run for each instant, in order."""
+    firing = due_instants(Cron("*/5 * * * *", misfire="all"), due=NOON, now=NOON + 17 * MINUTE)
+
+    assert Firing(minutes(0, 5, 10, 15), 0, NOON + 20 * MINUTE) == firing
+
+
+def test_all_keeps_the_newest_up_to_its_limit():
+    """Beyond `misfire_limit` the oldest missed instants are dropped; those within the grace are extra."""
+    schedule = Cron("* * * * *", misfire="all", misfire_limit=2)
+
+    firing = due_instants(schedule, due=NOON, now=NOON + 10 * MINUTE + 30 * SECOND)
+
+    assert Firing(minutes(8, 9, 10), 8, NOON + 11 * MINUTE) == firing
+
+
+def test_skip_runs_only_what_is_within_the_grace():
+    """After a downtime `skip` drops what is late and runs what is on time."""
+    firing = due_instants(Cron("*/5 * * * *", misfire="skip"), due=NOON, now=NOON + 15 * MINUTE + 40 * SECOND)
+
+    assert Firing(minutes(15), 3, NOON + 20 * MINUTE) == firing
+
+
+def test_skip_may_run_nothing():
+    """Where every instant is late `skip` runs none and still says when to look again."""
+    firing = due_instants(Cron("0 12 * * *", misfire="skip"), due=NOON, now=NOON + 2 * MINUTE)
+
+    assert Firing([], 1, NOON + timedelta(days=1)) == firing
+
+
+@pytest.mark.parametrize(("late", "runs"), [(60 * SECOND, 1), (60 * SECOND + timedelta(microseconds=1), 0)])
+def test_the_grace_ends_after_exactly_60_seconds(late, runs):
+    """An instant 60 s late is on time; one microsecond more and it is a misfire."""
+    firing = due_instants(Cron("0 12 * * *", misfire="skip"), due=NOON, now=NOON + late)
+
+    assert runs == len(firing.instants)
+
+
+def test_the_grace_can_be_set():
+    """Another grace moves the border between late and on time."""
+    firing = due_instants(
+        Cron("0 12 * * *", misfire="skip"), due=NOON, now=NOON + 2 * MINUTE, grace=2 * MINUTE
+    )
+
+    assert [NOON] == firing.instants
+
+
+def test_nothing_fires_before_it_is_due():
+    """A due instant still ahead gives no run and stays the next one."""
+    firing = due_instants(Cron("0 12 * * *"), due=NOON, now=NOON - SECOND)
+
+    assert Firing([], 0, NOON) == firing
+
+
+def test_a_due_instant_outside_the_schedule_still_fires():
+    """The stored instant is owed even if the schedule was changed since."""
+    firing = due_instants(Cron("30 * * * *", misfire="all"), due=NOON, now=NOON + 40 * MINUTE)
+
+    assert Firing(minutes(0, 30), 0, NOON + 90 * MINUTE) == firing
+
+
+def test_a_search_without_a_match_ends():
+    """Should no date match at all, the search gives up after 40 years and says None."""
+    fields = attrs.evolve(parse_fields("0 0 28 2 *"), days=(30,))
+
+    assert Timetable(WallTimes(fields), ZoneInfo("Europe/Berlin")).next_after(NOON) is None
+
+
+def test_every_fires_by_the_same_policies():
+    """A fixed span obeys misfire and limit as a cron expression does."""
+    schedule = Every(timedelta(minutes=7), anchor=NOON, misfire="all", misfire_limit=2)
+
+    firing = due_instants(schedule, due=NOON, now=NOON + 30 * MINUTE)
+
+    assert Firing(minutes(21, 28), 3, NOON + 35 * MINUTE) == firing
+
+
+@pytest.mark.parametrize(
+    ("due", "now", "grace"),
+    [
+        (NOON.replace(tzinfo=None), NOON, MINUTE),
+        (NOON, NOON.replace(tzinfo=None), MINUTE),
+        (NOON.date(), NOON, MINUTE),
+        (NOON, NOON, -SECOND),
+        (NOON, NOON, timedelta(hours=2)),
+        (NOON, NOON, 60),
+    ],
+)
+def test_wrong_moments_are_refused(due, now, grace):
+    """Naive instants, dates and impossible graces are refused, not guessed at."""
+    with pytest.raises(ScheduleError):
+        due_instants(Cron("* * * * *"), due=due, now=now, grace=grace)
+
+
+# ---- against a plain list of all instants -------------------------------------------------------------
+
+
+def owed(schedule: Cron | Every, due: datetime, now: datetime) -> Firing:
+    """Return the answer by listing every instant, as the policies are described."""
+    passed = [due]
+    while (following := schedule.next_after(passed[-1])) <= now:
+        passed.append(following)
+    late = [instant for instant in passed if now - instant > MINUTE]
+    on_time = passed[len(late) :]
+    runs = {
+        "once": passed[-1:] if late else on_time,
+        "all": late[-schedule.misfire_limit :] + on_time,
+        "skip": on_time,
+    }[schedule.misfire]
+    return Firing(runs, len(passed) - len(runs), following)
+
+
+SCHEDULES = [
+    Cron("* * * * *", tz="Europe/Berlin"),
+    Cron("30 2 * * *", tz="Europe/Berlin"),
+    Cron("*/20 1-3 * * sun", tz="America/New_York"),
+    Cron("*/13 5 * * * *"),
+    Every(timedelta(minutes=3)),
+    Every(timedelta(seconds=77.5), anchor=NOON),
+]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    schedule=st.sampled_from(SCHEDULES),
+    misfire=st.sampled_from(Misfire),
+    limit=st.integers(1, 40),
+    start=st.integers(0, 365 * 86_400),
+    downtime=st.timedeltas(timedelta(0), 5 * MINUTE) | st.timedeltas(timedelta(0), timedelta(days=2)),
+)
+def test_what_is_owed_equals_the_plain_list(schedule, misfire, limit, start, downtime):
+    """For any downtime, policy and limit the answer is that of listing every instant that passed."""
+    schedule = attrs.evolve(schedule, misfire=misfire, misfire_limit=limit)
+    due = schedule.next_after(datetime(2026, 1, 1, tzinfo=UTC) + start * SECOND)
+    now = due + downtime
+
+    assert owed(schedule, due, now) == due_instants(schedule, due=due, now=now)
+
+
+@attrs.define
+class Counted:
+    """An every-second cron that counts how often it is asked."""
+
+    misfire: Misfire
+    misfire_limit: int = 100
+    asked: int = 0
+    cron: Cron = attrs.field(factory=lambda: Cron("* * * * * *", tz="Europe/Berlin"))
+
+    def next_after(self, instant: datetime) -> datetime | None:
+        self.asked += 1
+        return self.cron.next_after(instant)
+
+    def count(self, after: datetime, until: datetime) -> int:
+        self.asked += 1
+        return self.cron.count(after, until)
+
+
+@pytest.mark.parametrize(("misfire", "runs"), [("once", 1), ("all", 161), ("skip", 61)])
+def test_a_long_downtime_is_not_walked(misfire, runs):
+    """After a month an every-second cron is asked once for each run and for a few dozen counts."""
+    schedule = Counted(Misfire(misfire))
+
+    firing = due_instants(schedule, due=NOON - timedelta(days=30), now=NOON)
+
+    assert runs == len(firing.instants)
+    assert 30 * 86_400 + 1 - runs == firing.dropped
+    assert schedule.asked < runs + 60
