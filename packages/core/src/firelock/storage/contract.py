@@ -127,7 +127,9 @@ class Storage(ABC):
         insertion. Skipped are queues whose record (kind "queue", key its name) says `"paused": true`, and
         jobs with a tail. Each job gets attempt + 1, fence + 1, this session and its server's name,
         `claimed_at` = `changed_at` = now, an empty `started_at` and an empty reason; no history. A session
-        that is dead or unknown takes nothing and is lost: it is tested in the same step.
+        that is dead or unknown takes nothing and is lost: it is tested in the same step. One that has expired
+        is dead only when `orphans` or `end_session` has marked it. Without a list, a claim of at least as many
+        jobs as there are queues with work takes from each of them.
         """
 
     @abstractmethod
@@ -339,7 +341,7 @@ class Storage(ABC):
         return defaults.get_recurring(self, recurring_id)
 
     def list_recurring(self, *, after: str = "", limit: int = 100) -> list[RecurringRecord]:
-        """Return definitions in order of id, those above `after`."""
+        """Return definitions in order of id, by code points, those above `after`."""
         return defaults.list_recurring(self, after=after, limit=limit)
 
     def remove_recurring(self, recurring_id: str) -> bool:
@@ -397,7 +399,7 @@ class Storage(ABC):
 
     @abstractmethod
     def list_records(self, kind: str, *, after: str = "", limit: int = 100) -> list[Record]:
-        """Return records of a kind in order of key, those above `after`."""
+        """Return records of a kind in order of key, by code points, those above `after`."""
 
     @abstractmethod
     def delete_record(self, kind: str, key: str, *, expected_version: int | None = None) -> bool:
