@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -46,9 +46,7 @@ def serving(load: Load, **environment: str) -> Iterator[Server]:
 
 def count_succeeded(app: ModuleType) -> int:
     """Return how many jobs have succeeded."""
-    from firelock.job import State
-
-    count: int = app.fire.jobs.counts().by_state.get(State.SUCCEEDED, 0)
+    count: int = app.fire.jobs.counts().by_state.get("succeeded", 0)
     return count
 
 
@@ -162,7 +160,23 @@ def grown(load: Load) -> Figures:
             raise RuntimeError(message)
         with wal.kept(load.database):
             pass  # both measurements begin with an empty log
-        return growth.shares(empty, verbs(app, load))
+        lists = {"slowest_list_ms": slowest_list_ms(app)}
+        return growth.shares(empty, verbs(app, load)) | lists
+
+
+def slowest_list_ms(app: ModuleType) -> float:
+    """Return the longest that a first look at any list takes: pages of 50, counts, queues."""
+    jobs = app.fire.jobs
+    lists: tuple[Callable[[], object], ...] = (
+        lambda: jobs.find(limit=50),
+        lambda: jobs.find(state="succeeded", limit=50),
+        lambda: jobs.find(state="succeeded", limit=50, oldest_first=True),
+        lambda: jobs.find(task="benchmarks.ours_app.noop", limit=50),
+        lambda: jobs.find(queue="default", limit=50),
+        jobs.counts,
+        app.fire.queues.list,
+    )
+    return max(1000 / timed(one, jobs=1)["jobs_per_s"] for one in lists)
 
 
 def rest(load: Load) -> Figures:

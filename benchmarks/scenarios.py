@@ -95,6 +95,7 @@ SCENARIOS = (
             Figure("bulk_jobs_per_s", "jobs/s"),
             Figure("process_jobs_per_s", "jobs/s"),
             Figure("one_jobs_per_s", "jobs/s"),
+            Figure("slowest_list_ms", "ms", at_most=100),
         ),
     ),
     Scenario(
