@@ -41,9 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.sched_setaffinity(0, {options.core})  # inherited by everything that is started from here
     RESULTS.mkdir(exist_ok=True)
     peers = install_peers() if options.peers else ()
-    contenders = [
-        one for one in (FLOOR, OURS, *peers) if not options.contender or one.name in options.contender
-    ]
+    contenders = select((FLOOR, OURS, *peers), options.contender)
     amounts = {**(QUICK if options.quick else FULL), **({"jobs": options.jobs} if options.jobs else {})}
     about = machine.describe(RESULTS, core=options.core) | {"load": amounts}
     if peers:
@@ -82,6 +80,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     elif options.core is None:
         options.core = max(os.sched_getaffinity(0))
     return options
+
+
+def select(contenders: Sequence[Contender], names: Sequence[str] | None) -> list[Contender]:
+    """Return the contenders of these names, all where none is named; end the program on an unknown name."""
+    known = {contender.name: contender for contender in contenders}
+    if unknown := sorted(set(names or ()) - set(known)):
+        sys.exit(f"No contender {', '.join(unknown)}; there are {', '.join(known)}, and more with --peers.")
+    return [contender for contender in contenders if not names or contender.name in names]
 
 
 def measure(
