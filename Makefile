@@ -9,12 +9,12 @@ SOURCES := $(wildcard packages/*/src)
 TYPED := $(SOURCES) tests/typing $(sort $(dir $(wildcard benchmarks/*.py examples/*.py)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format lint types imports docs bench lock clean FORCE
+.PHONY: help setup demo test cover check format lint types imports docs bench lock clean FORCE
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
 	@echo
-	@echo "  PYTHON=python3.13 chooses the interpreter, ARGS='-k name' goes to pytest, the demo or the benchmarks."
+	@echo "  PYTHON=python3.13 chooses the interpreter, ARGS='-k name' goes to the tool."
 
 # Set-up runs again when the lock or a package changes, the folder has moved or another PYTHON is named.
 READY := .venv/ready
@@ -32,6 +32,9 @@ demo: $(READY) ## see Firelock at work
 
 test: $(READY) ## run the tests
 	@$(BIN)/python -m pytest -q $(ARGS)
+
+cover: $(READY) ## run the tests and show which lines and branches they miss
+	@$(BIN)/python -m pytest -q --cov --cov-report=term $(ARGS)
 
 check: lint types imports docs ## everything but the tests: format, lint, types, imports, documentation
 

@@ -20,6 +20,7 @@ HOSTS = {
     "docs.python.org",
     "keepachangelog.com",
     "semver.org",
+    "www.sqlite.org",
     "www.w3.org",  # the name of SVG's namespace
 }
 RESERVED_HOST = re.compile(r"(^|\.)(example(\.com|\.net|\.org)?|test|invalid|localhost)$")

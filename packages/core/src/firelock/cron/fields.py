@@ -274,7 +274,7 @@ def _bounded(what: str, value: int, *, low: int, high: int) -> int:
 
 
 def _expand(expression: str, reads: dict[str, _Read], *, has_interval: bool) -> Fields:
-    from croniter import croniter  # 60 ms that only users of cron expressions pay
+    from croniter import croniter  # noqa: PLC0415 - 60 ms that only users of cron expressions pay
 
     order = [kind for kind in (_MINUTE, _HOUR, _DAY, _MONTH, _WEEKDAY, _SECOND) if kind.name in reads]
     # A field of rules only must still be something croniter reads; its values are not used below.
