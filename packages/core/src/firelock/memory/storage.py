@@ -1,0 +1,384 @@
+"""`MemoryStorage`: the model that every other storage is compared with."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Mapping, Sequence
+from itertools import islice
+
+from firelock.clock import SECOND
+from firelock.errors import JobNotFound, StorageError, UnsupportedFeature
+from firelock.job import Attempt, HistoryEntry, JobRecord, LogLine, NewJob, Progress, State
+from firelock.lifecycle import Transition, Upkeep
+from firelock.memory import changes, pages
+from firelock.memory.store import Store
+from firelock.override import override
+from firelock.storage import (
+    Applied,
+    Claim,
+    Counts,
+    Exchange,
+    Feature,
+    Held,
+    JobFilter,
+    NewSession,
+    Page,
+    Promotion,
+    Reconciliation,
+    Record,
+    RecurringRecord,
+    Renewal,
+    Rollup,
+    SessionRecord,
+    Storage,
+    Taken,
+    next_recurring_at,
+    prune_rollups,
+)
+
+__all__ = ["MemoryStorage"]
+
+_DAY = 86_400 * SECOND
+_ROLLUPS_STAY = 30 * _DAY
+
+
+class MemoryStorage(Storage):
+    """Jobs in this process's memory: gone with the process, unseen by any other.
+
+    Handles of one name share a store for as long as one of them is open; a handle without a name has a store
+    of its own. One lock makes each verb one step.
+    """
+
+    features = frozenset({Feature.NOTIFY})
+
+    def __init__(self, name: str = "") -> None:
+        self.url = f"memory://{name}"
+        self._store = Store.named(name)
+        self._is_closed = False
+        self._interrupts = 0
+        self._told_due_at: int | None = None  # the next due instant as `claim` or `promote` said last
+
+    # ---- life --------------------------------------------------------------------------------------------
+
+    @override
+    def migrate(self) -> list[str]:
+        self._open()
+        return []
+
+    @override
+    def clear(self) -> None:
+        with self._open() as store:
+            store.clear()
+
+    @override
+    def close(self) -> None:
+        if not self._is_closed:
+            self._is_closed = True
+            self.interrupt()
+            self._store = Store()  # the shared one goes with its last handle
+
+    @override
+    def clock(self) -> int:
+        self._open()
+        return time.time_ns() // 1_000 + self.clock_offset
+
+    @override
+    def describe(self) -> Mapping[str, str]:
+        return {"storage": self.url, "durability": "none: jobs are gone when this process ends"}
+
+    def _open(self) -> Store:
+        if self._is_closed:
+            message = f"Storage {self.url} is closed; open a new handle."
+            raise StorageError(message)
+        return self._store
+
+    # ---- the hot path ------------------------------------------------------------------------------------
+
+    @override
+    def insert(self, jobs: Sequence[NewJob], *, within: object | None = None) -> list[bool]:
+        if within is not None:
+            message = f"Storage {self.url} has no transactions to join; enqueue without within=."
+            raise UnsupportedFeature(message)
+        with self._open() as store:
+            new: dict[str, NewJob] = {}
+            is_new = []
+            for job in jobs:
+                is_new.append(job.id not in new and job.id not in store.table.rows)
+                if is_new[-1]:
+                    _require_parents(job, store, new)
+                    new[job.id] = job
+            now = self.clock()
+            for job in new.values():
+                changes.insert(store.table, job, now)
+            store.changed.notify_all()
+        return is_new
+
+    @override
+    def claim(self, queues: Sequence[str] | None, limit: int, session: str, now: int) -> Claim:
+        with self._open() as store:
+            living = store.sessions.living(session)
+            if living is None:
+                return Claim([], self._next_due_at(store), is_session_lost=True)
+            rows = store.next_ready(queues, limit)
+            for row in rows:
+                changes.claim(store.table, row, session=session, server=living.session.server, now=now)
+            return Claim([row.claimed() for row in rows], self._next_due_at(store))
+
+    @override
+    def apply(self, transitions: Sequence[Transition]) -> list[Applied]:
+        with self._open() as store:
+            now = self.clock()
+            results = [changes.apply(store.table, transition, now) for transition in transitions]
+            store.changed.notify_all()
+        return results
+
+    @override
+    def exchange(
+        self,
+        transitions: Sequence[Transition],
+        queues: Sequence[str] | None,
+        limit: int,
+        session: str,
+        now: int,
+    ) -> Exchange:
+        with self._open():
+            return super().exchange(transitions, queues, limit, session, now)
+
+    @override
+    def wait(self, queues: Sequence[str] | None, timeout_seconds: float) -> bool:
+        with self._open() as store:
+            interrupts = self._interrupts
+
+            def may_work() -> bool:
+                return store.has_ready(queues) or self._is_due_earlier(store)
+
+            store.changed.wait_for(
+                lambda: self._is_closed or interrupts != self._interrupts or may_work(), timeout_seconds
+            )
+            if self._is_closed or not may_work():
+                return False
+            self._next_due_at(store)
+            return True
+
+    @override
+    def interrupt(self) -> None:
+        with self._store as store:
+            self._interrupts += 1
+            store.changed.notify_all()
+
+    def _next_due_at(self, store: Store) -> int | None:
+        """Return the earliest instant of a scheduled or recurring job; the caller is told."""
+        self._told_due_at = self._earliest(store)
+        return self._told_due_at
+
+    def _is_due_earlier(self, store: Store) -> bool:
+        due_at, told = self._earliest(store), self._told_due_at
+        return due_at is not None and (told is None or due_at < told)
+
+    def _earliest(self, store: Store) -> int | None:
+        if store.is_recurring_stale:
+            store.recurring_due_at = next_recurring_at(self)
+            store.is_recurring_stale = False
+        first = store.table.due.first()
+        instants = (first[0][0] if first else None, store.recurring_due_at)
+        return min((instant for instant in instants if instant is not None), default=None)
+
+    # ---- sessions ----------------------------------------------------------------------------------------
+
+    @override
+    def begin_session(self, session: NewSession) -> None:
+        with self._open() as store:
+            store.sessions.begin(session, self.clock())
+
+    @override
+    def renew(self, renewals: Sequence[Renewal]) -> list[bool]:
+        with self._open() as store:
+            now = self.clock()
+            return [store.sessions.renew(renewal, now) for renewal in renewals]
+
+    @override
+    def reconcile(self, session: str, held: Sequence[Held]) -> Reconciliation:
+        with self._open() as store:
+            rows = [store.table.rows[id] for id in store.table.held.get(session, ())]
+            stored = {(row.record.id, row.record.fence): row for row in rows}
+            lost = []
+            for one in held:
+                row = stored.pop((one.job_id, one.fence), None)
+                if row is None or row.record.state is not State.PROCESSING:
+                    lost.append(one)
+                elif one.started_at is not None:
+                    store.table.change(row, started_at=one.started_at)
+            unknown = [row.claimed() for row in stored.values()]
+            return Reconciliation(store.sessions.living(session) is None, lost, unknown)
+
+    @override
+    def end_session(self, session: str, running: Collection[str] | None, *, reason: str) -> Taken:
+        with self._open() as store:
+            now = self.clock()
+            ended = store.sessions.end(session, now)
+            if ended is None:
+                return Taken(session, "", [], [])
+            taken = Taken(session, ended.session.server, [], [])
+            for row in [store.table.rows[id] for id in store.table.held.get(session, ())]:
+                if row.record.state is not State.PROCESSING:
+                    store.table.change(row, session=None)
+                elif running is None or row.record.id in running:
+                    changes.take_back(store.table, row, crash=reason, now=now)
+                    taken.crashed.append(row.record.id)
+                else:
+                    changes.take_back(store.table, row, crash=None, now=now)
+                    taken.returned.append(row.record.id)
+            store.changed.notify_all()
+        return taken
+
+    @override
+    def orphans(self, limit: int) -> list[Taken]:
+        with self._open() as store:
+            expired = store.sessions.expired(self.clock())[:limit]
+            return [self.end_session(id, None, reason=Upkeep.SESSION_LOST.value) for id in expired]
+
+    @override
+    def list_sessions(self) -> list[SessionRecord]:
+        with self._open() as store:
+            return store.sessions.list()
+
+    # ---- upkeep ------------------------------------------------------------------------------------------
+
+    @override
+    def promote(self, limit: int) -> Promotion:
+        with self._open() as store:
+            now = self.clock()
+            due = list(islice(store.table.due.up_to(now), limit))
+            for id in due:
+                changes.promote(store.table, store.table.rows[id], now)
+            store.changed.notify_all()
+            return Promotion(len(due), self._next_due_at(store))
+
+    @override
+    def release(self, limit: int) -> int:
+        with self._open() as store:
+            looked_at = changes.release(store.table, limit, self.clock())
+            store.changed.notify_all()
+        return looked_at
+
+    @override
+    def prune(self, limit: int) -> int:
+        with self._open() as store:
+            now = self.clock()
+            expired = (id for id in store.table.expiring.up_to(now) if id not in store.table.releasing)
+            ids = list(islice(expired, limit))
+            for id in ids:
+                changes.prune(store.table, store.table.rows[id], now)
+                store.records.forget("log", id)
+                store.records.forget("progress", id)
+            store.sessions.prune(now - _DAY)
+            prune_rollups(self, now - _ROLLUPS_STAY, limit)
+        return len(ids)
+
+    # ---- what people read --------------------------------------------------------------------------------
+
+    @override
+    def get(self, ids: Sequence[str]) -> list[JobRecord | None]:
+        with self._open() as store:
+            rows = [store.table.rows.get(id) for id in ids]
+            return [row.record if row else None for row in rows]
+
+    @override
+    def find(
+        self, where: JobFilter, *, limit: int, cursor: str | None = None, oldest_first: bool = False
+    ) -> Page:
+        with self._open() as store:
+            return pages.find(store.table, where, limit=limit, cursor=cursor, oldest_first=oldest_first)
+
+    @override
+    def history(self, job_id: str) -> list[HistoryEntry]:
+        with self._open() as store:
+            row = store.table.rows.get(job_id)
+            return list(row.history) if row else []
+
+    @override
+    def errors(self, job_id: str) -> list[Attempt]:
+        with self._open() as store:
+            row = store.table.rows.get(job_id)
+            return list(row.attempts) if row else []
+
+    @override
+    def counts(self) -> Counts:
+        with self._open() as store:
+            return store.table.counts()
+
+    @override
+    def record_metrics(self, rollups: Sequence[Rollup]) -> None:
+        with self._open():
+            super().record_metrics(rollups)
+
+    @override
+    def append_logs(self, lines: Mapping[str, Sequence[LogLine]], progress: Mapping[str, Progress]) -> None:
+        with self._open():
+            super().append_logs(lines, progress)
+
+    # ---- recurring and locks: the derived bodies, each one step here -------------------------------------
+
+    @override
+    def put_recurring(self, recurring: RecurringRecord, *, keep_progress: bool) -> RecurringRecord | None:
+        with self._open():
+            return super().put_recurring(recurring, keep_progress=keep_progress)
+
+    @override
+    def fire_recurring(
+        self, recurring: RecurringRecord, expected_next_at: int, jobs: Sequence[NewJob]
+    ) -> bool:
+        with self._open():
+            return super().fire_recurring(recurring, expected_next_at, jobs)
+
+    @override
+    def acquire_lock(self, name: str, owner: str, ttl_seconds: float) -> int | None:
+        with self._open():
+            return super().acquire_lock(name, owner, ttl_seconds)
+
+    @override
+    def renew_lock(self, name: str, owner: str, fence: int, ttl_seconds: float) -> bool:
+        with self._open():
+            return super().renew_lock(name, owner, fence, ttl_seconds)
+
+    @override
+    def release_lock(self, name: str, owner: str, fence: int) -> bool:
+        with self._open():
+            return super().release_lock(name, owner, fence)
+
+    # ---- small records -----------------------------------------------------------------------------------
+
+    @override
+    def put_record(
+        self, kind: str, key: str, value: str, *, expected_version: int | None = None
+    ) -> int | None:
+        with self._open() as store:
+            version = store.records.put(kind, key, value, expected_version)
+            store.note_record(kind, key)
+            return version
+
+    @override
+    def get_record(self, kind: str, key: str) -> Record | None:
+        with self._open() as store:
+            return store.records.get(kind, key)
+
+    @override
+    def list_records(self, kind: str, *, after: str = "", limit: int = 100) -> list[Record]:
+        with self._open() as store:
+            return store.records.list(kind, after, limit)
+
+    @override
+    def delete_record(self, kind: str, key: str, *, expected_version: int | None = None) -> bool:
+        with self._open() as store:
+            is_deleted = store.records.delete(kind, key, expected_version)
+            store.note_record(kind, key)
+            return is_deleted
+
+
+def _require_parents(job: NewJob, store: Store, earlier: Collection[str]) -> None:
+    for edge in job.parents:
+        if edge.parent_id not in earlier and edge.parent_id not in store.table.rows:
+            message = (
+                f"Job {job.id} is to wait for {edge.parent_id}, which is not stored. Nothing was stored."
+            )
+            raise JobNotFound(message)
