@@ -23,6 +23,9 @@ ALLOWED = {
     ("packages/core/src/firelock/app.py", "import_module"): (
         "Firelock(imports=[…]) and --import name modules of the program itself; no name comes from storage"
     ),
+    ("packages/core/src/firelock/server/loading.py", "import_module"): (
+        "`firelock server app:fire` imports the app that its command line names"
+    ),
 }
 
 ASSET_SUFFIXES = {".html", ".js", ".svg", ".jinja", ".j2"}
