@@ -29,7 +29,8 @@ class Order:
 
     def put(self, id: str, *key: int) -> None:
         """The id stands at this key, and nowhere else."""
-        self.drop(id)
+        if id in self._living:
+            self.drop(id)
         entry: Entry = (key, id)
         place = bisect_left(self._entries, entry)
         if place < len(self._entries) and self._entries[place] == entry:
@@ -60,6 +61,7 @@ class Order:
 
     def after(self, start: Entry | None = None) -> Iterator[Entry]:
         """Yield the entries behind this one, ascending; nothing may be put while it runs."""
+        self.first()  # nobody walks over the dead at the head twice
         entries = self._entries
         begin = self._head if start is None else bisect_right(entries, start)
         return (entry for place in range(begin, len(entries)) if self._is_living(entry := entries[place]))

@@ -133,12 +133,15 @@ class Table:
         if not states:
             del self._counts[job.queue]
         self.by_state[job.state].drop(job.id)
-        if ready := self.ready.get(job.queue):
+        if job.state is State.ENQUEUED and job.session is None:
+            ready = self.ready[job.queue]
             ready.drop(job.id)
             if not ready:
                 del self.ready[job.queue]
-        self.due.drop(job.id)
-        self.expiring.drop(job.id)
+        if job.state is State.SCHEDULED:
+            self.due.drop(job.id)
+        if job.expires_at is not None:
+            self.expiring.drop(job.id)
         if job.session is not None:
             _discard(self.held, job.session, job.id)
 
