@@ -1,0 +1,397 @@
+"""What becomes of a job whose attempt failed: policies are plain data, store as JSON and import nothing."""
+
+from __future__ import annotations
+
+import builtins
+import json
+import random as randomness
+from collections.abc import Callable, Collection, Sequence
+from datetime import timedelta
+from enum import StrEnum
+from typing import Literal, Protocol, Self, TypedDict, Unpack
+
+import attrs
+
+from firelock.errors import ConfigurationError
+from firelock.job import ClaimedJob
+
+__all__ = [
+    "DEFAULT_WAITS",
+    "DecisionKind",
+    "OnExceeded",
+    "Retry",
+    "RetryDecision",
+    "RetryPolicy",
+    "describe_error",
+    "retry_reason",
+]
+
+Span = timedelta | float  # a number is seconds
+ExceptionKind = type[BaseException] | str  # a text is "module.Name", the module being the one that defines it
+
+DEFAULT_WAITS = tuple(
+    timedelta(minutes=minutes) for minutes in (1, 5, 15, 60, 120, 240, 480, 720, 1440, 1440)
+)
+_POLYNOMIAL: Literal["polynomial"] = "polynomial"
+_ATTEMPTS, _ATTEMPTS_LIMIT = 10, 1000
+_LONGEST = timedelta(days=365)
+_NAMES_LIMIT, _NAME_LIMIT = 100, 300
+_JSON_LIMIT = 100_000
+_MESSAGE_LIMIT = 200
+_FACTOR_LIMIT = 100
+_MICRO = timedelta(microseconds=1)
+
+
+class DecisionKind(StrEnum):
+    """What becomes of a job after a failed attempt."""
+
+    RETRY = "retry"  # it runs again; one retry more is counted
+    FAIL = "fail"  # it ends failed
+    DELETE = "delete"  # it ends deleted
+    SNOOZE = "snooze"  # it runs again; the attempt is given back
+
+
+class OnExceeded(StrEnum):
+    """How a job ends whose retries are exhausted."""
+
+    FAIL = "fail"
+    DELETE = "delete"
+
+
+@attrs.frozen
+class RetryDecision:
+    """What a policy or hook decides about one failed attempt; made by the methods below."""
+
+    kind: DecisionKind
+    after: timedelta | None = None  # the wait until the next run: retry (None is at once) and snooze only
+    reason: str | None = None  # for people, in the job's history; None leaves the words to the server
+
+    @classmethod
+    def retry(cls, after: Span | None = None, *, reason: str | None = None) -> Self:
+        """Return the decision to run again after a wait; None is at once.
+
+        Raises:
+            ConfigurationError: the wait is negative, above a year or no span.
+        """
+        return cls(DecisionKind.RETRY, None if after is None else _to_span("after", after), reason)
+
+    @classmethod
+    def fail(cls, reason: str | None = None) -> Self:
+        """Return the decision that the job has failed."""
+        return cls(DecisionKind.FAIL, None, reason)
+
+    @classmethod
+    def delete(cls, reason: str | None = None) -> Self:
+        """Return the decision that the job is deleted."""
+        return cls(DecisionKind.DELETE, None, reason)
+
+    @classmethod
+    def snooze(cls, after: Span, *, reason: str | None = None) -> Self:
+        """Return the decision to run again after a wait without counting the attempt.
+
+        Raises:
+            ConfigurationError: the wait is negative, above a year or no span.
+        """
+        return cls(DecisionKind.SNOOZE, _to_span("after", after), reason)
+
+
+class RetryPolicy(Protocol):
+    """Any object that decides about failed attempts: what `retry=` of a task takes."""
+
+    def decide(self, job: ClaimedJob, error: BaseException, /) -> RetryDecision | None:
+        """Return what becomes of the job; None leaves it to the default policy.
+
+        Called once a failed attempt, on the server, also when many retries were made: `job.retries` counts
+        them. An exception fails the job.
+        """
+        ...
+
+
+class HasRetries(Protocol):
+    """All that `Retry` reads of a job."""
+
+    @property
+    def retries(self) -> int:
+        """Retries made since creation or the last requeue."""
+        ...
+
+
+class RetryOptions(TypedDict, total=False):
+    """What every builder of `Retry` takes besides the waits: the keyword arguments of `Retry`."""
+
+    attempts: int
+    jitter: float
+    only_on: ExceptionKind | Collection[ExceptionKind]
+    except_on: ExceptionKind | Collection[ExceptionKind]
+    on_exceeded: OnExceeded | Literal["fail", "delete"]
+
+
+# ---- checking what was given -----------------------------------------------------------------------------
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _to_span(name: str, value: object) -> timedelta:
+    if isinstance(value, timedelta) and timedelta(0) <= value <= _LONGEST:
+        return value
+    # The comparison turns away what timedelta would choke on: nan, infinities, numbers of any size.
+    if isinstance(value, int | float) and _is_number(value) and 0 <= value <= _LONGEST.total_seconds():
+        return timedelta(seconds=value)
+    message = (
+        f"{name}={_shown(value)} is no wait. Pass a timedelta, or seconds as a number, from 0 to 365 days."
+    )
+    raise ConfigurationError(message)
+
+
+def _to_attempts(value: int) -> int:
+    if not _is_whole(value) or not 0 <= value <= _ATTEMPTS_LIMIT:
+        message = (
+            f"attempts={_shown(value)} is not a whole number from 0 to {_ATTEMPTS_LIMIT}. "
+            "It counts the retries after the first run."
+        )
+        raise ConfigurationError(message)
+    return value
+
+
+def _to_jitter(value: float) -> float:
+    if not _is_number(value) or not 0 <= value <= 1:
+        message = (
+            f"jitter={_shown(value)} is not a number from 0 to 1. 0.1 spreads each wait by 10 % either way."
+        )
+        raise ConfigurationError(message)
+    return float(value)
+
+
+def _to_waits(
+    value: Sequence[Span] | Literal["polynomial"] | None,
+) -> tuple[timedelta, ...] | Literal["polynomial"]:
+    if value is None:
+        return DEFAULT_WAITS
+    if value == _POLYNOMIAL:
+        return _POLYNOMIAL
+    if not isinstance(value, list | tuple) or not 1 <= len(value) <= _ATTEMPTS_LIMIT:
+        message = (
+            f"waits={_shown(value)} is not a list of 1 to {_ATTEMPTS_LIMIT} waits. Use Retry.fixed(60) "
+            "for one wait, Retry.listed([60, 300]) for several."
+        )
+        raise ConfigurationError(message)
+    return tuple(_to_span(f"waits[{place}]", wait) for place, wait in enumerate(value))
+
+
+def _to_on_exceeded(value: OnExceeded | str) -> OnExceeded:
+    try:
+        return OnExceeded(value)
+    except ValueError as error:
+        message = f"on_exceeded={_shown(value)} is unknown. Use 'fail' or 'delete'."
+        raise ConfigurationError(message) from error
+
+
+def _to_names(value: ExceptionKind | Collection[ExceptionKind]) -> tuple[str, ...]:
+    kinds = [value] if isinstance(value, str | type) else value
+    if not isinstance(kinds, list | tuple | set | frozenset) or len(kinds) > _NAMES_LIMIT:
+        message = f"{_shown(value)} is no list of up to {_NAMES_LIMIT} exceptions: classes or 'module.Name'."
+        raise ConfigurationError(message)
+    names = [_to_name(kind) for kind in kinds]
+    return tuple(sorted(names) if isinstance(kinds, set | frozenset) else names)
+
+
+def _to_name(kind: object) -> str:
+    if isinstance(kind, str):
+        parts = kind.split(".")
+        if len(parts) == 1:
+            kind = getattr(builtins, kind, kind)
+        elif len(kind) <= _NAME_LIMIT and all(part.isidentifier() or part == "<locals>" for part in parts):
+            return kind
+    if isinstance(kind, type) and issubclass(kind, BaseException):
+        return _qualified(kind)
+    message = (
+        f"{_shown(kind)} is no exception. Pass a class, the name of a built-in one, or 'module.Name' "
+        "with the module that defines it."
+    )
+    raise ConfigurationError(message)
+
+
+def _qualified(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _shown(value: object) -> str:
+    try:
+        shown = repr(value)
+    except Exception:  # noqa: BLE001 - a stranger's __repr__, or an int of too many digits
+        shown = f"a value of type {type(value).__name__}"
+    return shown if len(shown) <= 64 else f"{shown[:64]}…"  # noqa: PLR2004 (enough to know it again)
+
+
+# ---- the policy ------------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class Retry:
+    """So many retries after the first run, with growing waits; the default is ten over three days.
+
+    A retry after the last listed wait waits as long as that one. An exception is retried if `only_on` is empty
+    or names its class or a base of it, and `except_on` names none of them.
+
+    Raises:
+        ConfigurationError: a value is out of its range.
+    """
+
+    attempts: int = attrs.field(default=_ATTEMPTS, converter=_to_attempts)
+    waits: tuple[timedelta, ...] | Literal["polynomial"] = attrs.field(
+        default=None, kw_only=True, converter=_to_waits
+    )
+    jitter: float = attrs.field(
+        default=0.1, kw_only=True, converter=_to_jitter
+    )  # share of the wait, either way
+    only_on: tuple[str, ...] = attrs.field(default=(), kw_only=True, converter=_to_names)
+    except_on: tuple[str, ...] = attrs.field(default=(), kw_only=True, converter=_to_names)
+    on_exceeded: OnExceeded = attrs.field(default=OnExceeded.FAIL, kw_only=True, converter=_to_on_exceeded)
+
+    @classmethod
+    def never(cls, *, on_exceeded: OnExceeded | Literal["fail", "delete"] = "fail") -> Self:
+        """Return the policy that lets the first failure end the job."""
+        return cls(0, on_exceeded=on_exceeded)
+
+    @classmethod
+    def fixed(cls, delay: Span, **options: Unpack[RetryOptions]) -> Self:
+        """Return the policy that waits the same span before each retry."""
+        return cls(waits=[_to_span("delay", delay)], **options)
+
+    @classmethod
+    def listed(cls, waits: Sequence[Span], **options: Unpack[RetryOptions]) -> Self:
+        """Return the policy with these waits; the last one repeats until `attempts` are made."""
+        return cls(waits=waits, **options)
+
+    @classmethod
+    def exponential(
+        cls,
+        first: Span,
+        *,
+        factor: float = 2,
+        longest: Span = timedelta(hours=24),
+        **options: Unpack[RetryOptions],
+    ) -> Self:
+        """Return the policy whose waits grow by a factor up to the longest, jitter excluded."""
+        wait, most = _to_span("first", first), _to_span("longest", longest)
+        if not wait or wait > most:
+            message = f"first={wait} is not above zero and up to longest={most}."
+            raise ConfigurationError(message)
+        if not _is_number(factor) or not 1 <= factor <= _FACTOR_LIMIT:
+            message = f"factor={_shown(factor)} is not a number from 1 to {_FACTOR_LIMIT}."
+            raise ConfigurationError(message)
+        waits = [wait]
+        for _ in range(_to_attempts(options.get("attempts", _ATTEMPTS)) - 1):
+            wait = min(wait * factor, most)
+            if wait == waits[-1]:
+                break
+            waits.append(wait)
+        return cls(waits=waits, **options)
+
+    @classmethod
+    def polynomial(cls, **options: Unpack[RetryOptions]) -> Self:
+        """Return the policy of Hangfire: retry n waits (n - 1)⁴ + 15 + r·n seconds, r being a random 0 to 29.
+
+        Ten retries take about four and a half hours. Without `jitter` given, r is all that is random.
+        """
+        return cls(waits=_POLYNOMIAL, **(RetryOptions(jitter=0) | options))
+
+    def wait(self, retry_number: int, random: Callable[[], float]) -> timedelta:
+        """Return the wait before a retry, the first being 1; `random` returns numbers from 0 up to 1.
+
+        Raises:
+            ConfigurationError: the number is below 1.
+        """
+        if retry_number < 1:
+            message = f"retry_number={retry_number} is below 1, the first retry."
+            raise ConfigurationError(message)
+        if isinstance(self.waits, tuple):
+            wait = self.waits[min(retry_number, len(self.waits)) - 1]
+        else:
+            wait = timedelta(seconds=(retry_number - 1) ** 4 + 15 + int(random() * 30) * retry_number)
+        if self.jitter:
+            wait *= 1 + self.jitter * (2 * random() - 1)
+        return min(wait, _LONGEST)
+
+    def wants(self, error: BaseException) -> bool:
+        """Return whether `only_on` and `except_on` let an exception of this class be retried."""
+        names = {_qualified(kind) for kind in type(error).__mro__}
+        return (not self.only_on or not names.isdisjoint(self.only_on)) and names.isdisjoint(self.except_on)
+
+    def decide(
+        self, job: HasRetries, error: BaseException, *, random: Callable[[], float] = randomness.random
+    ) -> RetryDecision:
+        """Return what becomes of the job: retried while retries are left and the exception is wanted."""
+        if not self.wants(error):
+            return RetryDecision.fail(f"not retried by policy: {describe_error(error)}")
+        if job.retries < self.attempts:
+            number = job.retries + 1
+            reason = retry_reason(number, self.attempts, error)
+            return RetryDecision.retry(self.wait(number, random), reason=reason)
+        made = f"all {self.attempts} retries made" if self.attempts else "no retries allowed"
+        reason = f"{made}: {describe_error(error)}"
+        match self.on_exceeded:
+            case OnExceeded.FAIL:
+                return RetryDecision.fail(reason)
+            case OnExceeded.DELETE:
+                return RetryDecision.delete(reason)
+
+    def to_json(self) -> str:
+        """Return compact JSON from which `from_json` makes an equal policy; waits are in micros."""
+        waits = self.waits if isinstance(self.waits, str) else [wait // _MICRO for wait in self.waits]
+        return json.dumps(attrs.asdict(self) | {"waits": waits}, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Return the policy that was stored; no exception class is imported.
+
+        Raises:
+            ConfigurationError: the text is not what `to_json` returns, or holds a value out of range.
+        """
+        try:
+            if len(text) > _JSON_LIMIT:
+                message = f"{len(text):,} characters"
+                raise ValueError(message)
+            stored = json.loads(text)
+            if stored["waits"] != _POLYNOMIAL:
+                stored["waits"] = [wait * _MICRO for wait in stored["waits"]]
+            return cls(**stored)
+        except ConfigurationError:
+            raise
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+            message = (
+                f"Stored retry policy {text[:64]!r} cannot be read ({error}). Store it again with to_json()."
+            )
+            raise ConfigurationError(message) from error
+
+
+# ---- words -----------------------------------------------------------------------------------------------
+
+
+def retry_reason(retry_number: int, attempts: int | None, error: BaseException) -> str:
+    """Return "retry 3 of 10: ConnectionError: …"; None for a policy that sets no number."""
+    of = "" if attempts is None else f" of {attempts}"
+    return f"retry {retry_number}{of}: {describe_error(error)}"
+
+
+def describe_error(error: BaseException) -> str:
+    """Return "ConnectionError: …" on one line, the message cut at 200 characters and fit for every storage.
+
+    Works for exceptions whose own `__str__` raises.
+    """
+    try:
+        message = str(error)
+    except Exception as broken:  # noqa: BLE001 - an exception may do anything in __str__
+        message = f"(its message cannot be read: {type(broken).__name__})"
+    # Cut first, since a message may have any size; lone surrogates and NULs are what storages refuse.
+    words = " ".join(message[: 2 * _MESSAGE_LIMIT].split())
+    words = words.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
+    if len(words) > _MESSAGE_LIMIT:
+        words = f"{words[: _MESSAGE_LIMIT - 1]}…"
+    return f"{type(error).__name__}: {words}" if words else type(error).__name__

@@ -1,0 +1,459 @@
+"""Retry policies: how long they wait, what they retry, how they are checked and stored."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from datetime import timedelta
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from firelock.errors import ConfigurationError
+from firelock.retry import (
+    DEFAULT_WAITS,
+    DecisionKind,
+    OnExceeded,
+    Retry,
+    RetryDecision,
+    describe_error,
+    retry_reason,
+)
+
+MINUTE, HOUR, YEAR = timedelta(minutes=1), timedelta(hours=1), timedelta(days=365)
+
+
+def middle() -> float:
+    """A random number at which jitter changes nothing."""
+    return 0.5
+
+
+@attrs.frozen
+class Retried:
+    """A job of which so many retries were made."""
+
+    retries: int
+
+
+class Refused(ConnectionError):
+    """An application's own exception."""
+
+
+class Unspeakable(Exception):
+    """An exception that cannot say what happened."""
+
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+def seconds(policy: Retry, count: int) -> list[float]:
+    """Return the first waits of a policy without jitter."""
+    return [policy.wait(number, middle).total_seconds() for number in range(1, count + 1)]
+
+
+# ---- waits --------------------------------------------------------------------------------------------
+
+
+def test_the_default_waits_grow_from_a_minute_to_a_day():
+    """By default the retries come after 1, 5, 15 min, 1, 2, 4, 8, 12, 24, 24 h, and the last wait repeats."""
+    policy = Retry()
+
+    assert 10 == policy.attempts
+    assert [60, 300, 900, 3600, 7200, 14400, 28800, 43200, 86400, 86400, 86400] == seconds(policy, 11)
+
+
+@pytest.mark.parametrize(("drawn", "share"), [(0.0, 0.9), (0.5, 1.0), (0.75, 1.05), (1.0, 1.1)])
+def test_jitter_spreads_a_wait_by_ten_percent(drawn, share):
+    """The random number moves the wait evenly between 10 % less and 10 % more."""
+    assert timedelta(seconds=100) * share == Retry.fixed(100).wait(1, lambda: drawn)
+
+
+def test_fixed_waits_the_same():
+    """One wait before every retry."""
+    assert [30, 30, 30] == seconds(Retry.fixed(timedelta(seconds=30)), 3)
+
+
+def test_listed_repeats_its_last_wait():
+    """The waits come in the order listed; the last one repeats."""
+    assert [1, 0, 2.5, 2.5] == seconds(Retry.listed([1, timedelta(0), 2.5]), 4)
+
+
+def test_exponential_doubles_up_to_the_longest():
+    """Each wait is twice the former one, up to a day unless said otherwise."""
+    assert [1, 2, 4, 8, 16] == seconds(Retry.exponential(1), 5)
+    assert [10, 30, 60, 60] == seconds(Retry.exponential(10, factor=3, longest=MINUTE), 4)
+    assert [5, 5] == seconds(Retry.exponential(5, factor=1), 2)
+    assert [86_400] == seconds(Retry.exponential(1, attempts=100), 100)[-1:]
+
+
+@pytest.mark.parametrize(
+    ("number", "least", "most"),
+    [
+        (1, 15, 44),
+        (2, 16, 74),
+        (3, 31, 118),
+        (4, 96, 212),
+        (5, 271, 416),
+        (6, 640, 814),
+        (7, 1311, 1514),
+        (8, 2416, 2648),
+        (9, 4111, 4372),
+        (10, 6576, 6866),
+    ],
+)
+def test_polynomial_is_hangfires_table(number, least, most):
+    """Retry n waits (n - 1)⁴ + 15 + r·n seconds, r from 0 to 29."""
+    policy = Retry.polynomial()
+
+    assert timedelta(seconds=least) == policy.wait(number, lambda: 0.0)
+    assert timedelta(seconds=most) == policy.wait(number, lambda: 0.999_999)
+
+
+def test_polynomial_takes_jitter_on_top():
+    """A jitter asked for spreads the polynomial wait as any other."""
+    assert timedelta(seconds=15 * 0.5) == Retry.polynomial(jitter=0.5).wait(1, lambda: 0.0)
+
+
+POLICIES = st.one_of(
+    st.builds(
+        Retry,
+        st.integers(0, 1000),
+        waits=st.none() | st.lists(st.timedeltas(timedelta(0), YEAR), min_size=1, max_size=12),
+        jitter=st.floats(0, 1),
+        only_on=st.lists(st.sampled_from([OSError, "app.errors.Busy", "Exception"])),
+        except_on=st.sets(st.sampled_from([ValueError, "app.errors.Gone"])),
+        on_exceeded=st.sampled_from(["fail", "delete"]),
+    ),
+    st.builds(Retry.polynomial, attempts=st.integers(0, 1000)),
+    st.builds(
+        Retry.exponential,
+        st.timedeltas(timedelta(seconds=1), HOUR),
+        factor=st.floats(1, 100),
+        attempts=st.integers(0, 1000),
+    ),
+)
+
+
+@given(policy=POLICIES, number=st.integers(1, 1001), drawn=st.floats(0, 1, exclude_max=True))
+def test_a_wait_is_never_negative_nor_above_a_year(policy, number, drawn):
+    """Whatever the policy, the number of the retry and the chance drawn, the wait can be scheduled."""
+    assert timedelta(0) <= policy.wait(number, lambda: drawn) <= YEAR
+
+
+@given(policy=POLICIES)
+def test_a_policy_survives_storage(policy):
+    """A policy stored as JSON comes back equal."""
+    assert policy == Retry.from_json(policy.to_json())
+
+
+def test_the_first_retry_has_number_one():
+    """Asking for the wait before retry 0 is a mistake."""
+    with pytest.raises(ConfigurationError, match="retry_number=0"):
+        Retry().wait(0, middle)
+
+
+# ---- deciding -----------------------------------------------------------------------------------------
+
+
+def test_a_failure_is_retried_while_retries_are_left():
+    """With retries left the decision is to retry, after the wait of that retry, and its reason counts."""
+    decision = Retry().decide(Retried(2), ConnectionError("refused"), random=middle)
+
+    assert RetryDecision.retry(15 * MINUTE, reason="retry 3 of 10: ConnectionError: refused") == decision
+
+
+def test_attempts_are_retries_after_the_first_run():
+    """attempts=2 allows two retries: the third failure is final."""
+    kinds = [Retry(2).decide(Retried(made), ValueError(), random=middle).kind for made in range(4)]
+
+    assert ["retry", "retry", "fail", "fail"] == kinds
+
+
+def test_exhausted_retries_fail_the_job():
+    """When all retries are made the job fails, and the reason says so."""
+    decision = Retry(3).decide(Retried(3), ConnectionError("refused"))
+
+    assert RetryDecision.fail("all 3 retries made: ConnectionError: refused") == decision
+
+
+def test_exhausted_retries_may_delete_the_job():
+    """on_exceeded="delete" ends the job deleted."""
+    assert DecisionKind.DELETE is Retry(3, on_exceeded="delete").decide(Retried(3), ValueError()).kind
+
+
+def test_never_lets_the_first_failure_decide():
+    """Without retries the first failure ends the job."""
+    assert RetryDecision.fail("no retries allowed: ValueError: bad") == Retry.never().decide(
+        Retried(0), ValueError("bad")
+    )
+    assert DecisionKind.DELETE is Retry.never(on_exceeded="delete").decide(Retried(0), ValueError()).kind
+
+
+def test_the_default_chance_keeps_within_the_jitter():
+    """Without a random source given the wait lies within the jitter."""
+    decision = Retry.fixed(100).decide(Retried(0), ValueError())
+
+    assert timedelta(seconds=90) <= decision.after <= timedelta(seconds=110)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "kind"),
+    [
+        ({"only_on": [ConnectionError]}, ConnectionError(), "retry"),
+        ({"only_on": [OSError]}, Refused(), "retry"),
+        ({"only_on": OSError}, Refused(), "retry"),
+        ({"only_on": [ConnectionError]}, ValueError(), "fail"),
+        ({"only_on": [ConnectionError]}, OSError(), "fail"),
+        ({"only_on": ["builtins.OSError"]}, Refused(), "retry"),
+        ({"only_on": ["OSError"]}, Refused(), "retry"),
+        ({"only_on": "IOError"}, Refused(), "retry"),
+        ({"only_on": [f"{Refused.__module__}.Refused"]}, Refused(), "retry"),
+        ({"only_on": ["elsewhere.Refused"]}, Refused(), "fail"),
+        ({"except_on": [ValueError]}, ValueError(), "fail"),
+        ({"except_on": {ValueError}}, UnicodeError(), "fail"),
+        ({"except_on": [ValueError]}, ConnectionError(), "retry"),
+        ({"only_on": [OSError], "except_on": [Refused]}, Refused(), "fail"),
+        ({"only_on": [OSError], "except_on": [Refused]}, ConnectionError(), "retry"),
+    ],
+)
+def test_only_on_and_except_on_choose_by_class(options, error, kind):
+    """A class or a qualified name matches the exception's class and its bases; except_on wins."""
+    assert kind == Retry(**options).decide(Retried(0), error, random=middle).kind
+
+
+def test_an_unwanted_exception_says_so():
+    """The reason of a failure that policy does not retry tells it from exhausted retries, even under "delete"."""
+    decision = Retry(except_on=[ValueError], on_exceeded="delete").decide(Retried(0), ValueError("bad"))
+
+    assert RetryDecision.fail("not retried by policy: ValueError: bad") == decision
+
+
+def test_a_class_defined_in_a_function_matches():
+    """The qualified name of a local class is stored and matched like any other."""
+
+    class Local(Exception):
+        pass
+
+    policy = Retry.from_json(Retry(only_on=[Local]).to_json())
+
+    assert policy.wants(Local())
+    assert not policy.wants(Exception())
+
+
+# ---- decisions ----------------------------------------------------------------------------------------
+
+
+def test_a_decision_holds_what_it_was_given():
+    """Each way to decide makes a value with its kind, wait and reason."""
+    assert RetryDecision(DecisionKind.RETRY, None, None) == RetryDecision.retry()
+    assert RetryDecision(DecisionKind.RETRY, MINUTE, "busy") == RetryDecision.retry(60, reason="busy")
+    assert RetryDecision(DecisionKind.SNOOZE, MINUTE, None) == RetryDecision.snooze(MINUTE)
+    assert RetryDecision(DecisionKind.FAIL, None, "gone") == RetryDecision.fail("gone")
+    assert RetryDecision(DecisionKind.DELETE, None, None) == RetryDecision.delete()
+
+
+# ---- wrong values -------------------------------------------------------------------------------------
+
+NO_WAITS = [
+    -1,
+    timedelta(seconds=-1),
+    float("nan"),
+    float("inf"),
+    float("-inf"),
+    1e18,
+    10**400,
+    timedelta(days=366),
+    True,
+    "5",
+    None,
+    b"5",
+    [5],
+]
+
+
+@pytest.mark.parametrize("wait", NO_WAITS, ids=repr)
+@pytest.mark.parametrize(
+    "use",
+    [
+        Retry.fixed,
+        lambda wait: Retry.listed([1, wait]),
+        Retry.exponential,
+        lambda wait: Retry.exponential(1, longest=wait),
+        RetryDecision.snooze,
+        lambda wait: RetryDecision.retry("never" if wait is None else wait),
+    ],
+    ids=["fixed", "listed", "exponential", "longest", "snooze", "retry"],
+)
+def test_what_is_no_wait_is_refused(use, wait):
+    """A wait that is negative, endless, above a year or no span is refused with what to pass."""
+    with pytest.raises(
+        ConfigurationError, match="Pass a timedelta, or seconds as a number, from 0 to 365 days"
+    ) as caught:
+        use(wait)
+
+    assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Retry(-1), "attempts=-1 is not a whole number from 0 to 1000. It counts the retries"),
+        (lambda: Retry(1001), "attempts=1001 is"),
+        (lambda: Retry(10**9), "attempts=1000000000 is"),
+        (lambda: Retry(10**5000), "attempts=a value of type int is"),
+        (lambda: Retry(True), "attempts=True is"),
+        (lambda: Retry(2.0), "attempts=2.0 is"),
+        (lambda: Retry("3"), "attempts='3' is"),
+        (lambda: Retry(None), "attempts=None is"),
+        (lambda: Retry.exponential(1, attempts=-1), "attempts=-1 is"),
+        (lambda: Retry(jitter=-0.1), "jitter=-0.1 is not a number from 0 to 1"),
+        (lambda: Retry(jitter=1.1), "jitter=1.1 is"),
+        (lambda: Retry(jitter=float("nan")), "jitter=nan is"),
+        (lambda: Retry(jitter=True), "jitter=True is"),
+        (lambda: Retry(jitter="0.1"), "jitter='0.1' is"),
+        (lambda: Retry(waits=[]), "waits=[] is not a list of 1 to 1000 waits. Use Retry.fixed(60)"),
+        (lambda: Retry(waits=60), "waits=60 is not a list"),
+        (lambda: Retry(waits=MINUTE), "is not a list of 1 to 1000 waits"),
+        (lambda: Retry(waits="linear"), "waits='linear' is not a list"),
+        (lambda: Retry(waits=lambda number: number), "is not a list of 1 to 1000 waits"),
+        (lambda: Retry(waits=[1] * 1001), "is not a list of 1 to 1000 waits"),
+        (lambda: Retry(waits=[1, -1]), "waits[1]=-1 is no wait"),
+        (lambda: Retry.exponential(0), "first=0:00:00 is not above zero"),
+        (
+            lambda: Retry.exponential(60, longest=30),
+            "first=0:01:00 is not above zero and up to longest=0:00:30",
+        ),
+        (lambda: Retry.exponential(1, factor=0.5), "factor=0.5 is not a number from 1 to 100"),
+        (lambda: Retry.exponential(1, factor=float("inf")), "factor=inf is"),
+        (lambda: Retry.exponential(1, factor="2"), "factor='2' is"),
+        (lambda: Retry(on_exceeded="retry"), "on_exceeded='retry' is unknown. Use 'fail' or 'delete'."),
+        (lambda: Retry(on_exceeded=None), "on_exceeded=None is unknown"),
+        (lambda: Retry(only_on=[int]), "<class 'int'> is no exception"),
+        (lambda: Retry(only_on=[ValueError()]), "ValueError() is no exception"),
+        (lambda: Retry(only_on=["Busy"]), "'Busy' is no exception. Pass a class"),
+        (lambda: Retry(only_on=["print"]), "is no exception"),
+        (lambda: Retry(only_on=[""]), "'' is no exception"),
+        (lambda: Retry(only_on=["app..Busy"]), "'app..Busy' is no exception"),
+        (lambda: Retry(only_on=["os; import os.path"]), "is no exception"),
+        (lambda: Retry(except_on=["a." * 200 + "b"]), "is no exception"),
+        (lambda: Retry(except_on=[None]), "None is no exception"),
+        (lambda: Retry(except_on=5), "5 is no list of up to 100 exceptions"),
+        (lambda: Retry(except_on=["a.b"] * 101), "is no list of up to 100 exceptions"),
+    ],
+)
+def test_a_wrong_policy_is_refused(make, words):
+    """A value out of its range is refused when the policy is made, with the value and what to write."""
+    with pytest.raises(ConfigurationError) as caught:
+        make()
+
+    assert words in str(caught.value)
+    assert len(str(caught.value)) < 250
+
+
+def test_a_value_that_cannot_be_shown_is_still_refused():
+    """A value whose own repr raises is named by its type."""
+
+    class Silent:
+        def __repr__(self) -> str:
+            raise RuntimeError
+
+    with pytest.raises(ConfigurationError, match="waits=a value of type Silent"):
+        Retry(waits=Silent())
+
+
+# ---- storing ------------------------------------------------------------------------------------------
+
+
+def test_the_stored_text_is_compact_and_plain():
+    """What is stored holds every option, the waits in micros, classes by name."""
+    policy = Retry.listed([1, MINUTE], attempts=3, only_on=[OSError], on_exceeded="delete")
+
+    assert (
+        '{"attempts":3,"waits":[1000000,60000000],"jitter":0.1,"only_on":["builtins.OSError"],"except_on":[],'
+        '"on_exceeded":"delete"}'
+    ) == policy.to_json()
+
+
+def test_reading_a_policy_imports_nothing():
+    """A stored name is compared, never imported: it may belong to code this server does not have."""
+    text = Retry(only_on=["antigravity.Error", "no.such.module.Error"]).to_json()
+    code = (
+        "import sys; from firelock.retry import Retry; before = set(sys.modules); "
+        "Retry.from_json(sys.argv[1]).wants(ValueError()); print(sorted(set(sys.modules) - before))"
+    )
+
+    run = subprocess.run([sys.executable, "-c", code, text], capture_output=True, text=True, check=True)
+
+    assert "[]" == run.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "ten",
+        "null",
+        "5",
+        "[]",
+        "{}",
+        '{"waits":null}',
+        '{"waits":5}',
+        '{"waits":["5"]}',
+        '{"waits":[-1]}',
+        '{"waits":[1e400]}',
+        '{"waits":[99999999999999999999]}',
+        '{"waits":[1],"colour":"red"}',
+        '{"waits":[1],"attempts":-1}',
+        '{"waits":[1],"attempts":true}',
+        '{"waits":"linear"}',
+        "[" * 50_000,
+        json.dumps({"waits": [1] * 50_000}),
+    ],
+)
+def test_a_damaged_stored_policy_is_refused(text):
+    """Whatever stands in the storage, reading it ends in a ConfigurationError with a short message."""
+    with pytest.raises(ConfigurationError) as caught:
+        Retry.from_json(text)
+
+    assert len(str(caught.value)) < 300
+
+
+def test_a_policy_is_a_value():
+    """Policies compare, hash and cannot be changed; the default waits are shared."""
+    assert Retry(waits=DEFAULT_WAITS, on_exceeded=OnExceeded.FAIL) == Retry()
+    assert 1 == len({Retry(), Retry(10)})
+    with pytest.raises(AttributeError):
+        Retry().attempts = 3
+
+
+# ---- words --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ConnectionError("refused"), "ConnectionError: refused"),
+        (Refused("port 5432"), "Refused: port 5432"),
+        (ValueError(), "ValueError"),
+        (KeyError("id"), "KeyError: 'id'"),
+        (ValueError("two\nlines\tand  more "), "ValueError: two lines and more"),
+        (ValueError("x" * 200), "ValueError: " + "x" * 200),
+        (ValueError("x" * 201), "ValueError: " + "x" * 199 + "…"),
+        (ValueError("x" * 10_000_000), "ValueError: " + "x" * 199 + "…"),
+        (ValueError("a\0b"), "ValueError: a\\0b"),
+        (ValueError("a\ud800b"), "ValueError: a\\ud800b"),
+        (Unspeakable(), "Unspeakable: (its message cannot be read: RuntimeError)"),
+    ],
+)
+def test_an_error_is_told_on_one_short_line(error, words):
+    """Class and message on one line, cut at 200 characters, without what a storage refuses."""
+    assert words == describe_error(error)
+
+
+def test_the_reason_counts_the_retries():
+    """The reason names the retry, how many there are if that is known, and the error."""
+    assert "retry 3 of 10: ConnectionError: refused" == retry_reason(3, 10, ConnectionError("refused"))
+    assert "retry 3: ConnectionError: refused" == retry_reason(3, None, ConnectionError("refused"))
