@@ -1,0 +1,124 @@
+"""An exception as text: type, message, a bounded traceback with the application's own frames marked, a fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import sysconfig
+import traceback
+from pathlib import Path
+
+from firelock.job import ErrorInfo
+
+__all__ = ["describe_failure", "failure_of_text"]
+
+_MESSAGE_LIMIT = 1_000
+_TRACEBACK_LIMIT = 16 * 1024
+_CHAIN_LIMIT = 10
+_FRAME_LIMIT = 40
+_VARYING = re.compile(r"0x[0-9a-fA-F]+|\d+|'[^']{0,200}'|\"[^\"]{0,200}\"")
+_OWN_MARK, _PLAIN_MARK = "→ ", "  "
+
+_FOREIGN = tuple(
+    f"{Path(path).resolve()}/"
+    for path in {
+        *(sysconfig.get_paths()[key] for key in ("stdlib", "platstdlib", "purelib", "platlib")),
+        str(Path(__file__).parent),
+    }
+)
+
+
+def describe_failure(error: BaseException) -> ErrorInfo:
+    """Return the failure as it is stored: message up to 1,000 characters, traceback up to 16 KiB.
+
+    Lines of frames of the application itself, neither library nor Firelock, begin with "→ ". Chained
+    exceptions come first, at most 10; of deep stacks the middle is left out. Works for exceptions whose own
+    `__str__` raises.
+    """
+    told = traceback.TracebackException.from_exception(error, compact=True)
+    name = _type_name(type(error))
+    message = _cut(_message(error), _MESSAGE_LIMIT)
+    text = "\n".join(_chain(told, 0))
+    if len(text) > _TRACEBACK_LIMIT:
+        half = _TRACEBACK_LIMIT // 2
+        text = f"{text[:half]}\n  … {len(text) - 2 * half} characters left out …\n{text[-half:]}"
+    return ErrorInfo(name, message, _fingerprint(name, message, _own_top(told)), text)
+
+
+def failure_of_text(kind: str, message: str) -> ErrorInfo:
+    """Return a failure that no exception stands for, such as the death of a process."""
+    return ErrorInfo(kind, _cut(message, _MESSAGE_LIMIT), _fingerprint(kind, message, ""), None)
+
+
+def _type_name(kind: type[BaseException]) -> str:
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return _printable(str(error))
+    except Exception as broken:  # noqa: BLE001 - an exception may do anything in __str__
+        return f"(its message cannot be read: {type(broken).__name__})"
+
+
+def _printable(text: str) -> str:
+    """Return the text with lone surrogates and NULs made visible, since no storage takes them."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
+
+
+def _cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def _chain(told: traceback.TracebackException, depth: int) -> list[str]:
+    lines: list[str] = []
+    if depth >= _CHAIN_LIMIT:
+        return ["  … more chained exceptions left out …"]
+    if told.__cause__ is not None:
+        lines += [*_chain(told.__cause__, depth + 1), "", "That caused the following:", ""]
+    elif told.__context__ is not None and not told.__suppress_context__:
+        lines += [*_chain(told.__context__, depth + 1), "", "While that was handled, this happened:", ""]
+    lines += ["Traceback (most recent call last):", *_frames(list(told.stack))]
+    lines += [_printable(line) for line in "".join(told.format_exception_only()).rstrip("\n").split("\n")]
+    for place, inner in enumerate((told.exceptions or [])[:_CHAIN_LIMIT], start=1):
+        lines += [
+            "",
+            f"Exception {place} of {len(told.exceptions or [])} in the group:",
+            *_chain(inner, depth + 1),
+        ]
+    return lines
+
+
+def _frames(frames: list[traceback.FrameSummary]) -> list[str]:
+    half = _FRAME_LIMIT // 2
+    if len(frames) <= _FRAME_LIMIT:
+        return [line for frame in frames for line in _frame(frame)]
+    first = [line for frame in frames[:half] for line in _frame(frame)]
+    last = [line for frame in frames[-half:] for line in _frame(frame)]
+    return [*first, f"  … {len(frames) - 2 * half} frames left out …", *last]
+
+
+def _frame(frame: traceback.FrameSummary) -> list[str]:
+    mark = _OWN_MARK if _is_own(frame.filename) else _PLAIN_MARK
+    lines = [f'{mark}File "{frame.filename}", line {frame.lineno}, in {frame.name}']
+    if frame.line:
+        lines.append(f"    {_printable(frame.line)}")
+    return lines
+
+
+def _is_own(filename: str) -> bool:
+    return not filename.startswith(("<frozen", *_FOREIGN)) and "/site-packages/" not in filename
+
+
+def _own_top(told: traceback.TracebackException) -> str:
+    """Return the innermost own frame as "file:function", the place that people look at first."""
+    for frame in reversed(told.stack):
+        if _is_own(frame.filename):
+            return f"{Path(frame.filename).name}:{frame.name}"
+    return ""
+
+
+def _fingerprint(kind: str, message: str, place: str) -> str:
+    """Return what failures of one kind at one place share: numbers and quoted texts of the message do not count."""
+    normal = _VARYING.sub("#", message)[:200]
+    return hashlib.sha256("\x1f".join((kind, normal, place)).encode()).hexdigest()[:16]

@@ -1,0 +1,96 @@
+"""What a child and its supervisor tell each other without a message: a few bytes of shared memory.
+
+The supervisor writes until when the child may start jobs; the child writes when it last reported and which
+job each of its workers runs. It is read after the child has died, so nothing in it needs an orderly end.
+
+Layout, little-endian: right to run (monotonic ns) · last report (monotonic ns) · busy workers, then 40 bytes
+a worker: the id of its job, or zeros.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+import tempfile
+import time
+
+__all__ = ["Board"]
+
+_HEAD = struct.Struct("<qqq")
+_RIGHT, _REPORT, _BUSY = 0, 8, 16
+_WIDTH = 40
+_ID = 36
+_EMPTY = bytes(_ID)
+_NANO = 1_000_000_000
+_WORD = struct.Struct("<q")
+
+
+class Board:
+    """Shared memory of one child. Instants are of the monotonic clock, which a host's processes share."""
+
+    def __init__(self, descriptor: int, workers: int) -> None:
+        self.descriptor = descriptor
+        self.workers = workers
+        self._memory = mmap.mmap(descriptor, _HEAD.size + workers * _WIDTH)
+
+    @classmethod
+    def create(cls, workers: int) -> Board:
+        """Return a new board, all zeros; its descriptor may be inherited by a child."""
+        descriptor, path = tempfile.mkstemp(prefix="firelock-board-")
+        os.unlink(path)  # noqa: PTH108 - the descriptor is all that is needed of it
+        os.ftruncate(descriptor, _HEAD.size + workers * _WIDTH)
+        os.set_inheritable(descriptor, True)
+        return cls(descriptor, workers)
+
+    def close(self) -> None:
+        """The memory is unmapped and the descriptor closed."""
+        self._memory.close()
+        os.close(self.descriptor)
+
+    # ---- the right to run --------------------------------------------------------------------------------
+
+    def grant(self, until: float) -> None:
+        """The child may start jobs until this instant, in monotonic seconds; 0 takes the right away."""
+        _WORD.pack_into(self._memory, _RIGHT, int(until * _NANO))
+
+    def may_start(self) -> bool:
+        """Tell whether a job may be started now."""
+        right: int = _WORD.unpack_from(self._memory, _RIGHT)[0]
+        return time.monotonic_ns() < right
+
+    # ---- being alive -------------------------------------------------------------------------------------
+
+    def report(self, busy: int) -> None:
+        """The child lives and so many of its workers are busy."""
+        _WORD.pack_into(self._memory, _BUSY, busy)
+        _WORD.pack_into(self._memory, _REPORT, time.monotonic_ns())
+
+    @property
+    def busy(self) -> int:
+        """How many workers were busy at the last report."""
+        busy: int = _WORD.unpack_from(self._memory, _BUSY)[0]
+        return busy
+
+    def silence(self) -> float:
+        """Return the seconds since the last report; 0 before the first."""
+        report: int = _WORD.unpack_from(self._memory, _REPORT)[0]
+        return (time.monotonic_ns() - report) / _NANO if report else 0.0
+
+    # ---- who runs what -----------------------------------------------------------------------------------
+
+    def start(self, worker: int, job_id: str) -> None:
+        """The worker runs this job from now on."""
+        place = _HEAD.size + worker * _WIDTH
+        self._memory[place : place + _ID] = job_id.encode().ljust(_ID, b"\0")[:_ID]
+
+    def end(self, worker: int) -> None:
+        """The worker runs nothing."""
+        place = _HEAD.size + worker * _WIDTH
+        self._memory[place : place + _ID] = _EMPTY
+
+    def running(self) -> list[str]:
+        """Return the ids of the jobs that are running, or were when the child died."""
+        places = range(_HEAD.size, _HEAD.size + self.workers * _WIDTH, _WIDTH)
+        ids = (self._memory[place : place + _ID].rstrip(b"\0") for place in places)
+        return [job_id.decode() for job_id in ids if job_id]

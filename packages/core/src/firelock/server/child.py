@@ -1,0 +1,196 @@
+"""What runs jobs: executors, dispatcher and upkeep under one session. The same in a process of its own and inside another."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import attrs
+
+from firelock.console import Console
+from firelock.errors import ConfigurationError, StorageError
+from firelock.hookspecs import ServerInfo
+from firelock.lifecycle import Holder
+from firelock.server.board import Board
+from firelock.server.dispatcher import Dispatcher
+from firelock.server.executors import AsyncWorkers, Desk, ThreadWorkers
+from firelock.server.metrics import Metrics
+from firelock.server.queue_choice import QueueChoice
+from firelock.server.runner import CancelKind, Runner
+from firelock.server.upkeep import Upkeep
+from firelock.task import Executor
+
+if TYPE_CHECKING:
+    from firelock.app import Firelock
+
+__all__ = ["Child", "check_runnable"]
+
+log = logging.getLogger(__name__)
+
+_CANCEL_GRACE = 5.0  # for cancelled jobs to end, before they are handed back under their own feet
+_SETTLE_GRACE = 10.0  # for the last ends to be written
+_THREAD_GRACE = 0.5
+
+
+@attrs.define(eq=False)
+class Child:
+    """One set of workers.
+
+    Args:
+        app: with its tasks registered.
+        board: with a place for each thread and each coroutine.
+        server: for hooks and histories.
+        queues: what to claim from.
+        workers: threads.
+        async_workers: coroutines at once.
+        app_spec: how a process of its own finds the app; None where it cannot.
+        on_session_lost: called from the dispatcher's thread with the id of a session found dead.
+    """
+
+    app: Firelock
+    board: Board
+    server: ServerInfo
+    queues: QueueChoice
+    workers: int
+    async_workers: int
+    app_spec: str | None
+    on_session_lost: Callable[[str], None]
+    _is_hurried: threading.Event = attrs.field(init=False, factory=threading.Event)
+    _is_over: bool = attrs.field(init=False, default=False)
+    _threads: ThreadWorkers = attrs.field(init=False)
+    _coroutines: AsyncWorkers = attrs.field(init=False)
+    _dispatcher: Dispatcher = attrs.field(init=False)
+    _upkeep: Upkeep = attrs.field(init=False)
+    _waker: threading.Thread = attrs.field(init=False)
+
+    def start(self, session_id: str) -> None:
+        """Jobs are claimed and run for this session.
+
+        Raises:
+            ConfigurationError: there is no task to run.
+        """
+        check_runnable(self.app, self.app_spec)
+        console, metrics = Console(self.app.client.clock.now), Metrics()
+        desk = Desk(
+            Runner(self.app, console),
+            console,
+            self.board,
+            self.server,
+            self.app_spec,
+            lambda: self._dispatcher.wake(),
+        )
+        self._threads = ThreadWorkers(desk, self.workers)
+        self._coroutines = AsyncWorkers(desk, self.async_workers, self.workers)
+        self._dispatcher = Dispatcher(self.app, desk, self._threads, self._coroutines, self.queues, metrics)
+        self._upkeep = Upkeep(self.app, desk, self._dispatcher, self._coroutines, metrics, self.board)
+        self._dispatcher.on_next_due = self._upkeep.next_due
+        self._dispatcher.on_session_lost = self.on_session_lost
+        self._dispatcher.on_contact = lambda is_there: self._upkeep.contact(is_there=is_there)
+        self._waker = threading.Thread(target=self._wait_for_work, name="firelock-waker", daemon=True)
+        self._upkeep.start()
+        self._dispatcher.start(Holder(session_id, self.server.name))
+        self._waker.start()
+
+    def adopt(self, session_id: str) -> None:
+        """A new session takes the place of one that was lost."""
+        log.warning("The session of this server was lost; what ran is cancelled, a new session begins.")
+        self._dispatcher.adopt(Holder(session_id, self.server.name))
+
+    def quiet(self, *, is_quiet: bool) -> None:
+        """No more jobs are claimed, or again."""
+        self._dispatcher.quiet(is_quiet=is_quiet)
+
+    @property
+    def busy(self) -> int:
+        """How many jobs run."""
+        return len(self._dispatcher.runs())
+
+    @property
+    def settled(self) -> int:
+        """How many attempts this child has settled."""
+        return self._dispatcher.settled
+
+    # ---- the wake-up -------------------------------------------------------------------------------------
+
+    def _wait_for_work(self) -> None:
+        storage, poll = self.app.storage, self.app.settings.poll
+        names = self.queues.names
+        while not self._is_over:
+            try:
+                has_work = storage.wait(names, poll)
+            except StorageError:
+                self._is_hurried.wait(poll)
+                continue
+            if has_work:
+                self._dispatcher.work_came()
+
+    # ---- stopping ----------------------------------------------------------------------------------------
+
+    def hurry(self) -> None:
+        """A stop that is under way waits for no job any more."""
+        self._is_hurried.set()
+
+    def stop(self, grace: float) -> list[str]:
+        """Nothing is claimed; jobs had the grace time to end, then were cancelled, then handed back.
+
+        Return the ids of jobs that still run although they were handed back: threads cannot be ended.
+        """
+        self._dispatcher.quiet(is_quiet=True)
+        self._wait_until_idle(grace)
+        for run in self._dispatcher.runs():
+            run.cancel(CancelKind.STOP, "server stopping")
+        self._wait_until_idle(_CANCEL_GRACE if grace else min(1.0, _CANCEL_GRACE))
+        stuck = [run.job.id for run in self._dispatcher.runs()]
+        if stuck:
+            log.warning(
+                "%d jobs ignore their cancellation; they are handed back while they still run.", len(stuck)
+            )
+            self._dispatcher.abandon("server stopped while the job was running")
+        self._wait_for(lambda: self._dispatcher.holds_nothing, _SETTLE_GRACE)
+        self._is_over = True
+        self.app.storage.interrupt()
+        if not self._dispatcher.stop(_SETTLE_GRACE):
+            log.error("The last ends could not be written: the storage does not answer.")
+        self._upkeep.stop(_SETTLE_GRACE)
+        self._threads.close(_THREAD_GRACE)
+        self._coroutines.close(_THREAD_GRACE)
+        self._is_hurried.set()
+        self._waker.join(_THREAD_GRACE)
+        return stuck
+
+    def _wait_until_idle(self, seconds: float) -> None:
+        self._wait_for(lambda: not self._dispatcher.runs() or self._is_hurried.is_set(), seconds)
+
+    @staticmethod
+    def _wait_for(is_so: Callable[[], bool], seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        pause = threading.Event()
+        while not is_so() and time.monotonic() < deadline:
+            pause.wait(0.01)
+
+
+def check_runnable(app: Firelock, app_spec: str | None) -> None:
+    """The app has tasks, every signature can be bound, and tasks that need a process can have one.
+
+    Raises:
+        ConfigurationError: it has none, or a process could not find the app.
+        TaskError: a task's annotations cannot be used.
+    """
+    tasks = app.registry.runnable()
+    if not tasks:
+        message = (
+            "This server has no task to run. Decorate functions with @fire.task, and name their modules in "
+            'Firelock(imports=["app.tasks"]) or by --import.'
+        )
+        raise ConfigurationError(message)
+    for info in tasks:
+        app.registry.binder(info)
+        if info.executor is Executor.PROCESS and app_spec is None:
+            message = (
+                f'Task {info.name!r} has executor="process", but the app stands in no module that another '
+                "process could import. Make it a module's global variable."
+            )
+            raise ConfigurationError(message)

@@ -1,0 +1,445 @@
+"""The loop of a child: settle what ended, claim what there is room for, in one exchange; then wait for either.
+
+Everything that is sent to the storage about jobs is sent from this one thread, so a reconciliation never
+races a claim of its own.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import attrs
+
+from firelock import lifecycle
+from firelock.errors import StorageError, StorageUnavailable
+from firelock.failure import describe_failure
+from firelock.job import State
+from firelock.lifecycle import Holder, Transition
+from firelock.outcome import Settled
+from firelock.server.claim_ahead import ClaimAhead
+from firelock.server.executors import FLUSH_SIZE, AsyncWorkers, Desk, ThreadWorkers, Ticket
+from firelock.server.runner import CancelKind, Ended, Run
+from firelock.storage import Applied, Claim, Exchange, Held
+
+if TYPE_CHECKING:
+    from firelock.app import Firelock
+    from firelock.server.metrics import Metrics
+    from firelock.server.queue_choice import QueueChoice
+
+__all__ = ["Dispatcher"]
+
+log = logging.getLogger(__name__)
+
+_FLUSH_WAIT = 0.010  # an end waits at most this long for company
+_RELEASE_LIMIT = 1_000
+_LONG_RUN = 1.0  # seconds from which a run is worth a reconciliation a second, so that a delete reaches it
+_SHOWN_AS_STARTED = 10.0  # seconds from which `started_at` is written while the job still runs
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
+
+
+class Dispatcher:
+    """Owns what the child holds: claimed, running, ended and not yet settled."""
+
+    def __init__(
+        self,
+        app: Firelock,
+        desk: Desk,
+        threads: ThreadWorkers,
+        coroutines: AsyncWorkers,
+        queues: QueueChoice,
+        metrics: Metrics,
+    ) -> None:
+        self._app = app
+        self._storage = app.storage
+        self._clock = app.client.clock
+        self._plugins = app.plugins
+        self._desk = desk
+        self._threads = threads
+        self._coroutines = coroutines
+        self._queues = queues
+        self._metrics = metrics
+        self._ahead = ClaimAhead(app.settings.claim_ahead)
+        self._has_async = any(info.is_async for info in app.registry.runnable())
+        self._has_sync = any(not info.is_async for info in app.registry.runnable())
+        self._async_window = app.settings.async_workers if not self._has_sync else 1
+        self._holder: Holder | None = None  # None: claim nothing
+        self._held: dict[str, Ticket] = {}
+        self._unsent: list[Ended] = []  # ended, not yet known to be settled
+        self._back: list[Transition] = []  # hand-backs for the next exchange
+        self._flag = threading.Event()
+        self._is_idle = False
+        self._has_work = False
+        self._orders: deque[Callable[[], None]] = deque()
+        self._reconciled_at = time.monotonic()
+        self._pause = _FIRST_PAUSE
+        self._is_claiming = True
+        self._is_over = False
+        self._is_unreachable = False
+        self.refused = 0  # late ends that the storage refused
+        self.settled = 0
+        self.on_next_due: Callable[[int | None], None] = lambda _: None
+        self.on_session_lost: Callable[[str], None] = lambda _: None
+        self.on_contact: Callable[[bool], None] = lambda _: None
+        self._thread = threading.Thread(target=self._run, name="firelock-dispatcher", daemon=True)
+
+    # ---- called from other threads -----------------------------------------------------------------------
+
+    def start(self, holder: Holder) -> None:
+        """Jobs are claimed for this session from now on."""
+        self._holder = holder
+        self._thread.start()
+
+    def wake(self) -> None:
+        """An executor has something to settle, or nothing to do."""
+        if not self._flag.is_set():
+            self._flag.set()
+
+    def work_came(self) -> None:
+        """The storage said that there is work; a loop that is busy finds it by itself."""
+        self._has_work = True
+        if self._is_idle:
+            self._flag.set()
+
+    @property
+    def is_idle(self) -> bool:
+        """Tell whether the loop waits for work."""
+        return self._is_idle
+
+    def order(self, what: Callable[[], None]) -> None:
+        """The loop does this next, between two exchanges."""
+        self._orders.append(what)
+        self._flag.set()
+
+    def quiet(self, *, is_quiet: bool) -> None:
+        """No job is claimed, those not started are handed back; or jobs are claimed again."""
+
+        def change() -> None:
+            self._is_claiming = not is_quiet
+            if is_quiet:
+                self._hand_back_waiting("server stopping")
+
+        self.order(change)
+
+    def adopt(self, holder: Holder) -> None:
+        """The former session is lost: what it held is dropped, what runs is cancelled; this one claims on."""
+
+        def change() -> None:
+            self._threads.take_back()
+            for ticket in self._held.values():
+                ticket.is_dropped = True
+            for run in self.runs():
+                run.cancel(CancelKind.LOST, "the session of this server was lost")
+            self._held.clear()
+            self._back.clear()
+            self._holder = holder
+
+        self.order(change)
+
+    def runs(self) -> list[Run]:
+        """Return what is running now."""
+        return [*list(self._threads.running.values()), *list(self._coroutines.running.values())]
+
+    def abandon(self, reason: str) -> None:
+        """What still runs is handed back, whatever it does later; its end will be refused."""
+
+        def change() -> None:
+            for run in self.runs():
+                if run.job.id in self._held:
+                    self._unsent.append(self._desk.runner.hand_back(run, reason))
+
+        self.order(change)
+
+    @property
+    def holds_nothing(self) -> bool:
+        """Tell whether everything claimed has been settled."""
+        return not self._held and not self._unsent and not self._desk.ended and not self._back
+
+    def stop(self, timeout: float) -> bool:
+        """The loop has ended; False if it did not in time."""
+        self._is_over = True
+        self._flag.set()
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    # ---- the loop ----------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while not self._is_over:
+            try:
+                self._turn()
+            except StorageUnavailable as error:
+                self._wait_for_storage(error)
+            except Exception:
+                log.exception("The dispatcher met an error that it does not know; it goes on.")
+                self._flag.wait(self._pause)
+
+    def _wait_for_storage(self, error: StorageUnavailable) -> None:
+        if not self._is_unreachable:
+            self._is_unreachable = True
+            log.warning("Storage unavailable, keeping what has ended and trying again: %s", error)
+        self.on_contact(False)  # noqa: FBT003 - one fact, named by the callback
+        self._reconciled_at = 0.0  # the reply to a claim may have been lost: compare as soon as it answers
+        self._flag.clear()
+        self._flag.wait(random.uniform(0, self._pause))  # noqa: S311 - jitter
+        self._pause = min(_LONGEST_PAUSE, self._pause * 2)
+
+    def _turn(self) -> None:
+        self._flag.clear()
+        while self._orders:
+            self._orders.popleft()()
+        self._has_work = False
+        self._collect()
+        self._watch_waits()
+        if self._is_time_to_reconcile():
+            self._reconcile()
+        limit = self._limit()
+        was_dry_before = self._threads.waiting == 0
+        reply = self._send(limit)
+        if self._is_unreachable:
+            self._is_unreachable = False
+            log.info("Storage is back.")
+            self.on_contact(True)  # noqa: FBT003 - one fact, named by the callback
+        self._pause = _FIRST_PAUSE
+        took = self._take(reply, limit, was_dry=was_dry_before or self._threads.waiting == 0)
+        self._wait(is_more_likely=took > 0 and took >= limit)
+
+    def _collect(self) -> None:
+        ended = self._desk.ended
+        while ended:
+            self._unsent.append(ended.popleft())
+
+    def _limit(self) -> int:
+        """Return how many jobs there is room for."""
+        if self._holder is None or not self._is_claiming or not self._desk.board.may_start():
+            return 0
+        threads = self._threads
+        room = 0
+        if self._has_sync or not self._has_async:
+            room = threads.count + self._ahead.ahead - len(threads.running) - threads.waiting
+        if self._has_async:
+            free = self._coroutines.limit - self._async_held()
+            room = max(room, 0) + min(free, self._async_window)
+        return max(0, min(room, 500))
+
+    def _async_held(self) -> int:
+        held = len(self._held) - len(self._threads.running) - self._threads.waiting - len(self._unsent)
+        return max(len(self._coroutines.running), held)
+
+    def _send(self, limit: int) -> Exchange:
+        transitions = [ended.transition for ended in self._unsent] + self._back
+        holder = self._holder
+        if transitions:
+            self._desk.console.flush(self._storage)
+        if limit and holder is not None:
+            now = self._clock.now()
+            order = self._queues.order()
+            if transitions:
+                return self._exchange(transitions, order, limit, holder, now)
+            return Exchange([], self._storage.claim(order, limit, holder.session, now))
+        if transitions:
+            return Exchange(self._apply(transitions), Claim([]))
+        return Exchange([], Claim([]))
+
+    def _exchange(
+        self, transitions: list[Transition], order: Sequence[str] | None, limit: int, holder: Holder, now: int
+    ) -> Exchange:
+        try:
+            return self._storage.exchange(transitions, order, limit, holder.session, now)
+        except StorageUnavailable:
+            raise
+        except StorageError:
+            log.exception("An exchange was refused; settling first, claiming in the next turn.")
+            return Exchange(self._apply(transitions), Claim([]))
+
+    def _apply(self, transitions: list[Transition]) -> list[Applied]:
+        try:
+            return self._storage.apply(transitions)
+        except StorageUnavailable:
+            raise
+        except StorageError as error:
+            if len(transitions) > 1:
+                return [result for transition in transitions for result in self._apply([transition])]
+            return self._apply_poisoned(transitions[0], error)
+
+    def _apply_poisoned(self, transition: Transition, error: StorageError) -> list[Applied]:
+        """Settle a job whose end the storage refuses to write: as failed, with the storage's words."""
+        log.error("The end of job %s cannot be stored: %s", transition.job_id, error)
+        if transition.session is None or transition.fence is None:
+            return [Applied.REFUSED]
+        info = attrs.evolve(describe_failure(error), traceback=None)
+        bare = Transition(
+            transition.job_id, lifecycle.HELD, transition.session, transition.fence, State.FAILED,
+            transition.at, f"its end could not be stored: {info.message}", transition.attempt, error=info,
+        )  # fmt: skip
+        return self._storage.apply([bare])
+
+    # ---- what came back ----------------------------------------------------------------------------------
+
+    def _take(self, reply: Exchange, limit: int, *, was_dry: bool) -> int:
+        self._settle(reply.results)
+        claim = reply.claim
+        if claim.is_session_lost and self._holder is not None:
+            lost, self._holder = self._holder, None
+            self.on_session_lost(lost.session)
+            return 0
+        if limit:
+            self.on_next_due(claim.next_due_at)
+        if claim.jobs and self._holder is not None:
+            if was_dry and len(claim.jobs) >= limit:
+                self._ahead.ran_dry()
+            self._give_out([Ticket(job, self._holder) for job in claim.jobs])
+        return len(claim.jobs)
+
+    def _give_out(self, tickets: list[Ticket]) -> None:
+        self._held.update((ticket.job.id, ticket) for ticket in tickets)
+        if not self._has_async:
+            self._threads.put(tickets)
+            return
+        get = self._app.registry.get
+        coroutines = [ticket for ticket in tickets if self._is_async(ticket)]
+        others = tickets if not coroutines else [ticket for ticket in tickets if not self._is_async(ticket)]
+        if others:
+            self._threads.put(others)
+        if coroutines:
+            self._coroutines.put(coroutines)
+        if self._has_sync and get is not None:
+            grown = (
+                self._async_window * 2
+                if len(coroutines) * 2 > self._async_window
+                else self._async_window // 2
+            )
+            self._async_window = max(1, min(self._coroutines.limit, grown))
+
+    def _is_async(self, ticket: Ticket) -> bool:
+        info = self._app.registry.get(ticket.job.task)
+        is_apart = ticket.job.crashes >= 2 or (info is not None and info.executor == "process")  # noqa: PLR2004
+        return info is not None and info.is_async and not is_apart
+
+    def _settle(self, results: Sequence[Applied]) -> None:
+        ended, self._unsent = self._unsent, []
+        self._back.clear()
+        if not ended:
+            return
+        settled: list[Settled] = []
+        wants_settled, held = self._plugins.has_jobs_settled, self._held
+        for end, result in zip(ended, results, strict=False):
+            ticket = held.get(end.job.id)
+            if ticket is not None and ticket.job.fence == end.job.fence:
+                del held[end.job.id]
+            if not result.is_applied:
+                self.refused += 1
+                log.info("The end of job %s was refused: it is no longer ours.", end.job.id)
+                continue
+            self.settled += 1
+            self._count(end)
+            if wants_settled:
+                settled.append(Settled(end.job, end.transition, end.duration))
+        if settled:
+            self._plugins.jobs_settled(settled)
+        if Applied.RELEASING in results:
+            self._storage.release(_RELEASE_LIMIT)
+            self._has_work = True
+
+    def _count(self, end: Ended) -> None:
+        transition = end.transition
+        if transition.crashes is not None:
+            outcome = "crashed"
+        elif transition.to is State.SCHEDULED or transition.to is State.ENQUEUED:
+            if transition.retries is None:
+                return
+            outcome = "retried"
+        else:
+            outcome = transition.to.value
+        self._metrics.add(end.job, outcome, transition.at, end.duration)
+
+    # ---- fairness ----------------------------------------------------------------------------------------
+
+    def _watch_waits(self) -> None:
+        wait = self._threads.oldest_wait()
+        if wait and self._ahead.observe(wait):
+            self._hand_back_waiting("waited too long behind others")
+
+    def _hand_back_waiting(self, reason: str) -> None:
+        at = self._clock.now()
+        for ticket in self._threads.take_back():
+            if ticket.is_dropped or self._held.pop(ticket.job.id, None) is None:
+                continue
+            self._back.append(
+                lifecycle.handed_back(ticket.job, ticket.holder, at=at, started_at=None, reason=reason)
+            )
+
+    # ---- reconciling -------------------------------------------------------------------------------------
+
+    def _is_time_to_reconcile(self) -> bool:
+        now = time.monotonic()
+        since = now - self._reconciled_at
+        if since < 1.0 or self._holder is None:
+            return False
+        if since >= self._app.settings.heartbeat:
+            return bool(self._held) or self._reconciled_at == 0.0
+        return self._reconciled_at == 0.0 or any(
+            run.started and now - run.started > _LONG_RUN for run in self.runs()
+        )
+
+    def _reconcile(self) -> None:
+        """Compare what we hold with what the storage says, between claims: stop what is lost, return what is unknown."""
+        holder = self._holder
+        if holder is None:
+            return
+        running = {run.job.id: run for run in self.runs()}
+        long_ago = time.monotonic() - _SHOWN_AS_STARTED
+        held = [
+            Held(job_id, ticket.job.fence, _shown_start(running.get(job_id), long_ago))
+            for job_id, ticket in self._held.items()
+        ]
+        reply = self._storage.reconcile(holder.session, held)
+        self._reconciled_at = time.monotonic()
+        if reply.is_session_lost:
+            self._holder = None
+            self.on_session_lost(holder.session)
+            return
+        for lost in reply.lost:
+            self._held[lost.job_id].is_dropped = True
+            del self._held[lost.job_id]
+            if lost.job_id in running:
+                running[lost.job_id].cancel(CancelKind.LOST, "deleted, or taken from this server")
+        at = self._clock.now()
+        self._back += [
+            lifecycle.handed_back(job, holder, at=at, started_at=None, reason="claim whose reply was lost")
+            for job in reply.unknown
+            if job.id not in running
+        ]
+
+    # ---- waiting -----------------------------------------------------------------------------------------
+
+    def _wait(self, *, is_more_likely: bool) -> None:
+        if self._is_over or self._orders or self._back:
+            return
+        ended = self._desk.ended
+        if len(ended) >= FLUSH_SIZE or (ended and not self._threads.waiting):
+            return
+        if is_more_likely and self._limit() > 0:
+            return
+        if ended:
+            self._flag.wait(_FLUSH_WAIT)
+            return
+        self._is_idle = True
+        if not self._has_work and not self._desk.ended:
+            self._flag.wait(self._idle_time())
+        self._is_idle = False
+
+    def _idle_time(self) -> float:
+        """Return how long to wait at most: the poll, or a moment while jobs wait here behind long ones."""
+        if self._threads.waiting:
+            return _FLUSH_WAIT
+        return self._app.settings.poll
+
+
+def _shown_start(run: Run | None, long_ago: float) -> int | None:
+    return run.started_at if run is not None and run.started and run.started < long_ago else None

@@ -1,0 +1,284 @@
+"""Where runs happen: threads for `def` tasks, an event loop for `async def`, processes for what asks for one.
+
+An executor takes tickets (claimed jobs with their holder), says how many it holds, and appends each end to
+the dispatcher's list.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import attrs
+
+from firelock.hookspecs import ServerInfo
+from firelock.job import ClaimedJob
+from firelock.lifecycle import Holder
+from firelock.server.board import Board
+from firelock.server.isolated import IsolatedProcess
+from firelock.server.runner import Ended, Run, Runner
+from firelock.task import Executor
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from firelock.console import Console
+
+__all__ = ["AsyncWorkers", "Desk", "ThreadWorkers", "Ticket"]
+
+log = logging.getLogger(__name__)
+
+FLUSH_SIZE = 100  # ends that are worth a round trip of their own
+SUSPECT_CRASHES = 2  # from so many crashes on a job runs alone
+_RIGHT_POLL = 0.05
+
+
+@attrs.define(eq=False)
+class Ticket:
+    """A claimed job on its way to a worker."""
+
+    job: ClaimedJob
+    holder: Holder
+    is_dropped: bool = False  # lost before it started: passed over
+
+
+@attrs.define(eq=False)
+class Desk:
+    """What executors share with their dispatcher."""
+
+    runner: Runner
+    console: Console
+    board: Board
+    server: ServerInfo
+    app_spec: str | None  # how a process of its own finds the app; None where it cannot
+    wake: Callable[[], None]
+    ended: deque[Ended] = attrs.field(factory=deque)
+
+    def finish(self, ended: Ended, *, is_dry: bool) -> None:
+        """The end waits to be settled; the dispatcher is woken when a batch is full or nothing else waits."""
+        self.ended.append(ended)
+        if is_dry or len(self.ended) >= FLUSH_SIZE:
+            self.wake()
+
+
+class ThreadWorkers:
+    """A fixed number of threads, each running one job at a time."""
+
+    def __init__(self, desk: Desk, count: int) -> None:
+        self.count = count
+        self.running: dict[int, Run] = {}
+        self._desk = desk
+        self._todo: queue.SimpleQueue[Ticket | None] = queue.SimpleQueue()
+        self._pushed: deque[tuple[float, int]] = deque()  # when how many had been put, for the oldest wait
+        self._put_count = 0
+        self._is_closed = False
+        self._threads = [
+            threading.Thread(target=self._work, args=(worker,), name=f"firelock-worker-{worker}", daemon=True)
+            for worker in range(count)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    # ---- the dispatcher's side ---------------------------------------------------------------------------
+
+    def put(self, tickets: Sequence[Ticket]) -> None:
+        """The jobs run as soon as workers are free, in this order."""
+        self._put_count += len(tickets)
+        self._pushed.append((time.monotonic(), self._put_count))
+        for ticket in tickets:
+            self._todo.put(ticket)
+
+    @property
+    def waiting(self) -> int:
+        """How many jobs wait here for a worker."""
+        return self._todo.qsize()
+
+    def oldest_wait(self) -> float:
+        """Return how long the first of the waiting jobs has waited, in seconds."""
+        begun = self._put_count - self._todo.qsize()
+        while self._pushed and self._pushed[0][1] <= begun:
+            self._pushed.popleft()
+        return time.monotonic() - self._pushed[0][0] if self._pushed else 0.0
+
+    def take_back(self) -> list[Ticket]:
+        """Return the jobs that have not started; they will not."""
+        tickets: list[Ticket] = []
+        while True:
+            try:
+                ticket = self._todo.get_nowait()
+            except queue.Empty:
+                return tickets
+            if ticket is not None:
+                tickets.append(ticket)
+
+    def close(self, timeout: float) -> None:
+        """Idle workers have ended; busy ones end with their job."""
+        self._is_closed = True
+        for _ in self._threads:
+            self._todo.put(None)
+        deadline = time.monotonic() + timeout
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+    # ---- a worker's side ---------------------------------------------------------------------------------
+
+    def _work(self, worker: int) -> None:
+        process: list[IsolatedProcess] = []  # the process that this worker keeps for executor="process"
+        get, finish, is_dry = self._todo.get, self._desk.finish, self._todo.empty
+        while (ticket := get()) is not None:
+            if ticket.is_dropped or not self._may_start(ticket):
+                continue
+            finish(self._attempt(worker, ticket, process), is_dry=is_dry())
+        for each in process:
+            each.close()
+
+    def _may_start(self, ticket: Ticket) -> bool:
+        """Wait for the right to run; False once the ticket is void."""
+        while not self._desk.board.may_start():
+            if ticket.is_dropped or self._is_closed:
+                return False
+            time.sleep(_RIGHT_POLL)
+        return True
+
+    def _attempt(self, worker: int, ticket: Ticket, process: list[IsolatedProcess]) -> Ended:
+        desk = self._desk
+        run = desk.runner.prepare(ticket.job, ticket.holder)
+        if type(run) is Ended:
+            return run
+        assert type(run) is Run  # noqa: S101 - prepare returns one of the two
+        self.running[worker] = run
+        is_suspect = ticket.job.crashes >= SUSPECT_CRASHES
+        try:
+            if (is_suspect or run.info.executor is Executor.PROCESS) and desk.app_spec is not None:
+                return self._run_apart(run, desk.app_spec, process, is_suspect=is_suspect)
+            desk.board.start(worker, ticket.job.id)
+            ended = desk.runner.run(run)
+            desk.board.end(worker)
+            return ended
+        finally:
+            del self.running[worker]
+
+    def _run_apart(
+        self, run: Run, app_spec: str, process: list[IsolatedProcess], *, is_suspect: bool
+    ) -> Ended:
+        """Run in a process of its own: a fresh one for a suspect, else the one this worker keeps."""
+        desk = self._desk
+        if is_suspect:
+            alone = IsolatedProcess(app_spec, desk.server)
+            ended = alone.run(run, desk.runner, desk.console)
+            alone.close()
+            return ended
+        if process and not process[0].is_alive:
+            process.pop().close()
+        if not process:
+            process.append(IsolatedProcess(app_spec, desk.server))
+        return process[0].run(run, desk.runner, desk.console)
+
+
+class AsyncWorkers:
+    """One event loop in a thread of its own, started with the first `async def` job."""
+
+    def __init__(self, desk: Desk, limit: int, first_worker: int) -> None:
+        self.limit = limit
+        self.running: dict[int, Run] = {}
+        self._desk = desk
+        self._free = list(range(first_worker + limit - 1, first_worker - 1, -1))  # places on the board
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._answered_at = 0.0
+        self._is_warned = False
+
+    def put(self, tickets: Sequence[Ticket]) -> None:
+        """The jobs start now; never more than `limit` are here at once."""
+        loop = self._loop or self._open()
+        loop.call_soon_threadsafe(self._start, list(tickets))
+
+    def _open(self) -> asyncio.AbstractEventLoop:
+        import asyncio  # noqa: PLC0415 - loaded when first used
+
+        loop = self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._serve, args=(loop,), name="firelock-loop", daemon=True)
+        self._thread.start()
+        return loop
+
+    def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
+        loop.run_forever()
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.close()
+
+    def close(self, timeout: float) -> None:
+        """The loop has stopped, unless a job blocks it."""
+        if self._loop is None or self._thread is None:
+            return
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(timeout)
+
+    # ---- on the loop -------------------------------------------------------------------------------------
+
+    def _start(self, tickets: list[Ticket]) -> None:
+        loop = self._loop
+        if loop is None:  # set before the first call comes here
+            raise AssertionError(self)
+        if not self._desk.board.may_start():
+            alive = [ticket for ticket in tickets if not ticket.is_dropped]
+            if alive:
+                loop.call_later(_RIGHT_POLL, self._start, alive)
+            return
+        for ticket in tickets:
+            if not ticket.is_dropped:
+                self._start_one(loop, ticket)
+
+    def _start_one(self, loop: asyncio.AbstractEventLoop, ticket: Ticket) -> None:
+        run = self._desk.runner.prepare(ticket.job, ticket.holder)
+        if isinstance(run, Ended):
+            self._desk.finish(run, is_dry=True)
+            return
+        place = self._free.pop()
+        self.running[place] = run
+        self._desk.board.start(place, ticket.job.id)
+        task = loop.create_task(self._run(run, place), name=f"job {ticket.job.id} {ticket.job.task}")
+        run.stop = lambda: loop.call_soon_threadsafe(task.cancel)
+        if run.cancelled is not None:
+            task.cancel()
+
+    async def _run(self, run: Run, place: int) -> None:
+        try:
+            ended = await self._desk.runner.arun(run)
+        except BaseException as error:  # noqa: BLE001 - cancelled before its first step
+            self._desk.runner.start(run)
+            ended = self._desk.runner.raised(run, error)
+        run.stop = None
+        self._desk.board.end(place)
+        del self.running[place]
+        self._free.append(place)
+        self._desk.finish(ended, is_dry=not self.running)
+
+    # ---- watching ----------------------------------------------------------------------------------------
+
+    def watch(self) -> None:
+        """A job that blocks the loop for a second is named in the log, once; called twice a second."""
+        if self._loop is None or not self._loop.is_running():
+            return
+        now = time.monotonic()
+        if self._answered_at and now - self._answered_at > 1.0 and not self._is_warned:
+            self._is_warned = True
+            import asyncio  # noqa: PLC0415 - loaded by now
+
+            task = asyncio.current_task(self._loop)
+            log.warning(
+                "The event loop has been blocked for %.1f s by %s; use a `def` task or await.",
+                now - self._answered_at,
+                task.get_name() if task else "something that is no job",
+            )
+        if not self._answered_at:
+            self._answered_at = now
+        self._loop.call_soon_threadsafe(self._answer)
+
+    def _answer(self) -> None:
+        self._answered_at = time.monotonic()
+        self._is_warned = False

@@ -1,0 +1,196 @@
+"""A server inside another process, such as a web application's: for development and for small work."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from firelock.errors import ConfigurationError
+from firelock.hookspecs import ServerInfo
+from firelock.ids import new_id
+from firelock.server.board import Board
+from firelock.server.child import Child, check_runnable
+from firelock.server.keeper import SessionKeeper
+from firelock.server.loading import locate_app
+from firelock.server.queue_choice import parse_queues
+from firelock.storage import NewSession
+
+if TYPE_CHECKING:
+    from firelock.app import Firelock
+
+__all__ = ["InsideServer"]
+
+log = logging.getLogger(__name__)
+
+
+class InsideServer:
+    """Supervisor and child in this process; see `Firelock.server` for what that gives up.
+
+    A context manager; or `start()` and `stop()`; or `run()`, which serves until SIGINT or SIGTERM.
+    """
+
+    def __init__(
+        self,
+        app: Firelock,
+        *,
+        queues: Sequence[str] | str | None,
+        workers: int | None,
+        async_workers: int | None,
+        name: str | None,
+    ) -> None:
+        settings = app.settings
+        self._app = app
+        self._queues = parse_queues(queues)
+        self._workers = settings.worker_count if workers is None else _at_least_one("workers", workers)
+        self._async_workers = (
+            settings.async_workers if async_workers is None else _at_least_one("async_workers", async_workers)
+        )
+        self.name = name or f"{socket.gethostname()}:{os.getpid()}"
+        self._child: Child | None = None
+        self._server: ServerInfo | None = None
+        self._session = ""
+        self._stopping = threading.Lock()
+        self._stop_asked = threading.Event()
+
+    def start(self) -> Self:
+        """Jobs are claimed and run from now on.
+
+        Raises:
+            ConfigurationError: there is no task, or it runs already.
+            StorageError: the storage cannot be reached.
+        """
+        if self._child is not None:
+            message = f"Server {self.name} runs already; stop it first, or make another."
+            raise ConfigurationError(message)
+        app = self._app
+        app.load_imports()
+        app_spec = locate_app(app)
+        check_runnable(app, app_spec)
+        self._server = ServerInfo(new_id(), self.name, str(self._queues), self._workers, os.getpid())
+        self._board = Board.create(self._workers + self._async_workers)
+        self._keeper = SessionKeeper(
+            app.storage, app.settings, self._server.id, on_lost=self._begin_anew, on_order=self._obey
+        )
+        app.recurring.sync()
+        self._session = self._begin()
+        self._keeper.start()
+        app.plugins.worker_process_started(self._server)
+        self._child = Child(
+            app, self._board, self._server, self._queues, self._workers, self._async_workers, app_spec,
+            self._begin_anew,
+        )  # fmt: skip
+        self._child.start(self._session)
+        app.plugins.server_started(self._server)
+        return self
+
+    def _begin(self) -> str:
+        server = self._server
+        if server is None:
+            raise AssertionError(self)  # set by start
+        session = NewSession(
+            new_id(), server.id, server.name, socket.gethostname(), os.getpid(), self._app.client.clock.now(),
+            float(self._app.settings.session_timeout), self._workers, str(self._queues),
+        )  # fmt: skip
+        self._keeper.begin(session, self._board)
+        return session.id
+
+    def _begin_anew(self, lost: str) -> None:
+        with self._stopping:
+            if lost != self._session or self._child is None:
+                return
+            self._keeper.forget(lost)
+            self._session = self._begin()
+            self._child.adopt(self._session)
+
+    def _obey(self, order: str) -> None:
+        if self._child is None:
+            return
+        if order == "stop":
+            self._stop_asked.set()
+            threading.Thread(target=self.stop, name="firelock-stop").start()
+        else:
+            self._child.quiet(is_quiet=order == "quiet")
+            self._keeper.mark("quiet" if order == "quiet" else "running")
+
+    def stop(self, *, grace: float | None = None) -> None:
+        """Running jobs had the grace time (25 s by default) to end; the rest is handed back. Twice is allowed."""
+        with self._stopping:
+            child, self._child = self._child, None
+            if child is None or self._server is None:
+                return
+            self._keeper.mark("stopping")
+            child.stop(self._app.settings.grace if grace is None else grace)
+            self._keeper.stop()
+            self._keeper.forget(self._session)
+            self._app.storage.end_session(self._session, (), reason="server stopped")
+            self._app.plugins.worker_process_stopped(self._server)
+            self._app.plugins.server_stopped(self._server)
+        self._stop_asked.set()
+
+    @property
+    def is_running(self) -> bool:
+        """Tell whether it runs jobs."""
+        return self._child is not None
+
+    def run(self) -> None:
+        """Serve until SIGINT or SIGTERM; a second one hurries. Call it from the main thread."""
+        former = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+        def ask(*_: object) -> None:
+            if self._stop_asked.is_set() and self._child is not None:
+                self._child.hurry()
+            self._stop_asked.set()
+
+        self.start()
+        for number in former:
+            signal.signal(number, ask)
+        try:
+            while not self._stop_asked.wait(0.5):
+                continue
+            self.stop()
+        finally:
+            for number, handler in former.items():
+                signal.signal(number, handler)
+
+    def __enter__(self) -> Self:
+        """Start."""
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Stop."""
+        self.stop()
+
+    async def __aenter__(self) -> Self:
+        """Start without blocking the event loop."""
+        import asyncio  # noqa: PLC0415 - loaded when first used
+
+        return await asyncio.to_thread(self.start)
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Stop without blocking the event loop."""
+        import asyncio  # noqa: PLC0415 - loaded when first used
+
+        await asyncio.to_thread(self.stop)
+
+
+def _at_least_one(name: str, value: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 10_000:  # noqa: PLR2004
+        message = f"{name}={value!r} is refused; pass a whole number from 1 to 10000."
+        raise ConfigurationError(message)
+    return value

@@ -1,0 +1,147 @@
+"""Keeps a server's sessions alive with one call a heartbeat, and grants each child its right to run."""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+
+import attrs
+
+from firelock.errors import StorageError, StorageUnavailable
+from firelock.server.board import Board
+from firelock.settings import Settings
+from firelock.storage import NewSession, Renewal, Storage
+
+__all__ = ["SessionKeeper"]
+
+log = logging.getLogger(__name__)
+
+_MARGIN_SECONDS, _MARGIN_SHARE = 1.0, 0.02
+_QUICK_RETRY = 0.5
+
+
+@attrs.define(eq=False)
+class _Kept:
+    session: NewSession
+    board: Board
+    state: str = "running"
+
+
+class SessionKeeper:
+    """Renews every session of a server. A child may start jobs until its last good renewal has run out.
+
+    The right to run counts from before the renewal was sent, on the monotonic clock, less a margin: it ends
+    here before anybody else can see the session as dead.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        settings: Settings,
+        server_id: str,
+        *,
+        on_lost: Callable[[str], None],
+        on_order: Callable[[str], None],
+    ) -> None:
+        self._storage = storage
+        self._settings = settings
+        self._server_id = server_id
+        self._on_lost = on_lost
+        self._on_order = on_order
+        self._order_version: int | None = None
+        self._kept: dict[str, _Kept] = {}
+        self._condition = threading.Condition()
+        self._is_over = False
+        self._thread = threading.Thread(target=self._run, name="firelock-sessions", daemon=True)
+
+    def start(self) -> None:
+        """Sessions are renewed from now on."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Nothing is renewed any more."""
+        with self._condition:
+            self._is_over = True
+            self._condition.notify()
+        self._thread.join(self._settings.heartbeat + 1)
+
+    def begin(self, session: NewSession, board: Board) -> None:
+        """The session has begun and its child may start jobs.
+
+        Raises:
+            StorageError: it has not.
+        """
+        asked_at = time.monotonic()
+        self._storage.begin_session(session)
+        with self._condition:
+            self._kept[session.id] = _Kept(session, board)
+        board.grant(self._right_from(asked_at))
+
+    def forget(self, session_id: str) -> None:
+        """The session is no longer renewed, and its child may start nothing."""
+        with self._condition:
+            kept = self._kept.pop(session_id, None)
+        if kept is not None:
+            kept.board.grant(0)
+
+    def mark(self, state: str) -> None:
+        """The sessions say this of themselves from their next renewal on: running, quiet, stopping."""
+        with self._condition:
+            for kept in self._kept.values():
+                kept.state = state
+
+    def _right_from(self, asked_at: float) -> float:
+        timeout = self._settings.session_timeout
+        margin = max(min(_MARGIN_SECONDS, timeout / 10), timeout * _MARGIN_SHARE)
+        return asked_at + timeout - margin
+
+    # ---- the loop ----------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        wait = self._settings.heartbeat
+        while True:
+            with self._condition:
+                if not self._is_over:
+                    self._condition.wait(wait * random.uniform(0.8, 1.0))  # noqa: S311 - servers drift apart
+                if self._is_over:
+                    return
+            wait = self._settings.heartbeat if self._renew() else min(_QUICK_RETRY, self._settings.heartbeat)
+
+    def _renew(self) -> bool:
+        """Return whether the storage answered."""
+        with self._condition:
+            kept = list(self._kept.values())
+        renewals = [Renewal(one.session.id, one.board.busy, self._state_of(one)) for one in kept]
+        asked_at = time.monotonic()
+        try:
+            alive = self._storage.renew(renewals) if renewals else []
+            self._look_for_orders()
+        except StorageUnavailable as error:
+            log.warning("Sessions could not be renewed, trying again: %s", error)
+            return False
+        except StorageError:
+            log.exception("The storage refused to renew sessions; trying again.")
+            return False
+        for one, is_alive in zip(kept, alive, strict=True):
+            if is_alive:
+                one.board.grant(self._right_from(asked_at))
+            else:
+                self.forget(one.session.id)
+                self._on_lost(one.session.id)
+        return True
+
+    def _state_of(self, kept: _Kept) -> str:
+        return "overdue" if kept.board.silence() > 3 * self._settings.heartbeat else kept.state
+
+    def _look_for_orders(self) -> None:
+        record = self._storage.get_record("server_order", self._server_id)
+        if record is None or record.version == self._order_version:
+            return
+        self._order_version = record.version
+        order = json.loads(record.value)
+        if order in {"quiet", "resume", "stop"}:
+            self._on_order(order)

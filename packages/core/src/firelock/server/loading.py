@@ -1,0 +1,87 @@
+"""Finding an app by the name that the person who starts a server gave: `module:name` or `path/file.py:name`.
+
+Nothing from storage ever comes here.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from firelock.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from firelock.app import Firelock
+
+__all__ = ["load_app", "locate_app"]
+
+
+def load_app(spec: str) -> Firelock:
+    """Return the app that a text such as "shop.jobs:fire" names, its imports done.
+
+    Raises:
+        ConfigurationError: there is no such module or attribute, importing it failed, or it is no Firelock.
+    """
+    from firelock.app import Firelock  # noqa: PLC0415 - this module is cheap to load without it
+
+    place, colon, attribute = spec.rpartition(":")
+    if not colon or not place or not attribute:
+        message = f"{spec!r} names no app; write module:name, such as shop.jobs:fire, or file.py:name."
+        raise ConfigurationError(message)
+    module = _load_file(Path(place)) if place.endswith(".py") else _load_module(place)
+    app = module
+    for name in attribute.split("."):
+        app = getattr(app, name, None)  # type: ignore[assignment]
+    if not isinstance(app, Firelock):
+        message = f"{spec!r}: {attribute!r} in {place} is {type(app).__name__}, no Firelock."
+        raise ConfigurationError(message)
+    app.load_imports()
+    return app
+
+
+def _load_module(name: str) -> ModuleType:
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (name == error.name or name.startswith(f"{error.name}.")):
+            raise
+        message = f"No module {name!r} here ({Path.cwd()}) or installed; check the name and the folder."
+        raise ConfigurationError(message) from error
+
+
+def _load_file(path: Path) -> ModuleType:
+    """Import a file under its stem, so that its tasks have the names its own `__main__` gives them."""
+    if not path.is_file():
+        message = f"No file {str(path)!r}."
+        raise ConfigurationError(message)
+    path = path.resolve()
+    loaded = sys.modules.get(path.stem)
+    if loaded is not None and getattr(loaded, "__file__", None) == str(path):
+        return loaded
+    sys.path.insert(0, str(path.parent))
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        message = f"{str(path)!r} cannot be imported as Python."
+        raise ConfigurationError(message)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def locate_app(app: Firelock) -> str | None:
+    """Return a text by which another process finds this app; None if it stands in no module's globals."""
+    for name, module in list(sys.modules.items()):
+        for attribute, value in list(vars(module).items() if isinstance(module, ModuleType) else ()):
+            if value is app:
+                if name != "__main__":
+                    return f"{name}:{attribute}"
+                if file := getattr(module, "__file__", None):
+                    return f"{Path(file).resolve()}:{attribute}"
+    return None

@@ -1,0 +1,74 @@
+"""Which queues a claim looks at, and in which order."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import attrs
+
+from firelock.errors import ConfigurationError
+from firelock.task import check_queue
+
+__all__ = ["QueueChoice", "parse_queues"]
+
+_HEAVIEST = 1_000
+
+
+@attrs.frozen
+class QueueChoice:
+    """Every queue, a strict order, or a weighted one that is drawn anew for each claim."""
+
+    names: tuple[str, ...] | None
+    weights: tuple[int, ...] | None = None
+
+    def order(self) -> Sequence[str] | None:
+        """Return the queues of the next claim, first to last; None for every queue.
+
+        By weights a queue comes first as often as its share, so a heavy one is preferred and none starves.
+        """
+        if self.names is None or self.weights is None:
+            return self.names
+        drawn = [random.random() ** (1 / weight) for weight in self.weights]  # noqa: S311 - a fair draw
+        return [name for _, name in sorted(zip(drawn, self.names, strict=True), reverse=True)]
+
+    def __str__(self) -> str:
+        """Return the choice as it would be written."""
+        if self.names is None:
+            return "*"
+        if self.weights is None:
+            return ",".join(self.names)
+        return ",".join(f"{name}:{weight}" for name, weight in zip(self.names, self.weights, strict=True))
+
+
+def parse_queues(queues: Sequence[str] | str | None) -> QueueChoice:
+    """Return the choice for a list of names, a text "critical,default" or "critical:3,default:1", or None.
+
+    Raises:
+        ConfigurationError: a name or weight is wrong, named twice, or only some have weights.
+    """
+    if queues is None:
+        return QueueChoice(None)
+    parts = queues.split(",") if isinstance(queues, str) else list(queues)
+    pairs = [part.strip().partition(":") for part in parts if part.strip()]
+    names = tuple(check_queue(name) for name, _, _ in pairs)
+    if not names:
+        message = f"queues={queues!r} names no queue; leave it out to serve every queue."
+        raise ConfigurationError(message)
+    if len(set(names)) < len(names):
+        message = f"queues={queues!r} names a queue twice."
+        raise ConfigurationError(message)
+    weighted = [bool(colon) for _, colon, _ in pairs]
+    if not any(weighted):
+        return QueueChoice(names)
+    if not all(weighted):
+        message = f"queues={queues!r}: give every queue a weight (critical:3,default:1), or none."
+        raise ConfigurationError(message)
+    return QueueChoice(names, tuple(_weight(text, queues) for _, _, text in pairs))
+
+
+def _weight(text: str, queues: Sequence[str] | str) -> int:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= _HEAVIEST):
+        message = f"queues={queues!r}: weight {text!r} is no whole number from 1 to {_HEAVIEST}."
+        raise ConfigurationError(message)
+    return int(text)

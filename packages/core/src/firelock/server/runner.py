@@ -1,0 +1,316 @@
+"""Runs one attempt and says what becomes of the job. The same in a thread, on an event loop and in a process."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from firelock import lifecycle
+from firelock.clock import SECOND
+from firelock.context import JobContext, running_job
+from firelock.errors import ArgumentError, FirelockError
+from firelock.failure import describe_failure
+from firelock.job import ClaimedJob, State
+from firelock.lifecycle import Holder, Transition
+from firelock.outcome import JobCancelled, Snooze
+from firelock.retry import DecisionKind, Retry, RetryDecision, retry_reason
+
+if TYPE_CHECKING:
+    from firelock.app import Firelock
+    from firelock.console import Console
+    from firelock.task import TaskInfo
+
+__all__ = ["CancelKind", "Ended", "Run", "Runner"]
+
+log = logging.getLogger(__name__)
+
+
+class CancelKind(StrEnum):
+    """Why a running job is told to end; decides what its end means."""
+
+    TIMEOUT = "timed out"
+    STOP = "server stopping"
+    LOST = "no longer ours"  # deleted, or taken from this session: the storage refuses its end
+
+
+@attrs.define(eq=False)
+class Run:
+    """One attempt under way."""
+
+    job: ClaimedJob
+    holder: Holder
+    context: JobContext
+    info: TaskInfo
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    timeout_seconds: float | None
+    started_at: int = 0  # by the storage's clock
+    started: float = 0.0  # monotonic
+    cancelled: CancelKind | None = None
+    stop: Any = None  # how to end it by force: set by executors that can
+
+    def cancel(self, kind: CancelKind, reason: str) -> None:
+        """The job is told to end; by force where its executor can. The first reason stands."""
+        if self.cancelled is None:
+            self.cancelled = kind
+            self.context.cancel(reason)
+            if self.stop is not None:
+                self.stop()
+
+
+@attrs.define(eq=False)
+class Ended:
+    """An attempt that ended, with the transition to send."""
+
+    job: ClaimedJob
+    transition: Transition
+    duration: int = 0  # micros of the run
+
+
+class Runner:
+    """Turns claimed jobs into ended ones."""
+
+    def __init__(self, app: Firelock, console: Console) -> None:
+        self._app = app
+        self._registry = app.registry
+        self._plugins = app.plugins
+        self._serializers = app.client.serializers
+        self._clock = app.client.clock
+        self._retention = app.settings.retention
+        self._result_limit = app.settings.result_limit
+        self._console = console
+
+    # ---- before ------------------------------------------------------------------------------------------
+
+    def prepare(self, job: ClaimedJob, holder: Holder) -> Run | Ended:
+        """Return the run, ready to start, or its end where it cannot be."""
+        info = self._registry.get(job.task)
+        if info is None or info.is_remote:
+            return Ended(job, lifecycle.unknown_task(job, holder, at=self._clock.now()))
+        try:
+            serializer = self._serializers.get(job.serializer)
+            if serializer is None:
+                message = f"serializer {job.serializer!r} is not installed on this server"
+                raise ArgumentError(message)  # noqa: TRY301 - one way out for everything unreadable
+            args, kwargs = self._registry.binder(info).decode(serializer.loads(job.arguments))
+        except Exception as error:  # noqa: BLE001 - a serializer of a plugin may raise anything; nothing may end the loop
+            return self._unreadable(job, holder, error)
+        context = JobContext(job, self._console)
+        context.args, context.kwargs = args, kwargs
+        timeout = info.timeout_seconds if job.timeout_seconds is None else job.timeout_seconds
+        return Run(job, holder, context, info, args, kwargs, timeout)
+
+    def _unreadable(self, job: ClaimedJob, holder: Holder, error: Exception) -> Ended:
+        at = self._clock.now()
+        return Ended(
+            job,
+            lifecycle.undecodable(
+                job, holder, at=at, error=describe_failure(error),
+                expires_at=self._retention.until(State.FAILED, at),
+            ),
+        )  # fmt: skip
+
+    def start(self, run: Run) -> None:
+        """The run's clock is ticking."""
+        run.started_at = self._clock.now()
+        run.started = time.monotonic()
+
+    # ---- during ------------------------------------------------------------------------------------------
+
+    def run(self, run: Run) -> Ended:
+        """Return the end of a `def` task, run here in this thread."""
+        self.start(run)
+        token = running_job.set(run.context)
+        try:
+            if self._plugins.has_job_context:
+                result = self._run_wrapped(run)
+            elif run.info.takes_context:
+                result = run.info.function(run.context, *run.args, **run.kwargs)
+            else:
+                result = run.info.function(*run.args, **run.kwargs)
+        except BaseException as error:  # noqa: BLE001 - SystemExit and the like end the job, not the worker
+            return self.raised(run, error)
+        finally:
+            running_job.reset(token)
+        return self.returned(run, result)
+
+    def _run_wrapped(self, run: Run) -> object:
+        with self.wrapped(run):
+            if run.info.takes_context:
+                return run.info.function(run.context, *run.args, **run.kwargs)
+            return run.info.function(*run.args, **run.kwargs)
+
+    def wrapped(self, run: Run) -> ExitStack:
+        """Return the plugins' context managers around a run, as one."""
+        contexts: Sequence[AbstractContextManager[object]] = self._plugins.job_contexts(run.context, run.info)
+        stack = ExitStack()
+        with ExitStack() as opening:
+            for context in contexts:
+                opening.enter_context(context)
+            stack = opening.pop_all()
+        return stack
+
+    async def arun(self, run: Run) -> Ended:
+        """Return the end of an `async def` task, run on this event loop."""
+        self.start(run)
+        token = running_job.set(run.context)
+        arguments = (run.context, *run.args) if run.info.takes_context else run.args
+        try:
+            if self._plugins.has_job_context:
+                with self.wrapped(run):
+                    result = await run.info.function(*arguments, **run.kwargs)
+            else:
+                result = await run.info.function(*arguments, **run.kwargs)
+        except BaseException as error:  # noqa: BLE001 - a cancellation ends the job; the loop goes on
+            return self.raised(run, error)
+        finally:
+            running_job.reset(token)
+        return self.returned(run, result)
+
+    # ---- after: what becomes of it -----------------------------------------------------------------------
+
+    def returned(self, run: Run, result: object) -> Ended:
+        """Return the end of a run whose task returned."""
+        if run.cancelled is CancelKind.TIMEOUT:  # it ignored the cancellation; the time is over all the same
+            return self.raised(run, _timeout_error(run))
+        at = self._clock.now()
+        if type(result) is Snooze:
+            return self._snoozed(run, at, int(result.after.total_seconds() * SECOND), result.reason)
+        text, absent = ("null", None) if result is None else self._encode_result(run, result)
+        transition = lifecycle.succeeded(
+            run.job, run.holder, at=at, started_at=run.started_at, result=text, result_absent=absent,
+            expires_at=self._retention.until(State.SUCCEEDED, at),
+        )  # fmt: skip
+        return self._ended(run, transition, at)
+
+    def _encode_result(self, run: Run, result: object) -> tuple[str | None, str | None]:
+        try:
+            serializer = self._app.client.serializers[run.job.serializer]
+            text = serializer.dumps(self._registry.binder(run.info).encode_result(result))
+        except Exception as error:  # noqa: BLE001 - the job succeeded; what cannot be stored is only said
+            return None, f"the result was not stored: {error}"
+        if len(text) > self._result_limit:
+            return None, (
+                f"the result was not stored: {len(text):,} bytes are more than {self._result_limit:,}; store "
+                "it elsewhere and return where"
+            )
+        return text, None
+
+    def raised(self, run: Run, error: BaseException) -> Ended:
+        """Return the end of a run whose task raised, was cancelled or timed out."""
+        at = self._clock.now()
+        match run.cancelled:
+            case CancelKind.STOP | CancelKind.LOST if _is_cancellation(error):
+                return self._ended(run, self._handed_back(run, at, run.context.cancel_reason), at)
+            case CancelKind.TIMEOUT:
+                error = _timeout_error(run, error)
+        decision = self._decide(run, error)
+        return self._ended(run, self._transition_of(run, error, decision, at), at)
+
+    def hand_back(self, run: Run, reason: str) -> Ended:
+        """Return the end of a run that is given back: for one that cannot be waited for any longer."""
+        at = self._clock.now()
+        return self._ended(run, self._handed_back(run, at, reason), at)
+
+    def crashed(self, run: Run, reason: str) -> Ended:
+        """Return the end of a run whose own process died."""
+        at = self._clock.now()
+        error = attrs.evolve(describe_failure(ProcessDied(reason)), traceback=None)
+        transition = lifecycle.crashed_alone(
+            run.job, run.holder, at=at, started_at=run.started_at, reason=reason, error=error,
+            expires_at=self._retention.until(State.FAILED, at),
+        )  # fmt: skip
+        return self._ended(run, transition, at)
+
+    def _handed_back(self, run: Run, at: int, reason: str) -> Transition:
+        return lifecycle.handed_back(run.job, run.holder, at=at, started_at=run.started_at, reason=reason)
+
+    def _snoozed(self, run: Run, at: int, wait: int, reason: str) -> Ended:
+        transition = lifecycle.snoozed(
+            run.job, run.holder, at=at, started_at=run.started_at, wait=wait, reason=reason
+        )
+        return self._ended(run, transition, at)
+
+    # ---- deciding about a failure ------------------------------------------------------------------------
+
+    def _decide(self, run: Run, error: BaseException) -> RetryDecision:
+        if self._plugins.has_retry_decision:
+            decision = self._plugins.retry_decision(run.context, run.info, error)
+            if isinstance(decision, RetryDecision):
+                return decision
+            if decision is not None:
+                log.error("A retry_decision hook answered %r; it counts as no answer.", decision)
+        policy = run.info.retry
+        try:
+            if run.job.retry is not None:
+                policy = Retry.from_json(run.job.retry)
+            decision = policy.decide(run.job, error)
+        except Exception:
+            log.exception("The retry policy of task %r raised; the job is failed.", run.info.name)
+            return RetryDecision.fail("the retry policy raised")
+        if isinstance(decision, RetryDecision):
+            return decision
+        return Retry().decide(run.job, error)
+
+    def _transition_of(self, run: Run, error: BaseException, decision: RetryDecision, at: int) -> Transition:
+        info = describe_failure(error)
+        told = f"{info.type}: {info.message}"[:200]
+        wait = int(decision.after.total_seconds() * SECOND) if decision.after is not None else 0
+        job, holder, started_at = run.job, run.holder, run.started_at
+        match decision.kind:
+            case DecisionKind.RETRY:
+                reason = decision.reason or retry_reason(job.retries + 1, _attempts(run), error)
+                return lifecycle.retried(
+                    job, holder, at=at, started_at=started_at, wait=wait, reason=reason, error=info
+                )
+            case DecisionKind.SNOOZE:
+                return lifecycle.snoozed(
+                    job, holder, at=at, started_at=started_at, wait=wait, reason=decision.reason or told
+                )
+            case DecisionKind.DELETE:
+                return lifecycle.deleted_by_policy(
+                    job, holder, at=at, started_at=started_at, reason=decision.reason or told, error=info,
+                    expires_at=self._retention.until(State.DELETED, at),
+                )  # fmt: skip
+            case DecisionKind.FAIL:
+                return lifecycle.failed(
+                    job, holder, at=at, started_at=started_at, reason=decision.reason or told, error=info,
+                    expires_at=self._retention.until(State.FAILED, at),
+                )  # fmt: skip
+
+    def _ended(self, run: Run, transition: Transition, at: int) -> Ended:
+        if self._plugins.has_elect_transition:
+            transition = self._plugins.elect_transition(run.job, transition) or transition
+        return Ended(run.job, transition, max(0, at - run.started_at))
+
+
+class ProcessDied(FirelockError):
+    """The process of a job ended before the job did."""
+
+
+def _timeout_error(run: Run, cause: BaseException | None = None) -> TimeoutError:
+    error = TimeoutError(f"timed out after {run.timeout_seconds:g} s")
+    if cause is not None and not _is_cancellation(cause):
+        error.__cause__ = cause
+    elif cause is not None:
+        error.__traceback__ = cause.__traceback__
+    return error
+
+
+def _is_cancellation(error: BaseException) -> bool:
+    return isinstance(error, JobCancelled) or type(error).__name__ == "CancelledError"
+
+
+def _attempts(run: Run) -> int | None:
+    """Return how many retries the policy allows, where it says so."""
+    try:
+        policy = run.info.retry if run.job.retry is None else Retry.from_json(run.job.retry)
+    except FirelockError:
+        return None
+    return getattr(policy, "attempts", None)

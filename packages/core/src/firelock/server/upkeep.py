@@ -1,0 +1,217 @@
+"""What nobody waits for, in each child: due jobs, dead sessions, retention, timeouts, logs and statistics.
+
+Every duty may run on every server at once; the storage makes each change once.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import attrs
+
+from firelock.clock import SECOND
+from firelock.errors import StorageError, StorageUnavailable
+from firelock.recurring import fire_due
+from firelock.server.runner import CancelKind
+from firelock.task import OnRisk
+
+if TYPE_CHECKING:
+    from firelock.app import Firelock
+    from firelock.server.board import Board
+    from firelock.server.dispatcher import Dispatcher
+    from firelock.server.executors import AsyncWorkers, Desk
+    from firelock.server.metrics import Metrics
+
+__all__ = ["Upkeep"]
+
+log = logging.getLogger(__name__)
+
+_BATCH = 1_000
+_BATCHES_A_SWEEP = 20  # then the next sweep goes on: retention yields to claims
+_REPORT, _CONSOLE, _METRICS, _WATCH = 1.0, 0.5, 2.0, 0.1
+_LATER = (0.020, 0.080)  # seconds that all but one server wait behind a due instant, to look again
+
+
+@attrs.define(eq=False)
+class _Duty:
+    name: str
+    every: float
+    run: Callable[[], None]
+    at: float = 0.0  # monotonic
+
+
+class Upkeep:
+    """One thread that does each duty when it is time, and goes on whatever a duty meets."""
+
+    def __init__(
+        self,
+        app: Firelock,
+        desk: Desk,
+        dispatcher: Dispatcher,
+        coroutines: AsyncWorkers,
+        metrics: Metrics,
+        board: Board,
+    ) -> None:
+        self._app = app
+        self._storage = app.storage
+        self._clock = app.client.clock
+        self._desk = desk
+        self._dispatcher = dispatcher
+        self._coroutines = coroutines
+        self._metrics = metrics
+        self._board = board
+        self._condition = threading.Condition()
+        self._is_over = False
+        self._is_first = True  # of the living sessions: it takes due instants at once
+        self._trusts_clock_from = 0.0  # monotonic instant before which nobody is reaped
+        self._had_right = True
+        settings = app.settings
+        self._due = _Duty("due", settings.sweep, self._promote_and_fire)
+        self._duties = [
+            self._due,
+            _Duty("sweep", settings.sweep, self._sweep),
+            _Duty("report", _REPORT, self._report),
+            _Duty("console", _CONSOLE, self._flush_console),
+            _Duty("metrics", _METRICS, self._flush_metrics),
+            _Duty("watch", _WATCH, self._watch),
+        ]
+        self._thread = threading.Thread(target=self._run, name="firelock-upkeep", daemon=True)
+
+    def start(self) -> None:
+        """The duties are done from now on."""
+        self._report()
+        self._thread.start()
+
+    def stop(self, timeout: float) -> None:
+        """The thread has ended; what jobs said and what was counted is written if the storage answers."""
+        with self._condition:
+            self._is_over = True
+            self._condition.notify()
+        self._thread.join(timeout)
+        for flush in (self._flush_console, self._flush_metrics):
+            try:
+                flush()
+            except StorageError as error:
+                log.warning("Logs or statistics of the last moments were not written: %s", error)
+
+    # ---- the loop ----------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while True:
+            with self._condition:
+                if self._is_over:
+                    return
+                now = time.monotonic()
+                duty = min(self._duties, key=lambda duty: duty.at)
+                if duty.at > now:
+                    self._condition.wait(duty.at - now)
+                    continue
+                duty.at = now + duty.every * random.uniform(0.8, 1.2)  # noqa: S311 - servers drift apart
+            self._do(duty)
+
+    def _do(self, duty: _Duty) -> None:
+        try:
+            duty.run()
+        except StorageUnavailable as error:
+            self.contact(is_there=False)
+            log.debug("Duty %s: storage unavailable: %s", duty.name, error)
+        except Exception:
+            log.exception("Duty %s met an error; it is tried again.", duty.name)
+
+    def contact(self, *, is_there: bool) -> None:
+        """After an outage nobody is reaped until all had a full session timeout to renew."""
+        if not is_there:
+            self._trusts_clock_from = float("inf")
+        elif self._trusts_clock_from == float("inf"):
+            self._trusts_clock_from = time.monotonic() + self._app.settings.session_timeout
+
+    # ---- due instants ------------------------------------------------------------------------------------
+
+    def next_due(self, instant: int | None) -> None:
+        """The storage said when the next job is due; the duty is done then, not at the next sweep."""
+        if instant is None:
+            return
+        seconds = max(0.0, (instant - self._clock.now()) / SECOND)
+        if not self._is_first:
+            seconds += random.uniform(*_LATER)  # noqa: S311 - jitter
+        at = time.monotonic() + seconds
+        with self._condition:
+            if at < self._due.at:
+                self._due.at = at
+                self._condition.notify()
+
+    def _promote_and_fire(self) -> None:
+        moved = 0
+        for _ in range(_BATCHES_A_SWEEP):
+            promotion = self._storage.promote(_BATCH)
+            moved += promotion.promoted
+            if promotion.promoted < _BATCH:
+                break
+        fired = fire_due(self._app.client)
+        if moved or fired:
+            self._dispatcher.work_came()
+        if fired:
+            promotion = self._storage.promote(_BATCH)
+        self.next_due(promotion.next_due_at)
+
+    # ---- the sweep ---------------------------------------------------------------------------------------
+
+    def _sweep(self) -> None:
+        sessions = [record for record in self._storage.list_sessions() if record.is_alive]
+        self.contact(is_there=True)
+        mine = self._desk.server.id
+        self._is_first = not sessions or sessions[0].session.server_id == mine
+        if time.monotonic() >= self._trusts_clock_from:
+            self._reap()
+        self._in_batches(self._storage.release)
+        self._in_batches(self._storage.prune)
+
+    def _reap(self) -> None:
+        for taken in self._storage.orphans(100):
+            log.warning(
+                "Server %s was lost; %d running jobs and %d waiting ones are back in their queues.",
+                taken.server, len(taken.crashed), len(taken.returned),
+                extra={"session": taken.session},
+            )  # fmt: skip
+            self._dispatcher.work_came()
+
+    @staticmethod
+    def _in_batches(verb: Callable[[int], int]) -> None:
+        for _ in range(_BATCHES_A_SWEEP):
+            if verb(_BATCH) < _BATCH:
+                return
+
+    # ---- this child --------------------------------------------------------------------------------------
+
+    def _report(self) -> None:
+        self._board.report(len(self._dispatcher.runs()))
+
+    def _flush_console(self) -> None:
+        self._desk.console.flush(self._storage)
+        self._coroutines.watch()
+
+    def _flush_metrics(self) -> None:
+        self._metrics.flush(self._storage)
+
+    def _watch(self) -> None:
+        """Jobs whose time is over are told so; and jobs that must not overlap, when the right to run ends."""
+        now = time.monotonic()
+        has_right = self._board.may_start()
+        if has_right is not self._had_right:
+            self._had_right = has_right
+            if not has_right:
+                log.warning(
+                    "This server could not renew its session in time; no job is started until it can."
+                )
+        for run in self._dispatcher.runs():
+            if run.cancelled is not None or not run.started:
+                continue
+            if run.timeout_seconds is not None and now - run.started > run.timeout_seconds:
+                run.cancel(CancelKind.TIMEOUT, f"timed out after {run.timeout_seconds:g} s")
+            elif not has_right and run.info.on_risk is OnRisk.CANCEL:
+                run.cancel(CancelKind.LOST, "the server cannot be sure that the job is still its own")
