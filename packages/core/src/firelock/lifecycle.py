@@ -333,6 +333,13 @@ _TARGETS: dict[tuple[On, State], State] = {
     (On.FINISHED, State.DELETED): State.ENQUEUED,
 }
 
+_WISHES = {
+    On.SUCCEEDED: "has succeeded",
+    On.FAILED: "has failed",
+    On.DELETED: "is deleted",
+    On.FINISHED: "has ended",
+}
+
 
 def continuation_target(on: On, parent: State) -> State | None:
     """Return where a continuation goes when its parent is in this state; None while it goes on waiting.
@@ -344,7 +351,7 @@ def continuation_target(on: On, parent: State) -> State | None:
 
 def waiting_reason(on: On, parent: State) -> str:
     """Return why a continuation still waits although its parent has ended, for people."""
-    return f"parent {parent}; runs when it has {'ended' if on is On.FINISHED else on}"
+    return f"parent {parent}; runs when it {_WISHES[on]}"
 
 
 def is_legal(before: State, after: State) -> bool:

@@ -1,0 +1,485 @@
+"""The life of a job as pure functions: where it may go, who may move it, when it comes back."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from firelock import lifecycle
+from firelock.job import FINAL_STATES, ClaimedJob, ErrorInfo, HistoryEntry, On, State
+from firelock.lifecycle import (
+    ALLOWED,
+    CRASH_LIMIT,
+    HELD,
+    HISTORY_LIMIT,
+    Holder,
+    Retention,
+    bounded_history,
+    continuation_target,
+    waiting_reason,
+)
+
+SECOND = 1_000_000
+AT, STARTED_AT, EXPIRES_AT = 9_000 * SECOND, 8_000 * SECOND, 99_000 * SECOND
+HOLDER = Holder("session-a", "host:a")
+ERROR = ErrorInfo("builtins.ValueError", "no such day", "f00d", "Traceback")
+
+instants = st.integers(min_value=0, max_value=2**53)
+spans = st.integers(min_value=1, max_value=2**40)
+
+
+def claimed(**changes):
+    """A job in its holder's hands."""
+    job = ClaimedJob(
+        "j1", "tasks.run", "[]", "json", "default", 0, attempt=3, retries=1, crashes=0, fence=7,
+        created_at=1_000, enqueued_at=2_000, claimed_at=3_000,
+    )  # fmt: skip
+    return attrs.evolve(job, **changes)
+
+
+def succeeded(job, **changes):
+    """The end of a run that returned."""
+    given = {"result": "1", "result_absent": None, "expires_at": EXPIRES_AT, **changes}
+    return lifecycle.succeeded(job, HOLDER, at=AT, started_at=STARTED_AT, **given)
+
+
+def retried(job, wait=SECOND):
+    """The end of a run that raised and is tried again."""
+    return lifecycle.retried(
+        job, HOLDER, at=AT, started_at=STARTED_AT, wait=wait, reason="retry", error=ERROR
+    )
+
+
+def failed(job):
+    """The end of a run that raised for the last time."""
+    return lifecycle.failed(
+        job, HOLDER, at=AT, started_at=STARTED_AT, reason="no retries", error=ERROR, expires_at=EXPIRES_AT
+    )  # fmt: skip
+
+
+def deleted_by_policy(job):
+    """The end of a run that raised for the last time, where the policy deletes."""
+    return lifecycle.deleted_by_policy(
+        job, HOLDER, at=AT, started_at=STARTED_AT, reason="given up", error=ERROR, expires_at=EXPIRES_AT
+    )  # fmt: skip
+
+
+def snoozed(job, wait=SECOND):
+    """The end of a run that asked for another time."""
+    return lifecycle.snoozed(job, HOLDER, at=AT, started_at=STARTED_AT, wait=wait, reason="snoozed")
+
+
+def handed_back(job, started_at=STARTED_AT):
+    """The end of a claim that the server gave back."""
+    return lifecycle.handed_back(job, HOLDER, at=AT, started_at=started_at, reason="server stopped")
+
+
+def unknown_task(job, at=AT):
+    """The end of a claim whose task nobody here knows."""
+    return lifecycle.unknown_task(job, HOLDER, at=at)
+
+
+def undecodable(job):
+    """The end of a claim whose arguments cannot be read."""
+    return lifecycle.undecodable(job, HOLDER, at=AT, error=ERROR, expires_at=EXPIRES_AT)
+
+
+def crashed_alone(job):
+    """The end of a run that took its own process along."""
+    return lifecycle.crashed_alone(
+        job, HOLDER, at=AT, started_at=STARTED_AT, reason="signal 9", error=ERROR, expires_at=EXPIRES_AT
+    )  # fmt: skip
+
+
+ENDS = [
+    succeeded, retried, failed, deleted_by_policy, snoozed, handed_back, unknown_task, undecodable,
+    crashed_alone,
+]  # fmt: skip
+every_end = pytest.mark.parametrize("end", ENDS, ids=lambda end: end.__name__)
+
+
+# ---- where a job may go ----------------------------------------------------------------------------------
+
+
+def test_the_table_names_every_state():
+    """Each state has its way out, and no state leads to itself or back to waiting for a parent."""
+    ways = {(before, after) for before in State for after in ALLOWED[before]}
+
+    assert set(State) == set(ALLOWED)
+    assert not {(before, after) for before, after in ways if before is after or after is State.AWAITING}
+
+
+def test_only_a_claim_leads_to_processing():
+    """A job comes into processing from its queue and from nowhere else."""
+    assert {State.ENQUEUED} == {before for before in State if State.PROCESSING in ALLOWED[before]}
+
+
+def test_only_a_run_leads_to_success_or_failure():
+    """From each state the table reaches each end; those but deleted lie behind processing."""
+
+    def reached(start, closed=frozenset()):
+        seen, waiting = {start}, [start]
+        while waiting:
+            fresh = ALLOWED[waiting.pop()] - seen - closed
+            seen |= fresh
+            waiting += fresh
+        return seen - {start}
+
+    assert all(FINAL_STATES <= reached(state) | {state} for state in State)
+    without_runs = frozenset({State.PROCESSING})
+    assert not any(
+        {State.SUCCEEDED, State.FAILED} & reached(state, without_runs) for state in set(State) - without_runs
+    )
+
+
+@every_end
+@pytest.mark.parametrize("crashes", range(CRASH_LIMIT + 1))
+def test_every_end_of_an_attempt_is_legal(end, crashes):
+    """Whatever ends an attempt takes the job where the table allows."""
+    transition = end(claimed(crashes=crashes))
+
+    assert all(lifecycle.is_legal(before, transition.to) for before in transition.from_states)
+
+
+@pytest.mark.parametrize(
+    "transition",
+    [
+        lifecycle.delete("j1", at=AT, reason="deleted", expires_at=None),
+        lifecycle.requeue("j1", at=AT, reason="requeued"),
+    ],
+    ids=["delete", "requeue"],
+)
+def test_what_operators_ask_for_is_legal(transition):
+    """From each state that an operator's change accepts, the table allows it, and from no other."""
+    accepted = {state for state in State if state in transition.from_states}
+    allowed = {state for state in State if lifecycle.is_legal(state, transition.to)}
+
+    assert accepted == allowed - ({State.PROCESSING} if transition.to is State.ENQUEUED else set())
+
+
+@pytest.mark.parametrize("state", State)
+def test_three_states_are_ends(state):
+    """Succeeded, failed and deleted are final and nothing else is."""
+    assert (state in {State.SUCCEEDED, State.FAILED, State.DELETED}) == lifecycle.is_end(state)
+
+
+# ---- who may move it -------------------------------------------------------------------------------------
+
+
+@every_end
+@given(fence=st.integers(min_value=1, max_value=2**53))
+def test_an_end_is_guarded_by_its_holder(end, fence):
+    """Only the session that claimed, with the fence it got, ends an attempt, and only while it runs."""
+    transition = end(claimed(fence=fence))
+
+    assert (HELD, "session-a", fence, "host:a") == (
+        transition.from_states, transition.session, transition.fence, transition.server,
+    )  # fmt: skip
+
+
+@every_end
+def test_an_end_tells_which_attempt_it_ends(end):
+    """The history entry of an end carries state, instant, reason, attempt, claim, start and server."""
+    transition = end(claimed(attempt=3, claimed_at=3_000))
+
+    expected = HistoryEntry(transition.to, AT, transition.reason, 3, 3_000, transition.started_at, "host:a")
+    assert expected == transition.entry()
+
+
+@every_end
+def test_an_end_that_started_says_when(end):
+    """A start is reported by every end but those of a claim that never ran."""
+    never_ran = end in (unknown_task, undecodable)
+
+    assert (None if never_ran else STARTED_AT) == end(claimed()).started_at
+
+
+def test_an_operator_needs_no_claim():
+    """Delete and requeue name no session and no fence, and end no attempt."""
+    changes = [
+        lifecycle.delete("j1", at=AT, reason="deleted by ada", expires_at=EXPIRES_AT),
+        lifecycle.requeue("j1", at=AT, reason="requeued by ada"),
+    ]
+
+    assert [(None, None, None)] * 2 == [(one.session, one.fence, one.attempt) for one in changes]
+    assert [
+        HistoryEntry(State.DELETED, AT, "deleted by ada"),
+        HistoryEntry(State.ENQUEUED, AT, "requeued by ada"),
+    ] == [one.entry() for one in changes]
+
+
+def test_a_requeue_gives_retries_and_crashes_back():
+    """A requeued job starts over with no retry and no crash counted, and expires no more."""
+    transition = lifecycle.requeue("j1", at=AT, reason="requeued")
+
+    assert (0, 0, None) == (transition.retries, transition.crashes, transition.expires_at)
+
+
+def test_a_delete_counts_nothing():
+    """A delete leaves retries and crashes as they are and says when the job may be pruned."""
+    transition = lifecycle.delete("j1", at=AT, reason="deleted", expires_at=EXPIRES_AT)
+
+    assert (None, None, EXPIRES_AT) == (transition.retries, transition.crashes, transition.expires_at)
+
+
+# ---- how an attempt ends ---------------------------------------------------------------------------------
+
+
+def test_a_success_keeps_its_result():
+    """A job that returned is succeeded with the result, and its attempt counts."""
+    transition = succeeded(claimed(), result='"done"')
+
+    assert (State.SUCCEEDED, '"done"', None, EXPIRES_AT, False) == (
+        transition.to, transition.result, transition.result_absent, transition.expires_at,
+        transition.gives_back,
+    )  # fmt: skip
+
+
+def test_a_success_without_a_result_says_why():
+    """A result that was not kept leaves its reason in its place."""
+    transition = succeeded(claimed(), result=None, result_absent="larger than 256 KiB")
+
+    assert (None, "larger than 256 KiB") == (transition.result, transition.result_absent)
+
+
+@given(retries=st.integers(min_value=0, max_value=1_000), wait=spans)
+def test_a_retry_waits_from_its_end(retries, wait):
+    """A retry is scheduled for the end plus the wait, counts one more retry and keeps the error."""
+    transition = retried(claimed(retries=retries), wait)
+
+    assert (State.SCHEDULED, AT + wait, retries + 1, ERROR, False) == (
+        transition.to, transition.due_at, transition.retries, transition.error, transition.gives_back,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("wait", [0, -1])
+def test_a_retry_without_a_wait_is_enqueued(wait):
+    """No wait means at once: the job is enqueued, and nothing is due."""
+    transition = retried(claimed(retries=4), wait)
+
+    assert (State.ENQUEUED, None, 5) == (transition.to, transition.due_at, transition.retries)
+
+
+@pytest.mark.parametrize(("end", "state"), [(failed, State.FAILED), (deleted_by_policy, State.DELETED)])
+def test_a_last_failure_ends_the_job(end, state):
+    """With nothing left to try the job ends with its error, its attempt counted and no retry added."""
+    transition = end(claimed())
+
+    assert (state, ERROR, EXPIRES_AT, False, None) == (
+        transition.to, transition.error, transition.expires_at, transition.gives_back, transition.retries,
+    )  # fmt: skip
+
+
+@given(wait=spans)
+def test_a_snooze_gives_the_attempt_back(wait):
+    """A snoozed job is scheduled; neither attempt nor retry nor crash counts and no error is kept."""
+    transition = snoozed(claimed(), wait)
+
+    assert (State.SCHEDULED, AT + wait, True, None, None, None) == (
+        transition.to, transition.due_at, transition.gives_back, transition.retries, transition.crashes,
+        transition.error,
+    )  # fmt: skip
+
+
+def test_a_snooze_without_a_wait_is_enqueued():
+    """A snooze of nothing puts the job back into its queue."""
+    transition = snoozed(claimed(), 0)
+
+    assert (State.ENQUEUED, None, True) == (transition.to, transition.due_at, transition.gives_back)
+
+
+@pytest.mark.parametrize(("started_at", "is_silent"), [(None, True), (STARTED_AT, False)])
+def test_a_hand_back_leaves_a_trace_only_of_a_start(started_at, is_silent):
+    """A job given back returns its attempt; its history tells of it only where it had started."""
+    transition = handed_back(claimed(), started_at)
+
+    assert (State.ENQUEUED, True, is_silent) == (transition.to, transition.gives_back, transition.is_silent)
+
+
+def test_arguments_that_cannot_be_read_fail_the_job():
+    """An undecodable job fails at once with the reader's message, whatever retries it has."""
+    transition = undecodable(claimed(retries=0))
+
+    assert (State.FAILED, "arguments cannot be read: no such day", ERROR, EXPIRES_AT) == (
+        transition.to, transition.reason, transition.error, transition.expires_at,
+    )  # fmt: skip
+
+
+# ---- tasks that nobody knows here ------------------------------------------------------------------------
+
+
+@given(created_at=instants, age=instants)
+def test_an_unknown_task_waits_within_bounds(created_at, age):
+    """The wait is at least 15 s, at most 5 min, and the attempt is given back."""
+    at = created_at + age
+
+    transition = unknown_task(claimed(created_at=created_at), at)
+
+    assert (State.SCHEDULED, True) == (transition.to, transition.gives_back)
+    assert 15 * SECOND <= transition.due_at - at <= 300 * SECOND
+
+
+@given(one=instants, other=instants)
+def test_an_unknown_task_waits_longer_with_age(one, other):
+    """An older job never waits shorter than a younger one."""
+    younger, older = sorted((one, other))
+
+    waits = [unknown_task(claimed(created_at=0), age).due_at - age for age in (younger, older)]
+
+    assert sorted(waits) == waits
+
+
+@pytest.mark.parametrize(
+    ("age_seconds", "wait_seconds", "is_silent"),
+    [(0, 15, False), (15, 15, False), (16, 15, True), (60, 30, True), (599, 299.5, True), (601, 300, True)],
+)
+def test_a_series_of_waits_is_told_once(age_seconds, wait_seconds, is_silent):
+    """The wait is half the age within its bounds; the history tells of the first one alone."""
+    at = 1_000 + age_seconds * SECOND
+
+    transition = unknown_task(claimed(created_at=1_000), at)
+
+    assert (wait_seconds * SECOND, is_silent) == (transition.due_at - at, transition.is_silent)
+
+
+def test_a_job_from_a_clock_ahead_waits_the_shortest_time():
+    """A job created after now, by a skewed clock, has no negative age."""
+    transition = unknown_task(claimed(created_at=AT + 60 * SECOND))
+
+    assert 15 * SECOND == transition.due_at - AT
+
+
+def test_an_unknown_task_is_named():
+    """The reason names the task and the server that does not know it."""
+    reason = unknown_task(claimed(task="billing.charge")).reason
+
+    assert "task 'billing.charge' is not registered on server host:a; waiting for one that knows it" == reason
+
+
+# ---- crashes ---------------------------------------------------------------------------------------------
+
+
+@given(crashes=st.integers(min_value=0, max_value=10))
+def test_the_third_crash_fails_the_job(crashes):
+    """A crash alone is counted; from the third on the job is failed, before it goes back to its queue."""
+    transition = crashed_alone(claimed(crashes=crashes))
+
+    is_over = crashes + 1 >= 3
+    expected = (State.FAILED, False, EXPIRES_AT) if is_over else (State.ENQUEUED, True, None)
+    assert expected == (transition.to, transition.gives_back, transition.expires_at)
+    assert (crashes + 1, ERROR) == (transition.crashes, transition.error)
+
+
+# ---- continuations ---------------------------------------------------------------------------------------
+
+RUNS, ENDS_TOO = State.ENQUEUED, State.DELETED
+
+
+@pytest.mark.parametrize(
+    ("on", "parent", "target"),
+    [
+        (On.SUCCEEDED, State.SUCCEEDED, RUNS), (On.SUCCEEDED, State.FAILED, None),
+        (On.SUCCEEDED, State.DELETED, ENDS_TOO),
+        (On.FAILED, State.SUCCEEDED, ENDS_TOO), (On.FAILED, State.FAILED, RUNS),
+        (On.FAILED, State.DELETED, ENDS_TOO),
+        (On.DELETED, State.SUCCEEDED, ENDS_TOO), (On.DELETED, State.FAILED, None),
+        (On.DELETED, State.DELETED, RUNS),
+        (On.FINISHED, State.SUCCEEDED, RUNS), (On.FINISHED, State.FAILED, RUNS),
+        (On.FINISHED, State.DELETED, RUNS),
+    ],
+)  # fmt: skip
+def test_a_parents_end_decides_its_continuations(on, parent, target):
+    """Wanted ends enqueue, others delete; only a failure, which may be requeued, lets a child wait on."""
+    assert target is continuation_target(on, parent)
+
+
+def test_every_end_of_a_parent_is_answered():
+    """Each end, and each wish, has an answer: a legal way on from waiting, or none for a failed parent."""
+    answers = {(on, parent): continuation_target(on, parent) for on, parent in product(On, FINAL_STATES)}
+
+    assert {State.FAILED} == {parent for (_, parent), target in answers.items() if target is None}
+    assert all(target is None or target in ALLOWED[State.AWAITING] for target in answers.values())
+
+
+@pytest.mark.parametrize(("on", "parent"), list(product(On, sorted(set(State) - FINAL_STATES))))
+def test_a_parent_on_its_way_decides_nothing(on, parent):
+    """While the parent has not ended, its continuations wait."""
+    assert continuation_target(on, parent) is None
+
+
+@pytest.mark.parametrize(
+    ("on", "reason"),
+    [
+        (On.SUCCEEDED, "parent failed; runs when it has succeeded"),
+        (On.DELETED, "parent failed; runs when it is deleted"),
+        (On.FINISHED, "parent failed; runs when it has ended"),
+    ],
+)
+def test_a_child_that_waits_on_says_why(on, reason):
+    """The reason names how the parent ended and what the child waits for."""
+    assert reason == waiting_reason(on, State.FAILED)
+
+
+# ---- how long an ended job stays -------------------------------------------------------------------------
+
+
+@given(at=instants, spans=st.tuples(spans, spans, spans))
+def test_each_end_has_its_own_retention(at, spans):
+    """An ended job may be pruned its state's span after its end."""
+    retention = Retention(*spans)
+
+    ends = (State.SUCCEEDED, State.FAILED, State.DELETED)
+    assert [at + span for span in spans] == [retention.until(state, at) for state in ends]
+
+
+@pytest.mark.parametrize("state", sorted(FINAL_STATES))
+def test_no_retention_keeps_for_ever(state):
+    """Without a span an ended job is never pruned."""
+    assert Retention(None, None, None).until(state, AT) is None
+
+
+@pytest.mark.parametrize("state", sorted(set(State) - FINAL_STATES))
+def test_a_job_that_has_not_ended_never_expires(state):
+    """Retention speaks of ends alone."""
+    assert Retention(1, 1, 1).until(state, AT) is None
+
+
+# ---- histories -------------------------------------------------------------------------------------------
+
+
+def grown(steps):
+    """The history after so many steps, the number of each as its instant."""
+    history = []
+    for step in range(steps):
+        history = bounded_history(history, HistoryEntry(State.ENQUEUED, step))
+    return history
+
+
+@given(steps=st.integers(min_value=0, max_value=4 * HISTORY_LIMIT))
+def test_a_history_is_bounded_and_loses_no_count(steps):
+    """However many steps, at most the limit stays, and what was left out is counted exactly."""
+    history = grown(steps)
+
+    assert min(steps, HISTORY_LIMIT) == len(history)
+    assert steps == sum(entry.elided or 1 for entry in history)
+    assert sorted(entry.at for entry in history) == [entry.at for entry in history]
+
+
+def test_a_history_up_to_the_limit_is_whole():
+    """Nothing is left out before there are too many entries."""
+    assert list(range(HISTORY_LIMIT)) == [entry.at for entry in grown(HISTORY_LIMIT)]
+
+
+def test_a_long_history_keeps_its_beginning_and_its_end():
+    """The first half and the newest entries stay; one entry stands for those between them."""
+    history = grown(250)
+
+    (mark,) = [entry for entry in history if entry.elided]
+    half = HISTORY_LIMIT // 2
+    assert list(range(half)) == [entry.at for entry in history[:half]]
+    assert HistoryEntry(State.ENQUEUED, 200, elided=151) == mark == history[half]
+    assert list(range(201, 250)) == [entry.at for entry in history[half + 1 :]]
