@@ -1,0 +1,157 @@
+"""What a child does: claim, run, settle, reconcile, and die."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from .rules import AtExit, Bounds, Reconciler, Rules
+from .state import (
+    CLAIM,
+    CLAIMED,
+    DEAD,
+    DONE,
+    EXITED,
+    FRESH,
+    NO_FENCE,
+    NOBODY,
+    RECONCILE,
+    REFUSED,
+    RETURN,
+    RUNNING,
+    SENT,
+    SETTLE,
+    SUPERVISOR,
+    TAKEN,
+    UP,
+    Call,
+    Child,
+    Held,
+    Move,
+    World,
+    with_call,
+    with_child,
+)
+from .storage import end_stands
+
+_ASKED_BY_CHILD = (Reconciler.CHILD, Reconciler.HASTY_CHILD, Reconciler.STORAGE)
+UNSEEN = Child(EXITED, NOBODY, ())
+"""A child whose exit nobody will report, since its supervisor is gone."""
+
+
+def child_moves(world: World, index: int, rules: Rules, bounds: Bounds) -> Iterator[Move]:
+    """All steps of one living child."""
+    child = world.children[index]
+    yield from _calls(world, index, child, rules, bounds)
+    for held in child.held:
+        if held.phase != DONE:
+            yield from _goes_on(world, index, child, held, bounds)
+    if not world.supervisor:
+        yield f"child {index} ends with its supervisor", True, _exited(world, index, rules)
+    elif bounds.kills:
+        yield f"child {index} is killed", False, _exited(world, index, rules)
+    if world.supervisor and world.sessions[child.session] == DEAD:
+        told = f"child {index} learns that its session is dead and begins a new one"
+        yield told, True, _begun_anew(world, child.session)
+
+
+def _calls(world: World, index: int, child: Child, rules: Rules, bounds: Bounds) -> Iterator[Move]:
+    if len(world.wire) >= bounds.wire:
+        return
+    open_kinds = {call.kind for call in world.wire if call.sender == index}
+    if CLAIM not in open_kinds and len(child.held) < bounds.slots:
+        call = Call(CLAIM, SENT, index, (), 0, NO_FENCE, child.session)
+        yield f"child {index} sends a claim", True, with_call(world, call)
+    if RECONCILE not in open_kinds and rules.reconciler in _ASKED_BY_CHILD:
+        call = Call(RECONCILE, SENT, index, fences_of(child), 0, NO_FENCE, child.session)
+        yield f"child {index} asks to reconcile", True, with_call(world, call)
+    for held in child.held:
+        if held.phase == DONE and SETTLE not in open_kinds:
+            call = Call(SETTLE, SENT, index, (held.fence,), held.attempt, NO_FENCE, child.session)
+            yield f"child {index} sends the end of fence {held.fence}", True, with_call(world, call)
+
+
+def _goes_on(world: World, index: int, child: Child, held: Held, bounds: Bounds) -> Iterator[Move]:
+    fence = held.fence
+    if held.phase == RUNNING:
+        done = _with_phase(child, fence, DONE)
+        yield f"child {index} is through with fence {fence}", True, with_child(world, index, done)
+        return
+    running = _with_phase(child, fence, RUNNING)
+    yield f"child {index} starts fence {fence}", True, with_child(world, index, running)
+    if bounds.returns and len(world.wire) < bounds.wire:
+        call = _hand_back(child.session, fence, held.attempt)
+        after = with_call(with_child(world, index, _without(child, fence)), call)
+        yield f"child {index} hands fence {fence} back", False, after
+
+
+def _hand_back(session: int, fence: int, attempt: int) -> Call:
+    """Nobody waits for its answer: one that is lost is found again by reconciling."""
+    return Call(RETURN, SENT, NOBODY, (fence,), attempt, NO_FENCE, session)
+
+
+def fences_of(*children: Child) -> tuple[int, ...]:
+    """The fences that these children hold."""
+    return tuple(sorted(held.fence for child in children for held in child.held))
+
+
+def _with_phase(child: Child, fence: int, phase: str) -> Child:
+    held = tuple(held._replace(phase=phase) if held.fence == fence else held for held in child.held)
+    return child._replace(held=held)
+
+
+def _without(child: Child, fence: int) -> Child:
+    return child._replace(held=tuple(held for held in child.held if held.fence != fence))
+
+
+def _exited(world: World, index: int, rules: Rules) -> World:
+    """Its slots still show its supervisor what ran; what it had sent may still be carried out."""
+    child = world.children[index]
+    shown = tuple(held for held in child.held if held.phase == RUNNING or rules.at_exit is AtExit.TAKE_HELD)
+    gone = child._replace(status=EXITED, held=shown) if world.supervisor else UNSEEN
+    return with_child(hung_up(world, index), index, gone)
+
+
+def hung_up(world: World, sender: int) -> World:
+    """The world in which a sender waits for nothing any more."""
+    wire = (call._replace(sender=NOBODY) if call.sender == sender else call for call in world.wire)
+    return world._replace(wire=tuple(call for call in wire if call.sender != NOBODY or _may_still_run(call)))
+
+
+def _may_still_run(call: Call) -> bool:
+    return call.stage == SENT and call.kind != RECONCILE
+
+
+def _begun_anew(world: World, session: int) -> World:
+    """Whoever had this session has dropped everything and begun a new one."""
+    members = [index for index, child in enumerate(world.children) if child.session == session]
+    for index in members:
+        child = world.children[index]._replace(session=len(world.sessions), held=())
+        world = with_child(hung_up(world, index), index, child)
+    return hung_up(world, SUPERVISOR)._replace(sessions=(*world.sessions, FRESH))
+
+
+def handled(world: World, call: Call) -> World:
+    """The world after the sender has read the answer to its claim or its settle."""
+    child = world.children[call.sender]
+    fence = call.fences[0]
+    if call.stage == TAKEN:
+        held = tuple(sorted((*child.held, Held(fence, call.attempt, CLAIMED))))
+        return with_child(world, call.sender, child._replace(held=held))
+    if call.stage == REFUSED and end_stands(world.job, call):
+        world = world._replace(broken=f"fence {fence} is reported lost though its end stands")
+    return with_child(world, call.sender, _without(child, fence))
+
+
+def reconciled(world: World, call: Call, rules: Rules) -> World:
+    """Lost runs have stopped and will let their end be refused; what nobody knows is on its way back."""
+    asked = range(len(world.children)) if call.sender == SUPERVISOR else (call.sender,)
+    for index in asked:
+        child = world.children[index]
+        for fence in call.fences if child.status == UP else ():
+            child = _with_phase(child, fence, DONE)
+        world = with_child(world, index, child)
+    is_held = call.unknown in fences_of(*(world.children[index] for index in asked))
+    is_claiming = any(other.kind == CLAIM and other.sender == call.sender for other in world.wire)
+    if not call.unknown or is_held or (is_claiming and rules.reconciler is Reconciler.CHILD):
+        return world
+    return with_call(world, _hand_back(call.session, call.unknown, call.attempt))

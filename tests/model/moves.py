@@ -1,0 +1,34 @@
+"""The first world and every step out of a world.
+
+Steps that happen by themselves when nothing more goes wrong are told from bad luck and from an operator's
+acts: from every world the former alone must lead to an end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from .children import child_moves
+from .rules import Bounds, Rules
+from .state import ENQUEUED, NO_FENCE, NOBODY, UP, Job, Move, World
+from .supervisor import started, supervisor_moves
+from .surroundings import network_moves, operator_moves, time_moves
+
+
+def first_world(rules: Rules) -> World:
+    """One enqueued job, one server with two children, nothing on its way."""
+    job = Job(ENQUEUED, NOBODY, NO_FENCE, attempt=0, crashes=0, ended=False)
+    nothing = World(job, sessions=(), children=(), supervisor=False, wire=(), broken="")
+    return started(nothing, rules)
+
+
+def moves(world: World, rules: Rules, bounds: Bounds) -> Iterator[Move]:
+    """All steps from here."""
+    for index, child in enumerate(world.children):
+        if child.status == UP:
+            yield from child_moves(world, index, rules, bounds)
+    yield from supervisor_moves(world, rules, bounds)
+    yield from network_moves(world, rules, bounds)
+    yield from time_moves(world, rules, bounds)
+    if bounds.operator:
+        yield from operator_moves(world, rules)

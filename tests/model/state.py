@@ -1,0 +1,230 @@
+"""One instant of the modelled world, as small comparable values, and the numbering that keeps it finite."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+ENQUEUED: Final = "enqueued"
+PROCESSING: Final = "processing"
+SUCCEEDED: Final = "succeeded"
+FAILED: Final = "failed"
+DELETED: Final = "deleted"
+FINAL: Final = (SUCCEEDED, FAILED, DELETED)
+
+FRESH: Final = "fresh"
+LAPSED: Final = "lapsed"
+DEAD: Final = "dead"
+
+UP: Final = "up"
+EXITED: Final = "exited"
+HALF_ENDED: Final = "half ended"
+
+CLAIMED: Final = "claimed"
+RUNNING: Final = "running"
+DONE: Final = "done"
+
+CLAIM: Final = "claim"
+SETTLE: Final = "settle"
+RETURN: Final = "return"
+RECONCILE: Final = "reconcile"
+
+SENT: Final = "sent"
+TAKEN: Final = "taken"
+APPLIED: Final = "applied"
+REFUSED: Final = "refused"
+TOLD: Final = "told"
+
+NOBODY: Final = -1
+SUPERVISOR: Final = 2
+NO_FENCE: Final = 0
+
+
+class Job(NamedTuple):
+    """The row in the storage. Where it names a session and is not processing, it has that session's tail."""
+
+    state: str
+    session: int
+    fence: int
+    attempt: int
+    crashes: int
+    ended: bool  # seen by the checker alone: an end of this fence has been accepted
+
+    @property
+    def has_tail(self) -> bool:
+        """Whether a holder of old may still be running it."""
+        return self.session != NOBODY and self.state != PROCESSING
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing is left to be done, not even by a holder of old."""
+        return self.state in FINAL and not self.has_tail
+
+
+class Held(NamedTuple):
+    """One claim as its child knows it."""
+
+    fence: int
+    attempt: int
+    phase: str
+
+
+class Child(NamedTuple):
+    """A process with a session. After its exit, `held` is what its slots in shared memory show as running."""
+
+    status: str
+    session: int
+    held: tuple[Held, ...]
+
+
+class Call(NamedTuple):
+    """A request on its way to the storage, or its answer on the way back. Its sender waits, if it has one."""
+
+    kind: str
+    stage: str
+    sender: int
+    fences: tuple[int, ...]
+    attempt: int
+    unknown: int
+    session: int
+
+
+class World(NamedTuple):
+    """Everything: the storage (job, sessions), the processes, and what is between them."""
+
+    job: Job
+    sessions: tuple[str, ...]
+    children: tuple[Child, ...]
+    supervisor: bool
+    wire: tuple[Call, ...]
+    broken: str  # seen by the checker alone: the promise that the last step broke
+
+
+Move = tuple[str, bool, World]
+"""What happens, in words; whether it does by itself when nothing more goes wrong; the world after it."""
+
+
+def with_child(world: World, index: int, child: Child) -> World:
+    """The world in which one child has changed."""
+    children = world.children
+    return world._replace(children=(*children[:index], child, *children[index + 1 :]))
+
+
+def with_session(world: World, session: int, state: str) -> World:
+    """The world in which one session has changed."""
+    rows = world.sessions
+    return world._replace(sessions=(*rows[:session], state, *rows[session + 1 :]))
+
+
+def with_call(world: World, call: Call) -> World:
+    """The world with one more call on the wire."""
+    return world._replace(wire=(*world.wire, call))
+
+
+def without_call(world: World, call: Call) -> World:
+    """The world in which a call is over."""
+    position = world.wire.index(call)
+    return world._replace(wire=world.wire[:position] + world.wire[position + 1 :])
+
+
+def answered(world: World, call: Call, answer: Call) -> World:
+    """The world in which a call has its answer; it is over at once when nobody waits."""
+    position = world.wire.index(call)
+    answers = () if call.sender == NOBODY else (answer,)
+    return world._replace(wire=world.wire[:position] + answers + world.wire[position + 1 :])
+
+
+def kept_sessions(children: tuple[Child, ...], supervisor: bool) -> set[int]:
+    """Sessions that somebody renews or works under; the others lapse, and it matters to nobody when."""
+    return {child.session for child in children if supervisor or child.status == UP}
+
+
+def normalised(world: World) -> World:
+    """The one world that stands for all that behave like this one.
+
+    Sessions and fences are only ever compared with each other, so they are renumbered from what is still
+    spoken of: an endless story of restarts and claims becomes a finite graph, without a limit on either. The
+    children are alike, so they stand in a fixed order. A session that nobody keeps counts as lapsed.
+    """
+    job, sessions, children, supervisor, wire, broken = world
+    first, second = children
+    if _is_later(first, second, world):
+        children = (second, first)
+        wire = tuple([call._replace(sender=_SWAPPED[call.sender]) for call in wire])
+    job, children, wire = _renumber_fences(job, children, wire)
+    return World(*_renumber_sessions(job, sessions, children, supervisor, wire), broken)
+
+
+_SWAPPED = {0: 1, 1: 0, SUPERVISOR: SUPERVISOR, NOBODY: NOBODY}
+
+
+def _is_later(first: Child, second: Child, world: World) -> bool:
+    rows = (*world.sessions, "")
+    one = (first.status, first.held, rows[first.session])
+    other = (second.status, second.held, rows[second.session])
+    return one > other or (one == other and _spoken_of(0, world) > _spoken_of(1, world))
+
+
+def _spoken_of(index: int, world: World) -> tuple[bool, list[tuple[str, str, bool, tuple[int, ...], int]]]:
+    session = world.children[index].session
+    calls = [call for call in world.wire if call.session == session and call.sender in (index, NOBODY)]
+    said = sorted(
+        [(call.kind, call.stage, call.sender == index, call.fences, call.unknown) for call in calls]
+    )
+    return world.job.session == session, said
+
+
+def _renumber_fences(
+    job: Job, children: tuple[Child, ...], wire: tuple[Call, ...]
+) -> tuple[Job, tuple[Child, ...], tuple[Call, ...]]:
+    spoken = {held.fence for child in children for held in child.held}
+    for call in wire:
+        spoken.update(call.fences)
+        spoken.add(call.unknown)
+    if job.ended and job.fence not in spoken:
+        job = job._replace(ended=False)
+    spoken.add(job.fence)
+    spoken.discard(NO_FENCE)
+    if not spoken or max(spoken) == len(spoken):
+        return job, children, wire
+    new = {fence: rank for rank, fence in enumerate(sorted(spoken), start=1)}
+    new[NO_FENCE] = NO_FENCE
+    return (
+        job._replace(fence=new[job.fence]),
+        tuple(
+            [
+                child._replace(held=tuple([held._replace(fence=new[held.fence]) for held in child.held]))
+                for child in children
+            ]
+        ),
+        tuple(
+            [
+                call._replace(fences=tuple([new[fence] for fence in call.fences]), unknown=new[call.unknown])
+                for call in wire
+            ]
+        ),
+    )
+
+
+def _renumber_sessions(
+    job: Job, sessions: tuple[str, ...], children: tuple[Child, ...], supervisor: bool, wire: tuple[Call, ...]
+) -> tuple[Job, tuple[str, ...], tuple[Child, ...], bool, tuple[Call, ...]]:
+    order: dict[int, int] = {}
+    for child in children:
+        if child.session != NOBODY:
+            order.setdefault(child.session, len(order))
+    kept = kept_sessions(children, supervisor)
+    if job.session != NOBODY:
+        order.setdefault(job.session, len(order))
+    for call in sorted(wire, key=lambda call: (call[:-1], sessions[call.session])) if wire else ():
+        order.setdefault(call.session, len(order))
+    rows = tuple([LAPSED if old not in kept and sessions[old] == FRESH else sessions[old] for old in order])
+    if all(old == new for old, new in order.items()):
+        return job, rows, children, supervisor, tuple(sorted(wire))
+    order[NOBODY] = NOBODY
+    return (
+        job._replace(session=order[job.session]),
+        rows,
+        tuple([child._replace(session=order[child.session]) for child in children]),
+        supervisor,
+        tuple(sorted([call._replace(session=order[call.session]) for call in wire])),
+    )

@@ -1,0 +1,96 @@
+"""What happens to the processes: the network, time, another server's reaper, an operator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from .children import handled, reconciled
+from .rules import Bounds, Rules
+from .state import (
+    CLAIM,
+    DEAD,
+    DELETED,
+    FINAL,
+    FRESH,
+    LAPSED,
+    NOBODY,
+    RECONCILE,
+    RETURN,
+    SENT,
+    SETTLE,
+    SUPERVISOR,
+    Call,
+    Move,
+    World,
+    kept_sessions,
+    with_call,
+    with_session,
+    without_call,
+)
+from .storage import deleted, executed, requeued, taken
+
+
+def network_moves(world: World, rules: Rules, bounds: Bounds) -> Iterator[Move]:
+    """Every call is carried out, answered, lost or given up, in any order."""
+    for call in dict.fromkeys(world.wire):
+        words = _words(call)
+        rest = without_call(world, call)
+        if call.stage == SENT:
+            yield f"the storage executes {words}", True, executed(world, call, rules)
+            if bounds.losses:
+                yield f"{words} never arrives", False, rest
+            if bounds.losses and call.sender != NOBODY and call.kind != RECONCILE:
+                abandoned = with_call(rest, call._replace(sender=NOBODY))
+                yield f"nobody waits any longer for {words}", False, abandoned
+            continue
+        if bounds.losses:
+            yield f"the reply to {words} is lost", False, rest
+        after = reconciled(rest, call, rules) if call.kind == RECONCILE else handled(rest, call)
+        yield f"the reply to {words} is handled: {_answer(call)}", True, after
+
+
+def _words(call: Call) -> str:
+    sender = {NOBODY: "nobody", SUPERVISOR: "the supervisor"}.get(call.sender, f"child {call.sender}")
+    if call.kind == RETURN:
+        return f"the hand-back of fence {call.fences[0]}"
+    what = f"end of fence {call.fences[0]}" if call.kind == SETTLE else call.kind
+    if call.sender == NOBODY:
+        return f"an abandoned {what} under session {call.session}"
+    return f"the {what} of {sender} under session {call.session}"
+
+
+def _answer(call: Call) -> str:
+    if call.kind == CLAIM:
+        return f"fence {call.fences[0]}"
+    if call.kind == SETTLE:
+        return call.stage
+    return f"lost {list(call.fences)}, unknown {call.unknown or 'none'}"
+
+
+def time_moves(world: World, rules: Rules, bounds: Bounds) -> Iterator[Move]:
+    """A session lapses, which is nobody's fault where nobody renews it; another server's reaper ends it.
+
+    Marking dead and taking is one step, and everything taken gets a crash: nothing is known of that host.
+    """
+    kept = kept_sessions(world.children, world.supervisor)
+    for session, state in enumerate(world.sessions):
+        if state == FRESH and session in kept and (bounds.lapses or not world.supervisor):
+            lapsed = with_session(world, session, LAPSED)
+            yield f"session {session} lapses", not world.supervisor, lapsed
+        has_lapsed = state == LAPSED or (state == FRESH and session not in kept)
+        if has_lapsed or (state == FRESH and not rules.reaper_tests_session):
+            job = taken(world.job, session, crashed=True, crash_limit=bounds.crash_limit)
+            after = world._replace(job=job)
+            if has_lapsed:
+                after = with_session(after, session, DEAD)
+            if after != world:
+                yield f"another server reaps session {session}", True, after
+
+
+def operator_moves(world: World, rules: Rules) -> Iterator[Move]:
+    """An operator deletes and requeues whenever the state allows it."""
+    job = world.job
+    if job.state != DELETED:
+        yield "an operator deletes the job", False, world._replace(job=deleted(job, rules))
+    if job.state in FINAL:
+        yield "an operator requeues the job", False, world._replace(job=requeued(job))

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from random import Random
+
+import attrs
+import pytest
+
+from .checker import Verdict
+from .moves import first_world, moves
+from .refusals import REFUSALS
+from .rules import Bounds, Rules
+from .session_model import check, told
+from .state import World, normalised
+from .variants import CALM, DEEP, PROTOCOL, VARIANTS, Variant
+
+BROKEN = [variant for variant in VARIANTS if variant.expected is not Verdict.SAFE]
+
+
+def named(variant: Variant) -> str:
+    return variant.name
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=named)
+def test_a_variant_is_as_safe_as_its_rules_make_it(variant: Variant) -> None:
+    """The protocol is safe and always able to end; what lacks one of its rules is not, in so many steps."""
+    finding = check(variant)
+
+    print(told(variant, finding))  # noqa: T201 - the counter-example is what a reader of the run wants to see
+    assert (variant.expected, variant.steps) == (finding.verdict, len(finding.trail))
+
+
+def test_every_rule_is_one_that_something_breaks_without() -> None:
+    """No rule of the protocol stands untried: each is changed by a variant that is unsafe or gets stuck."""
+    rules = {field.name for field in attrs.fields(Rules)}
+
+    changed = {
+        name for variant in BROKEN for name in rules if getattr(variant.rules, name) != getattr(Rules(), name)
+    }
+
+    assert rules == changed
+
+
+def test_every_bad_luck_meets_the_protocol() -> None:
+    """Each kind of bad luck occurs in one of the protocol's own worlds, and all together in the deep one."""
+    luck = {name for name, bound in attrs.asdict(CALM).items() if bound is False}
+
+    met = {name for variant in PROTOCOL for name in luck if getattr(variant.bounds, name)}
+
+    assert luck == met
+    assert {True} == {getattr(DEEP[0].bounds, name) for name in luck}
+
+
+@pytest.mark.parametrize("shared_session", [False, True])
+def test_numbering_a_world_changes_none_of_its_steps(shared_session: bool) -> None:
+    """From a world as it came about and from its normal form the same steps lead to the same worlds."""
+    rules, bounds = Rules(shared_session=shared_session), Bounds(slots=2, wire=3)
+    choice = Random(7)
+    world = first_world(rules)
+
+    for _ in range(600):
+        normal = normalised(world)
+        assert normal == normalised(normal)
+        assert _next_worlds(world, rules, bounds) == _next_worlds(normal, rules, bounds)
+        world = choice.choice(list(moves(world, rules, bounds)))[2]
+
+
+def _next_worlds(world: World, rules: Rules, bounds: Bounds) -> set[World]:
+    """Without those that change nothing, as reaping a session that nobody speaks of any more."""
+    return {normalised(after) for _, _, after in moves(world, rules, bounds)} - {normalised(world)}
+
+
+def test_every_broken_variant_names_what_must_be_refused() -> None:
+    """Each broken variant has one refusal, and no two refusals share a name."""
+    assert [variant.name for variant in BROKEN] == [refusal.variant for refusal in REFUSALS]
+    assert len(REFUSALS) == len({refusal.name for refusal in REFUSALS})

@@ -1,0 +1,137 @@
+"""The variants as data: what each leaves out, the world it is tried in, and what must come of it.
+
+A broken variant is tried in the smallest world that shows why its rule is needed; the protocol itself in
+several small ones, and with `--deep` in the whole.
+"""
+
+from __future__ import annotations
+
+import attrs
+
+from .checker import ALL_PROMISES, Promise, Verdict
+from .rules import AtExit, Bounds, Reconciler, Rules, Token
+
+CALM = Bounds(kills=False, outages=False, lapses=False, losses=False, returns=False, operator=False)
+TWO_RUNS = frozenset({Promise.ONE_RUN})
+SAFE, UNSAFE, STUCK = Verdict.SAFE, Verdict.UNSAFE, Verdict.STUCK
+
+
+@attrs.frozen
+class Variant:
+    """One form of the protocol. `steps` is the length of its shortest counter-example, 0 without one."""
+
+    name: str
+    rules: Rules
+    bounds: Bounds
+    expected: Verdict
+    steps: int = 0
+    promises: frozenset[Promise] = ALL_PROMISES
+
+
+def _with(**luck: bool) -> Bounds:
+    return attrs.evolve(CALM, **luck)
+
+
+_SHARED = Rules(shared_session=True, at_exit=AtExit.TAKE_HELD)
+
+PROTOCOL = (
+    Variant("protocol, children die", Rules(), _with(kills=True, losses=True, returns=True), SAFE),
+    Variant("protocol, servers die", Rules(), _with(outages=True, lapses=True), SAFE),
+    Variant("protocol, partitions", Rules(), _with(losses=True, lapses=True), SAFE),
+    Variant("protocol, operators", Rules(), _with(operator=True, losses=True, returns=True), SAFE),
+    Variant("protocol, operators and kills", Rules(), _with(operator=True, kills=True), SAFE),
+    Variant("protocol, two slots", Rules(), attrs.evolve(_with(operator=True, kills=True), slots=2), SAFE),
+    Variant("protocol, three calls", Rules(), attrs.evolve(_with(operator=True), wire=3), SAFE),
+)
+
+GUARDS = (
+    Variant("guard without the fence", Rules(token=Token.NOTHING), _with(returns=True), UNSAFE, 11),
+    Variant(
+        "guard of the state alone",
+        Rules(token=Token.NOTHING, guard_session=False),
+        _with(kills=True),
+        UNSAFE,
+        11,
+    ),
+    Variant("attempt as the fence", Rules(token=Token.ATTEMPT), _with(returns=True), UNSAFE, 11),
+    Variant("guard without the state", Rules(guard_state=False), _with(operator=True), UNSAFE, 8),
+    # The fence alone would do: the session in the guard is a second lock on the same door.
+    Variant("guard without the session", Rules(guard_session=False), _with(operator=True, kills=True), SAFE),
+    Variant("repeats told as refused", Rules(repeats_are_told=False), _with(losses=True), UNSAFE, 11),
+)
+
+SESSIONS = (
+    Variant("a dead session revives", Rules(death_is_final=False), _with(lapses=True), UNSAFE, 7),
+    Variant("reaper without the session test", Rules(reaper_tests_session=False), CALM, UNSAFE, 5),
+    Variant("claim ignores its own session", Rules(claim_tests_session=False), _with(kills=True), STUCK, 4),
+    Variant("end takes, then marks", Rules(at_exit=AtExit.TAKE_THEN_MARK), _with(kills=True), STUCK, 4),
+    Variant(
+        "end marks, then takes",
+        Rules(at_exit=AtExit.MARK_THEN_TAKE),
+        _with(kills=True, outages=True),
+        STUCK,
+        5,
+    ),
+)
+
+RECONCILING = (
+    Variant("storage hands back", Rules(reconciler=Reconciler.STORAGE), CALM, UNSAFE, 6),
+    Variant("hand-back during a claim", Rules(reconciler=Reconciler.HASTY_CHILD), CALM, UNSAFE, 8),
+    Variant("no reconciliation", Rules(reconciler=Reconciler.NONE), _with(losses=True), STUCK, 3),
+    Variant(
+        "reconcile overlooks tails",
+        Rules(reconcile_sees_tails=False),
+        _with(losses=True, operator=True),
+        STUCK,
+        4,
+    ),
+)
+
+SHARED_SESSION = (
+    # The control: with a session a child, kills alone leave nothing behind, even where nobody reconciles.
+    Variant("own sessions, no reconciliation", Rules(reconciler=Reconciler.NONE), _with(kills=True), SAFE),
+    Variant(
+        "shared session, exit reported",
+        attrs.evolve(_SHARED, at_exit=AtExit.REPORT, reconciler=Reconciler.NONE),
+        _with(kills=True),
+        STUCK,
+        3,
+    ),
+    Variant(
+        "shared session, held taken at exit",
+        attrs.evolve(_SHARED, reconciler=Reconciler.NONE),
+        _with(kills=True),
+        STUCK,
+        3,
+    ),
+    Variant(
+        "shared session, supervisor hands back",
+        attrs.evolve(_SHARED, reconciler=Reconciler.SUPERVISOR),
+        CALM,
+        UNSAFE,
+        8,
+    ),
+    Variant("shared session, a child hands back", _SHARED, CALM, UNSAFE, 8),
+)
+
+# A tail is what keeps the claim of a deleted run standing, so these two are judged by the second run alone.
+TAILS = (
+    Variant(
+        "delete without a tail", Rules(delete_leaves_tail=False), _with(operator=True), UNSAFE, 10, TWO_RUNS
+    ),
+    Variant("claim under a tail", Rules(tail_blocks_claim=False), _with(operator=True), UNSAFE, 10, TWO_RUNS),
+)
+
+VARIANTS = (*PROTOCOL, *GUARDS, *SESSIONS, *RECONCILING, *SHARED_SESSION, *TAILS)
+
+# Everything that can go wrong, together: minutes, and a gigabyte.
+DEEP = (
+    Variant("protocol, everything", Rules(), Bounds(), SAFE),
+    Variant("protocol, three calls, children die", Rules(), attrs.evolve(PROTOCOL[0].bounds, wire=3), SAFE),
+    Variant("protocol, two slots, operators", Rules(), attrs.evolve(PROTOCOL[3].bounds, slots=2), SAFE),
+    *(
+        attrs.evolve(variant, name=f"{variant.name}, everything", bounds=Bounds())
+        for variant in VARIANTS
+        if variant.expected is UNSAFE
+    ),
+)
