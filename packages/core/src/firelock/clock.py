@@ -7,6 +7,7 @@ close to the storage's own time without a round trip for each.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
@@ -55,20 +56,21 @@ class HasClock(Protocol):
 
 
 class StorageClock:
-    """The storage's time, read at most once a minute and carried on by the monotonic clock between readings."""
+    """The storage's time, read once a minute at most; between readings the monotonic clock carries it on."""
 
-    def __init__(self, storage: HasClock) -> None:
+    def __init__(self, storage: HasClock, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._storage = storage
+        self._monotonic = monotonic
         self._base = 0
         self._read_at = float("-inf")
         self._offset = 0
 
     def now(self) -> int:
         """Return the storage's present time in micros; one round trip a minute, none otherwise."""
-        elapsed = time.monotonic() - self._read_at
+        elapsed = self._monotonic() - self._read_at
         if elapsed > _SYNC_EVERY_SECONDS:
             self._base = self._storage.clock()
             self._offset = self._storage.clock_offset
-            self._read_at = time.monotonic()
+            self._read_at = self._monotonic()
             elapsed = 0.0
         return self._base + int(elapsed * SECOND) + self._storage.clock_offset - self._offset

@@ -1,0 +1,160 @@
+"""Instants as integers, and a client's idea of the storage's time."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta, timezone
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from firelock.clock import SECOND, StorageClock, from_micros, micros, span_micros
+from firelock.errors import ScheduleError
+
+offsets = st.integers(min_value=-1_439, max_value=1_439).map(
+    lambda minutes: timezone(timedelta(minutes=minutes))
+)
+aware = st.datetimes(
+    min_value=datetime(1900, 1, 1), max_value=datetime(9000, 1, 1), timezones=offsets  # noqa: DTZ001
+)  # fmt: skip
+
+
+# ---- instants --------------------------------------------------------------------------------------------
+
+
+def test_micros_count_from_1970():
+    """The epoch is zero; an instant before it is negative."""
+    assert 0 == micros(datetime(1970, 1, 1, tzinfo=UTC))
+    assert -1 == micros(datetime(1969, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC))
+    assert 1_764_028_800 * SECOND + 7 == micros(datetime(2025, 11, 25, 0, 0, 0, 7, tzinfo=UTC))
+
+
+@given(instant=aware)
+def test_an_instant_comes_back_exactly(instant):
+    """Whatever its zone, an instant is the same after a journey through micros, and in UTC."""
+    back = from_micros(micros(instant))
+
+    assert instant == back
+    assert UTC is back.tzinfo
+
+
+@given(one=aware, other=aware)
+def test_micros_are_ordered_as_their_instants(one, other):
+    """Comparing micros is comparing instants, across zones."""
+    assert (one < other, one == other) == (micros(one) < micros(other), micros(one) == micros(other))
+
+
+def test_an_hour_that_happens_twice_has_two_instants():
+    """Where clocks go back, the fold tells the two apart by an hour."""
+    first = datetime(2026, 10, 25, 2, 30, tzinfo=ZoneInfo("Europe/Berlin"))
+
+    assert 3_600 * SECOND == micros(first.replace(fold=1)) - micros(first)
+
+
+def test_an_instant_without_a_zone_is_refused():
+    """A naive datetime names no instant; the message shows it and the way out."""
+    with pytest.raises(ScheduleError, match=r"2026-01-01T00:00:00 has no time zone\. Pass an aware datetime"):
+        micros(datetime(2026, 1, 1))  # noqa: DTZ001 - that is the mistake
+
+
+@given(span=st.timedeltas())
+def test_a_span_is_exact(span):
+    """A span is its whole number of micros."""
+    assert span == timedelta(microseconds=span_micros(span))
+
+
+# ---- the storage's time ----------------------------------------------------------------------------------
+
+
+class Store:
+    """A storage whose clock the test sets."""
+
+    clock_offset = 0
+
+    def __init__(self, at):
+        self.at = at
+        self.readings = 0
+
+    def clock(self):
+        self.readings += 1
+        return self.at + self.clock_offset
+
+
+class Machine:
+    """A machine's monotonic clock that the test moves."""
+
+    def __init__(self):
+        self.seconds = 5_000.0
+
+    def monotonic(self):
+        return self.seconds
+
+
+@pytest.fixture
+def machine():
+    """The machine that the client runs on."""
+    return Machine()
+
+
+@pytest.fixture
+def store():
+    """A storage whose clock stands at 77 s."""
+    return Store(at=77 * SECOND)
+
+
+@pytest.fixture
+def watch(store, machine):
+    """A client's clock that has not been read yet."""
+    return StorageClock(store, monotonic=machine.monotonic)
+
+
+def test_the_first_reading_asks_the_storage(watch, store):
+    """A new clock says what the storage's says, however far the machine's is off."""
+    now = watch.now()
+
+    assert (77 * SECOND, 1) == (now, store.readings)
+
+
+def test_between_readings_time_goes_on_by_itself(watch, store, machine):
+    """For a minute the clock moves with the monotonic clock and asks nobody."""
+    watch.now()
+
+    machine.seconds += 59.5
+    now = watch.now()
+
+    assert (77 * SECOND + 59_500_000, 1) == (now, store.readings)
+
+
+def test_after_a_minute_the_storage_is_asked_again(watch, store, machine):
+    """The storage's time wins over what was carried on, also backwards."""
+    watch.now()
+
+    store.at = 80 * SECOND
+    machine.seconds += 60.5
+    now = watch.now()
+
+    assert (80 * SECOND, 2) == (now, store.readings)
+
+
+def test_an_offset_moves_the_clock_at_once(watch, store):
+    """A test that moves the storage's clock moves the client's without another reading, both ways."""
+    watch.now()
+
+    seen = []
+    for offset in (3_600 * SECOND, 0):
+        store.clock_offset = offset
+        seen.append(watch.now())
+
+    assert ([77 * SECOND + 3_600 * SECOND, 77 * SECOND], 1) == (seen, store.readings)
+
+
+def test_an_offset_counts_once_after_a_reading(watch, store):
+    """A reading that already holds the offset does not get it again."""
+    store.clock_offset = 10 * SECOND
+    watch.now()
+
+    store.clock_offset = 15 * SECOND
+    now = watch.now()
+
+    assert 92 * SECOND == now

@@ -1,0 +1,131 @@
+"""Job ids: unique, in the order they were made, recognised by their form."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from firelock.ids import derived_id, is_id, new_id
+
+
+def test_an_id_is_a_uuid_of_version_7():
+    """A new id is an RFC 9562 UUID, version 7, in its usual text."""
+    made = uuid.UUID(text := new_id())
+
+    assert (7, uuid.RFC_4122, str(made)) == (made.version, made.variant, text)
+
+
+def test_an_id_carries_the_time_it_was_made():
+    """The first 48 bits are the milliseconds of the moment."""
+    before = time.time_ns() // 1_000_000
+    made = [uuid.UUID(new_id()) for _ in range(3)]
+    after = time.time_ns() // 1_000_000
+
+    assert all(before <= one.int >> 80 <= after + 1 for one in made)
+
+
+def test_ids_of_one_process_ascend():
+    """However fast they are made, each id is above the one before, as text and as number."""
+    made = [new_id() for _ in range(20_000)]
+
+    assert all(one < other for one, other in pairwise(made))
+
+
+def test_ids_made_by_many_threads_differ_and_ascend_in_each():
+    """Threads that make ids at once never get the same one, and each sees its own ascend."""
+    threads_count, each = 4, 2_000
+    barrier = threading.Barrier(threads_count)
+    made = [[] for _ in range(threads_count)]
+
+    def make(own):
+        barrier.wait()
+        own.extend(new_id() for _ in range(each))
+
+    threads = [threading.Thread(target=make, args=(own,)) for own in made]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert threads_count * each == len({id for own in made for id in own})
+    assert all(sorted(own) == own for own in made)
+
+
+def test_a_seeded_program_makes_new_ids_all_the_same():
+    """Seeding the global generator does not make two ids agree in their random part."""
+    tails = []
+    for _ in range(2):
+        random.seed(7)
+        tails.append(new_id()[19:])
+
+    assert tails[0] != tails[1]
+
+
+def test_a_forked_child_makes_ids_of_its_own():
+    """Parent and child draw different random parts after a fork, and the child can still make ids."""
+    code = (
+        "import os\nfrom firelock.ids import new_id\n"
+        "child = os.fork()\nif child: os.waitpid(child, 0)\nprint(new_id(), flush=True)"
+    )
+
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    of_child, of_parent = run.stdout.split()
+    assert of_child[19:] != of_parent[19:]
+
+
+@given(parts=st.lists(st.text(), min_size=1, max_size=4))
+def test_the_same_parts_give_the_same_id(parts):
+    """A derived id depends on its parts alone and has the form of an id."""
+    made = derived_id(*parts)
+
+    assert derived_id(*parts) == made
+    assert is_id(made)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (("nightly", "1"), ("nightly", "2")),
+        (("a", "b"), ("b", "a")),
+        (("ab", "c"), ("a", "bc")),
+        (("a",), ("a", "")),
+    ],
+)
+def test_other_parts_give_another_id(one, other):
+    """Parts are told apart by value, order, number and where they are cut."""
+    assert derived_id(*one) != derived_id(*other)
+
+
+def test_a_derived_id_never_changes():
+    """Servers of different versions derive the same id, so the answer is fixed for ever."""
+    assert "a9fa59a1-e5f3-594a-a3e6-14e4b9fe5280" == derived_id("nightly", "1764028800000000")
+
+
+def test_every_id_made_here_is_one():
+    """New and derived ids pass for ids."""
+    assert is_id(new_id())
+    assert is_id(derived_id("nightly"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "nightly", "0190163d8694739ba3a4b2e1f4a5c6d7", "0190163D-8694-739B-A3A4-B2E1F4A5C6D7",
+        "0190163d-8694-739b-a3a4-b2e1f4a5c6d", "0190163d-8694-739b-a3a4-b2e1f4a5c6d7 ",
+        "0190163d-8694-739b-a3a4b-2e1f4a5c6d7", "0190163g-8694-739b-a3a4-b2e1f4a5c6d7",
+        "-190163d-8694-739b-a3a4-b2e1f4a5c6d7", "{190163d-8694-739b-a3a4-b2e1f4a5c6d}",
+    ],
+)  # fmt: skip
+def test_anything_else_is_no_id(text):
+    """Case, dashes, length and letters are those of an id, or it is none."""
+    assert not is_id(text)
