@@ -12,7 +12,6 @@ from firelock.job import Attempt, HistoryEntry, JobRecord, LogLine, NewJob, Prog
 from firelock.lifecycle import Transition, Upkeep
 from firelock.memory import changes, pages
 from firelock.memory.store import Store
-from firelock.override import override
 from firelock.storage import (
     Applied,
     Claim,
@@ -60,30 +59,30 @@ class MemoryStorage(Storage):
 
     # ---- life --------------------------------------------------------------------------------------------
 
-    @override
     def migrate(self) -> list[str]:
+        """See `Storage.migrate`."""
         self._open()
         return []
 
-    @override
     def clear(self) -> None:
+        """See `Storage.clear`."""
         with self._open() as store:
             store.clear()
 
-    @override
     def close(self) -> None:
+        """See `Storage.close`."""
         if not self._is_closed:
             self._is_closed = True
             self.interrupt()
             self._store = Store()  # the shared one goes with its last handle
 
-    @override
     def clock(self) -> int:
+        """See `Storage.clock`."""
         self._open()
         return time.time_ns() // 1_000 + self.clock_offset
 
-    @override
     def describe(self) -> Mapping[str, str]:
+        """See `Storage.describe`."""
         return {"storage": self.url, "durability": "none: jobs are gone when this process ends"}
 
     def _open(self) -> Store:
@@ -94,8 +93,8 @@ class MemoryStorage(Storage):
 
     # ---- the hot path ------------------------------------------------------------------------------------
 
-    @override
     def insert(self, jobs: Sequence[NewJob], *, within: object | None = None) -> list[bool]:
+        """See `Storage.insert`."""
         if within is not None:
             message = f"Storage {self.url} has no transactions to join; enqueue without within=."
             raise UnsupportedFeature(message)
@@ -113,8 +112,8 @@ class MemoryStorage(Storage):
             store.changed.notify_all()
         return is_new
 
-    @override
     def claim(self, queues: Sequence[str] | None, limit: int, session: str, now: int) -> Claim:
+        """See `Storage.claim`."""
         with self._open() as store:
             living = store.sessions.living(session)
             if living is None:
@@ -124,15 +123,14 @@ class MemoryStorage(Storage):
                 changes.claim(store.table, row, session=session, server=living.session.server, now=now)
             return Claim([row.claimed() for row in rows], self._next_due_at(store))
 
-    @override
     def apply(self, transitions: Sequence[Transition]) -> list[Applied]:
+        """See `Storage.apply`."""
         with self._open() as store:
             now = self.clock()
             results = [changes.apply(store.table, transition, now) for transition in transitions]
             store.changed.notify_all()
         return results
 
-    @override
     def exchange(
         self,
         transitions: Sequence[Transition],
@@ -141,11 +139,12 @@ class MemoryStorage(Storage):
         session: str,
         now: int,
     ) -> Exchange:
+        """See `Storage.exchange`."""
         with self._open():
             return super().exchange(transitions, queues, limit, session, now)
 
-    @override
     def wait(self, queues: Sequence[str] | None, timeout_seconds: float) -> bool:
+        """See `Storage.wait`."""
         with self._open() as store:
             interrupts = self._interrupts
 
@@ -160,8 +159,8 @@ class MemoryStorage(Storage):
             self._next_due_at(store)
             return True
 
-    @override
     def interrupt(self) -> None:
+        """See `Storage.interrupt`."""
         with self._store as store:
             self._interrupts += 1
             store.changed.notify_all()
@@ -185,19 +184,19 @@ class MemoryStorage(Storage):
 
     # ---- sessions ----------------------------------------------------------------------------------------
 
-    @override
     def begin_session(self, session: NewSession) -> None:
+        """See `Storage.begin_session`."""
         with self._open() as store:
             store.sessions.begin(session, self.clock())
 
-    @override
     def renew(self, renewals: Sequence[Renewal]) -> list[bool]:
+        """See `Storage.renew`."""
         with self._open() as store:
             now = self.clock()
             return [store.sessions.renew(renewal, now) for renewal in renewals]
 
-    @override
     def reconcile(self, session: str, held: Sequence[Held]) -> Reconciliation:
+        """See `Storage.reconcile`."""
         with self._open() as store:
             rows = [store.table.rows[id] for id in store.table.held.get(session, ())]
             stored = {(row.record.id, row.record.fence): row for row in rows}
@@ -211,8 +210,8 @@ class MemoryStorage(Storage):
             unknown = [row.claimed() for row in stored.values()]
             return Reconciliation(store.sessions.living(session) is None, lost, unknown)
 
-    @override
     def end_session(self, session: str, running: Collection[str] | None, *, reason: str) -> Taken:
+        """See `Storage.end_session`."""
         with self._open() as store:
             now = self.clock()
             ended = store.sessions.end(session, now)
@@ -231,21 +230,21 @@ class MemoryStorage(Storage):
             store.changed.notify_all()
         return taken
 
-    @override
     def orphans(self, limit: int) -> list[Taken]:
+        """See `Storage.orphans`."""
         with self._open() as store:
             expired = store.sessions.expired(self.clock())[:limit]
             return [self.end_session(id, None, reason=Upkeep.SESSION_LOST.value) for id in expired]
 
-    @override
     def list_sessions(self) -> list[SessionRecord]:
+        """See `Storage.list_sessions`."""
         with self._open() as store:
             return store.sessions.list()
 
     # ---- upkeep ------------------------------------------------------------------------------------------
 
-    @override
     def promote(self, limit: int) -> Promotion:
+        """See `Storage.promote`."""
         with self._open() as store:
             now = self.clock()
             due = list(islice(store.table.due.up_to(now), limit))
@@ -254,15 +253,15 @@ class MemoryStorage(Storage):
             store.changed.notify_all()
             return Promotion(len(due), self._next_due_at(store))
 
-    @override
     def release(self, limit: int) -> int:
+        """See `Storage.release`."""
         with self._open() as store:
             looked_at = changes.release(store.table, limit, self.clock())
             store.changed.notify_all()
         return looked_at
 
-    @override
     def prune(self, limit: int) -> int:
+        """See `Storage.prune`."""
         with self._open() as store:
             now = self.clock()
             expired = (id for id in store.table.expiring.up_to(now) if id not in store.table.releasing)
@@ -277,98 +276,98 @@ class MemoryStorage(Storage):
 
     # ---- what people read --------------------------------------------------------------------------------
 
-    @override
     def get(self, ids: Sequence[str]) -> list[JobRecord | None]:
+        """See `Storage.get`."""
         with self._open() as store:
             rows = [store.table.rows.get(id) for id in ids]
             return [row.record if row else None for row in rows]
 
-    @override
     def find(
         self, where: JobFilter, *, limit: int, cursor: str | None = None, oldest_first: bool = False
     ) -> Page:
+        """See `Storage.find`."""
         with self._open() as store:
             return pages.find(store.table, where, limit=limit, cursor=cursor, oldest_first=oldest_first)
 
-    @override
     def history(self, job_id: str) -> list[HistoryEntry]:
+        """See `Storage.history`."""
         with self._open() as store:
             row = store.table.rows.get(job_id)
             return list(row.history) if row else []
 
-    @override
     def errors(self, job_id: str) -> list[Attempt]:
+        """See `Storage.errors`."""
         with self._open() as store:
             row = store.table.rows.get(job_id)
             return list(row.attempts) if row else []
 
-    @override
     def counts(self) -> Counts:
+        """See `Storage.counts`."""
         with self._open() as store:
             return store.table.counts()
 
-    @override
     def record_metrics(self, rollups: Sequence[Rollup]) -> None:
+        """See `Storage.record_metrics`."""
         with self._open():
             super().record_metrics(rollups)
 
-    @override
     def append_logs(self, lines: Mapping[str, Sequence[LogLine]], progress: Mapping[str, Progress]) -> None:
+        """See `Storage.append_logs`."""
         with self._open():
             super().append_logs(lines, progress)
 
     # ---- recurring and locks: the derived bodies, each one step here -------------------------------------
 
-    @override
     def put_recurring(self, recurring: RecurringRecord, *, keep_progress: bool) -> RecurringRecord | None:
+        """See `Storage.put_recurring`."""
         with self._open():
             return super().put_recurring(recurring, keep_progress=keep_progress)
 
-    @override
     def fire_recurring(
         self, recurring: RecurringRecord, expected_next_at: int, jobs: Sequence[NewJob]
     ) -> bool:
+        """See `Storage.fire_recurring`."""
         with self._open():
             return super().fire_recurring(recurring, expected_next_at, jobs)
 
-    @override
     def acquire_lock(self, name: str, owner: str, ttl_seconds: float) -> int | None:
+        """See `Storage.acquire_lock`."""
         with self._open():
             return super().acquire_lock(name, owner, ttl_seconds)
 
-    @override
     def renew_lock(self, name: str, owner: str, fence: int, ttl_seconds: float) -> bool:
+        """See `Storage.renew_lock`."""
         with self._open():
             return super().renew_lock(name, owner, fence, ttl_seconds)
 
-    @override
     def release_lock(self, name: str, owner: str, fence: int) -> bool:
+        """See `Storage.release_lock`."""
         with self._open():
             return super().release_lock(name, owner, fence)
 
     # ---- small records -----------------------------------------------------------------------------------
 
-    @override
     def put_record(
         self, kind: str, key: str, value: str, *, expected_version: int | None = None
     ) -> int | None:
+        """See `Storage.put_record`."""
         with self._open() as store:
             version = store.records.put(kind, key, value, expected_version)
             store.note_record(kind, key)
             return version
 
-    @override
     def get_record(self, kind: str, key: str) -> Record | None:
+        """See `Storage.get_record`."""
         with self._open() as store:
             return store.records.get(kind, key)
 
-    @override
     def list_records(self, kind: str, *, after: str = "", limit: int = 100) -> list[Record]:
+        """See `Storage.list_records`."""
         with self._open() as store:
             return store.records.list(kind, after, limit)
 
-    @override
     def delete_record(self, kind: str, key: str, *, expected_version: int | None = None) -> bool:
+        """See `Storage.delete_record`."""
         with self._open() as store:
             is_deleted = store.records.delete(kind, key, expected_version)
             store.note_record(kind, key)
