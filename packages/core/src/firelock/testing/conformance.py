@@ -1,0 +1,60 @@
+"""What every part of the kit shares: the guard against tests that were silenced, and features that are optional."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from firelock.storage import Feature
+
+__all__ = ["NOT_OFFERED", "REPORTED", "Conformance", "required_feature", "requires"]
+
+NOT_OFFERED = "not offered: "
+REPORTED = "firelock conformance"  # the property of a report that names the storage it is about
+_FEATURE = "firelock_requires"
+
+_Test = TypeVar("_Test", bound=Callable[..., object])
+
+
+def requires(feature: Feature) -> Callable[[_Test], _Test]:
+    """The test is skipped, and counted as not offered, where the storage does not declare the feature."""
+
+    def mark(test: _Test) -> _Test:
+        setattr(test, _FEATURE, feature)
+        return test
+
+    return mark
+
+
+def required_feature(test: object) -> Feature | None:
+    """Return the feature a test needs, None where it needs none."""
+    feature = getattr(test, _FEATURE, None)
+    return feature if isinstance(feature, Feature) else None
+
+
+class Conformance:
+    """Root of the kit's classes: a subclass may add tests, and may give one up only by saying why.
+
+    A test that is overridden, or set to None, without `@pytest.mark.xfail(reason="…")` is refused when the
+    class is made. So are two parts of the kit that give two tests the same name.
+    """
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        for name in _tests_of(cls):
+            owners = [base for base in cls.__mro__ if name in vars(base)]
+            if len(owners) > 1 and not _is_expected_to_fail(vars(owners[0])[name]):
+                message = (
+                    f"{owners[0].__name__}.{name} replaces the test of {owners[1].__name__}. "
+                    f'Add a test of your own name, or mark it @pytest.mark.xfail(reason="…") to say what is missing.'
+                )
+                raise TypeError(message)
+
+
+def _tests_of(kit: type) -> set[str]:
+    return {name for base in kit.__mro__ for name in vars(base) if name.startswith("test")}
+
+
+def _is_expected_to_fail(test: object) -> bool:
+    marks = getattr(test, "pytestmark", [])
+    return any(mark.name == "xfail" and mark.kwargs.get("reason") for mark in marks)

@@ -1,0 +1,44 @@
+"""The storage kit: subclass `StorageConformance`, give it the URL of an empty store, and run pytest."""
+
+from __future__ import annotations
+
+from firelock.testing.locks import LockDuty
+from firelock.testing.storage.claim import ClaimDuty
+from firelock.testing.storage.continuations import ContinuationDuty
+from firelock.testing.storage.exchange import ExchangeDuty
+from firelock.testing.storage.find import FindDuty
+from firelock.testing.storage.guards import GuardDuty
+from firelock.testing.storage.insert import InsertDuty
+from firelock.testing.storage.life import LifeDuty
+from firelock.testing.storage.people import PeopleDuty
+from firelock.testing.storage.promote import PromoteDuty
+from firelock.testing.storage.prune import PruneDuty
+from firelock.testing.storage.races import RaceDuty
+from firelock.testing.storage.reconcile import ReconcileDuty
+from firelock.testing.storage.records import RecordDuty
+from firelock.testing.storage.recurring import RecurringDuty
+from firelock.testing.storage.sessions import SessionDuty
+from firelock.testing.storage.settle import SettleDuty
+from firelock.testing.storage.tails import TailDuty
+from firelock.testing.storage.text import TextDuty
+
+__all__ = ["StorageConformance"]
+
+
+class StorageConformance(
+    LifeDuty, InsertDuty, TextDuty, ClaimDuty, SettleDuty, GuardDuty, ExchangeDuty, SessionDuty,
+    ReconcileDuty, TailDuty, PromoteDuty, ContinuationDuty, PruneDuty, FindDuty, PeopleDuty,
+    RecurringDuty, RecordDuty, LockDuty, RaceDuty,
+):  # fmt: skip
+    """Everything a storage promises.
+
+    ::
+
+        class TestMongoStorage(StorageConformance):
+            @pytest.fixture
+            def storage_url(self, mongo):      # an EMPTY store that the kit may wipe
+                return mongo.new_database_url()
+
+    A feature that is not in `Storage.features` is not tested but has to be refused. A known gap is said by
+    overriding its test under `@pytest.mark.xfail(reason="…")`; an override without one is an error.
+    """

@@ -1,0 +1,75 @@
+"""The fixtures of the storage kit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+
+import pytest
+
+from firelock.storage import Feature, Storage
+from firelock.testing.conformance import NOT_OFFERED, REPORTED, Conformance, required_feature
+from firelock.testing.handles import Handles, opener
+from firelock.testing.locks import LockHandles
+from firelock.testing.scene import Scene
+
+__all__ = ["StorageFixtures", "offers_or_skips"]
+
+
+def offers_or_skips(storage: Storage, feature: Feature) -> None:
+    """The test goes on only where the storage declares the feature."""
+    if feature not in storage.features:
+        pytest.skip(f"{NOT_OFFERED}{feature}")
+
+
+class StorageFixtures(Conformance):
+    """Give `storage_url`: an EMPTY store that the kit may wipe. A storage without a URL gives `open_handle`."""
+
+    @pytest.fixture
+    def storage_url(self) -> str:
+        """Return the URL of an empty store; every test may get the same one."""
+        message = f"{type(self).__name__} has to define the fixture storage_url: an EMPTY store that the kit may wipe."
+        raise NotImplementedError(message)
+
+    @pytest.fixture
+    def open_handle(self, storage_url: str) -> Callable[[], Storage]:
+        """Return a function that opens one more handle of the store."""
+        return opener(storage_url)
+
+    @pytest.fixture
+    def open_transaction(self) -> Callable[[bool], AbstractContextManager[object]]:
+        """Return a function: told whether to commit, a context manager of a transaction as `within` takes it.
+
+        Only for storages that join transactions. It ends by a commit or a rollback as it was told.
+        """
+        pytest.skip("transactions are offered; define the fixture open_transaction to prove it")
+
+    @pytest.fixture
+    def handles(
+        self, open_handle: Callable[[], Storage], request: pytest.FixtureRequest
+    ) -> Iterator[Handles]:
+        """Yield the test's handles; the store is empty."""
+        handles = Handles(open_handle)
+        try:
+            name = handles.first.url.partition(":")[0] or type(handles.first).__name__
+            request.node.user_properties.append((REPORTED, name))
+            if feature := required_feature(request.function):
+                offers_or_skips(handles.first, feature)
+            yield handles
+        finally:
+            handles.close()
+
+    @pytest.fixture
+    def scene(self, handles: Handles) -> Scene:
+        """Return the store with jobs and sessions at hand."""
+        return Scene(handles)
+
+    @pytest.fixture
+    def storage(self, handles: Handles) -> Storage:
+        """Return the first handle."""
+        return handles.first
+
+    @pytest.fixture
+    def locks(self, handles: Handles) -> LockHandles:
+        """Return the store's handles as keepers of locks."""
+        return handles

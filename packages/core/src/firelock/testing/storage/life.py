@@ -1,0 +1,265 @@
+"""Life of a storage: it is made when first used, tells what it is, and closes for good."""
+
+from __future__ import annotations
+
+import threading
+from urllib.parse import urlsplit
+
+import attrs
+import pytest
+
+from firelock.errors import StorageError, UnsupportedFeature
+from firelock.job import State
+from firelock.storage import CONTRACT, Feature, JobFilter, Storage
+from firelock.testing.conformance import requires
+from firelock.testing.ends import succeeds
+from firelock.testing.handles import BASE, HOUR, SECOND, Handles
+from firelock.testing.scene import Scene
+from firelock.testing.storage.base import StorageFixtures
+from firelock.testing.storage.recurring import definition
+
+__all__ = ["LifeDuty"]
+
+_DEADLINE = 30.0  # seconds after which a thread that should have ended counts as hanging
+
+
+class LifeDuty(StorageFixtures):
+    """What the verbs of a storage's own life promise, and its optional features."""
+
+    def test_migrating_twice_changes_nothing(self, storage: Storage) -> None:
+        """The schema is made once, and is then the wanted one.
+
+        If this fails: every start migrates again, or the version is not written.
+        """
+        storage.migrate()
+
+        again = storage.migrate()
+
+        assert [] == again
+        assert storage.schema().wanted == storage.schema().found
+
+    def test_it_speaks_this_version_of_the_contract(self, storage: Storage) -> None:
+        """The storage names the contract's version, features that exist, and what it is.
+
+        If this fails: an old plugin meets new code without a word.
+        """
+        assert CONTRACT == storage.contract
+        assert storage.features <= frozenset(Feature)
+        assert storage.url
+        assert all(isinstance(key, str) and isinstance(text, str) for key, text in storage.describe().items())
+        assert [] == [finding for finding in storage.diagnose() if not (finding.what and finding.mend)]
+
+    def test_its_url_shows_no_password(self, storage: Storage) -> None:
+        """The shown URL, and what the storage tells of itself, are without the password.
+
+        If this fails: passwords stand in logs and on dashboards.
+        """
+        shown = [storage.url, *storage.describe().values()]
+
+        passwords = [urlsplit(text).password for text in shown if "://" in text]
+        assert [] == [password for password in passwords if password not in (None, "", "***")]
+
+    def test_its_clock_runs_forward_and_can_be_moved(self, scene: Scene) -> None:
+        """The clock does not go back, and shows the offset that tests give it.
+
+        If this fails: tests of time prove nothing, or leases end at random.
+        """
+        readings = [scene.now() for _ in range(50)]
+        scene.advance(3_600)
+        moved = scene.now()
+
+        assert sorted(readings) == readings
+        assert BASE <= readings[0]
+        assert HOUR <= moved - readings[0] < 2 * HOUR
+
+    def test_clear_empties_everything(self, scene: Scene) -> None:
+        """After `clear` the store is as good as new.
+
+        If this fails: one test's jobs appear in another one.
+        """
+        storage = scene.storage
+        running = scene.run(scene.begin())
+        scene.continuation(running.id, tags=("x",))
+        scene.settle(succeeds(running))
+        scene.schedule(60)
+        scene.add()
+        storage.put_record("kind", "key", "value")
+        storage.put_recurring(definition(), keep_progress=False)
+        storage.acquire_lock("lock", "owner", 60.0)
+
+        storage.clear()
+
+        assert [] == storage.find(JobFilter(), limit=10).jobs
+        assert [None] == storage.get([running.id])
+        assert 0 == sum(storage.counts().by_state.values())
+        assert ([], [], [], []) == (
+            storage.list_sessions(), storage.list_records("kind"), storage.list_recurring(),
+            storage.history(running.id),
+        )  # fmt: skip
+        assert storage.claim(None, 10, running.holder.session, scene.stamp()).is_session_lost
+        assert (0, 0) == (storage.release(10), storage.promote(10).promoted)
+        assert storage.acquire_lock("lock", "another", 60.0) is not None
+
+    def test_a_closed_storage_refuses(self, scene: Scene) -> None:
+        """Closing twice is allowed; a verb of a closed handle raises `StorageError`.
+
+        If this fails: a driver's own exception leaks, or a closed handle opens itself again.
+        """
+        storage, job = scene.storage, scene.new_job()
+
+        storage.close()
+        storage.close()
+
+        for verb in (
+            lambda: storage.insert([job]),
+            lambda: storage.get([job.id]),
+            lambda: storage.put_record("kind", "key", "value"),
+            lambda: storage.claim(None, 1, "session", 0),
+            storage.counts,
+        ):
+            with pytest.raises(StorageError):
+                verb()
+
+    @requires(Feature.SHARED)
+    def test_handles_share_one_store(self, scene: Scene) -> None:
+        """What one handle wrote another one sees at once, and closing one leaves the other.
+
+        If this fails: servers and clients do not see each other.
+        """
+        other = scene.handles.open()
+        job_id = scene.add()
+
+        seen = other.get([job_id])
+        other.close()
+
+        assert [scene.record(job_id)] == seen
+        assert [job_id] == [job.id for job in scene.claim(scene.begin())]
+
+    @requires(Feature.DURABLE)
+    def test_everything_outlives_a_restart(self, scene: Scene, handles: Handles) -> None:
+        """Jobs, histories, sessions, records, definitions and locks are there after everything was closed.
+
+        If this fails: a restart loses jobs.
+        """
+        running = scene.run(scene.begin())
+        ended = scene.settle(succeeds(running))
+        held = scene.run(running.holder)
+        waiting = scene.add(tags=("eu",))
+        scene.storage.put_record("kind", "key", "value")
+        recurring = scene.storage.put_recurring(definition(), keep_progress=False)
+        fence = scene.storage.acquire_lock("lock", "owner", 3_600.0)
+        ids = [ended, held.id, waiting]
+        before = scene.storage.get(ids), scene.storage.history(ended), scene.storage.counts()
+
+        reopened = handles.reopen()
+
+        assert before == (reopened.get(ids), reopened.history(ended), reopened.counts())
+        assert recurring == reopened.get_recurring("nightly")
+        record = reopened.get_record("kind", "key")
+        assert record is not None
+        assert "value" == record.value
+        assert fence == reopened.acquire_lock("lock", "owner", 60.0)
+        assert reopened.acquire_lock("lock", "another", 60.0) is None
+        assert reopened.apply([succeeds(held)])[0].is_applied
+        claimed = reopened.claim(["default"], 10, held.holder.session, scene.stamp()).jobs
+        assert [waiting] == [job.id for job in claimed]
+        assert [] == reopened.migrate()
+
+    def test_a_transaction_is_joined_or_refused(self, scene: Scene) -> None:
+        """`within` something that is no transaction of this store is refused, and nothing is stored.
+
+        If this fails: jobs are stored although the caller's transaction was rolled back.
+        """
+        job = scene.new_job()
+
+        with pytest.raises((UnsupportedFeature, StorageError, TypeError, ValueError)) as caught:
+            scene.storage.insert([job], within=object())
+
+        if Feature.TRANSACTIONAL_ENQUEUE not in scene.storage.features:
+            assert isinstance(caught.value, UnsupportedFeature)
+        assert [None] == scene.storage.get([job.id])
+
+    def test_a_wait_ends_by_itself(self, storage: Storage) -> None:
+        """Without work a wait answers False when its time is over.
+
+        If this fails: an idle server hangs, or believes that there is work.
+        """
+        assert not storage.wait(["default"], 0.01)
+        assert not storage.wait(None, 0.0)
+
+    def test_a_wait_can_be_interrupted(self, storage: Storage) -> None:
+        """`interrupt` ends every wait under way in this process.
+
+        If this fails: a server takes a poll's time to stop.
+        """
+        waits = [threading.Thread(target=storage.wait, args=(None, 600.0), daemon=True) for _ in range(3)]
+        for thread in waits:
+            thread.start()
+
+        for _ in range(int(_DEADLINE / 0.01)):  # again, since a thread may not have begun to wait
+            storage.interrupt()
+            waits[0].join(0.01)
+            if not any(thread.is_alive() for thread in waits):
+                break
+
+        assert [] == [thread for thread in waits if thread.is_alive()]
+
+    @requires(Feature.NOTIFY)
+    def test_new_work_ends_a_wait(self, scene: Scene) -> None:
+        """A wait answers True as soon as another handle has stored work.
+
+        If this fails: jobs wait for the poll although the storage says that they need not.
+        """
+        waiter, answers = scene.handles.open(), list[bool]()
+        thread = threading.Thread(target=lambda: answers.append(waiter.wait(None, 600.0)), daemon=True)
+        thread.start()
+
+        for _ in range(int(_DEADLINE / 0.05)):  # again, since the thread may not have begun to wait
+            scene.add()
+            thread.join(0.05)
+            if answers:
+                break
+
+        assert [True] == answers
+        assert scene.storage.counts().by_state[State.ENQUEUED] > 0
+
+    @requires(Feature.NOTIFY)
+    def test_an_earlier_instant_ends_a_wait(self, scene: Scene) -> None:
+        """A wait answers True also where the next due instant became earlier than it was told.
+
+        If this fails: an idle server sleeps through a job that was scheduled meanwhile.
+        """
+        waiter, answers = scene.handles.open(), list[bool]()
+        waiter.promote(1)
+        thread = threading.Thread(target=lambda: answers.append(waiter.wait(None, 600.0)), daemon=True)
+        thread.start()
+
+        for number in range(int(_DEADLINE / 0.05)):
+            scene.add(state=State.SCHEDULED, due_at=BASE + 900 * HOUR - number * SECOND)
+            thread.join(0.05)
+            if answers:
+                break
+
+        assert [True] == answers
+
+    @requires(Feature.TRANSACTIONAL_ENQUEUE)
+    @pytest.mark.parametrize("commits", [True, False], ids=["commit", "rollback"])
+    def test_jobs_follow_the_callers_transaction(
+        self, scene: Scene, open_transaction: object, commits: bool
+    ) -> None:
+        """Jobs stored within a transaction are there after its commit, and never after its rollback.
+
+        If this fails: a job runs for an order that was never placed.
+        """
+        assert callable(open_transaction)
+        other = scene.handles.open()
+        job = attrs.evolve(scene.new_job(), tags=("eu",))
+
+        with open_transaction(commits) as transaction:
+            answers = scene.storage.insert([job], within=transaction)
+            seen_before_the_end = other.get([job.id])
+
+        assert ([True], [None]) == (answers, seen_before_the_end)
+        expected = [job.id] if commits else []
+        assert expected == [record.id for record in other.get([job.id]) if record]
+        assert expected == [claimed.id for claimed in scene.claim(scene.begin())]

@@ -1,0 +1,180 @@
+"""Promote: a job runs when its instant has come by the storage's clock, once, and nobody sleeps through it."""
+
+from __future__ import annotations
+
+from firelock.job import HistoryEntry, State
+from firelock.lifecycle import Upkeep
+from firelock.storage import Promotion, RecurringRecord
+from firelock.testing.ends import deletes, requeues, retries, snoozes
+from firelock.testing.handles import BASE, HOUR, SECOND
+from firelock.testing.scene import Running, Scene
+from firelock.testing.storage.base import StorageFixtures
+
+__all__ = ["PromoteDuty"]
+
+
+class PromoteDuty(StorageFixtures):
+    """What `promote` promises."""
+
+    def test_what_is_due_is_enqueued(self, scene: Scene) -> None:
+        """A due job is enqueued, stamped by the storage's clock; its nominal instant stays.
+
+        If this fails: delayed jobs never run, or forget which instant they run for.
+        """
+        job_id = scene.schedule(3_600)
+        nominal_at = scene.record(job_id).nominal_at
+        scene.advance(7_200)
+        before = scene.now()
+
+        promotion = scene.storage.promote(10)
+
+        record = scene.record(job_id)
+        assert Promotion(1, None) == promotion
+        assert (State.ENQUEUED, None, nominal_at, Upkeep.DUE, None) == (
+            record.state, record.due_at, record.nominal_at, record.reason, record.ended_at,
+        )  # fmt: skip
+        assert record.enqueued_at is not None
+        assert before <= record.enqueued_at <= scene.now()
+        assert before <= record.changed_at <= scene.now()
+        assert [job_id] == [job.id for job in scene.claim(scene.begin())]
+
+    def test_a_promotion_is_one_history_entry(self, scene: Scene) -> None:
+        """The history of a promoted job tells that it was due, and when it was moved.
+
+        If this fails: people cannot see why a job waited.
+        """
+        job_id = scene.schedule(3_600)
+        scene.advance(7_200)
+
+        scene.storage.promote(10)
+
+        creation, entry = scene.storage.history(job_id)
+        assert State.SCHEDULED == creation.state
+        assert HistoryEntry(State.ENQUEUED, scene.record(job_id).changed_at, Upkeep.DUE) == entry
+
+    def test_what_is_not_due_stays(self, scene: Scene) -> None:
+        """A job that is due later is left alone, and its instant is told.
+
+        If this fails: delayed jobs run early, or idle servers oversleep them.
+        """
+        later = scene.add(state=State.SCHEDULED, due_at=BASE + 5 * HOUR)
+        scene.add(state=State.SCHEDULED, due_at=BASE + 9 * HOUR)
+        due = scene.add(state=State.SCHEDULED, due_at=BASE + 2 * HOUR)
+        scene.advance(3 * 3_600)
+
+        promotion = scene.storage.promote(10)
+
+        assert Promotion(1, BASE + 5 * HOUR) == promotion
+        assert (State.SCHEDULED, State.ENQUEUED) == (scene.state(later), scene.state(due))
+
+    def test_nothing_due_is_nothing_moved(self, scene: Scene) -> None:
+        """Without scheduled jobs nothing is moved and no instant is known.
+
+        If this fails: idle servers wake for nothing.
+        """
+        scene.add()
+
+        assert Promotion(0, None) == scene.storage.promote(10)
+
+    def test_the_longest_due_are_first(self, scene: Scene) -> None:
+        """Within the limit the oldest due instants are moved first; the rest is due at once.
+
+        If this fails: after a long pause new jobs overtake those that waited longest.
+        """
+        hours = (4, 1, 3, 2)
+        ids = {hour: scene.add(state=State.SCHEDULED, due_at=BASE + hour * HOUR) for hour in hours}
+        scene.advance(9 * 3_600)
+
+        first = scene.storage.promote(2)
+        moved = {hour for hour in hours if scene.state(ids[hour]) is State.ENQUEUED}
+        rest = scene.storage.promote(10)
+
+        assert (Promotion(2, BASE + 3 * HOUR), {1, 2}) == (first, moved)
+        assert Promotion(2, None) == rest
+
+    def test_jobs_promoted_earlier_run_earlier(self, scene: Scene) -> None:
+        """Jobs moved by one promotion stand behind those moved before, and before those enqueued afterwards.
+
+        If this fails: a job that was due long ago goes to the end of its queue again and again.
+        """
+        first = scene.schedule(3_600)
+        second = scene.schedule(2 * 3_600)
+        scene.advance(5_400)
+        scene.storage.promote(10)
+        scene.advance(5_400)
+        scene.storage.promote(10)
+        third = scene.add()
+
+        assert [first, second, third] == [job.id for job in scene.claim(scene.begin())]
+
+    def test_a_job_is_promoted_once(self, scene: Scene) -> None:
+        """What was promoted is no longer due, also after it was claimed.
+
+        If this fails: delayed jobs run again and again.
+        """
+        scene.schedule(3_600)
+        scene.advance(7_200)
+        scene.storage.promote(10)
+        scene.claim(scene.begin())
+
+        assert Promotion(0, None) == scene.storage.promote(10)
+        assert 1 == scene.storage.counts().by_state[State.PROCESSING]
+
+    def test_what_left_scheduled_is_not_due(self, scene: Scene) -> None:
+        """A scheduled job that was deleted or requeued is forgotten by the clock.
+
+        If this fails: a deleted job runs at its instant, a requeued one twice.
+        """
+        deleted, requeued = scene.schedule(3_600), scene.schedule(3_600)
+        scene.storage.apply([deletes(deleted), requeues(requeued)])
+        scene.advance(7_200)
+
+        promotion = scene.storage.promote(10)
+
+        assert Promotion(0, None) == promotion
+        assert (State.DELETED, State.ENQUEUED) == (scene.state(deleted), scene.state(requeued))
+        assert [requeued] == [job.id for job in scene.claim(scene.begin())]
+
+    def test_retries_and_snoozes_are_promoted_too(self, scene: Scene) -> None:
+        """A job that waits for its retry, or was snoozed, comes back to its own queue.
+
+        If this fails: retries are lost, or lose their queue.
+        """
+        holder = scene.begin()
+        ids = []
+        for end in (retries, snoozes):
+            scene.add(queue="critical", priority=9)
+            (job,) = scene.claim(holder, queues=["critical"])
+            ids.append(scene.settle(end(Running(job, holder), due_at=BASE + HOUR)))
+        scene.advance(7_200)
+
+        promotion = scene.storage.promote(10)
+
+        assert Promotion(2, None) == promotion
+        assert sorted(ids) == sorted(job.id for job in scene.claim(holder, queues=["critical"]))
+
+    def test_a_recurring_instant_counts_as_the_next(self, scene: Scene) -> None:
+        """The next due instant is the earliest of scheduled and recurring jobs.
+
+        If this fails: idle servers sleep through a recurring job.
+        """
+        scene.storage.put_recurring(
+            RecurringRecord("nightly", "tasks.run", "[]", "json", "{}", "default", next_at=BASE + HOUR),
+            keep_progress=False,
+        )
+        scene.add(state=State.SCHEDULED, due_at=BASE + 2 * HOUR)
+
+        assert Promotion(0, BASE + HOUR) == scene.storage.promote(10)
+
+    def test_promotion_is_bounded_by_its_limit(self, scene: Scene) -> None:
+        """A thousand due jobs are moved in bounded steps, each job once.
+
+        If this fails: upkeep after a pause is one endless step.
+        """
+        scene.add_many(1_000, state=State.SCHEDULED, due_at=BASE + SECOND)
+        scene.advance(60)
+
+        moved = [scene.storage.promote(400).promoted for _ in range(4)]
+
+        assert [400, 400, 200, 0] == moved
+        assert 1_000 == scene.storage.counts().by_state[State.ENQUEUED]

@@ -1,0 +1,436 @@
+"""Races: whatever the interleaving, what two callers were told and what is stored fit together."""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import partial
+
+import attrs
+
+from firelock.job import ClaimedJob, Edge, State
+from firelock.lifecycle import Holder
+from firelock.storage import Applied, Claim, Renewal, Storage
+from firelock.testing.ends import deletes, fails, gives_up, requeues, retries, succeeds
+from firelock.testing.handles import BASE, HOUR
+from firelock.testing.race import ROUNDS, race
+from firelock.testing.scene import Running, Scene
+from firelock.testing.storage.base import StorageFixtures
+from firelock.testing.storage.recurring import definition
+
+__all__ = ["RaceDuty"]
+
+
+def _claim_all(storage: Storage, holder: Holder, limit: int) -> list[str]:
+    """Claim until nothing is left; return the ids in order."""
+    ids: list[str] = []
+    while jobs := storage.claim(["default"], limit, holder.session, 0).jobs:
+        ids += [job.id for job in jobs]
+    return ids
+
+
+class RaceDuty(StorageFixtures):
+    """What the storage promises to callers that come at the same time, each through a handle of its own."""
+
+    def test_every_job_is_claimed_once(self, scene: Scene) -> None:
+        """Eight sessions that empty a queue together get each job once, and all of them.
+
+        If this fails: jobs run twice, or are passed over.
+        """
+        ids = scene.add_many(400)
+        calls = [
+            partial(_claim_all, scene.handles.open(), scene.begin(str(number)), limit)
+            for number, limit in enumerate((1, 2, 3, 5, 7, 11, 13, 50))
+        ]
+
+        claimed = race(calls)
+
+        assert Counter(ids) == Counter(job_id for one in claimed for job_id in one)
+        order = {job_id: place for place, job_id in enumerate(ids)}
+        assert all(sorted(one, key=order.__getitem__) == one for one in claimed)
+        assert {State.PROCESSING: 400} == {
+            state: number for state, number in scene.storage.counts().by_state.items() if number
+        }
+
+    def test_one_insert_of_eight_is_new(self, scene: Scene) -> None:
+        """Of eight clients that store one id at once exactly one is told that it is new.
+
+        If this fails: a client that hurries its repeat makes the job twice.
+        """
+        handles = [scene.handles.open() for _ in range(8)]
+        ids = []
+
+        for _ in range(ROUNDS):
+            jobs = [scene.new_job(), scene.new_job()]
+            ids += [job.id for job in jobs]
+            orders = [jobs if place % 2 else jobs[::-1] for place in range(8)]
+            answers = race(
+                [partial(handle.insert, order) for handle, order in zip(handles, orders, strict=True)]
+            )
+            assert 2 == sum(sum(answer) for answer in answers)
+
+        assert sorted(ids) == sorted(job.id for job in scene.claim(scene.begin()))
+
+    def test_a_job_ends_once(self, scene: Scene) -> None:
+        """Of two ends of one claim sent at once, one is applied and the other is a repeat, or refused.
+
+        If this fails: a settle that is sent again while the first is under way counts twice.
+        """
+        one, other, holder = scene.handles.open(), scene.handles.open(), scene.begin()
+
+        for second_end in [retries, succeeds] * (ROUNDS // 2):
+            running = scene.run(holder)
+            first, second = retries(running), second_end(running)
+            results = race([partial(one.apply, [first]), partial(other.apply, [second])])
+
+            answers = sorted(result for (result,) in results)
+            other_answer = Applied.ALREADY if second_end is retries else Applied.REFUSED
+            assert sorted([Applied.APPLIED, other_answer]) == answers
+            record = scene.record(running.id)
+            assert (2, record.state is State.ENQUEUED) == (
+                len(scene.storage.history(running.id)),
+                record.retries == 1,
+            )
+            scene.settle(deletes(running.id))  # leaves the queue empty for the next round
+
+    def test_a_settle_races_the_end_of_its_session(self, scene: Scene) -> None:
+        """The job either ended, and was not taken, or was taken, and its end was refused.
+
+        If this fails: a job that succeeded runs again with its success in the history, or is lost.
+        """
+        one, other = scene.handles.open(), scene.handles.open()
+
+        for number in range(ROUNDS):
+            running = scene.run(scene.begin(str(number)))
+            (result,), taken = race(
+                [
+                    partial(one.apply, [succeeds(running)]),
+                    partial(other.end_session, running.holder.session, None, reason="killed"),
+                ]
+            )
+
+            expected = (
+                (Applied.APPLIED, [], State.SUCCEEDED, 0)
+                if result is Applied.APPLIED
+                else (Applied.REFUSED, [running.id], State.ENQUEUED, 1)
+            )
+            record = scene.record(running.id)
+            assert expected == (result, taken.crashed, record.state, record.crashes)
+            assert record.session is None
+            scene.storage.apply([deletes(running.id)])
+
+    def test_a_settle_races_a_delete(self, scene: Scene) -> None:
+        """The delete is applied in any case; the end is applied before it, or refused and no tail is left.
+
+        If this fails: a deleted job comes back, or is shown as stopping for ever.
+        """
+        one, other, holder = scene.handles.open(), scene.handles.open(), scene.begin()
+
+        for _ in range(ROUNDS):
+            running = scene.run(holder)
+            (settled,), (deleted,) = race(
+                [partial(one.apply, [succeeds(running)]), partial(other.apply, [deletes(running.id)])]
+            )
+
+            record = scene.record(running.id)
+            assert (Applied.APPLIED, State.DELETED, None) == (deleted, record.state, record.session)
+            states = [entry.state for entry in scene.storage.history(running.id)]
+            assert {
+                Applied.APPLIED: [State.ENQUEUED, State.SUCCEEDED, State.DELETED],
+                Applied.REFUSED: [State.ENQUEUED, State.DELETED],
+            }[settled] == states
+
+    def test_a_claim_races_a_delete(self, scene: Scene) -> None:
+        """A job deleted while it is claimed was either not taken, or leaves a tail with its holder.
+
+        If this fails: a deleted job runs and nobody knows.
+        """
+        one, other, holder = scene.handles.open(), scene.handles.open(), scene.begin()
+
+        for _ in range(ROUNDS):
+            job_id = scene.add()
+            claim, _ = race(
+                [
+                    partial(one.claim, ["default"], 1, holder.session, scene.stamp()),
+                    lambda job_id=job_id: other.apply([deletes(job_id)]),  # type: ignore[misc]
+                ]
+            )
+
+            assert isinstance(claim, Claim)
+            record = scene.record(job_id)
+            assert (State.DELETED, bool(claim.jobs)) == (record.state, record.is_stopping)
+            assert [] == scene.claim(holder)
+
+    def test_a_claim_races_the_end_of_its_session(self, scene: Scene) -> None:
+        """What a dying session still got is taken back; nothing is left in its hands.
+
+        If this fails: jobs are held by the dead and never run again.
+        """
+        one, other = scene.handles.open(), scene.handles.open()
+
+        for number in range(ROUNDS):
+            ids = scene.add_many(5)
+            holder = scene.begin(str(number))
+            claim, taken = race(
+                [
+                    partial(one.claim, ["default"], 5, holder.session, scene.stamp()),
+                    partial(other.end_session, holder.session, None, reason="killed"),
+                ]
+            )
+
+            assert isinstance(claim, Claim)
+            assert not isinstance(taken, Claim)
+            assert sorted(job.id for job in claim.jobs) == sorted(taken.crashed)
+            assert claim.is_session_lost == (not claim.jobs)
+            assert [State.ENQUEUED] * 5 == [scene.state(job_id) for job_id in ids]
+            scene.storage.apply([deletes(job_id) for job_id in ids])
+
+    def test_a_session_is_ended_once(self, scene: Scene) -> None:
+        """Two that end one session at once take its jobs once, with one crash.
+
+        If this fails: one death counts as two.
+        """
+        handles = [scene.handles.open() for _ in range(4)]
+
+        for number in range(ROUNDS):
+            holder = scene.begin(str(number), 3_600.0)
+            running = scene.run(holder)
+            scene.advance(7_200)
+            race(
+                [partial(handle.orphans, 10) for handle in handles[:2]]
+                + [
+                    lambda handle=handle, holder=holder: [  # type: ignore[misc]
+                        handle.end_session(holder.session, None, reason="killed")
+                    ]
+                    for handle in handles[2:]
+                ]
+            )
+
+            record = scene.record(running.id)
+            assert (State.ENQUEUED, 1, 0) == (record.state, record.crashes, record.attempt)
+            assert 2 == len(scene.storage.history(running.id))
+            scene.settle(deletes(running.id))
+
+    def test_a_renewal_races_the_reaper(self, scene: Scene) -> None:
+        """An expired session is either renewed, and keeps its jobs, or taken, and is told so.
+
+        If this fails: a server goes on with jobs that somebody else was given.
+        """
+        one, other = scene.handles.open(), scene.handles.open()
+
+        for number in range(ROUNDS):
+            holder = scene.begin(str(number), 3_600.0)
+            running = scene.run(holder)
+            scene.advance(7_200)
+            renewed, taken = race(
+                [partial(one.renew, [Renewal(holder.session)]), lambda: other.orphans(10)]  # type: ignore[list-item]
+            )
+
+            (is_alive,) = renewed
+            jobs = [job_id for orphan in taken for job_id in getattr(orphan, "crashed", [])]
+            expected = ([], State.PROCESSING) if is_alive else ([running.id], State.ENQUEUED)
+            assert expected == (jobs, scene.state(running.id))
+            scene.storage.end_session(holder.session, None, reason="over")
+            scene.settle(deletes(running.id))
+
+    def test_a_child_races_the_end_of_its_parent(self, scene: Scene) -> None:
+        """A child stored while its parent ends is enqueued once, whichever came first.
+
+        If this fails: the continuation waits for ever, or runs twice.
+        """
+        one, other, holder = scene.handles.open(), scene.handles.open(), scene.begin()
+
+        for _ in range(ROUNDS):
+            running = scene.run(holder)
+            child = scene.new_job(state=State.AWAITING, parents=(Edge(running.id),))
+
+            def end(running: Running) -> object:
+                return one.apply([succeeds(running)]), one.release(10)
+
+            race([partial(other.insert, [child]), partial(end, running)])
+            scene.storage.release(10)
+
+            assert State.ENQUEUED == scene.state(child.id)
+            assert [child.id] == [job.id for job in scene.claim(holder)]
+            entries = [entry.state for entry in scene.storage.history(child.id)]
+            assert entries in ([State.ENQUEUED], [State.AWAITING, State.ENQUEUED])
+
+    def test_the_last_of_two_parents_releases(self, scene: Scene) -> None:
+        """Two parents that end at once release their common child once.
+
+        If this fails: each takes the other for not ended, and the child waits for ever.
+        """
+        one, other, holder = scene.handles.open(), scene.handles.open(), scene.begin()
+
+        for _ in range(ROUNDS):
+            scene.add_many(2)
+            first, second = scene.claim(holder)
+            child = scene.continuation(first.id, second.id)
+
+            def end(handle: Storage, job: ClaimedJob) -> int:
+                handle.apply([succeeds(Running(job, holder))])
+                return handle.release(10)
+
+            race([partial(end, one, first), partial(end, other, second)])
+            scene.storage.release(10)
+
+            assert [child] == [job.id for job in scene.claim(holder)]
+            assert 2 == len(scene.storage.history(child))
+
+    def test_children_are_released_once_by_many(self, scene: Scene) -> None:
+        """Four that release together enqueue each child once.
+
+        If this fails: continuations run twice.
+        """
+        holder = scene.begin()
+        running = scene.run(holder)
+        children = [scene.continuation(running.id) for _ in range(60)]
+        scene.settle(succeeds(running))
+        handles = [scene.handles.open() for _ in range(4)]
+
+        def release(handle: Storage) -> int:
+            return sum(iter(partial(handle.release, 7), 0))
+
+        race([partial(release, handle) for handle in handles])
+
+        assert 0 == scene.storage.release(10)
+        assert sorted(children) == sorted(job.id for job in scene.claim(holder))
+        assert {2} == {len(scene.storage.history(child)) for child in children}
+
+    def test_due_jobs_are_promoted_once_by_many(self, scene: Scene) -> None:
+        """Four that promote together enqueue each due job once.
+
+        If this fails: delayed jobs run twice.
+        """
+        ids = scene.add_many(60, state=State.SCHEDULED, due_at=BASE + HOUR)
+        scene.advance(7_200)
+        handles = [scene.handles.open() for _ in range(4)]
+
+        def promote(handle: Storage) -> int:
+            return sum(iter(lambda: handle.promote(7).promoted, 0))
+
+        moved = race([partial(promote, handle) for handle in handles])
+
+        assert 60 == sum(moved)
+        assert {2} == {len(scene.storage.history(job_id)) for job_id in ids}
+        assert sorted(ids) == sorted(job.id for job in scene.claim(scene.begin()))
+
+    def test_one_instant_fires_once_by_many(self, scene: Scene) -> None:
+        """Eight servers that see one definition due make its job once.
+
+        If this fails: a nightly report is sent eight times.
+        """
+        recurring = scene.storage.put_recurring(definition(), keep_progress=False)
+        assert recurring is not None
+        handles = [scene.handles.open() for _ in range(8)]
+
+        for hour in range(1, ROUNDS + 1):
+            job = scene.new_job(recurring_id="nightly")
+            moved = attrs.evolve(recurring, next_at=BASE + (hour + 1) * HOUR, last_job_id=job.id)
+            fired = race(
+                [partial(handle.fire_recurring, moved, BASE + hour * HOUR, [job]) for handle in handles]
+            )
+            assert 1 == sum(fired)
+            assert moved == scene.storage.get_recurring("nightly")
+            assert [job.id] == [claimed.id for claimed in scene.claim(scene.begin())]
+
+    def test_an_edit_races_a_firing(self, scene: Scene) -> None:
+        """An edit that keeps the progress, and a firing, both hold, or the firing did nothing.
+
+        If this fails: a deploy at two o'clock makes the nightly job run twice, or not at all.
+        """
+        one, other = scene.handles.open(), scene.handles.open()
+        stored = scene.storage.put_recurring(definition(), keep_progress=False)
+
+        for hour in range(1, ROUNDS + 1):
+            assert stored is not None
+            edit = attrs.evolve(stored, arguments=f"[{hour}]")
+            job = scene.new_job(recurring_id="nightly")
+            moved = attrs.evolve(stored, next_at=BASE + (hour + 1) * HOUR)
+            fired, edited = race(
+                [
+                    lambda moved=moved, job=job, hour=hour: one.fire_recurring(  # type: ignore[misc]
+                        moved, BASE + hour * HOUR, [job]
+                    ),
+                    lambda edit=edit: other.put_recurring(edit, keep_progress=True),  # type: ignore[misc]
+                ]
+            )
+
+            assert edited is not None
+            stored = scene.storage.get_recurring("nightly")
+            assert stored is not None
+            assert (f"[{hour}]", BASE + (hour + bool(fired)) * HOUR) == (stored.arguments, stored.next_at)
+            assert bool(fired) == (scene.storage.get([job.id]) != [None])
+            if not fired:
+                moved = attrs.evolve(stored, next_at=BASE + (hour + 1) * HOUR)
+                assert scene.storage.fire_recurring(moved, BASE + hour * HOUR, [])
+                stored = moved
+
+    def test_counting_in_a_record_loses_nothing(self, scene: Scene) -> None:
+        """Six that count in one record by compare-and-set arrive at the sum.
+
+        If this fails: locks, recurring jobs and settings lose writes.
+        """
+        handles = [scene.handles.open() for _ in range(6)]
+
+        def count(handle: Storage) -> int:
+            done = 0
+            while done < 10:
+                record = handle.get_record("kind", "counter")
+                value, version = (int(record.value), record.version) if record else (0, 0)
+                if handle.put_record("kind", "counter", str(value + 1), expected_version=version):
+                    done += 1
+            return done
+
+        race([partial(count, handle) for handle in handles])
+
+        record = scene.storage.get_record("kind", "counter")
+        assert record is not None
+        assert ("60", 60) == (record.value, record.version)
+
+    def test_a_requeue_races_the_pruning(self, scene: Scene) -> None:
+        """A job requeued while it is pruned is either gone, and the operator told, or lives on whole.
+
+        If this fails: a requeued job is half there.
+        """
+        one, other, holder = scene.handles.open(), scene.handles.open(), scene.begin()
+
+        for _ in range(ROUNDS):
+            job_id = scene.settle(fails(scene.run(holder), expires_at=BASE - HOUR))
+            (result,), pruned = race(
+                [lambda job_id=job_id: one.apply([requeues(job_id)]), lambda: [other.prune(10)]]  # type: ignore[misc,list-item]
+            )
+
+            (record,) = scene.storage.get([job_id])
+            expected = (Applied.APPLIED, [0], State.ENQUEUED) if record else (Applied.MISSING, [1], None)
+            assert expected == (result, pruned, record and record.state)
+            claimed = [job.id for job in scene.claim(holder)]
+            assert ([job_id] if record else []) == claimed
+            scene.storage.apply([deletes(one_id) for one_id in claimed])
+
+    def test_counts_are_exact_after_a_storm(self, scene: Scene) -> None:
+        """After four sessions worked against operators and upkeep, counts equal the jobs, state by state.
+
+        If this fails: counters lose an update where two come together.
+        """
+        ids = [*scene.add_many(120), *scene.add_many(40, state=State.SCHEDULED, due_at=BASE - HOUR)]
+        workers = [(scene.handles.open(), scene.begin(str(number))) for number in range(3)]
+
+        def work(handle: Storage, holder: Holder) -> int:
+            done = 0
+            while jobs := handle.claim(["default"], 7, holder.session, 0).jobs:
+                runs = [Running(job, holder) for job in jobs]
+                ends = [(succeeds, fails, gives_up)[place % 3](run) for place, run in enumerate(runs)]
+                done += sum(result.is_applied for result in handle.apply(ends))
+            return done
+
+        def operate(handle: Storage) -> int:
+            results = handle.apply([deletes(job_id) for job_id in ids[::5]])
+            results += handle.apply([requeues(job_id) for job_id in ids[::10]])
+            return handle.promote(100).promoted + sum(result.is_applied for result in results)
+
+        race([partial(work, *worker) for worker in workers] + [partial(operate, scene.handles.open())])
+
+        recount = Counter(record.state for record in scene.storage.get(ids) if record)
+        counts = scene.storage.counts()
+        assert recount == {state: number for state, number in counts.by_state.items() if number}
+        assert recount == {state: number for state, number in counts.by_queue["default"].items() if number}
