@@ -119,6 +119,16 @@ class Firelock:
             self.settings.retention,
         )
 
+    def use_storage(self, url: str) -> None:
+        """Jobs live in another storage from now on; for a command line that names one. Call it before any verb."""
+        client = self._client
+        if self._locks is self.storage:
+            self._locks = client.storage = self.storage = self.plugins.open_storage(url)
+        else:
+            client.storage = self.storage = self.plugins.open_storage(url)
+        client.clock = StorageClock(self.storage)
+        client.group_commit, client.results = GroupCommit(self.storage), Results(self.storage)
+
     @property
     def client(self) -> Client:
         """The side that creates jobs; a server uses it to fire recurring jobs."""

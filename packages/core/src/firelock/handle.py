@@ -197,7 +197,7 @@ class Job(Generic[R]):
             )
             raise UnknownTask(message)
         serializer = self._client.serializers[record.serializer]
-        result: R = self._client.registry.binder(info).decode_result(serializer.loads(record.result))
+        result: R = self._client.registry.binder(info).decode_result_text(record.result, serializer)
         return result
 
     def history(self) -> list[HistoryEntry]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from firelock.arguments import Binder, compile_binder, make_converter
 from firelock.context import JobContext
 from firelock.errors import DuplicateTask
+from firelock.outcome import Snooze
 from firelock.task import TaskInfo
 
 if TYPE_CHECKING:
@@ -77,6 +78,8 @@ class Registry:
                 converter=self._converter_once,
                 limit=settings.argument_limit,
                 warn_at=settings.argument_warning,
+                result_limit=settings.result_limit,
+                flow_types=(Snooze,),
                 context_type=JobContext,
             )
         return binder

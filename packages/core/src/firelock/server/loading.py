@@ -17,11 +17,15 @@ from firelock.errors import ConfigurationError
 if TYPE_CHECKING:
     from firelock.app import Firelock
 
-__all__ = ["load_app", "locate_app"]
+__all__ = ["load_app", "load_module", "locate_app"]
 
 
-def load_app(spec: str) -> Firelock:
+def load_app(spec: str, *, storage: str | None = None) -> Firelock:
     """Return the app that a text such as "shop.jobs:fire" names, its imports done.
+
+    Args:
+        spec: where it stands.
+        storage: a URL that takes the place of the app's own.
 
     Raises:
         ConfigurationError: there is no such module or attribute, importing it failed, or it is no Firelock.
@@ -32,18 +36,21 @@ def load_app(spec: str) -> Firelock:
     if not colon or not place or not attribute:
         message = f"{spec!r} names no app; write module:name, such as shop.jobs:fire, or file.py:name."
         raise ConfigurationError(message)
-    module = _load_file(Path(place)) if place.endswith(".py") else _load_module(place)
+    module = _load_file(Path(place)) if place.endswith(".py") else load_module(place)
     app = module
     for name in attribute.split("."):
         app = getattr(app, name, None)  # type: ignore[assignment]
     if not isinstance(app, Firelock):
         message = f"{spec!r}: {attribute!r} in {place} is {type(app).__name__}, no Firelock."
         raise ConfigurationError(message)
+    if storage is not None:
+        app.use_storage(storage)
     app.load_imports()
     return app
 
 
-def _load_module(name: str) -> ModuleType:
+def load_module(name: str) -> ModuleType:
+    """Return a module that a person named, found in this folder or among what is installed."""
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:

@@ -83,7 +83,6 @@ class Runner:
         self._serializers = app.client.serializers
         self._clock = app.client.clock
         self._retention = app.settings.retention
-        self._result_limit = app.settings.result_limit
         self._console = console
 
     # ---- before ------------------------------------------------------------------------------------------
@@ -98,7 +97,7 @@ class Runner:
             if serializer is None:
                 message = f"serializer {job.serializer!r} is not installed on this server"
                 raise ArgumentError(message)  # noqa: TRY301 - one way out for everything unreadable
-            args, kwargs = self._registry.binder(info).decode(serializer.loads(job.arguments))
+            args, kwargs = self._registry.binder(info).decode_text(job.arguments, serializer)
         except Exception as error:  # noqa: BLE001 - a serializer of a plugin may raise anything; nothing may end the loop
             return self._unreadable(job, holder, error)
         context = JobContext(job, self._console)
@@ -191,16 +190,10 @@ class Runner:
 
     def _encode_result(self, run: Run, result: object) -> tuple[str | None, str | None]:
         try:
-            serializer = self._app.client.serializers[run.job.serializer]
-            text = serializer.dumps(self._registry.binder(run.info).encode_result(result))
+            serializer = self._serializers[run.job.serializer]
+            return self._registry.binder(run.info).encode_result_text(result, serializer), None
         except Exception as error:  # noqa: BLE001 - the job succeeded; what cannot be stored is only said
             return None, f"the result was not stored: {error}"
-        if len(text) > self._result_limit:
-            return None, (
-                f"the result was not stored: {len(text):,} bytes are more than {self._result_limit:,}; store "
-                "it elsewhere and return where"
-            )
-        return text, None
 
     def raised(self, run: Run, error: BaseException) -> Ended:
         """Return the end of a run whose task raised, was cancelled or timed out."""

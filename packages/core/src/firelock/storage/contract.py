@@ -55,6 +55,7 @@ class Storage(ABC):
     contract: ClassVar[int] = CONTRACT
     features: frozenset[Feature] = frozenset()
     url: str = ""  # as it may be shown: absolute, without a password
+    connect_url: str = ""  # by which another process opens it, password included: never shown; empty if none can
     clock_offset: int = 0  # micros added to the storage's clock; tests move it, nothing else does
 
     # ---- life --------------------------------------------------------------------------------------------

@@ -1,0 +1,157 @@
+"""The process of a child: `python -m firelock.server.child_process`, started by a supervisor and by nobody else."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import queue
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from typing import IO, TYPE_CHECKING, Any
+
+from firelock.errors import ConfigurationError, FirelockError, StorageError
+from firelock.hookspecs import ServerInfo
+from firelock.server.board import Board
+from firelock.server.child import Child, check_runnable
+from firelock.server.lifeline import die_with_parent
+from firelock.server.loading import load_app, load_module
+from firelock.server.queue_choice import parse_queues
+from firelock.server.supervisor import EXIT_FAILED, EXIT_OK, EXIT_UNREACHABLE, EXIT_USAGE, share
+
+if TYPE_CHECKING:
+    from firelock.app import Firelock
+
+log = logging.getLogger(__name__)
+
+_PROGRAM = "firelock"
+
+
+class ChildProcess:
+    """Imports the app, asks for a session, runs jobs, and obeys its supervisor line by line."""
+
+    def __init__(self, orders: IO[str], reports: IO[str], board: Board, options: dict[str, Any]) -> None:
+        self._orders = orders
+        self._reports = reports
+        self._board = board
+        self._options = options
+        self._child: Child | None = None
+        self._stopping: queue.SimpleQueue[float] = queue.SimpleQueue()
+
+    def run(self) -> int:
+        """Serve until told to stop; return the exit code."""
+        app = load_app(self._options["app_spec"], storage=self._options["storage"])
+        for name in self._options["imports"]:
+            load_module(name)
+        check_runnable(app, self._options["app_spec"])
+        queues = parse_queues(self._options["queues"])
+        total = self._options["workers"] or app.settings.worker_count
+        coroutines = self._options["async_workers"] or app.settings.async_workers
+        workers = share(total, self._options["processes"], self._options["place"])
+        server = ServerInfo(
+            self._options["server_id"], self._options["name"], str(queues), total, os.getpid()
+        )
+        about = self._about(app, server) if self._options["place"] == 0 else []
+        if self._options["place"] == 0:
+            app.storage.clock()  # connects: an unreachable storage is said here, in one line
+            app.recurring.sync()
+        app.plugins.worker_process_started(server)
+        self._child = Child(
+            app, self._board, server, queues, workers, coroutines, self._options["app_spec"], self._report_lost
+        )  # fmt: skip
+        self._say({"ready": {
+            "storage": app.storage.connect_url, "settings": app.settings.to_json(), "workers": workers,
+            "queues": str(queues), "about": about,
+        }})  # fmt: skip
+        threading.Thread(target=self._obey_all, name="firelock-orders", daemon=True).start()
+        grace = self._stopping.get()
+        stuck = self._child.stop(grace)
+        if self._options["place"] == 0:
+            app.plugins.server_stopped(server)
+        app.plugins.worker_process_stopped(server)
+        app.close()
+        if stuck:
+            logging.shutdown()
+            os._exit(EXIT_OK)  # threads cannot be ended, and their jobs have been handed back
+        return EXIT_OK
+
+    @staticmethod
+    def _about(app: Firelock, server: ServerInfo) -> list[str]:
+        tasks = len(app.registry.runnable())
+        lines = [
+            f"Firelock server {server.name}: {server.workers} workers, queues {server.queues}, {tasks} tasks"
+        ]
+        lines += [f"  {name}: {value}" for name, value in app.storage.describe().items()]
+        lines += [
+            f"  plugin {info.name}: {info.distribution} {info.version}".rstrip()
+            for info in app.plugins.listing()
+            if info.distribution != _PROGRAM
+        ]
+        return lines
+
+    # ---- the two pipes -----------------------------------------------------------------------------------
+
+    def _say(self, report: dict[str, Any]) -> None:
+        try:
+            self._reports.write(json.dumps(report) + "\n")
+            self._reports.flush()
+        except OSError:
+            os._exit(EXIT_FAILED)  # the supervisor is gone, and with it the session
+
+    def _report_lost(self, session: str) -> None:
+        self._say({"session_lost": session})
+
+    def _lines(self) -> Iterator[dict[str, Any]]:
+        for line in self._orders:
+            yield json.loads(line)
+
+    def _obey_all(self) -> None:
+        is_started = False
+        child = self._child
+        if child is None:
+            raise AssertionError(self)  # set before this thread starts
+        for order in self._lines():
+            if "session" in order and not is_started:
+                is_started = True
+                child.start(order["session"])
+                if self._options["place"] == 0:
+                    child.app.plugins.server_started(child.server)
+            elif "session" in order:
+                child.adopt(order["session"])
+            elif "quiet" in order and is_started:
+                child.quiet(is_quiet=order["quiet"])
+            elif "stop" in order and not is_started:
+                os._exit(EXIT_OK)
+            elif "stop" in order:
+                self._stopping.put(order["stop"])
+            elif "hurry" in order and is_started:
+                child.hurry()
+        os._exit(EXIT_FAILED)  # the supervisor is gone: nobody renews the session any more
+
+
+def main() -> int:
+    """Return the exit code of a child's process."""
+    parent, orders, reports, descriptor, places, options = sys.argv[1:]
+    die_with_parent(int(parent))
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)  # the supervisor hears them and tells us
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    board = Board(int(descriptor), int(places))
+    process = ChildProcess(os.fdopen(int(orders)), os.fdopen(int(reports), "w"), board, json.loads(options))
+    try:
+        return process.run()
+    except ConfigurationError as error:
+        sys.stderr.write(f"{_PROGRAM}: {error}\n")
+        return EXIT_USAGE
+    except StorageError as error:
+        sys.stderr.write(f"{_PROGRAM}: {error}\n")
+        return EXIT_UNREACHABLE
+    except FirelockError as error:
+        sys.stderr.write(f"{_PROGRAM}: {error}\n")
+        return EXIT_USAGE
+
+
+if __name__ == "__main__":
+    sys.exit(main())
