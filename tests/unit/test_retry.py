@@ -225,7 +225,7 @@ def test_only_on_and_except_on_choose_by_class(options, error, kind):
 
 
 def test_an_unwanted_exception_says_so():
-    """The reason of a failure that policy does not retry tells it from exhausted retries, even under "delete"."""
+    """The reason of a failure that policy does not retry tells it from exhausted retries."""
     decision = Retry(except_on=[ValueError], on_exceeded="delete").decide(Retried(0), ValueError("bad"))
 
     assert RetryDecision.fail("not retried by policy: ValueError: bad") == decision
@@ -289,9 +289,7 @@ NO_WAITS = [
 )
 def test_what_is_no_wait_is_refused(use, wait):
     """A wait that is negative, endless, above a year or no span is refused with what to pass."""
-    with pytest.raises(
-        ConfigurationError, match="Pass a timedelta, or seconds as a number, from 0 to 365 days"
-    ) as caught:
+    with pytest.raises(ConfigurationError, match="Pass a timedelta, or seconds as a number") as caught:
         use(wait)
 
     assert len(str(caught.value)) < 200

@@ -236,7 +236,7 @@ def _shown(value: object) -> str:
 class Retry:
     """So many retries after the first run, with growing waits; the default is ten over three days.
 
-    A retry after the last listed wait waits as long as that one. An exception is retried if `only_on` is empty
+    The last listed wait repeats. An exception is retried if `only_on` is empty
     or names its class or a base of it, and `except_on` names none of them.
 
     Raises:

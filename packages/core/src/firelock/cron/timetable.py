@@ -84,16 +84,13 @@ class Timetable:
         return self._change(before, instant)
 
     def _earlier_in_second_pass(self, floor: datetime, fire: datetime) -> datetime | None:
-        """Return the first instant of a second pass that begins after `floor`, if it comes before `fire`."""
+        """Return the first instant of a second pass beginning between `floor` and `fire`, or None."""
         end = min(fire, floor + _LONGEST_OVERLAP)
         if self._offset(end) >= self._offset(floor):
             return None
         change = self._change(floor, end)
         again = self.walls.at_or_after(self._wall(change))
-        if again is None:
-            return None
-        instant = _instant(again, self._offset(change))
-        return instant if instant < fire else None
+        return None if again is None else _instant(again, self._offset(change))
 
     def _overlap_end(self, here: datetime, instant: datetime) -> datetime:
         """Return the wall time at which the second pass that `here` lies in is over."""
