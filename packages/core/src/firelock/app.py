@@ -33,6 +33,7 @@ from firelock.task import (
     task_info,
     task_of,
 )
+from firelock.threads import in_thread
 
 if TYPE_CHECKING:
     from firelock.context import JobContext
@@ -147,7 +148,9 @@ class Firelock:
     @overload
     def task(self, function: Callable[Concatenate[JobContext, P], R], /) -> ContextTask[P, R]: ...
     @overload
-    def task(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
+    def task(  # type: ignore[overload-overlap]
+        self, function: Callable[P, Coroutine[Any, Any, R]], /
+    ) -> AsyncTask[P, R]: ...
     @overload
     def task(self, function: Callable[P, R], /) -> Task[P, R]: ...
     @overload
@@ -165,15 +168,14 @@ class Firelock:
         on_risk: str = "continue",
         remote: bool = False,
     ) -> TaskDecorator: ...
-    def task(
-        self, function: Callable[..., Any] | None = None, /, *, name: str | None = None, **options: Any
-    ) -> Any:
+    def task(  # the overloads above say what it takes
+        self, function: Callable[..., Any] | None = None, /, **options: Any  # noqa: ANN401
+    ) -> Any:  # noqa: ANN401
         """Register a function as a task: `@fire.task` or `@fire.task(queue="mail", retry=Retry(attempts=3))`.
 
         Args:
             function: a plain `def` or `async def`.
-            name: the stored name; `module.qualname` where it is left out.
-            options: `queue`, `priority` (−100…100), `retry` (a Retry or an object with `decide`), `timeout`
+            options: `name` (as stored; `module.qualname` where it is left out), `queue`, `priority` (−100…100), `retry` (a Retry or an object with `decide`), `timeout`
                 (of an attempt), `tags` (texts that may name parameters: "user:{user_id}"), `aliases` (old
                 names still stored with jobs), `executor` ("auto" or "process"), `on_risk` ("continue" or
                 "cancel"), `remote` (a stub for code that lives elsewhere).
@@ -184,11 +186,11 @@ class Firelock:
             ConfigurationError: an option is wrong.
         """
         if function is not None:
-            return self._register(function, name, **options)
-        return lambda target: self._register(target, name, **options)
+            return self._register(function, **options)
+        return lambda target: self._register(target, **options)
 
     def _register(
-        self, function: Callable[..., Any], name: str | None = None, **options: Any
+        self, function: Callable[..., Any], *, name: str | None = None, **options: object
     ) -> TaskVerbs[Any, Any]:
         known = dict(options)
         if "timeout" in known:
@@ -207,9 +209,7 @@ class Firelock:
 
     async def aenqueue_many(self, calls: Iterable[Call]) -> list[Job[Any]]:
         """Enqueue many without blocking the event loop."""
-        import asyncio  # noqa: PLC0415 - loaded when first used
-
-        return await asyncio.to_thread(self._client.create_many, list(calls))
+        return await in_thread(self._client.create_many, list(calls))
 
     def load_imports(self) -> None:
         """The modules of `imports` are imported, and so their tasks registered.
@@ -294,9 +294,7 @@ class Firelock:
         traceback: TracebackType | None,
     ) -> None:
         """Close without blocking the event loop."""
-        import asyncio  # noqa: PLC0415 - loaded when first used
-
-        await asyncio.to_thread(self.close)
+        await in_thread(self.close)
 
 
 class TaskDecorator(Protocol):
@@ -309,6 +307,8 @@ class TaskDecorator(Protocol):
     @overload
     def __call__(self, function: Callable[Concatenate[JobContext, P], R], /) -> ContextTask[P, R]: ...
     @overload
-    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
+    def __call__(  # type: ignore[overload-overlap]
+        self, function: Callable[P, Coroutine[Any, Any, R]], /
+    ) -> AsyncTask[P, R]: ...
     @overload
     def __call__(self, function: Callable[P, R], /) -> Task[P, R]: ...

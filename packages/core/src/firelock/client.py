@@ -20,8 +20,8 @@ from firelock.task import Call, CallOptions, TaskInfo, TaskVerbs
 if TYPE_CHECKING:
     from firelock.arguments import Binder
     from firelock.cron import Cron, Every
-    from firelock.lifecycle import Retention
     from firelock.group_commit import GroupCommit
+    from firelock.lifecycle import Retention
     from firelock.plugins import Plugins
     from firelock.recurring import Recurring, RecurringJob
     from firelock.registry import Registry
@@ -199,7 +199,7 @@ class Client:
         given = options.given()
         chosen = self.plugins.job_options(info, TaskCall(info.name, args, kwargs, given))
         try:
-            return CallOptions(**{**chosen, **given})  # type: ignore[arg-type]
+            return CallOptions(**{**chosen, **given})
         except TypeError as error:
             message = f"A job_options hook answered {chosen!r}, which using(…) does not take: {error}"
             raise ConfigurationError(message) from error

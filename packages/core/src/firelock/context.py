@@ -39,7 +39,7 @@ class JobContext:
     def fake(
         cls,
         *,
-        id: str = "00000000-0000-7000-8000-000000000000",  # noqa: A002 - the field's own name
+        id: str = "00000000-0000-7000-8000-000000000000",
         attempt: int = 1,
         retries: int = 0,
         due_at: datetime | None = None,

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import concurrent.futures
-from collections.abc import Callable
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast
 
 from firelock import lifecycle
 from firelock.clock import from_micros
@@ -21,6 +20,7 @@ from firelock.errors import (
 )
 from firelock.job import Attempt, ErrorInfo, HistoryEntry, JobRecord, LogLine, NewJob, Progress, State
 from firelock.storage import Applied
+from firelock.threads import in_thread
 
 if TYPE_CHECKING:
     from firelock.client import Client
@@ -32,7 +32,6 @@ __all__ = ["Job"]
 P = ParamSpec("P")
 R = TypeVar("R", covariant=True)
 R2 = TypeVar("R2")
-_T = TypeVar("_T")
 
 
 class Job(Generic[R]):
@@ -40,7 +39,7 @@ class Job(Generic[R]):
 
     __slots__ = ("_client", "_is_uncommitted", "_record")
 
-    def __init__(self, client: Client, record: NewJob | JobRecord, is_uncommitted: bool = False) -> None:  # noqa: FBT001, FBT002 - built by position in a hot loop
+    def __init__(self, client: Client, record: NewJob | JobRecord, is_uncommitted: bool = False) -> None:
         self._client = client
         self._record = record
         self._is_uncommitted = is_uncommitted
@@ -142,7 +141,7 @@ class Job(Generic[R]):
 
     async def arefresh(self) -> Job[R]:
         """Refresh without blocking the event loop."""
-        return await _in_thread(self.refresh)
+        return await in_thread(self.refresh)
 
     def result(self, timeout: float | None = None) -> R:
         """Return what the task returned; waits through retries, up to `timeout` seconds.
@@ -163,11 +162,11 @@ class Job(Generic[R]):
             self._client.results.forget(self.id, future)
         return self._result_of(record)
 
-    async def aresult(self, timeout: float | None = None) -> R:  # noqa: ASYNC109 - the same word as in `result`
+    async def aresult(self, timeout: float | None = None) -> R:
         """Return the result without blocking the event loop."""
         import asyncio  # noqa: PLC0415 - loaded when first used
 
-        await _in_thread(self._require_committed)
+        await in_thread(self._require_committed)
         future = self._client.results.wait_for(self.id)
         try:
             record = await asyncio.wait_for(asyncio.wrap_future(future), timeout)
@@ -197,8 +196,7 @@ class Job(Generic[R]):
             )
             raise UnknownTask(message)
         serializer = self._client.serializers[record.serializer]
-        result: R = self._client.registry.binder(info).decode_result_text(record.result, serializer)
-        return result
+        return cast("R", self._client.registry.binder(info).decode_result_text(record.result, serializer))
 
     def history(self) -> list[HistoryEntry]:
         """Return the job's steps, oldest first."""
@@ -234,7 +232,7 @@ class Job(Generic[R]):
 
     async def arequeue(self) -> Job[R]:
         """Requeue without blocking the event loop."""
-        return await _in_thread(self.requeue)
+        return await in_thread(self.requeue)
 
     def delete(self) -> Job[R]:
         """The job is deleted; if it is running it is told to stop. Return a new handle.
@@ -248,7 +246,7 @@ class Job(Generic[R]):
 
     async def adelete(self) -> Job[R]:
         """Delete without blocking the event loop."""
-        return await _in_thread(self.delete)
+        return await in_thread(self.delete)
 
     def _client_requeue(self) -> Transition:
         return lifecycle.requeue(self.id, at=self._client.clock.now(), reason="requeued by code")
@@ -283,7 +281,7 @@ class Job(Generic[R]):
 
     async def athen(self, task: TaskVerbs[P, R2], /, *args: P.args, **kwargs: P.kwargs) -> Job[R2]:
         """Continue without blocking the event loop."""
-        await _in_thread(self._require_visible, task)
+        await in_thread(self._require_visible, task)
         return await self._client.acreate_child(self.id, task, args, kwargs)
 
     def _require_visible(self, task: TaskVerbs[Any, Any]) -> None:
@@ -293,9 +291,3 @@ class Job(Generic[R]):
 
 def _last_error(record: JobRecord) -> str:
     return f"{record.error.type}: {record.error.message}" if record.error else record.reason or "no reason"
-
-
-async def _in_thread(function: Callable[..., _T], *args: object) -> _T:
-    import asyncio  # noqa: PLC0415 - loaded when first used
-
-    return await asyncio.to_thread(function, *args)

@@ -16,6 +16,7 @@ from typing import Protocol, Self
 
 from firelock.errors import ConfigurationError, LockLost, LockTimeout, StorageError
 from firelock.ids import new_id
+from firelock.threads import in_thread
 
 __all__ = ["Lock", "LockKeeper", "LockProvider"]
 
@@ -121,9 +122,7 @@ class Lock:
 
     async def __aenter__(self) -> Self:
         """The lock is held; the waiting is done in a thread."""
-        import asyncio  # noqa: PLC0415 - loaded when first used
-
-        return await asyncio.to_thread(self.__enter__)
+        return await in_thread(self.__enter__)
 
     async def __aexit__(
         self,
@@ -132,9 +131,7 @@ class Lock:
         traceback: TracebackType | None,
     ) -> None:
         """The lock is free for others."""
-        import asyncio  # noqa: PLC0415 - loaded when first used
-
-        await asyncio.to_thread(self.__exit__, kind, error, traceback)
+        await in_thread(self.__exit__, kind, error, traceback)
 
     @property
     def renews_every(self) -> float:

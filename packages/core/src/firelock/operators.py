@@ -16,6 +16,7 @@ from firelock.handle import Job
 from firelock.job import State
 from firelock.storage import Applied, Counts, JobFilter, Page, Record, SessionRecord
 from firelock.task import check_queue
+from firelock.threads import in_thread
 
 if TYPE_CHECKING:
     from firelock.client import Client
@@ -63,7 +64,7 @@ class Jobs:
 
     async def aget(self, job_id: str) -> Job[Any]:
         """Get without blocking the event loop."""
-        return await _in_thread(self.get, job_id)
+        return await in_thread(self.get, job_id)
 
     def find(
         self,
@@ -108,7 +109,7 @@ class Jobs:
 
     async def afind(self, **filters: Any) -> JobPage:  # noqa: ANN401 - the arguments of `find`
         """Find without blocking the event loop."""
-        return await _in_thread(lambda: self.find(**filters))
+        return await in_thread(self.find, **filters)
 
     def page(
         self, where: JobFilter, *, limit: int = 50, cursor: str | None = None, oldest_first: bool = False
@@ -123,7 +124,7 @@ class Jobs:
 
     async def acounts(self) -> Counts:
         """Count without blocking the event loop."""
-        return await _in_thread(self.counts)
+        return await in_thread(self.counts)
 
     def requeue(self, ids: Sequence[str], *, reason: str = "requeued by code") -> list[Applied]:
         """Each job that is neither enqueued nor processing is enqueued; return one result an id."""
@@ -132,7 +133,7 @@ class Jobs:
 
     async def arequeue(self, ids: Sequence[str]) -> list[Applied]:
         """Requeue without blocking the event loop."""
-        return await _in_thread(self.requeue, ids)
+        return await in_thread(self.requeue, ids)
 
     def delete(self, ids: Sequence[str], *, reason: str = "deleted by code") -> list[Applied]:
         """Each job that is not deleted is deleted, running ones are told to stop; return one result an id."""
@@ -144,7 +145,7 @@ class Jobs:
 
     async def adelete(self, ids: Sequence[str]) -> list[Applied]:
         """Delete without blocking the event loop."""
-        return await _in_thread(self.delete, ids)
+        return await in_thread(self.delete, ids)
 
     def _apply(self, transitions: Sequence[Transition]) -> list[Applied]:
         results: list[Applied] = []
@@ -201,9 +202,9 @@ class Queues:
             for name in sorted({*by_queue, *settings})
         ]
 
-    async def alist(self) -> list[QueueView]:
+    async def alist(self) -> Sequence[QueueView]:
         """List without blocking the event loop."""
-        return await _in_thread(self.list)
+        return await in_thread(self.list)
 
     def pause(self, name: str, *, note: str | None = None) -> None:
         """No job of the queue is claimed any more, on any server; running ones go on."""
@@ -212,7 +213,7 @@ class Queues:
 
     async def apause(self, name: str, *, note: str | None = None) -> None:
         """Pause without blocking the event loop."""
-        await _in_thread(lambda: self.pause(name, note=note))
+        await in_thread(self.pause, name, note=note)
 
     def resume(self, name: str) -> None:
         """Jobs of the queue are claimed again."""
@@ -220,7 +221,7 @@ class Queues:
 
     async def aresume(self, name: str) -> None:
         """Resume without blocking the event loop."""
-        await _in_thread(self.resume, name)
+        await in_thread(self.resume, name)
 
 
 def _all_records(client: Client, kind: str) -> Iterator[Record]:
@@ -261,9 +262,9 @@ class Servers:
             by_server.setdefault(record.session.server_id, []).append(record)
         return [_server_view(server_id, sessions) for server_id, sessions in by_server.items()]
 
-    async def alist(self) -> list[ServerView]:
+    async def alist(self) -> Sequence[ServerView]:
         """List without blocking the event loop."""
-        return await _in_thread(self.list)
+        return await in_thread(self.list)
 
     def tell(self, server_id: str, order: str) -> None:
         """The server stops claiming (`quiet`), claims again (`resume`) or stops (`stop`) within a heartbeat."""
@@ -287,9 +288,3 @@ def _server_view(server_id: str, sessions: list[SessionRecord]) -> ServerView:
         sum(record.renewal.busy for record in alive),
         tuple(sessions),
     )
-
-
-async def _in_thread(function: Any, *args: object) -> Any:  # noqa: ANN401 - passes any verb through
-    import asyncio  # noqa: PLC0415 - loaded when first used
-
-    return await asyncio.to_thread(function, *args)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 
@@ -27,6 +27,7 @@ from firelock.ids import derived_id
 from firelock.job import Edge, JobRecord, NewJob, On, State
 from firelock.storage import RecurringRecord
 from firelock.task import CallOptions, TaskInfo, TaskVerbs
+from firelock.threads import in_thread
 
 if TYPE_CHECKING:
     from firelock.client import Client
@@ -35,8 +36,6 @@ __all__ = ["Recurring", "RecurringJob", "fire_due"]
 
 log = logging.getLogger(__name__)
 
-P = ParamSpec("P")
-R = TypeVar("R")
 T = TypeVar("T")
 
 _ID_LIMIT = 200
@@ -273,29 +272,29 @@ class Recurring:
         if not self._client.storage.remove_recurring(recurring_id):
             self._record(recurring_id)
 
-    async def alist(self, *, after: str = "", limit: int = 100) -> list[RecurringJob]:
+    async def alist(self, *, after: str = "", limit: int = 100) -> Sequence[RecurringJob]:
         """List without blocking the event loop."""
-        return await _in_thread(lambda: self.list(after=after, limit=limit))
+        return await in_thread(self.list, after=after, limit=limit)
 
     async def aget(self, recurring_id: str) -> RecurringJob:
         """Get without blocking the event loop."""
-        return await _in_thread(self.get, recurring_id)
+        return await in_thread(self.get, recurring_id)
 
     async def atrigger(self, recurring_id: str) -> Job[Any]:
         """Trigger without blocking the event loop."""
-        return await _in_thread(self.trigger, recurring_id)
+        return await in_thread(self.trigger, recurring_id)
 
     async def apause(self, recurring_id: str) -> RecurringJob:
         """Pause without blocking the event loop."""
-        return await _in_thread(self.pause, recurring_id)
+        return await in_thread(self.pause, recurring_id)
 
     async def aresume(self, recurring_id: str) -> RecurringJob:
         """Resume without blocking the event loop."""
-        return await _in_thread(self.resume, recurring_id)
+        return await in_thread(self.resume, recurring_id)
 
     async def aremove(self, recurring_id: str) -> None:
         """Remove without blocking the event loop."""
-        await _in_thread(self.remove, recurring_id)
+        await in_thread(self.remove, recurring_id)
 
 
 def _check_id(recurring_id: str) -> None:
@@ -384,9 +383,3 @@ def _fired_job(record: RecurringRecord, instant: int, now: int, running: JobReco
     if running is not None:
         job.state, job.parents = State.AWAITING, (Edge(running.id, On.FINISHED),)
     return job
-
-
-async def _in_thread(function: Callable[..., R], *args: object) -> R:
-    import asyncio  # noqa: PLC0415 - loaded when first used
-
-    return await asyncio.to_thread(function, *args)

@@ -18,6 +18,7 @@ from firelock.arguments import check_callable
 from firelock.errors import ConfigurationError, TaskError
 from firelock.job import On
 from firelock.retry import Retry, RetryPolicy
+from firelock.threads import in_thread
 
 if TYPE_CHECKING:
     from firelock.client import Client
@@ -198,6 +199,16 @@ def _takes_context(function: Callable[..., Any]) -> bool:
 # ---- calls -----------------------------------------------------------------------------------------------
 
 
+def _optional_on(value: str | None) -> On | None:
+    if value is None:
+        return None
+    try:
+        return On(value)
+    except ValueError as error:
+        message = f"on={value!r} is unknown; use one of {', '.join(On)}."
+        raise ConfigurationError(message) from error
+
+
 @attrs.frozen
 class CallOptions:
     """What `using(...)` says of one call; None leaves the task's own."""
@@ -207,7 +218,7 @@ class CallOptions:
     delay: timedelta | float | None = None
     at: datetime | None = None
     tags: tuple[str, ...] | None = attrs.field(default=None, converter=attrs.converters.optional(_check_tags))
-    on: On | None = attrs.field(default=None, converter=attrs.converters.optional(lambda on: _on(on)))
+    on: On | None = attrs.field(default=None, converter=_optional_on)
     within: object | None = None
     timeout: float | None = attrs.field(default=None, converter=_timeout_seconds)
     retry: Retry | None = attrs.field(default=None)
@@ -226,20 +237,12 @@ class CallOptions:
             message = f"using(delay={self.delay!r}, at={self.at!r}): give one of the two."
             raise ConfigurationError(message)
 
-    def given(self) -> dict[str, object]:
+    def given(self) -> dict[str, Any]:
         """Return the options that were given."""
         return {name: value for name, value in attrs.asdict(self, recurse=False).items() if value is not None}
 
 
 NO_OPTIONS = CallOptions()
-
-
-def _on(value: str) -> On:
-    try:
-        return On(value)
-    except ValueError as error:
-        message = f"on={value!r} is unknown; use one of {', '.join(On)}."
-        raise ConfigurationError(message) from error
 
 
 @attrs.frozen
@@ -299,7 +302,7 @@ class TaskVerbs(Generic[P, R]):
         Raises:
             ConfigurationError: a value is out of its bounds.
         """
-        given = CallOptions(queue, priority, delay, at, tags, on, within, timeout, retry)  # type: ignore[arg-type]
+        given = CallOptions(queue, priority, delay, at, tags, on, within, timeout, retry)
         return TaskVerbs(self._client, self.info, attrs.evolve(self.options, **given.given()))
 
     def call(self, *args: P.args, **kwargs: P.kwargs) -> Call:
@@ -361,9 +364,7 @@ class TaskVerbs(Generic[P, R]):
         self, recurring_id: str, schedule: str | Cron | Every, /, *args: P.args, **kwargs: P.kwargs
     ) -> RecurringJob:
         """Add or update without blocking the event loop."""
-        import asyncio  # noqa: PLC0415 - loaded when first used
-
-        return await asyncio.to_thread(self.recur, recurring_id, schedule, *args, **kwargs)
+        return await in_thread(self.recur, recurring_id, schedule, *args, **kwargs)
 
 
 class Task(TaskVerbs[P, R]):

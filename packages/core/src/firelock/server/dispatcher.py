@@ -183,7 +183,7 @@ class Dispatcher:
         if not self._is_unreachable:
             self._is_unreachable = True
             log.warning("Storage unavailable, keeping what has ended and trying again: %s", error)
-        self.on_contact(False)  # noqa: FBT003 - one fact, named by the callback
+        self.on_contact(False)
         self._reconciled_at = 0.0  # the reply to a claim may have been lost: compare as soon as it answers
         self._flag.clear()
         self._flag.wait(random.uniform(0, self._pause))  # noqa: S311 - jitter
@@ -204,7 +204,7 @@ class Dispatcher:
         if self._is_unreachable:
             self._is_unreachable = False
             log.info("Storage is back.")
-            self.on_contact(True)  # noqa: FBT003 - one fact, named by the callback
+            self.on_contact(True)
         self._pause = _FIRST_PAUSE
         took = self._take(reply, limit, was_dry=was_dry_before or self._threads.waiting == 0)
         self._wait(is_more_likely=took > 0 and took >= limit)

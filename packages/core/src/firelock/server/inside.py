@@ -20,6 +20,7 @@ from firelock.server.keeper import SessionKeeper
 from firelock.server.loading import locate_app
 from firelock.server.queue_choice import parse_queues
 from firelock.storage import NewSession
+from firelock.threads import in_thread
 
 if TYPE_CHECKING:
     from firelock.app import Firelock
@@ -173,9 +174,7 @@ class InsideServer:
 
     async def __aenter__(self) -> Self:
         """Start without blocking the event loop."""
-        import asyncio  # noqa: PLC0415 - loaded when first used
-
-        return await asyncio.to_thread(self.start)
+        return await in_thread(self.start)
 
     async def __aexit__(
         self,
@@ -184,9 +183,7 @@ class InsideServer:
         traceback: TracebackType | None,
     ) -> None:
         """Stop without blocking the event loop."""
-        import asyncio  # noqa: PLC0415 - loaded when first used
-
-        await asyncio.to_thread(self.stop)
+        await in_thread(self.stop)
 
 
 def _at_least_one(name: str, value: int) -> int:

@@ -96,7 +96,7 @@ class Runner:
             serializer = self._serializers.get(job.serializer)
             if serializer is None:
                 message = f"serializer {job.serializer!r} is not installed on this server"
-                raise ArgumentError(message)  # noqa: TRY301 - one way out for everything unreadable
+                raise ArgumentError(message)
             args, kwargs = self._registry.binder(info).decode_text(job.arguments, serializer)
         except Exception as error:  # noqa: BLE001 - a serializer of a plugin may raise anything; nothing may end the loop
             return self._unreadable(job, holder, error)

@@ -146,18 +146,13 @@ class Upkeep:
                 self._condition.notify()
 
     def _promote_and_fire(self) -> None:
-        moved = 0
-        for _ in range(_BATCHES_A_SWEEP):
-            promotion = self._storage.promote(_BATCH)
-            moved += promotion.promoted
-            if promotion.promoted < _BATCH:
-                break
         fired = fire_due(self._app.client)
-        if moved or fired:
+        promotion = self._storage.promote(_BATCH)
+        if fired or promotion.promoted:
             self._dispatcher.work_came()
-        if fired:
-            promotion = self._storage.promote(_BATCH)
-        self.next_due(promotion.next_due_at)
+        self.next_due(
+            promotion.next_due_at
+        )  # a full batch leaves an instant that is due: the duty goes on at once
 
     # ---- the sweep ---------------------------------------------------------------------------------------
 
