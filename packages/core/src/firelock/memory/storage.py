@@ -6,8 +6,6 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from itertools import islice
 
-from typing_extensions import override
-
 from firelock.clock import SECOND
 from firelock.errors import JobNotFound, StorageError, UnsupportedFeature
 from firelock.job import Attempt, HistoryEntry, JobRecord, LogLine, NewJob, Progress, State
