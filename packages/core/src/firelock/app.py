@@ -168,8 +168,11 @@ class Firelock:
         on_risk: str = "continue",
         remote: bool = False,
     ) -> TaskDecorator: ...
-    def task(  # the overloads above say what it takes
-        self, function: Callable[..., Any] | None = None, /, **options: Any  # noqa: ANN401
+    def task(  # type: ignore[misc]  # mypy does not match keyword-only parameters with these
+        self,
+        function: Callable[..., Any] | None = None,
+        /,
+        **options: Any,  # noqa: ANN401
     ) -> Any:  # noqa: ANN401
         """Register a function as a task: `@fire.task` or `@fire.task(queue="mail", retry=Retry(attempts=3))`.
 
