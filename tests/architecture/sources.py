@@ -85,6 +85,17 @@ def imports(tree: ast.Module) -> Iterator[tuple[int, str]]:
                 yield from ((node.lineno, f"{module}.{alias.name}") for alias in names)
 
 
+def loads(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """The imports of a running program: those that only type checkers see are left out."""
+    seen_by_checkers = {
+        line
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and dotted(node.test).endswith("TYPE_CHECKING")
+        for line in range(node.lineno, node.body[-1].end_lineno + 1)  # type: ignore[operator]
+    }
+    yield from ((line, name) for line, name in imports(tree) if line not in seen_by_checkers)
+
+
 def calls(tree: ast.Module) -> Iterator[tuple[ast.Call, str]]:
     """Every call with the dotted name of what is called; a part that is no name reads as "?"."""
     for node in ast.walk(tree):

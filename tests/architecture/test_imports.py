@@ -7,7 +7,7 @@ import sys
 
 from importlinter.cli import lint_imports
 
-from tests.architecture.sources import ROOT, calls, imports, package_sources
+from tests.architecture.sources import ROOT, calls, imports, loads, package_sources
 
 DOORS = ("firelock", "firelock.storage", "firelock.testing")
 
@@ -25,6 +25,9 @@ LOADED_WHEN_USED = {
     "sqlalchemy",
     "sqlite3",
 }
+
+# Annotations may name its Converter anywhere; these alone need the library when a program runs.
+LOAD_CATTRS = {"firelock.conversion", "firelock.converter"}
 
 
 def is_pure(module):
@@ -67,6 +70,18 @@ def test_what_decides_reads_no_clock():
 
     assert pure != []
     assert reads == []
+
+
+def test_only_the_conversion_of_arguments_loads_cattrs():
+    """What else knows of converters is passed one."""
+    importers = {
+        source.module
+        for source in package_sources()
+        for _, name in loads(source.tree)
+        if name.split(".")[0] == "cattrs"
+    }
+
+    assert importers == LOAD_CATTRS
 
 
 def test_importing_firelock_stays_cheap():
