@@ -41,7 +41,7 @@ PROTOCOL = (
     Variant("protocol, operators", Rules(), _with(operator=True, losses=True, returns=True), SAFE),
     Variant("protocol, operators and kills", Rules(), _with(operator=True, kills=True), SAFE),
     Variant("protocol, two slots", Rules(), attrs.evolve(_with(operator=True, kills=True), slots=2), SAFE),
-    Variant("protocol, three calls", Rules(), attrs.evolve(_with(operator=True), wire=3), SAFE),
+    Variant("protocol, three calls", Rules(), attrs.evolve(_with(kills=True), wire=3), SAFE),
 )
 
 GUARDS = (
