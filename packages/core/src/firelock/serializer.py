@@ -7,17 +7,9 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from math import isfinite
-from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn, TypeAlias, cast
+from typing import Any, ClassVar, Final, NoReturn, TypeAlias, cast
 
 from firelock.errors import ArgumentError, ConfigurationError
-
-if TYPE_CHECKING:
-    from typing_extensions import override
-else:
-
-    def override(method):  # noqa: ANN001, ANN202 - `typing.override` itself comes with Python 3.12
-        return method
-
 
 __all__ = ["MAX_DEPTH", "JsonSerializer", "JsonValue", "Misfit", "Serializer", "check_json"]
 
@@ -37,10 +29,12 @@ _IDENTIFIER: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 class Misfit(ArgumentError):
     """A value that is not strict JSON or not of its annotation; `path` says where, `culprit` which value."""
 
-    def __init__(self, problem: str, culprit: object) -> None:
+    def __init__(self, problem: str, culprit: object, advice: str | None = None) -> None:
         super().__init__(problem)
         self.problem = problem
         self.culprit = culprit
+        self.advice = advice
+        """What to do; None where the culprit's type says it."""
         self.steps: list[str | int] = []
         """From the inside out: who catches on the way up appends where it stood."""
 
@@ -54,7 +48,6 @@ class Misfit(ArgumentError):
         """The place in JSON path notation, `$.a[0]`."""
         return "$" + "".join(map(_path_step, reversed(self.steps)))
 
-    @override
     def __str__(self) -> str:
         return f"{self.problem} at {self.path}"
 
@@ -96,7 +89,8 @@ def _check_object(value: dict[object, object], depth: int) -> None:
     key: object = None
     try:
         for key, item in value.items():
-            _check_key(key, value)
+            if type(key) is not str or "\0" in key or not key.isascii():
+                _check_key(key, value)
             if type(item) is str:  # the two commonest leaves are worth not calling for
                 if "\0" in item or not item.isascii():
                     _check_text(item)
@@ -115,8 +109,7 @@ def _check_key(key: object, owner: object) -> None:
     if type(key) is not str:
         shown = f" {key}" if key is None or type(key) is bool else ""
         raise Misfit(f"an object's key is {type(key).__name__}{shown}, not str", owner)
-    if "\0" in key or not key.isascii():
-        _check_text(key)
+    _check_text(key)
 
 
 def _check_array(value: list[object], depth: int) -> None:
@@ -175,7 +168,6 @@ class Serializer(ABC):
     is_strict: ClassVar[bool] = False
     """True when `dumps` and `loads` refuse what `check_json` refuses; otherwise the core checks as well."""
 
-    @override
     def __init_subclass__(cls) -> None:
         """Refuse a name that could not be stored."""
         super().__init_subclass__()
@@ -217,7 +209,6 @@ class JsonSerializer(Serializer):
         self._writer: Callable[[JsonValue], str] | None = None
         self._reader: Callable[[str], JsonValue] | None = None
 
-    @override
     def dumps(self, value: JsonValue) -> str:
         """Return the value as compact JSON; about 0.4 µs for a small object.
 
@@ -228,7 +219,6 @@ class JsonSerializer(Serializer):
         writer = self._writer or self._choose()[0]
         return writer(value)
 
-    @override
     def loads(self, text: str) -> JsonValue:
         """Return the value of the text; about 0.5 µs for a small object that this class wrote.
 
@@ -254,7 +244,7 @@ class JsonSerializer(Serializer):
 
 
 def _fast_pair() -> _Pair:
-    import orjson
+    import orjson  # noqa: PLC0415 - may be missing, and is needed at the first use only
 
     dumps, loads = orjson.dumps, orjson.loads
     safe_integers = orjson.OPT_STRICT_INTEGER
