@@ -26,6 +26,9 @@ ALLOWED = {
     ("packages/core/src/firelock/server/loading.py", "import_module"): (
         "`firelock server app:fire` imports the app that its command line names"
     ),
+    ("packages/core/src/firelock/testing/__init__.py", "import_module"): (
+        "the testers' door does as the users' door"
+    ),
 }
 
 ASSET_SUFFIXES = {".html", ".js", ".svg", ".jinja", ".j2"}

@@ -60,7 +60,7 @@ def the_context_is_no_argument() -> None:
 def options_never_mix_with_arguments() -> None:
     """An option behind a verb, an unknown option and an option of a wrong type are errors."""
     create_report.enqueue("a", queue="bulk")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
-    notify.using(qeue="bulk").enqueue(42)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    notify.using(qeue="bulk")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     notify.using(priority="high")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     notify.using(on="whenever")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     notify.using("bulk")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
@@ -77,10 +77,10 @@ def continuations_take_the_child_s_arguments() -> None:
     job = create_report.enqueue("a")
     job.then(notify, "42")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     job.then(notify)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
-    job.then(print, 42)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    job.then(print, 42)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
 
 
 def results_have_the_function_s_type() -> None:
     """A result is no Any."""
-    job = create_report.enqueue("a")
-    summarise.enqueue(job.result()).result().upper()  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+    report = create_report.enqueue("a").result()
+    notify.enqueue(report)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
