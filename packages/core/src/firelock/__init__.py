@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from firelock.app import Firelock
-    from firelock.client import Client
     from firelock.context import JobContext, current_job
     from firelock.cron import Cron, Every, Misfire, Overlap
     from firelock.errors import (

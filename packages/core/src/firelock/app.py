@@ -1,4 +1,4 @@
-"""`Firelock`: the app. It ties tasks, storage, plugins and settings together and holds no state of its own."""
+"""`Firelock`: the app. It ties tasks, storage, plugins and settings together."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ class Firelock:
         )
 
     def use_storage(self, url: str) -> None:
-        """Jobs live in another storage from now on; for a command line that names one. Call it before any verb."""
+        """Jobs live in another storage from now on. Call it before any verb."""
         client = self._client
         if self._locks is self.storage:
             self._locks = client.storage = self.storage = self.plugins.open_storage(url)
@@ -172,16 +172,17 @@ class Firelock:
         self,
         function: Callable[..., Any] | None = None,
         /,
-        **options: Any,  # noqa: ANN401
-    ) -> Any:  # noqa: ANN401
+        **options: Any,
+    ) -> Any:
         """Register a function as a task: `@fire.task` or `@fire.task(queue="mail", retry=Retry(attempts=3))`.
 
         Args:
             function: a plain `def` or `async def`.
-            options: `name` (as stored; `module.qualname` where it is left out), `queue`, `priority` (−100…100), `retry` (a Retry or an object with `decide`), `timeout`
-                (of an attempt), `tags` (texts that may name parameters: "user:{user_id}"), `aliases` (old
-                names still stored with jobs), `executor` ("auto" or "process"), `on_risk` ("continue" or
-                "cancel"), `remote` (a stub for code that lives elsewhere).
+            options: `name` (as stored; `module.qualname` by default), `queue`, `priority` (-100 to 100),
+                `retry` (a Retry or an object with `decide`), `timeout` (of an attempt), `tags` (texts that
+                may name parameters: "user:{user_id}"), `aliases` (old names still stored with jobs),
+                `executor` ("auto" or "process"), `on_risk` ("continue" or "cancel"), `remote` (a stub for
+                code that lives elsewhere).
 
         Raises:
             TaskError: it is no plain function, or no other process could find it.
@@ -207,7 +208,7 @@ class Firelock:
         return task_of(self._client, info)
 
     def enqueue_many(self, calls: Iterable[Call]) -> list[Job[Any]]:
-        """The calls, made by `task.call(…)`, are stored in order: all checked first, 500 at a time, each atomic."""
+        """The calls of `task.call(…)` are stored in order: first all checked, then 500 at a time."""
         return self._client.create_many(list(calls))
 
     async def aenqueue_many(self, calls: Iterable[Call]) -> list[Job[Any]]:
@@ -256,7 +257,7 @@ class Firelock:
         session timeout costs the server its session, and a job that kills its process kills this one.
 
         Args:
-            queues: strict priority as listed, or weights as "critical:3,default:1"; every queue where left out.
+            queues: strict priority as listed, or weights as "critical:3,default:1"; every queue by default.
             workers: threads for `def` tasks; five a core where left out.
             async_workers: `async def` jobs at once; 100 where left out.
             name: for people; host:pid where left out.

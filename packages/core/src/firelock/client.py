@@ -153,7 +153,7 @@ class Client:
             due_at if is_later else None,
             due_at,
             None,
-            self._tags(binder, info, options, args, kwargs) if info.tags or options.tags else (),
+            self._tags(binder, Call(info, options, args, kwargs)) if info.tags or options.tags else (),
             options.timeout,
             None if options.retry is None else options.retry.to_json(),
         )
@@ -179,19 +179,16 @@ class Client:
         job.parents = (Edge(parent_id, on),)
         return job
 
-    def recurring_arguments(
-        self, info: TaskInfo, options: CallOptions, args: tuple[object, ...], kwargs: Mapping[str, object]
-    ) -> NewJob:
+    def recurring_arguments(self, call: Call) -> NewJob:
         """Return a job as each run of a recurring job would be, never stored itself.
 
         Raises:
             ConfigurationError: an option has no meaning for a recurring job.
         """
-        given = options.given()
-        if meaningless := sorted(given.keys() & {"delay", "at", "on", "within"}):
+        if meaningless := sorted(call.options.given().keys() & {"delay", "at", "on", "within"}):
             message = f"A recurring job takes no {meaningless[0]}; its schedule says when it runs."
             raise ConfigurationError(message)
-        return self._new_job(info, options, args, kwargs)
+        return self._new_job(call.info, call.options, call.args, call.kwargs)
 
     def _ask_plugins(
         self, info: TaskInfo, options: CallOptions, args: tuple[object, ...], kwargs: Mapping[str, object]
@@ -211,16 +208,10 @@ class Client:
             return now + _delay(options.delay, now)
         return None
 
-    def _tags(
-        self,
-        binder: Binder,
-        info: TaskInfo,
-        options: CallOptions,
-        args: tuple[object, ...],
-        kwargs: Mapping[str, object],
-    ) -> tuple[str, ...]:
-        own = format_tags(info.tags, binder.encode(args, dict(kwargs)), defaults=binder.defaults)
-        return tuple(dict.fromkeys((*own, *check_tags(options.tags or ()))))
+    def _tags(self, binder: Binder, call: Call) -> tuple[str, ...]:
+        bound = binder.encode(call.args, call.kwargs)
+        own = format_tags(call.info.tags, bound, defaults=binder.defaults)
+        return tuple(dict.fromkeys((*own, *check_tags(call.options.tags or ()))))
 
     def release_children(self) -> None:
         """Continuations that an operator's change set free are moved; upkeep does what is left."""
@@ -228,22 +219,14 @@ class Client:
 
     # ---- recurring ---------------------------------------------------------------------------------------
 
-    def recur(
-        self,
-        info: TaskInfo,
-        options: CallOptions,
-        recurring_id: str,
-        schedule: str | Cron | Every,
-        args: tuple[object, ...],
-        kwargs: Mapping[str, object],
-    ) -> RecurringJob:
+    def recur(self, call: Call, recurring_id: str, schedule: str | Cron | Every) -> RecurringJob:
         """See `TaskVerbs.recur`."""
-        return self.recurring.add_or_update(info, options, recurring_id, schedule, args, kwargs)
+        return self.recurring.add_or_update(call, recurring_id, schedule)
 
 
 def _instant(value: object) -> datetime:
     if not isinstance(value, datetime):
-        message = f"at={value!r} is no datetime; pass an aware datetime, such as datetime.now(UTC) + timedelta(hours=1)."
+        message = f"at={value!r} is no datetime; pass an aware one: datetime.now(UTC) + timedelta(hours=1)."
         raise ScheduleError(message)
     return value
 

@@ -82,7 +82,7 @@ class JobContext:
 
     @property
     def fence(self) -> int:
-        """A number that grows with every claim of this job: pass it on to systems that must refuse an old run."""
+        """A number that grows with every claim of this job: for systems that must refuse an old run."""
         return self._job.fence
 
     @property

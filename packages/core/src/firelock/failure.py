@@ -1,4 +1,4 @@
-"""An exception as text: type, message, a bounded traceback with the application's own frames marked, a fingerprint."""
+"""An exception as text: type, message, a bounded traceback with own frames marked, a fingerprint."""
 
 from __future__ import annotations
 
@@ -119,6 +119,6 @@ def _own_top(told: traceback.TracebackException) -> str:
 
 
 def _fingerprint(kind: str, message: str, place: str) -> str:
-    """Return what failures of one kind at one place share: numbers and quoted texts of the message do not count."""
+    """Return what failures of one kind at one place share; numbers and quoted texts do not count."""
     normal = _VARYING.sub("#", message)[:200]
-    return hashlib.sha256("\x1f".join((kind, normal, place)).encode()).hexdigest()[:16]
+    return hashlib.sha256(f"{kind}\x1f{normal}\x1f{place}".encode()).hexdigest()[:16]

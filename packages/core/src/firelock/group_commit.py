@@ -1,4 +1,4 @@
-"""Concurrent awaits share one round trip: whoever awaits an insert while another is under way joins the next."""
+"""Concurrent awaits share one round trip: who awaits an insert while one is under way joins the next."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LARGEST = 500
 
 
 class GroupCommit:
-    """One thread an app, started by the first await; it stores what has gathered since its last round trip."""
+    """One thread an app, started by the first await; it stores what gathered since its last round trip."""
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage

@@ -35,7 +35,7 @@ R2 = TypeVar("R2")
 
 
 class Job(Generic[R]):
-    """One job. `state` and the other fields are as they were when the handle was made; `refresh()` gives a new one."""
+    """One job, as it was when the handle was made; `refresh()` gives a new handle."""
 
     __slots__ = ("_client", "_is_uncommitted", "_record")
 

@@ -61,7 +61,7 @@ class Edge:
 
 @attrs.define
 class NewJob:
-    """What a client asks a storage to store; `insert` may turn its state when the parent has already ended."""
+    """What a client asks a storage to store; `insert` turns its state where the parent has already ended."""
 
     id: str
     task: str

@@ -117,7 +117,10 @@ class Lock:
             log.warning("Lock %r was not released; it ends by itself within %g s.", self.name, self._ttl)
             return
         if kind is None and (self._is_lost or not released):
-            message = f"Lock {self.name!r} (fence {self.fence}) was lost before it was left: work under it may have overlapped."
+            message = (
+                f"Lock {self.name!r} (fence {self.fence}) was lost before it was left: work under it may "
+                "have overlapped with another holder's."
+            )
             raise LockLost(message)
 
     async def __aenter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""The operator's verbs: `fire.jobs`, `fire.queues`, `fire.servers`. Reading is paged, acting answers per id."""
+"""`fire.jobs`, `fire.queues`, `fire.servers`: reading is paged, acting answers per id."""
 
 from __future__ import annotations
 
@@ -267,7 +267,7 @@ class Servers:
         return await in_thread(self.list)
 
     def tell(self, server_id: str, order: str) -> None:
-        """The server stops claiming (`quiet`), claims again (`resume`) or stops (`stop`) within a heartbeat."""
+        """Within a heartbeat the server claims no more (quiet), claims again (resume) or stops (stop)."""
         if order not in {"quiet", "resume", "stop"}:
             message = f"Order {order!r} is unknown; use quiet, resume or stop."
             raise ConfigurationError(message)

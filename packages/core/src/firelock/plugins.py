@@ -1,4 +1,4 @@
-"""The only caller of pluggy: loads plugins, asks hooks, and keeps a boolean for each that nobody implements."""
+"""The only caller of pluggy: loads plugins, asks hooks, keeps a boolean for each that nobody implements."""
 
 from __future__ import annotations
 
@@ -192,7 +192,9 @@ class Plugins:
         factory = self._lock_providers.get(scheme)
         if factory is None:
             known = ", ".join(sorted(self._lock_providers)) or "none"
-            message = f"No lock provider for scheme {scheme!r}. Installed: {known}. Install a plugin that offers it."
+            message = (
+                f"No lock provider for scheme {scheme!r}. Installed: {known}. Install one that offers it."
+            )
             raise UnknownScheme(message)
         provider: LockProvider = factory(url)  # type: ignore[assignment]
         return provider
@@ -306,7 +308,7 @@ class _Core:
 
 def _checked(storage: object, scheme: str) -> Storage:
     if not isinstance(storage, Storage):
-        message = f"The plugin for {scheme!r} returned {type(storage).__name__}, which is no firelock.storage.Storage."
+        message = f"The plugin for {scheme!r} returned {type(storage).__name__}, no firelock.storage.Storage."
         raise PluginError(message)
     if storage.contract != CONTRACT:
         message = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -26,7 +26,7 @@ from firelock.handle import Job
 from firelock.ids import derived_id
 from firelock.job import Edge, JobRecord, NewJob, On, State
 from firelock.storage import RecurringRecord
-from firelock.task import CallOptions, TaskInfo, TaskVerbs
+from firelock.task import Call, TaskVerbs
 from firelock.threads import in_thread
 
 if TYPE_CHECKING:
@@ -92,11 +92,8 @@ class RecurringJob:
 
 @attrs.frozen
 class _Declaration:
-    info: TaskInfo
-    options: CallOptions
+    call: Call
     schedule: Cron | Every
-    args: tuple[object, ...]
-    kwargs: Mapping[str, object]
 
 
 class Recurring:
@@ -121,7 +118,7 @@ class Recurring:
             if recurring_id in self._declared:
                 message = f"Recurring job {recurring_id!r} is declared twice in this app; rename one."
                 raise ConfigurationError(message)
-            self._declared[recurring_id] = _Declaration(task.info, task.options, parsed, args, kwargs)
+            self._declared[recurring_id] = _Declaration(Call(task.info, task.options, args, kwargs), parsed)
             return task  # type: ignore[return-value]
 
         return declare
@@ -132,7 +129,7 @@ class Recurring:
         Another app's definitions on the same storage are left alone: only tasks registered here count.
         """
         written = [
-            self._put(one.info, one.options, recurring_id, one.schedule, one.args, one.kwargs, origin="code")
+            self._put(one.call, recurring_id, one.schedule, origin="code")
             for recurring_id, one in self._declared.items()
         ]
         for record in self._all():
@@ -142,31 +139,13 @@ class Recurring:
                 self._client.storage.put_recurring(attrs.evolve(record, is_gone=True), keep_progress=True)
         return written
 
-    def add_or_update(
-        self,
-        info: TaskInfo,
-        options: CallOptions,
-        recurring_id: str,
-        schedule: str | Cron | Every,
-        args: tuple[object, ...],
-        kwargs: Mapping[str, object],
-    ) -> RecurringJob:
+    def add_or_update(self, call: Call, recurring_id: str, schedule: str | Cron | Every) -> RecurringJob:
         """The definition is stored; see `TaskVerbs.recur`."""
         _check_id(recurring_id)
-        return self._put(info, options, recurring_id, parse_schedule(schedule), args, kwargs, origin="call")
+        return self._put(call, recurring_id, parse_schedule(schedule), origin="call")
 
-    def _put(
-        self,
-        info: TaskInfo,
-        options: CallOptions,
-        recurring_id: str,
-        schedule: Cron | Every,
-        args: tuple[object, ...],
-        kwargs: Mapping[str, object],
-        *,
-        origin: str,
-    ) -> RecurringJob:
-        job = self._client.recurring_arguments(info, options, args, kwargs)
+    def _put(self, call: Call, recurring_id: str, schedule: Cron | Every, *, origin: str) -> RecurringJob:
+        job = self._client.recurring_arguments(call)
         definition = RecurringRecord(
             recurring_id, job.task, job.arguments, job.serializer, schedule_to_json(schedule), job.queue,
             job.priority, job.tags, job.timeout_seconds, job.retry, origin=origin,

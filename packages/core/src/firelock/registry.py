@@ -43,8 +43,8 @@ class Registry:
                 other = self._by_name.get(name) or self._aliases.get(name)
                 if other is not None and other.place != info.place:
                     message = (
-                        f"Task name {name!r} is taken: by {other.place} and now by {info.place}. Rename one, or "
-                        'pin a name: @fire.task(name="…").'
+                        f"Task name {name!r} is taken: by {other.place} and now by {info.place}. Rename one, "
+                        'or pin a name: @fire.task(name="…").'
                     )
                     raise DuplicateTask(message)
             self._by_name[info.name] = info

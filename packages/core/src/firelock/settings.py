@@ -62,7 +62,7 @@ class Settings:
     def from_environment(
         cls, table: Mapping[str, object] | None = None, environment: Mapping[str, str] | None = None
     ) -> Settings:
-        """Return settings from the environment, over those of a `[tool.firelock]` table, over the defaults."""
+        """Return settings from the environment, over a `[tool.firelock]` table, over the defaults."""
         environment = os.environ if environment is None else environment
         values: dict[str, object] = {}
         for field in attrs.fields(cls):

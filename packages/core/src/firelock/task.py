@@ -77,7 +77,7 @@ def check_queue(name: str) -> str:
 
 def _check_priority(value: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not -_PRIORITY <= value <= _PRIORITY:
-        message = f"Priority {value!r} is refused; use a whole number from -{_PRIORITY} to {_PRIORITY}, higher first."
+        message = f"Priority {value!r} is refused; use a whole number from -{_PRIORITY} to {_PRIORITY}."
         raise ConfigurationError(message)
     return value
 
@@ -98,7 +98,7 @@ def _timeout_seconds(value: timedelta | float | None) -> float | None:
 
 
 def _check_retry(value: object) -> RetryPolicy:
-    if isinstance(value, bool) or isinstance(value, int):
+    if isinstance(value, bool | int):
         message = f"retry={value!r} is no policy; write retry=Retry(attempts={int(value)})."
         raise ConfigurationError(message)
     if not callable(getattr(value, "decide", None)):
@@ -168,8 +168,8 @@ def _default_name(function: Callable[..., Any]) -> str:
     qualname = function.__qualname__
     if "<" in qualname:
         message = (
-            f"{qualname} is defined inside a function, or is a lambda: another process cannot find it. Move it "
-            'to a module, or give it a name that a server registers as well: @fire.task(name="…").'
+            f"{qualname} is defined inside a function, or is a lambda: another process cannot find it. Move "
+            'it to a module, or give it a name that a server registers as well: @fire.task(name="…").'
         )
         raise TaskError(message)
     module = function.__module__
@@ -227,8 +227,8 @@ class CallOptions:
     def _is_storable(self, _: object, value: object) -> None:
         if value is not None and not isinstance(value, Retry):
             message = (
-                f"using(retry={value!r}): a policy given for one call is stored with the job, so it must be a "
-                "Retry. Set an object of your own on the task: @fire.task(retry=…)."
+                f"using(retry={value!r}): a policy given for one call is stored with the job, so it must be "
+                "a Retry. Set an object of your own on the task: @fire.task(retry=…)."
             )
             raise ConfigurationError(message)
 
@@ -345,7 +345,7 @@ class TaskVerbs(Generic[P, R]):
         return attrs.evolve(self.options, delay=when, at=None)
 
     def enqueue_many(self, calls: Iterable[Sequence[object]]) -> list[Job[R]]:
-        """A job a tuple of positional arguments is stored: all are checked first, then 500 at a time, each atomic."""
+        """A job is stored for each tuple of arguments: all checked first, then 500 at a time, each atomic."""
         return self._client.create_many([Call(self.info, self.options, tuple(args), {}) for args in calls])
 
     def recur(
@@ -358,7 +358,7 @@ class TaskVerbs(Generic[P, R]):
         Raises:
             ScheduleError: the cron text or zone is wrong.
         """
-        return self._client.recur(self.info, self.options, recurring_id, schedule, args, kwargs)
+        return self._client.recur(self.call(*args, **kwargs), recurring_id, schedule)
 
     async def arecur(
         self, recurring_id: str, schedule: str | Cron | Every, /, *args: P.args, **kwargs: P.kwargs

@@ -1,4 +1,4 @@
-"""What runs jobs: executors, dispatcher and upkeep under one session. The same in a process of its own and inside another."""
+"""What runs jobs: executors, dispatcher and upkeep under one session, in whatever process."""
 
 from __future__ import annotations
 
@@ -80,12 +80,26 @@ class Child:
             self.board,
             self.server,
             self.app_spec,
-            lambda: self._dispatcher.wake(),
+            self._wake,
         )
         self._threads = ThreadWorkers(desk, self.workers)
         self._coroutines = AsyncWorkers(desk, self.async_workers, self.workers)
-        self._dispatcher = Dispatcher(self.app, desk, self._threads, self._coroutines, self.queues, metrics)
-        self._upkeep = Upkeep(self.app, desk, self._dispatcher, self._coroutines, metrics, self.board)
+        self._dispatcher = Dispatcher(
+            self.app,
+            desk,
+            threads=self._threads,
+            coroutines=self._coroutines,
+            queues=self.queues,
+            metrics=metrics,
+        )
+        self._upkeep = Upkeep(
+            self.app,
+            desk,
+            dispatcher=self._dispatcher,
+            coroutines=self._coroutines,
+            metrics=metrics,
+            board=self.board,
+        )
         self._dispatcher.on_next_due = self._upkeep.next_due
         self._dispatcher.on_session_lost = self.on_session_lost
         self._dispatcher.on_contact = lambda is_there: self._upkeep.contact(is_there=is_there)
@@ -112,6 +126,9 @@ class Child:
     def settled(self) -> int:
         """How many attempts this child has settled."""
         return self._dispatcher.settled
+
+    def _wake(self) -> None:
+        self._dispatcher.wake()  # made after the executors that call it
 
     # ---- the wake-up -------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""The process of a child: `python -m firelock.server.child_process`, started by a supervisor and by nobody else."""
+"""The process of a child: `python -m firelock.server.child_process`, started by a supervisor."""
 
 from __future__ import annotations
 
@@ -59,7 +59,8 @@ class ChildProcess:
             app.recurring.sync()
         app.plugins.worker_process_started(server)
         self._child = Child(
-            app, self._board, server, queues, workers, coroutines, self._options["app_spec"], self._report_lost
+            app, self._board, server, queues, workers, coroutines, self._options["app_spec"],
+            self._report_lost,
         )  # fmt: skip
         self._say({"ready": {
             "storage": app.storage.connect_url, "settings": app.settings.to_json(), "workers": workers,

@@ -1,4 +1,4 @@
-"""How many jobs to claim beyond the free workers: by the wait that is observed, so that speed never costs fairness.
+"""How many jobs to claim beyond the free workers: by the wait observed, so that speed never costs fairness.
 
 Jobs of microseconds want hundreds at hand, a job of seconds none that waits behind it. Additive increase,
 multiplicative decrease, as congestion control does it.
@@ -30,7 +30,7 @@ class ClaimAhead:
         self._ahead = min(self.limit, self._ahead * 1.05 + 1)
 
     def observe(self, oldest_wait: float) -> bool:
-        """Take note of the oldest wait here, in seconds; return True if all that wait should be handed back."""
+        """Note the oldest wait here, in seconds; return True if all that wait should be handed back."""
         if oldest_wait > _TOO_LONG_WAIT:
             self._ahead /= 2
             return True

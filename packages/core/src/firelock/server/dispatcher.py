@@ -1,4 +1,4 @@
-"""The loop of a child: settle what ended, claim what there is room for, in one exchange; then wait for either.
+"""The loop of a child: settle what ended, claim what there is room for, in one exchange; then wait.
 
 Everything that is sent to the storage about jobs is sent from this one thread, so a reconciliation never
 races a claim of its own.
@@ -50,6 +50,7 @@ class Dispatcher:
         self,
         app: Firelock,
         desk: Desk,
+        *,
         threads: ThreadWorkers,
         coroutines: AsyncWorkers,
         queues: QueueChoice,
@@ -388,7 +389,7 @@ class Dispatcher:
         )
 
     def _reconcile(self) -> None:
-        """Compare what we hold with what the storage says, between claims: stop what is lost, return what is unknown."""
+        """Compare what we hold with what the storage says: stop what is lost, return what is unknown."""
         holder = self._holder
         if holder is None:
             return

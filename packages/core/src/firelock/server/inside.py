@@ -120,7 +120,7 @@ class InsideServer:
             self._keeper.mark("quiet" if order == "quiet" else "running")
 
     def stop(self, *, grace: float | None = None) -> None:
-        """Running jobs had the grace time (25 s by default) to end; the rest is handed back. Twice is allowed."""
+        """Running jobs had the grace time to end, the rest is handed back; stopping twice is fine."""
         with self._stopping:
             child, self._child = self._child, None
             if child is None or self._server is None:

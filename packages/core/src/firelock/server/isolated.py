@@ -1,4 +1,4 @@
-"""A process of its own for a job: for `executor="process"`, and for a job that is suspected of killing its process.
+"""A process of its own for a job: for `executor="process"`, and for a job suspected of killing its process.
 
 The process imports the app by the name its server was started with, gets one job after another as a line of
 JSON, and answers each with its log lines and its transition. When it dies, exactly one job is to blame.

@@ -1,4 +1,4 @@
-"""Runs one attempt and says what becomes of the job. The same in a thread, on an event loop and in a process."""
+"""Runs one attempt and says what becomes of the job, in a thread, on an event loop or in a process."""
 
 from __future__ import annotations
 
@@ -148,12 +148,10 @@ class Runner:
     def wrapped(self, run: Run) -> ExitStack:
         """Return the plugins' context managers around a run, as one."""
         contexts: Sequence[AbstractContextManager[object]] = self._plugins.job_contexts(run.context, run.info)
-        stack = ExitStack()
         with ExitStack() as opening:
             for context in contexts:
                 opening.enter_context(context)
-            stack = opening.pop_all()
-        return stack
+            return opening.pop_all()
 
     async def arun(self, run: Run) -> Ended:
         """Return the end of an `async def` task, run on this event loop."""

@@ -6,6 +6,7 @@ is known by its exit, so what it held is back in its queue at once, without wait
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -98,10 +99,8 @@ class Supervisor:
         for place in range(self._options.processes):
             self._start_child(place, 0)
         while self._children or (self._restarts and self._stops_at is None):
-            try:
+            with contextlib.suppress(queue.Empty):
                 self._events.get(timeout=_TICK)()
-            except queue.Empty:
-                pass
             self._tick()
         self._close()
         return self._exit_code

@@ -52,6 +52,7 @@ class Upkeep:
         self,
         app: Firelock,
         desk: Desk,
+        *,
         dispatcher: Dispatcher,
         coroutines: AsyncWorkers,
         metrics: Metrics,
