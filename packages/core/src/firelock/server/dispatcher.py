@@ -19,7 +19,7 @@ import attrs
 from firelock import lifecycle
 from firelock.errors import StorageError, StorageUnavailable
 from firelock.failure import describe_failure
-from firelock.job import State
+from firelock.job import ClaimedJob, State
 from firelock.lifecycle import Holder, Transition
 from firelock.outcome import Settled
 from firelock.server.claim_ahead import ClaimAhead
@@ -371,9 +371,7 @@ class Dispatcher:
         for ticket in self._threads.take_back():
             if ticket.is_dropped or self._held.pop(ticket.job.id, None) is None:
                 continue
-            self._back.append(
-                lifecycle.handed_back(ticket.job, ticket.holder, at=at, started_at=None, reason=reason)
-            )
+            self._back.append(_unstarted(ticket.job, ticket.holder, at, reason))
 
     # ---- reconciling -------------------------------------------------------------------------------------
 
@@ -405,14 +403,16 @@ class Dispatcher:
             self._holder = None
             self.on_session_lost(holder.session)
             return
+        at = self._clock.now()
         for lost in reply.lost:
-            self._held[lost.job_id].is_dropped = True
-            del self._held[lost.job_id]
+            ticket = self._held.pop(lost.job_id)
+            ticket.is_dropped = True
             if lost.job_id in running:
                 running[lost.job_id].cancel(CancelKind.LOST, "deleted, or taken from this server")
-        at = self._clock.now()
+            else:  # an end that is refused tells the storage that nobody here runs it
+                self._back.append(_unstarted(ticket.job, ticket.holder, at, "lost before it started"))
         self._back += [
-            lifecycle.handed_back(job, holder, at=at, started_at=None, reason="claim whose reply was lost")
+            _unstarted(job, holder, at, "claim whose reply was lost")
             for job in reply.unknown
             if job.id not in running
         ]
@@ -440,6 +440,10 @@ class Dispatcher:
         if self._threads.waiting:
             return _FLUSH_WAIT
         return self._app.settings.poll
+
+
+def _unstarted(job: ClaimedJob, holder: Holder, at: int, reason: str) -> Transition:
+    return lifecycle.handed_back(job, holder, at=at, started_at=None, reason=reason)
 
 
 def _shown_start(run: Run | None, long_ago: float) -> int | None:
