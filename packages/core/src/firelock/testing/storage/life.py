@@ -198,9 +198,10 @@ class LifeDuty(StorageFixtures):
 
         for _ in range(int(_DEADLINE / 0.01)):  # again, since a thread may not have begun to wait
             storage.interrupt()
-            waits[0].join(0.01)
-            if not any(thread.is_alive() for thread in waits):
+            alive = [thread for thread in waits if thread.is_alive()]
+            if not alive:
                 break
+            alive[0].join(0.01)
 
         assert [] == [thread for thread in waits if thread.is_alive()]
 
