@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from firelock import lifecycle
 from firelock.clock import SECOND
 from firelock.errors import StorageError, UnsupportedFeature
-from firelock.job import Edge, LogLine, NewJob, On, Progress, State
+from firelock.job import Edge, ErrorInfo, LogLine, NewJob, On, Progress, State
 from firelock.lifecycle import Holder
 from firelock.memory import MemoryStorage
 from firelock.memory.order import Order
@@ -431,6 +431,32 @@ def test_threads_fire_an_instant_once(storage):
     assert {State.ENQUEUED: 1} == storage.counts().by_state
 
 
+# ---- claims and pages ------------------------------------------------------------------------------------
+
+
+def test_small_claims_of_every_queue_take_turns(storage):
+    """Claims smaller than the number of queues go round, so that none waits for another to be empty."""
+    for queue in "aaabbc":
+        insert(storage, queue=queue)
+
+    taken = [job.queue for _ in range(6) for job in claim(storage, limit=1)]
+
+    assert list("abcaba") == taken
+
+
+@pytest.mark.parametrize(
+    ("where", "oldest_first"), [(JobFilter(queue="other"), False), (JobFilter(), True)], ids=["filter", "way"]
+)
+def test_a_cursor_of_another_list_is_refused(storage, where, oldest_first):
+    """A cursor opens the next page of its own filter and direction and of no other."""
+    for _ in range(2):
+        insert(storage)
+    cursor = storage.find(JobFilter(), limit=1).cursor
+
+    with pytest.raises(StorageError, match="belongs to no page of this filter and direction"):
+        storage.find(where, limit=1, cursor=cursor, oldest_first=oldest_first)
+
+
 # ---- bounded work ----------------------------------------------------------------------------------------
 
 
@@ -459,6 +485,24 @@ def test_a_child_pruned_before_its_turn_is_passed_over(storage):
 
     assert [None] == storage.get([gone])
     assert State.ENQUEUED is storage.get([left])[0].state
+
+
+def test_one_decided_tie_leaves_the_other_to_the_same_parent(storage):
+    """A child tied twice to one parent waits on for the tie that the parent's failure did not decide."""
+    parent = insert(storage)
+    edges = (Edge(parent, On.FINISHED), Edge(parent, On.SUCCEEDED))
+    child = insert(storage, state=State.AWAITING, parents=edges)
+    (job,) = claim(storage)
+    error = ErrorInfo("builtins.ValueError", "boom", "f00d")
+    storage.apply([lifecycle.undecodable(job, HOLDER, at=3_000, error=error, expires_at=None)])
+    storage.release(10)
+    storage.apply([lifecycle.requeue(parent, at=4_000, reason="requeued")])
+    (job,) = claim(storage)
+
+    storage.apply([success(job)])
+    storage.release(10)
+
+    assert State.ENQUEUED is storage.get([child])[0].state
 
 
 def containers(thing):
