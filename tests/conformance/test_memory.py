@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from firelock.testing import LockConformance, StorageConformance
+from firelock.testing import StorageConformance
 
 
 class TestMemory(StorageConformance):

@@ -12,16 +12,28 @@ if TYPE_CHECKING:
     from firelock.testing.conformance import requires
     from firelock.testing.handles import Handles
     from firelock.testing.locks import LockConformance
+    from firelock.testing.retries import RetryConformance
     from firelock.testing.scene import Scene
+    from firelock.testing.serializers import SerializerConformance
     from firelock.testing.storage import StorageConformance
 
-__all__ = ["Handles", "LockConformance", "Scene", "StorageConformance", "requires"]
+__all__ = [
+    "Handles",
+    "LockConformance",
+    "RetryConformance",
+    "Scene",
+    "SerializerConformance",
+    "StorageConformance",
+    "requires",
+]
 
 # Where each name lives, and whether pytest is to explain the assertions there.
 _HOMES = {
     "Handles": "handles",
     "LockConformance": "locks",
+    "RetryConformance": "retries",
     "Scene": "scene",
+    "SerializerConformance": "serializers",
     "StorageConformance": "storage",
     "requires": "conformance",
 }

@@ -300,6 +300,18 @@ class _Providers:
                 close()
 
 
+def _open_locks(url: str) -> LockProvider:
+    """Return the lock provider of a URL, or the storage of it, which keeps locks as well."""
+    from firelock.errors import UnknownScheme
+    from firelock.plugins import Plugins
+
+    plugins = Plugins()
+    try:
+        return plugins.open_locks(url)
+    except UnknownScheme:
+        return plugins.open_storage(url)
+
+
 class LockConformance(LockDuty):
     """Give `lock_url`: where locks may be taken that nobody else wants. A provider without a URL gives `open_provider`.
 
@@ -315,9 +327,7 @@ class LockConformance(LockDuty):
     @pytest.fixture
     def open_provider(self, lock_url: str) -> Callable[[], LockProvider]:
         """Return a function that opens one more handle of the provider."""
-        from firelock.plugins import Plugins
-
-        return partial(Plugins().open_locks, lock_url)
+        return partial(_open_locks, lock_url)
 
     @pytest.fixture
     def locks(

@@ -10,6 +10,7 @@ from firelock.testing.storage.find import FindDuty
 from firelock.testing.storage.guards import GuardDuty
 from firelock.testing.storage.insert import InsertDuty
 from firelock.testing.storage.life import LifeDuty
+from firelock.testing.storage.model import ModelDuty
 from firelock.testing.storage.people import PeopleDuty
 from firelock.testing.storage.promote import PromoteDuty
 from firelock.testing.storage.prune import PruneDuty
@@ -28,7 +29,7 @@ __all__ = ["StorageConformance"]
 class StorageConformance(
     LifeDuty, InsertDuty, TextDuty, ClaimDuty, SettleDuty, GuardDuty, ExchangeDuty, SessionDuty,
     ReconcileDuty, TailDuty, PromoteDuty, ContinuationDuty, PruneDuty, FindDuty, PeopleDuty,
-    RecurringDuty, RecordDuty, LockDuty, RaceDuty,
+    RecurringDuty, RecordDuty, LockDuty, RaceDuty, ModelDuty,
 ):  # fmt: skip
     """Everything a storage promises.
 

@@ -1,0 +1,30 @@
+"""The model test: whatever random steps are done, the storage answers and holds what `MemoryStorage` does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from firelock.storage import Storage
+from firelock.testing.handles import Handles
+from firelock.testing.storage.base import StorageFixtures
+
+__all__ = ["ModelDuty"]
+
+
+class ModelDuty(StorageFixtures):
+    """What the whole contract promises at once."""
+
+    def test_random_steps_agree_with_the_model(
+        self, handles: Handles, open_handle: Callable[[], Storage]
+    ) -> None:
+        """Sixty runs of thirty random steps end as they do in the model, and hold what always has to hold.
+
+        If this fails: Hypothesis prints the shortest run that differs; read its last step against the contract.
+        """
+        pytest.importorskip("hypothesis", reason="the model test needs hypothesis: install firelock[testing]")
+        from firelock.testing.model import machine_for, run_machine
+
+        handles.first.clear()
+        run_machine(machine_for(open_handle))
