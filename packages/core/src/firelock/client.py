@@ -15,7 +15,8 @@ from firelock.errors import ConfigurationError, ScheduleError
 from firelock.handle import Job
 from firelock.hookspecs import TaskCall
 from firelock.job import Edge, NewJob, On, State
-from firelock.task import Call, CallOptions, TaskInfo, TaskVerbs
+from firelock.options import CallOptions
+from firelock.task import Call, TaskInfo, TaskVerbs
 
 if TYPE_CHECKING:
     from firelock.arguments import Binder

@@ -14,8 +14,8 @@ from firelock.clock import from_micros, micros
 from firelock.errors import ConfigurationError, JobNotFound
 from firelock.handle import Job
 from firelock.job import State
+from firelock.options import check_queue
 from firelock.storage import Applied, Counts, JobFilter, Page, Record, SessionRecord
-from firelock.task import check_queue
 from firelock.threads import in_thread
 
 if TYPE_CHECKING:

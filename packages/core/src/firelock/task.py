@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import inspect
-import math
 import re
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar
 
 import attrs
 
 from firelock.arguments import check_callable
 from firelock.errors import ConfigurationError, TaskError
-from firelock.job import On
+from firelock.options import (
+    NO_OPTIONS,
+    CallOptions,
+    check_priority,
+    check_queue,
+    check_retry,
+    to_tags,
+    to_timeout_seconds,
+)
 from firelock.retry import Retry, RetryPolicy
 from firelock.threads import in_thread
 
@@ -31,22 +38,17 @@ __all__ = [
     "AsyncContextTask",
     "AsyncTask",
     "Call",
-    "CallOptions",
     "ContextTask",
     "Executor",
     "Task",
     "TaskInfo",
     "TaskVerbs",
-    "check_queue",
 ]
 
 P = ParamSpec("P")
 R = TypeVar("R", covariant=True)
 
 _NAME = re.compile(r"[A-Za-z0-9_.:-]{1,200}\Z")
-_QUEUE = re.compile(r"[a-z0-9_.-]{1,64}\Z")
-_PRIORITY = 100
-_TIMEOUT_LIMIT = 366 * 86_400.0
 
 
 class Executor(StrEnum):
@@ -63,57 +65,6 @@ class OnRisk(StrEnum):
     CANCEL = "cancel"
 
 
-def check_queue(name: str) -> str:
-    """Return the name of a queue.
-
-    Raises:
-        ConfigurationError: it has other characters than `a-z 0-9 _ . -`, or more than 64.
-    """
-    if not isinstance(name, str) or not _QUEUE.match(name):
-        message = f"Queue name {name!r} is refused; use 1 to 64 of a-z, 0-9, '_', '.', '-'."
-        raise ConfigurationError(message)
-    return name
-
-
-def _check_priority(value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not -_PRIORITY <= value <= _PRIORITY:
-        message = f"Priority {value!r} is refused; use a whole number from -{_PRIORITY} to {_PRIORITY}."
-        raise ConfigurationError(message)
-    return value
-
-
-def _timeout_seconds(value: timedelta | float | None) -> float | None:
-    if value is None:
-        return None
-    seconds = value.total_seconds() if isinstance(value, timedelta) else value
-    if (
-        isinstance(seconds, bool)
-        or not isinstance(seconds, int | float)
-        or not math.isfinite(seconds)
-        or not 0 < seconds <= _TIMEOUT_LIMIT
-    ):
-        message = f"Timeout {value!r} is refused; pass a timedelta or seconds, above zero and up to a year."
-        raise ConfigurationError(message)
-    return float(seconds)
-
-
-def _check_retry(value: object) -> RetryPolicy:
-    if isinstance(value, bool | int):
-        message = f"retry={value!r} is no policy; write retry=Retry(attempts={int(value)})."
-        raise ConfigurationError(message)
-    if not callable(getattr(value, "decide", None)):
-        message = f"retry={value!r} is no policy; pass a Retry, or an object with decide(job, error)."
-        raise ConfigurationError(message)
-    return value  # type: ignore[return-value]
-
-
-def _check_tags(tags: Iterable[str]) -> tuple[str, ...]:
-    if isinstance(tags, str):
-        message = f"tags={tags!r} is one text; pass a list of texts: tags=[{tags!r}]."
-        raise ConfigurationError(message)
-    return tuple(tags)
-
-
 @attrs.frozen
 class TaskInfo:
     """A task as it was registered."""
@@ -121,11 +72,11 @@ class TaskInfo:
     name: str
     function: Callable[..., Any]
     queue: str = attrs.field(default="default", converter=check_queue)
-    priority: int = attrs.field(default=0, converter=_check_priority)
-    retry: RetryPolicy = attrs.field(factory=Retry, converter=_check_retry)
-    timeout_seconds: float | None = attrs.field(default=None, converter=_timeout_seconds)
-    tags: tuple[str, ...] = attrs.field(default=(), converter=_check_tags)  # may hold {parameter}
-    aliases: tuple[str, ...] = attrs.field(default=(), converter=_check_tags)
+    priority: int = attrs.field(default=0, converter=check_priority)
+    retry: RetryPolicy = attrs.field(factory=Retry, converter=check_retry)
+    timeout_seconds: float | None = attrs.field(default=None, converter=to_timeout_seconds)
+    tags: tuple[str, ...] = attrs.field(default=(), converter=to_tags)  # may hold {parameter}
+    aliases: tuple[str, ...] = attrs.field(default=(), converter=to_tags)
     executor: Executor = attrs.field(default=Executor.AUTO, converter=Executor)
     on_risk: OnRisk = attrs.field(default=OnRisk.CONTINUE, converter=OnRisk)
     is_remote: bool = False  # a stub: it enqueues, it is never run here
@@ -199,52 +150,6 @@ def _takes_context(function: Callable[..., Any]) -> bool:
 # ---- calls -----------------------------------------------------------------------------------------------
 
 
-def _optional_on(value: str | None) -> On | None:
-    if value is None:
-        return None
-    try:
-        return On(value)
-    except ValueError as error:
-        message = f"on={value!r} is unknown; use one of {', '.join(On)}."
-        raise ConfigurationError(message) from error
-
-
-@attrs.frozen
-class CallOptions:
-    """What `using(...)` says of one call; None leaves the task's own."""
-
-    queue: str | None = attrs.field(default=None, converter=attrs.converters.optional(check_queue))
-    priority: int | None = attrs.field(default=None, converter=attrs.converters.optional(_check_priority))
-    delay: timedelta | float | None = None
-    at: datetime | None = None
-    tags: tuple[str, ...] | None = attrs.field(default=None, converter=attrs.converters.optional(_check_tags))
-    on: On | None = attrs.field(default=None, converter=_optional_on)
-    within: object | None = None
-    timeout: float | None = attrs.field(default=None, converter=_timeout_seconds)
-    retry: Retry | None = attrs.field(default=None)
-
-    @retry.validator
-    def _is_storable(self, _: object, value: object) -> None:
-        if value is not None and not isinstance(value, Retry):
-            message = (
-                f"using(retry={value!r}): a policy given for one call is stored with the job, so it must be "
-                "a Retry. Set an object of your own on the task: @fire.task(retry=…)."
-            )
-            raise ConfigurationError(message)
-
-    def __attrs_post_init__(self) -> None:
-        if self.delay is not None and self.at is not None:
-            message = f"using(delay={self.delay!r}, at={self.at!r}): give one of the two."
-            raise ConfigurationError(message)
-
-    def given(self) -> dict[str, Any]:
-        """Return the options that were given."""
-        return {name: value for name, value in attrs.asdict(self, recurse=False).items() if value is not None}
-
-
-NO_OPTIONS = CallOptions()
-
-
 @attrs.frozen
 class Call:
     """A task with its arguments and options, for `fire.enqueue_many`."""
@@ -281,7 +186,7 @@ class TaskVerbs(Generic[P, R]):
         delay: timedelta | float | None = None,
         at: datetime | None = None,
         tags: Sequence[str] | None = None,
-        on: str | None = None,
+        on: Literal["succeeded", "failed", "deleted", "finished"] | None = None,
         within: object | None = None,
         timeout: timedelta | float | None = None,
         retry: Retry | None = None,
@@ -418,7 +323,3 @@ def task_of(client: Client, info: TaskInfo) -> TaskVerbs[Any, Any]:
     task.__module__ = info.function.__module__
     task.__dict__["__wrapped__"] = info.function
     return task
-
-
-PlainFunction = Callable[P, R]
-ContextFunction = Callable[Concatenate["JobContext", P], R]

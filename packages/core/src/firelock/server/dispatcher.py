@@ -11,21 +11,16 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import attrs
-
-from firelock import lifecycle
-from firelock.errors import StorageError, StorageUnavailable
-from firelock.failure import describe_failure
-from firelock.job import ClaimedJob, State
-from firelock.lifecycle import Holder, Transition
-from firelock.outcome import Settled
+from firelock.errors import StorageUnavailable
+from firelock.lifecycle import Holder
 from firelock.server.claim_ahead import ClaimAhead
 from firelock.server.executors import FLUSH_SIZE, AsyncWorkers, Desk, ThreadWorkers, Ticket
-from firelock.server.runner import CancelKind, Ended, Run
-from firelock.storage import Applied, Claim, Exchange, Held
+from firelock.server.runner import CancelKind, Run
+from firelock.server.settler import Settler
+from firelock.storage import Claim, Exchange, Held
 
 if TYPE_CHECKING:
     from firelock.app import Firelock
@@ -37,7 +32,6 @@ __all__ = ["Dispatcher"]
 log = logging.getLogger(__name__)
 
 _FLUSH_WAIT = 0.010  # an end waits at most this long for company
-_RELEASE_LIMIT = 1_000
 _LONG_RUN = 1.0  # seconds from which a run is worth a reconciliation a second, so that a delete reaches it
 _SHOWN_AS_STARTED = 10.0  # seconds from which `started_at` is written while the job still runs
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
@@ -59,20 +53,16 @@ class Dispatcher:
         self._app = app
         self._storage = app.storage
         self._clock = app.client.clock
-        self._plugins = app.plugins
         self._desk = desk
         self._threads = threads
         self._coroutines = coroutines
         self._queues = queues
-        self._metrics = metrics
+        self._settler = Settler(app, desk, metrics)
         self._ahead = ClaimAhead(app.settings.claim_ahead)
         self._has_async = any(info.is_async for info in app.registry.runnable())
         self._has_sync = any(not info.is_async for info in app.registry.runnable())
         self._async_window = app.settings.async_workers if not self._has_sync else 1
         self._holder: Holder | None = None  # None: claim nothing
-        self._held: dict[str, Ticket] = {}
-        self._unsent: list[Ended] = []  # ended, not yet known to be settled
-        self._back: list[Transition] = []  # hand-backs for the next exchange
         self._flag = threading.Event()
         self._is_idle = False
         self._has_work = False
@@ -82,8 +72,6 @@ class Dispatcher:
         self._is_claiming = True
         self._is_over = False
         self._is_unreachable = False
-        self.refused = 0  # late ends that the storage refused
-        self.settled = 0
         self.on_next_due: Callable[[int | None], None] = lambda _: None
         self.on_session_lost: Callable[[str], None] = lambda _: None
         self.on_contact: Callable[[bool], None] = lambda _: None
@@ -132,12 +120,9 @@ class Dispatcher:
 
         def change() -> None:
             self._threads.take_back()
-            for ticket in self._held.values():
-                ticket.is_dropped = True
+            self._settler.drop_all()
             for run in self.runs():
                 run.cancel(CancelKind.LOST, "the session of this server was lost")
-            self._held.clear()
-            self._back.clear()
             self._holder = holder
 
         self.order(change)
@@ -151,15 +136,25 @@ class Dispatcher:
 
         def change() -> None:
             for run in self.runs():
-                if run.job.id in self._held:
-                    self._unsent.append(self._desk.runner.hand_back(run, reason))
+                if run.job.id in self._settler.held:
+                    self._settler.owe(self._desk.runner.hand_back(run, reason))
 
         self.order(change)
 
     @property
     def holds_nothing(self) -> bool:
         """Tell whether everything claimed has been settled."""
-        return not self._held and not self._unsent and not self._desk.ended and not self._back
+        return self._settler.holds_nothing
+
+    @property
+    def settled(self) -> int:
+        """How many ends the storage has accepted."""
+        return self._settler.settled
+
+    @property
+    def refused(self) -> int:
+        """How many late ends the storage has refused."""
+        return self._settler.refused
 
     def stop(self, timeout: float) -> bool:
         """The loop has ended; False if it did not in time."""
@@ -195,7 +190,7 @@ class Dispatcher:
         while self._orders:
             self._orders.popleft()()
         self._has_work = False
-        self._collect()
+        self._settler.collect()
         self._watch_waits()
         if self._is_time_to_reconcile():
             self._reconcile()
@@ -209,11 +204,6 @@ class Dispatcher:
         self._pause = _FIRST_PAUSE
         took = self._take(reply, limit, was_dry=was_dry_before or self._threads.waiting == 0)
         self._wait(is_more_likely=took > 0 and took >= limit)
-
-    def _collect(self) -> None:
-        ended = self._desk.ended
-        while ended:
-            self._unsent.append(ended.popleft())
 
     def _limit(self) -> int:
         """Return how many jobs there is room for."""
@@ -229,61 +219,25 @@ class Dispatcher:
         return max(0, min(room, 500))
 
     def _async_held(self) -> int:
-        held = len(self._held) - len(self._threads.running) - self._threads.waiting - len(self._unsent)
+        settler = self._settler
+        held = len(settler.held) - settler.unsettled - len(self._threads.running) - self._threads.waiting
         return max(len(self._coroutines.running), held)
 
     def _send(self, limit: int) -> Exchange:
-        transitions = [ended.transition for ended in self._unsent] + self._back
+        transitions = self._settler.transitions()
         holder = self._holder
-        if transitions:
-            self._desk.console.flush(self._storage)
         if limit and holder is not None:
-            now = self._clock.now()
-            order = self._queues.order()
+            now, order = self._clock.now(), self._queues.order()
             if transitions:
-                return self._exchange(transitions, order, limit, holder, now)
+                return self._settler.exchange(transitions, order, limit, holder.session, now)
             return Exchange([], self._storage.claim(order, limit, holder.session, now))
-        if transitions:
-            return Exchange(self._apply(transitions), Claim([]))
-        return Exchange([], Claim([]))
-
-    def _exchange(
-        self, transitions: list[Transition], order: Sequence[str] | None, limit: int, holder: Holder, now: int
-    ) -> Exchange:
-        try:
-            return self._storage.exchange(transitions, order, limit, holder.session, now)
-        except StorageUnavailable:
-            raise
-        except StorageError:
-            log.exception("An exchange was refused; settling first, claiming in the next turn.")
-            return Exchange(self._apply(transitions), Claim([]))
-
-    def _apply(self, transitions: list[Transition]) -> list[Applied]:
-        try:
-            return self._storage.apply(transitions)
-        except StorageUnavailable:
-            raise
-        except StorageError as error:
-            if len(transitions) > 1:
-                return [result for transition in transitions for result in self._apply([transition])]
-            return self._apply_poisoned(transitions[0], error)
-
-    def _apply_poisoned(self, transition: Transition, error: StorageError) -> list[Applied]:
-        """Settle a job whose end the storage refuses to write: as failed, with the storage's words."""
-        log.error("The end of job %s cannot be stored: %s", transition.job_id, error)
-        if transition.session is None or transition.fence is None:
-            return [Applied.REFUSED]
-        info = attrs.evolve(describe_failure(error), traceback=None)
-        bare = Transition(
-            transition.job_id, lifecycle.HELD, transition.session, transition.fence, State.FAILED,
-            transition.at, f"its end could not be stored: {info.message}", transition.attempt, error=info,
-        )  # fmt: skip
-        return self._storage.apply([bare])
+        return Exchange(self._settler.apply(transitions) if transitions else [], Claim([]))
 
     # ---- what came back ----------------------------------------------------------------------------------
 
     def _take(self, reply: Exchange, limit: int, *, was_dry: bool) -> int:
-        self._settle(reply.results)
+        if self._settler.answered(reply.results):
+            self._has_work = True
         claim = reply.claim
         if claim.is_session_lost and self._holder is not None:
             lost, self._holder = self._holder, None
@@ -298,18 +252,17 @@ class Dispatcher:
         return len(claim.jobs)
 
     def _give_out(self, tickets: list[Ticket]) -> None:
-        self._held.update((ticket.job.id, ticket) for ticket in tickets)
+        self._settler.held.update((ticket.job.id, ticket) for ticket in tickets)
         if not self._has_async:
             self._threads.put(tickets)
             return
-        get = self._app.registry.get
         coroutines = [ticket for ticket in tickets if self._is_async(ticket)]
         others = tickets if not coroutines else [ticket for ticket in tickets if not self._is_async(ticket)]
         if others:
             self._threads.put(others)
         if coroutines:
             self._coroutines.put(coroutines)
-        if self._has_sync and get is not None:
+        if self._has_sync:
             grown = (
                 self._async_window * 2
                 if len(coroutines) * 2 > self._async_window
@@ -322,43 +275,6 @@ class Dispatcher:
         is_apart = ticket.job.crashes >= 2 or (info is not None and info.executor == "process")  # noqa: PLR2004
         return info is not None and info.is_async and not is_apart
 
-    def _settle(self, results: Sequence[Applied]) -> None:
-        ended, self._unsent = self._unsent, []
-        self._back.clear()
-        if not ended:
-            return
-        settled: list[Settled] = []
-        wants_settled, held = self._plugins.has_jobs_settled, self._held
-        for end, result in zip(ended, results, strict=False):
-            ticket = held.get(end.job.id)
-            if ticket is not None and ticket.job.fence == end.job.fence:
-                del held[end.job.id]
-            if not result.is_applied:
-                self.refused += 1
-                log.info("The end of job %s was refused: it is no longer ours.", end.job.id)
-                continue
-            self.settled += 1
-            self._count(end)
-            if wants_settled:
-                settled.append(Settled(end.job, end.transition, end.duration))
-        if settled:
-            self._plugins.jobs_settled(settled)
-        if Applied.RELEASING in results:
-            self._storage.release(_RELEASE_LIMIT)
-            self._has_work = True
-
-    def _count(self, end: Ended) -> None:
-        transition = end.transition
-        if transition.crashes is not None:
-            outcome = "crashed"
-        elif transition.to is State.SCHEDULED or transition.to is State.ENQUEUED:
-            if transition.retries is None:
-                return
-            outcome = "retried"
-        else:
-            outcome = transition.to.value
-        self._metrics.add(end.job, outcome, transition.at, end.duration)
-
     # ---- fairness ----------------------------------------------------------------------------------------
 
     def _watch_waits(self) -> None:
@@ -369,9 +285,8 @@ class Dispatcher:
     def _hand_back_waiting(self, reason: str) -> None:
         at = self._clock.now()
         for ticket in self._threads.take_back():
-            if ticket.is_dropped or self._held.pop(ticket.job.id, None) is None:
-                continue
-            self._back.append(_unstarted(ticket.job, ticket.holder, at, reason))
+            if not ticket.is_dropped and self._settler.held.pop(ticket.job.id, None) is not None:
+                self._settler.hand_back(ticket.job, ticket.holder, at, reason)
 
     # ---- reconciling -------------------------------------------------------------------------------------
 
@@ -381,7 +296,7 @@ class Dispatcher:
         if since < 1.0 or self._holder is None:
             return False
         if since >= self._app.settings.heartbeat:
-            return bool(self._held) or self._reconciled_at == 0.0
+            return bool(self._settler.held) or self._reconciled_at == 0.0
         return self._reconciled_at == 0.0 or any(
             run.started and now - run.started > _LONG_RUN for run in self.runs()
         )
@@ -395,7 +310,7 @@ class Dispatcher:
         long_ago = time.monotonic() - _SHOWN_AS_STARTED
         held = [
             Held(job_id, ticket.job.fence, _shown_start(running.get(job_id), long_ago))
-            for job_id, ticket in self._held.items()
+            for job_id, ticket in self._settler.held.items()
         ]
         reply = self._storage.reconcile(holder.session, held)
         self._reconciled_at = time.monotonic()
@@ -405,22 +320,20 @@ class Dispatcher:
             return
         at = self._clock.now()
         for lost in reply.lost:
-            ticket = self._held.pop(lost.job_id)
+            ticket = self._settler.held.pop(lost.job_id)
             ticket.is_dropped = True
             if lost.job_id in running:
                 running[lost.job_id].cancel(CancelKind.LOST, "deleted, or taken from this server")
             else:  # an end that is refused tells the storage that nobody here runs it
-                self._back.append(_unstarted(ticket.job, ticket.holder, at, "lost before it started"))
-        self._back += [
-            _unstarted(job, holder, at, "claim whose reply was lost")
-            for job in reply.unknown
-            if job.id not in running
-        ]
+                self._settler.hand_back(ticket.job, ticket.holder, at, "lost before it started")
+        for job in reply.unknown:
+            if job.id not in running:
+                self._settler.hand_back(job, holder, at, "claim whose reply was lost")
 
     # ---- waiting -----------------------------------------------------------------------------------------
 
     def _wait(self, *, is_more_likely: bool) -> None:
-        if self._is_over or self._orders or self._back:
+        if self._is_over or self._orders or self._settler.has_hand_backs:
             return
         ended = self._desk.ended
         if len(ended) >= FLUSH_SIZE or (ended and not self._threads.waiting):
@@ -440,10 +353,6 @@ class Dispatcher:
         if self._threads.waiting:
             return _FLUSH_WAIT
         return self._app.settings.poll
-
-
-def _unstarted(job: ClaimedJob, holder: Holder, at: int, reason: str) -> Transition:
-    return lifecycle.handed_back(job, holder, at=at, started_at=None, reason=reason)
 
 
 def _shown_start(run: Run | None, long_ago: float) -> int | None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import attrs
 
 from firelock.errors import ConfigurationError
-from firelock.task import check_queue
+from firelock.options import check_queue
 
 __all__ = ["QueueChoice", "parse_queues"]
 

@@ -1,0 +1,130 @@
+"""What a call may choose: the options of `using(...)`, and the checks that tasks share with them."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from typing import Any
+
+import attrs
+
+from firelock.errors import ConfigurationError
+from firelock.job import On
+from firelock.retry import Retry, RetryPolicy
+
+__all__ = [
+    "NO_OPTIONS",
+    "CallOptions",
+    "check_priority",
+    "check_queue",
+    "check_retry",
+    "to_tags",
+    "to_timeout_seconds",
+]
+
+_QUEUE = re.compile(r"[a-z0-9_.-]{1,64}\Z")
+_PRIORITY = 100
+_TIMEOUT_LIMIT = 366 * 86_400.0
+
+
+def check_queue(name: str) -> str:
+    """Return the name of a queue.
+
+    Raises:
+        ConfigurationError: it has other characters than `a-z 0-9 _ . -`, or more than 64.
+    """
+    if not isinstance(name, str) or not _QUEUE.match(name):
+        message = f"Queue name {name!r} is refused; use 1 to 64 of a-z, 0-9, '_', '.', '-'."
+        raise ConfigurationError(message)
+    return name
+
+
+def check_priority(value: int) -> int:
+    """Return a priority; ConfigurationError outside of -100 to 100."""
+    if isinstance(value, bool) or not isinstance(value, int) or not -_PRIORITY <= value <= _PRIORITY:
+        message = f"Priority {value!r} is refused; use a whole number from -{_PRIORITY} to {_PRIORITY}."
+        raise ConfigurationError(message)
+    return value
+
+
+def to_timeout_seconds(value: timedelta | float | None) -> float | None:
+    """Return a timeout in seconds; ConfigurationError unless it is above zero and at most a year."""
+    if value is None:
+        return None
+    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    if (
+        isinstance(seconds, bool)
+        or not isinstance(seconds, int | float)
+        or not math.isfinite(seconds)
+        or not 0 < seconds <= _TIMEOUT_LIMIT
+    ):
+        message = f"Timeout {value!r} is refused; pass a timedelta or seconds, above zero and up to a year."
+        raise ConfigurationError(message)
+    return float(seconds)
+
+
+def check_retry(value: object) -> RetryPolicy:
+    """Return a retry policy; ConfigurationError for what cannot decide."""
+    if isinstance(value, bool | int):
+        message = f"retry={value!r} is no policy; write retry=Retry(attempts={int(value)})."
+        raise ConfigurationError(message)
+    if not callable(getattr(value, "decide", None)):
+        message = f"retry={value!r} is no policy; pass a Retry, or an object with decide(job, error)."
+        raise ConfigurationError(message)
+    return value  # type: ignore[return-value]
+
+
+def to_tags(tags: Iterable[str]) -> tuple[str, ...]:
+    """Return tags as a tuple; ConfigurationError for a single text, which would be taken apart."""
+    if isinstance(tags, str):
+        message = f"tags={tags!r} is one text; pass a list of texts: tags=[{tags!r}]."
+        raise ConfigurationError(message)
+    return tuple(tags)
+
+
+def _optional_on(value: str | None) -> On | None:
+    if value is None:
+        return None
+    try:
+        return On(value)
+    except ValueError as error:
+        message = f"on={value!r} is unknown; use one of {', '.join(On)}."
+        raise ConfigurationError(message) from error
+
+
+@attrs.frozen
+class CallOptions:
+    """What `using(...)` says of one call; None leaves the task's own."""
+
+    queue: str | None = attrs.field(default=None, converter=attrs.converters.optional(check_queue))
+    priority: int | None = attrs.field(default=None, converter=attrs.converters.optional(check_priority))
+    delay: timedelta | float | None = None
+    at: datetime | None = None
+    tags: tuple[str, ...] | None = attrs.field(default=None, converter=attrs.converters.optional(to_tags))
+    on: On | None = attrs.field(default=None, converter=_optional_on)
+    within: object | None = None
+    timeout: float | None = attrs.field(default=None, converter=to_timeout_seconds)
+    retry: Retry | None = attrs.field(default=None)
+
+    @retry.validator
+    def _is_storable(self, _: object, value: object) -> None:
+        if value is not None and not isinstance(value, Retry):
+            message = (
+                f"using(retry={value!r}): a policy given for one call is stored with the job, so it must be "
+                "a Retry. Set an object of your own on the task: @fire.task(retry=…)."
+            )
+            raise ConfigurationError(message)
+
+    def __attrs_post_init__(self) -> None:
+        if self.delay is not None and self.at is not None:
+            message = f"using(delay={self.delay!r}, at={self.at!r}): give one of the two."
+            raise ConfigurationError(message)
+
+    def given(self) -> dict[str, Any]:
+        """Return the options that were given."""
+        return {name: value for name, value in attrs.asdict(self, recurse=False).items() if value is not None}
+
+
+NO_OPTIONS = CallOptions()

@@ -1,0 +1,170 @@
+"""What a child holds and owes: claims by id, ends not yet known to be written, jobs to hand back.
+
+Used by the dispatcher's thread alone, so that a reconciliation never races a claim of its own.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import attrs
+
+from firelock import lifecycle
+from firelock.errors import StorageError, StorageUnavailable
+from firelock.failure import describe_failure
+from firelock.job import ClaimedJob, State
+from firelock.lifecycle import Holder, Transition
+from firelock.outcome import Settled
+from firelock.server.executors import Desk, Ticket
+from firelock.server.runner import Ended
+from firelock.storage import Applied, Claim, Exchange
+
+if TYPE_CHECKING:
+    from firelock.app import Firelock
+    from firelock.server.metrics import Metrics
+
+__all__ = ["Settler"]
+
+log = logging.getLogger(__name__)
+
+_RELEASE_LIMIT = 1_000
+
+
+class Settler:
+    """Sends ends until the storage has answered for each; it may answer that the job is no longer ours."""
+
+    def __init__(self, app: Firelock, desk: Desk, metrics: Metrics) -> None:
+        self._storage = app.storage
+        self._plugins = app.plugins
+        self._desk = desk
+        self._metrics = metrics
+        self._unsent: list[Ended] = []
+        self._back: list[Transition] = []
+        self.held: dict[str, Ticket] = {}
+        self.refused = 0  # late ends that the storage refused
+        self.settled = 0
+
+    # ---- what is owed ------------------------------------------------------------------------------------
+
+    def collect(self) -> None:
+        """What executors have ended is owed now."""
+        ended = self._desk.ended
+        while ended:
+            self._unsent.append(ended.popleft())
+
+    def owe(self, ended: Ended) -> None:
+        """An end that no executor gave is owed."""
+        self._unsent.append(ended)
+
+    def hand_back(self, job: ClaimedJob, holder: Holder, at: int, reason: str) -> None:
+        """A job that never started goes back to its place in the queue with the next exchange."""
+        self._back.append(lifecycle.handed_back(job, holder, at=at, started_at=None, reason=reason))
+
+    def drop_all(self) -> None:
+        """The session is lost: nothing is held any more, and nobody waits for what would be handed back."""
+        for ticket in self.held.values():
+            ticket.is_dropped = True
+        self.held.clear()
+        self._back.clear()
+
+    @property
+    def unsettled(self) -> int:
+        """How many ends wait to be sent or answered."""
+        return len(self._unsent)
+
+    @property
+    def has_hand_backs(self) -> bool:
+        """Tell whether jobs wait to be handed back."""
+        return bool(self._back)
+
+    @property
+    def holds_nothing(self) -> bool:
+        """Tell whether everything claimed has been settled."""
+        return not self.held and not self._unsent and not self._desk.ended and not self._back
+
+    def transitions(self) -> list[Transition]:
+        """Return what is owed, ends first, after what the jobs said is written."""
+        transitions = [ended.transition for ended in self._unsent] + self._back
+        if transitions:
+            self._desk.console.flush(self._storage)
+        return transitions
+
+    # ---- sending -----------------------------------------------------------------------------------------
+
+    def exchange(
+        self, transitions: list[Transition], order: Sequence[str] | None, limit: int, session: str, now: int
+    ) -> Exchange:
+        """Settle and claim in one; where that is refused, settle alone, so that a bad claim loses no end."""
+        try:
+            return self._storage.exchange(transitions, order, limit, session, now)
+        except StorageUnavailable:
+            raise
+        except StorageError:
+            log.exception("An exchange was refused; settling first, claiming in the next turn.")
+            return Exchange(self.apply(transitions), Claim([]))
+
+    def apply(self, transitions: list[Transition]) -> list[Applied]:
+        """Settle; where a batch is refused, one by one, so that one bad end hinders no other."""
+        try:
+            return self._storage.apply(transitions)
+        except StorageUnavailable:
+            raise
+        except StorageError as error:
+            if len(transitions) > 1:
+                return [result for transition in transitions for result in self.apply([transition])]
+            return self._apply_poisoned(transitions[0], error)
+
+    def _apply_poisoned(self, transition: Transition, error: StorageError) -> list[Applied]:
+        """Settle a job whose end the storage refuses to write: as failed, with the storage's words."""
+        log.error("The end of job %s cannot be stored: %s", transition.job_id, error)
+        if transition.session is None or transition.fence is None:
+            return [Applied.REFUSED]
+        info = attrs.evolve(describe_failure(error), traceback=None)
+        bare = Transition(
+            transition.job_id, lifecycle.HELD, transition.session, transition.fence, State.FAILED,
+            transition.at, f"its end could not be stored: {info.message}", transition.attempt, error=info,
+        )  # fmt: skip
+        return self._storage.apply([bare])
+
+    # ---- what came of it ---------------------------------------------------------------------------------
+
+    def answered(self, results: Sequence[Applied]) -> bool:
+        """Nothing that was answered is owed any more; return whether continuations were set free."""
+        ended, self._unsent = self._unsent, []
+        self._back.clear()
+        if not ended:
+            return False
+        settled: list[Settled] = []
+        wants_settled, held = self._plugins.has_jobs_settled, self.held
+        for end, result in zip(ended, results, strict=False):
+            ticket = held.get(end.job.id)
+            if ticket is not None and ticket.job.fence == end.job.fence:
+                del held[end.job.id]
+            if not result.is_applied:
+                self.refused += 1
+                log.info("The end of job %s was refused: it is no longer ours.", end.job.id)
+                continue
+            self.settled += 1
+            self._count(end)
+            if wants_settled:
+                settled.append(Settled(end.job, end.transition, end.duration))
+        if settled:
+            self._plugins.jobs_settled(settled)
+        if Applied.RELEASING in results:
+            self._storage.release(_RELEASE_LIMIT)
+            return True
+        return False
+
+    def _count(self, end: Ended) -> None:
+        transition = end.transition
+        if transition.crashes is not None:
+            outcome = "crashed"
+        elif transition.to is State.SCHEDULED or transition.to is State.ENQUEUED:
+            if transition.retries is None:
+                return
+            outcome = "retried"
+        else:
+            outcome = transition.to.value
+        self._metrics.add(end.job, outcome, transition.at, end.duration)
