@@ -550,6 +550,7 @@ def test_an_order_is_a_sorted_dictionary(steps, start, limit):
         else:
             order.put(id, key)
             model[id] = (key,)
+        order.first()  # it remembers how far the dead reach
     entries = sorted((key, id) for id, key in model.items())
 
     assert (len(entries), entries[0] if entries else None) == (len(order), order.first())
