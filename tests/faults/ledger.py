@@ -1,0 +1,59 @@
+"""What happened, written by those it happened to: a file a process, a line an event, never read by Firelock.
+
+A line is appended by one `write` to a file opened with O_APPEND, so a process may die at any instant and
+leaves whole lines behind.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import attrs
+
+__all__ = ["Event", "Ledger", "read_ledger"]
+
+
+@attrs.frozen
+class Event:
+    """One line: what, when (monotonic, one host's processes share it), by which process, and the rest."""
+
+    what: str
+    at: float
+    pid: int
+    job: str = ""
+    attempt: int = 0
+    fence: int = 0
+    note: str = ""
+
+
+class Ledger:
+    """Appends this process's events to its own file in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._pid = 0
+        self._file = -1
+
+    def write(self, what: str, *, job: str = "", attempt: int = 0, fence: int = 0, note: str = "") -> None:
+        """The event is in the file before this returns."""
+        if self._pid != os.getpid():
+            self._pid = os.getpid()
+            path = self._folder / f"{self._pid}.jsonl"
+            self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        line = json.dumps([what, time.monotonic(), self._pid, job, attempt, fence, note])
+        os.write(self._file, line.encode() + b"\n")
+
+
+def read_ledger(folder: Path) -> list[Event]:
+    """Return every event of every process, in order of time."""
+    return sorted(_events(folder), key=lambda event: event.at)
+
+
+def _events(folder: Path) -> Iterator[Event]:
+    for path in folder.glob("*.jsonl"):
+        for line in path.read_text().splitlines():
+            yield Event(*json.loads(line))

@@ -1,0 +1,147 @@
+"""Starting, finding and killing real servers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import attrs
+
+from tests.faults.ledger import Ledger
+
+__all__ = ["TIMINGS", "Place", "Server", "eventually", "recovery_bound"]
+
+# The timings of every scenario: session 2 s, renewed each 0.6 s, looked over each 0.5 s, polled each 0.2 s.
+TIMINGS = {
+    "FIRELOCK_SESSION_TIMEOUT": "2",
+    "FIRELOCK_HEARTBEAT": "0.6",
+    "FIRELOCK_SWEEP": "0.5",
+    "FIRELOCK_POLL": "0.2",
+    "FIRELOCK_GRACE": "5",
+}
+
+
+def recovery_bound() -> float:
+    """Return session timeout + sweep + poll + half a second: by when a lost server's jobs run again."""
+    return 2 + 0.5 + 0.2 + 0.5
+
+
+@attrs.frozen
+class Place:
+    """Where a scenario runs: a folder of its own and a storage."""
+
+    folder: Path
+    storage: str
+    timings: Mapping[str, str] = TIMINGS
+
+    @property
+    def ledger_folder(self) -> Path:
+        """Where the processes write what happened."""
+        return self.folder / "ledger"
+
+    def ledger(self) -> Ledger:
+        """Return this process's own ledger."""
+        self.ledger_folder.mkdir(exist_ok=True)
+        return Ledger(self.ledger_folder)
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment of a server or client under test."""
+        root = Path(__file__).parents[2]
+        return {
+            **{name: text for name, text in os.environ.items() if not name.startswith("FIRELOCK_")},
+            **self.timings,
+            "FIRELOCK_STORAGE": self.storage,
+            "FAULTS_LEDGER": str(self.ledger_folder),
+            "PYTHONPATH": str(root),
+        }
+
+
+class Server:
+    """A `firelock server` of the app under test. Its log goes to a file in the place's folder."""
+
+    def __init__(
+        self,
+        place: Place,
+        name: str,
+        *,
+        workers: int = 4,
+        processes: int = 1,
+        app: str = "tests.faults.app:fire",
+    ) -> None:
+        place.ledger_folder.mkdir(exist_ok=True)
+        self.log = place.folder / f"{name}.log"
+        with self.log.open("ab") as out:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "firelock", "server", app, "--name", name,
+                 "--workers", str(workers), "--processes", str(processes)],
+                env=place.environment(), stdin=subprocess.DEVNULL, stdout=out, stderr=out,
+                cwd=place.folder, start_new_session=True,
+            )  # fmt: skip
+
+    @property
+    def pid(self) -> int:
+        """The supervisor's process id."""
+        return self.process.pid
+
+    def children(self) -> list[int]:
+        """Return the process ids of the children, as the kernel knows them."""
+        try:
+            text = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()
+        except OSError:
+            return []
+        return [int(pid) for pid in text.split()]
+
+    def kill(self) -> list[int]:
+        """Kill supervisor and children at once; return all their process ids."""
+        pids = [self.pid, *self.children()]
+        for pid in pids:
+            _kill(pid, signal.SIGKILL)
+        self.process.wait()
+        return pids
+
+    def kill_supervisor(self) -> None:
+        """Kill the supervisor alone."""
+        self.process.kill()
+        self.process.wait()
+
+    def signal(self, number: int) -> None:
+        """Send the supervisor a signal."""
+        _kill(self.pid, number)
+
+    def freeze(self, *, frozen: bool) -> None:
+        """Stop every process of the server where it stands, or let them go on."""
+        for pid in [self.pid, *self.children()]:
+            _kill(pid, signal.SIGSTOP if frozen else signal.SIGCONT)
+
+    def stop(self, timeout: float = 30) -> int:
+        """Ask it to stop and return its exit code; kill it when it does not."""
+        if self.process.poll() is None:
+            self.process.terminate()
+        try:
+            return self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise
+
+
+def _kill(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return
+
+
+def eventually(is_so: Callable[[], bool], within: float, what: str) -> float:
+    """Return the seconds it took until a condition held; fail when the deadline passes."""
+    began = time.monotonic()
+    while not is_so():
+        if time.monotonic() - began > within:
+            message = f"{what}: not within {within:g} s"
+            raise AssertionError(message)
+        time.sleep(0.02)
+    return time.monotonic() - began
