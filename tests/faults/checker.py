@@ -1,4 +1,4 @@
-"""Joins the ledger with the storage: what was lost, stuck or repeated, and whether each repeat has a cause."""
+"""Joins the ledger with the storage: what was lost, stuck or repeated, and whether repeats have causes."""
 
 from __future__ import annotations
 

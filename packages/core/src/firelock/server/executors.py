@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 FLUSH_SIZE = 100  # ends that are worth a round trip of their own
 SUSPECT_CRASHES = 2  # from so many crashes on a job runs alone
 _RIGHT_POLL = 0.05
+_BLOCKED = 0.7  # seconds without an answer from the event loop that are worth a warning
 
 
 @attrs.define(eq=False)
@@ -261,23 +262,25 @@ class AsyncWorkers:
     # ---- watching ----------------------------------------------------------------------------------------
 
     def watch(self) -> None:
-        """A job that blocks the loop for a second is named in the log, once; called twice a second."""
-        if self._loop is None or not self._loop.is_running():
+        """A job that blocks the loop for long is named in the log, once; called some times a second."""
+        loop = self._loop
+        if loop is None or not self.running:
+            self._answered_at = 0.0
             return
         now = time.monotonic()
-        if self._answered_at and now - self._answered_at > 1.0 and not self._is_warned:
+        if self._answered_at and now - self._answered_at > _BLOCKED and not self._is_warned:
             self._is_warned = True
             import asyncio  # noqa: PLC0415 - loaded by now
 
-            task = asyncio.current_task(self._loop)
+            task = asyncio.current_task(loop)
             log.warning(
-                "The event loop has been blocked for %.1f s by %s; use a `def` task or await.",
+                "The event loop has been blocked for %.1f s by %s; use a `def` task, or await.",
                 now - self._answered_at,
                 task.get_name() if task else "something that is no job",
             )
         if not self._answered_at:
             self._answered_at = now
-        self._loop.call_soon_threadsafe(self._answer)
+        loop.call_soon_threadsafe(self._answer)
 
     def _answer(self) -> None:
         self._answered_at = time.monotonic()

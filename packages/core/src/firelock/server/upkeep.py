@@ -189,13 +189,13 @@ class Upkeep:
 
     def _flush_console(self) -> None:
         self._desk.console.flush(self._storage)
-        self._coroutines.watch()
 
     def _flush_metrics(self) -> None:
         self._metrics.flush(self._storage)
 
     def _watch(self) -> None:
         """Jobs whose time is over are told so; and jobs that must not overlap, when the right to run ends."""
+        self._coroutines.watch()
         now = time.monotonic()
         has_right = self._board.may_start()
         if has_right is not self._had_right:
