@@ -8,7 +8,7 @@ import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import is_dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal, Union, cast, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Final, Literal, Union, Unpack, cast, get_args, get_origin
 
 import attrs
 
@@ -65,19 +65,19 @@ def compile_binder(
     takes_context = bool(parameters) and resolve.is_context(parameters[0])
     if takes_context:
         parameters = parameters[1:]
-    codecs_for = functools.partial(_codec, converter=functools.cache(converter or _own_converter))
+    converter = functools.cache(converter or make_converter)
     codecs: dict[str, Codec] = {}
     for parameter in parameters:
         name = f"parameter {parameter.name!r}"
         if resolve.is_context(parameter):
             raise TaskError(f"Task {task!r}: {name} is a JobContext; it must be the first parameter")
-        annotation = resolve(parameter.annotation, name)
-        _check_unions(annotation, f"Task {task!r}: {name}", converter or _own_converter)
-        codecs[_key(parameter)] = codecs_for(annotation)
+        annotation = _whole(parameter, resolve(parameter.annotation, name))
+        _check_unions(annotation, f"Task {task!r}: {name}", converter)
+        codecs[_key(parameter)] = _codec(annotation, converter)
     return Binder(
         shape_of(function.__name__, parameters),
         codecs,
-        _result_codec(resolve, flow_types, codecs_for),
+        _result_codec(resolve, flow_types, converter),
         task=task,
         takes_context=takes_context,
         limit=limit,
@@ -90,6 +90,16 @@ def _key(parameter: inspect.Parameter) -> str:
     if parameter.kind is parameter.VAR_POSITIONAL:
         return f"*{parameter.name}"
     return f"**{parameter.name}" if parameter.kind is parameter.VAR_KEYWORD else parameter.name
+
+
+def _whole(parameter: inspect.Parameter, annotation: object) -> object:
+    """Return the annotation of all that a parameter takes: of `*args` a list, of `**kwargs` a dict."""
+    if parameter.kind is parameter.VAR_POSITIONAL:
+        return list[annotation]  # type: ignore[valid-type]
+    if parameter.kind is parameter.VAR_KEYWORD:
+        is_unpacked = get_origin(annotation) is Unpack
+        return get_args(annotation)[0] if is_unpacked else dict[str, annotation]  # type: ignore[valid-type]
+    return annotation
 
 
 # ---- reading annotations ---------------------------------------------------------------------------------
@@ -198,7 +208,7 @@ def _is_record(kind: object) -> bool:
 # ---- codecs ----------------------------------------------------------------------------------------------
 
 
-def _codec(annotation: object, *, converter: Callable[[], Converter]) -> Codec:
+def _codec(annotation: object, converter: Callable[[], Converter]) -> Codec:
     fit = fit_of(annotation)
     if fit is not None:
         plain = unwrap(annotation)
@@ -208,7 +218,7 @@ def _codec(annotation: object, *, converter: Callable[[], Converter]) -> Codec:
 
 
 def _result_codec(
-    resolve: _Resolver, flow_types: Sequence[type], codec_for: Callable[[object], Codec]
+    resolve: _Resolver, flow_types: Sequence[type], converter: Callable[[], Converter]
 ) -> Codec:
     """Return the codec of what the function returns; a return annotation never hinders its registration."""
     try:
@@ -216,8 +226,8 @@ def _result_codec(
         if is_union(annotation):
             members = tuple(each for each in get_args(annotation) if each not in flow_types)
             annotation = Union[members] if members else None  # noqa: UP007 - made from a tuple
-        _check_unions(annotation, "what it returns", _own_converter)
-        return codec_for(annotation)
+        _check_unions(annotation, "what it returns", converter)
+        return _codec(annotation, converter)
     except TaskError as error:
         return Codec(_refuse_with(str(error)), _refuse_with(str(error)))
 
@@ -238,10 +248,12 @@ class _Conversion:
         self._pair: tuple[Fit, Fit] | None = None
 
     def encode(self, value: object) -> object:
+        """Return the value's stored form."""
         encode, _ = self._pair or self._load(value)
         return encode(value)
 
     def decode(self, stored: object) -> object:
+        """Return the value of a stored form."""
         _, decode = self._pair or self._load(stored)
         return decode(stored)
 
@@ -257,8 +269,3 @@ def make_converter() -> Converter:
     from firelock.converter import strict_converter  # noqa: PLC0415 - loads cattrs
 
     return strict_converter()
-
-
-@functools.cache
-def _own_converter() -> Converter:
-    return make_converter()

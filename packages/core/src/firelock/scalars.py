@@ -25,10 +25,11 @@ _MICROSECOND: Final = timedelta(microseconds=1)
 def _encode_datetime(value: object) -> str:
     if type(value) is not datetime:
         raise mismatch(value, datetime)
-    if value.utcoffset() is None:
-        raise Misfit(
-            "naive datetime", value, "give it a time zone: datetime.now(UTC), value.replace(tzinfo=UTC)"
-        )
+    offset = value.utcoffset()
+    if offset is None:
+        advice = "give it a time zone: datetime.now(UTC), value.replace(tzinfo=UTC)"
+        raise Misfit("naive datetime", value, advice)
+    _check_offset(offset, value)
     return value.isoformat()
 
 
@@ -37,6 +38,12 @@ def _decode_datetime(stored: object) -> datetime:
     if value.tzinfo is None:
         raise Misfit("naive datetime", value, "give it an offset")
     return value
+
+
+def _check_offset(offset: timedelta, value: object) -> None:
+    # CPython reads an offset of less than a second as UTC (3.11 to 3.13), and no zone has one.
+    if offset.microseconds:
+        raise Misfit("offset from UTC with a fraction of a second", value, "pass value.astimezone(UTC)")
 
 
 def _encode_date(value: object) -> str:
@@ -52,10 +59,12 @@ def _decode_date(stored: object) -> date:
 def _encode_time(value: object) -> str:
     if type(value) is not time:
         raise mismatch(value, time)
-    if value.tzinfo is not None and value.utcoffset() is None:
-        raise Misfit(
-            "time in a zone whose offset depends on the day", value, "pass a datetime, or a naive time"
-        )
+    offset = value.utcoffset()
+    if offset is not None:
+        _check_offset(offset, value)
+    elif value.tzinfo is not None:
+        problem = "time in a zone whose offset depends on the day"
+        raise Misfit(problem, value, "pass a datetime, or a naive time")
     return value.isoformat()
 
 

@@ -1,0 +1,635 @@
+"""Calls become text and calls again; what does not fit the signature, the types or the limit is refused."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from firelock.arguments import Binder, LargeArgumentsWarning, check_callable, compile_binder
+from firelock.errors import ArgumentError, ArgumentTooLarge, SignatureMismatch, TaskError
+from firelock.serializer import JsonSerializer, JsonValue, Serializer
+
+if TYPE_CHECKING:
+    from decimal import Decimal as OnlyForCheckers
+
+JSON = JsonSerializer()
+STRANGE = object()
+
+
+class JobContext:
+    """Stands in for the real one, which is known by its name as well."""
+
+
+class Snooze:
+    pass
+
+
+def binder_of(function: Callable[..., object], **options: Any) -> Binder:
+    return compile_binder(function, task=f"tests.{function.__name__}", **options)
+
+
+def create_report(day: str) -> str: ...
+
+
+def resize(width: int, height: int = 10, *, sharp: bool = False) -> None: ...
+
+
+def send(to: str, body: str) -> None: ...
+
+
+def anything(x: Any) -> Any: ...
+
+
+def everything(a: int, /, b: int = 2, *more: int, c: int = 3, **rest: int) -> None: ...
+
+
+def only(a: int = 1, b: int = 2, /, c: int = 3) -> None: ...
+
+
+def of_today(ctx: JobContext, day: str) -> None: ...
+
+
+# ---- what is stored --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("function", "args", "kwargs", "text"),
+    [
+        (create_report, ("2026-11-24",), {}, '{"day":"2026-11-24"}'),
+        (create_report, (), {"day": "x"}, '{"day":"x"}'),
+        (resize, (1,), {}, '{"width":1}'),
+        (resize, (1, 2), {}, '{"width":1,"height":2}'),
+        (resize, (), {"sharp": True, "height": 2, "width": 1}, '{"width":1,"height":2,"sharp":true}'),
+        (everything, (1,), {}, '{"a":1}'),
+        (everything, (1, 2, 3, 4), {"c": 5, "d": 6}, '{"a":1,"b":2,"c":5,"*more":[3,4],"**rest":{"d":6}}'),
+        (everything, (1,), {"a": 2}, '{"a":1,"**rest":{"a":2}}'),
+        (of_today, ("x",), {}, '{"day":"x"}'),
+    ],
+)
+def test_given_arguments_are_stored_by_name_in_the_signatures_order(
+    function: Callable[..., object], args: tuple[object, ...], kwargs: dict[str, object], text: str
+) -> None:
+    """Only what was given is stored, in one form however it was given: equal calls give equal text."""
+    binder = binder_of(function)
+
+    stored = binder.encode_text(args, kwargs, JSON)
+
+    assert text == stored
+
+
+@given(
+    args=st.lists(st.integers(-5, 5), max_size=5),
+    kwargs=st.dictionaries(st.sampled_from(["a", "b", "c", "width", "sharp"]), st.integers(-5, 5)),
+    function=st.sampled_from([everything, only, resize]),
+)
+def test_a_call_binds_as_python_binds_it_and_comes_back_as_that_call(
+    args: list[int], kwargs: dict[str, int], function: Callable[..., object]
+) -> None:
+    """What Python accepts is stored and gives the same call; what it refuses is a SignatureMismatch."""
+    if function is resize and "sharp" in kwargs:
+        kwargs["sharp"] = kwargs["sharp"] > 0
+    binder, signature = binder_of(function), inspect.signature(function)
+    try:
+        expected = signature.bind(*args, **kwargs)
+    except TypeError:
+        with pytest.raises(SignatureMismatch):
+            binder.encode_text(tuple(args), kwargs, JSON)
+        return
+
+    back, named = binder.decode_text(binder.encode_text(tuple(args), kwargs, JSON), JSON)
+
+    assert expected == signature.bind(*back, **named)
+
+
+# ---- calls that do not fit -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("function", "args", "kwargs", "words"),
+    [
+        (create_report, (), {}, "create_report(day: str) was called without 'day'"),
+        (create_report, ("a", "b"), {}, "create_report(day: str) takes 1 argument by position, 2 were given"),
+        (
+            create_report,
+            (),
+            {"dya": "x"},
+            "create_report(day: str) has no parameter 'dya'. Did you mean 'day'?",
+        ),
+        (create_report, ("x",), {"zzz": 1}, "create_report(day: str) has no parameter 'zzz'"),
+        (
+            create_report,
+            ("x",),
+            {"day": "y"},
+            "create_report(day: str) was given 'day' twice, by position and by name",
+        ),
+        (
+            only,
+            (),
+            {"a": 1},
+            "only(a: int = 1, b: int = 2, /, c: int = 3) takes 'a' by position only",
+        ),
+        (
+            send,
+            (1, 2, True),
+            {},
+            "send(to: str, body: str) takes 2 arguments by position, 3 were given",
+        ),
+        (of_today, (), {}, "of_today(day: str) was called without 'day'"),
+    ],
+)
+def test_a_call_that_does_not_fit_is_refused_with_the_signature(
+    function: Callable[..., object], args: tuple[object, ...], kwargs: dict[str, object], words: str
+) -> None:
+    """The message shows the signature without its context, and what was wrong."""
+    binder = binder_of(function)
+
+    with pytest.raises(SignatureMismatch) as caught:
+        binder.encode(args, kwargs)
+
+    assert words == str(caught.value)
+
+
+def test_a_default_is_shown_only_where_its_text_is_harmless() -> None:
+    """A default with a strange text, or a large one, is shown as three dots."""
+
+    def find(where: Any = STRANGE, limit: int = 5) -> None: ...
+
+    with pytest.raises(SignatureMismatch, match=r"^find\(where: Any = \.\.\., limit: int = 5\) takes 2"):
+        binder_of(find).encode((1, 2, 3), {})
+
+
+@pytest.mark.parametrize(
+    ("stored", "words"),
+    [
+        ({"day": "x"}, "'day' is unknown and 'width' is missing"),
+        ({}, "'width' is missing"),
+        ({"width": 1, "__class__": "os.system"}, "'__class__' is unknown"),
+    ],
+)
+def test_arguments_of_an_older_signature_are_refused_before_the_run(stored: JsonValue, words: str) -> None:
+    """A signature that changed while jobs waited is named, so that the job fails with a reason."""
+    with pytest.raises(SignatureMismatch) as caught:
+        binder_of(resize).decode(stored)
+
+    shown = "resize(width: int, height: int = 10, *, sharp: bool = False)"
+    assert f"{shown} no longer fits the stored arguments: {words}" == str(caught.value)
+
+
+def test_a_name_that_became_a_parameter_is_refused_where_it_was_an_extra() -> None:
+    """A stored extra keyword cannot be given twice, once as itself and once as the new parameter."""
+    with pytest.raises(SignatureMismatch, match="'c' is a parameter now"):
+        binder_of(everything).decode({"a": 1, "**rest": {"c": 1}})
+
+
+@pytest.mark.parametrize(
+    ("stored", "args", "kwargs"),
+    [
+        ({"c": 9}, (), {"c": 9}),
+        ({"b": 9}, (1, 9), {}),
+        ({"b": 9, "c": 8}, (1, 9, 8), {}),
+        ({"a": 5, "c": 8}, (5,), {"c": 8}),
+    ],
+)
+def test_a_gap_before_a_positional_only_parameter_is_filled_with_todays_default(
+    stored: JsonValue, args: tuple[int, ...], kwargs: dict[str, int]
+) -> None:
+    """What has no name to be given by needs its predecessors; all else is left to the run."""
+    call = binder_of(only).decode(stored)
+
+    assert (args, kwargs) == call
+
+
+def test_a_gap_before_further_arguments_is_filled_as_well() -> None:
+    """`*args` come after all positional parameters, so those are given too."""
+    call = binder_of(everything).decode({"a": 1, "*more": [7], "c": 4})
+
+    assert ((1, 2, 7), {"c": 4}) == call
+
+
+@pytest.mark.parametrize("stored", [None, [], "x", 5])
+def test_stored_arguments_that_are_no_object_are_refused(stored: JsonValue) -> None:
+    """Whatever lies in the row, the answer is an ArgumentError."""
+    with pytest.raises(
+        ArgumentError, match=r"The stored arguments of tests\.resize are a \w+, not an object"
+    ):
+        binder_of(resize).decode(stored)
+
+
+@pytest.mark.parametrize("stored", [{"width": "1"}, {"width": True}, {"width": 1.0}, {"width": None}])
+def test_a_stored_value_of_another_type_is_refused(stored: JsonValue) -> None:
+    """Tampered or outdated values are not coerced."""
+    with pytest.raises(ArgumentError, match=r"does not fit: \w+ where int is annotated at \$\.width"):
+        binder_of(resize).decode(stored)
+
+
+def test_an_object_that_names_a_class_elsewhere_stays_a_dict() -> None:
+    """Keys that other libraries take for a type have no effect."""
+    hostile = {"__class__": "os.system", "$type": "x", "py/object": "subprocess.Popen", "__reduce__": []}
+
+    (value,), _ = binder_of(anything).decode_text(JSON.dumps({"x": dict(hostile)}), JSON)
+
+    assert type(value) is dict
+    assert hostile == value
+
+
+# ---- the context -----------------------------------------------------------------------------------------
+
+
+def test_a_context_is_never_stored_and_is_left_to_the_run() -> None:
+    """The first parameter, annotated JobContext, belongs to the server."""
+    binder = binder_of(of_today)
+
+    assert binder.takes_context
+    assert ("day",) == binder.parameters
+    assert (("x",), {}) == binder.decode({"day": "x"})
+
+
+def test_a_context_is_known_by_the_class_that_is_passed_in() -> None:
+    """Without postponed annotations the annotation is the class itself."""
+
+    def run(ctx, day): ...
+
+    run.__annotations__ = {"ctx": Snooze, "day": str}
+
+    assert binder_of(run, context_type=Snooze).takes_context
+    assert not binder_of(create_report, context_type=Snooze).takes_context
+
+
+def test_a_context_that_exists_for_type_checkers_only_is_known_by_name() -> None:
+    """A module need not import JobContext for real."""
+
+    def run(ctx: firelock.JobContext, day: str) -> None: ...  # noqa: F821 - as under TYPE_CHECKING
+
+    assert binder_of(run).takes_context
+
+
+def test_a_context_elsewhere_is_refused() -> None:
+    """Type checkers strip it from the front only."""
+
+    def run(day: str, ctx: JobContext) -> None: ...
+
+    with pytest.raises(TaskError, match="parameter 'ctx' is a JobContext; it must be the first parameter"):
+        binder_of(run)
+
+
+# ---- annotations -----------------------------------------------------------------------------------------
+
+
+def test_an_annotation_that_cannot_be_resolved_names_its_parameter() -> None:
+    """An import under TYPE_CHECKING is the usual reason, and the message says so."""
+
+    def pay(amount: OnlyForCheckers) -> None: ...
+
+    with pytest.raises(TaskError) as caught:
+        binder_of(pay)
+
+    message = str(caught.value)
+    assert "the annotation 'OnlyForCheckers' of parameter 'amount' cannot be resolved" in message
+    assert "imported under TYPE_CHECKING must be imported for real" in message
+
+
+def test_a_local_type_is_found_in_the_namespace_that_is_passed_in() -> None:
+    """A task defined in a function may be annotated with what that function defines."""
+
+    class Local(dict[str, int]):
+        pass
+
+    def run(value: Local | None) -> None: ...
+
+    with pytest.raises(TaskError):
+        binder_of(run)
+    assert (None,) == binder_of(run, namespace={"Local": Local}).decode({"value": None})[0]
+
+
+def test_json_value_can_be_annotated() -> None:
+    """Our own name for plain JSON means what Any means."""
+
+    def run(payload: JsonValue) -> None: ...
+
+    assert '{"payload":{"a":[1,null]}}' == binder_of(run).encode_text(({"a": [1, None]},), {}, JSON)
+
+
+# ---- values ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (float("nan"), "of type float: non-finite number nan at $.x; JSON has no NaN and no infinity"),
+        ([float("inf")], "of type list: non-finite number inf at $.x[0]; JSON has no NaN and no infinity"),
+        ({"a": [-float("inf")]}, "of type dict: non-finite number -inf at $.x.a[0]"),
+        (2**63, "of type int: integer out of range: 64 bits, allowed is -2^63 to 2^63 - 1 at $.x; pass"),
+        (-(2**63) - 1, "of type int: integer out of range: 64 bits"),
+        (10**5000, "of type int: integer out of range: 16610 bits"),
+        ("a\0", "of type str: NUL character in text at $.x"),
+        ("\ud800", "of type str: lone surrogate in text (character 0) at $.x"),
+        ({1: 2}, "of type dict: an object's key is int, not str at $.x"),
+        ({None: 2}, "an object's key is NoneType None, not str at $.x"),
+        ({True: 2}, "an object's key is bool True, not str at $.x"),
+        ({(1,): 2}, "an object's key is tuple, not str at $.x"),
+        ((1, 2), "of type tuple: tuple is not a JSON type at $.x; annotate the parameter as tuple[...]"),
+        ({"a": {1}}, "of type dict: set is not a JSON type at $.x.a; annotate the parameter as set[...]"),
+        (frozenset(), "annotate the parameter as frozenset[...]"),
+        (b"x", "of type bytes: bytes is not a JSON type at $.x; annotate the parameter as bytes"),
+        (bytearray(b"x"), "pass bytes(value) and annotate the parameter as bytes"),
+        (1j, "of type complex: complex is not a JSON type at $.x; pass plain values"),
+    ],
+    ids=lambda value: ascii(value)[:20] if isinstance(value, str) else type(value).__name__,
+)  # fmt: skip
+def test_a_value_that_would_not_come_back_equal_is_refused(value: object, words: str) -> None:
+    """The message names the parameter, its position, the type, the place and what to do."""
+    with pytest.raises(ArgumentError) as caught:
+        binder_of(anything).encode_text((value,), {}, JSON)
+
+    assert str(caught.value).startswith("anything.enqueue(x): argument 'x' (position 1) of type ")
+    assert words in str(caught.value)
+
+
+def nested(depth: int) -> list[object]:
+    value: list[object] = []
+    for _ in range(depth - 1):
+        value = [value]
+    return value
+
+
+def circular() -> dict[str, object]:
+    value: dict[str, object] = {}
+    value["self"] = [value]
+    return value
+
+
+@pytest.mark.parametrize("value", [nested(64), nested(100_000), circular()], ids=["65", "100000", "circular"])
+def test_a_deep_or_circular_value_is_refused_and_the_process_lives(value: object) -> None:
+    """The arguments are one level themselves, so a value may be 63 deep; no RecursionError comes out."""
+    with pytest.raises(ArgumentError, match="nested deeper than 64 levels, or contains itself"):
+        binder_of(anything).encode((value,), {})
+
+
+@pytest.mark.parametrize("value", ["5", True, 5.0, None, [5]], ids=repr)
+def test_an_int_is_not_what_merely_looks_like_one(value: object) -> None:
+    """Nothing is coerced to int: no text, no truth value, no float."""
+    with pytest.raises(
+        ArgumentError, match=rf"of type {type(value).__name__}: {type(value).__name__} where int"
+    ):
+        binder_of(resize).encode((value,), {})
+
+
+@pytest.mark.parametrize(("function", "name"), [(resize, "by name"), (everything, "further arguments")])
+def test_the_position_says_how_a_parameter_is_given(function: Callable[..., object], name: str) -> None:
+    """Keyword-only and further arguments have no position of their own."""
+    args, kwargs = ((1,), {"sharp": 1}) if function is resize else ((1, 2, "3"), {})
+
+    with pytest.raises(ArgumentError) as caught:
+        binder_of(function).encode(args, kwargs)
+
+    assert f"({name})" in str(caught.value)
+
+
+# ---- size ------------------------------------------------------------------------------------------------
+
+
+def test_arguments_above_the_limit_are_refused_and_the_largest_is_named() -> None:
+    """The message says size, limit, the largest argument and what to do."""
+    with pytest.raises(ArgumentTooLarge) as caught:
+        binder_of(send).encode_text(("ann", "x" * 40_000), {}, JSON)
+
+    expected = (
+        "send has 40,022 bytes of arguments; the largest is 'body' of 40,002. "
+        "The limit is 32,768: store it elsewhere and pass a reference"
+    )
+    assert expected == str(caught.value)
+
+
+def test_the_limit_counts_bytes_and_is_itself_allowed() -> None:
+    """Characters outside ASCII count as what they take in the storage."""
+    body = "é" * 40
+    limit = len(JSON.dumps({"to": "", "body": ""})) + 80
+    binder = binder_of(send, limit=limit, warn_at=limit)
+
+    text = binder.encode_text(("", body), {}, JSON)
+
+    assert limit == len(text.encode())
+    with pytest.raises(ArgumentTooLarge, match=f"send has {limit + 1} bytes"):
+        binder.encode_text(("x", body), {}, JSON)
+
+
+def test_a_huge_text_is_refused() -> None:
+    """A text of many megabytes is measured and refused like any other."""
+    with pytest.raises(ArgumentTooLarge, match=r"8,388,6\d\d bytes of arguments"):
+        binder_of(send).encode_text(("", "x" * 2**23), {}, JSON)
+
+
+def test_large_arguments_are_warned_of_once_a_task_at_the_callers_line() -> None:
+    """From 4 KiB on a warning is given, the first time, and it points here."""
+    binder = binder_of(send)
+
+    with pytest.warns(LargeArgumentsWarning, match="send has 5,022 bytes of arguments") as caught:
+        binder.encode_text(("ann", "x" * 5_000), {}, JSON)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        binder.encode_text(("ann", "x" * 5_000), {}, JSON)
+
+    assert [__file__] == [each.filename for each in caught]
+
+
+# ---- other serializers -----------------------------------------------------------------------------------
+
+
+class Reversed(Serializer):
+    """A stranger's serializer: it checks nothing and raises what it likes."""
+
+    name = "reversed"
+
+    def dumps(self, value: JsonValue) -> str:
+        if value == {"day": "bad"}:
+            raise ZeroDivisionError("oops")
+        return JSON.dumps(value)[::-1] if value != {"day": "odd"} else "odd"
+
+    def loads(self, text: str) -> JsonValue:
+        return {"day": ("a",)} if text == "odd" else JSON.loads(text[::-1])  # type: ignore[dict-item]
+
+
+def test_another_serializer_gives_its_own_text_and_reads_it_back() -> None:
+    """The binder needs nothing of a serializer but text that comes back."""
+    binder = binder_of(create_report)
+
+    text = binder.encode_text(("x",), {}, Reversed())
+
+    assert '}"x":"yad"{' == text
+    assert (("x",), {}) == binder.decode_text(text, Reversed())
+
+
+def test_another_serializers_errors_are_argument_errors() -> None:
+    """Whatever a serializer raises, the caller and the worker see one class."""
+    binder = binder_of(create_report)
+
+    with pytest.raises(ArgumentError, match="The serializer 'reversed' failed: oops"):
+        binder.encode_text(("bad",), {}, Reversed())
+    with pytest.raises(ArgumentError, match="tuple is not a JSON type"):
+        binder.decode_text("odd", Reversed())
+    with pytest.raises(ArgumentError, match="lone surrogate"):
+        binder.encode_text(("\ud800",), {}, Reversed())
+    with pytest.raises(ArgumentError, match="The serializer 'reversed' cannot read the text"):
+        binder.decode_text(5, Reversed())  # type: ignore[arg-type]
+
+
+# ---- results ---------------------------------------------------------------------------------------------
+
+
+def snoozing() -> Snooze | list[int] | None: ...
+
+
+def unknown_result() -> OnlyForCheckers: ...
+
+
+def returns_none() -> None: ...
+
+
+def test_a_result_is_stored_by_the_return_annotation() -> None:
+    """What was returned comes back; what the server consumes itself is no part of the annotation."""
+    binder = binder_of(snoozing, flow_types=(Snooze,))
+
+    text = binder.encode_result_text([1, 2], JSON)
+
+    assert [1, 2] == binder.decode_result_text(text, JSON)
+    assert binder.decode_result_text(binder.encode_result_text(None, JSON), JSON) is None
+
+
+@pytest.mark.parametrize(
+    ("function", "value", "words"),
+    [
+        (anything, (1, 2), "The result of tests.anything, of type tuple: tuple is not a JSON type at $"),
+        (anything, {"a": object()}, "of type dict: object is not a JSON type at $.a"),
+        (
+            anything,
+            (each for each in ()),
+            "of type generator: generator is not a JSON type at $; pass a list",
+        ),
+        (returns_none, 5, "int where None is annotated at $"),
+        (create_report, 5, "int where str is annotated at $"),
+        (unknown_result, 5, "the annotation 'OnlyForCheckers' of what it returns cannot be resolved"),
+    ],
+)
+def test_a_result_that_cannot_be_stored_is_refused_with_the_reason(
+    function: Callable[..., object], value: object, words: str
+) -> None:
+    """A return annotation never hinders a registration; it shows when there is a result to store."""
+    with pytest.raises(ArgumentError) as caught:
+        binder_of(function).encode_result(value)
+
+    assert words in str(caught.value)
+
+
+def test_a_result_above_the_limit_is_refused_with_its_size() -> None:
+    """The reason of its absence says how large it was."""
+    with pytest.raises(
+        ArgumentTooLarge, match=r"The result of tests\.anything is 300,002 bytes, above the limit"
+    ):
+        binder_of(anything).encode_result_text("x" * 300_000, JSON)
+
+
+def test_a_stored_result_of_another_type_is_refused() -> None:
+    """A return annotation that changed since is named."""
+    with pytest.raises(ArgumentError, match="int where str is annotated"):
+        binder_of(create_report).decode_result(5)
+
+
+# ---- what can be a task ----------------------------------------------------------------------------------
+
+
+class Mailer:
+    def send(self, to: str) -> None: ...
+
+    def __call__(self) -> None: ...
+
+
+def numbers() -> Any:
+    yield 1
+
+
+async def async_numbers() -> Any:
+    yield 1
+
+
+async def fetch() -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("candidate", "words"),
+    [
+        (numbers, "numbers cannot be a task: it is a generator function; return a list"),
+        (async_numbers, "async_numbers cannot be a task: it is an async generator function; return a list"),
+        (numbers(), "it is a generator, the result of a call"),
+        (
+            Mailer().send,
+            "Mailer.send cannot be a task: it is a bound method; write a function that takes an id",
+        ),
+        (Mailer.send, "Mailer.send cannot be a task: it is a method; write a function that takes an id"),
+        (Mailer, "Mailer cannot be a task: it is a class; write a function that makes an instance"),
+        (Mailer(), "'Mailer' cannot be a task: it is a callable object; write a function that calls it"),
+        (functools.partial(fetch), "'partial' cannot be a task: it is a functools.partial"),
+        (staticmethod(fetch), "it is a staticmethod or classmethod object"),
+        (len, "len cannot be a task: it is a builtin; wrap it in a def"),
+        (functools.lru_cache(create_report), "it is a callable object; write a function that calls it"),
+        (5, "'int' cannot be a task: it is not a function; decorate a def or async def"),
+        (None, "'NoneType' cannot be a task"),
+    ],
+    ids=lambda value: None if isinstance(value, str) else type(value).__name__,
+)
+def test_what_is_no_plain_function_cannot_be_a_task(candidate: object, words: str) -> None:
+    """Each is refused when it is registered, with what to write instead."""
+    with pytest.raises(TaskError) as caught:
+        check_callable(candidate)
+
+    assert words in str(caught.value)
+
+
+def test_a_coroutine_cannot_be_a_task() -> None:
+    """A call in place of the function is the usual slip."""
+    coroutine = fetch()
+
+    with pytest.raises(TaskError, match=r"it is a coroutine, the result of a call; pass the function itself"):
+        check_callable(coroutine)
+    coroutine.close()
+
+
+@pytest.mark.parametrize("candidate", [create_report, fetch, lambda day: day])
+def test_plain_functions_can_be_tasks(candidate: object) -> None:
+    """def, async def and lambda pass; whether a name can be found again is the registry's question."""
+    check_callable(candidate)
+
+
+def test_a_wrapped_function_is_read_through_its_wrapper() -> None:
+    """functools.wraps keeps the signature, so the decorator order does not matter."""
+
+    @functools.wraps(create_report)
+    def wrapper(*args: object, **kwargs: object) -> object: ...
+
+    assert ("day",) == binder_of(wrapper).parameters
+
+
+def test_json_arguments_load_no_cattrs() -> None:
+    """A producer whose tasks take text and numbers stays small."""
+    code = (
+        "import sys\n"
+        "from firelock.arguments import compile_binder\n"
+        "from firelock.serializer import JsonSerializer\n"
+        "def f(a: int, b: list[str] | None = None) -> dict[str, int]: ...\n"
+        "binder = compile_binder(f, task='f')\n"
+        "binder.decode_text(binder.encode_text((1, ['x']), {}, JsonSerializer()), JsonSerializer())\n"
+        "print('cattrs' in sys.modules)"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    expected = "False"
+    assert expected == done.stdout.strip()

@@ -1,0 +1,637 @@
+"""Every supported annotation gives back what it was given, of the same type, or refuses it."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
+from decimal import Decimal
+from enum import Enum, Flag, IntEnum, StrEnum
+from pathlib import Path
+from typing import Any, Generic, Literal, NamedTuple, NewType, NotRequired, TypedDict, TypeVar
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+import attrs
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from firelock.arguments import Binder, compile_binder, make_converter
+from firelock.errors import ArgumentError, SignatureMismatch, TaskError
+from firelock.serializer import JsonSerializer
+
+JSON = JsonSerializer()
+NOW = datetime(2026, 11, 24, 12, 30, 0, 5, tzinfo=UTC)
+INSTANTLY = timezone(timedelta(microseconds=1))
+UserId = NewType("UserId", int)
+T = TypeVar("T")
+
+
+class Colour(Enum):
+    RED = "r"
+    BLUE = "b"
+
+
+class Text(StrEnum):
+    A = "a"
+
+
+class Level(IntEnum):
+    LOW = 1
+
+
+class Shape(Enum):
+    ROUND = (1, 2)
+    SQUARE = (3, 4)
+
+
+class Rights(Flag):
+    READ = 1
+    WRITE = 2
+
+
+@dataclass
+class Point:
+    x: int
+    y: float = 0.0
+
+
+@attrs.frozen
+class Order:
+    number: int | str
+    placed_at: datetime
+    lines: list[str] = attrs.field(factory=list)
+    where: Point | None = None
+    extra: Any = None
+    by_id: dict[UUID, Decimal] = attrs.field(factory=dict)
+
+
+@attrs.frozen
+class Refund:
+    reason: str
+
+
+@dataclass(eq=False)
+class Node:
+    value: int
+    children: list[Node] = field(default_factory=list)
+    parent: Node | None = None
+
+
+@dataclass
+class Box(Generic[T]):
+    content: T
+
+
+class Row(NamedTuple):
+    key: str
+    day: date
+
+
+class Options(TypedDict):
+    name: str
+    until: NotRequired[date]
+
+
+@attrs.frozen
+class Total:
+    price: int
+    twice: int = attrs.field(init=False, default=attrs.Factory(lambda self: self.price * 2, takes_self=True))
+
+
+class Widget:
+    pass
+
+
+@dataclass
+class Shelf:
+    widget: Widget
+
+
+def binder_for(annotation: object, **options: Any) -> Binder:
+    def run(x): ...
+
+    run.__annotations__ = {"x": annotation}
+    return compile_binder(run, task="tests.run", **options)
+
+
+def sent(annotation: object, value: object) -> object:
+    binder = binder_for(annotation)
+    (back,), named = binder.decode_text(binder.encode_text((value,), {}, JSON), JSON)
+    assert {} == named
+    return back
+
+
+def exact(value: object) -> str:
+    """Show a value so that a change of any type inside is seen; sets in an order of their own."""
+    if isinstance(value, (set, frozenset)):
+        return f"{type(value).__name__}{sorted(map(exact, value))}"
+    return f"{type(value).__name__}:{value!r}"
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value"),
+    [
+        (date, date(2026, 2, 28)),
+        (datetime, NOW),
+        (datetime, datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=-5, minutes=-30, seconds=-7)))),
+        (time, time(23, 59, 59, 999999)),
+        (time, time(1, tzinfo=UTC)),
+        (timedelta, timedelta.max),
+        (timedelta, timedelta.min),
+        (timedelta, timedelta(microseconds=-1)),
+        (UUID, UUID(int=5)),
+        (Decimal, Decimal("1.10")),
+        (Decimal, Decimal("-0E-7")),
+        (bytes, b"\0\xff"),
+        (Colour, Colour.RED),
+        (Text, Text.A),
+        (Level, Level.LOW),
+        (Shape, Shape.SQUARE),
+        (Rights, Rights.READ | Rights.WRITE),
+        (Literal["a", 1, None], 1),
+        (Literal[Colour.RED], Colour.RED),
+        (UserId, 5),
+        (Point, Point(1, 2.5)),
+        (Point | None, None),
+        (Order, Order(1, NOW)),
+        (Order, Order("a", NOW, ["x"], Point(1), {"a": [1, None]}, {UUID(int=1): Decimal("1.50")})),
+        (Order | Refund, Refund("late")),
+        (Order | Refund | None, Order(2, NOW)),
+        (Box[date], Box(date(2026, 1, 1))),
+        (Row, Row("a", date(2026, 1, 1))),
+        (Options, {"name": "a"}),
+        (Options, {"name": "a", "until": date(2026, 1, 1)}),
+        (Total, Total(2)),
+        (list[date], [date(2026, 1, 1)]),
+        (Sequence[date], [date(2026, 1, 1)]),
+        (list[Point | None], [Point(1), None]),
+        (tuple, (1, "a")),
+        (tuple[int, ...], (1, 2)),
+        (tuple[int, date], (1, date(2026, 1, 1))),
+        (set[str], {"b", "a"}),
+        (set[tuple[int, str]], {(1, "a")}),
+        (frozenset[date], frozenset({date(2026, 1, 1)})),
+        (deque[int], deque([1, 2])),
+        (dict[date, Point], {date(2026, 1, 1): Point(1)}),
+        (dict[Colour, list[bytes]], {Colour.RED: [b"x"]}),
+        (Mapping[UUID, int], {UUID(int=1): 1}),
+        (list[int | str | None], [1, "a", None]),
+        (str | list[str] | dict[str, int] | None, {"a": 1}),
+        (Literal["auto"] | int, "auto"),
+        (dict[str, list[float]], {"a": [1.5]}),
+        (bool | int | float, True),
+    ],
+    ids=lambda value: ascii(value)[:40],
+)
+def test_a_value_comes_back_as_it_was(annotation: object, value: object) -> None:
+    """Equal, and of the same types all through."""
+    back = sent(annotation, value)
+
+    assert exact(value) == exact(back)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value", "words"),
+    [
+        (date, NOW, "datetime where date is annotated at $.x; pass date"),
+        (date, "2026-01-01", "str where date is annotated"),
+        (datetime, datetime(2026, 1, 1), "naive datetime at $.x; give it a time zone"),  # noqa: DTZ001
+        (datetime, date(2026, 1, 1), "date where datetime is annotated"),
+        (time, time(1, tzinfo=ZoneInfo("Europe/Berlin")), "time in a zone whose offset depends on the day"),
+        (datetime, datetime(2026, 1, 1, tzinfo=INSTANTLY), "offset from UTC with a fraction of a second"),
+        (time, time(1, tzinfo=INSTANTLY), "offset from UTC with a fraction of a second"),
+        (Decimal, Decimal("NaN"), "Decimal that is not finite"),
+        (Decimal, Decimal("sNaN"), "Decimal that is not finite"),
+        (Decimal, 1.5, "float where Decimal is annotated"),
+        (bytes, bytearray(b"x"), "bytearray where bytes is annotated"),
+        (Colour, "r", "str where Colour is annotated"),
+        (Colour, Text.A, "Text where Colour is annotated"),
+        (Text, "a", "str where Text is annotated"),
+        (Level, 1, "int where Level is annotated"),
+        (str, Text.A, "Text where str is annotated"),
+        (int, Level.LOW, "Level where int is annotated"),
+        (Literal[1, "a"], True, "bool where Literal[1, 'a'] is annotated"),
+        (Literal["a"], "b", "str where Literal['a'] is annotated"),
+        (float, 2**60 + 1, "integer of 61 bits that no float equals at $.x; annotate it as int"),
+        (float, 10**400, "that no float equals"),
+        (float, math.nan, "non-finite number nan"),
+        (float, True, "bool where float is annotated"),
+        (str | int, 1.5, "float where str | int is annotated"),
+        (int | None, False, "bool where int | None is annotated"),
+        (list[int], (1,), "tuple where list[int] is annotated"),
+        (list[int], [1, "2"], "str where int is annotated at $.x[1]; pass int"),
+        (dict[str, int], {"a": "1"}, "str where int is annotated at $.x.a"),
+        (dict[str, int], {1: 1}, "an object's key is int, not str"),
+        (dict[int, int], {1: 1}, "an object's key is int, not str"),
+        (list[date], (date(2026, 1, 1),), "tuple where list[datetime.date] is annotated"),
+        (tuple[int, ...], [1], "list where tuple[int, ...] is annotated"),
+        (tuple[int, date], (1,), "does not fit tuple[int, datetime.date]"),
+        (set[str], frozenset({"a"}), "frozenset where set[str] is annotated"),
+        (set[str], ["a"], "list where set[str] is annotated"),
+        (tuple, ((1,),), "a tuple that would not come back equal at $.x; annotate what it holds"),
+        (Point, Point("1"), "str where int is annotated at $.x.x"),
+        (Point, Point(True), "bool where int is annotated at $.x.x"),
+        (Point, {"x": 1}, "dict where Point is annotated"),
+        (Point, Refund("x"), "Refund where Point is annotated"),
+        (Order, Order(1, NOW, ("a",)), "tuple where list[str] is annotated"),
+        (Order, Order(1, NOW, extra=(1,)), "tuple is not a JSON type at $.x.extra"),
+        (Order, Order(1, NOW, extra=Text.A), "Text is not a JSON type at $.x.extra"),
+        (Order, Order(1.5, NOW), "float where int | str is annotated"),
+        (Options, {"until": date(2026, 1, 1)}, "'name' is missing at $.x"),
+        (Options, {"name": "a", "other": 1}, "unknown key 'other' at $.x; known are name, until"),
+        (Path, Path("a"), "passes a path (PosixPath) in argument 'x' (position 1); pass str(path)"),
+        (Widget, Widget(), "Widget is not a type that can be stored at $.x; use a dataclass"),
+        (list[Widget], [Widget()], "Widget is not a type that can be stored"),
+        (Shelf, Shelf(Widget()), "Widget is not a type that can be stored"),
+    ],
+    ids=lambda value: ascii(value)[:40],
+)  # fmt: skip
+def test_a_value_that_is_not_of_its_annotation_is_refused(
+    annotation: object, value: object, words: str
+) -> None:
+    """Nothing is coerced and nothing is lost; the message names the parameter, its position and the fix."""
+    with pytest.raises(ArgumentError) as caught:
+        binder_for(annotation).encode_text((value,), {}, JSON)
+
+    message = str(caught.value)
+    assert words in message
+    assert "argument 'x' (position 1)" in message
+
+
+@dataclass
+class SubPoint(Point):
+    z: int = 0
+
+
+def test_a_subclass_is_refused_where_its_base_is_annotated() -> None:
+    """It would come back as the base, without what it adds."""
+    with pytest.raises(ArgumentError, match="SubPoint where Point is annotated"):
+        binder_for(Point).encode((SubPoint(1),), {})
+
+
+def test_an_integer_under_float_comes_back_as_float() -> None:
+    """The one widening there is, for annotations of JSON and inside of classes."""
+    assert exact(1.0) == exact(sent(float, 1))
+    assert exact([2.0, None]) == exact(sent(list[float | None], [2, None]))
+    assert exact(Point(1, 2.0)) == exact(sent(Point, Point(1, 2)))
+
+
+def test_classes_that_hold_themselves_come_back() -> None:
+    """A tree is data as long as it ends."""
+    back = sent(Node, Node(1, [Node(2, [Node(3)])], Node(4)))
+
+    assert isinstance(back, Node)
+    assert [1, 2, 3] == [back.value, back.children[0].value, back.children[0].children[0].value]
+    assert back.parent is not None
+    assert 4 == back.parent.value
+
+
+def test_a_class_that_contains_itself_is_refused() -> None:
+    """An endless value ends in an ArgumentError."""
+    node = Node(1)
+    node.children.append(node)
+
+    with pytest.raises(ArgumentError, match="contains itself or is nested too deep"):
+        binder_for(Node).encode((node,), {})
+
+
+def test_an_instant_keeps_its_offset_and_loses_the_zones_name() -> None:
+    """Also in the hour that a zone repeats, where Python calls it unequal to itself in any other zone."""
+    zone = ZoneInfo("Europe/Berlin")
+    value = datetime(2026, 10, 25, 2, 30, fold=1, tzinfo=zone)
+
+    direct = sent(datetime, value)
+    inside = sent(Box[datetime], Box(value))
+
+    assert isinstance(direct, datetime)
+    assert isinstance(inside, Box)
+    assert "2026-10-25T02:30:00+01:00" == direct.isoformat() == inside.content.isoformat()
+
+
+class Moody(tzinfo):
+    def utcoffset(self, when: datetime | None) -> timedelta:
+        raise RuntimeError("no idea")
+
+    def dst(self, when: datetime | None) -> None:
+        return None
+
+
+def test_a_time_zone_that_raises_is_an_argument_error() -> None:
+    """A stranger's code inside a value cannot break the caller in its own way."""
+    with pytest.raises(ArgumentError, match="does not fit datetime: no idea"):
+        binder_for(datetime).encode((datetime(2026, 1, 1, tzinfo=Moody()),), {})
+
+
+def test_equal_sets_give_equal_text() -> None:
+    """A set's order depends on the process, its stored form does not."""
+    binder = binder_for(set[str])
+
+    text = binder.encode_text(({"c", "a", "b"},), {}, JSON)
+
+    assert '{"x":["a","b","c"]}' == text
+
+
+# ---- what is stored may be anything ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("annotation", "stored", "words"),
+    [
+        (date, "yesterday", "does not fit date: Invalid isoformat string: 'yesterday' at $.x"),
+        (datetime, "2026-01-01", "naive datetime"),
+        (timedelta, "PT1H", "not a duration like PT90.500000S"),
+        (timedelta, "PT99999999999999S", "does not fit timedelta"),
+        (UUID, "x", "does not fit UUID"),
+        (Decimal, "NaN", "Decimal that is not finite"),
+        (Decimal, "x", "does not fit Decimal"),
+        (bytes, "é", "does not fit bytes"),
+        (bytes, "a", "does not fit bytes"),
+        (Colour, "x", "no member of Colour"),
+        (Level, True, "no member of Level"),
+        (Level, [], "no member of Level"),
+        (Rights, 8, "does not fit Rights"),
+        (Point, {"x": "1"}, "str where int is annotated at $.x.x"),
+        (Point, {}, "'x' is missing at $.x"),
+        (Point, {"x": 1, "z": 2}, "unknown fields 'z' at $.x"),
+        (Point, [], "list where Point is annotated"),
+        (Row, ["a"], "list where Row is annotated"),
+        (Options, [], "list where Options is annotated"),
+        (list[Point], [{"x": 1}, {"x": None}], "NoneType where int is annotated at $.x[1].x"),
+        (set[str], {"a": 1}, "dict where set[str] is annotated"),
+        (list[date], "abc", "str where list[datetime.date] is annotated"),
+        (dict[date, int], [1], "list where dict[datetime.date, int] is annotated"),
+        (Order | Refund, {"reason": 5}, "int where str is annotated"),
+        (Order | Refund, 5, "does not fit"),
+    ],
+    ids=lambda value: ascii(value)[:40],
+)
+def test_a_stored_value_that_is_not_of_its_annotation_is_refused(
+    annotation: object, stored: Any, words: str
+) -> None:
+    """Reading coerces as little as writing, and says where the trouble is."""
+    with pytest.raises(ArgumentError) as caught:
+        binder_for(annotation).decode({"x": stored})
+
+    assert words in str(caught.value)
+
+
+def test_a_field_with_a_default_may_be_added_while_jobs_wait() -> None:
+    """Old jobs get the default, as an old call would."""
+    back, _ = binder_for(Point).decode({"x": {"x": 1}})
+
+    assert (Point(1, 0.0),) == back
+
+
+# ---- unions ----------------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class Twin:
+    reason: str
+
+
+@pytest.mark.parametrize(
+    "annotation",
+    [
+        str | date,
+        date | datetime,
+        list[str | date],
+        dict[str, date | int],
+        Point | str,
+        Refund | Twin,
+        list[int] | list[str],
+        set[int] | None | int,
+    ],
+    ids=str,
+)
+def test_a_union_that_json_cannot_tell_apart_is_refused_at_registration(annotation: object) -> None:
+    """Otherwise a text might come back as a date, or the reverse."""
+    with pytest.raises(TaskError, match=r"parameter 'x' is annotated .* cannot be told apart in JSON"):
+        binder_for(annotation)
+
+
+@dataclass
+class Mixed:
+    value: str | date
+
+
+def test_a_union_inside_of_a_class_is_refused_at_the_first_value() -> None:
+    """A class's fields are read when the first value comes."""
+    with pytest.raises(ArgumentError, match=r"str \| datetime.date is not a type that can be stored"):
+        binder_for(Mixed).encode((Mixed("a"),), {})
+
+
+# ---- an app's own types ----------------------------------------------------------------------------------
+
+
+def test_an_apps_converter_stores_the_apps_own_types() -> None:
+    """What a hook taught the converter is used, and asked for no sooner than needed."""
+    asked: list[int] = []
+
+    def converter():
+        asked.append(1)
+        made = make_converter()
+        made.register_unstructure_hook(Money, lambda money: f"{money.cents}c")
+        made.register_structure_hook(Money, lambda text, _: Money(int(text[:-1])))
+        return made
+
+    binder = binder_for(list[Money], converter=converter)
+    before = list(asked)
+
+    text = binder.encode_text(([Money(5)],), {}, JSON)
+
+    assert ([], [1]) == (before, asked)
+    assert '{"x":["5c"]}' == text
+    assert (([Money(5)],), {}) == binder.decode_text(text, JSON)
+
+
+class Money:
+    def __init__(self, cents: int) -> None:
+        self.cents = cents
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Money) and self.cents == other.cents
+
+    def __hash__(self) -> int:
+        return hash(self.cents)
+
+
+def test_an_apps_lossy_converter_is_caught() -> None:
+    """A value that does not come back equal is refused, whoever converted it."""
+
+    def converter():
+        made = make_converter()
+        made.register_unstructure_hook(Money, lambda _: 0)
+        made.register_structure_hook(Money, lambda cents, _: Money(cents))
+        return made
+
+    with pytest.raises(ArgumentError, match="a Money that would not come back equal"):
+        binder_for(Money, converter=converter).encode((Money(5),), {})
+
+
+def test_a_pydantic_model_comes_back_as_itself() -> None:
+    """Models work where pydantic is installed, and are read back by their own rules."""
+    pydantic = pytest.importorskip("pydantic")
+
+    class User(pydantic.BaseModel):
+        name: str
+        born: date
+
+    value = User(name="Ann", born=date(2000, 1, 1))
+
+    back = sent(list[User], [value])
+
+    assert [value] == back
+    with pytest.raises(ArgumentError, match="dict where User is annotated"):
+        binder_for(User).encode(({"name": "Ann"},), {})
+    with pytest.raises(ArgumentError, match="does not fit"):
+        binder_for(User).decode({"x": {"name": "Ann"}})
+    with pytest.raises(
+        ArgumentError, match=r"User is not a JSON type at .*; annotate the parameter with User"
+    ):
+        binder_for(Any).encode((value,), {})
+
+
+# ---- properties ------------------------------------------------------------------------------------------
+
+clean_text = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), max_size=8)
+integers = st.integers(-(2**63), 2**63 - 1)
+floats = st.floats(allow_nan=False, allow_infinity=False)
+offsets = st.integers(-86_399, 86_399).map(lambda seconds: timezone(timedelta(seconds=seconds)))
+leaves: dict[object, st.SearchStrategy[Any]] = {
+    int: integers,
+    str: clean_text,
+    float: floats,
+    bool: st.booleans(),
+    date: st.dates(),
+    datetime: st.datetimes(timezones=offsets).map(lambda value: value.replace(fold=0)),
+    time: st.times(timezones=st.none() | offsets).map(lambda value: value.replace(fold=0)),
+    timedelta: st.timedeltas(),
+    UUID: st.uuids(),
+    Decimal: st.decimals(allow_nan=False, allow_infinity=False),
+    bytes: st.binary(max_size=8),
+    Colour: st.sampled_from(Colour),
+    Shape: st.sampled_from(Shape),
+    Point: st.builds(Point, integers, floats),
+    Row: st.builds(Row, clean_text, st.dates()),
+}
+
+
+@st.composite
+def annotated(draw: st.DrawFn) -> tuple[Any, Any]:
+    """Draw an annotation, a container of it or none, and a value that fits."""
+    leaf = draw(st.sampled_from(list(leaves)))
+    values = leaves[leaf]
+    shape = draw(st.integers(0, 7))
+    containers: list[tuple[Any, st.SearchStrategy[Any]]] = [
+        (leaf, values),
+        (list[leaf], st.lists(values, max_size=3)),
+        (tuple[leaf, ...], st.lists(values, max_size=3).map(tuple)),
+        (dict[str, leaf], st.dictionaries(clean_text, values, max_size=3)),
+        (dict[UUID, leaf], st.dictionaries(st.uuids(), values, max_size=3)),
+        (leaf | None, st.none() | values),
+        (Box[leaf], st.builds(Box, values)),
+        (tuple[leaf, int], st.tuples(values, integers)),
+    ]
+    annotation, strategy = containers[shape]
+    return annotation, draw(strategy)
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow], max_examples=200)
+@given(case=annotated())
+def test_every_value_of_every_supported_annotation_comes_back(case: tuple[Any, Any]) -> None:
+    """The round trip is exact for whatever hypothesis finds."""
+    annotation, value = case
+
+    back = sent(annotation, value)
+
+    assert exact(value) == exact(back)
+
+
+class Hostile:
+    """Raises from everything that Python might ask of it."""
+
+    def _refuse(self, *args: object) -> Any:
+        raise RuntimeError("no")
+
+    __eq__ = __hash__ = __repr__ = __str__ = __len__ = __iter__ = __bool__ = __getattr__ = _refuse  # type: ignore[assignment]
+
+
+STRANGE: list[Any] = [
+    Widget(),
+    10**5000,
+    math.nan,
+    "\ud800",
+    "a\0",
+    b"x",
+    {1},
+    (1,),
+    1j,
+    Text.A,
+    Point,
+    len,
+    Hostile(),
+]
+strange = st.integers(0, len(STRANGE) - 1).map(lambda index: STRANGE[index])
+anything = st.recursive(
+    st.none() | st.booleans() | integers | floats | st.text(max_size=3) | strange,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.text(max_size=3) | st.integers() | st.none(), inner, max_size=3)
+        | st.builds(Point, inner, inner)
+        | st.builds(Order, inner, inner, inner, inner, inner, inner)
+        | st.builds(Box, inner)
+    ),
+    max_leaves=8,
+)
+annotations = st.sampled_from(
+    [Any, int, str, list[int], dict[str, float], date, datetime, bytes, Colour, Point, Order, Order | Refund,
+     Box[Any], Row, Options, Node, set[str], tuple[int, date], Widget, Path, str | list[str] | None]
+)  # fmt: skip
+
+
+@settings(max_examples=300)
+@given(annotation=annotations, value=anything)
+def test_a_hostile_value_is_stored_whole_or_refused_by_our_errors(annotation: Any, value: Any) -> None:
+    """No value makes encoding raise anything else, and what is stored comes back the same."""
+    binder = binder_for(annotation)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            text = binder.encode_text((value,), {}, JSON)
+        except (ArgumentError, SignatureMismatch):
+            return
+
+    (back,), _ = binder.decode_text(text, JSON)
+
+    assert value == back
+
+
+@settings(max_examples=300)
+@given(
+    annotation=annotations,
+    stored=st.recursive(
+        st.none()
+        | st.booleans()
+        | integers
+        | floats
+        | clean_text
+        | st.sampled_from(["2026-01-01", "r", "PT1S"]),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(st.sampled_from(["x", "y", "name", "key", "day", "reason"]), inner, max_size=3)
+        ),
+        max_leaves=8,
+    ),
+)
+def test_whatever_is_stored_decodes_or_is_refused_by_our_errors(annotation: Any, stored: Any) -> None:
+    """No row makes decoding raise anything else."""
+    try:
+        binder_for(annotation).decode({"x": stored})
+    except (ArgumentError, SignatureMismatch):
+        return
