@@ -1,0 +1,156 @@
+"""Which jobs a claim takes: the queues it looks at, and each one's share."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from itertools import chain, zip_longest
+from typing import Any
+
+from sqlalchemy import bindparam, literal_column, select
+
+from firelock.storage import ClaimedJob, State
+from firelock_sql.database import Transaction
+from firelock_sql.statements import Statement
+from firelock_sql.tables import (
+    counts,
+    is_firing,
+    is_paused_queue,
+    is_ready,
+    is_scheduled,
+    jobs,
+    pinned,
+    records,
+    recurring,
+    sessions,
+    text_literal,
+)
+from firelock_sql.text import read_list
+
+__all__ = [
+    "CLAIMED_COLUMNS",
+    "Turns",
+    "claimed_job",
+    "has_ready",
+    "living_server",
+    "next_due_at",
+    "ready_rows",
+]
+
+_ZERO, _ONE = literal_column("0"), literal_column("1")
+
+_SERVER = Statement(
+    select(sessions.c.server).where(sessions.c.id == bindparam("session"), sessions.c.died_at.is_(None))
+)
+_PAUSED = Statement(select(records.c.key).where(is_paused_queue))
+_WITH_WORK = Statement(
+    select(counts.c.queue)
+    .where(counts.c.state == text_literal(State.ENQUEUED), counts.c.jobs > _ZERO)
+    .order_by(counts.c.queue)
+)
+_DUE = Statement(pinned(select(jobs.c.due_at), "due").where(is_scheduled).order_by(jobs.c.due_at).limit(_ONE))
+_FIRING = Statement(select(recurring.c.next_at).where(is_firing).order_by(recurring.c.next_at).limit(_ONE))
+
+# In the order of ClaimedJob's fields, `tags` still as text, then what the storage needs itself.
+CLAIMED_COLUMNS = (
+    jobs.c.id, jobs.c.task, jobs.c.arguments, jobs.c.serializer, jobs.c.queue, jobs.c.priority, jobs.c.attempt,
+    jobs.c.retries, jobs.c.crashes, jobs.c.fence, jobs.c.created_at, jobs.c.enqueued_at, jobs.c.claimed_at,
+    jobs.c.nominal_at, jobs.c.tags, jobs.c.timeout_seconds, jobs.c.retry, jobs.c.recurring_id,
+)  # fmt: skip
+_READY = Statement(
+    pinned(select(*CLAIMED_COLUMNS, jobs.c.seq, jobs.c.is_parent, jobs.c.history_lines), "ready")
+    .where(is_ready, jobs.c.queue == bindparam("queue"))
+    .order_by(jobs.c.priority.desc(), jobs.c.enqueued_at, jobs.c.seq)
+    .limit(bindparam("most"))
+    .offset(bindparam("skipped"))
+)
+_IS_READY = Statement(
+    pinned(select(_ONE).select_from(jobs), "ready")
+    .where(is_ready, jobs.c.queue == bindparam("queue"))
+    .limit(_ONE)
+)
+
+ReadyRow = tuple[Any, ...]
+
+
+class Turns:
+    """Which queue comes first where a claim names none; each process begins somewhere else."""
+
+    def __init__(self) -> None:
+        self._served = "" if random.random() < 0.5 else "m"  # noqa: S311 - any two processes should differ
+
+    def of(self, names: Sequence[str]) -> list[str]:
+        """Return the names, beginning behind the one that was served last."""
+        start = next((place for place, name in enumerate(names) if name > self._served), 0)
+        return [*names[start:], *names[:start]]
+
+    def served(self, name: str) -> None:
+        """The next claim begins behind this queue."""
+        self._served = name
+
+
+def living_server(tx: Transaction, session: str) -> str | None:
+    """Return the name of the session's server; None where the session is dead or unknown."""
+    found = tx.one(_SERVER, {"session": session})
+    return None if found is None else str(found[0])
+
+
+def next_due_at(tx: Transaction) -> int | None:
+    """Return the earliest instant of a scheduled or recurring job."""
+    found: list[Any] = [row[0] for row in (tx.one(_DUE), tx.one(_FIRING)) if row is not None]
+    return min(found, default=None)
+
+
+def has_ready(tx: Transaction, queues: Sequence[str] | None) -> bool:
+    """Tell whether a claim would take anything."""
+    return any(tx.one(_IS_READY, {"queue": queue}) for queue in _open_queues(tx, queues))
+
+
+def ready_rows(tx: Transaction, queues: Sequence[str] | None, limit: int, turns: Turns) -> list[ReadyRow]:
+    """Return the rows to claim, in the order to run them."""
+    names = _open_queues(tx, queues)
+    if queues is None and len(names) > 1:
+        return _in_turn(tx, turns.of(names), limit, turns)
+    rows: list[ReadyRow] = []
+    for name in names:
+        rows += _fetch(tx, name, limit - len(rows), 0)
+        if len(rows) >= limit:
+            break
+    return rows
+
+
+def _open_queues(tx: Transaction, queues: Sequence[str] | None) -> list[str]:
+    paused = {row[0] for row in tx.all(_PAUSED)}
+    names: Any = dict.fromkeys(queues) if queues is not None else [row[0] for row in tx.all(_WITH_WORK)]
+    return [name for name in names if name not in paused]
+
+
+def _fetch(tx: Transaction, queue: str, limit: int, skipped: int) -> list[ReadyRow]:
+    return tx.all(_READY, {"queue": queue, "most": limit, "skipped": skipped})
+
+
+def _in_turn(tx: Transaction, names: Sequence[str], limit: int, turns: Turns) -> list[ReadyRow]:
+    """Return an equal share of each queue; what one does not need is shared among the others."""
+    taken: dict[str, list[ReadyRow]] = {name: [] for name in names}
+    hungry, left = list(names), limit
+    while hungry and left > 0:
+        share = max(1, left // len(hungry))
+        for name in list(hungry):
+            wanted = min(share, left)
+            rows = _fetch(tx, name, wanted, len(taken[name])) if wanted else []
+            taken[name] += rows
+            left -= len(rows)
+            if len(rows) < wanted:
+                hungry.remove(name)
+    rounds = chain.from_iterable(zip_longest(*taken.values()))
+    rows = [row for row in rounds if row is not None]
+    if rows:
+        turns.served(rows[-1][4])
+    return rows
+
+
+def claimed_job(row: Sequence[Any]) -> ClaimedJob:
+    """Return a row of `CLAIMED_COLUMNS` as its session sees it."""
+    job = ClaimedJob(*row)
+    job.tags = read_list(row[14])
+    return job

@@ -1,0 +1,168 @@
+"""The seam between the verbs and one kind of database: connections, transactions, time, wake-ups.
+
+The verbs are written once, against a `Transaction`. What differs from database to database is behind `Database`:
+how a transaction begins and is tried again, how rows are locked, how counters are kept, who tells waiting servers.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol, TypeVar
+
+import attrs
+from sqlalchemy.engine import Dialect
+
+from firelock.storage import Applied, Claim, Exchange, Finding, NewJob, Transition
+from firelock_sql.statements import Cursor, Statement, Value
+
+__all__ = ["ANY_QUEUE", "Database", "Hot", "Transaction"]
+
+ANY_QUEUE = "*"
+"""Told in place of a queue's name: something is due earlier than was known, or there are too many names."""
+
+_T = TypeVar("_T")
+Row = tuple[Value, ...]
+
+
+@attrs.define(eq=False)
+class Transaction:
+    """One transaction under way: a cursor, one instant, and what is owed at its end."""
+
+    cursor: Cursor
+    dialect: Dialect
+    now: int  # the storage's clock when it began
+    deltas: Counter[tuple[str, str]] = attrs.field(factory=Counter)  # (state, queue): jobs more or fewer
+    woken: set[str] = attrs.field(factory=set)  # queues with new work, told after the commit
+
+    def run(self, statement: Statement, parameters: Mapping[str, Value] | None = None) -> int:
+        """The statement has run; return how many rows it changed."""
+        text, values = statement.bind(self.dialect, parameters or {})
+        self.cursor.execute(text, values)
+        return self.cursor.rowcount
+
+    def run_many(self, statement: Statement, rows: Iterable[Mapping[str, Value]]) -> None:
+        """The statement has run once a row of parameters."""
+        compiled = statement.compiled(self.dialect)
+        names = compiled.names
+        self.cursor.executemany(compiled.text, [[row[name] for name in names] for row in rows])
+
+    def all(self, statement: Statement, parameters: Mapping[str, Value] | None = None) -> list[Row]:
+        """Return every row of a query."""
+        text, values = statement.bind(self.dialect, parameters or {})
+        self.cursor.execute(text, values)
+        return self.cursor.fetchall()
+
+    def one(self, statement: Statement, parameters: Mapping[str, Value] | None = None) -> Row | None:
+        """Return the first row of a query, None where there is none."""
+        text, values = statement.bind(self.dialect, parameters or {})
+        self.cursor.execute(text, values)
+        return self.cursor.fetchone()
+
+    def moved(self, queue: str, before: str | None, after: str | None) -> None:
+        """The counts will say that a job of this queue went from one state to the other; None is outside."""
+        if before is not None:
+            self.deltas[before, queue] -= 1
+        if after is not None:
+            self.deltas[after, queue] += 1
+
+
+class Database(ABC):
+    """One database, as this process sees it. Opening one does no I/O."""
+
+    dialect: Dialect
+    name: str  # as it may be shown
+    clock_offset: int = 0
+
+    @abstractmethod
+    def write(self, work: Callable[[Transaction], _T]) -> _T:
+        """The work is committed as one transaction, tried again as a whole while others are in the way.
+
+        Raises:
+            StorageUnavailable: trying again later may help; nothing was written.
+            StorageError: it will not; nothing was written.
+        """
+
+    @abstractmethod
+    def read(self, work: Callable[[Transaction], _T]) -> _T:
+        """Return what the work read from one snapshot."""
+
+    @abstractmethod
+    def write_unchecked(self, work: Callable[[Transaction], _T]) -> _T:
+        """`write`, whatever schema there is."""
+
+    @abstractmethod
+    def read_unchecked(self, work: Callable[[Transaction], _T]) -> _T:
+        """`read`, whatever schema there is."""
+
+    @abstractmethod
+    def has_table(self, tx: Transaction, name: str) -> bool:
+        """Tell whether a table of this name exists."""
+
+    @abstractmethod
+    def join(self, within: object, work: Callable[[Transaction], _T]) -> _T:
+        """The work is part of a transaction of the caller's, which ends as the caller likes.
+
+        Raises:
+            ConfigurationError: that is no transaction of this database.
+        """
+
+    @abstractmethod
+    def clock(self) -> int:
+        """Return the database's own time in micros, `clock_offset` included."""
+
+    @abstractmethod
+    def among(self, values: Sequence[str] | Sequence[int]) -> Value:
+        """Return a list as the one parameter that `statements.among` compares with."""
+
+    @abstractmethod
+    def wait(self, queues: Sequence[str] | None, timeout_seconds: float) -> bool:
+        """See `Storage.wait`."""
+
+    @abstractmethod
+    def interrupt(self) -> None:
+        """See `Storage.interrupt`."""
+
+    @abstractmethod
+    def describe(self) -> Mapping[str, str]:
+        """See `Storage.describe`."""
+
+    @abstractmethod
+    def diagnose(self) -> list[Finding]:
+        """See `Storage.diagnose`."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Every connection is closed; a later transaction raises `StorageError`."""
+
+
+class Hot(Protocol):
+    """The verbs that run for every job, in the fastest form a database has."""
+
+    def insert(self, batch: Sequence[NewJob]) -> list[bool]:
+        """See `Storage.insert`."""
+        ...
+
+    def claim(self, queues: Sequence[str] | None, limit: int, session: str, now: int) -> Claim:
+        """See `Storage.claim`."""
+        ...
+
+    def apply(self, transitions: Sequence[Transition]) -> list[Applied]:
+        """See `Storage.apply`."""
+        ...
+
+    def exchange(
+        self,
+        transitions: Sequence[Transition],
+        queues: Sequence[str] | None,
+        limit: int,
+        session: str,
+        now: int,
+    ) -> Exchange:
+        """See `Storage.exchange`."""
+        ...
+
+    def forget(self, session: str | None = None) -> None:
+        """Nothing is remembered of what the session, or any, has claimed."""
+        ...

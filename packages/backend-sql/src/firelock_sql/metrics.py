@@ -1,0 +1,73 @@
+"""Rollups: what ended within each minute."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import bindparam, select, update
+
+from firelock.storage import Rollup, add_rollups
+from firelock_sql.database import Transaction
+from firelock_sql.statements import Statement, insert_into
+from firelock_sql.tables import rollups
+
+__all__ = ["record_metrics", "timeline"]
+
+_COLUMNS = (
+    rollups.c.minute, rollups.c.task, rollups.c.queue, rollups.c.outcome, rollups.c.count, rollups.c.duration,
+    rollups.c.histogram,
+)  # fmt: skip
+_is_this = (
+    (rollups.c.minute == bindparam("of_minute"))
+    & (rollups.c.task == bindparam("of_task"))
+    & (rollups.c.queue == bindparam("of_queue"))
+    & (rollups.c.outcome == bindparam("of_outcome"))
+)
+_GET = Statement(select(*_COLUMNS).where(_is_this))
+_PUT = insert_into(rollups, *(column.name for column in _COLUMNS))
+_REPLACE = Statement(
+    update(rollups)
+    .where(_is_this)
+    .values(
+        count=bindparam("new_count"),
+        duration=bindparam("new_duration"),
+        histogram=bindparam("new_histogram"),
+    )
+)
+_SINCE = Statement(
+    select(*_COLUMNS)
+    .where(rollups.c.minute >= bindparam("since"), rollups.c.minute < bindparam("until"))
+    .order_by(rollups.c.minute, rollups.c.task, rollups.c.queue, rollups.c.outcome)
+)
+
+
+def _read(row: Any) -> Rollup:  # noqa: ANN401 - a driver's row
+    return Rollup(*row[:6], tuple(json.loads(row[6])))
+
+
+def record_metrics(tx: Transaction, new: Sequence[Rollup]) -> None:
+    """See `Storage.record_metrics`."""
+    for rollup in new:
+        of = {
+            "of_minute": rollup.minute,
+            "of_task": rollup.task,
+            "of_queue": rollup.queue,
+            "of_outcome": rollup.outcome,
+        }
+        found = tx.one(_GET, of)
+        total = rollup if found is None else add_rollups(_read(found), rollup)
+        histogram = json.dumps(total.histogram)
+        if found is None:
+            key = {"minute": total.minute, "task": total.task, "queue": total.queue, "outcome": total.outcome}
+            tx.run(_PUT, {**key, "count": total.count, "duration": total.duration, "histogram": histogram})
+        else:
+            change = {"new_count": total.count, "new_duration": total.duration, "new_histogram": histogram}
+            tx.run(_REPLACE, {**of, **change})
+
+
+def timeline(tx: Transaction, since: int, until: int, *, task: str | None, queue: str | None) -> list[Rollup]:
+    """See `Storage.timeline`."""
+    found = map(_read, tx.all(_SINCE, {"since": since, "until": until}))
+    return [one for one in found if task in {None, one.task} and queue in {None, one.queue}]

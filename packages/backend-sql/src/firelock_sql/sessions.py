@@ -1,0 +1,210 @@
+"""Sessions: begun, renewed, compared, ended."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from sqlalchemy import bindparam, literal_column, select, update
+
+from firelock.storage import (
+    Held,
+    NewSession,
+    Reconciliation,
+    Renewal,
+    SessionRecord,
+    State,
+    Taken,
+    Upkeep,
+)
+from firelock_sql.changes import clear_tail, take_back
+from firelock_sql.claiming import CLAIMED_COLUMNS, claimed_job, living_server
+from firelock_sql.database import Database, Transaction
+from firelock_sql.rows import load_rows, save_rows
+from firelock_sql.statements import Statement, insert_into
+from firelock_sql.tables import jobs, pinned, sessions
+
+__all__ = [
+    "begin_session",
+    "end_expired",
+    "end_session",
+    "expired_sessions",
+    "list_sessions",
+    "reconcile",
+    "renew",
+]
+
+_SECOND = 1_000_000
+_is_alive = sessions.c.died_at.is_(None)
+
+_BEGIN = insert_into(
+    sessions, "id", "server_id", "server", "host", "pid", "started_at", "timeout_seconds", "workers", "queues",
+    "version", "expires_at",
+)  # fmt: skip
+_KNOWN = Statement(select(sessions.c.id).where(sessions.c.id == bindparam("session")))
+_TIMEOUT = Statement(
+    select(sessions.c.timeout_seconds).where(sessions.c.id == bindparam("session"), _is_alive)
+)
+_RENEW = Statement(
+    update(sessions)
+    .where(sessions.c.id == bindparam("session"))
+    .values(
+        expires_at=bindparam("new_expires_at"),
+        busy=bindparam("new_busy"),
+        reported=bindparam("new_reported"),
+        rss_bytes=bindparam("new_rss_bytes"),
+        cpu_percent=bindparam("new_cpu_percent"),
+    )
+)
+_DIE = Statement(
+    update(sessions).where(sessions.c.id == bindparam("session"), _is_alive).values(died_at=bindparam("at"))
+)
+_SERVER = Statement(
+    select(sessions.c.server, sessions.c.expires_at).where(sessions.c.id == bindparam("session"), _is_alive)
+)
+_EXPIRED = Statement(
+    select(sessions.c.id)
+    .where(_is_alive, sessions.c.expires_at <= bindparam("now"))
+    .order_by(sessions.c.expires_at)
+    .limit(bindparam("most"))
+)
+_LIST = Statement(
+    select(
+        sessions.c.id, sessions.c.server_id, sessions.c.server, sessions.c.host, sessions.c.pid,
+        sessions.c.started_at, sessions.c.timeout_seconds, sessions.c.workers, sessions.c.queues,
+        sessions.c.version, sessions.c.expires_at, sessions.c.died_at, sessions.c.busy, sessions.c.reported,
+        sessions.c.rss_bytes, sessions.c.cpu_percent,
+    ).order_by(sessions.c.started_at, sessions.c.id)
+)  # fmt: skip
+_HELD_IDS = Statement(
+    pinned(select(jobs.c.id), "holder").where(jobs.c.session == bindparam("holder")).order_by(jobs.c.seq)
+)
+_HELD = Statement(
+    pinned(select(*CLAIMED_COLUMNS, jobs.c.state), "holder")
+    .where(jobs.c.session == bindparam("holder"))
+    .order_by(jobs.c.seq)
+)
+_START = Statement(
+    update(jobs)
+    .where(
+        jobs.c.id == bindparam("job_id"),
+        jobs.c.session == bindparam("holder"),
+        jobs.c.fence == bindparam("token"),
+        jobs.c.state == literal_column(repr(State.PROCESSING.value)),
+    )
+    .values(started_at=bindparam("new_started_at"))
+)
+
+
+def begin_session(tx: Transaction, session: NewSession) -> None:
+    """See `Storage.begin_session`."""
+    if tx.one(_KNOWN, {"session": session.id}) is not None:
+        return
+    tx.run(
+        _BEGIN,
+        {
+            "id": session.id,
+            "server_id": session.server_id,
+            "server": session.server,
+            "host": session.host,
+            "pid": session.pid,
+            "started_at": session.started_at,
+            "timeout_seconds": session.timeout_seconds,
+            "workers": session.workers,
+            "queues": session.queues,
+            "version": session.version,
+            "expires_at": tx.now + int(session.timeout_seconds * _SECOND),
+        },
+    )
+
+
+def renew(tx: Transaction, renewals: Sequence[Renewal]) -> list[bool]:
+    """See `Storage.renew`."""
+    return [_renew(tx, renewal) for renewal in renewals]
+
+
+def _renew(tx: Transaction, renewal: Renewal) -> bool:
+    found: Any = tx.one(_TIMEOUT, {"session": renewal.session})
+    if found is None:
+        return False
+    tx.run(
+        _RENEW,
+        {
+            "session": renewal.session,
+            "new_expires_at": tx.now + int(found[0] * _SECOND),
+            "new_busy": renewal.busy,
+            "new_reported": renewal.state,
+            "new_rss_bytes": renewal.rss_bytes,
+            "new_cpu_percent": renewal.cpu_percent,
+        },
+    )
+    return True
+
+
+def reconcile(tx: Transaction, session: str, held: Sequence[Held]) -> Reconciliation:
+    """See `Storage.reconcile`; writes only where a start is given."""
+    is_lost = living_server(tx, session) is None
+    rows: Sequence[Any] = tx.all(_HELD, {"holder": session})
+    stored = {(row[0], row[9]): row[-1] for row in rows}  # (id, fence): state
+    for one in held:
+        if one.started_at is not None and stored.get((one.job_id, one.fence)) == State.PROCESSING:
+            started = {"job_id": one.job_id, "holder": session, "token": one.fence}
+            tx.run(_START, {**started, "new_started_at": one.started_at})
+    named = {(one.job_id, one.fence) for one in held}
+    return Reconciliation(
+        is_lost,
+        [one for one in held if stored.get((one.job_id, one.fence)) != State.PROCESSING],
+        [claimed_job(row[:-1]) for row in rows if (row[0], row[9]) not in named],
+    )
+
+
+def end_session(
+    tx: Transaction,
+    database: Database,
+    session: str,
+    running: Collection[str] | None,
+    *,
+    reason: str,
+    is_expired_only: bool = False,
+) -> Taken | None:
+    """See `Storage.end_session`; with `is_expired_only` one that lives on is left alone: None."""
+    found: Any = tx.one(_SERVER, {"session": session})
+    if found is None or (is_expired_only and found[1] > tx.now):
+        return None
+    tx.run(_DIE, {"session": session, "at": tx.now})
+    ids = [str(row[0]) for row in tx.all(_HELD_IDS, {"holder": session})]
+    rows = load_rows(tx, database, ids)
+    crashed: list[str] = []
+    returned: list[str] = []
+    for id in ids:
+        row = rows[id]
+        if row.state != State.PROCESSING:
+            clear_tail(tx, row)
+        elif running is None or id in running:
+            take_back(tx, row, crash=reason)
+            crashed.append(id)
+        else:
+            take_back(tx, row, crash=None)
+            returned.append(id)
+    save_rows(tx, rows.values())
+    return Taken(session, str(found[0]), crashed, returned)
+
+
+def expired_sessions(tx: Transaction, limit: int) -> list[str]:
+    """Return the sessions that expired and that nobody has marked dead, the longest expired first."""
+    return [str(row[0]) for row in tx.all(_EXPIRED, {"now": tx.now, "most": limit})]
+
+
+def end_expired(tx: Transaction, database: Database, session: str) -> Taken | None:
+    """The session is ended if it is still expired."""
+    reason = Upkeep.SESSION_LOST.value
+    return end_session(tx, database, session, None, reason=reason, is_expired_only=True)
+
+
+def list_sessions(tx: Transaction) -> list[SessionRecord]:
+    """See `Storage.list_sessions`."""
+    rows: Sequence[Any] = tx.all(_LIST)
+    return [
+        SessionRecord(NewSession(*row[:10]), row[10], row[11] is None, Renewal(row[0], *row[12:]))
+        for row in rows
+    ]

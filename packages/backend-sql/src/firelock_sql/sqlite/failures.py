@@ -1,0 +1,70 @@
+"""What SQLite's errors mean to those who called: try again, or not."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from firelock.storage import StorageError, StorageUnavailable
+
+__all__ = ["is_busy", "is_worn", "translated"]
+
+_PRIMARY = 0xFF  # the low byte of an extended code
+_BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+_PASSING = _BUSY | {
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_PROTOCOL,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_INTERRUPT,
+    sqlite3.SQLITE_NOMEM,
+}
+_HINTS = {
+    sqlite3.SQLITE_FULL: "free space on its disk",
+    sqlite3.SQLITE_READONLY: "make the file and its folder writable",
+    sqlite3.SQLITE_CORRUPT: "restore it from a backup",
+    sqlite3.SQLITE_NOTADB: "name another file, this one is not an SQLite database",
+}
+
+
+def _code(error: BaseException) -> int:
+    return (getattr(error, "sqlite_errorcode", 0) or 0) & _PRIMARY
+
+
+def is_busy(error: BaseException) -> bool:
+    """Tell whether somebody else is just writing."""
+    return isinstance(error, sqlite3.OperationalError) and _code(error) in _BUSY
+
+
+def is_worn(error: BaseException) -> bool:
+    """Tell whether the connection should be opened anew before it is used again."""
+    return isinstance(error, sqlite3.Error) and _code(error) not in _BUSY | {0, sqlite3.SQLITE_CONSTRAINT}
+
+
+@contextmanager
+def translated(path: Path) -> Iterator[None]:
+    """The driver's exceptions leave as the storage's own; no parameter is in their text.
+
+    Raises:
+        StorageUnavailable: locked, disk full, an error of input or output: trying again may help.
+        StorageError: everything else.
+    """
+    try:
+        yield
+    except sqlite3.Error as error:
+        code = _code(error)
+        hint = _hint(code, path)
+        message = f"SQLite database {path}: {error}{'; ' if hint else ''}{hint}."
+        raise (StorageUnavailable if code in _PASSING else StorageError)(message) from error
+    except (OverflowError, UnicodeError) as error:
+        message = f"SQLite database {path} cannot hold a value of this call: {type(error).__name__}."
+        raise StorageError(message) from None
+
+
+def _hint(code: int, path: Path) -> str:
+    if code == sqlite3.SQLITE_CANTOPEN and not path.parent.is_dir():
+        return f"there is no folder {path.parent}"
+    return _HINTS.get(code, "")

@@ -1,0 +1,110 @@
+"""What a database file says about itself: to people at a start, and to `firelock doctor`."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping
+from pathlib import Path
+
+from firelock.storage import Finding
+from firelock_sql.url import SqliteUrl
+
+__all__ = ["describe", "diagnose", "file_system_of"]
+
+_SAFE_FROM = (3, 51, 3)
+_LARGE_LOG = 64 * 1024 * 1024
+_REMOTE = (
+    "nfs",
+    "cifs",
+    "smb",
+    "9p",
+    "sshfs",
+    "fuse.sshfs",
+    "ceph",
+    "glusterfs",
+    "fuse.glusterfs",
+    "afs",
+    "lustre",
+)
+_DURABILITY = {
+    "full": "full: what was acknowledged is on the disk",
+    "normal": "normal: a power failure may take the last commits, nothing else does",
+}
+
+
+def describe(cursor: sqlite3.Cursor, url: SqliteUrl, wake: str) -> Mapping[str, str]:
+    """Return what the file and its settings are, for people."""
+    return {
+        "storage": str(url),
+        "file": str(url.path),
+        "durability": _DURABILITY[url.synchronous],
+        "journal": _journal_mode(cursor),
+        "sqlite": sqlite3.sqlite_version,
+        "wake": wake,
+    }
+
+
+def diagnose(cursor: sqlite3.Cursor, url: SqliteUrl) -> list[Finding]:
+    """Return what may go wrong with this file, and how to mend it."""
+    findings = []
+    if sqlite3.sqlite_version_info < _SAFE_FROM:
+        findings.append(
+            Finding(
+                False,
+                f"SQLite {sqlite3.sqlite_version} may, rarely, corrupt a database when its log is reset under load.",
+                "Use a Python that brings SQLite 3.51.3 or newer.",
+            )
+        )
+    if (kind := file_system_of(url.path)).startswith(_REMOTE):
+        findings.append(
+            Finding(
+                True,
+                f"{url.path} lies on a network file system ({kind}), where SQLite's locks do not hold.",
+                "Move the file to a local disk, or use a server such as PostgreSQL.",
+            )
+        )
+    if (mode := _journal_mode(cursor)) != "wal":
+        findings.append(
+            Finding(False, f"The journal mode is {mode}: readers and writers block each other.",
+                    "Let the folder's owner open the file once, so that it can be switched to wal.")
+        )  # fmt: skip
+    if (size := _log_size(url.path)) > _LARGE_LOG:
+        findings.append(
+            Finding(
+                False,
+                f"The write-ahead log has grown to {size // (1024 * 1024)} MB.",
+                "Look for a program that keeps a read transaction on this file open.",
+            )
+        )
+    if url.synchronous == "normal":
+        findings.append(
+            Finding(False, "synchronous is normal: a power failure may take the last commits.",
+                    "Leave it if that is meant, else take synchronous=normal out of the URL.")
+        )  # fmt: skip
+    return findings
+
+
+def _journal_mode(cursor: sqlite3.Cursor) -> str:
+    return str(cursor.execute("PRAGMA journal_mode").fetchone()[0])
+
+
+def _log_size(path: Path) -> int:
+    try:
+        return path.with_name(path.name + "-wal").stat().st_size
+    except OSError:
+        return 0
+
+
+def file_system_of(path: Path, mounts: Path = Path("/proc/self/mounts")) -> str:
+    """Return the kind of file system a path lies on; empty where the system does not say."""
+    try:
+        lines = mounts.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    best, kind = -1, ""
+    for line in lines:
+        _, folder, found, *_ = [*line.split(" "), "", "", ""]
+        where = Path(folder.replace("\\040", " "))
+        if path.is_relative_to(where) and len(where.parts) >= best:
+            best, kind = len(where.parts), found
+    return kind

@@ -1,0 +1,190 @@
+"""Jobs as part of a transaction of the caller's: `insert(within=…)`.
+
+The rows go through the caller's own connection, so they are committed or rolled back with everything else. Servers
+are told after the commit: of a Session by its own events; of a Connection when it goes back to its pool after a
+commit, since Core has no event behind one; of a raw connection never, servers find those jobs at their next poll.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import attrs
+from sqlalchemy import Connection, event
+
+from firelock import ConfigurationError
+from firelock_sql.database import Transaction
+from firelock_sql.sqlite.failures import translated
+from firelock_sql.statements import Cursor
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from firelock_sql.sqlite.database import SqliteDatabase
+
+__all__ = ["Joined", "joined"]
+
+_T = TypeVar("_T")
+_OWED = "firelock: queues to tell of"  # in the `info` of a session or pooled connection
+_HEARD = "firelock: told after commits"
+
+
+@attrs.frozen
+class Joined:
+    """A caller's transaction."""
+
+    path: Path
+    driver: Any  # the driver's connection, a sqlite3.Connection or one that looks like it
+    open_cursor: Callable[[], Cursor]
+    tell_later: Callable[[SqliteDatabase, set[str]], None]
+
+    def run(self, database: SqliteDatabase, work: Callable[[Transaction], _T]) -> _T:
+        """The work is part of the transaction; of one that fails nothing is."""
+        with translated(self.path):
+            cursor = self.open_cursor()
+            _check_same_file(cursor, self.path)
+            self._begin(cursor)
+            cursor.execute("SAVEPOINT firelock")
+            tx = Transaction(cursor, database.dialect, database.clock())
+            try:
+                result = work(tx)
+                database.write_counts(tx)
+            except BaseException:
+                cursor.execute("ROLLBACK TO firelock")
+                cursor.execute("RELEASE firelock")
+                raise
+            cursor.execute("RELEASE firelock")
+        if tx.woken:
+            self.tell_later(database, tx.woken)
+        return result
+
+    def _begin(self, cursor: Cursor) -> None:
+        """The driver's transaction has begun: a savepoint outside of one would commit by itself."""
+        if self.driver.in_transaction:
+            return
+        if self.driver.isolation_level is None:
+            message = "within= is a connection in autocommit mode without a transaction; begin one first."
+            raise ConfigurationError(message)
+        cursor.execute("BEGIN IMMEDIATE")
+
+
+def joined(within: object, path: Path) -> Joined:
+    """Return the caller's transaction.
+
+    Raises:
+        ConfigurationError: it is none that rows of an SQLite file can be part of.
+    """
+    if isinstance(within, sqlite3.Connection):
+        return Joined(path, within, within.cursor, lambda database, queues: None)
+    if isinstance(within, Connection):
+        return _joined_connection(within, path, _tell_after_checkin)
+    from sqlalchemy.orm import Session, scoped_session
+
+    session = within() if isinstance(within, scoped_session) else within
+    if isinstance(session, Session):
+        return _joined_session(session, path)
+    message = (
+        f"within= takes a Session, a Connection or a sqlite3.Connection, not {type(within).__name__}. "
+        "An AsyncSession is taken by aenqueue."
+    )
+    raise ConfigurationError(message)
+
+
+def _joined_connection(
+    connection: Connection, path: Path, tell: Callable[[Connection, SqliteDatabase, set[str]], None]
+) -> Joined:
+    if connection.dialect.name != "sqlite":
+        message = f"within= is a transaction on {connection.engine.url!r}, but jobs are stored in {path}."
+        raise ConfigurationError(message)
+    connection.exec_driver_sql("SELECT 1")  # SQLAlchemy takes note that a transaction has begun
+    pooled = connection.connection
+    return Joined(
+        path,
+        pooled.driver_connection,
+        pooled.cursor,
+        lambda database, queues: tell(connection, database, queues),
+    )
+
+
+def _check_same_file(cursor: Cursor, path: Path) -> None:
+    cursor.execute("PRAGMA database_list")
+    files = {str(name): str(file or "") for _, name, file, *_ in cursor.fetchall()}
+    found = files.get("main", "")
+    if not found or Path(found).resolve() != path.resolve():
+        message = (
+            f"within= is a transaction on {found or 'a database in memory'}, but jobs are stored in {path}."
+        )
+        raise ConfigurationError(message)
+
+
+# ---- telling after the commit ----------------------------------------------------------------------------
+
+
+def _joined_session(session: Session, path: Path) -> Joined:
+    return _joined_connection(
+        session.connection(),
+        path,
+        lambda _connection, database, queues: _tell_after_end(session, database, queues),
+    )
+
+
+def _tell_after_end(session: Session, database: SqliteDatabase, queues: set[str]) -> None:
+    """Servers are told when the session's outermost transaction has committed, nobody where it has not."""
+    owed: dict[SqliteDatabase, set[str]] = session.info.setdefault(_OWED, {})
+    owed.setdefault(database, set()).update(queues)
+    if session.info.setdefault(_HEARD, False):
+        return
+    session.info[_HEARD] = True
+    outcome = {"is_committed": False}
+
+    @event.listens_for(session, "after_commit")
+    def committed(_session: Session) -> None:
+        outcome["is_committed"] = True
+
+    @event.listens_for(session, "after_rollback")
+    def rolled_back(_session: Session) -> None:
+        outcome["is_committed"] = False
+
+    @event.listens_for(session, "after_transaction_end")
+    def ended(session: Session, transaction: Any) -> None:  # noqa: ANN401 - SessionTransaction has no public home
+        if transaction.parent is not None:
+            return
+        queues_of = session.info.pop(_OWED, {})
+        if outcome["is_committed"]:
+            for database, queues in queues_of.items():
+                database.tell(queues)
+        outcome["is_committed"] = False
+
+
+def _tell_after_checkin(connection: Connection, database: SqliteDatabase, queues: set[str]) -> None:
+    """Servers are told when the connection goes back to its pool, if its transaction has committed."""
+    info = connection.connection.info
+    owed: dict[SqliteDatabase, set[str]] = info.setdefault(_OWED, {})
+    owed.setdefault(database, set()).update(queues)
+    pool: Any = connection.engine.pool
+    if not event.contains(pool, "checkin", _checked_in):
+        event.listen(pool, "checkin", _checked_in)
+    if not event.contains(connection.engine, "commit", _committing):
+        event.listen(connection.engine, "commit", _committing)
+        event.listen(connection.engine, "rollback", _rolling_back)
+
+
+def _committing(connection: Connection) -> None:
+    info = connection.connection.info
+    if _OWED in info:
+        info[_HEARD] = True
+
+
+def _rolling_back(connection: Connection) -> None:
+    if not connection.invalidated:
+        connection.connection.info.pop(_OWED, None)
+
+
+def _checked_in(_driver: object, record: Any) -> None:  # noqa: ANN401 - the pool's own type
+    owed: dict[SqliteDatabase, set[str]] = record.info.pop(_OWED, {})
+    if record.info.pop(_HEARD, False):
+        for database, queues in owed.items():
+            database.tell(queues)

@@ -1,0 +1,21 @@
+"""Opens an SQLite storage."""
+
+from __future__ import annotations
+
+from firelock.storage import Feature
+from firelock_sql.sqlite.database import SqliteDatabase
+from firelock_sql.sqlite.hot import SqliteHot
+from firelock_sql.storage import SqlStorage
+from firelock_sql.url import parse_sqlite_url
+
+__all__ = ["open_sqlite"]
+
+
+def open_sqlite(url: str) -> SqlStorage:
+    """Return the storage of an `sqlite:///` URL; nothing is opened yet."""
+    parsed = parse_sqlite_url(url)
+    database = SqliteDatabase(parsed)
+    features = {Feature.SHARED, Feature.DURABLE, Feature.TRANSACTIONAL_ENQUEUE}
+    if parsed.is_waking:
+        features.add(Feature.NOTIFY)
+    return SqlStorage(database, SqliteHot(database), frozenset(features))

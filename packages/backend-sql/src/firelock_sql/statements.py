@@ -1,0 +1,121 @@
+"""Core statements that are compiled to text once and run with the driver's own cursor.
+
+That costs half of what SQLAlchemy's execution would (8.4 against 15 µs a job in the hot path) and keeps one
+source of SQL for every dialect. Parameters are named; `Statement.bind` puts them in the order of the text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
+
+import attrs
+from sqlalchemy import Column, Table, bindparam
+from sqlalchemy.engine import Dialect
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql import ClauseElement, insert
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.elements import ColumnElement
+
+__all__ = ["Cursor", "Statement", "Value", "among", "insert_into"]
+
+Value = str | int | float | bytes | None
+
+
+class Cursor(Protocol):
+    """The part of a driver's cursor (PEP 249) that is used."""
+
+    @property
+    def rowcount(self) -> int:
+        """Return how many rows the last statement changed."""
+        ...
+
+    def execute(self, sql: str, parameters: Sequence[Value] = (), /) -> object:
+        """The statement has run once."""
+        ...
+
+    def executemany(self, sql: str, parameters: Iterable[Sequence[Value]], /) -> object:
+        """The statement has run once for each row of parameters."""
+        ...
+
+    def fetchall(self) -> list[tuple[Value, ...]]:
+        """Return the rows that are left."""
+        ...
+
+    def fetchone(self) -> tuple[Value, ...] | None:
+        """Return the next row."""
+        ...
+
+
+class among(ColumnElement[bool]):  # noqa: N801 - reads like `in_` and the other operators of Core
+    """The column's value is in a list that is bound as one parameter, so that one text serves any length."""
+
+    inherit_cache = False
+
+    def __init__(self, column: ColumnElement[str] | ColumnElement[int], name: str) -> None:
+        self.column = column
+        self.values = bindparam(name)
+
+
+@compiles(among, "sqlite")
+def _among_in_sqlite(element: among, compiler: SQLCompiler, **options: object) -> str:
+    """The list is bound as the text of a JSON array."""
+    column = compiler.process(element.column, **options)
+    values = compiler.process(element.values, **options)
+    return f"{column} IN (SELECT value FROM json_each({values}))"
+
+
+@attrs.frozen
+class _Compiled:
+    text: str
+    names: tuple[str, ...]
+    constants: Mapping[str, Value]
+
+
+class Statement:
+    """One statement, compiled once a dialect."""
+
+    def __init__(self, core: ClauseElement, columns: Sequence[str] | None = None) -> None:
+        self._core = core
+        self._columns = columns
+        self._compiled: dict[str, _Compiled] = {}
+
+    def compiled(self, dialect: Dialect) -> _Compiled:
+        """Return its text and the names of its parameters in their order."""
+        found = self._compiled.get(dialect.name)
+        if found is None:
+            found = self._compiled[dialect.name] = self._compile(dialect)
+        return found
+
+    def _compile(self, dialect: Dialect) -> _Compiled:
+        compiled = self._core.compile(dialect=dialect, column_keys=self._columns)
+        assert isinstance(compiled, SQLCompiler)  # noqa: S101 - DDL is not run through here
+        names = tuple(compiled.positiontup or ())
+        constants = {name: value for name, value in compiled.params.items() if value is not None}
+        return _Compiled(compiled.string, names, constants)
+
+    def text(self, dialect: Dialect, *names: str) -> str:
+        """Return its text, to be run with parameters in just this order."""
+        compiled = self.compiled(dialect)
+        if names != compiled.names:
+            message = f"parameters are {compiled.names}, not {names}, in {compiled.text}"
+            raise AssertionError(message)
+        return compiled.text
+
+    def bind(self, dialect: Dialect, parameters: Mapping[str, Value]) -> tuple[str, list[Value]]:
+        """Return its text and its parameters in the order of the text."""
+        compiled = self.compiled(dialect)
+        constants = compiled.constants
+        return compiled.text, [
+            parameters[name] if name in parameters else constants[name] for name in compiled.names
+        ]
+
+
+def insert_into(table: Table, *columns: str) -> Statement:
+    """Return the statement that stores one row with these columns, whose names are its parameters' names."""
+    return Statement(insert(table), columns)
+
+
+def column_names(columns: Iterable[Column[object]]) -> tuple[str, ...]:
+    """Return the names of the columns."""
+    return tuple(column.name for column in columns)
