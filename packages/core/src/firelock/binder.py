@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import warnings
@@ -76,9 +77,9 @@ class Binder:
 
     @property
     def defaults(self) -> Mapping[str, JsonValue]:
-        """The defaults in their stored form, for tags; an empty list where one could not be stored."""
+        """The defaults in their stored form, for tags, without those that could not be stored."""
         if self._defaults is None:
-            self._defaults = {name: self._default(name) for name in self.shape.defaults}
+            self._defaults = self._stored_defaults()
         return self._defaults
 
     # ---- arguments ---------------------------------------------------------------------------------------
@@ -225,11 +226,14 @@ class Binder:
             raise
         return cast("JsonValue", done)
 
-    def _default(self, name: str) -> JsonValue:
-        try:
-            return cast("JsonValue", self._encoders[name](self.shape.defaults[name]))
-        except Misfit:
-            return []  # which no tag can be made of, and format_tags says so
+    def _stored_defaults(self) -> dict[str, JsonValue]:
+        done: dict[str, JsonValue] = {}
+        for name, default in self.shape.defaults.items():
+            with contextlib.suppress(Misfit):
+                stored = self._encoders[name](default)
+                check_json(stored)
+                done[name] = cast("JsonValue", stored)
+        return done
 
     def _explained(
         self, misfit: Misfit, args: Sequence[object], kwargs: Mapping[str, object]

@@ -41,7 +41,7 @@ def _decode_datetime(stored: object) -> datetime:
 
 
 def _check_offset(offset: timedelta, value: object) -> None:
-    # CPython reads an offset of less than a second as UTC (3.11 to 3.13), and no zone has one.
+    # CPython 3.11 reads an offset of less than a second as UTC, and no zone has one.
     if offset.microseconds:
         raise Misfit("offset from UTC with a fraction of a second", value, "pass value.astimezone(UTC)")
 

@@ -64,7 +64,7 @@ def _format(template: str, bound: Mapping[str, JsonValue]) -> str:
     for literal, name in _pieces(template):
         done.append(literal)
         if name is not None:
-            done.append(_text_of(template, name, bound.get(name, [])))
+            done.append(_text_of(template, name, bound))
     tag = "".join(done)
     problem = _problem_with(tag)
     if problem:
@@ -72,7 +72,12 @@ def _format(template: str, bound: Mapping[str, JsonValue]) -> str:
     return tag
 
 
-def _text_of(template: str, name: str, value: JsonValue) -> str:
+def _text_of(template: str, name: str, bound: Mapping[str, JsonValue]) -> str:
+    if name not in bound:
+        raise ArgumentError(
+            f"Tag {template!r} is made from {name!r}, which is omitted; its default cannot be stored"
+        )
+    value = bound[name]
     if isinstance(value, str):
         return value
     if isinstance(value, bool):

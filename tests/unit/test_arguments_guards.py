@@ -1,0 +1,258 @@
+"""The number one mistake of job systems, made impossible: what must not be an argument is refused by name."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import queue
+import socket
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import create_engine, select
+from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, Query, Session, mapped_column
+
+from firelock.arguments import Binder, compile_binder
+from firelock.errors import ArgumentError
+from firelock.serializer import JsonSerializer
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class User(Base):
+    __tablename__ = "user"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str]
+
+
+class Membership(Base):
+    __tablename__ = "membership"
+    group: Mapped[int] = mapped_column(primary_key=True)
+    member: Mapped[int] = mapped_column(primary_key=True)
+
+
+class Account(MappedAsDataclass, Base):
+    """Looks like a plain dataclass, and is an entity all the same."""
+
+    __tablename__ = "account"
+    id: Mapped[int] = mapped_column(primary_key=True)
+
+
+def send_mail(user: Any) -> None: ...
+
+
+def welcome(user: User) -> None: ...
+
+
+def open_account(account: Account) -> None: ...
+
+
+def charge(order: int, user: Any, *, note: str = "") -> None: ...
+
+
+def invite(users: list[User]) -> None: ...
+
+
+def binder_of(function: Callable[..., object]) -> Binder:
+    return compile_binder(function, task=f"tests.{function.__name__}")
+
+
+def refusal_of(function: Callable[..., object], *args: object, **kwargs: object) -> str:
+    with pytest.raises(ArgumentError) as caught:
+        binder_of(function).encode_text(args, kwargs, JsonSerializer())
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("function", [send_mail, welcome])
+def test_an_entity_is_refused_with_the_call_by_its_id(function: Callable[..., object]) -> None:
+    """Whatever the annotation, the message shows the call as it should be."""
+    name = function.__name__
+
+    message = refusal_of(function, User(id=1, name="Ann"))
+
+    expected = (
+        f"{name}.enqueue(user) passes the entity User as argument 'user' (position 1); pass user.id and load "
+        f"the User inside the task: {name}.enqueue(user.id)"
+    )
+    assert expected == message
+
+
+def test_the_other_arguments_stay_in_the_call_that_is_shown() -> None:
+    """The line can be copied over the wrong one."""
+    message = refusal_of(charge, 1, User(id=1), note="x")
+
+    assert "charge.enqueue(order, user, note=note) passes the entity User" in message
+    assert "'user' (position 2)" in message
+    assert message.endswith("charge.enqueue(order, user.id, note=note)")
+
+
+def test_an_entity_with_a_composite_key_is_passed_by_all_of_it() -> None:
+    """Every column of the primary key is named."""
+    message = refusal_of(send_mail, Membership(group=1, member=2))
+
+    assert message.endswith("send_mail.enqueue(user.group, user.member)")
+
+
+def test_a_mapped_dataclass_is_an_entity() -> None:
+    """It could be stored and rebuilt, and would come back as a row that the database never gave."""
+    message = refusal_of(open_account, Account(id=1))
+
+    assert "passes the entity Account" in message
+    assert message.endswith("open_account.enqueue(account.id)")
+
+
+@pytest.mark.parametrize(
+    ("function", "value", "place"),
+    [
+        (invite, [User(id=1)], "$.users[0]"),
+        (send_mail, {"who": [User(id=1)]}, "$.user.who[0]"),
+        (send_mail, (User(id=1),), "$.user[0]"),
+    ],
+)
+def test_an_entity_inside_of_an_argument_is_found(
+    function: Callable[..., object], value: object, place: str
+) -> None:
+    """The message says where it is."""
+    message = refusal_of(function, value)
+
+    assert "passes the entity User (User) in argument 'user" in message
+    assert f"(position 1), at {place}; pass its id and load it inside the task" in message
+
+
+def made_by(module: str, name: str, **attributes: object) -> object:
+    """Make an instance of a class that a library, which need not be installed, would have."""
+    return type(
+        "Sub", (type(name, (), {"__module__": module, **attributes}),), {"__module__": "app.models"}
+    )()
+
+
+@pytest.mark.parametrize(
+    ("value", "key"),
+    [
+        (made_by("django.db.models.base", "Model", pk=1, _meta=object()), "pk"),
+        (made_by("django.db.models.base", "Model", pk=1, id=1, _meta=object()), "id"),
+        (made_by("app.orm", "Thing", pk=1, _meta=object()), "pk"),
+        (made_by("peewee", "Model", id=1), "id"),
+        (made_by("tortoise.models", "Model", pk=1), "pk"),
+        (made_by("mongoengine.base.document", "BaseDocument", pk=1), "pk"),
+    ],
+)
+def test_other_libraries_entities_are_known_by_their_names(value: object, key: str) -> None:
+    """Nothing is imported to find out."""
+    message = refusal_of(send_mail, value)
+
+    assert "passes the entity Sub as argument 'user'" in message
+    assert message.endswith(f"send_mail.enqueue(user.{key})")
+
+
+def numbers() -> Iterator[int]:
+    yield 1
+
+
+async def async_numbers() -> Any:
+    yield 1
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (threading.Lock, "passes a lock (lock) in argument 'user' (position 1); make it inside the task"),
+        (threading.RLock, "passes a lock (RLock)"),
+        (threading.Condition, "passes a lock (Condition)"),
+        (threading.Event, "passes a lock (Event)"),
+        (lambda: threading.Thread(target=print), "passes a thread (Thread)"),
+        (asyncio.Lock, "passes a lock (Lock)"),
+        (queue.SimpleQueue, "passes a queue (SimpleQueue)"),
+        (numbers, "passes a generator (generator) in argument 'user' (position 1); pass a list"),
+        (async_numbers, "passes a generator (async_generator)"),
+        (lambda: map(str, [1]), "passes an iterator (map)"),
+        (lambda: range(3), "passes an iterator (range) in argument 'user' (position 1); pass a list"),
+        (lambda: sys, "passes a module (module)"),
+        (lambda: numbers, "passes a function (function)"),
+        (lambda: len, "passes a function (builtin_function_or_method)"),
+        (lambda: User, "passes a class"),
+        (lambda: ValueError("x"), "passes an exception (ValueError) in argument 'user' (position 1); pass"),
+        (lambda: io.BytesIO(b"x"), "passes an open file (BytesIO)"),
+        (lambda: Path("/tmp"), "passes a path (PosixPath) in argument 'user' (position 1); pass str(path)"),
+        (lambda: create_engine("sqlite://"), "passes a database engine (Engine)"),
+        (Session, "passes a database session (Session)"),
+        (lambda: Query(User), "passes a query (Query) in argument 'user' (position 1); pass the ids"),
+        (lambda: select(User), "passes a query (Select)"),
+        (lambda: made_by("django.db.models.query", "QuerySet"), "passes a query (Sub)"),
+        (lambda: made_by("django.http.request", "HttpRequest"), "passes a request (Sub)"),
+        (lambda: made_by("starlette.requests", "HTTPConnection"), "passes a request (Sub)"),
+        (lambda: made_by("requests.sessions", "Session"), "passes an HTTP session (Sub)"),
+        (lambda: made_by("redis.client", "Redis"), "passes a connection (Sub)"),
+        (lambda: made_by("numpy", "generic"), "passes a numpy scalar (Sub)"),
+        (lambda: made_by("numpy", "ndarray"), "passes a numpy array (Sub)"),
+        (lambda: made_by("pandas.core.frame", "DataFrame"), "passes a pandas frame (Sub)"),
+    ],
+)  # fmt: skip
+def test_what_no_job_can_carry_is_refused_by_name(make: Callable[[], object], words: str) -> None:
+    """Each with what to do instead."""
+    assert words in refusal_of(send_mail, make())
+
+
+def test_open_things_are_refused_by_name() -> None:
+    """Files, sockets, connections, cursors and processes belong to this process."""
+    with (
+        tempfile.NamedTemporaryFile() as temporary,
+        Path(temporary.name).open() as plain,
+        socket.socket() as connection,
+        create_engine("sqlite://").connect() as database,
+        subprocess.Popen([sys.executable, "-c", ""], stdin=subprocess.DEVNULL) as process,
+    ):
+        process.wait()
+        raw = sqlite3.connect(":memory:")
+
+        assert "passes an open file (_TemporaryFileWrapper)" in refusal_of(send_mail, temporary)
+        assert "passes an open file (TextIOWrapper)" in refusal_of(send_mail, plain)
+        assert "passes a socket (socket)" in refusal_of(send_mail, connection)
+        assert "passes a database connection (Connection)" in refusal_of(send_mail, database)
+        assert "passes a database connection (Connection)" in refusal_of(send_mail, raw)
+        assert "passes a database connection (Cursor)" in refusal_of(send_mail, raw.cursor())
+        assert "passes a process (Popen)" in refusal_of(send_mail, process)
+        raw.close()
+    database.engine.dispose()
+
+
+def test_a_coroutine_is_asked_about_its_await() -> None:
+    """A forgotten await is the usual reason."""
+
+    async def load() -> User: ...
+
+    coroutine = load()
+
+    message = refusal_of(send_mail, coroutine)
+
+    coroutine.close()
+    assert "passes a coroutine (coroutine) in argument 'user' (position 1); did you forget await?" in message
+
+
+def test_a_future_is_asked_about_its_await() -> None:
+    """So is what asyncio gives for a task that was started."""
+    loop = asyncio.new_event_loop()
+
+    message = refusal_of(send_mail, loop.create_future())
+
+    loop.close()
+    assert "passes a future (Future)" in message
+    assert "did you forget await?" in message
+
+
+def test_a_refused_value_among_further_arguments_is_named() -> None:
+    """`*args` and `**kwargs` are looked through as well."""
+
+    def run(*rest: Any, **more: Any) -> None: ...
+
+    assert "in argument 'rest' (further arguments), at $.*rest[1]" in refusal_of(run, 1, User(id=1))
+    assert "in argument 'more' (further arguments), at $.**more.who" in refusal_of(run, who=User(id=1))

@@ -1,0 +1,119 @@
+"""Tags made of arguments: templates are checked at registration, values at the call."""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from firelock.arguments import check_tag_templates, compile_binder, format_tags
+from firelock.errors import ArgumentError, TaskError
+from firelock.serializer import JsonValue
+
+
+@pytest.mark.parametrize(
+    ("template", "value", "tag"),
+    [
+        ("user:{x}", 42, "user:42"),
+        ("user:{x}", "ann lee", "user:ann lee"),
+        ("{x}", "é", "é"),
+        ("{x}-{x}", True, "true-true"),
+        ("{x}", None, "null"),
+        ("{x}", 1.5, "1.5"),
+        ("{{x}}:{x}", 1, "{x}:1"),
+        ("plain", 1, "plain"),
+        ("user:{x}", "{y.__class__}", "user:{y.__class__}"),
+    ],
+)
+def test_a_tag_is_the_template_with_the_stored_values(template: str, value: JsonValue, tag: str) -> None:
+    """Text stands as it is, other values as JSON writes them; a value is never a template itself."""
+    check_tag_templates([template], ["x"])
+
+    assert (tag,) == format_tags([template], {"x": value})
+
+
+def test_equal_tags_are_given_once_in_order() -> None:
+    """Two templates may meet."""
+    assert ("b", "a") == format_tags(["{x}", "a", "{y}"], {"x": "b", "y": "a"})
+
+
+def test_an_omitted_argument_counts_as_its_default() -> None:
+    """The default stands in its stored form, as a given value would."""
+
+    def run(x: int, day: date = date(2026, 1, 1), other: object = print) -> None: ...
+
+    binder = compile_binder(run, task="tests.run")
+    encoded = binder.encode((1,), {})
+
+    assert ("1:2026-01-01",) == format_tags(["{x}:{day}"], encoded, defaults=binder.defaults)
+    with pytest.raises(
+        ArgumentError, match="is made from 'other', which is omitted; its default cannot be stored"
+    ):
+        format_tags(["{other}"], encoded, defaults=binder.defaults)
+
+
+@pytest.mark.parametrize(
+    ("templates", "words"),
+    [
+        ("user:{x}", "tags is the text 'user:{x}'. Give a list"),
+        ([5], "A tag is text, not int"),
+        (["{y}"], "Tag '{y}' names 'y'. Parameters that can be named plainly: x"),
+        (["{x.id}"], "holds more than plain names: use {name} and nothing else in braces"),
+        (["{x[0]}"], "holds more than plain names"),
+        (["{x!r}"], "holds more than plain names"),
+        (["{x:>5}"], "holds more than plain names"),
+        (["{}"], "holds more than plain names"),
+        (["{0}"], "holds more than plain names"),
+        (["{x.__class__.__init__.__globals__}"], "holds more than plain names"),
+        (["{x"], "is no template: expected '}' before end of string"),
+        (["x}"], "is no template"),
+        ([""], "is empty"),
+        (["a\nb{x}"], "holds characters that cannot be printed"),
+        (["a\x1b[0m"], "holds characters that cannot be printed"),
+        (["a\u202eb"], "holds characters that cannot be printed"),
+        (["y" * 101], "is 101 characters long; at most 100 are allowed"),
+        (["a"] * 21, "21 tags; a job has at most 20"),
+    ],
+    ids=lambda value: ascii(value)[:30],
+)
+def test_a_template_that_cannot_make_tags_is_refused_at_registration(templates: Any, words: str) -> None:
+    """Only plain names of parameters stand in braces: no way leads from a tag into an object."""
+    with pytest.raises(TaskError) as caught:
+        check_tag_templates(templates, ["x"])
+
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ([1], "is made from 'x', which is stored as list; only text and numbers can"),
+        ({}, "which is stored as dict"),
+        ("", "is empty, with these arguments"),
+        ("x" * 101, "is 101 characters long"),
+        ("a\tb", "cannot be printed"),
+    ],
+    ids=lambda value: ascii(value)[:20],
+)
+def test_a_value_that_cannot_stand_in_a_tag_is_refused_at_the_call(value: JsonValue, words: str) -> None:
+    """The caller learns it before anything is stored."""
+    with pytest.raises(ArgumentError) as caught:
+        format_tags(["{x}"], {"x": value})
+
+    assert words in str(caught.value)
+
+
+@given(template=st.text("{}x.!:[]0a ", max_size=12), value=st.text(max_size=5) | st.integers())
+def test_no_template_and_no_value_raises_anything_else(template: str, value: JsonValue) -> None:
+    """What passes registration makes a tag or an ArgumentError."""
+    try:
+        check_tag_templates([template], ["x", "a"])
+        (tag,) = format_tags([template], {"x": value, "a": 1})
+    except (ArgumentError, TaskError):
+        return
+
+    assert tag.isprintable()
+    assert 1 <= len(tag) <= 100
