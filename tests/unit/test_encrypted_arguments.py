@@ -1,0 +1,119 @@
+"""The example of a plugged-in serializer: nothing can be read or changed, and keys can be rotated."""
+
+from __future__ import annotations
+
+import pytest
+from cryptography.fernet import Fernet
+
+from examples.encrypted_arguments import EncryptedArguments, EncryptedSerializer
+from firelock import ArgumentError, ConfigurationError, Firelock
+from firelock.arguments import compile_binder
+
+OLD, NEW = Fernet.generate_key().decode(), Fernet.generate_key().decode()
+
+
+def pay(card: str, cents: int) -> list[int]: ...
+
+
+BINDER = compile_binder(pay, task="tests.pay")
+
+
+def test_arguments_come_back_and_cannot_be_read_in_between() -> None:
+    """The stored text is a token that shows nothing of the arguments."""
+    serializer = EncryptedSerializer([NEW])
+
+    text = BINDER.encode_text(("4111", 995), {}, serializer)
+
+    assert "4111" not in text
+    assert "card" not in text
+    assert (("4111", 995), {}) == BINDER.decode_text(text, serializer)
+
+
+def test_a_waiting_job_is_read_after_a_rotation() -> None:
+    """A new key in front writes, the old one behind it still reads."""
+    waiting = BINDER.encode_text(("4111", 995), {}, EncryptedSerializer([OLD]))
+    rotated = EncryptedSerializer([NEW, OLD])
+
+    fresh = BINDER.encode_text(("4111", 995), {}, rotated)
+
+    assert (("4111", 995), {}) == BINDER.decode_text(waiting, rotated)
+    assert (("4111", 995), {}) == BINDER.decode_text(fresh, EncryptedSerializer([NEW]))
+
+
+def test_a_dropped_key_reads_nothing() -> None:
+    """What was written with it is an ArgumentError, never plain text."""
+    waiting = BINDER.encode_text(("4111", 995), {}, EncryptedSerializer([OLD]))
+
+    with pytest.raises(
+        ArgumentError, match="cannot be decrypted: its key is missing here, or it was changed"
+    ):
+        BINDER.decode_text(waiting, EncryptedSerializer([NEW]))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text[:-2] + "A=",
+        lambda text: text[1:],
+        lambda _: "",
+        lambda _: '{"card":"x","cents":1}',
+        lambda text: text + "é",
+    ],
+)
+def test_changed_text_is_refused(change) -> None:
+    """Cut, altered, replaced by plain JSON or not even ASCII: nothing of it reaches the task."""
+    serializer = EncryptedSerializer([NEW])
+    text = BINDER.encode_text(("4111", 995), {}, serializer)
+
+    with pytest.raises(ArgumentError):
+        BINDER.decode_text(change(text), serializer)
+
+
+def test_what_json_cannot_hold_is_refused_before_it_is_encrypted() -> None:
+    """The core checks around a serializer that does not check itself."""
+    with pytest.raises(ArgumentError, match="lone surrogate"):
+        BINDER.encode_text(("\ud800", 1), {}, EncryptedSerializer([NEW]))
+    with pytest.raises(ArgumentError, match="integer out of range"):
+        BINDER.encode_text(("x", 2**63), {}, EncryptedSerializer([NEW]))
+
+
+def test_results_are_encrypted_as_well() -> None:
+    """The same serializer writes what a task returns."""
+    serializer = EncryptedSerializer([NEW])
+
+    text = BINDER.encode_result_text([4111], serializer)
+
+    assert "4111" not in text
+    assert [4111] == BINDER.decode_result_text(text, serializer)
+
+
+@pytest.mark.parametrize("keys", [[], ["short"], [NEW, "secret-but-wrong"]])
+def test_a_wrong_key_is_refused_and_not_shown(keys: list[str]) -> None:
+    """A key that slipped into the wrong place does not end in a log."""
+    with pytest.raises(ConfigurationError) as caught:
+        EncryptedSerializer(keys)
+
+    assert "generate_key" in str(caught.value)
+    assert not any(key in str(caught.value) for key in keys)
+
+
+def test_keys_come_from_the_environment_newest_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The order in the variable is the order of rotation."""
+    monkeypatch.setenv("APP_ENCRYPTION_KEYS", f"{NEW},{OLD}")
+
+    (serializer,) = EncryptedArguments.from_environment().register_serializers().values()
+
+    assert {"a": 1} == EncryptedSerializer([NEW]).loads(serializer.dumps({"a": 1}))
+
+
+def test_an_app_stores_tokens_and_reads_them_back() -> None:
+    """Plugged in by name, the serializer writes each job's arguments."""
+    with Firelock("memory://", serializer="encrypted", plugins=[EncryptedArguments([NEW])]) as fire:
+        task = fire.task(name="tests.pay")(pay)
+
+        job = task.enqueue("4111", 995)
+
+        record = fire.storage.get([job.id])[0]
+        assert record is not None
+        assert "encrypted" == record.serializer
+        assert (("4111", 995), {}) == BINDER.decode_text(record.arguments, EncryptedSerializer([NEW]))
