@@ -58,7 +58,7 @@ CLAIMED_COLUMNS = (
     jobs.c.nominal_at, jobs.c.tags, jobs.c.timeout_seconds, jobs.c.retry, jobs.c.recurring_id,
 )  # fmt: skip
 _READY = Statement(
-    pinned(select(*CLAIMED_COLUMNS, jobs.c.seq, jobs.c.is_parent, jobs.c.history_lines), "ready")
+    pinned(select(*CLAIMED_COLUMNS, jobs.c.seq, jobs.c.is_parent), "ready")
     .where(is_ready, jobs.c.queue == bindparam("queue"))
     .order_by(jobs.c.priority.desc(), jobs.c.enqueued_at, jobs.c.seq)
     .limit(bindparam("most"))

@@ -200,8 +200,8 @@ def _count_up_to(name: str, index: str | None) -> Statement:
 @lru_cache(maxsize=512)
 def _statement(walk: _Walk) -> Statement:
     time = jobs.c.changed_at if walk.is_by_change else jobs.c.created_at
-    matches = and_(*(_CONDITIONS[name] for name in sorted(walk.tested)))
-    is_match = case((matches, _ONE), else_=_ZERO) if walk.tested else _ONE
+    tests = [_CONDITIONS[name] for name in sorted(walk.tested)]
+    is_match = case((and_(*tests), _ONE), else_=_ZERO) if tests else _ONE
     statement = select(time, jobs.c.id, is_match)
     statement = statement.where(*(_CONDITIONS[name] for name in sorted(walk.led_by)))
     if walk.index == "listed":

@@ -7,7 +7,16 @@ from typing import Any
 
 from sqlalchemy import bindparam, literal_column, select
 
-from firelock.storage import Attempt, Counts, ErrorInfo, FailureGroup, HistoryEntry, JobRecord, State
+from firelock.storage import (
+    Attempt,
+    Counts,
+    ErrorInfo,
+    FailureGroup,
+    HistoryEntry,
+    JobRecord,
+    State,
+    bounded_history,
+)
 from firelock_sql.database import Database, Transaction
 from firelock_sql.statements import Statement, among
 from firelock_sql.tables import attempt_errors, counts, jobs, text_literal
@@ -38,8 +47,11 @@ _STATE, _TAGS, _ERROR = 4, 8, 27
 
 _GET = Statement(select(*RECORD_COLUMNS).where(among(jobs.c.id, "ids")))
 _HISTORY = Statement(
-    select(jobs.c.created_at, jobs.c.creation, jobs.c.history).where(jobs.c.id == bindparam("job_id"))
-)
+    select(
+        jobs.c.created_at, jobs.c.creation, jobs.c.history, jobs.c.is_plain_end, jobs.c.state, jobs.c.changed_at,
+        jobs.c.attempt, jobs.c.claimed_at, jobs.c.started_at, jobs.c.server,
+    ).where(jobs.c.id == bindparam("job_id"))
+)  # fmt: skip
 _ERRORS = Statement(
     select(
         attempt_errors.c.attempt, attempt_errors.c.at, attempt_errors.c.type, attempt_errors.c.message,
@@ -87,7 +99,13 @@ def get_jobs(tx: Transaction, database: Database, ids: Sequence[str]) -> list[Jo
 def get_history(tx: Transaction, job_id: str) -> list[HistoryEntry]:
     """See `Storage.history`."""
     found: Any = tx.one(_HISTORY, {"job_id": job_id})
-    return [] if found is None else read_history(*found)
+    if found is None:
+        return []
+    created_at, creation, lines, is_plain_end, state, changed_at, *attempt = found
+    history = read_history(created_at, creation, lines)
+    if is_plain_end:
+        history = bounded_history(history, HistoryEntry(STATES[state], changed_at, None, *attempt))
+    return history
 
 
 def get_errors(tx: Transaction, job_id: str) -> list[Attempt]:

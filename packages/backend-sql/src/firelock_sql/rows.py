@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import attrs
-from sqlalchemy import bindparam, select, update
+from sqlalchemy import bindparam, literal_column, select, update
 
 from firelock.storage import HistoryEntry, State
 from firelock_sql.database import Database, Transaction
@@ -30,6 +30,7 @@ class JobRow:
     created_at: int
     is_parent: int
     history_lines: int
+    is_plain_end: int
     state: str
     reason: str | None
     changed_at: int
@@ -53,6 +54,20 @@ class JobRow:
     added: list[str] = attrs.field(factory=list)  # lines of history not written yet
     is_changed: bool = False
 
+    def __attrs_post_init__(self) -> None:
+        if self.is_plain_end:  # what the columns say now is history with the next change
+            self.note(
+                HistoryEntry(
+                    self.state_value,
+                    self.changed_at,
+                    None,
+                    self.attempt,
+                    self.claimed_at,
+                    self.started_at,
+                    self.server,
+                )
+            )
+
     @property
     def state_value(self) -> State:
         """Return the state as the enumeration's member."""
@@ -73,7 +88,7 @@ class JobRow:
 _READ = tuple(
     jobs.c[field.name] for field in attrs.fields(JobRow) if field.name not in {"added", "is_changed"}
 )
-_FIRST_WRITTEN = 6  # seq to history_lines are not written by name
+_FIRST_WRITTEN = 7  # the columns before it are not written by name
 _WRITTEN = _READ[_FIRST_WRITTEN:]
 
 _LOAD = Statement(select(*_READ).where(among(jobs.c.id, "ids")).order_by(jobs.c.id))
@@ -84,6 +99,7 @@ _SAVE = Statement(
         *((column, bindparam(f"new_{column.name}")) for column in _WRITTEN),
         (jobs.c.history, jobs.c.history + bindparam("new_lines")),
         (jobs.c.history_lines, jobs.c.history_lines + bindparam("new_count")),
+        (jobs.c.is_plain_end, literal_column("0")),
     )
 )
 _HISTORY = Statement(select(jobs.c.creation, jobs.c.history).where(jobs.c.seq == bindparam("row_seq")))

@@ -89,6 +89,7 @@ jobs = Table(
     Column("error_fingerprint", Text),
     Column("history", Text, nullable=False, server_default=""),  # one JSON list a line: see `history`
     _count("history_lines"),
+    _count("is_plain_end"),  # 1: the last step is not in `history`, it is what the other columns say
     # reserved
     Column("pending", Integer),
     Column("batch_id", Text),
@@ -133,12 +134,7 @@ _ = [
         where=jobs.c.recurring_id.is_not(None),
     ),
     # serves the jobs of a failure group
-    _index(
-        "by_fingerprint",
-        jobs.c.error_fingerprint,
-        jobs.c.changed_at,
-        where=jobs.c.error_fingerprint.is_not(None),
-    ),
+    _index("by_fingerprint", jobs.c.error_fingerprint, where=jobs.c.error_fingerprint.is_not(None)),
     # serves lists of retrying jobs among any number of scheduled ones
     _index("retrying", jobs.c.changed_at, where=is_retrying),
 ]

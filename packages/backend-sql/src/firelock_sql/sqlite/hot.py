@@ -38,7 +38,7 @@ from firelock_sql.insert import insert_jobs
 from firelock_sql.sqlite.database import SqliteDatabase
 from firelock_sql.statements import Statement, Value, among, insert_into
 from firelock_sql.tables import jobs, text_literal
-from firelock_sql.text import COMPACT_FROM, read_list
+from firelock_sql.text import read_list
 
 __all__ = ["SqliteHot"]
 
@@ -62,7 +62,8 @@ _NOTHING_ODD = (State.SUCCEEDED, frozenset({State.PROCESSING}), None, None, None
 _SETTLE = Statement(
     update(jobs)
     .where(
-        jobs.c.id == bindparam("job_id"),
+        jobs.c.seq == bindparam("row_seq"),
+        jobs.c.id == bindparam("job_id"),  # a number is given out again after the last row was pruned
         jobs.c.session == bindparam("holder"),
         jobs.c.fence == bindparam("token"),
         jobs.c.state == text_literal(_PROCESSING),
@@ -76,15 +77,14 @@ _SETTLE = Statement(
         (jobs.c.expires_at, bindparam("new_expires_at")),
         (jobs.c.result, bindparam("new_result")),
         (jobs.c.result_absent, bindparam("new_result_absent")),
-        (jobs.c.history, jobs.c.history + bindparam("line")),
-        (jobs.c.history_lines, jobs.c.history_lines + _ONE),
+        (jobs.c.is_plain_end, _ONE),
         (jobs.c.session, null()),
         (jobs.c.reason, null()),
         (jobs.c.due_at, null()),
     )
 )
 _SETTLE_ORDER = (
-    "at", "at_again", "new_started_at", "new_expires_at", "new_result", "new_result_absent", "line", "job_id",
+    "at", "at_again", "new_started_at", "new_expires_at", "new_result", "new_result_absent", "row_seq", "job_id",
     "holder", "token",
 )  # fmt: skip
 _TAKE = Statement(
@@ -113,8 +113,9 @@ class _Holding:
     """What one session has claimed through this process: enough to settle it without reading."""
 
     server: str
-    server_json: str
-    queues: dict[str, str] = attrs.field(factory=dict)  # plain jobs by id
+    jobs: dict[str, tuple[int, str, int, int]] = attrs.field(
+        factory=dict
+    )  # id: seq, queue, attempt, claimed_at
 
 
 class SqliteHot:
@@ -183,7 +184,7 @@ class SqliteHot:
     def _look(self, tx: Transaction, queues: Sequence[str] | None, limit: int, session: str) -> Claim | None:
         """Return the claim where it takes nothing, None where there may be work."""
         if living_server(tx, session) is None:
-            return Claim([], None, is_session_lost=True)
+            return Claim([], next_due_at(tx), is_session_lost=True)
         if limit > 0 and has_ready(tx, queues):
             return None
         return Claim([], next_due_at(tx))
@@ -193,7 +194,7 @@ class SqliteHot:
     ) -> tuple[list[Any], Claim]:
         server = living_server(tx, session)
         if server is None:
-            return [], Claim([], None, is_session_lost=True)
+            return [], Claim([], next_due_at(tx), is_session_lost=True)
         rows = ready_rows(tx, queues, limit, self._turns) if limit > 0 else []
         if rows:
             seqs = json.dumps([row[18] for row in rows])
@@ -203,7 +204,7 @@ class SqliteHot:
                 tx.deltas[_ENQUEUED, queue] -= number
                 tx.deltas[_PROCESSING, queue] += number
             if session not in self._holdings:
-                self._holdings[session] = _Holding(server, json.dumps(server, ensure_ascii=False))
+                self._holdings[session] = _Holding(server)
         return rows, Claim([_claimed(row, now) for row in rows], next_due_at(tx))
 
     def _kept(self, session: str, claim: Claim, rows: Sequence[Any] | None) -> Claim:
@@ -212,9 +213,9 @@ class SqliteHot:
             self.forget(session)
         holding = self._holdings.get(session)
         if rows and holding is not None:
-            holding.queues.update(
-                (row[0], row[4]) for row in rows if not row[19] and row[20] < COMPACT_FROM - 1
-            )
+            for row, job in zip(rows, claim.jobs, strict=True):
+                if not row[19]:
+                    holding.jobs[job.id] = (row[18], job.queue, job.attempt, job.claimed_at)
         return claim
 
     # ---- apply -------------------------------------------------------------------------------------------
@@ -263,15 +264,16 @@ class SqliteHot:
         holding = self._holdings.get(session) if session is not None else None
         if holding is None or _odd(transition) != _NOTHING_ODD or transition.server != holding.server:
             return None
-        queue = holding.queues.get(transition.job_id)
-        at, attempt, claimed_at = transition.at, transition.attempt, transition.claimed_at
-        started_at = transition.started_at
-        if queue is None or attempt is None or claimed_at is None or started_at is None:
+        held = holding.jobs.get(transition.job_id)
+        if held is None or transition.started_at is None:
             return None
-        line = f'["succeeded",{at},null,{attempt},{claimed_at},{started_at},{holding.server_json}]\n'
+        seq, queue, attempt, claimed_at = held
+        if (transition.attempt, transition.claimed_at) != (attempt, claimed_at):
+            return None
+        at = transition.at
         plain.append(
-            (at, at, started_at, transition.expires_at, transition.result, transition.result_absent, line,
-             transition.job_id, session, transition.fence)
+            (at, at, transition.started_at, transition.expires_at, transition.result, transition.result_absent,
+             seq, transition.job_id, session, transition.fence)
         )  # fmt: skip
         return queue
 
@@ -279,7 +281,7 @@ class SqliteHot:
         holdings = self._holdings
         for transition in transitions:
             if transition.session in holdings:
-                holdings[transition.session].queues.pop(transition.job_id, None)
+                holdings[transition.session].jobs.pop(transition.job_id, None)
 
     # ---- exchange ----------------------------------------------------------------------------------------
 
