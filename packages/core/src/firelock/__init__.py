@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from firelock.outcome import JobCancelled, Settled, Snooze
     from firelock.recurring import RecurringJob
     from firelock.retry import Retry, RetryDecision, RetryPolicy
-    from firelock.serializer import Serializer
+    from firelock.serializer import JsonSerializer, JsonValue, Serializer
     from firelock.settings import Settings
     from firelock.storage import Applied
     from firelock.task import Call, Task
@@ -65,7 +65,7 @@ _HOMES = {
     "outcome": ("JobCancelled", "Settled", "Snooze"),
     "recurring": ("RecurringJob",),
     "retry": ("Retry", "RetryDecision", "RetryPolicy"),
-    "serializer": ("Serializer",),
+    "serializer": ("JsonSerializer", "JsonValue", "Serializer"),
     "settings": ("Settings",),
     "storage": ("Applied",),
     "task": ("Call", "Task"),
@@ -92,6 +92,8 @@ __all__ = [
     "JobFailed",
     "JobNotCommitted",
     "JobNotFound",
+    "JsonSerializer",
+    "JsonValue",
     "Lock",
     "LockLost",
     "LockProvider",

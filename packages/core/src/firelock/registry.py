@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from firelock.arguments import Binder, compile_binder, make_converter
+from firelock.arguments import Binder, check_tag_templates, compile_binder, make_converter
 from firelock.context import JobContext
 from firelock.errors import DuplicateTask
 from firelock.outcome import Snooze
@@ -72,7 +72,7 @@ class Registry:
         binder = self._binders.get(info.name)
         if binder is None:
             settings = self._settings
-            binder = self._binders[info.name] = compile_binder(
+            binder = compile_binder(
                 info.function,
                 task=info.name,
                 converter=self._converter_once,
