@@ -180,6 +180,8 @@ class Supervisor:
         """A child has imported the app: open its storage, if it is the first, and begin its session."""
         try:
             keeper = self._keeper or self._open(ready)
+            for line in ready["about"]:  # the first child tells it, whichever is ready first
+                self._say(line)
             self._begin(keeper, child)
         except FirelockError as error:
             self._say(f"firelock: {error}")
@@ -204,8 +206,6 @@ class Supervisor:
             on_order=lambda order: self._events.put(lambda: self._obey(order)),
         )  # fmt: skip
         self._keeper.start()
-        for line in ready["about"]:
-            self._say(line)
         self._is_up = True
         return self._keeper
 
