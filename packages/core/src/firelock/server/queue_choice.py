@@ -44,13 +44,14 @@ class QueueChoice:
 def parse_queues(queues: Sequence[str] | str | None) -> QueueChoice:
     """Return the choice for a list of names, a text "critical,default" or "critical:3,default:1", or None.
 
+    None and "*" are every queue.
+
     Raises:
         ConfigurationError: a name or weight is wrong, named twice, or only some have weights.
     """
-    if queues is None:
+    if queues is None or queues == "*":
         return QueueChoice(None)
-    parts = queues.split(",") if isinstance(queues, str) else list(queues)
-    pairs = [part.strip().partition(":") for part in parts if part.strip()]
+    pairs = [part.strip().partition(":") for part in _parts(queues) if part.strip()]
     names = tuple(check_queue(name) for name, _, _ in pairs)
     if not names:
         message = f"queues={queues!r} names no queue; leave it out to serve every queue."
@@ -65,6 +66,19 @@ def parse_queues(queues: Sequence[str] | str | None) -> QueueChoice:
         message = f"queues={queues!r}: give every queue a weight (critical:3,default:1), or none."
         raise ConfigurationError(message)
     return QueueChoice(names, tuple(_weight(text, queues) for _, _, text in pairs))
+
+
+def _parts(queues: Sequence[str] | str) -> list[str]:
+    if isinstance(queues, str):
+        return queues.split(",")
+    if not isinstance(queues, list | tuple):
+        message = f"queues={queues!r}: name queues in a list or a text."
+        raise ConfigurationError(message)
+    for name in queues:
+        if not isinstance(name, str):
+            message = f"queues={queues!r}: a queue is named by a text, not by {name!r}."
+            raise ConfigurationError(message)
+    return list(queues)
 
 
 def _weight(text: str, queues: Sequence[str] | str) -> int:

@@ -1,0 +1,78 @@
+"""What the unit tests share: a storage that fails as told, and waiting for a condition with a deadline."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+import time
+from collections import defaultdict, deque
+
+import attrs
+
+from firelock.memory import MemoryStorage
+
+DEADLINE = 10.0  # seconds until a condition that does not come true fails its test
+
+
+def until(is_so, seconds=DEADLINE):
+    """Return as soon as the condition holds; it has to within the deadline."""
+    deadline, pause = time.monotonic() + seconds, threading.Event()
+    while not (found := is_so()):
+        assert time.monotonic() < deadline, f"not so within {seconds:g} s"
+        pause.wait(0.002)
+    return found
+
+
+@attrs.frozen
+class Failure:
+    """What one call of a verb raises; `is_late` where it has worked before the answer is lost."""
+
+    error: Exception
+    is_late: bool = False
+
+
+class FailingStorage(MemoryStorage):
+    """The storage in memory, whose next calls of a verb fail as told; it remembers what was called."""
+
+    def __init__(self, name=""):
+        super().__init__(name)
+        self.failing = defaultdict(deque)
+        self.always = {}
+        self.called = defaultdict(list)
+
+    def fail(self, verb, *errors, is_late=False):
+        """The next calls of the verb raise these, one each."""
+        self.failing[verb].extend(Failure(error, is_late) for error in errors)
+
+    def fail_always(self, verb, error):
+        """Every call of the verb raises this until `mend`."""
+        self.always[verb] = error
+
+    def mend(self):
+        """Nothing fails any more."""
+        self.failing.clear()
+        self.always.clear()
+
+    def call(self, verb, args, kwargs):
+        self.called[verb].append(args)
+        if verb in self.always:
+            raise self.always[verb]
+        failure = self.failing[verb].popleft() if self.failing[verb] else None
+        if failure and not failure.is_late:
+            raise failure.error
+        answer = getattr(MemoryStorage, verb)(self, *args, **kwargs)
+        if failure:
+            raise failure.error
+        return answer
+
+
+def failing(verb):
+    def call(self, *args, **kwargs):
+        return self.call(verb, args, kwargs)
+
+    return call
+
+
+for verb, body in vars(MemoryStorage).items():
+    if inspect.isfunction(body) and not verb.startswith("_"):
+        setattr(FailingStorage, verb, failing(verb))

@@ -1,0 +1,58 @@
+"""How many jobs are claimed ahead of free workers: more while workers run dry, fewer as soon as jobs wait."""
+
+from __future__ import annotations
+
+import pytest
+
+from firelock.server.claim_ahead import ClaimAhead
+
+
+def test_nothing_is_claimed_ahead_at_first():
+    """Before anything was observed a server claims for its free workers only."""
+    assert 0 == ClaimAhead(500).ahead
+
+
+def test_running_dry_raises_it():
+    """Each time workers had nothing to do while there was work, one more and 5 % are held."""
+    ahead = ClaimAhead(500)
+
+    grown = []
+    for _ in range(3):
+        ahead.ran_dry()
+        grown.append(ahead.ahead)
+
+    assert [1, 2, 3] == grown
+
+
+def test_it_never_passes_its_limit():
+    """However often workers run dry, no more than the limit is held."""
+    ahead = ClaimAhead(40)
+
+    for _ in range(1_000):
+        ahead.ran_dry()
+
+    assert 40 == ahead.ahead
+
+
+def test_a_limit_of_zero_holds_nothing():
+    """A server that is told not to claim ahead does not."""
+    ahead = ClaimAhead(0)
+
+    ahead.ran_dry()
+
+    assert 0 == ahead.ahead
+
+
+@pytest.mark.parametrize(
+    ("wait", "left", "are_handed_back"),
+    [(0.0, 100, False), (0.020, 100, False), (0.0201, 90, False), (0.050, 90, False), (0.0501, 50, True)],
+)
+def test_waiting_jobs_lower_it(wait, left, are_handed_back):
+    """A wait above 20 ms takes a tenth off; one above 50 ms half, and what waits is handed back."""
+    ahead = ClaimAhead(100)
+    for _ in range(100):
+        ahead.ran_dry()
+
+    handed_back = ahead.observe(wait)
+
+    assert (left, are_handed_back) == (ahead.ahead, handed_back)

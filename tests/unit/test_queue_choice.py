@@ -1,0 +1,69 @@
+"""Which queues a server looks at, and in which order."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from firelock.errors import ConfigurationError
+from firelock.server.queue_choice import QueueChoice, parse_queues
+
+
+@pytest.mark.parametrize("queues", [None, "*"])
+def test_without_names_every_queue_is_served(queues):
+    """No list means every queue, and so does the star that such a choice prints."""
+    choice = parse_queues(queues)
+
+    assert (None, "*") == (choice.order(), str(choice))
+
+
+@pytest.mark.parametrize("queues", [["critical", "default"], "critical,default", " critical , default ,"])
+def test_a_list_is_a_strict_order(queues):
+    """Names in a list or a text are looked at in the order given, each time."""
+    choice = parse_queues(queues)
+
+    assert [("critical", "default")] * 3 == [tuple(choice.order()) for _ in range(3)]
+    assert "critical,default" == str(choice)
+
+
+@pytest.mark.parametrize("queues", ["critical:3,default:1", ["critical:3", "default:1"]])
+def test_weights_are_shares_of_first_places(queues):
+    """A queue comes first as often as its share; every claim looks at all of them."""
+    choice = parse_queues(queues)
+
+    orders = [tuple(choice.order()) for _ in range(4_000)]
+
+    first = Counter(order[0] for order in orders)
+    assert {("critical", "default"), ("default", "critical")} == set(orders)
+    assert 2_700 < first["critical"] < 3_300
+    assert QueueChoice(("critical", "default"), (3, 1)) == choice
+    assert "critical:3,default:1" == str(choice)
+
+
+@pytest.mark.parametrize(
+    ("queues", "words"),
+    [
+        ("", "names no queue; leave it out to serve every queue"),
+        ([], "names no queue"),
+        (" , ", "names no queue"),
+        ("a,a", "names a queue twice"),
+        ("a:1,a:2", "names a queue twice"),
+        ("a:3,b", "give every queue a weight"),
+        ("a:0", "weight '0' is no whole number from 1 to 1000"),
+        ("a:1001", "weight '1001' is no whole number"),
+        ("a:-1", "weight '-1' is no whole number"),
+        ("a:", "weight '' is no whole number"),
+        ("a:1.5", "weight '1.5' is no whole number"),
+        ("a:²", "weight '²' is no whole number"),
+        ("*,a", "Queue name '*' is refused"),
+        ("Mail", "Queue name 'Mail' is refused"),
+        (["x" * 65], "Queue name 'x{65}' is refused"),
+        ([5], r"queues=\[5\]: a queue is named by a text"),
+        (5, "queues=5: name queues in a list or a text"),
+    ],
+)
+def test_a_wrong_choice_is_refused(queues, words):
+    """A wrong name or weight is a configuration error that shows what was given."""
+    with pytest.raises(ConfigurationError, match=words.replace("*", r"\*")):
+        parse_queues(queues)
