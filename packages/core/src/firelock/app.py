@@ -120,13 +120,12 @@ class Firelock:
             self.settings.retention,
         )
 
-    def use_storage(self, url: str) -> None:
+    def use_storage(self, storage: str | Storage) -> None:
         """Jobs live in another storage from now on. Call it before any verb."""
-        client = self._client
+        client, opened = self._client, self._open_storage(storage)
         if self._locks is self.storage:
-            self._locks = client.storage = self.storage = self.plugins.open_storage(url)
-        else:
-            client.storage = self.storage = self.plugins.open_storage(url)
+            self._locks = opened
+        client.storage = self.storage = opened
         client.clock = StorageClock(self.storage)
         client.group_commit, client.results = GroupCommit(self.storage), Results(self.storage)
 

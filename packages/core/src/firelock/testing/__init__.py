@@ -1,40 +1,61 @@
-"""The testers' door: the kit that proves a storage, a lock provider, a serializer or a retry policy.
+"""The testers' door: what tests an app, and the kit that proves what an app is made of.
 
 Names are loaded when first used, so that the door opens without pytest and hypothesis.
 """
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from firelock.testing.conformance import requires
+    from firelock.testing.enqueued import Enqueued
+    from firelock.testing.faults import FaultyStorage
     from firelock.testing.handles import Handles
     from firelock.testing.locks import LockConformance
+    from firelock.testing.manual_clock import ManualClock
     from firelock.testing.retries import RetryConformance
     from firelock.testing.scene import Scene
     from firelock.testing.serializers import SerializerConformance
+    from firelock.testing.server import ServerConformance
+    from firelock.testing.stepped import Drained
     from firelock.testing.storage import StorageConformance
+    from firelock.testing.tester import Tester
+    from firelock.testing.waiting import eventually
 
 __all__ = [
+    "Drained",
+    "Enqueued",
+    "FaultyStorage",
     "Handles",
     "LockConformance",
+    "ManualClock",
     "RetryConformance",
     "Scene",
     "SerializerConformance",
+    "ServerConformance",
     "StorageConformance",
+    "Tester",
+    "eventually",
     "requires",
 ]
 
-# Where each name lives, and whether pytest is to explain the assertions there.
 _HOMES = {
+    "Drained": "stepped",
+    "Enqueued": "enqueued",
+    "FaultyStorage": "faults",
     "Handles": "handles",
     "LockConformance": "locks",
+    "ManualClock": "manual_clock",
     "RetryConformance": "retries",
     "Scene": "scene",
     "SerializerConformance": "serializers",
+    "ServerConformance": "server",
     "StorageConformance": "storage",
+    "Tester": "tester",
+    "eventually": "waiting",
     "requires": "conformance",
 }
 
@@ -45,10 +66,19 @@ def __getattr__(name: str) -> object:
         message = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(message)
     if name.endswith("Conformance"):
-        import pytest
-
-        pytest.register_assert_rewrite(f"{__name__}.{_HOMES[name]}", f"{__name__}.scene")
+        _explain_assertions()
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def _explain_assertions() -> None:
+    """Pytest shows the values of the kit's failed assertions, as it does for a user's own tests."""
+    import pytest
+
+    kit = (
+        f"{__name__}.{module}"
+        for module in ("locks", "model", "retries", "scene", "serializers", "server", "storage")
+    )
+    pytest.register_assert_rewrite(*(module for module in kit if module not in sys.modules))
 
 
 def __dir__() -> list[str]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from firelock.storage import Feature
+if TYPE_CHECKING:  # every pytest that finds Firelock installed loads this module, by the plugin
+    from firelock.storage import Feature
 
 __all__ = ["NOT_OFFERED", "REPORTED", "Conformance", "required_feature", "requires"]
 
@@ -28,8 +29,8 @@ def requires(feature: Feature) -> Callable[[_Test], _Test]:
 
 def required_feature(test: object) -> Feature | None:
     """Return the feature a test needs, None where it needs none."""
-    feature = getattr(test, _FEATURE, None)
-    return feature if isinstance(feature, Feature) else None
+    feature: Feature | None = getattr(test, _FEATURE, None)
+    return feature
 
 
 class Conformance:

@@ -1,0 +1,47 @@
+"""The pytest plugin: loaded by every pytest that finds Firelock installed, so it imports nothing of it yet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Protocol
+
+import pytest
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from firelock.app import Firelock
+    from firelock.testing.tester import Tester
+
+__all__ = ["StartTester", "firelock_tester"]
+
+pytest_plugins = ["firelock.testing.reporting"]
+
+
+class StartTester(Protocol):
+    """What the fixture `firelock_tester` gives: a function that takes apps as `Tester` does."""
+
+    def __call__(self, *apps: Firelock, start: datetime | None = None) -> Tester:
+        """Return a tester of the apps; it ends with the test."""
+        ...
+
+
+@pytest.fixture
+def firelock_tester() -> Iterator[StartTester]:
+    """Yield a function that returns a `firelock.testing.Tester` of your app, until the end of the test.
+
+    ::
+
+        @pytest.fixture
+        def tester(firelock_tester):
+            return firelock_tester(fire)
+    """
+    from firelock.testing.tester import Tester
+
+    with ExitStack() as testers:
+
+        def start_tester(*apps: Firelock, start: datetime | None = None) -> Tester:
+            return testers.enter_context(Tester(*apps) if start is None else Tester(*apps, start=start))
+
+        yield start_tester

@@ -1,0 +1,93 @@
+"""The storage of a `Tester`: private, in memory, in a time that stands still until it is moved."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Sequence
+
+from firelock.group_commit import GroupCommit
+from firelock.job import ClaimedJob, NewJob, State
+from firelock.memory import MemoryStorage, changes
+from firelock.storage import Feature
+from firelock.testing.faults import FaultyStorage
+
+__all__ = ["DirectCommit", "PrivateStorage", "StillStorage"]
+
+
+class StillStorage(MemoryStorage):
+    """Memory whose clock shows one instant, moved by `clock_offset` alone."""
+
+    features = MemoryStorage.features | {Feature.TRANSACTIONAL_ENQUEUE}
+
+    def __init__(self, start: int) -> None:
+        super().__init__()
+        self._start = start
+
+    def clock(self) -> int:
+        """See `Storage.clock`."""
+        self._open()
+        return self._start + self.clock_offset
+
+    def insert(self, jobs: Sequence[NewJob], *, within: object | None = None) -> list[bool]:
+        """See `Storage.insert`; a transaction is accepted and does not matter: the jobs are there at once."""
+        del within
+        return super().insert(jobs)
+
+    def claim_only(self, job_id: str, session: str, now: int) -> ClaimedJob | None:
+        """The job is processing for this session, out of its turn; None where no claim would take it."""
+        with self._open() as store:
+            living, row = store.sessions.living(session), store.table.rows[job_id]
+            is_ready = row.record.state is State.ENQUEUED and row.record.session is None
+            if living is None or not is_ready or self._is_paused(row.record.queue):
+                return None
+            changes.claim(store.table, row, session=session, server=living.session.server, now=now)
+            return row.claimed()
+
+    def _is_paused(self, queue: str) -> bool:
+        record = self.get_record("queue", queue)
+        return record is not None and json.loads(record.value).get("paused") is True
+
+    def descendants(self, job_id: str) -> list[str]:
+        """Return the ids of the job's continuations and of theirs, in the order in which they were made."""
+        with self._open() as store:
+            found: dict[str, None] = {}
+            to_visit = [job_id]
+            while to_visit:
+                children = [id for id in store.table.children.get(to_visit.pop(0), ()) if id not in found]
+                found.update(dict.fromkeys(children))
+                to_visit += children
+            return list(found)
+
+
+class PrivateStorage(FaultyStorage):
+    """What an app under test sees of a `StillStorage`: it can be told to fail, and tells of new jobs."""
+
+    on_insert: Callable[[Sequence[NewJob]], None]
+
+    def insert(self, jobs: Sequence[NewJob], *, within: object | None = None) -> list[bool]:
+        """See `Storage.insert`."""
+        answer = self.store(jobs, within=within)
+        self.on_insert(jobs)
+        return answer
+
+    def store(self, jobs: Sequence[NewJob], *, within: object | None = None) -> list[bool]:
+        """The jobs are stored, and nobody is told."""
+        answer = self.pass_on("insert", jobs, within=within)
+        assert isinstance(answer, list)
+        return answer
+
+
+class DirectCommit(GroupCommit):
+    """Stores in the coroutine that awaits, where the app's own gathers in a thread."""
+
+    def __init__(
+        self, storage: PrivateStorage, on_insert: Callable[[Sequence[NewJob]], Awaitable[None]]
+    ) -> None:
+        super().__init__(storage)
+        self._private = storage
+        self._on_insert = on_insert
+
+    async def insert(self, job: NewJob) -> None:
+        """The job is stored."""
+        self._private.store((job,))
+        await self._on_insert((job,))

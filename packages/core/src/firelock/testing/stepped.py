@@ -1,0 +1,306 @@
+"""A server without threads: it runs one job at a time, when it is told to, as a real one would."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from typing import Any, NoReturn
+
+import attrs
+
+from firelock.app import Firelock
+from firelock.clock import SECOND
+from firelock.console import Console
+from firelock.errors import ConfigurationError, JobFailed
+from firelock.ids import new_id
+from firelock.job import ClaimedJob, State
+from firelock.lifecycle import Holder, Upkeep, handed_back
+from firelock.outcome import JobCancelled, Settled
+from firelock.recurring import fire_due
+from firelock.server.runner import CancelKind, Ended, Run, Runner
+from firelock.storage import Applied, NewSession
+from firelock.testing.private import StillStorage
+
+__all__ = ["Drained", "SteppedServer"]
+
+_NAME = "tester"
+_BATCH = 1_000
+_ENDLESS = 10_000  # runs of one drain from which on a test is taken to be caught in a circle
+_FOR_EVER = 1e10  # seconds of the session: no manual clock outlives it
+
+
+@attrs.frozen
+class Drained:
+    """What came of the attempts that were run."""
+
+    succeeded: int = 0
+    failed: int = 0  # for good: no retry left
+    retried: int = 0  # failed, and run again later or already
+    snoozed: int = 0
+    deleted: int = 0  # by their policy
+    unknown: int = 0  # no app here has the task: it waits for a server that knows it
+    refused: int = 0  # deleted or requeued while it ran: its end does not count
+
+    @property
+    def total(self) -> int:
+        """How many attempts that were."""
+        return sum(attrs.astuple(self))
+
+    def __add__(self, other: Drained) -> Drained:
+        """Return the sum of both."""
+        return Drained(*map(sum, zip(attrs.astuple(self), attrs.astuple(other), strict=True)))
+
+
+class _PlannedErrors:
+    """Errors that the next runs of a task raise instead of running."""
+
+    def __init__(self) -> None:
+        self._by_task: defaultdict[str, list[BaseException | type[BaseException]]] = defaultdict(list)
+
+    def add(self, task: str, error: BaseException | type[BaseException], times: int) -> None:
+        self._by_task[task] += [error] * times
+
+    def take(self, task: str) -> BaseException | type[BaseException] | None:
+        planned = self._by_task[task]
+        return planned.pop(0) if planned else None
+
+
+class _WatchedRunner(Runner):
+    """The server's runner, which here also keeps what a task raised and lets planned errors be raised."""
+
+    def __init__(self, app: Firelock, console: Console, planned: _PlannedErrors) -> None:
+        super().__init__(app, console)
+        self._planned = planned
+        self.errors: dict[str, BaseException] = {}
+
+    def prepare(self, job: ClaimedJob, holder: Holder) -> Run | Ended:
+        run = super().prepare(job, holder)
+        if isinstance(run, Run) and (error := self._planned.take(run.info.name)):
+            run.info = attrs.evolve(run.info, function=_raises(error, is_async=run.info.is_async))
+        return run
+
+    def raised(self, run: Run, error: BaseException) -> Ended:
+        self.errors[run.job.id] = error
+        return super().raised(run, error)
+
+
+def _raises(error: BaseException | type[BaseException], *, is_async: bool) -> Callable[..., Any]:
+    def raise_it(*_: object, **__: object) -> NoReturn:
+        raise error
+
+    async def araise_it(*_: object, **__: object) -> NoReturn:
+        raise error
+
+    return araise_it if is_async else raise_it
+
+
+class SteppedServer:
+    """Claims, runs and settles for some apps that share a storage; see `Tester` for what users call."""
+
+    def __init__(self, apps: Sequence[Firelock], storage: StillStorage) -> None:
+        self._apps = apps
+        self._storage = storage
+        self._clock = apps[0].client.clock
+        self._console = Console(self._clock.now)
+        self.planned = _PlannedErrors()
+        self._runners = [_WatchedRunner(app, self._console, self.planned) for app in apps]
+        self.running: list[Run] = []
+        self._holder = self._begin_session()
+
+    def _begin_session(self) -> Holder:
+        session = NewSession(new_id(), _NAME, _NAME, _NAME, 0, self._clock.now(), _FOR_EVER, 1)
+        self._storage.begin_session(session)
+        return Holder(session.id, session.server)
+
+    # ---- what is to be run -------------------------------------------------------------------------------
+
+    def next_job(self, queues: Sequence[str] | None) -> ClaimedJob | None:
+        """Return the job that a server would take next; it is claimed. None when nothing is due."""
+        self.bring_due()
+        claim = self._storage.claim(queues, 1, self._holder.session, self._clock.now())
+        return claim.jobs[0] if claim.jobs else None
+
+    def claim_only(self, job_id: str) -> ClaimedJob | None:
+        """Return this job, claimed; None unless it is enqueued."""
+        return self._storage.claim_only(job_id, self._holder.session, self._clock.now())
+
+    def bring_due(self) -> int | None:
+        """What is due by now is enqueued; return the next instant at which something will be."""
+        while True:
+            fired = fire_due(self._apps[0].client)
+            promotion = self._storage.promote(_BATCH)
+            if not fired and not promotion.promoted:
+                return promotion.next_due_at
+
+    def _due(self, queues: Sequence[str] | None, limit: int | None) -> Iterator[ClaimedJob]:
+        ran = 0
+        while limit is None or ran < limit:
+            job = self.next_job(queues)
+            if job is None:
+                return
+            ran += 1
+            if ran > _ENDLESS:
+                self.hand_back(job)
+                message = (
+                    f"{_ENDLESS:,} jobs were run and more are due, {job.task} next: does a job enqueue "
+                    "itself again and again? Give a limit to run only so many."
+                )
+                raise AssertionError(message)
+            yield job
+
+    # ---- running -----------------------------------------------------------------------------------------
+
+    def drain(self, queues: Sequence[str] | None, limit: int | None, *, raises: bool) -> Drained:
+        """What is due has been run, each job by its turn, until nothing is."""
+        drained = Drained()
+        for job in self._due(queues, limit):
+            outcome, error = self.run(job)
+            drained += outcome
+            if error is not None and raises:
+                raise error
+        return drained
+
+    async def adrain(self, queues: Sequence[str] | None, limit: int | None, *, raises: bool) -> Drained:
+        """As `drain`, with `async def` tasks on the running loop."""
+        drained = Drained()
+        for job in self._due(queues, limit):
+            outcome, error = await self.arun(job)
+            drained += outcome
+            if error is not None and raises:
+                raise error
+        return drained
+
+    def run(self, job: ClaimedJob) -> tuple[Drained, BaseException | None]:
+        """The claimed job has run and its end is stored; return what came of it and what it raised."""
+        runner, prepared = self._prepare(job)
+        ended = prepared if isinstance(prepared, Ended) else self._attempt(runner, prepared)
+        return self._settle(runner, ended)
+
+    async def arun(self, job: ClaimedJob) -> tuple[Drained, BaseException | None]:
+        """As `run`: an `async def` task on the running loop, a `def` task in a thread beside it."""
+        from firelock.threads import in_thread
+
+        runner, prepared = self._prepare(job)
+        if isinstance(prepared, Ended):
+            ended = prepared
+        elif prepared.info.is_async:
+            ended = await self._await(runner, prepared)
+        else:
+            ended = await in_thread(self._attempt, runner, prepared)
+        return self._settle(runner, ended)
+
+    def run_unsettled(self, job: ClaimedJob) -> None:
+        """The claimed job has run, and nobody will ever know."""
+        runner, prepared = self._prepare(job)
+        if isinstance(prepared, Run):
+            self._attempt(runner, prepared)
+
+    def _prepare(self, job: ClaimedJob) -> tuple[_WatchedRunner, Run | Ended]:
+        runner = self._runners[self._place_of(job)]
+        return runner, runner.prepare(job, self._holder)
+
+    def _place_of(self, job: ClaimedJob) -> int:
+        infos = [app.registry.get(job.task) for app in self._apps]
+        return next((place for place, info in enumerate(infos) if info and not info.is_remote), 0)
+
+    def _attempt(self, runner: Runner, run: Run) -> Ended:
+        if run.info.is_async:
+            return self._run_coroutine(runner, run)
+        self.running.append(run)
+        try:
+            return runner.run(run)
+        finally:
+            self.running.remove(run)
+
+    def _run_coroutine(self, runner: Runner, run: Run) -> Ended:
+        import asyncio
+
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return asyncio.run(self._await(runner, run))
+        self.hand_back(run.job)
+        message = (
+            f"{run.job.task} is an async task, and an event loop is running here already. Use the awaited "
+            "form: await tester.adrain(), await tester.clock.aadvance(…), await task.aenqueue(…)."
+        )
+        raise ConfigurationError(message)
+
+    async def _await(self, runner: Runner, run: Run) -> Ended:
+        import asyncio
+
+        attempt: Coroutine[Any, Any, Ended] = runner.arun(run)
+        task = asyncio.create_task(attempt)
+        run.stop = task.cancel
+        self.running.append(run)
+        try:
+            await asyncio.wait([task])
+        finally:  # whoever awaits may have been cancelled; the job's own cancellation ends in its result
+            task.cancel()
+            self.running.remove(run)
+        return task.result()
+
+    def hand_back(self, job: ClaimedJob) -> None:
+        """The claimed job is enqueued again as if it had never been taken."""
+        back = handed_back(job, self._holder, at=self._clock.now(), started_at=None, reason="not run")
+        self._storage.apply([back])
+
+    def time_out(self) -> None:
+        """What runs for longer than it may, by the manual clock, is told so."""
+        now = self._clock.now()
+        for run in self.running:
+            seconds = run.timeout_seconds
+            if seconds is not None and now - run.started_at > seconds * SECOND:
+                run.cancel(CancelKind.TIMEOUT, f"timed out after {seconds:g} s")
+
+    # ---- settling ----------------------------------------------------------------------------------------
+
+    def _settle(self, runner: _WatchedRunner, ended: Ended) -> tuple[Drained, BaseException | None]:
+        self._console.flush(self._storage)
+        (applied,) = self._storage.apply([ended.transition])
+        while applied is Applied.RELEASING and self._storage.release(_BATCH):
+            continue
+        error = runner.errors.pop(ended.job.id, None)
+        if error is not None and not _ends_the_job(error):
+            raise error
+        if not applied.is_applied:
+            return Drained(refused=1), error
+        plugins = self._apps[self._runners.index(runner)].plugins
+        if plugins.has_jobs_settled:
+            plugins.jobs_settled([Settled(ended.job, ended.transition, ended.duration)])
+        return _outcome(ended), error or _undecodable(ended)
+
+    def lose(self, running: Sequence[str]) -> None:
+        """The session ends as a dead server's does; a new one takes its place."""
+        self._storage.end_session(self._holder.session, running, reason=Upkeep.SESSION_LOST.value)
+        self._holder = self._begin_session()
+
+
+def _ends_the_job(error: BaseException) -> bool:
+    """Tell a task's failure from what ends the whole test: Ctrl-C, or pytest's own skip and fail."""
+    is_cancellation = isinstance(error, JobCancelled) or type(error).__name__ == "CancelledError"
+    return is_cancellation or isinstance(error, Exception | SystemExit)
+
+
+def _undecodable(ended: Ended) -> JobFailed | None:
+    """Return the error of a job that could not even be started."""
+    if ended.transition.to is not State.FAILED:
+        return None
+    return JobFailed(f"Job {ended.job.id} ({ended.job.task}) failed: {ended.transition.reason}")
+
+
+def _outcome(ended: Ended) -> Drained:
+    transition = ended.transition
+    match transition.to:
+        case State.SUCCEEDED:
+            return Drained(succeeded=1)
+        case State.FAILED:
+            return Drained(failed=1)
+        case State.DELETED:
+            return Drained(deleted=1)
+        case _ if transition.retries is not None:
+            return Drained(retried=1)
+        case _ if transition.started_at is not None:
+            return Drained(snoozed=1)
+        case _:
+            return Drained(unknown=1)
