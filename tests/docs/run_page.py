@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import builtins
 import inspect
 import sys
 import types
@@ -24,6 +25,7 @@ def run(page: Path) -> int:
     """Every block of the page has run; the number of them is returned."""
     namespace = types.ModuleType("__main__")
     namespace.__file__ = str(Path.cwd() / f"{page.stem}.py")
+    vars(namespace)["__builtins__"] = builtins  # what C code imports, such as strftime, is found through it
     sys.modules["__main__"] = namespace
     blocks = [block for block in python_blocks(page.read_text(encoding="utf-8")) if block.not_run is None]
     with asyncio.Runner() as runner:
