@@ -12,7 +12,7 @@ from firelock_sql.continuations import follow_parents, forget_awaited
 from firelock_sql.database import Database, Transaction
 from firelock_sql.rows import JobRow, load_rows, save_rows
 from firelock_sql.statements import Statement, insert_into
-from firelock_sql.tables import attempt_errors
+from firelock_sql.tables import ONE, attempt_errors
 
 __all__ = ["apply_transitions"]
 
@@ -24,7 +24,7 @@ _oldest_to_drop = (
     select(attempt_errors.c.seq)
     .where(attempt_errors.c.job_id == bindparam("owner_again"))
     .order_by(attempt_errors.c.seq.desc())
-    .limit(literal_column("1"))
+    .limit(ONE)
     .offset(literal_column(str(_ERRORS_LIMIT)))
     .scalar_subquery()
 )

@@ -23,20 +23,7 @@ def change(tx: Transaction, row: JobRow, transition: Transition) -> Applied:
     row.due_at = transition.due_at
     row.result = transition.result if is_success else None
     row.result_absent = transition.result_absent if is_success else None
-    if transition.retries is not None:
-        row.retries = transition.retries
-    if transition.crashes is not None:
-        row.crashes = transition.crashes
-    if transition.started_at is not None:
-        row.started_at = transition.started_at
-    if transition.server is not None:
-        row.server = transition.server
-    if (error := transition.error) is not None:
-        row.error_type, row.error_message, row.error_fingerprint = (
-            error.type,
-            error.message,
-            error.fingerprint,
-        )
+    _write_what_is_given(row, transition)
     if transition.session is not None:
         row.session = None
     if transition.gives_back:
@@ -47,6 +34,20 @@ def change(tx: Transaction, row: JobRow, transition: Transition) -> Applied:
         row.note(transition.entry())
     _tell_if_claimable(tx, row)
     return Applied.APPLIED
+
+
+def _write_what_is_given(row: JobRow, transition: Transition) -> None:
+    if transition.retries is not None:
+        row.retries = transition.retries
+    if transition.crashes is not None:
+        row.crashes = transition.crashes
+    if transition.started_at is not None:
+        row.started_at = transition.started_at
+    if transition.server is not None:
+        row.server = transition.server
+    if (error := transition.error) is not None:
+        row.error_type, row.error_message = error.type, error.message
+        row.error_fingerprint = error.fingerprint
 
 
 def _is_holder(row: JobRow, transition: Transition) -> bool:

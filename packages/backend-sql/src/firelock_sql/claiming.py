@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from itertools import chain, zip_longest
 from typing import Any
 
-from sqlalchemy import bindparam, literal_column, select
+from sqlalchemy import bindparam, select
 
 from firelock.storage import ClaimedJob, State
 from firelock_sql.database import Transaction
 from firelock_sql.statements import Statement
 from firelock_sql.tables import (
+    ONE,
+    ZERO,
     counts,
     is_firing,
     is_paused_queue,
@@ -37,7 +39,6 @@ __all__ = [
     "ready_rows",
 ]
 
-_ZERO, _ONE = literal_column("0"), literal_column("1")
 
 _SERVER = Statement(
     select(sessions.c.server).where(sessions.c.id == bindparam("session"), sessions.c.died_at.is_(None))
@@ -45,17 +46,18 @@ _SERVER = Statement(
 _PAUSED = Statement(select(records.c.key).where(is_paused_queue))
 _WITH_WORK = Statement(
     select(counts.c.queue)
-    .where(counts.c.state == text_literal(State.ENQUEUED), counts.c.jobs > _ZERO)
+    .where(counts.c.state == text_literal(State.ENQUEUED), counts.c.jobs > ZERO)
     .order_by(counts.c.queue)
 )
-_DUE = Statement(pinned(select(jobs.c.due_at), "due").where(is_scheduled).order_by(jobs.c.due_at).limit(_ONE))
-_FIRING = Statement(select(recurring.c.next_at).where(is_firing).order_by(recurring.c.next_at).limit(_ONE))
+_DUE = Statement(pinned(select(jobs.c.due_at), "due").where(is_scheduled).order_by(jobs.c.due_at).limit(ONE))
+_FIRING = Statement(select(recurring.c.next_at).where(is_firing).order_by(recurring.c.next_at).limit(ONE))
 
 # In the order of ClaimedJob's fields, `tags` still as text, then what the storage needs itself.
 CLAIMED_COLUMNS = (
-    jobs.c.id, jobs.c.task, jobs.c.arguments, jobs.c.serializer, jobs.c.queue, jobs.c.priority, jobs.c.attempt,
-    jobs.c.retries, jobs.c.crashes, jobs.c.fence, jobs.c.created_at, jobs.c.enqueued_at, jobs.c.claimed_at,
-    jobs.c.nominal_at, jobs.c.tags, jobs.c.timeout_seconds, jobs.c.retry, jobs.c.recurring_id,
+    jobs.c.id, jobs.c.task, jobs.c.arguments, jobs.c.serializer, jobs.c.queue, jobs.c.priority,
+    jobs.c.attempt, jobs.c.retries, jobs.c.crashes, jobs.c.fence, jobs.c.created_at, jobs.c.enqueued_at,
+    jobs.c.claimed_at, jobs.c.nominal_at, jobs.c.tags, jobs.c.timeout_seconds, jobs.c.retry,
+    jobs.c.recurring_id,
 )  # fmt: skip
 _READY = Statement(
     pinned(select(*CLAIMED_COLUMNS, jobs.c.seq, jobs.c.is_parent), "ready")
@@ -65,9 +67,9 @@ _READY = Statement(
     .offset(bindparam("skipped"))
 )
 _IS_READY = Statement(
-    pinned(select(_ONE).select_from(jobs), "ready")
+    pinned(select(ONE).select_from(jobs), "ready")
     .where(is_ready, jobs.c.queue == bindparam("queue"))
-    .limit(_ONE)
+    .limit(ONE)
 )
 
 ReadyRow = tuple[Any, ...]
@@ -77,7 +79,7 @@ class Turns:
     """Which queue comes first where a claim names none; each process begins somewhere else."""
 
     def __init__(self) -> None:
-        self._served = "" if random.random() < 0.5 else "m"  # noqa: S311 - any two processes should differ
+        self._served = random.choice("0abcdefghijklmnopqrstuvwxyz")  # noqa: S311 - no secret
 
     def of(self, names: Sequence[str]) -> list[str]:
         """Return the names, beginning behind the one that was served last."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import bindparam, delete, exists, literal_column, select, update
+from sqlalchemy import bindparam, delete, exists, select, update
 
 from firelock.storage import FINAL_STATES, On, State, Upkeep, continuation_target, waiting_reason
 from firelock_sql.changes import delete_waiting, enqueue
 from firelock_sql.database import Database, Transaction
 from firelock_sql.rows import JobRow, load_rows, save_rows
 from firelock_sql.statements import Statement, among, insert_into
-from firelock_sql.tables import edges, jobs, releasing
+from firelock_sql.tables import ONE, ZERO, edges, jobs, releasing
 
 __all__ = [
     "delete_children",
@@ -22,15 +22,14 @@ __all__ = [
     "release",
 ]
 
-_ONE, _ZERO = literal_column("1"), literal_column("0")
-_is_open = edges.c.is_decided == _ZERO
+_is_open = edges.c.is_decided == ZERO
 
 _WITH_OPEN_EDGES = Statement(
     select(edges.c.parent_id).where(among(edges.c.parent_id, "ids"), _is_open).distinct()
 )
 _OFF_THE_LIST = Statement(delete(releasing).where(among(releasing.c.parent_id, "ids")))
 _PUT_ON_THE_LIST = insert_into(releasing, "parent_id", "after")
-_FIRST_ON_THE_LIST = Statement(select(releasing.c.parent_id, releasing.c.after).limit(_ONE))
+_FIRST_ON_THE_LIST = Statement(select(releasing.c.parent_id, releasing.c.after).limit(ONE))
 _MOVE_ON = Statement(
     update(releasing).where(releasing.c.parent_id == bindparam("parent")).values(after=bindparam("looked_at"))
 )
@@ -40,9 +39,9 @@ _OPEN_EDGES = Statement(
     .order_by(edges.c.seq)
     .limit(bindparam("most"))
 )
-_DECIDE = Statement(update(edges).where(edges.c.seq == bindparam("edge")).values(is_decided=_ONE))
+_DECIDE = Statement(update(edges).where(edges.c.seq == bindparam("edge")).values(is_decided=ONE))
 _DECIDE_ALL_OF = Statement(
-    update(edges).where(among(edges.c.child_id, "ids"), _is_open).values(is_decided=_ONE)
+    update(edges).where(among(edges.c.child_id, "ids"), _is_open).values(is_decided=ONE)
 )
 _STILL_WAITING = Statement(
     select(edges.c.child_id).where(among(edges.c.child_id, "ids"), _is_open).distinct()
@@ -51,9 +50,9 @@ _UNMARK = Statement(
     update(jobs)
     .where(
         jobs.c.id == bindparam("parent"),
-        ~exists(_ONE).where(edges.c.parent_id == bindparam("parent_again"), _is_open),
+        ~exists(ONE).where(edges.c.parent_id == bindparam("parent_again"), _is_open),
     )
-    .values(is_parent=_ZERO)
+    .values(is_parent=ZERO)
 )
 
 
@@ -63,7 +62,7 @@ def forget_awaited(tx: Transaction, database: Database, ids: Sequence[str]) -> N
 
 
 def follow_parents(tx: Transaction, database: Database, parents: Iterable[JobRow]) -> set[str]:
-    """Jobs that ended with children waiting are on the releasing list, others are off it; return the ones on it."""
+    """Those that ended while children wait are on the releasing list, others off it; return who is on it."""
     by_id = {row.id: row for row in parents}
     if not by_id:
         return set()
@@ -89,7 +88,7 @@ def release(tx: Transaction, database: Database, limit: int) -> int:
 
 
 def _release_parent(tx: Transaction, database: Database, parent_id: str, *, after: int, limit: int) -> int:
-    """Up to `limit` children behind that edge are moved, and the list says how far it got; return how many."""
+    """Up to `limit` children behind that edge are moved, the list says how far it got; return how many."""
     found: Sequence[Any] = tx.all(_OPEN_EDGES, {"parent": parent_id, "looked_at": after, "most": limit})
     rows = load_rows(tx, database, [parent_id, *{child for _, child, _ in found}])
     parent = rows.pop(parent_id, None)
@@ -110,7 +109,7 @@ def _decide_edges(
     found: Sequence[tuple[int, str, str]],
     children: dict[str, JobRow],
 ) -> None:
-    """Each of these edges of an ended parent is decided, or says why not; children move with their last one."""
+    """Each edge of an ended parent is decided, or its child says why not; a child moves with its last one."""
     ended = parent.state_value
     deleted: dict[str, str] = {}  # child: reason
     decided: list[int] = []
@@ -127,7 +126,7 @@ def _decide_edges(
         elif target is State.ENQUEUED:
             satisfied.add(child_id)
     tx.run_many(_DECIDE, [{"edge": edge} for edge in decided])
-    _move_children(tx, database, parent, children, deleted, satisfied)
+    _move_children(tx, database, parent, children, deleted=deleted, satisfied=satisfied)
 
 
 def _move_children(
@@ -135,6 +134,7 @@ def _move_children(
     database: Database,
     parent: JobRow,
     children: dict[str, JobRow],
+    *,
     deleted: dict[str, str],
     satisfied: set[str],
 ) -> None:
@@ -156,7 +156,7 @@ def _move_children(
 
 
 def delete_children(tx: Transaction, database: Database, parent_id: str, limit: int) -> int:
-    """Up to `limit` children that wait for a job about to be pruned are deleted; return how many were found."""
+    """Up to `limit` children that wait for a job about to be pruned are deleted; return how many."""
     found: Sequence[Any] = tx.all(_OPEN_EDGES, {"parent": parent_id, "looked_at": 0, "most": limit})
     if not found:
         return 0
@@ -164,5 +164,5 @@ def delete_children(tx: Transaction, database: Database, parent_id: str, limit: 
     parent = rows.pop(parent_id)
     tx.run_many(_DECIDE, [{"edge": edge} for edge, _, _ in found])
     gone = dict.fromkeys(rows, Upkeep.PARENT_GONE.value)
-    _move_children(tx, database, parent, rows, gone, set())
+    _move_children(tx, database, parent, rows, deleted=gone, satisfied=set())
     return len(found)

@@ -1,7 +1,8 @@
 """The seam between the verbs and one kind of database: connections, transactions, time, wake-ups.
 
-The verbs are written once, against a `Transaction`. What differs from database to database is behind `Database`:
-how a transaction begins and is tried again, how rows are locked, how counters are kept, who tells waiting servers.
+The verbs are written once, against a `Transaction`. What differs from database to database is behind
+`Database`: how a transaction begins and is tried again, how rows are locked, how counters are kept, who
+tells waiting servers.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, cast
 
 import attrs
 from sqlalchemy.engine import Dialect
@@ -36,25 +37,26 @@ class Transaction:
     deltas: Counter[tuple[str, str]] = attrs.field(factory=Counter)  # (state, queue): jobs more or fewer
     woken: set[str] = attrs.field(factory=set)  # queues with new work, told after the commit
 
-    def run(self, statement: Statement, parameters: Mapping[str, Value] | None = None) -> int:
+    def run(self, statement: Statement, parameters: Mapping[str, object] | None = None) -> int:
         """The statement has run; return how many rows it changed."""
         text, values = statement.bind(self.dialect, parameters or {})
         self.cursor.execute(text, values)
         return self.cursor.rowcount
 
-    def run_many(self, statement: Statement, rows: Iterable[Mapping[str, Value]]) -> None:
+    def run_many(self, statement: Statement, rows: Iterable[Mapping[str, object]]) -> None:
         """The statement has run once a row of parameters."""
         compiled = statement.compiled(self.dialect)
         names = compiled.names
-        self.cursor.executemany(compiled.text, [[row[name] for name in names] for row in rows])
+        values = [[row[name] for name in names] for row in rows]
+        self.cursor.executemany(compiled.text, cast("list[list[Value]]", values))
 
-    def all(self, statement: Statement, parameters: Mapping[str, Value] | None = None) -> list[Row]:
+    def all(self, statement: Statement, parameters: Mapping[str, object] | None = None) -> list[Row]:
         """Return every row of a query."""
         text, values = statement.bind(self.dialect, parameters or {})
         self.cursor.execute(text, values)
         return self.cursor.fetchall()
 
-    def one(self, statement: Statement, parameters: Mapping[str, Value] | None = None) -> Row | None:
+    def one(self, statement: Statement, parameters: Mapping[str, object] | None = None) -> Row | None:
         """Return the first row of a query, None where there is none."""
         text, values = statement.bind(self.dialect, parameters or {})
         self.cursor.execute(text, values)

@@ -1,26 +1,27 @@
 """Pages of jobs in order of time.
 
-Two ways lead to a page. Where something in the filter is rare (a tag, a parent, a task with few jobs), all jobs that
-have it are read and sorted. Otherwise an index is walked in the order of the page and the rest of the filter is
-tested on the way, at most `SCANNED` rows far: a page answers in bounded time at any size, and may therefore be
-short, or empty, and still have a cursor. Indexes are named in the statements, so no statistics can change the plan.
+Two ways lead to a page. Where something in the filter is rare (a tag, a parent, a task with few jobs), all
+jobs that have it are read and sorted. Otherwise an index is walked in the order of the page and the rest of
+the filter is tested on the way, at most `SCANNED` rows far: a page answers in bounded time at any size, and
+may therefore be short, or empty, and still have a cursor. Indexes are named in the statements, so no
+statistics can change the plan.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 from zlib import crc32
 
 import attrs
-from sqlalchemy import ColumnElement, and_, bindparam, case, func, literal_column, or_, select
+from sqlalchemy import BindParameter, ColumnElement, Select, and_, bindparam, case, func, or_, select
 
 from firelock.storage import JobFilter, Page, State, StorageError
 from firelock_sql.database import Database, Transaction
 from firelock_sql.reads import get_jobs
 from firelock_sql.statements import Statement, Value
-from firelock_sql.tables import edges, is_retrying, job_tags, jobs, pinned, text_literal
+from firelock_sql.tables import ONE, ZERO, edges, is_retrying, job_tags, jobs, pinned, text_literal
 
 __all__ = ["SCANNED", "find_jobs"]
 
@@ -28,7 +29,6 @@ SCANNED = 20_000
 RARE = 5_000
 """A condition that at most so many jobs meet is looked up, and its jobs sorted."""
 
-_ONE, _ZERO = literal_column("1"), literal_column("0")
 _LAST_CHARACTER = "\U0010ffff"
 
 # Every condition of a filter but the time window; parameters are named after the field.
@@ -44,7 +44,7 @@ _CONDITIONS: dict[str, ColumnElement[bool]] = {
     "id_prefix": and_(
         jobs.c.id >= bindparam("id_prefix"),
         jobs.c.id < bindparam("id_end"),
-        func.substr(jobs.c.id, _ONE, bindparam("id_length")) == bindparam("id_prefix_again"),
+        func.substr(jobs.c.id, ONE, bindparam("id_length")) == bindparam("id_prefix_again"),
     ),
     "tag": jobs.c.id.in_(select(job_tags.c.job_id).where(job_tags.c.tag == bindparam("tag"))),
     "parent_id": jobs.c.id.in_(select(edges.c.child_id).where(edges.c.parent_id == bindparam("parent_id"))),
@@ -105,7 +105,7 @@ def find_jobs(
                 break
     records = get_jobs(tx, database, [id for _, id in found[:limit]])
     following = None
-    if len(found) > limit and limit > 0:
+    if len(found) > limit > 0:
         following = found[limit - 1]
     elif most and looked_at >= most:
         following = last
@@ -184,14 +184,14 @@ def _is_rare(tx: Transaction, name: str, index: str | None, parameters: dict[str
     return bool(found[0] <= RARE)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _count_up_to(name: str, index: str | None) -> Statement:
     if name == "tag":
-        source = select(_ONE).select_from(job_tags).where(job_tags.c.tag == bindparam("tag"))
+        source = select(ONE).select_from(job_tags).where(job_tags.c.tag == bindparam("tag"))
     elif name == "parent_id":
-        source = select(_ONE).select_from(edges).where(edges.c.parent_id == bindparam("parent_id"))
+        source = select(ONE).select_from(edges).where(edges.c.parent_id == bindparam("parent_id"))
     else:
-        source = select(_ONE).select_from(jobs).where(_CONDITIONS[name])
+        source = select(ONE).select_from(jobs).where(_CONDITIONS[name])
         if index is not None:
             source = pinned(source, index)
     return Statement(select(func.count()).select_from(source.limit(bindparam("rare")).subquery()))
@@ -201,8 +201,8 @@ def _count_up_to(name: str, index: str | None) -> Statement:
 def _statement(walk: _Walk) -> Statement:
     time = jobs.c.changed_at if walk.is_by_change else jobs.c.created_at
     tests = [_CONDITIONS[name] for name in sorted(walk.tested)]
-    is_match = case((and_(*tests), _ONE), else_=_ZERO) if tests else _ONE
-    statement = select(time, jobs.c.id, is_match)
+    is_match = case((and_(*tests), ONE), else_=ZERO) if tests else ONE
+    statement: Select[Any] = select(time, jobs.c.id, is_match)
     statement = statement.where(*(_CONDITIONS[name] for name in sorted(walk.led_by)))
     if walk.index == "listed":
         statement = statement.where(jobs.c.state != text_literal(State.PROCESSING))
@@ -222,7 +222,9 @@ def _statement(walk: _Walk) -> Statement:
 
 def _behind(time: ColumnElement[int], *, is_oldest_first: bool) -> list[ColumnElement[bool]]:
     """Return what holds for the rows behind the cursor, with a bound that an index can begin at."""
-    at, again, id = bindparam("cursor_time"), bindparam("cursor_time_again"), bindparam("cursor_id")
+    at: BindParameter[int] = bindparam("cursor_time")
+    again: BindParameter[int] = bindparam("cursor_time_again")
+    id: BindParameter[str] = bindparam("cursor_id")
     if is_oldest_first:
         return [time >= at, or_(time > again, jobs.c.id > id)]
     return [time <= at, or_(time < again, jobs.c.id < id)]

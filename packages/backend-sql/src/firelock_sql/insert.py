@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
-from sqlalchemy import bindparam, literal_column, select, update
+from sqlalchemy import select, update
 
 from firelock.storage import (
     FINAL_STATES,
@@ -23,15 +23,15 @@ from firelock.storage import (
 from firelock_sql.changes import kept_until
 from firelock_sql.database import ANY_QUEUE, Database, Transaction
 from firelock_sql.statements import Statement, Value, among, insert_into
-from firelock_sql.tables import edges, is_scheduled, job_tags, jobs, pinned
+from firelock_sql.tables import ONE, edges, is_scheduled, job_tags, jobs, pinned
 from firelock_sql.text import edges_text, entry_line, list_text
 
 __all__ = ["insert_jobs"]
 
 _COLUMNS = (
-    "id", "state", "queue", "priority", "enqueued_at", "changed_at", "due_at", "ended_at", "expires_at", "reason",
-    "task", "arguments", "serializer", "created_at", "nominal_at", "tags", "timeout_seconds", "retry",
-    "recurring_id", "parents", "creation",
+    "id", "state", "queue", "priority", "enqueued_at", "changed_at", "due_at", "ended_at", "expires_at",
+    "reason", "task", "arguments", "serializer", "created_at", "nominal_at", "tags", "timeout_seconds",
+    "retry", "recurring_id", "parents", "creation",
 )  # fmt: skip
 _INSERT = insert_into(jobs, *_COLUMNS)
 _TAG = insert_into(job_tags, "tag", "created_at", "job_id")
@@ -43,12 +43,9 @@ _PARENTS = Statement(
     .order_by(jobs.c.id)
     .with_for_update()
 )
-_MARK_PARENTS = Statement(update(jobs).where(among(jobs.c.id, "ids")).values(is_parent=literal_column("1")))
+_MARK_PARENTS = Statement(update(jobs).where(among(jobs.c.id, "ids")).values(is_parent=ONE))
 _NEXT_DUE = Statement(
-    pinned(select(jobs.c.due_at), "due")
-    .where(is_scheduled)
-    .order_by(jobs.c.due_at)
-    .limit(literal_column("1"))
+    pinned(select(jobs.c.due_at), "due").where(is_scheduled).order_by(jobs.c.due_at).limit(ONE)
 )
 
 
@@ -165,7 +162,7 @@ def _decide(job: NewJob, start: _Start, known: Mapping[str, _Start]) -> None:
     """The job begins as its parents leave it; what is not decided stays in `open_edges`."""
     for edge in job.parents:
         if edge.parent_id not in known:
-            message = f"Job {job.id} waits for {edge.parent_id}, which is not stored; nothing of the batch was stored."
+            message = f"Job {job.id} waits for {edge.parent_id}, which is not stored; nothing was stored."
             raise JobNotFound(message)
     start.open_edges = list(job.parents)
     reason = job.reason

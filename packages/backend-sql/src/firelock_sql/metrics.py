@@ -44,7 +44,8 @@ _SINCE = Statement(
 
 
 def _read(row: Any) -> Rollup:  # noqa: ANN401 - a driver's row
-    return Rollup(*row[:6], tuple(json.loads(row[6])))
+    minute, task, queue, outcome, count, duration, histogram = row
+    return Rollup(minute, task, queue, outcome, count, duration, tuple(json.loads(histogram)))
 
 
 def record_metrics(tx: Transaction, new: Sequence[Rollup]) -> None:

@@ -20,6 +20,6 @@ def register_storages() -> Mapping[str, Callable[[str], Storage]]:
 
 
 def _open_sqlite(url: str) -> Storage:
-    from firelock_sql.sqlite.opening import open_sqlite
+    from firelock_sql.sqlite.opening import open_sqlite  # noqa: PLC0415 - loads the driver
 
     return open_sqlite(url)

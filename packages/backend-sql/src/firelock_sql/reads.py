@@ -19,7 +19,7 @@ from firelock.storage import (
 )
 from firelock_sql.database import Database, Transaction
 from firelock_sql.statements import Statement, among
-from firelock_sql.tables import attempt_errors, counts, jobs, text_literal
+from firelock_sql.tables import ZERO, attempt_errors, counts, jobs, text_literal
 from firelock_sql.text import STATES, read_edges, read_history, read_list
 
 __all__ = [
@@ -48,8 +48,8 @@ _STATE, _TAGS, _ERROR = 4, 8, 27
 _GET = Statement(select(*RECORD_COLUMNS).where(among(jobs.c.id, "ids")))
 _HISTORY = Statement(
     select(
-        jobs.c.created_at, jobs.c.creation, jobs.c.history, jobs.c.is_plain_end, jobs.c.state, jobs.c.changed_at,
-        jobs.c.attempt, jobs.c.claimed_at, jobs.c.started_at, jobs.c.server,
+        jobs.c.created_at, jobs.c.creation, jobs.c.history, jobs.c.is_plain_end, jobs.c.state,
+        jobs.c.changed_at, jobs.c.attempt, jobs.c.claimed_at, jobs.c.started_at, jobs.c.server,
     ).where(jobs.c.id == bindparam("job_id"))
 )  # fmt: skip
 _ERRORS = Statement(
@@ -61,12 +61,11 @@ _ERRORS = Statement(
     .order_by(attempt_errors.c.seq.desc())
     .limit(literal_column(str(_ERRORS_LIMIT)))
 )  # fmt: skip
-_COUNTS = Statement(
-    select(counts.c.queue, counts.c.state, counts.c.jobs).where(counts.c.jobs != literal_column("0"))
-)
+_COUNTS = Statement(select(counts.c.queue, counts.c.state, counts.c.jobs).where(counts.c.jobs != ZERO))
 _FAILED = Statement(
     select(
-        jobs.c.error_fingerprint, jobs.c.error_type, jobs.c.error_message, jobs.c.task, jobs.c.changed_at, jobs.c.id
+        jobs.c.error_fingerprint, jobs.c.error_type, jobs.c.error_message, jobs.c.task, jobs.c.changed_at,
+        jobs.c.id
     )
     .where(jobs.c.state == text_literal(State.FAILED))
     .order_by(jobs.c.changed_at.desc(), jobs.c.id.desc())
@@ -77,17 +76,11 @@ _FAILED = Statement(
 def read_record(row: Sequence[Any]) -> JobRecord:
     """Return a row of `RECORD_COLUMNS` as people see it."""
     type_, message, fingerprint, result, absent, parents = row[_ERROR:]
-    return JobRecord(
-        *row[:_STATE],
-        STATES[row[_STATE]],
-        *row[_STATE + 1 : _TAGS],
-        read_list(row[_TAGS]),
-        *row[_TAGS + 1 : _ERROR],
-        None if type_ is None else ErrorInfo(type_, message, fingerprint),
-        result,
-        absent,
-        read_edges(parents),
-    )
+    fields: list[Any] = list(row[:_ERROR])
+    fields[_STATE], fields[_TAGS] = STATES[fields[_STATE]], read_list(fields[_TAGS])
+    error = None if type_ is None else ErrorInfo(type_, message, fingerprint)
+    fields += [error, result, absent, read_edges(parents)]
+    return JobRecord(*fields)
 
 
 def get_jobs(tx: Transaction, database: Database, ids: Sequence[str]) -> list[JobRecord | None]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
 
 import attrs
 from sqlalchemy import bindparam, delete, select, update
@@ -69,8 +68,7 @@ def _store(tx: Transaction, record: RecurringRecord, *, is_new: bool) -> None:
     else:
         row = {"of_id": record.id, "new_version": record.version, "new_next_at": record.next_at}
         tx.run(_REPLACE, {**row, "new_paused": int(record.is_paused), "new_definition": definition})
-    is_due = record.next_at is not None and not record.is_paused
-    if is_due and (first is None or record.next_at < first):  # type: ignore[operator]  # is_due says it is set
+    if record.next_at is not None and not record.is_paused and (first is None or record.next_at < first):
         tx.woken.add(ANY_QUEUE)
 
 

@@ -1,6 +1,7 @@
 """Working copies of jobs: read in one statement, changed in memory, written back in one.
 
-Between reading and writing nobody comes between, since the transaction holds the rows (on SQLite the database).
+Between reading and writing nobody comes between, since the transaction holds the rows (on SQLite the
+database).
 """
 
 from __future__ import annotations
@@ -9,12 +10,12 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import attrs
-from sqlalchemy import bindparam, literal_column, select, update
+from sqlalchemy import bindparam, select, update
 
 from firelock.storage import HistoryEntry, State
 from firelock_sql.database import Database, Transaction
 from firelock_sql.statements import Statement, among
-from firelock_sql.tables import jobs
+from firelock_sql.tables import ZERO, jobs
 from firelock_sql.text import COMPACT_FROM, STATES, compacted, entry_line
 
 __all__ = ["JobRow", "compact", "load_rows", "save_rows"]
@@ -99,7 +100,7 @@ _SAVE = Statement(
         *((column, bindparam(f"new_{column.name}")) for column in _WRITTEN),
         (jobs.c.history, jobs.c.history + bindparam("new_lines")),
         (jobs.c.history_lines, jobs.c.history_lines + bindparam("new_count")),
-        (jobs.c.is_plain_end, literal_column("0")),
+        (jobs.c.is_plain_end, ZERO),
     )
 )
 _HISTORY = Statement(select(jobs.c.creation, jobs.c.history).where(jobs.c.seq == bindparam("row_seq")))
@@ -134,10 +135,10 @@ _SAVE_ORDER = (*(f"new_{column.name}" for column in _WRITTEN), "new_lines", "new
 
 def _saved(row: JobRow) -> tuple[str | int | float | None, ...]:
     return (
-        row.state, row.reason, row.changed_at, row.enqueued_at, row.attempt, row.retries, row.crashes, row.fence,
-        row.session, row.server, row.claimed_at, row.started_at, row.due_at, row.ended_at, row.expires_at,
-        row.result, row.result_absent, row.error_type, row.error_message, row.error_fingerprint,
-        "".join(row.added), len(row.added), row.seq,
+        row.state, row.reason, row.changed_at, row.enqueued_at, row.attempt, row.retries, row.crashes,
+        row.fence, row.session, row.server, row.claimed_at, row.started_at, row.due_at, row.ended_at,
+        row.expires_at, row.result, row.result_absent, row.error_type, row.error_message,
+        row.error_fingerprint, "".join(row.added), len(row.added), row.seq,
     )  # fmt: skip
 
 

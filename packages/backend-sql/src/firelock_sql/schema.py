@@ -1,7 +1,7 @@
 """The schema and its versions: made on first use, never upgraded silently.
 
-A migration only goes forward, and a version of the code reads the schema of that version alone, so a server of
-the old release and one of the new never meet on one schema.
+A migration only goes forward, and a version of the code reads the schema of that version alone, so a server
+of the old release and one of the new never meet on one schema.
 """
 
 from __future__ import annotations

@@ -38,8 +38,8 @@ _SECOND = 1_000_000
 _is_alive = sessions.c.died_at.is_(None)
 
 _BEGIN = insert_into(
-    sessions, "id", "server_id", "server", "host", "pid", "started_at", "timeout_seconds", "workers", "queues",
-    "version", "expires_at",
+    sessions, "id", "server_id", "server", "host", "pid", "started_at", "timeout_seconds", "workers",
+    "queues", "version", "expires_at",
 )  # fmt: skip
 _KNOWN = Statement(select(sessions.c.id).where(sessions.c.id == bindparam("session")))
 _TIMEOUT = Statement(

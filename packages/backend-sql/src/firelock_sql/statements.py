@@ -7,7 +7,7 @@ source of SQL for every dialect. Parameters are named; `Statement.bind` puts the
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, cast
 
 import attrs
 from sqlalchemy import Column, Table, bindparam
@@ -15,7 +15,7 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql import ClauseElement, insert
 from sqlalchemy.sql.compiler import SQLCompiler
-from sqlalchemy.sql.elements import ColumnElement
+from sqlalchemy.sql.elements import BindParameter, ColumnElement
 
 __all__ = ["Cursor", "Statement", "Value", "among", "insert_into"]
 
@@ -54,7 +54,7 @@ class among(ColumnElement[bool]):  # noqa: N801 - reads like `in_` and the other
 
     def __init__(self, column: ColumnElement[str] | ColumnElement[int], name: str) -> None:
         self.column = column
-        self.values = bindparam(name)
+        self.values: BindParameter[str] = bindparam(name)
 
 
 @compiles(among, "sqlite")
@@ -62,7 +62,7 @@ def _among_in_sqlite(element: among, compiler: SQLCompiler, **options: object) -
     """The list is bound as the text of a JSON array."""
     column = compiler.process(element.column, **options)
     values = compiler.process(element.values, **options)
-    return f"{column} IN (SELECT value FROM json_each({values}))"
+    return f"{column} IN (SELECT value FROM json_each({values}))"  # noqa: S608 - compiled parts, no values
 
 
 @attrs.frozen
@@ -102,13 +102,12 @@ class Statement:
             raise AssertionError(message)
         return compiled.text
 
-    def bind(self, dialect: Dialect, parameters: Mapping[str, Value]) -> tuple[str, list[Value]]:
+    def bind(self, dialect: Dialect, parameters: Mapping[str, object]) -> tuple[str, list[Value]]:
         """Return its text and its parameters in the order of the text."""
         compiled = self.compiled(dialect)
         constants = compiled.constants
-        return compiled.text, [
-            parameters[name] if name in parameters else constants[name] for name in compiled.names
-        ]
+        values = [parameters[name] if name in parameters else constants[name] for name in compiled.names]
+        return compiled.text, cast("list[Value]", values)
 
 
 def insert_into(table: Table, *columns: str) -> Statement:

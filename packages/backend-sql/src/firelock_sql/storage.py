@@ -68,11 +68,12 @@ class SqlStorage(Storage):
         self._hot = hot
         self.features = features
         self.url = database.name
+        self.connect_url = database.name  # an SQLite URL holds no password
 
     # ---- life --------------------------------------------------------------------------------------------
 
     @property
-    def clock_offset(self) -> int:  # type: ignore[override]  # the database keeps it, for its own transactions
+    def clock_offset(self) -> int:
         """Return the micros added to the database's clock."""
         return self._database.clock_offset
 

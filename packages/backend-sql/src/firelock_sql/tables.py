@@ -1,6 +1,7 @@
 """Every table, for every SQL database. Columns marked reserved are written by nothing yet.
 
-Instants are integers (micros), states and queues are plain text, so that a person with a SQL prompt can read it.
+Instants are integers (micros), states and queues are plain text, so that a person with a SQL prompt can
+read it.
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.elements import ColumnElement
 
-__all__ = ["METADATA", "pinned", "text_literal"]
+__all__ = ["METADATA", "ONE", "ZERO", "pinned", "text_literal"]
 
 METADATA = MetaData()
+ZERO: ColumnElement[int] = literal_column("0")
+ONE: ColumnElement[int] = literal_column("1")
 _PREFIX = "firelock_"
 # SQLite gives out row numbers only to a column whose type is exactly INTEGER.
 _NUMBER = BigInteger().with_variant(Integer, "sqlite")
@@ -104,7 +107,7 @@ jobs = Table(
 _ENQUEUED, _SCHEDULED = text_literal("enqueued"), text_literal("scheduled")
 is_ready = (jobs.c.state == _ENQUEUED) & jobs.c.session.is_(None) & jobs.c.held_by.is_(None)
 is_scheduled = jobs.c.state == _SCHEDULED
-is_retrying = is_scheduled & (jobs.c.retries > literal_column("0"))
+is_retrying = is_scheduled & (jobs.c.retries > ZERO)
 
 
 def _index(name: str, *columns: ColumnElement[object] | Column[object], where: ColumnElement[bool]) -> Index:
@@ -230,7 +233,7 @@ recurring = Table(
     Column("definition", Text, nullable=False),  # JSON of a RecurringRecord
     sqlite_with_rowid=False,
 )
-is_firing = (recurring.c.is_paused == literal_column("0")) & recurring.c.next_at.is_not(None)
+is_firing = (recurring.c.is_paused == ZERO) & recurring.c.next_at.is_not(None)
 _index("recurring_due", recurring.c.next_at, where=is_firing)  # serves firing and the next due instant
 
 locks = Table(
@@ -253,7 +256,7 @@ records = Table(
     _count("is_paused"),  # 1: the settings of a queue that claims pass over
     sqlite_with_rowid=False,
 )
-is_paused_queue = records.c.is_paused == literal_column("1")
+is_paused_queue = records.c.is_paused == ONE
 _index("paused_queues", records.c.key, where=is_paused_queue)  # serves claim; empty as a rule
 
 rollups = Table(

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import bindparam, delete, exists, literal_column, null, select, update
+from sqlalchemy import bindparam, delete, exists, null, select, update
 
 from firelock.storage import HistoryEntry, Promotion, State, Upkeep
 from firelock_sql.claiming import next_due_at
@@ -16,6 +16,8 @@ from firelock_sql.database import Database, Transaction
 from firelock_sql.rows import compact, load_rows
 from firelock_sql.statements import Statement, among
 from firelock_sql.tables import (
+    ONE,
+    ZERO,
     attempt_errors,
     edges,
     is_scheduled,
@@ -43,7 +45,6 @@ __all__ = [
 ]
 
 _DAY = 86_400_000_000
-_ONE = literal_column("1")
 _CHILDREN_AT_ONCE = 1_000
 
 _DUE = Statement(
@@ -62,7 +63,7 @@ _PROMOTE = Statement(
         (jobs.c.enqueued_at, bindparam("now_again")),
         (jobs.c.due_at, null()),
         (jobs.c.history, jobs.c.history + bindparam("line")),
-        (jobs.c.history_lines, jobs.c.history_lines + _ONE),
+        (jobs.c.history_lines, jobs.c.history_lines + ONE),
     )
 )
 _EXPIRED = Statement(
@@ -70,7 +71,7 @@ _EXPIRED = Statement(
     .where(
         jobs.c.expires_at.is_not(None),
         jobs.c.expires_at <= bindparam("now"),
-        ~exists(_ONE).where(releasing.c.parent_id == jobs.c.id),
+        ~exists(ONE).where(releasing.c.parent_id == jobs.c.id),
     )
     .order_by(jobs.c.expires_at)
     .limit(bindparam("most"))
@@ -79,7 +80,7 @@ _BELONGINGS = Statement(
     select(jobs.c.id, jobs.c.state, jobs.c.queue, jobs.c.tags, jobs.c.created_at).where(
         among(jobs.c.id, "ids"),
         jobs.c.expires_at <= bindparam("now"),
-        ~exists(_ONE).where(edges.c.parent_id == jobs.c.id, edges.c.is_decided == literal_column("0")),
+        ~exists(ONE).where(edges.c.parent_id == jobs.c.id, edges.c.is_decided == ZERO),
     )
 )
 _UNTAG = Statement(
@@ -102,11 +103,11 @@ _DELETE = [
 ]
 _OLD_SESSIONS = Statement(delete(sessions).where(sessions.c.died_at < bindparam("before")))
 _HAS_OLD_SESSIONS = Statement(
-    select(_ONE).select_from(sessions).where(sessions.c.died_at < bindparam("before")).limit(_ONE)
+    select(ONE).select_from(sessions).where(sessions.c.died_at < bindparam("before")).limit(ONE)
 )
 _OLD_ROLLUPS = Statement(delete(rollups).where(rollups.c.minute < bindparam("before")))
 _HAS_OLD_ROLLUPS = Statement(
-    select(_ONE).select_from(rollups).where(rollups.c.minute < bindparam("before")).limit(_ONE)
+    select(ONE).select_from(rollups).where(rollups.c.minute < bindparam("before")).limit(ONE)
 )
 
 

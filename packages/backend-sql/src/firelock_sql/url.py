@@ -70,7 +70,7 @@ def _read_options(url: str, query: str) -> Mapping[str, str]:
     pairs = parse_qsl(query, keep_blank_values=True)
     for name, _ in pairs:
         if name not in _OPTIONS:
-            message = f"{url!r} has an option {name!r} that SQLite storage does not know; it knows {', '.join(_OPTIONS)}."
+            message = f"{url!r} has an unknown option {name!r}; there are {', '.join(_OPTIONS)}."
             raise ConfigurationError(message)
     return dict(pairs)
 

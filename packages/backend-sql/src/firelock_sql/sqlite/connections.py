@@ -157,7 +157,7 @@ class Connections:
 
     def _open_reader(self) -> sqlite3.Connection:
         if not self._url.path.exists():
-            self.write(lambda cursor: None)  # makes the file, in write-ahead mode, before anybody reads it
+            self.write(_nothing)  # makes the file, in write-ahead mode, before anybody reads it
         connection = self._connect(self._url.busy_timeout_seconds)
         connection.execute("PRAGMA query_only = ON")
         return connection
@@ -196,3 +196,7 @@ class Connections:
             for connection in connections:
                 with suppress(sqlite3.Error):
                     connection.close()
+
+
+def _nothing(_cursor: sqlite3.Cursor) -> None:
+    """The work of a transaction that only opens the file."""

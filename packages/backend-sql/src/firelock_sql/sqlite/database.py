@@ -36,7 +36,7 @@ class _Compiler(SQLiteCompiler):
     """Writes `INDEXED BY` where a statement names its index, which SQLAlchemy's own leaves out."""
 
     @override
-    def get_from_hint_text(self, table: FromClause, text: str) -> str:
+    def get_from_hint_text(self, table: FromClause, text: str | None) -> str | None:
         return text
 
 

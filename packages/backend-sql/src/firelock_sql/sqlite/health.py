@@ -51,7 +51,7 @@ def diagnose(cursor: sqlite3.Cursor, url: SqliteUrl) -> list[Finding]:
         findings.append(
             Finding(
                 False,
-                f"SQLite {sqlite3.sqlite_version} may, rarely, corrupt a database when its log is reset under load.",
+                f"SQLite {sqlite3.sqlite_version} may, rarely, damage a database when it resets its log.",
                 "Use a Python that brings SQLite 3.51.3 or newer.",
             )
         )

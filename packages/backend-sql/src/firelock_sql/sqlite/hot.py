@@ -1,11 +1,12 @@
 """The verbs that run for every job, in SQLite's fastest forms.
 
 Measured on one core, µs of processor a job in batches of 100: many rows in one VALUES 2.1 against 3.0 for
-executemany (binding costs more than inserting: 17 parameters 4.3, 8 parameters 2.9); a claim as SELECT, then one
-UPDATE of all 3.2 against UPDATE … RETURNING 4.0; settling by guarded executemany 2.8 against reading the rows first
-4.5 and UPDATE … FROM (VALUES …) 6.0.
+executemany (binding costs more than inserting: 17 parameters 4.3, 8 parameters 2.9); a claim as SELECT,
+then one UPDATE of all 3.2 against UPDATE … RETURNING 4.0; settling by guarded executemany 2.8 against
+reading the rows first 4.5 and UPDATE … FROM (VALUES …) 6.0.
 
-What is out of the ordinary is done by `insert.insert_jobs` and `apply.apply_transitions`; both end the same.
+What is out of the ordinary is done by `insert.insert_jobs` and `apply.apply_transitions`; both end the
+same.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from operator import attrgetter
 from typing import Any
 
 import attrs
-from sqlalchemy import bindparam, literal_column, null, select, update
+from sqlalchemy import bindparam, null, update
 
 from firelock.storage import (
     Applied,
@@ -36,14 +37,13 @@ from firelock_sql.claiming import Turns, has_ready, living_server, next_due_at, 
 from firelock_sql.database import Transaction
 from firelock_sql.insert import insert_jobs
 from firelock_sql.sqlite.database import SqliteDatabase
-from firelock_sql.statements import Statement, Value, among, insert_into
-from firelock_sql.tables import jobs, text_literal
+from firelock_sql.statements import Statement, Value, among
+from firelock_sql.tables import ONE, ZERO, jobs, text_literal
 from firelock_sql.text import read_list
 
 __all__ = ["SqliteHot"]
 
 _PROCESSING, _SUCCEEDED, _ENQUEUED = State.PROCESSING.value, State.SUCCEEDED.value, State.ENQUEUED.value
-_ONE = literal_column("1")
 
 # A plain job: enqueued at once, nothing special asked for.
 _asked = attrgetter(
@@ -67,7 +67,7 @@ _SETTLE = Statement(
         jobs.c.session == bindparam("holder"),
         jobs.c.fence == bindparam("token"),
         jobs.c.state == text_literal(_PROCESSING),
-        jobs.c.is_parent == literal_column("0"),
+        jobs.c.is_parent == ZERO,
     )
     .ordered_values(
         (jobs.c.state, text_literal(_SUCCEEDED)),
@@ -77,23 +77,23 @@ _SETTLE = Statement(
         (jobs.c.expires_at, bindparam("new_expires_at")),
         (jobs.c.result, bindparam("new_result")),
         (jobs.c.result_absent, bindparam("new_result_absent")),
-        (jobs.c.is_plain_end, _ONE),
+        (jobs.c.is_plain_end, ONE),
         (jobs.c.session, null()),
         (jobs.c.reason, null()),
         (jobs.c.due_at, null()),
     )
 )
 _SETTLE_ORDER = (
-    "at", "at_again", "new_started_at", "new_expires_at", "new_result", "new_result_absent", "row_seq", "job_id",
-    "holder", "token",
+    "at", "at_again", "new_started_at", "new_expires_at", "new_result", "new_result_absent", "row_seq",
+    "job_id", "holder", "token",
 )  # fmt: skip
 _TAKE = Statement(
     update(jobs)
     .where(among(jobs.c.seq, "seqs"))
     .ordered_values(
         (jobs.c.state, text_literal(_PROCESSING)),
-        (jobs.c.attempt, jobs.c.attempt + _ONE),
-        (jobs.c.fence, jobs.c.fence + _ONE),
+        (jobs.c.attempt, jobs.c.attempt + ONE),
+        (jobs.c.fence, jobs.c.fence + ONE),
         (jobs.c.session, bindparam("holder")),
         (jobs.c.server, bindparam("new_server")),
         (jobs.c.claimed_at, bindparam("now")),
@@ -259,7 +259,7 @@ class SqliteHot:
         return results
 
     def _plain_end(self, transition: Transition, plain: list[tuple[Value, ...]]) -> str | None:
-        """Lay the parameters of a plain end with the others and return its queue; None where it is not plain."""
+        """Lay the parameters of a plain end with the others; return its queue, None where it is not plain."""
         session = transition.session
         holding = self._holdings.get(session) if session is not None else None
         if holding is None or _odd(transition) != _NOTHING_ODD or transition.server != holding.server:
@@ -272,7 +272,8 @@ class SqliteHot:
             return None
         at = transition.at
         plain.append(
-            (at, at, transition.started_at, transition.expires_at, transition.result, transition.result_absent,
+            (at, at, transition.started_at, transition.expires_at, transition.result,
+            transition.result_absent,
              seq, transition.job_id, session, transition.fence)
         )  # fmt: skip
         return queue
@@ -320,12 +321,13 @@ class SqliteHot:
 
 def _claimed(row: Sequence[Any], now: int) -> ClaimedJob:
     (
-        id, task, arguments, serializer, queue, priority, attempt, retries, crashes, fence, created_at, enqueued_at,
-        _, nominal_at, tags, timeout_seconds, retry, recurring_id, *_,
+        id, task, arguments, serializer, queue, priority, attempt, retries, crashes, fence, created_at,
+        enqueued_at, _, nominal_at, tags, timeout_seconds, retry, recurring_id, *_,
     ) = row  # fmt: skip
     return ClaimedJob(
-        id, task, arguments, serializer, queue, priority, attempt + 1, retries, crashes, fence + 1, created_at,
-        enqueued_at, now, nominal_at, () if tags is None else read_list(tags), timeout_seconds, retry, recurring_id,
+        id, task, arguments, serializer, queue, priority, attempt + 1, retries, crashes, fence + 1,
+        created_at, enqueued_at, now, nominal_at, () if tags is None else read_list(tags), timeout_seconds,
+        retry, recurring_id,
     )  # fmt: skip
 
 
@@ -339,4 +341,4 @@ def _many_rows(size: int) -> str:
         f"('{_ENQUEUED}', ?1, {row}, ?{start + width - 1})" for row, start in zip(rows, starts, strict=True)
     )
     columns = ", ".join(("state", "enqueued_at", *_PLAIN_COLUMNS, "changed_at"))
-    return f"INSERT INTO {jobs.name} ({columns}) VALUES {values} ON CONFLICT DO NOTHING"  # noqa: S608 - constants
+    return f"INSERT INTO {jobs.name} ({columns}) VALUES {values} ON CONFLICT DO NOTHING"  # noqa: S608 - no value

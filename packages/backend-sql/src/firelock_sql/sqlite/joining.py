@@ -1,8 +1,9 @@
 """Jobs as part of a transaction of the caller's: `insert(within=…)`.
 
-The rows go through the caller's own connection, so they are committed or rolled back with everything else. Servers
-are told after the commit: of a Session by its own events; of a Connection when it goes back to its pool after a
-commit, since Core has no event behind one; of a raw connection never, servers find those jobs at their next poll.
+The rows go through the caller's own connection, so they are committed or rolled back with everything else.
+Servers are told after the commit: of a Session by its own events; of a Connection when it goes back to its
+pool after a commit, since Core has no event behind one; of a raw connection never, servers find those jobs
+at their next poll.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import attrs
 from sqlalchemy import Connection, event
@@ -78,10 +79,10 @@ def joined(within: object, path: Path) -> Joined:
         ConfigurationError: it is none that rows of an SQLite file can be part of.
     """
     if isinstance(within, sqlite3.Connection):
-        return Joined(path, within, within.cursor, lambda database, queues: None)
+        return Joined(path, within, within.cursor, _tell_nobody)
     if isinstance(within, Connection):
         return _joined_connection(within, path, _tell_after_checkin)
-    from sqlalchemy.orm import Session, scoped_session
+    from sqlalchemy.orm import Session, scoped_session  # noqa: PLC0415 - Core alone is loaded before
 
     session = within() if isinstance(within, scoped_session) else within
     if isinstance(session, Session):
@@ -104,7 +105,7 @@ def _joined_connection(
     return Joined(
         path,
         pooled.driver_connection,
-        pooled.cursor,
+        cast("Callable[[], Cursor]", pooled.cursor),
         lambda database, queues: tell(connection, database, queues),
     )
 
@@ -118,6 +119,10 @@ def _check_same_file(cursor: Cursor, path: Path) -> None:
             f"within= is a transaction on {found or 'a database in memory'}, but jobs are stored in {path}."
         )
         raise ConfigurationError(message)
+
+
+def _tell_nobody(_database: SqliteDatabase, _queues: set[str]) -> None:
+    """A raw connection tells nobody of its commit, so nobody can be told in time."""
 
 
 # ---- telling after the commit ----------------------------------------------------------------------------
@@ -149,13 +154,13 @@ def _tell_after_end(session: Session, database: SqliteDatabase, queues: set[str]
         outcome["is_committed"] = False
 
     @event.listens_for(session, "after_transaction_end")
-    def ended(session: Session, transaction: Any) -> None:  # noqa: ANN401 - SessionTransaction has no public home
+    def ended(session: Session, transaction: Any) -> None:  # noqa: ANN401 - its type is private
         if transaction.parent is not None:
             return
         queues_of = session.info.pop(_OWED, {})
         if outcome["is_committed"]:
-            for database, queues in queues_of.items():
-                database.tell(queues)
+            for owing, names in queues_of.items():
+                owing.tell(names)
         outcome["is_committed"] = False
 
 

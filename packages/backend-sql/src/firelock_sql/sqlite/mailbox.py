@@ -1,7 +1,8 @@
 """The sockets of one database file: where they are, whose they are, and when one is dead.
 
-The folder is `<file>.wake`, open to its owner alone. Where its path is too long for a socket's address, a folder
-in the system's temporary folder takes its place, named after the file's path; it is used only if it is ours alone.
+The folder is `<file>.wake`, open to its owner alone. Where its path is too long for a socket's address, a
+folder in the system's temporary folder takes its place, named after the file's path; it is used only if it
+is ours alone.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _FRESH_NS = 50_000_000  # a folder that changed so lately may have changed again
 
 
 class Mailbox:
-    """One process's socket, and the way to those of all others. Not thread-safe but for `send` and `nudge`."""
+    """One process's socket, and the way to those of all others. Only `send` and `nudge` are thread-safe."""
 
     def __init__(self, database: Path) -> None:
         self._folder = _folder(database)

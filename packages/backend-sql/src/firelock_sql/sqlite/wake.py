@@ -1,11 +1,12 @@
 """Wake-ups between the processes of one host: datagrams to sockets beside the file, sent after the commit.
 
-Each process that waits binds one socket in a folder that belongs to the file; whoever commits work sends the names
-of its queues to all of them. A datagram that is lost costs a poll and nothing else, so nobody ever blocks on one.
+Each process that waits binds one socket in a folder that belongs to the file; whoever commits work sends
+the names of its queues to all of them. A datagram that is lost costs a poll and nothing else, so nobody
+ever blocks on one.
 
-A busy server does not read its socket, which fills up after a few datagrams; sending to it then fails at once and
-costs next to nothing. Before it waits it claims, so what it has not read it has seen: the first and the last of a
-burst always count.
+A busy server does not read its socket, which fills up after a few datagrams; sending to it then fails at
+once and costs next to nothing. Before it waits it claims, so what it has not read it has seen: the first
+and the last of a burst always count.
 """
 
 from __future__ import annotations
