@@ -82,6 +82,8 @@ class Registry:
                 flow_types=(Snooze,),
                 context_type=JobContext,
             )
+            check_tag_templates(info.tags, binder.parameters)
+            self._binders[info.name] = binder
         return binder
 
     def _converter_once(self) -> Converter:
