@@ -33,6 +33,26 @@ from firelock.lifecycle import (
 )
 from firelock.storage.contract import CONTRACT, Storage
 from firelock.storage.defaults import add_rollups, forget_job, next_recurring_at, prune_rollups
+from firelock.storage.selection import (
+    is_pausing,
+    listed_at,
+    matches,
+    next_in_line,
+    paged,
+    read_cursor,
+    write_cursor,
+)
+from firelock.storage.steps import (
+    StoredJob,
+    applied,
+    claimed_by,
+    ended_with,
+    followed,
+    promoted,
+    reconciled,
+    stored,
+    taken_back,
+)
 from firelock.storage.values import (
     DURATION_BUCKETS,
     Applied,
@@ -60,10 +80,12 @@ from firelock.storage.values import (
 __all__ = [
     "CONTRACT", "DURATION_BUCKETS", "FINAL_STATES", "HISTORY_LIMIT", "Applied", "Attempt", "Claim",
     "ClaimedJob", "Counts", "Edge", "ErrorInfo", "Exchange", "FailureGroup", "Feature", "Finding", "Held",
-    "HistoryEntry", "JobFilter", "JobNotFound", "JobRecord", "LogLine", "NewJob", "NewSession", "On",
-    "Page", "Progress", "Promotion", "Reconciliation", "Record", "RecurringRecord", "Renewal", "Rollup",
+    "HistoryEntry", "JobFilter", "JobNotFound", "JobRecord", "LogLine", "NewJob", "NewSession", "On", "Page",
+    "Progress", "Promotion", "Reconciliation", "Record", "RecurringRecord", "Renewal", "Rollup",
     "SchemaMismatch", "SchemaState", "SessionRecord", "State", "Storage", "StorageError",
-    "StorageUnavailable", "Taken", "Transition", "UnsupportedFeature", "Upkeep", "add_rollups",
-    "bounded_history", "continuation_target", "forget_job", "next_recurring_at", "prune_rollups",
-    "waiting_reason",
+    "StorageUnavailable", "StoredJob", "Taken", "Transition", "UnsupportedFeature", "Upkeep", "add_rollups",
+    "applied", "bounded_history", "claimed_by", "continuation_target", "ended_with", "followed",
+    "forget_job", "is_pausing", "listed_at", "matches", "next_in_line", "next_recurring_at", "paged",
+    "promoted", "prune_rollups", "read_cursor", "reconciled", "stored", "taken_back", "waiting_reason",
+    "write_cursor",
 ]  # fmt: skip

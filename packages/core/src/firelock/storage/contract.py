@@ -12,9 +12,9 @@ A driver's exception never leaves a storage: it becomes `StorageUnavailable` (tr
 
 from __future__ import annotations
 
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import ClassVar
 
 from firelock.ids import new_id
@@ -42,7 +42,7 @@ from firelock.storage.values import (
     SchemaState,
     SessionRecord,
     Taken,
-)
+)  # fmt: skip
 
 __all__ = ["CONTRACT", "Storage"]
 
@@ -55,7 +55,7 @@ class Storage(ABC):
     contract: ClassVar[int] = CONTRACT
     features: frozenset[Feature] = frozenset()
     url: str = ""  # as it may be shown: absolute, without a password
-    connect_url: str = ""  # by which another process opens it, password included: never shown; empty if none can
+    connect_url: str = ""  # by which another process opens it, password included: never shown; empty if none
     clock_offset: int = 0  # micros added to the storage's clock; tests move it, nothing else does
 
     # ---- life --------------------------------------------------------------------------------------------
@@ -129,8 +129,8 @@ class Storage(ABC):
         jobs with a tail. Each job gets attempt + 1, fence + 1, this session and its server's name,
         `claimed_at` = `changed_at` = now, an empty `started_at` and an empty reason; no history. A session
         that is dead or unknown takes nothing and is lost: it is tested in the same step. One that has expired
-        is dead only when `orphans` or `end_session` has marked it. Without a list, a claim of at least as many
-        jobs as there are queues with work takes from each of them.
+        is dead only when `orphans` or `end_session` has marked it. Without a list, a claim of at least as
+        many jobs as there are queues with work takes from each of them.
         """
 
     @abstractmethod
@@ -173,18 +173,18 @@ class Storage(ABC):
 
         True also where the next due instant has become earlier than `claim` or `promote` said last.
         """
-        self._closing().wait(timeout_seconds)
-        return False
+        return defaults.wait(self, timeout_seconds)
 
     def interrupt(self) -> None:
         """Every `wait` under way in this process returns soon."""
-        event = self._closing()
-        event.set()
-        event.clear()
+        defaults.interrupt(self)
 
-    def _closing(self) -> threading.Event:
-        event: threading.Event = self.__dict__.setdefault("_closing_event", threading.Event())
-        return event
+    def one_step(self) -> AbstractContextManager[object]:
+        """Verbs that this thread calls within the block are one atomic step, where a storage can do that.
+
+        Without it the derived verbs are still right, but a firing that an edit overtakes may leave its jobs.
+        """
+        return nullcontext()
 
     # ---- sessions ----------------------------------------------------------------------------------------
 
@@ -196,8 +196,7 @@ class Storage(ABC):
     def renew(self, renewals: Sequence[Renewal]) -> list[bool]:
         """Each living session lives for its timeout from now; return per session whether it does.
 
-        A session that is dead or unknown stays so: False, for ever. One that has expired but that nobody has
-        marked dead yet lives on.
+        A dead or unknown one stays so: False, for ever. One that expired but is not marked dead yet lives on.
         """
 
     @abstractmethod
@@ -224,8 +223,7 @@ class Storage(ABC):
     def orphans(self, limit: int) -> list[Taken]:
         """Sessions that expired by the storage's clock are ended as `end_session(running=None)` does.
 
-        The reason is `Upkeep.SESSION_LOST`. At most `limit` sessions, each one atomic step that tests
-        expiry again.
+        The reason is `Upkeep.SESSION_LOST`. At most `limit` sessions, each a step that tests expiry again.
         """
 
     @abstractmethod
@@ -314,8 +312,7 @@ class Storage(ABC):
     def append_logs(self, lines: Mapping[str, Sequence[LogLine]], progress: Mapping[str, Progress]) -> None:
         """The lines are added to their jobs' logs and the progress replaces the former.
 
-        Unknown jobs are passed over. A line's `number` is given by the storage. A job keeps its newest 1,000
-        lines.
+        Unknown jobs are passed over. A line's `number` is given by the storage. The newest 1,000 lines stay.
         """
         defaults.append_logs(self, lines, progress)
 
@@ -364,13 +361,12 @@ class Storage(ABC):
         """
         return defaults.fire_recurring(self, recurring, expected_next_at, jobs)
 
-    # ---- locks -------------------------------------------------------------------------------------------
+    # ---- locks and small records ---------------------------------------------------------------------------
 
     def acquire_lock(self, name: str, owner: str, ttl_seconds: float) -> int | None:
         """Return a fencing token if the lock was free or its life had ended, else None.
 
-        Tokens of one name only grow, also after release. The owner that holds it already gets its own token
-        again with a new life.
+        Tokens of one name only grow, also after release. Its holder gets the same token again and a new life.
         """
         return defaults.acquire_lock(self, name, owner, ttl_seconds)
 
@@ -382,16 +378,13 @@ class Storage(ABC):
         """The lock is free; False where it was no longer this owner's with this token."""
         return defaults.release_lock(self, name, owner, fence)
 
-    # ---- small records -----------------------------------------------------------------------------------
-
     @abstractmethod
     def put_record(
         self, kind: str, key: str, value: str, *, expected_version: int | None = None
     ) -> int | None:
         """The record is stored; return its new version, None where the stored one is not the expected one.
 
-        Expected 0 means that none is stored; None means whatever is there. Versions of a key only grow, also
-        after a delete.
+        Expected 0: none is stored; None: whatever is there. Versions of a key only grow, also after a delete.
         """
 
     @abstractmethod

@@ -6,6 +6,7 @@ Locks, recurring jobs, metrics, logs and progress live in versioned records, cha
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
@@ -38,13 +39,14 @@ def change_record(
 ) -> _T:
     """Read, change and write one record by compare-and-set until nobody came between; None leaves it."""
     for _ in range(_TRIES):
-        record = storage.get_record(kind, key)
-        value, answer = change(record)
-        if value is None:
-            return answer
-        expected = record.version if record else 0
-        if storage.put_record(kind, key, value, expected_version=expected) is not None:
-            return answer
+        with storage.one_step():
+            record = storage.get_record(kind, key)
+            value, answer = change(record)
+            if value is None:
+                return answer
+            expected = record.version if record else 0
+            if storage.put_record(kind, key, value, expected_version=expected) is not None:
+                return answer
     message = f"Record {kind!r} {key!r} changed under us {_TRIES} times in a row; try again later."
     raise StorageUnavailable(message)
 
@@ -55,6 +57,27 @@ def all_records(storage: Storage, kind: str) -> Iterator[Record]:
     while page := storage.list_records(kind, after=after, limit=_PAGE):
         yield from page
         after = page[-1].key
+
+
+# ---- waiting ---------------------------------------------------------------------------------------------
+
+
+def wait(storage: Storage, timeout_seconds: float) -> bool:
+    """See `Storage.wait`: for storages that do not notify."""
+    _interruption(storage).wait(timeout_seconds)
+    return False
+
+
+def interrupt(storage: Storage) -> None:
+    """See `Storage.interrupt`."""
+    interruption = _interruption(storage)
+    interruption.set()
+    interruption.clear()
+
+
+def _interruption(storage: Storage) -> threading.Event:
+    event: threading.Event = vars(storage).setdefault("_interruption", threading.Event())
+    return event
 
 
 # ---- failures, metrics, log ------------------------------------------------------------------------------
@@ -100,13 +123,14 @@ def add_rollups(one: Rollup, other: Rollup) -> Rollup:
 
 def record_metrics(storage: Storage, rollups: Sequence[Rollup]) -> None:
     """See `Storage.record_metrics`."""
-    for rollup in rollups:
+    with storage.one_step():
+        for rollup in rollups:
 
-        def add(record: Record | None, rollup: Rollup = rollup) -> tuple[str, None]:
-            total = rollup if record is None else add_rollups(_read_rollup(record), rollup)
-            return json.dumps(attrs.astuple(total)), None
+            def add(record: Record | None, rollup: Rollup = rollup) -> tuple[str, None]:
+                total = rollup if record is None else add_rollups(_read_rollup(record), rollup)
+                return json.dumps(attrs.astuple(total)), None
 
-        change_record(storage, "rollup", _rollup_key(rollup), add)
+            change_record(storage, "rollup", _rollup_key(rollup), add)
 
 
 def _read_rollup(record: Record) -> Rollup:
@@ -142,22 +166,23 @@ def append_logs(
     storage: Storage, lines: Mapping[str, Sequence[LogLine]], progress: Mapping[str, Progress]
 ) -> None:
     """See `Storage.append_logs`."""
-    ids = list({*lines, *progress})
-    known = {job.id for job in storage.get(ids) if job is not None}
-    for job_id in known & lines.keys():
+    with storage.one_step():
+        ids = list({*lines, *progress})
+        known = {job.id for job in storage.get(ids) if job is not None}
+        for job_id in known & lines.keys():
 
-        def append(record: Record | None, new: Sequence[LogLine] = lines[job_id]) -> tuple[str, None]:
-            kept: list[list[object]] = json.loads(record.value) if record else []
-            last = int(str(kept[-1][0])) if kept else 0
-            kept += [
-                [last + place, line.at, line.level, line.text, line.attempt]
-                for place, line in enumerate(new, start=1)
-            ]
-            return json.dumps(kept[-LOG_LIMIT:]), None
+            def append(record: Record | None, new: Sequence[LogLine] = lines[job_id]) -> tuple[str, None]:
+                kept: list[list[object]] = json.loads(record.value) if record else []
+                last = int(str(kept[-1][0])) if kept else 0
+                kept += [
+                    [last + place, line.at, line.level, line.text, line.attempt]
+                    for place, line in enumerate(new, start=1)
+                ]
+                return json.dumps(kept[-LOG_LIMIT:]), None
 
-        change_record(storage, "log", job_id, append)
-    for job_id in known & progress.keys():
-        storage.put_record("progress", job_id, json.dumps(attrs.astuple(progress[job_id])))
+            change_record(storage, "log", job_id, append)
+        for job_id in known & progress.keys():
+            storage.put_record("progress", job_id, json.dumps(attrs.astuple(progress[job_id])))
 
 
 def read_log(storage: Storage, job_id: str, *, after: int, limit: int) -> list[LogLine]:

@@ -1,0 +1,256 @@
+"""The steps of a job's life as pure functions: stored job in, stored job out; no clock, no I/O.
+
+For storages that hold whole jobs in their hands, as `MemoryStorage` does. One that changes columns by
+statements of its own needs none of this; the contract says the same in words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import cast
+
+import attrs
+
+from firelock.job import FINAL_STATES, Attempt, ClaimedJob, Edge, HistoryEntry, JobRecord, NewJob, State
+from firelock.lifecycle import Transition, Upkeep, bounded_history, continuation_target, waiting_reason
+from firelock.storage.values import Applied, Held, Reconciliation
+
+__all__ = [
+    "StoredJob",
+    "applied",
+    "claimed_by",
+    "ended_with",
+    "followed",
+    "promoted",
+    "reconciled",
+    "stored",
+    "taken_back",
+]
+
+_ERRORS_LIMIT = 20
+
+
+@attrs.frozen
+class StoredJob:
+    """All that a storage keeps of one job beside its log and progress."""
+
+    record: JobRecord
+    sequence: int  # of its insertion: order among equals of a queue
+    pending: tuple[Edge, ...] = ()  # ties to parents that nothing has been decided for yet
+    history: tuple[HistoryEntry, ...] = ()
+    attempts: tuple[Attempt, ...] = ()  # the failed ones, with their tracebacks
+
+    @property
+    def is_ready(self) -> bool:
+        """Tell whether a claim may take it: it is enqueued and has no tail."""
+        return self.record.state is State.ENQUEUED and self.record.session is None
+
+    @property
+    def place(self) -> tuple[int, int, int]:
+        """Return its place in its queue, the smallest first."""
+        return -self.record.priority, cast("int", self.record.enqueued_at), self.sequence
+
+    def claimed(self) -> ClaimedJob:
+        """Return what its session receives; it has been claimed."""
+        job = self.record
+        return ClaimedJob(
+            job.id, job.task, job.arguments, job.serializer, job.queue, job.priority, job.attempt,
+            job.retries, job.crashes, job.fence, job.created_at, cast("int", job.enqueued_at),
+            cast("int", job.claimed_at), job.nominal_at, job.tags, job.timeout_seconds, job.retry,
+            job.recurring_id,
+        )  # fmt: skip
+
+
+def _changed(job: StoredJob, entry: HistoryEntry | None = None, **fields: object) -> StoredJob:
+    """Return the job with these fields and one history entry more; only one that waits has pending ties."""
+    record = attrs.evolve(job.record, **fields)  # type: ignore[arg-type]  # fields are this module's care
+    pending = job.pending if record.state is State.AWAITING else ()
+    history = job.history if entry is None else tuple(bounded_history(job.history, entry))
+    return StoredJob(record, job.sequence, pending, history, job.attempts)
+
+
+# ---- beginning, and waiting for others -------------------------------------------------------------------
+
+
+def stored(job: NewJob, parents: Iterable[JobRecord], *, sequence: int, now: int) -> StoredJob:
+    """Return a new job in the state that its parents leave it, its history begun."""
+    new = StoredJob(
+        JobRecord(
+            job.id, job.task, job.arguments, job.serializer, job.state, job.queue, job.priority,
+            job.created_at, job.tags, job.due_at, job.nominal_at, job.reason,
+            enqueued_at=now if job.state is State.ENQUEUED else None, changed_at=job.created_at,
+            timeout_seconds=job.timeout_seconds, retry=job.retry, recurring_id=job.recurring_id,
+            parents=job.parents,
+        ),
+        sequence,
+        job.parents if job.state is State.AWAITING else (),
+    )  # fmt: skip
+    for parent in parents:
+        new = followed(new, parent, at=job.created_at, now=now)
+    if new.history:
+        return new
+    return _changed(new, HistoryEntry(new.record.state, job.created_at, new.record.reason))
+
+
+def followed(child: StoredJob, parent: JobRecord, *, at: int, now: int) -> StoredJob:
+    """Return the child after a look at this parent; `at` stamps what the parent's end does to it.
+
+    It is enqueued with its last tie, deleted with the first that asks for it, goes on waiting and says why,
+    or is as it was where the parent has not ended.
+    """
+    for edge in [edge for edge in child.pending if edge.parent_id == parent.id]:
+        target = continuation_target(edge.on, parent.state)
+        if target is State.DELETED:
+            return ended_with(child, parent, reason=_parent_ended(parent), at=at)
+        if target is State.ENQUEUED:
+            child = _decided(child, edge, parent, at=at, now=now)
+        elif parent.is_final:
+            child = _changed(child, reason=waiting_reason(edge.on, parent.state))
+    return child
+
+
+def _decided(child: StoredJob, edge: Edge, parent: JobRecord, *, at: int, now: int) -> StoredJob:
+    place = child.pending.index(edge)
+    pending = child.pending[:place] + child.pending[place + 1 :]
+    if pending:
+        return attrs.evolve(child, pending=pending)
+    reason = _parent_ended(parent)
+    entry = HistoryEntry(State.ENQUEUED, at, reason)
+    return _changed(child, entry, state=State.ENQUEUED, reason=reason, changed_at=at, enqueued_at=now)
+
+
+def ended_with(child: StoredJob, parent: JobRecord, *, reason: str, at: int) -> StoredJob:
+    """Return the waiting child deleted, and kept as long after its end as the parent after its own."""
+    expires_at = None
+    if parent.expires_at is not None and parent.ended_at is not None:
+        expires_at = at + parent.expires_at - parent.ended_at
+    return _changed(
+        child, HistoryEntry(State.DELETED, at, reason),
+        state=State.DELETED, reason=reason, changed_at=at, ended_at=at, expires_at=expires_at,
+    )  # fmt: skip
+
+
+def _parent_ended(parent: JobRecord) -> str:
+    return Upkeep.PARENT_ENDED.format(state=parent.state)
+
+
+def promoted(job: StoredJob, *, now: int) -> StoredJob:
+    """Return the due job enqueued."""
+    reason = Upkeep.DUE.value
+    return _changed(
+        job, HistoryEntry(State.ENQUEUED, now, reason),
+        state=State.ENQUEUED, reason=reason, changed_at=now, due_at=None, enqueued_at=now,
+    )  # fmt: skip
+
+
+# ---- attempts --------------------------------------------------------------------------------------------
+
+
+def claimed_by(job: StoredJob, session: str, server: str, *, now: int) -> StoredJob:
+    """Return the job processing for this session."""
+    record = job.record
+    return _changed(
+        job, state=State.PROCESSING, reason=None, changed_at=now, attempt=record.attempt + 1,
+        fence=record.fence + 1, session=session, server=server, claimed_at=now, started_at=None,
+    )  # fmt: skip
+
+
+def applied(job: StoredJob, transition: Transition, *, now: int) -> tuple[StoredJob, Applied]:
+    """Return the job after the transition, and what became of that: applied, already or refused.
+
+    Whether an applied one is `releasing` is for the storage to say. A refused one may still take a tail away.
+    """
+    record = job.record
+    if record.state not in transition.from_states or not _is_holder(record, transition):
+        return _refused(job, transition)
+    if transition.error is not None:
+        failure = Attempt(transition.attempt or record.attempt, transition.at, transition.error)
+        job = attrs.evolve(job, attempts=(*job.attempts, failure)[-_ERRORS_LIMIT:])
+    entry = None if transition.is_silent else transition.entry()
+    return _changed(job, entry, **_written(record, transition, now)), Applied.APPLIED
+
+
+def _is_holder(job: JobRecord, transition: Transition) -> bool:
+    return transition.session is None or (transition.session, transition.fence) == (job.session, job.fence)
+
+
+def _written(job: JobRecord, transition: Transition, now: int) -> dict[str, object]:
+    """Return the fields that an applied transition gives the job."""
+    is_success = transition.to is State.SUCCEEDED
+    fields: dict[str, object] = {
+        "state": transition.to,
+        "reason": transition.reason,
+        "changed_at": transition.at,
+        "due_at": transition.due_at,
+        "result": transition.result if is_success else None,
+        "result_absent": transition.result_absent if is_success else None,
+        "ended_at": None,
+        "expires_at": None,
+    }
+    for name in ("retries", "crashes", "started_at", "server"):
+        if (value := getattr(transition, name)) is not None:
+            fields[name] = value
+    if transition.to in FINAL_STATES:
+        fields |= {"ended_at": transition.at, "expires_at": transition.expires_at}
+    if transition.error is not None:
+        fields["error"] = attrs.evolve(transition.error, traceback=None)
+    if transition.session is not None:
+        fields["session"] = None
+    if transition.gives_back:
+        fields["attempt"] = job.attempt - 1
+    elif transition.to is State.ENQUEUED:
+        fields["enqueued_at"] = now
+    return fields
+
+
+def _refused(stored: StoredJob, transition: Transition) -> tuple[StoredJob, Applied]:
+    """The guards do not hold: tell a repeat from a stranger; the holder's late end takes its tail away."""
+    job = stored.record
+    if transition.session is None or job.fence != transition.fence:
+        return stored, Applied.REFUSED
+    if job.session is None:
+        return stored, Applied.ALREADY if job.state is transition.to else Applied.REFUSED
+    if job.is_stopping and job.session == transition.session:
+        stored = _changed(stored, session=None)
+    return stored, Applied.REFUSED
+
+
+def taken_back(job: StoredJob, *, crash: str | None, now: int) -> StoredJob:
+    """Return the job without its dead session: back at its old place, with a crash where a reason is given.
+
+    One that is not processing loses its tail and nothing else.
+    """
+    record = job.record
+    if record.state is not State.PROCESSING:
+        return _changed(job, session=None)
+    entry = None
+    if crash is not None:
+        entry = HistoryEntry(
+            State.ENQUEUED, now, crash, record.attempt, record.claimed_at, record.started_at, record.server
+        )
+    return _changed(
+        job, entry, state=State.ENQUEUED, reason=crash or Upkeep.NOT_STARTED.value, changed_at=now,
+        session=None, attempt=record.attempt - 1, crashes=record.crashes + (crash is not None),
+    )  # fmt: skip
+
+
+def reconciled(
+    jobs: Iterable[StoredJob], held: Sequence[Held], *, is_session_lost: bool
+) -> tuple[Reconciliation, list[StoredJob]]:
+    """Return how belief and storage differ, and the jobs of which a start is to be stored.
+
+    Args:
+        jobs: the session's processing jobs and tails, as stored.
+        held: what its child believes.
+        is_session_lost: the session is dead or unknown.
+    """
+    of_session = {(job.record.id, job.record.fence): job for job in jobs}
+    lost, started = [], []
+    for one in held:
+        job = of_session.pop((one.job_id, one.fence), None)
+        if job is None or job.record.state is not State.PROCESSING:
+            lost.append(one)
+        elif one.started_at is not None:
+            started.append(_changed(job, started_at=one.started_at))
+    unknown = [job.claimed() for job in of_session.values()]
+    return Reconciliation(is_session_lost, lost, unknown), started
