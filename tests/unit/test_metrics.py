@@ -32,8 +32,8 @@ def test_ends_of_one_minute_are_one_rollup():
     """Task, queue, outcome and minute make a rollup: a count, the sum of durations, a histogram."""
     metrics, storage = Metrics(), MemoryStorage()
 
-    metrics.add(job(), "succeeded", MINUTE + 1, 2_000)
-    metrics.add(job(), "succeeded", 2 * MINUTE - 1, 5_000_000)
+    metrics.add([(job(), "succeeded", MINUTE + 1, 2_000)])
+    metrics.add([(job(), "succeeded", 2 * MINUTE - 1, 5_000_000)])
     metrics.flush(storage)
 
     assert [
@@ -48,7 +48,7 @@ def test_a_bucket_holds_its_upper_bound(duration, bucket):
     """A duration counts in the first bucket whose bound it does not pass; the last takes what is longer."""
     metrics, storage = Metrics(), MemoryStorage()
 
-    metrics.add(job(), "failed", 0, duration)
+    metrics.add([(job(), "failed", 0, duration)])
     metrics.flush(storage)
 
     assert histogram(**{f"b{bucket}": 1}) == storage.timeline(0, MINUTE)[0].histogram
@@ -58,11 +58,11 @@ def test_what_differs_is_kept_apart():
     """Another task, queue, outcome or minute is another rollup."""
     metrics, storage = Metrics(), MemoryStorage()
 
-    metrics.add(job(), "succeeded", 0, 0)
-    metrics.add(job("mail.read"), "succeeded", 0, 0)
-    metrics.add(job(queue="bulk"), "succeeded", 0, 0)
-    metrics.add(job(), "failed", 0, 0)
-    metrics.add(job(), "succeeded", MINUTE, 0)
+    metrics.add([(job(), "succeeded", 0, 0)])
+    metrics.add([(job("mail.read"), "succeeded", 0, 0)])
+    metrics.add([(job(queue="bulk"), "succeeded", 0, 0)])
+    metrics.add([(job(), "failed", 0, 0)])
+    metrics.add([(job(), "succeeded", MINUTE, 0)])
     metrics.flush(storage)
 
     assert [1] * 5 == [rollup.count for rollup in storage.timeline(0, 2 * MINUTE)]
@@ -81,11 +81,11 @@ def test_a_failed_flush_loses_nothing():
     """Counts whose write failed are written by the next flush, together with newer ones."""
     metrics, storage = Metrics(), FailingStorage()
     storage.fail("record_metrics", StorageUnavailable("down"))
-    metrics.add(job(), "succeeded", 0, 1_000)
+    metrics.add([(job(), "succeeded", 0, 1_000)])
 
     with pytest.raises(StorageUnavailable):
         metrics.flush(storage)
-    metrics.add(job(), "succeeded", 0, 2_000)
+    metrics.add([(job(), "succeeded", 0, 2_000)])
     metrics.flush(storage)
 
     assert [(2, 3_000, histogram(b0=1, b1=1))] == [
@@ -96,7 +96,7 @@ def test_a_failed_flush_loses_nothing():
 def test_a_flush_writes_once():
     """What was written is not written again."""
     metrics, storage = Metrics(), MemoryStorage()
-    metrics.add(job(), "succeeded", 0, 0)
+    metrics.add([(job(), "succeeded", 0, 0)])
 
     metrics.flush(storage)
     metrics.flush(storage)

@@ -34,6 +34,7 @@ __all__ = ["CHUNK", "Client"]
 
 RELEASE_LIMIT = 1_000
 CHUNK = 500  # jobs of one call that share an atomic step
+_NO_KEYWORDS: Mapping[str, object] = {}
 _LAST = micros(datetime.max.replace(tzinfo=from_micros(0).tzinfo))
 
 
@@ -110,7 +111,34 @@ class Client:
     def create_many(self, calls: Sequence[Call]) -> list[Job[Any]]:
         """Every call is checked, then all are stored in order, 500 at a time, each chunk atomic."""
         jobs = [self._new_job(call.info, call.options, call.args, call.kwargs) for call in calls]
-        within = self._common_within(calls)
+        return self._store_many(jobs, self._common_within(calls))
+
+    def create_alike(
+        self, info: TaskInfo, options: CallOptions, calls: Iterable[Sequence[object]]
+    ) -> list[Job[Any]]:
+        """As `create_many` for one task and positional arguments: what the jobs share is worked out once."""
+        if self.plugins.has_job_options or info.tags or options.tags:
+            return self.create_many([Call(info, options, tuple(args), {}) for args in calls])
+        calls = [tuple(args) for args in calls]
+        if not calls:
+            return []
+        first = self._new_job(info, options, calls[0], {})
+        encode, new_id, serializer = (
+            self.registry.binder(info).encode_text,
+            self.storage.new_id,
+            self.serializer,
+        )
+        shared = (
+            first.serializer, first.queue, first.priority, first.state, first.created_at, first.due_at,
+            first.nominal_at, None, (), first.timeout_seconds, first.retry,
+        )  # fmt: skip
+        name, new_id = first.task, self.storage.new_id
+        jobs = [
+            NewJob(new_id(), name, encode(args, _NO_KEYWORDS, serializer), *shared) for args in positional
+        ]
+        return self._store_many(jobs, options.within)
+
+    def _store_many(self, jobs: list[NewJob], within: object | None) -> list[Job[Any]]:
         for start in range(0, len(jobs), CHUNK):
             chunk = jobs[start : start + CHUNK]
             self.storage.insert(chunk, within=within)

@@ -13,6 +13,8 @@ __all__ = ["derived_id", "is_id", "new_id"]
 _NAMESPACE = uuid.UUID("5b1f0d0e-6f3a-7c54-9d5e-f17e10c4a000")
 _HEX = frozenset("0123456789abcdef")
 _DASHES = (8, 13, 18, 23)
+_FORM = "%08x-%04x-7%03x-%04x-%012x"
+_LOW = (1 << 48) - 1
 
 # A generator of our own: a program that seeds the global one must not make two processes agree on their ids.
 _random = random.Random(os.urandom(32))  # noqa: S311 - ids are unique, not secret
@@ -42,8 +44,7 @@ def new_id() -> str:
             stamp = _last + 1
         _last = stamp
         tail = _random.getrandbits(62)
-    text = f"{stamp >> 12:012x}7{stamp & 0xFFF:03x}{tail | 0x8000000000000000:016x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+    return _FORM % (stamp >> 28, stamp >> 12 & 0xFFFF, stamp & 0xFFF, tail >> 48 | 0x8000, tail & _LOW)
 
 
 def derived_id(*parts: str) -> str:

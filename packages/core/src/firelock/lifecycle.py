@@ -93,11 +93,15 @@ class Retention:
 
     def until(self, state: State, at: int) -> int | None:
         """Return when a job that ended at this instant may be pruned; None for never."""
-        span = {
-            State.SUCCEEDED: self.succeeded,
-            State.FAILED: self.failed,
-            State.DELETED: self.deleted,
-        }.get(state)
+        match state:
+            case State.SUCCEEDED:
+                span = self.succeeded
+            case State.FAILED:
+                span = self.failed
+            case State.DELETED:
+                span = self.deleted
+            case _:
+                return None
         return None if span is None else at + span
 
 

@@ -251,7 +251,7 @@ class TaskVerbs(Generic[P, R]):
 
     def enqueue_many(self, calls: Iterable[Sequence[object]]) -> list[Job[R]]:
         """A job is stored for each tuple of arguments: all checked first, then 500 at a time, each atomic."""
-        return self._client.create_many([Call(self.info, self.options, tuple(args), {}) for args in calls])
+        return self._client.create_alike(self.info, self.options, calls)
 
     def recur(
         self, recurring_id: str, schedule: str | Cron | Every, /, *args: P.args, **kwargs: P.kwargs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_left
+from collections.abc import Iterable
 
 from firelock.clock import SECOND
 from firelock.job import ClaimedJob
@@ -25,16 +26,18 @@ class Metrics:
         self._lock = threading.Lock()
         self._sums: dict[tuple[int, str, str, str], list[int]] = {}
 
-    def add(self, job: ClaimedJob, outcome: str, at: int, duration: int) -> None:
-        """One ended attempt is counted."""
-        key = (at // _MINUTE, job.task, job.queue, outcome)
+    def add(self, ends: Iterable[tuple[ClaimedJob, str, int, int]]) -> None:
+        """Ended attempts are counted: each its job, outcome, instant and duration in micros."""
         with self._lock:
-            sums = self._sums.get(key)
-            if sums is None:
-                sums = self._sums[key] = [0] * (len(_BUCKETS) + 3)
-            sums[0] += 1
-            sums[1] += duration
-            sums[2 + bisect_left(_BUCKETS, duration)] += 1
+            sums_of = self._sums
+            for job, outcome, at, duration in ends:
+                key = (at // _MINUTE, job.task, job.queue, outcome)
+                sums = sums_of.get(key)
+                if sums is None:
+                    sums = sums_of[key] = [0] * (len(_BUCKETS) + 3)
+                sums[0] += 1
+                sums[1] += duration
+                sums[2 + bisect_left(_BUCKETS, duration)] += 1
 
     def flush(self, storage: Storage) -> None:
         """What was counted is in the storage; on its error it is counted still and the error passes."""

@@ -83,6 +83,7 @@ class Runner:
         self._serializers = app.client.serializers
         self._clock = app.client.clock
         self._retention = app.settings.retention
+        self._keep = self._retention.succeeded
         self._console = console
 
     # ---- before ------------------------------------------------------------------------------------------
@@ -182,7 +183,7 @@ class Runner:
         text, absent = ("null", None) if result is None else self._encode_result(run, result)
         transition = lifecycle.succeeded(
             run.job, run.holder, at=at, started_at=run.started_at, result=text, result_absent=absent,
-            expires_at=self._retention.until(State.SUCCEEDED, at),
+            expires_at=None if self._keep is None else at + self._keep,
         )  # fmt: skip
         return self._ended(run, transition, at)
 

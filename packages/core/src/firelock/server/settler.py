@@ -30,6 +30,7 @@ __all__ = ["Settler"]
 log = logging.getLogger(__name__)
 
 _RELEASE_LIMIT = 1_000
+_IN_STORAGE = frozenset(result for result in Applied if result.is_applied)
 
 
 class Settler:
@@ -136,35 +137,38 @@ class Settler:
         self._back.clear()
         if not ended:
             return False
-        settled: list[Settled] = []
-        wants_settled, held = self._plugins.has_jobs_settled, self.held
-        for end, result in zip(ended, results, strict=False):
+        held = self.held
+        accepted: list[Ended] = []
+        for end, result in zip(ended, results, strict=False):  # hand-backs are answered behind the ends
             ticket = held.get(end.job.id)
             if ticket is not None and ticket.job.fence == end.job.fence:
                 del held[end.job.id]
-            if not result.is_applied:
+            if result in _IN_STORAGE:
+                accepted.append(end)
+            else:
                 self.refused += 1
                 log.info("The end of job %s was refused: it is no longer ours.", end.job.id)
-                continue
-            self.settled += 1
-            self._count(end)
-            if wants_settled:
-                settled.append(Settled(end.job, end.transition, end.duration))
-        if settled:
-            self._plugins.jobs_settled(settled)
-        if Applied.RELEASING in results:
-            self._storage.release(_RELEASE_LIMIT)
-            return True
-        return False
+        self.settled += len(accepted)
+        self._metrics.add(
+            (end.job, outcome, end.transition.at, end.duration)
+            for end in accepted
+            if (outcome := _outcome(end.transition)) is not None
+        )
+        if accepted and self._plugins.has_jobs_settled:
+            self._plugins.jobs_settled([Settled(end.job, end.transition, end.duration) for end in accepted])
+        if Applied.RELEASING not in results:
+            return False
+        self._storage.release(_RELEASE_LIMIT)
+        return True
 
-    def _count(self, end: Ended) -> None:
-        transition = end.transition
-        if transition.crashes is not None:
-            outcome = "crashed"
-        elif transition.to is State.SCHEDULED or transition.to is State.ENQUEUED:
-            if transition.retries is None:
-                return
-            outcome = "retried"
-        else:
-            outcome = transition.to.value
-        self._metrics.add(end.job, outcome, transition.at, end.duration)
+
+def _outcome(transition: Transition) -> str | None:
+    """Return under which word an end is counted; None for one that is no end, such as a hand-back."""
+    to = transition.to
+    if to is State.SUCCEEDED:
+        return "succeeded"
+    if transition.crashes is not None:
+        return "crashed"
+    if to is State.SCHEDULED or to is State.ENQUEUED:
+        return None if transition.retries is None else "retried"
+    return str(to)
