@@ -119,15 +119,11 @@ class Client:
         """As `create_many` for one task and positional arguments: what the jobs share is worked out once."""
         if self.plugins.has_job_options or info.tags or options.tags:
             return self.create_many([Call(info, options, tuple(args), {}) for args in calls])
-        calls = [tuple(args) for args in calls]
-        if not calls:
+        positional = [tuple(args) for args in calls]
+        if not positional:
             return []
-        first = self._new_job(info, options, calls[0], {})
-        encode, new_id, serializer = (
-            self.registry.binder(info).encode_text,
-            self.storage.new_id,
-            self.serializer,
-        )
+        first = self._new_job(info, options, positional[0], {})
+        encode, serializer = self.registry.binder(info).encode_text, self.serializer
         shared = (
             first.serializer, first.queue, first.priority, first.state, first.created_at, first.due_at,
             first.nominal_at, None, (), first.timeout_seconds, first.retry,
