@@ -70,6 +70,7 @@ class FaultyStorage(Storage):
         self._lock = threading.Lock()
         self._faults: dict[str, list[_Fault]] = {}
         self._is_away = False
+        self.refusals = 0  # calls that met the storage away
 
     @classmethod
     def around(cls, storage: Storage) -> Self:
@@ -123,6 +124,8 @@ class FaultyStorage(Storage):
     def pass_on(self, verb: str, *args: object, **kwargs: object) -> object:
         """Return what the storage inside answers, unless a fault has its turn."""
         if verb not in _NEVER_FAIL and self._is_away:
+            with self._lock:
+                self.refusals += 1
             message = f"{self.url} is away"
             raise StorageUnavailable(message)
         fault = self._take(verb)

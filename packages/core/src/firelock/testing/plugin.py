@@ -1,4 +1,4 @@
-"""The pytest plugin: loaded by every pytest that finds Firelock installed, so it imports nothing of it yet."""
+"""The pytest plugin: every pytest that finds Firelock installed loads it, so it imports little."""
 
 from __future__ import annotations
 

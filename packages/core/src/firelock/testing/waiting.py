@@ -14,7 +14,7 @@ _T = TypeVar("_T")
 _LOOK = 0.01
 
 
-def eventually(condition: Callable[[], _T], *, within: float = 10) -> _T:
+def eventually(condition: Callable[[], _T | None], *, within: float = 10) -> _T:
     """Return what the condition returns as soon as that is true; it is asked a hundred times a second.
 
     Args:

@@ -1,0 +1,34 @@
+"""The server kit: real servers over a storage. Subclass `ServerConformance` and give it an empty store."""
+
+from __future__ import annotations
+
+from firelock.testing.server.cancelling import CancellingDuty
+from firelock.testing.server.continuing import ContinuingDuty
+from firelock.testing.server.crashing import CrashingDuty
+from firelock.testing.server.ending import EndingDuty
+from firelock.testing.server.locking import LockingDuty
+from firelock.testing.server.ordering import OrderingDuty
+from firelock.testing.server.outages import OutageDuty
+from firelock.testing.server.stopping import StoppingDuty
+from firelock.testing.server.timing import TimingDuty
+
+__all__ = ["ServerConformance"]
+
+
+class ServerConformance(
+    EndingDuty, ContinuingDuty, CancellingDuty, OrderingDuty, TimingDuty, StoppingDuty, CrashingDuty,
+    OutageDuty, LockingDuty,
+):  # fmt: skip
+    """Everything that a server promises over a storage that passes `StorageConformance`.
+
+    ::
+
+        class TestMongoServer(ServerConformance):
+            @pytest.fixture
+            def storage_url(self, mongo):      # an EMPTY store that the kit may wipe
+                return mongo.new_database_url()
+
+    Real threads and, where the storage is shared, real processes; every wait is for a condition, with a
+    deadline. A storage that lives in one process gives a named URL (`memory://kit`), so that several apps
+    meet in it.
+    """
