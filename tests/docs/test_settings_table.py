@@ -16,14 +16,17 @@ def rows(text):
     """The cells of every row of every table whose head is that of the settings."""
     found, row, is_ours = [], [], False
     for token in tokens(text):
-        if token.type == "tr_open":
-            row = []
-        elif token.type == "inline":
-            row.append(token.content)
-        elif token.type == "thead_close":
-            is_ours = row == HEAD
-        elif token.type == "tr_close" and is_ours:
-            found.append(row)
+        match token.type:
+            case "tr_open":
+                row = []
+            case "inline":
+                row = [*row, token.content]
+            case "thead_close":
+                is_ours = row == HEAD
+            case "tr_close" if is_ours:
+                found.append(row)
+            case "table_close":
+                is_ours = False
     return found
 
 
