@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
-__all__ = ["ROUNDS", "race"]
+__all__ = ["ROUNDS", "race", "until_none_is_left"]
 
 ROUNDS = 12
 """How often a race of two is run: each round is another chance to interleave."""
 
+_STEPS_LIMIT = 5_000
 _DEADLINE = 60.0  # seconds until a call that has not begun or ended counts as hanging
 
 _Answer = TypeVar("_Answer")
@@ -25,6 +28,29 @@ def race(calls: Sequence[Callable[[], _Answer]]) -> list[_Answer]:
         barrier.wait()
         return call()
 
-    with ThreadPoolExecutor(len(calls)) as threads:
+    with _hasty_switches(), ThreadPoolExecutor(len(calls)) as threads:
         running = [threads.submit(begin, call) for call in calls]
         return [one.result(_DEADLINE) for one in running]
+
+
+@contextmanager
+def _hasty_switches() -> Iterator[None]:
+    """The interpreter switches threads as often as it can, so that short calls interleave as well."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
+
+
+def until_none_is_left(step: Callable[[], int]) -> int:
+    """Return the sum of what steps say they did, once a step has nothing left to do."""
+    done = 0
+    for _ in range(_STEPS_LIMIT):
+        number = step()
+        if not number:
+            return done
+        done += number
+    message = f"after {_STEPS_LIMIT} steps and {done} done there is still something left to do"
+    raise AssertionError(message)

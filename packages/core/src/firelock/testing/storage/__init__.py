@@ -5,6 +5,7 @@ from __future__ import annotations
 from firelock.testing.locks import LockDuty
 from firelock.testing.storage.claim import ClaimDuty
 from firelock.testing.storage.continuations import ContinuationDuty
+from firelock.testing.storage.crowds import CrowdDuty
 from firelock.testing.storage.exchange import ExchangeDuty
 from firelock.testing.storage.find import FindDuty
 from firelock.testing.storage.guards import GuardDuty
@@ -29,7 +30,7 @@ __all__ = ["StorageConformance"]
 class StorageConformance(
     LifeDuty, InsertDuty, TextDuty, ClaimDuty, SettleDuty, GuardDuty, ExchangeDuty, SessionDuty,
     ReconcileDuty, TailDuty, PromoteDuty, ContinuationDuty, PruneDuty, FindDuty, PeopleDuty,
-    RecurringDuty, RecordDuty, LockDuty, RaceDuty, ModelDuty,
+    RecurringDuty, RecordDuty, LockDuty, RaceDuty, CrowdDuty, ModelDuty,
 ):  # fmt: skip
     """Everything a storage promises.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from typing import ClassVar
 
 import pytest
 
@@ -24,6 +25,9 @@ def offers_or_skips(storage: Storage, feature: Feature) -> None:
 
 class StorageFixtures(Conformance):
     """Give `storage_url`: an EMPTY store that the kit may wipe. A storage without a URL gives `open_handle`."""
+
+    patience: ClassVar[float] = 30.0
+    """Seconds after which a thread that should have ended counts as hanging."""
 
     @pytest.fixture
     def storage_url(self) -> str:

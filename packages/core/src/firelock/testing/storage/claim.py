@@ -99,12 +99,12 @@ class ClaimDuty(StorageFixtures):
 
         If this fails: strict priority among queues does not hold.
         """
-        low = scene.add_many(3, queue="low", priority=100)
-        high = scene.add_many(3, queue="high")
+        low = scene.add_many(3, queue="bulk", priority=100)
+        high = scene.add_many(3, queue="urgent")
         holder = scene.begin()
 
-        first = scene.claim(holder, 4, ["high", "low"])
-        second = scene.claim(holder, 4, ["high", "low"])
+        first = scene.claim(holder, 4, ["urgent", "bulk"])
+        second = scene.claim(holder, 4, ["urgent", "bulk"])
 
         assert [*high, low[0]] == [job.id for job in first]
         assert low[1:] == [job.id for job in second]

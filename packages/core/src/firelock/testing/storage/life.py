@@ -20,8 +20,6 @@ from firelock.testing.storage.recurring import definition
 
 __all__ = ["LifeDuty"]
 
-_DEADLINE = 30.0  # seconds after which a thread that should have ended counts as hanging
-
 
 class LifeDuty(StorageFixtures):
     """What the verbs of a storage's own life promise, and its optional features."""
@@ -196,7 +194,7 @@ class LifeDuty(StorageFixtures):
         for thread in waits:
             thread.start()
 
-        for _ in range(int(_DEADLINE / 0.01)):  # again, since a thread may not have begun to wait
+        for _ in range(int(self.patience / 0.01)):  # again, since a thread may not have begun to wait
             storage.interrupt()
             alive = [thread for thread in waits if thread.is_alive()]
             if not alive:
@@ -215,7 +213,7 @@ class LifeDuty(StorageFixtures):
         thread = threading.Thread(target=lambda: answers.append(waiter.wait(None, 600.0)), daemon=True)
         thread.start()
 
-        for _ in range(int(_DEADLINE / 0.05)):  # again, since the thread may not have begun to wait
+        for _ in range(int(self.patience / 0.05)):  # again, since the thread may not have begun to wait
             scene.add()
             thread.join(0.05)
             if answers:
@@ -235,7 +233,7 @@ class LifeDuty(StorageFixtures):
         thread = threading.Thread(target=lambda: answers.append(waiter.wait(None, 600.0)), daemon=True)
         thread.start()
 
-        for number in range(int(_DEADLINE / 0.05)):
+        for number in range(int(self.patience / 0.05)):
             scene.add(state=State.SCHEDULED, due_at=BASE + 900 * HOUR - number * SECOND)
             thread.join(0.05)
             if answers:
