@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from firelock.clock import SECOND, StorageClock, from_micros, micros, span_micros
-from firelock.errors import ScheduleError
+from firelock.errors import ScheduleError, StorageUnavailable
 
 offsets = st.integers(min_value=-1_439, max_value=1_439).map(
     lambda minutes: timezone(timedelta(minutes=minutes))
@@ -74,10 +74,13 @@ class Store:
 
     def __init__(self, at):
         self.at = at
+        self.is_away = False
         self.readings = 0
 
     def clock(self):
         self.readings += 1
+        if self.is_away:
+            raise StorageUnavailable("away")
         return self.at + self.clock_offset
 
 
@@ -158,3 +161,48 @@ def test_an_offset_counts_once_after_a_reading(watch, store):
     now = watch.now()
 
     assert 92 * SECOND == now
+
+
+def test_an_outage_does_not_stop_the_clock(watch, store, machine):
+    """Once read, the clock goes on while the storage is away, and is read again when it is back."""
+    watch.now()
+    store.is_away = True
+    machine.seconds += 100
+    during = watch.now()
+    store.is_away, store.at = False, 200 * SECOND
+    machine.seconds += 1
+    after = watch.now()
+
+    assert (177 * SECOND, 200 * SECOND) == (during, after)
+
+
+def test_an_outage_is_met_once_a_second(watch, store, machine):
+    """Looks at the time within a second of a failed reading do not wait for the storage."""
+    watch.now()
+    store.is_away = True
+    machine.seconds += 100
+
+    for _ in range(3):
+        watch.now()
+        machine.seconds += 0.4
+
+    assert 2 == store.readings
+
+
+def test_a_clock_that_was_never_read_says_so(watch, store):
+    """Without one reading there is no time to carry on."""
+    store.is_away = True
+
+    with pytest.raises(StorageUnavailable):
+        watch.now()
+
+
+def test_a_clock_is_fresh_for_a_minute(watch, machine):
+    """Whoever must not wait can tell beforehand whether the next look is a round trip."""
+    seen = [watch.is_fresh]
+    watch.now()
+    for _ in range(2):
+        seen.append(watch.is_fresh)
+        machine.seconds += 60.5
+
+    assert [False, True, False] == seen

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
-from firelock.errors import ScheduleError
+from firelock.errors import ScheduleError, StorageUnavailable
 
 __all__ = ["SECOND", "StorageClock", "from_micros", "micros", "span_micros"]
 
@@ -19,6 +19,7 @@ SECOND = 1_000_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICRO = timedelta(microseconds=1)
 _SYNC_EVERY_SECONDS = 60.0
+_ASK_AGAIN_SECONDS = 1.0
 
 
 def micros(instant: datetime) -> int:
@@ -56,21 +57,44 @@ class HasClock(Protocol):
 
 
 class StorageClock:
-    """The storage's time, read once a minute at most; between readings the monotonic clock carries it on."""
+    """The storage's time, read once a minute at most; between readings the monotonic clock carries it on.
+
+    Once it was read it goes on through an outage, so that a run can end while the storage is away.
+    """
 
     def __init__(self, storage: HasClock, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._storage = storage
         self._monotonic = monotonic
-        self._base = 0
-        self._read_at = float("-inf")
-        self._offset = 0
+        # Replaced as a whole: a thread that met half of another's reading would be a minute ahead.
+        self._reading: tuple[float, int, int] | None = None  # when, the storage's time, its offset
+        self._asks_again_at = float("-inf")  # after an outage was met; nobody waits for each look at the time
+
+    @property
+    def is_fresh(self) -> bool:
+        """Tell whether `now` answers without a round trip."""
+        return self._reading is not None and self._monotonic() - self._reading[0] <= _SYNC_EVERY_SECONDS
 
     def now(self) -> int:
-        """Return the storage's present time in micros; one round trip a minute, none otherwise."""
-        elapsed = self._monotonic() - self._read_at
-        if elapsed > _SYNC_EVERY_SECONDS:
-            self._base = self._storage.clock()
-            self._offset = self._storage.clock_offset
-            self._read_at = self._monotonic()
-            elapsed = 0.0
-        return self._base + int(elapsed * SECOND) + self._storage.clock_offset - self._offset
+        """Return the storage's present time in micros; one round trip a minute, none otherwise.
+
+        Raises:
+            StorageUnavailable: it was never read and cannot be.
+        """
+        reading, machine = self._reading, self._monotonic()
+        if reading is None or (machine - reading[0] > _SYNC_EVERY_SECONDS and machine >= self._asks_again_at):
+            reading = self._read(reading)
+            machine = self._monotonic()
+        read_at, base, offset = reading
+        elapsed = machine - read_at
+        return base + int(elapsed * SECOND) + self._storage.clock_offset - offset
+
+    def _read(self, former: tuple[float, int, int] | None) -> tuple[float, int, int]:
+        try:
+            base = self._storage.clock()
+        except StorageUnavailable:
+            if former is None:
+                raise
+            self._asks_again_at = self._monotonic() + _ASK_AGAIN_SECONDS
+            return former
+        self._reading = (self._monotonic(), base, self._storage.clock_offset)
+        return self._reading

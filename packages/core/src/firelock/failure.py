@@ -10,7 +10,7 @@ from pathlib import Path
 
 from firelock.job import ErrorInfo
 
-__all__ = ["describe_failure", "failure_of_text"]
+__all__ = ["describe_failure", "failure_of_text", "printable"]
 
 _MESSAGE_LIMIT = 1_000
 _TRACEBACK_LIMIT = 16 * 1024
@@ -19,13 +19,16 @@ _FRAME_LIMIT = 40
 _VARYING = re.compile(r"0x[0-9a-fA-F]+|\d+|'[^']{0,200}'|\"[^\"]{0,200}\"")
 _OWN_MARK, _PLAIN_MARK = "→ ", "  "
 
+# As they are and as links resolve: a frame has the name its module was found by.
 _FOREIGN = tuple(
-    f"{Path(path).resolve()}/"
-    for path in {
+    f"{place}/"
+    for path in (
         *(sysconfig.get_paths()[key] for key in ("stdlib", "platstdlib", "purelib", "platlib")),
         str(Path(__file__).parent),
-    }
+    )
+    for place in {path, str(Path(path).resolve())}
 )
+_INSTALLED = ("/site-packages/", "/dist-packages/")
 
 
 def describe_failure(error: BaseException) -> ErrorInfo:
@@ -56,12 +59,12 @@ def _type_name(kind: type[BaseException]) -> str:
 
 def _message(error: BaseException) -> str:
     try:
-        return _printable(str(error))
+        return printable(str(error))
     except Exception as broken:  # noqa: BLE001 - an exception may do anything in __str__
         return f"(its message cannot be read: {type(broken).__name__})"
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Return the text with lone surrogates and NULs made visible, since no storage takes them."""
     return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
 
@@ -79,7 +82,7 @@ def _chain(told: traceback.TracebackException, depth: int) -> list[str]:
     elif told.__context__ is not None and not told.__suppress_context__:
         lines += [*_chain(told.__context__, depth + 1), "", "While that was handled, this happened:", ""]
     lines += ["Traceback (most recent call last):", *_frames(list(told.stack))]
-    lines += [_printable(line) for line in "".join(told.format_exception_only()).rstrip("\n").split("\n")]
+    lines += [printable(line) for line in "".join(told.format_exception_only()).rstrip("\n").split("\n")]
     for place, inner in enumerate((told.exceptions or [])[:_CHAIN_LIMIT], start=1):
         lines += [
             "",
@@ -102,12 +105,14 @@ def _frame(frame: traceback.FrameSummary) -> list[str]:
     mark = _OWN_MARK if _is_own(frame.filename) else _PLAIN_MARK
     lines = [f'{mark}File "{frame.filename}", line {frame.lineno}, in {frame.name}']
     if frame.line:
-        lines.append(f"    {_printable(frame.line)}")
+        lines.append(f"    {printable(frame.line)}")
     return lines
 
 
 def _is_own(filename: str) -> bool:
-    return not filename.startswith(("<frozen", *_FOREIGN)) and "/site-packages/" not in filename
+    return not filename.startswith(("<frozen", *_FOREIGN)) and not any(
+        part in filename for part in _INSTALLED
+    )
 
 
 def _own_top(told: traceback.TracebackException) -> str:

@@ -89,6 +89,7 @@ class Registry:
     def _converter_once(self) -> Converter:
         with self._lock:
             if self._converter is None:
-                self._converter = make_converter()
-                self._configure_converter(self._converter)
+                converter = make_converter()
+                self._configure_converter(converter)
+                self._converter = converter  # not before: one that a plugin failed to configure is never used
             return self._converter

@@ -109,8 +109,11 @@ class Settings:
 
 def _check(field: attrs.Attribute[object], value: object) -> None:
     least, most = field.metadata["least"], field.metadata["most"]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
-        message = f"Setting {field.name} is {value!r}; it takes a number from {least:g} to {most:g}."
+    is_whole = str(field.type) == "int"  # annotations are text in this module
+    kinds = int if is_whole else int | float
+    if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value <= most:
+        noun = "whole number" if is_whole else "number"
+        message = f"Setting {field.name} is {value!r}; it takes a {noun} from {least:g} to {most:g}."
         raise ConfigurationError(message)
 
 

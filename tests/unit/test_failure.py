@@ -1,0 +1,277 @@
+"""An exception as text: bounded, readable by people, groupable by machines."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from firelock.failure import describe_failure, failure_of_text, printable
+
+
+class PaymentRefused(Exception):
+    """An exception of an application."""
+
+
+def caught(function, *args):
+    """The exception that a call raises."""
+    try:
+        function(*args)
+    except BaseException as error:  # noqa: BLE001 - that is what is described
+        return error
+    raise AssertionError(function)
+
+
+def raise_value(message):
+    raise ValueError(message)
+
+
+def raise_elsewhere(message):
+    raise ValueError(message)
+
+
+def raise_refused():
+    raise PaymentRefused("card 4711 of 'anna'")
+
+
+def raise_in_library():
+    json.loads("{")
+
+
+def raise_deep(depth):
+    if depth:
+        raise_deep(depth - 1)
+    raise ValueError("deep")
+
+
+def test_type_and_message_are_told():
+    """A built-in exception has its bare name, any other the module that defines it."""
+    builtin, own = describe_failure(caught(raise_value, "x")), describe_failure(caught(raise_refused))
+
+    assert ("ValueError", "x") == (builtin.type, builtin.message)
+    assert (f"{__name__}.PaymentRefused", "card 4711 of 'anna'") == (own.type, own.message)
+
+
+def test_own_frames_are_marked():
+    """The application's frames begin with an arrow, those of libraries do not."""
+    text = describe_failure(caught(raise_in_library)).traceback
+
+    frames = [line for line in text.splitlines() if 'File "' in line]
+    assert [True, True] == [line.startswith("→ ") for line in frames if __file__ in line]
+    assert {False} == {line.startswith("→ ") for line in frames if "json/" in line}
+
+
+def test_frames_of_firelock_are_not_the_application_s():
+    """People look for their own line: ours is no more theirs than the standard library's."""
+    from firelock.clock import micros
+
+    text = describe_failure(caught(micros, "today")).traceback
+
+    assert re.search(r'^  File ".*clock\.py"', text, re.MULTILINE)
+
+
+# ---- fingerprints ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("user 17 not found", "user 18 not found"),
+        ("no key 'anna'", "no key 'bert'"),
+        ('no key "anna"', 'no key "bert"'),
+        ("object at 0x7f00aa", "object at 0x7fbbcc"),
+        ("same", "same"),
+    ],
+)
+def test_failures_of_one_kind_share_a_fingerprint(one, other):
+    """Numbers, addresses and quoted texts do not tell failures apart."""
+    prints = {describe_failure(caught(raise_value, message)).fingerprint for message in (one, other)}
+
+    assert 1 == len(prints)
+
+
+def test_what_differs_is_another_fingerprint():
+    """Another message, type or place is another failure."""
+    prints = [
+        describe_failure(caught(raise_value, "x")).fingerprint,
+        describe_failure(caught(raise_value, "y")).fingerprint,
+        describe_failure(caught(raise_elsewhere, "x")).fingerprint,
+        describe_failure(caught(raise_refused)).fingerprint,
+        failure_of_text("ValueError", "x").fingerprint,
+    ]
+
+    assert 5 == len(set(prints))
+
+
+def test_the_place_is_the_innermost_own_frame():
+    """A failure inside of a library belongs to the line of the application that called it."""
+    direct = caught(raise_in_library)
+    through = caught(lambda: raise_in_library())  # noqa: PLW0108 - one frame more, above
+
+    assert describe_failure(direct).fingerprint == describe_failure(through).fingerprint
+
+
+def test_a_failure_without_frames_has_a_fingerprint():
+    """An exception that was never raised is described as well."""
+    info = describe_failure(ValueError("never raised"))
+
+    assert re.fullmatch("[0-9a-f]{16}", info.fingerprint)
+    assert "ValueError: never raised" in info.traceback
+
+
+# ---- bounds ----------------------------------------------------------------------------------------------
+
+
+def test_a_message_is_cut_at_1000_characters():
+    """A message of any size is stored short."""
+    info = describe_failure(ValueError("x" * 5_000))
+
+    assert "x" * 999 + "…" == info.message
+
+
+def test_of_a_deep_stack_the_middle_is_left_out():
+    """The first and the last twenty frames stay, and the text says how many were left out."""
+    text = describe_failure(caught(raise_deep, 100)).traceback
+
+    assert 40 == text.count("File ")
+    assert "  … 62 frames left out …" in text
+
+
+def test_a_traceback_is_cut_in_the_middle():
+    """No traceback passes 16 KiB by more than the words that say what was left out."""
+    text = describe_failure(ValueError("x" * 50_000)).traceback
+
+    assert len(text) < 16 * 1024 + 100
+    assert re.search(r"… \d+ characters left out …", text)
+
+
+def chain(length):
+    """An exception with so many causes."""
+    error = ValueError("number 0")
+    for number in range(1, length):
+        following = ValueError(f"number {number}")
+        following.__cause__ = error
+        error = following
+    return error
+
+
+def test_causes_come_first():
+    """Reading down is reading on in time: the cause, then what it caused."""
+    text = describe_failure(chain(3)).traceback
+
+    assert ["number 0", "number 1", "number 2"] == re.findall(r"ValueError: (number \d)", text)
+    assert 2 == text.count("That caused the following:")
+
+
+def test_a_long_chain_is_cut():
+    """Ten chained exceptions are told, the oldest of more are left out."""
+    text = describe_failure(chain(30)).traceback
+
+    assert [f"number {number}" for number in range(20, 30)] == re.findall(r"ValueError: (number \d+)", text)
+    assert "… more chained exceptions left out …" in text
+
+
+def test_what_was_being_handled_is_told():
+    """An exception raised while another was handled shows both; `from None` hides the former."""
+
+    def while_handling():
+        try:
+            raise_value("first")
+        except ValueError:
+            raise_value("second")
+
+    def from_none():
+        try:
+            raise_value("first")
+        except ValueError:
+            raise KeyError("second") from None
+
+    told, hidden = describe_failure(caught(while_handling)), describe_failure(caught(from_none))
+
+    assert "ValueError: first" in told.traceback
+    assert "While that was handled, this happened:" in told.traceback
+    assert "first" not in hidden.traceback
+
+
+def test_the_exceptions_of_a_group_are_told():
+    """Each member of a group has its own place in the text, up to ten of them."""
+    group = ExceptionGroup("many", [ValueError(f"member {number}") for number in range(12)])
+
+    text = describe_failure(group).traceback
+
+    assert [f"member {number}" for number in range(10)] == re.findall(r"ValueError: (member \d+)", text)
+    assert "Exception 10 of 12 in the group:" in text
+
+
+def test_groups_within_groups_are_told_to_ten_levels():
+    """A group of one member that is such a group ends with a word, not with the stack."""
+    error = ValueError("leaf")
+    for depth in range(30):
+        error = ExceptionGroup(f"level {depth}", [error])
+
+    text = describe_failure(error).traceback
+
+    assert "level 29" in text
+    assert "leaf" not in text
+    assert "… more chained exceptions left out …" in text
+
+
+# ---- exceptions that misbehave ---------------------------------------------------------------------------
+
+
+class Unreadable(Exception):
+    def __str__(self):
+        raise RuntimeError("no")
+
+
+def test_a_message_that_cannot_be_read_says_so():
+    """An exception whose own text raises is described all the same."""
+    info = describe_failure(Unreadable())
+
+    assert "(its message cannot be read: RuntimeError)" == info.message
+    assert info.traceback
+
+
+def test_what_no_storage_takes_is_made_visible():
+    """Lone surrogates and NULs of a message are spelled out."""
+    info = describe_failure(ValueError("a\0b\ud800"))
+
+    assert "a\\0b\\ud800" == info.message
+    assert "\0" not in info.traceback
+    assert info.traceback.encode()
+
+
+def test_printable_text_is_left_alone():
+    """Umlauts, emoji and line ends are text like any other."""
+    assert "ä 🔥\n" == printable("ä 🔥\n")
+
+
+# ---- failures without an exception -----------------------------------------------------------------------
+
+
+def test_a_failure_may_be_a_text_only():
+    """The death of a process is a failure without a traceback; equal ones share a fingerprint."""
+    one = failure_of_text("ProcessDied", "SIGKILL after 17 s")
+    other = failure_of_text("ProcessDied", "SIGKILL after 18 s")
+
+    assert ("ProcessDied", "SIGKILL after 17 s", None) == (one.type, one.message, one.traceback)
+    assert one.fingerprint == other.fingerprint
+
+
+@pytest.mark.parametrize(
+    "filename",
+    [
+        "/usr/lib/python3/dist-packages/lib/x.py",
+        "/srv/env/lib/site-packages/lib/x.py",
+        "<frozen x>",
+    ],
+)
+def test_installed_code_is_not_the_application_s(filename):
+    """Wherever a system keeps its packages, their frames carry no arrow."""
+    namespace = {}
+    exec(compile("def fail():\n    raise ValueError('x')", filename, "exec"), namespace)
+
+    text = describe_failure(caught(namespace["fail"])).traceback
+
+    assert f'  File "{filename}"' in text
