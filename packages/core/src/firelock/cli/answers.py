@@ -1,0 +1,90 @@
+"""Stored values as `--json` gives them: names as in the code, instants in ISO 8601, no value left out."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from typing import TYPE_CHECKING, NoReturn
+
+import attrs
+
+from firelock.cli.text import isoformat
+
+if TYPE_CHECKING:
+    from firelock.job import JobRecord
+    from firelock.operators import ServerView
+    from firelock.storage import RecurringRecord
+
+__all__ = ["answer_of", "job_answer", "json_text", "recurring_answer", "server_answer"]
+
+_PAYLOADS = ("arguments", "result")
+
+
+def answer_of(value: object) -> object:
+    """Return a frozen value as JSON can hold it."""
+    if attrs.has(type(value)):
+        return {
+            field.name: _field(field.name, getattr(value, field.name)) for field in attrs.fields(type(value))
+        }
+    if isinstance(value, StrEnum):
+        return str(value)
+    if isinstance(value, list | tuple):
+        return [answer_of(one) for one in value]
+    return value
+
+
+def _field(name: str, value: object) -> object:
+    if name.endswith("_at") and isinstance(value, int):
+        return isoformat(value)
+    return isoformat(value) if name == "at" and isinstance(value, int) else answer_of(value)
+
+
+def json_text(text: str | None, serializer: str) -> object:
+    """Return stored JSON as a value; the text itself where it is none, or no JSON can hold it."""
+    if text is None or serializer != "json":
+        return text
+    try:
+        value: object = json.loads(text, parse_constant=_refuse)
+        json.dumps(value)
+    except (ValueError, RecursionError):
+        return text
+    return value
+
+
+def _refuse(name: str) -> NoReturn:
+    raise ValueError(name)
+
+
+def _with_payloads(answer: object, serializer: str) -> dict[str, object]:
+    if not isinstance(answer, dict):
+        raise TypeError(answer)
+    payloads = {
+        name: json_text(answer[name], serializer) for name in _PAYLOADS if isinstance(answer.get(name), str)
+    }
+    return {**answer, **payloads}
+
+
+def job_answer(record: JobRecord) -> dict[str, object]:
+    """Return a job; arguments and result are values where its serializer is JSON."""
+    return _with_payloads(answer_of(record), record.serializer)
+
+
+def recurring_answer(record: RecurringRecord) -> dict[str, object]:
+    """Return a recurring definition, its schedule and arguments as values."""
+    answer = _with_payloads(answer_of(record), record.serializer)
+    return {**answer, "schedule": json_text(record.schedule, "json")}
+
+
+def server_answer(server: ServerView, now: int) -> dict[str, object]:
+    """Return a server with its children's sessions."""
+    return {
+        "id": server.id,
+        "name": server.name,
+        "host": server.host,
+        "queues": server.queues,
+        "workers": server.workers,
+        "busy": server.busy,
+        "is_alive": server.is_alive and any(session.expires_at > now for session in server.sessions),
+        "started_at": isoformat(min(session.session.started_at for session in server.sessions)),
+        "sessions": answer_of(server.sessions),
+    }

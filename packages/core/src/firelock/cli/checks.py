@@ -1,0 +1,231 @@
+"""What `doctor` looks for: pure functions from what was read to findings."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import attrs
+
+from firelock import lifecycle
+from firelock.cli.recurring import all_recurring
+from firelock.cli.text import age, clock_time, shorten, span
+from firelock.job import JobRecord, On, State
+from firelock.operators import QueueView, ServerView
+from firelock.recurring import RecurringJob
+from firelock.storage import Feature, Finding, JobFilter, SchemaState
+
+if TYPE_CHECKING:
+    from firelock.app import Firelock
+
+__all__ = ["Sight", "check_all", "check_clock", "check_schema", "look"]
+
+_SAMPLE, _PAGE, _NAMED = 2_000, 500, 5
+_WAITS_IN_VAIN = lifecycle.waiting_reason(On.SUCCEEDED, State.FAILED).partition(";")[0]
+
+
+@attrs.frozen
+class Sight:
+    """What was read of a storage, in one go."""
+
+    now: int
+    is_shared: bool
+    queues: Sequence[QueueView]
+    servers: Sequence[ServerView]
+    recurring: Sequence[RecurringJob]
+    unknown_here: Mapping[str, int]  # task → enqueued jobs of it, where the app does not know the task
+    unregistered: Mapping[str, int]  # task → jobs that some server put off for it
+    in_vain: int  # continuations of failed parents
+    by_state: Mapping[State, int]
+
+    @property
+    def alive(self) -> list[ServerView]:
+        """The servers with a session that has not run out."""
+        return [server for server in self.servers if _is_alive(server, self.now)]
+
+    def about(self) -> dict[str, str]:
+        """Return a line for servers and one for jobs."""
+        alive = self.alive
+        names = ", ".join(f"{server.name} ({server.queues})" for server in alive[:_NAMED])
+        states = ", ".join(f"{self.by_state[state]:,} {state}" for state in State if self.by_state.get(state))
+        return {
+            "servers": f"{len(alive)} alive: {names}" if alive else "none alive",
+            "jobs": states or "none",
+        }
+
+
+def look(app: Firelock, *, knows_tasks: bool) -> Sight:
+    """Return what there is to see; a handful of round trips, samples of at most 2,000 jobs a state."""
+    storage, now = app.storage, app.storage.clock()
+    unknown: Counter[str] = Counter()
+    if knows_tasks:
+        unknown.update(job.task for job in _sample(app, State.ENQUEUED) if app.registry.get(job.task) is None)
+    return Sight(
+        now,
+        Feature.SHARED in storage.features,
+        app.queues.list(),
+        app.servers.list(),
+        list(all_recurring(app)),
+        unknown,
+        Counter(job.task for job in _sample(app, State.SCHEDULED) if _is_put_off(job)),
+        sum((job.reason or "").startswith(_WAITS_IN_VAIN) for job in _sample(app, State.AWAITING)),
+        storage.counts().by_state,
+    )
+
+
+def _sample(app: Firelock, state: State) -> Iterator[JobRecord]:
+    cursor, seen = None, 0
+    while seen < _SAMPLE:
+        page = app.storage.find(JobFilter(state=state), limit=_PAGE, cursor=cursor)
+        yield from page.jobs
+        seen, cursor = seen + len(page.jobs), page.cursor
+        if cursor is None:
+            return
+
+
+def _is_put_off(job: JobRecord) -> bool:
+    """Tell whether a server put the job off since it does not know the task: see `lifecycle.unknown_task`."""
+    return (job.reason or "").startswith(f"task {job.task!r} is not registered on server ")
+
+
+# ---- storage ---------------------------------------------------------------------------------------------
+
+
+def check_schema(schema: SchemaState) -> Finding | None:
+    """Return what is wrong with the schema; nothing else can be read then."""
+    if schema.found == schema.wanted:
+        return None
+    if schema.found == 0:
+        what = "Nothing is stored here yet; the schema is made with the first job."
+        return Finding(
+            False, what, "If jobs should be here, the address is wrong; else run firelock migrate."
+        )
+    if schema.found < schema.wanted:
+        what = f"The storage has schema {schema.found}, this Firelock needs {schema.wanted}."
+        return Finding(True, what, "Stop the servers and run firelock migrate.")
+    what = f"The storage has schema {schema.found}, this Firelock knows {schema.wanted}."
+    return Finding(True, what, "Upgrade Firelock here, or use the release that wrote it.")
+
+
+def check_clock(skew: int, widest: int) -> list[Finding]:
+    """Return whether this host and the storage disagree about the time."""
+    if abs(skew) <= widest:
+        return []
+    word = "ahead of" if skew > 0 else "behind"
+    what = f"The storage's clock is {span(skew)} {word} this host's."
+    mend = "Let both follow a time server. Jobs go by the storage's clock, logs by the host's."
+    return [Finding(False, what, mend)]
+
+
+# ---- everything else -------------------------------------------------------------------------------------
+
+
+def check_all(sight: Sight) -> list[Finding]:
+    """Return every finding: servers, queues, tasks, recurring jobs, continuations, in this order."""
+    return [
+        *_check_sharing(sight),
+        *_check_servers(sight),
+        *_check_queues(sight),
+        *_check_tasks(sight),
+        *_check_recurring(sight),
+        *_check_continuations(sight),
+    ]
+
+
+def _check_sharing(sight: Sight) -> Iterator[Finding]:
+    if not sight.is_shared:
+        what = "This storage lives in one process: no other one sees its jobs, and they end with it."
+        yield Finding(False, what, "Use sqlite:///jobs.db or a server for jobs that matter.")
+
+
+def _check_servers(sight: Sight) -> Iterator[Finding]:
+    alive = sight.alive
+    enqueued = sum(queue.enqueued for queue in sight.queues)
+    if enqueued and not alive:
+        what = f"{_jobs(enqueued)} enqueued and no server is alive."
+        yield Finding(True, what, "Start one: firelock server app:fire")
+    for server in sight.servers:
+        if server.is_alive and not _is_alive(server, sight.now):
+            last = max(record.expires_at for record in server.sessions)
+            what = f"Server {server.name} has been silent past its time ({age(last, sight.now)})."
+            mend = "If it is gone, start another one; its jobs go back to their queues at the next sweep."
+            yield Finding(True, what, mend)
+    ended = [server for server in sight.servers if not server.is_alive]
+    missing = _without(ended, {server.name for server in alive})
+    if missing:
+        what = f"{len(missing)} servers ended within a day and are not back: {_names(missing)}."
+        yield Finding(False, what, "Nothing to do if that was meant; else start them again.")
+
+
+def _check_queues(sight: Sight) -> Iterator[Finding]:
+    alive = sight.alive
+    served = {name for server in alive for name in _queue_names(server.queues)}
+    for queue in sight.queues:
+        if queue.is_paused:
+            note = f": {queue.note}" if queue.note else ""
+            what = f"Queue {queue.name} is paused{note}; {_jobs(queue.enqueued)} enqueued."
+            yield Finding(False, what, f"firelock queues resume {queue.name}")
+        if queue.enqueued and alive and not {"*", queue.name} & served:
+            what = f"Queue {queue.name} holds {queue.enqueued:,} enqueued jobs and no server listens to it."
+            yield Finding(True, what, f"Start one that does: firelock server app:fire --queues {queue.name}")
+
+
+def _check_tasks(sight: Sight) -> Iterator[Finding]:
+    for task, count in sorted(sight.unregistered.items()):
+        what = f"{_jobs(count)} put off since no server that took them knows task {task}."
+        mend = "Deploy the code that has it, add its module by --import, or keep its old name as an alias."
+        yield Finding(True, what, mend)
+    for task, count in sorted(sight.unknown_here.items()):
+        what = f"{_jobs(count)} enqueued for task {task}, which this app does not have."
+        yield Finding(
+            False, what, "Nothing to do if another app has it; else look for a task renamed or removed."
+        )
+
+
+def _check_recurring(sight: Sight) -> Iterator[Finding]:
+    for one in sight.recurring:
+        if one.error is not None:
+            what = f"Recurring job {one.id} cannot be fired: {shorten(one.error, 300)}"
+            yield Finding(True, what, f"Mend its definition, or firelock recurring remove {one.id}")
+        elif one.record.is_gone:
+            what = f"Recurring job {one.id} is no longer declared in code and goes on running."
+            yield Finding(False, what, f"firelock recurring remove {one.id}")
+        if one.is_paused:
+            last = clock_time(one.record.last_at)
+            what = f"Recurring job {one.id} is paused; it {f'last ran for {last}' if last else 'never ran'}."
+            yield Finding(False, what, f"firelock recurring resume {one.id}")
+
+
+def _check_continuations(sight: Sight) -> Iterator[Finding]:
+    if sight.in_vain:
+        what = f"{_jobs(sight.in_vain)} waiting for a parent that has failed."
+        mend = (
+            "Requeue the parents (firelock jobs list --state failed), or delete them and what waits goes too."
+        )
+        yield Finding(False, what, mend)
+
+
+# ---- words -----------------------------------------------------------------------------------------------
+
+
+def _is_alive(server: ServerView, now: int) -> bool:
+    return any(record.is_alive and record.expires_at > now for record in server.sessions)
+
+
+def _queue_names(queues: str) -> list[str]:
+    """Return the names in a choice of queues as a server writes it: "*", "a,b" or "a:3,b:1"."""
+    return [part.partition(":")[0].strip() for part in queues.split(",")]
+
+
+def _without(servers: Iterable[ServerView], names: set[str]) -> list[ServerView]:
+    return [server for server in servers if server.name not in names]
+
+
+def _names(servers: Sequence[ServerView]) -> str:
+    more = f" and {len(servers) - _NAMED} more" if len(servers) > _NAMED else ""
+    return ", ".join(server.name for server in servers[:_NAMED]) + more
+
+
+def _jobs(count: int) -> str:
+    return "1 job is" if count == 1 else f"{count:,} jobs are"

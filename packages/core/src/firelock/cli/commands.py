@@ -1,0 +1,74 @@
+"""How commands are declared: name, help with examples, options that every command has."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NoReturn
+
+from firelock.cli.problem import Exit, Problem
+
+if TYPE_CHECKING:
+    from firelock.cli.screen import Screen
+
+__all__ = ["Parser", "add_command", "add_common", "add_group", "at_least_one"]
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are a sentence and a hint."""
+
+    def __init__(self, *, prog: str | None = None, **settings: object) -> None:
+        settings.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(prog=prog, allow_abbrev=False, **settings)  # type: ignore[arg-type]
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse what was typed."""
+        message = message.replace("the following arguments are required: COMMAND", "a command is missing")
+        hint = f"{self.prog} --help shows what it takes."
+        raise Problem(f"{self.prog}: {message}.", hint=hint, code=Exit.USAGE)
+
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[Parser]  # noqa: SLF001 - argparse names it so
+    Run = Callable[[argparse.Namespace, Screen], int]
+
+
+def add_common(parser: argparse.ArgumentParser, *, is_main: bool = False) -> None:
+    """The parser takes what every command takes; a command's own word wins over the program's."""
+    missing = None if is_main else argparse.SUPPRESS
+    group = parser.add_argument_group("everywhere")
+    group.add_argument("--storage", metavar="URL", default=missing, help="the storage, as sqlite:///jobs.db")
+    group.add_argument("--app", metavar="MODULE:NAME", default=missing, help="the app, as shop.jobs:fire")
+    group.add_argument(
+        "--json", action="store_true", default=missing or False, dest="is_json", help="answer in JSON"
+    )
+
+
+def add_command(
+    commands: Commands, name: str, summary: str, run: Run, *, examples: Sequence[str] = (), more: str = ""
+) -> argparse.ArgumentParser:
+    """The command exists; its arguments are added to the parser that is returned."""
+    parser = commands.add_parser(
+        name,
+        help=summary,
+        description=f"{summary}\n\n{more}" if more else summary,
+        epilog="\n".join(["examples:", *(f"  {example}" for example in examples)]) if examples else None,
+    )
+    add_common(parser)
+    parser.set_defaults(run=run)
+    return parser
+
+
+def add_group(commands: Commands, name: str, summary: str) -> Commands:
+    """The group exists; its commands are added to what is returned."""
+    group = commands.add_parser(name, help=summary, description=summary)
+    add_common(group)
+    return group.add_subparsers(metavar="COMMAND", required=True, title="commands")
+
+
+def at_least_one(text: str) -> int:
+    """Return a whole number from 1 up; for `type=`."""
+    if not (text.isascii() and text.isdigit() and int(text) >= 1):
+        message = f"{text!r} is no whole number from 1 up"
+        raise argparse.ArgumentTypeError(message)
+    return int(text)

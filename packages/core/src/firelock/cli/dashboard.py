@@ -1,0 +1,26 @@
+"""`firelock dashboard` where no dashboard is installed: says what to install."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, NoReturn
+
+from firelock.cli.commands import add_command
+from firelock.cli.problem import Exit, Problem
+
+if TYPE_CHECKING:
+    from firelock.cli.commands import Commands
+    from firelock.cli.screen import Screen
+
+__all__ = ["add"]
+
+
+def add(commands: Commands) -> None:
+    """The command exists; a plugin that offers one of this name takes its place."""
+    parser = add_command(commands, "dashboard", "Look at jobs in a browser (an extra to install).", _missing)
+    parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+
+
+def _missing(_: argparse.Namespace, __: Screen) -> NoReturn:
+    message = "The dashboard is not installed."
+    raise Problem(message, hint='pip install "firelock[dashboard]" brings it.', code=Exit.USAGE)

@@ -1,0 +1,77 @@
+"""The app that `firelock demo` runs: a small shop. Read it as an example of what tasks look like."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+
+from firelock.app import Firelock
+from firelock.context import JobContext
+
+fire = Firelock(os.environ.get("FIRELOCK_STORAGE") or "memory://")
+
+
+class CardDeclined(Exception):
+    """The bank said no this time."""
+
+
+@fire.task(name="shop.send_receipt", queue="mail", tags=["order:{order}"])
+async def send_receipt(order: int) -> str:
+    """A native coroutine: hundreds of them run in one thread."""
+    await asyncio.sleep(0.05)
+    return f"receipt of order {order} sent"
+
+
+@fire.task(name="shop.resize_image", queue="images")
+def resize_image(number: int, seconds: float) -> str:
+    """A plain function: it runs in a worker's thread."""
+    time.sleep(seconds)
+    return f"image-{number:02}.webp"
+
+
+@fire.task(name="shop.build_report")
+def build_report(job: JobContext, pages: int, seconds: float) -> int:
+    """Long work that says how far it is and stops when it is told to."""
+    for page in range(1, pages + 1):
+        job.raise_if_cancelled()
+        time.sleep(seconds / pages)
+        job.progress(page, pages, f"page {page}")
+        if page in {1, pages}:
+            job.log(f"page {page} of {pages} is set")
+    return pages
+
+
+@fire.task(name="shop.mail_report", queue="mail")
+async def mail_report(job: JobContext, address: str) -> None:
+    """The continuation: it runs once the report is there."""
+    job.log(f"report sent to {address}")
+
+
+@fire.task(name="shop.remind_customer", queue="mail")
+async def remind_customer(job: JobContext, order: int) -> None:
+    """Delayed: it is due some seconds after its creation."""
+    job.log(f"order {order} was due at {job.due_at:%H:%M:%S}")
+
+
+@fire.task(name="shop.count_stock")
+def count_stock(job: JobContext) -> int:
+    """Recurring: each run knows the instant it was made for."""
+    return job.due_at.second
+
+
+@fire.task(name="shop.charge_card", queue="critical", priority=10)
+def charge_card(job: JobContext, order: int, declines: int) -> str:
+    """Fails so many times, then succeeds: retries are what a job system is for."""
+    if job.retries < declines:
+        message = f"order {order}: the bank does not answer"
+        raise CardDeclined(message)
+    job.log(f"order {order} charged in run {job.retries + 1}")
+    return "paid"
+
+
+@fire.task(name="shop.import_prices")
+def import_prices(path: str) -> int:
+    """Fails for good: no retry mends a broken file."""
+    message = f"{path}: line 3 has no price"
+    raise ValueError(message)

@@ -1,0 +1,159 @@
+"""`firelock jobs requeue` and `delete`: some jobs by id, or all that filters choose."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import attrs
+
+from firelock.cli.filters import filter_of, has_filters
+from firelock.cli.problem import Exit, Problem
+from firelock.cli.screen import Cell, Screen
+from firelock.cli.source import connected
+
+if TYPE_CHECKING:
+    from firelock.app import Firelock
+    from firelock.storage import Applied, JobFilter
+
+    Apply = Callable[[Sequence[str]], list[Applied]]
+
+__all__ = ["delete_jobs", "requeue_jobs"]
+
+_PAGE = 500
+_REASON = "from the command line"
+
+
+@attrs.frozen
+class _Change:
+    """What is done to jobs, in the words of its answers."""
+
+    done: str
+    infinitive: str
+    passes_over: frozenset[str]  # states that it leaves alone anyway
+
+
+_REQUEUE = _Change("requeued", "requeue", frozenset({"enqueued", "processing"}))
+_DELETE = _Change("deleted", "delete", frozenset({"deleted"}))
+
+
+def requeue_jobs(options: argparse.Namespace, screen: Screen) -> int:
+    """The jobs are enqueued again."""
+    if options.is_all and options.state is None:
+        options.state = "failed"  # whoever means others says so: nothing that succeeded is run twice by this
+    _check(options, _REQUEUE)
+    with connected(options) as app:
+        return _change(
+            app, options, screen, _REQUEUE, lambda ids: app.jobs.requeue(ids, reason=f"requeued {_REASON}")
+        )
+
+
+def delete_jobs(options: argparse.Namespace, screen: Screen) -> int:
+    """The jobs are deleted."""
+    _check(options, _DELETE)
+    with connected(options) as app:
+        return _change(
+            app, options, screen, _DELETE, lambda ids: app.jobs.delete(ids, reason=f"deleted {_REASON}")
+        )
+
+
+def _check(options: argparse.Namespace, change: _Change) -> None:
+    what = f"firelock jobs {change.infinitive}"
+    if options.is_all and options.ids:
+        message = f"{what} takes ids or --all, not both."
+        raise Problem(message, hint="Leave one of them out.", code=Exit.USAGE)
+    if options.is_all and not has_filters(options):
+        message = f"{what} --all needs a filter."
+        raise Problem(message, hint="Give one, as --state failed or --queue mail.", code=Exit.USAGE)
+    if not options.is_all and not options.ids:
+        message = f"{what} needs to know which jobs."
+        hint = "Give ids, or --all and a filter, as --all --state failed."
+        raise Problem(message, hint=hint, code=Exit.USAGE)
+    if not options.is_all and (has_filters(options) or options.dry_run):
+        message = f"{what} takes filters and --dry-run with --all only."
+        raise Problem(message, hint="Add --all in place of the ids.", code=Exit.USAGE)
+
+
+def _change(app: Firelock, options: argparse.Namespace, screen: Screen, change: _Change, apply: Apply) -> int:
+    if options.is_all:
+        return _change_all(app, options, screen, change, apply)
+    return _change_some(app, list(dict.fromkeys(options.ids)), screen, change, apply)
+
+
+# ---- some ------------------------------------------------------------------------------------------------
+
+
+def _change_some(app: Firelock, ids: list[str], screen: Screen, change: _Change, apply: Apply) -> int:
+    from firelock.storage import Applied  # noqa: PLC0415 - loaded with an app only
+
+    results = apply(ids)
+    if screen.is_json:
+        pairs = zip(ids, results, strict=True)
+        screen.json({"results": [{"id": job_id, "result": _word(result)} for job_id, result in pairs]})
+    else:
+        records = app.storage.get(ids)
+        for job_id, result, record in zip(ids, results, records, strict=True):
+            if result is Applied.MISSING or record is None:
+                screen.line(Cell(job_id), "  ", Cell("is not stored", "red"))
+            elif result.is_applied:
+                screen.line(Cell(job_id), "  ", Cell(change.done, "green"))
+            else:
+                word = f"not {change.done}: it is {record.state}"
+                screen.line(Cell(job_id), "  ", Cell(word, "yellow"))
+    if Applied.MISSING in results:
+        return Exit.NOT_FOUND
+    return Exit.DONE if all(result.is_applied for result in results) else Exit.FAILED
+
+
+def _word(result: Applied) -> str:
+    if result.is_applied:
+        return "done"
+    return str(result)
+
+
+# ---- all -------------------------------------------------------------------------------------------------
+
+
+def _change_all(
+    app: Firelock, options: argparse.Namespace, screen: Screen, change: _Change, apply: Apply
+) -> int:
+    now = app.client.clock.now()
+    where = filter_of(options, now)
+    if where.until is None:
+        where = attrs.evolve(where, until=now + 1)  # a job that comes into the state meanwhile is not meant
+    counted: Counter[str] = Counter(done=0, refused=0, missing=0)
+    for ids in _pages(app, where, change):
+        if options.dry_run:
+            counted["done"] += len(ids)
+        else:
+            counted.update(_word(result) for result in apply(ids))
+        screen.progress(f"{change.done}: {counted['done']:,}")
+    screen.end_progress()
+    _report(screen, change, counted, is_dry=options.dry_run)
+    return Exit.DONE
+
+
+def _pages(app: Firelock, where: JobFilter, change: _Change) -> Iterator[list[str]]:
+    cursor = None
+    while True:
+        page = app.storage.find(where, limit=_PAGE, cursor=cursor)
+        if ids := [record.id for record in page.jobs if record.state not in change.passes_over]:
+            yield ids
+        cursor = page.cursor
+        if cursor is None:
+            return
+
+
+def _report(screen: Screen, change: _Change, counted: Counter[str], *, is_dry: bool) -> None:
+    if screen.is_json:
+        screen.json({"is_dry_run": is_dry, **counted})
+        return
+    jobs = f"{counted['done']:,} {'job' if counted['done'] == 1 else 'jobs'}"
+    if is_dry:
+        screen.line(f"{jobs} would be {change.done}.")
+        return
+    screen.line(f"{jobs} {change.done}.")
+    if counted["refused"]:
+        screen.line(f"{counted['refused']:,} had changed meanwhile and were left alone.")

@@ -1,0 +1,167 @@
+"""`firelock`: finds the command, runs it, turns whatever goes wrong into a sentence and an exit code."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from firelock.cli import about, dashboard, demo, doctor, jobs, migrate, queues, recurring, server, servers
+from firelock.cli.commands import Parser, add_common
+from firelock.cli.problem import Exit, Problem, problem_of
+from firelock.cli.screen import Screen
+from firelock.cli.source import open_app
+from firelock.cli.text import visible, visible_lines
+
+if TYPE_CHECKING:
+    from firelock.cli.commands import Commands
+    from firelock.hookspecs import Command
+
+__all__ = ["main"]
+
+_OWN = {
+    "server": server.add,
+    "demo": demo.add,
+    "jobs": jobs.add,
+    "recurring": recurring.add,
+    "queues": queues.add,
+    "servers": servers.add,
+    "migrate": migrate.add,
+    "doctor": doctor.add,
+    "plugins": about.add_plugins,
+    "version": about.add_version,
+}
+_WITH_VALUE = {"--storage", "--app"}
+_EPILOG = """\
+examples:
+  firelock demo                              see it at work, ten seconds
+  firelock server shop.jobs:fire             run jobs
+  firelock jobs list --state failed          look at what failed
+  firelock jobs requeue --all --state failed
+  firelock doctor                            find what is wrong, and how to mend it
+
+A command finds its storage by --storage, --app, FIRELOCK_STORAGE, or [tool.firelock] in pyproject.toml,
+in this order. Exit codes: 0 done, 1 failed, 2 usage, 3 storage unreachable, 4 not found.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        code = _run(given)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return Exit.INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads on: nothing is wrong
+        return Exit.DONE
+    except SystemExit as stop:  # argparse has shown a help text
+        return stop.code if isinstance(stop.code, int) else Exit.DONE
+    except Exception as error:
+        problem = problem_of(error)
+        if problem is None:
+            raise
+        _report(problem)
+        return problem.code
+    return int(code)
+
+
+def _run(given: Sequence[str]) -> int:
+    name = _command_name(given)
+    offered = _offered() if name is None or name not in _OWN else {}
+    if name is not None and name not in {*_OWN, "dashboard", *offered}:
+        raise _unknown(name, {*_OWN, "dashboard", *offered})
+    parser = _parser(offered)
+    if name is None and not given:
+        parser.print_help()
+        return Exit.DONE
+    options = parser.parse_args(given)
+    options.open_app = lambda: open_app(options)
+    code: int = options.run(options, Screen(is_json=options.is_json))
+    return code
+
+
+def _parser(offered: Mapping[str, Command]) -> Parser:
+    parser = Parser(
+        prog="firelock", description="Persistent background jobs: run, look at and mend them.", epilog=_EPILOG
+    )
+    add_common(parser, is_main=True)
+    commands = parser.add_subparsers(metavar="COMMAND", title="commands", required=True)
+    for add in _OWN.values():
+        add(commands)
+    if "dashboard" not in offered:
+        dashboard.add(commands)
+    for command in offered.values():
+        _add_offered(commands, command)
+    return parser
+
+
+def _command_name(given: Sequence[str]) -> str | None:
+    """Return the first word that is neither an option nor an option's value."""
+    words = iter(given)
+    for word in words:
+        if word in _WITH_VALUE:
+            next(words, None)
+        elif not word.startswith("-"):
+            return word
+    return None
+
+
+def _unknown(name: str, known: set[str]) -> Problem:
+    near = difflib.get_close_matches(name, sorted(known), n=1)
+    hint = f"Did you mean {near[0]}? " if near else ""
+    return Problem(
+        f"firelock has no command {name!r}.", hint=f"{hint}firelock --help lists them.", code=Exit.USAGE
+    )
+
+
+# ---- commands of plugins ---------------------------------------------------------------------------------
+
+
+def _offered() -> dict[str, Command]:
+    """Return the plugins' commands by name.
+
+    Raises:
+        PluginError: a plugin cannot be loaded, or offers a name that is taken.
+    """
+    from firelock.errors import PluginError  # noqa: PLC0415 - own commands need no plugin
+    from firelock.plugins import Plugins  # noqa: PLC0415
+
+    commands: dict[str, Command] = {}
+    for command in Plugins().commands():
+        if command.name in _OWN or command.name in commands:
+            message = f"A plugin offers a command {command.name!r}, and that name is taken; uninstall it."
+            raise PluginError(message)
+        commands[command.name] = command
+    return commands
+
+
+def _add_offered(commands: Commands, command: Command) -> None:
+    parser = commands.add_parser(
+        command.name,
+        help=command.help.replace("%", "%%"),
+        description=command.help,
+        conflict_handler="resolve",
+    )
+    add_common(parser)
+    command.configure(parser)  # what a plugin calls --app or --json is its own
+    parser.set_defaults(run=lambda options, _: command.run(options))
+
+
+# ---- problems --------------------------------------------------------------------------------------------
+
+
+def _report(problem: Problem) -> None:
+    first, *rest = visible_lines(problem.sentence)
+    prefix = "" if first.startswith("firelock") else "firelock: "
+    lines = [f"{prefix}{first}", *rest]
+    if problem.hint:
+        lines.append(f"  {visible(problem.hint)}")
+    sys.stdout.flush()
+    sys.stderr.write("\n".join(lines) + "\n")

@@ -1,0 +1,82 @@
+"""`firelock queues`: what each queue holds; pause and resume."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from firelock.cli.commands import add_command, add_group
+from firelock.cli.screen import Cell, Column, Piece, Screen
+from firelock.cli.source import connected
+
+if TYPE_CHECKING:
+    from firelock.cli.commands import Commands
+    from firelock.operators import QueueView
+
+__all__ = ["add"]
+
+_COLUMNS = (
+    Column("QUEUE", is_whole=True),
+    Column("ENQUEUED", is_number=True),
+    Column("PROCESSING", is_number=True),
+    Column("SCHEDULED", is_number=True),
+    Column("STATE", is_whole=True),
+    Column("NOTE"),
+)
+
+
+def add(commands: Commands) -> None:
+    """The group exists."""
+    group = add_group(commands, "queues", "Look at queues, pause and resume them.")
+    add_command(group, "list", "List the queues with what they hold.", _list)
+    pause = add_command(
+        group, "pause", "Claim no job of the queue any more, on any server; running ones go on.", _pause,
+        examples=('firelock queues pause mail --note "provider is down"',),
+    )  # fmt: skip
+    pause.add_argument("--note", metavar="TEXT", help="why, for whoever looks")
+    resume = add_command(group, "resume", "Claim jobs of the queue again.", _resume)
+    for parser in (pause, resume):
+        parser.add_argument("names", metavar="QUEUE", nargs="+")
+
+
+def _list(options: argparse.Namespace, screen: Screen) -> int:
+    from firelock.cli.answers import answer_of  # noqa: PLC0415 - loaded with an app only
+
+    with connected(options) as app:
+        queues = app.queues.list()
+    if screen.is_json:
+        screen.json({"queues": answer_of(queues)})
+    elif not queues:
+        screen.note("There is no queue yet; the first job makes one.")
+    else:
+        screen.table(_COLUMNS, [_row(queue) for queue in queues])
+    return 0
+
+
+def _row(queue: QueueView) -> list[Piece]:
+    state = Cell("paused", "yellow") if queue.is_paused else Cell("running", "green")
+    note = (queue.note or "") if queue.is_paused else ""
+    return [queue.name, queue.enqueued, queue.processing, queue.scheduled, state, note]
+
+
+def _pause(options: argparse.Namespace, screen: Screen) -> int:
+    with connected(options) as app:
+        for name in options.names:
+            app.queues.pause(name, note=options.note)
+    return _said(options, screen, "paused")
+
+
+def _resume(options: argparse.Namespace, screen: Screen) -> int:
+    with connected(options) as app:
+        for name in options.names:
+            app.queues.resume(name)
+    return _said(options, screen, "resumed")
+
+
+def _said(options: argparse.Namespace, screen: Screen, done: str) -> int:
+    if screen.is_json:
+        screen.json({done: options.names})
+    else:
+        for name in options.names:
+            screen.line(Cell(name), "  ", Cell(done, "green"))
+    return 0

@@ -1,0 +1,202 @@
+"""`firelock recurring`: look at recurring jobs, trigger, pause, resume and remove them."""
+
+from __future__ import annotations
+
+import argparse
+import heapq
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from itertools import islice
+from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
+
+from firelock.cli.commands import add_command, add_group, at_least_one
+from firelock.cli.screen import Cell, Column, Piece, Screen
+from firelock.cli.source import connected
+from firelock.cli.text import age, clock_time, isoformat
+
+if TYPE_CHECKING:
+    from firelock.app import Firelock
+    from firelock.cli.commands import Commands
+    from firelock.recurring import RecurringJob
+
+__all__ = ["add", "all_recurring"]
+
+_COLUMNS = (
+    Column("ID", is_whole=True),
+    Column("TASK"),
+    Column("SCHEDULE"),
+    Column("QUEUE"),
+    Column("NEXT", is_whole=True),
+    Column("LAST", is_whole=True),
+    Column("NOTE"),
+)
+_PAGE, _MOST = 500, 1_000
+
+
+def add(commands: Commands) -> None:
+    """The group exists."""
+    group = add_group(commands, "recurring", "Look at recurring jobs, trigger and pause them.")
+    add_command(group, "list", "List the recurring jobs.", _list)
+    trigger = add_command(
+        group, "trigger", "Enqueue one run now; the schedule is not touched.", _trigger,
+        examples=("firelock recurring trigger nightly-report",),
+    )  # fmt: skip
+    pause = add_command(group, "pause", "Do not run until resumed; deploys do not resume it.", _pause)
+    resume = add_command(group, "resume", "Run again, from the next instant after now.", _resume)
+    remove = add_command(group, "remove", "Remove the definition; the jobs it made stay.", _remove)
+    for parser in (trigger, pause, resume, remove):
+        parser.add_argument("ids", metavar="ID", nargs="+")
+    upcoming = add_command(
+        group, "next", "Show the next instants, of one recurring job or of all together.", _next,
+        examples=("firelock recurring next nightly-report --count 3", "firelock recurring next"),
+    )  # fmt: skip
+    upcoming.add_argument("id", metavar="ID", nargs="?")
+    upcoming.add_argument("--count", type=at_least_one, default=10, metavar="N", help="how many: 10")
+
+
+def all_recurring(app: Firelock) -> Iterator[RecurringJob]:
+    """Yield every definition, page by page, in order of id."""
+    after = ""
+    while page := app.recurring.list(after=after, limit=_PAGE):
+        yield from page
+        after = page[-1].id
+
+
+# ---- list ------------------------------------------------------------------------------------------------
+
+
+def _list(options: argparse.Namespace, screen: Screen) -> int:
+    from firelock.cli.answers import recurring_answer  # noqa: PLC0415 - loaded with an app only
+
+    with connected(options) as app:
+        now = app.client.clock.now()
+        definitions = list(all_recurring(app))
+    if screen.is_json:
+        screen.json({"recurring": [recurring_answer(one.record) for one in definitions]})
+    elif not definitions:
+        screen.note("There is no recurring job.")
+    else:
+        screen.table(_COLUMNS, [_row(one, now) for one in definitions])
+    return 0
+
+
+def _row(one: RecurringJob, now: int) -> list[Piece]:
+    record = one.record
+    upcoming = "" if record.is_paused else age(record.next_at, now) or "never"
+    return [
+        record.id,
+        record.task,
+        _schedule(one),
+        record.queue,
+        upcoming,
+        age(record.last_at, now) or "not yet",
+        _note(one),
+    ]
+
+
+def _schedule(one: RecurringJob) -> str:
+    from firelock.errors import ScheduleError  # noqa: PLC0415 - loaded with an app only
+
+    try:
+        return one.schedule.describe()
+    except ScheduleError:
+        return "cannot be read"
+
+
+def _note(one: RecurringJob) -> Cell:
+    if one.error is not None:
+        return Cell(one.error, "red")
+    if one.is_paused:
+        return Cell("paused", "yellow")
+    return Cell("no longer in code", "yellow") if one.record.is_gone else Cell("")
+
+
+# ---- acting ----------------------------------------------------------------------------------------------
+
+
+def _trigger(options: argparse.Namespace, screen: Screen) -> int:
+    with connected(options) as app:
+        jobs = [app.recurring.trigger(recurring_id) for recurring_id in options.ids]
+    if screen.is_json:
+        screen.json({"jobs": [{"id": job.id, "task": job.task} for job in jobs]})
+        return 0
+    for recurring_id, job in zip(options.ids, jobs, strict=True):
+        screen.line(Cell(recurring_id), "  enqueued as job ", Cell(job.id, "green"))
+    return 0
+
+
+def _pause(options: argparse.Namespace, screen: Screen) -> int:
+    return _each(options, screen, "paused", lambda app, recurring_id: app.recurring.pause(recurring_id))
+
+
+def _resume(options: argparse.Namespace, screen: Screen) -> int:
+    return _each(options, screen, "resumed", lambda app, recurring_id: app.recurring.resume(recurring_id))
+
+
+def _remove(options: argparse.Namespace, screen: Screen) -> int:
+    return _each(options, screen, "removed", lambda app, recurring_id: app.recurring.remove(recurring_id))
+
+
+def _each(
+    options: argparse.Namespace, screen: Screen, done: str, act: Callable[[Firelock, str], object]
+) -> int:
+    with connected(options) as app:
+        for recurring_id in options.ids:
+            act(app, recurring_id)
+            if not screen.is_json:
+                screen.line(Cell(recurring_id), "  ", Cell(done, "green"))
+    if screen.is_json:
+        screen.json({done: options.ids})
+    return 0
+
+
+# ---- next ------------------------------------------------------------------------------------------------
+
+
+def _next(options: argparse.Namespace, screen: Screen) -> int:
+    with connected(options) as app:
+        now = app.client.clock.now()
+        chosen = [app.recurring.get(options.id)] if options.id else list(all_recurring(app))
+    agenda = list(_agenda(chosen, now, min(options.count, _MOST)))
+    if screen.is_json:
+        screen.json({"next": [{"id": one.id, "at": isoformat(at)} for at, one in agenda]})
+        return 0
+    for one in chosen:
+        if one.is_paused:
+            screen.note(f"{one.id} is paused: it does not run before it is resumed.")
+    if not agenda:
+        screen.note("Nothing comes.")
+        return 0
+    columns = (Column("AT"), Column("LOCAL"), Column("IN"), Column("ID", is_whole=True), Column("TASK"))
+    rows = [[clock_time(at), _local(at, one), age(at, now), one.id, one.task] for at, one in agenda]
+    screen.table(columns, rows)
+    return 0
+
+
+def _agenda(chosen: list[RecurringJob], now: int, count: int) -> Iterator[tuple[int, RecurringJob]]:
+    running = [one for one in chosen if not one.is_paused] or chosen[:1]
+    merged = heapq.merge(*[_instants(one, now, count) for one in running], key=lambda pair: pair[0])
+    return islice(merged, count)
+
+
+def _instants(one: RecurringJob, now: int, count: int) -> list[tuple[int, RecurringJob]]:
+    from firelock.clock import from_micros, micros  # noqa: PLC0415 - loaded with an app only
+    from firelock.errors import ScheduleError  # noqa: PLC0415
+
+    try:
+        return [(micros(instant), one) for instant in one.schedule.upcoming(from_micros(now), count)]
+    except ScheduleError:
+        return []  # `recurring list` and `doctor` say what is wrong with it
+
+
+def _local(at: int, one: RecurringJob) -> str:
+    """Return the wall time in the schedule's own zone."""
+    from firelock.clock import from_micros  # noqa: PLC0415 - loaded with an app only
+    from firelock.cron import Cron  # noqa: PLC0415
+
+    schedule = one.schedule
+    if not isinstance(schedule, Cron) or schedule.tz == "UTC":
+        return ""
+    local: datetime = from_micros(at).astimezone(ZoneInfo(schedule.tz))
+    return f"{local:%a %H:%M:%S} {schedule.tz}"

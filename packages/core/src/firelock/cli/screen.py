@@ -1,0 +1,177 @@
+"""Where a command's answer goes: a table on a terminal, aligned text in a pipe, or JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, TextIO
+
+from firelock.cli.text import visible, width
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+__all__ = ["Cell", "Column", "Screen", "state_cell"]
+
+STATE_STYLES = {
+    "awaiting": "magenta",
+    "scheduled": "cyan",
+    "enqueued": "blue",
+    "processing": "yellow",
+    "succeeded": "green",
+    "failed": "bold red",
+    "deleted": "bright_black",
+}
+
+
+class Cell:
+    """A piece of text, made visible, and the colour it has where there are colours."""
+
+    __slots__ = ("style", "text")
+
+    def __init__(self, text: object, style: str = "") -> None:
+        self.text = visible(str(text))
+        self.style = style
+
+
+def state_cell(state: str) -> Cell:
+    """Return a state's name in its colour."""
+    return Cell(state, STATE_STYLES.get(state, ""))
+
+
+class Column:
+    """A column's title and how it behaves where there is little room."""
+
+    __slots__ = ("is_number", "is_whole", "title")
+
+    def __init__(self, title: str, *, is_number: bool = False, is_whole: bool = False) -> None:
+        self.title = title
+        self.is_number = is_number  # aligned to the right
+        self.is_whole = is_whole  # never cut, so that it can be copied
+
+
+Piece = Cell | str | int
+
+
+class Screen:
+    """Standard output and standard error of one command."""
+
+    def __init__(self, *, is_json: bool = False) -> None:
+        self.is_json = is_json
+        self._out: TextIO = sys.stdout
+        self._error: TextIO = sys.stderr
+        self._console: Console | None = None
+
+    @property
+    def is_terminal(self) -> bool:
+        """Tell whether a person looks at a terminal that can show a table."""
+        return not self.is_json and self._out.isatty() and os.environ.get("TERM") != "dumb"
+
+    @property
+    def console(self) -> Console:
+        """The terminal, by rich; NO_COLOR takes its colours away."""
+        if self._console is None:
+            from rich.console import Console  # noqa: PLC0415 - loaded for terminals only
+
+            self._console = Console(file=self._out, highlight=False, markup=False, emoji=False)
+        return self._console
+
+    # ---- answers -----------------------------------------------------------------------------------------
+
+    def json(self, answer: Mapping[str, object]) -> None:
+        """The answer is written as JSON of ASCII alone: no byte of a job's text reaches the terminal."""
+        self._out.write(json.dumps(answer, indent=2) + "\n")
+
+    def table(self, columns: Sequence[Column], rows: Sequence[Sequence[Piece]]) -> None:
+        """The rows are shown under the columns' titles."""
+        cells = [[_cell(piece) for piece in row] for row in rows]
+        if self.is_terminal:
+            self._rich_table(columns, cells)
+        else:
+            self._plain_table(columns, cells)
+
+    def _rich_table(self, columns: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> None:
+        from rich.table import Table  # noqa: PLC0415 - loaded for terminals only
+
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+        for column in columns:
+            table.add_column(
+                _text(Cell(column.title)),
+                justify="right" if column.is_number else "left",
+                no_wrap=True,
+                overflow="fold" if column.is_whole else "ellipsis",
+                min_width=_widest(columns, rows, column) if column.is_whole or column.is_number else None,
+            )
+        for row in rows:
+            table.add_row(*[_text(cell) for cell in row])
+        self.console.print(table)
+
+    def _plain_table(self, columns: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> None:
+        widths = [_widest(columns, rows, column) for column in columns]
+        self._plain_row(columns, widths, [Cell(column.title) for column in columns])
+        for row in rows:
+            self._plain_row(columns, widths, row)
+
+    def _plain_row(self, columns: Sequence[Column], widths: Sequence[int], row: Sequence[Cell]) -> None:
+        parts = []
+        for column, wide, cell in zip(columns, widths, row, strict=True):
+            room = " " * (wide - width(cell.text))
+            parts.append(room + cell.text if column.is_number else cell.text + room)
+        self._out.write("  ".join(parts).rstrip() + "\n")
+
+    def facts(self, facts: Sequence[tuple[str, Piece]], *, indent: int = 0) -> None:
+        """Names and values are shown below each other; those without a value are left out."""
+        shown = [(name, _cell(piece)) for name, piece in facts if _cell(piece).text]
+        wide = max((width(name) for name, _ in shown), default=0)
+        for name, cell in shown:
+            room = " " * (wide - width(name))
+            self.line(" " * indent, Cell(name, "bright_black"), f"{room}  ", cell)
+
+    def line(self, *pieces: Piece) -> None:
+        """The pieces are one line; it is not wrapped, so that it can be copied."""
+        cells = [_cell(piece) for piece in pieces]
+        if self.is_terminal:
+            from rich.text import Text  # noqa: PLC0415 - loaded for terminals only
+
+            self.console.print(Text().join([_text(cell) for cell in cells]), soft_wrap=True)
+        else:
+            self._out.write("".join(cell.text for cell in cells).rstrip() + "\n")
+
+    def flush(self) -> None:
+        """What was written has reached whoever reads it."""
+        self._out.flush()
+
+    # ---- asides ------------------------------------------------------------------------------------------
+
+    def note(self, text: str) -> None:
+        """The sentence stands on standard error, out of the way of whoever reads the answer."""
+        self._error.write(f"{visible(text)}\n")
+
+    def progress(self, text: str) -> None:
+        """The terminal's last line says how far the command is; nothing in a pipe."""
+        if self._error.isatty():
+            self._error.write(f"\r{visible(text)}\x1b[K")
+            self._error.flush()
+
+    def end_progress(self) -> None:
+        """The line of `progress` is empty again."""
+        if self._error.isatty():
+            self._error.write("\r\x1b[K")
+
+
+def _cell(piece: Piece) -> Cell:
+    return piece if isinstance(piece, Cell) else Cell(piece)
+
+
+def _text(cell: Cell) -> Text:
+    from rich.text import Text  # noqa: PLC0415 - loaded for terminals only
+
+    return Text(cell.text, cell.style)
+
+
+def _widest(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], column: Column) -> int:
+    place = columns.index(column)
+    return max(width(column.title), *(width(row[place].text) for row in rows), 0)

@@ -1,0 +1,161 @@
+"""Which app or storage a command works on: `--storage`, `--app`, `FIRELOCK_STORAGE`, pyproject.toml."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from firelock.cli.problem import Exit, Problem
+
+if TYPE_CHECKING:
+    from firelock.app import Firelock
+
+__all__ = ["app_spec", "connected", "has_source", "open_app", "project_table", "table_in_environment"]
+
+_PROJECT = Path("pyproject.toml")
+_PLACES = ("storage", "app")
+_VARIABLE = "FIRELOCK_STORAGE"
+
+
+# ---- pyproject.toml --------------------------------------------------------------------------------------
+
+
+def project_table() -> dict[str, object]:
+    """Return `[tool.firelock]` of this folder's pyproject.toml; empty where there is none."""
+    if not _PROJECT.is_file():
+        return {}
+    import tomllib  # noqa: PLC0415 - loaded where there is something to read
+
+    try:
+        document: object = tomllib.loads(_PROJECT.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        message = f"{_PROJECT} cannot be read: {error}."
+        raise Problem(message, hint="Mend it, or run the command elsewhere.", code=Exit.USAGE) from error
+    for key in ("tool", "firelock"):
+        document = document.get(key, {}) if isinstance(document, dict) else {}
+    return _checked(document)
+
+
+def _checked(table: object) -> dict[str, object]:
+    import attrs  # noqa: PLC0415 - loaded where there is something to check
+
+    from firelock.settings import Settings  # noqa: PLC0415
+
+    if not isinstance(table, dict):
+        message = f"[tool.firelock] in {_PROJECT} is no table."
+        raise Problem(message, hint='Write [tool.firelock] and below it storage = "…".', code=Exit.USAGE)
+    plain = {key: value for key, value in table.items() if not isinstance(value, dict)}
+    known = {*_PLACES, *(field.name for field in attrs.fields(Settings))}
+    if strangers := sorted(plain.keys() - known):
+        message = f"[tool.firelock] in {_PROJECT} has a key {strangers[0]!r} that Firelock does not know."
+        raise Problem(message, hint=f"Known: {', '.join(sorted(known))}.", code=Exit.USAGE)
+    for place in _PLACES:
+        if not isinstance(plain.get(place, ""), str):
+            message = f"{place} = {plain[place]!r} in [tool.firelock] is no text."
+            raise Problem(message, hint=f'Write {place} = "…".', code=Exit.USAGE)
+    return plain
+
+
+@contextmanager
+def table_in_environment(table: Mapping[str, object]) -> Iterator[None]:
+    """Within the block an app that reads the environment sees the table's settings below it."""
+    wanted = {f"FIRELOCK_{key.upper()}": str(value) for key, value in table.items() if key != "app"}
+    added = [name for name in wanted if name not in os.environ]
+    os.environ.update({name: wanted[name] for name in added})
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
+
+
+# ---- opening ---------------------------------------------------------------------------------------------
+
+
+def app_spec(options: argparse.Namespace) -> str | None:
+    """Return where the app stands, as the command line or pyproject.toml say; None if neither does."""
+    spec = options.app or project_table().get("app")
+    return None if spec is None else str(spec)
+
+
+def has_source(options: argparse.Namespace) -> bool:
+    """Tell whether anything names a storage."""
+    table = project_table()
+    named = options.storage or options.app or os.environ.get(_VARIABLE)
+    return bool(named or table.get("storage") or table.get("app"))
+
+
+def open_app(options: argparse.Namespace, *, is_imported: bool = False) -> Firelock:
+    """Return the app to work on, nothing connected yet.
+
+    An application is imported only where its app is the first thing that names a storage, or where the
+    command asks for its tasks by `is_imported` and one is named at all.
+
+    Raises:
+        Problem: nothing names a storage, or the app cannot be imported.
+        ConfigurationError: a name or URL is wrong.
+    """
+    table = project_table()
+    url = options.storage or (None if options.app else os.environ.get(_VARIABLE) or table.get("storage"))
+    spec = options.app or (table.get("app") if is_imported or not url else None)
+    if spec:
+        return _load(str(spec), None if url is None else str(url), table)
+    if not url:
+        raise Problem(
+            "No storage is named.",
+            hint=(
+                "Give --storage sqlite:///jobs.db or --app shop.jobs:fire, set FIRELOCK_STORAGE, or write "
+                'storage = "…" below [tool.firelock] in pyproject.toml.'
+            ),
+            code=Exit.USAGE,
+        )
+    from firelock.app import Firelock  # noqa: PLC0415 - help and version need no app
+    from firelock.settings import Settings  # noqa: PLC0415
+
+    return Firelock(str(url), settings=Settings.from_environment(table))
+
+
+def _load(spec: str, url: str | None, table: Mapping[str, object]) -> Firelock:
+    from firelock.errors import FirelockError  # noqa: PLC0415 - loaded with an app only
+    from firelock.server.loading import load_app  # noqa: PLC0415
+
+    try:
+        with table_in_environment(table):
+            return load_app(spec, storage=url)
+    except FirelockError:
+        raise
+    except Exception as error:
+        traceback.print_exc()  # the application's own: whoever wrote it needs its lines
+        message = f"{spec!r} cannot be imported: {type(error).__name__}: {error}"
+        raise Problem(message, hint="The traceback above is the application's.", code=Exit.USAGE) from error
+
+
+@contextmanager
+def connected(options: argparse.Namespace) -> Iterator[Firelock]:
+    """The block works on an app whose storage answers; it is closed at the end.
+
+    Raises:
+        Problem: the storage cannot be reached.
+    """
+    from firelock.errors import (  # noqa: PLC0415 - loaded with an app only
+        SchemaMismatch,
+        StorageError,
+        StorageUnavailable,
+    )
+
+    app = open_app(options)
+    try:
+        try:
+            app.storage.clock()
+        except (SchemaMismatch, StorageUnavailable):
+            raise
+        except StorageError as error:
+            raise Problem(str(error), hint="firelock doctor looks closer.", code=Exit.UNREACHABLE) from error
+        yield app
+    finally:
+        app.close()
