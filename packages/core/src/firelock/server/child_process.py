@@ -134,13 +134,15 @@ class ChildProcess:
 
 def main() -> int:
     """Return the exit code of a child's process."""
-    parent, orders, reports, descriptor, places, options = sys.argv[1:]
+    parent, orders, reports, descriptor, places, given = sys.argv[1:]
+    options = json.loads(given)
     die_with_parent(int(parent))
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)  # the supervisor hears them and tells us
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    level = logging.DEBUG if options["is_verbose"] else logging.INFO
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     board = Board(int(descriptor), int(places))
-    process = ChildProcess(os.fdopen(int(orders)), os.fdopen(int(reports), "w"), board, json.loads(options))
+    process = ChildProcess(os.fdopen(int(orders)), os.fdopen(int(reports), "w"), board, options)
     try:
         return process.run()
     except ConfigurationError as error:

@@ -54,6 +54,7 @@ class ServerOptions:
     name: str | None = None
     imports: tuple[str, ...] = ()
     storage: str | None = None  # instead of the app's own
+    is_verbose: bool = False  # its processes log everything
 
 
 @attrs.define(eq=False)
