@@ -3,35 +3,65 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
 
 from firelock.group_commit import GroupCommit
-from firelock.job import ClaimedJob, NewJob, State
+from firelock.job import ClaimedJob, JobRecord, NewJob, State
+from firelock.lifecycle import Transition
 from firelock.memory import MemoryStorage, changes
-from firelock.storage import Feature
+from firelock.results import Results
+from firelock.storage import Applied, Feature
 from firelock.testing.faults import FaultyStorage
 
-__all__ = ["DirectCommit", "PrivateStorage", "StillStorage"]
+__all__ = ["DirectCommit", "DirectResults", "PrivateStorage", "StillStorage"]
 
 
 class StillStorage(MemoryStorage):
-    """Memory whose clock shows one instant, moved by `clock_offset` alone."""
+    """Memory whose clock shows one instant, moved by `clock_offset` alone.
+
+    What is enqueued within one instant keeps its order all the same, a requeued job behind the others: the
+    verbs that enqueue see the clock a microsecond further each time.
+    """
 
     features = MemoryStorage.features | {Feature.TRANSACTIONAL_ENQUEUE}
 
     def __init__(self, start: int) -> None:
         super().__init__()
         self._start = start
+        self._ticks = self._shown_ticks = 0
 
     def clock(self) -> int:
         """See `Storage.clock`."""
         self._open()
-        return self._start + self.clock_offset
+        return self._start + self.clock_offset + self._shown_ticks
+
+    @contextmanager
+    def _tick(self) -> Iterator[None]:
+        with self._open():
+            self._ticks += 1
+            self._shown_ticks = self._ticks
+            try:
+                yield
+            finally:
+                self._shown_ticks = 0
 
     def insert(self, jobs: Sequence[NewJob], *, within: object | None = None) -> list[bool]:
         """See `Storage.insert`; a transaction is accepted and does not matter: the jobs are there at once."""
         del within
-        return super().insert(jobs)
+        with self._tick():
+            return super().insert(jobs)
+
+    def apply(self, transitions: Sequence[Transition]) -> list[Applied]:
+        """See `Storage.apply`."""
+        with self._tick():
+            return super().apply(transitions)
+
+    def release(self, limit: int) -> int:
+        """See `Storage.release`."""
+        with self._tick():
+            return super().release(limit)
 
     def claim_only(self, job_id: str, session: str, now: int) -> ClaimedJob | None:
         """The job is processing for this session, out of its turn; None where no claim would take it."""
@@ -91,3 +121,25 @@ class DirectCommit(GroupCommit):
         """The job is stored."""
         self._private.store((job,))
         await self._on_insert((job,))
+
+
+class DirectResults(Results):
+    """Looks once, where the app's own waits in a thread: in still time nothing ends by waiting."""
+
+    def __init__(self, storage: StillStorage) -> None:
+        super().__init__(storage)
+        self._still = storage
+
+    def wait_for(self, job_id: str) -> Future[JobRecord | None]:
+        """Return a future that is done: with the record of a job that has ended, else with an error."""
+        future: Future[JobRecord | None] = Future()
+        record = self._still.get((job_id,))[0]
+        if record is None or record.is_final:
+            future.set_result(record)
+        else:
+            message = (
+                f"Job {job_id} ({record.task}) is {record.state}, and nobody runs it while you wait. Call "
+                "tester.drain() or tester.clock.advance(…) before result()."
+            )
+            future.set_exception(AssertionError(message))
+        return future

@@ -160,7 +160,7 @@ class CrashingDuty(ServerFixtures):
     ) -> None:
         """SIGTERM: the running job ends, another one is not begun, and the exit code is 0."""
         job = self._held(stage, "stop")
-        server = start_server(grace=60)
+        server = start_server(grace=60, heartbeat=0.5)
         eventually(lambda: _times_started(job) == 1, within=_STARTING)
 
         server.send_signal(signal.SIGTERM)

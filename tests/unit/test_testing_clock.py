@@ -1,0 +1,246 @@
+"""`tester.clock`: time stands still, and goes by the instants at which something is due."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from firelock import ConfigurationError, Cron, Every, Firelock, JobContext, Retry, State
+from firelock.testing import Drained, Tester
+
+START = datetime(2030, 1, 1, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+
+
+@pytest.fixture
+def fire():
+    return Firelock("memory://")
+
+
+@pytest.fixture
+def tester(fire):
+    with Tester(fire, start=START) as tester:
+        yield tester
+
+
+@pytest.fixture
+def clock(tester):
+    return tester.clock
+
+
+@pytest.fixture
+def seen():
+    return []
+
+
+@pytest.fixture
+def note(fire, clock, seen):
+    """A task that notes when it runs, since the start, and the instant that it is for."""
+
+    def note(context: JobContext) -> None:
+        seen.append((clock.now - START, context.due_at - START))
+
+    return fire.task(name="note")(note)
+
+
+def test_time_stands_still(fire, clock, note):
+    """Two jobs are made at one instant, and a delay is exact."""
+    first, second = note.enqueue(), note.schedule(HOUR)
+
+    assert START == first.created_at == second.created_at
+    assert START + HOUR == second.due_at
+
+
+def test_a_scheduled_job_runs_at_its_instant(clock, note, seen):
+    """Not before it; and it sees the instant itself, however far the clock goes."""
+    note.schedule(HOUR)
+
+    before = clock.advance(minutes=59)
+    after = clock.advance(days=2)
+
+    assert (Drained(), Drained(succeeded=1)) == (before, after)
+    assert [(HOUR, HOUR)] == seen
+    assert START + timedelta(days=2, minutes=59) == clock.now
+
+
+def test_what_is_due_now_runs_before_time_goes_on(clock, note, seen):
+    """An enqueued job has run at the instant before the advance."""
+    note.enqueue()
+
+    clock.advance(HOUR)
+
+    assert [(timedelta(0), timedelta(0))] == seen
+
+
+def test_retries_are_waited_for(fire, clock):
+    """Each retry runs when its wait is over; the job is failed after the last."""
+
+    def fails() -> None:
+        raise ValueError
+
+    job = fire.task(name="fails", retry=Retry.listed([60, 600], attempts=2, jitter=0))(fails).enqueue()
+
+    drained = clock.advance(minutes=11)
+
+    assert Drained(retried=2, failed=1) == drained
+    assert State.FAILED == job.refresh().state
+    assert [0, 60, 660] == [(one.at - job.record().created_at) / 1_000_000 for one in job.errors()]
+
+
+def test_a_recurring_job_fires_at_each_instant_on_the_way(clock, note, seen):
+    """As servers would have fired it in all that time."""
+    note.recur("hourly", Cron("0 * * * *"))
+
+    drained = clock.advance(hours=3)
+
+    assert Drained(succeeded=3) == drained
+    assert [(HOUR * n, HOUR * n) for n in (1, 2, 3)] == seen
+
+
+def test_declared_recurring_jobs_fire_after_sync(fire, clock, seen):
+    """A server writes declarations when it starts; a test says so."""
+
+    @fire.recurring("hourly", Every(HOUR))
+    @fire.task(name="declared")
+    def declared() -> None:
+        seen.append(clock.now)
+
+    before = clock.advance(hours=1)
+    fire.recurring.sync()
+    after = clock.advance(hours=1)
+
+    assert (Drained(), Drained(succeeded=1)) == (before, after)
+
+
+def test_a_jump_runs_nothing_and_counts_as_an_outage(tester, clock, note, seen):
+    """What was missed meanwhile follows the misfire policy: one run for many instants."""
+    note.recur("hourly", Every(HOUR))
+
+    clock.jump(hours=5)
+    assert [] == seen
+    tester.drain()
+
+    assert [(5 * HOUR, 5 * HOUR)] == seen
+
+
+def test_time_can_be_set_to_an_instant(clock, note):
+    """`advance_to` goes there as `advance` does."""
+    note.schedule(HOUR)
+
+    drained = clock.advance_to(START + HOUR)
+
+    assert Drained(succeeded=1) == drained
+    assert START + HOUR == clock.now
+
+
+def test_time_never_goes_back(clock):
+    """A negative span and an instant that has passed are refused."""
+    with pytest.raises(ConfigurationError, match="forward only"):
+        clock.advance(hours=-1)
+    with pytest.raises(ConfigurationError, match="forward only"):
+        clock.jump(seconds=-1)
+    with pytest.raises(ConfigurationError, match="has passed"):
+        clock.advance_to(START - HOUR)
+
+    assert START == clock.now
+
+
+def test_units_add_up(clock):
+    """A span and units may be given together."""
+    clock.advance(HOUR, days=1, hours=1, minutes=1, seconds=1.5)
+
+    assert START + timedelta(days=1, hours=2, minutes=1, seconds=1.5) == clock.now
+
+
+def test_an_advance_raises_what_a_task_raised_if_asked(fire, clock):
+    """It stops at the instant of the failure."""
+
+    def fails() -> None:
+        raise ValueError("boom")
+
+    fire.task(name="fails")(fails).schedule(HOUR)
+
+    with pytest.raises(ValueError, match="boom"):
+        clock.advance(hours=2, raises=True)
+
+    assert START + HOUR == clock.now
+
+
+def test_too_many_instants_are_noticed(clock, note):
+    """A year of seconds does not hang the test run."""
+    note.recur("seconds", Every(timedelta(seconds=1)))
+
+    with pytest.raises(AssertionError, match=r"10,000 instants were passed.*or jump"):
+        clock.advance(days=365)
+
+
+def test_a_running_job_lets_time_pass(fire, tester, clock, note, seen):
+    """Inside a job the clock moves and nothing else runs; what fell due runs afterwards."""
+
+    def slow() -> None:
+        clock.advance(hours=2)
+        seen.append("slow")
+
+    note.schedule(HOUR)
+    fire.task(name="slow")(slow).enqueue()
+
+    tester.drain()
+
+    assert ["slow", (2 * HOUR, HOUR)] == seen
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["thread", "loop"])
+def test_a_job_above_its_timeout_by_this_clock_times_out(fire, tester, clock, is_async):
+    """A task is told to end as a server would tell it: it fails by TimeoutError."""
+
+    def slow(context: JobContext) -> None:
+        clock.advance(seconds=61)
+        context.raise_if_cancelled()
+
+    async def aslow() -> None:
+        clock.advance(seconds=61)
+        await asyncio.sleep(0)
+
+    task = fire.task(name="slow", timeout=60, retry=Retry.never())(aslow if is_async else slow)
+    job = task.enqueue()
+
+    tester.drain()
+
+    assert State.FAILED == job.refresh().state
+    assert "timed out after 60 s" == job.error.message
+
+
+def test_a_job_within_its_timeout_goes_on(fire, tester, clock):
+    """A minute is not above a minute."""
+
+    def slow(context: JobContext) -> bool:
+        clock.advance(seconds=60)
+        return context.cancelled
+
+    job = fire.task(name="slow", timeout=60)(slow).enqueue()
+
+    tester.drain()
+
+    assert job.result(timeout=0) is False
+
+
+def test_time_moves_on_a_running_loop(fire, clock, seen):
+    """`aadvance` and `aadvance_to` run coroutines where they are awaited."""
+
+    async def anote() -> None:
+        await asyncio.sleep(0)
+        seen.append(clock.now - START)
+
+    task = fire.task(name="anote")(anote)
+
+    async def use():
+        await task.aschedule(HOUR)
+        await task.aschedule(2 * HOUR)
+        return await clock.aadvance(hours=1) + await clock.aadvance_to(START + 2 * HOUR)
+
+    drained = asyncio.run(use())
+
+    assert Drained(succeeded=2) == drained
+    assert [HOUR, 2 * HOUR] == seen

@@ -1,0 +1,631 @@
+"""`Tester`: jobs run when a test says so, as a server would run them."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from firelock import (
+    ConfigurationError,
+    Firelock,
+    JobContext,
+    JobFailed,
+    Retry,
+    Snooze,
+    State,
+    StorageUnavailable,
+    UnknownTask,
+    hookimpl,
+)
+from firelock.job import NewJob
+from firelock.testing import Drained, Tester
+
+
+class Shop:
+    """An app with a task of each kind, and what they noted."""
+
+    def __init__(self, **options):
+        self.fire = Firelock("memory://", **options)
+        self.notes = []
+        self.note = self.fire.task(name="note")(self._noted())
+        self.anote = self.fire.task(name="anote")(self._anoted())
+        self.fail = self.fire.task(name="fail", retry=Retry.fixed(60, attempts=2, jitter=0))(self._failed())
+
+    def _noted(self):
+        def note(text: str) -> str:
+            self.notes.append(text)
+            return text.upper()
+
+        return note
+
+    def _anoted(self):
+        async def anote(text: str) -> str:
+            await asyncio.sleep(0)
+            self.notes.append(text)
+            return text.upper()
+
+        return anote
+
+    def _failed(self):
+        def fail(text: str) -> None:
+            self.notes.append(text)
+            raise ValueError(text)
+
+        return fail
+
+
+@pytest.fixture
+def shop():
+    return Shop()
+
+
+@pytest.fixture
+def tester(shop):
+    with Tester(shop.fire) as tester:
+        yield tester
+
+
+# ---- draining --------------------------------------------------------------------------------------------
+
+
+def test_nothing_runs_before_it_is_drained(shop, tester):
+    """An enqueued job waits until the test runs it, and is settled then."""
+    job = shop.note.enqueue("a")
+    before = list(shop.notes)
+
+    drained = tester.drain()
+
+    assert [] == before
+    assert Drained(succeeded=1) == drained
+    assert "A" == job.result(timeout=0)
+    assert ["a"] == shop.notes
+
+
+def test_a_drain_runs_in_the_order_of_claims(shop, tester):
+    """Higher priority first, then as enqueued; what a job enqueues waits its turn."""
+    for text in ("a", "b"):
+        shop.note.enqueue(text)
+    shop.note.using(priority=1).enqueue("first")
+
+    tester.drain()
+
+    assert ["first", "a", "b"] == shop.notes
+
+
+def test_a_drain_goes_on_until_nothing_is_due(shop, tester):
+    """What jobs enqueue, their continuations and retries without a wait are run by the same drain."""
+
+    def fails_once(context: JobContext) -> None:
+        shop.note.enqueue(f"run {context.attempt}")
+        if context.attempt == 1:
+            raise ValueError
+
+    task = shop.fire.task(name="fails_once", retry=Retry.fixed(0))(fails_once)
+    task.enqueue().then(shop.note, "then")
+
+    drained = tester.drain()
+
+    assert Drained(succeeded=4, retried=1) == drained
+    assert ["run 1", "run 2", "then"] == shop.notes
+
+
+def test_a_job_that_waits_for_another_goes_behind_it(shop, tester):
+    """A requeued job takes its place behind what is enqueued, though no time has passed."""
+
+    def waits() -> None:
+        if not shop.notes:
+            raise LookupError
+
+    shop.fire.task(name="waits", retry=Retry.fixed(0))(waits).enqueue()
+    shop.note.enqueue("a")
+
+    drained = tester.drain()
+
+    assert Drained(succeeded=2, retried=1) == drained
+
+
+def test_a_result_is_there_or_it_never_will_be(shop, tester):
+    """Nobody runs the job while a test waits, so waiting fails at once and says what to do."""
+    job = shop.note.enqueue("a")
+
+    with pytest.raises(AssertionError, match=r"is enqueued, and nobody runs it .* tester\.drain"):
+        job.result()
+
+    tester.drain()
+    assert "A" == job.result()
+
+
+def test_a_result_can_be_awaited(shop, tester):
+    """`aresult` looks once as well."""
+
+    async def use():
+        job = await shop.anote.aenqueue("a")
+        await tester.adrain()
+        return await job.aresult()
+
+    assert "A" == asyncio.run(use())
+
+
+def test_a_drain_counts_every_way_to_end(shop, tester):
+    """Each attempt is counted once, by what became of its job."""
+
+    def snoozes(context: JobContext) -> Snooze | None:
+        return Snooze(timedelta(hours=1))
+
+    def deletes_itself(context: JobContext) -> None:
+        shop.fire.jobs.get(context.id).delete()
+
+    def gives_up() -> None:
+        raise ValueError
+
+    shop.note.enqueue("a")
+    shop.fail.enqueue("b")
+    shop.fire.task(name="snoozes")(snoozes).enqueue()
+    shop.fire.task(name="deletes_itself")(deletes_itself).enqueue()
+    shop.fire.task(name="gives_up", retry=Retry.never())(gives_up).enqueue()
+    shop.fire.task(name="dropped", retry=Retry.never(on_exceeded="delete"))(gives_up).enqueue()
+    shop.fire.task(name="elsewhere", remote=True)(gives_up).enqueue()
+
+    drained = tester.drain()
+
+    expected = Drained(succeeded=1, failed=1, retried=1, snoozed=1, deleted=1, unknown=1, refused=1)
+    assert expected == drained
+    assert 7 == drained.total
+
+
+def test_a_drain_can_be_limited(shop, tester):
+    """With a limit the rest stays enqueued."""
+    jobs = shop.note.enqueue_many([("a",), ("b",), ("c",)])
+
+    drained = tester.drain(limit=2)
+
+    assert Drained(succeeded=2) == drained
+    assert ["a", "b"] == shop.notes
+    assert State.ENQUEUED == jobs[2].refresh().state
+
+
+def test_a_drain_can_be_kept_to_queues(shop, tester):
+    """Only the named queues are taken, in their order."""
+    shop.note.enqueue("default")
+    shop.note.using(queue="second").enqueue("second")
+    shop.note.using(queue="first").enqueue("first")
+
+    tester.drain(queues=["first", "second"])
+
+    assert ["first", "second"] == shop.notes
+
+
+def test_a_drain_raises_what_a_task_raised_if_asked(shop, tester):
+    """The very error leaves the drain; the job has been settled, the rest stays enqueued."""
+    job = shop.fail.enqueue("a")
+    rest = shop.note.enqueue("b")
+
+    with pytest.raises(ValueError, match=r"^a$") as caught:
+        tester.drain(raises=True)
+
+    assert "fail" == caught.traceback[-1].name
+    assert State.SCHEDULED == job.refresh().state
+    assert State.ENQUEUED == rest.refresh().state
+
+
+def test_a_job_that_cannot_be_read_fails_and_raises_if_asked(shop, tester):
+    """There is no error of a task to raise, so JobFailed says why."""
+    broken = NewJob("broken", "note", "{", "json", "default", 0, State.ENQUEUED, 0)
+    tester.storage.insert([broken])
+
+    with pytest.raises(JobFailed, match="arguments cannot be read"):
+        tester.drain(raises=True)
+
+    assert State.FAILED == shop.fire.jobs.get("broken").state
+
+
+def test_an_endless_chain_of_jobs_is_noticed(shop, tester):
+    """A job that enqueues itself again and again does not hang the test run."""
+
+    def again() -> None:
+        task.enqueue()
+
+    task = shop.fire.task(name="again")(again)
+    task.enqueue()
+
+    with pytest.raises(AssertionError, match="10,000 jobs were run and more are due, again next"):
+        tester.drain()
+
+    assert 1 == shop.fire.jobs.counts().by_state[State.ENQUEUED]
+
+
+def test_pytests_own_outcomes_end_the_test_at_once(shop, tester):
+    """A skip, a fail or Ctrl-C inside a task is not taken for the task's failure."""
+
+    def skips() -> None:
+        pytest.skip("inside")
+
+    shop.fire.task(name="skips")(skips).enqueue()
+
+    with pytest.raises(pytest.skip.Exception, match="inside"):
+        tester.drain()
+
+
+def test_what_a_job_says_is_stored(shop, tester):
+    """Log and progress of a drained job can be read as ever."""
+
+    def speaks(context: JobContext) -> None:
+        context.log("half way")
+        context.progress(1, 2)
+
+    job = shop.fire.task(name="speaks")(speaks).enqueue()
+
+    tester.drain()
+
+    assert ["half way"] == [line.text for line in job.log()]
+    assert (1, 2) == ((progress := job.progress()).done, progress.total)
+
+
+def test_hooks_are_asked_as_on_a_server():
+    """A plugin wraps the run and learns of the end."""
+
+    class Watching:
+        def __init__(self):
+            self.seen = []
+
+        @hookimpl
+        def job_context(self, job, task):
+            self.seen.append(("run", task.name))
+
+        @hookimpl
+        def jobs_settled(self, settled):
+            self.seen += [("settled", one.transition.to) for one in settled]
+
+    watching = Watching()
+    shop = Shop(plugins=[watching])
+    with Tester(shop.fire) as tester:
+        shop.note.enqueue("a")
+
+        tester.drain()
+
+    assert [("run", "note"), ("settled", State.SUCCEEDED)] == watching.seen
+
+
+def test_an_async_task_is_drained_on_a_loop_of_its_own(shop, tester):
+    """Outside a loop `drain` runs `async def` tasks too."""
+    shop.anote.enqueue("a")
+
+    drained = tester.drain()
+
+    assert Drained(succeeded=1) == drained
+    assert ["a"] == shop.notes
+
+
+def test_inside_a_loop_an_async_task_asks_for_the_awaited_form(shop, tester):
+    """`drain` cannot wait for a coroutine there; the job is left as it was and `adrain` runs it."""
+
+    async def use():
+        await shop.anote.aenqueue("a")
+        with pytest.raises(ConfigurationError, match=r"await tester\.adrain"):
+            tester.drain()
+        return await tester.adrain()
+
+    drained = asyncio.run(use())
+
+    assert Drained(succeeded=1) == drained
+    assert ["a"] == shop.notes
+    assert 1 == tester.enqueued("anote")[0].job.record().attempt
+
+
+def test_adrain_runs_tasks_of_both_kinds(shop, tester):
+    """On the running loop coroutines are awaited and functions run beside it."""
+
+    async def use():
+        await shop.anote.aenqueue("a")
+        await shop.note.aenqueue("b")
+        return await tester.adrain()
+
+    drained = asyncio.run(use())
+
+    assert Drained(succeeded=2) == drained
+    assert ["a", "b"] == shop.notes
+
+
+def test_adrain_raises_what_a_task_raised_if_asked(shop, tester):
+    """As `drain` does."""
+
+    async def use():
+        await shop.fail.aenqueue("a")
+        await tester.adrain(raises=True)
+
+    with pytest.raises(ValueError, match=r"^a$"):
+        asyncio.run(use())
+
+
+# ---- inline ----------------------------------------------------------------------------------------------
+
+
+def test_inline_an_enqueue_runs_the_job(shop, tester):
+    """The job has run when `enqueue` returns, and its handle shows the end."""
+    with tester.inline():
+        job = shop.note.enqueue("a")
+
+    assert (["a"], State.SUCCEEDED) == (shop.notes, job.state)
+    assert "A" == job.result(timeout=0)
+
+
+def test_inline_every_way_to_enqueue_runs_the_job(shop, tester):
+    """Many at once and continuations included, in the order of the calls."""
+    with tester.inline():
+        first, _ = shop.note.enqueue_many([("a",), ("b",)])
+        first.then(shop.note, "c")
+        shop.fire.enqueue_many([shop.note.call("d"), shop.anote.call("e")])
+
+    assert ["a", "b", "c", "d", "e"] == shop.notes
+
+
+def test_inline_runs_the_continuations_it_sets_free(shop, tester):
+    """A continuation made inside its parent runs when the parent has ended."""
+
+    def parent(context: JobContext) -> None:
+        shop.fire.jobs.get(context.id).then(shop.note, "child")
+        shop.notes.append("parent")
+
+    task = shop.fire.task(name="parent")(parent)
+
+    with tester.inline():
+        task.enqueue()
+
+    assert ["parent", "child"] == shop.notes
+
+
+def test_inline_arguments_meet_the_guards(shop, tester):
+    """What a server could not run is refused at the enqueue."""
+    with tester.inline(), pytest.raises(TypeError, match="text"):
+        shop.note.enqueue(object())
+
+    assert [] == shop.notes
+
+
+def test_inline_a_failure_leaves_the_enqueue(shop, tester):
+    """The task's own error is raised once its job has been settled."""
+    with tester.inline(), pytest.raises(ValueError, match=r"^a$"):
+        shop.fail.enqueue("a")
+
+    assert State.SCHEDULED == tester.enqueued("fail")[0].job.state
+
+
+def test_inline_failures_can_stay_with_their_jobs(shop, tester):
+    """With raises=False the state tells."""
+    with tester.inline(raises=False):
+        job = shop.fail.enqueue("a")
+
+    assert State.SCHEDULED == job.state
+    assert "ValueError: a" in job.reason
+
+
+def test_inline_an_inner_job_does_not_fail_the_outer_one(shop, tester):
+    """As on a server: the outer job succeeds, and the error leaves the outermost enqueue."""
+
+    def outer() -> None:
+        shop.fail.enqueue("inner")
+        shop.notes.append("outer goes on")
+
+    task = shop.fire.task(name="outer")(outer)
+
+    with tester.inline(), pytest.raises(ValueError, match="inner"):
+        task.enqueue()
+
+    assert ["inner", "outer goes on"] == shop.notes
+    assert State.SUCCEEDED == tester.enqueued("outer")[0].job.state
+
+
+def test_inline_leaves_what_was_enqueued_before_and_what_is_scheduled(shop, tester):
+    """Inline is about the enqueues in the block, not about time or the past."""
+    before = shop.note.enqueue("before")
+
+    with tester.inline():
+        later = shop.note.schedule(60, "later")
+
+    assert [] == shop.notes
+    assert (State.ENQUEUED, State.SCHEDULED) == (before.refresh().state, later.refresh().state)
+
+
+def test_inline_respects_a_paused_queue(shop, tester):
+    """No server would run the job either."""
+    shop.fire.queues.pause("default")
+
+    with tester.inline():
+        job = shop.note.enqueue("a")
+
+    assert State.ENQUEUED == job.state
+
+
+def test_inline_ends_with_its_block(shop, tester):
+    """After the block an enqueue enqueues."""
+    with tester.inline():
+        pass
+
+    job = shop.note.enqueue("a")
+
+    assert State.ENQUEUED == job.refresh().state
+
+
+def test_inline_an_awaited_enqueue_awaits_the_job(shop, tester):
+    """Async code enqueues by `aenqueue`: both kinds of task have run when it returns."""
+
+    async def use():
+        with tester.inline():
+            return [await shop.anote.aenqueue("a"), await shop.note.aenqueue("b")]
+
+    jobs = asyncio.run(use())
+
+    assert ["a", "b"] == shop.notes
+    assert [State.SUCCEEDED, State.SUCCEEDED] == [job.state for job in jobs]
+
+
+def test_inline_an_async_task_that_enqueues_does_not_wait_for_itself(shop, tester):
+    """The inner job runs on the same loop, inside the outer one."""
+
+    async def outer() -> None:
+        await shop.anote.aenqueue("inner")
+        shop.notes.append("outer")
+
+    task = shop.fire.task(name="outer")(outer)
+
+    with tester.inline():
+        task.enqueue()
+
+    assert ["inner", "outer"] == shop.notes
+
+
+# ---- failures --------------------------------------------------------------------------------------------
+
+
+def test_the_next_runs_of_a_task_can_be_made_to_fail(shop, tester):
+    """So many runs raise instead of running; the retry after them runs."""
+    tester.fail_next(shop.note, ConnectionError("down"), times=1)
+    tester.fail_next("anote", TimeoutError)
+    job = shop.note.using(retry=Retry.fixed(0)).enqueue("a")
+    other = shop.anote.using(retry=Retry.never()).enqueue("b")
+
+    drained = tester.drain()
+
+    assert Drained(succeeded=1, retried=1, failed=1) == drained
+    assert ["a"] == shop.notes
+    assert "ConnectionError" == job.errors()[0].error.type
+    assert "TimeoutError" == other.errors()[0].error.type
+
+
+def test_failing_a_task_that_is_not_there_is_refused(shop, tester):
+    """A name with a slip would never fail anything."""
+    with pytest.raises(UnknownTask, match="'mote' is not registered"):
+        tester.fail_next("mote", ValueError())
+
+
+def test_a_job_survives_a_lost_server(shop, tester):
+    """It is enqueued again with a crash counted and its attempt given back, and has not run."""
+    shop.note.enqueue("a")
+
+    job = tester.lose_server()
+
+    record = job.record()
+    assert (State.ENQUEUED, 0, 1) == (record.state, record.attempt, record.crashes)
+    assert [] == shop.notes
+    assert Drained(succeeded=1) == tester.drain()
+
+
+def test_a_server_can_be_lost_after_the_task_ran(shop, tester):
+    """Its end was never stored, so the task runs twice: what an idempotent task has to stand."""
+    shop.note.enqueue("a")
+
+    tester.lose_server(after_running=True)
+    tester.drain()
+
+    assert ["a", "a"] == shop.notes
+
+
+def test_losing_a_server_needs_a_due_job(shop, tester):
+    """The message says what was enqueued instead."""
+    shop.note.schedule(60, "a")
+
+    with pytest.raises(AssertionError, match="No job is due") as caught:
+        tester.lose_server()
+
+    assert "note('a')" in str(caught.value)
+
+
+def test_the_storage_can_be_made_to_fail(shop, tester):
+    """Code under test meets StorageUnavailable; the tester itself goes on."""
+    job = shop.note.enqueue("a")
+    tester.storage.fail_next("insert")
+    tester.storage.fail_next("claim")
+    tester.storage.fail_next("apply")
+
+    with pytest.raises(StorageUnavailable):
+        shop.note.enqueue("b")
+
+    assert Drained(succeeded=1) == tester.drain()
+    assert ["a"] == shop.notes
+    assert "A" == job.result(timeout=0)
+
+
+# ---- apps ------------------------------------------------------------------------------------------------
+
+
+def test_an_app_has_its_own_storage_back(shop):
+    """After the block nothing of it is left: storage, clock and jobs are the app's own."""
+    storage, clock = shop.fire.storage, shop.fire.client.clock
+    job = shop.note.enqueue("own")
+
+    with Tester(shop.fire) as tester:
+        shop.note.enqueue("tested")
+        tested = tester.enqueued()
+
+    assert ["note"] == [one.task for one in tested]
+    assert storage is shop.fire.storage
+    assert clock is shop.fire.client.clock
+    assert [job] == list(shop.fire.jobs.find())
+    assert [] == shop.notes
+
+
+def test_locks_go_with_the_storage(shop):
+    """A lock taken in the block is none outside of it."""
+    with Tester(shop.fire), shop.fire.lock("a") as inside:
+        fences = [inside.fence]
+    with shop.fire.lock("a", timeout=0) as outside:
+        fences.append(outside.fence)
+
+    assert [1, 1] == fences
+
+
+def test_testers_nest(shop):
+    """The inner block has jobs of its own; the outer one has its jobs back after it."""
+    with Tester(shop.fire) as outer:
+        shop.note.enqueue("outer")
+        with Tester(shop.fire) as inner:
+            shop.note.enqueue("inner")
+            inner.drain()
+        outer.drain()
+
+    assert ["inner", "outer"] == shop.notes
+
+
+def test_apps_share_a_tester():
+    """A client's stub is run by the app that has the task."""
+    client, server = Firelock("memory://"), Firelock("memory://")
+
+    def charge(amount: int) -> int:
+        return -amount
+
+    stub = client.task(name="charge", remote=True)(charge)
+    server.task(name="charge")(charge)
+
+    with Tester(client, server) as tester:
+        job = stub.enqueue(7)
+        drained = tester.drain()
+
+        assert Drained(succeeded=1) == drained
+        assert -7 == job.result(timeout=0)
+
+
+def test_a_transaction_is_accepted(shop, tester):
+    """Code that enqueues within a transaction of its own can be tested without its database."""
+    job = shop.note.using(within=object()).enqueue("a")
+
+    tester.drain()
+
+    assert State.SUCCEEDED == job.refresh().state
+
+
+def test_a_tester_needs_an_app():
+    """Without one there is nothing to test."""
+    with pytest.raises(ConfigurationError, match="no app"):
+        Tester()
+
+
+def test_the_start_can_be_chosen(shop):
+    """Jobs are made at the instant at which the clock was set to begin."""
+    start = datetime(2031, 5, 6, 7, 8, 9, tzinfo=UTC)
+
+    with Tester(shop.fire, start=start) as tester:
+        job = shop.note.enqueue("a")
+
+        assert start == tester.clock.now == job.created_at
