@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast
 
@@ -156,8 +155,8 @@ class Job(Generic[R]):
         future = self._client.results.wait_for(self.id)
         try:
             record = future.result(timeout)
-        except (TimeoutError, concurrent.futures.TimeoutError) as error:
-            raise self._too_late(timeout) from error
+        except TimeoutError as error:
+            record = self._ended_at_last(timeout, error)
         finally:
             self._client.results.forget(self.id, future)
         return self._result_of(record)
@@ -171,13 +170,18 @@ class Job(Generic[R]):
         try:
             record = await asyncio.wait_for(asyncio.wrap_future(future), timeout)
         except TimeoutError as error:
-            raise self._too_late(timeout) from error
+            record = await in_thread(self._ended_at_last, timeout, error)
         finally:
             self._client.results.forget(self.id, future)
         return self._result_of(record)
 
-    def _too_late(self, timeout: float | None) -> ResultTimeout:
-        return ResultTimeout(f"Job {self.id} ({self.task}) had not ended within {timeout:g} s.")
+    def _ended_at_last(self, timeout: float | None, cause: Exception) -> JobRecord | None:
+        """Return the record if it has ended by now: nobody may have looked within a timeout as short as 0."""
+        record = self._client.storage.get((self.id,))[0]
+        if record is None or record.is_final:
+            return record
+        message = f"Job {self.id} ({self.task}) had not ended within {timeout or 0:g} s."
+        raise ResultTimeout(message) from cause
 
     def _result_of(self, record: JobRecord | None) -> R:
         if record is None:
