@@ -31,28 +31,10 @@ from firelock.lifecycle import (
     continuation_target,
     waiting_reason,
 )
+from firelock.storage import selection, steps
 from firelock.storage.contract import CONTRACT, Storage
 from firelock.storage.defaults import add_rollups, forget_job, next_recurring_at, prune_rollups
-from firelock.storage.selection import (
-    is_pausing,
-    listed_at,
-    matches,
-    next_in_line,
-    paged,
-    read_cursor,
-    write_cursor,
-)
-from firelock.storage.steps import (
-    StoredJob,
-    applied,
-    claimed_by,
-    ended_with,
-    followed,
-    promoted,
-    reconciled,
-    stored,
-    taken_back,
-)
+from firelock.storage.steps import StoredJob
 from firelock.storage.values import (
     DURATION_BUCKETS,
     Applied,
@@ -84,8 +66,6 @@ __all__ = [
     "Progress", "Promotion", "Reconciliation", "Record", "RecurringRecord", "Renewal", "Rollup",
     "SchemaMismatch", "SchemaState", "SessionRecord", "State", "Storage", "StorageError",
     "StorageUnavailable", "StoredJob", "Taken", "Transition", "UnsupportedFeature", "Upkeep", "add_rollups",
-    "applied", "bounded_history", "claimed_by", "continuation_target", "ended_with", "followed",
-    "forget_job", "is_pausing", "listed_at", "matches", "next_in_line", "next_recurring_at", "paged",
-    "promoted", "prune_rollups", "read_cursor", "reconciled", "stored", "taken_back", "waiting_reason",
-    "write_cursor",
+    "bounded_history", "continuation_target", "forget_job", "next_recurring_at", "prune_rollups",
+    "selection", "steps", "waiting_reason",
 ]  # fmt: skip

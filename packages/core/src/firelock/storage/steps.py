@@ -6,23 +6,35 @@ statements of its own needs none of this; the contract says the same in words.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import cast
 
 import attrs
 
+from firelock.clock import SECOND
+from firelock.errors import JobNotFound
 from firelock.job import FINAL_STATES, Attempt, ClaimedJob, Edge, HistoryEntry, JobRecord, NewJob, State
 from firelock.lifecycle import Transition, Upkeep, bounded_history, continuation_target, waiting_reason
-from firelock.storage.values import Applied, Held, Reconciliation
+from firelock.storage.values import (
+    Applied,
+    Held,
+    NewSession,
+    Reconciliation,
+    Renewal,
+    SessionRecord,
+)
 
 __all__ = [
     "StoredJob",
     "applied",
+    "begun",
     "claimed_by",
     "ended_with",
     "followed",
+    "parents_of",
     "promoted",
     "reconciled",
+    "renewed",
     "stored",
     "taken_back",
 ]
@@ -70,6 +82,24 @@ def _changed(job: StoredJob, entry: HistoryEntry | None = None, **fields: object
 
 
 # ---- beginning, and waiting for others -------------------------------------------------------------------
+
+
+def parents_of(job: NewJob, find: Callable[[str], StoredJob | None]) -> list[JobRecord]:
+    """Return the records of the job's parents.
+
+    Raises:
+        JobNotFound: one of them is not stored.
+    """
+    parents = []
+    for edge in job.parents:
+        parent = find(edge.parent_id)
+        if parent is None:
+            message = (
+                f"Job {job.id} is to wait for {edge.parent_id}, which is not stored. Nothing was stored."
+            )
+            raise JobNotFound(message)
+        parents.append(parent.record)
+    return parents
 
 
 def stored(job: NewJob, parents: Iterable[JobRecord], *, sequence: int, now: int) -> StoredJob:
@@ -254,3 +284,20 @@ def reconciled(
             started.append(_changed(job, started_at=one.started_at))
     unknown = [job.claimed() for job in of_session.values()]
     return Reconciliation(is_session_lost, lost, unknown), started
+
+
+# ---- sessions --------------------------------------------------------------------------------------------
+
+
+def begun(session: NewSession, *, now: int) -> SessionRecord:
+    """Return the session as it begins to live."""
+    return SessionRecord(session, _lives_until(session, now), True, Renewal(session.id))
+
+
+def renewed(record: SessionRecord, renewal: Renewal, *, now: int) -> SessionRecord:
+    """Return the living session with a new life and what its child reports."""
+    return SessionRecord(record.session, _lives_until(record.session, now), True, renewal)
+
+
+def _lives_until(session: NewSession, now: int) -> int:
+    return now + int(session.timeout_seconds * SECOND)
