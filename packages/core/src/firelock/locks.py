@@ -11,6 +11,7 @@ import os
 import random
 import threading
 import time
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 
 _NAME_LIMIT = 200
 _FIRST_WAIT, _LONGEST_WAIT = 0.01, 0.25
+_SHORTEST_LIFE, _LONGEST_LIFE = 0.001, 366 * 86_400.0
 
 
 class LockProvider(Protocol):
@@ -52,12 +54,8 @@ class Lock:
     def __init__(
         self, provider: LockProvider, keeper: LockKeeper, name: str, *, timeout: float, ttl: float
     ) -> None:
-        if not 0 < len(name) <= _NAME_LIMIT or not name.isprintable():
-            message = f"Lock name {name!r} is refused; use 1 to {_NAME_LIMIT} printable characters."
-            raise ConfigurationError(message)
-        if not timeout >= 0 or not ttl > 0:
-            message = f"A lock takes timeout ≥ 0 and ttl > 0 seconds, not {timeout!r} and {ttl!r}."
-            raise ConfigurationError(message)
+        _check_name(name)
+        _check_spans(timeout, ttl)
         self.name = name
         self.fence = 0  # the token, while held
         self._provider = provider
@@ -66,6 +64,7 @@ class Lock:
         self._ttl = ttl
         self._owner = new_id()
         self._ends_at = 0.0
+        self._is_held = False  # from the grant until it is being left
         self._is_lost = False
 
     @property
@@ -73,31 +72,74 @@ class Lock:
         """Tell whether the lock ended before it was left; from then on another may hold it."""
         return self._is_lost or (self.fence > 0 and time.monotonic() >= self._ends_at)
 
+    # ---- taking it ---------------------------------------------------------------------------------------
+
     def __enter__(self) -> Self:
         """The lock is held.
 
         Raises:
             LockTimeout: it was not free in time.
         """
-        deadline = time.monotonic() + self._timeout
-        wait = _FIRST_WAIT
+        deadline, waits = time.monotonic() + self._timeout, _waits()
         while not self._try():
-            left = deadline - time.monotonic()
-            if left <= 0:
-                message = f"Lock {self.name!r} was not free within {self._timeout:g} s."
-                raise LockTimeout(message)
-            self._keeper.pause(min(left, wait * random.uniform(0.5, 1.0)))  # noqa: S311 - jitter
-            wait = min(_LONGEST_WAIT, wait * 1.6)
-        self._keeper.add(self)
+            self._keeper.pause(min(self._left(deadline), next(waits)))
         return self
 
+    async def __aenter__(self) -> Self:
+        """The lock is held. No thread is kept while it waits, so those who leave find one."""
+        import asyncio  # noqa: PLC0415 - loaded when first used
+
+        deadline, waits = time.monotonic() + self._timeout, _waits()
+        while not await self._atry():
+            await asyncio.sleep(min(self._left(deadline), next(waits)))
+        return self
+
+    def _left(self, deadline: float) -> float:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            message = f"Lock {self.name!r} was not free within {self._timeout:g} s."
+            raise LockTimeout(message)
+        return left
+
     def _try(self) -> bool:
+        if self._is_held:
+            message = f"Lock {self.name!r} is held through this very object; make one a use."
+            raise ConfigurationError(message)
         asked_at = time.monotonic()
         fence = self._provider.acquire_lock(self.name, self._owner, self._ttl)
         if fence is None:
             return False
-        self.fence, self._ends_at, self._is_lost = fence, asked_at + self._ttl, False
+        self.fence, self._ends_at = fence, asked_at + self._ttl
+        self._is_lost, self._is_held = False, True
+        self._keeper.add(self)
         return True
+
+    async def _atry(self) -> bool:
+        """Try in a thread; a lock that comes after the coroutine was cancelled is given back."""
+        import asyncio  # noqa: PLC0415 - loaded when first used
+
+        mutex = threading.Lock()
+        is_cancelled = is_taken = False
+
+        def ask() -> bool:
+            nonlocal is_taken
+            taken = self._try()
+            with mutex:
+                is_taken = taken and not is_cancelled
+            if taken and not is_taken:
+                self._give_back()
+            return taken
+
+        try:
+            return await in_thread(ask)
+        except asyncio.CancelledError:
+            with mutex:
+                is_cancelled = True
+            if is_taken:
+                threading.Thread(target=self._give_back, name="firelock-unlock").start()
+            raise
+
+    # ---- leaving it --------------------------------------------------------------------------------------
 
     def __exit__(
         self,
@@ -107,25 +149,24 @@ class Lock:
     ) -> None:
         """The lock is free for others."""
         self._keeper.remove(self)
+        self._is_held = False  # first: a renewal that is under way says nothing about it any more
         if not self.lost:
             self._ends_at = float("inf")  # no longer held, and so no longer to be lost
         try:
+            # The provider's word decides: with this token it was ours until now, or it was lost.
             released = self._provider.release_lock(self.name, self._owner, self.fence)
         except StorageError:
             if kind is None:
                 raise
             log.warning("Lock %r was not released; it ends by itself within %g s.", self.name, self._ttl)
             return
-        if kind is None and (self._is_lost or not released):
+        if kind is None and not released:
+            self._is_lost = True
             message = (
                 f"Lock {self.name!r} (fence {self.fence}) was lost before it was left: work under it may "
                 "have overlapped with another holder's."
             )
             raise LockLost(message)
-
-    async def __aenter__(self) -> Self:
-        """The lock is held; the waiting is done in a thread."""
-        return await in_thread(self.__enter__)
 
     async def __aexit__(
         self,
@@ -136,6 +177,15 @@ class Lock:
         """The lock is free for others."""
         await in_thread(self.__exit__, kind, error, traceback)
 
+    def _give_back(self) -> None:
+        """Leave a lock that nobody waits for any more."""
+        try:
+            self.__exit__(None, None, None)
+        except (StorageError, LockLost) as error:
+            log.warning("Lock %r was not released; it ends by itself: %s", self.name, error)
+
+    # ---- keeping it --------------------------------------------------------------------------------------
+
     @property
     def renews_every(self) -> float:
         """Seconds between two renewals."""
@@ -145,16 +195,42 @@ class Lock:
         """The lock lives on for its ttl; False once it is lost. Called by the keeper."""
         asked_at = time.monotonic()
         try:
-            is_held = self._provider.renew_lock(self.name, self._owner, self.fence, self._ttl)
-        except StorageError:
+            is_ours = self._provider.renew_lock(self.name, self._owner, self.fence, self._ttl)
+        except Exception:
             log.warning("Lock %r could not be renewed; trying again until it ends.", self.name, exc_info=True)
-            is_held = asked_at < self._ends_at
+            is_ours = asked_at < self._ends_at
         else:
-            if is_held:
+            if is_ours and self._is_held:
                 self._ends_at = asked_at + self._ttl
-        if not is_held:
+        if self._is_held and not is_ours:
             self._is_lost = True
-        return is_held
+        return is_ours
+
+
+def _check_name(name: object) -> None:
+    if not isinstance(name, str) or not 0 < len(name) <= _NAME_LIMIT or not name.isprintable():
+        message = f"Lock name {name!r} is refused; use 1 to {_NAME_LIMIT} printable characters."
+        raise ConfigurationError(message)
+
+
+def _check_spans(timeout: object, ttl: object) -> None:
+    if not _is_between(timeout, 0, float("inf")) or not _is_between(ttl, _SHORTEST_LIFE, _LONGEST_LIFE):
+        message = (
+            f"A lock takes timeout ≥ 0 and ttl > 0 seconds, ttl up to a year, not {timeout!r} and {ttl!r}."
+        )
+        raise ConfigurationError(message)
+
+
+def _is_between(value: object, least: float, most: float) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
+
+
+def _waits() -> Iterator[float]:
+    """Yield how long to wait between two looks at a taken lock, in seconds, jitter included."""
+    wait = _FIRST_WAIT
+    while True:
+        yield wait * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
+        wait = min(_LONGEST_WAIT, wait * 1.6)
 
 
 class LockKeeper:
@@ -169,15 +245,19 @@ class LockKeeper:
         self._held: dict[int, tuple[Lock, float]] = {}
         self._thread: threading.Thread | None = None
 
+    def _follow_fork(self) -> None:
+        if self._pid != os.getpid():  # the thread and the locks of before a fork are the parent's
+            self._reset()
+
     def pause(self, seconds: float) -> None:
         """Return after a while, or when a lock of this process is left."""
+        self._follow_fork()
         with self._condition:
             self._condition.wait(seconds)
 
     def add(self, lock: Lock) -> None:
         """The lock is renewed from now on."""
-        if self._pid != os.getpid():  # the thread and the locks of before a fork are the parent's
-            self._reset()
+        self._follow_fork()
         with self._condition:
             self._held[id(lock)] = (lock, time.monotonic() + lock.renews_every)
             if self._thread is None:
@@ -187,6 +267,7 @@ class LockKeeper:
 
     def remove(self, lock: Lock) -> None:
         """The lock is no longer renewed."""
+        self._follow_fork()
         with self._condition:
             self._held.pop(id(lock), None)
             self._condition.notify_all()
