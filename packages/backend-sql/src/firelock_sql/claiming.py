@@ -45,9 +45,7 @@ _SERVER = Statement(
 )
 _PAUSED = Statement(select(records.c.key).where(is_paused_queue))
 _WITH_WORK = Statement(
-    select(counts.c.queue)
-    .where(counts.c.state == text_literal(State.ENQUEUED), counts.c.jobs > ZERO)
-    .order_by(counts.c.queue)
+    select(counts.c.queue).where(counts.c.state == text_literal(State.ENQUEUED), counts.c.jobs > ZERO)
 )
 _DUE = Statement(pinned(select(jobs.c.due_at), "due").where(is_scheduled).order_by(jobs.c.due_at).limit(ONE))
 _FIRING = Statement(select(recurring.c.next_at).where(is_firing).order_by(recurring.c.next_at).limit(ONE))
@@ -123,8 +121,15 @@ def ready_rows(tx: Transaction, queues: Sequence[str] | None, limit: int, turns:
 
 def _open_queues(tx: Transaction, queues: Sequence[str] | None) -> list[str]:
     paused = {row[0] for row in tx.all(_PAUSED)}
-    names: Any = dict.fromkeys(queues) if queues is not None else [row[0] for row in tx.all(_WITH_WORK)]
+    names = dict.fromkeys(queues) if queues is not None else _queues_with_work(tx)
     return [name for name in names if name not in paused]
+
+
+def _queues_with_work(tx: Transaction) -> list[str]:
+    """Return every queue with enqueued jobs, those of this transaction too, whose counts are written last."""
+    stored = {str(row[0]) for row in tx.all(_WITH_WORK)}
+    added = {queue for (state, queue), number in tx.deltas.items() if number > 0 and state == State.ENQUEUED}
+    return sorted(stored | added)
 
 
 def _fetch(tx: Transaction, queue: str, limit: int, skipped: int) -> list[ReadyRow]:

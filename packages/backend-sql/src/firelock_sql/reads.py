@@ -19,7 +19,7 @@ from firelock.storage import (
 )
 from firelock_sql.database import Database, Transaction
 from firelock_sql.statements import Statement, among
-from firelock_sql.tables import ZERO, attempt_errors, counts, jobs, text_literal
+from firelock_sql.tables import ZERO, attempt_errors, counts, jobs, pinned, text_literal
 from firelock_sql.text import STATES, read_edges, read_history, read_list
 
 __all__ = [
@@ -63,11 +63,14 @@ _ERRORS = Statement(
 )  # fmt: skip
 _COUNTS = Statement(select(counts.c.queue, counts.c.state, counts.c.jobs).where(counts.c.jobs != ZERO))
 _FAILED = Statement(
-    select(
-        jobs.c.error_fingerprint, jobs.c.error_type, jobs.c.error_message, jobs.c.task, jobs.c.changed_at,
-        jobs.c.id
+    pinned(
+        select(
+            jobs.c.error_fingerprint, jobs.c.error_type, jobs.c.error_message, jobs.c.task, jobs.c.changed_at,
+            jobs.c.id,
+        ),
+        "listed",
     )
-    .where(jobs.c.state == text_literal(State.FAILED))
+    .where(jobs.c.state == text_literal(State.FAILED), jobs.c.state != text_literal(State.PROCESSING))
     .order_by(jobs.c.changed_at.desc(), jobs.c.id.desc())
     .limit(literal_column(str(_GROUPED_LIMIT)))
 )  # fmt: skip
