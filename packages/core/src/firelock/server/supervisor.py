@@ -243,7 +243,8 @@ class Supervisor:
         """A child has ended: what it held goes back now, blaming what it ran if it did not end in order."""
         code = child.process.returncode
         del self._children[child.process.pid]
-        child.orders.close()
+        with contextlib.suppress(OSError):  # an order that it did not live to read is still in the buffer
+            child.orders.close()
         if child.session is not None:
             self._end_session(child, code)
         child.board.close()
