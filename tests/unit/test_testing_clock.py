@@ -172,7 +172,7 @@ def test_too_many_instants_are_noticed(clock, note):
     """A year of seconds does not hang the test run."""
     note.recur("seconds", Every(timedelta(seconds=1)))
 
-    with pytest.raises(AssertionError, match=r"10,000 instants were passed.*or jump"):
+    with pytest.raises(AssertionError, match=r"2,000 instants were passed.*or jump"):
         clock.advance(days=365)
 
 

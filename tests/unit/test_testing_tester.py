@@ -230,7 +230,7 @@ def test_an_endless_chain_of_jobs_is_noticed(shop, tester):
     task = shop.fire.task(name="again")(again)
     task.enqueue()
 
-    with pytest.raises(AssertionError, match="10,000 jobs were run and more are due, again next"):
+    with pytest.raises(AssertionError, match="5,000 jobs were run and more are due, again next"):
         tester.drain()
 
     assert 1 == shop.fire.jobs.counts().by_state[State.ENQUEUED]

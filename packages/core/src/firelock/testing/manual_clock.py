@@ -12,7 +12,7 @@ from firelock.testing.stepped import Drained, SteppedServer
 
 __all__ = ["ManualClock"]
 
-_ENDLESS = 10_000  # instants on one way from which on a test is told to jump
+_ENDLESS = 2_000  # instants on one way from which on a test is told to jump
 
 
 class ManualClock:

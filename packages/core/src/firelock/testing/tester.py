@@ -122,7 +122,7 @@ class Tester:
             raises: the first error of a task ends it and is raised here, the job having been settled.
 
         Raises:
-            AssertionError: there is no limit, and after 10,000 runs there is still more.
+            AssertionError: there is no limit, and after 5,000 runs there is still more.
         """
         return self._server.drain(queues, limit, raises=raises)
 

@@ -1,0 +1,209 @@
+"""What a test asserts of the jobs that were made, and what it is told when that does not hold."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from firelock import ArgumentError, Firelock, SignatureMismatch, UnknownTask
+from firelock.job import NewJob, State
+from firelock.testing import Tester
+
+
+@pytest.fixture
+def fire():
+    return Firelock("memory://")
+
+
+@pytest.fixture
+def tester(fire):
+    with Tester(fire, start=datetime(2030, 1, 1, tzinfo=UTC)) as tester:
+        yield tester
+
+
+@pytest.fixture
+def pay(fire):
+    def pay(user_id: int, amount: int = 5, *, note: str = "") -> None: ...
+
+    return fire.task(name="pay")(pay)
+
+
+@pytest.fixture
+def greet(fire):
+    def greet(name: str) -> None: ...
+
+    return fire.task(name="greet")(greet)
+
+
+def failure(assertion, *args, **kwargs):
+    """The message of an assertion that does not hold."""
+    with pytest.raises(AssertionError) as caught:
+        assertion(*args, **kwargs)
+    return str(caught.value)
+
+
+def test_what_was_enqueued_is_found(tester, pay, greet):
+    """By the task, by its name, and by its arguments in any form of the call."""
+    job = pay.enqueue(1, note="a")
+    greet.enqueue("b")
+
+    found = [
+        tester.assert_enqueued(pay),
+        tester.assert_enqueued("pay"),
+        tester.assert_enqueued(pay, args=(1,), kwargs={"note": "a"}),
+        tester.assert_enqueued(pay, args=(1, 5), kwargs={"note": "a"}),
+        tester.assert_enqueued(pay, kwargs={"user_id": 1, "amount": 5, "note": "a"}),
+    ]
+
+    assert [[job]] * 5 == [[one.job for one in each] for each in found]
+
+
+def test_what_was_not_enqueued_is_not_found(tester, pay, greet):
+    """Another task, other arguments, and fewer arguments than were given."""
+    pay.enqueue(1, note="a")
+
+    tester.refute_enqueued(greet)
+    tester.refute_enqueued(pay, args=(1,))
+    tester.refute_enqueued(pay, args=(2,), kwargs={"note": "a"})
+    tester.refute_enqueued(pay, args=(1, 6), kwargs={"note": "a"})
+
+
+@pytest.mark.parametrize(
+    ("expected", "other"),
+    [
+        ({"queue": "critical"}, {"queue": "default"}),
+        ({"priority": 7}, {"priority": 0}),
+        ({"tags": ["a", "b"]}, {"tags": ["a", "d"]}),
+        ({"due_at": timedelta(hours=1)}, {"due_at": timedelta(hours=2)}),
+        ({"due_at": datetime(2030, 1, 1, 1, tzinfo=UTC)}, {"due_at": datetime(2030, 1, 1, tzinfo=UTC)}),
+    ],
+)
+def test_options_are_compared(tester, pay, expected, other):
+    """A job counts only if it has all that is asked for."""
+    pay.using(queue="critical", priority=7, tags=["a", "b", "c"], delay=3600).enqueue(1)
+
+    found = tester.assert_enqueued(pay, **expected)
+
+    assert 1 == len(found)
+    tester.refute_enqueued(pay, **other)
+
+
+def test_a_count_is_exact(tester, pay):
+    """More fail it as well as fewer; without one any number from 1 will do."""
+    pay.enqueue_many([(1,), (1,), (2,)])
+
+    found = tester.assert_enqueued(pay, args=(1,), count=2)
+
+    assert 2 == len(found)
+    assert 3 == len(tester.assert_enqueued(pay))
+    assert failure(tester.assert_enqueued, pay, count=2).startswith("Expected 2 jobs, found 3:")
+    assert failure(tester.assert_enqueued, pay, args=(2,), count=2).startswith("Expected 2 jobs, found 1:")
+    assert [] == tester.assert_enqueued(pay, args=(3,), count=0)
+
+
+def test_a_failure_lists_what_was_enqueued_instead(tester, pay, greet):
+    """Decoded, one call a line, with what was chosen for it."""
+    pay.using(queue="bulk", priority=-3, tags=["eu"]).schedule(60, 1, note="a")
+    greet.enqueue("b")
+
+    message = failure(
+        tester.assert_enqueued, pay, args=(2,), queue="critical", due_at=timedelta(0), priority=1, tags=["us"]
+    )
+
+    assert message == (
+        "Expected at least 1 job, found 0:\n"
+        "  pay(2)  queue=critical  due_at=2030-01-01T00:00:00+00:00  priority=1  tags=['us']\n"
+        "Enqueued were:\n"
+        "  pay(1, note='a')  queue=bulk  state=scheduled  due_at=2030-01-01T00:01:00+00:00  priority=-3"
+        "  tags=['eu']\n"
+        "  greet('b')  queue=default  state=enqueued"
+    )
+
+
+def test_a_failure_says_that_nothing_was_enqueued(tester, pay):
+    """And an unbounded expectation is shown as such."""
+    message = failure(tester.assert_enqueued, pay)
+
+    assert "Expected at least 1 job, found 0:\n  pay(…)\nNothing was enqueued." == message
+
+
+def test_a_long_list_is_cut(tester, pay):
+    """The first twenty tell enough."""
+    pay.enqueue_many([(number,) for number in range(23)])
+
+    message = failure(tester.assert_enqueued, pay, args=(99,))
+
+    assert message.endswith("  pay(19)  queue=default  state=enqueued\n  … and 3 more")
+
+
+def test_a_refuted_job_is_shown(tester, pay, greet):
+    """The message lists the jobs that should not be there, and no others."""
+    greet.enqueue("b")
+    pay.enqueue(1)
+
+    message = failure(tester.refute_enqueued, pay)
+
+    assert message == (
+        "Expected no job, found 1:\n  pay(…)\nEnqueued were:\n  pay(1)  queue=default  state=enqueued"
+    )
+
+
+def test_no_job_at_all_can_be_expected(tester, pay):
+    """Without a task any job is one too many."""
+    tester.refute_enqueued()
+    pay.enqueue(1)
+
+    message = failure(tester.refute_enqueued)
+
+    assert message.startswith("Expected no job, found 1:\n  any job\n")
+
+
+def test_jobs_count_whatever_has_become_of_them(tester, pay):
+    """A job that has run was enqueued all the same."""
+    with tester.inline():
+        pay.enqueue(1)
+
+    (found,) = tester.assert_enqueued(pay, args=(1,))
+
+    assert State.SUCCEEDED == found.job.state
+
+
+def test_jobs_are_listed_decoded_in_the_order_of_their_making(tester, pay, greet):
+    """For what no assertion offers."""
+    pay.enqueue(1, note="a")
+    greet.enqueue("b")
+
+    listed = tester.enqueued()
+
+    assert [("pay", (1,), {"note": "a"}), ("greet", ("b",), {})] == [
+        (one.task, one.args, one.kwargs) for one in listed
+    ]
+    assert ["greet"] == [one.task for one in tester.enqueued(greet)]
+
+
+def test_more_jobs_than_a_page_are_listed(tester, pay):
+    """None is left out."""
+    pay.enqueue_many([(number,) for number in range(501)])
+
+    assert list(range(501)) == [one.args[0] for one in tester.enqueued(pay)]
+
+
+def test_what_cannot_be_decoded_is_shown_as_it_is(tester, pay):
+    """A damaged job and one of an unknown task appear with their text."""
+    tester.storage.insert([
+        NewJob("damaged", "pay", "{", "json", "default", 0, State.ENQUEUED, 0),
+        NewJob("unknown", "gone", "[1]", "json", "default", 0, State.ENQUEUED, 1),
+    ])  # fmt: skip
+
+    assert [("pay", ("{",)), ("gone", ("[1]",))] == [(one.task, one.args) for one in tester.enqueued()]
+
+
+def test_an_expectation_that_no_call_could_meet_is_an_error(tester, pay):
+    """A slip in the test is not a missing job."""
+    with pytest.raises(SignatureMismatch):
+        tester.assert_enqueued(pay, args=(1, 2, 3))
+    with pytest.raises(ArgumentError):
+        tester.assert_enqueued(pay, args=("one",))
+    with pytest.raises(UnknownTask, match=r"Task 'bay' is not registered in this app\. Registered: pay"):
+        tester.refute_enqueued("bay")
