@@ -14,6 +14,13 @@ START = datetime(2030, 1, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 
 
+async def one_turn():
+    """The loop has gone round once."""
+    future = asyncio.get_running_loop().create_future()
+    asyncio.get_running_loop().call_soon(future.set_result, None)
+    await future
+
+
 @pytest.fixture
 def fire():
     return Firelock("memory://")
@@ -201,7 +208,7 @@ def test_a_job_above_its_timeout_by_this_clock_times_out(fire, tester, clock, is
 
     async def aslow() -> None:
         clock.advance(seconds=61)
-        await asyncio.sleep(0)
+        await one_turn()
 
     task = fire.task(name="slow", timeout=60, retry=Retry.never())(aslow if is_async else slow)
     job = task.enqueue()
@@ -230,7 +237,7 @@ def test_time_moves_on_a_running_loop(fire, clock, seen):
     """`aadvance` and `aadvance_to` run coroutines where they are awaited."""
 
     async def anote() -> None:
-        await asyncio.sleep(0)
+        await one_turn()
         seen.append(clock.now - START)
 
     task = fire.task(name="anote")(anote)

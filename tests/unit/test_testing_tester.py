@@ -23,6 +23,13 @@ from firelock.job import NewJob
 from firelock.testing import Drained, Tester
 
 
+async def one_turn():
+    """The loop has gone round once."""
+    future = asyncio.get_running_loop().create_future()
+    asyncio.get_running_loop().call_soon(future.set_result, None)
+    await future
+
+
 class Shop:
     """An app with a task of each kind, and what they noted."""
 
@@ -42,7 +49,7 @@ class Shop:
 
     def _anoted(self):
         async def anote(text: str) -> str:
-            await asyncio.sleep(0)
+            await one_turn()
             self.notes.append(text)
             return text.upper()
 
