@@ -6,7 +6,7 @@ import os
 import threading
 from typing import TYPE_CHECKING
 
-from firelock.errors import StorageError
+from firelock.errors import StorageError, StorageUnavailable
 from firelock.job import NewJob
 from firelock.storage import Storage
 
@@ -77,6 +77,8 @@ class GroupCommit:
     def _store(self, batch: list[tuple[NewJob, asyncio.Future[None]]]) -> list[Exception | None]:
         try:
             self._storage.insert([job for job, _ in batch])
+        except StorageUnavailable as error:  # one by one they would meet the same outage, each for its time
+            return [_another(error) for _ in batch]
         except Exception as error:  # noqa: BLE001 - it goes to whoever awaits
             if len(batch) == 1:
                 return [error]
@@ -95,6 +97,13 @@ class GroupCommit:
                 loop.call_soon_threadsafe(_resolve, answers)
             except RuntimeError:  # the loop was closed meanwhile; nobody awaits any more
                 continue
+
+
+def _another(error: StorageUnavailable) -> StorageUnavailable:
+    """Return the error once more: each await raises one of its own, with its own traceback."""
+    other = StorageUnavailable(*error.args)
+    other.__cause__ = error
+    return other
 
 
 def _resolve(answers: list[tuple[asyncio.Future[None], Exception | None]]) -> None:

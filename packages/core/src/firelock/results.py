@@ -6,7 +6,7 @@ import os
 import threading
 from concurrent.futures import Future
 
-from firelock.errors import StorageUnavailable
+from firelock.errors import StorageError, StorageUnavailable
 from firelock.job import JobRecord
 from firelock.storage import Storage
 
@@ -32,11 +32,18 @@ class Results:
         self._is_closed = False
 
     def wait_for(self, job_id: str) -> Future[JobRecord | None]:
-        """Return a future of the job's record once it has ended; None if the job is gone."""
+        """Return a future of the job's record once it has ended; None if the job is gone.
+
+        Raises:
+            StorageError: the app is closed.
+        """
         if self._pid != os.getpid():  # the thread of before a fork is the parent's
             self._reset()
         future: Future[JobRecord | None] = Future()
         with self._condition:
+            if self._is_closed:
+                message = "This Firelock is closed; make a new one."
+                raise StorageError(message)
             self._waiting.setdefault(job_id, []).append(future)
             self._interval = _FIRST_LOOK
             if self._thread is None:
@@ -55,14 +62,17 @@ class Results:
                 self._waiting.pop(job_id, None)
 
     def close(self) -> None:
-        """The thread ends; futures that still wait are cancelled."""
+        """The thread has ended; who still waits is told so by a `StorageError`."""
+        if self._pid != os.getpid():
+            return
         with self._condition:
             self._is_closed = True
-            futures = [future for waiting in self._waiting.values() for future in waiting]
-            self._waiting.clear()
+            thread, ids = self._thread, list(self._waiting)
             self._condition.notify()
-        for future in futures:
-            future.cancel()
+        error = StorageError("This Firelock was closed while a result was awaited.")
+        self._answer(dict.fromkeys(ids), error)
+        if thread is not None:
+            thread.join()
 
     def _run(self) -> None:
         while True:

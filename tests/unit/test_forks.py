@@ -1,0 +1,43 @@
+"""What a forked process may go on using: it makes its own threads, and shares no wait of its parent's."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+PROGRAM = """
+import asyncio, os, sys
+from firelock import Firelock
+
+fire = Firelock("memory://forks")
+
+@fire.task(name="add")
+def add(a: int, b: int) -> int: return a + b
+
+def use(fire):
+    job = asyncio.run(one(fire))
+    with fire.lock("once", timeout=5, ttl=0.03) as lock:
+        with fire.server(workers=1, async_workers=1):
+            return job.result(timeout=10), lock.lost
+
+async def one(fire):
+    return await add.aenqueue(20, 22)
+
+with fire.lock("the parent's"):
+    print(use(fire), flush=True)
+    child = os.fork()
+    if child == 0:
+        print(use(fire), flush=True)
+        sys.exit(0)
+    _, status = os.waitpid(child, 0)
+    print(os.waitstatus_to_exitcode(status), len(fire.jobs.find()), flush=True)
+"""
+
+
+def test_a_forked_process_goes_on_by_itself():
+    """Await, lock, server and result work after a fork; storage in memory is a copy of the child's own."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert ["(42, False)", "(42, False)", "0 1"] == done.stdout.splitlines(), done.stderr
