@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from inspect import signature
@@ -22,6 +23,7 @@ from firelock.testing.conformance import required_feature
 
 _TABLE = Path(__file__).with_name("mutations.txt")
 _ORIGINAL = "firelock.memory"
+_SHARED, _SHARED_MODULES = "firelock.storage", {"steps", "selection"}  # what the model shares with others
 _DERIVED = (
     "put_recurring", "due_recurring", "fire_recurring", "acquire_lock", "renew_lock", "release_lock",
     "append_logs", "record_metrics", "timeline", "failure_groups",
@@ -77,14 +79,17 @@ class _Mutator(MetaPathFinder, Loader):
         return importlib.util.spec_from_loader(name, self, is_package=name == self._package)
 
     def exec_module(self, module: ModuleType) -> None:
-        name = module.__name__.replace(self._package, _ORIGINAL, 1)
-        spec = importlib.util.find_spec(name)
+        name = module.__name__.removeprefix(self._package).removeprefix(".")
+        original = f"{_SHARED if name in _SHARED_MODULES else _ORIGINAL}.{name}".rstrip(".")
+        spec = importlib.util.find_spec(original)
         assert spec is not None
         assert spec.origin is not None
         source = Path(spec.origin).read_text("utf-8")
-        if name == f"{_ORIGINAL}.{self._mutation.module}":
+        if name == self._mutation.module:
             source = mutated(source, self._mutation)
         exec(compile(source.replace(_ORIGINAL, self._package), spec.origin, "exec"), vars(module))
+        for shared in _SHARED_MODULES & vars(module).keys():
+            setattr(module, shared, importlib.import_module(f"{self._package}.{shared}"))
 
 
 def opener(mutation: Mutation) -> Callable[[], Storage]:
@@ -121,7 +126,9 @@ def _derived_mutant(number: int, mutation: Mutation) -> Callable[[str], Storage]
 
         return derived
 
-    return type("MutantStorage", (MemoryStorage,), {name: verb(name) for name in _DERIVED})
+    verbs = {name: verb(name) for name in _DERIVED}
+    # Without a step of their own the derived verbs stand on compare-and-set alone.
+    return type("MutantStorage", (MemoryStorage,), {"one_step": lambda _: nullcontext(), **verbs})
 
 
 _OPTIONS: dict[str, dict[str, object]] = {"timeline": {"task": None, "queue": None}}

@@ -4,38 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice
-from zlib import crc32
 
-from firelock.errors import StorageError
-from firelock.job import JobRecord
 from firelock.memory.order import Entry, Order
 from firelock.memory.table import Table
-from firelock.storage import JobFilter, Page
+from firelock.storage import JobFilter, Page, selection
 
 
 def find(table: Table, where: JobFilter, *, limit: int, cursor: str | None, oldest_first: bool) -> Page:
     """See `Storage.find`."""
-    seal = (
-        f"{crc32(repr((where, oldest_first)).encode()):08x}"  # a cursor belongs to one filter and direction
+    start = (
+        None if cursor is None else _entry(selection.read_cursor(cursor, where, oldest_first=oldest_first))
     )
-    start = None if cursor is None else _read_cursor(cursor, seal)
     entries = _in_order(table, where, start, oldest_first=oldest_first)
-    matching = (entry for entry in entries if _matches(table.rows[entry[1]].record, where))
+    matching = (entry for entry in entries if selection.matches(table.rows[entry[1]].record, where))
     found = list(islice(matching, limit + 1))
     shown = found[:limit]
-    following = f"{seal}.{shown[-1][0][0]}.{shown[-1][1]}" if shown and len(found) > limit else None
+    if not shown or len(found) <= limit:
+        return Page([table.rows[id].record for _, id in shown], None)
+    (time,), id = shown[-1]
+    following = selection.write_cursor((time, id), where, oldest_first=oldest_first)
     return Page([table.rows[id].record for _, id in shown], following)
 
 
-def _read_cursor(cursor: str, seal: str) -> Entry:
-    owner, _, place = cursor.partition(".")
-    time, _, id = place.partition(".")
-    if owner != seal or not time.lstrip("-").isdecimal():
-        message = (
-            f"Cursor {cursor!r} belongs to no page of this filter and direction. Start without a cursor."
-        )
-        raise StorageError(message)
-    return ((int(time),), id)
+def _entry(place: selection.Place) -> Entry:
+    return (place[0],), place[1]
 
 
 def _in_order(table: Table, where: JobFilter, start: Entry | None, *, oldest_first: bool) -> Iterator[Entry]:
@@ -64,17 +56,3 @@ def _order_of(table: Table, where: JobFilter) -> Order:
         child = table.rows[id].record
         order.put(id, child.created_at if where.state is None else child.changed_at)
     return order
-
-
-def _matches(job: JobRecord, where: JobFilter) -> bool:
-    return (
-        where.state in (None, job.state)
-        and where.task in (None, job.task)
-        and where.queue in (None, job.queue)
-        and (where.tag is None or where.tag in job.tags)
-        and where.server in (None, job.server)
-        and (where.fingerprint is None or where.fingerprint == (job.error and job.error.fingerprint))
-        and where.recurring_id in (None, job.recurring_id)
-        and (where.id_prefix is None or job.id.startswith(where.id_prefix))
-        and where.is_retrying in (None, job.is_retrying)
-    )

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import attrs
 
-from firelock.clock import SECOND
-from firelock.storage import NewSession, Renewal, SessionRecord
+from firelock.storage import NewSession, Renewal, SessionRecord, steps
 
 
 class Sessions:
@@ -18,16 +17,14 @@ class Sessions:
     def begin(self, session: NewSession, now: int) -> None:
         """See `Storage.begin_session`."""
         if session.id not in self._records:
-            expires_at = now + int(session.timeout_seconds * SECOND)
-            self._records[session.id] = SessionRecord(session, expires_at, True, Renewal(session.id))
+            self._records[session.id] = steps.begun(session, now=now)
 
     def renew(self, renewal: Renewal, now: int) -> bool:
         """See `Storage.renew`."""
         record = self.living(renewal.session)
         if record is None:
             return False
-        expires_at = now + int(record.session.timeout_seconds * SECOND)
-        self._records[renewal.session] = attrs.evolve(record, expires_at=expires_at, renewal=renewal)
+        self._records[renewal.session] = steps.renewed(record, renewal, now=now)
         return True
 
     def living(self, id: str) -> SessionRecord | None:

@@ -7,8 +7,8 @@ from collections.abc import Collection, Mapping, Sequence
 from itertools import islice
 
 from firelock.clock import SECOND
-from firelock.errors import JobNotFound, StorageError, UnsupportedFeature
-from firelock.job import Attempt, HistoryEntry, JobRecord, LogLine, NewJob, Progress, State
+from firelock.errors import StorageError, UnsupportedFeature
+from firelock.job import Attempt, HistoryEntry, JobRecord, NewJob, State
 from firelock.lifecycle import Transition, Upkeep
 from firelock.memory import changes, pages
 from firelock.memory.store import Store
@@ -25,14 +25,14 @@ from firelock.storage import (
     Promotion,
     Reconciliation,
     Record,
-    RecurringRecord,
     Renewal,
-    Rollup,
     SessionRecord,
     Storage,
+    StoredJob,
     Taken,
     next_recurring_at,
     prune_rollups,
+    steps,
 )
 
 __all__ = ["MemoryStorage"]
@@ -99,16 +99,17 @@ class MemoryStorage(Storage):
             message = f"Storage {self.url} has no transactions to join; enqueue without within=."
             raise UnsupportedFeature(message)
         with self._open() as store:
-            new: dict[str, NewJob] = {}
+            now, rows = self.clock(), store.table.rows
+            new: dict[str, StoredJob] = {}
             is_new = []
             for job in jobs:
                 is_new.append(job.id not in new and job.id not in store.table.rows)
                 if is_new[-1]:
-                    _require_parents(job, store, new)
-                    new[job.id] = job
-            now = self.clock()
-            for job in new.values():
-                changes.insert(store.table, job, now)
+                    parents = steps.parents_of(job, lambda id: new.get(id) or rows.get(id))
+                    sequence = store.table.inserted + len(new)
+                    new[job.id] = steps.stored(job, parents, sequence=sequence, now=now)
+            for row in new.values():
+                store.table.add(row)
             store.changed.notify_all()
         return is_new
 
@@ -118,9 +119,10 @@ class MemoryStorage(Storage):
             living = store.sessions.living(session)
             if living is None:
                 return Claim([], self._next_due_at(store), is_session_lost=True)
-            rows = store.next_ready(queues, limit)
-            for row in rows:
+            rows = [
                 changes.claim(store.table, row, session=session, server=living.session.server, now=now)
+                for row in store.next_ready(queues, limit)
+            ]
             return Claim([row.claimed() for row in rows], self._next_due_at(store))
 
     def apply(self, transitions: Sequence[Transition]) -> list[Applied]:
@@ -142,6 +144,10 @@ class MemoryStorage(Storage):
         """See `Storage.exchange`."""
         with self._open():
             return super().exchange(transitions, queues, limit, session, now)
+
+    def one_step(self) -> Store:
+        """See `Storage.one_step`."""
+        return self._open()
 
     def wait(self, queues: Sequence[str] | None, timeout_seconds: float) -> bool:
         """See `Storage.wait`."""
@@ -199,16 +205,11 @@ class MemoryStorage(Storage):
         """See `Storage.reconcile`."""
         with self._open() as store:
             rows = [store.table.rows[id] for id in store.table.held.get(session, ())]
-            stored = {(row.record.id, row.record.fence): row for row in rows}
-            lost = []
-            for one in held:
-                row = stored.pop((one.job_id, one.fence), None)
-                if row is None or row.record.state is not State.PROCESSING:
-                    lost.append(one)
-                elif one.started_at is not None:
-                    store.table.change(row, started_at=one.started_at)
-            unknown = [row.claimed() for row in stored.values()]
-            return Reconciliation(store.sessions.living(session) is None, lost, unknown)
+            is_lost = store.sessions.living(session) is None
+            answer, started = steps.reconciled(rows, held, is_session_lost=is_lost)
+            for row in started:
+                store.table.put(row)
+            return answer
 
     def end_session(self, session: str, running: Collection[str] | None, *, reason: str) -> Taken:
         """See `Storage.end_session`."""
@@ -219,14 +220,10 @@ class MemoryStorage(Storage):
                 return Taken(session, "", [], [])
             taken = Taken(session, ended.session.server, [], [])
             for row in [store.table.rows[id] for id in store.table.held.get(session, ())]:
-                if row.record.state is not State.PROCESSING:
-                    store.table.change(row, session=None)
-                elif running is None or row.record.id in running:
-                    changes.take_back(store.table, row, crash=reason, now=now)
-                    taken.crashed.append(row.record.id)
-                else:
-                    changes.take_back(store.table, row, crash=None, now=now)
-                    taken.returned.append(row.record.id)
+                has_crashed = running is None or row.record.id in running
+                store.table.put(steps.taken_back(row, crash=reason if has_crashed else None, now=now))
+                if row.record.state is State.PROCESSING:
+                    (taken.crashed if has_crashed else taken.returned).append(row.record.id)
             store.changed.notify_all()
         return taken
 
@@ -249,7 +246,7 @@ class MemoryStorage(Storage):
             now = self.clock()
             due = list(islice(store.table.due.up_to(now), limit))
             for id in due:
-                changes.promote(store.table, store.table.rows[id], now)
+                store.table.put(steps.promoted(store.table.rows[id], now=now))
             store.changed.notify_all()
             return Promotion(len(due), self._next_due_at(store))
 
@@ -306,45 +303,6 @@ class MemoryStorage(Storage):
         with self._open() as store:
             return store.table.counts()
 
-    def record_metrics(self, rollups: Sequence[Rollup]) -> None:
-        """See `Storage.record_metrics`."""
-        with self._open():
-            super().record_metrics(rollups)
-
-    def append_logs(self, lines: Mapping[str, Sequence[LogLine]], progress: Mapping[str, Progress]) -> None:
-        """See `Storage.append_logs`."""
-        with self._open():
-            super().append_logs(lines, progress)
-
-    # ---- recurring and locks: the derived bodies, each one step here -------------------------------------
-
-    def put_recurring(self, recurring: RecurringRecord, *, keep_progress: bool) -> RecurringRecord | None:
-        """See `Storage.put_recurring`."""
-        with self._open():
-            return super().put_recurring(recurring, keep_progress=keep_progress)
-
-    def fire_recurring(
-        self, recurring: RecurringRecord, expected_next_at: int, jobs: Sequence[NewJob]
-    ) -> bool:
-        """See `Storage.fire_recurring`."""
-        with self._open():
-            return super().fire_recurring(recurring, expected_next_at, jobs)
-
-    def acquire_lock(self, name: str, owner: str, ttl_seconds: float) -> int | None:
-        """See `Storage.acquire_lock`."""
-        with self._open():
-            return super().acquire_lock(name, owner, ttl_seconds)
-
-    def renew_lock(self, name: str, owner: str, fence: int, ttl_seconds: float) -> bool:
-        """See `Storage.renew_lock`."""
-        with self._open():
-            return super().renew_lock(name, owner, fence, ttl_seconds)
-
-    def release_lock(self, name: str, owner: str, fence: int) -> bool:
-        """See `Storage.release_lock`."""
-        with self._open():
-            return super().release_lock(name, owner, fence)
-
     # ---- small records -----------------------------------------------------------------------------------
 
     def put_record(
@@ -372,12 +330,3 @@ class MemoryStorage(Storage):
             is_deleted = store.records.delete(kind, key, expected_version)
             store.note_record(kind, key)
             return is_deleted
-
-
-def _require_parents(job: NewJob, store: Store, earlier: Collection[str]) -> None:
-    for edge in job.parents:
-        if edge.parent_id not in earlier and edge.parent_id not in store.table.rows:
-            message = (
-                f"Job {job.id} is to wait for {edge.parent_id}, which is not stored. Nothing was stored."
-            )
-            raise JobNotFound(message)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Sequence
 from typing import ClassVar, Self
 from weakref import WeakValueDictionary
 
-from firelock.memory.order import Order
 from firelock.memory.records import Records
 from firelock.memory.sessions import Sessions
-from firelock.memory.table import Row, Table
+from firelock.memory.table import Table
+from firelock.storage import StoredJob, selection
 
 
 class Store:
@@ -60,9 +59,7 @@ class Store:
         self.changed.notify_all()
 
     def _note_queue(self, queue: str) -> None:
-        record = self.records.get("queue", queue)
-        settings = json.loads(record.value) if record else None
-        if isinstance(settings, dict) and settings.get("paused") is True:
+        if selection.is_pausing(self.records.get("queue", queue)):
             self._paused.add(queue)
         else:
             self._paused.discard(queue)
@@ -73,35 +70,13 @@ class Store:
         wanted = ready if queues is None else queues
         return any(queue in ready and queue not in self._paused for queue in wanted)
 
-    def next_ready(self, queues: Sequence[str] | None, limit: int) -> list[Row]:
-        """Return up to `limit` rows that a claim of these queues takes, in its order."""
+    def next_ready(self, queues: Sequence[str] | None, limit: int) -> list[StoredJob]:
+        """Return up to `limit` jobs that a claim of these queues takes, in its order."""
         ready = self.table.ready
-        names = sorted(ready) if queues is None else dict.fromkeys(queues)
-        lines = {name: ready[name] for name in names if name in ready and name not in self._paused}
-        ids = self._in_turn(lines, limit) if queues is None else _one_after_another(lines, limit)
-        return [self.table.rows[id] for id in ids]
-
-    def _in_turn(self, lines: dict[str, Order], limit: int) -> list[str]:
-        """Return one id of each queue in turn, beginning behind the queue that served last."""
-        following = [name for name in lines if name > self._served]
-        turns = {name: lines[name].after() for name in [*following, *lines]}
-        ids: list[str] = []
-        while turns and len(ids) < limit:
-            for name in list(turns)[: limit - len(ids)]:
-                entry = next(turns[name], None)
-                if entry is None:
-                    del turns[name]
-                else:
-                    ids.append(entry[1])
-                    self._served = name
-        return ids
-
-
-def _one_after_another(lines: dict[str, Order], limit: int) -> list[str]:
-    ids: list[str] = []
-    for line in lines.values():
-        for _, id in line.after():
-            if len(ids) >= limit:
-                return ids
-            ids.append(id)
-    return ids
+        names = ready if queues is None else queues
+        lines = {name: ready[name].after() for name in names if name in ready and name not in self._paused}
+        entries = selection.next_in_line(lines, queues, limit, served=self._served)
+        rows = [self.table.rows[id] for _, id in entries]
+        if rows and queues is None:
+            self._served = rows[-1].record.queue
+        return rows

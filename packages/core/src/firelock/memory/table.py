@@ -5,96 +5,59 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from typing import cast
 
-import attrs
-
-from firelock.job import Attempt, ClaimedJob, Edge, HistoryEntry, JobRecord, State
-from firelock.lifecycle import bounded_history
+from firelock.job import JobRecord, State
 from firelock.memory.order import Order
-from firelock.storage import Counts
-
-
-@attrs.define
-class Row:
-    """A job with what belongs to it."""
-
-    record: JobRecord
-    sequence: int  # of its insertion: order among equals of a queue
-    pending: list[Edge]  # ties to parents that nothing has been decided for yet
-    history: list[HistoryEntry] = attrs.field(factory=list)
-    attempts: list[Attempt] = attrs.field(factory=list)
-
-    def note(self, entry: HistoryEntry) -> None:
-        """The history has one entry more."""
-        self.history = bounded_history(self.history, entry)
-
-    def claimed(self) -> ClaimedJob:
-        """Return the job as its session sees it; it has been claimed."""
-        job = self.record
-        return ClaimedJob(
-            job.id, job.task, job.arguments, job.serializer, job.queue, job.priority, job.attempt,
-            job.retries, job.crashes, job.fence, job.created_at, cast("int", job.enqueued_at),
-            cast("int", job.claimed_at), job.nominal_at, job.tags, job.timeout_seconds, job.retry,
-            job.recurring_id,
-        )  # fmt: skip
+from firelock.storage import Counts, StoredJob
 
 
 class Table:
     """Every job by id, and the ids in the orders that the verbs need."""
 
     def __init__(self) -> None:
-        self.rows: dict[str, Row] = {}
+        self.rows: dict[str, StoredJob] = {}
         self.by_time = Order()  # created_at
         self.by_state: dict[State, Order] = {state: Order() for state in State}  # changed_at
-        self.ready: dict[str, Order] = {}  # by queue: −priority, enqueued_at, sequence; none with a tail
+        self.ready: dict[str, Order] = {}  # by queue: its place there
         self.due = Order()  # due_at of scheduled jobs
         self.expiring = Order()  # expires_at
         self.held: defaultdict[str, dict[str, None]] = defaultdict(dict)  # by session: its jobs and tails
         self.children: defaultdict[str, dict[str, None]] = defaultdict(dict)  # by parent, ended ones too
         self.waiting: defaultdict[str, dict[str, None]] = defaultdict(dict)  # by parent: edges not decided
         self.releasing: dict[str, list[str]] = {}  # by ended parent: children to look at, the last one first
+        self.inserted = 0  # how many ever were: the sequence of the next one
         self._counts: dict[str, Counter[State]] = {}
-        self._inserted = 0
 
-    def add(self, record: JobRecord) -> Row:
-        """The job is stored, without a history; return its row."""
-        pending = list(record.parents) if record.state is State.AWAITING else []
-        row = Row(record, self._inserted, pending)
-        self._inserted += 1
+    def add(self, row: StoredJob) -> None:
+        """The new job is stored."""
+        record = row.record
+        self.inserted = row.sequence + 1
         self.rows[record.id] = row
         self.by_time.put(record.id, record.created_at)
         for edge in record.parents:
             self.children[edge.parent_id][record.id] = None
-        for edge in pending:
+        for edge in row.pending:
             self.waiting[edge.parent_id][record.id] = None
         self._index(row)
-        return row
 
-    def change(self, row: Row, **fields: object) -> None:
-        """The job has these fields; every index knows."""
-        before = row.record
-        self._unindex(row)
-        row.record = attrs.evolve(before, **fields)  # type: ignore[arg-type]  # fields are the caller's care
-        self._index(row)
-        if before.state is not row.record.state:
-            self._follow_state(row)
-
-    def _follow_state(self, row: Row) -> None:
+    def put(self, row: StoredJob) -> None:
+        """The job that was stored before is this one now; every index knows."""
         id = row.record.id
-        if row.record.state is not State.AWAITING:
-            for edge in list(row.pending):
-                self.decide(row, edge)
-        self.releasing.pop(id, None)
-        if row.record.is_final and id in self.waiting:
-            self.releasing[id] = list(reversed(self.waiting[id]))
+        before = self.rows[id]
+        self._unindex(before)
+        self.rows[id] = row
+        self._index(row)
+        for edge in before.pending:
+            if edge.parent_id not in {other.parent_id for other in row.pending}:
+                _discard(self.waiting, edge.parent_id, id)
+        if before.record.state is not row.record.state:
+            self._follow_state(row.record)
 
-    def decide(self, row: Row, edge: Edge) -> None:
-        """The edge is decided: its parent's end no longer moves this job."""
-        row.pending.remove(edge)
-        parent = edge.parent_id
-        if parent not in {other.parent_id for other in row.pending}:
-            _discard(self.waiting, parent, row.record.id)
+    def _follow_state(self, job: JobRecord) -> None:
+        self.releasing.pop(job.id, None)
+        if job.is_final and job.id in self.waiting:
+            self.releasing[job.id] = list(reversed(self.waiting[job.id]))
 
-    def remove(self, row: Row) -> None:
+    def remove(self, row: StoredJob) -> None:
         """The job is not stored any more; it has ended, and no child waits for it."""
         record = row.record
         self._unindex(row)
@@ -110,13 +73,12 @@ class Table:
             by_state.update(states)
         return Counts(dict(by_state), {queue: dict(states) for queue, states in self._counts.items()})
 
-    def _index(self, row: Row) -> None:
+    def _index(self, row: StoredJob) -> None:
         job = row.record
         self._counts.setdefault(job.queue, Counter())[job.state] += 1
         self.by_state[job.state].put(job.id, job.changed_at)
-        if job.state is State.ENQUEUED and job.session is None:
-            ready = self.ready.setdefault(job.queue, Order())
-            ready.put(job.id, -job.priority, cast("int", job.enqueued_at), row.sequence)
+        if row.is_ready:
+            self.ready.setdefault(job.queue, Order()).put(job.id, *row.place)
         if job.state is State.SCHEDULED:
             self.due.put(job.id, cast("int", job.due_at))
         if job.expires_at is not None:
@@ -124,7 +86,7 @@ class Table:
         if job.session is not None:
             self.held[job.session][job.id] = None
 
-    def _unindex(self, row: Row) -> None:
+    def _unindex(self, row: StoredJob) -> None:
         job = row.record
         states = self._counts[job.queue]
         states[job.state] -= 1
@@ -133,7 +95,7 @@ class Table:
         if not states:
             del self._counts[job.queue]
         self.by_state[job.state].drop(job.id)
-        if job.state is State.ENQUEUED and job.session is None:
+        if row.is_ready:
             ready = self.ready[job.queue]
             ready.drop(job.id)
             if not ready:

@@ -15,6 +15,7 @@ from firelock.storage.values import JobFilter, Page, Record
 
 __all__ = [
     "Place",
+    "is_in_window",
     "is_pausing",
     "listed_at",
     "matches",
@@ -34,7 +35,7 @@ _T = TypeVar("_T")
 
 
 def matches(job: JobRecord, where: JobFilter) -> bool:
-    """Tell whether every field of the filter that is set fits the job."""
+    """Tell whether every field of the filter that is set fits the job, its window of time apart."""
     return (
         where.state in (None, job.state)
         and where.task in (None, job.task)
@@ -45,10 +46,14 @@ def matches(job: JobRecord, where: JobFilter) -> bool:
         and where.recurring_id in (None, job.recurring_id)
         and (where.id_prefix is None or job.id.startswith(where.id_prefix))
         and (where.parent_id is None or any(where.parent_id == edge.parent_id for edge in job.parents))
-        and (where.since is None or where.since <= listed_at(job, where))
-        and (where.until is None or listed_at(job, where) < where.until)
         and where.is_retrying in (None, job.is_retrying)
     )
+
+
+def is_in_window(job: JobRecord, where: JobFilter) -> bool:
+    """Tell whether the job stands within the filter's window of time."""
+    at = listed_at(job, where)
+    return (where.since is None or where.since <= at) and (where.until is None or at < where.until)
 
 
 def listed_at(job: JobRecord, where: JobFilter) -> int:
@@ -86,7 +91,8 @@ def paged(
 ) -> Page:
     """Return the page that `Storage.find` promises, out of jobs in any order; costs a look at each."""
     behind = None if cursor is None else read_cursor(cursor, where, oldest_first=oldest_first)
-    places = ((listed_at(job, where), job.id, job) for job in jobs if matches(job, where))
+    wanted = (job for job in jobs if matches(job, where) and is_in_window(job, where))
+    places = ((listed_at(job, where), job.id, job) for job in wanted)
     if oldest_first:
         rest = (place for place in places if behind is None or place[:2] > behind)
         found = nsmallest(limit + 1, rest, key=lambda place: place[:2])

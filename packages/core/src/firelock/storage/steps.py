@@ -73,12 +73,12 @@ class StoredJob:
         )  # fmt: skip
 
 
-def _changed(job: StoredJob, entry: HistoryEntry | None = None, **fields: object) -> StoredJob:
+def _changed(row: StoredJob, entry: HistoryEntry | None = None, **fields: object) -> StoredJob:
     """Return the job with these fields and one history entry more; only one that waits has pending ties."""
-    record = attrs.evolve(job.record, **fields)  # type: ignore[arg-type]  # fields are this module's care
-    pending = job.pending if record.state is State.AWAITING else ()
-    history = job.history if entry is None else tuple(bounded_history(job.history, entry))
-    return StoredJob(record, job.sequence, pending, history, job.attempts)
+    job = attrs.evolve(row.record, **fields)  # type: ignore[arg-type]  # fields are this module's care
+    pending = row.pending if job.state is State.AWAITING else ()
+    history = row.history if entry is None else tuple(bounded_history(row.history, entry))
+    return StoredJob(job, row.sequence, pending, history, row.attempts)
 
 
 # ---- beginning, and waiting for others -------------------------------------------------------------------
@@ -164,40 +164,40 @@ def _parent_ended(parent: JobRecord) -> str:
     return Upkeep.PARENT_ENDED.format(state=parent.state)
 
 
-def promoted(job: StoredJob, *, now: int) -> StoredJob:
+def promoted(row: StoredJob, *, now: int) -> StoredJob:
     """Return the due job enqueued."""
     reason = Upkeep.DUE.value
+    entry = HistoryEntry(State.ENQUEUED, now, reason)
     return _changed(
-        job, HistoryEntry(State.ENQUEUED, now, reason),
-        state=State.ENQUEUED, reason=reason, changed_at=now, due_at=None, enqueued_at=now,
-    )  # fmt: skip
+        row, entry, state=State.ENQUEUED, reason=reason, changed_at=now, due_at=None, enqueued_at=now
+    )
 
 
 # ---- attempts --------------------------------------------------------------------------------------------
 
 
-def claimed_by(job: StoredJob, session: str, server: str, *, now: int) -> StoredJob:
+def claimed_by(row: StoredJob, session: str, server: str, *, now: int) -> StoredJob:
     """Return the job processing for this session."""
-    record = job.record
+    job = row.record
     return _changed(
-        job, state=State.PROCESSING, reason=None, changed_at=now, attempt=record.attempt + 1,
-        fence=record.fence + 1, session=session, server=server, claimed_at=now, started_at=None,
+        row, state=State.PROCESSING, reason=None, changed_at=now, attempt=job.attempt + 1,
+        fence=job.fence + 1, session=session, server=server, claimed_at=now, started_at=None,
     )  # fmt: skip
 
 
-def applied(job: StoredJob, transition: Transition, *, now: int) -> tuple[StoredJob, Applied]:
+def applied(row: StoredJob, transition: Transition, *, now: int) -> tuple[StoredJob, Applied]:
     """Return the job after the transition, and what became of that: applied, already or refused.
 
     Whether an applied one is `releasing` is for the storage to say. A refused one may still take a tail away.
     """
-    record = job.record
-    if record.state not in transition.from_states or not _is_holder(record, transition):
-        return _refused(job, transition)
+    job = row.record
+    if job.state not in transition.from_states or not _is_holder(job, transition):
+        return _refused(row, transition)
     if transition.error is not None:
-        failure = Attempt(transition.attempt or record.attempt, transition.at, transition.error)
-        job = attrs.evolve(job, attempts=(*job.attempts, failure)[-_ERRORS_LIMIT:])
+        failure = Attempt(transition.attempt or job.attempt, transition.at, transition.error)
+        row = attrs.evolve(row, attempts=(*row.attempts, failure)[-_ERRORS_LIMIT:])
     entry = None if transition.is_silent else transition.entry()
-    return _changed(job, entry, **_written(record, transition, now)), Applied.APPLIED
+    return _changed(row, entry, **_written(job, transition, now)), Applied.APPLIED
 
 
 def _is_holder(job: JobRecord, transition: Transition) -> bool:
@@ -233,56 +233,55 @@ def _written(job: JobRecord, transition: Transition, now: int) -> dict[str, obje
     return fields
 
 
-def _refused(stored: StoredJob, transition: Transition) -> tuple[StoredJob, Applied]:
+def _refused(row: StoredJob, transition: Transition) -> tuple[StoredJob, Applied]:
     """The guards do not hold: tell a repeat from a stranger; the holder's late end takes its tail away."""
-    job = stored.record
+    job = row.record
     if transition.session is None or job.fence != transition.fence:
-        return stored, Applied.REFUSED
+        return row, Applied.REFUSED
     if job.session is None:
-        return stored, Applied.ALREADY if job.state is transition.to else Applied.REFUSED
+        return row, Applied.ALREADY if job.state is transition.to else Applied.REFUSED
     if job.is_stopping and job.session == transition.session:
-        stored = _changed(stored, session=None)
-    return stored, Applied.REFUSED
+        return _changed(row, session=None), Applied.REFUSED
+    return row, Applied.REFUSED
 
 
-def taken_back(job: StoredJob, *, crash: str | None, now: int) -> StoredJob:
+def taken_back(row: StoredJob, *, crash: str | None, now: int) -> StoredJob:
     """Return the job without its dead session: back at its old place, with a crash where a reason is given.
 
     One that is not processing loses its tail and nothing else.
     """
-    record = job.record
-    if record.state is not State.PROCESSING:
-        return _changed(job, session=None)
-    entry = None
+    job, entry = row.record, None
+    if job.state is not State.PROCESSING:
+        return _changed(row, session=None)
     if crash is not None:
         entry = HistoryEntry(
-            State.ENQUEUED, now, crash, record.attempt, record.claimed_at, record.started_at, record.server
+            State.ENQUEUED, now, crash, job.attempt, job.claimed_at, job.started_at, job.server
         )
     return _changed(
-        job, entry, state=State.ENQUEUED, reason=crash or Upkeep.NOT_STARTED.value, changed_at=now,
-        session=None, attempt=record.attempt - 1, crashes=record.crashes + (crash is not None),
+        row, entry, state=State.ENQUEUED, reason=crash or Upkeep.NOT_STARTED.value, changed_at=now,
+        session=None, attempt=job.attempt - 1, crashes=job.crashes + (crash is not None),
     )  # fmt: skip
 
 
 def reconciled(
-    jobs: Iterable[StoredJob], held: Sequence[Held], *, is_session_lost: bool
+    rows: Iterable[StoredJob], held: Sequence[Held], *, is_session_lost: bool
 ) -> tuple[Reconciliation, list[StoredJob]]:
     """Return how belief and storage differ, and the jobs of which a start is to be stored.
 
     Args:
-        jobs: the session's processing jobs and tails, as stored.
+        rows: the session's processing jobs and tails, as stored.
         held: what its child believes.
         is_session_lost: the session is dead or unknown.
     """
-    of_session = {(job.record.id, job.record.fence): job for job in jobs}
+    left = {(row.record.id, row.record.fence): row for row in rows}
     lost, started = [], []
     for one in held:
-        job = of_session.pop((one.job_id, one.fence), None)
-        if job is None or job.record.state is not State.PROCESSING:
+        row = left.pop((one.job_id, one.fence), None)
+        if row is None or row.record.state is not State.PROCESSING:
             lost.append(one)
         elif one.started_at is not None:
-            started.append(_changed(job, started_at=one.started_at))
-    unknown = [job.claimed() for job in of_session.values()]
+            started.append(_changed(row, started_at=one.started_at))
+    unknown = [row.claimed() for row in left.values()]
     return Reconciliation(is_session_lost, lost, unknown), started
 
 

@@ -70,8 +70,8 @@ class StillStorage(MemoryStorage):
             is_ready = row.record.state is State.ENQUEUED and row.record.session is None
             if living is None or not is_ready or self._is_paused(row.record.queue):
                 return None
-            changes.claim(store.table, row, session=session, server=living.session.server, now=now)
-            return row.claimed()
+            name = living.session.server
+            return changes.claim(store.table, row, session=session, server=name, now=now).claimed()
 
     def _is_paused(self, queue: str) -> bool:
         record = self.get_record("queue", queue)
