@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from firelock import Firelock
 from firelock.job import FINAL_STATES
@@ -63,6 +63,17 @@ def finish(fire: Firelock, place: Place, acknowledged: set[str], within: float) 
     return check(fire, acknowledged, read_ledger(place.ledger_folder))
 
 
+def are_up(fire: Firelock, servers: Sequence[Server]) -> bool:
+    """Tell whether each child of the servers holds a session."""
+    pids = {
+        record.session.pid
+        for view in fire.servers.list()
+        for record in view.sessions
+        if record.is_alive
+    }
+    return all(server.children() and pids.issuperset(server.children()) for server in servers)
+
+
 @scenario("kill-servers")
 def kill_servers(place: Place, jobs: int, kills: int) -> list[str]:
     """F01: `kill -9` of whole servers at random moments, two at work, each replaced at once."""
@@ -82,7 +93,7 @@ def kill_servers(place: Place, jobs: int, kills: int) -> list[str]:
             servers[victim].kill()
             servers[victim] = Server(place, f"server-{number + 2}")
             if unfinished(fire) < 200:
-                acknowledged |= enqueue_work(fire, 500, 0.01)
+                acknowledged |= enqueue_work(fire, 1_500, 0.01)
         report = finish(fire, place, acknowledged, 120)
     finally:
         for server in servers:
@@ -111,7 +122,7 @@ def kill_children(place: Place, jobs: int, kills: int) -> list[str]:
             ledger.write("kill", note=str(victim))
             _kill_one(victim)
             if unfinished(fire) < 200:
-                acknowledged |= enqueue_work(fire, 500, 0.01)
+                acknowledged |= enqueue_work(fire, 1_500, 0.01)
         report = finish(fire, place, acknowledged, 120)
     finally:
         server.kill()

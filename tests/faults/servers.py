@@ -16,6 +16,9 @@ from tests.faults.ledger import Ledger
 
 __all__ = ["TIMINGS", "Place", "Server", "eventually", "recovery_bound"]
 
+# Bytecode is written, since compiling at each start would take most of it.
+_NOT_PASSED_ON = ("FIRELOCK_", "PYTHONDONTWRITEBYTECODE")
+
 # The timings of every scenario: session 2 s, renewed each 0.6 s, looked over each 0.5 s, polled each 0.2 s.
 TIMINGS = {
     "FIRELOCK_SESSION_TIMEOUT": "2",
@@ -53,7 +56,7 @@ class Place:
         """Return the environment of a server or client under test."""
         root = Path(__file__).parents[2]
         return {
-            **{name: text for name, text in os.environ.items() if not name.startswith("FIRELOCK_")},
+            **{name: text for name, text in os.environ.items() if not name.startswith(_NOT_PASSED_ON)},
             **self.timings,
             "FIRELOCK_STORAGE": self.storage,
             "FAULTS_LEDGER": str(self.ledger_folder),
