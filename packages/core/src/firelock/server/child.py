@@ -106,6 +106,7 @@ class Child:
         self._waker = threading.Thread(target=self._wait_for_work, name="firelock-waker", daemon=True)
         self._upkeep.start()
         self._dispatcher.start(Holder(session_id, self.server.name))
+        log.info("Jobs are run from now on.", extra={"session": session_id})
         self._waker.start()
 
     def adopt(self, session_id: str) -> None:

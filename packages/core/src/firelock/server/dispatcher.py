@@ -195,14 +195,13 @@ class Dispatcher:
         if self._is_time_to_reconcile():
             self._reconcile()
         limit = self._limit()
-        was_dry_before = self._threads.waiting == 0
         reply = self._send(limit)
         if self._is_unreachable:
             self._is_unreachable = False
             log.info("Storage is back.")
             self.on_contact(True)
         self._pause = _FIRST_PAUSE
-        took = self._take(reply, limit, was_dry=was_dry_before or self._threads.waiting == 0)
+        took = self._take(reply, limit, was_dry=self._threads.has_idle)
         self._wait(is_more_likely=took > 0 and took >= limit)
 
     def _limit(self) -> int:

@@ -99,6 +99,11 @@ class ThreadWorkers:
         """How many jobs wait here for a worker."""
         return self._todo.qsize()
 
+    @property
+    def has_idle(self) -> bool:
+        """Tell whether a worker has nothing to do."""
+        return not self._todo.qsize() and len(self.running) < self.count
+
     def oldest_wait(self) -> float:
         """Return how long the first of the waiting jobs has waited, in seconds."""
         begun = self._put_count - self._todo.qsize()
