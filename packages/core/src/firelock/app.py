@@ -15,6 +15,7 @@ from firelock.errors import ConfigurationError
 from firelock.group_commit import GroupCommit
 from firelock.handle import Job
 from firelock.locks import Lock, LockKeeper, LockProvider
+from firelock.offers import check_contract
 from firelock.operators import Jobs, Queues, Servers
 from firelock.plugins import Plugins
 from firelock.recurring import Recurring
@@ -98,7 +99,7 @@ class Firelock:
             )
             raise ConfigurationError(message)
         if isinstance(storage, Storage):
-            return storage
+            return check_contract(storage)
         if isinstance(storage, str):
             return self.plugins.open_storage(storage)
         return self.plugins.adopt_storage(storage)

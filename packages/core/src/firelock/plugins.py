@@ -5,19 +5,19 @@ from __future__ import annotations
 import inspect
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from importlib.metadata import Distribution, distributions
+from importlib.metadata import distributions
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
 import attrs
 import pluggy
 
-from firelock import hookspecs
+from firelock import hookspecs, offers
 from firelock.errors import ConfigurationError, PluginError, StorageError, UnknownScheme
 from firelock.hookspecs import PROJECT, Command, ServerInfo, TaskCall
-from firelock.storage import CONTRACT, Storage
+from firelock.storage import Storage
 
 if TYPE_CHECKING:
     from cattrs import Converter
@@ -59,9 +59,9 @@ class Plugins:
         self._manager = pluggy.PluginManager(PROJECT)
         self._manager.add_hookspecs(hookspecs)
         self._sources: dict[str, tuple[str, str]] = {}
-        self._register(_Core(), "core", "firelock", "")
-        for place, plugin in enumerate(app_plugins):
-            self._register(_instance(plugin), _name_of(plugin, place), "app", "")
+        self._register(offers.Core(), "core", "firelock", "")
+        for place, plugin in enumerate(_listed(app_plugins)):
+            self._load(_name_of(plugin, place), lambda plugin=plugin: plugin, "app", "")  # type: ignore[misc]
         if use_entry_points:
             self._load_entry_points()
         self._check_hooks()
@@ -89,10 +89,10 @@ class Plugins:
         for distribution in distributions():
             for entry_point in distribution.entry_points:
                 if entry_point.group == PROJECT and wanted(entry_point.name):
-                    self._load(entry_point.name, entry_point.load, distribution)
+                    source = distribution.metadata["Name"]
+                    self._load(entry_point.name, entry_point.load, source, distribution.version)
 
-    def _load(self, name: str, load: Callable[[], object], distribution: Distribution) -> None:
-        source, version = distribution.metadata["Name"], distribution.version
+    def _load(self, name: str, load: Callable[[], object], source: str, version: str) -> None:
         if name in self._sources:
             if self._sources[name] == (source, version):  # one distribution that is found twice on the path
                 return
@@ -103,13 +103,13 @@ class Plugins:
             raise PluginError(message)
         try:
             plugin = load()
+            plugin = plugin() if inspect.isclass(plugin) else plugin
         except Exception as error:
-            message = (
-                f"Plugin {name!r} of {source} {version} failed to load: {type(error).__name__}: {error}. "
-                f"Mend or uninstall it, or set {_SELECTION}=-{name}."
-            )
+            place = f"{source} {version}".strip()
+            instead = "Mend it." if source == "app" else f"Mend or uninstall it, or set {_SELECTION}=-{name}."
+            message = f"Plugin {name!r} of {place} failed to load: {type(error).__name__}: {error}. {instead}"
             raise PluginError(message) from error
-        self._register(_instance(plugin), name, source, version)
+        self._register(plugin, name, source, version)
 
     def _check_hooks(self) -> None:
         try:
@@ -119,23 +119,35 @@ class Plugins:
                 f"A plugin implements a hook that does not exist: {error}. Known: {', '.join(hook_names())}."
             )
             raise PluginError(message) from error
+        for implementation in (one for hook in hook_names() for one in self._implementations(hook)):
+            if implementation.wrapper or implementation.hookwrapper:
+                hook = implementation.function.__name__
+                message = (
+                    f"Plugin {implementation.plugin_name!r} wraps {hook}; Firelock has no hook wrappers, so "
+                    "that one plugin's error reaches no other. Implement the hook itself."
+                )
+                raise PluginError(message)
+
+    def _implementations(self, hook: str) -> list[pluggy.HookImpl]:
+        """Return what plugins have for a hook, the first to be asked first."""
+        return list(reversed(getattr(self._manager.hook, hook).get_hookimpls()))
 
     def _is_used(self, hook: str) -> bool:
-        return bool(getattr(self._manager.hook, hook).get_hookimpls())
+        return bool(self._implementations(hook))
 
     def _offers(self, hook: str, noun: str) -> dict[str, Callable[[str], object]]:
-        offers: dict[str, Callable[[str], object]] = {}
+        found: dict[str, Callable[[str], object]] = {}
         sources: dict[str, str] = {}
-        for implementation in getattr(self._manager.hook, hook).get_hookimpls():
+        for implementation in reversed(self._implementations(hook)):  # the core's own first
             name = implementation.plugin_name
-            for key, offer in implementation.function().items():
-                if key in offers:
+            for key, offer in offers.offered(implementation.function, name, hook).items():
+                if key in found:
                     message = (
                         f"Plugins {sources[key]!r} and {name!r} both offer the {noun} {key!r}; keep one."
                     )
                     raise PluginError(message)
-                offers[key], sources[key] = offer, name
-        return offers
+                found[key], sources[key] = offer, name
+        return found
 
     def listing(self) -> list[PluginInfo]:
         """Return the loaded plugins in the order in which their hooks run."""
@@ -156,14 +168,18 @@ class Plugins:
         """
         scheme, separator, _ = url.partition("://")
         if not separator:
+            shown = f"…{url[url.rindex('@') :]}" if "@" in url else url  # what stands before it may be secret
             message = (
-                f"{url!r} is not a storage URL; write scheme://…, such as sqlite:///jobs.db or memory://."
+                f"{shown!r} is not a storage URL; write scheme://…, such as sqlite:///jobs.db or memory://."
             )
             raise ConfigurationError(message)
         factory = self._storages.get(scheme)
         if factory is None:
-            raise UnknownScheme(self._unknown(scheme))
-        return _checked(factory(url), scheme)
+            known = ", ".join(sorted(self._storages))
+            raise UnknownScheme(
+                f"No storage for scheme {scheme!r}. Installed: {known}. {offers.install_hint(scheme)}."
+            )
+        return offers.storage(factory, url, scheme)
 
     def adopt_storage(self, engine: object) -> Storage:
         """Return the storage that works on a caller's own object, such as a SQLAlchemy Engine.
@@ -178,17 +194,19 @@ class Plugins:
                 f"{engine!r} is no storage; pass a URL, a firelock.storage.Storage or a SQLAlchemy Engine."
             )
             raise ConfigurationError(message)
-        return _checked(factory(engine), scheme)  # type: ignore[arg-type]
-
-    def _unknown(self, scheme: str) -> str:
-        known = ", ".join(sorted(self._storages))
-        extra = _EXTRAS.get(scheme.partition("+")[0])
-        hint = f'pip install "firelock[{extra}]"' if extra else "Install a plugin that offers it"
-        return f"No storage for scheme {scheme!r}. Installed: {known}. {hint}."
+        return offers.storage(factory, engine, scheme)
 
     def open_locks(self, url: str) -> LockProvider:
-        """Return the lock provider of a URL."""
-        scheme = url.partition("://")[0]
+        """Return the lock provider of a URL.
+
+        Raises:
+            UnknownScheme: no plugin offers the scheme.
+            PluginError: what the plugin made is no lock provider.
+        """
+        scheme, separator, _ = url.partition("://")
+        if not separator:
+            message = f"{url!r} is not the URL of a lock provider; write scheme://…."
+            raise ConfigurationError(message)
         factory = self._lock_providers.get(scheme)
         if factory is None:
             known = ", ".join(sorted(self._lock_providers)) or "none"
@@ -196,12 +214,12 @@ class Plugins:
                 f"No lock provider for scheme {scheme!r}. Installed: {known}. Install one that offers it."
             )
             raise UnknownScheme(message)
-        provider: LockProvider = factory(url)  # type: ignore[assignment]
-        return provider
+        return offers.lock_provider(factory(url), scheme)
 
     def serializers(self) -> dict[str, Serializer]:
         """Return every serializer by name, the core's `json` among them."""
-        return self._offers("register_serializers", "serializer")  # type: ignore[return-value]
+        found = self._offers("register_serializers", "serializer")
+        return {name: offers.serializer(offer, name) for name, offer in found.items()}
 
     def commands(self) -> list[Command]:
         """Return the commands that plugins offer."""
@@ -235,11 +253,17 @@ class Plugins:
         return elected
 
     def _ask(self, hook: str, **arguments: object) -> object:
-        try:
-            return getattr(self._manager.hook, hook)(**arguments)
-        except Exception:
-            log.exception("A %s hook raised; it counts as no answer.", hook)
-            return None
+        for implementation in self._implementations(hook):
+            try:
+                answer: object = implementation.function(
+                    *(arguments[name] for name in implementation.argnames)
+                )
+            except Exception:
+                log.exception("Plugin %r raised in %s; no answer.", implementation.plugin_name, hook)
+                continue
+            if answer is not None:
+                return answer
+        return None
 
     # ---- reporting ---------------------------------------------------------------------------------------
 
@@ -268,55 +292,11 @@ class Plugins:
         self._tell("worker_process_stopped", server=server)
 
     def _tell(self, hook: str, **arguments: object) -> None:
-        for implementation in reversed(getattr(self._manager.hook, hook).get_hookimpls()):
-            wanted = {name: arguments[name] for name in implementation.argnames}
+        for implementation in self._implementations(hook):
             try:
-                implementation.function(**wanted)
+                implementation.function(*(arguments[name] for name in implementation.argnames))
             except Exception:
                 log.exception("Plugin %r raised in %s; no job is touched.", implementation.plugin_name, hook)
-
-
-_EXTRAS = {
-    "sqlite": "sql",
-    "postgresql": "postgresql",
-    "mysql": "mysql",
-    "mariadb": "mysql",
-    "redis": "redis",
-    "rediss": "redis",
-    "unix": "redis",
-}
-
-
-class _Core:
-    """The core's own plugin: the same hooks as strangers use."""
-
-    @hookspecs.hookimpl
-    def register_storages(self) -> Mapping[str, Callable[[str], Storage]]:
-        def memory(url: str) -> Storage:
-            from firelock.memory import MemoryStorage  # noqa: PLC0415 - loaded when first used
-
-            return MemoryStorage(urlsplit(url).netloc)
-
-        return {"memory": memory}
-
-    @hookspecs.hookimpl
-    def register_serializers(self) -> Mapping[str, Serializer]:
-        from firelock.serializer import JsonSerializer  # noqa: PLC0415 - loaded when first used
-
-        return {"json": JsonSerializer()}
-
-
-def _checked(storage: object, scheme: str) -> Storage:
-    if not isinstance(storage, Storage):
-        message = f"The plugin for {scheme!r} returned {type(storage).__name__}, no firelock.storage.Storage."
-        raise PluginError(message)
-    if storage.contract != CONTRACT:
-        message = (
-            f"{type(storage).__name__} speaks version {storage.contract} of the storage contract, this "
-            f"Firelock version {CONTRACT}. Install a version of the plugin that matches."
-        )
-        raise PluginError(message)
-    return storage
 
 
 def open_storage(url: str, plugins: Sequence[object] = ()) -> Storage:
@@ -343,8 +323,11 @@ def hook_names() -> list[str]:
     return [name for name, value in vars(hookspecs).items() if hasattr(value, f"{PROJECT}_spec")]
 
 
-def _instance(plugin: object) -> object:
-    return plugin() if inspect.isclass(plugin) else plugin
+def _listed(plugins: Sequence[object]) -> Sequence[object]:
+    if not isinstance(plugins, list | tuple):
+        message = f"plugins={plugins!r} is no list; write plugins=[…]."
+        raise ConfigurationError(message)
+    return plugins
 
 
 def _name_of(plugin: object, place: int) -> str:
@@ -356,9 +339,5 @@ def _selection(text: str) -> Callable[[str], bool]:
     """Return which entry points to load: "sql,redis" only these, "-redis" all but this, empty all."""
     names = [name.strip() for name in text.split(",") if name.strip()]
     denied = {name[1:] for name in names if name.startswith("-")}
-    allowed = _without(names, denied)
+    allowed = {name for name in names if not name.startswith("-")}
     return lambda name: name not in denied and (not allowed or name in allowed)
-
-
-def _without(names: Iterable[str], denied: set[str]) -> set[str]:
-    return {name for name in names if not name.startswith("-")} - denied

@@ -1,0 +1,700 @@
+"""Plugins: found, checked when they load, asked in order; what they do wrong never touches a job."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import types
+from importlib.metadata import EntryPoint
+
+import attrs
+import pytest
+
+from firelock import Firelock, hookimpl
+from firelock.errors import ConfigurationError, PluginError, StorageError, UnknownScheme
+from firelock.hookspecs import Command, ServerInfo
+from firelock.memory import MemoryStorage
+from firelock.outcome import Settled
+from firelock.plugins import PluginInfo, Plugins, hook_names, open_storage, shown_url
+from firelock.serializer import JsonSerializer
+from firelock.storage import CONTRACT
+
+SERVER = ServerInfo("id", "host:1", "*", 1, 1)
+
+
+# ---- plugins that are installed --------------------------------------------------------------------------
+
+
+@attrs.frozen
+class FakeDistribution:
+    """An installed distribution as importlib.metadata shows it."""
+
+    name: str
+    version: str
+    entry_points: tuple[EntryPoint, ...]
+
+    @property
+    def metadata(self):
+        return {"Name": self.name}
+
+
+class FakeEntryPoint:
+    """An entry point whose object is at hand, or that fails."""
+
+    def __init__(self, name, plugin=None, *, error=None, group="firelock"):
+        self.name, self.group = name, group
+        self.plugin, self.error = plugin, error
+
+    def load(self):
+        if self.error is not None:
+            raise self.error
+        return self.plugin
+
+
+@pytest.fixture
+def install(monkeypatch):
+    """Installs distributions in place of those of this machine: name, version, entry points."""
+
+    def install(*found):
+        distributions = [FakeDistribution(name, version, points) for name, version, *points in found]
+        monkeypatch.setattr("firelock.plugins.distributions", lambda: distributions)
+
+    return install
+
+
+class Quiet:
+    """A plugin that implements one hook and does nothing."""
+
+    @hookimpl
+    def jobs_created(self, jobs): ...
+
+
+def names(plugins):
+    """The names of the loaded plugins, the core's left out."""
+    return [info.name for info in plugins.listing() if info.name != "core"]
+
+
+def test_installed_plugins_load_by_entry_point(install):
+    """Each is listed with its distribution, version and hooks; other groups are others' business."""
+    install(
+        (
+            "acme-tenants",
+            "1.2",
+            FakeEntryPoint("tenants", Quiet),
+            FakeEntryPoint("x", group="console_scripts"),
+        )
+    )
+
+    plugins = Plugins()
+
+    assert PluginInfo("tenants", "acme-tenants", "1.2", ("jobs_created",)) == plugins.listing()[0]
+    assert ["tenants"] == names(plugins)
+
+
+@pytest.mark.parametrize(
+    ("selection", "loaded"),
+    [
+        ("", ["c", "b", "a"]),
+        ("a,c", ["c", "a"]),
+        (" a , c ", ["c", "a"]),
+        ("-b", ["c", "a"]),
+        ("a,b,-b", ["a"]),
+        ("-a,-b,-c", []),
+        ("-b,b", []),
+        ("nobody", []),
+    ],
+)
+def test_the_environment_chooses_among_them(install, monkeypatch, selection, loaded):
+    """FIRELOCK_PLUGINS=a,c loads only these, -b all but this one; a name that is denied is never loaded."""
+    install(("acme", "1", *[FakeEntryPoint(name, Quiet) for name in "abc"]))
+    monkeypatch.setenv("FIRELOCK_PLUGINS", selection)
+
+    assert loaded == names(Plugins())
+
+
+def test_a_denied_plugin_is_not_imported(install, monkeypatch):
+    """One that fails to load can be left out without uninstalling it."""
+    install(("acme", "1", FakeEntryPoint("broken", error=ImportError("no module named driver"))))
+    monkeypatch.setenv("FIRELOCK_PLUGINS", "-broken")
+
+    assert [] == names(Plugins())
+
+
+def test_a_plugin_that_raises_stops_the_start(install):
+    """The message names plugin, distribution and cause, and how to go on without it."""
+    install(("acme", "1.2", FakeEntryPoint("broken", error=RuntimeError("boom"))))
+
+    with pytest.raises(
+        PluginError, match=r"'broken' of acme 1\.2 failed to load: RuntimeError: boom\..*=-broken"
+    ):
+        Plugins()
+
+
+def test_a_plugin_class_that_cannot_be_made_stops_the_start(install):
+    """A class is a plugin of one instance; one that wants arguments is no plugin."""
+
+    class Demanding:
+        def __init__(self, engine): ...
+
+    install(("acme", "1.2", FakeEntryPoint("demanding", Demanding)))
+
+    with pytest.raises(PluginError, match=r"'demanding' of acme 1\.2 failed to load: TypeError.*engine"):
+        Plugins()
+    with pytest.raises(PluginError, match=r"'Demanding#0' of app failed to load: TypeError.*engine"):
+        Plugins([Demanding], use_entry_points=False)
+
+
+def test_two_plugins_of_one_name_are_refused(install):
+    """Nobody could tell which one is meant."""
+    install(("acme", "1", FakeEntryPoint("tenants", Quiet)), ("other", "2", FakeEntryPoint("tenants", Quiet)))
+
+    with pytest.raises(PluginError, match=r"Two plugins are named 'tenants': one of acme, one of other\."):
+        Plugins()
+
+
+def test_a_distribution_that_is_found_twice_loads_once(install):
+    """A path that holds the same distribution twice is no clash."""
+    install(("acme", "1", FakeEntryPoint("tenants", Quiet)), ("acme", "1", FakeEntryPoint("tenants", Quiet)))
+
+    assert ["tenants"] == names(Plugins())
+
+
+# ---- plugins of an app -----------------------------------------------------------------------------------
+
+
+def make_module():
+    """A module with a hook."""
+    module = types.ModuleType("acme_hooks")
+
+    @hookimpl
+    def jobs_created(jobs): ...
+
+    module.jobs_created = jobs_created
+    return module
+
+
+def test_an_app_s_plugins_are_classes_instances_or_modules():
+    """Each is named by what it is and its place in the list."""
+    plugins = Plugins([Quiet, Quiet(), make_module()], use_entry_points=False)
+
+    assert ["acme_hooks#2", "Quiet#1", "Quiet#0"] == names(plugins)
+    assert {"app"} == {info.distribution for info in plugins.listing() if info.name != "core"}
+
+
+def test_one_app_s_plugins_are_not_another_s():
+    """Nothing is global."""
+    with Firelock("memory://", plugins=[Quiet]) as one, Firelock("memory://") as other:
+        assert (True, False) == (one.plugins.has_jobs_created, other.plugins.has_jobs_created)
+
+
+def test_the_same_plugin_twice_is_refused():
+    """One instance has one place."""
+    plugin = Quiet()
+
+    with pytest.raises(PluginError, match="'Quiet#1' of app cannot be registered"):
+        Plugins([plugin, plugin], use_entry_points=False)
+
+
+@pytest.mark.parametrize("plugins", [Quiet, "acme.plugin", None, 7])
+def test_plugins_are_given_in_a_list(plugins):
+    """One plugin without its list is a slip that the message mends."""
+    with pytest.raises(ConfigurationError, match=r"plugins=.* is no list; write plugins=\["):
+        Firelock("memory://", plugins=plugins)
+
+
+def test_a_misspelt_hook_stops_the_start():
+    """The message names the plugin, the hook and those there are."""
+
+    class Misspelt:
+        @hookimpl
+        def job_created(self, jobs): ...
+
+    with pytest.raises(
+        PluginError, match=r"hook that does not exist.*job_created.*Known: register_storages, "
+    ):
+        Plugins([Misspelt], use_entry_points=False)
+
+
+def test_a_misspelt_argument_stops_the_start():
+    """A hook takes the arguments of its specification, or some of them."""
+
+    class Misspelt:
+        @hookimpl
+        def jobs_created(self, job): ...
+
+    with pytest.raises(PluginError, match=r"'Misspelt#0' of app cannot be registered.*job"):
+        Plugins([Misspelt], use_entry_points=False)
+
+
+def test_a_hook_may_take_fewer_arguments():
+    """What a plugin does not need it need not name."""
+    seen = []
+
+    class Curt:
+        @hookimpl
+        def jobs_settled(self):
+            seen.append("settled")
+
+        @hookimpl
+        def elect_transition(self, job):
+            return job
+
+    plugins = Plugins([Curt], use_entry_points=False)
+    plugins.jobs_settled([])
+
+    assert (["settled"], "the job") == (seen, plugins.elect_transition("the job", "proposed"))
+
+
+def test_a_hook_wrapper_is_refused():
+    """Hooks are called one by one, so that one's exception ends no other: none wraps another."""
+
+    class Wrapping:
+        @hookimpl(wrapper=True)
+        def jobs_created(self, jobs):
+            yield
+
+    with pytest.raises(PluginError, match=r"'Wrapping#0' wraps jobs_created; Firelock has no hook wrappers"):
+        Plugins([Wrapping], use_entry_points=False)
+
+
+def test_hook_names_are_those_of_the_specification():
+    """The list for messages and documentation is made from the specifications, in their order."""
+    names = hook_names()
+
+    assert ("register_storages", "dashboard_permission") == (names[0], names[-1])
+    assert {"job_options", "retry_decision", "jobs_settled"} < set(names)
+    assert len(names) == len(set(names))
+
+
+# ---- registering -----------------------------------------------------------------------------------------
+
+
+def offering(hook, **offers):
+    """A plugin that offers these by this hook."""
+
+    def offer(self):
+        return offers
+
+    return type(f"Offers{'And'.join(offers)}", (), {hook: hookimpl(offer)})
+
+
+@pytest.mark.parametrize(
+    ("hook", "noun"),
+    [("register_storages", "storage scheme"), ("register_lock_providers", "lock scheme")],
+)
+def test_a_scheme_has_one_plugin(hook, noun):
+    """Two plugins that offer one scheme are refused, both by name."""
+    one, other = offering(hook, acme=MemoryStorage), offering(hook, acme=MemoryStorage)
+
+    with pytest.raises(PluginError, match=f"'Offersacme#0' and 'Offersacme#1' both offer the {noun} 'acme'"):
+        Plugins([one, other], use_entry_points=False)
+
+
+def test_the_core_s_names_are_taken():
+    """Neither memory:// nor json can be replaced."""
+    with pytest.raises(
+        PluginError, match="'core' and 'Offersmemory#0' both offer the storage scheme 'memory'"
+    ):
+        Plugins([offering("register_storages", memory=MemoryStorage)], use_entry_points=False)
+    with pytest.raises(PluginError, match="'core' and 'Offersjson#0' both offer the serializer 'json'"):
+        Firelock("memory://", plugins=[offering("register_serializers", json=JsonSerializer())])
+
+
+@pytest.mark.parametrize("hook", ["register_storages", "register_lock_providers", "register_serializers"])
+@pytest.mark.parametrize("answer", [None, ["acme"], {7: MemoryStorage}])
+def test_an_offer_is_a_mapping_of_names(hook, answer):
+    """What a plugin offers under no name is refused, with the plugin's and the hook's."""
+    plugin = type("Odd", (), {hook: hookimpl(lambda self: answer)})
+
+    with pytest.raises(PluginError, match=f"'Odd#0' answered {hook} with"):
+        Firelock("memory://", plugins=[plugin])
+
+
+@pytest.mark.parametrize("hook", ["register_storages", "register_lock_providers", "register_serializers"])
+def test_an_offer_that_raises_stops_the_start(hook):
+    """The message names the plugin and the hook."""
+
+    def raises(self):
+        raise RuntimeError("boom")
+
+    plugin = type("Odd", (), {hook: hookimpl(raises)})
+
+    with pytest.raises(PluginError, match=f"'Odd#0' raised in {hook}: RuntimeError: boom"):
+        Firelock("memory://", plugins=[plugin])
+
+
+def test_a_serializer_is_offered_under_its_own_name():
+    """The name is stored with each job; under another one the job could never be read."""
+
+    class Rot13(JsonSerializer):
+        name = "rot13"
+
+    with pytest.raises(PluginError, match=r"serializer 'rot14'; .* own name, which is 'rot13'"):
+        Firelock("memory://", plugins=[offering("register_serializers", rot14=Rot13())])
+    with pytest.raises(PluginError, match="offers str as the serializer 'rot13'"):
+        Firelock("memory://", plugins=[offering("register_serializers", rot13="rot13")])
+
+
+def test_an_unknown_serializer_is_refused():
+    """The message names those that are installed."""
+    with pytest.raises(ConfigurationError, match=r"Serializer 'xml' is unknown\. Installed: json\."):
+        Firelock("memory://", serializer="xml")
+
+
+def test_commands_of_all_plugins_are_offered():
+    """The command line asks once."""
+    command = Command("vacuum", "Vacuum.", lambda parser: None, lambda arguments: 0)
+
+    class Commands:
+        @hookimpl
+        def register_commands(self):
+            return [command]
+
+    assert [command] == Plugins([Commands], use_entry_points=False).commands()
+
+
+# ---- storages by URL -------------------------------------------------------------------------------------
+
+
+def test_a_storage_is_found_by_its_scheme():
+    """The factory gets the whole URL."""
+    plugin = offering("register_storages", acme=MemoryStorage)
+
+    storage = open_storage("acme://here", [plugin])
+
+    assert "memory://acme://here" == storage.url
+
+
+@pytest.mark.parametrize(
+    ("url", "hint"),
+    [
+        (
+            "mongo://x",
+            r"No storage for scheme 'mongo'\. Installed: .*memory.*\. Install a plugin that offers it\.",
+        ),
+        ("redis+x://y", r"No storage for scheme 'redis\+x'\. .*pip install \"firelock\[redis\]\""),
+        ("MEMORY://", "No storage for scheme 'MEMORY'"),
+        ("://", "No storage for scheme ''"),
+    ],
+)
+def test_an_unknown_scheme_is_refused(url, hint):
+    """The message names the scheme, those there are and what to install."""
+    with pytest.raises(UnknownScheme, match=hint):
+        open_storage(url)
+
+
+@pytest.mark.parametrize("url", ["jobs.db", "sqlite:jobs.db", "memory", "memory:/x"])
+def test_a_url_needs_its_separator(url):
+    """What is no URL is refused with an example."""
+    with pytest.raises(ConfigurationError, match=f"'{url}' is not a storage URL; write scheme://"):
+        open_storage(url)
+
+
+def test_no_message_tells_a_password():
+    """Also of something that is no URL at all."""
+    for url in ("anna:secret@host/jobs", "mongo://anna:secret@host/jobs"):
+        with pytest.raises(ConfigurationError) as caught:
+            open_storage(url)
+        assert "secret" not in str(caught.value)
+
+
+def test_a_factory_returns_a_storage():
+    """Anything else is the plugin's fault, by class."""
+    with pytest.raises(PluginError, match=r"plugin for 'acme' returned dict, no firelock\.storage\.Storage"):
+        open_storage("acme://", [offering("register_storages", acme=lambda url: {})])
+
+
+def test_a_storage_speaks_this_contract():
+    """One that was written for another version is refused before it is used."""
+
+    class Old(MemoryStorage):
+        contract = CONTRACT - 1
+
+    with pytest.raises(
+        PluginError, match=f"speaks version 0 of the storage contract, this Firelock .* {CONTRACT}"
+    ):
+        open_storage("acme://", [offering("register_storages", acme=Old)])
+    with pytest.raises(PluginError, match="Old speaks version 0"):
+        Firelock(Old())
+
+
+def test_a_driver_that_is_missing_is_said():
+    """A factory imports its driver; without it the message names the module."""
+
+    def factory(url):
+        import no_such_driver  # noqa: F401
+
+    with pytest.raises(ConfigurationError, match=r"scheme 'acme' cannot be imported: .*'no_such_driver'"):
+        open_storage("acme://", [offering("register_storages", acme=factory)])
+
+
+@attrs.frozen
+class Engine:
+    """Something with a URL, as SQLAlchemy's engines have one."""
+
+    url: str
+
+
+def test_an_engine_is_adopted_by_its_scheme():
+    """The plugin of the scheme gets the object itself; a driver's name in it does not matter."""
+    seen = []
+
+    def factory(engine):
+        seen.append(engine)
+        return MemoryStorage()
+
+    with Firelock(Engine("acme+fast://here"), plugins=[offering("register_storages", acme=factory)]) as fire:
+        assert "memory://" == fire.storage.url
+
+    assert [Engine("acme+fast://here")] == seen
+
+
+@pytest.mark.parametrize("storage", [7, object(), Engine("nobody://"), Engine(None)])
+def test_what_is_no_storage_is_refused(storage):
+    """The message shows it and what may be given."""
+    with pytest.raises(
+        ConfigurationError, match=r"is no storage; pass a URL, a firelock\.storage\.Storage or"
+    ):
+        Firelock(storage)
+
+
+# ---- locks by URL ----------------------------------------------------------------------------------------
+
+
+def test_locks_may_live_elsewhere():
+    """An app's locks are those of the provider of the URL."""
+    elsewhere = MemoryStorage("elsewhere")
+    plugin = offering("register_lock_providers", acme=lambda url: elsewhere)
+
+    with Firelock("memory://", locks="acme://", plugins=[plugin]) as fire, fire.lock("x"):
+        assert elsewhere.get_record("lock", "x") is not None
+        assert fire.storage.get_record("lock", "x") is None
+
+
+@pytest.mark.parametrize(
+    ("locks", "words"),
+    [
+        (
+            "etcd://",
+            r"No lock provider for scheme 'etcd'\. Installed: .*acme.*\. Install one that offers it\.",
+        ),
+        ("acme", "'acme' is not the URL of a lock provider; write scheme://"),
+        ("acme://", "plugin for 'acme' returned dict, no lock provider: it has no acquire_lock"),
+    ],
+)
+def test_a_wrong_lock_provider_is_refused(locks, words):
+    """Unknown scheme, no URL, or something without a provider's verbs."""
+    plugin = offering("register_lock_providers", acme=lambda url: {})
+
+    with pytest.raises(ConfigurationError, match=words):
+        Firelock("memory://", locks=locks, plugins=[plugin])
+
+
+# ---- URLs as they may be shown ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://anna:secret@host:5432/jobs", "postgresql://anna:***@host:5432/jobs"),
+        ("redis://:secret@host/0", "redis://:***@host/0"),
+        ("postgresql://anna:s%40cret@host/jobs?x=1#y", "postgresql://anna:***@host/jobs?x=1#y"),
+        ("postgresql://anna:se@cret@host/jobs", "postgresql://anna:***@host/jobs"),
+        ("postgresql://anna@host/jobs", "postgresql://anna@host/jobs"),
+        ("sqlite:///jobs.db", "sqlite:///jobs.db"),
+        ("memory://", "memory://"),
+    ],
+)
+def test_a_url_is_shown_without_its_password(url, shown):
+    """Everything else stays readable."""
+    assert shown == shown_url(url)
+
+
+def test_a_url_that_cannot_be_read_is_not_shown():
+    """It may hold a password anywhere."""
+    with pytest.raises(StorageError) as caught:
+        shown_url("redis://anna:secret@[::1/0")
+
+    assert "secret" not in str(caught.value)
+
+
+# ---- asking ----------------------------------------------------------------------------------------------
+
+
+def answering(hook, answer, log, name):
+    """A plugin that notes that it was asked and answers, or raises its answer."""
+
+    def asked(self):
+        log.append(name)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    return type(name, (), {hook: hookimpl(asked)})
+
+
+def test_hooks_run_from_entry_points_to_the_app_s_last_and_first(install):
+    """Entry points' plugins come first, then the app's with the last of its list first."""
+    log = []
+    install(("acme", "1", FakeEntryPoint("installed", answering("jobs_created", None, log, "installed"))))
+
+    plugins = Plugins([answering("jobs_created", None, log, name) for name in ("a", "b")])
+    plugins.jobs_created([])
+
+    assert ["installed", "b", "a"] == log
+    assert ["installed", "b#1", "a#0", "core"] == [info.name for info in plugins.listing()]
+
+
+@pytest.mark.parametrize("hook", ["retry_decision", "elect_transition"])
+def test_the_first_answer_decides(hook):
+    """Who says None leaves it to the next; after an answer nobody is asked."""
+    log = []
+    plugins = Plugins(
+        [answering(hook, answer, log, name) for name, answer in (("c", "late"), ("b", "early"), ("a", None))],
+        use_entry_points=False,
+    )
+
+    answer = ask(plugins, hook)
+
+    assert ("early", ["a", "b"]) == (answer, log)
+
+
+def ask(plugins, hook):
+    """The answer of a question whose arguments do not matter."""
+    return getattr(plugins, hook)(*[None] * (3 if hook == "retry_decision" else 2))
+
+
+@pytest.mark.parametrize("hook", ["retry_decision", "elect_transition"])
+def test_a_question_that_raises_counts_as_no_answer(hook, caplog):
+    """It is logged, and the next plugin is asked as if the first had said None."""
+    log = []
+    plugins = Plugins(
+        [
+            answering(hook, answer, log, name)
+            for name, answer in (("b", "answer"), ("a", RuntimeError("boom")))
+        ],
+        use_entry_points=False,
+    )
+
+    answer = ask(plugins, hook)
+
+    assert ("answer", ["a", "b"]) == (answer, log)
+    assert f"Plugin 'a#1' raised in {hook}; no answer." in caplog.text
+
+
+@pytest.mark.parametrize("hook", ["retry_decision", "elect_transition"])
+def test_nobody_s_answer_is_none(hook):
+    """Without a plugin, and where all say None, nothing is decided."""
+    silent = answering(hook, None, [], "a")
+
+    assert [None, None] == [
+        ask(Plugins(app_plugins, use_entry_points=False), hook) for app_plugins in ((), (silent,))
+    ]
+
+
+def test_options_of_all_plugins_are_joined():
+    """For each option the first plugin that gives it wins."""
+    log = []
+    plugins = Plugins(
+        [
+            answering("job_options", {"queue": "b", "priority": 5}, log, "b"),
+            answering("job_options", {"queue": "a", "tags": ["x"]}, log, "a"),
+            answering("job_options", None, log, "none"),
+        ],
+        use_entry_points=False,
+    )
+
+    assert {"queue": "a", "tags": ["x"], "priority": 5} == plugins.job_options(None, None)
+
+
+def test_contexts_are_given_outermost_first():
+    """Plugins that wrap nothing are left out."""
+    contexts = [contextlib.nullcontext(name) for name in "ab"]
+    plugins = Plugins(
+        [
+            answering("job_context", contexts[1], [], "b"),
+            answering("job_context", None, [], "none"),
+            answering("job_context", contexts[0], [], "a"),
+        ],
+        use_entry_points=False,
+    )
+
+    assert contexts == plugins.job_contexts(None, None)
+
+
+def test_an_unused_hook_costs_a_boolean():
+    """Whoever is on the hot path asks first whether anybody is there."""
+    hooks = (
+        "job_options",
+        "jobs_created",
+        "job_context",
+        "retry_decision",
+        "elect_transition",
+        "jobs_settled",
+    )
+    without = Plugins(use_entry_points=False)
+    answers = []
+    for hook in hooks:
+        plugins = Plugins([answering(hook, None, [], "a")], use_entry_points=False)
+        answers.append([getattr(plugins, f"has_{name}") for name in hooks])
+
+    assert [False] * 6 == [getattr(without, f"has_{name}") for name in hooks]
+    assert [[name == hook for name in hooks] for hook in hooks] == answers
+
+
+# ---- reporting -------------------------------------------------------------------------------------------
+
+OBSERVERS = {
+    "jobs_created": [],
+    "jobs_settled": [],
+    "server_started": SERVER,
+    "server_stopped": SERVER,
+    "worker_process_stopped": SERVER,
+}
+
+
+@pytest.mark.parametrize("hook", OBSERVERS)
+def test_an_observer_s_error_is_logged(hook, caplog):
+    """It reaches neither the job nor the next observer."""
+    log = []
+    plugins = Plugins(
+        [answering(hook, answer, log, name) for name, answer in (("b", None), ("a", RuntimeError("boom")))],
+        use_entry_points=False,
+    )
+
+    with caplog.at_level(logging.ERROR):
+        getattr(plugins, hook)(OBSERVERS[hook])
+
+    assert ["a", "b"] == log
+    assert f"Plugin 'a#1' raised in {hook}; no job is touched." in caplog.text
+    assert "RuntimeError: boom" in caplog.text
+
+
+def test_an_observer_gets_what_happened():
+    """The values go through as they are."""
+    seen = []
+
+    class Observer:
+        @hookimpl
+        def jobs_settled(self, settled):
+            seen.extend(settled)
+
+        @hookimpl
+        def worker_process_started(self, server):
+            seen.append(server)
+
+    plugins, end = Plugins([Observer], use_entry_points=False), Settled(None, None, 5)
+    plugins.jobs_settled([end])
+    plugins.worker_process_started(SERVER)
+
+    assert [end, SERVER] == seen
+
+
+def test_a_process_that_cannot_be_prepared_is_not_used():
+    """The exception of worker_process_started passes: it ends the process."""
+    plugins = Plugins(
+        [answering("worker_process_started", RuntimeError("no engine"), [], "a")], use_entry_points=False
+    )
+
+    with pytest.raises(RuntimeError, match="no engine"):
+        plugins.worker_process_started(SERVER)
