@@ -53,7 +53,7 @@ class ContinuingDuty(ServerFixtures):
         if end is State.DELETED:
             parent.delete()
 
-        stage.serve()
+        stage.serve(stage.another_app(sweep=60))
 
         assert end == stage.ended(parent).state
         assert expected == stage.ended(child).state
@@ -66,7 +66,7 @@ class ContinuingDuty(ServerFixtures):
         parent = self._parent(stage, fails=True)
         child = self._child(stage, parent, on)
 
-        stage.serve()
+        stage.serve(stage.another_app(sweep=60))
         stage.ended(parent)
 
         record = stage.when(child, lambda record: "parent failed" in str(record.reason))
