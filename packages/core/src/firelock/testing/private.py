@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 
 from firelock.group_commit import GroupCommit
-from firelock.job import ClaimedJob, JobRecord, NewJob, State
+from firelock.job import ClaimedJob, JobRecord, NewJob
 from firelock.lifecycle import Transition
 from firelock.memory import MemoryStorage, changes
 from firelock.results import Results
-from firelock.storage import Applied, Feature
+from firelock.storage import Applied, Feature, selection
 from firelock.testing.faults import FaultyStorage
 
 __all__ = ["DirectCommit", "DirectResults", "PrivateStorage", "StillStorage"]
@@ -67,15 +66,11 @@ class StillStorage(MemoryStorage):
         """The job is processing for this session, out of its turn; None where no claim would take it."""
         with self._open() as store:
             living, row = store.sessions.living(session), store.table.rows[job_id]
-            is_ready = row.record.state is State.ENQUEUED and row.record.session is None
-            if living is None or not is_ready or self._is_paused(row.record.queue):
+            is_paused = selection.is_pausing(self.get_record("queue", row.record.queue))
+            if living is None or not row.is_ready or is_paused:
                 return None
             name = living.session.server
             return changes.claim(store.table, row, session=session, server=name, now=now).claimed()
-
-    def _is_paused(self, queue: str) -> bool:
-        record = self.get_record("queue", queue)
-        return record is not None and json.loads(record.value).get("paused") is True
 
     def descendants(self, job_id: str) -> list[str]:
         """Return the ids of the job's continuations and of theirs, in the order in which they were made."""
