@@ -26,7 +26,7 @@ class Snooze:
             raise ValueError(message)
 
 
-class JobCancelled(BaseException):  # noqa: N818 - a request to end, not an error; `except Exception` lets it pass
+class JobCancelled(BaseException):
     """Raised inside a task that was told to stop; let it pass."""
 
 
