@@ -22,10 +22,9 @@ _PAYLOADS = ("arguments", "result")
 
 def answer_of(value: object) -> object:
     """Return a frozen value as JSON can hold it."""
-    if attrs.has(type(value)):
-        return {
-            field.name: _field(field.name, getattr(value, field.name)) for field in attrs.fields(type(value))
-        }
+    kind: type = type(value)
+    if attrs.has(kind):
+        return {field.name: _field(field.name, getattr(value, field.name)) for field in attrs.fields(kind)}
     if isinstance(value, StrEnum):
         return str(value)
     if isinstance(value, list | tuple):

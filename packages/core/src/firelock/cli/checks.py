@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import attrs
@@ -152,9 +152,9 @@ def _check_servers(sight: Sight) -> Iterator[Finding]:
             mend = "If it is gone, start another one; its jobs go back to their queues at the next sweep."
             yield Finding(True, what, mend)
     ended = [server for server in sight.servers if not server.is_alive]
-    missing = _without(ended, {server.name for server in alive})
+    missing = _unreplaced(ended, alive)
     if missing:
-        what = f"{len(missing)} servers ended within a day and are not back: {_names(missing)}."
+        what = f"Ended within a day, and none in its place: {_names(missing)}."
         yield Finding(False, what, "Nothing to do if that was meant; else start them again.")
 
 
@@ -218,13 +218,16 @@ def _queue_names(queues: str) -> list[str]:
     return [part.partition(":")[0].strip() for part in queues.split(",")]
 
 
-def _without(servers: Iterable[ServerView], names: set[str]) -> list[ServerView]:
-    return [server for server in servers if server.name not in names]
+def _unreplaced(ended: Sequence[ServerView], alive: Sequence[ServerView]) -> list[ServerView]:
+    """Return ended servers whose name or queues no living one has: a deploy changes host and pid."""
+    names, choices = {server.name for server in alive}, {server.queues for server in alive}
+    return [server for server in ended if server.name not in names and server.queues not in choices]
 
 
 def _names(servers: Sequence[ServerView]) -> str:
     more = f" and {len(servers) - _NAMED} more" if len(servers) > _NAMED else ""
-    return ", ".join(server.name for server in servers[:_NAMED]) + more
+    named = ", ".join(f"{server.name} (queues {server.queues})" for server in servers[:_NAMED])
+    return named + more
 
 
 def _jobs(count: int) -> str:

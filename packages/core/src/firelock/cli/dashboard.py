@@ -22,5 +22,4 @@ def add(commands: Commands) -> None:
 
 
 def _missing(_: argparse.Namespace, __: Screen) -> NoReturn:
-    message = "The dashboard is not installed."
-    raise Problem(message, hint='pip install "firelock[dashboard]" brings it.', code=Exit.USAGE)
+    raise Problem('No dashboard is installed; pip install "firelock[dashboard]" brings it.', code=Exit.USAGE)

@@ -114,14 +114,11 @@ def _play(url: str, seconds: float, screen: Screen, server: subprocess.Popen[byt
     story, view = Story(app, seconds), view_for(screen)
     story.begin()
     deadline = time.monotonic() + seconds + _LATE_LIMIT
-    is_ending = False
     with view.open():
         while not story.is_told and time.monotonic() < deadline and server.poll() is None:
-            scene = story.look()
-            view.show(scene)
-            if scene.seconds >= seconds and not is_ending:
-                is_ending = True
+            if story.is_time_over:
                 story.end_recurring()
+            view.show(story.look())
             time.sleep(_LOOK_EVERY)
         view.show(story.look(is_last=True))
     if server.poll() is not None:

@@ -68,6 +68,7 @@ class Story:
         self.records: dict[str, JobRecord] = {}
         self._pace = seconds / _USUAL_SECONDS
         self._began_at = self._storage.clock()
+        self._is_ending = False
         self._seen_steps: dict[str, int] = {}
         self._seen_lines: dict[str, int] = {}
 
@@ -102,15 +103,20 @@ class Story:
 
     def end_recurring(self) -> None:
         """Nothing new comes any more."""
-        self.app.recurring.remove(_RECURRING)
+        self._storage.remove_recurring(_RECURRING)
+        self._is_ending = True
 
     # ---- following ---------------------------------------------------------------------------------------
 
     @property
+    def is_time_over(self) -> bool:
+        """Tell whether the demo has lasted as long as it was asked to."""
+        return self._storage.clock() - self._began_at >= self.length * 1_000_000
+
+    @property
     def is_told(self) -> bool:
-        """Tell whether the time is over and every job has ended."""
-        is_late = self._storage.clock() - self._began_at >= self.length * 1_000_000
-        return is_late and all(record.is_final for record in self.records.values())
+        """Tell whether nothing new comes and, as of the last look, every job has ended."""
+        return self._is_ending and all(record.is_final for record in self.records.values())
 
     def look(self, *, is_last: bool = False) -> Scene:
         """Return the present scene; what happened since the last one is in its events."""

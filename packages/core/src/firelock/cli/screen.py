@@ -25,6 +25,7 @@ STATE_STYLES = {
     "failed": "bold red",
     "deleted": "bright_black",
 }
+_GAP, _NARROWEST = 2, 8
 
 
 class Cell:
@@ -59,9 +60,9 @@ Piece = Cell | str | int
 class Screen:
     """Standard output and standard error of one command."""
 
-    def __init__(self, *, is_json: bool = False) -> None:
+    def __init__(self, *, is_json: bool = False, out: TextIO | None = None) -> None:
         self.is_json = is_json
-        self._out: TextIO = sys.stdout
+        self._out: TextIO = out or sys.stdout
         self._error: TextIO = sys.stderr
         self._console: Console | None = None
 
@@ -97,13 +98,14 @@ class Screen:
         from rich.table import Table  # noqa: PLC0415 - loaded for terminals only
 
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-        for column in columns:
+        widths = [_widest(columns, rows, column) for column in columns]
+        for column, wide in zip(columns, _fitted(columns, widths, self.console.width), strict=True):
             table.add_column(
                 _text(Cell(column.title)),
                 justify="right" if column.is_number else "left",
                 no_wrap=True,
-                overflow="fold" if column.is_whole else "ellipsis",
-                min_width=_widest(columns, rows, column) if column.is_whole or column.is_number else None,
+                overflow="ellipsis",
+                width=wide,
             )
         for row in rows:
             table.add_row(*[_text(cell) for cell in row])
@@ -175,3 +177,15 @@ def _text(cell: Cell) -> Text:
 def _widest(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], column: Column) -> int:
     place = columns.index(column)
     return max(width(column.title), *(width(row[place].text) for row in rows), 0)
+
+
+def _fitted(columns: Sequence[Column], widths: Sequence[int], room: int) -> list[int]:
+    """Return widths that fit into the room: columns that may be cut give way, the last ones first."""
+    fitted = list(widths)
+    excess = sum(fitted) + _GAP * (len(fitted) - 1) - room
+    for place in reversed(range(len(columns))):
+        if excess > 0 and not columns[place].is_whole and not columns[place].is_number:
+            given = min(excess, max(0, fitted[place] - _NARROWEST))
+            fitted[place] -= given
+            excess -= given
+    return fitted

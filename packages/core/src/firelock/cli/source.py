@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING
 
 from firelock.cli.problem import Exit, Problem
@@ -130,9 +132,18 @@ def _load(spec: str, url: str | None, table: Mapping[str, object]) -> Firelock:
     except FirelockError:
         raise
     except Exception as error:
-        traceback.print_exc()  # the application's own: whoever wrote it needs its lines
+        traceback.print_exception(error.with_traceback(_own_lines(error)))
         message = f"{spec!r} cannot be imported: {type(error).__name__}: {error}"
         raise Problem(message, hint="The traceback above is the application's.", code=Exit.USAGE) from error
+
+
+def _own_lines(error: Exception) -> TracebackType | None:
+    """Return the traceback from the application's first line on: whoever wrote it needs no more."""
+    lines = error.__traceback__
+    ours = (str(Path(__file__).parents[1]), "<frozen ", importlib.__path__[0])
+    while lines is not None and lines.tb_frame.f_code.co_filename.startswith(ours):
+        lines = lines.tb_next
+    return lines
 
 
 @contextmanager

@@ -1,0 +1,58 @@
+"""Commands run in this process, and jobs brought into states without a server."""
+
+from __future__ import annotations
+
+import attrs
+
+from firelock import lifecycle
+from firelock.cli import main
+from firelock.job import ErrorInfo
+from firelock.lifecycle import Holder
+from firelock.storage import NewSession
+
+
+@attrs.frozen
+class Ran:
+    """What a command left."""
+
+    code: int
+    out: str
+    error: str
+
+
+def run(capsys, *arguments):
+    """The command has run; its exit code and what it wrote."""
+    capsys.readouterr()
+    code = main([str(argument) for argument in arguments])
+    written = capsys.readouterr()
+    return Ran(code, written.out, written.err)
+
+
+def begin_session(app, session="s1", *, server="vm:1", queues="*", timeout_seconds=30.0):
+    """A session of a server lives."""
+    app.storage.begin_session(
+        NewSession(
+            session, f"id of {server}", server, "vm", 1, app.storage.clock(), timeout_seconds, 4, queues
+        )
+    )
+    return Holder(session, server)
+
+
+def claim(app, holder):
+    """The only enqueued job, taken by the session."""
+    return app.storage.claim(None, 1, holder.session, app.storage.clock()).jobs[0]
+
+
+def fail(app, *, message="no such file", traceback=None):
+    """The only enqueued job has failed; return its id."""
+    holder = begin_session(app)
+    job, now = claim(app, holder), app.storage.clock()
+    error = ErrorInfo("builtins.ValueError", message, "f1", traceback)
+    app.storage.apply(
+        [
+            lifecycle.failed(
+                job, holder, at=now, started_at=now, reason=f"failed: {message}", error=error, expires_at=None
+            )
+        ]
+    )
+    return job.id

@@ -1,0 +1,323 @@
+"""`firelock jobs`: what is shown, what is changed, what is left alone."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+
+import pytest
+
+from firelock import Firelock
+from firelock.job import LogLine, Progress
+from tests.integration.cli_run import begin_session, claim, fail, run
+
+
+@pytest.fixture
+def app(request):
+    """An app whose storage the commands reach by its name."""
+    with Firelock(f"memory://{request.node.originalname}") as app:
+
+        @app.task(name="shop.add", tags=["user:{user}"])
+        def add(user: int, note: str = ""): ...
+
+        app.add = add
+        yield app
+
+
+def command(capsys, app, *words):
+    return run(capsys, "jobs", *words, "--storage", app.storage.url)
+
+
+def listed(ran):
+    return [job["id"] for job in json.loads(ran.out)["jobs"]]
+
+
+def states(app, jobs):
+    return [str(job.refresh().state) for job in jobs]
+
+
+# ---- list ------------------------------------------------------------------------------------------------
+
+
+def test_a_list_in_a_pipe_is_aligned_text(capsys, app):
+    """Titles and values stand below each other; the reason is in the last column."""
+    parent = app.add.enqueue(1)
+    child = parent.then(app.add, 2)
+
+    ran = command(capsys, app, "list", "--oldest-first")
+
+    title, first, second = ran.out.splitlines()
+    assert title.split() == ["ID", "STATE", "TASK", "QUEUE", "CHANGED", "NOTE"]
+    assert first.split()[:4] == [parent.id, "enqueued", "shop.add", "default"]
+    assert second.split()[:4] == [child.id, "awaiting", "shop.add", "default"]
+    assert second.endswith(f"runs when {parent.id} has succeeded")
+    assert first.index("shop.add") == second.index("shop.add") == title.index("TASK")
+
+
+def test_no_match_is_said_beside_the_answer(capsys, app):
+    """An empty list writes nothing to standard output, and exits 0."""
+    ran = command(capsys, app, "list")
+
+    assert (ran.code, ran.out, ran.error) == (0, "", "No job matches.\n")
+
+
+def test_a_list_in_json_gives_jobs_as_they_are_stored(capsys, app):
+    """Arguments are values, instants ISO 8601 in UTC, what is absent is null."""
+    job = app.add.enqueue(1, "x")
+
+    ran = command(capsys, app, "list", "--json")
+
+    only = json.loads(ran.out)["jobs"][0]
+    assert only["id"] == job.id
+    assert only["arguments"] == {"user": 1, "note": "x"}
+    assert only["created_at"] == job.created_at.isoformat().replace("+00:00", "Z")
+    assert only["tags"] == ["user:1"]
+    assert only["error"] is None
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--state", "scheduled"], {"later"}),
+        (["--queue", "mail"], {"mail"}),
+        (["--tag", "user:2"], {"mail"}),
+        (["--task", "shop.add"], {"plain", "mail", "later"}),
+        (["--task", "shop.other"], set()),
+        (["--server", "vm:9"], set()),
+        (["--recurring", "nightly"], set()),
+        (["--fingerprint", "f1"], set()),
+        (["--since", "1h"], {"plain", "mail", "later"}),
+        (["--until", "1h"], set()),
+        (["--since", "2999-01-01"], set()),
+        (["--until", "2999-01-01T00:00+03:00", "--queue", "mail"], {"mail"}),
+    ],
+)
+def test_filters_choose(capsys, app, words, expected):
+    """Every filter that is given must match."""
+    jobs = {
+        "plain": app.add.enqueue(1),
+        "mail": app.add.using(queue="mail").enqueue(2),
+        "later": app.add.schedule(timedelta(hours=1), 3),
+    }
+
+    ran = command(capsys, app, "list", "--json", *words)
+
+    assert set(listed(ran)) == {jobs[name].id for name in expected}
+
+
+def test_a_time_that_is_none_is_a_usage_error(capsys, app):
+    """What is no time is refused with the forms that are."""
+    ran = command(capsys, app, "list", "--since", "yesterday")
+
+    assert ran.code == 2
+    assert "--since 'yesterday' is no time." in ran.error
+
+
+def test_pages_follow_each_other_by_cursor(capsys, app):
+    """The cursor of one page opens the next; together they are the whole."""
+    jobs = app.add.enqueue_many([(number,) for number in range(3)])
+
+    first = command(capsys, app, "list", "--json", "--limit", 2, "--oldest-first")
+    second = command(
+        capsys, app, "list", "--json", "--oldest-first", "--cursor", json.loads(first.out)["cursor"]
+    )
+
+    assert listed(first) + listed(second) == [job.id for job in jobs]
+    assert json.loads(second.out)["cursor"] is None
+
+
+def test_a_longer_list_says_how_to_go_on(capsys, app):
+    """In text the cursor is named beside the answer."""
+    app.add.enqueue_many([(number,) for number in range(3)])
+
+    ran = command(capsys, app, "list", "--limit", 2)
+
+    assert len(ran.out.splitlines()) == 3
+    assert "--cursor " in ran.error
+
+
+def test_counts_name_every_state(capsys, app):
+    """All seven states are counted, also those without a job."""
+    app.add.enqueue(1)
+    app.add.schedule(60, 2)
+
+    ran = command(capsys, app, "counts", "--json")
+
+    assert json.loads(ran.out) == {
+        "by_state": {
+            "enqueued": 1, "processing": 0, "scheduled": 1, "awaiting": 0, "failed": 0, "succeeded": 0,
+            "deleted": 0,
+        },
+        "by_queue": {"default": {"enqueued": 1, "scheduled": 1}},
+    }  # fmt: skip
+
+
+# ---- show ------------------------------------------------------------------------------------------------
+
+
+def test_show_tells_everything_of_a_job(capsys, app):
+    """Arguments, error, traceback, history, log, progress and continuations are on the page."""
+    job = app.add.enqueue(1, "ş")
+    child = job.then(app.add, 2)
+    fail(app, traceback="Traceback:\n→ File shop.py\n\tadd(1)")
+    now = app.storage.clock()
+    app.storage.append_logs(
+        {job.id: [LogLine(0, now, "info", "half way")]}, {job.id: Progress(1, 2, now, "page 1")}
+    )
+
+    ran = command(capsys, app, "show", job.id)
+
+    for told in (
+        f"Job {job.id}  failed", '{"user":1,"note":"ş"}', "user:1", "builtins.ValueError: no such file",
+        "→ File shop.py", "    add(1)", "half way", "1 of 2: page 1", f"{child.id} (awaiting)", "History",
+    ):  # fmt: skip
+        assert told in ran.out
+
+
+def test_show_in_json_has_what_belongs_to_the_job(capsys, app):
+    """History, errors, log, progress and continuations are in the job's object."""
+    job = app.add.enqueue(1)
+    child = job.then(app.add, 2)
+    fail(app, traceback="here")
+
+    shown = json.loads(command(capsys, app, "show", job.id, "--json").out)
+
+    assert [step["state"] for step in shown["history"]] == ["enqueued", "failed"]
+    assert shown["errors"][0]["error"]["traceback"] == "here"
+    assert shown["continuations"] == [child.id]
+    assert shown["log"] == []
+    assert shown["progress"] is None
+
+
+def test_arguments_that_no_json_can_hold_stay_text(capsys, app):
+    """What another serializer wrote, or a number that is none, is given as it is stored."""
+    from firelock.cli.answers import json_text
+
+    assert json_text('{"x":NaN}', "json") == '{"x":NaN}'
+    assert json_text("[" * 100_000, "json") == "[" * 100_000
+    assert json_text('{"x":1}', "sealed") == '{"x":1}'
+    assert json_text('{"x":1}', "json") == {"x": 1}
+    assert json_text(None, "json") is None
+
+
+# ---- requeue and delete ----------------------------------------------------------------------------------
+
+
+def test_requeue_by_id_answers_for_each(capsys, app):
+    """One is requeued, one is in the wrong state, one is not stored: the exit code is that of the last."""
+    app.add.enqueue(1)
+    failed = fail(app)
+    waiting = app.add.enqueue(2)
+
+    ran = command(capsys, app, "requeue", failed, waiting.id, "nowhere", failed)
+
+    assert ran.code == 4
+    assert ran.out.splitlines() == [
+        f"{failed}  requeued",
+        f"{waiting.id}  not requeued: it is enqueued",
+        "nowhere  is not stored",
+    ]
+
+
+def test_a_refused_job_fails_the_command(capsys, app):
+    """Exit code 1 where every job is stored but not every one could be changed."""
+    job = app.add.enqueue(1)
+
+    ran = command(capsys, app, "requeue", job.id, "--json")
+
+    assert ran.code == 1
+    assert json.loads(ran.out) == {"results": [{"id": job.id, "result": "refused"}]}
+
+
+def test_requeue_all_means_failed_jobs(capsys, app):
+    """Without a state only failed jobs are run again: nothing that succeeded, nothing that waits."""
+    app.add.enqueue(1)
+    failed = fail(app)
+    later = app.add.schedule(60, 2)
+
+    ran = command(capsys, app, "requeue", "--all", "--task", "shop.add")
+
+    assert (ran.code, ran.out) == (0, "1 job requeued.\n")
+    assert states(app, [app.jobs.get(failed), later]) == ["enqueued", "scheduled"]
+
+
+def test_delete_all_walks_every_page(capsys, app):
+    """More jobs than a page holds are deleted, and counted."""
+    app.add.enqueue_many([(number,) for number in range(1_100)])
+    kept = app.add.using(queue="other").enqueue(0)
+
+    ran = command(capsys, app, "delete", "--all", "--queue", "default")
+
+    assert ran.out == "1,100 jobs deleted.\n"
+    assert states(app, [kept]) == ["enqueued"]
+
+
+def test_delete_all_passes_over_what_is_deleted(capsys, app):
+    """A second run finds nothing to do."""
+    app.add.enqueue_many([(number,) for number in range(3)])
+    command(capsys, app, "delete", "--all", "--queue", "default")
+
+    ran = command(capsys, app, "delete", "--all", "--queue", "default", "--json")
+
+    assert json.loads(ran.out) == {"is_dry_run": False, "done": 0, "refused": 0, "missing": 0}
+
+
+def test_a_dry_run_changes_nothing(capsys, app):
+    """--dry-run counts what would be changed."""
+    jobs = app.add.enqueue_many([(number,) for number in range(3)])
+
+    ran = command(capsys, app, "delete", "--all", "--queue", "default", "--dry-run")
+
+    assert ran.out == "3 jobs would be deleted.\n"
+    assert states(app, jobs) == ["enqueued"] * 3
+
+
+def test_deleting_says_who_did_it(capsys, app):
+    """The job's reason tells that it was deleted from the command line."""
+    job = app.add.enqueue(1)
+
+    command(capsys, app, "delete", job.id)
+
+    assert job.refresh().reason == "deleted from the command line"
+
+
+def test_a_running_job_can_be_deleted(capsys, app):
+    """Delete reaches a job in processing, as everywhere."""
+    job = app.add.enqueue(1)
+    claim(app, begin_session(app))
+
+    ran = command(capsys, app, "delete", job.id)
+
+    assert (ran.code, states(app, [job])) == (0, ["deleted"])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["requeue"], "needs to know which jobs"),
+        (["requeue", "--all"], None),
+        (["delete", "--all"], "--all needs a filter"),
+        (["delete", "--all", "x"], "takes ids or --all, not both"),
+        (["delete", "x", "--state", "failed"], "takes filters and --dry-run with --all only"),
+        (["delete", "x", "--dry-run"], "takes filters and --dry-run with --all only"),
+    ],
+)
+def test_bulk_changes_are_asked_for_plainly(capsys, app, words, said):
+    """No id and no filter, or both, is a usage error; requeue --all alone means what failed."""
+    ran = command(capsys, app, *words)
+
+    assert ran.code == (2 if said else 0)
+    assert said is None or said in ran.error
+
+
+def test_a_jobs_text_moves_no_cursor(capsys, app):
+    """Escape sequences, bidi marks and line ends of a job are written as escapes, everywhere."""
+    hostile = "\x1b[2J \u202egpj.exe \x07 [red]no[/red] \r\n\u2028 \x9b"
+    job = app.add.enqueue(1, hostile)
+    app.storage.append_logs({job.id: [LogLine(0, app.storage.clock(), "info", hostile)]}, {})
+    fail(app, message=hostile, traceback=hostile)
+
+    shown = command(capsys, app, "show", job.id).out + command(capsys, app, "list").out
+
+    assert [character for character in shown if not character.isprintable() and character != "\n"] == []
+    assert "\\x1b[2J \\u202egpj.exe \\x07 [red]no[/red]" in shown

@@ -1,0 +1,421 @@
+"""The command line as a whole: where it finds its storage, its exit codes, its words."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from firelock import Firelock
+from tests.integration.cli_run import run
+
+HEAVY = ("rich", "sqlalchemy", "cattrs", "croniter", "firelock.app", "sqlite3")
+
+
+@pytest.fixture(autouse=True)
+def _empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def queue_of():
+    """Open a storage whose name is also the name of its only queue."""
+    opened = []
+
+    def open_one(name):
+        app = Firelock(f"memory://{name}")
+        app.queues.pause(name)
+        opened.append(app)
+        return app.storage.url
+
+    yield open_one
+    for app in opened:
+        app.close()
+
+
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    """Install a distribution of one module that is a plugin, and let it be the only one."""
+
+    def install_one(name, source):
+        site = tmp_path / "site"
+        info = site / f"{name}-1.0.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[firelock]\n{name} = {name}_plugin\n")
+        text = "from firelock import Command, hookimpl\n" + textwrap.dedent(source)
+        (site / f"{name}_plugin.py").write_text(text)
+        monkeypatch.syspath_prepend(site)
+        monkeypatch.setenv("FIRELOCK_PLUGINS", name)
+
+    return install_one
+
+
+def queues_seen(ran):
+    return [queue["name"] for queue in json.loads(ran.out)["queues"]]
+
+
+# ---- help ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["server"],
+        ["demo"],
+        ["jobs", "list"],
+        ["jobs", "show"],
+        ["jobs", "counts"],
+        ["jobs", "requeue"],
+        ["jobs", "delete"],
+        ["recurring", "list"],
+        ["recurring", "trigger"],
+        ["recurring", "pause"],
+        ["recurring", "resume"],
+        ["recurring", "remove"],
+        ["recurring", "next"],
+        ["queues", "list"],
+        ["queues", "pause"],
+        ["queues", "resume"],
+        ["servers", "list"],
+        ["migrate"],
+        ["doctor"],
+        ["plugins"],
+        ["version"],
+    ],
+    ids=" ".join,
+)
+def test_every_command_explains_itself(capsys, words):
+    """Each command has a help text with what it takes and where its storage comes from."""
+    ran = run(capsys, *words, "--help")
+
+    assert ran.code == 0
+    assert "--storage URL" in ran.out
+    assert ran.error == ""
+
+
+def test_the_bare_program_shows_its_commands(capsys):
+    """Without a word the program shows the same as with --help."""
+    bare, asked = run(capsys), run(capsys, "--help")
+
+    assert bare == asked
+    assert "requeue" in bare.out
+
+
+def test_help_loads_nothing_heavy():
+    """Help needs no terminal library, no driver, no application."""
+    code = (
+        "import sys; from firelock.cli import main; main(['--help']); "
+        f"print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)"
+    )
+
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert ran.stderr == "[]\n"
+
+
+def test_python_m_firelock_is_the_command_line():
+    """`python -m firelock` is the program of the same name."""
+    ran = subprocess.run(
+        [sys.executable, "-m", "firelock", "version", "--json"], capture_output=True, text=True, check=True
+    )
+
+    assert "firelock" in json.loads(ran.stdout)
+
+
+# ---- usage -----------------------------------------------------------------------------------------------
+
+
+def test_an_unknown_command_is_answered_with_a_near_one(capsys):
+    """A misspelt command is a usage error that names what may have been meant."""
+    ran = run(capsys, "recuring", "list")
+
+    assert ran.code == 2
+    assert ran.error == (
+        "firelock has no command 'recuring'.\n  Did you mean recurring? firelock --help lists them.\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["jobs"], "a command is missing"),
+        (["jobs", "list", "--limit", "0"], "no whole number from 1 up"),
+        (["jobs", "list", "--state", "done"], "invalid choice: 'done'"),
+        (["jobs", "list", "--colour"], "unrecognized arguments: --colour"),
+        (["jobs", "show"], "required: ID"),
+        (["demo", "--seconds", "soon"], "no number of seconds from 3 to 600"),
+        (["migrate", "down"], "invalid choice: 'down'"),
+    ],
+)
+def test_what_cannot_be_meant_is_a_usage_error(capsys, words, said):
+    """A wrong argument is said in one line with a hint, with exit code 2."""
+    ran = run(capsys, *words)
+
+    assert ran.code == 2
+    assert ran.out == ""
+    assert said in ran.error.splitlines()[0]
+    assert "--help shows what it takes" in ran.error.splitlines()[1]
+
+
+# ---- storage ---------------------------------------------------------------------------------------------
+
+
+def test_without_a_storage_the_hint_names_every_way_to_give_one(capsys):
+    """A command that finds no storage says how to name one."""
+    ran = run(capsys, "queues", "list")
+
+    assert ran.code == 2
+    for way in ("--storage", "--app", "FIRELOCK_STORAGE", "[tool.firelock]"):
+        assert way in ran.error
+
+
+def test_the_storage_comes_from_option_then_app_then_environment_then_project(
+    capsys, monkeypatch, tmp_path, queue_of
+):
+    """--storage wins over --app, that over FIRELOCK_STORAGE, that over pyproject.toml."""
+    option, own, environment, project = (
+        queue_of(name) for name in ("option", "own", "environment", "project")
+    )
+    module = tmp_path / "ordered_shop.py"
+    module.write_text(f"from firelock import Firelock\nfire = Firelock({own!r})\n")
+    (tmp_path / "pyproject.toml").write_text(f'[tool.firelock]\nstorage = "{project}"\n')
+    app = ["--app", f"{module}:fire"]
+    listing = ["queues", "list", "--json"]
+
+    from_project = run(capsys, *listing)
+    monkeypatch.setenv("FIRELOCK_STORAGE", environment)
+    from_environment = run(capsys, *listing)
+    from_app = run(capsys, *listing, *app)
+    from_option = run(capsys, *listing, *app, "--storage", option)
+
+    assert queues_seen(from_project) == ["project"]
+    assert queues_seen(from_environment) == ["environment"]
+    assert queues_seen(from_app) == ["own"]
+    assert queues_seen(from_option) == ["option"]
+
+
+def test_the_projects_app_is_found(capsys, tmp_path, queue_of):
+    """`app` in pyproject.toml serves where nothing else names a storage."""
+    url = queue_of("theirs")
+    (tmp_path / "their_shop.py").write_text(f"from firelock import Firelock\nfire = Firelock({url!r})\n")
+    (tmp_path / "pyproject.toml").write_text('[tool.firelock]\napp = "their_shop.py:fire"\n')
+
+    ran = run(capsys, "queues", "list", "--json")
+
+    assert queues_seen(ran) == ["theirs"]
+
+
+def test_an_app_sees_the_projects_settings(capsys, tmp_path):
+    """What pyproject.toml sets holds for an app that leaves it open, and the environment stays as it was."""
+    (tmp_path / "set_shop.py").write_text(
+        "from firelock import Firelock\nfire = Firelock('memory://set')\nassert fire.settings.poll == 0.25\n"
+    )
+    (tmp_path / "pyproject.toml").write_text("[tool.firelock]\npoll = 0.25\n")
+
+    ran = run(capsys, "queues", "list", "--app", "set_shop.py:fire")
+
+    assert ran.code == 0
+    assert "FIRELOCK_POLL" not in os.environ
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[tool.firelock\n", "cannot be read"),
+        ("[tool.firelock]\nheartbeet = 3\n", "a key 'heartbeet'"),
+        ("[tool.firelock]\nstorage = 3\n", "storage = 3"),
+        ("[tool]\nfirelock = 3\n", "is no table"),
+        ('[tool.firelock]\nstorage = "memory://"\nheartbeat = "often"\n', "Setting heartbeat is 'often'"),
+    ],
+)
+def test_a_wrong_project_file_is_a_usage_error(capsys, tmp_path, text, said):
+    """What cannot be read in pyproject.toml is said, never passed over."""
+    (tmp_path / "pyproject.toml").write_text(text)
+
+    ran = run(capsys, "queues", "list")
+
+    assert ran.code == 2
+    assert said in ran.error
+
+
+def test_the_lines_of_a_broken_application_are_shown(capsys, tmp_path):
+    """An application that cannot be imported is shown its own lines, and the sentence comes last."""
+    (tmp_path / "broken_shop.py").write_text("1 / 0\n")
+
+    ran = run(capsys, "queues", "list", "--app", "broken_shop.py:fire")
+
+    assert ran.code == 2
+    assert "broken_shop.py" in ran.error
+    assert "loading.py" not in ran.error
+    assert "'broken_shop.py:fire' cannot be imported: ZeroDivisionError: division by zero" in ran.error
+
+
+# ---- exit codes ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["queues", "list", "--storage", "memory://"], 0),
+        (["queues", "pause", "no such", "--storage", "memory://"], 2),
+        (["queues", "list", "--storage", "mongo://there"], 2),
+        (["queues", "list", "--storage", "nonsense"], 2),
+        (["queues", "list", "--app", "no_such_module:fire"], 2),
+        (["queues", "list", "--storage", "sqlite:////no/such/folder/jobs.db"], 3),
+        (["jobs", "show", "no-such-job", "--storage", "memory://"], 4),
+        (["jobs", "requeue", "no-such-job", "--storage", "memory://"], 4),
+        (["recurring", "trigger", "no-such", "--storage", "memory://"], 4),
+        (["dashboard", "app:fire"], 2),
+    ],
+)
+def test_exit_codes_are_stable(capsys, words, code):
+    """0 done, 2 usage, 3 storage unreachable, 4 not found; a sentence, never a traceback."""
+    ran = run(capsys, *words)
+
+    assert ran.code == code
+    assert "Traceback" not in ran.error
+
+
+def test_an_interrupt_is_quiet(capsys, install):
+    """Ctrl-C ends a command with 130 and no word."""
+    install(
+        "interrupted",
+        """
+        def run(options):
+            raise KeyboardInterrupt
+
+        @hookimpl
+        def register_commands():
+            return [Command("wait", "Wait.", lambda parser: None, run)]
+        """,
+    )
+
+    ran = run(capsys, "wait")
+
+    assert (ran.code, ran.out, ran.error) == (130, "", "")
+
+
+def test_a_reader_that_stops_reading_is_no_error():
+    """`firelock … | head` ends quietly."""
+    script = f"{sys.executable} -m firelock --help | head -c 1; exit ${{PIPESTATUS[0]}}"
+
+    ran = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
+
+    assert ran.stderr == ""
+    assert ran.returncode == 0
+
+
+# ---- plugins' commands -----------------------------------------------------------------------------------
+
+
+SWEEPER = """
+    def configure(parser):
+        parser.add_argument("--app", metavar="TEXT", help="its own word, all of it")
+        parser.add_argument("what")
+
+    def sweep(options):
+        print(options.what, options.app, options.storage, type(options.open_app()).__name__)
+        return 7
+
+    @hookimpl
+    def register_commands():
+        return [Command("sweep", "Sweep 100% of it.", configure, sweep)]
+"""
+TAKER = """
+    @hookimpl
+    def register_commands():
+        return [Command("jobs", "Mine.", lambda parser: None, lambda options: 0)]
+"""
+
+
+def test_a_plugins_command_runs(capsys, install):
+    """A plugin's command has its arguments, the common ones, and opens the app that these name."""
+    install("sweeper", SWEEPER)
+
+    ran = run(capsys, "--storage", "memory://swept", "sweep", "floor")
+
+    assert ran.code == 7
+    assert ran.out == "floor None memory://swept Firelock\n"
+
+
+def test_a_plugins_command_is_in_the_help(capsys, install):
+    """--help lists what plugins offer, a percent sign and all."""
+    install("sweeper", SWEEPER)
+
+    ran = run(capsys, "--help")
+
+    assert "Sweep 100% of it." in ran.out
+
+
+def test_a_plugin_cannot_take_a_command(capsys, install):
+    """A name that is taken is refused where the plugins' commands are looked at."""
+    install("taker", TAKER)
+
+    ran = run(capsys, "--help")
+
+    assert ran.code == 2
+    assert "a command 'jobs', and that name is taken" in ran.error
+
+
+def test_an_own_command_asks_no_plugin_for_commands(capsys, install):
+    """Whatever plugins offer, the program's own commands go on."""
+    install("taker", TAKER)
+
+    ran = run(capsys, "queues", "list", "--storage", "memory://")
+
+    assert ran.code == 0
+
+
+def test_a_broken_plugin_is_named(capsys, install):
+    """A plugin that cannot be loaded is a usage error that says how to leave it out."""
+    install("cracked", "1 / 0")
+
+    ran = run(capsys, "plugins")
+
+    assert ran.code == 2
+    assert "Plugin 'cracked' of cracked 1.0 failed to load: ZeroDivisionError" in ran.error
+    assert "FIRELOCK_PLUGINS=-cracked" in ran.error
+
+
+def test_a_dashboard_takes_the_place_of_its_hint(capsys, install):
+    """The plugin that offers `dashboard` gets the command."""
+    install(
+        "board",
+        """
+        @hookimpl
+        def register_commands():
+            return [Command("dashboard", "Show.", lambda parser: None, lambda options: print("shown") or 0)]
+        """,
+    )
+
+    ran = run(capsys, "dashboard")
+
+    assert (ran.code, ran.out) == (0, "shown\n")
+
+
+# ---- versions and plugins --------------------------------------------------------------------------------
+
+
+def test_plugins_are_listed_with_their_hooks(capsys):
+    """The core's own plugin is there like any other."""
+    ran = run(capsys, "plugins", "--json")
+
+    core = next(plugin for plugin in json.loads(ran.out)["plugins"] if plugin["name"] == "core")
+    assert core["distribution"] == "firelock"
+    assert "register_storages" in core["hooks"]
+
+
+def test_the_dashboard_says_what_to_install(capsys, install):
+    """Without a plugin that offers it, the command names the extra."""
+    install("sweeper", SWEEPER)
+
+    ran = run(capsys, "dashboard", "shop:fire", "--port", "80")
+
+    assert ran.code == 2
+    assert ran.error == 'firelock: No dashboard is installed; pip install "firelock[dashboard]" brings it.\n'
