@@ -41,32 +41,30 @@ class CrashingDuty(ServerFixtures):
 
     def test_the_late_end_of_a_lost_run_is_refused(self, stage: Stage) -> None:
         """A server whose session ended cannot finish what another one runs by then."""
-        started, gate, runs = threading.Event(), threading.Event(), list[str]()
+        gates, runs = {"first": threading.Event(), "second": threading.Event()}, list[str]()
 
         def twice() -> str:
-            runs.append("first" if not runs else "second")
-            if runs == ["first"]:
-                started.set()
-                gate.wait(PATIENCE)
-                return "first"
-            return "second"
+            name = "second" if runs else "first"
+            runs.append(name)
+            gates[name].wait(PATIENCE)
+            return name
 
         job = stage.app.task(name="kit.twice")(twice).enqueue()
         zombie = stage.serve(workers=1)
-        assert started.wait(PATIENCE)
-        session = str(stage.record(job).session)
+        session = str(stage.when(job, lambda record: bool(runs) and record.session is not None).session)
 
         taken = stage.app.storage.end_session(session, [job.id], reason="lost")
         stage.serve(stage.another_app(), workers=1)
-        stage.ended(job)
-        gate.set()
+        eventually(lambda: len(runs) == 2)
+        gates["first"].set()
         zombie.stop(grace=PATIENCE)
 
         assert [job.id] == taken.crashed
-        record = stage.record(job)
+        assert State.PROCESSING == stage.record(job).state
+        gates["second"].set()
+        record = stage.ended(job)
         assert (State.SUCCEEDED, '"second"', 1) == (record.state, record.result, record.crashes)
         assert [State.ENQUEUED, State.ENQUEUED, State.SUCCEEDED] == stage.states(job)
-        assert ["first", "second"] == runs
 
     def test_a_server_whose_session_was_lost_goes_on_with_another(self, stage: Stage) -> None:
         """It is told to stop what it ran, and claims again by a new session."""
