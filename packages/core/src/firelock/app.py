@@ -47,6 +47,14 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+# What `@fire.task(…)` takes beside the name, and the field of a TaskInfo that keeps it.
+_TASK_OPTIONS = {
+    **{name: name for name in ("queue", "priority", "retry", "tags", "aliases", "executor", "on_risk")},
+    "timeout": "timeout_seconds",
+    "remote": "is_remote",
+}
+
+
 class Firelock:
     """An app: its tasks, and the storage its jobs live in.
 
@@ -196,14 +204,15 @@ class Firelock:
     def _register(
         self, function: Callable[..., Any], *, name: str | None = None, **options: object
     ) -> TaskVerbs[Any, Any]:
-        known = dict(options)
-        if "timeout" in known:
-            known["timeout_seconds"] = known.pop("timeout")
-        if "remote" in known:
-            known["is_remote"] = known.pop("remote")
-        if known.get("retry", ...) is None:
-            del known["retry"]
-        info = task_info(function, name=name, options=known)
+        for option in options:
+            if option not in _TASK_OPTIONS:
+                known = ", ".join(("name", *_TASK_OPTIONS))
+                message = f"Task option {option!r} is unknown; use one of {known}."
+                raise ConfigurationError(message)
+        if options.get("retry", ...) is None:
+            del options["retry"]
+        fields = {_TASK_OPTIONS[option]: value for option, value in options.items()}
+        info = task_info(function, name=name, options=fields)
         self.registry.register(info)
         return task_of(self._client, info)
 

@@ -6,7 +6,8 @@ import math
 import re
 from collections.abc import Iterable
 from datetime import datetime, timedelta
-from typing import Any
+from enum import StrEnum
+from typing import Any, TypeVar
 
 import attrs
 
@@ -20,9 +21,13 @@ __all__ = [
     "check_priority",
     "check_queue",
     "check_retry",
+    "to_aliases",
+    "to_choice",
     "to_tags",
     "to_timeout_seconds",
 ]
+
+Choice = TypeVar("Choice", bound=StrEnum)
 
 _QUEUE = re.compile(r"[a-z0-9_.-]{1,64}\Z")
 _PRIORITY = 100
@@ -70,6 +75,9 @@ def check_retry(value: object) -> RetryPolicy:
     if isinstance(value, bool | int):
         message = f"retry={value!r} is no policy; write retry=Retry(attempts={int(value)})."
         raise ConfigurationError(message)
+    if isinstance(value, type):
+        message = f"retry={value!r} is a class; pass an instance: retry={value.__name__}()."
+        raise ConfigurationError(message)
     if not callable(getattr(value, "decide", None)):
         message = f"retry={value!r} is no policy; pass a Retry, or an object with decide(job, error)."
         raise ConfigurationError(message)
@@ -78,20 +86,40 @@ def check_retry(value: object) -> RetryPolicy:
 
 def to_tags(tags: Iterable[str]) -> tuple[str, ...]:
     """Return tags as a tuple; ConfigurationError for a single text, which would be taken apart."""
-    if isinstance(tags, str):
-        message = f"tags={tags!r} is one text; pass a list of texts: tags=[{tags!r}]."
+    return _to_texts("tags", "tag", tags)
+
+
+def to_aliases(names: Iterable[str]) -> tuple[str, ...]:
+    """Return old names of a task as a tuple; ConfigurationError for a single text."""
+    return _to_texts("aliases", "name", names)
+
+
+def _to_texts(option: str, noun: str, values: object) -> tuple[str, ...]:
+    if isinstance(values, str):
+        message = f"{option}={values!r} is one text; pass a list of texts: {option}=[{values!r}]."
         raise ConfigurationError(message)
-    return tuple(tags)
+    if not isinstance(values, Iterable):
+        message = f"{option}={values!r} is no list of texts."
+        raise ConfigurationError(message)
+    texts = tuple(values)
+    for text in texts:
+        if not isinstance(text, str):
+            message = f"{option}={list(texts)!r}: a {noun} is a text, not {text!r}."
+            raise ConfigurationError(message)
+    return texts
+
+
+def to_choice(kind: type[Choice], option: str, value: object) -> Choice:
+    """Return the member of an enumeration; ConfigurationError names those there are."""
+    try:
+        return kind(value)
+    except ValueError as error:
+        message = f"{option}={value!r} is unknown; use one of {', '.join(kind)}."
+        raise ConfigurationError(message) from error
 
 
 def _optional_on(value: str | None) -> On | None:
-    if value is None:
-        return None
-    try:
-        return On(value)
-    except ValueError as error:
-        message = f"on={value!r} is unknown; use one of {', '.join(On)}."
-        raise ConfigurationError(message) from error
+    return None if value is None else to_choice(On, "on", value)
 
 
 @attrs.frozen

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 import sys
@@ -9,18 +10,20 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, cast
 
 import attrs
 
 from firelock.arguments import check_callable
-from firelock.errors import ConfigurationError, TaskError
+from firelock.errors import TaskError
 from firelock.options import (
     NO_OPTIONS,
     CallOptions,
     check_priority,
     check_queue,
     check_retry,
+    to_aliases,
+    to_choice,
     to_tags,
     to_timeout_seconds,
 )
@@ -65,6 +68,14 @@ class OnRisk(StrEnum):
     CANCEL = "cancel"
 
 
+def _to_executor(value: Executor | str) -> Executor:
+    return to_choice(Executor, "executor", value)
+
+
+def _to_on_risk(value: OnRisk | str) -> OnRisk:
+    return to_choice(OnRisk, "on_risk", value)
+
+
 @attrs.frozen
 class TaskInfo:
     """A task as it was registered."""
@@ -76,9 +87,9 @@ class TaskInfo:
     retry: RetryPolicy = attrs.field(factory=Retry, converter=check_retry)
     timeout_seconds: float | None = attrs.field(default=None, converter=to_timeout_seconds)
     tags: tuple[str, ...] = attrs.field(default=(), converter=to_tags)  # may hold {parameter}
-    aliases: tuple[str, ...] = attrs.field(default=(), converter=to_tags)
-    executor: Executor = attrs.field(default=Executor.AUTO, converter=Executor)
-    on_risk: OnRisk = attrs.field(default=OnRisk.CONTINUE, converter=OnRisk)
+    aliases: tuple[str, ...] = attrs.field(default=(), converter=to_aliases)
+    executor: Executor = attrs.field(default=Executor.AUTO, converter=_to_executor)
+    on_risk: OnRisk = attrs.field(default=OnRisk.CONTINUE, converter=_to_on_risk)
     is_remote: bool = False  # a stub: it enqueues, it is never run here
     is_async: bool = False
     takes_context: bool = False
@@ -99,20 +110,14 @@ def task_info(function: Callable[..., Any], *, name: str | None, options: Mappin
     """
     check_callable(function)
     is_async = inspect.iscoroutinefunction(function)
-    for each in (name, *options.get("aliases", ())):
-        if each is not None and not _NAME.match(each):
+    for each in (name, *to_aliases(options.get("aliases", ()))):
+        if each is not None and not (isinstance(each, str) and _NAME.match(each)):
             message = f"Task name {each!r} is refused; use 1 to 200 of letters, digits, '_', '.', ':', '-'."
             raise TaskError(message)
-    try:
-        return TaskInfo(
-            name or _default_name(function), function, is_async=is_async,
-            takes_context=_takes_context(function), **options,
-        )  # fmt: skip
-    except ValueError as error:
-        if isinstance(error, ConfigurationError):
-            raise
-        message = f"Task {function.__qualname__}: {error}."
-        raise ConfigurationError(message) from error
+    return TaskInfo(
+        name or _default_name(function), function, is_async=is_async,
+        takes_context=_takes_context(function), **options,
+    )  # fmt: skip
 
 
 def _default_name(function: Callable[..., Any]) -> str:
@@ -143,7 +148,7 @@ def _takes_context(function: Callable[..., Any]) -> bool:
         return False
     annotation = parameters[0].annotation
     if isinstance(annotation, str):
-        return annotation.rpartition(".")[2] == "JobContext"
+        return annotation.strip("'\" ").rpartition(".")[2] == "JobContext"
     return getattr(annotation, "__name__", "") == "JobContext"
 
 
@@ -319,7 +324,5 @@ _KINDS: dict[tuple[bool, bool], type[TaskVerbs[Any, Any]]] = {
 def task_of(client: Client, info: TaskInfo) -> TaskVerbs[Any, Any]:
     """Return the task object of a registration, of the class that fits how it is called."""
     task = _KINDS[info.takes_context, info.is_async](client, info)
-    task.__doc__ = info.function.__doc__
-    task.__module__ = info.function.__module__
-    task.__dict__["__wrapped__"] = info.function
+    functools.update_wrapper(cast("Callable[..., object]", task), info.function, updated=())
     return task

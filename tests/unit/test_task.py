@@ -1,0 +1,380 @@
+"""Tasks: functions that stay functions, with a name, options and typed verbs."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import sys
+import types
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from firelock import Firelock, JobContext, Retry
+from firelock.errors import ConfigurationError, DuplicateTask, TaskError
+from firelock.retry import RetryDecision
+from firelock.task import AsyncContextTask, AsyncTask, ContextTask, Executor, OnRisk, Task, main_module_name
+
+NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+def fire():
+    """An app of its own."""
+    with Firelock("memory://") as fire:
+        yield fire
+
+
+def send(to: str, copies: int = 1) -> str:
+    """Send a letter."""
+    return f"{to}×{copies}"
+
+
+async def asend(to: str) -> str:
+    return f"{to}!"
+
+
+def with_context(job: JobContext, to: str) -> str:
+    return f"{to} at attempt {job.attempt}"
+
+
+async def awith_context(job: JobContext, to: str) -> str:
+    return f"{to} at attempt {job.attempt}!"
+
+
+# ---- registering -----------------------------------------------------------------------------------------
+
+
+def test_a_task_has_the_name_of_its_function(fire):
+    """Module and qualified name, as another process would import it."""
+    task = fire.task(send)
+
+    assert (f"{__name__}.send", [task.info]) == (task.name, fire.tasks())
+
+
+def test_a_decorator_with_options_registers_too(fire):
+    """Every option ends up in the registration; a timedelta is seconds."""
+    retry = Retry(attempts=3)
+
+    @fire.task(
+        name="mail.send", queue="mail", priority=-100, retry=retry, timeout=timedelta(minutes=2),
+        tags=["to:{to}"], aliases=["mail.old"], executor="process", on_risk="cancel", remote=True,
+    )  # fmt: skip
+    def task(to: str): ...
+
+    info = task.info
+    assert ("mail.send", "mail", -100, retry, 120.0, ("to:{to}",), ("mail.old",)) == (
+        info.name, info.queue, info.priority, info.retry, info.timeout_seconds, info.tags, info.aliases,
+    )  # fmt: skip
+    assert (Executor.PROCESS, OnRisk.CANCEL, True) == (info.executor, info.on_risk, info.is_remote)
+
+
+def test_without_options_the_defaults_hold(fire):
+    """Queue default, priority 0, ten retries, no timeout; `retry=None` and `timeout=None` say the same."""
+    for info in (fire.task(send).info, fire.task(name="other", retry=None, timeout=None)(asend).info):
+        assert ("default", 0, Retry(), None, (), (), Executor.AUTO, OnRisk.CONTINUE, False) == (
+            info.queue, info.priority, info.retry, info.timeout_seconds, info.tags, info.aliases,
+            info.executor, info.on_risk, info.is_remote,
+        )  # fmt: skip
+
+
+def test_a_policy_of_your_own_is_a_retry(fire):
+    """Any object that decides will do."""
+
+    class Never:
+        def decide(self, job, error):
+            return RetryDecision.fail()
+
+    policy = Never()
+
+    assert policy is fire.task(name="mail.send", retry=policy)(send).info.retry
+
+
+def test_the_name_of_a_main_program_is_that_of_its_file(fire, monkeypatch):
+    """`python app.py` and `firelock server app:fire` call its tasks by one name."""
+    main = types.ModuleType("__main__")
+    main.__file__ = "/srv/shop/app.py"
+    monkeypatch.setitem(sys.modules, "__main__", main)
+
+    def local(): ...
+
+    local.__module__, local.__qualname__ = "__main__", "send"
+
+    assert "app.send" == fire.task(local).name
+
+
+@pytest.mark.parametrize(
+    ("attributes", "name"),
+    [
+        ({"__spec__": types.SimpleNamespace(name="shop.jobs.__main__"), "__file__": "x.py"}, "shop.jobs"),
+        ({"__spec__": types.SimpleNamespace(name="shop.jobs"), "__file__": "x.py"}, "shop.jobs"),
+        ({"__spec__": None, "__file__": "/a/app.py"}, "app"),
+        ({"__spec__": None}, "__main__"),
+    ],
+)
+def test_the_main_module_has_the_name_others_import_it_by(monkeypatch, attributes, name):
+    """`-m` gives a specification, a file its stem; an interactive session has no other name."""
+    main = types.ModuleType("__main__")
+    del main.__spec__
+    vars(main).update(attributes)
+    monkeypatch.setitem(sys.modules, "__main__", main)
+
+    assert name == main_module_name()
+
+
+def test_a_local_function_needs_a_name(fire):
+    """Nobody could find it; with a name that a server registers as well it may be a task."""
+
+    def local(): ...
+
+    with pytest.raises(
+        TaskError, match=r"local is defined inside a function, or is a lambda.*@fire\.task\(name="
+    ):
+        fire.task(local)
+    named = fire.task(name="local")(local)
+
+    assert "local" == named.name
+
+
+def test_a_method_of_a_class_without_self_may_be_a_task(fire):
+    """A qualified name is dotted; the place of a function wrapped by a decorator is its own."""
+
+    @functools.wraps(send)
+    def wrapped(*args, **kwargs):
+        return send(*args, **kwargs)
+
+    task = fire.task(name="wrapped")(wrapped)
+
+    assert f"{__file__}:{send.__code__.co_firstlineno}" == task.info.place
+    assert "x×2" == task("x", 2)
+
+
+@pytest.mark.parametrize(
+    ("thing", "words"),
+    [
+        (lambda: None, "is a lambda"),
+        (int, "it is a class"),
+        (print, "it is a builtin"),
+        (functools.partial(send, "a"), "it is a functools.partial"),
+        ("send", "it is not a function; decorate a def"),
+        (7, "it is not a function"),
+        (None, "it is not a function"),
+    ],
+)
+def test_only_plain_functions_are_tasks(fire, thing, words):
+    """Anything else is refused with what to write instead."""
+    with pytest.raises(TaskError, match=words):
+        fire.task()(thing)
+
+    assert [] == fire.tasks()
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a/b", "ä", "a\n", "x" * 201, "{x}"])
+@pytest.mark.parametrize("which", ["name", "aliases"])
+def test_a_bad_name_is_refused(fire, name, which):
+    """Names and aliases share one alphabet; the message shows it."""
+    options = {which: name if which == "name" else [name]}
+
+    with pytest.raises(
+        TaskError, match=r"Task name .* is refused; use 1 to 200 of letters, digits, '_', '.', ':'"
+    ):
+        fire.task(**options)(send)
+
+    assert [] == fire.tasks()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"queue": "Mail"}, "Queue name 'Mail' is refused"),
+        ({"queue": ""}, "Queue name '' is refused"),
+        ({"queue": None}, "Queue name None is refused"),
+        ({"priority": 101}, "Priority 101 is refused; use a whole number from -100 to 100"),
+        ({"priority": -101}, "Priority -101 is refused"),
+        ({"priority": True}, "Priority True is refused"),
+        ({"priority": 1.0}, r"Priority 1\.0 is refused"),
+        ({"timeout": 0}, "Timeout 0 is refused; pass a timedelta or seconds, above zero and up to a year"),
+        ({"timeout": -1}, "Timeout -1 is refused"),
+        ({"timeout": float("nan")}, "Timeout nan is refused"),
+        ({"timeout": float("inf")}, "Timeout inf is refused"),
+        ({"timeout": timedelta(days=400)}, r"Timeout .*\(days=400\) is refused"),
+        ({"timeout": "5"}, "Timeout '5' is refused"),
+        ({"timeout": True}, "Timeout True is refused"),
+        ({"retry": 3}, r"retry=3 is no policy; write retry=Retry\(attempts=3\)"),
+        ({"retry": True}, r"retry=True is no policy; write retry=Retry\(attempts=1\)"),
+        ({"retry": "often"}, "retry='often' is no policy; pass a Retry, or an object with decide"),
+        ({"retry": Retry}, r"retry=<class .*Retry'> is a class; pass an instance: retry=Retry\(\)"),
+        ({"tags": "one"}, r"tags='one' is one text; pass a list of texts: tags=\['one'\]"),
+        ({"tags": [7]}, r"tags=\[7\]: a tag is a text, not 7"),
+        ({"tags": 7}, "tags=7 is no list of texts"),
+        ({"aliases": "old"}, r"aliases='old' is one text; pass a list of texts: aliases=\['old'\]"),
+        ({"aliases": 7}, "aliases=7 is no list of texts"),
+        ({"aliases": [7]}, r"aliases=\[7\]: a name is a text, not 7"),
+        ({"executor": "gpu"}, "executor='gpu' is unknown; use one of auto, process"),
+        ({"on_risk": "panic"}, "on_risk='panic' is unknown; use one of continue, cancel"),
+        ({"quee": "mail"}, "Task option 'quee' is unknown; use one of name, queue, priority"),
+        ({"is_async": True}, "Task option 'is_async' is unknown"),
+        ({"timeout_seconds": 5}, "Task option 'timeout_seconds' is unknown"),
+    ],
+)
+def test_a_wrong_option_is_refused(fire, options, words):
+    """The message shows the value and what may be given; nothing is registered."""
+    with pytest.raises(ConfigurationError, match=words):
+        fire.task(**options)(send)
+
+    assert [] == fire.tasks()
+
+
+def test_a_name_is_taken_once(fire):
+    """Two functions cannot share a name; the same one may be registered again."""
+    fire.task(name="mail.send")(send)
+    fire.task(name="mail.send")(send)
+
+    with pytest.raises(DuplicateTask, match=r"Task name .* is taken: by"):
+        fire.task(name="mail.send")(asend)
+
+    assert 1 == len(fire.tasks())
+
+
+# ---- being a function ------------------------------------------------------------------------------------
+
+
+def test_a_task_is_still_its_function(fire):
+    """Called, it runs here and now; a coroutine function gives its coroutine."""
+    plain, coroutine = fire.task(send), fire.task(asend)
+
+    assert ("x×1", "x!") == (plain("x"), asyncio.run(coroutine("x")))
+
+
+def test_a_task_with_a_context_is_called_with_one(fire):
+    """A unit test passes a fake."""
+    plain, coroutine = fire.task(with_context), fire.task(awith_context)
+    job = JobContext.fake(attempt=3)
+
+    assert ("x at attempt 3", "x at attempt 3!") == (plain(job, "x"), asyncio.run(coroutine(job, "x")))
+
+
+def test_a_task_s_class_says_how_it_is_called(fire):
+    """With or without context, with or without await."""
+    kinds = [type(fire.task(function)) for function in (send, asend, with_context, awith_context)]
+
+    assert [Task, AsyncTask, ContextTask, AsyncContextTask] == kinds
+
+
+def quoted_context(job: "JobContext"):  # noqa: UP037 - as it is written without postponed annotations
+    return job.attempt
+
+
+def dotted_context(job: firelock.JobContext):  # noqa: F821 - annotations are texts here
+    return job.attempt
+
+
+def no_parameters(): ...
+
+
+def real_annotation(job):
+    return job.attempt
+
+
+real_annotation.__annotations__["job"] = JobContext
+
+
+@pytest.mark.parametrize(
+    ("function", "takes"),
+    [
+        (quoted_context, True),
+        (dotted_context, True),
+        (real_annotation, True),
+        (no_parameters, False),
+        (send, False),
+    ],
+)
+def test_a_context_is_recognised_however_it_is_written(fire, function, takes):
+    """Quoted, dotted or a real class; the verbs and the server agree on it."""
+    task = fire.task(function)
+
+    assert takes == task.info.takes_context
+    assert takes == fire.registry.binder(task.info).takes_context
+
+
+def test_a_task_shows_its_function(fire):
+    """Documentation tools and people see name, docstring, signature and module."""
+    task = fire.task(send)
+
+    assert ("Send a letter.", __name__, "send", "send") == (
+        task.__doc__, task.__module__, task.__name__, task.__qualname__
+    )  # fmt: skip
+    assert ["to", "copies"] == list(inspect.signature(task).parameters)
+
+
+def test_a_task_prints_its_name_and_options(fire):
+    """What was chosen for the call is seen."""
+    task = fire.task(name="mail.send")(send)
+
+    assert "<Task mail.send>" == repr(task)
+    assert "<TaskVerbs mail.send, queue='bulk', priority=5>" == repr(task.using(queue="bulk", priority=5))
+
+
+# ---- options of a call -----------------------------------------------------------------------------------
+
+
+def test_options_add_up(fire):
+    """`using` of `using` keeps what was given before; the task itself is untouched."""
+    task = fire.task(send)
+
+    chosen = task.using(queue="bulk", tags=["a"]).using(priority=5, queue="mail")
+
+    assert {"queue": "mail", "priority": 5, "tags": ("a",)} == chosen.options.given()
+    assert {} == task.options.given()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"queue": "Mail"}, "Queue name 'Mail' is refused"),
+        ({"priority": 200}, "Priority 200 is refused"),
+        ({"timeout": 0}, "Timeout 0 is refused"),
+        ({"on": "success"}, "on='success' is unknown; use one of succeeded, failed, deleted, finished"),
+        ({"on": 7}, "on=7 is unknown"),
+        ({"tags": "one"}, r"tags='one' is one text; pass a list of texts: tags=\['one'\]"),
+        ({"tags": [None]}, r"tags=\[None\]: a tag is a text, not None"),
+        ({"retry": 3}, r"using\(retry=3\): a policy given for one call is stored with the job"),
+        ({"delay": 5, "at": NOON}, r"using\(delay=5, at=.*\): give one of the two"),
+    ],
+)
+def test_a_wrong_option_of_a_call_is_refused(fire, options, words):
+    """At the line that gives it, before anything is stored."""
+    with pytest.raises(ConfigurationError, match=words):
+        fire.task(send).using(**options)
+
+
+def test_delay_and_instant_exclude_each_other_across_calls(fire):
+    """Also where one was given earlier; `schedule` replaces both."""
+    delayed = fire.task(send).using(delay=5)
+
+    with pytest.raises(ConfigurationError, match="give one of the two"):
+        delayed.using(at=NOON)
+    job = delayed.schedule(NOON.replace(year=2090), "x")
+
+    assert NOON.replace(year=2090) == job.due_at
+
+
+def test_a_call_is_a_value(fire):
+    """For `enqueue_many`: the task, its options, its arguments."""
+    task = fire.task(send).using(queue="bulk")
+
+    call = task.call("x", copies=2)
+
+    assert (task.info, task.options, ("x",), {"copies": 2}) == (
+        call.info,
+        call.options,
+        call.args,
+        call.kwargs,
+    )
+
+
+def test_a_name_is_a_text(fire):
+    """A name of another type is refused like one with a wrong character."""
+    with pytest.raises(TaskError, match="Task name 7 is refused"):
+        fire.task(name=7)(send)
