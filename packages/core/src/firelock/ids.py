@@ -28,7 +28,8 @@ def _reseed() -> None:
     _lock = threading.Lock()
 
 
-os.register_at_fork(after_in_child=_reseed)
+if hasattr(os, "register_at_fork"):  # Windows cannot fork
+    os.register_at_fork(after_in_child=_reseed)
 
 
 def new_id() -> str:

@@ -217,6 +217,8 @@ class Recurring:
         now = self._client.clock.now()
         job = _job_of(record, self._client.storage.new_id(), now, now, "triggered by hand")
         self._client.storage.insert((job,))
+        if self._client.plugins.has_jobs_created:
+            self._client.plugins.jobs_created((job,))
         return Job(self._client, job)
 
     def pause(self, recurring_id: str) -> RecurringJob:
@@ -320,6 +322,8 @@ def fire_due(client: Client, *, limit: int = 100) -> int:
             progress, jobs = attrs.evolve(record, error=str(error), next_at=now + _RETRY_AFTER), []
         if record.next_at is not None and client.storage.fire_recurring(progress, record.next_at, jobs):
             fired += 1
+            if jobs and client.plugins.has_jobs_created:
+                client.plugins.jobs_created(jobs)
     return fired
 
 

@@ -53,8 +53,8 @@ class ChildProcess:
         server = ServerInfo(
             self._options["server_id"], self._options["name"], str(queues), total, os.getpid()
         )
-        about = self._about(app, server) if self._options["place"] == 0 else []
-        if self._options["place"] == 0:
+        about = self._about(app, server) if self._options["is_first"] else []
+        if self._options["is_first"]:
             app.storage.clock()  # connects: an unreachable storage is said here, in one line
             app.recurring.sync()
         app.plugins.worker_process_started(server)
@@ -117,7 +117,7 @@ class ChildProcess:
             if "session" in order and not is_started:
                 is_started = True
                 child.start(order["session"])
-                if self._options["place"] == 0:
+                if self._options["is_first"]:
                     child.app.plugins.server_started(child.server)
             elif "session" in order:
                 child.adopt(order["session"])

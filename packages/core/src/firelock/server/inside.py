@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from firelock.errors import ConfigurationError
+from firelock.errors import ConfigurationError, StorageError
 from firelock.hookspecs import ServerInfo
 from firelock.ids import new_id
 from firelock.server.board import Board
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["InsideServer"]
 
 log = logging.getLogger(__name__)
+
+_BEGIN_AGAIN = 1.0  # seconds between two tries to begin a session
 
 
 class InsideServer:
@@ -57,6 +59,8 @@ class InsideServer:
         self._server: ServerInfo | None = None
         self._session = ""
         self._stopping = threading.Lock()
+        self._renewing = threading.Lock()
+        self._is_stopping = threading.Event()
         self._stop_asked = threading.Event()
 
     def start(self) -> Self:
@@ -73,21 +77,23 @@ class InsideServer:
         app.load_imports()
         app_spec = locate_app(app)
         check_runnable(app, app_spec)
-        self._server = ServerInfo(new_id(), self.name, str(self._queues), self._workers, os.getpid())
+        self._is_stopping.clear()
+        self._stop_asked.clear()
+        server = self._server = ServerInfo(new_id(), self.name, str(self._queues), self._workers, os.getpid())
         self._board = Board.create(self._workers + self._async_workers)
         self._keeper = SessionKeeper(
-            app.storage, app.settings, self._server.id, on_lost=self._begin_anew, on_order=self._obey
+            app.storage, app.settings, server.id, on_lost=self._begin_anew, on_order=self._obey
         )
         app.recurring.sync()
+        app.plugins.worker_process_started(server)  # before the session: an exception leaves nothing behind
         self._session = self._begin()
         self._keeper.start()
-        app.plugins.worker_process_started(self._server)
         self._child = Child(
-            app, self._board, self._server, self._queues, self._workers, self._async_workers, app_spec,
+            app, self._board, server, self._queues, self._workers, self._async_workers, app_spec,
             self._begin_anew,
         )  # fmt: skip
         self._child.start(self._session)
-        app.plugins.server_started(self._server)
+        app.plugins.server_started(server)
         return self
 
     def _begin(self) -> str:
@@ -102,12 +108,21 @@ class InsideServer:
         return session.id
 
     def _begin_anew(self, lost: str) -> None:
-        with self._stopping:
-            if lost != self._session or self._child is None:
-                return
-            self._keeper.forget(lost)
-            self._session = self._begin()
-            self._child.adopt(self._session)
+        """Begin another session in a thread of its own: who finds the loss must not wait for the storage."""
+        threading.Thread(target=self._replace, args=(lost,), name="firelock-session", daemon=True).start()
+
+    def _replace(self, lost: str) -> None:
+        with self._renewing:
+            while lost == self._session and not self._is_stopping.is_set():
+                self._keeper.forget(lost)
+                try:
+                    self._session = self._begin()
+                except StorageError as error:
+                    log.warning("No new session yet, trying again: %s", error)
+                    self._is_stopping.wait(_BEGIN_AGAIN)
+                    continue
+                if self._child is not None:
+                    self._child.adopt(self._session)
 
     def _obey(self, order: str) -> None:
         if self._child is None:
@@ -122,16 +137,19 @@ class InsideServer:
     def stop(self, *, grace: float | None = None) -> None:
         """Running jobs had the grace time to end, the rest is handed back; stopping twice is fine."""
         with self._stopping:
-            child, self._child = self._child, None
+            child = self._child
             if child is None or self._server is None:
                 return
+            self._is_stopping.set()
             self._keeper.mark("stopping")
             child.stop(self._app.settings.grace if grace is None else grace)
-            self._keeper.stop()
-            self._keeper.forget(self._session)
+            self._child = None
+            with self._renewing:
+                self._keeper.stop()
+                self._keeper.forget(self._session)
             self._app.storage.end_session(self._session, (), reason="server stopped")
-            self._app.plugins.worker_process_stopped(self._server)
             self._app.plugins.server_stopped(self._server)
+            self._app.plugins.worker_process_stopped(self._server)
         self._stop_asked.set()
 
     @property

@@ -158,7 +158,13 @@ class Supervisor:
 
     def _child_options(self, place: int) -> str:
         return json.dumps(
-            {**attrs.asdict(self._options), "place": place, "server_id": self._id, "name": self._name}
+            {
+                **attrs.asdict(self._options),
+                "place": place,
+                "server_id": self._id,
+                "name": self._name,
+                "is_first": place == 0 and not self._is_up,
+            }
         )
 
     def _listen(self, child: _Child, reports: int) -> None:
