@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from firelock import hookimpl
 
 if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
     from firelock.storage import Storage
 
 __all__ = ["register_storages"]
@@ -19,7 +21,10 @@ def register_storages() -> Mapping[str, Callable[[str], Storage]]:
     return {"sqlite": _open_sqlite, "sqlite+pysqlite": _open_sqlite}
 
 
-def _open_sqlite(url: str) -> Storage:
+def _open_sqlite(url: str | Engine) -> Storage:
+    """Open a URL, or the database of a caller's Engine, by connections of our own with our own settings."""
     from firelock_sql.sqlite.opening import open_sqlite  # noqa: PLC0415 - loads the driver
 
-    return open_sqlite(url)
+    if isinstance(url, str):
+        return open_sqlite(url)
+    return open_sqlite(f"sqlite:///{url.url.database or ''}")
