@@ -382,7 +382,7 @@ def test_retry_decision_that_raises_counts_as_none(make_app, caplog):
     ended = run(app, add_boom(app).enqueue(1))
 
     assert "no retries allowed: ValueError: 1" == ended.reason
-    assert "A retry_decision hook raised" in caplog.text
+    assert "raised in retry_decision" in caplog.text
 
 
 def test_elect_transition_replaces_the_end(make_app):
@@ -413,7 +413,7 @@ def test_elect_transition_that_raises_counts_as_none(make_app, caplog):
     ended = run(app, add_work(app).enqueue(1))
 
     assert State.SUCCEEDED is ended.state
-    assert "elect_transition hook raised" in caplog.text
+    assert "raised in elect_transition" in caplog.text
 
 
 def test_jobs_settled_reports_ends_that_were_accepted(make_app):

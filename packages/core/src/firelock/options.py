@@ -109,7 +109,7 @@ def _to_texts(option: str, noun: str, values: object) -> tuple[str, ...]:
     return texts
 
 
-def to_choice(kind: type[Choice], option: str, value: object) -> Choice:
+def to_choice(kind: type[Choice], option: str, value: str) -> Choice:
     """Return the member of an enumeration; ConfigurationError names those there are."""
     try:
         return kind(value)
