@@ -1,7 +1,8 @@
 """The connections of one process: one that writes, guarded by a lock, and a few that read.
 
-A fork leaves a process of its own behind: the child never touches its parent's connections, not even to close
-them (that would checkpoint a log which the parent still writes), and opens new ones silently.
+SQLite remembers for the whole process which locks it holds on a file, and a child inherits that memory
+without the locks. So before a fork every connection is closed, with nothing under way; parent and child open
+new ones when they next need them.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from firelock.storage import StorageError, StorageUnavailable
 from firelock_sql.sqlite.failures import is_busy, is_worn, translated
@@ -28,17 +29,44 @@ _CACHE_KIB = 8_192
 _STATEMENTS = 256
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.02  # seconds between two tries for the writer's place
 
+_LONGEST_WAIT = 10.0  # seconds that a fork waits for what is under way
+
 _open: weakref.WeakSet[Connections] = weakref.WeakSet()
-_abandoned: list[object] = []  # connections of the process before the fork: kept, so that none is ever closed
+_inherited: list[object] = []  # connections that could not be closed before a fork: never touched again
 
 
-def _leave_behind() -> None:
+def _before_fork() -> None:
     for connections in list(_open):
-        connections.leave_behind()
+        connections.rest()
+
+
+def _after_fork_in_parent() -> None:
+    for connections in list(_open):
+        connections.go_on()
+
+
+def _after_fork_in_child() -> None:
+    for connections in list(_open):
+        connections.begin_anew()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_leave_behind)
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=_after_fork_in_parent,
+        after_in_child=_after_fork_in_child,
+    )
+
+
+class _Lock(Protocol):
+    """What locks and semaphores have in common."""
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        """Return whether it is held now."""
+        ...
+
+    def release(self) -> None:
+        """It is free."""
 
 
 class Connections:
@@ -56,10 +84,32 @@ class Connections:
         self._reading = threading.BoundedSemaphore(_READERS)
         self._readers: list[sqlite3.Connection] = []
         self._idle = threading.Lock()
+        self._resting: list[_Lock] = []
 
-    def leave_behind(self) -> None:
-        """This is another process than the one that opened the connections: it opens its own."""
-        _abandoned.append((self._writer, self._readers))
+    # ---- forks -------------------------------------------------------------------------------------------
+
+    def rest(self) -> None:
+        """Nothing is under way and no connection is open, until `go_on` or, in a child, `begin_anew`.
+
+        A thread that forks in the middle of its own transaction keeps it open; its child cannot use the file.
+        """
+        deadline = time.monotonic() + _LONGEST_WAIT
+        locks: list[_Lock] = [self._writing, *([self._reading] * _READERS), self._idle]
+        self._resting = [
+            lock for lock in locks if lock.acquire(timeout=max(0.0, deadline - time.monotonic()))
+        ]
+        if len(self._resting) == _READERS + 2 and not (self._writer and self._writer.in_transaction):
+            self._close_all()
+
+    def go_on(self) -> None:
+        """The parent of a fork uses the file again."""
+        resting, self._resting = self._resting, []
+        for lock in reversed(resting):
+            lock.release()
+
+    def begin_anew(self) -> None:
+        """The child of a fork uses the file with connections of its own."""
+        _inherited.append((self._writer, self._readers))
         self._reset()
 
     # ---- writing -----------------------------------------------------------------------------------------
@@ -191,11 +241,14 @@ class Connections:
         """Every connection is closed; those that read just now, when they have."""
         with self._writing, self._idle:
             self._is_closed = True
-            connections = [*self._readers, *([self._writer] if self._writer else [])]
-            self._readers, self._writer = [], None
-            for connection in connections:
-                with suppress(sqlite3.Error):
-                    connection.close()
+            self._close_all()
+
+    def _close_all(self) -> None:
+        connections = [*self._readers, *([self._writer] if self._writer else [])]
+        self._readers, self._writer = [], None
+        for connection in connections:
+            with suppress(sqlite3.Error):
+                connection.close()
 
 
 def _nothing(_cursor: sqlite3.Cursor) -> None:

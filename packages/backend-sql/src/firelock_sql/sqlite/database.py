@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
@@ -57,7 +56,6 @@ class SqliteDatabase(Database):
         self._connections = Connections(url)
         self._wake = Wake(url.path, is_shared=url.is_waking)
         self._is_checked = False
-        self._checking = threading.Lock()
 
     # ---- transactions ------------------------------------------------------------------------------------
 
@@ -105,9 +103,7 @@ class SqliteDatabase(Database):
 
     def ensure_schema(self) -> None:
         """The schema is the one this code needs; made where there is none."""
-        if self._is_checked:
-            return
-        with self._checking:
+        if not self._is_checked:  # without a lock: to look twice is harmless, a lock held at a fork is not
             schema.ensure(self)
             self._is_checked = True
 

@@ -1,0 +1,88 @@
+"""Pages of jobs in an SQL storage stay bounded, whatever is looked for."""
+
+from __future__ import annotations
+
+import pytest
+
+from firelock.storage import JobFilter, State
+from firelock.testing import Handles, Scene
+from firelock_sql.find import RARE, SCANNED
+from firelock_sql.sqlite.opening import open_sqlite
+
+
+@pytest.fixture(scope="module")
+def crowd(tmp_path_factory):
+    """A store with more jobs than one page may look at; the oldest one is special."""
+    path = tmp_path_factory.mktemp("crowd") / "jobs.db"
+    handles = Handles(lambda: open_sqlite(f"sqlite:///{path}?synchronous=normal"))
+    scene = Scene(handles)
+    scene.first = scene.add(priority=3)
+    scene.claim(scene.begin())
+    scene.storage.end_session("session-a", (), reason="gone")
+    for _ in range(SCANNED // 1_000 + 1):
+        scene.add_many(1_000)
+    yield scene
+    handles.close()
+
+
+def pages(scene, where, **options):
+    """Every page of a list, from the first to the last."""
+    found = [scene.storage.find(where, limit=10, **options)]
+    while found[-1].cursor is not None:
+        found.append(scene.storage.find(where, limit=10, cursor=found[-1].cursor, **options))
+    return found
+
+
+@pytest.mark.parametrize("where", [JobFilter(server="host:a"), JobFilter(State.ENQUEUED, server="host:a")])
+def test_a_page_looks_at_so_many_jobs_and_no_more(crowd, where):
+    """What is not found on the way is looked for by the next page: the first is empty and has a cursor."""
+    found = pages(crowd, where, oldest_first=where.state is not None)
+
+    assert 2 <= len(found) <= 4
+    assert [crowd.first] == [job.id for page in found for job in page.jobs]
+
+
+def test_a_rare_condition_is_found_at_once(crowd):
+    """Where few jobs meet a condition they are looked up: one page holds them and is the last."""
+    rare = crowd.add(task="rare", queue="seldom", tags=("odd",), recurring_id="nightly")
+    filters = [
+        JobFilter(task="rare"),
+        JobFilter(queue="seldom"),
+        JobFilter(tag="odd"),
+        JobFilter(recurring_id="nightly"),
+        JobFilter(id_prefix=rare[:20]),
+        JobFilter(State.ENQUEUED, task="rare"),
+        JobFilter(State.ENQUEUED, queue="seldom", tag="odd"),
+    ]
+
+    for where in filters:
+        (page,) = pages(crowd, where)
+        assert rare in {job.id for job in page.jobs}, where
+
+
+def test_a_common_condition_walks_in_order(crowd):
+    """A condition that most jobs meet fills its page from the first jobs it looks at."""
+    assert SCANNED > RARE
+
+    newest = crowd.storage.find(JobFilter(task="tasks.run", queue="default"), limit=10)
+    oldest = crowd.storage.find(JobFilter(task="tasks.run"), limit=10, oldest_first=True)
+
+    times = [job.created_at for job in newest.jobs]
+    assert (10, sorted(times, reverse=True)) == (len(times), times)
+    assert crowd.first == oldest.jobs[0].id
+
+
+def test_a_walk_meets_every_job_once(crowd):
+    """Pages join without gap or repeat, also where a page ended because it had looked far enough."""
+    where = JobFilter(State.ENQUEUED, task="tasks.run")
+    number = crowd.storage.counts().by_queue["default"][State.ENQUEUED]
+    seen, cursor = [], None
+
+    while True:
+        page = crowd.storage.find(where, limit=5_000, cursor=cursor)
+        seen += [job.id for job in page.jobs]
+        cursor = page.cursor
+        if cursor is None:
+            break
+
+    assert (number, number) == (len(seen), len(set(seen)))

@@ -1,0 +1,233 @@
+"""The short ways of the hot path end exactly as the long ones do, and cost what they are allowed to."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+
+import attrs
+import pytest
+
+from firelock.storage import Applied, Edge, Exchange, JobFilter, State, bounded_history
+from firelock.testing import Handles, Scene
+from firelock.testing.ends import deletes, fails, requeues, snoozes, succeeds
+from firelock.testing.scene import Running
+from firelock_sql.sqlite.opening import open_sqlite
+from firelock_sql.text import COMPACT_FROM
+
+
+@pytest.fixture
+def path(tmp_path):
+    """The file of the jobs."""
+    return tmp_path / "jobs.db"
+
+
+@pytest.fixture
+def scene(path):
+    """A store with jobs at hand."""
+    handles = Handles(lambda: open_sqlite(f"sqlite:///{path}?synchronous=normal"))
+    yield Scene(handles)
+    handles.close()
+
+
+@pytest.fixture
+def commits(path, scene):
+    """A function that returns how many transactions have been committed since it was called last."""
+    with closing(sqlite3.connect(path)) as watcher:
+
+        def version():
+            return watcher.execute("pragma data_version").fetchone()[0]
+
+        seen = [version()]
+
+        def count():
+            before, seen[0] = seen[0], version()
+            return seen[0] - before
+
+        yield count
+
+
+def told(scene, job_id):
+    """Everything the storage says of a job, but for its id."""
+    record = attrs.evolve(scene.record(job_id), id="", created_at=0, changed_at=0, enqueued_at=0)
+    history = [attrs.evolve(entry, at=0) for entry in scene.storage.history(job_id)]
+    return attrs.evolve(record, claimed_at=0, started_at=0, ended_at=0), [
+        attrs.evolve(entry, claimed_at=entry.claimed_at and 1, started_at=entry.started_at and 1)
+        for entry in history
+    ]
+
+
+def test_a_plain_end_is_told_like_any_other(scene):
+    """A job settled by the handle that claimed it, without reading, equals one settled by another handle."""
+    holder = scene.begin()
+    short, long = scene.run(holder), scene.run(holder)
+
+    results = [scene.apply(succeeds(short)), *scene.handles.open().apply([succeeds(long)])]
+
+    assert [Applied.APPLIED, Applied.APPLIED] == results
+    assert told(scene, short.id) == told(scene, long.id)
+
+
+def test_what_follows_a_plain_end_keeps_it_in_the_history(scene):
+    """The end that only the columns told is a line of history once they tell something newer."""
+    running = scene.run(scene.begin())
+    scene.settle(succeeds(running))
+    end = scene.last_entry(running.id)
+
+    scene.settle(requeues(running.id))
+
+    states = [entry.state for entry in scene.storage.history(running.id)]
+    assert [State.ENQUEUED, State.SUCCEEDED, State.ENQUEUED] == states
+    assert end == scene.storage.history(running.id)[1]
+
+
+def test_a_mixed_batch_is_answered_in_order(scene):
+    """Plain ends, failures, repeats and strangers in one batch each get their own answer."""
+    holder = scene.begin()
+    one, two, three = (scene.run(holder) for _ in range(3))
+    parent = scene.run(holder)
+    scene.continuation(parent.id)
+    scene.settle(succeeds(three))
+    stranger = attrs.evolve(succeeds(one), job_id="unknown")
+
+    batch = [fails(one), succeeds(two), succeeds(three), succeeds(parent), stranger]
+
+    expected = [Applied.APPLIED, Applied.APPLIED, Applied.ALREADY, Applied.RELEASING, Applied.MISSING]
+    assert expected == scene.storage.apply(batch)
+    assert {State.FAILED: 1, State.SUCCEEDED: 3, State.AWAITING: 1} == scene.storage.counts().by_state
+
+
+def test_one_end_twice_in_a_batch_is_counted_once(scene):
+    """The second is a repeat, as it would be in a batch of its own."""
+    running = scene.run(scene.begin())
+
+    results = scene.storage.apply([succeeds(running), succeeds(running)])
+
+    assert [Applied.APPLIED, Applied.ALREADY] == results
+    assert {State.SUCCEEDED: 1} == scene.storage.counts().by_state
+
+
+def test_a_number_that_is_given_out_again_settles_nobody_else(scene):
+    """A late end of a job whose row is gone does not end the job that got its number, session and fence."""
+    holder = scene.begin()
+    old = scene.run(holder)
+    scene.settle(deletes(old.id, at=scene.stamp(), expires_at=1))
+    scene.storage.prune(10)
+    new = scene.run(holder)
+
+    result = scene.apply(succeeds(old))
+
+    assert old.job.fence == new.job.fence
+    assert (Applied.MISSING, State.PROCESSING) == (result, scene.state(new.id))
+
+
+def test_a_history_of_any_length_reads_as_if_bounded_at_each_step(scene):
+    """Lines that were rewritten to save space read like those that were never rewritten."""
+    job_id, holder = scene.add(), scene.begin()
+    expected = scene.storage.history(job_id)
+
+    for _ in range(COMPACT_FROM + 30):
+        (job,) = scene.claim(holder)
+        snoozed = snoozes(Running(job, holder))
+        snoozed.to, snoozed.due_at = State.ENQUEUED, None
+        scene.settle(snoozed)
+        expected = bounded_history(expected, snoozed.entry())
+
+    assert expected == scene.storage.history(job_id)
+
+
+@pytest.mark.parametrize("number", [1, 8, 63, 500])
+def test_a_batch_is_one_commit(scene, commits, number):
+    """Jobs of one call share one transaction, whatever their number."""
+    jobs = [scene.new_job() for _ in range(number)]
+    commits()
+
+    scene.storage.insert(jobs)
+
+    assert 1 == commits()
+    assert [job.id for job in jobs] == [job.id for job in scene.claim(scene.begin(), limit=number)]
+
+
+def test_an_exchange_is_one_commit(scene, commits):
+    """A hundred ends and a hundred claims are one transaction."""
+    holder = scene.begin()
+    scene.add_many(200)
+    ends = [succeeds(Running(job, holder)) for job in scene.claim(holder)]
+    commits()
+
+    answer = scene.storage.exchange(ends, None, 100, holder.session, scene.stamp())
+
+    assert 1 == commits()
+    assert (100, 100) == (answer.results.count(Applied.APPLIED), len(answer.claim.jobs))
+
+
+def test_looks_that_find_nothing_commit_nothing(scene, commits):
+    """An idle server takes no lock and writes nothing."""
+    holder = scene.begin()
+    scene.schedule(3_600)
+    commits()
+
+    scene.claim(holder)
+    scene.storage.exchange([], None, 10, holder.session, scene.stamp())
+    scene.storage.promote(10)
+    scene.storage.release(10)
+    scene.storage.orphans(10)
+    scene.storage.prune(10)
+    scene.storage.reconcile(holder.session, [])
+
+    assert 0 == commits()
+
+
+def test_an_exchange_that_breaks_in_its_claim_keeps_its_settles(scene, path):
+    """An error that trying again does not mend is met by settle and claim alone."""
+    holder = scene.begin()
+    running = scene.run(holder)
+    scene.add(queue="broken")
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute(
+            "create trigger broken before update of claimed_at on firelock_jobs "
+            "when new.queue = 'broken' begin select raise(abort, 'broken'); end"
+        )
+
+    with pytest.raises(Exception, match="broken"):
+        scene.storage.exchange([succeeds(running)], ["broken"], 10, holder.session, scene.stamp())
+
+    assert State.SUCCEEDED == scene.state(running.id)
+
+
+def test_an_empty_exchange_is_nothing(scene):
+    """No ends and no room: nothing is done, the session is known to live."""
+    holder = scene.begin()
+
+    answer = scene.storage.exchange([], None, 0, holder.session, scene.stamp())
+
+    assert Exchange([], answer.claim) == answer
+    assert not answer.claim.is_session_lost
+
+
+def test_queues_share_a_claim_that_names_none(scene):
+    """One long queue leaves the others their places, and what they do not need goes to it."""
+    scene.add_many(50, queue="long")
+    scene.add_many(2, queue="mail")
+    scene.add_many(20, queue="other")
+
+    claimed = scene.claim(scene.begin(), limit=30, queues=None)
+
+    queues = [job.queue for job in claimed]
+    assert {"long": 14, "mail": 2, "other": 14} == {name: queues.count(name) for name in sorted(set(queues))}
+    assert 3 == len(set(queues[:3]))
+
+
+def test_children_in_one_batch_with_their_parent(scene):
+    """Thousands of children in one call are tied to their parent and released in bounded steps."""
+    parent = scene.new_job()
+    children = [scene.new_job(state=State.AWAITING, parents=(Edge(parent.id),)) for _ in range(2_000)]
+    scene.storage.insert([parent, *children])
+    scene.settle(succeeds(scene.run(scene.begin(), parent.id)))
+
+    steps = [scene.storage.release(900) for _ in range(4)]
+
+    assert [900, 900, 200, 0] == steps
+    assert {State.SUCCEEDED: 1, State.ENQUEUED: 2_000} == scene.storage.counts().by_state
+    first = scene.storage.find(JobFilter(parent_id=parent.id), limit=1, oldest_first=True)
+    assert [children[0].id] == [job.id for job in first.jobs]

@@ -1,0 +1,230 @@
+"""An SQLite file among several processes: forks, locks, errors, health."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import warnings
+from contextlib import closing
+
+import pytest
+from sqlalchemy import bindparam, select
+from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
+
+from firelock.storage import JobFilter, State, StorageError, StorageUnavailable
+from firelock.testing import Handles, Scene
+from firelock_sql.sqlite.failures import translated
+from firelock_sql.sqlite.health import file_system_of
+from firelock_sql.sqlite.opening import open_sqlite
+from firelock_sql.statements import Statement
+from firelock_sql.tables import jobs, sessions
+
+
+@pytest.fixture
+def path(tmp_path):
+    """The file of the jobs."""
+    return tmp_path / "jobs.db"
+
+
+@pytest.fixture
+def scene(path):
+    """A store with jobs at hand; a writer waits for no more than a moment."""
+    handles = Handles(lambda: open_sqlite(f"sqlite:///{path}?busy_timeout=0.05"))
+    yield Scene(handles)
+    handles.close()
+
+
+# ---- forks -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_after_a_fork_the_child_opens_its_own(scene):
+    """A child that inherits a used storage stores, reads and waits; so does its parent after it."""
+    scene.add()
+    scene.storage.wait(None, 0)
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            scene.add()
+            scene.storage.wait(None, 0)
+            code = 0 if 2 == scene.storage.counts().by_state[State.ENQUEUED] else 2
+            scene.storage.close()
+        finally:
+            os._exit(code)
+
+    _, status = os.waitpid(child, 0)
+    scene.add()
+
+    assert 0 == os.waitstatus_to_exitcode(status)
+    assert {State.ENQUEUED: 3} == scene.storage.counts().by_state
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_fork_waits_for_what_is_under_way(tmp_path):
+    """Children forked while other threads write and read inherit no transaction: each is free to write."""
+    handles = Handles(lambda: open_sqlite(f"sqlite:///{tmp_path}/busy.db?synchronous=normal"))
+    scene, is_over = Scene(handles), threading.Event()
+
+    def write_and_read():
+        while not is_over.is_set():
+            scene.add()
+            scene.storage.counts()
+
+    threads = [threading.Thread(target=write_and_read) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn of threads at a fork
+        children = [os.fork() or _store_one(scene) for _ in range(5)]
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    is_over.set()
+    for thread in threads:
+        thread.join()
+
+    found = scene.storage.find(JobFilter(task="tasks.child"), limit=10).jobs
+    handles.close()
+    assert [0] * 5 == codes
+    assert 5 == len(found)
+
+
+def _store_one(scene):
+    """Store a job in a forked child, and end it."""
+    code = 1
+    try:
+        code = 0 if scene.storage.insert([scene.new_job(task="tasks.child")]) == [True] else 2
+    finally:
+        os._exit(code)
+
+
+# ---- other writers ---------------------------------------------------------------------------------------
+
+
+def test_a_file_that_stays_locked_is_unavailable(scene, path):
+    """Trying again may help, and does once the other has finished; readers are not held up."""
+    scene.add()
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("begin immediate")
+        with pytest.raises(StorageUnavailable, match="locked"):
+            scene.add()
+        while_locked = scene.storage.counts().by_state
+        other.execute("rollback")
+    scene.add()
+
+    assert {State.ENQUEUED: 1} == while_locked
+    assert {State.ENQUEUED: 2} == scene.storage.counts().by_state
+
+
+def test_a_transaction_that_fails_leaves_nothing(scene):
+    """A value that SQLite cannot hold refuses its batch whole; the storage stays usable."""
+    good, bad = scene.new_job(), scene.new_job(priority=2**63)
+
+    with pytest.raises(StorageError, match="cannot hold"):
+        scene.storage.insert([good, bad])
+
+    assert [None, None] == scene.storage.get([good.id, bad.id])
+    assert [True] == scene.storage.insert([good])
+
+
+@pytest.mark.parametrize(
+    ("statements", "expected", "words"),
+    [
+        (["create table t (x)", "insert into t values (zeroblob(1e7))"], StorageUnavailable, "free space"),
+        (["select * from nowhere"], StorageError, "no such table"),
+        (["pragma query_only = on", "create table t (x)"], StorageUnavailable, "writable"),
+    ],
+    ids=["full", "wrong", "read-only"],
+)
+def test_the_drivers_errors_say_whether_to_try_again(tmp_path, statements, expected, words):
+    """Full and read-only may pass, a wrong statement does not; the text names the file and a way out."""
+    with closing(sqlite3.connect(tmp_path / "a.db", isolation_level=None)) as connection:
+        connection.execute("pragma max_page_count = 10")
+        for statement in statements[:-1]:
+            connection.execute(statement)
+        with pytest.raises(StorageError, match=words) as raised, translated(tmp_path / "a.db"):
+            connection.execute(statements[-1])
+
+    assert expected is type(raised.value)
+    assert "a.db" in str(raised.value)
+
+
+# ---- statements ------------------------------------------------------------------------------------------
+
+
+def test_parameters_in_another_order_are_refused():
+    """Whoever binds by position is told at once when a statement has changed under him."""
+    statement = Statement(
+        select(jobs.c.id).where(jobs.c.queue == bindparam("a"), jobs.c.task == bindparam("b"))
+    )
+    dialect = SQLiteDialect_pysqlite(paramstyle="qmark")
+
+    assert statement.text(dialect, "a", "b").startswith("SELECT")
+    with pytest.raises(AssertionError, match="parameters are"):
+        statement.text(dialect, "b", "a")
+
+
+def test_one_table_looks_like_the_jobs_and_one_like_the_counts():
+    """Tools that copy finished jobs for measurements tell tables apart by their columns."""
+    assert "ended_at" in jobs.c
+    assert not {"state", "ended_at"} & set(sessions.c.keys())
+
+
+# ---- health ----------------------------------------------------------------------------------------------
+
+
+def test_the_description_says_what_a_power_failure_may_take(path):
+    """Durability above all: with full, what was acknowledged is on the disk; with normal it may not be."""
+    described = {}
+    for synchronous in ("full", "normal"):
+        storage = open_sqlite(f"sqlite:///{path}?synchronous={synchronous}")
+        described[synchronous] = storage.describe()
+        storage.close()
+
+    assert described["full"]["durability"].startswith("full: what was acknowledged is on the disk")
+    assert "may take the last commits" in described["normal"]["durability"]
+    assert ("wal", str(path)) == (described["full"]["journal"], described["full"]["file"])
+
+
+@pytest.mark.parametrize(("synchronous", "is_found"), [("full", False), ("normal", True)])
+def test_less_than_full_durability_is_found(path, synchronous, is_found):
+    """The doctor mentions it, with the way back, and not as an error."""
+    storage = open_sqlite(f"sqlite:///{path}?synchronous={synchronous}")
+
+    found = [one for one in storage.diagnose() if "synchronous" in one.what]
+
+    assert is_found == bool(found)
+    assert not any(one.is_error for one in found)
+    storage.close()
+
+
+def test_an_old_sqlite_is_found(scene):
+    """A version whose log may damage a database is named; a newer one is not."""
+    found = [one for one in scene.storage.diagnose() if sqlite3.sqlite_version in one.what]
+
+    assert (sqlite3.sqlite_version_info < (3, 51, 3)) == bool(found)
+
+
+def test_a_log_that_has_grown_is_found(scene, path):
+    """Above 64 MB somebody keeps an old snapshot open."""
+    scene.add()
+    log = path.with_name("jobs.db-wal")
+    size = log.stat().st_size
+    os.truncate(log, 65 * 1024 * 1024)  # sparse: costs no space
+
+    found = [one.what for one in scene.storage.diagnose() if "log has grown" in one.what]
+
+    os.truncate(log, size)
+    assert ["The write-ahead log has grown to 65 MB."] == found
+
+
+def test_the_file_system_is_that_of_the_innermost_mount(tmp_path):
+    """A mount below another one counts; without a table of mounts nothing is said."""
+    mounts = tmp_path / "mounts"
+    mounts.write_text("disk / ext4 rw 0 0\nhost:/export /srv/my\\040jobs nfs4 rw 0 0\n")
+
+    kinds = [file_system_of(path, mounts) for path in (tmp_path / "a.db", mounts.parent / "b.db")]
+    remote = file_system_of(tmp_path.__class__("/srv/my jobs/a.db"), mounts)
+
+    assert (["ext4", "ext4"], "nfs4") == (kinds, remote)
+    assert "" == file_system_of(tmp_path, tmp_path / "missing")

@@ -1,0 +1,79 @@
+"""The URL of an SQLite storage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from firelock import ConfigurationError
+from firelock_sql.url import SqliteUrl, parse_sqlite_url
+
+
+def test_a_relative_path_is_made_absolute_once(tmp_path, monkeypatch):
+    """The folder that counts is the one in which the storage was opened, wherever the process goes later."""
+    monkeypatch.chdir(tmp_path)
+
+    url = parse_sqlite_url("sqlite:///jobs.db")
+
+    assert tmp_path / "jobs.db" == url.path
+    assert f"sqlite:///{tmp_path}/jobs.db" == str(url)
+
+
+def test_an_absolute_path_has_four_slashes():
+    """As SQLAlchemy writes it."""
+    assert Path("/var/lib/jobs.db") == parse_sqlite_url("sqlite:////var/lib/jobs.db").path
+
+
+def test_percent_signs_stand_for_odd_characters():
+    """A name with spaces or question marks can be written, and is shown the same way."""
+    url = parse_sqlite_url("sqlite:////tmp/my%20jobs%3F.db")
+
+    assert Path("/tmp/my jobs?.db") == url.path
+    assert url == parse_sqlite_url(str(url))
+
+
+def test_every_option_is_read_and_shown():
+    """What differs from the defaults is shown behind the path."""
+    text = "sqlite:////tmp/jobs.db?synchronous=normal&busy_timeout=2.5&wake=off"
+
+    url = parse_sqlite_url(text)
+
+    assert SqliteUrl(Path("/tmp/jobs.db"), "normal", 2.5, False) == url
+    assert text == str(url)
+
+
+def test_full_durability_is_the_default():
+    """Acknowledged means on the disk, unless the URL says otherwise."""
+    url = parse_sqlite_url("sqlite:////tmp/jobs.db")
+
+    assert ("full", 15.0, True) == (url.synchronous, url.busy_timeout_seconds, url.is_waking)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["sqlite://", "sqlite:///", "sqlite:///:memory:", "sqlite:///%00", "sqlite:///file?mode=memory"],
+)
+def test_a_database_in_memory_is_refused_with_a_hint(url):
+    """SQLite's memory belongs to one connection; memory:// is meant."""
+    with pytest.raises(ConfigurationError, match="memory://"):
+        parse_sqlite_url(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "named"),
+    [
+        ("sqlite:////tmp/a.db?sync=full", "'sync'"),
+        ("sqlite:////tmp/a.db?synchronous=off", "full or normal"),
+        ("sqlite:////tmp/a.db?wake=maybe", "on or off"),
+        ("sqlite:////tmp/a.db?busy_timeout=soon", "'soon'"),
+        ("sqlite:////tmp/a.db?busy_timeout=-1", "'-1'"),
+        ("sqlite:////tmp/a.db?busy_timeout=nan", "'nan'"),
+        ("sqlite://host/a.db", "names a host"),
+        ("sqlite:////tmp/a.db#x", "%23"),
+    ],
+)
+def test_what_is_wrong_with_a_url_is_named(url, named):
+    """A misspelt option is refused, not ignored."""
+    with pytest.raises(ConfigurationError, match=named):
+        parse_sqlite_url(url)

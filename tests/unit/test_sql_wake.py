@@ -1,0 +1,250 @@
+"""Wake-ups between processes that share an SQLite file."""
+
+from __future__ import annotations
+
+import socket
+import tempfile
+import threading
+from pathlib import Path
+
+import pytest
+
+from firelock.storage import Feature, State
+from firelock.testing import Handles, Scene
+from firelock.testing.ends import hands_back, requeues, succeeds
+from firelock_sql.sqlite.mailbox import Mailbox
+from firelock_sql.sqlite.opening import open_sqlite
+
+
+@pytest.fixture
+def path(tmp_path):
+    """A file whose folder of sockets has a short enough path."""
+    return tmp_path / "jobs.db"
+
+
+@pytest.fixture
+def scene(path):
+    """A store with jobs at hand."""
+    handles = Handles(lambda: open_sqlite(f"sqlite:///{path}"))
+    yield Scene(handles)
+    handles.close()
+
+
+@pytest.fixture
+def holder(scene):
+    """A session that takes jobs."""
+    return scene.begin()
+
+
+@pytest.fixture
+def server(scene, holder):
+    """Another handle, which listens and has seen everything up to now."""
+    return listening(scene, holder, scene.handles.open())
+
+
+def listening(scene, holder, storage, queues=None):
+    """The handle again, after a claim that found nothing and a look at its socket."""
+    storage.claim(queues, 0, holder.session, scene.stamp())
+    storage.wait(queues, 0)
+    return storage
+
+
+def sockets(path):
+    """The names of the sockets beside the file."""
+    return sorted(one.name for one in Path(f"{path}.wake").iterdir())
+
+
+def test_an_insert_wakes_another_handle(scene, server):
+    """A job that was stored through one handle ends the wait of another."""
+    scene.add()
+
+    assert server.wait(None, 10)
+
+
+def test_one_wake_up_ends_one_wait(scene, server):
+    """A server that was told and looked is not told again."""
+    scene.add()
+    first = server.wait(None, 10)
+
+    assert (True, False) == (first, server.wait(None, 0))
+
+
+def test_what_came_between_claim_and_wait_counts(scene, holder, server):
+    """A job stored after the claim looked, and before the wait began, ends the wait."""
+    listening(scene, holder, server, ["default"])
+    scene.add()
+
+    assert server.wait(["default"], 10)
+
+
+def test_a_claim_sees_what_was_told_before_it(scene, holder, server):
+    """A wake-up for a job that the claim has taken ends no wait."""
+    scene.add()
+
+    server.claim(None, 10, holder.session, scene.stamp())
+
+    assert not server.wait(None, 0)
+
+
+def test_another_queue_wakes_nobody(scene, holder, server):
+    """A server that serves some queues is not woken for others."""
+    listening(scene, holder, server, ["mail"])
+    scene.add(queue="default")
+    of_another = server.wait(["mail"], 0)
+    scene.add(queue="mail")
+
+    assert (False, True) == (of_another, server.wait(["mail"], 10))
+
+
+@pytest.mark.parametrize("change", ["requeue", "hand back", "end of a session", "promote", "resume"])
+def test_everything_that_makes_work_is_told(scene, holder, server, change):
+    """A job may become claimable in many ways; servers are told of each."""
+    running = scene.run(holder)
+    if change == "requeue":
+        scene.settle(succeeds(running))
+    if change == "promote":
+        scene.schedule(-1)
+    listening(scene, scene.begin("b"), server)
+
+    match change:
+        case "requeue":
+            scene.settle(requeues(running.id))
+        case "hand back":
+            scene.settle(hands_back(running))
+        case "end of a session":
+            scene.storage.end_session(holder.session, None, reason="gone")
+        case "promote":
+            scene.storage.promote(10)
+        case "resume":
+            scene.storage.put_record("queue", "default", '{"paused": false}')
+
+    assert server.wait(None, 10)
+
+
+def test_a_settle_wakes_nobody(scene, holder, server):
+    """An ordinary end makes no work."""
+    running = scene.run(holder)
+    listening(scene, holder, server)
+
+    scene.settle(succeeds(running))
+
+    assert not server.wait(None, 0)
+
+
+def test_only_an_earlier_instant_is_told(scene, holder, server):
+    """Servers sleep until the next due instant: a later one needs no wake-up, an earlier one does."""
+    scene.schedule(1_000)
+    listening(scene, holder, server)
+    scene.schedule(2_000)
+    later = server.wait(None, 0)
+    scene.schedule(500)
+
+    assert (False, True) == (later, server.wait(None, 10))
+
+
+def test_a_wait_under_way_is_ended_from_outside(scene, server):
+    """The listener of one handle and a second one that waits beside it both return."""
+    answers = []
+    threads = [
+        threading.Thread(target=lambda: answers.append(server.wait(None, 60)), daemon=True) for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+
+    while any(thread.is_alive() for thread in threads):
+        scene.add()
+        for thread in threads:
+            thread.join(0.05)
+
+    assert [True, True] == answers
+
+
+def test_interrupt_ends_a_wait_under_way(server):
+    """A server that stops does not wait for its poll."""
+    answers = []
+    thread = threading.Thread(target=lambda: answers.append(server.wait(None, 60)), daemon=True)
+    thread.start()
+
+    while thread.is_alive():
+        server.interrupt()
+        thread.join(0.05)
+
+    assert [False] == answers
+
+
+def test_a_full_socket_blocks_nobody(scene, server):
+    """A server that does not listen for a while costs the writers nothing, and is told once it does."""
+    for _ in range(600):
+        scene.add()
+
+    assert server.wait(None, 10)
+    assert {State.ENQUEUED: 600} == scene.storage.counts().by_state
+
+
+def test_the_socket_of_a_dead_process_is_removed(scene, server, path):
+    """The first who finds nobody behind a socket takes its name away."""
+    abandoned = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    abandoned.bind(f"{path}.wake/dead.0")
+    abandoned.close()
+    before = sockets(path)
+
+    scene.add()
+
+    assert "dead.0" in before
+    assert [name for name in before if name != "dead.0"] == sockets(path)
+
+
+def test_closing_takes_the_socket_away(scene, server, path):
+    """A process that ends in order leaves no name behind."""
+    before = sockets(path)
+
+    server.close()
+
+    assert (1, []) == (len(before), sockets(path))
+
+
+def test_the_folder_is_its_owners_alone(server, path):
+    """Nobody else may read queue names or plant sockets."""
+    assert 0o700 == Path(f"{path}.wake").stat().st_mode & 0o777
+
+
+def test_a_folder_open_to_others_is_not_used(scene, holder, path):
+    """Polling takes over, and the description says why."""
+    Path(f"{path}.wake").mkdir(mode=0o777)
+    Path(f"{path}.wake").chmod(0o777)
+    server = listening(scene, holder, scene.handles.open())
+
+    scene.add()
+
+    assert not server.wait(None, 0)
+    assert "polling" in server.describe()["wake"]
+    assert [] == sockets(path)
+
+
+def test_a_path_that_is_too_long_moves_to_the_temporary_folder(tmp_path, monkeypatch):
+    """The address of a socket is short; two processes find the same folder all the same."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "t"))
+    (tmp_path / "t").mkdir()
+    database = tmp_path / ("long" * 30) / "jobs.db"
+    receiver, sender = Mailbox(database), Mailbox(database)
+    receiver.open()
+
+    sender.send(b"default")
+
+    assert [b"default"] == receiver.take()
+    assert str(tmp_path / "t") in receiver.describe()
+    for mailbox in (receiver, sender):
+        mailbox.close()
+
+
+def test_without_wake_ups_notify_is_not_offered(path):
+    """wake=off is said by the features and the description; no folder appears."""
+    storage = open_sqlite(f"sqlite:///{path}?wake=off")
+
+    answer = storage.wait(None, 0)
+
+    assert not answer
+    assert Feature.NOTIFY not in storage.features
+    assert storage.describe()["wake"].startswith("off")
+    assert not Path(f"{path}.wake").exists()
+    storage.close()
