@@ -145,7 +145,7 @@ def test_an_unknown_command_is_answered_with_a_near_one(capsys):
     ("words", "said"),
     [
         (["jobs"], "a command is missing"),
-        (["jobs", "list", "--limit", "0"], "no whole number from 1 up"),
+        (["jobs", "list", "--limit", "0"], "no whole number from 1 to 500"),
         (["jobs", "list", "--state", "done"], "invalid choice: 'done'"),
         (["jobs", "list", "--colour"], "unrecognized arguments: --colour"),
         (["jobs", "show"], "required: ID"),

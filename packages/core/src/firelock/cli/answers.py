@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from enum import StrEnum
 from typing import TYPE_CHECKING, NoReturn
 
@@ -29,6 +30,8 @@ def answer_of(value: object) -> object:
         return str(value)
     if isinstance(value, list | tuple):
         return [answer_of(one) for one in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None  # JSON has no word for it
     return value
 
 

@@ -11,7 +11,10 @@ from firelock.cli.problem import Exit, Problem
 if TYPE_CHECKING:
     from firelock.cli.screen import Screen
 
-__all__ = ["Parser", "add_command", "add_common", "add_group", "at_least_one"]
+__all__ = ["Parser", "add_command", "add_common", "add_group", "whole"]
+
+
+_DIGITS = 10
 
 
 class Parser(argparse.ArgumentParser):
@@ -66,9 +69,13 @@ def add_group(commands: Commands, name: str, summary: str) -> Commands:
     return group.add_subparsers(metavar="COMMAND", required=True, title="commands")
 
 
-def at_least_one(text: str) -> int:
-    """Return a whole number from 1 up; for `type=`."""
-    if not (text.isascii() and text.isdigit() and int(text) >= 1):
-        message = f"{text!r} is no whole number from 1 up"
-        raise argparse.ArgumentTypeError(message)
-    return int(text)
+def whole(most: int = 1_000_000) -> Callable[[str], int]:
+    """Return a `type=` that takes whole numbers from 1 to the most."""
+
+    def read(text: str) -> int:
+        if not (text.isascii() and text.isdigit() and len(text) < _DIGITS and 1 <= int(text) <= most):
+            message = f"{text!r} is no whole number from 1 to {most:,}"
+            raise argparse.ArgumentTypeError(message)
+        return int(text)
+
+    return read

@@ -30,7 +30,8 @@ __all__ = ["add"]
 _APP = "firelock.cli.demo_app:fire"
 _SHORTEST, _LONGEST = 3.0, 600.0
 _LOOK_EVERY = 0.15
-_START_LIMIT, _LATE_LIMIT, _STOP_LIMIT = 30.0, 30.0, 15.0
+_START_LIMIT, _LATE_LIMIT = 30.0, 30.0
+_STOP_LIMITS = (3.0, 15.0)
 # Short waits, so that ten seconds show what a day shows elsewhere.
 _ENVIRONMENT = {"FIRELOCK_POLL": "0.2", "FIRELOCK_SWEEP": "1", "FIRELOCK_GRACE": "2"}
 
@@ -183,13 +184,17 @@ def _server(url: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def _stop(server: subprocess.Popen[bytes]) -> None:
-    if server.poll() is None:
-        server.terminate()
-    try:
-        server.wait(_STOP_LIMIT)
-    except subprocess.TimeoutExpired:
-        server.kill()
-        server.wait()
+    """The server has ended: in order, hurried after a while, killed where that is not enough."""
+    for limit in _STOP_LIMITS:
+        if server.poll() is None:
+            server.terminate()
+        try:
+            server.wait(limit)
+        except subprocess.TimeoutExpired:
+            continue
+        return
+    server.kill()
+    server.wait()
 
 
 # ---- afterwards ------------------------------------------------------------------------------------------
@@ -207,14 +212,16 @@ def _conclude(screen: Screen, story: Story, url: str, *, is_kept: bool) -> None:
         error = f"{record.error.type}: {record.error.message}" if record.error else record.reason or ""
         screen.line()
         screen.line(Cell("Failed for good", "bold"), "  ", record.task, "  ", Cell(error, "red"))
-        screen.line(f"  firelock jobs show {record.id} --storage {url}")
-        screen.line(f"  firelock jobs requeue {record.id} --storage {url}")
-    screen.line()
+        screen.line(f"  firelock jobs show {record.id}")
+        screen.line(f"  firelock jobs requeue {record.id}")
     if is_kept:
-        screen.line(f"The file stays: {url.removeprefix('sqlite:///')}")
-        screen.line(f"  FIRELOCK_STORAGE={url} firelock server {_APP}")
+        screen.line(Cell("  The file stays; these commands find it after", "bright_black"))
+        screen.line(f"  export FIRELOCK_STORAGE={url}")
+        screen.line(Cell("  and what is requeued is run by", "bright_black"))
+        screen.line(f"  firelock server {_APP}")
     else:
-        screen.line("The file is gone now; firelock demo --keep leaves it for these commands.")
+        said = "  The file is gone now; firelock demo --keep leaves it for these commands."
+        screen.line(Cell(said, "bright_black"))
     screen.line()
     screen.line(Cell("Next", "bold"))
     screen.facts([

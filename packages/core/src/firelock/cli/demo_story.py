@@ -68,6 +68,7 @@ class Story:
         self.records: dict[str, JobRecord] = {}
         self._pace = seconds / _USUAL_SECONDS
         self._began_at = self._storage.clock()
+        self._every = max(1, round(2 * self._pace))
         self._is_ending = False
         self._seen_steps: dict[str, int] = {}
         self._seen_lines: dict[str, int] = {}
@@ -95,7 +96,7 @@ class Story:
         self._act("fails, then recovers", [shop.charge_card.using(retry=patient).enqueue(1001, 2)])
         once = Retry.fixed(1.5 * pace, attempts=1, jitter=0)
         self._act("fails for good", [shop.import_prices.using(retry=once).enqueue("prices.csv")])
-        shop.count_stock.recur(_RECURRING, Every(timedelta(seconds=max(1, round(2 * pace)))))
+        shop.count_stock.recur(_RECURRING, Every(timedelta(seconds=self._every)))
         self._act("recurring", [], task="shop.count_stock")
 
     def _act(self, kind: str, jobs: Sequence[Job[Any]], *, task: str = "") -> None:
@@ -153,6 +154,8 @@ class Story:
     def _step(self, record: JobRecord, step: HistoryEntry) -> Event:
         is_retry = step.state is State.SCHEDULED and step.attempt is not None
         text = step.reason or ""
+        if record.recurring_id is not None and step.state is State.ENQUEUED:
+            text = f"recurring, every {self._every} s"
         if step.state is State.SUCCEEDED and step.started_at is not None:
             text = f"run {step.attempt}, {(step.at - step.started_at) / 1_000_000:.2f} s"
         return Event(self._second(step.at), "retry" if is_retry else step.state, record.task, text)

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 __all__ = ["LiveView", "PlainView", "View", "show_summary", "view_for"]
 
 _STYLES = {**STATE_STYLES, "retry": "cyan", "log": "bright_black"}
-_BAR, _TEXT, _TASK = 24, 60, 16
-_EVENTS_SHOWN, _RUNNING_SHOWN = 12, 6
+_BAR, _LONG_BAR, _TEXT, _TASK = 24, 58, 60, 16
+_EVENTS_SHOWN, _RUNNING_SHOWN = 12, 5
+_OTHER_LINES = 15  # of the live view and what stands above it
 _ORDER = (
     State.ENQUEUED, State.PROCESSING, State.SCHEDULED, State.AWAITING, State.SUCCEEDED, State.FAILED,
 )  # fmt: skip
@@ -58,7 +59,9 @@ class LiveView:
         from rich.live import Live  # noqa: PLC0415 - loaded for terminals only
 
         self._live: Live = Live(console=screen.console, auto_refresh=False, transient=False)
-        self._last: deque[Event] = deque(maxlen=_EVENTS_SHOWN)
+        room = screen.console.height - _OTHER_LINES
+        self._height = max(3, min(_EVENTS_SHOWN, room))
+        self._last: deque[Event] = deque(maxlen=self._height)
         self._is_over = False
 
     def open(self) -> AbstractContextManager[object]:
@@ -77,14 +80,14 @@ class LiveView:
     def _head(self, scene: Scene) -> Text:
         from rich.text import Text  # noqa: PLC0415 - loaded for terminals only
 
-        head = Text("\n")
+        head = Text("\n", no_wrap=True, overflow="ellipsis")
         for state in _ORDER:
             count = scene.by_state.get(state, 0)
             style = STATE_STYLES[state] if count else "bright_black"
-            head.append(f"  {state} ", style).append(f"{count:<3}", f"bold {style}" if count else style)
-        left = max(0.0, scene.length - scene.seconds)
-        said = "over" if scene.is_last else f"{left:.1f} s left" if left else "ending"
-        return head.append(f"   {said}\n", "bright_black")
+            head.append(f"  {count:>2}", f"bold {style}" if count else style).append(f" {state}", style)
+        share = 1.0 if scene.is_last else scene.seconds / scene.length
+        said = "over" if scene.is_last else f"{min(scene.seconds, scene.length):.1f} of {scene.length:g} s"
+        return head.append(f"\n\n   {_bar(share, _LONG_BAR)}  {said}\n", "bright_black")
 
     def _running(self, scene: Scene) -> Table:
         from rich.table import Table  # noqa: PLC0415 - loaded for terminals only
@@ -94,7 +97,7 @@ class LiveView:
         shown = scene.running[:_RUNNING_SHOWN]
         for record, progress in shown:
             share = progress.done / progress.total if progress and progress.total else 0.0
-            bar = Text(_bar(share), "yellow") if progress else Text("·" * _BAR, "bright_black")
+            bar = Text(_bar(share, _BAR), "yellow") if progress else Text("·" * _BAR, "bright_black")
             said = visible(progress.message or "") if progress else f"attempt {record.attempt}"
             table.add_row(
                 Text("processing", "yellow"), Text(f"{short(record.task):<{_TASK}}"), bar, Text(said)
@@ -111,7 +114,10 @@ class LiveView:
             for cell in event_pieces(event):
                 text.append(cell.text, cell.style)
             text.append("\n")
-        return text if self._is_over else text.append("\n" * (_EVENTS_SHOWN - len(self._last)))
+        if self._is_over:
+            text.rstrip()
+            return text
+        return text.append("\n" * (self._height - len(self._last)))
 
 
 View = PlainView | LiveView
@@ -124,9 +130,9 @@ def view_for(screen: Screen) -> View:
     return LiveView(screen) if screen.is_terminal else PlainView(screen)
 
 
-def _bar(share: float) -> str:
-    full = round(max(0.0, min(1.0, share)) * _BAR)
-    return "━" * full + "─" * (_BAR - full)
+def _bar(share: float, length: int) -> str:
+    full = round(max(0.0, min(1.0, share)) * length)
+    return "━" * full + "─" * (length - full)
 
 
 def short(task: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from firelock.cli.commands import add_command, add_group, at_least_one
+from firelock.cli.commands import add_command, add_group, whole
 from firelock.cli.filters import add_filters, filter_of
 from firelock.cli.job_changes import delete_jobs, requeue_jobs
 from firelock.cli.job_page import show_job
@@ -28,7 +28,7 @@ _COLUMNS = (
     Column("CHANGED", is_whole=True),
     Column("NOTE"),
 )
-_NOTE_LIMIT = 200
+_NOTE_LIMIT, _PAGE_LIMIT = 200, 500
 
 
 def add(commands: Commands) -> None:
@@ -43,7 +43,7 @@ def add(commands: Commands) -> None:
     )  # fmt: skip
     add_filters(listing)
     listing.add_argument(
-        "--limit", type=at_least_one, default=50, metavar="N", help="of a page: 50, at most 500"
+        "--limit", type=whole(_PAGE_LIMIT), default=50, metavar="N", help="of a page: 50, at most 500"
     )
     listing.add_argument("--cursor", metavar="TEXT", help="the next page, as the last one named it")
     listing.add_argument("--oldest-first", action="store_true", help="in the other order")
@@ -92,7 +92,7 @@ def _list(options: argparse.Namespace, screen: Screen) -> int:
         now = app.client.clock.now()
         page = app.jobs.page(
             filter_of(options, now),
-            limit=min(options.limit, 500),
+            limit=options.limit,
             cursor=options.cursor,
             oldest_first=options.oldest_first,
         )

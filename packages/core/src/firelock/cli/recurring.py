@@ -10,7 +10,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
-from firelock.cli.commands import add_command, add_group, at_least_one
+from firelock.cli.commands import add_command, add_group, whole
 from firelock.cli.screen import Cell, Column, Piece, Screen
 from firelock.cli.source import connected
 from firelock.cli.text import age, clock_time, isoformat
@@ -52,7 +52,7 @@ def add(commands: Commands) -> None:
         examples=("firelock recurring next nightly-report --count 3", "firelock recurring next"),
     )  # fmt: skip
     upcoming.add_argument("id", metavar="ID", nargs="?")
-    upcoming.add_argument("--count", type=at_least_one, default=10, metavar="N", help="how many: 10")
+    upcoming.add_argument("--count", type=whole(_MOST), default=10, metavar="N", help="how many: 10")
 
 
 def all_recurring(app: Firelock) -> Iterator[RecurringJob]:
@@ -158,7 +158,7 @@ def _next(options: argparse.Namespace, screen: Screen) -> int:
     with connected(options) as app:
         now = app.client.clock.now()
         chosen = [app.recurring.get(options.id)] if options.id else list(all_recurring(app))
-    agenda = list(_agenda(chosen, now, min(options.count, _MOST)))
+    agenda = list(_agenda(chosen, now, options.count))
     if screen.is_json:
         screen.json({"next": [{"id": one.id, "at": isoformat(at)} for at, one in agenda]})
         return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from firelock.cli.commands import add_command, at_least_one
+from firelock.cli.commands import add_command, whole
 from firelock.cli.problem import Exit, Problem
 from firelock.cli.source import app_spec, project_table, table_in_environment
 from firelock.cli.text import visible
@@ -37,12 +37,10 @@ def add(commands: Commands) -> None:
         "--queues", metavar="LIST", help="which queues, and which first; every one by default"
     )
     parser.add_argument(
-        "--workers", type=at_least_one, metavar="N", help="threads in all; five a core by default"
+        "--workers", type=whole(10_000), metavar="N", help="threads in all; five a core by default"
     )
-    parser.add_argument(
-        "--async-workers", type=at_least_one, metavar="N", help="async jobs at once in a process"
-    )
-    parser.add_argument("--processes", type=at_least_one, default=1, metavar="N", help="processes: 1")
+    parser.add_argument("--async-workers", type=whole(), metavar="N", help="async jobs at once in a process")
+    parser.add_argument("--processes", type=whole(), default=1, metavar="N", help="processes: 1")
     parser.add_argument("--name", metavar="TEXT", help="for people; host:pid by default")
     parser.add_argument(
         "--import",
