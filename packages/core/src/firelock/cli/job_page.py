@@ -29,8 +29,13 @@ def show_job(options: argparse.Namespace, screen: Screen) -> int:
         job = app.jobs.get(options.id)
         now = app.client.clock.now()
         children = list(app.jobs.page(JobFilter(parent_id=job.id), limit=_CHILDREN, oldest_first=True))
-        history, errors, progress = job.history(), job.errors(), job.progress()
-        log = job.log(limit=_LOG_LINES)
+        storage = app.storage
+        history, errors, progress = (
+            storage.history(job.id),
+            storage.errors(job.id),
+            storage.get_progress([job.id])[0],
+        )
+        log = storage.read_log(job.id, limit=_LOG_LINES)
     if screen.is_json:
         screen.json({
             **job_answer(job.record()),
