@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, Self, T
 
 from firelock.client import Client
 from firelock.clock import StorageClock
-from firelock.errors import ConfigurationError
+from firelock.errors import ConfigurationError, TaskError
 from firelock.group_commit import GroupCommit
 from firelock.handle import Job
 from firelock.locks import Lock, LockKeeper, LockProvider
@@ -86,7 +86,7 @@ class Firelock:
     ) -> None:
         self.settings = settings or Settings.from_environment()
         self.plugins = Plugins(plugins)
-        self.imports = tuple(imports)
+        self.imports = _names(imports)
         self.storage = self._open_storage(storage)
         self.registry = Registry(self.settings, self.plugins.configure_converter)
         self._locks: LockProvider = self.plugins.open_locks(locks) if locks else self.storage
@@ -218,11 +218,11 @@ class Firelock:
 
     def enqueue_many(self, calls: Iterable[Call]) -> list[Job[Any]]:
         """The calls of `task.call(…)` are stored in order: first all checked, then 500 at a time."""
-        return self._client.create_many(list(calls))
+        return self._client.create_many(_calls(calls))
 
     async def aenqueue_many(self, calls: Iterable[Call]) -> list[Job[Any]]:
         """Enqueue many without blocking the event loop."""
-        return await in_thread(self._client.create_many, list(calls))
+        return await in_thread(self._client.create_many, _calls(calls))
 
     def load_imports(self) -> None:
         """The modules of `imports` are imported, and so their tasks registered.
@@ -308,6 +308,22 @@ class Firelock:
     ) -> None:
         """Close without blocking the event loop."""
         await in_thread(self.close)
+
+
+def _names(imports: Sequence[str]) -> tuple[str, ...]:
+    if not isinstance(imports, list | tuple) or not all(isinstance(name, str) for name in imports):
+        message = f'imports={imports!r} is no list of module names; write imports=["app.tasks"].'
+        raise ConfigurationError(message)
+    return tuple(imports)
+
+
+def _calls(calls: Iterable[Call]) -> list[Call]:
+    given = list(calls)
+    for call in given:
+        if not isinstance(call, Call):
+            message = f"fire.enqueue_many takes what task.call(…) returns, not {call!r}."
+            raise TaskError(message)
+    return given
 
 
 class TaskDecorator(Protocol):

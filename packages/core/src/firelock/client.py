@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from firelock.arguments import format_tags
-from firelock.clock import SECOND, StorageClock, from_micros, micros, span_micros
-from firelock.errors import ConfigurationError, ScheduleError
+from firelock.clock import SECOND, StorageClock, micros, span_micros
+from firelock.errors import ConfigurationError, ScheduleError, TaskError
 from firelock.handle import Job
 from firelock.hookspecs import TaskCall
 from firelock.job import Edge, NewJob, On, State
-from firelock.options import CallOptions
+from firelock.options import CallOptions, shown
+from firelock.tags import MAX_TAGS
 from firelock.task import Call, TaskInfo, TaskVerbs
+from firelock.threads import in_thread
 
 if TYPE_CHECKING:
     from firelock.arguments import Binder
@@ -35,7 +37,14 @@ __all__ = ["CHUNK", "Client"]
 RELEASE_LIMIT = 1_000
 CHUNK = 500  # jobs of one call that share an atomic step
 _NO_KEYWORDS: Mapping[str, object] = {}
-_LAST = micros(datetime.max.replace(tzinfo=from_micros(0).tzinfo))
+_FIRST = micros(datetime(1, 1, 1, tzinfo=UTC))
+_LAST = micros(datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC))
+_WISHES = {
+    On.SUCCEEDED: "has succeeded",
+    On.FAILED: "has failed",
+    On.DELETED: "is deleted",
+    On.FINISHED: "has ended",
+}
 
 
 @attrs.define(eq=False)
@@ -66,6 +75,7 @@ class Client:
         self, info: TaskInfo, options: CallOptions, args: tuple[object, ...], kwargs: Mapping[str, object]
     ) -> Job[Any]:
         """The call is stored as a job, together with those of other coroutines that await at this moment."""
+        await self._read_clock()
         job = self._new_job(info, options, args, kwargs)
         return await self._astore(job, options.within)
 
@@ -88,8 +98,13 @@ class Client:
         kwargs: Mapping[str, object],
     ) -> Job[Any]:
         """The call is stored as a continuation, without blocking the event loop."""
+        await self._read_clock()
         job = self._new_child(parent_id, task, args, kwargs)
         return await self._astore(job, task.options.within)
+
+    async def _read_clock(self) -> None:
+        if not self.clock.is_fresh:
+            await in_thread(self.clock.now)
 
     def _store(self, job: NewJob, within: object | None) -> Job[Any]:
         self.storage.insert((job,), within=within)
@@ -117,9 +132,9 @@ class Client:
         self, info: TaskInfo, options: CallOptions, calls: Iterable[Sequence[object]]
     ) -> list[Job[Any]]:
         """As `create_many` for one task and positional arguments: what the jobs share is worked out once."""
+        positional = _each_positional(calls)
         if self.plugins.has_job_options or info.tags or options.tags:
-            return self.create_many([Call(info, options, tuple(args), {}) for args in calls])
-        positional = [tuple(args) for args in calls]
+            return self.create_many([Call(info, options, args, {}) for args in positional])
         if not positional:
             return []
         first = self._new_job(info, options, positional[0], {})
@@ -200,7 +215,7 @@ class Client:
         on = options.on or On.SUCCEEDED
         job.id = self.storage.new_id(parent_id)
         job.state, job.due_at, job.nominal_at = State.AWAITING, None, None
-        job.reason = f"runs when {parent_id} has {'ended' if on is On.FINISHED else on}"
+        job.reason = f"runs when {parent_id} {_WISHES[on]}"
         job.parents = (Edge(parent_id, on),)
         return job
 
@@ -220,6 +235,11 @@ class Client:
     ) -> CallOptions:
         given = options.given()
         chosen = self.plugins.job_options(info, TaskCall(info.name, args, kwargs, given))
+        if callers := sorted(chosen.keys() & {"on", "within"}):
+            message = f"A job_options hook answered {callers[0]}, which only the caller can give."
+            raise ConfigurationError(message)
+        if given.keys() & {"delay", "at"}:  # two ways to say one thing: the caller has said it
+            chosen = {name: value for name, value in chosen.items() if name not in {"delay", "at"}}
         try:
             return CallOptions(**{**chosen, **given})
         except TypeError as error:
@@ -236,7 +256,11 @@ class Client:
     def _tags(self, binder: Binder, call: Call) -> tuple[str, ...]:
         bound = binder.encode(call.args, call.kwargs)
         own = format_tags(call.info.tags, bound, defaults=binder.defaults)
-        return tuple(dict.fromkeys((*own, *check_tags(call.options.tags or ()))))
+        tags = tuple(dict.fromkeys((*own, *check_tags(call.options.tags or ()))))
+        if len(tags) > MAX_TAGS:
+            message = f"{len(tags)} tags; a job has at most {MAX_TAGS}, its task's and the call's together."
+            raise ConfigurationError(message)
+        return tags
 
     def release_children(self) -> None:
         """Continuations that an operator's change set free are moved; upkeep does what is left."""
@@ -253,24 +277,39 @@ def _instant(value: object) -> datetime:
     if not isinstance(value, datetime):
         message = f"at={value!r} is no datetime; pass an aware one: datetime.now(UTC) + timedelta(hours=1)."
         raise ScheduleError(message)
-    return value
+    bare = value if value.utcoffset() is not None else value.replace(tzinfo=None)
+    if bare.tzinfo is not None and not _FIRST <= micros(bare) <= _LAST:
+        message = f"{value.isoformat()} lies outside of the years 1 to 9999, in UTC."
+        raise ScheduleError(message)
+    return bare
 
 
 def _delay(value: timedelta | float, now: int) -> int:
-    if isinstance(value, timedelta):
-        span = span_micros(value)
-    elif isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        message = f"Delay {value!r} is refused; pass a timedelta or a number of seconds."
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not isinstance(value, timedelta) and not (is_number and abs(value) < math.inf):
+        message = f"Delay {shown(value)} is refused; pass a timedelta or a number of seconds."
         raise ScheduleError(message)
-    else:
-        span = int(value * SECOND)
+    span = value if not isinstance(value, timedelta) else span_micros(value) / SECOND
     if span < 0:
-        message = f"Delay {value!r} is negative; pass zero or more."
+        message = f"Delay {shown(value)} is negative; pass zero or more."
         raise ScheduleError(message)
-    if now + span > _LAST:
-        message = f"Delay {value!r} ends after the year 9999; pass a shorter one."
+    if span > (_LAST - now) / SECOND:
+        message = f"Delay {shown(value)} ends after the year 9999; pass a shorter one."
         raise ScheduleError(message)
-    return span
+    return span_micros(value) if isinstance(value, timedelta) else int(value * SECOND)
+
+
+def _each_positional(calls: Iterable[Sequence[object]]) -> list[tuple[object, ...]]:
+    """Return the arguments of each call; a text or mapping, which would be taken apart, is refused."""
+    given = list(calls) if isinstance(calls, Iterable) and not isinstance(calls, str | bytes) else [calls]
+    for args in given:
+        if not isinstance(args, tuple | list):
+            message = (
+                f"enqueue_many takes a tuple of arguments for each job, not {args!r}: "
+                "task.enqueue_many([(1,), (2,)])."
+            )
+            raise TaskError(message)
+    return [tuple(args) for args in given]
 
 
 def check_tags(tags: Iterable[str]) -> tuple[str, ...]:

@@ -6,7 +6,6 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast
 
 from firelock import lifecycle
-from firelock.clock import from_micros
 from firelock.errors import (
     JobConflict,
     JobDeleted,
@@ -15,16 +14,18 @@ from firelock.errors import (
     JobNotFound,
     ResultTimeout,
     ResultUnavailable,
+    TaskError,
     UnknownTask,
 )
-from firelock.job import Attempt, ErrorInfo, HistoryEntry, JobRecord, LogLine, NewJob, Progress, State
+from firelock.job import ErrorInfo, JobRecord, NewJob, State
 from firelock.storage import Applied
+from firelock.task import TaskVerbs
 from firelock.threads import in_thread
+from firelock.views import FailedAttempt, JobLogLine, JobProgress, JobStep, as_datetime
 
 if TYPE_CHECKING:
     from firelock.client import Client
     from firelock.lifecycle import Transition
-    from firelock.task import TaskVerbs
 
 __all__ = ["Job"]
 
@@ -95,21 +96,48 @@ class Job(Generic[R]):
     @property
     def created_at(self) -> datetime:
         """When it was created, in UTC."""
-        return from_micros(self._record.created_at)
+        return as_datetime(self._record.created_at)
 
     @property
     def due_at(self) -> datetime | None:
         """When it becomes due; None unless scheduled."""
-        due_at = self._record.due_at
-        return None if due_at is None else from_micros(due_at)
+        return as_datetime(self._record.due_at)
 
     @property
     def error(self) -> ErrorInfo | None:
         """The last failure, without its traceback (see `errors()`)."""
         return self.record().error
 
+    @property
+    def attempt(self) -> int:
+        """How many attempts it had, the running one included."""
+        return self.record().attempt
+
+    @property
+    def retries(self) -> int:
+        """How many retries were scheduled since its creation or last requeue."""
+        return self.record().retries
+
+    @property
+    def server(self) -> str | None:
+        """The server that runs it or ran it last."""
+        return self.record().server
+
+    @property
+    def started_at(self) -> datetime | None:
+        """When its last attempt started, in UTC."""
+        return as_datetime(self.record().started_at)
+
+    @property
+    def ended_at(self) -> datetime | None:
+        """When it ended, in UTC; None before."""
+        return as_datetime(self.record().ended_at)
+
     def record(self) -> JobRecord:
-        """Return everything that is stored of the job, read now if the handle came from an enqueue."""
+        """Return the contract's value: all that is stored of the job, instants in micros.
+
+        Read now if the handle came from an enqueue.
+        """
         if isinstance(self._record, JobRecord):
             return self._record
         return self._read()
@@ -202,21 +230,24 @@ class Job(Generic[R]):
         serializer = self._client.serializers[record.serializer]
         return cast("R", self._client.registry.binder(info).decode_result_text(record.result, serializer))
 
-    def history(self) -> list[HistoryEntry]:
+    def history(self) -> list[JobStep]:
         """Return the job's steps, oldest first."""
-        return self._client.storage.history(self.id)
+        return [JobStep.of(entry) for entry in self._client.storage.history(self.id)]
 
-    def errors(self) -> list[Attempt]:
+    def errors(self) -> list[FailedAttempt]:
         """Return its failed attempts with tracebacks, oldest first."""
-        return self._client.storage.errors(self.id)
+        return [FailedAttempt.of(attempt) for attempt in self._client.storage.errors(self.id)]
 
-    def log(self, *, after: int = 0, limit: int = 100) -> list[LogLine]:
+    def log(self, *, after: int = 0, limit: int = 100) -> list[JobLogLine]:
         """Return a page of what the job logged; `after` is the number of the last line seen."""
-        return self._client.storage.read_log(self.id, after=after, limit=limit)
+        return [
+            JobLogLine.of(line) for line in self._client.storage.read_log(self.id, after=after, limit=limit)
+        ]
 
-    def progress(self) -> Progress | None:
+    def progress(self) -> JobProgress | None:
         """Return how far the job last said it was."""
-        return self._client.storage.get_progress((self.id,))[0]
+        progress = self._client.storage.get_progress((self.id,))[0]
+        return None if progress is None else JobProgress.of(progress)
 
     # ---- acting ------------------------------------------------------------------------------------------
 
@@ -289,6 +320,9 @@ class Job(Generic[R]):
         return await self._client.acreate_child(self.id, task, args, kwargs)
 
     def _require_visible(self, task: TaskVerbs[Any, Any]) -> None:
+        if not isinstance(task, TaskVerbs):
+            message = f"then() takes a task, then its arguments: job.then(task, …), not {task!r}."
+            raise TaskError(message)
         if task.options.within is None:
             self._require_committed()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable
 from datetime import datetime, timedelta
@@ -21,6 +20,7 @@ __all__ = [
     "check_priority",
     "check_queue",
     "check_retry",
+    "shown",
     "to_aliases",
     "to_choice",
     "to_tags",
@@ -31,6 +31,7 @@ Choice = TypeVar("Choice", bound=StrEnum)
 
 _QUEUE = re.compile(r"[a-z0-9_.-]{1,64}\Z")
 _PRIORITY = 100
+_SHOWN = 100
 _TIMEOUT_LIMIT = 366 * 86_400.0
 
 
@@ -46,10 +47,19 @@ def check_queue(name: str) -> str:
     return name
 
 
+def shown(value: object) -> str:
+    """Return a value as a message shows it: its repr, cut where it is long or cannot be made."""
+    try:
+        text = repr(value)
+    except Exception:  # noqa: BLE001 - an int of too many digits, or a stranger's __repr__
+        text = f"a value of type {type(value).__name__}"
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
 def check_priority(value: int) -> int:
     """Return a priority; ConfigurationError outside of -100 to 100."""
     if isinstance(value, bool) or not isinstance(value, int) or not -_PRIORITY <= value <= _PRIORITY:
-        message = f"Priority {value!r} is refused; use a whole number from -{_PRIORITY} to {_PRIORITY}."
+        message = f"Priority {shown(value)} is refused; use a whole number from -{_PRIORITY} to {_PRIORITY}."
         raise ConfigurationError(message)
     return value
 
@@ -59,13 +69,10 @@ def to_timeout_seconds(value: timedelta | float | None) -> float | None:
     if value is None:
         return None
     seconds = value.total_seconds() if isinstance(value, timedelta) else value
-    if (
-        isinstance(seconds, bool)
-        or not isinstance(seconds, int | float)
-        or not math.isfinite(seconds)
-        or not 0 < seconds <= _TIMEOUT_LIMIT
-    ):
-        message = f"Timeout {value!r} is refused; pass a timedelta or seconds, above zero and up to a year."
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= _TIMEOUT_LIMIT:
+        message = (
+            f"Timeout {shown(value)} is refused; pass a timedelta or seconds, above zero and up to a year."
+        )
         raise ConfigurationError(message)
     return float(seconds)
 
