@@ -90,7 +90,7 @@ def test_a_queue_nobody_listens_to_is_an_error(app):
     app.add.enqueue(1)
     app.add.using(queue="mail").enqueue(2)
 
-    assert found(app) == [(True, "Queue mail holds 1 enqueued jobs and no server listens to it.")]
+    assert found(app) == [(True, "Queue mail: 1 job is enqueued and no server listens to it.")]
 
 
 def test_a_paused_queue_is_a_warning(app):

@@ -167,7 +167,7 @@ def _check_queues(sight: Sight) -> Iterator[Finding]:
             what = f"Queue {queue.name} is paused{note}; {_jobs(queue.enqueued)} enqueued."
             yield Finding(False, what, f"firelock queues resume {queue.name}")
         if queue.enqueued and alive and not {"*", queue.name} & served:
-            what = f"Queue {queue.name} holds {queue.enqueued:,} enqueued jobs and no server listens to it."
+            what = f"Queue {queue.name}: {_jobs(queue.enqueued)} enqueued and no server listens to it."
             yield Finding(True, what, f"Start one that does: firelock server app:fire --queues {queue.name}")
 
 
