@@ -9,14 +9,21 @@ import pytest
 
 from firelock.testing.conformance import NOT_OFFERED, REPORTED
 
-__all__ = ["pytest_addoption", "pytest_terminal_summary", "urls"]
+__all__ = ["pytest_load_initial_conftests", "pytest_terminal_summary", "urls"]
 
 _OPTION = "--storage"
 _OUTCOMES = ("passed", "failed", "error", "xfailed", "xpassed", "skipped")
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """Tests of the kit may be given the URL of an empty store."""
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests(parser: pytest.Parser, args: list[str]) -> None:
+    """Tests of the kit may be given the URL of an empty store.
+
+    The option is there only where the command line names the kit, so that a project may have one of its own
+    of that name.
+    """
+    if not any("firelock.testing" in argument for argument in args):
+        return
     parser.getgroup("firelock").addoption(
         _OPTION,
         action="append",
@@ -33,7 +40,7 @@ def urls(config: pytest.Config) -> list[str]:
     Raises:
         pytest.UsageError: none was.
     """
-    given: list[str] = config.getoption(_OPTION)
+    given: list[str] = config.getoption(_OPTION, [])
     if not given:
         message = f"Which storage? Give {_OPTION} URL: an EMPTY store, since the kit wipes it."
         raise pytest.UsageError(message)
