@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Connection, create_engine
 
 from firelock.testing import LockConformance, StorageConformance
 
@@ -14,8 +17,21 @@ class TestSqlite(StorageConformance):
     def storage_url(self, tmp_path: Path) -> str:
         return f"sqlite:///{tmp_path}/jobs.db"
 
+    @pytest.fixture
+    def open_transaction(self, storage_url: str) -> Callable[[bool], AbstractContextManager[Connection]]:
+        @contextmanager
+        def transaction(commits: bool) -> Iterator[Connection]:
+            engine = create_engine(storage_url)
+            with engine.connect() as connection, connection.begin() as begun:
+                yield connection
+                if not commits:
+                    begun.rollback()
+            engine.dispose()
+
+        return transaction
+
 
 class TestSqliteLocks(LockConformance):
     @pytest.fixture
-    def storage_url(self, tmp_path: Path) -> str:
+    def lock_url(self, tmp_path: Path) -> str:
         return f"sqlite:///{tmp_path}/locks.db"

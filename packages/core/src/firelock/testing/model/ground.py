@@ -17,8 +17,8 @@ __all__ = ["PICK", "SOME", "Ground"]
 
 _Thing = TypeVar("_Thing")
 
-PICK = st.integers(0, 1_000)
-"""A number that chooses one of the things made so far; small numbers choose the newest."""
+PICK = st.sampled_from((0, 0, 0, 1, 1, 2, 3, 5, 8))
+"""How far back the thing is that is chosen, of those made so far: mostly one of the newest."""
 
 SOME = st.lists(PICK, min_size=1, max_size=3)
 
@@ -39,6 +39,7 @@ class Ground:
         self.holders: list[Holder] = []
         self.claims: list[Pair] = []
         self.fences: dict[tuple[str, str], int] = {}  # newest of each job, by side
+        self.tokens: list[tuple[str, int, int]] = []  # owner of the lock, and its token in model and storage
         self.records: dict[str, JobRecord] = {}  # of the step before
         self._stamps = count(STAMP, SECOND)
         self._made = count()

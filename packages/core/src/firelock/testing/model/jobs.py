@@ -65,7 +65,7 @@ class JobRules(Ground):
 
     # ---- children ----------------------------------------------------------------------------------------
 
-    @rule(hours=st.integers(1, 9))
+    @rule(hours=st.integers(1, 40))
     def begin_session(self, hours: int) -> None:
         """A child begins its session."""
         number = len(self.holders)
@@ -75,14 +75,28 @@ class JobRules(Ground):
         self.twin.ask(lambda storage: storage.begin_session(session))
         self.holders.append(Holder(session.id, session.server))
 
-    @rule(pick=PICK, queues=_queues, limit=st.integers(0, 4), settles=_ends)
+    @rule(limit=st.integers(1, 3), settles=_ends, queues=_queues)
+    def work(self, limit: int, settles: list[tuple[int, str]], queues: list[str] | None) -> None:
+        """The newest child does its work: it ends claims, mostly its own, and takes new jobs."""
+        self._exchange(self.holders[-1], queues, limit, settles)
+
+    @rule(limit=st.integers(1, 3), name=st.sampled_from(_ENDS))
+    def work_on(self, limit: int, name: str) -> None:
+        """The newest child ends its newest claim and takes new jobs."""
+        self._exchange(self.holders[-1], ["mail", "default"], limit, [(0, name)])
+
+    @rule(pick=PICK, queues=_queues, limit=st.integers(0, 3), settles=_ends)
     def exchange(
         self, pick: int, queues: list[str] | None, limit: int, settles: list[tuple[int, str]]
     ) -> None:
-        """A child hands in ends of whatever claims it has ever had, and takes new jobs."""
+        """Any child, alive or not, ends whatever claims were ever made, and takes new jobs."""
         holder = self.pick(self.holders, pick)
-        if holder is None:
-            return
+        if holder is not None:
+            self._exchange(holder, queues, limit, settles)
+
+    def _exchange(
+        self, holder: Holder, queues: list[str] | None, limit: int, settles: list[tuple[int, str]]
+    ) -> None:
         # Which jobs of several queues a small claim takes is the storage's choice.
         limit = limit if queues else _LIMIT
         model_ends, real_ends = self._ends_of(settles)
@@ -191,14 +205,10 @@ class JobRules(Ground):
                 lambda storage: _sorted([storage.end_session(holder.session, blamed, reason="killed")])
             )
 
-    @rule()
-    def orphans(self) -> None:
-        """Upkeep takes what expired."""
-        self.twin.ask(lambda storage: _sorted(storage.orphans(_LIMIT)))
-
     @rule(limit=st.integers(1, 4))
-    def promote(self, limit: int) -> None:
-        """Upkeep enqueues what is due."""
+    def upkeep(self, limit: int) -> None:
+        """Upkeep takes what expired and enqueues what is due."""
+        self.twin.ask(lambda storage: _sorted(storage.orphans(_LIMIT)))
         self.twin.ask(lambda storage: storage.promote(limit))
 
     @rule()
@@ -228,7 +238,7 @@ class JobRules(Ground):
         kept = self.twin.real.get(list(self.jobs))
         self.jobs = {record.id: self.jobs[record.id] for record in kept if record is not None}
 
-    @rule(hours=st.integers(1, 12))
+    @rule(hours=st.sampled_from((1, 1, 2, 3, 6, 25)))
     def advance(self, hours: int) -> None:
         """It is some hours later."""
         self.twin.advance(hours)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 
 import attrs
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, run_state_machine_as_test
 
 from firelock.job import HistoryEntry, JobRecord, State
@@ -20,6 +20,7 @@ from firelock.testing.model.twin import Twin
 __all__ = ["StorageMachine", "machine_for", "run_machine"]
 
 _BUILT_IN_PROFILES = ("default", "ci")
+_STAGES = ((100, 6, True), (60, 30, False))  # runs, steps of each, whether they are short
 
 
 class StorageMachine(JobRules, SmallRules, RuleBasedStateMachine):
@@ -32,11 +33,13 @@ class StorageMachine(JobRules, SmallRules, RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
-        """Both are empty and know one session."""
+        """Both know two sessions and two jobs."""
         real = self.open_handle()
         real.clear()
         self.twin = Twin(MemoryStorage(), real)
-        self.begin_session(5)
+        self.begin_session(9)
+        self.enqueue(0, 2)
+        self.begin_session(40)
 
     def teardown(self) -> None:
         """Every history is the same to the end."""
@@ -49,7 +52,14 @@ class StorageMachine(JobRules, SmallRules, RuleBasedStateMachine):
     # ---- what is compared --------------------------------------------------------------------------------
 
     @invariant()
-    def both_hold_the_same(self) -> None:
+    def everything_holds(self) -> None:
+        """Both hold the same, and what they hold fits together."""
+        self._both_hold_the_same()
+        self._counts_are_a_recount()
+        self._only_the_living_hold()
+        self._fields_fit_their_state()
+
+    def _both_hold_the_same(self) -> None:
         """Jobs, counts, sessions, records and definitions are the model's."""
         ids = sorted({*self.jobs, *self.records})
         model, real = (
@@ -85,8 +95,7 @@ class StorageMachine(JobRules, SmallRules, RuleBasedStateMachine):
 
     # ---- what holds of the storage alone -----------------------------------------------------------------
 
-    @invariant()
-    def counts_are_a_recount(self) -> None:
+    def _counts_are_a_recount(self) -> None:
         """Counts equal the jobs."""
         recount = Counter((record.queue, record.state) for record in self.records.values())
         counts = {
@@ -97,16 +106,14 @@ class StorageMachine(JobRules, SmallRules, RuleBasedStateMachine):
         }
         assert dict(recount) == counts
 
-    @invariant()
-    def only_the_living_hold(self) -> None:
+    def _only_the_living_hold(self) -> None:
         """What is processing, or has a tail, is in the hands of a living session."""
         living = {one.session.id for one in self.twin.real.list_sessions() if one.is_alive}
         held = {record.session for record in self.records.values() if record.session is not None}
         assert held <= living
         assert all(record.session for record in self.records.values() if record.state is State.PROCESSING)
 
-    @invariant()
-    def fields_fit_their_state(self) -> None:
+    def _fields_fit_their_state(self) -> None:
         """Instants and results are set in the states they belong to, and in no other."""
         for record in self.records.values():
             assert (record.ended_at is not None) == record.is_final
@@ -126,15 +133,24 @@ def machine_for(open_handle: Callable[[], Storage]) -> type[StorageMachine]:
     return type("StorageMachine", (StorageMachine,), {"open_handle": staticmethod(open_handle)})
 
 
-def run_machine(machine: type[StorageMachine], *, examples: int = 60, steps: int = 30) -> None:
-    """So many runs of so many steps found no difference; always the same ones.
+def run_machine(machine: type[StorageMachine], *, shrinks: bool = True) -> None:
+    """Many short runs and some long ones found no difference; always the same ones.
 
-    A Hypothesis profile of one's own decides instead: number, steps and whether the runs are new each time.
+    A short run that differs is shrunk, a long one is told as it was, since shrinking it takes minutes. With a
+    Hypothesis profile of one's own, its numbers, its phases and its randomness count instead.
     """
-    wanted = settings(
-        max_examples=examples, stateful_step_count=steps, derandomize=True, database=None, deadline=None,
-        suppress_health_check=list(HealthCheck),
-    )  # fmt: skip
     if settings.get_current_profile_name() not in _BUILT_IN_PROFILES:
-        wanted = settings(deadline=None, suppress_health_check=list(HealthCheck))
-    run_state_machine_as_test(machine, settings=wanted)
+        _run(machine, settings())
+        return
+    for examples, steps, is_short in _STAGES:
+        phases = [Phase.generate, Phase.shrink] if is_short and shrinks else [Phase.generate]
+        fixed = settings(
+            max_examples=examples, stateful_step_count=steps, phases=phases, derandomize=True, database=None
+        )
+        _run(machine, fixed)
+
+
+def _run(machine: type[StorageMachine], wanted: settings) -> None:
+    run_state_machine_as_test(
+        machine, settings=settings(wanted, deadline=None, suppress_health_check=list(HealthCheck))
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from firelock.job import State
 from firelock.storage import Applied
 from firelock.testing.ends import deletes, fails, hands_back, retries, succeeds
@@ -32,7 +34,8 @@ class ExchangeDuty(StorageFixtures):
         assert [waiting] == [job.id for job in exchange.claim.jobs]
         assert [State.SUCCEEDED, State.FAILED] == [scene.state(run.id) for run in runs]
 
-    def test_what_an_exchange_gives_back_it_may_take(self, scene: Scene) -> None:
+    @pytest.mark.parametrize("queues", [["default"], None], ids=["named", "every queue"])
+    def test_what_an_exchange_gives_back_it_may_take(self, scene: Scene, queues: list[str] | None) -> None:
         """The claim sees what the ends of the same exchange enqueued.
 
         If this fails: a job handed back is claimed with its old fence, or waits one exchange for nothing.
@@ -40,7 +43,7 @@ class ExchangeDuty(StorageFixtures):
         holder = scene.begin()
         first = scene.run(holder)
 
-        exchange = scene.storage.exchange([hands_back(first)], ["default"], 1, holder.session, scene.stamp())
+        exchange = scene.storage.exchange([hands_back(first)], queues, 1, holder.session, scene.stamp())
 
         (job,) = exchange.claim.jobs
         assert ([Applied.APPLIED], first.id, 1) == (exchange.results, job.id, job.attempt)

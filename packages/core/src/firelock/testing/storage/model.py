@@ -19,9 +19,9 @@ class ModelDuty(StorageFixtures):
     def test_random_steps_agree_with_the_model(
         self, handles: Handles, open_handle: Callable[[], Storage]
     ) -> None:
-        """Sixty runs of thirty random steps end as they do in the model, and hold what always has to hold.
+        """A hundred short runs and sixty of thirty steps end as in the model, and hold what always has to hold.
 
-        If this fails: Hypothesis prints the shortest run that differs; read its last step against the contract.
+        If this fails: Hypothesis prints a run that differs; read its last step against the contract.
         """
         pytest.importorskip("hypothesis", reason="the model test needs hypothesis: install firelock[testing]")
         from firelock.testing.model import machine_for, run_machine
