@@ -1,10 +1,10 @@
-"""The kit, on a folder of its own for each test."""
+"""The kit, on a folder of its own for each test; without fsync, which no test can tell from none."""
 
 from __future__ import annotations
 
 import pytest
 
-from firelock.testing import LockConformance, StorageConformance
+from firelock.testing import LockConformance, ServerConformance, StorageConformance
 
 
 class TestFileStorage(StorageConformance):
@@ -20,4 +20,12 @@ class TestFileLocks(LockConformance):
 
     @pytest.fixture
     def lock_url(self, tmp_path):
+        return f"files://{tmp_path}/jobs?sync=off"
+
+
+class TestFileServer(ServerConformance):
+    """Everything a server promises, over this storage."""
+
+    @pytest.fixture
+    def storage_url(self, tmp_path):
         return f"files://{tmp_path}/jobs?sync=off"

@@ -29,7 +29,7 @@ class Journal:
     """A folder as one handle sees it: its tables in memory, and how far of the file they hold."""
 
     def __init__(self, folder: Path, *, is_synced: bool) -> None:
-        self._folder, self._path = folder, folder / "journal"
+        self._folder, self.path = folder, folder / "journal"
         self._is_synced = is_synced
         self._lock = threading.RLock()
         self._is_in_step = False
@@ -69,12 +69,12 @@ class Journal:
 
     def _catch_up(self) -> None:
         """The tables hold what the file does."""
-        if not self._path.exists():
+        if not self.path.exists():
             self.close()
             self._write_anew()
-        if self._file is None or not os.path.samestat(os.fstat(self._file.fileno()), self._path.stat()):
+        if self._file is None or not os.path.samestat(os.fstat(self._file.fileno()), self.path.stat()):
             self.close()  # another handle has written it anew
-            self._file = io.FileIO(self._path, "r+")
+            self._file = io.FileIO(self.path, "r+")
             self._end = _checked_format(self._file.readline())
         self._file.seek(self._end)
         *lines, torn = self._file.readall().split(b"\n")
@@ -82,7 +82,7 @@ class Journal:
             torn = lines.pop()
         for line in lines:
             if not _is_whole(line):
-                message = f"{self._path} is damaged at byte {self._end}; restore it, or cut it off there."
+                message = f"{self.path} is damaged at byte {self._end}; restore it, or cut it off there."
                 raise StorageError(message)
             self._tables.load(json.loads(line[9:]))
             self._end += len(line) + 1
@@ -113,7 +113,7 @@ class Journal:
             file.write(b"firelock-files %d\n" % _FORMAT + content)
             file.flush()
             self._sync(file.fileno())
-        new.replace(self._path)
+        new.replace(self.path)
         for folder in (self._folder, self._folder.parent):
             opened = os.open(folder, os.O_RDONLY)
             try:

@@ -82,8 +82,9 @@ class FileStorage(Storage):
     # ---- life --------------------------------------------------------------------------------------------
 
     def migrate(self) -> list[str]:
-        with self.one_step():
-            return []  # the first step made the folder
+        is_there = self._journal.path.exists()
+        with self.one_step():  # the first step makes the folder
+            return [] if is_there else [f"Made {self._journal.path}."]
 
     def clear(self) -> None:
         with self.one_step() as tables:

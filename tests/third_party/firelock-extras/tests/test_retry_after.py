@@ -1,0 +1,97 @@
+"""The retry filter: what it understands, and that it leaves the rest alone."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+
+import pytest
+from firelock_extras import RetryAfter
+
+from firelock import Firelock, JobContext, Retry, RetryDecision
+from firelock.testing import RetryConformance, Tester
+
+NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
+
+
+class TestRetryAfter(RetryConformance):
+    """As a task's own policy."""
+
+    @pytest.fixture
+    def policy(self):
+        return RetryAfter()
+
+
+class Limited(Exception):
+    """An error that says when to come back."""
+
+    def __init__(self, retry_after):
+        super().__init__("too many requests")
+        self.retry_after = retry_after
+
+
+class Refused(Exception):
+    """An error of an HTTP client."""
+
+    def __init__(self, header):
+        super().__init__("503")
+        self.response = SimpleNamespace(headers={"Retry-After": header})
+
+
+@pytest.mark.parametrize(
+    ("error", "wait"),
+    [
+        (Limited(30), 30),
+        (Limited(0.5), 0.5),
+        (Limited(timedelta(minutes=2)), 120),
+        (Limited(-5), 0),
+        (Limited(10**12), 86_400),
+        (Refused("120"), 120),
+        (Refused("9" * 5_000), 86_400),
+        (Refused("Fri, 01 May 2026 12:10:00 GMT"), 600),
+        (Refused("Fri, 01 May 2026 11:00:00 GMT"), 0),
+    ],
+)
+def test_the_wait_is_the_one_that_was_asked_for(error, wait):
+    """Seconds, spans, headers in both forms; never backwards and at most a day."""
+    decision = RetryAfter(lambda: NOW).decide(JobContext.fake(), error)
+
+    reason = f"told to come back after {wait:g} s"
+    assert RetryDecision.retry(wait, reason=reason) == decision
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("boom"), Limited(None), Limited(float("nan")), Refused("soon"), Refused("-1"), Refused("")],
+)
+def test_other_errors_are_not_its_business(error):
+    """An error that does not say when is left to the task's own policy."""
+    assert RetryAfter(lambda: NOW).decide(JobContext.fake(), error) is None
+
+
+def test_it_gives_up_in_the_end():
+    """After twenty retries the task's own policy decides, so that nobody is asked for ever."""
+    decisions = [RetryAfter().decide(JobContext.fake(retries=number), Limited(1)) for number in (19, 20)]
+
+    assert [True, False] == [decision is not None for decision in decisions]
+
+
+def test_the_hook_decides_before_the_task_does():
+    """Where the plugin is installed a job runs again when it was told to, though its task allows no retry."""
+    fire, runs = Firelock("memory://"), []
+
+    @fire.task(name="fetch", retry=Retry.never())
+    def fetch() -> None:
+        runs.append(1)
+        if len(runs) == 1:
+            raise Limited(90)
+
+    with Tester(fire) as tester:
+        fetch.enqueue()
+        tester.drain()
+        tester.clock.advance(seconds=89)
+        too_early = len(runs)
+        tester.clock.advance(seconds=1)
+
+    assert (1, 2) == (too_early, len(runs))
+    fire.close()
