@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+import traceback
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -55,11 +56,23 @@ def load_module(name: str) -> ModuleType:
         sys.path.insert(0, str(Path.cwd()))
     try:
         return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not (name == error.name or name.startswith(f"{error.name}.")):
-            raise
-        message = f"No module {name!r} here ({Path.cwd()}) or installed; check the name and the folder."
-        raise ConfigurationError(message) from error
+    except ConfigurationError:
+        raise
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and error.name and f"{name}.".startswith(f"{error.name}."):
+            message = f"No module {name!r} here ({Path.cwd()}) or installed; check the name and the folder."
+            raise ConfigurationError(message) from error
+        raise _failed(name, error) from error
+
+
+def _failed(name: str, error: Exception) -> ConfigurationError:
+    """Return what to say of a module that raised while it was imported: the line that raised, last."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__]
+    own = [frame for frame in frames if not frame.filename.startswith("<")]
+    place = f" at {own[-1].filename}:{own[-1].lineno}" if own else ""
+    if isinstance(error, SyntaxError):
+        place = f" at {error.filename}:{error.lineno}"
+    return ConfigurationError(f"Importing {name!r} failed{place}: {type(error).__name__}: {error}.")
 
 
 def _load_file(path: Path) -> ModuleType:
@@ -78,7 +91,13 @@ def _load_file(path: Path) -> ModuleType:
         raise ConfigurationError(message)
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[path.stem]
+        if isinstance(error, ConfigurationError):
+            raise
+        raise _failed(str(path), error) from error
     return module
 
 
