@@ -1,4 +1,4 @@
-"""What the unit tests share: a storage that fails as told, and waiting for a condition with a deadline."""
+"""What the unit tests share: a storage that fails as told, a worker by hand, waiting with a deadline."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from collections import defaultdict, deque
 
 import attrs
 
+from firelock.console import Console
+from firelock.lifecycle import Holder
 from firelock.memory import MemoryStorage
+from firelock.server.runner import Ended, Runner
+from firelock.storage import Applied, NewSession
 
 DEADLINE = 10.0  # seconds until a condition that does not come true fails its test
 
@@ -76,3 +80,34 @@ def failing(verb):
 for verb, body in vars(MemoryStorage).items():
     if inspect.isfunction(body) and not verb.startswith("_"):
         setattr(FailingStorage, verb, failing(verb))
+
+
+class Worker:
+    """Runs an app's jobs here and now, one after another, as a server's thread would."""
+
+    def __init__(self, fire, name="host:a"):
+        self.fire = fire
+        self.holder = Holder(f"session of {name}", name)
+        self.console = Console(fire.client.clock.now)
+        self.runner = Runner(fire, self.console)
+        fire.storage.begin_session(
+            NewSession(self.holder.session, f"server of {name}", name, "host", 7, 0, 1e9, 1, "*")
+        )
+
+    def claim(self, limit=100):
+        """What could be claimed."""
+        return self.fire.storage.claim(None, limit, self.holder.session, self.fire.client.clock.now()).jobs
+
+    def attempt(self, job):
+        """How one run of a claimed job ended; nothing is written."""
+        run = self.runner.prepare(job, self.holder)
+        return run if isinstance(run, Ended) else self.runner.run(run)
+
+    def run(self, limit=100):
+        """Run what is enqueued and settle it; return the ends."""
+        ended = [self.attempt(job) for job in self.claim(limit)]
+        self.console.flush(self.fire.storage)
+        results = self.fire.storage.apply([end.transition for end in ended])
+        if Applied.RELEASING in results:
+            self.fire.storage.release(1_000)
+        return ended

@@ -227,7 +227,13 @@ class Job(Generic[R]):
                 f"The result of job {record.id} cannot be read: task {record.task!r} is not registered here."
             )
             raise UnknownTask(message)
-        serializer = self._client.serializers[record.serializer]
+        serializer = self._client.serializers.get(record.serializer)
+        if serializer is None:
+            message = (
+                f"The result of job {record.id} was stored by the serializer {record.serializer!r}, which is "
+                "not installed here."
+            )
+            raise ResultUnavailable(message)
         return cast("R", self._client.registry.binder(info).decode_result_text(record.result, serializer))
 
     def history(self) -> list[JobStep]:
@@ -263,7 +269,7 @@ class Job(Generic[R]):
             JobNotFound: it is not stored.
         """
         self._require_committed()
-        return self._apply(self._client_requeue(), "requeued")
+        return self._apply(self._client_requeue(), "requeued: it runs anyway")
 
     async def arequeue(self) -> Job[R]:
         """Requeue without blocking the event loop."""
@@ -277,7 +283,7 @@ class Job(Generic[R]):
             JobNotFound: it is not stored.
         """
         self._require_committed()
-        return self._apply(self._client_delete(), "deleted")
+        return self._apply(self._client_delete(), "deleted: it is already")
 
     async def adelete(self) -> Job[R]:
         """Delete without blocking the event loop."""

@@ -30,6 +30,8 @@ __all__ = ["CancelKind", "Ended", "Run", "Runner"]
 
 log = logging.getLogger(__name__)
 
+_JSON = "json"
+
 
 class CancelKind(StrEnum):
     """Why a running job is told to end; decides what its end means."""
@@ -85,6 +87,7 @@ class Runner:
         self._retention = app.settings.retention
         self._keep = self._retention.succeeded
         self._console = console
+        self._nothing: dict[str, tuple[str | None, str | None]] = {}
 
     # ---- before ------------------------------------------------------------------------------------------
 
@@ -180,12 +183,21 @@ class Runner:
         at = self._clock.now()
         if type(result) is Snooze:
             return self._snoozed(run, at, int(result.after.total_seconds() * SECOND), result.reason)
-        text, absent = ("null", None) if result is None else self._encode_result(run, result)
+        text, absent = self._nothing_of(run) if result is None else self._encode_result(run, result)
         transition = lifecycle.succeeded(
             run.job, run.holder, at=at, started_at=run.started_at, result=text, result_absent=absent,
             expires_at=None if self._keep is None else at + self._keep,
         )  # fmt: skip
         return self._ended(run, transition, at)
+
+    def _nothing_of(self, run: Run) -> tuple[str | None, str | None]:
+        """Return None as a result: in JSON it is worked out once a task, since most return nothing."""
+        if run.job.serializer != _JSON:
+            return self._encode_result(run, None)
+        nothing = self._nothing.get(run.info.name)
+        if nothing is None:
+            nothing = self._nothing[run.info.name] = self._encode_result(run, None)
+        return nothing
 
     def _encode_result(self, run: Run, result: object) -> tuple[str | None, str | None]:
         try:
