@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from firelock.clock import from_micros, micros
 from firelock.errors import ConfigurationError, JobNotFound
 from firelock.handle import Job
 from firelock.job import State
-from firelock.options import check_queue
+from firelock.options import check_queue, shown
 from firelock.storage import Applied, Counts, JobFilter, Page, Record, SessionRecord
 from firelock.threads import in_thread
 
@@ -90,8 +90,8 @@ class Jobs:
         Raises:
             ConfigurationError: the state is unknown or the limit is not 1 to 500.
         """
-        if not 1 <= limit <= _PAGE_LIMIT:
-            message = f"limit={limit!r} is refused; a page holds 1 to {_PAGE_LIMIT} jobs."
+        if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= _PAGE_LIMIT:
+            message = f"limit={shown(limit)} is refused; a page holds 1 to {_PAGE_LIMIT} jobs."
             raise ConfigurationError(message)
         where = JobFilter(
             state=None if state is None else _state(state),
@@ -129,7 +129,7 @@ class Jobs:
     def requeue(self, ids: Sequence[str], *, reason: str = "requeued by code") -> list[Applied]:
         """Each job that is neither enqueued nor processing is enqueued; return one result an id."""
         now = self._client.clock.now()
-        return self._apply([lifecycle.requeue(job_id, at=now, reason=reason) for job_id in ids])
+        return self._apply([lifecycle.requeue(job_id, at=now, reason=reason) for job_id in _ids(ids)])
 
     async def arequeue(self, ids: Sequence[str]) -> list[Applied]:
         """Requeue without blocking the event loop."""
@@ -140,7 +140,7 @@ class Jobs:
         now = self._client.clock.now()
         expires_at = self._client.retention.until(State.DELETED, now)
         return self._apply(
-            [lifecycle.delete(job_id, at=now, reason=reason, expires_at=expires_at) for job_id in ids]
+            [lifecycle.delete(job_id, at=now, reason=reason, expires_at=expires_at) for job_id in _ids(ids)]
         )
 
     async def adelete(self, ids: Sequence[str]) -> list[Applied]:
@@ -162,6 +162,22 @@ def _state(text: str) -> State:
     except ValueError as error:
         message = f"State {text!r} is unknown; use one of {', '.join(State)}."
         raise ConfigurationError(message) from error
+
+
+def _ids(ids: Sequence[str]) -> list[str]:
+    """Return the ids; a single one, which would be taken apart, and what is none are refused."""
+    if isinstance(ids, str | bytes):
+        message = f"ids={ids!r} is one text; pass a list of ids."
+        raise ConfigurationError(message)
+    if not isinstance(ids, Iterable):
+        message = f"ids={ids!r} is no list of ids."
+        raise ConfigurationError(message)
+    listed = list(ids)
+    for job_id in listed:
+        if not isinstance(job_id, str):
+            message = f"{job_id!r} is no id; pass texts, such as job.id."
+            raise ConfigurationError(message)
+    return listed
 
 
 # ---- queues ----------------------------------------------------------------------------------------------
