@@ -77,8 +77,8 @@ def failing(verb):
     return call
 
 
-for verb, body in vars(MemoryStorage).items():
-    if inspect.isfunction(body) and not verb.startswith("_"):
+for verb, _ in inspect.getmembers(MemoryStorage, inspect.isfunction):
+    if not verb.startswith("_"):
         setattr(FailingStorage, verb, failing(verb))
 
 

@@ -21,10 +21,11 @@ from firelock.cron import (
     schedule_from_json,
     schedule_to_json,
 )
-from firelock.errors import ConfigurationError, JobNotFound, ScheduleError
+from firelock.errors import ConfigurationError, JobNotFound, StorageError, StorageUnavailable
 from firelock.handle import Job
 from firelock.ids import derived_id
 from firelock.job import Edge, JobRecord, NewJob, On, State
+from firelock.retry import describe_error
 from firelock.storage import RecurringRecord
 from firelock.task import Call, TaskVerbs
 from firelock.threads import in_thread
@@ -153,9 +154,14 @@ class Recurring:
         definition = attrs.evolve(definition, code_digest=_digest(definition))
         while True:
             stored = self._client.storage.get_recurring(recurring_id)
-            if stored and stored.code_digest == definition.code_digest and not stored.is_gone:
-                return RecurringJob(stored)  # an operator's edit survives until the code changes
-            if written := self._write(definition, stored, schedule):
+            if stored and stored.code_digest == definition.code_digest:
+                if not stored.is_gone:
+                    return RecurringJob(stored)  # an operator's edit survives until the code changes
+                back = attrs.evolve(stored, is_gone=False)
+                written = self._client.storage.put_recurring(back, keep_progress=True)
+            else:
+                written = self._write(definition, stored, schedule)
+            if written:
                 return RecurringJob(written)
 
     def _write(
@@ -314,17 +320,37 @@ def fire_due(client: Client, *, limit: int = 100) -> int:
     """
     fired = 0
     for record in client.storage.due_recurring(limit):
-        now = client.clock.now()
         try:
-            progress, jobs = _firing(client, record, max(now, record.next_at or now))
-        except (ScheduleError, ConfigurationError, ValueError, KeyError) as error:
-            log.warning("Recurring job %r cannot be fired: %s", record.id, error)
-            progress, jobs = attrs.evolve(record, error=str(error), next_at=now + _RETRY_AFTER), []
-        if record.next_at is not None and client.storage.fire_recurring(progress, record.next_at, jobs):
-            fired += 1
-            if jobs and client.plugins.has_jobs_created:
-                client.plugins.jobs_created(jobs)
+            fired += _fire(client, record)
+        except StorageUnavailable:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever one definition holds, the others go on
+            _postpone(client, record, error)
     return fired
+
+
+def _fire(client: Client, record: RecurringRecord) -> bool:
+    due_at = record.next_at
+    if due_at is None:
+        return False
+    progress, jobs = _firing(client, record, max(client.clock.now(), due_at))
+    if not client.storage.fire_recurring(progress, due_at, jobs):
+        return False
+    if jobs and client.plugins.has_jobs_created:
+        client.plugins.jobs_created(jobs)
+    return True
+
+
+def _postpone(client: Client, record: RecurringRecord, error: Exception) -> None:
+    """The definition shows why it was not fired and is due again in a minute."""
+    log.warning("Recurring job %r cannot be fired: %s", record.id, error)
+    later = attrs.evolve(record, error=describe_error(error), next_at=client.clock.now() + _RETRY_AFTER)
+    try:
+        client.storage.fire_recurring(later, record.next_at or 0, [])
+    except StorageUnavailable:
+        raise
+    except StorageError:
+        log.exception("Recurring job %r cannot even show its error.", record.id)
 
 
 def _firing(client: Client, record: RecurringRecord, now: int) -> tuple[RecurringRecord, list[NewJob]]:
