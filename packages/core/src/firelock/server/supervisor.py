@@ -251,8 +251,9 @@ class Supervisor:
         del self._children[child.process.pid]
         with contextlib.suppress(OSError):  # an order that it did not live to read is still in the buffer
             child.orders.close()
+        running = child.board.running()
         if child.session is not None:
-            self._end_session(child, code)
+            self._end_session(child, code, running)
         child.board.close()
         if self._stops_at is not None:
             return
@@ -262,17 +263,16 @@ class Supervisor:
             self._exit_code = code if code in {EXIT_USAGE, EXIT_UNREACHABLE} else EXIT_FAILED
             self._stop()
         else:
-            self._restart(child, code)
+            self._restart(child, code, was_running=bool(running))
 
-    def _end_session(self, child: _Child, code: int) -> None:
+    def _end_session(self, child: _Child, code: int, running: list[str]) -> None:
         keeper, storage, session = self._keeper, self._storage, child.session
         if keeper is None or storage is None or session is None:
             return
         keeper.forget(session)
-        running = () if code == EXIT_OK else child.board.running()
         reason = "server stopped" if code == EXIT_OK else f"its process died: {describe_exit(code)}"
         try:
-            taken = storage.end_session(session, running, reason=reason)
+            taken = storage.end_session(session, () if code == EXIT_OK else running, reason=reason)
         except StorageError as error:
             log.warning("Session %s could not be ended, so its jobs wait for its timeout: %s", session, error)
             return
@@ -281,9 +281,10 @@ class Supervisor:
                 "Child %d died (%s); it was running %s.", child.process.pid, reason, ", ".join(taken.crashed)
             )
 
-    def _restart(self, child: _Child, code: int) -> None:
+    def _restart(self, child: _Child, code: int, *, was_running: bool) -> None:
+        """Another child starts: at once where a job may have killed this one, since crashes bound that."""
         lived = time.monotonic() - child.started_at
-        deaths = child.quick_deaths + 1 if lived < _SHORT_LIFE else 0
+        deaths = child.quick_deaths + 1 if lived < _SHORT_LIFE and not was_running else 0
         pause = 0.0 if deaths <= 1 else min(_LONGEST_PAUSE, 2.0 ** (deaths - 2))
         log.warning(
             "Child %d ended (%s); another starts in %.0f s.", child.process.pid, describe_exit(code), pause
