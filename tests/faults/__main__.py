@@ -1,4 +1,4 @@
-"""`python -m tests.faults [NAME] [--storage URL] [--jobs N] [--kills N]`."""
+"""`python -m tests.faults [NAME] [--storage URL] [--jobs N] [--kills N] [--short]`."""
 
 from __future__ import annotations
 
@@ -8,26 +8,34 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.faults.scenarios import SCENARIOS
+from tests.faults.scenarios import SCENARIOS, Size
 from tests.faults.servers import Place
 
 
 def main() -> int:
-    """Run one scenario and print its figures; without a name, list them."""
+    """Play one scenario and print its figures; without a name, list them."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults")
     parser.add_argument("name", nargs="?", choices=sorted(SCENARIOS))
     parser.add_argument("--storage", help="URL of an empty storage; a SQLite file in a temporary folder")
-    parser.add_argument("--jobs", type=int, default=20_000)
-    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--jobs", type=int)
+    parser.add_argument("--kills", "--rounds", type=int, help="kills, restarts, repetitions")
+    parser.add_argument("--short", action="store_true", help="as with the tests")
+    parser.add_argument("--folder", type=Path, help="for logs and ledgers, and kept; a temporary one")
     options = parser.parse_args()
     if options.name is None:
-        for name, scenario in sorted(SCENARIOS.items()):
-            sys.stdout.write(f"{name:24} {(scenario.__doc__ or '').splitlines()[0]}\n")
+        for name, scenario in sorted(SCENARIOS.items(), key=lambda item: (item[1].fault, item[0])):
+            full = scenario.full
+            sys.stdout.write(f"{scenario.fault}  {name:24} {full.jobs:6} {full.rounds:5}  {scenario.title}\n")
         return 0
-    with tempfile.TemporaryDirectory(prefix="firelock-faults-") as folder:
-        place = Place(Path(folder), options.storage or f"sqlite:///{folder}/jobs.db")
+    scenario = SCENARIOS[options.name]
+    given = scenario.short if options.short else scenario.full
+    size = Size(options.jobs or given.jobs, options.kills or given.rounds)
+    with tempfile.TemporaryDirectory(prefix="firelock-faults-") as temporary:
+        folder = options.folder or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        place = Place(folder, options.storage or f"sqlite:///{folder.resolve()}/jobs.db")
         began = time.monotonic()
-        for line in SCENARIOS[options.name](place, options.jobs, options.kills):
+        for line in scenario.play(place, size):
             sys.stdout.write(f"{line}\n")
         sys.stdout.write(f"took {time.monotonic() - began:.0f} s\n")
     return 0

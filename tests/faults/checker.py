@@ -13,9 +13,18 @@ from firelock.job import FINAL_STATES, JobRecord, State
 from firelock.lifecycle import ALLOWED
 from tests.faults.ledger import Event
 
-__all__ = ["Report", "check"]
+__all__ = ["Report", "check", "is_legal", "quantiles"]
 
 _PAGE = 500
+_DYING = 0.005  # seconds that a killed process may still be seen to act
+
+
+@attrs.frozen
+class Recovery:
+    """A run that a kill interrupted: which job's, and the seconds until the job started again."""
+
+    job: str
+    seconds: float
 
 
 @attrs.frozen
@@ -30,15 +39,19 @@ class Report:
     unexplained: int  # repeats after a run whose process was neither killed nor frozen
     kills: int
     illegal: int  # histories that follow no legal path
-    recovery: tuple[float, ...]  # seconds from a kill to the next start of each job it interrupted
+    recoveries: tuple[Recovery, ...]
+
+    @property
+    def recovery(self) -> list[float]:
+        """Return how long each interrupted job took to run again."""
+        return [one.seconds for one in self.recoveries]
 
     def lines(self) -> list[str]:
         """Return the figures for people."""
-        spans = sorted(self.recovery)
+        p50, p99, most = quantiles(self.recovery)
         shown = (
-            f"p50 {spans[len(spans) // 2]:.2f} s, p99 {spans[int(len(spans) * 0.99)]:.2f} s, "
-            f"max {spans[-1]:.2f} s of {len(spans)}"
-            if spans
+            f"p50 {p50:.2f} s, p99 {p99:.2f} s, max {most:.2f} s of {len(self.recovery)}"
+            if self.recovery
             else "none interrupted"
         )
         return [
@@ -54,6 +67,14 @@ class Report:
         return not (self.lost or self.stuck or self.unexplained or self.illegal)
 
 
+def quantiles(spans: Collection[float]) -> tuple[float, float, float]:
+    """Return median, 99th percentile and maximum; zeros of nothing."""
+    if not spans:
+        return 0.0, 0.0, 0.0
+    ordered = sorted(spans)
+    return ordered[len(ordered) // 2], ordered[int(len(ordered) * 0.99)], ordered[-1]
+
+
 def check(app: Firelock, acknowledged: Collection[str], events: Sequence[Event]) -> Report:
     """Return the report on the jobs that were acknowledged to their clients."""
     records = _records(app, list(acknowledged))
@@ -64,7 +85,7 @@ def check(app: Firelock, acknowledged: Collection[str], events: Sequence[Event])
     killed = _killed(events)
     repeats = [(before, after) for runs in starts.values() for before, after in pairwise(runs)]
     unexplained = [
-        1 for before, _ in repeats if not any(at >= before.at for at in killed.get(before.pid, ()))
+        1 for before, _ in repeats if not any(at >= before.at - _DYING for at in killed.get(before.pid, ()))
     ]
     never_ran = [
         record for record in records.values() if record.state is State.SUCCEEDED and not starts[record.id]
@@ -77,8 +98,8 @@ def check(app: Firelock, acknowledged: Collection[str], events: Sequence[Event])
         repeats=len(repeats),
         unexplained=len(unexplained),
         kills=sum(event.what == "kill" for event in events),
-        illegal=sum(not _is_legal(app, record) for record in records.values() if starts[record.id][1:]),
-        recovery=tuple(_recovery(events, starts, killed)),
+        illegal=sum(not is_legal(app, record.id) for record in records.values() if starts[record.id][1:]),
+        recoveries=tuple(_recoveries(events, starts, killed)),
     )
 
 
@@ -100,25 +121,24 @@ def _killed(events: Sequence[Event]) -> dict[int, list[float]]:
     return killed
 
 
-def _recovery(
+def _recoveries(
     events: Sequence[Event], starts: dict[str, list[Event]], killed: dict[int, list[float]]
-) -> list[float]:
+) -> list[Recovery]:
     """Return for each interrupted run the time from its process's death to the job's next start."""
     ended = {(event.job, event.pid, event.fence) for event in events if event.what == "end"}
     spans = []
     for runs in starts.values():
         for before, after in pairwise(runs):
-            deaths = [at for at in killed.get(before.pid, ()) if at >= before.at]
+            deaths = [at for at in killed.get(before.pid, ()) if at >= before.at - _DYING]
             if deaths and (before.job, before.pid, before.fence) not in ended:
-                spans.append(after.at - min(deaths))
+                spans.append(Recovery(before.job, after.at - min(deaths)))
     return spans
 
 
-def _is_legal(app: Firelock, record: JobRecord) -> bool:
+def is_legal(app: Firelock, job_id: str) -> bool:
     """Tell whether each step of a history may follow the one before; a claim leaves no entry of its own."""
-    steps = [entry.state for entry in app.storage.history(record.id)]
-    for before, after in pairwise(steps):
-        via_claim = before is State.ENQUEUED and after in ALLOWED[State.PROCESSING]
-        if after not in ALLOWED[before] and not via_claim:
+    for before, after in pairwise(app.storage.history(job_id)):
+        via_claim = before.state is State.ENQUEUED and after.state in ALLOWED[State.PROCESSING]
+        if after.state not in ALLOWED[before.state] and not via_claim and not after.elided:
             return False
     return True

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import attrs
 
+from firelock.settings import Settings
 from tests.faults.ledger import Ledger
 
-__all__ = ["TIMINGS", "Place", "Server", "eventually", "recovery_bound"]
+__all__ = ["TIMINGS", "Place", "Server", "eventually", "is_running", "kill"]
 
 # Bytecode is written, since compiling at each start would take most of it.
 _NOT_PASSED_ON = ("FIRELOCK_", "PYTHONDONTWRITEBYTECODE")
@@ -29,11 +30,6 @@ TIMINGS = {
 }
 
 
-def recovery_bound() -> float:
-    """Return session timeout + sweep + poll + half a second: by when a lost server's jobs run again."""
-    return 2 + 0.5 + 0.2 + 0.5
-
-
 @attrs.frozen
 class Place:
     """Where a scenario runs: a folder of its own and a storage."""
@@ -41,6 +37,17 @@ class Place:
     folder: Path
     storage: str
     timings: Mapping[str, str] = TIMINGS
+
+    @property
+    def settings(self) -> Settings:
+        """The settings of the servers under test."""
+        return Settings.from_environment(environment=self.timings)
+
+    @property
+    def recovery_bound(self) -> float:
+        """By when a lost server's jobs run again: session timeout + sweep + poll + half a second."""
+        settings = self.settings
+        return settings.session_timeout + settings.sweep + settings.poll + 0.5
 
     @property
     def ledger_folder(self) -> Path:
@@ -74,8 +81,9 @@ class Server:
         *,
         workers: int = 4,
         processes: int = 1,
-        app: str = "tests.faults.app:fire",
+        app: str = "tests.faults.apps.work:fire",
     ) -> None:
+        self.processes = processes
         place.ledger_folder.mkdir(exist_ok=True)
         self.log = place.folder / f"{name}.log"
         with self.log.open("ab") as out:
@@ -103,7 +111,7 @@ class Server:
         """Kill supervisor and children at once; return all their process ids."""
         pids = [self.pid, *self.children()]
         for pid in pids:
-            _kill(pid, signal.SIGKILL)
+            kill(pid)
         self.process.wait()
         return pids
 
@@ -114,12 +122,12 @@ class Server:
 
     def signal(self, number: int) -> None:
         """Send the supervisor a signal."""
-        _kill(self.pid, number)
+        kill(self.pid, number)
 
     def freeze(self, *, frozen: bool) -> None:
         """Stop every process of the server where it stands, or let them go on."""
         for pid in [self.pid, *self.children()]:
-            _kill(pid, signal.SIGSTOP if frozen else signal.SIGCONT)
+            kill(pid, signal.SIGSTOP if frozen else signal.SIGCONT)
 
     def stop(self, timeout: float = 30) -> int:
         """Ask it to stop and return its exit code; kill it when it does not."""
@@ -132,11 +140,20 @@ class Server:
             raise
 
 
-def _kill(pid: int, number: int) -> None:
+def kill(pid: int, number: int = signal.SIGKILL) -> None:
+    """The process has got the signal, unless it is gone."""
     try:
         os.kill(pid, number)
     except ProcessLookupError:
         return
+
+
+def is_running(pid: int) -> bool:
+    """Tell whether there is such a process; one that ended and waits to be asked about does not run."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def eventually(is_so: Callable[[], bool], within: float, what: str) -> float:

@@ -1,0 +1,10 @@
+"""The scenarios by name, one module a family."""
+
+from __future__ import annotations
+
+from tests.faults.scenarios import kills
+from tests.faults.scenarios.base import SCENARIOS, Scenario, Size
+
+__all__ = ["SCENARIOS", "Scenario", "Size"]
+
+_FAMILIES = (kills,)  # each registers its own when it is imported

@@ -1,0 +1,154 @@
+"""What every scenario is made of: its registration, its sizes, a client, servers that end with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import attrs
+
+from firelock import Firelock
+from firelock.job import FINAL_STATES
+from firelock.task import TaskVerbs
+from tests.faults.checker import Report, check
+from tests.faults.ledger import Ledger, read_ledger
+from tests.faults.servers import Place, Server, eventually
+
+__all__ = ["SCENARIOS", "Scenario", "Size", "Stage", "scenario", "stage"]
+
+
+@attrs.frozen
+class Size:
+    """How much of a scenario to play: what `jobs` and `rounds` count is said in its docstring."""
+
+    jobs: int
+    rounds: int  # kills, restarts, repetitions
+
+
+@attrs.frozen
+class Scenario:
+    """A fault on purpose."""
+
+    name: str
+    fault: str  # its number in the catalogue: docs/faults.md
+    play: Callable[[Place, Size], list[str]]  # returns the figures; an AssertionError says what is wrong
+    full: Size  # by hand
+    short: Size  # with the tests
+    schemes: tuple[str, ...]  # the storages it is for; empty: every one
+
+    @property
+    def title(self) -> str:
+        """The first line of its description."""
+        return (self.play.__doc__ or "").splitlines()[0]
+
+
+SCENARIOS: dict[str, Scenario] = {}
+
+
+def scenario(
+    name: str, fault: str, *, full: Size, short: Size, schemes: Sequence[str] = ()
+) -> Callable[[Callable[[Place, Size], list[str]]], Callable[[Place, Size], list[str]]]:
+    """Register a function as a scenario."""
+
+    def register(play: Callable[[Place, Size], list[str]]) -> Callable[[Place, Size], list[str]]:
+        SCENARIOS[name] = Scenario(name, fault, play, full, short, tuple(schemes))
+        return play
+
+    return register
+
+
+@attrs.define(eq=False)
+class Stage:
+    """A client of the place's storage, the ledger of the scenario's own process, and its servers."""
+
+    place: Place
+    fire: Firelock
+    ledger: Ledger
+    servers: list[Server] = attrs.field(factory=list)
+    acknowledged: set[str] = attrs.field(factory=set)
+    _stubs: dict[str, TaskVerbs[Any, Any]] = attrs.field(factory=dict)
+
+    def server(self, *, workers: int = 4, processes: int = 1, app: str = "work") -> Server:
+        """Return a new server of one of the apps under test."""
+        name = f"server-{len(self.servers) + 1}"
+        server = Server(
+            self.place, name, workers=workers, processes=processes, app=f"tests.faults.apps.{app}:fire"
+        )
+        self.servers.append(server)
+        return server
+
+    def replace(self, server: Server, **options: Any) -> Server:
+        """Return a server in the place of one that is gone."""
+        self.servers.remove(server)
+        server.process.wait()
+        return self.server(**options)
+
+    def up(self, *servers: Server, within: float = 30) -> None:
+        """Each child of the servers, of all unless named, holds a session."""
+        named = servers or tuple(self.servers)
+        eventually(lambda: self._are_up(named), within, "servers are up")
+
+    def _are_up(self, servers: Sequence[Server]) -> bool:
+        pids = {
+            record.session.pid
+            for view in self.fire.servers.list()
+            for record in view.sessions
+            if record.is_alive
+        }
+        return all(
+            len(children := server.children()) == server.processes and pids.issuperset(children)
+            for server in servers
+        )
+
+    # ---- jobs --------------------------------------------------------------------------------------------
+
+    def task(self, name: str) -> TaskVerbs[Any, Any]:
+        """Return a stub of a task: the code runs in the servers. It takes a number of seconds."""
+        if name not in self._stubs:
+
+            def stub(seconds: float) -> int: ...  # type: ignore[empty-body]
+
+            self._stubs[name] = self.fire.task(name=name, remote=True)(stub)
+        return self._stubs[name]
+
+    def enqueue(self, jobs: int, seconds: float | Callable[[], float], *, task: str = "work") -> list[str]:
+        """Return the ids of so many jobs, acknowledged by the storage."""
+        arguments = [(seconds() if callable(seconds) else seconds,) for _ in range(jobs)]
+        ids = [job.id for job in self.task(task).enqueue_many(arguments)]
+        self.acknowledged.update(ids)
+        return ids
+
+    def unfinished(self) -> int:
+        """Return how many stored jobs have not ended."""
+        counts = self.fire.jobs.counts().by_state
+        return sum(count for state, count in counts.items() if state not in FINAL_STATES)
+
+    def keep_busy(self, least: int, seconds: float | Callable[[], float], *, by: int = 1_000) -> None:
+        """There are at least so many unfinished jobs."""
+        if self.unfinished() < least:
+            self.enqueue(by, seconds)
+
+    def finish(self, within: float = 120) -> Report:
+        """Wait until every job has ended and return the report."""
+        eventually(lambda: self.unfinished() == 0, within, "all jobs have ended")
+        return self.report()
+
+    def report(self) -> Report:
+        """Return the report on what was acknowledged and what the ledger says by now."""
+        return check(self.fire, self.acknowledged, read_ledger(self.place.ledger_folder))
+
+
+@contextmanager
+def stage(place: Place, **timings: float) -> Iterator[Stage]:
+    """Open a stage; its servers are killed at the end, whatever happens. Timings replace the place's."""
+    changed = {f"FIRELOCK_{name.upper()}": str(value) for name, value in timings.items()}
+    place = attrs.evolve(place, timings={**place.timings, **changed})
+    fire = Firelock(place.storage, settings=place.settings)
+    opened = Stage(place, fire, place.ledger())
+    try:
+        yield opened
+    finally:
+        for server in opened.servers:
+            server.kill()
+        fire.close()

@@ -1,0 +1,169 @@
+"""F01–F03: processes that are killed."""
+
+from __future__ import annotations
+
+import random
+import time
+from pathlib import Path
+
+from tests.faults.checker import quantiles
+from tests.faults.scenarios.base import Size, Stage, scenario, stage
+from tests.faults.servers import Place, Server, eventually, is_running, kill
+
+__all__ = ["kill_one", "kill_whole"]
+
+_QUIET = 3.5  # seconds between two kills after which the bound of a recovery can be judged
+
+
+def kill_whole(on: Stage, server: Server) -> None:
+    """Supervisor and children are killed at once, and the ledger says so."""
+    on.ledger.write("kill", note=",".join(map(str, server.kill())))
+
+
+def kill_one(on: Stage, pid: int, *dying: int) -> None:
+    """One process is killed; the ledger says so, and which others die with it."""
+    kill(pid)
+    on.ledger.write("kill", note=",".join(map(str, [pid, *dying])))
+
+
+@scenario("kill-servers", "F01", full=Size(20_000, 200), short=Size(600, 3))
+def kill_servers(place: Place, size: Size) -> list[str]:
+    """`kill -9` of whole servers at random moments, two at work, each replaced at once.
+
+    Nobody may be left to take over, so that the recovery is told and not judged.
+    """
+    chance = random.Random(1)
+    with stage(place) as on:
+        on.enqueue(size.jobs, 0.01)
+        servers = [on.server(), on.server()]
+        for _ in range(size.rounds):
+            on.up()
+            time.sleep(chance.uniform(0.0, 1.0))
+            victim = chance.randrange(2)
+            kill_whole(on, servers[victim])
+            servers[victim] = on.replace(servers[victim])
+            on.keep_busy(200, 0.01)
+        began = time.monotonic()
+        report = on.finish(300)
+        tail = time.monotonic() - began
+    assert report.is_clean, report.lines()
+    assert report.failed == 0, report.lines()
+    late = sum(span > place.recovery_bound for span in report.recovery)
+    return [
+        *report.lines(),
+        f"bound with a survivor {place.recovery_bound:.1f} s, later {late}",
+        f"the rest took {tail:.1f} s",
+    ]
+
+
+@scenario("kill-servers-in-turn", "F01", full=Size(60, 200), short=Size(60, 1))
+def kill_servers_in_turn(place: Place, size: Size) -> list[str]:
+    """`kill -9` of whole servers, so far apart that one is always there to take over: the bound holds."""
+    chance = random.Random(2)
+    with stage(place) as on:
+        on.enqueue(size.jobs, lambda: chance.uniform(0.05, 0.3))
+        servers = [on.server(), on.server()]
+        for number in range(size.rounds):
+            on.up()
+            on.keep_busy(60, lambda: chance.uniform(0.05, 0.3), by=60)
+            eventually(lambda: _all_run(on, servers), 20, "both servers run jobs")
+            time.sleep(chance.uniform(0.0, 0.5))
+            victim = number % 2
+            kill_whole(on, servers[victim])
+            killed_at = time.monotonic()
+            servers[victim] = on.replace(servers[victim])
+            time.sleep(max(0.0, killed_at + _QUIET - time.monotonic()))
+        report = on.finish(300)
+    assert report.is_clean, report.lines()
+    assert report.failed == 0, report.lines()
+    late = sum(span > place.recovery_bound for span in report.recovery)
+    assert late == 0, report.lines()
+    return [*report.lines(), f"bound {place.recovery_bound:.1f} s, later {late}"]
+
+
+def _all_run(on: Stage, servers: list[Server]) -> bool:
+    """Tell whether each child of the servers has begun a job."""
+    starters = {int(path.stem) for path in Path(on.place.ledger_folder).glob("*.jsonl")}
+    return all(starters.intersection(server.children()) for server in servers)
+
+
+@scenario("kill-children", "F02", full=Size(20_000, 200), short=Size(600, 4))
+def kill_children(place: Place, size: Size) -> list[str]:
+    """`kill -9` of one of two executing children: its jobs are back without waiting for any lease."""
+    chance = random.Random(3)
+    with stage(place) as on:
+        on.enqueue(size.jobs, 0.01)
+        server = on.server(workers=8, processes=2)
+        for _ in range(size.rounds):
+            on.up()
+            eventually(lambda: _every_child_runs(on, server), 20, "both children run jobs")
+            time.sleep(chance.uniform(0.0, 0.5))
+            kill_one(on, chance.choice(server.children()))
+        report = on.finish(300)
+    assert report.is_clean, report.lines()
+    assert report.failed == 0, report.lines()
+    assert quantiles(report.recovery)[1] <= 1.0, report.lines()
+    return report.lines()
+
+
+def _every_child_runs(on: Stage, server: Server) -> bool:
+    on.keep_busy(300, 0.01)
+    starters = {int(path.stem) for path in Path(on.place.ledger_folder).glob("*.jsonl")}
+    return len(server.children()) == server.processes and starters.issuperset(server.children())
+
+
+@scenario("kill-supervisors", "F03", full=Size(60, 50), short=Size(60, 1))
+def kill_supervisors(place: Place, size: Size) -> list[str]:
+    """`kill -9` of the supervisor alone: whatever it started is gone within 2 s, another server takes over.
+
+    Some of the jobs run in processes of their own.
+    """
+    chance = random.Random(4)
+    gone: list[float] = []
+    apart: list[str] = []
+    with stage(place) as on:
+        servers = [on.server(), on.server()]
+        for number in range(size.rounds):
+            on.enqueue(size.jobs, lambda: chance.uniform(0.05, 0.3))
+            apart += on.enqueue(4, lambda: chance.uniform(0.2, 1.0), task="apart")
+            on.up()
+            eventually(lambda: _all_run(on, servers), 20, "both servers run jobs")
+            time.sleep(chance.uniform(0.0, 0.8))
+            victim = servers[number % 2]
+            family = _family(victim.pid)
+            kill_one(on, victim.pid, *family)
+            gone.append(_await_end(family))
+            servers[number % 2] = on.replace(victim)
+            time.sleep(_QUIET)
+        report = on.finish(300)
+        for server in servers:
+            assert server.stop() == 0
+        eventually(lambda: not _left_over(place), 2, "nothing that a server started is left")
+    assert report.is_clean, report.lines()
+    late = [one.job for one in report.recoveries if one.seconds > place.recovery_bound]
+    assert not set(late).difference(apart), report.lines()  # a process of its own takes its time to start
+    return [*report.lines(), f"children gone within {max(gone):.2f} s, orphans 0"]
+
+
+def _await_end(pids: list[int]) -> float:
+    return eventually(lambda: not any(map(is_running, pids)), 2, "what the supervisor started has ended")
+
+
+def _family(pid: int) -> list[int]:
+    """Return everything that the process started, directly or not."""
+    children = Path(f"/proc/{pid}/task").glob("*/children")
+    own = [int(child) for path in children for child in path.read_text().split()]
+    return [*own, *(one for child in own for one in _family(child))]
+
+
+def _left_over(place: Place) -> list[str]:
+    """Return the commands of processes that write to this place's ledger."""
+    mark = f"FAULTS_LEDGER={place.ledger_folder}".encode()
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark in (path / "environ").read_bytes().split(b"\0") and is_running(int(path.name)):
+                found.append((path / "cmdline").read_text())
+        except OSError:
+            continue
+    return found
