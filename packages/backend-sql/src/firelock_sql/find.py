@@ -1,16 +1,17 @@
 """Pages of jobs in order of time.
 
 Two ways lead to a page. Where something in the filter is rare (a tag, a parent, a task with few jobs), all
-jobs that have it are read and sorted. Otherwise an index is walked in the order of the page and the rest of
-the filter is tested on the way, at most `SCANNED` rows far: a page answers in bounded time at any size, and
-may therefore be short, or empty, and still have a cursor. Indexes are named in the statements, so no
-statistics can change the plan.
+jobs that have it are read and sorted. Otherwise an index, or the merged parts of one, is walked in the order
+of the page and the rest of the filter is tested on the way, at most `SCANNED` rows far: a page answers in
+bounded time at any size, and may therefore be short, or empty, and still have a cursor. Indexes are named in
+the statements, so no statistics can change the plan.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, lru_cache
+from heapq import merge
 from typing import Any
 from zlib import crc32
 
@@ -19,6 +20,7 @@ from sqlalchemy import BindParameter, ColumnElement, Select, and_, bindparam, ca
 
 from firelock.storage import JobFilter, Page, State, StorageError
 from firelock_sql.database import Database, Transaction
+from firelock_sql.parts import Part, find_parts, size_of
 from firelock_sql.reads import get_jobs
 from firelock_sql.statements import Statement, Value
 from firelock_sql.tables import ONE, ZERO, edges, is_retrying, job_tags, jobs, pinned, text_literal
@@ -29,7 +31,14 @@ SCANNED = 20_000
 RARE = 5_000
 """A condition that at most so many jobs meet is looked up, and its jobs sorted."""
 
+_CHUNK = 2_000
+_SMALLEST_CHUNK = 8
 _LAST_CHARACTER = "\U0010ffff"
+
+_Place = tuple[int, str]
+"""Time and id of a job: where it stands in a list."""
+_Found = tuple[int, str, int]
+"""Time and id of a job, and whether it meets every condition."""
 
 # Every condition of a filter but the time window; parameters are named after the field.
 _CONDITIONS: dict[str, ColumnElement[bool]] = {
@@ -59,23 +68,47 @@ _RARE_INDEXES: dict[str, str | None] = {
     "fingerprint": "by_fingerprint",
     "retrying": "retrying",
     "id_prefix": None,
-    "task": "by_task",
-    "queue": "by_queue",
 }
+_PART = (jobs.c.queue == bindparam("part_queue"), jobs.c.task == bindparam("part_task"))
 
 
 @attrs.frozen
 class _Walk:
     """A way through the jobs: what leads, what is tested, in which order."""
 
-    tested: frozenset[str]  # conditions
+    index: str | None
+    led_by: frozenset[str]  # conditions that hold for every row of the walk
+    tested: frozenset[str]  # conditions that each row is tested for
     is_by_change: bool  # time is changed_at, else created_at
     is_oldest_first: bool
-    index: str | None
-    led_by: frozenset[str]  # conditions the index answers; in `tested` they are not
     has_since: bool
     has_until: bool
     has_cursor: bool
+
+
+@attrs.frozen
+class _Query:
+    """What is asked: a filter, as conditions and parameters, and where to go on."""
+
+    conditions: frozenset[str]
+    parameters: Mapping[str, Value]
+    state: State | None
+    limit: int
+    is_oldest_first: bool
+    place: _Place | None  # of the cursor
+
+    def walk(self, index: str | None, led_by: frozenset[str]) -> _Walk:
+        """Return the walk along an index that answers some of the conditions."""
+        return _Walk(
+            index,
+            led_by,
+            self.conditions - led_by,
+            self.state is not None,
+            self.is_oldest_first,
+            "since" in self.parameters,
+            "until" in self.parameters,
+            self.place is not None,
+        )
 
 
 def find_jobs(
@@ -89,25 +122,23 @@ def find_jobs(
 ) -> Page:
     """See `Storage.find`."""
     seal = f"{crc32(repr((where, oldest_first)).encode()):08x}"
-    parameters, conditions = _parameters(where)
-    if cursor is not None:
-        parameters["cursor_time"], parameters["cursor_id"] = _read_cursor(cursor, seal)
-        parameters["cursor_time_again"] = parameters["cursor_time"]
-    walk, most = _choose(tx, where, conditions, parameters, cursor is not None, oldest_first=oldest_first)
-    parameters["most"] = most or limit + 1
-    found: list[tuple[int, str]] = []
+    conditions, parameters = _read_filter(where)
+    place = None if cursor is None else _read_cursor(cursor, seal)
+    query = _Query(conditions, parameters, where.state, limit, oldest_first, place)
+    rows, most = _rows(tx, query)
+    found: list[_Place] = []
     looked_at, last = 0, (0, "")
-    for time, id, is_match in _each(tx, _statement(walk), parameters):
+    for time, id, is_match in rows:
         looked_at, last = looked_at + 1, (time, id)
         if is_match:
             found.append(last)
-            if len(found) > limit:
-                break
+        if len(found) > limit or looked_at == most:
+            break
     records = get_jobs(tx, database, [id for _, id in found[:limit]])
     following = None
     if len(found) > limit > 0:
         following = found[limit - 1]
-    elif most and looked_at >= most:
+    elif looked_at == most:
         following = last
     return Page(
         [one for one in records if one is not None],
@@ -115,7 +146,7 @@ def find_jobs(
     )
 
 
-def _read_cursor(cursor: str, seal: str) -> tuple[int, str]:
+def _read_cursor(cursor: str, seal: str) -> _Place:
     owner, _, place = cursor.partition(".")
     time, _, id = place.partition(".")
     if owner != seal or not time.removeprefix("-").isdecimal() or not id:
@@ -126,13 +157,12 @@ def _read_cursor(cursor: str, seal: str) -> tuple[int, str]:
     return int(time), id
 
 
-def _parameters(where: JobFilter) -> tuple[dict[str, Value], frozenset[str]]:
-    """Return the filter's parameters and the names of its conditions."""
-    parameters: dict[str, Value] = {}
+def _read_filter(where: JobFilter) -> tuple[frozenset[str], dict[str, Value]]:
+    """Return the names of the filter's conditions, and all parameters."""
     names = ("task", "queue", "tag", "server", "fingerprint", "recurring_id", "parent_id", "since", "until")
-    for name in names:
-        if (value := getattr(where, name)) is not None:
-            parameters[name] = value
+    parameters: dict[str, Value] = {
+        name: value for name in names if (value := getattr(where, name)) is not None
+    }
     if where.state is not None:
         parameters["state"] = where.state.value
     conditions = {*parameters} - {"since", "until"}
@@ -143,43 +173,33 @@ def _parameters(where: JobFilter) -> tuple[dict[str, Value], frozenset[str]]:
         parameters["id_length"] = len(where.id_prefix)
     if where.is_retrying is not None:
         conditions.add("retrying" if where.is_retrying else "not_retrying")
-    return parameters, frozenset(conditions)
+    return frozenset(conditions), parameters
 
 
-def _choose(
-    tx: Transaction,
-    where: JobFilter,
-    conditions: frozenset[str],
-    parameters: dict[str, Value],
-    has_cursor: bool,
-    *,
-    oldest_first: bool,
-) -> tuple[_Walk, int | None]:
-    """Return the way to take, and how many rows it may look at where it is bounded."""
-    has_since, has_until = where.since is not None, where.until is not None
-    by_change = where.state is not None
+# ---- the way ---------------------------------------------------------------------------------------------
 
-    def walk(index: str | None, led_by: frozenset[str], tested: frozenset[str]) -> _Walk:
-        return _Walk(tested, by_change, oldest_first, index, led_by, has_since, has_until, has_cursor)
 
-    if where.state is State.PROCESSING:
-        return walk("holder", conditions, frozenset()), None
+def _rows(tx: Transaction, query: _Query) -> tuple[Iterator[_Found], int | None]:
+    """Return rows in the order of the page, and how many of them may be looked at where that is bounded."""
+    everything = query.conditions
+    if query.state is State.PROCESSING:
+        return _along(tx, query, query.walk("holder", everything)), None
     for name, index in _RARE_INDEXES.items():
-        if name in conditions and _is_rare(tx, name, index, parameters):
-            return walk(index, conditions, frozenset()), None
-    if by_change:
-        index, led_by = "listed", frozenset({"state"})
-    elif "task" in conditions:
-        index, led_by = "by_task", frozenset({"task"})
-    elif "queue" in conditions:
-        index, led_by = "by_queue", frozenset({"queue"})
-    else:
-        index, led_by = "created", frozenset()
-    tested = conditions - led_by
-    return walk(index, led_by, tested), SCANNED if tested else None
+        if name in everything and _is_rare(tx, name, index, query.parameters):
+            return _along(tx, query, query.walk(index, everything)), None
+    queue, task = (query.parameters.get(name) for name in ("queue", "task"))
+    if query.state is None or queue is not None or task is not None:
+        parts = find_parts(tx, queue, task)  # type: ignore[arg-type]  # both are texts
+        if query.state is None:
+            walk = query.walk("by_task", frozenset({"queue", "task"}) & everything)
+            return _merged(tx, query, walk, parts), SCANNED if walk.tested else None
+        if size_of(tx, parts, RARE + 1) <= RARE:
+            return _merged(tx, query, query.walk("by_task", everything), parts), None
+    walk = query.walk("listed", frozenset({"state"}))
+    return _along(tx, query, walk), SCANNED if walk.tested else None
 
 
-def _is_rare(tx: Transaction, name: str, index: str | None, parameters: dict[str, Value]) -> bool:
+def _is_rare(tx: Transaction, name: str, index: str | None, parameters: Mapping[str, Value]) -> bool:
     found: Any = tx.one(_count_up_to(name, index), {**parameters, "rare": RARE + 1})
     return bool(found[0] <= RARE)
 
@@ -197,6 +217,42 @@ def _count_up_to(name: str, index: str | None) -> Statement:
     return Statement(select(func.count()).select_from(source.limit(bindparam("rare")).subquery()))
 
 
+# ---- rows ------------------------------------------------------------------------------------------------
+
+
+def _merged(tx: Transaction, query: _Query, walk: _Walk, parts: Sequence[Part]) -> Iterator[_Found]:
+    """Yield the rows of every part in the order of the page."""
+    chunk = max(_SMALLEST_CHUNK, 2 * (query.limit + 1) // max(1, len(parts)))
+    sources = [
+        _along(tx, query, walk, chunk, {"part_queue": queue, "part_task": task}) for queue, task in parts
+    ]
+    return merge(*sources, key=lambda row: row[:2], reverse=not query.is_oldest_first)
+
+
+def _along(
+    tx: Transaction,
+    query: _Query,
+    walk: _Walk,
+    chunk: int = _CHUNK,
+    part: Mapping[str, Value] | None = None,
+) -> Iterator[_Found]:
+    """Yield the rows of one walk, fetched some at a time."""
+    parameters = {**query.parameters, **(part or {})}
+    most = chunk if walk.tested else min(chunk, query.limit + 1)
+    place = query.place
+    while True:
+        if place is not None:
+            parameters["cursor_time"] = parameters["cursor_time_again"] = place[0]
+            parameters["cursor_id"] = place[1]
+        rows: list[Any] = tx.all(_statement(walk), {**parameters, "most": most})
+        yield from rows
+        if len(rows) < most:
+            return
+        place = rows[-1][:2]
+        walk = attrs.evolve(walk, has_cursor=True)
+        most = min(2 * most, _CHUNK)
+
+
 @lru_cache(maxsize=512)
 def _statement(walk: _Walk) -> Statement:
     time = jobs.c.changed_at if walk.is_by_change else jobs.c.created_at
@@ -204,6 +260,8 @@ def _statement(walk: _Walk) -> Statement:
     is_match = case((and_(*tests), ONE), else_=ZERO) if tests else ONE
     statement: Select[Any] = select(time, jobs.c.id, is_match)
     statement = statement.where(*(_CONDITIONS[name] for name in sorted(walk.led_by)))
+    if walk.index == "by_task":
+        statement = statement.where(*_PART)
     if walk.index == "listed":
         statement = statement.where(jobs.c.state != text_literal(State.PROCESSING))
     if walk.index == "holder":
@@ -228,11 +286,3 @@ def _behind(time: ColumnElement[int], *, is_oldest_first: bool) -> list[ColumnEl
     if is_oldest_first:
         return [time >= at, or_(time > again, jobs.c.id > id)]
     return [time <= at, or_(time < again, jobs.c.id < id)]
-
-
-def _each(tx: Transaction, statement: Statement, parameters: dict[str, Value]) -> Iterator[Any]:
-    """Yield the rows of a query as they come."""
-    text, values = statement.bind(tx.dialect, parameters)
-    tx.cursor.execute(text, values)
-    while (row := tx.cursor.fetchone()) is not None:
-        yield row

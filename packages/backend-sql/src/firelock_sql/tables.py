@@ -116,10 +116,8 @@ _ = [
     _index("listed", jobs.c.state, jobs.c.changed_at, where=jobs.c.state != text_literal("processing")),
     # serves prune
     _index("expires", jobs.c.expires_at, where=jobs.c.expires_at.is_not(None)),
-    # serve lists without a state; an index on what never changes costs an insert 0.2 µs and nothing after
-    Index(_PREFIX + "created", jobs.c.created_at),
-    Index(_PREFIX + "by_task", jobs.c.task, jobs.c.created_at),
-    Index(_PREFIX + "by_queue", jobs.c.queue, jobs.c.created_at),
+    # serves lists without a state, merged from its parts; an index for each filter costs an insert 0.5 µs
+    Index(_PREFIX + "by_task", jobs.c.queue, jobs.c.task, jobs.c.created_at),
     # serves the runs of a recurring job
     _index(
         "by_recurring",
