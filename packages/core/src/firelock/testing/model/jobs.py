@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import attrs
 from hypothesis import strategies as st
 from hypothesis.stateful import rule
@@ -22,10 +20,12 @@ __all__ = ["JobRules"]
 # Ended jobs may be pruned from the twentieth hour on, whenever they ended: callers' clocks hardly move.
 _KEPT = 3_653 * 24 * HOUR + 20 * HOUR + HOUR // 2
 _ENDS = sorted(ends.ENDS)
-_CHANGES = ("deletes", "deletes for good", "requeues")
+_CHANGES = ("deletes", "requeues", "deletes for good", "requeues")
 _LIMIT = 1_000
 
-_ends = st.lists(st.tuples(PICK, st.sampled_from(_ENDS)), max_size=3)
+_Ends = list[tuple[int, str, bool]]  # which claim, how it ends, whether somebody else says so
+
+_ends = st.lists(st.tuples(PICK, st.sampled_from(_ENDS), st.sampled_from((False,) * 7 + (True,))), max_size=3)
 _changes = st.lists(st.tuples(PICK, st.sampled_from(_CHANGES)), max_size=2)
 _queues = st.sampled_from([["default"], ["mail"], ["mail", "default"], None])
 
@@ -47,14 +47,17 @@ class JobRules(Ground):
 
     @rule(parents=SOME, on=st.lists(st.sampled_from(On), min_size=3, max_size=3))
     def continue_with(self, parents: list[int], on: list[On]) -> None:
-        """A job that waits for others is stored."""
-        ids = self.picked_ids(parents)
-        if ids:
-            edges = tuple(Edge(parent, how) for parent, how in zip(ids, on, strict=False))
-            job = self.new_job(state=State.AWAITING, parents=edges)
-            if len(ids) > 1:
-                self.joins.add(job.id)
+        """A job is stored that waits for others, mostly for some that run or have ended."""
+        ids = [*self.jobs, *(pair.id for pair in self.claims if pair.id in self.jobs)]
+        chosen = list(dict.fromkeys(one for number in parents if (one := self.pick(ids, number))))
+        edges = tuple(Edge(parent, how) for parent, how in zip(chosen, on, strict=False))
+        job = self.new_job(state=State.AWAITING, parents=edges)
+        if len(edges) > 1:
+            self.joins.add(job.id)
+        if edges:
             self.store([job])
+
+    continue_again = continue_with
 
     @rule(pick=PICK)
     def insert_again(self, pick: int) -> None:
@@ -62,6 +65,8 @@ class JobRules(Ground):
         job = self.pick(list(self.jobs.values()), pick)
         if job is not None:
             self.store([job, self.new_job()])
+
+    enqueue_again = enqueue
 
     # ---- children ----------------------------------------------------------------------------------------
 
@@ -76,27 +81,23 @@ class JobRules(Ground):
         self.holders.append(Holder(session.id, session.server))
 
     @rule(limit=st.integers(1, 3), settles=_ends, queues=_queues)
-    def work(self, limit: int, settles: list[tuple[int, str]], queues: list[str] | None) -> None:
+    def work(self, limit: int, settles: _Ends, queues: list[str] | None) -> None:
         """The newest child does its work: it ends claims, mostly its own, and takes new jobs."""
         self._exchange(self.holders[-1], queues, limit, settles)
 
     @rule(limit=st.integers(1, 3), name=st.sampled_from(_ENDS))
     def work_on(self, limit: int, name: str) -> None:
         """The newest child ends its newest claim and takes new jobs."""
-        self._exchange(self.holders[-1], ["mail", "default"], limit, [(0, name)])
+        self._exchange(self.holders[-1], ["mail", "default"], limit, [(0, name, False)])
 
     @rule(pick=PICK, queues=_queues, limit=st.integers(0, 3), settles=_ends)
-    def exchange(
-        self, pick: int, queues: list[str] | None, limit: int, settles: list[tuple[int, str]]
-    ) -> None:
+    def exchange(self, pick: int, queues: list[str] | None, limit: int, settles: _Ends) -> None:
         """Any child, alive or not, ends whatever claims were ever made, and takes new jobs."""
         holder = self.pick(self.holders, pick)
         if holder is not None:
             self._exchange(holder, queues, limit, settles)
 
-    def _exchange(
-        self, holder: Holder, queues: list[str] | None, limit: int, settles: list[tuple[int, str]]
-    ) -> None:
+    def _exchange(self, holder: Holder, queues: list[str] | None, limit: int, settles: _Ends) -> None:
         # Which jobs of several queues a small claim takes is the storage's choice.
         limit = limit if queues else _LIMIT
         model_ends, real_ends = self._ends_of(settles)
@@ -121,13 +122,15 @@ class JobRules(Ground):
                 self.fences[side, job.id] = job.fence
             self.claims.append(Pair(Running(one, holder), Running(other, holder)))
 
-    def _ends_of(self, settles: Sequence[tuple[int, str]]) -> tuple[list[Transition], list[Transition]]:
+    def _ends_of(self, settles: _Ends) -> tuple[list[Transition], list[Transition]]:
         model: list[Transition] = []
         real: list[Transition] = []
-        for pick, name in settles:
+        for pick, name, is_strange in settles:
             pair = self.pick(self.claims, pick)
             if pair is not None:
                 model.append(self._end(pair.model, name))
+                if is_strange:
+                    model[-1].session = self.holders[0].session
                 real.append(attrs.evolve(model[-1], fence=pair.real.job.fence))
         return model, real
 
@@ -140,9 +143,23 @@ class JobRules(Ground):
             end.expires_at = end.at + _KEPT
         return end
 
+    # A rule that has several names is chosen that much more often: most of what happens is work.
+    work_again = work_longer = work
+    work_on_and_on = work_on_again = work_on_longer = work_on
+
+    @rule(pick=PICK, names=st.lists(st.sampled_from(_CHANGES), min_size=1, max_size=3))
+    def operate(self, pick: int, names: list[str]) -> None:
+        """An operator changes a job that was claimed of late, and changes it again."""
+        pair = self.pick(self.claims, pick)
+        if pair is not None:
+            changes = [self._change(pair.id, name) for name in names]
+            self.twin.ask(lambda storage: storage.apply(changes))
+
+    operate_again = operate
+
     @rule(settles=_ends, changes=_changes)
-    def apply(self, settles: list[tuple[int, str]], changes: list[tuple[int, str]]) -> None:
-        """Ends and operators' changes come in one batch."""
+    def apply(self, settles: _Ends, changes: list[tuple[int, str]]) -> None:
+        """Ends and operators' changes come in one batch, and a settler releases what waited for them."""
         model, real = self._ends_of(settles)
         for pick, name in changes:
             for job_id in self.picked_ids([pick]):

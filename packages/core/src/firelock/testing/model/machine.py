@@ -20,7 +20,7 @@ from firelock.testing.model.twin import Twin
 __all__ = ["StorageMachine", "machine_for", "run_machine"]
 
 _BUILT_IN_PROFILES = ("default", "ci")
-_STAGES = ((100, 6, True), (60, 30, False))  # runs, steps of each, whether they are short
+_STAGES = ((100, 8, True), (100, 30, False))  # runs, steps of each, whether they are short
 
 
 class StorageMachine(JobRules, SmallRules, RuleBasedStateMachine):
