@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
+from functools import cache
 from itertools import chain
 from operator import attrgetter
 from typing import Any
@@ -50,9 +51,10 @@ _asked = attrgetter(
     "state", "due_at", "nominal_at", "reason", "tags", "timeout_seconds", "retry", "recurring_id", "parents"
 )
 _NOTHING_ASKED = (State.ENQUEUED, None, None, None, (), None, None, None, ())
-_PLAIN_COLUMNS = ("id", "queue", "priority", "task", "arguments", "serializer", "created_at")
-_plain_values = attrgetter(*_PLAIN_COLUMNS)
-_SIZES = (64, 8, 1)  # rows in one VALUES
+_KIND = ("queue", "priority", "task", "serializer")  # as a rule the same for every job of a batch
+_OWN = ("id", "arguments", "created_at")
+_kind, _own, _kind_and_own = attrgetter(*_KIND), attrgetter(*_OWN), attrgetter(*_KIND, *_OWN)
+_SIZES = (100, 10, 1)  # rows in one VALUES
 
 # A plain end: the task returned, the first the storage hears of it.
 _odd = attrgetter(
@@ -125,7 +127,6 @@ class SqliteHot:
         self._database = database
         self._turns = Turns()
         self._holdings: dict[str, _Holding] = {}
-        self._insert_texts: dict[int, str] = {}
 
     def forget(self, session: str | None = None) -> None:
         """The session has ended, or all have: what it held is not settled from memory any more."""
@@ -150,25 +151,23 @@ class SqliteHot:
         return self._database.write(lambda tx: insert_jobs(tx, self._database, batch))
 
     def _insert_plain(self, tx: Transaction, batch: Sequence[NewJob]) -> None:
+        kinds = Counter(map(_kind, batch))
+        is_uniform = len(kinds) == 1
+        common = [tx.now, *(_kind(batch[0]) if is_uniform else ())]
+        values = _own if is_uniform else _kind_and_own
         done = stored = 0
-        cursor = tx.cursor
         for size in _SIZES:
+            text = _many_rows(size, is_uniform=is_uniform)
             while len(batch) - done >= size:
-                rows = map(_plain_values, batch[done : done + size])
-                cursor.execute(self._insert_text(size), [tx.now, *chain.from_iterable(rows)])
-                stored += cursor.rowcount
+                rows = map(values, batch[done : done + size])
+                tx.cursor.execute(text, [*common, *chain.from_iterable(rows)])
+                stored += tx.cursor.rowcount
                 done += size
         if stored != len(batch):
             raise _Clash
-        for queue, number in Counter(job.queue for job in batch).items():
+        for (queue, *_), number in kinds.items():
             tx.deltas[_ENQUEUED, queue] += number
             tx.woken.add(queue)
-
-    def _insert_text(self, size: int) -> str:
-        text = self._insert_texts.get(size)
-        if text is None:
-            text = self._insert_texts[size] = _many_rows(size)
-        return text
 
     # ---- claim -------------------------------------------------------------------------------------------
 
@@ -331,14 +330,18 @@ def _claimed(row: Sequence[Any], now: int) -> ClaimedJob:
     )  # fmt: skip
 
 
-def _many_rows(size: int) -> str:
-    """Return the statement that stores so many plain jobs; its first parameter is `enqueued_at` of all."""
-    width = len(_PLAIN_COLUMNS)
-    starts = range(2, 2 + size * width, width)
-    rows = [", ".join(f"?{number}" for number in range(start, start + width)) for start in starts]
-    # The last value of a row, created_at, is bound once and written twice.
-    values = ", ".join(
-        f"('{_ENQUEUED}', ?1, {row}, ?{start + width - 1})" for row, start in zip(rows, starts, strict=True)
-    )
-    columns = ", ".join(("state", "enqueued_at", *_PLAIN_COLUMNS, "changed_at"))
-    return f"INSERT INTO {jobs.name} ({columns}) VALUES {values} ON CONFLICT DO NOTHING"  # noqa: S608 - no value
+@cache
+def _many_rows(size: int, *, is_uniform: bool) -> str:
+    """Return the statement that stores so many plain jobs.
+
+    Its first parameters are `enqueued_at` of all and, where they are uniform, what is common to all.
+    """
+    common = ["?1", *(f"?{2 + place}" for place in range(len(_KIND)))] if is_uniform else ["?1"]
+    own = _OWN if is_uniform else (*_KIND, *_OWN)
+    rows = []
+    for first in range(len(common) + 1, len(common) + 1 + size * len(own), len(own)):
+        numbers = [f"?{first + place}" for place in range(len(own))]
+        # The last of a row, created_at, is bound once and written twice.
+        rows.append(f"('{_ENQUEUED}', {', '.join((*common, *numbers, numbers[-1]))})")
+    columns = ", ".join(("state", "enqueued_at", *_KIND, *_OWN, "changed_at"))
+    return f"INSERT INTO {jobs.name} ({columns}) VALUES {', '.join(rows)} ON CONFLICT DO NOTHING"  # noqa: S608 - names
