@@ -17,7 +17,7 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import ClassVar
 
-from firelock.ids import new_id
+from firelock.ids import new_id, new_ids
 from firelock.job import Attempt, HistoryEntry, JobRecord, LogLine, NewJob, Progress
 from firelock.lifecycle import Transition
 from firelock.storage import defaults
@@ -87,6 +87,11 @@ class Storage(ABC):
     def new_id(self, parent: str | None = None) -> str:  # noqa: ARG002 - a storage with partitions reads it
         """Return an id for a new job; one that must lie beside its parent names it."""
         return new_id()
+
+    def new_ids(self, count: int) -> list[str]:
+        """Return ids for jobs without parents, in ascending order."""
+        is_ours = type(self).new_id is Storage.new_id
+        return new_ids(count) if is_ours else [self.new_id() for _ in range(count)]
 
     def describe(self) -> Mapping[str, str]:
         """Return what the server prints at its start and `doctor` shows: durability above all."""
@@ -276,7 +281,8 @@ class Storage(ABC):
         Time is `changed_at` where the filter names a state, else `created_at`; ties in order of id, newest
         first with the largest id first. `since` and `until` cut by the same time. `tag` is exact,
         `id_prefix` a prefix. A cursor is opaque, belongs to one filter and direction, and stays good while
-        jobs come and go; a bad one raises `StorageError`.
+        jobs come and go; a bad one raises `StorageError`. A page may be short, or empty, and still have a
+        cursor, where a storage bounds how far it looks for what is rare; only a page without one is the last.
         """
 
     @abstractmethod
