@@ -12,18 +12,32 @@ from firelock.lifecycle import Transition
 __all__ = ["JobCancelled", "Settled", "Snooze"]
 
 
+_LONGEST = timedelta(days=365)
+
+
+def _to_span(value: timedelta | float) -> timedelta:
+    if (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and 0 <= value <= _LONGEST.total_seconds()
+    ):
+        return timedelta(seconds=value)
+    if not isinstance(value, timedelta) or not timedelta(0) <= value <= _LONGEST:
+        message = f"Snooze({value!r}): pass a timedelta, or seconds, from 0 to 365 days."
+        raise ValueError(message)
+    return value
+
+
 @attrs.frozen
 class Snooze:
-    """Returned by a task: run me again after this span; the attempt does not count."""
+    """Returned by a task: run me again after this span; the attempt does not count.
 
-    after: timedelta = attrs.field()
+    Raises:
+        ValueError: the span is negative, above a year or none.
+    """
+
+    after: timedelta = attrs.field(converter=_to_span)  # a number is seconds
     reason: str = "snoozed"
-
-    @after.validator
-    def _is_positive(self, _: object, value: timedelta) -> None:
-        if value < timedelta(0):
-            message = f"Snooze({value}) lies in the past; pass a span of zero or more."
-            raise ValueError(message)
 
 
 class JobCancelled(BaseException):

@@ -162,6 +162,7 @@ class Runner:
         self.start(run)
         token = running_job.set(run.context)
         arguments = (run.context, *run.args) if run.info.takes_context else run.args
+        result: object = None  # where a plugin's context swallows the task's exception
         try:
             if self._plugins.has_job_context:
                 with self.wrapped(run):
@@ -290,8 +291,32 @@ class Runner:
 
     def _ended(self, run: Run, transition: Transition, at: int) -> Ended:
         if self._plugins.has_elect_transition:
-            transition = self._plugins.elect_transition(run.job, transition) or transition
+            transition = self._elect(run.job, transition)
         return Ended(run.job, transition, max(0, at - run.started_at))
+
+    def _elect(self, job: ClaimedJob, proposed: Transition) -> Transition:
+        """Return what a plugin puts in place of a transition, if it still is an end of this very run."""
+        guards = _guards(proposed)
+        elected: object = self._plugins.elect_transition(job, attrs.evolve(proposed))
+        if elected is None:
+            return proposed
+        if isinstance(elected, Transition) and _guards(elected) == guards and _is_possible(elected):
+            return elected if elected.to is State.SCHEDULED else attrs.evolve(elected, due_at=None)
+        log.error(
+            "An elect_transition hook answered %r, which cannot end this run; it is passed over.", elected
+        )
+        return proposed
+
+
+def _guards(transition: Transition) -> tuple[object, ...]:
+    return (transition.job_id, transition.from_states, transition.session, transition.fence)
+
+
+def _is_possible(transition: Transition) -> bool:
+    to = transition.to
+    return lifecycle.is_legal(State.PROCESSING, to) and (
+        to is not State.SCHEDULED or transition.due_at is not None
+    )
 
 
 class ProcessDied(FirelockError):
