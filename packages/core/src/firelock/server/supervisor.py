@@ -256,6 +256,8 @@ class Supervisor:
             self._end_session(child, code, running)
         child.board.close()
         if self._stops_at is not None:
+            if code != EXIT_OK and self._exit_code == EXIT_OK:
+                self._exit_code = EXIT_FAILED  # it did not end in order, so the server did not either
             return
         if code == EXIT_OK:
             self._stop()
