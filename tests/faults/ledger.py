@@ -35,17 +35,16 @@ class Ledger:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._pid = 0
-        self._file = -1
+        self._opened = (0, -1)  # by which process, and as which file
 
     def write(self, what: str, *, job: str = "", attempt: int = 0, fence: int = 0, note: str = "") -> None:
         """The event is in the file before this returns."""
-        if self._pid != os.getpid():
-            self._pid = os.getpid()
-            path = self._folder / f"{self._pid}.jsonl"
-            self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        line = json.dumps([what, time.monotonic(), self._pid, job, attempt, fence, note])
-        os.write(self._file, line.encode() + b"\n")
+        pid = os.getpid()
+        if self._opened[0] != pid:  # replaced as a whole, since several threads may come here at once
+            path = self._folder / f"{pid}.jsonl"
+            self._opened = pid, os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        line = json.dumps([what, time.monotonic(), pid, job, attempt, fence, note])
+        os.write(self._opened[1], line.encode() + b"\n")
 
 
 def read_ledger(folder: Path) -> list[Event]:

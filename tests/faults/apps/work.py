@@ -26,25 +26,21 @@ def end(job: JobContext) -> None:
     ledger.write("end", job=job.id, attempt=job.attempt, fence=job.fence)
 
 
+def end_if_cancelled(job: JobContext) -> None:
+    """The job goes on unless it is cancelled, which is in the ledger then."""
+    if job.cancelled:
+        ledger.write("cancelled", job=job.id, fence=job.fence, note=job.cancel_reason)
+        job.raise_if_cancelled()
+
+
 @fire.task(name="work", retry=_SOON)
 def work(job: JobContext, seconds: float) -> int:
     """Sleep a while, unless cancelled; the ordinary job of every scenario. Returns the claim's fence."""
     begin(job)
     deadline = time.monotonic() + seconds
     while (left := deadline - time.monotonic()) > 0:
-        if job.cancelled:
-            ledger.write("cancelled", job=job.id, fence=job.fence, note=job.cancel_reason)
-            job.raise_if_cancelled()
+        end_if_cancelled(job)
         time.sleep(min(left, 0.02))
-    end(job)
-    return job.fence
-
-
-@fire.task(name="stubborn", retry=_SOON)
-def stubborn(job: JobContext, seconds: float) -> int:
-    """Sleep a while, deaf to every cancellation."""
-    begin(job)
-    time.sleep(seconds)
     end(job)
     return job.fence
 
@@ -63,5 +59,54 @@ def apart(job: JobContext, seconds: float) -> int:
     """Sleep a while in a process of its own."""
     begin(job)
     time.sleep(seconds)
+    end(job)
+    return job.fence
+
+
+# ---- jobs that are there until the scenario lets them go -------------------------------------------------
+
+
+def is_released() -> bool:
+    """Tell whether the scenario has let the jobs go."""
+    return (Path(os.environ["FAULTS_LEDGER"]) / "released").exists()
+
+
+@fire.task(name="held", retry=_SOON)
+def held(job: JobContext, seconds: float) -> int:
+    """Run until released, unless cancelled."""
+    begin(job)
+    while not is_released():
+        end_if_cancelled(job)
+        time.sleep(seconds)
+    end(job)
+    return job.fence
+
+
+@fire.task(name="aheld", retry=_SOON)
+async def aheld(job: JobContext, seconds: float) -> int:
+    """Run until released, on the event loop."""
+    begin(job)
+    while not is_released():
+        await asyncio.sleep(seconds)
+    end(job)
+    return job.fence
+
+
+@fire.task(name="pheld", retry=_SOON, executor="process")
+def pheld(job: JobContext, seconds: float) -> int:
+    """Run until released, in a process of its own."""
+    begin(job)
+    while not is_released():
+        time.sleep(seconds)
+    end(job)
+    return job.fence
+
+
+@fire.task(name="deaf", retry=_SOON)
+def deaf(job: JobContext, seconds: float) -> int:
+    """Run until released, deaf to every cancellation."""
+    begin(job)
+    while not is_released():
+        time.sleep(seconds)
     end(job)
     return job.fence

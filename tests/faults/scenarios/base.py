@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -9,10 +10,10 @@ from typing import Any
 import attrs
 
 from firelock import Firelock
-from firelock.job import FINAL_STATES
+from firelock.job import FINAL_STATES, JobRecord
 from firelock.task import TaskVerbs
 from tests.faults.checker import Report, check
-from tests.faults.ledger import Ledger, read_ledger
+from tests.faults.ledger import Event, Ledger, read_ledger
 from tests.faults.servers import Place, Server, eventually
 
 __all__ = ["SCENARIOS", "Scenario", "Size", "Stage", "scenario", "stage"]
@@ -119,6 +120,22 @@ class Stage:
         self.acknowledged.update(ids)
         return ids
 
+    def await_starts(self, ids: Sequence[str], *, times: int = 1, within: float = 30) -> None:
+        """Each of the jobs has started so often."""
+
+        def have_started() -> bool:
+            starts = Counter(event.job for event in self.events() if event.what == "start")
+            return all(starts[job_id] >= times for job_id in ids)
+
+        eventually(have_started, within, f"jobs have started {times} times")
+
+    def release(self) -> None:
+        """Jobs that are there until they are let go end now, and all have ended."""
+        mark = self.place.ledger_folder / "released"
+        mark.touch()
+        eventually(lambda: self.unfinished() == 0, 30, "released jobs have ended")
+        mark.unlink()
+
     def unfinished(self) -> int:
         """Return how many stored jobs have not ended."""
         counts = self.fire.jobs.counts().by_state
@@ -129,6 +146,16 @@ class Stage:
         if self.unfinished() < least:
             self.enqueue(by, seconds)
 
+    def events(self) -> list[Event]:
+        """Return what the ledger says by now."""
+        return read_ledger(self.place.ledger_folder)
+
+    def records(self) -> list[JobRecord]:
+        """Return every acknowledged job that is stored."""
+        ids = sorted(self.acknowledged)
+        pages = (self.fire.storage.get(ids[start : start + 500]) for start in range(0, len(ids), 500))
+        return [record for page in pages for record in page if record is not None]
+
     def finish(self, within: float = 120) -> Report:
         """Wait until every job has ended and return the report."""
         eventually(lambda: self.unfinished() == 0, within, "all jobs have ended")
@@ -136,7 +163,7 @@ class Stage:
 
     def report(self) -> Report:
         """Return the report on what was acknowledged and what the ledger says by now."""
-        return check(self.fire, self.acknowledged, read_ledger(self.place.ledger_folder))
+        return check(self.fire, self.acknowledged, self.events())
 
 
 @contextmanager

@@ -1,0 +1,177 @@
+"""F05–F07: servers that are told to stop, politely, twice, or not for long."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+
+from tests.faults.checker import quantiles
+from tests.faults.scenarios.base import Size, Stage, scenario, stage
+from tests.faults.scenarios.kills import kill_whole
+from tests.faults.servers import Place, Server, eventually
+
+_HELD = ("held", "aheld", "pheld")  # in a thread, on the event loop, in a process of its own
+_ONCE_RUN = (1, 0, 0)  # attempt, retries, crashes of a job of which every interruption was given back
+
+
+@scenario("rolling-restart", "F05", full=Size(4_000, 200), short=Size(300, 3))
+def rolling_restart(place: Place, size: Size) -> list[str]:
+    """TERM to one server after the other under load, each after its successor is up: nothing is repeated."""
+    chance = random.Random(5)
+    exits: list[float] = []
+    with stage(place) as on:
+        on.enqueue(size.jobs, lambda: chance.uniform(0.005, 0.1))
+        servers = [on.server(), on.server()]
+        on.up()
+        for _ in range(size.rounds):
+            servers.append(on.server())
+            on.up()
+            on.keep_busy(200, lambda: chance.uniform(0.005, 0.1), by=400)
+            time.sleep(chance.uniform(0.0, 0.3))
+            exits.append(_stop(on, servers.pop(0)))
+        report = on.finish()
+        burnt = [record for record in on.records() if record.attempt != 1]
+    assert report.is_clean, report.lines()
+    assert report.failed == report.repeats == 0, report.lines()
+    assert burnt == []
+    return [*report.lines(), f"attempts all 1; a server ended within {max(exits):.2f} s at most"]
+
+
+def _stop(on: Stage, server: Server, number: int = signal.SIGTERM) -> float:
+    """Return how long the server took to end in order."""
+    began = time.monotonic()
+    server.signal(number)
+    assert server.process.wait(30) == 0
+    on.servers.remove(server)
+    return time.monotonic() - began
+
+
+@scenario("outlive-the-grace", "F06", full=Size(4, 60), short=Size(2, 1))
+def outlive_the_grace(place: Place, size: Size) -> list[str]:
+    """TERM with jobs longer than the grace time: handed back, no attempt burnt, soon at work elsewhere.
+
+    `jobs` of each kind: in threads, on the event loop, in processes of their own.
+    """
+    soon: list[float] = []
+    apart: list[float] = []
+    with stage(place, grace=0.5) as on:
+        old = on.server(workers=2 * size.jobs)
+        for _ in range(size.rounds):
+            kinds = {name: on.enqueue(size.jobs, 0.02, task=name) for name in _HELD}
+            on.await_starts([job for ids in kinds.values() for job in ids])
+            new = on.server(workers=2 * size.jobs)
+            on.up(new)
+            _stop(on, old)
+            on.await_starts([job for ids in kinds.values() for job in ids], times=2)
+            old = new
+            soon += _pauses(on, [*kinds["held"], *kinds["aheld"]])
+            apart += _pauses(on, kinds["pheld"])
+            on.release()
+        report = on.report()
+        records = on.records()
+    assert (report.lost, report.stuck, report.failed, report.illegal) == (0, 0, 0, 0), report.lines()
+    assert {(record.attempt, record.retries, record.crashes) for record in records} == {_ONCE_RUN}
+    bound = place.settings.poll + 0.5
+    assert max(soon) <= bound, sorted(soon)
+    return [
+        f"jobs {report.jobs}, lost 0, stuck 0, attempts all 1",
+        f"at work elsewhere: p50 {quantiles(soon)[0]:.2f} s, max {max(soon):.2f} s; bound {bound:.1f} s",
+        f"in processes of their own, which have to start: at most {max(apart):.2f} s",
+    ]
+
+
+def _pauses(on: Stage, ids: list[str]) -> list[float]:
+    """Return for each job the time from its cancellation to its start; from the first one seen, else."""
+    events = [event for event in on.events() if event.job in set(ids)]
+    starts = {event.job: event.at for event in events if event.what == "start"}  # the last one
+    cancelled = {event.job: event.at for event in events if event.what == "cancelled"}
+    first = min(cancelled.values(), default=0.0) or min(event.at for event in events)
+    return [starts[job] - cancelled.get(job, first) for job in ids]
+
+
+@scenario("deaf-jobs", "F06", full=Size(4, 20), short=Size(2, 1))
+def deaf_jobs(place: Place, size: Size) -> list[str]:
+    """TERM with threads that ignore it: handed back under their feet, the server ends, late ends refused."""
+    exits: list[float] = []
+    with stage(place, grace=0.2) as on:
+        for _ in range(size.rounds):
+            old = on.server(workers=size.jobs)
+            ids = on.enqueue(size.jobs, 0.02, task="deaf")
+            on.await_starts(ids)
+            exits.append(_stop(on, old))
+            new = on.server(workers=size.jobs)
+            on.await_starts(ids, times=2)
+            on.release()
+            _stop(on, new)
+        report = on.report()
+        records = on.records()
+    assert (report.lost, report.stuck, report.failed, report.illegal) == (0, 0, 0, 0), report.lines()
+    assert {(record.attempt, record.retries, record.crashes) for record in records} == {_ONCE_RUN}
+    return [f"jobs {report.jobs}, lost 0, stuck 0, attempts all 1; a server ended within {max(exits):.2f} s"]
+
+
+@scenario("impatient-stop", "F07", full=Size(60, 100), short=Size(40, 1))
+def impatient_stop(place: Place, size: Size) -> list[str]:
+    """TERM, and KILL a second later, as impatient orchestrators do: lost 0, repeats only of what ran."""
+    chance = random.Random(7)
+    workers = 4
+    with stage(place) as on:
+        servers = [on.server(workers=workers), on.server(workers=workers)]
+        for _ in range(size.rounds):
+            on.enqueue(size.jobs, lambda: chance.uniform(0.01, 3.0))
+            on.up()
+            time.sleep(chance.uniform(0.2, 0.6))
+            victim = servers.pop(0)
+            victim.signal(signal.SIGTERM)
+            time.sleep(1.0)
+            kill_whole(on, victim)
+            assert victim.process.returncode == -signal.SIGKILL
+            servers.append(on.replace(victim))
+        report = on.finish(300)
+    assert report.is_clean, report.lines()
+    assert report.failed == 0, report.lines()
+    assert report.repeats <= workers * size.rounds, report.lines()
+    return report.lines()
+
+
+@scenario("ask-twice", "F07", full=Size(4, 100), short=Size(2, 1))
+def ask_twice(place: Place, size: Size) -> list[str]:
+    """INT twice hurries and ends with 0, nothing lost; a third time kills and ends with 1."""
+    twice: list[float] = []
+    thrice: list[float] = []
+    with stage(place, grace=20) as on:
+        for _ in range(size.rounds):
+            server = on.server(workers=2 * size.jobs)
+            ids = [job for name in _HELD for job in on.enqueue(size.jobs, 0.02, task=name)]
+            on.await_starts(ids)
+            twice.append(_ask(on, server, 2))
+            server = on.server(workers=4 * size.jobs)
+            deaf = on.enqueue(size.jobs, 0.02, task="deaf")
+            on.await_starts(deaf)
+            thrice.append(_ask(on, server, 3))
+            server = on.server(workers=4 * size.jobs)
+            on.await_starts(deaf, times=2)
+            on.release()
+            _stop(on, server)
+        report = on.report()
+    assert (report.lost, report.stuck, report.failed, report.illegal) == (0, 0, 0, 0), report.lines()
+    assert max(twice) < 10, twice
+    return [
+        f"jobs {report.jobs}, lost 0, stuck 0",
+        f"asked twice: ended with 0 within {max(twice):.2f} s",
+        f"asked three times: ended with 1 within {max(thrice):.2f} s",
+    ]
+
+
+def _ask(on: Stage, server: Server, times: int) -> float:
+    """Return how long a server took to end that was interrupted so often."""
+    began = time.monotonic()
+    for _ in range(times):
+        server.signal(signal.SIGINT)
+        time.sleep(0.3)
+    expected = 0 if times < 3 else 1
+    eventually(lambda: server.process.poll() is not None, 30, "the server ends")
+    assert server.process.returncode == expected, server.process.returncode
+    on.servers.remove(server)
+    return time.monotonic() - began
