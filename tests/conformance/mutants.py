@@ -1,4 +1,4 @@
-"""Mutants of `MemoryStorage`, and which test of the kit catches each: `python -m tests.conformance.mutants`."""
+"""Mutants of `MemoryStorage`, and which test catches each: `python -m tests.conformance.mutants`."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ class Case:
 
 
 def cases(duty: str | None = None) -> Iterator[Case]:
-    """Yield the kit's tests, of one duty where it is named; not the model test, which would compare two models."""
+    """Yield the kit's tests, of one duty where it is named; not the model test, which compares two models."""
     for base in StorageConformance.__mro__:
         owner = base.__name__.removesuffix("Duty")
         if owner == "Model" or duty not in (None, owner):
@@ -205,7 +205,7 @@ def catcher(mutation: Mutation, duty: str | None = None) -> Case | None:
 def _fails(case: Case, open_handle: Callable[[], Storage]) -> bool:
     try:
         case.run(open_handle)
-    except (Exception, pytest.fail.Exception):
+    except (Exception, pytest.fail.Exception):  # noqa: BLE001 - whatever a mutant raises, it was caught
         return True
     return False
 
@@ -216,7 +216,7 @@ def model_catches(mutation: Mutation) -> bool:
 
     try:
         run_machine(machine_for(opener(mutation)), shrinks=False)
-    except Exception:
+    except Exception:  # noqa: BLE001 - whatever a mutant raises, it was caught
         return True
     return False
 
@@ -232,10 +232,9 @@ def main(arguments: Sequence[str]) -> int:
             case = catcher(mutation, mutation.duty) or catcher(mutation)
             found = f"{case.duty}: {case.name}" if case else None
         caught += found is not None
-        print(
-            f"{'caught' if found else 'MISSED':7} {mutation.module}: {mutation.name}  ←  {found}", flush=True
-        )
-    print(f"{caught} of {len(tried)} caught")
+        sys.stdout.write(f"{mutation.module}: {mutation.name}  ←  {found or 'NOBODY'}\n")
+        sys.stdout.flush()
+    sys.stdout.write(f"{caught} of {len(tried)} caught\n")
     return 0 if caught == len(tried) else 1
 
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from firelock.ids import derived_id, is_id, new_id
+from firelock.ids import derived_id, is_id, new_id, new_ids
 
 
 def test_an_id_is_a_uuid_of_version_7():
@@ -129,3 +129,15 @@ def test_every_id_made_here_is_one():
 def test_anything_else_is_no_id(text):
     """Case, dashes, length and letters are those of an id, or it is none."""
     assert not is_id(text)
+
+
+def test_many_ids_at_once_ascend_and_differ() -> None:
+    """A batch of ids lies between the ids made before and after it."""
+    before = new_id()
+
+    many = new_ids(2_000)
+
+    every = [before, *many, new_id()]
+    assert every == sorted(every)
+    assert len(every) == len(set(every))
+    assert all(is_id(one) and one[14] == "7" and one[19] in "89ab" for one in many)

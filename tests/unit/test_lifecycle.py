@@ -285,11 +285,11 @@ def test_a_snooze_gives_the_attempt_back(wait):
     )  # fmt: skip
 
 
-def test_a_snooze_without_a_wait_is_enqueued():
-    """A snooze of nothing puts the job back into its queue."""
+def test_a_snooze_without_a_wait_lines_up_again():
+    """A snooze of nothing is due at once, behind those that waited meanwhile, not ahead of them."""
     transition = snoozed(claimed(), 0)
 
-    assert (State.ENQUEUED, None, True) == (transition.to, transition.due_at, transition.gives_back)
+    assert (State.SCHEDULED, transition.at, True) == (transition.to, transition.due_at, transition.gives_back)
 
 
 @pytest.mark.parametrize(("started_at", "is_silent"), [(None, True), (STARTED_AT, False)])

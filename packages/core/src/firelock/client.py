@@ -143,9 +143,10 @@ class Client:
             first.serializer, first.queue, first.priority, first.state, first.created_at, first.due_at,
             first.nominal_at, None, (), first.timeout_seconds, first.retry,
         )  # fmt: skip
-        name, new_id = first.task, self.storage.new_id
+        name, ids = first.task, self.storage.new_ids(len(positional))
         jobs = [
-            NewJob(new_id(), name, encode(args, _NO_KEYWORDS, serializer), *shared) for args in positional
+            NewJob(job_id, name, encode(args, _NO_KEYWORDS, serializer), *shared)
+            for job_id, args in zip(ids, positional, strict=True)
         ]
         return self._store_many(jobs, options.within)
 

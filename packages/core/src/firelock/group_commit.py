@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 from firelock.errors import StorageError, StorageUnavailable
 from firelock.job import NewJob
@@ -31,6 +32,8 @@ class GroupCommit:
         self._condition = threading.Condition()
         self._thread: threading.Thread | None = None
         self._is_closed = False
+        self._telling: WeakSet[asyncio.AbstractEventLoop] = WeakSet()  # loops that will tell the thread
+        self._is_ready = False  # the thread has been told
 
     async def insert(self, job: NewJob) -> None:
         """The job is stored. A cancelled await may have stored it or not; its id tells.
@@ -42,7 +45,8 @@ class GroupCommit:
 
         if self._pid != os.getpid():  # the thread of before a fork is the parent's
             self._reset()
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
         with self._condition:
             if self._is_closed:
                 message = "This Firelock is closed; make a new one."
@@ -51,8 +55,16 @@ class GroupCommit:
                 self._thread = threading.Thread(target=self._run, name="firelock-enqueue", daemon=True)
                 self._thread.start()
             self._waiting.append((job, future))
-            self._condition.notify()
+            if loop not in self._telling:  # at the end of its turn: who awaits in the same turn is in it
+                self._telling.add(loop)
+                loop.call_soon(self._tell, loop)
         await future
+
+    def _tell(self, loop: asyncio.AbstractEventLoop) -> None:
+        with self._condition:
+            self._telling.discard(loop)
+            self._is_ready = True
+            self._condition.notify()
 
     def close(self) -> None:
         """What waits is stored and the thread has ended."""
@@ -67,11 +79,16 @@ class GroupCommit:
     def _run(self) -> None:
         while True:
             with self._condition:
-                while not self._waiting:
-                    if self._is_closed:
+                while not self._is_ready:
+                    if self._is_closed and not self._waiting:
                         return
+                    if self._is_closed:
+                        break
                     self._condition.wait()
                 batch, self._waiting = self._waiting[:_LARGEST], self._waiting[_LARGEST:]
+                self._is_ready = bool(self._waiting)
+            if not batch:
+                continue
             self._answer(batch, self._store(batch))
 
     def _store(self, batch: list[tuple[NewJob, asyncio.Future[None]]]) -> list[Exception | None]:

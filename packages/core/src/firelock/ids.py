@@ -8,7 +8,7 @@ import threading
 import time
 import uuid
 
-__all__ = ["derived_id", "is_id", "new_id"]
+__all__ = ["derived_id", "is_id", "new_id", "new_ids"]
 
 _NAMESPACE = uuid.UUID("5b1f0d0e-6f3a-7c54-9d5e-f17e10c4a000")
 _HEX = frozenset("0123456789abcdef")
@@ -46,6 +46,20 @@ def new_id() -> str:
         _last = stamp
         tail = _random.getrandbits(62)
     return _FORM % (stamp >> 28, stamp >> 12 & 0xFFFF, stamp & 0xFFF, tail >> 48 | 0x8000, tail & _LOW)
+
+
+def new_ids(count: int) -> list[str]:
+    """Return so many new ids, ascending: as many calls of `new_id` for half the time."""
+    global _last  # noqa: PLW0603 - as in new_id
+    stamp = time.time_ns() * 4096 // 1_000_000
+    with _lock:
+        first = max(stamp, _last + 1)
+        _last = first + count - 1
+        tails = memoryview(_random.randbytes(8 * count)).cast("Q").tolist()
+    return [
+        _FORM % (at >> 28, at >> 12 & 0xFFFF, at & 0xFFF, tail >> 48 & 0x3FFF | 0x8000, tail & _LOW)
+        for at, tail in enumerate(tails, first)
+    ]
 
 
 def derived_id(*parts: str) -> str:

@@ -234,11 +234,11 @@ def snoozed(
 ) -> Transition:
     """The task asked to be run later: it is scheduled and the attempt is given back.
 
-    Also for no wait at all: a job that goes straight back keeps its place, ahead of all that waited meanwhile.
+    Also for no wait at all: what goes straight back keeps its place, ahead of all that waited meanwhile.
     """
     return Transition(
-        job.id, HELD, holder.session, job.fence, State.SCHEDULED, at, reason, job.attempt, job.claimed_at, started_at,
-        holder.server, gives_back=True, due_at=at + wait,
+        job.id, HELD, holder.session, job.fence, State.SCHEDULED, at, reason, job.attempt, job.claimed_at,
+        started_at, holder.server, gives_back=True, due_at=at + wait,
     )  # fmt: skip
 
 

@@ -1,13 +1,10 @@
 """The storage contract: one class.
 
 A storage keeps jobs and applies guarded changes; it decides nothing that `lifecycle` does not give as data.
-Every verb is thread-safe, takes and gives batches, and is one atomic step unless it says otherwise. The
-storage's own clock judges what is due or dead and stamps what the storage moves by itself; instants given by
-callers only stamp.
-
-A driver's exception never leaves a storage: it becomes `StorageUnavailable` (trying again may help) or
-`StorageError` (it will not). Verbs with a body here are derived from others; override one to do it faster.
-`docs/writing-a-storage.md` builds one step by step; `firelock.testing` proves it.
+Every verb is thread-safe, takes and gives batches, and is one atomic step unless it says otherwise. Its own
+clock judges what is due or dead and stamps what it moves by itself; callers' instants only stamp. A driver's
+exception never leaves it: it becomes `StorageUnavailable` (trying again may help) or `StorageError` (not).
+Verbs with a body are derived from others. See docs/writing-a-storage.md; `firelock.testing` proves all this.
 """
 
 from __future__ import annotations
@@ -90,11 +87,11 @@ class Storage(ABC):
 
     def new_ids(self, count: int) -> list[str]:
         """Return ids for jobs without parents, in ascending order."""
-        is_ours = type(self).new_id is Storage.new_id
-        return new_ids(count) if is_ours else [self.new_id() for _ in range(count)]
+        make = type(self).new_id
+        return new_ids(count) if make is Storage.new_id else [make(self) for _ in range(count)]
 
     def describe(self) -> Mapping[str, str]:
-        """Return what the server prints at its start and `doctor` shows: durability above all."""
+        """Return what a server says at its start and `doctor` shows."""
         return {"storage": self.url}
 
     def diagnose(self) -> list[Finding]:
@@ -114,10 +111,8 @@ class Storage(ABC):
         would, else the parent is marked as having children. History begins with one entry: the state the
         job got here, `created_at` and the reason. Servers that wait for work are told after the commit.
 
-        Args:
-            jobs: at most some thousands; one round trip.
-            within: a transaction of the caller's in the same database, which then commits or rolls back the
-                jobs; needs `Feature.TRANSACTIONAL_ENQUEUE`.
+        `within` is a transaction of the caller's in the same database, which then commits or rolls back the
+        jobs; it needs `Feature.TRANSACTIONAL_ENQUEUE`.
 
         Raises:
             JobNotFound: a parent is not stored; nothing was.
@@ -289,8 +284,7 @@ class Storage(ABC):
     def history(self, job_id: str) -> list[HistoryEntry]:
         """Return the job's steps, oldest first: its creation, then one for each that was not silent.
 
-        At most `lifecycle.HISTORY_LIMIT` entries; past that the middle is left out and one entry says how
-        many. Empty for an unknown job.
+        At most `lifecycle.HISTORY_LIMIT` entries, one of them for a middle left out. None for an unknown job.
         """
 
     @abstractmethod

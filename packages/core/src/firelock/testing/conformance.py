@@ -1,4 +1,4 @@
-"""What every part of the kit shares: the guard against tests that were silenced, and features that are optional."""
+"""What every part of the kit shares: the guard against silenced tests, and optional features."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Conformance:
             if len(owners) > 1 and not _is_expected_to_fail(vars(owners[0])[name]):
                 message = (
                     f"{owners[0].__name__}.{name} replaces the test of {owners[1].__name__}. "
-                    f'Add a test of your own name, or mark it @pytest.mark.xfail(reason="…") to say what is missing.'
+                    f'Add a test of another name, or say what is missing: @pytest.mark.xfail(reason="…").'
                 )
                 raise TypeError(message)
 

@@ -1,4 +1,4 @@
-"""The handles of one storage that a test holds: opened like a user's, moved through time together, closed at the end."""
+"""A test's handles of one storage: opened like a user's, moved through time together, closed at the end."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BASE = micros(datetime(2030, 1, 1, tzinfo=UTC))
 """What a storage's clock says when a test begins."""
 
 STAMP = micros(datetime(2020, 1, 1, tzinfo=UTC))
-"""What callers' clocks say: ten years behind, so that a storage that judges by a caller's instant is found out."""
+"""What callers' clocks say: ten years behind, so that a storage that judges by them is found out."""
 
 HOUR = 3_600 * SECOND
 DAY = 24 * HOUR
@@ -31,8 +31,8 @@ def opener(url: str) -> Callable[[], Storage]:
 class Handles:
     """Every handle a test opened; the first one emptied the store.
 
-    The storage's clock stands at `BASE` when the test begins and runs on by itself; `advance` moves it for all
-    handles. A test takes hours where it means "later", so a machine that is slow for a minute changes nothing.
+    The storage's clock stands at `BASE` when the test begins and runs on by itself; `advance` moves it for
+    all handles. A test takes hours where it means "later", so a slow machine changes nothing.
     """
 
     def __init__(self, open_handle: Callable[[], Storage]) -> None:

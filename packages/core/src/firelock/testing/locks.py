@@ -287,8 +287,8 @@ class _Providers:
     def _move(self, provider: LockProvider) -> None:
         if not hasattr(provider, "clock_offset"):
             message = (
-                f"{type(provider).__name__} has no clock_offset. A lock provider has one, an int of micros that "
-                f"is added to its clock, so that tests can move its time instead of sleeping."
+                f"{type(provider).__name__} has no clock_offset: micros that are added to a lock provider's "
+                f"clock, so that tests can move its time instead of sleeping."
             )
             raise TypeError(message)
         provider.clock_offset = self._offset
@@ -313,9 +313,10 @@ def _open_locks(url: str) -> LockProvider:
 
 
 class LockConformance(LockDuty):
-    """Give `lock_url`: where locks may be taken that nobody else wants. A provider without a URL gives `open_provider`.
+    """Give `lock_url`: where locks may be taken that nobody else wants.
 
-    Every handle opened has to reach the same locks, as several processes would.
+    A provider without a URL gives `open_provider` instead. Every handle opened has to reach the same locks,
+    as several processes would.
     """
 
     @pytest.fixture

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
-__all__ = ["ROUNDS", "race", "until_none_is_left"]
+__all__ = ["ROUNDS", "race", "race_two", "until_none_is_left"]
 
 ROUNDS = 12
 """How often a race of two is run: each round is another chance to interleave."""
@@ -18,6 +18,7 @@ _STEPS_LIMIT = 5_000
 _DEADLINE = 60.0  # seconds until a call that has not begun or ended counts as hanging
 
 _Answer = TypeVar("_Answer")
+_Other = TypeVar("_Other")
 
 
 def race(calls: Sequence[Callable[[], _Answer]]) -> list[_Answer]:
@@ -31,6 +32,14 @@ def race(calls: Sequence[Callable[[], _Answer]]) -> list[_Answer]:
     with _hasty_switches(), ThreadPoolExecutor(len(calls)) as threads:
         running = [threads.submit(begin, call) for call in calls]
         return [one.result(_DEADLINE) for one in running]
+
+
+def race_two(one: Callable[[], _Answer], other: Callable[[], _Other]) -> tuple[_Answer, _Other]:
+    """Return the answers of two different calls that began together."""
+    answers: list[_Answer] = []
+    others: list[_Other] = []
+    race([lambda: answers.append(one()), lambda: others.append(other())])
+    return answers[0], others[0]
 
 
 @contextmanager

@@ -20,7 +20,7 @@ __all__ = ["RetryConformance"]
 _LONGEST = timedelta(days=365)
 
 
-class _Mute(Exception):  # noqa: N818 - it says what it is
+class _Mute(Exception):
     """An error that cannot even be printed."""
 
     def __str__(self) -> str:
@@ -30,7 +30,7 @@ class _Mute(Exception):  # noqa: N818 - it says what it is
     __repr__ = __str__
 
 
-class _Rootless(BaseException):  # noqa: N818 - it says what it is
+class _Rootless(BaseException):
     """An error outside of `Exception`."""
 
 

@@ -40,7 +40,7 @@ class Running:
 class Scene:
     """One storage and those who use it.
 
-    Callers' instants come from `stamp()`: one second later with each call and years behind the storage's clock.
+    Callers' instants come from `stamp()`: one second later with each call, years behind the storage.
     """
 
     def __init__(self, handles: Handles) -> None:
@@ -112,7 +112,8 @@ class Scene:
     def begin(self, name: str = "a", timeout_seconds: float = LONG) -> Holder:
         """A session of that name has begun; return it as a holder of jobs."""
         session = NewSession(
-            f"session-{name}", f"server-{name}", f"host:{name}", "host", 7, self.stamp(), timeout_seconds, 4, "*", "1"
+            f"session-{name}", f"server-{name}", f"host:{name}", "host", 7, self.stamp(), timeout_seconds,
+            4, "*", "1",
         )  # fmt: skip
         self.storage.begin_session(session)
         return Holder(session.id, session.server)

@@ -1,4 +1,4 @@
-"""Serializers: what goes in comes back equal, of the same types, and what was not written by them is refused."""
+"""Serializers: what goes in comes back equal and of the same types; what they did not write is refused."""
 
 from __future__ import annotations
 

@@ -15,4 +15,4 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 class TestLocks(LockConformance):
-    """The keepers of locks given by `--storage`: lock providers, or storages with the locks they keep themselves."""
+    """The keepers of locks given by `--storage`: lock providers, or storages, which keep locks as well."""

@@ -1,4 +1,4 @@
-"""The storage kit without a file of one's own: `pytest --pyargs firelock.testing.test_storage --storage URL`."""
+"""The storage kit without a file: `pytest --pyargs firelock.testing.test_storage --storage URL`."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ class Ground:
         return next(self._stamps)
 
     def instant(self, hours: int) -> int:
-        """Return an instant some hours from now that no other job has, so that "longest due first" is no tie."""
+        """Return an instant some hours from now that no other job has: "longest due first" is never a tie."""
         return self.twin.half_past(hours) + (self.stamp() - STAMP) // SECOND
 
     @staticmethod
@@ -68,7 +68,8 @@ class Ground:
         parents = fields.get("parents", ())
         assert isinstance(parents, tuple)
         job = NewJob(
-            self.twin.real.new_id(parents[0].parent_id if parents else None), f"task{number % 3}", f"[{number}]",
+            self.twin.real.new_id(parents[0].parent_id if parents else None), f"task{number % 3}",
+            f"[{number}]",
             "json", QUEUES[queue % len(QUEUES)], number * 37 % 201 - 100, State.ENQUEUED, self.stamp(),
         )  # fmt: skip
         for name, value in fields.items():

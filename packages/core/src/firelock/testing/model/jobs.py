@@ -75,7 +75,8 @@ class JobRules(Ground):
         """A child begins its session."""
         number = len(self.holders)
         session = NewSession(
-            f"session-{number}", "server", f"host:{number}", "host", number, self.stamp(), (hours + 0.5) * 3_600.0
+            f"session-{number}", "server", f"host:{number}", "host", number, self.stamp(),
+            (hours + 0.5) * 3_600.0,
         )  # fmt: skip
         self.twin.ask(lambda storage: storage.begin_session(session))
         self.holders.append(Holder(session.id, session.server))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from itertools import pairwise
 
 import attrs
 from hypothesis import HealthCheck, Phase, settings
@@ -87,7 +88,7 @@ class StorageMachine(JobRules, SmallRules, RuleBasedStateMachine):
                 [self._free_entry(job_id, one) for one in real],
             )
             self.twin.ask(lambda storage, job_id=job_id: storage.errors(job_id))  # type: ignore[misc]
-            for before, after in zip(real, real[1:], strict=False):
+            for before, after in pairwise(real):
                 assert _may_follow(before.state, after.state), f"from {before.state} to {after.state}"
 
     def _free_entry(self, job_id: str, entry: HistoryEntry) -> HistoryEntry:
@@ -129,7 +130,7 @@ def _may_follow(before: State, after: State) -> bool:
 
 
 def machine_for(open_handle: Callable[[], Storage]) -> type[StorageMachine]:
-    """Return the machine that drives the storage opened by this function, which may be called again and again."""
+    """Return the machine that drives the storage which this function opens, again for each run."""
     return type("StorageMachine", (StorageMachine,), {"open_handle": staticmethod(open_handle)})
 
 

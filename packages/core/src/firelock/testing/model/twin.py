@@ -19,15 +19,16 @@ _Answer = TypeVar("_Answer")
 
 
 def told(value: object) -> object:
-    """Return a value as the other storage has to tell it: without fences, instants of the storage's clock by hour.
+    """Return a value as the other storage has to tell it: without fences, the storage's own instants by hour.
 
-    Each storage numbers its fences as it likes, as long as they grow. Instants before `BASE` are callers' stamps
-    and stay exact; later ones come from a storage's clock, or are half-hours, so that the two clocks never fall
-    on two sides of an hour.
+    Each storage numbers its fences as it likes, as long as they grow. Instants before `BASE` are callers'
+    stamps and stay exact; later ones come from a storage's clock, or are half-hours, so that the two clocks
+    never fall on two sides of an hour.
     """
-    if attrs.has(type(value)):
-        fields = [one.name for one in attrs.fields(type(value)) if one.name != "fence"]
-        return type(value).__name__, {name: told(getattr(value, name)) for name in fields}
+    kind = type(value)
+    if attrs.has(kind):
+        names = [one.name for one in attrs.fields(kind) if one.name != "fence"]
+        return kind.__name__, {name: told(getattr(value, name)) for name in names}
     match value:
         case bool() | Enum() | str():
             return value

@@ -16,7 +16,7 @@ from firelock.server.inside import InsideServer
 from firelock.settings import Settings
 from firelock.storage import Storage
 from firelock.testing.conformance import REPORTED, required_feature
-from firelock.testing.storage.base import StorageFixtures, offers_or_skips
+from firelock.testing.storage.subject import StorageFixtures, offers_or_skips
 from firelock.testing.waiting import eventually
 
 __all__ = ["PATIENCE", "QUICK", "ServerFixtures", "Stage", "pause"]

@@ -1,4 +1,4 @@
-"""Claim: one session at a time holds a job, in the order people were promised, and a dead one takes nothing."""
+"""Claim: one session at a time holds a job, in the promised order, and a dead one takes nothing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from firelock.storage import RecurringRecord
 from firelock.testing.ends import hands_back, succeeds
 from firelock.testing.handles import BASE, HOUR, SECOND, STAMP
 from firelock.testing.scene import Scene
-from firelock.testing.storage.base import StorageFixtures
+from firelock.testing.storage.subject import StorageFixtures
 
 __all__ = ["ClaimDuty"]
 
@@ -35,7 +35,8 @@ class ClaimDuty(StorageFixtures):
 
         expected = ClaimedJob(
             job_id, "reports.create", "[7]", "other", "critical", -3, 1, 0, 0, job.fence,
-            stored.created_at, stored.enqueued_at or 0, STAMP + 77, STAMP + 5, ("b", "a"), 2.5, "{}", "nightly",
+            stored.created_at, stored.enqueued_at or 0, STAMP + 77, STAMP + 5, ("b", "a"), 2.5, "{}",
+            "nightly",
         )  # fmt: skip
         assert expected == job
         assert job.fence > 0

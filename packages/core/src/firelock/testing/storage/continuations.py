@@ -12,7 +12,7 @@ from firelock.storage import Applied, JobFilter
 from firelock.testing.ends import deletes, fails, requeues, succeeds
 from firelock.testing.handles import HOUR
 from firelock.testing.scene import Running, Scene
-from firelock.testing.storage.base import StorageFixtures
+from firelock.testing.storage.subject import StorageFixtures
 
 __all__ = ["ContinuationDuty"]
 
@@ -100,7 +100,7 @@ class ContinuationDuty(StorageFixtures):
         assert claimable == [job.id for job in scene.claim(scene.begin())]
 
     def test_the_end_of_a_parent_is_told(self, scene: Scene) -> None:
-        """The end of a job with waiting children answers `releasing`, a repeat `already`; without children `applied`.
+        """The end of a job with waiting children answers `releasing`, its repeat `already`.
 
         If this fails: children wait for upkeep, or every settle pays for a look that finds nothing.
         """
@@ -215,7 +215,7 @@ class ContinuationDuty(StorageFixtures):
         assert (State.AWAITING, State.ENQUEUED) == (before, scene.state(child))
 
     def test_a_failed_parent_may_still_succeed(self, scene: Scene) -> None:
-        """A child that waits for success outlives the failure of its parent, and runs when it succeeds after all.
+        """A child that waits for success outlives its parent's failure, and runs when it succeeds after all.
 
         If this fails: the operator who mends a failure has lost everything that was to follow.
         """

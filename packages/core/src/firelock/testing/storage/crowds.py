@@ -12,9 +12,9 @@ from firelock.lifecycle import Holder
 from firelock.storage import Applied, Storage
 from firelock.testing.ends import deletes, fails, gives_up, requeues, succeeds
 from firelock.testing.handles import BASE, HOUR
-from firelock.testing.race import ROUNDS, race, until_none_is_left
+from firelock.testing.race import ROUNDS, race, race_two, until_none_is_left
 from firelock.testing.scene import Running, Scene
-from firelock.testing.storage.base import StorageFixtures
+from firelock.testing.storage.subject import StorageFixtures
 from firelock.testing.storage.recurring import definition
 
 __all__ = ["CrowdDuty"]
@@ -90,20 +90,16 @@ class CrowdDuty(StorageFixtures):
             edit = attrs.evolve(stored, arguments=f"[{hour}]")
             job = scene.new_job(recurring_id="nightly")
             moved = attrs.evolve(stored, next_at=BASE + (hour + 1) * HOUR)
-            fired, edited = race(
-                [
-                    lambda moved=moved, job=job, hour=hour: one.fire_recurring(  # type: ignore[misc]
-                        moved, BASE + hour * HOUR, [job]
-                    ),
-                    lambda edit=edit: other.put_recurring(edit, keep_progress=True),  # type: ignore[misc]
-                ]
+            fired, edited = race_two(
+                partial(one.fire_recurring, moved, BASE + hour * HOUR, [job]),
+                partial(other.put_recurring, edit, keep_progress=True),
             )
 
             assert edited is not None
             stored = scene.storage.get_recurring("nightly")
             assert stored is not None
-            assert (f"[{hour}]", BASE + (hour + bool(fired)) * HOUR) == (stored.arguments, stored.next_at)
-            assert bool(fired) == (scene.storage.get([job.id]) != [None])
+            assert (f"[{hour}]", BASE + (hour + fired) * HOUR) == (stored.arguments, stored.next_at)
+            assert fired == (scene.storage.get([job.id]) != [None])
             if not fired:
                 moved = attrs.evolve(stored, next_at=BASE + (hour + 1) * HOUR)
                 assert scene.storage.fire_recurring(moved, BASE + hour * HOUR, [])
@@ -138,12 +134,10 @@ class CrowdDuty(StorageFixtures):
 
         for _ in range(ROUNDS):
             job_id = scene.settle(fails(scene.run(holder), expires_at=BASE - HOUR))
-            (result,), pruned = race(
-                [lambda job_id=job_id: one.apply([requeues(job_id)]), lambda: [other.prune(10)]]  # type: ignore[misc,list-item]
-            )
+            (result,), pruned = race_two(partial(one.apply, [requeues(job_id)]), partial(other.prune, 10))
 
             (record,) = scene.storage.get([job_id])
-            expected = (Applied.APPLIED, [0], State.ENQUEUED) if record else (Applied.MISSING, [1], None)
+            expected = (Applied.APPLIED, 0, State.ENQUEUED) if record else (Applied.MISSING, 1, None)
             assert expected == (result, pruned, record and record.state)
             claimed = [job.id for job in scene.claim(holder)]
             assert ([job_id] if record else []) == claimed

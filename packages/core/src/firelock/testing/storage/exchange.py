@@ -8,7 +8,7 @@ from firelock.job import State
 from firelock.storage import Applied
 from firelock.testing.ends import deletes, fails, hands_back, retries, succeeds
 from firelock.testing.scene import Running, Scene
-from firelock.testing.storage.base import StorageFixtures
+from firelock.testing.storage.subject import StorageFixtures
 
 __all__ = ["ExchangeDuty"]
 

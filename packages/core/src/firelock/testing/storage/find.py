@@ -10,7 +10,7 @@ from firelock.storage import JobFilter
 from firelock.testing.ends import deletes, fails, retries, snoozes, succeeds
 from firelock.testing.handles import BASE, HOUR, SECOND, STAMP
 from firelock.testing.scene import Scene, error_info
-from firelock.testing.storage.base import StorageFixtures
+from firelock.testing.storage.subject import StorageFixtures
 
 __all__ = ["FindDuty"]
 

@@ -1,4 +1,4 @@
-"""Apply, what is refused: an old holder never wins, a repeat is told apart, and one refusal hinders nobody."""
+"""Apply, what is refused: an old holder never wins, a repeat is told apart, a refusal hinders nobody."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from firelock.storage import Applied
 from firelock.testing.ends import ENDS, deletes, fails, gives_up, hands_back, requeues, retries, succeeds
 from firelock.testing.handles import BASE, HOUR
 from firelock.testing.scene import Running, Scene
-from firelock.testing.storage.base import StorageFixtures
+from firelock.testing.storage.subject import StorageFixtures
 
 __all__ = ["GuardDuty"]
 
@@ -23,7 +23,7 @@ class GuardDuty(StorageFixtures):
 
     @pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
     def test_a_stale_fence_never_settles(self, scene: Scene, end: Callable[[Running], Transition]) -> None:
-        """The end of an earlier claim is refused and writes nothing, also when the same session holds the job anew.
+        """The end of an earlier claim is refused and writes nothing, also if the session holds the job anew.
 
         If this fails: a holder that was thought dead finishes somebody else's attempt.
         """
@@ -87,7 +87,7 @@ class GuardDuty(StorageFixtures):
     def test_a_repeat_is_already_applied(self, scene: Scene, end: Callable[[Running], Transition]) -> None:
         """A settle that is sent again after it was applied answers so and writes nothing twice.
 
-        If this fails: after a lost reply a server takes its own success for a lost job, or counts a retry twice.
+        If this fails: after a lost reply a server takes its success for a lost job, or counts a retry twice.
         """
         running = scene.run(scene.begin())
         first = scene.apply(end(running))

@@ -10,7 +10,7 @@ from firelock.job import Edge, HistoryEntry, JobRecord, State
 from firelock.testing.ends import succeeds
 from firelock.testing.handles import BASE, SECOND, STAMP
 from firelock.testing.scene import Scene
-from firelock.testing.storage.base import StorageFixtures
+from firelock.testing.storage.subject import StorageFixtures
 
 __all__ = ["InsertDuty"]
 
@@ -33,8 +33,8 @@ class InsertDuty(StorageFixtures):
 
         stored = scene.record(job.id)
         expected = JobRecord(
-            job.id, "reports.create", '{"day": "monday"}', "json", State.ENQUEUED, "critical", 7, job.created_at,
-            ("eu", "user:7"), None, STAMP + 3, "enqueued by a test", stored.enqueued_at,
+            job.id, "reports.create", '{"day": "monday"}', "json", State.ENQUEUED, "critical", 7,
+            job.created_at, ("eu", "user:7"), None, STAMP + 3, "enqueued by a test", stored.enqueued_at,
             changed_at=job.created_at, timeout_seconds=12.5, retry='{"attempts": 3}', recurring_id="nightly",
         )  # fmt: skip
         assert expected == stored
@@ -163,7 +163,7 @@ class InsertDuty(StorageFixtures):
     def test_the_order_of_a_batch_is_the_order_of_the_queue(self, scene: Scene) -> None:
         """Jobs of one batch are claimed in the order of the batch, batches in the order they came.
 
-        If this fails: jobs enqueued first run last; all jobs of a batch have one `enqueued_at`, order needs more.
+        If this fails: jobs enqueued first run last; jobs of a batch share `enqueued_at`, order needs more.
         """
         first = [scene.new_job() for _ in range(30)]
         first = [*first[1::2], *first[0::2]]  # not the order of their ids

@@ -8,7 +8,7 @@ import pytest
 
 from firelock.storage import Storage
 from firelock.testing.handles import Handles
-from firelock.testing.storage.base import StorageFixtures
+from firelock.testing.storage.subject import StorageFixtures
 
 __all__ = ["ModelDuty"]
 
@@ -19,7 +19,7 @@ class ModelDuty(StorageFixtures):
     def test_random_steps_agree_with_the_model(
         self, handles: Handles, open_handle: Callable[[], Storage]
     ) -> None:
-        """A hundred short runs, and as many of thirty steps, end as in the model, and hold what always has to hold.
+        """A hundred short runs, and as many of thirty steps, end as in the model and keep its invariants.
 
         If this fails: Hypothesis prints a run that differs; read its last step against the contract.
         """

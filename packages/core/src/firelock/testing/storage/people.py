@@ -1,4 +1,4 @@
-"""What people read: histories, errors, counts, groups, timelines, logs; exact where they are exact, bounded always."""
+"""What people read: histories, errors, counts, groups, timelines, logs; exact, and bounded."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from firelock.storage import DURATION_BUCKETS, Counts, FailureGroup, Rollup
 from firelock.testing.ends import deletes, fails, requeues, retries, succeeds
 from firelock.testing.handles import BASE, HOUR, SECOND
 from firelock.testing.scene import Running, Scene, error_info
-from firelock.testing.storage.base import StorageFixtures
+from firelock.testing.storage.subject import StorageFixtures
 
 __all__ = ["PeopleDuty"]
 
@@ -175,7 +175,7 @@ class PeopleDuty(StorageFixtures):
         assert [largest] == scene.storage.failure_groups(1)
 
     def test_rollups_add_up(self, scene: Scene) -> None:
-        """Figures of the same minute, task, queue and outcome are summed, histogram and all; others kept apart.
+        """Figures of one minute, task, queue and outcome are summed, histogram and all; others kept apart.
 
         If this fails: two servers overwrite each other's figures.
         """

@@ -1,4 +1,4 @@
-"""Promote: a job runs when its instant has come by the storage's clock, once, and nobody sleeps through it."""
+"""Promote: a job runs once its instant has come by the storage's clock, and nobody sleeps through it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from firelock.storage import Promotion, RecurringRecord
 from firelock.testing.ends import deletes, requeues, retries, snoozes
 from firelock.testing.handles import BASE, HOUR, SECOND
 from firelock.testing.scene import Running, Scene
-from firelock.testing.storage.base import StorageFixtures
+from firelock.testing.storage.subject import StorageFixtures
 
 __all__ = ["PromoteDuty"]
 

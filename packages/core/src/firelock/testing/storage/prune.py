@@ -1,4 +1,4 @@
-"""Prune: what has had its time is gone without a trace, nothing else is, and nobody is left waiting for it."""
+"""Prune: what has had its time is gone without a trace, nothing else is, and nobody waits for it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from firelock.storage import DURATION_BUCKETS, JobFilter, Rollup
 from firelock.testing.ends import deletes, fails, requeues, succeeds
 from firelock.testing.handles import BASE, DAY, HOUR, SECOND
 from firelock.testing.scene import Scene
-from firelock.testing.storage.base import StorageFixtures
+from firelock.testing.storage.subject import StorageFixtures
 
 __all__ = ["PruneDuty"]
 

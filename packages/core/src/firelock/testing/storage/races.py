@@ -5,17 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from functools import partial
 
-import attrs
-
 from firelock.job import ClaimedJob, Edge, State
 from firelock.lifecycle import Holder
-from firelock.storage import Applied, Claim, Renewal, Storage
-from firelock.testing.ends import deletes, fails, gives_up, requeues, retries, succeeds
-from firelock.testing.handles import BASE, HOUR
-from firelock.testing.race import ROUNDS, race, until_none_is_left
+from firelock.storage import Applied, Renewal, Storage
+from firelock.testing.ends import deletes, retries, succeeds
+from firelock.testing.race import ROUNDS, race, race_two, until_none_is_left
 from firelock.testing.scene import Running, Scene
-from firelock.testing.storage.base import StorageFixtures
-from firelock.testing.storage.recurring import definition
+from firelock.testing.storage.subject import StorageFixtures
 
 __all__ = ["RaceDuty"]
 
@@ -82,13 +78,13 @@ class RaceDuty(StorageFixtures):
         """
         one, other, holder = scene.handles.open(), scene.handles.open(), scene.begin()
 
-        for second_end in [retries, succeeds] * (ROUNDS // 2):
+        for is_repeat in [True, False] * (ROUNDS // 2):
             running = scene.run(holder)
-            first, second = retries(running), second_end(running)
+            first, second = retries(running), retries(running) if is_repeat else succeeds(running)
             results = race([partial(one.apply, [first]), partial(other.apply, [second])])
 
             answers = sorted(result for (result,) in results)
-            other_answer = Applied.ALREADY if second_end is retries else Applied.REFUSED
+            other_answer = Applied.ALREADY if is_repeat else Applied.REFUSED
             assert sorted([Applied.APPLIED, other_answer]) == answers
             record = scene.record(running.id)
             assert (2, record.state is State.ENQUEUED) == (
@@ -106,11 +102,9 @@ class RaceDuty(StorageFixtures):
 
         for number in range(ROUNDS):
             running = scene.run(scene.begin(str(number)))
-            (result,), taken = race(
-                [
-                    partial(one.apply, [succeeds(running)]),
-                    partial(other.end_session, running.holder.session, None, reason="killed"),
-                ]
+            (result,), taken = race_two(
+                partial(one.apply, [succeeds(running)]),
+                partial(other.end_session, running.holder.session, None, reason="killed"),
             )
 
             expected = (
@@ -153,14 +147,11 @@ class RaceDuty(StorageFixtures):
 
         for _ in range(ROUNDS):
             job_id = scene.add()
-            claim, _ = race(
-                [
-                    partial(one.claim, ["default"], 1, holder.session, scene.stamp()),
-                    lambda job_id=job_id: other.apply([deletes(job_id)]),  # type: ignore[misc]
-                ]
+            claim, _ = race_two(
+                partial(one.claim, ["default"], 1, holder.session, scene.stamp()),
+                partial(other.apply, [deletes(job_id)]),
             )
 
-            assert isinstance(claim, Claim)
             record = scene.record(job_id)
             assert (State.DELETED, bool(claim.jobs)) == (record.state, record.is_stopping)
             assert [] == scene.claim(holder)
@@ -175,15 +166,11 @@ class RaceDuty(StorageFixtures):
         for number in range(ROUNDS):
             ids = scene.add_many(5)
             holder = scene.begin(str(number))
-            claim, taken = race(
-                [
-                    partial(one.claim, ["default"], 5, holder.session, scene.stamp()),
-                    partial(other.end_session, holder.session, None, reason="killed"),
-                ]
+            claim, taken = race_two(
+                partial(one.claim, ["default"], 5, holder.session, scene.stamp()),
+                partial(other.end_session, holder.session, None, reason="killed"),
             )
 
-            assert isinstance(claim, Claim)
-            assert not isinstance(taken, Claim)
             assert sorted(job.id for job in claim.jobs) == sorted(taken.crashed)
             assert claim.is_session_lost == (not claim.jobs)
             assert [State.ENQUEUED] * 5 == [scene.state(job_id) for job_id in ids]
@@ -200,15 +187,8 @@ class RaceDuty(StorageFixtures):
             holder = scene.begin(str(number), 3_600.0)
             running = scene.run(holder)
             scene.advance(7_200)
-            race(
-                [partial(handle.orphans, 10) for handle in handles[:2]]
-                + [
-                    lambda handle=handle, holder=holder: [  # type: ignore[misc]
-                        handle.end_session(holder.session, None, reason="killed")
-                    ]
-                    for handle in handles[2:]
-                ]
-            )
+            ends = [partial(one.end_session, holder.session, None, reason="killed") for one in handles[:2]]
+            race_two(partial(race, ends), partial(race, [partial(one.orphans, 10) for one in handles[2:]]))
 
             record = scene.record(running.id)
             assert (State.ENQUEUED, 1, 0) == (record.state, record.crashes, record.attempt)
@@ -226,12 +206,11 @@ class RaceDuty(StorageFixtures):
             holder = scene.begin(str(number), 3_600.0)
             running = scene.run(holder)
             scene.advance(7_200)
-            renewed, taken = race(
-                [partial(one.renew, [Renewal(holder.session)]), lambda: other.orphans(10)]  # type: ignore[list-item]
+            (is_alive,), taken = race_two(
+                partial(one.renew, [Renewal(holder.session)]), partial(other.orphans, 10)
             )
 
-            (is_alive,) = renewed
-            jobs = [job_id for orphan in taken for job_id in getattr(orphan, "crashed", [])]
+            jobs = [job_id for orphan in taken for job_id in orphan.crashed]
             expected = ([], State.PROCESSING) if is_alive else ([running.id], State.ENQUEUED)
             assert expected == (jobs, scene.state(running.id))
             scene.storage.end_session(holder.session, None, reason="over")
@@ -251,7 +230,7 @@ class RaceDuty(StorageFixtures):
             def end(running: Running) -> object:
                 return one.apply([succeeds(running)]), one.release(10)
 
-            race([partial(other.insert, [child]), partial(end, running)])
+            race_two(partial(other.insert, [child]), partial(end, running))
             scene.storage.release(10)
 
             assert State.ENQUEUED == scene.state(child.id)

@@ -1,4 +1,4 @@
-"""Reconcile: a child and the storage find out where they differ about what the child holds, and nothing is moved."""
+"""Reconcile: a child and the storage find where they differ about what it holds; nothing is moved."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from firelock.job import State
 from firelock.storage import Applied, Held
 from firelock.testing.ends import deletes, hands_back, succeeds
 from firelock.testing.scene import Running, Scene
-from firelock.testing.storage.base import StorageFixtures
+from firelock.testing.storage.subject import StorageFixtures
 
 __all__ = ["ReconcileDuty"]
 
@@ -60,7 +60,7 @@ class ReconcileDuty(StorageFixtures):
         assert (State.ENQUEUED, 0) == (scene.state(job.id), scene.record(job.id).attempt)
 
     def test_what_is_no_longer_held_is_lost(self, scene: Scene) -> None:
-        """Held jobs that ended, were deleted, are held by others or do not exist are lost, in the order given.
+        """Jobs that ended, were deleted, are held by others or do not exist are lost, in the order given.
 
         If this fails: a child goes on running what somebody else runs, or what an operator deleted.
         """

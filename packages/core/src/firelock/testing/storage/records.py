@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from firelock.storage import Record
 from firelock.testing.scene import Scene
-from firelock.testing.storage.base import StorageFixtures
+from firelock.testing.storage.subject import StorageFixtures
 
 __all__ = ["RecordDuty"]
 

@@ -1,4 +1,4 @@
-"""Recurring: one instant makes its jobs once, however many servers look, and an edit never loses the progress."""
+"""Recurring: one instant makes its jobs once, whoever looks, and an edit never loses the progress."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from firelock.job import State
 from firelock.storage import RecurringRecord
 from firelock.testing.handles import BASE, HOUR, STAMP
 from firelock.testing.scene import Scene
-from firelock.testing.storage.base import StorageFixtures
+from firelock.testing.storage.subject import StorageFixtures
 
 __all__ = ["RecurringDuty", "definition"]
 
@@ -49,9 +49,9 @@ class RecurringDuty(StorageFixtures):
         If this fails: a recurring job runs with other options than those it was given.
         """
         wanted = RecurringRecord(
-            "nightly", "reports.create", '["sales"]', "json", '{"every": 300}', "critical", -7, ("eu", "b"), 12.5,
-            '{"attempts": 3}', True, "code", "digest", True, STAMP, STAMP + 1, 0, BASE + 5, BASE - 5, "job-1", 4,
-            "ScheduleError: no such zone",
+            "nightly", "reports.create", '["sales"]', "json", '{"every": 300}', "critical", -7, ("eu", "b"),
+            12.5, '{"attempts": 3}', True, "code", "digest", True, STAMP, STAMP + 1, 0,
+            BASE + 5, BASE - 5, "job-1", 4, "ScheduleError: no such zone",
         )  # fmt: skip
 
         stored = scene.storage.put_recurring(wanted, keep_progress=False)
@@ -142,7 +142,7 @@ class RecurringDuty(StorageFixtures):
         assert 1 == _stored(scene).version
 
     def test_due_definitions_come_longest_due_first(self, scene: Scene) -> None:
-        """Due are those whose instant has come by the storage's clock, the longest due first, within the limit.
+        """Due is what has come by the storage's clock, the longest due first, within the limit.
 
         If this fails: definitions run early, or a late one waits behind fresh ones.
         """

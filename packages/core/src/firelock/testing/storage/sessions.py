@@ -11,7 +11,7 @@ from firelock.storage import NewSession, Renewal
 from firelock.testing.ends import crashes, retries, succeeds
 from firelock.testing.handles import BASE, DAY, SECOND, STAMP
 from firelock.testing.scene import Scene
-from firelock.testing.storage.base import StorageFixtures
+from firelock.testing.storage.subject import StorageFixtures
 
 __all__ = ["SessionDuty"]
 
@@ -97,7 +97,7 @@ class SessionDuty(StorageFixtures):
         assert [] == scene.storage.renew([])
 
     def test_an_expired_session_that_nobody_ended_lives_on(self, scene: Scene) -> None:
-        """A session is dead when it is marked, not when its time is over: a late renewal saves it, and it may claim.
+        """A session is dead when it is marked, not when its time is over: it may claim, and be renewed.
 
         If this fails: a server that paused for a moment loses jobs nobody else was given.
         """
@@ -177,7 +177,7 @@ class SessionDuty(StorageFixtures):
     def test_the_jobs_of_an_orphan_get_a_crash(self, scene: Scene) -> None:
         """Nothing is known of a lost session: each of its jobs gets a crash and goes back to its old place.
 
-        If this fails: a job that kills its host is never found, or victims lose their place, attempts or retries.
+        If this fails: a job that kills its host is never found, or victims lose place, attempts or retries.
         """
         holder = scene.begin("a", HOURS)
         job_id = scene.settle(retries(scene.run(holder)))
@@ -256,7 +256,7 @@ class SessionDuty(StorageFixtures):
         assert scene.apply(succeeds(kept)).is_applied
 
     def test_what_was_taken_is_claimed_anew(self, scene: Scene) -> None:
-        """Jobs taken back run again under a new fence, in their old order; the dead holder's ends are refused.
+        """Jobs taken back run again in their old order, each under a new fence.
 
         If this fails: jobs of a dead server are lost, or it finishes what somebody else runs.
         """
@@ -273,7 +273,7 @@ class SessionDuty(StorageFixtures):
         assert all(after.fence > before.fence for before, after in zip(old, new, strict=True))
 
     def test_many_crashes_only_count(self, scene: Scene) -> None:
-        """A session's end never fails a job, whatever its crashes: only one that ran alone is failed, by its server.
+        """A session's end never fails a job, whatever its crashes: only one that ran alone is failed.
 
         If this fails: three partitions of a network fail every job that ran then.
         """

@@ -1,4 +1,4 @@
-"""Apply, what is written: each end of an attempt leaves exactly the job and the history that people were promised."""
+"""Apply, what is written: each end of an attempt leaves the job and the history that were promised."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from firelock.testing.ends import (
 )
 from firelock.testing.handles import BASE, HOUR, SECOND
 from firelock.testing.scene import Scene, error_info
-from firelock.testing.storage.base import StorageFixtures
+from firelock.testing.storage.subject import StorageFixtures
 
 __all__ = ["SettleDuty"]
 
@@ -59,7 +59,8 @@ class SettleDuty(StorageFixtures):
         scene.settle(end)
 
         assert HistoryEntry(
-            State.FAILED, end.at, "no retries left", 1, running.job.claimed_at, end.started_at, running.holder.server
+            State.FAILED, end.at, "no retries left", 1, running.job.claimed_at, end.started_at,
+            running.holder.server,
         ) == scene.last_entry(running.id)  # fmt: skip
         assert 2 == len(scene.storage.history(running.id))
 
@@ -103,7 +104,8 @@ class SettleDuty(StorageFixtures):
 
         record = scene.record(running.id)
         assert (State.SCHEDULED, BASE + HOUR, 1, 1, "default", None, None) == (
-            record.state, record.due_at, record.retries, record.attempt, record.queue, record.ended_at, record.session,
+            record.state, record.due_at, record.retries, record.attempt, record.queue, record.ended_at,
+            record.session,
         )  # fmt: skip
         assert record.is_retrying
         assert [1] == [attempt.attempt for attempt in scene.storage.errors(running.id)]
@@ -127,7 +129,7 @@ class SettleDuty(StorageFixtures):
         assert [other, running.id] == [job.id for job in scene.claim(holder)]
 
     def test_a_new_attempt_starts_afresh(self, scene: Scene) -> None:
-        """The next claim of a retried job has attempt 2, retries 1 and no start; the last error stays visible.
+        """The next claim of a retried job has attempt 2, retries 1 and no start; the last error stays.
 
         If this fails: a retry shows the start of the attempt before, or begins its counts again.
         """
@@ -162,7 +164,7 @@ class SettleDuty(StorageFixtures):
 
     @pytest.mark.parametrize("has_started", [False, True])
     def test_a_job_handed_back_keeps_its_place(self, scene: Scene, has_started: bool) -> None:
-        """A job handed back stands where it stood, attempt given back; a trace is left only if it had started.
+        """A job handed back stands where it stood, attempt given back, without a trace unless it had started.
 
         If this fails: a restart of a server sends its jobs to the end of the queue, or fills histories.
         """
@@ -274,7 +276,8 @@ class SettleDuty(StorageFixtures):
 
         record = scene.record(job_id)
         assert (Applied.APPLIED, State.DELETED, at, at, BASE + HOUR, "deleted by ada", None) == (
-            result, record.state, record.ended_at, record.changed_at, record.expires_at, record.reason, record.session,
+            result, record.state, record.ended_at, record.changed_at, record.expires_at, record.reason,
+            record.session,
         )  # fmt: skip
         assert HistoryEntry(State.DELETED, at, "deleted by ada") == scene.last_entry(job_id)
         assert [] == scene.claim(scene.begin())
@@ -282,7 +285,7 @@ class SettleDuty(StorageFixtures):
     def test_a_requeue_gives_everything_back(self, scene: Scene) -> None:
         """A requeued job has no retries, crashes, end, expiry or result; attempts and history go on.
 
-        If this fails: a requeued job fails at once since its retries are used up, or is pruned while it waits.
+        If this fails: a requeued job fails at once, its retries being used up, or is pruned while it waits.
         """
         holder = scene.begin()
         job_id = scene.settle(retries(scene.run(holder)))

@@ -11,7 +11,7 @@ from firelock.lifecycle import Transition
 from firelock.storage import Applied, Held
 from firelock.testing.ends import ENDS, deletes, hands_back, requeues, succeeds
 from firelock.testing.scene import Running, Scene
-from firelock.testing.storage.base import StorageFixtures
+from firelock.testing.storage.subject import StorageFixtures
 
 __all__ = ["TailDuty"]
 
@@ -112,10 +112,10 @@ class TailDuty(StorageFixtures):
     def test_a_requeue_is_claimable_when_the_holder_lets_go(
         self, scene: Scene, end: Callable[[Running], Transition]
     ) -> None:
-        """Whatever end the holder reports is refused; from then on the requeued job is claimable, with a new fence.
+        """The holder's end, whatever it is, is refused; from then on the job is claimable, with a new fence.
 
-        If this fails: a hand-back, whose target is `enqueued` as well, is taken for a repeat and the job waits for
-        ever; or the old end is written to the new life of the job.
+        If this fails: a hand-back, whose target is `enqueued` as well, is taken for a repeat and the job
+        waits for ever; or the old end is written to the new life of the job.
         """
         running = _deleted_while_running(scene)
         scene.settle(requeues(running.id))

@@ -10,14 +10,14 @@ from firelock.storage import JobFilter, RecurringRecord
 from firelock.testing.ends import fails, succeeds
 from firelock.testing.handles import BASE, STAMP
 from firelock.testing.scene import Scene
-from firelock.testing.storage.base import StorageFixtures
+from firelock.testing.storage.subject import StorageFixtures
 
 __all__ = ["ODD_TEXTS", "TextDuty"]
 
 ODD_TEXTS = {
     "percent": "100% %s %(x)s {x} $1 :name ?",
     "underscore": "a_b\\_c\\",
-    "quotes": "'\"`´; drop table jobs; --",
+    "quotes": "'\"`; drop table jobs; --",
     "unicode": "İstanbul ñ 東京 \U0001f525 é",
     "white": " lead\ttab\r\nline trail ",
     "case": "Case cASE",

@@ -24,7 +24,7 @@ def offers_or_skips(storage: Storage, feature: Feature) -> None:
 
 
 class StorageFixtures(Conformance):
-    """Give `storage_url`: an EMPTY store that the kit may wipe. A storage without a URL gives `open_handle`."""
+    """Give `storage_url`, an EMPTY store that the kit may wipe; or `open_handle`, where there is no URL."""
 
     patience: ClassVar[float] = 30.0
     """Seconds after which a thread that should have ended counts as hanging."""
@@ -32,7 +32,7 @@ class StorageFixtures(Conformance):
     @pytest.fixture
     def storage_url(self) -> str:
         """Return the URL of an empty store; every test may get the same one."""
-        message = f"{type(self).__name__} has to define the fixture storage_url: an EMPTY store that the kit may wipe."
+        message = f"{type(self).__name__} has to define storage_url: an EMPTY store that the kit may wipe."
         raise NotImplementedError(message)
 
     @pytest.fixture
