@@ -221,10 +221,16 @@ def test_a_folder_open_to_others_is_not_used(scene, holder, path):
     assert [] == sockets(path)
 
 
-def test_a_path_that_is_too_long_moves_to_the_temporary_folder(tmp_path, monkeypatch):
+@pytest.fixture
+def short_folder(monkeypatch):
+    """A temporary folder of this test's own, with a path as short as they come."""
+    with tempfile.TemporaryDirectory(prefix="t") as folder:
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        yield folder
+
+
+def test_a_path_that_is_too_long_moves_to_the_temporary_folder(tmp_path, short_folder):
     """The address of a socket is short; two processes find the same folder all the same."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "t"))
-    (tmp_path / "t").mkdir()
     database = tmp_path / ("long" * 30) / "jobs.db"
     receiver, sender = Mailbox(database), Mailbox(database)
     receiver.open()
@@ -232,7 +238,7 @@ def test_a_path_that_is_too_long_moves_to_the_temporary_folder(tmp_path, monkeyp
     sender.send(b"default")
 
     assert [b"default"] == receiver.take()
-    assert str(tmp_path / "t") in receiver.describe()
+    assert short_folder in receiver.describe()
     for mailbox in (receiver, sender):
         mailbox.close()
 

@@ -10,7 +10,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from firelock import ConfigurationError
-from firelock.storage import Edge, JobNotFound, State
+from firelock.storage import Edge, JobNotFound, NewJob, State, StorageUnavailable
 from firelock.testing import Handles, Scene
 from firelock_sql.sqlite.opening import open_sqlite
 
@@ -165,6 +165,25 @@ def test_a_connection_without_a_transaction_is_refused(scene, path):
         connection.execute("commit")
 
     assert 1 == stored(scene)
+
+
+def test_tables_are_not_made_under_a_transaction_that_writes(tmp_path):
+    """Neither would ever end: the caller is told at once what to do before, and can."""
+    path = tmp_path / "new.db"
+    storage = open_sqlite(f"sqlite:///{path}")
+    jobs = [NewJob(storage.new_id(), "tasks.run", "[]", "json", "default", 0, State.ENQUEUED, 1)]
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("create table orders (id integer primary key)")
+        connection.execute("insert into orders values (1)")
+        with pytest.raises(StorageUnavailable, match="firelock migrate"):
+            storage.insert(jobs, within=connection)
+        connection.commit()
+        storage.migrate()
+        storage.insert(jobs, within=connection)
+        connection.commit()
+
+    assert {State.ENQUEUED: 1} == storage.counts().by_state
+    storage.close()
 
 
 def test_a_stranger_is_refused(scene):

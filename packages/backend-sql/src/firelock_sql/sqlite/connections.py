@@ -21,13 +21,13 @@ from firelock.storage import StorageError, StorageUnavailable
 from firelock_sql.sqlite.failures import is_busy, is_worn, translated
 from firelock_sql.url import SqliteUrl
 
-__all__ = ["Connections"]
+__all__ = ["Connections", "no_work"]
 
 _T = TypeVar("_T")
 _READERS = 4
 _CACHE_KIB = 8_192
 _STATEMENTS = 256
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.02  # seconds between two tries for the writer's place
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.005  # seconds between two tries for the writer's place
 
 _LONGEST_WAIT = 10.0  # seconds that a fork waits for what is under way
 
@@ -114,9 +114,11 @@ class Connections:
 
     # ---- writing -----------------------------------------------------------------------------------------
 
-    def write(self, work: Callable[[sqlite3.Cursor], _T]) -> _T:
+    def write(self, work: Callable[[sqlite3.Cursor], _T], patience_seconds: float | None = None) -> _T:
         """The work is committed, tried again as a whole while another process writes."""
-        deadline = time.monotonic() + self._url.busy_timeout_seconds
+        if patience_seconds is None:
+            patience_seconds = self._url.busy_timeout_seconds
+        deadline = time.monotonic() + patience_seconds
         pause = _FIRST_PAUSE
         while True:
             try:
@@ -207,7 +209,7 @@ class Connections:
 
     def _open_reader(self) -> sqlite3.Connection:
         if not self._url.path.exists():
-            self.write(_nothing)  # makes the file, in write-ahead mode, before anybody reads it
+            self.write(no_work)  # makes the file, in write-ahead mode, before anybody reads it
         connection = self._connect(self._url.busy_timeout_seconds)
         connection.execute("PRAGMA query_only = ON")
         return connection
@@ -251,5 +253,5 @@ class Connections:
                 connection.close()
 
 
-def _nothing(_cursor: sqlite3.Cursor) -> None:
-    """The work of a transaction that only opens the file."""
+def no_work(_cursor: sqlite3.Cursor) -> None:
+    """Nothing: the work of a transaction that only opens the file, or only asks whether it may begin."""

@@ -13,11 +13,11 @@ from sqlalchemy.dialects.sqlite.base import SQLiteCompiler
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from typing_extensions import override
 
-from firelock.storage import Finding
+from firelock.storage import Finding, StorageUnavailable
 from firelock_sql import schema
 from firelock_sql.database import Database, Transaction
 from firelock_sql.sqlite import health
-from firelock_sql.sqlite.connections import Connections
+from firelock_sql.sqlite.connections import Connections, no_work
 from firelock_sql.sqlite.joining import joined
 from firelock_sql.sqlite.wake import Wake
 from firelock_sql.url import SqliteUrl
@@ -25,6 +25,7 @@ from firelock_sql.url import SqliteUrl
 __all__ = ["SqliteDatabase"]
 
 _T = TypeVar("_T")
+_MOMENT_SECONDS = 0.2
 _COUNT = (
     "INSERT INTO firelock_counts (state, queue, jobs) VALUES (?, ?, ?)"
     " ON CONFLICT (state, queue) DO UPDATE SET jobs = jobs + excluded.jobs"
@@ -98,8 +99,21 @@ class SqliteDatabase(Database):
     @override
     def join(self, within: object, work: Callable[[Transaction], _T]) -> _T:
         callers = joined(within, self.url.path)
+        if not self._is_checked and schema.state(self).found == 0:
+            self._check_lock()
         self.ensure_schema()
         return callers.run(self, work)
+
+    def _check_lock(self) -> None:
+        """Tables can be made: the caller's transaction, which would wait for us, holds no lock yet."""
+        try:
+            self._connections.write(no_work, _MOMENT_SECONDS)
+        except StorageUnavailable as error:
+            message = (
+                f"{self.name} has no tables yet, and while a transaction writes to it none can be made. "
+                "Run firelock migrate, or call storage.migrate(), before jobs are enqueued within one."
+            )
+            raise StorageUnavailable(message) from error
 
     def ensure_schema(self) -> None:
         """The schema is the one this code needs; made where there is none."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 from firelock.storage import Feature
 from firelock_sql.sqlite.database import SqliteDatabase
 from firelock_sql.sqlite.hot import SqliteHot
@@ -16,6 +18,6 @@ def open_sqlite(url: str) -> SqlStorage:
     parsed = parse_sqlite_url(url)
     database = SqliteDatabase(parsed)
     features = {Feature.SHARED, Feature.DURABLE, Feature.TRANSACTIONAL_ENQUEUE}
-    if parsed.is_waking:
+    if parsed.is_waking and hasattr(socket, "AF_UNIX"):
         features.add(Feature.NOTIFY)
     return SqlStorage(database, SqliteHot(database), frozenset(features))
