@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 FLUSH_SIZE = 100  # ends that are worth a round trip of their own
 SUSPECT_CRASHES = 2  # from so many crashes on a job runs alone
 _RIGHT_POLL = 0.05
+_LAST_STEPS = 0.2  # seconds for coroutines to end that are cancelled when their loop stops
 _BLOCKED = 0.7  # seconds without an answer from the event loop that are worth a warning
 
 
@@ -163,10 +164,11 @@ class ThreadWorkers:
             if (is_suspect or run.info.executor is Executor.PROCESS) and desk.app_spec is not None:
                 return self._run_apart(run, desk.app_spec, process, is_suspect=is_suspect)
             desk.board.start(worker, ticket.job.id)
-            ended = desk.runner.run(run)
-            desk.board.end(worker)
-            return ended
+            return desk.runner.run(run)
+        except Exception as error:  # noqa: BLE001 - no process could be started, say: the thread goes on
+            return desk.runner.interrupted(run, error)
         finally:
+            desk.board.end(worker)
             del self.running[worker]
 
     def _run_apart(
@@ -196,13 +198,40 @@ class AsyncWorkers:
         self._free = list(range(first_worker + limit - 1, first_worker - 1, -1))  # places on the board
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
+        self._todo: deque[tuple[float, Ticket]] = (
+            deque()
+        )  # since when it waits for a place or the right to run
+        self._is_polling = False
         self._answered_at = 0.0
         self._is_warned = False
 
     def put(self, tickets: Sequence[Ticket]) -> None:
-        """The jobs start now; never more than `limit` are here at once."""
+        """The jobs start now; those above the limit as soon as others have ended, in this order."""
         loop = self._loop or self._open()
-        loop.call_soon_threadsafe(self._start, list(tickets))
+        now = time.monotonic()
+        self._todo.extend((now, ticket) for ticket in tickets)
+        loop.call_soon_threadsafe(self._start_all)
+
+    @property
+    def waiting(self) -> int:
+        """How many jobs wait here for a place."""
+        return len(self._todo)
+
+    def oldest_wait(self) -> float:
+        """Return how long the first of the waiting jobs has waited, in seconds."""
+        try:
+            return time.monotonic() - self._todo[0][0]
+        except IndexError:
+            return 0.0
+
+    def take_back(self) -> list[Ticket]:
+        """Return the jobs that have not started; they will not."""
+        tickets: list[Ticket] = []
+        while True:
+            try:
+                tickets.append(self._todo.popleft()[1])
+            except IndexError:
+                return tickets
 
     def _open(self) -> asyncio.AbstractEventLoop:
         import asyncio  # noqa: PLC0415 - loaded when first used
@@ -213,31 +242,46 @@ class AsyncWorkers:
         return loop
 
     def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
+        import asyncio  # noqa: PLC0415 - loaded by now
+
         loop.run_forever()
+        if pending := asyncio.all_tasks(loop):  # handed back while they ran: cancelled once more, then left
+            for task in pending:
+                task.cancel()
+            loop.run_until_complete(asyncio.wait(pending, timeout=_LAST_STEPS))
         loop.run_until_complete(loop.shutdown_asyncgens())
         loop.close()
 
     def close(self, timeout: float) -> None:
         """The loop has stopped, unless a job blocks it."""
-        if self._loop is None or self._thread is None:
+        if self._loop is None or self._thread is None or self._loop.is_closed():
             return
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(timeout)
 
     # ---- on the loop -------------------------------------------------------------------------------------
 
-    def _start(self, tickets: list[Ticket]) -> None:
+    def _start_all(self) -> None:
+        """What waits has started, as far as there are places and the right to run."""
         loop = self._loop
         if loop is None:  # set before the first call comes here
             raise AssertionError(self)
         if not self._desk.board.may_start():
-            alive = [ticket for ticket in tickets if not ticket.is_dropped]
-            if alive:
-                loop.call_later(_RIGHT_POLL, self._start, alive)
+            if not self._is_polling:
+                self._is_polling = True
+                loop.call_later(_RIGHT_POLL, self._poll)
             return
-        for ticket in tickets:
+        while self._free:
+            try:
+                _, ticket = self._todo.popleft()
+            except IndexError:
+                return
             if not ticket.is_dropped:
                 self._start_one(loop, ticket)
+
+    def _poll(self) -> None:
+        self._is_polling = False
+        self._start_all()
 
     def _start_one(self, loop: asyncio.AbstractEventLoop, ticket: Ticket) -> None:
         run = self._desk.runner.prepare(ticket.job, ticket.holder)
@@ -250,19 +294,20 @@ class AsyncWorkers:
         task = loop.create_task(self._run(run, place), name=f"job {ticket.job.id} {ticket.job.task}")
         run.stop = lambda: loop.call_soon_threadsafe(task.cancel)
         if run.cancelled is not None:
-            task.cancel()
+            loop.call_soon(task.cancel)  # after its first step: a task cancelled before it never runs its end
 
     async def _run(self, run: Run, place: int) -> None:
         try:
             ended = await self._desk.runner.arun(run)
-        except BaseException as error:  # noqa: BLE001 - cancelled before its first step
-            self._desk.runner.start(run)
-            ended = self._desk.runner.raised(run, error)
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the place is free again
+            ended = self._desk.runner.interrupted(run, error)
         run.stop = None
         self._desk.board.end(place)
         del self.running[place]
         self._free.append(place)
         self._desk.finish(ended, is_dry=not self.running)
+        if self._todo:
+            self._start_all()
 
     # ---- watching ----------------------------------------------------------------------------------------
 

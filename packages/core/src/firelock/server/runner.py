@@ -19,7 +19,7 @@ from firelock.failure import describe_failure
 from firelock.job import ClaimedJob, State
 from firelock.lifecycle import Holder, Transition
 from firelock.outcome import JobCancelled, Snooze
-from firelock.retry import DecisionKind, Retry, RetryDecision, retry_reason
+from firelock.retry import DecisionKind, Retry, RetryDecision, describe_error, retry_reason
 
 if TYPE_CHECKING:
     from firelock.app import Firelock
@@ -217,6 +217,30 @@ class Runner:
                 error = _timeout_error(run, error)
         decision = self._decide(run, error)
         return self._ended(run, self._transition_of(run, error, decision, at), at)
+
+    def interrupted(self, run: Run, error: BaseException) -> Ended:
+        """Return the end of a run that met an error outside of its task: no process for it, say.
+
+        What becomes of the job is the policy's, as for any failure; a decision that makes no end fails it.
+        """
+        if not run.started:
+            self.start(run)
+        if isinstance(error, Exception):
+            log.error("Job %s could not be run here.", run.job.id, exc_info=error)
+        try:
+            return self.raised(run, error)
+        except Exception as broken:
+            log.exception("What is decided about job %s makes no end; it is failed.", run.job.id)
+            return self._failed(run, broken)
+
+    def _failed(self, run: Run, error: Exception) -> Ended:
+        at = self._clock.now()
+        transition = lifecycle.failed(
+            run.job, run.holder, at=at, started_at=run.started_at, error=describe_failure(error),
+            reason=f"no end could be made of it: {describe_error(error)}",
+            expires_at=self._retention.until(State.FAILED, at),
+        )  # fmt: skip
+        return Ended(run.job, transition, max(0, at - run.started_at))
 
     def hand_back(self, run: Run, reason: str) -> Ended:
         """Return the end of a run that is given back: for one that cannot be waited for any longer."""
