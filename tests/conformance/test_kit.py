@@ -1,0 +1,190 @@
+"""The kit's own manners: nothing is silenced without a word, and what is not offered is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from firelock.memory import MemoryStorage
+from firelock.storage import Feature, Storage
+from firelock.testing import Handles, StorageConformance, requires
+from firelock.testing.conformance import Conformance, required_feature
+from firelock.testing.race import race, race_two, until_none_is_left
+
+pytest_plugins = ["pytester"]
+
+_SUITE = """
+from __future__ import annotations
+
+import pytest
+
+from firelock.testing import StorageConformance
+
+
+class TestMine(StorageConformance):
+    @pytest.fixture
+    def storage_url(self):
+        return "memory://mine"
+
+    @pytest.mark.xfail(reason="a known gap")
+    def test_migrating_twice_changes_nothing(self, storage):
+        raise AssertionError
+"""
+
+
+class _Part(Conformance):
+    def test_a_rule(self) -> None:
+        """A rule."""
+
+
+@pytest.mark.parametrize("replacement", [lambda _: None, None], ids=["another test", "nothing"])
+def test_a_test_is_not_silenced(replacement: Callable[[object], None] | None) -> None:
+    """A test that is overridden, or set to None, is refused when the class is made."""
+    with pytest.raises(TypeError, match="replaces the test of _Part"):
+        type("TestMine", (_Part,), {"test_a_rule": replacement})
+
+
+def test_a_known_gap_is_said() -> None:
+    """A test may be overridden under an xfail with a reason; without a reason it may not."""
+
+    def gap(self: object) -> None: ...
+
+    named = type("TestMine", (_Part,), {"test_a_rule": pytest.mark.xfail(reason="not yet")(gap)})
+
+    assert issubclass(named, _Part)
+
+    def silent(self: object) -> None: ...
+
+    with pytest.raises(TypeError):
+        type("TestMine", (_Part,), {"test_a_rule": pytest.mark.xfail(silent)})
+
+
+def test_two_parts_share_no_name() -> None:
+    """Two parts of the kit that give two tests one name are refused, since one would hide the other."""
+    other = type("_Other", (Conformance,), {"test_a_rule": lambda _: None})
+
+    with pytest.raises(TypeError):
+        type("TestBoth", (_Part, other), {})
+
+
+def test_tests_of_ones_own_are_welcome() -> None:
+    """A subclass may add tests."""
+    own = type("TestMine", (_Part,), {"test_my_rule": lambda _: None})
+
+    assert {"test_a_rule", "test_my_rule"} <= set(dir(own))
+
+
+def test_a_feature_is_marked_on_its_test() -> None:
+    """`requires` says which feature a test needs; without it a test needs none."""
+
+    @requires(Feature.NOTIFY)
+    def needs_it() -> None: ...
+
+    assert Feature.NOTIFY == required_feature(needs_it)
+    assert required_feature(_Part.test_a_rule) is None
+
+
+def test_every_test_of_the_kit_states_its_rule_and_its_failure() -> None:
+    """Each docstring is a rule in one sentence, and says what its failure means."""
+    tests = {
+        name: getattr(StorageConformance, name) for name in dir(StorageConformance) if name.startswith("test")
+    }
+
+    silent = [
+        name
+        for name, test in tests.items()
+        if "\n\n" not in (test.__doc__ or "") or "If this fails:" not in test.__doc__
+    ]
+
+    assert len(tests) > 200
+    assert [] == silent
+
+
+def test_handles_move_together() -> None:
+    """Every handle sees the time that the test says, and the first one emptied the store."""
+    keeper = MemoryStorage("kit-handles")
+    keeper.put_record("kind", "key", "value")
+
+    handles = Handles(lambda: MemoryStorage("kit-handles"))
+    before = handles.first.clock()
+    handles.advance(7_200)
+
+    assert [] == keeper.list_records("kind")
+    assert 7_200 <= (handles.first.clock() - before) / 1_000_000 < 7_300
+    handles.close()
+
+
+def test_a_handle_that_is_not_shared_is_the_first_again() -> None:
+    """Where a storage is not shared, every handle is the same one; where it is, each is new."""
+
+    class Shared(MemoryStorage):
+        features = frozenset({Feature.SHARED})
+
+    def opened(kind: type[Storage]) -> bool:
+        handles = Handles(lambda: kind("kit-shared"))  # type: ignore[call-arg]
+        try:
+            return handles.open() is handles.first
+        finally:
+            handles.close()
+
+    assert (True, False) == (opened(MemoryStorage), opened(Shared))
+
+
+def test_a_race_tells_its_errors() -> None:
+    """An error of any racer is raised; answers come in the order of the calls."""
+
+    def fails() -> int:
+        raise LookupError
+
+    assert [1, 2, 3] == race([lambda: 1, lambda: 2, lambda: 3])
+    assert (1, "b") == race_two(lambda: 1, lambda: "b")
+    with pytest.raises(LookupError):
+        race([lambda: 1, fails])
+
+
+def test_an_endless_job_is_told() -> None:
+    """Steps that never come to an end are a failure, not a hanging test."""
+    with pytest.raises(AssertionError, match="still something left"):
+        until_none_is_left(lambda: 1)
+
+
+def test_the_summary_tells_of_each_storage(pytester: pytest.Pytester) -> None:
+    """A run of the kit ends with what passed, what is a known gap, and what is not offered."""
+    pytester.makepyfile(test_mine=_SUITE)
+
+    result = pytester.runpytest_subprocess(
+        "-q", "-k", "TestMine and (migrating or restart or share_one or speaks)"
+    )
+
+    result.stdout.fnmatch_lines(["memory conformance: 1 passed, 1 xfailed, 2 not offered (durable, shared)"])
+
+
+def test_the_kit_runs_without_a_file(pytester: pytest.Pytester) -> None:
+    """A storage is tested by its URL alone; without a URL the kit asks for one."""
+    form = [
+        "--pyargs",
+        "firelock.testing.test_storage",
+        "firelock.testing.test_locks",
+        "-q",
+        "-k",
+        "is_acquired",
+    ]
+
+    named = pytester.runpytest_subprocess(*form, "--storage", "memory://a", "--storage", "memory://b")
+    unnamed = pytester.runpytest_subprocess(*form)
+
+    named.assert_outcomes(passed=4, deselected=named.parseoutcomes()["deselected"])
+    assert unnamed.ret != 0
+    assert "Which storage? Give --storage URL" in str(unnamed.outlines + unnamed.errlines)
+
+
+def test_the_door_opens_without_pytest_and_hypothesis() -> None:
+    """The door of the testers loads what is used, when it is used."""
+    import subprocess
+    import sys
+
+    code = "import sys, firelock.testing; print({'pytest', 'hypothesis'} & sys.modules.keys())"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert "set()" == answer.stdout.strip()
