@@ -90,3 +90,16 @@ def test_closing_closes_the_descriptor():
 
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(board.descriptor)
+
+
+def test_another_session_is_to_be_adopted_first(board):
+    """What is granted to a new session is not for the jobs of the former one, which may still wait here."""
+    supervisor = Board(os.dup(board.descriptor), board.workers)
+    supervisor.begin_session()
+    supervisor.grant(time.monotonic() + 3_600)
+
+    before = board.may_start()
+    board.adopt_session()
+
+    assert (False, True) == (before, board.may_start())
+    supervisor.close()

@@ -1,10 +1,11 @@
 """What a child and its supervisor tell each other without a message: a few bytes of shared memory.
 
-The supervisor writes until when the child may start jobs; the child writes when it last reported and which
-job each of its workers runs. It is read after the child has died, so nothing in it needs an orderly end.
+The supervisor writes until when the child may start jobs, and for the how-manieth of its sessions; the child
+writes when it last reported and which job each of its workers runs. It is read after the child has died, so
+nothing in it needs an orderly end.
 
-Layout, little-endian: right to run (monotonic ns) · last report (monotonic ns) · busy workers, then 40 bytes
-a worker: the id of its job, or zeros.
+Layout, little-endian: right to run (monotonic ns) · last report (monotonic ns) · busy workers · number of the
+session, then 40 bytes a worker: the id of its job, or zeros.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ import time
 
 __all__ = ["Board"]
 
-_HEAD = struct.Struct("<qqq")
-_RIGHT, _REPORT, _BUSY = 0, 8, 16
+_HEAD = struct.Struct("<qqqq")
+_RIGHT, _REPORT, _BUSY, _SESSION = 0, 8, 16, 24
 _WIDTH = 40
 _ID = 36
 _EMPTY = bytes(_ID)
@@ -33,6 +34,7 @@ class Board:
         self.descriptor = descriptor
         self.workers = workers
         self._memory = mmap.mmap(descriptor, _HEAD.size + workers * _WIDTH)
+        self._adopted = 0  # the session that this process starts jobs for
 
     @classmethod
     def create(cls, workers: int) -> Board:
@@ -54,10 +56,22 @@ class Board:
         """The child may start jobs until this instant, in monotonic seconds; 0 takes the right away."""
         _WORD.pack_into(self._memory, _RIGHT, int(until * _NANO))
 
+    def begin_session(self) -> None:
+        """The child has another session: it starts nothing until it has adopted it, whatever is granted."""
+        _WORD.pack_into(self._memory, _SESSION, self._session() + 1)
+
+    def adopt_session(self) -> None:
+        """Nothing that was claimed for a former session is left to be started here."""
+        self._adopted = self._session()
+
+    def _session(self) -> int:
+        session: int = _WORD.unpack_from(self._memory, _SESSION)[0]
+        return session
+
     def may_start(self) -> bool:
         """Tell whether a job may be started now."""
         right: int = _WORD.unpack_from(self._memory, _RIGHT)[0]
-        return time.monotonic_ns() < right
+        return time.monotonic_ns() < right and self._session() == self._adopted
 
     # ---- being alive -------------------------------------------------------------------------------------
 

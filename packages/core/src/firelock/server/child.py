@@ -105,6 +105,7 @@ class Child:
         self._dispatcher.on_contact = lambda is_there: self._upkeep.contact(is_there=is_there)
         self._waker = threading.Thread(target=self._wait_for_work, name="firelock-waker", daemon=True)
         self._upkeep.start()
+        self.board.adopt_session()
         self._dispatcher.start(Holder(session_id, self.server.name))
         log.info("Jobs are run from now on.", extra={"session": session_id})
         self._waker.start()

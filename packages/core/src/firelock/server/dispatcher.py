@@ -123,6 +123,7 @@ class Dispatcher:
             self._settler.drop_all()
             for run in self.runs():
                 run.cancel(CancelKind.LOST, "the session of this server was lost")
+            self._desk.board.adopt_session()  # last: workers that wait for their right find their job void
             self._holder = holder
 
         self.order(change)

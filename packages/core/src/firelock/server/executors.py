@@ -150,7 +150,7 @@ class ThreadWorkers:
             if ticket.is_dropped or self._is_closed:
                 return False
             time.sleep(_RIGHT_POLL)
-        return True
+        return not ticket.is_dropped
 
     def _attempt(self, worker: int, ticket: Ticket, process: list[IsolatedProcess]) -> Ended:
         desk = self._desk

@@ -79,6 +79,7 @@ class SessionKeeper:
         self._storage.begin_session(session)
         with self._condition:
             self._kept[session.id] = _Kept(session, board)
+        board.begin_session()  # before the grant, which is not for what was claimed for a former session
         board.grant(self._right_from(asked_at))
 
     def forget(self, session_id: str) -> None:
