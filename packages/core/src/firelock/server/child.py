@@ -181,7 +181,7 @@ class Child:
         return stuck
 
     def _wait_until_idle(self, seconds: float) -> None:
-        self._wait_for(lambda: not self._dispatcher.runs() or self._is_hurried.is_set(), seconds)
+        self._wait_for(lambda: self._dispatcher.is_drained or self._is_hurried.is_set(), seconds)
 
     @staticmethod
     def _wait_for(is_so: Callable[[], bool], seconds: float) -> None:

@@ -35,6 +35,8 @@ _FLUSH_WAIT = 0.010  # an end waits at most this long for company
 _LONG_RUN = 1.0  # seconds from which a run is worth a reconciliation a second, so that a delete reaches it
 _SHOWN_AS_STARTED = 10.0  # seconds from which `started_at` is written while the job still runs
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
+_LONG_WAIT = 0.050  # seconds that a coroutine waits here for a place before it goes back to its queue
+_FULL_PAUSE = 0.25  # seconds until more is claimed after that, unless a place has become free
 
 
 class Dispatcher:
@@ -69,6 +71,7 @@ class Dispatcher:
         self._orders: deque[Callable[[], None]] = deque()
         self._reconciled_at = time.monotonic()
         self._pause = _FIRST_PAUSE
+        self._full_until = 0.0  # monotonic instant until which claims bring coroutines that find no place
         self._is_claiming = True
         self._is_over = False
         self._is_unreachable = False
@@ -111,7 +114,8 @@ class Dispatcher:
         def change() -> None:
             self._is_claiming = not is_quiet
             if is_quiet:
-                self._hand_back_waiting("server stopping")
+                waiting = [*self._threads.take_back(), *self._coroutines.take_back()]
+                self._hand_back(waiting, "server stopping")
 
         self.order(change)
 
@@ -120,6 +124,7 @@ class Dispatcher:
 
         def change() -> None:
             self._threads.take_back()
+            self._coroutines.take_back()
             self._settler.drop_all()
             for run in self.runs():
                 run.cancel(CancelKind.LOST, "the session of this server was lost")
@@ -141,6 +146,11 @@ class Dispatcher:
                     self._settler.owe(self._desk.runner.hand_back(run, reason))
 
         self.order(change)
+
+    @property
+    def is_drained(self) -> bool:
+        """Tell whether nothing runs here or waits to run; ends may still wait to be settled."""
+        return not self.runs() and self._settler.unended <= 0
 
     @property
     def holds_nothing(self) -> bool:
@@ -174,7 +184,7 @@ class Dispatcher:
                 self._wait_for_storage(error)
             except Exception:
                 log.exception("The dispatcher met an error that it does not know; it goes on.")
-                self._flag.wait(self._pause)
+                self._rest(self._pause)
 
     def _wait_for_storage(self, error: StorageUnavailable) -> None:
         if not self._is_unreachable:
@@ -182,8 +192,12 @@ class Dispatcher:
             log.warning("Storage unavailable, keeping what has ended and trying again: %s", error)
         self.on_contact(False)
         self._reconciled_at = 0.0  # the reply to a claim may have been lost: compare as soon as it answers
+        self._rest(random.uniform(0, self._pause))  # noqa: S311 - jitter
+
+    def _rest(self, seconds: float) -> None:
+        """Wait after an error, each time in a row longer."""
         self._flag.clear()
-        self._flag.wait(random.uniform(0, self._pause))  # noqa: S311 - jitter
+        self._flag.wait(seconds)
         self._pause = min(_LONGEST_PAUSE, self._pause * 2)
 
     def _turn(self) -> None:
@@ -209,14 +223,23 @@ class Dispatcher:
         """Return how many jobs there is room for."""
         if self._holder is None or not self._is_claiming or not self._desk.board.may_start():
             return 0
+        if self._has_async and self._is_full():
+            return 0
         threads = self._threads
         room = 0
         if self._has_sync or not self._has_async:
             room = threads.count + self._ahead.ahead - len(threads.running) - threads.waiting
         if self._has_async:
             free = self._coroutines.limit - self._async_held()
-            room = max(room, 0) + min(free, self._async_window)
+            room = max(room, 0) + max(0, min(free, self._async_window))
         return max(0, min(room, 500))
+
+    def _is_full(self) -> bool:
+        """Tell whether a claim, which cannot choose, would bring coroutines that find no place."""
+        coroutines = self._coroutines
+        if coroutines.waiting:
+            return True
+        return len(coroutines.running) >= coroutines.limit and time.monotonic() < self._full_until
 
     def _async_held(self) -> int:
         settler = self._settler
@@ -236,8 +259,8 @@ class Dispatcher:
     # ---- what came back ----------------------------------------------------------------------------------
 
     def _take(self, reply: Exchange, limit: int, *, was_dry: bool) -> int:
-        if self._settler.answered(reply.results):
-            self._has_work = True
+        if self._settler.answered(reply.results) or self._settler.owes_claim:
+            self._has_work, self._settler.owes_claim = True, False
         claim = reply.claim
         if claim.is_session_lost and self._holder is not None:
             lost, self._holder = self._holder, None
@@ -280,11 +303,14 @@ class Dispatcher:
     def _watch_waits(self) -> None:
         wait = self._threads.oldest_wait()
         if wait and self._ahead.observe(wait):
-            self._hand_back_waiting("waited too long behind others")
+            self._hand_back(self._threads.take_back(), "waited too long behind others")
+        if self._coroutines.oldest_wait() > _LONG_WAIT:
+            self._full_until = time.monotonic() + _FULL_PAUSE
+            self._hand_back(self._coroutines.take_back(), "waited too long behind others")
 
-    def _hand_back_waiting(self, reason: str) -> None:
+    def _hand_back(self, tickets: list[Ticket], reason: str) -> None:
         at = self._clock.now()
-        for ticket in self._threads.take_back():
+        for ticket in tickets:
             if not ticket.is_dropped and self._settler.held.pop(ticket.job.id, None) is not None:
                 self._settler.hand_back(ticket.job, ticket.holder, at, reason)
 
@@ -350,9 +376,10 @@ class Dispatcher:
 
     def _idle_time(self) -> float:
         """Return how long to wait at most: the poll, or a moment while jobs wait here behind long ones."""
-        if self._threads.waiting:
+        if self._threads.waiting or self._coroutines.waiting:
             return _FLUSH_WAIT
-        return self._app.settings.poll
+        poll = self._app.settings.poll
+        return min(poll, _FULL_PAUSE) if time.monotonic() < self._full_until else poll
 
 
 def _shown_start(run: Run | None, long_ago: float) -> int | None:

@@ -201,7 +201,7 @@ class AsyncWorkers:
         self._todo: deque[tuple[float, Ticket]] = (
             deque()
         )  # since when it waits for a place or the right to run
-        self._is_polling = False
+        self._is_polling = self._is_waking = False
         self._answered_at = 0.0
         self._is_warned = False
 
@@ -286,7 +286,7 @@ class AsyncWorkers:
     def _start_one(self, loop: asyncio.AbstractEventLoop, ticket: Ticket) -> None:
         run = self._desk.runner.prepare(ticket.job, ticket.holder)
         if isinstance(run, Ended):
-            self._desk.finish(run, is_dry=True)
+            self._finish(run)
             return
         place = self._free.pop()
         self.running[place] = run
@@ -305,9 +305,20 @@ class AsyncWorkers:
         self._desk.board.end(place)
         del self.running[place]
         self._free.append(place)
-        self._desk.finish(ended, is_dry=not self.running)
+        self._finish(ended)
         if self._todo:
             self._start_all()
+
+    def _finish(self, ended: Ended) -> None:
+        """The end waits to be settled; those of one turn of the loop share one wake."""
+        self._desk.ended.append(ended)
+        if not self._is_waking and self._loop is not None:
+            self._is_waking = True
+            self._loop.call_soon(self._wake)
+
+    def _wake(self) -> None:
+        self._is_waking = False
+        self._desk.wake()
 
     # ---- watching ----------------------------------------------------------------------------------------
 

@@ -39,6 +39,7 @@ class Settler:
     def __init__(self, app: Firelock, desk: Desk, metrics: Metrics) -> None:
         self._storage = app.storage
         self._plugins = app.plugins
+        self._retention = app.settings.retention
         self._desk = desk
         self._metrics = metrics
         self._unsent: list[Ended] = []
@@ -46,6 +47,7 @@ class Settler:
         self.held: dict[str, Ticket] = {}
         self.refused = 0  # late ends that the storage refused
         self.settled = 0
+        self.owes_claim = False  # an exchange was refused, and its claim has not been made
 
     # ---- what is owed ------------------------------------------------------------------------------------
 
@@ -76,6 +78,11 @@ class Settler:
         return len(self._unsent)
 
     @property
+    def unended(self) -> int:
+        """How many of the jobs held have not ended."""
+        return len(self.held) - len(self._unsent) - len(self._desk.ended)
+
+    @property
     def has_hand_backs(self) -> bool:
         """Tell whether jobs wait to be handed back."""
         return bool(self._back)
@@ -104,6 +111,7 @@ class Settler:
             raise
         except StorageError:
             log.exception("An exchange was refused; settling first, claiming in the next turn.")
+            self.owes_claim = True
             return Exchange(self.apply(transitions), Claim([]))
 
     def apply(self, transitions: list[Transition]) -> list[Applied]:
@@ -123,11 +131,18 @@ class Settler:
         if transition.session is None or transition.fence is None:
             return [Applied.REFUSED]
         info = attrs.evolve(describe_failure(error), traceback=None)
-        bare = Transition(
-            transition.job_id, lifecycle.HELD, transition.session, transition.fence, State.FAILED,
-            transition.at, f"its end could not be stored: {info.message}", transition.attempt, error=info,
+        bare = attrs.evolve(
+            transition, to=State.FAILED, reason=f"its end could not be stored: {info.message}", error=info,
+            gives_back=False, retries=None, due_at=None, result=None, result_absent=None, is_silent=False,
+            expires_at=self._retention.until(State.FAILED, transition.at),
         )  # fmt: skip
-        return self._storage.apply([bare])
+        try:
+            return self._storage.apply([bare])
+        except StorageUnavailable:
+            raise
+        except StorageError:
+            log.exception("Nothing can be stored about job %s; its end is given up.", transition.job_id)
+            return [Applied.REFUSED]
 
     # ---- what came of it ---------------------------------------------------------------------------------
 
