@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import attrs
@@ -107,27 +108,28 @@ class Server:
             return []
         return [int(pid) for pid in text.split()]
 
+    def family(self) -> list[int]:
+        """Return the process ids of all that the supervisor started, directly or not."""
+        return _started_by(self.pid)
+
     def kill(self) -> list[int]:
-        """Kill supervisor and children at once; return all their process ids."""
-        pids = [self.pid, *self.children()]
+        """Kill every process of the server at once; return their process ids."""
+        pids = [self.pid, *self.family()]
         for pid in pids:
             kill(pid)
         self.process.wait()
         return pids
 
-    def kill_supervisor(self) -> None:
-        """Kill the supervisor alone."""
-        self.process.kill()
-        self.process.wait()
-
     def signal(self, number: int) -> None:
         """Send the supervisor a signal."""
         kill(self.pid, number)
 
-    def freeze(self, *, frozen: bool) -> None:
-        """Stop every process of the server where it stands, or let them go on."""
-        for pid in [self.pid, *self.children()]:
+    def freeze(self, *, frozen: bool) -> list[int]:
+        """Stop every process of the server where it stands, or let them go on; return their process ids."""
+        pids = [self.pid, *self.family()]
+        for pid in pids:
             kill(pid, signal.SIGSTOP if frozen else signal.SIGCONT)
+        return pids
 
     def stop(self, timeout: float = 30) -> int:
         """Ask it to stop and return its exit code; kill it when it does not."""
@@ -146,6 +148,14 @@ def kill(pid: int, number: int = signal.SIGKILL) -> None:
         os.kill(pid, number)
     except ProcessLookupError:
         return
+
+
+def _started_by(pid: int) -> list[int]:
+    own: list[int] = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):  # it has ended meanwhile
+            own += map(int, path.read_text().split())
+    return [*own, *(one for child in own for one in _started_by(child))]
 
 
 def is_running(pid: int) -> bool:

@@ -48,22 +48,22 @@ def zombies(place: Place, size: Size) -> list[str]:
 def _play_dead(on: Stage, zombie: Server, jobs: int) -> float:
     """Return how long the server took to run jobs again after it had been frozen for three sessions."""
     chance = random.Random(8)
-    children = zombie.children()
+    pids: list[int] = []
     for _ in range(20):
         on.keep_busy(jobs, lambda: chance.uniform(0.4, 0.8), by=jobs)
         eventually(lambda: _runs(on, zombie), 20, "the zombie runs jobs")
         time.sleep(chance.uniform(0.05, 0.3))
-        zombie.freeze(frozen=True)
+        pids = zombie.freeze(frozen=True)
         if _is_answering(on):
             break
         zombie.freeze(frozen=False)  # it stood still within a write, and SQLite has one writer
     else:
-        raise AssertionError(children)
-    on.ledger.write("freeze", note=",".join(map(str, children)))
+        raise AssertionError(pids)
+    on.ledger.write("freeze", note=",".join(map(str, pids)))
     time.sleep(3 * _QUICK["session_timeout"])
     zombie.freeze(frozen=False)
     awoke = time.monotonic()
-    return eventually(lambda: _began_after(on, children, awoke), 10, "it is back")
+    return eventually(lambda: _began_after(on, zombie, awoke), 20, "it is back")
 
 
 def _is_answering(on: Stage) -> bool:
@@ -85,8 +85,9 @@ def _open_runs(events: list[Event]) -> list[Event]:
     return [event for event in starts if (event.job, event.pid, event.fence) not in ended]
 
 
-def _began_after(on: Stage, pids: list[int], at: float) -> bool:
+def _began_after(on: Stage, server: Server, at: float) -> bool:
     on.keep_busy(20, 0.2, by=20)
+    pids = server.family()
     return any(event.what == "start" and event.pid in pids and event.at > at for event in on.events())
 
 

@@ -130,7 +130,7 @@ def kill_supervisors(place: Place, size: Size) -> list[str]:
             eventually(lambda: _all_run(on, servers), 20, "both servers run jobs")
             time.sleep(chance.uniform(0.0, 0.8))
             victim = servers[number % 2]
-            family = _family(victim.pid)
+            family = victim.family()
             kill_one(on, victim.pid, *family)
             gone.append(_await_end(family))
             servers[number % 2] = on.replace(victim)
@@ -147,13 +147,6 @@ def kill_supervisors(place: Place, size: Size) -> list[str]:
 
 def _await_end(pids: list[int]) -> float:
     return eventually(lambda: not any(map(is_running, pids)), 2, "what the supervisor started has ended")
-
-
-def _family(pid: int) -> list[int]:
-    """Return everything that the process started, directly or not."""
-    children = Path(f"/proc/{pid}/task").glob("*/children")
-    own = [int(child) for path in children for child in path.read_text().split()]
-    return [*own, *(one for child in own for one in _family(child))]
 
 
 def _left_over(place: Place) -> list[str]:
