@@ -17,13 +17,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import attrs
 
 from firelock.clock import StorageClock
-from firelock.errors import FirelockError, StorageError
+from firelock.errors import FirelockError, StorageError, StorageUnavailable
 from firelock.ids import new_id
 from firelock.plugins import open_storage
 from firelock.server.board import Board
@@ -40,6 +40,8 @@ EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_UNREACHABLE = 0, 1, 2, 3
 _TICK = 1.0
 _STOP_MARGIN = 20.0  # beyond the grace time: a child that has not ended by then is killed
 _SHORT_LIFE, _LONGEST_PAUSE = 5.0, 30.0
+_TRY_AGAIN = 1.0
+_MOST_THREADS, _MOST_COROUTINES = 10_000, 100_000  # places of a board; those never used cost nothing
 
 
 @attrs.frozen
@@ -66,6 +68,7 @@ class _Child:
     started_at: float
     session: str | None = None
     quick_deaths: int = 0
+    is_ready: bool = False  # it has imported the app
 
 
 class Supervisor:
@@ -88,6 +91,7 @@ class Supervisor:
         self._signals = 0
         self._exit_code = EXIT_OK
         self._is_up = False
+        self._is_quiet = False
 
     # ---- the loop ----------------------------------------------------------------------------------------
 
@@ -101,10 +105,23 @@ class Supervisor:
             self._start_child(place, 0)
         while self._children or (self._restarts and self._stops_at is None):
             with contextlib.suppress(queue.Empty):
-                self._events.get(timeout=_TICK)()
-            self._tick()
+                self._do(self._events.get(timeout=_TICK))
+            self._do(self._tick)
         self._close()
         return self._exit_code
+
+    @staticmethod
+    def _do(event: Callable[[], None]) -> None:
+        """The event is dealt with, whatever it meets: if this loop ended, every child would end with it."""
+        try:
+            event()
+        except Exception:
+            log.exception("The supervisor met an error that it does not know; it goes on.")
+
+    def _later(self, event: Callable[[], None]) -> None:
+        timer = threading.Timer(_TRY_AGAIN, lambda: self._events.put(event))
+        timer.daemon = True
+        timer.start()
 
     def _signalled(self, *_: object) -> None:
         self._events.put(self._stop)
@@ -114,13 +131,12 @@ class Supervisor:
         for restart in [restart for restart in self._restarts if restart[0] <= now]:
             self._restarts.remove(restart)
             if self._stops_at is None:
-                self._start_child(restart[1], restart[2])
+                self._start_again(restart[1], restart[2])
         for child in list(self._children.values()):
-            if child.board.silence() > self._settings.child_silence:
+            silence = child.board.silence() if child.is_ready else now - child.started_at
+            if silence > self._settings.child_silence:
                 log.error(
-                    "Child %d has reported nothing for %.0f s; it is killed.",
-                    child.process.pid,
-                    child.board.silence(),
+                    "Child %d has reported nothing for %.0f s; it is killed.", child.process.pid, silence
                 )
                 child.process.kill()
             elif self._stops_at is not None and now > self._stops_at:
@@ -135,19 +151,32 @@ class Supervisor:
 
     # ---- children ----------------------------------------------------------------------------------------
 
+    def _start_again(self, place: int, quick_deaths: int) -> None:
+        try:
+            self._start_child(place, quick_deaths)
+        except OSError as error:
+            log.error("No process can be started, trying again in %.0f s: %s", _LONGEST_PAUSE, error)
+            self._restarts.append((time.monotonic() + _LONGEST_PAUSE, place, quick_deaths))
+
     def _start_child(self, place: int, quick_deaths: int) -> None:
-        """Start a process; it says which storage and settings it has, and gets its session then."""
-        board_places = 20_000 if not self._is_up else self._workers + self._settings.async_workers
-        board = Board.create(board_places)
-        orders_read, orders_write = os.pipe()
-        reports_read, reports_write = os.pipe()
-        process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-            [sys.executable, "-m", "firelock.server.child_process", str(os.getpid()), str(orders_read),
-             str(reports_write), str(board.descriptor), str(board.workers), self._child_options(place)],
-            pass_fds=(orders_read, reports_write, board.descriptor),
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,  # a terminal's interrupt comes to us alone; we tell the children
-        )  # fmt: skip
+        """Start a process; it says which storage and settings it has, and gets its session then.
+
+        Raises:
+            OSError: the system gives no process, or none of the files that one needs.
+        """
+        with contextlib.ExitStack() as undo:
+            board = Board.create(_MOST_THREADS + (self._options.async_workers or _MOST_COROUTINES))
+            undo.callback(board.close)
+            orders_read, orders_write = self._pipe(undo)
+            reports_read, reports_write = self._pipe(undo)
+            process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+                [sys.executable, "-m", "firelock.server.child_process", str(os.getpid()), str(orders_read),
+                 str(reports_write), str(board.descriptor), str(board.workers), self._child_options(place)],
+                pass_fds=(orders_read, reports_write, board.descriptor),
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,  # a terminal's interrupt comes to us alone; we tell the children
+            )  # fmt: skip
+            undo.pop_all()
         os.close(orders_read)
         os.close(reports_write)
         child = _Child(place, process, board, os.fdopen(orders_write, "w"), time.monotonic())
@@ -155,6 +184,13 @@ class Supervisor:
         self._children[process.pid] = child
         threading.Thread(target=self._listen, args=(child, reports_read), daemon=True).start()
         threading.Thread(target=self._await_exit, args=(child,), daemon=True).start()
+
+    @staticmethod
+    def _pipe(undo: contextlib.ExitStack) -> tuple[int, int]:
+        ends = os.pipe()
+        for end in ends:
+            undo.callback(os.close, end)
+        return ends
 
     def _child_options(self, place: int) -> str:
         return json.dumps(
@@ -185,16 +221,22 @@ class Supervisor:
 
     def _introduce(self, child: _Child, ready: dict[str, Any]) -> None:
         """A child has imported the app: open its storage, if it is the first, and begin its session."""
+        child.is_ready = True
+        is_first = self._keeper is None
         try:
             keeper = self._keeper or self._open(ready)
             for line in ready["about"]:  # the first child tells it, whichever is ready first
                 self._say(line)
-            self._begin(keeper, child)
+            if is_first:
+                self._begin(keeper, child)
         except FirelockError as error:
             self._say(f"firelock: {error}")
             self._exit_code = EXIT_UNREACHABLE if isinstance(error, StorageError) else EXIT_USAGE
             self._stop()
             child.process.kill()
+            return
+        if not is_first:
+            self._begin_when_possible(keeper, child, None)
 
     def _open(self, ready: dict[str, Any]) -> SessionKeeper:
         storage = open_storage(ready["storage"])
@@ -218,8 +260,7 @@ class Supervisor:
 
     def _begin(self, keeper: SessionKeeper, child: _Child) -> None:
         if self._storage is None or self._stops_at is not None:
-            child.process.terminate()
-            return
+            return  # it has been told to stop
         session = NewSession(
             new_id(), self._id, self._name, socket.gethostname(), child.process.pid,
             StorageClock(self._storage).now(), float(self._settings.session_timeout), self._workers,
@@ -228,6 +269,19 @@ class Supervisor:
         keeper.begin(session, child.board)
         child.session = session.id
         self._tell(child, {"session": session.id})
+        if self._is_quiet:
+            keeper.mark("quiet")
+            self._tell(child, {"quiet": True})
+
+    def _begin_when_possible(self, keeper: SessionKeeper, child: _Child, former: str | None) -> None:
+        """The child has a session in place of its former one; while the storage is away it is tried again."""
+        if child.session != former or child.process.poll() is not None:
+            return
+        try:
+            self._begin(keeper, child)
+        except StorageError as error:
+            log.warning("No new session yet, trying again: %s", error)
+            self._later(lambda: self._begin_when_possible(keeper, child, former))
 
     def _begin_anew(self, lost: str) -> None:
         """A session is dead: its child, if it lives, gets another one and drops what it held."""
@@ -236,45 +290,47 @@ class Supervisor:
             return
         keeper.forget(lost)
         for child in self._children.values():
-            if child.session == lost and child.process.poll() is None:
-                try:
-                    self._begin(keeper, child)
-                except StorageError as error:
-                    log.warning("No new session yet, trying again: %s", error)
-                    timer = threading.Timer(1.0, lambda: self._events.put(lambda: self._begin_anew(lost)))
-                    timer.daemon = True
-                    timer.start()
+            if child.session == lost:
+                self._begin_when_possible(keeper, child, lost)
 
     def _exited(self, child: _Child) -> None:
         """A child has ended: what it held goes back now, blaming what it ran if it did not end in order."""
         code = child.process.returncode
+        is_stopping = self._stops_at is not None
         del self._children[child.process.pid]
         with contextlib.suppress(OSError):  # an order that it did not live to read is still in the buffer
             child.orders.close()
         running = child.board.running()
         if child.session is not None:
-            self._end_session(child, code, running)
+            # A job may end its process with exit code 0 as well; only who was told to stop ends in order.
+            self._end_session(child, () if is_stopping and code == EXIT_OK else running)
         child.board.close()
-        if self._stops_at is not None:
-            if code != EXIT_OK and self._exit_code == EXIT_OK:
-                self._exit_code = EXIT_FAILED  # it did not end in order, so the server did not either
+        if is_stopping:
             return
-        if code == EXIT_OK:
-            self._stop()
-        elif not self._is_up:
-            self._exit_code = code if code in {EXIT_USAGE, EXIT_UNREACHABLE} else EXIT_FAILED
-            self._stop()
-        else:
+        if self._is_up:
             self._restart(child, code, was_running=bool(running))
+            return
+        self._exit_code = code if code in {EXIT_USAGE, EXIT_UNREACHABLE} else EXIT_FAILED
+        self._stop()
 
-    def _end_session(self, child: _Child, code: int, running: list[str]) -> None:
+    def _end_session(self, child: _Child, running: Collection[str]) -> None:
         keeper, storage, session = self._keeper, self._storage, child.session
         if keeper is None or storage is None or session is None:
             return
         keeper.forget(session)
-        reason = "server stopped" if code == EXIT_OK else f"its process died: {describe_exit(code)}"
+        code = child.process.returncode
+        reason = (
+            "server stopped"
+            if code == EXIT_OK and not running
+            else f"its process died: {describe_exit(code)}"
+        )
         try:
-            taken = storage.end_session(session, () if code == EXIT_OK else running, reason=reason)
+            taken = storage.end_session(session, running, reason=reason)
+        except StorageUnavailable as error:
+            log.warning("Session %s could not be ended; until it is, its jobs wait: %s", session, error)
+            if self._stops_at is None:
+                self._later(lambda: self._end_session(child, running))
+            return
         except StorageError as error:
             log.warning("Session %s could not be ended, so its jobs wait for its timeout: %s", session, error)
             return
@@ -328,9 +384,10 @@ class Supervisor:
             if self._signals == 0:
                 self._stop()
             return
+        self._is_quiet = order == "quiet"
         if self._keeper is not None:
-            self._keeper.mark("quiet" if order == "quiet" else "running")
-        self._tell_all({"quiet": order == "quiet"})
+            self._keeper.mark("quiet" if self._is_quiet else "running")
+        self._tell_all({"quiet": self._is_quiet})
 
 
 def share(total: int, places: int, place: int) -> int:

@@ -1,0 +1,216 @@
+# ruff: noqa: SLF001 - single steps of a loop that otherwise needs signals and whole servers
+"""The supervisor outlives whatever becomes of its children, and blames the right jobs."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from firelock import Firelock
+from firelock.errors import StorageUnavailable
+from firelock.job import State
+from firelock.server import supervisor as module
+from firelock.server.board import Board
+from firelock.server.keeper import SessionKeeper
+from firelock.server.supervisor import ServerOptions, Supervisor, _Child
+from firelock.settings import Settings
+from tests.unit.fakes import FailingStorage, until
+
+SETTINGS = Settings(heartbeat=600, session_timeout=3_600)
+
+
+class House:
+    """A supervisor that has opened its storage, with children that are small programs."""
+
+    def __init__(self):
+        self.storage = FailingStorage()
+        self.fire = Firelock(self.storage, settings=SETTINGS)
+        self.said = []
+        self.supervisor = Supervisor(ServerOptions("shop:fire"), say=self.said.append)
+        self.keeper = SessionKeeper(
+            self.storage, SETTINGS, "server-a", on_lost=lambda _: None, on_order=lambda _: None
+        )
+        self.supervisor._storage, self.supervisor._keeper = self.storage, self.keeper
+        self.supervisor._settings, self.supervisor._is_up = SETTINGS, True
+        self.children = []
+
+    def child(self, code="input()"):
+        """A child that runs this code; it reads its orders as its standard input."""
+        read, write = os.pipe()
+        process = subprocess.Popen([sys.executable, "-c", code], stdin=read)
+        os.close(read)
+        child = _Child(0, process, Board.create(5), os.fdopen(write, "w"), time.monotonic())
+        self.supervisor._children[process.pid] = child
+        self.children.append(child)
+        return child
+
+    def with_session(self, code):
+        """A child with a session."""
+        child = self.child(code)
+        self.supervisor._begin(self.keeper, child)
+        return child
+
+    def claimed(self, child):
+        """A job that the child has claimed."""
+        job = self.fire.task(name="noop")(lambda: None).enqueue()
+        self.storage.claim(None, 1, child.session, self.storage.clock())
+        return job
+
+    def events(self, number=1):
+        """So many events are dealt with, those that come late too."""
+        for _ in range(number):
+            self.supervisor._do(self.supervisor._events.get(timeout=10))
+
+    def close(self):
+        for child in self.children:
+            child.process.kill()
+            child.process.wait()
+            if not child.orders.closed:
+                child.orders.detach().detach().close()
+        for child in self.supervisor._children.values():
+            child.board.close()
+        self.fire.close()
+
+
+@pytest.fixture
+def house(monkeypatch):
+    """A house whose tries come at once."""
+    monkeypatch.setattr(module, "_TRY_AGAIN", 0.0)
+    house = House()
+    yield house
+    house.close()
+
+
+def test_an_order_that_a_dead_child_never_read_ends_nobody(house):
+    """The pipe of its orders breaks while it is closed; its session is ended and another child is to come."""
+    child = house.with_session("input()")
+    child.process.wait()
+    child.orders.write("not sent yet")
+
+    house.supervisor._exited(child)
+
+    assert {} == house.supervisor._children
+    assert [0] == [place for _, place, _ in house.supervisor._restarts]
+    assert [False] == [record.is_alive for record in house.storage.list_sessions()]
+
+
+def test_an_event_that_fails_does_not_end_the_supervisor(house, caplog):
+    """It is logged; the children live on."""
+
+    def fails():
+        raise ArithmeticError("unheard of")
+
+    with caplog.at_level(logging.ERROR, "firelock.server.supervisor"):
+        house.supervisor._do(fails)
+
+    assert "unheard of" in caplog.text
+
+
+def test_a_job_that_ends_its_process_with_code_0_is_a_crash(house):
+    """Nobody told the child to stop: what it ran is blamed, and another one starts."""
+    child = house.with_session("pass")
+    job = house.claimed(child)
+    child.board.start(0, job.id)
+    child.process.wait()
+
+    house.supervisor._exited(child)
+
+    record = job.refresh().record()
+    assert (State.ENQUEUED, 1) == (record.state, record.crashes)
+    assert "exit code 0" in record.reason
+    assert 1 == len(house.supervisor._restarts)
+    assert house.supervisor._stops_at is None
+
+
+def test_a_child_that_was_told_to_stop_blames_nobody(house):
+    """What it could not hand back goes back without a crash, and no other child starts."""
+    child = house.with_session("input()")
+    job = house.claimed(child)
+    child.board.start(0, job.id)
+    house.supervisor._stop()
+    child.process.wait()
+
+    house.supervisor._exited(child)
+
+    record = job.refresh().record()
+    assert (State.ENQUEUED, 0) == (record.state, record.crashes)
+    assert [] == house.supervisor._restarts
+
+
+def test_a_child_that_starts_in_an_outage_waits_for_its_session(house):
+    """The server goes on; the session begins as soon as the storage answers."""
+    child = house.child()
+    house.storage.fail("begin_session", StorageUnavailable("away"), StorageUnavailable("away"))
+
+    house.supervisor._introduce(child, {"about": []})
+    assert child.session is None
+    house.events(2)
+
+    assert child.session is not None
+    assert house.supervisor._stops_at is None
+    assert child.process.poll() is None
+
+
+def test_a_session_is_ended_once_the_storage_answers(house):
+    """The jobs of a child that died in an outage need not wait for its timeout, and the blame stays right."""
+    child = house.with_session("import os; input(); os._exit(1)")
+    job = house.claimed(child)
+    child.process.wait()
+    house.storage.fail("end_session", StorageUnavailable("away"))
+
+    house.supervisor._exited(child)
+    assert State.PROCESSING == job.refresh().state
+    house.events()
+
+    record = job.refresh().record()
+    assert (State.ENQUEUED, 0) == (record.state, record.crashes)
+
+
+def test_a_new_child_of_a_quiet_server_is_quiet(house):
+    """A restart does not make a server claim that was told to claim nothing."""
+    house.supervisor._obey("quiet")
+
+    child = house.with_session("import sys; sys.exit(0 if 'quiet' in input() + input() else 1)")
+
+    assert 0 == child.process.wait()
+
+
+def test_a_child_that_never_gets_ready_is_killed(house):
+    """It hangs while it imports the app, say; one that is ready and waits for its session is left alone."""
+    hangs, waits = house.child("while True: pass"), house.child("while True: pass")
+    hangs.started_at = waits.started_at = time.monotonic() - SETTINGS.child_silence - 1
+    waits.is_ready = True
+
+    house.supervisor._tick()
+
+    until(lambda: hangs.process.poll() is not None)
+    assert waits.process.poll() is None
+
+
+def test_a_child_that_cannot_be_started_is_tried_again(house, monkeypatch):
+    """The system gives no process for a while: the server waits for one, and nothing is left open."""
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    open_files = len(list(Path("/dev/fd").iterdir()))
+    house.supervisor._restarts.append((0.0, 3, 2))
+
+    house.supervisor._tick()
+
+    assert [(3, 2)] == [(place, deaths) for _, place, deaths in house.supervisor._restarts]
+    assert open_files == len(list(Path("/dev/fd").iterdir()))
+
+
+def test_a_board_has_a_place_for_every_coroutine(house, monkeypatch):
+    """Also the board of a child that replaces another, however many coroutines the command line asked for."""
+    monkeypatch.setattr(house.supervisor, "_options", ServerOptions("no such app", async_workers=123))
+
+    house.supervisor._start_child(0, 0)
+
+    (child,) = house.supervisor._children.values()
+    house.children.append(child)
+    assert child.board.workers >= 10_000 + 123
