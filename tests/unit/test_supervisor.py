@@ -143,6 +143,18 @@ def test_a_child_that_was_told_to_stop_blames_nobody(house):
     assert [] == house.supervisor._restarts
 
 
+def test_a_child_that_had_to_be_killed_fails_the_stop(house):
+    """The server did not end in order either, and says so by its exit code."""
+    child = house.with_session("input(); input()")
+    house.supervisor._stop()
+    child.process.kill()
+    child.process.wait()
+
+    house.supervisor._exited(child)
+
+    assert module.EXIT_FAILED == house.supervisor._exit_code
+
+
 def test_a_child_that_starts_in_an_outage_waits_for_its_session(house):
     """The server goes on; the session begins as soon as the storage answers."""
     child = house.child()

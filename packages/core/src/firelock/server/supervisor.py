@@ -306,6 +306,8 @@ class Supervisor:
             self._end_session(child, () if is_stopping and code == EXIT_OK else running)
         child.board.close()
         if is_stopping:
+            if code != EXIT_OK and self._exit_code == EXIT_OK:
+                self._exit_code = EXIT_FAILED  # it did not end in order, so the server did not either
             return
         if self._is_up:
             self._restart(child, code, was_running=bool(running))
