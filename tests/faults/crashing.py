@@ -1,0 +1,225 @@
+"""A process that dies at the n-th call of a storage's verb, before or after its effect, and what is left.
+
+`python -m tests.faults.crashing URL FOLDER MOST DEPTH` plays a small program once to count its calls, then
+once a point with a death there, each time followed by a clean server that finishes what is left. Each run is
+a fork of this process, which never opens the storage itself. It prints a line of JSON a point.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import threading
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from datetime import timedelta
+from itertools import pairwise
+from pathlib import Path
+
+import attrs
+
+from firelock import Every, Firelock, Job, JobContext, Retry, Settings
+from firelock.job import FINAL_STATES, JobRecord, State
+from firelock.plugins import open_storage
+from firelock.storage import JobFilter, Storage
+from firelock.testing import FaultyStorage
+from tests.faults.checker import is_legal
+from tests.faults.ledger import Ledger, read_ledger
+from tests.faults.servers import eventually
+
+__all__ = ["CRASHED", "Point"]
+
+CRASHED = 86  # the exit code of a process that died at its point
+_SETTINGS = Settings(
+    session_timeout=0.5, heartbeat=0.1, sweep=0.1, poll=0.05, grace=5, keep_deleted=0, workers=2
+)
+_NO_POINTS = frozenset({"close", "interrupt", "new_id", "schema", "one_step", "describe", "wait"})
+_RECURRING = "each second"
+
+
+@attrs.frozen
+class Point:
+    """Where to die."""
+
+    verb: str
+    number: int  # of the verb's calls, from 1
+    is_after: bool  # the storage has done it, the caller never learns
+
+
+class CrashingStorage(FaultyStorage):
+    """Counts each verb's calls, and ends the process at one of them."""
+
+    def __init__(self, inside: Storage, point: Point | None) -> None:
+        super().__init__(inside)
+        self.calls: Counter[str] = Counter()
+        self._point = point
+        self._counting = threading.Lock()
+
+    def pass_on(self, verb: str, *args: object, **kwargs: object) -> object:
+        """Do as the storage inside does, up to the point."""
+        with self._counting:
+            self.calls[verb] += 1
+            here = Point(verb, self.calls[verb], is_after=False)
+        if here == self._point:
+            os._exit(CRASHED)
+        answer = super().pass_on(verb, *args, **kwargs)
+        if attrs.evolve(here, is_after=True) == self._point:
+            os._exit(CRASHED)
+        return answer
+
+
+# ---- the program -----------------------------------------------------------------------------------------
+
+
+class App:
+    """An app with a task for each way through."""
+
+    def __init__(self, storage: Storage | str, folder: Path) -> None:
+        self.fire = fire = Firelock(storage, settings=_SETTINGS)
+        self.folder, self.ledger = folder, Ledger(folder)
+
+        @fire.task(name="plain")
+        def plain(job: JobContext) -> None:
+            job.log("here")
+
+        @fire.task(name="flaky", retry=Retry.fixed(0.01, attempts=3, jitter=0))
+        def flaky(job: JobContext) -> None:
+            if job.retries == 0:
+                raise ValueError(job.id)
+
+        self.plain, self.flaky = plain, flaky
+
+    def acknowledge(self, *jobs: Job[None]) -> None:
+        """The jobs' clients know that they are stored."""
+        for job in jobs:
+            self.ledger.write("acknowledged", job=job.id)
+
+    def acknowledged(self) -> list[str]:
+        """Return the ids of jobs that must not be lost."""
+        return [event.job for event in read_ledger(self.folder) if event.what == "acknowledged"]
+
+    def unended(self, ids: Iterable[str]) -> int:
+        """Return how many of the jobs have not ended."""
+        records = self.fire.storage.get(list(ids))
+        return sum(record is not None and record.state not in FINAL_STATES for record in records)
+
+
+def play(url: str, folder: Path, point: Point | None) -> None:
+    """Enqueue, schedule, continue, delete and recur; serve until all has ended; write the calls it took."""
+    storage = CrashingStorage(open_storage(url), point)
+    app = App(storage, folder)
+    app.plain.recur(_RECURRING, Every(timedelta(seconds=1)))
+    app.acknowledge(app.plain.enqueue())
+    app.acknowledge(*app.plain.enqueue_many([(), ()]))
+    app.acknowledge(app.flaky.enqueue())
+    app.acknowledge(app.plain.schedule(timedelta(seconds=0.1)))
+    app.acknowledge(parent := app.plain.enqueue())
+    app.acknowledge(parent.then(app.plain))
+    app.plain.enqueue().delete()
+    with app.fire.server(workers=2):
+        ids, fired = app.acknowledged(), JobFilter(recurring_id=_RECURRING, state=State.SUCCEEDED)
+        eventually(lambda: app.unended(ids) == 0, 10, "the jobs have ended")
+        eventually(lambda: bool(storage.inside.find(fired, limit=1).jobs), 10, "a recurring job ran")
+    (folder / "calls").write_text(json.dumps(storage.calls))
+
+
+def recover(url: str, folder: Path) -> None:
+    """A clean server has finished what was left; what is wrong all the same is written to a file."""
+    app = App(url, folder)
+    ids = app.acknowledged()
+    with app.fire.server(workers=2):
+        eventually(lambda: app.unended(ids) == 0, 10, "the jobs have ended")
+        for recurring in app.fire.recurring.list():
+            app.fire.recurring.remove(recurring.id)
+        eventually(lambda: _left(app) == 0, 10, "nothing is left")
+    (folder / "wrong").write_text(json.dumps(_wrong(app, ids)))
+    app.fire.close()
+
+
+def _left(app: App) -> int:
+    counts = app.fire.jobs.counts().by_state
+    return sum(count for state, count in counts.items() if state not in FINAL_STATES)
+
+
+def _wrong(app: App, ids: Sequence[str]) -> list[str]:
+    records = app.fire.storage.get(ids)
+    wrong = [f"{job_id} is lost" for job_id, record in zip(ids, records, strict=True) if record is None]
+    every = app.fire.storage.find(JobFilter(), limit=500).jobs
+    ended_well = {State.SUCCEEDED, State.DELETED}
+    wrong += [f"{one.task} {one.id} is {one.state}" for one in every if one.state not in ended_well]
+    wrong += [f"{one.id} has an illegal history" for one in every if not is_legal(app.fire, one.id)]
+    return wrong + _wrong_instants([one for one in every if one.recurring_id])
+
+
+def _wrong_instants(runs: Iterable[JobRecord]) -> list[str]:
+    instants = sorted(run.nominal_at or 0 for run in runs)
+    gaps = [after - before for before, after in pairwise(instants)]
+    return [f"{gap / 1e6:g} s between two recurring instants" for gap in gaps if gap != 1_000_000]
+
+
+# ---- one run after the other -----------------------------------------------------------------------------
+
+
+def _clear(url: str) -> None:
+    storage = open_storage(url)
+    storage.clear()
+    storage.close()
+
+
+def _in_fork(work: Callable[[], None]) -> int:
+    """Return the exit code of a process that does the work."""
+    pid = os.fork()
+    if pid:
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    code = 1
+    try:
+        work()
+        code = 0
+    except BaseException:  # noqa: BLE001 - whatever it is, it is told and ends this process
+        traceback.print_exc()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _points(calls: dict[str, int], most: int, depth: int) -> list[Point]:
+    """Return points for each verb's first calls, evenly chosen where there are too many."""
+    every = [
+        Point(verb, number, is_after)
+        for verb, count in sorted(calls.items())
+        if verb not in _NO_POINTS
+        for number in range(1, min(count, depth) + 1)
+        for is_after in (False, True)
+    ]
+    return [every[place * len(every) // most] for place in range(most)] if most < len(every) else every
+
+
+def _try(url: str, folder: Path, point: Point | None) -> tuple[int, list[str]]:
+    """Return the exit code of the program and what was wrong afterwards."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    assert _in_fork(lambda: _clear(url)) == 0
+    code = _in_fork(lambda: play(url, folder, point))
+    if _in_fork(lambda: recover(url, folder)) != 0:
+        return code, ["no clean server could finish"]
+    return code, json.loads((folder / "wrong").read_text())
+
+
+def main() -> int:
+    """Print a line for each point: it, the exit code of the program there, what was wrong afterwards."""
+    url, given, most, depth = sys.argv[1:]
+    folder = Path(given)
+    code, wrong = _try(url, folder, None)
+    calls = json.loads((folder / "calls").read_text())
+    sys.stdout.write(json.dumps([None, code, wrong]) + "\n")
+    for point in _points(calls, int(most), int(depth)):
+        code, wrong = _try(url, folder, point)
+        sys.stdout.write(json.dumps([attrs.astuple(point), code, wrong]) + "\n")
+        sys.stdout.flush()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
