@@ -253,7 +253,7 @@ def test_the_lines_of_a_broken_application_are_shown(capsys, tmp_path):
     assert ran.code == 2
     assert "broken_shop.py" in ran.error
     assert "loading.py" not in ran.error
-    assert "'broken_shop.py:fire' cannot be imported: ZeroDivisionError: division by zero" in ran.error
+    assert "broken_shop.py:1: ZeroDivisionError: division by zero" in ran.error
 
 
 # ---- exit codes ------------------------------------------------------------------------------------------
