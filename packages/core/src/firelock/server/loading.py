@@ -46,7 +46,8 @@ def load_app(spec: str, *, storage: str | None = None) -> Firelock:
         raise ConfigurationError(message)
     if storage is not None:
         app.use_storage(storage)
-    app.load_imports()
+    for name in app.imports:
+        load_module(name)
     return app
 
 
