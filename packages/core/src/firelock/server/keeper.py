@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import attrs
 
-from firelock.errors import StorageError, StorageUnavailable
+from firelock.errors import StorageUnavailable
 from firelock.server.board import Board
 from firelock.settings import Settings
 from firelock.storage import NewSession, Renewal, Storage
@@ -86,8 +86,8 @@ class SessionKeeper:
         """The session is no longer renewed, and its child may start nothing."""
         with self._condition:
             kept = self._kept.pop(session_id, None)
-        if kept is not None:
-            kept.board.grant(0)
+            if kept is not None:
+                kept.board.grant(0)
 
     def mark(self, state: str) -> None:
         """The sessions say this of themselves from their next renewal on: running, quiet, stopping."""
@@ -114,26 +114,35 @@ class SessionKeeper:
 
     def _renew(self) -> bool:
         """Return whether the storage answered."""
-        with self._condition:
-            kept = list(self._kept.values())
-        renewals = [Renewal(one.session.id, one.board.busy, self._state_of(one)) for one in kept]
-        asked_at = time.monotonic()
         try:
-            alive = self._storage.renew(renewals) if renewals else []
+            self._renew_all()
             self._look_for_orders()
         except StorageUnavailable as error:
             log.warning("Sessions could not be renewed, trying again: %s", error)
             return False
-        except StorageError:
-            log.exception("The storage refused to renew sessions; trying again.")
+        except Exception:  # if this thread ended, every session would be lost time after time
+            log.exception("Sessions could not be renewed, trying again.")
             return False
-        for one, is_alive in zip(kept, alive, strict=True):
-            if is_alive:
-                one.board.grant(self._right_from(asked_at))
-            else:
-                self.forget(one.session.id)
-                self._on_lost(one.session.id)
         return True
+
+    def _renew_all(self) -> None:
+        with self._condition:  # a board is closed once its session is forgotten
+            kept = list(self._kept.values())
+            renewals = [Renewal(one.session.id, one.board.busy, self._state_of(one)) for one in kept]
+        asked_at = time.monotonic()
+        alive = self._storage.renew(renewals) if renewals else []
+        lost = []
+        with self._condition:
+            for one, is_alive in zip(kept, alive, strict=True):
+                if one.session.id not in self._kept:
+                    continue  # forgotten meanwhile: nobody may start jobs for it
+                if is_alive:
+                    one.board.grant(self._right_from(asked_at))
+                else:
+                    lost.append(one.session.id)
+        for session_id in lost:
+            self.forget(session_id)
+            self._on_lost(session_id)
 
     def _state_of(self, kept: _Kept) -> str:
         return "overdue" if kept.board.silence() > 3 * self._settings.heartbeat else kept.state
