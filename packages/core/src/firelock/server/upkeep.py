@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 _BATCH = 1_000
 _BATCHES_A_SWEEP = 20  # then the next sweep goes on: retention yields to claims
 _REPORT, _CONSOLE, _METRICS, _WATCH = 1.0, 0.5, 2.0, 0.1
+_FIRST_LOOK = 0.01
 _LATER = (0.020, 0.080)  # seconds that all but one server wait behind a due instant, to look again
 
 
@@ -71,6 +72,7 @@ class Upkeep:
         self._is_first = True  # of the living sessions: it takes due instants at once
         self._trusts_clock_from = 0.0  # monotonic instant before which nobody is reaped
         self._had_right = True
+        self._look_again = _FIRST_LOOK  # seconds, growing while what is due does not move
         settings = app.settings
         self._due = _Duty("due", settings.sweep, self._promote_and_fire)
         self._duties = [
@@ -151,9 +153,13 @@ class Upkeep:
         promotion = self._storage.promote(_BATCH)
         if fired or promotion.promoted:
             self._dispatcher.work_came()
-        self.next_due(
-            promotion.next_due_at
-        )  # a full batch leaves an instant that is due: the duty goes on at once
+        next_due_at, now = promotion.next_due_at, self._clock.now()
+        if next_due_at is None or next_due_at > now or fired or promotion.promoted:
+            self._look_again = _FIRST_LOOK
+            self.next_due(next_due_at)  # of a full batch it is due: the duty goes on at once
+        else:  # due by our clock and not yet by the storage's, or by a definition that cannot be fired
+            self.next_due(now + int(self._look_again * SECOND))
+            self._look_again = min(self._look_again * 2, self._due.every)
 
     # ---- the sweep ---------------------------------------------------------------------------------------
 
