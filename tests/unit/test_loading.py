@@ -1,102 +1,231 @@
-"""An app is found by the name its operator gave, and what is wrong with it is said in one line."""
+"""Finding an app by the name that a person gave, and naming it so that another process finds it."""
 
 from __future__ import annotations
 
+import importlib
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from firelock import ConfigurationError, Firelock
+from firelock import Firelock
+from firelock.errors import ConfigurationError, UnknownScheme
 from firelock.server.loading import load_app, load_module, locate_app
 
-GOOD = 'from firelock import Firelock\nfire = Firelock("memory://")\n@fire.task\ndef work() -> None: ...\n'
+APP = """
+from firelock import Firelock
+fire = Firelock("memory://")
+class place:
+    inner = fire
+@fire.task
+def send(): ...
+"""
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Return an empty working folder; modules imported from it are forgotten afterwards."""
-    known, path = set(sys.modules), list(sys.path)
+@pytest.fixture(autouse=True)
+def as_it_was(monkeypatch, tmp_path):
+    """Modules and path are afterwards what they were; the folder of the test is the working one."""
+    modules, path = dict(sys.modules), list(sys.path)
     monkeypatch.chdir(tmp_path)
-    yield tmp_path
-    for name in set(sys.modules) - known:
+    importlib.invalidate_caches()
+    yield
+    for name in set(sys.modules) - set(modules):
         del sys.modules[name]
+    sys.modules.update(modules)
     sys.path[:] = path
 
 
-def test_an_app_is_found_in_a_module(folder: Path) -> None:
-    """`module:name` is looked up from the working folder."""
-    (folder / "shop_a.py").write_text(GOOD)
+@pytest.fixture
+def write(tmp_path):
+    """Writes a file in the working folder."""
 
-    app = load_app("shop_a:fire")
+    def write(name, text=APP):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        return path
 
-    assert ["shop_a.work"] == [info.name for info in app.tasks()]
-    assert "shop_a:fire" == locate_app(app)
-
-
-def test_an_app_is_found_in_a_file(folder: Path) -> None:
-    """`file.py:name` gives tasks the names they have when the file is run."""
-    (folder / "shop_b.py").write_text(GOOD)
-
-    app = load_app("shop_b.py:fire")
-
-    assert ["shop_b.work"] == [info.name for info in app.tasks()]
-    assert app is load_app("shop_b.py:fire")
+    return write
 
 
-def test_the_storage_named_on_the_command_line_wins(folder: Path) -> None:
-    """A URL given beside the app takes the place of the app's own."""
-    (folder / "shop_c.py").write_text(GOOD)
+def test_an_app_is_found_in_a_module_of_the_working_folder(write):
+    """module:name, also where the name is dotted or the module is."""
+    write("shop_of_test.py")
+    write("package_of_test/__init__.py", "")
+    write("package_of_test/jobs.py")
 
-    assert "memory://other" == load_app("shop_c:fire", storage="memory://other").storage.url
+    specs = ("shop_of_test:fire", "shop_of_test:place.inner", "package_of_test.jobs:fire")
+    apps = [load_app(spec) for spec in specs]
+
+    assert apps[0] is apps[1] is sys.modules["shop_of_test"].fire
+    assert apps[2] is sys.modules["package_of_test.jobs"].fire
 
 
-@pytest.mark.parametrize(
-    ("spec", "parts"),
-    [
-        ("shop", ["'shop'", "module:name"]),
-        ("nowhere_at_all:fire", ["nowhere_at_all", "check the name"]),
-        ("missing.py:fire", ["missing.py"]),
-        ("json:dumps", ["dumps", "no Firelock"]),
-    ],
-)
-def test_what_names_no_app_is_refused(folder: Path, spec: str, parts: list[str]) -> None:
-    """The message holds the value and what to do."""
-    with pytest.raises(ConfigurationError) as refused:
+def test_an_app_is_found_in_a_file(write, tmp_path):
+    """Under its stem, so that its tasks have the names that its own `__main__` gives them; once."""
+    path = write("elsewhere/script_of_test.py")
+
+    app, again = load_app(f"{path}:fire"), load_app("elsewhere/script_of_test.py:fire")
+
+    assert app is again
+    assert ["script_of_test.send"] == [task.name for task in app.tasks()]
+    assert str(tmp_path / "elsewhere") in sys.path
+
+
+def test_a_file_of_another_folder_is_another_module(write):
+    """Two apps of one stem: the one that was asked for is loaded."""
+    one, other = load_app(f"{write('a/app_of_test.py')}:fire"), load_app(f"{write('b/app_of_test.py')}:fire")
+
+    assert one is not other
+
+
+def test_a_file_does_not_take_the_place_of_the_standard_library(write):
+    """A file named json.py would be found by everything that imports json."""
+    path = write("json.py")
+
+    with pytest.raises(
+        ConfigurationError, match=r"'.*json\.py' has the name of a module of Python; rename it"
+    ):
+        load_app(f"{path}:fire")
+
+    import json
+
+    assert json.dumps(1) == "1"
+
+
+def test_a_storage_takes_the_place_of_the_app_s_own(write):
+    """As --storage asks for."""
+    write("shop_of_test.py")
+
+    app = load_app("shop_of_test:fire", storage="memory://elsewhere")
+
+    assert "memory://elsewhere" == app.storage.url
+
+
+def test_an_unknown_storage_is_refused(write):
+    """With the usual words."""
+    write("shop_of_test.py")
+
+    with pytest.raises(UnknownScheme, match="No storage for scheme 'mongo'"):
+        load_app("shop_of_test:fire", storage="mongo://")
+
+
+def test_the_imports_of_an_app_are_done(write):
+    """They register its tasks; they are found in the working folder too."""
+    text = 'from firelock import Firelock\nfire = Firelock("memory://", imports=["tasks_of_test"])\n'
+    write("shop_of_test.py", text)
+    write("tasks_of_test.py", "from shop_of_test import fire\n@fire.task\ndef send(): ...\n")
+
+    assert ["tasks_of_test.send"] == [task.name for task in load_app("shop_of_test:fire").tasks()]
+
+
+@pytest.mark.parametrize("spec", ["", "shop", "shop:", ":fire", "shop.py", ":"])
+def test_a_text_that_names_no_app_is_refused(spec):
+    """The message shows how one is named."""
+    with pytest.raises(ConfigurationError, match=f"'{spec}' names no app; write module:name"):
         load_app(spec)
 
-    assert all(part in str(refused.value) for part in parts)
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        (
+            "nowhere_of_test:fire",
+            "No module 'nowhere_of_test' here .* or installed; check the name and the folder",
+        ),
+        ("nowhere_of_test.jobs:fire", r"No module 'nowhere_of_test\.jobs' here"),
+        ("nowhere/app.py:fire", r"No file 'nowhere/app\.py'"),
+        ("shop_of_test:nobody", "'nobody' in shop_of_test is NoneType, no Firelock"),
+        ("shop_of_test:send.nobody", r"'send\.nobody' in shop_of_test is NoneType, no Firelock"),
+        ("shop_of_test:send", "'send' in shop_of_test is Task, no Firelock"),
+    ],
+)
+def test_what_is_not_there_is_said(write, spec, words):
+    """Module, file or attribute."""
+    write("shop_of_test.py")
+
+    with pytest.raises(ConfigurationError, match=words):
+        load_app(spec)
 
 
 @pytest.mark.parametrize(
-    ("text", "parts"),
+    ("text", "words"),
     [
-        ("1 / 0\n", ["ZeroDivisionError", ":1"]),
-        ("import firelock_needs_this\n", ["ModuleNotFoundError", "firelock_needs_this"]),
-        ("def broken(:\n", ["SyntaxError", ":1"]),
+        ("import no_such_module_of_test\n", r"broken_of_test\.py:1: ModuleNotFoundError: No module named"),
+        ("\n\nraise RuntimeError('boom')\n", r"broken_of_test\.py:3: RuntimeError: boom"),
+        ("def f(:\n", r"broken_of_test\.py:1: SyntaxError"),
+        ("import json\njson.loads('{')\n", r"JSONDecodeError"),
     ],
 )
-@pytest.mark.parametrize("form", ["module", "file"])
-def test_a_module_that_raises_is_named_with_its_line(
-    folder: Path, text: str, parts: list[str], form: str
-) -> None:
-    """Whoever starts the server reads which line of which file to mend."""
-    (folder / "broken_shop.py").write_text(text)
+@pytest.mark.parametrize("spec", ["broken_of_test:fire", "broken_of_test.py:fire"])
+def test_a_module_that_cannot_be_imported_is_told_with_its_line(write, spec, text, words):
+    """And is not taken for loaded the next time."""
+    write("broken_of_test.py", text)
 
-    with pytest.raises(ConfigurationError) as refused:
-        load_app("broken_shop:fire" if form == "module" else "broken_shop.py:fire")
+    for _ in range(2):
+        with pytest.raises(ConfigurationError, match=f"(?s)Importing '.*broken_of_test.*' failed.*{words}"):
+            load_app(spec)
 
-    assert all(part in str(refused.value) for part in ["broken_shop.py", *parts])
-
-
-def test_a_module_of_the_command_line_is_imported(folder: Path) -> None:
-    """`--import` takes what stands in the working folder."""
-    (folder / "extra_tasks.py").write_text("ANSWER = 42\n")
-
-    assert 42 == load_module("extra_tasks").ANSWER
+    assert "broken_of_test" not in sys.modules
 
 
-def test_an_app_in_no_module_is_not_found() -> None:
-    """Another process could not find it either."""
-    assert locate_app(Firelock("memory://")) is None
+def test_a_configuration_error_of_an_app_is_told_as_it_is(write):
+    """Its words are better than ours."""
+    text = "from firelock import Firelock\nfire = Firelock('nonsense')\n"
+    write("broken_of_test.py", text)
+
+    for spec in ("broken_of_test:fire", "broken_of_test.py:fire"):
+        with pytest.raises(ConfigurationError, match="^'nonsense' is not a storage URL"):
+            load_app(spec)
+
+
+def test_a_file_that_is_no_program_is_refused(write):
+    """A folder named like a file is no file."""
+    write("folder_of_test.py/x.txt")
+
+    with pytest.raises(ConfigurationError, match=r"No file 'folder_of_test\.py'"):
+        load_app("folder_of_test.py:fire")
+
+
+def test_a_module_is_found_in_the_working_folder_once(write):
+    """The folder is put on the path, not again and again."""
+    write("tasks_of_test.py", "")
+
+    load_module("tasks_of_test")
+    before = list(sys.path)
+    load_module("tasks_of_test")
+
+    assert before == sys.path
+
+
+# ---- naming an app ---------------------------------------------------------------------------------------
+
+
+def test_an_app_is_named_by_the_module_it_stands_in(write):
+    """The name leads back to it."""
+    write("shop_of_test.py")
+    app = load_app("shop_of_test:fire")
+
+    spec = locate_app(app)
+
+    assert "shop_of_test:fire" == spec
+    assert app is load_app(spec)
+
+
+def test_an_app_of_the_main_program_is_named_by_its_file(write, monkeypatch):
+    """`__main__` is another module in another process."""
+    main = sys.modules["__main__"]
+    with Firelock("memory://") as app:
+        monkeypatch.setattr(main, "fire_of_test", app, raising=False)
+        monkeypatch.setattr(main, "__file__", str(write("main_of_test.py")), raising=False)
+        named = locate_app(app)
+        monkeypatch.delattr(main, "__file__")
+        unnamed = locate_app(app)
+
+    assert named.endswith("/main_of_test.py:fire_of_test")
+    assert unnamed is None
+
+
+def test_an_app_in_no_module_has_no_name():
+    """No other process could find it."""
+    with Firelock("memory://") as app:
+        assert locate_app(app) is None

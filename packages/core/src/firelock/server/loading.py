@@ -82,6 +82,9 @@ def _load_file(path: Path) -> ModuleType:
         message = f"No file {str(path)!r}."
         raise ConfigurationError(message)
     path = path.resolve()
+    if path.stem in sys.stdlib_module_names:
+        message = f"{str(path)!r} has the name of a module of Python; rename it."
+        raise ConfigurationError(message)
     loaded = sys.modules.get(path.stem)
     if loaded is not None and getattr(loaded, "__file__", None) == str(path):
         return loaded
