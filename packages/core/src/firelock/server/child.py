@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import attrs
@@ -48,6 +48,8 @@ class Child:
         async_workers: coroutines at once.
         app_spec: how a process of its own finds the app; None where it cannot.
         on_session_lost: called from the dispatcher's thread with the id of a session found dead.
+        storage: a URL that the server's command line gave in place of the app's own.
+        imports: modules with tasks that it named.
     """
 
     app: Firelock
@@ -58,6 +60,8 @@ class Child:
     async_workers: int
     app_spec: str | None
     on_session_lost: Callable[[str], None]
+    storage: str | None = None
+    imports: Sequence[str] = ()
     _is_hurried: threading.Event = attrs.field(init=False, factory=threading.Event)
     _is_over: bool = attrs.field(init=False, default=False)
     _threads: ThreadWorkers = attrs.field(init=False)
@@ -81,6 +85,8 @@ class Child:
             self.server,
             self.app_spec,
             self._wake,
+            self.storage,
+            self.imports,
         )
         self._threads = ThreadWorkers(desk, self.workers)
         self._coroutines = AsyncWorkers(desk, self.async_workers, self.workers)

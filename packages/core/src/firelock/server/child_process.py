@@ -60,7 +60,7 @@ class ChildProcess:
         app.plugins.worker_process_started(server)
         self._child = Child(
             app, self._board, server, queues, workers, coroutines, self._options["app_spec"],
-            self._report_lost,
+            self._report_lost, self._options["storage"], self._options["imports"],
         )  # fmt: skip
         self._say({"ready": {
             "storage": app.storage.connect_url, "settings": app.settings.to_json(), "workers": workers,

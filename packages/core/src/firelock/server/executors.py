@@ -59,6 +59,8 @@ class Desk:
     server: ServerInfo
     app_spec: str | None  # how a process of its own finds the app; None where it cannot
     wake: Callable[[], None]
+    storage: str | None = None  # a URL that takes the place of the app's own there
+    imports: Sequence[str] = ()  # modules with more tasks, for there
     ended: deque[Ended] = attrs.field(factory=deque)
 
     def finish(self, ended: Ended, *, is_dry: bool) -> None:
@@ -177,15 +179,19 @@ class ThreadWorkers:
         """Run in a process of its own: a fresh one for a suspect, else the one this worker keeps."""
         desk = self._desk
         if is_suspect:
-            alone = IsolatedProcess(app_spec, desk.server)
+            alone = self._start_process(app_spec)
             ended = alone.run(run, desk.runner, desk.console)
             alone.close()
             return ended
         if process and not process[0].is_alive:
             process.pop().close()
         if not process:
-            process.append(IsolatedProcess(app_spec, desk.server))
+            process.append(self._start_process(app_spec))
         return process[0].run(run, desk.runner, desk.console)
+
+    def _start_process(self, app_spec: str) -> IsolatedProcess:
+        desk = self._desk
+        return IsolatedProcess(app_spec, desk.server, storage=desk.storage, imports=desk.imports)
 
 
 class AsyncWorkers:

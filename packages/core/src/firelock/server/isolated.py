@@ -1,31 +1,33 @@
 """A process of its own for a job: for `executor="process"`, and for a job suspected of killing its process.
 
-The process imports the app by the name its server was started with, gets one job after another as a line of
-JSON, and answers each with its log lines and its transition. When it dies, exactly one job is to blame.
+The process imports the app by the name its server was started with and says that it is ready, or why not. It
+gets one job after another as a line of JSON, and answers each with its log lines and its transition. When it
+dies, exactly one job is to blame; when it never got ready, none is.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any
 
 import attrs
 
-from firelock.console import Console
+from firelock.console import Console, check_level, check_progress
 from firelock.errors import ConfigurationError
 from firelock.hookspecs import ServerInfo
 from firelock.job import ClaimedJob, ErrorInfo, State
 from firelock.lifecycle import HELD, Holder, Transition
 from firelock.outcome import JobCancelled
 from firelock.server.lifeline import die_with_parent
-from firelock.server.loading import load_app
-from firelock.server.runner import Ended, Run, Runner
+from firelock.server.loading import load_app, load_module
+from firelock.server.runner import Ended, ProcessDied, Run, Runner
 
 if TYPE_CHECKING:
     from firelock.app import Firelock
@@ -34,9 +36,23 @@ __all__ = ["IsolatedProcess", "describe_exit"]
 
 
 class IsolatedProcess:
-    """The server's side of one such process. Used by one worker thread; `kill` may come from any."""
+    """The server's side of one such process. Used by one worker thread; a run's `stop` may come from any.
 
-    def __init__(self, app_spec: str, server: ServerInfo) -> None:
+    Args:
+        app_spec: where the app stands.
+        server: for hooks.
+        storage: a URL that takes the place of the app's own.
+        imports: modules with more tasks.
+    """
+
+    def __init__(
+        self, app_spec: str, server: ServerInfo, *, storage: str | None = None, imports: Sequence[str] = ()
+    ) -> None:
+        self._surroundings = {"storage": storage, "imports": list(imports)}
+        self._is_ready = False
+        self._lock = threading.Lock()
+        self._current: Run | None = None  # whose `stop` may kill
+        self._is_killed = False
         self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
             [sys.executable, "-m", "firelock.server.isolated", app_spec, str(os.getpid()),
              json.dumps(attrs.asdict(server))],
@@ -47,20 +63,28 @@ class IsolatedProcess:
 
     @property
     def is_alive(self) -> bool:
-        """Tell whether the process runs."""
-        return self._process.poll() is None
+        """Tell whether the process runs and goes on running."""
+        return not self._is_killed and self._process.poll() is None
 
     def kill(self) -> None:
         """The process is dead, and what it started with it."""
+        self._is_killed = True
         try:
             os.killpg(self._process.pid, signal.SIGKILL)
         except (ProcessLookupError, PermissionError):
             self._process.kill()
 
+    def _stop(self, run: Run) -> None:
+        """The process is dead, if it is this run's still: a late call must not kill the next job's."""
+        with self._lock:
+            if self._current is run:
+                self.kill()
+
     def close(self) -> None:
         """The process has ended: in order if it is idle."""
         if self._process.stdin is not None:
-            self._process.stdin.close()
+            with contextlib.suppress(OSError):  # a job that it did not live to read is still in the buffer
+                self._process.stdin.close()
         try:
             self._process.wait(timeout=2)
         except subprocess.TimeoutExpired:
@@ -70,30 +94,46 @@ class IsolatedProcess:
             self._process.stdout.close()
 
     def run(self, run: Run, runner: Runner, console: Console) -> Ended:
-        """Return the end of the run; a process that dies without a word is a crash of its job."""
+        """Return the end of the run; a process that dies without a word is a crash of its job.
+
+        One that never got as far as the job is none: that is a failure, which says so.
+        """
         runner.start(run)
-        run.stop = self.kill
+        with self._lock:
+            self._current = run
+        run.stop = lambda: self._stop(run)
         if run.cancelled is not None:
-            self.kill()
+            self._stop(run)
         try:
             answer = self._exchange(run, console)
-        except (BrokenPipeError, ValueError):
+        except (OSError, ValueError):
             answer = None
+        with self._lock:
+            self._current = None
         run.stop = None
-        if answer is not None:
+        if answer is not None and "transition" in answer:
             return Ended(run.job, _read_transition(answer["transition"]), int(answer["duration"]))
         self.close()
         if run.cancelled is not None:
             return runner.raised(run, JobCancelled(run.context.cancel_reason))
-        return runner.crashed(run, f"its process died: {describe_exit(self._process.returncode)}")
+        how = describe_exit(self._process.returncode)
+        if self._is_ready:
+            return runner.crashed(run, f"its process died: {how}")
+        why = how if answer is None else answer["unready"]
+        return runner.interrupted(run, ProcessDied(f"the process for this job could not load the app: {why}"))
 
     def _exchange(self, run: Run, console: Console) -> dict[str, Any] | None:
         out, back = self._process.stdin, self._process.stdout
         if out is None or back is None:  # both are pipes: Popen was told so
             raise AssertionError(self._process)
+        if not self._is_ready:
+            _write(out, self._surroundings)
+            said = json.loads(back.readline() or "null")
+            if said is None or "unready" in said:
+                return said
+            self._is_ready = True
         holder = [run.holder.session, run.holder.server]
-        out.write(json.dumps({"job": attrs.asdict(run.job), "holder": holder}).encode() + b"\n")
-        out.flush()
+        _write(out, {"job": attrs.asdict(run.job), "holder": holder})
         for line in back:
             said = json.loads(line)
             if "log" in said:
@@ -103,6 +143,11 @@ class IsolatedProcess:
             else:
                 return dict(said)
         return None
+
+
+def _write(pipe: IO[bytes], words: Mapping[str, Any]) -> None:
+    pipe.write(json.dumps(words).encode() + b"\n")
+    pipe.flush()
 
 
 def describe_exit(code: int | None) -> str:
@@ -130,9 +175,11 @@ class _PipeConsole(Console):
         self._say = say
 
     def log(self, job_id: str, attempt: int, level: str, text: str) -> None:  # noqa: ARG002 - the server knows them
+        check_level(level)  # here, where it fails the job alone
         self._say({"log": [level, str(text)]})
 
     def progress(self, job_id: str, done: float, total: float, message: str | None) -> None:  # noqa: ARG002
+        check_progress(done, total)
         self._say({"progress": [done, total, message]})
 
 
@@ -148,14 +195,7 @@ def _read_transition(fields: dict[str, Any]) -> Transition:
     return Transition(from_states=HELD, to=to, error=None if error is None else ErrorInfo(**error), **fields)
 
 
-def _serve(app: Firelock, jobs: IO[bytes], answers: IO[bytes]) -> None:
-    lock = threading.Lock()
-
-    def say(words: Mapping[str, Any]) -> None:
-        with lock:
-            answers.write(json.dumps(words).encode() + b"\n")
-            answers.flush()
-
+def _serve(app: Firelock, jobs: IO[bytes], say: Callable[[Mapping[str, Any]], None]) -> None:
     console = _PipeConsole(say)
     runner = Runner(app, console)
     for line in jobs:
@@ -184,17 +224,33 @@ def main() -> int:
     # What a task prints must not be taken for an answer: the answers keep the pipe, stdout becomes stderr.
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    try:
-        app = load_app(app_spec)
-    except ConfigurationError as error:
-        sys.stderr.write(f"firelock: {error}\n")
-        return 2
+    lock = threading.Lock()
+
+    def say(words: Mapping[str, Any]) -> None:
+        with lock:
+            _write(answers, words)
+
     server = ServerInfo(**json.loads(server_text))
-    app.plugins.worker_process_started(server)
-    _serve(app, sys.stdin.buffer, answers)
+    try:
+        app = _load(app_spec, **json.loads(sys.stdin.buffer.readline()))
+        app.plugins.worker_process_started(server)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it is, the server has to know
+        told = str(error) if isinstance(error, ConfigurationError) else f"{type(error).__name__}: {error}"
+        sys.stderr.write(f"firelock: {told}\n")
+        say({"unready": told})
+        return 2
+    say({"ready": True})
+    _serve(app, sys.stdin.buffer, say)
     app.plugins.worker_process_stopped(server)
     app.close()
     return 0
+
+
+def _load(app_spec: str, *, storage: str | None, imports: Sequence[str]) -> Firelock:
+    app = load_app(app_spec, storage=storage)
+    for name in imports:
+        load_module(name)
+    return app
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from firelock.console import Console
     from firelock.task import TaskInfo
 
-__all__ = ["CancelKind", "Ended", "Run", "Runner"]
+__all__ = ["CancelKind", "Ended", "ProcessDied", "Run", "Runner"]
 
 log = logging.getLogger(__name__)
 
@@ -62,8 +62,8 @@ class Run:
         if self.cancelled is None:
             self.cancelled = kind
             self.context.cancel(reason)
-            if self.stop is not None:
-                self.stop()
+            if (stop := self.stop) is not None:  # read once: the run may end meanwhile
+                stop()
 
 
 @attrs.define(eq=False)
