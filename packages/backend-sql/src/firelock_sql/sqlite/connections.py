@@ -26,6 +26,7 @@ __all__ = ["Connections", "no_work"]
 _T = TypeVar("_T")
 _READERS = 4
 _CACHE_KIB = 8_192
+_LOG_BYTES = 16 << 20  # to which the log shrinks again after a long reader has let it grow
 _STATEMENTS = 256
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.005  # seconds between two tries for the writer's place
 
@@ -162,6 +163,7 @@ class Connections:
             connection.execute("PRAGMA journal_mode = WAL").fetchone()
             connection.execute(f"PRAGMA synchronous = {self._url.synchronous}")
             connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+            connection.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES}")
         except BaseException:
             connection.close()
             raise
