@@ -12,9 +12,8 @@ import os
 import shutil
 import sys
 import threading
-import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -27,6 +26,7 @@ from firelock.plugins import open_storage
 from firelock.storage import JobFilter, Storage
 from firelock.testing import FaultyStorage
 from tests.faults.checker import is_legal
+from tests.faults.forking import in_fork
 from tests.faults.ledger import Ledger, read_ledger
 from tests.faults.servers import eventually
 
@@ -169,21 +169,6 @@ def _clear(url: str) -> None:
     storage.close()
 
 
-def _in_fork(work: Callable[[], None]) -> int:
-    """Return the exit code of a process that does the work."""
-    pid = os.fork()
-    if pid:
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    code = 1
-    try:
-        work()
-        code = 0
-    except BaseException:  # noqa: BLE001 - whatever it is, it is told and ends this process
-        traceback.print_exc()
-    sys.stderr.flush()
-    os._exit(code)
-
-
 def _points(calls: dict[str, int], most: int, depth: int) -> list[Point]:
     """Return points for each verb's first calls, evenly chosen where there are too many."""
     every = [
@@ -200,9 +185,9 @@ def _try(url: str, folder: Path, point: Point | None) -> tuple[int, list[str]]:
     """Return the exit code of the program and what was wrong afterwards."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    assert _in_fork(lambda: _clear(url)) == 0
-    code = _in_fork(lambda: play(url, folder, point))
-    if _in_fork(lambda: recover(url, folder)) != 0:
+    assert in_fork(lambda: _clear(url)) == 0
+    code = in_fork(lambda: play(url, folder, point))
+    if in_fork(lambda: recover(url, folder)) != 0:
         return code, ["no clean server could finish"]
     return code, json.loads((folder / "wrong").read_text())
 

@@ -1,0 +1,215 @@
+"""Many writers of one SQLite file: killed within their writes, or kept waiting by strangers.
+
+`python -m tests.faults.crowding kill|crowd URL FOLDER NUMBER SECONDS` prints its figures as JSON. Its
+processes are forks of one that keeps no connection open.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sqlite3
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+
+from firelock import Firelock, FirelockError
+from firelock.job import NewJob, State
+from firelock.lifecycle import HELD, Transition
+from firelock.plugins import open_storage
+from firelock.storage import NewSession, Storage
+from tests.faults.forking import end_of, start_fork
+from tests.faults.ledger import Ledger, read_ledger
+from tests.faults.servers import eventually
+
+_KILLS_A_FILE = 25
+
+
+def _file_of(url: str) -> Path:
+    return Path(url.removeprefix("sqlite:///").partition("?")[0])
+
+
+# ---- writers that are killed -----------------------------------------------------------------------------
+
+
+def write_for_ever(url: str, folder: Path, seed: int) -> None:
+    """Insert, claim and settle in chunks; the ledger says before and after each what the storage said."""
+    chance, ledger, storage = random.Random(seed), Ledger(folder), open_storage(url)
+    session = f"session-{os.getpid()}"
+    storage.begin_session(NewSession(session, "server", "server", "host", os.getpid(), 0, 3600))
+    while True:
+        jobs = [_job(storage) for _ in range(chance.randint(1, 200))]
+        ledger.write("begin")
+        storage.insert(jobs)
+        ledger.write("inserted", note=",".join(job.id for job in jobs))
+        ledger.write("begin")
+        claim = storage.claim(None, chance.randint(1, 100), session, 1)
+        ends = [
+            Transition(job.id, HELD, session, job.fence, State.SUCCEEDED, 1, attempt=job.attempt)
+            for job in claim.jobs
+        ]
+        storage.apply(ends)
+        ledger.write("settled", note=",".join(job.id for job in claim.jobs))
+
+
+def _job(storage: Storage) -> NewJob:
+    return NewJob(storage.new_id(), "work", '{"a":[1]}' * 20, "json", "default", 0, State.ENQUEUED, 1)
+
+
+def kill_writers(url: str, folder: Path, kills: int) -> dict[str, object]:
+    """Return the figures of so many writers killed within a write, on a new file now and then."""
+    chance, path = random.Random(36), _file_of(url)
+    damaged = within = acknowledged = 0
+    lost: list[str] = []
+    for number in range(kills):
+        if number % _KILLS_A_FILE == 0:
+            _remove(path, folder)
+        pid = start_fork(partial(write_for_ever, url, folder, number))
+        eventually((folder / f"{pid}.jsonl").exists, 10, "the writer writes")
+        time.sleep(chance.uniform(0.0, 0.05))
+        os.kill(pid, signal.SIGKILL)
+        assert end_of(pid) == -signal.SIGKILL
+        damaged += not _is_whole(path)
+        within += [event for event in read_ledger(folder) if event.pid == pid][-1].what == "begin"
+        if (number + 1) % _KILLS_A_FILE == 0 or number + 1 == kills:
+            found, missing = _compare(path, folder)
+            acknowledged += found
+            lost += missing
+    return {"within": within, "damaged": damaged, "acknowledged": acknowledged, "lost": lost}
+
+
+def _remove(path: Path, folder: Path) -> None:
+    for ledger in folder.glob("*.jsonl"):
+        ledger.unlink()
+    for suffix in ("", "-wal", "-shm"):
+        Path(f"{path}{suffix}").unlink(missing_ok=True)
+
+
+def _is_whole(path: Path) -> bool:
+    """Tell whether SQLite finds no damage and the counts are those of the jobs."""
+    with closing(sqlite3.connect(path)) as connection:
+        answer: str = connection.execute("PRAGMA integrity_check").fetchone()[0]
+        by_state = dict(connection.execute("SELECT state, count(*) FROM firelock_jobs GROUP BY state"))
+        counted = dict(connection.execute("SELECT state, jobs FROM firelock_counts WHERE jobs > 0"))
+    return answer == "ok" and by_state == counted
+
+
+def _compare(path: Path, folder: Path) -> tuple[int, list[str]]:
+    """Return how many jobs were acknowledged, and those whose insert or end is not there."""
+    with closing(sqlite3.connect(path)) as connection:
+        states = dict(connection.execute("SELECT id, state FROM firelock_jobs"))
+    inserted, settled = list(_noted(folder, "inserted")), list(_noted(folder, "settled"))
+    lost = [job for job in inserted if job not in states]
+    return len(inserted), lost + [job for job in settled if states.get(job) != State.SUCCEEDED]
+
+
+def _noted(folder: Path, what: str) -> Iterator[str]:
+    for event in read_ledger(folder):
+        if event.what == what and event.note:
+            yield from event.note.split(",")
+
+
+# ---- writers that have to wait ---------------------------------------------------------------------------
+
+
+def enqueue_for(url: str, folder: Path, seconds: float) -> None:
+    """Enqueue one job after the other; write how long each took, in seconds, and what went wrong."""
+    fire = Firelock(url)
+
+    @fire.task(name="work", remote=True)
+    def work(seconds: float) -> int: ...  # type: ignore[empty-body]
+
+    deadline, took, errors = time.monotonic() + seconds, [], []
+    while time.monotonic() < deadline:
+        began = time.monotonic()
+        try:
+            work.enqueue(0.0)
+        except FirelockError as error:
+            errors.append(str(error))
+        took.append((began, time.monotonic() - began))
+    (folder / f"enqueued-{os.getpid()}.json").write_text(json.dumps([took, errors]))
+
+
+def hold_the_file(path: Path, folder: Path, wait: float, hold: float) -> None:
+    """A stranger writes into the same file and takes its time."""
+    time.sleep(wait)
+    with closing(sqlite3.connect(path, timeout=60, isolation_level=None)) as connection:
+        connection.execute("CREATE TABLE IF NOT EXISTS strangers (at REAL)")
+        connection.execute("BEGIN IMMEDIATE")
+        began = time.monotonic()
+        connection.execute("INSERT INTO strangers VALUES (?)", (began,))
+        time.sleep(hold)
+        connection.execute("COMMIT")
+    (folder / "held.json").write_text(json.dumps([began, time.monotonic()]))
+
+
+def read_for(path: Path, seconds: float) -> None:
+    """A reader keeps its snapshot, so that the write-ahead log cannot be emptied behind it."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("BEGIN")
+        connection.execute("SELECT count(*) FROM firelock_jobs").fetchone()
+        time.sleep(seconds)
+        connection.execute("ROLLBACK")
+
+
+def crowd(url: str, folder: Path, clients: int, seconds: float) -> dict[str, object]:
+    """Return what so many clients met beside a long reader and a stranger who holds the file for a third."""
+    path = _file_of(url)
+    storage = open_storage(url)
+    storage.migrate()
+    storage.close()
+    works: list[Callable[[], None]] = [
+        partial(read_for, path, seconds),
+        partial(hold_the_file, path, folder, seconds / 4, seconds / 3),
+        *[partial(enqueue_for, url, folder, seconds)] * clients,
+    ]
+    pids = [start_fork(work) for work in works]
+    peak = 0
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        time.sleep(0.1)
+        peak = max(peak, _size_of_log(path))
+    assert [end_of(pid) for pid in pids] == [0] * len(pids)
+    at_end = _size_of_log(path)
+    assert end_of(start_fork(partial(enqueue_for, url, folder, 1.0))) == 0
+    return {**_waits(folder), "peak": peak, "at_end": at_end, "after": _size_of_log(path)}
+
+
+def _size_of_log(path: Path) -> int:
+    log = Path(f"{path}-wal")
+    return log.stat().st_size if log.exists() else 0
+
+
+def _waits(folder: Path) -> dict[str, object]:
+    held, freed = json.loads((folder / "held.json").read_text())
+    took: list[tuple[float, float]] = []
+    errors: list[str] = []
+    for path in folder.glob("enqueued-*.json"):
+        some, wrong = json.loads(path.read_text())
+        took += some
+        errors += wrong
+    free = [span for began, span in took if began + span < held or began > freed]
+    waiting = [span for began, span in took if began + span >= held and began <= freed]
+    return {"errors": errors, "free": free, "held": waiting}
+
+
+def main() -> int:
+    """Print the figures of one of the two as JSON."""
+    kind, url, given, number, seconds = sys.argv[1:]
+    folder = Path(given)
+    folder.mkdir(parents=True, exist_ok=True)
+    if kind == "kill":
+        figures = kill_writers(url, folder, int(number))
+    else:
+        figures = crowd(url, folder, int(number), float(seconds))
+    sys.stdout.write(json.dumps(figures))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,36 @@
+"""Processes by fork, for programs that start hundreds of them: starting Python anew would take most of it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+
+__all__ = ["end_of", "in_fork", "start_fork"]
+
+
+def start_fork(work: Callable[[], None]) -> int:
+    """Return the id of a process that does the work and exits with 0, or with 1 where it raises."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        work()
+        code = 0
+    except BaseException:  # noqa: BLE001 - whatever it is, it is told and ends this process
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def end_of(pid: int) -> int:
+    """Return how the process ended: its exit code, or the negative signal."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def in_fork(work: Callable[[], None]) -> int:
+    """Return how a process ended that did the work."""
+    return end_of(start_fork(work))

@@ -1,0 +1,65 @@
+"""F36, F37: what only a file has to bear."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+from tests.faults.checker import quantiles
+from tests.faults.scenarios.base import Size, scenario, stage
+from tests.faults.servers import Place
+
+_MIB = 1024 * 1024
+_LOG_LIMIT = 16 * _MIB  # what the write-ahead log may be once nobody keeps it
+
+
+def _run(place: Place, kind: str, number: int, seconds: float) -> dict[str, Any]:
+    with (place.folder / f"{kind}.log").open("w") as log:
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.faults.crowding", kind, place.storage, str(place.folder / kind),
+             str(number), str(seconds)],
+            env=place.environment(), stdout=subprocess.PIPE, stderr=log, check=True, text=True,
+        )  # fmt: skip
+    figures: dict[str, Any] = json.loads(done.stdout)
+    return figures
+
+
+@scenario("kill-writers", "F36", full=Size(0, 1_000), short=Size(0, 10), schemes=["sqlite"])
+def kill_writers(place: Place, size: Size) -> list[str]:
+    """`kill -9` of a process within a write: the file is whole each time, nothing acknowledged is lost."""
+    figures = _run(place, "kill", size.rounds, 0)
+    assert figures["damaged"] == 0, figures
+    assert figures["lost"] == [], figures
+    return [
+        f"kills {size.rounds}, of them {figures['within']} within a write; files damaged 0",
+        f"jobs acknowledged {figures['acknowledged']}, inserts and ends lost 0",
+    ]
+
+
+@scenario("crowd", "F37", full=Size(16, 30), short=Size(6, 3), schemes=["sqlite"])
+def crowd(place: Place, size: Size) -> list[str]:
+    """Many clients and a server beside a long reader, and a stranger who holds the file for a third.
+
+    `jobs` clients for `rounds` seconds.
+    """
+    with stage(place) as on:
+        server = on.server()
+        on.up()
+        figures = _run(place, "crowd", size.jobs, size.rounds)
+        on.finish()
+        log = server.log.read_text()
+    assert figures["errors"] == [], figures["errors"][:3]
+    assert "unavailable" not in log, log[-2_000:]
+    assert figures["after"] <= _LOG_LIMIT, figures["after"]
+    p50, p99, most = quantiles(figures["free"])
+    held = max(figures["held"])
+    jobs = len(figures["free"]) + len(figures["held"])
+    sizes = [f"{figures[name] / _MIB:.1f}" for name in ("peak", "at_end", "after")]
+    return [
+        f"{size.jobs} clients, {size.rounds} s: enqueued {jobs}, errors 0",
+        f"enqueue p50 {p50 * 1e3:.1f} ms, p99 {p99 * 1e3:.0f} ms, max {most * 1e3:.0f} ms",
+        f"while the stranger held the file {size.rounds / 3:.1f} s: max {held:.2f} s",
+        f"MiB of log at most {sizes[0]}, when the reader left {sizes[1]}, a second later {sizes[2]}",
+    ]
