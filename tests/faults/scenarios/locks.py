@@ -1,0 +1,59 @@
+"""F49: locks whose holders die or sleep."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from itertools import pairwise
+
+from tests.faults.checker import quantiles
+from tests.faults.ledger import Event, read_ledger
+from tests.faults.scenarios.base import Size, scenario
+from tests.faults.servers import Place
+
+_TTL = 0.6
+_LONGEST_WAIT = 0.25  # between two looks at a taken lock
+_SLACK = 0.3
+
+
+@scenario("lock-holders", "F49", full=Size(8, 200), short=Size(8, 4))
+def lock_holders(place: Place, size: Size) -> list[str]:
+    """Holders of a lock are killed or paused past its life: fences only grow, two never both hold it.
+
+    `jobs` contenders; each holds the lock for up to a quarter of its life.
+    """
+    folder = place.folder / "locking"
+    subprocess.run(
+        [sys.executable, "-m", "tests.faults.locking", place.storage, str(folder), str(size.jobs),
+         str(size.rounds), str(_TTL)],
+        env=place.environment(), check=True,
+    )  # fmt: skip
+    events = read_ledger(folder)
+    entries = [event for event in events if event.what == "enter"]
+    assert all(before.fence < after.fence for before, after in pairwise(entries)), "a fence fell"
+    disturbed = {event.fence: event.at for event in events if event.what in {"kill", "freeze"}}
+    _assert_nobody_wrote_late(events, disturbed)
+    waits = [
+        after.at - disturbed[before.fence] for before, after in pairwise(entries) if before.fence in disturbed
+    ]
+    bound = _TTL + _LONGEST_WAIT + _SLACK
+    assert max(waits) <= bound, sorted(waits)
+    paused = [event for event in events if event.what == "freeze"]
+    lost = {event.fence for event in events if event.what == "lost"}
+    return [
+        f"holders {len(entries)}, killed {len(disturbed) - len(paused)}, paused {len(paused)}",
+        f"fences that fell 0, writes of a holder that was overtaken 0, told that they lost it {len(lost)}",
+        f"the next one waited p50 {quantiles(waits)[0]:.2f} s, max {max(waits):.2f} s; bound {bound:.2f} s",
+    ]
+
+
+def _assert_nobody_wrote_late(events: list[Event], disturbed: dict[int, float]) -> None:
+    """Nobody writes under the lock when another has entered; one who slept is told that it is lost."""
+    newest = 0
+    for event in events:
+        if event.what == "enter":
+            newest = event.fence
+        elif event.what == "write":
+            assert event.fence == newest, event
+        elif event.what == "lost":
+            assert event.fence in disturbed, event
