@@ -31,6 +31,7 @@ __all__ = ["Child", "check_runnable"]
 log = logging.getLogger(__name__)
 
 _CANCEL_GRACE = 5.0  # for cancelled jobs to end, before they are handed back under their own feet
+_LEAST_GRACE = 1.0  # of that also in a hurry, or a job that heeds its cancellation could run twice at once
 _SETTLE_GRACE = 10.0  # for the last ends to be written
 _THREAD_GRACE = 0.5
 
@@ -164,15 +165,18 @@ class Child:
         Return the ids of jobs that still run although they were handed back: threads cannot be ended.
         """
         self._dispatcher.quiet(is_quiet=True)
+        self._wait_for(lambda: self._dispatcher.is_quiet, _CANCEL_GRACE)  # a claim under way brings jobs yet
         self._wait_until_idle(grace)
         for run in self._dispatcher.runs():
             run.cancel(CancelKind.STOP, "server stopping")
-        self._wait_until_idle(_CANCEL_GRACE if grace else min(1.0, _CANCEL_GRACE))
+        self._wait_for(lambda: self._dispatcher.is_drained, _LEAST_GRACE)
+        self._wait_until_idle(_CANCEL_GRACE - _LEAST_GRACE if grace else 0.0)
         stuck = [run.job.id for run in self._dispatcher.runs()]
         if stuck:
             log.warning(
                 "%d jobs ignore their cancellation; they are handed back while they still run.", len(stuck)
             )
+        if not self._dispatcher.is_drained:
             self._dispatcher.abandon("server stopped while the job was running")
         self._wait_for(lambda: self._dispatcher.holds_nothing, _SETTLE_GRACE)
         self._is_over = True

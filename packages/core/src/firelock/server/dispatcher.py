@@ -11,7 +11,7 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from firelock.errors import StorageUnavailable
@@ -20,7 +20,7 @@ from firelock.server.claim_ahead import ClaimAhead
 from firelock.server.executors import FLUSH_SIZE, AsyncWorkers, Desk, ThreadWorkers, Ticket
 from firelock.server.runner import CancelKind, Run
 from firelock.server.settler import Settler
-from firelock.storage import Claim, Exchange, Held
+from firelock.storage import Claim, Exchange
 
 if TYPE_CHECKING:
     from firelock.app import Firelock
@@ -33,7 +33,6 @@ log = logging.getLogger(__name__)
 
 _FLUSH_WAIT = 0.010  # an end waits at most this long for company
 _LONG_RUN = 1.0  # seconds from which a run is worth a reconciliation a second, so that a delete reaches it
-_SHOWN_AS_STARTED = 10.0  # seconds from which `started_at` is written while the job still runs
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 _LONG_WAIT = 0.050  # seconds that a coroutine waits here for a place before it goes back to its queue
 _FULL_PAUSE = 0.25  # seconds until more is claimed after that, unless a place has become free
@@ -138,14 +137,34 @@ class Dispatcher:
         return [*list(self._threads.running.values()), *list(self._coroutines.running.values())]
 
     def abandon(self, reason: str) -> None:
-        """What still runs is handed back, whatever it does later; its end will be refused."""
+        """What has not ended is handed back, whatever it does later; its end will be refused."""
 
         def change() -> None:
-            for run in self.runs():
-                if run.job.id in self._settler.held:
+            self._settler.collect()
+            tickets = self._settler.unended_tickets()
+            running = self._dropped(tickets)
+            for ticket in tickets:
+                run = running.get(ticket.job.id)
+                if run is not None and run.started:
                     self._settler.owe(self._desk.runner.hand_back(run, reason))
+                else:
+                    self._hand_back([ticket], "server stopping")
 
         self.order(change)
+
+    def _dropped(self, tickets: Iterable[Ticket]) -> dict[str, Run]:
+        """No worker starts one of these any more; return what runs, theirs among it if they have started.
+
+        In this order: a worker looks at its ticket once more when its run can be seen here.
+        """
+        for ticket in tickets:
+            ticket.is_dropped = True
+        return {run.job.id: run for run in self.runs()}
+
+    @property
+    def is_quiet(self) -> bool:
+        """Tell whether no job is claimed, and no claim is under way that would still bring some."""
+        return not self._is_claiming
 
     @property
     def is_drained(self) -> bool:
@@ -184,6 +203,7 @@ class Dispatcher:
                 self._wait_for_storage(error)
             except Exception:
                 log.exception("The dispatcher met an error that it does not know; it goes on.")
+                self._reconciled_at = 0.0  # it may have cost the reply to a claim
                 self._rest(self._pause)
 
     def _wait_for_storage(self, error: StorageUnavailable) -> None:
@@ -259,9 +279,15 @@ class Dispatcher:
     # ---- what came back ----------------------------------------------------------------------------------
 
     def _take(self, reply: Exchange, limit: int, *, was_dry: bool) -> int:
-        if self._settler.answered(reply.results) or self._settler.owes_claim:
+        is_releasing = self._settler.answered(reply.results)
+        if is_releasing or self._settler.owes_claim:
             self._has_work, self._settler.owes_claim = True, False
-        claim = reply.claim
+        took = self._take_claim(reply.claim, limit, was_dry=was_dry)
+        if is_releasing:  # last: whatever this meets, what was claimed is at work
+            self._settler.release()
+        return took
+
+    def _take_claim(self, claim: Claim, limit: int, *, was_dry: bool) -> int:
         if claim.is_session_lost and self._holder is not None:
             lost, self._holder = self._holder, None
             self.on_session_lost(lost.session)
@@ -286,11 +312,8 @@ class Dispatcher:
         if coroutines:
             self._coroutines.put(coroutines)
         if self._has_sync:
-            grown = (
-                self._async_window * 2
-                if len(coroutines) * 2 > self._async_window
-                else self._async_window // 2
-            )
+            window = self._async_window
+            grown = window * 2 if len(coroutines) * 2 > window else window // 2
             self._async_window = max(1, min(self._coroutines.limit, grown))
 
     def _is_async(self, ticket: Ticket) -> bool:
@@ -311,7 +334,7 @@ class Dispatcher:
     def _hand_back(self, tickets: list[Ticket], reason: str) -> None:
         at = self._clock.now()
         for ticket in tickets:
-            if not ticket.is_dropped and self._settler.held.pop(ticket.job.id, None) is not None:
+            if self._settler.held.pop(ticket.job.id, None) is not None:
                 self._settler.hand_back(ticket.job, ticket.holder, at, reason)
 
     # ---- reconciling -------------------------------------------------------------------------------------
@@ -332,28 +355,23 @@ class Dispatcher:
         holder = self._holder
         if holder is None:
             return
-        running = {run.job.id: run for run in self.runs()}
-        long_ago = time.monotonic() - _SHOWN_AS_STARTED
-        held = [
-            Held(job_id, ticket.job.fence, _shown_start(running.get(job_id), long_ago))
-            for job_id, ticket in self._settler.held.items()
-        ]
-        reply = self._storage.reconcile(holder.session, held)
+        reply = self._storage.reconcile(holder.session, self._settler.beliefs(self.runs()))
         self._reconciled_at = time.monotonic()
         if reply.is_session_lost:
             self._holder = None
             self.on_session_lost(holder.session)
             return
         at = self._clock.now()
-        for lost in reply.lost:
-            ticket = self._settler.held.pop(lost.job_id)
-            ticket.is_dropped = True
-            if lost.job_id in running:
-                running[lost.job_id].cancel(CancelKind.LOST, "deleted, or taken from this server")
+        lost = [self._settler.held.pop(one.job_id) for one in reply.lost]
+        running = self._dropped(lost)
+        for ticket in lost:
+            if (run := running.get(ticket.job.id)) is not None:
+                run.cancel(CancelKind.LOST, "deleted, or taken from this server")
             else:  # an end that is refused tells the storage that nobody here runs it
                 self._settler.hand_back(ticket.job, ticket.holder, at, "lost before it started")
         for job in reply.unknown:
-            if job.id not in running:
+            run = running.get(job.id)
+            if run is None or run.job.fence != job.fence:
                 self._settler.hand_back(job, holder, at, "claim whose reply was lost")
 
     # ---- waiting -----------------------------------------------------------------------------------------
@@ -380,7 +398,3 @@ class Dispatcher:
             return _FLUSH_WAIT
         poll = self._app.settings.poll
         return min(poll, _FULL_PAUSE) if time.monotonic() < self._full_until else poll
-
-
-def _shown_start(run: Run | None, long_ago: float) -> int | None:
-    return run.started_at if run is not None and run.started and run.started < long_ago else None

@@ -163,6 +163,8 @@ class ThreadWorkers:
         self.running[worker] = run
         is_suspect = ticket.job.crashes >= SUSPECT_CRASHES
         try:
+            if ticket.is_dropped:  # while it was prepared, when the dispatcher could not see it running
+                return desk.runner.passed_over(run)
             if (is_suspect or run.info.executor is Executor.PROCESS) and desk.app_spec is not None:
                 return self._run_apart(run, desk.app_spec, process, is_suspect=is_suspect)
             desk.board.start(worker, ticket.job.id)
@@ -296,6 +298,11 @@ class AsyncWorkers:
             return
         place = self._free.pop()
         self.running[place] = run
+        if ticket.is_dropped:  # while it was prepared, when the dispatcher could not see it running
+            del self.running[place]
+            self._free.append(place)
+            self._finish(self._desk.runner.passed_over(run))
+            return
         self._desk.board.start(place, ticket.job.id)
         task = loop.create_task(self._run(run, place), name=f"job {ticket.job.id} {ticket.job.task}")
         run.stop = lambda: loop.call_soon_threadsafe(task.cancel)

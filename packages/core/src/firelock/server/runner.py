@@ -242,6 +242,13 @@ class Runner:
         )  # fmt: skip
         return Ended(run.job, transition, max(0, at - run.started_at))
 
+    def passed_over(self, run: Run) -> Ended:
+        """Return the end of a run that was void before it started; the refusal tells that nobody runs it."""
+        transition = lifecycle.handed_back(
+            run.job, run.holder, at=self._clock.now(), started_at=None, reason="lost before it started"
+        )
+        return Ended(run.job, transition)
+
     def hand_back(self, run: Run, reason: str) -> Ended:
         """Return the end of a run that is given back: for one that cannot be waited for any longer."""
         at = self._clock.now()

@@ -6,6 +6,7 @@ Used by the dispatcher's thread alone, so that a reconciliation never races a cl
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -18,8 +19,8 @@ from firelock.job import ClaimedJob, State
 from firelock.lifecycle import Holder, Transition
 from firelock.outcome import Settled
 from firelock.server.executors import Desk, Ticket
-from firelock.server.runner import Ended
-from firelock.storage import Applied, Claim, Exchange
+from firelock.server.runner import Ended, Run
+from firelock.storage import Applied, Claim, Exchange, Held
 
 if TYPE_CHECKING:
     from firelock.app import Firelock
@@ -30,6 +31,7 @@ __all__ = ["Settler"]
 log = logging.getLogger(__name__)
 
 _RELEASE_LIMIT = 1_000
+_SHOWN_AS_STARTED = 10.0  # seconds from which `started_at` is written while the job still runs
 _IN_STORAGE = frozenset(result for result in Applied if result.is_applied)
 
 
@@ -81,6 +83,17 @@ class Settler:
     def unended(self) -> int:
         """How many of the jobs held have not ended."""
         return len(self.held) - len(self._unsent) - len(self._desk.ended)
+
+    def unended_tickets(self) -> list[Ticket]:
+        """Return the jobs held that have not ended, of what was collected."""
+        ended = {(end.job.id, end.job.fence) for end in self._unsent}
+        return [ticket for ticket in self.held.values() if (ticket.job.id, ticket.job.fence) not in ended]
+
+    def beliefs(self, runs: Sequence[Run]) -> list[Held]:
+        """Return what is held, to be compared; with its start where it has run for long."""
+        long_ago = time.monotonic() - _SHOWN_AS_STARTED
+        starts = {run.job.id: run.started_at for run in runs if run.started and run.started < long_ago}
+        return [Held(job_id, ticket.job.fence, starts.get(job_id)) for job_id, ticket in self.held.items()]
 
     @property
     def has_hand_backs(self) -> bool:
@@ -147,7 +160,7 @@ class Settler:
     # ---- what came of it ---------------------------------------------------------------------------------
 
     def answered(self, results: Sequence[Applied]) -> bool:
-        """Nothing that was answered is owed any more; return whether continuations were set free."""
+        """Nothing that was answered is owed any more; return whether continuations are to be released."""
         ended, self._unsent = self._unsent, []
         self._back.clear()
         if not ended:
@@ -171,10 +184,11 @@ class Settler:
         )
         if accepted and self._plugins.has_jobs_settled:
             self._plugins.jobs_settled([Settled(end.job, end.transition, end.duration) for end in accepted])
-        if Applied.RELEASING not in results:
-            return False
+        return Applied.RELEASING in results
+
+    def release(self) -> None:
+        """Continuations that the last ends set free are moved; upkeep does what is left."""
         self._storage.release(_RELEASE_LIMIT)
-        return True
 
 
 def _outcome(transition: Transition) -> str | None:
