@@ -85,7 +85,7 @@ class Scene:
 
     def close(self):
         self.storage.mend()
-        if self.upkeep._thread.ident is not None:  # noqa: SLF001 - some tests never start it
+        if self.upkeep._threads[0].ident is not None:  # noqa: SLF001 - some tests never start it
             self.upkeep.stop(10)
         self.board.close()
         self.fire.close()
@@ -372,6 +372,30 @@ def test_jobs_that_must_not_overlap_end_with_the_right_to_run(scene, caplog):
     assert (None, CancelKind.LOST, None) == (before, careful.cancelled, other.cancelled)
     assert "the server cannot be sure that the job is still its own" == careful.context.cancel_reason
     assert 1 == caplog.text.count("could not renew its session in time; no job is started until it can")
+
+
+def test_a_storage_that_hangs_keeps_no_job_beyond_its_time(scene):
+    """Times are watched, and the child reports, while a duty waits for an answer."""
+    asked, may_answer = threading.Event(), threading.Event()
+    promote = scene.storage.promote
+
+    def hang(limit):
+        asked.set()
+        assert may_answer.wait(20)
+        return promote(limit)
+
+    scene.storage.promote = hang
+    scene.upkeep.start()
+    assert asked.wait(10)
+
+    over, careful = scene.run(timeout_seconds=0.001), scene.run()
+    careful.info = attrs.evolve(scene.task.info, on_risk="cancel")
+    scene.board.grant(0)
+    until(lambda: over.cancelled and careful.cancelled)
+    told = (over.cancelled, careful.cancelled, may_answer.is_set())
+    may_answer.set()
+
+    assert (CancelKind.TIMEOUT, CancelKind.LOST, False) == told
 
 
 # ---- trouble ---------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import attrs
@@ -47,7 +47,11 @@ class _Duty:
 
 
 class Upkeep:
-    """One thread that does each duty when it is time, and goes on whatever a duty meets."""
+    """Does each duty when it is time, and goes on whatever a duty meets.
+
+    What asks the storage has one thread, and what looks after this child another, so that a storage that
+    hangs keeps no job beyond its time, nor beyond the right to run.
+    """
 
     def __init__(
         self,
@@ -78,24 +82,29 @@ class Upkeep:
         self._duties = [
             self._due,
             _Duty("sweep", settings.sweep, self._sweep),
-            _Duty("report", _REPORT, self._report),
             _Duty("console", _CONSOLE, self._flush_console),
             _Duty("metrics", _METRICS, self._flush_metrics),
-            _Duty("watch", _WATCH, self._watch),
         ]
-        self._thread = threading.Thread(target=self._run, name="firelock-upkeep", daemon=True)
+        near = [_Duty("report", _REPORT, self._report), _Duty("watch", _WATCH, self._watch)]
+        self._threads = [
+            threading.Thread(target=self._run, args=(duties,), name=name, daemon=True)
+            for name, duties in (("firelock-upkeep", self._duties), ("firelock-watch", near))
+        ]
 
     def start(self) -> None:
         """The duties are done from now on."""
         self._report()
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def stop(self, timeout: float) -> None:
-        """The thread has ended; what jobs said and what was counted is written if the storage answers."""
+        """The threads have ended; what jobs said and what was counted is written if the storage answers."""
         with self._condition:
             self._is_over = True
-            self._condition.notify()
-        self._thread.join(timeout)
+            self._condition.notify_all()
+        deadline = time.monotonic() + timeout
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
         for flush in (self._flush_console, self._flush_metrics):
             try:
                 flush()
@@ -104,13 +113,13 @@ class Upkeep:
 
     # ---- the loop ----------------------------------------------------------------------------------------
 
-    def _run(self) -> None:
+    def _run(self, duties: Sequence[_Duty]) -> None:
         while True:
             with self._condition:
                 if self._is_over:
                     return
                 now = time.monotonic()
-                duty = min(self._duties, key=lambda duty: duty.at)
+                duty = min(duties, key=lambda duty: duty.at)
                 if duty.at > now:
                     self._condition.wait(duty.at - now)
                     continue
@@ -146,7 +155,7 @@ class Upkeep:
         with self._condition:
             if at < self._due.at:
                 self._due.at = at
-                self._condition.notify()
+                self._condition.notify_all()
 
     def _promote_and_fire(self) -> None:
         fired = fire_due(self._app.client)
