@@ -42,6 +42,7 @@ class Crew:
         self.metrics = Metrics()
         self.lost, self.contacts, self.due = [], [], []
         self.opened = threading.Event()
+        self.app_spec = None
         self.came = []
 
     def start(self, session="session-a"):
@@ -49,7 +50,7 @@ class Crew:
         console = Console(self.fire.client.clock.now)
         server = ServerInfo("server-a", "host:a", "*", self.workers, 7)
         self.desk = Desk(
-            Runner(self.fire, console), console, self.board, server, None, self.wake
+            Runner(self.fire, console), console, self.board, server, self.app_spec, self.wake
         )  # fmt: skip
         self.threads = ThreadWorkers(self.desk, self.workers)
         self.coroutines = AsyncWorkers(self.desk, self.async_workers, self.workers)

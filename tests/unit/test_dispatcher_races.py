@@ -135,3 +135,33 @@ def test_a_job_that_heeds_its_cancellation_has_a_moment_even_in_a_hurry():
         server.stop(grace=20)
 
         assert (State.ENQUEUED, "server stopping") == ((again := job.refresh()).state, again.reason)
+
+
+# ---- who runs where --------------------------------------------------------------------------------------
+
+
+def test_a_coroutine_that_crashed_is_run_where_no_process_can_be_had(crew):
+    """An app that stands in no module: its suspects are awaited on the loop, as ever."""
+    crew.opened.set()
+    (job,) = crew.enqueue(crew.agated())
+    for number in range(2):
+        session = f"crashed-{number}"
+        crew.begin(session)
+        crew.storage.claim(None, 1, session, crew.storage.clock())
+        crew.storage.end_session(session, [job.id], reason="its process died")
+
+    crew.start()
+
+    crew.until_all(State.SUCCEEDED, [job])
+    assert (2, [job.id]) == (job.refresh().record().crashes, crew.came)
+
+
+def test_coroutines_in_processes_are_claimed_by_threads(crew):
+    """A thread waits for each: the room on the event loop says nothing about them."""
+    crew.app_spec = "nowhere:fire"
+    crew.agated(executor="process")
+
+    crew.start()
+    until(lambda: crew.dispatcher.is_idle)
+
+    assert [crew.workers] == [limit for _, limit, *_ in crew.storage.called["claim"]]

@@ -60,8 +60,8 @@ class Dispatcher:
         self._queues = queues
         self._settler = Settler(app, desk, metrics)
         self._ahead = ClaimAhead(app.settings.claim_ahead)
-        self._has_async = any(info.is_async for info in app.registry.runnable())
-        self._has_sync = any(not info.is_async for info in app.registry.runnable())
+        on_loop = [info.is_async and not desk.runs_apart(info) for info in app.registry.runnable()]
+        self._has_async, self._has_sync = any(on_loop), not all(on_loop)
         self._async_window = app.settings.async_workers if not self._has_sync else 1
         self._holder: Holder | None = None  # None: claim nothing
         self._flag = threading.Event()
@@ -318,8 +318,7 @@ class Dispatcher:
 
     def _is_async(self, ticket: Ticket) -> bool:
         info = self._app.registry.get(ticket.job.task)
-        is_apart = ticket.job.crashes >= 2 or (info is not None and info.executor == "process")  # noqa: PLR2004
-        return info is not None and info.is_async and not is_apart
+        return info is not None and info.is_async and not self._desk.runs_apart(info, ticket.job.crashes)
 
     # ---- fairness ----------------------------------------------------------------------------------------
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import asyncio
 
     from firelock.console import Console
+    from firelock.task import TaskInfo
 
 __all__ = ["AsyncWorkers", "Desk", "ThreadWorkers", "Ticket"]
 
@@ -62,6 +63,10 @@ class Desk:
     storage: str | None = None  # a URL that takes the place of the app's own there
     imports: Sequence[str] = ()  # modules with more tasks, for there
     ended: deque[Ended] = attrs.field(factory=deque)
+
+    def runs_apart(self, info: TaskInfo, crashes: int = 0) -> bool:
+        """Tell whether a job with so many crashes runs in a process of its own, which a thread waits for."""
+        return self.app_spec is not None and (crashes >= SUSPECT_CRASHES or info.executor is Executor.PROCESS)
 
     def finish(self, ended: Ended, *, is_dry: bool) -> None:
         """The end waits to be settled; the dispatcher is woken when a batch is full or nothing else waits."""
@@ -165,7 +170,7 @@ class ThreadWorkers:
         try:
             if ticket.is_dropped:  # while it was prepared, when the dispatcher could not see it running
                 return desk.runner.passed_over(run)
-            if (is_suspect or run.info.executor is Executor.PROCESS) and desk.app_spec is not None:
+            if desk.app_spec is not None and desk.runs_apart(run.info, ticket.job.crashes):
                 return self._run_apart(run, desk.app_spec, process, is_suspect=is_suspect)
             desk.board.start(worker, ticket.job.id)
             return desk.runner.run(run)
