@@ -152,6 +152,7 @@ class Child:
                 continue
             if has_work:
                 self._dispatcher.work_came()
+                self._dispatcher.wait_until_dry(poll)  # while workers are busy, work that waits is no news
 
     # ---- stopping ----------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from firelock.errors import StorageUnavailable
 from firelock.lifecycle import Holder
 from firelock.server.claim_ahead import ClaimAhead
-from firelock.server.executors import FLUSH_SIZE, AsyncWorkers, Desk, ThreadWorkers, Ticket
+from firelock.server.executors import FLUSH_SIZE, FULL_PAUSE, AsyncWorkers, Desk, ThreadWorkers, Ticket
 from firelock.server.runner import CancelKind, Run
 from firelock.server.settler import Settler
 from firelock.storage import Claim, Exchange
@@ -34,8 +34,6 @@ log = logging.getLogger(__name__)
 _FLUSH_WAIT = 0.010  # an end waits at most this long for company
 _LONG_RUN = 1.0  # seconds from which a run is worth a reconciliation a second, so that a delete reaches it
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
-_LONG_WAIT = 0.050  # seconds that a coroutine waits here for a place before it goes back to its queue
-_FULL_PAUSE = 0.25  # seconds until more is claimed after that, unless a place has become free
 
 
 class Dispatcher:
@@ -65,12 +63,12 @@ class Dispatcher:
         self._async_window = app.settings.async_workers if not self._has_sync else 1
         self._holder: Holder | None = None  # None: claim nothing
         self._flag = threading.Event()
+        self._dry = threading.Event()  # the last claim got less than it asked for
         self._is_idle = False
         self._has_work = False
         self._orders: deque[Callable[[], None]] = deque()
         self._reconciled_at = time.monotonic()
         self._pause = _FIRST_PAUSE
-        self._full_until = 0.0  # monotonic instant until which claims bring coroutines that find no place
         self._is_claiming = True
         self._is_over = False
         self._is_unreachable = False
@@ -93,9 +91,14 @@ class Dispatcher:
 
     def work_came(self) -> None:
         """The storage said that there is work; a loop that is busy finds it by itself."""
+        self._dry.clear()
         self._has_work = True
         if self._is_idle:
             self._flag.set()
+
+    def wait_until_dry(self, timeout: float) -> None:
+        """Return when a claim has got less than it asked for since work came, or after the timeout."""
+        self._dry.wait(timeout)
 
     @property
     def is_idle(self) -> bool:
@@ -190,6 +193,7 @@ class Dispatcher:
         """The loop has ended; False if it did not in time."""
         self._is_over = True
         self._flag.set()
+        self._dry.set()
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
@@ -243,7 +247,9 @@ class Dispatcher:
         """Return how many jobs there is room for."""
         if self._holder is None or not self._is_claiming or not self._desk.board.may_start():
             return 0
-        if self._has_async and self._is_full():
+        if (
+            self._has_async and self._coroutines.is_full
+        ):  # a claim cannot choose, and would bring more of them
             return 0
         threads = self._threads
         room = 0
@@ -253,13 +259,6 @@ class Dispatcher:
             free = self._coroutines.limit - self._async_held()
             room = max(room, 0) + max(0, min(free, self._async_window))
         return max(0, min(room, 500))
-
-    def _is_full(self) -> bool:
-        """Tell whether a claim, which cannot choose, would bring coroutines that find no place."""
-        coroutines = self._coroutines
-        if coroutines.waiting:
-            return True
-        return len(coroutines.running) >= coroutines.limit and time.monotonic() < self._full_until
 
     def _async_held(self) -> int:
         settler = self._settler
@@ -294,6 +293,8 @@ class Dispatcher:
             return 0
         if limit:
             self.on_next_due(claim.next_due_at)
+            if len(claim.jobs) < limit:
+                self._dry.set()
         if claim.jobs and self._holder is not None:
             if was_dry and len(claim.jobs) >= limit:
                 self._ahead.ran_dry()
@@ -326,9 +327,8 @@ class Dispatcher:
         wait = self._threads.oldest_wait()
         if wait and self._ahead.observe(wait):
             self._hand_back(self._threads.take_back(), "waited too long behind others")
-        if self._coroutines.oldest_wait() > _LONG_WAIT:
-            self._full_until = time.monotonic() + _FULL_PAUSE
-            self._hand_back(self._coroutines.take_back(), "waited too long behind others")
+        if late := self._coroutines.take_back_late():
+            self._hand_back(late, "waited too long behind others")
 
     def _hand_back(self, tickets: list[Ticket], reason: str) -> None:
         at = self._clock.now()
@@ -396,4 +396,4 @@ class Dispatcher:
         if self._threads.waiting or self._coroutines.waiting:
             return _FLUSH_WAIT
         poll = self._app.settings.poll
-        return min(poll, _FULL_PAUSE) if time.monotonic() < self._full_until else poll
+        return min(poll, FULL_PAUSE) if self._coroutines.is_full else poll

@@ -35,8 +35,10 @@ __all__ = ["AsyncWorkers", "Desk", "ThreadWorkers", "Ticket"]
 log = logging.getLogger(__name__)
 
 FLUSH_SIZE = 100  # ends that are worth a round trip of their own
+FULL_PAUSE = 0.25  # seconds until more is claimed after coroutines found no place, unless one becomes free
 SUSPECT_CRASHES = 2  # from so many crashes on a job runs alone
 _RIGHT_POLL = 0.05
+_LONG_WAIT = 0.050  # seconds that a coroutine waits here for a place before it goes back to its queue
 _LAST_STEPS = 0.2  # seconds for coroutines to end that are cancelled when their loop stops
 _BLOCKED = 0.7  # seconds without an answer from the event loop that are worth a warning
 
@@ -214,6 +216,7 @@ class AsyncWorkers:
         self._todo: deque[tuple[float, Ticket]] = (
             deque()
         )  # since when it waits for a place or the right to run
+        self._full_until = 0.0  # monotonic
         self._is_polling = self._is_waking = False
         self._answered_at = 0.0
         self._is_warned = False
@@ -229,6 +232,20 @@ class AsyncWorkers:
     def waiting(self) -> int:
         """How many jobs wait here for a place."""
         return len(self._todo)
+
+    @property
+    def is_full(self) -> bool:
+        """Tell whether more coroutines would find no place here, now or a moment ago."""
+        if self._todo:
+            return True
+        return len(self.running) >= self.limit and time.monotonic() < self._full_until
+
+    def take_back_late(self) -> list[Ticket]:
+        """Return the jobs that wait for a place, if the first has waited for too long; they will not start."""
+        if self.oldest_wait() <= _LONG_WAIT:
+            return []
+        self._full_until = time.monotonic() + FULL_PAUSE
+        return self.take_back()
 
     def oldest_wait(self) -> float:
         """Return how long the first of the waiting jobs has waited, in seconds."""

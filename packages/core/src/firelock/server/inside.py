@@ -73,20 +73,24 @@ class InsideServer:
         if self._child is not None:
             message = f"Server {self.name} runs already; stop it first, or make another."
             raise ConfigurationError(message)
+        self._is_stopping.clear()
+        self._stop_asked.clear()
         app = self._app
         app.load_imports()
         app_spec = locate_app(app)
         check_runnable(app, app_spec)
-        self._is_stopping.clear()
-        self._stop_asked.clear()
         server = self._server = ServerInfo(new_id(), self.name, str(self._queues), self._workers, os.getpid())
         self._board = Board.create(self._workers + self._async_workers)
         self._keeper = SessionKeeper(
             app.storage, app.settings, server.id, on_lost=self._begin_anew, on_order=self._obey
         )
-        app.recurring.sync()
-        app.plugins.worker_process_started(server)  # before the session: an exception leaves nothing behind
-        self._session = self._begin()
+        try:
+            app.recurring.sync()
+            app.plugins.worker_process_started(server)  # before the session: nothing is left of a failure
+            self._session = self._begin()
+        except BaseException:
+            self._board.close()
+            raise
         self._keeper.start()
         self._child = Child(
             app, self._board, server, self._queues, self._workers, self._async_workers, app_spec,
@@ -142,15 +146,24 @@ class InsideServer:
                 return
             self._is_stopping.set()
             self._keeper.mark("stopping")
-            child.stop(self._app.settings.grace if grace is None else grace)
+            stuck = child.stop(self._app.settings.grace if grace is None else grace)
             self._child = None
             with self._renewing:
                 self._keeper.stop()
                 self._keeper.forget(self._session)
-            self._app.storage.end_session(self._session, (), reason="server stopped")
+            self._end_session()
+            if not stuck:  # who still runs writes to it
+                self._board.close()
             self._app.plugins.server_stopped(self._server)
             self._app.plugins.worker_process_stopped(self._server)
         self._stop_asked.set()
+
+    def _end_session(self) -> None:
+        session = self._session
+        try:
+            self._app.storage.end_session(session, (), reason="server stopped")
+        except StorageError as error:
+            log.warning("Session %s could not be ended, so its jobs wait for its timeout: %s", session, error)
 
     @property
     def is_running(self) -> bool:
@@ -158,7 +171,14 @@ class InsideServer:
         return self._child is not None
 
     def run(self) -> None:
-        """Serve until SIGINT or SIGTERM; a second one hurries. Call it from the main thread."""
+        """Serve until SIGINT or SIGTERM; a second one hurries.
+
+        Raises:
+            ConfigurationError: it is called from another thread than the main one; and as `start`.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            message = "run() hears signals, which only the main thread can; use start() and stop() elsewhere."
+            raise ConfigurationError(message)
         former = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
         def ask(*_: object) -> None:
@@ -166,10 +186,10 @@ class InsideServer:
                 self._child.hurry()
             self._stop_asked.set()
 
-        self.start()
-        for number in former:
+        for number in former:  # first: a signal that comes while it starts stops it in order
             signal.signal(number, ask)
         try:
+            self.start()
             while not self._stop_asked.wait(0.5):
                 continue
             self.stop()
