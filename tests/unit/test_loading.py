@@ -174,7 +174,7 @@ def test_a_configuration_error_of_an_app_is_told_as_it_is(write):
     write("broken_of_test.py", text)
 
     for spec in ("broken_of_test:fire", "broken_of_test.py:fire"):
-        with pytest.raises(ConfigurationError, match="^'nonsense' is not a storage URL"):
+        with pytest.raises(ConfigurationError, match=r"^'nonsense' is not a storage URL"):
             load_app(spec)
 
 

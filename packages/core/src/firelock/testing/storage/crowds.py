@@ -14,8 +14,8 @@ from firelock.testing.ends import deletes, fails, gives_up, requeues, succeeds
 from firelock.testing.handles import BASE, HOUR
 from firelock.testing.race import ROUNDS, race, race_two, until_none_is_left
 from firelock.testing.scene import Running, Scene
-from firelock.testing.storage.subject import StorageFixtures
 from firelock.testing.storage.recurring import definition
+from firelock.testing.storage.subject import StorageFixtures
 
 __all__ = ["CrowdDuty"]
 

@@ -15,8 +15,8 @@ from firelock.testing.conformance import requires
 from firelock.testing.ends import succeeds
 from firelock.testing.handles import BASE, HOUR, SECOND, Handles
 from firelock.testing.scene import Scene
-from firelock.testing.storage.subject import StorageFixtures
 from firelock.testing.storage.recurring import definition
+from firelock.testing.storage.subject import StorageFixtures
 
 __all__ = ["LifeDuty"]
 
