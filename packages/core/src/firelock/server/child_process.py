@@ -109,6 +109,14 @@ class ChildProcess:
             yield json.loads(line)
 
     def _obey_all(self) -> None:
+        """Obey until the supervisor is gone, and nobody renews the session any more; who is deaf ends too."""
+        try:
+            self._obey_each()
+        except Exception:
+            log.exception("An order could not be obeyed; this child ends, and another takes its place.")
+        os._exit(EXIT_FAILED)
+
+    def _obey_each(self) -> None:
         is_started = False
         child = self._child
         if child is None:
@@ -129,7 +137,6 @@ class ChildProcess:
                 self._stopping.put(order["stop"])
             elif "hurry" in order and is_started:
                 child.hurry()
-        os._exit(EXIT_FAILED)  # the supervisor is gone: nobody renews the session any more
 
 
 def main() -> int:
