@@ -241,7 +241,7 @@ class AsyncWorkers:
         return len(self.running) >= self.limit and time.monotonic() < self._full_until
 
     def take_back_late(self) -> list[Ticket]:
-        """Return the jobs that wait for a place, if the first has waited for too long; they will not start."""
+        """Return the jobs that wait for a place if the first has waited too long; they will not start."""
         if self.oldest_wait() <= _LONG_WAIT:
             return []
         self._full_until = time.monotonic() + FULL_PAUSE
