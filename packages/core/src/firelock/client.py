@@ -15,6 +15,7 @@ from firelock.errors import ConfigurationError, ScheduleError, TaskError
 from firelock.handle import Job
 from firelock.hookspecs import TaskCall
 from firelock.job import Edge, NewJob, On, State
+from firelock.lifecycle import awaiting_reason
 from firelock.options import CallOptions, shown
 from firelock.tags import MAX_TAGS
 from firelock.task import Call, TaskInfo, TaskVerbs
@@ -39,12 +40,6 @@ CHUNK = 500  # jobs of one call that share an atomic step
 _NO_KEYWORDS: Mapping[str, object] = {}
 _FIRST = micros(datetime(1, 1, 1, tzinfo=UTC))
 _LAST = micros(datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC))
-_WISHES = {
-    On.SUCCEEDED: "has succeeded",
-    On.FAILED: "has failed",
-    On.DELETED: "is deleted",
-    On.FINISHED: "has ended",
-}
 
 
 @attrs.define(eq=False)
@@ -216,7 +211,7 @@ class Client:
         on = options.on or On.SUCCEEDED
         job.id = self.storage.new_id(parent_id)
         job.state, job.due_at, job.nominal_at = State.AWAITING, None, None
-        job.reason = f"runs when {parent_id} {_WISHES[on]}"
+        job.reason = awaiting_reason(on, parent_id)
         job.parents = (Edge(parent_id, on),)
         return job
 

@@ -23,6 +23,7 @@ __all__ = [
     "Retention",
     "Transition",
     "Upkeep",
+    "awaiting_reason",
     "bounded_history",
     "continuation_target",
     "crashed_alone",
@@ -353,6 +354,11 @@ def continuation_target(on: On, parent: State) -> State | None:
     A failed parent may be requeued, so a child that waits for another end than failure goes on waiting.
     """
     return _TARGETS.get((on, parent))
+
+
+def awaiting_reason(on: On, parent_id: str) -> str:
+    """Return what a continuation waits for, for people."""
+    return f"runs when {parent_id} {_WISHES[on]}"
 
 
 def waiting_reason(on: On, parent: State) -> str:
