@@ -165,3 +165,19 @@ def test_coroutines_in_processes_are_claimed_by_threads(crew):
     until(lambda: crew.dispatcher.is_idle)
 
     assert [crew.workers] == [limit for _, limit, *_ in crew.storage.called["claim"]]
+
+
+# ---- waking up -------------------------------------------------------------------------------------------
+
+
+def test_a_wait_that_fails_in_a_way_nobody_knows_is_taken_up_again(caplog):
+    """Else every job from then on would wait for the poll."""
+    storage = FailingStorage()
+    with Firelock(storage, settings=Settings(poll=0.01)) as fire:
+        fire.task(name="noop")(lambda: None)
+        storage.fail("wait", ArithmeticError("unheard of"))
+
+        with fire.server(workers=1):
+            until(lambda: len(storage.called["wait"]) >= 3)
+
+    assert "unheard of" in caplog.text

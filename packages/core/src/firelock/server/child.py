@@ -64,7 +64,7 @@ class Child:
     storage: str | None = None
     imports: Sequence[str] = ()
     _is_hurried: threading.Event = attrs.field(init=False, factory=threading.Event)
-    _is_over: bool = attrs.field(init=False, default=False)
+    _is_over: threading.Event = attrs.field(init=False, factory=threading.Event)
     _threads: ThreadWorkers = attrs.field(init=False)
     _coroutines: AsyncWorkers = attrs.field(init=False)
     _dispatcher: Dispatcher = attrs.field(init=False)
@@ -144,11 +144,15 @@ class Child:
     def _wait_for_work(self) -> None:
         storage, poll = self.app.storage, self.app.settings.poll
         names = self.queues.names
-        while not self._is_over:
+        while not self._is_over.is_set():
             try:
                 has_work = storage.wait(names, poll)
             except StorageError:
-                self._is_hurried.wait(poll)
+                self._is_over.wait(poll)
+                continue
+            except Exception:  # without this thread every job would wait for the poll
+                log.exception("The wait for work met an error that it does not know; it goes on.")
+                self._is_over.wait(poll)
                 continue
             if has_work:
                 self._dispatcher.work_came()
@@ -180,14 +184,13 @@ class Child:
         if not self._dispatcher.is_drained:
             self._dispatcher.abandon("server stopped while the job was running")
         self._wait_for(lambda: self._dispatcher.holds_nothing, _SETTLE_GRACE)
-        self._is_over = True
+        self._is_over.set()
         self.app.storage.interrupt()
         if not self._dispatcher.stop(_SETTLE_GRACE):
             log.error("The last ends could not be written: the storage does not answer.")
         self._upkeep.stop(_SETTLE_GRACE)
         self._threads.close(_THREAD_GRACE)
         self._coroutines.close(_THREAD_GRACE)
-        self._is_hurried.set()
         self._waker.join(_THREAD_GRACE)
         return stuck
 
