@@ -17,6 +17,7 @@ from typing import Protocol, Self
 
 from firelock.errors import ConfigurationError, LockLost, LockTimeout, StorageError
 from firelock.ids import new_id
+from firelock.options import shown
 from firelock.threads import in_thread
 
 __all__ = ["Lock", "LockKeeper", "LockProvider"]
@@ -209,7 +210,7 @@ class Lock:
 
 def _check_name(name: object) -> None:
     if not isinstance(name, str) or not 0 < len(name) <= _NAME_LIMIT or not name.isprintable():
-        message = f"Lock name {name!r} is refused; use 1 to {_NAME_LIMIT} printable characters."
+        message = f"Lock name {shown(name)} is refused; use 1 to {_NAME_LIMIT} printable characters."
         raise ConfigurationError(message)
 
 

@@ -58,7 +58,7 @@ class Jobs:
         """
         record = self._client.storage.get((job_id,))[0]
         if record is None:
-            message = f"Job {job_id!r} is not stored: the id is wrong, or the job has been pruned."
+            message = f"Job {shown(job_id)} is not stored: the id is wrong, or the job has been pruned."
             raise JobNotFound(message)
         return Job(self._client, record)
 

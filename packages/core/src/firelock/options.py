@@ -42,7 +42,7 @@ def check_queue(name: str) -> str:
         ConfigurationError: it has other characters than `a-z 0-9 _ . -`, or more than 64.
     """
     if not isinstance(name, str) or not _QUEUE.match(name):
-        message = f"Queue name {name!r} is refused; use 1 to 64 of a-z, 0-9, '_', '.', '-'."
+        message = f"Queue name {shown(name)} is refused; use 1 to 64 of a-z, 0-9, '_', '.', '-'."
         raise ConfigurationError(message)
     return name
 

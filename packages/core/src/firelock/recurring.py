@@ -25,6 +25,7 @@ from firelock.errors import ConfigurationError, JobNotFound, StorageError, Stora
 from firelock.handle import Job
 from firelock.ids import derived_id
 from firelock.job import Edge, JobRecord, NewJob, On, State
+from firelock.options import shown
 from firelock.retry import describe_error
 from firelock.storage import RecurringRecord
 from firelock.task import Call, TaskVerbs
@@ -290,7 +291,7 @@ def _check_id(recurring_id: str) -> None:
         or not 0 < len(recurring_id) <= _ID_LIMIT
         or not recurring_id.isprintable()
     ):
-        message = f"Recurring id {recurring_id!r} is refused; use 1 to {_ID_LIMIT} printable characters."
+        message = f"Recurring id {shown(recurring_id)} is refused; use 1 to {_ID_LIMIT} printable characters."
         raise ConfigurationError(message)
 
 
