@@ -94,6 +94,15 @@ def test_jobs_run_while_the_server_does(fire):
     assert descriptors == open_descriptors()
 
 
+def test_a_healthy_server_warns_of_nothing(fire, caplog):
+    """Its right to run is there before anything looks at it."""
+    for _ in range(5):
+        with fire.server(workers=1, async_workers=1):
+            assert "word" == fire.echo.enqueue("word").result(timeout=10)
+
+    assert [] == [record.getMessage() for record in caplog.records if record.levelname != "INFO"]
+
+
 def test_a_server_may_be_started_again(fire):
     """After it was stopped; starting one that runs is refused, stopping one that does not is nothing."""
     server = fire.server(workers=1, async_workers=1)

@@ -111,9 +111,9 @@ class Child:
         self._dispatcher.on_session_lost = self.on_session_lost
         self._dispatcher.on_contact = lambda is_there: self._upkeep.contact(is_there=is_there)
         self._waker = threading.Thread(target=self._wait_for_work, name="firelock-waker", daemon=True)
-        self._upkeep.start()
         self.board.adopt_session()
         self._dispatcher.start(Holder(session_id, self.server.name))
+        self._upkeep.start()  # after the session is adopted: before, the right to run looks lost
         log.info("Jobs are run from now on.", extra={"session": session_id})
         self._waker.start()
 
