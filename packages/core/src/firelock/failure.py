@@ -60,7 +60,7 @@ def _type_name(kind: type[BaseException]) -> str:
 def _message(error: BaseException) -> str:
     try:
         return printable(str(error))
-    except Exception as broken:  # noqa: BLE001 - an exception may do anything in __str__
+    except BaseException as broken:  # noqa: BLE001 - an exception may do anything in __str__
         return f"(its message cannot be read: {type(broken).__name__})"
 
 

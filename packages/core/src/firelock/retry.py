@@ -387,7 +387,7 @@ def describe_error(error: BaseException) -> str:
     """
     try:
         message = str(error)
-    except Exception as broken:  # noqa: BLE001 - an exception may do anything in __str__
+    except BaseException as broken:  # noqa: BLE001 - an exception may do anything in __str__
         message = f"(its message cannot be read: {type(broken).__name__})"
     # Cut first, since a message may have any size; lone surrogates and NULs are what storages refuse.
     words = " ".join(message[: 2 * _MESSAGE_LIMIT].split())

@@ -20,6 +20,7 @@ from firelock.server.lifeline import die_with_parent
 from firelock.server.loading import load_app, load_module
 from firelock.server.queue_choice import parse_queues
 from firelock.server.supervisor import EXIT_FAILED, EXIT_OK, EXIT_UNREACHABLE, EXIT_USAGE, share
+from firelock.server.surroundings import keep_streams_open
 
 if TYPE_CHECKING:
     from firelock.app import Firelock
@@ -147,6 +148,7 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)  # the supervisor hears them and tells us
     level = logging.DEBUG if options["is_verbose"] else logging.INFO
+    keep_streams_open()
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     board = Board(int(descriptor), int(places))
     process = ChildProcess(os.fdopen(int(orders)), os.fdopen(int(reports), "w"), board, options)

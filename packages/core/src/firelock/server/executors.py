@@ -22,6 +22,7 @@ from firelock.lifecycle import Holder
 from firelock.server.board import Board
 from firelock.server.isolated import IsolatedProcess
 from firelock.server.runner import Ended, Run, Runner
+from firelock.server.surroundings import Surroundings
 from firelock.task import Executor
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ class Desk:
     wake: Callable[[], None]
     storage: str | None = None  # a URL that takes the place of the app's own there
     imports: Sequence[str] = ()  # modules with more tasks, for there
+    surroundings: Surroundings = attrs.field(factory=Surroundings)
     ended: deque[Ended] = attrs.field(factory=deque)
 
     def runs_apart(self, info: TaskInfo, crashes: int = 0) -> bool:
@@ -176,10 +178,11 @@ class ThreadWorkers:
                 return self._run_apart(run, desk.app_spec, process, is_suspect=is_suspect)
             desk.board.start(worker, ticket.job.id)
             return desk.runner.run(run)
-        except Exception as error:  # noqa: BLE001 - no process could be started, say: the thread goes on
+        except BaseException as error:  # noqa: BLE001 - no process could be started, say: the thread goes on
             return desk.runner.interrupted(run, error)
         finally:
             desk.board.end(worker)
+            desk.surroundings.mend()
             del self.running[worker]
 
     def _run_apart(
@@ -200,7 +203,9 @@ class ThreadWorkers:
 
     def _start_process(self, app_spec: str) -> IsolatedProcess:
         desk = self._desk
-        return IsolatedProcess(app_spec, desk.server, storage=desk.storage, imports=desk.imports)
+        return IsolatedProcess(
+            app_spec, desk.server, storage=desk.storage, imports=desk.imports, surroundings=desk.surroundings
+        )
 
 
 class AsyncWorkers:
@@ -217,7 +222,7 @@ class AsyncWorkers:
             deque()
         )  # since when it waits for a place or the right to run
         self._full_until = 0.0  # monotonic
-        self._is_polling = self._is_waking = False
+        self._is_polling = self._is_waking = self._is_closing = False
         self._answered_at = 0.0
         self._is_warned = False
 
@@ -274,7 +279,11 @@ class AsyncWorkers:
     def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
         import asyncio  # noqa: PLC0415 - loaded by now
 
-        loop.run_forever()
+        while not self._is_closing:
+            try:
+                loop.run_forever()
+            except BaseException:
+                log.exception("A job's callback or task would have ended the event loop; it goes on.")
         if pending := asyncio.all_tasks(loop):  # handed back while they ran: cancelled once more, then left
             for task in pending:
                 task.cancel()
@@ -286,6 +295,7 @@ class AsyncWorkers:
         """The loop has stopped, unless a job blocks it."""
         if self._loop is None or self._thread is None or self._loop.is_closed():
             return
+        self._is_closing = True
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(timeout)
 
@@ -337,6 +347,7 @@ class AsyncWorkers:
         except BaseException as error:  # noqa: BLE001 - whatever it is, the place is free again
             ended = self._desk.runner.interrupted(run, error)
         run.stop = None
+        self._desk.surroundings.mend()
         self._desk.board.end(place)
         del self.running[place]
         self._free.append(place)

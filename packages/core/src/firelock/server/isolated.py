@@ -28,6 +28,7 @@ from firelock.outcome import JobCancelled
 from firelock.server.lifeline import die_with_parent
 from firelock.server.loading import load_app, load_module
 from firelock.server.runner import Ended, ProcessDied, Run, Runner
+from firelock.server.surroundings import Surroundings, keep_streams_open
 
 if TYPE_CHECKING:
     from firelock.app import Firelock
@@ -43,12 +44,20 @@ class IsolatedProcess:
         server: for hooks.
         storage: a URL that takes the place of the app's own.
         imports: modules with more tasks.
+        surroundings: the folder and the environment that it starts in, whatever jobs have made of them.
     """
 
     def __init__(
-        self, app_spec: str, server: ServerInfo, *, storage: str | None = None, imports: Sequence[str] = ()
+        self,
+        app_spec: str,
+        server: ServerInfo,
+        *,
+        storage: str | None = None,
+        imports: Sequence[str] = (),
+        surroundings: Surroundings | None = None,
     ) -> None:
-        self._surroundings = {"storage": storage, "imports": list(imports)}
+        before = surroundings or Surroundings()
+        self._app = {"storage": storage, "imports": list(imports)}
         self._is_ready = False
         self._lock = threading.Lock()
         self._current: Run | None = None  # whose `stop` may kill
@@ -59,6 +68,8 @@ class IsolatedProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,
+            cwd=before.folder,
+            env=before.environment,
         )  # fmt: skip
 
     @property
@@ -127,7 +138,7 @@ class IsolatedProcess:
         if out is None or back is None:  # both are pipes: Popen was told so
             raise AssertionError(self._process)
         if not self._is_ready:
-            _write(out, self._surroundings)
+            _write(out, self._app)
             said = json.loads(back.readline() or "null")
             if said is None or "unready" in said:
                 return said
@@ -197,7 +208,7 @@ def _read_transition(fields: dict[str, Any]) -> Transition:
 
 def _serve(app: Firelock, jobs: IO[bytes], say: Callable[[Mapping[str, Any]], None]) -> None:
     console = _PipeConsole(say)
-    runner = Runner(app, console)
+    runner, surroundings = Runner(app, console), Surroundings()
     for line in jobs:
         order = json.loads(line)
         fields = order["job"]
@@ -205,6 +216,7 @@ def _serve(app: Firelock, jobs: IO[bytes], say: Callable[[Mapping[str, Any]], No
         prepared = runner.prepare(job, Holder(*order["holder"]))
         if isinstance(prepared, Run):
             prepared = _run(runner, prepared)
+            surroundings.restore()
         say({"transition": _write_transition(prepared.transition), "duration": prepared.duration})
 
 
@@ -213,7 +225,10 @@ def _run(runner: Runner, run: Run) -> Ended:
         return runner.run(run)
     import asyncio  # noqa: PLC0415 - loaded when first used
 
-    return asyncio.run(runner.arun(run))
+    try:
+        return asyncio.run(runner.arun(run))
+    except BaseException as error:  # noqa: BLE001 - the job has stopped its event loop, say
+        return runner.interrupted(run, error)
 
 
 def main() -> int:
@@ -224,6 +239,7 @@ def main() -> int:
     # What a task prints must not be taken for an answer: the answers keep the pipe, stdout becomes stderr.
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
+    keep_streams_open()
     lock = threading.Lock()
 
     def say(words: Mapping[str, Any]) -> None:

@@ -204,7 +204,7 @@ class Runner:
         try:
             serializer = self._serializers[run.job.serializer]
             return self._registry.binder(run.info).encode_result_text(result, serializer), None
-        except Exception as error:  # noqa: BLE001 - the job succeeded; what cannot be stored is only said
+        except BaseException as error:  # noqa: BLE001 - the job succeeded; what cannot be stored is only said
             return None, f"the result was not stored: {error}"
 
     def raised(self, run: Run, error: BaseException) -> Ended:
@@ -229,11 +229,11 @@ class Runner:
             log.error("Job %s could not be run here.", run.job.id, exc_info=error)
         try:
             return self.raised(run, error)
-        except Exception as broken:
+        except BaseException as broken:
             log.exception("What is decided about job %s makes no end; it is failed.", run.job.id)
             return self._failed(run, broken)
 
-    def _failed(self, run: Run, error: Exception) -> Ended:
+    def _failed(self, run: Run, error: BaseException) -> Ended:
         at = self._clock.now()
         transition = lifecycle.failed(
             run.job, run.holder, at=at, started_at=run.started_at, error=describe_failure(error),

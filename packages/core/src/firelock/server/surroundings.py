@@ -1,0 +1,74 @@
+"""What a job may break for those that come after it in the same process, and how that is mended."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+
+__all__ = ["Surroundings", "keep_streams_open"]
+
+
+class _Forks:
+    """How often this process is a copy of a copy."""
+
+    count = 0
+
+
+def _count_fork() -> None:
+    _Forks.count += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_count_fork)
+
+
+class Surroundings:
+    """What a process was like before its first job.
+
+    Only what is broken for everybody is mended after each job. What may be somebody's intent is left alone,
+    since other jobs run beside it.
+    """
+
+    def __init__(self) -> None:
+        self._recursion = sys.getrecursionlimit()
+        self._forks = _Forks.count
+        self.folder = _folder()
+        self.environment = dict(os.environ)
+
+    def mend(self) -> None:
+        """The recursion limit is no lower than before; a copy that a task forked and let return has ended."""
+        if self._forks != _Forks.count:
+            os._exit(0)
+        if sys.getrecursionlimit() < self._recursion:
+            sys.setrecursionlimit(self._recursion)
+
+    def restore(self) -> None:
+        """For a process that runs one job at a time: mended, and in its former folder."""
+        self.mend()
+        if self.folder is not None:
+            os.chdir(self.folder)
+
+
+def _folder() -> str | None:
+    try:
+        return os.getcwd()  # noqa: PTH109 - a text, as processes take it
+    except OSError:  # it was removed
+        return None
+
+
+class _Unclosable(io.TextIOWrapper):
+    """A stream of the whole process, which no job closes."""
+
+    def close(self) -> None:
+        """What was written so far is on its way."""
+        self.flush()
+
+
+def keep_streams_open() -> None:
+    """The process's stdout and stderr stay open when a job closes them."""
+    for name, descriptor in (("stdout", 1), ("stderr", 2)):
+        raw = io.FileIO(descriptor, "w", closefd=False)
+        stream = _Unclosable(io.BufferedWriter(raw), errors="backslashreplace", line_buffering=True)
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
