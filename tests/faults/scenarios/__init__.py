@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-from tests.faults.scenarios import crash_points, forked, holding, kills, locks, poison, sqlite, stops
+from tests.faults.scenarios import crash_points, forked, holding, hostile, kills, locks, poison, sqlite, stops
 from tests.faults.scenarios.base import SCENARIOS, Scenario, Size
 
 __all__ = ["SCENARIOS", "Scenario", "Size"]
 
-_FAMILIES = (crash_points, forked, holding, kills, locks, poison, sqlite, stops)  # each registers its own
+_FAMILIES = (
+    crash_points,
+    forked,
+    holding,
+    hostile,
+    kills,
+    locks,
+    poison,
+    sqlite,
+    stops,
+)  # each registers its own

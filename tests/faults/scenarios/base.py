@@ -150,6 +150,12 @@ class Stage:
         """Return what the ledger says by now."""
         return read_ledger(self.place.ledger_folder)
 
+    def record(self, job_id: str) -> JobRecord:
+        """Return a job as it is stored."""
+        record = self.fire.storage.get((job_id,))[0]
+        assert record is not None, job_id
+        return record
+
     def records(self) -> list[JobRecord]:
         """Return every acknowledged job that is stored."""
         ids = sorted(self.acknowledged)

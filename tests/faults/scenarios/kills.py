@@ -10,7 +10,7 @@ from tests.faults.checker import quantiles
 from tests.faults.scenarios.base import Size, Stage, scenario, stage
 from tests.faults.servers import Place, Server, eventually, is_running, kill
 
-__all__ = ["kill_one", "kill_whole"]
+__all__ = ["kill_one", "kill_whole", "left_over"]
 
 _QUIET = 3.5  # seconds between two kills after which the bound of a recovery can be judged
 
@@ -138,7 +138,7 @@ def kill_supervisors(place: Place, size: Size) -> list[str]:
         report = on.finish(300)
         for server in servers:
             assert server.stop() == 0
-        eventually(lambda: not _left_over(place), 2, "nothing that a server started is left")
+        eventually(lambda: not left_over(place), 2, "nothing that a server started is left")
     assert report.is_clean, report.lines()
     late = [one.job for one in report.recoveries if one.seconds > place.recovery_bound]
     assert not set(late).difference(apart), report.lines()  # a process of its own takes its time to start
@@ -149,7 +149,7 @@ def _await_end(pids: list[int]) -> float:
     return eventually(lambda: not any(map(is_running, pids)), 2, "what the supervisor started has ended")
 
 
-def _left_over(place: Place) -> list[str]:
+def left_over(place: Place) -> list[str]:
     """Return the commands of processes that write to this place's ledger."""
     mark = f"FAULTS_LEDGER={place.ledger_folder}".encode()
     found = []

@@ -46,7 +46,7 @@ def poison(place: Place, size: Size) -> list[str]:
     crashes = Counter(record.crashes for record in good)
     most = max(starts[job_id] for job_id in bad)  # above 3 where another one's death ended a run alone
     return [
-        f"poison {len(bad)} of {len(set(kinds.values()))} kinds: all failed, after {_CRASHES} crashes of each",
+        f"poison {len(bad)} of {len(set(kinds.values()))} kinds: failed after {_CRASHES} crashes each",
         f"runs of a poisonous one: {most} at most",
         f"good {len(good)}: failed 0; by crashes {dict(sorted(crashes.items()))}; children died {deaths}",
         f"{size.jobs} good ones took {alone:.1f} s alone, {together:.1f} s among them; all {took:.1f} s",

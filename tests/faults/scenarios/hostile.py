@@ -1,0 +1,84 @@
+"""F41: jobs that behave as badly as Python lets them."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+from firelock.job import JobRecord
+from tests.faults.scenarios.base import Size, Stage, scenario, stage
+from tests.faults.scenarios.kills import left_over
+from tests.faults.servers import Place, eventually
+
+_WHERE = ("thread", "loop", "process")
+
+# What becomes of each: its state, and a word of its error; None where it depends on where it runs.
+_KINDS: dict[str, tuple[str, str] | None] = {
+    "base-exception": ("failed", "BaseException"),
+    "system-exit": ("failed", "SystemExit"),
+    "keyboard-interrupt": ("failed", "KeyboardInterrupt"),
+    "cancelled-error": ("failed", "CancelledError"),
+    "generator-exit": ("failed", "GeneratorExit"),
+    "stop-iteration": ("failed", ""),  # of a coroutine Python makes a RuntimeError
+    "unreadable": ("failed", "Unreadable"),
+    "unreadably": ("failed", "Unreadably"),
+    "deep": ("failed", "RecursionError"),
+    "chained": ("failed", "ValueError"),
+    "unstorable": None,
+    "object": ("succeeded", ""),
+    "surrogates": ("succeeded", ""),
+    "closed-streams": ("succeeded", ""),
+    "surroundings": None,  # the handlers of signals are the main thread's
+    "low-recursion": None,
+    "leaked-threads": ("succeeded", ""),
+    "stopped-loop": None,
+    "ended-loop": None,
+    "fork-and-return": ("succeeded", ""),
+}
+
+
+@scenario("hostile-python", "F41", full=Size(5, 1), short=Size(1, 1))
+def hostile_python(place: Place, size: Size) -> list[str]:
+    """Jobs that raise anything and break their streams, limits, loop and surroundings: the next one is clean.
+
+    In threads, on the event loop and in processes of their own; `jobs` probes behind each.
+    """
+    with stage(place, grace=1) as on:
+        server = on.server(app="hostile", workers=2)
+        on.up()
+        child = server.children()
+        for where in _WHERE:
+            for kind, expected in _KINDS.items():
+                _assert_ended(_play(on, f"{where}.{kind}"), expected)
+                for _ in range(size.jobs):
+                    probe = _play(on, f"{where}.probe")
+                    assert probe.result == "[]", (where, kind, probe)
+        assert server.children() == child, server.log.read_text()[-2_000:]
+        began = time.monotonic()
+        server.signal(signal.SIGTERM)
+        assert server.process.wait(30) == 0
+        took = time.monotonic() - began
+        eventually(lambda: left_over(place) == [], 2, "nothing that a job started is left")
+        report = on.report()
+    assert report.stuck == 0, report.lines()
+    return [
+        f"{len(_KINDS)} kinds in {len(_WHERE)} executors: all ended with text, the next clean",
+        f"the server ended with 0 within {took:.1f} s",
+    ]
+
+
+def _play(on: Stage, task: str) -> JobRecord:
+    """Return a job of the task when it has ended."""
+    (job_id,) = on.enqueue(1, 0.0, task=task)
+    eventually(lambda: on.record(job_id).is_final, 6, f"{task} has ended")
+    return on.record(job_id)
+
+
+def _assert_ended(record: JobRecord, expected: tuple[str, str] | None) -> None:
+    assert record.is_final, record
+    assert record.crashes == 0, record
+    if expected is not None:
+        state, word = expected
+        assert record.state == state, record
+        assert word in ("" if record.error is None else record.error.type), record
+    assert record.reason or record.state != "failed", record
