@@ -84,9 +84,7 @@ def check(app: Firelock, acknowledged: Collection[str], events: Sequence[Event])
             starts[event.job].append(event)
     killed = _killed(events)
     repeats = [(before, after) for runs in starts.values() for before, after in pairwise(runs)]
-    unexplained = [
-        1 for before, _ in repeats if not any(at >= before.at - _DYING for at in killed.get(before.pid, ()))
-    ]
+    unexplained = [before for before, after in repeats if not _is_explained(before, after, killed)]
     never_ran = [
         record for record in records.values() if record.state is State.SUCCEEDED and not starts[record.id]
     ]
@@ -101,6 +99,15 @@ def check(app: Firelock, acknowledged: Collection[str], events: Sequence[Event])
         illegal=sum(not is_legal(app, record.id) for record in records.values() if starts[record.id][1:]),
         recoveries=tuple(_recoveries(events, starts, killed)),
     )
+
+
+def _is_explained(before: Event, after: Event, killed: dict[int, list[float]]) -> bool:
+    """Tell whether the run's process, or the child that had it run apart, was killed between two starts.
+
+    A process of its own may have ended in order, with its job's end still on the way through the child.
+    """
+    deaths = [*killed.get(before.pid, ()), *killed.get(before.parent, ())]
+    return any(before.at - _DYING <= at <= after.at for at in deaths)
 
 
 def _records(app: Firelock, ids: list[str]) -> dict[str, JobRecord]:

@@ -28,6 +28,7 @@ class Event:
     attempt: int = 0
     fence: int = 0
     note: str = ""
+    parent: int = 0  # the process that started this one: a child, where a job runs in a process of its own
 
 
 class Ledger:
@@ -43,7 +44,7 @@ class Ledger:
         if self._opened[0] != pid:  # replaced as a whole, since several threads may come here at once
             path = self._folder / f"{pid}.jsonl"
             self._opened = pid, os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        line = json.dumps([what, time.monotonic(), pid, job, attempt, fence, note])
+        line = json.dumps([what, time.monotonic(), pid, job, attempt, fence, note, os.getppid()])
         os.write(self._opened[1], line.encode() + b"\n")
 
 
