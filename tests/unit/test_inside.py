@@ -544,3 +544,33 @@ def test_an_operator_s_requeue_of_a_running_job_is_refused(make_app):
         gate.opened.set()
 
     assert State.DELETED is job.refresh().state
+
+
+@pytest.mark.parametrize("error", [StorageUnavailable("down"), RuntimeError("a bug of a driver")])
+def test_a_wait_for_work_that_fails_is_made_again(fire, error):
+    """Until the storage answers, jobs are found by the poll."""
+    fire.storage.fail("wait", error, error)
+
+    with fire.server(workers=1, async_workers=1):
+        assert "x" == fire.echo.enqueue("x").result(timeout=10)
+        until(lambda: len(fire.storage.called["wait"]) > 2)
+        assert "y" == fire.echo.enqueue("y").result(timeout=10)
+
+
+def test_a_stop_says_when_the_last_ends_cannot_be_written(make_app, caplog, monkeypatch):
+    """A storage that hangs is not waited for for ever."""
+    monkeypatch.setattr("firelock.server.child._SETTLE_GRACE", 0.05)
+    fire = make_app()
+    answers = threading.Event()
+    task = fire.task(name="task")(lambda: None)
+    server = fire.server(workers=1, async_workers=1).start()
+    exchange = fire.storage.exchange
+    fire.storage.exchange = lambda *args: answers.wait(10) and exchange(*args)
+    task.enqueue()
+    until(lambda: fire.jobs.find(state="processing").jobs)
+
+    server.stop(grace=0)
+    answers.set()
+
+    assert "The last ends could not be written: the storage does not answer." in caplog.text
+    until(lambda: "firelock-dispatcher" not in threads())

@@ -217,6 +217,7 @@ def test_an_app_of_the_main_program_is_named_by_its_file(write, monkeypatch):
     with Firelock("memory://") as app:
         monkeypatch.setattr(main, "fire_of_test", app, raising=False)
         monkeypatch.setattr(main, "__file__", str(write("main_of_test.py")), raising=False)
+        monkeypatch.setitem(sys.modules, "__mp_main__", main)
         named = locate_app(app)
         monkeypatch.delattr(main, "__file__")
         unnamed = locate_app(app)

@@ -126,16 +126,6 @@ class Child:
         """No more jobs are claimed, or again."""
         self._dispatcher.quiet(is_quiet=is_quiet)
 
-    @property
-    def busy(self) -> int:
-        """How many jobs run."""
-        return len(self._dispatcher.runs())
-
-    @property
-    def settled(self) -> int:
-        """How many attempts this child has settled."""
-        return self._dispatcher.settled
-
     def _wake(self) -> None:
         self._dispatcher.wake()  # made after the executors that call it
 

@@ -110,7 +110,7 @@ def locate_app(app: Firelock) -> str | None:
     for name, module in list(sys.modules.items()):
         for attribute, value in list(vars(module).items() if isinstance(module, ModuleType) else ()):
             if value is app:
-                if name != "__main__":
+                if name not in ("__main__", "__mp_main__"):  # the second is multiprocessing's word for it
                     return f"{name}:{attribute}"
                 if file := getattr(module, "__file__", None):
                     return f"{Path(file).resolve()}:{attribute}"
