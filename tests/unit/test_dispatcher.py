@@ -759,3 +759,55 @@ def test_a_loop_that_hangs_in_the_storage_cannot_be_stopped(crew):
     answer.set()
 
     assert (False, True) == (stopped, crew.dispatcher.stop(10))
+
+
+def test_a_claim_that_was_never_started_is_handed_back_when_the_server_gives_up(crew):
+    """A job that waits for the right to run is in nobody's hands: it goes back as if it had not been claimed."""
+    crew.start()
+    until(lambda: crew.dispatcher.is_idle)
+    prepare, may_go = crew.desk.runner.prepare, threading.Event()
+
+    def slowly(job, holder):
+        crew.came.append(job.id)
+        may_go.wait(10)
+        return prepare(job, holder)
+
+    crew.desk.runner.prepare = slowly
+    (job,) = crew.enqueue(crew.task())
+    until(lambda: crew.came)
+    crew.dispatcher.quiet(is_quiet=True)
+
+    crew.dispatcher.abandon("server stopped while the job was running")
+
+    crew.until_all(State.ENQUEUED, [job])
+    may_go.set()
+    until(lambda: crew.dispatcher.holds_nothing)
+    assert (0, 1) == (job.refresh().attempt, len(job.history()))
+
+
+def test_an_app_without_tasks_yet_claims_for_its_threads(make_crew):
+    """What it does not know goes back to wait for a server that does."""
+    crew = make_crew()
+    other = Firelock(crew.storage)
+    (job,) = other.task(name="elsewhere")(lambda: None).enqueue_many([()])
+
+    crew.start()
+
+    until(lambda: job.refresh().state is State.SCHEDULED)
+    assert "waiting for one that knows it" in job.refresh().reason
+
+
+def test_waiting_for_a_dry_queue_ends_with_a_claim_that_brings_too_little(crew):
+    """Or with its time, while workers are busy."""
+    crew.start()
+    until(lambda: crew.dispatcher.is_idle)
+    crew.dispatcher.work_came()
+    crew.dispatcher.wait_until_dry(60)
+    crew.enqueue(crew.gated(), 5)
+    until(lambda: len(crew.came) == 2)
+    crew.dispatcher.work_came()
+    began = time.monotonic()
+
+    crew.dispatcher.wait_until_dry(0.02)
+
+    assert 0.01 < time.monotonic() - began < 30
