@@ -762,7 +762,7 @@ def test_a_loop_that_hangs_in_the_storage_cannot_be_stopped(crew):
 
 
 def test_a_claim_that_was_never_started_is_handed_back_when_the_server_gives_up(crew):
-    """A job that waits for the right to run is in nobody's hands: it goes back as if it had not been claimed."""
+    """A job that is not yet in a worker's hands goes back as if it had not been claimed."""
     crew.start()
     until(lambda: crew.dispatcher.is_idle)
     prepare, may_go = crew.desk.runner.prepare, threading.Event()

@@ -564,8 +564,9 @@ def test_a_stop_says_when_the_last_ends_cannot_be_written(make_app, caplog, monk
     answers = threading.Event()
     task = fire.task(name="task")(lambda: None)
     server = fire.server(workers=1, async_workers=1).start()
-    exchange = fire.storage.exchange
+    exchange, apply = fire.storage.exchange, fire.storage.apply
     fire.storage.exchange = lambda *args: answers.wait(10) and exchange(*args)
+    fire.storage.apply = lambda *args: answers.wait(10) and apply(*args)
     task.enqueue()
     until(lambda: fire.jobs.find(state="processing").jobs)
 
