@@ -560,6 +560,7 @@ def test_a_wait_for_work_that_fails_is_made_again(fire, error):
 def test_a_stop_says_when_the_last_ends_cannot_be_written(make_app, caplog, monkeypatch):
     """A storage that hangs is not waited for for ever."""
     monkeypatch.setattr("firelock.server.child._SETTLE_GRACE", 0.05)
+    monkeypatch.setattr("firelock.server.child._CANCEL_GRACE", 0.05)
     fire = make_app()
     answers = threading.Event()
     task = fire.task(name="task")(lambda: None)
