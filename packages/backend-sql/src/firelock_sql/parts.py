@@ -47,7 +47,9 @@ def _tasks(tx: Transaction, queue: str) -> list[str]:
     """Return the tasks of a queue, by one short step along the index for each."""
     tasks: list[str] = []
     while found := tx.one(_NEXT_TASK, {"part_queue": queue, "former": tasks[-1] if tasks else ""}):
-        tasks.append(str(found[0]))
+        if not isinstance(found[0], str):  # bytes that somebody put there come behind every text, for ever
+            break
+        tasks.append(found[0])
     return tasks
 
 

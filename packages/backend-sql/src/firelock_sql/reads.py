@@ -20,7 +20,7 @@ from firelock.storage import (
 from firelock_sql.database import Database, Transaction
 from firelock_sql.statements import Statement, among
 from firelock_sql.tables import ZERO, attempt_errors, counts, jobs, pinned, text_literal
-from firelock_sql.text import STATES, read_edges, read_history, read_list
+from firelock_sql.text import read_edges, read_history, read_list, read_state
 
 __all__ = [
     "RECORD_COLUMNS",
@@ -80,7 +80,7 @@ def read_record(row: Sequence[Any]) -> JobRecord:
     """Return a row of `RECORD_COLUMNS` as people see it."""
     type_, message, fingerprint, result, absent, parents = row[_ERROR:]
     fields: list[Any] = list(row[:_ERROR])
-    fields[_STATE], fields[_TAGS] = STATES[fields[_STATE]], read_list(fields[_TAGS])
+    fields[_STATE], fields[_TAGS] = read_state(fields[_STATE]), read_list(fields[_TAGS])
     error = None if type_ is None else ErrorInfo(type_, message, fingerprint)
     fields += [error, result, absent, read_edges(parents)]
     return JobRecord(*fields)
@@ -100,7 +100,7 @@ def get_history(tx: Transaction, job_id: str) -> list[HistoryEntry]:
     created_at, creation, lines, is_plain_end, state, changed_at, *attempt = found
     history = read_history(created_at, creation, lines)
     if is_plain_end:
-        history = bounded_history(history, HistoryEntry(STATES[state], changed_at, None, *attempt))
+        history = bounded_history(history, HistoryEntry(read_state(state), changed_at, None, *attempt))
     return history
 
 
@@ -116,7 +116,7 @@ def count_jobs(tx: Transaction) -> Counts:
     by_queue: dict[str, dict[State, int]] = {}
     rows: Sequence[Any] = tx.all(_COUNTS)
     for queue, name, number in rows:
-        state = STATES[name]
+        state = read_state(name)
         by_state[state] = by_state.get(state, 0) + number
         by_queue.setdefault(queue, {})[state] = number
     return Counts(by_state, by_queue)

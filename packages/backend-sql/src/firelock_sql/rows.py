@@ -16,7 +16,7 @@ from firelock.storage import HistoryEntry, State
 from firelock_sql.database import Database, Transaction
 from firelock_sql.statements import Statement, among
 from firelock_sql.tables import ZERO, jobs
-from firelock_sql.text import COMPACT_FROM, STATES, compacted, entry_line
+from firelock_sql.text import COMPACT_FROM, STATES, compacted, entry_line, read_state
 
 __all__ = ["JobRow", "compact", "load_rows", "save_rows"]
 
@@ -56,6 +56,8 @@ class JobRow:
     is_changed: bool = False
 
     def __attrs_post_init__(self) -> None:
+        if self.state not in STATES:
+            self.state = read_state(self.state).value
         if self.is_plain_end:  # what the columns say now is history with the next change
             self.note(
                 HistoryEntry(

@@ -1,4 +1,8 @@
-"""How lists and histories stand in text columns."""
+"""How lists and histories stand in text columns.
+
+What cannot be read reads as nothing: a line that somebody wrote by hand must not keep a job from being shown,
+or others from being claimed.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +21,7 @@ __all__ = [
     "read_edges",
     "read_history",
     "read_list",
+    "read_state",
 ]
 
 COMPACT_FROM = 2 * HISTORY_LIMIT
@@ -33,7 +38,10 @@ def list_text(values: Sequence[str]) -> str | None:
 
 def read_list(text: str | None) -> tuple[str, ...]:
     """Return what `list_text` wrote."""
-    return tuple(json.loads(text)) if text else ()
+    try:
+        return tuple(map(str, json.loads(text))) if text else ()
+    except (TypeError, ValueError):
+        return ()
 
 
 def edges_text(parents: Sequence[Edge]) -> str | None:
@@ -43,7 +51,15 @@ def edges_text(parents: Sequence[Edge]) -> str | None:
 
 def read_edges(text: str | None) -> tuple[Edge, ...]:
     """Return what `edges_text` wrote."""
-    return tuple(Edge(parent_id, _ON[on]) for parent_id, on in json.loads(text)) if text else ()
+    try:
+        return tuple(Edge(parent_id, _ON[on]) for parent_id, on in json.loads(text)) if text else ()
+    except (KeyError, TypeError, ValueError):
+        return ()
+
+
+def read_state(text: str) -> State:
+    """Return the state of that name; a job in a state that nobody knows is one that has failed."""
+    return STATES.get(text, State.FAILED)
 
 
 def entry_line(entry: HistoryEntry) -> str:
@@ -64,17 +80,21 @@ def entry_line(entry: HistoryEntry) -> str:
     return json.dumps(fields, ensure_ascii=False, separators=(",", ":")) + "\n"
 
 
-def _read_line(line: str) -> HistoryEntry:
-    state, *rest = json.loads(line)
-    return HistoryEntry(STATES[state], *rest)
+def _read_line(line: str) -> HistoryEntry | None:
+    try:
+        state, *rest = json.loads(line)
+        return HistoryEntry(STATES[state], *rest)
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def read_history(created_at: int, creation: str | None, lines: str) -> list[HistoryEntry]:
     """Return a job's history, its middle left out where it is long."""
-    first = HistoryEntry(State.ENQUEUED, created_at) if creation is None else _read_line(creation)
-    history = [first]
+    first = None if creation is None else _read_line(creation)
+    history = [first or HistoryEntry(State.ENQUEUED, created_at)]
     for line in lines.split("\n")[:-1]:  # not splitlines(): a reason may hold separators of its own
-        history = bounded_history(history, _read_line(line))
+        if (entry := _read_line(line)) is not None:
+            history = bounded_history(history, entry)
     return history
 
 

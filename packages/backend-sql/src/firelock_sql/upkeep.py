@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -31,7 +30,7 @@ from firelock_sql.tables import (
     sessions,
     text_literal,
 )
-from firelock_sql.text import COMPACT_FROM, entry_line
+from firelock_sql.text import COMPACT_FROM, entry_line, read_list
 
 __all__ = [
     "delete_all_children",
@@ -165,7 +164,7 @@ def prune_jobs(tx: Transaction, database: Database, ids: Sequence[str]) -> int:
         {"tag": tag, "created": created_at, "job": id}
         for id, _, _, tags, created_at in found
         if tags
-        for tag in json.loads(tags)
+        for tag in read_list(tags)
     ]
     tx.run_many(_UNTAG, tags)
     for _, state, queue, _, _ in found:

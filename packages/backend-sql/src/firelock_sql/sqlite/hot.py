@@ -26,6 +26,7 @@ from firelock.storage import (
     Applied,
     Claim,
     ClaimedJob,
+    ErrorInfo,
     Exchange,
     NewJob,
     State,
@@ -195,6 +196,10 @@ class SqliteHot:
         if server is None:
             return [], Claim([], next_due_at(tx), is_session_lost=True)
         rows = ready_rows(tx, queues, limit, self._turns) if limit > 0 else []
+        claimed, unreadable = _claimed_of(rows, now)
+        if unreadable:
+            rows = [row for row in rows if row[0] not in unreadable]
+            apply_transitions(tx, self._database, [_quarantine(id, now) for id in unreadable])
         if rows:
             seqs = json.dumps([row[18] for row in rows])
             text = _TAKE.text(tx.dialect, "holder", "new_server", "now", "now_again", "seqs")
@@ -204,7 +209,7 @@ class SqliteHot:
                 tx.deltas[_PROCESSING, queue] += number
             if session not in self._holdings:
                 self._holdings[session] = _Holding(server)
-        return rows, Claim([_claimed(row, now) for row in rows], next_due_at(tx))
+        return rows, Claim(claimed, next_due_at(tx))
 
     def _kept(self, session: str, claim: Claim, rows: Sequence[Any] | None) -> Claim:
         """What was claimed for sure is remembered, so that its end needs no reading."""
@@ -318,16 +323,34 @@ class SqliteHot:
         return Exchange(results, self._kept(session, claim, rows))
 
 
+def _claimed_of(rows: Sequence[Any], now: int) -> tuple[list[ClaimedJob], list[str]]:
+    """Return the rows as jobs, and the ids of those that are none: the columns of SQLite hold anything."""
+    try:
+        return [_claimed(row, now) for row in rows], []
+    except (TypeError, ValueError):
+        if len(rows) == 1:
+            return [], [rows[0][0]]
+    parts = [_claimed_of([row], now) for row in rows]
+    return [job for jobs, _ in parts for job in jobs], [id for _, ids in parts for id in ids]
+
+
+def _quarantine(id: str, now: int) -> Transition:
+    """Return the end of a job whose row cannot be read: failed, kept until a person deletes it."""
+    error = ErrorInfo("firelock.StorageError", "a column holds what nobody wrote there", "unreadable row")
+    reason = f"the stored row cannot be read: {error.message}"
+    return Transition(id, frozenset({State.ENQUEUED}), None, None, State.FAILED, now, reason, error=error)
+
+
 def _claimed(row: Sequence[Any], now: int) -> ClaimedJob:
     (
         id, task, arguments, serializer, queue, priority, attempt, retries, crashes, fence, created_at,
         enqueued_at, _, nominal_at, tags, timeout_seconds, retry, recurring_id, *_,
     ) = row  # fmt: skip
     return ClaimedJob(
-        id, task, arguments, serializer, queue, priority, attempt + 1, retries, crashes, fence + 1,
-        created_at, enqueued_at, now, nominal_at, () if tags is None else read_list(tags), timeout_seconds,
-        retry, recurring_id,
-    )  # fmt: skip
+        id, task, arguments, serializer, queue, priority, attempt + 1, retries + 0, crashes + 0, fence + 1,
+        created_at + 0, enqueued_at, now, nominal_at, () if tags is None else read_list(tags),
+        None if timeout_seconds is None else float(timeout_seconds), retry, recurring_id,
+    )  # fmt: skip  # a sum is the cheapest look at whether it is a number
 
 
 @cache
