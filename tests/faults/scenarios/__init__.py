@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from tests.faults.scenarios import crash_points, forked, holding, hostile, kills, locks, poison, sqlite, stops
+from tests.faults.scenarios import (
+    corrupt,
+    crash_points,
+    forked,
+    holding,
+    hostile,
+    kills,
+    locks,
+    poison,
+    sqlite,
+    stops,
+)
 from tests.faults.scenarios.base import SCENARIOS, Scenario, Size
 
 __all__ = ["SCENARIOS", "Scenario", "Size"]
 
 _FAMILIES = (
+    corrupt,
     crash_points,
     forked,
     holding,

@@ -1,0 +1,164 @@
+"""F42: rows that no client of ours wrote."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import attrs
+
+from firelock.job import NewJob, State
+from firelock.storage import JobFilter
+from tests.faults.scenarios.base import Size, Stage, scenario, stage
+from tests.faults.servers import Place, eventually
+
+# What clients of another make or version may store, by what is wrong with it.
+_ODD: dict[str, Callable[[NewJob], NewJob]] = {
+    "no JSON": lambda job: attrs.evolve(job, arguments="{seconds: 1"),
+    "nothing": lambda job: attrs.evolve(job, arguments=""),
+    "another shape": lambda job: attrs.evolve(job, arguments="[1, 2]"),
+    "another type": lambda job: attrs.evolve(job, arguments='{"seconds":"soon"}'),
+    "an argument too many": lambda job: attrs.evolve(job, arguments='{"seconds":0,"minutes":0}'),
+    "no argument": lambda job: attrs.evolve(job, arguments="{}"),
+    "too deep": lambda job: attrs.evolve(job, arguments='{"seconds":' + "[" * 5_000 + "]" * 5_000 + "}"),
+    "a huge number": lambda job: attrs.evolve(job, arguments='{"seconds":' + "9" * 10_000 + "}"),
+    "not a number": lambda job: attrs.evolve(job, arguments='{"seconds":NaN}'),
+    "an unknown serializer": lambda job: attrs.evolve(job, serializer="pickle"),
+    "no serializer": lambda job: attrs.evolve(job, serializer=""),
+}
+# Jobs that are well and run, although something beside them is not.
+_BEARABLE: dict[str, Callable[[NewJob], NewJob]] = {
+    "a retry policy that is none": lambda job: attrs.evolve(job, retry="{"),
+    "a retry policy of another kind": lambda job: attrs.evolve(job, retry='{"kind":"banana"}'),
+    "a negative timeout": lambda job: attrs.evolve(job, timeout_seconds=-1.0),
+    "an odd queue": lambda job: attrs.evolve(job, queue="no queue's name; DROP TABLE"),
+}
+
+
+@scenario("odd-jobs", "F42", full=Size(20_000, 20), short=Size(200, 1))
+def odd_jobs(place: Place, size: Size) -> list[str]:
+    """Jobs with arguments nobody can read, unknown tasks and serializers: failed with the reason, text kept.
+
+    `rounds` of each kind among `jobs` good ones.
+    """
+    with stage(place) as on:
+        on.server()
+        on.up()
+        odd: dict[str, str] = {}
+        for _ in range(size.rounds):
+            for kind, change in {**_ODD, **_BEARABLE}.items():
+                on.enqueue(size.jobs // (size.rounds * (len(_ODD) + len(_BEARABLE) + 1)), 0.0)
+                odd[_insert(on, change)] = kind
+            odd[_insert(on, lambda job: attrs.evolve(job, task="nobody.knows.it"))] = "an unknown task"
+        on.enqueue(20, 0.0)
+        eventually(lambda: _unended(on) == 0, 60, "the good jobs have ended")
+        eventually(lambda: _left(on, odd) == 0, 60, "the odd jobs have ended")
+        report = on.report()
+        for job_id, kind in odd.items():
+            _assert_quarantined(on, job_id, kind)
+    assert report.is_clean, report.lines()
+    assert report.failed == 0, report.lines()
+    return [
+        f"good {report.jobs}: all succeeded; odd {len(odd)} of {len(set(odd.values()))} kinds quarantined"
+    ]
+
+
+def _insert(on: Stage, change: Callable[[NewJob], NewJob]) -> str:
+    storage = on.fire.storage
+    job = NewJob(
+        storage.new_id(), "work", '{"seconds":0.0}', "json", "default", 0, State.ENQUEUED, storage.clock()
+    )
+    storage.insert([change(job)])
+    return job.id
+
+
+def _unended(on: Stage) -> int:
+    return sum(not record.is_final for record in on.records())
+
+
+def _left(on: Stage, odd: dict[str, str]) -> int:
+    named = [job_id for job_id, kind in odd.items() if kind != "an unknown task"]
+    return sum(not on.record(job_id).is_final for job_id in named)
+
+
+def _assert_quarantined(on: Stage, job_id: str, kind: str) -> None:
+    record = on.record(job_id)
+    if kind == "an unknown task":
+        assert record.state is State.SCHEDULED, (kind, record)
+        assert record.attempt == 0, (kind, record)
+        assert "not registered" in (record.reason or ""), (kind, record)
+    elif kind in _ODD:
+        assert record.state is State.FAILED, (kind, record)
+        assert record.retries == 0, (kind, record)
+        assert "cannot be read" in (record.reason or ""), (kind, record)
+        assert record.arguments != '{"seconds":0.0}' or record.serializer != "json", (kind, record)
+    else:
+        assert record.is_final, (kind, record)
+
+
+# ---- rows of a file --------------------------------------------------------------------------------------
+
+# What each column of a job may hold that no version of ours writes there.
+_GARBAGE = {
+    "state": "banana",
+    "tags": "[not json",
+    "retry": "\udcff".encode("utf-8", "surrogateescape"),
+    "history": "no line of ours\n",
+    "creation": "{",
+    "parents": "[[1]]",
+    "arguments": b"\xff\xfe\x00",
+    "serializer": b"\xff",
+    "task": b"\xff",
+    "priority": "high",
+    "enqueued_at": "yesterday",
+    "created_at": "yesterday",
+    "changed_at": "yesterday",
+    "timeout_seconds": "soon",
+    "nominal_at": "noon",
+    "attempt": "first",
+    "retries": "many",
+    "crashes": "none",
+    "fence": "wooden",
+    "queue": b"\xff",
+    "reason": b"\xff",
+}
+
+
+@scenario("corrupt-rows", "F42", full=Size(20_000, 20), short=Size(200, 1), schemes=["sqlite"])
+def corrupt_rows(place: Place, size: Size) -> list[str]:
+    """Each column of some waiting jobs is overwritten with garbage: all other jobs run, lists can be read.
+
+    `rounds` rows for each column among `jobs` good ones.
+    """
+    with stage(place) as on:
+        good = on.enqueue(size.jobs, 0.0)
+        bad = {on.enqueue(1, 0.0)[0]: column for _ in range(size.rounds) for column in _GARBAGE}
+        good += on.enqueue(size.jobs // 10, 0.0)
+        _overwrite(place, bad)
+        server = on.server()
+        on.up()
+        eventually(lambda: _all_succeeded(on, good), 60, "the good jobs have ended")
+        on.fire.jobs.find(limit=500)
+        for state in State:
+            on.fire.storage.find(JobFilter(state=state), limit=500)
+        late = on.enqueue(20, 0.0)
+        eventually(lambda: _all_succeeded(on, late), 20, "later jobs have ended")
+        assert server.stop() == 0
+    return [
+        f"good {len(good) + len(late)}: all succeeded; rows with garbage {len(bad)} of {len(_GARBAGE)} kinds"
+    ]
+
+
+def _overwrite(place: Place, bad: dict[str, str]) -> None:
+    path = Path(place.storage.removeprefix("sqlite:///").partition("?")[0])
+    with closing(sqlite3.connect(path)) as connection, connection:
+        for job_id, column in bad.items():
+            statement = f"UPDATE firelock_jobs SET {column} = ? WHERE id = ?"
+            connection.execute(statement, (_GARBAGE[column], job_id))
+
+
+def _all_succeeded(on: Stage, ids: list[str]) -> bool:
+    pages = (on.fire.storage.get(ids[start : start + 500]) for start in range(0, len(ids), 500))
+    return all(record is not None and record.state is State.SUCCEEDED for page in pages for record in page)
