@@ -7,7 +7,7 @@ from contextlib import closing
 
 import pytest
 
-from firelock.storage import JobFilter, On, State
+from firelock.storage import JobFilter, On, RecurringRecord, State, StorageError
 from firelock.testing import Handles, Scene
 from firelock.testing.ends import requeues, succeeds
 from firelock_sql.sqlite.opening import open_sqlite
@@ -103,3 +103,20 @@ def test_a_task_that_is_no_text_ends_no_list(scene, path):
     overwrite(path, job_ids[0], "task", b"\xff")
 
     assert [job_ids[1]] == [found.id for found in scene.storage.find(JobFilter(), limit=10).jobs]
+
+
+def test_a_recurring_definition_nobody_can_read_keeps_no_other_from_firing(scene, path):
+    """The others are due and listed; that one can be removed, and says so when it is asked for."""
+    for name in ("bad", "good"):
+        record = RecurringRecord(name, "tasks.run", "[]", "json", "{}", "default", next_at=1)
+        scene.storage.put_recurring(record, keep_progress=False)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE firelock_recurring SET definition = '{' WHERE id = 'bad'")
+
+    due = scene.storage.due_recurring(10)
+
+    assert ["good"] == [record.id for record in due]
+    assert ["good"] == [record.id for record in scene.storage.list_recurring()]
+    with pytest.raises(StorageError, match="cannot be read"):
+        scene.storage.get_recurring("bad")
+    assert scene.storage.remove_recurring("bad")

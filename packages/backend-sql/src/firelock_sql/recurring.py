@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
 
 import attrs
 from sqlalchemy import bindparam, delete, select, update
 
-from firelock.storage import NewJob, RecurringRecord
+from firelock.storage import NewJob, RecurringRecord, StorageError
 from firelock_sql.claiming import next_due_at
 from firelock_sql.database import ANY_QUEUE, Database, Transaction
 from firelock_sql.insert import insert_jobs
@@ -55,8 +57,21 @@ _DUE = Statement(
 
 
 def _read(definition: str) -> RecurringRecord:
-    fields = json.loads(definition)
-    return RecurringRecord(**{**fields, "tags": tuple(fields["tags"])})
+    try:
+        fields = json.loads(definition)
+        return RecurringRecord(**{**fields, "tags": tuple(fields["tags"])})
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        message = f"A recurring definition cannot be read: {definition[:64]!r}. Remove it and add it again."
+        raise StorageError(message) from error
+
+
+def _read_all(rows: Sequence[tuple[Any, ...]]) -> list[RecurringRecord]:
+    """Return what can be read of the rows, so that one definition keeps no other from being fired."""
+    found = []
+    for row in rows:
+        with suppress(StorageError):
+            found.append(_read(str(row[0])))
+    return found
 
 
 def _store(tx: Transaction, record: RecurringRecord, *, is_new: bool) -> None:
@@ -96,7 +111,7 @@ def get_recurring(tx: Transaction, recurring_id: str) -> RecurringRecord | None:
 
 def list_recurring(tx: Transaction, *, after: str, limit: int) -> list[RecurringRecord]:
     """See `Storage.list_recurring`."""
-    return [_read(str(row[0])) for row in tx.all(_LIST, {"after": after, "most": limit})]
+    return _read_all(tx.all(_LIST, {"after": after, "most": limit}))
 
 
 def remove_recurring(tx: Transaction, recurring_id: str) -> bool:
@@ -106,7 +121,7 @@ def remove_recurring(tx: Transaction, recurring_id: str) -> bool:
 
 def due_recurring(tx: Transaction, limit: int) -> list[RecurringRecord]:
     """See `Storage.due_recurring`."""
-    return [_read(str(row[0])) for row in tx.all(_DUE, {"now": tx.now, "most": limit})]
+    return _read_all(tx.all(_DUE, {"now": tx.now, "most": limit}))
 
 
 def fire_recurring(
