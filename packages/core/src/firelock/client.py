@@ -102,9 +102,7 @@ class Client:
             await in_thread(self.clock.now)
 
     def _store(self, job: NewJob, within: object | None) -> Job[Any]:
-        self.storage.insert((job,), within=within)
-        if self.plugins.has_jobs_created:
-            self.plugins.jobs_created((job,))
+        self._insert((job,), within)
         return Job(self, job, within is not None)
 
     async def _astore(self, job: NewJob, within: object | None) -> Job[Any]:
@@ -138,21 +136,28 @@ class Client:
             first.serializer, first.queue, first.priority, first.state, first.created_at, first.due_at,
             first.nominal_at, None, (), first.timeout_seconds, first.retry,
         )  # fmt: skip
-        name, ids = first.task, self.storage.new_ids(len(positional))
-        jobs = [
-            NewJob(job_id, name, encode(args, _NO_KEYWORDS, serializer), *shared)
-            for job_id, args in zip(ids, positional, strict=True)
-        ]
-        return self._store_many(jobs, options.within)
+        # Every call is checked before the first is stored. Texts wait for that rather than jobs, and handles
+        # share one job, since each object that lives on is one more for the garbage collector to look at.
+        texts = [encode(args, _NO_KEYWORDS, serializer) for args in positional]
+        ids = self.storage.new_ids(len(texts))
+        for start in range(0, len(texts), CHUNK):
+            pairs = zip(ids[start : start + CHUNK], texts[start : start + CHUNK], strict=True)
+            self._insert(
+                [NewJob(job_id, first.task, text, *shared) for job_id, text in pairs], options.within
+            )
+        is_within = options.within is not None
+        return [Job(self, first, is_within, job_id) for job_id in ids]
 
     def _store_many(self, jobs: list[NewJob], within: object | None) -> list[Job[Any]]:
         for start in range(0, len(jobs), CHUNK):
-            chunk = jobs[start : start + CHUNK]
-            self.storage.insert(chunk, within=within)
-            if self.plugins.has_jobs_created:
-                self.plugins.jobs_created(chunk)
+            self._insert(jobs[start : start + CHUNK], within)
         is_within = within is not None
         return [Job(self, job, is_within) for job in jobs]
+
+    def _insert(self, jobs: Sequence[NewJob], within: object | None) -> None:
+        self.storage.insert(jobs, within=within)
+        if self.plugins.has_jobs_created:
+            self.plugins.jobs_created(jobs)
 
     def _common_within(self, calls: Iterable[Call]) -> object | None:
         found = {id(call.options.within): call.options.within for call in calls}

@@ -35,14 +35,26 @@ R2 = TypeVar("R2")
 
 
 class Job(Generic[R]):
-    """One job, as it was when the handle was made; `refresh()` gives a new handle."""
+    """One job, as it was when the handle was made; `refresh()` gives a new handle.
 
-    __slots__ = ("_client", "_is_uncommitted", "_record")
+    `job_id` is given where the record is that of a job created alike: but for id and arguments it holds.
+    """
 
-    def __init__(self, client: Client, record: NewJob | JobRecord, is_uncommitted: bool = False) -> None:
+    __slots__ = ("_client", "_is_uncommitted", "_record", "id")
+
+    id: str
+
+    def __init__(
+        self,
+        client: Client,
+        record: NewJob | JobRecord,
+        is_uncommitted: bool = False,
+        job_id: str | None = None,
+    ) -> None:
         self._client = client
         self._record = record
         self._is_uncommitted = is_uncommitted
+        self.id = record.id if job_id is None else job_id
 
     def __repr__(self) -> str:
         """Return id, task and state."""
@@ -57,11 +69,6 @@ class Job(Generic[R]):
         return hash(self.id)
 
     # ---- the snapshot ------------------------------------------------------------------------------------
-
-    @property
-    def id(self) -> str:
-        """The job's id."""
-        return self._record.id
 
     @property
     def task(self) -> str:
