@@ -11,6 +11,7 @@ from tests.faults.scenarios import (
     kills,
     locks,
     poison,
+    recurring,
     sqlite,
     stops,
 )
@@ -27,6 +28,7 @@ _FAMILIES = (
     kills,
     locks,
     poison,
+    recurring,
     sqlite,
     stops,
 )  # each registers its own

@@ -1,0 +1,131 @@
+"""F43, F45: recurring jobs while servers die, and after nobody was there."""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+from itertools import pairwise
+
+import attrs
+
+from firelock import Cron, Every, Firelock
+from firelock.clock import SECOND
+from firelock.job import JobRecord, State
+from firelock.storage import JobFilter, Storage
+from tests.faults.scenarios.base import Size, Stage, scenario, stage
+from tests.faults.scenarios.kills import kill_whole
+from tests.faults.servers import Place, eventually
+
+_MINUTE = 60 * SECOND
+_HOUR = 60 * _MINUTE
+_SERVERS = 3
+
+
+@scenario("recurring-kills", "F43", full=Size(50, 120), short=Size(10, 4))
+def recurring_kills(place: Place, size: Size) -> list[str]:
+    """Definitions that fire every second, servers killed every two: one job for each instant, none missing.
+
+    `jobs` definitions for `rounds` seconds on three servers.
+    """
+    schedules = [Every(timedelta(seconds=1)), Cron("* * * * * *")]
+    with stage(place) as on:
+        servers = [on.server() for _ in range(_SERVERS)]
+        on.up()
+        names = [f"definition-{number}" for number in range(size.jobs)]
+        for number, name in enumerate(names):
+            on.task("work").recur(name, schedules[number % 2], 0.0)
+        began = time.monotonic()
+        for number in range(size.rounds // 2):
+            time.sleep(max(0.0, began + 2 * (number + 1) - time.monotonic()))
+            victim = servers[number % _SERVERS]
+            kill_whole(on, victim)
+            servers[number % _SERVERS] = on.replace(victim)
+        on.up()
+        last = on.fire.storage.clock() // SECOND * SECOND
+        eventually(lambda: _all_fired_until(on, last), 20, "every instant so far has fired")
+        for name in names:
+            on.fire.recurring.remove(name)
+        eventually(lambda: on.unfinished() == 0, 60, "all jobs have ended")
+        runs = {name: _runs_of(on.fire.storage, name) for name in names}
+        late = max(run.created_at - (run.nominal_at or 0) for one in runs.values() for run in one)
+    for name, one in runs.items():
+        instants = [run.nominal_at or 0 for run in one]
+        gaps = [after - before for before, after in pairwise(sorted(instants))]
+        assert set(gaps) <= {SECOND}, (name, [gap for gap in gaps if gap != SECOND])
+        assert {run.state for run in one} == {State.SUCCEEDED}, name
+    fired = sum(map(len, runs.values()))
+    return [
+        f"definitions {size.jobs}, {size.rounds} s, kills {size.rounds // 2}: instants {fired}",
+        f"missing 0, twice 0, jobs that did not succeed 0; the latest fired {late / SECOND:.1f} s late",
+    ]
+
+
+def _all_fired_until(on: Stage, instant: int) -> bool:
+    records = on.fire.storage.list_recurring(limit=1_000)
+    return all((record.last_at or 0) >= instant for record in records)
+
+
+def _runs_of(storage: Storage, recurring_id: str) -> list[JobRecord]:
+    runs: list[JobRecord] = []
+    cursor: str | None = None
+    while True:
+        page = storage.find(JobFilter(recurring_id=recurring_id), limit=500, cursor=cursor)
+        runs += page.jobs
+        cursor = page.cursor
+        if cursor is None:
+            return runs
+
+
+# ---- nobody there ----------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class _Missed:
+    """A definition, and how many jobs a look at it makes an hour later."""
+
+    name: str
+    schedule: Cron | Every
+    jobs: int
+
+
+# From hh:mm:30 to an hour later: sixty minutes passed, of which the last is no misfire, being 30 s late.
+_MISSED = [
+    _Missed("once", Cron("* * * * *", misfire="once"), 1),
+    _Missed("all", Cron("* * * * *", misfire="all", misfire_limit=100), 60),
+    _Missed("newest", Cron("* * * * *", misfire="all", misfire_limit=10), 11),
+    _Missed("skip", Cron("* * * * *", misfire="skip"), 1),
+    _Missed("every", Every(timedelta(minutes=1), misfire="all", misfire_limit=100), 60),
+    _Missed("overlap", Cron("* * * * *", misfire="all", misfire_limit=100, overlap="skip"), 1),
+]
+
+
+@scenario("scheduler-down", "F45", full=Size(0, 20), short=Size(0, 2))
+def scheduler_down(place: Place, size: Size) -> list[str]:
+    """Nobody fires for an hour of the storage's clock: each misfire policy makes exactly the jobs it says."""
+    fire = Firelock(place.storage, settings=place.settings)
+
+    @fire.task(name="tick")
+    def tick() -> None: ...
+
+    storage = fire.storage
+    storage.clock_offset += 30 * SECOND - storage.clock() % _MINUTE  # half past a minute
+    counts: dict[str, int] = {}
+    for number in range(size.rounds):
+        for one in _MISSED:
+            tick.recur(f"{one.name}-{number}", one.schedule)
+        storage.clock_offset += _HOUR
+        with fire.server(workers=2):
+            eventually(lambda: _none_is_due(storage), 20, "everything due has fired")
+        for one in _MISSED:
+            runs = _runs_of(storage, f"{one.name}-{number}")
+            assert len(runs) == one.jobs, (one, len(runs))
+            newest = max(run.nominal_at or 0 for run in runs)
+            assert newest == storage.clock() // _MINUTE * _MINUTE, (one, newest)
+            counts[one.name] = len(runs)
+            fire.recurring.remove(f"{one.name}-{number}")
+    fire.close()
+    return [f"an hour down, {size.rounds} times; jobs of each policy: {counts}"]
+
+
+def _none_is_due(storage: Storage) -> bool:
+    return storage.due_recurring(1) == []
