@@ -69,8 +69,8 @@ class Scene:
 
     def until_swept(self, times=1):
         """So many sweeps that begin from now on are over."""
-        before = len(self.storage.called["prune"])
-        until(lambda: len(self.storage.called["prune"]) >= before + times)
+        before = len(self.storage.called["list_sessions"])
+        until(lambda: len(self.storage.called["list_sessions"]) > before + times)
 
     def run(self, **fields):
         """A run that is under way."""
@@ -300,7 +300,7 @@ def test_a_sweep_yields_after_so_many_batches(seldom):
 
     seldom.storage.release, seldom.storage.prune = verb("release", 3), verb("prune", 1_000)
 
-    seldom.upkeep._sweep()  # noqa: SLF001 - one sweep, by hand
+    seldom.upkeep._tidy()  # noqa: SLF001 - one look, by hand
 
     assert {"release": 4, "prune": 20} == batches
 

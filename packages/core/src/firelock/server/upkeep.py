@@ -32,6 +32,7 @@ __all__ = ["Upkeep"]
 log = logging.getLogger(__name__)
 
 _BATCH = 1_000
+_SELDOM = 3  # sweeps to one look for what is seldom there
 _BATCHES_A_SWEEP = 20  # then the next sweep goes on: retention yields to claims
 _REPORT, _CONSOLE, _METRICS, _WATCH = 1.0, 0.5, 2.0, 0.1
 _FIRST_LOOK = 0.01
@@ -78,10 +79,13 @@ class Upkeep:
         self._had_right = True
         self._look_again = _FIRST_LOOK  # seconds, growing while what is due does not move
         settings = app.settings
-        self._due = _Duty("due", settings.sweep, self._promote_and_fire)
+        # Every claim tells the next due instant and every end of a parent calls `release`: looking for both
+        # is a second net, and seldom, so that an idle server stays below two storage calls a second.
+        self._due = _Duty("due", _SELDOM * settings.sweep, self._promote_and_fire)
         self._duties = [
             self._due,
             _Duty("sweep", settings.sweep, self._sweep),
+            _Duty("tidy", _SELDOM * settings.sweep, self._tidy),
             _Duty("console", _CONSOLE, self._flush_console),
             _Duty("metrics", _METRICS, self._flush_metrics),
         ]
@@ -179,6 +183,8 @@ class Upkeep:
         self._is_first = not sessions or sessions[0].session.server_id == mine
         if time.monotonic() >= self._trusts_clock_from:
             self._reap()
+
+    def _tidy(self) -> None:
         self._in_batches(self._storage.release)
         self._in_batches(self._storage.prune)
 
