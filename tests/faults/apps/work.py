@@ -110,3 +110,14 @@ def deaf(job: JobContext, seconds: float) -> int:
         time.sleep(seconds)
     end(job)
     return job.fence
+
+
+# ---- jobs that end one way or the other --------------------------------------------------------------------
+
+
+@fire.task(name="fail", retry=Retry.never())
+def fail(job: JobContext, seconds: float) -> None:
+    """Fail after a while."""
+    begin(job)
+    time.sleep(seconds)
+    raise ValueError(job.id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -156,9 +156,9 @@ class Stage:
         assert record is not None, job_id
         return record
 
-    def records(self) -> list[JobRecord]:
-        """Return every acknowledged job that is stored."""
-        ids = sorted(self.acknowledged)
+    def records(self, named: Iterable[str] | None = None) -> list[JobRecord]:
+        """Return the jobs that are stored, of all that were acknowledged unless named."""
+        ids = sorted(self.acknowledged) if named is None else list(named)
         pages = (self.fire.storage.get(ids[start : start + 500]) for start in range(0, len(ids), 500))
         return [record for page in pages for record in page if record is not None]
 

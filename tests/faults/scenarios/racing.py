@@ -1,0 +1,218 @@
+"""F46, F48: what people and clients do to jobs while servers run them."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from itertools import pairwise
+
+import attrs
+
+from firelock import FirelockError, Job, JobNotFound
+from firelock.job import FINAL_STATES, On, State
+from firelock.lifecycle import continuation_target
+from tests.faults.checker import is_legal
+from tests.faults.ledger import Event
+from tests.faults.scenarios.base import Size, Stage, scenario, stage
+from tests.faults.servers import Place, eventually
+
+_CLIENTS = 4
+_CHUNK = 50
+
+
+def _from_threads(work: Callable[[int], None]) -> None:
+    """Each client has done its work, all at the same time."""
+    errors: list[BaseException] = []
+
+    def run(seed: int) -> None:
+        try:
+            work(seed)
+        except BaseException as error:  # noqa: BLE001 - raised again below
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(seed,)) for seed in range(_CLIENTS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+
+
+# ---- continuations ---------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class _Pair:
+    parent: str
+    child: str
+    on: On
+
+
+@scenario("continuations", "F46", full=Size(20_000, 1), short=Size(400, 1))
+def continuations(place: Place, size: Size) -> list[str]:
+    """Children are attached while their parents run, fail, are deleted and requeued: each has one fate.
+
+    `jobs` pairs.
+    """
+    pairs: list[_Pair] = []
+    with stage(place) as on:
+        on.server()
+        on.server()
+        on.up()
+        _from_threads(lambda seed: _attach(on, size.jobs // _CLIENTS, random.Random(seed), pairs))
+        parents = [pair.parent for pair in pairs]
+        eventually(lambda: all(record.is_final for record in on.records(parents)), 120, "parents have ended")
+        on.fire.jobs.delete([one.id for one in on.records(parents) if one.state is State.FAILED])
+        eventually(lambda: on.unfinished() == 0, 60, "the children have ended")
+        starts = Counter(event.job for event in on.events() if event.what == "start")
+        wrong = [why for pair in pairs if (why := _wrong_fate(on, pair, starts[pair.child]))]
+        fates = Counter(str(record.state) for record in on.records(pair.child for pair in pairs))
+    assert wrong == [], wrong[:3]
+    return [f"pairs {len(pairs)}: one fate each ({dict(fates)}), stuck 0, run twice 0"]
+
+
+def _attach(on: Stage, pairs: int, chance: random.Random, made: list[_Pair]) -> None:
+    """Make parents in chunks, and a child for each, and interfere, all at random instants."""
+    child = on.task("work")
+    for _ in range(max(1, pairs // _CHUNK)):
+        tasks = [on.task(chance.choice(("work", "work", "fail"))) for _ in range(_CHUNK)]
+        parents = [task.enqueue(chance.uniform(0.0, 0.004)) for task in tasks]
+        chance.shuffle(parents)
+        for parent in parents:
+            wanted = chance.choice(tuple(On))
+            job = parent.then(child.using(on=wanted.value), 0.0)
+            made.append(_Pair(parent.id, job.id, wanted))
+            _interfere(parent, chance)
+            time.sleep(chance.choice((0.0, 0.0, 0.002)))
+
+
+def _interfere(parent: Job[int], chance: random.Random) -> None:
+    """Delete or requeue one parent of five."""
+    try:
+        if chance.random() < 0.15:
+            parent.delete()
+        elif chance.random() < 0.05:
+            parent.requeue()
+    except FirelockError:  # it is deleted already, or waits to run anyway
+        return
+
+
+def _wrong_fate(on: Stage, pair: _Pair, starts: int) -> str | None:
+    """Return what is wrong with the child, None where its fate is one that an end of its parent explains."""
+    child, history = on.record(pair.child), on.fire.storage.history(pair.child)
+    ends = [entry.state for entry in on.fire.storage.history(pair.parent) if entry.state in FINAL_STATES]
+    targets = {continuation_target(pair.on, end) for end in ends}
+    told = f"{pair} ended {child.state} after {starts} runs, its parent went through {ends}: {history}"
+    if child.state is State.SUCCEEDED:
+        is_right = starts == 1 and State.ENQUEUED in targets
+    else:
+        is_right = child.state is State.DELETED and starts == 0 and State.DELETED in targets
+    moves = [entry for entry in history if entry.state in {State.ENQUEUED, State.DELETED}]
+    return None if is_right and len(moves) == 1 and is_legal(on.fire, child.id) else told
+
+
+@scenario("expiring-parents", "F46", full=Size(10_000, 1), short=Size(200, 1))
+def expiring_parents(place: Place, size: Size) -> list[str]:
+    """Parents are pruned a moment after their end, while children are attached: the child runs, or is none.
+
+    `jobs` pairs.
+    """
+    pairs: list[_Pair] = []
+    with stage(place, keep_succeeded=0.05, keep_deleted=0.05, sweep=0.05) as on:
+        on.server()
+        on.up()
+        _from_threads(lambda seed: _attach_late(on, size.jobs // _CLIENTS, random.Random(seed), pairs))
+        eventually(lambda: on.unfinished() == 0, 60, "the children have ended")
+        eventually(lambda: sum(on.fire.jobs.counts().by_state.values()) == 0, 60, "everything was pruned")
+        starts = Counter(event.job for event in on.events() if event.what == "start")
+    runs = {True: 1, False: 0}  # of a child that waits for success, and of one that waits for anything else
+    wrong = [pair for pair in pairs if starts[pair.child] != runs[pair.on in {On.SUCCEEDED, On.FINISHED}]]
+    assert wrong == [], wrong[:3]
+    return [f"pairs {size.jobs}: attached {len(pairs)}, the others' parents were gone; stuck 0, fates right"]
+
+
+def _attach_late(on: Stage, pairs: int, chance: random.Random, made: list[_Pair]) -> None:
+    """Make parents in chunks, and a child for each while they run, end and are pruned."""
+    task = on.task("work")
+    for _ in range(pairs // 10):
+        for parent in task.enqueue_many([(0.0,)] * 10):
+            time.sleep(chance.uniform(0.0, 0.04))
+            wanted = chance.choice(tuple(On))
+            try:
+                child = parent.then(task.using(on=wanted.value), 0.0)
+            except JobNotFound:
+                continue
+            made.append(_Pair(parent.id, child.id, wanted))
+
+
+# ---- operators -------------------------------------------------------------------------------------------
+
+
+@attrs.define
+class _Said:
+    """What operators asked for."""
+
+    last: dict[str, str] = attrs.field(factory=dict)  # of each job, what was done
+    counts: Counter[str] = attrs.field(factory=Counter)
+
+
+@scenario("operators", "F48", full=Size(2_000, 100_000), short=Size(120, 2_000))
+def operators(place: Place, size: Size) -> list[str]:
+    """Deletes and requeues race the workers: histories are legal, the last word stands, no two runs overlap.
+
+    `rounds` actions on `jobs` jobs.
+    """
+    chance, said = random.Random(48), _Said()
+    with stage(place) as on:
+        on.server()
+        on.server()
+        on.up()
+        ids = on.enqueue(size.jobs, lambda: chance.uniform(0.0, 0.05))
+        shares = [ids[seed::_CLIENTS] for seed in range(_CLIENTS)]
+        actions = size.rounds // _CLIENTS
+        _from_threads(lambda seed: _act(on, shares[seed], actions, said))
+        eventually(lambda: on.unfinished() == 0, 120, "all jobs have ended")
+        eventually(lambda: not any(record.is_stopping for record in on.records()), 30, "no tail is left")
+        illegal = [job_id for job_id in ids if not is_legal(on.fire, job_id)]
+        records = {record.id: record for record in on.records()}
+        overlaps = _overlaps(on.events())
+    assert illegal == [], illegal[:3]
+    assert overlaps == [], overlaps[:3]
+    for job_id, word in said.last.items():
+        expected = State.DELETED if word == "delete" else State.SUCCEEDED
+        assert records[job_id].state is expected, (word, records[job_id])
+    told = dict(sorted(said.counts.items()))
+    return [f"actions {told} on {size.jobs} jobs: illegal histories 0, resurrected 0, overlapping runs 0"]
+
+
+def _act(on: Stage, ids: list[str], actions: int, said: _Said) -> None:
+    """Delete or requeue one job after the other; nobody else acts on these."""
+    chance = random.Random(len(said.last))
+    for _ in range(actions):
+        job_id = chance.choice(ids)
+        word = chance.choice(("delete", "requeue"))
+        act = on.fire.jobs.delete if word == "delete" else on.fire.jobs.requeue
+        (result,) = act([job_id])
+        said.counts[f"{word} {result}"] += 1
+        if result.is_applied:
+            said.last[job_id] = word
+        time.sleep(chance.choice((0.0, 0.0, 0.001)))
+
+
+def _overlaps(events: list[Event]) -> list[tuple[Event, Event]]:
+    """Return pairs of runs of one job of which the second began before the first had ended."""
+    runs: defaultdict[str, list[tuple[Event, float]]] = defaultdict(list)
+    ends = {(event.job, event.fence): event.at for event in events if event.what in {"end", "cancelled"}}
+    for event in events:
+        if event.what == "start":
+            runs[event.job].append((event, ends.get((event.job, event.fence), event.at)))
+    return [
+        (before, after)
+        for one in runs.values()
+        for (before, ended_at), (after, _) in pairwise(one)
+        if after.at < ended_at
+    ]
