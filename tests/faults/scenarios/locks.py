@@ -16,7 +16,7 @@ _LONGEST_WAIT = 0.25  # between two looks at a taken lock
 _SLACK = 0.3
 
 
-@scenario("lock-holders", "F49", full=Size(8, 200), short=Size(8, 4))
+@scenario("lock-holders", "F49", full=Size(8, 200), short=Size(8, 3))
 def lock_holders(place: Place, size: Size) -> list[str]:
     """Holders of a lock are killed or paused past its life: fences only grow, two never both hold it.
 

@@ -111,7 +111,7 @@ def deaf_jobs(place: Place, size: Size) -> list[str]:
     return [f"jobs {report.jobs}, lost 0, stuck 0, attempts all 1; a server ended within {max(exits):.2f} s"]
 
 
-@scenario("impatient-stop", "F07", full=Size(60, 100), short=Size(40, 1))
+@scenario("impatient-stop", "F07", full=Size(60, 100), short=Size(20, 1))
 def impatient_stop(place: Place, size: Size) -> list[str]:
     """TERM, and KILL a second later, as impatient orchestrators do: lost 0, repeats only of what ran."""
     chance = random.Random(7)
