@@ -40,6 +40,9 @@ class Report:
     kills: int
     illegal: int  # histories that follow no legal path
     recoveries: tuple[Recovery, ...]
+    unwritten: tuple[
+        float, ...
+    ]  # how old the ends were that a kill took before they were written, in seconds
 
     @property
     def recovery(self) -> list[float]:
@@ -54,11 +57,13 @@ class Report:
             if self.recovery
             else "none interrupted"
         )
+        oldest = max(self.unwritten, default=0) * 1e3
         return [
             f"jobs {self.jobs}, kills {self.kills}",
             f"lost {self.lost}, stuck {self.stuck}, failed {self.failed}, illegal histories {self.illegal}",
             f"repeats {self.repeats}, unexplained {self.unexplained}",
             f"recovery {shown}",
+            f"ends lost before they were written {len(self.unwritten)}, the oldest {oldest:.0f} ms old",
         ]
 
     @property
@@ -98,6 +103,7 @@ def check(app: Firelock, acknowledged: Collection[str], events: Sequence[Event])
         kills=sum(event.what == "kill" for event in events),
         illegal=sum(not is_legal(app, record.id) for record in records.values() if starts[record.id][1:]),
         recoveries=tuple(_recoveries(events, starts, killed)),
+        unwritten=tuple(_unwritten(events, starts, killed)),
     )
 
 
@@ -139,6 +145,21 @@ def _recoveries(
             deaths = [at for at in killed.get(before.pid, ()) if at >= before.at - _DYING]
             if deaths and (before.job, before.pid, before.fence) not in ended:
                 spans.append(Recovery(before.job, after.at - min(deaths)))
+    return spans
+
+
+def _unwritten(
+    events: Sequence[Event], starts: dict[str, list[Event]], killed: dict[int, list[float]]
+) -> list[float]:
+    """Return for each run that had ended and was repeated how long before its process's death it had."""
+    ended = {(event.job, event.pid, event.fence): event.at for event in events if event.what == "end"}
+    spans = []
+    for runs in starts.values():
+        for before, _ in pairwise(runs):
+            at = ended.get((before.job, before.pid, before.fence))
+            deaths = [one for one in killed.get(before.pid, ()) if at is not None and one >= at]
+            if at is not None and deaths:
+                spans.append(min(deaths) - at)
     return spans
 
 
