@@ -192,12 +192,19 @@ def _named(names: str | Sequence[str], values: object) -> dict[str, object]:
     return dict(zip(names, values, strict=True))
 
 
+_ROUNDS = 25
+
+
 def catcher(mutation: Mutation, duty: str | None = None) -> Case | None:
-    """Return the first test that fails on the mutant, None where all pass."""
+    """Return the first test that fails on the mutant, None where all pass.
+
+    A mutant that only a race can show may be spared by chance, and so gets more rounds.
+    """
     open_handle = opener(mutation)
     keeper = open_handle()  # a named store lives as long as one of its handles
     try:
-        return next((case for case in cases(duty) if _fails(case, open_handle)), None)
+        rounds = (case for _ in range(_ROUNDS) for case in cases(duty))
+        return next((case for case in rounds if _fails(case, open_handle)), None)
     finally:
         keeper.close()
 

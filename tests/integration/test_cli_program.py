@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import textwrap
@@ -303,7 +304,7 @@ def test_an_interrupt_is_quiet(capsys, install):
 
 def test_a_reader_that_stops_reading_is_no_error():
     """`firelock … | head` ends quietly."""
-    script = f"{sys.executable} -m firelock --help | head -c 1; exit ${{PIPESTATUS[0]}}"
+    script = f"{shlex.quote(sys.executable)} -m firelock --help | head -c 1; exit ${{PIPESTATUS[0]}}"
 
     ran = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
 
