@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import tempfile
 import time
@@ -27,6 +28,7 @@ def main() -> int:
             full = scenario.full
             sys.stdout.write(f"{scenario.fault}  {name:24} {full.jobs:6} {full.rounds:5}  {scenario.title}\n")
         return 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the servers end with the scenario
     scenario = SCENARIOS[options.name]
     given = scenario.short if options.short else scenario.full
     size = Size(options.jobs or given.jobs, options.kills or given.rounds)
