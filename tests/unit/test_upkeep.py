@@ -270,6 +270,18 @@ def test_what_the_dispatcher_meets_counts_as_an_outage_too(seldom):
     assert reaped == len(seldom.storage.called["orphans"]) == 1
 
 
+def test_who_could_not_renew_reaps_nobody(seldom):
+    """A server whose own right has ended was cut off, or the storage was: others may be well all the same."""
+    seldom.board.grant(0)
+    seldom.upkeep._sweep()  # noqa: SLF001 - one sweep, by hand
+    without_right = len(seldom.storage.called["orphans"])
+
+    seldom.board.grant(FOR_EVER)
+    seldom.upkeep._sweep()  # noqa: SLF001 - one sweep, by hand
+
+    assert (0, 0) == (without_right, len(seldom.storage.called["orphans"]))
+
+
 def test_continuations_and_expired_jobs_are_seen_to(scene):
     """What a settle left is released, what has expired is gone."""
     parent = scene.task.enqueue()

@@ -35,6 +35,7 @@ __all__ = [
 ]
 
 _SECOND = 1_000_000
+_LONGEST_WAIT = _SECOND // 4  # for the right to write, when nobody holds it for long
 _is_alive = sessions.c.died_at.is_(None)
 
 _BEGIN = insert_into(
@@ -195,8 +196,14 @@ def expired_sessions(tx: Transaction, limit: int) -> list[str]:
     return [str(row[0]) for row in tx.all(_EXPIRED, {"now": tx.now, "most": limit})]
 
 
-def end_expired(tx: Transaction, database: Database, session: str) -> Taken | None:
-    """The session is ended if it is still expired."""
+def end_expired(tx: Transaction, database: Database, session: str, asked_at: int) -> Taken | None:
+    """The session is ended if it is still expired, and could have been renewed.
+
+    Who had to wait for the database was not the only one: those who want to renew come first, and the session
+    is looked at again with the next sweep.
+    """
+    if tx.now - asked_at > _LONGEST_WAIT:
+        return None
     reason = Upkeep.SESSION_LOST.value
     return end_session(tx, database, session, None, reason=reason, is_expired_only=True)
 

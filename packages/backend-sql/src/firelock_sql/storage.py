@@ -176,7 +176,8 @@ class SqlStorage(Storage):
         return [taken for taken in ended if taken is not None]
 
     def _end_expired(self, session: str) -> Taken | None:
-        return self._database.write(lambda tx: sessions.end_expired(tx, self._database, session))
+        asked_at = self._database.clock()
+        return self._database.write(lambda tx: sessions.end_expired(tx, self._database, session, asked_at))
 
     @override
     def list_sessions(self) -> list[SessionRecord]:

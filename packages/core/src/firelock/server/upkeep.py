@@ -178,7 +178,7 @@ class Upkeep:
 
     def _sweep(self) -> None:
         sessions = [record for record in self._storage.list_sessions() if record.is_alive]
-        self.contact(is_there=True)
+        self.contact(is_there=self._board.may_start())  # who could not renew is no judge of others
         mine = self._desk.server.id
         self._is_first = not sessions or sessions[0].session.server_id == mine
         if time.monotonic() >= self._trusts_clock_from:
@@ -222,6 +222,7 @@ class Upkeep:
         if has_right is not self._had_right:
             self._had_right = has_right
             if not has_right:
+                self.contact(is_there=False)
                 log.warning(
                     "This server could not renew its session in time; no job is started until it can."
                 )
