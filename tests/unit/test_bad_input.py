@@ -632,7 +632,7 @@ BAD = {
     "unknown state": (
         lambda desk: desk.fire.jobs.find(state="running"),
         ConfigurationError,
-        "State 'running' is unknown; use one of awaiting, scheduled",
+        "state='running' is unknown; use one of awaiting, scheduled",
     ),
     "page of none": (
         lambda desk: desk.fire.jobs.find(limit=0),

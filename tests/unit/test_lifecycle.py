@@ -161,12 +161,6 @@ def test_what_operators_ask_for_is_legal(transition):
     assert accepted == allowed - ({State.PROCESSING} if transition.to is State.ENQUEUED else set())
 
 
-@pytest.mark.parametrize("state", State)
-def test_three_states_are_ends(state):
-    """Succeeded, failed and deleted are final and nothing else is."""
-    assert (state in {State.SUCCEEDED, State.FAILED, State.DELETED}) == lifecycle.is_end(state)
-
-
 # ---- who may move it -------------------------------------------------------------------------------------
 
 

@@ -120,7 +120,7 @@ def test_a_page_has_1_to_500_jobs(fire, limit):
 def test_an_unknown_state_is_refused(fire):
     """The message names the seven."""
     with pytest.raises(
-        ConfigurationError, match="State 'running' is unknown; use one of awaiting, scheduled, enq"
+        ConfigurationError, match="state='running' is unknown; use one of awaiting, scheduled, enq"
     ):
         fire.jobs.find(state="running")
 

@@ -15,9 +15,9 @@ from firelock.errors import ConfigurationError, PluginError, StorageError, Unkno
 from firelock.hookspecs import Command, ServerInfo
 from firelock.memory import MemoryStorage
 from firelock.outcome import Settled
-from firelock.plugins import PluginInfo, Plugins, hook_names, open_storage, shown_url
+from firelock.plugins import PluginInfo, Plugins, hook_names, open_storage
 from firelock.serializer import JsonSerializer
-from firelock.storage import CONTRACT
+from firelock.storage import CONTRACT, shown_url
 
 SERVER = ServerInfo("id", "host:1", "*", 1, 1)
 

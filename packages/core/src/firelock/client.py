@@ -264,7 +264,7 @@ class Client:
         return tags
 
     def release_children(self) -> None:
-        """Continuations that an operator's change set free are moved; upkeep does what is left."""
+        """Continuations that an end set free are moved, a batch of them; upkeep does what is left."""
         self.storage.release(RELEASE_LIMIT)
 
     # ---- recurring ---------------------------------------------------------------------------------------

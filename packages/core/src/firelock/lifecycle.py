@@ -12,7 +12,7 @@ from enum import StrEnum
 
 import attrs
 
-from firelock.job import FINAL_STATES, ClaimedJob, ErrorInfo, HistoryEntry, On, State
+from firelock.job import ClaimedJob, ErrorInfo, HistoryEntry, On, State
 
 __all__ = [
     "ALLOWED",
@@ -31,7 +31,6 @@ __all__ = [
     "deleted_by_policy",
     "failed",
     "handed_back",
-    "is_end",
     "is_legal",
     "requeue",
     "retried",
@@ -369,11 +368,6 @@ def waiting_reason(on: On, parent: State) -> str:
 def is_legal(before: State, after: State) -> bool:
     """Tell whether a job may go from one state to the other."""
     return after in ALLOWED[before]
-
-
-def is_end(state: State) -> bool:
-    """Tell whether a state is final."""
-    return state in FINAL_STATES
 
 
 def bounded_history(entries: Sequence[HistoryEntry], entry: HistoryEntry) -> list[HistoryEntry]:

@@ -14,7 +14,7 @@ from firelock.clock import from_micros, micros
 from firelock.errors import ConfigurationError, JobNotFound
 from firelock.handle import Job
 from firelock.job import State
-from firelock.options import check_queue, shown
+from firelock.options import check_queue, shown, to_choice
 from firelock.storage import Applied, Counts, JobFilter, Page, Record, SessionRecord
 from firelock.threads import in_thread
 
@@ -94,7 +94,7 @@ class Jobs:
             message = f"limit={shown(limit)} is refused; a page holds 1 to {_PAGE_LIMIT} jobs."
             raise ConfigurationError(message)
         where = JobFilter(
-            state=None if state is None else _state(state),
+            state=None if state is None else to_choice(State, "state", state),
             task=task,
             queue=queue,
             tag=tag,
@@ -154,14 +154,6 @@ class Jobs:
         if Applied.RELEASING in results:
             self._client.release_children()
         return results
-
-
-def _state(text: str) -> State:
-    try:
-        return State(text)
-    except ValueError as error:
-        message = f"State {text!r} is unknown; use one of {', '.join(State)}."
-        raise ConfigurationError(message) from error
 
 
 def _ids(ids: Sequence[str]) -> list[str]:

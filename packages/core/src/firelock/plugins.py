@@ -9,13 +9,12 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from importlib.metadata import distributions
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit, urlunsplit
 
 import attrs
 import pluggy
 
 from firelock import hookspecs, offers
-from firelock.errors import ConfigurationError, PluginError, StorageError, UnknownScheme
+from firelock.errors import ConfigurationError, PluginError, UnknownScheme
 from firelock.hookspecs import PROJECT, Command, ServerInfo, TaskCall
 from firelock.storage import Storage
 
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from firelock.serializer import Serializer
     from firelock.task import TaskInfo
 
-__all__ = ["PluginInfo", "Plugins", "open_storage", "shown_url"]
+__all__ = ["PluginInfo", "Plugins", "open_storage"]
 
 log = logging.getLogger(__name__)
 
@@ -302,20 +301,6 @@ class Plugins:
 def open_storage(url: str, plugins: Sequence[object] = ()) -> Storage:
     """Return the storage of a URL, found as an app would find it; no I/O yet."""
     return Plugins(plugins).open_storage(url)
-
-
-def shown_url(url: str) -> str:
-    """Return a URL as it may be shown: without its password."""
-    try:
-        parts = urlsplit(url)
-        secret = parts.password
-    except ValueError as error:
-        message = "The storage URL cannot be read; a bracket or port in it is wrong."
-        raise StorageError(message) from error
-    if secret is None:
-        return url
-    user, _, host = parts.netloc.rpartition("@")
-    return urlunsplit(parts._replace(netloc=f"{user.partition(':')[0]}:***@{host}"))
 
 
 def hook_names() -> list[str]:

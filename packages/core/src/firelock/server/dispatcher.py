@@ -247,10 +247,8 @@ class Dispatcher:
         """Return how many jobs there is room for."""
         if self._holder is None or not self._is_claiming or not self._desk.board.may_start():
             return 0
-        if (
-            self._has_async and self._coroutines.is_full
-        ):  # a claim cannot choose, and would bring more of them
-            return 0
+        if self._has_async and self._coroutines.is_full:
+            return 0  # a claim cannot choose, and would bring more of them
         threads = self._threads
         room = 0
         if self._has_sync or not self._has_async:

@@ -30,7 +30,6 @@ __all__ = ["Settler"]
 
 log = logging.getLogger(__name__)
 
-_RELEASE_LIMIT = 1_000
 _SHOWN_AS_STARTED = 10.0  # seconds from which `started_at` is written while the job still runs
 _IN_STORAGE = frozenset(result for result in Applied if result.is_applied)
 
@@ -39,6 +38,7 @@ class Settler:
     """Sends ends until the storage has answered for each; it may answer that the job is no longer ours."""
 
     def __init__(self, app: Firelock, desk: Desk, metrics: Metrics) -> None:
+        self._client = app.client
         self._storage = app.storage
         self._plugins = app.plugins
         self._retention = app.settings.retention
@@ -188,7 +188,7 @@ class Settler:
 
     def release(self) -> None:
         """Continuations that the last ends set free are moved; upkeep does what is left."""
-        self._storage.release(_RELEASE_LIMIT)
+        self._client.release_children()
 
 
 def _outcome(transition: Transition) -> str | None:
