@@ -13,12 +13,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, lru_cache
 from heapq import merge
 from typing import Any
-from zlib import crc32
 
 import attrs
 from sqlalchemy import BindParameter, ColumnElement, Select, and_, bindparam, case, func, or_, select
 
-from firelock.storage import JobFilter, Page, State, StorageError
+from firelock.storage import JobFilter, Page, State, selection
 from firelock_sql.database import Database, Transaction
 from firelock_sql.parts import Part, find_parts, size_of
 from firelock_sql.reads import get_jobs
@@ -35,8 +34,6 @@ _CHUNK = 2_000
 _SMALLEST_CHUNK = 8
 _LAST_CHARACTER = "\U0010ffff"
 
-_Place = tuple[int, str]
-"""Time and id of a job: where it stands in a list."""
 _Found = tuple[int, str, int]
 """Time and id of a job, and whether it meets every condition."""
 
@@ -95,7 +92,7 @@ class _Query:
     state: State | None
     limit: int
     is_oldest_first: bool
-    place: _Place | None  # of the cursor
+    place: selection.Place | None  # of the cursor
 
     def walk(self, index: str | None, led_by: frozenset[str]) -> _Walk:
         """Return the walk along an index that answers some of the conditions."""
@@ -121,12 +118,11 @@ def find_jobs(
     oldest_first: bool,
 ) -> Page:
     """See `Storage.find`."""
-    seal = f"{crc32(repr((where, oldest_first)).encode()):08x}"
     conditions, parameters = _read_filter(where)
-    place = None if cursor is None else _read_cursor(cursor, seal)
+    place = None if cursor is None else selection.read_cursor(cursor, where, oldest_first=oldest_first)
     query = _Query(conditions, parameters, where.state, limit, oldest_first, place)
     rows, most = _rows(tx, query)
-    found: list[_Place] = []
+    found: list[selection.Place] = []
     looked_at, last = 0, (0, "")
     for time, id, is_match in rows:
         looked_at, last = looked_at + 1, (time, id)
@@ -142,19 +138,8 @@ def find_jobs(
         following = last
     return Page(
         [one for one in records if one is not None],
-        None if following is None else f"{seal}.{following[0]}.{following[1]}",
+        None if following is None else selection.write_cursor(following, where, oldest_first=oldest_first),
     )
-
-
-def _read_cursor(cursor: str, seal: str) -> _Place:
-    owner, _, place = cursor.partition(".")
-    time, _, id = place.partition(".")
-    if owner != seal or not time.removeprefix("-").isdecimal() or not id:
-        message = (
-            f"Cursor {cursor!r} belongs to no page of this filter and direction. Start without a cursor."
-        )
-        raise StorageError(message)
-    return int(time), id
 
 
 def _read_filter(where: JobFilter) -> tuple[frozenset[str], dict[str, Value]]:

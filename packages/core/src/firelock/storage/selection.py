@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from heapq import nlargest, nsmallest
 from itertools import chain, islice
@@ -29,6 +30,7 @@ Place = tuple[int, str]
 """Where a job stands in a list: its instant and its id."""
 
 _T = TypeVar("_T")
+_INSTANT = re.compile(r"-?[0-9]{1,18}")  # any of a `datetime`, and nothing that a database cannot hold
 
 
 # ---- lists -----------------------------------------------------------------------------------------------
@@ -74,7 +76,7 @@ def read_cursor(cursor: str, where: JobFilter, *, oldest_first: bool) -> Place:
     """
     owner, _, place = cursor.partition(".")
     time, _, id = place.partition(".")
-    if owner != _seal(where, oldest_first) or not time.lstrip("-").isdecimal():
+    if owner != _seal(where, oldest_first) or not _INSTANT.fullmatch(time) or not id:
         message = (
             f"Cursor {cursor!r} belongs to no page of this filter and direction. Start without a cursor."
         )
