@@ -3,17 +3,20 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from firelock import Firelock
-from firelock.errors import StorageUnavailable
+from firelock.errors import StorageError, StorageUnavailable
 from firelock.job import State
 from firelock.server import supervisor as module
 from firelock.server.board import Board
@@ -22,6 +25,7 @@ from firelock.server.supervisor import ServerOptions, Supervisor, _Child
 from firelock.settings import Settings
 from tests.unit.fakes import FailingStorage, until
 
+ECHO = "import sys\nfor line in sys.stdin: sys.stdout.write(line); sys.stdout.flush()"
 SETTINGS = Settings(heartbeat=600, session_timeout=3_600)
 
 
@@ -43,7 +47,8 @@ class House:
     def child(self, code="input()"):
         """A child that runs this code; it reads its orders as its standard input."""
         read, write = os.pipe()
-        process = subprocess.Popen([sys.executable, "-c", code], stdin=read)
+        output = subprocess.PIPE if code == ECHO else None
+        process = subprocess.Popen([sys.executable, "-c", code], stdin=read, stdout=output)
         os.close(read)
         child = _Child(0, process, Board.create(5), os.fdopen(write, "w"), time.monotonic())
         self.supervisor._children[process.pid] = child
@@ -55,6 +60,10 @@ class House:
         child = self.child(code)
         self.supervisor._begin(self.keeper, child)
         return child
+
+    def told(self, child, number=1):
+        """The next orders of a child that echoes them."""
+        return [json.loads(child.process.stdout.readline()) for _ in range(number)]
 
     def claimed(self, child):
         """A job that the child has claimed."""
@@ -71,8 +80,10 @@ class House:
         for child in self.children:
             child.process.kill()
             child.process.wait()
-            if not child.orders.closed:
-                child.orders.detach().detach().close()
+            if child.process.stdout is not None:
+                child.process.stdout.close()
+            with suppress(BrokenPipeError):  # what it did not live to read; the pipe is closed all the same
+                child.orders.close()
         for child in self.supervisor._children.values():
             child.board.close()
         self.fire.close()
@@ -226,3 +237,196 @@ def test_a_board_has_a_place_for_every_coroutine(house, monkeypatch):
     (child,) = house.supervisor._children.values()
     house.children.append(child)
     assert child.board.workers >= 10_000 + 123
+
+
+# ---- the first child and its storage ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def fresh(house):
+    """A house whose supervisor has opened nothing yet."""
+    house.supervisor._storage = house.supervisor._keeper = None
+    house.supervisor._is_up = False
+    yield house
+    house.supervisor._close()
+
+
+def ready(url):
+    """What a child says once it has imported its app."""
+    return {
+        "ready": {
+            "storage": url, "settings": SETTINGS.to_json(), "workers": 3, "queues": "mail:1",
+            "about": ["Firelock server here"],
+        }
+    }  # fmt: skip
+
+
+def test_the_first_child_that_is_ready_opens_the_storage(fresh, tmp_path):
+    """The server says what it is, and the child has a session with what it told of itself."""
+    child = fresh.child()
+
+    fresh.supervisor._report(child, ready(f"sqlite:///{tmp_path / 'jobs.db'}"))
+
+    (record,) = fresh.supervisor._storage.list_sessions()
+    assert ["Firelock server here"] == fresh.said
+    assert (child.session, child.process.pid) == (record.session.id, record.session.pid)
+    assert (3, "mail:1") == (record.session.workers, record.session.queues)
+    assert (True, None) == (child.is_ready, fresh.supervisor._stops_at)
+
+
+@pytest.mark.parametrize(
+    ("url", "code", "said"),
+    [
+        ("memory://alone", module.EXIT_UNREACHABLE, "lives in one process"),
+        ("sqlite:////no/such/folder/jobs.db", module.EXIT_UNREACHABLE, "no folder /no/such/folder"),
+        ("mongo://there", module.EXIT_USAGE, "mongo"),
+    ],
+)
+def test_a_storage_that_cannot_serve_ends_the_server(fresh, url, code, said):
+    """It says why, in one line and by its exit code; the child does not stay behind."""
+    child = fresh.child("while True: pass")
+
+    fresh.supervisor._report(child, ready(url))
+
+    assert said in fresh.said[-1]
+    assert -signal.SIGKILL == child.process.wait(10)
+    fresh.supervisor._exited(child)
+    assert (code, []) == (fresh.supervisor._exit_code, fresh.supervisor._restarts)
+
+
+@pytest.mark.parametrize(
+    ("code", "answer"),
+    [(2, module.EXIT_USAGE), (3, module.EXIT_UNREACHABLE), (0, module.EXIT_FAILED), (9, module.EXIT_FAILED)],
+)
+def test_a_first_child_that_ends_before_it_is_ready_ends_the_server(fresh, code, answer):
+    """The app cannot be imported, say: another child could not either, and the child has said why."""
+    child, other = fresh.child(f"raise SystemExit({code})"), fresh.child(ECHO)
+    child.process.wait()
+
+    fresh.supervisor._exited(child)
+
+    assert [{"stop": SETTINGS.grace}] == fresh.told(other)
+    assert (answer, []) == (fresh.supervisor._exit_code, fresh.supervisor._restarts)
+
+
+# ---- sessions that are lost ------------------------------------------------------------------------------
+
+
+def test_a_child_whose_session_was_lost_gets_another(house):
+    """It alone: who has a session keeps it."""
+    hit, spared = house.with_session("input()"), house.with_session("input()")
+    lost, kept = hit.session, spared.session
+
+    house.supervisor._report(hit, {"session_lost": lost})
+
+    assert lost != hit.session
+    assert kept == spared.session
+    assert {lost, hit.session, kept} == {one.session.id for one in house.storage.list_sessions()}
+
+
+def test_a_session_is_lost_once(house):
+    """Child and keeper both tell of it; the second word costs the new session nothing."""
+    child = house.with_session("input()")
+    lost = child.session
+
+    house.supervisor._begin_anew(lost)
+    new = child.session
+    house.supervisor._begin_anew(lost)
+    house.supervisor._begin_when_possible(house.keeper, child, lost)
+
+    assert new == child.session
+    assert 2 == len(house.storage.list_sessions())
+
+
+def test_a_server_that_stops_begins_no_session(house):
+    """A child that gets ready meanwhile would only have to give it up."""
+    child = house.child("input()")
+    house.supervisor._stop()
+
+    house.supervisor._report(child, {"ready": {"about": []}})
+
+    assert child.session is None
+    assert [] == house.storage.list_sessions()
+
+
+@pytest.mark.parametrize(
+    ("error", "is_stopping"),
+    [(StorageError("broken"), False), (StorageUnavailable("away"), True)],
+    ids=["no hope", "no time"],
+)
+def test_a_session_that_cannot_be_ended_waits_for_its_timeout(house, caplog, error, is_stopping):
+    """Where another try would fail too, or the server is ending; the log says so."""
+    child = house.with_session("input()")
+    if is_stopping:
+        house.supervisor._stop()
+    child.process.kill()
+    child.process.wait()
+    house.storage.fail("end_session", error)
+
+    house.supervisor._exited(child)
+
+    assert f"Session {child.session} could not be ended" in caplog.text
+    assert [True] == [one.is_alive for one in house.storage.list_sessions()]
+
+
+# ---- orders ----------------------------------------------------------------------------------------------
+
+
+def test_a_child_that_is_gone_hinders_no_order(house):
+    """The others are told all the same."""
+    gone, there = house.child("pass"), house.child(ECHO)
+    gone.process.wait()
+
+    house.supervisor._tell_all({"quiet": True})
+
+    assert [{"quiet": True}] == house.told(there)
+
+
+def test_a_second_stop_hurries_and_a_third_kills(house):
+    """Who sends the signal again wants the server to end now."""
+    heeds, ignores = house.child(ECHO), house.child("while True: pass")
+
+    house.supervisor._stop()
+    house.supervisor._stop()
+    assert [{"stop": SETTINGS.grace}, {"hurry": True}] == house.told(heeds, 2)
+    assert ignores.process.poll() is None
+    house.supervisor._stop()
+
+    assert [-signal.SIGKILL] * 2 == [heeds.process.wait(10), ignores.process.wait(10)]
+
+
+def test_an_order_to_stop_hurries_nobody(house):
+    """It may come twice, or after the signal: the first stop goes on in its own time."""
+    house.supervisor._obey("stop")
+    deadline = house.supervisor._stops_at
+
+    house.supervisor._obey("stop")
+
+    assert (1, deadline) == (house.supervisor._signals, house.supervisor._stops_at)
+
+
+def test_a_quiet_server_resumes(house):
+    """Its children claim again, and those to come are not told to be quiet."""
+    child = house.child(ECHO)
+
+    house.supervisor._obey("quiet")
+    house.supervisor._obey("resume")
+
+    later = house.with_session(ECHO)
+    house.supervisor._tell(later, {"last": True})
+    assert [{"quiet": True}, {"quiet": False}] == house.told(child, 2)
+    assert [{"session": later.session}, {"last": True}] == house.told(later, 2)
+
+
+def test_a_child_that_does_not_end_in_time_is_killed(house):
+    """Grace and margin are over: the server must not wait for ever."""
+    child = house.child("while True: pass")
+    child.is_ready = True
+    house.supervisor._stop()
+    house.supervisor._tick()
+    assert child.process.poll() is None
+    house.supervisor._stops_at = time.monotonic() - 1
+
+    house.supervisor._tick()
+
+    assert -signal.SIGKILL == child.process.wait(10)
