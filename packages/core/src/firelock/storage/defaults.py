@@ -102,7 +102,7 @@ def failure_groups(storage: Storage, limit: int) -> list[FailureGroup]:
 def _failure_group(fingerprint: str, jobs: list[JobRecord]) -> FailureGroup:
     newest = jobs[0]
     error = newest.error
-    if error is None:  # unreachable: only jobs with an error are grouped
+    if error is None:  # pragma: no cover - only jobs with an error are grouped
         raise AssertionError(newest)
     return FailureGroup(
         fingerprint, error.type, error.message, newest.task, len(jobs), newest.changed_at, newest.id

@@ -1,0 +1,193 @@
+"""Verbs derived from others, on a storage that has only what it must have, and under rivals."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from contextlib import nullcontext
+
+import pytest
+
+from firelock import lifecycle
+from firelock.errors import StorageUnavailable
+from firelock.job import ErrorInfo, LogLine, NewJob, Progress, State
+from firelock.lifecycle import Holder
+from firelock.memory import MemoryStorage
+from firelock.storage import NewSession, Storage, defaults
+
+HOLDER = Holder("session-a", "host:a")
+
+
+class SmallStorage(MemoryStorage):
+    """Tables, and whatever else the contract derives from them; rivals come before its next writes."""
+
+    features = frozenset()
+    wait, interrupt, exchange = Storage.wait, Storage.interrupt, Storage.exchange
+
+    def __init__(self):
+        super().__init__()
+        self.rivals = deque()
+
+    def one_step(self):
+        return nullcontext()
+
+    def put_record(self, kind, key, value, *, expected_version=None):
+        if self.rivals:
+            self.rivals.popleft()()
+        return super().put_record(kind, key, value, expected_version=expected_version)
+
+
+@pytest.fixture
+def storage():
+    """A small storage with a session."""
+    storage = SmallStorage()
+    storage.begin_session(NewSession(HOLDER.session, "server-a", HOLDER.server, "host", 7, 0, 1e9))
+    yield storage
+    storage.close()
+
+
+def insert(storage, task="tasks.run"):
+    """The id of a job that is stored now."""
+    job = NewJob(storage.new_id(), task, "[]", "json", "default", 0, State.ENQUEUED, 0)
+    storage.insert([job])
+    return job.id
+
+
+def fail(storage, fingerprint, *tasks):
+    """A job of each task failed in this way, one after another; return their ids."""
+    failed = []
+    for task in tasks:
+        insert(storage, task)
+        (job,) = storage.exchange([], None, 1, HOLDER.session, storage.clock()).claim.jobs
+        error = ErrorInfo("builtins.ValueError", f"no {task}", fingerprint) if fingerprint else None
+        end = lifecycle.failed(job, HOLDER, at=0, started_at=0, reason="failed", error=error, expires_at=None)
+        storage.exchange([end], None, 0, HOLDER.session, 0)
+        failed.append(job.id)
+    return failed
+
+
+# ---- compare-and-set -------------------------------------------------------------------------------------
+
+
+def test_a_change_that_was_overtaken_is_made_again(storage):
+    """It is made of what the rival left, so that neither is lost."""
+    storage.put_record("list", "a", "x")
+    storage.rivals.append(lambda: MemoryStorage.put_record(storage, "list", "a", "xy"))
+
+    answer = defaults.change_record(
+        storage, "list", "a", lambda record: (record.value + "z", len(record.value))
+    )
+
+    assert ("xyz", 2) == (storage.get_record("list", "a").value, answer)
+
+
+def test_a_change_that_is_always_overtaken_gives_up(storage):
+    """The storage is taken for unavailable: the caller tries again later."""
+
+    def rival():
+        MemoryStorage.put_record(storage, "list", "a", "x")
+        storage.rivals.append(rival)
+
+    storage.rivals.append(rival)
+
+    with pytest.raises(StorageUnavailable, match="times in a row"):
+        defaults.change_record(storage, "list", "a", lambda record: ("y", None))
+
+
+def test_a_lock_that_a_rival_takes_meanwhile_is_not_had(storage):
+    """Both saw it free; one of them has it."""
+    storage.rivals.append(lambda: storage.acquire_lock("report", "rival", 60))
+
+    assert storage.acquire_lock("report", "me", 60) is None
+    assert storage.renew_lock("report", "rival", 1, 60)
+
+
+# ---- waiting ---------------------------------------------------------------------------------------------
+
+
+def test_a_storage_that_does_not_notify_lets_the_time_run_out(storage):
+    """It knows of no work; the poll will find it."""
+    insert(storage)
+
+    assert not storage.wait(None, 0)
+
+
+def test_an_interrupt_ends_every_wait(storage):
+    """Those under way return at once; a later one waits anew."""
+    returned = []
+    waits = [threading.Thread(target=lambda: returned.append(storage.wait(None, 60))) for _ in range(3)]
+    for wait in waits:
+        wait.start()
+
+    while any(wait.is_alive() for wait in waits):  # one that had not begun yet is met by the next
+        storage.interrupt()
+        waits[0].join(0.001)
+
+    assert [False] * 3 == returned
+    assert not storage.wait(None, 0)
+
+
+# ---- what is derived from the tables ---------------------------------------------------------------------
+
+
+def test_failures_are_grouped_by_their_fingerprint(storage):
+    """The largest group first, told by its newest job; what did not fail, or nobody knows how, is in none."""
+    oldest = fail(storage, "f1", "a")
+    newest = fail(storage, "f2", "b", "c")[-1]
+    fail(storage, None, "d")
+    insert(storage)
+
+    groups = storage.failure_groups(10)
+
+    assert [("f2", 2, newest), ("f1", 1, oldest[0])] == [
+        (group.fingerprint, group.count, group.sample_id) for group in groups
+    ]
+    assert "no c" == groups[0].message
+    assert groups[:1] == storage.failure_groups(1)
+
+
+def test_groups_reach_beyond_a_page(storage, monkeypatch):
+    """Every failure counts, up to a limit that keeps the answer quick."""
+    monkeypatch.setattr(defaults, "_PAGE", 2)
+    fail(storage, "f1", *"abcde")
+
+    assert [5] == [group.count for group in storage.failure_groups(10)]
+    monkeypatch.setattr(defaults, "GROUPED_LIMIT", 3)
+    assert [4] == [group.count for group in storage.failure_groups(10)]
+
+
+def test_a_forgotten_job_leaves_no_log_and_no_progress(storage):
+    """What was kept for one that was pruned is gone, and for that one alone."""
+    gone, kept = insert(storage), insert(storage)
+    lines = [LogLine(0, 5, "info", "hello")]
+    storage.append_logs({gone: lines, kept: lines}, {gone: Progress(1, 2, 5), kept: Progress(1, 2, 5)})
+
+    defaults.forget_job(storage, gone)
+
+    assert ([], 1) == (storage.read_log(gone), len(storage.read_log(kept)))
+    assert [None, Progress(1, 2, 5)] == storage.get_progress([gone, kept])
+
+
+def test_ids_of_a_storage_with_ids_of_its_own_are_its_own():
+    """A batch is made by the storage's own way too."""
+
+    class Numbered(SmallStorage):
+        def new_id(self, parent=None):
+            self.made = getattr(self, "made", 0) + 1
+            return f"job-{self.made}"
+
+    storage = Numbered()
+
+    assert ["job-1", "job-2"] == storage.new_ids(2)
+    storage.close()
+
+
+def test_a_storage_has_no_steps_until_it_says_so():
+    """The contract's own step is none: verbs within are as they are alone."""
+    storage = SmallStorage()
+
+    with Storage.one_step(storage):
+        storage.put_record("list", "a", "x")
+
+    assert "x" == storage.get_record("list", "a").value
+    storage.close()
