@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from firelock import ids
 from firelock.ids import derived_id, is_id, new_id, new_ids
 
 
@@ -38,6 +39,18 @@ def test_ids_of_one_process_ascend():
     made = [new_id() for _ in range(20_000)]
 
     assert all(one < other for one, other in pairwise(made))
+
+
+def test_ids_ascend_also_when_the_clock_is_set_back(monkeypatch):
+    """The next id follows the last one, whatever the clock says, alone or among many."""
+    last = time.time_ns() * 4096 // 1_000_000 + (3_600_000 << 12)
+    monkeypatch.setattr(ids, "_last", last)
+
+    made = [new_id(), *new_ids(3), new_id()]
+
+    assert [last + 1 + place for place in range(5)] == [
+        (uuid.UUID(id).int >> 80) << 12 | uuid.UUID(id).int >> 64 & 0xFFF for id in made
+    ]
 
 
 def test_ids_made_by_many_threads_differ_and_ascend_in_each():

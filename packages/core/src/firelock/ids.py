@@ -28,7 +28,7 @@ def _reseed() -> None:
     _lock = threading.Lock()
 
 
-if hasattr(os, "register_at_fork"):  # Windows cannot fork
+if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows cannot fork
     os.register_at_fork(after_in_child=_reseed)
 
 

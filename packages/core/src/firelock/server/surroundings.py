@@ -19,7 +19,7 @@ def _count_fork() -> None:
     _Forks.count += 1
 
 
-if hasattr(os, "register_at_fork"):
+if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows cannot fork
     os.register_at_fork(after_in_child=_count_fork)
 
 
