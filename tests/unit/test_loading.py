@@ -168,6 +168,17 @@ def test_a_module_that_cannot_be_imported_is_told_with_its_line(write, spec, tex
     assert "broken_of_test" not in sys.modules
 
 
+def test_what_is_refused_in_a_module_is_told_with_the_line_that_did_it(write):
+    """Not with a line of ours, and as one sentence."""
+    write("broken_of_test.py", APP + "fire.task(name='say')(print)\n")
+
+    with pytest.raises(ConfigurationError) as caught:
+        load_app("broken_of_test:fire")
+
+    assert "broken_of_test.py:8: TaskError: print cannot be a task" in str(caught.value)
+    assert not str(caught.value).endswith("..")
+
+
 def test_a_configuration_error_of_an_app_is_told_as_it_is(write):
     """Its words are better than ours."""
     text = "from firelock import Firelock\nfire = Firelock('nonsense')\n"

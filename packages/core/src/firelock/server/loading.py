@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import sys
 import traceback
 from pathlib import Path
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from firelock.app import Firelock
 
 __all__ = ["load_app", "load_module", "locate_app"]
+
+_PACKAGE = str(Path(__file__).parents[1])
 
 
 def load_app(spec: str, *, storage: str | None = None) -> Firelock:
@@ -68,12 +71,14 @@ def load_module(name: str) -> ModuleType:
 
 def _failed(name: str, error: Exception) -> ConfigurationError:
     """Return what to say of a module that raised while it was imported: the line that raised, last."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__]
-    own = [frame for frame in frames if not frame.filename.startswith("<")]
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not frame.filename.startswith(("<", _PACKAGE + os.sep))]
     place = f" at {own[-1].filename}:{own[-1].lineno}" if own else ""
     if isinstance(error, SyntaxError):
         place = f" at {error.filename}:{error.lineno}"
-    return ConfigurationError(f"Importing {name!r} failed{place}: {type(error).__name__}: {error}.")
+    return ConfigurationError(
+        f"Importing {name!r} failed{place}: {type(error).__name__}: {str(error).rstrip('.')}."
+    )
 
 
 def _load_file(path: Path) -> ModuleType:
@@ -90,9 +95,8 @@ def _load_file(path: Path) -> ModuleType:
         return loaded
     sys.path.insert(0, str(path.parent))
     spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        message = f"{str(path)!r} cannot be imported as Python."
-        raise ConfigurationError(message)
+    if spec is None or spec.loader is None:  # pragma: no cover - what ends in .py has a loader
+        raise AssertionError(path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module
     try:
