@@ -15,6 +15,7 @@ from firelock.server.runner import CancelKind
 from tests.unit.fakes import Worker
 
 APP = """
+import asyncio
 import os
 from firelock import Firelock, JobContext
 
@@ -27,6 +28,11 @@ def pid() -> int:
 @fire.task(name="url")
 def url() -> str:
     return fire.storage.url
+
+@fire.task(name="stops")
+async def stops() -> None:
+    asyncio.get_running_loop().stop()
+    await asyncio.Event().wait()
 
 @fire.task(name="dies")
 def dies() -> None:
@@ -47,7 +53,7 @@ from own_app import fire
 def elsewhere() -> str:
     return "found"
 """
-NAMES = ("pid", "url", "dies", "says", "reports", "elsewhere")
+NAMES = ("pid", "url", "dies", "says", "reports", "stops", "elsewhere")
 
 
 class Bench:
@@ -81,7 +87,6 @@ class Bench:
 
     def close(self):
         for process in self.processes:
-            process.kill()
             process.close()
         self.fire.close()
 
@@ -126,6 +131,29 @@ def test_a_process_that_died_between_two_jobs_ends_no_worker(bench):
     os.kill(pid, signal.SIGKILL)
 
     assert 1 == bench.end(process, "pid").crashes
+
+
+def test_a_process_that_is_seen_to_be_gone_ends_no_worker_either(bench):
+    """Nothing can be written to it; that it never got ready is no crash of the job."""
+    process = bench.process()
+    process.kill()
+    process._process.wait()  # noqa: SLF001 - from here on its pipe is broken
+
+    end = bench.end(process, "pid")
+
+    assert (State.SCHEDULED, None) == (end.to, end.crashes)
+    assert "SIGKILL" in end.error.message
+
+
+def test_a_coroutine_that_stops_its_event_loop_is_interrupted(bench):
+    """The process goes on with the next job."""
+    process = bench.process()
+
+    end = bench.end(process, "stops")
+
+    assert (State.SCHEDULED, None) == (end.to, end.crashes)
+    assert "Event loop stopped" in end.error.message
+    assert State.SUCCEEDED == bench.end(process, "pid").to
 
 
 def test_a_late_kill_does_not_hit_the_next_job(bench):

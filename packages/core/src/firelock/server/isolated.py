@@ -71,6 +71,10 @@ class IsolatedProcess:
             cwd=before.folder,
             env=before.environment,
         )  # fmt: skip
+        out, back = self._process.stdin, self._process.stdout
+        if out is None or back is None:  # pragma: no cover - both are pipes: Popen was told so
+            raise AssertionError(self._process)
+        self._out, self._back = out, back
 
     @property
     def is_alive(self) -> bool:
@@ -93,16 +97,14 @@ class IsolatedProcess:
 
     def close(self) -> None:
         """The process has ended: in order if it is idle."""
-        if self._process.stdin is not None:
-            with contextlib.suppress(OSError):  # a job that it did not live to read is still in the buffer
-                self._process.stdin.close()
+        with contextlib.suppress(OSError):  # a job that it did not live to read is still in the buffer
+            self._out.close()
         try:
             self._process.wait(timeout=2)
         except subprocess.TimeoutExpired:
             self.kill()
             self._process.wait()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
+        self._back.close()
 
     def run(self, run: Run, runner: Runner, console: Console) -> Ended:
         """Return the end of the run; a process that dies without a word is a crash of its job.
@@ -134,18 +136,15 @@ class IsolatedProcess:
         return runner.interrupted(run, ProcessDied(f"the process for this job could not load the app: {why}"))
 
     def _exchange(self, run: Run, console: Console) -> dict[str, Any] | None:
-        out, back = self._process.stdin, self._process.stdout
-        if out is None or back is None:  # both are pipes: Popen was told so
-            raise AssertionError(self._process)
         if not self._is_ready:
-            _write(out, self._app)
-            said = json.loads(back.readline() or "null")
+            _write(self._out, self._app)
+            said = json.loads(self._back.readline() or "null")
             if said is None or "unready" in said:
                 return said
             self._is_ready = True
         holder = [run.holder.session, run.holder.server]
-        _write(out, {"job": attrs.asdict(run.job), "holder": holder})
-        for line in back:
+        _write(self._out, {"job": attrs.asdict(run.job), "holder": holder})
+        for line in self._back:
             said = json.loads(line)
             if "log" in said:
                 console.log(run.job.id, run.job.attempt, *said["log"])
