@@ -120,8 +120,8 @@ class ChildProcess:
     def _obey_each(self) -> None:
         is_started = False
         child = self._child
-        if child is None:
-            raise AssertionError(self)  # set before this thread starts
+        if child is None:  # pragma: no cover - it is set before this thread starts
+            raise AssertionError(self)
         for order in self._lines():
             if "session" in order and not is_started:
                 is_started = True
