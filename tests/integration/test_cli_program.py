@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
+import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -12,7 +15,9 @@ import textwrap
 import pytest
 
 from firelock import Firelock
+from firelock.cli import main
 from tests.integration.cli_run import run
+from tests.unit.fakes import unmeasured
 
 HEAVY = ("rich", "sqlalchemy", "cattrs", "croniter", "firelock.app", "sqlite3")
 
@@ -115,7 +120,9 @@ def test_help_loads_nothing_heavy():
         f"print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)"
     )
 
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=unmeasured()
+    )
 
     assert ran.stderr == "[]\n"
 
@@ -257,6 +264,43 @@ def test_the_lines_of_a_broken_application_are_shown(capsys, tmp_path):
     assert "broken_shop.py:1: ZeroDivisionError: division by zero" in ran.error
 
 
+def test_an_app_that_is_made_on_demand_may_fail(capsys, tmp_path):
+    """What raises where the app is asked for is shown from the application's first line on."""
+    (tmp_path / "lazy_shop.py").write_text(
+        "def __getattr__(name):\n    if name == 'fire':\n        raise RuntimeError('no licence')\n"
+        "    raise AttributeError(name)\n"
+    )
+
+    ran = run(capsys, "queues", "list", "--app", "lazy_shop.py:fire")
+
+    assert ran.code == 2
+    assert "RuntimeError: no licence" in ran.error
+    assert "loading.py" not in ran.error
+
+
+def test_a_file_that_is_no_database_cannot_be_reached(capsys, tmp_path):
+    """Exit code 3 and the way to the doctor, as for any storage that gives no answer."""
+    (tmp_path / "letter.db").write_text("Dear Sir or Madam, " * 20)
+
+    ran = run(capsys, "queues", "list", "--storage", "sqlite:///letter.db")
+
+    assert ran.code == 3
+    assert "file is not a database" in ran.error.splitlines()[0]
+    assert ran.error.splitlines()[1] == "  firelock doctor looks closer."
+
+
+@pytest.mark.parametrize("scheme", ["sqlite+x", "postgresql", "mysql", "mariadb", "rediss+x", "mongodb"])
+def test_a_hint_names_only_extras_that_there_are(capsys, scheme):
+    """Whatever a hint says to install can be installed."""
+    offered = importlib.metadata.metadata("firelock").get_all("Provides-Extra")
+
+    ran = run(capsys, "queues", "list", "--storage", f"{scheme}://host/db")
+
+    assert ran.code == 2
+    assert "install" in ran.error.lower()
+    assert set(re.findall(r"firelock\[(\w+)\]", ran.error)) <= set(offered)
+
+
 # ---- exit codes ------------------------------------------------------------------------------------------
 
 
@@ -267,6 +311,9 @@ def test_the_lines_of_a_broken_application_are_shown(capsys, tmp_path):
         (["queues", "pause", "no such", "--storage", "memory://"], 2),
         (["queues", "list", "--storage", "mongo://there"], 2),
         (["queues", "list", "--storage", "nonsense"], 2),
+        (["queues", "list", "--storage", "memory://["], 2),
+        (["queues", "list", "--storage", "sqlite://[/jobs.db"], 2),
+        (["jobs", "list", "--cursor", "nowhere", "--storage", "memory://"], 1),
         (["queues", "list", "--app", "no_such_module:fire"], 2),
         (["queues", "list", "--storage", "sqlite:////no/such/folder/jobs.db"], 3),
         (["jobs", "show", "no-such-job", "--storage", "memory://"], 4),
@@ -281,6 +328,53 @@ def test_exit_codes_are_stable(capsys, words, code):
 
     assert ran.code == code
     assert "Traceback" not in ran.error
+
+
+RAISER = """
+    def run(options):
+        import sys
+        from firelock import errors
+        {line}
+
+    @hookimpl
+    def register_commands():
+        return [Command("stumble", "Stumble.", lambda parser: None, run)]
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "said"),
+    [
+        ("raise errors.StorageUnavailable('Away.')", 3, "firelock: Away.\n  Is it running"),
+        ("raise errors.JobNotFound('Gone.')", 4, "firelock: Gone.\n"),
+        ("raise errors.ScheduleError('Never.')", 2, "firelock: Never.\n"),
+        ("raise errors.UnknownTask('Unknown.')", 2, "firelock: Unknown.\n"),
+        ("raise errors.SchemaMismatch('Newer.')", 1, "firelock: Newer.\n"),
+        ("raise errors.JobConflict('Two lines,\\nno more.')", 1, "firelock: Two lines,\nno more.\n"),
+        ("sys.exit(7)", 7, ""),
+        ("sys.exit()", 0, ""),
+    ],
+)
+def test_what_a_command_raises_has_its_exit_code(capsys, install, line, code, said):
+    """An error of Firelock is a sentence with the exit code of its kind; an exit is an exit."""
+    install("stumbling", RAISER.format(line=line))
+
+    ran = run(capsys, "stumble")
+
+    assert (ran.code, ran.out) == (code, "")
+    assert ran.error.startswith(said)
+    assert bool(ran.error) == bool(said)
+
+
+@pytest.mark.parametrize(
+    ("line", "error"), [("raise RuntimeError('broken')", RuntimeError), ("sys.exit('broken')", SystemExit)]
+)
+def test_what_is_no_error_of_firelock_passes(capsys, install, line, error):
+    """A mistake in a command keeps its traceback, and the text of an exit is left for Python to show."""
+    install("stumbling", RAISER.format(line=line))
+
+    with pytest.raises(error, match="broken"):
+        main(["stumble"])
 
 
 def test_an_interrupt_is_quiet(capsys, install):
@@ -302,14 +396,78 @@ def test_an_interrupt_is_quiet(capsys, install):
     assert (ran.code, ran.out, ran.error) == (130, "", "")
 
 
-def test_a_reader_that_stops_reading_is_no_error():
-    """`firelock … | head` ends quietly."""
-    script = f"{shlex.quote(sys.executable)} -m firelock --help | head -c 1; exit ${{PIPESTATUS[0]}}"
+@pytest.fixture
+def unread():
+    """A pipe whose reader has gone away."""
+    read, write = os.pipe()
+    os.close(read)
+    yield write
+    os.close(write)
 
-    ran = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
 
-    assert ran.stderr == ""
-    assert ran.returncode == 0
+def run_apart(words, **streams):
+    """Run a shell's command line in a process of its own, its output kept back as for any pipe."""
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    script = f"exec {shlex.quote(sys.executable)} -m firelock {words}"
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams}
+    return subprocess.run(["sh", "-c", script], env=buffered, text=True, check=False, **streams)
+
+
+@pytest.mark.parametrize("words", ["--help", "jobs list --help", "version"])
+def test_a_reader_that_stops_reading_is_no_error(unread, words):
+    """`firelock … | head` ends quietly, whether argparse or a command has written."""
+    ran = run_apart(words, stdout=unread)
+
+    assert (ran.returncode, ran.stderr) == (0, "")
+
+
+def test_a_long_answer_that_nobody_reads_is_no_error(capsys, monkeypatch, unread):
+    """The command ends quietly also where it writes more than is kept back."""
+    with (
+        Firelock("memory://unread") as app,
+        os.fdopen(os.dup(unread), "w") as out,
+        monkeypatch.context() as patched,
+    ):
+        app.task(name="shop.add")(lambda number: None).enqueue_many([(number,) for number in range(200)])
+        patched.setattr("sys.stdout", out)
+
+        code = main(["jobs", "list", "--limit", "200", "--storage", "memory://unread"])
+
+    assert (code, capsys.readouterr().err) == (0, "")
+
+
+def test_a_problem_is_said_though_nobody_reads_the_answer(capsys, monkeypatch, unread):
+    """What was done before is lost with its reader; what went wrong is told, with its exit code."""
+    with (
+        Firelock("memory://half_read") as app,
+        os.fdopen(os.dup(unread), "w") as out,
+        monkeypatch.context() as patched,
+    ):
+        app.task(name="shop.add")(lambda: None).recur("nightly", "0 2 * * *")
+        patched.setattr("sys.stdout", out)
+
+        code = main(["recurring", "pause", "nightly", "nothing", "--storage", "memory://half_read"])
+
+    assert code == 4
+    assert capsys.readouterr().err == "firelock: No recurring job 'nothing' is stored.\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        ("version >&-", 0, ""),
+        ("queues list --storage nonsense >&-", 2, "firelock: 'nonsense' is not a storage URL"),
+        ("queues list --storage nonsense 2>&-", 2, ""),
+        ("queues list --storage nonsense >&- 2>&-", 2, ""),
+    ],
+)
+def test_streams_that_are_closed_are_no_error(words, code, said):
+    """Whoever starts a command without standard output or error gets its exit code."""
+    ran = run_apart(words)
+
+    assert (ran.returncode, ran.stdout) == (code, "")
+    assert ran.stderr.startswith(said)
+    assert len(ran.stderr.splitlines()) == bool(said)
 
 
 # ---- plugins' commands -----------------------------------------------------------------------------------
@@ -412,11 +570,58 @@ def test_plugins_are_listed_with_their_hooks(capsys):
     assert "register_storages" in core["hooks"]
 
 
-def test_the_dashboard_says_what_to_install(capsys, install):
-    """Without a plugin that offers it, the command names the extra."""
+def test_plugins_are_a_table_in_the_order_of_their_hooks(capsys, install):
+    """Installed ones run first, the core's own last; each line has name, distribution, version and hooks."""
+    install("sweeper", SWEEPER)
+
+    ran = run(capsys, "plugins")
+
+    title, first, last = ran.out.splitlines()
+    assert title.split() == ["PLUGIN", "FROM", "VERSION", "HOOKS"]
+    assert first.split() == ["sweeper", "sweeper", "1.0", "register_commands"]
+    assert last.split() == ["core", "firelock", "register_serializers,", "register_storages"]
+
+
+def test_an_apps_own_plugins_are_listed(capsys, tmp_path):
+    """--app shows what the app was given, between the installed ones and the core's own."""
+    (tmp_path / "plugged_shop.py").write_text(
+        "from firelock import Firelock, hookimpl\n"
+        "class Counting:\n    @hookimpl\n    def jobs_created(self, jobs): ...\n"
+        "fire = Firelock('memory://', plugins=[Counting])\n"
+    )
+
+    ran = run(capsys, "plugins", "--json", "--app", "plugged_shop.py:fire")
+
+    *_, counting, core = json.loads(ran.out)["plugins"]
+    assert core["name"] == "core"
+    assert counting == {
+        "name": "Counting#0", "distribution": "app", "version": "", "hooks": ["jobs_created"],
+    }  # fmt: skip
+
+
+def test_version_names_what_is_installed(capsys, monkeypatch, tmp_path):
+    """Firelock's own packages, as far as they are there, and Python."""
+    for name, version in (("firelock", "9.8"), ("firelock_sql", "9.7"), ("stranger", "1.0")):
+        info = tmp_path / f"{name}-{version}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    monkeypatch.setattr("sys.path", [str(tmp_path), *(one for one in sys.path if "-packages" not in one)])
+
+    text, answer = run(capsys, "version"), run(capsys, "version", "--json")
+
+    expected = {"firelock": "9.8", "firelock-sql": "9.7", "python": platform.python_version()}
+    assert json.loads(answer.out) == expected
+    assert dict(line.split() for line in text.out.splitlines()) == expected
+
+
+def test_without_a_dashboard_the_command_says_what_shows_jobs(capsys, install):
+    """Where no plugin offers one, the commands that show jobs are named."""
     install("sweeper", SWEEPER)
 
     ran = run(capsys, "dashboard", "shop:fire", "--port", "80")
 
     assert ran.code == 2
-    assert ran.error == 'firelock: No dashboard is installed; pip install "firelock[dashboard]" brings it.\n'
+    assert ran.error == (
+        "firelock: No installed plugin offers a dashboard.\n"
+        "  firelock jobs list and firelock doctor show what is there.\n"
+    )

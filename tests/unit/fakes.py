@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import threading
 import time
 from collections import defaultdict, deque
@@ -25,6 +26,11 @@ def until(is_so, seconds=DEADLINE):
         assert time.monotonic() < deadline, f"not so within {seconds:g} s"
         pause.wait(0.002)
     return found
+
+
+def unmeasured():
+    """The environment, less what has a process measure its coverage: that loads modules of its own."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
 
 
 @attrs.frozen

@@ -13,6 +13,7 @@ import pytest
 from firelock.storage import JobFilter, SchemaMismatch, SchemaState, StorageError
 from firelock_sql import schema
 from firelock_sql.sqlite.opening import open_sqlite
+from tests.unit.fakes import unmeasured
 
 
 @pytest.fixture
@@ -131,6 +132,8 @@ def test_the_plugin_loads_no_driver():
     """A program that opens another storage pays nothing for this one."""
     program = "import sys, firelock_sql.plugin; print(*{'sqlalchemy', 'sqlite3'} & set(sys.modules))"
 
-    loaded = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    loaded = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True, env=unmeasured()
+    )
 
     assert "" == loaded.stdout.strip()
