@@ -304,7 +304,7 @@ class AsyncWorkers:
     def _start_all(self) -> None:
         """What waits has started, as far as there are places and the right to run."""
         loop = self._loop
-        if loop is None:  # set before the first call comes here
+        if loop is None:  # pragma: no cover - it is set before the first call comes here
             raise AssertionError(self)
         if not self._desk.board.may_start():
             if not self._is_polling:

@@ -102,8 +102,8 @@ class InsideServer:
 
     def _begin(self) -> str:
         server = self._server
-        if server is None:
-            raise AssertionError(self)  # set by start
+        if server is None:  # pragma: no cover - `start` has set it
+            raise AssertionError(self)
         session = NewSession(
             new_id(), server.id, server.name, socket.gethostname(), os.getpid(), self._app.client.clock.now(),
             float(self._app.settings.session_timeout), self._workers, str(self._queues),
