@@ -524,8 +524,11 @@ class Picky(FailingStorage):
     def __init__(self):
         super().__init__()
         self.banned = set()
+        self.outages = []
 
     def apply(self, transitions):
+        if self.outages and transitions[0].to is State.FAILED:
+            raise self.outages.pop()
         for transition in transitions:
             if transition.result == '"poison"' or transition.job_id in self.banned:
                 raise StorageError("value too long")
@@ -561,6 +564,19 @@ def test_an_end_that_cannot_be_stored_at_all_hinders_no_other(make_crew, caplog)
 
     crew.until_all(State.SUCCEEDED, jobs)
     assert f"Nothing can be stored about job {bad.id}" in caplog.text
+
+
+def test_an_outage_meanwhile_gives_up_no_end(make_crew):
+    """What the storage does not take is told to it once it answers again."""
+    crew = make_crew(storage=Picky())
+    crew.storage.outages.append(StorageUnavailable("away"))
+
+    (bad,) = crew.enqueue(crew.task(lambda: "poison"))
+    crew.start()
+
+    crew.until_all(State.FAILED, [bad])
+    assert [] == crew.storage.outages
+    assert "its end could not be stored: value too long" == bad.refresh().reason
 
 
 def test_a_late_end_is_refused_and_counted(crew):

@@ -242,6 +242,20 @@ def test_closing_waits_for_no_busy_worker(office, gate):
     assert [State.SUCCEEDED] == office.ends(1)
 
 
+def test_what_has_not_started_can_be_taken_back_after_closing_too(office, gate):
+    """The word to end, which waits among the jobs, is none of them."""
+    threads = office.threads(1)
+    first, second = office.tickets(gate.work, 2)
+    threads.put([first])
+    until(lambda: gate.came)
+    threads.close(0)
+    threads.put([second])
+
+    assert [second] == threads.take_back()
+    assert [] == threads.take_back()
+    threads.close(0)  # the word to end was taken back with them
+
+
 def test_a_worker_survives_a_failure_outside_of_its_task(office, caplog):
     """A process that cannot be started is a failed attempt of the job; the thread goes on."""
     office.desk.app_spec = "nowhere:fire"
@@ -413,6 +427,22 @@ def test_the_dispatcher_is_woken_by_the_last_coroutine(office, gate):
     until(lambda: not coroutines.running)
 
     assert 1 <= len(office.wakes) <= 3
+
+
+def test_a_callback_of_a_job_does_not_end_the_loop(office, caplog):
+    """What it raises would end a program; the coroutines of other jobs go on."""
+
+    async def leaves():
+        asyncio.get_running_loop().call_soon(exec, "raise SystemExit(3)")
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+    coroutines = office.coroutines()
+
+    coroutines.put(office.tickets(leaves) + office.tickets(asyncio_nothing))
+
+    assert [State.SUCCEEDED] * 2 == office.ends(2)
+    assert "SystemExit: 3" in caplog.text
 
 
 def test_a_coroutine_that_blocks_the_loop_is_named(office, caplog):

@@ -536,6 +536,17 @@ def test_a_retry_decision_wins_over_the_policy(end_of):
     )  # fmt: skip
 
 
+def test_a_retry_decision_stands_where_the_stored_retry_cannot_be_read(make_app):
+    """How many retries there are is not told then."""
+    fire, worker = make_app(deciding(RetryDecision.retry(HOUR)))
+    fire.task(name="task")(raising(ValueError("boom"))).using(retry=Retry()).enqueue()
+    (job,) = worker.claim()
+
+    transition = worker.attempt(attrs.evolve(job, retry="{}")).transition
+
+    assert (State.SCHEDULED, "retry 1: ValueError: boom") == (transition.to, transition.reason)
+
+
 def test_a_retry_decision_sees_the_decoded_arguments(make_app):
     """Positional and by name, the task and the exception."""
     asked = []
