@@ -55,6 +55,7 @@ def install(tmp_path, monkeypatch):
         (info / "entry_points.txt").write_text(f"[firelock]\n{name} = {name}_plugin\n")
         text = "from firelock import Command, hookimpl\n" + textwrap.dedent(source)
         (site / f"{name}_plugin.py").write_text(text)
+        monkeypatch.delitem(sys.modules, f"{name}_plugin", raising=False)  # another test's
         monkeypatch.syspath_prepend(site)
         monkeypatch.setenv("FIRELOCK_PLUGINS", name)
 

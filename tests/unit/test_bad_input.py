@@ -161,6 +161,11 @@ BAD = {
         "No storage for scheme 'rediss+x'",
         'pip install "firelock[redis]"',
     ),
+    "URL that cannot be read": (
+        lambda desk: desk.app(storage="memory://u:secret@[host"),
+        ConfigurationError,
+        "The storage URL of scheme 'memory' cannot be read; look at its brackets and its port.",
+    ),
     "missing URL": (
         lambda desk: desk.app(storage=""),
         ConfigurationError,

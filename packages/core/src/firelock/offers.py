@@ -16,15 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Core", "check_contract", "install_hint", "lock_provider", "offered", "serializer", "storage"]
 
-_EXTRAS = {
-    "sqlite": "sql",
-    "postgresql": "postgresql",
-    "mysql": "mysql",
-    "mariadb": "mysql",
-    "redis": "redis",
-    "rediss": "redis",
-    "unix": "redis",
-}
+# Of each scheme the extra that brings it. Only those stand here that this version has.
+_EXTRAS = {"sqlite": "sql", "redis": "redis", "rediss": "redis", "unix": "redis"}
 
 
 class Core:
@@ -70,7 +63,7 @@ def storage(factory: Callable[..., object], place: object, scheme: str) -> Stora
     """Return the storage that a plugin makes of a URL, or of a caller's own object.
 
     Raises:
-        ConfigurationError: its driver cannot be imported.
+        ConfigurationError: its driver cannot be imported, or it cannot read the URL.
         PluginError: it is no storage, or one for another version of the contract.
     """
     try:
@@ -78,6 +71,11 @@ def storage(factory: Callable[..., object], place: object, scheme: str) -> Stora
     except ImportError as error:
         message = f"The storage for scheme {scheme!r} cannot be imported: {error}. {install_hint(scheme)}."
         raise ConfigurationError(message) from error
+    except ConfigurationError:
+        raise
+    except ValueError:
+        message = f"The storage URL of scheme {scheme!r} cannot be read; look at its brackets and its port."
+        raise ConfigurationError(message) from None  # the cause may quote a password
     if not isinstance(made, Storage):
         message = f"The plugin for {scheme!r} returned {type(made).__name__}, no firelock.storage.Storage."
         raise PluginError(message)

@@ -1,4 +1,4 @@
-"""`firelock dashboard` where no dashboard is installed: says what to install."""
+"""`firelock dashboard` where no plugin offers one: says so, and what shows jobs meanwhile."""
 
 from __future__ import annotations
 
@@ -17,9 +17,12 @@ __all__ = ["add"]
 
 def add(commands: Commands) -> None:
     """The command exists; a plugin that offers one of this name takes its place."""
-    parser = add_command(commands, "dashboard", "Look at jobs in a browser (an extra to install).", _missing)
+    parser = add_command(
+        commands, "dashboard", "Look at jobs in a browser, by a plugin that offers it.", _missing
+    )
     parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
 
 
 def _missing(_: argparse.Namespace, __: Screen) -> NoReturn:
-    raise Problem('No dashboard is installed; pip install "firelock[dashboard]" brings it.', code=Exit.USAGE)
+    hint = "firelock jobs list and firelock doctor show what is there."
+    raise Problem("No installed plugin offers a dashboard.", hint=hint, code=Exit.USAGE)

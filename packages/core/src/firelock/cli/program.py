@@ -6,6 +6,7 @@ import difflib
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from firelock.cli import about, dashboard, demo, doctor, jobs, migrate, queues, recurring, server, servers
@@ -50,26 +51,34 @@ in this order. Exit codes: 0 done, 1 failed, 2 usage, 3 storage unreachable, 4 n
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+    _prepare("stdout")
+    _prepare("stderr")
     try:
-        code = _run(given)
-        sys.stdout.flush()
+        code = _finish(given)
     except KeyboardInterrupt:
-        return Exit.INTERRUPTED
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads on: nothing is wrong
-        return Exit.DONE
-    except SystemExit as stop:  # argparse has shown a help text
-        return stop.code if isinstance(stop.code, int) else Exit.DONE
+        code = Exit.INTERRUPTED
+    except BrokenPipeError:  # nobody reads on: nothing is wrong
+        code = Exit.DONE
+    _flush()
+    return int(code)
+
+
+def _finish(given: Sequence[str]) -> int:
+    """The command has ended, and what went wrong is said; return the exit code."""
+    try:
+        return _run(given)
+    except SystemExit as stop:  # argparse has shown a help text, or the command has ended itself
+        if stop.code is None:
+            return Exit.DONE
+        if isinstance(stop.code, int):
+            return stop.code
+        raise  # a text, which Python shows
     except Exception as error:
         problem = problem_of(error)
         if problem is None:
             raise
         _report(problem)
         return problem.code
-    return int(code)
 
 
 def _run(given: Sequence[str]) -> int:
@@ -154,7 +163,25 @@ def _add_offered(commands: Commands, command: Command) -> None:
     parser.set_defaults(run=lambda options, _: command.run(options))
 
 
-# ---- problems --------------------------------------------------------------------------------------------
+# ---- streams and problems --------------------------------------------------------------------------------
+
+
+def _prepare(name: str) -> None:
+    """The stream takes every character; where whoever started us had closed it, it takes them nowhere."""
+    stream = getattr(sys, name)
+    if stream is None:
+        stream = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - open until the process ends
+        setattr(sys, name, stream)
+    if hasattr(stream, "reconfigure"):
+        stream.reconfigure(errors="backslashreplace")
+
+
+def _flush() -> None:
+    """What was written is with its reader, or dropped where nobody reads on."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _report(problem: Problem) -> None:
@@ -163,5 +190,5 @@ def _report(problem: Problem) -> None:
     lines = [f"{prefix}{first}", *rest]
     if problem.hint:
         lines.append(f"  {visible(problem.hint)}")
-    sys.stdout.flush()
+    _flush()
     sys.stderr.write("\n".join(lines) + "\n")

@@ -153,17 +153,14 @@ def connected(options: argparse.Namespace) -> Iterator[Firelock]:
     Raises:
         Problem: the storage cannot be reached.
     """
-    from firelock.errors import (  # noqa: PLC0415 - loaded with an app only
-        SchemaMismatch,
-        StorageError,
-        StorageUnavailable,
-    )
+    from firelock.errors import StorageError, StorageUnavailable  # noqa: PLC0415 - loaded with an app only
 
     app = open_app(options)
     try:
         try:
+            app.storage.schema()  # opens what is a file; its clock is the host's
             app.storage.clock()
-        except (SchemaMismatch, StorageUnavailable):
+        except StorageUnavailable:
             raise
         except StorageError as error:
             raise Problem(str(error), hint="firelock doctor looks closer.", code=Exit.UNREACHABLE) from error
