@@ -2,14 +2,42 @@
 
 from __future__ import annotations
 
+import io
 import json
+import math
 from datetime import timedelta
 
 import pytest
 
-from firelock import Firelock
-from firelock.job import LogLine, Progress
+from firelock import Firelock, lifecycle
+from firelock.cli import main
+from firelock.job import ErrorInfo, LogLine, Progress
+from firelock.storage import Held
 from tests.integration.cli_run import begin_session, claim, fail, run
+
+RIVALS = """
+from firelock import Firelock
+from firelock.memory import MemoryStorage
+
+
+class Contested(MemoryStorage):
+    def find(self, where, **page):
+        found = super().find(where, **page)
+        fire.jobs.requeue([job.id for job in found.jobs[1:]])
+        return found
+
+
+fire = Firelock(Contested())
+jobs = fire.task(name="add")(lambda number: None).enqueue_many([(1,), (2,), (3,)])
+fire.jobs.delete([job.id for job in jobs])
+"""
+
+
+class Terminal(io.StringIO):
+    """Standard error that a person looks at."""
+
+    def isatty(self):
+        return True
 
 
 @pytest.fixture
@@ -59,6 +87,35 @@ def test_no_match_is_said_beside_the_answer(capsys, app):
     ran = command(capsys, app, "list")
 
     assert (ran.code, ran.out, ran.error) == (0, "", "No job matches.\n")
+
+
+def test_a_list_says_what_jobs_wait_for_and_who_runs_them(capsys, app):
+    """Due, retry, holder and error are in the last column, in the words of the job's state."""
+    now = app.storage.clock()
+    error = ErrorInfo("builtins.ValueError", "no ink", "f1", None)
+    app.add.enqueue(1)
+    fail(app, message="no paper")
+    app.add.schedule(timedelta(hours=2), 2)
+    app.add.enqueue(3)
+    holder = begin_session(app)
+    again = lifecycle.retried(
+        claim(app, holder), holder, at=now, started_at=now, wait=7_200_000_000, reason="", error=error
+    )
+    app.storage.apply([again])
+    app.add.enqueue_many([(4,), (5,)])
+    running, _ = claim(app, holder), claim(app, holder)
+    app.storage.reconcile(holder.session, [Held(running.id, running.fence, now)])
+
+    ran = command(capsys, app, "list", "--oldest-first")
+
+    title, *lines = ran.out.splitlines()
+    assert [line[title.index("NOTE") :] for line in lines] == [
+        "builtins.ValueError: no paper",
+        "due in 2 h",
+        "retry 1, due in 2 h",
+        "on vm:1, attempt 1",
+        "claimed by vm:1, attempt 1",
+    ]
 
 
 def test_a_list_in_json_gives_jobs_as_they_are_stored(capsys, app):
@@ -152,6 +209,20 @@ def test_counts_name_every_state(capsys, app):
     }  # fmt: skip
 
 
+def test_counts_in_a_pipe_are_aligned(capsys, app):
+    """Each state has its line, in the order of a job's life."""
+    app.add.enqueue_many([(number,) for number in range(12)])
+    app.add.schedule(60, 2)
+
+    ran = command(capsys, app, "counts")
+
+    assert [tuple(line.split()) for line in ran.out.splitlines()] == [
+        ("STATE", "JOBS"), ("enqueued", "12"), ("processing", "0"), ("scheduled", "1"), ("awaiting", "0"),
+        ("failed", "0"), ("succeeded", "0"), ("deleted", "0"),
+    ]  # fmt: skip
+    assert len({len(line) for line in ran.out.splitlines()}) == 1
+
+
 # ---- show ------------------------------------------------------------------------------------------------
 
 
@@ -172,6 +243,42 @@ def test_show_tells_everything_of_a_job(capsys, app):
         "→ File shop.py", "    add(1)", "half way", "1 of 2: page 1", f"{child.id} (awaiting)", "History",
     ):  # fmt: skip
         assert told in ran.out
+
+
+def test_a_page_has_only_what_there_is(capsys, app):
+    """A job that has neither run nor failed nor spoken shows no part for any of that."""
+    job = app.add.enqueue(1)
+
+    ran = command(capsys, app, "show", job.id)
+
+    assert "History" in ran.out
+    for part in ("Failed attempts", "Log", "attempt", "progress", "result"):
+        assert part not in ran.out
+
+
+def test_a_long_history_says_how_much_is_left_out(capsys, app):
+    """Where steps were dropped a line tells their number."""
+    job = app.add.enqueue(1)
+    for _ in range(150):
+        app.jobs.delete([job.id])
+        app.jobs.requeue([job.id])
+    (left_out,) = [step.elided for step in app.storage.history(job.id) if step.elided]
+
+    ran = command(capsys, app, "show", job.id)
+
+    assert left_out > 0
+    assert f"{left_out} steps are left out\n" in ran.out
+
+
+def test_a_number_that_no_json_holds_is_null(capsys, app):
+    """What --json writes is JSON, whatever number a job has reported."""
+    job = app.add.enqueue(1)
+    app.storage.append_logs({}, {job.id: Progress(math.inf, math.nan, 0)})
+
+    ran = command(capsys, app, "show", job.id, "--json")
+
+    progress = json.loads(ran.out, parse_constant=pytest.fail)["progress"]
+    assert (progress["done"], progress["total"]) == (None, None)
 
 
 def test_show_in_json_has_what_belongs_to_the_job(capsys, app):
@@ -270,6 +377,39 @@ def test_a_dry_run_changes_nothing(capsys, app):
 
     assert ran.out == "3 jobs would be deleted.\n"
     assert states(app, jobs) == ["enqueued"] * 3
+
+
+def test_what_changes_meanwhile_is_left_alone(capsys, tmp_path):
+    """A job that another operator has requeued between look and change is counted as refused."""
+    (tmp_path / "rivals.py").write_text(RIVALS)
+
+    ran = run(capsys, "jobs", "requeue", "--all", "--state", "deleted", "--app", f"{tmp_path}/rivals.py:fire")
+
+    assert ran.code == 0
+    assert ran.out == "1 job requeued.\n2 had changed meanwhile and were left alone.\n"
+
+
+def test_until_chooses_among_all(capsys, app):
+    """Whoever gives a time gets the jobs before it alone."""
+    job = app.add.enqueue(1)
+
+    before = command(capsys, app, "delete", "--all", "--until", "1h")
+    after = command(capsys, app, "delete", "--all", "--until", "2999-01-01")
+
+    assert (before.out, after.out) == ("0 jobs deleted.\n", "1 job deleted.\n")
+    assert states(app, [job]) == ["deleted"]
+
+
+def test_a_person_sees_how_far_a_long_change_is(app, monkeypatch):
+    """On a terminal the last line counts, page after page, and is empty at the end."""
+    app.add.enqueue_many([(number,) for number in range(1_100)])
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+
+    code = main(["jobs", "delete", "--all", "--queue", "default", "--storage", app.storage.url])
+
+    assert code == 0
+    assert terminal.getvalue() == ("\rdeleted: 500\x1b[K\rdeleted: 1,000\x1b[K\rdeleted: 1,100\x1b[K\r\x1b[K")
 
 
 def test_deleting_says_who_did_it(capsys, app):

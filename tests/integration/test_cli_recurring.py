@@ -81,6 +81,54 @@ def test_pause_resume_and_remove_change_the_definition(capsys, app):
     assert app.recurring.list() == []
 
 
+def test_without_recurring_jobs_the_list_says_so(capsys):
+    """Nothing is written to standard output, and the exit code is 0."""
+    listed = run(capsys, "recurring", "list", "--storage", "memory://")
+    upcoming = run(capsys, "recurring", "next", "--storage", "memory://")
+
+    assert (listed.code, listed.out, listed.error) == (0, "", "There is no recurring job.\n")
+    assert (upcoming.code, upcoming.out, upcoming.error) == (0, "", "Nothing comes.\n")
+
+
+def test_a_schedule_that_cannot_be_read_hides_nothing(capsys, app):
+    """The list says so, the agenda goes on without it, and it can be removed."""
+    strange = app.report.recur("strange", Cron.daily(3)).record
+    app.storage.put_recurring(attrs.evolve(strange, schedule='{"when": "often"}'), keep_progress=False)
+
+    listed = command(capsys, app, "recurring", "list")
+    alone = command(capsys, app, "recurring", "next", "strange")
+    together = command(capsys, app, "recurring", "next", "--json")
+    removed = command(capsys, app, "recurring", "remove", "strange")
+
+    assert "cannot be read" in listed.out.splitlines()[2]
+    assert (alone.code, alone.out, alone.error) == (0, "", "Nothing comes.\n")
+    assert {one["id"] for one in json.loads(together.out)["next"]} == {"nightly"}
+    assert removed.code == 0
+
+
+def test_triggers_are_told_one_by_one(capsys, app):
+    """Each line has the definition's id and that of the job it made."""
+    app.report.recur("weekly", Cron.daily(3))
+
+    ran = command(capsys, app, "recurring", "trigger", "nightly", "weekly")
+
+    jobs = [job.id for job in app.jobs.find(oldest_first=True)]
+    assert ran.out.splitlines() == [
+        f"nightly  enqueued as job {jobs[0]}",
+        f"weekly  enqueued as job {jobs[1]}",
+    ]
+
+
+def test_changes_in_json_are_one_answer(capsys, app):
+    """However many are named, standard output is one JSON value."""
+    app.report.recur("weekly", Cron.daily(3))
+
+    ran = command(capsys, app, "recurring", "pause", "nightly", "weekly", "--json")
+
+    assert json.loads(ran.out) == {"paused": ["nightly", "weekly"]}
+    assert [one.is_paused for one in app.recurring.list()] == [True, True]
+
+
 def test_next_shows_instants_of_one(capsys, app):
     """The next instants are in UTC, and in the schedule's own zone beside it."""
     ran = command(capsys, app, "recurring", "next", "nightly", "--count", 2)
@@ -112,6 +160,34 @@ def test_next_of_a_paused_one_says_that_it_is(capsys, app):
 
     assert len(ran.out.splitlines()) == 11
     assert ran.error == "nightly is paused: it does not run before it is resumed.\n"
+
+
+@pytest.mark.parametrize("schedule", [Cron.daily(2), Every(timedelta(hours=1))])
+def test_instants_in_utc_are_told_once(capsys, app, schedule):
+    """A schedule without a zone of its own has no second time beside it."""
+    app.report.recur("plain", schedule)
+
+    ran = command(capsys, app, "recurring", "next", "plain", "--count", 1)
+
+    title, line = ran.out.splitlines()
+    assert title.split() == ["AT", "LOCAL", "IN", "ID", "TASK"]
+    assert line[title.index("LOCAL") : title.index("IN")].strip() == ""
+
+
+def test_next_of_all_shows_none_of_those_that_are_paused(capsys, app):
+    """Where every definition is paused nothing comes, and each is named."""
+    app.report.recur("weekly", Cron.daily(3))
+    for name in ("nightly", "weekly"):
+        app.recurring.pause(name)
+
+    ran = command(capsys, app, "recurring", "next")
+
+    assert (ran.code, ran.out) == (0, "")
+    assert ran.error.splitlines() == [
+        "nightly is paused: it does not run before it is resumed.",
+        "weekly is paused: it does not run before it is resumed.",
+        "Nothing comes.",
+    ]
 
 
 # ---- queues ----------------------------------------------------------------------------------------------

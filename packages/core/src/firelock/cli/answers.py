@@ -18,14 +18,11 @@ if TYPE_CHECKING:
 
 __all__ = ["answer_of", "job_answer", "json_text", "recurring_answer", "server_answer"]
 
-_PAYLOADS = ("arguments", "result")
-
 
 def answer_of(value: object) -> object:
     """Return a frozen value as JSON can hold it."""
-    kind: type = type(value)
-    if attrs.has(kind):
-        return {field.name: _field(field.name, getattr(value, field.name)) for field in attrs.fields(kind)}
+    if attrs.has(type(value)):
+        return _fields(value)
     if isinstance(value, StrEnum):
         return str(value)
     if isinstance(value, list | tuple):
@@ -33,6 +30,11 @@ def answer_of(value: object) -> object:
     if isinstance(value, float) and not math.isfinite(value):
         return None  # JSON has no word for it
     return value
+
+
+def _fields(value: object) -> dict[str, object]:
+    kind: type = type(value)
+    return {field.name: _field(field.name, getattr(value, field.name)) for field in attrs.fields(kind)}
 
 
 def _field(name: str, value: object) -> object:
@@ -57,24 +59,16 @@ def _refuse(name: str) -> NoReturn:
     raise ValueError(name)
 
 
-def _with_payloads(answer: object, serializer: str) -> dict[str, object]:
-    if not isinstance(answer, dict):
-        raise TypeError(answer)
-    payloads = {
-        name: json_text(answer[name], serializer) for name in _PAYLOADS if isinstance(answer.get(name), str)
-    }
-    return {**answer, **payloads}
-
-
 def job_answer(record: JobRecord) -> dict[str, object]:
     """Return a job; arguments and result are values where its serializer is JSON."""
-    return _with_payloads(answer_of(record), record.serializer)
+    payloads = {name: json_text(getattr(record, name), record.serializer) for name in ("arguments", "result")}
+    return {**_fields(record), **payloads}
 
 
 def recurring_answer(record: RecurringRecord) -> dict[str, object]:
     """Return a recurring definition, its schedule and arguments as values."""
-    answer = _with_payloads(answer_of(record), record.serializer)
-    return {**answer, "schedule": json_text(record.schedule, "json")}
+    arguments = json_text(record.arguments, record.serializer)
+    return {**_fields(record), "schedule": json_text(record.schedule, "json"), "arguments": arguments}
 
 
 def server_answer(server: ServerView, now: int) -> dict[str, object]:

@@ -158,7 +158,8 @@ def _next(options: argparse.Namespace, screen: Screen) -> int:
     with connected(options) as app:
         now = app.client.clock.now()
         chosen = [app.recurring.get(options.id)] if options.id else list(all_recurring(app))
-    agenda = list(_agenda(chosen, now, options.count))
+    shown = chosen if options.id else [one for one in chosen if not one.is_paused]
+    agenda = list(_agenda(shown, now, options.count))
     if screen.is_json:
         screen.json({"next": [{"id": one.id, "at": isoformat(at)} for at, one in agenda]})
         return 0
@@ -175,8 +176,7 @@ def _next(options: argparse.Namespace, screen: Screen) -> int:
 
 
 def _agenda(chosen: list[RecurringJob], now: int, count: int) -> Iterator[tuple[int, RecurringJob]]:
-    running = [one for one in chosen if not one.is_paused] or chosen[:1]
-    merged = heapq.merge(*[_instants(one, now, count) for one in running], key=lambda pair: pair[0])
+    merged = heapq.merge(*[_instants(one, now, count) for one in chosen], key=lambda pair: pair[0])
     return islice(merged, count)
 
 
