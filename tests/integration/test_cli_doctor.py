@@ -111,6 +111,22 @@ def test_jobs_that_servers_put_off_are_an_error(app):
     assert found(app) == [(True, "1 job is put off since no server that took them knows task shop.add.")]
 
 
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [(600, "600 jobs are"), (2_000, "2,000 jobs are"), (2_001, "At least 2,000 jobs are")],
+)
+def test_jobs_are_counted_over_every_page_of_a_sample(app, number, said):
+    """More jobs than a page holds are all looked at; where the sample ends before they do, that is said."""
+    begin_session(app)
+    Firelock(app.storage).task(name="shop.gone")(lambda number: None).enqueue_many(
+        [(one,) for one in range(number)]
+    )
+
+    assert found(app, knows_tasks=True) == [
+        (False, f"{said} enqueued for task shop.gone, which this app does not have.")
+    ]
+
+
 def test_jobs_of_tasks_that_the_app_lacks_are_a_warning(app):
     """With the app's tasks at hand, enqueued jobs of other tasks are named."""
     begin_session(app)
@@ -260,6 +276,22 @@ def test_warnings_alone_do_not_fail_the_command(capsys):
     assert (ran.code, answer["is_well"]) == (0, True)
     assert [finding["is_error"] for finding in answer["findings"]] == [False]
     assert answer["about"]["servers"] == "none alive"
+
+
+def test_all_is_well(capsys, tmp_path):
+    """A storage about which there is nothing to say is told so."""
+    (tmp_path / "sound_shop.py").write_text(
+        "from firelock import Firelock\n"
+        "from firelock.memory import MemoryStorage\n"
+        "from firelock.storage import Feature\n"
+        "class Sound(MemoryStorage):\n    features = frozenset({Feature.SHARED})\n"
+        "fire = Firelock(Sound())\n"
+    )
+
+    ran = run(capsys, "doctor", "--app", f"{tmp_path / 'sound_shop.py'}:fire")
+
+    assert (ran.code, ran.error) == (0, "")
+    assert ran.out.endswith("\nAll is well.\n")
 
 
 def test_an_unreachable_storage_is_examined_all_the_same(capsys):

@@ -173,11 +173,14 @@ def _check_queues(sight: Sight) -> Iterator[Finding]:
 
 def _check_tasks(sight: Sight) -> Iterator[Finding]:
     for task, count in sorted(sight.unregistered.items()):
-        what = f"{_jobs(count)} put off since no server that took them knows task {task}."
+        jobs = _seen(sight, State.SCHEDULED, count)
+        what = f"{jobs} put off since no server that took them knows task {task}."
         mend = "Deploy the code that has it, add its module by --import, or keep its old name as an alias."
         yield Finding(True, what, mend)
     for task, count in sorted(sight.unknown_here.items()):
-        what = f"{_jobs(count)} enqueued for task {task}, which this app does not have."
+        what = (
+            f"{_seen(sight, State.ENQUEUED, count)} enqueued for task {task}, which this app does not have."
+        )
         yield Finding(
             False, what, "Nothing to do if another app has it; else look for a task renamed or removed."
         )
@@ -199,7 +202,7 @@ def _check_recurring(sight: Sight) -> Iterator[Finding]:
 
 def _check_continuations(sight: Sight) -> Iterator[Finding]:
     if sight.in_vain:
-        what = f"{_jobs(sight.in_vain)} waiting for a parent that has failed."
+        what = f"{_seen(sight, State.AWAITING, sight.in_vain)} waiting for a parent that has failed."
         mend = (
             "Requeue the parents (firelock jobs list --state failed), or delete them and what waits goes too."
         )
@@ -228,6 +231,11 @@ def _names(servers: Sequence[ServerView]) -> str:
     more = f" and {len(servers) - _NAMED} more" if len(servers) > _NAMED else ""
     named = ", ".join(f"{server.name} (queues {server.queues})" for server in servers[:_NAMED])
     return named + more
+
+
+def _seen(sight: Sight, state: State, count: int) -> str:
+    """Return how many jobs of a state's sample it is; there may be more where the sample is not all."""
+    return f"At least {_jobs(count)}" if sight.by_state.get(state, 0) > _SAMPLE else _jobs(count)
 
 
 def _jobs(count: int) -> str:
