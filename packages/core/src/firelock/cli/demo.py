@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from firelock.app import Firelock
     from firelock.cli.commands import Commands
     from firelock.cli.demo_story import Story
+    from firelock.cli.demo_view import View
     from firelock.job import JobRecord
 
 __all__ = ["add"]
@@ -105,16 +106,23 @@ def _play(url: str, seconds: float, screen: Screen, server: subprocess.Popen[byt
     from firelock.cli.demo_story import Story  # noqa: PLC0415 - loaded for the demo only
     from firelock.cli.demo_view import view_for  # noqa: PLC0415
 
-    app = _app(url)
-    _await_server(app, server)
-    if not screen.is_json:
-        screen.line(
-            Cell("server   demo-server, 4 workers, queues critical, mail, default, images", "bright_black")
-        )
-        screen.line()
-    story, view = Story(app, seconds), view_for(screen)
-    story.begin()
-    deadline = time.monotonic() + seconds + _LATE_LIMIT
+    with _app(url) as app:
+        _await_server(app, server)
+        if not screen.is_json:
+            said = "server   demo-server, 4 workers, queues critical, mail, default, images"
+            screen.line(Cell(said, "bright_black"))
+            screen.line()
+        story = Story(app, seconds)
+        story.begin()
+        _follow(story, view_for(screen), server)
+    if server.poll() is not None:
+        raise _died(server)
+    return story
+
+
+def _follow(story: Story, view: View, server: subprocess.Popen[bytes]) -> None:
+    """What happened was shown, until all has ended, the time was over or the server had died."""
+    deadline = time.monotonic() + story.length + _LATE_LIMIT
     with view.open():
         while not story.is_told and time.monotonic() < deadline and server.poll() is None:
             if story.is_time_over:
@@ -122,9 +130,6 @@ def _play(url: str, seconds: float, screen: Screen, server: subprocess.Popen[byt
             view.show(story.look())
             time.sleep(_LOOK_EVERY)
         view.show(story.look(is_last=True))
-    if server.poll() is not None:
-        raise _died(server)
-    return story
 
 
 def _app(url: str) -> Firelock:
@@ -183,9 +188,9 @@ def _server(url: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
             _stop(server)
 
 
-def _stop(server: subprocess.Popen[bytes]) -> None:
+def _stop(server: subprocess.Popen[bytes], limits: Sequence[float] = _STOP_LIMITS) -> None:
     """The server has ended: in order, hurried after a while, killed where that is not enough."""
-    for limit in _STOP_LIMITS:
+    for limit in limits:
         if server.poll() is None:
             server.terminate()
         try:
