@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 from tests.architecture.sources import ROOT, calls, imports, loads, package_sources
+from tests.unit.fakes import unmeasured
 
 DOORS = ("firelock", "firelock.storage", "firelock.testing")
 
@@ -89,7 +90,7 @@ def test_importing_firelock_stays_cheap():
     program = "import sys, firelock; print(*sorted(sys.modules))"
 
     loaded = subprocess.run(
-        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True, env=unmeasured()
     ).stdout
 
     assert set(loaded.split()) & LOADED_WHEN_USED == set()

@@ -433,9 +433,11 @@ def test_a_callback_of_a_job_does_not_end_the_loop(office, caplog):
     """What it raises would end a program; the coroutines of other jobs go on."""
 
     async def leaves():
-        asyncio.get_running_loop().call_soon(exec, "raise SystemExit(3)")
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
+        loop = asyncio.get_running_loop()
+        later = loop.create_future()
+        loop.call_soon(exec, "raise SystemExit(3)")
+        loop.call_soon(later.set_result, None)
+        await later
 
     coroutines = office.coroutines()
 
