@@ -136,6 +136,12 @@ def add_counts(connection: sqlite3.Connection, tables: Collection[Table], jobs: 
     )
 
 
+def verbs(bulk: Figures, processed: Figures, single: Figures) -> Figures:
+    """Return the rates of the three verbs."""
+    measured = {"bulk": bulk, "process": processed, "one": single}
+    return {f"{name}_jobs_per_s": figures["jobs_per_s"] for name, figures in measured.items()}
+
+
 def shares(empty: Mapping[str, float], grown: Mapping[str, float]) -> Figures:
     """Return the grown figures, and each as a share of the empty one."""
     return {**grown, **{name.replace("jobs_per_s", "share"): grown[name] / empty[name] for name in empty}}

@@ -6,6 +6,7 @@ server uses of the machine is read from /proc, so these measures need Linux.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from benchmarks.entry import Figures
 
@@ -21,6 +23,8 @@ TICK = os.sysconf("SC_CLK_TCK")
 POLL_SECONDS = 0.05
 PATIENCE_SECONDS = 600.0
 GRACE_SECONDS = 40.0
+LIBC = ctypes.CDLL(None)
+PR_SET_PDEATHSIG = 1
 
 
 class ServerFailed(Exception):
@@ -81,6 +85,21 @@ class Server:
             raise self.failed("the server did not stop when told to") from None
 
 
+def start(command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:  # noqa: ANN401 - those of Popen
+    """Start a program in a session of its own that is killed when this thread ends, in whatever way."""
+    return subprocess.Popen(
+        command,
+        start_new_session=True,
+        preexec_fn=die_with_parent,  # noqa: PLW1509 - one call into C that takes no lock
+        **options,
+    )
+
+
+def die_with_parent() -> None:
+    """Ask Linux, in a child before it becomes another program, to kill it when its parent is gone."""
+    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 @contextmanager
 def running(command: Sequence[str], *, environment: Mapping[str, str], log: Path) -> Iterator[Server]:
     """Run a server for as long as the block lasts, with the checkout importable."""
@@ -88,9 +107,7 @@ def running(command: Sequence[str], *, environment: Mapping[str, str], log: Path
     paths = [environment["PYTHONPATH"]] if "PYTHONPATH" in environment else []
     environment["PYTHONPATH"] = os.pathsep.join([*paths, str(ROOT)])
     with log.open("wb") as output:
-        process = subprocess.Popen(
-            command, env=environment, cwd=ROOT, stdout=output, stderr=output, start_new_session=True
-        )
+        process = start(command, env=environment, cwd=ROOT, stdout=output, stderr=output)
         server = Server(process, log)
         try:
             yield server
@@ -98,26 +115,34 @@ def running(command: Sequence[str], *, environment: Mapping[str, str], log: Path
             server.stop()
 
 
-def watch_drain(server: Server, ended: Callable[[], int], *, jobs: int) -> Figures:
+def watch_drain(
+    server: Server, ended: Callable[[], int], *, jobs: int, storage: Callable[[], float] | None = None
+) -> Figures:
     """Return the server's processor time a job, once all the jobs have ended.
 
     Taken from the first look that finds some of them ended, so that starting the server counts for none.
-    Nothing is returned where all had ended by then: there were too few.
+    Nothing is returned where all had ended by then: there were too few. `storage` tells what a storage with
+    processes of its own has used; it is in the sum, and a figure of its own.
     """
-    first: list[tuple[int, float]] = []
+    first: list[tuple[int, float, float]] = []
+
+    def look(number: int) -> tuple[int, float, float]:
+        return number, server.cpu_seconds(), storage() if storage else 0.0
 
     def drained() -> bool:
         number = ended()
         if number and not first and number < jobs:
-            first.append((number, server.cpu_seconds()))
+            first.append(look(number))
         return number >= jobs
 
     server.wait_until(drained, what=f"{jobs} jobs had ended")
-    cpu = server.cpu_seconds()
+    _, at_server, at_storage = look(jobs)
     if not first:
         return {}
-    number, begun = first[0]
-    return {"cpu_us_per_job": (cpu - begun) / (jobs - number) * 1e6}
+    number, server_before, storage_before = first[0]
+    of_storage = (at_storage - storage_before) / (jobs - number) * 1e6
+    figures = {"cpu_us_per_job": (at_server - server_before) / (jobs - number) * 1e6 + of_storage}
+    return {**figures, "storage_us_per_job": of_storage} if storage else figures
 
 
 def read_parents() -> dict[int, int]:

@@ -1,0 +1,123 @@
+"""What crosses the wire between clients and the storage's server, counted by somebody in between.
+
+A round trip is a turn: a client has sent something and the server answers it. However much is sent before the
+answer begins, as in a pipeline, it is one; what the server sends unasked is none.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+
+from benchmarks.entry import Figures
+from benchmarks.redis_server import RedisServer
+
+SIZE = 1 << 16
+
+
+class Wire:
+    """Counts what passes through one port on its way to another."""
+
+    def __init__(self, target: int) -> None:
+        self._target = target
+        self._lock = threading.Lock()
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+        self._sockets = [self._listener]
+        self.port: int = self._listener.getsockname()[1]
+        self.trips = 0
+        self.bytes = 0
+
+    @property
+    def url(self) -> str:
+        """Where clients find the server behind it."""
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def look(self) -> tuple[int, int]:
+        """Return the round trips and bytes until now."""
+        with self._lock:
+            return self.trips, self.bytes
+
+    def serve(self) -> None:
+        """Take up connections until the listener is shut."""
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                server = socket.create_connection(("127.0.0.1", self._target))
+                for end in (client, server):
+                    end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                self._sockets += [client, server]
+                turn = Turn()
+                for source, sink, is_request in ((client, server, True), (server, client, False)):
+                    threading.Thread(
+                        target=self.pass_on, args=(source, sink, turn, is_request), daemon=True
+                    ).start()
+
+    def pass_on(self, source: socket.socket, sink: socket.socket, turn: Turn, is_request: bool) -> None:
+        """Hand on whatever comes from one side until it ends."""
+        with suppress(OSError):
+            while data := source.recv(SIZE):
+                with self._lock:
+                    self.bytes += len(data)
+                    if turn.is_requested and not is_request:
+                        self.trips += 1
+                    turn.is_requested = is_request
+                sink.sendall(data)
+        for end in (source, sink):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Shut every connection."""
+        for end in self._sockets:
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+
+class Turn:
+    """Whether the last word on a connection was a client's."""
+
+    is_requested = False
+
+
+@contextmanager
+def counting(target: int) -> Iterator[Wire]:
+    """Count what goes to and comes from a port for as long as the block lasts."""
+    wire = Wire(target)
+    thread = threading.Thread(target=wire.serve, daemon=True)
+    thread.start()
+    try:
+        yield wire
+    finally:
+        wire.close()
+        thread.join()
+
+
+Step = tuple[int, Callable[[], object]]
+"""A number of jobs, and what is done with them."""
+
+
+def measure(steps: Mapping[str, Step], server: RedisServer, wire: Wire) -> Figures:
+    """Return what each step costs a job: round trips, bytes on the wire, and commands of the server.
+
+    Also how much more the server remembers a job after the last enqueuing step and after all: of steps named
+    `one`, `bulk` and `process`, a waiting job and a finished one.
+    """
+    figures: Figures = {}
+    empty, stored = server.used_memory(), 0
+    for name, (jobs, action) in steps.items():
+        trips, size = wire.look()
+        commands = server.commands()
+        action()
+        figures[f"{name}_commands"] = (server.commands() - commands) / jobs
+        now_trips, now_size = wire.look()
+        figures[f"{name}_trips"] = (now_trips - trips) / jobs
+        figures[f"{name}_bytes"] = (now_size - size) / jobs
+        if name == "process":
+            figures["finished_bytes"] = (server.used_memory() - empty) / stored
+        else:
+            stored += jobs
+            figures["waiting_bytes"] = (server.used_memory() - empty) / stored
+    return figures

