@@ -1,0 +1,206 @@
+"""The fault proxy itself: what it loses, holds, slows and counts is what it was told."""
+
+from __future__ import annotations
+
+import socket
+import socketserver
+import threading
+import time
+
+import pytest
+
+from firelock.testing import eventually
+from tests.faults.proxy import FaultProxy, Slowness, Traffic
+
+
+class _Answering(socketserver.StreamRequestHandler):
+    def handle(self):
+        try:
+            while line := self.rfile.readline():
+                self.server.seen.append(line.strip().decode())
+                self.wfile.write(b"you said " + line)
+        except ConnectionError:  # what the proxy does to a server
+            return
+
+
+class _Server(socketserver.ThreadingTCPServer):
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), _Answering)
+        self.seen = []
+
+
+@pytest.fixture
+def server():
+    """A server that answers each line and remembers it."""
+    with _Server() as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def proxy(server):
+    with FaultProxy(server.server_address) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def connect(proxy):
+    opened = []
+
+    def connect():
+        opened.append(socket.create_connection(proxy.address, timeout=10))
+        return opened[-1]
+
+    yield connect
+    for one in opened:
+        one.close()
+
+
+def ask(client, line):
+    client.sendall(line.encode() + b"\n")
+    return client.makefile().readline().strip()
+
+
+def test_everything_passes_and_is_counted(connect, proxy):
+    """A trip is a request with its reply, however many lines it has; bytes are counted each way."""
+    client = connect()
+
+    answers = [ask(client, "one"), ask(client, "two")]
+
+    assert ["you said one", "you said two"] == answers
+    assert Traffic(connections=1, trips=2, sent=8, received=26) == proxy.traffic
+    before = proxy.traffic
+    ask(client, "three")
+    assert Traffic(trips=1, sent=6, received=15) == proxy.traffic - before
+
+
+def test_a_lost_request_never_arrives(connect, proxy, server):
+    """The client is cut off, the server has heard nothing, and the next one passes."""
+    proxy.lose_request(lambda request: b"two" in request)
+
+    assert "you said one" == ask(connect(), "one")
+    with pytest.raises(ConnectionResetError):
+        ask(connect(), "two")
+    assert "you said two" == ask(connect(), "two")
+    assert (["one", "two"], 1) == (server.seen, proxy.lost)
+
+
+def test_a_lost_reply_was_asked_for(connect, proxy, server):
+    """The server has done what it was asked, as often as told; the client does not learn it."""
+    proxy.lose_reply(times=2)
+
+    for line in ("one", "two"):
+        with pytest.raises(ConnectionResetError):
+            ask(connect(), line)
+    assert "you said three" == ask(connect(), "three")
+    assert (["one", "two", "three"], 2) == (server.seen, proxy.lost)
+
+
+def test_a_reply_is_cut_in_the_middle(connect, proxy):
+    """As many bytes as were told come before the end."""
+    proxy.lose_reply(after=3)
+    client = connect()
+
+    client.sendall(b"one\n")
+
+    assert b"you" == client.recv(3)
+    with pytest.raises(ConnectionResetError):
+        client.recv(1)
+
+
+def test_a_black_hole_holds_until_it_is_healed(connect, proxy, server):
+    """Nothing passes and nothing ends; afterwards everything that was held arrives."""
+    client = connect()
+    ask(client, "one")
+    proxy.black_hole()
+
+    client.sendall(b"two\n")
+    client.settimeout(0.1)
+    with pytest.raises(TimeoutError):
+        client.recv(1)
+    assert ["one"] == server.seen
+    client.settimeout(10)
+    proxy.heal()
+
+    assert "you said two" == client.makefile().readline().strip()
+
+
+def test_a_reset_ends_what_there_is(connect, proxy):
+    """Connections are reset, those that a black hole holds as well; new ones are served."""
+    clients = [connect(), connect()]
+    for client in clients:
+        ask(client, "one")
+    proxy.black_hole()
+    clients[0].sendall(b"two\n")
+
+    proxy.reset()
+    proxy.heal()
+
+    for client in clients:
+        with pytest.raises(ConnectionResetError):
+            client.recv(1)
+    assert 0 == proxy.connections
+    assert "you said one" == ask(connect(), "one")
+
+
+def test_a_refusing_proxy_serves_nobody(connect, proxy):
+    """Old and new connections are reset until it is healed."""
+    client = connect()
+    ask(client, "one")
+
+    proxy.refuse()
+
+    with pytest.raises(ConnectionResetError):
+        client.recv(1)
+    with pytest.raises(ConnectionResetError):  # while it connects, or just after
+        connect().recv(1)
+    proxy.heal()
+    assert "you said one" == ask(connect(), "one")
+
+
+def test_a_slow_line_takes_its_time(connect, proxy):
+    """Each piece waits, each way; the answer is whole all the same."""
+    proxy.slow(Slowness(delay=0.01, jitter=0.005, rate=10_000, piece=4))
+    client = connect()
+    began = time.monotonic()
+
+    answer = ask(client, "x" * 40)
+
+    assert "you said " + "x" * 40 == answer
+    assert time.monotonic() - began > 20 * 0.005
+
+
+def test_a_server_that_is_away_ends_the_connection(proxy, connect, server):
+    """Where the server cannot be reached, the client finds its connection ended."""
+    server.server_close()
+
+    assert b"" == connect().recv(1)
+    eventually(lambda: proxy.connections == 0)
+
+
+def test_a_piece_is_shown_before_it_goes(server):
+    """Who watches has seen each piece, with its connection's number, before the server answers it."""
+    seen = []
+    with FaultProxy(server.server_address, on_sent=lambda *one: seen.append(one)) as proxy:
+        for line in ("one", "two"):
+            with socket.create_connection(proxy.address, timeout=10) as client:
+                ask(client, line)
+
+    assert [(1, b"one\n"), (2, b"two\n")] == seen
+
+
+def test_a_socket_of_this_machine_does_as_well(tmp_path, server):
+    """It may listen at a path, and pass on to one."""
+    with (
+        FaultProxy(server.server_address, listens_at=tmp_path / "a") as inner,
+        FaultProxy(inner.address, listens_at=tmp_path / "b"),
+        socket.socket(socket.AF_UNIX) as client,
+    ):
+        client.connect(str(tmp_path / "b"))
+        assert "you said one" == ask(client, "one")
+    assert not (tmp_path / "a").exists()
