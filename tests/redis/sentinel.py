@@ -1,0 +1,164 @@
+"""A primary, its replicas and three Sentinels that watch over them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Self
+
+from firelock.testing import eventually
+from tests.redis.programs import Program
+from tests.redis.servers import DEADLINE, HOST, RedisServer
+
+__all__ = ["SERVICE", "SentinelGroup"]
+
+SERVICE = "firelock"
+_SENTINELS = 3
+_QUORUM = 2
+_FAILOVER = 30.0
+
+
+class SentinelGroup:
+    """A primary with replicas under three Sentinels, as a context manager.
+
+    Args:
+        program: which Redis or Valkey, for the Sentinels as well.
+        replicas: how many.
+        options: what the primary's and the replicas' configurations have in addition.
+        password: what the primary and the replicas ask for; the Sentinels ask for none.
+        down_after: seconds without an answer after which a Sentinel takes a server for lost.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        *,
+        replicas: int = 1,
+        options: Mapping[str, str | Sequence[str]] | None = None,
+        password: str | None = None,
+        down_after: float = 1,
+    ) -> None:
+        self._stack = ExitStack()
+        secrets = {} if password is None else {"requirepass": password, "masterauth": password}
+        given = {**secrets, **(options or {})}
+        first = RedisServer(program, given)
+        others = [RedisServer(program, given | _follows(first)) for _ in range(replicas)]
+        self.servers = [first, *others]
+        watch = _watch(first, password, down_after)
+        self.sentinels = [RedisServer(program, watch, arguments=["--sentinel"]) for _ in range(_SENTINELS)]
+
+    def url(self, options: str = "", *, service: str = SERVICE) -> str:
+        """Return Firelock's URL of the group."""
+        password = self.servers[0].password
+        secret = f":{password}@" if password else ""
+        hosts = ",".join(f"{HOST}:{sentinel.port}" for sentinel in self.sentinels)
+        return f"redis+sentinel://{secret}{hosts}/{service}{'?' if options else ''}{options}"
+
+    # ---- its life ----------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        """Every server runs, the replicas follow, and the Sentinels know of all and of each other."""
+        with ExitStack() as stack:
+            for server in (*self.servers, *self.sentinels):
+                stack.callback(server.close)
+            for server in self.servers:
+                server.start()
+            eventually(self.is_replicated, within=DEADLINE)
+            for sentinel in self.sentinels:
+                sentinel.start()
+            eventually(self._is_watched, within=DEADLINE)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Every server has ended."""
+        self._stack.close()
+
+    def is_replicated(self) -> bool:
+        """Tell whether every running replica follows the primary."""
+        running = [server for server in self.servers if server.is_running]
+        links = [server.info("replication") for server in running]
+        following = [link for link in links if link["role"] == "slave" and link["master_link_status"] == "up"]
+        return len(following) == len(running) - 1
+
+    def _is_watched(self) -> bool:
+        return all(
+            (known := self._known(sentinel))
+            and known["num-slaves"] == str(len(self.servers) - 1)
+            and known["num-other-sentinels"] == str(_SENTINELS - 1)
+            and known["flags"] == "master"
+            for sentinel in self.sentinels
+        )
+
+    def _known(self, sentinel: RedisServer) -> dict[str, str]:
+        reply = sentinel.ask("SENTINEL", "MASTER", SERVICE)
+        assert isinstance(reply, list)
+        return dict(zip(reply[::2], reply[1::2], strict=True))
+
+    # ---- who leads ---------------------------------------------------------------------------------------
+
+    def primary(self) -> RedisServer:
+        """Return the server that the Sentinels send clients to."""
+        return self._by_port(self._port_of_primary(self._living_sentinels()[0]))
+
+    def replicas(self) -> list[RedisServer]:
+        """Return the other servers, those that are down among them."""
+        primary = self.primary()
+        return [server for server in self.servers if server is not primary]
+
+    def failover(self) -> RedisServer:
+        """Return another primary, chosen by an operator's order; the old one goes on until it is told.
+
+        It takes writes meanwhile, which are lost when it follows: some ten seconds. `is_replicated` tells.
+        """
+        before = self.primary()
+        self._living_sentinels()[0].ask("SENTINEL", "FAILOVER", SERVICE)
+        return self.await_failover(before)
+
+    def await_failover(self, before: RedisServer) -> RedisServer:
+        """Return the primary once it is another one than before, and every Sentinel says so."""
+        eventually(lambda: self._has_replaced(before), within=_FAILOVER)
+        return self.primary()
+
+    def _has_replaced(self, before: RedisServer) -> bool:
+        ports = {self._port_of_primary(sentinel) for sentinel in self._living_sentinels()}
+        if len(ports) > 1 or before.port in ports:
+            return False
+        return self.primary().info("replication")["role"] == "master"
+
+    def _living_sentinels(self) -> list[RedisServer]:
+        return [sentinel for sentinel in self.sentinels if sentinel.is_running]
+
+    def _port_of_primary(self, sentinel: RedisServer) -> int:
+        reply = sentinel.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)
+        assert isinstance(reply, list)
+        return int(reply[1])
+
+    def _by_port(self, port: int) -> RedisServer:
+        return next(server for server in self.servers if server.port == port)
+
+    def empty(self) -> None:
+        """The primary holds no key and no script, nor do those that follow it."""
+        self.primary().empty()
+
+
+def _follows(primary: RedisServer) -> dict[str, str]:
+    return {"replicaof": f"{HOST} {primary.port}"}
+
+
+def _watch(primary: RedisServer, password: str | None, down_after: float) -> dict[str, str | list[str]]:
+    lines = [
+        f"monitor {SERVICE} {HOST} {primary.port} {_QUORUM}",
+        f"down-after-milliseconds {SERVICE} {int(down_after * 1_000)}",
+        f"failover-timeout {SERVICE} {int(_FAILOVER * 500)}",
+        f"parallel-syncs {SERVICE} 1",
+    ]
+    if password is not None:
+        lines.append(f"auth-pass {SERVICE} {password}")
+    return {"sentinel": lines}
