@@ -16,13 +16,11 @@ from firelock.testing import eventually
 from tests.redis.certificates import write_certificates
 from tests.redis.cluster import ClusterServers
 from tests.redis.counting import CommandReader, CountingProxy
-from tests.redis.programs import chosen_programs, programs, with_tls
+from tests.redis.programs import programs, with_tls
 from tests.redis.sentinel import SentinelGroup
 from tests.redis.servers import RedisServer, free_port
 
 ROOT = Path(__file__).parents[2]
-
-every_program = pytest.mark.parametrize("program", chosen_programs())
 
 
 def test_the_wheel_brings_the_oldest_supported_redis():
@@ -32,7 +30,6 @@ def test_the_wheel_brings_the_oldest_supported_redis():
     assert ("redis-6.2", (6, 2)) == (str(programs()[0]), programs()[0].version[:2])
 
 
-@every_program
 def test_what_was_kept_is_there_after_a_kill(program):
     """A server that was killed and started again is at its port, and has what its file has."""
     with RedisServer(program, {"appendonly": "yes", "appendfsync": "always"}) as server:
@@ -48,7 +45,6 @@ def test_what_was_kept_is_there_after_a_kill(program):
         assert ("value", port) == (client.get("key"), server.port)
 
 
-@every_program
 def test_a_paused_server_answers_nobody_until_it_goes_on(program):
     """What was asked while it stood still is answered afterwards."""
     with RedisServer(program) as server, server.client() as client:
@@ -64,7 +60,6 @@ def test_a_paused_server_answers_nobody_until_it_goes_on(program):
         assert client.ping()
 
 
-@every_program
 def test_a_server_is_gone_with_its_folder(program):
     """After the `with` there is neither the process nor a file of it."""
     with RedisServer(program) as server:
@@ -75,7 +70,6 @@ def test_a_server_is_gone_with_its_folder(program):
         os.kill(pid, 0)
 
 
-@every_program
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel does it on Linux alone")
 def test_a_server_dies_with_the_tests(program):
     """Also when their process is killed, and can stop nothing."""
@@ -109,7 +103,6 @@ def _is_running(pid: int) -> bool:
         return False
 
 
-@every_program
 def test_a_server_that_cannot_start_says_why(program):
     """The words of its log are in the error, and nothing of it is left."""
     server = RedisServer(program, {"maxmemory": "plenty"})
@@ -144,7 +137,6 @@ def test_a_server_speaks_tls_alone(program, tmp_path):
                 plain.ping()
 
 
-@every_program
 def test_sentinels_choose_another_primary(program):
     """Once the primary is killed, the replica leads, with what it had; the old one is among the others."""
     with SentinelGroup(program, password="secret", down_after=0.5) as group:
@@ -160,7 +152,6 @@ def test_sentinels_choose_another_primary(program):
         assert [before] == group.replicas()
 
 
-@every_program
 def test_a_cluster_moves_slots_and_survives_a_node(program):
     """A slot moves with its keys, a replica takes over by order and by itself, a lost node comes back."""
     with ClusterServers(program, replicas=1, node_timeout=1) as cluster:
@@ -188,7 +179,6 @@ def test_a_cluster_moves_slots_and_survives_a_node(program):
         assert 0 == other.ask("DBSIZE")
 
 
-@every_program
 def test_trips_bytes_and_commands_are_counted(program):
     """A pipeline is one trip, whatever is in it; each of its commands is counted."""
     with (
@@ -221,7 +211,6 @@ def test_commands_are_found_however_they_are_cut():
     assert [[b"QUIT"]] == quick.read(b"IT\r\n")
 
 
-@every_program
 def test_a_server_that_is_killed_while_paused_ends(program):
     """Whatever state it is in, it can be stopped."""
     with RedisServer(program) as server:

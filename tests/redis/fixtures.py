@@ -1,0 +1,44 @@
+"""Servers as fixtures, one of a kind for a module's tests: a folder's conftest takes up what it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.redis.cluster import ClusterServers
+from tests.redis.programs import Program, chosen_programs
+from tests.redis.sentinel import SentinelGroup
+from tests.redis.servers import RedisServer
+
+__all__ = ["cluster", "group", "program", "server"]
+
+_PATIENCE = 30.0  # seconds until a server counts as lost: nothing is, however slow the machine
+
+
+@pytest.fixture(scope="module", params=chosen_programs())
+def program(request: pytest.FixtureRequest) -> Program:
+    """Every Redis and Valkey that tests of every promise run on."""
+    program: Program = request.param
+    return program
+
+
+@pytest.fixture(scope="module")
+def server(program: Program) -> Iterator[RedisServer]:
+    """One server; a test empties it first."""
+    with RedisServer(program) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def group(program: Program) -> Iterator[SentinelGroup]:
+    """A primary and a replica under Sentinels; a test empties it first."""
+    with SentinelGroup(program, down_after=_PATIENCE) as group:
+        yield group
+
+
+@pytest.fixture(scope="module")
+def cluster(program: Program) -> Iterator[ClusterServers]:
+    """A Cluster of three primaries; a test empties it first."""
+    with ClusterServers(program, node_timeout=_PATIENCE) as cluster:
+        yield cluster

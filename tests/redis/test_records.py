@@ -1,0 +1,269 @@
+"""Records in Redis: versions outlive what was deleted, pauses reach every partition, pages are bounded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from firelock.storage import StorageUnavailable
+from firelock_redis.database import Database
+from firelock_redis.records import (
+    delete_record,
+    get_record,
+    list_records,
+    put_record,
+    repair_pauses,
+)
+from tests.redis.databases import keys_of, opened
+from tests.redis.programs import chosen_programs
+from tests.redis.servers import RedisServer
+
+PARTITIONS = 3
+REMEMBERED = 1_000
+PAUSED, RESUMED = json.dumps({"paused": True}), json.dumps({"paused": False})
+
+pytestmark = pytest.mark.parametrize("program", chosen_programs(), scope="module")
+
+
+@pytest.fixture(scope="module")
+def server(program) -> Iterator[RedisServer]:
+    """One server for every test of this page on its program."""
+    with RedisServer(program) as server:
+        yield server
+
+
+@pytest.fixture
+def database(server: RedisServer) -> Iterator[Database]:
+    """An empty database of one partition."""
+    with opened(server) as database:
+        yield database
+
+
+@pytest.fixture
+def parted(server: RedisServer) -> Iterator[Database]:
+    """An empty database of several partitions."""
+    with opened(server, f"partitions={PARTITIONS}") as database:
+        yield database
+
+
+def put(database: Database, key: str, value: str, kind: str = "queue") -> int | None:
+    """The record is stored, whatever was there."""
+    return put_record(database, kind, key, value, expected_version=None)
+
+
+def paused(database: Database) -> list[set[str]]:
+    """Return the paused queues of each partition."""
+    return [set(database.connections.call("SMEMBERS", f"{base}:paused")) for base in database.partitions.bases]
+
+
+# ---- versions --------------------------------------------------------------------------------------------
+
+
+def test_versions_of_deleted_records_are_remembered_in_bounds(database, server):
+    """Past a thousand deleted keys of a kind the lowest versions are forgotten, and none ever falls."""
+    put(database, "first", "a", "kind")
+    put(database, "first", "b", "kind")
+    delete_record(database, "kind", "first", expected_version=2)
+    for number in range(REMEMBERED):
+        key = str(number)
+        for value in "abc":
+            put(database, key, value, "kind")
+        delete_record(database, "kind", key, expected_version=None)
+
+    remembered = server.client().zcard("firelock:{0}:kd:kind")
+
+    assert REMEMBERED == remembered
+    assert put_record(database, "kind", "first", "late", expected_version=2) is None
+    assert 3 == put(database, "first", "anew", "kind")
+    assert 3 == put(database, "never seen", "new", "kind")
+    assert 4 == put(database, "7", "anew", "kind")
+
+
+def test_a_remembered_version_goes_on_by_one(database):
+    """What another key had does not move a key whose own version is known."""
+    for value in "abcde":
+        put(database, "high", value, "kind")
+    put(database, "low", "a", "kind")
+    for key in ("high", "low"):
+        delete_record(database, "kind", key, expected_version=None)
+
+    assert (2, 6) == (put(database, "low", "b", "kind"), put(database, "high", "f", "kind"))
+
+
+def test_other_kinds_forget_nothing_of_one_another(database):
+    """A kind's first version is 1, whatever was deleted in another."""
+    put(database, "key", "a", "one")
+    put(database, "key", "b", "one")
+    delete_record(database, "one", "key", expected_version=None)
+
+    assert (1, 3) == (put(database, "key", "a", "other"), put(database, "key", "c", "one"))
+
+
+def test_a_deleted_record_leaves_its_version_alone(database, server):
+    """Of a deleted record only the number stays."""
+    put(database, "key", "a", "kind")
+
+    delete_record(database, "kind", "key", expected_version=1)
+
+    assert {"kd:kind", "layout"} == keys_of(server)
+
+
+# ---- lists -----------------------------------------------------------------------------------------------
+
+
+def test_a_long_list_is_read_in_pages(database):
+    """A list is whole and in order, however many steps it takes."""
+    keys = [f"{number:05}" for number in range(1_203)]
+    for key in keys:
+        put(database, key, key, "kind")
+
+    whole = list_records(database, "kind", after="", limit=5_000)
+    part = list_records(database, "kind", after="00100", limit=1_000)
+
+    assert keys == [record.key for record in whole]
+    assert keys[101:1_101] == [record.key for record in part]
+    assert [] == list_records(database, "kind", after="", limit=0)
+
+
+def test_a_list_of_large_records_is_read_a_megabyte_at_a_time(database):
+    """What one step replies is bounded by its size, and the list is whole all the same."""
+    for number in range(9):
+        put(database, str(number), str(number) * 400_000, "kind")
+
+    reply = database.run("list_records", 0, "kind", "", 9)
+    records = list_records(database, "kind", after="", limit=9)
+
+    assert (1, 1 + 2 * 3) == (reply[0], len(reply))
+    assert [str(number) * 400_000 for number in range(9)] == [record.value for record in records]
+
+
+# ---- pauses ----------------------------------------------------------------------------------------------
+
+
+def test_a_pause_reaches_every_partition(parted):
+    """A queue's record pauses it everywhere, and resumes it everywhere; so does its end."""
+    put(parted, "mail", PAUSED)
+    put(parted, "bulk", PAUSED)
+    both = paused(parted)
+    put(parted, "mail", RESUMED)
+    one = paused(parted)
+    delete_record(parted, "queue", "bulk", expected_version=None)
+
+    assert [{"mail", "bulk"}] * PARTITIONS == both
+    assert [{"bulk"}] * PARTITIONS == one
+    assert [set()] * PARTITIONS == paused(parted)
+
+
+@pytest.mark.parametrize("value", ["", "[]", "1", '{"paused": 1}', '{"paused": "true"}', "{"])
+def test_only_a_true_pause_pauses(parted, value):
+    """Whatever else a queue's record says is no pause."""
+    put(parted, "mail", value)
+
+    assert [set()] * PARTITIONS == paused(parted)
+
+
+def test_records_of_other_kinds_pause_nothing(parted):
+    """A pause is of a queue."""
+    put(parted, "mail", PAUSED, "server_order")
+
+    assert [set()] * PARTITIONS == paused(parted)
+
+
+def test_a_refused_put_pauses_nothing(parted):
+    """A record that was not stored has no effect."""
+    put_record(parted, "queue", "mail", PAUSED, expected_version=3)
+
+    assert [set()] * PARTITIONS == paused(parted)
+
+
+def test_a_partition_that_missed_a_pause_is_repaired(parted, server):
+    """A partition that has lost a pause, or never heard of it, has it after a repair."""
+    bases = parted.partitions.bases
+    parted.run("put_record", 0, "queue", "mail", PAUSED, "", 1)  # and its writer died right after
+    missed = paused(parted)
+    repair_pauses(parted)
+    repaired = paused(parted)
+    server.client().delete(f"{bases[2]}:paused", f"{bases[2]}:pausing")
+    repair_pauses(parted)
+
+    assert [{"mail"}, set(), set()] == missed
+    assert [{"mail"}] * PARTITIONS == repaired == paused(parted)
+
+
+def test_a_late_pause_undoes_nothing(parted):
+    """What a partition hears late, behind something newer, is passed over."""
+    put(parted, "mail", PAUSED)
+    late = parted.run("list_pauses", 0, 0)
+    put(parted, "mail", RESUMED)
+
+    answers = {int(parted.run("pause", partition, *late)) for partition in (1, 2)}
+
+    assert [set()] * PARTITIONS == paused(parted)
+    assert min(answers) > int(late[0])
+
+
+def test_what_the_first_partition_lost_is_lost_everywhere(parted, server):
+    """A failover that takes a pause from the first partition takes it from all, and the next one holds."""
+    first = parted.partitions.bases[0]
+    put(parted, "mail", PAUSED)
+    server.client().delete(f"{first}:paused", f"{first}:pausing", f"{first}:k:queue", f"{first}:kz:queue")
+
+    repair_pauses(parted)
+    lost = paused(parted)
+    put(parted, "bulk", PAUSED)
+
+    assert [set()] * PARTITIONS == lost
+    assert [{"bulk"}] * PARTITIONS == paused(parted)
+
+
+def test_one_partition_that_fails_keeps_no_other_from_a_pause(parted, server):
+    """The error is raised when every other partition was told; the record is stored."""
+    server.client().set(f"{parted.partitions.bases[1]}:pausing", "no number")
+
+    with pytest.raises(Exception, match="number"):
+        put(parted, "mail", PAUSED)
+
+    assert [{"mail"}, set(), {"mail"}] == paused(parted)
+    assert get_record(parted, "queue", "mail") is not None
+
+
+def test_a_resumed_queue_wakes_those_who_wait(parted, server):
+    """Each partition says when a queue is resumed in it, and not when one is paused."""
+    with server.client().pubsub(ignore_subscribe_messages=True) as heard:
+        heard.subscribe(*(f"{base}:wake" for base in parted.partitions.bases))
+        heard.get_message(timeout=5.0)
+        put(parted, "mail", PAUSED)
+        put(parted, "bulk", PAUSED)
+        put(parted, "mail", RESUMED)
+        put(parted, "mail", RESUMED)
+        channels = [message["channel"] for message in iter(lambda: heard.get_message(timeout=0.2), None)]
+
+    assert [f"{base}:wake" for base in parted.partitions.bases] == channels
+
+
+def test_a_single_partition_pauses_in_one_step(database, server):
+    """Where there is one partition only, a pause is one call."""
+    put(database, "mail", RESUMED)
+    before = server.client().info("commandstats")["cmdstat_evalsha"]["calls"]
+    put(database, "mail", PAUSED)
+
+    after = server.client().info("commandstats")["cmdstat_evalsha"]["calls"]
+
+    assert ([{"mail"}], 1) == (paused(database), after - before)
+
+
+def test_a_queue_is_resumed_when_memory_is_full(parted, server):
+    """A full server refuses new records, but not to resume a queue: that is what drains it."""
+    put(parted, "mail", PAUSED)
+    client = server.client()
+    client.config_set("maxmemory", "1kb")
+    try:
+        with pytest.raises(StorageUnavailable, match="memory"):
+            put(parted, "key", "value", "kind")
+        put(parted, "mail", RESUMED)
+    finally:
+        client.config_set("maxmemory", "0")
+
+    assert [set()] * PARTITIONS == paused(parted)
