@@ -13,18 +13,18 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import attrs
 
-from benchmarks import machine, report
-from benchmarks.contenders import FLOOR, OURS, PEERS, RESULTS, Contender, install_peers
-from benchmarks.entry import AMOUNTS, Figures, Load
+from benchmarks import machine, redis_server, report, servers
+from benchmarks.contenders import INSTALLERS, OWN, RESULTS, Contender
+from benchmarks.entry import AMOUNTS, Figures, Load, exit_when_told
 from benchmarks.report import Measured
-from benchmarks.scenarios import SCENARIOS, Scenario
-from benchmarks.servers import ROOT
+from benchmarks.scenarios import BY_STORAGE, Scenario
+from benchmarks.servers import GRACE_SECONDS, ROOT
 
 LIMIT_SECONDS = 1800
 FULL = {"jobs": 100_000, "singles": 10_000, "stored": 1_000_000, "samples": 500, "seconds": 30}
@@ -38,19 +38,21 @@ class RunFailed(Exception):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure what the command line asks for; return 1 where a run failed, else 0."""
     options = parse(arguments)
+    exit_when_told()
     if options.core is not None:
         os.sched_setaffinity(0, {options.core})  # inherited by everything that is started from here
     RESULTS.mkdir(exist_ok=True)
-    peers = install_peers() if options.peers else ()
-    contenders = select((FLOOR, OURS, *peers), options.contender)
+    peers = INSTALLERS[options.storage]() if options.peers else ()
+    contenders = select((*OWN[options.storage], *peers), options.contender)
     amounts = {**(QUICK if options.quick else FULL), **({"jobs": options.jobs} if options.jobs else {})}
     about = machine.describe(RESULTS, core=options.core) | {"load": amounts}
+    if options.storage == "redis":
+        about["redis"] = redis_server.describe()
     if peers:
-        places = PEERS.glob("lib/python*/site-packages")
-        about["peers"] = machine.read_versions(machine.PEERS, path=places)
+        about["peers"] = {peer.name: peer.about for peer in peers}
     print(json.dumps(about, indent=2, ensure_ascii=False), flush=True)
     measured = []
-    for scenario in SCENARIOS:
+    for scenario in BY_STORAGE[options.storage]:
         taking_part = [contender for contender in contenders if scenario.name in contender.scenarios]
         if taking_part and (not options.scenario or scenario.name in options.scenario):
             measured.append(measure(scenario, taking_part, amounts, repeat=options.repeat))
@@ -63,7 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Return the options of the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    names = [scenario.name for scenario in SCENARIOS]
+    names = sorted({scenario.name for scenarios in BY_STORAGE.values() for scenario in scenarios})
+    parser.add_argument("--storage", choices=sorted(BY_STORAGE), default="sqlite", help="default sqlite")
     parser.add_argument("--scenario", action="append", choices=names, help="only this one; may be repeated")
     parser.add_argument("--contender", action="append", metavar="NAME", help="only this one; may be repeated")
     parser.add_argument("--jobs", type=int, help=f"jobs stored or run a scenario (default {FULL['jobs']:,})")
@@ -118,18 +121,30 @@ def run_once(contender: Contender, scenario: Scenario, amounts: dict[str, int]) 
         load = Load(directory=directory, **amounts)
         options = [option for name in AMOUNTS for option in (f"--{name}", str(getattr(load, name)))]
         command = [*contender.command, scenario.name, "--directory", str(directory), *options]
-        ended = subprocess.run(
-            command, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT_SECONDS, check=False
-        )
-        if ended.returncode:
-            raise RunFailed(ended.stderr.strip()[-4000:])
-        figures: Figures = json.loads(ended.stdout.splitlines()[-1])
+        figures: Figures = json.loads(run_to_end(command, contender.environment).splitlines()[-1])
         return figures
+    finally:
+        shutil.rmtree(directory)
+
+
+def run_to_end(command: Sequence[str], environment: Mapping[str, str]) -> str:
+    """Return what a scenario's process has printed.
+
+    However this ends, by an error, a signal or the clock, the process is told to stop what it has started.
+    """
+    output = subprocess.PIPE
+    environment = {**os.environ, **environment}
+    process = servers.start(command, cwd=ROOT, env=environment, stdout=output, stderr=output, text=True)
+    try:
+        printed, complaints = process.communicate(timeout=LIMIT_SECONDS)
     except subprocess.TimeoutExpired as error:
         message = f"not done within {LIMIT_SECONDS} s"
         raise RunFailed(message) from error
     finally:
-        shutil.rmtree(directory)
+        servers.end(process, grace=2 * GRACE_SECONDS)
+    if process.returncode:
+        raise RunFailed(complaints.strip()[-4000:])
+    return str(printed)
 
 
 def write(about: dict[str, object], measured: Sequence[Measured]) -> Path:
@@ -138,7 +153,7 @@ def write(about: dict[str, object], measured: Sequence[Measured]) -> Path:
     scenarios = {one.scenario.name: report.record(one) for one in measured}
     goals = {
         scenario.name: {figure.name: attrs.asdict(figure) for figure in scenario.figures}
-        for scenario in SCENARIOS
+        for scenario in (one.scenario for one in measured)
     }
     content = {"machine": about, "scenarios": scenarios, "figures": goals}
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")

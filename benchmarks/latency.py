@@ -1,7 +1,8 @@
-"""From the call that enqueues to the first line of the task, on a server that has nothing else to do."""
+"""From the call that enqueues to the first line of the task, on a server with little else to do."""
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,27 +11,46 @@ from benchmarks import stamps
 from benchmarks.entry import Figures
 from benchmarks.servers import Server
 
+Gaps = Callable[[int], list[float]]
+"""How many seconds lie between so many calls and the ones before them."""
+
 SPACING_SECONDS = 0.01
+BUSY_SPACING_SECONDS = 0.005
 REST_SECONDS = 1.0
 WARM_UP = -1
 
 
-def measure(server: Server, enqueue: Callable[[int], object], path: Path, *, samples: int) -> Figures:
+def even(samples: int) -> list[float]:
+    """Return calls 10 ms apart: each finds the server idle unless it is slower than that."""
+    return [SPACING_SECONDS] * samples
+
+
+def busy(samples: int) -> list[float]:
+    """Return twice as many calls, 200 a second, that come by chance: often close together, as users do."""
+    chance = random.Random(4_711)
+    return [chance.expovariate(1 / BUSY_SPACING_SECONDS) for _ in range(2 * samples)]
+
+
+def measure(
+    server: Server, enqueue: Callable[[int], object], path: Path, *, samples: int, gaps: Gaps = even
+) -> Figures:
     """Return percentiles of the time from just before each call of `enqueue` to the task's own stamp.
 
-    One job warms both sides up, then the server rests a second; the calls are 10 ms apart, so each finds the
-    server idle unless it is slower than that.
+    One job warms both sides up, then the server rests a second. Where `enqueue` returns a number, it is the
+    instant before the call, in nanoseconds since the epoch: a client that is another program takes it itself.
     """
     enqueue(WARM_UP)
     server.wait_until(lambda: WARM_UP in stamps.read(path), what="the first job had started")
     time.sleep(REST_SECONDS)
     called = []
-    begun = time.perf_counter()
-    for number in range(samples):
-        time.sleep(max(0.0, begun + number * SPACING_SECONDS - time.perf_counter()))
-        called.append(time.time_ns())
-        enqueue(number)
-    server.wait_until(lambda: len(stamps.read(path)) > samples, what=f"{samples} jobs had started")
+    at = time.perf_counter()
+    for number, gap in enumerate(gaps(samples)):
+        time.sleep(max(0.0, at - time.perf_counter()))
+        at += gap
+        instant = time.time_ns()
+        told = enqueue(number)
+        called.append(told if isinstance(told, int) else instant)
+    server.wait_until(lambda: len(stamps.read(path)) > len(called), what=f"{len(called)} jobs had started")
     started = stamps.read(path)
     waits = sorted((started[number] - instant) / 1e6 for number, instant in enumerate(called))
     return {"p50_ms": rank(waits, 0.50), "p99_ms": rank(waits, 0.99), "max_ms": waits[-1]}

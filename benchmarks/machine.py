@@ -12,8 +12,16 @@ from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
 
-PACKAGES = ("firelock", "firelock-sql", "SQLAlchemy", "attrs", "orjson")
-PEERS = ("huey",)
+PACKAGES = (
+    "firelock",
+    "firelock-sql",
+    "firelock-redis",
+    "SQLAlchemy",
+    "attrs",
+    "hiredis",
+    "orjson",
+    "redis",
+)
 
 
 def describe(folder: Path, *, core: int | None) -> dict[str, object]:

@@ -9,7 +9,7 @@ import attrs
 
 from benchmarks.contenders import FLOOR, OURS
 from benchmarks.entry import Figures
-from benchmarks.scenarios import Figure, Scenario
+from benchmarks.scenarios import Figure, Lead, Scenario
 
 HEADINGS = ("figure", "contender", "unit", "min", "median", "max", "÷ floor", "firelock ÷", "goal", "")
 
@@ -50,10 +50,10 @@ def rows(measured: Measured) -> Iterator[tuple[str, ...]]:
 
 def row(measured: Measured, figure: Figure, contender: str, values: Sequence[float]) -> tuple[str, ...]:
     """Return the cells of one figure of one contender."""
-    share = measured.ratio(contender, FLOOR.name, figure.name)
-    lead = measured.ratio(OURS.name, contender, figure.name) if contender != FLOOR.name else None
+    share = measured.ratio(contender, FLOOR, figure.name)
+    lead = measured.ratio(OURS, contender, figure.name) if contender != FLOOR else None
     median = statistics.median(values)
-    is_ours = contender == OURS.name
+    is_ours = contender == OURS
     verdict = figure.is_met(figure=median, share=share) if is_ours else None
     return (
         figure.name,
@@ -74,6 +74,26 @@ def text(value: float) -> str:
     return f"{value:.1f}" if abs(value) >= 100 else f"{value:.2f}" if abs(value) >= 1 else f"{value:.4f}"
 
 
+def read_lead(measured: Measured, lead: Lead) -> tuple[str, float] | None:
+    """Return the strongest of the peers that a lead is over and how many times its figure Firelock reaches.
+
+    None where nobody of them was measured in the same run.
+    """
+    figure = measured.scenario.figures[0].name
+    ratios = {name: measured.ratio(OURS, name, figure) for name in lead.over}
+    found = {name: ratio for name, ratio in ratios.items() if ratio is not None}
+    return min(found.items(), key=lambda pair: pair[1]) if found else None
+
+
+def text_of_lead(measured: Measured, lead: Lead) -> str:
+    """Return a lead as a line, empty where it was not measured."""
+    if (found := read_lead(measured, lead)) is None:
+        return ""
+    name, ratio = found
+    verdict = "met" if ratio >= lead.at_least else "MISSED"
+    return f"{OURS} ÷ {lead.title} ({name}): {ratio:.1f}, goal ≥ {lead.at_least:g}: {verdict}"
+
+
 def table(measured: Measured) -> str:
     """Return one scenario as a table for a terminal."""
     lines = [HEADINGS, *rows(measured)]
@@ -86,8 +106,11 @@ def table(measured: Measured) -> str:
         ).rstrip()
         for line in lines
     ]
+    leads = [text_of_lead(measured, lead) for lead in measured.scenario.leads]
     failed = [f"{contender} FAILED: {why}" for contender, why in measured.failures.items()]
-    return "\n".join([f"{measured.scenario.name}: {measured.scenario.title}", *body, *failed, ""])
+    return "\n".join(
+        [f"{measured.scenario.name}: {measured.scenario.title}", *body, *filter(None, leads), *failed, ""]
+    )
 
 
 def record(measured: Measured) -> dict[str, object]:
@@ -98,11 +121,21 @@ def record(measured: Measured) -> dict[str, object]:
                 "min": min(values),
                 "median": statistics.median(values),
                 "max": max(values),
-                "of_floor": measured.ratio(contender, FLOOR.name, figure.name),
+                "of_floor": measured.ratio(contender, FLOOR, figure.name),
             }
             for figure in measured.scenario.figures
             if (values := measured.values(contender, figure.name))
         }
         for contender in measured.repeats
     }
-    return {"summary": summary, "repeats": dict(measured.repeats), "failures": dict(measured.failures)}
+    leads = [
+        {"over": found[0], "ratio": found[1], "goal": lead.at_least}
+        for lead in measured.scenario.leads
+        if (found := read_lead(measured, lead))
+    ]
+    return {
+        "summary": summary,
+        "leads": leads,
+        "repeats": dict(measured.repeats),
+        "failures": dict(measured.failures),
+    }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import attrs
 
+from benchmarks.peers.redis_peers import PEERS
+
 
 @attrs.frozen
 class Figure:
@@ -37,40 +39,58 @@ class Figure:
 
 
 @attrs.frozen
+class Lead:
+    """How many times the best of some peers Firelock reaches in a scenario's first figure."""
+
+    title: str
+    over: frozenset[str]
+    at_least: float
+
+
+@attrs.frozen
 class Scenario:
     """A scenario and the figures that its contenders yield; one may yield fewer."""
 
     name: str
     title: str
     figures: tuple[Figure, ...]
+    leads: tuple[Lead, ...] = ()
 
 
 CPU = Figure("cpu_us_per_job", "µs of CPU")
+STORAGE_CPU = Figure("storage_us_per_job", "µs of CPU")
+MOST = Figure("jobs_per_s", "jobs/s", at_least=0.6, is_share=True)
+SINGLE = Figure("jobs_per_s", "jobs/s", at_least=0.7, is_share=True)
 
-SCENARIOS = (
-    Scenario(
-        "enqueue_bulk_100",
-        "Enqueue in transactions of 100",
-        (Figure("jobs_per_s", "jobs/s", at_least=0.6, is_share=True), CPU),
+GROWTH = (
+    Figure("bulk_share", "share", at_least=0.9),
+    Figure("process_share", "share", at_least=0.9),
+    Figure("one_share", "share", at_least=0.9),
+    Figure("bulk_jobs_per_s", "jobs/s"),
+    Figure("process_jobs_per_s", "jobs/s"),
+    Figure("one_jobs_per_s", "jobs/s"),
+    Figure("slowest_list_ms", "ms", at_most=100),
+)
+
+REST = Scenario(
+    "rest",
+    "A server without work",
+    (
+        Figure("calls_per_s", "calls/s", at_most=2),
+        Figure("commands_per_s", "commands/s"),
+        Figure("cpu_percent", "% of a core", at_most=1),
+        Figure("processes", ""),
+        Figure("rss_mib", "MiB"),
+        Figure("pss_mib", "MiB"),
+        Figure("largest_rss_mib", "MiB", at_most=60),
     ),
-    Scenario(
-        "enqueue_bulk",
-        "Enqueue in transactions of 500",
-        (Figure("jobs_per_s", "jobs/s", at_least=0.6, is_share=True), CPU),
-    ),
-    Scenario(
-        "enqueue_one",
-        "Enqueue one by one, a commit each",
-        (Figure("jobs_per_s", "jobs/s", at_least=0.7, is_share=True), CPU),
-    ),
-    Scenario(
-        "process",
-        "Run jobs that do nothing, all ready before",
-        (
-            Figure("jobs_per_s", "jobs/s", at_least=0.6, is_share=True),
-            attrs.evolve(CPU, at_most=25),
-        ),
-    ),
+)
+
+SQLITE = (
+    Scenario("enqueue_bulk_100", "Enqueue in transactions of 100", (MOST, CPU)),
+    Scenario("enqueue_bulk", "Enqueue in transactions of 500", (MOST, CPU)),
+    Scenario("enqueue_one", "Enqueue one by one, a commit each", (SINGLE, CPU)),
+    Scenario("process", "Run jobs that do nothing, all ready before", (MOST, attrs.evolve(CPU, at_most=25))),
     Scenario(
         "commits",
         "Commits a job",
@@ -85,31 +105,8 @@ SCENARIOS = (
         "From the call to the start, on an idle server",
         (Figure("p50_ms", "ms", at_most=3), Figure("p99_ms", "ms", at_most=10), Figure("max_ms", "ms")),
     ),
-    Scenario(
-        "growth",
-        "Beside a million finished jobs; shares of the same beside few",
-        (
-            Figure("bulk_share", "share", at_least=0.9),
-            Figure("process_share", "share", at_least=0.9),
-            Figure("one_share", "share", at_least=0.9),
-            Figure("bulk_jobs_per_s", "jobs/s"),
-            Figure("process_jobs_per_s", "jobs/s"),
-            Figure("one_jobs_per_s", "jobs/s"),
-            Figure("slowest_list_ms", "ms", at_most=100),
-        ),
-    ),
-    Scenario(
-        "rest",
-        "A server without work",
-        (
-            Figure("calls_per_s", "calls/s", at_most=2),
-            Figure("cpu_percent", "% of a core", at_most=1),
-            Figure("processes", ""),
-            Figure("rss_mib", "MiB"),
-            Figure("pss_mib", "MiB"),
-            Figure("largest_rss_mib", "MiB", at_most=60),
-        ),
-    ),
+    Scenario("growth", "Beside a million finished jobs; shares of the same beside few", GROWTH),
+    REST,
     Scenario(
         "startup",
         "Starting",
@@ -121,3 +118,57 @@ SCENARIOS = (
         ),
     ),
 )
+
+REDIS = (
+    Scenario("enqueue_bulk_100", "Enqueue in calls of 100", (MOST, CPU, STORAGE_CPU)),
+    Scenario("enqueue_bulk", "Enqueue in calls of 500", (MOST, CPU, STORAGE_CPU)),
+    Scenario("enqueue_one", "Enqueue one by one, a round trip each", (SINGLE, CPU, STORAGE_CPU)),
+    Scenario(
+        "process",
+        "Run jobs that do nothing, all ready before",
+        (MOST, attrs.evolve(CPU, at_most=19), STORAGE_CPU),
+        leads=(
+            Lead(
+                "the fastest Python peer that acknowledges",
+                over=frozenset(
+                    name
+                    for name, peer in PEERS.items()
+                    if peer.is_acknowledging and peer.language == "Python"
+                ),
+                at_least=10,
+            ),
+            Lead("Sidekiq", over=frozenset({"sidekiq"}), at_least=2),
+        ),
+    ),
+    Scenario(
+        "footprint",
+        "What a job costs: round trips and bytes on the wire, commands and memory of the server",
+        (
+            Figure("one_trips", "trips", at_most=1.01),
+            Figure("one_bytes", "bytes"),
+            Figure("one_commands", "commands"),
+            Figure("bulk_trips", "trips", at_most=0.0025),
+            Figure("bulk_bytes", "bytes"),
+            Figure("bulk_commands", "commands"),
+            Figure("process_trips", "trips", at_most=0.05),
+            Figure("process_bytes", "bytes", at_most=600),
+            Figure("process_commands", "commands"),
+            Figure("waiting_bytes", "bytes stored"),
+            Figure("finished_bytes", "bytes stored"),
+        ),
+    ),
+    Scenario(
+        "latency",
+        "From the call to the start, on an idle server",
+        (Figure("p50_ms", "ms", at_most=0.6), Figure("p99_ms", "ms", at_most=2), Figure("max_ms", "ms")),
+    ),
+    Scenario(
+        "latency_busy",
+        "The same with 200 jobs a second, by chance",
+        (Figure("p50_ms", "ms"), Figure("p99_ms", "ms"), Figure("max_ms", "ms")),
+    ),
+    Scenario("growth", "Beside a million finished and a million waiting jobs; shares of beside few", GROWTH),
+    REST,
+)
+
+BY_STORAGE = {"sqlite": SQLITE, "redis": REDIS}

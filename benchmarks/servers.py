@@ -74,15 +74,8 @@ class Server:
         Raises:
             ServerFailed: it did not end within its grace time, and was killed.
         """
-        if self._process.poll() is not None:
-            return
-        self._process.send_signal(signal.SIGTERM)
-        try:
-            self._process.wait(GRACE_SECONDS)
-        except subprocess.TimeoutExpired:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-            raise self.failed("the server did not stop when told to") from None
+        if not end(self._process):
+            raise self.failed("the server did not stop when told to")
 
 
 def start(command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:  # noqa: ANN401 - those of Popen
@@ -93,6 +86,20 @@ def start(command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:  #
         preexec_fn=die_with_parent,  # noqa: PLW1509 - one call into C that takes no lock
         **options,
     )
+
+
+def end(process: subprocess.Popen[Any], *, grace: float = GRACE_SECONDS) -> bool:
+    """Tell a program to end, and kill it and all it has started when it does not in time: False then."""
+    if process.poll() is not None:
+        return True
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(grace)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        return False
+    return True
 
 
 def die_with_parent() -> None:

@@ -1,0 +1,21 @@
+"use strict";
+
+// BullMQ's worker with the two tasks.
+
+const { Worker } = require("bullmq");
+const Redis = require("ioredis");
+const stamps = require("./stamps.js");
+
+const connection = new Redis(process.env.REDIS_URL, { maxRetriesPerRequest: null });
+
+async function run(job) {
+  if (job.name === "noop") stamps.countEnd();
+  else stamps.write(job.data.number);
+}
+
+const worker = new Worker("bench", run, { connection, concurrency: 20 });
+
+process.on("SIGTERM", async () => {
+  await worker.close();
+  process.exit(0);
+});

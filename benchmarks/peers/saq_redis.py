@@ -1,0 +1,48 @@
+"""SAQ on Redis: its two tasks, its worker and its calls."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+import uvloop  # type: ignore[import-not-found]
+from saq import Queue  # type: ignore[import-not-found]
+
+from benchmarks import stamps
+from benchmarks.peers import ends
+
+queue = Queue.from_url(os.environ["FIRELOCK_BENCH_REDIS"])
+runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+
+COMMAND = [str(Path(sys.executable).with_name("saq")), "benchmarks.peers.saq_redis.settings", "--quiet"]
+
+
+async def noop(_context: object, *, number: int) -> None:  # noqa: ARG001 - it comes with the job
+    """Do nothing."""
+    ends.count_end()
+
+
+async def stamped(_context: object, *, number: int) -> None:
+    """Write down when this job started."""
+    stamps.write(number)
+
+
+settings = {"queue": queue, "functions": [noop, stamped], "concurrency": 20}
+
+
+async def enqueue_singly(jobs: int) -> None:
+    """Enqueue so many jobs, one a call."""
+    for number in range(jobs):
+        await queue.enqueue("noop", number=number, ttl=-1)
+
+
+def enqueue(jobs: int) -> None:
+    """Enqueue so many jobs on this process's loop."""
+    runner.run(enqueue_singly(jobs))
+
+
+def stamp(number: int) -> None:
+    """Enqueue a job that writes its start down."""
+    runner.run(queue.enqueue("stamped", number=number, ttl=-1))

@@ -1,0 +1,38 @@
+# frozen_string_literal: true
+
+# The two tasks, as sidekiq loads them; see ../ends.py and ../../stamps.py for what they write down.
+
+require "sidekiq"
+
+Sidekiq.configure_server { |config| config.logger.level = Logger::WARN }
+Sidekiq.configure_client { |config| config.logger.level = Logger::WARN }
+
+module Stamps
+  LAST = ENV.fetch("FIRELOCK_BENCH_LAST", "0").to_i
+  STEP = [1, LAST / 50].max
+  LOCK = Mutex.new
+  @ended = 0
+
+  def self.write(number)
+    now = Process.clock_gettime(Process::CLOCK_REALTIME, :nanosecond)
+    @file ||= File.open(ENV.fetch("FIRELOCK_BENCH_STAMPS"), "a", 0o600)
+    @file.syswrite("#{number} #{now}\n")
+  end
+
+  def self.count_end
+    number = LOCK.synchronize { @ended += 1 }
+    write(number) if number % STEP == 0 || number == 1 || number == LAST
+  end
+end
+
+class Noop
+  include Sidekiq::Job
+
+  def perform(_number) = Stamps.count_end
+end
+
+class Stamp
+  include Sidekiq::Job
+
+  def perform(number) = Stamps.write(number)
+end
