@@ -1,8 +1,8 @@
 """A client that is no Python: a program that enqueues and measures itself.
 
 It is started with `jobs NUMBER SIZE` and prints two numbers, seconds of the clock and of the processor, for
-so many jobs enqueued, SIZE a call, where 1 is the call for a single one. Started with `stamps` it prints a line
-when it is ready, then enqueues a job for each number that it reads and prints the instant before the call, in
+so many jobs enqueued, SIZE a call, where 1 is the call for a single one. Started with `stamps` it prints a
+line when it is ready, then enqueues a job for each number that it reads and prints the instant before, in
 nanoseconds.
 """
 

@@ -1,0 +1,139 @@
+"""Firelock through its public door, on whatever storage: the scenarios that need no look below it.
+
+The client runs in this process, the server as the command line starts it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from types import ModuleType
+
+from benchmarks import growth, latency, servers, stamps
+from benchmarks.entry import Figures, Load, timed
+from benchmarks.servers import Server
+from benchmarks.startup import COMMAND
+from firelock import Firelock, Job, State
+
+WORKERS = 10
+CHUNK = 500
+SETTLING_SECONDS = 5.0
+SERVED = ("--queues", "default")
+Clock = Callable[[], float]
+
+
+@contextmanager
+def opened(url: str) -> Iterator[ModuleType]:
+    """Import the application with an empty storage that is fully made, and close it after the block."""
+    os.environ["FIRELOCK_STORAGE"] = url
+    from benchmarks import ours_app  # the application reads its storage's place when it is imported
+
+    ours_app.fire.jobs.counts()
+    yield ours_app
+    ours_app.fire.close()
+
+
+@contextmanager
+def serving(load: Load, *options: str, **environment: str) -> Iterator[Server]:
+    """Run a server of one process and ten workers beside the block."""
+    size = ("--workers", str(WORKERS), "--processes", "1")
+    command = [COMMAND, "server", "benchmarks.ours_app:fire", *size, *options]
+    with servers.running(command, environment=environment, log=load.directory / "server.log") as server:
+        yield server
+
+
+def count_succeeded(fire: Firelock) -> int:
+    """Return how many jobs have succeeded."""
+    return fire.jobs.counts().by_state.get(State.SUCCEEDED, 0)
+
+
+def enqueue_bulk_of(app: ModuleType, *, jobs: int, size: int) -> None:
+    """Enqueue so many jobs, `size` a call; a call of more than 500 is stored in chunks of 500."""
+    for begin in range(0, jobs, size):
+        app.noop.enqueue_many([(number,) for number in range(begin, min(begin + size, jobs))])
+
+
+def enqueue_singly(app: ModuleType, *, jobs: int) -> None:
+    """Enqueue so many jobs, one a call."""
+    for number in range(jobs):
+        app.noop.enqueue(number)
+
+
+def read_window(fire: Firelock, *, since: datetime) -> timedelta:
+    """Return the time between the first and the last end of a job since an instant."""
+    ends = []
+    for oldest_first in (True, False):
+        (job,) = fire.jobs.find(state="succeeded", since=since, oldest_first=oldest_first, limit=1)
+        ends.append(end_of(job))
+    return ends[1] - ends[0]
+
+
+def end_of(job: Job[object]) -> datetime:
+    """Return when a job ended."""
+    if job.ended_at is None:
+        message = f"{job} has succeeded and has no end"
+        raise RuntimeError(message)
+    return job.ended_at
+
+
+def drained(app: ModuleType, load: Load, *options: str, jobs: int, storage: Clock | None = None) -> Figures:
+    """Measure a server that starts with `jobs` jobs ready, from the first end of one to the last."""
+    fire = app.fire
+    target = count_succeeded(fire) + jobs
+    before = target - jobs
+    begun = datetime.now(UTC)
+    with serving(load, *options) as server:
+        cpu = servers.watch_drain(server, lambda: count_succeeded(fire) - before, jobs=jobs, storage=storage)
+    if (succeeded := count_succeeded(fire)) != target:
+        message = f"{target} jobs should have succeeded by now, {succeeded} have"
+        raise RuntimeError(message)
+    return {"jobs_per_s": (jobs - 1) / read_window(fire, since=begun).total_seconds(), **cpu}
+
+
+def start_to_start(load: Load, url: str, *, gaps: latency.Gaps = latency.even) -> Figures:
+    """Measure the time from the call of `enqueue` to the start of the task on an idle server."""
+    path = load.directory / "stamps"
+    with opened(url) as app, serving(load, **{stamps.VARIABLE: str(path)}) as server:
+        return latency.measure(server, app.stamp.enqueue, path, samples=load.samples, gaps=gaps)
+
+
+def verbs(app: ModuleType, load: Load) -> Figures:
+    """Measure the three verbs on whatever is stored already."""
+    bulk = timed(lambda: enqueue_bulk_of(app, jobs=load.jobs, size=load.jobs), jobs=load.jobs)
+    processed = drained(app, load, *SERVED, jobs=load.jobs)
+    single = timed(lambda: enqueue_singly(app, jobs=load.singles), jobs=load.singles)
+    drained(app, load, *SERVED, jobs=load.singles)
+    return growth.verbs(bulk, processed, single)
+
+
+def slowest_list_ms(app: ModuleType) -> float:
+    """Return the longest that a first look at any list takes: pages of 50, counts, queues."""
+    jobs = app.fire.jobs
+    lists: tuple[Callable[[], object], ...] = (
+        lambda: jobs.find(limit=50),
+        lambda: jobs.find(state="succeeded", limit=50),
+        lambda: jobs.find(state="succeeded", limit=50, oldest_first=True),
+        lambda: jobs.find(task="benchmarks.ours_app.noop", limit=50),
+        lambda: jobs.find(queue="default", limit=50),
+        jobs.counts,
+        app.fire.queues.list,
+    )
+    return max(1000 / timed(one, jobs=1)["jobs_per_s"] for one in lists)
+
+
+def watch_rest(server: Server, *, seconds: int) -> Figures:
+    """Return memory and processor use of a server, once it has settled, over some seconds."""
+    time.sleep(SETTLING_SECONDS)
+    cpu = server.cpu_seconds()
+    time.sleep(seconds)
+    memory = [servers.read_memory_mib(pid) for pid in server.pids()]
+    return {
+        "cpu_percent": (server.cpu_seconds() - cpu) / seconds * 100,
+        "processes": len(memory),
+        "rss_mib": sum(resident for resident, _ in memory),
+        "pss_mib": sum(shared for _, shared in memory),
+        "largest_rss_mib": max(resident for resident, _ in memory),
+    }
