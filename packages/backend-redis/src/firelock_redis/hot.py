@@ -1,0 +1,318 @@
+"""The verbs that run for every job: `claim`, `apply` and `exchange`, one script each.
+
+A job that simply succeeded is settled by two texts, both known here since its claim: the first line of its
+record, which nobody can have left unchanged and yet taken the job away, and the record as it is to be. The
+script compares and writes, and takes nothing apart. Whatever is out of the ordinary goes the long way, field
+by field, as does a plain end whose first line has changed: the script says so, and has written nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from operator import attrgetter
+from typing import Any
+
+import attrs
+
+from firelock.storage import (
+    Applied,
+    Claim,
+    ClaimedJob,
+    ErrorInfo,
+    Exchange,
+    State,
+    StorageError,
+    StorageUnavailable,
+    Transition,
+)
+from firelock_redis.database import Database
+from firelock_redis.rows import LETTERS, claimed_job, entry_line, error_line, quoted
+from firelock_redis.turns import Turns
+
+__all__ = ["RedisHot"]
+
+_MINUTE = 60_000_000
+_RESULTS = {
+    "0": Applied.APPLIED,
+    "1": Applied.RELEASING,
+    "2": Applied.ALREADY,
+    "3": Applied.REFUSED,
+    "4": Applied.MISSING,
+}
+_LOOK_CLOSER = "?"
+_odd = attrgetter(
+    "to", "from_states", "reason", "error", "retries", "crashes", "due_at", "gives_back", "is_silent"
+)
+_NOTHING_ODD = (State.SUCCEEDED, frozenset({State.PROCESSING}), None, None, None, None, None, False, False)
+_kind = attrgetter("from_states", "session", "to")
+
+
+@attrs.define
+class _Holding:
+    """What one session has claimed through this process: enough to settle it without taking it apart."""
+
+    jobs: dict[str, tuple[str, ClaimedJob]] = attrs.field(factory=dict)  # id: record less its last line
+
+
+@attrs.define
+class _Asked:
+    """A claim that goes with the changes."""
+
+    queues: Sequence[str] | None
+    limit: int
+    session: str
+    now: int
+
+
+class RedisHot:
+    """`claim`, `apply` and `exchange` of one database."""
+
+    def __init__(self, database: Database, turns: Turns) -> None:
+        self._database = database
+        self._turns = turns
+        self._holdings: dict[str, _Holding] = {}
+
+    def forget(self, session: str | None = None) -> None:
+        """The session has ended, or all have: nothing of it is settled from memory any more."""
+        if session is None:
+            self._holdings.clear()
+        else:
+            self._holdings.pop(session, None)
+
+    # ---- verbs -------------------------------------------------------------------------------------------
+
+    def claim(self, queues: Sequence[str] | None, limit: int, session: str, now: int) -> Claim:
+        """See `Storage.claim`; one round trip, with partitions one for each that may have work."""
+        return self.exchange([], queues, limit, session, now).claim
+
+    def apply(self, transitions: Sequence[Transition]) -> list[Applied]:
+        """See `Storage.apply`; one round trip a partition."""
+        return self._apply(transitions) if transitions else []
+
+    def exchange(
+        self,
+        transitions: Sequence[Transition],
+        queues: Sequence[str] | None,
+        limit: int,
+        session: str,
+        now: int,
+    ) -> Exchange:
+        """See `Storage.exchange`; one round trip, with partitions one for each that is concerned."""
+        if self._database.partitions.number > 1:
+            results = self.apply(transitions)
+            return Exchange(results, self._claim_in_turn(_Asked(queues, limit, session, now)))
+        try:
+            results, claim = self._send(0, transitions, _Asked(queues, limit, session, now))
+        except StorageUnavailable:
+            raise
+        except StorageError:
+            if not transitions:
+                raise
+            results = self._apply(transitions)
+            _, claim = self._send(0, [], _Asked(queues, limit, session, now))
+        return Exchange(results, claim)
+
+    def _apply(self, transitions: Sequence[Transition]) -> list[Applied]:
+        """The changes are sent to their partitions; one that cannot be reached does not hinder the others."""
+        if self._database.partitions.number == 1:
+            return self._send(0, transitions, None)[0]
+        places: dict[int, list[int]] = {}
+        for place, transition in enumerate(transitions):
+            places.setdefault(self._database.partitions.of(transition.job_id), []).append(place)
+        results = [Applied.REFUSED] * len(transitions)
+        failed: StorageError | None = None
+        for partition, here in places.items():
+            try:
+                found, _ = self._send(partition, [transitions[place] for place in here], None)
+            except StorageError as error:
+                failed = error if failed is None or isinstance(error, StorageUnavailable) else failed
+                continue
+            for place, result in zip(here, found, strict=True):
+                results[place] = result
+        if failed is not None:
+            raise failed
+        return results
+
+    def _claim_in_turn(self, asked: _Asked) -> Claim:
+        jobs: list[ClaimedJob] = []
+        next_due_at = None
+        for partition in self._turns.order(asked.queues):
+            wanted = asked.limit - len(jobs)
+            _, claim = self._send(partition, [], attrs.evolve(asked, limit=wanted))
+            next_due_at = claim.next_due_at
+            if claim.is_session_lost:
+                return Claim(jobs, next_due_at, is_session_lost=True)
+            jobs += claim.jobs
+            if len(claim.jobs) == wanted:
+                self._turns.found_more(asked.queues, partition)
+                break
+        return Claim(jobs, next_due_at)
+
+    # ---- one script --------------------------------------------------------------------------------------
+
+    def _send(
+        self, partition: int, transitions: Sequence[Transition], asked: _Asked | None
+    ) -> tuple[list[Applied], Claim]:
+        arguments = self._claim_arguments(asked)
+        order = self._lay(transitions, arguments)
+        reply = self._database.run("exchange", partition, *arguments)
+        claim = Claim([]) if asked is None else self._claimed(partition, reply, asked)
+        results: list[Applied | None] = [None] * len(transitions)
+        for place, letter in zip(order, reply[0], strict=True):
+            results[place] = _RESULTS.get(letter)
+        closer = [place for place, result in enumerate(results) if result is None]
+        self._let_go(transitions)
+        if closer:  # no longer held as it was claimed: sent field by field
+            found, _ = self._send(partition, [transitions[place] for place in closer], None)
+            for place, result in zip(closer, found, strict=True):
+                results[place] = result
+        return [result for result in results if result is not None], claim
+
+    def _claim_arguments(self, asked: _Asked | None) -> list[Any]:
+        offset = self._database.clock_offset
+        if asked is None:
+            return [offset, "", 0, -1, 0]
+        queues = asked.queues
+        names = () if queues is None else tuple(dict.fromkeys(queues))
+        number = -1 if queues is None else len(names)
+        return [offset, asked.session, asked.now, max(asked.limit, 0), number, *names]
+
+    def _claimed(self, partition: int, reply: Sequence[Any], asked: _Asked) -> Claim:
+        next_due_at = self._turns.due(partition, int(float(reply[1])) if reply[1] else None)
+        if reply[2]:
+            self.forget(asked.session)
+            return Claim([], next_due_at, is_session_lost=True)
+        jobs: list[ClaimedJob] = []
+        unreadable: list[Transition] = []
+        held = self._holdings.setdefault(asked.session, _Holding()).jobs if len(reply) > 3 else {}  # noqa: PLR2004
+        for place in range(3, len(reply), 3):
+            id, record, payload = reply[place : place + 3]
+            try:
+                job = claimed_job(id, record, payload, asked.now)
+            except (ValueError, TypeError):
+                unreadable.append(_quarantine(id, int(record.split(" ", 2)[1]), asked))
+                continue
+            held[id] = (record, job)
+            jobs.append(job)
+        if unreadable:
+            self._send(partition, unreadable, None)
+        return Claim(jobs, next_due_at)
+
+    # ---- changes as arguments ----------------------------------------------------------------------------
+
+    def _lay(self, transitions: Sequence[Transition], arguments: list[Any]) -> list[int]:
+        """Lay the changes behind the arguments, in groups; return their places in the order they are laid."""
+        if not transitions:
+            return []
+        order: list[int] = []
+        plain: dict[tuple[str, int | str], list[Any]] = {}
+        plain_order: dict[tuple[str, int | str], list[int]] = {}
+        others: list[int] = []
+        is_each_once = len({transition.job_id for transition in transitions}) == len(transitions)
+        for place, transition in enumerate(transitions):
+            end = self._plain_end(transition) if is_each_once else None
+            if end is None:
+                others.append(place)
+                continue
+            expires = transition.expires_at
+            key = (str(transition.session), "" if expires is None else expires // _MINUTE)
+            if key in plain:
+                plain[key] += end
+                plain_order[key].append(place)
+            else:
+                plain[key], plain_order[key] = list(end), [place]
+        for (session, minute), ends in plain.items():
+            here = plain_order[session, minute]
+            arguments += ("P", session, "S", minute, len(here))
+            arguments += ends
+            order += here
+        for group in _groups(transitions, others):
+            first = transitions[group[0]]
+            letters = "".join(LETTERS[state] for state in first.from_states)
+            arguments += (letters, first.session or "", LETTERS[first.to], "-", len(group))
+            for place in group:
+                arguments += _fields(transitions[place])
+            order += group
+        return order
+
+    def _plain_end(self, transition: Transition) -> tuple[str, str, int, str] | None:
+        """Return a plain end as its arguments: id, first line, instant, record; None for another."""
+        holding = self._holdings.get(transition.session or "")
+        if holding is None or _odd(transition) != _NOTHING_ODD:
+            return None
+        held = holding.jobs.get(transition.job_id)
+        if held is None or transition.started_at is None:
+            return None
+        record, job = held
+        if (transition.fence, transition.attempt, transition.claimed_at) != (
+            job.fence, job.attempt, job.claimed_at
+        ):  # fmt: skip
+            return None
+        head, rest = record.split("\n", 1)
+        at, expires, server = transition.at, transition.expires_at, transition.server
+        result, absent = transition.result, transition.result_absent
+        instants = f"{at}\t{job.claimed_at}\t{transition.started_at}\t\t{'' if expires is None else expires}"
+        fresh = (
+            f"S{head[1 : -len(transition.session or '')]}\n{rest}{instants}"
+            f"\t\t{'' if server is None else quoted(server)}\t\t"
+            f"{'' if result is None else quoted(result)}\t{'' if absent is None else quoted(absent)}"
+        )
+        return transition.job_id, head + "\n", at, fresh
+
+    def _let_go(self, transitions: Sequence[Transition]) -> None:
+        holdings = self._holdings
+        for transition in transitions:
+            holding = holdings.get(transition.session or "")
+            if holding is not None:
+                holding.jobs.pop(transition.job_id, None)
+
+
+def _quarantine(id: str, fence: int, asked: _Asked) -> Transition:
+    """Return the end of a job whose payload cannot be read: failed, kept until a person deletes it."""
+    error = ErrorInfo("firelock.StorageError", "a key holds what nobody wrote there", "unreadable payload")
+    reason = f"the stored job cannot be read: {error.message}"
+    held = frozenset({State.PROCESSING})
+    return Transition(id, held, asked.session, fence, State.FAILED, asked.now, reason, error=error)
+
+
+def _groups(transitions: Sequence[Transition], places: Sequence[int]) -> Iterator[list[int]]:
+    """Yield runs of places that are alike in states and session, no job twice in one."""
+    for _, alike in groupby(places, lambda place: _kind(transitions[place])):
+        group: list[int] = []
+        seen: set[str] = set()
+        for place in alike:
+            if transitions[place].job_id in seen:
+                yield group
+                group, seen = [], set()
+            group.append(place)
+            seen.add(transitions[place].job_id)
+        yield group
+
+
+def _fields(transition: Transition) -> tuple[Any, ...]:
+    """Return a change as scripts/exchange.lua reads it, field by field."""
+    error = transition.error
+    return (
+        transition.job_id, _number(transition.fence), transition.at,
+        "" if transition.is_silent else entry_line(transition.entry()), _text(transition.reason),
+        _number(transition.retries), _number(transition.crashes), _number(transition.started_at),
+        _text(transition.server), "1" if transition.gives_back else "", _number(transition.due_at),
+        _number(transition.expires_at), _text(transition.result), _text(transition.result_absent),
+        "" if error is None else error_line(error), "" if error is None else _attempt(transition.at, error),
+        _number(transition.attempt),
+    )  # fmt: skip
+
+
+def _number(value: int | None) -> int | str:
+    return "" if value is None else value
+
+
+def _text(value: str | None) -> str:
+    return "" if value is None else quoted(value)
+
+
+def _attempt(at: int, error: ErrorInfo) -> str:
+    fields = [at, error.type, error.message, error.fingerprint, error.traceback]
+    return json.dumps(fields, ensure_ascii=False, separators=(",", ":"))

@@ -1,0 +1,151 @@
+"""Storing jobs: plain ones by a script that does little for each, others by one that knows every kind."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from itertools import groupby
+from operator import attrgetter
+from typing import Any
+
+from firelock.storage import (
+    FINAL_STATES,
+    JobNotFound,
+    NewJob,
+    On,
+    RecurringRecord,
+    State,
+    StorageError,
+    Upkeep,
+    continuation_target,
+    waiting_reason,
+)
+from firelock_redis.database import Database
+from firelock_redis.recurring import progress_of
+from firelock_redis.rows import LETTERS, lowest_place, payload_of, quoted
+
+__all__ = ["RULES", "fire_recurring", "insert_jobs", "stored_arguments"]
+
+ON_LETTERS = {On.SUCCEEDED: "S", On.FAILED: "F", On.DELETED: "D", On.FINISHED: "X"}
+_asked = attrgetter(
+    "state", "due_at", "nominal_at", "reason", "tags", "timeout_seconds", "retry", "recurring_id", "parents"
+)
+_NOTHING_ASKED = (State.ENQUEUED, None, None, None, (), None, None, None, ())
+_run = attrgetter("queue", "priority")
+
+
+def _rules() -> str:
+    """Return what follows from a parent's end, as scripts/children.lua reads it."""
+    rules: dict[str, object] = {
+        LETTERS[state]: quoted(Upkeep.PARENT_ENDED.format(state=state)) for state in FINAL_STATES
+    }
+    for on, letter in ON_LETTERS.items():
+        for state in FINAL_STATES:
+            target = continuation_target(on, state)
+            waiting = "" if target is not None else quoted(waiting_reason(on, state))
+            rules[letter + LETTERS[state]] = [LETTERS[target] if target else "", waiting]
+    return json.dumps(rules)
+
+
+RULES = _rules()
+
+
+def insert_jobs(database: Database, jobs: Sequence[NewJob]) -> list[bool]:
+    """See `Storage.insert`; one round trip a partition, as a rule one."""
+    if database.partitions.number == 1:
+        return _insert(database, 0, jobs)
+    places: dict[int, list[int]] = {}
+    for place, job in enumerate(jobs):
+        places.setdefault(partition_of(database, job), []).append(place)
+    results = [False] * len(jobs)
+    # Those that wait first: they alone can be refused, and then nothing else has been stored yet.
+    waiting = sorted(places, key=lambda one: all(not jobs[place].parents for place in places[one]))
+    for partition in waiting:
+        here = places[partition]
+        for place, is_new in zip(
+            here, _insert(database, partition, [jobs[one] for one in here]), strict=True
+        ):
+            results[place] = is_new
+    return results
+
+
+def partition_of(database: Database, job: NewJob) -> int:
+    """Return where the job lies, which is where its parents are.
+
+    Raises:
+        JobNotFound: a parent lies elsewhere, so that no script sees both.
+    """
+    partition = database.partitions.of(job.id)
+    for edge in job.parents:
+        if database.partitions.of(edge.parent_id) != partition:
+            message = (
+                f"Job {job.id} is to wait for {edge.parent_id}, which lies in another partition; make its id "
+                "with new_id(parent), and its parents' ids beside one another. Nothing was stored."
+            )
+            raise JobNotFound(message)
+    return partition
+
+
+def _insert(database: Database, partition: int, jobs: Sequence[NewJob]) -> list[bool]:
+    is_plain = all(_asked(job) == _NOTHING_ASKED for job in jobs) and len({job.id for job in jobs}) == len(
+        jobs
+    )
+    if is_plain and database.run_replicated("insert", partition, *_plain_arguments(database, jobs)):
+        return [True] * len(jobs)
+    arguments = stored_arguments(jobs)
+    reply = database.run_replicated("store", partition, database.clock_offset, RULES, len(jobs), *arguments)
+    raise_missing(reply)
+    return [bool(is_new) for is_new in reply]
+
+
+def fire_recurring(
+    database: Database, recurring: RecurringRecord, expected_next_at: int, jobs: Sequence[NewJob]
+) -> bool:
+    """See `Storage.fire_recurring`; one round trip, in the first partition."""
+    for job in jobs:
+        if partition_of(database, job) != 0:
+            message = f"Job {job.id} of {recurring.id!r} has no id of a recurring job's; derive it."
+            raise StorageError(message)
+    reply = database.run_replicated(
+        "fire", 0, database.clock_offset, RULES, recurring.id, recurring.version, expected_next_at,
+        "" if recurring.next_at is None else recurring.next_at, progress_of(recurring),
+        len(jobs), *stored_arguments(jobs),
+    )  # fmt: skip
+    raise_missing(reply)
+    return bool(reply)
+
+
+def _plain_arguments(database: Database, jobs: Sequence[NewJob]) -> list[Any]:
+    arguments: list[Any] = [database.clock_offset]
+    for (queue, priority), run in groupby(jobs, _run):
+        alike = list(run)
+        arguments += (queue, lowest_place(priority), len(alike))
+        for job in alike:
+            arguments += (job.id, payload_of(job), job.created_at)
+    return arguments
+
+
+def stored_arguments(jobs: Sequence[NewJob]) -> list[Any]:
+    """Return jobs as scripts/storing.lua reads them."""
+    arguments: list[Any] = []
+    for job in jobs:
+        arguments += (
+            job.id, payload_of(job), LETTERS[job.state], job.queue, lowest_place(job.priority),
+            job.created_at, "" if job.due_at is None else job.due_at,
+            "" if job.reason is None else quoted(job.reason), job.recurring_id or "",
+            len(job.tags), *job.tags, len(job.parents),
+        )  # fmt: skip
+        for edge in job.parents:
+            arguments += (ON_LETTERS[edge.on], edge.parent_id)
+    return arguments
+
+
+def raise_missing(reply: object) -> None:
+    """Raise where a script's answer is a job and its unknown parent.
+
+    Raises:
+        JobNotFound: it is.
+    """
+    if isinstance(reply, list) and reply and isinstance(reply[0], str):
+        message = f"Job {reply[0]} is to wait for {reply[1]}, which is not stored. Nothing was stored."
+        raise JobNotFound(message)

@@ -1,0 +1,30 @@
+"""The entry point: which URLs this package opens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from firelock import hookimpl
+
+if TYPE_CHECKING:
+    from firelock.storage import Storage
+
+__all__ = ["register_storages"]
+
+_SCHEMES = (
+    "redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster",
+)  # fmt: skip
+
+
+@hookimpl
+def register_storages() -> Mapping[str, Callable[[str], Storage]]:
+    """Offer Redis and Valkey; the driver is loaded when the first one is opened."""
+    return dict.fromkeys(_SCHEMES, _open_redis)
+
+
+def _open_redis(url: str) -> Storage:
+    from firelock_redis.storage import RedisStorage  # noqa: PLC0415 - loads the driver
+    from firelock_redis.url import parse_url  # noqa: PLC0415 - with it
+
+    return RedisStorage(parse_url(url))

@@ -1,0 +1,201 @@
+"""How a job stands in Redis: two strings, and what they mean.
+
+`p:<id>` is its payload, written once: a line of task, serializer, created_at and the rarer fields as JSON,
+between tabs; then the arguments. `h:<id>` is its record, written anew at each step; jobs.lua draws it.
+Texts in a record are JSON, so that none holds a tab or the end of a line.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from typing import Any
+
+from firelock.storage import (
+    ClaimedJob,
+    Edge,
+    ErrorInfo,
+    HistoryEntry,
+    JobRecord,
+    NewJob,
+    On,
+    State,
+    bounded_history,
+)
+
+__all__ = [
+    "LETTERS",
+    "claimed_job",
+    "entry_line",
+    "error_line",
+    "lowest_place",
+    "payload_of",
+    "quoted",
+    "read_history",
+    "record_of",
+    "state_of",
+    "text_of",
+]
+
+LETTERS = {
+    State.AWAITING: "W",
+    State.SCHEDULED: "C",
+    State.ENQUEUED: "E",
+    State.PROCESSING: "P",
+    State.SUCCEEDED: "S",
+    State.FAILED: "F",
+    State.DELETED: "D",
+}
+_STATES = {letter: state for state, letter in LETTERS.items()}
+_NAMES = {state.value: state for state in State}
+_ON = {on.value: on for on in On}
+_PLACE_BITS = 45  # of a place in a queue: the order of coming; the priority is above them
+_FIELDS = 10
+
+quoted = json.encoder.encode_basestring  # a text as JSON, other languages' letters as they are
+
+
+def state_of(letter: str) -> State:
+    """Return the state of that letter."""
+    return _STATES[letter]
+
+
+def text_of(quoted_text: str) -> str | None:
+    """Return the text that stands in a record as JSON; None for nothing."""
+    return json.loads(quoted_text) if quoted_text else None
+
+
+def lowest_place(priority: int) -> int:
+    """Return the place in its queue before all others of this priority."""
+    return -priority << _PLACE_BITS
+
+
+# ---- payload ---------------------------------------------------------------------------------------------
+
+
+@lru_cache(1_000)
+def _on_one_line(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n")
+
+
+@lru_cache(1_000)
+def _from_one_line(text: str) -> str:
+    if "\\" not in text:
+        return text
+    parts = (part.replace("\\t", "\t").replace("\\n", "\n") for part in text.split("\\\\"))
+    return "\\".join(parts)
+
+
+def payload_of(job: NewJob) -> str:
+    """Return what is written of a job once."""
+    return (
+        f"{_on_one_line(job.task)}\t{_on_one_line(job.serializer)}\t{job.created_at}\t{_rare(job)}\n"
+        f"{job.arguments}"
+    )
+
+
+def _rare(job: NewJob) -> str:
+    """Return the fields that most jobs do without, as JSON without a line's end; nothing for none."""
+    parents = [[edge.parent_id, edge.on.value] for edge in job.parents]
+    fields = [job.nominal_at, job.tags, job.timeout_seconds, job.retry, job.recurring_id, parents]
+    if fields == [None, (), None, None, None, []]:
+        return ""
+    return json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
+
+
+def claimed_job(id: str, record: str, payload: str, now: int) -> ClaimedJob:
+    """Return a job as its session receives it: the record's first two lines are read.
+
+    Raises:
+        ValueError: record or payload are not what was written.
+    """
+    first, second, _ = record.split("\n", 2)
+    attempt, fence, place, queue, _ = first[2 if first[1] == "+" else 1 :].split(" ")
+    retries, crashes, enqueued, _ = second.split(" ")
+    head, arguments = payload.split("\n", 1)
+    task, serializer, created, rare = head.split("\t")
+    priority = -(int(place) >> _PLACE_BITS)
+    job = ClaimedJob(
+        id, _from_one_line(task), arguments, _from_one_line(serializer), queue, priority, int(attempt),
+        int(retries), int(crashes), int(fence), int(created), int(enqueued), now,
+    )  # fmt: skip
+    if rare:
+        job.nominal_at, tags, job.timeout_seconds, job.retry, job.recurring_id, _ = json.loads(rare)
+        job.tags = tuple(tags)
+    return job
+
+
+# ---- record ----------------------------------------------------------------------------------------------
+
+
+def record_of(id: str, record: str, payload: str) -> JobRecord:
+    """Return a job as people read it.
+
+    Raises:
+        ValueError: record or payload are not what was written.
+    """
+    first, second, error, rest = record.split("\n", 3)
+    *_, fields = rest.rsplit("\n", 1)
+    state = _STATES[first[0]]
+    attempt, fence, place, queue, session = first[2 if first[1] == "+" else 1 :].split(" ")
+    retries, crashes, enqueued, _ = second.split(" ")
+    head, arguments = payload.split("\n", 1)
+    task, serializer, created, rare = head.split("\t")
+    nominal, tags, timeout, retry, recurring, parents = json.loads(rare) if rare else _NOTHING_RARE
+    changed, claimed, started, ended, expires, due, server, reason, result, absent = fields.split("\t")
+    if state is State.SUCCEEDED and not ended:
+        ended = changed
+    return JobRecord(
+        id, _from_one_line(task), arguments, _from_one_line(serializer), state, queue,
+        -(int(place) >> _PLACE_BITS), int(created), tuple(tags), _int(due), nominal, text_of(reason),
+        _int(enqueued), int(attempt), int(retries), int(crashes), int(fence), session or None,
+        text_of(server), _int(claimed), _int(started), _int(ended), int(changed), _int(expires), timeout,
+        retry, recurring, _error(error), text_of(result), text_of(absent),
+        tuple(Edge(parent, _ON[on]) for parent, on in parents),
+    )  # fmt: skip
+
+
+_NOTHING_RARE: Any = (None, (), None, None, None, ())
+
+
+def _int(text: str) -> int | None:
+    return int(text) if text not in {"", "0"} else None
+
+
+def error_line(error: ErrorInfo) -> str:
+    """Return the last failure as a record's line: no traceback."""
+    return json.dumps([error.type, error.message, error.fingerprint], ensure_ascii=False)
+
+
+def _error(line: str) -> ErrorInfo | None:
+    return ErrorInfo(*json.loads(line)) if line else None
+
+
+# ---- history ---------------------------------------------------------------------------------------------
+
+
+def entry_line(entry: HistoryEntry) -> str:
+    """Return one step of a job's life as a line of its record, the line's end included."""
+    fields: list[object] = [entry.state.value, entry.at, entry.reason]
+    if entry.attempt is not None:
+        fields += [entry.attempt, entry.claimed_at, entry.started_at, entry.server]
+    return json.dumps(fields, ensure_ascii=False, separators=(",", ":")) + "\n"
+
+
+def read_history(record: str, created_at: int) -> list[HistoryEntry]:
+    """Return the steps of a job's life, those not written out among them; see scripts/jobs.lua."""
+    first, second, _, rest = record.split("\n", 3)
+    *lines, fields = rest.split("\n")
+    origin = second[-1]
+    entries = [] if origin == "-" else [HistoryEntry(_STATES[origin], created_at)]
+    for line in lines:
+        state, *others = json.loads(line)
+        entries = bounded_history(entries, HistoryEntry(_NAMES[state], *others))
+    changed, claimed, started, ended, *_ = columns = fields.split("\t")
+    if first[0] == "S" and not ended:
+        attempt = int(first[2 if first[1] == "+" else 1 :].split(" ", 1)[0])
+        last = HistoryEntry(
+            State.SUCCEEDED, int(changed), None, attempt, _int(claimed), _int(started), text_of(columns[6])
+        )
+        entries = bounded_history(entries, last)
+    return entries

@@ -1,0 +1,104 @@
+-- Guarded changes of jobs, as functions. Behind jobs.lua, in front of exchange.lua.
+
+-- What became of a change: applied, applied with children to release, a repeat, refused, no such job.
+local APPLIED, RELEASING, ALREADY, REFUSED, MISSING = '0', '1', '2', '3', '4'
+
+-- Plain ends: the task returned. Each is five arguments less two: id, the record's first line as it was claimed,
+-- the instant, and the whole new record. Whoever has the first line unchanged holds the job, and nobody can have
+-- changed what is behind it. Return the results, and the numbers of those that need a closer look.
+local function end_plainly(first, count, session, minute, results)
+  local keys = {}
+  for number = 1, count do keys[number] = base .. 'h:' .. ARGV[first + 4 * number - 4] end
+  local stored = {}
+  for from = 1, count, CHUNK do
+    local some = call('MGET', unpack(keys, from, math.min(from + CHUNK - 1, count)))
+    for number = 1, #some do stored[from + number - 1] = some[number] end
+  end
+  local fresh, gone, queues, bucket = {}, {}, {}, {}
+  local arg, done = first, 0
+  for number = 1, count do
+    local head = ARGV[arg + 1]
+    local text = stored[number]
+    if text and string.sub(text, 1, #head) == head then
+      local id, at, queue = ARGV[arg], ARGV[arg + 2], match(head, '(%S+) %S*\n$')
+      done = done + 1
+      fresh[2 * done - 1] = keys[number]
+      fresh[2 * done] = ARGV[arg + 3]
+      gone[done] = id
+      local list = queues[queue]
+      if not list then
+        list = {}
+        queues[queue] = list
+      end
+      local size = #list
+      list[size + 1] = at
+      list[size + 2] = id
+      results[number] = APPLIED
+    else
+      results[number] = text and '?' or MISSING
+    end
+    arg = arg + 4
+  end
+  if done == 0 then return end
+  for from = 1, 2 * done, CHUNK do
+    call('MSET', unpack(fresh, from, math.min(from + CHUNK - 1, 2 * done)))
+  end
+  many('ZREM', base .. 'held:' .. session, gone)
+  for queue, list in pairs(queues) do
+    many('ZADD', base .. 'l:S:' .. queue, list)
+    if call('HINCRBY', base .. 'running', queue, -#list / 2) == 0 then call('HDEL', base .. 'running', queue) end
+  end
+  if minute ~= '' then
+    many('RPUSH', base .. 'x:' .. minute, gone)
+    call('ZADD', base .. 'xs', minute, minute)
+  end
+end
+
+-- The guards do not hold: tell a repeat from a stranger; the holder's late end takes its tail away.
+local function refused(job, session, fence, to)
+  if session == '' or job.fence ~= fence then return REFUSED end
+  if job.session == '' then return job.state == to and ALREADY or REFUSED end
+  if job.state ~= 'P' and job.session == session then clear_tail(job) end
+  return REFUSED
+end
+
+local function keep_error(job, attempt, body, line)
+  job.error = line
+  local key = base .. 'e:' .. job.id
+  call('RPUSH', key, (attempt ~= '' and attempt or job.attempt) .. '\t' .. body)
+  call('LTRIM', key, -20, -1)
+end
+
+-- Change one job as the fields say; empty ones leave what is there.
+local function change(job, from, session, fence, to, fields)
+  local at, entry, reason, retries, crashes, started, server, gives_back, due, expiry, result, absent = unpack(fields)
+  if not string.find(from, job.state, 1, true) or (session ~= '' and (job.session ~= session or job.fence ~= fence)) then
+    return refused(job, session, fence, to)
+  end
+  leave(job)
+  if session ~= '' then
+    job.session = ''
+  elseif job.state == 'P' then
+    put(tails, job.session, job.id)
+  end
+  if fields[14] ~= '' then keep_error(job, fields[15], fields[14], fields[13]) end
+  job.history = job.history .. entry
+  job.state, job.changed, job.reason, job.due = to, at, reason, due
+  job.result, job.absent = '', ''
+  if to == 'S' then job.result, job.absent = result, absent end
+  job.ended, job.expires = '', ''
+  if FINAL[to] then job.ended, job.expires = at, expiry end
+  if retries ~= '' then job.retries = retries end
+  if crashes ~= '' then job.crashes = crashes end
+  if started ~= '' then job.started = started end
+  if server ~= '' then job.server = server end
+  if gives_back ~= '' then
+    job.attempt = int(job.attempt - 1)
+  elseif to == 'E' then
+    job.enqueued = int(clock(ARGV[1]))
+    to_back(job)
+  end
+  save(job)
+  enter(job)
+  return announce(job) and RELEASING or APPLIED
+end

@@ -1,0 +1,215 @@
+-- Where jobs stand that are looked for: lists are walked as one, in order of score and id, and each job that meets the
+-- conditions is noted, until enough are found or enough was looked at. Behind lib.lua.
+--
+-- KEYS  1 base; derived: the lists named, h:<id> p:<id> all (see jobs.lua)
+-- ARGV  1 1 for the oldest first; 2 the score to begin with, 3 the score before which to end; 4, 5 score and id of the
+--       place behind which to begin; 6 how many are wanted;
+--       7 the time that is told: score, created, or changed, as the record says;
+--       conditions: 8 beginning of the id, 9 letter of the state, 10 queue, 11 task and tab as a payload begins,
+--       12 server as JSON, 13 fingerprint as JSON, 14 1 where the job waits for a retry, 0 where it does not;
+--       15 the number of lists that the job has to be in, their names, and the names of the lists to walk;
+--       nothing for what does not matter
+-- Reply 1 where all was walked, else 0; score and id of the last place looked at, nothing for none;
+--       then time and id of each job found
+
+local BUDGET = 4000     -- what a script may cost, in what is about a microsecond
+local BYTES = 200000    -- texts read at once, as a rule
+local MOST = 500        -- jobs looked at together
+
+local oldest_first, since, before, place_score, place_id = ARGV[1] == '1', ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local wanted, told = tonumber(ARGV[6]), ARGV[7]
+local prefix, state, queue, task, server, fingerprint, retrying = unpack(ARGV, 8, 14)
+local sets = tonumber(ARGV[15])
+local reads_record = told == 'changed' or state .. queue .. server .. fingerprint .. retrying ~= ''
+local spent = 0
+
+-- ---- the walk --------------------------------------------------------------------------------------------------
+
+-- Tell whether an id comes before another, byte by byte as members of a list stand; `<` follows the server's locale.
+local function precedes(one, other)
+  spent = spent + 1
+  for first = 1, #one, 8 do
+    if string.sub(one, first, first + 7) ~= string.sub(other, first, first + 7) then
+      for place = first, first + 7 do
+        local mine, its = string.byte(one, place) or -1, string.byte(other, place) or -1
+        if mine ~= its then return mine < its end
+      end
+    end
+  end
+  return #one < #other
+end
+
+-- How many of the list come before the place where the walk goes on; of equal scores it is found by halves.
+local function rank(key)
+  local low = call('ZCOUNT', key, '-inf', '(' .. place_score)
+  local high = call('ZCOUNT', key, '-inf', place_score)
+  while low < high do
+    local middle = math.floor((low + high) / 2)
+    local id = call('ZRANGE', key, middle, middle)[1]
+    if precedes(id, place_id) or (oldest_first and id == place_id) then low = middle + 1 else high = middle end
+  end
+  return low
+end
+
+local function opened(name)
+  local key = base .. name
+  local list = { key = key, first = 0, last = call('ZCARD', key), at = 0, step = oldest_first and 2 or -2, pairs = {} }
+  if since ~= '' then list.first = call('ZCOUNT', key, '-inf', '(' .. since) end
+  if before ~= '' then list.last = call('ZCOUNT', key, '-inf', '(' .. before) end
+  if place_score ~= '' then
+    if oldest_first then list.first = math.max(list.first, rank(key)) else list.last = math.min(list.last, rank(key)) end
+  end
+  spent = spent + 2
+  return list
+end
+
+local function fetch(list, some)
+  local count = math.min(some, list.last - list.first)
+  if count <= 0 then return false end
+  local from = oldest_first and list.first or list.last - count
+  list.pairs = call('ZRANGE', list.key, from, from + count - 1, 'WITHSCORES')
+  if oldest_first then list.first = list.first + count else list.last = from end
+  list.at = oldest_first and 1 or #list.pairs - 1
+  spent = spent + 0.3 * count
+  return true
+end
+
+local function advance(list, some)
+  list.at = list.at + list.step
+  if not list.pairs[list.at] and not fetch(list, some) then
+    list.id = nil
+    return
+  end
+  list.id, list.text = list.pairs[list.at], list.pairs[list.at + 1]
+  list.score = tonumber(list.text)
+end
+
+local function comes_first(one, other)
+  if one.score ~= other.score then return (one.score < other.score) == oldest_first end
+  return precedes(one.id, other.id) == oldest_first
+end
+
+local lists = {}
+for number = 16 + sets, #ARGV do lists[#lists + 1] = opened(ARGV[number]) end
+
+-- The list with the next place of all; nil where there is none.
+local function next_list()
+  if #lists == 1 then return lists[1].id and lists[1] or nil end
+  local best
+  for _, list in ipairs(lists) do
+    if list.id and (not best or comes_first(list, best)) then best = list end
+  end
+  spent = spent + 0.05 * #lists
+  return best
+end
+
+local function taken(count)
+  local places = {}
+  local some = math.max(8, math.ceil(2 * count / #lists))
+  while #places < count do
+    local list = next_list()
+    if not list then break end
+    places[#places + 1] = { id = list.id, text = list.text }
+    advance(list, some)
+  end
+  return places
+end
+
+-- ---- the conditions --------------------------------------------------------------------------------------------
+
+local bytes, texts_read = 0, 0
+
+local function read_texts(places, kind)
+  if #places == 0 then return {} end
+  local keys = {}
+  for number, place in ipairs(places) do keys[number] = base .. kind .. place.id end
+  local texts = call('MGET', unpack(keys))
+  for number = 1, #places do
+    local size = texts[number] and #texts[number] or 0
+    bytes = bytes + size
+    spent = spent + 1 + size / 2000
+  end
+  texts_read = texts_read + #places
+  return texts
+end
+
+local function ends_with_fingerprint(line)
+  if string.sub(line, -#fingerprint - 1) ~= fingerprint .. ']' then return false end
+  local mark = string.sub(line, -#fingerprint - 2, -#fingerprint - 2)
+  return mark == ' ' or mark == ','  -- an inner quotation mark has another character before it
+end
+
+local SERVER = '^.*\n' .. string.rep('[^\t\n]*\t', 6) .. '([^\t\n]*)\t'
+
+local function is_wanted_record(text)
+  if state ~= '' and string.sub(text, 1, 1) ~= state then return false end
+  if queue ~= '' and match(text, '^%u%+?%d+ %d+ %-?%d+ ([^\n]+) %S*\n') ~= queue then return false end
+  if retrying ~= '' then
+    local retries = match(text, '^C[^\n]*\n(%d+) ')
+    if (retries ~= nil and retries ~= '0') ~= (retrying == '1') then return false end
+  end
+  if fingerprint ~= '' and not ends_with_fingerprint(match(text, '^[^\n]*\n[^\n]*\n([^\n]*)\n') or '') then
+    return false
+  end
+  return server == '' or match(text, SERVER) == server
+end
+
+local function is_in_sets(id)
+  for number = 16, 15 + sets do
+    spent = spent + 0.7
+    if not call('ZSCORE', base .. ARGV[number], id) then return false end
+  end
+  return true
+end
+
+-- Those of the places that meet every condition, what is cheap to tell first.
+local function meeting(places)
+  local left = {}
+  for _, place in ipairs(places) do
+    if (prefix == '' or string.sub(place.id, 1, #prefix) == prefix) and is_in_sets(place.id) then left[#left + 1] = place end
+  end
+  if reads_record then
+    places, left = left, {}
+    local texts = read_texts(places, 'h:')
+    for number, place in ipairs(places) do
+      local text = texts[number]
+      if text and is_wanted_record(text) then
+        left[#left + 1] = place
+        if told == 'changed' then place.text = match(text, '^.*\n(%-?%d+)\t') or place.text end
+      end
+    end
+  end
+  if task ~= '' then
+    places, left = left, {}
+    local texts = read_texts(places, 'p:')
+    for number, place in ipairs(places) do
+      if texts[number] and string.sub(texts[number], 1, #task) == task then left[#left + 1] = place end
+    end
+  end
+  return left
+end
+
+-- ---- one after another -----------------------------------------------------------------------------------------
+
+local is_tested = reads_record or prefix .. task ~= '' or sets > 0
+local reads_texts = reads_record or task ~= ''
+
+local function how_many_next(missing)
+  if not is_tested then return math.min(missing, MOST) end
+  if not reads_texts then return MOST end
+  if texts_read == 0 then return 50 end
+  return math.max(1, math.min(MOST, math.floor(BYTES * texts_read / math.max(bytes, 1))))
+end
+
+local found, reached, reply = 0, nil, { 0, '', '' }
+for _, list in ipairs(lists) do advance(list, math.max(8, math.ceil(2 * how_many_next(wanted) / #lists))) end
+while found < wanted and spent < BUDGET do
+  local places = taken(how_many_next(wanted - found))
+  if #places == 0 then break end
+  reached = places[#places]
+  local score, last = reached.text, reached.id
+  for _, place in ipairs(meeting(places)) do
+    ...
+  end
+end
+return reply

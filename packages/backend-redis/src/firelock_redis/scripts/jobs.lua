@@ -1,0 +1,237 @@
+-- Jobs as they are stored, and the moves between their states. Behind lib.lua, in front of a verb.
+--
+-- A job is two strings: p:<id>, its payload, written once, and h:<id>, its record, rewritten at each step:
+--   state, flag, attempt, fence, place, queue, session        P1 1 42 default 0193…       flag +: has children
+--   retries, crashes, enqueued_at, origin                     0 0 1764045000000000 E
+--   the last error                                            often empty
+--   a line of history for each step, mostly none
+--   changed, claimed, started, ended, expires, due, server, reason, result, absent        between tabs
+-- An origin other than - stands for a first step that is not written out: the job came in this state. A
+-- succeeded job without `ended` ended when it changed, and its last step is not written out either.
+--
+-- Keys of a partition: all ZSET every job by its creation; l:<state>:<queue> ZSET the jobs of a state in order of time,
+-- processing ones in held:<session> instead; queues SET every queue that has had a job; r:<queue> ZSET those that can be
+-- claimed in order of place; work SET the queues with something to claim; running HASH how many of a queue are
+-- processing; due ZSET those scheduled; x:<minute> LIST those that expire then and xs ZSET the minutes;
+-- tails:<session> SET; e:<id> LIST failed attempts; t:<tag>, rj:<recurring job> ZSET jobs by their creation;
+-- seq the number of the last place. Those of continuations are in children.lua.
+
+local RECORD = '^(%u)(%+?)(%d+) (%d+) (%-?%d+) (%S+) (%S*)\n(%d+) (%d+) (%d+) (.)\n([^\n]*)\n(.*)$'
+local FIELDS = '^' .. string.rep('([^\t]*)\t', 9) .. '([^\t]*)$'
+local NAMES = {
+  W = 'awaiting', C = 'scheduled', E = 'enqueued', P = 'processing', S = 'succeeded', F = 'failed', D = 'deleted',
+}
+local FINAL = { S = true, F = true, D = true }
+local HISTORY_HEAD, HISTORY_TAIL, HISTORY_BYTES, MINUTE = 50, 49, 16384, 60000000
+
+local function null(text)
+  return text == '' and 'null' or text
+end
+
+-- One step as a line: instants are numbers already written out, texts JSON or empty.
+local function step(state, at, reason, attempt, claimed, started, server)
+  local line = '["' .. NAMES[state] .. '",' .. at .. ',' .. null(reason)
+  if attempt then
+    line = line .. ',' .. attempt .. ',' .. null(claimed) .. ',' .. null(started) .. ',' .. null(server)
+  end
+  return line .. ']\n'
+end
+
+local function read(id, text)
+  local job = { id = id }
+  local rest
+  job.state, job.flag, job.attempt, job.fence, job.place, job.queue, job.session, job.retries, job.crashes,
+    job.enqueued, job.origin, job.error, rest = match(text, RECORD)
+  local history, fields = match(rest, '^(.*\n)([^\n]*)$')
+  job.history = history or ''
+  job.changed, job.claimed, job.started, job.ended, job.expires, job.due, job.server, job.reason, job.result,
+    job.absent = match(fields or rest, FIELDS)
+  if job.state == 'S' and job.ended == '' then
+    job.ended = job.changed
+    job.history = job.history .. step('S', job.changed, '', job.attempt, job.claimed, job.started, job.server)
+  end
+  return job
+end
+
+local function written(job)
+  return job.state .. job.flag .. job.attempt .. ' ' .. job.fence .. ' ' .. job.place .. ' ' .. job.queue
+    .. ' ' .. job.session .. '\n' .. job.retries .. ' ' .. job.crashes .. ' ' .. job.enqueued .. ' ' .. job.origin
+    .. '\n' .. job.error .. '\n' .. job.history
+    .. table.concat({
+      job.changed, job.claimed, job.started, job.ended, job.expires, job.due, job.server, job.reason,
+      job.result, job.absent,
+    }, '\t')
+end
+
+-- Leave the middle out of a history that has grown long; `elided` of the line in its place counts the steps.
+local function shortened(job)
+  local lines = {}
+  for line in string.gmatch(job.history, '([^\n]*\n)') do lines[#lines + 1] = line end
+  local head = job.origin == '-' and HISTORY_HEAD or HISTORY_HEAD - 1
+  if #lines <= head + HISTORY_TAIL + 1 then return end
+  local elided, last = 0, nil
+  for number = head + 1, #lines - HISTORY_TAIL do
+    last = lines[number]
+    elided = elided + (tonumber(match(last, ',null,null,null,null,null,(%d+)%]\n$')) or 1)
+  end
+  local state, at = match(last, '^%["(%a+)",(%d+)')
+  local mark = '["' .. state .. '",' .. at .. ',null,null,null,null,null,' .. elided .. ']\n'
+  job.history = table.concat(lines, '', 1, head) .. mark
+    .. table.concat(lines, '', #lines - HISTORY_TAIL + 1, #lines)
+end
+
+-- ---- a batch of moves: each job at most once, written by flush ------------------------------------------------
+
+local saved, behind, ready, adds, removes, running, buckets, tails, cut, gone = {}, {}, {}, {}, {}, {}, {}, {}, {}, {}
+
+local function add(key, score, id)
+  local list = adds[key]
+  if not list then
+    list = {}
+    adds[key] = list
+  end
+  local count = #list
+  list[count + 1] = score
+  list[count + 2] = id
+end
+
+local function put(lists, key, id)
+  local list = lists[key]
+  if list then list[#list + 1] = id else lists[key] = { id } end
+end
+
+local function run(queue, number)
+  running[queue] = (running[queue] or 0) + number
+end
+
+local function save(job)
+  if #job.history > HISTORY_BYTES then shortened(job) end
+  saved[#saved + 1] = job
+end
+
+local function leave(job)
+  local state, queue, id = job.state, job.queue, job.id
+  if state == 'P' then
+    put(removes, 'held:' .. job.session, id)
+    run(queue, -1)
+    return
+  end
+  put(removes, 'l:' .. state .. ':' .. queue, id)
+  if state == 'E' and job.session == '' then put(removes, 'r:' .. queue, id) end
+  if state == 'C' then put(removes, 'due', id) end
+  if state == 'W' then gone[#gone + 1] = base .. 'n:' .. id end
+end
+
+local function expires(at, id)
+  if at ~= '' then put(buckets, format('%d', at / MINUTE), id) end
+end
+
+local function enter(job)
+  local state, queue, id = job.state, job.queue, job.id
+  add('l:' .. state .. ':' .. queue, job.changed, id)
+  if state == 'E' and job.session == '' then ready[#ready + 1] = job end
+  if state == 'C' then add('due', job.due, id) end
+  if FINAL[state] then expires(job.expires, id) end
+end
+
+-- The job gets a place behind all others of its queue, among those of this batch in the order of their ids.
+local function to_back(job)
+  behind[#behind + 1] = job
+end
+
+-- Tell those who wait: a queue's name where it got its first work, @ where the next instant came nearer.
+local function wake(message)
+  call('PUBLISH', base .. 'wake', message)
+end
+
+-- The first of a ZSET by its score, as text; nil where it is empty.
+local function first_score(key)
+  return call('ZRANGE', base .. key, 0, 0, 'WITHSCORES')[2]
+end
+
+local function add_ready()
+  for _, job in ipairs(ready) do add('r:' .. job.queue, job.place, job.id) end
+end
+
+local function add_all(key, members)
+  local queue = string.sub(key, 1, 2) == 'r:' and string.sub(key, 3)
+  local is_first = queue and call('EXISTS', base .. key) == 0
+  local before = key == 'due' and first_score('due')
+  many('ZADD', base .. key, members)
+  if is_first then
+    call('SADD', base .. 'work', queue)
+    wake(queue)
+  end
+  if key == 'due' and (not before or tonumber(first_score('due')) < tonumber(before)) then wake('@') end
+end
+
+-- The priority is in the upper digits of a place, the order of coming below.
+local function number_places()
+  if #behind == 0 then return end
+  table.sort(behind, function(one, other) return one.id < other.id end)
+  local last = call('INCRBY', base .. 'seq', #behind)
+  for number, job in ipairs(behind) do
+    job.place = int(math.floor(job.place / 2 ^ 45) * 2 ^ 45 + last - #behind + number)
+  end
+end
+
+local function save_all()
+  for first = 1, #saved, CHUNK / 2 do
+    local texts = {}
+    for number = first, math.min(first + CHUNK / 2 - 1, #saved) do
+      texts[#texts + 1] = base .. 'h:' .. saved[number].id
+      texts[#texts + 1] = written(saved[number])
+    end
+    call('MSET', unpack(texts))
+  end
+end
+
+local function flush()
+  number_places()
+  save_all()
+  add_ready()
+  for key, ids in pairs(removes) do many('ZREM', base .. key, ids) end
+  for key, members in pairs(adds) do add_all(key, members) end
+  for minute, ids in pairs(buckets) do
+    many('RPUSH', base .. 'x:' .. minute, ids)
+    call('ZADD', base .. 'xs', minute, minute)
+  end
+  for session, ids in pairs(tails) do many('SADD', base .. 'tails:' .. session, ids) end
+  for session, ids in pairs(cut) do many('SREM', base .. 'tails:' .. session, ids) end
+  for queue, number in pairs(running) do
+    if number ~= 0 and call('HINCRBY', base .. 'running', queue, number) == 0 then
+      call('HDEL', base .. 'running', queue)
+    end
+  end
+  for first = 1, #gone, CHUNK do
+    call('DEL', unpack(gone, first, math.min(first + CHUNK - 1, #gone)))
+  end
+  saved, behind, ready, adds, removes, running, buckets, tails, cut, gone = {}, {}, {}, {}, {}, {}, {}, {}, {}, {}
+end
+
+local function records(ids)
+  local found = {}
+  for first = 1, #ids, CHUNK do
+    local keys = {}
+    for number = first, math.min(first + CHUNK - 1, #ids) do keys[#keys + 1] = base .. 'h:' .. ids[number] end
+    local some = call('MGET', unpack(keys))
+    for number = 1, #some do found[first + number - 1] = some[number] end
+  end
+  return found
+end
+
+-- The end of a job with children: they are decided by `release`, in the order in which their parents ended.
+local function announce(job)
+  if job.flag == '+' and FINAL[job.state] then
+    call('ZADD', base .. 'releasing', call('INCR', base .. 'ends'), job.id)
+    return true
+  end
+  return false
+end
+
+local function clear_tail(job)
+  put(cut, job.session, job.id)
+  job.session = ''
+  if job.state == 'E' then ready[#ready + 1] = job end
+  save(job)
+end

@@ -1,0 +1,105 @@
+-- Storing jobs of any kind, as a function. Behind jobs.lua and children.lua, in front of store.lua and fire.lua.
+--
+-- A job is, from argument `first` on: id, payload, state, queue, place of its priority, created_at, due_at or nothing,
+-- reason or nothing, recurring job or nothing, number of tags, tags, number of parents, and for each parent: on and id.
+
+-- Read one job out of the arguments; return it and where the next one begins.
+local function argued(at)
+  local job = {
+    id = ARGV[at], payload = ARGV[at + 1], state = ARGV[at + 2], queue = ARGV[at + 3], place = ARGV[at + 4],
+    created = ARGV[at + 5], due = ARGV[at + 6], reason = ARGV[at + 7], recurring = ARGV[at + 8], changed = ARGV[at + 5], tags = {}, parents = {},
+    flag = '', attempt = '0', fence = '0', session = '', retries = '0', crashes = '0', enqueued = '0', origin = '-',
+    error = '', history = '', claimed = '', started = '', ended = '', expires = '', server = '', result = '', absent = '',
+  }
+  at = at + 9
+  for number = 1, tonumber(ARGV[at]) do job.tags[number] = ARGV[at + number] end
+  at = at + #job.tags + 1
+  for number = 1, tonumber(ARGV[at]) do
+    job.parents[number] = { on = ARGV[at + 2 * number - 1], id = ARGV[at + 2 * number] }
+  end
+  return job, at + 2 * #job.parents + 1
+end
+
+local function index(job)
+  add('all', job.created, job.id)
+  for _, tag in ipairs(job.tags) do add('t:' .. tag, job.created, job.id) end
+  if job.recurring ~= '' then add('rj:' .. job.recurring, job.created, job.id) end
+  for _, tie in ipairs(job.parents) do add('c:' .. tie.id, job.created, job.id) end
+end
+
+-- The parents of an awaiting job: each decides at once, or is marked and waited for.
+local function tie(job, parents, now)
+  local left = #job.parents
+  local waiting = {}
+  local function ties_left() left = left - 1 return left end
+  for number, edge in ipairs(job.parents) do
+    local parent = parents[edge.id]
+    if FINAL[parent.state] then
+      local target = decide(job, edge.on, parent, job.created, now, ties_left)
+      if target == 'D' then return end
+      if not target then waiting[#waiting + 1] = edge end
+    else
+      waiting[#waiting + 1] = edge
+    end
+  end
+  if job.state ~= 'W' then return end
+  for _, edge in ipairs(waiting) do
+    local parent = parents[edge.id]
+    call('ZADD', base .. 'pend:' .. edge.id, call('INCR', base .. 'ties'), edge.on .. ' ' .. job.id)
+    if parent.flag == '' then
+      parent.flag = '+'
+      if not parent.is_new then save(parent) end
+    end
+  end
+  if #waiting > 1 then call('SET', base .. 'n:' .. job.id, #waiting) end
+end
+
+-- The parents that the jobs name, by id: of this batch, or as stored. Return nil and the job and parent where one is not.
+local function parents_of(jobs)
+  local known, missing = {}, nil
+  for _, job in ipairs(jobs) do
+    for _, edge in ipairs(job.parents) do
+      if not known[edge.id] then
+        local text = call('GET', base .. 'h:' .. edge.id)
+        if text then known[edge.id] = read(edge.id, text)
+        elseif not missing then missing = { job.id, edge.id } end
+      end
+    end
+    job.is_new = true
+    known[job.id] = job
+    if missing then return nil, missing end
+  end
+  return known
+end
+
+-- Store jobs from the arguments; return for each whether it is new, or nil, a job and its unknown parent.
+local function store(first, count)
+  local now = int(clock(ARGV[1]))
+  local jobs, seen, answers = {}, {}, {}
+  local at = first
+  for number = 1, count do
+    local job
+    job, at = argued(at)
+    local is_new = not seen[job.id] and call('EXISTS', base .. 'h:' .. job.id) == 0
+    seen[job.id] = true
+    answers[number] = is_new and 1 or 0
+    if is_new then jobs[#jobs + 1] = job end
+  end
+  local parents, missing = parents_of(jobs)
+  if not parents then return nil, missing end
+  local last = #jobs > 0 and call('INCRBY', base .. 'seq', #jobs)
+  for number, job in ipairs(jobs) do
+    job.place = int(job.place + last - #jobs + number)
+    if job.state == 'E' then job.enqueued = now end
+    if #job.parents > 0 and job.state == 'W' then tie(job, parents, now) end
+    if job.history == '' then job.history = step(job.state, job.created, job.reason) end
+    call('SET', base .. 'p:' .. job.id, job.payload)
+    call('SADD', base .. 'queues', job.queue)
+    index(job)
+    save(job)
+    enter(job)
+  end
+  behind = {}  -- the order of the batch is that of its places
+  flush()
+  return answers
+end

@@ -1,0 +1,181 @@
+"""URLs of Redis: where the servers are, how to log in, and what of Firelock's own is chosen with them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+
+import attrs
+
+from firelock import ConfigurationError
+from firelock.storage import shown_url
+
+__all__ = ["RedisUrl", "parse_url"]
+
+MAX_PARTITIONS = 256
+_CLUSTER_PARTITIONS = 16
+_PORT, _SENTINEL_PORT = 6379, 26379
+_PREFIX = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+_TLS = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname")
+_OPTIONS = frozenset(
+    {
+        "prefix", "partitions", "durability", "replicas", "timeout", "eviction", "db",
+        "sentinel_username", "sentinel_password", *_TLS,
+    }
+)  # fmt: skip
+
+
+@attrs.frozen
+class RedisUrl:
+    """Where a Redis is and how it is used, read from a URL; `str()` of it may be shown."""
+
+    text: str  # as given, password included
+    scheme: str
+    hosts: tuple[tuple[str, int], ...] = ()
+    path: str = ""  # of a unix socket
+    service: str = ""  # name of the primary, as the Sentinels know it
+    database: int = 0
+    username: str | None = None
+    password: str | None = attrs.field(default=None, repr=False)
+    sentinel_username: str | None = None
+    sentinel_password: str | None = attrs.field(default=None, repr=False)
+    tls: Mapping[str, object] | None = None  # options of the driver; None: no TLS
+    prefix: str = "firelock"
+    partitions: int = 1
+    replicas: int = 0  # that have to have an enqueued job before `insert` returns
+    timeout_seconds: float = 5.0
+    refuses_eviction: bool = True
+
+    def __str__(self) -> str:
+        return shown(self.text)
+
+    @property
+    def is_cluster(self) -> bool:
+        """Tell whether the hosts are nodes of a Redis Cluster."""
+        return self.scheme.endswith("+cluster")
+
+    @property
+    def is_sentinel(self) -> bool:
+        """Tell whether the hosts are Sentinels."""
+        return self.scheme.endswith("+sentinel")
+
+
+def shown(text: str) -> str:
+    """Return a URL without any password, also those among its options."""
+    bare, mark, query = shown_url(text).partition("?")
+    if "password" not in query:
+        return bare + mark + query
+    options = [
+        (name, "***" if "password" in name else value)
+        for name, value in parse_qsl(query, keep_blank_values=True)
+    ]
+    return f"{bare}?{urlencode(options, quote_via=quote, safe='*/:,')}"
+
+
+def parse_url(text: str) -> RedisUrl:
+    """Return what the URL says.
+
+    Raises:
+        ConfigurationError: a part of it is wrong.
+    """
+    parts = urlsplit(text)
+    options = _options(text, parts.query)
+    user, at, hosts = parts.netloc.rpartition("@")
+    username, _, password = user.partition(":")
+    scheme = parts.scheme
+    fields: dict[str, object] = {
+        "text": text,
+        "scheme": scheme,
+        "username": unquote(username) or None,
+        "password": unquote(password) or None if at else None,
+        "tls": _tls(text, options) if scheme.startswith("rediss") else None,
+    }
+    if scheme == "unix":
+        if not parts.path.strip("/"):
+            raise _wrong(text, "names no socket", "Write unix:///path/to/redis.sock.")
+        fields |= {"path": unquote(parts.path), "database": _number(text, options, "db", 0, (0, 1_000_000))}
+    else:
+        default = _SENTINEL_PORT if scheme.endswith("+sentinel") else _PORT
+        fields["hosts"] = tuple(_host(text, host, default) for host in hosts.split(","))
+        fields |= _place(text, scheme, parts.path.strip("/"), options)
+    return RedisUrl(**fields, **_chosen(text, scheme, options))  # type: ignore[arg-type]
+
+
+def _options(text: str, query: str) -> dict[str, str]:
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    if unknown := sorted(options.keys() - _OPTIONS):
+        raise _wrong(
+            text, f"has an unknown option {unknown[0]!r}", f"There are {', '.join(sorted(_OPTIONS))}."
+        )
+    return options
+
+
+def _host(text: str, host: str, default: int) -> tuple[str, int]:
+    name, port = host, ""
+    if host.startswith("["):
+        name, _, port = host[1:].partition("]")
+        port = port.removeprefix(":")
+    elif ":" in host:
+        name, _, port = host.rpartition(":")
+    if port and not (port.isascii() and port.isdigit() and 0 < int(port) < 65_536):  # noqa: PLR2004 - a port
+        raise _wrong(text, f"has the port {port!r}", "Write a number from 1 to 65535.")
+    return unquote(name) or "localhost", int(port or default)
+
+
+def _place(text: str, scheme: str, path: str, options: Mapping[str, str]) -> dict[str, object]:
+    """Return what the path says: a database, or the name of the Sentinels' service and perhaps a database."""
+    service = ""
+    if scheme.endswith("+sentinel"):
+        service, _, path = path.partition("/")
+        if not service:
+            raise _wrong(text, "names no service", "Write redis+sentinel://host:26379,host:26379/mymaster.")
+    database = _number(text, {"db": path or options.get("db", "0")}, "db", 0, (0, 1_000_000))
+    if database and scheme.endswith("+cluster"):
+        raise _wrong(text, f"names database {database}", "A cluster has database 0 only; leave it out.")
+    return {"service": unquote(service), "database": database}
+
+
+def _chosen(text: str, scheme: str, options: Mapping[str, str]) -> dict[str, object]:
+    prefix = options.get("prefix", "firelock")
+    if not _PREFIX.fullmatch(prefix):
+        raise _wrong(text, f"has the prefix {prefix!r}", "Use 1 to 64 letters, digits and _ . : - only.")
+    default = _CLUSTER_PARTITIONS if scheme.endswith("+cluster") else 1
+    durability = options.get("durability", "server")
+    if durability not in {"server", "replicated"}:
+        raise _wrong(text, f"has durability={durability!r}", "Write durability=replicated, or leave it out.")
+    eviction = options.get("eviction", "refuse")
+    if eviction not in {"refuse", "allow"}:
+        raise _wrong(text, f"has eviction={eviction!r}", "Write eviction=allow, or leave it out.")
+    return {
+        "prefix": prefix,
+        "partitions": _number(text, options, "partitions", default, (1, MAX_PARTITIONS)),
+        "replicas": _number(text, options, "replicas", 1, (1, 100)) if durability == "replicated" else 0,
+        "timeout_seconds": float(_number(text, options, "timeout", 5, (1, 3_600))),
+        "refuses_eviction": eviction == "refuse",
+        "sentinel_username": options.get("sentinel_username"),
+        "sentinel_password": options.get("sentinel_password"),
+    }
+
+
+def _number(text: str, options: Mapping[str, str], name: str, default: int, within: tuple[int, int]) -> int:
+    least, most = within
+    value = options.get(name, str(default))
+    if not (value.isascii() and value.isdigit() and least <= int(value) <= most):
+        raise _wrong(text, f"has {name}={value!r}", f"Write a whole number from {least} to {most}.")
+    return int(value)
+
+
+def _tls(text: str, options: Mapping[str, str]) -> dict[str, object]:
+    chosen: dict[str, object] = {name: options[name] for name in _TLS if name in options}
+    wants = options.get("ssl_cert_reqs", "required")
+    if wants not in {"required", "optional", "none"}:
+        raise _wrong(text, f"has ssl_cert_reqs={wants!r}", "Write required, optional or none.")
+    checks = options.get("ssl_check_hostname", "false" if wants == "none" else "true")
+    if checks not in {"true", "false"}:
+        raise _wrong(text, f"has ssl_check_hostname={checks!r}", "Write true or false.")
+    return {**chosen, "ssl_cert_reqs": wants, "ssl_check_hostname": checks == "true"}
+
+
+def _wrong(text: str, what: str, mend: str) -> ConfigurationError:
+    return ConfigurationError(f"Storage URL {shown(text)} {what}. {mend}")
