@@ -222,7 +222,9 @@ class Recurring:
         """A job of the definition is enqueued now; its schedule is not touched."""
         record = self._record(recurring_id)
         now = self._client.clock.now()
-        job = _job_of(record, self._client.storage.new_id(), now, now, "triggered by hand")
+        # Derived like those of its instants: with partitions they lie together, and one may wait for another.
+        job_id = derived_id("by hand", record.id, self._client.storage.new_id())
+        job = _job_of(record, job_id, now, now, "triggered by hand")
         self._client.storage.insert((job,))
         if self._client.plugins.has_jobs_created:
             self._client.plugins.jobs_created((job,))

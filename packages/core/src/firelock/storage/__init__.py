@@ -9,6 +9,7 @@ from firelock.errors import (
     StorageUnavailable,
     UnsupportedFeature,
 )
+from firelock.ids import new_id, new_ids
 from firelock.job import (
     FINAL_STATES,
     Attempt,
@@ -109,6 +110,8 @@ __all__ = [
     "bounded_history",
     "continuation_target",
     "forget_job",
+    "new_id",
+    "new_ids",
     "next_recurring_at",
     "prune_rollups",
     "selection",
