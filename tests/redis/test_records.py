@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from firelock.storage import StorageUnavailable
+from firelock.storage import StorageError, StorageUnavailable
 from firelock_redis.database import Database
 from firelock_redis.records import (
     delete_record,
@@ -17,21 +17,11 @@ from firelock_redis.records import (
     repair_pauses,
 )
 from tests.redis.databases import keys_of, opened
-from tests.redis.programs import chosen_programs
 from tests.redis.servers import RedisServer
 
 PARTITIONS = 3
 REMEMBERED = 1_000
 PAUSED, RESUMED = json.dumps({"paused": True}), json.dumps({"paused": False})
-
-pytestmark = pytest.mark.parametrize("program", chosen_programs(), scope="module")
-
-
-@pytest.fixture(scope="module")
-def server(program) -> Iterator[RedisServer]:
-    """One server for every test of this page on its program."""
-    with RedisServer(program) as server:
-        yield server
 
 
 @pytest.fixture
@@ -55,7 +45,9 @@ def put(database: Database, key: str, value: str, kind: str = "queue") -> int | 
 
 def paused(database: Database) -> list[set[str]]:
     """Return the paused queues of each partition."""
-    return [set(database.connections.call("SMEMBERS", f"{base}:paused")) for base in database.partitions.bases]
+    return [
+        set(database.connections.call("SMEMBERS", f"{base}:paused")) for base in database.partitions.bases
+    ]
 
 
 # ---- versions --------------------------------------------------------------------------------------------
@@ -127,16 +119,16 @@ def test_a_long_list_is_read_in_pages(database):
     assert [] == list_records(database, "kind", after="", limit=0)
 
 
-def test_a_list_of_large_records_is_read_a_megabyte_at_a_time(database):
+def test_a_list_of_large_records_is_read_half_a_megabyte_at_a_time(database):
     """What one step replies is bounded by its size, and the list is whole all the same."""
     for number in range(9):
-        put(database, str(number), str(number) * 400_000, "kind")
+        put(database, str(number), str(number) * 200_000, "kind")
 
     reply = database.run("list_records", 0, "kind", "", 9)
     records = list_records(database, "kind", after="", limit=9)
 
     assert (1, 1 + 2 * 3) == (reply[0], len(reply))
-    assert [str(number) * 400_000 for number in range(9)] == [record.value for record in records]
+    assert [str(number) * 200_000 for number in range(9)] == [record.value for record in records]
 
 
 # ---- pauses ----------------------------------------------------------------------------------------------
@@ -222,7 +214,7 @@ def test_one_partition_that_fails_keeps_no_other_from_a_pause(parted, server):
     """The error is raised when every other partition was told; the record is stored."""
     server.client().set(f"{parted.partitions.bases[1]}:pausing", "no number")
 
-    with pytest.raises(Exception, match="number"):
+    with pytest.raises(StorageError, match="number"):
         put(parted, "mail", PAUSED)
 
     assert [{"mail"}, set(), {"mail"}] == paused(parted)
@@ -233,7 +225,8 @@ def test_a_resumed_queue_wakes_those_who_wait(parted, server):
     """Each partition says when a queue is resumed in it, and not when one is paused."""
     with server.client().pubsub(ignore_subscribe_messages=True) as heard:
         heard.subscribe(*(f"{base}:wake" for base in parted.partitions.bases))
-        heard.get_message(timeout=5.0)
+        for _ in range(PARTITIONS):
+            heard.get_message(timeout=5.0)  # it is subscribed
         put(parted, "mail", PAUSED)
         put(parted, "bulk", PAUSED)
         put(parted, "mail", RESUMED)
