@@ -1,0 +1,89 @@
+"""What running jobs say: log lines and progress, beside their jobs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+
+import attrs
+
+from firelock.storage import LogLine, Progress
+from firelock_redis.database import Database
+
+__all__ = ["append_logs", "get_progress", "read_log"]
+
+_LOG_LIMIT = 1_000
+_PIECE = 50  # lines of a job that stay together
+_BATCH_WORDS, _BATCH_SIZE = 1_000, 250_000  # words and characters from which on a step is not filled further
+_PAGE = 125  # lines read at once
+_JOBS = 500
+
+
+def append_logs(
+    database: Database, lines: Mapping[str, Sequence[LogLine]], progress: Mapping[str, Progress]
+) -> None:
+    """See `Storage.append_logs`; one round trip a partition, more where there is much to write."""
+    for partition, ids in _by_partition(database, sorted({*lines, *progress})).items():
+        words: list[object] = []
+        size = 0
+        for piece in _pieces(ids, lines, progress):
+            words += piece
+            size += sum(len(str(word)) for word in piece)
+            if len(words) >= _BATCH_WORDS or size >= _BATCH_SIZE:
+                database.run("append_logs", partition, *words)
+                words, size = [], 0
+        if words:
+            database.run("append_logs", partition, *words)
+
+
+def _by_partition(database: Database, ids: Sequence[str]) -> dict[int, list[str]]:
+    found: dict[int, list[str]] = {}
+    for id in ids:
+        found.setdefault(database.partitions.of(id), []).append(id)
+    return found
+
+
+def _pieces(
+    ids: Sequence[str], lines: Mapping[str, Sequence[LogLine]], progress: Mapping[str, Progress]
+) -> Iterator[list[object]]:
+    """Yield what scripts/append_logs.lua takes, a job's progress with the first of its lines."""
+    for id in ids:
+        told = json.dumps(attrs.astuple(progress[id]), ensure_ascii=False) if id in progress else ""
+        given = lines.get(id, ())
+        skipped = max(0, len(given) - _LOG_LIMIT)  # the newest alone stay
+        kept = [
+            json.dumps([line.at, line.level, line.text, line.attempt], ensure_ascii=False)
+            for line in given[skipped:]
+        ]
+        for first in range(0, len(kept) or 1, _PIECE):
+            some = kept[first : first + _PIECE]
+            yield [id, told, skipped, len(some), *some]
+            told, skipped = "", 0
+
+
+def read_log(database: Database, job_id: str, *, after: int, limit: int) -> list[LogLine]:
+    """See `Storage.read_log`; one round trip for 125 lines."""
+    partition = database.partitions.of(job_id)
+    found: list[LogLine] = []
+    while (asked := min(limit - len(found), _PAGE)) > 0:
+        page = [_read(text) for text in database.run("read_log", partition, job_id, after, asked)]
+        found += page
+        if len(page) < asked:
+            break
+        after = page[-1].number
+    return found
+
+
+def _read(text: str) -> LogLine:
+    number, _, line = text.partition(" ")
+    return LogLine(int(number), *json.loads(line))
+
+
+def get_progress(database: Database, ids: Sequence[str]) -> list[Progress | None]:
+    """See `Storage.get_progress`; one round trip a partition and 500 jobs."""
+    told: dict[str, str | None] = {}
+    for partition, here in _by_partition(database, ids).items():
+        for first in range(0, len(here), _JOBS):
+            some = here[first : first + _JOBS]
+            told.update(zip(some, database.run("get_progress", partition, *some), strict=True))
+    return [None if text is None else Progress(*json.loads(text)) for text in map(told.__getitem__, ids)]

@@ -1,0 +1,370 @@
+"""Locks, recurring definitions, rollups and logs in Redis: exact, bounded, and gone when they are over."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import attrs
+import pytest
+
+from firelock.storage import DURATION_BUCKETS, LogLine, Progress, RecurringRecord, Rollup, StorageError
+from firelock_redis.database import Database
+from firelock_redis.locks import acquire_lock, release_lock, renew_lock
+from firelock_redis.logs import append_logs, get_progress, read_log
+from firelock_redis.metrics import prune_metrics, record_metrics, timeline
+from firelock_redis.recurring import (
+    due_recurring,
+    get_recurring,
+    list_recurring,
+    put_recurring,
+    remove_recurring,
+)
+from tests.redis.databases import keys_of, opened
+from tests.redis.servers import RedisServer
+
+SECOND = 1_000_000
+MINUTE = 60 * SECOND
+DAY = 86_400 * SECOND
+LAST_INSTANT = 253_402_300_799_999_999  # of the year 9999
+BASE = 30_000_000 * MINUTE
+
+
+@pytest.fixture
+def database(server: RedisServer) -> Iterator[Database]:
+    """An empty database of one partition."""
+    with opened(server) as database:
+        yield database
+
+
+@pytest.fixture
+def parted(server: RedisServer) -> Iterator[Database]:
+    """An empty database of several partitions."""
+    with opened(server, "partitions=5") as database:
+        yield database
+
+
+# ---- locks -----------------------------------------------------------------------------------------------
+
+
+def test_the_key_of_a_lock_expires(database, server):
+    """Nothing is left of a lock that nobody released: its key outlives its time by a minute."""
+    fence = acquire_lock(database, "lock", "ada", 30.0)
+    lives = server.client().pttl("firelock:{0}:lock:lock")
+    renew_lock(database, "lock", "ada", fence, 600.0)
+    renewed = server.client().pttl("firelock:{0}:lock:lock")
+
+    assert 85_000 < lives <= 90_000
+    assert 655_000 < renewed <= 660_000
+
+
+def test_a_released_lock_leaves_no_key(database, server):
+    """The tokens of every name are from one row, so that a released lock leaves nothing of its own."""
+    for name in ("a", "b"):
+        fence = acquire_lock(database, name, "ada", 30.0)
+        assert fence is not None
+        assert release_lock(database, name, "ada", fence)
+
+    assert {"fences", "layout"} == keys_of(server)
+
+
+def test_tokens_grow_when_the_last_ones_are_lost(database, server):
+    """A failover that loses a lock and its token gives a larger token to whoever locks next."""
+    first = acquire_lock(database, "lock", "ada", 30.0)
+    server.client().delete("firelock:{0}:lock:lock", "firelock:{0}:fences")
+
+    second = acquire_lock(database, "lock", "bob", 30.0)
+
+    assert first is not None
+    assert second is not None
+    assert first < second
+
+
+def test_tokens_grow_when_the_clock_goes_back(database, server):
+    """A token is larger than the last one, whatever the clock says."""
+    server.client().set("firelock:{0}:fences", 4_000_000_000_000_000)
+
+    assert 4_000_000_000_000_001 == acquire_lock(database, "lock", "ada", 30.0)
+
+
+@pytest.mark.parametrize(("seconds", "is_held"), [(0.0, False), (-1e9, False), (1e-6, False), (1e30, True)])
+def test_a_lock_may_be_held_for_any_time(database, seconds, is_held):
+    """A life of no time is over at once, an endless one goes on for decades."""
+    fence = acquire_lock(database, "lock", "ada", seconds)
+
+    assert fence is not None
+    assert is_held == (acquire_lock(database, "lock", "bob", 60.0) is None)
+
+
+# ---- recurring -------------------------------------------------------------------------------------------
+
+
+def definition(name: str = "nightly", **fields: object) -> RecurringRecord:
+    """Return a definition with these fields changed."""
+    made = RecurringRecord(name, "tasks.run", "[]", "json", '{"every": 300}', "default", next_at=1)
+    return attrs.evolve(made, **fields)
+
+
+@pytest.mark.parametrize("next_at", [1, 2**53 + 1, LAST_INSTANT, None])
+def test_instants_of_a_definition_are_exact(database, next_at):
+    """An instant is text on its way, so that no digit is lost, and stays when progress is kept."""
+    record = definition(next_at=next_at, last_at=next_at, created_at=LAST_INSTANT, timeout_seconds=1 / 3)
+    put_recurring(database, record, keep_progress=False)
+
+    kept = put_recurring(database, attrs.evolve(record, version=1, next_at=7), keep_progress=True)
+
+    assert attrs.evolve(record, version=2) == kept == get_recurring(database, "nightly")
+
+
+def test_a_removed_definition_leaves_no_key(database, server):
+    """Nothing of it stays, not even a version."""
+    put_recurring(database, definition(), keep_progress=False)
+
+    remove_recurring(database, "nightly")
+
+    assert {"layout"} == keys_of(server)
+
+
+def test_many_definitions_are_read_in_steps(database):
+    """Lists and what is due are whole and in order, however many steps they take."""
+    names = [f"{number:03}" for number in range(250)]
+    for number, name in enumerate(names):
+        put_recurring(database, definition(name, next_at=1 + number // 2), keep_progress=False)
+
+    assert names == [one.id for one in list_recurring(database, after="", limit=1_000)]
+    assert names[11:131] == [one.id for one in list_recurring(database, after="010", limit=120)]
+    assert names == [one.id for one in due_recurring(database, 1_000)]
+    assert names[:120] == [one.id for one in due_recurring(database, 120)]
+    assert ([], []) == (list_recurring(database, after="", limit=0), due_recurring(database, 0))
+
+
+def test_large_definitions_are_read_half_a_megabyte_at_a_time(database):
+    """What one step replies is bounded by its size, and what is asked for is whole all the same."""
+    names = [f"{number:02}" for number in range(9)]
+    for name in names:
+        put_recurring(database, definition(name, arguments=name * 100_000), keep_progress=False)
+
+    replies = [database.run("list_recurring", 0, "", 9), database.run("due_recurring", 0, 0, 0, 9)]
+
+    assert [(1, 1 + 2 * 3)] * 2 == [(reply[0], len(reply)) for reply in replies]
+    assert names == [one.id for one in list_recurring(database, after="", limit=9)]
+    assert names == [one.id for one in due_recurring(database, 9)]
+    assert names[:5] == [one.id for one in due_recurring(database, 5)]
+
+
+def test_an_unreadable_definition_keeps_no_other_from_firing(database, server):
+    """What cannot be read is passed over by lists, and told to whoever asks for it."""
+    for name in ("bad", "worse", "good"):
+        put_recurring(database, definition(name), keep_progress=False)
+    server.client().hset("firelock:{0}:rec:bad", "definition", "{")
+    server.client().hset("firelock:{0}:rec:worse", "definition", '{"tags": [], "odd": 1}')
+
+    assert ["good"] == [one.id for one in due_recurring(database, 10)]
+    assert ["good"] == [one.id for one in list_recurring(database, after="", limit=10)]
+    with pytest.raises(StorageError, match="'worse' cannot be read"):
+        get_recurring(database, "worse")
+
+
+def test_an_earlier_instant_wakes_those_who_sleep(database, server):
+    """Whoever sleeps until the next instant is told when there is an earlier one, and only then."""
+    puts = [("b", 5, False), ("c", 9, False), ("a", 3, False), ("d", 1, True), ("e", None, False)]
+    with server.client().pubsub(ignore_subscribe_messages=True) as heard:
+        heard.subscribe("firelock:{0}:wake")
+        heard.get_message(timeout=5.0)
+        for name, next_at, is_paused in puts:
+            put_recurring(
+                database, definition(name, next_at=next_at, is_paused=is_paused), keep_progress=False
+            )
+        told = [message["data"] for message in iter(lambda: heard.get_message(timeout=0.2), None)]
+
+    assert ["@", "@"] == told
+
+
+# ---- rollups ---------------------------------------------------------------------------------------------
+
+
+def rollup(
+    minute: int = BASE, task: str = "send", queue: str = "mail", outcome: str = "succeeded", count: int = 1
+) -> Rollup:
+    """Return figures of one minute."""
+    return Rollup(minute, task, queue, outcome, count, 3 * count, (count,) * (len(DURATION_BUCKETS) + 1))
+
+
+def test_figures_add_up_exactly(database):
+    """Sums are exact as long as Lua's numbers are."""
+    large = rollup(count=1 << 50)
+
+    record_metrics(database, [large, rollup()])
+    record_metrics(database, [rollup()])
+
+    expected = rollup(count=(1 << 50) + 2)
+    assert [expected] == timeline(database, BASE, BASE + 1, task=None, queue=None)
+
+
+def test_figures_of_other_buckets_are_added_where_they_fit(database):
+    """Figures of a release with more buckets are added to those of one with fewer."""
+    short = attrs.evolve(rollup(), histogram=(1, 2))
+
+    record_metrics(database, [short, attrs.evolve(short, histogram=(10, 20, 30))])
+    record_metrics(database, [attrs.evolve(short, task="other", histogram=(1, 2, 3))])
+    record_metrics(database, [attrs.evolve(short, task="other", histogram=(10, 20))])
+
+    found = timeline(database, BASE, BASE + 1, task=None, queue=None)
+    assert [(11, 22, 3), (11, 22, 30)] == [one.histogram for one in found]
+
+
+def test_a_long_timeline_is_whole(database):
+    """A window of thousands of rollups comes in steps of whole minutes, and in order."""
+    rollups = [
+        rollup(BASE + minute * MINUTE, task=f"task{number:02}")
+        for minute in range(700)
+        for number in range(2)
+    ] + [rollup(BASE + 300 * MINUTE, task=f"many{number:03}") for number in range(700)]
+
+    record_metrics(database, rollups)
+
+    expected = sorted(rollups, key=lambda one: (one.minute, one.task))
+    assert expected == timeline(database, BASE, BASE + DAY, task=None, queue=None)
+    assert 700 == len(timeline(database, BASE, BASE + DAY, task="task01", queue=None))
+    assert [] == timeline(database, BASE + DAY, BASE, task=None, queue=None)
+
+
+@pytest.mark.parametrize("odd", ['a","b', ',"mail",', '"', "[", "\\", ",", "", "東京\n"])
+def test_a_timeline_is_filtered_exactly(database, odd):
+    """A name that looks like the text it is stored in is a name all the same."""
+    kept = [rollup(task=odd), rollup(task=odd, queue="bulk")]
+    record_metrics(database, [*kept, rollup(), rollup(task=odd + "x"), rollup(task="x", queue=odd + ",")])
+
+    assert sorted(kept, key=str) == sorted(timeline(database, BASE, BASE + 1, task=odd, queue=None), key=str)
+    assert [kept[0]] == timeline(database, BASE, BASE + 1, task=odd, queue="mail")
+    assert [rollup(task="x", queue=odd + ",")] == timeline(
+        database, BASE, BASE + 1, task=None, queue=odd + ","
+    )
+
+
+def test_old_rollups_are_pruned_in_bounds(database, server):
+    """Minutes older than thirty days go, so many at a time, and leave no key."""
+    now = database.run("put_record", 0, "kind", "key", "", "", "") and int(server.client().time()[0]) * SECOND
+    database.run("delete_record", 0, "kind", "key", "", 0)
+    old = [now - 30 * DAY - number * MINUTE for number in range(1, 6)]
+    record_metrics(database, [rollup(minute) for minute in [*old, now - 29 * DAY]])
+
+    pruned = [prune_metrics(database, 3) for _ in range(3)]
+    left = timeline(database, 0, now + DAY, task=None, queue=None)
+    database.clock_offset = 2 * DAY
+    prune_metrics(database, 3)
+
+    assert ([3, 2, 0], [now - 29 * DAY]) == (pruned, [one.minute for one in left])
+    assert {"layout", "kd:kind"} == keys_of(server)
+
+
+# ---- logs ------------------------------------------------------------------------------------------------
+
+
+def known(database: Database, count: int) -> list[str]:
+    """Return ids of jobs that are there, as far as a log can tell, in every partition."""
+    ids = [f"{number:036x}" for number in range(count)]
+    for id in ids:
+        database.connections.call(
+            "SET", f"{database.partitions.bases[database.partitions.of(id)]}:h:{id}", ""
+        )
+    return ids
+
+
+def lines(*numbers: int) -> list[LogLine]:
+    """Return lines whose text is their number."""
+    return [LogLine(0, BASE, "INFO", f"{number}\n\té", 1) for number in numbers]
+
+
+def texts(log: list[LogLine]) -> list[int]:
+    """Return the numbers in lines' texts."""
+    return [int(line.text.split()[0]) for line in log]
+
+
+def test_logs_lie_beside_their_jobs(parted, server):
+    """Lines and progress are in the partition of the job, and read from there."""
+    ids = known(parted, 20)
+    unknown = "f" * 36
+    append_logs(
+        parted,
+        {id: lines(place) for place, id in enumerate([*ids, unknown])},
+        {id: Progress(place, 1e300, BASE, None) for place, id in enumerate([*ids, unknown])},
+    )
+
+    assert [[place] for place in range(20)] == [texts(read_log(parted, id, after=0, limit=9)) for id in ids]
+    assert [*range(20), None, 3] == [
+        told and told.done for told in get_progress(parted, [*ids, unknown, ids[3]])
+    ]
+    for id in ids:
+        base = parted.partitions.bases[parted.partitions.of(id)]
+        assert 2 == server.client().exists(f"{base}:g:{id}", f"{base}:o:{id}")
+    assert 0 == len([key for key in keys_of(server) if unknown in key])
+
+
+def test_a_log_of_any_length_keeps_its_newest_thousand(database):
+    """Numbers have no gaps, and the newest thousand lines stay, however many come at once."""
+    (id,) = known(database, 1)
+    told = []
+    for start, count in ((0, 3), (3, 1_000), (1_003, 2_777), (3_780, 1)):
+        append_logs(database, {id: lines(*range(start, start + count))}, {})
+        log = read_log(database, id, after=0, limit=2_000)
+        told.append((texts(log)[0], log[0].number, texts(log)[-1], log[-1].number, len(log)))
+
+    assert [
+        (0, 1, 2, 3, 3), (3, 4, 1_002, 1_003, 1_000), (2_780, 2_781, 3_779, 3_780, 1_000),
+        (2_781, 2_782, 3_780, 3_781, 1_000),
+    ] == told  # fmt: skip
+
+
+def test_a_log_is_read_on_from_any_number(database):
+    """A reader that is behind the oldest line goes on with it; one that is ahead finds nothing."""
+    (id,) = known(database, 1)
+    append_logs(database, {id: lines(*range(1_300))}, {})
+
+    assert [301, 302] == [line.number for line in read_log(database, id, after=5, limit=2)]
+    assert list(range(400, 1_000)) == [line.number for line in read_log(database, id, after=399, limit=600)]
+    assert [] == read_log(database, id, after=1_300, limit=10)
+    assert [] == read_log(database, id, after=10**18, limit=10)
+    assert [] == read_log(database, id, after=0, limit=0)
+
+
+def test_long_lines_are_sent_in_several_steps(database, server):
+    """Megabytes of lines are cut into steps, each of them short, and come back whole."""
+    (id, other) = known(database, 2)
+    long = [LogLine(0, BASE, "INFO", f"{number:04}" + "x" * 4_000, 1) for number in range(1_100)]
+    append_logs(database, {}, {id: Progress(1.0, 2.0, BASE)})
+    before = server.client().info("commandstats")["cmdstat_evalsha"]["calls"]
+
+    append_logs(database, {id: long, other: lines(1)}, {id: Progress(2.0, 2.0, BASE)})
+
+    steps = server.client().info("commandstats")["cmdstat_evalsha"]["calls"] - before
+    log = read_log(database, id, after=0, limit=1_000)
+    assert [line.text for line in long[100:]] == [line.text for line in log]
+    assert (101, 1_100) == (log[0].number, log[-1].number)
+    assert [1] == texts(read_log(database, other, after=0, limit=10))
+    assert [Progress(2.0, 2.0, BASE), None] == get_progress(database, [id, other])
+    assert 10 <= steps <= 15
+
+
+def test_progress_of_many_jobs_is_read_in_steps(parted):
+    """One answer an id, same order, also for thousands; none for none."""
+    ids = known(parted, 50)
+    append_logs(parted, {}, {id: Progress(place, 50, BASE, "ü") for place, id in enumerate(ids)})
+    asked = [f"{number:036x}" for number in range(6_000)]
+
+    found = get_progress(parted, asked)
+
+    assert [*range(50), *[None] * 5_950] == [told and told.done for told in found]
+    assert [] == get_progress(parted, [])
+
+
+def test_a_definition_is_plain_json(database, server):
+    """What is stored can be read by whoever looks into the server."""
+    put_recurring(database, definition(tags=("é",)), keep_progress=False)
+
+    stored = server.client().hgetall("firelock:{0}:rec:nightly")
+
+    assert ["é"] == json.loads(stored["definition"])["tags"]
+    assert {"last_at": None, "last_job_id": None, "dropped": 0, "error": None} == json.loads(
+        stored["progress"]
+    )
