@@ -121,7 +121,7 @@ def _plain_arguments(database: Database, jobs: Sequence[NewJob]) -> list[Any]:
         alike = list(run)
         arguments += (queue, lowest_place(priority), len(alike))
         for job in alike:
-            arguments += (job.id, payload_of(job), job.created_at)
+            arguments += (job.id, payload_of(job, is_plain=True), job.created_at)
     return arguments
 
 

@@ -86,10 +86,11 @@ def _from_one_line(text: str) -> str:
     return "\\".join(parts)
 
 
-def payload_of(job: NewJob) -> str:
-    """Return what is written of a job once."""
+def payload_of(job: NewJob, *, is_plain: bool = False) -> str:
+    """Return what is written of a job once; a plain one has none of the rarer fields."""
+    rare = "" if is_plain else _rare(job)
     return (
-        f"{_on_one_line(job.task)}\t{_on_one_line(job.serializer)}\t{job.created_at}\t{_rare(job)}\n"
+        f"{_on_one_line(job.task)}\t{_on_one_line(job.serializer)}\t{job.created_at}\t{rare}\n"
         f"{job.arguments}"
     )
 
@@ -109,16 +110,25 @@ def claimed_job(id: str, record: str, payload: str, now: int) -> ClaimedJob:
     Raises:
         ValueError: record or payload are not what was written.
     """
-    first, second, _ = record.split("\n", 2)
-    attempt, fence, place, queue, _ = first[2 if first[1] == "+" else 1 :].split(" ")
-    retries, crashes, enqueued, _ = second.split(" ")
-    head, arguments = payload.split("\n", 1)
-    task, serializer, created, rare = head.split("\t")
-    priority = -(int(place) >> _PLACE_BITS)
+    # No word of the first two lines is empty or holds white space, so one split takes both apart.
+    letter, fence, place, queue, _, retries, crashes, enqueued, _ = record.split(None, 9)[:9]
+    task, serializer, created, rest = payload.split("\t", 3)
+    rare, arguments = rest.split("\n", 1)
     job = ClaimedJob(
-        id, _from_one_line(task), arguments, _from_one_line(serializer), queue, priority, int(attempt),
-        int(retries), int(crashes), int(fence), int(created), int(enqueued), now,
-    )  # fmt: skip
+        id,
+        task if "\\" not in task else _from_one_line(task),
+        arguments,
+        serializer if "\\" not in serializer else _from_one_line(serializer),
+        queue,
+        -(int(place) >> _PLACE_BITS),
+        int(letter[2:] if letter[1] == "+" else letter[1:]),
+        int(retries),
+        int(crashes),
+        int(fence),
+        int(created),
+        int(enqueued),
+        now,
+    )
     if rare:
         job.nominal_at, tags, job.timeout_seconds, job.retry, job.recurring_id, _ = json.loads(rare)
         job.tags = tuple(tags)
