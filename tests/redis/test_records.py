@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
 from firelock.storage import StorageError, StorageUnavailable
+from firelock.testing.race import race
 from firelock_redis.database import Database
 from firelock_redis.records import (
     delete_record,
@@ -94,12 +96,14 @@ def test_other_kinds_forget_nothing_of_one_another(database):
 
 
 def test_a_deleted_record_leaves_its_version_alone(database, server):
-    """Of a deleted record only the number stays."""
+    """Of a deleted record only the number stays, and only until there is a record again."""
     put(database, "key", "a", "kind")
 
     delete_record(database, "kind", "key", expected_version=1)
+    after_delete = keys_of(server)
+    put(database, "key", "b", "kind")
 
-    assert {"kd:kind", "layout"} == keys_of(server)
+    assert ({"kd:kind", "layout"}, {"k:kind", "kz:kind", "layout"}) == (after_delete, keys_of(server))
 
 
 # ---- lists -----------------------------------------------------------------------------------------------
@@ -194,6 +198,18 @@ def test_a_late_pause_undoes_nothing(parted):
 
     assert [set()] * PARTITIONS == paused(parted)
     assert min(answers) > int(late[0])
+
+
+def test_partitions_agree_after_any_race(parted):
+    """Whoever pauses and resumes at once, in the end every partition has what the first one has."""
+
+    def toggle(queue: str) -> None:
+        for value in (PAUSED, RESUMED, PAUSED) * 10:
+            put(parted, queue, value)
+
+    race([partial(toggle, queue) for queue in ("mail", "bulk") * 3])
+
+    assert [{"mail", "bulk"}] * PARTITIONS == paused(parted)
 
 
 def test_what_the_first_partition_lost_is_lost_everywhere(parted, server):
