@@ -79,10 +79,10 @@ class Server:
 
 
 def start(command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:  # noqa: ANN401 - those of Popen
-    """Start a program in a session of its own that is killed when this thread ends, in whatever way."""
+    """Start a program in a group of its own that is killed when this thread ends, in whatever way."""
     return subprocess.Popen(
         command,
-        start_new_session=True,
+        process_group=0,
         preexec_fn=die_with_parent,  # noqa: PLW1509 - one call into C that takes no lock
         **options,
     )
