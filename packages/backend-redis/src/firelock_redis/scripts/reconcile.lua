@@ -1,0 +1,50 @@
+-- What a session holds in this partition, compared with what its child believes. Behind lib.lua and jobs.lua.
+--
+-- KEYS  1 base; derived: s:<session> held:<session> tails:<session> h:<id> p:<id>
+-- ARGV  1 session, then for each job that the child believes to hold: id, fence, start or nothing
+-- Reply 1 where the session lives here, else 0; places among the believed of those that are not held; id, record and
+--       payload of each job that is the session's and was not named
+
+local STARTED = '\n[^\t\n]*\t[^\t\n]*\t([^\t\n]*)\t'
+
+local session, fences, texts = ARGV[1], {}, {}
+local ids = call('ZRANGE', base .. 'held:' .. session, 0, -1)
+for _, id in ipairs(call('SMEMBERS', base .. 'tails:' .. session)) do ids[#ids + 1] = id end
+local stored = records(ids)
+for number, id in ipairs(ids) do
+  local text = stored[number]
+  if text then fences[id], texts[id] = match(text, '^%u%+?%d+ (%d+) '), text end
+end
+
+local function start(id, at)
+  if match(texts[id], STARTED) == at then return end
+  local job = read(id, texts[id])
+  job.started = at
+  save(job)
+end
+
+local lost = {}
+for arg = 2, #ARGV, 3 do
+  local id, at = ARGV[arg], ARGV[arg + 2]
+  local is_named = fences[id] == ARGV[arg + 1]
+  if is_named then fences[id] = nil end
+  if not is_named or string.sub(texts[id], 1, 1) ~= 'P' then
+    lost[#lost + 1] = (arg - 2) / 3
+  elseif at ~= '' then
+    start(id, at)
+  end
+end
+if #saved > 0 then
+  call('DEL', base .. 'none')  -- a first write that needs no memory: who runs goes on when it is full
+  flush()
+end
+
+local unknown = {}
+for _, id in ipairs(ids) do
+  if fences[id] then
+    unknown[#unknown + 1] = id
+    unknown[#unknown + 1] = texts[id]
+    unknown[#unknown + 1] = call('GET', base .. 'p:' .. id)
+  end
+end
+return { call('HGET', base .. 's:' .. session, 'alive') == '1' and 1 or 0, lost, unknown }

@@ -1,0 +1,211 @@
+"""Sessions: begun, renewed, compared, ended.
+
+The first partition holds a session and judges whether it lives. The others know of it what a claim there
+asks: whether it is alive, and its server's name. An end is marked in the first one, for ever, then told to
+each of the others in the step that takes the jobs there; what its maker did not live to finish, a sweep does.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Sequence
+
+import attrs
+
+from firelock.storage import (
+    ClaimedJob,
+    Held,
+    NewSession,
+    Reconciliation,
+    Renewal,
+    SessionRecord,
+    StorageUnavailable,
+    Taken,
+    Upkeep,
+)
+from firelock_redis.database import Database
+from firelock_redis.rows import claimed_job, quoted, text_of
+
+__all__ = [
+    "begin_session",
+    "end_session",
+    "list_sessions",
+    "orphans",
+    "prune_sessions",
+    "reconcile",
+    "renew",
+]
+
+_SECOND = 1_000_000
+_JOBS_AT_ONCE = 500  # that one step of an end takes back
+_GIVEN_UP = 10 * _SECOND  # after which the maker of an unfinished end is taken for dead
+_MARK_MILLISECONDS = 2 * 86_400_000  # a day beyond that for which the first partition keeps a dead session
+_NOT_STARTED = quoted(Upkeep.NOT_STARTED.value)
+
+
+# ---- life ------------------------------------------------------------------------------------------------
+
+
+def begin_session(database: Database, session: NewSession) -> None:
+    """See `Storage.begin_session`; one round trip a partition, the first one first."""
+    token = quoted(session.server)
+    timeout = int(session.timeout_seconds * _SECOND)
+    info = _json(attrs.astuple(session))
+    lives = database.run(
+        "begin_session", 0, database.clock_offset, session.id, token, info, session.started_at, timeout
+    )
+    if lives:
+        for partition in range(1, database.partitions.number):
+            database.run("admit_session", partition, session.id, token)
+
+
+def renew(database: Database, renewals: Sequence[Renewal]) -> list[bool]:
+    """See `Storage.renew`; one round trip."""
+    arguments: list[str] = []
+    for renewal in renewals:
+        said = [renewal.busy, renewal.state, renewal.rss_bytes, renewal.cpu_percent]
+        arguments += (renewal.session, _json(said))
+    return [bool(lives) for lives in database.run("renew", 0, database.clock_offset, *arguments)]
+
+
+def list_sessions(database: Database) -> list[SessionRecord]:
+    """See `Storage.list_sessions`; one round trip for 500 of them."""
+    left, told = database.run("list_sessions", 0)
+    while left:
+        left, more = database.run("list_sessions", 0, *left)
+        told += more
+    fields = iter(told)
+    return [_record(*four) for four in zip(fields, fields, fields, fields, strict=True)]
+
+
+def _record(info: str, expires_at: str, alive: str, renewal: str) -> SessionRecord:
+    session = NewSession(*json.loads(info))
+    said = json.loads(renewal) if renewal else ()
+    return SessionRecord(session, int(expires_at), alive == "1", Renewal(session.id, *said))
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+# ---- beliefs ---------------------------------------------------------------------------------------------
+
+
+def reconcile(database: Database, session: str, held: Sequence[Held]) -> Reconciliation:
+    """See `Storage.reconcile`; one round trip a partition, and lost where one of them does not know it."""
+    is_lost = False
+    lost: list[int] = []
+    unknown: list[ClaimedJob] = []
+    for partition, places in enumerate(_by_partition(database, [one.job_id for one in held])):
+        arguments: list[str | int] = []
+        for place in places:
+            one = held[place]
+            arguments += (one.job_id, one.fence, "" if one.started_at is None else one.started_at)
+        lives, not_held, fields = database.run("reconcile", partition, session, *arguments)
+        is_lost = is_lost or not lives
+        lost += [places[number] for number in not_held]
+        unknown += map(_unknown, fields[::3], fields[1::3], fields[2::3])
+    return Reconciliation(is_lost, [held[place] for place in sorted(lost)], unknown)
+
+
+def _by_partition(database: Database, ids: Iterable[str]) -> list[list[int]]:
+    """Return the places of the ids, by the partition in which each lies."""
+    places: list[list[int]] = [[] for _ in range(database.partitions.number)]
+    for place, id in enumerate(ids):
+        places[database.partitions.of(id)].append(place)
+    return places
+
+
+def _unknown(id: str, record: str, payload: str) -> ClaimedJob:
+    _, claimed_at, _ = record.rpartition("\n")[2].split("\t", 2)
+    return claimed_job(id, record, payload, int(claimed_at))
+
+
+# ---- the end ---------------------------------------------------------------------------------------------
+
+
+def end_session(database: Database, session: str, running: Collection[str] | None, *, reason: str) -> Taken:
+    """See `Storage.end_session`.
+
+    With one partition one step, which takes 500 jobs; what is held beyond that, and in other partitions, is
+    taken by further ones. The session is dead from the first on, so nothing comes to it between them. Asked
+    again, it finishes what it had to break off, blaming those that it was told of at first.
+    """
+    return _end(database, session, running, reason) or Taken(session, "", [], [])
+
+
+def _end(
+    database: Database,
+    session: str,
+    running: Collection[str] | None,
+    reason: str,
+    *,
+    is_expired_only: bool = False,
+) -> Taken | None:
+    """The session is ended; return what it held, None where it was dead, is unknown, or may live on."""
+    partitions = database.partitions.number
+    blamed = "null" if running is None else _json(list(running))
+    reply = database.run(
+        "end_session", 0, database.clock_offset, session, blamed, quoted(reason), _NOT_STARTED, _JOBS_AT_ONCE,
+        int(partitions > 1), int(is_expired_only),
+    )  # fmt: skip
+    if reply is None:
+        return None
+    server, more, blamed, because, crashed, returned = reply
+    taken = Taken(session, text_of(server) or "", crashed, returned)
+    if more:
+        _take_everywhere(database, taken, blamed, because)
+        database.run("ended", 0, session)
+    return taken
+
+
+def _take_everywhere(database: Database, taken: Taken, blamed: str, reason: str) -> None:
+    """The dead session holds nothing any more, in no partition; what it held is added to `taken`."""
+    for partition in range(database.partitions.number):
+        more = True
+        while more:
+            more, crashed, returned = database.run(
+                "take_jobs", partition, database.clock_offset, taken.session, blamed, reason, _NOT_STARTED,
+                _JOBS_AT_ONCE, _MARK_MILLISECONDS if partition else 0,
+            )  # fmt: skip
+            taken.crashed.extend(crashed)
+            taken.returned.extend(returned)
+
+
+def orphans(database: Database, limit: int) -> list[Taken]:
+    """See `Storage.orphans`; also finishes ends whose makers did not live to do so.
+
+    A session that cannot be ended now does not hinder the others: it is dead from its first step on, and the
+    next sweep finishes it.
+    """
+    expired, ending = database.run("orphans", 0, database.clock_offset, limit, _GIVEN_UP)
+    found: list[Taken] = []
+    failed: StorageUnavailable | None = None
+    reason = Upkeep.SESSION_LOST.value
+    for session in (*expired, *ending)[:limit]:
+        try:
+            taken = _end(database, session, None, reason, is_expired_only=True)
+        except StorageUnavailable as error:
+            failed = error
+            continue
+        if taken is not None:
+            found.append(taken)
+    if failed is not None and not found:
+        raise failed
+    return found
+
+
+def prune_sessions(database: Database, limit: int) -> None:
+    """Up to `limit` sessions that died more than a day ago are gone.
+
+    Those that live in some partition and not in the first one are ended there as lost: a failover has made
+    the one forget their begin, or the other their end, and nobody else would look for their jobs.
+    """
+    living = {
+        session
+        for partition in range(1, database.partitions.number)
+        for session in database.run("living", partition)
+    }
+    for session in database.run("prune_sessions", 0, database.clock_offset, limit, *living):
+        reason = quoted(Upkeep.SESSION_LOST.value)
+        _take_everywhere(database, Taken(session, "", [], []), "null", reason)
