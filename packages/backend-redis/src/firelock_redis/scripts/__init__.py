@@ -23,10 +23,12 @@ _BEFORE = {
     "store": ("jobs", "children", "storing"),
     "fire": ("jobs", "children", "storing", "recurring_lib"),
     "exchange": ("jobs", "apply", "claim"),
-    "promote": ("jobs",),
+    "due": ("due_lib",),
+    "promote": ("jobs", "due_lib"),
     "release": ("jobs", "children"),
     "prune": ("jobs", "children"),
-    "end_session": ("jobs",),
+    "end_session": ("jobs", "taking"),
+    "take_jobs": ("jobs", "taking"),
     "reconcile": ("jobs",),
 }
 

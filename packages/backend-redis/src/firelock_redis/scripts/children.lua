@@ -1,11 +1,11 @@
 -- Continuations, as functions. Behind jobs.lua, in front of storing.lua, release.lua and prune.lua.
 --
 -- pend:<parent> ZSET of ties that nothing has been decided for, "on child" in order of insertion, where on is
--- S succeeded, F failed, D deleted or X finished; n:<child> how many ties of a child are undecided, where there is more
+-- S succeeded, F failed, D deleted or X finished; n:<child> how many ties of a child are undecided, where there was more
 -- than one; c:<parent> ZSET of all children by their creation; releasing ZSET of parents whose end has not been followed
--- up, by ends, the number of the last end.
+-- up, by ends, the number of the last end; looked HASH (see release.lua).
 --
--- A parent's record has the flag + from its first child on. A tie of a child that waits no more means nothing.
+-- A parent's record has the flag + from its first child on. A child that waits no more has no ties.
 
 local rules
 
@@ -23,6 +23,15 @@ local function end_child(child, parent, reason, at)
   child.history = child.history .. step('D', at, reason)
 end
 
+-- The child waits no more: it is what `decide` or `end_child` has made of it.
+local function follow(child)
+  put(removes, 'l:W:' .. child.queue, child.id)
+  if call('DEL', base .. 'n:' .. child.id) == 1 then forget_ties(child.id) end
+  save(child)
+  enter(child)
+  announce(child)
+end
+
 local function other_ties(child)
   local left = tonumber(call('GET', base .. 'n:' .. child.id) or 1) - 1
   if left > 0 then call('SET', base .. 'n:' .. child.id, int(left)) end
@@ -30,7 +39,7 @@ local function other_ties(child)
 end
 
 -- Look at an awaiting child's tie to an ended parent. Return the state it goes to, W where other ties are left, nothing
--- where this one goes on waiting. The caller lets it leave its former state before, and saves it afterwards.
+-- where this one goes on waiting. The caller saves it.
 local function decide(child, on, parent, at, now, ties_left)
   local rule = rules[on .. parent.state]
   local target = rule and rule[1]

@@ -22,6 +22,8 @@ local NAMES = {
   W = 'awaiting', C = 'scheduled', E = 'enqueued', P = 'processing', S = 'succeeded', F = 'failed', D = 'deleted',
 }
 local FINAL = { S = true, F = true, D = true }
+local ON = { succeeded = 'S', failed = 'F', deleted = 'D', finished = 'X' }
+local RARE, HEAD = '^[^\t\n]*\t[^\t\n]*\t[^\t\n]*\t([^\n]*)\n', 511
 local HISTORY_HEAD, HISTORY_TAIL, HISTORY_BYTES, MINUTE = 50, 49, 16384, 60000000
 
 local function null(text)
@@ -109,6 +111,30 @@ local function save(job)
   saved[#saved + 1] = job
 end
 
+-- The rarer fields of a job's payload: nominal_at, tags, timeout, retry, recurring job, parents; nil where it has none.
+local function rare_fields(id)
+  local key, head = base .. 'p:' .. id, nil
+  for _, last in ipairs({ HEAD, -1 }) do
+    head = match(call('GETRANGE', key, 0, last), RARE)
+    if head then break end
+  end
+  return head and head ~= '' and cjson.decode(head) or nil
+end
+
+-- The job waits for none of its parents any more.
+local function forget_ties(id)
+  local fields = rare_fields(id)
+  for _, edge in ipairs(fields and fields[6] or {}) do
+    call('ZREM', base .. 'pend:' .. edge[1], ON[edge[2]] .. ' ' .. id)
+  end
+end
+
+-- The job's end no longer decides its children.
+local function withdraw(id)
+  call('ZREM', base .. 'releasing', id)
+  call('HDEL', base .. 'looked', id)
+end
+
 local function leave(job)
   local state, queue, id = job.state, job.queue, job.id
   if state == 'P' then
@@ -119,7 +145,11 @@ local function leave(job)
   put(removes, 'l:' .. state .. ':' .. queue, id)
   if state == 'E' and job.session == '' then put(removes, 'r:' .. queue, id) end
   if state == 'C' then put(removes, 'due', id) end
-  if state == 'W' then gone[#gone + 1] = base .. 'n:' .. id end
+  if state == 'W' then
+    gone[#gone + 1] = base .. 'n:' .. id
+    forget_ties(id)
+  end
+  if job.flag == '+' and FINAL[state] then withdraw(id) end
 end
 
 local function expires(at, id)
@@ -220,9 +250,9 @@ local function records(ids)
   return found
 end
 
--- The end of a job with children: they are decided by `release`, in the order in which their parents ended.
+-- The end of a job for which children wait: they are decided by `release`, in the order in which their parents ended.
 local function announce(job)
-  if job.flag == '+' and FINAL[job.state] then
+  if job.flag == '+' and FINAL[job.state] and call('EXISTS', base .. 'pend:' .. job.id) == 1 then
     call('ZADD', base .. 'releasing', call('INCR', base .. 'ends'), job.id)
     return true
   end

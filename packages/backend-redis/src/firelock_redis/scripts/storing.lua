@@ -43,15 +43,16 @@ local function tie(job, parents, now)
     end
   end
   if job.state ~= 'W' then return end
+  local ties = 0  -- a job may name one end of one parent twice
   for _, edge in ipairs(waiting) do
     local parent = parents[edge.id]
-    call('ZADD', base .. 'pend:' .. edge.id, call('INCR', base .. 'ties'), edge.on .. ' ' .. job.id)
+    ties = ties + call('ZADD', base .. 'pend:' .. edge.id, call('INCR', base .. 'ties'), edge.on .. ' ' .. job.id)
     if parent.flag == '' then
       parent.flag = '+'
       if not parent.is_new then save(parent) end
     end
   end
-  if #waiting > 1 then call('SET', base .. 'n:' .. job.id, #waiting) end
+  if ties > 1 then call('SET', base .. 'n:' .. job.id, ties) end
 end
 
 -- The parents that the jobs name, by id: of this batch, or as stored. Return nil and the job and parent where one is not.

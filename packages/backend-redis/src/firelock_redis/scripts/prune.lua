@@ -1,0 +1,131 @@
+-- Up to `limit` jobs that have expired are gone with all that belongs to them. Behind lib.lua, jobs.lua and children.lua.
+--
+-- x:<minute> says which jobs were to expire then; what the record says is what holds. A job of the minute that is
+-- running and has some seconds left waits in `soon`, so that nothing is looked at twice. A job on the releasing list is
+-- passed over: `release` tells of it again.
+--
+-- KEYS  1 base; derived: those of jobs.lua and children.lua, p: h: e: g: o:<id>; soon ZSET of jobs by their expiry
+-- ARGV  1 clock offset, 2 limit, 3 reason as JSON of children that still wait for such a job
+-- Reply how many are gone, and 1 where there is more to look at
+
+local BATCH, BYTES, CHILDREN = 100, 1048576, 250
+local HEADER = '^(%u)(%+?)%d+ %d+ %-?%d+ (%S+) (%S*)\n'
+local EXPIRES = '\n[^\t\n]*\t[^\t\n]*\t[^\t\n]*\t[^\t\n]*\t([^\t\n]*)\t'
+
+call('DEL', base .. 'none')  -- a first write that needs no memory: here it is freed
+
+local now = clock(ARGV[1])
+local minute, limit = math.floor(now / MINUTE), tonumber(ARGV[2])
+local pruned, bytes, children = 0, 0, 0
+local doomed, is_doomed, queues = {}, {}, {}
+
+-- Some jobs that are to expire by now, taken off their list; none where there are no more.
+local function next_ids(count)
+  local ids = call('ZRANGEBYSCORE', base .. 'soon', '-inf', int(now), 'LIMIT', 0, count)
+  if #ids > 0 then
+    many('ZREM', base .. 'soon', ids)
+    return ids
+  end
+  while true do
+    local at = call('ZRANGEBYSCORE', base .. 'xs', '-inf', minute, 'LIMIT', 0, 1)[1]
+    if not at then return {} end
+    ids = call('LPOP', base .. 'x:' .. at, count) or {}
+    if #ids < count then call('ZREM', base .. 'xs', at) end
+    if #ids > 0 then return ids end
+  end
+end
+
+-- Children that still wait for the job are deleted, some at a time; return whether none is left.
+local function delete_children(parent)
+  local key = base .. 'pend:' .. parent.id
+  local ties = call('ZRANGE', key, 0, CHILDREN - 1)
+  local ids = {}
+  for number, tie in ipairs(ties) do ids[number] = string.sub(tie, 3) end
+  local texts, seen = records(ids), {}
+  for number, id in ipairs(ids) do
+    local child = not seen[id] and texts[number] and read(id, texts[number])
+    seen[id] = true
+    if child and child.state == 'W' then
+      end_child(child, parent, ARGV[3], int(now))
+      follow(child)
+    end
+  end
+  many('ZREM', key, ties)
+  flush()
+  children = children + #ties
+  return #ties < CHILDREN
+end
+
+-- Whether nobody needs the job any more that has children.
+local function is_childless(id, text)
+  if call('ZSCORE', base .. 'releasing', id) then return false end
+  local parent = read(id, text)
+  if children < CHILDREN and delete_children(parent) then return true end
+  expires(parent.expires, id)  -- the rest of them later
+  return false
+end
+
+-- What is kept of the job beside its own keys, as its payload names it.
+local function forget_rare(id)
+  local fields = rare_fields(id)
+  if not fields then return end
+  local _, tags, _, _, recurring, parents = unpack(fields)
+  for _, tag in ipairs(tags) do put(removes, 't:' .. tag, id) end
+  if recurring ~= cjson.null then put(removes, 'rj:' .. recurring, id) end
+  for _, edge in ipairs(parents) do put(removes, 'c:' .. edge[1], id) end
+end
+
+local function doom(id, state, flag, queue, session)
+  local size = #doomed
+  for place, kind in ipairs({ 'h:', 'p:', 'e:', 'g:', 'o:' }) do doomed[size + place] = base .. kind .. id end
+  if flag == '+' then doomed[size + 6] = base .. 'pend:' .. id end
+  is_doomed[id] = true
+  put(removes, 'all', id)
+  put(removes, 'l:' .. state .. ':' .. queue, id)
+  if session ~= '' then put(cut, session, id) end
+  forget_rare(id)
+  queues[queue] = true
+  pruned = pruned + 1
+end
+
+local function look(id, text)
+  local state, flag, queue, session = match(text, HEADER)
+  local at = FINAL[state] and tonumber(match(text, EXPIRES))
+  if not at or is_doomed[id] then return end
+  if at > now then
+    if math.floor(at / MINUTE) == minute then call('ZADD', base .. 'soon', int(at), id) end
+  elseif flag == '' or is_childless(id, text) then
+    doom(id, state, flag, queue, session)
+  end
+end
+
+-- A queue of which no job is left is no longer known.
+local function forget_queues()
+  for queue in pairs(queues) do
+    local lists = {}
+    for state in pairs(NAMES) do lists[#lists + 1] = base .. 'l:' .. state .. ':' .. queue end
+    if call('EXISTS', unpack(lists)) == 0 and call('HEXISTS', base .. 'running', queue) == 0 then
+      call('SREM', base .. 'queues', queue)
+      call('SREM', base .. 'work', queue)
+    end
+  end
+end
+
+local ids
+repeat
+  ids = next_ids(math.min(BATCH, limit - pruned))
+  local texts = records(ids)
+  for number, id in ipairs(ids) do
+    local text = texts[number]
+    if text then
+      bytes = bytes + #text
+      look(id, text)
+    end
+  end
+until #ids == 0 or pruned >= limit or bytes > BYTES or children >= CHILDREN
+for first = 1, #doomed, CHUNK do
+  call('UNLINK', unpack(doomed, first, math.min(first + CHUNK - 1, #doomed)))
+end
+flush()
+forget_queues()
+return { pruned, #ids > 0 and 1 or 0 }

@@ -1,0 +1,115 @@
+"""What keeps a storage in order: due jobs, children of ended parents, jobs nobody needs any more.
+
+Each verb is a script in one partition after the other, and in each as many of them as it takes: a script
+moves so few jobs that nobody waits for it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from firelock.storage import Promotion, Upkeep
+from firelock_redis.database import Database
+from firelock_redis.insert import RULES
+from firelock_redis.rows import quoted
+from firelock_redis.sessions import prune_sessions
+
+__all__ = ["next_due_at", "promote", "prune", "release"]
+
+_PROMOTED_AT_ONCE = 250
+_RELEASED_AT_ONCE = 250
+_PRUNED_AT_ONCE = 500
+_DUE = quoted(Upkeep.DUE.value)
+_PARENT_GONE = quoted(Upkeep.PARENT_GONE.value)
+
+
+# ---- due instants ----------------------------------------------------------------------------------------
+
+
+def next_due_at(database: Database) -> int | None:
+    """Return the earliest instant of a scheduled or recurring job; one round trip a partition."""
+    looks = database.run_everywhere("due", database.clock_offset, 0)
+    return _earliest(look[0] for look in looks)
+
+
+def promote(database: Database, limit: int) -> Promotion:
+    """See `Storage.promote`; partitions are asked first what each has, so that the oldest go first."""
+    if database.partitions.number == 1:
+        promoted, next_due = _promote(database, 0, limit)
+        return Promotion(promoted, _instant(next_due))
+    looks = database.run_everywhere("due", database.clock_offset, limit)
+    next_dues = [look[0] for look in looks]
+    promoted = 0
+    for partition, share in _shares(looks, limit).items():
+        moved, next_dues[partition] = _promote(database, partition, share)
+        promoted += moved
+    return Promotion(promoted, _earliest(next_dues))
+
+
+def _shares(looks: Sequence[Sequence[str]], limit: int) -> Counter[int]:
+    """Return how many of the oldest due jobs lie in which partition."""
+    due = ((_instant(at) or 0, partition) for partition, look in enumerate(looks) for at in look[1:])
+    return Counter(partition for _, partition in sorted(due)[:limit])
+
+
+def _promote(database: Database, partition: int, limit: int) -> tuple[int, str]:
+    """Return how many were enqueued, and the partition's next due instant as text."""
+    promoted = 0
+    while True:
+        asked = min(limit - promoted, _PROMOTED_AT_ONCE)
+        moved, next_due = database.run("promote", partition, database.clock_offset, asked, _DUE)
+        promoted += moved
+        if moved < asked or promoted >= limit:
+            return promoted, next_due
+
+
+def _earliest(instants: Iterator[str] | Sequence[str]) -> int | None:
+    known = (_instant(text) for text in instants)
+    return min((instant for instant in known if instant is not None), default=None)
+
+
+def _instant(text: str) -> int | None:
+    return int(float(text)) if text else None
+
+
+# ---- batches ---------------------------------------------------------------------------------------------
+
+
+def release(database: Database, limit: int) -> int:
+    """See `Storage.release`."""
+    return _in_batches(database, "release", limit, _RELEASED_AT_ONCE, before=[RULES])
+
+
+def prune(database: Database, limit: int) -> int:
+    """See `Storage.prune`; rollups go elsewhere."""
+    pruned = _in_batches(database, "prune", limit, _PRUNED_AT_ONCE, after=[_PARENT_GONE])
+    prune_sessions(database, limit)
+    return pruned
+
+
+def _in_batches(
+    database: Database,
+    script: str,
+    limit: int,
+    at_once: int,
+    *,
+    before: Sequence[str] = (),
+    after: Sequence[str] = (),
+) -> int:
+    """Return how many jobs the script moved, run until nothing is left to do or the limit is reached."""
+    done = 0
+    for partition in _from_anywhere(database.partitions.number):
+        more = 1
+        while more and done < limit:
+            asked = min(limit - done, at_once)
+            moved, more = database.run(script, partition, database.clock_offset, *before, asked, *after)
+            done += moved
+    return done
+
+
+def _from_anywhere(partitions: int) -> Iterator[int]:
+    """Yield every partition, beginning with any: where the limit is reached early, none is last for ever."""
+    start = random.randrange(partitions)  # noqa: S311 - a turn, no secret
+    return ((start + step) % partitions for step in range(partitions))
