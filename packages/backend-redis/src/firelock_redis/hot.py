@@ -250,6 +250,8 @@ class RedisHot:
             job.fence, job.attempt, job.claimed_at
         ):  # fmt: skip
             return None
+        if record[1] == "+":
+            return None  # children wait for its end, which is announced on the long way
         head, rest = record.split("\n", 1)
         at, expires, server = transition.at, transition.expires_at, transition.server
         result, absent = transition.result, transition.result_absent
