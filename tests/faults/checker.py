@@ -87,9 +87,10 @@ def check(app: Firelock, acknowledged: Collection[str], events: Sequence[Event])
     for event in events:
         if event.what == "start":
             starts[event.job].append(event)
-    killed = _killed(events)
+    killed = _noted(events, "kill", "freeze")
+    gone = _noted(events, "kill", "freeze", "gone")
     repeats = [(before, after) for runs in starts.values() for before, after in pairwise(runs)]
-    unexplained = [before for before, after in repeats if not _is_explained(before, after, killed)]
+    unexplained = [before for before, after in repeats if not _is_explained(before, after, gone)]
     never_ran = [
         record for record in records.values() if record.state is State.SUCCEEDED and not starts[record.id]
     ]
@@ -107,12 +108,12 @@ def check(app: Firelock, acknowledged: Collection[str], events: Sequence[Event])
     )
 
 
-def _is_explained(before: Event, after: Event, killed: dict[int, list[float]]) -> bool:
-    """Tell whether the run's process, or the child that had it run apart, was killed between two starts.
+def _is_explained(before: Event, after: Event, gone: dict[int, list[float]]) -> bool:
+    """Tell whether the run's process, or the child that had it run apart, died or froze between two starts.
 
     A process of its own may have ended in order, with its job's end still on the way through the child.
     """
-    deaths = [*killed.get(before.pid, ()), *killed.get(before.parent, ())]
+    deaths = [*gone.get(before.pid, ()), *gone.get(before.parent, ())]
     return any(before.at - _DYING <= at <= after.at for at in deaths)
 
 
@@ -124,14 +125,17 @@ def _records(app: Firelock, ids: list[str]) -> dict[str, JobRecord]:
     return found
 
 
-def _killed(events: Sequence[Event]) -> dict[int, list[float]]:
-    """Return when each process was killed or frozen; the note of such an event lists the process ids."""
-    killed: defaultdict[int, list[float]] = defaultdict(list)
+def _noted(events: Sequence[Event], *whats: str) -> dict[int, list[float]]:
+    """Return when such events befell each process; the note of one lists the process ids.
+
+    Who dies with another may act a while after it: "gone" says that this is over.
+    """
+    noted: defaultdict[int, list[float]] = defaultdict(list)
     for event in events:
-        if event.what in {"kill", "freeze"}:
+        if event.what in whats:
             for pid in event.note.split(","):
-                killed[int(pid)].append(event.at)
-    return killed
+                noted[int(pid)].append(event.at)
+    return noted
 
 
 def _recoveries(
