@@ -18,6 +18,7 @@ from firelock_redis.records import (
     put_record,
     repair_pauses,
 )
+from firelock_redis.upkeep import promote
 from tests.redis.databases import keys_of, opened
 from tests.redis.servers import RedisServer
 
@@ -186,6 +187,15 @@ def test_a_partition_that_missed_a_pause_is_repaired(parted, server):
 
     assert [{"mail"}, set(), set()] == missed
     assert [{"mail"}] * PARTITIONS == repaired == paused(parted)
+
+
+def test_upkeep_repairs_pauses(parted):
+    """A partition that missed a pause has it when somebody promotes."""
+    parted.run("put_record", 0, "queue", "mail", PAUSED, "", 1)
+
+    promote(parted, 10)
+
+    assert [{"mail"}] * PARTITIONS == paused(parted)
 
 
 def test_a_late_pause_undoes_nothing(parted):

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from firelock.storage import Promotion, Upkeep
 from firelock_redis.database import Database
 from firelock_redis.insert import RULES
+from firelock_redis.records import repair_pauses
 from firelock_redis.rows import quoted
 from firelock_redis.sessions import prune_sessions
 
@@ -35,12 +36,17 @@ def next_due_at(database: Database) -> int | None:
 
 
 def promote(database: Database, limit: int) -> Promotion:
-    """See `Storage.promote`; partitions are asked first what each has, so that the oldest go first."""
+    """See `Storage.promote`; partitions are asked first what each has, so that the oldest go first.
+
+    One that has other pauses than the rest missed a change of them, and is told what the first one has.
+    """
     if database.partitions.number == 1:
         promoted, next_due = _promote(database, 0, limit)
         return Promotion(promoted, _instant(next_due))
     looks = database.run_everywhere("due", database.clock_offset, limit)
     next_dues = [look[0] for look in looks]
+    if len({look[1] for look in looks}) > 1:
+        repair_pauses(database)
     promoted = 0
     for partition, share in _shares(looks, limit).items():
         moved, next_dues[partition] = _promote(database, partition, share)
@@ -50,7 +56,7 @@ def promote(database: Database, limit: int) -> Promotion:
 
 def _shares(looks: Sequence[Sequence[str]], limit: int) -> Counter[int]:
     """Return how many of the oldest due jobs lie in which partition."""
-    due = ((_instant(at) or 0, partition) for partition, look in enumerate(looks) for at in look[1:])
+    due = ((_instant(at) or 0, partition) for partition, look in enumerate(looks) for at in look[2:])
     return Counter(partition for _, partition in sorted(due)[:limit])
 
 
