@@ -83,8 +83,11 @@ class Wake:
             self._seen[_key(queues)] = self._number
 
     def wait(self, queues: Sequence[str] | None, timeout_seconds: float) -> bool:
-        """See `Storage.wait`."""
-        self._listen()
+        """See `Storage.wait`; who has not claimed before gets a look at what there is."""
+        if _key(queues) not in self._seen:
+            self.mark(queues)
+            if any(self._database.run_everywhere("ready", *(queues or ()))):
+                return True
         with self._changed:
             interrupts = self._interrupts
             self._changed.wait_for(
@@ -134,8 +137,8 @@ class Wake:
             try:
                 self._hear()
                 pause = _FIRST_PAUSE
-            except (driver.RedisError, StorageError, OSError, AttributeError, ValueError) as error:
-                # The last two are what a connection says that was closed while it was read.
+            except (driver.RedisError, StorageError, OSError, AttributeError, TypeError, ValueError) as error:
+                # The last three are what a connection says that was closed while it was read.
                 if not self._is_over.is_set():
                     log.debug("The connection for wake-ups is lost and made anew: %s", error)
                 self._is_subscribed.set()  # who claims does not wait for a server that is not there
