@@ -18,6 +18,8 @@ from tests.faults.forking import end_of, start_fork
 from tests.faults.ledger import Event, Ledger, read_ledger
 from tests.faults.servers import eventually
 
+_MOMENT_SECONDS = 0.4  # and a holder that goes on then is still within the bound of the next one's wait
+
 
 def contend(url: str, folder: Path, ttl: float, seed: int) -> None:
     """Take the lock, hold it a while, write under it unless it is lost, again and again until told to end."""
@@ -49,6 +51,8 @@ def disturb(url: str, folder: Path, ttl: float, contenders: list[int], seed: int
     is_kill = bool(chance.getrandbits(1))
     os.kill(held.pid, signal.SIGKILL if is_kill else signal.SIGSTOP)
     ledger.write("kill" if is_kill else "freeze", fence=held.fence, note=str(held.pid))
+    if not is_kill and not _is_answering(url, held.pid):
+        return
     eventually(lambda: _has_entered_after(folder, held), 20, "somebody else holds the lock")
     if is_kill:
         end_of(held.pid)
@@ -57,6 +61,32 @@ def disturb(url: str, folder: Path, ttl: float, contenders: list[int], seed: int
     else:
         time.sleep(2 * ttl)
         os.kill(held.pid, signal.SIGCONT)
+
+
+def _is_answering(url: str, frozen: int) -> bool:
+    """Tell whether the storage takes a write; where it does not, who is frozen goes on.
+
+    It stood still within a write then, and SQLite has one writer: nobody could take the lock until then.
+    """
+    writer = start_fork(partial(_write, url))
+    try:
+        eventually(lambda: _has_ended(writer), _MOMENT_SECONDS, "the storage takes a write")
+    except AssertionError:
+        os.kill(frozen, signal.SIGCONT)
+        return False
+    finally:
+        end_of(writer)
+    return True
+
+
+def _write(url: str) -> None:
+    fire = Firelock(url)
+    fire.storage.put_record("faults", "is it there?", "1")
+    fire.close()
+
+
+def _has_ended(pid: int) -> bool:
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 def _has_entered_after(folder: Path, held: Event) -> bool:
@@ -68,9 +98,15 @@ def main() -> int:
     url, given, count, rounds, ttl = sys.argv[1:]
     folder = Path(given)
     folder.mkdir(parents=True, exist_ok=True)
+    _write(url)  # so that every fork finds the storage's modules loaded
     contenders = [start_fork(partial(contend, url, folder, float(ttl), -seed)) for seed in range(int(count))]
-    for seed in range(int(rounds)):
-        disturb(url, folder, float(ttl), contenders, seed)
+    try:
+        for seed in range(int(rounds)):
+            disturb(url, folder, float(ttl), contenders, seed)
+    except BaseException:
+        for pid in contenders:
+            os.kill(pid, signal.SIGKILL)  # one that is frozen as well, which nobody else would let go on
+        raise
     (folder / "over").touch()
     return max(end_of(pid) for pid in contenders)
 
