@@ -58,6 +58,7 @@ def paused(database: Database) -> list[set[str]]:
 
 def test_versions_of_deleted_records_are_remembered_in_bounds(database, server):
     """Past a thousand deleted keys of a kind the lowest versions are forgotten, and none ever falls."""
+    put(database, "old", "a", "kind")
     put(database, "first", "a", "kind")
     put(database, "first", "b", "kind")
     delete_record(database, "kind", "first", expected_version=2)
@@ -66,13 +67,14 @@ def test_versions_of_deleted_records_are_remembered_in_bounds(database, server):
         for value in "abc":
             put(database, key, value, "kind")
         delete_record(database, "kind", key, expected_version=None)
+    delete_record(database, "kind", "old", expected_version=1)
 
     remembered = server.client().zcard("firelock:{0}:kd:kind")
 
     assert REMEMBERED == remembered
     assert put_record(database, "kind", "first", "late", expected_version=2) is None
     assert 3 == put(database, "first", "anew", "kind")
-    assert 3 == put(database, "never seen", "new", "kind")
+    assert (3, 3) == (put(database, "never seen", "new", "kind"), put(database, "old", "anew", "kind"))
     assert 4 == put(database, "7", "anew", "kind")
 
 
@@ -234,6 +236,20 @@ def test_what_the_first_partition_lost_is_lost_everywhere(parted, server):
 
     assert [set()] * PARTITIONS == lost
     assert [{"bulk"}] * PARTITIONS == paused(parted)
+
+
+def test_a_change_behind_a_failover_reaches_every_partition(parted, server):
+    """A change that follows one that the first partition lost is no repeat of it."""
+    first, client = parted.partitions.bases[0], server.client()
+    put(parted, "mail", PAUSED)
+    stamp = client.get(f"{first}:pausing")
+    put(parted, "bulk", PAUSED)
+    client.srem(f"{first}:paused", "bulk")
+    client.set(f"{first}:pausing", stamp)
+
+    put(parted, "other", PAUSED)
+
+    assert [{"mail", "other"}] * PARTITIONS == paused(parted)
 
 
 def test_one_partition_that_fails_keeps_no_other_from_a_pause(parted, server):

@@ -224,6 +224,8 @@ def test_a_long_timeline_is_whole(database):
     record_metrics(database, rollups)
 
     expected = sorted(rollups, key=lambda one: (one.minute, one.task))
+    following, *minutes = database.run("timeline", 0, BASE + 299 * MINUTE, BASE + DAY, "", "")
+    assert (str(BASE + 301 * MINUTE), 2) == (following, len(minutes) // 2)
     assert expected == timeline(database, BASE, BASE + DAY, task=None, queue=None)
     assert 700 == len(timeline(database, BASE, BASE + DAY, task="task01", queue=None))
     assert [] == timeline(database, BASE + DAY, BASE, task=None, queue=None)
@@ -326,6 +328,17 @@ def test_a_log_is_read_on_from_any_number(database):
     assert [] == read_log(database, id, after=1_300, limit=10)
     assert [] == read_log(database, id, after=10**18, limit=10)
     assert [] == read_log(database, id, after=0, limit=0)
+
+
+def test_lines_that_are_left_out_leave_no_gap(database):
+    """Where the first of several steps leaves lines out, what stood before them is gone as well."""
+    (id,) = known(database, 1)
+    append_logs(database, {id: lines(0, 1, 2)}, {})
+
+    database.run("append_logs", 0, id, "", 2_000, 1, json.dumps([BASE, "INFO", "2003", 1]))
+
+    assert [2_004] == [line.number for line in read_log(database, id, after=0, limit=10)]
+    assert [2_004] == [line.number for line in read_log(database, id, after=2_003, limit=10)]
 
 
 def test_long_lines_are_sent_in_several_steps(database, server):

@@ -7,11 +7,10 @@
 local known = call('GET', base .. 'pausing') or '0'
 if tonumber(known) >= tonumber(ARGV[1]) then return known end
 
-call('DEL', base .. 'none')  -- a first write that needs no memory: a queue is resumed when memory is full
 local paused = base .. 'paused'
 local before, names = call('SMEMBERS', paused), {}
 for arg = 2, #ARGV do names[arg - 1] = ARGV[arg] end
-call('DEL', paused)
+call('DEL', paused)  -- a first write that needs no memory: a queue is resumed when memory is full
 many('SADD', paused, names)
 call('SET', base .. 'pausing', ARGV[1])
 for _, queue in ipairs(before) do

@@ -13,7 +13,7 @@ local function sum(one, other)
   while left or right do
     place = place + 1
     added[place] = int((left or 0) + (right or 0))
-    left, right = left and ones(), right and others()
+    left, right = ones(), others()
   end
   return table.concat(added, ' ')
 end
