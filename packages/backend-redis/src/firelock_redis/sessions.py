@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 _SECOND = 1_000_000
-_JOBS_AT_ONCE = 500  # that one step of an end takes back
+_JOBS_AT_ONCE = 400  # that one step of an end takes back
 _GIVEN_UP = 10 * _SECOND  # after which the maker of an unfinished end is taken for dead
 _MARK_MILLISECONDS = 2 * 86_400_000  # a day beyond that for which the first partition keeps a dead session
 _NOT_STARTED = quoted(Upkeep.NOT_STARTED.value)
@@ -127,7 +127,7 @@ def _unknown(id: str, record: str, payload: str) -> ClaimedJob:
 def end_session(database: Database, session: str, running: Collection[str] | None, *, reason: str) -> Taken:
     """See `Storage.end_session`.
 
-    With one partition one step, which takes 500 jobs; what is held beyond that, and in other partitions, is
+    With one partition one step, which takes 400 jobs; what is held beyond that, and in other partitions, is
     taken by further ones. The session is dead from the first on, so nothing comes to it between them. Asked
     again, it finishes what it had to break off, blaming those that it was told of at first.
     """

@@ -21,7 +21,7 @@ __all__ = ["next_due_at", "promote", "prune", "release"]
 
 _PROMOTED_AT_ONCE = 250
 _RELEASED_AT_ONCE = 250
-_PRUNED_AT_ONCE = 500
+_PRUNED_AT_ONCE = 250
 _DUE = quoted(Upkeep.DUE.value)
 _PARENT_GONE = quoted(Upkeep.PARENT_GONE.value)
 

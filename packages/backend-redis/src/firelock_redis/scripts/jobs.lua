@@ -13,8 +13,8 @@
 -- processing ones in held:<session> instead; queues SET every queue that has had a job; r:<queue> ZSET those that can be
 -- claimed in order of place; work SET the queues with something to claim; running HASH how many of a queue are
 -- processing; due ZSET those scheduled; x:<minute> LIST those that expire then and xs ZSET the minutes;
--- tails:<session> SET; e:<id> LIST failed attempts; t:<tag>, rj:<recurring job> ZSET jobs by their creation;
--- seq the number of the last place. Those of continuations are in children.lua.
+-- tails:<session> SET; e:<id> LIST failed attempts, where the record has a last error; t:<tag>, rj:<recurring job> ZSET
+-- jobs by their creation; seq the number of the last place. Those of continuations are in children.lua.
 
 local RECORD = '^(%u)(%+?)(%d+) (%d+) (%-?%d+) (%S+) (%S*)\n(%d+) (%d+) (%d+) (.)\n([^\n]*)\n(.*)$'
 local FIELDS = '^' .. string.rep('([^\t]*)\t', 9) .. '([^\t]*)$'
@@ -113,12 +113,9 @@ end
 
 -- The rarer fields of a job's payload: nominal_at, tags, timeout, retry, recurring job, parents; nil where it has none.
 local function rare_fields(id)
-  local key, head = base .. 'p:' .. id, nil
-  for _, last in ipairs({ HEAD, -1 }) do
-    head = match(call('GETRANGE', key, 0, last), RARE)
-    if head then break end
-  end
-  return head and head ~= '' and cjson.decode(head) or nil
+  local key = base .. 'p:' .. id
+  local fields = match(call('GETRANGE', key, 0, HEAD), RARE) or match(call('GET', key) or '', RARE)
+  return fields and fields ~= '' and cjson.decode(fields) or nil
 end
 
 -- The job waits for none of its parents any more.

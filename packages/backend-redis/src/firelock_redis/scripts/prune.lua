@@ -8,15 +8,17 @@
 -- ARGV  1 clock offset, 2 limit, 3 reason as JSON of children that still wait for such a job
 -- Reply how many are gone, and 1 where there is more to look at
 
-local BATCH, BYTES, CHILDREN = 100, 1048576, 250
-local HEADER = '^(%u)(%+?)%d+ %d+ %-?%d+ (%S+) (%S*)\n'
+local BATCH, LOOKS, BYTES, CHILDREN = 100, 500, 1048576, 250
+local HEADER = '^(%u)(%+?)%d+ %d+ %-?%d+ (%S+) (%S*)\n[^\n]*\n(.)'  -- and whether the next line, the last error, is empty
 local EXPIRES = '\n[^\t\n]*\t[^\t\n]*\t[^\t\n]*\t[^\t\n]*\t([^\t\n]*)\t'
+
+local RECORD_KEY, PAYLOAD_KEY, LOG_KEY, PROGRESS_KEY = base .. 'h:', base .. 'p:', base .. 'g:', base .. 'o:'
 
 call('DEL', base .. 'none')  -- a first write that needs no memory: here it is freed
 
 local now = clock(ARGV[1])
 local minute, limit = math.floor(now / MINUTE), tonumber(ARGV[2])
-local pruned, bytes, children = 0, 0, 0
+local pruned, looks, bytes, children = 0, 0, 0, 0
 local doomed, is_doomed, queues = {}, {}, {}
 
 -- Some jobs that are to expire by now, taken off their list; none where there are no more.
@@ -75,10 +77,12 @@ local function forget_rare(id)
   for _, edge in ipairs(parents) do put(removes, 'c:' .. edge[1], id) end
 end
 
-local function doom(id, state, flag, queue, session)
+local function doom(id, state, flag, queue, session, has_failed)
   local size = #doomed
-  for place, kind in ipairs({ 'h:', 'p:', 'e:', 'g:', 'o:' }) do doomed[size + place] = base .. kind .. id end
-  if flag == '+' then doomed[size + 6] = base .. 'pend:' .. id end
+  doomed[size + 1], doomed[size + 2] = RECORD_KEY .. id, PAYLOAD_KEY .. id
+  doomed[size + 3], doomed[size + 4] = LOG_KEY .. id, PROGRESS_KEY .. id
+  if flag == '+' then doomed[#doomed + 1] = base .. 'pend:' .. id end
+  if has_failed then doomed[#doomed + 1] = base .. 'e:' .. id end
   is_doomed[id] = true
   put(removes, 'all', id)
   put(removes, 'l:' .. state .. ':' .. queue, id)
@@ -89,13 +93,13 @@ local function doom(id, state, flag, queue, session)
 end
 
 local function look(id, text)
-  local state, flag, queue, session = match(text, HEADER)
+  local state, flag, queue, session, error_mark = match(text, HEADER)
   local at = FINAL[state] and tonumber(match(text, EXPIRES))
   if not at or is_doomed[id] then return end
   if at > now then
-    if math.floor(at / MINUTE) == minute then call('ZADD', base .. 'soon', int(at), id) end
+    if math.floor(at / MINUTE) == minute then add('soon', int(at), id) end
   elseif flag == '' or is_childless(id, text) then
-    doom(id, state, flag, queue, session)
+    doom(id, state, flag, queue, session, error_mark ~= '\n')
   end
 end
 
@@ -114,6 +118,7 @@ end
 local ids
 repeat
   ids = next_ids(math.min(BATCH, limit - pruned))
+  looks = looks + #ids
   local texts = records(ids)
   for number, id in ipairs(ids) do
     local text = texts[number]
@@ -122,7 +127,7 @@ repeat
       look(id, text)
     end
   end
-until #ids == 0 or pruned >= limit or bytes > BYTES or children >= CHILDREN
+until #ids == 0 or pruned >= limit or looks >= LOOKS or bytes > BYTES or children >= CHILDREN
 for first = 1, #doomed, CHUNK do
   call('UNLINK', unpack(doomed, first, math.min(first + CHUNK - 1, #doomed)))
 end

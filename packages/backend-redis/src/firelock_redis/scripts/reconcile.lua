@@ -5,7 +5,7 @@
 -- Reply 1 where the session lives here, else 0; places among the believed of those that are not held; id, record and
 --       payload of each job that is the session's and was not named
 
-local STARTED = '\n[^\t\n]*\t[^\t\n]*\t([^\t\n]*)\t'
+local STARTED = '^(.*\n[^\t\n]*\t[^\t\n]*\t)([^\t\n]*)(\t[^\n]*)$'  -- the last line, before and behind the start
 
 local session, fences, texts = ARGV[1], {}, {}
 local ids = call('ZRANGE', base .. 'held:' .. session, 0, -1)
@@ -16,14 +16,15 @@ for number, id in ipairs(ids) do
   if text then fences[id], texts[id] = match(text, '^%u%+?%d+ (%d+) '), text end
 end
 
+local lost, started = {}, {}
+
 local function start(id, at)
-  if match(texts[id], STARTED) == at then return end
-  local job = read(id, texts[id])
-  job.started = at
-  save(job)
+  local before, was, behind = match(texts[id], STARTED)
+  if not before or was == at then return end
+  started[#started + 1] = base .. 'h:' .. id
+  started[#started + 1] = before .. at .. behind
 end
 
-local lost = {}
 for arg = 2, #ARGV, 3 do
   local id, at = ARGV[arg], ARGV[arg + 2]
   local is_named = fences[id] == ARGV[arg + 1]
@@ -34,9 +35,9 @@ for arg = 2, #ARGV, 3 do
     start(id, at)
   end
 end
-if #saved > 0 then
+for first = 1, #started, CHUNK do
   call('DEL', base .. 'none')  -- a first write that needs no memory: who runs goes on when it is full
-  flush()
+  call('MSET', unpack(started, first, math.min(first + CHUNK - 1, #started)))
 end
 
 local unknown = {}
