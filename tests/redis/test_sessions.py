@@ -1,0 +1,303 @@
+"""Sessions in Redis: an end reaches every partition, whoever finishes it, and large ones go step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+
+from firelock.job import ClaimedJob
+from firelock.lifecycle import Upkeep
+from firelock.storage import Held, NewSession, State, StorageUnavailable
+from firelock.testing.ends import deletes, requeues
+from firelock.testing.handles import DAY, SECOND, Handles
+from firelock.testing.scene import Scene
+from firelock_redis.database import Database
+from firelock_redis.sessions import begin_session, end_session, list_sessions, orphans, prune_sessions
+from firelock_redis.storage import RedisStorage
+from firelock_redis.url import parse_url
+from tests.redis.databases import keys_of
+from tests.redis.servers import RedisServer
+
+PARTITIONS = 4
+OPTIONS = f"partitions={PARTITIONS}"
+AT_ONCE = 400  # jobs that one step of an end takes
+
+
+class Interrupted(Database):
+    """A database whose partitions from this one on cannot be reached by the end of a session."""
+
+    first_away = PARTITIONS
+
+    def run(self, name: str, partition: int, *arguments: object) -> object:
+        """See `Database.run`."""
+        if name == "take_jobs" and partition >= self.first_away:
+            raise StorageUnavailable("that node is away")
+        return super().run(name, partition, *arguments)
+
+
+@pytest.fixture
+def database(server: RedisServer) -> Iterator[Interrupted]:
+    """An empty database of several partitions."""
+    server.empty()
+    database = Interrupted(parse_url(server.socket_url(OPTIONS)))
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def scene(server: RedisServer, request: pytest.FixtureRequest) -> Iterator[Scene]:
+    """An empty store, of several partitions unless told otherwise."""
+    server.empty()
+    url = server.socket_url(getattr(request, "param", OPTIONS))
+    handles = Handles(lambda: RedisStorage(parse_url(url)))
+    yield Scene(handles)
+    handles.close()
+
+
+alone = pytest.mark.parametrize("scene", [""], indirect=True)
+alone_and_parted = pytest.mark.parametrize("scene", ["", OPTIONS], ids=["alone", "parted"], indirect=True)
+
+
+def session(name: str = "a", timeout_seconds: float = 3_600.0) -> NewSession:
+    """Return a session as it begins."""
+    return NewSession(name, "server", "host:1", "host", 1, 5, timeout_seconds)
+
+
+def a_job_in_each_partition(scene: Scene, number: int = PARTITIONS) -> list[str]:
+    """Store a job in each partition; return their ids."""
+    jobs = [scene.new_job(id=f"{place:030x}-{place:02x}") for place in range(number)]
+    scene.storage.insert(jobs)
+    return [job.id for job in jobs]
+
+
+def partition(id: str) -> str:
+    """Return which partition the id says."""
+    return id[-2:]
+
+
+def alive_in(database: Database, name: str = "a") -> list[str | None]:
+    """Return what each partition knows of the session's life."""
+    return [
+        database.connections.call("HGET", f"{base}:s:{name}", "alive") for base in database.partitions.bases
+    ]
+
+
+def all_claimed(scene: Scene) -> list[ClaimedJob]:
+    """Return every job of the default queue in the order in which claims give them."""
+    heir, jobs = scene.begin("heir"), []
+    while some := scene.claim(heir, 500):
+        jobs += some
+    return jobs
+
+
+# ---- begin and end in every partition ----------------------------------------------------------------------
+
+
+def test_a_session_may_claim_in_every_partition(scene: Scene) -> None:
+    """A begun session claims wherever there is work."""
+    ids = a_job_in_each_partition(scene)
+
+    claimed = scene.claim(scene.begin(), len(ids))
+
+    assert sorted(ids) == sorted(job.id for job in claimed)
+
+
+def test_the_end_takes_what_is_held_in_every_partition(scene: Scene) -> None:
+    """Jobs come back from all partitions, what ran with a crash; tails go, and no claim is left."""
+    ids = a_job_in_each_partition(scene)
+    holder = scene.begin()
+    scene.claim(holder, len(ids))
+    scene.storage.apply([deletes(ids[3]), requeues(ids[3])])
+
+    taken = scene.storage.end_session(holder.session, [ids[1]], reason="killed")
+
+    assert (holder.server, [ids[1]], [ids[0], ids[2]]) == (taken.server, taken.crashed, taken.returned)
+    assert [(State.ENQUEUED, None)] * 4 == [
+        (record.state, record.session) for record in map(scene.record, ids)
+    ]
+    assert scene.storage.claim(None, 10, holder.session, scene.stamp()).is_session_lost
+    assert sorted(ids) == sorted(job.id for job in scene.claim(scene.begin("b"), 10))
+
+
+def test_an_end_reaches_a_partition_before_the_begin(database: Interrupted) -> None:
+    """A begin that arrives in a partition after the end of the session there gives it no life."""
+    begin_session(database, session())
+    end_session(database, "a", None, reason="killed")
+
+    database.run("admit_session", 2, "a", '"host:1"')
+    begin_session(database, session())
+
+    assert ["0"] * PARTITIONS == alive_in(database)
+
+
+def test_marks_of_the_dead_go_by_themselves(database: Interrupted) -> None:
+    """What other partitions remember of a dead session expires, a day after the first one forgets it."""
+    begin_session(database, session())
+
+    end_session(database, "a", None, reason="killed")
+
+    lives = [database.connections.call("TTL", f"{base}:s:a") for base in database.partitions.bases]
+    assert -1 == lives[0]
+    assert all(DAY // SECOND < seconds <= 2 * DAY // SECOND for seconds in lives[1:])
+
+
+# ---- ends that are broken off ------------------------------------------------------------------------------
+
+
+def test_an_unfinished_end_is_finished_by_a_sweep(database: Interrupted, server: RedisServer) -> None:
+    """A maker that was broken off leaves the session dead; a later sweep takes the rest, with its reason."""
+    scene = Scene(Handles(lambda: RedisStorage(parse_url(server.socket_url(OPTIONS)))))
+    ids = a_job_in_each_partition(scene)
+    holder = scene.begin()
+    scene.claim(holder, len(ids))
+    database.clock_offset = scene.storage.clock_offset
+    database.first_away = 2
+    with pytest.raises(StorageUnavailable):
+        end_session(database, holder.session, [ids[3]], reason="killed by signal 9")
+
+    too_early = scene.storage.orphans(10)
+    held = [scene.state(id) for id in ids]
+    scene.advance(11)
+    (taken,) = scene.storage.orphans(10)
+
+    assert ([], [State.ENQUEUED] * 2 + [State.PROCESSING] * 2) == (too_early, held)
+    assert (holder.server, [ids[3]], [ids[2]]) == (taken.server, taken.crashed, taken.returned)
+    assert ["killed by signal 9", Upkeep.NOT_STARTED] == [
+        scene.record(ids[3]).reason,
+        scene.record(ids[2]).reason,
+    ]
+    assert ([], [1, 0]) == (
+        scene.storage.orphans(10),
+        [scene.record(ids[3]).crashes, scene.record(ids[2]).crashes],
+    )
+    assert "ending" not in keys_of(server)
+    scene.handles.close()
+
+
+def test_an_end_asked_for_again_goes_on_where_it_was_broken_off(database: Interrupted) -> None:
+    """Who asks again finishes at once, whatever is blamed now; asked a third time there is nothing to do."""
+    begin_session(database, session())
+    database.first_away = 1
+    with pytest.raises(StorageUnavailable):
+        end_session(database, "a", ["x"], reason="killed")
+    database.first_away = PARTITIONS
+
+    again = end_session(database, "a", None, reason="other")
+    third = end_session(database, "a", None, reason="other")
+
+    assert (("host:1", [], []), "") == ((again.server, again.crashed, again.returned), third.server)
+    assert ["0"] * PARTITIONS == alive_in(database)
+
+
+def test_a_session_that_cannot_be_ended_does_not_hinder_others(database: Interrupted) -> None:
+    """A sweep ends whom it can; where it can end nobody it fails, and all are dead in any case."""
+    for name in "ab":
+        begin_session(database, session(name))
+    database.clock_offset = 4_000 * SECOND
+    database.first_away = 3
+
+    with pytest.raises(StorageUnavailable):
+        orphans(database, 10)
+    database.first_away = PARTITIONS
+    database.clock_offset += 11 * SECOND
+    swept = [taken.session for taken in orphans(database, 10)]
+
+    assert ["a", "b"] == sorted(swept)
+    assert [False, False] == [record.is_alive for record in list_sessions(database)]
+
+
+def test_a_stray_session_is_ended_where_it_lives(scene: Scene, server: RedisServer) -> None:
+    """A session that the first partition has lost is ended in the others by the next pruning."""
+    ids = a_job_in_each_partition(scene)
+    holder = scene.begin()
+    scene.claim(holder, len(ids))
+    with closing(Database(parse_url(server.socket_url(OPTIONS)))) as database:
+        database.connections.call("DEL", f"{database.partitions.bases[0]}:s:{holder.session}")
+
+        scene.storage.prune(10)
+
+        assert [None, "0", "0", "0"] == alive_in(database, holder.session)
+    assert [State.ENQUEUED] * 4 == [scene.state(id) for id in ids]
+    assert Upkeep.SESSION_LOST == scene.record(ids[2]).reason
+
+
+def test_living_sessions_are_no_strays(database: Interrupted) -> None:
+    """Pruning leaves those that live in every partition, and those that somebody is about to end."""
+    begin_session(database, session("living"))
+    begin_session(database, session("ending"))
+    database.first_away = 1
+    with pytest.raises(StorageUnavailable):
+        end_session(database, "ending", None, reason="killed")
+    database.first_away = PARTITIONS
+
+    prune_sessions(database, 10)
+
+    assert ["1"] * PARTITIONS == alive_in(database, "living")
+    assert ["0", "1", "1", "1"] == alive_in(database, "ending")
+
+
+# ---- many --------------------------------------------------------------------------------------------------
+
+
+@alone_and_parted
+def test_a_session_that_holds_many_is_ended_in_steps(scene: Scene, server: RedisServer) -> None:
+    """More jobs than one step takes are all taken back by one call, and nothing is left to finish."""
+    number = 2 * AT_ONCE + 50
+    ids = scene.add_many(number)
+    holder = scene.begin()
+    while scene.claim(holder, 500):
+        pass
+    running = ids[::3]
+
+    taken = scene.storage.end_session(holder.session, running, reason="killed")
+
+    assert (sorted(running), number) == (sorted(taken.crashed), len(taken.crashed) + len(taken.returned))
+    assert number == scene.storage.counts().by_state[State.ENQUEUED]
+    assert not {key for key in keys_of(server) if key.startswith(("ending", "held:", "running"))}
+    order = [job.id for job in all_claimed(scene)]
+    assert sorted(ids, key=partition) == sorted(order, key=partition)  # in each the order of coming
+
+
+@alone_and_parted
+def test_sessions_beyond_a_page_are_all_listed(scene: Scene) -> None:
+    """More sessions than one call tells of are listed, oldest first."""
+    names = [f"{number:04}" for number in range(1_020)]
+    for name in names:
+        scene.begin(name)
+
+    listed = scene.storage.list_sessions()
+
+    assert [f"session-{name}" for name in names] == [record.session.id for record in listed]
+
+
+def test_a_child_that_holds_jobs_in_every_partition_agrees(scene: Scene) -> None:
+    """Beliefs are compared partition by partition; lost ones come in the order given, starts are written."""
+    ids = a_job_in_each_partition(scene)
+    holder = scene.begin()
+    jobs = {job.id: job for job in scene.claim(holder, len(ids))}
+    held = [Held(id, jobs[id].fence, 77 if id == ids[1] else None) for id in reversed(ids[:3])]
+    scene.storage.apply([deletes(ids[2])])
+
+    found = scene.storage.reconcile(holder.session, [Held("none", 1), *held])
+
+    assert (False, [Held("none", 1), held[0]], [jobs[ids[3]]]) == (
+        found.is_session_lost, found.lost, found.unknown,
+    )  # fmt: skip
+    assert [None, 77] == [scene.record(id).started_at for id in ids[:2]]
+
+
+@alone
+def test_texts_of_any_kind_pass_through_a_session(scene: Scene) -> None:
+    """Ids, names and reasons with quotes, tabs and ends of lines come back as they were."""
+    odd = 'a"\\\t\né'
+    scene.storage.begin_session(NewSession("a", odd, odd, odd, 1, 5, 60.0, 1, odd, odd))
+    job = scene.new_job(id=odd)
+    scene.storage.insert([job])
+    scene.storage.claim(["default"], 1, "a", 5)
+
+    taken = scene.storage.end_session("a", [odd], reason=odd)
+
+    assert (odd, [odd], odd) == (taken.server, taken.crashed, scene.record(odd).reason)
+    assert odd == scene.storage.list_sessions()[0].session.server
