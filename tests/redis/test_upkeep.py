@@ -1,0 +1,394 @@
+"""Upkeep in Redis: nothing stays behind what was pruned, lists may lie, and each look is bounded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import attrs
+import pytest
+
+from firelock.job import Edge, LogLine, On, Progress, State
+from firelock.lifecycle import Upkeep
+from firelock.storage import Promotion, RecurringRecord, Renewal, StorageUnavailable
+from firelock.testing.ends import deletes, fails, requeues, retries, snoozes, succeeds
+from firelock.testing.handles import DAY, HOUR, SECOND, Handles
+from firelock.testing.scene import Running, Scene
+from firelock_redis.database import Database
+from firelock_redis.storage import RedisStorage
+from firelock_redis.upkeep import next_due_at
+from firelock_redis.url import parse_url
+from tests.redis.databases import keys_of
+from tests.redis.servers import RedisServer
+
+PARTITIONS = 4
+OPTIONS = f"partitions={PARTITIONS}"
+KEPT = {"layout", "seq", "ends", "ties", "fences", "served"}
+MINUTE = 60 * SECOND
+AT_ONCE = 250  # ties, due jobs or expired jobs of one script
+
+
+@pytest.fixture
+def scene(server: RedisServer, request: pytest.FixtureRequest) -> Iterator[Scene]:
+    """An empty store of one partition, unless told otherwise."""
+    server.empty()
+    url = server.socket_url(getattr(request, "param", ""))
+    handles = Handles(lambda: RedisStorage(parse_url(url)))
+    yield Scene(handles)
+    handles.close()
+
+
+parted = pytest.mark.parametrize("scene", [OPTIONS], ids=["parted"], indirect=True)
+alone_and_parted = pytest.mark.parametrize("scene", ["", OPTIONS], ids=["alone", "parted"], indirect=True)
+
+
+def in_partition(number: int, place: int) -> str:
+    """Return the id of the job of this number, in this partition."""
+    return f"{number:030x}-{place:02x}"
+
+
+def prune_all(scene: Scene) -> int:
+    """Return how many jobs went until nothing more did."""
+    pruned = 0
+    while gone := scene.storage.prune(1_000):
+        pruned += gone
+    return pruned
+
+
+def release_all(scene: Scene) -> None:
+    """Nothing waits for the end of a job that has ended."""
+    while scene.storage.release(1_000):
+        pass
+
+
+def keys_without_end(server: RedisServer) -> set[str]:
+    """Return the keys that do not go by themselves, what is before the partition's colon left out."""
+    client = server.client()
+    return {key.partition("}:")[2] for key in client.keys("*") if client.ttl(key) == -1}
+
+
+# ---- nothing stays -----------------------------------------------------------------------------------------
+
+
+def live_through_everything(scene: Scene) -> int:
+    """Let jobs of every kind come to an end that expires; return how many there were."""
+    at = scene.now()
+    holder, dying = scene.begin("a"), scene.begin("dying")
+    ids = [in_partition(number, number % PARTITIONS) for number in range(3 * PARTITIONS)]
+    scene.storage.insert([scene.new_job(id=id, tags=("eu", "big")) for id in ids])
+    runs = [Running(job, holder) for job in scene.claim(holder, len(ids))]
+    scene.storage.append_logs(
+        {run.id: [LogLine(0, 1, "INFO", "hello")] for run in runs}, {runs[0].id: Progress(1.0, 2.0, 5)}
+    )
+    for place, run in enumerate(runs):
+        end = (retries, snoozes, fails)[place % 3](run)
+        scene.settle(attrs.evolve(end, due_at=at) if end.to is State.SCHEDULED else end)
+    children = [
+        scene.continuation(id, on=on, tags=("eu",)) for id in ids[:4] for on in (On.FINISHED, On.FAILED)
+    ]
+    children += [scene.continuation(one) for one in children[:4]]
+    fired = scene.add(recurring_id="nightly", queue="other", state=State.SCHEDULED, due_at=at)
+    scene.storage.promote(1_000)
+    scene.claim(dying, 2)
+    scene.storage.end_session(dying.session, None, reason="killed")
+    runs = [Running(job, holder) for job in scene.claim(holder, 1_000, queues=None)]
+    scene.storage.apply([deletes(runs[0].id), requeues(runs[0].id)])  # a tail, until the session ends
+    for run in runs[1:]:
+        scene.settle(succeeds(run, expires_at=at + HOUR))
+    release_all(scene)
+    everything = [*ids, *children, fired]
+    scene.storage.apply([deletes(id, expires_at=at + HOUR) for id in everything])
+    release_all(scene)
+    scene.storage.end_session(holder.session, None, reason="stopped")
+    return len(everything)
+
+
+@alone_and_parted
+def test_nothing_is_left_of_what_was_pruned(scene: Scene, server: RedisServer) -> None:
+    """When every job was pruned, and every session, only numbers are left that must never be given twice."""
+    number = live_through_everything(scene)
+    scene.advance(100 * 365 * DAY / SECOND)  # children stay as long as parents that ended by callers' clocks
+
+    pruned = prune_all(scene)
+
+    assert number == pruned
+    assert set() == keys_without_end(server) - KEPT
+
+
+def test_a_queue_without_jobs_is_forgotten(scene: Scene, server: RedisServer) -> None:
+    """A queue is no longer counted when its last job is gone, and is when one is left."""
+    at = scene.now()
+    gone, kept = scene.add(queue="mail"), [scene.add(queue="default") for _ in range(2)]
+    scene.storage.apply([deletes(id, expires_at=at) for id in (gone, kept[0])])
+
+    scene.storage.prune(10)
+
+    assert {"default"} == set(scene.storage.counts().by_queue)
+    assert {"default"} == set(server.client().smembers("firelock:{0}:queues"))
+
+
+def test_rare_fields_of_any_length_are_found(scene: Scene, server: RedisServer) -> None:
+    """Tags beyond what a first look reads of a payload are forgotten too."""
+    tags = tuple(f"{number:03}" + "é" * 30 for number in range(10))
+    job_id = scene.add(tags=tags, arguments='["' + "x" * 5_000 + '"]')
+    scene.storage.apply([deletes(job_id, expires_at=scene.now())])
+
+    scene.storage.prune(10)
+
+    assert set() == {key for key in keys_of(server) if key.startswith("t:")}
+
+
+def test_a_tail_goes_with_its_job(scene: Scene, server: RedisServer) -> None:
+    """A job that is pruned while its holder still runs it leaves no tail behind."""
+    running = scene.run(scene.begin())
+    scene.settle(deletes(running.id, expires_at=scene.now()))
+
+    pruned = scene.storage.prune(10)
+
+    assert (1, False) == (pruned, any(key.startswith("tails:") for key in keys_of(server)))
+    assert [] == scene.storage.reconcile(running.holder.session, []).unknown
+
+
+# ---- lists may lie -----------------------------------------------------------------------------------------
+
+
+def test_an_expiry_that_moved_counts_alone(scene: Scene) -> None:
+    """A job that ended again expires when its last end says, not when an earlier one did."""
+    at = scene.now()
+    later = scene.settle(deletes(scene.add(), expires_at=at + HOUR))
+    never = scene.settle(deletes(scene.add(), expires_at=at + HOUR))
+    for job_id, expires_at in ((later, at + 9 * HOUR), (never, None)):
+        scene.storage.apply([requeues(job_id), deletes(job_id, expires_at=expires_at)])
+    scene.advance(2 * 3_600)
+
+    first = scene.storage.prune(10)
+    scene.advance(8 * 3_600)
+    second = scene.storage.prune(10)
+
+    assert (0, 1, [None]) == (first, second, scene.storage.get([later]))
+    assert State.DELETED == scene.state(never)
+
+
+def test_a_job_that_ended_twice_is_pruned_once(scene: Scene) -> None:
+    """Two entries of one job, in one minute and in two, are one job."""
+    at = scene.now()
+    ids = scene.add_many(2)
+    for job_id, expiries in ((ids[0], (at, at)), (ids[1], (at - HOUR, at))):
+        for expires_at in expiries:
+            scene.storage.apply([requeues(job_id), deletes(job_id, expires_at=expires_at)])
+
+    assert [2, 0] == [scene.storage.prune(10), scene.storage.prune(10)]
+
+
+def test_what_expires_later_this_minute_is_looked_at_once(scene: Scene, server: RedisServer) -> None:
+    """Jobs of the minute that is running wait apart until their instant, and are pruned right then."""
+    now = scene.now()
+    scene.advance((now // MINUTE * MINUTE + MINUTE - now) / SECOND)  # so that the minute begins now
+    at = scene.now()
+    ids = scene.add_many(2)
+    scene.storage.apply([deletes(id, expires_at=at + 40 * SECOND + place) for place, id in enumerate(ids)])
+
+    early = scene.storage.prune(10)
+    apart = keys_of(server)
+    scene.advance(40)
+    in_time = scene.storage.prune(10)
+
+    assert (0, 2) == (early, in_time)
+    assert ("soon" in apart, any(key.startswith("x:") for key in apart)) == (True, False)
+
+
+def test_a_job_requeued_within_its_minute_lives_on(scene: Scene) -> None:
+    """A job that waits apart for its instant and is requeued before it is not pruned then."""
+    job_id = scene.settle(deletes(scene.add(), expires_at=scene.now() + 2 * SECOND))
+    scene.storage.prune(10)
+    scene.settle(requeues(job_id))
+    scene.advance(120)
+
+    assert (0, State.ENQUEUED) == (scene.storage.prune(10), scene.state(job_id))
+
+
+# ---- ties --------------------------------------------------------------------------------------------------
+
+
+def test_children_that_go_on_waiting_are_passed(scene: Scene, server: RedisServer) -> None:
+    """A look one at a time comes past those who go on waiting to those who do not, and then it is over."""
+    parent = scene.add()
+    waiting = [scene.continuation(parent) for _ in range(3)]
+    wanted = scene.continuation(parent, on=On.FAILED)
+    scene.settle(fails(scene.run(scene.begin(), parent)))
+
+    looks = [scene.storage.release(1) for _ in range(6)]
+
+    assert ([1, 1, 1, 1, 0, 0], State.ENQUEUED) == (looks, scene.state(wanted))
+    assert [State.AWAITING] * 3 == [scene.state(child) for child in waiting]
+    assert {"looked", "releasing"}.isdisjoint(keys_of(server))
+
+
+def test_a_second_end_looks_at_all_ties_again(scene: Scene) -> None:
+    """How far a look had come counts for one end of the parent; its next end begins anew."""
+    parent = scene.add()
+    first, second = scene.continuation(parent), scene.continuation(parent)
+    holder = scene.begin()
+    scene.settle(fails(scene.run(holder, parent)))
+    scene.storage.release(1)
+    scene.settle(requeues(parent))
+    scene.settle(succeeds(scene.run(holder, parent)))
+
+    looked_at = scene.storage.release(10)
+
+    assert (2, [State.ENQUEUED] * 2) == (looked_at, [scene.state(first), scene.state(second)])
+
+
+def test_an_end_named_twice_is_waited_for_once(scene: Scene) -> None:
+    """A child that names one end of its parent twice is released by it."""
+    parent = scene.add()
+    child = scene.continuation(parent, parent)
+    scene.settle(deletes(parent))
+    other = scene.add()
+    both = scene.add(state=State.AWAITING, parents=(Edge(other, On.DELETED), Edge(other, On.FINISHED)))
+    scene.settle(deletes(other))
+
+    release_all(scene)
+
+    assert (State.DELETED, State.ENQUEUED) == (scene.state(child), scene.state(both))
+
+
+def test_a_tie_goes_with_who_waits_no_more(scene: Scene, server: RedisServer) -> None:
+    """A child that left, by hand or by another parent, is no child of anybody any more."""
+    one, other = scene.schedule(3_600), scene.schedule(3_600)
+    by_hand, by_other = scene.continuation(one), scene.continuation(one, other)
+    scene.settle(deletes(by_hand))
+    scene.settle(deletes(other))
+    release_all(scene)
+
+    result = scene.apply(deletes(one))
+
+    assert State.DELETED == scene.state(by_other)
+    assert ("applied", 0) == (result, scene.storage.release(10))
+    assert not {key for key in keys_of(server) if key.startswith(("pend:", "n:"))}
+
+
+def test_a_chain_is_released_within_one_script(scene: Scene) -> None:
+    """A parent that one step has just deleted is known as it is by now when its children are looked at."""
+    chain = [scene.add()]
+    for _ in range(10):
+        chain.append(scene.continuation(chain[-1]))
+    scene.settle(deletes(chain[0]))
+
+    assert 10 == scene.storage.release(100)
+    assert [State.DELETED] * 11 == [scene.state(job_id) for job_id in chain]
+
+
+def test_a_parent_with_many_waiting_children_is_pruned_in_steps(scene: Scene, server: RedisServer) -> None:
+    """More waiting children than one script deletes are all deleted before their parent goes."""
+    parent = scene.add()
+    number = 2 * AT_ONCE + 10
+    children = scene.add_many(number, state=State.AWAITING, parents=(Edge(parent),))
+    scene.settle(fails(scene.run(scene.begin(), parent), expires_at=scene.now()))
+    release_all(scene)
+
+    pruned = scene.storage.prune(1)
+
+    records = [record for record in scene.storage.get(children) if record is not None]
+    assert (1, [None], number) == (pruned, scene.storage.get([parent]), len(records))
+    assert {(State.DELETED, Upkeep.PARENT_GONE.value)} == {(one.state, one.reason) for one in records}
+    assert f"pend:{parent}" not in keys_of(server)
+
+
+# ---- partitions and bounds ---------------------------------------------------------------------------------
+
+
+@parted
+def test_the_longest_due_of_all_partitions_are_first(scene: Scene) -> None:
+    """Within the limit the oldest due instants are moved, wherever they lie."""
+    at = scene.now()
+    ids = [in_partition(number, number % PARTITIONS) for number in range(8)]
+    instants = [at - (number * 5 % 8) * SECOND for number in range(8)]
+    scene.storage.insert(
+        [
+            scene.new_job(id=id, state=State.SCHEDULED, due_at=due)
+            for id, due in zip(ids, instants, strict=True)
+        ]
+    )
+
+    promotion = scene.storage.promote(3)
+
+    moved = {place for place, id in enumerate(ids) if scene.state(id) is State.ENQUEUED}
+    oldest = sorted(range(8), key=instants.__getitem__)
+    assert (Promotion(3, instants[oldest[3]]), set(oldest[:3])) == (promotion, moved)
+
+
+@parted
+def test_the_next_instant_is_that_of_any_partition(scene: Scene, server: RedisServer) -> None:
+    """The next due instant is the earliest of all partitions, recurring definitions among them."""
+    at = scene.now() + HOUR
+    scene.add(id=in_partition(1, 3), state=State.SCHEDULED, due_at=at + 1)
+    database = Database(parse_url(server.socket_url(OPTIONS)))
+
+    before = next_due_at(database)
+    scene.storage.put_recurring(
+        RecurringRecord("nightly", "tasks.run", "[]", "json", "{}", "default", next_at=at),
+        keep_progress=False,
+    )
+    after = next_due_at(database)
+
+    assert (at + 1, at) == (before, after)
+    database.close()
+
+
+@parted
+def test_every_partition_is_pruned_and_released(scene: Scene) -> None:
+    """Limits count over all partitions, and no partition is left out for ever."""
+    at = scene.now()
+    ids = [in_partition(number, number % PARTITIONS) for number in range(12)]
+    scene.storage.insert([scene.new_job(id=id) for id in ids])
+    children = [scene.continuation(id, on=On.DELETED) for id in ids]
+    scene.storage.apply([deletes(id, expires_at=at) for id in ids])
+
+    released = [scene.storage.release(5) for _ in range(4)]
+    pruned = [scene.storage.prune(5) for _ in range(4)]
+
+    assert ([5, 5, 2, 0], [5, 5, 2, 0]) == (released, pruned)
+    assert [State.ENQUEUED] * 12 == [scene.state(child) for child in children]
+
+
+def test_more_than_one_script_moves_is_moved_by_one_call(scene: Scene) -> None:
+    """A call goes on until its limit, in scripts that are bounded."""
+    at, number = scene.now(), 2 * AT_ONCE + 10
+    ids = scene.add_many(number, state=State.SCHEDULED, due_at=at)
+    promoted = scene.storage.promote(1_000)
+    children = [scene.continuation(ids[0], on=On.DELETED) for _ in range(number)]
+    scene.storage.apply([deletes(id, expires_at=at) for id in ids])
+
+    released, pruned = scene.storage.release(1_000), scene.storage.prune(1_000)
+
+    assert (number, number, number) == (promoted.promoted, released, pruned)
+    assert {State.ENQUEUED} == {scene.state(child) for child in children}
+
+
+# ---- full memory -------------------------------------------------------------------------------------------
+
+
+def test_upkeep_goes_on_when_memory_is_full(scene: Scene, server: RedisServer) -> None:
+    """Of a full server what drains it goes on: sessions live and end, due jobs move, expired ones go."""
+    at = scene.now()
+    holder, other = scene.begin("a"), scene.begin("b", 60.0)
+    gone, parent, due = scene.add(), scene.add(), scene.schedule(0)
+    child = scene.continuation(parent, on=On.DELETED)
+    scene.storage.apply([deletes(gone, expires_at=at), deletes(parent)])
+    running = scene.run(holder)
+    scene.advance(120)
+    server.client().config_set("maxmemory", 1)
+
+    try:
+        with pytest.raises(StorageUnavailable):
+            scene.add()
+        assert [True] == scene.storage.renew([Renewal(holder.session)])
+        assert [other.session] == [taken.session for taken in scene.storage.orphans(10)]
+        assert (1, 1, 1) == (
+            scene.storage.promote(10).promoted, scene.storage.release(10), scene.storage.prune(10),
+        )  # fmt: skip
+        scene.begin("c")
+        assert [running.id] == scene.storage.end_session(holder.session, None, reason="killed").crashed
+    finally:
+        server.client().config_set("maxmemory", 0)
+    assert [State.ENQUEUED] * 3 == [scene.state(id) for id in (child, due, running.id)]
