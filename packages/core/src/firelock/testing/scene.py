@@ -7,6 +7,7 @@ from itertools import count
 
 import attrs
 
+from firelock.ids import derived_id
 from firelock.job import ClaimedJob, Edge, ErrorInfo, HistoryEntry, JobRecord, NewJob, On, State
 from firelock.lifecycle import Holder, Transition
 from firelock.storage import Applied, NewSession, Storage
@@ -66,9 +67,10 @@ class Scene:
         """Return an enqueued job of the default queue, with these fields changed."""
         parents = fields.get("parents")
         parent = parents[0].parent_id if isinstance(parents, tuple) and parents else None
-        job = NewJob(
-            self.storage.new_id(parent), "tasks.run", "[]", "json", "default", 0, State.ENQUEUED, self.stamp()
-        )
+        id = self.storage.new_id(parent)
+        if recurring_id := fields.get("recurring_id"):  # as a firing makes it
+            id = derived_id(str(recurring_id), id)
+        job = NewJob(id, "tasks.run", "[]", "json", "default", 0, State.ENQUEUED, self.stamp())
         return attrs.evolve(job, **fields)  # type: ignore[arg-type]
 
     def add(self, **fields: object) -> str:

@@ -209,12 +209,10 @@ class GuardDuty(StorageFixtures):
         holder = scene.begin()
         runs = [Running(job, holder) for job in scene.claim(holder, 1_000)]
 
-        results = scene.storage.apply([succeeds(run, f'"{place}"') for place, run in enumerate(runs)])
+        results = scene.storage.apply([succeeds(run, f'"{run.id}"') for run in runs])
 
         assert [Applied.APPLIED] * 1_000 == results
-        assert [f'"{place}"' for place in range(1_000)] == [
-            record.result for record in scene.storage.get(ids) if record
-        ]
+        assert [f'"{id}"' for id in ids] == [record.result for record in scene.storage.get(ids) if record]
 
     def test_what_is_refused_is_not_counted(self, scene: Scene) -> None:
         """Counts and lists are the same before and after a batch of refusals.
