@@ -129,6 +129,8 @@ class RedisHot:
             except StorageError as error:
                 failed = error if failed is None or isinstance(error, StorageUnavailable) else failed
                 continue
+            if any(transitions[place].to is State.ENQUEUED for place in here):
+                self._turns.note(partition)
             for place, result in zip(here, found, strict=True):
                 results[place] = result
         if failed is not None:
@@ -145,8 +147,8 @@ class RedisHot:
             if claim.is_session_lost:
                 return Claim(jobs, next_due_at, is_session_lost=True)
             jobs += claim.jobs
+            self._turns.found(asked.queues, partition, claim.jobs, wanted)
             if len(claim.jobs) == wanted:
-                self._turns.found_more(asked.queues, partition)
                 break
         return Claim(jobs, next_due_at)
 

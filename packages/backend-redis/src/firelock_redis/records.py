@@ -8,9 +8,9 @@ from typing import Any
 from firelock.storage import Record, StorageError
 from firelock_redis.database import Database
 
-__all__ = ["delete_record", "get_record", "list_records", "put_record", "repair_pauses"]
+__all__ = ["QUEUES", "delete_record", "get_record", "list_records", "put_record", "repair_pauses"]
 
-_QUEUE = "queue"
+QUEUES = "queue"
 _PAGE = 500
 
 
@@ -19,9 +19,9 @@ def put_record(
 ) -> int | None:
     """See `Storage.put_record`; the other partitions hear of a pause right after."""
     expected = "" if expected_version is None else expected_version
-    paused = int(_pauses(value)) if kind == _QUEUE else ""
+    paused = int(_pauses(value)) if kind == QUEUES else ""
     version = database.run("put_record", 0, kind, key, value, expected, paused)
-    if version is not None and kind == _QUEUE:
+    if version is not None and kind == QUEUES:
         repair_pauses(database)
     return None if version is None else int(version)
 
@@ -62,7 +62,7 @@ def _read(kind: str, key: str, text: str) -> Record:
 def delete_record(database: Database, kind: str, key: str, *, expected_version: int | None) -> bool:
     """See `Storage.delete_record`; its version stays known for as long as that matters."""
     expected = "" if expected_version is None else expected_version
-    is_queue = kind == _QUEUE
+    is_queue = kind == QUEUES
     deleted = database.run("delete_record", 0, kind, key, expected, int(is_queue))
     if deleted is not None and is_queue:
         repair_pauses(database)

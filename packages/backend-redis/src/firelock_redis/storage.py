@@ -53,7 +53,7 @@ from firelock_redis import (
 from firelock_redis import recurring as _recurring
 from firelock_redis.database import Database
 from firelock_redis.hot import RedisHot
-from firelock_redis.turns import Turns
+from firelock_redis.turns import EVERYWHERE, FIRST, Turns
 from firelock_redis.url import RedisUrl
 from firelock_redis.wake import Wake
 
@@ -96,6 +96,7 @@ class RedisStorage(Storage):
     def clear(self) -> None:
         clearing.clear(self._database)
         self._hot.forget()
+        self._turns.note(EVERYWHERE)
 
     @override
     def close(self) -> None:
@@ -129,7 +130,12 @@ class RedisStorage(Storage):
         if within is not None:
             message = f"Storage {self.url} has no transactions to join; enqueue without within=."
             raise UnsupportedFeature(message)
-        return insert.insert_jobs(self._database, jobs) if jobs else []
+        if not jobs:
+            return []
+        is_new = insert.insert_jobs(self._database, jobs)
+        for job in jobs if self._database.partitions.number > 1 else ():
+            self._turns.note(self._database.partitions.of(job.id), job.queue)
+        return is_new
 
     @override
     def claim(self, queues: Sequence[str] | None, limit: int, session: str, now: int) -> Claim:
@@ -178,11 +184,15 @@ class RedisStorage(Storage):
     def end_session(self, session: str, running: Collection[str] | None, *, reason: str) -> Taken:
         taken = sessions.end_session(self._database, session, running, reason=reason)
         self._hot.forget(session)
+        self._turns.note(EVERYWHERE)
         return taken
 
     @override
     def orphans(self, limit: int) -> list[Taken]:
-        return sessions.orphans(self._database, limit)
+        taken = sessions.orphans(self._database, limit)
+        if taken:
+            self._turns.note(EVERYWHERE)
+        return taken
 
     @override
     def list_sessions(self) -> list[SessionRecord]:
@@ -192,11 +202,17 @@ class RedisStorage(Storage):
 
     @override
     def promote(self, limit: int) -> Promotion:
-        return upkeep.promote(self._database, limit)
+        promotion = upkeep.promote(self._database, limit)
+        if promotion.promoted:
+            self._turns.note(EVERYWHERE)
+        return promotion
 
     @override
     def release(self, limit: int) -> int:
-        return upkeep.release(self._database, limit)
+        looked_at = upkeep.release(self._database, limit)
+        if looked_at:
+            self._turns.note(EVERYWHERE)
+        return looked_at
 
     @override
     def prune(self, limit: int) -> int:
@@ -281,7 +297,9 @@ class RedisStorage(Storage):
     def fire_recurring(
         self, recurring: RecurringRecord, expected_next_at: int, jobs: Sequence[NewJob]
     ) -> bool:
-        return insert.fire_recurring(self._database, recurring, expected_next_at, jobs)
+        is_fired = insert.fire_recurring(self._database, recurring, expected_next_at, jobs)
+        self._turns.note(FIRST)
+        return is_fired
 
     # ---- locks and records -------------------------------------------------------------------------------
 
@@ -301,7 +319,10 @@ class RedisStorage(Storage):
     def put_record(
         self, kind: str, key: str, value: str, *, expected_version: int | None = None
     ) -> int | None:
-        return records.put_record(self._database, kind, key, value, expected_version=expected_version)
+        version = records.put_record(self._database, kind, key, value, expected_version=expected_version)
+        if kind == records.QUEUES:
+            self._turns.note(EVERYWHERE)
+        return version
 
     @override
     def get_record(self, kind: str, key: str) -> Record | None:
@@ -313,4 +334,7 @@ class RedisStorage(Storage):
 
     @override
     def delete_record(self, kind: str, key: str, *, expected_version: int | None = None) -> bool:
-        return records.delete_record(self._database, kind, key, expected_version=expected_version)
+        is_deleted = records.delete_record(self._database, kind, key, expected_version=expected_version)
+        if kind == records.QUEUES:
+            self._turns.note(EVERYWHERE)
+        return is_deleted
