@@ -30,21 +30,21 @@ SESSION = "floor-session"
 RETENTION = 86_400_000_000
 
 # KEYS   1 base
-# ARGV   1 now, then for each job: id, arguments
+# ARGV   1 now, 2 queue, then for each job: id, arguments
 # reply  the number of jobs
 INSERT = """
-local base, now, jobs = KEYS[1], ARGV[1], (#ARGV - 1) / 2
-local head = 'enqueued 0 benchmarks.noop default 0 ' .. now .. ' '
+local base, now, queue, jobs = KEYS[1], ARGV[1], ARGV[2], (#ARGV - 2) / 2
+local head = 'enqueued 0 benchmarks.noop ' .. queue .. ' 0 ' .. now .. ' '
 local place = redis.call('INCRBY', base .. ':seq', jobs) - jobs
 local records, ready, listed = {}, {}, {}
 for at = 1, 2 * jobs, 2 do
-  local id = ARGV[at + 1]
-  records[at], records[at + 1] = id, head .. ARGV[at + 2]
+  local id = ARGV[at + 2]
+  records[at], records[at + 1] = id, head .. ARGV[at + 3]
   ready[at], ready[at + 1] = place + (at + 1) / 2, id
   listed[at], listed[at + 1] = now, id
 end
 redis.call('HSET', base .. ':jobs', unpack(records))
-redis.call('ZADD', base .. ':ready:default', unpack(ready))
+redis.call('ZADD', base .. ':ready:' .. queue, unpack(ready))
 redis.call('ZADD', base .. ':enqueued', unpack(listed))
 return jobs
 """
@@ -116,12 +116,12 @@ class Floor:
         self._connection.send_packed_command(self._connection.pack_command(*words))
         return self._connection.read_response(disable_decoding=True)
 
-    def enqueue(self, *, jobs: int, batch: int) -> None:
+    def enqueue(self, *, jobs: int, batch: int, queue: str = "default") -> None:
         """Store so many ready jobs more, `batch` a round trip."""
         numbers = iter(range(jobs))
         while numbered := list(islice(numbers, batch)):
             words = chain.from_iterable((next(self._ids), f"[{number}]") for number in numbered)
-            self.call("EVALSHA", self._insert, 1, BASE, micros(), *words)
+            self.call("EVALSHA", self._insert, 1, BASE, micros(), queue, *words)
 
     def exchange(self, ended: Sequence[Ended], now: int) -> list[str]:
         """Settle the ended jobs and claim a batch of ready ones; return two lines for each: id, record."""
@@ -275,11 +275,12 @@ def growth_of(load: Load, floor: Floor, server: RedisServer) -> Figures:
 
 
 def grown(load: Load) -> Figures:
-    """Compare the three verbs beside many finished jobs with the same beside few."""
+    """Compare the three verbs beside many finished and as many waiting jobs with the same beside few."""
     with redis_server.running(load.directory) as server, closing(Floor(server.port)) as floor:
         empty = growth_of(load, floor, server)
         floor.enqueue(jobs=load.stored, batch=500)
         floor.drain()
+        floor.enqueue(jobs=load.stored, batch=500, queue="waiting")
         return growth.shares(empty, growth_of(load, floor, server))
 
 
