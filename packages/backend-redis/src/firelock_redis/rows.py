@@ -34,6 +34,7 @@ __all__ = [
     "read_history",
     "record_of",
     "state_of",
+    "task_head",
     "text_of",
 ]
 
@@ -86,12 +87,16 @@ def _from_one_line(text: str) -> str:
     return "\\".join(parts)
 
 
+def task_head(task: str) -> str:
+    """Return how the payload of every job of that task begins, and of no other job."""
+    return f"{_on_one_line(task)}\t"
+
+
 def payload_of(job: NewJob, *, is_plain: bool = False) -> str:
     """Return what is written of a job once; a plain one has none of the rarer fields."""
     rare = "" if is_plain else _rare(job)
     return (
-        f"{_on_one_line(job.task)}\t{_on_one_line(job.serializer)}\t{job.created_at}\t{rare}\n"
-        f"{job.arguments}"
+        f"{_on_one_line(job.task)}\t{_on_one_line(job.serializer)}\t{job.created_at}\t{rare}\n{job.arguments}"
     )
 
 
@@ -192,15 +197,29 @@ def entry_line(entry: HistoryEntry) -> str:
     return json.dumps(fields, ensure_ascii=False, separators=(",", ":")) + "\n"
 
 
+def _read_entry(line: str) -> HistoryEntry | None:
+    try:
+        state, *others = json.loads(line)
+        return HistoryEntry(_NAMES[state], *others)
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return None
+
+
 def read_history(record: str, created_at: int) -> list[HistoryEntry]:
-    """Return the steps of a job's life, those not written out among them; see scripts/jobs.lua."""
+    """Return the steps of a job's life, those not written out among them; see scripts/jobs.lua.
+
+    A line that cannot be read is passed over.
+
+    Raises:
+        ValueError: the record is not what was written.
+    """
     first, second, _, rest = record.split("\n", 3)
     *lines, fields = rest.split("\n")
     origin = second[-1]
     entries = [] if origin == "-" else [HistoryEntry(_STATES[origin], created_at)]
     for line in lines:
-        state, *others = json.loads(line)
-        entries = bounded_history(entries, HistoryEntry(_NAMES[state], *others))
+        if (entry := _read_entry(line)) is not None:
+            entries = bounded_history(entries, entry)
     changed, claimed, started, ended, *_ = columns = fields.split("\t")
     if first[0] == "S" and not ended:
         attempt = int(first[2 if first[1] == "+" else 1 :].split(" ", 1)[0])

@@ -5,7 +5,7 @@
 -- Reply names of queues that were left out, for a call of their own; then for each of the others: its name and the
 --       numbers of its jobs that are awaiting, scheduled, enqueued, succeeded, failed, deleted and processing
 
-local TOGETHER = 500
+local TOGETHER = 400
 local STATES = { 'W', 'C', 'E', 'S', 'F', 'D' }
 
 local names = #ARGV > 0 and ARGV or call('SMEMBERS', base .. 'queues')

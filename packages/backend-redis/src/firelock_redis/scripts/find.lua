@@ -3,23 +3,22 @@
 --
 -- KEYS  1 base; derived: the lists named, h:<id> p:<id> all (see jobs.lua)
 -- ARGV  1 1 for the oldest first; 2 the score to begin with, 3 the score before which to end; 4, 5 score and id of the
---       place behind which to begin; 6 how many are wanted;
---       7 the time that is told: score, created, or changed, as the record says;
---       conditions: 8 beginning of the id, 9 letter of the state, 10 queue, 11 task and tab as a payload begins,
---       12 server as JSON, 13 fingerprint as JSON, 14 1 where the job waits for a retry, 0 where it does not;
---       15 the number of lists that the job has to be in, their names, and the names of the lists to walk;
+--       place behind which to begin; 6 how many are wanted; 7 what it may cost, in about a microsecond;
+--       8 the time that is told: score, created, or changed, as the record says;
+--       conditions: 9 beginning of the id, 10 letter of the state, 11 queue, 12 task and tab as a payload begins,
+--       13 server as JSON, 14 fingerprint as JSON, 15 1 where the job waits for a retry, 0 where it does not;
+--       16 the number of lists that the job has to be in, their names, and the names of the lists to walk;
 --       nothing for what does not matter
 -- Reply 1 where all was walked, else 0; score and id of the last place looked at, nothing for none;
 --       then time and id of each job found
 
-local BUDGET = 4000     -- what a script may cost, in what is about a microsecond
 local BYTES = 200000    -- texts read at once, as a rule
 local MOST = 500        -- jobs looked at together
 
 local oldest_first, since, before, place_score, place_id = ARGV[1] == '1', ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local wanted, told = tonumber(ARGV[6]), ARGV[7]
-local prefix, state, queue, task, server, fingerprint, retrying = unpack(ARGV, 8, 14)
-local sets = tonumber(ARGV[15])
+local wanted, budget, told = tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8]
+local prefix, state, queue, task, server, fingerprint, retrying = unpack(ARGV, 9, 15)
+local sets = tonumber(ARGV[16])
 local reads_record = told == 'changed' or state .. queue .. server .. fingerprint .. retrying ~= ''
 local spent = 0
 
@@ -27,9 +26,9 @@ local spent = 0
 
 -- Tell whether an id comes before another, byte by byte as members of a list stand; `<` follows the server's locale.
 local function precedes(one, other)
-  spent = spent + 1
+  spent = spent + 1.5
   for first = 1, #one, 8 do
-    if string.sub(one, first, first + 7) ~= string.sub(other, first, first + 7) then
+    if sub(one, first, first + 7) ~= sub(other, first, first + 7) then
       for place = first, first + 7 do
         local mine, its = string.byte(one, place) or -1, string.byte(other, place) or -1
         if mine ~= its then return mine < its end
@@ -57,7 +56,8 @@ local function opened(name)
   if since ~= '' then list.first = call('ZCOUNT', key, '-inf', '(' .. since) end
   if before ~= '' then list.last = call('ZCOUNT', key, '-inf', '(' .. before) end
   if place_score ~= '' then
-    if oldest_first then list.first = math.max(list.first, rank(key)) else list.last = math.min(list.last, rank(key)) end
+    local here = rank(key)
+    if oldest_first then list.first = math.max(list.first, here) else list.last = math.min(list.last, here) end
   end
   spent = spent + 2
   return list
@@ -65,21 +65,18 @@ end
 
 local function fetch(list, some)
   local count = math.min(some, list.last - list.first)
-  if count <= 0 then return false end
+  if count <= 0 then return end
   local from = oldest_first and list.first or list.last - count
   list.pairs = call('ZRANGE', list.key, from, from + count - 1, 'WITHSCORES')
   if oldest_first then list.first = list.first + count else list.last = from end
   list.at = oldest_first and 1 or #list.pairs - 1
   spent = spent + 0.3 * count
-  return true
 end
 
-local function advance(list, some)
+-- Look at the next place of a list, which has one where it has an id.
+local function look(list, some)
   list.at = list.at + list.step
-  if not list.pairs[list.at] and not fetch(list, some) then
-    list.id = nil
-    return
-  end
+  if not list.pairs[list.at] then fetch(list, some) end
   list.id, list.text = list.pairs[list.at], list.pairs[list.at + 1]
   list.score = tonumber(list.text)
 end
@@ -89,35 +86,46 @@ local function comes_first(one, other)
   return precedes(one.id, other.id) == oldest_first
 end
 
-local lists = {}
-for number = 16 + sets, #ARGV do lists[#lists + 1] = opened(ARGV[number]) end
+-- Lists by their next places, the first of all at the end; and those whose next place is to be looked at.
+local ordered, waiting = {}, {}
+for number = 17 + sets, #ARGV do waiting[#waiting + 1] = opened(ARGV[number]) end
+local lists = #waiting
 
--- The list with the next place of all; nil where there is none.
-local function next_list()
-  if #lists == 1 then return lists[1].id and lists[1] or nil end
-  local best
-  for _, list in ipairs(lists) do
-    if list.id and (not best or comes_first(list, best)) then best = list end
+local function put_in_order(list)
+  local low, high = 1, #ordered + 1
+  while low < high do
+    local middle = math.floor((low + high) / 2)
+    if comes_first(list, ordered[middle]) then low = middle + 1 else high = middle end
   end
-  spent = spent + 0.05 * #lists
-  return best
+  table.insert(ordered, low, list)
 end
 
 local function taken(count)
   local places = {}
-  local some = math.max(8, math.ceil(2 * count / #lists))
-  while #places < count do
-    local list = next_list()
+  local some = lists == 1 and count or math.max(8, math.ceil(2 * count / lists))
+  for number = 1, count do
+    for one = #waiting, 1, -1 do
+      look(waiting[one], some)
+      if waiting[one].id then put_in_order(waiting[one]) end
+      waiting[one] = nil
+    end
+    local list = table.remove(ordered)
     if not list then break end
-    places[#places + 1] = { id = list.id, text = list.text }
-    advance(list, some)
+    places[number] = { id = list.id, score = list.text, time = list.text }
+    waiting[1] = list
   end
+  spent = spent + #places * (lists == 1 and 0.5 or 2)
   return places
+end
+
+local function is_all_walked()
+  local list = waiting[1]
+  return #ordered == 0 and not (list and (list.pairs[list.at + list.step] or list.first < list.last))
 end
 
 -- ---- the conditions --------------------------------------------------------------------------------------------
 
-local bytes, texts_read = 0, 0
+local bytes, texts_read = 1, 0
 
 local function read_texts(places, kind)
   if #places == 0 then return {} end
@@ -127,22 +135,22 @@ local function read_texts(places, kind)
   for number = 1, #places do
     local size = texts[number] and #texts[number] or 0
     bytes = bytes + size
-    spent = spent + 1 + size / 2000
+    spent = spent + 1.2 + size / 500
   end
   texts_read = texts_read + #places
   return texts
 end
 
 local function ends_with_fingerprint(line)
-  if string.sub(line, -#fingerprint - 1) ~= fingerprint .. ']' then return false end
-  local mark = string.sub(line, -#fingerprint - 2, -#fingerprint - 2)
+  if sub(line, -#fingerprint - 1) ~= fingerprint .. ']' then return false end
+  local mark = sub(line, -#fingerprint - 2, -#fingerprint - 2)
   return mark == ' ' or mark == ','  -- an inner quotation mark has another character before it
 end
 
 local SERVER = '^.*\n' .. string.rep('[^\t\n]*\t', 6) .. '([^\t\n]*)\t'
 
 local function is_wanted_record(text)
-  if state ~= '' and string.sub(text, 1, 1) ~= state then return false end
+  if state ~= '' and sub(text, 1, 1) ~= state then return false end
   if queue ~= '' and match(text, '^%u%+?%d+ %d+ %-?%d+ ([^\n]+) %S*\n') ~= queue then return false end
   if retrying ~= '' then
     local retries = match(text, '^C[^\n]*\n(%d+) ')
@@ -155,7 +163,7 @@ local function is_wanted_record(text)
 end
 
 local function is_in_sets(id)
-  for number = 16, 15 + sets do
+  for number = 17, 16 + sets do
     spent = spent + 0.7
     if not call('ZSCORE', base .. ARGV[number], id) then return false end
   end
@@ -166,7 +174,7 @@ end
 local function meeting(places)
   local left = {}
   for _, place in ipairs(places) do
-    if (prefix == '' or string.sub(place.id, 1, #prefix) == prefix) and is_in_sets(place.id) then left[#left + 1] = place end
+    if sub(place.id, 1, #prefix) == prefix and is_in_sets(place.id) then left[#left + 1] = place end
   end
   if reads_record then
     places, left = left, {}
@@ -175,7 +183,7 @@ local function meeting(places)
       local text = texts[number]
       if text and is_wanted_record(text) then
         left[#left + 1] = place
-        if told == 'changed' then place.text = match(text, '^.*\n(%-?%d+)\t') or place.text end
+        if told == 'changed' then place.time = match(text, '^.*\n(%-?%d+)\t') or place.time end
       end
     end
   end
@@ -183,7 +191,7 @@ local function meeting(places)
     places, left = left, {}
     local texts = read_texts(places, 'p:')
     for number, place in ipairs(places) do
-      if texts[number] and string.sub(texts[number], 1, #task) == task then left[#left + 1] = place end
+      if texts[number] and sub(texts[number], 1, #task) == task then left[#left + 1] = place end
     end
   end
   return left
@@ -196,20 +204,29 @@ local reads_texts = reads_record or task ~= ''
 
 local function how_many_next(missing)
   if not is_tested then return math.min(missing, MOST) end
-  if not reads_texts then return MOST end
-  if texts_read == 0 then return 50 end
-  return math.max(1, math.min(MOST, math.floor(BYTES * texts_read / math.max(bytes, 1))))
+  local fits = math.min(MOST, math.floor((budget - spent) / 4))
+  if reads_texts then fits = math.min(fits, texts_read == 0 and 50 or math.floor(BYTES * texts_read / bytes)) end
+  return math.max(1, fits)
 end
 
-local found, reached, reply = 0, nil, { 0, '', '' }
-for _, list in ipairs(lists) do advance(list, math.max(8, math.ceil(2 * how_many_next(wanted) / #lists))) end
-while found < wanted and spent < BUDGET do
+local reply, found = { 1, '', '' }, 0
+
+local function tell(place)
+  found = found + 1
+  local time = told == 'created' and call('ZSCORE', base .. 'all', place.id)
+  reply[2 * found + 2], reply[2 * found + 3] = time or place.time, place.id
+end
+
+repeat
   local places = taken(how_many_next(wanted - found))
   if #places == 0 then break end
-  reached = places[#places]
-  local score, last = reached.text, reached.id
-  for _, place in ipairs(meeting(places)) do
-    ...
+  local good, last = meeting(places), places[#places]
+  for number = 1, math.min(#good, wanted - found) do
+    tell(good[number])
+    if found == wanted then last = good[number] end
   end
-end
+  reply[1] = last == places[#places] and 1 or 0
+  reply[2], reply[3] = last.score, last.id
+until found == wanted or spent >= budget
+if not is_all_walked() then reply[1] = 0 end
 return reply

@@ -4,7 +4,7 @@
 -- ARGV  ids
 -- Reply record and payload of each, nil for none, in the order asked; where there are fewer, the rest was left out
 
-local BYTES, TOGETHER = 1000000, 50
+local BYTES, TOGETHER = 1000000, 10
 
 local reply, size = {}, 0
 for first = 1, #ARGV, TOGETHER do

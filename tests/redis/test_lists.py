@@ -1,0 +1,394 @@
+"""Lists in Redis: exact in order and content whichever way they are read, and bounded, whatever is stored."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+import pytest
+
+from firelock.job import JobRecord, State
+from firelock.storage import JobFilter, selection
+from firelock.testing.ends import deletes, fails, retries, succeeds
+from firelock.testing.handles import SECOND, STAMP, Handles
+from firelock.testing.scene import Running, Scene, error_info
+from firelock_redis.places import PAGE_COST, RARE, SCRIPT_COST
+from firelock_redis.storage import RedisStorage
+from firelock_redis.url import parse_url
+from tests.redis.programs import Program
+from tests.redis.servers import RedisServer
+
+PARTED = "partitions=4"
+QUEUES = ["bulk", "default", "mail"]
+
+
+@pytest.fixture
+def scene(server: RedisServer, request: pytest.FixtureRequest) -> Iterator[Scene]:
+    """An empty store of one partition, unless told otherwise."""
+    server.empty()
+    yield from opened(server, getattr(request, "param", ""))
+
+
+def opened(server: RedisServer, options: str = "") -> Iterator[Scene]:
+    """Yield the server's store with jobs and sessions at hand."""
+    handles = Handles(lambda: RedisStorage(parse_url(server.socket_url(options))))
+    yield Scene(handles)
+    handles.close()
+
+
+alone_and_parted = pytest.mark.parametrize("scene", ["", PARTED], ids=["alone", "parted"], indirect=True)
+
+
+def walked(scene: Scene, where: JobFilter, limit: int, *, oldest_first: bool = False) -> list[JobRecord]:
+    """Return the jobs of all pages."""
+    page = scene.storage.find(where, limit=limit, oldest_first=oldest_first)
+    jobs = page.jobs
+    while page.cursor is not None:
+        assert len(page.jobs) <= limit
+        page = scene.storage.find(where, limit=limit, cursor=page.cursor, oldest_first=oldest_first)
+        jobs = jobs + page.jobs
+    return jobs
+
+
+def expected(jobs: Sequence[JobRecord], where: JobFilter, *, oldest_first: bool = False) -> list[JobRecord]:
+    """Return the jobs of the list, in order, by the rules that every storage has in common."""
+    return selection.paged(jobs, where, limit=len(jobs) + 1, cursor=None, oldest_first=oldest_first).jobs
+
+
+def ids(jobs: Sequence[JobRecord]) -> list[str]:
+    """Return the jobs' ids."""
+    return [job.id for job in jobs]
+
+
+# ---- order and content -------------------------------------------------------------------------------------
+
+
+def live(scene: Scene, chance: random.Random) -> list[str]:
+    """Jobs of every kind are stored, few instants among them; return their ids."""
+    holders = [scene.begin("a"), scene.begin("b")]
+    known: list[str] = []
+    for _ in range(40):
+        fields = {
+            "queue": chance.choice(QUEUES), "task": chance.choice(["send", "read\tit"]),
+            "tags": tuple(chance.sample(["eu", "ü{x}", "big"], chance.randrange(3))),
+            "recurring_id": chance.choice([None, "nightly"]), "created_at": STAMP + chance.randrange(4),
+        }  # fmt: skip
+        known += scene.add_many(chance.choice([1, 4]), **fields)
+        known.append(scene.continuation(chance.choice(known), **{**fields, "recurring_id": None}))
+        holder = chance.choice(holders)
+        runs = [Running(job, holder) for job in scene.claim(holder, 3, QUEUES)]
+        error = error_info(chance.choice(["plain", 'quo"ted', ', "plain']), message='a ", "plain"]')
+        ends = [succeeds, partial(fails, error=error), partial(retries, error=error)]
+        scene.storage.apply([chance.choice(ends)(run) for run in runs if chance.random() < 0.7])
+        scene.storage.apply([deletes(chance.choice(known), at=STAMP + chance.randrange(4))])
+    return known
+
+
+def drawn(chance: random.Random, jobs: Sequence[JobRecord]) -> JobFilter:
+    """Return a filter that looks for a few things at once."""
+    one = chance.choice(jobs)
+    values = {
+        "state": chance.choice(list(State)), "task": "read\tit", "queue": chance.choice([*QUEUES, "none"]),
+        "tag": chance.choice(["eu", "ü{x}", "none"]), "server": "host:a", "recurring_id": "nightly",
+        "fingerprint": chance.choice(["plain", 'quo"ted', ', "plain']), "is_retrying": chance.random() < 0.5,
+        "id_prefix": one.id[: chance.choice([1, 34, 36])], "since": STAMP + 1, "until": STAMP + 3,
+        "parent_id": next(job.parents[0].parent_id for job in jobs if job.parents),
+    }  # fmt: skip
+    return JobFilter(**{name: value for name, value in values.items() if chance.random() < 0.2})
+
+
+@alone_and_parted
+@pytest.mark.parametrize("seed", range(3))
+def test_every_list_is_what_its_filter_says(scene, seed):
+    """Whatever is asked for, the pages hold the same jobs in the same order as by a look at each job."""
+    chance = random.Random(seed)
+    jobs = [scene.record(id) for id in live(scene, chance)]
+
+    for _ in range(150):
+        where, limit, oldest_first = drawn(chance, jobs), chance.choice([3, 50]), chance.random() < 0.5
+        right = expected(jobs, where, oldest_first=oldest_first)
+        assert right == walked(scene, where, limit, oldest_first=oldest_first), (where, limit, oldest_first)
+
+
+@alone_and_parted
+@pytest.mark.parametrize("oldest_first", [False, True])
+def test_thousands_of_one_instant_are_paged_by_id(scene, oldest_first):
+    """Jobs of one instant are in order of id across pages, queues and partitions, however many there are."""
+    known = [
+        id for queue in QUEUES for _ in range(5)
+        for id in scene.add_many(400, queue=queue, created_at=STAMP)
+    ]  # fmt: skip
+    right = sorted(known, reverse=not oldest_first)
+
+    for where in (JobFilter(), JobFilter(State.ENQUEUED)):
+        assert right == ids(walked(scene, where, 700, oldest_first=oldest_first))
+
+
+def test_ids_of_one_instant_are_in_order_of_their_bytes(scene):
+    """Neither letters' case nor a server's language matters, within a queue and among several."""
+    odd = ["B-1", "a-1", "a_1", "A", "a", "é", "z", "\U0001f525", "aa", "12345678x", "12345678"]
+    for place, id in enumerate(odd):
+        scene.add(id=id, queue=QUEUES[place % 3], created_at=STAMP)
+
+    for where in (JobFilter(), JobFilter(State.ENQUEUED)):
+        assert sorted(odd) == ids(walked(scene, where, 2, oldest_first=True))
+        assert sorted(odd, reverse=True) == ids(walked(scene, where, 3))
+
+
+@alone_and_parted
+def test_jobs_of_many_queues_are_one_list(scene):
+    """More queues than one script walks are merged all the same."""
+    known = [scene.add(queue=f"queue{place % 70}", created_at=STAMP + place // 3) for place in range(140)]
+    jobs = scene.storage.get(known)
+
+    assert expected(jobs, JobFilter(State.ENQUEUED)) == walked(scene, JobFilter(State.ENQUEUED), 9)
+    assert {f"queue{place}": {State.ENQUEUED: 2} for place in range(70)} == scene.storage.counts().by_queue
+
+
+@alone_and_parted
+def test_processing_jobs_are_listed_until_their_session_has_ended(scene):
+    """Those of every session, in order of their claim, and by queue."""
+    first, second = scene.begin("a"), scene.begin("b")
+    scene.add_many(3, queue="mail")
+    scene.add_many(3, queue="bulk")
+    mail, bulk = scene.claim(second, 3, ["mail"]), scene.claim(first, 3, ["bulk"])
+
+    def listed(**fields: object) -> set[str]:
+        return set(ids(walked(scene, JobFilter(State.PROCESSING, **fields), 2)))
+
+    assert {job.id for job in mail + bulk} == listed()
+    assert {job.id for job in mail} == listed(queue="mail") == listed(server="host:b")
+    assert {job.id for job in mail} == set(ids(walked(scene, JobFilter(queue="mail"), 2)))
+    scene.storage.end_session(second.session, None, reason="gone")
+    assert {job.id for job in bulk} == listed()
+
+
+def test_a_whole_id_is_looked_up(scene):
+    """The rest of the filter is judged, and what follows an id is no beginning of another."""
+    id = scene.add(queue="mail")
+
+    assert [id] == ids(walked(scene, JobFilter(id_prefix=id, queue="mail", state=State.ENQUEUED), 5))
+    assert [] == walked(scene, JobFilter(id_prefix=id, queue="bulk"), 5)
+    assert [] == walked(scene, JobFilter(id_prefix=id + "0"), 5)
+    assert [] == walked(scene, JobFilter(id_prefix=id, until=1), 5)
+
+
+def test_no_page_holds_nothing(scene):
+    """A limit of nought is an empty page, and the last one."""
+    scene.add()
+
+    page = scene.storage.find(JobFilter(), limit=0)
+
+    assert ([], None) == (page.jobs, page.cursor)
+
+
+# ---- a crowd -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def crowded(program: Program) -> Iterator[RedisServer]:
+    """A server of the crowd's own: no other test empties it."""
+    with RedisServer(program) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def crowd(crowded: RedisServer) -> Iterator[Scene]:
+    """More jobs than one page may look at; the oldest one is special."""
+    for scene in opened(crowded):
+        scene.first = scene.add(task="rare", tags=("odd",), recurring_id="nightly")
+        for _ in range(PAGE_COST // 2_000):
+            scene.add_many(1_000)
+        scene.tagged = scene.add_many(RARE + 500, tags=("common",))
+        scene.storage.apply([deletes(id, at=STAMP + place) for place, id in enumerate(scene.tagged[:50])])
+        yield scene
+
+
+@pytest.mark.parametrize("where", [JobFilter(task="rare"), JobFilter(State.ENQUEUED, task="rare")])
+def test_a_page_looks_so_far_and_no_farther(crowd, where):
+    """What is not found on the way is looked for by the next page: the first is empty and has a cursor."""
+    pages = [crowd.storage.find(where, limit=10)]
+    while pages[-1].cursor is not None:
+        pages.append(crowd.storage.find(where, limit=10, cursor=pages[-1].cursor))
+
+    assert 2 <= len(pages) <= 6
+    assert [] == pages[0].jobs
+    assert [crowd.first] == [job.id for page in pages for job in page.jobs]
+
+
+def test_no_script_of_a_page_is_long(crowd, crowded):
+    """A page in vain is some fifteen scripts, each of which looks at some thousand jobs."""
+    before = calls(crowded)
+
+    crowd.storage.find(JobFilter(task="nobody's"), limit=10)
+
+    assert PAGE_COST // SCRIPT_COST <= calls(crowded) - before <= PAGE_COST // SCRIPT_COST + 2
+
+
+def calls(server: RedisServer) -> int:
+    """Return how many scripts the server has run."""
+    return sum(
+        int(line.partition("calls=")[2].partition(",")[0])
+        for name, line in server.info("commandstats").items() if name.startswith("cmdstat_eval")
+    )  # fmt: skip
+
+
+def test_what_has_a_list_of_its_own_is_found_at_once(crowd):
+    """One page holds the jobs of a rare tag or recurring definition, and is the last."""
+    for where in (
+        JobFilter(tag="odd"),
+        JobFilter(recurring_id="nightly"),
+        JobFilter(State.ENQUEUED, tag="odd"),
+        JobFilter(tag="odd", recurring_id="nightly", task="rare"),
+    ):
+        page = crowd.storage.find(where, limit=10)
+        assert ([crowd.first], None) == (ids(page.jobs), page.cursor), where
+
+
+def test_a_common_tag_is_read_along_the_state(crowd):
+    """Where too many jobs have a tag to be sorted, the list of the state is walked: the order is the same."""
+    deleted, enqueued = JobFilter(State.DELETED, tag="common"), JobFilter(State.ENQUEUED, tag="common")
+
+    assert crowd.tagged[:50] == ids(walked(crowd, deleted, 20, oldest_first=True))
+    assert set(crowd.tagged[50:]) == set(ids(walked(crowd, enqueued, 1_000)))
+
+
+def test_a_large_page_is_one_page(crowd):
+    """A limit of thousands is met by as many round trips as it takes."""
+    page = crowd.storage.find(JobFilter(tag="common"), limit=RARE + 400)
+
+    assert RARE + 400 == len(set(ids(page.jobs)))
+    assert page.cursor is not None
+
+
+# ---- numbers -----------------------------------------------------------------------------------------------
+
+
+@alone_and_parted
+def test_failures_are_counted_over_all_queues(scene):
+    """Groups are whole where there are more failed jobs than one script looks at; the newest is shown."""
+    holder = scene.begin()
+    scene.storage.insert([scene.new_job(queue=QUEUES[place % 3]) for place in range(1_200)])
+    claimed = [job for _ in range(20) for job in scene.claim(holder, 200, QUEUES)]
+    marks = ["common", 'quo"ted', "rare"]
+    ends = [
+        fails(Running(job, holder), error_info(marks[(place % 7 > 3) + (place == 7)], message=f"m{place}"))
+        for place, job in enumerate(claimed)
+    ]
+    for place, end in enumerate(ends):
+        end.at = STAMP + place * SECOND
+    scene.storage.apply(ends)
+
+    groups = scene.storage.failure_groups(10)
+
+    sizes = Counter(end.error.fingerprint for end in ends)
+    newest = {end.error.fingerprint: (end.at, end.error.message, end.job_id) for end in ends}
+    assert 1_200 == len(ends)
+    assert sizes.most_common() == [(group.fingerprint, group.count) for group in groups]
+    assert newest == {
+        group.fingerprint: (group.newest_at, group.message, group.sample_id) for group in groups
+    }
+
+
+def test_counts_are_whole_with_a_thousand_queues(scene):
+    """More queues than one script counts are counted all the same."""
+    names = [f"queue{place}" for place in range(1_000)]
+    scene.storage.insert([scene.new_job(queue=queue) for queue in names])
+    scene.claim(scene.begin(), 1, ["queue7"])
+
+    counts = scene.storage.counts()
+
+    assert {State.ENQUEUED: 999, State.PROCESSING: 1} == counts.by_state
+    assert set(names) == set(counts.by_queue)
+    assert {State.PROCESSING: 1} == counts.by_queue["queue7"]
+
+
+def test_many_large_jobs_are_read_whole(scene):
+    """What does not fit into one reply is asked for again."""
+    texts = [f'"{place}{"x" * 200_000}"' for place in range(30)]
+    known = [scene.add(arguments=text) for text in texts]
+
+    jobs = scene.storage.get([*known, "unknown", known[0]])
+
+    assert texts == [job.arguments for job in jobs[:30]]
+    assert (None, known[0]) == (jobs[30], jobs[31].id)
+    assert known[::-1] == ids(walked(scene, JobFilter(), 30))
+
+
+# ---- what nobody wrote -------------------------------------------------------------------------------------
+
+
+def overwrite(
+    server: RedisServer, kind: str, id: str, change: tuple[str, str] | None, text: str = ""
+) -> None:
+    """The key of a job holds something else: a part of it replaced, or all of it."""
+    key = f"firelock:{{0}}:{kind}:{id}"
+    client = server.client()
+    stored = str(client.get(key) or "")
+    assert change is None or change[0] in stored
+    client.set(key, text if change is None else stored.replace(*change, 1))
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        ("h", None),
+        ("h", ("E", "B")),
+        ("h", (" default ", " ")),
+        ("h", ("\t\t", "\t")),
+        ("p", None),
+        ("p", ("\t", " ")),
+        ("p", ('["one"]', '["one"')),
+        ("p", ('["one"]', "[" * 100_000)),
+        ("p", (",[]]", ",[[7]]]")),
+    ],
+)
+def test_a_job_that_cannot_be_read_is_shown_and_hinders_no_other(scene, server, kind, change):
+    """It stands where it stood, and says what is wrong; the lists around it are whole."""
+    before, bad, behind = (scene.add(tags=("one",)) for _ in range(3))
+    overwrite(server, kind, bad, change, "garbage")
+
+    for where in (JobFilter(), JobFilter(tag="one"), JobFilter(State.ENQUEUED)):
+        jobs = walked(scene, where, 2, oldest_first=True)
+        assert [before, bad, behind] == ids(jobs), where
+        assert [None, "what is stored of this job cannot be read", None] == [job.reason for job in jobs]
+    assert bad == scene.record(bad).id
+    assert {State.ENQUEUED: 3} == scene.storage.counts().by_state
+
+
+def test_a_failed_job_that_cannot_be_read_is_in_no_group(scene, server):
+    """The groups are those of the others."""
+    holder = scene.begin()
+    bad, good = (scene.settle(fails(scene.run(holder))) for _ in range(2))
+    overwrite(server, "h", bad, ('"]', '"'))
+
+    assert [(1, good)] == [(group.count, group.sample_id) for group in scene.storage.failure_groups(5)]
+
+
+def test_what_cannot_be_read_of_a_past_is_left_out(scene, server):
+    """The other steps and attempts are shown."""
+    holder = scene.begin()
+    job_id = scene.settle(retries(scene.run(holder)))
+    scene.settle(fails(scene.run(holder, job_id)))
+    history, errors = scene.storage.history(job_id), scene.storage.errors(job_id)
+    client = server.client()
+
+    overwrite(server, "h", job_id, ('["failed"', '["banana"'))
+    client.lset(f"firelock:{{0}}:e:{job_id}", 0, "garbage")
+
+    assert history[:-1] == scene.storage.history(job_id)
+    assert errors[1:] == scene.storage.errors(job_id)
+    overwrite(server, "h", job_id, None, "garbage")
+    assert [] == scene.storage.history(job_id)
+
+
+def test_a_job_whose_record_is_gone_is_passed_over(scene, server):
+    """Lists do not know it any more, nor does anybody else."""
+    gone, good = scene.add(), scene.add()
+    server.client().delete(f"firelock:{{0}}:h:{gone}")
+
+    assert [good] == ids(walked(scene, JobFilter(), 1))
+    assert [None] == scene.storage.get([gone])
+    assert [] == scene.storage.history(gone)
