@@ -238,18 +238,41 @@ def test_a_second_end_looks_at_all_ties_again(scene: Scene) -> None:
     assert (2, [State.ENQUEUED] * 2) == (looked_at, [scene.state(first), scene.state(second)])
 
 
-def test_an_end_named_twice_is_waited_for_once(scene: Scene) -> None:
-    """A child that names one end of its parent twice is released by it."""
+def awaiting(scene: Scene, *edges: Edge) -> str:
+    """Store a job that waits for these ends; return its id."""
+    return scene.add(state=State.AWAITING, parents=edges)
+
+
+def test_a_parent_named_twice_decides_once(scene: Scene, server: RedisServer) -> None:
+    """A child that names its parent twice, for one end or for two, is moved once, and no tie is left."""
     parent = scene.add()
-    child = scene.continuation(parent, parent)
+    same = scene.continuation(parent, parent, on=On.DELETED)
+    both = awaiting(scene, Edge(parent, On.DELETED), Edge(parent, On.FINISHED))
+    neither = awaiting(scene, Edge(parent), Edge(parent, On.FINISHED))
     scene.settle(deletes(parent))
-    other = scene.add()
-    both = scene.add(state=State.AWAITING, parents=(Edge(other, On.DELETED), Edge(other, On.FINISHED)))
-    scene.settle(deletes(other))
 
     release_all(scene)
 
-    assert (State.DELETED, State.ENQUEUED) == (scene.state(child), scene.state(both))
+    assert [(State.ENQUEUED, 2), (State.ENQUEUED, 2), (State.DELETED, 2)] == [
+        (scene.state(child), len(scene.storage.history(child))) for child in (same, both, neither)
+    ]
+    assert not {key for key in keys_of(server) if key.startswith(("pend:", "n:"))}
+
+
+def test_a_child_of_several_pruned_parents_is_deleted_once(scene: Scene, server: RedisServer) -> None:
+    """A child that waits for two parents, and for two ends of one, is deleted by the first that is pruned."""
+    holder, at = scene.begin(), scene.now()
+    parents = [scene.run(holder).id for _ in range(2)]
+    child = awaiting(scene, Edge(parents[0]), Edge(parents[0], On.DELETED), Edge(parents[1]))
+    scene.storage.end_session(holder.session, [], reason="stopped")
+    for run in [Running(job, scene.begin("b")) for job in scene.claim(scene.begin("b"))]:
+        scene.settle(fails(run, expires_at=at))
+    release_all(scene)
+
+    pruned = scene.storage.prune(10)
+
+    assert (2, State.DELETED, 2) == (pruned, scene.state(child), len(scene.storage.history(child)))
+    assert not {key for key in keys_of(server) if key.startswith(("pend:", "n:"))}
 
 
 def test_a_tie_goes_with_who_waits_no_more(scene: Scene, server: RedisServer) -> None:
@@ -363,6 +386,44 @@ def test_more_than_one_script_moves_is_moved_by_one_call(scene: Scene) -> None:
 
     assert (number, number, number) == (promoted.promoted, released, pruned)
     assert {State.ENQUEUED} == {scene.state(child) for child in children}
+
+
+def prune_once(scene: Scene, server: RedisServer) -> list[int]:
+    """Return how many jobs one script pruned of those it may, and whether there is more to look at."""
+    database = Database(parse_url(server.socket_url()))
+    database.clock_offset = scene.storage.clock_offset
+    reply: list[int] = database.run("prune", 0, database.clock_offset, 1_000, '"gone"')
+    database.close()
+    return reply
+
+
+def test_one_script_deletes_some_children(scene: Scene, server: RedisServer) -> None:
+    """The waiting children of a job that is pruned are deleted so many at a time."""
+    parent = scene.add()
+    scene.add_many(AT_ONCE + 1, state=State.AWAITING, parents=(Edge(parent),))
+    scene.settle(fails(scene.run(scene.begin(), parent), expires_at=scene.now()))
+    release_all(scene)
+
+    assert [[0, 1], [1, 0]] == [prune_once(scene, server) for _ in range(2)]
+
+
+def test_one_script_looks_at_some_jobs(scene: Scene, server: RedisServer) -> None:
+    """Jobs that were requeued are passed so many at a time."""
+    ids, at = scene.add_many(1_001), scene.now()
+    scene.storage.apply([deletes(id, expires_at=at - HOUR) for id in ids])
+    scene.storage.apply([requeues(id) for id in ids])
+
+    assert [[0, 1], [0, 1], [0, 0]] == [prune_once(scene, server) for _ in range(3)]
+
+
+def test_one_script_reads_some_bytes(scene: Scene, server: RedisServer) -> None:
+    """Records with large results are read so many at a time."""
+    holder, at = scene.begin(), scene.now()
+    for _ in range(150):
+        end = succeeds(scene.run(holder), expires_at=at - HOUR)
+        scene.settle(attrs.evolve(end, result='"' + "x" * 15_000 + '"'))
+
+    assert [[100, 1], [50, 0]] == [prune_once(scene, server) for _ in range(2)]
 
 
 # ---- full memory -------------------------------------------------------------------------------------------
