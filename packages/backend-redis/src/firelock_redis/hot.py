@@ -41,19 +41,12 @@ _RESULTS = {
     "3": Applied.REFUSED,
     "4": Applied.MISSING,
 }
-_LOOK_CLOSER = "?"
+_APPLIED, _LOOK_CLOSER = "0", "?"
 _odd = attrgetter(
     "to", "from_states", "reason", "error", "retries", "crashes", "due_at", "gives_back", "is_silent"
 )
 _NOTHING_ODD = (State.SUCCEEDED, frozenset({State.PROCESSING}), None, None, None, None, None, False, False)
 _kind = attrgetter("from_states", "session", "to")
-
-
-@attrs.define
-class _Holding:
-    """What one session has claimed through this process: enough to settle it without taking it apart."""
-
-    jobs: dict[str, tuple[str, ClaimedJob]] = attrs.field(factory=dict)  # id: record less its last line
 
 
 @attrs.define
@@ -72,7 +65,9 @@ class RedisHot:
     def __init__(self, database: Database, turns: Turns) -> None:
         self._database = database
         self._turns = turns
-        self._holdings: dict[str, _Holding] = {}
+        # By session and id what was claimed here: record less its last line, and job. A change takes it out,
+        # for if its reply is lost it is sent again field by field.
+        self._holdings: dict[str, dict[str, tuple[str, ClaimedJob]]] = {}
 
     def forget(self, session: str | None = None) -> None:
         """The session has ended, or all have: nothing of it is settled from memory any more."""
@@ -161,16 +156,21 @@ class RedisHot:
         order = self._lay(transitions, arguments)
         reply = self._database.run("exchange", partition, *arguments)
         claim = Claim([]) if asked is None else self._claimed(partition, reply, asked)
-        results: list[Applied | None] = [None] * len(transitions)
-        for place, letter in zip(order, reply[0], strict=True):
-            results[place] = _RESULTS.get(letter)
-        closer = [place for place, result in enumerate(results) if result is None]
-        self._let_go(transitions)
+        letters: str = reply[0]
+        if letters.count(_APPLIED) == len(order):
+            return [Applied.APPLIED] * len(order), claim
+        results = [Applied.REFUSED] * len(order)
+        closer = []
+        for place, letter in zip(order, letters, strict=True):
+            if letter == _LOOK_CLOSER:
+                closer.append(place)
+            else:
+                results[place] = _RESULTS[letter]
         if closer:  # no longer held as it was claimed: sent field by field
             found, _ = self._send(partition, [transitions[place] for place in closer], None)
             for place, result in zip(closer, found, strict=True):
                 results[place] = result
-        return [result for result in results if result is not None], claim
+        return results, claim
 
     def _claim_arguments(self, asked: _Asked | None) -> list[Any]:
         offset = self._database.clock_offset
@@ -188,7 +188,7 @@ class RedisHot:
             return Claim([], next_due_at, is_session_lost=True)
         jobs: list[ClaimedJob] = []
         unreadable: list[Transition] = []
-        held = self._holdings.setdefault(asked.session, _Holding()).jobs if len(reply) > 3 else {}  # noqa: PLR2004
+        held = self._holdings.setdefault(asked.session, {}) if len(reply) > 3 else {}  # noqa: PLR2004
         for place in range(3, len(reply), 3):
             id, record, payload = reply[place : place + 3]
             try:
@@ -209,43 +209,40 @@ class RedisHot:
         if not transitions:
             return []
         order: list[int] = []
-        plain: dict[tuple[str, int | str], list[Any]] = {}
-        plain_order: dict[tuple[str, int | str], list[int]] = {}
+        plain: dict[tuple[str, str, int | str], tuple[list[Any], list[int]]] = {}
         others: list[int] = []
         is_each_once = len({transition.job_id for transition in transitions}) == len(transitions)
         for place, transition in enumerate(transitions):
-            end = self._plain_end(transition) if is_each_once else None
-            if end is None:
+            end = self._plain_end(transition)
+            if end is None or not is_each_once:
                 others.append(place)
                 continue
+            queue, words = end
             expires = transition.expires_at
-            key = (str(transition.session), "" if expires is None else expires // _MINUTE)
-            if key in plain:
-                plain[key] += end
-                plain_order[key].append(place)
-            else:
-                plain[key], plain_order[key] = list(end), [place]
-        for (session, minute), ends in plain.items():
-            here = plain_order[session, minute]
-            arguments += ("P", session, "S", minute, len(here))
+            key = (transition.session or "", queue, "" if expires is None else expires // _MINUTE)
+            if key not in plain:
+                plain[key] = [], []
+            ends, here = plain[key]
+            ends += words
+            here.append(place)
+        for (session, queue, minute), (ends, here) in plain.items():
+            arguments += ("P", session, "S", minute, queue, len(here))
             arguments += ends
             order += here
         for group in _groups(transitions, others):
             first = transitions[group[0]]
             letters = "".join(LETTERS[state] for state in first.from_states)
-            arguments += (letters, first.session or "", LETTERS[first.to], "-", len(group))
+            arguments += (letters, first.session or "", LETTERS[first.to], "-", "", len(group))
             for place in group:
                 arguments += _fields(transitions[place])
             order += group
         return order
 
-    def _plain_end(self, transition: Transition) -> tuple[str, str, int, str] | None:
-        """Return a plain end as its arguments: id, first line, instant, record; None for another."""
+    def _plain_end(self, transition: Transition) -> tuple[str, tuple[str, str, int, str]] | None:
+        """Return a plain end: queue, and id, first line, instant, record as arguments; None for another."""
         holding = self._holdings.get(transition.session or "")
-        if holding is None or _odd(transition) != _NOTHING_ODD:
-            return None
-        held = holding.jobs.get(transition.job_id)
-        if held is None or transition.started_at is None:
+        held = holding.pop(transition.job_id, None) if holding is not None else None
+        if held is None or transition.started_at is None or _odd(transition) != _NOTHING_ODD:
             return None
         record, job = held
         if (transition.fence, transition.attempt, transition.claimed_at) != (
@@ -257,20 +254,13 @@ class RedisHot:
         head, rest = record.split("\n", 1)
         at, expires, server = transition.at, transition.expires_at, transition.server
         result, absent = transition.result, transition.result_absent
-        instants = f"{at}\t{job.claimed_at}\t{transition.started_at}\t\t{'' if expires is None else expires}"
         fresh = (
-            f"S{head[1 : -len(transition.session or '')]}\n{rest}{instants}"
-            f"\t\t{'' if server is None else quoted(server)}\t\t"
+            f"S{head[1 : -len(transition.session or '')]}\n{rest}{at}\t{job.claimed_at}\t"
+            f"{transition.started_at}\t\t{'' if expires is None else expires}\t\t"
+            f"{'' if server is None else quoted(server)}\t\t"
             f"{'' if result is None else quoted(result)}\t{'' if absent is None else quoted(absent)}"
         )
-        return transition.job_id, head + "\n", at, fresh
-
-    def _let_go(self, transitions: Sequence[Transition]) -> None:
-        holdings = self._holdings
-        for transition in transitions:
-            holding = holdings.get(transition.session or "")
-            if holding is not None:
-                holding.jobs.pop(transition.job_id, None)
+        return job.queue, (transition.job_id, head + "\n", at, fresh)
 
 
 def _quarantine(id: str, fence: int, asked: _Asked) -> Transition:

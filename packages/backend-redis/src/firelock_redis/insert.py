@@ -32,6 +32,7 @@ _asked = attrgetter(
 )
 _NOTHING_ASKED = (State.ENQUEUED, None, None, None, (), None, None, None, ())
 _run = attrgetter("queue", "priority")
+_PLAIN_LIMIT = 1_000  # jobs whose keys and values one command of a script can take
 
 
 def _rules() -> str:
@@ -87,8 +88,10 @@ def partition_of(database: Database, job: NewJob) -> int:
 
 
 def _insert(database: Database, partition: int, jobs: Sequence[NewJob]) -> list[bool]:
-    is_plain = all(_asked(job) == _NOTHING_ASKED for job in jobs) and len({job.id for job in jobs}) == len(
-        jobs
+    is_plain = (
+        len(jobs) <= _PLAIN_LIMIT
+        and all(_asked(job) == _NOTHING_ASKED for job in jobs)
+        and len({job.id for job in jobs}) == len(jobs)
     )
     if is_plain and database.run_replicated("insert", partition, *_plain_arguments(database, jobs)):
         return [True] * len(jobs)

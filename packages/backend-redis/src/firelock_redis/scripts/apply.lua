@@ -6,7 +6,7 @@ local APPLIED, RELEASING, ALREADY, REFUSED, MISSING = '0', '1', '2', '3', '4'
 -- Plain ends: the task returned. Each is five arguments less two: id, the record's first line as it was claimed,
 -- the instant, and the whole new record. Whoever has the first line unchanged holds the job, and nobody can have
 -- changed what is behind it. Return the results, and the numbers of those that need a closer look.
-local function end_plainly(first, count, session, minute, results)
+local function end_plainly(first, count, session, queue, minute, results)
   local keys = {}
   for number = 1, count do keys[number] = base .. 'h:' .. ARGV[first + 4 * number - 4] end
   local stored = {}
@@ -14,25 +14,19 @@ local function end_plainly(first, count, session, minute, results)
     local some = call('MGET', unpack(keys, from, math.min(from + CHUNK - 1, count)))
     for number = 1, #some do stored[from + number - 1] = some[number] end
   end
-  local fresh, gone, queues, bucket = {}, {}, {}, {}
+  local fresh, gone, ended = {}, {}, {}
   local arg, done = first, 0
   for number = 1, count do
     local head = ARGV[arg + 1]
     local text = stored[number]
-    if text and string.sub(text, 1, #head) == head then
-      local id, at, queue = ARGV[arg], ARGV[arg + 2], match(head, '(%S+) %S*\n$')
+    if text and sub(text, 1, #head) == head then
+      local id = ARGV[arg]
       done = done + 1
       fresh[2 * done - 1] = keys[number]
       fresh[2 * done] = ARGV[arg + 3]
       gone[done] = id
-      local list = queues[queue]
-      if not list then
-        list = {}
-        queues[queue] = list
-      end
-      local size = #list
-      list[size + 1] = at
-      list[size + 2] = id
+      ended[2 * done - 1] = ARGV[arg + 2]
+      ended[2 * done] = id
       results[number] = APPLIED
     else
       results[number] = text and '?' or MISSING
@@ -44,10 +38,8 @@ local function end_plainly(first, count, session, minute, results)
     call('MSET', unpack(fresh, from, math.min(from + CHUNK - 1, 2 * done)))
   end
   many('ZREM', base .. 'held:' .. session, gone)
-  for queue, list in pairs(queues) do
-    many('ZADD', base .. 'l:S:' .. queue, list)
-    if call('HINCRBY', base .. 'running', queue, -#list / 2) == 0 then call('HDEL', base .. 'running', queue) end
-  end
+  many('ZADD', base .. 'l:S:' .. queue, ended)
+  if call('HINCRBY', base .. 'running', queue, -done) == 0 then call('HDEL', base .. 'running', queue) end
   if minute ~= '' then
     many('RPUSH', base .. 'x:' .. minute, gone)
     call('ZADD', base .. 'xs', minute, minute)
@@ -72,7 +64,7 @@ end
 -- Change one job as the fields say; empty ones leave what is there.
 local function change(job, from, session, fence, to, fields)
   local at, entry, reason, retries, crashes, started, server, gives_back, due, expiry, result, absent = unpack(fields)
-  if not string.find(from, job.state, 1, true) or (session ~= '' and (job.session ~= session or job.fence ~= fence)) then
+  if not find(from, job.state, 1, true) or (session ~= '' and (job.session ~= session or job.fence ~= fence)) then
     return refused(job, session, fence, to)
   end
   leave(job)

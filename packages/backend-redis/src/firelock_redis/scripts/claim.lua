@@ -98,6 +98,19 @@ local function set_aside(ids, names, lines)
   many('SADD', base .. 'broken', ids)
 end
 
+-- The record of a claimed job without its last line; nil where the stored one is garbage.
+local function claimed(text, session)
+  if sub(text, 1, 5) == 'E0 0 ' then  -- never claimed, and most often without a history: no pattern is needed
+    local first = find(text, '\n', 6, true)
+    local second = find(text, '\n', first + 1, true)
+    if sub(text, second - 1, second + 1) == 'E\n\n' then
+      return 'P1 1 ' .. sub(text, 6, first - 1) .. session .. sub(text, first, second + 1)
+    end
+  end
+  local flag, attempt, fence, rest, middle = match(text, '^E(%+?)(%d+) (%d+) ([^\n]*)\n(.*\n)')
+  return flag and 'P' .. flag .. attempt + 1 .. ' ' .. fence + 1 .. ' ' .. rest .. session .. '\n' .. middle
+end
+
 -- Take up to `limit` jobs for the session; lay id, record without its last line and payload of each into `reply`.
 local function claim(reply, names, limit, session, server, now)
   local in_turn = not names
@@ -118,9 +131,8 @@ local function claim(reply, names, limit, session, server, now)
     local texts = call('MGET', unpack(keys))
     for number = 1, some do
       local id, text, payload = ids[first + number - 1], texts[number], texts[some + number]
-      local flag, attempt, fence, rest, middle = match(text or '', '^E(%+?)(%d+) (%d+) ([^\n]*)\n(.*\n)')
-      if flag and payload then
-        local record = 'P' .. flag .. attempt + 1 .. ' ' .. fence + 1 .. ' ' .. rest .. session .. '\n' .. middle
+      local record = text and claimed(text, session)
+      if record and payload then
         local two = #fresh
         fresh[two + 1] = keys[number]
         fresh[two + 2] = record .. fields

@@ -3,7 +3,7 @@
 -- KEYS  1 base; derived: those of jobs.lua, s:<session> paused served recurring's rdue
 -- ARGV  1 clock offset, 2 session that claims, 3 now of the caller, 4 limit, -1 for no claim,
 --       5 number of queues, -1 for all of them, then their names; then groups of changes, each:
---         from (letters of states), session or nothing, to (a letter), minute of expiry or -, number of jobs
+--         from (letters of states), session or nothing, to (a letter), minute of expiry or -, queue, number of jobs
 --         plain where from is P, to is S and the minute is not -; for each job id, first line, at, new record;
 --         else for each job id, fence, and fifteen fields, nothing where they do not matter: at, line of history,
 --         reason, retries, crashes, started_at, server, 1 where the attempt is given back, due_at, expires_at,
@@ -20,11 +20,12 @@ local arg = 6 + math.max(named, 0)
 
 local results = {}
 while arg < #ARGV do
-  local from, session, to, minute, count = ARGV[arg], ARGV[arg + 1], ARGV[arg + 2], ARGV[arg + 3], tonumber(ARGV[arg + 4])
-  arg = arg + 5
+  local from, session, to, minute, queue = unpack(ARGV, arg, arg + 4)
+  local count = tonumber(ARGV[arg + 5])
+  arg = arg + 6
   if minute ~= '-' then
     local some = {}
-    end_plainly(arg, count, session, minute, some)
+    end_plainly(arg, count, session, queue, minute, some)
     for number = 1, count do results[#results + 1] = some[number] end
     arg = arg + 4 * count
   else

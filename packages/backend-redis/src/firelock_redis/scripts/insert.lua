@@ -1,7 +1,7 @@
 -- The jobs are stored enqueued, all of them or none. Behind lib.lua: plain ones only, so that little runs for each.
 --
 -- KEYS  1 base; derived: h:<id> p:<id> l:E:<queue> r:<queue> all seq work queues; publishes on wake
--- ARGV  1 clock offset, then runs of jobs that have these in common:
+-- ARGV  1 clock offset, then runs of at most a thousand jobs together that have these in common:
 --         queue, place of the run's priority, number of jobs
 --         and for each of them: id, payload, created_at
 -- Reply 0 where one of the ids is there already and nothing was stored, else 1
@@ -16,10 +16,6 @@ while at < last do
   runs[#runs + 1] = at
   at = at + 3 + 3 * count
 end
-for first = 1, #keys, CHUNK do
-  if call('EXISTS', unpack(keys, first, math.min(first + CHUNK - 1, #keys))) > 0 then return 0 end
-end
-
 local place = call('INCRBY', base .. 'seq', #keys) - #keys
 local number, all = 0, {}
 local texts, ready, queued = {}, {}, {}
@@ -48,9 +44,7 @@ for _, start in ipairs(runs) do
     line[size + 2] = id
   end
 end
-for first = 1, #texts, CHUNK do
-  call('MSET', unpack(texts, first, math.min(first + CHUNK - 1, #texts)))
-end
+if call('MSETNX', unpack(texts)) == 0 then return 0 end
 many('ZADD', base .. 'all', all)
 for queue, line in pairs(ready) do
   many('ZADD', base .. 'l:E:' .. queue, queued[queue])

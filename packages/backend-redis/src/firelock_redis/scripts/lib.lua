@@ -3,7 +3,7 @@
 
 local base = KEYS[1] .. ':'
 local call = redis.call
-local match, format = string.match, string.format
+local match, find, sub, format = string.match, string.find, string.sub, string.format
 local CHUNK = 1000
 
 -- Micros of the storage's own clock; tests move it by the offset.

@@ -9,8 +9,8 @@
 local ROLLUPS, MINUTES = 500, 500
 
 local function wanted(field)
-  return (ARGV[3] == '' or string.find(field, ARGV[3], 1, true) == 1)
-    and (ARGV[4] == '' or string.find(field, ARGV[4], 1, true) ~= nil)
+  return (ARGV[3] == '' or find(field, ARGV[3], 1, true) == 1)
+    and (ARGV[4] == '' or find(field, ARGV[4], 1, true) ~= nil)
 end
 
 local minutes = call('ZRANGEBYSCORE', base .. 'mz', ARGV[1], '(' .. ARGV[2], 'LIMIT', 0, MINUTES + 1)
