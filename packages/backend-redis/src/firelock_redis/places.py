@@ -21,10 +21,10 @@ __all__ = ["PAGE_COST", "RARE", "SCRIPT_COST", "Query", "first_places"]
 RARE = 2_000
 """Lists of at most so many jobs, all partitions together, are read whole."""
 
-PAGE_COST = 48_000
+PAGE_COST = 40_000
 """What the scripts of a page may cost that look for jobs in vain, in about a microsecond of the server."""
 
-SCRIPT_COST = 3_000
+SCRIPT_COST = 2_500
 
 _AT_ONCE = 1_000  # places in one reply
 _LEAST = 8  # asked of each of several ways at first
