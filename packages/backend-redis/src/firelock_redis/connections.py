@@ -24,6 +24,27 @@ Reply: TypeAlias = Any
 
 _LOOKED_AT_AFTER = 1.0  # seconds without use from which on a connection may have been closed by the server
 
+try:
+    from hiredis import pack_command
+except ImportError:
+    _pack: Callable[..., bytes] | None = None  # the driver's own, in Python
+else:
+    _pack = cast("Callable[..., bytes]", pack_command)
+
+
+class _Packer:
+    """Lays out a command as it is sent: the driver's way looks at each word once more, 0.2 µs apiece."""
+
+    def __init__(self, pack: Callable[..., bytes]) -> None:
+        self._pack = pack
+
+    def pack(self, *words: object) -> list[bytes]:
+        """Return the command; a batch of jobs has thousands of words."""
+        return [self._pack(words)]
+
+
+_packer = None if _pack is None else _Packer(_pack)
+
 _living: weakref.WeakSet[Connections] = weakref.WeakSet()
 
 
@@ -162,7 +183,7 @@ class Connections:
     def _new(self) -> AbstractConnection:
         """Return a new connection, which connects when it is first used."""
         url = self._url
-        options = {**options_of(url), "db": url.database}
+        options = {**options_of(url), "db": url.database, "command_packer": _packer}
         if url.path:
             kind = cast("Callable[..., AbstractConnection]", UnixDomainSocketConnection)
             return kind(path=url.path, **options)
