@@ -9,12 +9,19 @@ import pytest
 
 from firelock.job import ClaimedJob
 from firelock.lifecycle import Upkeep
-from firelock.storage import Held, NewSession, State, StorageUnavailable
+from firelock.storage import Held, NewSession, Renewal, State, StorageUnavailable
 from firelock.testing.ends import deletes, requeues
 from firelock.testing.handles import DAY, SECOND, Handles
 from firelock.testing.scene import Scene
 from firelock_redis.database import Database
-from firelock_redis.sessions import begin_session, end_session, list_sessions, orphans, prune_sessions
+from firelock_redis.sessions import (
+    begin_session,
+    end_session,
+    list_sessions,
+    orphans,
+    prune_sessions,
+    renew,
+)
 from firelock_redis.storage import RedisStorage
 from firelock_redis.url import parse_url
 from tests.redis.databases import keys_of
@@ -26,15 +33,22 @@ AT_ONCE = 400  # jobs that one step of an end takes
 
 
 class Interrupted(Database):
-    """A database whose partitions from this one on cannot be reached by the end of a session."""
+    """A database whose partitions from some one on cannot be reached by the end of a session.
+
+    And one in which a session may be renewed right after a sweep has seen that it expired.
+    """
 
     first_away = PARTITIONS
+    renewed_late: str | None = None
 
     def run(self, name: str, partition: int, *arguments: object) -> object:
         """See `Database.run`."""
         if name == "take_jobs" and partition >= self.first_away:
             raise StorageUnavailable("that node is away")
-        return super().run(name, partition, *arguments)
+        reply = super().run(name, partition, *arguments)
+        if name == "orphans" and self.renewed_late is not None:
+            assert [True] == renew(self, [Renewal(self.renewed_late)])
+        return reply
 
 
 @pytest.fixture
@@ -173,6 +187,8 @@ def test_an_unfinished_end_is_finished_by_a_sweep(database: Interrupted, server:
         [scene.record(ids[3]).crashes, scene.record(ids[2]).crashes],
     )
     assert "ending" not in keys_of(server)
+    mark = server.client().hkeys(f"{database.partitions.bases[0]}:s:{holder.session}")
+    assert {"running", "reason"}.isdisjoint(mark)
     scene.handles.close()
 
 
@@ -206,6 +222,18 @@ def test_a_session_that_cannot_be_ended_does_not_hinder_others(database: Interru
 
     assert ["a", "b"] == sorted(swept)
     assert [False, False] == [record.is_alive for record in list_sessions(database)]
+
+
+def test_a_session_renewed_in_time_is_not_ended(database: Interrupted) -> None:
+    """A session that is renewed between a sweep's look and its end lives on."""
+    begin_session(database, session("a"))
+    begin_session(database, session("b"))
+    database.clock_offset = 4_000 * SECOND
+    database.renewed_late = "a"
+
+    swept = [taken.session for taken in orphans(database, 10)]
+
+    assert (["b"], ["1"] * PARTITIONS) == (swept, alive_in(database, "a"))
 
 
 def test_a_stray_session_is_ended_where_it_lives(scene: Scene, server: RedisServer) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from firelock.job import Edge, LogLine, On, Progress, State
 from firelock.lifecycle import Upkeep
-from firelock.storage import Promotion, RecurringRecord, Renewal, StorageUnavailable
+from firelock.storage import Held, Promotion, RecurringRecord, Renewal, StorageUnavailable
 from firelock.testing.ends import deletes, fails, requeues, retries, snoozes, succeeds
 from firelock.testing.handles import DAY, HOUR, SECOND, Handles
 from firelock.testing.scene import Running, Scene
@@ -429,6 +429,7 @@ def test_one_script_reads_some_bytes(scene: Scene, server: RedisServer) -> None:
 # ---- full memory -------------------------------------------------------------------------------------------
 
 
+@alone_and_parted
 def test_upkeep_goes_on_when_memory_is_full(scene: Scene, server: RedisServer) -> None:
     """Of a full server what drains it goes on: sessions live and end, due jobs move, expired ones go."""
     at = scene.now()
@@ -444,6 +445,8 @@ def test_upkeep_goes_on_when_memory_is_full(scene: Scene, server: RedisServer) -
         with pytest.raises(StorageUnavailable):
             scene.add()
         assert [True] == scene.storage.renew([Renewal(holder.session)])
+        held = Held(running.id, running.job.fence, at)
+        assert [] == scene.storage.reconcile(holder.session, [held]).lost
         assert [other.session] == [taken.session for taken in scene.storage.orphans(10)]
         assert (1, 1, 1) == (
             scene.storage.promote(10).promoted, scene.storage.release(10), scene.storage.prune(10),

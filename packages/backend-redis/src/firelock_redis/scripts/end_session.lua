@@ -14,7 +14,7 @@
 call('DEL', base .. 'none')  -- a first write that needs no memory: what drains goes on when it is full
 
 local now, session, running, reason = int(clock(ARGV[1])), ARGV[2], ARGV[3], ARGV[4]
-local key, is_first = base .. 's:' .. session, true
+local key = base .. 's:' .. session
 local alive, token, expires_at = unpack(call('HMGET', key, 'alive', 'token', 'expires_at'))
 if alive == '1' then
   if ARGV[8] == '1' and tonumber(expires_at) > tonumber(now) then return false end
@@ -22,7 +22,6 @@ if alive == '1' then
   call('ZREM', base .. 'sx', session)
   call('ZADD', base .. 'sd', now, session)
 elseif call('ZSCORE', base .. 'ending', session) then
-  is_first = false
   running, reason = unpack(call('HMGET', key, 'running', 'reason'))
 else
   return false
@@ -30,7 +29,7 @@ end
 
 local crashed, returned, more = take(session, running, reason, ARGV[5], now, tonumber(ARGV[6]))
 if ARGV[7] == '1' then more = 1 end
-if more == 1 and is_first then
+if more == 1 then
   call('HSET', key, 'running', running, 'reason', reason)
   call('ZADD', base .. 'ending', now, session)
 end

@@ -181,7 +181,7 @@ local function add_ready()
 end
 
 local function add_all(key, members)
-  local queue = string.sub(key, 1, 2) == 'r:' and string.sub(key, 3)
+  local queue = sub(key, 1, 2) == 'r:' and sub(key, 3)
   local is_first = queue and call('EXISTS', base .. key) == 0
   local before = key == 'due' and first_score('due')
   many('ZADD', base .. key, members)

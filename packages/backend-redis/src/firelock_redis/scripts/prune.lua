@@ -42,7 +42,7 @@ local function delete_children(parent)
   local key = base .. 'pend:' .. parent.id
   local ties = call('ZRANGE', key, 0, CHILDREN - 1)
   local ids = {}
-  for number, tie in ipairs(ties) do ids[number] = string.sub(tie, 3) end
+  for number, tie in ipairs(ties) do ids[number] = sub(tie, 3) end
   local texts, seen = records(ids), {}
   for number, id in ipairs(ids) do
     local child = not seen[id] and texts[number] and read(id, texts[number])
@@ -77,11 +77,10 @@ local function forget_rare(id)
   for _, edge in ipairs(parents) do put(removes, 'c:' .. edge[1], id) end
 end
 
-local function doom(id, state, flag, queue, session, has_failed)
+local function doom(id, state, queue, session, has_failed)
   local size = #doomed
   doomed[size + 1], doomed[size + 2] = RECORD_KEY .. id, PAYLOAD_KEY .. id
   doomed[size + 3], doomed[size + 4] = LOG_KEY .. id, PROGRESS_KEY .. id
-  if flag == '+' then doomed[#doomed + 1] = base .. 'pend:' .. id end
   if has_failed then doomed[#doomed + 1] = base .. 'e:' .. id end
   is_doomed[id] = true
   put(removes, 'all', id)
@@ -99,7 +98,7 @@ local function look(id, text)
   if at > now then
     if math.floor(at / MINUTE) == minute then add('soon', int(at), id) end
   elseif flag == '' or is_childless(id, text) then
-    doom(id, state, flag, queue, session, error_mark ~= '\n')
+    doom(id, state, queue, session, error_mark ~= '\n')
   end
 end
 

@@ -29,7 +29,7 @@ for arg = 2, #ARGV, 3 do
   local id, at = ARGV[arg], ARGV[arg + 2]
   local is_named = fences[id] == ARGV[arg + 1]
   if is_named then fences[id] = nil end
-  if not is_named or string.sub(texts[id], 1, 1) ~= 'P' then
+  if not is_named or sub(texts[id], 1, 1) ~= 'P' then
     lost[#lost + 1] = (arg - 2) / 3
   elseif at ~= '' then
     start(id, at)

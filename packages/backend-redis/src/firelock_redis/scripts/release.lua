@@ -17,10 +17,7 @@ local known = {}  -- by id: jobs as they are by now, whatever was not written ye
 local function know(ids)
   local unknown = {}
   for _, id in ipairs(ids) do
-    if known[id] == nil then
-      known[id] = false
-      unknown[#unknown + 1] = id
-    end
+    if known[id] == nil then unknown[#unknown + 1] = id end
   end
   local texts = records(unknown)
   for number, id in ipairs(unknown) do known[id] = texts[number] and read(id, texts[number]) end
@@ -28,9 +25,9 @@ end
 
 -- Whether the tie has done its part.
 local function look(tie, parent)
-  local child = known[string.sub(tie, 3)]
+  local child = known[sub(tie, 3)]
   if not child or child.state ~= 'W' then return true end
-  local target = decide(child, string.sub(tie, 1, 1), parent, now, now, other_ties)
+  local target = decide(child, sub(tie, 1, 1), parent, now, now, other_ties)
   if target == 'D' or target == 'E' then
     follow(child)
   elseif not target and not child.is_saved then
@@ -47,7 +44,7 @@ local function look_from(parent, number)
   local wanted = limit - looked_at
   local ties = call('ZRANGEBYSCORE', key, after, '+inf', 'WITHSCORES', 'LIMIT', 0, wanted)
   local ids, done = {}, {}
-  for place = 1, #ties, 2 do ids[#ids + 1] = string.sub(ties[place], 3) end
+  for place = 1, #ties, 2 do ids[#ids + 1] = sub(ties[place], 3) end
   know(ids)
   for place = 1, #ties, 2 do
     if look(ties[place], parent) then done[#done + 1] = ties[place] end
