@@ -87,6 +87,7 @@ class _Rules:
         self.opens.set()
         self.is_refusing = False
         self.slowness = Slowness()
+        self.change: Callable[[bytes], bytes] | None = None
         self.orders: list[_Order] = []
         self.lost = 0
         self.traffic = Traffic()
@@ -96,6 +97,7 @@ class _Rules:
         """No fault is left."""
         self.is_refusing = False
         self.slowness = Slowness()
+        self.change = None
         self.orders.clear()
         self.opens.set()
 
@@ -180,6 +182,8 @@ class _Line:
 
     async def _receive(self, reader: asyncio.StreamReader) -> None:
         while read := await reader.read(_CHUNK):
+            if self._rules.change is not None:
+                read = self._rules.change(read)
             if not self._is_answered:
                 self._is_answered = True
                 order = self._rules.order_for(_Loss.REPLY, bytes(self._request))
@@ -330,6 +334,14 @@ class FaultProxy:
         """Everything passes so slowly."""
         self._tell(self._slow(slowness))
 
+    def alter(self, change: Callable[[bytes], bytes]) -> None:
+        """What servers say is changed, or kept back, on its way to the clients.
+
+        Args:
+            change: is given a piece as it came and returns what passes of it.
+        """
+        self._tell(self._alter(change))
+
     def reset(self) -> None:
         """Every connection has been reset at both ends; new ones are served."""
         self._tell(self._reset())
@@ -350,6 +362,9 @@ class FaultProxy:
 
     async def _slow(self, slowness: Slowness) -> None:
         self._rules.slowness = slowness
+
+    async def _alter(self, change: Callable[[bytes], bytes]) -> None:
+        self._rules.change = change
 
     async def _reset(self) -> None:
         tasks = [line.task for line in self._lines if line.task is not None]

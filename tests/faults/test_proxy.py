@@ -175,6 +175,16 @@ def test_a_slow_line_takes_its_time(connect, proxy):
     assert time.monotonic() - began > 20 * 0.005
 
 
+def test_what_a_server_says_is_changed(connect, proxy):
+    """The client gets what the change returns, until the proxy is healed."""
+    client = connect()
+    proxy.alter(lambda piece: piece.replace(b"you", b"nobody"))
+
+    assert "nobody said one" == ask(client, "one")
+    proxy.heal()
+    assert "you said two" == ask(client, "two")
+
+
 def test_a_server_that_is_away_ends_the_connection(proxy, connect, server):
     """Where the server cannot be reached, the client finds its connection ended."""
     server.server_close()
