@@ -1,4 +1,4 @@
-"""`python -m tests.faults [NAME] [--storage URL] [--jobs N] [--kills N] [--short]`."""
+"""`python -m tests.faults [NAME] [--storage URL|redis|valkey] [--jobs N] [--kills N] [--short]`."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import time
 from pathlib import Path
 
 from tests.faults.scenarios import SCENARIOS, Size
-from tests.faults.servers import Place
+from tests.faults.storages import is_played_on, opened
 
 
 def main() -> int:
     """Play one scenario and print its figures; without a name, list them."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults")
     parser.add_argument("name", nargs="?", choices=sorted(SCENARIOS))
-    parser.add_argument("--storage", help="URL of an empty storage; a SQLite file in a temporary folder")
+    parser.add_argument("--storage", help="URL of an empty one, or redis or valkey to start one; SQLite")
     parser.add_argument("--jobs", type=int)
     parser.add_argument("--kills", "--rounds", type=int, help="kills, restarts, repetitions")
     parser.add_argument("--short", action="store_true", help="as with the tests")
@@ -31,14 +31,18 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the servers end with the scenario
     scenario = SCENARIOS[options.name]
     given = scenario.short if options.short else scenario.full
+    default = scenario.schemes[0] if scenario.schemes and "sqlite" not in scenario.schemes else None
+    storage = options.storage or default
+    if not is_played_on(scenario.schemes, storage or "sqlite"):
+        parser.error(f"{scenario.name} is for {', '.join(scenario.schemes)}")
     size = Size(options.jobs or given.jobs, options.kills or given.rounds)
     with tempfile.TemporaryDirectory(prefix="firelock-faults-") as temporary:
         folder = options.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        place = Place(folder, options.storage or f"sqlite:///{folder.resolve()}/jobs.db")
         began = time.monotonic()
-        for line in scenario.play(place, size):
-            sys.stdout.write(f"{line}\n")
+        with opened(storage, folder) as place:
+            for line in scenario.play(place, size):
+                sys.stdout.write(f"{line}\n")
         sys.stdout.write(f"took {time.monotonic() - began:.0f} s\n")
     return 0
 

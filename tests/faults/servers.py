@@ -10,11 +10,15 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import attrs
 
 from firelock.settings import Settings
 from tests.faults.ledger import Ledger
+
+if TYPE_CHECKING:
+    from tests.redis.programs import Program
 
 __all__ = ["TIMINGS", "Place", "Server", "eventually", "is_running", "kill"]
 
@@ -38,6 +42,8 @@ class Place:
     folder: Path
     storage: str
     timings: Mapping[str, str] = TIMINGS
+    program: Program | None = None  # of the servers that a scenario starts, and perhaps of the storage's
+    variables: Mapping[str, str] = attrs.field(factory=dict)  # more of the environment
 
     @property
     def settings(self) -> Settings:
@@ -69,6 +75,7 @@ class Place:
             "FIRELOCK_STORAGE": self.storage,
             "FAULTS_LEDGER": str(self.ledger_folder),
             "PYTHONPATH": str(root),
+            **self.variables,
         }
 
 

@@ -71,15 +71,25 @@ def is_released() -> bool:
     return (Path(os.environ["FAULTS_LEDGER"]) / "released").exists()
 
 
-@fire.task(name="held", retry=_SOON)
-def held(job: JobContext, seconds: float) -> int:
-    """Run until released, unless cancelled."""
+def _hold(job: JobContext, seconds: float) -> int:
     begin(job)
     while not is_released():
         end_if_cancelled(job)
         time.sleep(seconds)
     end(job)
     return job.fence
+
+
+@fire.task(name="held", retry=_SOON)
+def held(job: JobContext, seconds: float) -> int:
+    """Run until released, unless cancelled."""
+    return _hold(job, seconds)
+
+
+@fire.task(name="careful", retry=_SOON, on_risk="cancel")
+def careful(job: JobContext, seconds: float) -> int:
+    """Run until released, unless cancelled, which its server does when it cannot be sure of the job."""
+    return _hold(job, seconds)
 
 
 @fire.task(name="aheld", retry=_SOON)
@@ -121,3 +131,11 @@ def fail(job: JobContext, seconds: float) -> None:
     begin(job)
     time.sleep(seconds)
     raise ValueError(job.id)
+
+
+@fire.task(name="echo", retry=Retry.never())
+def echo(job: JobContext, seconds: float) -> float:
+    """Return the number that was given, at once."""
+    begin(job)
+    end(job)
+    return seconds

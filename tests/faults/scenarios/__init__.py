@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from tests.faults.scenarios import (
+    cancelling,
+    clocks,
     corrupt,
     crash_points,
     forked,
@@ -10,17 +12,21 @@ from tests.faults.scenarios import (
     hostile,
     kills,
     locks,
+    network,
+    outages,
     poison,
     racing,
     recurring,
     sqlite,
     stops,
 )
-from tests.faults.scenarios.base import SCENARIOS, Scenario, Size
+from tests.faults.scenarios.base import SCENARIOS, NotHere, Scenario, Size
 
-__all__ = ["SCENARIOS", "Scenario", "Size"]
+__all__ = ["SCENARIOS", "NotHere", "Scenario", "Size"]
 
 _FAMILIES = (
+    cancelling,
+    clocks,
     corrupt,
     crash_points,
     forked,
@@ -28,6 +34,8 @@ _FAMILIES = (
     hostile,
     kills,
     locks,
+    network,
+    outages,
     poison,
     racing,
     recurring,

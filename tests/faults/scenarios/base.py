@@ -16,7 +16,7 @@ from tests.faults.checker import Report, check
 from tests.faults.ledger import Event, Ledger, read_ledger
 from tests.faults.servers import Place, Server, eventually
 
-__all__ = ["SCENARIOS", "Scenario", "Size", "Stage", "scenario", "stage"]
+__all__ = ["SCENARIOS", "NotHere", "Scenario", "Size", "Stage", "scenario", "stage"]
 
 
 @attrs.frozen
@@ -25,6 +25,10 @@ class Size:
 
     jobs: int
     rounds: int  # kills, restarts, repetitions
+
+
+class NotHere(Exception):
+    """This machine has not what the scenario needs."""
 
 
 @attrs.frozen
@@ -70,12 +74,15 @@ class Stage:
     acknowledged: set[str] = attrs.field(factory=set)
     _stubs: dict[str, TaskVerbs[Any, Any]] = attrs.field(factory=dict)
 
-    def server(self, *, workers: int = 4, processes: int = 1, app: str = "work") -> Server:
-        """Return a new server of one of the apps under test."""
+    def server(
+        self, *, workers: int = 4, processes: int = 1, app: str = "work", place: Place | None = None
+    ) -> Server:
+        """Return a new server of one of the apps under test, at the stage's place unless one is named."""
         name = f"server-{len(self.servers) + 1}"
         server = Server(
-            self.place, name, workers=workers, processes=processes, app=f"tests.faults.apps.{app}:fire"
-        )
+            place or self.place, name, workers=workers, processes=processes,
+            app=f"tests.faults.apps.{app}:fire",
+        )  # fmt: skip
         self.servers.append(server)
         return server
 

@@ -16,6 +16,8 @@ from tests.faults.scenarios.base import Size, Stage, scenario, stage
 from tests.faults.scenarios.kills import kill_whole
 from tests.faults.servers import Place, eventually
 
+__all__ = ["runs_of"]
+
 _MINUTE = 60 * SECOND
 _HOUR = 60 * _MINUTE
 _SERVERS = 3
@@ -46,7 +48,7 @@ def recurring_kills(place: Place, size: Size) -> list[str]:
         for name in names:
             on.fire.recurring.remove(name)
         eventually(lambda: on.unfinished() == 0, 60, "all jobs have ended")
-        runs = {name: _runs_of(on.fire.storage, name) for name in names}
+        runs = {name: runs_of(on.fire.storage, name) for name in names}
         late = max(run.created_at - (run.nominal_at or 0) for one in runs.values() for run in one)
     for name, one in runs.items():
         instants = [run.nominal_at or 0 for run in one]
@@ -65,7 +67,8 @@ def _all_fired_until(on: Stage, instant: int) -> bool:
     return all((record.last_at or 0) >= instant for record in records)
 
 
-def _runs_of(storage: Storage, recurring_id: str) -> list[JobRecord]:
+def runs_of(storage: Storage, recurring_id: str) -> list[JobRecord]:
+    """Return every job that a definition has made."""
     runs: list[JobRecord] = []
     cursor: str | None = None
     while True:
@@ -117,7 +120,7 @@ def scheduler_down(place: Place, size: Size) -> list[str]:
         with fire.server(workers=2):
             eventually(lambda: _none_is_due(storage), 20, "everything due has fired")
         for one in _MISSED:
-            runs = _runs_of(storage, f"{one.name}-{number}")
+            runs = runs_of(storage, f"{one.name}-{number}")
             assert len(runs) == one.jobs, (one, len(runs))
             newest = max(run.nominal_at or 0 for run in runs)
             assert newest == storage.clock() // _MINUTE * _MINUTE, (one, newest)

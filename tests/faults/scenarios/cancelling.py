@@ -1,0 +1,139 @@
+"""F53: coroutines that are cancelled in the middle of a call."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import time
+from collections import Counter
+from collections.abc import Coroutine
+from contextlib import suppress
+from typing import Any
+
+import attrs
+
+from firelock import Firelock, Job
+from firelock.storage import JobFilter
+from tests.faults.scenarios.base import Size, Stage, scenario, stage
+from tests.faults.scenarios.network import behind_proxy
+from tests.faults.servers import Place, eventually
+
+_AT_ONCE = 50
+_MOST_CONNECTIONS = min(32, (os.cpu_count() or 1) + 4) + 3  # asyncio's threads, and the client's own
+_LONGEST = 0.004  # seconds after which at the latest a call is cancelled; they take about one thousandth
+
+
+@attrs.define(eq=False)
+class _Callers:
+    """Coroutines that ask for their own jobs, and what they were answered."""
+
+    fire: Firelock
+    task: Any
+    chance: random.Random
+    known: list[tuple[Job[float], float]] = attrs.field(factory=list)  # handles, and the numbers given
+    begun: Counter[str] = attrs.field(factory=Counter)
+    answered: Counter[str] = attrs.field(factory=Counter)
+    wrong: list[str] = attrs.field(factory=list)
+
+    async def enqueue(self, number: float) -> None:
+        job = await self.task.aenqueue(number)
+        self.known.append((job, number))
+
+    async def enqueue_many(self, number: float) -> None:
+        jobs = await self.fire.aenqueue_many([self.task.call(number), self.task.call(number)])
+        self.known += [(job, number) for job in jobs]
+
+    async def refresh(self, _: float) -> None:
+        job, _ = self.chance.choice(self.known)
+        fresh = await job.arefresh()
+        self.expect(fresh.id == job.id, f"{job.id} was refreshed to {fresh.id}")
+
+    async def result(self, _: float) -> None:
+        job, given = self.chance.choice(self.known)
+        result = await job.aresult(timeout=20)
+        self.expect(result == given, f"{job.id} of {given} has the result {result}")
+
+    async def get(self, _: float) -> None:
+        job, _ = self.chance.choice(self.known)
+        found = await self.fire.jobs.aget(job.id)
+        self.expect(found.id == job.id, f"asked for {job.id}, got {found.id}")
+
+    def expect(self, is_right: bool, what: str) -> None:
+        if not is_right:
+            self.wrong.append(what)
+
+    async def play(self, rounds: int) -> None:
+        """So many calls are made, many at once, each cancelled after a moment unless it was quicker."""
+        calls = [self.enqueue, self.enqueue_many, self.refresh, self.result, self.get]
+        await self.enqueue(0.0)
+        for first in range(0, rounds, _AT_ONCE):
+            chosen = [self.chance.choice(calls) for _ in range(_AT_ONCE)]
+            await asyncio.gather(
+                *[
+                    self._cancelled(call.__name__, call(float(first + place)))
+                    for place, call in enumerate(chosen)
+                ]
+            )
+
+    async def _cancelled(self, name: str, call: Coroutine[Any, Any, None]) -> None:
+        self.begun[name] += 1
+        task = asyncio.create_task(call)
+        done, _ = await asyncio.wait([task], timeout=self.chance.uniform(0.0, _LONGEST))
+        if not done:
+            task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+            self.answered[name] += 1
+
+
+@scenario("cancellations", "F53", full=Size(0, 100_000), short=Size(0, 3_000), schemes=["redis"])
+def cancellations(place: Place, size: Size) -> list[str]:
+    """Coroutines are cancelled in mid-call: nobody gets another's answer, no connection is left open.
+
+    `rounds` calls, fifty at once.
+    """
+    with stage(place) as on, behind_proxy(place) as (proxy, far):
+        on.server()
+        on.up()
+        with Firelock(far.storage) as fire:
+
+            @fire.task(name="echo", remote=True)
+            def echo(seconds: float) -> float: ...  # type: ignore[empty-body]
+
+            callers = _Callers(fire, echo, random.Random(53))
+            began = time.monotonic()
+            asyncio.run(callers.play(size.rounds))
+            took = time.monotonic() - began
+            on.acknowledged.update(job.id for job, _ in callers.known)
+            report = on.finish()
+            most = proxy.connections
+            stored = sum(on.fire.jobs.counts().by_state.values())
+            wrong = _wrong_results(on)
+        eventually(lambda: proxy.connections == 0, 10, "every connection is closed")
+    begun, answered = sum(callers.begun.values()), sum(callers.answered.values())
+    assert callers.wrong == [], callers.wrong[:3]
+    assert wrong == [], wrong[:3]
+    assert report.is_clean, report.lines()
+    assert report.failed == report.repeats == 0, report.lines()
+    assert begun > answered > 0, (begun, answered)
+    assert most <= _MOST_CONNECTIONS, most
+    return [
+        *report.lines(),
+        f"calls {begun} in {took:.0f} s, of them cancelled {begun - answered}; answers of other calls 0",
+        f"jobs stored {stored}, {stored - report.jobs} of them by cancelled calls; results all their own",
+        f"connections at the end {most}, after close 0",
+    ]
+
+
+def _wrong_results(on: Stage) -> list[str]:
+    """Return the jobs, whoever made them, whose result is not what they were given."""
+    wrong: list[str] = []
+    cursor: str | None = None
+    while True:
+        page = on.fire.storage.find(JobFilter(task="echo"), limit=500, cursor=cursor)
+        records = on.records(job.id for job in page.jobs)
+        wrong += [one.id for one in records if one.arguments != f'{{"seconds":{one.result}}}']
+        cursor = page.cursor
+        if cursor is None:
+            return wrong

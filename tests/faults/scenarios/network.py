@@ -1,0 +1,458 @@
+"""F13–F20, F51: what lies between servers and a storage that is somewhere else, by a proxy before it."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit, urlunsplit
+
+import attrs
+
+from firelock import Firelock, StorageUnavailable
+from firelock.clock import SECOND
+from firelock.job import NewJob, State
+from tests.faults.checker import Report, quantiles
+from tests.faults.ledger import Event
+from tests.faults.proxy import FaultProxy, Slowness
+from tests.faults.scenarios.base import Size, Stage, scenario, stage
+from tests.faults.servers import Place, eventually
+from tests.redis.requests import is_claim, is_enqueue, is_listening, is_settle
+
+NETWORKED = ["redis"]
+_SESSION = 2.0  # seconds: the timings of every scenario
+_QUICK = {"session_timeout": 1.0, "heartbeat": 0.3, "sweep": 0.2, "poll": 0.1}
+
+
+@contextmanager
+def behind_proxy(place: Place, options: str = "") -> Iterator[tuple[FaultProxy, Place]]:
+    """Yield a proxy before the place's storage, and the place as it is through the proxy."""
+    parts = urlsplit(place.storage)
+    assert parts.hostname is not None, place.storage
+    assert parts.port is not None, place.storage
+    with FaultProxy((parts.hostname, parts.port)) as proxy:
+        netloc = parts.netloc.removesuffix(f":{parts.port}") + f":{proxy.port}"
+        query = "&".join(one for one in (parts.query, options) if one)
+        url = urlunsplit(parts._replace(netloc=netloc, query=query))
+        yield proxy, attrs.evolve(place, storage=url)
+
+
+@contextmanager
+def _played(place: Place, options: str = "", **timings: float) -> Iterator[tuple[Stage, FaultProxy, Place]]:
+    """Yield a stage whose own client is not behind the proxy, the proxy, and the place behind it."""
+    with stage(place, **timings) as on, behind_proxy(on.place, options) as (proxy, far):
+        yield on, proxy, far
+
+
+def _assert_well(report: Report, *, may_repeat: bool = False) -> None:
+    assert report.is_clean, report.lines()
+    assert report.failed == 0, report.lines()
+    assert may_repeat or report.repeats == 0, report.lines()
+
+
+def _said(on: Stage, words: str) -> int:
+    return sum(server.log.read_text().count(words) for server in on.servers)
+
+
+# ---- partitions --------------------------------------------------------------------------------------------
+
+
+@scenario("short-partitions", "F13", full=Size(400, 200), short=Size(60, 3), schemes=NETWORKED)
+def short_partitions(place: Place, size: Size) -> list[str]:
+    """A server is cut off for half a session, time after time: nothing is repeated, no session is lost.
+
+    `rounds` times; at least `jobs` jobs are there each time.
+    """
+    chance = random.Random(13)
+    with _played(place) as (on, proxy, far):
+        server = on.server(place=far)
+        on.up()
+        for _ in range(size.rounds):
+            on.keep_busy(size.jobs, lambda: chance.uniform(0.01, 0.1), by=size.jobs)
+            eventually(lambda: _lives_for(on) > 1.2, 20, "the session was renewed just now")
+            time.sleep(chance.uniform(0.0, 0.2))
+            proxy.black_hole()
+            time.sleep(_SESSION / 2)
+            healed = time.monotonic()
+            proxy.heal()
+            eventually(lambda at=healed: _has_started_since(on, at), 20, "jobs start again")
+        report = on.finish()
+        lost = server.log.read_text().count("was lost")
+    _assert_well(report)
+    assert lost == 0, lost
+    return [*report.lines(), f"cut off {size.rounds} times for {_SESSION / 2:.0f} s: sessions lost {lost}"]
+
+
+def _lives_for(on: Stage) -> float:
+    """Return how long the shortest session lives on without a renewal."""
+    sessions = on.fire.storage.list_sessions()
+    first = min((one.expires_at for one in sessions if one.is_alive), default=0)
+    return (first - on.fire.storage.clock()) / SECOND
+
+
+def _has_started_since(on: Stage, at: float, pids: Callable[[], list[int]] | None = None) -> bool:
+    on.keep_busy(20, 0.05, by=20)
+    wanted = None if pids is None else pids()
+    return any(
+        event.what == "start" and event.at > at and (wanted is None or event.pid in wanted)
+        for event in on.events()
+    )
+
+
+@scenario("long-partitions", "F14", full=Size(4, 40), short=Size(3, 1), schemes=NETWORKED)
+def long_partitions(place: Place, size: Size) -> list[str]:
+    """A server is cut off for three sessions: another takes its jobs, its late ends are refused.
+
+    `jobs` of each kind run when it is cut off: ordinary ones, which go on, and such as are to be cancelled
+    when their server cannot be sure of them any more; `rounds` times.
+    """
+    lead: list[float] = []
+    back: list[float] = []
+    with _played(place, "timeout=1", **_QUICK) as (on, proxy, far):
+        cut_off = on.server(place=far, workers=2 * size.jobs)
+        on.up()
+        for _ in range(size.rounds):
+            ordinary = on.enqueue(size.jobs, 0.02, task="held")
+            careful = on.enqueue(size.jobs, 0.02, task="careful")
+            on.await_starts([*ordinary, *careful])
+            other = on.server(workers=2 * size.jobs)
+            on.up(other)
+            on.ledger.write("freeze", note=",".join(map(str, [cut_off.pid, *cut_off.family()])))
+            proxy.black_hole()
+            began = time.monotonic()
+            on.await_starts([*ordinary, *careful], times=2)
+            lead += _leads(on.events(), careful)
+            on.release()
+            time.sleep(max(0.0, began + 3 * _QUICK["session_timeout"] - time.monotonic()))
+            healed = time.monotonic()
+            proxy.heal()
+            eventually(lambda at=healed: _has_started_since(on, at, cut_off.family), 30, "it is back")
+            back.append(time.monotonic() - healed)
+            assert other.stop() == 0
+            on.servers.remove(other)
+        report = on.finish()
+        late = _late_ends(on.events())
+        refused = cut_off.log.read_text().count("was refused")
+    _assert_well(report, may_repeat=True)
+    assert late >= size.jobs * size.rounds, late
+    assert refused >= late, (refused, late)
+    assert min(lead) > 0, sorted(lead)
+    return [
+        *report.lines(),
+        f"cut off {size.rounds} times for 3 s of a session of 1 s; late ends {late}, all refused",
+        f"who is to be cancelled was so {min(lead):.2f} s at least before the next start",
+        f"at work again within {max(back):.2f} s",
+    ]
+
+
+def _leads(events: list[Event], ids: list[str]) -> list[float]:
+    """Return how long before its second start each job's first run was cancelled."""
+    leads = []
+    for job_id in ids:
+        one = [event for event in events if event.job == job_id]
+        first, second, *_ = (event for event in one if event.what == "start")
+        ends = [event.at for event in one if event.what == "cancelled" and event.fence == first.fence]
+        leads.append(second.at - ends[0] if ends else -1.0)
+    return leads
+
+
+def _late_ends(events: list[Event]) -> int:
+    """Return how many runs ended whose job had been claimed anew before."""
+    newest: dict[str, int] = {}
+    late = 0
+    for event in events:
+        if event.what == "start":
+            newest[event.job] = event.fence
+        elif event.what == "end":
+            late += event.fence < newest.get(event.job, 0)
+    return late
+
+
+@scenario("half-open", "F18", full=Size(100, 60), short=Size(40, 3), schemes=NETWORKED)
+def half_open(place: Place, size: Size) -> list[str]:
+    """Connections pass nothing and nobody learns it: calls end in time, and all goes on when they are reset.
+
+    For `rounds` seconds, with a time limit of one second a call.
+    """
+    asked: list[float] = []
+    with _played(place, "timeout=1") as (on, proxy, far), Firelock(far.storage) as fire:
+        server = on.server(place=far)
+        on.up()
+        fire.jobs.counts()
+        on.enqueue(size.jobs, 0.05)
+        eventually(lambda: any(event.what == "end" for event in on.events()), 20, "jobs end")
+        on.ledger.write("freeze", note=",".join(map(str, [server.pid, *server.family()])))
+        proxy.black_hole()
+        began = time.monotonic()
+        while time.monotonic() < began + size.rounds:
+            asked.append(_refused_after(fire))
+        eventually(lambda: "trying again" in server.log.read_text(), 10, "the server has noticed")
+        assert server.process.poll() is None
+        proxy.reset()
+        healed = time.monotonic()
+        proxy.heal()
+        report = on.finish()
+        took = time.monotonic() - healed
+    _assert_well(report, may_repeat=True)
+    assert max(asked) < 2.5, sorted(asked)  # a time limit to send, perhaps another one to connect, and a half
+    return [
+        *report.lines(),
+        f"half open for {size.rounds} s; calls {len(asked)}, each refused within {max(asked):.2f} s",
+        f"all had ended {took:.1f} s after the reset",
+    ]
+
+
+def _refused_after(fire: Firelock) -> float:
+    """Return how long a call took to say that the storage is unavailable."""
+    began = time.monotonic()
+    try:
+        fire.jobs.counts()
+    except StorageUnavailable:
+        return time.monotonic() - began
+    raise AssertionError("a call was answered through a black hole")
+
+
+# ---- lost replies ------------------------------------------------------------------------------------------
+
+
+@scenario("lost-replies-to-enqueue", "F15", full=Size(10_000, 2), short=Size(200, 2), schemes=NETWORKED)
+def lost_replies_to_enqueue(place: Place, size: Size) -> list[str]:
+    """Every other answer to an enqueue is lost: sent again by the same id, each job is stored and runs once.
+
+    `jobs` jobs; the answer to one insert in `rounds` is lost, that to a repeat as well.
+    """
+    chance = random.Random(15)
+    lost = 0
+    with _played(place) as (on, proxy, far), Firelock(far.storage) as fire:
+        on.server()
+        on.up()
+        proxy.lose_reply(lambda one: is_enqueue(one) and chance.randrange(size.rounds) == 0, times=None)
+        for _ in range(size.jobs):
+            job = NewJob(
+                fire.storage.new_id(), "work", '{"seconds":0}', "json", "default", 0, State.ENQUEUED,
+                on.fire.storage.clock(),
+            )  # fmt: skip
+            while not _is_inserted(fire, job):
+                lost += 1
+            on.acknowledged.add(job.id)
+        proxy.heal()
+        report = on.finish()
+        stored = sum(on.fire.jobs.counts().by_state.values())
+    _assert_well(report)
+    assert lost == proxy.lost > 0, (lost, proxy.lost)
+    assert stored == size.jobs, stored
+    return [*report.lines(), f"replies lost {lost}; jobs stored {stored}, each run once"]
+
+
+def _is_inserted(fire: Firelock, job: NewJob) -> bool:
+    try:
+        fire.storage.insert([job])
+    except StorageUnavailable:
+        return False
+    return True
+
+
+@scenario("lost-replies-to-claim", "F16", full=Size(20_000, 2_000), short=Size(300, 20), schemes=NETWORKED)
+def lost_replies_to_claim(place: Place, size: Size) -> list[str]:
+    """Answers to claims are lost: the jobs are found to be nobody's and handed back, none is run twice.
+
+    At least `rounds` of them, with at least `jobs` jobs.
+    """
+    return _lose_replies(place, size, is_claim, random.Random(16))
+
+
+@scenario("lost-replies-to-settle", "F17", full=Size(20_000, 2_000), short=Size(300, 20), schemes=NETWORKED)
+def lost_replies_to_settle(place: Place, size: Size) -> list[str]:
+    """Answers to ends are lost: they are sent again and known to be a repeat, no job is run twice.
+
+    At least `rounds` of them, with at least `jobs` jobs.
+    """
+    return _lose_replies(place, size, is_settle, random.Random(17))
+
+
+_LOSERS = 3  # servers whose answers are lost
+
+
+def _lose_replies(
+    place: Place, size: Size, matches: Callable[[bytes], bool], chance: random.Random
+) -> list[str]:
+    lost_at: list[float] = []
+
+    def is_lost(request: bytes) -> bool:
+        if not matches(request) or chance.random() > 0.3:
+            return False
+        lost_at.append(time.monotonic())
+        return True
+
+    with _played(place) as (on, proxy, far):
+        for _ in range(_LOSERS):
+            on.server(place=far)
+        on.up()
+        on.enqueue(size.jobs, 0.002)
+        began = time.monotonic()
+        proxy.lose_reply(is_lost, times=None)
+        while proxy.lost < size.rounds:
+            on.keep_busy(200, 0.002)
+            time.sleep(0.02)
+        took = time.monotonic() - began
+        proxy.heal()
+        healed = time.monotonic()
+        eventually(lambda: on.unfinished() == 0, 120, "all jobs have ended")
+        rest = time.monotonic() - healed
+        report = on.report()
+        attempts = sum(record.attempt for record in on.records()) / report.jobs
+        sessions_lost = _said(on, "was lost")
+    _assert_well(report)
+    assert sessions_lost == 0, sessions_lost
+    return [
+        *report.lines(),
+        f"replies lost {proxy.lost} in {took:.0f} s; sessions lost 0; attempts per job {attempts:.2f}",
+        f"the rest took {rest:.1f} s",
+    ]
+
+
+@scenario("found-again", "F16", full=Size(20, 100), short=Size(10, 2), schemes=NETWORKED)
+def found_again(place: Place, size: Size) -> list[str]:
+    """The answer to one claim is lost: within a renewal, or a second, its jobs run.
+
+    `jobs` are claimed each time, `rounds` times.
+    """
+    waits: list[float] = []
+    with _played(place) as (on, proxy, far):
+        on.server(place=far, workers=size.jobs)
+        on.up()
+        for _ in range(size.rounds):
+            before = proxy.lost
+            on.fire.queues.pause("default")
+            ids = on.enqueue(size.jobs, 0.0)
+            proxy.lose_reply(is_claim, times=1)
+            on.fire.queues.resume("default")
+            eventually(lambda lost=before: proxy.lost > lost, 10, "an answer is lost")
+            began = time.monotonic()
+            on.await_starts(ids)
+            waits.append(time.monotonic() - began)
+        report = on.finish()
+    _assert_well(report)
+    bound = max(1.0, place.settings.heartbeat) + place.settings.poll + 0.5
+    assert max(waits) <= bound, sorted(waits)
+    p50, _, most = quantiles(waits)
+    return [*report.lines(), f"found and run after p50 {p50:.2f} s, max {most:.2f} s; bound {bound:.1f} s"]
+
+
+# ---- bad lines ---------------------------------------------------------------------------------------------
+
+_LINES = {
+    "500 ms, 300 more or less": Slowness(delay=0.25, jitter=0.15),
+    "10 kB a second": Slowness(rate=10_000),
+    "a byte at a time": Slowness(piece=1),
+}
+
+
+@scenario("bad-lines", "F19", full=Size(1_000, 10), short=Size(30, 1), schemes=NETWORKED)
+def bad_lines(place: Place, size: Size) -> list[str]:
+    """The line is far, thin, or passes bytes one by one: no session is lost, nothing is repeated.
+
+    On each line `jobs` jobs of 10 ms.
+    """
+    rates: list[str] = []
+    with _played(place) as (on, proxy, far):
+        on.server(place=far)
+        on.up()
+        for name, slowness in {"a good one": Slowness(), **_LINES}.items():
+            proxy.slow(slowness)
+            began = time.monotonic()
+            on.enqueue(size.jobs, 0.01)
+            eventually(lambda: on.unfinished() == 0, 240, f"all jobs have ended on a line of {name}")
+            rates.append(f"{name} {size.jobs / (time.monotonic() - began):.0f}/s")
+        proxy.heal()
+        report = on.finish()
+        lost = _said(on, "was lost")
+    _assert_well(report)
+    assert lost == 0, lost
+    return [*report.lines(), f"sessions lost 0; {', '.join(rates)}"]
+
+
+@scenario("resets", "F20", full=Size(4_000, 1), short=Size(300, 1), schemes=NETWORKED)
+def resets(place: Place, size: Size) -> list[str]:
+    """Every connection is reset five times a second: nothing is lost or repeated, and work goes on.
+
+    `jobs` jobs of 10 ms without resets, and as many with them.
+    """
+    with _played(place) as (on, proxy, far):
+        on.server(place=far)
+        on.up()
+        spans = []
+        for is_bad in (False, True):
+            over = threading.Event()
+            resetting = threading.Thread(target=_reset_until, args=(proxy, over))
+            began = time.monotonic()
+            if is_bad:
+                resetting.start()
+            try:
+                on.enqueue(size.jobs, 0.01)
+                eventually(lambda: on.unfinished() == 0, 240, "all jobs have ended")
+            finally:
+                over.set()
+            spans.append(time.monotonic() - began)
+        resetting.join()
+        report = on.finish()
+        lost = _said(on, "was lost")
+    _assert_well(report)
+    assert lost == 0, lost
+    return [*report.lines(), f"at {spans[0] / spans[1] * 100:.0f} % of the rate without; sessions lost 0"]
+
+
+def _reset_until(proxy: FaultProxy, over: threading.Event) -> None:
+    while not over.wait(0.2):
+        proxy.reset()
+
+
+# ---- wake-ups ----------------------------------------------------------------------------------------------
+
+_MESSAGE = b"$7\r\nmessage\r\n"
+
+
+@scenario("lost-wake-ups", "F51", full=Size(200, 1), short=Size(6, 1), schemes=NETWORKED)
+def lost_wake_ups(place: Place, size: Size) -> list[str]:
+    """Wake-ups come, come twice, do not come, or nobody can ask for them: only the wait changes.
+
+    `jobs` jobs each, one by one.
+    """
+    poll = 0.5
+    told: list[str] = []
+    with _played(place, poll=poll) as (on, proxy, far):
+        server = on.server(place=far)
+        on.up()
+        cases: dict[str, Callable[[], None]] = {
+            "as they come": lambda: None,
+            "twice": lambda: proxy.alter(lambda piece: piece * 2 if _MESSAGE in piece[:20] else piece),
+            "never": lambda: proxy.alter(lambda piece: b"" if _MESSAGE in piece[:20] else piece),
+            "not to be had": lambda: _deny(proxy),
+        }
+        for name, begin in cases.items():
+            proxy.heal()
+            begin()
+            waits = [_wait_of(on) for _ in range(size.jobs)]
+            p50, _, most = quantiles(waits)
+            bound = poll + 0.3 if name in {"never", "not to be had"} else poll
+            assert most <= bound, (name, sorted(waits))
+            told.append(f"{name}: p50 {p50 * 1e3:.0f} ms, max {most * 1e3:.0f} ms")
+        report = on.finish()
+        assert "Traceback" not in server.log.read_text()
+    _assert_well(report)
+    return [*report.lines(), f"from enqueue to start, poll {poll} s: {'; '.join(told)}"]
+
+
+def _deny(proxy: FaultProxy) -> None:
+    proxy.lose_request(is_listening, times=None)
+    proxy.reset()
+
+
+def _wait_of(on: Stage) -> float:
+    """Return how long a job waited for its start; the server was idle."""
+    (job_id,) = on.enqueue(1, 0.0)
+    began = time.monotonic()
+    eventually(lambda: on.record(job_id).is_final, 10, "the job has ended")
+    return next(event.at for event in on.events() if event.what == "start" and event.job == job_id) - began

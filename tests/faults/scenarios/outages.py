@@ -1,0 +1,477 @@
+"""F29–F34: what befalls a Redis: it dies, fails over, moves slots, is full, forgets its scripts, is unfit."""
+
+from __future__ import annotations
+
+import random
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import attrs
+import pytest
+
+from firelock import Firelock, FirelockError, StorageUnavailable
+from tests.faults.checker import Report
+from tests.faults.scenarios.base import Size, Stage, scenario, stage
+from tests.faults.scenarios.network import behind_proxy
+from tests.faults.servers import Place, Server, eventually
+from tests.redis.cluster import ClusterServers
+from tests.redis.programs import Program
+from tests.redis.sentinel import SentinelGroup
+from tests.redis.servers import RedisServer
+
+_REDIS = ["redis"]
+_BATCH = 10
+
+
+def _program(place: Place) -> Program:
+    assert place.program is not None, "no server on this machine"
+    return place.program
+
+
+@attrs.define(eq=False)
+class _Feed:
+    """A client that enqueues all the time, through whatever befalls the storage."""
+
+    on: Stage
+    fire: Firelock
+    refusals: list[str] = attrs.field(factory=list)
+    outages: list[float] = attrs.field(factory=list)  # seconds between two answers, refusals between them
+    _over: threading.Event = attrs.field(factory=threading.Event)
+    _failed: list[BaseException] = attrs.field(factory=list)
+
+    def run(self) -> None:
+        """Jobs are stored until it is over; each that was acknowledged counts, no other."""
+        task = self.fire.task(name="work", remote=True)(_stub)
+        answered, is_refused = time.monotonic(), False
+        try:
+            while not self._over.wait(0.01):
+                try:
+                    jobs = task.enqueue_many([(0.005,)] * _BATCH)
+                except StorageUnavailable as error:
+                    self.refusals.append(str(error))
+                    is_refused = True
+                    continue
+                if is_refused:
+                    self.outages.append(time.monotonic() - answered)
+                answered, is_refused = time.monotonic(), False
+                self.on.acknowledged.update(job.id for job in jobs)
+        except BaseException as error:  # noqa: BLE001 - raised by `feeding`
+            self._failed.append(error)
+
+    def stop(self) -> None:
+        """The call under way is the last one."""
+        self._over.set()
+
+    def end(self) -> None:
+        """What went wrong is raised."""
+        if self._failed:
+            raise self._failed[0]
+
+
+def _stub(seconds: float) -> int: ...  # type: ignore[empty-body]
+
+
+@contextmanager
+def _feeding(on: Stage, storage: str | None = None) -> Iterator[_Feed]:
+    """Yield a client of its own that enqueues meanwhile."""
+    with Firelock(storage or on.place.storage) as fire:
+        feed = _Feed(on, fire)
+        thread = threading.Thread(target=feed.run, name="feed")
+        thread.start()
+        try:
+            yield feed
+        finally:
+            feed.stop()
+            thread.join()
+        feed.end()
+
+
+def _note_freeze(on: Stage) -> None:
+    """What runs now may be run again, whoever runs it: its storage forgets."""
+    pids = [pid for server in on.servers for pid in (server.pid, *server.family())]
+    on.ledger.write("freeze", note=",".join(map(str, pids)))
+
+
+def _await_progress(on: Stage, since: float, within: float = 30) -> float:
+    """Return how long after an instant a job started that was enqueued behind it."""
+    fresh: list[str] = []
+
+    def has_started() -> bool:
+        if not fresh:
+            try:
+                fresh.extend(on.enqueue(1, 0.0))
+            except StorageUnavailable:
+                return False
+        return any(event.what == "start" and event.job == fresh[0] for event in on.events())
+
+    eventually(has_started, within, "a new job starts")
+    return time.monotonic() - since
+
+
+def _end(on: Stage, within: float = 60) -> Report:
+    eventually(lambda: on.unfinished() == 0, within, "all jobs have ended")
+    return on.report()
+
+
+def _figures(report: Report) -> str:
+    return (
+        f"jobs {report.jobs}, lost {report.lost}, stuck {report.stuck}, "
+        f"repeats {report.repeats}, unexplained {report.unexplained}"
+    )
+
+
+def _outage(feed: _Feed) -> str:
+    return f"the longest outage for a client {max(feed.outages, default=0):.1f} s"
+
+
+# ---- it dies ---------------------------------------------------------------------------------------------
+
+
+_PERSISTENCE = {
+    "always": {"appendonly": "yes", "appendfsync": "always"},
+    "everysec": {"appendonly": "yes", "appendfsync": "everysec"},
+    "none": {},
+}
+
+
+@scenario("kill-redis", "F29", full=Size(0, 20), short=Size(0, 1), schemes=_REDIS)
+def kill_redis(place: Place, size: Size) -> list[str]:
+    """`kill -9` of the server under load: nothing is lost with an append-only file, the rest is told.
+
+    `rounds` times for each way of keeping data: written at each command, each second, and not at all.
+    """
+    return [line for kind in _PERSISTENCE for line in _kill_redis(place, kind, size.rounds)]
+
+
+def _kill_redis(place: Place, kind: str, rounds: int) -> list[str]:
+    chance = random.Random(29)
+    back: list[float] = []
+    with (
+        RedisServer(_program(place), _PERSISTENCE[kind]) as redis,
+        _on(place, redis.url(), kind) as on,
+        _feeding(on) as feed,
+    ):
+        on.server()
+        on.server()
+        on.up()
+        for _ in range(rounds):
+            _await_progress(on, time.monotonic())
+            time.sleep(chance.uniform(0.0, 0.3))
+            if kind == "none":
+                _note_freeze(on)
+            redis.kill()
+            redis.start()
+            ready = time.monotonic()
+            back.append(_await_progress(on, ready))
+        feed.stop()
+        report = _end(on)
+        report = attrs.evolve(report, kills=rounds)
+    if kind == "none":
+        assert (report.stuck, report.unexplained, report.illegal) == (0, 0, 0), report.lines()
+    else:
+        assert report.is_clean, report.lines()
+        assert report.repeats == 0, report.lines()
+    assert report.failed == 0, report.lines()
+    return [
+        f"{kind}: {_figures(report)}, kills {rounds}",
+        f"at work again {max(back):.2f} s after it answered at most; refused enqueues {len(feed.refusals)}",
+    ]
+
+
+@contextmanager
+def _on(place: Place, storage: str, name: str = "", **timings: float) -> Iterator[Stage]:
+    """Yield a stage at another storage than the place's, in a folder of its own below the place's."""
+    folder = place.folder / name if name else place.folder
+    folder.mkdir(exist_ok=True)
+    with stage(attrs.evolve(place, storage=storage, folder=folder), **timings) as on:
+        yield on
+
+
+# ---- it fails over ---------------------------------------------------------------------------------------
+
+
+@scenario("sentinel-failover", "F30", full=Size(0, 20), short=Size(0, 1), schemes=_REDIS)
+def sentinel_failover(place: Place, size: Size) -> list[str]:
+    """The primary dies while its replicas stand still: with `durability=replicated` nothing is lost.
+
+    Without it, what was acknowledged and the replicas had not got is lost, and told. `rounds` times each.
+    """
+    return [
+        line for options in ("durability=replicated", "") for line in _fail_over(place, options, size.rounds)
+    ]
+
+
+def _fail_over(place: Place, options: str, rounds: int) -> list[str]:
+    back: list[float] = []
+    with (
+        SentinelGroup(_program(place), replicas=2, down_after=0.5) as group,
+        _on(place, group.url(options), options or "plain") as on,
+    ):
+        on.server()
+        on.server()
+        on.up()
+        with _feeding(on) as feed:
+            for number in range(rounds):
+                _await_progress(on, time.monotonic())
+                primary, replicas = group.primary(), group.replicas()
+                for replica in replicas:
+                    replica.pause()
+                primary.ask("CLIENT", "KILL", "TYPE", "replica")  # nothing more goes into their buffers
+                _await_stalled(on, feed, is_refused=bool(options))
+                _note_freeze(on)
+                primary.kill()
+                for replica in replicas:
+                    replica.resume()
+                group.await_failover(primary)
+                promoted = time.monotonic()
+                back.append(_await_progress(on, promoted))
+                if number + 1 == rounds:
+                    break
+                primary.start()
+                eventually(group.is_replicated, 60, "the old primary follows")
+            feed.stop()
+            report = _end(on)
+    said = {text for text in feed.refusals if "replicas confirmed" in text}
+    assert (report.stuck, report.unexplained, report.failed) == (0, 0, 0), report.lines()
+    if options:
+        assert report.lost == 0, report.lines()
+        assert said, feed.refusals[-3:]
+    assert max(back) <= 5.0, back
+    return [
+        f"{options or 'without'}: {_figures(report)}, failovers {rounds}",
+        f"at work again {max(back):.2f} s after the promotion at most, {_outage(feed)}",
+    ]
+
+
+def _await_stalled(on: Stage, feed: _Feed, *, is_refused: bool) -> None:
+    """The replica has missed some jobs: they were refused, or acknowledged by the primary alone."""
+    refused, acknowledged = len(feed.refusals), len(on.acknowledged)
+    if is_refused:
+        eventually(lambda: len(feed.refusals) > refused, 20, "an enqueue is refused")
+    else:
+        eventually(lambda: len(on.acknowledged) >= acknowledged + 5 * _BATCH, 20, "jobs are acknowledged")
+
+
+# ---- a cluster -------------------------------------------------------------------------------------------
+
+
+@scenario("move-slots", "F31", full=Size(0, 64), short=Size(0, 2), schemes=_REDIS)
+def move_slots(place: Place, size: Size) -> list[str]:
+    """Slots of a cluster move under load, keys first: nobody sees an error, nothing is lost or repeated.
+
+    `rounds` slots, of three nodes with sixteen partitions.
+    """
+    with (
+        ClusterServers(_program(place)) as cluster,
+        _on(place, cluster.url("partitions=16")) as on,
+    ):
+        server = on.server()
+        on.up()
+        bases = on.fire.storage._database.partitions.bases  # type: ignore[attr-defined]  # noqa: SLF001
+        with _feeding(on) as feed:
+            _await_progress(on, time.monotonic())
+            for number in range(size.rounds):
+                slot = cluster.slot_of(bases[number % len(bases)])
+                source = cluster.owner_of(slot)
+                target = next(node for node in cluster.primaries() if node is not source)
+                cluster.move_slot(slot, target)
+            _await_progress(on, time.monotonic())
+            feed.stop()
+            report = _end(on)
+        log = server.log.read_text()
+    assert report.is_clean, report.lines()
+    assert report.failed == 0, report.lines()
+    assert "Traceback" not in log, log[-3_000:]
+    return [
+        f"{_figures(report)}, slots moved {size.rounds}",
+        f"refused enqueues {len(feed.refusals)}{_first(feed.refusals)}",
+        f"servers met it away {log.count('Storage unavailable')} times",
+    ]
+
+
+def _first(texts: Sequence[str]) -> str:
+    return f" ({texts[0]})" if texts else ""
+
+
+@scenario("kill-primaries", "F31", full=Size(0, 20), short=Size(0, 1), schemes=_REDIS)
+def kill_primaries(place: Place, size: Size) -> list[str]:
+    """`kill -9` of a cluster's node under load, its replica takes over: nothing acknowledged is lost.
+
+    `rounds` times, with `durability=replicated`.
+    """
+    back: list[float] = []
+    with (
+        ClusterServers(_program(place), replicas=1, node_timeout=1) as cluster,
+        _on(place, cluster.url("partitions=16&durability=replicated&timeout=2")) as on,
+    ):
+        on.server()
+        on.server()
+        on.up()
+        with _feeding(on) as feed:
+            for number in range(size.rounds):
+                _await_progress(on, time.monotonic())
+                primaries = cluster.primaries()
+                victim = primaries[number % len(primaries)]
+                _note_freeze(on)
+                victim.kill()
+                cluster.await_failover(victim)
+                back.append(_await_progress(on, time.monotonic()))
+                victim.start()
+                cluster.await_agreement()
+            feed.stop()
+            report = _end(on)
+    assert (report.lost, report.stuck, report.unexplained, report.failed) == (0, 0, 0, 0), report.lines()
+    return [
+        f"{_figures(report)}, primaries killed {size.rounds}",
+        f"at work again {max(back):.2f} s after the take-over at most, {_outage(feed)}",
+    ]
+
+
+# ---- it is full ------------------------------------------------------------------------------------------
+
+
+@scenario("full-memory", "F32", full=Size(2_000, 5), short=Size(300, 1), schemes=_REDIS)
+def full_memory(place: Place, size: Size) -> list[str]:
+    """Its memory is full: enqueue says so, while jobs end, sessions live, queues are paused and resumed.
+
+    `jobs` jobs wait when it happens, `rounds` times.
+    """
+    drained: list[float] = []
+    refused = 0
+    with (
+        RedisServer(_program(place), {"maxmemory-policy": "noeviction"}) as redis,
+        _on(place, redis.url()) as on,
+    ):
+        server = on.server()
+        on.up()
+        for _ in range(size.rounds):
+            on.fire.queues.pause("default")
+            on.enqueue(size.jobs, 0.005)
+            redis.ask("CONFIG", "SET", "maxmemory", "1")
+            full = time.monotonic()
+            refused += _assert_refused(on)
+            time.sleep(max(0.0, full + 2.5 - time.monotonic()))  # longer than a session lives unless renewed
+            on.fire.queues.resume("default")
+            eventually(lambda: on.unfinished() <= size.jobs // 2, 60, "half of the jobs have ended")
+            on.fire.queues.pause("default")
+            on.fire.queues.resume("default")
+            eventually(lambda: on.unfinished() == 0, 60, "all jobs have ended")
+            drained.append(time.monotonic() - full)
+            refused += _assert_refused(on)
+            redis.ask("CONFIG", "SET", "maxmemory", "0")
+            _await_progress(on, time.monotonic())
+        assert server.stop() == 0
+        log = server.log.read_text()
+        report = _end(on)
+    assert report.is_clean, report.lines()
+    assert report.failed == report.repeats == 0, report.lines()
+    assert "was lost" not in log, log[-2_000:]
+    return [
+        f"jobs {report.jobs}, full {size.rounds} times: refused enqueues {refused}, each with a clear line",
+        f"lost 0, stuck 0, repeats 0, sessions lost 0; all that waited had ended {max(drained):.1f} s later",
+        f"servers' lines about it: {log.count('memory is full')}",
+    ]
+
+
+def _assert_refused(on: Stage) -> int:
+    acknowledged = set(on.acknowledged)
+    for many in (1, 10):
+        with pytest.raises(StorageUnavailable, match="memory is full; raise maxmemory"):
+            on.enqueue(many, 0.0)
+    assert on.acknowledged == acknowledged
+    return 2
+
+
+# ---- it forgets its scripts ------------------------------------------------------------------------------
+
+
+@scenario("script-flush", "F33", full=Size(10_000, 500), short=Size(600, 20), schemes=_REDIS)
+def script_flush(place: Place, size: Size) -> list[str]:
+    """SCRIPT FLUSH time after time under load: nobody sees an error.
+
+    `rounds` times while at least `jobs` jobs run.
+    """
+    with RedisServer(_program(place)) as redis, _on(place, redis.url()) as on:
+        server = on.server()
+        on.up()
+        on.enqueue(size.jobs, 0.002)
+        with _feeding(on) as feed:
+            for _ in range(size.rounds):
+                redis.ask("SCRIPT", "FLUSH")
+                time.sleep(0.02)
+        report = _end(on, 240)
+        log = server.log.read_text()
+    assert report.is_clean, report.lines()
+    assert report.failed == report.repeats == 0, report.lines()
+    assert feed.refusals == [], feed.refusals[:3]
+    assert not re.search("unavailable|Traceback|ERROR|NOSCRIPT", log), log[-2_000:]
+    return [*report.lines(), f"scripts flushed {size.rounds} times: errors 0"]
+
+
+# ---- it is unfit -----------------------------------------------------------------------------------------
+
+
+_UNKEPT = "durability: none: a restart takes every job"
+
+
+@scenario("unfit-redis", "F34", full=Size(0, 1), short=Size(0, 1), schemes=_REDIS)
+def unfit_redis(place: Place, size: Size) -> list[str]:
+    """A server that drops keys or is too old is refused in one line; what keeps nothing says so at start."""
+    del size
+    told: list[str] = []
+    evicting = {"maxmemory": "100mb", "maxmemory-policy": "allkeys-lru"}
+    with RedisServer(_program(place), evicting) as redis:
+        told.append(_refusal(place, redis.url(), "maxmemory-policy is allkeys-lru"))
+        with _on(place, redis.url(options="eviction=allow"), "allowed") as on:
+            _assert_at_work(on, "eviction: allkeys-lru")
+    with (
+        RedisServer(_program(place)) as redis,
+        behind_proxy(attrs.evolve(place, storage=redis.url())) as (proxy, far),
+    ):
+        proxy.alter(_older)
+        told.append(_refusal(place, far.storage, "Firelock needs Redis 6.2 or Valkey 7.2"))
+        with _on(place, redis.url(), "unkept") as on:
+            _assert_at_work(on, _UNKEPT)
+    return [*(f"refused: {line}" for line in told), f"said at start: {_UNKEPT}"]
+
+
+def _older(piece: bytes) -> bytes:
+    """Return what a server says of itself, with the versions of one that is too old."""
+    piece = re.sub(rb"(redis_version:)\d", rb"\g<1>5", piece)
+    return re.sub(rb"(valkey_version:)\d\.\d", rb"\g<1>7.1", piece)
+
+
+def _refusal(place: Place, storage: str, words: str) -> str:
+    """Return how an enqueue is refused; a server ends at its start with the same words."""
+    with Firelock(storage) as fire:
+        task = fire.task(name="work", remote=True)(_stub)
+        try:
+            task.enqueue(0.0)
+        except FirelockError as error:
+            said = str(error)
+        else:
+            raise AssertionError(f"{storage} was not refused")
+    assert words in said, said
+    assert "\n" not in said, said
+    far = attrs.evolve(place, storage=storage)
+    done = subprocess.run(
+        [sys.executable, "-m", "firelock", "server", "tests.faults.apps.work:fire"],
+        env=far.environment(), capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode != 0, done
+    assert words in done.stdout + done.stderr, done
+    return re.sub(r"127\.0\.0\.1:\d+", "host", said)
+
+
+def _assert_at_work(on: Stage, words: str) -> None:
+    server: Server = on.server()
+    on.up()
+    on.enqueue(5, 0.0)
+    _end(on)
+    assert words in server.log.read_text(), server.log.read_text()
+    assert server.stop() == 0

@@ -1,0 +1,39 @@
+"""What a request to a Redis asks of Firelock's storage, for proxies that lose some of them."""
+
+from __future__ import annotations
+
+from firelock_redis.scripts import script
+from tests.redis.counting import CommandReader
+
+__all__ = ["is_claim", "is_enqueue", "is_listening", "is_settle"]
+
+_LIMIT, _QUEUES, _REST = 7, 8, 9  # words of an exchange: EVALSHA, digest, 1, base, offset, session, now, …
+
+
+def is_enqueue(request: bytes) -> bool:
+    """Tell whether jobs are stored by it."""
+    return any(script(name).digest.encode() in request[:200] for name in ("insert", "store"))
+
+
+def is_claim(request: bytes) -> bool:
+    """Tell whether jobs are asked for, be it beside ends."""
+    words = _exchange(request)
+    return words is not None and int(words[_LIMIT]) > 0
+
+
+def is_settle(request: bytes) -> bool:
+    """Tell whether ends are written, be it beside a claim."""
+    words = _exchange(request)
+    return words is not None and len(words) > _REST + max(0, int(words[_QUEUES]))
+
+
+def _exchange(request: bytes) -> list[bytes] | None:
+    if script("exchange").digest.encode() not in request[:200]:
+        return None
+    commands = CommandReader().read(request)
+    return commands[0] if commands else None
+
+
+def is_listening(request: bytes) -> bool:
+    """Tell whether wake-ups are asked for."""
+    return b"SUBSCRIBE" in request[:40]
