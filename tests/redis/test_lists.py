@@ -323,26 +323,25 @@ def test_many_large_jobs_are_read_whole(scene):
 def overwrite(
     server: RedisServer, kind: str, id: str, change: tuple[str, str] | None, text: str = ""
 ) -> None:
-    """The key of a job holds something else: a part of it replaced, or all of it."""
-    key = f"firelock:{{0}}:{kind}:{id}"
-    client = server.client()
-    stored = str(client.get(key) or "")
+    """A job's text is something else: a part of it replaced, or all of it."""
+    key, client = f"firelock:{{0}}:{kind}", server.client()
+    stored = str(client.hget(key, id) or "")
     assert change is None or change[0] in stored
-    client.set(key, text if change is None else stored.replace(*change, 1))
+    client.hset(key, id, text if change is None else stored.replace(*change, 1))
 
 
 @pytest.mark.parametrize(
     ("kind", "change"),
     [
-        ("h", None),
-        ("h", ("E", "B")),
-        ("h", (" default ", " ")),
-        ("h", ("\t\t", "\t")),
-        ("p", None),
-        ("p", ("\t", " ")),
-        ("p", ('["one"]', '["one"')),
-        ("p", ('["one"]', "[" * 100_000)),
-        ("p", (",[]]", ",[[7]]]")),
+        ("jobs", None),
+        ("jobs", ("E", "B")),
+        ("jobs", (" default ", " ")),
+        ("jobs", ("\t\t", "\t")),
+        ("payloads", None),
+        ("payloads", ("\t", " ")),
+        ("payloads", ('["one"]', '["one"')),
+        ("payloads", ('["one"]', "[" * 100_000)),
+        ("payloads", (",[]]", ",[[7]]]")),
     ],
 )
 def test_a_job_that_cannot_be_read_is_shown_and_hinders_no_other(scene, server, kind, change):
@@ -362,7 +361,7 @@ def test_a_failed_job_that_cannot_be_read_is_in_no_group(scene, server):
     """The groups are those of the others."""
     holder = scene.begin()
     bad, good = (scene.settle(fails(scene.run(holder))) for _ in range(2))
-    overwrite(server, "h", bad, ('"]', '"'))
+    overwrite(server, "jobs", bad, ('"]', '"'))
 
     assert [(1, good)] == [(group.count, group.sample_id) for group in scene.storage.failure_groups(5)]
 
@@ -375,19 +374,19 @@ def test_what_cannot_be_read_of_a_past_is_left_out(scene, server):
     history, errors = scene.storage.history(job_id), scene.storage.errors(job_id)
     client = server.client()
 
-    overwrite(server, "h", job_id, ('["failed"', '["banana"'))
+    overwrite(server, "jobs", job_id, ('["failed"', '["banana"'))
     client.lset(f"firelock:{{0}}:e:{job_id}", 0, "garbage")
 
     assert history[:-1] == scene.storage.history(job_id)
     assert errors[1:] == scene.storage.errors(job_id)
-    overwrite(server, "h", job_id, None, "garbage")
+    overwrite(server, "jobs", job_id, None, "garbage")
     assert [] == scene.storage.history(job_id)
 
 
 def test_a_job_whose_record_is_gone_is_passed_over(scene, server):
     """Lists do not know it any more, nor does anybody else."""
     gone, good = scene.add(), scene.add()
-    server.client().delete(f"firelock:{{0}}:h:{gone}")
+    server.client().hdel("firelock:{0}:jobs", gone)
 
     assert [good] == ids(walked(scene, JobFilter(), 1))
     assert [None] == scene.storage.get([gone])

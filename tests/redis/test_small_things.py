@@ -268,7 +268,7 @@ def known(database: Database, count: int) -> list[str]:
     ids = [f"{number:036x}" for number in range(count)]
     for id in ids:
         database.connections.call(
-            "SET", f"{database.partitions.bases[database.partitions.of(id)]}:h:{id}", ""
+            "HSET", f"{database.partitions.bases[database.partitions.of(id)]}:jobs", id, ""
         )
     return ids
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping, Sequence
-from typing import Any, cast
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar, cast
 
 from redis import exceptions as driver
 from redis.backoff import NoBackoff
@@ -19,6 +20,9 @@ from firelock_redis.failures import translated
 from firelock_redis.url import RedisUrl
 
 __all__ = ["ClusterConnections"]
+
+_T = TypeVar("_T")
+_MOVING_PAUSE = 0.02  # seconds between two tries while a slot moves
 
 
 class ClusterConnections:
@@ -34,7 +38,7 @@ class ClusterConnections:
     def call(self, *words: object) -> Reply:
         """Return the reply to one command with a key; see `Connections.call`."""
         try:
-            return self.client().execute_command(*words)
+            return self._while_slots_move(lambda: self.client().execute_command(*words))
         except driver.NoScriptError:
             raise
         except (driver.RedisError, OSError, UnicodeError) as error:
@@ -45,24 +49,47 @@ class ClusterConnections:
     def call_at(self, key: str, commands: Sequence[Sequence[object]]) -> list[Reply]:
         """Return the replies to commands sent over one connection to the node that has the key."""
         try:
-            client = self.client()
-            node = client.get_node_from_key(key)
-            if node is None:
-                raise driver.ClusterDownError("CLUSTERDOWN no node has the slot")
-            connection = client.get_redis_connection(node).connection_pool.get_connection()
-            try:
-                connection.send_packed_command(connection.pack_commands(commands))
-                return [connection.read_response() for _ in commands]
-            except BaseException:
-                connection.disconnect()
-                raise
-            finally:
-                client.get_redis_connection(node).connection_pool.release(connection)
+            return self._while_slots_move(lambda: self._call_at(key, commands))
         except driver.NoScriptError:
             raise
         except (driver.RedisError, OSError, UnicodeError) as error:
             self._forget()
             raise translated(error, str(self._url)) from error
+
+    def _call_at(self, key: str, commands: Sequence[Sequence[object]]) -> list[Reply]:
+        client = self.client()
+        node = client.get_node_from_key(key)
+        if node is None:
+            raise driver.ClusterDownError("CLUSTERDOWN no node has the slot")
+        pool = client.get_redis_connection(node).connection_pool
+        connection = pool.get_connection()
+        try:
+            connection.send_packed_command(connection.pack_commands(commands))
+            return [connection.read_response() for _ in commands]
+        except BaseException:
+            connection.disconnect()
+            raise
+        finally:
+            pool.release(connection)
+
+    def _while_slots_move(self, ask: Callable[[], _T]) -> _T:
+        """Return the answer as soon as the slot is at one node; nothing has been done until then.
+
+        Raises:
+            TryAgainError: of the driver; it was still moving when the time limit of a call had passed.
+        """
+        deadline = time.monotonic() + self._url.timeout_seconds
+        while True:
+            try:
+                return ask()
+            except (driver.AskError, driver.TryAgainError, driver.ClusterError) as error:
+                if isinstance(error, driver.ClusterDownError):
+                    raise
+                if isinstance(error, driver.MovedError):
+                    self._forget()
+                if time.monotonic() > deadline:
+                    raise driver.TryAgainError("TRYAGAIN a slot moves") from error
+            time.sleep(_MOVING_PAUSE)
 
     def client(self) -> RedisCluster:
         """Return the driver's client of this process."""

@@ -32,6 +32,7 @@ class Database:
         self.connections: Connections | ClusterConnections = (
             ClusterConnections(url) if url.is_cluster else Connections(url)
         )
+        self._keys = [_declared(base, url) for base in self.partitions.bases]
         self._is_ready = False
         self._lock = threading.Lock()
 
@@ -95,10 +96,10 @@ class Database:
         self, name: str, partition: int, arguments: tuple[object, ...], *, is_whole: bool = False
     ) -> tuple[object, ...]:
         wanted = script(name)
-        base = self.partitions.bases[partition]
+        keys = self._keys[partition]
         if is_whole:
-            return ("EVAL", wanted.text, 1, base, *arguments)
-        return ("EVALSHA", wanted.digest, 1, base, *arguments)
+            return ("EVAL", wanted.text, *keys, *arguments)
+        return ("EVALSHA", wanted.digest, *keys, *arguments)
 
     def _together(
         self, command: tuple[object, ...], wait: tuple[object, ...], partition: int
@@ -134,3 +135,12 @@ class Database:
     def close(self) -> None:
         """Every connection is closed."""
         self.connections.close()
+
+
+def _declared(base: str, url: RedisUrl) -> tuple[object, ...]:
+    """Return how many keys a script declares, and these; the others of its partition derive from the first.
+
+    In a cluster there are two, which never exist. While their slot moves, nodes answer TRYAGAIN to a command of
+    several keys that are not all there; with a single one they would run the script on half of a partition.
+    """
+    return (2, base, f"{base}:none") if url.is_cluster else (1, base)

@@ -137,7 +137,11 @@ class RedisHot:
         next_due_at = None
         for partition in self._turns.order(asked.queues):
             wanted = asked.limit - len(jobs)
-            _, claim = self._send(partition, [], attrs.evolve(asked, limit=wanted))
+            try:
+                _, claim = self._send(partition, [], attrs.evolve(asked, limit=wanted))
+            except StorageError:
+                self._turns.note(partition)  # nobody has looked: what is there must not wait for its poll
+                raise
             next_due_at = claim.next_due_at
             if claim.is_session_lost:
                 return Claim(jobs, next_due_at, is_session_lost=True)

@@ -88,15 +88,14 @@ def partition_of(database: Database, job: NewJob) -> int:
 
 
 def _insert(database: Database, partition: int, jobs: Sequence[NewJob]) -> list[bool]:
-    is_plain = (
-        len(jobs) <= _PLAIN_LIMIT
-        and all(_asked(job) == _NOTHING_ASKED for job in jobs)
-        and len({job.id for job in jobs}) == len(jobs)
+    if _is_plain(jobs):
+        name = "insert" if len(jobs) > 1 else "insert_one"
+        arguments = _plain_arguments(database, jobs) if len(jobs) > 1 else _argument(database, jobs[0])
+        if database.run_replicated(name, partition, *arguments):
+            return [True] * len(jobs)
+    reply = database.run_replicated(
+        "store", partition, database.clock_offset, RULES, len(jobs), *stored_arguments(jobs)
     )
-    if is_plain and database.run_replicated("insert", partition, *_plain_arguments(database, jobs)):
-        return [True] * len(jobs)
-    arguments = stored_arguments(jobs)
-    reply = database.run_replicated("store", partition, database.clock_offset, RULES, len(jobs), *arguments)
     raise_missing(reply)
     return [bool(is_new) for is_new in reply]
 
@@ -116,6 +115,24 @@ def fire_recurring(
     )  # fmt: skip
     raise_missing(reply)
     return bool(reply)
+
+
+def _is_plain(jobs: Sequence[NewJob]) -> bool:
+    """Tell whether nothing special is asked for any of the jobs, and none is there twice."""
+    if len(jobs) == 1:
+        return bool(_asked(jobs[0]) == _NOTHING_ASKED)
+    return (
+        len(jobs) <= _PLAIN_LIMIT
+        and all(_asked(job) == _NOTHING_ASKED for job in jobs)
+        and len({job.id for job in jobs}) == len(jobs)
+    )
+
+
+def _argument(database: Database, job: NewJob) -> tuple[object, ...]:
+    return (
+        database.clock_offset, job.queue, lowest_place(job.priority), job.id, payload_of(job, is_plain=True),
+        job.created_at,
+    )  # fmt: skip
 
 
 def _plain_arguments(database: Database, jobs: Sequence[NewJob]) -> list[Any]:

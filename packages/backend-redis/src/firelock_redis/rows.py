@@ -1,7 +1,7 @@
-"""How a job stands in Redis: two strings, and what they mean.
+"""How a job stands in Redis: two texts, and what they mean.
 
-`p:<id>` is its payload, written once: a line of task, serializer, created_at and the rarer fields as JSON,
-between tabs; then the arguments. `h:<id>` is its record, written anew at each step; jobs.lua draws it.
+Its payload is written once: a line of task, serializer, created_at and the rarer fields as JSON, between
+tabs; then the arguments. Its record is written anew at each step; jobs.lua draws it.
 Texts in a record are JSON, so that none holds a tab or the end of a line.
 """
 

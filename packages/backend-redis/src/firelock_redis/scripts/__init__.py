@@ -31,6 +31,7 @@ _BEFORE = {
     "take_jobs": ("jobs", "taking"),
     "reconcile": ("jobs",),
 }
+_ALONE = frozenset({"insert_one"})
 
 
 @attrs.frozen
@@ -45,7 +46,8 @@ class Script:
 @cache
 def script(name: str) -> Script:
     """Return the script of this name with all that stands in front of it."""
-    parts = [_read(part) for part in ("lib", *_BEFORE.get(name, ()), name)]
+    before = () if name in _ALONE else ("lib", *_BEFORE.get(name, ()))
+    parts = [_read(part) for part in (*before, name)]
     text = "\n".join(parts)
     return Script(name, text, sha1(text.encode(), usedforsecurity=False).hexdigest())
 

@@ -1,6 +1,6 @@
 -- Lines are added to the logs of jobs, and their progress is replaced. Behind lib.lua.
 --
--- KEYS  1 base; derived: h:<id>, which says whether there is such a job; g:<id> LIST of its newest lines, each of them
+-- KEYS  1 base; derived: jobs, which says whether there is such a job; g:<id> LIST of its newest lines, each of them
 --       "number line", numbers without gaps; o:<id> its progress
 -- ARGV  for each job, or a part of its lines: id, progress or nothing, how many lines before these are not sent since
 --       they would not stay, number of lines, and the lines
@@ -21,7 +21,7 @@ end
 local arg = 1
 while arg < #ARGV do
   local id, progress, skipped, count = ARGV[arg], ARGV[arg + 1], tonumber(ARGV[arg + 2]), tonumber(ARGV[arg + 3])
-  if call('EXISTS', base .. 'h:' .. id) == 1 then
+  if call('HEXISTS', base .. 'jobs', id) == 1 then
     if count > 0 then append(base .. 'g:' .. id, arg + 4, skipped, count) end
     if progress ~= '' then call('SET', base .. 'o:' .. id, progress) end
   end

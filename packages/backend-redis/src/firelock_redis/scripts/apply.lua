@@ -7,11 +7,11 @@ local APPLIED, RELEASING, ALREADY, REFUSED, MISSING = '0', '1', '2', '3', '4'
 -- the instant, and the whole new record. Whoever has the first line unchanged holds the job, and nobody can have
 -- changed what is behind it. Return the results, and the numbers of those that need a closer look.
 local function end_plainly(first, count, session, queue, minute, results)
-  local keys = {}
-  for number = 1, count do keys[number] = base .. 'h:' .. ARGV[first + 4 * number - 4] end
+  local ids = {}
+  for number = 1, count do ids[number] = ARGV[first + 4 * number - 4] end
   local stored = {}
   for from = 1, count, CHUNK do
-    local some = call('MGET', unpack(keys, from, math.min(from + CHUNK - 1, count)))
+    local some = call('HMGET', base .. 'jobs', unpack(ids, from, math.min(from + CHUNK - 1, count)))
     for number = 1, #some do stored[from + number - 1] = some[number] end
   end
   local fresh, gone, ended = {}, {}, {}
@@ -22,7 +22,7 @@ local function end_plainly(first, count, session, queue, minute, results)
     if text and sub(text, 1, #head) == head then
       local id = ARGV[arg]
       done = done + 1
-      fresh[2 * done - 1] = keys[number]
+      fresh[2 * done - 1] = id
       fresh[2 * done] = ARGV[arg + 3]
       gone[done] = id
       ended[2 * done - 1] = ARGV[arg + 2]
@@ -35,7 +35,7 @@ local function end_plainly(first, count, session, queue, minute, results)
   end
   if done == 0 then return end
   for from = 1, 2 * done, CHUNK do
-    call('MSET', unpack(fresh, from, math.min(from + CHUNK - 1, 2 * done)))
+    call('HSET', base .. 'jobs', unpack(fresh, from, math.min(from + CHUNK - 1, 2 * done)))
   end
   many('ZREM', base .. 'held:' .. session, gone)
   many('ZADD', base .. 'l:S:' .. queue, ended)

@@ -123,18 +123,14 @@ local function claim(reply, names, limit, session, server, now)
   local size = #reply
   for first = 1, count, CHUNK / 2 do
     local upto = math.min(first + CHUNK / 2 - 1, count)
-    local keys, some = {}, upto - first + 1
-    for number = first, upto do
-      keys[number - first + 1] = base .. 'h:' .. ids[number]
-      keys[some + number - first + 1] = base .. 'p:' .. ids[number]
-    end
-    local texts = call('MGET', unpack(keys))
-    for number = 1, some do
-      local id, text, payload = ids[first + number - 1], texts[number], texts[some + number]
+    local texts = call('HMGET', base .. 'jobs', unpack(ids, first, upto))
+    local payloads = call('HMGET', base .. 'payloads', unpack(ids, first, upto))
+    for number, text in ipairs(texts) do
+      local id, payload = ids[first + number - 1], payloads[number]
       local record = text and claimed(text, session)
       if record and payload then
         local two = #fresh
-        fresh[two + 1] = keys[number]
+        fresh[two + 1] = id
         fresh[two + 2] = record .. fields
         held[two + 1] = now
         held[two + 2] = id
@@ -147,7 +143,7 @@ local function claim(reply, names, limit, session, server, now)
       end
     end
     if #fresh > 0 then
-      call('MSET', unpack(fresh))
+      call('HSET', base .. 'jobs', unpack(fresh))
       many('ZADD', base .. 'held:' .. session, held)
     end
     fresh, held = {}, {}

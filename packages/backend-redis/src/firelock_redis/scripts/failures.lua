@@ -1,6 +1,6 @@
 -- Failed jobs, grouped by their last error's fingerprint; those without one are passed over. Behind lib.lua.
 --
--- KEYS  1 base; derived: h:<id> (see jobs.lua)
+-- KEYS  1 base; derived: jobs (see jobs.lua)
 -- ARGV  ids
 -- Reply for each group: fingerprint, how many there are, the place among the ids of the first of them
 
@@ -13,10 +13,8 @@ local function fingerprint(text)
   return is_read and type(fields) == 'table' and type(fields[3]) == 'string' and fields[3] or nil
 end
 
-local keys = {}
-for number, id in ipairs(ARGV) do keys[number] = base .. 'h:' .. id end
 local reply, groups = {}, {}
-for number, text in ipairs(call('MGET', unpack(keys))) do
+for number, text in ipairs(call('HMGET', base .. 'jobs', unpack(ARGV))) do
   local mark = text and fingerprint(text)
   local group = mark and groups[mark]
   if group then

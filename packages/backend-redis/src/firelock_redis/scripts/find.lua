@@ -1,7 +1,7 @@
 -- Where jobs stand that are looked for: lists are walked as one, in order of score and id, and each job that meets the
 -- conditions is noted, until enough are found or enough was looked at. Behind lib.lua.
 --
--- KEYS  1 base; derived: the lists named, h:<id> p:<id> all (see jobs.lua)
+-- KEYS  1 base; derived: the lists named, jobs payloads all (see jobs.lua)
 -- ARGV  1 1 for the oldest first; 2 the score to begin with, 3 the score before which to end; 4, 5 score and id of the
 --       place behind which to begin; 6 how many are wanted; 7 what it may cost, in about a microsecond;
 --       8 the time that is told: score, created, or changed, as the record says;
@@ -129,9 +129,9 @@ local bytes, texts_read = 1, 0
 
 local function read_texts(places, kind)
   if #places == 0 then return {} end
-  local keys = {}
-  for number, place in ipairs(places) do keys[number] = base .. kind .. place.id end
-  local texts = call('MGET', unpack(keys))
+  local ids = {}
+  for number, place in ipairs(places) do ids[number] = place.id end
+  local texts = call('HMGET', base .. kind, unpack(ids))
   for number = 1, #places do
     local size = texts[number] and #texts[number] or 0
     bytes = bytes + size
@@ -178,7 +178,7 @@ local function meeting(places)
   end
   if reads_record then
     places, left = left, {}
-    local texts = read_texts(places, 'h:')
+    local texts = read_texts(places, 'jobs')
     for number, place in ipairs(places) do
       local text = texts[number]
       if text and is_wanted_record(text) then
@@ -189,7 +189,7 @@ local function meeting(places)
   end
   if task ~= '' then
     places, left = left, {}
-    local texts = read_texts(places, 'p:')
+    local texts = read_texts(places, 'payloads')
     for number, place in ipairs(places) do
       if texts[number] and sub(texts[number], 1, #task) == task then left[#left + 1] = place end
     end

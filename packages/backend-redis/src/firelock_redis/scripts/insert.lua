@@ -1,58 +1,59 @@
 -- The jobs are stored enqueued, all of them or none. Behind lib.lua: plain ones only, so that little runs for each.
 --
--- KEYS  1 base; derived: h:<id> p:<id> l:E:<queue> r:<queue> all seq work queues; publishes on wake
+-- KEYS  1 base; derived: jobs payloads all l:E:<queue> r:<queue> seq work queues; publishes on wake
 -- ARGV  1 clock offset, then runs of at most a thousand jobs together that have these in common:
 --         queue, place of the run's priority, number of jobs
 --         and for each of them: id, payload, created_at
 -- Reply 0 where one of the ids is there already and nothing was stored, else 1
 
-local now = int(clock(ARGV[1]))
-local last = #ARGV
-local keys, runs = {}, {}
-local at = 2
+local now, last = int(clock(ARGV[1])), #ARGV
+local runs, count, at = {}, 0, 2
 while at < last do
-  local count = tonumber(ARGV[at + 2])
-  for id = at + 3, at + 3 * count, 3 do keys[#keys + 1] = base .. 'h:' .. ARGV[id] end
   runs[#runs + 1] = at
-  at = at + 3 + 3 * count
+  count = count + ARGV[at + 2]
+  at = at + 3 + 3 * ARGV[at + 2]
 end
-local place = call('INCRBY', base .. 'seq', #keys) - #keys
-local number, all = 0, {}
-local texts, ready, queued = {}, {}, {}
+
+local place = call('INCRBY', base .. 'seq', count) - count
+local records, payloads, all, queues, two = {}, {}, {}, {}, 0
 for _, start in ipairs(runs) do
-  local queue, lowest, count = ARGV[start], tonumber(ARGV[start + 1]), tonumber(ARGV[start + 2])
-  local line, listed = ready[queue], queued[queue]
-  if not line then
-    line, listed = {}, {}
-    ready[queue], queued[queue] = line, listed
+  local queue, lowest = ARGV[start], tonumber(ARGV[start + 1])
+  local lists = queues[queue]
+  if not lists then
+    lists = { listed = {}, ready = {} }
+    queues[queue] = lists
   end
+  local listed, ready, size = lists.listed, lists.ready, #lists.ready
   local middle = ' ' .. queue .. ' \n0 0 ' .. now .. ' E\n\n'
-  for arg = start + 3, start + 3 * count, 3 do
+  for arg = start + 3, start + 3 * ARGV[start + 2], 3 do
     local id, created = ARGV[arg], ARGV[arg + 2]
-    number = number + 1
-    local spot = format('%.0f', lowest + place + number)
-    local two, four, size = 2 * number, 4 * number, #line
-    texts[four - 3] = base .. 'p:' .. id
-    texts[four - 2] = ARGV[arg + 1]
-    texts[four - 1] = keys[number]
-    texts[four] = 'E0 0 ' .. spot .. middle .. created .. '\t\t\t\t\t\t\t\t\t'
-    all[two - 1] = created
-    all[two] = id
-    listed[size + 1] = created
-    listed[size + 2] = id
-    line[size + 1] = spot
-    line[size + 2] = id
+    place = place + 1
+    local spot = format('%.0f', lowest + place)
+    records[two + 1], records[two + 2] = id, 'E0 0 ' .. spot .. middle .. created .. '\t\t\t\t\t\t\t\t\t'
+    payloads[two + 1], payloads[two + 2] = id, ARGV[arg + 1]
+    all[two + 1], all[two + 2] = created, id
+    listed[size + 1], listed[size + 2] = created, id
+    ready[size + 1], ready[size + 2] = spot, id
+    two, size = two + 2, size + 2
   end
 end
-if call('MSETNX', unpack(texts)) == 0 then return 0 end
-many('ZADD', base .. 'all', all)
-for queue, line in pairs(ready) do
-  many('ZADD', base .. 'l:E:' .. queue, queued[queue])
-  if call('ZCARD', base .. 'r:' .. queue) == 0 then
+
+-- What was added for nothing is taken back: it stands in no other place yet.
+if call('ZADD', base .. 'all', 'NX', unpack(all)) < count then
+  for number = 2, two, 2 do
+    if call('HEXISTS', base .. 'jobs', all[number]) == 0 then call('ZREM', base .. 'all', all[number]) end
+  end
+  return 0
+end
+call('HSET', base .. 'jobs', unpack(records))
+call('HSET', base .. 'payloads', unpack(payloads))
+for queue, lists in pairs(queues) do
+  call('ZADD', base .. 'l:E:' .. queue, unpack(lists.listed))
+  if call('EXISTS', base .. 'r:' .. queue) == 0 then
     call('SADD', base .. 'work', queue)
     call('SADD', base .. 'queues', queue)
     call('PUBLISH', base .. 'wake', queue)
   end
-  many('ZADD', base .. 'r:' .. queue, line)
+  call('ZADD', base .. 'r:' .. queue, unpack(lists.ready))
 end
 return 1

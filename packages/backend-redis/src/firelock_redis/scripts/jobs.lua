@@ -1,6 +1,6 @@
 -- Jobs as they are stored, and the moves between their states. Behind lib.lua, in front of a verb.
 --
--- A job is two strings: p:<id>, its payload, written once, and h:<id>, its record, rewritten at each step:
+-- A job is a field of two hashes: of payloads, written once, and of jobs, its record, rewritten at each step:
 --   state, flag, attempt, fence, place, queue, session        P1 1 42 default 0193…       flag +: has children
 --   retries, crashes, enqueued_at, origin                     0 0 1764045000000000 E
 --   the last error                                            often empty
@@ -23,7 +23,7 @@ local NAMES = {
 }
 local FINAL = { S = true, F = true, D = true }
 local ON = { succeeded = 'S', failed = 'F', deleted = 'D', finished = 'X' }
-local RARE, HEAD = '^[^\t\n]*\t[^\t\n]*\t[^\t\n]*\t([^\n]*)\n', 511
+local RARE = '^[^\t\n]*\t[^\t\n]*\t[^\t\n]*\t([^\n]*)\n'
 local HISTORY_HEAD, HISTORY_TAIL, HISTORY_BYTES, MINUTE = 50, 49, 16384, 60000000
 
 local function null(text)
@@ -113,8 +113,7 @@ end
 
 -- The rarer fields of a job's payload: nominal_at, tags, timeout, retry, recurring job, parents; nil where it has none.
 local function rare_fields(id)
-  local key = base .. 'p:' .. id
-  local fields = match(call('GETRANGE', key, 0, HEAD), RARE) or match(call('GET', key) or '', RARE)
+  local fields = match(call('HGET', base .. 'payloads', id) or '', RARE)
   return fields and fields ~= '' and cjson.decode(fields) or nil
 end
 
@@ -206,10 +205,10 @@ local function save_all()
   for first = 1, #saved, CHUNK / 2 do
     local texts = {}
     for number = first, math.min(first + CHUNK / 2 - 1, #saved) do
-      texts[#texts + 1] = base .. 'h:' .. saved[number].id
+      texts[#texts + 1] = saved[number].id
       texts[#texts + 1] = written(saved[number])
     end
-    call('MSET', unpack(texts))
+    call('HSET', base .. 'jobs', unpack(texts))
   end
 end
 
@@ -239,9 +238,7 @@ end
 local function records(ids)
   local found = {}
   for first = 1, #ids, CHUNK do
-    local keys = {}
-    for number = first, math.min(first + CHUNK - 1, #ids) do keys[#keys + 1] = base .. 'h:' .. ids[number] end
-    local some = call('MGET', unpack(keys))
+    local some = call('HMGET', base .. 'jobs', unpack(ids, first, math.min(first + CHUNK - 1, #ids)))
     for number = 1, #some do found[first + number - 1] = some[number] end
   end
   return found

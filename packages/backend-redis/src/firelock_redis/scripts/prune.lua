@@ -4,7 +4,7 @@
 -- running and has some seconds left waits in `soon`, so that nothing is looked at twice. A job on the releasing list is
 -- passed over: `release` tells of it again.
 --
--- KEYS  1 base; derived: those of jobs.lua and children.lua, p: h: e: g: o:<id>; soon ZSET of jobs by their expiry
+-- KEYS  1 base; derived: those of jobs.lua and children.lua, e: g: o:<id>; soon ZSET of jobs by their expiry
 -- ARGV  1 clock offset, 2 limit, 3 reason as JSON of children that still wait for such a job
 -- Reply how many are gone, and 1 where there is more to look at
 
@@ -12,14 +12,14 @@ local BATCH, LOOKS, BYTES, CHILDREN = 100, 500, 1048576, 250
 local HEADER = '^(%u)(%+?)%d+ %d+ %-?%d+ (%S+) (%S*)\n[^\n]*\n(.)'  -- and whether the next line, the last error, is empty
 local EXPIRES = '\n[^\t\n]*\t[^\t\n]*\t[^\t\n]*\t[^\t\n]*\t([^\t\n]*)\t'
 
-local RECORD_KEY, PAYLOAD_KEY, LOG_KEY, PROGRESS_KEY = base .. 'h:', base .. 'p:', base .. 'g:', base .. 'o:'
+local LOG_KEY, PROGRESS_KEY = base .. 'g:', base .. 'o:'
 
 call('DEL', base .. 'none')  -- a first write that needs no memory: here it is freed
 
 local now = clock(ARGV[1])
 local minute, limit = math.floor(now / MINUTE), tonumber(ARGV[2])
 local pruned, looks, bytes, children = 0, 0, 0, 0
-local doomed, is_doomed, queues = {}, {}, {}
+local doomed, forgotten, is_doomed, queues = {}, {}, {}, {}
 
 -- Some jobs that are to expire by now, taken off their list; none where there are no more.
 local function next_ids(count)
@@ -79,9 +79,9 @@ end
 
 local function doom(id, state, queue, session, has_failed)
   local size = #doomed
-  doomed[size + 1], doomed[size + 2] = RECORD_KEY .. id, PAYLOAD_KEY .. id
-  doomed[size + 3], doomed[size + 4] = LOG_KEY .. id, PROGRESS_KEY .. id
-  if has_failed then doomed[#doomed + 1] = base .. 'e:' .. id end
+  doomed[size + 1], doomed[size + 2] = LOG_KEY .. id, PROGRESS_KEY .. id
+  if has_failed then doomed[size + 3] = base .. 'e:' .. id end
+  forgotten[#forgotten + 1] = id
   is_doomed[id] = true
   put(removes, 'all', id)
   put(removes, 'l:' .. state .. ':' .. queue, id)
@@ -131,5 +131,7 @@ for first = 1, #doomed, CHUNK do
   call('UNLINK', unpack(doomed, first, math.min(first + CHUNK - 1, #doomed)))
 end
 flush()
+many('HDEL', base .. 'jobs', forgotten)
+many('HDEL', base .. 'payloads', forgotten)
 forget_queues()
 return { pruned, #ids > 0 and 1 or 0 }

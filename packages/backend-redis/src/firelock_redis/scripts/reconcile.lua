@@ -1,6 +1,6 @@
 -- What a session holds in this partition, compared with what its child believes. Behind lib.lua and jobs.lua.
 --
--- KEYS  1 base; derived: s:<session> held:<session> tails:<session> h:<id> p:<id>
+-- KEYS  1 base; derived: s:<session> held:<session> tails:<session> jobs payloads
 -- ARGV  1 session, then for each job that the child believes to hold: id, fence, start or nothing
 -- Reply 1 where the session lives here, else 0; places among the believed of those that are not held; id, record and
 --       payload of each job that is the session's and was not named
@@ -21,7 +21,7 @@ local lost, started = {}, {}
 local function start(id, at)
   local before, was, behind = match(texts[id], STARTED)
   if not before or was == at then return end
-  started[#started + 1] = base .. 'h:' .. id
+  started[#started + 1] = id
   started[#started + 1] = before .. at .. behind
 end
 
@@ -37,7 +37,7 @@ for arg = 2, #ARGV, 3 do
 end
 for first = 1, #started, CHUNK do
   call('DEL', base .. 'none')  -- a first write that needs no memory: who runs goes on when it is full
-  call('MSET', unpack(started, first, math.min(first + CHUNK - 1, #started)))
+  call('HSET', base .. 'jobs', unpack(started, first, math.min(first + CHUNK - 1, #started)))
 end
 
 local unknown = {}
@@ -45,7 +45,7 @@ for _, id in ipairs(ids) do
   if fences[id] then
     unknown[#unknown + 1] = id
     unknown[#unknown + 1] = texts[id]
-    unknown[#unknown + 1] = call('GET', base .. 'p:' .. id)
+    unknown[#unknown + 1] = call('HGET', base .. 'payloads', id)
   end
 end
 return { call('HGET', base .. 's:' .. session, 'alive') == '1' and 1 or 0, lost, unknown }

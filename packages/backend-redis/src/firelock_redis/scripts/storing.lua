@@ -61,7 +61,7 @@ local function parents_of(jobs)
   for _, job in ipairs(jobs) do
     for _, edge in ipairs(job.parents) do
       if not known[edge.id] then
-        local text = call('GET', base .. 'h:' .. edge.id)
+        local text = call('HGET', base .. 'jobs', edge.id)
         if text then known[edge.id] = read(edge.id, text)
         elseif not missing then missing = { job.id, edge.id } end
       end
@@ -81,7 +81,7 @@ local function store(first, count)
   for number = 1, count do
     local job
     job, at = argued(at)
-    local is_new = not seen[job.id] and call('EXISTS', base .. 'h:' .. job.id) == 0
+    local is_new = not seen[job.id] and call('HEXISTS', base .. 'jobs', job.id) == 0
     seen[job.id] = true
     answers[number] = is_new and 1 or 0
     if is_new then jobs[#jobs + 1] = job end
@@ -94,7 +94,7 @@ local function store(first, count)
     if job.state == 'E' then job.enqueued = now end
     if #job.parents > 0 and job.state == 'W' then tie(job, parents, now) end
     if job.history == '' then job.history = step(job.state, job.created, job.reason) end
-    call('SET', base .. 'p:' .. job.id, job.payload)
+    call('HSET', base .. 'payloads', job.id, job.payload)
     call('SADD', base .. 'queues', job.queue)
     index(job)
     save(job)
