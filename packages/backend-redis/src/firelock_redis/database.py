@@ -140,7 +140,7 @@ class Database:
 def _declared(base: str, url: RedisUrl) -> tuple[object, ...]:
     """Return how many keys a script declares, and these; the others of its partition derive from the first.
 
-    In a cluster there are two, which never exist. While their slot moves, nodes answer TRYAGAIN to a command of
-    several keys that are not all there; with a single one they would run the script on half of a partition.
+    In a cluster there are two, which never exist. While their slot moves, nodes answer TRYAGAIN to a command
+    of several keys that are not all there; with a single one they would run the script on half a partition.
     """
     return (2, base, f"{base}:none") if url.is_cluster else (1, base)

@@ -1,0 +1,123 @@
+"""A partition whose slot moves to another node: nobody ever sees half of it, and calls wait for the whole."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from firelock.storage import NewSession, State, StorageUnavailable
+from firelock.testing.handles import Handles
+from firelock.testing.scene import Scene
+from firelock_redis.partitions import Partitions
+from firelock_redis.storage import RedisStorage
+from firelock_redis.url import parse_url
+from tests.redis.cluster import ClusterServers
+from tests.redis.servers import RedisServer
+
+PARTITIONS = 4
+FIRST = 0
+
+
+@pytest.fixture
+def scene(cluster: ClusterServers, request: pytest.FixtureRequest) -> Iterator[Scene]:
+    """An empty store of a few partitions, with the options that a test names."""
+    cluster.empty()
+    url = cluster.url(f"partitions={PARTITIONS}{getattr(request, 'param', '')}")
+    handles = Handles(lambda: RedisStorage(parse_url(url)))
+    yield Scene(handles)
+    handles.close()
+
+
+impatient = pytest.mark.parametrize("scene", ["&timeout=1"], indirect=True)
+replicated = pytest.mark.parametrize("scene", ["&durability=replicated"], indirect=True)
+
+
+class Move:
+    """The slot of the first partition on its way to another node."""
+
+    def __init__(self, cluster: ClusterServers) -> None:
+        self._cluster = cluster
+        self._slot = cluster.slot_of(Partitions("firelock", PARTITIONS).bases[FIRST])
+        self._source: RedisServer = cluster.owner_of(self._slot)
+        self._target = next(node for node in cluster.primaries() if node is not self._source)
+
+    def begin(self) -> None:
+        """No key has moved yet, but nodes point to each other."""
+        self._cluster.begin_move(self._slot, self._target)
+
+    def move_some(self, limit: int) -> None:
+        """Some of its keys are at one node, the others at the other."""
+        self._cluster.move_keys(self._slot, self._source, self._target, limit)
+
+    def end(self) -> None:
+        """The slot is at the other node with all that it holds."""
+        while self._cluster.move_keys(self._slot, self._source, self._target):
+            pass
+        self._cluster.end_move(self._slot, self._source, self._target)
+
+
+def jobs_in_the_first_partition(scene: Scene, number: int) -> list[str]:
+    """Store so many jobs where the slot is to move; return their ids."""
+    jobs = [scene.new_job(id=f"{place:030x}-{FIRST:02x}") for place in range(1, number + 1)]
+    scene.storage.insert(jobs)
+    return [job.id for job in jobs]
+
+
+@impatient
+@pytest.mark.parametrize("moved", [0, 3])
+def test_a_partition_on_its_way_is_neither_read_nor_written(
+    scene: Scene, cluster: ClusterServers, moved: int
+) -> None:
+    """Between two nodes each of which has a part, whoever asks is told to come again; then all is there."""
+    scene.storage.begin_session(NewSession("a", "server", "host:1", "host", 1, 5, 3_600.0))
+    ids = jobs_in_the_first_partition(scene, 5)
+    move = Move(cluster)
+    move.begin()
+    if moved:
+        move.move_some(moved)
+
+    for call in (
+        lambda: scene.storage.claim(None, 10, "a", 1),
+        lambda: scene.storage.insert([scene.new_job(id=f"{9:030x}-{FIRST:02x}")]),
+    ):
+        with pytest.raises(StorageUnavailable, match="a slot is being moved"):
+            call()
+    move.end()
+
+    assert ids == [job.id for job in scene.storage.claim(None, 10, "a", 1).jobs]
+    assert {State.PROCESSING: 5} == scene.storage.counts().by_state
+
+
+def test_a_call_waits_for_a_partition_on_its_way(scene: Scene, cluster: ClusterServers) -> None:
+    """Where the move ends within the time limit of a call, nobody notices it."""
+    jobs_in_the_first_partition(scene, 5)
+    job = scene.new_job(id=f"{9:030x}-{FIRST:02x}")
+    move = Move(cluster)
+    move.begin()
+    answers: list[list[bool]] = []
+    calling = threading.Thread(target=lambda: answers.append(scene.storage.insert([job])))
+    calling.start()
+    time.sleep(0.6)  # longer than the driver tries by itself
+    assert [] == answers
+    move.end()
+    calling.join(10)
+
+    assert [[True]] == answers
+    assert scene.storage.get([job.id])[0] is not None
+
+
+@replicated
+def test_a_replicated_insert_finds_a_slot_that_has_moved(scene: Scene, cluster: ClusterServers) -> None:
+    """It goes to the new owner, and what it says is what that one says: it has no replica here."""
+    with pytest.raises(StorageUnavailable, match="0 of 1 replicas"):
+        jobs_in_the_first_partition(scene, 1)
+    move = Move(cluster)
+    move.begin()
+    move.end()
+
+    with pytest.raises(StorageUnavailable, match="0 of 1 replicas"):
+        scene.storage.insert([scene.new_job(id=f"{9:030x}-{FIRST:02x}")])
+    assert scene.storage.get([f"{9:030x}-{FIRST:02x}"])[0] is not None
