@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import attrs
 import pytest
@@ -91,10 +91,26 @@ def _feeding(on: Stage, storage: str | None = None) -> Iterator[_Feed]:
         feed.end()
 
 
-def _note_freeze(on: Stage) -> None:
-    """What runs now may be run again, whoever runs it: its storage forgets."""
+@contextmanager
+def _forgetting(on: Stage) -> Iterator[None]:
+    """What runs meanwhile may be run again, and so may what was claimed before: the storage forgets."""
     pids = [pid for server in on.servers for pid in (server.pid, *server.family())]
-    on.ledger.write("freeze", note=",".join(map(str, pids)))
+    over = threading.Event()
+
+    def note() -> None:
+        while True:
+            on.ledger.write("freeze", note=",".join(map(str, pids)))
+            if over.wait(0.02):
+                break
+
+    noting = threading.Thread(target=note, name="note")
+    noting.start()
+    try:
+        yield
+    finally:
+        over.set()
+        noting.join()
+        on.ledger.write("freeze", note=",".join(map(str, pids)))
 
 
 def _await_progress(on: Stage, since: float, within: float = 30) -> float:
@@ -162,12 +178,10 @@ def _kill_redis(place: Place, kind: str, rounds: int) -> list[str]:
         for _ in range(rounds):
             _await_progress(on, time.monotonic())
             time.sleep(chance.uniform(0.0, 0.3))
-            if kind == "none":
-                _note_freeze(on)
-            redis.kill()
-            redis.start()
-            ready = time.monotonic()
-            back.append(_await_progress(on, ready))
+            with _forgetting(on) if kind == "none" else nullcontext():
+                redis.kill()
+                redis.start()
+                back.append(_await_progress(on, time.monotonic()))
         feed.stop()
         report = _end(on)
         report = attrs.evolve(report, kills=rounds)
@@ -223,13 +237,12 @@ def _fail_over(place: Place, options: str, rounds: int) -> list[str]:
                     replica.pause()
                 primary.ask("CLIENT", "KILL", "TYPE", "replica")  # nothing more goes into their buffers
                 _await_stalled(on, feed, is_refused=bool(options))
-                _note_freeze(on)
-                primary.kill()
-                for replica in replicas:
-                    replica.resume()
-                group.await_failover(primary)
-                promoted = time.monotonic()
-                back.append(_await_progress(on, promoted))
+                with _forgetting(on):
+                    primary.kill()
+                    for replica in replicas:
+                        replica.resume()
+                    group.await_failover(primary)
+                    back.append(_await_progress(on, time.monotonic()))
                 if number + 1 == rounds:
                     break
                 primary.start()
@@ -317,10 +330,10 @@ def kill_primaries(place: Place, size: Size) -> list[str]:
                 _await_progress(on, time.monotonic())
                 primaries = cluster.primaries()
                 victim = primaries[number % len(primaries)]
-                _note_freeze(on)
-                victim.kill()
-                cluster.await_failover(victim)
-                back.append(_await_progress(on, time.monotonic()))
+                with _forgetting(on):
+                    victim.kill()
+                    cluster.await_failover(victim)
+                    back.append(_await_progress(on, time.monotonic()))
                 victim.start()
                 cluster.await_agreement()
             feed.stop()
