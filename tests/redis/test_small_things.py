@@ -8,8 +8,18 @@ from collections.abc import Iterator
 import attrs
 import pytest
 
-from firelock.storage import DURATION_BUCKETS, LogLine, Progress, RecurringRecord, Rollup, StorageError
+from firelock.storage import (
+    DURATION_BUCKETS,
+    LogLine,
+    NewJob,
+    Progress,
+    RecurringRecord,
+    Rollup,
+    State,
+    StorageError,
+)
 from firelock_redis.database import Database
+from firelock_redis.insert import insert_jobs
 from firelock_redis.locks import acquire_lock, release_lock, renew_lock
 from firelock_redis.logs import append_logs, get_progress, read_log
 from firelock_redis.metrics import prune_metrics, record_metrics, timeline
@@ -381,3 +391,18 @@ def test_a_definition_is_plain_json(database, server):
     assert {"last_at": None, "last_job_id": None, "dropped": 0, "error": None} == json.loads(
         stored["progress"]
     )
+
+
+# ---- names ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("queue", ["", "two words", "a\ttab", "a\n", "no\u00a0break"])
+def test_a_queue_is_a_word(database, queue):
+    """White space parts the words of a record: an odd name of another client is refused, with all beside it."""
+    names = ("default", queue)
+    jobs = [NewJob(name or "-", "t", "{}", "json", name, 0, State.ENQUEUED, BASE) for name in names]
+
+    with pytest.raises(StorageError, match="white space"):
+        insert_jobs(database, jobs)
+
+    assert not database.run("ready", 0, "default")

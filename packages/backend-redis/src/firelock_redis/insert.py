@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import groupby
 from operator import attrgetter
 from typing import Any
@@ -53,6 +54,8 @@ RULES = _rules()
 
 def insert_jobs(database: Database, jobs: Sequence[NewJob]) -> list[bool]:
     """See `Storage.insert`; one round trip a partition, as a rule one."""
+    for queue in {job.queue for job in jobs}:
+        require_word(queue)
     if database.partitions.number == 1:
         return _insert(database, 0, jobs)
     places: dict[int, list[int]] = {}
@@ -68,6 +71,18 @@ def insert_jobs(database: Database, jobs: Sequence[NewJob]) -> list[bool]:
         ):
             results[place] = is_new
     return results
+
+
+@lru_cache(1_000)
+def require_word(queue: str) -> None:
+    """The queue's name can stand in a record, whose words white space parts; clients allow no other.
+
+    Raises:
+        StorageError: it cannot. Stored all the same, the job could be neither read nor claimed.
+    """
+    if queue.split() != [queue]:
+        message = f"Queue name {queue!r} holds white space or nothing; Redis cannot store its jobs."
+        raise StorageError(message)
 
 
 def partition_of(database: Database, job: NewJob) -> int:
@@ -105,6 +120,7 @@ def fire_recurring(
 ) -> bool:
     """See `Storage.fire_recurring`; one round trip, in the first partition."""
     for job in jobs:
+        require_word(job.queue)
         if partition_of(database, job) != 0:
             message = f"Job {job.id} of {recurring.id!r} has no id of a recurring job's; derive it."
             raise StorageError(message)
