@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from functools import cache
+from importlib.resources import files
+
+from firelock_redis import scripts
 from firelock_redis.scripts import script
 from tests.redis.counting import CommandReader
 
@@ -12,7 +16,13 @@ _LIMIT, _QUEUES, _REST = 7, 8, 9  # words of an exchange: EVALSHA, digest, 1, ba
 
 def is_enqueue(request: bytes) -> bool:
     """Tell whether jobs are stored by it."""
-    return any(script(name).digest.encode() in request[:200] for name in ("insert", "store"))
+    return any(digest in request[:200] for digest in _inserting())
+
+
+@cache
+def _inserting() -> list[bytes]:
+    names = [file.name.removesuffix(".lua") for file in files(scripts).iterdir()]
+    return [script(name).digest.encode() for name in names if name.startswith("insert") or name == "store"]
 
 
 def is_claim(request: bytes) -> bool:

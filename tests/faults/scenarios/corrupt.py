@@ -10,7 +10,7 @@ from pathlib import Path
 import attrs
 
 from firelock.job import NewJob, State
-from firelock.storage import JobFilter
+from firelock.storage import JobFilter, StorageError
 from tests.faults.scenarios.base import Size, Stage, scenario, stage
 from tests.faults.servers import Place, eventually
 
@@ -50,8 +50,10 @@ def odd_jobs(place: Place, size: Size) -> list[str]:
         for _ in range(size.rounds):
             for kind, change in {**_ODD, **_BEARABLE}.items():
                 on.enqueue(size.jobs // (size.rounds * (len(_ODD) + len(_BEARABLE) + 1)), 0.0)
-                odd[_insert(on, change)] = kind
-            odd[_insert(on, lambda job: attrs.evolve(job, task="nobody.knows.it"))] = "an unknown task"
+                if (job_id := _insert(on, change)) is not None:
+                    odd[job_id] = kind
+            if (job_id := _insert(on, lambda job: attrs.evolve(job, task="nobody.knows.it"))) is not None:
+                odd[job_id] = "an unknown task"
         on.enqueue(20, 0.0)
         eventually(lambda: _unended(on) == 0, 60, "the good jobs have ended")
         eventually(lambda: _left(on, odd) == 0, 60, "the odd jobs have ended")
@@ -65,12 +67,18 @@ def odd_jobs(place: Place, size: Size) -> list[str]:
     ]
 
 
-def _insert(on: Stage, change: Callable[[NewJob], NewJob]) -> str:
+def _insert(on: Stage, change: Callable[[NewJob], NewJob]) -> str | None:
+    """Return the id of an odd job; None where the storage refuses it, as it may an odd queue."""
     storage = on.fire.storage
     job = NewJob(
         storage.new_id(), "work", '{"seconds":0.0}', "json", "default", 0, State.ENQUEUED, storage.clock()
     )
-    storage.insert([change(job)])
+    odd = change(job)
+    try:
+        storage.insert([odd])
+    except StorageError:
+        assert odd.queue != job.queue, odd
+        return None
     return job.id
 
 
