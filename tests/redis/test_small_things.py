@@ -398,7 +398,7 @@ def test_a_definition_is_plain_json(database, server):
 
 @pytest.mark.parametrize("queue", ["", "two words", "a\ttab", "a\n", "no\u00a0break"])
 def test_a_queue_is_a_word(database, queue):
-    """White space parts the words of a record: an odd name of another client is refused, with all beside it."""
+    """White space parts the words of a record: an odd name is refused, with all that comes beside it."""
     names = ("default", queue)
     jobs = [NewJob(name or "-", "t", "{}", "json", name, 0, State.ENQUEUED, BASE) for name in names]
 
