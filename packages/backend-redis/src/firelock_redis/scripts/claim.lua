@@ -103,7 +103,7 @@ local function claimed(text, session)
   if sub(text, 1, 5) == 'E0 0 ' then  -- never claimed, and most often without a history: no pattern is needed
     local first = find(text, '\n', 6, true)
     local second = find(text, '\n', first + 1, true)
-    if sub(text, second - 1, second + 1) == 'E\n\n' then
+    if sub(text, second - 1, second + 1) == 'E\n\n' and not find(text, '\n', second + 2, true) then
       return 'P1 1 ' .. sub(text, 6, first - 1) .. session .. sub(text, first, second + 1)
     end
   end

@@ -87,7 +87,7 @@ class SmallRules(Ground):
             self._acquire(owner)
             return
         tokens = self.tokens[:-1] if is_stale else self.tokens
-        holder, model, real = tokens[-1] if tokens else (owner, 1, 1)
+        holder, model, real = tokens[-1] if tokens else (owner, 0, 0)  # which nobody was given
         who = owner if is_stale else holder
         if verb == "renew":
             self.twin.ask_each(

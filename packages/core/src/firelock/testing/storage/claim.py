@@ -9,7 +9,7 @@ import pytest
 
 from firelock.job import ClaimedJob, State
 from firelock.storage import RecurringRecord
-from firelock.testing.ends import hands_back, succeeds
+from firelock.testing.ends import deletes, hands_back, requeues, succeeds
 from firelock.testing.handles import BASE, HOUR, SECOND, STAMP
 from firelock.testing.scene import Scene
 from firelock.testing.storage.subject import StorageFixtures
@@ -242,6 +242,20 @@ class ClaimDuty(StorageFixtures):
         running = scene.run(scene.begin())
 
         assert [State.ENQUEUED] == [entry.state for entry in scene.storage.history(running.id)]
+
+    def test_a_claim_keeps_what_happened_before(self, scene: Scene) -> None:
+        """A job that was deleted and requeued before its first claim has its whole history afterwards.
+
+        If this fails: a claim takes a job that was never claimed for one to which nothing has happened.
+        """
+        job_id = scene.add()
+        scene.storage.apply([deletes(job_id), requeues(job_id)])
+        before = scene.storage.history(job_id)
+
+        scene.settle(succeeds(scene.run(scene.begin(), job_id)))
+
+        assert 3 == len(before)
+        assert before == scene.storage.history(job_id)[:-1]
 
     def test_only_enqueued_jobs_are_claimed(self, scene: Scene) -> None:
         """Jobs that wait for time or a parent, and jobs that have ended, are never claimed.
