@@ -151,7 +151,8 @@ class Connections:
         except IndexError:
             return self._new()
         if time.monotonic() - used_at > _LOOKED_AT_AFTER and _is_spoilt(connection):
-            connection.disconnect()  # it connects again by itself
+            self._leave(connection)  # it would connect again to where it was, which may not be the primary now
+            return self._new()
         return connection
 
     def _give_back(self, number: int, connection: AbstractConnection | None) -> None:
