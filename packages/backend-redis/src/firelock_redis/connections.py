@@ -151,7 +151,7 @@ class Connections:
         except IndexError:
             return self._new()
         if time.monotonic() - used_at > _LOOKED_AT_AFTER and _is_spoilt(connection):
-            self._leave(connection)  # it would connect again to where it was, which may not be the primary now
+            self._leave(connection)  # it would connect again to what may not be the primary now
             return self._new()
         return connection
 
