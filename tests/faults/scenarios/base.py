@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from tests.faults.checker import Report, check
 from tests.faults.ledger import Event, Ledger, read_ledger
 from tests.faults.servers import Place, Server, eventually
 
-__all__ = ["SCENARIOS", "NotHere", "Scenario", "Size", "Stage", "scenario", "stage"]
+__all__ = ["SCENARIOS", "NotHere", "Scenario", "Size", "Stage", "forgetting", "scenario", "stage"]
 
 
 @attrs.frozen
@@ -192,3 +193,27 @@ def stage(place: Place, **timings: float) -> Iterator[Stage]:
         for server in opened.servers:
             server.kill()
         fire.close()
+
+
+@contextmanager
+def forgetting(ledger: Ledger, pids: Iterable[int]) -> Iterator[None]:
+    """What these processes run meanwhile may be run again, and the ledger says so all the time.
+
+    What the storage forgets of them shows later, and they go on until then.
+    """
+    note, over = ",".join(map(str, pids)), threading.Event()
+
+    def mark() -> None:
+        while True:
+            ledger.write("freeze", note=note)
+            if over.wait(0.02):
+                break
+
+    marking = threading.Thread(target=mark, name="marks")
+    marking.start()
+    try:
+        yield
+    finally:
+        over.set()
+        marking.join()
+        ledger.write("freeze", note=note)

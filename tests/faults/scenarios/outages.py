@@ -9,14 +9,14 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import attrs
 import pytest
 
 from firelock import Firelock, FirelockError, StorageUnavailable
 from tests.faults.checker import Report
-from tests.faults.scenarios.base import Size, Stage, scenario, stage
+from tests.faults.scenarios.base import Size, Stage, forgetting, scenario, stage
 from tests.faults.scenarios.network import behind_proxy
 from tests.faults.servers import Place, Server, eventually
 from tests.redis.cluster import ClusterServers
@@ -91,26 +91,9 @@ def _feeding(on: Stage, storage: str | None = None) -> Iterator[_Feed]:
         feed.end()
 
 
-@contextmanager
-def _forgetting(on: Stage) -> Iterator[None]:
-    """What runs meanwhile may be run again, and so may what was claimed before: the storage forgets."""
-    pids = [pid for server in on.servers for pid in (server.pid, *server.family())]
-    over = threading.Event()
-
-    def note() -> None:
-        while True:
-            on.ledger.write("freeze", note=",".join(map(str, pids)))
-            if over.wait(0.02):
-                break
-
-    noting = threading.Thread(target=note, name="note")
-    noting.start()
-    try:
-        yield
-    finally:
-        over.set()
-        noting.join()
-        on.ledger.write("freeze", note=",".join(map(str, pids)))
+def _forgetting(on: Stage) -> AbstractContextManager[None]:
+    """What the servers run meanwhile may be run again: the storage forgets."""
+    return forgetting(on.ledger, [pid for server in on.servers for pid in (server.pid, *server.family())])
 
 
 def _await_progress(on: Stage, since: float, within: float = 30) -> float:
