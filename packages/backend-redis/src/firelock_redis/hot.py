@@ -27,6 +27,7 @@ from firelock.storage import (
     StorageUnavailable,
     Transition,
 )
+from firelock_redis import upkeep
 from firelock_redis.database import Database
 from firelock_redis.rows import LETTERS, claimed_job, entry_line, error_line, quoted
 from firelock_redis.turns import Turns
@@ -124,8 +125,8 @@ class RedisHot:
             except StorageError as error:
                 failed = error if failed is None or isinstance(error, StorageUnavailable) else failed
                 continue
-            if any(transitions[place].to is State.ENQUEUED for place in here):
-                self._turns.note(partition)
+            if any(transitions[place].to is not State.SUCCEEDED for place in here):
+                self._turns.note(partition)  # something may be enqueued now, or due earlier
             for place, result in zip(here, found, strict=True):
                 results[place] = result
         if failed is not None:
@@ -144,7 +145,7 @@ class RedisHot:
                 raise
             next_due_at = claim.next_due_at
             if claim.is_session_lost:
-                return Claim(jobs, next_due_at, is_session_lost=True)
+                return Claim([], upkeep.next_due_at(self._database), is_session_lost=True)
             jobs += claim.jobs
             self._turns.found(asked.queues, partition, claim.jobs, wanted)
             if len(claim.jobs) == wanted:

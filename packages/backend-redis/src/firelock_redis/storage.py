@@ -275,7 +275,9 @@ class RedisStorage(Storage):
 
     @override
     def put_recurring(self, recurring: RecurringRecord, *, keep_progress: bool) -> RecurringRecord | None:
-        return _recurring.put_recurring(self._database, recurring, keep_progress=keep_progress)
+        stored = _recurring.put_recurring(self._database, recurring, keep_progress=keep_progress)
+        self._turns.note(FIRST)
+        return stored
 
     @override
     def get_recurring(self, recurring_id: str) -> RecurringRecord | None:
@@ -287,7 +289,9 @@ class RedisStorage(Storage):
 
     @override
     def remove_recurring(self, recurring_id: str) -> bool:
-        return _recurring.remove_recurring(self._database, recurring_id)
+        is_removed = _recurring.remove_recurring(self._database, recurring_id)
+        self._turns.note(FIRST)
+        return is_removed
 
     @override
     def due_recurring(self, limit: int) -> list[RecurringRecord]:
