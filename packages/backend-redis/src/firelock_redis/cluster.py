@@ -115,14 +115,16 @@ class ClusterConnections:
         with self._lock:
             self._client = None  # not closed: other threads may be waiting for their replies
 
-    def information(self) -> list[Mapping[str, Any]]:
-        """Return what each primary says of itself by INFO."""
+    def ask_primaries(self, *words: object) -> Mapping[str, Reply]:
+        """Return the reply of each primary to a command without a key, by its address."""
         try:
-            replies = self.client().info(target_nodes=RedisCluster.PRIMARIES)
+            client = self.client()
+            nodes = sorted(client.get_primaries(), key=lambda node: str(node.name))
+            return {str(node.name): client.execute_command(*words, target_nodes=node) for node in nodes}
         except (driver.RedisError, OSError) as error:
-            self._forget()
+            if not isinstance(error, driver.ResponseError):
+                self._forget()
             raise translated(error, str(self._url)) from error
-        return [replies] if "redis_version" in replies else list(replies.values())
 
     def listener(self) -> AbstractConnection:
         """Return a connection of its own to some node; what is published reaches every node."""

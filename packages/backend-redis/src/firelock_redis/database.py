@@ -128,9 +128,13 @@ class Database:
 
     def information(self) -> list[Mapping[str, Any]]:
         """Return what each primary says of itself by INFO."""
+        return [health.read_information(told) for told in self.ask_primaries("INFO").values()]
+
+    def ask_primaries(self, *words: object) -> Mapping[str, Reply]:
+        """Return each primary's reply to a command without a key, by where it is."""
         if isinstance(self.connections, ClusterConnections):
-            return self.connections.information()
-        return [health.read_information(self.connections.call("INFO"))]
+            return self.connections.ask_primaries(*words)
+        return {str(self.url): self.connections.call(*words)}
 
     def close(self) -> None:
         """Every connection is closed."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from firelock.storage import Finding, SchemaMismatch, StorageError
+import attrs
+
+from firelock.storage import Finding, SchemaMismatch, StorageError, StorageUnavailable
 
 if TYPE_CHECKING:
     from firelock_redis.database import Database
@@ -18,7 +21,9 @@ _FULL = 0.9  # of maxmemory: from here on it is worth a word
 
 
 def read_information(reply: object) -> Mapping[str, Any]:
-    """Return what INFO said, by name."""
+    """Return what INFO said, by name; a cluster's driver has read it already."""
+    if isinstance(reply, Mapping):
+        return reply
     lines = (line.partition(":") for line in str(reply).splitlines() if not line.startswith("#"))
     return {name: int(value) if value.isdigit() else value for name, mark, value in lines if mark}
 
@@ -85,18 +90,45 @@ def require_layout(database: Database, stored: Sequence[int]) -> None:
 # ---- for people ------------------------------------------------------------------------------------------
 
 
+@attrs.frozen
+class _Primary:
+    """What one primary says of itself."""
+
+    where: str
+    told: Mapping[str, Any]  # by INFO
+    save: str | None  # when snapshots are made; nothing: never; None: CONFIG GET is not allowed
+    appendfsync: str | None  # None: as above
+
+
+def _primaries(database: Database) -> list[_Primary]:
+    saves, syncs = _setting(database, "save"), _setting(database, "appendfsync")
+    return [
+        _Primary(where, read_information(told), saves.get(where), syncs.get(where))
+        for where, told in database.ask_primaries("INFO").items()
+    ]
+
+
+def _setting(database: Database, name: str) -> Mapping[str, str]:
+    """Return what each primary has set; nothing where CONFIG GET is not allowed, or not there at all."""
+    try:
+        replies = database.ask_primaries("CONFIG", "GET", name)
+    except StorageUnavailable:
+        raise
+    except StorageError:
+        return {}
+    return {where: str(reply[1]) for where, reply in replies.items() if len(reply) == 2}  # noqa: PLR2004
+
+
 def describe(database: Database) -> Mapping[str, str]:
     """Return what the server is and how safe jobs are in it."""
-    primaries = database.information()
-    first = primaries[0]
-    name, version = _product(first)
+    primaries = _primaries(database)
     said = {
         "storage": str(database.url),
-        "server": f"{name} {version}" + (f", {len(primaries)} primaries" if database.url.is_cluster else ""),
-        "durability": _durability(database, first),
-        "eviction": f"{first.get('maxmemory_policy', '?')}, maxmemory {_size(first.get('maxmemory', 0))}",
-        "memory": _size(first.get("used_memory", 0)),
-        "replicas": str(first.get("connected_slaves", 0)),
+        "server": _together(" ".join(_product(one.told)) for one in primaries),
+        "durability": _replicated(database) + _together(map(_durability, primaries)),
+        "eviction": _together(f"{one.told.get('maxmemory_policy', '?')}, {_limit(one)}" for one in primaries),
+        "memory": _size(sum(_number(one, "used_memory") for one in primaries)),
+        "replicas": str(sum(_number(one, "connected_slaves") for one in primaries)),
         "wake": "published, one connection a process",
     }
     if database.partitions.number > 1:
@@ -104,69 +136,143 @@ def describe(database: Database) -> Mapping[str, str]:
     return said
 
 
-def _size(count: object) -> str:
-    number = int(str(count))
-    return f"{number / 1024 / 1024:.1f} MiB" if number else "unlimited"
+def _together(texts: Iterable[str]) -> str:
+    """Return what all primaries have in common, or each text with how many of them it is true of."""
+    counted = Counter(texts)
+    number = counted.total()
+    if number == 1:
+        return next(iter(counted))
+    return "; ".join(f"{text} ({count} of {number} primaries)" for text, count in counted.items())
 
 
-def _durability(database: Database, information: Mapping[str, Any]) -> str:
-    if database.url.replicas:
-        there = f"enqueued jobs are on {database.url.replicas} replicas as well before the call returns; "
-    else:
-        there = ""
-    if information.get("aof_enabled"):
-        return (
-            there + "append-only file: a power failure may take the last second, less with appendfsync always"
-        )
-    if _saves(database, information):
-        return there + "snapshots only: a crash takes everything since the last one"
-    return there + "none: a restart takes every job"
+def _number(primary: _Primary, name: str) -> int:
+    return int(primary.told.get(name, 0))
 
 
-def _saves(database: Database, information: Mapping[str, Any]) -> bool:
-    """Tell whether snapshots are made; where CONFIG is not allowed, by whether one was."""
-    del database
-    return bool(information.get("rdb_saves", 0)) or int(information.get("rdb_last_save_time", 0)) > (
-        int(information.get("server_time_usec", 0)) // 1_000_000
-        - int(information.get("uptime_in_seconds", 0))
-    )
+def _limit(primary: _Primary) -> str:
+    most = _number(primary, "maxmemory")
+    return f"maxmemory {_size(most)}" if most else "maxmemory not set"
+
+
+def _size(number: int) -> str:
+    return f"{number / 1024 / 1024:.1f} MiB"
+
+
+def _replicated(database: Database) -> str:
+    wanted = database.url.replicas
+    if not wanted:
+        return ""
+    replicas = "a replica has" if wanted == 1 else f"{wanted} replicas have"
+    return f"{replicas} an enqueued job as well before the call returns; "
+
+
+def _durability(primary: _Primary) -> str:
+    if primary.told.get("aof_enabled"):
+        return f"append-only file, {_SYNCED.get(primary.appendfsync, _SYNCED[None])}"
+    match primary.save:
+        case None:
+            return (
+                "no append-only file, and CONFIG GET is not allowed, so that nobody knows of snapshots: "
+                "reckon with none"
+            )
+        case "":
+            return "none: a restart takes every job"
+        case _:
+            return f"snapshots alone (save {primary.save}): a crash takes what came after the last one"
+
+
+_SYNCED: Mapping[str | None, str] = {
+    "always": "appendfsync always: what was acknowledged is on the disk",
+    "everysec": "appendfsync everysec: a power failure may take the last two seconds, a kill takes nothing",
+    "no": "appendfsync no: a power failure takes what the system had not written yet, some 30 seconds",
+    None: "synced as CONFIG says, which may not be asked: a power failure may take the last seconds",
+}
 
 
 def diagnose(database: Database) -> list[Finding]:
-    """Return what may go wrong with this Redis, and how to mend it."""
-    return [finding for one in database.information() for finding in _findings(database, one)]
+    """Return what may go wrong with this Redis, and how to mend it; of a cluster's nodes, each by itself."""
+    primaries = _primaries(database)
+    found: dict[Finding, list[str]] = {}
+    for primary in primaries:
+        for finding in _findings(database, primary):
+            found.setdefault(finding, []).append(primary.where)
+    findings = [
+        finding if len(primaries) == 1 else attrs.evolve(finding, what=f"{', '.join(where)}: {finding.what}")
+        for finding, where in found.items()
+    ]
+    return [*findings, *_broken(database)]
 
 
-def _findings(database: Database, information: Mapping[str, Any]) -> list[Finding]:
-    findings = []
-    policy = information.get("maxmemory_policy", _KEEPING)
-    if policy != _KEEPING:
-        findings.append(
-            Finding(True, f"maxmemory-policy is {policy}: jobs are dropped when memory is full.",
-                    "Set maxmemory-policy noeviction.")
-        )  # fmt: skip
-    if not information.get("aof_enabled"):
-        findings.append(
-            Finding(False, "No append-only file: a crash of the server loses jobs.",
-                    "Set appendonly yes, if jobs have to outlive the server.")
-        )  # fmt: skip
-    if information.get("aof_last_write_status", "ok") != "ok" or (
-        information.get("rdb_last_bgsave_status", "ok") != "ok"
-    ):
-        findings.append(
-            Finding(True, "The server could not write its data to the disk.", "Free space on its disk.")
+def _findings(database: Database, primary: _Primary) -> Iterator[Finding]:
+    if primary.told.get("role", "master") != "master":
+        yield Finding(True, "It is a replica.", "Name its primary, or use redis+sentinel://.")
+    yield from _about_memory(database, primary)
+    yield from _about_the_disk(primary)
+    wanted, connected = database.url.replicas, _number(primary, "connected_slaves")
+    if connected < wanted:
+        yield Finding(
+            True,
+            f"{connected} of {wanted} replicas of ?durability=replicated are connected: each enqueue fails.",
+            "Start replicas, or lower ?replicas=.",
         )
-    used, most = int(information.get("used_memory", 0)), int(information.get("maxmemory", 0))
-    if most and used > most * _FULL:
-        findings.append(
-            Finding(True, f"Memory is {used * 100 // most} % of maxmemory.",
-                    "Raise maxmemory, or shorten the retention.")
-        )  # fmt: skip
-    if not most and not database.url.is_cluster:
-        findings.append(
-            Finding(False, "maxmemory is not set: the system may end the server when memory is short.",
-                    "Set maxmemory below the machine's memory.")
-        )  # fmt: skip
-    if information.get("role", "master") != "master":
-        findings.append(Finding(True, "It is a replica.", "Name its primary, or use redis+sentinel://."))
-    return findings
+
+
+def _about_memory(database: Database, primary: _Primary) -> Iterator[Finding]:
+    policy = primary.told.get("maxmemory_policy", _KEEPING)
+    used, most = _number(primary, "used_memory"), _number(primary, "maxmemory")
+    if policy != _KEEPING:
+        yield Finding(
+            database.url.refuses_eviction,
+            f"maxmemory-policy is {policy}: jobs or locks are dropped when memory is full.",
+            "Set maxmemory-policy noeviction.",
+        )
+    if not most:
+        yield Finding(
+            False,
+            "maxmemory is not set: the system may end the server when memory is short.",
+            "Set maxmemory below the machine's memory.",
+        )
+    elif used > most * _FULL:
+        yield Finding(
+            True,
+            f"Memory is {used * 100 // most} % of maxmemory; when it is full, no job is accepted.",
+            "Raise maxmemory, or shorten the retention.",
+        )
+
+
+def _about_the_disk(primary: _Primary) -> Iterator[Finding]:
+    mend = "Set appendonly yes, if jobs have to outlive the server."
+    if not primary.told.get("aof_enabled"):
+        if primary.save is None:
+            yield Finding(False, "No append-only file: a restart may lose jobs, perhaps all.", mend)
+        elif primary.save:
+            yield Finding(
+                False, "Snapshots alone: a crash of the server loses what came after the last one.", mend
+            )
+        else:
+            yield Finding(False, "No append-only file and no snapshots: a restart loses every job.", mend)
+    elif primary.appendfsync == "no":
+        yield Finding(False, "appendfsync is no: a power failure loses jobs.", "Set appendfsync everysec.")
+    for name, what in _WRITES.items():
+        if primary.told.get(name, "ok") != "ok":
+            yield Finding(True, f"The server could not write {what}.", "Free its disk; its log says why.")
+
+
+_WRITES = {
+    "aof_last_write_status": "its append-only file",
+    "aof_last_bgrewrite_status": "its append-only file anew",
+    "rdb_last_bgsave_status": "its last snapshot",
+}
+
+
+def _broken(database: Database) -> Iterator[Finding]:
+    """Yield a finding for each partition with jobs that a claim had to set aside; one round trip each."""
+    for base in database.partitions.bases:
+        key = f"{base}:broken"
+        if number := int(database.connections.call("SCARD", key)):
+            jobs = "A claim has set 1 job aside" if number == 1 else f"Claims have set {number} jobs aside"
+            yield Finding(
+                True,
+                f"{jobs} whose keys hold what Firelock did not write.",
+                f"SMEMBERS {key} lists the ids; look at them, then DEL {key}.",
+            )

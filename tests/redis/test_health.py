@@ -1,0 +1,380 @@
+"""What is told of a Redis: at a server's start, by `doctor`, and when it cannot be used."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from contextlib import redirect_stdout
+
+import pytest
+
+from firelock import Firelock, StorageError
+from firelock.cli import main
+from firelock.testing import eventually
+from firelock_redis import health
+from firelock_redis.database import Database
+from firelock_redis.partitions import Partitions
+from firelock_redis.url import parse_url
+from tests.redis.servers import HOST, RedisServer
+
+WELL = {
+    "redis_version": "8.0.2", "role": "master", "maxmemory_policy": "noeviction", "maxmemory": 1_000,
+    "used_memory": 100, "aof_enabled": 1, "connected_slaves": 0,
+}  # fmt: skip
+
+
+class Told:
+    """Primaries that say what a test wants, by INFO and CONFIG GET; in the place of a database."""
+
+    def __init__(self, *primaries, options="", settings=(("save", ""), ("appendfsync", "everysec"))):
+        self.url = parse_url(f"redis://{HOST}:1/0?{options}")
+        self.partitions = Partitions("firelock", 1)
+        self.connections = self
+        self._primaries = {f"node-{number}": {**WELL, **told} for number, told in enumerate(primaries, 1)}
+        self._settings = dict(settings)
+
+    def ask_primaries(self, *words):
+        if words == ("INFO",):
+            return self._primaries
+        command, verb, name = words
+        assert ("CONFIG", "GET") == (command, verb)
+        if name not in self._settings:
+            raise StorageError("it may not")
+        return {where: [name, self._settings[name]] for where in self._primaries}
+
+    def information(self):
+        return list(self._primaries.values())
+
+    def call(self, command, _):
+        assert command == "SCARD"
+        return 0
+
+
+def found(*primaries, **more):
+    """What is found, each as: whether it is an error, and what."""
+    return [(one.is_error, one.what) for one in health.diagnose(Told(*primaries, **more))]
+
+
+def durability(told, **more):
+    """What is said of how safe jobs are."""
+    return health.describe(Told(told, **more))["durability"]
+
+
+@pytest.fixture
+def database(server):
+    """An empty one."""
+    server.empty()
+    database = Database(parse_url(server.socket_url()))
+    yield database
+    database.close()
+
+
+# ---- whether it can be used ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("told", "name"),
+    [
+        ({"redis_version": "6.0.20"}, "Redis 6.0.20"),
+        ({"redis_version": "5.0.14"}, "Redis 5.0.14"),
+        ({"redis_version": "7.2.4", "valkey_version": "7.1.0"}, "Valkey 7.1.0"),
+    ],
+)
+def test_a_server_that_is_too_old_is_refused_by_name(told, name):
+    """The line says what it is, and what it had to be."""
+    with pytest.raises(StorageError, match=rf"it is {name}; Firelock needs Redis 6.2 or Valkey 7.2"):
+        health.require_usable(Told(told))
+
+
+def test_one_old_node_among_new_ones_is_refused():
+    """A partition may lie there, now or after a slot has moved."""
+    with pytest.raises(StorageError, match=r"Redis 6\.0\.9"):
+        health.require_usable(Told({}, {"redis_version": "6.0.9"}, {}))
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"redis_version": "6.2.0"},
+        {"redis_version": "10.0.1"},
+        {"redis_version": "7.2.4", "valkey_version": "7.2.5"},
+    ],
+)
+def test_the_oldest_supported_and_newer_ones_are_used(told):
+    """Versions are compared as numbers, and Valkey by its own."""
+    health.require_usable(Told(told))
+
+
+def test_an_evicting_policy_is_refused_unless_it_is_accepted():
+    """A policy that takes keys with an expiry alone takes locks."""
+    told = {"maxmemory_policy": "volatile-lru"}
+
+    with pytest.raises(StorageError, match=r"volatile-lru.*noeviction.*\?eviction=allow"):
+        health.require_usable(Told(told))
+
+    health.require_usable(Told(told, options="eviction=allow"))
+
+
+# ---- what is said of it ----------------------------------------------------------------------------------
+
+
+def test_a_real_server_is_described(database, program):
+    """What it is, how safe jobs are, what happens when memory is full."""
+    said = health.describe(database)
+
+    product = program.product.capitalize()
+    assert said["server"] == f"{product} {'.'.join(map(str, program.version))}"
+    assert said["durability"] == "none: a restart takes every job"
+    assert said["eviction"] == "noeviction, maxmemory not set"
+    assert said["replicas"] == "0"
+    assert said["memory"].endswith(" MiB")
+    assert "partitions" not in said
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"save": "3600 1"}, "snapshots alone (save 3600 1)"),
+        ({"appendonly": "yes", "appendfsync": "always"}, "what was acknowledged is on the disk"),
+        ({"appendonly": "yes"}, "a power failure may take the last two seconds"),
+        ({"appendonly": "yes", "appendfsync": "no"}, "takes what the system had not written yet"),
+    ],
+    ids=["snapshots", "always", "everysec", "no"],
+)
+def test_persistence_is_told_as_it_is_set(program, options, expected):
+    """Snapshots are known of before the first one is made."""
+    with RedisServer(program, options) as server:
+        database = Database(parse_url(server.url()))
+
+        said = health.describe(database)["durability"]
+
+        assert expected in said
+        database.close()
+
+
+def test_who_may_not_ask_for_settings_reckons_with_the_worst(server):
+    """A user without CONFIG, or a server that has none, is no error."""
+    server.empty()
+    server.ask("ACL", "SETUSER", "limited", "reset", "on", ">secret", "~*", "&*", "+@all", "-config")
+    database = Database(parse_url(f"redis://limited:secret@{HOST}:{server.port}/0"))
+
+    said = health.describe(database)["durability"]
+    findings = [finding.what for finding in health.diagnose(database)]
+
+    assert "CONFIG GET is not allowed" in said
+    assert "reckon with none" in said
+    assert "No append-only file: a restart may lose jobs, perhaps all." in findings
+    database.close()
+
+
+def test_an_append_only_file_of_unknown_sync_is_not_praised():
+    """Without CONFIG nobody knows how often it is synced."""
+    assert "may take the last seconds" in durability({}, settings=())
+
+
+def test_replicas_that_are_waited_for_are_told():
+    """Only enqueued jobs are: nothing is said of ends."""
+    said = durability({"connected_slaves": 2}, options="durability=replicated&replicas=2")
+
+    assert said.startswith("2 replicas have an enqueued job as well before the call returns; append-only")
+
+
+def test_primaries_that_differ_are_told_apart(cluster):
+    """A text that holds for all of them stands once, with how many they are."""
+    cluster.empty()
+    cluster.nodes[0].ask("CONFIG", "SET", "save", "60 1")
+    database = Database(parse_url(cluster.url()))
+
+    said = health.describe(database)
+    findings = [finding.what for finding in health.diagnose(database)]
+
+    cluster.nodes[0].ask("CONFIG", "SET", "save", "")
+    assert said["server"].endswith(" (3 of 3 primaries)")
+    assert "(save 60 1)" in said["durability"]
+    assert "(1 of 3 primaries)" in said["durability"]
+    assert "none: a restart takes every job (2 of 3 primaries)" in said["durability"]
+    assert said["partitions"] == "16"
+    everywhere = ", ".join(sorted(f"{HOST}:{node.port}" for node in cluster.nodes))
+    assert (
+        f"{everywhere}: maxmemory is not set: the system may end the server when memory is short." in findings
+    )
+    (snapshots,) = [what for what in findings if "Snapshots alone" in what]
+    assert snapshots.startswith(f"{HOST}:{cluster.nodes[0].port}: ")
+    database.close()
+
+
+APP = """
+from firelock import Firelock
+
+fire = Firelock({url!r})
+
+
+@fire.task(name="task")
+def task() -> None: ...
+"""
+
+
+def test_a_server_prints_all_of_it_at_its_start(server, tmp_path):
+    """Version, persistence and policy stand in what `firelock server` says first."""
+    server.empty()
+    (tmp_path / "shop.py").write_text(APP.format(url=server.url()))
+    said = tmp_path / "said"
+    command = [sys.executable, "-m", "firelock", "server", "shop:fire", "--workers", "1"]
+    with said.open("wb") as out, subprocess.Popen(command, cwd=tmp_path, stdout=out, stderr=out) as process:
+        try:
+            eventually(lambda: "  wake: " in said.read_text(), within=20)
+        finally:
+            process.terminate()
+
+    lines = [line.strip() for line in said.read_text().splitlines()]
+    version = server.info("server")["redis_version"]
+    assert any(line.startswith("server: ") and line.endswith(version) for line in lines)
+    assert "durability: none: a restart takes every job" in lines
+    assert "eviction: noeviction, maxmemory not set" in lines
+
+
+# ---- what is found ---------------------------------------------------------------------------------------
+
+
+def test_nothing_is_found_where_all_is_well():
+    """An append-only file, a limit for memory and room below it."""
+    assert [] == found({})
+
+
+def test_a_replica_is_found():
+    """It takes no writes, at least not for long."""
+    assert (True, "It is a replica.") in found({"role": "slave"})
+
+
+def test_an_evicting_policy_is_an_error_and_where_it_was_accepted_a_warning():
+    """Who wrote ?eviction=allow knows, and is reminded."""
+    told = {"maxmemory_policy": "allkeys-lfu"}
+    what = "maxmemory-policy is allkeys-lfu: jobs or locks are dropped when memory is full."
+
+    assert [(True, what)] == found(told)
+    assert [(False, what)] == found(told, options="eviction=allow")
+
+
+@pytest.mark.parametrize(
+    ("save", "what"),
+    [
+        ("", "No append-only file and no snapshots: a restart loses every job."),
+        ("3600 1", "Snapshots alone: a crash of the server loses what came after the last one."),
+    ],
+)
+def test_a_missing_append_only_file_is_a_warning(save, what):
+    """What would be lost depends on the snapshots."""
+    assert [(False, what)] == found({"aof_enabled": 0}, settings=[("save", save)])
+
+
+def test_a_file_that_is_never_synced_is_a_warning():
+    """The system writes it when it likes."""
+    assert [(False, "appendfsync is no: a power failure loses jobs.")] == found(
+        {}, settings=[("save", ""), ("appendfsync", "no")]
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("aof_last_write_status", "its append-only file"),
+        ("aof_last_bgrewrite_status", "its append-only file anew"),
+        ("rdb_last_bgsave_status", "its last snapshot"),
+    ],
+)
+def test_a_disk_that_cannot_be_written_is_an_error(name, what):
+    """Each of the three writes is told apart."""
+    assert [(True, f"The server could not write {what}.")] == found({name: "err"})
+
+
+def test_a_snapshot_that_fails_on_a_real_server_is_found(program):
+    """As the server itself says it."""
+    with RedisServer(program) as server:
+        (server.folder / "dump.rdb").mkdir()  # so that the snapshot cannot take its place
+        server.ask("BGSAVE")
+        eventually(lambda: server.info("persistence")["rdb_last_bgsave_status"] == "err")
+        database = Database(parse_url(server.url()))
+
+        findings = health.diagnose(database)
+
+        assert "The server could not write its last snapshot." in [finding.what for finding in findings]
+        database.close()
+
+
+def test_a_memory_that_is_nearly_full_is_an_error():
+    """From nine tenths on."""
+    assert [] == found({"used_memory": 899})
+    assert [(True, "Memory is 95 % of maxmemory; when it is full, no job is accepted.")] == found(
+        {"used_memory": 950}
+    )
+
+
+def test_a_memory_without_a_limit_is_a_warning():
+    """The system ends the server where Redis would have refused a job."""
+    assert [(False, "maxmemory is not set: the system may end the server when memory is short.")] == found(
+        {"maxmemory": 0}
+    )
+
+
+def test_missing_replicas_are_an_error_where_they_are_waited_for():
+    """Every enqueue fails meanwhile."""
+    options = "durability=replicated&replicas=2"
+
+    assert [] == found({"connected_slaves": 2}, options=options)
+    assert [(True, "1 of 2 replicas of ?durability=replicated are connected: each enqueue fails.")] == found(
+        {"connected_slaves": 1}, options=options
+    )
+
+
+def test_nodes_are_named_where_there_are_several():
+    """What holds for some of them is told once, with their names."""
+    assert [(True, "node-1, node-3: It is a replica.")] == found({"role": "slave"}, {}, {"role": "slave"})
+
+
+@pytest.mark.parametrize("partitions", [1, 4])
+def test_jobs_that_were_set_aside_are_counted(server, partitions):
+    """The finding says where their ids are, and those ids are there."""
+    server.empty()
+    fire = Firelock(server.url(options=f"partitions={partitions}"))
+
+    @fire.task(name="task")
+    def task() -> None: ...
+
+    first, second = [task.using(queue="odd").enqueue() for _ in range(2)]
+    client = server.client()
+    for jobs in client.scan_iter("firelock:{*}:jobs"):
+        for job in {first.id, second.id} & set(client.hkeys(jobs)):
+            client.hset(jobs, job, "garbage")
+    with fire.server(workers=1):
+        last = task.enqueue()
+        last.result(timeout=20)
+        eventually(lambda: sum(map(client.scard, client.scan_iter("*:broken"))) == 2)
+
+    findings = [finding for finding in fire.storage.diagnose() if "aside" in finding.what]
+
+    listed = {id for one in findings for id in client.smembers(one.mend.split()[1])}
+    assert {first.id, second.id} == listed
+    assert all(finding.is_error for finding in findings)
+    fire.close()
+
+
+def test_doctor_shows_all_of_it(server):
+    """As a person and as a monitoring system see it."""
+    server.empty()
+    with Firelock(server.url()) as fire:
+        fire.storage.migrate()
+    out = io.StringIO()
+
+    with redirect_stdout(out):
+        code = main(["doctor", "--storage", server.url(), "--json"])
+
+    said = json.loads(out.getvalue())
+    assert code == 0
+    assert said["is_well"] is True
+    assert said["about"]["durability"] == "none: a restart takes every job"
+    assert said["about"]["eviction"] == "noeviction, maxmemory not set"
+    assert "No append-only file and no snapshots: a restart loses every job." in [
+        finding["what"] for finding in said["findings"]
+    ]
