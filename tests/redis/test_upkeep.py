@@ -392,9 +392,9 @@ def prune_once(scene: Scene, server: RedisServer) -> list[int]:
     """Return how many jobs one script pruned of those it may, and whether there is more to look at."""
     database = Database(parse_url(server.socket_url()))
     database.clock_offset = scene.storage.clock_offset
-    reply: list[int] = database.run("prune", 0, database.clock_offset, 1_000, '"gone"')
+    pruned, more, _ = database.run("prune", 0, database.clock_offset, 1_000, '"gone"')
     database.close()
-    return reply
+    return [pruned, more]
 
 
 def test_one_script_deletes_some_children(scene: Scene, server: RedisServer) -> None:

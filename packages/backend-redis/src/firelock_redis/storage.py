@@ -216,9 +216,7 @@ class RedisStorage(Storage):
 
     @override
     def prune(self, limit: int) -> int:
-        pruned = upkeep.prune(self._database, limit)
-        metrics.prune_metrics(self._database, limit)
-        return pruned
+        return upkeep.prune(self._database, limit)
 
     # ---- what people read --------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from firelock.storage import Promotion, Upkeep
 from firelock_redis.database import Database
 from firelock_redis.insert import RULES
+from firelock_redis.metrics import prune_metrics
 from firelock_redis.records import repair_pauses
 from firelock_redis.rows import quoted
 from firelock_redis.sessions import prune_sessions
@@ -85,13 +86,16 @@ def _instant(text: str) -> int | None:
 
 def release(database: Database, limit: int) -> int:
     """See `Storage.release`."""
-    return _in_batches(database, "release", limit, _RELEASED_AT_ONCE, before=[RULES])
+    return _in_batches(database, "release", limit, _RELEASED_AT_ONCE, before=[RULES])[0]
 
 
 def prune(database: Database, limit: int) -> int:
-    """See `Storage.prune`; rollups go elsewhere."""
-    pruned = _in_batches(database, "prune", limit, _PRUNED_AT_ONCE, after=[_PARENT_GONE])
-    prune_sessions(database, limit)
+    """See `Storage.prune`; an idle server's costs one round trip a partition, as nothing else is due."""
+    pruned, is_past = _in_batches(database, "prune", limit, _PRUNED_AT_ONCE, after=[_PARENT_GONE])
+    if is_past or database.partitions.number > 1:
+        prune_sessions(database, limit)
+    if is_past:
+        prune_metrics(database, limit)
     return pruned
 
 
@@ -103,16 +107,21 @@ def _in_batches(
     *,
     before: Sequence[str] = (),
     after: Sequence[str] = (),
-) -> int:
-    """Return how many jobs the script moved, run until nothing is left to do or the limit is reached."""
-    done = 0
+) -> tuple[int, bool]:
+    """Return how many jobs the script moved, run until nothing is left to do or the limit is reached.
+
+    Also whether a run said that there is something else to be done.
+    """
+    done, is_more_due = 0, False
     for partition in _from_anywhere(database.partitions.number):
         more = 1
         while more and done < limit:
             asked = min(limit - done, at_once)
-            moved, more = database.run(script, partition, database.clock_offset, *before, asked, *after)
+            reply = database.run(script, partition, database.clock_offset, *before, asked, *after)
+            moved, more, *others = reply
             done += moved
-    return done
+            is_more_due = is_more_due or any(others)
+    return done, is_more_due
 
 
 def _from_anywhere(partitions: int) -> Iterator[int]:

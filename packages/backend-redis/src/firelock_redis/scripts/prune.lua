@@ -4,9 +4,10 @@
 -- running and has some seconds left waits in `soon`, so that nothing is looked at twice. A job on the releasing list is
 -- passed over: `release` tells of it again.
 --
--- KEYS  1 base; derived: those of jobs.lua and children.lua, e: g: o:<id>; soon ZSET of jobs by their expiry
+-- KEYS  1 base; derived: those of jobs.lua and children.lua, e: g: o:<id>, sd mz; soon ZSET of jobs by their expiry
 -- ARGV  1 clock offset, 2 limit, 3 reason as JSON of children that still wait for such a job
--- Reply how many are gone, and 1 where there is more to look at
+-- Reply how many are gone, 1 where there is more to look at, and 1 where a session or a minute of figures may be past
+--       its time, which prune_sessions.lua and prune_metrics.lua look for
 
 local BATCH, LOOKS, BYTES, CHILDREN = 100, 500, 1048576, 250
 local HEADER = '^(%u)(%+?)%d+ %d+ %-?%d+ (%S+) (%S*)\n[^\n]*\n(.)'  -- and whether the next line, the last error, is empty
@@ -134,4 +135,10 @@ flush()
 many('HDEL', base .. 'jobs', forgotten)
 many('HDEL', base .. 'payloads', forgotten)
 forget_queues()
-return { pruned, #ids > 0 and 1 or 0 }
+
+local function is_before(list, days)
+  local at = call('ZRANGE', base .. list, 0, 0, 'WITHSCORES')[2]
+  return at and tonumber(at) < now - days * 86400 * 1000000
+end
+
+return { pruned, #ids > 0 and 1 or 0, (is_before('sd', 1) or is_before('mz', 30)) and 1 or 0 }

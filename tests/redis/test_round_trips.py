@@ -1,0 +1,155 @@
+"""What jobs cost on the wire: round trips and bytes, counted by a proxy; no machine is too slow for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import attrs
+import pytest
+
+from firelock import Firelock, Settings
+from firelock.job import State
+from firelock.recurring import fire_due
+from firelock.storage import NewSession, Renewal
+from firelock.task import Task
+from firelock.testing import eventually
+from tests.redis.counting import CountingProxy
+from tests.redis.servers import RedisServer
+
+MANY, FEW = 10_000, 50
+WARM = 4  # jobs that have run before anything is counted
+PING_SECONDS = 15
+SELDOM = Settings(poll=60, sweep=60, heartbeat=20, session_timeout=60)  # by the clock: counted apart, below
+
+
+@attrs.frozen
+class App:
+    """An application with one task, which does nothing."""
+
+    fire: Firelock
+    noop: Task[[int], None]
+
+    @classmethod
+    def of(cls, url: str) -> App:
+        """Return the one of a storage."""
+        fire = Firelock(url, settings=SELDOM)
+        return cls(fire, fire.task(name="noop")(lambda number: None))
+
+    @classmethod
+    def in_touch_with(cls, url: str) -> App:
+        """Return the one of a storage that has its scripts, and four jobs that have succeeded."""
+        app = cls.of(url)
+        app.noop.enqueue(0)
+        app.noop.using(tags=["a"]).enqueue(0)
+        app.noop.enqueue_many([(0,), (0,)])
+        with app.fire.server(workers=1):
+            await_succeeded(app.fire, WARM)
+        return app
+
+
+@pytest.fixture
+def proxy(server: RedisServer) -> Iterator[CountingProxy]:
+    """A counting proxy before an empty server."""
+    server.empty()
+    with CountingProxy(server) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def counted(proxy: CountingProxy) -> Iterator[App]:
+    """The application behind the proxy."""
+    app = App.in_touch_with(proxy.url())
+    yield app
+    app.fire.close()
+
+
+@pytest.fixture
+def onlooker(server: RedisServer, counted: App) -> Iterator[App]:
+    """The same beside the proxy: nobody counts what it asks."""
+    app = App.of(server.url())
+    yield app
+    app.fire.close()
+
+
+def await_succeeded(fire: Firelock, number: int) -> None:
+    """So many jobs have succeeded in all."""
+    eventually(lambda: fire.jobs.counts().by_state.get(State.SUCCEEDED, 0) == number, within=60)
+
+
+# ---- storing ---------------------------------------------------------------------------------------------
+
+
+def test_an_enqueue_is_one_round_trip(counted, proxy):
+    """Also one of a job that is not as simple as most."""
+    with proxy.measure() as measure:
+        for number in range(FEW):
+            counted.noop.enqueue(number)
+        counted.noop.using(priority=3, tags=["a"]).enqueue(0)
+        counted.noop.using(delay=60).enqueue(0)
+
+    assert (0, FEW + 2) == (measure.traffic.connections, measure.traffic.trips)
+
+
+def test_five_hundred_jobs_are_one_round_trip(counted, proxy):
+    """A bulk is stored 500 at a time."""
+    with proxy.measure() as measure:
+        counted.noop.enqueue_many([(number,) for number in range(500)])
+
+    assert 1 == measure.traffic.trips
+
+
+# ---- running ---------------------------------------------------------------------------------------------
+
+
+def test_at_saturation_jobs_share_round_trips(counted, onlooker, proxy):
+    """At most one for twenty jobs, and 600 bytes a job; the server's start and end are among them."""
+    onlooker.noop.enqueue_many([(number,) for number in range(MANY)])
+
+    with proxy.measure() as measure, counted.fire.server(workers=10):
+        await_succeeded(onlooker.fire, WARM + MANY)
+
+    assert measure.traffic.trips <= 0.05 * MANY
+    assert measure.traffic.sent + measure.traffic.received <= 600 * MANY
+
+
+def test_jobs_that_come_one_at_a_time_cost_a_server_three_round_trips(counted, onlooker, proxy):
+    """At most, each: claimed, settled; a wake-up may come while it is claimed already."""
+    with counted.fire.server(workers=1), proxy.measure() as measure:
+        for number in range(1, FEW + 1):
+            onlooker.noop.enqueue(number)
+            await_succeeded(onlooker.fire, WARM + number)
+
+    assert measure.traffic.trips <= 3 * FEW
+
+
+# ---- idling ----------------------------------------------------------------------------------------------
+
+
+def test_an_idle_server_sends_two_commands_a_second(counted, proxy):
+    """By the default settings; each duty is counted once and taken as often as its period says."""
+    storage, settings = counted.fire.storage, Settings()
+    storage.begin_session(NewSession("session", "server", "name", "host", 7, 0, 30.0))
+    duties = {
+        settings.poll: [lambda: storage.claim(None, 10, "session", 0)],
+        settings.heartbeat * 0.9: [  # on average: servers drift apart
+            lambda: storage.renew([Renewal("session", 0, "running")]),
+            lambda: storage.get_record("server_order", "server"),
+        ],
+        settings.sweep: [storage.list_sessions, lambda: storage.orphans(100)],
+        settings.sweep * 3: [
+            lambda: fire_due(counted.fire.client),
+            lambda: storage.promote(1_000),
+            lambda: storage.release(1_000),
+            lambda: storage.prune(1_000),
+        ],
+    }
+    commands_a_second = 1 / PING_SECONDS
+    for period, calls in duties.items():
+        for call in calls:
+            call()  # the scripts are there
+        with proxy.measure() as measure:
+            for call in calls:
+                call()
+        commands_a_second += sum(measure.commands.values()) / period
+
+    assert commands_a_second <= 2
