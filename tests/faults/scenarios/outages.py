@@ -196,7 +196,8 @@ def _on(place: Place, storage: str, name: str = "", **timings: float) -> Iterato
 def sentinel_failover(place: Place, size: Size) -> list[str]:
     """The primary dies while its replicas stand still: with `durability=replicated` nothing is lost.
 
-    Without it, what was acknowledged and the replicas had not got is lost, and told. `rounds` times each.
+    Without it, what was acknowledged and the replicas had not got is lost, and told. `rounds` times each. The
+    servers keep an append-only file: one that came back empty could be chosen as primary, and empty the others.
     """
     return [
         line for options in ("durability=replicated", "") for line in _fail_over(place, options, size.rounds)
@@ -206,7 +207,7 @@ def sentinel_failover(place: Place, size: Size) -> list[str]:
 def _fail_over(place: Place, options: str, rounds: int) -> list[str]:
     back: list[float] = []
     with (
-        SentinelGroup(_program(place), replicas=2, down_after=0.5) as group,
+        SentinelGroup(_program(place), replicas=2, options=_PERSISTENCE["everysec"], down_after=1) as group,
         _on(place, group.url(options), options or "plain") as on,
     ):
         on.server()
