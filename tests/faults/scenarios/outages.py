@@ -197,7 +197,7 @@ def sentinel_failover(place: Place, size: Size) -> list[str]:
     """The primary dies while its replicas stand still: with `durability=replicated` nothing is lost.
 
     Without it, what was acknowledged and the replicas had not got is lost, and told. `rounds` times each. The
-    servers keep an append-only file: one that came back empty could be chosen as primary, and empty the others.
+    servers keep their data: one that came back empty could be chosen as primary, and empty the others.
     """
     return [
         line for options in ("durability=replicated", "") for line in _fail_over(place, options, size.rounds)
