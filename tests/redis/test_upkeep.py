@@ -417,13 +417,14 @@ def test_one_script_looks_at_some_jobs(scene: Scene, server: RedisServer) -> Non
 
 
 def test_one_script_reads_some_bytes(scene: Scene, server: RedisServer) -> None:
-    """Records with large results are read so many at a time."""
-    holder, at = scene.begin(), scene.now()
-    for _ in range(150):
-        end = succeeds(scene.run(holder), expires_at=at - HOUR)
-        scene.settle(attrs.evolve(end, result='"' + "x" * 15_000 + '"'))
+    """Jobs with large results or arguments are read so many at a time."""
+    holder, at, large = scene.begin(), scene.now(), '"' + "x" * 30_000 + '"'
+    for arguments, result in (("[]", large), (f"[{large}]", "1")):
+        for _ in range(40):
+            end = succeeds(scene.run(holder, scene.add(arguments=arguments)), expires_at=at - HOUR)
+            scene.settle(attrs.evolve(end, result=result))
 
-    assert [[100, 1], [50, 0]] == [prune_once(scene, server) for _ in range(2)]
+    assert [[50, 1], [30, 0]] == [prune_once(scene, server) for _ in range(2)]
 
 
 # ---- full memory -------------------------------------------------------------------------------------------

@@ -112,9 +112,11 @@ local function save(job)
 end
 
 -- The rarer fields of a job's payload: nominal_at, tags, timeout, retry, recurring job, parents; nil where it has none.
+-- And how many bytes were read for them.
 local function rare_fields(id)
-  local fields = match(call('HGET', base .. 'payloads', id) or '', RARE)
-  return fields and fields ~= '' and cjson.decode(fields) or nil
+  local payload = call('HGET', base .. 'payloads', id) or ''
+  local fields = match(payload, RARE)
+  return fields and fields ~= '' and cjson.decode(fields) or nil, #payload
 end
 
 -- The job waits for none of its parents any more.

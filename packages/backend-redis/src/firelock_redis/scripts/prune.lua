@@ -9,7 +9,7 @@
 -- Reply how many are gone, 1 where there is more to look at, and 1 where a session or a minute of figures may be past
 --       its time, which prune_sessions.lua and prune_metrics.lua look for
 
-local BATCH, LOOKS, BYTES, CHILDREN = 100, 500, 1048576, 250
+local BATCH, LOOKS, BYTES, CHILDREN = 25, 500, 1048576, 250
 local HEADER = '^(%u)(%+?)%d+ %d+ %-?%d+ (%S+) (%S*)\n[^\n]*\n(.)'  -- and whether the next line, the last error, is empty
 local EXPIRES = '\n[^\t\n]*\t[^\t\n]*\t[^\t\n]*\t[^\t\n]*\t([^\t\n]*)\t'
 
@@ -70,7 +70,8 @@ end
 
 -- What is kept of the job beside its own keys, as its payload names it.
 local function forget_rare(id)
-  local fields = rare_fields(id)
+  local fields, size = rare_fields(id)
+  bytes = bytes + size
   if not fields then return end
   local _, tags, _, _, recurring, parents = unpack(fields)
   for _, tag in ipairs(tags) do put(removes, 't:' .. tag, id) end
