@@ -43,6 +43,7 @@ _RESULTS = {
     "4": Applied.MISSING,
 }
 _APPLIED, _LOOK_CLOSER = "0", "?"
+_FIELD_BY_FIELD = 200  # changes that one script makes of those that are not plain ends
 _odd = attrgetter(
     "to", "from_states", "reason", "error", "retries", "crashes", "due_at", "gives_back", "is_silent"
 )
@@ -150,6 +151,8 @@ class RedisHot:
             self._turns.found(asked.queues, partition, claim.jobs, wanted)
             if len(claim.jobs) == wanted:
                 break
+        if not asked.limit:  # who wants no job asks when there will be one
+            next_due_at = upkeep.next_due_at(self._database)
         return Claim(jobs, next_due_at)
 
     # ---- one script --------------------------------------------------------------------------------------
@@ -158,24 +161,38 @@ class RedisHot:
         self, partition: int, transitions: Sequence[Transition], asked: _Asked | None
     ) -> tuple[list[Applied], Claim]:
         arguments = self._claim_arguments(asked)
-        order = self._lay(transitions, arguments)
+        order, before = self._lay(transitions, arguments)
+        results = [Applied.REFUSED] * len(transitions)
+        for first in range(0, len(before), _FIELD_BY_FIELD):  # lest one script holds the server for long
+            self._send_some(partition, transitions, before[first : first + _FIELD_BY_FIELD], results, None)
         reply = self._database.run("exchange", partition, *arguments)
-        claim = Claim([]) if asked is None else self._claimed(partition, reply, asked)
         letters: str = reply[0]
-        if letters.count(_APPLIED) == len(order):
-            return [Applied.APPLIED] * len(order), claim
-        results = [Applied.REFUSED] * len(order)
         closer = []
-        for place, letter in zip(order, letters, strict=True):
-            if letter == _LOOK_CLOSER:
-                closer.append(place)
-            else:
-                results[place] = _RESULTS[letter]
-        if closer:  # no longer held as it was claimed: sent field by field
-            found, _ = self._send(partition, [transitions[place] for place in closer], None)
-            for place, result in zip(closer, found, strict=True):
-                results[place] = result
-        return results, claim
+        if letters.count(_APPLIED) == len(transitions):
+            results = [Applied.APPLIED] * len(transitions)
+        else:
+            for place, letter in zip(order, letters, strict=True):
+                if letter == _LOOK_CLOSER:
+                    closer.append(place)
+                else:
+                    results[place] = _RESULTS[letter]
+        if closer:  # no longer held as it was claimed: sent field by field, and claimed behind that
+            return results, self._send_some(partition, transitions, closer, results, asked)
+        return results, Claim([]) if asked is None else self._claimed(partition, reply, asked)
+
+    def _send_some(
+        self,
+        partition: int,
+        transitions: Sequence[Transition],
+        places: Sequence[int],
+        results: list[Applied],
+        asked: _Asked | None,
+    ) -> Claim:
+        """The changes at these places are sent by themselves, and what became of them is in the results."""
+        found, claim = self._send(partition, [transitions[place] for place in places], asked)
+        for place, result in zip(places, found, strict=True):
+            results[place] = result
+        return claim
 
     def _claim_arguments(self, asked: _Asked | None) -> list[Any]:
         offset = self._database.clock_offset
@@ -209,10 +226,13 @@ class RedisHot:
 
     # ---- changes as arguments ----------------------------------------------------------------------------
 
-    def _lay(self, transitions: Sequence[Transition], arguments: list[Any]) -> list[int]:
-        """Lay the changes behind the arguments, in groups; return their places in the order they are laid."""
+    def _lay(self, transitions: Sequence[Transition], arguments: list[Any]) -> tuple[list[int], list[int]]:
+        """Lay the changes behind the arguments, in groups; return their places in the order they are laid.
+
+        Also the places of those that are to be sent before them, because they are too many for one script.
+        """
         if not transitions:
-            return []
+            return [], []
         order: list[int] = []
         plain: dict[tuple[str, str, int | str], tuple[list[Any], list[int]]] = {}
         others: list[int] = []
@@ -234,6 +254,7 @@ class RedisHot:
             arguments += ("P", session, "S", minute, queue, len(here))
             arguments += ends
             order += here
+        before, others = others[:-_FIELD_BY_FIELD], others[-_FIELD_BY_FIELD:]
         for group in _groups(transitions, others):
             first = transitions[group[0]]
             letters = "".join(LETTERS[state] for state in first.from_states)
@@ -241,7 +262,7 @@ class RedisHot:
             for place in group:
                 arguments += _fields(transitions[place])
             order += group
-        return order
+        return order, before
 
     def _plain_end(self, transition: Transition) -> tuple[str, tuple[str, str, int, str]] | None:
         """Return a plain end: queue, and id, first line, instant, record as arguments; None for another."""

@@ -8,7 +8,8 @@
 --         else for each job id, fence, and fifteen fields, nothing where they do not matter: at, line of history,
 --         reason, retries, crashes, started_at, server, 1 where the attempt is given back, due_at, expires_at,
 --         result, absence, error, body of the failed attempt, its number
--- Reply results, one character a change: 0 applied, 1 releasing, 2 already, 3 refused, 4 missing, ? look closer;
+-- Reply results, one character a change: 0 applied, 1 releasing, 2 already, 3 refused, 4 missing, ? look closer, and
+--       then nothing was claimed;
 --       the next due instant or nothing; 1 where the session is lost; then id, record, payload of each claimed job
 
 call('DEL', base .. 'none')  -- a first write that needs no memory: what ends and drains goes on when it is full
@@ -18,7 +19,7 @@ local queues = named >= 0 and {} or nil
 for number = 1, named do queues[number] = ARGV[5 + number] end
 local arg = 6 + math.max(named, 0)
 
-local results = {}
+local results, needs_a_look = {}, false
 while arg < #ARGV do
   local from, session, to, minute, queue = unpack(ARGV, arg, arg + 4)
   local count = tonumber(ARGV[arg + 5])
@@ -26,7 +27,10 @@ while arg < #ARGV do
   if minute ~= '-' then
     local some = {}
     end_plainly(arg, count, session, queue, minute, some)
-    for number = 1, count do results[#results + 1] = some[number] end
+    for number = 1, count do
+      results[#results + 1] = some[number]
+      if some[number] == '?' then needs_a_look = true end
+    end
     arg = arg + 4 * count
   else
     local ids = {}
@@ -48,7 +52,7 @@ while arg < #ARGV do
 end
 
 local reply = { table.concat(results), '', '' }
-if limit < 0 then return reply end
+if limit < 0 or needs_a_look then return reply end
 
 local alive = call('HMGET', base .. 's:' .. ARGV[2], 'alive', 'token')
 if alive[1] ~= '1' then
