@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.redis.fixtures import cluster, group, program, server
+from tests.redis.fixtures import cluster, group, member, program, server
 
-__all__ = ["cluster", "group", "program", "server"]
+__all__ = ["cluster", "group", "member", "program", "server"]

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import pytest
 
 from tests.redis.cluster import ClusterServers
-from tests.redis.programs import Program, chosen_programs
+from tests.redis.programs import Program, chosen_programs, programs_of_groups
 from tests.redis.sentinel import SentinelGroup
 from tests.redis.servers import RedisServer
 
-__all__ = ["cluster", "group", "program", "server"]
+__all__ = ["cluster", "group", "member", "program", "server"]
 
 _PATIENCE = 30.0  # seconds until a server counts as lost: nothing is, however slow the machine
 
@@ -30,15 +30,22 @@ def server(program: Program) -> Iterator[RedisServer]:
         yield server
 
 
+@pytest.fixture(scope="module", params=programs_of_groups())
+def member(request: pytest.FixtureRequest) -> Program:
+    """The Redis that groups of servers are made of."""
+    program: Program = request.param
+    return program
+
+
 @pytest.fixture(scope="module")
-def group(program: Program) -> Iterator[SentinelGroup]:
+def group(member: Program) -> Iterator[SentinelGroup]:
     """A primary and a replica under Sentinels; a test empties it first."""
-    with SentinelGroup(program, down_after=_PATIENCE) as group:
+    with SentinelGroup(member, down_after=_PATIENCE) as group:
         yield group
 
 
 @pytest.fixture(scope="module")
-def cluster(program: Program) -> Iterator[ClusterServers]:
+def cluster(member: Program) -> Iterator[ClusterServers]:
     """A Cluster of three primaries; a test empties it first."""
-    with ClusterServers(program, node_timeout=_PATIENCE) as cluster:
+    with ClusterServers(member, node_timeout=_PATIENCE) as cluster:
         yield cluster

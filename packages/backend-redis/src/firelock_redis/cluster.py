@@ -24,6 +24,8 @@ __all__ = ["ClusterConnections"]
 _T = TypeVar("_T")
 _MOVING_PAUSE = 0.02  # seconds between two tries while a slot moves
 
+_FAILURES = (driver.RedisError, driver.RedisClusterException, OSError)  # the second is none of the first
+
 
 class ClusterConnections:
     """The connections to the nodes of a cluster; a command goes where its key lies."""
@@ -41,10 +43,10 @@ class ClusterConnections:
             return self._while_slots_move(lambda: self.client().execute_command(*words))
         except driver.NoScriptError:
             raise
-        except (driver.RedisError, OSError, UnicodeError) as error:
+        except (*_FAILURES, UnicodeError) as error:
             if not isinstance(error, driver.ResponseError) or isinstance(error, driver.ClusterDownError):
                 self._forget()
-            raise translated(error, str(self._url)) from error
+            raise translated(error, self._url) from error
 
     def call_at(self, key: str, commands: Sequence[Sequence[object]]) -> list[Reply]:
         """Return the replies to commands sent over one connection to the node that has the key."""
@@ -52,9 +54,9 @@ class ClusterConnections:
             return self._while_slots_move(lambda: self._call_at(key, commands))
         except driver.NoScriptError:
             raise
-        except (driver.RedisError, OSError, UnicodeError) as error:
+        except (*_FAILURES, UnicodeError) as error:
             self._forget()
-            raise translated(error, str(self._url)) from error
+            raise translated(error, self._url) from error
 
     def _call_at(self, key: str, commands: Sequence[Sequence[object]]) -> list[Reply]:
         client = self.client()
@@ -121,19 +123,19 @@ class ClusterConnections:
             client = self.client()
             nodes = sorted(client.get_primaries(), key=lambda node: str(node.name))
             return {str(node.name): client.execute_command(*words, target_nodes=node) for node in nodes}
-        except (driver.RedisError, OSError) as error:
+        except _FAILURES as error:
             if not isinstance(error, driver.ResponseError):
                 self._forget()
-            raise translated(error, str(self._url)) from error
+            raise translated(error, self._url) from error
 
     def listener(self) -> AbstractConnection:
         """Return a connection of its own to some node; what is published reaches every node."""
         try:
             node = self.client().get_random_node()
             connection = self.client().get_redis_connection(node).connection_pool.make_connection()
-        except (driver.RedisError, OSError) as error:
+        except _FAILURES as error:
             self._forget()
-            raise translated(error, str(self._url)) from error
+            raise translated(error, self._url) from error
 
         return cast("AbstractConnection", connection)
 

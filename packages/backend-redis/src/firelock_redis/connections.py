@@ -130,10 +130,10 @@ class Connections:
                 self._leave(connection)
             else:
                 self._give_back(number, connection)
-            raise translated(error, str(self._url)) from error
+            raise translated(error, self._url) from error
         except (driver.RedisError, OSError, UnicodeError) as error:
             self._leave(connection)
-            raise translated(error, str(self._url)) from error
+            raise translated(error, self._url) from error
         except BaseException:
             _drop(connection)
             raise

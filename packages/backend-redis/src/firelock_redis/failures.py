@@ -7,6 +7,7 @@ import re
 from redis import exceptions as driver
 
 from firelock.storage import StorageError, StorageUnavailable
+from firelock_redis.url import RedisUrl
 
 __all__ = ["is_leaving", "translated"]
 
@@ -65,34 +66,47 @@ def is_leaving(error: BaseException) -> bool:
     return _code(error) in _LEAVING
 
 
-def translated(error: Exception, where: str) -> StorageError:
-    """Return the storage's own error for the driver's; `where` is the URL as it may be shown."""
-    code = _code(error)
+def translated(error: Exception, url: RedisUrl) -> StorageError:
+    """Return the storage's own error for the driver's."""
+    code, where = _code(error), f"Redis at {url}"
     if code in _PASSING:
-        return StorageUnavailable(f"Redis at {where}: {_PASSING[code]} ({code}).")
+        return StorageUnavailable(f"{where}: {_PASSING[code]} ({code}).")
     if code in _LASTING:
-        return StorageError(f"Redis at {where}: {_LASTING[code]} ({code}).")
+        return StorageError(f"{where}: {_LASTING[code]} ({code}).")
     text = str(error).rstrip(".") or type(error).__name__
-    if isinstance(error, driver.AuthenticationError):
-        code = "NOAUTH" if "required" in text.lower() else "WRONGPASS"
-        return StorageError(f"Redis at {where}: {_LASTING[code]} ({text}).")
-    if "cluster support disabled" in text:
-        return StorageError(f"Redis at {where}: it is no cluster; use redis://.")
+    if mistake := _mistaken(error, text, url):
+        return StorageError(f"{where}: {mistake}.")
     if isinstance(error, driver.TimeoutError):
-        return StorageUnavailable(f"Redis at {where} did not answer in time ({text}).")
+        return StorageUnavailable(f"{where} did not answer in time ({text}).{_tls_hint(text, url)}")
     if isinstance(error, driver.ConnectionError | OSError | driver.RedisClusterException):
-        return StorageUnavailable(f"Redis at {where} cannot be reached: {text}.{_tls_hint(text)}")
+        return StorageUnavailable(f"{where} cannot be reached: {text}.{_tls_hint(text, url)}")
     if isinstance(error, UnicodeError):
-        return StorageError(f"Redis at {where} cannot hold a text of this call: {type(error).__name__}.")
-    return StorageError(f"Redis at {where}: {text}.")
+        return StorageError(f"{where} cannot hold a text of this call: {type(error).__name__}.")
+    return StorageError(f"{where}: {text}.")
 
 
-def _tls_hint(text: str) -> str:
+def _mistaken(error: Exception, text: str, url: RedisUrl) -> str:
+    """Return what of the URL does not fit what listens there; nothing where that is not it."""
+    if isinstance(error, driver.AuthenticationError):
+        return f"{_LASTING['NOAUTH' if 'required' in text.lower() else 'WRONGPASS']} ({text})"
+    if isinstance(error, driver.InvalidResponse):
+        return f"what listens there does not speak Redis ({text})"
+    if "luster support disabled" in text or "luster mode is not enabled" in text:
+        return "it is no cluster; use redis://"
+    if "unknown command" in text and "SENTINEL" in text:
+        return "it is no Sentinel; use redis://"
+    if "DB index is out of range" in text:
+        return f"it has no database {url.database}; name another, or raise its setting `databases`"
+    return ""
+
+
+def _tls_hint(text: str, url: RedisUrl) -> str:
     lower = text.lower()
-    if "wrong version number" in lower or "record layer failure" in lower or "eof occurred" in lower:
-        return " It does not speak TLS at this port; use redis:// or its TLS port."
-    if "certificate verify failed" in lower:
-        return " Name the authority of its certificate by ssl_ca_certs=."
-    if "closed by server" in lower:
+    if url.tls is not None:
+        if "certificate verify failed" in lower:
+            return " Name the authority of its certificate by ssl_ca_certs=."
+        if any(sign in lower for sign in ("wrong version", "record layer", "eof occurred", "connecting")):
+            return " Perhaps it does not speak TLS at this port; use redis:// or its TLS port."
+    elif "closed by server" in lower or "reset by peer" in lower:
         return " If it speaks TLS at this port, use rediss://."
     return ""

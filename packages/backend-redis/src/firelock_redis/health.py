@@ -42,6 +42,7 @@ def require_usable(database: Database) -> None:
         StorageError: one is not, or does not.
     """
     for information in database.information():
+        _require_mode(database, information)
         name, version = _product(information)
         oldest = _OLDEST[name]
         if _numbers(version) < oldest:
@@ -57,6 +58,16 @@ def require_usable(database: Database) -> None:
                 "memory is full. Set maxmemory-policy noeviction, or accept the loss with ?eviction=allow."
             )
             raise StorageError(message)
+
+
+def _require_mode(database: Database, information: Mapping[str, Any]) -> None:
+    """The server is of the kind that the URL takes it for; a cluster's node answers for some keys alone."""
+    mode = information.get("redis_mode", information.get("server_mode"))
+    scheme = {"sentinel": "redis+sentinel://", "cluster": "redis+cluster://"}.get(str(mode))
+    if scheme is not None and not (database.url.is_cluster and mode == "cluster"):
+        kind = "a Sentinel" if mode == "sentinel" else "a node of a cluster"
+        message = f"Redis at {database.url}: it is {kind}; use {scheme}."
+        raise StorageError(message)
 
 
 def _numbers(version: str) -> tuple[int, ...]:
@@ -183,7 +194,7 @@ def _durability(primary: _Primary) -> str:
 
 _SYNCED: Mapping[str | None, str] = {
     "always": "appendfsync always: what was acknowledged is on the disk",
-    "everysec": "appendfsync everysec: a power failure may take the last two seconds, a kill takes nothing",
+    "everysec": "appendfsync everysec: a power failure may take the last two seconds",
     "no": "appendfsync no: a power failure takes what the system had not written yet, some 30 seconds",
     None: "synced as CONFIG says, which may not be asked: a power failure may take the last seconds",
 }

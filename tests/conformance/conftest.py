@@ -1,0 +1,7 @@
+"""The servers that the kit runs on."""
+
+from __future__ import annotations
+
+from tests.redis.fixtures import cluster, group, member, program, server
+
+__all__ = ["cluster", "group", "member", "program", "server"]
