@@ -1,0 +1,358 @@
+"""What docs/redis.md says of keys, options and rights is what the package uses: no more, no less."""
+
+from __future__ import annotations
+
+import ast
+import re
+from datetime import timedelta
+from functools import cache
+from pathlib import Path
+
+import pytest
+import redis
+
+from firelock import ConfigurationError, Cron, Firelock, JobContext, Retry, StorageError, StorageUnavailable
+from firelock.testing import eventually
+from firelock_redis.url import parse_url
+from tests.redis.servers import HOST, RedisServer
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "redis.md").read_text("utf-8")
+PACKAGE = ROOT / "packages" / "backend-redis" / "src" / "firelock_redis"
+SECRET = "geheim-4711"
+
+# What the driver sends by itself: to choose a database, to know a Cluster's slots, to follow one that moves.
+DRIVER = {"select", "cluster", "command", "asking"}
+REFUSED = r"(?i)no permission|NOPERM|can't access|can't publish|can't run|ACL failure|may not run"
+CALL = re.compile(r"(?<![.\w])(?:call|many)\((?:\w+ and )?'([A-Z]+)'(?: or '([A-Z]+)')?")
+OTHER_CALL = re.compile(r"(?<![.\w])(?:call|many)\((?!(?:\w+ and )?')([^\n]*)")
+
+
+# ---- the page --------------------------------------------------------------------------------------------
+
+
+def recipe():
+    """The words of the page's ACL SETUSER, as they are sent."""
+    (block,) = re.findall(r"```text\n(ACL SETUSER .*?)```", PAGE, re.S)
+    return block.replace("PASSWORD", SECRET).split()
+
+
+def additions():
+    """What else some URLs need: the commands, by the beginning of what they are for."""
+    section = PAGE.partition("## Access")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (.*?) \| `(\+.*?)` \|$", section, re.M)
+    return {what: commands.replace("\\|", "|").split() for what, commands in rows}
+
+
+def addition(beginning):
+    """The commands of one row."""
+    (commands,) = [commands for what, commands in additions().items() if what.startswith(beginning)]
+    return commands
+
+
+def allowed():
+    """Every command that the page names, less its subcommand."""
+    words = [*recipe(), *(word for words in additions().values() for word in words)]
+    return {word[1:].partition("|")[0] for word in words if word.startswith("+")}
+
+
+# ---- the package -----------------------------------------------------------------------------------------
+
+
+def scripts():
+    """The scripts without their comments, by name."""
+    return {
+        path.name: "\n".join(line.split("--")[0] for line in path.read_text("utf-8").splitlines())
+        for path in sorted((PACKAGE / "scripts").glob("*.lua"))
+    }
+
+
+def called_by_scripts():
+    """Every command that a script calls."""
+    words = [word for text in scripts().values() for found in CALL.findall(text) for word in found]
+    return {word.lower() for word in words if word}
+
+
+def called_by_python(commands):
+    """Every command of the server's that stands as a word in the package; errors that are named so do not."""
+    words = {
+        node.value.lower()
+        for path in PACKAGE.rglob("*.py")
+        if path.name != "failures.py"
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.isupper()
+    }
+    return words & commands
+
+
+def keys_of_scripts():
+    """The beginning of every key that scripts name, up to what is put in."""
+    found = set()
+    for text in scripts().values():
+        found.update(re.findall(r"base \.\. '(\w+:?)", text))
+        found.update(re.findall(r"(?:put\(removes|add|first_score)\(?,? ?'(\w+:?)", text))
+    return found
+
+
+# ---- the page is complete --------------------------------------------------------------------------------
+
+
+def test_every_call_of_a_script_names_its_command():
+    """Where a command comes from elsewhere it is passed to `many`, and read at the place that passes it."""
+    other = {(name, call) for name, text in scripts().items() for call in OTHER_CALL.findall(text)}
+
+    assert {name for name, _ in other} == {"lib.lua"}
+    assert all(call.startswith("command, key, ") for _, call in other)
+
+
+def test_the_recipe_has_every_command_and_no_other(server):
+    """What scripts, Python and the driver call, and nothing superfluous."""
+    commands = {str(one[0]).lower() for one in server.ask("COMMAND")}
+
+    assert called_by_scripts() | called_by_python(commands) | DRIVER == allowed()
+
+
+def test_the_page_lists_every_key():
+    """Each begins a row, alone or beside others of its kind."""
+    section = PAGE.partition("## Keys")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (`[^|]*`) \|", section, re.M)
+    listed = {name.partition("<")[0] for row in rows for name in re.findall(r"`([^`]+)`", row)}
+
+    assert keys_of_scripts() - {"wake", "none"} <= listed
+    assert listed <= keys_of_scripts()
+
+
+def test_the_page_lists_every_option():
+    """With the same names as the URL's."""
+    section = PAGE.partition("## Options of the URL")[2].partition("\n## ")[0]
+    listed = {
+        name for row in re.findall(r"^\| (`.*?`) \|", section, re.M) for name in re.findall(r"`(\w+)`", row)
+    }
+
+    with pytest.raises(ConfigurationError, match="unknown option") as caught:
+        parse_url("redis://localhost?nothing=1")
+    known = str(caught.value).partition("There are ")[2].rstrip(".").split(", ")
+    assert set(known) == listed
+
+
+# ---- a life under the recipe -----------------------------------------------------------------------------
+
+
+@cache
+def _user(*more: str) -> tuple[str, ...]:
+    return (*recipe(), *more)
+
+
+@pytest.fixture
+def limited(server):
+    """The server, on which the page's user is, and nobody has been refused anything yet."""
+    server.empty()
+    server.ask(*_user())
+    server.ask("ACL", "LOG", "RESET")
+    yield server
+    server.ask("ACL", "DELUSER", "firelock")
+
+
+def url_of(server: RedisServer, path: str = "0", options: str = "") -> str:
+    """The page's user's URL."""
+    return f"redis://firelock:{SECRET}@{HOST}:{server.port}/{path}?{options}"
+
+
+def refusals(server: RedisServer) -> set[str]:
+    """The commands that somebody was refused."""
+    client = server.client()
+    return {entry["object"].partition("|")[0].lower() for entry in client.acl_log()}
+
+
+def live(fire: Firelock) -> None:
+    """Jobs of every kind come, run, fail, wait, recur and are looked at."""
+
+    @fire.task(name="ship", tags=["order:{order}"])
+    def ship(job: JobContext, order: int) -> int:
+        job.log("on its way")
+        job.progress(1, 2)
+        return order
+
+    @fire.task(name="fail", retry=Retry(attempts=1, waits=[0.05]))
+    def fail() -> None:
+        raise ValueError("as it was asked to")
+
+    @fire.task(name="tick")
+    def tick() -> None: ...
+
+    job = ship.enqueue(1)
+    later = ship.schedule(timedelta(milliseconds=200), 2)
+    child = job.then(ship, 3)
+    failed = fail.enqueue()
+    many = ship.enqueue_many([(number,) for number in range(4, 20)])
+    tick.recur("ticking", Cron("* * * * * *"))
+    fire.queues.pause("idle", note="a test's")
+    kept = tick.using(queue="idle").enqueue()
+    with fire.server(workers=3):
+        assert [1, 2, 3] == [one.result(timeout=20) for one in (job, later, child)]
+        assert 19 == many[-1].result(timeout=20)
+        eventually(lambda: failed.refresh().state == "failed", within=20)
+        eventually(lambda: fire.jobs.find(state="succeeded", recurring="ticking").jobs, within=20)
+        eventually(lambda: fire.storage.read_log(job.id), within=20)
+        (told,) = fire.servers.list()
+        assert told.is_alive
+        fire.servers.tell(told.id, "quiet")
+    with fire.lock("door", timeout=5) as lock:
+        assert lock.fence
+    fire.recurring.remove("ticking")
+    fire.queues.resume("idle")
+    kept.delete()
+    kept.refresh().requeue()
+    kept.refresh().delete()
+    look(fire, job.id, failed.id)
+
+
+def look(fire: Firelock, succeeded: str, failed: str) -> None:
+    """Everything is found that people look for, and what is past its time goes."""
+    assert succeeded in [one.id for one in fire.jobs.find(tag="order:1")]
+    assert succeeded in [one.id for one in fire.jobs.find(task="ship", limit=100)]
+    assert fire.jobs.counts().by_state["failed"] == 1
+    assert fire.storage.failure_groups(limit=5)
+    assert len(fire.storage.errors(failed)) == 2
+    assert fire.storage.history(failed)
+    assert fire.storage.get_progress([succeeded]) != [None]
+    assert fire.storage.timeline(0, 1 << 60)
+    fire.storage.clock_offset = int(timedelta(days=40).total_seconds() * 1_000_000)
+    while fire.storage.prune(1_000):
+        pass
+    fire.storage.clock_offset = 0
+    fire.storage.release(10)
+    assert not fire.jobs.counts().by_state.get("succeeded")
+    assert fire.storage.schema().found == fire.storage.schema().wanted
+    assert fire.storage.describe()
+    assert fire.storage.diagnose()
+
+
+def test_a_whole_life_needs_no_more_than_the_recipe(limited):
+    """Nobody is refused anything, but for the one question that is told to be optional."""
+    fire = Firelock(url_of(limited))
+
+    live(fire)
+
+    fire.close()
+    assert refusals(limited) == {"config"}
+
+
+def test_the_settings_are_told_to_who_may_ask(limited):
+    """With the page's addition nothing is refused."""
+    limited.ask(*_user(*addition("persistence")))
+    fire = Firelock(url_of(limited))
+
+    told = fire.storage.describe()["durability"]
+
+    fire.close()
+    assert told == "none: a restart takes every job"
+    assert refusals(limited) == set()
+
+
+def test_emptying_the_storage_needs_its_addition(limited):
+    """Only tests do so; without it, nothing goes."""
+    fire = Firelock(url_of(limited))
+    fire.storage.migrate()
+
+    with pytest.raises(StorageError, match=REFUSED):
+        fire.storage.clear()
+    limited.ask(*_user(*addition("tests")))
+    fire.storage.clear()
+
+    fire.close()
+
+
+def test_another_database_needs_its_addition(limited):
+    """The driver chooses it on each connection."""
+    refused, chosen = Firelock(url_of(limited, "3")), Firelock(url_of(limited, "3"))
+
+    with pytest.raises(StorageError):
+        refused.storage.migrate()
+    limited.ask(*_user(*addition("a database")))
+    chosen.storage.migrate()
+
+    refused.close()
+    chosen.close()
+
+
+def test_waiting_for_replicas_needs_its_addition(limited):
+    """With it the answer is that there are none, which is another one than that it may not ask."""
+    fire = Firelock(url_of(limited, options="durability=replicated"))
+
+    @fire.task(name="task")
+    def task() -> None: ...
+
+    with pytest.raises(StorageError, match=REFUSED):
+        task.enqueue()
+    limited.ask(*_user(*addition("`?durability=replicated`")))
+    with pytest.raises(StorageUnavailable, match="0 of 1 replicas"):
+        task.enqueue()
+
+    fire.close()
+
+
+def test_a_cluster_needs_its_addition(cluster):
+    """The driver asks where slots are, and which words of a command are keys."""
+    cluster.empty()
+    for node in cluster.nodes:
+        node.ask(*_user(*addition("a Cluster"), *addition("persistence")))
+        node.ask("ACL", "LOG", "RESET")
+    hosts = ",".join(f"{HOST}:{node.port}" for node in cluster.nodes)
+    fire = Firelock(f"redis+cluster://firelock:{SECRET}@{hosts}")
+
+    live(fire)
+
+    fire.close()
+    refused = {command for node in cluster.nodes for command in refusals(node)}
+    for node in cluster.nodes:
+        node.ask("ACL", "DELUSER", "firelock")
+    assert refused == set()
+
+
+def test_sentinels_need_to_be_asked_for_primaries_alone(group):
+    """The user of the Sentinels is another one than that of the servers."""
+    group.empty()
+    (rule,) = re.findall(r"Sentinels a user needs `(\+\S+)`", PAGE)
+    for sentinel in group.sentinels:
+        sentinel.ask("ACL", "SETUSER", "looker", "reset", "on", f">{SECRET}", rule)
+    login = f"sentinel_username=looker&sentinel_password={SECRET}"
+    fire = Firelock(group.url(options=login))
+
+    fire.storage.migrate()
+
+    fire.close()
+    for sentinel in group.sentinels:
+        sentinel.ask("ACL", "DELUSER", "looker")
+
+
+def login(server: RedisServer) -> redis.Redis:
+    """A client of the page's user's."""
+    return redis.Redis(HOST, server.port, username="firelock", password=SECRET, protocol=2)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("SET", "other", "1"),
+        ("GET", "firelocks"),
+        ("HGETALL", "firelock:other:{0}:jobs"),
+        ("EVAL", "return redis.call('GET', KEYS[1])", "1", "other:{0}"),
+        ("EVAL", "return redis.call('DEL', 'other')", "1", "firelock:{0}"),
+        ("EVAL", "return redis.call('PUBLISH', 'other', 'x')", "1", "firelock:{0}"),
+        ("SUBSCRIBE", "other"),
+        ("PUBLISH", "firelocks", "x"),
+    ],
+    ids=" ".join,
+)
+def test_what_is_outside_the_prefix_is_refused(limited, command):
+    """Keys and channels, asked for plainly or by a script."""
+    with login(limited) as client, pytest.raises(redis.ResponseError, match=REFUSED):
+        client.execute_command(*command)
+
+
+@pytest.mark.parametrize("command", ["FLUSHALL", "KEYS *", "ACL LIST", "SHUTDOWN", "MONITOR", "SCAN 0"])
+def test_what_the_package_does_not_call_is_refused(limited, command):
+    """Whoever gets hold of the password can neither end the server nor look around."""
+    with login(limited) as client, pytest.raises(redis.exceptions.NoPermissionError):
+        client.execute_command(*command.split())
