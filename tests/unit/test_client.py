@@ -130,10 +130,23 @@ def test_a_wrong_call_stores_nothing(mail, fire, storage, call, error):
 
 def test_a_storage_that_is_away_is_said(mail, storage):
     """An enqueue that did not happen raises."""
-    storage.fail("insert", StorageUnavailable("down"))
+    storage.fail_always("insert", StorageUnavailable("down"))
 
     with pytest.raises(StorageUnavailable, match="down"):
         mail.enqueue("anna")
+
+    assert 2 == len(storage.called["insert"])
+
+
+@pytest.mark.parametrize("is_late", [False, True], ids=["request", "reply"])
+def test_what_is_lost_on_the_way_is_sent_once_more(mail, fire, storage, is_late):
+    """Whether the request or its reply was lost: there is one job, and the caller holds it."""
+    storage.fail("insert", StorageUnavailable("reset"), is_late=is_late)
+
+    job = mail.enqueue("anna")
+
+    assert {State.ENQUEUED: 1} == fire.jobs.counts().by_state
+    assert State.ENQUEUED == fire.jobs.get(job.id).state
 
 
 # ---- later -----------------------------------------------------------------------------------------------
@@ -328,7 +341,8 @@ def test_many_takes_calls(fire, mail):
 
 def test_a_chunk_that_fails_stores_nothing_of_itself(mail, storage):
     """What the former chunks stored stays."""
-    storage.failing["insert"].extend([None, Failure(StorageUnavailable("down"))])
+    down = Failure(StorageUnavailable("down"))
+    storage.failing["insert"].extend([None, down, down])
 
     with pytest.raises(StorageUnavailable):
         mail.enqueue_many([("a",)] * 700)

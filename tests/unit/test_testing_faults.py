@@ -119,7 +119,7 @@ def test_an_app_takes_it_as_its_storage(storage):
 
     with Firelock(storage) as fire:
         task = fire.task(name="runs")(runs)
-        storage.fail_next("insert")
+        storage.fail_next("insert", times=2)  # what fails once is sent again
 
         with pytest.raises(StorageUnavailable):
             task.enqueue()

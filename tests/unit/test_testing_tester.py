@@ -542,7 +542,7 @@ def test_losing_a_server_needs_a_due_job(shop, tester):
 def test_the_storage_can_be_made_to_fail(shop, tester):
     """Code under test meets StorageUnavailable; the tester itself goes on."""
     job = shop.note.enqueue("a")
-    tester.storage.fail_next("insert")
+    tester.storage.fail_next("insert", times=2)  # what fails once is sent again
     tester.storage.fail_next("claim")
     tester.storage.fail_next("apply")
 

@@ -17,6 +17,7 @@ from firelock.hookspecs import TaskCall
 from firelock.job import Edge, NewJob, On, State
 from firelock.lifecycle import awaiting_reason
 from firelock.options import CallOptions, shown
+from firelock.storage.defaults import insert_surely
 from firelock.tags import MAX_TAGS
 from firelock.task import Call, TaskInfo, TaskVerbs
 from firelock.threads import in_thread
@@ -155,7 +156,10 @@ class Client:
         return [Job(self, job, is_within) for job in jobs]
 
     def _insert(self, jobs: Sequence[NewJob], within: object | None) -> None:
-        self.storage.insert(jobs, within=within)
+        if within is None:
+            insert_surely(self.storage, jobs)
+        else:
+            self.storage.insert(jobs, within=within)
         if self.plugins.has_jobs_created:
             self.plugins.jobs_created(jobs)
 

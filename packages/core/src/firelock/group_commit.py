@@ -10,6 +10,7 @@ from weakref import WeakSet
 from firelock.errors import StorageError, StorageUnavailable
 from firelock.job import NewJob
 from firelock.storage import Storage
+from firelock.storage.defaults import insert_surely
 
 if TYPE_CHECKING:
     import asyncio
@@ -93,7 +94,7 @@ class GroupCommit:
 
     def _store(self, batch: list[tuple[NewJob, asyncio.Future[None]]]) -> list[Exception | None]:
         try:
-            self._storage.insert([job for job, _ in batch])
+            insert_surely(self._storage, [job for job, _ in batch])
         except StorageUnavailable as error:  # one by one they would meet the same outage, each for its time
             return [_another(error) for _ in batch]
         except Exception as error:  # noqa: BLE001 - it goes to whoever awaits

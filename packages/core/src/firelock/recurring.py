@@ -28,6 +28,7 @@ from firelock.job import Edge, JobRecord, NewJob, On, State
 from firelock.options import shown
 from firelock.retry import describe_error
 from firelock.storage import RecurringRecord
+from firelock.storage.defaults import insert_surely
 from firelock.task import Call, TaskVerbs
 from firelock.threads import in_thread
 
@@ -225,7 +226,7 @@ class Recurring:
         # Derived like those of its instants: with partitions they lie together, and one may wait for another.
         job_id = derived_id("by hand", record.id, self._client.storage.new_id())
         job = _job_of(record, job_id, now, now, "triggered by hand")
-        self._client.storage.insert((job,))
+        insert_surely(self._client.storage, (job,))
         if self._client.plugins.has_jobs_created:
             self._client.plugins.jobs_created((job,))
         return Job(self._client, job)

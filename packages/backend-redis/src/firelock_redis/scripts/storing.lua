@@ -88,7 +88,8 @@ local function store(first, count)
   end
   local parents, missing = parents_of(jobs)
   if not parents then return nil, missing end
-  local last = #jobs > 0 and call('INCRBY', base .. 'seq', #jobs)
+  -- Also where none is new: a WAIT behind a script that has written nothing would vouch for nothing.
+  local last = call('INCRBY', base .. 'seq', math.max(#jobs, 1))
   for number, job in ipairs(jobs) do
     job.place = int(job.place + last - #jobs + number)
     if job.state == 'E' then job.enqueued = now end

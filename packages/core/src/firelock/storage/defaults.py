@@ -51,6 +51,18 @@ def change_record(
     raise StorageUnavailable(message)
 
 
+def insert_surely(storage: Storage, jobs: Sequence[NewJob]) -> None:
+    """The jobs are stored, also where the reply to the first try was lost: `insert` is idempotent by id.
+
+    Raises:
+        StorageUnavailable: the second try failed as well; the jobs may be stored all the same.
+    """
+    try:
+        storage.insert(jobs)
+    except StorageUnavailable:
+        storage.insert(jobs)
+
+
 def all_records(storage: Storage, kind: str) -> Iterator[Record]:
     """Yield every record of a kind, page by page, in order of key."""
     after = ""

@@ -59,8 +59,8 @@ class FaultyStorage(Storage):
 
         storage = FaultyStorage.around(MemoryStorage())
         fire = Firelock(storage)
-        storage.fail_next("insert")                       # the next enqueue raises StorageUnavailable
-        storage.fail_next("insert", after_effect=True)    # stored, but the caller never learns of it
+        storage.fail_next("insert", times=2)              # the next enqueue raises StorageUnavailable
+        storage.fail_next("insert", after_effect=True)    # stored, the reply is lost: sent again, one job
     """
 
     def __init__(self, inside: Storage) -> None:
