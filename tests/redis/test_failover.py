@@ -9,6 +9,7 @@ from firelock.testing.handles import Handles
 from firelock.testing.scene import Scene
 from firelock_redis.storage import RedisStorage
 from firelock_redis.url import parse_url
+from tests.faults.servers import eventually
 from tests.redis.sentinel import SentinelGroup
 
 _SILENCE = 1.1  # seconds after which a connection is looked at before it is used
@@ -26,7 +27,9 @@ def test_who_was_silent_during_a_failover_finds_the_new_primary(program):
             before.kill()
             group.await_failover(before)
             before.start()
-            time.sleep(max(0.0, silent_since + _SILENCE - time.monotonic()))
+            eventually(
+                lambda: time.monotonic() > silent_since + _SILENCE, 30, "it was silent for long enough"
+            )
 
             job = scene.new_job()
             scene.storage.insert([job])

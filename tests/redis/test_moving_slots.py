@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -100,7 +99,7 @@ def test_a_call_waits_for_a_partition_on_its_way(scene: Scene, cluster: ClusterS
     answers: list[list[bool]] = []
     calling = threading.Thread(target=lambda: answers.append(scene.storage.insert([job])))
     calling.start()
-    time.sleep(0.6)  # longer than the driver tries by itself
+    calling.join(0.6)  # longer than the driver tries by itself
     assert [] == answers
     move.end()
     calling.join(10)
