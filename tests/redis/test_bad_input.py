@@ -74,6 +74,18 @@ def test_a_user_without_the_rights_is_told_where_they_are_listed(program):
     assert "docs/redis.md" in line
 
 
+def test_a_right_that_is_missing_within_a_script_is_told_alike(program):
+    """Old servers say it in other words there."""
+    with RedisServer(program) as server:
+        rights = ("+@read", "+@connection", "+info", "+evalsha", "+eval", "+del", "+time")
+        server.ask("ACL", "SETUSER", "reader", "on", f">{SECRET}", "~*", *rights)
+
+        line = refusal(f"redis://reader:{SECRET}@{HOST}:{server.port}/0", StorageError)
+
+    assert "may not" in line
+    assert "docs/redis.md" in line
+
+
 # ---- who is there ----------------------------------------------------------------------------------------
 
 

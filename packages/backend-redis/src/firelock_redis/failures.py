@@ -47,6 +47,10 @@ def _code(error: BaseException) -> str:
 
 
 _IN_A_SCRIPT = re.compile(r"^Error running script .*?: -([A-Z]+) ")  # before Redis 7
+_NOT_ALLOWED_IN_A_SCRIPT = (
+    "user executing the script can't",
+    "ACL failure in script",
+)  # before Redis 7, and since
 _CODES: tuple[tuple[type[Exception], str], ...] = (
     (driver.ReadOnlyError, "READONLY"),
     (driver.BusyLoadingError, "LOADING"),
@@ -89,6 +93,8 @@ def _mistaken(error: Exception, text: str, url: RedisUrl) -> str:
     """Return what of the URL does not fit what listens there; nothing where that is not it."""
     if isinstance(error, driver.AuthenticationError):
         return f"{_LASTING['NOAUTH' if 'required' in text.lower() else 'WRONGPASS']} ({text})"
+    if any(words in text for words in _NOT_ALLOWED_IN_A_SCRIPT):
+        return f"{_LASTING['NOPERM']} (NOPERM)"
     if isinstance(error, driver.InvalidResponse):
         return f"what listens there does not speak Redis ({text})"
     if "luster support disabled" in text or "luster mode is not enabled" in text:
