@@ -43,12 +43,13 @@ class ClusterServers:
         own = {
             "cluster-enabled": "yes",
             "cluster-config-file": "nodes.conf",
-            "cluster-node-timeout": str(int(node_timeout * 1_000)),
+            "cluster-node-timeout": "1000",  # while they get to know each other, which takes a few of these
             "cluster-replica-validity-factor": "0",
             **(options or {}),
         }
         self.nodes = [RedisServer(program, own) for _ in range(primaries * (1 + replicas))]
         self._primaries = primaries
+        self._node_timeout = str(int(node_timeout * 1_000))
 
     def url(self, options: str = "") -> str:
         """Return Firelock's URL of the cluster."""
@@ -70,6 +71,8 @@ class ClusterServers:
             self._share_slots()
             self._follow()
             self.await_agreement()
+            for node in self.nodes:
+                node.ask("CONFIG", "SET", "cluster-node-timeout", self._node_timeout)
             self._stack = stack.pop_all()
         return self
 
