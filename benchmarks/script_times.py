@@ -1,0 +1,429 @@
+"""How long each script holds the server, by its own clock, in batches of the usual sizes, beside many jobs.
+
+The server's slow log notes every command while something is measured. Of an action's scripts the longest run
+counts, and of several rounds the shortest: the same work, least disturbed by what else the machine does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from functools import partial
+from importlib.resources import files
+from itertools import islice
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import attrs
+import redis
+
+from benchmarks import redis_server
+from benchmarks.contenders import RESULTS
+from benchmarks.entry import Figures, exit_when_told
+from benchmarks.redis_server import RedisServer
+from firelock import Firelock, lifecycle
+from firelock.job import ClaimedJob
+from firelock.lifecycle import Holder
+from firelock.storage import (
+    DURATION_BUCKETS,
+    Edge,
+    ErrorInfo,
+    Held,
+    JobFilter,
+    LogLine,
+    NewJob,
+    NewSession,
+    On,
+    Progress,
+    RecurringRecord,
+    Renewal,
+    Rollup,
+    State,
+    Storage,
+    Transition,
+)
+from firelock_redis import scripts
+from firelock_redis.scripts import script
+
+ROUNDS = 5
+BATCH = 500
+"""Jobs that a client stores, and a server claims and settles, at a time."""
+PAGE = 50
+SECOND = 1_000_000
+LIVES_LONG = 100_000.0
+QUEUE, OTHERS = "default", "waiting"
+ERROR = ErrorInfo("builtins.ValueError", "no", "fingerprint", "Traceback (most recent call last): …" * 20)
+Action = Callable[[], object]
+
+
+@attrs.define
+class Stage:
+    """A storage, and what is arranged on it before something is measured."""
+
+    storage: Storage
+    holder: Holder = attrs.field(init=False)
+    _sessions: int = 0
+
+    def __attrs_post_init__(self) -> None:
+        """A session holds what is claimed from now on."""
+        self.begin()
+
+    def begin(self) -> Holder:
+        """Another session holds it from now on."""
+        self._sessions += 1
+        name = f"session-{self._sessions}"
+        self.storage.begin_session(NewSession(name, "server", "host:1", "host", 1, 0, LIVES_LONG))
+        self.holder = Holder(name, "host:1")
+        return self.holder
+
+    def jobs(self, number: int = BATCH, **fields: object) -> list[NewJob]:
+        """Return so many new jobs, these fields of them changed; children lie beside their parent."""
+        now = self.storage.clock()
+        common: dict[str, Any] = {
+            "task": "benchmarks.ours_app.noop", "arguments": "[17]", "serializer": "json", "queue": QUEUE,
+            "priority": 0, "state": State.ENQUEUED, "created_at": now, **fields,
+        }  # fmt: skip
+        return [NewJob(id=id, **common) for id in self.storage.new_ids(number)]
+
+    def stored(self, number: int = BATCH, **fields: object) -> list[NewJob]:
+        """So many new jobs are stored, at most 500 a call; return them."""
+        jobs = self.jobs(number, **fields)
+        for first in range(0, number, BATCH):
+            self.storage.insert(jobs[first : first + BATCH])
+        return jobs
+
+    def claimed(self, number: int = BATCH) -> list[ClaimedJob]:
+        """So many new jobs are in the hands of the session."""
+        self.stored(number)
+        return self.storage.claim([QUEUE], number, self.holder.session, self.storage.clock()).jobs
+
+    def ends(self, jobs: Sequence[ClaimedJob], *, kept: int = 86_400) -> list[Transition]:
+        """Return how these succeed, to be kept so many seconds."""
+        now = self.storage.clock()
+        return [
+            lifecycle.succeeded(
+                job, self.holder, at=now, started_at=now, result="null", result_absent=None,
+                expires_at=now + kept * SECOND,
+            )
+            for job in jobs
+        ]  # fmt: skip
+
+    def failures(self, jobs: Sequence[ClaimedJob]) -> list[Transition]:
+        """Return how these fail, with their tracebacks."""
+        now = self.storage.clock()
+        return [
+            lifecycle.failed(
+                job, self.holder, at=now, started_at=now, reason="no", error=ERROR, expires_at=None
+            )
+            for job in jobs
+        ]  # fmt: skip
+
+    def exchanged(self, ends: Sequence[Transition]) -> list[ClaimedJob]:
+        """These are settled and as many others claimed."""
+        now, session = self.storage.clock(), self.holder.session
+        return self.storage.exchange(ends, [QUEUE], BATCH, session, now).claim.jobs
+
+    def finished(self, number: int, *, kept: int = 86_400) -> None:
+        """So many jobs have succeeded."""
+        for _ in range(0, number, BATCH):
+            self.storage.apply(self.ends(self.claimed(), kept=kept))
+
+
+# ---- what is measured ------------------------------------------------------------------------------------
+#
+# Each function arranges a round and returns what is measured of it.
+
+
+def insert(stage: Stage) -> Action:
+    """A batch of plain jobs is stored."""
+    return partial(stage.storage.insert, stage.jobs())
+
+
+def insert_one(stage: Stage) -> Action:
+    """A plain job is stored."""
+    return partial(stage.storage.insert, stage.jobs(1))
+
+
+def store_tagged(stage: Stage) -> Action:
+    """A batch of jobs with tags is stored."""
+    jobs = stage.jobs(tags=("customer:1", "month:1"), priority=3)
+    return partial(stage.storage.insert, jobs)
+
+
+def store_children(stage: Stage) -> Action:
+    """A batch of continuations of one job is stored."""
+    (parent,) = stage.stored(1)
+    return partial(stage.storage.insert, stage.jobs(state=State.AWAITING, parents=(Edge(parent.id),)))
+
+
+def exchange(stage: Stage) -> Action:
+    """A batch is settled and another claimed."""
+    ends = stage.ends(stage.claimed())
+    stage.stored()
+    return partial(stage.exchanged, ends)
+
+
+def exchange_failures(stage: Stage) -> Action:
+    """A batch fails, with its tracebacks, and another is claimed."""
+    failures = stage.failures(stage.claimed())
+    stage.stored()
+    return partial(stage.exchanged, failures)
+
+
+def claim_everywhere(stage: Stage) -> Action:
+    """A batch is claimed from every queue."""
+    stage.stored()
+    now = stage.storage.clock()
+    return partial(stage.storage.claim, None, BATCH, stage.holder.session, now)
+
+
+def requeue(stage: Stage) -> Action:
+    """A batch of failed jobs is requeued by hand."""
+    jobs = stage.claimed()
+    stage.storage.apply(stage.failures(jobs))
+    now = stage.storage.clock()
+    again = [lifecycle.requeue(job.id, at=now, reason="by hand") for job in jobs]
+    return partial(stage.storage.apply, again)
+
+
+def promote(stage: Stage) -> Action:
+    """Jobs are due."""
+    due_at = stage.storage.clock()
+    stage.stored(1_000, state=State.SCHEDULED, due_at=due_at, nominal_at=due_at)
+    return partial(stage.storage.promote, 1_000)
+
+
+def release(stage: Stage) -> Action:
+    """The parent of many has succeeded."""
+    (parent,) = stage.claimed(1)
+    for _ in range(2):
+        stage.stored(BATCH, state=State.AWAITING, parents=(Edge(parent.id),))
+    stage.storage.apply(stage.ends([parent]))
+    return partial(stage.storage.release, 1_000)
+
+
+def release_deleting(stage: Stage) -> Action:
+    """The parent of many that waited for its failure has succeeded."""
+    (parent,) = stage.claimed(1)
+    for _ in range(2):
+        stage.stored(BATCH, state=State.AWAITING, parents=(Edge(parent.id, On.FAILED),))
+    stage.storage.apply(stage.ends([parent]))
+    return partial(stage.storage.release, 1_000)
+
+
+def prune(stage: Stage) -> Action:
+    """Jobs have expired."""
+    stage.finished(1_000, kept=-60)
+    return partial(stage.storage.prune, 1_000)
+
+
+def prune_tagged(stage: Stage) -> Action:
+    """Jobs with a tag have expired."""
+    stage.stored(1_000, tags=("customer:2",))
+    for _ in range(0, 1_000, BATCH):
+        now, session = stage.storage.clock(), stage.holder.session
+        jobs = stage.storage.claim([QUEUE], BATCH, session, now).jobs
+        stage.storage.apply(stage.ends(jobs, kept=-60))
+    return partial(stage.storage.prune, 1_000)
+
+
+def end_session(stage: Stage) -> Action:
+    """A session ends that holds more than a batch, half of it running."""
+    stage.begin()
+    jobs = [*stage.claimed(), *stage.claimed()]
+    session = stage.holder.session
+    stage.begin()
+    running = [job.id for job in islice(jobs, None, None, 2)]
+    return lambda: stage.storage.end_session(session, running, reason="stopped")
+
+
+def reconcile(stage: Stage) -> Action:
+    """A server names all that it holds."""
+    stage.begin()
+    jobs = [*stage.claimed(), *stage.claimed(50)]
+    now = stage.storage.clock()
+    held = [Held(job.id, job.fence, now) for job in jobs]
+    return partial(stage.storage.reconcile, stage.holder.session, held)
+
+
+def reconcile_unknown(stage: Stage) -> Action:
+    """A server does not know of what it holds."""
+    stage.begin()
+    stage.claimed()
+    return partial(stage.storage.reconcile, stage.holder.session, [])
+
+
+def renew(stage: Stage) -> Action:
+    """A session is renewed."""
+    return partial(stage.storage.renew, [Renewal(stage.holder.session)])
+
+
+def read_jobs(stage: Stage) -> Action:
+    """A batch is read."""
+    return partial(stage.storage.get, [job.id for job in stage.stored()])
+
+
+def find(stage: Stage) -> Action:
+    """Lists from either end, by what is common, by what is rare and by what nobody has."""
+    storage, now = stage.storage, stage.storage.clock()
+    filters = [
+        JobFilter(),
+        JobFilter(state=State.SUCCEEDED),
+        JobFilter(state=State.ENQUEUED, queue=OTHERS),
+        JobFilter(task="benchmarks.ours_app.noop"),
+        JobFilter(task="nobody"),
+        JobFilter(queue=QUEUE),
+        JobFilter(tag="customer:1"),
+        JobFilter(tag="customer:1", state=State.SUCCEEDED),
+        JobFilter(server="nobody"),
+        JobFilter(fingerprint="fingerprint", state=State.FAILED),
+        JobFilter(id_prefix="ffff"),
+        JobFilter(is_retrying=True),
+        JobFilter(since=now - 60 * SECOND, until=now),
+    ]
+
+    def look() -> None:
+        for where in filters:
+            for oldest_first in (False, True):
+                page = storage.find(where, limit=PAGE, oldest_first=oldest_first)
+                if page.cursor:
+                    storage.find(where, limit=PAGE, cursor=page.cursor, oldest_first=oldest_first)
+
+    return look
+
+
+def groups(stage: Stage) -> Action:
+    """The failed jobs are grouped."""
+    return partial(stage.storage.failure_groups, 50)
+
+
+def counts(stage: Stage) -> Action:
+    """Jobs are counted."""
+    return stage.storage.counts
+
+
+def figures_of_minutes(stage: Stage) -> Action:
+    """A hundred rollups are added, then a day of them is read."""
+    storage = stage.storage
+    minutes = [minute * 60 * SECOND for minute in range(29_000_000, 29_000_100)]
+    histogram = tuple(range(len(DURATION_BUCKETS) + 1))
+    rollups = [Rollup(minute, "task", QUEUE, "succeeded", 1, 1, histogram) for minute in minutes]
+
+    def work() -> None:
+        storage.record_metrics(rollups)
+        storage.timeline(minutes[0], minutes[-1])
+
+    return work
+
+
+def logs(stage: Stage) -> Action:
+    """The lines that a server writes at once, and a page of them."""
+    storage, jobs = stage.storage, stage.claimed(50)
+    lines = [LogLine(0, 0, "INFO", "a line of the log, as long as many are") for _ in range(20)]
+    progress = Progress(1, 2, 0, "half of it")
+
+    def work() -> None:
+        storage.append_logs({job.id: lines for job in jobs}, {job.id: progress for job in jobs})
+        storage.read_log(jobs[0].id)
+
+    return work
+
+
+def recurring(stage: Stage) -> Action:
+    """A hundred definitions are due, read and listed."""
+    storage, now = stage.storage, stage.storage.clock()
+    for number in range(100):
+        definition = RecurringRecord(
+            f"definition-{number:03}", "task", "[]", "json", '{"every": 60}', QUEUE, next_at=now
+        )
+        storage.put_recurring(definition, keep_progress=False)
+
+    def work() -> None:
+        storage.due_recurring(100)
+        storage.list_recurring(limit=100)
+
+    return work
+
+
+ACTIONS = (
+    insert_one, insert, store_tagged, store_children, exchange, exchange_failures, claim_everywhere, requeue,
+    promote, release, release_deleting, prune, prune_tagged, end_session, reconcile, reconcile_unknown, renew,
+    read_jobs, find, groups, counts, figures_of_minutes, logs, recurring,
+)  # fmt: skip
+
+
+# ---- measuring -------------------------------------------------------------------------------------------
+
+
+def fill(stage: Stage, *, stored: int) -> None:
+    """So many jobs are stored: half of them wait in another queue, the others have succeeded or failed."""
+    stage.stored(stored // 2, queue=OTHERS)
+    stage.finished(stored // 2 - 10 * BATCH)
+    for _ in range(10):
+        stage.storage.apply(stage.failures(stage.claimed()))
+
+
+def longest_runs(client: redis.Redis, action: Action, names: dict[str, str]) -> dict[str, float]:
+    """Return the longest run in milliseconds of each script in an action."""
+    client.slowlog_reset()
+    client.config_set("slowlog-log-slower-than", 0)
+    action()
+    client.config_set("slowlog-log-slower-than", -1)
+    longest: dict[str, float] = defaultdict(float)
+    for entry in client.slowlog_get(10_000):
+        words: list[str] = entry["command"].decode().split(" ", 2)
+        if words[0] == "EVALSHA":
+            name = names[words[1]]
+            longest[name] = max(longest[name], entry["duration"] / 1_000)
+    return longest
+
+
+def digests() -> dict[str, str]:
+    """Return each script's name by its digest."""
+    names = [
+        file.name.removesuffix(".lua") for file in files(scripts).iterdir() if file.name.endswith(".lua")
+    ]
+    return {script(name).digest: name for name in names}
+
+
+def measured(server: RedisServer, stage: Stage, *, stored: int) -> Figures:
+    """Fill the storage and measure every action, several rounds of it."""
+    fill(stage, stored=stored)
+    names = digests()
+    least: dict[str, float] = {}
+    with redis.Redis(port=server.port) as client:
+        client.config_set("slowlog-max-len", 10_000)
+        for arrange in ACTIONS:
+            arrange(stage)()  # the scripts are there
+            for _ in range(ROUNDS):
+                runs = longest_runs(client, arrange(stage), names)
+                for name, milliseconds in runs.items():
+                    key = f"{arrange.__name__}: {name}"
+                    least[key] = min(least.get(key, milliseconds), milliseconds)
+    return least
+
+
+def main() -> None:
+    """Print each action's scripts, the longest run first."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.script_times", description=__doc__)
+    parser.add_argument("--stored", type=int, default=1_000_000, help="jobs beside which it is measured")
+    options = parser.parse_args()
+    exit_when_told()
+    RESULTS.mkdir(exist_ok=True)
+    with (
+        tempfile.TemporaryDirectory(prefix="scripts-", dir=RESULTS) as directory,
+        redis_server.running(Path(directory)) as server,
+    ):
+        fire = Firelock(server.url)
+        found = measured(server, Stage(fire.storage), stored=options.stored)
+        fire.close()
+    print("   ms  action: script")
+    for name, milliseconds in sorted(found.items(), key=itemgetter(1), reverse=True):
+        print(f"{milliseconds:5.2f}  {name}")
+
+
+if __name__ == "__main__":
+    main()
