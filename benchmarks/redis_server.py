@@ -19,6 +19,7 @@ from benchmarks import servers
 from benchmarks.entry import Figures
 
 START_SECONDS = 10.0
+LAST_PORT = 55_535
 SETTINGS = ("--save", "", "--appendonly", "no", "--bind", "127.0.0.1", "--maxmemory", "0")
 """No persistence: what is measured is the work on jobs, not the disk. The rest is as Redis ships it."""
 
@@ -105,8 +106,10 @@ def describe() -> dict[str, object]:
 
 
 @contextmanager
-def running(directory: Path) -> Iterator[RedisServer]:
+def running(directory: Path, *options: str) -> Iterator[RedisServer]:
     """Run an empty server for as long as the block lasts; it also ends when this process is killed.
+
+    Options are added to its command line.
 
     Raises:
         NoRedis: there is none, or it does not answer.
@@ -114,7 +117,7 @@ def running(directory: Path) -> Iterator[RedisServer]:
     place = directory / "redis"
     place.mkdir()
     port = find_port()
-    command = [find_program(), "--port", str(port), "--dir", str(place), *SETTINGS]
+    command = [find_program(), "--port", str(port), "--dir", str(place), *SETTINGS, *options]
     with (place / "log").open("wb") as log:
         process = servers.start(command, stdout=log, stderr=log)
         try:
@@ -146,11 +149,13 @@ def connect(process: subprocess.Popen[bytes], port: int, *, log: Path) -> RedisS
 
 
 def find_port() -> int:
-    """Return a port of the loopback address that nobody listens on."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
+    """Return a port of the loopback address that nobody listens on; a cluster's other is 10,000 above."""
+    while True:
+        with socket.socket() as found:
+            found.bind(("127.0.0.1", 0))
+            port: int = found.getsockname()[1]
+        if port <= LAST_PORT:
+            return port
 
 
 def with_storage(figures: Figures, cpu: float, *, jobs: int) -> Figures:
