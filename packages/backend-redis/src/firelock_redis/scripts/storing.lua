@@ -90,17 +90,20 @@ local function store(first, count)
   if not parents then return nil, missing end
   -- Also where none is new: a WAIT behind a script that has written nothing would vouch for nothing.
   local last = call('INCRBY', base .. 'seq', math.max(#jobs, 1))
+  local payloads, queues = {}, {}
   for number, job in ipairs(jobs) do
     job.place = int(job.place + last - #jobs + number)
     if job.state == 'E' then job.enqueued = now end
     if #job.parents > 0 and job.state == 'W' then tie(job, parents, now) end
     if job.history == '' then job.history = step(job.state, job.created, job.reason) end
-    call('HSET', base .. 'payloads', job.id, job.payload)
-    call('SADD', base .. 'queues', job.queue)
+    payloads[2 * number - 1], payloads[2 * number] = job.id, job.payload
+    queues[job.queue] = true
     index(job)
     save(job)
     enter(job)
   end
+  many('HSET', base .. 'payloads', payloads)
+  for queue in pairs(queues) do call('SADD', base .. 'queues', queue) end
   behind = {}  -- the order of the batch is that of its places
   flush()
   return answers
