@@ -110,7 +110,15 @@ class ClusterConnections:
         nodes = [ClusterNode(host, port) for host, port in self._url.hosts]
         tls: dict[str, Any] = {} if self._url.tls is None else {"ssl": True}
         # A lost reply is the caller's to judge: the driver would send a claim again that was done.
-        return RedisCluster(startup_nodes=nodes, retry=Retry(NoBackoff(), 0), **options_of(self._url), **tls)
+        try:
+            return RedisCluster(
+                startup_nodes=nodes, retry=Retry(NoBackoff(), 0), **options_of(self._url), **tls
+            )
+        except BaseException:
+            for node in nodes:
+                if node.redis_connection is not None:
+                    node.redis_connection.close()
+            raise
 
     def _forget(self) -> None:
         """Nodes may have gone or changed their part: the next call asks anew who has which slot."""

@@ -210,6 +210,8 @@ class Connections:
         """Every connection is closed; a call under way ends first."""
         self._is_closed = True
         self._drop_idle()
+        for client in () if self._sentinel is None else self._sentinel.sentinels:
+            client.close()
 
     def leave_behind(self) -> None:
         """This is another process than the one that connected: it makes connections of its own."""
