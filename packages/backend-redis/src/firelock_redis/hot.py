@@ -146,6 +146,7 @@ class RedisHot:
                 raise
             next_due_at = claim.next_due_at
             if claim.is_session_lost:
+                self._turns.note(partition)  # a lost session is told nothing of what is there
                 return Claim([], upkeep.next_due_at(self._database), is_session_lost=True)
             jobs += claim.jobs
             self._turns.found(asked.queues, partition, claim.jobs, wanted)

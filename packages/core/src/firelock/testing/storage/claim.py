@@ -198,6 +198,18 @@ class ClaimDuty(StorageFixtures):
         assert ([], True) == (claim.jobs, claim.is_session_lost)
         assert [job_id] == [job.id for job in scene.claim(well)]
 
+    def test_a_dead_session_hides_nothing(self, scene: Scene) -> None:
+        """What a dead session asked for is there for the next one that asks, all of it and at once.
+
+        If this fails: a storage in parts believes that a part is empty, since a dead session was told nothing of it.
+        """
+        dead, well = scene.begin("dead"), scene.begin("well")
+        scene.storage.end_session(dead.session, None, reason="killed")
+        added = {scene.add() for _ in range(200)}
+
+        assert scene.storage.claim(["default"], 300, dead.session, scene.stamp()).is_session_lost
+        assert added == {job.id for job in scene.claim(well, limit=300)}
+
     def test_an_unknown_session_takes_nothing(self, scene: Scene) -> None:
         """A session that never began, or was pruned after its death, counts as dead.
 
