@@ -1,0 +1,78 @@
+"""What a visitor may do: permissions, and the levels that bundle them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from enum import StrEnum
+
+import attrs
+
+from firelock.errors import ConfigurationError
+
+__all__ = ["LEVELS", "Access", "Permission", "to_access"]
+
+
+class Permission(StrEnum):
+    """One thing that a visitor may do."""
+
+    READ = "read"  # see pages
+    VIEW_ARGUMENTS = "view_args"  # see what jobs were called with, and their results
+    VIEW_LOGS = "view_logs"  # see what jobs logged, and tracebacks
+    REQUEUE = "requeue"  # requeue, run now, reschedule, copy
+    DELETE = "delete"
+    PAUSE_QUEUE = "pause_queue"
+    TRIGGER = "trigger"  # run a recurring job now, pause and resume it
+    EDIT_RECURRING = "edit_recurring"  # create, edit, reset and remove recurring jobs
+    STOP_SERVER = "stop_server"
+    RUN_TASK = "run_task"  # make a job of any task with arguments of one's own
+
+
+_READ = frozenset({Permission.READ, Permission.VIEW_ARGUMENTS, Permission.VIEW_LOGS})
+_OPERATE = _READ | {Permission.REQUEUE, Permission.DELETE, Permission.PAUSE_QUEUE, Permission.TRIGGER}
+
+LEVELS = {
+    "none": frozenset[Permission](),
+    "read": _READ,
+    "operate": _OPERATE,
+    "admin": frozenset(Permission),
+}
+
+
+@attrs.frozen
+class Access:
+    """Who somebody is and what they may do."""
+
+    permissions: frozenset[Permission] = frozenset()
+    name: str = ""  # shown at the top and written into the audit
+
+    def may(self, permission: Permission) -> bool:
+        """Tell whether this is allowed."""
+        return permission in self.permissions
+
+
+def to_access(answer: object) -> Access:
+    """Return what an `auth=` callable's answer gives.
+
+    A level (`"none"`, `"read"`, `"operate"`, `"admin"`), a collection of permissions, an `Access`, or None and
+    False for nothing. True is refused: it would not say what is allowed.
+
+    Raises:
+        ConfigurationError: it is none of these.
+    """
+    if isinstance(answer, Access):
+        return answer
+    if answer is None or answer is False:
+        return Access()
+    if isinstance(answer, str) and answer in LEVELS:
+        return Access(LEVELS[answer])
+    if isinstance(answer, Collection) and not isinstance(answer, str | bytes):
+        try:
+            return Access(frozenset(Permission(one) for one in answer) | {Permission.READ})
+        except ValueError as error:
+            message = f"{error}; permissions are {', '.join(Permission)}."
+            raise ConfigurationError(message) from error
+    message = (
+        f"auth= answered {answer!r}; answer one of {', '.join(LEVELS)}, a set of permissions "
+        f"({', '.join(Permission)}), or an Access."
+    )
+    raise ConfigurationError(message)

@@ -1,0 +1,34 @@
+"""What can be wrong with a request: each has its status and says what to do."""
+
+from __future__ import annotations
+
+from firelock.errors import FirelockError
+
+__all__ = ["BadRequest", "Forbidden", "NotHere", "RequestProblem"]
+
+
+class RequestProblem(FirelockError):
+    """A request that is not answered as it was meant; shown on a page, or as JSON under /api."""
+
+    status = 400
+
+    def __init__(self, message: str, *, status: int | None = None) -> None:
+        super().__init__(message)
+        if status is not None:
+            self.status = status
+
+
+class BadRequest(RequestProblem):
+    """A value of the request is wrong; the message names the field."""
+
+
+class Forbidden(RequestProblem):
+    """The visitor may not do this."""
+
+    status = 403
+
+
+class NotHere(RequestProblem):
+    """There is no such thing."""
+
+    status = 404

@@ -1,0 +1,139 @@
+"""What a request's query or form says, checked: every number has bounds, every choice its list."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import TypeVar
+from urllib.parse import parse_qsl
+
+from firelock_dashboard.problems import BadRequest
+
+__all__ = ["Fields"]
+
+C = TypeVar("C", bound=StrEnum)
+
+_FIELDS = 2_000
+_TEXT = 4_000
+_SPANS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
+_DIGITS = 9
+
+
+class Fields:
+    """The fields of a query or a form, each read by name; a wrong one raises `BadRequest` that names it."""
+
+    def __init__(self, pairs: Iterable[tuple[str, str]]) -> None:
+        self._values: dict[str, list[str]] = {}
+        for name, value in pairs:
+            self._values.setdefault(name, []).append(value)
+
+    @classmethod
+    def parse(cls, text: str) -> Fields:
+        """Return the fields of an urlencoded text.
+
+        Raises:
+            BadRequest: it holds more fields than any form here has, or is no UTF-8.
+        """
+        try:
+            pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=_FIELDS, errors="strict")
+        except (ValueError, UnicodeDecodeError) as error:
+            message = f"The fields cannot be read: {error}. Send at most {_FIELDS} fields, as UTF-8."
+            raise BadRequest(message) from error
+        return cls(pairs)
+
+    def __contains__(self, name: str) -> bool:
+        """Tell whether the field was sent, empty or not."""
+        return name in self._values
+
+    def names(self) -> list[str]:
+        """Return the names of the fields that were sent."""
+        return list(self._values)
+
+    def every(self, name: str, *, limit: int = 1_000) -> list[str]:
+        """Return every value of a field that may be sent several times."""
+        values = self._values.get(name, [])
+        if len(values) > limit:
+            raise BadRequest(f"{name} was sent {len(values)} times; send it at most {limit} times.")
+        return values
+
+    def text(self, name: str, default: str = "", *, limit: int = _TEXT) -> str:
+        """Return a field's text, stripped; the default where it is missing or empty."""
+        values = self._values.get(name, [])
+        if len(values) > 1:
+            raise BadRequest(f"{name} was sent {len(values)} times; send it once.")
+        value = values[0].strip() if values else ""
+        if len(value) > limit:
+            raise BadRequest(f"{name} has {len(value)} characters; at most {limit} are read.")
+        if "\0" in value:
+            raise BadRequest(f"{name} holds a NUL character; leave it out.")
+        return value or default
+
+    def maybe(self, name: str, *, limit: int = _TEXT) -> str | None:
+        """Return a field's text, None where it is missing or empty."""
+        return self.text(name, limit=limit) or None
+
+    def required(self, name: str, *, limit: int = _TEXT) -> str:
+        """Return a field's text; a missing or empty one is refused."""
+        value = self.text(name, limit=limit)
+        if not value:
+            raise BadRequest(f"{name} is missing; give it.")
+        return value
+
+    def number(self, name: str, default: int, *, least: int, most: int) -> int:
+        """Return a whole number within its bounds."""
+        value = self.text(name)
+        if not value:
+            return default
+        digits = value.removeprefix("-")
+        if not (digits.isascii() and digits.isdigit()) or len(digits) > _DIGITS:
+            raise BadRequest(f"{name}={value[:40]!r} is no whole number from {least} to {most}.")
+        if not least <= int(value) <= most:
+            raise BadRequest(f"{name}={value} is out of its bounds; give {least} to {most}.")
+        return int(value)
+
+    def one_of(self, name: str, choices: Sequence[str], default: str) -> str:
+        """Return one of the choices."""
+        value = self.text(name, default)
+        if value not in choices:
+            raise BadRequest(f"{name}={value[:40]!r} is unknown; give one of {', '.join(choices)}.")
+        return value
+
+    def choice(self, name: str, choices: type[C]) -> C | None:
+        """Return a member of the enumeration, None where the field is missing or empty."""
+        value = self.text(name)
+        if not value:
+            return None
+        try:
+            return choices(value)
+        except ValueError as error:
+            known = ", ".join(choices)
+            raise BadRequest(f"{name}={value[:40]!r} is unknown; give one of {known}.") from error
+
+    def flag(self, name: str) -> bool:
+        """Tell whether a box is ticked."""
+        return self.text(name) in {"1", "on", "true", "yes"}
+
+    def span(self, name: str) -> timedelta | None:
+        """Return a span such as 90s, 15m, 2h, 3d, 1w."""
+        value = self.text(name)
+        if not value:
+            return None
+        number, unit = value[:-1], value[-1:]
+        if unit not in _SPANS or not (number.isascii() and number.isdigit()) or len(number) > _DIGITS - 2:
+            raise BadRequest(f"{name}={value[:40]!r} is no span; write 90s, 15m, 2h, 3d or 1w.")
+        return timedelta(seconds=int(number) * _SPANS[unit])
+
+    def moment(self, name: str) -> datetime | None:
+        """Return an aware instant in ISO form."""
+        value = self.text(name)
+        if not value:
+            return None
+        try:
+            moment = datetime.fromisoformat(value)
+        except ValueError as error:
+            message = f"{name}={value[:40]!r} is no instant; write 2026-11-25T14:30:00+03:00."
+            raise BadRequest(message) from error
+        if moment.tzinfo is None:
+            raise BadRequest(f"{name}={value} has no zone; add Z or an offset as +03:00.")
+        return moment

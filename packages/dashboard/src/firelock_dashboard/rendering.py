@@ -1,0 +1,76 @@
+"""Pages: Jinja templates, always escaped, with the words and addresses that each of them needs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from firelock_dashboard import words
+from firelock_dashboard.access import Permission
+from firelock_dashboard.icons import icon
+from firelock_dashboard.problems import NotHere
+
+if TYPE_CHECKING:
+    from firelock_dashboard.texts import Texts
+    from firelock_dashboard.visit import Visit
+
+__all__ = ["Pages"]
+
+
+class Pages:
+    """The templates, compiled at their first use."""
+
+    def __init__(self, texts: Texts) -> None:
+        self._environment = Environment(
+            loader=PackageLoader("firelock_dashboard"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self._environment.globals.update(t=texts, Permission=Permission, draw=icon)
+        self._environment.filters.update(
+            count=words.count_text, span=words.span, iso=words.iso, rate=words.rate,
+            bytes=words.bytes_text, short_id=words.short_id, task_name=words.task_name,
+            task_path=words.task_path, instant=words.instant, stamp=words.stamp,
+        )  # fmt: skip
+
+    def render(
+        self,
+        visit: Visit,
+        template: str,
+        *,
+        title: str,
+        section: str,
+        part: str | None,
+        values: Mapping[str, object],
+    ) -> str:
+        """Return a page, or its block `part_<name>` where one part is wanted alone.
+
+        Raises:
+            NotHere: the page has no part of that name.
+        """
+        page = self._environment.get_template(template)
+        context: dict[str, object] = {
+            **values, "visit": visit, "url": visit.url, "asset": visit.url.asset, "may": visit.may,
+            "title": title, "section": section, "dashboard": visit.dashboard, "now": visit.now,
+            "since": lambda at: words.ago(at, visit.now), "percent": words.percent,
+            "started": time.perf_counter(), "elapsed": _elapsed,
+        }  # fmt: skip
+        # As a value and not an import: a block that is rendered alone has no imports of its page.
+        context["p"] = self._environment.get_template("parts.html").make_module(context)
+        if part is None:
+            return page.render(context)
+        base = self._environment.get_template("base.html")
+        block = page.blocks.get(f"part_{part}") or base.blocks.get(f"part_{part}")
+        if block is None:
+            raise NotHere(visit.text("shared.no_part", part=part))
+        return Markup("").join(block(page.new_context(context)))
+
+
+def _elapsed(started: float) -> str:
+    return words.span(time.perf_counter() - started)

@@ -1,0 +1,67 @@
+"""The one table that maps each route to its permission and its view; nothing is reached past it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import attrs
+
+from firelock_dashboard.access import Permission
+
+if TYPE_CHECKING:
+    from starlette.responses import Response
+
+    from firelock_dashboard.visit import Visit
+
+__all__ = ["Route", "Routes"]
+
+_PLACE = re.compile(r"\{([a-z_]+)(:path)?\}")
+
+
+@attrs.frozen
+class Route:
+    """A method and a path below the mount, who may come, and what answers.
+
+    A `{name}` in the path takes one segment, a last `{name:path}` all that is left.
+    """
+
+    method: str  # GET or POST; HEAD follows GET
+    path: str
+    permission: Permission
+    view: Callable[[Visit], Response]
+    is_api: bool = False  # answers JSON, its errors too
+    summary: str = ""  # for the description of the JSON API
+
+    @property
+    def is_action(self) -> bool:
+        """Tell whether it changes anything; a read-only dashboard has none of these."""
+        return self.method != "GET"
+
+
+class Routes:
+    """Finds the route of a request."""
+
+    def __init__(self, table: Sequence[Route]) -> None:
+        self.table = tuple(table)
+        self._patterns = [(_pattern(route.path), route) for route in self.table]
+
+    def find(self, method: str, path: str) -> tuple[Route, dict[str, str]] | frozenset[str]:
+        """Return the route and what its places took; else the methods that the path answers to, if any."""
+        wanted = "GET" if method == "HEAD" else method
+        others: set[str] = set()
+        for pattern, route in self._patterns:
+            if match := pattern.fullmatch(path):
+                if route.method == wanted:
+                    return route, match.groupdict()
+                others.add(route.method)
+        return frozenset(others)
+
+
+def _pattern(path: str) -> re.Pattern[str]:
+    parts, at = [], 0
+    for place in _PLACE.finditer(path):
+        parts += [re.escape(path[at : place.start()]), f"(?P<{place[1]}>{'.+' if place[2] else '[^/]+'})"]
+        at = place.end()
+    return re.compile("".join([*parts, re.escape(path[at:])]), re.DOTALL)

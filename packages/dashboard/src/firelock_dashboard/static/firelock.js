@@ -1,0 +1,295 @@
+// What every page does: keeps its regions current, its times ticking, its actions in place.
+// No handler stands in the markup and nothing is evaluated; job data reaches the page as text alone.
+"use strict";
+
+const firelock = (window.firelock = {
+  root: document.documentElement.dataset.root,
+  // The storage's clock against this one: spans count from the storage's.
+  skew: Date.parse(document.documentElement.dataset.now) - Date.now(),
+  now: () => Date.now() + firelock.skew,
+});
+
+// ---- times ------------------------------------------------------------------------------------------------
+
+firelock.span = (seconds) => {
+  seconds = Math.max(0, seconds);
+  const thin = "\u202f";
+  const two = (number) => String(number).padStart(2, "0");
+  if (seconds < 1) return `${Math.round(seconds * 1000)}${thin}ms`;
+  if (seconds < 60) return `${seconds < 10 ? seconds.toFixed(1) : Math.round(seconds)}${thin}s`;
+  const whole = Math.floor(seconds);
+  if (whole < 3600) return `${Math.floor(whole / 60)}${thin}min ${two(whole % 60)}${thin}s`;
+  if (whole < 86400) return `${Math.floor(whole / 3600)}${thin}h ${two(Math.floor(whole / 60) % 60)}${thin}min`;
+  return `${Math.floor(whole / 86400)}${thin}d ${Math.floor(whole / 3600) % 24}${thin}h`;
+};
+
+firelock.ago = (at, now) => {
+  const seconds = (now - at) / 1000;
+  for (const [size, unit] of [[31536000, "y"], [86400, "d"], [3600, "h"], [60, "min"], [1, "s"]]) {
+    if (Math.abs(seconds) >= size) {
+      const text = `${Math.floor(Math.abs(seconds) / size)}\u202f${unit}`;
+      return seconds > 0 ? `${text} ago` : `in ${text}`;
+    }
+  }
+  return "now";
+};
+
+const zoned = (at, zone) =>
+  new Intl.DateTimeFormat("en-GB", { dateStyle: "medium", timeStyle: "medium", timeZone: zone }).format(at) +
+  (zone ? ` ${zone}` : ` ${Intl.DateTimeFormat().resolvedOptions().timeZone}`);
+
+firelock.tick = (within = document) => {
+  const isAbsolute = document.documentElement.dataset.times === "absolute";
+  for (const element of within.querySelectorAll("time[data-ago], time[data-running], time[data-at]")) {
+    const at = Date.parse(element.dateTime);
+    let text;
+    if ("running" in element.dataset) text = firelock.span((firelock.now() - at) / 1000);
+    else if ("at" in element.dataset || isAbsolute) text = zoned(at);
+    else text = firelock.ago(at, firelock.now());
+    if (element.textContent !== text) element.textContent = text;
+  }
+};
+
+let timeCard = null;
+const hideTime = () => { timeCard?.remove(); timeCard = null; };
+const showTime = (element) => {
+  hideTime();
+  const at = Date.parse(element.dateTime);
+  timeCard = document.createElement("div");
+  timeCard.className = "time-card";
+  timeCard.setAttribute("role", "tooltip");
+  for (const text of [zoned(at), zoned(at, "UTC"), firelock.ago(at, firelock.now())]) {
+    timeCard.appendChild(document.createElement("div")).textContent = text;
+  }
+  document.body.append(timeCard);
+  const place = element.getBoundingClientRect();
+  const width = timeCard.offsetWidth;
+  timeCard.style.insetInlineStart = "auto";
+  timeCard.style.left = `${Math.max(8, Math.min(place.left, innerWidth - width - 8)) + scrollX}px`;
+  timeCard.style.top = `${place.bottom + 6 + scrollY}px`;
+};
+for (const [over, out] of [["mouseover", "mouseout"], ["focusin", "focusout"]]) {
+  document.addEventListener(over, (event) => {
+    const time = event.target.closest?.("time[tabindex]");
+    if (time) showTime(time);
+  });
+  document.addEventListener(out, (event) => { if (event.target.closest?.("time[tabindex]")) hideTime(); });
+}
+
+// ---- messages ---------------------------------------------------------------------------------------------
+
+firelock.toast = (message, kind = "good", link = null) => {
+  const toast = document.createElement("div");
+  toast.className = `toast ${kind}`;
+  toast.appendChild(document.createElement("span")).textContent = message;
+  if (link && link.startsWith(`${firelock.root}/`)) {
+    const to = toast.appendChild(document.createElement("a"));
+    to.href = link;
+    to.textContent = "Show";
+  }
+  document.getElementById("toasts").append(toast);
+  setTimeout(() => toast.remove(), kind === "bad" ? 12000 : 6000);
+};
+
+// ---- actions: forms with data-act are posted in place -------------------------------------------------------
+
+firelock.ask = (question) => {
+  const dialog = document.createElement("dialog");
+  const body = dialog.appendChild(document.createElement("div"));
+  body.className = "body";
+  body.textContent = question;
+  const foot = dialog.appendChild(document.createElement("footer"));
+  const button = (text, style, value) => {
+    const made = foot.appendChild(document.createElement("button"));
+    made.className = `button ${style}`;
+    made.textContent = text;
+    made.addEventListener("click", () => dialog.close(value));
+    return made;
+  };
+  button("Cancel", "", "");
+  const yes = button("Go ahead", "primary", "yes");
+  document.body.append(dialog);
+  dialog.showModal();
+  yes.focus();
+  return new Promise((resolve) => {
+    dialog.addEventListener("close", () => { dialog.remove(); resolve(dialog.returnValue === "yes"); });
+  });
+};
+
+firelock.post = async (form, submitter) => {
+  const body = new URLSearchParams(new FormData(form, submitter));
+  let answer;
+  try {
+    const response = await fetch(submitter?.getAttribute("formaction") || form.action, {
+      method: "POST", body, headers: { Accept: "application/json" }, credentials: "same-origin",
+    });
+    answer = await response.json();
+  } catch {
+    answer = { kind: "bad", message: "The dashboard did not answer. Try again." };
+  }
+  firelock.toast(answer.message, answer.kind, answer.link);
+  form.closest("dialog")?.close();
+  form.closest("details.menu")?.removeAttribute("open");
+  document.dispatchEvent(new CustomEvent("firelock:acted", { detail: { form, answer } }));
+  firelock.refreshAll(true);
+  return answer;
+};
+
+document.addEventListener("submit", async (event) => {
+  const form = event.target;
+  if (!form.matches("form[data-act]")) return;
+  event.preventDefault();
+  const question = event.submitter?.dataset.confirm || form.dataset.confirm;
+  if (question && !(await firelock.ask(question))) return;
+  if (event.submitter) event.submitter.disabled = true;
+  await firelock.post(form, event.submitter);
+  if (event.submitter) event.submitter.disabled = false;
+});
+
+document.addEventListener("click", (event) => {
+  const opener = event.target.closest?.("[data-open]");
+  if (opener) document.getElementById(opener.dataset.open)?.showModal?.();
+  if (event.target.closest?.("[data-close]")) event.target.closest("dialog")?.close();
+  for (const menu of document.querySelectorAll("details.menu[open]")) {
+    if (!menu.contains(event.target)) menu.removeAttribute("open");
+  }
+  const copier = event.target.closest?.("[data-copy]");
+  if (copier) {
+    const text = copier.dataset.copy || document.getElementById(copier.dataset.copyFrom)?.textContent || "";
+    navigator.clipboard?.writeText(text).then(() => firelock.toast("Copied."));
+  }
+  const rail = event.target.closest?.(".open-rail");
+  if (rail) { event.preventDefault(); document.getElementById("rail").classList.toggle("is-open"); }
+  else if (!event.target.closest?.(".rail")) document.getElementById("rail")?.classList.remove("is-open");
+});
+
+// ---- live regions -----------------------------------------------------------------------------------------
+// <div id="region-x" data-live="x" [data-topics="jobs servers"] [data-every="5"] [data-from="/address"]>: the page's
+// own address with part=x gives its content. A region is left alone while something in it is focused, selected
+// or open.
+
+const regions = new Map(); // id → { version, busy, waiting }
+
+const isUsed = (region) => {
+  const focused = document.activeElement;
+  if (focused && focused !== document.body && region.contains(focused) && focused.matches("input, select, textarea, [data-hold]")) return true;
+  if (region.querySelector("details.menu[open], dialog[open], input[type=checkbox]:checked")) return true;
+  const selection = getSelection();
+  return Boolean(selection && !selection.isCollapsed && region.contains(selection.anchorNode));
+};
+
+const isSeen = (region) => {
+  const place = region.getBoundingClientRect();
+  return place.bottom > 0 && place.top < innerHeight && place.width > 0;
+};
+
+firelock.refresh = async (region, force = false) => {
+  const known = regions.get(region.id) || { version: null, busy: false };
+  regions.set(region.id, known);
+  if (known.busy || document.hidden || (!force && (isUsed(region) || !isSeen(region)))) { known.waiting = true; return; }
+  if (document.querySelector("dialog[open]") && !region.closest("dialog")) { known.waiting = true; return; }
+  known.busy = true;
+  known.waiting = false;
+  try {
+    const address = new URL(region.dataset.from || location.href, location.href);
+    address.searchParams.set("part", region.dataset.live);
+    address.hash = "";
+    const headers = known.version ? { "If-None-Match": known.version } : {};
+    const response = await fetch(address, { headers, credentials: "same-origin", cache: "no-store" });
+    if (response.status === 200) {
+      known.version = response.headers.get("ETag");
+      const text = await response.text();
+      if (!force && isUsed(region)) { known.waiting = true; known.version = null; return; }
+      const take = firelock.taker?.(region, text);
+      if (!take) {
+        await htmx.swap({ text, target: region, swap: "innerMorph", sourceElement: region, transition: false });
+        firelock.tick(region);
+        region.dispatchEvent(new CustomEvent("firelock:swapped", { bubbles: true }));
+      }
+      firelock.setLive("live");
+    } else if (response.status >= 500) firelock.setLive("lost");
+  } catch {
+    firelock.setLive("lost");
+  } finally {
+    known.busy = false;
+  }
+};
+
+firelock.refreshAll = (force = false, topic = null) => {
+  for (const region of document.querySelectorAll("[data-live]")) {
+    const topics = (region.dataset.topics || "").split(" ");
+    if (!topic || topics.includes(topic)) firelock.refresh(region, force);
+  }
+};
+
+const chip = document.querySelector("[data-live-chip]");
+const chipTexts = { live: "Live", paused: "Paused", lost: "Reconnecting", off: "Not live" };
+firelock.setLive = (state) => {
+  if (!chip || (chip.dataset.is === "paused" && state !== "resumed")) return;
+  chip.hidden = false;
+  chip.dataset.is = state === "resumed" ? "live" : state;
+  chip.textContent = chipTexts[chip.dataset.is];
+};
+firelock.isPaused = () => chip?.dataset.is === "paused";
+firelock.togglePause = () => {
+  if (firelock.isPaused()) { firelock.setLive("resumed"); firelock.refreshAll(true); } else { firelock.setLive("paused"); }
+};
+chip?.addEventListener("click", firelock.togglePause);
+
+// The stream says that something moved; where there is none, regions are asked now and then.
+let stream = null;
+let pace = 1;
+const listen = () => {
+  if (stream || document.hidden || !window.EventSource || firelock.hasNoStream) return;
+  stream = new EventSource(`${firelock.root}/live`);
+  stream.addEventListener("moved", (event) => {
+    pace = 1;
+    firelock.setLive("live");
+    if (firelock.isPaused()) return;
+    for (const topic of event.data.split(" ")) firelock.refreshAll(false, topic);
+  });
+  stream.addEventListener("sample", (event) => {
+    if (!firelock.isPaused()) document.dispatchEvent(new CustomEvent("firelock:sample", { detail: JSON.parse(event.data) }));
+  });
+  stream.addEventListener("error", () => {
+    if (stream?.readyState === EventSource.CLOSED) { stream = null; firelock.hasNoStream = true; } else firelock.setLive("lost");
+  });
+};
+const unlisten = () => { stream?.close(); stream = null; };
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden) unlisten();
+  else { listen(); if (!firelock.isPaused()) firelock.refreshAll(); }
+});
+addEventListener("pagehide", unlisten);
+
+let beat = 0;
+setInterval(() => {
+  if (document.hidden) return;
+  firelock.tick();
+  beat += 1;
+  if (firelock.isPaused()) return;
+  for (const region of document.querySelectorAll("[data-live]")) {
+    const every = Number(region.dataset.every || (stream ? 15 : 4)) * pace;
+    if (beat % Math.max(1, Math.round(every)) === 0 || regions.get(region.id)?.waiting) firelock.refresh(region);
+  }
+}, 1000);
+
+// ---- the theme ----------------------------------------------------------------------------------------------
+
+firelock.setTheme = (theme) => {
+  document.documentElement.dataset.theme = theme;
+  const body = new URLSearchParams({ theme });
+  fetch(`${firelock.root}/settings`, { method: "POST", body, headers: { Accept: "application/json" } });
+  document.dispatchEvent(new CustomEvent("firelock:theme"));
+};
+firelock.switchTheme = () => {
+  const is = document.documentElement.dataset.theme;
+  const isDark = is === "dark" || (is !== "light" && matchMedia("(prefers-color-scheme: dark)").matches);
+  firelock.setTheme(isDark ? "light" : "dark");
+};
+document.addEventListener("submit", (event) => {
+  if (event.target.matches("[data-theme-switch]")) { event.preventDefault(); firelock.switchTheme(); }
+});
+
+firelock.tick();
+if (document.querySelector("[data-live]")) { listen(); firelock.setLive("live"); }

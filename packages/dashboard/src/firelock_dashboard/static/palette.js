@@ -1,0 +1,2 @@
+// The command palette and the single-key shortcuts.
+"use strict";

@@ -1,0 +1,10 @@
+"""Every route of the dashboard."""
+
+from __future__ import annotations
+
+from firelock_dashboard.pages import queues
+from firelock_dashboard.routes import Route
+
+__all__ = ["TABLE"]
+
+TABLE: tuple[Route, ...] = (*queues.ROUTES,)

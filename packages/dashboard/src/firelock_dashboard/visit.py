@@ -1,0 +1,221 @@
+"""One request on its way through a view: what was asked, who asks, and the ways to answer."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from starlette.responses import JSONResponse, RedirectResponse, Response
+
+from firelock.storage import State
+from firelock_dashboard.access import Access, Permission
+from firelock_dashboard.problems import BadRequest, Forbidden
+from firelock_dashboard.query import Fields
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+    from firelock import Firelock
+    from firelock_dashboard.dashboard import Dashboard
+    from firelock_dashboard.urls import Urls
+
+__all__ = ["SETTINGS", "SETTINGS_COOKIE", "Visit"]
+
+SETTINGS_COOKIE = "firelock_settings"
+
+# What a visitor may choose: the first of each is the default.
+SETTINGS = {
+    "theme": ("system", "light", "dark"),
+    "density": ("comfortable", "compact"),
+    "times": ("relative", "absolute"),
+    "shortcuts": ("on", "off"),
+}
+
+_FLASH = "firelock_flash"
+_FORM = "application/x-www-form-urlencoded"
+
+
+class Visit:
+    """What a view gets. Views are plain functions, run in a thread: they may block."""
+
+    def __init__(
+        self,
+        dashboard: Dashboard,
+        request: Request,
+        urls: Urls,
+        *,
+        access: Access,
+        places: Mapping[str, str],
+        body: bytes,
+    ) -> None:
+        self.dashboard = dashboard
+        self.request = request
+        self.url = urls
+        self.access = access
+        self.places = places  # what the `{name}`s of the route took
+        self.body = body
+
+    # ---- what was asked ----------------------------------------------------------------------------------
+
+    @property
+    def fire(self) -> Firelock:
+        """The app whose jobs are shown."""
+        return self.dashboard.fire
+
+    @cached_property
+    def query(self) -> Fields:
+        """The fields of the query."""
+        return Fields.parse(self.request.scope["query_string"].decode("latin-1"))
+
+    @cached_property
+    def form(self) -> Fields:
+        """The fields of a posted form."""
+        kind = self.request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind != _FORM:
+            raise BadRequest(f"Content-Type {kind[:60]!r} is not read here; send {_FORM}.", status=415)
+        try:
+            return Fields.parse(self.body.decode("ascii"))
+        except UnicodeDecodeError as error:
+            raise BadRequest("The form is not urlencoded; send ASCII with percent signs.") from error
+
+    @cached_property
+    def now(self) -> datetime:
+        """The storage's time."""
+        return datetime.fromtimestamp(self.fire.client.clock.now() / 1_000_000, UTC)
+
+    @property
+    def part(self) -> str | None:
+        """The name of the region that is wanted alone; None for a whole page."""
+        return self.query.maybe("part", limit=40)
+
+    @property
+    def wants_json(self) -> bool:
+        """Tell whether an action is to be answered to a script rather than with a page."""
+        return "application/json" in self.request.headers.get("accept", "")
+
+    @property
+    def here(self) -> str:
+        """The address of this page, to come back to."""
+        query = self.request.scope["query_string"].decode("latin-1")
+        path = self.request.scope["path"].removeprefix(self.request.scope.get("root_path", ""))
+        pairs = [pair for pair in query.split("&") if pair and not pair.startswith("part=")]
+        return self.url(path or "/") + (f"?{'&'.join(pairs)}" if pairs else "")
+
+    def setting(self, name: str) -> str:
+        """Return one of the visitor's settings, kept in a cookie."""
+        return self.dashboard.settings_of(self.request).get(name, SETTINGS[name][0])
+
+    def state_counts(self) -> dict[str, int]:
+        """Return how many jobs are in each state, every state named."""
+        by_state = self.dashboard.counts().by_state
+        return {str(state): by_state.get(state, 0) for state in State}
+
+    def text(self, key: str, **values: object) -> str:
+        """Return one of the dashboard's texts."""
+        return self.dashboard.texts(key, **values)
+
+    def may(self, permission: Permission | str) -> bool:
+        """Tell whether the visitor may do this here."""
+        return self.dashboard.may(self.access, Permission(permission))
+
+    def require(self, permission: Permission) -> None:
+        """Refuse who may not do this: for actions whose permission depends on what was asked.
+
+        Raises:
+            Forbidden: the visitor may not.
+        """
+        if not self.may(permission):
+            raise Forbidden(self.text("shared.forbidden", permission=permission))
+
+    def audit(self, action: str, target: str, **detail: object) -> None:
+        """The action is in the audit, under the visitor's name."""
+        self.fire.audit.record(action, target, by=self.who, detail=detail or None)
+
+    @property
+    def who(self) -> str:
+        """The visitor's name, for the audit: as auth says, else the address."""
+        client = self.request.client
+        return self.access.name or (client.host if client else "local")
+
+    # ---- ways to answer ----------------------------------------------------------------------------------
+
+    def page(
+        self, template: str, *, title: str, section: str, status: int = 200, **values: object
+    ) -> Response:
+        """Return a page, or the one region of it that the request names in `part`.
+
+        Values may be functions without parameters, which a template calls: then a region that does not show
+        them does not pay for them.
+        """
+        part = self.part if status < 400 else None  # noqa: PLR2004 - what went wrong is shown whole
+        html = self.dashboard.pages.render(
+            self, template, title=title, section=section, part=part, values=values
+        )
+        headers = {"ETag": _etag(html)}
+        if self.request.headers.get("if-none-match") == headers["ETag"]:
+            return Response(status_code=304, headers=headers)
+        return Response(html, status, headers, "text/html; charset=utf-8")
+
+    def json(self, value: object, status: int = 200) -> Response:
+        """Return JSON."""
+        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
+        headers = {"ETag": _etag(text)}
+        if self.request.method != "POST" and self.request.headers.get("if-none-match") == headers["ETag"]:
+            return Response(status_code=304, headers=headers)
+        return Response(text, status, headers, "application/json")
+
+    def done(self, message: str, *, to: str = "/", kind: str = "good", link: str | None = None) -> Response:
+        """Return the answer to an action: to a script JSON that it shows, else the page it came from.
+
+        Args:
+            message: what was done, in numbers where there are any.
+            to: where to go if the form does not say (its field `back`).
+            kind: good, note or bad: how the message looks.
+            link: where the message leads, if anywhere.
+        """
+        if self.wants_json:
+            return JSONResponse({"message": message, "kind": kind, "link": link})
+        response = RedirectResponse(self.url.back(self.form.maybe("back"), to), 303)
+        self._set_cookie(response, _FLASH, json.dumps([kind, message, link]), 30)
+        return response
+
+    def take_flash(self) -> tuple[str, str, str | None] | None:
+        """Return the message of an action that led here, once."""
+        try:
+            kind, message, link = json.loads(_unquoted(self.request.cookies.get(_FLASH, "")))
+        except ValueError:
+            return None
+        if kind not in {"good", "note", "bad"} or not isinstance(message, str):
+            return None
+        self.clears_flash = True
+        return kind, message, link if isinstance(link, str) and link.startswith(f"{self.url.root}/") else None
+
+    clears_flash = False
+
+    def finish(self, response: Response) -> Response:
+        """Return the response with the cookies that this visit leaves behind."""
+        if self.clears_flash:
+            response.delete_cookie(_FLASH, path=f"{self.url.root}/", httponly=True, samesite="strict")
+        return response
+
+    def _set_cookie(self, response: Response, name: str, value: str, seconds: int) -> None:
+        response.set_cookie(
+            name, _quoted(value), max_age=seconds, path=f"{self.url.root}/", httponly=True, samesite="strict",
+            secure=self.request.url.scheme == "https",
+        )  # fmt: skip
+
+
+def _etag(text: str) -> str:
+    return f'"{hashlib.blake2b(text.encode(), digest_size=12).hexdigest()}"'
+
+
+def _quoted(text: str) -> str:
+    return text.encode().hex()
+
+
+def _unquoted(text: str) -> str:
+    return bytes.fromhex(text).decode()
