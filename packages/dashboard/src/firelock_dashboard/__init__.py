@@ -7,5 +7,6 @@ from __future__ import annotations
 
 from firelock_dashboard.access import LEVELS, Access, Permission
 from firelock_dashboard.dashboard import Auth, Dashboard
+from firelock_dashboard.for_django import dashboard_urls
 
-__all__ = ["LEVELS", "Access", "Auth", "Dashboard", "Permission"]
+__all__ = ["LEVELS", "Access", "Auth", "Dashboard", "Permission", "dashboard_urls"]

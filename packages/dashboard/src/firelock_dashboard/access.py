@@ -53,8 +53,8 @@ class Access:
 def to_access(answer: object) -> Access:
     """Return what an `auth=` callable's answer gives.
 
-    A level (`"none"`, `"read"`, `"operate"`, `"admin"`), a collection of permissions, an `Access`, or None and
-    False for nothing. True is refused: it would not say what is allowed.
+    A level (`"none"`, `"read"`, `"operate"`, `"admin"`), a collection of permissions, an `Access`, or None
+    and False for nothing. True is refused: it would not say what is allowed.
 
     Raises:
         ConfigurationError: it is none of these.

@@ -1,4 +1,7 @@
-"""`Dashboard`: the ASGI application. It opens nothing until the first request: a mounted app has no lifespan."""
+"""`Dashboard`: the ASGI application.
+
+It opens nothing until the first request, since a mounted application gets no lifespan.
+"""
 
 from __future__ import annotations
 
@@ -25,10 +28,13 @@ from firelock_dashboard.table import TABLE
 from firelock_dashboard.texts import Texts
 from firelock_dashboard.urls import Urls
 from firelock_dashboard.visit import SETTINGS, SETTINGS_COOKIE, Visit
+from firelock_dashboard.wsgi import ACCESS, WsgiDashboard
 
 if TYPE_CHECKING:
-    from firelock.storage import Counts
+    from flask import Flask
     from starlette.types import Receive, Scope, Send
+
+    from firelock.storage import Counts
 
 __all__ = ["Auth", "Dashboard"]
 
@@ -49,11 +55,12 @@ class Dashboard:
             permissions, an `Access`, or an awaitable of these. Without it only local requests are answered.
         read_only: there are no routes that change anything.
         title: what stands at the top.
-        prefix: the address below which a browser finds it, where neither the framework nor a trusted proxy says.
-        trusts_proxy: `X-Forwarded-Prefix`, `-Proto` and `-Host` are believed; only behind a proxy that sets them.
+        prefix: the address below which a browser finds it, where neither framework nor trusted proxy says.
+        trusts_proxy: `X-Forwarded-Prefix`, `-Proto` and `-Host` are believed: behind a proxy that sets them.
         trusted_origins: origins besides its own that may send forms, such as "https://ops.example.com".
         back_url: where "back to the app" leads; nowhere where it is left out.
         environment: a word such as "production", shown as a ribbon.
+        framework: what it is mounted in, for the words of its refusals; the mounts of this package set it.
 
     Two dashboards in one process share nothing.
     """
@@ -70,6 +77,7 @@ class Dashboard:
         trusted_origins: Sequence[str] = (),
         back_url: str | None = None,
         environment: str | None = None,
+        framework: str | None = None,
     ) -> None:
         self.fire = fire
         self.title = title
@@ -83,7 +91,9 @@ class Dashboard:
         self.version = version("firelock-dashboard")
         self.plugin_pages: list[object] = []
         self._counted: tuple[float, Counts] | None = None
-        self._auth = auth
+        self.framework = framework
+        self.wsgi = WsgiDashboard(self)
+        self.auth = auth
         self._prefix = None if prefix is None else prefix.rstrip("/")
         self._trusts_proxy = trusts_proxy
         self._gate = Gate(is_open=auth is not None, trusts_proxy=trusts_proxy, origins=trusted_origins)
@@ -106,6 +116,13 @@ class Dashboard:
         """Return the settings that the visitor's cookie holds; unknown names and values are passed over."""
         pairs = (pair.partition("=") for pair in request.cookies.get(SETTINGS_COOKIE, "").split("."))
         return {name: value for name, _, value in pairs if value in SETTINGS.get(name, ())}
+
+    def init_app(self, app: Flask, prefix: str = "/jobs") -> None:
+        """A Flask application answers below the prefix with this dashboard."""
+        from firelock_dashboard.for_flask import mount  # noqa: PLC0415 - Flask is there when this is called
+
+        self.framework = "flask"
+        mount(self, app, prefix.rstrip("/"))
 
     # ---- ASGI --------------------------------------------------------------------------------------------
 
@@ -142,15 +159,18 @@ class Dashboard:
         return f"{forwarded.rstrip('/')}{request.scope.get('root_path', '').rstrip('/')}"
 
     async def _access(self, request: Request) -> Access:
+        asked = request.scope.get("wsgi_environ", {}).get(ACCESS)
+        if isinstance(asked, Access):  # by the host, in its own thread
+            return asked
         answer = self.fire.plugins.dashboard_permission(request)
         if answer is not None:
             return to_access(answer)
-        if self._auth is None:
+        if self.auth is None:
             return Access(LEVELS["admin"], "local")
-        if inspect.iscoroutinefunction(self._auth) or inspect.iscoroutinefunction(type(self._auth).__call__):
-            given: Any = self._auth(request)
+        if inspect.iscoroutinefunction(self.auth) or inspect.iscoroutinefunction(type(self.auth).__call__):
+            given: Any = self.auth(request)
         else:
-            given = await run_in_threadpool(self._auth, request)
+            given = await run_in_threadpool(self.auth, request)
         return to_access(await given if inspect.isawaitable(given) else given)
 
     async def _routed(self, request: Request, urls: Urls, path: str, access: Access) -> Response:

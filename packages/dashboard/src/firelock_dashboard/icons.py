@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from markupsafe import Markup
 
+# ruff: noqa: E501 - a path is one text
+
 __all__ = ["ICONS", "icon"]
 
 # A path in strokes; "." before a name means that it is filled.

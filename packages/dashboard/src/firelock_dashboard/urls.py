@@ -39,7 +39,7 @@ class Urls:
         return f"{self.root}/{self.assets.url(name)}"
 
     def back(self, wanted: str | None, default: str = "/") -> str:
-        """Return where to go after an action: the wanted place if it lies in this dashboard, else the default."""
+        """Return where to go after an action: the wanted place if it lies here, else the default."""
         if wanted and wanted.startswith(f"{self.root}/") and "\\" not in wanted and wanted.isprintable():
             return wanted if not wanted.startswith("//") else self(default)
         return self(default)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 __all__ = [
-    "ago", "bytes_text", "count_text", "instant", "iso", "percent", "rate", "short_id", "span", "stamp", "task_name",
-    "task_path",
+    "ago", "bytes_text", "count_text", "instant", "iso", "percent", "rate", "short_id", "span", "stamp",
+    "task_name", "task_path",
 ]  # fmt: skip
 
 _THIN = " "  # a thin space that does not break

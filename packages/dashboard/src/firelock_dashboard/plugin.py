@@ -1,0 +1,35 @@
+"""What this distribution adds to the command line: `firelock dashboard app:fire`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from firelock import hookimpl
+from firelock.hookspecs import Command
+
+__all__ = ["register_commands"]
+
+
+@hookimpl
+def register_commands() -> Sequence[Command]:
+    """Offer the command; what it needs is imported when it runs."""
+    return [Command("dashboard", "Look at jobs in a browser, and act on them.", _configure, _run)]
+
+
+def _configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("target", metavar="MODULE:APP", nargs="?", help="the app, as for firelock server")
+    parser.add_argument("--host", default="127.0.0.1", help="the address to listen at: 127.0.0.1")
+    parser.add_argument("--port", type=int, default=8787, help="the port: 8787; 0 takes a free one")
+    parser.add_argument("--open", action="store_true", help="open it in the browser")
+    parser.add_argument("--read-only", action="store_true", help="look at everything, change nothing")
+    parser.add_argument("--title", default="Firelock", help="what stands at the top")
+    parser.add_argument("--environment", metavar="WORD", help="shown as a ribbon, such as production")
+    parser.add_argument("--prefix", metavar="PATH", help="below which address a proxy serves it")
+    parser.add_argument("--user", metavar="NAME", help="ask for this name and FIRELOCK_DASHBOARD_PASSWORD")
+
+
+def _run(options: argparse.Namespace) -> int:
+    from firelock_dashboard.command import serve  # noqa: PLC0415 - the other commands need none of it
+
+    return serve(options)
