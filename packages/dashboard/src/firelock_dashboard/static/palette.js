@@ -1,2 +1,140 @@
-// The command palette and the single-key shortcuts.
+// The command palette (Ctrl K) and the single-key shortcuts, which the settings can switch off.
 "use strict";
+
+{
+  const palette = document.getElementById("palette");
+  const sheet = document.getElementById("shortcuts");
+  const input = document.getElementById("palette-input");
+  const options = [...palette.querySelectorAll("[role=option]")];
+  const isId = (text) => /^[0-9a-f]{8}-[0-9a-f-]{4,27}$/i.test(text);
+  let chosen = null;
+
+  const choose = (option) => {
+    chosen?.removeAttribute("aria-selected");
+    chosen = option;
+    if (option) {
+      option.setAttribute("aria-selected", "true");
+      option.scrollIntoView({ block: "nearest" });
+      input.setAttribute("aria-activedescendant", option.id);
+    } else input.removeAttribute("aria-activedescendant");
+  };
+  const shown = () => options.filter((option) => !option.hidden);
+
+  const narrow = () => {
+    const typed = input.value.trim();
+    const words = typed.toLowerCase().split(/\s+/);
+    for (const option of options) {
+      const kind = option.dataset.kind;
+      const link = option.querySelector("a");
+      if (kind) {
+        option.hidden = !typed || (kind === "job") !== isId(typed);
+        option.querySelector("[data-typed]").textContent = typed;
+        const jobs = palette.dataset.jobs;
+        link.href = kind === "job" ? `${jobs}/${encodeURIComponent(typed)}` : `${jobs}?${new URLSearchParams({ q: typed })}`;
+      } else {
+        const text = link.textContent.toLowerCase();
+        option.hidden = !words.every((word) => text.includes(word));
+      }
+    }
+    palette.querySelector(".nothing").hidden = shown().some((option) => !option.dataset.kind) || isId(typed) || !typed;
+    const first = shown();
+    choose(first.find((option) => !option.dataset.kind) || first[0] || null);
+  };
+
+  const act = (option) => {
+    if (!option) return;
+    palette.close();
+    const what = option.dataset.do;
+    if (what === "theme") firelock.switchTheme();
+    else if (what === "pause") firelock.togglePause();
+    else if (what === "sheet") sheet.showModal();
+    else location.href = option.querySelector("a").href;
+  };
+
+  const open = () => {
+    if (palette.open) return;
+    input.value = "";
+    narrow();
+    palette.showModal();
+    input.focus();
+  };
+  for (const opener of document.querySelectorAll("[data-open=palette]")) {
+    opener.addEventListener("click", (event) => { event.stopPropagation(); open(); });
+  }
+  input.addEventListener("input", narrow);
+  palette.addEventListener("click", (event) => {
+    if (event.target === palette) palette.close();
+    const option = event.target.closest("[role=option]");
+    if (option?.dataset.do) { event.preventDefault(); act(option); }
+  });
+  input.addEventListener("keydown", (event) => {
+    const all = shown();
+    const at = all.indexOf(chosen);
+    if (event.key === "ArrowDown") choose(all[(at + 1) % all.length]);
+    else if (event.key === "ArrowUp") choose(all[(at - 1 + all.length) % all.length]);
+    else if (event.key === "Enter") act(chosen);
+    else return;
+    event.preventDefault();
+  });
+
+  // ---- single keys ----------------------------------------------------------------------------------------
+
+  const rows = () => [...document.querySelectorAll("main tbody tr[id]")].filter((row) => row.offsetParent);
+  const current = () => document.querySelector("main tr.is-current");
+  const move = (step) => {
+    const all = rows();
+    const at = all.indexOf(current());
+    const next = all[Math.max(0, Math.min(all.length - 1, at + step))];
+    current()?.classList.remove("is-current");
+    if (!next) return;
+    next.classList.add("is-current");
+    next.scrollIntoView({ block: "nearest" });
+    next.querySelector("a, input, button")?.focus({ preventScroll: true });
+  };
+  const onSelection = (name) => {
+    const chosenRows = document.querySelectorAll("main tbody input[type=checkbox]:checked").length;
+    const button = chosenRows
+      ? document.querySelector(`[data-bulk="${name}"]`)
+      : current()?.querySelector(`[data-key="${name}"]`);
+    button?.click();
+  };
+
+  const keys = {
+    j: () => move(1),
+    k: () => move(-1),
+    x: (event) => {
+      const box = current()?.querySelector("input[type=checkbox]");
+      box?.dispatchEvent(new MouseEvent("click", { bubbles: true, cancelable: true, shiftKey: event.shiftKey }));
+    },
+    e: () => onSelection("requeue"),
+    "#": () => onSelection("delete"),
+    p: () => firelock.togglePause(),
+    t: () => firelock.switchTheme(),
+    "?": () => sheet.showModal(),
+    "/": () => (document.querySelector("main [data-filter]") || { focus: open }).focus(),
+  };
+  let isGoing = false;
+
+  document.addEventListener("keydown", (event) => {
+    if ((event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "k") {
+      event.preventDefault();
+      open();
+      return;
+    }
+    if (sheet.dataset.are === "off" || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.target.closest?.("input:not([type=checkbox]), textarea, select, [contenteditable]") || document.querySelector("dialog[open]")) return;
+    if (isGoing) {
+      isGoing = false;
+      const option = options.find((one) => one.dataset.key && one.dataset.key === event.key);
+      if (option) { event.preventDefault(); act(option); }
+      return;
+    }
+    if (event.key === "g") { isGoing = true; setTimeout(() => { isGoing = false; }, 1500); return; }
+    if (event.key === "Enter" && current() && !event.target.closest?.("a, button, summary")) {
+      current().querySelector("a")?.click();
+      return;
+    }
+    const does = keys[event.key] || keys[event.key.toLowerCase()];
+    if (does && (event.key !== "X" || event.shiftKey)) { event.preventDefault(); does(event); }
+  });
+}
