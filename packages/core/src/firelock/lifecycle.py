@@ -33,6 +33,7 @@ __all__ = [
     "handed_back",
     "is_legal",
     "requeue",
+    "reschedule",
     "retried",
     "snoozed",
     "succeeded",
@@ -50,7 +51,7 @@ _UNKNOWN_FIRST, _UNKNOWN_LONGEST = 15 * _SECOND, 300 * _SECOND
 # Where each state may go, as an undirected check on everything below and on every storage's history.
 ALLOWED: dict[State, frozenset[State]] = {
     State.AWAITING: frozenset({State.ENQUEUED, State.DELETED}),
-    State.SCHEDULED: frozenset({State.ENQUEUED, State.DELETED}),
+    State.SCHEDULED: frozenset({State.SCHEDULED, State.ENQUEUED, State.DELETED}),
     State.ENQUEUED: frozenset({State.PROCESSING, State.DELETED}),
     State.PROCESSING: frozenset(
         {State.SUCCEEDED, State.FAILED, State.DELETED, State.SCHEDULED, State.ENQUEUED}
@@ -61,6 +62,7 @@ ALLOWED: dict[State, frozenset[State]] = {
 }
 
 HELD = frozenset({State.PROCESSING})
+_WAITING_FOR_TIME = frozenset({State.SCHEDULED})
 _DELETABLE = frozenset(State) - {State.DELETED}
 _REQUEUABLE = frozenset({State.AWAITING, State.SCHEDULED, State.SUCCEEDED, State.FAILED, State.DELETED})
 
@@ -322,6 +324,11 @@ def delete(job_id: str, *, at: int, reason: str, expires_at: int | None) -> Tran
 def requeue(job_id: str, *, at: int, reason: str) -> Transition:
     """An operator runs the job again: it is enqueued with its retries and crashes given back."""
     return Transition(job_id, _REQUEUABLE, None, None, State.ENQUEUED, at, reason, retries=0, crashes=0)
+
+
+def reschedule(job_id: str, *, at: int, due_at: int, reason: str) -> Transition:
+    """An operator moves a scheduled job to another instant; its retries stay counted."""
+    return Transition(job_id, _WAITING_FOR_TIME, None, None, State.SCHEDULED, at, reason, due_at=due_at)
 
 
 # ---- what a storage decides, as data ---------------------------------------------------------------------

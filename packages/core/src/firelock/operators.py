@@ -1,175 +1,28 @@
-"""`fire.jobs`, `fire.queues`, `fire.servers`: reading is paged, acting answers per id."""
+"""`fire.queues`, `fire.servers`: what is there, and what is told to it. `fire.jobs` stands in `jobs`."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import attrs
 
-from firelock import lifecycle
-from firelock.clock import from_micros, micros
-from firelock.errors import ConfigurationError, JobNotFound
-from firelock.handle import Job
+from firelock.clock import from_micros
+from firelock.errors import ConfigurationError
 from firelock.job import State
-from firelock.options import check_queue, shown, to_choice
-from firelock.storage import Applied, Counts, JobFilter, Page, Record, SessionRecord
+from firelock.jobs import JobPage, Jobs
+from firelock.options import check_queue
+from firelock.storage import Record, SessionRecord
 from firelock.threads import in_thread
 
 if TYPE_CHECKING:
     from firelock.client import Client
-    from firelock.lifecycle import Transition
 
 __all__ = ["JobPage", "Jobs", "QueueView", "Queues", "ServerView", "Servers"]
 
 _PAGE_LIMIT = 500
-_CHUNK = 500
-
-
-@attrs.frozen
-class JobPage:
-    """A page of jobs; `cursor` opens the next, None after the last."""
-
-    jobs: list[Job[Any]]
-    cursor: str | None
-
-    def __iter__(self) -> Iterator[Job[Any]]:
-        """Iterate over the page's jobs."""
-        return iter(self.jobs)
-
-    def __len__(self) -> int:
-        """Return how many jobs are on the page."""
-        return len(self.jobs)
-
-
-class Jobs:
-    """`fire.jobs`: look at jobs and act on many."""
-
-    def __init__(self, client: Client) -> None:
-        self._client = client
-
-    def get(self, job_id: str) -> Job[Any]:
-        """Return the job's handle.
-
-        Raises:
-            JobNotFound: no such job is stored.
-        """
-        record = self._client.storage.get((job_id,))[0]
-        if record is None:
-            message = f"Job {shown(job_id)} is not stored: the id is wrong, or the job has been pruned."
-            raise JobNotFound(message)
-        return Job(self._client, record)
-
-    async def aget(self, job_id: str) -> Job[Any]:
-        """Get without blocking the event loop."""
-        return await in_thread(self.get, job_id)
-
-    def find(
-        self,
-        *,
-        state: str | None = None,
-        task: str | None = None,
-        queue: str | None = None,
-        tag: str | None = None,
-        server: str | None = None,
-        fingerprint: str | None = None,
-        recurring: str | None = None,
-        id_prefix: str | None = None,
-        since: datetime | None = None,
-        until: datetime | None = None,
-        limit: int = 50,
-        cursor: str | None = None,
-        oldest_first: bool = False,
-    ) -> JobPage:
-        """Return a page of the jobs that match all that is given, newest first.
-
-        Time is that of the last change of state where `state` is given, else of creation.
-
-        Raises:
-            ConfigurationError: the state is unknown or the limit is not 1 to 500.
-        """
-        if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= _PAGE_LIMIT:
-            message = f"limit={shown(limit)} is refused; a page holds 1 to {_PAGE_LIMIT} jobs."
-            raise ConfigurationError(message)
-        where = JobFilter(
-            state=None if state is None else to_choice(State, "state", state),
-            task=task,
-            queue=queue,
-            tag=tag,
-            server=server,
-            fingerprint=fingerprint,
-            recurring_id=recurring,
-            id_prefix=id_prefix,
-            since=None if since is None else micros(since),
-            until=None if until is None else micros(until),
-        )
-        return self.page(where, limit=limit, cursor=cursor, oldest_first=oldest_first)
-
-    async def afind(self, **filters: Any) -> JobPage:  # noqa: ANN401 - the arguments of `find`
-        """Find without blocking the event loop."""
-        return await in_thread(self.find, **filters)
-
-    def page(
-        self, where: JobFilter, *, limit: int = 50, cursor: str | None = None, oldest_first: bool = False
-    ) -> JobPage:
-        """Return a page for a filter value, as dashboards build it."""
-        page: Page = self._client.storage.find(where, limit=limit, cursor=cursor, oldest_first=oldest_first)
-        return JobPage([Job(self._client, record) for record in page.jobs], page.cursor)
-
-    def counts(self) -> Counts:
-        """Return how many jobs are in each state and queue."""
-        return self._client.storage.counts()
-
-    async def acounts(self) -> Counts:
-        """Count without blocking the event loop."""
-        return await in_thread(self.counts)
-
-    def requeue(self, ids: Sequence[str], *, reason: str = "requeued by code") -> list[Applied]:
-        """Each job that is neither enqueued nor processing is enqueued; return one result an id."""
-        now = self._client.clock.now()
-        return self._apply([lifecycle.requeue(job_id, at=now, reason=reason) for job_id in _ids(ids)])
-
-    async def arequeue(self, ids: Sequence[str]) -> list[Applied]:
-        """Requeue without blocking the event loop."""
-        return await in_thread(self.requeue, ids)
-
-    def delete(self, ids: Sequence[str], *, reason: str = "deleted by code") -> list[Applied]:
-        """Each job that is not deleted is deleted, running ones are told to stop; return one result an id."""
-        now = self._client.clock.now()
-        expires_at = self._client.retention.until(State.DELETED, now)
-        return self._apply(
-            [lifecycle.delete(job_id, at=now, reason=reason, expires_at=expires_at) for job_id in _ids(ids)]
-        )
-
-    async def adelete(self, ids: Sequence[str]) -> list[Applied]:
-        """Delete without blocking the event loop."""
-        return await in_thread(self.delete, ids)
-
-    def _apply(self, transitions: Sequence[Transition]) -> list[Applied]:
-        results: list[Applied] = []
-        for start in range(0, len(transitions), _CHUNK):
-            results += self._client.storage.apply(transitions[start : start + _CHUNK])
-        if Applied.RELEASING in results:
-            self._client.release_children()
-        return results
-
-
-def _ids(ids: Sequence[str]) -> list[str]:
-    """Return the ids; a single one, which would be taken apart, and what is none are refused."""
-    if isinstance(ids, str | bytes):
-        message = f"ids={ids!r} is one text; pass a list of ids."
-        raise ConfigurationError(message)
-    if not isinstance(ids, Iterable):
-        message = f"ids={ids!r} is no list of ids."
-        raise ConfigurationError(message)
-    listed = list(ids)
-    for job_id in listed:
-        if not isinstance(job_id, str):
-            message = f"{job_id!r} is no id; pass texts, such as job.id."
-            raise ConfigurationError(message)
-    return listed
 
 
 # ---- queues ----------------------------------------------------------------------------------------------

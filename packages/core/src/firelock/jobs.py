@@ -1,0 +1,274 @@
+"""`fire.jobs`: reading is paged, acting answers per id."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from firelock import lifecycle
+from firelock.clock import micros, span_micros
+from firelock.errors import ConfigurationError, JobNotFound, ScheduleError
+from firelock.handle import Job
+from firelock.job import JobRecord, NewJob, State
+from firelock.options import shown, to_choice
+from firelock.storage import Applied, Counts, FailureGroup, JobFilter, Page, Rollup
+from firelock.storage.defaults import insert_surely
+from firelock.threads import in_thread
+from firelock.views import JobProgress
+
+if TYPE_CHECKING:
+    from firelock.client import Client
+    from firelock.lifecycle import Transition
+
+__all__ = ["JobPage", "Jobs"]
+
+_PAGE_LIMIT = 500
+_CHUNK = 500
+_FIRST = micros(datetime(1, 1, 1, tzinfo=UTC))
+_LAST = micros(datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC))
+
+
+@attrs.frozen
+class JobPage:
+    """A page of jobs; `cursor` opens the next, None after the last."""
+
+    jobs: list[Job[Any]]
+    cursor: str | None
+
+    def __iter__(self) -> Iterator[Job[Any]]:
+        """Iterate over the page's jobs."""
+        return iter(self.jobs)
+
+    def __len__(self) -> int:
+        """Return how many jobs are on the page."""
+        return len(self.jobs)
+
+
+class Jobs:
+    """`fire.jobs`: look at jobs and act on many."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    # ---- looking -----------------------------------------------------------------------------------------
+
+    def get(self, job_id: str) -> Job[Any]:
+        """Return the job's handle.
+
+        Raises:
+            JobNotFound: no such job is stored.
+        """
+        return Job(self._client, self._record(job_id))
+
+    async def aget(self, job_id: str) -> Job[Any]:
+        """Get without blocking the event loop."""
+        return await in_thread(self.get, job_id)
+
+    def find(
+        self,
+        *,
+        state: str | None = None,
+        task: str | None = None,
+        queue: str | None = None,
+        tag: str | None = None,
+        server: str | None = None,
+        fingerprint: str | None = None,
+        recurring: str | None = None,
+        id_prefix: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+        oldest_first: bool = False,
+    ) -> JobPage:
+        """Return a page of the jobs that match all that is given, newest first.
+
+        Time is that of the last change of state where `state` is given, else of creation.
+
+        Raises:
+            ConfigurationError: the state is unknown or the limit is not 1 to 500.
+        """
+        if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= _PAGE_LIMIT:
+            message = f"limit={shown(limit)} is refused; a page holds 1 to {_PAGE_LIMIT} jobs."
+            raise ConfigurationError(message)
+        where = JobFilter(
+            state=None if state is None else to_choice(State, "state", state),
+            task=task,
+            queue=queue,
+            tag=tag,
+            server=server,
+            fingerprint=fingerprint,
+            recurring_id=recurring,
+            id_prefix=id_prefix,
+            since=None if since is None else micros(since),
+            until=None if until is None else micros(until),
+        )
+        return self.page(where, limit=limit, cursor=cursor, oldest_first=oldest_first)
+
+    async def afind(self, **filters: Any) -> JobPage:  # noqa: ANN401 - the arguments of `find`
+        """Find without blocking the event loop."""
+        return await in_thread(self.find, **filters)
+
+    def page(
+        self, where: JobFilter, *, limit: int = 50, cursor: str | None = None, oldest_first: bool = False
+    ) -> JobPage:
+        """Return a page for a filter value, as dashboards build it."""
+        page: Page = self._client.storage.find(where, limit=limit, cursor=cursor, oldest_first=oldest_first)
+        return JobPage([Job(self._client, record) for record in page.jobs], page.cursor)
+
+    def counts(self) -> Counts:
+        """Return how many jobs are in each state and queue."""
+        return self._client.storage.counts()
+
+    async def acounts(self) -> Counts:
+        """Count without blocking the event loop."""
+        return await in_thread(self.counts)
+
+    def failure_groups(self, limit: int = 100) -> list[FailureGroup]:
+        """Return failed jobs grouped by fingerprint, largest group first; looks at the newest 10,000."""
+        return self._client.storage.failure_groups(limit)
+
+    async def afailure_groups(self, limit: int = 100) -> list[FailureGroup]:
+        """Group failures without blocking the event loop."""
+        return await in_thread(self.failure_groups, limit)
+
+    def timeline(
+        self, since: datetime, until: datetime, *, task: str | None = None, queue: str | None = None
+    ) -> list[Rollup]:
+        """Return what ended in the minutes from `since` to before `until`, in order of minute."""
+        return self._client.storage.timeline(micros(since), micros(until), task=task, queue=queue)
+
+    async def atimeline(
+        self, since: datetime, until: datetime, *, task: str | None = None, queue: str | None = None
+    ) -> list[Rollup]:
+        """Read the timeline without blocking the event loop."""
+        return await in_thread(self.timeline, since, until, task=task, queue=queue)
+
+    def progress(self, ids: Sequence[str]) -> list[JobProgress | None]:
+        """Return how far each job says it is, one result an id; None where it says nothing."""
+        stored = self._client.storage.get_progress(_ids(ids))
+        return [None if one is None else JobProgress.of(one) for one in stored]
+
+    async def aprogress(self, ids: Sequence[str]) -> list[JobProgress | None]:
+        """Read progress without blocking the event loop."""
+        return await in_thread(self.progress, ids)
+
+    def _record(self, job_id: str) -> JobRecord:
+        record = self._client.storage.get((job_id,))[0]
+        if record is None:
+            message = f"Job {shown(job_id)} is not stored: the id is wrong, or the job has been pruned."
+            raise JobNotFound(message)
+        return record
+
+    # ---- acting ------------------------------------------------------------------------------------------
+
+    def requeue(self, ids: Sequence[str], *, reason: str = "requeued by code") -> list[Applied]:
+        """Each job that is neither enqueued nor processing is enqueued; return one result an id."""
+        now = self._client.clock.now()
+        return self._apply([lifecycle.requeue(job_id, at=now, reason=reason) for job_id in _ids(ids)])
+
+    async def arequeue(self, ids: Sequence[str]) -> list[Applied]:
+        """Requeue without blocking the event loop."""
+        return await in_thread(self.requeue, ids)
+
+    def delete(self, ids: Sequence[str], *, reason: str = "deleted by code") -> list[Applied]:
+        """Each job that is not deleted is deleted, running ones are told to stop; return one result an id."""
+        now = self._client.clock.now()
+        expires_at = self._client.retention.until(State.DELETED, now)
+        return self._apply(
+            [lifecycle.delete(job_id, at=now, reason=reason, expires_at=expires_at) for job_id in _ids(ids)]
+        )
+
+    async def adelete(self, ids: Sequence[str]) -> list[Applied]:
+        """Delete without blocking the event loop."""
+        return await in_thread(self.delete, ids)
+
+    def reschedule(
+        self, ids: Sequence[str], when: datetime | timedelta, *, reason: str = "rescheduled by code"
+    ) -> list[Applied]:
+        """Each scheduled job becomes due at this instant, or so long from now; return one result an id.
+
+        Retries already taken stay counted. An instant that has passed is due at once. Jobs in another state
+        are left alone: `Applied.REFUSED`.
+
+        Raises:
+            ScheduleError: the instant has no time zone, or nobody can wait for it.
+        """
+        now = self._client.clock.now()
+        due_at = _due_at(when, now)
+        return self._apply(
+            [lifecycle.reschedule(job_id, at=now, due_at=due_at, reason=reason) for job_id in _ids(ids)]
+        )
+
+    async def areschedule(
+        self, ids: Sequence[str], when: datetime | timedelta, *, reason: str = "rescheduled by code"
+    ) -> list[Applied]:
+        """Reschedule without blocking the event loop."""
+        return await in_thread(self.reschedule, ids, when, reason=reason)
+
+    def copy(self, job_id: str, *, reason: str | None = None) -> Job[Any]:
+        """A new job like this one is enqueued; return its handle. The task need not be registered here.
+
+        It has the stored arguments, serializer, queue, priority, tags, timeout and retry; it belongs to no
+        recurring job and waits for no parent. The reason is "copied from ID" where none is given.
+
+        Raises:
+            JobNotFound: no such job is stored.
+        """
+        client, record = self._client, self._record(job_id)
+        job = NewJob(
+            client.storage.new_id(), record.task, record.arguments, record.serializer, record.queue,
+            record.priority, State.ENQUEUED, client.clock.now(), tags=record.tags,
+            reason=f"copied from {record.id}" if reason is None else reason,
+            timeout_seconds=record.timeout_seconds, retry=record.retry,
+        )  # fmt: skip
+        insert_surely(client.storage, (job,))
+        if client.plugins.has_jobs_created:
+            client.plugins.jobs_created((job,))
+        return Job(client, job)
+
+    async def acopy(self, job_id: str, *, reason: str | None = None) -> Job[Any]:
+        """Copy without blocking the event loop."""
+        return await in_thread(self.copy, job_id, reason=reason)
+
+    def _apply(self, transitions: Sequence[Transition]) -> list[Applied]:
+        results: list[Applied] = []
+        for start in range(0, len(transitions), _CHUNK):
+            results += self._client.storage.apply(transitions[start : start + _CHUNK])
+        if Applied.RELEASING in results:
+            self._client.release_children()
+        return results
+
+
+def _ids(ids: Sequence[str]) -> list[str]:
+    """Return the ids; a single one, which would be taken apart, and what is none are refused."""
+    if isinstance(ids, str | bytes):
+        message = f"ids={ids!r} is one text; pass a list of ids."
+        raise ConfigurationError(message)
+    if not isinstance(ids, Iterable):
+        message = f"ids={ids!r} is no list of ids."
+        raise ConfigurationError(message)
+    listed = list(ids)
+    for job_id in listed:
+        if not isinstance(job_id, str):
+            message = f"{job_id!r} is no id; pass texts, such as job.id."
+            raise ConfigurationError(message)
+    return listed
+
+
+def _due_at(when: datetime | timedelta, now: int) -> int:
+    """Return the instant in micros; one that no job could wait for is refused."""
+    if isinstance(when, timedelta):
+        due_at = now + span_micros(when)
+    elif isinstance(when, datetime):
+        due_at = micros(when)
+    else:
+        message = f"when={shown(when)} is no instant; pass an aware datetime, or a timedelta from now."
+        raise ScheduleError(message)
+    if due_at > _LAST:
+        message = f"when={shown(when)} ends after the year 9999; pass an earlier one."
+        raise ScheduleError(message)
+    return max(_FIRST, due_at)
