@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from firelock.app import Firelock
+    from firelock.audit import AuditEntry
     from firelock.context import JobContext, current_job
     from firelock.cron import Cron, Every, Misfire, Overlap
     from firelock.errors import (
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from firelock.hookspecs import Command, ServerInfo, TaskCall, hookimpl
     from firelock.job import State
     from firelock.locks import Lock, LockProvider
+    from firelock.operation import Operation
     from firelock.outcome import JobCancelled, Settled, Snooze
     from firelock.recurring import RecurringJob
     from firelock.retry import Retry, RetryDecision, RetryPolicy
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "app": ("Firelock",),
+    "audit": ("AuditEntry",),
     "context": ("JobContext", "current_job"),
     "cron": ("Cron", "Every", "Misfire", "Overlap"),
     "errors": (
@@ -62,6 +65,7 @@ _HOMES = {
     "hookspecs": ("Command", "ServerInfo", "TaskCall", "hookimpl"),
     "job": ("State",),
     "locks": ("Lock", "LockProvider"),
+    "operation": ("Operation",),
     "outcome": ("JobCancelled", "Settled", "Snooze"),
     "recurring": ("RecurringJob",),
     "retry": ("Retry", "RetryDecision", "RetryPolicy"),
@@ -76,6 +80,7 @@ __all__ = [
     "Applied",
     "ArgumentError",
     "ArgumentTooLarge",
+    "AuditEntry",
     "Call",
     "Command",
     "ConfigurationError",
@@ -99,6 +104,7 @@ __all__ = [
     "LockProvider",
     "LockTimeout",
     "Misfire",
+    "Operation",
     "Overlap",
     "PluginError",
     "RecurringJob",

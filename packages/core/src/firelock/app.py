@@ -9,6 +9,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, Self, TypeVar, overload
 
+from firelock.audit import Audit
 from firelock.client import Client
 from firelock.clock import StorageClock
 from firelock.errors import ConfigurationError, TaskError
@@ -16,6 +17,7 @@ from firelock.group_commit import GroupCommit
 from firelock.handle import Job
 from firelock.locks import Lock, LockKeeper, LockProvider
 from firelock.offers import check_contract
+from firelock.operations import Operations
 from firelock.operators import Jobs, Queues, Servers
 from firelock.plugins import Plugins
 from firelock.recurring import Recurring
@@ -95,6 +97,8 @@ class Firelock:
         self.jobs = Jobs(self._client)
         self.queues = Queues(self._client)
         self.servers = Servers(self._client)
+        self.audit = Audit(self._client)
+        self.operations = Operations(self._client, self.lock)
         self.recurring = self._client.recurring = Recurring(self._client, self._register)
 
     def _open_storage(self, storage: str | Storage | object | None) -> Storage:

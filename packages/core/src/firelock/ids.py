@@ -8,13 +8,15 @@ import threading
 import time
 import uuid
 
-__all__ = ["derived_id", "is_id", "new_id", "new_ids"]
+__all__ = ["derived_id", "is_id", "new_id", "new_ids", "newest_first_key"]
 
 _NAMESPACE = uuid.UUID("5b1f0d0e-6f3a-7c54-9d5e-f17e10c4a000")
 _HEX = frozenset("0123456789abcdef")
 _DASHES = (8, 13, 18, 23)
 _FORM = "%08x-%04x-7%03x-%04x-%012x"
 _LOW = (1 << 48) - 1
+_END = 253_402_300_800_000_000  # micros of the year 10000
+_LARGEST = (1 << 128) - 1
 
 # A generator of our own: a program that seeds the global one must not make two processes agree on their ids.
 _random = random.Random(os.urandom(32))  # noqa: S311 - ids are unique, not secret
@@ -65,6 +67,14 @@ def new_ids(count: int) -> list[str]:
 def derived_id(*parts: str) -> str:
     """Return the id that these parts always give; two servers that fire one instant make one job."""
     return str(uuid.uuid5(_NAMESPACE, "\x1f".join(parts)))
+
+
+def newest_first_key(at: int) -> str:
+    """Return a new key for a record of this instant (micros); of two keys the one of later sorts first.
+
+    Keys that one process makes for one instant sort the last one first.
+    """
+    return f"{_END - at:018d}-{_LARGEST - uuid.UUID(new_id()).int:032x}"
 
 
 def is_id(text: str) -> bool:

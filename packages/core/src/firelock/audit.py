@@ -1,0 +1,192 @@
+"""`fire.audit`: who did what, as small records; the newest 10,000 are kept."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, cast
+
+import attrs
+
+from firelock.clock import from_micros, micros
+from firelock.errors import ConfigurationError, StorageError
+from firelock.ids import newest_first_key
+from firelock.options import shown
+from firelock.threads import in_thread
+
+if TYPE_CHECKING:
+    from firelock.client import Client
+    from firelock.serializer import JsonValue
+    from firelock.storage import Record
+
+__all__ = ["KEPT", "PRUNES_EVERY", "Audit", "AuditEntry", "AuditPage"]
+
+KEPT = 10_000
+PRUNES_EVERY = 250  # entries of all processes together, between two looks at what is too old
+_KIND, _COUNT = "audit", "audit_count"
+_PAGE_LIMIT = 500
+_TEXT_LIMIT, _TARGET_LIMIT, _DETAIL_LIMIT = 200, 500, 4_096
+_KEY = re.compile(r"[0-9]{18}-[0-9a-f]{32}\Z")
+
+
+@attrs.frozen
+class AuditEntry:
+    """One thing that somebody did; nothing changes it afterwards."""
+
+    id: str  # later entries have smaller ids
+    at: datetime
+    action: str  # a word for what was done, as "queue.pause"
+    target: str  # what it was done to: a job's id, a queue's name, a count
+    by: str  # who did it, as the caller knows them
+    origin: str  # where it was done: "dashboard", "cli" or a name of the caller's
+    detail: Mapping[str, JsonValue] | None  # what else is worth knowing; never arguments, never secrets
+
+
+@attrs.frozen
+class AuditPage:
+    """A page of entries, newest first; `cursor` opens the next, None after the last."""
+
+    entries: list[AuditEntry]
+    cursor: str | None
+
+    def __iter__(self) -> Iterator[AuditEntry]:
+        """Iterate over the page's entries."""
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        """Return how many entries are on the page."""
+        return len(self.entries)
+
+
+class Audit:
+    """`fire.audit`: what was done, by whom and when."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def record(
+        self,
+        action: str,
+        target: str,
+        *,
+        by: str,
+        at: datetime | None = None,
+        origin: str = "dashboard",
+        detail: Mapping[str, JsonValue] | None = None,
+    ) -> AuditEntry:
+        """The entry is stored; return it as it is stored. Long texts are cut.
+
+        Of the target 500 characters stay, of action, by and origin 200; a detail of more than 4 KiB as JSON
+        becomes {"cut": the beginning of that JSON}. `at` is the storage's present time where left out.
+
+        Raises:
+            ConfigurationError: a text is none, or the detail is no JSON object.
+            ScheduleError: `at` has no time zone.
+        """
+        instant = self._client.clock.now() if at is None else micros(at)
+        value = {
+            "at": instant,
+            "action": _cut("action", action, _TEXT_LIMIT),
+            "target": _cut("target", target, _TARGET_LIMIT),
+            "by": _cut("by", by, _TEXT_LIMIT),
+            "origin": _cut("origin", origin, _TEXT_LIMIT),
+            "detail": _cut_detail(detail),
+        }
+        key = newest_first_key(instant)
+        storage = self._client.storage
+        storage.put_record(_KIND, key, json.dumps(value))
+        # A record's version grows by one with each change: a counter that all processes share.
+        count = storage.put_record(_COUNT, "recorded", "{}")
+        if count is not None and count % PRUNES_EVERY == 0:
+            self._prune()
+        return _entry(key, value)
+
+    async def arecord(
+        self,
+        action: str,
+        target: str,
+        *,
+        by: str,
+        at: datetime | None = None,
+        origin: str = "dashboard",
+        detail: Mapping[str, JsonValue] | None = None,
+    ) -> AuditEntry:
+        """Record without blocking the event loop."""
+        return await in_thread(self.record, action, target, by=by, at=at, origin=origin, detail=detail)
+
+    def list(self, limit: int = 50, cursor: str | None = None) -> AuditPage:
+        """Return a page of entries, newest first.
+
+        Raises:
+            ConfigurationError: the limit is not 1 to 500.
+            StorageError: no page gave this cursor.
+        """
+        if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= _PAGE_LIMIT:
+            message = f"limit={shown(limit)} is refused; a page holds 1 to {_PAGE_LIMIT} entries."
+            raise ConfigurationError(message)
+        if cursor is not None and not _KEY.match(cursor):
+            message = f"Cursor {shown(cursor)} belongs to no page of the audit log. Start without a cursor."
+            raise StorageError(message)
+        records = self._client.storage.list_records(_KIND, after=cursor or "", limit=limit + 1)
+        entries = [_entry(record.key, json.loads(record.value)) for record in records[:limit]]
+        return AuditPage(entries, entries[-1].id if len(records) > limit else None)
+
+    async def alist(self, limit: int = 50, cursor: str | None = None) -> AuditPage:
+        """List without blocking the event loop."""
+        return await in_thread(self.list, limit, cursor)
+
+    def _prune(self) -> None:
+        """Room is made for all that is recorded until the next time."""
+        storage = self._client.storage
+        last = self._last_kept(KEPT - PRUNES_EVERY)
+        while last is not None and (old := storage.list_records(_KIND, after=last, limit=_PAGE_LIMIT)):
+            for record in old:
+                storage.delete_record(_KIND, record.key)
+
+    def _last_kept(self, kept: int) -> str | None:
+        """Return the key of the oldest entry that stays; None while there are fewer."""
+        after = ""
+        page: Sequence[Record]
+        while kept > 0:
+            page = self._client.storage.list_records(_KIND, after=after, limit=min(kept, _PAGE_LIMIT))
+            if not page:
+                return None
+            after, kept = page[-1].key, kept - len(page)
+        return after
+
+
+def _cut(name: str, text: object, limit: int) -> str:
+    if not isinstance(text, str):
+        message = f"{name}={shown(text)} is no text."
+        raise ConfigurationError(message)
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def _cut_detail(detail: object) -> dict[str, JsonValue] | None:
+    if detail is None:
+        return None
+    if not isinstance(detail, Mapping):
+        message = f"detail={shown(detail)} is no mapping; pass names and JSON values."
+        raise ConfigurationError(message)
+    try:
+        text = json.dumps(dict(detail), allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        message = f"detail={shown(detail)} cannot be stored as JSON: {error}. Pass texts, numbers, lists."
+        raise ConfigurationError(message) from error
+    if len(text) > _DETAIL_LIMIT:
+        return {"cut": f"{text[: _DETAIL_LIMIT - 200]}…"}
+    return cast("dict[str, JsonValue]", json.loads(text))
+
+
+def _entry(key: str, value: Mapping[str, object]) -> AuditEntry:
+    return AuditEntry(
+        key,
+        from_micros(cast("int", value["at"])),
+        str(value["action"]),
+        str(value["target"]),
+        str(value["by"]),
+        str(value["origin"]),
+        cast("Mapping[str, JsonValue] | None", value["detail"]),
+    )

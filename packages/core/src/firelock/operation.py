@@ -1,0 +1,171 @@
+"""An operation as a value, and as the JSON of its record."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, cast
+
+import attrs
+
+from firelock.clock import from_micros, micros
+from firelock.job import JobRecord, State
+from firelock.storage import JobFilter
+
+if TYPE_CHECKING:
+    from firelock.storage import Record
+
+__all__ = ["FIRST_IDS", "Operation", "Progress", "Status", "Verb", "read_operation", "write_operation"]
+
+FIRST_IDS = 10
+_INSTANTS = ("started_at", "updated_at", "ended_at")
+
+
+class Verb(StrEnum):
+    """What is done to the jobs."""
+
+    REQUEUE = "requeue"
+    DELETE = "delete"
+
+    @property
+    def past(self) -> str:
+        """What the jobs are afterwards."""
+        return f"{self.value}d"
+
+
+class Status(StrEnum):
+    """How far an operation has come."""
+
+    RUNNING = "running"  # there is something left to do, whether or not somebody does it just now
+    DONE = "done"
+    CANCELLED = "cancelled"
+    FAILED = "failed"
+
+
+@attrs.frozen
+class Progress:
+    """What became of the jobs of one page."""
+
+    seen: int
+    changed: int
+    skipped: int
+    missing: int
+    ids: tuple[str, ...]
+
+
+@attrs.frozen
+class Operation:
+    """An action on every job that matches, as far as it has come; a snapshot."""
+
+    id: str  # later operations have smaller ids
+    verb: Verb
+    where: JobFilter  # its `until` is when the operation was started, or earlier
+    contains: Mapping[str, str]  # texts wanted in "argument" and "error"; empty for none
+    by: str  # who asked for it
+    reason: str  # what the jobs' histories say
+    state: Status
+    started_at: datetime
+    updated_at: datetime  # of the last chunk, or the end
+    ended_at: datetime | None = None
+    cancelled_by: str | None = None
+    error: str | None = None  # why it failed
+    expected: int | None = None  # matching jobs at the start; None where that would cost a search
+    total_seen: int = 0  # jobs looked at; with `contains`, more than were meant
+    changed: int = 0
+    skipped: int = 0  # not in a state for it, or changed meanwhile
+    missing: int = 0  # pruned meanwhile
+    first_ids: tuple[str, ...] = ()  # of the first ten that were changed
+    cursor: str | None = None  # of the next page
+    fence: int = 0  # of the lock of whom runs it, the last one who did
+
+    @property
+    def is_running(self) -> bool:
+        """Tell whether there is something left to do."""
+        return self.state is Status.RUNNING
+
+    def is_meant(self, job: JobRecord) -> bool:
+        """Tell whether the job holds the texts that are wanted; the filter has been asked before."""
+        wanted = {name: text.casefold() for name, text in self.contains.items()}
+        if "argument" in wanted and wanted["argument"] not in job.arguments.casefold():
+            return False
+        if "error" not in wanted:
+            return True
+        return (
+            job.error is not None and wanted["error"] in f"{job.error.type}: {job.error.message}".casefold()
+        )
+
+    def advanced(self, progress: Progress, cursor: str | None, at: datetime) -> Operation:
+        """Return the operation behind a page."""
+        return attrs.evolve(
+            self,
+            updated_at=at,
+            total_seen=self.total_seen + progress.seen,
+            changed=self.changed + progress.changed,
+            skipped=self.skipped + progress.skipped,
+            missing=self.missing + progress.missing,
+            first_ids=(*self.first_ids, *progress.ids)[:FIRST_IDS],
+            cursor=cursor,
+        )
+
+    def ended(
+        self, state: Status, at: datetime, *, error: str | None = None, cancelled_by: str | None = None
+    ) -> Operation:
+        """Return the operation at its end."""
+        return attrs.evolve(
+            self, state=state, updated_at=at, ended_at=at, error=error, cancelled_by=cancelled_by
+        )
+
+
+def write_operation(operation: Operation) -> str:
+    """Return the JSON of the operation's record."""
+    value = attrs.asdict(operation, recurse=False)
+    del value["id"]
+    value["where"] = {
+        name: field for name, field in attrs.asdict(operation.where).items() if field is not None
+    }
+    for name in _INSTANTS:
+        value[name] = None if value[name] is None else micros(value[name])
+    return json.dumps(value)
+
+
+def read_operation(record: Record) -> Operation:
+    """Return the operation of a record.
+
+    One that this version cannot read, since a newer one wrote it, is shown as failed and says so; its record
+    stays as it is.
+    """
+    value = json.loads(record.value)
+    unknown = [f"where.{name}" for name in value["where"].keys() - _names(JobFilter)]
+    unknown += value.keys() - _names(Operation)
+    for name in _INSTANTS:
+        value[name] = None if value[name] is None else from_micros(value[name])
+    fields = {name: value[name] for name in _names(Operation) & value.keys()}
+    where = {name: field for name, field in value["where"].items() if name in _names(JobFilter)}
+    fields |= {
+        "id": record.key,
+        "verb": Verb(value["verb"]),
+        "where": _filter(where),
+        "state": Status(value["state"]),
+        "first_ids": tuple(value["first_ids"]),
+    }
+    operation = Operation(**fields)
+    return _unreadable(operation, sorted(unknown)) if unknown else operation
+
+
+def _unreadable(operation: Operation, unknown: list[str]) -> Operation:
+    error = (
+        f"A newer version of Firelock stored this operation: {', '.join(unknown)} is unknown here. "
+        "Upgrade this process, or start it again."
+    )
+    return operation.ended(Status.FAILED, operation.updated_at, error=error)
+
+
+def _filter(value: Mapping[str, Any]) -> JobFilter:
+    where = JobFilter(**value)
+    return where if where.state is None else attrs.evolve(where, state=State(where.state))
+
+
+def _names(kind: type[attrs.AttrsInstance]) -> frozenset[str]:
+    return frozenset(cast("Mapping[str, object]", attrs.fields_dict(kind)))

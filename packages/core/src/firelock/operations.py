@@ -1,0 +1,306 @@
+"""`fire.operations`: an action on every job that matches, tracked, cancellable and resumable.
+
+What is wanted is stored first; whoever has time runs it, chunk by chunk, under a lock.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import attrs
+
+from firelock import lifecycle
+from firelock.clock import from_micros
+from firelock.errors import ConfigurationError, LockTimeout, StorageError, StorageUnavailable
+from firelock.ids import newest_first_key
+from firelock.job import JobRecord, State
+from firelock.operation import FIRST_IDS, Operation, Progress, Status, Verb, read_operation, write_operation
+from firelock.options import shown, to_choice
+from firelock.storage import Applied, JobFilter, Page
+from firelock.threads import in_thread
+
+if TYPE_CHECKING:
+    from firelock.client import Client
+    from firelock.lifecycle import Transition
+    from firelock.locks import Lock
+
+__all__ = ["KEPT", "Operation", "OperationPage", "Operations"]
+
+KEPT = 200  # ended operations
+PACE = 0.5
+_KIND = "operation"
+_CHUNK = 500
+_PAGE_LIMIT = 500
+_TEXT_LIMIT = 500
+_CONTAINS = ("argument", "error")
+_LOCK_LIFE = 30.0
+
+
+@attrs.frozen
+class OperationPage:
+    """A page of operations, newest first; `cursor` opens the next, None after the last."""
+
+    operations: list[Operation]
+    cursor: str | None
+
+    def __iter__(self) -> Iterator[Operation]:
+        """Iterate over the page's operations."""
+        return iter(self.operations)
+
+    def __len__(self) -> int:
+        """Return how many operations are on the page."""
+        return len(self.operations)
+
+
+class Operations:
+    """`fire.operations`: act on everything that matches."""
+
+    def __init__(self, client: Client, lock: Callable[..., Lock]) -> None:
+        self._client = client
+        self._lock = lock
+
+    # ---- asking for it -----------------------------------------------------------------------------------
+
+    def start(
+        self,
+        verb: str,
+        where: JobFilter,
+        *,
+        by: str,
+        reason: str | None = None,
+        contains: Mapping[str, str] | None = None,
+    ) -> Operation:
+        """The operation is stored, and `resumable`; no job has been touched yet: `run` does that.
+
+        Args:
+            verb: "requeue" or "delete".
+            where: which jobs. Its `until` becomes this instant at the latest, so that what comes later is
+                left alone and the operation ends.
+            by: who asks for it.
+            reason: what the jobs' histories say; made of verb and `by` where left out.
+            contains: texts that must be found in a job's stored "argument" text or its last "error" (type
+                and message), upper and lower case alike.
+
+        Raises:
+            ConfigurationError: the verb is unknown, `contains` names something else, or everything there is
+                would be deleted.
+        """
+        wanted = _contains(contains)
+        chosen = to_choice(Verb, "verb", verb)
+        if chosen is Verb.DELETE and where == JobFilter() and not wanted:
+            message = "An empty filter would delete every job. Give one, as JobFilter(state=State.FAILED)."
+            raise ConfigurationError(message)
+        who = _text("by", by)
+        why = f"{chosen.past} by {who}" if reason is None else _text("reason", reason)
+        now = self._client.storage.clock()
+        until = now + 1 if where.until is None else min(where.until, now + 1)
+        at = from_micros(now)
+        operation = Operation(
+            newest_first_key(now), chosen, attrs.evolve(where, until=until), wanted, who, why,
+            Status.RUNNING, at, at, expected=None if wanted else self._expected(where),
+        )  # fmt: skip
+        self._client.storage.put_record(_KIND, operation.id, write_operation(operation), expected_version=0)
+        self._prune()
+        return operation
+
+    def cancel(self, operation_id: str, by: str) -> Operation:
+        """The operation changes no further chunk of jobs; one that has ended stays as it is.
+
+        Raises:
+            ConfigurationError: no such operation is stored.
+        """
+        who = _text("by", by)
+
+        def cancelled(operation: Operation) -> Operation:
+            return operation.ended(Status.CANCELLED, self._now(), cancelled_by=who)
+
+        return self._change(operation_id, cancelled)
+
+    # ---- looking -----------------------------------------------------------------------------------------
+
+    def get(self, operation_id: str) -> Operation | None:
+        """Return the operation as it is now, None where none is stored."""
+        record = self._client.storage.get_record(_KIND, operation_id)
+        return None if record is None else read_operation(record)
+
+    def list(self, limit: int = 50, cursor: str | None = None) -> OperationPage:
+        """Return a page of operations, newest first.
+
+        Raises:
+            ConfigurationError: the limit is not 1 to 500.
+        """
+        if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= _PAGE_LIMIT:
+            message = f"limit={shown(limit)} is refused; a page holds 1 to {_PAGE_LIMIT} operations."
+            raise ConfigurationError(message)
+        records = self._client.storage.list_records(_KIND, after=cursor or "", limit=limit + 1)
+        operations = [read_operation(record) for record in records[:limit]]
+        return OperationPage(operations, operations[-1].id if len(records) > limit else None)
+
+    def resumable(self) -> Sequence[Operation]:
+        """Return the operations that are not at their end, oldest first."""
+        return [operation for operation in reversed([*self._all()]) if operation.is_running]
+
+    # ---- doing it ----------------------------------------------------------------------------------------
+
+    def run(
+        self,
+        operation_id: str,
+        *,
+        pace: float = PACE,
+        should_stop: Callable[[], bool] = lambda: False,
+        wait: Callable[[float], object] = time.sleep,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> Operation:
+        """The operation is done as far as it goes; return it as it is then.
+
+        It goes on behind the last chunk of 500 that was written down, and ends early, still running, where
+        `should_stop` says so or another process is at it. A chunk met twice after a crash does no harm.
+
+        Args:
+            operation_id: of a stored operation; an ended one is returned as it is.
+            pace: how long it waits after a chunk, as a multiple of what the chunk took: workers go on.
+            should_stop: asked before each chunk.
+            wait: waits so many seconds.
+            monotonic: tells seconds that have gone by.
+
+        Raises:
+            ConfigurationError: no such operation is stored.
+            StorageUnavailable: the storage went away; run it again.
+        """
+        operation = self._stored(operation_id)
+        try:
+            with self._lock(f"operation:{operation_id}", timeout=0, ttl=_LOCK_LIFE) as lock:
+                operation = self._change(operation_id, lambda stored: attrs.evolve(stored, fence=lock.fence))
+                while operation.is_running and not should_stop() and not lock.lost:
+                    began = monotonic()
+                    operation = self._step(operation)
+                    if operation.is_running and operation.fence == lock.fence:
+                        wait((monotonic() - began) * pace)
+                    if operation.fence != lock.fence:
+                        break
+        except LockTimeout:
+            return self._stored(operation_id)
+        return operation
+
+    async def arun(self, operation_id: str, *, pace: float = PACE) -> Operation:
+        """Run without blocking the event loop."""
+        return await in_thread(self.run, operation_id, pace=pace)
+
+    def _step(self, operation: Operation) -> Operation:
+        """One chunk is done and written down; what makes no sense to try again ends the operation."""
+        try:
+            page = self._client.storage.find(
+                operation.where, limit=_CHUNK, cursor=operation.cursor, oldest_first=True
+            )
+            progress = self._apply(operation, page)
+        except StorageUnavailable:
+            raise
+        except StorageError as error:
+            text = f"{type(error).__name__}: {error}"
+            return self._change(
+                operation.id, lambda stored: stored.ended(Status.FAILED, self._now(), error=text)
+            )
+        return self._change(operation.id, lambda stored: self._advanced(stored, operation, page, progress))
+
+    def _advanced(self, stored: Operation, before: Operation, page: Page, progress: Progress) -> Operation:
+        if stored.fence != before.fence:  # another took over: what it writes down is the truth
+            return stored
+        after = stored.advanced(progress, page.cursor, self._now())
+        return after.ended(Status.DONE, self._now()) if page.cursor is None else after
+
+    def _apply(self, operation: Operation, page: Page) -> Progress:
+        matching = [job for job in page.jobs if operation.is_meant(job)]
+        transitions = [self._transition(operation, job) for job in matching]
+        wanted = [one for one in transitions if one.from_states]
+        results = self._client.storage.apply(wanted) if wanted else []
+        if Applied.RELEASING in results:
+            self._client.release_children()
+        changed = [one.job_id for one, result in zip(wanted, results, strict=True) if result.is_applied]
+        missing = results.count(Applied.MISSING)
+        skipped = len(matching) - len(changed) - missing
+        return Progress(len(page.jobs), len(changed), skipped, missing, tuple(changed[:FIRST_IDS]))
+
+    def _transition(self, operation: Operation, job: JobRecord) -> Transition:
+        """Return the change; a job that has left the state which the filter names is not meant any more."""
+        now = self._client.clock.now()
+        if operation.verb is Verb.REQUEUE:
+            change = lifecycle.requeue(job.id, at=now, reason=operation.reason)
+        else:
+            expires_at = self._client.retention.until(State.DELETED, now)
+            change = lifecycle.delete(job.id, at=now, reason=operation.reason, expires_at=expires_at)
+        if operation.where.state is not None:
+            change.from_states &= {operation.where.state}
+        if job.state not in change.from_states:
+            change.from_states = frozenset()
+        return change
+
+    # ---- the records -------------------------------------------------------------------------------------
+
+    def _stored(self, operation_id: str) -> Operation:
+        operation = self.get(operation_id)
+        if operation is None:
+            message = f"Operation {shown(operation_id)} is not stored: the id is wrong, or it is long over."
+            raise ConfigurationError(message)
+        return operation
+
+    def _change(self, operation_id: str, change: Callable[[Operation], Operation]) -> Operation:
+        """The change is written to the operation as it is by then, unless it has ended; return it."""
+        storage = self._client.storage
+        while True:
+            record = storage.get_record(_KIND, operation_id)
+            before = self._stored(operation_id) if record is None else read_operation(record)
+            after = change(before) if before.is_running else before
+            if record is None or after == before:
+                return after
+            if storage.put_record(
+                _KIND, operation_id, write_operation(after), expected_version=record.version
+            ):
+                return after
+
+    def _all(self) -> Iterator[Operation]:
+        cursor: str | None = None
+        while True:
+            page = self.list(_PAGE_LIMIT, cursor)
+            yield from page
+            cursor = page.cursor
+            if cursor is None:
+                return
+
+    def _prune(self) -> None:
+        ended = [operation.id for operation in self._all() if not operation.is_running]
+        for operation_id in ended[KEPT:]:
+            self._client.storage.delete_record(_KIND, operation_id)
+
+    def _expected(self, where: JobFilter) -> int | None:
+        """Return how many jobs there are, where counts can tell: by state and queue alone."""
+        if where != JobFilter(state=where.state, queue=where.queue):
+            return None
+        counts = self._client.storage.counts()
+        states = counts.by_state if where.queue is None else counts.by_queue.get(where.queue, {})
+        return sum(states.values()) if where.state is None else states.get(where.state, 0)
+
+    def _now(self) -> datetime:
+        return from_micros(self._client.clock.now())
+
+
+def _contains(contains: Mapping[str, str] | None) -> dict[str, str]:
+    given = dict(contains or {})
+    for name, text in given.items():
+        if name not in _CONTAINS:
+            message = f"contains={shown(given)}: {shown(name)} is unknown; use {' or '.join(_CONTAINS)}."
+            raise ConfigurationError(message)
+        _text(f"contains[{name!r}]", text)
+    return {name: text for name, text in given.items() if text}
+
+
+def _text(name: str, text: object) -> str:
+    if not isinstance(text, str):
+        message = f"{name}={shown(text)} is no text."
+        raise ConfigurationError(message)
+    if len(text) > _TEXT_LIMIT:
+        message = f"{name} has {len(text):,} characters; use at most {_TEXT_LIMIT}."
+        raise ConfigurationError(message)
+    return text
