@@ -1,0 +1,39 @@
+"""An app on each of two storages, a dashboard for it, and a visitor on this machine."""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+import pytest
+
+from firelock import Firelock
+from firelock_dashboard import Dashboard
+from tests.dashboard.asking import Browser
+from tests.dashboard.hostile_texts import HOSTILE
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def fire(request, tmp_path):
+    """An app without tasks; a test adds its own."""
+    url = "memory://" if request.param == "memory" else f"sqlite:///{tmp_path / 'jobs.db'}"
+    with closing(Firelock(url)) as fire:
+        yield fire
+
+
+@pytest.fixture
+def dashboard(fire):
+    """A dashboard without auth: local visitors may do everything."""
+    return Dashboard(fire)
+
+
+@pytest.fixture
+def client(dashboard):
+    """A visitor on this machine: `client.get("/jobs")`, `client.post("/queues/pause", {"queue": "mail"})`."""
+    with closing(Browser(dashboard)) as browser:
+        yield browser
+
+
+@pytest.fixture(params=HOSTILE, ids=ascii)
+def hostile(request):
+    """A text that must be shown literally wherever a job, a server or a request can put one."""
+    return request.param
