@@ -21,6 +21,7 @@ from firelock.errors import StorageUnavailable
 from firelock_dashboard.access import LEVELS, Access, Permission, to_access
 from firelock_dashboard.assets import Assets
 from firelock_dashboard.gate import Gate
+from firelock_dashboard.history import History
 from firelock_dashboard.problems import NotHere, RequestProblem
 from firelock_dashboard.rendering import Pages
 from firelock_dashboard.routes import Route, Routes
@@ -90,6 +91,7 @@ class Dashboard:
         self.routes = Routes([route for route in TABLE if not (read_only and route.is_action)])
         self.version = version("firelock-dashboard")
         self.plugin_pages: list[object] = []
+        self.history = History(fire)
         self._counted: tuple[float, Counts] | None = None
         self.framework = framework
         self.wsgi = WsgiDashboard(self)
@@ -109,6 +111,7 @@ class Dashboard:
         counted, now = self._counted, time.monotonic()
         if counted is None or now - counted[0] > _COUNTS_AGE:
             counted = self._counted = (now, self.fire.jobs.counts())
+            self.history.note_depths(counted[1])
         return counted[1]
 
     @staticmethod

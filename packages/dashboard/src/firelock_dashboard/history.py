@@ -1,0 +1,369 @@
+"""What ended in the last hour, day, week and month: `dashboard.history`, quick whatever the number of jobs.
+
+The last hour or two are kept here by minute and read on as they go; hours that are over are summed up once,
+by a thread that runs while somebody looks. What is not summed up yet is said to be missing.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import attrs
+
+from firelock.errors import ConfigurationError, FirelockError
+from firelock.storage import State
+from firelock_dashboard.hours import Hours, read_minutes
+from firelock_dashboard.tally import HOUR, MINUTE, OUTCOMES, Fold, Tally, total
+
+if TYPE_CHECKING:
+    from firelock import Firelock
+    from firelock.storage import Counts
+
+__all__ = ["SPANS", "History", "Rates", "Series", "TaskStats"]
+
+log = logging.getLogger(__name__)
+
+_LATE = 3  # minutes that servers may take to hand in what ended
+_DAY = 24 * HOUR
+_AGE = 2.0  # seconds that what was read counts as new
+_TASKS_AGE = 5.0
+_FIRST_LOOK = 0.25  # seconds that the first visitor waits for what is read at the start
+_AT_ONCE = 6 * MINUTE  # what a visitor's own thread reads on
+_IDLE = 60.0  # seconds without a visitor after which the thread ends
+_DEPTHS_EVERY, _DEPTHS_KEPT = 10.0, 120
+
+
+@attrs.frozen
+class _Span:
+    length: int  # micros
+    step: int  # of a bucket of all tasks
+    step_of_one: int  # of a bucket of one task or queue: its hours are not kept in parts
+
+
+SPANS: Mapping[str, _Span] = {
+    "1h": _Span(HOUR, MINUTE, MINUTE),
+    "24h": _Span(_DAY, 15 * MINUTE, HOUR),
+    "7d": _Span(7 * _DAY, 2 * HOUR, 2 * HOUR),
+    "30d": _Span(30 * _DAY, 6 * HOUR, 6 * HOUR),
+}
+
+
+@attrs.frozen
+class Series:
+    """What ended, in buckets of equal length, oldest first; the last one is not over yet.
+
+    All lists are of one length.
+    """
+
+    span: str
+    step_seconds: int
+    starts: list[int]  # micros
+    by_outcome: dict[str, list[int]]  # each of OUTCOMES, and others that were found
+    p50: list[float | None]  # seconds; None where nothing ended
+    p95: list[float | None]
+    known: list[bool]  # False: some hours of this bucket are not summed up yet
+    missing: int  # how many hours are not
+
+    @property
+    def is_partial(self) -> bool:
+        """Tell whether there is more to come."""
+        return self.missing > 0
+
+    def count(self, *outcomes: str) -> int:
+        """Return how many attempts ended with one of these outcomes in the whole span; with any for none."""
+        return sum(sum(self.by_outcome.get(name, ())) for name in outcomes or self.by_outcome)
+
+
+@attrs.frozen
+class TaskStats:
+    """How a task's attempts ended; durations in seconds, None where nothing ended."""
+
+    runs: int  # every attempt that ended
+    succeeded: int
+    failed: int  # ended for good
+    retried: int  # failed or crashed, to be tried again
+    p50: float | None
+    p95: float | None
+    mean: float | None
+    last_at: datetime | None  # the start of the newest minute in which one ended
+
+    @property
+    def failed_attempts(self) -> int:
+        """How many attempts did not succeed."""
+        return self.failed + self.retried
+
+
+@attrs.frozen
+class Rates:
+    """How a queue moves."""
+
+    out_per_minute: float  # attempts that ended
+    in_per_minute: float | None  # jobs that came; None until its depth was seen for a minute
+
+
+class History:
+    """What ended, by time, task and queue.
+
+    Args:
+        fire: the app whose jobs are shown.
+        monotonic: the clock by which this process tells what is new.
+    """
+
+    def __init__(self, fire: Firelock, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._fire = fire
+        self._monotonic = monotonic
+        self._hours = Hours(fire)
+        self._minutes: dict[int, Fold] = {}
+        self._begin = 0  # minutes from here on are known, up to …
+        self._settled = 0  # … here for good, and from here to the present as of the last look
+        self._looked_at = float("-inf")
+        self._recalled = 0  # how far back records were read
+        self._pruned = False
+        self._tasks: dict[int, tuple[float, dict[str, TaskStats]]] = {}
+        self._depths: deque[tuple[float, dict[str, int]]] = deque(maxlen=_DEPTHS_KEPT)
+        self._reading = threading.Lock()
+        self._starting = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._is_read = threading.Event()
+        self._ending = threading.Event()
+        self._visited_at = float("-inf")
+
+    # ---- what colleagues ask -------------------------------------------------------------------------------
+
+    def series(self, span: str, *, task: str | None = None, queue: str | None = None) -> Series:
+        """Return what ended within 1h, 24h, 7d or 30d, of everything or of one task or one queue.
+
+        Raises:
+            ConfigurationError: the span is unknown, or both a task and a queue are given.
+        """
+        if span not in SPANS:
+            message = f"span={span!r} is unknown; use one of {', '.join(SPANS)}."
+            raise ConfigurationError(message)
+        if task is not None and queue is not None:
+            message = "Hours are summed up by task and by queue, not by both; ask for one of them."
+            raise ConfigurationError(message)
+        self._visit()
+        kind, now = SPANS[span], self._now()
+        step = kind.step if task is None and queue is None else kind.step_of_one
+        buckets = kind.length // step
+        first = now // step * step - (buckets - 1) * step
+        starts = [first + place * step for place in range(buckets)]
+        found = [self._bucket(start, step, task, queue) for start in starts]
+        tallies = [tally for tally, _ in found]
+        names = [*OUTCOMES, *sorted({name for one in tallies for name in one.counts} - set(OUTCOMES))]
+        return Series(
+            span, step // 1_000_000, starts,
+            {name: [tally.counts.get(name, 0) for tally in tallies] for name in names},
+            [tally.quantile(0.5) for tally in tallies], [tally.quantile(0.95) for tally in tallies],
+            [not missing for _, missing in found], len({at for _, missing in found for at in missing}),
+        )  # fmt: skip
+
+    def tasks(self, hours: int = 24) -> dict[str, TaskStats]:
+        """Return how each task's attempts ended, in this hour and those before it; at most 5 seconds old."""
+        self._visit()
+        kept, now = self._tasks.get(hours), self._monotonic()
+        if kept is not None and now - kept[0] <= _TASKS_AGE:
+            return kept[1]
+        sums = self._sum(self._now() // HOUR * HOUR - (hours - 1) * HOUR).tasks
+        stats = {task: _stats(tally) for task, tally in sums.items()}
+        if len(self._tasks) > len(SPANS) * 2:
+            self._tasks.clear()
+        self._tasks[hours] = (now, stats)
+        return stats
+
+    def queues(self, minutes: int = 10) -> dict[str, Rates]:
+        """Return how fast each queue moved in the last minutes that are over, at most 60 of them."""
+        self._visit()
+        until = self._now() // MINUTE * MINUTE
+        ended: dict[str, int] = {}
+        for minute in range(until - minutes * MINUTE, until, MINUTE):
+            fold = self._minutes.get(minute)
+            for queue, tally in fold.queues.items() if fold else ():
+                ended[queue] = ended.get(queue, 0) + tally.runs
+        grown = self._growth(minutes)
+        return {
+            queue: _rates(ended.get(queue, 0) / minutes, None if grown is None else grown.get(queue, 0.0))
+            for queue in {*ended, *(grown or {})}
+        }
+
+    @property
+    def missing(self) -> int:
+        """How many hours of the last 30 days are not summed up yet."""
+        closed = self._closed_until(self._now())
+        return len(self._hours.missing(closed - 30 * _DAY, closed))
+
+    def note_depths(self, counts: Counts) -> None:
+        """Remember how many jobs wait or run in each queue: how many came is told by how depths change."""
+        now = self._monotonic()
+        if not self._depths or now - self._depths[-1][0] >= _DEPTHS_EVERY:
+            depths = {
+                queue: states.get(State.ENQUEUED, 0) + states.get(State.PROCESSING, 0)
+                for queue, states in counts.by_queue.items()
+            }
+            self._depths.append((now, depths))
+
+    # ---- putting sums together -----------------------------------------------------------------------------
+
+    def _bucket(self, start: int, step: int, task: str | None, queue: str | None) -> tuple[Tally, list[int]]:
+        """Return the sum of a bucket and the hours of it that are missing."""
+        tallies: list[Tally | None] = []
+        missing: list[int] = []
+        for at in range(start // HOUR * HOUR, start + step, HOUR):
+            low, high = max(at, start), min(at + HOUR, start + step)
+            hour = self._hours.get(at)
+            if low >= self._begin:
+                folds = [self._minutes.get(minute) for minute in range(low, high, MINUTE)]
+                tallies += [fold.of(task, queue) for fold in folds if fold]
+            elif hour is None:
+                missing.append(at)
+            elif high - low == HOUR:
+                tallies.append(hour.fold.of(task, queue))
+            else:
+                five = 5 * MINUTE
+                tallies += hour.fives[(low - at) // five : (high - at) // five]
+        return total(tally for tally in tallies if tally), missing
+
+    def _sum(self, since: int) -> Fold:
+        """Return the sums from the start of an hour on, of what is known."""
+        sums = Fold()
+        for at in range(since, max(since, self._begin), HOUR):
+            hour = self._hours.get(at)
+            if hour is not None:
+                sums.merge(hour.fold)
+        for minute, fold in list(self._minutes.items()):
+            if minute >= since:
+                sums.merge(fold)
+        return sums
+
+    def _growth(self, minutes: int) -> dict[str, float] | None:
+        """Return by how many jobs a minute each queue grew; None where depths were not seen for a minute."""
+        if not self._depths:
+            return None
+        newest_at, newest = self._depths[-1]
+        since = [(at, depths) for at, depths in list(self._depths) if newest_at - at <= minutes * 60]
+        at, oldest = since[0]
+        if newest_at - at < 60:  # noqa: PLR2004 - seconds
+            return None
+        passed = (newest_at - at) / 60
+        return {name: (newest.get(name, 0) - oldest.get(name, 0)) / passed for name in {*newest, *oldest}}
+
+    # ---- reading on ----------------------------------------------------------------------------------------
+
+    def _now(self) -> int:
+        return self._fire.client.clock.now()
+
+    @staticmethod
+    def _closed_until(now: int) -> int:
+        """Return the end of the newest hour whose rollups are all there."""
+        return (now - _LATE * MINUTE) // HOUR * HOUR
+
+    def _visit(self) -> None:
+        """What is asked for next is as new as it can be without a long wait."""
+        self._visited_at = self._monotonic()
+        if self._visited_at - self._looked_at <= _AGE:
+            return
+        if (
+            self._settled
+            and self._now() - self._settled <= _AT_ONCE
+            and self._reading.acquire(blocking=False)
+        ):
+            try:
+                self._read_on()
+            finally:
+                self._reading.release()
+        else:
+            self._is_read.clear()
+        self._start()
+        self._is_read.wait(_FIRST_LOOK)
+
+    def _read_on(self) -> None:
+        """The minutes up to now are known; those that were read when all servers had handed in stay."""
+        now = self._now()
+        begin = self._closed_until(now - HOUR)
+        if self._settled < begin:
+            self._settled = self._begin = begin
+        read = read_minutes(self._fire, self._settled, now + MINUTE)
+        # Replaced as a whole: another thread may be putting sums together.
+        kept = {at: fold for at, fold in self._minutes.items() if begin <= at < self._settled}
+        self._minutes = {**kept, **read}
+        self._begin = max(self._begin, begin)
+        self._settled = max(self._settled, now // MINUTE * MINUTE - _LATE * MINUTE)
+        self._looked_at = self._monotonic()
+        self._is_read.set()
+
+    def step(self) -> bool:
+        """One piece of the work that lies ahead is done; return whether there is more. For the thread."""
+        with self._reading:
+            if self._monotonic() - self._looked_at > _AGE:
+                self._read_on()
+        closed = self._closed_until(self._now())
+        for hours in (25, 8 * 24, 30 * 24):
+            if self._recalled < hours:
+                self._hours.recall(closed - hours * HOUR, closed)
+                self._recalled = hours
+                return True
+            missing = self._hours.missing(closed - hours * HOUR, closed)
+            if missing:
+                self._fold(missing[0])
+                return True
+        if not self._pruned:
+            self._pruned = self._hours.prune(self._now()) == 0
+            return True
+        return False
+
+    def _fold(self, at: int) -> None:
+        minutes = self._minutes
+        if at >= self._begin and at + HOUR <= self._settled:
+            self._hours.fold(at, {start: fold for start, fold in minutes.items() if at <= start < at + HOUR})
+        else:
+            self._hours.fold(at)
+
+    def settle(self) -> None:
+        """Everything is summed up, in this thread: for scripts and tests."""
+        while self.step():
+            pass
+
+    # ---- the thread ----------------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        with self._starting:
+            if self._ending.is_set() or (self._thread is not None and self._thread.is_alive()):
+                return
+            self._thread = threading.Thread(target=self._run, name="firelock-history", daemon=True)
+            self._thread.start()
+
+    def _run(self) -> None:
+        while not self._ending.is_set() and self._monotonic() - self._visited_at < _IDLE:
+            began = self._monotonic()
+            try:
+                pause = 0.0 if self.step() else 1.0
+            except FirelockError as error:
+                log.info("The history cannot be added up now: %s", error)
+                pause = _IDLE / 6
+            # It takes half of the time at most, so that pages stay quick meanwhile.
+            self._ending.wait(max(pause, min(1.0, self._monotonic() - began)))
+
+    def close(self) -> None:
+        """The thread has ended; nothing is read any more."""
+        self._ending.set()
+        if self._thread is not None:
+            self._thread.join(5)
+
+
+def _stats(tally: Tally) -> TaskStats:
+    counts = tally.counts
+    return TaskStats(
+        tally.runs, counts.get("succeeded", 0), counts.get("failed", 0),
+        counts.get("retried", 0) + counts.get("crashed", 0), tally.quantile(0.5), tally.quantile(0.95),
+        tally.mean, datetime.fromtimestamp(tally.last // 1_000_000, UTC) if tally.last else None,
+    )  # fmt: skip
+
+
+def _rates(out: float, growth: float | None) -> Rates:
+    return Rates(out, None if growth is None else max(0.0, out + growth))

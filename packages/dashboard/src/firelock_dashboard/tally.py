@@ -1,0 +1,185 @@
+"""What ended within a while, added up: counts by outcome, durations, and percentiles out of a histogram."""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping
+from itertools import accumulate
+from typing import Any
+
+import attrs
+
+from firelock.storage import DURATION_BUCKETS, Rollup
+
+__all__ = ["FIVES", "OUTCOMES", "Fold", "Hour", "Tally"]
+
+# In the order in which bars are stacked: what went well at the bottom, what needs somebody on top.
+OUTCOMES = ("succeeded", "deleted", "retried", "crashed", "failed")
+
+HOUR = 3_600_000_000
+MINUTE = 60_000_000
+FIVES = 12  # spans of five minutes in an hour
+
+_SHORTEST = DURATION_BUCKETS[0] / 3  # where the first bucket is taken to begin, in seconds
+_LONGEST = DURATION_BUCKETS[-1] * 3  # where the last one is taken to end
+_EDGES = (_SHORTEST, *DURATION_BUCKETS, _LONGEST)
+_BUCKETS = len(DURATION_BUCKETS) + 1
+
+
+@attrs.define
+class Tally:
+    """What ended: how often with which outcome, how long it took in all, and how the durations lie."""
+
+    counts: dict[str, int] = attrs.field(factory=dict)
+    duration: int = 0  # the sum, in micros
+    histogram: list[int] = attrs.field(factory=lambda: [0] * _BUCKETS)
+    last: int = 0  # the newest minute in which anything ended, in micros; 0 for never
+
+    def add(self, rollup: Rollup) -> None:
+        """A rollup is part of the sum."""
+        self.counts[rollup.outcome] = self.counts.get(rollup.outcome, 0) + rollup.count
+        self.duration += rollup.duration
+        self.histogram = [a + b for a, b in zip(self.histogram, rollup.histogram, strict=True)]
+        self.last = max(self.last, rollup.minute)
+
+    def merge(self, other: Tally) -> None:
+        """Another sum is part of this one."""
+        for outcome, count in other.counts.items():
+            self.counts[outcome] = self.counts.get(outcome, 0) + count
+        self.duration += other.duration
+        self.histogram = [a + b for a, b in zip(self.histogram, other.histogram, strict=True)]
+        self.last = max(self.last, other.last)
+
+    @property
+    def runs(self) -> int:
+        """How many attempts ended, whatever their outcome."""
+        return sum(self.counts.values())
+
+    @property
+    def mean(self) -> float | None:
+        """The mean duration in seconds; None where nothing ended."""
+        return self.duration / self.runs / 1_000_000 if self.runs else None
+
+    def quantile(self, share: float) -> float | None:
+        """Return the seconds that this share of the attempts stayed within; None where nothing ended.
+
+        Within a bucket durations are taken to lie evenly on the logarithmic scale on which buckets are set.
+        """
+        total = sum(self.histogram)
+        if total == 0:
+            return None
+        wanted = share * total
+        reached = list(accumulate(self.histogram))
+        place = min(bisect_left(reached, wanted), _BUCKETS - 1)
+        before = reached[place] - self.histogram[place]
+        part = (wanted - before) / self.histogram[place] if self.histogram[place] else 0.0
+        low, high = _EDGES[place], _EDGES[place + 1]
+        return float(low * (high / low) ** part)
+
+    def dump(self) -> list[object]:
+        """Return the sum as JSON values."""
+        return [self.counts, self.duration, self.histogram, self.last]
+
+    @classmethod
+    def load(cls, values: Any) -> Tally:  # noqa: ANN401 - what json.loads returns
+        """Return the sum that `dump` returned.
+
+        Raises:
+            ValueError: it is none.
+        """
+        counts, duration, histogram, last = values
+        if len(histogram) != _BUCKETS:
+            message = f"The histogram has {len(histogram)} buckets; {_BUCKETS} are known."
+            raise ValueError(message)
+        return cls({str(name): int(count) for name, count in counts.items()}, int(duration), histogram, last)
+
+
+def total(tallies: Iterable[Tally]) -> Tally:
+    """Return the sum of sums."""
+    found = Tally()
+    for tally in tallies:
+        found.merge(tally)
+    return found
+
+
+@attrs.define
+class Fold:
+    """What ended within a while: in all, and by task and by queue."""
+
+    all: Tally = attrs.field(factory=Tally)
+    tasks: dict[str, Tally] = attrs.field(factory=dict)
+    queues: dict[str, Tally] = attrs.field(factory=dict)
+
+    def add(self, rollup: Rollup) -> None:
+        """A rollup is part of the sums."""
+        self.all.add(rollup)
+        self.tasks.setdefault(rollup.task, Tally()).add(rollup)
+        self.queues.setdefault(rollup.queue, Tally()).add(rollup)
+
+    def merge(self, other: Fold) -> None:
+        """Other sums are part of these."""
+        self.all.merge(other.all)
+        for mine, theirs in ((self.tasks, other.tasks), (self.queues, other.queues)):
+            for name, tally in theirs.items():
+                mine.setdefault(name, Tally()).merge(tally)
+
+    def of(self, task: str | None, queue: str | None) -> Tally | None:
+        """Return the sum of a task, of a queue or of all; None where nothing of it ended."""
+        if task is not None:
+            return self.tasks.get(task)
+        return self.all if queue is None else self.queues.get(queue)
+
+
+@attrs.define
+class Hour:
+    """An hour that is over: its sums, and those of each five minutes of it."""
+
+    at: int  # micros of its start
+    fold: Fold
+    fives: list[Tally]
+
+    @classmethod
+    def of(cls, at: int, minutes: Mapping[int, Fold]) -> Hour:
+        """Return the hour that these minutes make up, each under the micros of its start."""
+        hour = cls(at, Fold(), [Tally() for _ in range(FIVES)])
+        for minute, fold in minutes.items():
+            hour.fold.merge(fold)
+            hour.fives[(minute - at) // (5 * MINUTE)].merge(fold.all)
+        return hour
+
+    @property
+    def is_empty(self) -> bool:
+        """Tell whether nothing ended in it."""
+        return not self.fold.tasks
+
+    def dump(self) -> str:
+        """Return the hour as the JSON of a record."""
+        return json.dumps(
+            {
+                "tasks": {name: tally.dump() for name, tally in self.fold.tasks.items()},
+                "queues": {name: tally.dump() for name, tally in self.fold.queues.items()},
+                "fives": [tally.dump() for tally in self.fives],
+            },
+            separators=(",", ":"),
+        )
+
+    @classmethod
+    def load(cls, at: int, text: str) -> Hour:
+        """Return the hour of a record.
+
+        Raises:
+            ValueError: the record holds something else; whoever reads it folds the hour anew.
+        """
+        try:
+            fields = json.loads(text)
+            fives = [Tally.load(values) for values in fields["fives"]]
+            tasks = {str(name): Tally.load(values) for name, values in fields["tasks"].items()}
+            queues = {str(name): Tally.load(values) for name, values in fields["queues"].items()}
+        except (TypeError, KeyError, AttributeError) as error:
+            message = f"The summary of an hour cannot be read: {error!r}."
+            raise ValueError(message) from error
+        if len(fives) != FIVES:
+            message = f"The summary of an hour has {len(fives)} spans of five minutes; {FIVES} are known."
+            raise ValueError(message)
+        return cls(at, Fold(total(fives), tasks, queues), fives)

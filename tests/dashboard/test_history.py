@@ -1,0 +1,286 @@
+"""The history: sums of minutes and hours that are right, kept, and quick to ask for."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from firelock import Firelock
+from firelock.clock import SECOND, StorageClock
+from firelock.errors import ConfigurationError, StorageError
+from firelock.storage import DURATION_BUCKETS, Rollup
+from firelock_dashboard.history import History
+from firelock_dashboard.tally import HOUR, MINUTE, Hour, Tally
+from tests.unit.fakes import FailingStorage
+
+NOON = 1_893_499_200 * SECOND  # 2030-01-01 12:00 UTC
+
+
+class Still(FailingStorage):
+    """A storage whose clock stands until the test moves it."""
+
+    def clock(self):
+        return NOON + 30 * MINUTE + self.clock_offset
+
+
+class Ticking:
+    """A monotonic clock that the test moves."""
+
+    at = 1_000.0
+
+    def __call__(self):
+        return self.at
+
+
+@pytest.fixture
+def storage():
+    return Still()
+
+
+@pytest.fixture
+def tick():
+    return Ticking()
+
+
+@pytest.fixture
+def history(storage, tick):
+    fire = Firelock(storage)
+    fire.client.clock = StorageClock(storage, monotonic=lambda: 0.0)
+    history = History(fire, monotonic=tick)
+    yield history
+    history.close()
+    fire.close()
+
+
+def rollup(minute, *, task="send", queue="mail", outcome="succeeded", count=4, seconds=0.05):
+    """What ended in a minute of the storage's noon, each after the same time."""
+    histogram = [0] * (len(DURATION_BUCKETS) + 1)
+    histogram[sum(bound < seconds for bound in DURATION_BUCKETS)] = count
+    return Rollup(
+        NOON + minute * MINUTE, task, queue, outcome, count, int(count * seconds * SECOND), tuple(histogram)
+    )
+
+
+def test_an_hour_shows_each_minute_and_the_present_one_last(history, storage):
+    """The last of sixty minutes is the one under way."""
+    storage.record_metrics([rollup(30), rollup(29, outcome="failed", count=1), rollup(-29), rollup(-30)])
+    history.settle()
+
+    series = history.series("1h")
+
+    assert (60, 60) == (len(series.starts), series.step_seconds)
+    assert NOON + 30 * MINUTE == series.starts[-1]
+    assert [4, 0, 4] == [series.by_outcome["succeeded"][place] for place in (0, 58, 59)]
+    assert 1 == series.by_outcome["failed"][58]
+    assert (8, 9) == (series.count("succeeded"), series.count())
+    assert not series.is_partial
+
+
+def test_a_day_adds_up_quarters_of_hours_that_are_over_and_of_the_one_that_is_not(history, storage):
+    """No rollup is lost or counted twice where folded hours meet minutes."""
+    storage.record_metrics([rollup(minute) for minute in range(-23 * 60, 31)])
+    history.settle()
+
+    series = history.series("24h")
+
+    assert (96, 900) == (len(series.starts), series.step_seconds)
+    assert 4 * (23 * 60 + 31) == series.count()
+    assert [60, 60, 4] == series.by_outcome["succeeded"][-3:]
+
+
+@pytest.mark.parametrize(("span", "buckets", "step"), [("7d", 84, 7_200), ("30d", 120, 21_600)])
+def test_weeks_and_months_are_whole_hours(history, storage, span, buckets, step):
+    """Longer spans hold what was folded, in buckets of hours."""
+    storage.record_metrics([rollup(-minute * 600) for minute in range(1, 15)])
+    history.settle()
+
+    series = history.series(span)
+
+    assert (buckets, step) == (len(series.starts), series.step_seconds)
+    assert 56 == series.count("succeeded")
+    assert 0 == series.missing
+
+
+def test_one_task_and_one_queue_have_their_own_series(history, storage):
+    """A series of a task counts that task alone; so does one of a queue."""
+    storage.record_metrics(
+        [rollup(-90), rollup(-90, task="charge", count=7), rollup(5, queue="slow", count=2)]
+    )
+    history.settle()
+
+    assert 7 == history.series("24h", task="charge").count()
+    assert 2 == history.series("24h", queue="slow").count()
+    assert 11 == history.series("7d", queue="mail").count()
+    assert 0 == history.series("1h", task="unknown").count()
+
+
+def test_hours_are_folded_once_and_read_back_by_the_next_process(history, storage, tick):
+    """What one dashboard folded another reads; no rollup of an hour that is folded is read again."""
+    storage.record_metrics([rollup(-180), rollup(-120)])
+    history.settle()
+    storage.called["timeline"].clear()
+
+    other = History(history._fire, monotonic=tick)  # noqa: SLF001
+    other.settle()
+
+    assert 8 == other.series("24h").count()
+    assert ["2030-01-01T09", "2030-01-01T10"] == [r.key for r in storage.list_records("history")]
+    assert 0 == sum(NOON - 3 * HOUR <= since < NOON - 2 * HOUR for since, _ in storage.called["timeline"])
+
+
+def test_an_hour_is_not_folded_before_late_rollups_can_have_come(history, storage):
+    """Three minutes after its end an hour is closed; until then it is read by minute."""
+    storage.record_metrics([rollup(10)])
+    storage.clock_offset = 32 * MINUTE
+    history.settle()
+    early = [record.key for record in storage.list_records("history")]
+
+    storage.clock_offset += MINUTE
+    history.settle()
+
+    assert ([], ["2030-01-01T12"]) == (early, [record.key for record in storage.list_records("history")])
+    assert 4 == history.series("24h").count()
+
+
+def test_late_rollups_of_open_minutes_are_read_again(history, storage, tick):
+    """A minute counts what servers hand in up to three minutes after it."""
+    storage.record_metrics([rollup(29)])
+    history.settle()
+    storage.record_metrics([rollup(29), rollup(30)])
+
+    tick.at += 3
+
+    assert [8, 4] == history.series("1h").by_outcome["succeeded"][-2:]
+
+
+def test_hours_not_folded_yet_are_missing_and_no_zeros(history, storage):
+    """Buckets that nothing is known of say so; the number of missing hours shrinks newest first."""
+    storage.record_metrics([rollup(-600)])
+    history.step()
+    for _ in range(4):
+        history.step()
+
+    series = history.series("24h")
+
+    assert series.is_partial
+    assert 0 < series.missing < 24
+    assert [False, True] == [series.known[0], series.known[-1]]
+
+
+def test_a_summary_that_cannot_be_read_is_folded_again(history, storage):
+    """A record that somebody else wrote or broke does not break the history."""
+    storage.record_metrics([rollup(-120)])
+    for key, text in {"2030-01-01T10": '{"fives": 1}', "2030-01-01T09": "[", "who knows": "{}"}.items():
+        storage.put_record("history", key, text)
+
+    history.settle()
+
+    assert 4 == history.series("24h").count()
+    assert (
+        4 == json.loads(storage.get_record("history", "2030-01-01T10").value)["tasks"]["send"][0]["succeeded"]
+    )
+
+
+def test_where_nothing_may_be_written_the_history_is_still_shown(history, storage):
+    """A storage that refuses the summary costs the next process the work, nobody the page."""
+    storage.record_metrics([rollup(-120)])
+    storage.fail_always("put_record", StorageError("read-only"))
+
+    history.settle()
+
+    assert 4 == history.series("24h").count()
+
+
+def test_summaries_older_than_ninety_days_go(history, storage):
+    """What is older than 90 days is removed, what is younger stays."""
+    for key in ("2029-10-02T11", "2029-10-04T11"):
+        storage.put_record("history", key, Hour.of(0, {}).dump())
+
+    history.settle()
+
+    assert ["2029-10-04T11"] == [record.key for record in storage.list_records("history")]
+
+
+def test_tasks_tell_runs_outcomes_and_durations(history, storage):
+    """Per task: how attempts ended, percentiles within their bucket, the mean, and when it last ran."""
+    storage.record_metrics(
+        [
+            rollup(-100, count=90),
+            rollup(12, outcome="failed", count=6, seconds=2),
+            rollup(20, outcome="retried", count=3, seconds=2),
+            rollup(20, outcome="crashed", count=1, seconds=2),
+        ]
+    )
+    history.settle()
+
+    stats = history.tasks()["send"]
+
+    assert (100, 90, 6, 4) == (stats.runs, stats.succeeded, stats.failed, stats.retried)
+    assert 0.03 < stats.p50 < 0.1
+    assert 1 < stats.p95 < 3
+    assert pytest.approx(0.245) == stats.mean
+    assert NOON + 20 * MINUTE == stats.last_at.timestamp() * SECOND
+
+
+def test_queues_tell_what_left_and_what_came(history, storage, tick):
+    """What came is what left and what the queue grew by."""
+    storage.record_metrics([rollup(minute, count=6) for minute in range(20, 30)])
+    fire = history._fire  # noqa: SLF001
+    history.settle()
+    before = history.queues()["mail"]
+    task = fire.task(name="send", queue="mail")(lambda_named)
+    history.note_depths(fire.jobs.counts())
+    task.enqueue_many([() for _ in range(20)])
+    tick.at += 120
+    history.note_depths(fire.jobs.counts())
+
+    after = history.queues()["mail"]
+
+    assert (6.0, None) == (before.out_per_minute, before.in_per_minute)
+    assert (6.0, 16.0) == (after.out_per_minute, after.in_per_minute)
+
+
+def lambda_named() -> None:
+    """A task's function."""
+
+
+@pytest.mark.parametrize(("arguments"), [{"span": "2h"}, {"span": "1h", "task": "a", "queue": "b"}])
+def test_what_is_not_summed_up_is_refused(history, arguments):
+    """An unknown span, or a task within a queue, gets an error that says what there is."""
+    with pytest.raises(ConfigurationError):
+        history.series(**arguments)
+
+
+def test_a_visit_starts_the_thread_and_closing_ends_it(history):
+    """The history is read by one thread, which is gone after `close`."""
+    history.series("1h")
+    thread = history._thread  # noqa: SLF001
+    history.series("24h")
+
+    assert history._thread is thread  # noqa: SLF001
+    history.close()
+    assert not thread.is_alive()
+
+
+def test_the_thread_ends_when_nobody_looks(history, tick):
+    """A minute after the last visitor the thread is gone; the next visitor starts another."""
+    history.series("1h")
+    thread = history._thread  # noqa: SLF001
+    tick.at += 61
+
+    thread.join(10)
+
+    assert not thread.is_alive()
+    history.series("1h")
+    assert history._thread is not thread  # noqa: SLF001
+
+
+def test_a_percentile_lies_within_its_bucket():
+    """Percentiles are interpolated on a logarithmic scale; none where nothing ended."""
+    tally = Tally()
+    tally.add(rollup(0, count=100, seconds=0.5))
+
+    assert pytest.approx(0.3 * (1 / 0.3) ** 0.5) == tally.quantile(0.5)
+    assert pytest.approx(1.0) == tally.quantile(1.0)
+    assert Tally().quantile(0.5) is None
