@@ -214,10 +214,13 @@ def test_queues_show_what_they_hold(fire, adding, worker):
     adding.enqueue_many([(1,), (2,), (3,)])
     adding.schedule(300, 4)
     worker.claim(1)
-    fire.queues.pause("bulk", note="until Monday")
+    before = datetime.now(UTC) - timedelta(minutes=1)
+    fire.queues.pause("bulk", note="until Monday", by="ada")
 
+    paused_at = fire.queues.list()[0].paused_at
+    assert paused_at > before
     assert [
-        QueueView("bulk", 0, 0, 0, True, "until Monday"),
+        QueueView("bulk", 0, 0, 0, True, "until Monday", "ada", paused_at),
         QueueView("sums", 2, 1, 1, False, None),
     ] == fire.queues.list()
     assert fire.queues.list() == asyncio.run(fire.queues.alist())

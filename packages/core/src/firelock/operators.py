@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -16,6 +16,7 @@ from firelock.jobs import JobPage, Jobs
 from firelock.options import check_queue
 from firelock.storage import Record, SessionRecord
 from firelock.threads import in_thread
+from firelock.views import as_datetime
 
 if TYPE_CHECKING:
     from firelock.client import Client
@@ -38,6 +39,8 @@ class QueueView:
     scheduled: int
     is_paused: bool
     note: str | None  # why it was paused
+    paused_by: str | None = None  # who paused it; None where nobody said, or it is not paused
+    paused_at: datetime | None = None  # when; None unless it is paused
 
 
 class Queues:
@@ -52,14 +55,7 @@ class Queues:
         by_queue = storage.counts().by_queue
         settings = {record.key: json.loads(record.value) for record in _all_records(self._client, "queue")}
         return [
-            QueueView(
-                name,
-                by_queue.get(name, {}).get(State.ENQUEUED, 0),
-                by_queue.get(name, {}).get(State.PROCESSING, 0),
-                by_queue.get(name, {}).get(State.SCHEDULED, 0),
-                bool(settings.get(name, {}).get("paused")),
-                settings.get(name, {}).get("note"),
-            )
+            _queue_view(name, by_queue.get(name, {}), settings.get(name, {}))
             for name in sorted({*by_queue, *settings})
         ]
 
@@ -67,14 +63,20 @@ class Queues:
         """List without blocking the event loop."""
         return await in_thread(self.list)
 
-    def pause(self, name: str, *, note: str | None = None) -> None:
-        """No job of the queue is claimed any more, on any server; running ones go on."""
-        value = json.dumps({"paused": True, "note": note})
+    def pause(self, name: str, *, note: str | None = None, by: str | None = None) -> None:
+        """No job of the queue is claimed any more, on any server; running ones go on.
+
+        Args:
+            name: of the queue.
+            note: why, for people.
+            by: who, for people.
+        """
+        value = json.dumps({"paused": True, "note": note, "by": by, "at": self._client.clock.now()})
         self._client.storage.put_record("queue", check_queue(name), value)
 
-    async def apause(self, name: str, *, note: str | None = None) -> None:
+    async def apause(self, name: str, *, note: str | None = None, by: str | None = None) -> None:
         """Pause without blocking the event loop."""
-        await in_thread(self.pause, name, note=note)
+        await in_thread(self.pause, name, note=note, by=by)
 
     def resume(self, name: str) -> None:
         """Jobs of the queue are claimed again."""
@@ -83,6 +85,20 @@ class Queues:
     async def aresume(self, name: str) -> None:
         """Resume without blocking the event loop."""
         await in_thread(self.resume, name)
+
+
+def _queue_view(name: str, counts: Mapping[State, int], settings: Mapping[str, Any]) -> QueueView:
+    is_paused = bool(settings.get("paused"))
+    return QueueView(
+        name,
+        counts.get(State.ENQUEUED, 0),
+        counts.get(State.PROCESSING, 0),
+        counts.get(State.SCHEDULED, 0),
+        is_paused,
+        settings.get("note"),
+        settings.get("by") if is_paused else None,
+        as_datetime(settings.get("at")) if is_paused else None,
+    )
 
 
 def _all_records(client: Client, kind: str) -> Iterator[Record]:
