@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -36,7 +37,7 @@ class Pages:
         self._environment.filters.update(
             count=words.count_text, span=words.span, iso=words.iso, rate=words.rate,
             bytes=words.bytes_text, short_id=words.short_id, task_name=words.task_name,
-            task_path=words.task_path, instant=words.instant, stamp=words.stamp,
+            task_path=words.task_path, tojson_text=_json, instant=words.instant, stamp=words.stamp,
         )  # fmt: skip
 
     def render(
@@ -70,6 +71,11 @@ class Pages:
         if block is None:
             raise NotHere(visit.text("shared.no_part", part=part))
         return Markup("").join(block(page.new_context(context)))
+
+
+def _json(value: object) -> str:
+    """Return JSON as text, to be escaped like any other: Jinja's own `tojson` marks it as safe."""
+    return json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _elapsed(started: float) -> str:

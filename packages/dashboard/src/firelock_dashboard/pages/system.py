@@ -1,0 +1,113 @@
+"""System: the storage and what is wrong with it, plugins, settings with their sources."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from typing import TYPE_CHECKING
+
+import attrs
+from starlette.responses import Response
+
+from firelock import Settings
+from firelock_dashboard.access import Permission
+from firelock_dashboard.routes import Route
+
+if TYPE_CHECKING:
+    from firelock.storage import Finding, SchemaState
+    from firelock_dashboard.visit import Visit
+
+__all__ = ["ROUTES"]
+
+_MICROS = 1_000_000
+
+
+@attrs.frozen
+class _Setting:
+    name: str
+    value: float
+    default: float
+    source: str  # default, environment or app
+    doc: str
+
+
+@attrs.frozen
+class _Storage:
+    facts: dict[str, str]
+    features: list[str]
+    schema: SchemaState
+    round_trip_seconds: float
+    skew_seconds: float  # by how much the storage's clock is ahead of this host's
+
+
+def show_system(visit: Visit) -> Response:
+    """Everything about the system itself."""
+    return visit.page(
+        "system.html", title=visit.text("nav.system"), section="system",
+        storage=lambda: _storage(visit), findings=lambda: _findings(visit),
+        plugins=visit.fire.plugins.listing, settings=lambda: _settings(visit),
+        counts=visit.state_counts, python=platform.python_version(), host=platform.node(),
+    )  # fmt: skip
+
+
+def _storage(visit: Visit) -> _Storage:
+    storage = visit.fire.storage
+    before, started = time.time(), time.perf_counter()
+    there = storage.clock() / _MICROS
+    took = time.perf_counter() - started
+    skew = there - (before + took / 2)
+    return _Storage(dict(storage.describe()), sorted(storage.features), storage.schema(), took, skew)
+
+
+def _findings(visit: Visit) -> list[Finding]:
+    return sorted(visit.fire.diagnose().findings, key=lambda finding: not finding.is_error)
+
+
+def _settings(visit: Visit) -> list[_Setting]:
+    return [
+        _Setting(
+            field.name, value := getattr(visit.fire.settings, field.name), field.default,
+            _source(field.name, value, field.default), field.metadata["doc"],
+        )
+        for field in attrs.fields(Settings)
+    ]  # fmt: skip
+
+
+def _source(name: str, value: float, default: float) -> str:
+    given = os.environ.get(f"FIRELOCK_{name.upper()}")
+    try:
+        if given is not None and float(given) == value:
+            return "environment"
+    except ValueError:
+        pass
+    return "default" if value == default else "app"
+
+
+def send_bundle(visit: Visit) -> Response:
+    """What this page shows, as a file to send to whoever helps; no job and no argument is in it."""
+    storage = _storage(visit)
+    bundle = {
+        "firelock": visit.dashboard.version,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "storage": attrs.asdict(storage),
+        "findings": [attrs.asdict(finding) for finding in _findings(visit)],
+        "plugins": [attrs.asdict(plugin) for plugin in visit.fire.plugins.listing()],
+        "settings": {one.name: [one.value, one.source] for one in _settings(visit)},
+        "jobs": visit.state_counts(),
+        "servers": [
+            {"name": one.name, "version": one.sessions[0].session.version, "is_alive": one.is_alive,
+             "workers": one.workers, "queues": one.queues}
+            for one in visit.fire.servers.list()
+        ],
+    }  # fmt: skip
+    headers = {"Content-Disposition": 'attachment; filename="firelock-system.json"'}
+    return Response(json.dumps(bundle, indent=2, default=str), 200, headers, "application/json")
+
+
+ROUTES = (
+    Route("GET", "/system", Permission.READ, show_system),
+    Route("GET", "/system/bundle", Permission.READ, send_bundle),
+)
