@@ -148,7 +148,8 @@ document.addEventListener("submit", async (event) => {
 
 document.addEventListener("click", (event) => {
   const opener = event.target.closest?.("[data-open]");
-  if (opener) document.getElementById(opener.dataset.open)?.showModal?.();
+  const opened = opener && document.getElementById(opener.dataset.open);
+  if (opened?.showModal) { event.preventDefault(); opened.showModal(); }
   if (event.target.closest?.("[data-close]")) event.target.closest("dialog")?.close();
   for (const menu of document.querySelectorAll("details.menu[open]")) {
     if (!menu.contains(event.target)) menu.removeAttribute("open");
