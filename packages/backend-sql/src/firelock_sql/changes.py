@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from firelock.storage import FINAL_STATES, Applied, HistoryEntry, State, Transition, Upkeep
-from firelock_sql.database import Transaction
+from firelock_sql.database import ANY_QUEUE, Transaction
 from firelock_sql.rows import JobRow
 
 __all__ = ["change", "clear_tail", "delete_waiting", "enqueue", "kept_until", "take_back"]
@@ -15,6 +15,8 @@ def change(tx: Transaction, row: JobRow, transition: Transition) -> Applied:
         return _refused(tx, row, transition)
     to = transition.to
     is_final, is_success = to in FINAL_STATES, to is State.SUCCEEDED
+    if _is_due_sooner(row, transition):
+        tx.woken.add(ANY_QUEUE)  # who sleeps until the next due instant; see the kit's life.py
     row.move(tx, to.value)
     row.reason = transition.reason
     row.changed_at = transition.at
@@ -52,6 +54,13 @@ def _write_what_is_given(row: JobRow, transition: Transition) -> None:
 
 def _is_holder(row: JobRow, transition: Transition) -> bool:
     return transition.session is None or (row.session == transition.session and row.fence == transition.fence)
+
+
+def _is_due_sooner(row: JobRow, transition: Transition) -> bool:
+    """Tell whether a scheduled job is moved to an earlier instant."""
+    if row.due_at is None or transition.due_at is None:
+        return False
+    return transition.due_at < row.due_at
 
 
 def _refused(tx: Transaction, row: JobRow, transition: Transition) -> Applied:

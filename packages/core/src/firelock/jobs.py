@@ -27,7 +27,6 @@ __all__ = ["JobPage", "Jobs"]
 
 _PAGE_LIMIT = 500
 _CHUNK = 500
-_FIRST = micros(datetime(1, 1, 1, tzinfo=UTC))
 _LAST = micros(datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC))
 
 
@@ -271,4 +270,4 @@ def _due_at(when: datetime | timedelta, now: int) -> int:
     if due_at > _LAST:
         message = f"when={shown(when)} ends after the year 9999; pass an earlier one."
         raise ScheduleError(message)
-    return max(_FIRST, due_at)
+    return max(0, due_at)

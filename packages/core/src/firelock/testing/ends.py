@@ -18,6 +18,7 @@ __all__ = [
     "gives_up",
     "hands_back",
     "requeues",
+    "reschedules",
     "retries",
     "snoozes",
     "succeeds",
@@ -102,6 +103,11 @@ def deletes(job_id: str, *, at: int = STAMP, expires_at: int | None = None) -> T
 def requeues(job_id: str, *, at: int = STAMP) -> Transition:
     """An operator runs the job again."""
     return lifecycle.requeue(job_id, at=at, reason="requeued by ada")
+
+
+def reschedules(job_id: str, *, due_at: int, at: int = STAMP) -> Transition:
+    """An operator moves a scheduled job to another instant."""
+    return lifecycle.reschedule(job_id, at=at, due_at=due_at, reason="rescheduled by ada")
 
 
 ENDS: dict[str, Callable[[Running], Transition]] = {

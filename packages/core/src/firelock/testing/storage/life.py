@@ -12,7 +12,7 @@ from firelock.errors import StorageError, UnsupportedFeature
 from firelock.job import State
 from firelock.storage import CONTRACT, Feature, JobFilter, Storage
 from firelock.testing.conformance import requires
-from firelock.testing.ends import succeeds
+from firelock.testing.ends import reschedules, succeeds
 from firelock.testing.handles import BASE, HOUR, SECOND, Handles
 from firelock.testing.scene import Scene
 from firelock.testing.storage.recurring import definition
@@ -235,6 +235,26 @@ class LifeDuty(StorageFixtures):
 
         for number in range(int(self.patience / 0.05)):
             scene.add(state=State.SCHEDULED, due_at=BASE + 900 * HOUR - number * SECOND)
+            thread.join(0.05)
+            if answers:
+                break
+
+        assert [True] == answers
+
+    @requires(Feature.NOTIFY)
+    def test_a_job_rescheduled_to_sooner_ends_a_wait(self, scene: Scene) -> None:
+        """A wait answers True also where a scheduled job is moved to an earlier instant.
+
+        If this fails: an idle server sleeps through a job that somebody wants to run now.
+        """
+        waiter, answers = scene.handles.open(), list[bool]()
+        job_id = scene.add(state=State.SCHEDULED, due_at=BASE + 900 * HOUR)
+        waiter.promote(1)
+        thread = threading.Thread(target=lambda: answers.append(waiter.wait(None, 600.0)), daemon=True)
+        thread.start()
+
+        for number in range(1, int(self.patience / 0.05)):
+            scene.settle(reschedules(job_id, due_at=BASE + 900 * HOUR - number * SECOND))
             thread.join(0.05)
             if answers:
                 break

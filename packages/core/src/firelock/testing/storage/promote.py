@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from firelock.job import HistoryEntry, State
 from firelock.lifecycle import Upkeep
-from firelock.storage import Promotion, RecurringRecord
-from firelock.testing.ends import deletes, requeues, retries, snoozes
+from firelock.storage import Applied, Promotion, RecurringRecord
+from firelock.testing.ends import deletes, requeues, reschedules, retries, snoozes, succeeds
 from firelock.testing.handles import BASE, HOUR, SECOND
 from firelock.testing.scene import Running, Scene
 from firelock.testing.storage.subject import StorageFixtures
@@ -134,6 +134,84 @@ class PromoteDuty(StorageFixtures):
         assert Promotion(0, None) == promotion
         assert (State.DELETED, State.ENQUEUED) == (scene.state(deleted), scene.state(requeued))
         assert [requeued] == [job.id for job in scene.claim(scene.begin())]
+
+    def test_a_rescheduled_job_is_due_at_its_new_instant(self, scene: Scene) -> None:
+        """Of a rescheduled job the due instant changes, and the history has one entry more.
+
+        If this fails: a job runs at the instant it was moved away from, or nobody can see that it was moved.
+        """
+        later = scene.add(state=State.SCHEDULED, due_at=BASE + HOUR, nominal_at=BASE + HOUR)
+        sooner = scene.add(state=State.SCHEDULED, due_at=BASE + 9 * HOUR)
+        move = reschedules(later, due_at=BASE + 5 * HOUR, at=scene.stamp())
+
+        results = scene.storage.apply([move, reschedules(sooner, due_at=BASE + 2 * HOUR)])
+
+        assert [Applied.APPLIED, Applied.APPLIED] == results
+        record = scene.record(later)
+        assert (State.SCHEDULED, BASE + 5 * HOUR, BASE + HOUR, "rescheduled by ada", move.at) == (
+            record.state, record.due_at, record.nominal_at, record.reason, record.changed_at,
+        )  # fmt: skip
+        assert [State.SCHEDULED] == [entry.state for entry in scene.storage.history(later)[:-1]]
+        assert HistoryEntry(State.SCHEDULED, move.at, "rescheduled by ada") == scene.last_entry(later)
+        assert 2 == scene.storage.counts().by_state[State.SCHEDULED]
+        scene.advance(3 * 3_600)
+        assert Promotion(1, BASE + 5 * HOUR) == scene.storage.promote(10)
+        assert [sooner] == [job.id for job in scene.claim(scene.begin())]
+
+    def test_a_job_rescheduled_into_the_past_is_due_at_once(self, scene: Scene) -> None:
+        """The next promotion takes it, and one that is moved twice counts once, at its last instant.
+
+        If this fails: "run it now" does nothing, or a job is due at instants it was moved away from.
+        """
+        past = scene.add(state=State.SCHEDULED, due_at=BASE + HOUR)
+        twice = scene.add(state=State.SCHEDULED, due_at=BASE + HOUR)
+
+        scene.storage.apply(
+            [
+                reschedules(past, due_at=0),
+                reschedules(twice, due_at=0),
+                reschedules(twice, due_at=BASE + 3 * HOUR),
+            ]
+        )
+
+        assert Promotion(1, BASE + 3 * HOUR) == scene.storage.promote(10)
+        assert (State.ENQUEUED, State.SCHEDULED) == (scene.state(past), scene.state(twice))
+        assert 3 == len(scene.storage.history(twice))
+
+    def test_a_rescheduled_retry_is_still_a_retry(self, scene: Scene) -> None:
+        """Its retries stay counted and its error stays.
+
+        If this fails: a job whose retry is moved begins to count anew, and is tried for ever.
+        """
+        job_id = scene.settle(retries(scene.run(scene.begin()), due_at=BASE + HOUR))
+        before = scene.record(job_id)
+
+        scene.settle(reschedules(job_id, due_at=BASE + 2 * HOUR))
+
+        after = scene.record(job_id)
+        assert (1, 1, True) == (after.retries, after.attempt, after.is_retrying)
+        assert (before.error, before.fence, before.server) == (after.error, after.fence, after.server)
+
+    def test_only_what_is_scheduled_is_rescheduled(self, scene: Scene) -> None:
+        """Jobs in other states are left alone, and told so.
+
+        If this fails: a job that runs, or has ended, is run again at some instant.
+        """
+        holder = scene.begin()
+        deleted = scene.settle(deletes(scene.add()))
+        running = scene.run(holder).id
+        ended = scene.settle(succeeds(scene.run(holder)))
+        enqueued, waiting = scene.add(), scene.continuation(running)
+        ids = [deleted, running, ended, enqueued, waiting]
+        before = scene.storage.get(ids)
+
+        results = scene.storage.apply(
+            [reschedules(id, due_at=BASE + HOUR) for id in [*ids, scene.storage.new_id()]]
+        )
+
+        assert [Applied.REFUSED] * 5 + [Applied.MISSING] == results
+        assert before == scene.storage.get(ids)
+        assert Promotion(0, None) == scene.storage.promote(10)
 
     def test_retries_and_snoozes_are_promoted_too(self, scene: Scene) -> None:
         """A job that waits for its retry, or was snoozed, comes back to its own queue.
