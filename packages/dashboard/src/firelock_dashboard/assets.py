@@ -1,0 +1,185 @@
+"""The static files: style, scripts and pictures, under addresses that change when the files do."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+
+import attrs
+from starlette.datastructures import Headers
+from starlette.responses import Response
+
+from firelock import ConfigurationError
+
+__all__ = ["Asset", "Assets", "preferred_encoding"]
+
+_TYPES = {
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml; charset=utf-8",
+    ".txt": "text/plain; charset=utf-8",
+    ".ico": "image/x-icon",
+    ".png": "image/png",
+    ".woff2": "font/woff2",
+}
+_PACKED_ALREADY = {".png", ".woff2"}
+_SUFFIX_OF = {"br": ".br", "gzip": ".gz"}
+_REQUIRED = ("vendor/htmx.min.js", "vendor/uPlot.iife.min.js", "vendor/uPlot.min.css")
+_FOR_EVER = "public, max-age=31536000, immutable"
+# RFC 9110, section 12.4.2: from 0 to 1, at most three decimals.
+_WEIGHT = re.compile(r"q=(0(\.\d{0,3})?|1(\.0{0,3})?)", re.IGNORECASE)
+
+
+@attrs.define(eq=False)
+class Asset:
+    """One file, held in memory: with the forms that the build has compressed, or one made at first use."""
+
+    name: str
+    plain: bytes
+    ready: Mapping[str, bytes]  # by content coding, as the build has made them
+
+    @cached_property
+    def digest(self) -> str:
+        """The content's hash; eight of its digits are part of the address, sixteen of the ETag."""
+        return hashlib.sha256(self.plain).hexdigest()
+
+    @property
+    def path(self) -> str:
+        """The address below `static/`: the name with the hash before its suffix."""
+        stem, _, suffix = self.name.rpartition(".")
+        return f"{stem}.{self.digest[:8]}.{suffix}"
+
+    @property
+    def suffix(self) -> str:
+        """The end of the name, with its dot."""
+        return _suffix(self.name)
+
+    @cached_property
+    def forms(self) -> Mapping[str, bytes]:
+        """The content by content coding: `identity`, and each compressed form that is smaller, best first."""
+        packed = dict(self.ready)
+        if not packed and self.suffix not in _PACKED_ALREADY:
+            packed = {"gzip": gzip.compress(self.plain, 9, mtime=0)}
+        smaller = {coding: form for coding, form in packed.items() if len(form) < len(self.plain)}
+        return {**smaller, "identity": self.plain}
+
+
+class Assets:
+    """The static files of a folder, by default the package's own; read once, when this is made.
+
+    Only what was found then is ever answered: a request's path is looked up in a table, never joined.
+
+    Raises:
+        ConfigurationError: the front-end files of others are not there.
+    """
+
+    def __init__(self, folder: Traversable | None = None) -> None:
+        folder = folder or files("firelock_dashboard") / "static"
+        found = dict(_walk(folder))
+        missing = [name for name in _REQUIRED if name not in found]
+        if missing:
+            message = (
+                f"The dashboard lacks its front-end files {', '.join(missing)}. They are made when "
+                "the package is built: install firelock-dashboard again, or run `make setup` in a checkout."
+            )
+            raise ConfigurationError(message)
+        assets = [
+            Asset(
+                name, content, {c: found[name + end] for c, end in _SUFFIX_OF.items() if name + end in found}
+            )
+            for name, content in found.items()
+            if _suffix(name) in _TYPES
+        ]
+        self._by_name = {asset.name: asset for asset in assets}
+        self._by_path = {asset.path: asset for asset in assets}
+
+    def url(self, name: str) -> str:
+        """Return the file's address relative to where the dashboard is mounted.
+
+        Raises:
+            ConfigurationError: no file has that name.
+        """
+        asset = self._by_name.get(name)
+        if asset is None:
+            message = f"No static file {name!r}. There are: {', '.join(sorted(self._by_name))}."
+            raise ConfigurationError(message)
+        return f"static/{asset.path}"
+
+    def response(self, path: str, headers: Headers) -> Response:
+        """Answer a request for a path below `static/`, in the form that its client likes best."""
+        asset = self._by_path.get(path)
+        if asset is None:
+            # It may be the address of another version, which another server of the same site still answers.
+            refused = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+            return Response("There is no such file.", 404, refused, "text/plain")
+        forms = asset.forms
+        coding = preferred_encoding(",".join(headers.getlist("accept-encoding")), list(forms))
+        etag = f'"{asset.digest[:16]}-{coding}"'
+        answered = {
+            "Cache-Control": _FOR_EVER,
+            "ETag": etag,
+            "Vary": "Accept-Encoding",
+            "X-Content-Type-Options": "nosniff",
+        }
+        if _matches(headers.getlist("if-none-match"), etag):
+            return Response(status_code=304, headers=answered)
+        if coding != "identity":
+            answered["Content-Encoding"] = coding
+        answered["Content-Type"] = _TYPES[asset.suffix]
+        return Response(forms[coding], headers=answered)
+
+
+def preferred_encoding(accepted: str, offered: list[str]) -> str:
+    """Return which of the offered content codings an Accept-Encoding header likes best; of equals the first.
+
+    `identity` is answered where nothing else fits, even if it is refused: better a file than none. A part
+    that is not well-formed counts as absent. RFC 9110, section 12.5.3.
+    """
+    weights = dict(_weights(accepted))
+    # What is not named is refused, but for identity, which is then the last choice.
+    unnamed = weights.get("*", 0.0)
+    liked = {coding: weights.get(coding, unnamed) for coding in offered if coding != "identity"}
+    liked["identity"] = weights.get("identity", unnamed or 0.0001)
+    best = max(liked, key=lambda coding: liked[coding])
+    return best if liked[best] > 0 else "identity"
+
+
+def _weights(accepted: str) -> Iterator[tuple[str, float]]:
+    for part in accepted.lower().split(","):
+        coding, *parameters = (word.strip() for word in part.split(";"))
+        matches = [_WEIGHT.fullmatch(parameter) for parameter in parameters]
+        if not coding or len(matches) > 1:
+            continue
+        weight = 1.0
+        if matches:
+            if matches[0] is None:
+                continue
+            weight = float(matches[0][1])
+        yield coding.removeprefix("x-") if coding == "x-gzip" else coding, weight
+
+
+def _matches(values: list[str], etag: str) -> bool:
+    tags = {tag.strip().removeprefix("W/") for value in values for tag in value.split(",")}
+    return etag in tags or "*" in tags
+
+
+def _suffix(name: str) -> str:
+    return "." + name.rpartition(".")[2]
+
+
+def _walk(folder: Traversable, prefix: str = "") -> Iterator[tuple[str, bytes]]:
+    if not folder.is_dir():
+        return
+    for entry in folder.iterdir():
+        name = prefix + entry.name
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            yield from _walk(entry, f"{name}/")
+        else:
+            yield name, entry.read_bytes()
