@@ -16,12 +16,15 @@ help: ## list the targets
 	@echo
 	@echo "  PYTHON=python3.13 chooses the interpreter, ARGS='-k name' goes to the tool."
 
-# Set-up runs again when the lock or a package changes, the folder has moved or another PYTHON is named.
+# Set-up runs again when a lock or a package's build changes, what a build has made is gone, the folder has moved or
+# another PYTHON is named.
 READY := .venv/ready
-ifneq ($(shell cat .venv/ready 2>/dev/null),$(shell pwd -P)|$(PYTHON))
+MADE := packages/dashboard/src/firelock_dashboard/static/vendor/.made
+ifneq ($(shell cat .venv/ready 2>/dev/null)|$(wildcard $(MADE)),$(shell pwd -P)|$(PYTHON)|$(MADE))
 $(READY): FORCE
 endif
-$(READY): requirements.lock $(wildcard scripts/*.sh) $(wildcard packages/*/pyproject.toml)
+$(READY): requirements.lock $(wildcard scripts/*.sh) $(wildcard packages/*/pyproject.toml) \
+    $(wildcard packages/*/hatch_build.py packages/*/package-lock.json tests/*/package-lock.json)
 	@./scripts/setup.sh
 
 setup: $(READY) ## make .venv with everything the other targets need

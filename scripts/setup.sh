@@ -1,6 +1,7 @@
 #!/bin/sh
-# After this .venv holds what requirements.lock names and the workspace's packages in editable form, and .venv/ready
-# says so. Only the lock is installed; nothing is resolved. PYTHON names the interpreter, else a fitting one is found.
+# After this .venv holds what requirements.lock names and the workspace's packages in editable form, tests/dashboard
+# what its own lock names, and .venv/ready says so. Only what is locked is installed; nothing is resolved. PYTHON names
+# the interpreter, else a fitting one is found.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -57,12 +58,22 @@ install_all() {
     for package in packages/*/; do
         set -- "$@" --editable "$package"
     done
-    # Built without isolation: hatchling comes from the lock as well.
+    # Built without isolation: hatchling comes from the lock as well. The dashboard's build fetches its scripts by npm.
     ./scripts/uv.sh pip install --quiet --no-deps --no-build-isolation "$@"
+}
+
+# What the browser tests load beside the dashboard is no part of a package.
+install_for_browser_tests() {
+    cmp -s tests/dashboard/package-lock.json tests/dashboard/node_modules/.installed && return
+    say "Installing what the browser tests load"
+    (cd tests/dashboard && ../../scripts/npm.sh ci --silent --ignore-scripts --no-audit --no-fund) ||
+        fail "npm could not install what tests/dashboard/package-lock.json names. Try: cd tests/dashboard && npm ci"
+    cp tests/dashboard/package-lock.json tests/dashboard/node_modules/.installed
 }
 
 python=$(find_python)
 if wants_environment; then make_environment; fi
 if [ ! -x .venv/bin/uv ]; then install_uv; fi
 install_all
+install_for_browser_tests
 printf '%s' "$(pwd -P)|${PYTHON:-}" >.venv/ready
