@@ -15,9 +15,20 @@ if TYPE_CHECKING:
 
     from firelock_dashboard.visit import Visit
 
-__all__ = ["Route", "Routes"]
+__all__ = ["Parameter", "Route", "Routes"]
 
 _PLACE = re.compile(r"\{([a-z_]+)(:path)?\}")
+
+
+@attrs.frozen
+class Parameter:
+    """A field of a query or a form, for the description of the JSON API."""
+
+    name: str
+    doc: str
+    kind: str = "string"  # string, integer, boolean, date-time, object or array (of strings)
+    choices: tuple[str, ...] = ()
+    is_required: bool = False
 
 
 @attrs.frozen
@@ -33,6 +44,7 @@ class Route:
     view: Callable[[Visit], Response]
     is_api: bool = False  # answers JSON, its errors too
     summary: str = ""  # for the description of the JSON API
+    parameters: tuple[Parameter, ...] = ()  # likewise
 
     @property
     def is_action(self) -> bool:

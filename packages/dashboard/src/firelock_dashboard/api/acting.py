@@ -1,0 +1,306 @@
+"""What programs may do; each answer tells what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from firelock import (
+    ArgumentError,
+    ConfigurationError,
+    FirelockError,
+    JobNotFound,
+    ScheduleError,
+    StorageError,
+)
+from firelock_dashboard.access import Permission
+from firelock_dashboard.api import shapes
+from firelock_dashboard.api.reading import FILTERS, filter_of
+from firelock_dashboard.problems import BadRequest, NotHere
+from firelock_dashboard.routes import Parameter, Route
+
+if TYPE_CHECKING:
+    from starlette.responses import Response
+
+    from firelock.storage import Applied
+    from firelock_dashboard.visit import Visit
+
+__all__ = ["ROUTES"]
+
+_MOST_IDS = 500
+_IDS = Parameter("id", "The jobs' ids, at most 500.", "array", is_required=True)
+_RECURRING = Parameter("id", "The definition's id.", is_required=True)
+
+
+# ---- jobs ------------------------------------------------------------------------------------------------
+
+
+def _given_ids(visit: Visit) -> list[str]:
+    ids = visit.form.every("id", limit=_MOST_IDS)
+    if not ids:
+        raise BadRequest("id is missing; give one or more ids of jobs.")
+    return ids
+
+
+def _answer(visit: Visit, action: str, ids: Sequence[str], results: Sequence[Applied]) -> Response:
+    changed = sum(result.is_applied for result in results)
+    visit.audit(action, f"{changed} jobs", ids=list(ids[:10]), skipped=len(ids) - changed)
+    told = {job_id: str(result) for job_id, result in zip(ids, results, strict=True)}
+    return visit.json({"changed": changed, "results": told})
+
+
+def requeue_jobs(visit: Visit) -> Response:
+    ids = _given_ids(visit)
+    results = visit.fire.jobs.requeue(ids, reason=f"requeued by {visit.who}")
+    return _answer(visit, "job.requeue", ids, results)
+
+
+def delete_jobs(visit: Visit) -> Response:
+    ids = _given_ids(visit)
+    return _answer(visit, "job.delete", ids, visit.fire.jobs.delete(ids, reason=f"deleted by {visit.who}"))
+
+
+def reschedule_jobs(visit: Visit) -> Response:
+    ids = _given_ids(visit)
+    when: Any = visit.form.span("in") or visit.form.moment("at")
+    if when is None:
+        raise BadRequest("in and at are missing; give a span as 15m, or an instant.")
+    return _answer(visit, "job.reschedule", ids, visit.fire.jobs.reschedule(ids, when))
+
+
+def copy_job(visit: Visit) -> Response:
+    job_id = visit.form.required("id", limit=100)
+    try:
+        job = visit.fire.jobs.copy(job_id)
+    except JobNotFound as error:
+        raise NotHere(str(error)) from error
+    visit.audit("job.copy", job_id, copy=job.id)
+    return visit.json({"id": job.id}, 201)
+
+
+def start_operation(visit: Visit) -> Response:
+    verb = visit.form.one_of("verb", ("requeue", "delete"), "")
+    visit.require(Permission.DELETE if verb == "delete" else Permission.REQUEUE)
+    contains = {name: text for name in ("argument", "error") if (text := visit.form.maybe(name, limit=200))}
+    try:
+        operation = visit.fire.operations.start(
+            verb, filter_of(visit, is_form=True), by=visit.who, contains=contains or None
+        )
+    except ConfigurationError as error:
+        raise BadRequest(str(error)) from error
+    visit.dashboard.runner.start(operation.id)
+    visit.audit(f"operation.{verb}", operation.id)
+    return visit.json(shapes.operation_json(operation), 202)
+
+
+def cancel_operation(visit: Visit) -> Response:
+    operation = visit.fire.operations.get(visit.places["id"])
+    if operation is None:
+        raise NotHere(visit.text("activity.no_operation", operation=visit.places["id"]))
+    visit.require(Permission.DELETE if operation.verb == "delete" else Permission.REQUEUE)
+    visit.audit("operation.cancel", operation.id)
+    return visit.json(shapes.operation_json(visit.fire.operations.cancel(operation.id, by=visit.who)))
+
+
+# ---- queues, recurring, servers, tasks ---------------------------------------------------------------------
+
+
+def pause_queue(visit: Visit) -> Response:
+    name, note = visit.form.required("queue", limit=64), visit.form.maybe("note", limit=500)
+    try:
+        visit.fire.queues.pause(name, note=note, by=visit.who)
+    except ConfigurationError as error:
+        raise BadRequest(str(error)) from error
+    visit.audit("queue.pause", name, note=note)
+    return visit.json({"queue": name, "is_paused": True})
+
+
+def resume_queue(visit: Visit) -> Response:
+    name = visit.form.required("queue", limit=64)
+    try:
+        visit.fire.queues.resume(name)
+    except ConfigurationError as error:
+        raise BadRequest(str(error)) from error
+    visit.audit("queue.resume", name)
+    return visit.json({"queue": name, "is_paused": False})
+
+
+def _recurring(visit: Visit, verb: str, act: Callable[[str], object]) -> str:
+    recurring_id = visit.form.required("id", limit=200)
+    try:
+        act(recurring_id)
+    except JobNotFound as error:
+        raise NotHere(str(error)) from error
+    visit.audit(f"recurring.{verb}", recurring_id)
+    return recurring_id
+
+
+def trigger_recurring(visit: Visit) -> Response:
+    made: list[str] = []
+    recurring_id = _recurring(visit, "trigger", lambda one: made.append(visit.fire.recurring.trigger(one).id))
+    return visit.json({"id": recurring_id, "job": made[0]}, 201)
+
+
+def pause_recurring(visit: Visit) -> Response:
+    recurring_id = _recurring(visit, "pause", visit.fire.recurring.pause)
+    return visit.json({"id": recurring_id, "is_paused": True})
+
+
+def resume_recurring(visit: Visit) -> Response:
+    recurring_id = _recurring(visit, "resume", visit.fire.recurring.resume)
+    return visit.json({"id": recurring_id, "is_paused": False})
+
+
+def remove_recurring(visit: Visit) -> Response:
+    return visit.json({"id": _recurring(visit, "remove", visit.fire.recurring.remove), "is_removed": True})
+
+
+def tell_server(visit: Visit) -> Response:
+    server_id = visit.form.required("server", limit=200)
+    order = visit.form.one_of("order", ("quiet", "resume", "stop"), "")
+    if server_id not in {server.id for server in visit.fire.servers.list()}:
+        raise NotHere(f"There is no server {server_id[:100]!r}.")
+    visit.fire.servers.tell(server_id, order)
+    visit.audit(f"server.{order}", server_id)
+    return visit.json({"server": server_id, "order": order})
+
+
+def run_task(visit: Visit) -> Response:
+    """Fields `args.NAME` are the arguments, as a form's texts."""
+    name = visit.form.required("task", limit=200)
+    values = {
+        field.removeprefix("args."): visit.form.text(field, limit=100_000)
+        for field in visit.form.names()
+        if field.startswith("args.")
+    }
+    if visit.fire.task_named(name) is None:
+        raise NotHere(f"Task {name!r} is not registered in this process.")
+    delay = visit.form.span("delay") or timedelta()
+    try:
+        job = visit.fire.enqueue_text(
+            name, values, queue=visit.form.maybe("queue", limit=64), delay=delay or None
+        )
+    except StorageError:
+        raise
+    except (ArgumentError, ScheduleError, ConfigurationError, FirelockError) as error:
+        raise BadRequest(str(error)) from error
+    visit.audit("task.run", name, job=job.id)
+    return visit.json({"id": job.id}, 201)
+
+
+def _post(
+    path: str, permission: Permission, view: Callable[[Visit], Response], summary: str, *parameters: Parameter
+) -> Route:
+    return Route("POST", f"/api{path}", permission, view, is_api=True, summary=summary, parameters=parameters)
+
+
+ROUTES = (
+    _post(
+        "/jobs/requeue",
+        Permission.REQUEUE,
+        requeue_jobs,
+        "Jobs that are neither enqueued nor processing are enqueued.",
+        _IDS,
+    ),
+    _post(
+        "/jobs/delete",
+        Permission.DELETE,
+        delete_jobs,
+        "Jobs are deleted; running ones are told to stop.",
+        _IDS,
+    ),
+    _post(
+        "/jobs/reschedule",
+        Permission.REQUEUE,
+        reschedule_jobs,
+        "Scheduled jobs become due at another instant.",
+        _IDS,
+        Parameter("in", "A span from now, such as 90s, 15m, 2h, 3d."),
+        Parameter("at", "An instant.", "date-time"),
+    ),
+    _post(
+        "/jobs/copy",
+        Permission.REQUEUE,
+        copy_job,
+        "A new job like this one is enqueued.",
+        Parameter("id", "The job's id.", is_required=True),
+    ),
+    _post(
+        "/operations",
+        Permission.READ,
+        start_operation,
+        "Everything that matches is requeued or deleted, in the background; needs that permission.",
+        Parameter("verb", "What to do.", choices=("requeue", "delete"), is_required=True),
+        *FILTERS,
+        Parameter("argument", "A text that the stored arguments hold."),
+        Parameter("error", "A text that the last error's type or message holds."),
+    ),
+    _post(
+        "/operations/{id}/cancel",
+        Permission.READ,
+        cancel_operation,
+        "The operation ends with the chunk that is under way; needs the permission of its verb.",
+    ),
+    _post(
+        "/queues/pause",
+        Permission.PAUSE_QUEUE,
+        pause_queue,
+        "No job of the queue is claimed any more.",
+        Parameter("queue", "Its name.", is_required=True),
+        Parameter("note", "Why, for people."),
+    ),
+    _post(
+        "/queues/resume",
+        Permission.PAUSE_QUEUE,
+        resume_queue,
+        "Jobs of the queue are claimed again.",
+        Parameter("queue", "Its name.", is_required=True),
+    ),
+    _post(
+        "/recurring/trigger",
+        Permission.TRIGGER,
+        trigger_recurring,
+        "A job of the definition is enqueued now.",
+        _RECURRING,
+    ),
+    _post(
+        "/recurring/pause",
+        Permission.TRIGGER,
+        pause_recurring,
+        "It does not run until it is resumed.",
+        _RECURRING,
+    ),
+    _post(
+        "/recurring/resume",
+        Permission.TRIGGER,
+        resume_recurring,
+        "It runs again from its next instant.",
+        _RECURRING,
+    ),
+    _post(
+        "/recurring/remove",
+        Permission.EDIT_RECURRING,
+        remove_recurring,
+        "The definition is gone.",
+        _RECURRING,
+    ),
+    _post(
+        "/servers/tell",
+        Permission.STOP_SERVER,
+        tell_server,
+        "Within a heartbeat the server does as told.",
+        Parameter("server", "Its id.", is_required=True),
+        Parameter("order", "What to do.", choices=("quiet", "resume", "stop"), is_required=True),
+    ),
+    _post(
+        "/tasks/run",
+        Permission.RUN_TASK,
+        run_task,
+        "A job of the task is enqueued.",
+        Parameter("task", "Its name.", is_required=True),
+        Parameter("args.NAME", "The argument NAME as text: dates as ISO, structures as JSON."),
+        Parameter("queue", "Instead of the task's."),
+        Parameter("delay", "Run this much later, such as 15m."),
+    ),
+)
