@@ -12,14 +12,17 @@ from typing import TYPE_CHECKING
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from firelock.storage import State
+from firelock_dashboard import payloads
 from firelock_dashboard.access import Access, Permission
+from firelock_dashboard.payloads import IN_DETAIL, Payload
 from firelock_dashboard.problems import BadRequest, Forbidden
 from firelock_dashboard.query import Fields
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-    from firelock import Firelock
+    from firelock import Firelock, JsonValue
+    from firelock.storage import JobRecord
     from firelock_dashboard.dashboard import Dashboard
     from firelock_dashboard.urls import Urls
 
@@ -131,7 +134,7 @@ class Visit:
         if not self.may(permission):
             raise Forbidden(self.text("shared.forbidden", permission=permission))
 
-    def audit(self, action: str, target: str, **detail: object) -> None:
+    def audit(self, action: str, target: str, **detail: JsonValue) -> None:
         """The action is in the audit, under the visitor's name."""
         self.fire.audit.record(action, target, by=self.who, detail=detail or None)
 
@@ -140,6 +143,28 @@ class Visit:
         """The visitor's name, for the audit: as auth says, else the address."""
         client = self.request.client
         return self.access.name or (client.host if client else "local")
+
+    # ---- what a job holds, as this visitor may see it -----------------------------------------------------
+
+    def arguments(self, record: JobRecord, *, limit: int | None = IN_DETAIL) -> Payload:
+        """Return what a job was called with: decoded, redacted, and cut to the limit, None for a download."""
+        return self._payload(record, record.arguments, limit)
+
+    def result(self, record: JobRecord, *, limit: int | None = IN_DETAIL) -> Payload:
+        """Return what a job returned, as `arguments` does; only where `record.result` is not None."""
+        return self._payload(record, record.result, limit)
+
+    def redacted(self, text: str) -> str:
+        """Return a message, a traceback or a log line without what is unmistakably a secret."""
+        return self.dashboard.redactor.text(text)
+
+    def _payload(self, record: JobRecord, stored: object, limit: int | None) -> Payload:
+        if not self.may(Permission.VIEW_ARGUMENTS):
+            return payloads.hidden(self.text("shared.not_allowed", permission=Permission.VIEW_ARGUMENTS))
+        return payloads.payload_of(
+            stored, record.serializer, serializers=self.fire.client.serializers,
+            redactor=self.dashboard.redactor, task=record.task, limit=limit,
+        )  # fmt: skip
 
     # ---- ways to answer ----------------------------------------------------------------------------------
 

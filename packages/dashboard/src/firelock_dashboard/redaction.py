@@ -1,0 +1,152 @@
+"""Secrets are not shown: values under telling names, and what looks like a key wherever it stands.
+
+What is masked here stays as it is in storage: a task still gets its password.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+
+from firelock import JsonValue
+from firelock.errors import ConfigurationError
+
+__all__ = ["MASK", "Redactions", "Redactor", "redact", "redact_text"]
+
+MASK = "••••••"
+
+Redactions = Sequence[str] | re.Pattern[str] | Mapping[str, Sequence[str]]
+"""Names of fields, a pattern searched in them, or names of fields by task, with "*" for every task."""
+
+_NAME_LIMIT = 200
+_DEPTH = 100
+_HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+_BETWEEN = re.compile(r"[\W_]+")
+
+# Searched in names as "_words_in_lower_case_": most words are found whole, so a keyboard is no key and a
+# secretary no secret. Words that are always a secret are found within others as well: dbpassword.
+_TELLING = re.compile(
+    r"password|passwd|passphrase|passcode|credential|authorization"
+    r"|_(?:pwd|pin|otp|totp|jwt|cvv2?|cvc2?|csc|ssn|iban|auth|bearer)_|_(?:pass|pw|pan)_$"
+    r"|(?:token|secret|secrets|cookie|cookies)_$|secret_?(?:key|token|value|text)s?_"
+    r"|(?:api|private|access|secret|signing|encryption|account|master|session)_?keys?_"
+    r"|_cards?_$|(?:credit|debit)_?cards?_|_card_?(?:numbers?|no|holder|expiry|expires|exp|data|details)_"
+    r"|security_?(?:code|number|answer)_|(?:account|routing|passport|insurance)_?(?:number|no)_|tax_?id_"
+    r"|_sort_?code_|connection_?string_"
+)
+_TOKENS = re.compile(r"tokens_$")  # a number of these is a count, as in max_tokens
+
+# Unmistakable in any text. Every repetition has a bound, so that a text of any size costs in proportion.
+_IN_TEXT = (
+    re.compile(
+        r"(?P<keep>[a-z][a-z0-9+.-]{0,30}://[^\s/:@'\"<>]{0,200}:)[^\s/@'\"<>]{1,500}(?=@)", re.IGNORECASE
+    ),
+    re.compile(
+        r"(?P<keep>\bauthorization['\"]?\s{0,3}[:=]\s{0,3}['\"]?)[^\s'\",;]{1,4000}(?: [^\s'\",;]{1,4000})?",
+        re.IGNORECASE,
+    ),
+    re.compile(r"(?P<keep>\b(?:Bearer|Basic)\s{1,3})(?=\S{0,400}[0-9=])[\w.~+/=-]{8,4000}", re.IGNORECASE),
+    re.compile(r"(?P<keep>)\beyJ[\w-]{5,2000}\.[\w-]{2,4000}(?:\.[\w-]{0,1000})?"),
+    re.compile(r"(?P<keep>-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----)[^-]{1,20000}"),
+    re.compile(r"(?P<keep>)\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"),
+    re.compile(r"(?P<keep>)\b(?:sk|rk|pk|whsec|ghp|gho|ghu|ghs|ghr|glpat|xox[abprs])[_-][\w-]{16,400}"),
+)
+# name=value, name: value, name = "value" and "name": "value"; the name is judged as a field's is. A value
+# without quotation marks behind " = " is a line of code, and its value a name.
+_PAIR = re.compile(
+    r"(?P<name>\b[A-Za-z][\w-]{1,60})(?:(?P<sign>['\"]?\s{0,3}(?:=>|[=:])\s{0,3})"
+    r"(?P<quoted>\"(?:[^\"\\\n]|\\.){0,4000}\"|'(?:[^'\\\n]|\\.){0,4000}')"
+    r"|(?P<tight>=|['\"]?: {0,3})(?P<plain>[^\s'\",;)&\]}]{1,4000}))"
+)
+
+
+class Redactor:
+    """Masks what one dashboard does not show.
+
+    Raises:
+        ConfigurationError: `more` is none of the forms of `Redactions`.
+    """
+
+    def __init__(self, more: Redactions = ()) -> None:
+        self._pattern = more if isinstance(more, re.Pattern) else None
+        names = more if isinstance(more, Mapping) else {"*": () if isinstance(more, re.Pattern) else more}
+        self._names = {task: frozenset(map(_words, _checked(fields))) for task, fields in names.items()}
+
+    def value(self, value: JsonValue, task: str | None = None) -> JsonValue:
+        """Return the value with every secret masked; the given one is left as it is."""
+        return self._value(value, self._named(task), _DEPTH)
+
+    def text(self, text: str) -> str:
+        """Return the text with what is unmistakably a secret masked; most of it is prose and stays."""
+        for pattern in _IN_TEXT:
+            text = pattern.sub(rf"\g<keep>{MASK}", text)
+        return _PAIR.sub(self._pair, text)
+
+    def is_secret(self, name: str, value: object = "", task: str | None = None) -> bool:
+        """Tell whether what stands under this name is masked; yes, no and nothing never are."""
+        return self._is_secret(name, value, self._named(task))
+
+    def _named(self, task: str | None) -> frozenset[str]:
+        return self._names.get("*", frozenset()) | self._names.get(task or "*", frozenset())
+
+    def _is_secret(self, name: str, value: object, named: frozenset[str]) -> bool:
+        if value is None or isinstance(value, bool):
+            return False
+        words = _words(name)
+        if words in named or _TELLING.search(words):
+            return True
+        if _TOKENS.search(words) and not isinstance(value, int | float):
+            return True
+        return self._pattern is not None and self._pattern.search(name[:_NAME_LIMIT]) is not None
+
+    def _value(self, value: JsonValue, named: frozenset[str], depth: int) -> JsonValue:
+        if isinstance(value, str):
+            return self.text(value)
+        if depth <= 0:
+            return MASK
+        if isinstance(value, dict):
+            return {
+                name: MASK if self._is_secret(name, one, named) else self._value(one, named, depth - 1)
+                for name, one in value.items()
+            }
+        if isinstance(value, list):
+            return [self._value(one, named, depth - 1) for one in value]
+        return value
+
+    def _pair(self, match: re.Match[str]) -> str:
+        value = match["quoted"] or match["plain"]
+        if MASK in value or not self._is_secret(match["name"], value, self._named(None)):
+            return match[0]
+        quote = value[0] if match["quoted"] else ""
+        return f"{match['name']}{match['sign'] or match['tight']}{quote}{MASK}{quote}"
+
+
+def _words(name: str) -> str:
+    """Return `_api_key_` for apiKey, API-Key and api.key."""
+    plain = unicodedata.normalize("NFKC", name[:_NAME_LIMIT])
+    return f"_{_BETWEEN.sub('_', _HUMP.sub('_', plain)).strip('_').lower()}_"
+
+
+def _checked(fields: object) -> Sequence[str]:
+    if isinstance(fields, str) or not isinstance(fields, Sequence | frozenset | set):
+        message = f"redact= got {fields!r} where a list of names belongs; write ['iban', 'diagnosis']."
+        raise ConfigurationError(message)
+    wrong = next((field for field in fields if not isinstance(field, str) or not field.strip()), None)
+    if wrong is not None:
+        message = f"redact= names a field {wrong!r}; give names of arguments or of keys within them."
+        raise ConfigurationError(message)
+    return list(fields)
+
+
+_DEFAULT = Redactor()
+
+
+def redact(value: JsonValue) -> JsonValue:
+    """Return the value with what stands under telling names masked."""
+    return _DEFAULT.value(value)
+
+
+def redact_text(text: str) -> str:
+    """Return the text with what is unmistakably a secret masked."""
+    return _DEFAULT.text(text)
