@@ -10,7 +10,7 @@ from firelock.job import ClaimedJob, Edge, On, State
 from firelock.lifecycle import Holder, Transition, continuation_target
 from firelock.storage import Applied, Held, NewSession, Renewal, Taken
 from firelock.testing import ends
-from firelock.testing.handles import HOUR
+from firelock.testing.handles import HOUR, SECOND
 from firelock.testing.model.ground import PICK, SOME, Ground
 from firelock.testing.model.twin import Pair
 from firelock.testing.scene import Running
@@ -20,7 +20,7 @@ __all__ = ["JobRules"]
 # Ended jobs may be pruned from the twentieth hour on, whenever they ended: callers' clocks hardly move.
 _KEPT = 3_653 * 24 * HOUR + 20 * HOUR + HOUR // 2
 _ENDS = sorted(ends.ENDS)
-_CHANGES = ("deletes", "requeues", "deletes for good", "requeues")
+_CHANGES = ("deletes", "requeues", "deletes for good", "requeues", "reschedules")
 _LIMIT = 1_000
 
 _Ends = list[tuple[int, str, bool]]  # which claim, how it ends, whether somebody else says so
@@ -176,6 +176,8 @@ class JobRules(Ground):
         at = self.stamp()
         if name == "requeues":
             return ends.requeues(job_id, at=at)
+        if name == "reschedules":
+            return ends.reschedules(job_id, at=at, due_at=self.instant(at // SECOND % 5 - 1))
         return ends.deletes(job_id, at=at, expires_at=None if name == "deletes for good" else at + _KEPT)
 
     @rule(pick=PICK, held=st.lists(st.tuples(PICK, st.booleans()), max_size=3))
