@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, cast
@@ -12,7 +11,7 @@ import attrs
 
 from firelock.clock import from_micros, micros
 from firelock.errors import ConfigurationError, StorageError
-from firelock.ids import newest_first_key
+from firelock.ids import is_newest_first_key, newest_first_key
 from firelock.options import shown
 from firelock.threads import in_thread
 
@@ -28,7 +27,6 @@ PRUNES_EVERY = 250  # entries of all processes together, between two looks at wh
 _KIND, _COUNT = "audit", "audit_count"
 _PAGE_LIMIT = 500
 _TEXT_LIMIT, _TARGET_LIMIT, _DETAIL_LIMIT = 200, 500, 4_096
-_KEY = re.compile(r"[0-9]{18}-[0-9a-f]{32}\Z")
 
 
 @attrs.frozen
@@ -126,7 +124,7 @@ class Audit:
         if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= _PAGE_LIMIT:
             message = f"limit={shown(limit)} is refused; a page holds 1 to {_PAGE_LIMIT} entries."
             raise ConfigurationError(message)
-        if cursor is not None and not _KEY.match(cursor):
+        if cursor is not None and not is_newest_first_key(cursor):
             message = f"Cursor {shown(cursor)} belongs to no page of the audit log. Start without a cursor."
             raise StorageError(message)
         records = self._client.storage.list_records(_KIND, after=cursor or "", limit=limit + 1)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import threading
 import time
 import uuid
 
-__all__ = ["derived_id", "is_id", "new_id", "new_ids", "newest_first_key"]
+__all__ = ["derived_id", "is_id", "is_newest_first_key", "new_id", "new_ids", "newest_first_key"]
 
 _NAMESPACE = uuid.UUID("5b1f0d0e-6f3a-7c54-9d5e-f17e10c4a000")
 _HEX = frozenset("0123456789abcdef")
@@ -17,6 +18,7 @@ _FORM = "%08x-%04x-7%03x-%04x-%012x"
 _LOW = (1 << 48) - 1
 _END = 253_402_300_800_000_000  # micros of the year 10000
 _LARGEST = (1 << 128) - 1
+_NEWEST_FIRST = re.compile(r"[0-9]{18}-[0-9a-f]{32}")
 
 # A generator of our own: a program that seeds the global one must not make two processes agree on their ids.
 _random = random.Random(os.urandom(32))  # noqa: S311 - ids are unique, not secret
@@ -75,6 +77,11 @@ def newest_first_key(at: int) -> str:
     Keys that one process makes for one instant sort the last one first.
     """
     return f"{_END - at:018d}-{_LARGEST - uuid.UUID(new_id()).int:032x}"
+
+
+def is_newest_first_key(text: object) -> bool:
+    """Tell whether a text has the form of such a key."""
+    return isinstance(text, str) and _NEWEST_FIRST.fullmatch(text) is not None
 
 
 def is_id(text: str) -> bool:

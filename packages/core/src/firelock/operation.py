@@ -65,9 +65,9 @@ class Operation:
     contains: Mapping[str, str]  # texts wanted in "argument" and "error"; empty for none
     by: str  # who asked for it
     reason: str  # what the jobs' histories say
-    state: Status
     started_at: datetime
     updated_at: datetime  # of the last chunk, or the end
+    state: Status = Status.RUNNING
     ended_at: datetime | None = None
     cancelled_by: str | None = None
     error: str | None = None  # why it failed
@@ -85,6 +85,19 @@ class Operation:
         """Tell whether there is something left to do."""
         return self.state is Status.RUNNING
 
+    @property
+    def is_for_any_state(self) -> bool:
+        """Tell whether jobs are changed whatever became of them meanwhile: where nobody asked for a state."""
+        return self.verb is Verb.DELETE and self.where.state is None and self.where.is_retrying is None
+
+    def is_run_by(self, fence: int) -> bool:
+        """Tell whether there is something left to do, for the holder of this lock."""
+        return self.is_running and self.fence == fence
+
+    def taken_over(self, fence: int) -> Operation:
+        """Return the operation in the hands of the lock's holder."""
+        return attrs.evolve(self, fence=fence) if self.is_running else self
+
     def is_meant(self, job: JobRecord) -> bool:
         """Tell whether the job holds the texts that are wanted; the filter has been asked before."""
         wanted = {name: text.casefold() for name, text in self.contains.items()}
@@ -97,7 +110,7 @@ class Operation:
         )
 
     def advanced(self, progress: Progress, cursor: str | None, at: datetime) -> Operation:
-        """Return the operation behind a page."""
+        """Return the operation behind a page; one that was cancelled meanwhile stays so and counts it."""
         return attrs.evolve(
             self,
             updated_at=at,
@@ -112,7 +125,9 @@ class Operation:
     def ended(
         self, state: Status, at: datetime, *, error: str | None = None, cancelled_by: str | None = None
     ) -> Operation:
-        """Return the operation at its end."""
+        """Return the operation at its end; one that has ended stays as it is."""
+        if not self.is_running:
+            return self
         return attrs.evolve(
             self, state=state, updated_at=at, ended_at=at, error=error, cancelled_by=cancelled_by
         )

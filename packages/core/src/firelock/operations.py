@@ -14,13 +14,12 @@ import attrs
 
 from firelock import lifecycle
 from firelock.clock import from_micros
-from firelock.errors import ConfigurationError, LockTimeout, StorageError, StorageUnavailable
-from firelock.ids import newest_first_key
+from firelock.errors import ConfigurationError, LockLost, LockTimeout, StorageError, StorageUnavailable
+from firelock.ids import is_newest_first_key, newest_first_key
 from firelock.job import JobRecord, State
 from firelock.operation import FIRST_IDS, Operation, Progress, Status, Verb, read_operation, write_operation
 from firelock.options import shown, to_choice
 from firelock.storage import Applied, JobFilter, Page
-from firelock.threads import in_thread
 
 if TYPE_CHECKING:
     from firelock.client import Client
@@ -88,19 +87,19 @@ class Operations:
             ConfigurationError: the verb is unknown, `contains` names something else, or everything there is
                 would be deleted.
         """
+        chosen, meant = to_choice(Verb, "verb", verb), _filter(where)
         wanted = _contains(contains)
-        chosen = to_choice(Verb, "verb", verb)
-        if chosen is Verb.DELETE and where == JobFilter() and not wanted:
+        if chosen is Verb.DELETE and meant == JobFilter() and not wanted:
             message = "An empty filter would delete every job. Give one, as JobFilter(state=State.FAILED)."
             raise ConfigurationError(message)
         who = _text("by", by)
         why = f"{chosen.past} by {who}" if reason is None else _text("reason", reason)
         now = self._client.storage.clock()
-        until = now + 1 if where.until is None else min(where.until, now + 1)
-        at = from_micros(now)
+        until = now + 1 if meant.until is None else min(meant.until, now + 1)
         operation = Operation(
-            newest_first_key(now), chosen, attrs.evolve(where, until=until), wanted, who, why,
-            Status.RUNNING, at, at, expected=None if wanted else self._expected(where),
+            newest_first_key(now), chosen, attrs.evolve(meant, until=until), wanted, who, why,
+            started_at=from_micros(now), updated_at=from_micros(now),
+            expected=None if wanted else self._expected(meant),
         )  # fmt: skip
         self._client.storage.put_record(_KIND, operation.id, write_operation(operation), expected_version=0)
         self._prune()
@@ -123,6 +122,8 @@ class Operations:
 
     def get(self, operation_id: str) -> Operation | None:
         """Return the operation as it is now, None where none is stored."""
+        if not is_newest_first_key(operation_id):
+            return None
         record = self._client.storage.get_record(_KIND, operation_id)
         return None if record is None else read_operation(record)
 
@@ -131,10 +132,14 @@ class Operations:
 
         Raises:
             ConfigurationError: the limit is not 1 to 500.
+            StorageError: no page gave this cursor.
         """
         if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= _PAGE_LIMIT:
             message = f"limit={shown(limit)} is refused; a page holds 1 to {_PAGE_LIMIT} operations."
             raise ConfigurationError(message)
+        if cursor is not None and not is_newest_first_key(cursor):
+            message = f"Cursor {shown(cursor)} belongs to no page of operations. Start without a cursor."
+            raise StorageError(message)
         records = self._client.storage.list_records(_KIND, after=cursor or "", limit=limit + 1)
         operations = [read_operation(record) for record in records[:limit]]
         return OperationPage(operations, operations[-1].id if len(records) > limit else None)
@@ -171,23 +176,19 @@ class Operations:
             StorageUnavailable: the storage went away; run it again.
         """
         operation = self._stored(operation_id)
+        if not operation.is_running:
+            return operation
         try:
             with self._lock(f"operation:{operation_id}", timeout=0, ttl=_LOCK_LIFE) as lock:
-                operation = self._change(operation_id, lambda stored: attrs.evolve(stored, fence=lock.fence))
-                while operation.is_running and not should_stop() and not lock.lost:
+                operation = self._change(operation_id, lambda stored: stored.taken_over(lock.fence))
+                while operation.is_run_by(lock.fence) and not lock.lost and not should_stop():
                     began = monotonic()
                     operation = self._step(operation)
-                    if operation.is_running and operation.fence == lock.fence:
+                    if operation.is_run_by(lock.fence):
                         wait((monotonic() - began) * pace)
-                    if operation.fence != lock.fence:
-                        break
-        except LockTimeout:
+        except (LockTimeout, LockLost):  # somebody else is at it, or may be
             return self._stored(operation_id)
         return operation
-
-    async def arun(self, operation_id: str, *, pace: float = PACE) -> Operation:
-        """Run without blocking the event loop."""
-        return await in_thread(self.run, operation_id, pace=pace)
 
     def _step(self, operation: Operation) -> Operation:
         """One chunk is done and written down; what makes no sense to try again ends the operation."""
@@ -224,17 +225,19 @@ class Operations:
         return Progress(len(page.jobs), len(changed), skipped, missing, tuple(changed[:FIRST_IDS]))
 
     def _transition(self, operation: Operation, job: JobRecord) -> Transition:
-        """Return the change; a job that has left the state which the filter names is not meant any more."""
+        """Return the change, from no state at all where it makes no sense.
+
+        A job that left its state after it was read is not meant any more, unless it is to be deleted
+        whatever its state.
+        """
         now = self._client.clock.now()
         if operation.verb is Verb.REQUEUE:
             change = lifecycle.requeue(job.id, at=now, reason=operation.reason)
         else:
             expires_at = self._client.retention.until(State.DELETED, now)
             change = lifecycle.delete(job.id, at=now, reason=operation.reason, expires_at=expires_at)
-        if operation.where.state is not None:
-            change.from_states &= {operation.where.state}
-        if job.state not in change.from_states:
-            change.from_states = frozenset()
+        if not operation.is_for_any_state or job.state not in change.from_states:
+            change.from_states &= {job.state}
         return change
 
     # ---- the records -------------------------------------------------------------------------------------
@@ -247,12 +250,12 @@ class Operations:
         return operation
 
     def _change(self, operation_id: str, change: Callable[[Operation], Operation]) -> Operation:
-        """The change is written to the operation as it is by then, unless it has ended; return it."""
+        """The change is written to the operation as it is by then; return what it is now."""
         storage = self._client.storage
         while True:
             record = storage.get_record(_KIND, operation_id)
             before = self._stored(operation_id) if record is None else read_operation(record)
-            after = change(before) if before.is_running else before
+            after = change(before)
             if record is None or after == before:
                 return after
             if storage.put_record(
@@ -284,6 +287,14 @@ class Operations:
 
     def _now(self) -> datetime:
         return from_micros(self._client.clock.now())
+
+
+def _filter(where: JobFilter) -> JobFilter:
+    """Return the filter as it will be read back: its cursors belong to its very fields."""
+    if not isinstance(where, JobFilter):
+        message = f"where={shown(where)} is no filter; write JobFilter(state=State.FAILED)."
+        raise ConfigurationError(message)
+    return where if where.state is None else attrs.evolve(where, state=to_choice(State, "state", where.state))
 
 
 def _contains(contains: Mapping[str, str] | None) -> dict[str, str]:
