@@ -1,0 +1,117 @@
+"""Runs tracked operations within the dashboard's process, each in a thread of its own while there is one."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import TYPE_CHECKING
+
+from firelock.errors import ConfigurationError, FirelockError, StorageUnavailable
+
+if TYPE_CHECKING:
+    from firelock import Firelock
+
+__all__ = ["AT_ONCE", "Runner"]
+
+log = logging.getLogger(__name__)
+
+AT_ONCE = 4
+"""So many operations are done at once; the rest wait until one has ended."""
+
+_PAUSE = 2.0  # seconds before a storage that went away is asked again
+
+
+class Runner:
+    """The operations that one dashboard does; none twice at once, and none where it may change nothing."""
+
+    def __init__(self, fire: Firelock, *, is_allowed: bool = True) -> None:
+        self._fire = fire
+        self._is_allowed = is_allowed
+        self._threads: dict[str, threading.Thread] = {}
+        self._lock = threading.Lock()
+        self._ending = threading.Event()
+        self._has_resumed = not is_allowed
+
+    def resume_once(self) -> None:
+        """What a process that ended left undone goes on: looked for at the first visit, one read."""
+        if self._has_resumed:
+            return
+        self._has_resumed = True
+        self.resume()
+
+    def resume(self) -> None:
+        """Every operation that is not at its end is being done, as many at once as may be."""
+        if not self._is_allowed:
+            return
+        for operation in self._fire.operations.resumable():
+            self.start(operation.id)
+
+    def start(self, operation_id: str) -> None:
+        """The operation is being done, or is as soon as one of those before it has ended."""
+        if not self._is_allowed:
+            return
+        with self._lock:
+            if self._ending.is_set() or operation_id in self._threads or len(self._threads) >= AT_ONCE:
+                return
+            thread = threading.Thread(
+                target=self._run, args=(operation_id,), name=f"firelock-operation-{operation_id}", daemon=True
+            )
+            self._threads[operation_id] = thread
+            thread.start()
+
+    def _run(self, operation_id: str) -> None:
+        try:
+            self._finish(operation_id)
+        finally:
+            with self._lock:
+                del self._threads[operation_id]
+        if not self._ending.is_set():
+            self._next()
+
+    def _finish(self, operation_id: str) -> None:
+        while not self._ending.is_set():
+            try:
+                self._fire.operations.run(
+                    operation_id, should_stop=self._ending.is_set, wait=self._ending.wait
+                )
+            except StorageUnavailable as error:
+                log.warning("Operation %s waits for the storage: %s", operation_id, error)
+                self._ending.wait(_PAUSE)
+            except ConfigurationError as error:  # it was pruned meanwhile
+                log.info("Operation %s is not done: %s", operation_id, error)
+                return
+            except FirelockError:
+                log.exception("Operation %s stopped", operation_id)
+                return
+            else:
+                return
+
+    def _next(self) -> None:
+        """One that waited for a free place is begun; another process's stays with it: it holds the lock."""
+        with self._lock:
+            is_free = len(self._threads) < AT_ONCE
+        if not is_free:
+            return
+        try:
+            waiting = [one for one in self._fire.operations.resumable() if one.total_seen == 0]
+        except FirelockError as error:
+            log.info("No further operation is looked for: %s", error)
+            return
+        for operation in waiting:
+            self.start(operation.id)
+
+    def join(self, timeout: float | None = None) -> None:
+        """What is being done now has ended: for scripts and tests."""
+        while True:
+            with self._lock:
+                thread = next(iter(self._threads.values()), None)
+            if thread is None:
+                return
+            thread.join(timeout)
+            if thread.is_alive():
+                return
+
+    def close(self) -> None:
+        """Nothing is being done any more; what is not at its end is gone on with by the next dashboard."""
+        self._ending.set()
+        self.join(5)
