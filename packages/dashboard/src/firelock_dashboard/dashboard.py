@@ -22,14 +22,17 @@ from firelock_dashboard.access import LEVELS, Access, Permission, to_access
 from firelock_dashboard.assets import Assets
 from firelock_dashboard.gate import Gate
 from firelock_dashboard.history import History
-from firelock_dashboard.problems import NotHere, RequestProblem
+from firelock_dashboard.live import EventStream, Live
+from firelock_dashboard.problems import Forbidden, NotHere, RequestProblem
+from firelock_dashboard.redaction import Redactions, Redactor
 from firelock_dashboard.rendering import Pages
 from firelock_dashboard.routes import Route, Routes
+from firelock_dashboard.runner import Runner
 from firelock_dashboard.table import TABLE
 from firelock_dashboard.texts import Texts
 from firelock_dashboard.urls import Urls
 from firelock_dashboard.visit import SETTINGS, SETTINGS_COOKIE, Visit
-from firelock_dashboard.wsgi import ACCESS, WsgiDashboard
+from firelock_dashboard.wsgi import ACCESS, NO_STREAM, WsgiDashboard
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -61,6 +64,8 @@ class Dashboard:
         trusted_origins: origins besides its own that may send forms, such as "https://ops.example.com".
         back_url: where "back to the app" leads; nowhere where it is left out.
         environment: a word such as "production", shown as a ribbon.
+        redact: what is masked beside passwords, tokens and their like: names of fields, a pattern, or names
+            of fields by task ("*" for every task).
         framework: what it is mounted in, for the words of its refusals; the mounts of this package set it.
 
     Two dashboards in one process share nothing.
@@ -78,6 +83,7 @@ class Dashboard:
         trusted_origins: Sequence[str] = (),
         back_url: str | None = None,
         environment: str | None = None,
+        redact: Redactions = (),
         framework: str | None = None,
     ) -> None:
         self.fire = fire
@@ -88,10 +94,13 @@ class Dashboard:
         self.texts = Texts()
         self.pages = Pages(self.texts)
         self.assets = Assets()
+        self.redactor = Redactor(redact)
         self.routes = Routes([route for route in TABLE if not (read_only and route.is_action)])
         self.version = version("firelock-dashboard")
         self.plugin_pages: list[object] = []
         self.history = History(fire)
+        self.runner = Runner(fire, is_allowed=not read_only)
+        self.live = Live(fire, self._count)
         self._counted: tuple[float, Counts] | None = None
         self.framework = framework
         self.wsgi = WsgiDashboard(self)
@@ -110,9 +119,20 @@ class Dashboard:
         """Return how many jobs are in each state and queue, at most a second old: every page shows them."""
         counted, now = self._counted, time.monotonic()
         if counted is None or now - counted[0] > _COUNTS_AGE:
-            counted = self._counted = (now, self.fire.jobs.counts())
-            self.history.note_depths(counted[1])
+            return self._count()
         return counted[1]
+
+    def _count(self) -> Counts:
+        counts = self.fire.jobs.counts()
+        self._counted = (time.monotonic(), counts)
+        self.history.note_depths(counts)
+        return counts
+
+    def close(self) -> None:
+        """Streams and threads have ended. The app stays open: it is whoever made it that closes it."""
+        self.live.close()
+        self.runner.close()
+        self.history.close()
 
     @staticmethod
     def settings_of(request: Request) -> dict[str, str]:
@@ -132,7 +152,7 @@ class Dashboard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope["type"] != "http":
-            await _refuse_other(scope, receive, send)
+            await _refuse_other(scope, receive, send, self.close)
             return
         request = Request(scope, receive)
         response = await self._answer(request)
@@ -151,6 +171,8 @@ class Dashboard:
             return self.assets.response(path.removeprefix("/static/"), request.headers)
         try:
             access = await self._access(request)
+            if path == "/live" and request.method == "GET":
+                return self._streamed(request, access)
             return await self._routed(request, urls, path, access)
         except RequestProblem as problem:
             return await run_in_threadpool(self._refused, request, urls, problem)
@@ -176,6 +198,13 @@ class Dashboard:
             given = await run_in_threadpool(self.auth, request)
         return to_access(await given if inspect.isawaitable(given) else given)
 
+    def _streamed(self, request: Request, access: Access) -> Response:
+        if not self.may(access, Permission.READ):
+            raise Forbidden(self.texts("shared.forbidden", permission=Permission.READ))
+        if NO_STREAM in (request.scope.get("extensions") or {}):
+            return Response(status_code=204)  # by which an EventSource gives up, and the page asks instead
+        return EventStream(self.live)
+
     async def _routed(self, request: Request, urls: Urls, path: str, access: Access) -> Response:
         found = self.routes.find(request.method, path)
         if not isinstance(found, tuple):
@@ -189,6 +218,7 @@ class Dashboard:
         try:
             visit.require(Permission.READ)
             visit.require(route.permission)
+            self.runner.resume_once()
             return visit.finish(route.view(visit))
         except RequestProblem as problem:
             return self.problem_page(visit, problem.status, str(problem), is_json=route.is_api)
@@ -254,11 +284,13 @@ async def _body(request: Request) -> bytes:
     return b"".join(chunks)
 
 
-async def _refuse_other(scope: Scope, receive: Receive, send: Send) -> None:
-    """A lifespan is acknowledged, since nothing waits for it; a WebSocket is closed."""
+async def _refuse_other(scope: Scope, receive: Receive, send: Send, close: Callable[[], None]) -> None:
+    """A lifespan is acknowledged, and its end closes what runs; a WebSocket is closed."""
     if scope["type"] == "lifespan":
         while True:
             message = await receive()
+            if message["type"] == "lifespan.shutdown":
+                await run_in_threadpool(close)
             await send({"type": f"{message['type']}.complete"})
             if message["type"] == "lifespan.shutdown":
                 return

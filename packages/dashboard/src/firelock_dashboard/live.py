@@ -1,0 +1,246 @@
+"""What open pages are told: that something moved, and a sample a second; over a stream, or when they ask."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Collection
+from functools import partial
+from typing import TYPE_CHECKING
+
+import anyio
+import attrs
+from starlette.responses import Response
+
+from firelock.errors import FirelockError
+from firelock_dashboard.sampling import TOPICS, Sample, Sampler
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
+
+    from firelock import Firelock
+    from firelock.storage import Counts
+
+__all__ = ["EventStream", "Live"]
+
+log = logging.getLogger(__name__)
+
+_EVERY = 1.0  # seconds between looks
+_QUIET = 2.0  # seconds in which a topic is told once
+_LINGER = 5.0  # seconds that the samples go on after the last listener, who may be on the way to another page
+_POLLED = 15.0  # seconds that they go on after somebody asked
+_SAMPLES = 120
+_EVENTS = 200
+_LONGEST_PAUSE = 30.0  # seconds between looks at a storage that does not answer
+_PACE = 0.25  # seconds between a stream's looks at what there is to send
+_KEEP_ALIVE = 15.0
+
+
+@attrs.frozen
+class Event:
+    """One thing that listeners are told."""
+
+    number: int  # ascends
+    name: str  # moved, sample, down or up
+    text: str
+
+    @property
+    def wire(self) -> bytes:
+        """The event as a stream sends it; its text is one line."""
+        return f"event: {self.name}\ndata: {self.text}\n\n".encode()
+
+
+class Live:
+    """One thread that looks at the storage each second, as long as anybody listens or asks; never two.
+
+    Events are kept in order for a while, and listeners fetch what is newer than what they have: a slow one
+    misses some, holds up nobody and costs nothing.
+    """
+
+    def __init__(
+        self, fire: Firelock, counts: Callable[[], Counts], *, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._monotonic = monotonic
+        self._make_sampler = partial(Sampler, fire, counts, monotonic=monotonic, every=_EVERY)
+        self._sampler = self._make_sampler()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._ending = threading.Event()
+        self._listeners = 0
+        self._wanted_until = float("-inf")
+        self._number = 0
+        self._events: deque[Event] = deque(maxlen=_EVENTS)
+        self._samples: deque[Sample] = deque(maxlen=_SAMPLES)
+        self._waiting: set[str] = set()  # topics that moved and were not told yet
+        self._told_at: dict[str, float] = {}
+        self._pause = _EVERY
+        self.trouble: str | None = None  # what the storage said when it last did not answer
+
+    # ---- listening -----------------------------------------------------------------------------------------
+
+    def join(self) -> int:
+        """Somebody listens from now on; return the number of the newest event."""
+        with self._lock:
+            self._listeners += 1
+            self._start()
+            return self._number
+
+    def leave(self) -> None:
+        """A listener is gone."""
+        with self._lock:
+            self._listeners -= 1
+            self._wanted_until = self._monotonic() + _LINGER
+
+    def samples(self) -> list[Sample]:
+        """Return the last samples, oldest first; while somebody asks now and then, they go on."""
+        with self._lock:
+            self._wanted_until = max(self._wanted_until, self._monotonic() + _POLLED)
+            self._start()
+            return list(self._samples)
+
+    def after(self, number: int) -> list[Event]:
+        """Return the events above this number that are still there, oldest first."""
+        with self._lock:
+            return [event for event in self._events if event.number > number]
+
+    @property
+    def is_closed(self) -> bool:
+        """Tell whether every stream is to end."""
+        return self._ending.is_set()
+
+    # ---- looking -------------------------------------------------------------------------------------------
+
+    def look(self) -> None:
+        """The storage was looked at once, and listeners are told what there is to tell. For the thread."""
+        try:
+            sample, moved = self._sampler.look()
+        except FirelockError as error:
+            self._pause = min(_LONGEST_PAUSE, self._pause * 2)
+            self._sampler = self._make_sampler()
+            self._tell_down(str(error))
+            return
+        self._pause = _EVERY
+        with self._lock:
+            if self.trouble is not None:
+                self.trouble = None
+                self._tell("up", "")
+                moved = list(TOPICS)
+            self._samples.append(sample)
+            self._tell("sample", json.dumps(attrs.asdict(sample), separators=(",", ":")))
+            self._tell_moved(moved)
+
+    def _tell_down(self, text: str) -> None:
+        with self._lock:
+            if self.trouble is None:
+                log.info("The storage does not answer: %s", text)
+            self.trouble = text
+            self._tell("down", json.dumps(text))
+
+    def _tell_moved(self, moved: Collection[str]) -> None:
+        now = self._monotonic()
+        self._waiting.update(moved)
+        ripe = [t for t in TOPICS if t in self._waiting and now - self._told_at.get(t, -_QUIET) >= _QUIET]
+        if ripe:
+            self._waiting.difference_update(ripe)
+            self._told_at.update(dict.fromkeys(ripe, now))
+            self._tell("moved", " ".join(ripe))
+
+    def _tell(self, name: str, text: str) -> None:
+        self._number += 1
+        self._events.append(Event(self._number, name, text))
+
+    # ---- the thread ----------------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        is_there = self._thread is not None and self._thread.is_alive()  # none survives a fork
+        if not is_there and not self._ending.is_set():
+            self._thread = threading.Thread(target=self._run, name="firelock-live", daemon=True)
+            self._thread.start()
+
+    def _run(self) -> None:
+        while self._goes_on():
+            self.look()
+            self._ending.wait(self._pause)
+
+    def _goes_on(self) -> bool:
+        with self._lock:
+            is_wanted = self._listeners > 0 or self._monotonic() < self._wanted_until
+            if is_wanted and not self._ending.is_set():
+                return True
+            self._thread = None
+            return False
+
+    def close(self) -> None:
+        """The thread has ended and every stream ends; nobody is told anything any more."""
+        self._ending.set()
+        thread = self._thread
+        if thread is not None:
+            thread.join(5)
+
+
+class EventStream(Response):
+    """Server-Sent Events: what is newer than the beginning, until the visitor leaves or the server ends.
+
+    It asks for new events four times a second, so that it belongs to its own event loop alone, whichever that
+    is, and notices the end of a server, which waits for it.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(self, live: Live) -> None:
+        super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+        del self.headers["content-length"]
+        self._live = live
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+        """Send events."""
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        number = self._live.join()
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(_until_gone, receive, tasks.cancel_scope)
+                await self._send_events(number, send)
+                tasks.cancel_scope.cancel()
+        except* OSError:  # a server says by this that nobody listens any more
+            pass
+        finally:
+            self._live.leave()
+
+    async def _send_events(self, number: int, send: Send) -> None:
+        await send(_body(b"retry: 2000\n\n"))
+        sent_at = anyio.current_time()
+        while not self._live.is_closed and not _server_is_ending():
+            events = self._live.after(number)
+            if events:
+                number = events[-1].number
+                await send(_body(b"".join(event.wire for event in events)))
+                sent_at = anyio.current_time()
+            elif anyio.current_time() - sent_at >= _KEEP_ALIVE:
+                await send(_body(b": still here\n\n"))
+                sent_at = anyio.current_time()
+            await anyio.sleep(_PACE)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def _body(chunk: bytes) -> dict[str, object]:
+    return {"type": "http.response.body", "body": chunk, "more_body": True}
+
+
+async def _until_gone(receive: Receive, scope: anyio.CancelScope) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    scope.cancel()
+
+
+def _server_is_ending() -> bool:
+    """Tell whether the server that runs this wants to end.
+
+    A mounted app is told of no shutdown, and uvicorn waits for its streams: but it handles signals itself, by
+    a method of its server, which says whether it is to end.
+    """
+    server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+    return bool(getattr(server, "should_exit", False))

@@ -1,0 +1,394 @@
+"""Live updates: one look a second for however many listeners, and what it tells them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import threading
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from firelock import Firelock
+from firelock.errors import StorageUnavailable
+from firelock.storage import DURATION_BUCKETS, Rollup
+from firelock_dashboard import Dashboard
+from firelock_dashboard.live import Live
+from tests.dashboard.asking import Browser
+from tests.unit.fakes import FailingStorage, until
+
+SCOPE = {"type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "method": "GET", "path": "/live"}
+
+
+class Ticking:
+    """A monotonic clock that the test moves."""
+
+    at = 1_000.0
+
+    def __call__(self):
+        return self.at
+
+
+@pytest.fixture
+def storage():
+    return FailingStorage()
+
+
+@pytest.fixture
+def fire(storage):
+    """An app over a storage that fails as told."""
+    fire = Firelock(storage)
+    yield fire
+    fire.close()
+
+
+@pytest.fixture
+def tick():
+    return Ticking()
+
+
+@pytest.fixture
+def live(fire, tick):
+    live = Live(fire, fire.jobs.counts, monotonic=tick)
+    yield live
+    live.close()
+
+
+@pytest.fixture
+def task(fire):
+    return fire.task(name="send", queue="mail")(send)
+
+
+def send(n: int) -> None:
+    """A task's function."""
+
+
+def look(live, tick, seconds=1.0):
+    """Time passes and the storage is looked at; return the events that came of it."""
+    tick.at += seconds
+    before = live._number  # noqa: SLF001
+    live.look()
+    return [(event.name, event.text) for event in live.after(before)]
+
+
+def last_sample(events):
+    return next(json.loads(text) for name, text in reversed(events) if name == "sample")
+
+
+# ---- samples ---------------------------------------------------------------------------------------------
+
+
+def test_a_sample_tells_depths_and_rates_since_the_last_one(live, tick, task):
+    """The first has nothing to compare with; the next ones tell what came and ended, a second's worth."""
+    jobs = task.enqueue_many([(n,) for n in range(6)])
+    first = last_sample(look(live, tick))
+    for job in jobs[:4]:
+        job.delete()
+
+    second = last_sample(look(live, tick, 2.0))
+
+    assert (6, 0, None) == (first["enqueued"], first["processing"], first["deleted"])
+    assert (2, 2.0, 0.0) == (second["enqueued"], second["deleted"], second["created"])
+
+
+def test_totals_that_fall_are_no_negative_rates(live, tick, task):
+    """A requeue takes a job out of a total; the rate is 0 then."""
+    job = task.enqueue(1)
+    job.delete()
+    look(live, tick)
+    job.requeue()
+
+    assert 0.0 == last_sample(look(live, tick))["deleted"]
+
+
+def test_a_pause_is_a_gap_and_no_spike(live, tick, task):
+    """What ended while nobody looked is in no rate."""
+    look(live, tick)
+    for job in task.enqueue_many([(n,) for n in range(50)]):
+        job.delete()
+
+    sample = last_sample(look(live, tick, 60.0))
+
+    assert [None, None, None] == [sample["deleted"], sample["created"], sample["retried"]]
+
+
+def test_attempts_that_are_tried_again_are_counted_by_the_rollups(live, tick, fire, storage):
+    """A retried attempt is in no total, and shows all the same."""
+    histogram = (0,) * len(DURATION_BUCKETS) + (1,)
+    minute = fire.client.clock.now() // 60_000_000 * 60_000_000
+    look(live, tick)
+    look(live, tick)
+    storage.record_metrics([Rollup(minute, "send", "mail", "retried", 6, 0, histogram)])
+
+    assert 3.0 == last_sample(look(live, tick))["retried"]
+
+
+def test_the_last_two_minutes_are_kept(live, tick):
+    """A page that is opened later shows what was before, and no more of it than 120 samples."""
+    for _ in range(125):
+        look(live, tick)
+
+    assert 120 == len(live.samples())
+
+
+# ---- what moved ------------------------------------------------------------------------------------------
+
+
+def test_only_what_moved_is_told(live, tick, fire, task):
+    """Topics are those whose reading differs from the last one."""
+    first = look(live, tick)
+    still = look(live, tick, 5.0)
+    task.enqueue(1)
+    moved = look(live, tick, 5.0)
+    fire.queues.pause("mail", note="provider is down")
+    look(live, tick, 5.0)
+    paused = [text for name, text in look(live, tick, 5.0) if name == "moved"]
+
+    assert [["sample"], ["sample"]] == [[name for name, _ in events] for events in (first, still)]
+    assert ("moved", "jobs queues") in moved
+    assert ["queues"] == paused
+
+
+def test_a_topic_is_told_once_in_two_seconds(live, tick, task):
+    """What moves all the time is told every other second, and the last change is never left out."""
+    look(live, tick)
+    told = []
+    for number in range(5):
+        if number < 4:
+            task.enqueue(number)
+        told.append(any(name == "moved" for name, _ in look(live, tick)))
+
+    assert [True, False, True, False, True] == told
+
+
+def test_definitions_and_servers_are_topics_of_their_own(live, tick, fire, task):
+    """A recurring definition that changes is told within five looks."""
+    look(live, tick)
+    fire.recurring.add_or_update(task.call(1), "nightly", "0 3 * * *")
+
+    told = [text for _ in range(5) for name, text in look(live, tick) if name == "moved"]
+
+    assert ["recurring"] == told
+
+
+# ---- a storage that does not answer ------------------------------------------------------------------------
+
+
+def test_an_outage_is_told_and_its_end_too(live, tick, storage):
+    """`down` says why; when the storage is back everything counts as moved, and rates begin anew."""
+    look(live, tick)
+    storage.fail_always("counts", StorageUnavailable("connection refused\nby the peer"))
+    down = look(live, tick)
+    storage.mend()
+    back = look(live, tick)
+
+    assert [("down", json.dumps("connection refused\nby the peer"))] == down
+    assert ["up", "sample", "moved"] == [name for name, _ in back]
+    assert "jobs queues servers recurring operations" == back[-1][1]
+    assert last_sample(back)["deleted"] is None
+    assert live.trouble is None
+
+
+def test_a_storage_that_stays_away_is_asked_less_and_less(live, tick, storage):
+    """The pause between looks doubles, to half a minute; one answer brings it back."""
+    storage.fail_always("counts", StorageUnavailable("no route"))
+    pauses = [(look(live, tick), live._pause)[1] for _ in range(7)]  # noqa: SLF001
+    storage.mend()
+    look(live, tick)
+
+    assert [2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0] == pauses
+    assert 1.0 == live._pause  # noqa: SLF001
+
+
+# ---- the thread ------------------------------------------------------------------------------------------
+
+
+def threads():
+    return [thread for thread in threading.enumerate() if thread.name == "firelock-live"]
+
+
+def test_there_is_one_thread_for_all_listeners_and_none_without(live, tick):
+    """The first listener starts it, and a while after the last has left it is gone."""
+    before = threads()
+    live.join()
+    live.join()
+    running = threads()
+    live.leave()
+    live.leave()
+    tick.at += 6
+    live._ending.set()  # it sleeps no longer # noqa: SLF001
+
+    until(lambda: not threads())
+    assert ([], 1) == (before, len(running))
+
+
+def test_who_asks_keeps_the_samples_going_for_a_while(live, tick):
+    """Pages without a stream get samples as well; when they stop asking the thread ends."""
+    live.samples()
+    until(live.samples)
+    thread = live._thread  # noqa: SLF001
+
+    assert thread.is_alive()
+    live.close()
+    assert not thread.is_alive()
+
+
+# ---- the stream ------------------------------------------------------------------------------------------
+
+
+class Listening:
+    """A listener by hand: hangs up when told, keeps what it was sent."""
+
+    def __init__(self):
+        self.sent = []
+        self.hangs_up = asyncio.Event()
+
+    async def receive(self):
+        await self.hangs_up.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message):
+        self.sent.append(message)
+
+    @property
+    def text(self):
+        return b"".join(message.get("body", b"") for message in self.sent[1:]).decode()
+
+    async def hears(self, words):
+        while words not in self.text:
+            await asyncio.sleep(0.01)
+
+
+def scope(dashboard):
+    return Browser(dashboard)._scope("GET", "/live", {})  # noqa: SLF001
+
+
+def test_a_stream_tells_samples_until_the_visitor_leaves(fire):
+    """Headers keep proxies from buffering; no task and no listener is left behind."""
+    dashboard = Dashboard(fire)
+
+    async def listen():
+        one = Listening()
+        asked = asyncio.create_task(dashboard(scope(dashboard), one.receive, one.send))
+        await asyncio.wait_for(one.hears("event: sample\ndata: {"), 10)
+        one.hangs_up.set()
+        await asyncio.wait_for(asked, 10)
+        return one, asyncio.all_tasks() - {asyncio.current_task()}
+
+    one, left = asyncio.run(listen())
+    headers = dict(one.sent[0]["headers"])
+
+    assert b"text/event-stream; charset=utf-8" == headers[b"content-type"]
+    assert (b"no-store", b"no") == (headers[b"cache-control"], headers[b"x-accel-buffering"])
+    assert b"content-length" not in headers
+    assert one.text.startswith("retry: 2000\n\n")
+    assert (set(), 0) == (left, dashboard.live._listeners)  # noqa: SLF001
+    dashboard.close()
+    assert not threads()
+
+
+def test_closing_the_dashboard_ends_its_streams(fire):
+    """A stream that is open when the dashboard closes ends as if all had been said."""
+    dashboard = Dashboard(fire)
+
+    async def listen():
+        one = Listening()
+        asked = asyncio.create_task(dashboard(scope(dashboard), one.receive, one.send))
+        await asyncio.wait_for(one.hears("event: sample"), 10)
+        await asyncio.to_thread(dashboard.close)
+        await asyncio.wait_for(asked, 10)
+        return one.sent[-1]
+
+    assert {"type": "http.response.body", "body": b"", "more_body": False} == asyncio.run(listen())
+    assert not threads()
+
+
+class Server:
+    """A server that handles signals by a method of its own, as uvicorn does."""
+
+    should_exit = False
+
+    def handle_exit(self, number, frame):
+        self.should_exit = True
+
+
+def test_a_server_that_wants_to_end_is_not_held_up(fire):
+    """uvicorn waits for its streams when it is to end: they end by themselves."""
+    dashboard, server = Dashboard(fire), Server()
+    former = signal.signal(signal.SIGTERM, server.handle_exit)
+
+    async def listen():
+        one = Listening()
+        asked = asyncio.create_task(dashboard(scope(dashboard), one.receive, one.send))
+        await asyncio.wait_for(one.hears("event: sample"), 10)
+        server.handle_exit(signal.SIGTERM, None)
+        await asyncio.wait_for(asked, 10)
+
+    try:
+        asyncio.run(listen())
+    finally:
+        signal.signal(signal.SIGTERM, former)
+        dashboard.close()
+
+
+def test_a_listener_that_is_gone_by_its_socket_is_gone(fire):
+    """Servers may say by an error of sending that nobody listens; that is no error of the dashboard."""
+    dashboard = Dashboard(fire)
+
+    async def listen():
+        one = Listening()
+
+        async def send(message):
+            if b"event" in message.get("body", b""):
+                raise OSError("gone")
+
+        await asyncio.wait_for(dashboard(scope(dashboard), one.receive, send), 10)
+
+    asyncio.run(listen())
+    assert 0 == dashboard.live._listeners  # noqa: SLF001
+    dashboard.close()
+
+
+def test_where_no_stream_can_be_kept_open_there_is_none(client, dashboard):
+    """WSGI mounts answer 204, by which a browser gives up listening; the page asks instead."""
+    answer = client.get("/live", extensions={"firelock.no_stream": {}})
+
+    assert (204, b"") == (answer.status, answer.body)
+    assert dashboard.live._thread is None  # noqa: SLF001
+
+
+def test_who_may_not_read_may_not_listen(fire):
+    """The stream stands behind auth like every page."""
+    browser = Browser(Dashboard(fire, auth=lambda request: "none"))
+
+    assert 403 == browser.get("/live").status
+    browser.close()
+
+
+def test_the_end_of_a_lifespan_closes_what_runs(fire):
+    """A dashboard that is served on its own ends with its server."""
+    dashboard = Dashboard(fire)
+    dashboard.live.samples()
+    told = iter(["lifespan.startup", "lifespan.shutdown"])
+    answers = []
+
+    async def receive():
+        return {"type": next(told)}
+
+    async def send(message):
+        answers.append(message["type"])
+
+    asyncio.run(dashboard({"type": "lifespan"}, receive, send))
+
+    assert ["lifespan.startup.complete", "lifespan.shutdown.complete"] == answers
+    assert not threads()
+
+
+def test_the_clock_of_samples_is_the_storages(live, tick, storage):
+    """Instants are the storage's, so that they lie where the history's do."""
+    storage.clock_offset = timedelta(days=1) // timedelta(microseconds=1)
+
+    at = datetime.fromtimestamp(last_sample(look(live, tick))["at"], UTC)
+
+    assert timedelta(hours=23) < at - datetime.now(UTC) < timedelta(hours=25)
