@@ -1,0 +1,150 @@
+"""The recurring jobs of a seed: 30 definitions, their last runs, and some that are not well."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from random import Random
+from typing import TYPE_CHECKING
+
+import attrs
+
+from firelock.cli.seed_rhythm import DAY, DAYS, HOUR, MINUTE
+from firelock.clock import from_micros, micros
+from firelock.cron import Cron, schedule_to_json
+from firelock.ids import derived_id
+from firelock.job import NewJob, State
+from firelock.storage import RecurringRecord
+
+if TYPE_CHECKING:
+    from firelock.cli.seed_looks import Look, Looks
+    from firelock.storage import Storage
+
+__all__ = ["Definitions", "Run"]
+
+_ISTANBUL, _NEW_YORK, _BERLIN = "Europe/Istanbul", "America/New_York", "Europe/Berlin"
+# id, task, cron, zone
+_TABLE = (
+    ("expire-carts", "carts.expire_carts", "*/15 * * * *", "UTC"),
+    ("track-dhl", "shipping.track_parcels", "*/10 * * * *", _BERLIN),
+    ("track-ptt", "shipping.track_parcels", "5-59/20 * * * *", _ISTANBUL),
+    ("track-ups", "shipping.track_parcels", "0 * * * *", _NEW_YORK),
+    ("stock-ankara", "imports.import_stock", "*/5 * * * *", _ISTANBUL),
+    ("stock-berlin", "imports.import_stock", "2-59/10 * * * *", _BERLIN),
+    ("stock-ohio", "imports.import_stock", "*/30 * * * *", _NEW_YORK),
+    ("sales-eu", "reports.nightly_sales", "0 2 * * *", _BERLIN),
+    ("sales-tr", "reports.nightly_sales", "0 2 * * *", _ISTANBUL),
+    ("sales-us", "reports.nightly_sales", "30 1 * * *", _NEW_YORK),
+    ("margin-eu", "reports.weekly_margin", "0 6 * * 1", _BERLIN),
+    ("margin-tr", "reports.weekly_margin", "0 6 * * 1", _ISTANBUL),
+    ("levels-morning", "reports.stock_levels", "0 7 * * 1-5", _ISTANBUL),
+    ("levels-evening", "reports.stock_levels", "0 19 * * *", "UTC"),
+    ("export-month", "reports.export_orders", "15 3 1 * *", "UTC"),
+    ("export-week", "reports.export_orders", "45 3 * * 0", _NEW_YORK),
+    ("payouts-card", "billing.reconcile_payouts", "0 5 * * *", "UTC"),
+    ("payouts-bank", "billing.reconcile_payouts", "30 5 * * 1-5", _BERLIN),
+    ("remind-debtors", "billing.remind_debtor", "0 9 * * 2,4", _BERLIN),
+    ("prices-acme", "imports.import_prices", "10 4 * * *", "UTC"),
+    ("prices-bosphorus", "imports.import_prices", "20 4 * * *", _ISTANBUL),
+    ("prices-globex", "imports.import_prices", "0 */6 * * *", _NEW_YORK),
+    ("catalogue-acme", "imports.import_products", "30 22 * * *", "UTC"),
+    ("catalogue-umbra", "imports.import_products", "0 23 * * 6", _NEW_YORK),
+    ("market-megashop", "webhooks.sync_marketplace", "*/20 * * * *", "UTC"),
+    ("market-pazar", "webhooks.sync_marketplace", "7-59/15 * * * *", _ISTANBUL),
+    ("merge-duplicates", "crm.merge_duplicates", "0 4 * * 0", "UTC"),
+    ("geocode-new", "imports.geocode_addresses", "25 * * * *", "UTC"),
+    ("black-week-mail", "mail.send_newsletter", "0 10 * * *", _ISTANBUL),
+    ("chat-summary", "webhooks.post_to_chat", "0 18 * * 1-5", _NEW_YORK),
+)  # fmt: skip
+_PAUSED = "black-week-mail"
+_ERROR = "ArgumentError: parameter 'path' of shop.imports.import_products is missing in the stored arguments"
+_DROPPED = 37
+_FAILING_SHARE = 0.06
+_YOUNGEST = 30 * 1_000_000  # a run is at least this old
+
+
+@attrs.frozen
+class Run:
+    """One past run: which definition, for which instant."""
+
+    record: RecurringRecord
+    look: Look
+    result: str
+    instant: int
+    fails: bool
+
+    def job(self, at: int) -> NewJob:
+        """Return the job as a server would have made it; its id follows from definition and instant."""
+        record = self.record
+        return NewJob(
+            self.id, record.task, record.arguments, record.serializer, record.queue, record.priority,
+            State.ENQUEUED, at, None, self.instant,
+            f"recurring {record.id}, due {from_micros(self.instant).isoformat()}", record.tags,
+            recurring_id=record.id,
+        )  # fmt: skip
+
+    @property
+    def id(self) -> str:
+        """The job's id."""
+        return derived_id("recurring", self.record.id, str(self.record.created_at), str(self.instant))
+
+
+class Definitions:
+    """The definitions and their runs, as of now."""
+
+    def __init__(self, looks: Looks, now: int, runs: int, random: Random) -> None:
+        self._now = now
+        self._random = random
+        self.runs: list[Run] = []
+        self._records = [
+            self._record(looks.by_name[f"shop.{task}"], recurring_id, Cron(cron, tz=zone), runs)
+            for recurring_id, task, cron, zone in _TABLE
+        ]
+
+    def __len__(self) -> int:
+        """Return how many definitions there are."""
+        return len(self._records)
+
+    def _record(self, look: Look, recurring_id: str, cron: Cron, runs: int) -> RecurringRecord:
+        created_at = self._now - DAYS * DAY + int(self._random.random() * 60 * DAY)
+        drawn = look.draw(self._random, self._now)
+        following = cron.next_after(from_micros(self._now))
+        record = RecurringRecord(
+            recurring_id, look.name, drawn.arguments, "json", schedule_to_json(cron), look.queue,
+            look.priority, drawn.tags, created_at=created_at, updated_at=created_at,
+            next_at=None if following is None else micros(following),
+        )  # fmt: skip
+        for instant in self._instants(recurring_id, cron, created_at, runs):
+            fails = self._random.random() < _FAILING_SHARE
+            self.runs.append(Run(record, look, drawn.result, instant, fails))
+            record = attrs.evolve(record, last_at=instant, last_job_id=self.runs[-1].id)
+        return self._marked(record)
+
+    def _instants(self, recurring_id: str, cron: Cron, created_at: int, runs: int) -> list[int]:
+        """Return the last instants at which it ran, oldest first."""
+        until = self._now - _YOUNGEST - (9 * DAY if recurring_id == _PAUSED else 0)
+        end, span = from_micros(until), timedelta(hours=1)
+        while cron.count(end - span, end) < runs and micros(end - span) > created_at:
+            span *= 2
+        start = max(end - span, from_micros(created_at))
+        return [micros(instant) for instant in cron.upcoming(start, cron.count(start, end))][-runs:]
+
+    def _marked(self, record: RecurringRecord) -> RecurringRecord:
+        match record.id:
+            case "black-week-mail":
+                return attrs.evolve(record, is_paused=True, updated_at=self._now - 9 * DAY)
+            case "catalogue-umbra":
+                return attrs.evolve(record, error=_ERROR, next_at=self._now + MINUTE)
+            case "stock-ohio":
+                return attrs.evolve(record, dropped=_DROPPED)
+            case "track-ups":
+                return attrs.evolve(record, origin="code", is_gone=True)
+            case "prices-globex":
+                return attrs.evolve(record, origin="operator", updated_at=self._now - 20 * HOUR)
+        return record
+
+    def write(self, storage: Storage) -> None:
+        """The definitions are stored; those of a former seed are replaced."""
+        for record in self._records:
+            stored = storage.get_recurring(record.id)
+            version = stored.version if stored else 0
+            storage.put_recurring(attrs.evolve(record, version=version), keep_progress=False)

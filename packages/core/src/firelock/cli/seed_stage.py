@@ -1,0 +1,162 @@
+"""Where made-up jobs are stored: a storage whose clock travels, and three servers to hold them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import attrs
+
+from firelock.cli.problem import Problem
+from firelock.cli.seed_rhythm import DAY, HOUR, MINUTE
+from firelock.clock import SECOND
+from firelock.ids import new_id
+from firelock.lifecycle import Holder
+from firelock.storage import NewSession, Renewal
+
+if TYPE_CHECKING:
+    from firelock.job import ClaimedJob, NewJob
+    from firelock.lifecycle import Transition
+    from firelock.storage import Applied, Storage
+
+__all__ = ["QUEUES", "Server", "Stage"]
+
+QUEUES = ("critical", "default", "mail", "reports", "billing", "media", "imports", "webhooks")
+_LOOKED_AT_FOR = 24 * 3600.0  # seconds for which the living servers seem to live
+_STALE_TIMEOUT, _STALE_SINCE = 60.0, 9 * MINUTE
+_TRIES = 200  # a storage may answer a claim, a promotion or a release with less than there is
+_VERSION = "0.1.0"
+_LATE = 50_000  # micros from a burst's instant to its claim
+
+
+@attrs.frozen
+class Server:
+    """One made-up server: its session, and what it says of itself."""
+
+    session: NewSession
+    is_stale: bool
+    busy: int
+    rss_bytes: int
+    cpu_percent: float
+
+    @property
+    def holder(self) -> Holder:
+        """Who holds the jobs that it runs."""
+        return Holder(self.session.id, self.session.server)
+
+
+class Stage:
+    """A storage on which one moves through time."""
+
+    def __init__(self, storage: Storage, now: int | None) -> None:
+        self.storage = storage
+        self._offset = storage.clock_offset
+        self._began = time.monotonic()
+        self._real = storage.clock() - self._offset
+        self.now = now if now is not None else self._real + self._offset
+        self.servers = [
+            _server("worker-1", 8_311, self.now - 3 * DAY, 20, busy=12, megabytes=214, cpu=38.5),
+            _server("web-1", 1_204, self.now - 6 * HOUR, 4, busy=6, megabytes=161, cpu=9.0),
+            _server(
+                "worker-2", 8_297, self.now - 3 * DAY, 20, busy=12, megabytes=402, cpu=97.0, is_stale=True
+            ),
+        ]
+
+    def travel(self, at: int) -> None:
+        """The storage's clock says that it is this instant."""
+        elapsed = int((time.monotonic() - self._began) * SECOND)
+        self.storage.clock_offset = at - self._real - elapsed
+
+    def come_back(self) -> None:
+        """The storage's clock is right again."""
+        self.storage.clock_offset = self._offset
+
+    # ---- servers -----------------------------------------------------------------------------------------
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """The servers hold jobs within the block; where it fails they hold nothing any more."""
+        try:
+            self._begin()
+            yield
+        except BaseException:
+            self.come_back()
+            for server in self.servers:
+                self.storage.end_session(server.session.id, (), reason="the seed was broken off")
+            raise
+        finally:
+            self.come_back()
+
+    def _begin(self) -> None:
+        for server in self.servers:
+            self.travel(self.now - _STALE_SINCE if server.is_stale else self.now)
+            self.storage.begin_session(server.session)
+
+    def renew(self) -> None:
+        """The servers have said how they are: two just now, the stale one some minutes ago."""
+        for server in self.servers:
+            self.travel(self.now - _STALE_SINCE) if server.is_stale else self.come_back()
+            renewal = Renewal(server.session.id, server.busy, "running", server.rss_bytes, server.cpu_percent)
+            self.storage.renew((renewal,))
+        self.come_back()
+
+    # ---- verbs that see to it that all is done -----------------------------------------------------------
+
+    def claim(self, count: int, server: Server, at: int) -> list[ClaimedJob]:
+        """So many enqueued jobs are the server's; there are no others."""
+        taken: list[ClaimedJob] = []
+        for _ in range(_TRIES):
+            if len(taken) >= count:
+                break
+            taken += self.storage.claim(QUEUES, count - len(taken), server.session.id, at + _LATE).jobs
+        if len(taken) != count:
+            raise _disturbed(f"{count} jobs were to be claimed, {len(taken)} were there")
+        return taken
+
+    def promote(self, count: int) -> None:
+        """So many scheduled jobs that are due are enqueued."""
+        self._repeat(count, lambda left: self.storage.promote(left).promoted, "due")
+
+    def release(self, count: int) -> None:
+        """So many continuations of ended parents are enqueued."""
+        self._repeat(count, self.storage.release, "to be released")
+
+    def _repeat(self, count: int, verb: Callable[[int], int], what: str) -> None:
+        done = 0
+        for _ in range(_TRIES):
+            if done >= count:
+                return
+            done += verb(count - done)
+        raise _disturbed(f"{count} jobs were {what}, {done} were found")
+
+    def insert(self, jobs: Sequence[NewJob]) -> None:
+        """The jobs are stored."""
+        if jobs and not all(self.storage.insert(jobs)):
+            raise _disturbed("a job's id was there before")
+
+    def apply(self, transitions: Sequence[Transition]) -> list[Applied]:
+        """The transitions are written."""
+        results = self.storage.apply(transitions) if transitions else []
+        if refused := [result for result in results if not result.is_applied]:
+            raise _disturbed(f"{len(refused)} of {len(results)} changes were {refused[0]}")
+        return results
+
+
+def _server(
+    host: str, pid: int, started_at: int, workers: int, *, busy: int, megabytes: int, cpu: float,
+    is_stale: bool = False,
+) -> Server:  # fmt: skip
+    session = NewSession(
+        new_id(), new_id(), f"{host}:{pid}", host, pid, started_at,
+        _STALE_TIMEOUT if is_stale else _LOOKED_AT_FOR, workers, "*", _VERSION,
+    )  # fmt: skip
+    return Server(session, is_stale, busy, megabytes << 20, cpu)
+
+
+def _disturbed(what: str) -> Problem:
+    return Problem(
+        f"The storage does not answer as one that nobody else works on: {what}.",
+        hint="Stop whatever works on it, and seed a new one.",
+    )
