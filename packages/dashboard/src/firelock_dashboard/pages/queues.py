@@ -1,81 +1,249 @@
-"""Queues: what waits, how long, who listens; pause and resume."""
+"""Queues: what waits, how long, how fast it goes, who listens; pause, resume, and emptying one."""
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import TYPE_CHECKING
+from collections import Counter
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from firelock.storage import State
+from firelock import State
+from firelock.errors import ConfigurationError
+from firelock.storage import JobFilter
 from firelock_dashboard.access import Permission
+from firelock_dashboard.bulk import operation_address, start_operation
+from firelock_dashboard.listeners import Listener, Listeners
+from firelock_dashboard.problems import BadRequest, NotHere
 from firelock_dashboard.routes import Route
 
 if TYPE_CHECKING:
     from starlette.responses import Response
 
+    from firelock import Job
+    from firelock.operators import QueueView
+    from firelock_dashboard.history import Rates
     from firelock_dashboard.visit import Visit
 
 __all__ = ["ROUTES"]
 
+_SHOWN = 100  # queues on a page: each asks for its oldest job
+_LATE, _VERY_LATE = timedelta(minutes=5), timedelta(minutes=30)
+_HEAD = 20
+_LOOKED_AT = 200  # waiting jobs among which the next ones and the tasks are told
+_NAME, _NOTE = 64, 500
+
+
+class _Wait(StrEnum):
+    NONE = "none"
+    FINE = "fine"
+    LATE = "late"
+    VERY_LATE = "very_late"
+
+
+class _State(StrEnum):
+    PAUSED = "paused"
+    UNSERVED = "unserved"  # jobs wait and nobody takes any
+    SERVED = "served"
+    IDLE = "idle"
+
 
 @attrs.frozen
-class _Row:
-    name: str
-    enqueued: int
-    processing: int
-    scheduled: int
-    is_paused: bool
-    note: str | None
+class _Queue:
+    view: QueueView
     oldest_at: datetime | None  # since when the first in line waits
+    wait: _Wait
+    out_per_minute: float
+    in_per_minute: float | None  # None until it is known
+    listeners: tuple[Listener, ...]
+
+    @property
+    def name(self) -> str:
+        return self.view.name
+
+    @property
+    def total(self) -> int:
+        return self.view.processing + self.view.enqueued + self.view.scheduled
+
+    @property
+    def slots(self) -> int:
+        return sum(one.server.workers for one in self.listeners)
+
+    @property
+    def state(self) -> _State:
+        if self.view.is_paused:
+            return _State.PAUSED
+        if self.listeners:
+            return _State.SERVED
+        return _State.UNSERVED if self.view.enqueued else _State.IDLE
+
+    @property
+    def is_growing(self) -> bool:
+        """Tell whether as many jobs come as go, or more, so that it never clears."""
+        return self.in_per_minute is not None and self.in_per_minute >= self.out_per_minute > 0
+
+    @property
+    def clears_in(self) -> timedelta | None:
+        """How long what waits takes at the rate of now; None where nobody can say."""
+        if not self.view.enqueued or self.view.is_paused or not self.out_per_minute or self.is_growing:
+            return None
+        left_per_minute = self.out_per_minute - (self.in_per_minute or 0.0)
+        return timedelta(minutes=self.view.enqueued / left_per_minute)
+
+
+@attrs.frozen
+class _Page:
+    queues: list[_Queue]
+    total: int
+    after: str | None  # the name behind which the next page begins
 
 
 def show_queues(visit: Visit) -> Response:
     """Every queue with what it holds."""
+    after = visit.query.text("after", limit=_NAME)
     return visit.page(
-        "queues.html", title=visit.text("nav.queues"), section="queues", rows=lambda: _rows(visit)
-    )
+        "queues.html", title=visit.text("nav.queues"), section="queues", after=after,
+        page=lambda: _page(visit, after),
+    )  # fmt: skip
 
 
-def _rows(visit: Visit) -> list[_Row]:
-    rows = []
-    for queue in visit.fire.queues.list():
-        oldest_at = None
-        if queue.enqueued:
-            first = visit.fire.jobs.find(state=State.ENQUEUED, queue=queue.name, limit=1, oldest_first=True)
-            oldest_at = next((job.created_at for job in first), None)
-        rows.append(
-            _Row(
-                queue.name,
-                queue.enqueued,
-                queue.processing,
-                queue.scheduled,
-                queue.is_paused,
-                queue.note,
-                oldest_at,
-            )  # fmt: skip
-        )
-    return rows
+def _page(visit: Visit, after: str) -> _Page:
+    views = visit.fire.queues.list()
+    left = [view for view in views if view.name > after]
+    shown = left[:_SHOWN]
+    listeners = Listeners(visit.fire.servers.list(), visit.now)
+    rates = visit.dashboard.history.queues(minutes=10)
+    queues = [_queue(visit, view, listeners, rates) for view in shown]
+    return _Page(queues, len(views), shown[-1].name if len(left) > _SHOWN else None)
+
+
+def _queue(visit: Visit, view: QueueView, listeners: Listeners, rates: dict[str, Rates]) -> _Queue:
+    rate = rates.get(view.name)
+    oldest_at = _oldest_at(visit, view)
+    return _Queue(
+        view, oldest_at, _wait(oldest_at, visit.now),
+        rate.out_per_minute if rate else 0.0, rate.in_per_minute if rate else None,
+        tuple(listeners.of(view.name)),
+    )  # fmt: skip
+
+
+def _oldest_at(visit: Visit, view: QueueView) -> datetime | None:
+    if not view.enqueued:
+        return None
+    first = visit.fire.jobs.find(state=State.ENQUEUED, queue=view.name, limit=1, oldest_first=True)
+    return next((_waits_since(job) for job in first), None)
+
+
+def _waits_since(job: Job[Any]) -> datetime:
+    """Return when the job came into its queue: for a scheduled one that is when it was due."""
+    return datetime.fromtimestamp(job.record().changed_at / 1_000_000, job.created_at.tzinfo)
+
+
+def _wait(oldest_at: datetime | None, now: datetime) -> _Wait:
+    if oldest_at is None:
+        return _Wait.NONE
+    waited = now - oldest_at
+    if waited >= _VERY_LATE:
+        return _Wait.VERY_LATE
+    return _Wait.LATE if waited >= _LATE else _Wait.FINE
+
+
+# ---- one queue -------------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class _Next:
+    id: str
+    task: str
+    priority: int
+    waits_since: datetime
+
+
+@attrs.frozen
+class _Head:
+    """The jobs that are next, and the tasks among those that wait."""
+
+    next: list[_Next]
+    tasks: list[tuple[str, int]]  # most frequent first
+    looked_at: int
+    is_partial: bool  # more wait than were looked at
+
+
+def show_queue(visit: Visit) -> Response:
+    """One queue: its figures, what is next, who listens."""
+    name = visit.places["name"]
+    views = {view.name: view for view in visit.fire.queues.list()}
+    if name not in views:
+        raise NotHere(visit.text("queues.unknown", queue=name))
+    listeners = Listeners(visit.fire.servers.list(), visit.now)
+    return visit.page(
+        "queue.html", title=visit.text("queues.title", queue=name), section="queues", name=name,
+        queue=lambda: _queue(visit, views[name], listeners, visit.dashboard.history.queues(minutes=10)),
+        head=lambda: _head(visit, views[name]), waiting=lambda: views[name].enqueued,
+        others=lambda: [one for one in listeners.all if one.listens_to(name)],
+    )  # fmt: skip
+
+
+def _head(visit: Visit, view: QueueView) -> _Head:
+    """What is claimed first: higher priority, then who waits longest, among the oldest that wait."""
+    if not view.enqueued:
+        return _Head([], [], 0, is_partial=False)
+    oldest = visit.fire.jobs.find(state=State.ENQUEUED, queue=view.name, limit=_LOOKED_AT, oldest_first=True)
+    first = sorted(oldest.jobs, key=lambda job: -job.priority)[:_HEAD]
+    return _Head(
+        [_Next(job.id, job.task, job.priority, _waits_since(job)) for job in first],
+        Counter(job.task for job in oldest).most_common(),
+        len(oldest), oldest.cursor is not None,
+    )  # fmt: skip
+
+
+# ---- what is done to them --------------------------------------------------------------------------------
 
 
 def pause_queue(visit: Visit) -> Response:
     """No job of the queue is claimed any more."""
-    name, note = visit.form.required("queue", limit=64), visit.form.maybe("note", limit=500)
-    visit.fire.queues.pause(name, note=note)
-    visit.audit("queue paused", name, note=note)
+    name, note = _named(visit), visit.form.maybe("note", limit=_NOTE)
+    try:
+        visit.fire.queues.pause(name, note=note, by=visit.who)
+    except ConfigurationError as error:
+        raise BadRequest(f"queue: {error}") from error
+    visit.audit("queue.pause", name, note=note)
     return visit.done(visit.text("queues.paused", queue=name), to="/queues")
 
 
 def resume_queue(visit: Visit) -> Response:
     """Jobs of the queue are claimed again."""
-    name = visit.form.required("queue", limit=64)
-    visit.fire.queues.resume(name)
-    visit.audit("queue resumed", name)
+    name = _named(visit)
+    try:
+        visit.fire.queues.resume(name)
+    except ConfigurationError as error:
+        raise BadRequest(f"queue: {error}") from error
+    visit.audit("queue.resume", name)
     return visit.done(visit.text("queues.resumed", queue=name), to="/queues")
+
+
+def delete_waiting(visit: Visit) -> Response:
+    """An operation deletes all that waits in the queue; its name was typed, so that it is no slip."""
+    name = _named(visit)
+    if visit.form.text("typed", limit=_NAME).strip() != name:
+        raise BadRequest(visit.text("queues.not_typed", queue=name))
+    waiting = next((view.enqueued for view in visit.fire.queues.list() if view.name == name), 0)
+    if not waiting:
+        return visit.done(visit.text("queues.nothing_waits", queue=name), to=f"/queues/{name}", kind="note")
+    operation = start_operation(visit, "delete", JobFilter(state=State.ENQUEUED, queue=name), target=name)
+    message = visit.text("queues.deleting", count=waiting, queue=name)
+    return visit.done(message, to=f"/queues/{name}", link=operation_address(visit, operation))
+
+
+def _named(visit: Visit) -> str:
+    return visit.form.required("queue", limit=_NAME)
 
 
 ROUTES = (
     Route("GET", "/queues", Permission.READ, show_queues),
+    Route("GET", "/queues/{name}", Permission.READ, show_queue),
     Route("POST", "/queues/pause", Permission.PAUSE_QUEUE, pause_queue),
     Route("POST", "/queues/resume", Permission.PAUSE_QUEUE, resume_queue),
+    Route("POST", "/queues/delete", Permission.DELETE, delete_waiting),
 )

@@ -1,0 +1,32 @@
+"""An action on every job that matches, started from a page: stored, audited, and carried out behind it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from firelock import Operation
+    from firelock.storage import JobFilter
+    from firelock_dashboard.visit import Visit
+
+__all__ = ["operation_address", "start_operation"]
+
+
+def start_operation(visit: Visit, verb: str, where: JobFilter, *, target: str) -> Operation:
+    """The operation is stored, is in the audit and has begun; it goes on when this process ends.
+
+    Args:
+        visit: whose it is.
+        verb: requeue or delete.
+        where: which jobs.
+        target: what people call these jobs, for the audit: a queue, a cause.
+    """
+    operation = visit.fire.operations.start(verb, where, by=visit.who)
+    visit.audit(f"jobs.{verb}", target, operation=operation.id, expected=operation.expected)
+    visit.dashboard.runner.start(operation.id)
+    return operation
+
+
+def operation_address(visit: Visit, operation: Operation) -> str:
+    """Return where the operation is shown."""
+    return f"{visit.url('/activity')}#operation-{operation.id}"

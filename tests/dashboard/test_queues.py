@@ -1,0 +1,303 @@
+"""Queues: what waits, how long, who listens; pause with a note, resume, and emptying one."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import attrs
+import pytest
+
+from firelock import State
+from firelock.storage import JobFilter, NewSession, Renewal
+from firelock_dashboard.listeners import Listeners, ServerState, queue_names, server_state
+from firelock_dashboard.pages import queues
+from tests.dashboard.hostile_texts import assert_literal
+
+DAY = 86_400
+
+
+@pytest.fixture
+def mail(fire):
+    """A task whose jobs wait in the queue mail."""
+
+    @fire.task(name="shop.send", queue="mail")
+    def send(number: int) -> None: ...
+
+    return send
+
+
+def serve(fire, name="web-1", serves="*", *, workers=10, state="running"):
+    """A server has a session that lasts a day."""
+    now = fire.client.clock.now()
+    session = NewSession(f"session of {name}", f"id-{name}", name, "host", 7, now, DAY, workers, serves)
+    fire.storage.begin_session(session)
+    fire.storage.renew([Renewal(session.id, 2, state, 50_000_000, 12.5)])
+
+
+def actions(fire):
+    return [(entry.action, entry.target, entry.by) for entry in fire.audit.list()]
+
+
+# ---- what a server listens to ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("*", None),
+        (" * ", None),
+        ("mail", ("mail",)),
+        ("a,b", ("a", "b")),
+        ("a:3, b:1", ("a", "b")),
+        ("", ()),
+    ],
+)
+def test_what_a_server_serves_is_read(text, names):
+    """As servers write it: every queue, names in order, names with weights."""
+    assert names == queue_names(text)
+
+
+def test_only_who_claims_listens(fire):
+    """A quiet server takes nothing, a lost one neither; a queue that is not named is not served."""
+    serve(fire, "all")
+    serve(fire, "some", "mail:2,sums:1", workers=3)
+    serve(fire, "quiet", state="quiet")
+    listeners = Listeners(fire.servers.list(), datetime.now(UTC))
+
+    assert ["all", "some"] == [one.server.name for one in listeners.of("mail")]
+    assert (13, 10) == (listeners.slots("mail"), listeners.slots("other"))
+    assert ["all", "some", "quiet"] == [one.server.name for one in listeners.all]
+
+
+def test_a_server_that_is_late_is_stale_and_then_lost(fire):
+    """Stale when it has missed renewals, lost when its session is over, whatever it said last."""
+    serve(fire)
+    (server,) = fire.servers.list()
+    (record,) = server.sessions
+    expires_at = datetime.fromtimestamp(record.expires_at / 1_000_000, UTC)
+    timeout = timedelta(seconds=record.session.timeout_seconds)
+
+    def state_at(left):
+        return server_state(server, expires_at - timeout * left)
+
+    assert [ServerState.ACTIVE, ServerState.STALE, ServerState.LOST] == [
+        state_at(0.9),
+        state_at(0.1),
+        state_at(0),
+    ]
+    gone = attrs.evolve(server, sessions=(attrs.evolve(record, is_alive=False),))
+    assert ServerState.LOST is server_state(gone, expires_at - timeout)
+
+
+# ---- the list --------------------------------------------------------------------------------------------
+
+
+def test_without_queues_the_page_says_so(client):
+    """An empty page teaches."""
+    page = client.get("/queues")
+
+    assert 200 == page.status
+    assert "No queue has jobs yet" in page.text
+
+
+def test_a_queue_shows_what_it_holds(fire, client, mail):
+    """Numbers that lead to its jobs, its listeners, its state."""
+    mail.enqueue_many([(1,), (2,), (3,)])
+    mail.schedule(timedelta(hours=1), 4)
+    serve(fire, workers=4)
+
+    page = client.get("/queues").text
+
+    assert 'href="/queues/mail"' in page
+    assert '/jobs?state=enqueued&amp;queue=mail">3</a>' in page
+    assert '/jobs?state=scheduled&amp;queue=mail">1</a>' in page
+    assert "1 server · 4 slots" in page
+    assert "Served" in page
+
+
+def test_jobs_that_nobody_takes_are_told(client, mail):
+    """Waiting jobs without a listener are what an operator must see."""
+    mail.enqueue(1)
+
+    assert "Nobody listens" in client.part("/queues", "rows").text
+
+
+@pytest.mark.parametrize(
+    ("age", "told"),
+    [
+        (timedelta(minutes=1), None),
+        (timedelta(minutes=5), "waits long"),
+        (timedelta(hours=1), "waits very long"),
+    ],
+)
+def test_a_long_wait_is_marked(age, told):
+    """Amber from five minutes, red from half an hour."""
+    oldest_at = datetime.now(UTC)
+
+    wait = queues._wait(oldest_at, oldest_at + age)  # noqa: SLF001 - the thresholds, without waiting
+
+    assert told == wait
+
+
+def test_what_clears_and_what_grows(fire, mail):
+    """At the rate of now: so many minutes, or never where as many jobs come as go."""
+    mail.enqueue_many([(1,), (2,)])
+    (view,) = fire.queues.list()
+
+    def queue(out, into):
+        return queues._Queue(view, None, "fine", out, into, ())  # noqa: SLF001 - the figures of one row
+
+    assert timedelta(minutes=1) == queue(2.0, None).clears_in
+    assert timedelta(minutes=2) == queue(2.0, 1.0).clears_in
+    assert (None, True) == (queue(2.0, 3.0).clears_in, queue(2.0, 3.0).is_growing)
+    assert (None, False) == (queue(0.0, None).clears_in, queue(0.0, None).is_growing)
+
+
+def test_queues_are_paged_by_name(fire, client):
+    """At most a hundred on a page; the next one begins behind the last."""
+    for number in range(103):
+        fire.queues.pause(f"q{number:03}")
+
+    first, second = client.get("/queues").text, client.get("/queues?after=q099").text
+
+    assert ('id="queue-q099"' in first, 'id="queue-q100"' in first) == (True, False)
+    assert "after=q099" in first
+    assert ('id="queue-q099"' in second, 'id="queue-q102"' in second) == (False, True)
+
+
+# ---- pause and resume ------------------------------------------------------------------------------------
+
+
+def test_a_pause_is_shown_with_who_when_and_why(fire, client, mail):
+    """In the list and on the queue's own page."""
+    mail.enqueue(1)
+
+    answer = client.post("/queues/pause", {"queue": "mail", "note": "provider is down", "back": "/queues"})
+
+    assert (303, "/queues") == (answer.status, answer.location)
+    (view,) = fire.queues.list()
+    assert (True, "provider is down", "local") == (view.is_paused, view.note, view.paused_by)
+    for page in (client.get("/queues").text, client.get("/queues/mail").text):
+        assert "provider is down" in page
+        assert "Paused by local" in page
+    assert [("queue.pause", "mail", "local")] == actions(fire)
+
+
+def test_a_queue_is_resumed(fire, client, mail):
+    """Its jobs are claimed again; the pause and who made it are gone."""
+    mail.enqueue(1)
+    fire.queues.pause("mail", note="x", by="ada")
+
+    said = client.act("/queues/resume", {"queue": "mail"}).json()
+
+    assert ("good", "Queue mail is resumed.") == (said["kind"], said["message"])
+    (view,) = fire.queues.list()
+    assert (False, None, None) == (view.is_paused, view.paused_by, view.paused_at)
+    assert [("queue.resume", "mail", "local")] == actions(fire)
+
+
+@pytest.mark.parametrize("verb", ["pause", "resume"])
+@pytest.mark.parametrize("name", ["", "A B", "../x", "x" * 65])
+def test_a_wrong_name_is_refused(fire, client, verb, name):
+    """With the field, and what may be written there; nothing is stored."""
+    answer = client.post(f"/queues/{verb}", {"queue": name})
+
+    assert 400 == answer.status
+    assert "queue" in answer.text
+    assert [] == fire.queues.list()
+    assert [] == actions(fire)
+
+
+def test_a_note_has_a_limit(client):
+    """Of 500 characters."""
+    assert 400 == client.post("/queues/pause", {"queue": "mail", "note": "x" * 501}).status
+
+
+# ---- one queue -------------------------------------------------------------------------------------------
+
+
+def test_the_next_in_line_are_told(fire, client, mail):
+    """By priority, then by how long they wait; twenty of them."""
+    low = [mail.enqueue(number) for number in range(25)]
+    high = mail.using(priority=5).enqueue(99)
+
+    page = client.part("/queues/mail", "head").text
+
+    shown = [part.split('"')[0] for part in page.split('id="next-')[1:]]
+    assert [high.id, *(job.id for job in low[:19])] == shown
+    assert "send" in page
+
+
+def test_the_page_of_a_queue_shows_who_listens(fire, client, mail):
+    """Quiet ones too, with their state; without any, the command that starts one."""
+    mail.enqueue(1)
+    alone = client.get("/queues/mail").text
+    serve(fire, "web-1", "mail:2,sums:1")
+    serve(fire, "web-2", "sums")
+    served = client.get("/queues/mail").text
+
+    assert "firelock server your_app:fire --queues mail" in alone
+    assert ("web-1" in served, "web-2" in served, "sums" in served) == (True, False, True)
+
+
+def test_there_is_no_page_of_an_unknown_queue(client):
+    """404, with its name."""
+    answer = client.get("/queues/nowhere")
+
+    assert 404 == answer.status
+    assert "nowhere" in answer.text
+
+
+# ---- emptying one ----------------------------------------------------------------------------------------
+
+
+def test_all_that_waits_is_deleted_where_the_name_was_typed(fire, dashboard, client, mail):
+    """By an operation that says how many; scheduled jobs and those of other queues are left alone."""
+    mail.enqueue_many([(number,) for number in range(7)])
+    mail.schedule(timedelta(hours=1), 8)
+    mail.using(queue="other").enqueue(9)
+
+    said = client.act("/queues/delete", {"queue": "mail", "typed": "mail"}).json()
+    dashboard.runner.join()
+
+    assert "Deleting 7 jobs that wait in mail." == said["message"]
+    (operation,) = fire.operations.list().operations
+    assert said["link"] == f"/activity#operation-{operation.id}"
+    assert JobFilter(state=State.ENQUEUED, queue="mail") == attrs.evolve(operation.where, until=None)
+    mails, others = (fire.jobs.counts().by_queue[name] for name in ("mail", "other"))
+    assert (7, 1, 1) == (mails[State.DELETED], mails[State.SCHEDULED], others[State.ENQUEUED])
+    assert [("jobs.delete", "mail", "local")] == actions(fire)
+
+
+@pytest.mark.parametrize("typed", ["", "mai", "MAIL", "mail2"])
+def test_without_its_name_nothing_is_deleted(fire, client, mail, typed):
+    """The message says what to type."""
+    mail.enqueue(1)
+
+    answer = client.post("/queues/delete", {"queue": "mail", "typed": typed})
+
+    assert 400 == answer.status
+    assert "type mail" in answer.text
+    assert [] == fire.operations.list().operations
+
+
+def test_an_empty_queue_starts_no_operation(fire, client):
+    """There is nothing to be done."""
+    fire.queues.pause("mail")
+
+    said = client.act("/queues/delete", {"queue": "mail", "typed": "mail"}).json()
+
+    assert ("note", "Nothing waits in mail.") == (said["kind"], said["message"])
+    assert [] == fire.operations.list().operations
+
+
+def test_hostile_texts_are_shown_literally(fire, client, mail, hostile):
+    """In a note, in a visitor's name, in a server's name and choice of queues, in a task's name."""
+    mail.enqueue(1)
+    fire.queues.pause("mail", note=hostile, by=hostile)
+    serve(fire, hostile, f"mail,{hostile}")
+
+    for target in ("/queues", "/queues/mail"):
+        answer = client.get(target)
+        assert 200 == answer.status
+        assert_literal(answer.text)
