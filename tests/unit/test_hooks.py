@@ -549,3 +549,44 @@ def test_a_misspelt_hook_stops_the_start(make_app):
     """The error lists the hooks that exist."""
     with pytest.raises(PluginError, match=r"jobs_create.*Known: .*jobs_created"):
         make_app(plugin(jobs_create=lambda jobs: None))
+
+
+def test_what_plugins_offer_the_dashboard_is_gathered(make_app):
+    """Pages and panels of every plugin are there, the first plugin's first."""
+    first = plugin(dashboard_pages=lambda: ["a"], job_panels=lambda job: [f"panel of {job}"])
+    second = plugin(dashboard_pages=lambda: ["b", "c"])
+    app = make_app(second, first)
+
+    assert ["a", "b", "c"] == app.plugins.dashboard_pages()
+    assert ["panel of 7"] == app.plugins.job_panels("7")
+
+
+def test_a_panel_that_raises_has_its_error_in_its_place(make_app):
+    """One plugin's mistake costs the page of a job no other panel."""
+
+    def broken(job):
+        raise RuntimeError("no panel today")
+
+    panels = make_app(plugin(job_panels=broken), plugin(job_panels=lambda job: ["well"])).plugins.job_panels(
+        1
+    )
+
+    assert "well" in panels
+    (error,) = [panel for panel in panels if isinstance(panel, PluginError)]
+    assert "no panel today" in str(error)
+
+
+def test_the_first_plugin_that_knows_a_visitor_decides(make_app):
+    """None is no answer; where nobody has one, it is None; an exception lets nobody in."""
+
+    def broken(request):
+        raise RuntimeError("no directory")
+
+    knows_nobody = plugin(dashboard_permission=lambda request: None)
+
+    assert "read" == make_app(
+        plugin(dashboard_permission=lambda request: "read"), knows_nobody
+    ).plugins.dashboard_permission("visitor")
+    assert make_app(knows_nobody).plugins.dashboard_permission("visitor") is None
+    with pytest.raises(PluginError, match="no directory"):
+        make_app(plugin(dashboard_permission=broken)).plugins.dashboard_permission("visitor")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from importlib.metadata import distributions
 from typing import TYPE_CHECKING
@@ -296,6 +296,52 @@ class Plugins:
                 implementation.function(*(arguments[name] for name in implementation.argnames))
             except Exception:
                 log.exception("Plugin %r raised in %s; no job is touched.", implementation.plugin_name, hook)
+
+    # ---- the dashboard -----------------------------------------------------------------------------------
+
+    def dashboard_pages(self) -> list[object]:
+        """Return the pages that plugins offer to the dashboard.
+
+        Raises:
+            PluginError: a plugin raised.
+        """
+        return [page for one in self._implementations("dashboard_pages") for page in self._asked(one)]
+
+    def job_panels(self, job: object) -> list[object]:
+        """Return the panels for a job's page; a plugin that raised has its `PluginError` in their place."""
+        panels: list[object] = []
+        for implementation in self._implementations("job_panels"):
+            try:
+                panels += self._asked(implementation, job=job)
+            except PluginError as error:
+                panels.append(error)
+        return panels
+
+    def dashboard_permission(self, request: object) -> object | None:
+        """Return what the first plugin that knows the visitor allows; None where none does.
+
+        Raises:
+            PluginError: a plugin raised, so the request is refused.
+        """
+        for implementation in self._implementations("dashboard_permission"):
+            answer = self._called(implementation, request=request)
+            if answer is not None:
+                return answer
+        return None
+
+    def _asked(self, implementation: pluggy.HookImpl, **arguments: object) -> list[object]:
+        answer = self._called(implementation, **arguments)
+        return list(answer) if isinstance(answer, Iterable) else []
+
+    def _called(self, implementation: pluggy.HookImpl, **arguments: object) -> object:
+        try:
+            return implementation.function(*(arguments[name] for name in implementation.argnames))
+        except Exception as error:
+            hook = implementation.function.__name__
+            message = (
+                f"Plugin {implementation.plugin_name!r} raised in {hook}: {type(error).__name__}: {error}"
+            )
+            raise PluginError(message) from error
 
 
 def open_storage(url: str, plugins: Sequence[object] = ()) -> Storage:
