@@ -140,7 +140,7 @@ def copy(wanted: Wanted, modules: Path, vendor: Path) -> Path:
 
 
 def compress(path: Path, tools: Tools) -> None:
-    """Beside the file lie its gzip and its Brotli form; the same text gives the same gzip bytes."""
+    """Beside the file lie its gzip form, which holds no time of its making, and its Brotli form."""
     path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes(), 9, mtime=0))
     run([*tools.node, "-e", BROTLI, str(path), str(path.with_name(f"{path.name}.br"))], path.parent)
 

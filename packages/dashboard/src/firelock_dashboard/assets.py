@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -97,6 +97,11 @@ class Assets:
         ]
         self._by_name = {asset.name: asset for asset in assets}
         self._by_path = {asset.path: asset for asset in assets}
+
+    @property
+    def names(self) -> Collection[str]:
+        """The names of all files."""
+        return self._by_name.keys()
 
     def url(self, name: str) -> str:
         """Return the file's address relative to where the dashboard is mounted.

@@ -1,0 +1,397 @@
+"""Static files: their addresses, their forms, what is refused, and what all of them may weigh."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import re
+from importlib.resources import files
+
+import pytest
+from starlette.datastructures import Headers
+
+from firelock import ConfigurationError
+from firelock_dashboard.assets import Assets, preferred_encoding
+
+PACKAGE = files("firelock_dashboard")
+VENDOR = ("vendor/htmx.min.js", "vendor/uPlot.iife.min.js", "vendor/uPlot.min.css")
+STYLE = b"main { color: CanvasText; background: Canvas }\n" * 20
+BROWSER = "gzip, deflate, br, zstd"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder of static files with all that has to be there, and with what must not be answered."""
+    static = tmp_path / "static"
+    (static / "vendor").mkdir(parents=True)
+    for name in VENDOR:
+        (static / name).write_bytes(b"/* theirs */" * 20)
+    (static / "firelock.css").write_bytes(STYLE)
+    (static / "vendor" / "htmx.min.js.br").write_bytes(b"as Brotli")
+    (static / "vendor" / "htmx.min.js.gz").write_bytes(b"as gzip")
+    (static / "vendor" / "htmx.min.js.map").write_bytes(b"{}")
+    (static / "vendor" / ".made").write_bytes(b"stamp")
+    (tmp_path / "secret.css").write_bytes(b"secret")
+    return static
+
+
+def ask(assets, name, **headers):
+    """The answer to a request for the file of that name."""
+    named = {key.replace("_", "-"): value for key, value in headers.items()}
+    return assets.response(assets.url(name).removeprefix("static/"), Headers(named))
+
+
+def sources(*suffixes):
+    """Our own files and those of others, by name, as text."""
+    assets = Assets()
+    return {
+        name: ask(assets, name).body.decode()
+        for name in sorted(assets.names)
+        if name.endswith(suffixes)
+    }  # fmt: skip
+
+
+def templates():
+    """Every template by name; what is the template language's own is left out."""
+    found = sorted(PACKAGE.joinpath("templates").rglob("*.html"))
+    return {
+        path.name: re.sub(r"\{%.*?%\}|\{#.*?#\}|\{\{.*?\}\}", "", path.read_text(), flags=re.DOTALL)
+        for path in found
+    }
+
+
+# ---- addresses -------------------------------------------------------------------------------------------
+
+
+def test_an_address_holds_the_hash_of_the_content(folder):
+    """The address is the name with eight digits of the content's SHA-256 before the suffix."""
+    expected = hashlib.sha256(STYLE).hexdigest()[:8]
+
+    assert f"static/firelock.{expected}.css" == Assets(folder).url("firelock.css")
+
+
+def test_another_content_has_another_address(folder):
+    """A browser that keeps a file for ever asks anew once the file has changed."""
+    before = Assets(folder).url("firelock.css")
+
+    (folder / "firelock.css").write_bytes(STYLE + b"a { color: LinkText }")
+
+    assert before != Assets(folder).url("firelock.css")
+
+
+def test_a_name_that_is_not_there_says_which_are(folder):
+    """A page that names no file of the table is a mistake of its author, who learns the names."""
+    with pytest.raises(ConfigurationError, match=r"No static file 'fire\.css'.*firelock\.css"):
+        Assets(folder).url("fire.css")
+
+
+@pytest.mark.parametrize("name", VENDOR)
+def test_a_missing_file_of_others_says_how_to_build(folder, name):
+    """Without htmx or uPlot the dashboard does not start: it says what is missing and how to get it."""
+    (folder / name).unlink()
+
+    with pytest.raises(ConfigurationError, match=rf"lacks.*{re.escape(name)}.*make setup"):
+        Assets(folder)
+
+
+def test_a_missing_folder_is_missing_files(tmp_path):
+    """A package without any static file says the same."""
+    with pytest.raises(ConfigurationError, match="lacks its front-end files"):
+        Assets(tmp_path / "absent")
+
+
+# ---- answers ---------------------------------------------------------------------------------------------
+
+
+def test_an_answer_may_be_kept_for_ever(folder):
+    """Caches keep the file for a year, ask for no confirmation and tell the compressed forms apart."""
+    answer = ask(Assets(folder), "firelock.css")
+
+    assert 200 == answer.status_code
+    assert "public, max-age=31536000, immutable" == answer.headers["cache-control"]
+    assert "Accept-Encoding" == answer.headers["vary"]
+    assert "nosniff" == answer.headers["x-content-type-options"]
+    assert str(len(STYLE)) == answer.headers["content-length"]
+    assert STYLE == answer.body
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("firelock.css", "text/css; charset=utf-8"),
+        ("firelock.js", "text/javascript; charset=utf-8"),
+        ("vendor/htmx.min.js", "text/javascript; charset=utf-8"),
+        ("vendor/htmx.LICENSE.txt", "text/plain; charset=utf-8"),
+        ("flame.svg", "image/svg+xml; charset=utf-8"),
+    ],
+)
+def test_a_file_has_the_type_that_its_suffix_names(name, expected):
+    """Types are ours, never the machine's, and texts name their character set."""
+    assert expected == ask(Assets(), name).headers["content-type"]
+
+
+def test_own_files_are_compressed_once(folder):
+    """A file without a ready form is compressed when it is first asked for, and that form is kept."""
+    assets = Assets(folder)
+
+    first = ask(assets, "firelock.css", accept_encoding=BROWSER)
+    second = ask(assets, "firelock.css", accept_encoding=BROWSER)
+
+    assert "gzip" == first.headers["content-encoding"]
+    assert STYLE == gzip.decompress(first.body)
+    assert str(len(first.body)) == first.headers["content-length"]
+    assert first.body is second.body
+
+
+@pytest.mark.parametrize(
+    ("accepted", "coding", "body"),
+    [
+        ("gzip, br", "br", b"as Brotli"),
+        ("gzip", "gzip", b"as gzip"),
+        ("br;q=0.5, gzip", "gzip", b"as gzip"),
+        ("", None, b"/* theirs */" * 20),
+    ],
+)
+def test_forms_that_the_build_made_are_sent_as_they_are(folder, accepted, coding, body):
+    """A .br and a .gz beside a file are its forms, and are no files of their own."""
+    answer = ask(Assets(folder), "vendor/htmx.min.js", accept_encoding=accepted)
+
+    assert coding == answer.headers.get("content-encoding")
+    assert body == answer.body
+
+
+def test_a_form_that_saves_nothing_is_not_sent(folder):
+    """Of a very short file the compressed form is longer: the plain one is sent."""
+    (folder / "dot.svg").write_bytes(b"<svg/>")
+
+    answer = ask(Assets(folder), "dot.svg", accept_encoding=BROWSER)
+
+    assert "content-encoding" not in answer.headers
+    assert b"<svg/>" == answer.body
+
+
+def test_a_client_that_has_the_form_is_told_so(folder):
+    """If-None-Match with the form's tag, alone or among others, weak or strong, is answered 304, bodiless."""
+    assets = Assets(folder)
+    etag = ask(assets, "firelock.css", accept_encoding="gzip").headers["etag"]
+
+    for sent in (etag, f'"other", {etag}', f"W/{etag}", "*"):
+        answer = ask(assets, "firelock.css", accept_encoding="gzip", if_none_match=sent)
+        assert (304, b"", etag) == (answer.status_code, answer.body, answer.headers["etag"])
+
+
+def test_each_form_has_its_own_tag(folder):
+    """A tag names bytes, so the compressed form's tag does not confirm the plain one."""
+    assets = Assets(folder)
+    packed = ask(assets, "firelock.css", accept_encoding="gzip").headers["etag"]
+
+    answer = ask(assets, "firelock.css", if_none_match=packed)
+
+    assert 200 == answer.status_code
+    assert packed != answer.headers["etag"]
+
+
+@pytest.mark.parametrize(
+    ("accepted", "expected"),
+    [
+        (BROWSER, "br"),
+        ("", "identity"),
+        ("*", "br"),
+        ("*;q=0.1, gzip;q=0.2", "gzip"),
+        ("br;q=0, *", "gzip"),
+        ("br;q=0, gzip;q=0", "identity"),
+        ("gzip;q=0.001", "gzip"),
+        ("gzip;q=0.5, identity", "identity"),
+        ("gzip; q=1.000 , br ; q=0.999", "gzip"),
+        ("GZIP;Q=0.8", "gzip"),
+        ("x-gzip", "gzip"),
+        ("identity;q=0", "identity"),
+        ("identity;q=0, gzip", "gzip"),
+        ("*;q=0", "identity"),
+        ("gzip;q=2", "identity"),
+        ("gzip;q=-1", "identity"),
+        ("gzip;q=0.1234", "identity"),
+        ("gzip;q=nan, br;q=inf", "identity"),
+        ("gzip;q=1;q=0", "identity"),
+        ("gzip;level=9", "identity"),
+        (",;,;q=1,,", "identity"),
+        ("deflate, zstd", "identity"),
+        ("brr, gzipp", "identity"),
+    ],
+)
+def test_the_best_liked_encoding_is_chosen(accepted, expected):
+    """Weights decide, then our order; what is refused, unknown or malformed is not chosen."""
+    assert expected == preferred_encoding(accepted, ["br", "gzip", "identity"])
+
+
+def test_weights_are_read_over_repeated_headers(folder):
+    """A header that is sent twice is one list."""
+    headers = Headers(raw=[(b"accept-encoding", b"gzip"), (b"accept-encoding", b"br;q=0.1")])
+    assets = Assets(folder)
+
+    answer = assets.response(assets.url("vendor/htmx.min.js").removeprefix("static/"), headers)
+
+    assert "gzip" == answer.headers["content-encoding"]
+
+
+# ---- what is refused -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "",
+        "/",
+        ".",
+        "..",
+        "firelock.css",  # without a hash: it would be kept for ever
+        "firelock.00000000.css",
+        "../secret.css",
+        "../../secret.css",
+        "vendor/../../secret.css",
+        "vendor",
+        "vendor/",
+        "vendor/.made",
+        "vendor/htmx.min.js",
+        "vendor/htmx.min.js.map",
+        "vendor/htmx.min.js.gz",
+        "vendor/htmx.min.js.br",
+        "..\\secret.css",
+        "vendor\\htmx.min.js",
+        "%2e%2e/secret.css",
+        "..%2fsecret.css",
+        "\x00",
+        "firelock.css\x00.js",
+        "/etc/passwd",
+        "C:\\secret.css",
+        "file:///etc/passwd",
+        "\uff0e\uff0e/secret.css",
+    ],
+)
+def test_what_is_not_in_the_table_is_not_found(folder, path):
+    """No path leads out of the table: not upwards, not by another spelling, not without a hash."""
+    answer = Assets(folder).response(path, Headers())
+
+    assert 404 == answer.status_code
+    assert b"There is no such file." == answer.body
+    assert "no-store" == answer.headers["cache-control"]
+    assert "nosniff" == answer.headers["x-content-type-options"]
+
+
+@pytest.mark.parametrize("around", ["./{}", "/{}", "{}/", "vendor/../{}", "{}?x", "{}.", "{} "])
+def test_a_path_is_its_spelling(folder, around):
+    """A path that another server would clean into one of ours is not ours."""
+    assets = Assets(folder)
+    path = around.format(assets.url("firelock.css").removeprefix("static/"))
+
+    assert 404 == assets.response(path, Headers()).status_code
+
+
+def test_a_file_that_came_later_is_not_found(folder):
+    """The table is made once: what somebody puts into the folder afterwards is not answered."""
+    assets = Assets(folder)
+    (folder / "late.css").write_bytes(STYLE)
+
+    assert (
+        404 == assets.response(Assets(folder).url("late.css").removeprefix("static/"), Headers()).status_code
+    )
+
+
+# ---- what all of it weighs and holds ---------------------------------------------------------------------
+
+
+def weight(names):
+    """How many bytes a browser that takes gzip has to load for those files."""
+    assets = Assets()
+    return sum(len(ask(assets, name, accept_encoding="gzip").body) for name in names)
+
+
+def test_scripts_weigh_little():
+    """All scripts are 40 kB over the wire, and 65 kB with the charts that some pages load."""
+    scripts = sources(".js")
+    charts = {name for name in scripts if "uPlot" in name}
+
+    assert charts
+    assert weight(scripts.keys() - charts) <= 40 * 1024
+    assert weight(scripts) <= 65 * 1024
+
+
+def test_styles_weigh_little():
+    """All styles are 14 kB over the wire."""
+    assert weight(sources(".css")) <= 14 * 1024
+
+
+def test_no_static_file_names_another_host():
+    """Scripts, styles and pictures load nothing from elsewhere. Namespaces and comments do not count."""
+    offences = [
+        (name, found[0])
+        for name, text in sources(".js", ".css", ".svg").items()
+        for found in re.finditer(
+            r"https?://[^\s\"'`)]+|[\"'`(]//\w[^\s\"'`)]*|@import\b",
+            re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL).replace("http://www.w3.org/", ""),
+        )
+    ]
+
+    assert [] == offences
+
+
+def test_no_template_loads_from_another_host():
+    """A page loads scripts, styles and pictures from where it comes itself, and sends forms there."""
+    loads = re.compile(
+        r"<(?:script|img|iframe|source|form|link|use|image)\b[^>]*[\"'](?:https?:)?//[^>]*", re.IGNORECASE
+    )
+
+    assert [] == [(name, found) for name, text in templates().items() for found in loads.findall(text)]
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r"<[^>]*\sstyle\s*=[^>]*",
+        r"<[^>]*\s(?:data-)?(?:on[a-z]+|hx-on[^\s=>]*)\s*=[^>]*",
+        r"<style\b",
+        r"<script(?![^>]*\ssrc=)[^>]*>",
+        r"javascript:",
+    ],
+    ids=["style attribute", "event attribute", "style element", "script without src", "script address"],
+)
+def test_no_template_needs_an_exception_from_the_policy(pattern):
+    """The content security policy allows no style and no script within a page, so no template has any."""
+    pages = templates()
+
+    assert pages
+    assert [] == [
+        (name, found) for name, text in pages.items() for found in re.findall(pattern, text, re.IGNORECASE)
+    ]
+
+
+# ---- within the dashboard --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["firelock.css", "firelock.js", *VENDOR])
+def test_the_dashboard_answers_with_its_files(dashboard, client, name):
+    """What a page links to is there, and keeps its headers on its way out."""
+    answer = client.get("/" + dashboard.assets.url(name), headers={"accept-encoding": "gzip"})
+
+    assert 200 == answer.status
+    assert "gzip" == answer.header("content-encoding")
+    assert "public, max-age=31536000, immutable" == answer.header("cache-control")
+    assert "nosniff" == answer.header("x-content-type-options")
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/static/../access.py",
+        "/static/%2e%2e/access.py",
+        "/static/..%2faccess.py",
+        "/static/%00",
+        "/static//etc/passwd",
+    ],
+)
+def test_the_dashboard_answers_with_no_other_file(client, target):
+    """Encoded or not, no path below /static leads anywhere else."""
+    answer = client.get(target)
+
+    assert 404 == answer.status
+    assert b"import" not in answer.body
