@@ -1,0 +1,225 @@
+"""Every way to mount a dashboard: a framework, a gateway, and a place, as one thing that answers requests."""
+
+from __future__ import annotations
+
+import io
+import sys
+import types
+from http.cookies import SimpleCookie
+from urllib.parse import unquote_to_bytes, urlencode
+
+import attrs
+
+from firelock_dashboard import Dashboard, dashboard_urls
+from tests.dashboard.asking import FORM, Browser
+
+
+def everything(request):
+    """Whoever asks may do everything: mounts are what is tested."""
+    return "admin"
+
+
+# ---- the applications ------------------------------------------------------------------------------------
+
+
+def starlette_app(fire, prefix, **options):
+    from starlette.applications import Starlette
+    from starlette.routing import Mount
+
+    return Starlette(routes=[Mount(prefix or "/", Dashboard(fire, **options))])
+
+
+def fastapi_app(fire, prefix, **options):
+    from fastapi import FastAPI
+
+    app = FastAPI()
+    app.mount(prefix or "/", Dashboard(fire, **options))
+    return app
+
+
+def flask_app(fire, prefix, **options):
+    from flask import Flask
+
+    app = Flask("shop")
+    Dashboard(fire, **options).init_app(app, prefix)
+    return app
+
+
+def django_app(fire, prefix, kind, **options):
+    import django
+    from django.conf import settings
+    from django.core.handlers.asgi import ASGIHandler
+    from django.core.handlers.wsgi import WSGIHandler
+    from django.urls import path
+
+    if not settings.configured:
+        settings.configure(
+            SECRET_KEY="s",
+            ALLOWED_HOSTS=["*"],
+            ROOT_URLCONF="tests.dashboard.no_urls",
+            MIDDLEWARE=["django.middleware.common.CommonMiddleware", "tests.dashboard.hosts.choose_urls"],
+        )
+        django.setup()
+    urls = types.ModuleType(f"tests.dashboard.urls_{id(fire)}_{prefix.strip('/')}_{kind}")
+    place = f"{prefix.strip('/')}/" if prefix else ""
+    urls.urlpatterns = [path(place, dashboard_urls(fire, **options))]
+    sys.modules[urls.__name__] = urls
+    handler = WSGIHandler() if kind == "wsgi" else ASGIHandler()
+    return _with_urls(handler, urls.__name__, kind)
+
+
+def _with_urls(handler, name, kind):
+    """One process has one configuration of Django; which URLs there are goes with the request."""
+    if kind == "wsgi":
+
+        def answer(environ, start_response):
+            return handler({**environ, "HTTP_X_TEST_URLS": name}, start_response)
+
+    else:
+
+        async def answer(scope, receive, send):
+            headers = [*scope["headers"], (b"x-test-urls", name.encode())]
+            await handler({**scope, "headers": headers}, receive, send)
+
+    return answer
+
+
+def choose_urls(get_response):
+    def chosen(request):
+        request.urlconf = request.META["HTTP_X_TEST_URLS"]
+        return get_response(request)
+
+    return chosen
+
+
+# ---- asking ----------------------------------------------------------------------------------------------
+
+
+@attrs.define
+class Place:
+    """Where the application is for a browser, and what stands between."""
+
+    outside: str = ""  # what a proxy adds before the application's own paths
+    is_stripped: bool = False  # the proxy takes it off again, and tells by X-Forwarded-Prefix
+
+
+class AsgiVisitor:
+    """Asks an ASGI application by the addresses that a browser sees."""
+
+    def __init__(self, app, place):
+        self.place = place
+        root = "" if place.is_stripped else place.outside
+        headers = {"x-forwarded-prefix": place.outside} if place.is_stripped else None
+        self.browser = Browser(app, root=root, headers=headers)
+
+    def get(self, address, **options):
+        return self.browser.get(self._inside(address), **options)
+
+    def post(self, address, form, **options):
+        return self.browser.post(self._inside(address), form, **options)
+
+    def close(self):
+        self.browser.close()
+
+    def _inside(self, address):
+        assert address.startswith(self.place.outside), f"{address} leads out of {self.place.outside}"
+        return address[len(self.place.outside) :]
+
+
+class WsgiVisitor:
+    """The same for WSGI."""
+
+    def __init__(self, app, place):
+        self.app, self.place, self.cookies = app, place, {}
+
+    def get(self, address, *, only_start=False):
+        return self._ask("GET", address, b"", {})
+
+    def post(self, address, form, *, headers=None):
+        body = urlencode(form, doseq=True).encode()
+        own = {"CONTENT_TYPE": FORM, "HTTP_SEC_FETCH_SITE": "same-origin"}
+        more = {f"HTTP_{name.upper().replace('-', '_')}": value for name, value in (headers or {}).items()}
+        return self._ask("POST", address, body, {**own, **more})
+
+    def close(self):
+        pass
+
+    def _ask(self, method, address, body, more):
+        from tests.dashboard.asking import Answer
+
+        assert address.startswith(self.place.outside), f"{address} leads out of {self.place.outside}"
+        path, _, query = address[len(self.place.outside) :].partition("?")
+        environ = {
+            "REQUEST_METHOD": method,
+            "SCRIPT_NAME": "" if self.place.is_stripped else self.place.outside,
+            "PATH_INFO": unquote_to_bytes(path).decode("latin-1"),
+            "QUERY_STRING": query,
+            "SERVER_NAME": "localhost",
+            "SERVER_PORT": "80",
+            "SERVER_PROTOCOL": "HTTP/1.1",
+            "REMOTE_ADDR": "127.0.0.1",
+            "HTTP_HOST": "localhost",
+            "CONTENT_LENGTH": str(len(body)),
+            "wsgi.input": io.BytesIO(body),
+            "wsgi.errors": sys.stderr,
+            "wsgi.url_scheme": "http",
+            "wsgi.version": (1, 0),
+            "wsgi.multithread": True,
+            "wsgi.multiprocess": False,
+            "wsgi.run_once": False,
+            **more,
+        }
+        if self.place.is_stripped:
+            environ["HTTP_X_FORWARDED_PREFIX"] = self.place.outside
+        if self.cookies:
+            environ["HTTP_COOKIE"] = "; ".join(f"{name}={value}" for name, value in self.cookies.items())
+        started = {}
+
+        def start_response(status, headers, error=None):
+            started.update(status=int(status.split()[0]), headers=headers)
+
+        chunks = self.app(environ, start_response)
+        content = b"".join(chunks)
+        getattr(chunks, "close", lambda: None)()
+        answer = Answer(
+            started["status"], [(name.lower(), value) for name, value in started["headers"]], content
+        )
+        for line in answer.every("set-cookie"):
+            for name, morsel in SimpleCookie(line).items():
+                self.cookies[name] = morsel.value
+        return answer
+
+
+# ---- the matrix ------------------------------------------------------------------------------------------
+
+HOSTS = [
+    ("starlette", "asgi"),
+    ("fastapi", "asgi"),
+    ("flask", "wsgi"),
+    ("django", "wsgi"),
+    ("django", "asgi"),
+    ("bare", "asgi"),
+    ("bare", "wsgi"),
+]
+PLACES = [
+    ("", Place()),
+    ("/jobs", Place()),
+    ("/jobs", Place("/ops", is_stripped=True)),
+    ("/jobs", Place("/ops", is_stripped=False)),
+    ("", Place("/ops/tools", is_stripped=True)),
+]
+
+
+def visitor(framework, kind, fire, prefix, place, **options):
+    """Return who asks the application, mounted so."""
+    options = {"auth": everything, "trusts_proxy": place.is_stripped, **options}
+    if framework == "bare":
+        dashboard = Dashboard(fire, **options)
+        assert not prefix
+        app = dashboard if kind == "asgi" else dashboard.wsgi
+    elif framework == "django":
+        app = django_app(fire, prefix, kind, **options)
+    else:
+        made = {"starlette": starlette_app, "fastapi": fastapi_app, "flask": flask_app}[framework]
+        app = made(fire, prefix, **options)
+    return (AsgiVisitor if kind == "asgi" else WsgiVisitor)(app, place)

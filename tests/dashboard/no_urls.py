@@ -1,0 +1,5 @@
+"""No URLs: each request of the tests brings its own."""
+
+from __future__ import annotations
+
+urlpatterns = []

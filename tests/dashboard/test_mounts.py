@@ -1,0 +1,135 @@
+"""Every framework, every place, ASGI and WSGI: pages, files, links, actions and the way back."""
+
+from __future__ import annotations
+
+import re
+from contextlib import closing
+
+import pytest
+
+from firelock import Firelock
+from tests.dashboard.hosts import HOSTS, PLACES, visitor
+
+MATRIX = [
+    pytest.param(*host, prefix, place, id=f"{host[0]}-{host[1]}-{place.outside or 'root'}{prefix or '-root'}"
+                 f"{'-stripped' if place.is_stripped else ''}")
+    for host in HOSTS
+    for prefix, place in PLACES
+    if not (host[0] == "bare" and prefix)
+]  # fmt: skip
+
+
+@pytest.fixture
+def fire():
+    with closing(Firelock("memory://")) as fire:
+
+        @fire.task(name="send", queue="mail")
+        def send(number: int) -> None: ...
+
+        send.enqueue(1)
+        yield fire
+
+
+@pytest.fixture
+def mounted(request, fire):
+    framework, kind, prefix, place = request.param
+    with closing(visitor(framework, kind, fire, prefix, place)) as one:
+        one.root = place.outside + prefix
+        one.kind = kind
+        yield one
+
+
+def matrix(test):
+    """Run the test over every mount."""
+    cases = [pytest.param(case.values, id=case.id) for case in MATRIX]
+    return pytest.mark.parametrize("mounted", cases, indirect=True)(test)
+
+
+def links(html):
+    return re.findall(r'(?:href|src|action|data-root|data-from)="(/[^"]*)"', html)
+
+
+@matrix
+def test_a_page_and_all_that_it_names_are_there(mounted):
+    """Each address on a page leads below the mount as the browser sees it, and its files are there."""
+    page = mounted.get(f"{mounted.root}/queues")
+
+    assert page.status == 200
+    assert "mail" in page.text
+    found = links(page.text)
+    assert found
+    assert [] == [link for link in found if not (link + "/").startswith(f"{mounted.root}/")]
+    files = {link for link in found if "/static/" in link}
+    assert len(files) >= 4
+    assert {200} == {mounted.get(file).status for file in files}
+
+
+@matrix
+def test_an_action_is_done_and_leads_back(mounted, fire):
+    """A posted form changes what it says and leads back to the page it came from, with a message."""
+    here = f"{mounted.root}/queues"
+
+    answer = mounted.post(f"{mounted.root}/queues/pause", {"queue": "mail", "back": here})
+
+    assert 303 == answer.status
+    assert here == answer.location
+    assert fire.queues.list()[0].is_paused
+    assert "banner good" in mounted.get(here).text
+
+
+@matrix
+def test_an_unsafe_request_of_another_site_is_refused(mounted, fire):
+    """What comes from elsewhere changes nothing, whatever framework stands before."""
+    answer = mounted.post(
+        f"{mounted.root}/queues/pause", {"queue": "mail"}, headers={"sec-fetch-site": "cross-site"}
+    )
+
+    assert 403 == answer.status
+    assert not fire.queues.list()[0].is_paused
+
+
+@matrix
+def test_the_mount_without_its_slash_leads_to_the_page(mounted):
+    """`/jobs` is a redirect to `/jobs/`, relative to nothing but the host."""
+    if not mounted.root:
+        pytest.skip("a mount at the root has no address without a slash")
+    if mounted.place.is_stripped:
+        pytest.skip("the framework's own redirect knows nothing of a proxy that takes the prefix off")
+
+    answer = mounted.get(mounted.root)
+
+    assert answer.status in {301, 307, 308}
+    assert re.sub(r"^https?://localhost", "", answer.location) == f"{mounted.root}/"
+
+
+@matrix
+def test_a_stream_is_offered_where_it_can_be_kept_open(mounted):
+    """Under ASGI pages are told what moved; elsewhere the stream says that there is none, and pages ask."""
+    answer = mounted.get(f"{mounted.root}/live", only_start=True)
+
+    if mounted.kind == "asgi" and answer.header("content-type", "").startswith("text/event-stream"):
+        assert 200 == answer.status
+    else:
+        assert 204 == answer.status
+
+
+@matrix
+def test_what_is_not_there_is_said_in_the_frame(mounted):
+    """An unknown page is a 404 of the dashboard's own, with its links below the mount."""
+    answer = mounted.get(f"{mounted.root}/nowhere/at-all")
+
+    assert 404 == answer.status
+    assert f'href="{mounted.root}/"' in answer.text
+
+
+def test_two_dashboards_in_one_process_share_nothing(fire):
+    """Each shows its own app, under its own address."""
+    with closing(Firelock("memory://")) as other:
+        first = visitor("starlette", "asgi", fire, "/a", PLACES[0][1])
+        second = visitor("starlette", "asgi", other, "/b", PLACES[0][1], title="Other")
+
+        with closing(first), closing(second):
+            assert "mail" in first.get("/a/queues").text
+            page = second.get("/b/queues").text
+            assert "mail" not in page
+            assert "Other" in page
