@@ -8,8 +8,8 @@ import attrs
 import pytest
 
 from firelock import Firelock, Settings
+from firelock.firing import fire_due
 from firelock.job import State
-from firelock.recurring import fire_due
 from firelock.storage import NewSession, Renewal
 from firelock.task import Task
 from firelock.testing import eventually

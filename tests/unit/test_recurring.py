@@ -19,8 +19,8 @@ from firelock.errors import (
     StorageError,
     StorageUnavailable,
 )
+from firelock.firing import fire_due
 from firelock.job import State
-from firelock.recurring import fire_due
 from firelock.storage import RecurringRecord
 from firelock.testing.race import race
 from tests.unit.fakes import FailingStorage, Worker
@@ -765,7 +765,7 @@ def test_removing_leaves_the_jobs(fire, reporting):
 
 def test_a_definition_read_from_storage_is_a_value(storage):
     """It says what it is, also when it never fires again."""
-    from firelock.recurring import RecurringJob
+    from firelock.definitions import RecurringJob
 
     definition = RecurringJob(
         RecurringRecord("id", "report", json.dumps({}), "json", "{}", "default", last_at=0, error="boom")

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from firelock.audit import AuditEntry
     from firelock.context import JobContext, current_job
     from firelock.cron import Cron, Every, Misfire, Overlap
+    from firelock.definitions import Origin, RecurringJob, Upcoming
     from firelock.errors import (
         ArgumentError,
         ArgumentTooLarge,
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
     from firelock.locks import Lock, LockProvider
     from firelock.operation import Operation
     from firelock.outcome import JobCancelled, Settled, Snooze
-    from firelock.recurring import RecurringJob
     from firelock.retry import Retry, RetryDecision, RetryPolicy
     from firelock.serializer import JsonSerializer, JsonValue, Serializer
     from firelock.settings import Settings
@@ -54,6 +54,7 @@ _HOMES = {
     "audit": ("AuditEntry",),
     "context": ("JobContext", "current_job"),
     "cron": ("Cron", "Every", "Misfire", "Overlap"),
+    "definitions": ("Origin", "RecurringJob", "Upcoming"),
     "errors": (
         "ArgumentError", "ArgumentTooLarge", "ConfigurationError", "DuplicateTask", "FirelockError",
         "JobConflict", "JobDeleted", "JobFailed", "JobNotCommitted", "JobNotFound", "LockLost", "LockTimeout",
@@ -67,7 +68,6 @@ _HOMES = {
     "locks": ("Lock", "LockProvider"),
     "operation": ("Operation",),
     "outcome": ("JobCancelled", "Settled", "Snooze"),
-    "recurring": ("RecurringJob",),
     "retry": ("Retry", "RetryDecision", "RetryPolicy"),
     "serializer": ("JsonSerializer", "JsonValue", "Serializer"),
     "settings": ("Settings",),
@@ -105,6 +105,7 @@ __all__ = [
     "LockTimeout",
     "Misfire",
     "Operation",
+    "Origin",
     "Overlap",
     "PluginError",
     "RecurringJob",
@@ -130,6 +131,7 @@ __all__ = [
     "UnknownScheme",
     "UnknownTask",
     "UnsupportedFeature",
+    "Upcoming",
     "__version__",
     "current_job",
     "hookimpl",

@@ -25,10 +25,11 @@ from firelock.threads import in_thread
 if TYPE_CHECKING:
     from firelock.arguments import Binder
     from firelock.cron import Cron, Every
+    from firelock.definitions import RecurringJob
     from firelock.group_commit import GroupCommit
     from firelock.lifecycle import Retention
     from firelock.plugins import Plugins
-    from firelock.recurring import Recurring, RecurringJob
+    from firelock.recurring import Recurring
     from firelock.registry import Registry
     from firelock.results import Results
     from firelock.serializer import Serializer

@@ -1,33 +1,32 @@
-"""Recurring jobs: definitions, `fire.recurring`, and the firing of what is due."""
+"""Recurring jobs: `fire.recurring` declares, shows, operates and edits their definitions."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 
-from firelock.clock import SECOND, from_micros, micros
-from firelock.cron import (
-    Cron,
-    Every,
-    Overlap,
-    due_instants,
-    parse_schedule,
-    schedule_from_json,
-    schedule_to_json,
+from firelock.clock import from_micros, micros
+from firelock.cron import Cron, Every, parse_schedule, schedule_from_json
+from firelock.definitions import (
+    Origin,
+    RecurringJob,
+    Upcoming,
+    awaiting_code,
+    check_recurring_id,
+    digest_of,
+    is_declared_once,
 )
-from firelock.errors import ConfigurationError, JobNotFound, StorageError, StorageUnavailable
+from firelock.errors import ConfigurationError, JobConflict, JobNotFound, UnknownTask
+from firelock.firing import job_of
 from firelock.handle import Job
 from firelock.ids import derived_id
-from firelock.job import Edge, JobRecord, NewJob, On, State
 from firelock.options import shown
-from firelock.retry import describe_error
-from firelock.storage import RecurringRecord
+from firelock.recurring_edits import Arguments, Edit, created, definition_of, edited, put_definition
+from firelock.storage import JobFilter, RecurringRecord
 from firelock.storage.defaults import insert_surely
 from firelock.task import Call, TaskVerbs
 from firelock.threads import in_thread
@@ -35,62 +34,13 @@ from firelock.threads import in_thread
 if TYPE_CHECKING:
     from firelock.client import Client
 
-__all__ = ["Recurring", "RecurringJob", "fire_due"]
+__all__ = ["Recurring"]
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_ID_LIMIT = 200
 _PAGE = 500
-_RETRY_AFTER = 60 * SECOND  # a definition that cannot be fired is tried again then
-
-
-@attrs.frozen
-class RecurringJob:
-    """A recurring definition as it was read."""
-
-    record: RecurringRecord
-
-    @property
-    def id(self) -> str:
-        """Its id."""
-        return self.record.id
-
-    @property
-    def task(self) -> str:
-        """The task it runs."""
-        return self.record.task
-
-    @property
-    def schedule(self) -> Cron | Every:
-        """When it runs."""
-        return schedule_from_json(self.record.schedule)
-
-    @property
-    def queue(self) -> str:
-        """The queue of its jobs."""
-        return self.record.queue
-
-    @property
-    def is_paused(self) -> bool:
-        """Tell whether it is paused."""
-        return self.record.is_paused
-
-    @property
-    def next_at(self) -> datetime | None:
-        """The next instant it runs for; None for never."""
-        return None if self.record.next_at is None else from_micros(self.record.next_at)
-
-    @property
-    def last_at(self) -> datetime | None:
-        """The last instant it ran for, nominal."""
-        return None if self.record.last_at is None else from_micros(self.record.last_at)
-
-    @property
-    def error(self) -> str | None:
-        """Why the last firing failed."""
-        return self.record.error
 
 
 @attrs.frozen
@@ -100,7 +50,7 @@ class _Declaration:
 
 
 class Recurring:
-    """`fire.recurring`: declare (as a decorator), list, trigger, pause, resume, remove."""
+    """`fire.recurring`: declare (as a decorator), list, trigger, pause, resume, remove, edit, create."""
 
     def __init__(self, client: Client, register: Callable[[Callable[..., Any]], TaskVerbs[Any, Any]]) -> None:
         self._client = client
@@ -113,7 +63,7 @@ class Recurring:
         self, recurring_id: str, schedule: str | Cron | Every, /, *args: object, **kwargs: object
     ) -> Callable[[T], T]:
         """Declare a recurring job above a task: a server writes it when it starts, a script by `sync()`."""
-        _check_id(recurring_id)
+        check_recurring_id(recurring_id)
         parsed = parse_schedule(schedule)
 
         def declare(target: T) -> T:
@@ -136,7 +86,7 @@ class Recurring:
             for recurring_id, one in self._declared.items()
         ]
         for record in self._all():
-            is_ours = record.origin == "code" and self._client.registry.get(record.task) is not None
+            is_ours = is_declared_once(record) and self._client.registry.get(record.task) is not None
             is_gone = is_ours and record.id not in self._declared
             if is_gone and not record.is_gone:
                 self._client.storage.put_recurring(attrs.evolve(record, is_gone=True), keep_progress=True)
@@ -144,16 +94,11 @@ class Recurring:
 
     def add_or_update(self, call: Call, recurring_id: str, schedule: str | Cron | Every) -> RecurringJob:
         """The definition is stored; see `TaskVerbs.recur`."""
-        _check_id(recurring_id)
+        check_recurring_id(recurring_id)
         return self._put(call, recurring_id, parse_schedule(schedule), origin="call")
 
     def _put(self, call: Call, recurring_id: str, schedule: Cron | Every, *, origin: str) -> RecurringJob:
-        job = self._client.recurring_arguments(call)
-        definition = RecurringRecord(
-            recurring_id, job.task, job.arguments, job.serializer, schedule_to_json(schedule), job.queue,
-            job.priority, job.tags, job.timeout_seconds, job.retry, origin=origin,
-        )  # fmt: skip
-        definition = attrs.evolve(definition, code_digest=_digest(definition))
+        definition = self._as_written(call, recurring_id, schedule, origin)
         while True:
             stored = self._client.storage.get_recurring(recurring_id)
             if stored and stored.code_digest == definition.code_digest:
@@ -162,33 +107,192 @@ class Recurring:
                 back = attrs.evolve(stored, is_gone=False)
                 written = self._client.storage.put_recurring(back, keep_progress=True)
             else:
-                written = self._write(definition, stored, schedule)
+                written = put_definition(self._client, definition, stored)
             if written:
                 return RecurringJob(written)
 
-    def _write(
-        self, definition: RecurringRecord, stored: RecurringRecord | None, schedule: Cron | Every
-    ) -> RecurringRecord | None:
-        now = self._client.clock.now()
-        first = schedule.next_after(from_micros(now))
-        next_at = None if first is None else micros(first)
-        if stored is None:
-            new = attrs.evolve(definition, created_at=now, updated_at=now, next_at=next_at)
-            return self._client.storage.put_recurring(new, keep_progress=False)
-        changed = attrs.evolve(
-            definition,
-            created_at=stored.created_at,
-            updated_at=now,
-            version=stored.version,
-            is_paused=stored.is_paused,
-            next_at=next_at,
-            last_at=stored.last_at,
-            last_job_id=stored.last_job_id,
-            dropped=stored.dropped,
-        )
-        is_due = stored.next_at is not None and stored.next_at <= now
-        keeps = stored.schedule == definition.schedule or is_due  # a run that is due is never lost
-        return self._client.storage.put_recurring(changed, keep_progress=keeps)
+    def _as_written(
+        self, call: Call, recurring_id: str, schedule: Cron | Every, origin: str
+    ) -> RecurringRecord:
+        definition = definition_of(self._client, call, recurring_id, schedule, origin)
+        return attrs.evolve(definition, code_digest=digest_of(definition))
+
+    # ---- editing -----------------------------------------------------------------------------------------
+
+    def edit(
+        self,
+        recurring_id: str,
+        *,
+        schedule: str | Cron | Every | None = None,
+        arguments: Arguments | None = None,
+        queue: str | None = None,
+        priority: int | None = None,
+        tags: Sequence[str] | None = None,
+        by: str = "operator",
+        expected_version: int | None = None,
+    ) -> RecurringJob:
+        """The definition is changed by an operator; what came from code stays so until the code changes.
+
+        A run that is due is never lost. Where nothing is otherwise, nothing is written.
+
+        Args:
+            recurring_id: which.
+            schedule: a bare text is a cron in UTC; another one moves the next instant.
+            arguments: all of them, by name or as a list, checked as an enqueue checks them.
+            queue: of its jobs.
+            priority: of its jobs.
+            tags: of its jobs, beside those that the task makes of the arguments.
+            by: who, for the log.
+            expected_version: of the definition that the operator saw.
+
+        Raises:
+            JobNotFound: there is none of this id.
+            JobConflict: it has another version by now.
+            UnknownTask: other arguments are given, and their task is not registered in this app.
+            ScheduleError, ArgumentError, SignatureMismatch, ConfigurationError: a value is refused.
+        """
+        edit = Edit(schedule, arguments, queue, priority, tags)
+        while True:
+            record = self._record(recurring_id)
+            if expected_version not in (None, record.version):
+                message = (
+                    f"Recurring job {recurring_id!r} has version {record.version} by now, not "
+                    f"{expected_version}: somebody changed it meanwhile. Look at it again."
+                )
+                raise JobConflict(message)
+            changed = edited(self._client, record, edit)
+            if changed is record:
+                return RecurringJob(record)
+            if written := put_definition(self._client, changed, record):
+                log.info("Recurring job %r was edited.", recurring_id, extra={"by": by})
+                return RecurringJob(written)
+
+    def create(
+        self,
+        task_name: str,
+        recurring_id: str,
+        schedule: str | Cron | Every,
+        arguments: Arguments = (),
+        *,
+        queue: str | None = None,
+        priority: int | None = None,
+        tags: Sequence[str] | None = None,
+        timeout: timedelta | float | None = None,
+        by: str = "operator",
+    ) -> RecurringJob:
+        """An operator's own definition of a registered task is stored; the arguments as in `edit`.
+
+        Raises:
+            UnknownTask: no task of the name is registered in this app.
+            JobConflict: the id is taken.
+            ScheduleError, ArgumentError, SignatureMismatch, ConfigurationError: a value is refused.
+        """
+        check_recurring_id(recurring_id)
+        info = self._client.registry.get(task_name)
+        if info is None:
+            message = f"Task {shown(task_name)} is not registered in this app; create it where the code is."
+            raise UnknownTask(message)
+        edit = Edit(schedule, arguments, queue, priority, tags)
+        definition = created(self._client, recurring_id, info, edit, timeout)
+        written = put_definition(self._client, definition, None)
+        if written is None:
+            message = f"Recurring job {recurring_id!r} exists already; edit it, or choose another id."
+            raise JobConflict(message)
+        log.info("Recurring job %r was created.", recurring_id, extra={"by": by})
+        return RecurringJob(written)
+
+    def reset(self, recurring_id: str, *, by: str = "operator") -> RecurringJob:
+        """An operator's edit is given up for what the code says.
+
+        Where this app declares it, it is written at once: the returned `origin` is `code`. Elsewhere the next
+        server that declares it writes it when it starts, or the next `recur()` of it; until then the edit
+        holds, and `awaits_code` is true. One that was not edited stays as it is.
+
+        Raises:
+            JobNotFound: there is none of this id.
+            JobConflict: it never came from code.
+        """
+        while True:
+            record = self._record(recurring_id)
+            job, declared = RecurringJob(record), self._declared.get(recurring_id)
+            if declared is not None:
+                definition = self._as_written(declared.call, recurring_id, declared.schedule, "code")
+            elif job.origin is Origin.CREATED:
+                message = f"Recurring job {recurring_id!r} never came from code; edit it, or remove it."
+                raise JobConflict(message)
+            elif job.origin is not Origin.EDITED or job.awaits_code:
+                return job
+            else:
+                definition = awaiting_code(record)
+            if written := put_definition(self._client, definition, record):
+                log.info("Recurring job %r was reset.", recurring_id, extra={"by": by})
+                return RecurringJob(written)
+
+    async def aedit(self, recurring_id: str, **edit: Any) -> RecurringJob:  # noqa: ANN401 - as `edit`
+        """Edit without blocking the event loop."""
+        return await in_thread(self.edit, recurring_id, **edit)
+
+    async def acreate(
+        self,
+        task_name: str,
+        recurring_id: str,
+        schedule: str | Cron | Every,
+        arguments: Arguments = (),
+        **options: Any,  # noqa: ANN401 - those of `create`
+    ) -> RecurringJob:
+        """Create without blocking the event loop."""
+        return await in_thread(self.create, task_name, recurring_id, schedule, arguments, **options)
+
+    async def areset(self, recurring_id: str, *, by: str = "operator") -> RecurringJob:
+        """Reset without blocking the event loop."""
+        return await in_thread(self.reset, recurring_id, by=by)
+
+    # ---- looking -----------------------------------------------------------------------------------------
+
+    def upcoming(
+        self, what: str | Cron | Every, count: int = 10, *, after: datetime | None = None
+    ) -> list[Upcoming]:
+        """Return the next instants of a definition by its id, or of a schedule, with what clocks do to them.
+
+        A definition that is paused has those that it would have.
+
+        Args:
+            what: the id of a definition, or a schedule; not a cron text.
+            count: how many, up to 10,000; fewer come back where no more come.
+            after: an aware datetime; now by the storage's clock where left out.
+
+        Raises:
+            JobNotFound: there is none of this id.
+            ScheduleError: `after` is not aware, the count too large, or the stored schedule cannot be read.
+        """
+        schedule = what if isinstance(what, Cron | Every) else self.get(what).schedule
+        start = from_micros(self._client.clock.now()) if after is None else after
+        return [Upcoming(at, schedule.note(at)) for at in schedule.upcoming(start, count)]
+
+    def next_instants(
+        self, what: str | Cron | Every, count: int = 10, *, after: datetime | None = None
+    ) -> list[datetime]:
+        """Return the instants of `upcoming`, without notes."""
+        return [one.at for one in self.upcoming(what, count, after=after)]
+
+    def runs(self, recurring_id: str, limit: int = 20) -> list[Job[Any]]:
+        """Return the jobs that the definition made and that are still stored, newest first."""
+        where = JobFilter(recurring_id=recurring_id)
+        return [Job(self._client, job) for job in self._client.storage.find(where, limit=limit).jobs]
+
+    def __iter__(self) -> Iterator[RecurringJob]:
+        """Iterate over every definition, page by page, in order of id."""
+        return map(RecurringJob, self._all())
+
+    async def aupcoming(
+        self, what: str | Cron | Every, count: int = 10, *, after: datetime | None = None
+    ) -> Sequence[Upcoming]:
+        """Return what comes without blocking the event loop."""
+        return await in_thread(self.upcoming, what, count, after=after)
+
+    async def aruns(self, recurring_id: str, limit: int = 20) -> Sequence[Job[Any]]:
+        """Return its jobs without blocking the event loop."""
+        return await in_thread(self.runs, recurring_id, limit)
 
     # ---- operating ---------------------------------------------------------------------------------------
 
@@ -225,7 +329,7 @@ class Recurring:
         now = self._client.clock.now()
         # Derived like those of its instants: with partitions they lie together, and one may wait for another.
         job_id = derived_id("by hand", record.id, self._client.storage.new_id())
-        job = _job_of(record, job_id, now, now, "triggered by hand")
+        job = job_of(record, job_id, now, now, "triggered by hand")
         insert_surely(self._client.storage, (job,))
         if self._client.plugins.has_jobs_created:
             self._client.plugins.jobs_created((job,))
@@ -286,113 +390,3 @@ class Recurring:
     async def aremove(self, recurring_id: str) -> None:
         """Remove without blocking the event loop."""
         await in_thread(self.remove, recurring_id)
-
-
-def _check_id(recurring_id: str) -> None:
-    if (
-        not isinstance(recurring_id, str)
-        or not 0 < len(recurring_id) <= _ID_LIMIT
-        or not recurring_id.isprintable()
-    ):
-        message = f"Recurring id {shown(recurring_id)} is refused; use 1 to {_ID_LIMIT} printable characters."
-        raise ConfigurationError(message)
-
-
-def _digest(definition: RecurringRecord) -> str:
-    fields = [
-        definition.task, definition.arguments, definition.serializer, definition.schedule, definition.queue,
-        definition.priority, definition.tags, definition.timeout_seconds, definition.retry,
-    ]  # fmt: skip
-    return hashlib.sha256(json.dumps(fields).encode()).hexdigest()[:32]
-
-
-def _job_of(record: RecurringRecord, job_id: str, instant: int, now: int, reason: str) -> NewJob:
-    return NewJob(
-        job_id, record.task, record.arguments, record.serializer, record.queue, record.priority,
-        State.ENQUEUED, now, None, instant, reason, record.tags, record.timeout_seconds, record.retry,
-        record.id,
-    )  # fmt: skip
-
-
-# ---- firing ----------------------------------------------------------------------------------------------
-
-
-def fire_due(client: Client, *, limit: int = 100) -> int:
-    """What is due by now has its jobs, however many servers look; return how many definitions fired.
-
-    A definition that cannot be fired shows why and is tried again a minute later; the others go on.
-    """
-    fired = 0
-    for record in client.storage.due_recurring(limit):
-        try:
-            fired += _fire(client, record)
-        except StorageUnavailable:
-            raise
-        except Exception as error:  # noqa: BLE001 - whatever one definition holds, the others go on
-            _postpone(client, record, error)
-    return fired
-
-
-def _fire(client: Client, record: RecurringRecord) -> bool:
-    due_at = record.next_at
-    if due_at is None:
-        return False
-    progress, jobs = _firing(client, record, max(client.clock.now(), due_at))
-    if not client.storage.fire_recurring(progress, due_at, jobs):
-        return False
-    if jobs and client.plugins.has_jobs_created:
-        client.plugins.jobs_created(jobs)
-    return True
-
-
-def _postpone(client: Client, record: RecurringRecord, error: Exception) -> None:
-    """The definition shows why it was not fired and is due again in a minute."""
-    log.warning("Recurring job %r cannot be fired: %s", record.id, error)
-    later = attrs.evolve(record, error=describe_error(error), next_at=client.clock.now() + _RETRY_AFTER)
-    try:
-        client.storage.fire_recurring(later, record.next_at or 0, [])
-    except StorageUnavailable:
-        raise
-    except StorageError:
-        log.exception("Recurring job %r cannot even show its error.", record.id)
-
-
-def _firing(client: Client, record: RecurringRecord, now: int) -> tuple[RecurringRecord, list[NewJob]]:
-    schedule = schedule_from_json(record.schedule)
-    firing = due_instants(schedule, due=from_micros(record.next_at or now), now=from_micros(now))
-    instants = [micros(instant) for instant in firing.instants]
-    running = _unended(client, record) if schedule.overlap is not Overlap.ALLOW else None
-    kept = instants if schedule.overlap is Overlap.ALLOW else instants[-1:]
-    if running and (schedule.overlap is Overlap.SKIP or running.state is State.AWAITING):
-        kept = []
-    jobs = [_fired_job(record, instant, now, running) for instant in kept]
-    progress = attrs.evolve(
-        record,
-        next_at=None if firing.next_at is None else micros(firing.next_at),
-        last_at=instants[-1] if instants else record.last_at,
-        last_job_id=jobs[-1].id if jobs else record.last_job_id,
-        dropped=record.dropped + firing.dropped + len(instants) - len(kept),
-        error=None,
-    )
-    return progress, jobs
-
-
-def _unended(client: Client, record: RecurringRecord) -> JobRecord | None:
-    if record.last_job_id is None:
-        return None
-    last = client.storage.get((record.last_job_id,))[0]
-    return None if last is None or last.is_final else last
-
-
-def _fired_job(record: RecurringRecord, instant: int, now: int, running: JobRecord | None) -> NewJob:
-    """Return the job of one instant; its id follows from definition and instant, so that it is made once.
-
-    The definition's creation is part of it: one that was removed and added again runs its instants anew.
-    """
-    job_id = derived_id("recurring", record.id, str(record.created_at), str(instant))
-    job = _job_of(
-        record, job_id, instant, now, f"recurring {record.id}, due {from_micros(instant).isoformat()}"
-    )
-    if running is not None:
-        job.state, job.parents = State.AWAITING, (Edge(running.id, On.FINISHED),)
-    return job

@@ -13,6 +13,7 @@ from firelock.fits import EXACT_TYPES
 
 __all__ = ["Shape", "shape_of"]
 
+_LONGEST_DEFAULT: Final = 80  # characters of a default that a signature shows
 _POSITIONAL: Final = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
@@ -102,6 +103,23 @@ class Shape:
             self._refuse(f"no longer fits the stored arguments: {_quoted(sorted(taken))} is a parameter now")
         return tuple(args), {**kwargs, **extra}
 
+    def named_call(self, arguments: Mapping[str, object]) -> tuple[tuple[object, ...], dict[str, object]]:
+        """Return the call of arguments that are all given by name; a positional-only one goes by position.
+
+        `*name` and `**name` stand for what the variable parameters take.
+
+        Raises:
+            SignatureMismatch: a name is unknown, or one that is needed is missing.
+        """
+        further = {name: value for name, value in arguments.items() if name not in self.order}
+        if further and self.double_star is None:
+            self._refuse_names(further)
+        missing = [name for name in self.order if name in self.required and name not in arguments]
+        if missing:
+            self._refuse(f"was called without {_quoted(missing)}")
+        args, kwargs = self.unbind({name: value for name, value in arguments.items() if name in self.order})
+        return args, {**kwargs, **further}
+
     def _positional_values(self, bound: Mapping[str, object], *, everything: bool) -> list[object]:
         """Give by position what stands before the first gap; fill gaps only where there is no other way."""
         only = [index for index in range(self.positional_only) if self.positional[index] in bound]
@@ -163,8 +181,13 @@ def _for_people(parameter: inspect.Parameter) -> inspect.Parameter:
     if isinstance(parameter.annotation, str):
         parameter = parameter.replace(annotation=_Shown(parameter.annotation))
     default = parameter.default
-    is_harmless = default is parameter.empty or default is None or type(default) in EXACT_TYPES
-    return parameter if is_harmless else parameter.replace(default=_Shown("..."))
+    if default is parameter.empty or default is None:
+        return parameter
+    if type(default) not in EXACT_TYPES:
+        return parameter.replace(default=_Shown("..."))
+    text = repr(default)
+    is_short = len(text) <= _LONGEST_DEFAULT
+    return parameter if is_short else parameter.replace(default=_Shown(f"{text[: _LONGEST_DEFAULT - 1]}…"))
 
 
 @attrs.frozen(repr=False)

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from firelock.client import Client
     from firelock.context import JobContext
     from firelock.cron import Cron, Every
+    from firelock.definitions import RecurringJob
     from firelock.handle import Job
-    from firelock.recurring import RecurringJob
 
 __all__ = [
     "AsyncContextTask",

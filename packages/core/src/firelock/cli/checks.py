@@ -11,9 +11,9 @@ import attrs
 from firelock import lifecycle
 from firelock.cli.recurring import all_recurring
 from firelock.cli.text import age, clock_time, shorten, span
+from firelock.definitions import RecurringJob
 from firelock.job import JobRecord, On, State
 from firelock.operators import QueueView, ServerView
-from firelock.recurring import RecurringJob
 from firelock.storage import Feature, Finding, JobFilter, SchemaState
 
 if TYPE_CHECKING:

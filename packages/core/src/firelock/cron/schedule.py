@@ -9,6 +9,7 @@ from typing import Literal, Self, TypedDict, Unpack
 import attrs
 
 from firelock.cron.fields import parse_fields, tidy
+from firelock.cron.notes import note_on
 from firelock.cron.options import (
     Misfire,
     Overlap,
@@ -132,6 +133,13 @@ class Cron:
         """Return how many instants lie after the first and not after the second, without walking them."""
         return self._timetable.count(require_instant("after", after), require_instant("until", until))
 
+    def note(self, instant: datetime) -> str | None:
+        """Return what a change of clocks does to one of its instants, for people; None where nothing.
+
+        "02:30 does not exist on 29 March: runs at 03:00".
+        """
+        return note_on(self._timetable, require_instant("instant", instant))
+
     def describe(self) -> str:
         """Return the schedule in English words: "at 02:00 every day, Europe/Istanbul"."""
         return f"{describe_cron(self._timetable.walls.fields)}, {self.tz}"
@@ -201,6 +209,9 @@ class Every:
             require_instant("after", after)
         )
         return max(passed, 0)
+
+    def note(self, instant: datetime) -> None:
+        """Return None: no clock on a wall touches it."""
 
     def describe(self) -> str:
         """Return the schedule in English words: "every 5 minutes"."""

@@ -16,7 +16,7 @@ import attrs
 
 from firelock.clock import SECOND
 from firelock.errors import StorageError, StorageUnavailable
-from firelock.recurring import fire_due
+from firelock.firing import fire_due
 from firelock.server.runner import CancelKind
 from firelock.task import OnRisk
 
