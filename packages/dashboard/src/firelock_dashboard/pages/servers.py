@@ -1,0 +1,193 @@
+"""Servers: who runs jobs, what each is doing now, and what can be told to it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from firelock import State
+from firelock_dashboard.access import Permission
+from firelock_dashboard.listeners import ServerState, heard_at, server_state
+from firelock_dashboard.problems import BadRequest, NotHere
+from firelock_dashboard.routes import Route
+from firelock_dashboard.words import instant
+
+if TYPE_CHECKING:
+    from starlette.responses import Response
+
+    from firelock import Job
+    from firelock.operators import ServerView
+    from firelock.storage import SessionRecord
+    from firelock_dashboard.visit import Visit
+
+__all__ = ["ROUTES"]
+
+_SERVERS = 24  # on a page
+_SLOTS = 200  # of a server that are drawn
+_AT_ONCE = 500  # running jobs that one look reads; where there are more, each server is asked about its own
+_DENSE = 24  # from so many running jobs on they are squares without words
+_LOST = 100
+_ORDERS = ("quiet", "resume", "stop")
+
+
+@attrs.frozen
+class _Running:
+    id: str
+    task: str
+    pid: int | None  # None where its session is not listed
+    since: datetime
+    is_started: bool  # else it is claimed and was not seen to run yet
+
+
+@attrs.frozen
+class _Session:
+    pid: int
+    state: str
+    workers: int
+    busy: int
+    cpu_percent: float
+    rss_bytes: int
+    heard_at: datetime
+
+
+@attrs.frozen
+class _Server:
+    view: ServerView
+    state: ServerState
+    sessions: list[_Session]  # those that live; all of them where none does
+    running: list[_Running]  # at most _SLOTS
+    more: int  # running ones that are not among these
+    free: int  # slots that are drawn empty
+    free_more: int
+
+    @property
+    def version(self) -> str:
+        return self.view.sessions[-1].session.version
+
+    @property
+    def heard_at(self) -> datetime:
+        """When it was heard of last, by whichever of its sessions was heard of longest ago."""
+        return min(one.heard_at for one in self.sessions)
+
+    @property
+    def cpu_percent(self) -> float:
+        return sum(one.cpu_percent for one in self.sessions)
+
+    @property
+    def rss_bytes(self) -> int:
+        return sum(one.rss_bytes for one in self.sessions)
+
+    @property
+    def is_dense(self) -> bool:
+        return len(self.running) > _DENSE
+
+
+@attrs.frozen
+class _Page:
+    servers: list[_Server]
+    lost: list[_Server]
+    alive: int
+    slots: int
+    busy: int
+    after: str | None
+
+
+def show_servers(visit: Visit) -> Response:
+    """Every server that lives, and those that were lost within a day."""
+    after = visit.query.maybe("after", limit=200)
+    return visit.page(
+        "servers.html", title=visit.text("nav.servers"), section="servers", after=after,
+        page=lambda: _page(visit, after), storage=visit.fire.storage.url.partition(":")[0],
+    )  # fmt: skip
+
+
+def _page(visit: Visit, after: str | None) -> _Page:
+    judged = [(view, server_state(view, visit.now)) for view in visit.fire.servers.list()]
+    alive = [(view, state) for view, state in judged if state is not ServerState.LOST]
+    lost = [(view, state) for view, state in judged if state is ServerState.LOST][-_LOST:]
+    places = {view.id: place for place, (view, _) in enumerate(alive)}
+    start = 0 if after is None else places.get(after, -1) + 1
+    shown = alive[start : start + _SERVERS]
+    running = _running(visit, [view for view, _ in shown])
+    return _Page(
+        [_server(visit, view, state, running[view.id]) for view, state in shown],
+        [_server(visit, view, state, []) for view, state in reversed(lost)],
+        len(alive), sum(view.workers for view, _ in alive), sum(view.busy for view, _ in alive),
+        shown[-1][0].id if start + _SERVERS < len(alive) else None,
+    )  # fmt: skip
+
+
+def _running(visit: Visit, servers: Sequence[ServerView]) -> Mapping[str, list[Job[Any]]]:
+    """Return the jobs that each server runs, those that came last first."""
+    server_of = {one.session.id: view.id for view in servers for one in view.sessions}
+    found: dict[str, list[Job[Any]]] = defaultdict(list)
+    if not servers:
+        return found
+    page = visit.fire.jobs.find(state=State.PROCESSING, limit=_AT_ONCE)
+    jobs = list(page)
+    if page.cursor is not None:
+        limit = max(_DENSE, _AT_ONCE // len(servers))
+        names = dict.fromkeys(view.name for view in servers)
+        jobs = [
+            job
+            for name in names
+            for job in visit.fire.jobs.find(state=State.PROCESSING, server=name, limit=min(limit, _SLOTS))
+        ]
+    for job in jobs:
+        server_id = server_of.get(job.record().session or "")
+        if server_id is not None:
+            found[server_id].append(job)
+    return found
+
+
+def _server(visit: Visit, view: ServerView, state: ServerState, jobs: Sequence[Job[Any]]) -> _Server:
+    now = visit.now
+    living = [one for one in view.sessions if one.is_alive and instant(one.expires_at) > now]  # type: ignore[operator]
+    records = living or list(view.sessions)
+    pids = {one.session.id: one.session.pid for one in view.sessions}
+    running = [_run(job, pids) for job in jobs[:_SLOTS]]
+    more = max(len(jobs) - len(running), (view.busy - len(running)) if living else 0, 0)
+    free = max(view.workers - len(running) - more, 0) if living else 0
+    drawn = min(free, _SLOTS - len(running))
+    return _Server(view, state, [_session(one, now) for one in records], running, more, drawn, free - drawn)
+
+
+def _run(job: Job[Any], pids: Mapping[str, int]) -> _Running:
+    record = job.record()
+    started_at = job.started_at
+    since = instant(record.claimed_at or record.changed_at) if started_at is None else started_at
+    return _Running(
+        job.id, job.task, pids.get(record.session or ""), since or job.created_at, started_at is not None
+    )
+
+
+def _session(record: SessionRecord, now: datetime) -> _Session:
+    said = record.renewal
+    return _Session(
+        record.session.pid, said.state, record.session.workers, said.busy, said.cpu_percent,
+        said.rss_bytes, heard_at(record, now),
+    )  # fmt: skip
+
+
+def order_server(visit: Visit) -> Response:
+    """The server hears at its next heartbeat that it is to be quiet, to go on, or to stop."""
+    server_id = visit.form.required("server", limit=200)
+    order = visit.form.one_of("order", _ORDERS, "")
+    server = next((one for one in visit.fire.servers.list() if one.id == server_id), None)
+    if server is None:
+        raise NotHere(visit.text("servers.unknown", server=server_id))
+    if server_state(server, visit.now) is ServerState.LOST:
+        raise BadRequest(visit.text("servers.is_lost", server=server.name))
+    visit.fire.servers.tell(server_id, order)
+    visit.audit(f"server.{order}", server.name, server_id=server_id)
+    return visit.done(visit.text(f"servers.told_{order}", server=server.name), to="/servers")
+
+
+ROUTES = (
+    Route("GET", "/servers", Permission.READ, show_servers),
+    Route("POST", "/servers/tell", Permission.STOP_SERVER, order_server),
+)
