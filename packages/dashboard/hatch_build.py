@@ -88,7 +88,7 @@ def run(arguments: list[str], folder: Path) -> None:
     """
     # Node trusts its own list of authorities unless it is told to ask the machine as well.
     environment = {"NODE_USE_SYSTEM_CA": "1", **os.environ}
-    command = " ".join(arguments[:3])
+    command = " ".join(argument for argument in arguments if argument != BROTLI)
     try:
         subprocess.run(  # noqa: S603 - the programs are found above, no argument is a stranger's
             arguments,
@@ -152,9 +152,8 @@ def recipe(root: Path) -> str:
     return digest.hexdigest()
 
 
-def contents(root: Path) -> str:
-    """What the stamp says when all is in place: the recipe's hash, then each file's hash and name."""
-    vendor = root / VENDOR
+def contents(root: Path, vendor: Path) -> str:
+    """What the stamp says when all is there: the recipe's hash, then each file's hash and name."""
     files = sorted(path for path in vendor.glob("*") if path.name != STAMP)
     lines = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}" for path in files]
     return "\n".join([recipe(root), *lines, ""])
@@ -162,12 +161,13 @@ def contents(root: Path) -> str:
 
 def is_in_place(root: Path) -> bool:
     """Whether the vendor folder holds what this lock and this recipe make of it, unchanged."""
-    stamp = root / VENDOR / STAMP
-    return stamp.is_file() and stamp.read_text(encoding="utf-8") == contents(root)
+    vendor = root / VENDOR
+    stamp = vendor / STAMP
+    return stamp.is_file() and stamp.read_text(encoding="utf-8") == contents(root, vendor)
 
 
 def make(root: Path) -> None:
-    """The vendor folder holds the files, made anew; the stamp comes last, so no half counts as whole.
+    """The vendor folder holds the files, made anew. The stamp names each of them, so no half counts as whole.
 
     Raises:
         CannotBuild: npm is not there or fails, or what it brought is not what was expected.
@@ -178,16 +178,18 @@ def make(root: Path) -> None:
             "There is neither npm on the path nor its wheel beside "
             f"{sys.executable}. Install Node.js, or `pip install '{NODE_REQUIREMENT}'`."
         )
-    vendor = root / VENDOR
-    shutil.rmtree(vendor, ignore_errors=True)
-    vendor.mkdir(parents=True)
     with tempfile.TemporaryDirectory(prefix="firelock-dashboard-") as folder:
         modules = install(root, Path(folder), tools)
+        made = Path(folder) / "vendor"
+        made.mkdir()
         for wanted in WANTED:
-            path = copy(wanted, modules, vendor)
+            path = copy(wanted, modules, made)
             if path.suffix in COMPRESSED:
                 compress(path, tools)
-    (vendor / STAMP).write_text(contents(root), encoding="utf-8")
+        (made / STAMP).write_text(contents(root, made), encoding="utf-8")
+        # All of it is there before the old one goes, so that a failure takes nothing away.
+        shutil.rmtree(root / VENDOR, ignore_errors=True)
+        shutil.copytree(made, root / VENDOR)
 
 
 class FrontEndHook(BuildHookInterface[Any]):

