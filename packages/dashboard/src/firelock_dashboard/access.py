@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
 from enum import StrEnum
+from typing import TypeAlias
 
 import attrs
+from starlette.requests import Request
 
 from firelock.errors import ConfigurationError
 
-__all__ = ["LEVELS", "Access", "Permission", "to_access"]
+__all__ = ["LEVELS", "Access", "Auth", "Level", "Permission", "to_access"]
+
+Auth: TypeAlias = Callable[[Request], object | Awaitable[object]]
 
 
 class Permission(StrEnum):
@@ -26,6 +30,8 @@ class Permission(StrEnum):
     STOP_SERVER = "stop_server"
     RUN_TASK = "run_task"  # make a job of any task with arguments of one's own
 
+
+Level: TypeAlias = str | Collection[Permission]
 
 _READ = frozenset({Permission.READ, Permission.VIEW_ARGUMENTS, Permission.VIEW_LOGS})
 _OPERATE = _READ | {Permission.REQUEUE, Permission.DELETE, Permission.PAUSE_QUEUE, Permission.TRIGGER}
@@ -44,6 +50,7 @@ class Access:
 
     permissions: frozenset[Permission] = frozenset()
     name: str = ""  # shown at the top and written into the audit
+    has_token: bool = False  # shown by what no browser sends unasked: then an unsafe request needs no Origin
 
     def may(self, permission: Permission) -> bool:
         """Tell whether this is allowed."""

@@ -5,25 +5,34 @@ It opens nothing until the first request, since a mounted application gets no li
 
 from __future__ import annotations
 
-import inspect
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
+from functools import cached_property
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import RedirectResponse, Response
 
 from firelock import Firelock
 from firelock.errors import StorageUnavailable
-from firelock_dashboard.access import LEVELS, Access, Permission, to_access
+from firelock_dashboard.access import LEVELS, Access, Auth, Permission
 from firelock_dashboard.assets import Assets
+from firelock_dashboard.entrance import (
+    Entrance,
+    framework_of,
+    path_of,
+    read_body,
+    refuse_other,
+    without_body,
+)  # fmt: skip
+from firelock_dashboard.extensions import Page, pages_of
 from firelock_dashboard.gate import Gate
 from firelock_dashboard.history import History
 from firelock_dashboard.live import EventStream, Live
-from firelock_dashboard.problems import Forbidden, NotHere, RequestProblem
+from firelock_dashboard.problems import Forbidden, NotHere, NotLocal, RequestProblem
 from firelock_dashboard.redaction import Redactions, Redactor
 from firelock_dashboard.rendering import Pages
 from firelock_dashboard.routes import Route, Routes
@@ -32,22 +41,21 @@ from firelock_dashboard.table import TABLE
 from firelock_dashboard.texts import Texts
 from firelock_dashboard.urls import Urls
 from firelock_dashboard.visit import SETTINGS, SETTINGS_COOKIE, Visit
-from firelock_dashboard.wsgi import ACCESS, NO_STREAM, WsgiDashboard
+from firelock_dashboard.watch import Watch
+from firelock_dashboard.wsgi import NO_STREAM, WsgiDashboard
 
 if TYPE_CHECKING:
     from flask import Flask
     from starlette.types import Receive, Scope, Send
 
-    from firelock.storage import Counts
+    from firelock.storage import Counts, FailureGroup
 
 __all__ = ["Auth", "Dashboard"]
 
 log = logging.getLogger(__name__)
 
-Auth = Callable[[Request], object | Awaitable[object]]
-
 _COUNTS_AGE = 1.0  # seconds
-_LARGEST_BODY = 1024 * 1024
+_BROKEN = 500
 
 
 class Dashboard:
@@ -62,6 +70,8 @@ class Dashboard:
         prefix: the address below which a browser finds it, where neither framework nor trusted proxy says.
         trusts_proxy: `X-Forwarded-Prefix`, `-Proto` and `-Host` are believed: behind a proxy that sets them.
         trusted_origins: origins besides its own that may send forms, such as "https://ops.example.com".
+        allowed_hosts: the hosts that it answers to where there is an `auth`, such as "jobs.example.com" or
+            "*.example.com"; every one where it is left out.
         back_url: where "back to the app" leads; nowhere where it is left out.
         environment: a word such as "production", shown as a ribbon.
         redact: what is masked beside passwords, tokens and their like: names of fields, a pattern, or names
@@ -81,6 +91,7 @@ class Dashboard:
         prefix: str | None = None,
         trusts_proxy: bool = False,
         trusted_origins: Sequence[str] = (),
+        allowed_hosts: Sequence[str] | None = None,
         back_url: str | None = None,
         environment: str | None = None,
         redact: Redactions = (),
@@ -97,23 +108,30 @@ class Dashboard:
         self.redactor = Redactor(redact)
         self.routes = Routes([route for route in TABLE if not (read_only and route.is_action)])
         self.version = version("firelock-dashboard")
-        self.plugin_pages: list[object] = []
         self.history = History(fire)
         self.runner = Runner(fire, is_allowed=not read_only)
         self.live = Live(fire, self._count)
+        self.watch = Watch(self)
+        self.kept_groups: tuple[float, Sequence[FailureGroup]] | None = None
         self._counted: tuple[float, Counts] | None = None
         self.framework = framework
         self.wsgi = WsgiDashboard(self)
         self.auth = auth
-        self._prefix = None if prefix is None else prefix.rstrip("/")
-        self._trusts_proxy = trusts_proxy
-        self._gate = Gate(is_open=auth is not None, trusts_proxy=trusts_proxy, origins=trusted_origins)
+        self.gate = Gate(
+            is_open=auth is not None, trusts_proxy=trusts_proxy, origins=trusted_origins, hosts=allowed_hosts
+        )
+        self._entrance = Entrance(fire, self.gate, auth=auth, prefix=prefix)
 
     def may(self, access: Access, permission: Permission) -> bool:
         """Tell whether the access allows this on this dashboard."""
         if self.is_read_only and permission not in LEVELS["read"]:
             return False
         return access.may(permission)
+
+    @cached_property
+    def plugin_pages(self) -> list[Page]:
+        """The pages that plugins add; asked once."""
+        return pages_of(self.fire)
 
     def counts(self) -> Counts:
         """Return how many jobs are in each state and queue, at most a second old: every page shows them."""
@@ -152,55 +170,38 @@ class Dashboard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope["type"] != "http":
-            await _refuse_other(scope, receive, send, self.close)
+            await refuse_other(scope, receive, send, self.close)
             return
         request = Request(scope, receive)
-        response = await self._answer(request)
-        self._gate.protect(response)
-        await response(scope, receive, send)
+        try:
+            response = await self._answer(request)
+            if request.method == "HEAD":
+                response = without_body(response)
+            self.gate.protect(response)
+            await response(scope, receive, send)
+        except ClientDisconnect:
+            return  # nobody is left to be answered
 
     async def _answer(self, request: Request) -> Response:
-        urls = Urls(self._root(request), self.assets)
-        path = _path(request.scope)
-        if path == "":
-            return RedirectResponse(urls("/"), 307)
-        refusal = self._gate.refusal(request, path)
-        if refusal is not None:
-            return await run_in_threadpool(self._refused, request, urls, refusal)
-        if path.startswith("/static/"):
-            return self.assets.response(path.removeprefix("/static/"), request.headers)
+        urls, access, path = Urls("", self.assets), Access(), path_of(request.scope)
         try:
-            access = await self._access(request)
+            self.gate.check_shape(request)
+            urls = Urls(self._entrance.root(request), self.assets)
+            if path.startswith("/static/") and request.method != "POST":  # of the package: no data is in them
+                return self.assets.response(path.removeprefix("/static/"), request.headers)
+            access = await self._entrance.admit(request)
+            if not self.may(access, Permission.READ):
+                raise Forbidden(self.texts("refused.nobody"))
+            if path == "":
+                return RedirectResponse(urls("/"), 307)
             if path == "/live" and request.method == "GET":
-                return self._streamed(request, access)
+                return self._streamed(request)
             return await self._routed(request, urls, path, access)
         except RequestProblem as problem:
-            return await run_in_threadpool(self._refused, request, urls, problem)
+            visit = Visit(self, request, urls, access=access, places={}, body=b"")
+            return await run_in_threadpool(self._refused, visit, problem, path.startswith("/api"))
 
-    def _root(self, request: Request) -> str:
-        if self._prefix is not None:
-            return self._prefix
-        forwarded = request.headers.get("x-forwarded-prefix", "") if self._trusts_proxy else ""
-        return f"{forwarded.rstrip('/')}{request.scope.get('root_path', '').rstrip('/')}"
-
-    async def _access(self, request: Request) -> Access:
-        asked = request.scope.get("wsgi_environ", {}).get(ACCESS)
-        if isinstance(asked, Access):  # by the host, in its own thread
-            return asked
-        answer = self.fire.plugins.dashboard_permission(request)
-        if answer is not None:
-            return to_access(answer)
-        if self.auth is None:
-            return Access(LEVELS["admin"], "local")
-        if inspect.iscoroutinefunction(self.auth) or inspect.iscoroutinefunction(type(self.auth).__call__):
-            given: Any = self.auth(request)
-        else:
-            given = await run_in_threadpool(self.auth, request)
-        return to_access(await given if inspect.isawaitable(given) else given)
-
-    def _streamed(self, request: Request, access: Access) -> Response:
-        if not self.may(access, Permission.READ):
-            raise Forbidden(self.texts("shared.forbidden", permission=Permission.READ))
+    def _streamed(self, request: Request) -> Response:
         if NO_STREAM in (request.scope.get("extensions") or {}):
             return Response(status_code=204)  # by which an EventSource gives up, and the page asks instead
         return EventStream(self.live)
@@ -208,91 +209,66 @@ class Dashboard:
     async def _routed(self, request: Request, urls: Urls, path: str, access: Access) -> Response:
         found = self.routes.find(request.method, path)
         if not isinstance(found, tuple):
-            return await self._lost(request, urls, path, found)
+            raise self._lost(path, found)
         route, places = found
-        body = b"" if route.method == "GET" else await _body(request)
+        body = b"" if route.method == "GET" else await read_body(request)
         visit = Visit(self, request, urls, access=access, places=places, body=body)
         return await run_in_threadpool(self._viewed, visit, route)
 
     def _viewed(self, visit: Visit, route: Route) -> Response:
         try:
-            visit.require(Permission.READ)
             visit.require(route.permission)
             self.runner.resume_once()
             return visit.finish(route.view(visit))
         except RequestProblem as problem:
-            return self.problem_page(visit, problem.status, str(problem), is_json=route.is_api)
+            return self._refused(visit, problem, route.is_api)
         except StorageUnavailable as error:
-            return self.problem_page(visit, 503, str(error), is_json=route.is_api)
+            return self._refused(
+                visit, RequestProblem(self.redactor.text(str(error)), status=503), route.is_api
+            )
+        except Exception:
+            log.exception("a page failed", extra={"route": route.path})
+            return self._refused(
+                visit, RequestProblem(self.texts("refused.failed"), status=_BROKEN), route.is_api
+            )
 
-    async def _lost(self, request: Request, urls: Urls, path: str, methods: frozenset[str]) -> Response:
-        if methods:
-            return Response(status_code=405, headers={"Allow": ", ".join(sorted(methods))})
-        return await run_in_threadpool(
-            self._refused, request, urls, NotHere(self.texts("shared.no_page", path=path))
-        )
+    def _lost(self, path: str, methods: frozenset[str]) -> RequestProblem:
+        if not methods:
+            return NotHere(self.texts("shared.no_page", path=path))
+        allowed = ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
+        message = self.texts("refused.method", methods=allowed)
+        return RequestProblem(message, status=405, headers={"Allow": allowed})
 
     # ---- what went wrong ---------------------------------------------------------------------------------
 
-    def _refused(self, request: Request, urls: Urls, problem: RequestProblem) -> Response:
-        visit = Visit(self, request, urls, access=Access(), places={}, body=b"")
-        return self.problem_page(
-            visit, problem.status, str(problem), is_json=_path(request.scope).startswith("/api")
-        )
-
-    def problem_page(self, visit: Visit, status: int, message: str, *, is_json: bool) -> Response:
+    def _refused(self, visit: Visit, problem: RequestProblem, is_api: bool) -> Response:
         """Return the page, or for scripts the JSON, that says what was wrong and what to do."""
-        if is_json or visit.wants_json:
-            return visit.json({"error": message, "kind": "bad", "message": message}, status)
-        title = (
-            self.texts(f"shared.problem_{status}")
-            if f"shared.problem_{status}" in self.texts
-            else str(status)
-        )
-        response = visit.page(
-            "problem.html", title=title, section="", message=message, status=status, code=status
-        )
-        response.status_code = status
+        status, message = problem.status, str(problem)
+        if isinstance(problem, NotLocal):
+            message = self.texts("refused.not_local", reason=message)
+        if is_api or visit.wants_json:
+            response = visit.json({"error": message, "kind": "bad", "message": message}, status)
+        else:
+            html = self._problem_page(visit, problem, message)
+            response = Response(html, status, media_type="text/html; charset=utf-8")
+        response.headers.update(problem.headers)
         return response
 
-
-def _path(scope: Scope) -> str:
-    """Return the path below the mount; empty where the mount itself was asked for without its slash."""
-    path: str = scope["path"]
-    root: str = scope.get("root_path", "")
-    if root and (path == root or path.startswith(f"{root}/")):
-        return path[len(root) :]
-    return path
-
-
-async def _body(request: Request) -> bytes:
-    """Return the body.
-
-    Raises:
-        RequestProblem: it is larger than anything that a form here sends, or compressed.
-    """
-    if request.headers.get("content-encoding", "identity") != "identity":
-        raise RequestProblem("Content-Encoding is not read here; send the body as it is.", status=415)
-    chunks, size = [], 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > _LARGEST_BODY:
-            raise RequestProblem(
-                f"The body is larger than {_LARGEST_BODY} bytes; send less at once.", status=413
-            )
-        chunks.append(chunk)
-    return b"".join(chunks)
-
-
-async def _refuse_other(scope: Scope, receive: Receive, send: Send, close: Callable[[], None]) -> None:
-    """A lifespan is acknowledged, and its end closes what runs; a WebSocket is closed."""
-    if scope["type"] == "lifespan":
-        while True:
-            message = await receive()
-            if message["type"] == "lifespan.shutdown":
-                await run_in_threadpool(close)
-            await send({"type": f"{message['type']}.complete"})
-            if message["type"] == "lifespan.shutdown":
-                return
-    await receive()
-    await send({"type": "websocket.close", "code": 1000})
+    def _problem_page(self, visit: Visit, problem: RequestProblem, message: str) -> str:
+        """Return the page; one without the app's numbers for strangers, and where these cannot be had."""
+        key = f"shared.problem_{problem.status}"
+        title = self.texts(key) if key in self.texts else self.texts("shared.problem_400")
+        if problem.status < _BROKEN and visit.may(Permission.READ):
+            try:
+                return self.pages.render(
+                    visit, "problem.html", title=title, section="", part=None,
+                    values={"message": message, "status": problem.status, "code": problem.status},
+                )  # fmt: skip
+            except Exception:
+                log.exception("the page of a problem failed")
+        code = None
+        if isinstance(problem, NotLocal):
+            code = self.texts(f"refused.{self.framework or framework_of(visit.request.scope)}").strip()
+        return self.pages.render_alone(
+            "refused.html", url=visit.url, title=title, message=message, status=problem.status, code=code
+        )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from firelock.errors import FirelockError
 
-__all__ = ["BadRequest", "Forbidden", "NotHere", "RequestProblem"]
+__all__ = ["BadRequest", "Forbidden", "NotHere", "NotLocal", "RequestProblem", "Unauthorized"]
 
 
 class RequestProblem(FirelockError):
@@ -12,8 +14,11 @@ class RequestProblem(FirelockError):
 
     status = 400
 
-    def __init__(self, message: str, *, status: int | None = None) -> None:
+    def __init__(
+        self, message: str, *, status: int | None = None, headers: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__(message)
+        self.headers = dict(headers or {})
         if status is not None:
             self.status = status
 
@@ -22,10 +27,20 @@ class BadRequest(RequestProblem):
     """A value of the request is wrong; the message names the field."""
 
 
+class Unauthorized(RequestProblem):
+    """The visitor has not said who they are, or nobody who is known; `WWW-Authenticate` says how to."""
+
+    status = 401
+
+
 class Forbidden(RequestProblem):
     """The visitor may not do this."""
 
     status = 403
+
+
+class NotLocal(Forbidden):
+    """There is no `auth=`, and the request does not come from this machine."""
 
 
 class NotHere(RequestProblem):

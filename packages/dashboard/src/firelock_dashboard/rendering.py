@@ -72,6 +72,10 @@ class Pages:
             raise NotHere(visit.text("shared.no_part", part=part))
         return Markup("").join(block(page.new_context(context)))
 
+    def render_alone(self, template: str, **values: object) -> str:
+        """Return a page that stands alone: it asks neither the storage nor who looks at it."""
+        return self._environment.get_template(template).render(values)
+
 
 def _json(value: object) -> str:
     """Return JSON as text, to be escaped like any other: Jinja's own `tojson` marks it as safe."""

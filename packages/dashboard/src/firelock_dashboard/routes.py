@@ -42,6 +42,7 @@ class Route:
     path: str
     permission: Permission
     view: Callable[[Visit], Response]
+    is_personal: bool = False  # changes nothing but what the visitor sees; there on a read-only dashboard too
     is_api: bool = False  # answers JSON, its errors too
     summary: str = ""  # for the description of the JSON API
     parameters: tuple[Parameter, ...] = ()  # likewise
@@ -49,7 +50,7 @@ class Route:
     @property
     def is_action(self) -> bool:
         """Tell whether it changes anything; a read-only dashboard has none of these."""
-        return self.method != "GET"
+        return self.method != "GET" and not self.is_personal
 
 
 class Routes:

@@ -40,6 +40,12 @@ class Urls:
 
     def back(self, wanted: str | None, default: str = "/") -> str:
         """Return where to go after an action: the wanted place if it lies here, else the default."""
-        if wanted and wanted.startswith(f"{self.root}/") and "\\" not in wanted and wanted.isprintable():
-            return wanted if not wanted.startswith("//") else self(default)
-        return self(default)
+        if (
+            not wanted
+            or not wanted.startswith(f"{self.root}/")
+            or not (wanted.isascii() and wanted.isprintable())
+        ):
+            return self(default)
+        path = wanted.partition("?")[0]
+        leads_out = "\\" in wanted or "//" in path or not {".", ".."}.isdisjoint(path.split("/"))
+        return self(default) if leads_out else wanted

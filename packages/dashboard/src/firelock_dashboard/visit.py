@@ -39,6 +39,7 @@ SETTINGS = {
 }
 
 _FLASH = "firelock_flash"
+_YEAR = 365 * 86_400  # seconds
 _FORM = "application/x-www-form-urlencoded"
 
 
@@ -208,6 +209,15 @@ class Visit:
         self._set_cookie(response, _FLASH, json.dumps([kind, message, link]), 30)
         return response
 
+    def keep_settings(self, response: Response, changes: Mapping[str, str]) -> None:
+        """The visitor's browser keeps these settings beside those that it has."""
+        kept = {**self.dashboard.settings_of(self.request), **changes}
+        value = ".".join(f"{name}={value}" for name, value in kept.items() if name in SETTINGS)
+        response.set_cookie(
+            SETTINGS_COOKIE, value, max_age=_YEAR, path=f"{self.url.root}/", httponly=True, samesite="strict",
+            secure=self._is_secure,
+        )  # fmt: skip
+
     def take_flash(self) -> tuple[str, str, str | None] | None:
         """Return the message of an action that led here, once."""
         try:
@@ -230,8 +240,12 @@ class Visit:
     def _set_cookie(self, response: Response, name: str, value: str, seconds: int) -> None:
         response.set_cookie(
             name, _quoted(value), max_age=seconds, path=f"{self.url.root}/", httponly=True, samesite="strict",
-            secure=self.request.url.scheme == "https",
+            secure=self._is_secure,
         )  # fmt: skip
+
+    @property
+    def _is_secure(self) -> bool:
+        return self.dashboard.gate.scheme(self.request) == "https"
 
 
 def _etag(text: str) -> str:

@@ -16,12 +16,14 @@ from a2wsgi.asgi import build_scope
 from starlette.requests import Request
 
 from firelock_dashboard.access import to_access
+from firelock_dashboard.auth import refusal_of
+from firelock_dashboard.problems import RequestProblem
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
-    from firelock_dashboard.access import Access
-    from firelock_dashboard.dashboard import Auth, Dashboard
+    from firelock_dashboard.access import Access, Auth
+    from firelock_dashboard.dashboard import Dashboard
 
 __all__ = ["ACCESS", "NO_STREAM", "WsgiDashboard", "access_in"]
 
@@ -76,18 +78,21 @@ def _unreadable(environ: dict[str, Any]) -> str | None:
     return None if length.isdigit() else "Content-Length is no number."
 
 
-def access_in(environ: dict[str, Any], auth: Auth, **more: object) -> Access | None:
+def access_in(environ: dict[str, Any], auth: Auth, **more: object) -> Access | RequestProblem | None:
     """Return what `auth` answers when it is asked here, in the thread of the host's own request.
 
-    There the host's context (its session, its user, its database connection) is at hand. None where the
-    answer has to be awaited: it is then asked by the dashboard.
+    There the host's context (its session, its user, its database connection) is at hand. A refusal is
+    returned, for the dashboard to show. None where the answer has to be awaited: the dashboard asks then.
     """
     if inspect.iscoroutinefunction(auth):
         return None
     scope = dict(build_scope(environ))  # type: ignore[arg-type]
     scope.update(more)
-    answer = auth(Request(scope))
-    if inspect.isawaitable(answer):
-        getattr(answer, "close", lambda: None)()
-        return None
-    return to_access(answer)
+    try:
+        answer = auth(Request(scope))
+        if inspect.isawaitable(answer):
+            getattr(answer, "close", lambda: None)()
+            return None
+        return to_access(answer)
+    except Exception as error:  # noqa: BLE001 - nobody gets in by it
+        return refusal_of(error)

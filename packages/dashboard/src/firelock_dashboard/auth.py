@@ -1,0 +1,213 @@
+"""Who may come in: ready-made answers to `auth=`. None imports a framework before it is asked.
+
+An `auth` is called with each request and answers with a level, permissions, an `Access`, or None. One that
+knows how a visitor can say who they are raises `Unauthorized`, or any other `RequestProblem`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+from firelock.errors import ConfigurationError
+from firelock_dashboard.access import LEVELS, Access, Auth, Level, to_access
+from firelock_dashboard.credentials import basic_auth, bearer_tokens, hash_password
+from firelock_dashboard.problems import Forbidden, RequestProblem, Unauthorized
+
+__all__ = [
+    "access_from", "any_of", "basic_auth", "bearer_tokens", "django_staff", "fastapi_dependency",
+    "flask_login", "hash_password", "refusal_of",
+]  # fmt: skip
+
+log = logging.getLogger(__name__)
+
+
+# ---- asking ----------------------------------------------------------------------------------------------
+
+
+async def access_from(auth: Auth, request: Request) -> Access:
+    """Return what `auth` gives the sender of the request; one that blocks has a thread.
+
+    Raises:
+        RequestProblem: it refuses, or it failed: then the failure is in the log.
+    """
+    try:
+        return to_access(await _answer(auth, request))
+    except Exception as error:
+        raise refusal_of(error) from error
+
+
+async def _answer(function: Callable[[Request], object], request: Request) -> Any:  # noqa: ANN401 - a stranger's
+    call = getattr(type(function), "__call__", None)  # noqa: B004 - an object with an async one
+    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call):
+        answer: Any = function(request)
+    else:
+        answer = await run_in_threadpool(function, request)
+    return await answer if inspect.isawaitable(answer) else answer
+
+
+def refusal_of(error: Exception) -> RequestProblem:
+    """Return how a request is refused whose `auth` raised; what was not meant as a refusal is logged."""
+    if isinstance(error, RequestProblem):
+        return error
+    if isinstance(error, HTTPException):  # FastAPI's as well; 303 with a Location leads to a login
+        return RequestProblem(str(error.detail), status=error.status_code, headers=error.headers)
+    log.error("auth failed", exc_info=error)
+    return RequestProblem(
+        "auth= failed, so nobody is let in: the server's log has the error. Mend it there.", status=500
+    )
+
+
+def any_of(*auths: Auth) -> Auth:
+    """Return an auth that asks one after the other and takes the first that grants anything.
+
+    Where none does, the first that says how to come in is passed on, with every way there is.
+    """
+
+    async def ask_each(request: Request) -> Access:
+        refusals: list[RequestProblem] = []
+        for auth in auths:
+            try:
+                access = await access_from(auth, request)
+            except RequestProblem as refusal:
+                if refusal.status not in {401, 403}:
+                    raise
+                refusals.append(refusal)
+            else:
+                if access.permissions:
+                    return access
+        raise _joined(refusals)
+
+    return ask_each
+
+
+def _joined(refusals: Sequence[RequestProblem]) -> RequestProblem:
+    asking = [refusal for refusal in refusals if isinstance(refusal, Unauthorized) or refusal.status == 401]  # noqa: PLR2004
+    if not asking:
+        return (
+            refusals[0] if refusals else Forbidden("You are not known here. Ask whoever runs this dashboard.")
+        )
+    ways = [
+        value for each in asking for name, value in each.headers.items() if name.lower() == "www-authenticate"
+    ]
+    return Unauthorized(str(asking[0]), headers={"WWW-Authenticate": ", ".join(ways)} if ways else {})
+
+
+# ---- the host framework's own users ----------------------------------------------------------------------
+
+
+def django_staff(request: Request) -> Access | None:
+    """Staff may operate, superusers may do everything, others nothing; for `dashboard_urls`.
+
+    Raises:
+        ConfigurationError: the dashboard is not mounted by `dashboard_urls`, or Django has no users here.
+    """
+    user = getattr(request.scope.get("django.request"), "user", None)
+    if user is None:
+        message = (
+            "django_staff found no user. Mount by dashboard_urls(fire), and have SessionMiddleware and "
+            "AuthenticationMiddleware in MIDDLEWARE."
+        )
+        raise ConfigurationError(message)
+    if not (user.is_authenticated and user.is_active):
+        return None
+    level = "admin" if user.is_superuser else "operate" if user.is_staff else "none"
+    return Access(LEVELS[level], str(user.get_username()))
+
+
+def flask_login(level: Level | Callable[[Any], object] = "admin") -> Auth:
+    """Return an auth for Flask-Login: whoever is logged in has the level; for `init_app`.
+
+    Args:
+        level: one for everybody, or a function of the user that answers as an auth does.
+    """
+    level_of = _level_of(level)
+
+    def ask_flask_login(_request: Request) -> Access | None:
+        from flask_login import current_user  # noqa: PLC0415 - only who uses it has it
+
+        if not getattr(current_user, "is_authenticated", False):
+            return None
+        return _named(to_access(level_of(current_user)), current_user.get_id())
+
+    return ask_flask_login
+
+
+def fastapi_dependency(
+    dependency: Callable[[Request], object | Awaitable[object]],
+    level: Level | Callable[[Any], object] = "admin",
+) -> Auth:
+    """Return an auth of a FastAPI dependency that takes the request alone, such as `get_current_user`.
+
+    Its `HTTPException` refuses with its status. None and False let nobody in. Whatever else it returns is a
+    visitor, who has the level; an `Access` is taken as it is.
+
+    Args:
+        dependency: plain or async; without `Depends` of its own, which FastAPI alone resolves.
+        level: one for every visitor, or a function of what the dependency returned that answers as an auth.
+
+    Raises:
+        ConfigurationError: the dependency needs more than the request, yields, or checks nothing.
+    """
+    _check_dependency(dependency)
+    level_of = _level_of(level)
+
+    async def ask_dependency(request: Request) -> Access | None:
+        found = await _answer(dependency, request)
+        if found is None or found is False:
+            return None
+        if isinstance(found, Access):
+            return found
+        name = getattr(found, "username", None) or getattr(found, "email", None)
+        return _named(to_access(level_of(found)), name or (found if isinstance(found, str) else ""))
+
+    return ask_dependency
+
+
+def _check_dependency(dependency: object) -> None:
+    if not callable(dependency):
+        message = f"fastapi_dependency got {dependency!r}; give a function that takes the request."
+        raise ConfigurationError(message)
+    name = getattr(dependency, "__qualname__", type(dependency).__qualname__)
+    if type(dependency).__module__.startswith("fastapi.security"):
+        message = f"{name} reads what a visitor sends and checks nothing; give the dependency that checks it."
+        raise ConfigurationError(message)
+    if inspect.isgeneratorfunction(dependency) or inspect.isasyncgenfunction(dependency):
+        message = f"{name} yields; give a dependency that returns."
+        raise ConfigurationError(message)
+    parameters = list(inspect.signature(dependency).parameters.values())
+    needed = [each for each in parameters if each.default is each.empty or _is_resolved(each.default)]
+    needed = [each for each in needed if each.kind not in {each.VAR_POSITIONAL, each.VAR_KEYWORD}]
+    if (
+        len(needed) != 1
+        or not parameters
+        or parameters[0] is not needed[0]
+        or _is_resolved(needed[0].default)
+    ):
+        message = (
+            f"{name}{inspect.signature(dependency)} is called with the request alone; write a function "
+            "(request: Request) that calls what it needs."
+        )
+        raise ConfigurationError(message)
+
+
+def _is_resolved(default: object) -> bool:
+    """Tell whether only FastAPI can fill this parameter: Depends(…), Header(…)."""
+    return type(default).__module__.partition(".")[0] == "fastapi"
+
+
+def _level_of(level: Level | Callable[[Any], object]) -> Callable[[Any], object]:
+    if callable(level):
+        return level
+    access = to_access(level)
+    return lambda _visitor: access
+
+
+def _named(access: Access, name: object) -> Access:
+    return access if access.name else Access(access.permissions, str(name or ""), access.has_token)

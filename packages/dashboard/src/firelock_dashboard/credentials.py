@@ -1,0 +1,216 @@
+"""Names with passwords and tokens, for dashboards that no framework's users stand before."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import os
+from collections.abc import Callable, Mapping
+
+import attrs
+from starlette.requests import Request
+
+from firelock.errors import ConfigurationError
+from firelock_dashboard.access import Access, Auth, Level, to_access
+from firelock_dashboard.problems import Unauthorized
+
+__all__ = ["basic_auth", "bearer_tokens", "hash_password"]
+
+_SCHEME = "scrypt"
+_COST, _BLOCK, _LANES = 2**15, 8, 1
+_MEMORY = 64 * 1024 * 1024
+_LARGEST_COST = 2**20
+_SALT = 16
+_LONGEST = 1_024  # characters of a password that is sent
+_SHORTEST_TOKEN = 16
+
+
+def hash_password(password: str, *, salt: bytes | None = None) -> str:
+    """Return a salted scrypt hash, `scrypt:32768:8:1:salt:hash`, for `basic_auth`; about 0.1 s.
+
+    Raises:
+        ConfigurationError: the password is empty.
+    """
+    if not password:
+        message = "An empty password keeps nobody out; choose one."
+        raise ConfigurationError(message)
+    salt = os.urandom(_SALT) if salt is None else salt
+    digest = _scrypt(password, salt, _COST, _BLOCK, _LANES)
+    texts = (base64.urlsafe_b64encode(part).decode().rstrip("=") for part in (salt, digest))
+    return ":".join([_SCHEME, str(_COST), str(_BLOCK), str(_LANES), *texts])
+
+
+def basic_auth(
+    users: Mapping[str, str], *, level: Level | Mapping[str, Level] = "admin", realm: str = "Firelock"
+) -> Auth:
+    """Return an auth that has the browser ask for a name and a password. Use it over HTTPS.
+
+    Args:
+        users: passwords by name: a hash made by `hash_password`, or the password itself, as from the
+            environment.
+        level: one for everybody, or by name.
+        realm: what the browser says that it asks for.
+
+    Raises:
+        ConfigurationError: there is no user, a password is empty, a hash is damaged, a level is none.
+    """
+    checks = {name: _check_of(name, password) for name, password in users.items()}
+    if not checks:
+        message = "basic_auth() has no users; give names with passwords."
+        raise ConfigurationError(message)
+    by_name = isinstance(level, Mapping)
+    grants = {name: to_access(level.get(name) if by_name else level) for name in checks}  # type: ignore[union-attr]
+    nobody = _check_of(
+        "", os.urandom(_SALT).hex() if _is_plain(users) else hash_password(os.urandom(_SALT).hex())
+    )
+    challenge = {"WWW-Authenticate": f'Basic realm="{_quoted(realm)}", charset="UTF-8"'}
+
+    def ask_for_password(request: Request) -> Access:
+        name, password = _sent_password(request)
+        is_right = checks.get(name, nobody)(password)  # an unknown name takes as long as one with a hash
+        if not (is_right and name in checks):
+            raise Unauthorized("Give the name and password of this dashboard.", headers=challenge)
+        return Access(grants[name].permissions, name)
+
+    return ask_for_password
+
+
+def bearer_tokens(tokens: Mapping[str, Level | Access]) -> Auth:
+    """Return an auth for programs: `Authorization: Bearer <token>` has the token's level.
+
+    A request with such a token needs no Origin: no page elsewhere can make a browser send it. Make tokens by
+    `secrets.token_urlsafe()`.
+
+    Raises:
+        ConfigurationError: a token is shorter than 16 characters, or a level is none.
+    """
+    grants = [(_digest(_checked_token(token)), _by_token(token, level)) for token, level in tokens.items()]
+    if not grants:
+        message = "bearer_tokens() has no tokens; give some with their levels."
+        raise ConfigurationError(message)
+
+    def ask_for_token(request: Request) -> Access:
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        sent = _digest(token.strip()) if scheme.lower() == "bearer" else b""
+        found = None
+        for digest, access in grants:  # all of them, so that the time tells nothing
+            if hmac.compare_digest(digest, sent):
+                found = access
+        if found is None:
+            message = "Send a token that this dashboard knows: Authorization: Bearer <token>."
+            raise Unauthorized(message, headers={"WWW-Authenticate": 'Bearer realm="Firelock"'})
+        return found
+
+    return ask_for_token
+
+
+# ---- passwords -------------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class _Hash:
+    """A password's hash; a password that was right once is known again without the work of hashing it."""
+
+    cost: int
+    block: int
+    lanes: int
+    salt: bytes
+    digest: bytes
+    _key: bytes = attrs.field(factory=lambda: os.urandom(32), repr=False)
+    _known: list[bytes] = attrs.field(factory=list, repr=False)  # one at most
+
+    def __call__(self, password: str) -> bool:
+        mark = hmac.digest(self._key, password.encode(), "sha256")
+        if self._known and hmac.compare_digest(self._known[0], mark):
+            return True
+        is_right = hmac.compare_digest(
+            _scrypt(password, self.salt, self.cost, self.block, self.lanes), self.digest
+        )
+        if is_right:
+            self._known[:] = [mark]
+        return is_right
+
+
+def _check_of(name: str, password: str) -> Callable[[str], bool]:
+    """Return what tells whether a password is right."""
+    if ":" in name:
+        message = f"The name {name!r} holds a colon, which ends it when a browser sends it; leave it out."
+        raise ConfigurationError(message)
+    if not isinstance(password, str) or not password:
+        message = f"The password of {name!r} is empty or no text; set one, or take the name out."
+        raise ConfigurationError(message)
+    if password.startswith(f"{_SCHEME}:"):
+        return _hash_of(name, password)
+    right = _digest(password)
+    return lambda sent: hmac.compare_digest(_digest(sent), right)
+
+
+def _hash_of(name: str, text: str) -> _Hash:
+    try:
+        _, cost, block, lanes, salt, digest = text.split(":")
+        numbers = int(cost), int(block), int(lanes)
+        found = _Hash(*numbers, _decoded(salt), _decoded(digest))
+        if not (2 <= numbers[0] <= _LARGEST_COST and len(found.digest) >= _SALT):  # noqa: PLR2004 - scrypt's least
+            raise ValueError(text)
+        _scrypt("", found.salt, *numbers)
+    except (ValueError, binascii.Error) as error:
+        message = f"The hash of {name!r} is damaged; make one by hash_password()."
+        raise ConfigurationError(message) from error
+    return found
+
+
+def _decoded(text: str) -> bytes:
+    return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+
+
+def _scrypt(password: str, salt: bytes, cost: int, block: int, lanes: int) -> bytes:
+    memory = max(_MEMORY, 256 * cost * block)
+    return hashlib.scrypt(password.encode(), salt=salt, n=cost, r=block, p=lanes, maxmem=memory, dklen=32)
+
+
+def _sent_password(request: Request) -> tuple[str, str]:
+    """Return the name and password that were sent; empty ones, which nobody has, where there are none."""
+    scheme, _, text = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "basic" or len(text) > 4 * _LONGEST:
+        return "", ""
+    try:
+        name, colon, password = base64.b64decode(text.strip(), validate=True).decode().partition(":")
+    except (ValueError, binascii.Error):
+        return "", ""
+    return (name, password) if colon and len(password) <= _LONGEST else ("", "")
+
+
+def _is_plain(users: Mapping[str, str]) -> bool:
+    return not any(str(password).startswith(f"{_SCHEME}:") for password in users.values())
+
+
+def _quoted(text: str) -> str:
+    if not (text.isascii() and text.isprintable()):
+        message = f"realm={text!r} holds more than printable ASCII, which a header cannot; write it plainly."
+        raise ConfigurationError(message)
+    return text.replace("\\", "\\\\").replace('"', '\\"')
+
+
+# ---- tokens ----------------------------------------------------------------------------------------------
+
+
+def _checked_token(token: str) -> str:
+    if not isinstance(token, str) or len(token) < _SHORTEST_TOKEN or not token.isascii() or " " in token:
+        message = (
+            f"A token has less than {_SHORTEST_TOKEN} characters, or holds blanks or more than ASCII; "
+            "make one by secrets.token_urlsafe()."
+        )
+        raise ConfigurationError(message)
+    return token
+
+
+def _by_token(token: str, level: Level | Access) -> Access:
+    access = to_access(level)
+    name = access.name or f"token {_digest(token).hex()[:6]}"
+    return Access(access.permissions, name, has_token=True)
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
