@@ -36,7 +36,7 @@ _TASKS_AGE = 5.0
 _FIRST_LOOK = 0.25  # seconds that the first visitor waits for what is read at the start
 _AT_ONCE = 6 * MINUTE  # what a visitor's own thread reads on
 _IDLE = 60.0  # seconds without a visitor after which the thread ends
-_DEPTHS_EVERY, _DEPTHS_KEPT = 10.0, 120
+_DEPTHS_EVERY, _DEPTHS_KEPT = 30.0, 120
 
 
 @attrs.frozen
@@ -92,6 +92,7 @@ class TaskStats:
     p95: float | None
     mean: float | None
     last_at: datetime | None  # the start of the newest minute in which one ended
+    histogram: tuple[int, ...] = ()  # runs by duration, one count a bucket of DURATION_BUCKETS and one beyond
 
     @property
     def failed_attempts(self) -> int:
@@ -105,6 +106,13 @@ class Rates:
 
     out_per_minute: float  # attempts that ended
     in_per_minute: float | None  # jobs that came; None until its depth was seen for a minute
+
+
+@attrs.frozen
+class _Depths:
+    at: float  # monotonic seconds
+    queues: dict[str, int]  # jobs that wait or run
+    enqueued: int
 
 
 class History:
@@ -126,7 +134,7 @@ class History:
         self._recalled = 0  # how far back records were read
         self._pruned = False
         self._tasks: dict[int, tuple[float, dict[str, TaskStats]]] = {}
-        self._depths: deque[tuple[float, dict[str, int]]] = deque(maxlen=_DEPTHS_KEPT)
+        self._depths: deque[_Depths] = deque(maxlen=_DEPTHS_KEPT)
         self._reading = threading.Lock()
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -177,6 +185,22 @@ class History:
         self._tasks[hours] = (now, stats)
         return stats
 
+    def lately(self, minutes: int = 15) -> dict[str, TaskStats]:
+        """Return how each task's attempts ended within the last minutes, at most 60 of them."""
+        self._visit()
+        sums = self._sum(self._now() // MINUTE * MINUTE - minutes * MINUTE)
+        return {task: _stats(tally) for task, tally in sums.tasks.items()}
+
+    def busy(self) -> list[float]:
+        """Return how many jobs ran at once on average, for each of the last 60 minutes, oldest first.
+
+        Told by the time that attempts took, in the minutes in which they ended.
+        """
+        self._visit()
+        first = self._now() // MINUTE * MINUTE - 59 * MINUTE
+        folds = [self._minutes.get(first + place * MINUTE) for place in range(60)]
+        return [fold.all.duration / MINUTE if fold else 0.0 for fold in folds]
+
     def queues(self, minutes: int = 10) -> dict[str, Rates]:
         """Return how fast each queue moved in the last minutes that are over, at most 60 of them."""
         self._visit()
@@ -201,12 +225,17 @@ class History:
     def note_depths(self, counts: Counts) -> None:
         """Remember how many jobs wait or run in each queue: how many came is told by how depths change."""
         now = self._monotonic()
-        if not self._depths or now - self._depths[-1][0] >= _DEPTHS_EVERY:
-            depths = {
+        if not self._depths or now - self._depths[-1].at >= _DEPTHS_EVERY:
+            queues = {
                 queue: states.get(State.ENQUEUED, 0) + states.get(State.PROCESSING, 0)
                 for queue, states in counts.by_queue.items()
             }
-            self._depths.append((now, depths))
+            self._depths.append(_Depths(now, queues, counts.by_state.get(State.ENQUEUED, 0)))
+
+    def enqueued(self) -> list[int]:
+        """Return how many jobs waited within the last hour, oldest first, as far as it was seen here."""
+        since = self._monotonic() - 3_600
+        return [one.enqueued for one in list(self._depths) if one.at >= since]
 
     # ---- putting sums together -----------------------------------------------------------------------------
 
@@ -245,13 +274,13 @@ class History:
         """Return by how many jobs a minute each queue grew; None where depths were not seen for a minute."""
         if not self._depths:
             return None
-        newest_at, newest = self._depths[-1]
-        since = [(at, depths) for at, depths in list(self._depths) if newest_at - at <= minutes * 60]
-        at, oldest = since[0]
-        if newest_at - at < 60:  # noqa: PLR2004 - seconds
+        newest = self._depths[-1]
+        oldest = next(one for one in list(self._depths) if newest.at - one.at <= minutes * 60)
+        passed = (newest.at - oldest.at) / 60
+        if passed < 1:
             return None
-        passed = (newest_at - at) / 60
-        return {name: (newest.get(name, 0) - oldest.get(name, 0)) / passed for name in {*newest, *oldest}}
+        now, before = newest.queues, oldest.queues
+        return {name: (now.get(name, 0) - before.get(name, 0)) / passed for name in {*now, *before}}
 
     # ---- reading on ----------------------------------------------------------------------------------------
 
@@ -362,6 +391,7 @@ def _stats(tally: Tally) -> TaskStats:
         tally.runs, counts.get("succeeded", 0), counts.get("failed", 0),
         counts.get("retried", 0) + counts.get("crashed", 0), tally.quantile(0.5), tally.quantile(0.95),
         tally.mean, datetime.fromtimestamp(tally.last // 1_000_000, UTC) if tally.last else None,
+        tuple(tally.histogram),
     )  # fmt: skip
 
 
