@@ -1,0 +1,135 @@
+"""Tasks: the catalogue, one task with its runs, and the form that makes a job of it."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import attrs
+
+from firelock import ArgumentError, ConfigurationError, ScheduleError, TaskError
+from firelock.storage import DURATION_BUCKETS, State
+from firelock_dashboard.access import Permission
+from firelock_dashboard.problems import BadRequest, NotHere
+from firelock_dashboard.routes import Route
+
+if TYPE_CHECKING:
+    from starlette.responses import Response
+
+    from firelock import Job, TaskEntry
+    from firelock_dashboard.history import TaskStats
+    from firelock_dashboard.visit import Visit
+
+__all__ = ["ROUTES"]
+
+_HOURS = 24
+_RUNS = 20
+_SPANS = ("1h", "24h", "7d", "30d")
+_MOST_TASKS = 500
+
+
+@attrs.frozen
+class _Row:
+    name: str
+    entry: TaskEntry | None  # None: jobs of it ended, and nobody knows it
+    stats: TaskStats | None  # None: none ended within the hours
+
+
+def show_tasks(visit: Visit) -> Response:
+    """Every task that a server or this process knows, and those that ran without anybody knowing them."""
+    wanted = visit.query.text("q", limit=200).casefold()
+    return visit.page(
+        "tasks.html", title=visit.text("nav.tasks"), section="tasks", rows=lambda: _rows(visit, wanted),
+        wanted=wanted, hours=_HOURS,
+    )  # fmt: skip
+
+
+def _rows(visit: Visit, wanted: str) -> list[_Row]:
+    entries = {entry.name: entry for entry in visit.fire.catalogue.list()}
+    stats = visit.dashboard.history.tasks(_HOURS)
+    names = [name for name in sorted({*entries, *stats}) if wanted in name.casefold()]
+    return [_Row(name, entries.get(name), stats.get(name)) for name in names[:_MOST_TASKS]]
+
+
+# ---- one task --------------------------------------------------------------------------------------------
+
+
+def show_task(visit: Visit) -> Response:
+    """A task: how it does, what ran last, and what it is."""
+    name = visit.query.required("name", limit=200)
+    span = visit.query.one_of("span", _SPANS, "24h")
+    entry = visit.fire.catalogue.get(name)
+    newest = _newest(visit, name)
+    if entry is None and not newest:
+        raise NotHere(visit.text("tasks.unknown", task=name))
+    return visit.page(
+        "task.html", title=name, section="tasks", name=name, entry=entry, span=span, spans=_SPANS,
+        jobs=lambda: newest, failed=lambda: _newest(visit, name, State.FAILED),
+        stats=lambda: visit.dashboard.history.tasks(_HOURS).get(name), hours=_HOURS,
+        series=lambda: visit.dashboard.history.series(span, task=name),
+        durations=lambda: _durations(visit, name), can_run=visit.fire.task_named(name) is not None,
+    )  # fmt: skip
+
+
+def _newest(visit: Visit, name: str, state: State | None = None) -> list[Job[object]]:
+    return list(visit.fire.jobs.find(task=name, state=state, limit=_RUNS))
+
+
+def _durations(visit: Visit, name: str) -> list[tuple[float | None, int]]:
+    """Return how many of the last hours' runs took at most so many seconds; None for longer than all."""
+    bounds = [*DURATION_BUCKETS, None]
+    stats = visit.dashboard.history.tasks(_HOURS).get(name)
+    return list(zip(bounds, stats.histogram if stats else [0] * len(bounds), strict=True))
+
+
+# ---- Run… ------------------------------------------------------------------------------------------------
+
+
+def show_form(visit: Visit) -> Response:
+    """The form that makes a job of the task, with the fields that its type hints give."""
+    name = visit.query.required("name", limit=200)
+    return _form(visit, name, {}, "")
+
+
+def _form(visit: Visit, name: str, values: dict[str, str], problem: str) -> Response:
+    task = visit.fire.task_named(name)
+    if task is None:
+        raise NotHere(visit.text("tasks.not_here", task=name))
+    return visit.page(
+        "task_run.html", title=visit.text("tasks.run_title", task=name), section="tasks", task=task.info,
+        parameters=visit.fire.parameters(name), values=values, problem=problem,
+        status=400 if problem else 200,
+    )  # fmt: skip
+
+
+def run_task(visit: Visit) -> Response:
+    """A job of the task is enqueued with what the form holds."""
+    name = visit.form.required("name", limit=200)
+    values = {
+        field.removeprefix("args."): visit.form.text(field, limit=100_000)
+        for field in visit.form.names()
+        if field.startswith("args.")
+    }
+    try:
+        delay = visit.form.span("delay") or timedelta()
+        job = visit.fire.enqueue_text(
+            name, values, queue=visit.form.maybe("queue", limit=64), delay=delay or None,
+            priority=visit.form.number("priority", 0, least=-100, most=100) or None,
+        )  # fmt: skip
+    except (ArgumentError, ScheduleError, ConfigurationError, TaskError, BadRequest) as error:
+        if visit.wants_json:
+            raise BadRequest(str(error)) from error
+        kept = {field: visit.form.text(field, limit=100_000) for field in visit.form.names()}
+        return _form(visit, name, kept, str(error))
+    visit.audit("task.run", name, job=job.id)
+    return visit.done(
+        visit.text("tasks.ran", task=name), to=f"/jobs/{job.id}", link=visit.url(f"/jobs/{job.id}")
+    )
+
+
+ROUTES = (
+    Route("GET", "/tasks", Permission.READ, show_tasks),
+    Route("GET", "/tasks/view", Permission.READ, show_task),
+    Route("GET", "/tasks/run", Permission.RUN_TASK, show_form),
+    Route("POST", "/tasks/run", Permission.RUN_TASK, run_task),
+)
