@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from firelock_dashboard import words
 from firelock_dashboard.access import Permission
@@ -70,7 +69,7 @@ class Pages:
         block = page.blocks.get(f"part_{part}") or base.blocks.get(f"part_{part}")
         if block is None:
             raise NotHere(visit.text("shared.no_part", part=part))
-        return Markup("").join(block(page.new_context(context)))
+        return "".join(block(page.new_context(context)))
 
     def render_alone(self, template: str, **values: object) -> str:
         """Return a page that stands alone: it asks neither the storage nor who looks at it."""
