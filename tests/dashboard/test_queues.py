@@ -109,8 +109,8 @@ def test_a_queue_shows_what_it_holds(fire, client, mail):
     page = client.get("/queues").text
 
     assert 'href="/queues/mail"' in page
-    assert '/jobs?state=enqueued&amp;queue=mail">3</a>' in page
-    assert '/jobs?state=scheduled&amp;queue=mail">1</a>' in page
+    assert '/jobs?state=enqueued&amp;queue=mail"><span>3</span></a>' in page
+    assert '/jobs?state=scheduled&amp;queue=mail"><span>1</span></a>' in page
     assert "1 server · 4 slots" in page
     assert "Served" in page
 
@@ -125,9 +125,9 @@ def test_jobs_that_nobody_takes_are_told(client, mail):
 @pytest.mark.parametrize(
     ("age", "told"),
     [
-        (timedelta(minutes=1), None),
-        (timedelta(minutes=5), "waits long"),
-        (timedelta(hours=1), "waits very long"),
+        (timedelta(minutes=1), "fine"),
+        (timedelta(minutes=5), "late"),
+        (timedelta(hours=1), "very_late"),
     ],
 )
 def test_a_long_wait_is_marked(age, told):
