@@ -11,6 +11,7 @@ import attrs
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("packages", "tests", "benchmarks", "examples", "docs", "scripts", ".ci")
+OF_OTHERS = {"vendor", "node_modules"}  # set-up puts them there, git ignores them
 NAMES_WITHOUT_SUFFIX = {"Makefile", "LICENSE", "run", ".gitignore"}
 TEXT_SUFFIXES = {".py", ".md", ".toml", ".lock", ".sh", ".html", ".css", ".js", ".lua", ".sql", ".svg"}
 
@@ -71,7 +72,9 @@ def texts() -> Iterator[tuple[str, str]]:
     for path in sorted(paths):
         inside = path.relative_to(ROOT)
         is_hidden = any(part.startswith(".") for part in inside.parts[1:-1])
-        if not is_hidden and (path.suffix in TEXT_SUFFIXES or path.name in NAMES_WITHOUT_SUFFIX):
+        if is_hidden or OF_OTHERS & set(inside.parts):
+            continue
+        if path.suffix in TEXT_SUFFIXES or path.name in NAMES_WITHOUT_SUFFIX:
             yield inside.as_posix(), path.read_text(encoding="utf-8")
 
 

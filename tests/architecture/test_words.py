@@ -29,7 +29,9 @@ URL = re.compile(r"https?://[^\s\"'`)>\]}\\]+")
 
 HOME_OF_SOMEBODY = re.compile(r"(?<![\w.])/(home|Users)/[a-z]|(?<![\w.~])/root/|/work/")
 NUMBER_OF_AN_ISSUE = re.compile(
-    r"\b(issue|PR|pull request|GH|ticket)[ -]?#?\d+\b|(?<=[ (])#\d{2,}\b", re.IGNORECASE
+    # Six digits are a colour.
+    r"\b(issue|PR|pull request|GH|ticket)[ -]?#?\d+\b|(?<=[ (])#\d{2,5}\b",
+    re.IGNORECASE,
 )
 
 

@@ -393,5 +393,5 @@ def test_the_dashboard_answers_with_no_other_file(client, target):
     """Encoded or not, no path below /static leads anywhere else."""
     answer = client.get(target)
 
-    assert 404 == answer.status
+    assert answer.status in {400, 404}
     assert b"import" not in answer.body
