@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         ConfigurationError,
         DuplicateTask,
         FirelockError,
+        FormError,
         JobConflict,
         JobDeleted,
         JobFailed,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
         UnknownTask,
         UnsupportedFeature,
     )
+    from firelock.forms import FieldKind, Parameter
     from firelock.handle import Job
     from firelock.hookspecs import Command, ServerInfo, TaskCall, hookimpl
     from firelock.job import State
@@ -57,11 +59,12 @@ _HOMES = {
     "definitions": ("Origin", "RecurringJob", "Upcoming"),
     "errors": (
         "ArgumentError", "ArgumentTooLarge", "ConfigurationError", "DuplicateTask", "FirelockError",
-        "JobConflict", "JobDeleted", "JobFailed", "JobNotCommitted", "JobNotFound", "LockLost", "LockTimeout",
-        "PluginError", "ResultTimeout", "ResultUnavailable", "ScheduleError", "SchemaMismatch",
+        "FormError", "JobConflict", "JobDeleted", "JobFailed", "JobNotCommitted", "JobNotFound", "LockLost",
+        "LockTimeout", "PluginError", "ResultTimeout", "ResultUnavailable", "ScheduleError", "SchemaMismatch",
         "SignatureMismatch", "StorageError", "StorageUnavailable", "TaskError", "UnknownScheme",
         "UnknownTask", "UnsupportedFeature",
     ),
+    "forms": ("FieldKind", "Parameter"),
     "handle": ("Job",),
     "hookspecs": ("Command", "ServerInfo", "TaskCall", "hookimpl"),
     "job": ("State",),
@@ -87,8 +90,10 @@ __all__ = [
     "Cron",
     "DuplicateTask",
     "Every",
+    "FieldKind",
     "Firelock",
     "FirelockError",
+    "FormError",
     "Job",
     "JobCancelled",
     "JobConflict",
@@ -107,6 +112,7 @@ __all__ = [
     "Operation",
     "Origin",
     "Overlap",
+    "Parameter",
     "PluginError",
     "RecurringJob",
     "ResultTimeout",

@@ -16,6 +16,7 @@ from firelock.errors import ConfigurationError, TaskError
 from firelock.group_commit import GroupCommit
 from firelock.handle import Job
 from firelock.locks import Lock, LockKeeper, LockProvider
+from firelock.named_tasks import NamedTasks
 from firelock.offers import check_contract
 from firelock.operations import Operations
 from firelock.operators import Jobs, Queues, Servers
@@ -57,7 +58,7 @@ _TASK_OPTIONS = {
 }
 
 
-class Firelock:
+class Firelock(NamedTasks):
     """An app: its tasks, and the storage its jobs live in.
 
     Args:

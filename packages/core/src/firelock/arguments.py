@@ -67,6 +67,7 @@ def compile_binder(
         parameters = parameters[1:]
     converter = functools.cache(converter or make_converter)
     codecs: dict[str, Codec] = {}
+    annotations: dict[str, object] = {}
     for parameter in parameters:
         name = f"parameter {parameter.name!r}"
         if resolve.is_context(parameter):
@@ -74,12 +75,14 @@ def compile_binder(
         annotation = _whole(parameter, resolve(parameter.annotation, name))
         _check_unions(annotation, f"Task {task!r}: {name}", converter)
         codecs[_key(parameter)] = _codec(annotation, converter)
+        annotations[_key(parameter)] = annotation
     return Binder(
         shape_of(function.__name__, parameters),
         codecs,
         _result_codec(resolve, flow_types, converter),
         task=task,
         takes_context=takes_context,
+        annotations=annotations,
         limit=limit,
         warn_at=warn_at,
         result_limit=result_limit,

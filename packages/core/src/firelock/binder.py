@@ -48,6 +48,7 @@ class Binder:
         *,
         task: str,
         takes_context: bool,
+        annotations: Mapping[str, object],
         limit: int,
         warn_at: int,
         result_limit: int,
@@ -56,6 +57,8 @@ class Binder:
         self.takes_context = takes_context
         """Whether the function's first parameter is its JobContext, which no call gives."""
         self.shape = shape
+        self.annotations = annotations
+        """What each parameter takes, resolved, by the name that it is stored under."""
         self.limit = limit
         self.warn_at = warn_at
         self.result_limit = result_limit
@@ -142,6 +145,17 @@ class Binder:
             message = f"A stored argument of {self.shape.shown} does not fit: {misfit}"
             raise ArgumentError(message) from misfit
         return (tuple(bound.values()), {}) if is_plain else self.shape.unbind(bound)
+
+    def decode_one(self, name: str, stored: JsonValue) -> object:
+        """Return the value of one parameter's stored form.
+
+        Raises:
+            ArgumentError: it does not fit the parameter's annotation.
+        """
+        try:
+            return self._codecs[name].decode(stored)
+        except Misfit as misfit:
+            raise ArgumentError(str(misfit)) from misfit
 
     def decode_text(self, text: str, serializer: Serializer) -> tuple[tuple[object, ...], dict[str, object]]:
         """Return stored text as the call it came from.

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 __all__ = [
     "ArgumentError",
     "ArgumentTooLarge",
     "ConfigurationError",
     "DuplicateTask",
     "FirelockError",
+    "FormError",
     "JobConflict",
     "JobDeleted",
     "JobFailed",
@@ -74,6 +77,14 @@ class ArgumentError(FirelockError, TypeError):
 
 class ArgumentTooLarge(ArgumentError):
     """The arguments of one job are larger than the limit."""
+
+
+class FormError(ArgumentError):
+    """Texts of a form are no arguments; `fields` says what is wrong with each by the parameter's name."""
+
+    def __init__(self, message: str, fields: Mapping[str, str]) -> None:
+        super().__init__(message)
+        self.fields = fields
 
 
 class ScheduleError(FirelockError, ValueError):
