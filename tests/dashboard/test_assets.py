@@ -38,7 +38,7 @@ def folder(tmp_path):
 def ask(assets, name, **headers):
     """The answer to a request for the file of that name."""
     named = {key.replace("_", "-"): value for key, value in headers.items()}
-    return assets.response(assets.url(name).removeprefix("static/"), Headers(named))
+    return assets.response(assets.url(name).removeprefix("files/"), Headers(named))
 
 
 def sources(*suffixes):
@@ -67,7 +67,7 @@ def test_an_address_holds_the_hash_of_the_content(folder):
     """The address is the name with eight digits of the content's SHA-256 before the suffix."""
     expected = hashlib.sha256(STYLE).hexdigest()[:8]
 
-    assert f"static/firelock.{expected}.css" == Assets(folder).url("firelock.css")
+    assert f"files/firelock.{expected}.css" == Assets(folder).url("firelock.css")
 
 
 def test_another_content_has_another_address(folder):
@@ -229,7 +229,7 @@ def test_weights_are_read_over_repeated_headers(folder):
     headers = Headers(raw=[(b"accept-encoding", b"gzip"), (b"accept-encoding", b"br;q=0.1")])
     assets = Assets(folder)
 
-    answer = assets.response(assets.url("vendor/htmx.min.js").removeprefix("static/"), headers)
+    answer = assets.response(assets.url("vendor/htmx.min.js").removeprefix("files/"), headers)
 
     assert "gzip" == answer.headers["content-encoding"]
 
@@ -282,7 +282,7 @@ def test_what_is_not_in_the_table_is_not_found(folder, path):
 def test_a_path_is_its_spelling(folder, around):
     """A path that another server would clean into one of ours is not ours."""
     assets = Assets(folder)
-    path = around.format(assets.url("firelock.css").removeprefix("static/"))
+    path = around.format(assets.url("firelock.css").removeprefix("files/"))
 
     assert 404 == assets.response(path, Headers()).status_code
 
@@ -293,7 +293,7 @@ def test_a_file_that_came_later_is_not_found(folder):
     (folder / "late.css").write_bytes(STYLE)
 
     assert (
-        404 == assets.response(Assets(folder).url("late.css").removeprefix("static/"), Headers()).status_code
+        404 == assets.response(Assets(folder).url("late.css").removeprefix("files/"), Headers()).status_code
     )
 
 
@@ -382,11 +382,11 @@ def test_the_dashboard_answers_with_its_files(dashboard, client, name):
 @pytest.mark.parametrize(
     "target",
     [
-        "/static/../access.py",
-        "/static/%2e%2e/access.py",
-        "/static/..%2faccess.py",
-        "/static/%00",
-        "/static//etc/passwd",
+        "/files/../access.py",
+        "/files/%2e%2e/access.py",
+        "/files/..%2faccess.py",
+        "/files/%00",
+        "/files//etc/passwd",
     ],
 )
 def test_the_dashboard_answers_with_no_other_file(client, target):

@@ -59,7 +59,7 @@ def test_a_page_and_all_that_it_names_are_there(mounted):
     found = links(page.text)
     assert found
     assert [] == [link for link in found if not (link + "/").startswith(f"{mounted.root}/")]
-    files = {link for link in found if "/static/" in link}
+    files = {link for link in found if "/files/" in link}
     assert len(files) >= 4
     assert {200} == {mounted.get(file).status for file in files}
 

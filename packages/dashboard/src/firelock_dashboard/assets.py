@@ -113,10 +113,10 @@ class Assets:
         if asset is None:
             message = f"No static file {name!r}. There are: {', '.join(sorted(self._by_name))}."
             raise ConfigurationError(message)
-        return f"static/{asset.path}"
+        return f"files/{asset.path}"
 
     def response(self, path: str, headers: Headers) -> Response:
-        """Answer a request for a path below `static/`, in the form that its client likes best."""
+        """Answer a request for a path below `files/`, in the form that its client likes best."""
         asset = self._by_path.get(path)
         if asset is None:
             # It may be the address of another version, which another server of the same site still answers.

@@ -187,8 +187,8 @@ class Dashboard:
         try:
             self.gate.check_shape(request)
             urls = Urls(self._entrance.root(request), self.assets)
-            if path.startswith("/static/") and request.method != "POST":  # of the package: no data is in them
-                return self.assets.response(path.removeprefix("/static/"), request.headers)
+            if path.startswith("/files/") and request.method != "POST":  # of the package: no data is in them
+                return self.assets.response(path.removeprefix("/files/"), request.headers)
             access = await self._entrance.admit(request)
             if not self.may(access, Permission.READ):
                 raise Forbidden(self.texts("refused.nobody"))
