@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from firelock_dashboard.pages import activity, extension, queues, servers, system
+from firelock_dashboard.pages import activity, extension, queues, servers, settings, system
 from firelock_dashboard.routes import Route
 
 __all__ = ["TABLE"]
@@ -11,6 +11,7 @@ TABLE: tuple[Route, ...] = (
     *queues.ROUTES,
     *activity.ROUTES,
     *servers.ROUTES,
+    *settings.ROUTES,
     *system.ROUTES,
     *extension.ROUTES,
 )

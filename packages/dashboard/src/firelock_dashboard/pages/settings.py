@@ -1,0 +1,44 @@
+"""Settings: how pages look to one visitor. They are kept in that visitor's browser and nowhere else."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from firelock_dashboard.access import Permission
+from firelock_dashboard.problems import BadRequest
+from firelock_dashboard.routes import Route
+from firelock_dashboard.visit import SETTINGS
+
+if TYPE_CHECKING:
+    from starlette.responses import Response
+
+    from firelock_dashboard.visit import Visit
+
+__all__ = ["ROUTES"]
+
+
+def show_settings(visit: Visit) -> Response:
+    """What may be chosen, and what is."""
+    return visit.page(
+        "settings.html", title=visit.text("nav.settings"), section="settings", choices=SETTINGS
+    )
+
+
+def save_settings(visit: Visit) -> Response:
+    """The fields that were sent are kept; the others stay as they are."""
+    changes = {
+        name: visit.form.one_of(name, choices, visit.form.required(name))
+        for name, choices in SETTINGS.items()
+        if name in visit.form
+    }
+    if not changes:
+        raise BadRequest(f"No setting was sent; send one of {', '.join(SETTINGS)}.")
+    response = visit.done(visit.text("settings.saved"), to="/settings")
+    visit.keep_settings(response, changes)
+    return response
+
+
+ROUTES = (
+    Route("GET", "/settings", Permission.READ, show_settings),
+    Route("POST", "/settings", Permission.READ, save_settings, is_personal=True),
+)
