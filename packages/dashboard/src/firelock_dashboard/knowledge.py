@@ -1,0 +1,109 @@
+"""What a reader of jobs is helped with: the names of tasks, and how what is being typed may go on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import attrs
+
+from firelock.storage import JobFilter, State
+from firelock_dashboard.typed import Known
+from firelock_dashboard.words import task_name
+
+if TYPE_CHECKING:
+    from firelock_dashboard.visit import Visit
+
+__all__ = ["Suggestion", "known_tasks", "suggestions"]
+
+_SHOWN = 12
+_NEWEST = 100  # jobs whose tags and tasks are offered
+_GROUPS = 30
+_CHIPS = ("state:", "task:", "queue:", "tag:", "error:", "args.", "created:", "server:", "id:", "recurring:")
+_AGES = ("<15m", "<1h", "<24h", ">1h", ">24h")
+
+
+@attrs.frozen
+class Suggestion:
+    """One way to go on."""
+
+    text: str  # the whole text, gone on with
+    shown: str
+    kind: str  # a key of jobs.toml, said beside it
+    is_whole: bool = True  # nothing has to follow: it may be asked for at once
+
+
+def known_tasks(visit: Visit) -> Known:
+    """Return what this process and, where servers said so, they know of tasks."""
+    templates = {info.name: info.tags for info in visit.fire.tasks()}
+    catalogue = getattr(visit.fire, "catalogue", None)
+    for entry in catalogue.list() if catalogue is not None else ():
+        templates.setdefault(entry.name, tuple(entry.tags))
+    return Known(templates)
+
+
+def suggestions(visit: Visit, text: str) -> list[Suggestion]:
+    """Return how the last word of a text may go on: names of chips, then values of one."""
+    head, last = _split(text)
+    name, colon, value = last.partition(":")
+    found = (
+        _values(visit, name, value.strip('"').casefold()) if colon else _beginnings(visit, last.casefold())
+    )
+    return [attrs.evolve(one, text=f"{head}{one.text}") for one in islice(found, _SHOWN)]
+
+
+def _split(text: str) -> tuple[str, str]:
+    """Return what stands before the word that is being typed, and the word."""
+    is_quoted = text.count('"') % 2 == 1
+    start = text.rfind(" ", 0, text.rindex('"') if is_quoted else len(text)) + 1
+    return text[:start], text[start:]
+
+
+def _beginnings(visit: Visit, typed: str) -> Iterator[Suggestion]:
+    for chip in _CHIPS:
+        if chip.startswith(typed):
+            yield Suggestion(chip, chip, "chip", is_whole=False)
+    if typed:
+        for state in State:
+            if state.startswith(typed):
+                yield Suggestion(f"state:{state}", f"state:{state}", "state")
+        for task in _tasks(visit):
+            if typed in task.casefold():
+                yield Suggestion(f"task:{task}", task, "task")
+        for queue in visit.dashboard.counts().by_queue:
+            if queue.casefold().startswith(typed):
+                yield Suggestion(f"queue:{_quoted(queue)}", queue, "queue")
+
+
+def _values(visit: Visit, name: str, typed: str) -> Iterator[Suggestion]:
+    seen = set[str]()
+    for value in _known_values(visit, name):
+        if value not in seen and typed in value.casefold():
+            seen.add(value)
+            yield Suggestion(f"{name}:{_quoted(value)}", value, name)
+
+
+def _known_values(visit: Visit, name: str) -> Iterable[str]:
+    jobs = visit.fire.jobs
+    sources: dict[str, Callable[[], Iterable[str]]] = {
+        "state": lambda: [*State, "retrying"],
+        "task": lambda: _tasks(visit),
+        "queue": lambda: sorted(visit.dashboard.counts().by_queue),
+        "server": lambda: [server.name for server in visit.fire.servers.list()],
+        "tag": lambda: [tag for job in jobs.page(JobFilter(), limit=_NEWEST) for tag in job.tags],
+        "error": lambda: [group.type for group in visit.dashboard.watch.failure_groups(_GROUPS)],
+        "created": lambda: _AGES,
+        "recurring": lambda: [one.id for one in visit.fire.recurring.list(limit=_NEWEST)],
+    }
+    return sources.get(name, tuple)()
+
+
+def _tasks(visit: Visit) -> list[str]:
+    known = set(known_tasks(visit).templates)
+    known.update(job.task for job in visit.fire.jobs.page(JobFilter(), limit=_NEWEST))
+    return sorted(known, key=lambda task: (task_name(task), task))
+
+
+def _quoted(value: str) -> str:
+    return f'"{value}"' if " " in value else value

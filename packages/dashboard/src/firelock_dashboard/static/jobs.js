@@ -1,0 +1,184 @@
+// Lists of jobs: selecting, acting on the selected, new rows behind a pill, suggestions while one types.
+"use strict";
+
+{
+  const region = document.getElementById("region-rows");
+  const bar = document.querySelector("[data-bulk-bar]");
+  let isEverything = false;
+  let last = null; // the box that a range begins at
+
+  const boxes = () => [...region.querySelectorAll("tbody input[name=id]")];
+  const chosen = () => boxes().filter((box) => box.checked);
+  const fill = (text, count) => text.replace("{count}", count);
+
+  const show = () => {
+    const count = chosen().length;
+    for (const box of boxes()) box.closest("tr").setAttribute("aria-selected", box.checked);
+    const all = region.querySelector("[data-select-page]");
+    if (all) {
+      all.checked = count > 0 && count === boxes().length;
+      all.indeterminate = count > 0 && !all.checked;
+    }
+    if (!count) isEverything = false;
+    if (!bar) return;
+    bar.hidden = !count;
+    const text = bar.querySelector("[data-bulk-count]");
+    const whole = bar.querySelector("[data-bulk-all]");
+    text.textContent = isEverything && whole ? whole.dataset.text : fill(text.dataset.text, count);
+    if (whole) whole.hidden = isEverything || !all?.checked;
+  };
+
+  document.addEventListener("click", (event) => {
+    const box = event.target.closest?.("tbody input[name=id]");
+    if (box && region.contains(box)) {
+      const all = boxes();
+      if (event.shiftKey && last?.isConnected) {
+        const [from, to] = [all.indexOf(last), all.indexOf(box)].sort((a, b) => a - b);
+        for (const one of all.slice(from, to + 1)) one.checked = box.checked;
+      }
+      last = box;
+      isEverything = false;
+      show();
+    }
+    if (event.target.matches?.("[data-select-page]")) {
+      for (const one of boxes()) one.checked = event.target.checked;
+      isEverything = false;
+      show();
+    }
+    if (event.target.closest?.("[data-bulk-all]")) { isEverything = true; show(); }
+    if (event.target.closest?.("[data-bulk-none]")) { for (const one of boxes()) one.checked = false; show(); }
+    if (event.target.closest?.("[data-bulk-ids]")) {
+      const ids = chosen().map((box) => box.value).join("\n");
+      navigator.clipboard?.writeText(ids).then(() => firelock.toast("Copied."));
+    }
+    const file = event.target.closest?.("[data-bulk-export]");
+    if (file) {
+      const to = new URL(isEverything ? file.dataset.everything : file.dataset.bulkExport, location.href);
+      if (!isEverything) for (const box of chosen()) to.searchParams.append("selected", box.value);
+      location.href = to;
+    }
+    const later = event.target.closest?.("[data-reschedule]");
+    if (later) {
+      const dialog = document.getElementById("reschedule");
+      dialog.querySelector("[name=one]").value = later.dataset.reschedule;
+      later.closest("details")?.removeAttribute("open");
+      dialog.showModal();
+    }
+  });
+
+  // "Everything that matches" is asked again on a page of its own, which says how many jobs that are.
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest?.("[data-bulk][data-everything]");
+    if (button && isEverything) { event.preventDefault(); location.href = button.dataset.everything; }
+  }, true);
+
+  document.addEventListener("firelock:acted", () => {
+    for (const menu of document.querySelectorAll("details.menu[open]")) menu.removeAttribute("open");
+    for (const box of boxes()) box.checked = false;
+    isEverything = false;
+    show();
+  });
+  region?.addEventListener("firelock:swapped", show);
+
+  // ---- what moved -------------------------------------------------------------------------------------------
+  // Rows are changed where they stand; those that left turn grey; new ones wait behind a pill.
+
+  let pill = null;
+  const hidePill = () => { pill?.remove(); pill = null; };
+  const swap = async (text) => {
+    hidePill();
+    await htmx.swap({ text, target: region, swap: "innerMorph", sourceElement: region, transition: false });
+    firelock.tick(region);
+    show();
+  };
+
+  const replace = (row, fresh) => {
+    for (const place of row.cells.length === fresh.cells.length ? row.cells : []) {
+      const next = fresh.cells[place.cellIndex];
+      if (place.classList.contains("pick") || place.querySelector("details[open]")) continue;
+      if (place.innerHTML !== next.innerHTML && !place.contains(document.activeElement)) place.replaceChildren(...next.childNodes);
+    }
+    row.dataset.state = fresh.dataset.state;
+    row.classList.remove("is-gone");
+  };
+
+  const leave = (row) => {
+    if (row.classList.contains("is-gone")) return;
+    row.classList.add("is-gone");
+    const when = row.querySelector("td.when");
+    const said = document.createElement("span");
+    said.className = "more";
+    said.textContent = region.dataset.gone;
+    when?.replaceChildren(said);
+  };
+
+  firelock.taker = (where, text) => {
+    if (!("list" in where.dataset)) return false;
+    const rows = [...where.querySelectorAll("tbody tr[id]")];
+    const page = new DOMParser().parseFromString(text, "text/html");
+    const fresh = new Map([...page.querySelectorAll("tbody tr[id]")].map((row) => [row.id, row]));
+    if (!rows.length) return false;
+    const kept = rows.filter((row) => fresh.has(row.id));
+    const added = [...fresh.keys()].filter((id) => !document.getElementById(id));
+    // What stood before a row that is still there has left; what stood behind may have been pushed off the page.
+    const lowest = kept.length ? rows.indexOf(kept[kept.length - 1]) : added.length ? -1 : rows.length;
+    rows.forEach((row, place) => {
+      if (fresh.has(row.id)) replace(row, fresh.get(row.id));
+      else if (place < lowest || !added.length) leave(row);
+    });
+    firelock.tick(where);
+    if (!added.length || "isLater" in where.dataset) { hidePill(); return true; }
+    if (!pill) {
+      pill = document.createElement("button");
+      pill.type = "button";
+      pill.className = "pill";
+      where.prepend(pill);
+    }
+    pill.textContent = fill(where.dataset.pill, added.length === fresh.size ? `${added.length}+` : added.length);
+    pill.onclick = () => swap(text);
+    return true;
+  };
+
+  // ---- suggestions ------------------------------------------------------------------------------------------
+
+  const input = document.getElementById("filter");
+  const list = document.getElementById("suggestions");
+  let at = -1;
+  const options = () => [...list.querySelectorAll("[role=option]")];
+  const open = (is) => {
+    list.hidden = !is || !options().length;
+    input.setAttribute("aria-expanded", String(!list.hidden));
+    if (list.hidden) choose(-1);
+  };
+  const choose = (place) => {
+    at = place;
+    options().forEach((one, number) => one.setAttribute("aria-selected", String(number === at)));
+    const option = options()[at];
+    if (option) { input.setAttribute("aria-activedescendant", option.id); option.scrollIntoView({ block: "nearest" }); } else input.removeAttribute("aria-activedescendant");
+  };
+  const take = (option) => {
+    input.value = option.dataset.value + ("whole" in option.dataset ? " " : "");
+    input.focus();
+    input.dispatchEvent(new Event("input", { bubbles: true }));
+    open(false);
+  };
+  if (input && list) {
+    new MutationObserver(() => { at = -1; open(document.activeElement === input); }).observe(list, { childList: true });
+    input.addEventListener("keydown", (event) => {
+      const all = options();
+      if (event.key === "Escape" && !list.hidden) { event.preventDefault(); open(false); }
+      if (list.hidden || !all.length) { if (event.key === "ArrowDown" && all.length) open(true); return; }
+      if (event.key === "ArrowDown") choose((at + 1) % all.length);
+      else if (event.key === "ArrowUp") choose(at <= 0 ? all.length - 1 : at - 1);
+      else if ((event.key === "Enter" || event.key === "Tab") && at >= 0) take(all[at]);
+      else return;
+      event.preventDefault();
+    });
+    list.addEventListener("mousedown", (event) => {
+      const option = event.target.closest("[role=option]");
+      if (option) { event.preventDefault(); take(option); }
+    });
+    input.addEventListener("blur", () => open(false));
+  }
+  show();
+}

@@ -1,0 +1,89 @@
+"""A stored traceback taken apart: frames of the application open, runs of library frames to be folded."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from itertools import groupby
+
+import attrs
+
+__all__ = ["Frame", "Group", "Trace", "markdown", "read_traceback"]
+
+# What the core writes: an arrow before frames of the application, and words between chained exceptions.
+_FRAME = re.compile(r'(?P<mark>→ |  )File "(?P<file>[^"\n]*)", line (?P<line>\d+|None), in (?P<function>.*)')
+_LEFT_OUT = re.compile(r"  … .* left out …")
+_HEAD = "Traceback (most recent call last):"
+_BETWEEN = re.compile(
+    r"That caused the following:|While that was handled, this happened:|Exception \d+ of \d+ in the group:"
+)
+
+
+@attrs.frozen
+class Frame:
+    """A frame of the stack; one without a file stands for some that were left out."""
+
+    file: str
+    line: str
+    function: str
+    code: str
+    is_own: bool
+
+    @property
+    def place(self) -> str:
+        """What people look for: the end of the path and the line."""
+        return f"{'/'.join(self.file.split('/')[-2:])}:{self.line}"
+
+
+@attrs.frozen
+class Group:
+    """Frames that follow each other and are all the application's own, or all of libraries."""
+
+    is_own: bool
+    frames: tuple[Frame, ...]
+
+
+@attrs.frozen
+class Trace:
+    """One exception of a chain."""
+
+    lead: str  # how it follows from the one before; empty for the first
+    groups: tuple[Group, ...]
+    last: str  # type and message, and all that is no frame
+
+
+def read_traceback(text: str) -> list[Trace]:
+    """Return the exceptions of a stored traceback, in its order; a text of another form is all `last`."""
+    traces: list[Trace] = []
+    lead, frames, rest = "", list[Frame](), list[str]()
+    for line in text.split("\n"):
+        if _BETWEEN.fullmatch(line):
+            traces.append(_trace(lead, frames, rest))
+            lead, frames, rest = line, [], []
+        elif frame := _FRAME.fullmatch(line):
+            frames.append(
+                Frame(frame["file"], frame["line"], frame["function"], "", is_own=frame["mark"] == "→ ")
+            )
+        elif _LEFT_OUT.fullmatch(line) and not rest:
+            frames.append(Frame("", "", "", line.strip(), is_own=False))
+        elif frames and not rest and line.startswith("    ") and not frames[-1].code:
+            frames[-1] = attrs.evolve(frames[-1], code=line.strip())
+        elif line != _HEAD or frames or rest:
+            rest.append(line)
+    traces.append(_trace(lead, frames, rest))
+    return [trace for trace in traces if trace.groups or trace.last]
+
+
+def _trace(lead: str, frames: Iterable[Frame], rest: Iterable[str]) -> Trace:
+    groups = tuple(
+        Group(is_own, tuple(members)) for is_own, members in groupby(frames, key=lambda frame: frame.is_own)
+    )
+    return Trace(lead, groups, "\n".join(rest).strip("\n"))
+
+
+def markdown(title: str, facts: Iterable[str], text: str) -> str:
+    """Return a report for an issue: title, facts as a list, the traceback in a fence that it cannot close."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    listed = "\n".join(f"- {fact}" for fact in facts)
+    return f"### {title}\n\n{listed}\n\n{fence}\n{text}\n{fence}\n"
