@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from flask import Flask
     from starlette.types import Receive, Scope, Send
 
-    from firelock.storage import Counts, FailureGroup
+    from firelock.storage import Counts
 
 __all__ = ["Auth", "Dashboard"]
 
@@ -112,7 +112,6 @@ class Dashboard:
         self.runner = Runner(fire, is_allowed=not read_only)
         self.live = Live(fire, self._count)
         self.watch = Watch(self)
-        self.kept_groups: tuple[float, Sequence[FailureGroup]] | None = None
         self._counted: tuple[float, Counts] | None = None
         self.framework = framework
         self.wsgi = WsgiDashboard(self)

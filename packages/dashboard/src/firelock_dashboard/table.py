@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from firelock_dashboard.pages import activity, extension, queues, servers, settings, system
+from firelock_dashboard.pages import activity, extension, job_actions, jobs, queues, servers, settings, system
 from firelock_dashboard.routes import Route
 
 __all__ = ["TABLE"]
 
 TABLE: tuple[Route, ...] = (
+    *jobs.ROUTES,
+    *job_actions.ROUTES,
     *queues.ROUTES,
     *activity.ROUTES,
     *servers.ROUTES,
