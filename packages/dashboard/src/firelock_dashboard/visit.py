@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from firelock import Firelock, JsonValue
-    from firelock.storage import JobRecord
+    from firelock.storage import JobRecord, RecurringRecord
     from firelock_dashboard.dashboard import Dashboard
     from firelock_dashboard.urls import Urls
 
@@ -147,7 +147,7 @@ class Visit:
 
     # ---- what a job holds, as this visitor may see it -----------------------------------------------------
 
-    def arguments(self, record: JobRecord, *, limit: int | None = IN_DETAIL) -> Payload:
+    def arguments(self, record: JobRecord | RecurringRecord, *, limit: int | None = IN_DETAIL) -> Payload:
         """Return what a job was called with: decoded, redacted, and cut to the limit, None for a download."""
         return self._payload(record, record.arguments, limit)
 
@@ -159,7 +159,7 @@ class Visit:
         """Return a message, a traceback or a log line without what is unmistakably a secret."""
         return self.dashboard.redactor.text(text)
 
-    def _payload(self, record: JobRecord, stored: object, limit: int | None) -> Payload:
+    def _payload(self, record: JobRecord | RecurringRecord, stored: object, limit: int | None) -> Payload:
         if not self.may(Permission.VIEW_ARGUMENTS):
             return payloads.hidden(self.text("shared.not_allowed", permission=Permission.VIEW_ARGUMENTS))
         return payloads.payload_of(
