@@ -16,6 +16,7 @@ from firelock_dashboard.auth import (
     hash_password,
 )  # fmt: skip
 from firelock_dashboard.dashboard import Dashboard
+from firelock_dashboard.extensions import JobPanel, Page
 from firelock_dashboard.for_django import dashboard_urls
 
 __all__ = [
@@ -23,7 +24,9 @@ __all__ = [
     "Access",
     "Auth",
     "Dashboard",
+    "JobPanel",
     "Level",
+    "Page",
     "Permission",
     "any_of",
     "basic_auth",
