@@ -50,7 +50,7 @@ class Asset:
 
     @property
     def path(self) -> str:
-        """The address below `static/`: the name with the hash before its suffix."""
+        """The address below `files/`: the name with the hash before its suffix."""
         stem, _, suffix = self.name.rpartition(".")
         return f"{stem}.{self.digest[:8]}.{suffix}"
 
