@@ -77,6 +77,8 @@ def _seconds(text: str) -> float:
 def _demonstrate(options: argparse.Namespace, screen: Screen) -> int:
     if options.seed is not None:
         return seed_storage(options, screen)
+    if options.is_sure or options.random_seed is not None:
+        raise Problem("--yes and --random-seed go with --seed.", hint="Add --seed 20000.", code=Exit.USAGE)
     _require_sqlite()
     with _stage(is_kept=options.keep) as folder:
         url = f"sqlite:///{folder / 'demo.db'}"

@@ -72,8 +72,12 @@ def seed_storage(options: argparse.Namespace, screen: Screen) -> int:
     url = options.storage or default_url
     began = time.monotonic()
     with closing(open_storage(url)) as storage, _stopping() as stop:
+        _check_kind(storage)
         storage.migrate()
-        _check(storage, is_sure=options.is_sure)
+        _check_content(storage, is_sure=options.is_sure)
+        if not screen.is_json:
+            screen.line(f"{options.seed:,} jobs of a year for {storage.url}; Ctrl-C breaks off at whole jobs")
+            screen.flush()
         number = RANDOM_SEED if options.random_seed is None else options.random_seed
         told = None
         with closing(seed(storage, infos, options.seed, random_seed=number)) as steps:
@@ -93,7 +97,20 @@ def _shop() -> tuple[list[TaskInfo], str]:
     return fire.tasks(), DEFAULT_URL
 
 
-def _check(storage: Storage, *, is_sure: bool) -> None:
+def _check_kind(storage: Storage) -> None:
+    """The storage outlives this process.
+
+    Raises:
+        Problem: it does not.
+    """
+    from firelock.storage import Feature  # noqa: PLC0415 - loaded for a seed only
+
+    if Feature.SHARED not in storage.features:
+        message = f"{storage.url} is this process's own: what is made up would be gone with it."
+        raise Problem(message, hint="Seed another storage, as --storage sqlite:///demo.db.", code=Exit.USAGE)
+
+
+def _check_content(storage: Storage, *, is_sure: bool) -> None:
     """The storage is one to be filled.
 
     Raises:
@@ -107,12 +124,17 @@ def _check(storage: Storage, *, is_sure: bool) -> None:
         message = f"A server works on {storage.url}: it would run what is made up."
         raise Problem(message, hint="Stop it, or seed another storage, as --storage sqlite:///other.db.")
     if waiting := by_state.get(State.ENQUEUED, 0):
-        message = f"{storage.url} has {waiting:,} enqueued jobs, which a seed would take for its own."
+        message = (
+            f"{storage.url} has {_counted(waiting, 'enqueued job')}, which a seed would take for its own."
+        )
         raise Problem(message, hint="Seed another storage, as --storage sqlite:///other.db.")
     if stored and not is_sure:
-        jobs = "1 job" if stored == 1 else f"{stored:,} jobs"
-        message = f"{storage.url} has {jobs} already."
+        message = f"{storage.url} has {_counted(stored, 'job')} already."
         raise Problem(message, hint="--yes adds to them; --storage sqlite:///other.db seeds another storage.")
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 class _Stop:

@@ -47,6 +47,7 @@ _LASTING = (
     "ValueError", "KeyError",
 )  # fmt: skip
 _PATIENT = Retry(except_on=_LASTING)  # ten retries
+_STUBBORN = Retry.exponential(15, factor=4, attempts=6, except_on=_LASTING)
 _GATEWAY = Retry.exponential(20, factor=3, attempts=2, except_on=_LASTING)
 _THRICE = Retry.exponential(30, factor=4, attempts=3, except_on=_LASTING)
 _TWICE = Retry.fixed(60, attempts=2, except_on=_LASTING)
@@ -115,7 +116,7 @@ def score_order(order_id: int, amount: Decimal, country: str) -> float:
 # ---- default ---------------------------------------------------------------------------------------------
 
 
-@fire.task(name="shop.catalog.reindex_product", retry=_PATIENT, tags=["{locale}"])
+@fire.task(name="shop.catalog.reindex_product", retry=_STUBBORN, tags=["{locale}"])
 def reindex_product(product_id: int, locale: str) -> int:
     """Write a product to the search index; return how many documents that were."""
     _work(0.08)
@@ -136,7 +137,7 @@ def expire_carts(older_than_hours: int) -> int:
     return random.randint(0, 90)
 
 
-@fire.task(name="shop.loyalty.add_points", retry=_PATIENT, tags=["user:{user_id}"])
+@fire.task(name="shop.loyalty.add_points", retry=_STUBBORN, tags=["user:{user_id}"])
 def add_points(user_id: int, points: int) -> int:
     """Add points to a customer's account; return the new balance."""
     _work(0.03)
@@ -157,7 +158,7 @@ async def track_parcels(carrier: Literal["dhl", "ups", "ptt"]) -> int:
     return random.randint(3, 60)
 
 
-@fire.task(name="shop.crm.sync_customer", retry=_PATIENT, tags=["user:{user_id}"])
+@fire.task(name="shop.crm.sync_customer", retry=_STUBBORN, tags=["user:{user_id}"])
 async def sync_customer(user_id: int) -> None:
     """Bring a customer's record in the CRM up to date."""
     await _call(0.3, to="crm.example.net")
@@ -353,7 +354,7 @@ def import_stock(warehouse: str) -> int:
     return random.randint(0, 500)
 
 
-@fire.task(name="shop.imports.geocode_addresses", queue="imports", retry=_PATIENT)
+@fire.task(name="shop.imports.geocode_addresses", queue="imports", retry=_STUBBORN)
 async def geocode_addresses(user_ids: list[int]) -> int:
     """Find the places of customers' addresses; return how many were found."""
     await _call(0.7, to="geo.example.net")
@@ -375,7 +376,7 @@ async def deliver(endpoint_id: int, event: str, order_id: int) -> int:
 @fire.task(
     name="shop.webhooks.notify_partner",
     queue="webhooks",
-    retry=_PATIENT,
+    retry=_STUBBORN,
     tags=["order:{order_id}", "{partner}"],
 )
 async def notify_partner(partner: str, order_id: int) -> int:

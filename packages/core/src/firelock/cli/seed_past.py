@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import Counter
 from collections.abc import Sequence
 from datetime import timedelta
 from random import Random
@@ -70,7 +69,6 @@ class Past:
         random: Random,
     ) -> None:
         self.made = 0
-        self.states: Counter[State] = Counter()
         self.failed: list[str] = []  # ids of some, to be parents
         self._stage = stage
         self._year = year
@@ -174,7 +172,6 @@ class Past:
 
     def _deletion(self, job: NewJob) -> Transition:
         del self._open[job.id]
-        self.states[State.DELETED] += 1
         at = min(
             job.created_at + int((20 + 3_000 * self._random.random()) * SECOND), self._stage.now - _SOONEST
         )
@@ -190,7 +187,7 @@ class Past:
         if plan.failing > 0:
             return self._fail(job, plan, server, place, started_at)
         at = self._end_of(started_at, plan.look.duration(self._random), place, is_before_next=plan.has_child)
-        self._ended(job, "succeeded", State.SUCCEEDED, started_at, at)
+        self._ended(job, "succeeded", started_at, at)
         if plan.look.takes_context:
             self._notes.add(job, plan.look, started_at, at)
         return lifecycle.succeeded(
@@ -204,9 +201,8 @@ class Past:
             at = min(at, self._times[place + 1] - 1)
         return max(at, started_at + 1)
 
-    def _ended(self, job: ClaimedJob, outcome: str, state: State, started_at: int, at: int) -> None:
+    def _ended(self, job: ClaimedJob, outcome: str, started_at: int, at: int) -> None:
         del self._open[job.id]
-        self.states[state] += 1
         self._rollups.add(job, outcome, at, at - started_at)
 
     def _fail(self, job: ClaimedJob, plan: Plan, server: Server, place: int, started_at: int) -> Transition:
@@ -226,9 +222,9 @@ class Past:
         end = lifecycle.failed
         if decision.kind is DecisionKind.DELETE:
             end = lifecycle.deleted_by_policy
-            self._ended(job, "deleted", State.DELETED, started_at, at)
+            self._ended(job, "deleted", started_at, at)
         else:
-            self._ended(job, "failed", State.FAILED, started_at, at)
+            self._ended(job, "failed", started_at, at)
             self.failed.append(job.id)
         return end(
             job, server.holder, at=at, started_at=started_at, reason=reason, error=info, expires_at=expires_at
@@ -252,7 +248,6 @@ class Past:
     def _leave(self, job: ClaimedJob, at: int) -> int:
         """The job goes on waiting for its retry; return the wait, which ends after now."""
         del self._open[job.id]
-        self.states[State.SCHEDULED] += 1
         return self._stage.now - at + int((60 + self._random.random() ** 2 * 11 * 3_600) * SECOND)
 
     def _more(self, job: ClaimedJob, plan: Plan) -> int:
@@ -265,7 +260,7 @@ class Past:
             started_at, self._open[job.id].look.duration(self._random), place, is_before_next=True
         )
         if is_last:
-            self._ended(job, "crashed", State.FAILED, started_at, at)
+            self._ended(job, "crashed", started_at, at)
         else:
             self._rollups.add(job, "crashed", at, at - started_at)
             self._at(place + 1).enqueued += 1

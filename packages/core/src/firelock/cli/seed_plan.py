@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 __all__ = ["Fate", "Plan", "Sizes", "Year"]
 
 _INCIDENT = (5 * HOUR, 5 * HOUR - 40 * MINUTE)  # so long ago it began and ended
-_INCIDENT_SHARE = 0.4  # of the jobs that came meanwhile
-_CALM = 80  # in the last bursts nothing is tried again: there is no later one
+_INCIDENT_SHARE = 0.7  # of the jobs that came meanwhile
+_CALM = 30  # in the last bursts nothing is tried again: there is no later one
 _RETRYING_WITHIN = 4 * HOUR
 _MOST_FAILED_FIRST = 4
+_TIME_FOR_ALL = 7 * HOUR  # within which all retries of any policy are made
 _CHILD_OF = {
     "shop.billing.charge_card": "shop.mail.send_receipt",
     "shop.shipping.create_label": "shop.mail.send_shipped",
@@ -98,6 +99,7 @@ class Year:
     def __init__(
         self, rhythm: Rhythm, bursts: Sequence[Burst], looks: Looks, sizes: Sizes, random: Random
     ) -> None:
+        self._now = rhythm.now
         self._looks = looks
         self._random = random
         self._failures = Failures(KINDS)
@@ -107,7 +109,10 @@ class Year:
             (kind, looks.by_name[name], kind.weight / len(kind.tasks))
             for kind in self._failures.kinds for name in kind.tasks
         ]  # fmt: skip
-        self._failing = _Choice([pair for pair in pairs if not _drops(pair[0], pair[1])])
+        final = [pair for pair in pairs if not _drops(pair[0], pair[1])]
+        self._failing_ever = _Choice(final)
+        self._failing_soon = _Choice([pair for pair in final if not _is_retried(pair[0], pair[1], 4)])
+        self._failing = self._failing_ever
         self._retried = _Choice([pair for pair in pairs if _is_retried(pair[0], pair[1], 1)])
         self._retrying = _Choice([pair for pair in pairs if _is_retried(pair[0], pair[1], 3)])
         self._dropped = _Choice([pair for pair in pairs if _drops(pair[0], pair[1])])
@@ -149,6 +154,7 @@ class Year:
         """Return a burst's jobs."""
         looks = iter(self._looks.some(self._random, burst.count))
         fates = self._fates[burst.first : burst.first + burst.count]
+        self._failing = self._failing_soon if self._now - burst.at < _TIME_FOR_ALL else self._failing_ever
         plans = [self._plan(fate, look) for fate, look in zip(fates, looks, strict=True)]
         for parent, child in zip(plans, islice(plans, 1, None), strict=False):
             if self._may_follow(parent, child):

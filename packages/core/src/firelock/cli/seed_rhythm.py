@@ -26,9 +26,9 @@ _BY_HOUR = (
 )  # fmt: skip
 _BY_WEEKDAY = (1.0, 0.97, 0.98, 1.02, 1.1, 0.8, 0.66)
 _GROWTH = 1.4  # so much more at the year's end than at its start, above 1
-_RUN_UP_DAYS, _RUN_UP = 7, 0.6  # the last week is busier towards its end
+_RUN_UP_DAYS = 10  # so long before its end the year begins to be busier than usual
 _SHARE_OF_LAST_DAY = (0.035, 0.2)  # at least, at most
-_WANTED_IN_LAST_DAY = 4_000
+_WANTED_IN_LAST_DAY = 3_500
 
 
 @attrs.frozen
@@ -51,18 +51,15 @@ class Rhythm:
         weights = [self._weight(hour) for hour in range(DAYS * 24)]
         low, high = _SHARE_OF_LAST_DAY
         share = min(high, max(low, _WANTED_IN_LAST_DAY / jobs))
-        older, last = sum(weights[:-24]), sum(weights[-24:])
-        factor = max(1.0, share * older / ((1 - share) * last))
-        weights[-24:] = [weight * factor for weight in weights[-24:]]
+        factor = max(1.0, share * sum(weights[:-24]) / ((1 - share) * sum(weights[-24:])))
+        weights = [weight * factor ** _run_up(DAYS - hour // 24) for hour, weight in enumerate(weights)]
         self._edges = [0.0, *accumulate(weights)]
 
     def _weight(self, hour: int) -> float:
         at = from_micros(self._start + hour * HOUR)
         growth = 1 + _GROWTH * hour / (DAYS * 24)
-        days_left = DAYS - hour / 24
-        run_up = 1 + _RUN_UP * max(0.0, 1 - days_left / _RUN_UP_DAYS)
         wobble = 1 + 0.12 * ((hour * 7_919) % 97 / 97 - 0.5)
-        return _BY_HOUR[at.hour] * _BY_WEEKDAY[at.weekday()] * growth * run_up * wobble
+        return _BY_HOUR[at.hour] * _BY_WEEKDAY[at.weekday()] * growth * wobble
 
     def instant(self, place: float) -> int:
         """Return when the job of this place among all comes."""
@@ -89,3 +86,8 @@ class Rhythm:
             at = max(former + 1, self.instant(first + count))
             yield Burst(at, min(at - former, _SPREAD), first, count)
             first, former = first + count, at
+
+
+def _run_up(days_left: int) -> float:
+    """Return 1 for the last day, 0 for those before the run-up, and what lies between them."""
+    return max(0.0, 1 - (days_left - 1) / _RUN_UP_DAYS)

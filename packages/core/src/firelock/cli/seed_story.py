@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 __all__ = ["RANDOM_SEED", "Seeded", "seed"]
 
 RANDOM_SEED = 20_261_124
-_BURSTS = 30_000  # about so many in a year: as fine as it may be without costing minutes
-_SMALLEST, _LARGEST = 4, 250  # jobs of a burst
+_BURSTS = 16_000  # about so many in a year: as fine as it may be without costing minutes
+_SMALLEST, _LARGEST = 8, 250  # jobs of a burst; fewer where there are few in all
+_FEW = 4_000
 _NOTED = 400  # jobs with a log, at most
 
 
@@ -68,7 +69,7 @@ class _Story:
         self._rollups = Rollups(stage.now)
         notes = Notes(stage.now, _NOTED)
         rhythm = Rhythm(stage.now, sizes.jobs - sizes.present - len(self._definitions.runs))
-        bursts = list(rhythm.bursts(random, min(_LARGEST, max(_SMALLEST, sizes.jobs // _BURSTS))))
+        bursts = list(rhythm.bursts(random, _burst_size(sizes.jobs)))
         year = Year(rhythm, bursts, looks, sizes, random)
         runs = sorted(self._definitions.runs, key=lambda run: run.instant)
         moments = [Moment(burst.at, burst) for burst in bursts]
@@ -97,3 +98,8 @@ class _Story:
 
     def _wait(self) -> int:
         return self._present.wait(self._past.failed)
+
+
+def _burst_size(jobs: int) -> int:
+    smallest = max(2, _SMALLEST * min(jobs, _FEW) // _FEW)
+    return min(_LARGEST, max(smallest, jobs // _BURSTS))
