@@ -8,8 +8,8 @@ import attrs
 import pytest
 
 from firelock import Every, Firelock, lifecycle
-from firelock.cli.checks import check_clock, check_schema
-from firelock.cli.doctor import diagnose
+from firelock.checks import check_clock, check_schema
+from firelock.doctor import diagnose
 from firelock.memory import MemoryStorage
 from firelock.storage import Feature, Finding, SchemaState, StorageUnavailable
 from tests.integration.cli_run import begin_session, claim, fail, run

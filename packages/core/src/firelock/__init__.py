@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from firelock.context import JobContext, current_job
     from firelock.cron import Cron, Every, Misfire, Overlap
     from firelock.definitions import Origin, RecurringJob, Upcoming
+    from firelock.doctor import Diagnosis
     from firelock.errors import (
         ArgumentError,
         ArgumentTooLarge,
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     from firelock.retry import Retry, RetryDecision, RetryPolicy
     from firelock.serializer import JsonSerializer, JsonValue, Serializer
     from firelock.settings import Settings
-    from firelock.storage import Applied
+    from firelock.storage import Applied, Finding
     from firelock.task import Call, Task
 
 _HOMES = {
@@ -57,6 +58,7 @@ _HOMES = {
     "context": ("JobContext", "current_job"),
     "cron": ("Cron", "Every", "Misfire", "Overlap"),
     "definitions": ("Origin", "RecurringJob", "Upcoming"),
+    "doctor": ("Diagnosis",),
     "errors": (
         "ArgumentError", "ArgumentTooLarge", "ConfigurationError", "DuplicateTask", "FirelockError",
         "FormError", "JobConflict", "JobDeleted", "JobFailed", "JobNotCommitted", "JobNotFound", "LockLost",
@@ -74,7 +76,7 @@ _HOMES = {
     "retry": ("Retry", "RetryDecision", "RetryPolicy"),
     "serializer": ("JsonSerializer", "JsonValue", "Serializer"),
     "settings": ("Settings",),
-    "storage": ("Applied",),
+    "storage": ("Applied", "Finding"),
     "task": ("Call", "Task"),
 }  # fmt: skip
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
@@ -88,9 +90,11 @@ __all__ = [
     "Command",
     "ConfigurationError",
     "Cron",
+    "Diagnosis",
     "DuplicateTask",
     "Every",
     "FieldKind",
+    "Finding",
     "Firelock",
     "FirelockError",
     "FormError",

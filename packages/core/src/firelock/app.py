@@ -41,6 +41,7 @@ from firelock.threads import in_thread
 
 if TYPE_CHECKING:
     from firelock.context import JobContext
+    from firelock.doctor import Diagnosis
     from firelock.retry import RetryPolicy
     from firelock.server.inside import InsideServer
 
@@ -279,6 +280,22 @@ class Firelock(NamedTasks):
         from firelock.server.inside import InsideServer  # noqa: PLC0415 - clients need no server
 
         return InsideServer(self, queues=queues, workers=workers, async_workers=async_workers, name=name)
+
+    def diagnose(self, *, knows_tasks: bool | None = None) -> Diagnosis:
+        """Return what is wrong with storage, servers, queues and recurring jobs: what `firelock doctor` says.
+
+        It costs a handful of round trips and looks at samples of at most 2,000 jobs a state; a storage that
+        does not answer is a finding. `knows_tasks` tells whether this app has all its tasks, so that waiting
+        jobs are compared with them; by default it has if it has any.
+        """
+        from firelock.doctor import diagnose, host_clock  # noqa: PLC0415 - most programs never ask
+
+        knows = any(True for _ in self.registry) if knows_tasks is None else knows_tasks
+        return diagnose(self, host_clock=host_clock, knows_tasks=knows)
+
+    async def adiagnose(self, *, knows_tasks: bool | None = None) -> Diagnosis:
+        """Diagnose without blocking the event loop."""
+        return await in_thread(self.diagnose, knows_tasks=knows_tasks)
 
     # ---- life --------------------------------------------------------------------------------------------
 

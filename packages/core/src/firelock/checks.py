@@ -1,4 +1,4 @@
-"""What `doctor` looks for: pure functions from what was read to findings."""
+"""What the doctor looks for: pure functions from what was read to findings."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 import attrs
 
 from firelock import lifecycle
-from firelock.cli.recurring import all_recurring
-from firelock.cli.text import age, clock_time, shorten, span
 from firelock.definitions import RecurringJob
 from firelock.job import JobRecord, On, State
 from firelock.operators import QueueView, ServerView
 from firelock.storage import Feature, Finding, JobFilter, SchemaState
+from firelock.words import age, clock_time, shorten, span
 
 if TYPE_CHECKING:
     from firelock.app import Firelock
@@ -66,7 +65,7 @@ def look(app: Firelock, *, knows_tasks: bool) -> Sight:
         Feature.SHARED in storage.features,
         app.queues.list(),
         app.servers.list(),
-        list(all_recurring(app)),
+        list(app.recurring),
         unknown,
         Counter(job.task for job in _sample(app, State.SCHEDULED) if _is_put_off(job)),
         sum((job.reason or "").startswith(_WAITS_IN_VAIN) for job in _sample(app, State.AWAITING)),

@@ -1,0 +1,72 @@
+"""What is wrong with a storage and those who work on it, and how to mend it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import attrs
+
+from firelock import checks
+from firelock.errors import StorageError
+from firelock.storage import Finding
+
+if TYPE_CHECKING:
+    from firelock.app import Firelock
+
+__all__ = ["Diagnosis", "diagnose", "host_clock"]
+
+_MICROS = 1_000_000
+_WIDEST_SKEW = 2 * _MICROS
+
+
+@attrs.frozen
+class Diagnosis:
+    """What was looked at, and what was found."""
+
+    about: Mapping[str, str]
+    findings: Sequence[Finding]
+
+    @property
+    def has_errors(self) -> bool:
+        """Tell whether anything does not work as it is."""
+        return any(finding.is_error for finding in self.findings)
+
+
+def host_clock() -> int:
+    """Return this host's time in micros."""
+    return time.time_ns() // 1000
+
+
+def diagnose(app: Firelock, *, host_clock: Callable[[], int], knows_tasks: bool) -> Diagnosis:
+    """Return what is found, as far as the storage answers.
+
+    Args:
+        app: what to look at.
+        host_clock: this host's time in micros.
+        knows_tasks: whether the app's tasks were imported, so that jobs can be compared with them.
+    """
+    about: dict[str, str] = {"storage": app.storage.url}
+    findings: list[Finding] = []
+    try:
+        schema = checks.check_schema(app.storage.schema())
+        if schema is not None:
+            return Diagnosis(about, [schema])
+        findings += checks.check_clock(_skew(app, host_clock), _WIDEST_SKEW)
+        about.update(app.storage.describe())
+        findings += app.storage.diagnose()
+        sight = checks.look(app, knows_tasks=knows_tasks)
+        about.update(sight.about())
+        findings += checks.check_all(sight)
+    except StorageError as error:
+        mend = "Start it, or mend its address; check name, port, password and the rights on a file."
+        findings.append(Finding(True, str(error), mend))
+    return Diagnosis(about, findings)
+
+
+def _skew(app: Firelock, host_clock: Callable[[], int]) -> int:
+    """Return by how much the storage's clock is ahead of this host's, the round trip taken out."""
+    before = host_clock()
+    there = app.storage.clock()
+    return there - (before + host_clock()) // 2
