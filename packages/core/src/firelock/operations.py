@@ -19,7 +19,7 @@ from firelock.ids import is_newest_first_key, newest_first_key
 from firelock.job import JobRecord, State
 from firelock.operation import FIRST_IDS, Operation, Progress, Status, Verb, read_operation, write_operation
 from firelock.options import shown, to_choice
-from firelock.storage import Applied, JobFilter, Page
+from firelock.storage import Applied, JobFilter, Page, Record
 
 if TYPE_CHECKING:
     from firelock.client import Client
@@ -122,9 +122,7 @@ class Operations:
 
     def get(self, operation_id: str) -> Operation | None:
         """Return the operation as it is now, None where none is stored."""
-        if not is_newest_first_key(operation_id):
-            return None
-        record = self._client.storage.get_record(_KIND, operation_id)
+        record = self._record(operation_id)
         return None if record is None else read_operation(record)
 
     def list(self, limit: int = 50, cursor: str | None = None) -> OperationPage:
@@ -186,6 +184,7 @@ class Operations:
                     operation = self._step(operation)
                     if operation.is_run_by(lock.fence):
                         wait((monotonic() - began) * pace)
+                        operation = self._stored(operation_id)  # cancelled, or taken over, meanwhile
         except (LockTimeout, LockLost):  # somebody else is at it, or may be
             return self._stored(operation_id)
         return operation
@@ -243,25 +242,24 @@ class Operations:
 
     # ---- the records -------------------------------------------------------------------------------------
 
+    def _record(self, operation_id: str) -> Record | None:
+        if not is_newest_first_key(operation_id):
+            return None
+        return self._client.storage.get_record(_KIND, operation_id)
+
     def _stored(self, operation_id: str) -> Operation:
-        operation = self.get(operation_id)
-        if operation is None:
-            message = f"Operation {shown(operation_id)} is not stored: the id is wrong, or it is long over."
-            raise ConfigurationError(message)
-        return operation
+        return read_operation(_known(operation_id, self._record(operation_id)))
 
     def _change(self, operation_id: str, change: Callable[[Operation], Operation]) -> Operation:
         """The change is written to the operation as it is by then; return what it is now."""
-        storage = self._client.storage
         while True:
-            record = storage.get_record(_KIND, operation_id)
-            before = self._stored(operation_id) if record is None else read_operation(record)
+            record = _known(operation_id, self._record(operation_id))
+            before = read_operation(record)
             after = change(before)
-            if record is None or after == before:
+            if after == before:
                 return after
-            if storage.put_record(
-                _KIND, operation_id, write_operation(after), expected_version=record.version
-            ):
+            text = write_operation(after)
+            if self._client.storage.put_record(_KIND, record.key, text, expected_version=record.version):
                 return after
 
     def _all(self) -> Iterator[Operation]:
@@ -288,6 +286,13 @@ class Operations:
 
     def _now(self) -> datetime:
         return from_micros(self._client.clock.now())
+
+
+def _known(operation_id: str, record: Record | None) -> Record:
+    if record is None:
+        message = f"Operation {shown(operation_id)} is not stored: the id is wrong, or it is long over."
+        raise ConfigurationError(message)
+    return record
 
 
 def _filter(where: JobFilter) -> JobFilter:
