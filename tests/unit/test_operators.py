@@ -7,11 +7,14 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from firelock import Firelock, Retry
+from firelock import Firelock, Retry, hookimpl
+from firelock.clock import micros
 from firelock.errors import ConfigurationError, JobNotFound, ScheduleError, StorageError
 from firelock.job import State
+from firelock.memory import MemoryStorage
 from firelock.operators import QueueView
-from firelock.storage import Applied, NewSession, Renewal
+from firelock.storage import DURATION_BUCKETS, Applied, NewSession, Progress, Renewal, Rollup
+from firelock.views import JobProgress
 from tests.unit.fakes import FailingStorage, Worker
 
 
@@ -204,6 +207,161 @@ def test_ids_are_a_list_of_texts(fire, adding, verb):
         act(7)
 
     assert State.ENQUEUED is job.refresh().state
+
+
+def test_scheduled_jobs_are_moved_to_another_instant(fire, adding, worker):
+    """With an answer each: only what is scheduled moves; retries stay counted."""
+    moved, waiting = adding.schedule(300, 1), adding.enqueue(2)
+    when = datetime(2040, 1, 1, tzinfo=UTC)
+
+    results = fire.jobs.reschedule([moved.id, waiting.id, "nobody"], when, reason="after the release")
+
+    assert [Applied.APPLIED, Applied.REFUSED, Applied.MISSING] == results
+    after = moved.refresh()
+    assert (State.SCHEDULED, when, "after the release") == (after.state, after.due_at, after.reason)
+    assert ["scheduled", "scheduled"] == [step.state for step in moved.history()]
+
+
+def test_a_timedelta_counts_from_now(fire, adding):
+    """By the storage's clock; coroutines do the same."""
+    job = adding.schedule(300, 1)
+    before = datetime.now(UTC)
+
+    asyncio.run(fire.jobs.areschedule([job.id], timedelta(hours=2)))
+
+    assert timedelta(0) <= job.refresh().due_at - before - timedelta(hours=2) < timedelta(minutes=1)
+
+
+@pytest.mark.parametrize(
+    "when", [timedelta(0), timedelta(hours=-1), timedelta.min, datetime(1900, 1, 1, tzinfo=UTC)]
+)
+def test_an_instant_that_has_passed_is_due_at_once(fire, adding, when):
+    """However long ago, the next promotion takes it."""
+    job = adding.schedule(300, 1)
+
+    fire.jobs.reschedule([job.id], when)
+
+    assert 1 == fire.storage.promote(10).promoted
+    assert State.ENQUEUED is job.refresh().state
+
+
+def test_nobody_waits_for_what_is_no_instant(fire, adding):
+    """A naive datetime, a number and the end of time are refused, and the job stays."""
+    job = adding.schedule(300, 1)
+
+    with pytest.raises(ScheduleError, match="no time zone"):
+        fire.jobs.reschedule([job.id], datetime(2040, 1, 1))  # noqa: DTZ001 - that is the mistake
+    with pytest.raises(ScheduleError, match="when=5 is no instant; pass an aware datetime, or a timedelta"):
+        fire.jobs.reschedule([job.id], 5)
+    with pytest.raises(ScheduleError, match="ends after the year 9999"):
+        fire.jobs.reschedule([job.id], timedelta.max)
+
+    assert job.due_at == job.refresh().due_at
+
+
+def test_a_copy_is_a_new_job_like_the_stored_one(fire, adding):
+    """All that was asked for is taken over, nothing that came of it."""
+    retry = Retry(attempts=2)
+    old = adding.using(queue="bulk", priority=7, tags=["x"], timeout=5, retry=retry).enqueue(1, b=2)
+    old.delete()
+
+    new = fire.jobs.copy(old.id)
+
+    was, now = old.record(), new.record()
+    for name in ("task", "arguments", "serializer", "queue", "priority", "tags", "timeout_seconds", "retry"):
+        assert getattr(was, name) == getattr(now, name)
+    assert ({"a:1", "x"}, retry.to_json()) == (set(now.tags), now.retry)
+    assert (State.ENQUEUED, f"copied from {old.id}", 0) == (now.state, now.reason, now.attempt)
+    assert old.id != new.id == fire.jobs.get(new.id).id
+    assert "again, please" == asyncio.run(fire.jobs.acopy(old.id, reason="again, please")).reason
+
+
+def test_a_job_of_an_unknown_task_is_copied(fire, adding):
+    """A dashboard need not import the tasks."""
+    old = adding.enqueue(1)
+
+    with Firelock(fire.storage) as stranger:
+        new = stranger.jobs.copy(old.id)
+
+        assert ("add", old.record().arguments) == (new.task, new.record().arguments)
+
+
+def test_a_copy_belongs_to_no_recurring_job_and_no_parent(fire, adding):
+    """It is enqueued at once, whatever made or held back the first."""
+    adding.recur("nightly", "0 2 * * *", 1)
+    made = fire.recurring.trigger("nightly")
+    child = made.then(adding, 2)
+
+    copies = [fire.jobs.copy(job.id).record() for job in (made, child)]
+
+    assert [(None, (), None)] * 2 == [(one.recurring_id, one.parents, one.nominal_at) for one in copies]
+    assert [State.ENQUEUED] * 2 == [one.state for one in copies]
+
+
+def test_plugins_hear_of_a_copy(adding):
+    """It is a job that was created, like any other."""
+    heard = []
+
+    class Ears:
+        @hookimpl
+        def jobs_created(self, jobs):
+            heard.extend(job.id for job in jobs)
+
+    with Firelock(MemoryStorage(), plugins=[Ears()]) as fire:
+        old = fire.task(name="add")(add).enqueue(1)
+        new = fire.jobs.copy(old.id)
+
+        assert [old.id, new.id] == heard
+
+
+def test_what_is_not_stored_is_not_copied(fire):
+    """As with every look at a single job."""
+    with pytest.raises(JobNotFound, match="'nobody' is not stored"):
+        fire.jobs.copy("nobody")
+
+
+# ---- what dashboards show --------------------------------------------------------------------------------
+
+
+def test_failures_are_grouped(fire, adding, worker):
+    """As the storage groups them, the largest first."""
+    adding.enqueue_many([(-1,), (-1,), (1,)])
+    worker.run()
+
+    (group,) = fire.jobs.failure_groups()
+
+    assert ("add", 2, "ValueError") == (group.task, group.count, group.type)
+    assert [group] == fire.jobs.failure_groups(limit=1) == asyncio.run(fire.jobs.afailure_groups(1))
+
+
+def test_a_timeline_is_read_between_two_instants(fire):
+    """From `since` to before `until`, of one task or queue where asked for."""
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    minutes = [micros(start + timedelta(minutes=number)) for number in range(3)]
+    empty = (0,) * (len(DURATION_BUCKETS) + 1)
+    rollups = [Rollup(minute, "add", "sums", "succeeded", 1, 5, empty) for minute in minutes]
+    fire.storage.record_metrics(rollups)
+    end = start + timedelta(minutes=2)
+
+    assert rollups[:2] == fire.jobs.timeline(start, end, task="add")
+    assert [] == asyncio.run(fire.jobs.atimeline(start, end, queue="other"))
+    with pytest.raises(ScheduleError, match="no time zone"):
+        fire.jobs.timeline(datetime(2026, 1, 1), end)  # noqa: DTZ001 - that is the mistake
+
+
+def test_progress_is_read_for_many_at_once(fire, adding):
+    """One answer an id; None where a job says nothing."""
+    job = adding.enqueue(1)
+    fire.storage.append_logs({}, {job.id: Progress(3, 10, 5_000_000, "rows")})
+
+    progress = fire.jobs.progress([job.id, "nobody"])
+
+    at = datetime(1970, 1, 1, 0, 0, 5, tzinfo=UTC)
+    assert (
+        [JobProgress(3, 10, at, "rows"), None] == progress == asyncio.run(fire.jobs.aprogress([job.id, ""]))
+    )
+    with pytest.raises(ConfigurationError, match="is one text; pass a list of ids"):
+        fire.jobs.progress(job.id)
 
 
 # ---- queues ----------------------------------------------------------------------------------------------
