@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from firelock.app import Firelock
     from firelock.audit import AuditEntry
+    from firelock.catalogue import TaskEntry
     from firelock.context import JobContext, current_job
     from firelock.cron import Cron, Every, Misfire, Overlap
     from firelock.definitions import Origin, RecurringJob, Upcoming
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "app": ("Firelock",),
     "audit": ("AuditEntry",),
+    "catalogue": ("TaskEntry",),
     "context": ("JobContext", "current_job"),
     "cron": ("Cron", "Every", "Misfire", "Overlap"),
     "definitions": ("Origin", "RecurringJob", "Upcoming"),
@@ -137,6 +139,7 @@ __all__ = [
     "StorageUnavailable",
     "Task",
     "TaskCall",
+    "TaskEntry",
     "TaskError",
     "UnknownScheme",
     "UnknownTask",

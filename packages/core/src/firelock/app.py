@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, Self, TypeVar, overload
 
 from firelock.audit import Audit
+from firelock.catalogue import Catalogue
 from firelock.client import Client
 from firelock.clock import StorageClock
 from firelock.errors import ConfigurationError, TaskError
@@ -100,6 +101,7 @@ class Firelock(NamedTasks):
         self.queues = Queues(self._client)
         self.servers = Servers(self._client)
         self.audit = Audit(self._client)
+        self.catalogue = Catalogue(self._client)
         self.operations = Operations(self._client, self.lock)
         self.recurring = self._client.recurring = Recurring(self._client, self._register)
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from firelock.catalogue import tell_tasks
 from firelock.clock import SECOND
 from firelock.errors import StorageError, StorageUnavailable
 from firelock.firing import fire_due
@@ -35,6 +36,8 @@ _BATCH = 1_000
 _SELDOM = 3  # sweeps to one look for what is seldom there
 _BATCHES_A_SWEEP = 20  # then the next sweep goes on: retention yields to claims
 _REPORT, _CONSOLE, _METRICS, _WATCH = 1.0, 0.5, 2.0, 0.1
+_CATALOGUE = 12 * 3_600.0  # and at the start, when nobody waits for it
+_CATALOGUE_AGAIN = 60.0
 _FIRST_LOOK = 0.01
 _LATER = (0.020, 0.080)  # seconds that all but one server wait behind a due instant, to look again
 
@@ -82,12 +85,14 @@ class Upkeep:
         # Every claim tells the next due instant and every end of a parent calls `release`: looking for both
         # is a second net, and seldom, so that an idle server stays below two storage calls a second.
         self._due = _Duty("due", _SELDOM * settings.sweep, self._promote_and_fire)
+        self._catalogue = _Duty("catalogue", _CATALOGUE, self._tell_tasks)
         self._duties = [
             self._due,
             _Duty("sweep", settings.sweep, self._sweep),
             _Duty("tidy", _SELDOM * settings.sweep, self._tidy),
             _Duty("console", _CONSOLE, self._flush_console),
             _Duty("metrics", _METRICS, self._flush_metrics),
+            self._catalogue,
         ]
         near = [_Duty("report", _REPORT, self._report), _Duty("watch", _WATCH, self._watch)]
         self._threads = [
@@ -202,6 +207,10 @@ class Upkeep:
         for _ in range(_BATCHES_A_SWEEP):
             if verb(_BATCH) < _BATCH:
                 return
+
+    def _tell_tasks(self) -> None:
+        if not tell_tasks(self._app.client):
+            self._catalogue.at = time.monotonic() + _CATALOGUE_AGAIN
 
     # ---- this child --------------------------------------------------------------------------------------
 

@@ -1,0 +1,225 @@
+"""`fire.catalogue`: which tasks there are, as servers tell it, for whoever does not hold their code."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, cast
+
+import attrs
+
+from firelock.clock import SECOND, from_micros
+from firelock.errors import StorageError, UnknownTask
+from firelock.options import shown
+from firelock.retry import OnExceeded, Retry, RetryPolicy
+from firelock.storage import Record
+from firelock.storage.defaults import all_records
+from firelock.task import main_module_name
+from firelock.threads import in_thread
+from firelock.words import shorten, span
+
+if TYPE_CHECKING:
+    from firelock.client import Client
+    from firelock.serializer import JsonValue
+    from firelock.task import TaskInfo
+
+__all__ = ["Catalogue", "TaskEntry", "tell_tasks"]
+
+log = logging.getLogger(__name__)
+
+_KIND = "task"
+_TOLD_AGAIN = 12 * 3_600 * SECOND  # an entry that is older is written anew, changed or not
+_FORGOTTEN = 30 * 86_400 * SECOND  # an entry that no server told of for so long is dropped
+_SUMMARY = 500
+_WAITS_SHOWN = 4
+_MICRO = timedelta(microseconds=1)
+
+
+@attrs.frozen
+class TaskEntry:
+    """A task, as the last server that started with it told, or as it is registered here."""
+
+    name: str
+    queue: str
+    priority: int
+    retry: str  # in words
+    timeout_seconds: float | None
+    executor: str  # auto or process
+    is_async: bool
+    aliases: tuple[str, ...]
+    tags: tuple[str, ...]  # templates: they may hold {parameter}
+    signature: str  # "create_report(day: str)"; defaults are cut
+    summary: str  # the docstring's first paragraph, cut
+    place: str  # module:line
+    version: str  # of Firelock, on that server
+    seen_at: datetime | None  # when a server last told of it; None where none has
+    is_registered_here: bool  # this app can enqueue it
+
+
+class Catalogue:
+    """`fire.catalogue`: the tasks that servers told of and those of this app."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def get(self, name: str) -> TaskEntry:
+        """Return the task of a name; of an alias where it is registered here.
+
+        Raises:
+            UnknownTask: no server told of it within 30 days, and this app has none.
+        """
+        info = self._client.registry.get(name)
+        record = self._client.storage.get_record(_KIND, name if info is None else info.name)
+        if record is not None:
+            return _entry(record, is_registered_here=info is not None)
+        if info is not None:
+            return _entry_here(self._client, info)
+        message = f"Task {shown(name)} is unknown: no server told of it, and this app does not have it."
+        raise UnknownTask(message)
+
+    def unknown(self, names: Iterable[str]) -> Sequence[str]:
+        """Return those of the names that neither a server nor this app knows, aliases known too; in order."""
+        known = {name for entry in self.list() for name in (entry.name, *entry.aliases)}
+        return [name for name in dict.fromkeys(names) if name not in known]
+
+    async def aget(self, name: str) -> TaskEntry:
+        """Get without blocking the event loop."""
+        return await in_thread(self.get, name)
+
+    def list(self) -> list[TaskEntry]:
+        """Return every task in order of name; one round trip for each 500."""
+        registry = self._client.registry
+        entries = {
+            record.key: _entry(record, is_registered_here=registry.get(record.key) is not None)
+            for record in all_records(self._client.storage, _KIND)
+        }
+        here = [_entry_here(self._client, info) for info in registry if info.name not in entries]
+        return sorted([*entries.values(), *here], key=lambda entry: entry.name)
+
+    async def alist(self) -> Sequence[TaskEntry]:
+        """List without blocking the event loop."""
+        return await in_thread(self.list)
+
+
+def _entry(record: Record, *, is_registered_here: bool) -> TaskEntry:
+    value = json.loads(record.value)
+    return TaskEntry(
+        name=record.key,
+        queue=value["queue"],
+        priority=value["priority"],
+        retry=value["retry"],
+        timeout_seconds=value["timeout_seconds"],
+        executor=value["executor"],
+        is_async=value["is_async"],
+        aliases=tuple(value["aliases"]),
+        tags=tuple(value["tags"]),
+        signature=value["signature"],
+        summary=value["summary"],
+        place=value["place"],
+        version=value["version"],
+        seen_at=from_micros(value["seen_at"]),
+        is_registered_here=is_registered_here,
+    )
+
+
+def _entry_here(client: Client, info: TaskInfo) -> TaskEntry:
+    value = cast("Mapping[str, JsonValue]", {**_value(client, info), "seen_at": 0})
+    record = Record(_KIND, info.name, json.dumps(value), 0)
+    return attrs.evolve(_entry(record, is_registered_here=True), seen_at=None)
+
+
+# ---- telling ---------------------------------------------------------------------------------------------
+
+
+def tell_tasks(client: Client) -> bool:
+    """The storage knows the tasks that this server can run; what nobody told of for 30 days is gone.
+
+    Only what is new, changed or older than twelve hours is written: a start where nothing has changed costs
+    one read for each 500 tasks. Return whether it is done; a storage that fails is logged, and nothing else.
+    """
+    try:
+        _tell(client)
+    except StorageError as error:
+        log.warning("The catalogue of tasks was not written: %s", error)
+        return False
+    except Exception:
+        log.exception("The catalogue of tasks was not written.")
+        return False
+    return True
+
+
+def _tell(client: Client) -> None:
+    storage, now = client.storage, client.clock.now()
+    stored = {record.key: record for record in all_records(storage, _KIND)}
+    runnable = client.registry.runnable()
+    for info in runnable:
+        value = _value(client, info)
+        if not _is_told(stored.get(info.name), value, now):
+            storage.put_record(_KIND, info.name, json.dumps({**value, "seen_at": now}))
+    ours = {info.name for info in runnable}
+    for name, record in stored.items():
+        if name not in ours and _seen_at(record) < now - _FORGOTTEN:
+            storage.delete_record(_KIND, name, expected_version=record.version)
+
+
+def _is_told(record: Record | None, value: Mapping[str, JsonValue], now: int) -> bool:
+    if record is None or _seen_at(record) < now - _TOLD_AGAIN:
+        return False
+    told = json.loads(record.value)
+    return {**told, "seen_at": 0} == {**value, "seen_at": 0}
+
+
+def _seen_at(record: Record) -> int:
+    """Return when it was told; of what cannot be read long ago, so that it is written anew or dropped."""
+    try:
+        return int(json.loads(record.value)["seen_at"])
+    except (ValueError, TypeError, KeyError):
+        return -_FORGOTTEN
+
+
+def _value(client: Client, info: TaskInfo) -> Mapping[str, JsonValue]:
+    function = inspect.unwrap(info.function)
+    module = main_module_name() if function.__module__ == "__main__" else function.__module__
+    code = getattr(function, "__code__", None)
+    return {
+        "queue": info.queue,
+        "priority": info.priority,
+        "retry": _retry_words(info.retry),
+        "timeout_seconds": info.timeout_seconds,
+        "executor": str(info.executor),
+        "is_async": info.is_async,
+        "aliases": list(info.aliases),
+        "tags": list(info.tags),
+        "signature": client.registry.binder(info).shape.shown,
+        "summary": _summary(function),
+        "place": f"{module}:{code.co_firstlineno}" if code else module,
+        "version": _version(),
+    }
+
+
+def _retry_words(policy: RetryPolicy) -> str:
+    """Return "10 retries, after 1 m, 5 m, 15 m …": a policy for people."""
+    if not isinstance(policy, Retry):
+        return f"by {type(policy).__name__}"
+    if not policy.attempts:
+        return "no retries" + ", then deleted" * (policy.on_exceeded is OnExceeded.DELETE)
+    count = f"{policy.attempts} {'retry' if policy.attempts == 1 else 'retries'}"
+    waits = policy.waits if isinstance(policy.waits, tuple) else ()
+    spans = [span(wait // _MICRO) for wait in waits[: min(policy.attempts, _WAITS_SHOWN)]]
+    has_more = len(waits) > len(spans) < policy.attempts
+    growing = f"after {', '.join(spans)}{' …' * has_more}" if spans else "with growing waits"
+    return f"{count}, {growing}" + ", then deleted" * (policy.on_exceeded is OnExceeded.DELETE)
+
+
+def _summary(function: object) -> str:
+    paragraph = (inspect.getdoc(function) or "").strip().partition("\n\n")[0]
+    return shorten(" ".join(paragraph.split()), _SUMMARY)
+
+
+def _version() -> str:
+    from importlib.metadata import version  # noqa: PLC0415 - costs a look at the disk
+
+    return version("firelock")
