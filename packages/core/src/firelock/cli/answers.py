@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, NoReturn
 
 import attrs
 
 from firelock.cli.text import isoformat
+from firelock.clock import micros
 
 if TYPE_CHECKING:
     from firelock.job import JobRecord
@@ -27,6 +29,8 @@ def answer_of(value: object) -> object:
         return str(value)
     if isinstance(value, list | tuple):
         return [answer_of(one) for one in value]
+    if isinstance(value, datetime):
+        return isoformat(micros(value))
     if isinstance(value, float) and not math.isfinite(value):
         return None  # JSON has no word for it
     return value
