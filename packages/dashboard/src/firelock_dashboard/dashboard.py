@@ -110,7 +110,7 @@ class Dashboard:
         self.version = version("firelock-dashboard")
         self.history = History(fire)
         self.runner = Runner(fire, is_allowed=not read_only)
-        self.live = Live(fire, self._count)
+        self.live = Live(fire, self._count, masked=self.redactor.text)
         self.watch = Watch(self)
         self._counted: tuple[float, Counts] | None = None
         self.framework = framework
@@ -267,6 +267,7 @@ class Dashboard:
                 log.exception("the page of a problem failed")
         code = None
         if isinstance(problem, NotLocal):
+            title = self.texts("refused.local_only")
             code = self.texts(f"refused.{self.framework or framework_of(visit.request.scope)}").strip()
         return self.pages.render_alone(
             "refused.html", url=visit.url, title=title, message=message, status=problem.status, code=code

@@ -62,8 +62,14 @@ class Live:
     """
 
     def __init__(
-        self, fire: Firelock, counts: Callable[[], Counts], *, monotonic: Callable[[], float] = time.monotonic
+        self,
+        fire: Firelock,
+        counts: Callable[[], Counts],
+        *,
+        masked: Callable[[str], str] = str,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._masked = masked  # what errors say, without what is secret
         self._monotonic = monotonic
         self._make_sampler = partial(Sampler, fire, counts, monotonic=monotonic, every=_EVERY)
         self._sampler = self._make_sampler()
@@ -121,9 +127,9 @@ class Live:
         except FirelockError as error:
             self._pause = min(_LONGEST_PAUSE, self._pause * 2)
             self._sampler = self._make_sampler()
-            self._tell_down(str(error))
+            self._tell_down(self._masked(str(error)))
             return
-        self._pause = _EVERY
+        self._pause = _until_mid_second(sample.at)
         with self._lock:
             if self.trouble is not None:
                 self.trouble = None
@@ -224,6 +230,12 @@ class EventStream(Response):
                 sent_at = anyio.current_time()
             await anyio.sleep(_PACE)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def _until_mid_second(at: float) -> float:
+    """Return the seconds until the middle of a next second: so that no second has two samples or none."""
+    pause = (0.5 - at % 1) % 1
+    return pause + 1 if pause < 0.5 else pause  # noqa: PLR2004 - half a second
 
 
 def _body(chunk: bytes) -> dict[str, object]:

@@ -252,10 +252,13 @@ const listen = () => {
   stream.addEventListener("sample", (event) => {
     if (!firelock.isPaused()) document.dispatchEvent(new CustomEvent("firelock:sample", { detail: JSON.parse(event.data) }));
   });
+  stream.addEventListener("down", () => firelock.setLive("lost"));
+  stream.addEventListener("up", () => firelock.setLive("live"));
   stream.addEventListener("error", () => {
     if (stream?.readyState === EventSource.CLOSED) { stream = null; firelock.hasNoStream = true; } else firelock.setLive("lost");
   });
 };
+firelock.isStreaming = () => stream?.readyState === EventSource.OPEN;
 const unlisten = () => { stream?.close(); stream = null; };
 document.addEventListener("visibilitychange", () => {
   if (document.hidden) unlisten();

@@ -1,0 +1,236 @@
+"""Charts as numbers: what a page's script draws, what it draws without one, and what stands in the table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from functools import cached_property
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import attrs
+
+from firelock_dashboard.history import SPANS
+
+if TYPE_CHECKING:
+    from firelock_dashboard.history import Series
+    from firelock_dashboard.sampling import Sample
+
+__all__ = [
+    "KINDS",
+    "LIVE",
+    "SPAN_NAMES",
+    "Bar",
+    "Chart",
+    "Line",
+    "chart_of_samples",
+    "chart_of_series",
+    "spark",
+]
+
+LIVE = "live"
+SPAN_NAMES = (LIVE, *SPANS)
+KINDS = ("throughput", "latency", "depth")
+
+# What is stacked, from the bottom up: the outcomes that are added up, and the state whose colour shows them.
+_STACK = (
+    ("succeeded", ("succeeded",), "succeeded"),
+    ("deleted", ("deleted",), "deleted"),
+    ("retried", ("retried", "crashed"), "retrying"),
+    ("failed", ("failed",), "failed"),
+)
+
+_WIDTH, _HEIGHT = 1000.0, 200.0  # of the drawing that needs no script
+_LIVE_SECONDS = 120
+_GAP = 0.18  # of a bucket's width, between bars
+_TICKS = 5
+
+
+@attrs.frozen
+class Line:
+    """One series: a value a bucket, None where nothing is known or nothing ended."""
+
+    name: str
+    state: str  # whose colour it has
+    values: list[float | None]
+
+    def is_empty(self) -> bool:
+        """Tell whether it shows nothing."""
+        return not any(self.values)
+
+
+@attrs.frozen
+class Bar:
+    """A rectangle of the drawing."""
+
+    state: str
+    x: float
+    y: float
+    width: float
+    height: float
+
+
+@attrs.frozen
+class Chart:
+    """Series over buckets of equal length; stacked bars where they are counts, else lines."""
+
+    kind: str
+    span: str
+    step_seconds: int
+    starts: list[float]  # seconds since 1970
+    lines: list[Line]
+    unit: str  # "count", "rate" (a second's) or "seconds"
+    known: list[bool]
+    missing: int = 0
+
+    @property
+    def is_stacked(self) -> bool:
+        """Tell whether values add up."""
+        return self.kind == "throughput"
+
+    @cached_property
+    def top(self) -> float:
+        """The upper end of the scale: a round number that no stack is above."""
+        columns = zip(*(map(_number, line.values) for line in self.lines), strict=True)
+        return round_up(max((sum(one) if self.is_stacked else max(one) for one in columns), default=0.0))
+
+    @cached_property
+    def bottom(self) -> float:
+        """The lower end of the scale: 0, and on a logarithmic one a power of ten."""
+        if self.kind != "latency":
+            return 0.0
+        lowest = min((value for line in self.lines for value in line.values if value), default=0.001)
+        return float(10.0 ** math.floor(math.log10(lowest)))
+
+    def bars(self) -> list[Bar]:
+        """Return the stacked bars of the drawing, in the order in which they are drawn."""
+        width, top = _WIDTH / max(1, len(self.starts)), self.top
+        found = []
+        for place in range(len(self.starts)):
+            y = _HEIGHT
+            for line in self.lines:
+                height = _HEIGHT * _number(line.values[place]) / top
+                if height:
+                    y -= height
+                    found.append(
+                        Bar(line.state, round(place * width + width * _GAP / 2, 2), round(y, 2),
+                            round(width * (1 - _GAP), 2), round(height, 2))
+                    )  # fmt: skip
+        return found
+
+    def path(self, line: Line) -> str:
+        """Return a line of the drawing as an SVG path, with gaps where there are no values."""
+        width = _WIDTH / max(1, len(self.starts))
+        points = [
+            None if value is None else (place * width + width / 2, self._height_of(value))
+            for place, value in enumerate(line.values)
+        ]
+        return _path(points)
+
+    def _height_of(self, value: float) -> float:
+        low, high = self.bottom, self.top
+        if self.kind == "latency":
+            low, high, value = math.log(low), math.log(max(high, low * 10)), math.log(max(value, low))
+        return _HEIGHT * (1 - (value - low) / (high - low))
+
+    def ticks(self) -> list[datetime]:
+        """Return some instants below the drawing, evenly apart, from its beginning to its end."""
+        if not self.starts:
+            return []
+        first, last = self.starts[0], self.starts[-1] + self.step_seconds
+        return [
+            datetime.fromtimestamp(first + (last - first) * place / (_TICKS - 1), UTC)
+            for place in range(_TICKS)
+        ]
+
+    def rows(self) -> list[tuple[datetime, datetime, list[float | None]]]:
+        """Return beginning, end and values of each bucket in which there are any, newest first."""
+        columns = [line.values for line in self.lines]
+        return [
+            (
+                datetime.fromtimestamp(start, UTC), datetime.fromtimestamp(start + self.step_seconds, UTC),
+                [values[place] for values in columns],
+            )
+            for place, start in reversed(list(enumerate(self.starts)))
+            if any(values[place] for values in columns)
+        ]  # fmt: skip
+
+    def is_empty(self) -> bool:
+        """Tell whether there is nothing to draw."""
+        return all(line.is_empty() for line in self.lines)
+
+
+def chart_of_series(series: Series, kind: str) -> Chart:
+    """Return the chart of a series: throughput or latency."""
+    starts = [start / 1_000_000 for start in series.starts]
+    if kind == "latency":
+        lines = [Line("p50", "processing", series.p50), Line("p95", "scheduled", series.p95)]
+    else:
+        lines = [Line(name, state, _added(series, outcomes)) for name, outcomes, state in _STACK]
+    return Chart(
+        kind, series.span, series.step_seconds, starts,
+        [line for line in lines if not line.is_empty() or line.name in {"succeeded", "failed", "p50", "p95"}],
+        "seconds" if kind == "latency" else "count", series.known, series.missing,
+    )  # fmt: skip
+
+
+def chart_of_samples(samples: Sequence[Sample], now: float, kind: str) -> Chart:
+    """Return the chart of the last two minutes, a bucket a second: what ended, or what waits and runs."""
+    last = math.floor(now)
+    starts = [float(last - _LIVE_SECONDS + 1 + place) for place in range(_LIVE_SECONDS)]
+    by_second = {math.floor(sample.at): sample for sample in samples}
+    found = [by_second.get(int(start)) for start in starts]
+
+    def line(name: str, state: str) -> Line:
+        return Line(name, state, [None if one is None else getattr(one, name) for one in found])
+
+    if kind == "depth":
+        lines = [line("processing", "processing"), line("enqueued", "enqueued")]
+    else:
+        lines = [
+            line("succeeded", "succeeded"), line("deleted", "deleted"), line("retried", "retrying"),
+            line("failed", "failed"),
+        ]  # fmt: skip
+    unit = "count" if kind == "depth" else "rate"
+    return Chart(kind, LIVE, 1, starts, lines, unit, [one is not None for one in found])
+
+
+def spark(values: Iterable[float], *, width: int = 120, height: int = 28) -> str:
+    """Return a sparkline as an SVG path; empty where there are not two values or nothing but zeros."""
+    numbers = list(values)
+    top = max(numbers, default=0)
+    if len(numbers) < 2 or top <= 0:  # noqa: PLR2004 - a line has two ends
+        return ""
+    step = width / (len(numbers) - 1)
+    return _path(
+        [(place * step, height - 1 - (height - 2) * value / top) for place, value in enumerate(numbers)]
+    )
+
+
+def round_up(value: float) -> float:
+    """Return the next of 1, 2, 2.5, 5 and 10 times a power of ten; 1 for nothing."""
+    if value <= 0:
+        return 1.0
+    power = 10.0 ** math.floor(math.log10(value))
+    return next(step * power for step in (1, 2, 2.5, 5, 10) if value <= step * power * (1 + 1e-9))
+
+
+def _path(points: Sequence[tuple[float, float] | None]) -> str:
+    """Return an SVG path through the points; None lifts the pen, and a point alone becomes a short stroke."""
+    parts = []
+    for before, point in pairwise([None, *points]):
+        if point is None:
+            continue
+        x, y = point
+        parts.append(f"L{x:.1f},{y:.1f}" if before else f"M{x:.1f},{y:.1f}h0.1")
+    return "".join(parts)
+
+
+def _added(series: Series, outcomes: Sequence[str]) -> list[float | None]:
+    columns = zip(*(series.by_outcome[name] for name in outcomes), strict=True)
+    return [sum(counts) if is_known else None for counts, is_known in zip(columns, series.known, strict=True)]
+
+
+def _number(value: float | None) -> float:
+    return value or 0.0

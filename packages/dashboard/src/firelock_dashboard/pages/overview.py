@@ -1,0 +1,256 @@
+"""The overview: what is wrong, how things stand, what ended when, and where to look next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import attrs
+
+from firelock_dashboard import words
+from firelock_dashboard.access import Permission
+from firelock_dashboard.charts import KINDS, LIVE, SPAN_NAMES, Chart, chart_of_samples, chart_of_series, spark
+from firelock_dashboard.listeners import Listeners
+from firelock_dashboard.routes import Route
+
+if TYPE_CHECKING:
+    from starlette.responses import Response
+
+    from firelock import RecurringJob
+    from firelock.operators import QueueView
+    from firelock.storage import FailureGroup
+    from firelock_dashboard.health import Snapshot
+    from firelock_dashboard.history import Rates, Series, TaskStats
+    from firelock_dashboard.visit import Visit
+
+__all__ = ["ROUTES"]
+
+_SPAN, _KIND = "1h", "throughput"
+_QUEUES, _TASKS, _RECURRING, _GROUPS = 8, 6, 6, 5
+_MINUTES = 10  # by which the pace is told
+_LONG_WAIT = timedelta(minutes=10)
+
+
+@attrs.frozen
+class _Tile:
+    name: str  # of its texts
+    value: str
+    path: str
+    query: dict[str, str] = attrs.field(factory=dict)
+    unit: str = ""
+    hint: str = ""
+    state: str = ""  # whose colour its sparkline has
+    spark: str = ""
+    look: str = ""  # is-bad, is-warn
+
+
+@attrs.frozen
+class _Queue:
+    view: QueueView
+    oldest_at: datetime | None
+    rates: Rates | None
+
+
+@attrs.frozen
+class _Task:
+    name: str
+    stats: TaskStats
+
+
+# ---- the page --------------------------------------------------------------------------------------------
+
+
+def show_overview(visit: Visit) -> Response:
+    """The whole page, or one region of it."""
+    span, kind = _span_and_kind(visit)
+    seen = _Seen(visit)
+    return visit.page(
+        "overview.html", title=visit.text("nav.overview"), section="overview", span=span, kind=kind,
+        spans=SPAN_NAMES, is_new=lambda: seen.is_new, troubles=visit.dashboard.watch.troubles,
+        tiles=seen.tiles, chart=lambda: _chart(visit, span, kind), queues=seen.queues,
+        failures=seen.failures, tasks=seen.tasks, recurring=seen.recurring,
+        storage_url=_storage_url(visit),
+    )  # fmt: skip
+
+
+def _span_and_kind(visit: Visit) -> tuple[str, str]:
+    """Return what the chart is to show: latency has a past only, depths the present only."""
+    kind = visit.query.one_of("kind", KINDS, _KIND)
+    span = visit.query.one_of("span", SPAN_NAMES, LIVE if kind == "depth" else _SPAN)
+    if kind == "depth":
+        span = LIVE
+    elif kind == "latency" and span == LIVE:
+        span = _SPAN
+    return span, kind
+
+
+def _storage_url(visit: Visit) -> str:
+    """Return what an example opens: this storage where its address can be written down as it is."""
+    url = visit.fire.storage.url
+    return url if "@" not in url and not url.startswith("memory:") else "sqlite:///jobs.db"
+
+
+def _chart(visit: Visit, span: str, kind: str) -> Chart:
+    if span == LIVE:
+        return chart_of_samples(visit.dashboard.live.samples(), visit.now.timestamp(), kind)
+    return chart_of_series(visit.dashboard.history.series(span), kind)
+
+
+class _Seen:
+    """What the page's regions show, each read when it is asked for."""
+
+    def __init__(self, visit: Visit) -> None:
+        self._visit = visit
+        self._dashboard = visit.dashboard
+
+    @property
+    def _snapshot(self) -> Snapshot:
+        return self._dashboard.watch.snapshot()
+
+    @property
+    def is_new(self) -> bool:
+        """Tell whether there never was a job, as far as can be seen."""
+        counts, seen = self._dashboard.counts(), self._snapshot
+        return not (any(counts.by_state.values()) or seen.usually or seen.recurring)
+
+    @cached_property
+    def _rates(self) -> dict[str, Rates]:
+        return self._dashboard.history.queues()
+
+    # ---- tiles -------------------------------------------------------------------------------------------
+
+    def tiles(self) -> list[_Tile]:
+        """The six numbers that say how things stand."""
+        hour, day = self._dashboard.history.series("1h"), self._dashboard.history.series("24h")
+        counts = self._visit.state_counts()
+        return [
+            self._processing(counts["processing"]),
+            _Tile(
+                "enqueued", self._count(counts["enqueued"]), "/jobs", {"state": "enqueued"}, state="enqueued",
+                spark=spark(self._dashboard.history.enqueued()), hint=self._text("tile_enqueued_hint"),
+            ),
+            self._oldest_wait(),
+            self._failed(day, hour),
+            _Tile(
+                "succeeded", self._count(day.count("succeeded")), "/jobs", {"state": "succeeded"},
+                state="succeeded", spark=spark(hour.by_outcome["succeeded"]),
+                hint=self._text("tile_succeeded_hint", count=self._count(hour.count("succeeded"))),
+            ),
+            self._backlog(hour),
+        ]  # fmt: skip
+
+    def _text(self, key: str, **values: object) -> str:
+        return self._visit.text(f"overview.{key}", **values)
+
+    def _count(self, number: int) -> str:
+        return words.count_text(number)
+
+    def _processing(self, processing: int) -> _Tile:
+        alive = Listeners(self._snapshot.servers, self._snapshot.now).all
+        slots = sum(one.server.workers for one in alive)
+        return _Tile(
+            "processing", self._count(processing), "/jobs", {"state": "processing"},
+            unit=self._text("tile_of_slots", count=self._count(slots)) if slots else "",
+            hint=self._text("tile_servers", count=len(alive)), state="processing",
+            spark=spark(self._dashboard.history.busy()),
+        )  # fmt: skip
+
+    def _oldest_wait(self) -> _Tile:
+        seen = self._snapshot
+        running = {queue.name: at for queue, at in self._waiting() if not queue.is_paused}
+        if not running:
+            return _Tile("oldest", "–", "/queues", hint=self._text("tile_nothing_waits"))
+        queue = min(running, key=lambda name: running[name])
+        waited = seen.now - running[queue]
+        return _Tile(
+            "oldest", words.span(waited), f"/queues/{queue}",
+            hint=self._text("tile_in_queue", queue=queue), look="is-warn" if waited >= _LONG_WAIT else "",
+        )  # fmt: skip
+
+    def _waiting(self) -> list[tuple[QueueView, datetime]]:
+        seen = self._snapshot
+        return [(queue, seen.oldest[queue.name]) for queue in seen.queues if queue.name in seen.oldest]
+
+    def _failed(self, day: Series, hour: Series) -> _Tile:
+        failed = day.count("failed")
+        return _Tile(
+            "failed", self._count(failed), "/failures", state="failed",
+            spark=spark(hour.by_outcome["failed"]),
+            hint=self._text("tile_failed_hint", percent=words.percent(failed, day.count())),
+            look="is-bad" if hour.count("failed") else "",
+        )  # fmt: skip
+
+    def _backlog(self, hour: Series) -> _Tile:
+        enqueued = sum(queue.enqueued for queue in self._snapshot.queues if not queue.is_paused)
+        ended = [sum(counts) for counts in zip(*hour.by_outcome.values(), strict=True)]
+        out = sum(ended[-_MINUTES - 1 :]) / _MINUTES
+        hint = self._text("tile_rate", rate=words.rate(out)) if out else ""
+        value, look = "–", ""
+        if not enqueued:
+            hint = hint or self._text("tile_nothing_waits")
+        elif not out:
+            hint, look = self._text("tile_stands_still"), "is-warn"
+        else:
+            value = words.span(60 * enqueued / out)
+        return _Tile("backlog", value, "/queues", hint=hint, spark=spark(ended), state="enqueued", look=look)
+
+    # ---- tables ------------------------------------------------------------------------------------------
+
+    def queues(self) -> list[_Queue]:
+        """The queues with most to do."""
+        seen = self._snapshot
+        fullest = sorted(seen.queues, key=lambda one: (-one.enqueued, -one.processing, one.name))[:_QUEUES]
+        return [_Queue(one, seen.oldest.get(one.name), self._rates.get(one.name)) for one in fullest]
+
+    def failures(self) -> Sequence[FailureGroup]:
+        """The causes of most failures."""
+        return self._dashboard.watch.failure_groups(_GROUPS)
+
+    def tasks(self) -> list[_Task]:
+        """The tasks that ran most within a day."""
+        stats = self._dashboard.history.tasks()
+        return [_Task(name, stats[name]) for name in sorted(stats, key=lambda one: -stats[one].runs)[:_TASKS]]
+
+    def recurring(self) -> list[RecurringJob]:
+        """The recurring jobs that run next."""
+        coming = [one for one in self._snapshot.recurring if one.next_at and not one.is_paused]
+        return sorted(coming, key=lambda one: (one.next_at or datetime.max.replace(tzinfo=UTC), one.id))[
+            :_RECURRING
+        ]
+
+
+# ---- for scripts -----------------------------------------------------------------------------------------
+
+
+def show_history(visit: Visit) -> Response:
+    """What a chart shows, as JSON: starts and values a bucket, None for gaps."""
+    span, kind = _span_and_kind(visit)
+    chart = _chart(visit, span, kind)
+    return visit.json(
+        {
+            "span": span, "kind": kind, "step": chart.step_seconds, "unit": chart.unit,
+            "stacked": chart.is_stacked, "starts": chart.starts, "missing": chart.missing,
+            "lines": [
+                {
+                    "name": line.name, "state": line.state, "values": line.values,
+                    "label": visit.text(f"overview.line_{line.name}"),
+                }
+                for line in chart.lines
+            ],
+        }
+    )  # fmt: skip
+
+
+def show_samples(visit: Visit) -> Response:
+    """The last samples, for pages that have no stream."""
+    live = visit.dashboard.live
+    return visit.json({"samples": [attrs.asdict(one) for one in live.samples()], "trouble": live.trouble})
+
+
+ROUTES = (
+    Route("GET", "/", Permission.READ, show_overview),
+    Route("GET", "/history.json", Permission.READ, show_history, is_api=True),
+    Route("GET", "/live.json", Permission.READ, show_samples, is_api=True),
+)

@@ -1,0 +1,282 @@
+// <fl-chart data-from=… data-kind=… data-span=…>: draws what the address in data-from tells, over what the server
+// drew. Colours are those of the states; nothing moves by itself but a live chart.
+"use strict";
+
+(() => {
+  const REFRESH = { live: 2, "1h": 10, "24h": 60, "7d": 300, "30d": 300 }; // seconds
+  const LIVE_SECONDS = 120;
+  const HEIGHT = 240;
+
+  const count = (value) => (value >= 10000 ? Intl.NumberFormat("en", { notation: "compact" }).format(value) : String(+value.toFixed(1)));
+  const shown = { count, rate: (value) => `${value.toFixed(1)}/s`, seconds: (value) => firelock.span(value) };
+
+  // The value of a custom property, resolved for the present theme.
+  const colour = (name) => {
+    const probe = document.createElement("i");
+    probe.hidden = true;
+    probe.style.color = `var(${name})`;
+    document.body.append(probe);
+    const found = getComputedStyle(probe).color;
+    probe.remove();
+    return found;
+  };
+
+  class Chart extends HTMLElement {
+    connectedCallback() {
+      if (!window.uPlot || this.plot) return;
+      this.tabIndex = 0;
+      this.setAttribute("role", "group");
+      this.setAttribute("aria-roledescription", "chart");
+      this.setAttribute("aria-label", `${this.dataset.label}. ${this.dataset.hint}`);
+      this.redraw = () => this.draw();
+      this.scheme = matchMedia("(prefers-color-scheme: dark)");
+      this.scheme.addEventListener("change", this.redraw);
+      document.addEventListener("firelock:theme", this.redraw);
+      this.onSample = (event) => this.append(event.detail);
+      if (this.dataset.span === "live") document.addEventListener("firelock:sample", this.onSample);
+      this.addEventListener("keydown", (event) => this.steer(event));
+      this.addEventListener("blur", () => this.point(null));
+      this.sizes = new ResizeObserver(() => this.plot?.setSize({ width: this.width(), height: HEIGHT }));
+      this.sizes.observe(this);
+      this.clock = setInterval(() => this.tick(), 1000);
+      this.beat = 0;
+      this.fetch();
+    }
+
+    disconnectedCallback() {
+      clearInterval(this.clock);
+      this.sizes?.disconnect();
+      this.scheme?.removeEventListener("change", this.redraw);
+      document.removeEventListener("firelock:theme", this.redraw);
+      document.removeEventListener("firelock:sample", this.onSample);
+      this.plot?.destroy();
+      this.plot = null;
+    }
+
+    // ---- what is shown ------------------------------------------------------------------------------------
+
+    tick() {
+      this.beat += 1;
+      if (document.hidden || firelock.isPaused()) return;
+      const isFed = this.dataset.span === "live" && firelock.isStreaming();
+      if (!isFed && this.beat % REFRESH[this.dataset.span] === 0) this.fetch();
+      else if (isFed && this.told) this.slide();
+    }
+
+    async fetch() {
+      if (this.isBusy) return;
+      this.isBusy = true;
+      try {
+        const headers = this.version ? { "If-None-Match": this.version } : {};
+        const answer = await fetch(this.dataset.from, { headers, credentials: "same-origin", cache: "no-store" });
+        if (answer.status !== 200) return;
+        this.version = answer.headers.get("ETag");
+        this.told = await answer.json();
+        this.draw();
+      } catch { /* the live chip says that nothing answers */ } finally {
+        this.isBusy = false;
+      }
+    }
+
+    append(sample) {
+      if (!this.told) return;
+      const at = Math.floor(sample.at);
+      this.slide(at);
+      const place = this.told.starts.indexOf(at);
+      if (place < 0) return;
+      for (const line of this.told.lines) line.values[place] = sample[line.name];
+      this.show();
+    }
+
+    // The window moves on to the present second; what is not known of it yet is a gap.
+    slide(to = Math.floor(firelock.now() / 1000) - 1) {
+      const { starts, lines } = this.told;
+      let last = starts.at(-1);
+      if (last >= to) return;
+      if (to - last > LIVE_SECONDS) { this.fetch(); return; }
+      while (last < to) {
+        last += 1;
+        starts.push(last);
+        starts.shift();
+        for (const line of lines) { line.values.push(null); line.values.shift(); }
+      }
+      this.show();
+    }
+
+    show() { if (this.plot) this.plot.setData(this.columns()); else this.draw(); }
+
+    // What uPlot draws: instants in the middle of their buckets, and stacks as sums, the highest first.
+    columns() {
+      const { starts, lines, step, stacked } = this.told;
+      const instants = starts.map((start) => start + step / 2);
+      if (!stacked) return [instants, ...lines.map((line) => line.values)];
+      const sums = starts.map(() => null);
+      const columns = lines.map((line) => line.values.map((value, place) => {
+        if (value !== null) sums[place] = (sums[place] || 0) + value;
+        return value === null ? null : sums[place];
+      }));
+      return [instants, ...columns.reverse()];
+    }
+
+    width() { return Math.max(200, this.clientWidth); }
+
+    draw() {
+      if (!this.told) return;
+      const focus = this.at;
+      this.plot?.destroy();
+      this.querySelector(".drawing")?.setAttribute("hidden", "");
+      this.holder ||= this.appendChild(document.createElement("div"));
+      this.holder.className = "plot";
+      this.plot = new uPlot(this.options(), this.columns(), this.holder);
+      this.legend();
+      this.tooltip();
+      if (focus != null) this.point(focus);
+    }
+
+    options() {
+      const { lines, stacked, unit, kind, step } = this.told;
+      const muted = colour("--muted"), grid = colour("--line"), card = colour("--card");
+      const colours = lines.map((line) => colour(`--${line.state}-dot`));
+      const series = lines.map((line, place) => stacked
+        ? { label: line.label, fill: colours[place], width: 0, points: { show: false }, paths: uPlot.paths.bars({ size: [0.82, 60], gap: 0 }) }
+        : { label: line.label, stroke: colours[place], width: 2, spanGaps: false, points: { show: false } });
+      const font = `12px ${getComputedStyle(document.body).fontFamily}`;
+      const axis = { stroke: muted, font, grid: { stroke: grid, width: 1 }, ticks: { show: false } };
+      return {
+        width: this.width(), height: HEIGHT, padding: [8, 22, 0, 0], legend: { show: false },
+        cursor: { y: false, points: { show: !stacked }, drag: { x: true, y: false, setScale: false } },
+        scales: {
+          x: { range: (plot, low, high) => [low - step / 2, high + step / 2] },
+          y: kind === "latency" ? { distr: 3 } : { range: (plot, low, high) => [0, (high || 1) * 1.05] },
+        },
+        axes: [
+          { ...axis, grid: { show: false }, space: 70, size: 30, values: this.times() },
+          { ...axis, size: 58, space: 44, values: (plot, splits) => splits.map((value) => (value === null ? null : shown[unit](value))) },
+        ],
+        series: [{}, ...(stacked ? series.reverse() : series)],
+        hooks: {
+          setCursor: [(plot) => this.point(plot.cursor.idx ?? null, true)],
+          setSelect: [(plot) => this.select(plot)],
+          draw: [(plot) => this.lighten(plot, card)],
+        },
+      };
+    }
+
+    times() {
+      const { span } = this.told;
+      const options = span === "live" ? { hour: "2-digit", minute: "2-digit", second: "2-digit" }
+        : span === "1h" || span === "24h" ? { hour: "2-digit", minute: "2-digit" } : { day: "numeric", month: "short" };
+      const format = new Intl.DateTimeFormat("en-GB", options);
+      return (plot, splits) => splits.map((at) => format.format(at * 1000));
+    }
+
+    // The last bucket is not over: it is drawn lighter, so that it does not look like a fall.
+    lighten(plot, card) {
+      const { starts, step, span, stacked } = this.told;
+      if (span === "live" || !stacked) return;
+      const left = plot.valToPos(starts.at(-1), "x", true), right = plot.valToPos(starts.at(-1) + step, "x", true);
+      plot.ctx.save();
+      plot.ctx.globalAlpha = 0.55;
+      plot.ctx.fillStyle = card;
+      plot.ctx.fillRect(left, plot.bbox.top, right - left, plot.bbox.height);
+      plot.ctx.restore();
+    }
+
+    legend() {
+      this.key?.remove();
+      this.key = this.appendChild(document.createElement("div"));
+      this.key.className = "legend";
+      for (const line of this.told.lines) {
+        const one = this.key.appendChild(document.createElement("span"));
+        one.className = `state-${line.state}`;
+        one.appendChild(document.createElement("i"));
+        one.append(line.label);
+      }
+      const zone = this.key.appendChild(document.createElement("span"));
+      zone.className = "muted";
+      zone.textContent = Intl.DateTimeFormat().resolvedOptions().timeZone;
+    }
+
+    // ---- pointing and choosing -----------------------------------------------------------------------------
+
+    tooltip() {
+      this.card?.remove();
+      this.card = document.createElement("div");
+      this.card.className = "chart-card";
+      this.card.hidden = true;
+      this.plot.over.append(this.card);
+      this.plot.over.addEventListener("click", () => {
+        if (!this.hasSelected && this.at != null) this.open(this.at, this.at);
+        this.hasSelected = false;
+      });
+      this.said ||= this.appendChild(document.createElement("p"));
+      this.said.className = "visually-hidden";
+      this.said.setAttribute("aria-live", "polite");
+    }
+
+    rows(place) {
+      const { lines, unit } = this.told;
+      return lines.map((line) => [line, line.values[place] == null ? "–" : shown[unit](line.values[place])]).reverse();
+    }
+
+    when(place) {
+      const { starts, step, span } = this.told;
+      const format = new Intl.DateTimeFormat("en-GB", { dateStyle: step < 3600 ? undefined : "medium", timeStyle: span === "live" ? "medium" : "short" });
+      const text = format.formatRange(starts[place] * 1000, (starts[place] + step) * 1000);
+      return span !== "live" && place === starts.length - 1 ? `${text}, ${this.dataset.unfinished}` : text;
+    }
+
+    point(place, byPointer = false) {
+      this.at = place;
+      if (!this.card) return;
+      this.card.hidden = place == null;
+      if (place == null) return;
+      const head = document.createElement("strong");
+      head.textContent = this.when(place);
+      const parts = [head];
+      for (const [line, text] of this.rows(place)) {
+        const row = document.createElement("span");
+        row.className = `state-${line.state}`;
+        row.appendChild(document.createElement("i"));
+        row.append(line.label);
+        row.appendChild(document.createElement("b")).textContent = text;
+        parts.push(row);
+      }
+      this.card.replaceChildren(...parts);
+      const x = this.plot.valToPos(this.plot.data[0][place], "x");
+      const room = this.plot.over.clientWidth;
+      this.card.style.left = `${x > room / 2 ? x - this.card.offsetWidth - 12 : x + 12}px`;
+      if (byPointer) return;
+      this.plot.setCursor({ left: x, top: 0 }, false);
+      this.said.textContent = [this.when(place), ...this.rows(place).map(([line, text]) => `${line.label} ${text}`)].join(", ");
+    }
+
+    steer(event) {
+      if (!this.told || event.target !== this) return;
+      const last = this.told.starts.length - 1;
+      const moves = { ArrowLeft: -1, ArrowRight: 1, Home: -Infinity, End: Infinity };
+      if (event.key in moves) this.point(Math.max(0, Math.min(last, (this.at ?? last + 1) + moves[event.key])));
+      else if (event.key === "Enter" && this.at != null) this.open(this.at, this.at);
+      else if (event.key === "Escape") this.point(null);
+      else return;
+      event.preventDefault();
+    }
+
+    select(plot) {
+      if (plot.select.width < 4) return;
+      this.hasSelected = true;
+      const place = (left) => Math.max(0, Math.min(this.told.starts.length - 1, plot.posToIdx(left)));
+      this.open(place(plot.select.left), place(plot.select.left + plot.select.width));
+    }
+
+    open(from, to) {
+      const { starts, step } = this.told;
+      const address = new URL(this.dataset.jobs, location.href);
+      address.searchParams.set("since", new Date(starts[from] * 1000).toISOString());
+      address.searchParams.set("until", new Date((starts[to] + step) * 1000).toISOString());
+      location.assign(address);
+    }
+  }
+
+  customElements.define("fl-chart", Chart);
+})();
