@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from itertools import accumulate
 from random import Random
 from typing import TYPE_CHECKING, cast
 
 import attrs
 
-from firelock.clock import SECOND, from_micros
+from firelock.cli import seed_values as values
+from firelock.clock import SECOND
 
 if TYPE_CHECKING:
     from firelock.retry import Retry
@@ -17,91 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Drawn", "Look", "Looks"]
 
-Fragment = Callable[[Random, int], str]  # (random, instant) → a JSON value as text
-
-_DAY = 86_400 * SECOND
-_FIRST_NAMES = (
-    "ada", "ali", "anna", "ben", "carla", "deniz", "elif", "emma", "finn", "grace", "hugo", "ines", "jonas",
-    "kaya", "lena", "mehmet", "mia", "noah", "olga", "paul", "rosa", "sena", "tom", "yusuf", "zoe",
-)  # fmt: skip
-_LAST_NAMES = (
-    "aydin", "becker", "brown", "celik", "dubois", "evans", "fischer", "garcia", "hansen", "ito",
-    "jensen", "kaplan", "kowalski", "lopez", "martin", "novak", "ozturk", "rossi", "schmidt",
-    "silva", "weber", "yilmaz",
-)  # fmt: skip
 _EXTRA_TAGS = ("eu", "us", "tr", "vip", "mobile")
 _EXTRA_SHARE = 0.25
-
-
-# ---- values ----------------------------------------------------------------------------------------------
-
-
-def _whole(low: int, high: int) -> Fragment:
-    span = high - low + 1
-    return lambda random, _: str(low + int(random.random() * span))
-
-
-def _one_of(*texts: str) -> Fragment:
-    quoted = [f'"{text}"' for text in texts]
-    return lambda random, _: quoted[int(random.random() * len(quoted))]
-
-
-def _whole_of(*numbers: str) -> Fragment:
-    return lambda random, _: numbers[int(random.random() * len(numbers))]
-
-
-def _number(low: float, high: float) -> Fragment:
-    return lambda random, _: f"{low + random.random() * (high - low):.1f}"
-
-
-def _user(random: Random, _: int) -> str:
-    return str(1 + int(random.random() ** 2 * 48_000))  # some come more often than others
-
-
-def _email(random: Random, _: int) -> str:
-    first = _FIRST_NAMES[int(random.random() * len(_FIRST_NAMES))]
-    last = _LAST_NAMES[int(random.random() * len(_LAST_NAMES))]
-    return f'"{first}.{last}{int(random.random() * 90)}@example.com"'
-
-
-def _amount(random: Random, _: int) -> str:
-    return f'"{4 + random.random() ** 3 * 600:.2f}"'
-
-
-def _day(days_ago: int) -> Fragment:
-    return lambda _, at: f'"{from_micros(at - days_ago * _DAY):%Y-%m-%d}"'
-
-
-def _path(random: Random, at: int) -> str:
-    number = 1_000 + int(random.random() * 9_000)
-    return f'"s3://supplier-files/{from_micros(at):%Y/%m/%d}/catalogue-{number}.csv"'
-
-
-def _users(random: Random, at: int) -> str:
-    return f"[{','.join(_user(random, at) for _ in range(5))}]"
-
-
-_order = _whole(400_000, 989_999)
-_width: Fragment = _whole_of("320", "640", "1280")
-_product = _whole(1_000, 9_400)
-_locale = _one_of("de-DE", "en-GB", "en-US", "tr-TR", "fr-FR", "es-ES")
-_currency = _one_of("EUR", "EUR", "EUR", "USD", "GBP", "TRY")
-_region = _one_of("eu", "us", "tr")
-_carrier = _one_of("dhl", "ups", "ptt")
-_warehouse = _one_of("ankara-1", "berlin-2", "izmir-1", "lyon-1", "ohio-3")
-_supplier = _one_of("acme", "bosphorus", "globex", "initech", "umbra", "wonka")
-_invoice = _one_of(*(f"INV-{number}" for number in range(410_233, 410_733)))
-_campaign = _one_of("autumn-sale", "black-week", "new-in", "spring-mood")
-_event = _one_of("order.paid", "order.shipped", "order.refunded", "stock.low", "customer.created")
-_partner = _one_of("nordwind", "sunrise", "parcelhub")
-_reason = _one_of("damaged", "late", "wrong size", "changed mind")
-_text = _one_of("Stock of 12 products is low", "Nightly sales are in", "A refund above 500 EUR was made")
-
-_MAIL = {"email": _email, "locale": _locale}
-_PAYMENT = {"order_id": _order, "amount": _amount}
-
-
-# ---- looks -----------------------------------------------------------------------------------------------
 
 
 @attrs.frozen
@@ -110,7 +28,7 @@ class _Sketch:
 
     weight: float
     seconds: float
-    fragments: Mapping[str, Fragment]
+    fragments: Mapping[str, values.Fragment]
     result: str = "null"
 
 
@@ -119,102 +37,120 @@ _SKETCHES: Mapping[str, _Sketch] = {
         60,
         0.05,
         {
-            "order_id": _order,
-            "sku": _one_of("TS-104", "MG-221", "BK-007", "LP-310"),
-            "quantity": _whole(1, 4),
+            "order_id": values.order,
+            "sku": values.one_of("TS-104", "MG-221", "BK-007", "LP-310"),
+            "quantity": values.whole(1, 4),
         },
         '{"order":%(order_id)s,"reserved":%(quantity)s}',
     ),
     "shop.orders.confirm_order": _Sketch(
-        60, 0.12, {"order_id": _order, "user_id": _user}, '"order %(order_id)s confirmed"'
+        60, 0.12, {"order_id": values.order, "user_id": values.user}, '"order %(order_id)s confirmed"'
     ),
-    "shop.accounts.send_login_code": _Sketch(40, 0.22, {"user_id": _user, "channel": _one_of("sms", "app")}),
+    "shop.accounts.send_login_code": _Sketch(
+        40, 0.22, {"user_id": values.user, "channel": values.one_of("sms", "app")}
+    ),
     "shop.fraud.score_order": _Sketch(
-        50, 0.15, {**_PAYMENT, "country": _one_of("DE", "TR", "US", "FR", "ES", "GB")}, "0.0%(n)s"
+        50, 0.15, {**values.PAYMENT, "country": values.one_of("DE", "TR", "US", "FR", "ES", "GB")}, "0.0%(n)s"
     ),
-    "shop.catalog.reindex_product": _Sketch(90, 0.08, {"product_id": _product, "locale": _locale}, "4"),
+    "shop.catalog.reindex_product": _Sketch(
+        90, 0.08, {"product_id": values.product, "locale": values.locale}, "4"
+    ),
     "shop.catalog.update_prices": _Sketch(
         4,
         0.5,
-        {"category": _one_of("garden", "kitchen", "toys", "books"), "percent": _number(-15, 9)},
+        {"category": values.one_of("garden", "kitchen", "toys", "books"), "percent": values.number(-15, 9)},
         "%(n)s",
     ),
-    "shop.carts.expire_carts": _Sketch(4, 0.6, {"older_than_hours": _whole(24, 72)}, "%(n)s"),
-    "shop.loyalty.add_points": _Sketch(55, 0.03, {"user_id": _user, "points": _whole(5, 400)}, "%(n)s"),
-    "shop.shipping.create_label": _Sketch(
-        45, 0.7, {"order_id": _order, "carrier": _carrier}, '"DHL000%(order_id)s"'
+    "shop.carts.expire_carts": _Sketch(4, 0.6, {"older_than_hours": values.whole(24, 72)}, "%(n)s"),
+    "shop.loyalty.add_points": _Sketch(
+        55, 0.03, {"user_id": values.user, "points": values.whole(5, 400)}, "%(n)s"
     ),
-    "shop.shipping.track_parcels": _Sketch(8, 1.4, {"carrier": _carrier}, "%(n)s"),
-    "shop.crm.sync_customer": _Sketch(45, 0.35, {"user_id": _user}),
-    "shop.crm.merge_duplicates": _Sketch(1, 2.5, {"region": _region}, "7"),
+    "shop.shipping.create_label": _Sketch(
+        45, 0.7, {"order_id": values.order, "carrier": values.carrier}, '"DHL000%(order_id)s"'
+    ),
+    "shop.shipping.track_parcels": _Sketch(8, 1.4, {"carrier": values.carrier}, "%(n)s"),
+    "shop.crm.sync_customer": _Sketch(45, 0.35, {"user_id": values.user}),
+    "shop.crm.merge_duplicates": _Sketch(1, 2.5, {"region": values.region}, "7"),
     "shop.mail.send_receipt": _Sketch(
-        70, 0.16, {"order_id": _order, **_MAIL}, '"receipt of order %(order_id)s sent"'
+        70, 0.16, {"order_id": values.order, **values.MAIL}, '"receipt of order %(order_id)s sent"'
     ),
     "shop.mail.send_shipped": _Sketch(
-        50, 0.16, {"order_id": _order, **_MAIL}, '"order %(order_id)s announced"'
+        50, 0.16, {"order_id": values.order, **values.MAIL}, '"order %(order_id)s announced"'
     ),
-    "shop.mail.send_welcome": _Sketch(18, 0.16, {"user_id": _user, **_MAIL}),
-    "shop.mail.send_password_reset": _Sketch(12, 0.13, {"user_id": _user, "email": _email}),
+    "shop.mail.send_welcome": _Sketch(18, 0.16, {"user_id": values.user, **values.MAIL}),
+    "shop.mail.send_password_reset": _Sketch(12, 0.13, {"user_id": values.user, "email": values.email}),
     "shop.mail.send_newsletter": _Sketch(
-        90, 0.11, {"campaign": _campaign, "user_id": _user, "email": _email}
+        90, 0.11, {"campaign": values.campaign, "user_id": values.user, "email": values.email}
     ),
-    "shop.mail.remind_cart": _Sketch(20, 0.13, {"user_id": _user, "email": _email, "items": _whole(1, 7)}),
+    "shop.mail.remind_cart": _Sketch(
+        20, 0.13, {"user_id": values.user, "email": values.email, "items": values.whole(1, 7)}
+    ),
     "shop.billing.charge_card": _Sketch(
-        60, 0.9, {**_PAYMENT, "currency": _currency}, '{"charge":"ch_%(n)s%(order_id)s","status":"captured"}'
+        60,
+        0.9,
+        {**values.PAYMENT, "currency": values.currency},
+        '{"charge":"ch_%(n)s%(order_id)s","status":"captured"}',
     ),
     "shop.billing.refund_payment": _Sketch(
-        5, 1.0, {**_PAYMENT, "reason": _reason}, '{"refund":"re_%(n)s%(order_id)s","status":"succeeded"}'
+        5,
+        1.0,
+        {**values.PAYMENT, "reason": values.reason},
+        '{"refund":"re_%(n)s%(order_id)s","status":"succeeded"}',
     ),
-    "shop.billing.create_invoice": _Sketch(55, 0.35, {"order_id": _order}, '"INV-%(order_id)s"'),
+    "shop.billing.create_invoice": _Sketch(55, 0.35, {"order_id": values.order}, '"INV-%(order_id)s"'),
     "shop.billing.renew_subscription": _Sketch(
         12,
         1.0,
-        {"user_id": _user, "plan": _one_of("basic", "plus", "pro")},
+        {"user_id": values.user, "plan": values.one_of("basic", "plus", "pro")},
         '{"plan":%(plan)s,"status":"active"}',
     ),
     "shop.billing.remind_debtor": _Sketch(
-        5, 0.25, {"user_id": _user, "invoice": _invoice, "step": _whole(1, 3)}
+        5, 0.25, {"user_id": values.user, "invoice": values.invoice, "step": values.whole(1, 3)}
     ),
-    "shop.billing.reconcile_payouts": _Sketch(1, 22, {"provider": _one_of("card", "bank", "wallet")}, "0"),
-    "shop.reports.nightly_sales": _Sketch(2, 48, {"region": _region}, '{"orders":1%(n)s,"refunds":17}'),
-    "shop.reports.weekly_margin": _Sketch(1, 95, {"region": _region}, "31.%(n)s"),
-    "shop.reports.stock_levels": _Sketch(3, 14, {"warehouse": _warehouse}, "%(n)s"),
+    "shop.billing.reconcile_payouts": _Sketch(
+        1, 22, {"provider": values.one_of("card", "bank", "wallet")}, "0"
+    ),
+    "shop.reports.nightly_sales": _Sketch(2, 48, {"region": values.region}, '{"orders":1%(n)s,"refunds":17}'),
+    "shop.reports.weekly_margin": _Sketch(1, 95, {"region": values.region}, "31.%(n)s"),
+    "shop.reports.stock_levels": _Sketch(3, 14, {"warehouse": values.warehouse}, "%(n)s"),
     "shop.reports.export_orders": _Sketch(
         4,
         36,
-        {"since": _day(31), "until": _day(1), "form": _one_of("csv", "xlsx")},
+        {"since": values.day(31), "until": values.day(1), "form": values.one_of("csv", "xlsx")},
         '"s3://shop-exports/orders-1%(n)s.csv"',
     ),
     "shop.media.resize_image": _Sketch(
-        45, 0.5, {"product_id": _product, "width": _width}, '"/img/%(product_id)s-%(width)s.webp"'
+        45, 0.5, {"product_id": values.product, "width": values.width}, '"/img/%(product_id)s-%(width)s.webp"'
     ),
     "shop.media.make_thumbnail": _Sketch(
-        25, 0.25, {"product_id": _product}, '"/img/%(product_id)s-thumb.webp"'
+        25, 0.25, {"product_id": values.product}, '"/img/%(product_id)s-thumb.webp"'
     ),
     "shop.media.transcode_video": _Sketch(
         3,
         140,
-        {"video_id": _whole(500, 2_400), "preset": _one_of("720p", "1080p")},
+        {"video_id": values.whole(500, 2_400), "preset": values.one_of("720p", "1080p")},
         '"/video/%(video_id)s-720p.mp4"',
     ),
     "shop.media.watermark_document": _Sketch(
-        6, 0.8, {"document_id": _whole(9_000, 30_000), "user_id": _user}
+        6, 0.8, {"document_id": values.whole(9_000, 30_000), "user_id": values.user}
     ),
     "shop.imports.import_products": _Sketch(
-        2, 75, {"supplier": _supplier, "path": _path}, '{"added":3,"changed":1%(n)s}'
+        2, 75, {"supplier": values.supplier, "path": values.path}, '{"added":3,"changed":1%(n)s}'
     ),
-    "shop.imports.import_prices": _Sketch(3, 11, {"supplier": _supplier}, "1%(n)s"),
-    "shop.imports.import_stock": _Sketch(6, 1.5, {"warehouse": _warehouse}, "%(n)s"),
-    "shop.imports.geocode_addresses": _Sketch(8, 0.8, {"user_ids": _users}, "5"),
+    "shop.imports.import_prices": _Sketch(3, 11, {"supplier": values.supplier}, "1%(n)s"),
+    "shop.imports.import_stock": _Sketch(6, 1.5, {"warehouse": values.warehouse}, "%(n)s"),
+    "shop.imports.geocode_addresses": _Sketch(8, 0.8, {"user_ids": values.users}, "5"),
     "shop.webhooks.deliver": _Sketch(
-        65, 0.3, {"endpoint_id": _whole(11, 96), "event": _event, "order_id": _order}, "200"
+        65, 0.3, {"endpoint_id": values.whole(11, 96), "event": values.event, "order_id": values.order}, "200"
     ),
-    "shop.webhooks.notify_partner": _Sketch(15, 0.5, {"partner": _partner, "order_id": _order}, "202"),
+    "shop.webhooks.notify_partner": _Sketch(
+        15, 0.5, {"partner": values.partner, "order_id": values.order}, "202"
+    ),
     "shop.webhooks.post_to_chat": _Sketch(
-        6, 0.25, {"channel": _one_of("ops", "sales", "stock"), "text": _text}
+        6, 0.25, {"channel": values.one_of("ops", "sales", "stock"), "text": values.text}
     ),
     "shop.webhooks.sync_marketplace": _Sketch(
-        5, 1.8, {"marketplace": _one_of("bazaar", "megashop", "pazar")}, '{"offers":1%(n)s,"refused":2}'
+        5, 1.8, {"marketplace": values.one_of("bazaar", "megashop", "pazar")}, '{"offers":1%(n)s,"refused":2}'
     ),
 }
 
@@ -263,13 +199,13 @@ class Look:
 
     def draw(self, random: Random, at: int) -> Drawn:
         """Return a new job's values; `at` is when it is made."""
-        values = {name: fragment(random, at) for name, fragment in self._fragments}
-        arguments = self._arguments % values
-        values["n"] = str(100 + int(random.random() * 899))
-        tags = tuple((template % values).replace('"', "") for template in self._tags)
+        own = {name: fragment(random, at) for name, fragment in self._fragments}
+        arguments = self._arguments % own
+        own["n"] = str(100 + int(random.random() * 899))
+        tags = tuple((template % own).replace('"', "") for template in self._tags)
         if random.random() < _EXTRA_SHARE:
             tags = tuple(dict.fromkeys((*tags, _EXTRA_TAGS[int(random.random() * len(_EXTRA_TAGS))])))
-        return Drawn(arguments, self._result % values, tags)
+        return Drawn(arguments, self._result % own, tags)
 
     def duration(self, random: Random) -> int:
         """Return how long a run takes, in micros."""

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from firelock.cli.seed_agenda import Agenda, Moment
+from firelock.cli.seed_ends import Ends
 from firelock.cli.seed_looks import Looks
 from firelock.cli.seed_notes import Notes
-from firelock.cli.seed_past import Moment, Past
+from firelock.cli.seed_past import Past
 from firelock.cli.seed_plan import Sizes, Year
 from firelock.cli.seed_present import Present
 from firelock.cli.seed_recurring import Definitions
@@ -77,8 +79,10 @@ class _Story:
             Moment(at + 20_000, runs=tuple(same)) for at, same in groupby(runs, key=lambda run: run.instant)
         ]
         moments.sort(key=lambda moment: moment.at)
-        self._moments = len(moments)
-        self._past = Past(stage, year, moments, rollups=self._rollups, notes=notes, random=random)
+        agenda = Agenda(moments)
+        self._moments = len(agenda)
+        self._ends = Ends(stage.now, agenda, rollups=self._rollups, notes=notes, random=random)
+        self._past = Past(stage, year, agenda, self._ends, random=random)
         self._present = Present(stage, looks, sizes, notes, random)
 
     def write(self) -> Iterator[Seeded]:
@@ -97,7 +101,7 @@ class _Story:
         self._stage.renew()
 
     def _wait(self) -> int:
-        return self._present.wait(self._past.failed)
+        return self._present.wait(self._ends.failed)
 
 
 def _burst_size(jobs: int) -> int:
