@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, cast
 
@@ -15,8 +15,7 @@ from firelock.clock import SECOND, from_micros
 from firelock.errors import StorageError, UnknownTask
 from firelock.options import shown
 from firelock.retry import OnExceeded, Retry, RetryPolicy
-from firelock.storage import Record
-from firelock.storage.defaults import all_records
+from firelock.storage import Record, Storage
 from firelock.task import main_module_name
 from firelock.threads import in_thread
 from firelock.words import shorten, span
@@ -31,6 +30,7 @@ __all__ = ["Catalogue", "TaskEntry", "tell_tasks"]
 log = logging.getLogger(__name__)
 
 _KIND = "task"
+_PAGE = 500
 _TOLD_AGAIN = 12 * 3_600 * SECOND  # an entry that is older is written anew, changed or not
 _FORGOTTEN = 30 * 86_400 * SECOND  # an entry that no server told of for so long is dropped
 _SUMMARY = 500
@@ -94,7 +94,7 @@ class Catalogue:
         registry = self._client.registry
         entries = {
             record.key: _entry(record, is_registered_here=registry.get(record.key) is not None)
-            for record in all_records(self._client.storage, _KIND)
+            for record in _records(self._client.storage)
         }
         here = [_entry_here(self._client, info) for info in registry if info.name not in entries]
         return sorted([*entries.values(), *here], key=lambda entry: entry.name)
@@ -102,6 +102,17 @@ class Catalogue:
     async def alist(self) -> Sequence[TaskEntry]:
         """List without blocking the event loop."""
         return await in_thread(self.list)
+
+
+def _records(storage: Storage) -> Iterator[Record]:
+    """Yield every entry in order of name, by one round trip for each full page and the last one."""
+    after, page = "", list[Record]()
+    while not after or len(page) == _PAGE:
+        page = storage.list_records(_KIND, after=after, limit=_PAGE)
+        if not page:
+            return
+        yield from page
+        after = page[-1].key
 
 
 def _entry(record: Record, *, is_registered_here: bool) -> TaskEntry:
@@ -153,7 +164,7 @@ def tell_tasks(client: Client) -> bool:
 
 def _tell(client: Client) -> None:
     storage, now = client.storage, client.clock.now()
-    stored = {record.key: record for record in all_records(storage, _KIND)}
+    stored = {record.key: record for record in _records(storage)}
     runnable = client.registry.runnable()
     for info in runnable:
         value = _value(client, info)

@@ -1,0 +1,260 @@
+"""Tasks by name, their parameters as fields of a form, and jobs of a form's texts."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from typing import Any, Literal
+from uuid import UUID
+
+import attrs
+import pytest
+
+from firelock import FieldKind, Firelock, FormError, JobContext, Parameter
+from firelock.errors import ArgumentError, ConfigurationError, UnknownTask
+from firelock.job import State
+
+
+class Colour(enum.Enum):
+    """Members are chosen by name; their values are nobody's business."""
+
+    RED = 1
+    BLUE = 2
+
+
+@attrs.frozen
+class Point:
+    """A value that JSON describes."""
+
+    x: int
+
+
+@pytest.fixture
+def fire():
+    """An app."""
+    with Firelock("memory://") as fire:
+        yield fire
+
+
+def field_of(fire, annotation, default=...):
+    """The only field of a task whose parameter has this annotation."""
+
+    def task(it): ...
+
+    task.__annotations__["it"] = annotation
+    if default is not ...:
+        task.__defaults__ = (default,)
+    fire.task(name="one")(task)
+    (field,) = fire.parameters("one")
+    return field
+
+
+def read(fire, annotation, text):
+    """What a text becomes for a parameter of this annotation."""
+    field_of(fire, annotation)
+    return fire.arguments_from_text("one", {"it": text})["it"]
+
+
+# ---- fields ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("annotation", "kind", "choices"),
+    [
+        (str, "text", ()),
+        (UUID, "text", ()),
+        (timedelta, "text", ()),
+        (int, "integer", ()),
+        (float, "number", ()),
+        (Decimal, "number", ()),
+        (bool, "boolean", ()),
+        (date, "date", ()),
+        (datetime, "datetime", ()),
+        (Colour, "enum", ("RED", "BLUE")),
+        (Literal["fast", 2, True], "enum", ("fast", "2", "true")),
+        (list[int], "json", ()),
+        (Point, "json", ()),
+        (Any, "json", ()),
+        (int | str, "json", ()),
+    ],
+)
+def test_each_annotation_has_a_kind_of_field(fire, annotation, kind, choices):
+    """And the same kind where None may be given as well."""
+    required, optional = field_of(fire, annotation), None
+    if annotation is not Any:
+        optional = field_of(fire, annotation | None)
+
+    assert (FieldKind(kind), choices, True, False, None) == (
+        required.kind, required.choices, required.is_required, required.is_optional, required.default_text,
+    )  # fmt: skip
+    if optional is not None:
+        assert (required.kind, choices, True) == (optional.kind, optional.choices, optional.is_optional)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "default", "text"),
+    [
+        (str, "a b", "a b"),
+        (int, 5, "5"),
+        (bool, False, "false"),
+        (Colour, Colour.BLUE, "BLUE"),
+        (Literal["a", 2], 2, "2"),
+        (date, date(2026, 11, 25), "2026-11-25"),
+        (Decimal, Decimal("1.50"), "1.50"),
+        (Point, Point(1), '{"x": 1}'),
+        (list[str], ["a"], '["a"]'),
+        (Any, "a", '"a"'),
+    ],
+)
+def test_a_default_is_shown_as_the_text_that_reads_as_it(fire, annotation, default, text):
+    """A form that is sent as it was shown changes nothing."""
+    field = field_of(fire, annotation, default)
+
+    assert (text, False) == (field.default_text, field.is_required)
+    assert {"it": default} == fire.arguments_from_text("one", {"it": text})
+
+
+def test_a_default_without_a_text_has_none(fire):
+    """It holds as long as nothing is entered."""
+    field = field_of(fire, Any, object())
+
+    assert (None, False) == (field.default_text, field.is_required)
+    assert {} == fire.arguments_from_text("one", {"it": ""})
+
+
+def test_a_form_has_every_parameter_in_order_but_the_context(fire):
+    """Further arguments are a list and an object under the names that they are stored by."""
+
+    @fire.task(name="many", aliases=["old"])
+    def many(job: JobContext, a: int, /, *more: str, b: float = 0.5, **rest: int) -> None: ...
+
+    assert [
+        Parameter("a", "int", FieldKind.INTEGER, (), None, is_required=True),
+        Parameter("b", "float", FieldKind.NUMBER, (), "0.5", is_required=False),
+    ] == [field for field in fire.parameters("old") if field.name in "ab"]
+    assert ["a", "*more", "b", "**rest"] == [field.name for field in fire.parameters("many")]
+    arguments = (
+        fire.enqueue_text("many", {"a": "1", "*more": '["x"]', "**rest": '{"z": 2}'}).record().arguments
+    )
+    assert '{"a":1,"*more":["x"],"**rest":{"z":2}}' == arguments
+
+
+# ---- reading ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("annotation", "text", "value"),
+    [
+        (str, " as it stands ", " as it stands "),
+        (str, "", ""),
+        (str | None, "", None),
+        (UUID, "12345678-1234-5678-1234-567812345678", UUID("12345678-1234-5678-1234-567812345678")),
+        (int, " -7 ", -7),
+        (int | None, "", None),
+        (float, "2", 2.0),
+        (Decimal, "2.50", Decimal("2.50")),
+        (bool, "On", True),
+        (bool, "0", False),
+        (date, "2026-11-25", date(2026, 11, 25)),
+        (datetime, "2026-11-25T10:00:00Z", datetime(2026, 11, 25, 10, tzinfo=UTC)),
+        (Colour, "BLUE", Colour.BLUE),
+        (Literal["a", 2], "2", 2),
+        (Point, '{"x": 3}', Point(3)),
+        (Any, "[1, null]", [1, None]),
+    ],
+)
+def test_a_text_becomes_the_type_of_its_parameter(fire, annotation, text, value):
+    """By the kind of the field."""
+    assert value == read(fire, annotation, text)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "text", "advice"),
+    [
+        (int, "1.5", "'1.5' cannot be read; enter a whole number"),
+        (int, "", "is needed; enter a whole number"),
+        (float, "nan", "'nan' cannot be read; enter a number, such as 1.5"),
+        (Decimal, "much", "'much' cannot be read; enter a number, such as 1.5"),
+        (bool, "maybe", "'maybe' cannot be read; enter true or false"),
+        (date, "tomorrow", "'tomorrow' cannot be read; enter a date, such as 2026-11-25"),
+        (
+            datetime, "2026-11-25T10:00",
+            (
+                "'2026-11-25T10:00' cannot be read; enter a date and time with an offset, such as "
+                "2026-11-25T10:00:00+00:00"
+            ),
+        ),
+        (Colour, "1", "'1' cannot be read; enter one of RED, BLUE"),
+        (Any, "[" * 100_000, f"'{'[' * 99}… cannot be read; enter JSON for Any"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_read_is_refused_by_field(fire, annotation, text, advice):
+    """The field, its text and what to enter."""
+    with pytest.raises(FormError) as caught:
+        read(fire, annotation, text)
+
+    assert {"it": advice} == caught.value.fields
+    assert f"These are no arguments for one. it: {advice}." == str(caught.value)
+
+
+def test_json_that_does_not_fit_says_why(fire):
+    """Text that is no JSON, and JSON of another type."""
+    with pytest.raises(FormError, match=r"cannot be read \(Expecting .* column 2"):
+        read(fire, Point, "{")
+    with pytest.raises(FormError, match=r"cannot be read \(.*annotated"):
+        read(fire, list[str], "[1]")
+
+
+def test_all_that_is_wrong_is_said_at_once(fire):
+    """Each wrong field and each unknown one, and nothing is stored."""
+
+    @fire.task(name="two")
+    def two(a: int, b: bool) -> None: ...
+
+    with pytest.raises(ArgumentError) as caught:
+        fire.enqueue_text("two", {"a": "x", "c": "1"})
+
+    assert {"a", "b", "c"} == set(caught.value.fields)
+    assert 0 == sum(fire.jobs.counts().by_state.values())
+
+
+# ---- enqueueing ------------------------------------------------------------------------------------------
+
+
+def test_texts_are_enqueued_through_the_ordinary_checks(fire):
+    """With the options of a call; a parameter that is left out keeps its default."""
+
+    @fire.task(name="report", tags=["day:{day}"])
+    def report(day: date, copies: int = 1) -> None: ...
+
+    job = fire.enqueue_text(
+        "report", {"day": "2026-11-25"}, queue="bulk", priority=4, delay=60, tags=["by hand"]
+    )
+
+    record = job.record()
+    assert ('{"day":"2026-11-25"}', "bulk", 4, State.SCHEDULED) == (
+        record.arguments, record.queue, record.priority, record.state,
+    )  # fmt: skip
+    assert ("day:2026-11-25", "by hand") == record.tags
+    with pytest.raises(ConfigurationError, match="Queue name 'No' is refused"):
+        fire.enqueue_text("report", {"day": "2026-11-25"}, queue="No")
+    assert "default" == asyncio.run(fire.aenqueue_text("report", {"day": "2026-11-25"})).queue
+
+
+def test_a_task_is_found_by_its_names(fire):
+    """None where this app has none; a form of it is an error that says what there is."""
+
+    @fire.task(name="new", aliases=["old"])
+    def task(it: int) -> None: ...
+
+    assert ("new", "new", None) == (
+        fire.task_named("new").name, fire.task_named("old").name, fire.task_named("other"),
+    )  # fmt: skip
+    assert '{"it":3}' == fire.task_named("old").enqueue(3).record().arguments
+    for verb in (fire.parameters, lambda name: fire.enqueue_text(name, {})):
+        with pytest.raises(
+            UnknownTask, match=r"Task 'other' is not registered in this app\. Registered: new"
+        ):
+            verb("other")
