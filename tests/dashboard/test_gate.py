@@ -1,0 +1,693 @@
+"""The gate: who may ask at all, in which form, from which page, and what every answer carries."""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+import pytest
+from starlette.responses import Response
+
+from firelock import Firelock
+from firelock.errors import ConfigurationError
+from firelock_dashboard import Access, Dashboard, Permission
+from firelock_dashboard.access import LEVELS
+from firelock_dashboard.gate import PROTECTION
+from firelock_dashboard.routes import Route, Routes
+from tests.dashboard.asking import Browser
+
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "font-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+
+
+@pytest.fixture
+def fire():
+    """One storage is enough: the gate asks none."""
+    with closing(Firelock("memory://")) as fire:
+        yield fire
+
+
+@pytest.fixture
+def ask(fire):
+    """Open a dashboard with these options, as a visitor who is at once asking it."""
+    browsers = []
+
+    def open_dashboard(*, root="", peer=("127.0.0.1", 50_000), **options):
+        browsers.append(Browser(Dashboard(fire, **options), root=root, peer=peer))
+        return browsers[-1]
+
+    yield open_dashboard
+    for browser in browsers:
+        browser.close()
+
+
+def everybody(_request):
+    return Access(LEVELS["admin"], "ada")
+
+
+def empty(_visit):
+    return Response()
+
+
+def paused(fire):
+    return [queue.name for queue in fire.queues.list() if queue.is_paused]
+
+
+# ---- local visitors --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("peer", ["127.0.0.1", "127.8.9.10", "::1", "::ffff:127.0.0.1"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        "localhost",
+        "LocalHost",
+        "localhost:8787",
+        "127.0.0.1",
+        "127.0.0.1:1",
+        "127.1.2.3",
+        "[::1]",
+        "[::1]:80",
+    ],
+)
+def test_a_local_visitor_needs_no_auth(ask, peer, host):
+    """A peer on this machine that asks for this machine may come in."""
+    assert 200 == ask(peer=(peer, 5)).get("/queues", headers={"host": host}).status
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.com", "localhost.evil.com", "127.0.0.1.nip.io", "localhost.", "127.0.0.1.", "localhost:",
+        "localhost:x",
+        "localhost:80:80", "localhost:123456", "user@localhost", "localhost@evil.com",
+        "localhost, evil.com", "",
+        "127.1", "0x7f000001", "2130706433", "017700000001", "127.0.0.256", "128.0.0.1", "0.0.0.0", "::1",
+        "[::]",
+        "[::1", "[::1]x", "[::1].evil.com", "[0:0:0:0:0:0:0:2]", "[::ffff:10.0.0.1]", "localhost\t",
+        "loc\xe4lhost",
+        "localhost/", "localhost\\", "localhost#", "evil.localhost",
+    ],
+)  # fmt: skip
+def test_a_foreign_host_is_refused_without_auth(ask, host):
+    """A page elsewhere whose name leads to this machine reaches nothing: no host but its own will do."""
+    answer = ask().get("/queues", headers={"host": host})
+
+    assert 403 == answer.status
+    assert "auth=" in answer.text
+
+
+def test_a_request_needs_one_host(ask):
+    """Without a Host nothing is local, and with two nobody knows which was meant, auth or not."""
+    assert 403 == ask().get("/queues", headers={"host": None}).status
+    assert 400 == ask().get("/queues", headers={"host": ["localhost", "evil.com"]}).status
+    assert 400 == ask(auth=everybody).get("/queues", headers={"host": ["localhost", "localhost"]}).status
+
+
+@pytest.mark.parametrize(
+    "peer",
+    [
+        "10.0.0.5",
+        "192.168.1.2",
+        "8.8.8.8",
+        "::2",
+        "fe80::1",
+        "::ffff:10.0.0.1",
+        "testclient",
+        "",
+        "127.0.0.1.x",
+    ],
+)
+def test_a_foreign_peer_is_refused_without_auth(ask, peer):
+    """Whoever sends from elsewhere is told what to write."""
+    assert 403 == ask(peer=(peer, 5)).get("/queues").status
+
+
+def test_a_peer_without_an_address_is_refused_without_auth(ask):
+    """A unix socket is a proxy's most often, so that its visitors could be anybody."""
+    assert 403 == ask(peer=None).get("/queues").status
+    assert 200 == ask(peer=None, auth=everybody).get("/queues").status
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Forwarded-Port",
+        "X-Forwarded-Prefix", "X-Forwarded-Server", "X-Forwarded", "X_Forwarded_For", "X-Forward-For",
+        "X-Real-IP",
+        "X-Real_IP", "CF-Connecting-IP", "CF-Ray", "True-Client-IP", "Via", "X-Client-IP",
+        "X-Cluster-Client-IP",
+        "X-Original-URL", "X-Original-Forwarded-For", "Fastly-Client-IP", "Fly-Client-IP",
+        "X-Envoy-External-Address",
+        "X-Amzn-Trace-Id", "X-Azure-ClientIP", "Tailscale-User-Login", "CDN-Loop", "Proxy-Client-IP",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("value", ["/127.0.0.1", ""])
+def test_whatever_has_passed_a_proxy_is_refused_without_auth(ask, header, value):
+    """Behind a proxy every visitor's peer is this machine: a single forwarding header is enough to know."""
+    answer = ask(trusts_proxy=True).get("/queues", headers={header: value})
+
+    assert 403 == answer.status
+    assert "proxy" in answer.text
+
+
+def test_http_of_a_proxy_is_refused_without_auth(ask):
+    """No browser speaks HTTP/1.0; a proxy that nobody configured does."""
+    assert 403 == ask().ask("GET", "/queues", http_version="1.0").status
+    assert 200 == ask().ask("GET", "/queues", http_version="2").status
+
+
+def test_a_plugin_s_permission_opens_no_closed_dashboard(fire):
+    """The gate stands before everything: a plugin decides about those whom it lets through."""
+    dashboard = Dashboard(fire)
+    with closing(Browser(dashboard, peer=("10.0.0.5", 5))) as stranger:
+        assert 403 == stranger.get("/queues").status
+
+
+@pytest.mark.parametrize(
+    ("framework", "scope", "words"),
+    [
+        ("fastapi", {}, "fastapi_dependency"),
+        ("flask", {}, "init_app"),
+        ("django", {}, "dashboard_urls"),
+        ("command", {}, "FIRELOCK_DASHBOARD_PASSWORD"),
+        (None, {}, "basic_auth"),
+        (None, {"app": Dashboard}, "basic_auth"),
+        (None, {"django.request": object()}, "dashboard_urls"),
+        (None, {"wsgi_environ": {}}, ".wsgi"),
+        (None, {"wsgi_environ": {"werkzeug.request": None}}, "init_app"),
+    ],
+)
+def test_the_refusal_says_what_to_write(ask, framework, scope, words):
+    """In the words of the framework at hand, known from its mount or from the request."""
+    answer = ask(framework=framework).ask("GET", "/queues", headers={"host": "evil.com"}, **scope)
+
+    assert 403 == answer.status
+    assert words in answer.text
+
+
+def test_the_refusal_knows_starlette(ask):
+    """A mount in Starlette or FastAPI is seen by the application in the scope."""
+    from starlette.applications import Starlette
+
+    assert "app.mount" in ask().ask("GET", "/", headers={"host": "evil.com"}, app=Starlette()).text
+
+
+def test_programs_are_refused_in_json(ask):
+    """An address of the API, or a request that wants JSON, is answered in it."""
+    for target, headers in (("/api/jobs", {}), ("/queues", {"accept": "application/json"})):
+        answer = ask().get(target, headers={"host": "evil.com", **headers})
+
+        assert (403, "bad") == (answer.status, answer.json()["kind"])
+        assert "auth=" in answer.json()["error"]
+
+
+def test_strangers_learn_nothing(fire, ask):
+    """A refusal shows no name, number or address of the app, whether there is an auth or not."""
+    fire.task(name="secret.payroll")(lambda: None).using(queue="secretqueue").enqueue()
+    for browser in (
+        ask(title="Payroll", environment="prod", peer=("10.0.0.5", 5)),
+        ask(title="Payroll", auth=lambda _: None),
+    ):
+        for target in (
+            "/",
+            "/queues",
+            "/nothing",
+            "/queues/secretqueue",
+            "/api/jobs",
+            "/live",
+            "/queues?part=nav",
+        ):
+            answer = browser.get(target)
+
+            assert 403 == answer.status
+            assert not {"Payroll", "secret", "memory:", "sqlite:"} & set(
+                answer.text.replace("/", " ").split()
+            )
+            assert fire.storage.url not in answer.text
+
+
+def test_every_path_is_refused_alike(ask):
+    """Whoever may not come in cannot tell which pages there are, nor which methods they have."""
+    browser = ask(root="/dash", auth=lambda _: None)
+
+    assert {403} == {
+        browser.get(path).status for path in ("", "/", "/queues", "/queues/pause", "/nothing", "/static")
+    }
+    assert {403} == {browser.post(path).status for path in ("/", "/queues", "/queues/pause", "/nothing")}
+
+
+# ---- hosts with auth -------------------------------------------------------------------------------------
+
+
+def test_with_auth_any_host_will_do(ask):
+    """Who comes in is then for auth to say."""
+    assert (
+        200
+        == ask(auth=everybody, peer=("8.8.8.8", 5))
+        .get("/queues", headers={"host": "jobs.example.com"})
+        .status
+    )
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("jobs.example.com", 200), ("JOBS.example.com", 200), ("jobs.example.com:8000", 200), ("a.lan", 200),
+        ("a.lan:80", 200), ("b.a.lan", 200), ("only.test:81", 200), ("only.test", 403), ("only.test:82", 403),
+        ("example.com", 403), ("jobs.example.com.evil.com", 403), ("evil-jobs.example.com", 403),
+        ("xlan", 403),
+        ("lan", 403), ("", 403), (None, 403), ("jobs.example.com.", 403), ("[::1]", 403),
+    ],
+)  # fmt: skip
+def test_allowed_hosts_are_the_only_ones(ask, host, status):
+    """Names with or without a port, and every name below a domain."""
+    browser = ask(auth=everybody, allowed_hosts=["jobs.example.com", "*.lan", "only.test:81"])
+
+    assert status == browser.get("/queues", headers={"host": host}).status
+
+
+def test_behind_a_trusted_proxy_the_browser_s_host_counts(ask):
+    """The host that the proxy passes on is compared, and only where the proxy is trusted."""
+    headers = {"host": "10.0.0.1:9000", "x-forwarded-host": "jobs.example.com"}
+
+    assert (
+        200
+        == ask(auth=everybody, allowed_hosts=["jobs.example.com"], trusts_proxy=True)
+        .get("/queues", headers=headers)
+        .status
+    )
+    assert (
+        403 == ask(auth=everybody, allowed_hosts=["jobs.example.com"]).get("/queues", headers=headers).status
+    )
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"allowed_hosts": "jobs.example.com"}, {"allowed_hosts": ["https://jobs.example.com"]},
+        {"allowed_hosts": ["*"]}, {"allowed_hosts": ["a.*.com"]}, {"allowed_hosts": [""]},
+        {"trusted_origins": "https://a.example"}, {"trusted_origins": ["a.example"]},
+        {"trusted_origins": ["null"]},
+        {"trusted_origins": ["https://a.example/path"]}, {"trusted_origins": ["ftp://a.example"]},
+        {"trusted_origins": ["https://user@a.example"]}, {"trusted_origins": ["*"]},
+        {"prefix": "jobs"}, {"prefix": "//evil.com"}, {"prefix": "/a/../b"}, {"prefix": "https://a.example"},
+        {"prefix": "/a?b"}, {"prefix": "/\\evil"},
+    ],
+)  # fmt: skip
+def test_wrong_options_are_refused_at_once(fire, options):
+    """What cannot be an origin, a host or a path is said when the dashboard is made, with the value."""
+    with pytest.raises(ConfigurationError, match=r"=.*write|write"):
+        Dashboard(fire, **options)
+
+
+# ---- methods ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "method",
+    ["PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "PROPFIND", "FOO", "get", "Post", "\xc4"],
+)
+@pytest.mark.parametrize(
+    "target", ["/", "/queues", "/queues/pause", "/nothing", "/static/firelock.css", "/live"]
+)
+def test_other_methods_are_not_answered(ask, method, target):
+    """Only GET, HEAD and POST are; the answer says so."""
+    answer = ask().ask(method, target, headers={"sec-fetch-site": "same-origin"})
+
+    assert (405, "GET, HEAD, POST") == (answer.status, answer.header("allow"))
+
+
+def test_a_known_address_says_what_it_answers(dashboard, client):
+    """A page is not posted to, and an action is not got."""
+    dashboard.routes = Routes(
+        [Route(method, path, Permission.READ, empty) for method, path in (("GET", "/page"), ("POST", "/act"))]
+    )
+
+    assert (405, "GET, HEAD") == (client.post("/page").status, client.post("/page").header("allow"))
+    assert (405, "POST") == (client.get("/act").status, client.get("/act").header("allow"))
+
+
+@pytest.mark.parametrize(
+    "header", ["x-http-method-override", "x-http-method", "x-method-override", "_method"]
+)
+def test_no_request_stands_for_another_method(fire, client, header):
+    """Neither a header nor a field makes a GET a POST, or a POST anything else."""
+    got = client.get("/queues/pause?queue=mail&_method=POST", headers={header: "POST"})
+    assert ([], True) == (paused(fire), got.status in {404, 405})
+
+    posted = client.post("/queues/pause", {"queue": "mail", "_method": "GET"}, headers={header: "GET"})
+    assert (["mail"], 303) == (paused(fire), posted.status)
+
+
+def test_head_is_get_without_the_content(client):
+    """The same status and headers, and nothing behind them."""
+    for target in ("/queues", "/nothing", "/settings"):
+        got, head = client.get(target), client.ask("HEAD", target)
+
+        assert (got.status, b"") == (head.status, head.body)
+        assert got.header("content-type") == head.header("content-type")
+
+
+# ---- where a request comes from --------------------------------------------------------------------------
+
+OWN = [
+    {"sec-fetch-site": "same-origin"},
+    {"sec-fetch-site": "same-origin", "origin": "http://localhost"},
+    {"sec-fetch-site": None, "origin": "http://localhost"},
+    {"sec-fetch-site": None, "origin": "http://LOCALHOST:80"},
+    {"sec-fetch-site": None, "origin": "http://localhost:8787", "host": "localhost:8787"},
+    {"sec-fetch-site": None, "origin": "http://[::1]:8787", "host": "[::1]:8787"},
+]
+FOREIGN = [
+    {"sec-fetch-site": "cross-site"}, {"sec-fetch-site": "same-site"}, {"sec-fetch-site": "none"},
+    {"sec-fetch-site": ""}, {"sec-fetch-site": "Same-Origin"},
+    {"sec-fetch-site": ["same-origin", "same-origin"]},
+    {"sec-fetch-site": "cross-site", "origin": "http://localhost"},
+    {"sec-fetch-site": None}, {"sec-fetch-site": None, "origin": "null"},
+    {"sec-fetch-site": "same-origin", "origin": "null"}, {"sec-fetch-site": None, "origin": ""},
+    {"sec-fetch-site": None, "origin": "http://evil.com"},
+    {"sec-fetch-site": None, "origin": "https://localhost"},
+    {"sec-fetch-site": None, "origin": "http://localhost:81"},
+    {"sec-fetch-site": None, "origin": "localhost"},
+    {"sec-fetch-site": None, "origin": "http://localhost.evil.com"},
+    {"sec-fetch-site": None, "origin": "http://localhost@evil.com"},
+    {"sec-fetch-site": None, "origin": "http://localhost/"}, {"sec-fetch-site": None, "origin": "*"},
+    {"sec-fetch-site": None, "origin": ["http://localhost", "http://evil.com"]},
+    {"sec-fetch-site": None, "referer": "http://localhost/queues"},
+    {"sec-fetch-site": None, "authorization": "Basic YTpi"},
+    {"sec-fetch-site": None, "authorization": "Bearer 0123456789abcdef"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("headers", OWN, ids=str)
+def test_a_page_of_the_dashboard_may_act(fire, client, headers):
+    """By the browser's word that the origin is the same, or an Origin that is the dashboard's."""
+    assert 303 == client.post("/queues/pause", {"queue": "mail"}, headers=headers).status
+    assert ["mail"] == paused(fire)
+
+
+@pytest.mark.parametrize("headers", FOREIGN, ids=str)
+def test_no_other_page_may_act(fire, client, headers):
+    """Neither a page elsewhere, nor one that hides where it is, nor a request that says nothing."""
+    assert 403 == client.post("/queues/pause", {"queue": "mail"}, headers=headers).status
+    assert [] == paused(fire)
+
+
+def test_trusted_origins_may_act(ask):
+    """Also where the browser says that it is another site; any other origin may not."""
+    browser = ask(trusted_origins=["https://ops.example.com", "http://other.test:81"])
+
+    for origin, status in (
+        ("https://ops.example.com", 303), ("https://ops.example.com:443", 303), ("http://other.test:81", 303),
+        ("http://ops.example.com", 403), ("http://other.test", 403), ("https://x.ops.example.com", 403),
+    ):  # fmt: skip
+        headers = {"sec-fetch-site": "cross-site", "origin": origin}
+        assert status == browser.post("/queues/pause", {"queue": "a"}, headers=headers).status, origin
+
+
+def test_behind_a_trusted_proxy_the_browser_s_address_counts(ask):
+    """Scheme and host are the proxy's word, and only where it is trusted."""
+    headers = {
+        "sec-fetch-site": None, "origin": "https://jobs.example.com", "host": "10.0.0.1:9000",
+        "x-forwarded-proto": "https", "x-forwarded-host": "jobs.example.com",
+    }  # fmt: skip
+
+    assert (
+        303
+        == ask(auth=everybody, trusts_proxy=True)
+        .post("/queues/pause", {"queue": "a"}, headers=headers)
+        .status
+    )
+    refused = ask(auth=everybody).post("/queues/pause", {"queue": "a"}, headers=headers)
+    assert 403 == refused.status
+    assert "trusts_proxy" in refused.text
+
+
+def test_links_from_elsewhere_lead_in(client):
+    """Who follows a link in a chat or a mail sees the page."""
+    headers = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
+
+    assert 200 == client.get("/queues", headers=headers).status
+
+
+@pytest.mark.parametrize("target", ["/queues", "/queues?part=rows", "/api/jobs", "/live"])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"origin": "http://evil.com"}, {"origin": "null"}, {"sec-fetch-site": "cross-site",
+        "sec-fetch-mode": "cors"},
+        {"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors"},
+        {"sec-fetch-site": "same-site", "sec-fetch-mode": "cors", "origin": "http://localhost:81"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_no_other_page_may_read(client, target, headers):
+    """A page elsewhere gets neither pages nor the API nor the stream, by whatever way it asks."""
+    answer = client.ask("GET", target, headers=headers, only_start=True)
+
+    assert 403 == answer.status
+    assert [] == [name for name, _ in answer.headers if name.startswith("access-control")]
+
+
+# ---- paths -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/../etc/passwd", "/queues/..", "/queues/../settings", "/./queues", "//queues", "/queues//pause",
+        "//evil.com/", "/queues/%2e%2e/settings", "/%2e%2e", "/queues%2Fpause", "/queues%2fpause",
+        "/a%5Cb", "/a\\b",
+        "/\\evil.com", "/a%00", "/a%0a", "/a%0d%0aSet-Cookie:x", "/a%7f", "/a%c2%85", "/static/../../secret",
+        "/static/..%2f..%2fsecret", "/static/%2e%2e/%2e%2e/secret", "/static//etc/passwd",
+        "/static/..\\secret",
+        "/static/%5c..%5csecret", "/api/../queues",
+    ],
+)  # fmt: skip
+def test_a_path_that_could_be_read_twice_is_refused(client, target):
+    """Dots, doubled, encoded and turned slashes, control characters: nothing is guessed at."""
+    assert 400 == client.get(target).status
+    assert 400 == client.post(target).status
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/static/", "/static/.env", "/static/.git/config", "/static/firelock.css.map",
+        "/static/firelock.js.map",
+        "/static/C:/windows", "/static/vendor/", "/dashX", "/queuesX", "/%ff", "/%f0%9f", "/queues/",
+        "/~root",
+        "/static/%252e%252e/secret", "/.well-known/x", "/queues;a=b", "/QUEUES",
+    ],
+)  # fmt: skip
+def test_what_is_not_there_is_not_found(client, target):
+    """A path that is near to one, a hidden file, a map: 404, and the page says so."""
+    assert 404 == client.get(target).status
+
+
+def test_a_path_of_half_a_character_is_refused(client):
+    """What is no text cannot be looked for."""
+    assert 400 == client.ask("GET", "/a", path="/a\udcff").status
+    assert 400 == client.ask("GET", "/a", path="a").status
+
+
+def test_a_mount_ends_at_its_slash(ask):
+    """`/dash` is the mount and `/dashX` is not below it."""
+    browser = ask(root="/dash")
+
+    assert (307, "/dash/") == (browser.get("").status, browser.get("").location)
+    assert 200 == browser.get("/queues").status
+    assert 404 == browser.ask("GET", "X/queues").status
+
+
+@pytest.mark.parametrize(
+    "root",
+    ["//evil.com", "/\\evil.com", "/a/../b", "/a//b", "evil.com", "/a\r\nx", "/a?b", "/a b", "/a#b", '/a"b'],
+)
+def test_a_mount_cannot_lead_elsewhere(ask, root):
+    """A SCRIPT_NAME or a proxy's prefix that is no path of plain names is refused, not written into links."""
+    answers = [
+        ask(auth=everybody).ask("GET", "", path=root, root_path=root),
+        ask(auth=everybody, trusts_proxy=True).get(
+            "", headers={"x-forwarded-prefix": root}, root_path="/jobs", path="/jobs"
+        ),
+    ]
+
+    assert [400, 400] == [answer.status for answer in answers]
+    assert [None, None] == [answer.location for answer in answers]
+
+
+def test_a_trusted_proxy_s_prefix_is_in_every_address(ask):
+    """And a prefix of one that is not trusted is in none."""
+    headers = {"x-forwarded-prefix": "/ops/"}
+
+    assert 'href="/ops/queues"' in ask(auth=everybody, trusts_proxy=True).get("/queues", headers=headers).text
+    assert 'href="/queues"' in ask(auth=everybody).get("/queues", headers=headers).text
+    assert (
+        'href="/fixed/queues"' in ask(auth=everybody, prefix="/fixed/").get("/queues", headers=headers).text
+    )
+
+
+def test_a_mount_of_any_name_is_encoded(ask):
+    """A segment that a route of the host took from the path reaches no header as it is."""
+    browser = ask(root="/t;Domain=evil.com/ü")
+
+    answer = browser.post("/queues/pause", {"queue": "a"}, path="/t;Domain=evil.com/ü/queues/pause")
+
+    assert (303, "/t%3BDomain=evil.com/%C3%BC/queues") == (answer.status, answer.location)
+    assert "path=/t%3bdomain=evil.com/%c3%bc/" in answer.header("set-cookie").lower()
+
+
+@pytest.mark.parametrize(
+    "back",
+    [
+        "//evil.com", "/\\evil.com", "\\\\evil.com", "https://evil.com", "http:evil.com",
+        "javascript:alert(1)",
+        "evil.com", "/\tevil.com", "/\nevil.com", "/ \\evil.com", "/dash/../evil", "/dash/..\\evil",
+        "/dashX/queues",
+        "/dash//evil.com", "/dash/\r\nSet-Cookie: a=b", "/dash/./x", "/dash/\u2028x", "/dash\\..", "",
+        "/dash/%0d%0a\x00",
+    ],
+)  # fmt: skip
+def test_an_action_leads_back_into_the_dashboard_only(ask, back):
+    """Whatever `back` says, the browser stays on this mount."""
+    browser = ask(root="/dash")
+
+    answer = browser.post("/queues/pause", {"queue": "a", "back": back})
+
+    assert answer.status in {303, 400}
+    assert answer.location in {"/dash/queues", None}
+
+
+def test_an_action_leads_back_to_where_it_came_from(ask):
+    """With the query that the page had."""
+    answer = ask(root="/dash").post(
+        "/queues/pause", {"queue": "a", "back": "/dash/jobs?state=failed&q=a%2F%2Fb"}
+    )
+
+    assert "/dash/jobs?state=failed&q=a%2F%2Fb" == answer.location
+
+
+# ---- headers ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "headers", "status"),
+    [
+        ("GET", "/queues", {}, 200), ("GET", "/settings", {}, 200), ("GET", "", {}, 307), ("GET",
+        "/nothing", {}, 404),
+        ("GET", "/../x", {}, 400), ("GET", "/queues", {"host": "evil.com"}, 403), ("POST",
+        "/queues", {}, 403),
+        ("POST", "/queues", {"sec-fetch-site": "same-origin"}, 405), ("FOO", "/queues", {}, 405),
+        ("GET", "/static/nothing.js", {}, 404), ("HEAD", "/queues", {}, 200), ("GET",
+        "/api/nothing", {}, 404),
+        ("POST", "/queues/pause", {"sec-fetch-site": "same-origin"}, 415), ("GET", "/live", {}, 200),
+        ("GET", "/queues?part=nothing", {}, 404),
+    ],
+)  # fmt: skip
+def test_every_answer_is_protected(ask, method, target, headers, status):
+    """Pages, errors, redirects, refusals, streams: the same headers, once each, and none that shares."""
+    answer = ask(root="/dash").ask(method, target, headers=headers, only_start=True)
+
+    assert status == answer.status
+    assert {name: answer.header(name.lower()) for name in PROTECTION} == PROTECTION
+    assert "no-store" in answer.header("cache-control")
+    assert [] == [
+        name for name, _ in answer.headers if name.startswith("access-control-") or name == "server"
+    ]
+
+
+def test_the_policy_is_the_strict_one():
+    """Nothing inline, nothing from elsewhere, no frame around it."""
+    assert POLICY == PROTECTION["Content-Security-Policy"]
+    assert {"nosniff", "same-origin", "noindex"} <= set(PROTECTION.values())
+
+
+def test_an_unchanged_page_is_protected(client):
+    """A 304 carries the headers as well."""
+    tag = client.get("/settings").header("etag")
+    answer = client.get("/settings", headers={"if-none-match": tag})
+
+    assert answer.status in {200, 304}
+    assert POLICY == answer.header("content-security-policy")
+
+
+def test_files_of_the_package_are_kept_by_browsers(dashboard, client):
+    """Names change with content, so they are immutable; strangers may have them: no data is in them."""
+    name = dashboard.assets.url("firelock.css")
+    answer = client.get(f"/{name}", headers={"host": "evil.com"})
+
+    assert 200 == answer.status
+    assert "immutable" in answer.header("cache-control")
+    assert POLICY == answer.header("content-security-policy")
+
+
+def test_a_page_s_own_policy_stays_beside_the_dashboard_s(dashboard, client):
+    """A browser applies both, so neither is weakened."""
+
+    def strict(_visit):
+        return Response("x", headers={"Content-Security-Policy": "sandbox", "Cache-Control": "no-cache"})
+
+    dashboard.routes = Routes([Route("GET", "/strict", Permission.READ, strict)])
+    answer = client.get("/strict")
+
+    assert ["sandbox", POLICY] == answer.every("content-security-policy")
+    assert "no-cache" == answer.header("cache-control")
+
+
+# ---- what goes wrong -------------------------------------------------------------------------------------
+
+
+def test_a_page_that_fails_tells_the_log_and_not_the_visitor(dashboard, client, caplog):
+    """The answer is a protected 500 without a word of the error."""
+
+    def broken(_visit):
+        raise RuntimeError("password=hunter2")
+
+    dashboard.routes = Routes(
+        [
+            Route("GET", "/x", Permission.READ, broken),
+            Route("GET", "/api/x", Permission.READ, broken, is_api=True),
+        ]
+    )
+
+    for target in ("/x", "/api/x"):
+        answer = client.get(target)
+        assert (500, POLICY) == (answer.status, answer.header("content-security-policy"))
+        assert "hunter2" not in answer.text
+        assert "log" in answer.text
+    assert ["a page failed", "a page failed"] == [record.message for record in caplog.records]
+
+
+def test_a_page_without_its_storage_says_so(dashboard, client):
+    """503, on a page that needs nothing from the storage, and no password in its words."""
+    from firelock.errors import StorageUnavailable
+
+    def away(_visit):
+        raise StorageUnavailable("redis://ops:hunter2@db:6379 does not answer.")
+
+    dashboard.routes = Routes([Route("GET", "/x", Permission.READ, away)])
+    answer = client.get("/x")
+
+    assert 503 == answer.status
+    assert "does not answer" in answer.text
+    assert "hunter2" not in answer.text
+
+
+def test_other_protocols_are_turned_away(dashboard):
+    """A WebSocket is closed before it is opened."""
+    import asyncio
+
+    sent = []
+
+    async def receive():
+        return {"type": "websocket.connect"}
+
+    async def send(message):
+        sent.append(message)
+
+    asyncio.run(dashboard({"type": "websocket", "path": "/live", "headers": []}, receive, send))
+
+    assert [{"type": "websocket.close", "code": 1008}] == sent
