@@ -1,0 +1,85 @@
+// A job's page: its log as it grows, and what the reader opened stays open.
+"use strict";
+
+{
+  // ---- regions: what somebody opened or closed is not put back -----------------------------------------------
+
+  document.addEventListener("toggle", (event) => {
+    if (event.target.matches?.("details") && !event.target.matches(".menu") && event.isTrusted && Date.now() - loaded > 500) event.target.dataset.toggled = "";
+  }, true);
+  const loaded = Date.now();
+  const state = (text) => text.match(/badge state-(\w+)/)?.[1];
+  firelock.taker = (region, text) => {
+    if (!("job" in region.dataset) || !region.querySelector("[data-toggled]")) return false;
+    return state(region.innerHTML) === state(text);
+  };
+
+  document.addEventListener("click", (event) => {
+    const later = event.target.closest?.("[data-reschedule]");
+    if (!later) return;
+    const dialog = document.getElementById("reschedule");
+    if (!dialog) return;
+    dialog.querySelector("[name=one]").value = later.dataset.reschedule;
+    dialog.showModal();
+  });
+
+  // ---- the log ------------------------------------------------------------------------------------------------
+
+  const log = document.querySelector("[data-log]");
+  if (log) {
+    const RANKS = { debug: 0, info: 1, warning: 2, error: 3, critical: 4 };
+    const level = document.querySelector("[data-log-level]");
+    const words = document.querySelector("[data-log-text]");
+    const none = document.querySelector(".log-none");
+    const wrap = document.querySelector("[data-log-wrap]");
+    const LINES = 5000;
+
+    const sift = (lines) => {
+      const least = RANKS[level.value] ?? -1;
+      const wanted = words.value.trim().toLowerCase();
+      for (const line of lines) {
+        line.hidden = (RANKS[line.dataset.level] ?? 1) < least || (wanted && !line.textContent.toLowerCase().includes(wanted));
+      }
+    };
+    level.addEventListener("change", () => sift(log.children));
+    words.addEventListener("input", () => sift(log.children));
+    wrap.addEventListener("click", () => wrap.setAttribute("aria-pressed", String(log.classList.toggle("is-wrapped"))));
+    document.querySelector("[data-log-copy]").addEventListener("click", () => {
+      const lines = [...log.children].filter((line) => !line.hidden).map((line) => [...line.children].map((part) => part.textContent).join(" "));
+      navigator.clipboard?.writeText(lines.join("\n")).then(() => firelock.toast("Copied."));
+    });
+
+    const isAtEnd = () => log.scrollHeight - log.scrollTop - log.clientHeight < 40;
+    const toEnd = () => { log.scrollTop = log.scrollHeight; };
+    let busy = false;
+    let isOver = "isOver" in log.dataset;
+    const more = async () => {
+      if (busy || document.hidden || firelock.isPaused()) return;
+      busy = true;
+      try {
+        const to = new URL(log.dataset.log, location.href);
+        to.searchParams.set("part", "log");
+        to.searchParams.set("after", log.lastElementChild?.dataset.number || "0");
+        const response = await fetch(to, { credentials: "same-origin", cache: "no-store" });
+        if (response.status !== 200) return;
+        const page = new DOMParser().parseFromString(`<ol>${await response.text()}</ol>`, "text/html");
+        const lines = [...page.querySelectorAll("li[data-number]")].filter((line) => !document.getElementById(line.id));
+        if (!lines.length) return;
+        const follows = isAtEnd();
+        sift(lines);
+        log.append(...lines);
+        while (log.children.length > LINES) log.firstElementChild.remove();
+        none.hidden = true;
+        if (follows) toEnd();
+      } catch { /* the next beat asks again */ } finally { busy = false; }
+    };
+    toEnd();
+    setInterval(() => { if (!isOver) more(); }, 2000);
+    document.getElementById("region-head").addEventListener("firelock:swapped", () => {
+      const now = state(document.getElementById("region-head").innerHTML);
+      const ended = ["succeeded", "failed", "deleted"].includes(now);
+      if (ended && !isOver) setTimeout(() => { more(); isOver = true; }, 3000);
+      else if (!ended) isOver = false;
+    });
+  }
+}
