@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from firelock_dashboard import api
 from firelock_dashboard.pages import (
     activity,
     extension,
+    job,
     job_actions,
     jobs,
     overview,
     queues,
+    recurring,
+    recurring_forms,
     servers,
     settings,
     system,
+    tasks,
 )
 from firelock_dashboard.routes import Route
 
@@ -21,10 +26,15 @@ TABLE: tuple[Route, ...] = (
     *overview.ROUTES,
     *jobs.ROUTES,
     *job_actions.ROUTES,
+    *job.ROUTES,
     *queues.ROUTES,
+    *recurring.ROUTES,
+    *recurring_forms.ROUTES,
     *activity.ROUTES,
     *servers.ROUTES,
     *settings.ROUTES,
     *system.ROUTES,
+    *tasks.ROUTES,
+    *api.ROUTES,
     *extension.ROUTES,
 )
