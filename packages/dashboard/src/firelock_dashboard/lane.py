@@ -1,4 +1,4 @@
-"""When recurring jobs fire within the next 24 hours, in buckets: a lane that shows what piles up."""
+"""When recurring jobs fire within a day from this hour on, in buckets: a lane that shows what piles up."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Bucket:
 
 @attrs.frozen
 class Lane:
-    """The next 24 hours."""
+    """A day from the hour on that has begun."""
 
     buckets: tuple[Bucket, ...]
     instants: int
@@ -54,7 +54,7 @@ class Lane:
 
 def lane_of(jobs: Iterable[RecurringJob], now: datetime) -> Lane:
     """Return when these fire, at most a thousand instants of them; paused ones do not."""
-    start = now.replace(minute=now.minute // 10 * 10, second=0, microsecond=0)
+    start = now.replace(minute=0, second=0, microsecond=0)
     fired: list[list[str]] = [[] for _ in range(_DAY // _BUCKET)]
     instants = often = left_out = 0
     for job in jobs:
