@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from firelock import ids
-from firelock.ids import derived_id, is_id, new_id, new_ids
+from firelock.ids import derived_id, is_id, is_newest_first_key, new_id, new_ids, newest_first_key
 
 
 def test_an_id_is_a_uuid_of_version_7():
@@ -154,3 +154,21 @@ def test_many_ids_at_once_ascend_and_differ() -> None:
     assert every == sorted(every)
     assert len(every) == len(set(every))
     assert all(is_id(one) and one[14] == "7" and one[19] in "89ab" for one in many)
+
+
+# ---- keys that list the newest first ---------------------------------------------------------------------
+
+
+def test_keys_of_records_sort_the_newest_first():
+    """By their instants, from the first year to the last; of one instant the last made first."""
+    instants = [-62_135_596_800_000_000, -1, 0, 1, 1_764_000_000_000_000, 253_402_300_799_999_999]
+    keys = [newest_first_key(at) for at in instants for _ in range(3)]
+
+    assert keys == sorted(keys, reverse=True)
+    assert all(is_newest_first_key(key) for key in keys)
+
+
+@pytest.mark.parametrize("text", ["", "nobody", "1" * 51, newest_first_key(0) + "\n", None, 7])
+def test_what_is_no_such_key_is_told(text):
+    """So that it never meets a storage."""
+    assert not is_newest_first_key(text)
