@@ -17,7 +17,7 @@ from firelock import Firelock
 from firelock_dashboard import Dashboard, any_of, basic_auth, bearer_tokens
 
 fire = Firelock(os.environ.get("FIRELOCK_STORAGE", "sqlite:///shop.db"))
-password = os.environ.get("DASHBOARD_PASSWORD", "only for this example")
+password = os.environ.get("DASHBOARD_PASSWORD", "only-for-this-example")
 auth = any_of(basic_auth({"operator": password}, level="admin"), bearer_tokens({password: "operate"}))
 
 app = FastAPI()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -41,6 +42,26 @@ class Fields:
             message = f"The fields cannot be read: {error}. Send at most {_FIELDS} fields, as UTF-8."
             raise BadRequest(message) from error
         return cls(pairs)
+
+    @classmethod
+    def parse_json(cls, body: bytes) -> Fields:
+        """Return the fields of a JSON object: texts, numbers, booleans, null, and lists of them.
+
+        Raises:
+            BadRequest: it is something else.
+        """
+        try:
+            value = json.loads(body)
+        except (ValueError, RecursionError) as error:
+            raise BadRequest(f"The body is no JSON: {error}.") from error
+        if not isinstance(value, dict) or len(value) > _FIELDS:
+            raise BadRequest(f"The body is no JSON object of at most {_FIELDS} fields; send one.")
+        return cls(
+            (name, _plain(name, one))
+            for name, given in value.items()
+            for one in (given if isinstance(given, list) else [given])
+            if one is not None
+        )
 
     def __contains__(self, name: str) -> bool:
         """Tell whether the field was sent, empty or not."""
@@ -137,3 +158,11 @@ class Fields:
         if moment.tzinfo is None:
             raise BadRequest(f"{name}={value} has no zone; add Z or an offset as +03:00.")
         return moment
+
+
+def _plain(name: str, value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str | int | float):
+        return str(value)
+    raise BadRequest(f"{name} holds something nested; send texts, numbers, booleans, or lists of them.")

@@ -40,7 +40,7 @@ SETTINGS = {
 
 _FLASH = "firelock_flash"
 _YEAR = 365 * 86_400  # seconds
-_FORM = "application/x-www-form-urlencoded"
+_FORM, _JSON = "application/x-www-form-urlencoded", "application/json"
 
 
 class Visit:
@@ -77,8 +77,10 @@ class Visit:
 
     @cached_property
     def form(self) -> Fields:
-        """The fields of a posted form."""
+        """The fields of a posted form, or of a JSON object that a program posted."""
         kind = self.request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind == _JSON:
+            return Fields.parse_json(self.body)
         if kind != _FORM:
             raise BadRequest(f"Content-Type {kind[:60]!r} is not read here; send {_FORM}.", status=415)
         try:

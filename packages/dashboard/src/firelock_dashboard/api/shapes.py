@@ -29,6 +29,7 @@ def _at(instant: Any) -> str | None:  # noqa: ANN401 - micros or a datetime
 
 def job_json(visit: Visit, job: JobRecord, *, is_whole: bool = False) -> dict[str, Any]:
     """Return a job; whole with its result and what only one job's page shows."""
+    arguments = visit.arguments(job, limit=None)
     shown: dict[str, Any] = {
         "id": job.id,
         "task": job.task,
@@ -38,7 +39,8 @@ def job_json(visit: Visit, job: JobRecord, *, is_whole: bool = False) -> dict[st
         "queue": job.queue,
         "priority": job.priority,
         "tags": list(job.tags),
-        "arguments": visit.arguments(job),
+        "arguments": arguments.value,
+        "arguments_absent": arguments.reason,  # why they are null, where they are
         "attempt": job.attempt,
         "retries": job.retries,
         "created_at": _at(job.created_at),
@@ -54,6 +56,7 @@ def job_json(visit: Visit, job: JobRecord, *, is_whole: bool = False) -> dict[st
         else None,
     }
     if is_whole:
+        result = None if job.result is None else visit.result(job, limit=None)
         shown |= {
             "crashes": job.crashes,
             "claimed_at": _at(job.claimed_at),
@@ -63,8 +66,8 @@ def job_json(visit: Visit, job: JobRecord, *, is_whole: bool = False) -> dict[st
             "serializer": job.serializer,
             "is_stopping": job.is_stopping,
             "parents": [{"id": edge.parent_id, "on": str(edge.on)} for edge in job.parents],
-            "result": visit.result(job),
-            "result_absent": job.result_absent,
+            "result": None if result is None else result.value,
+            "result_absent": job.result_absent if result is None else result.reason,
         }
     return shown
 

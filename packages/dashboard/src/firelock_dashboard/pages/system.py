@@ -68,8 +68,8 @@ def _findings(visit: Visit) -> list[Finding]:
 def _settings(visit: Visit) -> list[_Setting]:
     return [
         _Setting(
-            field.name, value := getattr(visit.fire.settings, field.name), field.default,
-            _source(field.name, value, field.default), field.metadata["doc"],
+            field.name, value := getattr(visit.fire.settings, field.name), float(field.default or 0),
+            _source(field.name, value, float(field.default or 0)), field.metadata["doc"],
         )
         for field in attrs.fields(Settings)
     ]  # fmt: skip

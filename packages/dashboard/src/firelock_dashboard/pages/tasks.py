@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from firelock import ArgumentError, ConfigurationError, ScheduleError, TaskError
+from firelock import ArgumentError, ConfigurationError, ScheduleError, TaskError, UnknownTask
 from firelock.storage import DURATION_BUCKETS, State
 from firelock_dashboard.access import Permission
 from firelock_dashboard.problems import BadRequest, NotHere
@@ -58,7 +58,7 @@ def show_task(visit: Visit) -> Response:
     """A task: how it does, what ran last, and what it is."""
     name = visit.query.required("name", limit=200)
     span = visit.query.one_of("span", _SPANS, "24h")
-    entry = visit.fire.catalogue.get(name)
+    entry = _entry(visit, name)
     newest = _newest(visit, name)
     if entry is None and not newest:
         raise NotHere(visit.text("tasks.unknown", task=name))
@@ -69,6 +69,13 @@ def show_task(visit: Visit) -> Response:
         series=lambda: visit.dashboard.history.series(span, task=name),
         durations=lambda: _durations(visit, name), can_run=visit.fire.task_named(name) is not None,
     )  # fmt: skip
+
+
+def _entry(visit: Visit, name: str) -> TaskEntry | None:
+    try:
+        return visit.fire.catalogue.get(name)
+    except UnknownTask:
+        return None
 
 
 def _newest(visit: Visit, name: str, state: State | None = None) -> list[Job[object]]:

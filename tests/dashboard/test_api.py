@@ -1,0 +1,215 @@
+"""The JSON API: what it answers, what it does, and that its description tells all of it."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+
+import pytest
+
+from firelock import State
+from firelock_dashboard import Dashboard, bearer_tokens
+from firelock_dashboard.api import ROUTES
+from firelock_dashboard.table import TABLE
+from tests.dashboard.asking import Browser
+
+
+@pytest.fixture
+def send(fire):
+    @fire.task(name="shop.send", queue="mail", tags=["user:{user_id}"])
+    def send(user_id: int, note: str = "") -> None:
+        """Send."""
+
+    return send
+
+
+def test_a_page_of_jobs_is_filtered_and_paged(client, fire, send):
+    """Filters are those of the lists, and a cursor opens the next page."""
+    for user_id in range(5):
+        send.enqueue(user_id)
+
+    first = client.get("/api/jobs?queue=mail&limit=3").json()
+    second = client.get(f"/api/jobs?queue=mail&limit=3&cursor={first['cursor']}").json()
+    tagged = client.get("/api/jobs?tag=user:3").json()
+
+    assert [3, 2] == [len(first["jobs"]), len(second["jobs"])]
+    assert second["cursor"] is None
+    assert [{"user_id": 3}] == [job["arguments"] for job in tagged["jobs"]]
+    assert "enqueued" == tagged["jobs"][0]["state"]
+
+
+def test_a_job_is_told_whole(client, send):
+    """One job comes with what only its own page shows; an unknown one is a 404 in JSON."""
+    job = send.enqueue(7, note="hello")
+
+    told = client.get(f"/api/jobs/{job.id}").json()
+
+    assert {"user_id": 7, "note": "hello"} == told["arguments"]
+    assert [["enqueued"], [], []] == [
+        [step["state"] for step in client.get(f"/api/jobs/{job.id}/history").json()["history"]],
+        client.get(f"/api/jobs/{job.id}/errors").json()["errors"],
+        client.get(f"/api/jobs/{job.id}/log").json()["lines"],
+    ]
+    missing = client.get("/api/jobs/nothing-like-it")
+    assert 404 == missing.status
+    assert "nothing-like-it" in missing.json()["error"]
+
+
+def test_reading_routes_answer_an_empty_storage(client):
+    """Every GET without a place answers JSON when there is nothing to tell."""
+    for route in ROUTES:
+        if route.method == "GET" and "{" not in route.path:
+            answer = client.get(route.path)
+            assert 200 == answer.status, route.path
+            assert "application/json" == answer.header("content-type"), route.path
+
+
+def test_jobs_are_deleted_and_requeued(client, fire, send):
+    """An action answers how many changed and what became of each id."""
+    job = send.enqueue(1)
+
+    deleted = client.act("/api/jobs/delete", {"id": [job.id, "unknown"]})
+    requeued = client.act("/api/jobs/requeue", {"id": job.id})
+
+    assert {"changed": 1, "results": {job.id: "applied", "unknown": "missing"}} == deleted.json()
+    assert 1 == requeued.json()["changed"]
+    assert State.ENQUEUED is fire.jobs.get(job.id).state
+    assert ["job.requeue", "job.delete"] == [entry.action for entry in fire.audit.list()]
+
+
+def test_a_job_is_rescheduled_and_copied(client, fire, send):
+    """A scheduled job becomes due at another instant; a copy is a job of its own."""
+    job = send.schedule(3600, 1)
+
+    moved = client.act("/api/jobs/reschedule", {"id": job.id, "at": "2030-01-01T00:00:00+00:00"})
+    copy = client.act("/api/jobs/copy", {"id": job.id})
+
+    assert 1 == moved.json()["changed"]
+    assert 2030 == fire.jobs.get(job.id).due_at.year
+    assert 201 == copy.status
+    assert "mail" == fire.jobs.get(copy.json()["id"]).queue
+
+
+def test_json_bodies_are_read_as_forms_are(client, fire, send):
+    """Programs may send JSON: texts, numbers and lists of them."""
+    job = send.enqueue(1)
+
+    own = {"content-type": "application/json", "sec-fetch-site": "same-origin"}
+    body = json.dumps({"id": [job.id]}).encode()
+    answer = client.ask("POST", "/api/jobs/delete", headers=own, body=body)
+    nested = client.ask("POST", "/api/jobs/delete", headers=own, body=b'{"id": {"of": 1}}')
+
+    assert 1 == answer.json()["changed"]
+    assert 400 == nested.status
+
+
+def test_an_operation_is_started_followed_and_cancelled(client, dashboard, fire, send):
+    """What matches is done in the background; its progress is a resource."""
+    send.enqueue_many([(number,) for number in range(20)])
+
+    started = client.act("/api/operations", {"verb": "delete", "state": "enqueued", "queue": "mail"})
+
+    assert 202 == started.status
+    dashboard.runner.join()
+    operation_id = started.json()["id"]
+    assert "done" == client.get(f"/api/operations/{operation_id}").json()["state"]
+    assert 20 == fire.jobs.counts().by_state[State.DELETED]
+    assert 404 == client.get("/api/operations/none").status
+    assert 200 == client.act(f"/api/operations/{operation_id}/cancel").status
+
+
+def test_queues_recurring_and_servers_are_acted_on(client, fire, send):
+    """Pause, resume, trigger, remove; what is not there is a 404."""
+    send.recur("nightly", "0 2 * * *", 1)
+
+    assert client.act("/api/queues/pause", {"queue": "mail", "note": "why"}).json()["is_paused"]
+    assert "why" == client.get("/api/queues").json()["queues"][0]["note"]
+    assert not client.act("/api/queues/resume", {"queue": "mail"}).json()["is_paused"]
+    assert client.act("/api/recurring/pause", {"id": "nightly"}).json()["is_paused"]
+    assert client.act("/api/recurring/resume", {"id": "nightly"}).json()["is_paused"] is False
+    job_id = client.act("/api/recurring/trigger", {"id": "nightly"}).json()["job"]
+    assert "nightly" == client.get(f"/api/jobs/{job_id}").json()["recurring"]
+    assert 200 == client.act("/api/recurring/remove", {"id": "nightly"}).status
+    assert 404 == client.act("/api/recurring/trigger", {"id": "nightly"}).status
+    assert 404 == client.act("/api/servers/tell", {"server": "none", "order": "quiet"}).status
+
+
+def test_a_task_is_run_by_texts(client, fire, send):
+    """Arguments are read from texts by their types; a wrong one is named."""
+    made = client.act("/api/tasks/run", {"task": "shop.send", "args.user_id": "7", "delay": "15m"})
+    wrong = client.act("/api/tasks/run", {"task": "shop.send", "args.user_id": "seven"})
+
+    job = fire.jobs.get(made.json()["id"])
+    assert State.SCHEDULED is job.state
+    assert 400 == wrong.status
+    assert "user_id" in wrong.json()["error"]
+    assert 404 == client.act("/api/tasks/run", {"task": "nobody.knows"}).status
+
+
+@pytest.mark.parametrize(
+    ("path", "form", "named"),
+    [
+        ("/api/jobs/delete", {}, "id"),
+        ("/api/jobs/reschedule", {"id": "x"}, "in"),
+        ("/api/jobs/reschedule", {"id": "x", "at": "tomorrow"}, "at"),
+        ("/api/operations", {"verb": "drop"}, "verb"),
+        ("/api/operations", {"verb": "delete"}, "filter"),
+        ("/api/queues/pause", {"queue": "No Such Name"}, "No Such Name"),
+        ("/api/servers/tell", {"server": "x", "order": "explode"}, "order"),
+    ],
+)
+def test_a_wrong_value_is_named(client, path, form, named):
+    """A bad request is a 400 whose error names the field or the value."""
+    answer = client.act(path, form)
+
+    assert 400 == answer.status
+    assert named in answer.json()["error"]
+
+
+def test_a_program_comes_in_by_its_token(fire, send):
+    """A bearer token is evidence enough for an unsafe request; a wrong one gets nowhere."""
+    job = send.enqueue(1)
+    with closing(
+        Browser(Dashboard(fire, auth=bearer_tokens({"open-sesame-open-sesame": "operate"})))
+    ) as program:
+        own = {"sec-fetch-site": None, "accept": "application/json"}
+
+        done = program.post(
+            "/api/jobs/delete",
+            {"id": job.id},
+            headers={**own, "authorization": "Bearer open-sesame-open-sesame"},
+        )
+        wrong = program.post("/api/jobs/delete", {"id": job.id}, headers={**own, "authorization": "Bearer x"})
+
+    assert 1 == done.json()["changed"]
+    assert wrong.status in {401, 403}
+
+
+def test_the_description_names_every_route(client, fire):
+    """OpenAPI has each path and method under /api, with a summary, and no other."""
+    document = client.get("/api/openapi.json").json()
+
+    told = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
+    wanted = {(route.method, route.path) for route in TABLE if route.path.startswith("/api/")}
+    assert wanted - {("GET", "/api/openapi.json")} == told
+    operations = [one for methods in document["paths"].values() for one in methods.values()]
+    assert all(one["summary"] for one in operations)
+    assert len(operations) == len({one["operationId"] for one in operations})
+
+
+def test_a_read_only_dashboard_describes_no_action(fire):
+    """Routes that are not there are not described."""
+    with closing(Browser(Dashboard(fire, read_only=True))) as browser:
+        paths = browser.get("/api/openapi.json").json()["paths"]
+
+    assert all(set(methods) == {"get"} for methods in paths.values())
+
+
+def test_hostile_texts_come_back_as_they_are(client, fire, send, hostile):
+    """JSON carries any text; nothing of it is markup."""
+    fire.queues.pause("mail", note=hostile)
+
+    answer = client.get("/api/queues")
+
+    assert "application/json" == answer.header("content-type")
+    assert hostile == answer.json()["queues"][0]["note"]

@@ -1,0 +1,138 @@
+"""The tasks' pages and the form that runs one."""
+
+from __future__ import annotations
+
+import enum
+
+import pytest
+
+from firelock import State
+
+
+class Size(enum.Enum):
+    SMALL = 1
+    LARGE = 2
+
+
+@pytest.fixture
+def order(fire):
+    @fire.task(name="shop.order", queue="orders", tags=["order:{number}"])
+    def order(
+        number: int, size: Size = Size.SMALL, gift: bool = False, notes: list[str] | None = None
+    ) -> None:
+        """Take an order and pack it.
+
+        More about it.
+        """
+
+    return order
+
+
+def test_an_empty_catalogue_teaches(client):
+    """Where no task is known the page shows how one is made."""
+    assert "@fire.task" in client.get("/tasks").text
+
+
+def test_the_catalogue_shows_what_each_task_is(client, order):
+    """Name, queue, first words of its docstring, and a button to run it."""
+    page = client.get("/tasks").text
+
+    assert "Take an order and pack it." in page
+    assert 'href="/queues/orders"' in page
+    assert "/tasks/run?name=shop.order" in page
+    assert (
+        "shop.order" not in client.get("/tasks?q=nothing").text.split("<main")[1].split('data-live="rows"')[1]
+    )
+
+
+def test_a_task_shows_its_runs_and_facts(client, order):
+    """The page of a task has its signature, tags and newest jobs."""
+    job = order.enqueue(7)
+
+    page = client.get("/tasks/view?name=shop.order").text
+
+    assert "order:{number}" in page
+    assert f"/jobs/{job.id}" in page
+    assert "number: int" in page
+
+
+def test_an_unknown_task_is_not_here(client):
+    """A task that nobody knows and no job names is a 404 that says so."""
+    answer = client.get("/tasks/view?name=nobody.knows")
+
+    assert 404 == answer.status
+    assert "nobody.knows" in answer.text
+
+
+def test_a_task_without_code_has_its_jobs_and_a_warning(client, fire, order):
+    """Jobs of a task that is registered nowhere can be looked at."""
+    order.enqueue(1)
+    fire.registry._by_name.clear()  # noqa: SLF001 - as in a process that does not hold the code
+
+    page = client.get("/tasks/view?name=shop.order").text
+
+    assert "No server and not this process knows this task" in page
+
+
+def test_the_form_has_a_field_for_each_parameter(client, order):
+    """Choices for enums and booleans, JSON for structures, defaults filled in."""
+    page = client.get("/tasks/run?name=shop.order").text
+
+    assert 'name="args.number"' in page
+    assert "<option>LARGE</option>" in page
+    assert '<option value="true"' in page
+    assert '<textarea id="args.notes"' in page
+
+
+def test_a_form_makes_a_job(client, fire, order):
+    """What the form holds is enqueued with its types, under its options, and audited."""
+    answer = client.post(
+        "/tasks/run",
+        {"name": "shop.order", "args.number": "7", "args.size": "LARGE", "args.gift": "true",
+         "args.notes": '["a"]', "queue": "rush", "priority": "5", "delay": "15m"},
+    )  # fmt: skip
+
+    (job,) = fire.jobs.find(task="shop.order")
+    assert 303 == answer.status
+    assert f"/jobs/{job.id}" == answer.location
+    assert ("rush", 5, State.SCHEDULED) == (job.queue, job.priority, job.state)
+    assert '"gift":true' in job.record().arguments.replace(" ", "")
+    assert "task.run" == fire.audit.list().entries[0].action
+
+
+@pytest.mark.parametrize(
+    ("form", "named"),
+    [
+        ({"args.number": "seven"}, "number"),
+        ({}, "number"),
+        ({"args.number": "1", "args.size": "HUGE"}, "size"),
+        ({"args.number": "1", "args.notes": "[1"}, "notes"),
+        ({"args.number": "1", "delay": "soon"}, "delay"),
+        ({"args.number": "1", "priority": "101"}, "priority"),
+        ({"args.number": "1", "queue": "No Queue"}, "No Queue"),
+    ],
+)
+def test_a_wrong_field_is_named_and_the_form_kept(client, fire, order, form, named):
+    """Nothing is enqueued, the form comes back with what was typed and a sentence that names the field."""
+    answer = client.post("/tasks/run", {"name": "shop.order", **form})
+
+    assert 400 == answer.status
+    assert named in answer.text.split('role="alert"')[1]
+    assert not list(fire.jobs.find(task="shop.order"))
+    if "args.number" in form:
+        assert f'value="{form["args.number"]}"' in answer.text
+
+
+def test_a_task_that_is_not_here_has_no_form(client):
+    """A dashboard without the code says why it cannot run the task."""
+    assert 404 == client.get("/tasks/run?name=nobody.knows").status
+    assert 404 == client.post("/tasks/run", {"name": "nobody.knows"}).status
+
+
+def test_hostile_texts_in_a_form_come_back_literally(client, order, hostile):
+    """What was typed is shown as text."""
+    answer = client.post("/tasks/run", {"name": "shop.order", "args.number": "x", "queue": hostile})
+
+    assert 400 == answer.status
+    assert "<script>alert" not in answer.text
+    assert "onerror=alert" not in answer.text.replace("&#34;", '"').split('value="')[0]
