@@ -70,6 +70,7 @@
         log.append(...lines);
         while (log.children.length > LINES) log.firstElementChild.remove();
         none.hidden = true;
+        log.hidden = false;
         if (follows) toEnd();
       } catch { /* the next beat asks again */ } finally { busy = false; }
     };
