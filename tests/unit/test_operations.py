@@ -8,13 +8,13 @@ import attrs
 import pytest
 
 from firelock import Firelock, Operation, Retry
-from firelock.errors import ConfigurationError, StorageError, StorageUnavailable
+from firelock.errors import ConfigurationError, LockLost, StorageError, StorageUnavailable
 from firelock.ids import newest_first_key
 from firelock.job import State
 from firelock.memory import MemoryStorage
 from firelock.operation import Status
-from firelock.operations import KEPT
-from firelock.storage import JobFilter
+from firelock.operations import KEPT, Operations
+from firelock.storage import JobFilter, Page
 from tests.unit.fakes import FailingStorage, Worker
 
 BULK = JobFilter(queue="bulk")
@@ -321,6 +321,37 @@ def test_a_lock_that_ends_under_the_runner_ends_its_work(watched):
     assert (Status.RUNNING, 500) == (seen.state, seen.changed)
 
 
+def test_a_lock_that_is_lost_for_sure_is_asked_before_each_chunk(watched):
+    """Not one chunk more is begun; and nobody waits for a lock that another holds."""
+    fill(watched, 1_200)
+    taken = []
+
+    def lock(name, *, timeout, ttl):
+        taken.append(OldLock(name, timeout))
+        return taken[0]
+
+    operations = Operations(watched.client, lock)
+    operation = operations.start("delete", BULK, by="ada")
+
+    seen = operations.run(operation.id, wait=lambda _: setattr(taken[0], "lost", True))
+
+    assert (Status.RUNNING, 500) == (seen.state, seen.changed)
+    assert [(f"operation:{operation.id}", 0)] == [(one.name, one.timeout) for one in taken]
+
+
+def test_an_empty_page_is_not_the_last(watched):
+    """A storage that bounds how far it looks may have found nothing yet."""
+    fill(watched, 5)
+    operation = watched.operations.start("delete", BULK, by="ada")
+    find = watched.storage.find
+    pages = [Page([], find(operation.where, limit=1, oldest_first=True).cursor)]
+    watched.storage.find = lambda *args, **options: pages.pop() if pages else find(*args, **options)
+
+    done = run(watched, operation)
+
+    assert (Status.DONE, 4, 4) == (done.state, done.total_seen, done.changed)
+
+
 def test_it_stops_when_it_is_told_and_goes_on_behind(fire):
     """A server that stops leaves the rest to the next one; nothing is counted twice."""
     fill(fire, 1_200)
@@ -516,6 +547,21 @@ def test_another_storage_has_its_own_operations(fire):
 
     assert [] == fire.operations.list().operations
     assert 2 == run(fire, fire.operations.start("delete", BULK, by="ada")).changed
+
+
+class OldLock:
+    """A lock that was taken, and is lost once somebody says so."""
+
+    def __init__(self, name, timeout):
+        self.name, self.timeout = name, timeout
+        self.fence, self.lost = 7, False
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        if self.lost:
+            raise LockLost(f"Lock {self.name!r} was lost.")
 
 
 class Meddler:
