@@ -185,20 +185,21 @@ def _failing(seen: Snapshot) -> Iterator[Trouble]:
         if stats.runs < _FEWEST_RUNS:
             continue
         rate, usual = stats.failed_attempts / stats.runs, _usual_rate(stats, seen.usually.get(task))
-        if rate >= _HIGH_RATE and rate >= _TIMES_USUAL * usual:
-            found.append((rate, usual, task))
-    for rate, usual, task in sorted(found, reverse=True):
+        is_high = rate >= _VERY_HIGH_RATE if usual is None else rate >= max(_HIGH_RATE, _TIMES_USUAL * usual)
+        if is_high:
+            found.append((rate, task, usual))
+    for rate, task, usual in sorted(found, key=lambda one: (-one[0], one[1])):
         yield Trouble(
             TroubleKind.FAILING, Severity.BAD if rate >= _VERY_HIGH_RATE else Severity.WARN,
             {"task": task, "rate": rate, "usual": usual}, Action("to_failures", "/failures", {"task": task}),
         )  # fmt: skip
 
 
-def _usual_rate(lately: TaskStats, usually: TaskStats | None) -> float:
-    """Return the day's rate of failed attempts, less what has just ended."""
+def _usual_rate(lately: TaskStats, usually: TaskStats | None) -> float | None:
+    """Return the day's rate of failed attempts, less what has just ended; None where that is too little."""
     runs = 0 if usually is None else usually.runs - lately.runs
-    if usually is None or runs <= 0:
-        return 0.0
+    if usually is None or runs < _FEWEST_RUNS:
+        return None
     return max(0, usually.failed_attempts - lately.failed_attempts) / runs
 
 

@@ -28,6 +28,7 @@ T = TypeVar("T")
 
 _AGE = 2.0  # seconds
 _GROUPS_AGE = 10.0
+_KNOWN_AGE = 15.0
 _FINDINGS_AGE = 30.0
 _QUEUES = 50  # whose first job is looked at
 _FIRST_JOBS = 100  # whose tasks are looked at
@@ -40,7 +41,7 @@ class Watch:
     def __init__(self, dashboard: Dashboard, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._dashboard = dashboard
         self._monotonic = monotonic
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # what is kept may be made of what is kept
         self._kept: dict[str, tuple[float, object]] = {}
         self._diagnosing = threading.Lock()
         self._findings: Sequence[Finding] = ()
@@ -94,14 +95,18 @@ class Watch:
     def _unknown_tasks(self, queues: Sequence[QueueView]) -> dict[str, int]:
         """Return the tasks that no server knows, among the hundred jobs that have waited longest."""
         fire = self._dashboard.fire
-        catalogue = getattr(fire, "catalogue", None)
-        known = {entry.name for entry in catalogue.list()} if catalogue else set()
+        known = self._keep("known tasks", _KNOWN_AGE, self._known_tasks)
         if not known or not any(queue.enqueued for queue in queues):
             return {}
         waiting = fire.jobs.find(state=State.ENQUEUED, limit=_FIRST_JOBS, oldest_first=True)
         return Counter(job.task for job in waiting if job.task not in known)
 
-    # ---- the storage's own findings ------------------------------------------------------------------------
+    def _known_tasks(self) -> frozenset[str]:
+        """Return the names that servers told of within 30 days; none where none ever told."""
+        told = (entry for entry in self._dashboard.fire.catalogue.list() if entry.seen_at is not None)
+        return frozenset(name for entry in told for name in (entry.name, *entry.aliases))
+
+    # ---- what the storage finds of itself ------------------------------------------------------------------
 
     def _diagnosed(self) -> Sequence[Finding]:
         """Return what the last diagnosis found; where it is old, another is made meanwhile."""
@@ -114,8 +119,7 @@ class Watch:
 
     def _diagnose(self) -> None:
         try:
-            diagnose = getattr(self._dashboard.fire, "diagnose", None)
-            self._findings = diagnose().findings if diagnose else ()
+            self._findings = self._dashboard.fire.storage.diagnose()
         except FirelockError as error:
             log.info("The storage could not be diagnosed: %s", error)
         finally:

@@ -71,7 +71,7 @@ def show_overview(visit: Visit) -> Response:
         spans=SPAN_NAMES, is_new=lambda: seen.is_new, troubles=visit.dashboard.watch.troubles,
         tiles=seen.tiles, chart=lambda: _chart(visit, span, kind), queues=seen.queues,
         failures=seen.failures, tasks=seen.tasks, recurring=seen.recurring,
-        storage_url=_storage_url(visit),
+        storage_url=_storage_url(visit), missing=lambda: visit.dashboard.history.series("24h").missing,
     )  # fmt: skip
 
 
@@ -96,6 +96,12 @@ def _chart(visit: Visit, span: str, kind: str) -> Chart:
     if span == LIVE:
         return chart_of_samples(visit.dashboard.live.samples(), visit.now.timestamp(), kind)
     return chart_of_series(visit.dashboard.history.series(span), kind)
+
+
+def _about(seconds: float) -> str:
+    """Return a span in its largest unit: a tile has no room for two."""
+    number, unit = words.span(seconds).split()[:2]
+    return f"{number}\N{NARROW NO-BREAK SPACE}{unit}"
 
 
 class _Seen:
@@ -165,7 +171,7 @@ class _Seen:
         queue = min(running, key=lambda name: running[name])
         waited = seen.now - running[queue]
         return _Tile(
-            "oldest", words.span(waited), f"/queues/{queue}",
+            "oldest", _about(waited.total_seconds()), f"/queues/{queue}",
             hint=self._text("tile_in_queue", queue=queue), look="is-warn" if waited >= _LONG_WAIT else "",
         )  # fmt: skip
 
@@ -193,7 +199,7 @@ class _Seen:
         elif not out:
             hint, look = self._text("tile_stands_still"), "is-warn"
         else:
-            value = words.span(60 * enqueued / out)
+            value = _about(60 * enqueued / out)
         return _Tile("backlog", value, "/queues", hint=hint, spark=spark(ended), state="enqueued", look=look)
 
     # ---- tables ------------------------------------------------------------------------------------------
