@@ -12,6 +12,7 @@ import pytest
 
 from firelock.cli.demo_shop import fire
 from firelock.cli.problem import Problem
+from firelock.cli.seed_agenda import Agenda, Expected, Moment
 from firelock.cli.seed_errors import Failures
 from firelock.cli.seed_failures import GATEWAY_DOWN, KINDS
 from firelock.cli.seed_looks import Looks
@@ -330,10 +331,43 @@ def test_a_job_that_was_there_before_stops_a_seed():
     with closing(open_storage("memory://")) as storage:
         stage = Stage(storage, None)
         job = NewJob(storage.new_id(), "t", "{}", "json", "default", 0, State.SCHEDULED, NOW, NOW)
-        stage.insert([job])
+        stage.insert([job], NOW)
 
         with pytest.raises(Problem, match="id was there before"):
-            stage.insert([job])
+            stage.insert([job], NOW)
+
+
+# ---- agenda ----------------------------------------------------------------------------------------------
+
+
+AGENDA = Agenda([Moment(100), Moment(200), Moment(300), Moment(400)])
+
+
+@pytest.mark.parametrize(
+    ("at", "wait", "more", "place"),
+    [
+        (110, 50, 0, 1),  # the first after the wait
+        (110, 120, 0, 2),
+        (110, 900, 0, 3),  # longer than there are moments: the last
+        (110, 900, 2, 1),  # two more are needed after it
+        (310, 0, 5, 3),  # too few are left: as many as there are
+        (399, 0, 0, None),  # none begins after the end
+    ],
+)
+def test_a_retry_waits_for_a_moment_that_leaves_room_for_the_others(at, wait, more, place):
+    """The wait that the policy wants is kept where the moments that are left allow it."""
+    assert AGENDA.next_run(at, wait, more=more) == place
+
+
+def test_a_moment_finds_what_was_left_for_it_once():
+    """What earlier moments expect of it is added up, and taken."""
+    agenda = Agenda([Moment(100), Moment(200)])
+    agenda.expected(1).due += 2
+    agenda.expected(1).released += 1
+
+    assert agenda.take(1) == Expected(due=2, released=1)
+    assert agenda.take(1) == Expected()
+    assert (agenda.gap(0), agenda.gap(1)) == (100, 0)
 
 
 # ---- rhythm, looks, failures -----------------------------------------------------------------------------

@@ -40,19 +40,21 @@ class Past:
         """The moment's jobs are stored, and all that is to be run at it has ended."""
         moment, stage, ends = self._agenda.moments[place], self._stage, self._ends
         expected = self._agenda.take(place)
-        stage.travel(moment.at)
-        if expected.due:
-            stage.promote(expected.due)
-        if expected.released:
-            stage.release(expected.released)
         jobs = self._new_jobs(place, moment)
-        stage.insert(jobs)
+        if expected.due:
+            stage.promote(expected.due, moment.at)
+        if expected.released:
+            stage.release(expected.released, moment.at)
+        stage.insert(jobs, moment.at)
         transitions = [ends.delete(job) for job in jobs if ends.open[job.id].fate is Fate.DELETED]
         server = self._random.choices(stage.servers, _SERVER_WEIGHTS)[0]
         ready = sum(1 for job in jobs if job.state is State.ENQUEUED)
         wanted = ready + expected.due + expected.released + expected.enqueued
         if wanted:
-            transitions += [ends.end(job, server, place) for job in stage.claim(wanted, server, moment.at)]
+            claimed = stage.claim(wanted, server, moment.at)
+            # In an order of our own: what is drawn for each job is then the same on every storage.
+            claimed.sort(key=lambda job: (job.created_at, job.task, job.arguments))
+            transitions += [ends.end(job, server, place) for job in claimed]
         stage.apply(transitions)
         ends.notes.flush(stage.storage)
         self.made += len(jobs)

@@ -23,8 +23,8 @@ __all__ = ["Fate", "Plan", "Sizes", "Year"]
 _INCIDENT = (5 * HOUR, 5 * HOUR - 40 * MINUTE)  # so long ago it began and ended
 _INCIDENT_SHARE = 0.7  # of the jobs that came meanwhile
 _CALM = 30  # in the last bursts nothing is tried again: there is no later one
-_RETRYING_WITHIN = 4 * HOUR
-_MOST_FAILED_FIRST = 4
+_RETRYING_MADE = (9 * HOUR, 30 * MINUTE)  # so long ago
+_MOST_FAILED_FIRST, _MOST_FAILED_YET = 4, 6
 _TIME_FOR_ALL = 7 * HOUR  # within which all retries of any policy are made
 _CHILD_OF = {
     "shop.billing.charge_card": "shop.mail.send_receipt",
@@ -69,7 +69,7 @@ class Sizes:
             processing=30,
             enqueued=min(6_000, jobs * 12 // 1_000),
             scheduled=min(900, jobs * 6 // 1_000),
-            retrying=min(300, jobs * 4 // 1_000),
+            retrying=min(300, jobs * 3 // 1_000),
             awaiting=min(240, jobs * 6 // 1_000),
             runs=min(20, max(2, jobs // 1_000)),
         )
@@ -132,10 +132,8 @@ class Year:
             Fate.DROPPED: sizes.jobs * 4 // 1_000,
             Fate.DELAYED: sizes.jobs * 15 // 1_000,
         }
-        recent = rhythm.place(rhythm.now - _RETRYING_WITHIN)
-        self._strew(
-            fates, Fate.RETRYING, sizes.retrying, max(0, min(recent, usable - 4 * sizes.retrying)), usable
-        )
+        first, last = (min(usable, rhythm.place(rhythm.now - ago)) for ago in _RETRYING_MADE)
+        self._strew(fates, Fate.RETRYING, sizes.retrying, first, last)
         for fate, count in wanted.items():
             self._strew(fates, fate, count, 0, usable)
         return fates
@@ -184,14 +182,14 @@ class Year:
             case Fate.RECOVERS:
                 return self._failing_plan(Fate.RECOVERS, self._retried, most=_MOST_FAILED_FIRST)
             case _:
-                return self._failing_plan(Fate.RETRYING, self._retrying, most=9)
+                return self._failing_plan(Fate.RETRYING, self._retrying, most=_MOST_FAILED_YET)
 
     def _failing_plan(self, fate: Fate, choice: _Choice, *, most: int | None = None) -> Plan:
         failure, look = choice.draw(self._random)
         plan = Plan(look, fate, failure=failure, failing=1_000)
         if most is not None:
             retries = min(most, look.retry.attempts)
-            plan.failing = 1 + int(self._random.random() ** 1.7 * retries)
+            plan.failing = 1 + int(self._random.random() ** 2.5 * retries)
         return plan
 
     def failure_of(self, task: str) -> Failure:

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Present"]
 
+_AT_MOST = 500
 _AT_ONCE = 25  # enqueued jobs that share an instant
-_LONG_WAIT = 30 * SECOND
 _PAUSED, _NOTE = "webhooks", "partners move to new servers until Thursday; paused by ops"
 # Which share of what is enqueued lies in which tasks' queues, and how old the oldest of it is.
 _WAITING = (
@@ -76,8 +76,7 @@ class Present:
             longest = ago if look.takes_context or server.is_stale else 3 * SECOND
             at = self._stage.now - int(longest * (0.85 + 0.15 * self._random.random()))
             job = self._job(look, at)
-            self._stage.travel(at)
-            self._stage.insert([job])
+            self._stage.insert([job], at)
             (claimed,) = self._stage.claim(1, server, at)
             started_at = claimed.claimed_at + int(self._random.random() * SECOND / 2)
             held = Held(claimed.id, claimed.fence, started_at)
@@ -107,8 +106,7 @@ class Present:
         for first in range(0, count, _AT_ONCE):
             at = self._stage.now - int(oldest * (1 - first / count)) - SECOND // 5
             jobs = [self._job(self._one_of(tasks), at) for _ in range(min(_AT_ONCE, count - first))]
-            self._stage.travel(at)
-            self._stage.insert(jobs)
+            self._stage.insert(jobs, at)
             self._parents.append(jobs[0].id)
 
     def schedule(self) -> int:
@@ -142,9 +140,8 @@ class Present:
         return self._insert_all(self._sizes.awaiting, awaiting)
 
     def _insert_all(self, count: int, make: Callable[[], NewJob]) -> int:
-        self._stage.come_back()
-        for first in range(0, count, 500):
-            self._stage.insert([make() for _ in range(min(500, count - first))])
+        for first in range(0, count, _AT_MOST):
+            self._stage.insert([make() for _ in range(min(_AT_MOST, count - first))], self._stage.now)
         return count
 
     def pause(self) -> None:

@@ -28,7 +28,8 @@ _LOOKED_AT_FOR = 24 * 3600.0  # seconds for which the living servers seem to liv
 _STALE_TIMEOUT, _STALE_SINCE = 60.0, 9 * MINUTE
 _TRIES = 200  # a storage may answer a claim, a promotion or a release with less than there is
 _VERSION = "0.1.0"
-_LATE = 50_000  # micros from a burst's instant to its claim
+_AHEAD = 1_000  # micros by which two clocks may drift apart while a seed lasts
+_LATE = 200_000  # micros from a burst's instant to its claim: no machine is that slow to store it
 
 
 @attrs.frozen
@@ -53,8 +54,8 @@ class Stage:
     def __init__(self, storage: Storage, now: int | None) -> None:
         self.storage = storage
         self._offset = storage.clock_offset
-        self._began = time.monotonic()
         self._real = storage.clock() - self._offset
+        self._began = time.monotonic()
         self.now = now if now is not None else self._real + self._offset
         self.servers = [
             _server("worker-1", 8_311, self.now - 3 * DAY, 20, busy=12, megabytes=214, cpu=38.5),
@@ -65,9 +66,9 @@ class Stage:
         ]
 
     def travel(self, at: int) -> None:
-        """The storage's clock says that it is this instant."""
+        """The storage's clock says that it is this instant, or a little later: never before it."""
         elapsed = int((time.monotonic() - self._began) * SECOND)
-        self.storage.clock_offset = at - self._real - elapsed
+        self.storage.clock_offset = at + _AHEAD - self._real - elapsed
 
     def come_back(self) -> None:
         """The storage's clock is right again."""
@@ -115,12 +116,14 @@ class Stage:
             raise _disturbed(f"{count} jobs were to be claimed, {len(taken)} were there")
         return taken
 
-    def promote(self, count: int) -> None:
-        """So many scheduled jobs that are due are enqueued."""
+    def promote(self, count: int, at: int) -> None:
+        """So many scheduled jobs that are due are enqueued at this instant."""
+        self.travel(at)
         self._repeat(count, lambda left: self.storage.promote(left).promoted, "due")
 
-    def release(self, count: int) -> None:
-        """So many continuations of ended parents are enqueued."""
+    def release(self, count: int, at: int) -> None:
+        """So many continuations of ended parents are enqueued at this instant."""
+        self.travel(at)
         self._repeat(count, self.storage.release, "to be released")
 
     def _repeat(self, count: int, verb: Callable[[int], int], what: str) -> None:
@@ -131,8 +134,9 @@ class Stage:
             done += verb(count - done)
         raise _disturbed(f"{count} jobs were {what}, {done} were found")
 
-    def insert(self, jobs: Sequence[NewJob]) -> None:
-        """The jobs are stored."""
+    def insert(self, jobs: Sequence[NewJob], at: int) -> None:
+        """The jobs are stored at this instant."""
+        self.travel(at)
         if jobs and not all(self.storage.insert(jobs)):
             raise _disturbed("a job's id was there before")
 
