@@ -7,7 +7,7 @@ that depends on a number is a table with `one` and `other`, chosen by `count`.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.resources import files
 from types import MappingProxyType
@@ -37,9 +37,9 @@ class Texts:
         """Tell whether there is such a text."""
         return key in self._texts
 
-    def keys(self) -> list[str]:
-        """Return every key."""
-        return list(self._texts)
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the keys."""
+        return iter(self._texts)
 
 
 @cache

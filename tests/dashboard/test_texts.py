@@ -1,0 +1,129 @@
+"""Every text is in one place: templates and views name texts, hold none, and none is left over."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+import firelock_dashboard
+from firelock_dashboard.texts import Texts
+
+SOURCE = Path(firelock_dashboard.__file__).parent
+TEMPLATES = sorted((SOURCE / "templates").rglob("*.html"))
+MODULES = sorted(SOURCE.rglob("*.py"))
+CODE = {"pre", "kbd", "code"}
+VOID = {"input", "br", "img", "hr", "path", "rect"}
+# Names and signs that are the same in every language.
+NEUTRAL = {
+    "Firelock",
+    "Ctrl",
+    "K",
+    "g",
+    "Esc",
+    "p50",
+    "p95",
+    "ms",
+    "s",
+    "JSON",
+    "UTC",
+    "CSV",
+    "NDJSON",
+    "PNG",
+    "true",
+    "false",
+}
+
+
+def source(file):
+    return file.read_text("utf-8")
+
+
+class Words(HTMLParser):
+    """Gathers what people would read: text outside of code, and the attributes that are read out."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = set()
+        self._codes = 0
+
+    def handle_starttag(self, tag, attributes):
+        classes = (dict(attributes).get("class") or "").split()
+        if self._codes or tag in CODE or "code" in classes:
+            self._codes += tag not in VOID
+        for name, value in attributes:
+            if name in {"aria-label", "placeholder", "title", "alt"}:
+                self._add(value or "")
+
+    def handle_endtag(self, tag):
+        if self._codes and tag not in VOID:
+            self._codes -= 1
+
+    def handle_data(self, data):
+        if not self._codes:
+            self._add(data)
+
+    def _add(self, text):
+        text = re.sub(r'[\w-]+="[^"]*"', " ", text)  # attributes that a macro gives
+        self.found |= set(re.findall(r"[A-Za-z]{2,}", text))
+
+
+@pytest.mark.parametrize("file", TEMPLATES, ids=lambda file: file.name)
+def test_a_template_holds_no_text(file):
+    """Between tags, and in attributes that people meet, stand only texts by key."""
+    words = Words()
+
+    words.feed(re.sub(r"\{#.*?#\}|\{\{.*?\}\}|\{%.*?%\}", " ", source(file), flags=re.DOTALL))
+    words.close()
+
+    assert set() == words.found - NEUTRAL
+
+
+def named():
+    """Every key that is named as a whole, and the beginnings of those that are put together."""
+    whole, begun = set(), set()
+    for file in TEMPLATES:
+        text = source(file)
+        whole |= set(re.findall(r'\bt\(\s*"([a-z_]+\.[a-zA-Z0-9_]+)"\s*[,)]', text))
+        whole |= set(re.findall(r'"([a-z_]+\.[a-z0-9_]+)"', text))
+        begun |= set(re.findall(r'\bt\(\s*"([a-z_]+\.[a-z0-9_]*)"\s*~', text))
+    for file in MODULES:
+        text = source(file)
+        whole |= set(re.findall(r'"([a-z_]+\.[a-z0-9_]+)"', text))
+        begun |= set(re.findall(r'f"([a-z_]+\.[a-z0-9_]*)\{', text))
+    return whole, begun
+
+
+def test_every_text_that_is_named_is_there():
+    """A key in a template that no file has would be a page that fails."""
+    texts = Texts()
+    groups = {key.partition(".")[0] for key in texts}
+
+    asked = set()
+    for file in TEMPLATES:
+        asked |= set(re.findall(r'\bt\(\s*"([a-z_]+\.[a-zA-Z0-9_]+)"\s*[,)]', source(file)))
+    for file in MODULES:
+        asked |= set(re.findall(r'\.texts?\(\s*"([a-z_]+\.[a-z0-9_]+)"', source(file)))
+
+    assert groups
+    assert set() == {key for key in asked if key not in texts}
+
+
+def test_every_text_is_named_somewhere():
+    """A text that nothing shows would be translated for nobody."""
+    whole, begun = named()
+
+    left = {key for key in Texts() if key not in whole and not any(key.startswith(one) for one in begun)}
+    assert set() == left
+
+
+def test_a_text_takes_its_values_and_its_number():
+    """Braces are filled, and a number chooses between one and other."""
+    texts = Texts()
+
+    assert "made in 3 ms" == texts("shared.rendered_in", time="3 ms")
+    assert texts("tasks.for_good", count=1)
+    with pytest.raises(KeyError):
+        texts("shared.no_such_text")
