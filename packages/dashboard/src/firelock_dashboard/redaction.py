@@ -59,6 +59,7 @@ _PAIR = re.compile(
     r"(?P<quoted>\"(?:[^\"\\\n]|\\.){0,4000}\"|'(?:[^'\\\n]|\\.){0,4000}')"
     r"|(?P<tight>=|['\"]?: {0,3})(?P<plain>[^\s'\",;)&\]}]{1,4000}))"
 )
+_PLAIN = {"None": None, "null": None, "True": True, "true": True, "False": False, "false": False}
 
 
 class Redactor:
@@ -116,7 +117,8 @@ class Redactor:
 
     def _pair(self, match: re.Match[str]) -> str:
         value = match["quoted"] or match["plain"]
-        if MASK in value or not self._is_secret(match["name"], value, self._named(None)):
+        meaning = _PLAIN.get(value, 0 if value.isdigit() else value)
+        if MASK in value or not self._is_secret(match["name"], meaning, self._named(None)):
             return match[0]
         quote = value[0] if match["quoted"] else ""
         return f"{match['name']}{match['sign'] or match['tight']}{quote}{MASK}{quote}"
@@ -132,9 +134,9 @@ def _checked(fields: object) -> Sequence[str]:
     if isinstance(fields, str) or not isinstance(fields, Sequence | frozenset | set):
         message = f"redact= got {fields!r} where a list of names belongs; write ['iban', 'diagnosis']."
         raise ConfigurationError(message)
-    wrong = next((field for field in fields if not isinstance(field, str) or not field.strip()), None)
-    if wrong is not None:
-        message = f"redact= names a field {wrong!r}; give names of arguments or of keys within them."
+    wrong = [field for field in fields if not isinstance(field, str) or not field.strip()]
+    if wrong:
+        message = f"redact= names a field {wrong[0]!r}; give names of arguments or of keys within them."
         raise ConfigurationError(message)
     return list(fields)
 

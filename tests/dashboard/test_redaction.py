@@ -1,0 +1,326 @@
+"""Secrets are not shown: in arguments, results and messages, in whatever form somebody wrote them."""
+
+from __future__ import annotations
+
+import re
+from contextlib import closing
+
+import attrs
+import pytest
+
+from firelock import Firelock
+from firelock.errors import ConfigurationError
+from firelock.storage import JobRecord, State
+from firelock_dashboard import Access, Dashboard, Permission, redaction
+from firelock_dashboard.payloads import IN_DETAIL, IN_LISTS
+from firelock_dashboard.redaction import MASK, Redactor, redact, redact_text
+from firelock_dashboard.routes import Route, Routes
+from tests.dashboard.asking import Browser
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "password", "Password", "PASSWORD", "db_password", "dbPassword", "dbpassword", "password2",
+        "passwd", "pwd",
+        "user_pass", "passphrase", "secret", "client_secret", "clientSecret", "secrets", "SECRET_KEY",
+        "secretkey",
+        "token", "access_token", "accessToken", "authtoken", "csrf-token", "tokens", "api_key", "apiKey",
+        "APIKey",
+        "apikey", "x-api-key", "X-Api-Key", "private_key", "accessKeyId", "encryption_key", "authorization",
+        "Authorization", "proxy-authorization", "auth", "cookie", "Set-Cookie", "cookies", "credentials",
+        "bearer",
+        "card", "card_number", "cardNumber", "creditCard", "card.expiry", "cvv", "CVV2", "cvc", "ssn",
+        "iban", "IBAN",
+        "customer_iban", "pin", "otp", "jwt", "tax_id", "account_number", "passport_no", "connectionString",
+        "\uff50\uff41\uff53\uff53word", " password ", "user[password]", "**password",
+    ],
+)  # fmt: skip
+def test_what_stands_under_a_telling_name_is_masked(name):
+    """In any spelling: camel case, snakes, capitals, within longer names."""
+    assert {name: MASK, "id": 5} == redact({name: "x", "id": 5})
+    assert {name: MASK} == redact({name: {"deep": ["x"]}})
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "keyboard", "monkey", "key", "keys", "primary_key", "sort_key", "secretary", "author", "authors",
+        "compass",
+        "bypass", "pass_rate", "passenger", "token_count", "tokenizer", "card_id", "scorecard", "cardinal",
+        "cookie_size",
+        "account_id", "pinned", "spin", "pan_id", "company", "user", "email", "name", "id", "", "*args",
+        "shipping",
+    ],
+)  # fmt: skip
+def test_other_names_are_shown(name):
+    """A word that merely holds another is not masked: a keyboard is no key."""
+    assert {name: "x"} == redact({name: "x"})
+
+
+def test_yes_no_and_nothing_are_no_secrets():
+    """They say whether there is one; a number of tokens is a count."""
+    value = {"password": None, "secret": True, "token": False, "max_tokens": 4096, "tokens": 1.5}
+
+    assert value == redact(value)
+    assert {"pin": MASK, "token": MASK} == redact({"pin": 1234, "token": 99})
+
+
+def test_every_level_is_searched_and_the_value_stays():
+    """Lists, keywords, objects in objects; the value that was given is not changed."""
+    value = {
+        "a": [{"b": {"api_key": "x"}}, "y"],
+        "**options": {"password": "p", "n": 1},
+        "*args": [{"ssn": 1}],
+    }
+
+    assert {
+        "a": [{"b": {"api_key": MASK}}, "y"], "**options": {"password": MASK, "n": 1},
+        "*args": [{"ssn": MASK}],
+    } == redact(value)  # fmt: skip
+    assert "x" == value["a"][0]["b"]["api_key"]
+
+
+def test_a_value_without_a_bottom_ends():
+    """What is nested deeper than any value that can be stored is masked, without an error."""
+    value = []
+    for _ in range(5_000):
+        value = [value]
+
+    assert MASK in str(redact(value))
+
+
+@pytest.mark.parametrize(
+    ("text", "secret"),
+    [
+        ("postgresql://ops:hunter2@db/jobs does not answer", "hunter2"),
+        ("redis://:hunter2@cache:6379/0", "hunter2"),
+        ("see HTTPS://bob:hunter2@host/x", "hunter2"),
+        ("Authorization: Basic aHVudGVyMjpodW50ZXI=", "aHVudGVy"),
+        ("'authorization': 'Bearer hunter2hunter'", "hunter2"),
+        ("curl -H 'authorization: token hunter2'", "hunter2"),
+        ("sent Bearer hunter2.abc-def", "hunter2"),
+        ("got eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl", "eyJ"),
+        ("key AKIAABCDEFGHIJKLMNOP used", "AKIAABCDEFGHIJKLMNOP"),
+        ("charge by sk_live_0123456789abcdef failed", "sk_live_0123456789abcdef"),
+        ("push with ghp_0123456789abcdefghij", "ghp_0123"),
+        ("-----BEGIN RSA PRIVATE KEY-----\nMIIEhunter2\nabc\n-----END RSA PRIVATE KEY-----", "hunter2"),
+        ("password=hunter2", "hunter2"), ("login(user='bob', password='hunter 2')", "hunter 2"),
+        ('{"user": "bob", "password": "hunter2"}', "hunter2"), ("{'api_key': 'hunter2', 'n': 1}", "hunter2"),
+        ("?token=hunter2&page=2", "hunter2"), ("client_secret: hunter2, x", "hunter2"),
+        ('SECRET_KEY = "hunter2"', "hunter2"), ("password => 'hun\\'ter2'", "ter2"),
+    ],
+)  # fmt: skip
+def test_what_is_unmistakable_is_masked_in_any_text(text, secret):
+    """Credentials in URLs, headers, keys of known forms, and pairs of a telling name and its value."""
+    assert secret in text
+    assert secret not in redact_text(text)
+    assert MASK in redact_text(text)
+    assert secret not in str(redact({"note": text}))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ValueError: no job 42 at https://example.com/a?page=2:3", "password = getpass()",
+        "token = next(tokens)",
+        "Bearer authentication failed", "Basic authentication is needed", "user: bob",
+        "key=value; keyboard=x",
+        "http://[::1]:8080/", "mail to bob@example.com: done", '  File "/app/token.py", line 5, in secret',
+        "time 12:30:05, ratio 3:2", "", "password", "password:", "max_tokens: None", f"password={MASK}",
+    ],
+)  # fmt: skip
+def test_ordinary_text_stays(text):
+    """A traceback is for reading: code, places, addresses and prose are left alone."""
+    assert text == redact_text(text)
+
+
+def test_a_text_is_masked_once():
+    """What was masked before is not masked again."""
+    text = "login(password='x', token=abc) at redis://:pw@h, Authorization: Bearer abcdefg1"
+
+    assert redact_text(text) == redact_text(redact_text(text))
+
+
+WORST = (
+    "a", 'a="', "a:", "a://", "a://b:", "Bearer ", 'password="\\', "eyJaaaaaa.",
+    "-----BEGIN PRIVATE KEY-----",
+    "authorization=", "'authorization'   : '", "token=", "x" * 61 + ":", "sk_", "Basic a", "=>", "\\'",
+    "_" * 50,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("piece", WORST)
+def test_no_text_is_slow_to_search(piece):
+    """100 kB of what the patterns find hardest end long before the suite's time limit,
+    as text and as name."""
+    text = piece * (100_000 // len(piece))
+
+    assert isinstance(redact_text(text), str)
+    assert [text] == list(redact({text: 1}))
+
+
+def test_every_repetition_has_a_bound():
+    """So that the cost of a search grows with the text and no faster."""
+    patterns = [one for one in vars(redaction).values() if isinstance(one, re.Pattern)]
+    patterns += redaction._IN_TEXT  # noqa: SLF001 - what is promised is about these
+    endless = [one.pattern for one in patterns if re.search(r"(?<!\\)[*+](?![^\[]*\])", one.pattern)]
+
+    assert [redaction._BETWEEN.pattern] == endless  # noqa: SLF001 - one class of characters, nothing after it
+
+
+# ---- what a dashboard adds -------------------------------------------------------------------------------
+
+
+def test_more_names_for_every_task():
+    """A list of names, each in any spelling; a name is whole here."""
+    redactor = Redactor(["diagnosis", "birth_date"])
+
+    assert {"Diagnosis": MASK, "birthDate": MASK, "diagnosis_code": "x", "password": MASK} == redactor.value(
+        {"Diagnosis": "x", "birthDate": "x", "diagnosis_code": "x", "password": "x"}
+    )
+    assert f"diagnosis={MASK}" == redactor.text("diagnosis=flu")
+
+
+def test_more_names_by_pattern():
+    """A pattern of one's own is searched in the name as it is written."""
+    redactor = Redactor(re.compile(r"^x_"))
+
+    assert {"x_a": MASK, "a_x_": 1, "token": MASK} == redactor.value({"x_a": 1, "a_x_": 1, "token": "t"})
+
+
+def test_more_names_by_task():
+    """Some for one task, some for all; another task's names do not count."""
+    redactor = Redactor({"billing.charge": ["amount"], "*": ["email"]})
+    value = {"amount": 5, "email": "a@b"}
+
+    assert {"amount": MASK, "email": MASK} == redactor.value(value, "billing.charge")
+    assert {"amount": 5, "email": MASK} == redactor.value(value, "billing.refund")
+    assert {"amount": 5, "email": MASK} == redactor.value(value)
+
+
+@pytest.mark.parametrize("more", ["password", ["ok", 5], [""], {"task": "field"}, {"task": None}, 5, [None]])
+def test_a_wrong_redact_is_refused_at_once(more):
+    """One name where a list belongs, a number, nothing: said when the dashboard is made."""
+    with closing(Firelock("memory://")) as fire, pytest.raises(ConfigurationError, match="redact="):
+        Dashboard(fire, redact=more)
+
+
+# ---- what a visit shows ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shown(fire):
+    """Ask a dashboard what its visitor sees of a record's arguments and result: `shown(record)`."""
+    seen = []
+
+    def look(record, *, permissions=frozenset(Permission), limit=IN_DETAIL, **options):
+        dashboard = Dashboard(fire, auth=lambda _: Access(frozenset(permissions)), **options)
+
+        def view(visit):
+            seen[:] = [visit.arguments(record, limit=limit), visit.result(record, limit=limit)]
+            return visit.json({})
+
+        dashboard.routes = Routes([Route("GET", "/look", Permission.READ, view)])
+        with closing(Browser(dashboard)) as browser:
+            assert 200 == browser.get("/look").status
+        return seen
+
+    return look
+
+
+def record_of(arguments, **changes):
+    record = JobRecord("1", "charge", arguments, "json", State.SUCCEEDED, "default", 0, 0)
+    return attrs.evolve(record, **changes)
+
+
+CHARGE = '{"order":42,"password":"hunter2"}'
+
+
+def test_arguments_are_shown_by_name_and_masked(fire, shown):
+    """Also where they were given by position: storage knows the names."""
+
+    @fire.task(name="charge")
+    def charge(order: int, password: str, *more: int, **options: str) -> None: ...
+
+    record = fire.storage.get((charge.enqueue(42, "hunter2", 5, api_key="hunter2").id,))[0]
+    arguments, result = shown(attrs.evolve(record, result='{"token":"hunter2","n":1}'))
+
+    assert {"order": 42, "password": MASK, "*more": [5], "**options": {"api_key": MASK}} == arguments.value
+    assert {"token": MASK, "n": 1} == result.value
+    assert "hunter2" not in arguments.text + arguments.line + result.text + result.line
+    assert (None, False, False) == (arguments.reason, arguments.is_hidden, arguments.is_cut)
+
+
+def test_a_dashboard_s_own_names_are_masked(shown):
+    """`redact=` reaches what a visit shows, by the record's task."""
+    record = record_of(CHARGE)
+
+    assert MASK == shown(record, redact={"charge": ["order"]})[0].value["order"]
+    assert 42 == shown(record, redact={"other": ["order"]})[0].value["order"]
+
+
+def test_who_may_not_see_arguments_gets_the_reason(shown):
+    """And nothing else: no text, no value, no size."""
+    for payload in shown(record_of(CHARGE, result="5"), permissions={Permission.READ}):
+        assert (True, "", "", None, 0) == (
+            payload.is_hidden, payload.text, payload.line, payload.value, payload.size,
+        )  # fmt: skip
+        assert "view_args" in payload.reason
+
+
+@pytest.mark.parametrize(
+    "stored",
+    ["{", "", "not json", '{"a": NaN}', '{"a":1,"a":2}', "[" * 10_000, "\x00", "\ud800", b"bytes", None, 5],
+    ids=lambda stored: ascii(stored)[:20],
+)
+def test_what_cannot_be_read_is_given_raw_with_the_reason(shown, stored):
+    """Whatever somebody has left in the storage, a page shows it as text."""
+    arguments, _ = shown(record_of(stored))
+
+    assert isinstance(arguments.text, str)
+    if stored == 5:  # text that happens to be JSON
+        assert arguments.reason is None
+    else:
+        assert "cannot be read" in arguments.reason
+        assert arguments.value is None
+
+
+def test_raw_text_is_masked_too(shown):
+    """Damaged arguments may hold a password as well as whole ones."""
+    arguments, _ = shown(record_of('{"password": "hunter2", "n": '))
+
+    assert "hunter2" not in arguments.text + arguments.line + arguments.reason
+
+
+def test_an_unknown_serializer_is_named(shown):
+    """What another program wrote in its own way is shown raw, and says which way that was."""
+    arguments, _ = shown(record_of("AbC=", serializer="sealed"))
+
+    assert ("AbC=", None) == (arguments.text, arguments.value)
+    assert "'sealed'" in arguments.reason
+
+
+def test_large_values_are_cut_and_say_so(shown):
+    """4 KiB in lists, 64 KiB in detail, all of it in a download."""
+    record = record_of('{"note":"' + "y" * 100_000 + '"}')
+
+    for limit in (IN_LISTS, IN_DETAIL):
+        arguments, _ = shown(record, limit=limit)
+        assert (limit, limit, True) == (len(arguments.text), len(arguments.line), arguments.is_cut)
+        assert arguments.size > 100_000
+    whole, _ = shown(record, limit=None)
+    assert (False, whole.size) == (whole.is_cut, len(whole.text))
+
+
+@pytest.mark.parametrize("target", ["/", "/queues", "/settings", "/api/jobs", "/nothing"])
+def test_no_answer_holds_the_storage_s_password(target):
+    """Neither the address in the footer nor the words of an outage."""
+    with (
+        closing(Firelock("redis://ops:hunter2@127.0.0.1:1/0")) as fire,
+        closing(Browser(Dashboard(fire))) as browser,
+    ):
+        answer = browser.get(target)
+
+        assert answer.status in {404, 503}
+        assert "hunter2" not in answer.text
