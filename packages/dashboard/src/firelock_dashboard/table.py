@@ -6,6 +6,7 @@ from firelock_dashboard import api
 from firelock_dashboard.pages import (
     activity,
     extension,
+    failures,
     job,
     job_actions,
     jobs,
@@ -27,6 +28,7 @@ TABLE: tuple[Route, ...] = (
     *jobs.ROUTES,
     *job_actions.ROUTES,
     *job.ROUTES,
+    *failures.ROUTES,
     *queues.ROUTES,
     *recurring.ROUTES,
     *recurring_forms.ROUTES,

@@ -1,0 +1,250 @@
+"""Failures by cause: what fails alike is one row, has one traceback, and is acted on as one."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import datetime
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from firelock import State
+from firelock.storage import JobFilter
+from firelock_dashboard.access import Permission
+from firelock_dashboard.bulk import operation_address, start_operation
+from firelock_dashboard.confirming import ask_first
+from firelock_dashboard.job_view import JobPage
+from firelock_dashboard.problems import NotHere
+from firelock_dashboard.routes import Route
+from firelock_dashboard.tracebacks import markdown
+from firelock_dashboard.words import count_text, instant, stamp, task_name
+
+if TYPE_CHECKING:
+    from starlette.responses import Response
+
+    from firelock import Job
+    from firelock.operators import JobPage as Found
+    from firelock.storage import FailureGroup
+    from firelock_dashboard.visit import Visit
+
+__all__ = ["ROUTES"]
+
+_GROUPS = 100
+_GROUPED = 10_000  # the newest failed jobs that a storage groups
+_SAMPLE = 500
+_LISTED = 20
+_FINGERPRINT = 200
+_MESSAGE = 300
+
+
+@attrs.frozen
+class _Cause:
+    fingerprint: str
+    type: str
+    message: str
+    task: str
+    count: int
+    newest_at: datetime | None
+
+
+@attrs.frozen
+class _Causes:
+    rows: list[_Cause]
+    failed: int  # jobs that are failed now
+    is_cut: bool  # more causes than are shown, or more jobs than are grouped
+
+    @property
+    def grouped(self) -> int:
+        """How many jobs the rows speak of."""
+        return sum(row.count for row in self.rows)
+
+
+def show_failures(visit: Visit) -> Response:
+    """Every cause, the most frequent first."""
+    return visit.page(
+        "failures.html", title=visit.text("nav.failures"), section="failures",
+        causes=lambda: _causes(visit), grouped_limit=_GROUPED,
+    )  # fmt: skip
+
+
+def _causes(visit: Visit) -> _Causes:
+    groups = visit.dashboard.watch.failure_groups(_GROUPS)
+    failed = visit.state_counts()[State.FAILED]
+    return _Causes([_cause(visit, one) for one in groups], failed, len(groups) == _GROUPS)
+
+
+def _cause(visit: Visit, group: FailureGroup) -> _Cause:
+    message = visit.redacted(group.message)[:_MESSAGE]
+    return _Cause(
+        group.fingerprint, group.type, message, group.task, group.count, instant(group.newest_at)
+    )  # fmt: skip
+
+
+# ---- one cause -------------------------------------------------------------------------------------------
+
+
+@attrs.define(slots=False)
+class _Page:
+    """One cause, each value read when it is first shown."""
+
+    visit: Visit
+    fingerprint: str
+
+    @cached_property
+    def sample(self) -> list[Job[Any]]:
+        """The newest jobs of the cause."""
+        return self._found.jobs
+
+    @property
+    def is_sample_cut(self) -> bool:
+        """Tell whether there are more than the sample holds."""
+        return self._found.cursor is not None
+
+    @cached_property
+    def _found(self) -> Found:
+        return self.visit.fire.jobs.page(_where(self.fingerprint), limit=_SAMPLE)
+
+    @cached_property
+    def count(self) -> int:
+        """How many there are, as far as it is known: see `is_more`."""
+        groups = self.visit.dashboard.watch.failure_groups(_GROUPS)
+        counted = next((one.count for one in groups if one.fingerprint == self.fingerprint), 0)
+        return max(counted, len(self.sample)) if self.is_sample_cut else len(self.sample)
+
+    @property
+    def is_more(self) -> bool:
+        """Tell whether there may be more than `count`."""
+        failed = self.visit.state_counts()[State.FAILED]
+        return self.is_sample_cut and (failed > _GROUPED or self.count <= len(self.sample))
+
+    @property
+    def counted(self) -> str:
+        """The number as it is shown: "10 000+" where nobody counted further."""
+        return f"{count_text(self.count)}{'+' if self.is_more else ''}"
+
+    @cached_property
+    def newest(self) -> Job[Any]:
+        """The job that stands for all."""
+        return self.sample[0]
+
+    @property
+    def type(self) -> str:
+        """The class of the exception."""
+        error = self.newest.error
+        return error.type if error else "–"
+
+    @property
+    def message(self) -> str:
+        """What it says, of the newest."""
+        error = self.newest.error
+        return self.visit.redacted(error.message) if error else ""
+
+    @cached_property
+    def failure(self) -> Any:  # noqa: ANN401 - what the page of a job makes of an attempt
+        """The last failed attempt of the newest, its traceback taken apart; None where none is kept."""
+        failures = JobPage(self.visit, self.newest).failures
+        return failures[max(failures)] if failures else None
+
+    @cached_property
+    def oldest_at(self) -> datetime | None:
+        """When the oldest of them failed that is still stored."""
+        first = self.visit.fire.jobs.page(_where(self.fingerprint), limit=1, oldest_first=True)
+        return next((_failed_at(job) for job in first), None)
+
+    @property
+    def newest_at(self) -> datetime | None:
+        """When the newest of them failed."""
+        return _failed_at(self.newest)
+
+    @cached_property
+    def tasks(self) -> list[tuple[str, int]]:
+        """The tasks within the sample, most frequent first."""
+        return Counter(job.task for job in self.sample).most_common(_LISTED)
+
+    @cached_property
+    def queues(self) -> list[tuple[str, int]]:
+        """The queues within the sample, most frequent first."""
+        return Counter(job.queue for job in self.sample).most_common(_LISTED)
+
+    @property
+    def listed(self) -> list[Job[Any]]:
+        """The newest of them."""
+        return self.sample[:_LISTED]
+
+    @cached_property
+    def report(self) -> str:
+        """The cause as Markdown, for an issue."""
+        text = self.visit.text
+        facts = [
+            text("failures.report_count", count=self.counted),
+            text("failures.report_seen", first=stamp(self.oldest_at), last=stamp(self.newest_at)),
+            text("failures.report_tasks", tasks=_told(self.tasks)),
+            text("failures.report_queues", queues=_told(self.queues)),
+            text("failures.report_newest", job=self.newest.id, fingerprint=self.fingerprint),
+        ]
+        trace = self.failure.text if self.failure else None
+        title = f"{self.type}: {self.message}".replace("\n", " ")[:_MESSAGE]
+        return markdown(title, facts, trace or self.message)
+
+
+def _told(counted: list[tuple[str, int]]) -> str:
+    return ", ".join(f"`{name}` ({number})" for name, number in counted)
+
+
+def _where(fingerprint: str) -> JobFilter:
+    return JobFilter(state=State.FAILED, fingerprint=fingerprint)
+
+
+def _failed_at(job: Job[Any]) -> datetime | None:
+    return instant(job.record().changed_at)
+
+
+def show_failure(visit: Visit) -> Response:
+    """One cause: a traceback that stands for all, where it happens, the jobs."""
+    page = _Page(visit, visit.places["fingerprint"][:_FINGERPRINT])
+    if not page.sample:
+        raise NotHere(visit.text("failures.unknown"))
+    return visit.page(
+        "failure.html", title=task_name(page.type), section="failures", cause=page, sample_limit=_SAMPLE
+    )
+
+
+# ---- what is done to all of one cause --------------------------------------------------------------------
+
+
+def requeue(visit: Visit) -> Response:
+    """An operation enqueues every failed job of the cause."""
+    return _start(visit, "requeue")
+
+
+def delete(visit: Visit) -> Response:
+    """An operation deletes every failed job of the cause."""
+    return _start(visit, "delete")
+
+
+def _start(visit: Visit, verb: str) -> Response:
+    fingerprint = visit.form.required("fingerprint", limit=_FINGERPRINT)
+    page = _Page(visit, fingerprint)
+    if not page.sample:
+        return visit.done(visit.text("failures.none_left"), to="/failures", kind="note")
+    numbers = {"count": page.count, "number": page.counted, "type": task_name(page.type)}
+    asked = ask_first(
+        visit,
+        visit.text(f"failures.confirm_{verb}", **numbers),
+        visit.text(f"failures.{verb}"),
+        section="failures",
+    )
+    if asked is not None:
+        return asked
+    operation = start_operation(visit, verb, _where(fingerprint), target=f"{page.type} ({fingerprint})")
+    message = visit.text(f"failures.started_{verb}", **numbers)
+    return visit.done(message, to="/failures", link=operation_address(visit, operation))
+
+
+ROUTES = (
+    Route("GET", "/failures", Permission.READ, show_failures),
+    Route("GET", "/failures/{fingerprint}", Permission.READ, show_failure),
+    Route("POST", "/failures/requeue", Permission.REQUEUE, requeue),
+    Route("POST", "/failures/delete", Permission.DELETE, delete),
+)
