@@ -44,14 +44,17 @@ if TYPE_CHECKING:
     from firelock.handle import Job
     from firelock.hookspecs import Command, ServerInfo, TaskCall, hookimpl
     from firelock.job import State
+    from firelock.jobs import JobPage
     from firelock.locks import Lock, LockProvider
     from firelock.operation import Operation
+    from firelock.operators import QueueView, ServerView
     from firelock.outcome import JobCancelled, Settled, Snooze
     from firelock.retry import Retry, RetryDecision, RetryPolicy
     from firelock.serializer import JsonSerializer, JsonValue, Serializer
     from firelock.settings import Settings
     from firelock.storage import Applied, Finding
     from firelock.task import Call, Task
+    from firelock.views import FailedAttempt, JobLogLine, JobProgress, JobStep
 
 _HOMES = {
     "app": ("Firelock",),
@@ -72,14 +75,19 @@ _HOMES = {
     "handle": ("Job",),
     "hookspecs": ("Command", "ServerInfo", "TaskCall", "hookimpl"),
     "job": ("State",),
+    "jobs": ("JobPage",),
     "locks": ("Lock", "LockProvider"),
     "operation": ("Operation",),
+    "operators": ("QueueView", "ServerView"),
+    "operators": ("QueueView", "ServerView"),
     "outcome": ("JobCancelled", "Settled", "Snooze"),
     "retry": ("Retry", "RetryDecision", "RetryPolicy"),
     "serializer": ("JsonSerializer", "JsonValue", "Serializer"),
     "settings": ("Settings",),
     "storage": ("Applied", "Finding"),
     "task": ("Call", "Task"),
+    "views": ("FailedAttempt", "JobLogLine", "JobProgress", "JobStep"),
+    "views": ("FailedAttempt", "JobLogLine", "JobProgress", "JobStep"),
 }  # fmt: skip
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -95,6 +103,7 @@ __all__ = [
     "Diagnosis",
     "DuplicateTask",
     "Every",
+    "FailedAttempt",
     "FieldKind",
     "Finding",
     "Firelock",
@@ -106,8 +115,12 @@ __all__ = [
     "JobContext",
     "JobDeleted",
     "JobFailed",
+    "JobLogLine",
     "JobNotCommitted",
     "JobNotFound",
+    "JobPage",
+    "JobProgress",
+    "JobStep",
     "JsonSerializer",
     "JsonValue",
     "Lock",
@@ -120,6 +133,7 @@ __all__ = [
     "Overlap",
     "Parameter",
     "PluginError",
+    "QueueView",
     "RecurringJob",
     "ResultTimeout",
     "ResultUnavailable",
@@ -130,6 +144,7 @@ __all__ = [
     "SchemaMismatch",
     "Serializer",
     "ServerInfo",
+    "ServerView",
     "Settings",
     "Settled",
     "SignatureMismatch",
