@@ -79,14 +79,12 @@ _HOMES = {
     "locks": ("Lock", "LockProvider"),
     "operation": ("Operation",),
     "operators": ("QueueView", "ServerView"),
-    "operators": ("QueueView", "ServerView"),
     "outcome": ("JobCancelled", "Settled", "Snooze"),
     "retry": ("Retry", "RetryDecision", "RetryPolicy"),
     "serializer": ("JsonSerializer", "JsonValue", "Serializer"),
     "settings": ("Settings",),
     "storage": ("Applied", "Finding"),
     "task": ("Call", "Task"),
-    "views": ("FailedAttempt", "JobLogLine", "JobProgress", "JobStep"),
     "views": ("FailedAttempt", "JobLogLine", "JobProgress", "JobStep"),
 }  # fmt: skip
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
