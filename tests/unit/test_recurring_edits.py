@@ -327,7 +327,7 @@ def test_what_was_not_edited_stays_and_what_never_came_from_code_is_refused(decl
     before = declared.recurring.get("nightly")
     declared.recurring.create("report", "created", "0 1 * * *")
 
-    assert before == app(storage).recurring.reset("nightly")
+    assert before == app(storage).recurring.reset("nightly") == declared.recurring.reset("nightly")
     with pytest.raises(JobConflict, match="'created' never came from code; edit it, or remove it"):
         declared.recurring.reset("created")
 

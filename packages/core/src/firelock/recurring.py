@@ -217,6 +217,8 @@ class Recurring:
             job, declared = RecurringJob(record), self._declared.get(recurring_id)
             if declared is not None:
                 definition = self._as_written(declared.call, recurring_id, declared.schedule, "code")
+                if job.origin is Origin.CODE and record.code_digest == definition.code_digest:
+                    return job
             elif job.origin is Origin.CREATED:
                 message = f"Recurring job {recurring_id!r} never came from code; edit it, or remove it."
                 raise JobConflict(message)
