@@ -1,0 +1,63 @@
+"""`firelock demo --seed` on Redis: the same story, in one partition, in several, on a Cluster."""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import closing
+
+import pytest
+
+from firelock.cli.demo_shop import fire
+from firelock.cli.seed_story import seed
+from firelock.job import JobRecord, State
+from firelock.plugins import open_storage
+from firelock.storage import JobFilter, Storage
+from tests.redis.cluster import ClusterServers
+from tests.redis.servers import RedisServer
+
+JOBS = 1_000
+
+
+def all_jobs(storage: Storage) -> list[JobRecord]:
+    """Return every job."""
+    found: list[JobRecord] = []
+    cursor = None
+    while True:
+        page = storage.find(JobFilter(), limit=500, cursor=cursor)
+        found += page.jobs
+        cursor = page.cursor
+        if cursor is None:
+            return found
+
+
+def assert_is_seeded(url: str) -> None:
+    """The storage takes a seed, and has what it made."""
+    with closing(open_storage(url)) as storage:
+        storage.migrate()
+        *_, told = seed(storage, fire.tasks(), JOBS)
+
+        jobs = all_jobs(storage)
+        counted = {state: count for state, count in storage.counts().by_state.items() if count}
+        assert len(jobs) == told.jobs == JOBS
+        assert counted == Counter(job.state for job in jobs)
+        assert set(counted) == set(State)
+        assert storage.prune(1_000) == 0
+        for job in jobs:
+            if job.state in {State.SUCCEEDED, State.FAILED}:
+                instants = (job.created_at, job.enqueued_at, job.claimed_at, job.started_at, job.ended_at)
+                assert sorted(instants, key=lambda at: at or 0) == list(instants)
+
+
+@pytest.mark.parametrize("options", ["", "partitions=4"], ids=["alone", "parted"])
+def test_a_seed_fills_redis(server: RedisServer, options: str) -> None:
+    """Counts equal the jobs, instants are in order, nothing is due to be pruned."""
+    server.empty()
+
+    assert_is_seeded(server.socket_url(options))
+
+
+def test_a_seed_fills_a_cluster(cluster: ClusterServers) -> None:
+    """Continuations lie beside their parents, and what several nodes have is claimed from all of them."""
+    cluster.empty()
+
+    assert_is_seeded(cluster.url())
