@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -48,7 +49,7 @@ def test_a_seed_says_what_it_made_and_how_to_look_at_it(url, capsys):
     assert (ran.code, ran.error) == (0, "")
     assert "1,000 jobs in " in ran.out
     assert "30 recurring jobs, 3 servers, 1 paused queue, " in ran.out
-    assert f"firelock dashboard --storage {open_storage(url).url}" in ran.out
+    assert f"firelock dashboard --storage {shlex.quote(open_storage(url).url)}" in ran.out
     listed = run(capsys, "jobs", "list", "--state", "failed", "--storage", url)
     assert "shop." in listed.out
     assert "web-1" in run(capsys, "servers", "list", "--storage", url).out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import signal
 import time
 from collections.abc import Iterator
@@ -210,8 +211,8 @@ def _show_counts(screen: Screen, by_state: Mapping[str, int]) -> None:
 
 
 def _show_next(screen: Screen, storage: Storage) -> None:
-    place = storage.url
-    if not screen.is_json and "FIRELOCK_STORAGE" in os.environ:
+    place = shlex.quote(storage.url)
+    if "FIRELOCK_STORAGE" in os.environ:
         screen.line(Cell("  FIRELOCK_STORAGE was not looked at; --storage says where.", "bright_black"))
     screen.line()
     screen.line(Cell("Next", "bold"))
