@@ -11,6 +11,7 @@ import attrs
 
 from firelock import State
 from firelock_dashboard.access import Permission
+from firelock_dashboard.confirming import ask_first
 from firelock_dashboard.listeners import ServerState, heard_at, server_state
 from firelock_dashboard.problems import BadRequest, NotHere
 from firelock_dashboard.routes import Route
@@ -182,6 +183,11 @@ def order_server(visit: Visit) -> Response:
         raise NotHere(visit.text("servers.unknown", server=server_id))
     if server_state(server, visit.now) is ServerState.LOST:
         raise BadRequest(visit.text("servers.is_lost", server=server.name))
+    if order == "stop":
+        question = visit.text("servers.stop_confirm", server=server.name)
+        asked = ask_first(visit, question, visit.text("servers.stop"), section="servers")
+        if asked is not None:
+            return asked
     visit.fire.servers.tell(server_id, order)
     visit.audit(f"server.{order}", server.name, server_id=server_id)
     return visit.done(visit.text(f"servers.told_{order}", server=server.name), to="/servers")

@@ -1,0 +1,232 @@
+"""Servers: who lives, what each runs, what is told to it."""
+
+from __future__ import annotations
+
+import re
+
+import attrs
+import pytest
+
+from firelock.storage import Held, NewSession, Renewal
+from tests.dashboard.hostile_texts import assert_literal
+
+DAY = 86_400
+
+
+@attrs.frozen
+class Serving:
+    """Makes servers, and lets them claim, without any process."""
+
+    fire: object
+
+    def __call__(self, name, *, server=None, serves="*", workers=4, state="running", busy=0, pid=7):
+        """A server has one more session, that lasts a day."""
+        now = self.fire.client.clock.now()
+        session = NewSession(
+            f"session {name} {pid}", server or f"id of {name}", name, "host-a", pid, now - 3_600_000_000, DAY,
+            workers, serves, "0.1.0",
+        )  # fmt: skip
+        self.fire.storage.begin_session(session)
+        self.fire.storage.renew([Renewal(session.id, busy, state, 64 * 1024 * 1024, 12.0)])
+        return session.id
+
+    def claim(self, session, count, *, started=0):
+        """The session claims jobs; so many of them were seen to run."""
+        now = self.fire.client.clock.now()
+        jobs = self.fire.storage.claim(None, count, session, now).jobs
+        held = [
+            Held(job.id, job.fence, now - 15_000_000 if place < started else None)
+            for place, job in enumerate(jobs)
+        ]
+        self.fire.storage.reconcile(session, held)
+        return [job.id for job in jobs]
+
+
+@pytest.fixture
+def serving(fire):
+    return Serving(fire)
+
+
+@pytest.fixture
+def send(fire):
+    @fire.task(name="shop.send")
+    def send(number: int) -> None: ...
+
+    return send
+
+
+def slots(page, kind):
+    return re.findall(rf'class="slot {kind}" href="/jobs/([^"]+)"', page)
+
+
+def actions(fire):
+    return [(entry.action, entry.target, entry.by) for entry in fire.audit.list()]
+
+
+def test_without_servers_the_page_says_how_to_start_one(fire, client):
+    """A command; for a storage within one process, that the server belongs into it."""
+    page = client.get("/servers").text
+
+    assert "No server runs" in page
+    is_inside = fire.storage.url.startswith("memory")
+    assert is_inside == ("with fire.server():" in page)
+    assert is_inside != ("firelock server your_app:fire" in page)
+
+
+def test_a_server_shows_its_processes_together(client, serving):
+    """Two sessions of one server are one card: slots, busy ones, CPU and memory are sums."""
+    serving("web-1", server="a", pid=11, busy=1)
+    serving("web-1", server="a", pid=12, busy=2)
+
+    page = client.part("/servers", "servers").text
+
+    assert 1 == page.count('class="card server"')
+    assert "11, 12" in page
+    assert "3 of 8 slots busy" in page
+    assert "24 %" in page
+    assert "128.0 MiB" in page
+
+
+def test_slots_tell_started_claimed_and_free(client, serving, send):
+    """Each running job is a link; one that was not seen to run looks otherwise; the rest is free."""
+    send.enqueue_many([(number,) for number in range(3)])
+    session = serving("web-1", workers=5, busy=3)
+    ids = serving.claim(session, 3, started=2)
+
+    page = client.part("/servers", "servers").text
+
+    assert set(ids[:2]) == set(slots(page, "is-started"))
+    assert ids[2:] == slots(page, "is-claimed")
+    assert 2 == page.count('<li class="free"')
+    assert "Free slots: 2" in page
+    assert "claimed, not started" in page
+
+
+def test_slots_are_the_servers_own(client, serving, send):
+    """Two servers of one name: each shows what its own sessions hold."""
+    send.enqueue_many([(number,) for number in range(3)])
+    one, other = serving("web", server="a", pid=1), serving("web", server="b", pid=2)
+    ones, others = serving.claim(one, 1, started=1), serving.claim(other, 2, started=2)
+
+    page = client.part("/servers", "servers").text
+
+    first, second = page.split('id="server-a"')[1].split('id="server-b"')
+    assert (ones, set(others)) == (slots(first, "is-started"), set(slots(second, "is-started")))
+
+
+def test_many_slots_are_bounded(client, serving):
+    """Two hundred are drawn, the others are a number."""
+    serving("web-1", workers=1_000)
+
+    page = client.part("/servers", "servers").text
+
+    assert 200 == page.count('<li class="free"')
+    assert "+800" in page
+    assert "Free slots: 1000" in page
+
+
+@pytest.mark.parametrize(
+    ("state", "told"), [("quiet", "Quiet"), ("stopping", "Stopping"), ("overdue", "Stale")]
+)
+def test_what_a_server_says_of_itself_is_shown(client, serving, state, told):
+    """Quiet, stopping, or stale where a child does not report."""
+    serving("web-1", state=state)
+
+    assert told in client.part("/servers", "servers").text
+
+
+def test_a_lost_server_stays_folded(fire, client, serving):
+    """For a day, below those that live; nobody can tell it anything."""
+    fire.storage.end_session(serving("gone-1"), (), reason="stopped")
+    serving("web-1")
+
+    page = client.part("/servers", "servers").text
+
+    card, lost = page.split('id="lost-servers"')
+    assert ("gone-1" in card, "gone-1" in lost, "web-1" in card) == (False, True, True)
+    assert "1 server that is gone" in lost
+    assert "<form" not in lost
+
+
+def test_servers_are_paged(client, serving):
+    """24 cards; the next page begins behind the last."""
+    for number in range(26):
+        serving(f"web-{number:02}")
+
+    first = client.part("/servers", "servers").text
+    after = re.search(r'href="(/servers\?after=[^"]+)"', first)[1]
+    second = client.part(after, "servers").text
+
+    assert (24, 2) == (first.count('class="card server"'), second.count('class="card server"'))
+
+
+@pytest.mark.parametrize("order", ["quiet", "resume", "stop"])
+def test_a_server_is_told(fire, client, serving, order):
+    """By an order that its next heartbeat brings, and the audit says who told it."""
+    serving("web-1", server="a")
+
+    said = client.act("/servers/tell", {"server": "a", "order": order}).json()
+
+    assert "good" == said["kind"]
+    assert "web-1 is told" in said["message"]
+    assert f'"{order}"' == fire.storage.get_record("server_order", "a").value
+    assert [(f"server.{order}", "web-1", "local")] == actions(fire)
+
+
+def test_without_a_script_stopping_is_asked_first(fire, client, serving):
+    """By a page whose form says that somebody is sure; then it is done and leads back."""
+    serving("web-1", server="a")
+    form = {"server": "a", "order": "stop", "back": "/servers"}
+
+    asked = client.post("/servers/tell", form)
+    before = fire.storage.get_record("server_order", "a")
+    done = client.post("/servers/tell", {**form, "sure": "1"})
+
+    assert (200, None) == (asked.status, before)
+    assert "Stop web-1?" in asked.text
+    assert all(f'name="{name}"' in asked.text for name in ("server", "order", "back", "sure"))
+    assert (303, "/servers") == (done.status, done.location)
+    assert '"stop"' == fire.storage.get_record("server_order", "a").value
+
+
+@pytest.mark.parametrize(
+    ("form", "refusal"),
+    [
+        ({"order": "stop"}, (400, "server is missing")),
+        ({"server": "a"}, (400, "order")),
+        ({"server": "a", "order": "explode"}, (400, "quiet, resume, stop")),
+        ({"server": "b", "order": "stop"}, (404, "There is no server b")),
+        ({"server": "c", "order": "stop"}, (400, "is gone already")),
+    ],
+)
+def test_a_wrong_order_is_refused(fire, client, serving, form, refusal):
+    """With the field and what may stand there; nothing is told, nothing is in the audit."""
+    serving("web-1", server="a")
+    fire.storage.end_session(serving("gone", server="c"), (), reason="stopped")
+
+    answer = client.post("/servers/tell", form)
+
+    status, told = refusal
+    assert status == answer.status
+    assert told in answer.text
+    assert [] == fire.storage.list_records("server_order", limit=10)
+    assert [] == actions(fire)
+
+
+def test_hostile_texts_are_shown_literally(fire, client, serving, send, hostile):
+    """In names, hosts, queues, versions, states, and in the tasks that run."""
+    now = fire.client.clock.now()
+    for server in ("alive", "gone"):
+        session = NewSession(
+            f"{server}{hostile}", f"{server}{hostile}", hostile, hostile, 7, now, DAY, 2, hostile, hostile
+        )
+        fire.storage.begin_session(session)
+        fire.storage.renew([Renewal(session.id, 1, hostile)])
+    fire.storage.end_session(session.id, (), reason="stopped")
+    send.enqueue(1)
+    serving.claim(f"alive{hostile}", 1, started=1)
+
+    answer = client.get("/servers")
+
+    assert 200 == answer.status
+    assert_literal(answer.text)
