@@ -45,6 +45,7 @@ _WIDTH, _HEIGHT = 1000.0, 200.0  # of the drawing that needs no script
 _LIVE_SECONDS = 120
 _GAP = 0.18  # of a bucket's width, between bars
 _TICKS = 5
+_ROUND = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10)
 
 
 @attrs.frozen
@@ -209,11 +210,11 @@ def spark(values: Iterable[float], *, width: int = 120, height: int = 28) -> str
 
 
 def round_up(value: float) -> float:
-    """Return the next of 1, 2, 2.5, 5 and 10 times a power of ten; 1 for nothing."""
+    """Return the next round number, such as 1, 1.5, 2, 2.5 or 3 times a power of ten; 1 for nothing."""
     if value <= 0:
         return 1.0
     power = 10.0 ** math.floor(math.log10(value))
-    return next(step * power for step in (1, 2, 2.5, 5, 10) if value <= step * power * (1 + 1e-9))
+    return next(step * power for step in _ROUND if value <= step * power * (1 + 1e-9))
 
 
 def _path(points: Sequence[tuple[float, float] | None]) -> str:

@@ -209,13 +209,17 @@ def _recurring(seen: Snapshot) -> Iterator[Trouble]:
             values = {"recurring": one.id, "error": one.error}
             action = Action("to_recurring", "/recurring", {"q": one.id})
             yield Trouble(TroubleKind.RECURRING_ERROR, Severity.WARN, values, action, one.last_at)
-    for one in seen.recurring:
-        is_late = one.next_at is not None and seen.now - one.next_at > _LATE_FIRING
-        if is_late and not one.is_paused and not one.error:
-            action = Action("to_recurring", "/recurring", {"q": one.id})
-            yield Trouble(
-                TroubleKind.RECURRING_LATE, Severity.WARN, {"recurring": one.id}, action, one.next_at
-            )
+    late = sorted(
+        (one.next_at, one.id)
+        for one in seen.recurring
+        if one.next_at is not None and seen.now - one.next_at > _LATE_FIRING
+        if not one.is_paused and not one.error
+    )
+    if late:  # mostly for one reason: no server is there to fire them
+        since, first = late[0]
+        action = Action("to_recurring", "/recurring", {"q": first} if len(late) == 1 else {})
+        values = {"count": len(late), "recurring": first, "others": len(late) - 1}
+        yield Trouble(TroubleKind.RECURRING_LATE, Severity.WARN, values, action, since)
 
 
 def _long_wait(seen: Snapshot) -> Iterator[Trouble]:

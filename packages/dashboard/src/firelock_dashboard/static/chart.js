@@ -8,6 +8,11 @@
   const HEIGHT = 240;
 
   const count = (value) => (value >= 10000 ? Intl.NumberFormat("en", { notation: "compact" }).format(value) : String(+value.toFixed(1)));
+  // On an axis there is room for one unit.
+  const marked = {
+    count, rate: (value) => `${count(value)}/s`,
+    seconds: (value) => (value < 1 ? `${+(value * 1000).toPrecision(3)}\u202fms` : value < 10000 ? `${value}\u202fs` : `${+(value / 3600).toFixed(1)}\u202fh`),
+  };
   const shown = { count, rate: (value) => `${value.toFixed(1)}/s`, seconds: (value) => firelock.span(value) };
 
   // The value of a custom property, resolved for the present theme.
@@ -151,7 +156,7 @@
         },
         axes: [
           { ...axis, grid: { show: false }, space: 70, size: 30, values: this.times() },
-          { ...axis, size: 58, space: 44, values: (plot, splits) => splits.map((value) => (value === null ? null : shown[unit](value))) },
+          { ...axis, size: 58, space: 44, values: (plot, splits) => splits.map((value) => (value === null ? null : marked[unit](value))) },
         ],
         series: [{}, ...(stacked ? series.reverse() : series)],
         hooks: {
