@@ -67,24 +67,51 @@ def refusal_of(error: Exception) -> RequestProblem:
 def any_of(*auths: Auth) -> Auth:
     """Return an auth that asks one after the other and takes the first that grants anything.
 
-    Where none does, the first that says how to come in is passed on, with every way there is.
+    Where none does, the first that says how to come in is passed on, with every way there is. Plain ones are
+    asked in the host's own thread under WSGI, as each of them is alone.
     """
 
-    async def ask_each(request: Request) -> Access:
+    def ask_each(request: Request) -> Access | Awaitable[Access]:
         refusals: list[RequestProblem] = []
         for auth in auths:
-            try:
-                access = await access_from(auth, request)
-            except RequestProblem as refusal:
-                if refusal.status not in {401, 403}:
-                    raise
-                refusals.append(refusal)
-            else:
-                if access.permissions:
-                    return access
+            answer = _attempt(auth, request, refusals)
+            if inspect.isawaitable(answer):  # one that has to be awaited: then all of them are asked so
+                getattr(answer, "close", lambda: None)()
+                return _ask_each(auths, request)
+            if isinstance(answer, Access) and answer.permissions:
+                return answer
         raise _joined(refusals)
 
     return ask_each
+
+
+def _attempt(auth: Auth, request: Request, refusals: list[RequestProblem]) -> object:
+    """Return what an auth gives; a refusal is noted, a failure ends it all."""
+    try:
+        answer = auth(request)
+        return answer if inspect.isawaitable(answer) else to_access(answer)
+    except Exception as error:  # noqa: BLE001 - nobody gets in by it
+        _note(refusal_of(error), refusals)
+        return None
+
+
+async def _ask_each(auths: Sequence[Auth], request: Request) -> Access:
+    refusals: list[RequestProblem] = []
+    for auth in auths:
+        try:
+            access = await access_from(auth, request)
+        except RequestProblem as refusal:
+            _note(refusal, refusals)
+        else:
+            if access.permissions:
+                return access
+    raise _joined(refusals)
+
+
+def _note(refusal: RequestProblem, refusals: list[RequestProblem]) -> None:
+    if refusal.status not in {401, 403}:
+        raise refusal
+    refusals.append(refusal)
 
 
 def _joined(refusals: Sequence[RequestProblem]) -> RequestProblem:
@@ -130,8 +157,12 @@ def flask_login(level: Level | Callable[[Any], object] = "admin") -> Auth:
     level_of = _level_of(level)
 
     def ask_flask_login(_request: Request) -> Access | None:
-        from flask_login import current_user  # noqa: PLC0415 - only who uses it has it
+        from flask import has_request_context  # noqa: PLC0415 - only who uses it has it
+        from flask_login import current_user  # noqa: PLC0415
 
+        if not has_request_context():
+            message = "flask_login is asked within a request of Flask: mount by Dashboard(…).init_app(app)."
+            raise ConfigurationError(message)
         if not getattr(current_user, "is_authenticated", False):
             return None
         return _named(to_access(level_of(current_user)), current_user.get_id())

@@ -23,6 +23,7 @@ _COST, _BLOCK, _LANES = 2**15, 8, 1
 _MEMORY = 64 * 1024 * 1024
 _LARGEST_COST = 2**20
 _SALT = 16
+_DIGEST = 32
 _LONGEST = 1_024  # characters of a password that is sent
 _SHORTEST_TOKEN = 16
 
@@ -62,9 +63,7 @@ def basic_auth(
         raise ConfigurationError(message)
     by_name = isinstance(level, Mapping)
     grants = {name: to_access(level.get(name) if by_name else level) for name in checks}  # type: ignore[union-attr]
-    nobody = _check_of(
-        "", os.urandom(_SALT).hex() if _is_plain(users) else hash_password(os.urandom(_SALT).hex())
-    )
+    nobody = _nobody(users)
     challenge = {"WWW-Authenticate": f'Basic realm="{_quoted(realm)}", charset="UTF-8"'}
 
     def ask_for_password(request: Request) -> Access:
@@ -152,9 +151,8 @@ def _hash_of(name: str, text: str) -> _Hash:
         _, cost, block, lanes, salt, digest = text.split(":")
         numbers = int(cost), int(block), int(lanes)
         found = _Hash(*numbers, _decoded(salt), _decoded(digest))
-        if not (2 <= numbers[0] <= _LARGEST_COST and len(found.digest) >= _SALT):  # noqa: PLR2004 - scrypt's least
+        if not (_is_bounded(*numbers) and len(found.digest) == _DIGEST):
             raise ValueError(text)
-        _scrypt("", found.salt, *numbers)
     except (ValueError, binascii.Error) as error:
         message = f"The hash of {name!r} is damaged; make one by hash_password()."
         raise ConfigurationError(message) from error
@@ -167,7 +165,9 @@ def _decoded(text: str) -> bytes:
 
 def _scrypt(password: str, salt: bytes, cost: int, block: int, lanes: int) -> bytes:
     memory = max(_MEMORY, 256 * cost * block)
-    return hashlib.scrypt(password.encode(), salt=salt, n=cost, r=block, p=lanes, maxmem=memory, dklen=32)
+    return hashlib.scrypt(
+        password.encode(), salt=salt, n=cost, r=block, p=lanes, maxmem=memory, dklen=_DIGEST
+    )
 
 
 def _sent_password(request: Request) -> tuple[str, str]:
@@ -182,8 +182,16 @@ def _sent_password(request: Request) -> tuple[str, str]:
     return (name, password) if colon and len(password) <= _LONGEST else ("", "")
 
 
-def _is_plain(users: Mapping[str, str]) -> bool:
-    return not any(str(password).startswith(f"{_SCHEME}:") for password in users.values())
+def _is_bounded(cost: int, block: int, lanes: int) -> bool:
+    """Tell whether scrypt can be asked this, and answers within seconds."""
+    return 1 < cost <= _LARGEST_COST and cost & (cost - 1) == 0 and 0 < block <= 32 and 0 < lanes <= 16  # noqa: PLR2004
+
+
+def _nobody(users: Mapping[str, str]) -> Callable[[str], bool]:
+    """Return what an unknown name's password is held against: it takes as long, and is never right."""
+    if any(password.startswith(f"{_SCHEME}:") for password in users.values()):
+        return _Hash(_COST, _BLOCK, _LANES, os.urandom(_SALT), os.urandom(_DIGEST))
+    return _check_of("", os.urandom(_DIGEST).hex())
 
 
 def _quoted(text: str) -> str:

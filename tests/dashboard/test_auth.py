@@ -1,0 +1,631 @@
+"""Who may come in: what `auth=` may answer, what is ready-made, and that nobody gets in by a failure."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from contextlib import closing
+
+import pytest
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+from firelock import Firelock, hookimpl
+from firelock.errors import ConfigurationError
+from firelock_dashboard import (
+    Access,
+    Dashboard,
+    Permission,
+    any_of,
+    basic_auth,
+    bearer_tokens,
+    django_staff,
+    fastapi_dependency,
+    flask_login,
+    hash_password,
+)  # fmt: skip
+from firelock_dashboard.access import LEVELS, to_access
+from firelock_dashboard.auth import access_from
+from firelock_dashboard.problems import Forbidden, RequestProblem, Unauthorized
+from tests.dashboard.asking import Browser
+
+HASHED = hash_password("hashed", salt=b"0" * 16)
+TOKEN, OTHER = "0123456789abcdef", "fedcba9876543210"
+
+
+@pytest.fixture(scope="module")
+def app():
+    with closing(Firelock("memory://")) as fire:
+        yield fire
+
+
+@pytest.fixture
+def visit(app):
+    """Open a dashboard with this auth, as a visitor from elsewhere."""
+    browsers = []
+
+    def come(auth, **options):
+        browsers.append(Browser(Dashboard(app, auth=auth, **options), peer=("8.8.8.8", 5)))
+        return browsers[-1]
+
+    yield come
+    for browser in browsers:
+        browser.close()
+
+
+def request(authorization=None, **scope):
+    headers = [] if authorization is None else [(b"authorization", authorization.encode("utf-8"))]
+    return Request(
+        {"type": "http", "method": "GET", "path": "/", "query_string": b"", "headers": headers, **scope}
+    )
+
+
+def basic(name, password):
+    return "Basic " + base64.b64encode(f"{name}:{password}".encode()).decode()
+
+
+def asked(auth, sent):
+    """What an auth gives the sender of a request, as the dashboard asks it."""
+    return asyncio.run(access_from(auth, sent))
+
+
+# ---- what an auth may answer -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("answer", "may", "may_not"),
+    [
+        ("read", {"read", "view_args", "view_logs"}, {"requeue", "run_task"}),
+        ("operate", {"requeue", "delete", "trigger"}, {"edit_recurring", "stop_server", "run_task"}),
+        ("admin", set(Permission), set()),
+        ("none", set(), set(Permission)),
+        (None, set(), set(Permission)),
+        (False, set(), set(Permission)),
+        ((), {"read"}, {"view_args"}),
+        ({"requeue"}, {"read", "requeue"}, {"delete", "view_args"}),
+        ([Permission.DELETE], {"read", "delete"}, {"requeue"}),
+        (Access(frozenset({Permission.READ}), "ada"), {"read"}, {"view_args"}),
+    ],
+)  # fmt: skip
+def test_answers_and_what_they_allow(answer, may, may_not):
+    """A level, permissions, an Access, nothing."""
+    access = to_access(answer)
+
+    assert may <= access.permissions
+    assert not may_not & access.permissions
+
+
+@pytest.mark.parametrize(
+    "answer", [True, 1, "root", "Admin", "", b"admin", {"sudo"}, object(), {"read": True, "x": 1}]
+)
+def test_any_other_answer_lets_nobody_in(visit, caplog, answer):
+    """It is no mistake that anybody may gain by: 500, and the log says what an auth answers."""
+    browser = visit(lambda _request: answer)
+
+    assert 500 == browser.get("/queues").status
+    assert 500 == browser.post("/queues/pause", {"queue": "a"}).status
+    assert "auth failed" in caplog.text
+
+
+def test_an_auth_may_be_async_or_plain_or_an_object(visit):
+    """It is awaited where it must be, and runs in a thread where it could block."""
+
+    class Plain:
+        def __call__(self, _request):
+            return "read"
+
+    class Async:
+        async def __call__(self, _request):
+            return "read"
+
+    async def coroutine(_request):
+        await asyncio.sleep(0)
+        return "read"
+
+    def hidden(request):
+        return coroutine(request)
+
+    for auth in (lambda _request: "read", coroutine, Plain(), Async(), hidden):
+        assert 200 == visit(auth).get("/queues").status
+
+
+def test_an_auth_that_blocks_is_not_asked_on_the_event_loop(visit):
+    """A plain one runs in a thread of its own."""
+
+    def blocking(_request):
+        with pytest.raises(RuntimeError):
+            asyncio.get_running_loop()
+        return "read"
+
+    assert 200 == visit(blocking).get("/queues").status
+
+
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("password=hunter2"), KeyError("x"), ConfigurationError("x"), TypeError("x"), OSError("x")],
+)
+def test_an_auth_that_fails_lets_nobody_in(visit, caplog, error):
+    """500 without its words, which are in the log."""
+
+    def broken(_request):
+        raise error
+
+    async def broken_later(_request):
+        raise error
+
+    for auth in (broken, broken_later, any_of(broken, lambda _request: "admin")):
+        answer = visit(auth).get("/queues")
+        assert 500 == answer.status
+        assert "hunter2" not in answer.text
+    assert 3 == caplog.text.count("auth failed")
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (Unauthorized("Who?"), 401),
+        (Forbidden("No."), 403),
+        (HTTPException(401, "Who?"), 401),
+        (HTTPException(404), 404),
+    ],
+)
+def test_an_auth_may_refuse_by_raising(visit, caplog, error, status):
+    """With the status it says, and nothing in the log: that is no failure."""
+
+    def refuse(_request):
+        raise error
+
+    assert status == visit(refuse).get("/queues").status
+    assert "" == caplog.text
+
+
+def test_an_auth_may_lead_to_a_login(visit):
+    """Its status and its Location are passed on."""
+
+    def lead(_request):
+        raise HTTPException(303, headers={"Location": "/login"})
+
+    answer = visit(lead).get("/queues")
+
+    assert (303, "/login") == (answer.status, answer.location)
+
+
+def test_the_name_is_shown_and_audited(app, visit):
+    """Who did it: the Access's name, else the address."""
+    visit(lambda _request: Access(LEVELS["operate"], "ada")).post("/queues/pause", {"queue": "named"})
+    visit(lambda _request: "operate").post("/queues/pause", {"queue": "unnamed"})
+    names = {entry.target: entry.by for entry in app.audit.list()}
+
+    assert ("ada", "8.8.8.8") == (names["named"], names["unnamed"])
+    assert "ada" in visit(lambda _request: Access(LEVELS["read"], "ada")).get("/queues").text
+
+
+# ---- plugins ---------------------------------------------------------------------------------------------
+
+
+class Rule:
+    """A plugin that answers by a header."""
+
+    @hookimpl
+    def dashboard_permission(self, request):
+        answer = request.headers.get("x-plugin")
+        if answer == "raise":
+            raise RuntimeError("hunter2")
+        return {"nobody": "none", "wrong": 5}.get(answer, answer)
+
+
+def test_a_plugin_is_asked_before_auth(caplog):
+    """What it answers holds; where it has no answer auth is asked; where it fails nobody gets in."""
+    with closing(Firelock("memory://", plugins=[Rule()])) as fire:
+        for auth, without in ((lambda _request: "admin", 200), (lambda _request: None, 403)):
+            with closing(Browser(Dashboard(fire, auth=auth), peer=("8.8.8.8", 5))) as browser:
+                statuses = {
+                    answer: browser.get("/queues", headers={"x-plugin": answer}).status
+                    for answer in ("read", "nobody", "raise", "wrong", None)
+                }
+            assert {"read": 200, "nobody": 403, "raise": 500, "wrong": 500, None: without} == statuses
+    assert "hunter2" in caplog.text
+
+
+# ---- names and passwords ---------------------------------------------------------------------------------
+
+
+def test_a_name_and_password_let_in():
+    """Plain or hashed; the name is who it is. A browser sends it again with every request."""
+    auth = basic_auth(
+        {"ada": "plain word", "bob": hash_password("geheim: ü")}, level={"ada": "read", "bob": "admin"}
+    )
+
+    assert Access(LEVELS["read"], "ada") == asked(auth, request(basic("ada", "plain word")))
+    assert Access(LEVELS["admin"], "bob") == asked(auth, request(basic("bob", "geheim: ü")))
+    assert Access(LEVELS["admin"], "bob") == asked(auth, request(basic("bob", "geheim: ü"))), (
+        "once more, as browsers do"
+    )
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        None, "", "Basic", "Basic ", "Basic !!!", "Basic YWRh", "Bearer " + TOKEN, basic("ada", ""),
+        basic("", ""),
+        basic("ada", "wrong"), basic("ada", "plain word "), basic("Ada", "plain word"), basic("eve",
+        "plain word"),
+        basic("", "plain word"), basic("ada", "x" * 100_000), "Basic " + "A" * 100_000, "Basic /////w==",
+        basic("bob", HASHED), basic("bob", "plain word"), "basic\tx", "Digest x",
+    ],
+)  # fmt: skip
+def test_anything_else_is_asked_for_a_password(sent):
+    """401 with what makes the browser ask; a stolen hash is no password."""
+    auth = basic_auth({"ada": "plain word", "bob": HASHED}, realm='My "jobs"')
+
+    with pytest.raises(Unauthorized) as refusal:
+        asked(auth, request(sent))
+
+    assert 'Basic realm="My \\"jobs\\"", charset="UTF-8"' == refusal.value.headers["WWW-Authenticate"]
+
+
+def test_a_wrong_password_is_not_remembered():
+    """What was right once is known again, and nothing else is."""
+    auth = basic_auth({"bob": hash_password("right")})
+    asked(auth, request(basic("bob", "right")))
+
+    for wrong in ("Right", "right ", "", "wrong"):
+        with pytest.raises(Unauthorized):
+            asked(auth, request(basic("bob", wrong)))
+    assert "bob" == asked(auth, request(basic("bob", "right"))).name
+
+
+def test_the_browser_is_asked_for_a_password(visit):
+    """Over the wire: 401 first, then in; and a form still has to come from the dashboard."""
+    browser = visit(basic_auth({"ada": "word"}, level="operate"))
+    headers = {"authorization": basic("ada", "word")}
+
+    asked_for = browser.get("/queues")
+    assert (401, True) == (asked_for.status, asked_for.header("www-authenticate").startswith("Basic"))
+    assert 200 == browser.get("/queues", headers=headers).status
+    assert 303 == browser.post("/queues/pause", {"queue": "a"}, headers=headers).status
+    assert (
+        403
+        == browser.post(
+            "/queues/pause", {"queue": "a"}, headers={**headers, "sec-fetch-site": "cross-site"}
+        ).status
+    )
+    assert (
+        403
+        == browser.post("/queues/pause", {"queue": "a"}, headers={**headers, "sec-fetch-site": None}).status
+    )
+
+
+def test_hashes_are_salted_and_their_own():
+    """Two of one password differ; neither holds it."""
+    one, two = hash_password("word"), hash_password("word")
+
+    assert one != two
+    assert "word" not in one
+    assert one.startswith("scrypt:32768:8:1:")
+
+
+@pytest.mark.parametrize(
+    ("users", "options"),
+    [
+        ({}, {}), ({"ada": ""}, {}), ({"ada": None}, {}), ({"a:b": "word"}, {}), ({"ada": "scrypt:"}, {}),
+        ({"ada": "scrypt:1:2:3"}, {}), ({"ada": "scrypt:x:8:1:YQ:YQ"}, {}),
+        ({"ada": "scrypt:3:8:1:YQ:YQ"}, {}),
+        ({"ada": "scrypt:32768:8:1:!!:YQ"}, {}), ({"ada": "scrypt:32768:8:1:YQ:YQ"}, {}),
+        ({"ada": "scrypt:1073741824:8:1:YQ:" + "A" * 43}, {}), ({"ada": "scrypt:0:8:1:YQ:" + "A" * 43}, {}),
+        ({"ada": "word"}, {"level": "root"}), ({"ada": "word"}, {"level": {"ada": "root"}}),
+        ({"ada": "word"}, {"realm": "a\r\nb"}), ({"ada": "word"}, {"realm": "ü"}),
+    ],
+    ids=ascii,
+)  # fmt: skip
+def test_wrong_users_are_refused_at_once(users, options):
+    """No user, an empty password, a damaged hash, an unknown level: said at once, without the password."""
+    with pytest.raises(ConfigurationError) as error:
+        basic_auth(users, **options)
+    assert "word" not in str(error.value).replace("password", "")
+
+
+def test_an_empty_password_has_no_hash():
+    """It would keep nobody out."""
+    with pytest.raises(ConfigurationError):
+        hash_password("")
+
+
+def test_who_has_no_level_of_their_own_may_do_nothing():
+    """A name that the levels leave out is known, and may not come in."""
+    assert Access(frozenset(), "bob") == asked(
+        basic_auth({"bob": "word"}, level={}), request(basic("bob", "word"))
+    )
+
+
+# ---- tokens ----------------------------------------------------------------------------------------------
+
+
+def test_a_token_has_its_level_and_needs_no_origin(visit):
+    """A program posts without saying from which page; who it was is told by a name that is not the token."""
+    browser = visit(bearer_tokens({TOKEN: "operate", OTHER: Access(LEVELS["read"], "metrics")}))
+    program = {"sec-fetch-site": None}
+
+    for token, post, get in (
+        (TOKEN, 303, 200),
+        (OTHER, 403, 200),
+        (TOKEN[:-1] + "0", 401, 401),
+        (TOKEN + "0", 401, 401),
+    ):
+        headers = {**program, "authorization": f"Bearer {token}"}
+        assert post == browser.post("/queues/pause", {"queue": "a"}, headers=headers).status
+        assert get == browser.get("/queues", headers=headers).status
+    assert TOKEN not in asked(bearer_tokens({TOKEN: "read"}), request(f"Bearer {TOKEN}")).name
+    assert (
+        "metrics"
+        == asked(bearer_tokens({OTHER: Access(LEVELS["read"], "metrics")}), request(f"bearer  {OTHER}")).name
+    )
+
+
+def test_a_token_from_another_site_is_refused(visit):
+    """Where the browser says that another page asked, a token does not help."""
+    headers = {"authorization": f"Bearer {TOKEN}", "sec-fetch-site": "cross-site"}
+
+    assert (
+        403
+        == visit(bearer_tokens({TOKEN: "admin"}))
+        .post("/queues/pause", {"queue": "a"}, headers=headers)
+        .status
+    )
+
+
+@pytest.mark.parametrize(
+    "sent", [None, "", "Bearer", "Bearer ", f"Basic {TOKEN}", TOKEN, f"Bearer {TOKEN} x", "Bearer \xff"]
+)
+def test_other_tokens_are_refused(sent):
+    """401 that says how."""
+    with pytest.raises(Unauthorized) as refusal:
+        asked(bearer_tokens({TOKEN: "admin"}), request(sent))
+    assert refusal.value.headers["WWW-Authenticate"].startswith("Bearer")
+
+
+@pytest.mark.parametrize(
+    "tokens",
+    [{}, {"short": "read"}, {"x" * 16 + "ü": "read"}, {"a b" * 9: "read"}, {TOKEN: "root"}, {5: "read"}],
+)
+def test_wrong_tokens_are_refused_at_once(tokens):
+    """None, a short one, an unknown level: said when it is made, without the token."""
+    with pytest.raises(ConfigurationError) as error:
+        bearer_tokens(tokens)
+    assert TOKEN not in str(error.value)
+
+
+# ---- several ---------------------------------------------------------------------------------------------
+
+
+def test_the_first_that_grants_decides(visit):
+    """People by password and programs by token, one after the other; the challenges of all are passed on."""
+    auth = any_of(bearer_tokens({TOKEN: "read"}), basic_auth({"ada": "word"}, level="admin"))
+
+    assert "ada" == asked(auth, request(basic("ada", "word"))).name
+    assert asked(auth, request(f"Bearer {TOKEN}")).has_token
+    refused = visit(auth).get("/queues")
+    assert 401 == refused.status
+    assert {"Bearer", "Basic"} <= set(refused.header("www-authenticate").replace(",", " ").split())
+
+
+def test_none_that_grants_lets_nobody_in():
+    """Nothing, nobody, or no auth at all: refused."""
+
+    async def nobody(_request):
+        return None
+
+    for auth in (any_of(), any_of(nobody), any_of(nobody, lambda _request: "none")):
+        with pytest.raises(Forbidden):
+            asked(auth, request())
+    assert LEVELS["read"] == asked(any_of(nobody, lambda _request: "read"), request()).permissions
+
+
+# ---- Django, Flask, FastAPI ------------------------------------------------------------------------------
+
+
+class User:
+    def __init__(self, *, is_staff=False, is_superuser=False, is_active=True, is_authenticated=True):
+        self.is_staff, self.is_superuser = is_staff, is_superuser
+        self.is_active, self.is_authenticated = is_active, is_authenticated
+
+    def get_username(self):
+        return "ada"
+
+
+class DjangoRequest:
+    def __init__(self, user):
+        self.user = user
+
+
+@pytest.mark.parametrize(
+    ("user", "level"),
+    [
+        (User(), "none"), (User(is_staff=True), "operate"), (User(is_superuser=True), "admin"),
+        (User(is_staff=True, is_superuser=True), "admin"), (User(is_superuser=True, is_active=False), "none"),
+        (User(is_superuser=True, is_authenticated=False), "none"),
+    ],
+)  # fmt: skip
+def test_django_s_staff_may_operate_and_superusers_everything(user, level):
+    """Others, the inactive and the anonymous may nothing."""
+    access = asked(django_staff, request(**{"django.request": DjangoRequest(user)}))
+
+    assert LEVELS[level] == access.permissions
+
+
+def test_django_s_staff_need_django(caplog):
+    """Elsewhere, and without Django's middleware, nobody gets in and the log says what is missing."""
+    for scope in ({}, {"django.request": object()}):
+        with pytest.raises(RequestProblem) as refusal:
+            asked(django_staff, request(**scope))
+        assert 500 == refusal.value.status
+    assert "dashboard_urls" in caplog.text
+
+
+@pytest.fixture
+def flask_app():
+    from flask import Flask
+    from flask_login import LoginManager, UserMixin
+
+    class Person(UserMixin):
+        def __init__(self, name):
+            self.id = name
+
+    app = Flask("shop")
+    app.secret_key = "a secret of a test"
+    manager = LoginManager(app)
+
+    @manager.request_loader
+    def load(request):
+        name = request.headers.get("X-User")
+        return Person(name) if name else None
+
+    return app
+
+
+def test_flask_s_logged_in_user_has_the_level(flask_app):
+    """By Flask-Login, in the context of Flask's request; one level or one by user."""
+    by_user = flask_login(lambda user: "admin" if user.get_id() == "ada" else None)
+
+    with flask_app.test_request_context(headers={"X-User": "ada"}):
+        assert Access(LEVELS["read"], "ada") == to_access(flask_login("read")(request()))
+        assert Access(LEVELS["admin"], "ada") == to_access(by_user(request()))
+    with flask_app.test_request_context(headers={"X-User": "bob"}):
+        assert frozenset() == to_access(by_user(request())).permissions
+    with flask_app.test_request_context():
+        assert Access() == to_access(flask_login("admin")(request()))
+
+
+def test_flask_s_user_needs_flask_s_request():
+    """Outside of it nobody gets in."""
+    with pytest.raises(RequestProblem) as refusal:
+        asked(flask_login("admin"), request())
+    assert 500 == refusal.value.status
+
+
+def test_a_mount_in_flask_follows_its_login(app, flask_app):
+    """From Flask's session to the dashboard's pages and back, forms from elsewhere refused."""
+    Dashboard(app, auth=flask_login("operate")).init_app(flask_app, "/jobs")
+    flask = flask_app.test_client()
+    ada = {"X-User": "ada"}
+
+    assert 403 == flask.get("/jobs/queues").status_code
+    assert 200 == flask.get("/jobs/queues", headers=ada).status_code
+    for site, status in (("same-origin", 303), ("cross-site", 403)):
+        posted = flask.post(
+            "/jobs/queues/pause", data={"queue": "a"}, headers={**ada, "Sec-Fetch-Site": site}
+        )
+        assert status == posted.status_code
+
+
+def test_several_in_flask_are_asked_in_its_request(app, flask_app):
+    """People by its login, programs by token, in one mount."""
+    auth = any_of(flask_login("operate"), bearer_tokens({TOKEN: "read"}))
+    Dashboard(app, auth=auth).init_app(flask_app, "/jobs")
+    flask = flask_app.test_client()
+
+    for headers, status in (({"X-User": "ada"}, 200), ({"Authorization": f"Bearer {TOKEN}"}, 200), ({}, 401)):
+        assert status == flask.get("/jobs/queues", headers=headers).status_code
+
+
+def test_a_refusal_in_flask_s_thread_is_shown_as_elsewhere(app, flask_app):
+    """An auth that raises is asked within Flask's request, and the dashboard answers for it."""
+    Dashboard(app, auth=basic_auth({"ada": "word"})).init_app(flask_app, "/jobs")
+    flask = flask_app.test_client()
+
+    refused = flask.get("/jobs/queues")
+    assert (401, True) == (refused.status_code, refused.headers["WWW-Authenticate"].startswith("Basic"))
+    assert 200 == flask.get("/jobs/queues", headers={"Authorization": basic("ada", "word")}).status_code
+
+
+def test_a_fastapi_dependency_says_who_it_is(visit):
+    """Plain or async; its HTTPException refuses with its status; the level is one, or by what it returned."""
+    from fastapi import HTTPException as FastAPIException
+
+    class Person:
+        username = "ada"
+
+    def current_user(request: Request):
+        if "x-user" not in request.headers:
+            raise FastAPIException(401, "Who?", headers={"WWW-Authenticate": "Bearer"})
+        return Person() if request.headers["x-user"] == "ada" else None
+
+    async def current_user_later(request: Request):
+        return current_user(request)
+
+    for dependency in (current_user, current_user_later):
+        browser = visit(
+            fastapi_dependency(
+                dependency, level=lambda user: {"pause_queue"} if user.username == "ada" else None
+            )
+        )
+        refused = browser.get("/queues")
+        assert (401, "Bearer") == (refused.status, refused.header("www-authenticate"))
+        assert 403 == browser.get("/queues", headers={"x-user": "eve"}).status
+        assert 303 == browser.post("/queues/pause", {"queue": "a"}, headers={"x-user": "ada"}).status
+        assert "ada" in browser.get("/queues", headers={"x-user": "ada"}).text
+
+
+@pytest.mark.parametrize("found", ["admin", "root", {"name": "x"}, 5, object()])
+def test_what_a_dependency_returns_is_a_visitor_and_no_level(found):
+    """A user who is named admin is none by that."""
+    access = asked(fastapi_dependency(lambda _request: found, level="read"), request())
+
+    assert LEVELS["read"] == access.permissions
+
+
+def test_an_access_of_a_dependency_is_taken_as_it_is():
+    """Where the dependency decides about permissions itself."""
+    access = Access(frozenset({Permission.READ}), "ada")
+
+    assert access == asked(fastapi_dependency(lambda _request: access), request())
+    for nobody in (None, False):
+        assert Access() == asked(fastapi_dependency(lambda _request, nobody=nobody: nobody), request())
+
+
+def test_dependencies_that_check_nothing_or_need_more_are_refused_at_once():
+    """A security scheme that only reads, Depends inside, a generator, no parameter: said when it is made."""
+    from fastapi import Depends, Header
+    from fastapi.security import HTTPBasic, OAuth2PasswordBearer
+
+    def two(request, session): ...
+    def resolved(request, user=Depends(two)): ...  # noqa: B008 - as FastAPI's own documentation writes it
+    def only_resolved(user=Depends(two)): ...  # noqa: B008
+    def header(x_user=Header()): ...  # noqa: B008
+    def nothing(): ...
+    def yielding(request):
+        yield 1
+
+    wrong = [
+        HTTPBasic(),
+        OAuth2PasswordBearer(tokenUrl="t"),
+        two,
+        resolved,
+        only_resolved,
+        header,
+        nothing,
+        yielding,
+        "name",
+    ]
+    for dependency in wrong:
+        with pytest.raises(ConfigurationError):
+            fastapi_dependency(dependency)
+    with pytest.raises(ConfigurationError):
+        fastapi_dependency(lambda request: None, level="root")
+    with pytest.raises(ConfigurationError):
+        flask_login("root")
+
+
+def test_no_framework_is_imported_before_it_is_asked():
+    """Whoever mounts in one needs none of the others."""
+    import subprocess
+    import sys
+
+    program = (
+        "import sys, firelock_dashboard as d; d.flask_login('read'); d.fastapi_dependency(lambda r: 0)\n"
+        "d.any_of(d.django_staff)\n"
+        "print([name for name in ('flask', 'django', 'fastapi', 'flask_login') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+    assert "[]\n" == done.stdout
