@@ -140,7 +140,7 @@ class Year:
 
     def _strew(self, fates: bytearray, fate: Fate, count: int, low: int, high: int) -> None:
         """So many jobs that had no fate of their own between these places have this one."""
-        free = high - low - sum(1 for value in fates[low:high] if value)
+        free = fates[low:high].count(Fate.SUCCEEDS)
         left = min(count, free)
         while left:
             place = low + int(self._random.random() * (high - low))
