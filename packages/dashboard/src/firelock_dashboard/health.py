@@ -12,8 +12,7 @@ import attrs
 from firelock_dashboard.listeners import Listeners, ServerState, heard_at, server_state
 
 if TYPE_CHECKING:
-    from firelock import RecurringJob
-    from firelock.operators import QueueView, ServerView
+    from firelock import QueueView, RecurringJob, ServerView
     from firelock.storage import Finding
     from firelock_dashboard.history import TaskStats
 
@@ -218,7 +217,7 @@ def _recurring(seen: Snapshot) -> Iterator[Trouble]:
     if late:  # mostly for one reason: no server is there to fire them
         since, first = late[0]
         action = Action("to_recurring", "/recurring", {"q": first} if len(late) == 1 else {})
-        values = {"count": len(late), "recurring": first, "others": len(late) - 1}
+        values: dict[str, object] = {"count": len(late), "recurring": first, "others": len(late) - 1}
         yield Trouble(TroubleKind.RECURRING_LATE, Severity.WARN, values, action, since)
 
 

@@ -1,0 +1,313 @@
+"""The overview: teaches at first, then shows how things stand; every region and chart on its own."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from firelock.clock import SECOND
+from firelock.storage import DURATION_BUCKETS, NewSession, Renewal, Rollup
+from firelock_dashboard.charts import Chart, Line, chart_of_samples, round_up, spark
+from firelock_dashboard.sampling import Sample
+from firelock_dashboard.tally import MINUTE
+
+PARTS = ("health", "tiles", "figures", "places", "runs", "nav")
+
+
+def send(n: int) -> None:
+    """A task's function."""
+
+
+def fail(n: int) -> None:
+    """A task's function."""
+
+
+@pytest.fixture
+def task(fire):
+    return fire.task(name="shop.send", queue="mail")(send)
+
+
+def minutes_ago(fire, minutes):
+    return (fire.client.clock.now() // MINUTE - minutes) * MINUTE
+
+
+def ended(fire, minutes=1, *, task="shop.send", queue="mail", outcome="succeeded", count=4, seconds=0.05):
+    """What ended some minutes ago is in the storage."""
+    histogram = [0] * (len(DURATION_BUCKETS) + 1)
+    histogram[sum(bound < seconds for bound in DURATION_BUCKETS)] = count
+    at = minutes_ago(fire, minutes)
+    fire.storage.record_metrics(
+        [Rollup(at, task, queue, outcome, count, int(count * seconds * SECOND), tuple(histogram))]
+    )
+
+
+def serve(fire, queues="*", workers=10):
+    """A server has a session."""
+    session = NewSession("s", "server", "worker-1", "host", 1, fire.client.clock.now(), 30.0, workers, queues)
+    fire.storage.begin_session(session)
+    fire.storage.renew([Renewal("s", 3)])
+
+
+# ---- the page ----------------------------------------------------------------------------------------------
+
+
+def test_a_new_storage_is_taught_how_to_enqueue(client):
+    """Without any job the page shows the lines that enqueue one and the command that runs it."""
+    page = client.get("/")
+
+    assert 200 == page.status
+    assert "@fire.task" in page.text
+    assert "firelock server app:fire" in page.text
+    assert 2 == page.text.count("data-copy-from")
+    assert "tile-processing" not in page.text
+
+
+def test_the_first_job_is_announced_where_it_was_awaited(client, task):
+    """The page that teaches says when the first job is there."""
+    before = client.part("/", "first").text
+    task.enqueue(1)
+    client.app.watch._kept.clear()  # noqa: SLF001
+    client.app._counted = None  # noqa: SLF001
+
+    assert ("", True) == (before, "The first job is here." in client.part("/", "first").text)
+
+
+def test_the_page_shows_numbers_queues_tasks_and_failures(client, fire, task):
+    """What waits, ended and failed is where one looks for it, each with its way on."""
+    task.enqueue_many([(n,) for n in range(12)])
+    serve(fire)
+    ended(fire, count=30)
+    ended(fire, outcome="failed", count=10, seconds=2)
+
+    text = client.get("/").text
+
+    assert tile(text, "enqueued").startswith("12")
+    assert tile(text, "processing") == "0 of 10"
+    assert (tile(text, "succeeded"), tile(text, "failed")) == ("30", "10")
+    assert 'id="overview-queue-mail"' in text
+    assert 'id="overview-task-shop.send"' in text
+    assert "25 %" in text[text.index('id="overview-task-shop.send"') :]
+
+
+def tile(text, name):
+    found = re.search(rf'id="tile-{name}".*?class="value">(.*?)</span>', text, re.DOTALL)
+    return re.sub(r"<[^>]+>", "", found[1])
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_each_region_is_answered_alone(client, task, part):
+    """A part is no page, and is not sent again while nothing in it has changed."""
+    task.enqueue(1)
+    client.get("/")
+
+    answer = client.part("/", part)
+
+    assert 200 == answer.status
+    assert "<html" not in answer.text
+    assert answer.header("etag")
+
+
+def test_an_unknown_region_is_not_there(client, task):
+    """A part that the page does not have is refused."""
+    task.enqueue(1)
+
+    assert 404 == client.part("/", "nothing").status
+
+
+@pytest.mark.parametrize("query", ["span=2h", "kind=pie", "span=1h&span=24h", "span=%00"])
+def test_what_the_chart_cannot_show_is_refused(client, query):
+    """A wrong span or kind names the field and what there is."""
+    answer = client.get(f"/?{query}")
+
+    assert 400 == answer.status
+    assert query.partition("=")[0] in answer.text
+
+
+@pytest.mark.parametrize("span", ["live", "1h", "24h", "7d", "30d"])
+@pytest.mark.parametrize("kind", ["throughput", "latency", "depth"])
+def test_every_chart_is_drawn_without_a_script(client, fire, task, span, kind):
+    """Each span and kind has a drawing, a table behind a disclosure, and says what it shows."""
+    task.enqueue(1)
+    ended(fire)
+
+    text = client.get(f"/?span={span}&kind={kind}").text
+
+    assert '<svg viewBox="0 0 1000 200"' in text
+    assert '<details class="chart-figures">' in text
+    assert f"kind={kind}" in text.partition("data-from=")[2][:80]
+
+
+def test_the_figures_lead_to_the_jobs_of_their_time(client, fire, task):
+    """A row of the table opens the jobs within its bucket."""
+    task.enqueue(1)
+    ended(fire)
+
+    link = re.search(r"/jobs\?since=[^&]+Z&amp;until=[^&\"]+Z", client.part("/", "figures").text)
+
+    assert link
+
+
+def test_hostile_texts_are_shown_literally(client, fire, hostile):
+    """Names and messages of jobs are text, wherever they stand."""
+    ended(fire, task=hostile, queue=hostile)
+    serve(fire, queues=hostile)
+    fire.task(name="shop.send", queue="mail")(send).enqueue(1)
+
+    page = client.get("/")
+
+    assert 200 == page.status
+    assert "<script>alert" not in page.text
+    assert "<img src=x" not in page.text
+
+
+def test_nothing_in_the_page_needs_an_exception_from_the_policy(client, fire, task):
+    """No inline script, no handler, no style attribute: the policy allows none."""
+    task.enqueue(1)
+    ended(fire)
+
+    text = client.get("/?span=24h").text
+
+    assert not re.findall(r"<script(?![^>]*\bsrc=)|<style|\sstyle=|\son[a-z]+=", text)
+
+
+# ---- troubles ----------------------------------------------------------------------------------------------
+
+
+def test_jobs_without_a_server_are_the_first_thing_to_see(client, task):
+    """The banner says how many wait and leads to the servers."""
+    task.enqueue_many([(n,) for n in range(3)])
+
+    text = client.part("/", "health").text
+
+    assert "No server is running: 3 jobs wait." in text
+    assert 'href="/servers"' in text
+
+
+def test_a_paused_queue_can_be_resumed_from_its_banner(client, fire, task):
+    """The remedy is a form that works without a script."""
+    task.enqueue_many([(n,) for n in range(120)])
+    serve(fire)
+    fire.queues.pause("mail", note="until 15:00")
+
+    text = client.part("/", "health").text
+
+    assert "mail is paused and 120 jobs wait." in text
+    assert "until 15:00" in text
+    assert 303 == client.post("/queues/resume", {"queue": "mail", "back": "/"}).status
+    assert not next(queue for queue in fire.queues.list() if queue.name == "mail").is_paused
+
+
+def test_a_task_that_no_server_knows_is_told(client, fire, task):
+    """Jobs that wait are compared with the tasks that servers told of."""
+    from firelock.catalogue import tell_tasks
+
+    serve(fire)
+    tell_tasks(fire.client)
+    task.enqueue(1)
+    fire.task(name="shop.unheard", queue="mail")(fail).enqueue(1)
+
+    text = client.part("/", "health").text
+
+    assert "No server knows the task shop.unheard" in text
+    assert "shop.send" not in text
+
+
+# ---- for scripts -------------------------------------------------------------------------------------------
+
+
+def test_a_chart_has_its_numbers_as_json(client, fire):
+    """Starts, labels and values a bucket; unchanged numbers are not sent again."""
+    ended(fire, count=4)
+    ended(fire, outcome="crashed", count=2)
+    ended(fire, outcome="retried", count=1)
+
+    told = client.get("/history.json?span=1h").json()
+    lines = {line["name"]: line["values"] for line in told["lines"]}
+
+    assert (60, 60, True, "count") == (len(told["starts"]), told["step"], told["stacked"], told["unit"])
+    assert (4, 3) == (lines["succeeded"][-2], lines["retried"][-2])
+    assert {"Succeeded", "Retrying", "Failed"} == {line["label"] for line in told["lines"]}
+
+
+def test_the_numbers_of_a_latency_are_seconds_and_gaps(client, fire):
+    """Where nothing ended there is no percentile: a gap, not a zero."""
+    ended(fire, seconds=0.5)
+
+    lines = {
+        line["name"]: line["values"] for line in client.get("/history.json?kind=latency").json()["lines"]
+    }
+
+    assert 0.3 < lines["p50"][-2] < lines["p95"][-2] <= 1.0
+    assert lines["p50"][-5] is None
+
+
+@pytest.mark.parametrize("path", ["/history.json?span=2h", "/history.json?kind=pie"])
+def test_a_script_gets_its_errors_as_json(client, path):
+    """The error names the field."""
+    answer = client.get(path)
+
+    assert 400 == answer.status
+    assert answer.json()["message"]
+
+
+def test_pages_without_a_stream_get_the_same_samples(client, dashboard, task):
+    """/live.json tells the last samples, and what is wrong with the storage if anything is."""
+    task.enqueue(1)
+    dashboard.live.look()
+
+    told = client.get("/live.json").json()
+
+    assert told["trouble"] is None
+    assert 1 == told["samples"][0]["enqueued"]
+    dashboard.close()
+
+
+# ---- charts ------------------------------------------------------------------------------------------------
+
+
+def chart(lines, kind="throughput"):
+    count = len(lines[0].values)
+    return Chart(kind, "1h", 60, [60.0 * place for place in range(count)], lines, "count", [True] * count)
+
+
+def test_bars_stack_to_scale():
+    """Each bar begins where the one below it ends, and the highest stack fits below a round number."""
+    drawn = chart([Line("succeeded", "succeeded", [3, None]), Line("failed", "failed", [1, 0])])
+    lower, upper = drawn.bars()
+
+    assert 4 == drawn.top
+    assert (50.0, 150.0) == (lower.y, lower.height)
+    assert (0.0, 50.0, lower.y) == (upper.y, upper.height, upper.y + upper.height)
+
+
+def test_lines_have_gaps_where_nothing_is_known():
+    """A missing value lifts the pen; a value alone is a dot."""
+    drawn = chart([Line("p50", "processing", [0.1, 1.0, None, 1.0])], "latency")
+
+    assert ["M", "L", "M"] == re.findall("[ML]", drawn.path(drawn.lines[0]))
+    assert drawn.path(drawn.lines[0]).startswith("M125.0,200.0")
+
+
+def test_the_last_two_minutes_lie_on_whole_seconds():
+    """A sample belongs to its second; seconds without one are gaps."""
+    samples = [Sample(1_000.5, 7, 2, 0.0, 3.0, 1.0, 0.0, None), Sample(998.4, 5, 1, 0.0, 2.0, 0.0, 0.0, 0.0)]
+
+    drawn = chart_of_samples(samples, 1_000.9, "throughput")
+    succeeded = next(line for line in drawn.lines if line.name == "succeeded")
+
+    assert (120, 881.0, 1_000.0) == (len(drawn.starts), drawn.starts[0], drawn.starts[-1])
+    assert [2.0, None, 3.0] == succeeded.values[-3:]
+
+
+@pytest.mark.parametrize(("value", "expected"), [(0, 1), (0.7, 0.8), (1, 1), (41, 50), (1_001, 1_200)])
+def test_scales_end_at_round_numbers(value, expected):
+    """The next round number, and 1 for nothing."""
+    assert pytest.approx(expected) == round_up(value)
+
+
+def test_a_sparkline_needs_something_to_show():
+    """A line from the first to the last value; none for nothing."""
+    assert "" == spark([]) == spark([5]) == spark([0, 0, 0])
+    assert spark([0, 2]).startswith("M0.0,27.0")
+    assert spark([0, 2]).endswith("L120.0,1.0")
