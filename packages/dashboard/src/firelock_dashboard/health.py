@@ -217,8 +217,8 @@ def _recurring(seen: Snapshot) -> Iterator[Trouble]:
     if late:  # mostly for one reason: no server is there to fire them
         since, first = late[0]
         action = Action("to_recurring", "/recurring", {"q": first} if len(late) == 1 else {})
-        values: dict[str, object] = {"count": len(late), "recurring": first, "others": len(late) - 1}
-        yield Trouble(TroubleKind.RECURRING_LATE, Severity.WARN, values, action, since)
+        numbers = {"count": len(late), "recurring": first, "others": len(late) - 1}
+        yield Trouble(TroubleKind.RECURRING_LATE, Severity.WARN, numbers, action, since)
 
 
 def _long_wait(seen: Snapshot) -> Iterator[Trouble]:

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from firelock.errors import StorageError
-from firelock_dashboard.tally import HOUR, MINUTE, Fold, Hour
+from firelock import StorageError
+from firelock_dashboard.tally import HOUR, Fold, Hour
 
 if TYPE_CHECKING:
     from firelock import Firelock
@@ -26,7 +26,6 @@ KEPT_HERE = 31 * 24  # hours
 _KEPT_HOURS = 90 * 24  # in the storage
 _KIND = "history"
 _PAGE = 200
-_SLICE = 10 * MINUTE  # what is read of the rollups at once
 
 
 def read_minutes(fire: Firelock, since: int, until: int) -> dict[int, Fold]:
@@ -38,8 +37,8 @@ def read_minutes(fire: Firelock, since: int, until: int) -> dict[int, Fold]:
 
 
 def _rollups(fire: Firelock, since: int, until: int) -> Iterable[Rollup]:
-    for start in range(since, until, _SLICE):
-        yield from fire.jobs.timeline(_instant(start), _instant(min(until, start + _SLICE)))
+    for start in range(since, until, HOUR):
+        yield from fire.jobs.timeline(_instant(start), _instant(min(until, start + HOUR)))
 
 
 class Hours:
