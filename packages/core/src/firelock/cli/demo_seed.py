@@ -25,6 +25,7 @@ __all__ = ["FEWEST", "MOST", "add_options", "seed_storage"]
 
 FEWEST, MOST = 1_000, 10_000_000
 _APP = "firelock.cli.demo_shop:fire"
+_UNHURRIED = "synchronous=normal"  # no wait for the disk at each commit: what is made up can be made again
 _SHOWN_EVERY = 0.2  # seconds
 
 
@@ -70,7 +71,7 @@ def seed_storage(options: argparse.Namespace, screen: Screen) -> int:
     from firelock.plugins import open_storage  # noqa: PLC0415
 
     infos, default_url = _shop()
-    url = options.storage or default_url
+    url = options.storage or f"{default_url}?{_UNHURRIED}"
     began = time.monotonic()
     with closing(open_storage(url)) as storage, _stopping() as stop:
         _check_kind(storage)

@@ -29,8 +29,8 @@ __all__ = ["RANDOM_SEED", "Seeded", "seed"]
 
 RANDOM_SEED = 20_261_124
 _BURSTS = 16_000  # about so many in a year: as fine as it may be without costing minutes
-_SMALLEST, _LARGEST = 8, 250  # jobs of a burst; fewer where there are few in all
-_FEW = 4_000
+_SMALLEST, _LARGEST = 12, 250  # jobs of a burst; fewer where there are few in all
+_FEW = 6_000
 _NOTED = 400  # jobs with a log, at most
 
 
