@@ -1,0 +1,557 @@
+"""Recurring jobs: the list with its lane, one with what comes, the forms, and what is done to them."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from urllib.parse import quote, urlencode
+
+import attrs
+import pytest
+
+from firelock import Cron, Every, Misfire, Overlap, RecurringJob, Retry, ScheduleError
+from firelock.cron import schedule_to_json
+from firelock.storage import RecurringRecord
+from firelock_dashboard.lane import lane_of
+from firelock_dashboard.schedules import Policies, read_schedule, schedule_text
+from tests.dashboard.hostile_texts import assert_literal
+from tests.unit.fakes import Worker
+
+ODD = " a/b?c&d=<e> #1 "  # ids may be any printable text
+PLAIN = Policies(Overlap.ALLOW, Misfire.ONCE)
+
+
+@pytest.fixture
+def report(fire):
+    """A task with arguments, one of them a secret."""
+
+    @fire.task(name="shop.report", queue="reports", retry=Retry.never())
+    def report(day: str, api_key: str = "none") -> str:
+        if day == "never":
+            raise ValueError("there is no such day")
+        return day
+
+    return report
+
+
+@pytest.fixture
+def nightly(fire, report):
+    """A definition that code declares."""
+    fire.recurring("nightly", Cron("0 2 * * *", tz="Europe/Istanbul", overlap="skip"), "mon")(report)
+    fire.recurring.sync()
+    return fire.recurring.get("nightly")
+
+
+def view(recurring_id, page="view"):
+    return f"/recurring/{page}?{urlencode({'id': recurring_id})}"
+
+
+def form_of(job, **changes):
+    """Return what the form of a definition sends, with changes."""
+    schedule = job.schedule
+    return {
+        "id": job.id, "version": str(job.version), "schedule": schedule_text(schedule),
+        "zone": getattr(schedule, "tz", ""), "overlap": str(schedule.overlap),
+        "misfire": str(schedule.misfire), "queue": job.queue, "priority": str(job.priority), "arguments": "", **changes,
+    }  # fmt: skip
+
+
+def actions(fire):
+    return [(entry.action, entry.target, entry.by) for entry in fire.audit.list()]
+
+
+# ---- schedules as texts ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "schedule"),
+    [
+        ("0 2 * * *", Cron("0 2 * * *", tz="Europe/Istanbul")),
+        ("@daily", Cron("@daily", tz="Europe/Istanbul")),
+        ("every 5m", Every(timedelta(minutes=5))),
+        ("every hour", Every(timedelta(hours=1))),
+        ("Every 90 seconds", Every(timedelta(seconds=90))),
+        ("every 1.5s", Every(timedelta(seconds=1.5))),
+        ("every 2 weeks", Every(timedelta(weeks=2))),
+    ],
+)
+def test_a_schedule_is_read_as_it_is_written(text, schedule):
+    """Cron in a zone, or a span; what is shown of it is read as the same."""
+    assert schedule == read_schedule(text, "Europe/Istanbul", PLAIN)
+    assert schedule == read_schedule(schedule_text(schedule), "Europe/Istanbul", PLAIN)
+
+
+def test_what_a_form_does_not_ask_for_stays():
+    """The anchor of a span, and the limit of misfires."""
+    before = Every(timedelta(hours=1), anchor=datetime(2026, 1, 1, 0, 7, tzinfo=UTC), misfire_limit=7)
+
+    after = read_schedule("every 2h", "", Policies("skip", "all"), before)
+
+    assert (before.anchor, 7) == (after.anchor, after.misfire_limit)
+    assert (Overlap.SKIP, Misfire.ALL) == (after.overlap, after.misfire)
+    assert 7 == read_schedule("@daily", "", PLAIN, before).misfire_limit
+
+
+@pytest.mark.parametrize(
+    "text", ["", "every", "every 5x", "every 0s", "61 2 * * *", "x" * 1_001, "every 99999 weeks"]
+)
+def test_what_is_no_schedule_is_refused(text):
+    """By a sentence, whatever was typed."""
+    if text == "every":
+        text = "every  "
+    with pytest.raises(ScheduleError):
+        read_schedule(text, "UTC", PLAIN)
+
+
+# ---- the lane --------------------------------------------------------------------------------------------
+
+
+def definition(recurring_id, schedule, *, is_paused=False):
+    record = RecurringRecord(
+        recurring_id, "t", "{}", "json", schedule_to_json(schedule), "q", is_paused=is_paused
+    )
+    return RecurringJob(record)
+
+
+def test_the_lane_counts_what_fires_in_each_ten_minutes():
+    """From the hour on; paused ones do not fire, and what fires too often is told apart."""
+    now = datetime(2026, 11, 25, 14, 25, tzinfo=UTC)
+    lane = lane_of(
+        [
+            definition("a", Cron("0 0 * * *")),
+            definition("b", Cron("5 0 * * *")),
+            definition("c", Cron("20 * * * *")),
+            definition("d", Every(timedelta(minutes=1))),
+            definition("e", Cron("0 0 * * *"), is_paused=True),
+            RecurringJob(RecurringRecord("f", "t", "{}", "json", "not JSON", "q")),
+        ],
+        now,
+    )
+
+    assert (144, datetime(2026, 11, 25, 14, 0, tzinfo=UTC)) == (len(lane.buckets), lane.buckets[0].starts_at)
+    assert (25, 1, 0) == (lane.instants, lane.often, lane.left_out)
+    (pile,) = lane.piles()
+    assert (datetime(2026, 11, 26, tzinfo=UTC), 2, ("a", "b")) == (pile.starts_at, pile.count, pile.ids)
+    assert [15, 16] == [one.starts_at.hour for one in lane.buckets if one.count == 1][:2]
+
+
+def test_the_lane_has_room_for_a_thousand_runs():
+    """What does not fit is told."""
+    lane = lane_of(
+        [definition(f"d{number}", Cron("*/10 * * * *")) for number in range(10)],
+        datetime(2026, 11, 25, 14, 0, 1, tzinfo=UTC),
+    )
+
+    assert (1_001 > lane.instants > 850, lane.left_out > 0) == (True, True)
+
+
+# ---- the list --------------------------------------------------------------------------------------------
+
+
+def test_without_recurring_jobs_the_page_says_how_to_declare_one(client):
+    """With an example."""
+    page = client.get("/recurring").text
+
+    assert "Nothing recurs yet" in page
+    assert "@fire.recurring(" in page
+    assert "Nothing fires within a day." in page
+
+
+def test_a_definition_is_shown_in_words(client, nightly):
+    """Schedule in words and as cron, zone, next run, where it came from."""
+    page = client.part("/recurring", "rows").text
+
+    assert all(
+        part in page
+        for part in (
+            "nightly",
+            "shop.report",
+            "at 02:00 every day, Europe/Istanbul",
+            "0 2 * * *",
+            "code",
+            "not run yet",
+        )
+    )
+    assert nightly.next_at.strftime("%Y-%m-%d %H:%M:%S UTC") in page
+
+
+def test_the_last_runs_are_ticks(fire, client, report, nightly):
+    """Oldest first, each a link with its state; typical is the median of those that succeeded."""
+    worker = Worker(fire)
+    ids = []
+    for day in ("mon", "never", "tue"):
+        fire.recurring.edit("nightly", arguments=[day])
+        ids.append(fire.recurring.trigger("nightly").id)
+        worker.run()
+
+    page = client.part("/recurring", "rows").text
+
+    ticks = re.findall(r'class="state-(\w+) is-\w+" href="/jobs/([^"]+)"', page)
+    assert [("succeeded", ids[0]), ("failed", ids[1]), ("succeeded", ids[2])] == ticks
+    assert 'aria-label="Failed, ' in page
+
+
+def test_where_a_definition_came_from_is_told(fire, client, report, nightly):
+    """From code, edited since, called, created here, gone from code."""
+    report.recur("called", "0 3 * * *", "tue")
+    fire.recurring.create("shop.report", "made", "0 4 * * *", ["wed"])
+    fire.recurring.edit("nightly", priority=3)
+    record = fire.recurring.get("called").record
+    fire.storage.put_recurring(
+        attrs.evolve(record, id="lost", origin="code", is_gone=True, version=0), keep_progress=False
+    )
+
+    page = client.part("/recurring", "rows").text
+
+    chips = re.findall(r'<span class="chip(?: warn)?"(?: title="[^"]*")?>([a-z][^<]*)</span>', page)
+    assert ["call", "gone from code", "created here", "code, edited here"] == chips
+
+
+def test_a_schedule_that_cannot_be_read_is_told(fire, client, report, nightly):
+    """The row and the page stand all the same."""
+    broken = attrs.evolve(nightly.record, id="broken", schedule="{}", version=0)
+    fire.storage.put_recurring(broken, keep_progress=False)
+
+    assert "The stored schedule cannot be read" in client.get("/recurring").text
+    assert "The stored schedule cannot be read" in client.get(view("broken")).text
+    assert 200 == client.get(view("broken", "edit")).status
+
+
+def test_definitions_are_paged_by_id(client, report):
+    """Thirty on a page."""
+    for number in range(32):
+        report.recur(f"n{number:02}", "0 3 * * *", "tue")
+
+    first = client.part("/recurring", "rows").text
+    second = client.part("/recurring?after=n29", "rows").text
+
+    assert (30, 2) == (first.count('id="recurring-'), second.count('id="recurring-'))
+    assert "after=n29" in first
+
+
+@pytest.mark.parametrize(("wanted", "found"), [("HOUR", ["b"]), ("report", ["a", "b"]), ("nothing", [])])
+def test_definitions_are_found_by_text(client, report, wanted, found):
+    """In the name, the task, the queue, the schedule."""
+    report.recur("a", "0 3 * * *", "tue")
+    report.recur("b", Every(timedelta(hours=1)), "tue")
+
+    page = client.part(f"/recurring?q={wanted}", "rows").text
+
+    assert found == re.findall(r'class="strong" href="/recurring/view\?id=(\w)"', page)
+
+
+# ---- one -------------------------------------------------------------------------------------------------
+
+
+def test_a_page_of_one_shows_what_comes_and_the_rules(client, nightly):
+    """Ten runs in its zone and in UTC, both rules in words, its arguments."""
+    page = client.get(view("nightly")).text
+
+    assert 10 == len(re.findall(r"02:00:00 \+03", page))
+    assert nightly.next_at.strftime("%Y-%m-%d %H:%M:%S UTC") in page
+    assert "That run is dropped." in page
+    assert "One run makes up for all that were missed" in page
+    assert "&#34;day&#34;: &#34;mon&#34;" in page
+
+
+def test_a_change_of_clocks_is_told(client):
+    """In the preview, as on the page of one."""
+    query = urlencode({"schedule": "30 2 29 3 *", "zone": "Europe/Berlin"})
+
+    page = client.get(f"/recurring/preview?{query}").text
+
+    assert "does not exist" in page or "at 02:30" in page
+
+
+def test_secrets_among_arguments_are_masked(fire, client, report):
+    """On the page and in the form, which then keeps them unless others are written."""
+    report.recur("secret", "0 3 * * *", "tue", api_key="hunter2")
+
+    pages = client.get(view("secret")).text, client.get(view("secret", "edit")).text
+
+    assert all("hunter2" not in page for page in pages)
+    assert "leave it empty to keep them" in pages[1]
+    job = fire.recurring.get("secret")
+    assert 303 == client.post("/recurring/edit", form_of(job, priority="5")).status
+    after = fire.recurring.get("secret")
+    assert (5, job.arguments) == (after.priority, after.arguments)
+    masked = client.post("/recurring/edit", form_of(after, arguments='{"day": "x", "api_key": "••••••"}'))
+    assert 400 == masked.status
+    assert "write the value itself" in masked.text
+
+
+def test_an_id_may_hold_anything(fire, client, report):
+    """Slashes, spaces at its ends, signs of addresses and of markup: everything reaches it."""
+    report.recur(ODD, "0 3 * * *", "tue")
+
+    listed = client.get("/recurring").text
+    assert f'href="/recurring/view?{urlencode({"id": ODD})}"' in listed
+    for page in ("view", "edit"):
+        assert 200 == client.get(view(ODD, page)).status
+    for verb in ("trigger", "pause", "resume"):
+        assert "good" == client.act(f"/recurring/{verb}", {"id": ODD}).json()["kind"]
+    assert 1 == len(fire.recurring.runs(ODD))
+    assert "good" == client.act("/recurring/remove", {"id": ODD}).json()["kind"]
+    assert [] == fire.recurring.list()
+
+
+# ---- what is done to one ---------------------------------------------------------------------------------
+
+
+def test_one_is_run_now(fire, client, nightly):
+    """Its job is enqueued and linked."""
+    said = client.act("/recurring/trigger", {"id": "nightly"}).json()
+
+    (job,) = fire.recurring.runs("nightly")
+    assert ("Enqueued a run of nightly.", f"/jobs/{job.id}") == (said["message"], said["link"])
+    assert [("recurring.trigger", "nightly", "local")] == actions(fire)
+
+
+def test_one_is_paused_and_resumed(fire, client, nightly):
+    """Both are in the audit."""
+    client.post("/recurring/pause", {"id": "nightly"})
+    while_paused = fire.recurring.get("nightly").is_paused, "Paused" in client.part("/recurring", "rows").text
+    client.post("/recurring/resume", {"id": "nightly"})
+
+    assert ((True, True), False) == (while_paused, fire.recurring.get("nightly").is_paused)
+    assert [("recurring.resume", "nightly", "local"), ("recurring.pause", "nightly", "local")] == actions(
+        fire
+    )
+
+
+def test_an_edit_is_given_up_for_what_code_says(fire, client, nightly):
+    """At once where this app declares it; one that code never knew is refused."""
+    fire.recurring.edit("nightly", priority=9)
+    fire.recurring.create("shop.report", "made", "0 4 * * *", ["wed"])
+
+    said = client.act("/recurring/reset", {"id": "nightly"}).json()
+    refused = client.post("/recurring/reset", {"id": "made"})
+
+    assert "nightly is again what the code says." == said["message"]
+    assert 0 == fire.recurring.get("nightly").priority
+    assert 400 == refused.status
+    assert "never came from code" in refused.text
+    assert [("recurring.reset", "nightly", "local")] == actions(fire)
+
+
+def test_one_is_removed_where_somebody_is_sure(fire, client, nightly):
+    """Without a script a page asks first."""
+    asked = client.post("/recurring/remove", {"id": "nightly", "back": "/recurring"})
+    before = len(fire.recurring.list())
+    done = client.post("/recurring/remove", {"id": "nightly", "back": "/recurring", "sure": "1"})
+
+    assert (200, 1) == (asked.status, before)
+    assert "Remove nightly?" in asked.text
+    assert (303, "/recurring") == (done.status, done.location)
+    assert [] == fire.recurring.list()
+    assert [("recurring.remove", "nightly", "local")] == actions(fire)
+
+
+@pytest.mark.parametrize("verb", ["trigger", "pause", "resume", "reset", "remove", "edit"])
+@pytest.mark.parametrize(
+    ("form", "status"),
+    [({}, 400), ({"id": ""}, 400), ({"id": ["a", "b"]}, 400), ({"id": "x" * 201}, 400), ({"id": "no"}, 404)],
+)
+def test_a_wrong_id_is_refused(fire, client, verb, form, status):
+    """With its name; nothing is in the audit."""
+    answer = client.post(f"/recurring/{verb}", {**form, "version": "1"})
+
+    assert status == answer.status
+    assert "id" in answer.text
+    assert [] == actions(fire)
+
+
+@pytest.mark.parametrize("page", ["view", "edit"])
+def test_an_unknown_one_has_no_page(client, page):
+    """404, with its id."""
+    answer = client.get(view("gone/away", page))
+
+    assert 404 == answer.status
+    assert "gone/away" in answer.text
+
+
+# ---- the form --------------------------------------------------------------------------------------------
+
+
+def test_the_form_changes_a_definition(fire, client, nightly):
+    """Schedule, zone, rules, queue, priority, arguments; then it is an operator's."""
+    form = form_of(
+        nightly, schedule="30 4 * * 1", zone="Europe/Berlin", overlap="queue_one", misfire="all",
+        queue="slow", priority="-3", arguments='{"day": "sun"}', back=view("nightly"),
+    )  # fmt: skip
+
+    answer = client.post("/recurring/edit", form)
+
+    assert (303, view("nightly")) == (answer.status, answer.location)
+    after = fire.recurring.get("nightly")
+    assert Cron("30 4 * * 1", tz="Europe/Berlin", overlap="queue_one", misfire="all") == after.schedule
+    assert ("slow", -3, "EDITED") == (after.queue, after.priority, after.origin.name)
+    assert '"sun"' in after.arguments
+    assert [("recurring.edit", "nightly", "local")] == actions(fire)
+
+
+def test_the_form_sent_as_it_is_changes_nothing(fire, client, nightly):
+    """And says so; where the definition came from stays."""
+    page = client.get(view("nightly", "edit")).text
+    assert f'name="version" value="{nightly.version}"' in page
+
+    said = client.post("/recurring/edit", form_of(nightly, arguments='{"day": "mon"}'))
+
+    after = fire.recurring.get("nightly")
+    assert (303, nightly.version, "CODE") == (said.status, after.version, after.origin.name)
+    assert [] == actions(fire)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"schedule": "61 2 * * *"}, "schedule"),
+        ({"schedule": ""}, "schedule"),
+        ({"zone": "Mars/Olympus"}, "zone"),
+        ({"zone": "../../etc/passwd"}, "zone"),
+        ({"priority": "101"}, "priority"),
+        ({"priority": "high"}, "priority"),
+        ({"queue": "A B"}, "queue"),
+        ({"arguments": "{day: mon}"}, "arguments"),
+        ({"arguments": '"mon"'}, "arguments"),
+        ({"arguments": '{"nope": 1}'}, "arguments"),
+        ({"arguments": '{"day": 7}'}, "arguments"),
+        ({"arguments": "[" * 5_000}, "arguments"),
+    ],
+)
+def test_what_is_wrong_is_told_beside_its_field(fire, client, nightly, changes, field):
+    """What was typed stays in the form; nothing is stored."""
+    answer = client.post("/recurring/edit", form_of(nightly, **changes))
+
+    assert 400 == answer.status
+    assert [field] == re.findall(r'id="error-(\w+)"', answer.text)
+    assert nightly.version == fire.recurring.get("nightly").version
+    assert [] == actions(fire)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"overlap": "maybe"}, "overlap"),
+        ({"misfire": "x"}, "misfire"),
+        ({"version": ""}, "version"),
+        ({"version": "x"}, "version"),
+    ],
+)
+def test_what_no_form_sends_is_refused(client, nightly, changes, told):
+    """With the field."""
+    answer = client.post("/recurring/edit", form_of(nightly, **changes))
+
+    assert 400 == answer.status
+    assert told in answer.text
+
+
+def test_a_change_meanwhile_is_not_overwritten_unseen(fire, client, nightly):
+    """The form says who was quicker and what it is now; sent again it knows the version."""
+    client.post("/recurring/edit", form_of(nightly, schedule="0 5 * * *"))
+
+    conflict = client.post("/recurring/edit", form_of(nightly, schedule="0 6 * * *"))
+
+    assert 409 == conflict.status
+    assert all(
+        part in conflict.text for part in ("It was changed meanwhile by local", "0 5 * * * Europe/Istanbul")
+    )
+    assert 'value="0 6 * * *"' in conflict.text
+    assert "0 5 * * *" == fire.recurring.get("nightly").schedule.expression
+    version = re.search(r'name="version" value="(\d+)"', conflict.text)[1]
+    assert (
+        303 == client.post("/recurring/edit", form_of(nightly, schedule="0 6 * * *", version=version)).status
+    )
+    assert "0 6 * * *" == fire.recurring.get("nightly").schedule.expression
+
+
+def test_a_new_one_is_created(fire, client, report):
+    """For a task of this app; its form offers those."""
+    assert '<option value="shop.report">' in client.get("/recurring/new").text
+    form = {"id": ODD, "task": "shop.report", "schedule": "every 5m", "zone": "UTC", "arguments": '["mon"]'}
+
+    answer = client.post("/recurring/create", form)
+
+    assert (303, "/recurring") == (answer.status, answer.location)
+    job = fire.recurring.get(ODD)
+    assert (Every(timedelta(minutes=5)), "shop.report", "reports") == (job.schedule, job.task, job.queue)
+    assert "CREATED" == job.origin.name
+    assert [("recurring.create", ODD, "local")] == actions(fire)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"id": ""}, "id"),
+        ({"id": "a\u202eb"}, "id"),
+        ({"id": "nightly"}, "id"),
+        ({"task": ""}, "task"),
+        ({"task": "os.system"}, "task"),
+        ({"arguments": ""}, "arguments"),
+        ({"schedule": "x"}, "schedule"),
+    ],
+)
+def test_a_new_one_is_refused_beside_its_field(fire, client, nightly, changes, field):
+    """A name that is taken, a task that nobody knows, arguments that do not fit."""
+    form = {"id": "new", "task": "shop.report", "schedule": "@daily", "zone": "UTC", "arguments": '["mon"]'}
+
+    answer = client.post("/recurring/create", {**form, **changes})
+
+    assert answer.status in {400, 409}
+    assert [field] == re.findall(r'id="error-(\w+)"', answer.text)
+    assert ["nightly"] == [job.id for job in fire.recurring.list()]
+
+
+# ---- the preview -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("schedule", "zone", "told"),
+    [
+        ("0 2 * * *", "Europe/Istanbul", "at 02:00 every day, Europe/Istanbul"),
+        ("every 5m", "", "every 5 minutes"),
+        ("", "UTC", "Write a schedule"),
+        ("0 2 *", "UTC", 'class="error"'),
+        ("0 2 * * *", "Mars/Olympus", "Unknown time zone"),
+    ],
+)
+def test_a_schedule_is_explained_while_it_is_typed(client, schedule, zone, told):
+    """In words with five runs, or with what is wrong; it is a piece of a page."""
+    answer = client.get(f"/recurring/preview?{urlencode({'schedule': schedule, 'zone': zone})}")
+
+    assert 200 == answer.status
+    assert told in answer.text
+    assert "<html" not in answer.text
+    assert (5 if "very" in told else 0) == answer.text.count("<li>")
+
+
+def test_hostile_texts_are_shown_literally(fire, client, report, hostile):
+    """In ids, tasks, arguments, tags, queues and errors; in what is typed and what is searched."""
+    fire.recurring.create("shop.report", "made", "0 4 * * *", [hostile[:1_000]])
+    record = fire.recurring.get("made").record
+    evil = attrs.evolve(
+        record, id=hostile[:200], task=hostile, queue=hostile, tags=(hostile,), error=hostile, version=0
+    )
+    fire.storage.put_recurring(evil, keep_progress=False)
+    fire.storage.put_recurring(
+        attrs.evolve(evil, id="raw", arguments=hostile, version=0), keep_progress=False
+    )
+
+    targets = [
+        "/recurring",
+        view("made"),
+        view("raw"),
+        view("raw", "edit"),
+        f"/recurring?q={quote(hostile[:200])}",
+    ]
+    if "\x00" not in hostile:
+        targets += [view(hostile[:200]), view(hostile[:200], "edit")]
+    targets.append(f"/recurring/preview?schedule={quote(hostile[:1_000])}&zone={quote(hostile[:64])}")
+    for target in targets:
+        answer = client.get(target)
+        assert 200 == answer.status
+        assert_literal(answer.text)
+    typed = client.post(
+        "/recurring/create", {"id": hostile, "task": hostile[:200], "schedule": hostile, "arguments": hostile}
+    )
+    assert_literal(typed.text)
