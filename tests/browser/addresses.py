@@ -1,0 +1,63 @@
+"""Where each GET route of the dashboard's table is, with its places filled from what is stored."""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+from firelock import State
+
+# Routes whose answer is no page: fragments of one, files to keep, and JSON.
+NO_PAGES = {
+    "/history.json", "/live.json", "/jobs/suggest", "/jobs/export", "/jobs/{id}/log", "/jobs/{id}/arguments",
+    "/jobs/{id}/result", "/recurring/preview", "/system/bundle",
+}  # fmt: skip
+
+
+def page_routes(table):
+    """Return the paths of the table that are pages."""
+    return [
+        route.path
+        for route in table
+        if route.method == "GET" and route.path not in NO_PAGES and not route.path.startswith("/api")
+    ]
+
+
+def addresses(fire):
+    """Return the addresses of pages by their routes' paths; several where a page has several looks."""
+    job = _jobs(fire)
+    task = fire.jobs.get(job[State.SUCCEEDED]).task
+    recurring = quote(next(iter(fire.recurring.list())).id)
+    cause = fire.jobs.failure_groups(1)[0].fingerprint
+    queue = fire.queues.list()[0].name
+    return {
+        "/": ["/", "/?span=live", "/?kind=latency", "/?span=30d"],
+        "/jobs": ["/jobs", "/jobs?state=failed", "/jobs?state=processing&q=queue:reports", "/jobs?q=nothing"],
+        "/retries": ["/retries"],
+        "/jobs/all": ["/jobs/all?state=failed&verb=requeue"],
+        "/jobs/{id}": [f"/jobs/{one}" for one in job.values()],
+        "/failures": ["/failures"],
+        "/failures/{fingerprint}": [f"/failures/{cause}"],
+        "/queues": ["/queues"],
+        "/queues/{name}": [f"/queues/{queue}"],
+        "/recurring": ["/recurring"],
+        "/recurring/view": [f"/recurring/view?id={recurring}"],
+        "/recurring/new": ["/recurring/new"],
+        "/recurring/edit": [f"/recurring/edit?id={recurring}"],
+        "/tasks": ["/tasks"],
+        "/tasks/view": [f"/tasks/view?name={task}"],
+        "/tasks/run": [f"/tasks/run?name={task}"],
+        "/servers": ["/servers"],
+        "/activity": ["/activity"],
+        "/system": ["/system"],
+        "/settings": ["/settings"],
+        "/x/{name}": ["/x/lanes"],
+    }
+
+
+def _jobs(fire):
+    """Return the id of a job in each state that has any."""
+    found = {}
+    for state in State:
+        for one in fire.jobs.find(state=state, limit=1):
+            found[state] = one.id
+    return found

@@ -1,0 +1,23 @@
+"""The Chromium that the machine has: none is fetched."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+_ARGUMENTS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+
+MISSING = "no Chromium here: install chromium, or name one in FIRELOCK_TEST_CHROMIUM"
+
+
+def chromium_path():
+    """Return where it is; None where there is none."""
+    return os.environ.get("FIRELOCK_TEST_CHROMIUM") or shutil.which("chromium")
+
+
+def launch(playwright):
+    """Return a browser."""
+    return playwright.chromium.launch(executable_path=chromium_path(), args=list(_ARGUMENTS))

@@ -1,0 +1,55 @@
+"""What tests ask a page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+WIDE = {"width": 1440, "height": 900}
+NARROW = {"width": 390, "height": 844}
+
+# Elements that make the page wider than the window, where it is wider; none that scroll within themselves.
+_OVERFLOW = """() => {
+  const wide = document.documentElement.clientWidth;
+  if (document.scrollingElement.scrollWidth <= wide) return [];
+  const told = [...document.querySelectorAll("body *")]
+    .filter((one) => one.getBoundingClientRect().right > wide + 1 && !one.parentElement.closest(".scroll"))
+    .map((one) => `${one.tagName} ${one.className} ${Math.round(one.getBoundingClientRect().right)}`);
+  return [`${document.scrollingElement.scrollWidth} > ${wide}`, ...told.slice(0, 12)];
+}"""
+
+_BRIGHTNESS = """() => {
+  const [red, green, blue] = getComputedStyle(document.body).backgroundColor.match(/[0-9.]+/g).map(Number);
+  return Math.round((red + green + blue) / 3);
+}"""
+
+
+def overflow(page):
+    """Return what makes the page scroll sideways; nothing where it does not."""
+    return page.evaluate(_OVERFLOW)
+
+
+def brightness(page):
+    """Return how bright the page's ground is, from 0 to 255."""
+    return page.evaluate(_BRIGHTNESS)
+
+
+# ---- axe -------------------------------------------------------------------------------------------------
+
+AXE = Path(__file__).parents[1] / "dashboard" / "node_modules" / "axe-core" / "axe.min.js"
+_ASK_AXE = """async (rules) => {
+  const options = { resultTypes: ["violations"] };
+  if (rules) options.runOnly = { type: "rule", values: rules };
+  const found = await axe.run(document, options);
+  return found.violations
+    .filter((one) => ["serious", "critical"].includes(one.impact))
+    .map((one) => `${one.id}: ${one.nodes.slice(0, 4).map((node) =>
+      `${node.html.slice(0, 160)} (${[...node.any, ...node.all, ...node.none].map((check) => check.message).join(" ")})`
+    ).join(" | ")}`);
+}"""
+
+
+def ask_axe(page, rules=None):
+    """Return what axe calls serious or critical: of all of its rules, or of some."""
+    if not page.evaluate("() => Boolean(window.axe)"):
+        page.add_script_tag(path=AXE)
+    return page.evaluate(_ASK_AXE, rules)

@@ -1,0 +1,106 @@
+"""Storages with something in them: the shop's year that `firelock demo` makes, and a small one of its own."""
+
+from __future__ import annotations
+
+import importlib.util
+import threading
+from datetime import timedelta
+from types import SimpleNamespace
+
+from markupsafe import Markup
+
+from firelock import Firelock, JobContext, Retry, State, hookimpl
+from firelock.cli.seed_story import seed
+from firelock.testing import eventually
+from firelock_dashboard import JobPanel, Page
+
+SEEDED = 2_000  # jobs
+_QUICK = Retry.never()
+
+
+class Lanes:
+    """A plugin with a page and a panel of its own."""
+
+    @hookimpl
+    def dashboard_pages(self):
+        return [Page("lanes", "Lanes", lambda visit: Markup("<p>Nine lanes.</p>"))]
+
+    @hookimpl
+    def job_panels(self, job):
+        return [JobPanel("Lane", lambda visit, job: f"Lane of <{job.queue}>")]
+
+
+def shop(storage):
+    """Return the shop's app, with all of its tasks, over a storage or its URL."""
+    spec = importlib.util.find_spec("firelock.cli.demo_shop")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    fire = Firelock(storage, plugins=[Lanes()])
+    for info in module.fire.tasks():
+        fire.registry.register(info)
+    return fire
+
+
+def fill(storage, jobs=SEEDED):
+    """The storage holds a year of the shop."""
+    fire = shop(storage)
+    fire.storage.migrate()
+    for _ in seed(fire.storage, fire.tasks(), jobs):
+        pass
+    fire.close()
+
+
+# ---- by hand ---------------------------------------------------------------------------------------------
+
+
+def small(storage):
+    """Return an app with a few tasks, and the tasks; no job is stored yet."""
+    fire = Firelock(storage)
+    gate = threading.Event()  # opened, it lets `work` end
+
+    @fire.task(name="shop.orders.add", retry=_QUICK, tags=["order:{order}"])
+    def add(order: int, price: float = 1.5) -> dict[str, float]:
+        """Add an order up."""
+        return {"order": order, "price": price}
+
+    @fire.task(name="shop.orders.charge", queue="billing", retry=_QUICK)
+    def charge(order: int) -> None:
+        message = f"order {order}: the bank said no"
+        raise ValueError(message)
+
+    @fire.task(name="shop.mail.send", queue="mail", retry=_QUICK)
+    def send(address: str) -> None:
+        """Mail somebody."""
+
+    @fire.task(name="shop.reports.work", queue="reports", retry=_QUICK)
+    def work(job: JobContext, steps: int) -> int:
+        job.log("begun")
+        job.progress(1, steps, "step one")
+        gate.wait(30)
+        return steps
+
+    tasks = SimpleNamespace(add=add, charge=charge, send=send, work=work, gate=gate)
+    fire.recurring("nightly", "0 2 * * *", 7)(add)
+    return fire, tasks
+
+
+def stock(storage):
+    """The storage holds jobs in every state but processing: of `small`, in round numbers.
+
+    Three succeeded and three failed ones, five that wait in `mail`, two scheduled, one that waits for its
+    parent, one deleted; a paused queue; a recurring job of the code and one made by hand.
+    """
+    fire, tasks = small(storage)
+    fire.storage.migrate()
+    ended = [*tasks.add.enqueue_many([(1,), (2,), (3,)]), *tasks.charge.enqueue_many([(1,), (2,), (3,)])]
+    with fire.server(queues=["default", "billing"], workers=2):
+        eventually(lambda: all(job.refresh().state in {State.SUCCEEDED, State.FAILED} for job in ended))
+    tasks.send.enqueue_many([(f"{name}@example.com",) for name in ("ada", "ben", "eva", "max", "zoe")])
+    for number in (1, 2):
+        tasks.add.schedule(timedelta(hours=number), 10 + number)
+    parent = tasks.work.schedule(timedelta(days=1), 4)
+    parent.then(tasks.add, 99)
+    tasks.add.enqueue(50).delete()
+    fire.recurring.create("hand-made", "every 1h", "shop.orders.add", arguments={"order": 3}, by="ada")
+    fire.queues.pause("reports", note="the disk is full until Thursday", by="ada")
+    fire.close()

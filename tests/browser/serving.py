@@ -1,0 +1,70 @@
+"""A dashboard that a browser can reach: on a free loopback port, by a server in a thread of this process."""
+
+from __future__ import annotations
+
+import socket
+import threading
+
+import uvicorn
+
+from firelock_dashboard import Dashboard
+
+HOST = "127.0.0.1"
+_DEADLINE = 20.0
+
+
+class Served:
+    """Serves an app's dashboard from `start` to `stop`; started again, it is at the same port.
+
+    Args:
+        fire: the app.
+        without_stream: `/live` answers 204, as where there is no stream.
+        options: of the dashboard.
+    """
+
+    def __init__(self, fire, *, without_stream=False, **options):
+        self.fire = fire
+        self.dashboard = None
+        self.asked = []  # paths and queries, in order
+        self._without_stream = without_stream
+        self._options = options
+        self._port = 0
+        self._server = self._thread = None
+
+    @property
+    def origin(self):
+        """Where it is for a browser."""
+        return f"http://{HOST}:{self._port}"
+
+    def start(self):
+        """It answers: whoever connects is let in as soon as the thread is ready."""
+        listener = socket.create_server((HOST, self._port))
+        self._port = listener.getsockname()[1]
+        self.dashboard = Dashboard(self.fire, **self._options)
+        config = uvicorn.Config(
+            self._answer, interface="asgi3", log_level="error", ws="none", lifespan="off",
+            proxy_headers=False, timeout_graceful_shutdown=2,
+        )  # fmt: skip
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run, args=([listener],), name="dashboard")
+        self._thread.start()
+        return self
+
+    async def _answer(self, scope, receive, send):
+        query = scope["query_string"].decode()
+        self.asked.append(f"{scope['path']}?{query}" if query else scope["path"])
+        if self._without_stream and scope["path"] == "/live":
+            await send({"type": "http.response.start", "status": 204, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
+            return
+        await self.dashboard(scope, receive, send)
+
+    def stop(self):
+        """Nobody answers at its port."""
+        if self._thread is None:
+            return
+        self.dashboard.close()
+        self._server.should_exit = True
+        self._thread.join(_DEADLINE)
+        assert not self._thread.is_alive(), "the server did not end"
+        self._thread = None
