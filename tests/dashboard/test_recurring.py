@@ -52,7 +52,8 @@ def form_of(job, **changes):
     return {
         "id": job.id, "version": str(job.version), "schedule": schedule_text(schedule),
         "zone": getattr(schedule, "tz", ""), "overlap": str(schedule.overlap),
-        "misfire": str(schedule.misfire), "queue": job.queue, "priority": str(job.priority), "arguments": "", **changes,
+        "misfire": str(schedule.misfire), "queue": job.queue, "priority": str(job.priority),
+        "arguments": "", **changes,
     }  # fmt: skip
 
 
