@@ -107,7 +107,10 @@ def test_a_value_without_a_bottom_ends():
         ("-----BEGIN RSA PRIVATE KEY-----\nMIIEhunter2\nabc\n-----END RSA PRIVATE KEY-----", "hunter2"),
         ("password=hunter2", "hunter2"), ("login(user='bob', password='hunter 2')", "hunter 2"),
         ('{"user": "bob", "password": "hunter2"}', "hunter2"), ("{'api_key': 'hunter2', 'n': 1}", "hunter2"),
-        ("?token=hunter2&page=2", "hunter2"), ("client_secret: hunter2, x", "hunter2"),
+        ("?token=hunter2&page=2", "hunter2"),
+        ("OSError: password=hunter2", "hunter2"),
+        ("a=b=password=hunter2", "hunter2"), ("url: 'x?api_key=hunter2'", "hunter2"),
+        ("client_secret: hunter2, x", "hunter2"),
         ('SECRET_KEY = "hunter2"', "hunter2"), ("password => 'hun\\'ter2'", "ter2"),
     ],
 )  # fmt: skip

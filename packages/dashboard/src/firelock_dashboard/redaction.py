@@ -9,8 +9,7 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 
-from firelock import JsonValue
-from firelock.errors import ConfigurationError
+from firelock import ConfigurationError, JsonValue
 
 __all__ = ["MASK", "Redactions", "Redactor", "redact", "redact_text"]
 
@@ -54,11 +53,10 @@ _IN_TEXT = (
 )
 # name=value, name: value, name = "value" and "name": "value"; the name is judged as a field's is. A value
 # without quotation marks behind " = " is a line of code, and its value a name.
-_PAIR = re.compile(
-    r"(?P<name>\b[A-Za-z][\w-]{1,60})(?:(?P<sign>['\"]?\s{0,3}(?:=>|[=:])\s{0,3})"
-    r"(?P<quoted>\"(?:[^\"\\\n]|\\.){0,4000}\"|'(?:[^'\\\n]|\\.){0,4000}')"
-    r"|(?P<tight>=|['\"]?: {0,3})(?P<plain>[^\s'\",;)&\]}]{1,4000}))"
-)
+_NAME = re.compile(r"(?P<name>\b[A-Za-z][\w-]{1,60})(?P<sign>['\"]?\s{0,3}(?:=>|[=:])\s{0,3})")
+_TIGHT = re.compile(r"=|['\"]?: {0,3}")
+_QUOTED = re.compile(r"\"(?:[^\"\\\n]|\\.){0,4000}\"|'(?:[^'\\\n]|\\.){0,4000}'")
+_BARE = re.compile(r"[^\s'\",;)&\]}]{1,4000}")
 _PLAIN = {"None": None, "null": None, "True": True, "true": True, "False": False, "false": False}
 
 
@@ -82,7 +80,7 @@ class Redactor:
         """Return the text with what is unmistakably a secret masked; most of it is prose and stays."""
         for pattern in _IN_TEXT:
             text = pattern.sub(rf"\g<keep>{MASK}", text)
-        return _PAIR.sub(self._pair, text)
+        return self._without_pairs(text)
 
     def is_secret(self, name: str, value: object = "", task: str | None = None) -> bool:
         """Tell whether what stands under this name is masked; yes, no and nothing never are."""
@@ -115,19 +113,33 @@ class Redactor:
             return [self._value(one, named, depth - 1) for one in value]
         return value
 
-    def _pair(self, match: re.Match[str]) -> str:
-        value = match["quoted"] or match["plain"]
-        meaning = _PLAIN.get(value, 0 if value.isdigit() else value)
-        if MASK in value or not self._is_secret(match["name"], meaning, self._named(None)):
-            return match[0]
-        quote = value[0] if match["quoted"] else ""
-        return f"{match['name']}{match['sign'] or match['tight']}{quote}{MASK}{quote}"
+    def _without_pairs(self, text: str) -> str:
+        parts, done = [], 0
+        for name in _NAME.finditer(text):
+            found = _value_of(name, text) if name.start() >= done else None
+            if found is not None and self._is_secret(name["name"], _meaning(found), self._named(None)):
+                quote = found[0] if found[0] in "'\"" else ""
+                parts += [text[done : name.end()], quote, MASK, quote]
+                done = name.end() + len(found)
+        return "".join([*parts, text[done:]])
 
 
 def _words(name: str) -> str:
     """Return `_api_key_` for apiKey, API-Key and api.key."""
     plain = unicodedata.normalize("NFKC", name[:_NAME_LIMIT])
     return f"_{_BETWEEN.sub('_', _HUMP.sub('_', plain)).strip('_').lower()}_"
+
+
+def _value_of(name: re.Match[str], text: str) -> str | None:
+    """Return the value behind a name and its sign, with its quotation marks; None for code and for none."""
+    value = _QUOTED.match(text, name.end())
+    if value is None and _TIGHT.fullmatch(name["sign"]):
+        value = _BARE.match(text, name.end())
+    return None if value is None or MASK in value[0] else value[0]
+
+
+def _meaning(value: str) -> object:
+    return _PLAIN.get(value, 0 if value.isdigit() else value)
 
 
 def _checked(fields: object) -> Sequence[str]:
