@@ -17,10 +17,12 @@ from firelock.cli.seed_errors import Failures
 from firelock.cli.seed_failures import GATEWAY_DOWN, KINDS
 from firelock.cli.seed_looks import Looks
 from firelock.cli.seed_rhythm import DAY, HOUR, MINUTE, Rhythm
+from firelock.cli.seed_rollups import Rollups
 from firelock.cli.seed_stage import QUEUES, Stage
 from firelock.cli.seed_story import seed
+from firelock.clock import SECOND
 from firelock.cron import schedule_from_json
-from firelock.job import NewJob, State
+from firelock.job import ClaimedJob, NewJob, State
 from firelock.lifecycle import is_legal
 from firelock.plugins import open_storage
 from firelock.serializer import JsonSerializer
@@ -243,6 +245,37 @@ def test_the_rollups_of_a_seed_add_up_to_its_jobs(storage, jobs):
     assert sum(rollup.count for rollup in rollups if rollup.outcome == "succeeded") == len(ended)
     assert all(sum(rollup.histogram) == rollup.count for rollup in rollups)
     assert {rollup.outcome for rollup in rollups} >= {"succeeded", "failed", "retried"}
+
+
+def test_a_seed_has_crashes_continuations_and_delayed_jobs_in_its_past(jobs):
+    """One died three times; children ended after their parents; some were made for later."""
+    crashed = [job for job in jobs if job.crashes]
+    children = [job for job in jobs if job.parents and job.state is State.SUCCEEDED]
+    delayed = [
+        job for job in jobs
+        if job.state is State.SUCCEEDED and job.nominal_at is not None and job.recurring_id is None
+    ]  # fmt: skip
+    ended_at = {job.id: job.ended_at for job in jobs}
+
+    assert {(job.state, job.crashes, job.attempt) for job in crashed} == {(State.FAILED, 3, 1)}
+    assert len(children) >= 3
+    assert all(ended_at[job.parents[0].parent_id] <= job.enqueued_at for job in children)
+    assert len(delayed) >= 10
+    assert all(job.created_at < job.nominal_at <= job.enqueued_at for job in delayed)
+
+
+def test_what_ended_long_ago_is_added_up_in_few_rollups():
+    """By the minute for a day, by 5 minutes for another, by half hours for 30 days, nothing before."""
+    now = NOW // DAY * DAY
+    job = ClaimedJob("i", "t", "{}", "json", "q", 0, 1, 0, 0, 1, now, now, now)
+
+    def rows(days_ago, minutes=60):
+        rollups = Rollups(now)
+        for minute in range(minutes):
+            rollups.add(job, "succeeded", now - days_ago * DAY - HOUR + minute * MINUTE, SECOND)
+        return len(rollups)
+
+    assert [rows(0), rows(1), rows(2), rows(29), rows(31)] == [60, 12, 2, 2, 0]
 
 
 def test_a_seed_has_recurring_jobs_some_of_them_not_well(storage, jobs):
