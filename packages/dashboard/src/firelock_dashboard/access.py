@@ -9,7 +9,7 @@ from typing import TypeAlias
 import attrs
 from starlette.requests import Request
 
-from firelock.errors import ConfigurationError
+from firelock import ConfigurationError
 
 __all__ = ["LEVELS", "Access", "Auth", "Level", "Permission", "to_access"]
 

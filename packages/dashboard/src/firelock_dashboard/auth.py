@@ -15,7 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from firelock.errors import ConfigurationError
+from firelock import ConfigurationError
 from firelock_dashboard.access import LEVELS, Access, Auth, Level, to_access
 from firelock_dashboard.credentials import basic_auth, bearer_tokens, hash_password
 from firelock_dashboard.problems import Forbidden, RequestProblem, Unauthorized

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
-from firelock.errors import ConfigurationError
+from firelock import ConfigurationError
 from firelock_dashboard.auth import basic_auth
 from firelock_dashboard.dashboard import Dashboard
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 import attrs
 from starlette.requests import Request
 
-from firelock.errors import ConfigurationError
+from firelock import ConfigurationError
 from firelock_dashboard.access import Access, Auth, Level, to_access
 from firelock_dashboard.problems import Unauthorized
 

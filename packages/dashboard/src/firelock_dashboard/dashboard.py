@@ -16,8 +16,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import RedirectResponse, Response
 
-from firelock import Firelock
-from firelock.errors import StorageUnavailable
+from firelock import Firelock, StorageUnavailable
 from firelock_dashboard.access import LEVELS, Access, Auth, Permission
 from firelock_dashboard.assets import Assets
 from firelock_dashboard.entrance import (

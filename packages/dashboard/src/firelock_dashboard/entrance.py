@@ -11,8 +11,7 @@ import anyio
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from firelock import Firelock
-from firelock.errors import ConfigurationError
+from firelock import ConfigurationError, Firelock
 from firelock_dashboard.access import LEVELS, Access, Auth, to_access
 from firelock_dashboard.auth import access_from, refusal_of
 from firelock_dashboard.problems import BadRequest, Forbidden, RequestProblem

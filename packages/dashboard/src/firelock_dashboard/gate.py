@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from firelock.errors import ConfigurationError
+from firelock import ConfigurationError
 from firelock_dashboard.problems import BadRequest, Forbidden, NotLocal, RequestProblem
 
 if TYPE_CHECKING:

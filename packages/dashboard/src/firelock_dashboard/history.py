@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from firelock.errors import ConfigurationError, FirelockError
+from firelock import ConfigurationError, FirelockError
 from firelock.storage import State
 from firelock_dashboard.hours import Hours, read_minutes
 from firelock_dashboard.tally import HOUR, MINUTE, OUTCOMES, Fold, Tally, total

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from firelock.errors import JobNotFound
+from firelock import JobNotFound
 from firelock.storage import JobFilter, State
 from firelock_dashboard import why
 from firelock_dashboard.access import Permission
@@ -23,10 +23,8 @@ from firelock_dashboard.tracebacks import Trace, markdown, read_traceback
 from firelock_dashboard.words import instant, stamp
 
 if TYPE_CHECKING:
-    from firelock import Job, JsonValue
-    from firelock.operators import ServerView
+    from firelock import FailedAttempt, Job, JobLogLine, JobProgress, JsonValue, ServerView
     from firelock.storage import JobRecord, SessionRecord
-    from firelock.views import FailedAttempt, JobLogLine, JobProgress
     from firelock_dashboard.history import TaskStats
     from firelock_dashboard.payloads import Payload
     from firelock_dashboard.visit import Visit

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from firelock.errors import ScheduleError
+from firelock import ScheduleError
 
 if TYPE_CHECKING:
     from firelock import RecurringJob

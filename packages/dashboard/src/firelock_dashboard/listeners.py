@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 if TYPE_CHECKING:
-    from firelock.operators import ServerView
+    from firelock import ServerView
     from firelock.storage import SessionRecord
 
 __all__ = ["Listener", "Listeners", "ServerState", "heard_at", "queue_names", "server_state"]

@@ -16,7 +16,7 @@ import anyio
 import attrs
 from starlette.responses import Response
 
-from firelock.errors import FirelockError
+from firelock import FirelockError
 from firelock_dashboard.sampling import TOPICS, Sample, Sampler
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from firelock.storage import FINAL_STATES, JobRecord, State
 from firelock_dashboard.words import instant
 
 if TYPE_CHECKING:
-    from firelock.views import JobStep
+    from firelock import JobStep
 
 __all__ = ["Phase", "Segment", "Step", "phases_of", "steps_of"]
 

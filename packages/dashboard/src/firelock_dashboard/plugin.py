@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from firelock import hookimpl
-from firelock.hookspecs import Command
+from firelock import Command, hookimpl
 
 __all__ = ["register_commands"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from firelock.errors import FirelockError
+from firelock import FirelockError
 
 __all__ = ["BadRequest", "Forbidden", "NotHere", "NotLocal", "RequestProblem", "Unauthorized"]
 

@@ -6,7 +6,7 @@ import logging
 import threading
 from typing import TYPE_CHECKING
 
-from firelock.errors import ConfigurationError, FirelockError, StorageUnavailable
+from firelock import ConfigurationError, FirelockError, StorageUnavailable
 
 if TYPE_CHECKING:
     from firelock import Firelock

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from firelock.errors import StorageError, StorageUnavailable
+from firelock import StorageError, StorageUnavailable
 from firelock.storage import JobRecord
 from firelock_dashboard.problems import BadRequest
 

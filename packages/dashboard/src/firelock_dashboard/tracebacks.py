@@ -68,7 +68,7 @@ def read_traceback(text: str) -> list[Trace]:
             frames.append(Frame("", "", "", line.strip(), is_own=False))
         elif frames and not rest and line.startswith("    ") and not frames[-1].code:
             frames[-1] = attrs.evolve(frames[-1], code=line.strip())
-        elif line != _HEAD or frames or rest:
+        elif frames or rest or line not in {_HEAD, ""}:
             rest.append(line)
     traces.append(_trace(lead, frames, rest))
     return [trace for trace in traces if trace.groups or trace.last]

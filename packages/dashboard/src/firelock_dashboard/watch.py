@@ -11,12 +11,12 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
-from firelock.errors import FirelockError
+from firelock import FirelockError
 from firelock.storage import State
 from firelock_dashboard.health import Snapshot, Trouble, troubles
 
 if TYPE_CHECKING:
-    from firelock.operators import QueueView
+    from firelock import QueueView
     from firelock.storage import FailureGroup, Finding
     from firelock_dashboard.dashboard import Dashboard
 

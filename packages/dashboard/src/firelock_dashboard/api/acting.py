@@ -82,6 +82,8 @@ def copy_job(visit: Visit) -> Response:
 def start_operation(visit: Visit) -> Response:
     verb = visit.form.one_of("verb", ("requeue", "delete"), "")
     visit.require(Permission.DELETE if verb == "delete" else Permission.REQUEUE)
+    if visit.form.maybe("argument", limit=200):  # how many match would tell what the arguments are
+        visit.require(Permission.VIEW_ARGUMENTS)
     contains = {name: text for name in ("argument", "error") if (text := visit.form.maybe(name, limit=200))}
     try:
         operation = visit.fire.operations.start(

@@ -125,14 +125,20 @@ def show_job(visit: Visit) -> Response:
 
 def show_history(visit: Visit) -> Response:
     job = job_of(visit, visit.places["id"])
-    return visit.json({"history": [shapes.history_json(one) for one in visit.fire.storage.history(job.id)]})
+    return visit.json(
+        {"history": [shapes.history_json(visit, one) for one in visit.fire.storage.history(job.id)]}
+    )
 
 
 def show_errors(visit: Visit) -> Response:
     job = visit.fire.jobs.get(job_of(visit, visit.places["id"]).id)
     errors = [
-        {"attempt": one.attempt, "at": one.at.isoformat(), **attrs.asdict(one.error)} for one in job.errors()
-    ]
+        {
+            "attempt": one.attempt, "at": one.at.isoformat(), **shapes.error_json(visit, one.error),
+            "traceback": visit.redacted(one.error.traceback or "") or None,
+        }
+        for one in job.errors()
+    ]  # fmt: skip
     return visit.json({"errors": errors})
 
 
@@ -140,7 +146,8 @@ def show_log(visit: Visit) -> Response:
     job = visit.fire.jobs.get(job_of(visit, visit.places["id"]).id)
     after = visit.query.number("after", 0, least=0, most=999_999_999)
     lines = [
-        {"number": line.number, "at": line.at.isoformat(), "level": line.level, "text": line.text,
+        {"number": line.number, "at": line.at.isoformat(), "level": line.level,
+         "text": visit.redacted(line.text),
          "attempt": line.attempt}
         for line in job.log(after=after, limit=_limit(visit))
     ]  # fmt: skip
@@ -150,7 +157,7 @@ def show_log(visit: Visit) -> Response:
 
 def list_failures(visit: Visit) -> Response:
     groups = visit.fire.jobs.failure_groups(_limit(visit))
-    return visit.json({"failures": [shapes.failure_json(group) for group in groups]})
+    return visit.json({"failures": [shapes.failure_json(visit, group) for group in groups]})
 
 
 def show_timeline(visit: Visit) -> Response:

@@ -12,13 +12,20 @@ from firelock_dashboard.words import iso
 
 if TYPE_CHECKING:
     from firelock import AuditEntry, Operation, RecurringJob
-    from firelock.storage import FailureGroup, HistoryEntry, JobRecord, Rollup
+    from firelock.storage import ErrorInfo, FailureGroup, HistoryEntry, JobRecord, Rollup
     from firelock_dashboard.visit import Visit
 
 __all__ = [
-    "audit_json", "failure_json", "history_json", "job_json", "operation_json", "recurring_json",
-    "rollup_json", "server_json",
-]  # fmt: skip
+    "audit_json",
+    "error_json",
+    "failure_json",
+    "history_json",
+    "job_json",
+    "operation_json",
+    "recurring_json",
+    "rollup_json",
+    "server_json",
+]
 
 _MICROS = 1_000_000
 
@@ -35,7 +42,7 @@ def job_json(visit: Visit, job: JobRecord, *, is_whole: bool = False) -> dict[st
         "task": job.task,
         "state": str(job.state),
         "is_retrying": job.is_retrying,
-        "reason": job.reason,
+        "reason": None if job.reason is None else visit.redacted(job.reason),
         "queue": job.queue,
         "priority": job.priority,
         "tags": list(job.tags),
@@ -51,9 +58,7 @@ def job_json(visit: Visit, job: JobRecord, *, is_whole: bool = False) -> dict[st
         "changed_at": _at(job.changed_at),
         "server": job.server,
         "recurring": job.recurring_id,
-        "error": {"type": job.error.type, "message": job.error.message, "fingerprint": job.error.fingerprint}
-        if job.error
-        else None,
+        "error": error_json(visit, job.error) if job.error else None,
     }
     if is_whole:
         result = None if job.result is None else visit.result(job, limit=None)
@@ -72,9 +77,15 @@ def job_json(visit: Visit, job: JobRecord, *, is_whole: bool = False) -> dict[st
     return shown
 
 
-def history_json(entry: HistoryEntry) -> dict[str, Any]:
+def error_json(visit: Visit, error: ErrorInfo) -> dict[str, Any]:
+    """Return how a job failed, without its traceback."""
+    return {"type": error.type, "message": visit.redacted(error.message), "fingerprint": error.fingerprint}
+
+
+def history_json(visit: Visit, entry: HistoryEntry) -> dict[str, Any]:
     """Return a step of a job's life."""
     return attrs.asdict(entry) | {
+        "reason": None if entry.reason is None else visit.redacted(entry.reason),
         "state": str(entry.state), "at": _at(entry.at), "claimed_at": _at(entry.claimed_at),
         "started_at": _at(entry.started_at),
     }  # fmt: skip
@@ -134,9 +145,11 @@ def server_json(server: Any, processing: Mapping[str, int]) -> dict[str, Any]:  
     }
 
 
-def failure_json(group: FailureGroup) -> dict[str, Any]:
+def failure_json(visit: Visit, group: FailureGroup) -> dict[str, Any]:
     """Return a group of failures."""
-    return attrs.asdict(group) | {"newest_at": _at(group.newest_at)}
+    return attrs.asdict(group) | {
+        "newest_at": _at(group.newest_at), "message": visit.redacted(group.message),
+    }  # fmt: skip
 
 
 def rollup_json(rollup: Rollup) -> dict[str, Any]:

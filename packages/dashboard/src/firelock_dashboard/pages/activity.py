@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from firelock.errors import StorageError, StorageUnavailable
+from firelock import StorageError, StorageUnavailable
 from firelock_dashboard.access import Permission
 from firelock_dashboard.problems import BadRequest, NotHere
 from firelock_dashboard.routes import Route

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from firelock import Job
-    from firelock.operators import JobPage as Found
+    from firelock import JobPage as Found
     from firelock.storage import FailureGroup
     from firelock_dashboard.visit import Visit
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from starlette.responses import RedirectResponse, Response
 
-from firelock.errors import JobNotFound
+from firelock import JobNotFound
 from firelock.storage import JobFilter
 from firelock_dashboard.access import Permission
 from firelock_dashboard.job_view import JobPage

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import attrs
 from starlette.responses import StreamingResponse
 
-from firelock.errors import ConfigurationError, JobNotFound, ScheduleError
+from firelock import ConfigurationError, JobNotFound, ScheduleError
 from firelock.storage import Applied, JobRecord
 from firelock_dashboard.access import Permission
 from firelock_dashboard.problems import BadRequest

@@ -11,8 +11,7 @@ from urllib.parse import urlencode
 import attrs
 from starlette.responses import RedirectResponse
 
-from firelock import Retry
-from firelock.errors import ConfigurationError
+from firelock import ConfigurationError, Retry
 from firelock.storage import JobRecord, State
 from firelock_dashboard import knowledge
 from firelock_dashboard.access import Permission

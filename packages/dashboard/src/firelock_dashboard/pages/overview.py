@@ -18,8 +18,7 @@ from firelock_dashboard.routes import Route
 if TYPE_CHECKING:
     from starlette.responses import Response
 
-    from firelock import RecurringJob
-    from firelock.operators import QueueView
+    from firelock import QueueView, RecurringJob
     from firelock.storage import FailureGroup
     from firelock_dashboard.health import Snapshot
     from firelock_dashboard.history import Rates, Series, TaskStats

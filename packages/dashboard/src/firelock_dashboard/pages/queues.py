@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from firelock import State
-from firelock.errors import ConfigurationError
+from firelock import ConfigurationError, State
 from firelock.storage import JobFilter
 from firelock_dashboard.access import Permission
 from firelock_dashboard.bulk import operation_address, start_operation
@@ -21,8 +20,7 @@ from firelock_dashboard.routes import Route
 if TYPE_CHECKING:
     from starlette.responses import Response
 
-    from firelock import Job
-    from firelock.operators import QueueView
+    from firelock import Job, QueueView
     from firelock_dashboard.history import Rates
     from firelock_dashboard.visit import Visit
 

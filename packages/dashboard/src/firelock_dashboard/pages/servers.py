@@ -20,8 +20,7 @@ from firelock_dashboard.words import instant
 if TYPE_CHECKING:
     from starlette.responses import Response
 
-    from firelock import Job
-    from firelock.operators import ServerView
+    from firelock import Job, ServerView
     from firelock.storage import SessionRecord
     from firelock_dashboard.visit import Visit
 

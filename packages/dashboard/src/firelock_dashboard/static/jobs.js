@@ -96,7 +96,7 @@
     for (const place of row.cells.length === fresh.cells.length ? row.cells : []) {
       const next = fresh.cells[place.cellIndex];
       if (place.classList.contains("pick") || place.querySelector("details[open]")) continue;
-      if (place.innerHTML !== next.innerHTML && !place.contains(document.activeElement)) place.replaceChildren(...next.childNodes);
+      if (!place.isEqualNode(next) && !place.contains(document.activeElement)) place.replaceChildren(...next.childNodes);
     }
     row.dataset.state = fresh.dataset.state;
     row.classList.remove("is-gone");
