@@ -16,6 +16,7 @@ from firelock.cli.seed_agenda import Agenda, Expected, Moment
 from firelock.cli.seed_errors import Failures
 from firelock.cli.seed_failures import GATEWAY_DOWN, KINDS
 from firelock.cli.seed_looks import Looks
+from firelock.cli.seed_notes import Notes
 from firelock.cli.seed_rhythm import DAY, HOUR, MINUTE, Rhythm
 from firelock.cli.seed_rollups import Rollups
 from firelock.cli.seed_stage import QUEUES, Stage
@@ -430,6 +431,22 @@ def test_a_rhythm_is_busier_at_its_end_by_day_and_in_the_week():
     assert count(32) < 0.9 * count(34)  # a Saturday and the Thursday before
     assert count(30, hours=6) < 0.15 * count(30)  # at night
     assert rhythm.jobs - rhythm.place(NOW - DAY) > 0.02 * rhythm.jobs
+
+
+@pytest.mark.parametrize(("age", "has_log"), [(HOUR - 1, True), (HOUR + 1, False)])
+def test_only_young_jobs_have_a_log(age, has_log):
+    """What ended before the span has none, so that a large seed has no more logs than a small one."""
+    with closing(open_storage("memory://")) as storage:
+        job = NewJob("i", "shop.imports.import_prices", "{}", "json", "q", 0, State.SCHEDULED, NOW, NOW + 1)
+        storage.insert([job])
+        claimed = ClaimedJob("i", job.task, "{}", "json", "q", 0, 1, 0, 0, 1, NOW, NOW, NOW)
+        notes = Notes(NOW, HOUR)
+
+        notes.add(claimed, Looks(fire.tasks()).by_name[job.task], NOW - age - SECOND, NOW - age)
+        notes.flush(storage)
+
+        assert bool(storage.read_log("i")) is has_log
+        assert [progress is not None for progress in storage.get_progress(["i"])] == [has_log]
 
 
 def test_the_place_of_an_instant_is_the_inverse_of_the_instant_of_a_place():

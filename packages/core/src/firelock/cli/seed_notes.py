@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from firelock.cli.seed_rhythm import DAY
 from firelock.job import ClaimedJob, LogLine, Progress
 
 if TYPE_CHECKING:
@@ -14,23 +13,20 @@ if TYPE_CHECKING:
 __all__ = ["Notes"]
 
 _STEPS = 6
-_YOUNG = 3 * DAY
 
 
 class Notes:
-    """Collects log lines and progress, and writes them."""
+    """Collects log lines and progress of jobs that ended within a span before now, and writes them."""
 
-    def __init__(self, now: int, most: int) -> None:
-        self._now = now
-        self._left = most
+    def __init__(self, now: int, span: int) -> None:
+        self._since = now - span
         self._lines: dict[str, list[LogLine]] = {}
         self._progress: dict[str, Progress] = {}
 
     def add(self, job: ClaimedJob, look: Look, started_at: int, at: int, *, share: float = 1.0) -> None:
-        """The run logged its steps up to this share of them; only young jobs, and so many at most."""
-        if self._left <= 0 or self._now - at > _YOUNG:
+        """The run logged its steps up to this share of them; only young jobs."""
+        if at < self._since:
             return
-        self._left -= 1
         total = 12 + job.created_at % 49
         span = (at - started_at) / (_STEPS + 1)
         steps = max(1, int(_STEPS * share))

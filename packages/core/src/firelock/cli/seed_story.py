@@ -17,7 +17,7 @@ from firelock.cli.seed_past import Past
 from firelock.cli.seed_plan import Sizes, Year
 from firelock.cli.seed_present import Present
 from firelock.cli.seed_recurring import Definitions
-from firelock.cli.seed_rhythm import Rhythm
+from firelock.cli.seed_rhythm import DAY, Rhythm
 from firelock.cli.seed_rollups import Rollups
 from firelock.cli.seed_stage import Stage
 
@@ -31,7 +31,8 @@ RANDOM_SEED = 20_261_124
 _BURSTS = 16_000  # about so many in a year: as fine as it may be without costing minutes
 _SMALLEST, _LARGEST = 12, 250  # jobs of a burst; fewer where there are few in all
 _FEW = 6_000
-_NOTED = 400  # jobs with a log, at most
+_NOTED_FOR = 3 * DAY  # so long ago at most a job ended that has a log
+_NOTED_FULLY = 100_000  # of more jobs only younger ones have one: some hundred, however many there are
 
 
 @attrs.frozen
@@ -69,7 +70,7 @@ class _Story:
         looks = Looks(infos)
         self._definitions = Definitions(looks, stage.now, sizes.runs, random)
         self._rollups = Rollups(stage.now)
-        notes = Notes(stage.now, _NOTED)
+        notes = Notes(stage.now, _NOTED_FOR * _NOTED_FULLY // max(_NOTED_FULLY, sizes.jobs))
         rhythm = Rhythm(stage.now, sizes.jobs - sizes.present - len(self._definitions.runs))
         bursts = list(rhythm.bursts(random, _burst_size(sizes.jobs)))
         year = Year(rhythm, bursts, looks, sizes, random)
