@@ -138,6 +138,11 @@ class Dashboard:
             return self._count()
         return counted[1]
 
+    def _forget(self) -> None:
+        """Whoever has just changed something sees it at once."""
+        self._counted = None
+        self.watch.forget()
+
     def _count(self) -> Counts:
         counts = self.fire.jobs.counts()
         self._counted = (time.monotonic(), counts)
@@ -217,7 +222,10 @@ class Dashboard:
         try:
             visit.require(route.permission)
             self.runner.resume_once()
-            return visit.finish(route.view(visit))
+            response = visit.finish(route.view(visit))
+            if route.is_action:
+                self._forget()
+            return response
         except RequestProblem as problem:
             return self._refused(visit, problem, route.is_api)
         except StorageUnavailable as error:

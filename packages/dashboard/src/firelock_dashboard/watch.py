@@ -8,8 +8,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from itertools import islice
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import attrs
 
 from firelock import FirelockError
 from firelock.storage import State
@@ -26,47 +27,95 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_AGE = 2.0  # seconds
-_GROUPS_AGE = 10.0
-_KNOWN_AGE = 15.0
-_FINDINGS_AGE = 30.0
 _QUEUES = 50  # whose first job is looked at
-_FIRST_JOBS = 100  # whose tasks are looked at
+_FIRST_JOBS = 200  # those that have waited longest
 _RECURRING = 500
 
 
+@attrs.frozen
+class _Age:
+    """How long something counts as new, and how long it is shown while it is read again beside."""
+
+    new: float  # seconds
+    shown: float
+
+
+_SNAPSHOT = _Age(2.0, 2.0)
+_WAITS = _Age(4.0, 15.0)
+_TASKS = _Age(15.0, 60.0)
+_GROUPS = _Age(10.0, 60.0)
+_FINDINGS = _Age(30.0, float("inf"))
+
+
+@attrs.define
+class _Kept:
+    value: Any
+    read_at: float
+    is_read_again: bool = False
+
+
 class Watch:
-    """Snapshots of a dashboard's app, shared by whoever asks at about the same time."""
+    """Snapshots of a dashboard's app, shared by whoever asks at about the same time.
+
+    What costs more than a few milliseconds is read again in a thread while the former value is shown; only
+    who comes after a long pause waits for it.
+    """
 
     def __init__(self, dashboard: Dashboard, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._dashboard = dashboard
         self._monotonic = monotonic
         self._lock = threading.RLock()  # what is kept may be made of what is kept
-        self._kept: dict[str, tuple[float, object]] = {}
-        self._diagnosing = threading.Lock()
-        self._findings: Sequence[Finding] = ()
-        self._diagnosed_at = float("-inf")
+        self._kept: dict[str, _Kept] = {}
 
     def troubles(self) -> list[Trouble]:
         """Return what is wrong, worst first."""
         return troubles(self.snapshot())
 
     def snapshot(self) -> Snapshot:
-        """Return what there is to see, at most two seconds old; about a dozen reads, one a queue."""
-        return self._keep("snapshot", _AGE, self._look)
+        """Return what there is to see, at most two seconds old."""
+        return self._keep("snapshot", _SNAPSHOT, self._look)
 
     def failure_groups(self, limit: int = 5) -> list[FailureGroup]:
-        """Return the largest groups of failed jobs, at most ten seconds old."""
-        return self._keep(
-            f"groups {limit}", _GROUPS_AGE, lambda: self._dashboard.fire.jobs.failure_groups(limit)
-        )
+        """Return the largest groups of failed jobs, about ten seconds old."""
+        jobs = self._dashboard.fire.jobs
+        return self._keep(f"groups {limit}", _GROUPS, lambda: jobs.failure_groups(limit))
 
-    def _keep(self, name: str, age: float, read: Callable[[], T]) -> T:
+    def forget(self) -> None:
+        """What is asked for next is read anew: somebody has just changed something."""
+        with self._lock:
+            findings = self._kept.get("findings")
+            self._kept = {} if findings is None else {"findings": findings}
+
+    # ---- keeping -------------------------------------------------------------------------------------------
+
+    def _keep(self, name: str, age: _Age, read: Callable[[], T]) -> T:
         with self._lock:
             kept = self._kept.get(name)
-            if kept is None or self._monotonic() - kept[0] > age:
-                kept = self._kept[name] = (self._monotonic(), read())
-        return kept[1]  # type: ignore[return-value]  # the name says which
+            passed = float("inf") if kept is None else self._monotonic() - kept.read_at
+            if kept is None or passed > age.shown:
+                kept = self._kept[name] = _Kept(read(), self._monotonic())
+            elif passed > age.new and not kept.is_read_again:
+                kept.is_read_again = True
+                self._read_beside(name, kept, read)
+            value: T = kept.value
+        return value
+
+    def _read_beside(self, name: str, former: _Kept, read: Callable[[], object]) -> None:
+        def work() -> None:
+            kept = None
+            try:
+                kept = _Kept(read(), self._monotonic())
+            except FirelockError as error:
+                log.info("%s could not be read: %s", name, error)
+            with self._lock:
+                if self._kept.get(name) is not former:
+                    return  # somebody has asked to forget it meanwhile
+                if kept is None:
+                    del self._kept[name]
+                else:
+                    self._kept[name] = kept
+
+        threading.Thread(target=work, name="firelock-watch", daemon=True).start()
 
     # ---- looking -------------------------------------------------------------------------------------------
 
@@ -75,52 +124,40 @@ class Watch:
         now = fire.client.clock.now() / 1_000_000
         skew = now - time.time()
         queues = fire.queues.list()
+        oldest, unknown = self._keep("waits", _WAITS, lambda: self._waits(queues))
         return Snapshot(
             datetime.fromtimestamp(now, UTC), queues, fire.servers.list(),
-            fire.recurring.list(limit=_RECURRING), self._oldest(queues), self._unknown_tasks(queues),
-            history.lately(), history.tasks(), self._diagnosed(), skew,
+            fire.recurring.list(limit=_RECURRING), oldest, unknown, history.lately(), history.tasks(),
+            self._findings(), skew,
         )  # fmt: skip
 
-    def _oldest(self, queues: Sequence[QueueView]) -> dict[str, datetime]:
-        """Return since when the first job of each queue has been there; of fifty queues at most."""
-        found = {}
-        for queue in islice((queue for queue in queues if queue.enqueued), _QUEUES):
-            page = self._dashboard.fire.jobs.find(
-                state=State.ENQUEUED, queue=queue.name, limit=1, oldest_first=True
-            )
-            for job in page:
-                found[queue.name] = datetime.fromtimestamp(job.record().changed_at / 1_000_000, UTC)
-        return found
+    def _waits(self, queues: Sequence[QueueView]) -> tuple[dict[str, datetime], dict[str, int]]:
+        """Return since when the first job of each queue has been there, and tasks that no server knows.
 
-    def _unknown_tasks(self, queues: Sequence[QueueView]) -> dict[str, int]:
-        """Return the tasks that no server knows, among the hundred jobs that have waited longest."""
-        fire = self._dashboard.fire
-        known = self._keep("known tasks", _KNOWN_AGE, self._known_tasks)
-        if not known or not any(queue.enqueued for queue in queues):
-            return {}
-        waiting = fire.jobs.find(state=State.ENQUEUED, limit=_FIRST_JOBS, oldest_first=True)
-        return Counter(job.task for job in waiting if job.task not in known)
+        Of fifty queues and two hundred jobs at most. One read tells both for the jobs that have waited
+        longest; queues that are not among them are asked one by one.
+        """
+        waiting = [queue.name for queue in queues if queue.enqueued][:_QUEUES]
+        if not waiting:
+            return {}, {}
+        jobs = self._dashboard.fire.jobs
+        oldest: dict[str, datetime] = {}
+        first = list(jobs.find(state=State.ENQUEUED, limit=_FIRST_JOBS, oldest_first=True))
+        others = [name for name in waiting if name not in {job.queue for job in first}]
+        for name in others:
+            first += jobs.find(state=State.ENQUEUED, queue=name, limit=1, oldest_first=True)
+        for job in first:
+            oldest.setdefault(job.queue, datetime.fromtimestamp(job.record().changed_at / 1_000_000, UTC))
+        known = self._keep("known tasks", _TASKS, self._known_tasks)
+        return oldest, Counter(job.task for job in first if known and job.task not in known)
 
     def _known_tasks(self) -> frozenset[str]:
         """Return the names that servers told of within 30 days; none where none ever told."""
         told = (entry for entry in self._dashboard.fire.catalogue.list() if entry.seen_at is not None)
         return frozenset(name for entry in told for name in (entry.name, *entry.aliases))
 
-    # ---- what the storage finds of itself ------------------------------------------------------------------
-
-    def _diagnosed(self) -> Sequence[Finding]:
-        """Return what the last diagnosis found; where it is old, another is made meanwhile."""
-        if self._monotonic() - self._diagnosed_at > _FINDINGS_AGE and self._diagnosing.acquire(
-            blocking=False
-        ):
-            self._diagnosed_at = self._monotonic()
-            threading.Thread(target=self._diagnose, name="firelock-diagnosis", daemon=True).start()
-        return self._findings
-
-    def _diagnose(self) -> None:
-        try:
-            self._findings = self._dashboard.fire.storage.diagnose()
-        except FirelockError as error:
-            log.info("The storage could not be diagnosed: %s", error)
-        finally:
-            self._diagnosing.release()
+    def _findings(self) -> Sequence[Finding]:
+        """Return what the storage found wrong with itself; at first nothing, since it may take its time."""
+        with self._lock:
+            self._kept.setdefault("findings", _Kept([], float("-inf")))
+        return self._keep("findings", _FINDINGS, self._dashboard.fire.storage.diagnose)
