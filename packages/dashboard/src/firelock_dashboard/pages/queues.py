@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ROUTES"]
 
-_SHOWN = 100  # queues on a page: each asks for its oldest job
+_SHOWN = 25  # queues on a page: each is asked for the job that waits longest
 _LATE, _VERY_LATE = timedelta(minutes=5), timedelta(minutes=30)
 _HEAD = 20
 _LOOKED_AT = 200  # waiting jobs among which the next ones and the tasks are told
