@@ -141,8 +141,9 @@ document.addEventListener("submit", async (event) => {
   event.preventDefault();
   const question = event.submitter?.dataset.confirm || form.dataset.confirm;
   if (question && !(await firelock.ask(question))) return;
+  const answered = firelock.post(form, event.submitter); // it reads the form first: what is disabled is not in it
   if (event.submitter) event.submitter.disabled = true;
-  await firelock.post(form, event.submitter);
+  await answered;
   if (event.submitter) event.submitter.disabled = false;
 });
 

@@ -19,6 +19,7 @@
     if (!later) return;
     const dialog = document.getElementById("reschedule");
     if (!dialog) return;
+    event.preventDefault();
     dialog.querySelector("[name=one]").value = later.dataset.reschedule;
     dialog.showModal();
   });

@@ -59,6 +59,7 @@
     }
     const later = event.target.closest?.("[data-reschedule]");
     if (later) {
+      event.preventDefault();
       const dialog = document.getElementById("reschedule");
       dialog.querySelector("[name=one]").value = later.dataset.reschedule;
       later.closest("details")?.removeAttribute("open");
