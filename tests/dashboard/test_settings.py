@@ -1,0 +1,149 @@
+"""Settings: one visitor's own, in a cookie of that visitor's browser."""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+import pytest
+
+from firelock import Firelock
+from firelock_dashboard import Access, Dashboard, Permission
+from firelock_dashboard.visit import SETTINGS
+from tests.dashboard.asking import Browser
+
+PAIRS = [(name, choice) for name, choices in SETTINGS.items() for choice in choices]
+
+
+@pytest.fixture
+def fire():
+    """One storage is enough: settings are in none."""
+    with closing(Firelock("memory://")) as fire:
+        yield fire
+
+
+def chosen(client):
+    """What the page shows as chosen."""
+    page = client.get("/settings").text
+    return {
+        name: choice for name, choice in PAIRS if f'name="{name}" value="{choice}" checked' in page
+    }  # fmt: skip
+
+
+DEFAULTS = {name: choices[0] for name, choices in SETTINGS.items()}
+
+
+def test_the_page_shows_every_choice_and_the_default(client):
+    """Each setting with its choices, the first of which holds until another is chosen."""
+    page = client.get("/settings").text
+
+    assert [pair for pair in PAIRS if f'name="{pair[0]}" value="{pair[1]}"' not in page] == []
+    assert DEFAULTS == chosen(client)
+
+
+@pytest.mark.parametrize(("name", "choice"), PAIRS)
+def test_one_choice_leaves_the_others(client, name, choice):
+    """A script sends the one field that changed, and is answered in JSON."""
+    answer = client.act("/settings", {name: choice})
+
+    assert (200, "good") == (answer.status, answer.json()["kind"])
+    assert DEFAULTS | {name: choice} == chosen(client)
+
+
+def test_choices_add_up(client):
+    """One after the other, or all of them by the form, which leads back to where it was."""
+    client.act("/settings", {"theme": "dark"})
+    client.act("/settings", {"times": "absolute"})
+    assert DEFAULTS | {"theme": "dark", "times": "absolute"} == chosen(client)
+
+    answer = client.post(
+        "/settings",
+        {"theme": "light", "density": "compact", "times": "relative", "shortcuts": "off", "back": "/queues"},
+    )
+    assert (303, "/queues") == (answer.status, answer.location)
+    assert {"theme": "light", "density": "compact", "times": "relative", "shortcuts": "off"} == chosen(client)
+
+
+def test_pages_follow_the_settings(client):
+    """Theme, density and times are on the page before anything is drawn."""
+    client.act("/settings", {"theme": "dark", "density": "compact", "times": "absolute"})
+
+    assert 'data-theme="dark" data-density="compact" data-times="absolute"' in client.get("/queues").text
+
+
+@pytest.mark.parametrize(
+    ("form", "names"),
+    [
+        ({}, "theme"), ({"back": "/"}, "theme"), ({"colour": "red"}, "theme"), ({"theme": "pink"}, "theme"),
+        ({"theme": ""}, "theme"), ({"theme": "Dark"}, "theme"), ({"theme": ["dark", "light"]}, "theme"),
+        ({"theme": "dark", "density": "huge"}, "density"), ({"times": "x" * 5_000}, "times"),
+        ({"shortcuts": "on\0"}, "shortcuts"), ({"theme": "dark.density=compact"}, "theme"),
+    ],
+    ids=lambda value: str(value)[:40],
+)  # fmt: skip
+def test_a_wrong_choice_changes_nothing(client, form, names):
+    """400 that names the field, and no cookie."""
+    answer = client.act("/settings", form)
+
+    assert 400 == answer.status
+    assert names in answer.json()["error"]
+    assert [] == answer.every("set-cookie")
+
+
+@pytest.mark.parametrize(
+    "cookie",
+    [
+        "", "theme", "theme=", "theme=pink", "=dark", "theme=dark=x", "....", "a=b.c=d", "x" * 4_000,
+        "theme=<script>", '"theme=\\"dark', "\xe9", "theme=light.theme", "density=dark",
+    ],
+    ids=lambda value: ascii(value)[:30],
+)  # fmt: skip
+def test_a_wrong_cookie_is_passed_over(client, cookie):
+    """Whatever is in it, the page is shown, and by the defaults where nothing else was meant."""
+    client.cookies["firelock_settings"] = cookie
+
+    assert chosen(client) in (DEFAULTS, DEFAULTS | {"theme": "light"})
+    assert 200 == client.act("/settings", {"density": "compact"}).status
+    assert "compact" == chosen(client)["density"]
+
+
+@pytest.mark.parametrize(
+    ("options", "asked", "is_secure"),
+    [
+        ({}, {}, False), ({}, {"scheme": "https"}, True),
+        ({"trusts_proxy": True}, {"headers": {"x-forwarded-proto": "https"}}, True),
+        ({}, {"headers": {"x-forwarded-proto": "https"}}, False),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("root", ["", "/admin/jobs"])
+def test_the_cookie_is_of_this_mount_alone(fire, root, options, asked, is_secure):
+    """No script reads it, no other site sends it, nothing beside the dashboard gets it."""
+    dashboard = Dashboard(fire, auth=lambda _: "read", **options)
+    with closing(Browser(dashboard, root=root)) as browser:
+        answer = browser.post("/settings", {"theme": "dark"}, **asked)
+    cookies = {line.split("=", 1)[0]: line.lower() for line in answer.every("set-cookie")}
+
+    assert {"firelock_settings", "firelock_flash"} == set(cookies)
+    for line in cookies.values():
+        parts = line.split("; ")
+        assert {"httponly", "samesite=strict", f"path={root}/"} <= set(parts)
+        assert is_secure == ("secure" in parts)
+        assert "domain" not in line
+
+
+def test_readers_have_settings_and_strangers_none(fire):
+    """Reading is enough, on a read-only dashboard too."""
+    for access, options, status in (
+        (Access(frozenset({Permission.READ})), {}, 303),
+        (Access(frozenset({Permission.READ})), {"read_only": True}, 303),
+        (Access(), {}, 403),
+    ):  # fmt: skip
+        dashboard = Dashboard(fire, auth=lambda _, access=access: access, **options)
+        with closing(Browser(dashboard)) as browser:
+            assert status == browser.post("/settings", {"theme": "dark"}).status
+
+
+def test_settings_are_not_audited(fire, client):
+    """They are nobody else's matter."""
+    client.act("/settings", {"theme": "dark"})
+
+    assert [] == list(fire.audit.list())
