@@ -7,7 +7,10 @@ import shlex
 import pytest
 
 from firelock.cli.problem import Problem
-from firelock.cli.program import _parser  # what `main` reads a command with, run without the command
+from firelock.cli.program import (
+    _offered,
+    _parser,
+)  # what `main` reads a command with, run without the command
 from tests.docs.pages import ROOT, code_pages, tokens
 
 _PROMPT = "$ firelock "
@@ -34,7 +37,7 @@ SHOWN = [
 @pytest.mark.parametrize("words", SHOWN)
 def test_a_command_is_read(words):
     """What a page shows is a command with options that it takes."""
-    options = _parser({}).parse_args(words)
+    options = _parser(_offered()).parse_args(words)
 
     assert callable(options.run)
 
