@@ -1,0 +1,116 @@
+"""Pages and panels of plugins, and the permission that a plugin gives."""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+import pytest
+from markupsafe import Markup
+
+from firelock import Firelock, PluginError, hookimpl
+from firelock_dashboard import Dashboard, JobPanel, Page, Permission
+from tests.dashboard.asking import Browser
+
+
+class Tenants:
+    def __init__(self, *pages, panels=(), level=None):
+        self.pages, self.panels, self.level = pages, panels, level
+
+    @hookimpl
+    def dashboard_pages(self):
+        return self.pages
+
+    @hookimpl
+    def job_panels(self, job):
+        return self.panels
+
+    @hookimpl
+    def dashboard_permission(self, request):
+        return self.level
+
+
+@pytest.fixture
+def browse():
+    opened = []
+
+    def browse(*plugins, **options):
+        fire = Firelock("memory://", plugins=list(plugins))
+        browser = Browser(Dashboard(fire, **options))
+        opened.extend([browser, fire])
+        browser.fire = fire
+        return browser
+
+    yield browse
+    for one in opened:
+        one.close()
+
+
+def test_a_page_is_in_the_navigation_and_answers(browse):
+    """Its title is a link of every page, its content stands in the frame; plain text is escaped."""
+    browser = browse(
+        Tenants(
+            Page("tenants", "Tenants", lambda visit: Markup("<p>{}</p>").format("<all>")),
+            Page("plain", "Plain", lambda visit: "<b>not bold</b>"),
+        )
+    )
+
+    assert 'href="/x/tenants"' in browser.get("/queues").text
+    assert "<p>&lt;all&gt;</p>" in browser.get("/x/tenants").text
+    assert "&lt;b&gt;not bold" in browser.get("/x/plain").text
+    assert 404 == browser.get("/x/others").status
+
+
+def test_a_page_asks_for_its_permission(browse):
+    """Who may read only does not see a page that asks for more."""
+    page = Page("secret", "Secret", lambda visit: "s", Permission.STOP_SERVER)
+    browser = browse(Tenants(page), auth=lambda request: "read")
+
+    assert 403 == browser.get("/x/secret").status
+
+
+@pytest.mark.parametrize("page", [Page("No Name", "T", str), "no page", None])
+def test_what_is_no_page_is_refused(browse, page):
+    """A plugin's mistake is said when the pages are asked for."""
+    browser = browse(Tenants(page))
+
+    with pytest.raises(PluginError):
+        _ = browser.app.plugin_pages
+
+
+def test_a_panel_stands_on_the_page_of_a_job(browse):
+    """Panels of plugins are cards; one that raises has its error in its place."""
+
+    def broken(visit, job):
+        raise RuntimeError("no trace today")
+
+    browser = browse(
+        Tenants(panels=[JobPanel("Trace", lambda visit, job: f"<{job.id}>"), JobPanel("Bad", broken)])
+    )
+
+    @browser.fire.task(name="send")
+    def send() -> None: ...
+
+    job = send.enqueue()
+    page = browser.get(f"/jobs/{job.id}").text
+
+    assert "Trace" in page
+    assert f"&lt;{job.id}&gt;" in page
+    assert "no trace today" in page
+
+
+def test_a_plugin_lets_people_in(browse):
+    """Its answer comes before auth's; None leaves it to auth."""
+    assert 200 == browse(Tenants(level="read"), auth=lambda request: "none").get("/queues").status
+    assert 403 == browse(Tenants(level=None), auth=lambda request: "none").get("/queues").status
+
+
+def test_a_plugin_that_raises_lets_nobody_in(browse):
+    """An error in a permission hook refuses the request."""
+
+    class Broken:
+        @hookimpl
+        def dashboard_permission(self, request):
+            raise RuntimeError("no directory")
+
+    with closing(browse(Broken())) as browser:
+        assert browser.get("/queues").status in {403, 500, 503}
