@@ -40,11 +40,11 @@ _ASK_AXE = """async (rules) => {
   const options = { resultTypes: ["violations"] };
   if (rules) options.runOnly = { type: "rule", values: rules };
   const found = await axe.run(document, options);
+  const said = (node) => [...node.any, ...node.all, ...node.none].map((check) => check.message);
+  const told = (node) => [node.html.slice(0, 160), ...said(node)].join(" ");
   return found.violations
     .filter((one) => ["serious", "critical"].includes(one.impact))
-    .map((one) => `${one.id}: ${one.nodes.slice(0, 4).map((node) =>
-      `${node.html.slice(0, 160)} (${[...node.any, ...node.all, ...node.none].map((check) => check.message).join(" ")})`
-    ).join(" | ")}`);
+    .map((one) => [one.id, ...one.nodes.slice(0, 4).map(told)].join(" | "));
 }"""
 
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 from markupsafe import Markup
 
-from firelock import Firelock, JobContext, Retry, State, hookimpl
+from firelock import Firelock, JobContext, Retry, Settings, State, hookimpl
 from firelock.cli.seed_story import seed
 from firelock.testing import eventually
 from firelock_dashboard import JobPanel, Page
@@ -55,7 +55,7 @@ def fill(storage, jobs=SEEDED):
 
 def small(storage):
     """Return an app with a few tasks, and the tasks; no job is stored yet."""
-    fire = Firelock(storage)
+    fire = Firelock(storage, settings=Settings(heartbeat=0.3, session_timeout=30))
     gate = threading.Event()  # opened, it lets `work` end
 
     @fire.task(name="shop.orders.add", retry=_QUICK, tags=["order:{order}"])
@@ -101,6 +101,6 @@ def stock(storage):
     parent = tasks.work.schedule(timedelta(days=1), 4)
     parent.then(tasks.add, 99)
     tasks.add.enqueue(50).delete()
-    fire.recurring.create("hand-made", "every 1h", "shop.orders.add", arguments={"order": 3}, by="ada")
+    fire.recurring.create("shop.orders.add", "hand-made", "@hourly", {"order": 3}, by="ada")
     fire.queues.pause("reports", note="the disk is full until Thursday", by="ada")
     fire.close()

@@ -1,0 +1,49 @@
+"""Somebody who acts on a page: with JavaScript, or by its plain forms alone."""
+
+from __future__ import annotations
+
+import re
+
+from playwright.sync_api import expect
+
+
+class Visitor:
+    """One page, and how it tells what was done: by a toast, or by the banner of the page that follows."""
+
+    def __init__(self, page, *, has_script):
+        self.page = page
+        self.has_script = has_script
+
+    def go(self, address):
+        """Open an address."""
+        self.page.goto(address)
+        return self
+
+    def press(self, name, within=None):
+        """Press the one visible button of that name; dots at its end may be left out."""
+        place = within or self.page.locator("main, .bulk").first
+        place.get_by_role("button", name=re.compile(rf"^{re.escape(name)}(…| …)?$")).locator(
+            "visible=true"
+        ).first.click()
+        return self
+
+    def is_sure(self, question, verb):
+        """Say yes: in the dialog, or on the page that asks where there is one."""
+        if self.has_script:
+            dialog = self.page.locator("dialog[open]")
+            expect(dialog).to_contain_text(question)
+            dialog.get_by_role("button", name="Go ahead").click()
+        elif verb is not None:
+            expect(self.page.locator("main")).to_contain_text(question)
+            self.page.locator("main").get_by_role("button", name=verb, exact=True).click()
+        return self
+
+    def is_told(self, text):
+        """The page says what was done."""
+        place = ".toast" if self.has_script else "main > .banner"
+        expect(self.page.locator(place).filter(has_text=text)).to_be_visible()
+
+    def open_menu(self, row):
+        """Open the menu of a row, and return what is in it."""
+        row.locator("details.menu > summary").click()
+        return row.locator("details.menu .list")
