@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import socket
 import sys
 import webbrowser
@@ -48,6 +49,11 @@ def serve(options: argparse.Namespace) -> int:
                 dashboard, log_level="warning", access_log=False, proxy_headers=False, server_header=False,
                 timeout_graceful_shutdown=3,
             )  # fmt: skip
+            for order in (
+                signal.SIGINT,
+                signal.SIGTERM,
+            ):  # raised anew once it has stopped: nothing is left to do
+                signal.signal(order, lambda *_: None)
             uvicorn.Server(config).run(sockets=[listener])
     finally:
         fire.close()
@@ -70,6 +76,7 @@ def _listening(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
+        listener.listen()  # whoever reads the address may come at once
     except OSError as error:
         listener.close()
         message = f"Nothing can listen at {host}, port {port}: {error.strerror}. Give others."
