@@ -78,12 +78,11 @@ def test_a_scheduled_job_is_rescheduled(visitor, stocked):
     job = next(one for one in stocked.jobs.find(state=State.SCHEDULED) if one.task.endswith("add"))
     due_at = job.due_at
 
-    visitor.go(f"/jobs/{job.id}")
-    if visitor.has_script:
-        visitor.press("Reschedule")
-    visitor.page.get_by_label("Run it in, or at").fill("3d")
-    visitor.page.get_by_role("button", name="Reschedule", exact=True).locator("visible=true").last.click()
-    visitor.is_told("Rescheduled 1")
+    page = visitor.go(f"/jobs/{job.id}").page
+    page.get_by_role("link", name="Reschedule…").click()
+    form = page.locator("form:has([name=when]):visible")
+    form.get_by_label("Run it in, or at").fill("3d")
+    visitor.press("Reschedule", form).is_told("Rescheduled 1")
 
     assert (job.refresh().due_at - due_at).days in {2, 3}
 
@@ -282,26 +281,32 @@ def test_a_task_is_run_by_its_form(visitor, stocked, guard):
     assert ("order:77",) == job.tags
 
 
-@pytest.mark.parametrize(("order", "state"), [("Make quiet", "quiet"), ("Stop", None)])
-def test_a_server_is_given_an_order(visitor, stocked, order, state):
-    """It hears it and follows."""
-    questions = {"Make quiet": "claim no more jobs?", "Stop": "Running jobs have its grace time"}
-    with stocked.server(name="web-9", workers=1) as server:
-        visitor.go("/servers")
-        card = visitor.page.locator("section.server", has_text="web-9")
-        visitor.press(order, card).is_sure(questions[order], order)
-        visitor.is_told("web-9 is told to")
+def server_states(fire, name):
+    """What the server's sessions say of themselves."""
+    return {one.renewal.state for view in fire.servers.list() if view.name == name for one in view.sessions}
 
-        if state is None:
-            eventually(lambda: not server.is_running)
-        else:
-            eventually(
-                lambda: [one.state for one in stocked.servers.list() if one.name == "web-9"] == [state]
-            )
-            visitor.go("/servers").press("Resume", card).is_told("web-9 is told to claim again")
-            eventually(
-                lambda: [one.state for one in stocked.servers.list() if one.name == "web-9"] == ["running"]
-            )
+
+def test_a_server_is_made_quiet_and_resumed(visitor, stocked):
+    """It hears it, and claims nothing until it is told to."""
+    with stocked.server(name="web-9", workers=1):
+        card = visitor.go("/servers").page.locator("section.server", has_text="web-9")
+        visitor.press("Make quiet", card).is_sure("claim no more jobs?", None).is_told(
+            "web-9 is told to claim no more"
+        )
+        eventually(lambda: server_states(stocked, "web-9") == {"quiet"})
+
+        visitor.go("/servers").press("Resume", card).is_told("web-9 is told to claim again")
+        eventually(lambda: server_states(stocked, "web-9") == {"running"})
+
+
+def test_a_server_is_stopped(visitor, stocked):
+    """When somebody is sure."""
+    with stocked.server(name="web-9", workers=1) as server:
+        card = visitor.go("/servers").page.locator("section.server", has_text="web-9")
+        visitor.press("Stop", card).is_sure("Running jobs have its grace time", "Stop")
+        visitor.is_told("web-9 is told to stop")
+
+        eventually(lambda: not server.is_running)
 
 
 def test_settings_are_kept_in_this_browser(visitor):
