@@ -211,9 +211,9 @@ def test_a_recurring_job_is_paused_and_resumed(visitor, stocked):
     """From the list."""
     row = visitor.go("/recurring").page.locator("tr", has_text="hand-made")
 
-    visitor.press("Pause", row).is_told("hand-made is paused")
+    visitor.press("Pause", visitor.open_menu(row)).is_told("hand-made is paused")
     assert stocked.recurring.get("hand-made").is_paused
-    visitor.press("Resume", row).is_told("hand-made runs again")
+    visitor.press("Resume", visitor.open_menu(row)).is_told("hand-made runs again")
     assert not stocked.recurring.get("hand-made").is_paused
 
 
@@ -239,7 +239,7 @@ def test_a_recurring_job_is_created_and_removed(visitor, stocked, guard):
     """By a form whose mistakes are told beside the fields, with what was typed kept."""
     guard.allow("status of 400")
     page = visitor.go("/recurring").page
-    page.get_by_role("link", name="Create").click()
+    page.locator("main").get_by_role("link", name="Create").first.click()
     page.get_by_label("Name").fill("weekly-sum")
     page.get_by_label("Task").fill("shop.orders.add")
     page.get_by_label("Schedule").fill("0 99 * * *")

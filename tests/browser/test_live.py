@@ -1,0 +1,249 @@
+"""Pages that keep themselves current: without a reload, without taking anything from under the reader."""
+
+from __future__ import annotations
+
+import pytest
+from playwright.sync_api import expect
+
+from firelock import State
+
+REGION = "#region-rows"
+
+
+@pytest.fixture
+def page(served, open_page):
+    """The page of queues, live."""
+    page = open_page(served, "/queues")
+    expect(page.locator("[data-live-chip]")).to_have_text("Live")
+    return page
+
+
+def cell(page, name):
+    """The number of enqueued jobs of a queue."""
+    return page.locator(f"tr#queue-{name} td.number").first
+
+
+def mark(page):
+    """Set a mark that a reload would lose."""
+    page.evaluate("() => { window.isSamePage = true; }")
+
+
+def await_looks(page, seconds=3):
+    """The page had time to ask a few times: what it left alone by then, it leaves alone."""
+    began = page.evaluate("() => performance.now()")
+    page.wait_for_function(
+        "([began, most]) => performance.now() - began > most", arg=[began, seconds * 1_000]
+    )
+
+
+def is_same(page):
+    return page.evaluate("() => window.isSamePage === true")
+
+
+# ---- what changes ----------------------------------------------------------------------------------------
+
+
+def test_a_number_changes_without_a_reload(page, tasks):
+    """As soon as jobs are enqueued, by whomever."""
+    mark(page)
+    expect(cell(page, "mail")).to_have_text("5")
+
+    tasks.send.enqueue_many([("a@example.com",), ("b@example.com",)])
+
+    expect(cell(page, "mail")).to_have_text("7")
+    expect(page.locator("#region-nav a", has_text="Enqueued")).to_contain_text("7")
+    assert is_same(page)
+
+
+def test_numbers_change_without_a_stream(stocked, tasks, serve, open_page):
+    """Where a stream is not to be had the page asks now and then."""
+    page = open_page(serve(stocked, without_stream=True), "/queues")
+    expect(cell(page, "mail")).to_have_text("5")
+
+    tasks.send.enqueue("a@example.com")
+
+    expect(cell(page, "mail")).to_have_text("6")
+
+
+def test_a_running_job_tells_how_far_it_is(stocked, tasks, served, open_page):
+    """Its state, progress and log come by themselves, and its end."""
+    job = tasks.work.using(queue="now").enqueue(4)
+    page = open_page(served, f"/jobs/{job.id}")
+    badge = page.locator("#region-head .badge")
+    expect(badge).to_have_text("Enqueued")
+
+    with stocked.server(queues=["now"], workers=1):
+        expect(badge).to_have_text("Processing")
+        expect(page.locator("#region-now")).to_contain_text("step one")
+        expect(page.locator("[data-log]")).to_contain_text("begun")
+        tasks.gate.set()
+        expect(badge).to_have_text("Succeeded")
+
+
+def test_a_chart_goes_on_by_itself(stocked, tasks, served, open_page):
+    """The live chart shows what ended within the last seconds."""
+    page = open_page(served, "/?span=live")
+    expect(page.locator("fl-chart canvas")).to_be_visible()
+
+    with stocked.server(queues=["mail"], workers=1):
+        page.wait_for_function(
+            """() => document.querySelector("fl-chart").told?.lines
+                 .some((line) => line.values.some((value) => value > 0))"""
+        )
+
+
+# ---- what is left alone ----------------------------------------------------------------------------------
+
+
+def test_a_region_is_left_alone_while_somebody_types_in_it(page, tasks):
+    """And catches up afterwards."""
+    page.evaluate("""() => {
+      const field = document.createElement("input");
+      field.id = "typed-in";
+      document.querySelector("#region-rows td").append(field);
+      field.focus();
+    }""")
+    page.keyboard.type("mine")
+
+    tasks.send.enqueue("a@example.com")
+
+    expect(page.locator("#region-nav a", has_text="Enqueued")).to_contain_text("6")  # another region did move
+    expect(cell(page, "mail")).to_have_text("5")
+    expect(page.locator("#typed-in")).to_have_value("mine")
+    page.evaluate("() => document.getElementById('typed-in').blur()")
+    expect(cell(page, "mail")).to_have_text("6")
+
+
+def test_a_region_is_left_alone_while_text_in_it_is_selected(page, tasks):
+    """So that it can be copied; it catches up afterwards."""
+    page.evaluate("() => getSelection().selectAllChildren(document.querySelector('tr#queue-mail td'))")
+
+    tasks.send.enqueue("a@example.com")
+
+    expect(page.locator("#region-nav a", has_text="Enqueued")).to_contain_text("6")
+    expect(cell(page, "mail")).to_have_text("5")
+    page.evaluate("() => getSelection().removeAllRanges()")
+    expect(cell(page, "mail")).to_have_text("6")
+
+
+def test_an_open_dialog_is_not_taken_away(page, tasks):
+    """What was typed in it stays, and the numbers behind it move when it is closed."""
+    page.locator("tr#queue-mail [data-open]").click()
+    note = page.locator("#note-mail")
+    note.fill("half a")
+
+    tasks.send.enqueue("a@example.com")
+    await_looks(page)
+    note.press_sequentially(" sentence")
+
+    expect(note).to_have_value("half a sentence")
+    expect(cell(page, "mail")).to_have_text("5")
+    page.locator("dialog[open] [data-close]").click()
+    expect(cell(page, "mail")).to_have_text("6")
+
+
+def test_the_focus_survives_a_swap(page, tasks):
+    """What had the focus has it still: the same link, by its row's id."""
+    page.locator("tr#queue-mail a").first.focus()
+    tasks.send.enqueue("a@example.com")
+
+    expect(cell(page, "mail")).to_have_text("6")
+
+    assert "mail" == page.evaluate("() => document.activeElement.textContent")
+
+
+def test_new_jobs_wait_behind_a_pill(served, tasks, open_page):
+    """Rows do not move under the pointer: how many are new is said, and they come when they are asked for."""
+    page = open_page(served, "/jobs?state=enqueued")
+    rows = page.locator("tbody tr[id]")
+    expect(rows).to_have_count(5)
+    before = [row.get_attribute("id") for row in rows.all()]
+
+    tasks.send.enqueue_many([("a@example.com",), ("b@example.com",)])
+
+    pill = page.locator(f"{REGION} .pill")
+    expect(pill).to_have_text("2 new · show")
+    assert before == [row.get_attribute("id") for row in rows.all()]
+    pill.click()
+    expect(rows).to_have_count(7)
+    expect(pill).to_have_count(0)
+
+
+def test_a_job_that_moved_on_turns_grey(stocked, served, open_page):
+    """It stays where it was until the list is opened anew."""
+    page = open_page(served, "/jobs?state=enqueued")
+    job = next(iter(stocked.jobs.find(state=State.ENQUEUED, limit=1)))
+    row = page.locator(f"tr#job-{job.id}")
+
+    job.delete()
+
+    expect(row).to_have_class("is-gone")
+    expect(row).to_contain_text("moved on")
+
+
+# ---- the chip --------------------------------------------------------------------------------------------
+
+
+def test_the_chip_pauses_and_goes_on(page, tasks):
+    """Paused, the page stays as it is; resumed, it catches up."""
+    chip = page.locator("[data-live-chip]")
+    chip.click()
+    expect(chip).to_have_text("Paused")
+
+    tasks.send.enqueue("a@example.com")
+    await_looks(page)
+    expect(cell(page, "mail")).to_have_text("5")
+
+    chip.click()
+    expect(chip).to_have_text("Live")
+    expect(cell(page, "mail")).to_have_text("6")
+
+
+def test_the_chip_says_that_nobody_answers(page, served, tasks, guard):
+    """And the page goes on by itself as soon as somebody does."""
+    guard.allow("ERR_CONNECTION_REFUSED", "ERR_INCOMPLETE_CHUNKED_ENCODING", "ERR_CONNECTION_RESET")
+    mark(page)
+    chip = page.locator("[data-live-chip]")
+
+    served.stop()
+    expect(chip).to_have_text("Reconnecting")
+    tasks.send.enqueue("a@example.com")
+    served.start()
+
+    expect(chip).to_have_text("Live")
+    expect(cell(page, "mail")).to_have_text("6")
+    assert is_same(page)
+
+
+# ---- what it costs ---------------------------------------------------------------------------------------
+
+
+def test_a_tab_asks_at_most_twice_a_second(shop, open_page):
+    """Whichever page it shows: a stream is one request."""
+    asked = {}
+    for address in ("/", "/?span=live", "/queues", "/jobs", "/servers"):
+        page = open_page(shop, address)
+        expect(page.locator("[data-live-chip]")).to_have_text("Live")
+        page.on("request", lambda request, address=address: asked.setdefault(address, []).append(request.url))
+
+    await_looks(page, 8)
+
+    assert [address for address, requests in asked.items() if len(requests) > 16] == []
+
+
+def test_a_hidden_tab_asks_nothing(page, tasks, served):
+    """It catches up when it is looked at again."""
+    hide = """(is) => {
+      Object.defineProperty(document, "hidden", { get: () => is, configurable: true });
+      document.dispatchEvent(new Event("visibilitychange"));
+    }"""
+    page.evaluate(hide, True)
+    requests = []
+    page.on("request", lambda request: requests.append(request.url))
+
+    tasks.send.enqueue("a@example.com")
+    await_looks(page, 5)
+    assert requests == []
+
+    page.evaluate(hide, False)
+    expect(cell(page, "mail")).to_have_text("6")
