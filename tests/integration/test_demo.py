@@ -33,6 +33,14 @@ def environment(folder):
     return {**os.environ, "TMPDIR": str(folder)}
 
 
+@pytest.fixture
+def interruptible():
+    """Programs started now heed SIGINT, also where the tests were told to ignore it, as by a shell's `&`."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def demonstrate(environment, *words):
     return subprocess.run(
         [*DEMO, *words], env=environment, capture_output=True, text=True, timeout=DEADLINE, check=False
@@ -71,6 +79,7 @@ def test_a_kept_demo_can_be_looked_at(environment, folder):
     assert Path(answer["file"]).is_relative_to(folder)
 
 
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_demo_that_is_interrupted_cleans_up(environment, folder, number, code):
     """Ctrl-C and SIGTERM stop the server and remove the file."""
