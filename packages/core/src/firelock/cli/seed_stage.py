@@ -59,7 +59,7 @@ class Stage:
         self.now = now if now is not None else self._real + self._offset
         self.servers = [
             _server("worker-1", 8_311, self.now - 3 * DAY, 20, busy=12, megabytes=214, cpu=38.5),
-            _server("web-1", 1_204, self.now - 6 * HOUR, 4, busy=6, megabytes=161, cpu=9.0),
+            _server("web-1", 1_204, self.now - 6 * HOUR, 8, busy=6, megabytes=161, cpu=9.0),
             _server(
                 "worker-2", 8_297, self.now - 3 * DAY, 20, busy=12, megabytes=402, cpu=97.0, is_stale=True
             ),
