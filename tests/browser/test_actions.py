@@ -253,8 +253,8 @@ def test_a_recurring_job_is_created_and_removed(visitor, stocked, guard):
     expect(page.locator("main > .banner").first).to_contain_text("weekly-sum is created.")
     assert "shop.orders.add" == stocked.recurring.get("weekly-sum").task
 
-    page.locator("main details.menu > summary").click()
-    visitor.press("Remove").is_sure("Remove weekly-sum?", "Remove")
+    menu = visitor.open_menu(page.locator("tr", has_text="weekly-sum"))
+    visitor.press("Remove", menu).is_sure("Remove weekly-sum?", "Remove")
     expect(page.get_by_text("weekly-sum is removed").first).to_be_visible()
     assert "weekly-sum" not in [one.id for one in stocked.recurring.list()]
 
