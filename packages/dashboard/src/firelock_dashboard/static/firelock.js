@@ -185,13 +185,27 @@ const isSeen = (region) => {
   return place.bottom > 0 && place.top < innerHeight && place.width > 0;
 };
 
+// A tab asks at most three times in two seconds by itself; who was asked for longest ago comes first.
+let asked = [];
+const mayAsk = () => {
+  const now = performance.now();
+  asked = asked.filter((at) => now - at < 2000);
+  return asked.length < 3 && Boolean(asked.push(now));
+};
+const inTurn = () => {
+  const at = (region) => regions.get(region.id)?.at || 0;
+  return [...document.querySelectorAll("[data-live]")].sort((a, b) => at(a) - at(b));
+};
+
 firelock.refresh = async (region, force = false) => {
-  const known = regions.get(region.id) || { version: null, busy: false };
+  const known = regions.get(region.id) || { version: null, busy: false, at: 0 };
   regions.set(region.id, known);
   if (known.busy || document.hidden || (!force && (isUsed(region) || !isSeen(region)))) { known.waiting = true; return; }
   if (document.querySelector("dialog[open]") && !region.closest("dialog")) { known.waiting = true; return; }
+  if (!force && !mayAsk()) { known.waiting = true; return; }
   known.busy = true;
   known.waiting = false;
+  known.at = performance.now();
   try {
     const address = new URL(region.dataset.from || location.href, location.href);
     address.searchParams.set("part", region.dataset.live);
@@ -217,10 +231,10 @@ firelock.refresh = async (region, force = false) => {
   }
 };
 
-firelock.refreshAll = (force = false, topic = null) => {
-  for (const region of document.querySelectorAll("[data-live]")) {
+firelock.refreshAll = (force = false, moved = null) => {
+  for (const region of inTurn()) {
     const topics = (region.dataset.topics || "").split(" ");
-    if (!topic || topics.includes(topic)) firelock.refresh(region, force);
+    if (!moved || topics.some((topic) => moved.includes(topic))) firelock.refresh(region, force);
   }
 };
 
@@ -248,15 +262,18 @@ const listen = () => {
     pace = 1;
     firelock.setLive("live");
     if (firelock.isPaused()) return;
-    for (const topic of event.data.split(" ")) firelock.refreshAll(false, topic);
+    firelock.refreshAll(false, event.data.split(" "));
   });
+  let isFirst = true;
   stream.addEventListener("sample", (event) => {
+    if (isFirst && !firelock.isPaused()) firelock.refreshAll(); // what moved before anybody listened was told to nobody
+    isFirst = false;
     if (!firelock.isPaused()) document.dispatchEvent(new CustomEvent("firelock:sample", { detail: JSON.parse(event.data) }));
   });
   stream.addEventListener("down", () => firelock.setLive("lost"));
   stream.addEventListener("up", () => firelock.setLive("live"));
   stream.addEventListener("error", () => {
-    if (stream?.readyState === EventSource.CLOSED) { stream = null; firelock.hasNoStream = true; } else firelock.setLive("lost");
+    if (stream?.readyState === EventSource.CLOSED) { stream = null; firelock.hasNoStream = true; } else { isFirst = true; firelock.setLive("lost"); }
   });
 };
 firelock.isStreaming = () => stream?.readyState === EventSource.OPEN;
@@ -273,7 +290,7 @@ setInterval(() => {
   firelock.tick();
   beat += 1;
   if (firelock.isPaused()) return;
-  for (const region of document.querySelectorAll("[data-live]")) {
+  for (const region of inTurn()) {
     const every = Number(region.dataset.every || (stream ? 15 : 4)) * pace;
     if (beat % Math.max(1, Math.round(every)) === 0 || regions.get(region.id)?.waiting) firelock.refresh(region);
   }
