@@ -8,10 +8,10 @@
     if (event.target.matches?.("details") && !event.target.matches(".menu") && event.isTrusted && Date.now() - loaded > 500) event.target.dataset.toggled = "";
   }, true);
   const loaded = Date.now();
-  const state = (text) => text.match(/badge state-(\w+)/)?.[1];
+  const state = (within) => within.querySelector(".badge")?.className.match(/state-(\w+)/)?.[1];
   firelock.taker = (region, text) => {
     if (!("job" in region.dataset) || !region.querySelector("[data-toggled]")) return false;
-    return state(region.innerHTML) === state(text);
+    return state(region) === state(new DOMParser().parseFromString(text, "text/html"));
   };
 
   document.addEventListener("click", (event) => {
@@ -78,7 +78,7 @@
     toEnd();
     setInterval(() => { if (!isOver) more(); }, 2000);
     document.getElementById("region-head").addEventListener("firelock:swapped", () => {
-      const now = state(document.getElementById("region-head").innerHTML);
+      const now = state(document.getElementById("region-head"));
       const ended = ["succeeded", "failed", "deleted"].includes(now);
       if (ended && !isOver) setTimeout(() => { more(); isOver = true; }, 3000);
       else if (!ended) isOver = false;
