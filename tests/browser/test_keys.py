@@ -1,0 +1,228 @@
+"""Everything by keys: the palette, single keys, dialogs, and settings that switch them off."""
+
+from __future__ import annotations
+
+import pytest
+from playwright.sync_api import expect
+
+from firelock import State
+
+
+@pytest.fixture
+def page(served, open_page):
+    """The failed jobs."""
+    page = open_page(served, "/jobs?state=failed")
+    expect(page.locator("tbody tr[id]")).to_have_count(3)
+    return page
+
+
+def focused(page):
+    """What has the focus: its id, or its tag and text."""
+    return page.evaluate("""() => {
+      const one = document.activeElement;
+      return one.id || `${one.tagName} ${one.textContent.trim()}`;
+    }""")
+
+
+# ---- the palette -----------------------------------------------------------------------------------------
+
+
+def test_the_palette_goes_anywhere(page):
+    """Ctrl K, some letters, Enter."""
+    page.keyboard.press("Control+k")
+    expect(page.locator("#palette")).to_be_visible()
+    assert "palette-input" == focused(page)
+
+    page.keyboard.type("queu")
+    expect(page.locator("#palette [role=option]:visible").filter(has_text="Queues")).to_have_count(1)
+    page.keyboard.press("Enter")
+
+    page.wait_for_url("**/queues")
+
+
+def test_the_palette_is_walked_with_arrows(page):
+    """Down and up, around its ends; what is chosen is told to who listens to the page."""
+    page.keyboard.press("Control+k")
+    field = page.locator("#palette-input")
+    first = field.get_attribute("aria-activedescendant")
+
+    page.keyboard.press("ArrowDown")
+    second = field.get_attribute("aria-activedescendant")
+    page.keyboard.press("ArrowUp")
+    assert first == field.get_attribute("aria-activedescendant") != second
+    page.keyboard.press("ArrowUp")
+    expect(page.locator("#palette [aria-selected=true]")).to_have_count(1)
+    assert field.get_attribute("aria-activedescendant") == page.evaluate(
+        "() => [...document.querySelectorAll('#palette [role=option]:not([hidden])')].at(-1).id"
+    )
+
+
+def test_the_palette_opens_a_job_by_its_id(page, stocked):
+    """An id that was pasted."""
+    job = next(iter(stocked.jobs.find(state=State.FAILED, limit=1)))
+
+    page.keyboard.press("Control+k")
+    page.keyboard.insert_text(job.id)
+    page.keyboard.press("Enter")
+
+    page.wait_for_url(f"**/jobs/{job.id}")
+
+
+def test_the_palette_searches_for_what_nothing_is_called(page):
+    """The jobs, for that text."""
+    page.keyboard.press("Control+k")
+    page.keyboard.insert_text("the bank said no")
+    page.keyboard.press("Enter")
+
+    page.wait_for_url("**/jobs?error=the+bank+said+no")
+    expect(page.locator("tbody tr[id]")).to_have_count(3)
+
+
+@pytest.mark.parametrize("opener", ["Control+k", "?"])
+def test_a_dialog_keeps_the_focus_and_gives_it_back(page, opener):
+    """Tab stays within; Escape closes it, and the focus is where it was."""
+    link = page.locator("tbody tr[id] a").first
+    link.focus()
+    page.keyboard.press(opener)
+    expect(page.locator("dialog[open]")).to_have_count(1)
+
+    for _ in range(6):
+        page.keyboard.press("Tab")
+        assert page.evaluate("() => document.activeElement.matches('body, dialog *')")
+    page.keyboard.press("Escape")
+
+    expect(page.locator("dialog[open]")).to_have_count(0)
+    assert page.evaluate("() => document.activeElement.closest('tbody') !== null")
+
+
+# ---- single keys -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("key", "path"),
+    [
+        ("o", "/"), ("j", "/jobs"), ("f", "/failures"), ("q", "/queues"), ("r", "/recurring"),
+        ("t", "/tasks"), ("s", "/servers"), ("a", "/activity"), ("y", "/system"),
+    ],
+)  # fmt: skip
+def test_g_and_a_letter_go_to_a_section(page, served, key, path):
+    """As the sheet of shortcuts says."""
+    page.keyboard.press("g")
+    page.keyboard.press(key)
+
+    page.wait_for_url(f"{served.origin}{path}")
+
+
+def test_rows_are_walked_selected_and_opened(page):
+    """j and k move, x selects, Shift x selects up to it, Enter opens."""
+    rows = page.locator("tbody tr[id]")
+    page.keyboard.press("j")
+    expect(rows.nth(0)).to_have_class("is-current")
+    page.keyboard.press("x")
+    page.keyboard.press("j")
+    page.keyboard.press("j")
+    page.keyboard.press("Shift+X")
+    expect(page.locator("[data-bulk-count]")).to_have_text("3 selected on this page")
+
+    page.keyboard.press("k")
+    expect(rows.nth(1)).to_have_class("is-current")
+    job = rows.nth(1).get_attribute("id").removeprefix("job-")
+    rows.nth(1).locator("td.what a").focus()
+    page.keyboard.press("Enter")
+    page.wait_for_url(f"**/jobs/{job}")
+
+
+def test_e_requeues_the_row(page, stocked):
+    """Where nothing is selected."""
+    page.keyboard.press("j")
+    job = page.locator("tr.is-current").get_attribute("id").removeprefix("job-")
+
+    page.keyboard.press("e")
+
+    expect(page.locator(".toast")).to_have_text("Requeued 1")
+    assert State.ENQUEUED == stocked.jobs.get(job).state
+
+
+def test_a_number_sign_deletes_what_is_selected(page, stocked):
+    """When somebody is sure."""
+    for _ in range(2):
+        page.keyboard.press("j")
+        page.keyboard.press("x")
+
+    page.keyboard.press("#")
+    expect(page.locator("dialog[open]")).to_contain_text("Delete the selected jobs?")
+    page.keyboard.press("Enter")
+
+    expect(page.locator(".toast")).to_have_text("Deleted 2")
+    assert 1 == stocked.jobs.counts().by_state[State.FAILED]
+
+
+def test_the_filter_the_sheet_the_theme_and_the_pause_have_keys(page):
+    """/ ? t p."""
+    page.keyboard.press("/")
+    assert "filter" == focused(page)
+    page.locator("h1").click()
+
+    page.keyboard.press("?")
+    expect(page.locator("#shortcuts")).to_be_visible()
+    page.keyboard.press("Escape")
+
+    page.keyboard.press("t")
+    expect(page.locator("html")).to_have_attribute("data-theme", "dark")
+    page.keyboard.press("p")
+    expect(page.locator("[data-live-chip]")).to_have_text("Paused")
+
+
+def test_keys_are_letters_where_somebody_types(page):
+    """In a field they write."""
+    page.locator("#filter").click()
+
+    page.keyboard.type("jet?#")
+
+    expect(page.locator("#filter")).to_have_value("jet?#")
+    expect(page.locator("dialog[open]")).to_have_count(0)
+
+
+def test_single_keys_can_be_switched_off(page):
+    """Then only Ctrl K is left."""
+    page.goto("/settings")
+    page.get_by_role("radio", name="Off").check()
+    page.get_by_role("button", name="Save settings").click()
+    expect(page.locator("main > .banner")).to_be_visible()
+    page.goto("/jobs?state=failed")
+
+    for key in ("j", "t", "?", "p"):
+        page.keyboard.press(key)
+
+    expect(page.locator("tr.is-current")).to_have_count(0)
+    expect(page.locator("dialog[open]")).to_have_count(0)
+    expect(page.locator("html")).to_have_attribute("data-theme", "system")
+    page.keyboard.press("Control+k")
+    expect(page.locator("#palette")).to_be_visible()
+
+
+def test_the_first_tab_leads_past_the_sections(page):
+    """To the content."""
+    page.keyboard.press("Tab")
+    expect(page.locator("a.skip")).to_be_focused()
+    expect(page.locator("a.skip")).to_be_in_viewport()
+
+    page.keyboard.press("Enter")
+
+    expect(page.locator("#main")).to_be_focused()
+
+
+def test_suggestions_are_walked_and_taken(page):
+    """What a filter can say is shown while one types."""
+    page.locator("#filter").click()
+    page.keyboard.type("state:sch")
+    options = page.locator("#suggestions [role=option]")
+    expect(options).to_have_text(["scheduledstate"])
+
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    expect(page.locator("#filter")).to_have_value("state:scheduled ")
+    page.keyboard.press("Enter")
+
+    page.wait_for_url("**state=scheduled**")
+    expect(page.locator("tbody tr[id]")).to_have_count(3)
