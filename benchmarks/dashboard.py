@@ -1,0 +1,174 @@
+"""How long the dashboard takes to answer beside a million jobs: every page, live region, filter and list.
+
+It is asked in this process, without a network. The addresses take turns, a round asks each of them once: what
+is kept for some seconds has to be read again as often as it is when people look.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+
+import attrs
+
+from benchmarks import dashboard_requeue, dashboard_stage, machine
+from benchmarks.contenders import RESULTS
+from benchmarks.dashboard_addresses import Address, addresses
+from benchmarks.dashboard_visitor import Visitor
+from benchmarks.entry import exit_when_told
+from firelock import Firelock
+from firelock_dashboard import Dashboard
+
+GOAL_MS = 100.0
+GOAL_BYTES = 90 * 1024
+WARM = 3
+
+
+@attrs.frozen
+class Timed:
+    """One address and how long each of its answers took, in milliseconds."""
+
+    address: Address
+    first: float
+    """The answer of a dashboard that has just been started."""
+    times: Sequence[float]
+    cpu: float
+    """The median of what an answer cost this process of a processor, whatever else the machine did."""
+
+    @property
+    def p50(self) -> float:
+        """Half of the answers took no longer."""
+        return statistics.median(self.times)
+
+    @property
+    def p95(self) -> float:
+        """Of twenty answers one took longer."""
+        ordered = sorted(self.times)
+        return ordered[min(len(ordered) - 1, round(0.95 * len(ordered)))]
+
+    @property
+    def is_met(self) -> bool:
+        """Tell whether the goal is met."""
+        return self.p95 <= GOAL_MS
+
+
+def ask_all(fire: Firelock, *, rounds: int) -> tuple[list[Timed], int]:
+    """Return how long each address takes, and the bytes of the first page on the wire."""
+    with closing(Dashboard(fire)) as dashboard, closing(Visitor(dashboard)) as visitor:
+        asked = list(dict.fromkeys(addresses(fire, visitor)))
+        weight = visitor.weigh("/")
+    with closing(Dashboard(fire)) as dashboard, closing(Visitor(dashboard)) as visitor:
+        taken = [[_ask(visitor, address) for address in asked] for _ in range(WARM + rounds)]
+    found = []
+    for place, address in enumerate(asked):
+        times, cpu = zip(*(turn[place] for turn in taken[WARM:]), strict=True)
+        found.append(Timed(address, taken[0][place][0], times, statistics.median(cpu)))
+    return found, weight
+
+
+def _ask(visitor: Visitor, address: Address) -> tuple[float, float]:
+    cpu, begun = time.process_time(), time.perf_counter()
+    visitor.get(address.target)
+    return (time.perf_counter() - begun) * 1000, (time.process_time() - cpu) * 1000
+
+
+def table(found: Sequence[Timed]) -> str:
+    """Return the addresses as a table, the slowest first."""
+    lines = ["   p50    p95    max  first    cpu  kind      address"]
+    for one in sorted(found, key=lambda each: -each.p95):
+        times = f"{one.p50:6.1f} {one.p95:6.1f} {max(one.times):6.1f} {one.first:6.1f} {one.cpu:6.1f}"
+        verdict = "" if one.is_met else "  MISSED"
+        lines.append(f"{times}  {one.address.kind:8}  {one.address.target}{verdict}")
+    return "\n".join(lines)
+
+
+def summary(found: Sequence[Timed]) -> str:
+    """Return the slowest of each kind, a line each."""
+    lines = []
+    for kind in dict.fromkeys(one.address.kind for one in found):
+        of_kind = [one for one in found if one.address.kind == kind]
+        worst = max(of_kind, key=lambda one: one.p95)
+        missed = sum(not one.is_met for one in of_kind)
+        lines.append(
+            f"{kind:8}  {len(of_kind):4} addresses, median p50 "
+            f"{statistics.median(one.p50 for one in of_kind):5.1f} ms, worst p95 {worst.p95:6.1f} ms "
+            f"({worst.address.target}), {missed} over {GOAL_MS:g} ms"
+        )
+    return "\n".join(lines)
+
+
+def record(found: Sequence[Timed], weight: int) -> dict[str, object]:
+    """Return what was measured as what is written to a file."""
+    answers = [
+        {
+            **attrs.asdict(one.address),
+            "first": one.first,
+            "p50": one.p50,
+            "p95": one.p95,
+            "max": max(one.times),
+            "cpu": one.cpu,
+        }
+        for one in found
+    ]
+    return {"answers_ms": answers, "first_page_bytes": weight}
+
+
+def measure(storage: str, options: argparse.Namespace) -> dict[str, object]:
+    """Print and return what is asked for of one storage."""
+    found: dict[str, object] = {"load_average_before": os.getloadavg()}
+    if "pages" in options.part:
+        with dashboard_stage.filled(storage, options.jobs, options.seed) as (url, _):
+            timed, weight = ask_all(shop(url), rounds=options.rounds)
+        print(
+            f"\n{storage}: {options.jobs:,} jobs, {options.rounds} answers an address, ms\n{table(timed)}\n"
+        )
+        print(f"{summary(timed)}\nfirst page with its files, packed: {weight / 1024:.1f} KiB", flush=True)
+        found |= record(timed, weight)
+    if "requeue" in options.part:
+        with dashboard_stage.filled(storage, options.jobs, options.seed) as (url, directory):
+            requeued = dashboard_requeue.run(url, directory, jobs=options.requeued)
+        print(f"\n{storage}: {dashboard_requeue.text(requeued)}", flush=True)
+        found["requeue"] = attrs.asdict(requeued)
+    return found | {"load_average_after": os.getloadavg()}
+
+
+def shop(url: str) -> Firelock:
+    """Return the app of the jobs that are stored."""
+    os.environ["FIRELOCK_STORAGE"] = url
+    from firelock.cli import demo_shop  # it reads its storage's place when it is imported
+
+    fire = Firelock(url)
+    for info in demo_shop.fire.tasks():
+        fire.registry.register(info)
+    return fire
+
+
+def main() -> None:
+    """Print the tables and write the file."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.dashboard", description=__doc__)
+    parser.add_argument("--storage", action="append", choices=dashboard_stage.STORAGES, help="default: each")
+    parser.add_argument("--part", action="append", choices=("pages", "requeue"), help="default: both")
+    parser.add_argument("--jobs", type=int, default=1_000_000, help="jobs of the shop (default 1,000,000)")
+    parser.add_argument("--requeued", type=int, default=100_000, help="jobs requeued (default 100,000)")
+    parser.add_argument("--rounds", type=int, default=40, help="answers an address (default 40)")
+    parser.add_argument("--seed", type=Path, help="a seed made before, instead of the one beside the results")
+    parser.add_argument("--out", type=Path, help="a file for everything, as JSON")
+    options = parser.parse_args()
+    options.part = options.part or ["pages", "requeue"]
+    exit_when_told()
+    RESULTS.mkdir(exist_ok=True)
+    about: Mapping[str, object] = machine.describe(RESULTS, core=None)
+    storages = options.storage or dashboard_stage.STORAGES
+    found = {storage: measure(storage, options) for storage in storages}
+    if options.out:
+        options.out.write_text(json.dumps({"machine": about, **found}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

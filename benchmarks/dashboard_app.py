@@ -1,0 +1,19 @@
+"""The application of the stream beside which jobs are requeued: one task that does nothing, in two queues."""
+
+from __future__ import annotations
+
+from firelock import Firelock, Retry
+
+QUEUE, FAILING = "benchmark", "benchmark-failing"
+
+fire = Firelock()
+
+
+@fire.task(queue=QUEUE)
+def noop(number: int) -> None:
+    """Do nothing."""
+
+
+@fire.task(queue=FAILING, retry=Retry.never())
+def charge(number: int) -> None:
+    """Do nothing; what is stored of it has failed."""

@@ -1,0 +1,184 @@
+"""Requeueing many jobs from the dashboard while workers run a stream of others: how long, and at whose cost.
+
+The stream never ends: another process stores what a server with ten workers runs as fast as it can. The
+operation is let run and held in turns, and what the workers do meanwhile is compared with what they do before
+and after: a machine that grows slower meets both alike. All processes share the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+
+import attrs
+
+from benchmarks import servers
+from benchmarks.entry import exit_when_told
+from benchmarks.startup import COMMAND
+from firelock import Firelock, State, lifecycle
+from firelock.lifecycle import Holder
+from firelock.operation import Operation
+from firelock.storage import ErrorInfo, JobFilter, NewSession
+
+SECONDS = 6.0
+"""The length of a window."""
+SETTLING_SECONDS = 5.0
+_FEW, _MANY = 10_000, 20_000
+_CHUNK = 500
+_ERROR = ErrorInfo("builtins.ValueError", "no", "fingerprint", "Traceback (most recent call last): …" * 20)
+
+
+@attrs.frozen
+class Requeued:
+    """What came out."""
+
+    jobs: int
+    seconds: float  # in which the operation ran, without those in which it was held
+    before: Sequence[float]  # jobs a second that the workers ran while it was held, a window each
+    during: Sequence[float]  # … while it ran
+
+    @property
+    def shares(self) -> list[float]:
+        """Return what was left of the workers' rate, each window beside the two around it."""
+        around = zip(self.before, self.before[1:], strict=False)
+        return [run / statistics.mean(pair) for run, pair in zip(self.during, around, strict=True)]
+
+
+def text(found: Requeued) -> str:
+    """Return it as some words."""
+    shares = ", ".join(f"{share:.2f}" for share in found.shares)
+    before, during = statistics.median(found.before), statistics.median(found.during)
+    return (
+        f"{found.jobs:,} jobs requeued in {found.seconds:.1f} s; workers {before:,.0f}/s before, "
+        f"{during:,.0f}/s meanwhile, share of their rate "
+        f"{statistics.median(found.shares):.2f} ({shares}); load {os.getloadavg()[0]:.1f}"
+    )
+
+
+def run(url: str, directory: Path, *, jobs: int) -> Requeued:
+    """Measure it on a storage that is this run's own."""
+    with _opened(url) as app, _feeding(url, directory), _serving(directory):
+        fail(app, jobs)
+        operation = app.fire.operations.start(
+            "requeue", JobFilter(State.FAILED, queue=app.FAILING), by="benchmark"
+        )
+        time.sleep(SETTLING_SECONDS)
+        before, during, seconds = [_watch(app, SECONDS)], [], 0.0
+        while operation.is_running:
+            operation, took, rate = _run_for(app, operation)
+            seconds += took
+            during.append(rate)
+            before.append(_watch(app, SECONDS))
+    if operation.changed != jobs:
+        message = f"{jobs} jobs should have been requeued, {operation.changed} were: {operation}"
+        raise RuntimeError(message)
+    return Requeued(jobs, seconds, before, during)
+
+
+def fail(app: ModuleType, number: int) -> None:
+    """So many jobs have failed."""
+    storage, holder = app.fire.storage, Holder("benchmark-session", "benchmark:1")
+    for first in range(0, number, _CHUNK):
+        app.charge.enqueue_many([(each,) for each in range(first, min(first + _CHUNK, number))])
+    storage.begin_session(NewSession(holder.session, "server", holder.server, "benchmark", 1, 0, 100_000.0))
+    while claimed := storage.claim([app.FAILING], _CHUNK, holder.session, storage.clock()).jobs:
+        now = storage.clock()
+        storage.apply([
+            lifecycle.failed(job, holder, at=now, started_at=now, reason="no", error=_ERROR, expires_at=None)
+            for job in claimed
+        ])  # fmt: skip
+    storage.end_session(holder.session, None, reason="done")
+
+
+def _run_for(app: ModuleType, operation: Operation) -> tuple[Operation, float, float]:
+    """Let the operation run for a window; return it, for how long it did, and the workers' rate meanwhile."""
+    stop, begun = threading.Event(), time.monotonic()
+    ended: list[float] = []
+
+    def work() -> None:
+        app.fire.operations.run(operation.id, should_stop=stop.is_set, wait=stop.wait)
+        ended.append(time.monotonic())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    rate = _watch(app, SECONDS, thread)
+    stop.set()
+    thread.join()
+    return app.fire.operations.get(operation.id), ended[0] - begun, rate
+
+
+def _watch(app: ModuleType, seconds: float, thread: threading.Thread | None = None) -> float:
+    """Return the rate of the workers over a window, or until the thread ends."""
+    begun, number = time.monotonic(), _count(app.fire, app.QUEUE, State.SUCCEEDED)
+    if thread is None:
+        time.sleep(seconds)
+    else:
+        thread.join(seconds)
+    return (_count(app.fire, app.QUEUE, State.SUCCEEDED) - number) / (time.monotonic() - begun)
+
+
+def _count(fire: Firelock, queue: str, state: State) -> int:
+    return fire.jobs.counts().by_queue.get(queue, {}).get(state, 0)
+
+
+@contextmanager
+def _opened(url: str) -> Iterator[ModuleType]:
+    os.environ["FIRELOCK_STORAGE"] = url
+    from benchmarks import dashboard_app  # it reads its storage's place when it is imported
+
+    yield dashboard_app
+    dashboard_app.fire.close()
+
+
+@contextmanager
+def _serving(directory: Path) -> Iterator[None]:
+    command = [COMMAND, "server", "benchmarks.dashboard_app:fire", "--workers", "10", "--processes", "1"]
+    command += ["--queues", "benchmark"]
+    with servers.running(command, environment={}, log=directory / "server.log"):
+        yield
+
+
+@contextmanager
+def _feeding(url: str, directory: Path) -> Iterator[None]:
+    command = [sys.executable, "-m", "benchmarks.dashboard_requeue", "--feed", url]
+    with (directory / "feeder.log").open("wb") as log:
+        process = servers.start(command, cwd=servers.ROOT, stdout=log, stderr=log)
+        try:
+            yield
+        finally:
+            servers.end(process)
+
+
+def feed(app: ModuleType) -> None:
+    """Keep work before the workers, for ever."""
+    number = 0
+    while True:
+        waiting = _count(app.fire, app.QUEUE, State.ENQUEUED)
+        if waiting > _FEW:
+            time.sleep(0.05)
+            continue
+        for _ in range(0, _MANY - waiting, _CHUNK):
+            app.noop.enqueue_many([(number + each,) for each in range(_CHUNK)])
+            number += _CHUNK
+
+
+def main() -> None:
+    """Feed the workers of another process's measurement."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.dashboard_requeue", description=__doc__)
+    parser.add_argument("--feed", required=True, metavar="URL", help="where the workers look for their jobs")
+    options = parser.parse_args()
+    exit_when_told()
+    with _opened(options.feed) as app:
+        feed(app)
+
+
+if __name__ == "__main__":
+    main()

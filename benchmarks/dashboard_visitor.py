@@ -1,0 +1,93 @@
+"""Whoever looks at a dashboard in this process: asks its ASGI app as a server would, without a network."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import re
+from collections.abc import MutableMapping
+from typing import Any
+from urllib.parse import unquote
+
+import attrs
+
+from firelock_dashboard import Dashboard
+
+_LINKED = re.compile(rb'(?:src|href)="(/files/[^"]+)"')
+_LIMIT_SECONDS = 120
+
+
+class Refused(Exception):
+    """A page did not answer with what was asked for."""
+
+
+@attrs.frozen
+class Answer:
+    """What came back."""
+
+    body: bytes
+    coding: str  # empty where the body is as it was made
+
+    @property
+    def packed_bytes(self) -> int:
+        """How long the body is on the wire: packed by a proxy where the dashboard itself does not."""
+        return len(self.body) if self.coding else len(gzip.compress(self.body, 6))
+
+
+class Visitor:
+    """Asks a dashboard for addresses; close it."""
+
+    def __init__(self, dashboard: Dashboard) -> None:
+        self._dashboard = dashboard
+        self._runner = asyncio.Runner()
+
+    def get(self, target: str) -> Answer:
+        """Return the answer.
+
+        Raises:
+            Refused: its status is another than 200.
+        """
+        return self._runner.run(asyncio.wait_for(self._get(target), _LIMIT_SECONDS))
+
+    def weigh(self, target: str) -> int:
+        """Return the bytes that a page and the files that it names take on the wire."""
+        page = self.get(target)
+        names = dict.fromkeys(name.decode() for name in _LINKED.findall(page.body))
+        return page.packed_bytes + sum(self.get(name).packed_bytes for name in names)
+
+    def close(self) -> None:
+        """Give up what asking needs."""
+        self._runner.close()
+
+    async def _get(self, target: str) -> Answer:
+        path, _, query = target.partition("?")
+        scope = {
+            "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1",
+            "method": "GET", "scheme": "http", "path": unquote(path), "raw_path": path.encode(),
+            "root_path": "", "query_string": query.encode(),
+            "headers": [(b"host", b"localhost"), (b"accept-encoding", b"gzip, br")],
+            "client": ("127.0.0.1", 50_000), "server": ("127.0.0.1", 80),
+        }  # fmt: skip
+        status, coding, chunks = 0, "", []
+        is_over = asyncio.Event()
+
+        async def receive() -> dict[str, Any]:
+            if not is_over.is_set():
+                await asyncio.sleep(0)
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def send(message: MutableMapping[str, Any]) -> None:
+            nonlocal status, coding
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = dict(message["headers"])
+                coding = headers.get(b"content-encoding", b"").decode()
+            elif message["type"] == "http.response.body":
+                chunks.append(bytes(message.get("body", b"")))
+
+        await self._dashboard(scope, receive, send)
+        answer = Answer(b"".join(chunks), coding)
+        if status != 200:
+            message = f"{target} answered {status}: {answer.body[:300]!r}"
+            raise Refused(message)
+        return answer
