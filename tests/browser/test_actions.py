@@ -10,14 +10,36 @@ from playwright.sync_api import expect
 from firelock import State
 from firelock.storage import JobFilter
 from firelock.testing import eventually
+from firelock_dashboard.table import TABLE
 from tests.browser.visitors import Visitor
+
+ACTIONS = {route.path for route in TABLE if route.method == "POST" and not route.path.startswith("/api/")}
+acted = set()  # the paths that tests say they post to
+
+
+def acts(*paths):
+    """The test posts to these paths, with JavaScript and by the plain form; `visitor` sees whether it did."""
+
+    def marked(test):
+        test.acts = paths
+        acted.update(paths)
+        return test
+
+    return marked
 
 
 @pytest.fixture(params=[True, False], ids=["script", "form"])
 def visitor(request, served, open_context):
     """Somebody with JavaScript, and somebody without."""
     context = open_context(served, java_script_enabled=request.param)
-    return Visitor(context.new_page(), has_script=request.param)
+    visitor = Visitor(context.new_page(), has_script=request.param)
+    yield visitor
+    assert set(request.function.acts) <= visitor.posted
+
+
+def test_every_action_is_acted_here():
+    """An action that joins the table is done in a browser, in both ways."""
+    assert ACTIONS == acted
 
 
 def states(fire, *ids):
@@ -42,6 +64,7 @@ def row_of(page, job):
 # ---- one job ---------------------------------------------------------------------------------------------
 
 
+@acts("/jobs/requeue")
 def test_a_failed_job_is_requeued(visitor, stocked):
     """From its own page."""
     job = one_in(stocked, State.FAILED)
@@ -53,6 +76,7 @@ def test_a_failed_job_is_requeued(visitor, stocked):
     expect(visitor.page.locator("#region-head .badge")).to_have_text("Enqueued")
 
 
+@acts("/jobs/delete")
 def test_a_job_is_deleted_when_somebody_is_sure(visitor, stocked):
     """From its own page, which asks first."""
     job = one_in(stocked, State.SUCCEEDED)
@@ -62,6 +86,7 @@ def test_a_job_is_deleted_when_somebody_is_sure(visitor, stocked):
     assert State.DELETED == job.refresh().state
 
 
+@acts("/jobs/copy")
 def test_a_job_is_copied(visitor, stocked):
     """The copy is another job, which the message leads to."""
     job = one_in(stocked, State.FAILED)
@@ -73,6 +98,7 @@ def test_a_job_is_copied(visitor, stocked):
     assert job.id not in visitor.page.url
 
 
+@acts("/jobs/reschedule")
 def test_a_scheduled_job_is_rescheduled(visitor, stocked):
     """By a span or an instant that is typed."""
     job = next(one for one in stocked.jobs.find(state=State.SCHEDULED) if one.task.endswith("add"))
@@ -87,6 +113,7 @@ def test_a_scheduled_job_is_rescheduled(visitor, stocked):
     assert (job.refresh().due_at - due_at).days in {2, 3}
 
 
+@acts("/jobs/requeue")
 def test_a_job_is_acted_on_from_its_row(visitor, stocked):
     """By the menu of the row in a list."""
     job = one_in(stocked, State.FAILED)
@@ -101,6 +128,7 @@ def test_a_job_is_acted_on_from_its_row(visitor, stocked):
 # ---- many jobs -------------------------------------------------------------------------------------------
 
 
+@acts("/jobs/requeue")
 def test_the_selected_jobs_are_requeued(visitor, stocked):
     """Those alone."""
     jobs = list(stocked.jobs.find(state=State.FAILED))
@@ -118,30 +146,47 @@ def test_the_selected_jobs_are_requeued(visitor, stocked):
     assert [State.ENQUEUED, State.ENQUEUED, State.FAILED] == states(stocked, *ids)
 
 
-def test_everything_that_matches_is_requeued(visitor, stocked):
-    """As an operation, which is shown until its end."""
-    jobs = list(stocked.jobs.find(state=State.FAILED))
-
+def ask_for_everything(visitor, verb):
+    """Select what matches in the list of failed jobs, and ask for this to be done to it."""
     visitor.go("/jobs?state=failed")
-    if visitor.has_script:
-        visitor.page.get_by_label("Select all on this page").check()
-        bar = visitor.page.locator(".bulk:visible")
-        visitor.press("Select all 3 matching", bar)
-        expect(bar).to_contain_text("Everything that matches is selected")
-        visitor.press("Requeue", bar)
-    else:
-        visitor.page.get_by_role("link", name="Requeue everything that matches").click()
-    expect(visitor.page.locator("main")).to_contain_text("3 jobs match.")
-    visitor.press("Requeue them")
+    if not visitor.has_script:
+        visitor.page.get_by_role("link", name=f"{verb} everything that matches").click()
+        return
+    visitor.page.get_by_label("Select all on this page").check()
+    bar = visitor.page.locator(".bulk:visible")
+    visitor.press("Select all 3 matching", bar)
+    expect(bar).to_contain_text("Everything that matches is selected")
+    visitor.press(verb, bar)
 
-    expect(visitor.page.locator("main > .banner")).to_contain_text("Requeueing everything that matches.")
+
+def is_done_to_everything(visitor, stocked, verb, state):
+    """An operation does it to the three failed jobs, and is shown until its end."""
+    jobs = list(stocked.jobs.find(state=State.FAILED))
+    ask_for_everything(visitor, verb)
+    expect(visitor.page.locator("main")).to_contain_text("3 jobs match.")
+    visitor.press(f"{verb} them")
+
+    expect(visitor.page.locator("main > .banner")).to_contain_text("everything that matches.")
     eventually(lambda: not stocked.operations.resumable())
     if not visitor.has_script:
         visitor.page.reload()
     expect(visitor.page.locator(".operations li").first).to_contain_text("3 changed")
-    assert {State.ENQUEUED} == set(states(stocked, *(job.id for job in jobs)))
+    assert {state} == set(states(stocked, *(job.id for job in jobs)))
 
 
+@acts("/jobs/all/requeue")
+def test_everything_that_matches_is_requeued(visitor, stocked):
+    """After a page that says how many jobs that are."""
+    is_done_to_everything(visitor, stocked, "Requeue", State.ENQUEUED)
+
+
+@acts("/jobs/all/delete")
+def test_everything_that_matches_is_deleted(visitor, stocked):
+    """After a page that says how many jobs that are."""
+    is_done_to_everything(visitor, stocked, "Delete", State.DELETED)
+
+
+@acts("/activity/cancel")
 def test_an_operation_is_cancelled(visitor, stocked):
     """What it has not reached stays as it is. Somebody else does it, so that it does not end meanwhile."""
     where = JobFilter(state=State.FAILED)
@@ -154,6 +199,7 @@ def test_an_operation_is_cancelled(visitor, stocked):
     assert 3 == stocked.jobs.counts().by_state[State.FAILED]
 
 
+@acts("/failures/requeue")
 def test_a_cause_of_failures_is_requeued(visitor, stocked):
     """All jobs that failed alike, when somebody is sure."""
     visitor.go("/failures").press("Requeue")
@@ -163,6 +209,17 @@ def test_a_cause_of_failures_is_requeued(visitor, stocked):
     eventually(lambda: stocked.jobs.counts().by_state.get(State.FAILED, 0) == 0)
 
 
+@acts("/failures/delete")
+def test_a_cause_of_failures_is_deleted(visitor, stocked):
+    """From the page of the cause, when somebody is sure."""
+    page = visitor.go("/failures").page
+    page.locator("td.cause a").click()
+    visitor.press("Delete these 3").is_sure("Delete the 3 jobs that failed with ValueError?", "Delete")
+    visitor.is_told("Deleting 3 jobs")
+
+    eventually(lambda: {State.DELETED: 4}.items() <= stocked.jobs.counts().by_state.items())
+
+
 # ---- queues ----------------------------------------------------------------------------------------------
 
 
@@ -170,6 +227,7 @@ def queue(fire, name):
     return next(view for view in fire.queues.list() if view.name == name)
 
 
+@acts("/queues/pause", "/queues/resume")
 def test_a_queue_is_paused_with_a_note_and_resumed(visitor, stocked):
     """The note is shown wherever the queue is."""
     page = visitor.go("/queues").page
@@ -187,6 +245,7 @@ def test_a_queue_is_paused_with_a_note_and_resumed(visitor, stocked):
     assert not queue(stocked, "mail").is_paused
 
 
+@acts("/queues/delete")
 def test_a_queue_is_emptied_when_its_name_was_typed(visitor, stocked):
     """An operation deletes what waits in it."""
     page = visitor.go("/queues/mail").page
@@ -200,6 +259,7 @@ def test_a_queue_is_emptied_when_its_name_was_typed(visitor, stocked):
 # ---- recurring jobs --------------------------------------------------------------------------------------
 
 
+@acts("/recurring/trigger")
 def test_a_recurring_job_is_run_now(visitor, stocked):
     """A job of it is enqueued, which the message leads to."""
     visitor.go("/recurring/view?id=nightly").press("Run now").is_told("Enqueued a run of nightly.")
@@ -207,6 +267,7 @@ def test_a_recurring_job_is_run_now(visitor, stocked):
     assert 1 == len(stocked.recurring.runs("nightly"))
 
 
+@acts("/recurring/pause", "/recurring/resume")
 def test_a_recurring_job_is_paused_and_resumed(visitor, stocked):
     """From the list."""
     row = visitor.go("/recurring").page.locator("tr", has_text="hand-made")
@@ -217,6 +278,7 @@ def test_a_recurring_job_is_paused_and_resumed(visitor, stocked):
     assert not stocked.recurring.get("hand-made").is_paused
 
 
+@acts("/recurring/edit", "/recurring/reset")
 def test_a_recurring_job_is_edited_and_reset(visitor, stocked):
     """The edit holds until it is given up for what the code says."""
     page = visitor.go("/recurring/edit?id=nightly").page
@@ -235,6 +297,7 @@ def test_a_recurring_job_is_edited_and_reset(visitor, stocked):
     assert "0 2 * * *" == stocked.recurring.get("nightly").schedule.expression
 
 
+@acts("/recurring/create", "/recurring/remove")
 def test_a_recurring_job_is_created_and_removed(visitor, stocked, guard):
     """By a form whose mistakes are told beside the fields, with what was typed kept."""
     guard.allow("status of 400")
@@ -262,6 +325,7 @@ def test_a_recurring_job_is_created_and_removed(visitor, stocked, guard):
 # ---- tasks, servers, settings ----------------------------------------------------------------------------
 
 
+@acts("/tasks/run")
 def test_a_task_is_run_by_its_form(visitor, stocked, guard):
     """What was typed becomes its arguments; what is wrong is told, and kept."""
     guard.allow("status of 400")
@@ -286,6 +350,7 @@ def server_states(fire, name):
     return {one.renewal.state for view in fire.servers.list() if view.name == name for one in view.sessions}
 
 
+@acts("/servers/tell")
 def test_a_server_is_made_quiet_and_resumed(visitor, stocked):
     """It hears it, and claims nothing until it is told to."""
     with stocked.server(name="web-9", workers=1):
@@ -299,6 +364,7 @@ def test_a_server_is_made_quiet_and_resumed(visitor, stocked):
         eventually(lambda: server_states(stocked, "web-9") == {"running"})
 
 
+@acts("/servers/tell")
 def test_a_server_is_stopped(visitor, stocked):
     """When somebody is sure."""
     with stocked.server(name="web-9", workers=1) as server:
@@ -309,6 +375,7 @@ def test_a_server_is_stopped(visitor, stocked):
         eventually(lambda: not server.is_running)
 
 
+@acts("/settings")
 def test_settings_are_kept_in_this_browser(visitor):
     """Each of them changes pages, and stays."""
     page = visitor.go("/settings").page

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from urllib.parse import urlsplit
 
 from playwright.sync_api import expect
 
@@ -13,6 +14,12 @@ class Visitor:
     def __init__(self, page, *, has_script):
         self.page = page
         self.has_script = has_script
+        self.posted = set()  # paths
+        page.on("request", self._note)
+
+    def _note(self, request):
+        if request.method == "POST":
+            self.posted.add(urlsplit(request.url).path)
 
     def go(self, address):
         """Open an address."""
