@@ -3,6 +3,8 @@
 PYTHON ?=
 ARGS ?=
 export PYTHON
+# Tests start Python some hundred times; without bytecode each start compiles everything anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 BIN := .venv/bin
 SOURCES := $(wildcard packages/*/src)
@@ -34,11 +36,11 @@ demo: $(READY) ## see Firelock at work
 	@$(BIN)/firelock demo $(ARGS)
 
 test: $(READY) ## run the tests
-	@$(BIN)/python -m pytest -q $(ARGS)
+	@$(BIN)/python -m pytest -q -n auto $(ARGS)
 
 # The figure that counts leaves out the kit, whose checks are tests themselves; the bar is for a run of all tests.
 cover: $(READY) ## run the tests, show which lines and branches they miss; at the end, the core's figure
-	@$(BIN)/python -m pytest -q --cov --cov-report=term $(ARGS)
+	@$(BIN)/python -m pytest -q -n auto --cov --cov-report=term $(ARGS)
 	@echo 'Lines and branches of the core without firelock/testing, in per cent (the bar is 95):'
 	@$(BIN)/coverage report --include='packages/core/src/firelock/*' --omit='packages/core/src/firelock/testing/*' \
 	    --precision=1 --format=total $(if $(ARGS),,--fail-under=95)

@@ -1,10 +1,13 @@
-"""What holds for every test: generated examples repeat, and the caller's settings do not leak in."""
+"""What holds for every test: examples repeat, the caller's settings stay out, workers share sensibly."""
 
 from __future__ import annotations
 
 import os
 
+import pytest
 from hypothesis import settings
+
+_MOST_WORKERS = 8  # each collects all tests before it runs its own
 
 settings.register_profile("firelock", derandomize=True, deadline=None, database=None, print_blob=True)
 settings.load_profile("firelock")
@@ -13,3 +16,21 @@ settings.load_profile("firelock")
 for name in [name for name in os.environ if name.startswith("FIRELOCK_")]:
     if not name.startswith("FIRELOCK_TEST_"):
         del os.environ[name]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int | None:
+    """Two tests a core at a time: most wait for something."""
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+        return None
+    return min(2 * (os.cpu_count() or 1), _MOST_WORKERS)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Tests that share a server or a browser share a worker, unless another way was asked for by --dist."""
+    if config.getoption("dist") != "load":
+        return None
+    from tests.sharing import Sharing
+
+    return Sharing(config, log)

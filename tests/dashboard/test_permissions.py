@@ -338,7 +338,9 @@ def test_logs_and_tracebacks_are_for_who_may_see_them(seeded):
 
 
 @pytest.mark.parametrize(
-    "options", [{"permissions": LEVELS["read"]}, {"permissions": Permission, "read_only": True}], ids=str
+    "options",
+    [{"permissions": LEVELS["read"]}, {"permissions": Permission, "read_only": True}],
+    ids=["may-read", "read-only"],
 )
 def test_who_may_do_nothing_has_no_buttons(seeded, options):
     """No form posts to an action, but for the visitor's own settings."""

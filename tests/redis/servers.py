@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
@@ -11,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -52,14 +54,31 @@ _DEFAULTS: Mapping[str, str] = {
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on, whose cluster port is free as well; never twice the same one."""
-    start = os.getpid() * 31 % len(_PORTS)  # test runs beside each other begin at different places
-    for port in (*_PORTS[start:], *_PORTS[:start]):
-        if port not in _taken and _is_free(port) and _is_free(port + _BUS):
-            _taken.add(port)
+    """Return a port that nobody listens on, whose cluster port is free as well; never twice the same one.
+
+    It is this process's until it ends: test runs beside each other never try the same one.
+    """
+    for port in _PORTS:
+        if port not in _taken and _is_reserved(port) and _is_free(port) and _is_free(port + _BUS):
             return port
     message = f"No free port from {_PORTS.start} to {_PORTS.stop}."
     raise RuntimeError(message)
+
+
+def _is_reserved(port: int) -> bool:
+    """A byte of a file stands for each port, and the kernel gives its lock back when the process ends."""
+    try:
+        fcntl.lockf(_reservations(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+    except OSError:
+        return False
+    _taken.add(port)
+    return True
+
+
+@cache
+def _reservations() -> int:
+    path = Path(tempfile.gettempdir()) / f"firelock-ports-{os.getuid()}"
+    return os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
 
 
 def _is_free(port: int) -> bool:

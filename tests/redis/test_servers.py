@@ -120,6 +120,18 @@ def test_no_port_is_given_twice():
     assert 20 == len(ports)
 
 
+def test_no_port_is_given_to_two_processes():
+    """Nor while nobody listens on it: tests run beside each other."""
+    ports = {free_port() for _ in range(20)}
+    asked = "from tests.redis.servers import free_port; print(*(free_port() for _ in range(20)))"
+
+    answer = subprocess.run(
+        [sys.executable, "-c", asked], cwd=ROOT, check=True, capture_output=True, text=True, timeout=60
+    ).stdout
+
+    assert ports.isdisjoint(map(int, answer.split()))
+
+
 @pytest.mark.parametrize("program", with_tls())
 def test_a_server_speaks_tls_alone(program, tmp_path):
     """Its certificate is the test's own; without TLS nobody is understood."""

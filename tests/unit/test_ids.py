@@ -168,7 +168,9 @@ def test_keys_of_records_sort_the_newest_first():
     assert all(is_newest_first_key(key) for key in keys)
 
 
-@pytest.mark.parametrize("text", ["", "nobody", "1" * 51, newest_first_key(0) + "\n", None, 7])
+@pytest.mark.parametrize(
+    "text", ["", "nobody", "1" * 51, pytest.param(newest_first_key(0) + "\n", id="key-and-newline"), None, 7]
+)
 def test_what_is_no_such_key_is_told(text):
     """So that it never meets a storage."""
     assert not is_newest_first_key(text)

@@ -451,7 +451,10 @@ def test_what_has_ended_is_not_cancelled(fire):
 # ---- looking ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("operation_id", ["", "nobody", newest_first_key(7), "\x00", "\ud800", None, 7])
+@pytest.mark.parametrize(
+    "operation_id",
+    ["", "nobody", pytest.param(newest_first_key(7), id="unused"), "\x00", "\ud800", None, 7],
+)
 def test_an_unknown_operation_is_none(fire, operation_id):
     """To look at it is no error; to run or cancel it is."""
     assert fire.operations.get(operation_id) is None

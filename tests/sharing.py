@@ -1,0 +1,53 @@
+"""How a run is shared out among its workers: which tests stay together, and which begin."""
+
+from __future__ import annotations
+
+import re
+
+from xdist.scheduler import LoadScopeScheduling
+from xdist.workermanage import WorkerController
+
+__all__ = ["Sharing", "together"]
+
+# Playwright keeps an event loop in its thread, and the browser is started once: one worker has all of these.
+_WHOLE = ("tests/browser/",)
+# Each of these tests brings all that it needs, and takes long: whoever is free takes the next.
+_SINGLE = (
+    "tests/faults/test_faults.py",
+    "tests/conformance/test_mutants.py",
+    "tests/integration/",
+)
+# The longest begin, so that the last worker is not alone with one of them.
+_FIRST = (*_WHOLE, "tests/faults/", "tests/third_party/", "tests/conformance/test_redis.py", "tests/redis/")
+_PROGRAM = re.compile(r"\b(?:redis|valkey)-\d+\.\d+\b")
+
+
+def together(test: str) -> str:
+    """Return what is one for all tests that a worker runs one after the other, by a test's id.
+
+    That is their folder, their class or their module, as far as one server's program goes; so each server is
+    started by one worker alone.
+    """
+    for folder in _WHOLE:
+        if test.startswith(folder):
+            return folder
+    if test.startswith(_SINGLE):
+        return test
+    name, _, parameters = test.partition("[")
+    program = _PROGRAM.search(parameters)
+    return f"{name.rpartition('::')[0]} {program[0] if program else ''}".rstrip()
+
+
+class Sharing(LoadScopeScheduling):
+    """Gives a worker that has nearly done its tests the next ones that belong together."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return together(nodeid)
+
+    def _assign_work_unit(self, node: WorkerController) -> None:
+        self.workqueue.move_to_end(min(self.workqueue, key=_turn), last=False)
+        super()._assign_work_unit(node)
+
+
+def _turn(unit: str) -> int:
+    return next((turn for turn, begun in enumerate(_FIRST) if unit.startswith(begun)), len(_FIRST))
