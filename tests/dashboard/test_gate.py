@@ -79,13 +79,13 @@ def test_a_local_visitor_needs_no_auth(ask, peer, host):
 @pytest.mark.parametrize(
     "host",
     [
-        "evil.com", "localhost.evil.com", "127.0.0.1.nip.io", "localhost.", "127.0.0.1.", "localhost:",
-        "localhost:x",
-        "localhost:80:80", "localhost:123456", "user@localhost", "localhost@evil.com",
-        "localhost, evil.com", "",
+        "evil.example", "localhost.evil.example", "127.0.0.1.nip.io", "localhost.", "127.0.0.1.",
+        "localhost:", "localhost:x",
+        "localhost:80:80", "localhost:123456", "user@localhost", "localhost@evil.example",
+        "localhost, evil.example", "",
         "127.1", "0x7f000001", "2130706433", "017700000001", "127.0.0.256", "128.0.0.1", "0.0.0.0", "::1",
         "[::]",
-        "[::1", "[::1]x", "[::1].evil.com", "[0:0:0:0:0:0:0:2]", "[::ffff:10.0.0.1]", "localhost\t",
+        "[::1", "[::1]x", "[::1].evil.example", "[0:0:0:0:0:0:0:2]", "[::ffff:10.0.0.1]", "localhost\t",
         "loc\xe4lhost",
         "localhost/", "localhost\\", "localhost#", "evil.localhost",
     ],
@@ -101,7 +101,7 @@ def test_a_foreign_host_is_refused_without_auth(ask, host):
 def test_a_request_needs_one_host(ask):
     """Without a Host nothing is local, and with two nobody knows which was meant, auth or not."""
     assert 403 == ask().get("/queues", headers={"host": None}).status
-    assert 400 == ask().get("/queues", headers={"host": ["localhost", "evil.com"]}).status
+    assert 400 == ask().get("/queues", headers={"host": ["localhost", "evil.example"]}).status
     assert 400 == ask(auth=everybody).get("/queues", headers={"host": ["localhost", "localhost"]}).status
 
 
@@ -181,7 +181,7 @@ def test_a_plugin_s_permission_opens_no_closed_dashboard(fire):
 )
 def test_the_refusal_says_what_to_write(ask, framework, scope, words):
     """In the words of the framework at hand, known from its mount or from the request."""
-    answer = ask(framework=framework).ask("GET", "/queues", headers={"host": "evil.com"}, **scope)
+    answer = ask(framework=framework).ask("GET", "/queues", headers={"host": "evil.example"}, **scope)
 
     assert 403 == answer.status
     assert words in answer.text
@@ -191,13 +191,13 @@ def test_the_refusal_knows_starlette(ask):
     """A mount in Starlette or FastAPI is seen by the application in the scope."""
     from starlette.applications import Starlette
 
-    assert "app.mount" in ask().ask("GET", "/", headers={"host": "evil.com"}, app=Starlette()).text
+    assert "app.mount" in ask().ask("GET", "/", headers={"host": "evil.example"}, app=Starlette()).text
 
 
 def test_programs_are_refused_in_json(ask):
     """An address of the API, or a request that wants JSON, is answered in it."""
     for target, headers in (("/api/jobs", {}), ("/queues", {"accept": "application/json"})):
-        answer = ask().get(target, headers={"host": "evil.com", **headers})
+        answer = ask().get(target, headers={"host": "evil.example", **headers})
 
         assert (403, "bad") == (answer.status, answer.json()["kind"])
         assert "auth=" in answer.json()["error"]
@@ -256,7 +256,7 @@ def test_with_auth_any_host_will_do(ask):
     [
         ("jobs.example.com", 200), ("JOBS.example.com", 200), ("jobs.example.com:8000", 200), ("a.lan", 200),
         ("a.lan:80", 200), ("b.a.lan", 200), ("only.test:81", 200), ("only.test", 403), ("only.test:82", 403),
-        ("example.com", 403), ("jobs.example.com.evil.com", 403), ("evil-jobs.example.com", 403),
+        ("example.com", 403), ("jobs.example.com.evil.example", 403), ("evil-jobs.example.com", 403),
         ("xlan", 403),
         ("lan", 403), ("", 403), (None, 403), ("jobs.example.com.", 403), ("[::1]", 403),
     ],
@@ -292,7 +292,7 @@ def test_behind_a_trusted_proxy_the_browser_s_host_counts(ask):
         {"trusted_origins": ["null"]},
         {"trusted_origins": ["https://a.example/path"]}, {"trusted_origins": ["ftp://a.example"]},
         {"trusted_origins": ["https://user@a.example"]}, {"trusted_origins": ["*"]},
-        {"prefix": "jobs"}, {"prefix": "//evil.com"}, {"prefix": "/a/../b"}, {"prefix": "https://a.example"},
+        {"prefix": "jobs"}, {"prefix": "//evil.example"}, {"prefix": "/a/../b"}, {"prefix": "https://a.example"},
         {"prefix": "/a?b"}, {"prefix": "/\\evil"},
     ],
 )  # fmt: skip
@@ -367,14 +367,14 @@ FOREIGN = [
     {"sec-fetch-site": "cross-site", "origin": "http://localhost"},
     {"sec-fetch-site": None}, {"sec-fetch-site": None, "origin": "null"},
     {"sec-fetch-site": "same-origin", "origin": "null"}, {"sec-fetch-site": None, "origin": ""},
-    {"sec-fetch-site": None, "origin": "http://evil.com"},
+    {"sec-fetch-site": None, "origin": "http://evil.example"},
     {"sec-fetch-site": None, "origin": "https://localhost"},
     {"sec-fetch-site": None, "origin": "http://localhost:81"},
     {"sec-fetch-site": None, "origin": "localhost"},
-    {"sec-fetch-site": None, "origin": "http://localhost.evil.com"},
-    {"sec-fetch-site": None, "origin": "http://localhost@evil.com"},
+    {"sec-fetch-site": None, "origin": "http://localhost.evil.example"},
+    {"sec-fetch-site": None, "origin": "http://localhost@evil.example"},
     {"sec-fetch-site": None, "origin": "http://localhost/"}, {"sec-fetch-site": None, "origin": "*"},
-    {"sec-fetch-site": None, "origin": ["http://localhost", "http://evil.com"]},
+    {"sec-fetch-site": None, "origin": ["http://localhost", "http://evil.example"]},
     {"sec-fetch-site": None, "referer": "http://localhost/queues"},
     {"sec-fetch-site": None, "authorization": "Basic YTpi"},
     {"sec-fetch-site": None, "authorization": "Bearer 0123456789abcdef"},
@@ -436,7 +436,7 @@ def test_links_from_elsewhere_lead_in(client):
 @pytest.mark.parametrize(
     "headers",
     [
-        {"origin": "http://evil.com"}, {"origin": "null"}, {"sec-fetch-site": "cross-site",
+        {"origin": "http://evil.example"}, {"origin": "null"}, {"sec-fetch-site": "cross-site",
         "sec-fetch-mode": "cors"},
         {"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors"},
         {"sec-fetch-site": "same-site", "sec-fetch-mode": "cors", "origin": "http://localhost:81"},
@@ -458,9 +458,9 @@ def test_no_other_page_may_read(client, target, headers):
     "target",
     [
         "/../etc/passwd", "/queues/..", "/queues/../settings", "/./queues", "//queues", "/queues//pause",
-        "//evil.com/", "/queues/%2e%2e/settings", "/%2e%2e", "/queues%2Fpause", "/queues%2fpause",
-        "/a%5Cb", "/a\\b",
-        "/\\evil.com", "/a%00", "/a%0a", "/a%0d%0aSet-Cookie:x", "/a%7f", "/a%c2%85", "/static/../../secret",
+        "//evil.example/", "/queues/%2e%2e/settings", "/%2e%2e", "/queues%2Fpause", "/queues%2fpause",
+        "/a%5Cb", "/a\\b", "/\\evil.example", "/a%00", "/a%0a", "/a%0d%0aSet-Cookie:x", "/a%7f", "/a%c2%85",
+        "/static/../../secret",
         "/static/..%2f..%2fsecret", "/static/%2e%2e/%2e%2e/secret", "/static//etc/passwd",
         "/static/..\\secret",
         "/static/%5c..%5csecret", "/api/../queues",
@@ -504,7 +504,18 @@ def test_a_mount_ends_at_its_slash(ask):
 
 @pytest.mark.parametrize(
     "root",
-    ["//evil.com", "/\\evil.com", "/a/../b", "/a//b", "evil.com", "/a\r\nx", "/a?b", "/a b", "/a#b", '/a"b'],
+    [
+        "//evil.example",
+        "/\\evil.example",
+        "/a/../b",
+        "/a//b",
+        "evil.example",
+        "/a\r\nx",
+        "/a?b",
+        "/a b",
+        "/a#b",
+        '/a"b',
+    ],
 )
 def test_a_mount_cannot_lead_elsewhere(ask, root):
     """A SCRIPT_NAME or a proxy's prefix that is no path of plain names is refused, not written into links."""
@@ -532,22 +543,23 @@ def test_a_trusted_proxy_s_prefix_is_in_every_address(ask):
 
 def test_a_mount_of_any_name_is_encoded(ask):
     """A segment that a route of the host took from the path reaches no header as it is."""
-    browser = ask(root="/t;Domain=evil.com/ü")
+    browser = ask(root="/t;Domain=evil.example/ü")
 
-    answer = browser.post("/queues/pause", {"queue": "a"}, path="/t;Domain=evil.com/ü/queues/pause")
+    answer = browser.post("/queues/pause", {"queue": "a"}, path="/t;Domain=evil.example/ü/queues/pause")
 
-    assert (303, "/t%3BDomain=evil.com/%C3%BC/queues") == (answer.status, answer.location)
-    assert "path=/t%3bdomain=evil.com/%c3%bc/" in answer.header("set-cookie").lower()
+    assert (303, "/t%3BDomain=evil.example/%C3%BC/queues") == (answer.status, answer.location)
+    assert "path=/t%3bdomain=evil.example/%c3%bc/" in answer.header("set-cookie").lower()
 
 
 @pytest.mark.parametrize(
     "back",
     [
-        "//evil.com", "/\\evil.com", "\\\\evil.com", "https://evil.com", "http:evil.com",
+        "//evil.example", "/\\evil.example", "\\\\evil.example", "https://evil.example", "http:evil.example",
         "javascript:alert(1)",
-        "evil.com", "/\tevil.com", "/\nevil.com", "/ \\evil.com", "/dash/../evil", "/dash/..\\evil",
+        "evil.example", "/\tevil.example", "/\nevil.example", "/ \\evil.example", "/dash/../evil",
+        "/dash/..\\evil",
         "/dashX/queues",
-        "/dash//evil.com", "/dash/\r\nSet-Cookie: a=b", "/dash/./x", "/dash/\u2028x", "/dash\\..", "",
+        "/dash//evil.example", "/dash/\r\nSet-Cookie: a=b", "/dash/./x", "/dash/\u2028x", "/dash\\..", "",
         "/dash/%0d%0a\x00",
     ],
 )  # fmt: skip
@@ -578,7 +590,7 @@ def test_an_action_leads_back_to_where_it_came_from(ask):
     [
         ("GET", "/queues", {}, 200), ("GET", "/settings", {}, 200), ("GET", "", {}, 307), ("GET",
         "/nothing", {}, 404),
-        ("GET", "/../x", {}, 400), ("GET", "/queues", {"host": "evil.com"}, 403), ("POST",
+        ("GET", "/../x", {}, 400), ("GET", "/queues", {"host": "evil.example"}, 403), ("POST",
         "/queues", {}, 403),
         ("POST", "/queues", {"sec-fetch-site": "same-origin"}, 405), ("FOO", "/queues", {}, 405),
         ("GET", "/static/nothing.js", {}, 404), ("HEAD", "/queues", {}, 200), ("GET",
@@ -617,7 +629,7 @@ def test_an_unchanged_page_is_protected(client):
 def test_files_of_the_package_are_kept_by_browsers(dashboard, client):
     """Names change with content, so they are immutable; strangers may have them: no data is in them."""
     name = dashboard.assets.url("firelock.css")
-    answer = client.get(f"/{name}", headers={"host": "evil.com"})
+    answer = client.get(f"/{name}", headers={"host": "evil.example"})
 
     assert 200 == answer.status
     assert "immutable" in answer.header("cache-control")

@@ -204,11 +204,18 @@ def test_a_storage_that_stays_away_is_asked_less_and_less(live, tick, storage):
 # ---- the thread ------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
 def threads():
-    return [thread for thread in threading.enumerate() if thread.name == "firelock-live"]
+    """Those that this test has started and that still run; other dashboards' may linger."""
+    former = set(threading.enumerate())
+
+    def started():
+        return [one for one in threading.enumerate() if one.name == "firelock-live" and one not in former]
+
+    return started
 
 
-def test_there_is_one_thread_for_all_listeners_and_none_without(live, tick):
+def test_there_is_one_thread_for_all_listeners_and_none_without(threads, live, tick):
     """The first listener starts it, and a while after the last has left it is gone."""
     before = threads()
     live.join()
@@ -243,28 +250,31 @@ class Listening:
     def __init__(self):
         self.sent = []
         self.hangs_up = asyncio.Event()
+        self._is_told = asyncio.Condition()
 
     async def receive(self):
         await self.hangs_up.wait()
         return {"type": "http.disconnect"}
 
     async def send(self, message):
-        self.sent.append(message)
+        async with self._is_told:
+            self.sent.append(message)
+            self._is_told.notify_all()
 
     @property
     def text(self):
         return b"".join(message.get("body", b"") for message in self.sent[1:]).decode()
 
     async def hears(self, words):
-        while words not in self.text:
-            await asyncio.sleep(0.01)
+        async with self._is_told:
+            await self._is_told.wait_for(lambda: words in self.text)
 
 
 def scope(dashboard):
     return Browser(dashboard)._scope("GET", "/live", {})  # noqa: SLF001
 
 
-def test_a_stream_tells_samples_until_the_visitor_leaves(fire):
+def test_a_stream_tells_samples_until_the_visitor_leaves(threads, fire):
     """Headers keep proxies from buffering; no task and no listener is left behind."""
     dashboard = Dashboard(fire)
 
@@ -288,7 +298,7 @@ def test_a_stream_tells_samples_until_the_visitor_leaves(fire):
     assert not threads()
 
 
-def test_closing_the_dashboard_ends_its_streams(fire):
+def test_closing_the_dashboard_ends_its_streams(threads, fire):
     """A stream that is open when the dashboard closes ends as if all had been said."""
     dashboard = Dashboard(fire)
 
@@ -366,7 +376,7 @@ def test_who_may_not_read_may_not_listen(fire):
     browser.close()
 
 
-def test_the_end_of_a_lifespan_closes_what_runs(fire):
+def test_the_end_of_a_lifespan_closes_what_runs(threads, fire):
     """A dashboard that is served on its own ends with its server."""
     dashboard = Dashboard(fire)
     dashboard.live.samples()

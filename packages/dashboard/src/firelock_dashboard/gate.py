@@ -264,7 +264,7 @@ def _listed(option: str, values: Sequence[str]) -> Sequence[str]:
 def _checked_origin(text: str) -> str:
     origin = _origin(text.rstrip("/"))
     if origin is None:
-        message = f"trusted_origins= holds {text!r}, which is no origin; write https://ops.example.com."
+        message = f"trusted_origins= holds {text!r}; write an origin such as 'https://ops.example.com'."
         raise ConfigurationError(message)
     return origin
 
