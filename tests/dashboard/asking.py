@@ -149,7 +149,8 @@ class _Exchange:
             assert not self.status, "the answer began twice"
             self.status = message["status"]
             self.headers = [
-                (name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in message["headers"]
+                (name.decode("latin-1").lower(), value.decode("latin-1"))
+                for name, value in message["headers"]
             ]
             if self._only_start:
                 self._is_over.set()

@@ -23,7 +23,8 @@ def fire(request, tmp_path):
 @pytest.fixture
 def dashboard(fire):
     """A dashboard without auth: local visitors may do everything."""
-    return Dashboard(fire)
+    with closing(Dashboard(fire)) as dashboard:
+        yield dashboard
 
 
 @pytest.fixture

@@ -1,0 +1,491 @@
+"""One job's page: call, life, tracebacks, log, result, relations, why it waits."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from contextlib import closing
+from datetime import timedelta
+from urllib.parse import quote
+
+import attrs
+import pytest
+
+from firelock import Firelock, State, hookimpl
+from firelock.storage import ErrorInfo, NewJob
+from firelock_dashboard import Dashboard
+from firelock_dashboard.calls import call_of, literal, pieces, summary, tree
+from firelock_dashboard.phases import phases_of, steps_of
+from firelock_dashboard.tracebacks import markdown, read_traceback
+from tests.dashboard.asking import Browser
+from tests.dashboard.hostile_texts import assert_literal
+from tests.dashboard.worker import TRACE, Worker, failure
+
+
+@pytest.fixture
+def send(fire):
+    """A task with options of its own."""
+
+    @fire.task(name="shop.mail.send", queue="mail", tags=["user:{user_id}"])
+    def send(user_id: int, locale: str = "en") -> dict[str, object]: ...
+
+    return send
+
+
+def seen(answer):
+    """The text of a page, without its markup."""
+    text = re.sub(r"<[^>]+>", "", answer.text)
+    return html.unescape(re.sub(r"\s+", " ", text))
+
+
+# ---- the page --------------------------------------------------------------------------------------------
+
+
+def test_a_job_is_shown_as_it_would_be_called(client, send):
+    """With what differs from the task's own options."""
+    job = send.using(queue="slow", priority=3).enqueue(42, locale="tr")
+
+    text = seen(client.get(f"/jobs/{job.id}"))
+
+    assert 'send.using(queue="slow", priority=3).enqueue(user_id=42, locale="tr")' in text
+    assert job.id in text
+    assert "user:42" in text
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        ("enqueued", (["Duplicate", "Delete"], ["Requeue", "Run now", "Cancel"])),
+        ("processing", (["Duplicate", "Cancel"], ["Requeue", "Run now"])),
+        ("scheduled", (["Run now", "Reschedule…", "Delete"], ["Requeue"])),
+        ("succeeded", (["Requeue", "Duplicate", "Delete"], ["Run now", "Cancel"])),
+        ("failed", (["Requeue", "Duplicate", "Delete"], ["Run now", "Cancel"])),
+        ("deleted", (["Requeue", "Duplicate"], ["Run now", "Cancel"])),
+    ],
+)
+def test_each_state_has_its_actions(client, fire, send, state, words):
+    """What cannot be done is not offered."""
+    does, does_not = words
+    job = send.schedule(timedelta(hours=1), 1) if state == "scheduled" else send.enqueue(1)
+    if state in {"processing", "succeeded", "failed"}:
+        worker = Worker(fire)
+        claimed = worker.claim()
+        {"succeeded": worker.succeed, "failed": worker.fail}.get(state, lambda job: None)(claimed)
+    if state == "deleted":
+        job.delete()
+
+    head = seen(client.part(f"/jobs/{job.id}", "head"))
+
+    assert [word for word in does if word in head] == does
+    assert [word for word in does_not if word in head] == []
+
+
+def test_a_failure_is_shown_with_own_frames_open_and_library_frames_folded(client, fire, send):
+    """Chained exceptions one after the other, to be copied as text or Markdown."""
+    job = send.enqueue(1)
+    worker = Worker(fire)
+    worker.fail(worker.claim())
+
+    answer = client.get(f"/jobs/{job.id}")
+
+    assert "2 library frames" in seen(answer)
+    assert "shop/mail.py:12" in seen(answer)
+    assert "That caused the following:" in seen(answer)
+    assert "### TimeoutError: SMTP timed out" in html.unescape(answer.text)
+
+
+def test_each_failed_attempt_keeps_its_traceback(client, fire, send):
+    """In the step of the history that it ended."""
+    job = send.enqueue(1)
+    worker = Worker(fire)
+    worker.retry(worker.claim(), failure("first"))
+    client.post("/jobs/requeue", {"one": job.id})
+    worker.fail(worker.claim(), failure("second"))
+
+    life = client.part(f"/jobs/{job.id}", "life").text
+
+    assert life.index("second") < life.index("first")
+    assert 2 == life.count('class="trace"')
+
+
+def test_the_log_is_shown_and_goes_on_by_number(client, fire, send):
+    """A part appends what came behind the last line."""
+    job = send.enqueue(1)
+    worker = Worker(fire)
+    claimed = worker.claim()
+    worker.say(claimed, "one", "two")
+
+    assert re.findall(r'class="said">(\w+)<', client.get(f"/jobs/{job.id}").text) == ["one", "two"]
+    last = re.findall(r'data-number="(\d+)"', client.part(f"/jobs/{job.id}", "log").text)[-1]
+    worker.say(claimed, "three")
+    assert ["three"] == re.findall(
+        r'class="said">(\w+)<', client.part(f"/jobs/{job.id}?after={last}", "log").text
+    )
+    assert 400 == client.part(f"/jobs/{job.id}?after=x", "log").status
+
+
+def test_the_log_is_downloaded_as_text(client, fire, send):
+    """A line each, what cannot be printed as escapes."""
+    job = send.enqueue(1)
+    worker = Worker(fire)
+    worker.say(worker.claim(), "one\nline\x1b[31m", level="warning")
+
+    answer = client.get(f"/jobs/{job.id}/log")
+
+    assert answer.header("content-type").startswith("text/plain")
+    assert 1 == answer.text.count("\n")
+    assert "\\x1b[31m" in answer.text
+
+
+def test_progress_is_told_with_rate_and_what_is_left(client, fire, send):
+    """As the job says it."""
+    job = send.enqueue(1)
+    worker = Worker(fire)
+    worker.say(worker.claim(), done=5.0)
+
+    text = seen(client.part(f"/jobs/{job.id}", "now"))
+
+    assert "50\u202f%" in text or "50" in text
+    assert "5 / 10" in text
+    assert "half way" in text
+    assert "left" in text
+
+
+def test_a_result_is_a_tree(client, fire, send):
+    """Whatever was returned."""
+    job = send.enqueue(1)
+    worker = Worker(fire)
+    worker.succeed(worker.claim(), '{"sent":true,"to":["a@b.c"],"n":{"x":null}}')
+
+    text = seen(client.part(f"/jobs/{job.id}", "life"))
+
+    assert "sent: true" in text
+    assert '"a@b.c"' in text
+    assert '"a@b.c"' in client.get(f"/jobs/{job.id}/result").text
+    assert 404 == client.get(f"/jobs/{send.enqueue(2).id}/result").status
+
+
+def test_parents_and_children_are_linked(client, send):
+    """With their states; one that is gone is said to be."""
+    parent = send.enqueue(1)
+    child = parent.then(send.using(on="failed"), 2)
+
+    assert f"/jobs/{child.id}" in client.part(f"/jobs/{parent.id}", "relations").text
+    shown = client.part(f"/jobs/{child.id}", "relations").text
+    assert f"/jobs/{parent.id}" in shown
+    assert "runs when it has failed" in shown
+
+
+@pytest.mark.parametrize(
+    ("prepare", "sentence"),
+    [
+        (lambda fire, send: send.enqueue(1), "No server is running."),
+        (
+            lambda fire, send: (Worker(fire, queues="other"), send.enqueue(1))[1],
+            "Nobody listens to queue mail.",
+        ),
+        (
+            lambda fire, send: (fire.queues.pause("mail", note="till 3"), Worker(fire), send.enqueue(1))[2],
+            "Queue mail is paused: till 3",
+        ),
+        (
+            lambda fire, send: (Worker(fire), send.enqueue(0), send.enqueue(1))[2],
+            "1 job is ahead of it in queue mail.",
+        ),
+        (lambda fire, send: send.enqueue(0).then(send, 1), "is enqueued, and runs when that has succeeded."),
+        (lambda fire, send: (Worker(fire), send.schedule(timedelta(hours=2), 1))[1], "due in 1"),
+    ],
+)  # fmt: skip
+def test_a_waiting_job_says_why(client, fire, send, prepare, sentence):
+    """In a sentence with what to do."""
+    job = prepare(fire, send)
+
+    assert sentence in seen(client.part(f"/jobs/{job.id}", "now"))
+
+
+def test_a_job_of_a_lost_server_is_warned_of(client, fire, send):
+    """And one that is claimed and has not started."""
+    job = send.enqueue(1)
+    Worker(fire, timeout=0.0).claim(started=False)
+
+    assert "has not been heard of for too long" in seen(client.part(f"/jobs/{job.id}", "now"))
+
+
+def test_a_claimed_job_that_has_not_started_is_told(client, fire, send):
+    """It has a holder and no start."""
+    job = send.enqueue(1)
+    Worker(fire).claim(started=False)
+
+    assert "has not started it yet" in seen(client.part(f"/jobs/{job.id}", "now"))
+
+
+def test_a_deleted_job_that_may_still_run_is_warned_of(client, fire, send):
+    """Until its holder has stopped."""
+    job = send.enqueue(1)
+    Worker(fire).claim()
+    fire.jobs.delete([job.id])
+
+    assert "may still be running it" in seen(client.part(f"/jobs/{job.id}", "now"))
+
+
+# ---- ids -------------------------------------------------------------------------------------------------
+
+
+def test_a_job_that_is_gone_has_a_page_that_says_so(client, hostile):
+    """With the id as it was asked for."""
+    answer = client.get(f"/jobs/{quote(hostile[:150], safe='')}")
+
+    assert answer.status in {400, 404}  # what no address may hold is refused before
+    assert_literal(answer.text)
+
+
+def test_a_gone_job_says_that_it_expired_or_never_was(client):
+    """And leads on."""
+    answer = client.get("/jobs/00000000-0000-7000-8000-000000000000")
+
+    assert 404 == answer.status
+    assert "expired, or never existed" in answer.text
+    assert "00000000-0000-7000-8000-000000000000" in answer.text
+
+
+def test_a_part_of_an_id_leads_to_its_job(client, send):
+    """Its beginning or its end, where it is one job's alone."""
+    job = send.enqueue(1)
+
+    assert f"/jobs/{job.id}" == client.get(f"/jobs/{job.id[:30]}").location
+    assert f"/jobs/{job.id}" == client.get(f"/jobs/{job.id[-8:]}").location
+    send.enqueue(2)
+    assert 404 == client.get(f"/jobs/{job.id[:6]}").status
+
+
+@pytest.mark.parametrize("name", ["log", "arguments", "result"])
+def test_nothing_of_a_gone_job_is_downloaded(client, name):
+    """A 404, not a file."""
+    assert 404 == client.get(f"/jobs/gone/{name}").status
+
+
+# ---- who may see what ------------------------------------------------------------------------------------
+
+
+def test_who_may_not_see_arguments_and_logs_is_told_so(fire, send):
+    """The reason stands in their place."""
+    job = send.enqueue(1, locale="secret-locale")
+    worker = Worker(fire)
+    claimed = worker.claim()
+    worker.say(claimed, "a private line", done=1.0)
+    worker.fail(claimed)
+
+    with (
+        closing(Dashboard(fire, auth=lambda request: {"read"})) as dashboard,
+        closing(Browser(dashboard)) as reader,
+    ):
+        answer = reader.get(f"/jobs/{job.id}")
+        assert 403 == reader.get(f"/jobs/{job.id}/log").status
+        assert 403 == reader.get(f"/jobs/{job.id}/arguments").status
+        assert "private line" not in reader.part(f"/jobs/{job.id}", "log").text
+
+    for hidden in ("secret-locale", "a private line", "/srv/shop/mail.py", "half way"):
+        assert hidden not in answer.text
+    assert "view_args" in answer.text
+    assert "view_logs" in answer.text
+    assert "disabled" in answer.text
+
+
+def test_arguments_that_cannot_be_read_are_shown_as_stored(client, fire, send):
+    """With the reason."""
+    job = NewJob(fire.storage.new_id(), "a.b", "{not json", "json", "default", 0, State.ENQUEUED, 1)
+    other = attrs.evolve(job, id=fire.storage.new_id(), arguments="[1, 2]", serializer="pickle")
+    fire.storage.insert([job, other])
+
+    assert "{not json" in seen(client.get(f"/jobs/{job.id}"))
+    assert "not installed here" in seen(client.get(f"/jobs/{other.id}"))
+    assert 200 == client.get("/jobs").status
+
+
+def test_hostile_texts_are_shown_literally(client, fire, send, hostile):
+    """In arguments, tags, reason, error, traceback, log, progress and result."""
+    printable = "".join(char for char in hostile if char.isprintable())[:60] or "x"
+    text = json.dumps({hostile[:200]: hostile, "list": [hostile]})
+    ids = [fire.storage.new_id() for _ in range(3)]
+    new = NewJob(
+        ids[0], "a.b", text, "json", "default", 0, State.ENQUEUED, fire.storage.clock(), reason=hostile[:500],
+        tags=(printable,),
+    )  # fmt: skip
+    fire.storage.insert([attrs.evolve(new, id=one) for one in ids])
+    worker = Worker(fire, printable)
+    failed, done = worker.claim(), worker.claim()
+    worker.say(failed, hostile, level=printable[:10])
+    trace = f'{TRACE}\n→ File "{printable}", line 1, in {printable}\n    {hostile}\n{hostile}'
+    worker.fail(failed, ErrorInfo(printable, hostile[:1000], "f", trace), reason=hostile[:500])
+    worker.succeed(done, text)
+    fire.queues.pause("default", note=printable)
+
+    for job_id in ids:
+        answer = client.get(f"/jobs/{job_id}")
+        assert 200 == answer.status, answer.text
+        assert_literal(answer.text)
+
+
+# ---- what plugins add ------------------------------------------------------------------------------------
+
+
+def test_a_plugins_panel_is_shown_and_one_that_fails_costs_only_itself():
+    """The error stands in its place."""
+    from firelock_dashboard.extensions import JobPanel
+
+    class Panels:
+        @hookimpl
+        def job_panels(self, job):
+            return [
+                JobPanel("Trace", lambda visit, job: f"<b>{job.id}"),
+                JobPanel("Broken", lambda visit, job: 1 / 0),
+            ]
+
+    class Worse:
+        @hookimpl
+        def job_panels(self, job):
+            raise RuntimeError("no panel today")
+
+    with closing(Firelock("memory://", plugins=[Panels(), Worse()])) as fire:
+
+        @fire.task(name="a.b")
+        def run() -> None: ...
+
+        job = run.enqueue()
+        with closing(Dashboard(fire)) as dashboard, closing(Browser(dashboard)) as browser:
+            answer = browser.get(f"/jobs/{job.id}")
+
+    assert 200 == answer.status
+    assert f"&lt;b&gt;{job.id}" in answer.text
+    assert "ZeroDivisionError" in answer.text
+    assert "no panel today" in answer.text
+
+
+# ---- calls -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({}, "send.enqueue()"),
+        ({"order_id": 42, "locale": "tr"}, 'send.enqueue(order_id=42, locale="tr")'),
+        ({"a": 1, "*rest": [2, 3]}, "send.enqueue(1, 2, 3)"),
+        ({"a": 1, "*rest": []}, "send.enqueue(a=1)"),
+        ({"a": None, "**more": {"b": [True, 1.5]}}, "send.enqueue(a=None, b=[True, 1.5])"),
+        ({"a": {"x": 'say "hi"'}}, 'send.enqueue(a={"x": "say \\"hi\\""})'),
+    ],
+)
+def test_a_call_is_written_as_python(arguments, text):
+    """By name, but for what only goes by position."""
+    assert text == call_of("shop.send", arguments).text
+
+
+def test_what_cannot_be_printed_is_escaped_in_a_literal():
+    """A text that turns its direction stays in its line."""
+    assert '"a\\u202eb\\n"' == literal("a\u202eb\n")
+    assert '"😀"' == literal("😀")
+
+
+def test_a_summary_is_cut():
+    """To what a row has room for."""
+    assert 'a="' + "x" * 5 + "…" == summary({"a": "x" * 50}, 8)
+
+
+def test_pieces_lose_nothing(hostile):
+    """Colours are put around the text, never into it."""
+    code = f"send.enqueue(a={literal(hostile)}, n=-1.5e3, on=True)"
+
+    assert code == "".join(piece.text for piece in pieces(code))
+
+
+def test_a_tree_is_bounded():
+    """However large the value is."""
+    node = tree([{"n": [number] * 10} for number in range(1_000)])
+
+    assert node.left_out > 0
+    deep = tree(json.loads("[" * 60 + "]" * 60))
+    while deep.children:
+        deep = deep.children[0]
+    assert deep.left_out == 1
+
+
+# ---- tracebacks ------------------------------------------------------------------------------------------
+
+
+def test_a_traceback_is_taken_apart():
+    """Exceptions in their order, frames in groups of own and others."""
+    first, second = read_traceback(TRACE)
+
+    assert [(False, 2)] == [(group.is_own, len(group.frames)) for group in first.groups]
+    assert "OSError: no route" == first.last
+    assert "That caused the following:" == second.lead
+    assert [("send", "connect(host)")] == [(one.function, one.code) for one in second.groups[0].frames]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "no traceback at all", "Traceback (most recent call last):\n", "→ File"]
+)
+def test_a_text_of_another_form_is_kept(text):
+    """Nothing is lost but an empty head."""
+    assert text.removeprefix("Traceback (most recent call last):\n") == "".join(
+        one.last for one in read_traceback(text)
+    )
+
+
+def test_a_real_failure_is_taken_apart():
+    """As the core writes it."""
+    from firelock.failure import describe_failure
+
+    try:
+        raise ValueError("broke")
+    except ValueError as error:
+        (trace,) = read_traceback(describe_failure(error).traceback)
+
+    assert "ValueError: broke" == trace.last
+    assert "test_a_real_failure_is_taken_apart" == trace.groups[-1].frames[-1].function
+    assert trace.groups[-1].is_own
+
+
+def test_a_report_cannot_break_out_of_its_fence():
+    """The fence is longer than any run of ticks within."""
+    report = markdown("T", ["a"], "x ```` y")
+
+    assert "\n`````\nx ```` y\n`````\n" in report
+
+
+# ---- phases ----------------------------------------------------------------------------------------------
+
+
+def test_a_life_is_told_to_scale(fire, send):
+    """Waiting, running, backing off: the whole bar, without gaps."""
+    job = send.enqueue(1)
+    worker = Worker(fire)
+    worker.retry(worker.claim())
+    handle = fire.jobs.get(job.id)
+    steps = steps_of(handle.history())
+
+    phases = phases_of(handle.record(), handle.history(), handle.created_at + timedelta(minutes=5))
+
+    assert "retrying" == phases[-1].segment.kind
+    assert 100 == pytest.approx(sum(phase.width for phase in phases))
+    assert phases[0].x == 0
+    assert steps[0].since is not None
+    assert steps[-1].since is None
+
+
+def test_what_lies_between_an_end_and_a_requeue_is_no_phase(fire, send):
+    """Nobody waited for anything then."""
+    job = send.enqueue(1)
+    worker = Worker(fire)
+    worker.fail(worker.claim())
+    fire.jobs.requeue([job.id])
+    handle = fire.jobs.get(job.id)
+
+    kinds = [
+        one.segment.kind
+        for one in phases_of(handle.record(), handle.history(), handle.created_at + timedelta(hours=1))
+    ]
+
+    assert "enqueued" == kinds[-1]
+    assert {"enqueued", "processing"} >= set(kinds)

@@ -1,0 +1,307 @@
+"""What is done to jobs: by their ids, to everything that matches, and lists as files."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from contextlib import closing
+from datetime import timedelta
+
+import pytest
+
+from firelock import State
+from firelock_dashboard import Dashboard
+from firelock_dashboard.pages.job_actions import defused
+from tests.dashboard.asking import Browser
+from tests.dashboard.worker import Worker
+
+
+@pytest.fixture
+def send(fire):
+    """A task."""
+
+    @fire.task(name="shop.mail.send", queue="mail")
+    def send(number: int, note: str = "") -> None: ...
+
+    return send
+
+
+@pytest.fixture
+def failed(fire, send):
+    """Three failed jobs."""
+    jobs = send.enqueue_many([(number, f"note {number}") for number in range(3)])
+    worker = Worker(fire)
+    for _ in jobs:
+        worker.fail(worker.claim())
+    return [job.id for job in jobs]
+
+
+def states(fire, ids):
+    return [fire.jobs.get(job_id).state for job_id in ids]
+
+
+def audited(fire):
+    return [(entry.action, entry.target, entry.detail) for entry in fire.audit.list()]
+
+
+# ---- by their ids ----------------------------------------------------------------------------------------
+
+
+def test_selected_jobs_are_requeued_in_numbers(client, fire, failed, send):
+    """What was done, what was skipped, and what is gone."""
+    waiting = send.enqueue(9).id
+
+    answer = client.act("/jobs/requeue", {"id": [*failed, waiting, "gone"]})
+
+    assert answer.json()["message"] == (
+        "Requeued 3 · skipped 1 already enqueued or running · 1 is not stored any more"
+    )
+    assert [State.ENQUEUED] * 3 == states(fire, failed)
+
+
+def test_an_action_is_audited_with_count_and_first_ids(client, fire, failed):
+    """And the job's history names who did it."""
+    client.post("/jobs/requeue", {"id": failed})
+
+    action, target, detail = audited(fire)[0]
+    assert ("jobs.requeue", "3 jobs") == (action, target)
+    assert (3, failed) == (detail["count"], list(detail["ids"]))
+    assert "requeued by local" == fire.jobs.get(failed[0]).history()[-1].reason
+
+
+def test_one_row_counts_before_what_is_selected(client, fire, failed):
+    """A row's menu acts on its row, whatever is ticked."""
+    client.post("/jobs/delete", {"one": failed[0], "id": failed})
+
+    assert [State.DELETED, State.FAILED, State.FAILED] == states(fire, failed)
+    assert failed[0] == audited(fire)[0][1]
+
+
+def test_a_running_job_is_cancelled_by_delete(client, fire, send):
+    """It is told to stop."""
+    job = send.enqueue(1)
+    Worker(fire).claim()
+
+    assert "Deleted 1" == client.act("/jobs/delete", {"one": job.id}).json()["message"]
+    assert fire.jobs.get(job.id).record().is_stopping
+
+
+def test_a_scheduled_job_is_rescheduled_by_span_or_instant(client, fire, send):
+    """Others are skipped."""
+    job = send.schedule(timedelta(hours=5), 1)
+
+    answer = client.act("/jobs/reschedule", {"one": job.id, "when": "15m"})
+
+    assert "Rescheduled 1" == answer.json()["message"]
+    soon = fire.jobs.get(job.id).due_at
+    client.post("/jobs/reschedule", {"one": job.id, "when": "2031-01-01T00:00:00+03:00"})
+    assert 2030 == fire.jobs.get(job.id).due_at.year
+    assert soon < job.due_at
+    other = send.enqueue(2)
+    answer = client.act("/jobs/reschedule", {"one": other.id, "when": "15m"}).json()
+    assert ("note", "Rescheduled 0 · skipped 1 that is not scheduled") == (answer["kind"], answer["message"])
+
+
+@pytest.mark.parametrize("when", ["", "soon", "15", "2031-01-01T00:00:00", "99999999999d", "-5m", "9999999w"])
+def test_a_time_that_is_none_is_refused(client, send, when):
+    """With how to write one."""
+    job = send.schedule(timedelta(hours=5), 1)
+
+    answer = client.post("/jobs/reschedule", {"one": job.id, "when": when})
+
+    assert 400 == answer.status
+    assert "when" in answer.text
+
+
+def test_a_copy_is_enqueued_and_linked(client, fire, failed):
+    """The original stays as it is."""
+    answer = client.act("/jobs/copy", {"one": failed[0]}).json()
+
+    copied = fire.jobs.get(answer["link"].rpartition("/")[2])
+    assert "Enqueued 1 copy" == answer["message"]
+    assert (State.ENQUEUED, "shop.mail.send") == (copied.state, copied.task)
+    assert [State.FAILED] == states(fire, failed[:1])
+
+
+@pytest.mark.parametrize("path", ["requeue", "delete", "copy"])
+def test_nothing_selected_is_refused(client, path):
+    """With what to do."""
+    answer = client.post(f"/jobs/{path}", {})
+
+    assert 400 == answer.status
+    assert "tick at least one" in answer.text
+
+
+def test_more_than_a_page_of_ids_is_refused(client):
+    """Everything that matches has a way of its own."""
+    assert 400 == client.post("/jobs/requeue", {"id": ["x"] * 501}).status
+    assert 400 == client.post("/jobs/requeue", {"id": ["x" * 201]}).status
+
+
+def test_without_a_script_the_page_comes_back_with_the_message(client, failed):
+    """Where the form was."""
+    answer = client.post("/jobs/requeue", {"id": failed, "back": "/jobs?state=failed"})
+
+    assert (303, "/jobs?state=failed") == (answer.status, answer.location)
+    assert "Requeued 3" in client.get("/jobs?state=failed").text
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/jobs/requeue", "/jobs/delete", "/jobs/copy", "/jobs/reschedule",
+        "/jobs/all/requeue", "/jobs/all/delete",
+    ],
+)  # fmt: skip
+def test_who_may_only_read_changes_nothing(fire, failed, path):
+    """Neither by hand nor by a form."""
+    with (
+        closing(Dashboard(fire, auth=lambda request: "read")) as dashboard,
+        closing(Browser(dashboard)) as reader,
+    ):
+        assert 403 == reader.post(path, {"id": failed, "when": "5m"}).status
+        assert "Requeue</button>" not in reader.get("/jobs?state=failed").text
+
+    assert [State.FAILED] * 3 == states(fire, failed)
+
+
+# ---- everything that matches -----------------------------------------------------------------------------
+
+
+def test_everything_that_matches_is_asked_for_first(client, failed):
+    """How many jobs, what will be done, and a button."""
+    text = client.get("/jobs/all?verb=requeue&state=failed").text
+
+    assert "3 jobs match." in text
+    assert 'action="/jobs/all/requeue?' in text
+
+
+def test_everything_that_matches_is_done_by_an_operation(client, dashboard, fire, failed, send):
+    """Tracked, audited, and shown where operations are."""
+    later = send.enqueue(9)
+
+    answer = client.post("/jobs/all/requeue?state=failed", {})
+    dashboard.runner.join(20)
+
+    operation = next(iter(fire.operations.list()))
+    assert (303, "/activity") == (answer.status, answer.location)
+    assert (3, "done") == (operation.changed, operation.state)
+    assert [State.ENQUEUED] * 3 == states(fire, failed)
+    assert "jobs.requeue" == audited(fire)[0][0]
+    assert State.ENQUEUED == later.refresh().state
+
+
+def test_an_operation_knows_words_of_an_error(client, dashboard, fire, failed):
+    """Only those jobs are touched."""
+    client.post("/jobs/all/delete?state=failed&error=nothing+like+this", {})
+    dashboard.runner.join(20)
+    assert [State.FAILED] * 3 == states(fire, failed)
+
+    client.post("/jobs/all/delete?state=failed&error=smtp", {})
+    dashboard.runner.join(20)
+    assert [State.DELETED] * 3 == states(fire, failed)
+
+
+def test_what_an_operation_cannot_be_told_is_refused(client, failed):
+    """Rather than done to more jobs than were meant."""
+    for query in ("tag=a&tag=b", "arg=number:1", "state=failed&created=%3E1h"):
+        assert 400 == client.post(f"/jobs/all/delete?{query}", {}).status
+        assert "data-bulk-all" not in client.get(f"/jobs?{query}").text
+
+
+def test_everything_there_is_is_not_deleted(client, fire, failed):
+    """A filter has to say which."""
+    assert 400 == client.post("/jobs/all/delete", {}).status
+    assert [State.FAILED] * 3 == states(fire, failed)
+
+
+def test_an_unknown_verb_is_refused(client):
+    """With the known ones."""
+    answer = client.get("/jobs/all?verb=purge")
+
+    assert 400 == answer.status
+    assert "requeue, delete" in answer.text
+
+
+def test_what_a_process_left_undone_goes_on_at_the_next_visit(fire, failed):
+    """Whoever opens a dashboard carries it on."""
+    from firelock.storage import JobFilter
+
+    fire.operations.start("requeue", JobFilter(state=State.FAILED), by="ada")
+    with closing(Dashboard(fire)) as dashboard, closing(Browser(dashboard)) as browser:
+        browser.get("/jobs")
+        dashboard.runner.join(20)
+
+    assert [State.ENQUEUED] * 3 == states(fire, failed)
+
+
+def test_a_read_only_dashboard_carries_nothing_on(fire, failed):
+    """It changes nothing at all."""
+    from firelock.storage import JobFilter
+
+    fire.operations.start("requeue", JobFilter(state=State.FAILED), by="ada")
+    with closing(Dashboard(fire, read_only=True)) as dashboard, closing(Browser(dashboard)) as browser:
+        browser.get("/jobs")
+        dashboard.runner.join(20)
+
+    assert [State.FAILED] * 3 == states(fire, failed)
+
+
+# ---- files -----------------------------------------------------------------------------------------------
+
+
+def test_a_list_is_exported_as_csv(client, failed):
+    """With what the list shows of each job."""
+    answer = client.get("/jobs/export?format=csv&state=failed")
+
+    rows = [*csv.DictReader(io.StringIO(answer.text))]
+    assert failed == [row["id"] for row in reversed(rows)]
+    assert ("TimeoutError", "SMTP timed out") == (rows[0]["error"], rows[0]["message"])
+    assert {"number": 2, "note": "note 2"} == json.loads(rows[0]["arguments"])
+    assert 'attachment; filename="jobs.csv"' == answer.header("content-disposition")
+
+
+def test_a_list_is_exported_as_json_lines_and_as_ids(client, failed):
+    """One a line."""
+    lines = client.get("/jobs/export?format=ndjson").text.splitlines()
+    ids = client.get("/jobs/export?format=ids").text.split()
+
+    assert failed == [json.loads(line)["id"] for line in reversed(lines)]
+    assert failed == ids[::-1]
+
+
+def test_selected_jobs_are_exported_alone(client, failed):
+    """What is not stored any more is left out."""
+    answer = client.get(f"/jobs/export?format=ids&selected={failed[1]}&selected=gone")
+
+    assert f"{failed[1]}\n" == answer.text
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@x", "\t=1", "\r=1", "=cmd|' /C calc'!A1"])
+def test_no_cell_begins_like_a_formula(client, fire, text):
+    """A spreadsheet shows it as text."""
+
+    @fire.task(name="x.y")
+    def run(note: str) -> None: ...
+
+    run.using(queue="default", tags=[text.strip()]).enqueue(text)
+
+    for row in csv.reader(io.StringIO(client.get("/jobs/export").text)):
+        assert not [cell for cell in row if cell.startswith(("=", "+", "-", "@", "\t", "\r"))]
+    assert defused(text) == f"'{text}"
+
+
+def test_arguments_are_not_exported_to_who_may_not_see_them(fire, failed):
+    """Their column is empty."""
+    dashboard = Dashboard(fire, auth=lambda request: {"read"})
+    with closing(dashboard), closing(Browser(dashboard)) as reader:
+        text = reader.get("/jobs/export").text
+
+    assert "note 1" not in text
+
+
+@pytest.mark.parametrize("query", ["format=xml", "state=x", "format=csv&created=never"])
+def test_a_wrong_export_is_refused(client, query):
+    """Before anything is sent."""
+    assert 400 == client.get(f"/jobs/export?{query}").status

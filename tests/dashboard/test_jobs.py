@@ -1,0 +1,370 @@
+"""Lists of jobs: states, chips, pages, searches with bounds, suggestions."""
+
+from __future__ import annotations
+
+import html
+import re
+from datetime import timedelta
+from itertools import count
+from urllib.parse import quote
+
+import pytest
+
+from firelock import Cron
+from firelock.storage import ErrorInfo, JobFilter
+from firelock_dashboard.filters import Chips, plan
+from firelock_dashboard.pages.jobs import SIZES
+from firelock_dashboard.query import Fields
+from firelock_dashboard.searching import find_page
+from firelock_dashboard.typed import Known
+from tests.dashboard.hostile_texts import assert_literal
+from tests.dashboard.worker import Worker
+
+
+@pytest.fixture
+def send(fire):
+    """A task that tags its jobs by the user."""
+
+    @fire.task(name="shop.mail.send", queue="mail", tags=["user:{user_id}"])
+    def send(user_id: int, note: str = "") -> None: ...
+
+    return send
+
+
+def rows(answer):
+    """The ids of the jobs that a page shows, in order."""
+    return re.findall(r'<tr id="job-([^"]+)"', answer.text)
+
+
+def older(answer):
+    found = re.search(r'href="([^"]+)" rel="next"', answer.text)
+    return None if found is None else html.unescape(found[1])
+
+
+# ---- the list --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", ["/jobs", "/retries", *(f"/jobs?state={state}" for state in (
+    "awaiting", "scheduled", "enqueued", "processing", "succeeded", "failed", "deleted",
+))])  # fmt: skip
+def test_an_empty_list_teaches(client, page):
+    """It says what would be here; none of them is blank."""
+    answer = client.get(page)
+
+    assert 200 == answer.status
+    assert '<div class="empty">' in answer.text
+
+
+def test_jobs_are_listed_newest_first_with_their_call(client, send):
+    """Task, arguments, queue and tags of each."""
+    first, second = send.enqueue(7, note="hello"), send.enqueue(8)
+
+    answer = client.get("/jobs")
+
+    assert [second.id, first.id] == rows(answer)
+    assert "user_id=7, note=&#34;hello&#34;" in answer.text
+    assert "user:7" in answer.text
+
+
+def test_a_failed_row_says_what_went_wrong(client, fire, send):
+    """In one line below the call."""
+    send.enqueue(1)
+    worker = Worker(fire)
+    worker.fail(worker.claim())
+
+    assert "TimeoutError: SMTP timed out" in client.get("/jobs?state=failed").text
+
+
+def test_each_state_has_its_tab_with_its_count(client, send):
+    """As the counts say it, while nothing else is asked for."""
+    send.enqueue_many([(number,) for number in range(3)])
+
+    assert re.search(r'Enqueued<span class="number"><span>3', client.get("/jobs").text)
+    assert not re.search(
+        r'Enqueued<span class="number"><span>3', client.get("/jobs?tag=user:1").text.partition("main")[2]
+    )
+
+
+def test_retries_have_a_list_of_their_own(client, fire, send):
+    """With what is due when."""
+    send.enqueue(1)
+    send.schedule(timedelta(hours=1), 2)
+    worker = Worker(fire)
+    retried = worker.claim()
+    worker.retry(retried)
+
+    assert [retried.id] == rows(client.get("/retries"))
+    assert 2 == len(rows(client.get("/jobs?state=scheduled")))
+
+
+@pytest.mark.parametrize(
+    ("query", "numbers"),
+    [
+        ("task=shop.mail.send", [1, 2, 3]), ("task=send", [1, 2, 3]), ("task=other", []),
+        ("tag=user:2", [2]), ("queue=mail", [1, 2, 3]), ("queue=else", []), ("arg=user_id:2", [2]),
+        ("arg=note:two", [2]), ("arg=wo", [2]), ("error=SMTP", []), ("created=%3C1h", [1, 2, 3]),
+        ("created=%3E1h", []), ("state=enqueued&created=%3C1h", [1, 2, 3]), ("tag=user:2&arg=note:two", [2]),
+        ("since=2000-01-01T00:00:00Z", [1, 2, 3]), ("until=2000-01-01T00:00:00Z", []),
+    ],
+)  # fmt: skip
+def test_each_chip_narrows_the_list(client, send, query, numbers):
+    """By what it says and nothing else."""
+    jobs = {number: send.enqueue(number, note={2: "two"}.get(number, "")) for number in (1, 2, 3)}
+
+    assert [jobs[number].id for number in reversed(numbers)] == rows(client.get(f"/jobs?{query}"))
+
+
+def test_ids_parents_errors_and_servers_narrow_the_list(client, fire, send):
+    """What only some jobs have."""
+    parent = send.enqueue(1)
+    child = parent.then(send, 2)
+    worker = Worker(fire)
+    worker.fail(worker.claim())
+
+    assert [parent.id] == rows(client.get(f"/jobs?id={parent.id}"))
+    assert [child.id] == rows(client.get(f"/jobs?parent={parent.id}"))
+    assert [parent.id] == rows(client.get("/jobs?fingerprint=f1"))
+    assert [parent.id] == rows(client.get("/jobs?error=timeouterror"))
+    assert [parent.id] == rows(client.get("/jobs?server=web-1%3A42"))
+
+
+def test_a_filter_that_finds_nothing_says_what_to_drop(client, send):
+    """Each condition, and the state."""
+    send.enqueue(1)
+
+    text = client.get("/jobs?state=failed&tag=eu&queue=mail").text
+
+    assert "Without tag eu" in text
+    assert "In any state" in text
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "state=x", "limit=0", "limit=-1", "limit=24", "limit=201", "limit=1e3", "limit=%D9%A3",
+        "limit=50&limit=50",
+        "order=name", "cursor=nonsense", "cursor=" + "x" * 601, "cursor=a|1|b", "created=yesterday", "at=now",
+        "error=x&cursor=nonsense", "q=%00", "q=" + "x" * 1_001, "q=created:never", "task=" + "x" * 201,
+    ],
+)  # fmt: skip
+def test_a_wrong_field_is_refused(client, send, query):
+    """With the field's name, not with a trace."""
+    send.enqueue(1)
+
+    answer = client.get(f"/jobs?{query}")
+
+    assert 400 == answer.status
+    assert re.search(r"state|limit|order|cursor|created|\bat\b|\bq\b|task", answer.text)
+    assert "Traceback (most" not in answer.text
+
+
+# ---- pages -----------------------------------------------------------------------------------------------
+
+
+def test_pages_follow_each_other_without_gaps(client, send):
+    """Every job is on one page, the newest first."""
+    made = [send.enqueue(number).id for number in range(60)]
+    seen, address = [], "/jobs?limit=25"
+    while address:
+        answer = client.get(address)
+        seen += rows(answer)
+        address = older(answer)
+
+    assert made[::-1] == seen
+
+
+def test_a_search_goes_on_where_a_page_ended(client, send):
+    """Also in the middle of what a storage gave."""
+    made = [send.enqueue(number, note="odd" if number % 2 else "even").id for number in range(120)]
+    seen, address = [], "/jobs?limit=25&arg=note:odd"
+    while address:
+        answer = client.get(address)
+        seen += rows(answer)
+        address = older(answer)
+
+    assert [job_id for number, job_id in reversed([*enumerate(made)]) if number % 2] == seen
+
+
+def test_the_oldest_can_come_first(client, send):
+    """And pages go on in that order."""
+    made = [send.enqueue(number).id for number in range(30)]
+
+    first = client.get("/jobs?limit=25&order=oldest")
+
+    assert made[:25] == rows(first)
+    assert made[25:] == rows(client.get(older(first)))
+
+
+def test_a_page_of_ages_stays_the_same_list(client, send):
+    """What "younger than an hour" means is fixed by the first page."""
+    for number in range(30):
+        send.enqueue(number)
+
+    following = older(client.get("/jobs?limit=25&created=%3C1h"))
+
+    assert "at=" in following
+    assert 5 == len(rows(client.get(following)))
+
+
+def test_a_search_is_bounded_in_rows_and_says_so(fire, send):
+    """It ends after ten thousand jobs, or when its time is over, and can go on."""
+    send.enqueue_many([(number,) for number in range(1_200)])
+    chips = Chips.read(Fields.parse("error=never"))
+    asked = plan(chips, _now(fire), Known(), lambda job: None)
+    ticks = count()
+
+    found = find_page(fire, asked, limit=50, cursor=None, seconds=1_001, monotonic=lambda: next(ticks))
+
+    assert found.is_cut
+    assert 1_000 == found.looked_at
+    rest = find_page(fire, asked, limit=50, cursor=found.cursor)
+    assert (200, False, None) == (rest.looked_at, rest.is_cut, rest.cursor)
+
+
+def _now(fire):
+    from firelock.clock import from_micros
+
+    return from_micros(fire.client.clock.now())
+
+
+def test_the_sizes_of_pages_are_offered(client, send):
+    """Each within the bounds that are read."""
+    send.enqueue(1)
+
+    text = client.get("/jobs").text
+
+    assert all(f"limit={size}" in text for size in SIZES if size != 50)
+
+
+# ---- typed -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("typed", "address"),
+    [
+        ("state:failed task:send", "/jobs?state=failed&task=send"),
+        ("args.user_id:7 created:>2h", "/jobs?created=%3E2h&arg=user_id%3A7"),
+        ("retrying", "/retries"), ("state:retrying queue:mail", "/retries?queue=mail"),
+        ("01a21315-d083-7e9d-b0bd-0b1fd43b99d1", "/jobs/01a21315-d083-7e9d-b0bd-0b1fd43b99d1"),
+        ("", "/jobs"), ("timed out", "/jobs?error=timed+out"), ("send", "/jobs?task=send"),
+    ],
+)  # fmt: skip
+def test_typed_text_leads_to_an_address_that_says_the_same(client, send, typed, address):
+    """It can be shared, and the back button works."""
+    answer = client.get(f"/jobs?q={quote(typed)}")
+
+    assert (303, address) == (answer.status, answer.location)
+
+
+def test_typed_text_is_added_to_the_chips(client, send):
+    """Those that hold stay."""
+    answer = client.get("/jobs?state=failed&tag=eu&q=queue:mail")
+
+    assert "/jobs?state=failed&queue=mail&tag=eu" == answer.location
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("", "state:"), ("sta", "state:"), ("state:fa", "state:failed"), ("task:se", "task:shop.mail.send"),
+        ("queue:m", "queue:mail"), ("tag:us", "tag:user:7"),
+        ("state:failed task:", "state:failed task:shop.mail.send"),
+        ("server:we", "server:web-1:42"), ("error:Time", "error:TimeoutError"),
+        ("created:", "created:&lt;1h"),
+        ("sen", "task:shop.mail.send"), ("recurring:", "recurring:nightly"),
+    ],
+)  # fmt: skip
+def test_what_is_being_typed_is_gone_on_with(client, fire, send, typed, offered):
+    """By what is known: states, tasks, queues, servers, tags, errors."""
+    send.enqueue(7)
+    send.recur("nightly", Cron("0 2 * * *"), 1)
+    worker = Worker(fire)
+    worker.fail(worker.claim())
+    send.enqueue(7)
+
+    answer = client.get(f"/jobs/suggest?q={quote(typed)}")
+
+    assert 'role="option"' in answer.text
+    assert f'data-value="{offered}' in answer.text
+
+
+def test_nothing_is_offered_for_what_nobody_knows(client, send):
+    """An empty list, not an error."""
+    assert "option" not in client.get("/jobs/suggest?q=zzz:yyy").text
+
+
+# ---- who may see what ------------------------------------------------------------------------------------
+
+
+def test_arguments_are_not_shown_to_who_may_not_see_them(fire, send):
+    """Nor can they be searched for."""
+    from firelock_dashboard import Dashboard
+    from tests.dashboard.asking import Browser
+
+    send.enqueue(7, note="private")
+    dashboard = Dashboard(fire, auth=lambda request: {"read"})
+    browser = Browser(dashboard)
+
+    assert "private" not in browser.get("/jobs").text
+    assert 403 == browser.get("/jobs?arg=private").status
+    assert 403 == browser.get("/jobs?arg=note:private").status
+    browser.close()
+    dashboard.close()
+
+
+def test_secrets_are_masked_and_cannot_be_searched_for(client, fire):
+    """What is masked is not found by its value either."""
+
+    @fire.task(name="auth.login")
+    def login(user: str, password: str) -> None: ...
+
+    login.enqueue("ada", "hunter2")
+
+    assert "hunter2" not in client.get("/jobs").text
+    assert [] == rows(client.get("/jobs?arg=password:hunter2"))
+    assert [] == rows(client.get("/jobs?arg=hunter2"))
+    assert 1 == len(rows(client.get("/jobs?arg=user:ada")))
+
+
+def test_hostile_texts_are_shown_literally(client, fire, hostile):
+    """In arguments, tags, errors, and in what was asked for."""
+
+    @fire.task(name="shop.mail.send")
+    def send(note: str) -> None: ...
+
+    printable = "".join(char for char in hostile if char.isprintable())[:100]
+    send.using(tags=[printable] if printable else []).enqueue(hostile[:3_000])
+    worker = Worker(fire, printable[:60] or "web")
+    worker.fail(worker.claim(), ErrorInfo("Boom", hostile[:1000], "f", hostile))
+
+    for address in (
+        "/jobs",
+        f"/jobs?error={quote(hostile[:200])}&tag={quote(printable)}",
+        "/jobs/suggest?q=tag:",
+    ):
+        answer = client.get(address)
+        assert 200 == answer.status, answer.text
+        assert_literal(answer.text)
+
+
+def test_a_part_of_the_page_is_served_alone(client, send):
+    """Rows and tabs refresh by themselves."""
+    send.enqueue(1)
+
+    assert client.part("/jobs", "rows").text.lstrip().startswith("<div")
+    assert "<nav" in client.part("/jobs", "tabs").text
+    assert 404 == client.part("/jobs", "nothing").status
+
+
+def test_a_list_costs_a_few_storage_calls(client, fire, send, monkeypatch):
+    """However many rows it shows."""
+    send.enqueue_many([(number,) for number in range(100)])
+    asked = []
+    find = type(fire.storage).find
+    monkeypatch.setattr(
+        type(fire.storage), "find", lambda self, *a, **k: asked.append(a) or find(self, *a, **k)
+    )
+
+    client.get("/jobs?limit=100")
+
+    assert [(JobFilter(),)] == asked

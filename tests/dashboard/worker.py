@@ -1,0 +1,88 @@
+"""A worker that does what a test says: claims a job, and ends it one way or another."""
+
+from __future__ import annotations
+
+from firelock import lifecycle
+from firelock.ids import new_id
+from firelock.lifecycle import Holder
+from firelock.storage import ErrorInfo, Held, LogLine, NewSession, Progress
+
+TRACE = """Traceback (most recent call last):
+  File "/lib/site-packages/smtp.py", line 3, in connect
+    self.dial()
+  File "/lib/site-packages/smtp.py", line 9, in dial
+    raise OSError()
+OSError: no route
+
+That caused the following:
+
+Traceback (most recent call last):
+→ File "/srv/shop/mail.py", line 12, in send
+    connect(host)
+TimeoutError: SMTP timed out"""
+
+
+def failure(message="SMTP timed out", *, traceback=TRACE):
+    return ErrorInfo("TimeoutError", message, "f1", traceback)
+
+
+class Worker:
+    """One session on the app's storage."""
+
+    def __init__(self, fire, name="web-1:42", *, queues="*", workers=4, timeout=30.0):
+        self.storage = fire.storage
+        self.holder = Holder(new_id(), name)
+        now = self.storage.clock()
+        session = NewSession(
+            self.holder.session, f"id-{name}", name, "web-1", 42, now, timeout, workers, queues
+        )
+        self.storage.begin_session(session)
+
+    def claim(self, *, started=True):
+        """Take the next job of any queue; it has been running for a second."""
+        now = self.storage.clock()
+        job = self.storage.claim(None, 1, self.holder.session, now).jobs[0]
+        if started:
+            self.storage.reconcile(self.holder.session, [Held(job.id, job.fence, now + 2_000)])
+        return job
+
+    def succeed(self, job, result="null"):
+        now = self.storage.clock()
+        self._apply(
+            lifecycle.succeeded(
+                job, self.holder, at=now, started_at=job.claimed_at, result=result, result_absent=None,
+                expires_at=now + 10**12,
+            )
+        )  # fmt: skip
+
+    def fail(self, job, error=None, *, reason="no retries allowed"):
+        now, error = self.storage.clock(), error or failure()
+        self._apply(
+            lifecycle.failed(
+                job, self.holder, at=now, started_at=job.claimed_at, reason=reason, error=error,
+                expires_at=now + 10**12,
+            )
+        )  # fmt: skip
+
+    def retry(self, job, error=None, *, wait=600_000_000):
+        now, error = self.storage.clock(), error or failure()
+        self._apply(
+            lifecycle.retried(
+                job,
+                self.holder,
+                at=now,
+                started_at=job.claimed_at,
+                wait=wait,
+                reason="retry 1 of 3",
+                error=error,
+            )
+        )
+
+    def say(self, job, *texts, level="info", done=None):
+        now = self.storage.clock()
+        lines = [LogLine(0, now, level, text, job.attempt) for text in texts]
+        progress = {} if done is None else {job.id: Progress(done, 10.0, now + 2_000_000, "half way")}
+        self.storage.append_logs({job.id: lines}, progress)
+
+    def _apply(self, transition):
+        assert self.storage.apply([transition])[0].is_applied
