@@ -21,7 +21,6 @@ TOPICS = ("jobs", "queues", "servers", "recurring", "operations")
 _GAP = 3  # looks left out after which rates are unknown rather than means of the pause
 _SLOWLY, _SELDOM = 2, 5  # looks between readings of what moves less
 _PAGE = 500
-_FINAL = (State.SUCCEEDED, State.FAILED, State.DELETED)
 
 
 @attrs.frozen
@@ -83,8 +82,9 @@ class Sampler:
             return round(max(0, by) / passed, 2)
 
         return Sample(
-            round(at, 3), now.get(State.ENQUEUED, 0), now.get(State.PROCESSING, 0), grown(*State),
-            *(grown(state) for state in _FINAL), None if passed is None else self._retried_rate,
+            round(at, 3), now.get(State.ENQUEUED, 0), now.get(State.PROCESSING, 0),
+            created=grown(*State), succeeded=grown(State.SUCCEEDED), failed=grown(State.FAILED),
+            deleted=grown(State.DELETED), retried=None if passed is None else self._retried_rate,
         )  # fmt: skip
 
     # ---- what moved ----------------------------------------------------------------------------------------
