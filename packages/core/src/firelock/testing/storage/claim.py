@@ -201,7 +201,8 @@ class ClaimDuty(StorageFixtures):
     def test_a_dead_session_hides_nothing(self, scene: Scene) -> None:
         """What a dead session asked for is there for the next one that asks, all of it and at once.
 
-        If this fails: a storage in parts believes that a part is empty, since a dead session was told nothing of it.
+        If this fails: a storage in parts believes that a part is empty, since a dead session was told
+        nothing of it.
         """
         dead, well = scene.begin("dead"), scene.begin("well")
         scene.storage.end_session(dead.session, None, reason="killed")
