@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import chain, zip_longest
 from typing import Any
 
-from sqlalchemy import bindparam, select
+from sqlalchemy import bindparam, func, select
 
 from firelock.storage import ClaimedJob, State
 from firelock_sql.database import Transaction
@@ -37,13 +37,17 @@ __all__ = [
     "living_server",
     "next_due_at",
     "ready_rows",
+    "serving",
 ]
 
 
-_SERVER = Statement(
-    select(sessions.c.server).where(sessions.c.id == bindparam("session"), sessions.c.died_at.is_(None))
-)
+_server = select(sessions.c.server).where(sessions.c.id == bindparam("session"), sessions.c.died_at.is_(None))
+_SERVER = Statement(_server)
+_SERVING = Statement(_server.with_for_update(read=True, key_share=True))
 _PAUSED = Statement(select(records.c.key).where(is_paused_queue))
+_NEXT_WITH_WORK = Statement(
+    select(func.min(jobs.c.queue)).where(is_ready, jobs.c.queue > bindparam("former"))
+)
 _WITH_WORK = Statement(
     select(counts.c.queue).where(counts.c.state == text_literal(State.ENQUEUED), counts.c.jobs > ZERO)
 )
@@ -63,6 +67,7 @@ _READY = Statement(
     .order_by(jobs.c.priority.desc(), jobs.c.enqueued_at, jobs.c.seq)
     .limit(bindparam("most"))
     .offset(bindparam("skipped"))
+    .with_for_update(skip_locked=True, key_share=True)
 )
 _IS_READY = Statement(
     pinned(select(ONE).select_from(jobs), "ready")
@@ -92,6 +97,12 @@ class Turns:
 def living_server(tx: Transaction, session: str) -> str | None:
     """Return the name of the session's server; None where the session is dead or unknown."""
     found = tx.one(_SERVER, {"session": session})
+    return None if found is None else str(found[0])
+
+
+def serving(tx: Transaction, session: str) -> str | None:
+    """Return what `living_server` does; the session cannot end before this transaction."""
+    found = tx.one(_SERVING, {"session": session})
     return None if found is None else str(found[0])
 
 
@@ -127,9 +138,21 @@ def _open_queues(tx: Transaction, queues: Sequence[str] | None) -> list[str]:
 
 def _queues_with_work(tx: Transaction) -> list[str]:
     """Return every queue with enqueued jobs, those of this transaction too, whose counts are written last."""
+    if tx.adds_deltas:
+        return _along_the_ready(tx)
     stored = {str(row[0]) for row in tx.all(_WITH_WORK)}
     added = {queue for (state, queue), number in tx.deltas.items() if number > 0 and state == State.ENQUEUED}
     return sorted(stored | added)
+
+
+def _along_the_ready(tx: Transaction) -> list[str]:
+    """Return every queue with ready jobs, by one short step along their index for each."""
+    names: list[str] = []
+    while found := tx.one(_NEXT_WITH_WORK, {"former": names[-1] if names else ""}):
+        if found[0] is None:
+            break
+        names.append(str(found[0]))
+    return names
 
 
 def _fetch(tx: Transaction, queue: str, limit: int, skipped: int) -> list[ReadyRow]:
@@ -145,8 +168,10 @@ def _in_turn(tx: Transaction, names: Sequence[str], limit: int, turns: Turns) ->
         for name in list(hungry):
             wanted = min(share, left)
             rows = _fetch(tx, name, wanted, len(taken[name])) if wanted else []
-            taken[name] += rows
-            left -= len(rows)
+            known = {row[0] for row in taken[name]}  # one that others let go meanwhile moves the rest
+            new = [row for row in rows if row[0] not in known]
+            taken[name] += new
+            left -= len(new)
             if len(rows) < wanted:
                 hungry.remove(name)
     rounds = chain.from_iterable(zip_longest(*taken.values()))

@@ -29,7 +29,8 @@ _WITH_OPEN_EDGES = Statement(
 )
 _OFF_THE_LIST = Statement(delete(releasing).where(among(releasing.c.parent_id, "ids")))
 _PUT_ON_THE_LIST = insert_into(releasing, "parent_id", "after")
-_FIRST_ON_THE_LIST = Statement(select(releasing.c.parent_id, releasing.c.after).limit(ONE))
+_first = select(releasing.c.parent_id, releasing.c.after).limit(ONE)
+_FIRST_ON_THE_LIST, _TAKE_FIRST = Statement(_first), Statement(_first.with_for_update(skip_locked=True))
 _MOVE_ON = Statement(
     update(releasing).where(releasing.c.parent_id == bindparam("parent")).values(after=bindparam("looked_at"))
 )
@@ -81,7 +82,7 @@ def has_releasing(tx: Transaction) -> bool:
 def release(tx: Transaction, database: Database, limit: int) -> int:
     """See `Storage.release`; one transaction, at most `limit` children."""
     looked_at = 0
-    while looked_at < limit and (found := tx.one(_FIRST_ON_THE_LIST)) is not None:
+    while looked_at < limit and (found := tx.one(_TAKE_FIRST)) is not None:
         parent_id, after = str(found[0]), int(found[1] or 0)
         looked_at += _release_parent(tx, database, parent_id, after=after, limit=limit - looked_at)
     return looked_at
@@ -161,7 +162,9 @@ def delete_children(tx: Transaction, database: Database, parent_id: str, limit: 
     if not found:
         return 0
     rows = load_rows(tx, database, [parent_id, *{child for _, child, _ in found}])
-    parent = rows.pop(parent_id)
+    parent = rows.pop(parent_id, None)
+    if parent is None or parent.expires_at is None or parent.expires_at > tx.now:
+        return 0  # somebody requeued it, or has pruned it already
     tx.run_many(_DECIDE, [{"edge": edge} for edge, _, _ in found])
     gone = dict.fromkeys(rows, Upkeep.PARENT_GONE.value)
     _move_children(tx, database, parent, rows, deleted=gone, satisfied=set())

@@ -16,7 +16,7 @@ import attrs
 from sqlalchemy.engine import Dialect
 
 from firelock.storage import Applied, Claim, Exchange, Finding, NewJob, Transition
-from firelock_sql.statements import Cursor, Statement, Value
+from firelock_sql.statements import Cursor, Parameter, Statement, Value
 
 __all__ = ["ANY_QUEUE", "Database", "Hot", "Transaction"]
 
@@ -36,6 +36,7 @@ class Transaction:
     now: int  # the storage's clock when it began
     deltas: Counter[tuple[str, str]] = attrs.field(factory=Counter)  # (state, queue): jobs more or fewer
     woken: set[str] = attrs.field(factory=set)  # queues with new work, told after the commit
+    adds_deltas: bool = False  # counts are the sum of what transactions added
 
     def run(self, statement: Statement, parameters: Mapping[str, object] | None = None) -> int:
         """The statement has run; return how many rows it changed."""
@@ -48,7 +49,9 @@ class Transaction:
         compiled = statement.compiled(self.dialect)
         names = compiled.names
         values = [[row[name] for name in names] for row in rows]
-        self.cursor.executemany(compiled.text, cast("list[list[Value]]", values))
+        if not values:
+            return
+        self.cursor.executemany(compiled.text, cast("list[list[Parameter]]", values))
 
     def all(self, statement: Statement, parameters: Mapping[str, object] | None = None) -> list[Row]:
         """Return every row of a query."""
@@ -111,11 +114,15 @@ class Database(ABC):
         """
 
     @abstractmethod
+    def tidy(self) -> None:
+        """What transactions left for upkeep is done, as far as it is worth it."""
+
+    @abstractmethod
     def clock(self) -> int:
         """Return the database's own time in micros, `clock_offset` included."""
 
     @abstractmethod
-    def among(self, values: Sequence[str] | Sequence[int]) -> Value:
+    def among(self, values: Sequence[str] | Sequence[int]) -> Parameter:
         """Return a list as the one parameter that `statements.among` compares with."""
 
     @abstractmethod

@@ -41,7 +41,7 @@ _PARENTS = Statement(
     select(jobs.c.id, jobs.c.state, jobs.c.ended_at, jobs.c.expires_at)
     .where(among(jobs.c.id, "ids"))
     .order_by(jobs.c.id)
-    .with_for_update()
+    .with_for_update(key_share=True)
 )
 _MARK_PARENTS = Statement(update(jobs).where(among(jobs.c.id, "ids")).values(is_parent=ONE))
 _NEXT_DUE = Statement(

@@ -15,7 +15,9 @@ __all__ = ["acquire_lock", "release_lock", "renew_lock"]
 _SECOND = 1_000_000
 
 _GET = Statement(
-    select(locks.c.owner, locks.c.fence, locks.c.expires_at).where(locks.c.name == bindparam("of_name"))
+    select(locks.c.owner, locks.c.fence, locks.c.expires_at)
+    .where(locks.c.name == bindparam("of_name"))
+    .with_for_update()
 )
 _PUT = insert_into(locks, "name", "owner", "fence", "expires_at")
 _TAKE = Statement(

@@ -16,7 +16,12 @@ __all__ = ["append_logs", "get_progress", "read_log"]
 
 _LOG_LIMIT = 1_000
 
-_KNOWN = Statement(select(jobs.c.id).where(among(jobs.c.id, "ids")))
+_KNOWN = Statement(
+    select(jobs.c.id)
+    .where(among(jobs.c.id, "ids"))
+    .order_by(jobs.c.id)
+    .with_for_update(read=True, key_share=True)  # a job that is pruned meanwhile would leave its log behind
+)
 _LAST = Statement(select(func.max(log_lines.c.number)).where(log_lines.c.job_id == bindparam("of_job")))
 _APPEND = insert_into(log_lines, "job_id", "number", "at", "level", "line", "attempt")
 _TRIM = Statement(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import bindparam, select, update
@@ -25,7 +26,7 @@ _is_this = (
     & (rollups.c.queue == bindparam("of_queue"))
     & (rollups.c.outcome == bindparam("of_outcome"))
 )
-_GET = Statement(select(*_COLUMNS).where(_is_this))
+_GET = Statement(select(*_COLUMNS).where(_is_this).with_for_update())
 _PUT = insert_into(rollups, *(column.name for column in _COLUMNS))
 _REPLACE = Statement(
     update(rollups)
@@ -49,8 +50,8 @@ def _read(row: Any) -> Rollup:  # noqa: ANN401 - a driver's row
 
 
 def record_metrics(tx: Transaction, new: Sequence[Rollup]) -> None:
-    """See `Storage.record_metrics`."""
-    for rollup in new:
+    """See `Storage.record_metrics`; in one order, so that two servers' rollups of a minute never cross."""
+    for rollup in sorted(new, key=attrgetter("minute", "task", "queue", "outcome")):
         of = {
             "of_minute": rollup.minute,
             "of_task": rollup.task,

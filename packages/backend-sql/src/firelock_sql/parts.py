@@ -9,16 +9,16 @@ from typing import Any
 
 from sqlalchemy import bindparam, func, select
 
+from firelock_sql.counting import known_queues
 from firelock_sql.database import Transaction
 from firelock_sql.statements import Statement
-from firelock_sql.tables import ONE, counts, jobs, pinned
+from firelock_sql.tables import ONE, jobs, pinned
 
 __all__ = ["Part", "find_parts", "size_of"]
 
 Part = tuple[str, str]
 """A queue and a task."""
 
-_QUEUES = Statement(select(counts.c.queue).distinct().order_by(counts.c.queue))
 _NEXT_TASK = Statement(
     pinned(select(jobs.c.task), "by_task")
     .where(jobs.c.queue == bindparam("part_queue"), jobs.c.task > bindparam("former"))
@@ -37,7 +37,7 @@ _SIZE = Statement(
 
 def find_parts(tx: Transaction, queue: str | None, task: str | None) -> list[Part]:
     """Return the parts that may hold jobs of this queue and task, of all of them where none is given."""
-    queues = [queue] if queue is not None else [str(row[0]) for row in tx.all(_QUEUES)]
+    queues = [queue] if queue is not None else known_queues(tx)
     if task is not None:
         return [(name, task) for name in queues]
     return [(name, found) for name in queues for found in _tasks(tx, name)]

@@ -17,9 +17,10 @@ from firelock.storage import (
     State,
     bounded_history,
 )
+from firelock_sql.counting import counted
 from firelock_sql.database import Database, Transaction
 from firelock_sql.statements import Statement, among
-from firelock_sql.tables import ZERO, attempt_errors, counts, jobs, pinned, text_literal
+from firelock_sql.tables import attempt_errors, jobs, pinned, text_literal
 from firelock_sql.text import read_edges, read_history, read_list, read_state
 
 __all__ = [
@@ -61,7 +62,6 @@ _ERRORS = Statement(
     .order_by(attempt_errors.c.seq.desc())
     .limit(literal_column(str(_ERRORS_LIMIT)))
 )  # fmt: skip
-_COUNTS = Statement(select(counts.c.queue, counts.c.state, counts.c.jobs).where(counts.c.jobs != ZERO))
 _FAILED = Statement(
     pinned(
         select(
@@ -114,8 +114,7 @@ def count_jobs(tx: Transaction) -> Counts:
     """See `Storage.counts`."""
     by_state: dict[State, int] = {}
     by_queue: dict[str, dict[State, int]] = {}
-    rows: Sequence[Any] = tx.all(_COUNTS)
-    for queue, name, number in rows:
+    for queue, name, number in counted(tx):
         state = read_state(name)
         by_state[state] = by_state.get(state, 0) + number
         by_queue.setdefault(queue, {})[state] = number

@@ -19,6 +19,7 @@ _QUEUE = "queue"
 _is_this = (records.c.kind == bindparam("of_kind")) & (records.c.key == bindparam("of_key"))
 
 _GET = Statement(select(records.c.value, records.c.version).where(_is_this))
+_LOCK = Statement(select(records.c.value, records.c.version).where(_is_this).with_for_update())
 _PUT = insert_into(records, "kind", "key", "value", "version", "is_paused")
 _REPLACE = Statement(
     update(records)
@@ -42,7 +43,7 @@ def put_record(
     tx: Transaction, kind: str, key: str, value: str, *, expected_version: int | None
 ) -> int | None:
     """See `Storage.put_record`."""
-    found: Any = tx.one(_GET, {"of_kind": kind, "of_key": key})
+    found: Any = tx.one(_LOCK, {"of_kind": kind, "of_key": key})
     stored = 0 if found is None or found[0] is None else found[1]
     if expected_version not in {None, stored}:
         return None
@@ -81,8 +82,8 @@ def list_records(tx: Transaction, kind: str, *, after: str, limit: int) -> list[
 
 def delete_record(tx: Transaction, kind: str, key: str, *, expected_version: int | None) -> bool:
     """See `Storage.delete_record`; the row stays without a value, so that its version never falls."""
-    found = get_record(tx, kind, key)
-    if found is None or expected_version not in {None, found.version}:
+    found: Any = tx.one(_LOCK, {"of_kind": kind, "of_key": key})
+    if found is None or found[0] is None or expected_version not in {None, found[1]}:
         return False
     if kind == _QUEUE:
         tx.woken.add(ANY_QUEUE)

@@ -30,6 +30,7 @@ _PROGRESS = ("next_at", "last_at", "last_job_id", "dropped", "error")
 _is_this = recurring.c.id == bindparam("of_id")
 
 _GET = Statement(select(recurring.c.definition).where(_is_this))
+_LOCK = Statement(select(recurring.c.definition).where(_is_this).with_for_update())
 _PUT = insert_into(recurring, "id", "version", "next_at", "is_paused", "definition")
 _REPLACE = Statement(
     update(recurring)
@@ -89,7 +90,7 @@ def _store(tx: Transaction, record: RecurringRecord, *, is_new: bool) -> None:
 
 def put_recurring(tx: Transaction, record: RecurringRecord, *, keep_progress: bool) -> RecurringRecord | None:
     """See `Storage.put_recurring`."""
-    stored = get_recurring(tx, record.id)
+    stored = _locked(tx, record.id)
     if (stored.version if stored else 0) != record.version:
         return None
     wanted = attrs.evolve(record, version=record.version + 1)
@@ -106,6 +107,12 @@ def _with_progress_of(definition: RecurringRecord, other: RecurringRecord) -> Re
 def get_recurring(tx: Transaction, recurring_id: str) -> RecurringRecord | None:
     """See `Storage.get_recurring`."""
     found = tx.one(_GET, {"of_id": recurring_id})
+    return None if found is None else _read(str(found[0]))
+
+
+def _locked(tx: Transaction, recurring_id: str) -> RecurringRecord | None:
+    """Return the definition, which nobody else changes until the end of the transaction."""
+    found = tx.one(_LOCK, {"of_id": recurring_id})
     return None if found is None else _read(str(found[0]))
 
 
@@ -132,7 +139,7 @@ def fire_recurring(
     new: Sequence[NewJob],
 ) -> bool:
     """See `Storage.fire_recurring`; jobs and progress are one transaction."""
-    stored = get_recurring(tx, record.id)
+    stored = _locked(tx, record.id)
     if stored is None or stored.is_paused:
         return False
     if (stored.version, stored.next_at) != (record.version, expected_next_at):

@@ -1,7 +1,8 @@
 """Working copies of jobs: read in one statement, changed in memory, written back in one.
 
 Between reading and writing nobody comes between, since the transaction holds the rows (on SQLite the
-database).
+database). Rows are locked in the order of their ids: two batches that meet wait for each other, they never
+stand in each other's way.
 """
 
 from __future__ import annotations
@@ -94,7 +95,9 @@ _READ = tuple(
 _FIRST_WRITTEN = 7  # the columns before it are not written by name
 _WRITTEN = _READ[_FIRST_WRITTEN:]
 
-_LOAD = Statement(select(*_READ).where(among(jobs.c.id, "ids")).order_by(jobs.c.id))
+_LOAD = Statement(
+    select(*_READ).where(among(jobs.c.id, "ids")).order_by(jobs.c.id).with_for_update(key_share=True)
+)
 _SAVE = Statement(
     update(jobs)
     .where(jobs.c.seq == bindparam("row_seq"))
@@ -122,8 +125,10 @@ def load_rows(tx: Transaction, database: Database, ids: Sequence[str]) -> dict[s
 def save_rows(tx: Transaction, rows: Iterable[JobRow]) -> None:
     """The rows that changed are written."""
     changed = [row for row in rows if row.is_changed]
+    if not changed:
+        return
     text = _SAVE.text(tx.dialect, *_SAVE_ORDER)
-    tx.cursor.executemany(text, map(_saved, changed))
+    tx.cursor.executemany(text, [_saved(row) for row in changed])
     for row in changed:
         row.is_changed = False
         row.history_lines += len(row.added)

@@ -48,7 +48,7 @@ _TIMEOUT = Statement(
 )
 _RENEW = Statement(
     update(sessions)
-    .where(sessions.c.id == bindparam("session"))
+    .where(sessions.c.id == bindparam("session"), _is_alive)
     .values(
         expires_at=bindparam("new_expires_at"),
         busy=bindparam("new_busy"),
@@ -60,8 +60,10 @@ _RENEW = Statement(
 _DIE = Statement(
     update(sessions).where(sessions.c.id == bindparam("session"), _is_alive).values(died_at=bindparam("at"))
 )
-_SERVER = Statement(
-    select(sessions.c.server, sessions.c.expires_at).where(sessions.c.id == bindparam("session"), _is_alive)
+_LOCK = Statement(
+    select(sessions.c.server, sessions.c.expires_at)
+    .where(sessions.c.id == bindparam("session"), _is_alive)
+    .with_for_update()
 )
 _EXPIRED = Statement(
     select(sessions.c.id)
@@ -128,7 +130,7 @@ def _renew(tx: Transaction, renewal: Renewal) -> bool:
     found: Any = tx.one(_TIMEOUT, {"session": renewal.session})
     if found is None:
         return False
-    tx.run(
+    renewed = tx.run(
         _RENEW,
         {
             "session": renewal.session,
@@ -139,7 +141,7 @@ def _renew(tx: Transaction, renewal: Renewal) -> bool:
             "new_cpu_percent": renewal.cpu_percent,
         },
     )
-    return True
+    return renewed > 0
 
 
 def reconcile(tx: Transaction, session: str, held: Sequence[Held]) -> Reconciliation:
@@ -169,7 +171,7 @@ def end_session(
     is_expired_only: bool = False,
 ) -> Taken | None:
     """See `Storage.end_session`; with `is_expired_only` one that lives on is left alone: None."""
-    found: Any = tx.one(_SERVER, {"session": session})
+    found: Any = tx.one(_LOCK, {"session": session})  # a claim under way has ended, none begins
     if found is None or (is_expired_only and found[1] > tx.now):
         return None
     tx.run(_DIE, {"session": session, "at": tx.now})
@@ -178,7 +180,9 @@ def end_session(
     crashed: list[str] = []
     returned: list[str] = []
     for id in ids:
-        row = rows[id]
+        row = rows.get(id)
+        if row is None or row.session != session:  # its end came first
+            continue
         if row.state != State.PROCESSING:
             clear_tail(tx, row)
         elif running is None or id in running:

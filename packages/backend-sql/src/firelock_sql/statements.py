@@ -10,16 +10,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol, cast
 
 import attrs
-from sqlalchemy import Column, Table, bindparam
+from sqlalchemy import Column, Integer, Table, bindparam
 from sqlalchemy.engine import Dialect
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql import ClauseElement, insert
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.elements import BindParameter, ColumnElement
 
-__all__ = ["Cursor", "Statement", "Value", "among", "insert_into"]
+__all__ = ["Cursor", "Parameter", "Statement", "Value", "among", "dialect_key", "insert_into"]
 
 Value = str | int | float | bytes | None
+Parameter = Value | Sequence[str] | Sequence[int]
 
 
 class Cursor(Protocol):
@@ -30,11 +31,11 @@ class Cursor(Protocol):
         """Return how many rows the last statement changed."""
         ...
 
-    def execute(self, sql: str, parameters: Sequence[Value] = (), /) -> object:
+    def execute(self, sql: str, parameters: Sequence[Parameter] = (), /) -> object:
         """The statement has run once."""
         ...
 
-    def executemany(self, sql: str, parameters: Iterable[Sequence[Value]], /) -> object:
+    def executemany(self, sql: str, parameters: Sequence[Sequence[Parameter]], /) -> object:
         """The statement has run once for each row of parameters."""
         ...
 
@@ -55,6 +56,24 @@ class among(ColumnElement[bool]):  # noqa: N801 - reads like `in_` and the other
     def __init__(self, column: ColumnElement[str] | ColumnElement[int], name: str) -> None:
         self.column = column
         self.values: BindParameter[str] = bindparam(name)
+
+
+@compiles(among, "postgresql")
+def _among_in_postgresql(element: among, compiler: SQLCompiler, **options: object) -> str:
+    """The list is bound as an array; its type is said, since an empty one has none."""
+    column = compiler.process(element.column, **options)
+    values = compiler.process(element.values, **options)
+    kind = "bigint" if isinstance(element.column.type, Integer) else "text"
+    return f"{column} = ANY({values}::{kind}[])"
+
+
+@compiles(among, "mysql")
+@compiles(among, "mariadb")
+def _among_in_mysql(element: among, compiler: SQLCompiler, **options: object) -> str:
+    """The driver writes the list into the text itself, each value quoted."""
+    column = compiler.process(element.column, **options)
+    values = compiler.process(element.values, **options)
+    return f"{column} IN {values}"
 
 
 @compiles(among, "sqlite")
@@ -82,9 +101,10 @@ class Statement:
 
     def compiled(self, dialect: Dialect) -> _Compiled:
         """Return its text and the names of its parameters in their order."""
-        found = self._compiled.get(dialect.name)
+        key = dialect_key(dialect)
+        found = self._compiled.get(key)
         if found is None:
-            found = self._compiled[dialect.name] = self._compile(dialect)
+            found = self._compiled[key] = self._compile(dialect)
         return found
 
     def _compile(self, dialect: Dialect) -> _Compiled:
@@ -102,17 +122,22 @@ class Statement:
             raise AssertionError(message)
         return compiled.text
 
-    def bind(self, dialect: Dialect, parameters: Mapping[str, object]) -> tuple[str, list[Value]]:
+    def bind(self, dialect: Dialect, parameters: Mapping[str, object]) -> tuple[str, list[Parameter]]:
         """Return its text and its parameters in the order of the text."""
         compiled = self.compiled(dialect)
         constants = compiled.constants
         values = [parameters[name] if name in parameters else constants[name] for name in compiled.names]
-        return compiled.text, cast("list[Value]", values)
+        return compiled.text, cast("list[Parameter]", values)
+
+
+def dialect_key(dialect: Dialect) -> str:
+    """Return what tells the texts of one dialect, driver and set of names from those of others."""
+    return str(getattr(dialect, "firelock_key", dialect.name))
 
 
 def insert_into(table: Table, *columns: str) -> Statement:
     """Return the statement that stores one row with these columns, whose names are its parameters' names."""
-    return Statement(insert(table), columns)
+    return Statement(insert(table).inline(), columns)
 
 
 def column_names(columns: Iterable[Column[object]]) -> tuple[str, ...]:

@@ -188,6 +188,7 @@ class SqlStorage(Storage):
     @override
     def promote(self, limit: int) -> Promotion:
         """Up to `limit` due jobs are enqueued; a look that finds none takes no lock."""
+        self._database.tidy()
         idle = self._database.read(lambda tx: None if upkeep.has_due(tx) else upkeep.not_due(tx))
         return idle or self._database.write(lambda tx: upkeep.promote(tx, self._database, limit))
 

@@ -46,12 +46,13 @@ __all__ = [
 _DAY = 86_400_000_000
 _CHILDREN_AT_ONCE = 1_000
 
-_DUE = Statement(
+_due = (
     pinned(select(jobs.c.seq, jobs.c.id, jobs.c.queue, jobs.c.history_lines), "due")
     .where(is_scheduled, jobs.c.due_at <= bindparam("now"))
     .order_by(jobs.c.due_at, jobs.c.seq)
     .limit(bindparam("most"))
 )
+_DUE, _TAKE_DUE = Statement(_due), Statement(_due.with_for_update(skip_locked=True, key_share=True))
 _PROMOTE = Statement(
     update(jobs)
     .where(among(jobs.c.seq, "seqs"))
@@ -74,6 +75,9 @@ _EXPIRED = Statement(
     )
     .order_by(jobs.c.expires_at)
     .limit(bindparam("most"))
+)
+_LOCK = Statement(
+    select(jobs.c.id).where(among(jobs.c.id, "ids")).order_by(jobs.c.id).with_for_update(skip_locked=True)
 )
 _BELONGINGS = Statement(
     select(jobs.c.id, jobs.c.state, jobs.c.queue, jobs.c.tags, jobs.c.created_at).where(
@@ -122,7 +126,7 @@ def not_due(tx: Transaction) -> Promotion:
 
 def promote(tx: Transaction, database: Database, limit: int) -> Promotion:
     """See `Storage.promote`."""
-    due: Sequence[Any] = tx.all(_DUE, {"now": tx.now, "most": limit})
+    due: Sequence[Any] = tx.all(_TAKE_DUE, {"now": tx.now, "most": limit})
     if due:
         line = entry_line(HistoryEntry(State.ENQUEUED, tx.now, Upkeep.DUE.value))
         seqs = database.among([row[0] for row in due])
@@ -155,8 +159,9 @@ def delete_all_children(database: Database, parent_id: str) -> None:
 
 
 def prune_jobs(tx: Transaction, database: Database, ids: Sequence[str]) -> int:
-    """Return how many of the jobs are gone; one that was changed meanwhile stays."""
-    found: Sequence[Any] = tx.all(_BELONGINGS, {"ids": database.among(ids), "now": tx.now})
+    """Return how many of the jobs are gone; one that was changed meanwhile, or is just being, stays."""
+    held = [str(row[0]) for row in tx.all(_LOCK, {"ids": database.among(ids)})]
+    found: Sequence[Any] = tx.all(_BELONGINGS, {"ids": database.among(held), "now": tx.now})
     gone = database.among([row[0] for row in found])
     for statement in _DELETE:
         tx.run(statement, {"ids": gone})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,8 +20,9 @@ from firelock_sql.database import Database, Transaction
 from firelock_sql.sqlite import health
 from firelock_sql.sqlite.connections import Connections, no_work
 from firelock_sql.sqlite.joining import joined
-from firelock_sql.sqlite.wake import Wake
+from firelock_sql.sqlite.mailbox import Mailbox
 from firelock_sql.url import SqliteUrl
+from firelock_sql.wake import Wake
 
 __all__ = ["SqliteDatabase"]
 
@@ -55,7 +57,8 @@ class SqliteDatabase(Database):
         self.name = str(url)
         self.dialect = _Dialect(paramstyle="qmark")
         self._connections = Connections(url)
-        self._wake = Wake(url.path, is_shared=url.is_waking)
+        is_waking = url.is_waking and hasattr(socket, "AF_UNIX")
+        self._wake = Wake((lambda: Mailbox(url.path)) if is_waking else None)
         self._is_checked = False
 
     # ---- transactions ------------------------------------------------------------------------------------
@@ -135,6 +138,10 @@ class SqliteDatabase(Database):
         tx.deltas.clear()
         if rows:
             tx.cursor.executemany(_COUNT, rows)
+
+    @override
+    def tidy(self) -> None:
+        """Every transaction has written its counts itself."""
 
     # ---- waking ------------------------------------------------------------------------------------------
 

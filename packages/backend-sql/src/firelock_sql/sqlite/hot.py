@@ -11,7 +11,6 @@ same.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
@@ -25,8 +24,6 @@ from sqlalchemy import bindparam, null, update
 from firelock.storage import (
     Applied,
     Claim,
-    ClaimedJob,
-    ErrorInfo,
     Exchange,
     NewJob,
     State,
@@ -35,13 +32,13 @@ from firelock.storage import (
     Transition,
 )
 from firelock_sql.apply import apply_transitions
-from firelock_sql.claiming import Turns, has_ready, living_server, next_due_at, ready_rows
+from firelock_sql.claiming import Turns, has_ready, living_server, next_due_at
 from firelock_sql.database import Transaction
 from firelock_sql.insert import insert_jobs
 from firelock_sql.sqlite.database import SqliteDatabase
-from firelock_sql.statements import Statement, Value, among
+from firelock_sql.statements import Statement, Value
 from firelock_sql.tables import ONE, ZERO, jobs, text_literal
-from firelock_sql.text import read_list
+from firelock_sql.taking import PLACE_IS_PARENT, PLACE_SEQ, Asked, take_jobs
 
 __all__ = ["SqliteHot"]
 
@@ -90,21 +87,6 @@ _SETTLE_ORDER = (
     "at", "at_again", "new_started_at", "new_expires_at", "new_result", "new_result_absent", "row_seq",
     "job_id", "holder", "token",
 )  # fmt: skip
-_TAKE = Statement(
-    update(jobs)
-    .where(among(jobs.c.seq, "seqs"))
-    .ordered_values(
-        (jobs.c.state, text_literal(_PROCESSING)),
-        (jobs.c.attempt, jobs.c.attempt + ONE),
-        (jobs.c.fence, jobs.c.fence + ONE),
-        (jobs.c.session, bindparam("holder")),
-        (jobs.c.server, bindparam("new_server")),
-        (jobs.c.claimed_at, bindparam("now")),
-        (jobs.c.changed_at, bindparam("now_again")),
-        (jobs.c.started_at, null()),
-        (jobs.c.reason, null()),
-    )
-)
 
 
 class _Clash(Exception):
@@ -178,7 +160,8 @@ class SqliteHot:
         idle = self._database.read(lambda tx: self._look(tx, queues, limit, session))
         if idle is not None:
             return self._kept(session, idle, None)
-        rows, claim = self._database.write(lambda tx: self._claim(tx, queues, limit, session, now))
+        asked = Asked(queues, limit, session, now)
+        rows, claim = self._database.write(lambda tx: self._claim(tx, asked))
         return self._kept(session, claim, rows)
 
     def _look(self, tx: Transaction, queues: Sequence[str] | None, limit: int, session: str) -> Claim | None:
@@ -189,27 +172,11 @@ class SqliteHot:
             return None
         return Claim([], next_due_at(tx))
 
-    def _claim(
-        self, tx: Transaction, queues: Sequence[str] | None, limit: int, session: str, now: int
-    ) -> tuple[list[Any], Claim]:
-        server = living_server(tx, session)
-        if server is None:
-            return [], Claim([], next_due_at(tx), is_session_lost=True)
-        rows = ready_rows(tx, queues, limit, self._turns) if limit > 0 else []
-        claimed, unreadable = _claimed_of(rows, now)
-        if unreadable:
-            rows = [row for row in rows if row[0] not in unreadable]
-            apply_transitions(tx, self._database, [_quarantine(id, now) for id in unreadable])
-        if rows:
-            seqs = json.dumps([row[18] for row in rows])
-            text = _TAKE.text(tx.dialect, "holder", "new_server", "now", "now_again", "seqs")
-            tx.cursor.execute(text, (session, server, now, now, seqs))
-            for queue, number in Counter(row[4] for row in rows).items():
-                tx.deltas[_ENQUEUED, queue] -= number
-                tx.deltas[_PROCESSING, queue] += number
-            if session not in self._holdings:
-                self._holdings[session] = _Holding(server)
-        return rows, Claim(claimed, next_due_at(tx))
+    def _claim(self, tx: Transaction, asked: Asked) -> tuple[Sequence[Any], Claim]:
+        taken = take_jobs(tx, self._database, asked, self._turns)
+        if taken.rows and asked.session not in self._holdings:
+            self._holdings[asked.session] = _Holding(taken.server)
+        return taken.rows, taken.claim
 
     def _kept(self, session: str, claim: Claim, rows: Sequence[Any] | None) -> Claim:
         """What was claimed for sure is remembered, so that its end needs no reading."""
@@ -218,8 +185,8 @@ class SqliteHot:
         holding = self._holdings.get(session)
         if rows and holding is not None:
             for row, job in zip(rows, claim.jobs, strict=True):
-                if not row[19]:
-                    holding.jobs[job.id] = (row[18], job.queue, job.attempt, job.claimed_at)
+                if not row[PLACE_IS_PARENT]:
+                    holding.jobs[job.id] = (row[PLACE_SEQ], job.queue, job.attempt, job.claimed_at)
         return claim
 
     # ---- apply -------------------------------------------------------------------------------------------
@@ -303,12 +270,14 @@ class SqliteHot:
             return Exchange([], self.claim(queues, limit, session, now))
         self._database.looks_for_work(queues)
 
-        def both(tx: Transaction, *, is_fast: bool) -> tuple[list[Applied], list[Any], Claim]:
+        asked = Asked(queues, limit, session, now)
+
+        def both(tx: Transaction, *, is_fast: bool) -> tuple[list[Applied], Sequence[Any], Claim]:
             if is_fast:
                 results = self._apply_fast(tx, transitions)
             else:
                 results = apply_transitions(tx, self._database, transitions)
-            return results, *self._claim(tx, queues, limit, session, now)
+            return results, *self._claim(tx, asked)
 
         try:
             try:
@@ -321,36 +290,6 @@ class SqliteHot:
             return Exchange(self.apply(transitions), self.claim(queues, limit, session, now))
         self._let_go(transitions)
         return Exchange(results, self._kept(session, claim, rows))
-
-
-def _claimed_of(rows: Sequence[Any], now: int) -> tuple[list[ClaimedJob], list[str]]:
-    """Return the rows as jobs, and the ids of those that are none: the columns of SQLite hold anything."""
-    try:
-        return [_claimed(row, now) for row in rows], []
-    except (TypeError, ValueError):
-        if len(rows) == 1:
-            return [], [rows[0][0]]
-    parts = [_claimed_of([row], now) for row in rows]
-    return [job for jobs, _ in parts for job in jobs], [id for _, ids in parts for id in ids]
-
-
-def _quarantine(id: str, now: int) -> Transition:
-    """Return the end of a job whose row cannot be read: failed, kept until a person deletes it."""
-    error = ErrorInfo("firelock.StorageError", "a column holds what nobody wrote there", "unreadable row")
-    reason = f"the stored row cannot be read: {error.message}"
-    return Transition(id, frozenset({State.ENQUEUED}), None, None, State.FAILED, now, reason, error=error)
-
-
-def _claimed(row: Sequence[Any], now: int) -> ClaimedJob:
-    (
-        id, task, arguments, serializer, queue, priority, attempt, retries, crashes, fence, created_at,
-        enqueued_at, _, nominal_at, tags, timeout_seconds, retry, recurring_id, *_,
-    ) = row  # fmt: skip
-    return ClaimedJob(
-        id, task, arguments, serializer, queue, priority, attempt + 1, retries + 0, crashes + 0, fence + 1,
-        created_at + 0, enqueued_at, now, nominal_at, () if tags is None else read_list(tags),
-        None if timeout_seconds is None else float(timeout_seconds), retry, recurring_id,
-    )  # fmt: skip  # a sum is the cheapest look at whether it is a number
 
 
 @cache

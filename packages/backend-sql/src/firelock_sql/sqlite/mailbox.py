@@ -1,5 +1,8 @@
 """The sockets of one database file: where they are, whose they are, and when one is dead.
 
+Each process that waits binds one; who commits work sends a datagram to all of them. The socket of a busy
+server fills up after a few, and sending to it then fails at once and costs next to nothing.
+
 The folder is `<file>.wake`, open to its owner alone. Where its path is too long for a socket's address, a
 folder in the system's temporary folder takes its place, named after the file's path; it is used only if it
 is ours alone.

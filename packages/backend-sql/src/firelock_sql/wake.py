@@ -1,28 +1,25 @@
-"""Wake-ups between the processes of one host: datagrams to sockets beside the file, sent after the commit.
+"""Wake-ups: who waits in this process, and what reaches it of work that others have stored.
 
-Each process that waits binds one socket in a folder that belongs to the file; whoever commits work sends
-the names of its queues to all of them. A datagram that is lost costs a poll and nothing else, so nobody
-ever blocks on one.
+Whoever commits work sends the names of its queues through a mailbox: datagrams between the processes of one
+host on SQLite, NOTIFY on PostgreSQL, nothing at all where there is no way. A message that is lost costs a
+poll and nothing else, so nobody ever blocks on one.
 
-A busy server does not read its socket, which fills up after a few datagrams; sending to it then fails at
-once and costs next to nothing. Before it waits it claims, so what it has not read it has seen: the first
-and the last of a burst always count.
+A busy server does not read its mailbox. Before it waits it claims, so what it has not read it has seen: the
+first and the last of a burst always count.
 """
 
 from __future__ import annotations
 
 import os
-import socket
 import threading
 import time
 import weakref
-from collections.abc import Collection, Sequence
-from pathlib import Path
+from collections.abc import Callable, Collection, Sequence
+from typing import Protocol
 
 from firelock_sql.database import ANY_QUEUE
-from firelock_sql.sqlite.mailbox import Mailbox
 
-__all__ = ["Wake"]
+__all__ = ["Mailbox", "Wake"]
 
 _REMEMBERED = 1_000  # queues whose last wake-up is remembered apart
 _SIZE = 1_400  # bytes of a datagram; more names than that are "any queue"
@@ -39,18 +36,58 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_leave_behind)
 
 
+class Mailbox(Protocol):
+    """The way to and from other processes. Only `send` and `nudge` are called by several threads at once."""
+
+    @property
+    def is_open(self) -> bool:
+        """Tell whether messages reach this process."""
+        ...
+
+    def open(self) -> None:
+        """Messages reach this process, unless there is trouble; `describe` says which."""
+        ...
+
+    def listen(self, seconds: float) -> None:
+        """Return when there may be a message, after a nudge, or after so many seconds."""
+        ...
+
+    def take(self) -> list[bytes]:
+        """Return what has arrived, without waiting."""
+        ...
+
+    def send(self, message: bytes) -> None:
+        """Every other process gets the message, or never hears of it."""
+        ...
+
+    def nudge(self) -> None:
+        """A `listen` under way in this process returns."""
+        ...
+
+    def describe(self) -> str:
+        """Return how servers are told of work, for people."""
+        ...
+
+    def leave_behind(self) -> None:
+        """This is another process than the one that opened it, after a fork."""
+        ...
+
+    def close(self) -> None:
+        """No message reaches this process any more."""
+        ...
+
+
 class Wake:
     """Who waits in this process, and who is to be told in others."""
 
-    def __init__(self, database: Path, *, is_shared: bool) -> None:
-        self._database = database
-        self._is_shared = is_shared and hasattr(socket, "AF_UNIX")
+    def __init__(self, open_mailbox: Callable[[], Mailbox] | None) -> None:
+        self._open_mailbox = open_mailbox
         self._reset()
         _living.add(self)
 
     def _reset(self) -> None:
         self._changed = threading.Condition()
-        self._mailbox = Mailbox(self._database) if self._is_shared else None
+        self._mailbox = self._open_mailbox() if self._open_mailbox is not None else None
         self._number = 0  # of the last wake-up
         self._arrived: dict[str, int] = {}  # by queue: number of its last wake-up
         self._seen: dict[frozenset[str] | None, int] = {}  # by queues: the last one before their last claim
@@ -59,7 +96,7 @@ class Wake:
         self._is_listening = False  # one of those who wait listens for all
 
     def leave_behind(self) -> None:
-        """This is another process than the one that bound the socket: it binds its own."""
+        """This is another process than the one that listened: it listens for itself."""
         if self._mailbox is not None:
             self._mailbox.leave_behind()
         self._reset()
