@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import cache
 from typing import TYPE_CHECKING, cast
 
 import attrs
@@ -230,6 +231,7 @@ def _summary(function: object) -> str:
     return shorten(" ".join(paragraph.split()), _SUMMARY)
 
 
+@cache
 def _version() -> str:
     from importlib.metadata import version  # noqa: PLC0415 - costs a look at the disk
 

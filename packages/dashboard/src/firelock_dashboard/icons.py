@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from markupsafe import Markup
 
 # ruff: noqa: E501 - a path is one text
@@ -59,12 +61,24 @@ ICONS = {
     "keyboard": "M1.5 4h13v8h-13zM4 6.500v.1M6.7 6.500v.1M9.3 6.500v.1M12 6.500v.1M4.5 9.500h7",
     "bolt": "M9 1.500L3.5 9H7.500L7 14.5 12.5 7H8.500z",
     "dash": "M4 8h8",
+    "plugin": "M5.5 2v3M10.5 2v3M3.5 5h9v3.5a4.5 4.5 0 0 1-9 0zM8 13v1.500",
 }  # fmt: skip
 
 
 def icon(name: str, *, size: int = 16, label: str = "") -> Markup:
     """Return an icon; without a label it is an ornament that a screen reader passes over."""
-    said = Markup('role="img" aria-label="{}"').format(label) if label else Markup('aria-hidden="true"')
+    if not label:
+        return _ornament(name, size)
+    return _drawn(name, size, Markup('role="img" aria-label="{}"').format(label))
+
+
+@cache
+def _ornament(name: str, size: int) -> Markup:
+    """Return an icon without a label; a list draws hundreds of a few."""
+    return _drawn(name, size, Markup('aria-hidden="true"'))
+
+
+def _drawn(name: str, size: int, said: Markup) -> Markup:
     return Markup(
         '<svg class="icon icon-{}" width="{}" height="{}" viewBox="0 0 16 16" {}><path d="{}"/></svg>'
     ).format(name, size, size, said, ICONS[name])

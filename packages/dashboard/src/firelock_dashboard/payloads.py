@@ -10,7 +10,7 @@ import attrs
 from firelock import JsonValue, Serializer
 from firelock_dashboard.redaction import Redactor
 
-__all__ = ["IN_DETAIL", "IN_LISTS", "Payload", "hidden", "payload_of"]
+__all__ = ["IN_DETAIL", "IN_LISTS", "Payload", "hidden", "payload_of", "value_of"]
 
 IN_LISTS = 4 * 1024  # characters
 IN_DETAIL = 64 * 1024
@@ -54,6 +54,7 @@ def payload_of(
             text,
             f"It was stored by the serializer {serializer!r}, which is not installed here.",
             redactor,
+            task,
             limit,
         )
     try:
@@ -61,14 +62,30 @@ def payload_of(
         shown = json.dumps(value, ensure_ascii=False, indent=2)
         line = json.dumps(value, ensure_ascii=False)
     except Exception as error:  # noqa: BLE001 - a stranger's serializer, a stranger's text
-        return _raw(text, f"It cannot be read: {error}", redactor, limit)
+        return _raw(text, f"It cannot be read: {error}", redactor, task, limit)
     return _cut(Payload(shown, line, value, size=len(shown)), limit)
 
 
-def _raw(text: str, reason: str, redactor: Redactor, limit: int | None) -> Payload:
-    clean = redactor.text(text)
+def value_of(
+    stored: object, serializer: str, *, serializers: Mapping[str, Serializer], redactor: Redactor, task: str
+) -> JsonValue:
+    """Return the stored text as a value, redacted; None where it cannot be read.
+
+    What `payload_of` returns as its value, without texts to show: for those who look through many jobs.
+    """
+    reader = serializers.get(serializer)
+    if reader is None:
+        return None
+    try:
+        return redactor.value(reader.loads(stored if isinstance(stored, str) else str(stored)), task)
+    except Exception:  # noqa: BLE001 - a stranger's serializer, a stranger's text
+        return None
+
+
+def _raw(text: str, reason: str, redactor: Redactor, task: str, limit: int | None) -> Payload:
+    clean = redactor.text(text, task)
     return _cut(
-        Payload(clean, " ".join(clean.split()), None, redactor.text(reason[:500]), size=len(clean)), limit
+        Payload(clean, " ".join(clean.split()), None, redactor.text(reason[:500], task), size=len(clean)), limit
     )
 
 

@@ -31,6 +31,7 @@ class Pages:
             undefined=StrictUndefined,
             trim_blocks=True,
             lstrip_blocks=True,
+            auto_reload=False,  # a page has some twenty templates: each would be a look at the disk
         )
         self._environment.globals.update(t=texts, Permission=Permission, draw=icon)
         self._environment.filters.update(

@@ -153,6 +153,15 @@ class Visit:
         """Return what a job was called with: decoded, redacted, and cut to the limit, None for a download."""
         return self._payload(record, record.arguments, limit)
 
+    def arguments_value(self, record: JobRecord) -> JsonValue:
+        """Return what a job was called with, decoded and redacted; None where it cannot be read or seen."""
+        if not self.may(Permission.VIEW_ARGUMENTS):
+            return None
+        return payloads.value_of(
+            record.arguments, record.serializer, serializers=self.fire.client.serializers,
+            redactor=self.dashboard.redactor, task=record.task,
+        )  # fmt: skip
+
     def result(self, record: JobRecord, *, limit: int | None = IN_DETAIL) -> Payload:
         """Return what a job returned, as `arguments` does; only where `record.result` is not None."""
         return self._payload(record, record.result, limit)
@@ -229,7 +238,7 @@ class Visit:
         if kind not in {"good", "note", "bad"} or not isinstance(message, str):
             return None
         self.clears_flash = True
-        return kind, message, link if isinstance(link, str) and link.startswith(f"{self.url.root}/") else None
+        return kind, message, link if isinstance(link, str) and self.url.is_here(link) else None
 
     clears_flash = False
 

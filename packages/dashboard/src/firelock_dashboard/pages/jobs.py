@@ -127,7 +127,7 @@ class Listing:
         return plan(self.chips, self.at, self.known, self._arguments)
 
     def _arguments(self, job: JobRecord) -> JsonValue:
-        return self.visit.arguments(job).value
+        return self.visit.arguments_value(job)
 
     @cached_property
     def found(self) -> Found:
