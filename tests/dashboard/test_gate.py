@@ -560,7 +560,8 @@ def test_a_mount_of_any_name_is_encoded(ask):
         "/dash/..\\evil",
         "/dashX/queues",
         "/dash//evil.example", "/dash/\r\nSet-Cookie: a=b", "/dash/./x", "/dash/\u2028x", "/dash\\..", "",
-        "/dash/%0d%0a\x00",
+        "/dash/%0d%0a\x00", "/dash/%2e%2e/evil", "/dash/.%2E/evil", "/dash/%2f%2fevil.example",
+        "/dash/%5cevil",
     ],
 )  # fmt: skip
 def test_an_action_leads_back_into_the_dashboard_only(ask, back):

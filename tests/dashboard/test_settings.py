@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import closing
 
 import pytest
@@ -128,6 +129,26 @@ def test_the_cookie_is_of_this_mount_alone(fire, root, options, asked, is_secure
         assert {"httponly", "samesite=strict", f"path={root}/"} <= set(parts)
         assert is_secure == ("secure" in parts)
         assert "domain" not in line
+
+
+@pytest.mark.parametrize(
+    ("link", "is_shown"),
+    [
+        ("/queues", True), ("/jobs?state=failed", True),
+        ("//evil.example", False), ("/\\evil.example", False),
+        ("https://evil.example", False), ("javascript:alert(1)", False), ("/a//evil.example", False),
+        (7, False),
+    ],
+)  # fmt: skip
+def test_a_message_links_into_the_dashboard_only(client, link, is_shown):
+    """A site beside this one may have planted the cookie that the message comes by."""
+    client.cookies["firelock_flash"] = json.dumps(["good", "Well done", link]).encode().hex()
+
+    text = client.get("/queues").text
+    message = text[text.index("Well done") - 300 : text.index("Well done") + 300]
+
+    assert is_shown == (f'href="{link}"' in message)
+    assert "evil" not in text
 
 
 def test_readers_have_settings_and_strangers_none(fire):

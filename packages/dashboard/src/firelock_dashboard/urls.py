@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, unquote, urlencode
 
 import attrs
 
@@ -40,12 +40,11 @@ class Urls:
 
     def back(self, wanted: str | None, default: str = "/") -> str:
         """Return where to go after an action: the wanted place if it lies here, else the default."""
-        if (
-            not wanted
-            or not wanted.startswith(f"{self.root}/")
-            or not (wanted.isascii() and wanted.isprintable())
-        ):
-            return self(default)
-        path = wanted.partition("?")[0]
-        leads_out = "\\" in wanted or "//" in path or not {".", ".."}.isdisjoint(path.split("/"))
-        return self(default) if leads_out else wanted
+        return wanted if wanted and self.is_here(wanted) else self(default)
+
+    def is_here(self, address: str) -> bool:
+        """Tell whether a browser that follows this address stays below the mount."""
+        if not (address.startswith(f"{self.root}/") and address.isascii() and address.isprintable()):
+            return False
+        path = unquote(address.partition("?")[0])  # for browsers %2e%2e is .. as well
+        return not ("\\" in address + path or "//" in path or {".", ".."} & set(path.split("/")))
