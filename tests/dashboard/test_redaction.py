@@ -296,6 +296,15 @@ def test_raw_text_is_masked_too(shown):
     assert "hunter2" not in arguments.text + arguments.line + arguments.reason
 
 
+def test_raw_text_is_masked_by_the_names_of_its_task(shown):
+    """What `redact=` names for one task holds for its damaged arguments, and for no other task's."""
+    damaged = record_of('{"diagnosis": "flu", "n": ')
+    named = {"charge": ["diagnosis"]}
+
+    assert "flu" not in shown(damaged, redact=named)[0].text
+    assert "flu" in shown(attrs.evolve(damaged, task="other"), redact=named)[0].text
+
+
 def test_an_unknown_serializer_is_named(shown):
     """What another program wrote in its own way is shown raw, and says which way that was."""
     arguments, _ = shown(record_of("AbC=", serializer="sealed"))

@@ -84,9 +84,8 @@ def value_of(
 
 def _raw(text: str, reason: str, redactor: Redactor, task: str, limit: int | None) -> Payload:
     clean = redactor.text(text, task)
-    return _cut(
-        Payload(clean, " ".join(clean.split()), None, redactor.text(reason[:500], task), size=len(clean)), limit
-    )
+    said = redactor.text(reason[:500], task)
+    return _cut(Payload(clean, " ".join(clean.split()), None, said, size=len(clean)), limit)
 
 
 def _cut(payload: Payload, limit: int | None) -> Payload:

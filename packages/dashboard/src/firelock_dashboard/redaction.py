@@ -76,11 +76,11 @@ class Redactor:
         """Return the value with every secret masked; the given one is left as it is."""
         return self._value(value, self._named(task), _DEPTH)
 
-    def text(self, text: str) -> str:
+    def text(self, text: str, task: str | None = None) -> str:
         """Return the text with what is unmistakably a secret masked; most of it is prose and stays."""
         for pattern in _IN_TEXT:
             text = pattern.sub(rf"\g<keep>{MASK}", text)
-        return self._without_pairs(text)
+        return self._without_pairs(text, self._named(task))
 
     def is_secret(self, name: str, value: object = "", task: str | None = None) -> bool:
         """Tell whether what stands under this name is masked; yes, no and nothing never are."""
@@ -113,11 +113,11 @@ class Redactor:
             return [self._value(one, named, depth - 1) for one in value]
         return value
 
-    def _without_pairs(self, text: str) -> str:
+    def _without_pairs(self, text: str, named: frozenset[str]) -> str:
         parts, done = [], 0
         for name in _NAME.finditer(text):
             found = _value_of(name, text) if name.start() >= done else None
-            if found is not None and self._is_secret(name["name"], _meaning(found), self._named(None)):
+            if found is not None and self._is_secret(name["name"], _meaning(found), named):
                 quote = found[0] if found[0] in "'\"" else ""
                 parts += [text[done : name.end()], quote, MASK, quote]
                 done = name.end() + len(found)
