@@ -376,6 +376,25 @@ def test_who_may_not_read_may_not_listen(fire):
     browser.close()
 
 
+def test_who_may_not_read_any_more_is_told_nothing_more(fire):
+    """A stream has no end of its own, so its visitor is asked for again now and then."""
+    levels = iter(["read", "read", "none"])
+    dashboard = Dashboard(fire, auth=lambda request: next(levels))
+    dashboard.live.asks_every = 0.0
+
+    async def listen():
+        one = Listening()
+        await asyncio.wait_for(dashboard(scope(dashboard), one.receive, one.send), 10)
+        return one
+
+    one = asyncio.run(listen())
+
+    assert (200, False) == (one.sent[0]["status"], one.sent[-1]["more_body"])
+    assert [] == list(levels)
+    assert 0 == dashboard.live._listeners  # noqa: SLF001
+    dashboard.close()
+
+
 def test_the_end_of_a_lifespan_closes_what_runs(threads, fire):
     """A dashboard that is served on its own ends with its server."""
     dashboard = Dashboard(fire)

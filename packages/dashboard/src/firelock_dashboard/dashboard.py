@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -207,7 +207,13 @@ class Dashboard:
     def _streamed(self, request: Request) -> Response:
         if NO_STREAM in (request.scope.get("extensions") or {}):
             return Response(status_code=204)  # by which an EventSource gives up, and the page asks instead
-        return EventStream(self.live)
+        return EventStream(self.live, partial(self._is_reader, request))
+
+    async def _is_reader(self, request: Request) -> bool:
+        try:
+            return self.may(await self._entrance.admit(request), Permission.READ)
+        except RequestProblem:
+            return False
 
     async def _routed(self, request: Request, urls: Urls, path: str, access: Access) -> Response:
         found = self.routes.find(request.method, path)

@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -38,6 +38,7 @@ _EVENTS = 200
 _LONGEST_PAUSE = 30.0  # seconds between looks at a storage that does not answer
 _PACE = 0.25  # seconds between a stream's looks at what there is to send
 _KEEP_ALIVE = 15.0
+_ASKS_EVERY = 30.0
 
 
 @attrs.frozen
@@ -84,6 +85,7 @@ class Live:
         self._waiting: set[str] = set()  # topics that moved and were not told yet
         self._told_at: dict[str, float] = {}
         self._pause = _EVERY
+        self.asks_every = _ASKS_EVERY  # seconds after which a stream asks again whether its visitor may read
         self.trouble: str | None = None  # what the storage said when it last did not answer
 
     # ---- listening -----------------------------------------------------------------------------------------
@@ -191,16 +193,19 @@ class Live:
 class EventStream(Response):
     """Server-Sent Events: what is newer than the beginning, until the visitor leaves or the server ends.
 
+    It has no end of its own, so now and then it asks again for the visitor, who may have been logged out.
+
     It asks for new events four times a second, so that it belongs to its own event loop alone, whichever that
     is, and notices the end of a server, which waits for it.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, live: Live) -> None:
+    def __init__(self, live: Live, is_reader: Callable[[], Awaitable[bool]]) -> None:
         super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._live = live
+        self._is_reader = is_reader
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         """Send events."""
@@ -218,8 +223,12 @@ class EventStream(Response):
 
     async def _send_events(self, number: int, send: Send) -> None:
         await send(_body(b"retry: 2000\n\n"))
-        sent_at = anyio.current_time()
+        sent_at = asked_at = anyio.current_time()
         while not self._live.is_closed and not _server_is_ending():
+            if anyio.current_time() - asked_at >= self._live.asks_every:
+                if not await self._is_reader():
+                    break
+                asked_at = anyio.current_time()
             events = self._live.after(number)
             if events:
                 number = events[-1].number
