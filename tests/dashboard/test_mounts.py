@@ -122,6 +122,13 @@ def test_what_is_not_there_is_said_in_the_frame(mounted):
     assert f'href="{mounted.root}/"' in answer.text
 
 
+def test_what_a_proxy_asks_in_http_1_0_is_not_local(fire):
+    """Django has no name for the version of a request that came by ASGI; it is known nevertheless."""
+    with closing(visitor("django", "asgi", fire, "/jobs", PLACES[0][1], auth=None)) as one:
+        assert 200 == one.get("/jobs/queues").status
+        assert 403 == one.get("/jobs/queues", http_version="1.0").status
+
+
 def test_two_dashboards_in_one_process_share_nothing(fire):
     """Each shows its own app, under its own address."""
     with closing(Firelock("memory://")) as other:

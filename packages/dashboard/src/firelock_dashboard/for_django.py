@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +69,8 @@ def _environ(request: HttpRequest, path: str) -> dict[str, Any]:
     """Return a WSGI environ of the request; one that came by ASGI has the same names in its META."""
     wanted = ("REMOTE_", "SERVER_", "HTTP_", "CONTENT_", "REQUEST_METHOD", "QUERY_STRING")
     environ = {name: value for name, value in request.META.items() if name.startswith(wanted)}
-    environ.setdefault("SERVER_PROTOCOL", "HTTP/1.1")
+    asked: Mapping[str, str] = getattr(request, "scope", {})  # of a request that came by ASGI
+    environ.setdefault("SERVER_PROTOCOL", f"HTTP/{asked.get('http_version', '1.1')}")
     script = request.path.removesuffix(path).rstrip("/")
     environ["SCRIPT_NAME"] = script.encode().decode("latin-1")
     environ["PATH_INFO"] = f"/{path}".encode().decode("latin-1")
