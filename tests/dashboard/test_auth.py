@@ -108,6 +108,20 @@ def test_any_other_answer_lets_nobody_in(visit, caplog, answer):
     assert "auth failed" in caplog.text
 
 
+def test_a_wrong_answer_is_not_written_into_the_log(visit, caplog):
+    """A user that was answered for a level may hold a hash, and a text a token: the log has the type."""
+
+    class User:
+        def __repr__(self):
+            return "User(password='hunter2')"
+
+    for answer in (User(), "hunter2", b"hunter2"):
+        assert 500 == visit(lambda _request, answer=answer: answer).get("/queues").status
+
+    assert "'User'" in caplog.text
+    assert "hunter2" not in caplog.text
+
+
 def test_an_auth_may_be_async_or_plain_or_an_object(visit):
     """It is awaited where it must be, and runs in a thread where it could block."""
 

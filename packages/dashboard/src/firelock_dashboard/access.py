@@ -76,10 +76,12 @@ def to_access(answer: object) -> Access:
         try:
             return Access(frozenset(Permission(one) for one in answer) | {Permission.READ})
         except ValueError as error:
-            message = f"{error}; permissions are {', '.join(Permission)}."
+            message = f"auth= answered {error}; permissions are {', '.join(Permission)}."
             raise ConfigurationError(message) from error
+    # By its type alone: a user that was answered for a level may hold a hash, and this goes into the log.
+    said = str(answer) if isinstance(answer, bool) else f"a {type(answer).__name__!r}"
     message = (
-        f"auth= answered {answer!r}; answer one of {', '.join(LEVELS)}, a set of permissions "
+        f"auth= answered {said}; answer one of {', '.join(LEVELS)}, a set of permissions "
         f"({', '.join(Permission)}), or an Access."
     )
     raise ConfigurationError(message)
