@@ -44,6 +44,7 @@ class Place:
     timings: Mapping[str, str] = TIMINGS
     program: Program | None = None  # of the servers that a scenario starts, and perhaps of the storage's
     variables: Mapping[str, str] = attrs.field(factory=dict)  # more of the environment
+    slack: float = 0.0  # seconds that a machine with other work may take beside each bound
 
     @property
     def settings(self) -> Settings:
@@ -55,6 +56,10 @@ class Place:
         """By when a lost server's jobs run again: session timeout + sweep + poll + half a second."""
         settings = self.settings
         return settings.session_timeout + settings.sweep + settings.poll + 0.5
+
+    def within(self, bound: float) -> float:
+        """Return a bound in seconds as it is held against what was measured."""
+        return bound + self.slack
 
     @property
     def ledger_folder(self) -> Path:

@@ -22,30 +22,31 @@ def is_played_on(schemes: tuple[str, ...], storage: str) -> bool:
 
 
 @contextmanager
-def opened(storage: str | None, folder: Path) -> Iterator[Place]:
+def opened(storage: str | None, folder: Path, slack: float = 0.0) -> Iterator[Place]:
     """Yield a place in the folder.
 
     Args:
         storage: a URL; `redis`, `valkey` or the beginning of a program's name such as `redis-8`, for a server
             that is started and stopped with the run; None for a SQLite file in the folder.
         folder: where logs and ledgers are written.
+        slack: seconds that bounds are widened by.
     """
     if storage is None:
-        yield Place(folder, f"sqlite:///{folder.resolve()}/jobs.db")
+        yield Place(folder, f"sqlite:///{folder.resolve()}/jobs.db", slack=slack)
     elif ":" in storage:
-        yield Place(folder, storage, program=next(iter(programs()), None))
+        yield Place(folder, storage, program=next(iter(programs()), None), slack=slack)
     else:
         found = [program for program in programs() if str(program).startswith(storage)]
         if not found:
             known = ", ".join(map(str, programs()))
             message = f"No server {storage!r} on this machine; there are: {known or 'none'}. Or name a URL."
             raise SystemExit(message)
-        with place_on(found[0], folder) as place:
+        with place_on(found[0], folder, slack) as place:
             yield place
 
 
 @contextmanager
-def place_on(program: Program, folder: Path) -> Iterator[Place]:
+def place_on(program: Program, folder: Path, slack: float = 0.0) -> Iterator[Place]:
     """Yield a place on a server of its own."""
     with RedisServer(program) as server:
-        yield Place(folder, server.url(), program=program)
+        yield Place(folder, server.url(), program=program, slack=slack)

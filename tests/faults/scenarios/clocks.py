@@ -69,7 +69,7 @@ def wrong_clocks(place: Place, size: Size) -> list[str]:
         stamps = max(abs(one.changed_at - one.created_at) / SECOND for one in on.records())
     assert report.is_clean, report.lines()
     assert report.failed == 0, report.lines()
-    assert max(report.recovery, default=0) <= place.recovery_bound, report.lines()
+    assert max(report.recovery, default=0) <= place.within(place.recovery_bound), report.lines()
     _assert_each_instant_once(runs)
     assert late < 5, late
     assert stamps < 120, stamps

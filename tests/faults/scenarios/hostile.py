@@ -58,7 +58,7 @@ def hostile_python(place: Place, size: Size) -> list[str]:
         server.signal(signal.SIGTERM)
         assert server.process.wait(30) == 0
         took = time.monotonic() - began
-        eventually(lambda: left_over(place) == [], 2, "nothing that a job started is left")
+        eventually(lambda: left_over(place) == [], place.within(2), "nothing that a job started is left")
         report = on.report()
     assert report.stuck == 0, report.lines()
     return [

@@ -37,7 +37,7 @@ def lock_holders(place: Place, size: Size) -> list[str]:
         after.at - disturbed[before.fence] for before, after in pairwise(entries) if before.fence in disturbed
     ]
     bound = _TTL + _LONGEST_WAIT + _SLACK
-    assert max(waits) <= bound, sorted(waits)
+    assert max(waits) <= place.within(bound), sorted(waits)
     hit = Counter(event.what for event in events)
     lost = {event.fence for event in events if event.what == "lost"}
     return [
