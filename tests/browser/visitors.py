@@ -39,7 +39,7 @@ class Visitor:
         if self.has_script:
             dialog = self.page.locator("dialog[open]")
             expect(dialog).to_contain_text(question)
-            dialog.get_by_role("button", name="Go ahead").click()
+            dialog.locator("button.primary").click()
         elif verb is not None:
             expect(self.page.locator("main")).to_contain_text(question)
             self.page.locator("main").get_by_role("button", name=verb, exact=True).click()

@@ -93,7 +93,8 @@ firelock.toast = (message, kind = "good", link = null) => {
 
 // ---- actions: forms with data-act are posted in place -------------------------------------------------------
 
-firelock.ask = (question) => {
+// What is asked is answered by the button that was pressed: its words, and its red.
+firelock.ask = (question, pressed = null) => {
   const dialog = document.createElement("dialog");
   const body = dialog.appendChild(document.createElement("div"));
   body.className = "body";
@@ -107,7 +108,8 @@ firelock.ask = (question) => {
     return made;
   };
   button("Cancel", "", "");
-  const yes = button("Go ahead", "primary", "yes");
+  const verb = pressed?.textContent.replace("…", "").trim();
+  const yes = button(verb || "Go ahead", pressed?.classList.contains("danger") ? "primary danger" : "primary", "yes");
   document.body.append(dialog);
   dialog.showModal();
   yes.focus();
@@ -140,7 +142,7 @@ document.addEventListener("submit", async (event) => {
   if (!form.matches("form[data-act]")) return;
   event.preventDefault();
   const question = event.submitter?.dataset.confirm || form.dataset.confirm;
-  if (question && !(await firelock.ask(question))) return;
+  if (question && !(await firelock.ask(question, event.submitter))) return;
   const answered = firelock.post(form, event.submitter); // it reads the form first: what is disabled is not in it
   if (event.submitter) event.submitter.disabled = true;
   await answered;
@@ -180,8 +182,9 @@ const isUsed = (region) => {
   return Boolean(selection && !selection.isCollapsed && region.contains(selection.anchorNode));
 };
 
+// A region that has nothing to say takes no place: then it is seen where what it is in is.
 const isSeen = (region) => {
-  const place = region.getBoundingClientRect();
+  const place = (region.offsetHeight ? region : region.parentElement).getBoundingClientRect();
   return place.bottom > 0 && place.top < innerHeight && place.width > 0;
 };
 
