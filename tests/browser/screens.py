@@ -86,7 +86,7 @@ def _type(text):
     def typed(page):
         page.locator("#filter").click()
         page.keyboard.type(text)
-        page.locator("#suggestions [role=option]").first.wait_for()
+        page.locator("#suggestions [role=option]").nth(3).wait_for(state="hidden")
 
     return typed
 
