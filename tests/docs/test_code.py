@@ -16,7 +16,7 @@ RUN_PAGE = Path(__file__).with_name("run_page.py")
 def run(page, folder):
     """Run a page as a reader would: in a process of its own, in an empty folder, every warning an error."""
     command = [sys.executable, "-W", "error", str(RUN_PAGE), str(page)]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=100, check=False)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=250, check=False)
 
 
 @pytest.mark.parametrize("page", code_pages(), ids=lambda page: page.relative_to(ROOT).as_posix())

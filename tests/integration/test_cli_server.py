@@ -23,7 +23,7 @@ fire = Firelock("sqlite:///jobs.db")
 def add(left: int, right: int) -> int:
     return left + right
 """
-DEADLINE = 30.0
+DEADLINE = 90.0
 
 
 @pytest.fixture

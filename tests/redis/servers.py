@@ -25,7 +25,7 @@ from tests.redis.programs import Program
 __all__ = ["HOST", "RedisServer", "free_port", "start_program"]
 
 HOST = "127.0.0.1"
-DEADLINE = 20.0
+DEADLINE = 60.0
 
 # Below the ports that the kernel gives to whoever asks for any, so that a server finds its own again when it
 # is started anew; and so low that a cluster's second port, 10,000 above, is one as well.

@@ -23,7 +23,7 @@ import pytest
 
 HERE = Path(__file__).parent
 DISTRIBUTIONS = ("firelock-files", "firelock-extras")
-DEADLINE = 100.0
+DEADLINE = 250.0
 
 
 @attrs.frozen

@@ -16,7 +16,7 @@ from firelock.memory import MemoryStorage
 from firelock.server.runner import Ended, Runner
 from firelock.storage import Applied, NewSession
 
-DEADLINE = 10.0  # seconds until a condition that does not come true fails its test
+DEADLINE = 30.0  # seconds until a condition that does not come true fails its test
 
 
 def until(is_so, seconds=DEADLINE):
