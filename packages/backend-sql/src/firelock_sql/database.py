@@ -106,6 +106,10 @@ class Database(ABC):
         """Tell whether a table of this name exists."""
 
     @abstractmethod
+    def prepare_migration(self, tx: Transaction) -> None:
+        """Nobody else migrates before the transaction's end, and there is a place for the tables."""
+
+    @abstractmethod
     def join(self, within: object, work: Callable[[Transaction], _T]) -> _T:
         """The work is part of a transaction of the caller's, which ends as the caller likes.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from firelock import hookimpl
+from firelock import ConfigurationError, hookimpl
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -14,11 +14,18 @@ if TYPE_CHECKING:
 
 __all__ = ["register_storages"]
 
+_POSTGRESQL = ("postgresql", "postgres", "postgresql+psycopg", "postgresql+psycopg2", "postgresql+asyncpg")
+_MYSQL = ("mysql", "mariadb", "mysql+pymysql", "mariadb+pymysql", "mysql+mysqldb", "mariadb+mysqldb")
+
 
 @hookimpl
 def register_storages() -> Mapping[str, Callable[[str], Storage]]:
-    """Offer SQLite; the driver is loaded when the first one is opened."""
-    return {"sqlite": _open_sqlite, "sqlite+pysqlite": _open_sqlite}
+    """Offer SQLite, PostgreSQL, MySQL and MariaDB; a driver is loaded when the first one is opened."""
+    return {
+        **dict.fromkeys(("sqlite", "sqlite+pysqlite"), _open_sqlite),
+        **dict.fromkeys(_POSTGRESQL, _open_postgresql),
+        **dict.fromkeys(_MYSQL, _open_mysql),
+    }
 
 
 def _open_sqlite(url: str | Engine) -> Storage:
@@ -28,3 +35,27 @@ def _open_sqlite(url: str | Engine) -> Storage:
     if isinstance(url, str):
         return open_sqlite(url)
     return open_sqlite(f"sqlite:///{url.url.database or ''}")
+
+
+def _open_postgresql(url: str | Engine) -> Storage:
+    """Open a URL, or a caller's database by the caller's Engine."""
+    try:
+        from firelock_sql.postgresql import opening  # noqa: PLC0415 - loads the driver
+    except ModuleNotFoundError as error:
+        raise _no_driver("PostgreSQL", "psycopg", "postgresql") from error
+    return opening.open_url(url) if isinstance(url, str) else opening.open_engine(url)
+
+
+def _open_mysql(url: str | Engine) -> Storage:
+    """Open a URL, or a caller's database by the caller's Engine."""
+    try:
+        from firelock_sql.mysql import opening  # noqa: PLC0415 - loads the driver
+    except ModuleNotFoundError as error:
+        raise _no_driver("MySQL", "PyMySQL", "mysql") from error
+    return opening.open_url(url) if isinstance(url, str) else opening.open_engine(url)
+
+
+def _no_driver(database: str, driver: str, extra: str) -> ConfigurationError:
+    return ConfigurationError(
+        f'{database} needs {driver}, which is not installed: pip install "firelock[{extra}]".'
+    )

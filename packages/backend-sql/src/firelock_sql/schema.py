@@ -15,7 +15,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 from firelock.storage import SchemaMismatch, SchemaState
 from firelock_sql.database import Database, Transaction
 from firelock_sql.statements import Statement, insert_into
-from firelock_sql.tables import METADATA, schema_version
+from firelock_sql.tables import METADATA, is_of, schema_version
 
 __all__ = ["MIGRATIONS", "WANTED", "clear", "ensure", "migrate", "state"]
 
@@ -23,7 +23,8 @@ __all__ = ["MIGRATIONS", "WANTED", "clear", "ensure", "migrate", "state"]
 def _create(tx: Transaction) -> None:
     for table in METADATA.sorted_tables:
         tx.cursor.execute(str(CreateTable(table, if_not_exists=True).compile(dialect=tx.dialect)))
-        for index in sorted(table.indexes, key=lambda index: str(index.name)):
+        indexes = [index for index in table.indexes if is_of(index, tx.dialect.name)]
+        for index in sorted(indexes, key=lambda index: str(index.name)):
             tx.cursor.execute(str(CreateIndex(index, if_not_exists=True).compile(dialect=tx.dialect)))
 
 
@@ -74,6 +75,7 @@ def migrate(database: Database) -> list[str]:
 
 
 def _migrate(database: Database, tx: Transaction) -> list[str]:
+    database.prepare_migration(tx)
     found = _found(database, tx)
     if found > WANTED:
         raise SchemaMismatch(_newer(database, found))

@@ -100,6 +100,10 @@ class SqliteDatabase(Database):
         return tx.cursor.fetchone() is not None
 
     @override
+    def prepare_migration(self, tx: Transaction) -> None:
+        """The transaction holds the file."""
+
+    @override
     def join(self, within: object, work: Callable[[Transaction], _T]) -> _T:
         callers = joined(within, self.url.path)
         if not self._is_checked and schema.state(self).found == 0:

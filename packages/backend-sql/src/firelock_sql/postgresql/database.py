@@ -1,0 +1,85 @@
+"""One PostgreSQL database as the verbs see it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from typing_extensions import override
+
+from firelock.storage import Finding
+from firelock_sql.database import Transaction
+from firelock_sql.postgresql.dialect import dialect_of
+from firelock_sql.postgresql.failures import read_failure
+from firelock_sql.servers.database import ServerDatabase
+from firelock_sql.servers.names import table_name
+from firelock_sql.tables import schema_version
+
+if TYPE_CHECKING:
+    from firelock_sql.servers.connections import Connections, Lent
+    from firelock_sql.servers.failures import Failure
+    from firelock_sql.servers.names import Names
+    from firelock_sql.statements import Cursor, Parameter
+
+__all__ = ["PostgresqlDatabase"]
+
+_T = TypeVar("_T")
+_NOW = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
+# One round trip. Limits are set within the transaction, so that a pooler may give the connection to others.
+_LIMITS = "SET LOCAL lock_timeout = '2s'; SET LOCAL statement_timeout = '30s'"
+_WRITE = f"BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; {_LIMITS}; {_NOW}"
+_READ = f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {_LIMITS}; {_NOW}"
+_RESULTS_BEFORE_NOW = 3
+_SCHEMA_LOCK = 0x4669_7265_6C6F_636B  # "Firelock": one migration at a time
+
+
+class PostgresqlDatabase(ServerDatabase):
+    """One database of a PostgreSQL server."""
+
+    def __init__(self, name: str, connections: Connections, names: Names) -> None:
+        super().__init__(connections)
+        self.name = name
+        self.names = names
+        self.dialect = dialect_of("psycopg", names)
+
+    @override
+    def read_failure(self, error: BaseException) -> Failure | None:
+        return read_failure(error)
+
+    @override
+    def begin(self, lent: Lent, *, is_writing: bool) -> tuple[Cursor, int]:
+        cursor: Any = lent.driver.cursor()
+        cursor.execute(_WRITE if is_writing else _READ)
+        for _ in range(_RESULTS_BEFORE_NOW):
+            cursor.nextset()
+        return cursor, int(cursor.fetchone()[0])
+
+    @override
+    def has_table(self, tx: Transaction, name: str) -> bool:
+        assert name == schema_version.name  # noqa: S101 - the only one that is asked for
+        tx.cursor.execute("SELECT to_regclass(%s) IS NOT NULL", [table_name(tx.dialect, schema_version)])
+        found: Any = tx.cursor.fetchone()
+        return bool(found[0])
+
+    @override
+    def prepare_migration(self, tx: Transaction) -> None:
+        tx.cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_SCHEMA_LOCK])
+        if self.names.schema is not None:
+            schema = tx.dialect.identifier_preparer.quote(self.names.schema)
+            tx.cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
+
+    @override
+    def join(self, within: object, work: Callable[[Transaction], _T]) -> _T:
+        raise NotImplementedError
+
+    @override
+    def among(self, values: Sequence[str] | Sequence[int]) -> Parameter:
+        return list(values)  # type: ignore[return-value]  # psycopg and asyncpg take lists
+
+    @override
+    def describe(self) -> Mapping[str, str]:
+        return {}
+
+    @override
+    def diagnose(self) -> list[Finding]:
+        return []

@@ -1,0 +1,76 @@
+"""Opens a PostgreSQL storage."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from psycopg.pq import Conninfo
+from sqlalchemy import Engine, create_engine
+from sqlalchemy.pool import QueuePool
+
+from firelock import ConfigurationError
+from firelock.storage import Feature
+from firelock_sql.postgresql.database import PostgresqlDatabase
+from firelock_sql.servers.connections import Connections
+from firelock_sql.servers.hot import ServerHot
+from firelock_sql.servers.names import Names
+from firelock_sql.servers.url import ServerUrl, parse_server_url
+from firelock_sql.storage import SqlStorage
+
+__all__ = ["open_engine", "open_url"]
+
+_CHOICES = {"listen": ("auto", "on", "off")}
+_CONNECT_SECONDS = 10
+_POOL_SECONDS = 15.0
+
+
+def open_url(url: str) -> SqlStorage:
+    """Return the storage of a `postgresql://` URL; nothing is connected yet."""
+    known = {option.keyword.decode() for option in Conninfo.get_defaults()}
+    parsed = parse_server_url(url, scheme="postgresql", choices=_CHOICES, known=known)
+    connections = Connections(str(parsed), lambda: _make_engine(parsed), is_own=True)
+    return _storage(str(parsed), parsed.connect_url, connections, parsed.names, parsed.options["listen"])
+
+
+def open_engine(engine: Engine) -> SqlStorage:
+    """Return the storage in a caller's database, by the caller's own connections.
+
+    Raises:
+        ConfigurationError: its driver is not psycopg 3.
+    """
+    if engine.dialect.driver not in {"psycopg", "psycopg_async"}:
+        message = (
+            f"The engine uses {engine.dialect.driver}; firelock-sql uses psycopg 3. Make the engine from "
+            "postgresql+psycopg://…, or pass its URL; jobs can still be enqueued within transactions on it."
+        )
+        raise ConfigurationError(message)
+    shown = engine.url.set(query={}, drivername="postgresql").render_as_string(hide_password=True)
+    connections = Connections(shown, lambda: engine, is_own=False)
+    return _storage(shown, "", connections, Names(), "auto")
+
+
+def _storage(shown: str, connect_url: str, connections: Connections, names: Names, listen: str) -> SqlStorage:
+    database = PostgresqlDatabase(shown, connections, names)
+    features = {Feature.SHARED, Feature.DURABLE, Feature.TRANSACTIONAL_ENQUEUE}
+    storage = SqlStorage(database, ServerHot(database), frozenset(features))
+    storage.connect_url = connect_url
+    return storage
+
+
+def _make_engine(parsed: ServerUrl) -> Engine:
+    """Return an engine whose transactions are begun and ended by our statements alone."""
+    return create_engine(
+        parsed.url.set(drivername="postgresql+psycopg"),
+        isolation_level="AUTOCOMMIT",
+        poolclass=QueuePool,
+        pool_size=parsed.pool_size,
+        max_overflow=0,
+        pool_timeout=_POOL_SECONDS,
+        pool_reset_on_return=None,
+        connect_args=_connect_args(parsed),
+    )
+
+
+def _connect_args(parsed: ServerUrl) -> dict[str, Any]:
+    defaults: dict[str, Any] = {"application_name": "firelock", "connect_timeout": _CONNECT_SECONDS}
+    return {name: value for name, value in defaults.items() if name not in parsed.url.query}

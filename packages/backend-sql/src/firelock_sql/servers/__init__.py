@@ -1,0 +1,1 @@
+"""What databases with a server of their own have in common."""

@@ -1,0 +1,201 @@
+"""A database with a server of its own: transactions side by side, tried again where they meet."""
+
+from __future__ import annotations
+
+import random
+import time
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from typing_extensions import override
+
+from firelock.storage import StorageError, StorageUnavailable
+from firelock_sql import schema
+from firelock_sql.counting import add_deltas, fold, is_worth_folding
+from firelock_sql.database import Database, Transaction
+from firelock_sql.servers.failures import Failure, Meaning
+from firelock_sql.wake import Wake
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from firelock_sql.servers.connections import Connections, Lent
+    from firelock_sql.statements import Cursor
+
+__all__ = ["ServerDatabase"]
+
+_T = TypeVar("_T")
+_PATIENCE_SECONDS = 15.0  # for others who are in the way; each try waits for a lock at most two seconds
+_LONGEST_PAUSE = 0.1
+_STALE_LIMIT = 64  # connections of a pool that may all be dead after the server was restarted
+
+
+class _Conflict(Exception):
+    """Others were in the way; the transaction is undone."""
+
+
+class ServerDatabase(Database):
+    """What PostgreSQL, MySQL and MariaDB have in common."""
+
+    connect_url: str = ""  # with its password; empty where only the caller's engine leads there
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+        self._wake = Wake(None)
+        self._is_checked = False
+
+    # ---- what differs ------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def read_failure(self, error: BaseException) -> Failure | None:
+        """Return what an error of the driver means; None where it is none."""
+
+    @abstractmethod
+    def begin(self, lent: Lent, *, is_writing: bool) -> tuple[Cursor, int]:
+        """A transaction has begun; return its cursor and the database's time in micros."""
+
+    # ---- transactions ------------------------------------------------------------------------------------
+
+    @override
+    def write(self, work: Callable[[Transaction], _T]) -> _T:
+        self.ensure_schema()
+        return self.write_unchecked(work)
+
+    @override
+    def read(self, work: Callable[[Transaction], _T]) -> _T:
+        self.ensure_schema()
+        return self.read_unchecked(work)
+
+    @override
+    def write_unchecked(self, work: Callable[[Transaction], _T]) -> _T:
+        result, woken = self._transact(lambda tx: _counted(tx, work), is_writing=True)
+        if woken:
+            self.tell(woken)
+        return result
+
+    @override
+    def read_unchecked(self, work: Callable[[Transaction], _T]) -> _T:
+        return self._transact(work, is_writing=False)
+
+    def _transact(self, work: Callable[[Transaction], _T], *, is_writing: bool) -> _T:
+        """The work is done in one transaction, again from its beginning while others are in the way."""
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        pause = 0.002
+        while True:
+            try:
+                with self._began(is_writing=is_writing) as (lent, tx):
+                    return self._finished(lent, tx, work)
+            except _Conflict as conflict:
+                if time.monotonic() > deadline:
+                    raise StorageUnavailable(str(conflict)) from conflict.__cause__
+            time.sleep(random.uniform(0, pause))  # noqa: S311 - no secret
+            pause = min(_LONGEST_PAUSE, 2 * pause)
+
+    @contextmanager
+    def _began(self, *, is_writing: bool) -> Iterator[tuple[Lent, Transaction]]:
+        """Yield a transaction; a pooled connection that turns out to be dead is put aside for another."""
+        tries = 0
+        while True:
+            tries += 1
+            with self.translated(), self._connections.lend() as lent:
+                try:
+                    cursor, now = self.begin(lent, is_writing=is_writing)
+                except BaseException as error:
+                    lent.is_lost = True
+                    failure = self.read_failure(error)
+                    if failure is None or failure.meaning is not Meaning.LOST or tries == _STALE_LIMIT:
+                        raise
+                    continue
+                yield lent, Transaction(cursor, self.dialect, now + self.clock_offset, adds_deltas=True)
+                return
+
+    def _finished(self, lent: Lent, tx: Transaction, work: Callable[[Transaction], _T]) -> _T:
+        try:
+            result = work(tx)
+            tx.cursor.execute("COMMIT")
+        except BaseException as error:
+            self._undo(lent, tx.cursor)
+            failure = self.read_failure(error)
+            if failure is not None and failure.meaning is Meaning.CONFLICT:
+                raise _Conflict(self._worded(failure)) from error
+            raise
+        return result
+
+    def _undo(self, lent: Lent, cursor: Cursor) -> None:
+        try:
+            cursor.execute("ROLLBACK")
+        except Exception:  # noqa: BLE001 - whatever it is, this connection is not used again
+            lent.is_lost = True
+
+    @contextmanager
+    def translated(self) -> Iterator[None]:
+        """The driver's exceptions leave as the storage's own; no parameter is in their text.
+
+        Raises:
+            StorageUnavailable: trying again may help.
+            StorageError: it will not.
+        """
+        try:
+            yield
+        except (OverflowError, UnicodeError) as error:
+            message = f"{self.name} cannot hold a value of this call: {type(error).__name__}."
+            raise StorageError(message) from None
+        except Exception as error:
+            failure = self.read_failure(error)
+            if failure is None:
+                raise
+            is_lasting = failure.meaning is Meaning.LASTING
+            raise (StorageError if is_lasting else StorageUnavailable)(self._worded(failure)) from error
+
+    def _worded(self, failure: Failure) -> str:
+        return f"{self.name}: {failure.text}"
+
+    # ---- the schema and the clock ------------------------------------------------------------------------
+
+    def ensure_schema(self) -> None:
+        """The schema is the one this code needs; made where there is none."""
+        if not self._is_checked:  # without a lock: to look twice is harmless, a lock held at a fork is not
+            schema.ensure(self)
+            self._is_checked = True
+
+    @override
+    def clock(self) -> int:
+        return self.read_unchecked(lambda tx: tx.now)
+
+    @override
+    def tidy(self) -> None:
+        while self.read(is_worth_folding) and self.write(lambda tx: fold(tx, self)):
+            continue
+
+    # ---- waking ------------------------------------------------------------------------------------------
+
+    def tell(self, queues: set[str]) -> None:
+        """Servers that wait are told of work in these queues; the transaction that made it has committed."""
+        self._wake.tell(queues)
+
+    def looks_for_work(self, queues: Sequence[str] | None) -> None:
+        """What was told up to now is about to be seen by a claim of these queues."""
+        self._wake.mark(queues)
+
+    @override
+    def wait(self, queues: Sequence[str] | None, timeout_seconds: float) -> bool:
+        self._connections.check_open()
+        return self._wake.wait(queues, timeout_seconds)
+
+    @override
+    def interrupt(self) -> None:
+        self._wake.interrupt()
+
+    @override
+    def close(self) -> None:
+        self._wake.close()
+        self._connections.close()
+
+
+def _counted(tx: Transaction, work: Callable[[Transaction], _T]) -> tuple[_T, set[str]]:
+    """Return what the work returns, and whom to tell of what; the counts are written last of all."""
+    result: Any = work(tx)
+    add_deltas(tx)
+    return result, tx.woken
