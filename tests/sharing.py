@@ -19,7 +19,7 @@ _SINGLE = (
 )
 # The longest begin, so that the last worker is not alone with one of them.
 _FIRST = (*_WHOLE, "tests/faults/", "tests/third_party/", "tests/conformance/test_redis.py", "tests/redis/")
-_PROGRAM = re.compile(r"\b(?:redis|valkey)-\d+\.\d+\b")
+_PROGRAM = re.compile(r"\b(?:(?:redis|valkey|mariadb|mysql)-\d+\.\d+|postgresql-\d+)\b")
 
 
 def together(test: str) -> str:

@@ -3,5 +3,9 @@
 from __future__ import annotations
 
 from tests.redis.fixtures import cluster, group, member, program, server
+from tests.sql.fixtures import mariadb, mysql_program, pgbouncer, postgresql, postgresql_program, running
 
-__all__ = ["cluster", "group", "member", "program", "server"]
+__all__ = [
+    "cluster", "group", "mariadb", "member", "mysql_program", "pgbouncer", "postgresql", "postgresql_program",
+    "program", "running", "server",
+]  # fmt: skip

@@ -1,0 +1,47 @@
+"""The kit on PostgreSQL: directly, and through PgBouncer, which lends a connection for a transaction."""
+
+from __future__ import annotations
+
+import pytest
+
+from firelock.testing import LockConformance, StorageConformance
+from tests.sql.databases import PostgresqlDatabase
+from tests.sql.transactions import OpenTransaction, by_connection, by_driver, by_session
+
+WAYS = [by_connection, by_session, by_driver]
+
+
+class TestPostgresql(StorageConformance):
+    @pytest.fixture
+    def storage_url(self, postgresql: PostgresqlDatabase) -> str:
+        return postgresql.url()
+
+    @pytest.fixture(params=WAYS, ids=lambda way: way.__name__)
+    def open_transaction(
+        self, request: pytest.FixtureRequest, postgresql: PostgresqlDatabase
+    ) -> OpenTransaction:
+        return request.param(postgresql)
+
+
+class TestPostgresqlLocks(LockConformance):
+    @pytest.fixture
+    def lock_url(self, postgresql: PostgresqlDatabase) -> str:
+        return postgresql.url()
+
+
+class TestPgbouncer(StorageConformance):
+    @pytest.fixture
+    def storage_url(self, pgbouncer: PostgresqlDatabase) -> str:
+        return pgbouncer.url()
+
+    @pytest.fixture(params=WAYS, ids=lambda way: way.__name__)
+    def open_transaction(
+        self, request: pytest.FixtureRequest, pgbouncer: PostgresqlDatabase
+    ) -> OpenTransaction:
+        return request.param(pgbouncer)
+
+
+class TestPgbouncerLocks(LockConformance):
+    @pytest.fixture
+    def lock_url(self, pgbouncer: PostgresqlDatabase) -> str:
+        return pgbouncer.url()

@@ -1,0 +1,14 @@
+"""Servers over MariaDB, and over MySQL where there is one, keep what servers promise."""
+
+from __future__ import annotations
+
+import pytest
+
+from firelock.testing import ServerConformance
+from tests.sql.databases import MysqlDatabase
+
+
+class TestMariadbServer(ServerConformance):
+    @pytest.fixture
+    def storage_url(self, mariadb: MysqlDatabase) -> str:
+        return mariadb.url()

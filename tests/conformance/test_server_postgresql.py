@@ -1,0 +1,20 @@
+"""Servers over PostgreSQL keep what servers promise: directly, and through PgBouncer."""
+
+from __future__ import annotations
+
+import pytest
+
+from firelock.testing import ServerConformance
+from tests.sql.databases import PostgresqlDatabase
+
+
+class TestPostgresqlServer(ServerConformance):
+    @pytest.fixture
+    def storage_url(self, postgresql: PostgresqlDatabase) -> str:
+        return postgresql.url()
+
+
+class TestPgbouncerServer(ServerConformance):
+    @pytest.fixture
+    def storage_url(self, pgbouncer: PostgresqlDatabase) -> str:
+        return pgbouncer.url()

@@ -1,0 +1,7 @@
+"""The databases that these tests run on."""
+
+from __future__ import annotations
+
+from tests.sql.fixtures import mariadb, mysql_program, pgbouncer, postgresql, postgresql_program, running
+
+__all__ = ["mariadb", "mysql_program", "pgbouncer", "postgresql", "postgresql_program", "running"]

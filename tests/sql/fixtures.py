@@ -1,0 +1,124 @@
+"""Databases as fixtures: a module's tests have one of their own, on servers that the whole run shares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import count
+from typing import TypeVar
+
+import pytest
+
+from tests.sql import programs
+from tests.sql.databases import MysqlDatabase, PostgresqlDatabase
+from tests.sql.mariadb import Mariadb
+from tests.sql.pgbouncer import Pgbouncer
+from tests.sql.postgresql import Postgresql
+from tests.sql.processes import Process
+from tests.sql.programs import Missing, MysqlProgram, PostgresqlProgram, chosen_mysqls, chosen_postgresqls
+
+__all__ = ["mariadb", "mysql_program", "pgbouncer", "postgresql", "postgresql_program", "running"]
+
+_S = TypeVar("_S", bound=Process)
+
+
+class Running:
+    """The servers of a test run, one of each program, started when the first test asks for it.
+
+    To start one takes seconds, to create a database a tenth of one, so they outlive a module. A test that
+    stops or fills a server takes one of its own: `with Postgresql(program) as server`.
+    """
+
+    def __init__(self) -> None:
+        self._servers: dict[str, Process] = {}
+        self._numbers = count(1)
+
+    def postgresql(self, program: PostgresqlProgram) -> Postgresql:
+        """Return the server of this program; it runs."""
+        return self._started(str(program), lambda: Postgresql(program))
+
+    def pgbouncer(self, path: str, program: PostgresqlProgram) -> Pgbouncer:
+        """Return the pooler before the server of this program; both run."""
+        server = self.postgresql(program)
+        return self._started(f"pgbouncer before {program}", lambda: Pgbouncer(path, server))
+
+    def mariadb(self, program: MysqlProgram) -> Mariadb:
+        """Return the server of this program; it runs."""
+        return self._started(str(program), lambda: Mariadb(program))
+
+    def _started(self, name: str, make: Callable[[], _S]) -> _S:
+        if name not in self._servers:
+            self._servers[name] = make()
+        server: _S = self._servers[name]  # type: ignore[assignment]  # a name stands for one kind
+        return server if server.is_running else server.start()
+
+    @contextmanager
+    def database_on(self, server: Postgresql | Mariadb) -> Iterator[str]:
+        """Yield the name of a new database of the server, which is gone afterwards."""
+        name = f"firelock_{next(self._numbers)}"
+        server.create_database(name)
+        try:
+            yield name
+        finally:
+            if server.is_running:
+                server.drop_database(name)
+
+    def close(self) -> None:
+        """None of them runs any more: poolers end before what is behind them."""
+        while self._servers:
+            self._servers.popitem()[1].close()
+
+
+_RUNNING = Running()
+
+
+@pytest.fixture(scope="session")
+def running() -> Iterator[Running]:
+    """The servers of this run: the same ones for every folder that takes these fixtures up."""
+    yield _RUNNING
+    _RUNNING.close()
+
+
+@pytest.fixture(scope="module", params=chosen_postgresqls())
+def postgresql_program(request: pytest.FixtureRequest) -> PostgresqlProgram:
+    """Every PostgreSQL that tests of every promise run on."""
+    return _here(request.param)
+
+
+@pytest.fixture(scope="module")
+def postgresql(running: Running, postgresql_program: PostgresqlProgram) -> Iterator[PostgresqlDatabase]:
+    """A database of PostgreSQL, the module's own."""
+    server = running.postgresql(postgresql_program)
+    with running.database_on(server) as name:
+        yield PostgresqlDatabase(server, name, server)
+
+
+@pytest.fixture(scope="module")
+def pgbouncer(running: Running, postgresql_program: PostgresqlProgram) -> Iterator[PostgresqlDatabase]:
+    """A database of PostgreSQL, reached through PgBouncer, which lends connections for a transaction each."""
+    pooler = running.pgbouncer(_here(programs.pgbouncer()), postgresql_program)
+    with running.database_on(pooler.server) as name:
+        yield PostgresqlDatabase(pooler.server, name, pooler)
+
+
+@pytest.fixture(scope="module", params=chosen_mysqls())
+def mysql_program(request: pytest.FixtureRequest) -> MysqlProgram:
+    """Every MariaDB and MySQL that tests of every promise run on."""
+    return _here(request.param)
+
+
+@pytest.fixture(scope="module")
+def mariadb(running: Running, mysql_program: MysqlProgram) -> Iterator[MysqlDatabase]:
+    """A database of MariaDB or MySQL, the module's own."""
+    server = running.mariadb(mysql_program)
+    with running.database_on(server) as name:
+        yield MysqlDatabase(server, name)
+
+
+_T = TypeVar("_T")
+
+
+def _here(program: _T | Missing) -> _T:
+    if isinstance(program, Missing):
+        program.tell()
+    return program
