@@ -213,7 +213,7 @@ def test_a_search_is_bounded_in_rows_and_says_so(fire, send):
     asked = plan(chips, _now(fire), Known(), lambda job: None)
     ticks = count()
 
-    found = find_page(fire, asked, limit=50, cursor=None, seconds=11, monotonic=lambda: next(ticks))
+    found = find_page(fire, asked, limit=50, cursor=None, seconds=13, monotonic=lambda: next(ticks))
 
     assert found.is_cut
     assert 1_000 == found.looked_at

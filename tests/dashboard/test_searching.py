@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from itertools import count
+from types import SimpleNamespace
 
 import pytest
 
+from firelock.jobs import JobPage
 from firelock.storage import JobFilter
 from firelock_dashboard.filters import Plan
 from firelock_dashboard.icons import icon
-from firelock_dashboard.searching import find_page
+from firelock_dashboard.searching import count_up_to, find_page
 
 
 @pytest.fixture
@@ -23,15 +25,16 @@ def made(fire):
     return [job.id for job in send.enqueue_many([(number,) for number in range(350)])][::-1]
 
 
-@pytest.mark.parametrize("seconds", [1, 2, 3])
-def test_a_search_ends_in_the_middle_of_what_a_storage_gave(fire, made, seconds):
+@pytest.mark.parametrize("hundreds", [1, 2, 3])
+def test_a_search_ends_in_the_middle_of_what_a_storage_gave(fire, made, hundreds):
     """Its time is over after each hundred jobs; the next page sees what was not looked at."""
     seen: list[str] = []
+    seconds = hundreds + 1  # one is the beginning of the look
     plan = Plan(JobFilter(), (lambda job: bool(seen.append(job.id)),))
 
     found = find_page(fire, plan, limit=25, cursor=None, seconds=seconds, monotonic=_ticks())
     while found.cursor is not None:
-        assert (True, 100 * seconds) == (found.is_cut, found.looked_at)
+        assert (True, 100 * hundreds) == (found.is_cut, found.looked_at)
         found = find_page(fire, plan, limit=25, cursor=found.cursor, seconds=seconds, monotonic=_ticks())
 
     assert made == seen
@@ -45,10 +48,49 @@ def test_a_page_is_not_cut_where_every_job_is_meant(fire, made):
     assert not found.is_cut
 
 
+@pytest.mark.parametrize(("each", "looks"), [(0.011, 5), (0.025, 2), (0.04, 1), (0.5, 1)])
+def test_no_look_is_begun_that_would_end_too_late(each, looks):
+    """A storage that finds nothing in 40 ms is not asked again within 60; one that is quick is, some times."""
+    clock = Clock()
+    pages = Pages(clock, each)
+
+    found = find_page(pages.fire, Plan(JobFilter()), limit=25, cursor=None, seconds=0.06, monotonic=clock)
+
+    assert (looks, True, "further") == (pages.looks, found.is_cut, found.cursor)
+    assert (0, False) == count_up_to(
+        Pages(clock, each).fire, Plan(JobFilter()), seconds=0.06, monotonic=clock
+    )
+
+
 def test_an_ornament_is_drawn_once():
     """A list of jobs shows hundreds of a few; an icon that says something is drawn for what it says."""
     assert icon("next") is icon("next")
     assert "&lt;b&gt;" in icon("next", label="<b>")
+
+
+class Clock:
+    """Stands still unless it is moved."""
+
+    def __init__(self):
+        self.now = 0
+
+    def __call__(self):
+        return self.now / 1_000
+
+
+class Pages:
+    """An app whose storage finds nothing, page by page, and takes its time."""
+
+    def __init__(self, clock, each):
+        self.looks = 0
+        self._clock = clock
+        self._each = each
+        self.fire = SimpleNamespace(jobs=self)
+
+    def page(self, where, **options):
+        self.looks += 1
+        self._clock.now += round(self._each * 1_000)
+        return JobPage([], "further")
 
 
 def _ticks():

@@ -23,7 +23,7 @@ ROWS = 10_000
 """So many jobs are looked at for one page."""
 
 SECONDS = 0.06
-"""So long is searched for one page, and a hundred jobs more; the rest of the page needs its time as well."""
+"""So long is searched for one page, a first look apart; the rest of the page needs its time as well."""
 
 COUNTED = 10_000
 
@@ -81,6 +81,7 @@ class _Search:
         found: list[JobRecord] = []
         looked_at, last = 0, None
         while True:
+            began = monotonic()
             # Where every job that is found is meant, what is missing is asked for and no more.
             page = self._fire.jobs.page(
                 self._plan.where, limit=_CHUNK if tests else limit - len(found), cursor=at,
@@ -102,7 +103,7 @@ class _Search:
             at, behind = page.cursor, None
             if at is None or len(found) >= limit:
                 return self._found(found, self._cursor_at(at), looked_at, last, is_cut=False)
-            if looked_at >= ROWS or monotonic() >= until:
+            if looked_at >= ROWS or _is_over(began, monotonic(), until):
                 return self._found(found, self._cursor_at(at), looked_at, last, is_cut=True)
 
     def _found(
@@ -128,6 +129,11 @@ class _Search:
 
     def _cursor_at(self, at: str | None) -> str | None:
         return at if at is None or not self._plan.tests else f"{at}|0|-"
+
+
+def _is_over(began: float, now: float, until: float) -> bool:
+    """Tell whether a further look, that takes as long as the last ends too late: it may find nothing."""
+    return now + (now - began) > until
 
 
 def _read_cursor(cursor: str | None) -> tuple[str | None, tuple[int, str] | None]:
@@ -163,11 +169,12 @@ def count_up_to(
     """Return how many jobs the plan means, and whether that is all of them; looks at most at `COUNTED`."""
     until, counted, looked_at, cursor = monotonic() + seconds, 0, 0, None
     while True:
+        began = monotonic()
         page = fire.jobs.page(plan.where, limit=_CHUNK, cursor=cursor)
         looked_at += len(page)
         counted += sum(plan.accepts(handle.record()) for handle in page) if plan.tests else len(page)
         cursor = page.cursor
         if cursor is None:
             return counted, True
-        if looked_at >= COUNTED or monotonic() >= until:
+        if looked_at >= COUNTED or _is_over(began, monotonic(), until):
             return counted, False
