@@ -82,7 +82,7 @@ def asked(auth, sent):
         ("none", set(), set(Permission)),
         (None, set(), set(Permission)),
         (False, set(), set(Permission)),
-        ((), {"read"}, {"view_args"}),
+        ((), set(), set(Permission)), (frozenset(), set(), set(Permission)),
         ({"requeue"}, {"read", "requeue"}, {"delete", "view_args"}),
         ([Permission.DELETE], {"read", "delete"}, {"requeue"}),
         (Access(frozenset({Permission.READ}), "ada"), {"read"}, {"view_args"}),

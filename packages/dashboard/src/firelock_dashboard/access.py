@@ -60,8 +60,8 @@ class Access:
 def to_access(answer: object) -> Access:
     """Return what an `auth=` callable's answer gives.
 
-    A level (`"none"`, `"read"`, `"operate"`, `"admin"`), a collection of permissions, an `Access`, or None
-    and False for nothing. True is refused: it would not say what is allowed.
+    A level (`"none"`, `"read"`, `"operate"`, `"admin"`), a collection of permissions (any of them goes with
+    read, none of them is nothing), an `Access`, or None and False for nothing. True is refused: it would not say what is allowed.
 
     Raises:
         ConfigurationError: it is none of these.
@@ -74,10 +74,11 @@ def to_access(answer: object) -> Access:
         return Access(LEVELS[answer])
     if isinstance(answer, Collection) and not isinstance(answer, str | bytes):
         try:
-            return Access(frozenset(Permission(one) for one in answer) | {Permission.READ})
+            given = frozenset(Permission(one) for one in answer)
         except ValueError as error:
             message = f"auth= answered {error}; permissions are {', '.join(Permission)}."
             raise ConfigurationError(message) from error
+        return Access(given | {Permission.READ} if given else given)
     # By its type alone: a user that was answered for a level may hold a hash, and this goes into the log.
     said = str(answer) if isinstance(answer, bool) else f"a {type(answer).__name__!r}"
     message = (
