@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -163,6 +164,8 @@ class Fields:
 def _plain(name: str, value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, float) and not math.isfinite(value):
+        raise BadRequest(f"{name} holds {value}, which is no number of JSON; send a finite one.")
     if isinstance(value, str | int | float):
         return str(value)
     raise BadRequest(f"{name} holds something nested; send texts, numbers, booleans, or lists of them.")

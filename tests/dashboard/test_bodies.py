@@ -1,0 +1,156 @@
+"""Bad bodies, number 111 of the list of bad inputs: none is read further than a form here may reach."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import tracemalloc
+from itertools import repeat
+
+import pytest
+from starlette.requests import Request
+
+from firelock_dashboard.entrance import read_body
+from firelock_dashboard.problems import RequestProblem
+from tests.dashboard.asking import FORM
+
+MEBI = 1024 * 1024
+OWN = {"sec-fetch-site": "same-origin", "content-type": FORM}
+
+
+def send(client, body, **headers):
+    given = {**OWN, **{name.replace("_", "-"): value for name, value in headers.items()}}
+    return client.ask("POST", "/queues/pause", headers=given, body=body)
+
+
+def paused(fire):
+    return [queue.name for queue in fire.queues.list() if queue.is_paused]
+
+
+def counted(chunks, taken):
+    for chunk in chunks:
+        taken.append(len(chunk))
+        yield chunk
+
+
+def test_ten_mebibytes_are_refused_by_their_length(client, fire):
+    """By what Content-Length says, before any of it is read."""
+    taken = []
+
+    answer = send(
+        client, counted([b"queue=mail&note=" + b"x" * 10 * MEBI], taken), content_length=str(10 * MEBI)
+    )
+
+    assert 413 == answer.status
+    assert str(MEBI) in answer.text
+    assert [] == taken
+    assert [] == paused(fire)
+
+
+@pytest.mark.parametrize("length", [None, "12", "-1", "x", "٣", "9" * 5_000])
+def test_an_endless_body_is_read_no_further_than_a_form_reaches(client, fire, length):
+    """Whatever its Content-Length says; one chunk beyond the bound, and no more is asked for."""
+    taken = []
+    headers = {} if length is None else {"content_length": length.encode().decode("latin-1")}
+
+    answer = send(client, counted(repeat(b"x" * 65_536), taken), **headers)
+
+    assert 413 == answer.status
+    assert sum(taken) <= MEBI + 65_536
+    assert [] == paused(fire)
+
+
+def test_memory_stays_flat_under_an_endless_body(client):
+    """A hundred of them cost no more than one is allowed."""
+    send(client, repeat(b"x" * 65_536))
+    tracemalloc.start()
+    for _ in range(20):
+        send(client, repeat(b"x" * 65_536))
+    kept, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert peak < 8 * MEBI
+    assert kept < 2 * MEBI
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "x-gzip", "identity, gzip", "GZIP"])
+def test_a_compressed_body_is_not_unpacked(client, fire, coding):
+    """A small one may be a large one inside; it is refused unread."""
+    bomb = gzip.compress(b"queue=mail&note=" + b"x" * 50 * MEBI)
+    taken = []
+
+    answer = send(client, counted([bomb], taken), content_encoding=coding)
+
+    assert 415 == answer.status
+    assert [] == taken
+    assert [] == paused(fire)
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        (None, b"queue=mail"), ("", b"queue=mail"), ("text/plain", b"queue=mail"), ("*/*", b"queue=mail"),
+        ("application/xml", b"<queue>mail</queue>"), ("application/x-www-form-urlencoded2", b"queue=mail"),
+        ("multipart/form-data; boundary=x",
+         b'--x\r\nContent-Disposition: form-data; name="queue"\r\n\r\nmail\r\n--x--\r\n'),
+    ],
+)  # fmt: skip
+def test_another_content_type_is_refused(client, fire, kind, body):
+    """A form that another page may send without asking, such as text/plain, among them; the kind is named."""
+    answer = send(client, body, content_type=kind)
+
+    assert 415 == answer.status
+    assert FORM in answer.text
+    assert [] == paused(fire)
+
+
+@pytest.mark.parametrize(
+    ("body", "word"),
+    [
+        (b"queue=%ff", "UTF-8"), (b"queue=%f0%28", "UTF-8"), ("queue=möhre".encode(), "ASCII"),
+        (b"queue=mail\xff", "ASCII"), (b"queue=a&queue=b", "queue"), (b"queue=", "queue"),
+        (b"&&&===", "queue"),
+        (b"queue=%00", "queue"), (b"queue=" + b"x" * 5_000, "queue"),
+        (b"&".join(b"f%d=1" % number for number in range(10_000)), "fields"),
+    ],
+    ids=lambda value: None if isinstance(value, str) else ascii(value[:20]),
+)  # fmt: skip
+def test_a_malformed_form_is_refused_by_name(client, fire, body, word):
+    """Also one of ten thousand fields; the message says what to send."""
+    answer = send(client, body)
+
+    assert 400 == answer.status
+    assert word in answer.text
+    assert [] == paused(fire)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"", b"{", b"[]", b'"queue"', b"null", b"1" * 10_000, b"[" * 100_000, b'{"queue":{"a":1}}',
+        b'{"queue":[["a"]]}', b"\xff\xfe", b'{"queue":NaN}', b'{"queue":1e999}',
+    ],
+    ids=lambda body: ascii(body[:20]),
+)  # fmt: skip
+def test_malformed_json_is_refused(client, fire, body):
+    """Depth and digits without end cost nothing but an error."""
+    answer = send(client, body, content_type="application/json", accept="application/json")
+
+    assert answer.status in {400, 404, 422}
+    assert answer.json()["error"]
+    assert [] == paused(fire)
+
+
+def test_a_slow_body_is_not_waited_for():
+    """What does not arrive in time is a 408; the connection is free again."""
+
+    async def receive():
+        await asyncio.Event().wait()
+
+    async def wait():
+        scope = {"type": "http", "method": "POST", "headers": [(b"content-type", FORM.encode())]}
+        return await read_body(Request(scope, receive), seconds=0.0)
+
+    with pytest.raises(RequestProblem, match="did not arrive") as refusal:
+        asyncio.run(wait())
+    assert 408 == refusal.value.status
