@@ -17,7 +17,7 @@ from firelock_sql.database import Database, Transaction
 from firelock_sql.statements import Statement, insert_into
 from firelock_sql.tables import METADATA, is_of, schema_version
 
-__all__ = ["MIGRATIONS", "WANTED", "clear", "ensure", "migrate", "state"]
+__all__ = ["MIGRATIONS", "WANTED", "clear", "ensure", "made_at", "migrate", "state"]
 
 
 def _create(tx: Transaction) -> None:
@@ -42,6 +42,15 @@ def _found(database: Database, tx: Transaction) -> int:
     if not database.has_table(tx, schema_version.name):
         return 0
     row: Any = tx.one(_VERSION)
+    return int(row[0] or 0)
+
+
+_MADE_AT = Statement(select(func.min(schema_version.c.at)))
+
+
+def made_at(tx: Transaction) -> int:
+    """Return the instant at which these tables were made, which tells them from all others."""
+    row: Any = tx.one(_MADE_AT)
     return int(row[0] or 0)
 
 

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+import psycopg
+from psycopg.pq import TransactionStatus
 from typing_extensions import override
 
+from firelock import ConfigurationError
 from firelock.storage import Finding
 from firelock_sql.database import Transaction
-from firelock_sql.postgresql.dialect import dialect_of
+from firelock_sql.postgresql.dialect import DRIVERS, dialect_of
 from firelock_sql.postgresql.failures import read_failure
 from firelock_sql.servers.database import ServerDatabase
+from firelock_sql.servers.joining import Joined, tell_nobody
 from firelock_sql.servers.names import table_name
 from firelock_sql.tables import schema_version
 
 if TYPE_CHECKING:
+    from sqlalchemy.engine import Dialect
+
     from firelock_sql.servers.connections import Connections, Lent
     from firelock_sql.servers.failures import Failure
     from firelock_sql.servers.names import Names
@@ -23,7 +29,6 @@ if TYPE_CHECKING:
 
 __all__ = ["PostgresqlDatabase"]
 
-_T = TypeVar("_T")
 _NOW = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 # One round trip. Limits are set within the transaction, so that a pooler may give the connection to others.
 _LIMITS = "SET LOCAL lock_timeout = '2s'; SET LOCAL statement_timeout = '30s'"
@@ -57,7 +62,8 @@ class PostgresqlDatabase(ServerDatabase):
     @override
     def has_table(self, tx: Transaction, name: str) -> bool:
         assert name == schema_version.name  # noqa: S101 - the only one that is asked for
-        tx.cursor.execute("SELECT to_regclass(%s) IS NOT NULL", [table_name(tx.dialect, schema_version)])
+        # A name of our own, not a caller's value; drivers differ in how they would take a parameter.
+        tx.cursor.execute(f"SELECT to_regclass('{table_name(tx.dialect, schema_version)}') IS NOT NULL")
         found: Any = tx.cursor.fetchone()
         return bool(found[0])
 
@@ -69,8 +75,36 @@ class PostgresqlDatabase(ServerDatabase):
             tx.cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
 
     @override
-    def join(self, within: object, work: Callable[[Transaction], _T]) -> _T:
-        raise NotImplementedError
+    def now(self, cursor: Cursor) -> int:
+        cursor.execute(_NOW)
+        found: Any = cursor.fetchone()
+        return int(found[0]) + self.clock_offset
+
+    @property
+    @override
+    def raw_kind(self) -> str:
+        return "a psycopg.Connection"
+
+    @override
+    def raw_transaction(self, within: object) -> Joined | None:
+        if not isinstance(within, psycopg.Connection):
+            return None
+        info = within.info
+        place = f"{info.host}:{info.port}/{info.dbname}"
+        if within.autocommit and info.transaction_status is TransactionStatus.IDLE:
+            message = f"within= is a connection to {place} in autocommit mode; begin a transaction first."
+            raise ConfigurationError(message)
+        return Joined(within, self.dialect, place, tell_nobody)
+
+    @override
+    def dialect_for(self, callers: Dialect) -> Dialect | None:
+        if callers.name != "postgresql" or callers.driver not in DRIVERS:
+            return None
+        return dialect_of(callers.driver, self.names)
+
+    @override
+    def is_in_autocommit(self, driver: Any) -> bool:
+        return bool(driver.autocommit)
 
     @override
     def among(self, values: Sequence[str] | Sequence[int]) -> Parameter:

@@ -28,10 +28,22 @@ _HINTS = {
 
 def read_failure(error: BaseException) -> Failure | None:
     """Return what an error of psycopg means, None where it is none of its errors."""
-    if not isinstance(error, psycopg.Error):
+    if isinstance(error, psycopg.Error):
+        code = error.sqlstate
+        return Failure(_meaning(error, code), _text(error, code))
+    return _of_another_driver(error)
+
+
+def _of_another_driver(error: BaseException) -> Failure | None:
+    """Return what an error means that a caller's connection by asyncpg or psycopg2 raised."""
+    code = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
+    if not isinstance(code, str):
         return None
-    code = error.sqlstate
-    return Failure(_meaning(error, code), _text(error, code))
+    meaning = Meaning.CONFLICT if code in _CONFLICTS else Meaning.LASTING
+    if code[:2] in _PASSING_CLASSES | _LOST_CLASSES:
+        meaning = Meaning.PASSING
+    hint = _HINTS.get(code, "")
+    return Failure(meaning, f"error {code} of the caller's connection{'; ' if hint else ''}{hint}.")
 
 
 def _meaning(error: psycopg.Error, code: str | None) -> Meaning:

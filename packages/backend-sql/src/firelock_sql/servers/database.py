@@ -11,15 +11,20 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from typing_extensions import override
 
+from firelock import ConfigurationError
 from firelock.storage import StorageError, StorageUnavailable
 from firelock_sql import schema
 from firelock_sql.counting import add_deltas, fold, is_worth_folding
 from firelock_sql.database import Database, Transaction
 from firelock_sql.servers.failures import Failure, Meaning
+from firelock_sql.servers.joining import Joined, joined
+from firelock_sql.tables import schema_version
 from firelock_sql.wake import Wake
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from sqlalchemy.engine import Dialect
 
     from firelock_sql.servers.connections import Connections, Lent
     from firelock_sql.statements import Cursor
@@ -29,6 +34,7 @@ __all__ = ["ServerDatabase"]
 _T = TypeVar("_T")
 _PATIENCE_SECONDS = 15.0  # for others who are in the way; each try waits for a lock at most two seconds
 _LONGEST_PAUSE = 0.1
+_MOST_PLACES = 64
 _STALE_LIMIT = 64  # connections of a pool that may all be dead after the server was restarted
 
 
@@ -45,6 +51,7 @@ class ServerDatabase(Database):
         self._connections = connections
         self._wake = Wake(None)
         self._is_checked = False
+        self._places: set[str] = set()  # callers' connections that were seen to lead here
 
     # ---- what differs ------------------------------------------------------------------------------------
 
@@ -55,6 +62,31 @@ class ServerDatabase(Database):
     @abstractmethod
     def begin(self, lent: Lent, *, is_writing: bool) -> tuple[Cursor, int]:
         """A transaction has begun; return its cursor and the database's time in micros."""
+
+    @abstractmethod
+    def now(self, cursor: Cursor) -> int:
+        """Return the database's time in micros, asked for within a transaction."""
+
+    @property
+    @abstractmethod
+    def raw_kind(self) -> str:
+        """Return what `raw_transaction` takes, for people."""
+
+    @abstractmethod
+    def raw_transaction(self, within: object) -> Joined | None:
+        """Return the transaction of a driver's own connection; None where it is none.
+
+        Raises:
+            ConfigurationError: it is one in autocommit mode, outside of a transaction.
+        """
+
+    @abstractmethod
+    def dialect_for(self, callers: Dialect) -> Dialect | None:
+        """Return how statements are written for a caller's connection; None where it leads elsewhere."""
+
+    @abstractmethod
+    def is_in_autocommit(self, driver: object) -> bool:
+        """Tell whether a caller's connection commits each statement by itself."""
 
     # ---- transactions ------------------------------------------------------------------------------------
 
@@ -128,6 +160,31 @@ class ServerDatabase(Database):
             cursor.execute("ROLLBACK")
         except Exception:  # noqa: BLE001 - whatever it is, this connection is not used again
             lent.is_lost = True
+
+    @override
+    def join(self, within: object, work: Callable[[Transaction], _T]) -> _T:
+        callers = joined(within, self)
+        self.ensure_schema()
+        return callers.run(self, work)
+
+    def check_place(self, cursor: Cursor, callers: Joined) -> None:
+        """The caller's transaction sees the very tables that our own connections see.
+
+        Raises:
+            ConfigurationError: it is on another database.
+        """
+        if callers.place in self._places:
+            return
+        tx = Transaction(cursor, callers.dialect, 0)
+        own = self.read(schema.made_at)
+        if not self.has_table(tx, schema_version.name) or schema.made_at(tx) != own:
+            message = (
+                f"within= is a transaction on {callers.place}, which has not the tables of {self.name}. "
+                "Jobs can be part of transactions on their own database alone."
+            )
+            raise ConfigurationError(message)
+        if len(self._places) < _MOST_PLACES:
+            self._places.add(callers.place)
 
     @contextmanager
     def translated(self) -> Iterator[None]:

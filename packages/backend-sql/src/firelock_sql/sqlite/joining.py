@@ -1,9 +1,6 @@
 """Jobs as part of a transaction of the caller's: `insert(within=…)`.
 
 The rows go through the caller's own connection, so they are committed or rolled back with everything else.
-Servers are told after the commit: of a Session by its own events; of a Connection when it goes back to its
-pool after a commit, since Core has no event behind one; of a raw connection never, servers find those jobs
-at their next poll.
 """
 
 from __future__ import annotations
@@ -14,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import attrs
-from sqlalchemy import Connection, event
+from sqlalchemy import Connection
 
 from firelock import ConfigurationError
 from firelock_sql.database import Transaction
 from firelock_sql.sqlite.failures import translated
 from firelock_sql.statements import Cursor
+from firelock_sql.telling import tell_after_checkin, tell_after_end
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -29,8 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["Joined", "joined"]
 
 _T = TypeVar("_T")
-_OWED = "firelock: queues to tell of"  # in the `info` of a session or pooled connection
-_HEARD = "firelock: told after commits"
 
 
 @attrs.frozen
@@ -81,7 +77,7 @@ def joined(within: object, path: Path) -> Joined:
     if isinstance(within, sqlite3.Connection):
         return Joined(path, within, within.cursor, _tell_nobody)
     if isinstance(within, Connection):
-        return _joined_connection(within, path, _tell_after_checkin)
+        return _joined_connection(within, path, tell_after_checkin)
     from sqlalchemy.orm import Session, scoped_session  # noqa: PLC0415 - Core alone is loaded before
 
     session = within() if isinstance(within, scoped_session) else within
@@ -110,6 +106,14 @@ def _joined_connection(
     )
 
 
+def _joined_session(session: Session, path: Path) -> Joined:
+    return _joined_connection(
+        session.connection(),
+        path,
+        lambda _connection, database, queues: tell_after_end(session, database, queues),
+    )
+
+
 def _check_same_file(cursor: Cursor, path: Path) -> None:
     cursor.execute("PRAGMA database_list")
     files = {str(name): str(file or "") for _, name, file, *_ in cursor.fetchall()}
@@ -123,73 +127,3 @@ def _check_same_file(cursor: Cursor, path: Path) -> None:
 
 def _tell_nobody(_database: SqliteDatabase, _queues: set[str]) -> None:
     """A raw connection tells nobody of its commit, so nobody can be told in time."""
-
-
-# ---- telling after the commit ----------------------------------------------------------------------------
-
-
-def _joined_session(session: Session, path: Path) -> Joined:
-    return _joined_connection(
-        session.connection(),
-        path,
-        lambda _connection, database, queues: _tell_after_end(session, database, queues),
-    )
-
-
-def _tell_after_end(session: Session, database: SqliteDatabase, queues: set[str]) -> None:
-    """Servers are told when the session's outermost transaction has committed, nobody where it has not."""
-    owed: dict[SqliteDatabase, set[str]] = session.info.setdefault(_OWED, {})
-    owed.setdefault(database, set()).update(queues)
-    if session.info.setdefault(_HEARD, False):
-        return
-    session.info[_HEARD] = True
-    outcome = {"is_committed": False}
-
-    @event.listens_for(session, "after_commit")
-    def committed(_session: Session) -> None:
-        outcome["is_committed"] = True
-
-    @event.listens_for(session, "after_rollback")
-    def rolled_back(_session: Session) -> None:
-        outcome["is_committed"] = False
-
-    @event.listens_for(session, "after_transaction_end")
-    def ended(session: Session, transaction: Any) -> None:  # noqa: ANN401 - its type is private
-        if transaction.parent is not None:
-            return
-        queues_of = session.info.pop(_OWED, {})
-        if outcome["is_committed"]:
-            for owing, names in queues_of.items():
-                owing.tell(names)
-        outcome["is_committed"] = False
-
-
-def _tell_after_checkin(connection: Connection, database: SqliteDatabase, queues: set[str]) -> None:
-    """Servers are told when the connection goes back to its pool, if its transaction has committed."""
-    info = connection.connection.info
-    owed: dict[SqliteDatabase, set[str]] = info.setdefault(_OWED, {})
-    owed.setdefault(database, set()).update(queues)
-    pool: Any = connection.engine.pool
-    if not event.contains(pool, "checkin", _checked_in):
-        event.listen(pool, "checkin", _checked_in)
-    if not event.contains(connection.engine, "commit", _committing):
-        event.listen(connection.engine, "commit", _committing)
-        event.listen(connection.engine, "rollback", _rolling_back)
-
-
-def _committing(connection: Connection) -> None:
-    info = connection.connection.info
-    if _OWED in info:
-        info[_HEARD] = True
-
-
-def _rolling_back(connection: Connection) -> None:
-    if not connection.invalidated:
-        connection.connection.info.pop(_OWED, None)
-
-
-def _checked_in(_driver: object, record: Any) -> None:  # noqa: ANN401 - the pool's own type
-    owed: dict[SqliteDatabase, set[str]] = record.info.pop(_OWED, {})
-    if record.info.pop(_HEARD, False):
-        for database, queues in owed.items():
-            database.tell(queues)

@@ -1,0 +1,86 @@
+"""Telling servers of jobs that were stored within a transaction of the caller's: after its commit.
+
+Of a Session by its own events; of a Connection when it goes back to its pool after a commit, since Core has
+no event behind one. A raw connection tells nobody of its commit: servers find those jobs at their next poll.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from sqlalchemy import Connection, event
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+__all__ = ["Teller", "tell_after_checkin", "tell_after_end"]
+
+_OWED = "firelock: queues to tell of"  # in the `info` of a session or pooled connection
+_HEARD = "firelock: told after commits"
+
+
+class Teller(Protocol):
+    """Who can tell waiting servers of queues with work."""
+
+    def tell(self, queues: set[str]) -> None:
+        """They look for work soon."""
+        ...
+
+
+def tell_after_end(session: Session, teller: Teller, queues: set[str]) -> None:
+    """Servers are told when the session's outermost transaction has committed, nobody where it has not."""
+    owed: dict[Teller, set[str]] = session.info.setdefault(_OWED, {})
+    owed.setdefault(teller, set()).update(queues)
+    if session.info.setdefault(_HEARD, False):
+        return
+    session.info[_HEARD] = True
+    outcome = {"is_committed": False}
+
+    @event.listens_for(session, "after_commit")
+    def committed(_session: Session) -> None:
+        outcome["is_committed"] = True
+
+    @event.listens_for(session, "after_rollback")
+    def rolled_back(_session: Session) -> None:
+        outcome["is_committed"] = False
+
+    @event.listens_for(session, "after_transaction_end")
+    def ended(session: Session, transaction: Any) -> None:  # noqa: ANN401 - its type is private
+        if transaction.parent is not None:
+            return
+        queues_of = session.info.pop(_OWED, {})
+        if outcome["is_committed"]:
+            for owing, names in queues_of.items():
+                owing.tell(names)
+        outcome["is_committed"] = False
+
+
+def tell_after_checkin(connection: Connection, teller: Teller, queues: set[str]) -> None:
+    """Servers are told when the connection goes back to its pool, if its transaction has committed."""
+    info = connection.connection.info
+    owed: dict[Teller, set[str]] = info.setdefault(_OWED, {})
+    owed.setdefault(teller, set()).update(queues)
+    pool: Any = connection.engine.pool
+    if not event.contains(pool, "checkin", _checked_in):
+        event.listen(pool, "checkin", _checked_in)
+    if not event.contains(connection.engine, "commit", _committing):
+        event.listen(connection.engine, "commit", _committing)
+        event.listen(connection.engine, "rollback", _rolling_back)
+
+
+def _committing(connection: Connection) -> None:
+    info = connection.connection.info
+    if _OWED in info:
+        info[_HEARD] = True
+
+
+def _rolling_back(connection: Connection) -> None:
+    if not connection.invalidated:
+        connection.connection.info.pop(_OWED, None)
+
+
+def _checked_in(_driver: object, record: Any) -> None:  # noqa: ANN401 - the pool's own type
+    owed: dict[Teller, set[str]] = record.info.pop(_OWED, {})
+    if record.info.pop(_HEARD, False):
+        for teller, queues in owed.items():
+            teller.tell(queues)
