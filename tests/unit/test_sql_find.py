@@ -86,3 +86,44 @@ def test_a_walk_meets_every_job_once(crowd):
             break
 
     assert (number, number) == (len(seen), len(set(seen)))
+
+
+@pytest.fixture(scope="module")
+def tagged(crowd):
+    """The ids of jobs that share a tag, more than may be sorted, all of them behind the crowd."""
+    return [
+        id
+        for number in range(RARE // 1_000 + 1)
+        for id in crowd.add_many(1_000, tags=("eu", f"lot:{number}"), task="ship", queue="parcels")
+    ]
+
+
+def test_a_common_tag_is_walked_along_its_own_jobs(crowd, tagged):
+    """Its jobs are listed in the order of creation: others are not looked at, however many came before."""
+    heavy = crowd.add(tags=("eu",), task="ship.heavy", queue="parcels")
+
+    oldest = crowd.storage.find(JobFilter(tag="eu"), limit=10, oldest_first=True)
+    newest = crowd.storage.find(JobFilter(tag="eu", queue="parcels"), limit=2)
+    (tested,) = pages(crowd, JobFilter(tag="eu", task="ship.heavy"))
+    of_state = crowd.storage.find(JobFilter(State.ENQUEUED, tag="eu", queue="parcels"), limit=10)
+
+    assert tagged[:10] == [job.id for job in oldest.jobs]
+    assert [heavy, tagged[-1]] == [job.id for job in newest.jobs]
+    assert [heavy] == [job.id for job in tested.jobs]
+    assert [heavy, *tagged[:-10:-1]] == [job.id for job in of_state.jobs]
+
+
+def test_pages_of_a_common_tag_join(crowd, tagged):
+    """Without gap or repeat, within a window too."""
+    first = crowd.storage.find(JobFilter(tag="eu"), limit=1, oldest_first=True).jobs[0]
+    where = JobFilter(tag="eu", task="ship", since=first.created_at)
+    seen, cursor = [], None
+
+    while True:
+        page = crowd.storage.find(where, limit=2_000, cursor=cursor)
+        seen += [job.id for job in page.jobs]
+        cursor = page.cursor
+        if cursor is None:
+            break
+
+    assert tagged[::-1] == seen

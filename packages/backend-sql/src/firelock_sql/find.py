@@ -15,7 +15,7 @@ from heapq import merge
 from typing import Any
 
 import attrs
-from sqlalchemy import BindParameter, ColumnElement, Select, and_, bindparam, case, func, or_, select
+from sqlalchemy import BindParameter, ColumnElement, Select, and_, bindparam, case, exists, func, or_, select
 
 from firelock.storage import JobFilter, Page, State, selection
 from firelock_sql.database import Database, Transaction
@@ -37,6 +37,7 @@ _LAST_CHARACTER = "\U0010ffff"
 _Found = tuple[int, str, int]
 """Time and id of a job, and whether it meets every condition."""
 
+_TAG = job_tags.c.tag == bindparam("tag")
 # Every condition of a filter but the time window; parameters are named after the field.
 _CONDITIONS: dict[str, ColumnElement[bool]] = {
     "state": jobs.c.state == bindparam("state"),
@@ -52,10 +53,24 @@ _CONDITIONS: dict[str, ColumnElement[bool]] = {
         jobs.c.id < bindparam("id_end"),
         func.substr(jobs.c.id, ONE, bindparam("id_length")) == bindparam("id_prefix_again"),
     ),
-    "tag": jobs.c.id.in_(select(job_tags.c.job_id).where(job_tags.c.tag == bindparam("tag"))),
+    "tag": jobs.c.id.in_(select(job_tags.c.job_id).where(_TAG)),
     "parent_id": jobs.c.id.in_(select(edges.c.child_id).where(edges.c.parent_id == bindparam("parent_id"))),
     "retrying": is_retrying,
     "not_retrying": ~is_retrying,
+}
+# The same where each job on the way is tested: a look at one row, not at all that have the tag.
+_TESTS: dict[str, ColumnElement[bool]] = {
+    **_CONDITIONS,
+    "tag": exists(
+        select(ONE)
+        .select_from(job_tags)
+        .where(
+            _TAG,
+            job_tags.c.created_at == jobs.c.created_at,
+            job_tags.c.job_id == jobs.c.id,
+        )
+        .correlate(jobs)
+    ),
 }
 # What may be rare, the rarest as a rule first, and the index that finds it.
 _RARE_INDEXES: dict[str, str | None] = {
@@ -172,6 +187,9 @@ def _rows(tx: Transaction, query: _Query) -> tuple[Iterator[_Found], int | None]
     for name, index in _RARE_INDEXES.items():
         if name in everything and _is_rare(tx, name, index, query.parameters):
             return _along(tx, query, query.walk(index, everything)), None
+    if query.state is None and "tag" in everything:
+        walk = query.walk("tagged", frozenset({"tag"}))
+        return _along(tx, query, walk), SCANNED if walk.tested else None
     queue, task = (query.parameters.get(name) for name in ("queue", "task"))
     if query.state is None or queue is not None or task is not None:
         parts = find_parts(tx, queue, task)  # type: ignore[arg-type]  # both are texts
@@ -192,7 +210,7 @@ def _is_rare(tx: Transaction, name: str, index: str | None, parameters: Mapping[
 @cache
 def _count_up_to(name: str, index: str | None) -> Statement:
     if name == "tag":
-        source = select(ONE).select_from(job_tags).where(job_tags.c.tag == bindparam("tag"))
+        source = select(ONE).select_from(job_tags).where(_TAG)
     elif name == "parent_id":
         source = select(ONE).select_from(edges).where(edges.c.parent_id == bindparam("parent_id"))
     else:
@@ -240,10 +258,12 @@ def _along(
 
 @lru_cache(maxsize=512)
 def _statement(walk: _Walk) -> Statement:
+    if walk.index == "tagged":
+        return Statement(_paged(_tagged(walk), walk, job_tags.c.created_at, job_tags.c.job_id))
     time = jobs.c.changed_at if walk.is_by_change else jobs.c.created_at
-    tests = [_CONDITIONS[name] for name in sorted(walk.tested)]
-    is_match = case((and_(*tests), ONE), else_=ZERO) if tests else ONE
-    statement: Select[Any] = select(time, jobs.c.id, is_match)
+    statement: Select[Any] = select(
+        time, jobs.c.id, _is_match([_TESTS[name] for name in sorted(walk.tested)])
+    )
     statement = statement.where(*(_CONDITIONS[name] for name in sorted(walk.led_by)))
     if walk.index == "by_task":
         statement = statement.where(*_PART)
@@ -253,21 +273,42 @@ def _statement(walk: _Walk) -> Statement:
         statement = statement.where(jobs.c.session.is_not(None))
     if walk.index is not None:
         statement = pinned(statement, walk.index)
+    return Statement(_paged(statement, walk, time, jobs.c.id))
+
+
+def _tagged(walk: _Walk) -> Select[Any]:
+    """Return the jobs of a tag, which its table has in the order of creation; each is tested by its id."""
+    tests = [_TESTS[name] for name in sorted(walk.tested)]
+    job = select(ONE).select_from(jobs).where(jobs.c.id == job_tags.c.job_id, *tests).correlate(job_tags)
+    is_match = _is_match([exists(job)] if tests else [])
+    return select(job_tags.c.created_at, job_tags.c.job_id, is_match).where(_TAG)
+
+
+def _is_match(tests: Sequence[ColumnElement[bool]]) -> ColumnElement[int]:
+    return case((and_(*tests), ONE), else_=ZERO) if tests else ONE
+
+
+def _paged(
+    statement: Select[Any], walk: _Walk, time: ColumnElement[int], id: ColumnElement[str]
+) -> Select[Any]:
+    """Return the rows of the window that lie behind the cursor, so many of them, in order."""
     if walk.has_since:
         statement = statement.where(time >= bindparam("since"))
     if walk.has_until:
         statement = statement.where(time < bindparam("until"))
     if walk.has_cursor:
-        statement = statement.where(*_behind(time, is_oldest_first=walk.is_oldest_first))
-    order = (time, jobs.c.id) if walk.is_oldest_first else (time.desc(), jobs.c.id.desc())
-    return Statement(statement.order_by(*order).limit(bindparam("most")))
+        statement = statement.where(*_behind(time, id, is_oldest_first=walk.is_oldest_first))
+    order = (time, id) if walk.is_oldest_first else (time.desc(), id.desc())
+    return statement.order_by(*order).limit(bindparam("most"))
 
 
-def _behind(time: ColumnElement[int], *, is_oldest_first: bool) -> list[ColumnElement[bool]]:
+def _behind(
+    time: ColumnElement[int], id: ColumnElement[str], *, is_oldest_first: bool
+) -> list[ColumnElement[bool]]:
     """Return what holds for the rows behind the cursor, with a bound that an index can begin at."""
     at: BindParameter[int] = bindparam("cursor_time")
     again: BindParameter[int] = bindparam("cursor_time_again")
-    id: BindParameter[str] = bindparam("cursor_id")
+    behind: BindParameter[str] = bindparam("cursor_id")
     if is_oldest_first:
-        return [time >= at, or_(time > again, jobs.c.id > id)]
-    return [time <= at, or_(time < again, jobs.c.id < id)]
+        return [time >= at, or_(time > again, id > behind)]
+    return [time <= at, or_(time < again, id < behind)]
