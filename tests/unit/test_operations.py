@@ -280,6 +280,17 @@ def test_after_each_chunk_workers_have_their_turn(watched):
     assert [500, 500, 200] == [len(changes) for (changes,) in watched.storage.called["apply"][-3:]]
 
 
+def test_quick_chunks_do_not_follow_one_another_at_once(watched):
+    """Only so many jobs a second are changed: what a chunk costs others is more than its time."""
+    fill(watched, 1_200)
+    operation = watched.operations.start("delete", BULK, by="ada")
+    ticks, waits = iter(range(100)), []
+
+    watched.operations.run(operation.id, jobs_a_second=50, wait=waits.append, monotonic=lambda: next(ticks))
+
+    assert [9.0, 9.0] == waits
+
+
 def test_two_never_do_one_operation_at_once(fire):
     """The second leaves it alone, and says how far the first has come."""
     fill(fire, 600)

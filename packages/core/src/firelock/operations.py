@@ -30,6 +30,7 @@ __all__ = ["KEPT", "Operation", "OperationPage", "Operations"]
 
 KEPT = 200  # ended operations
 PACE = 3.0  # a quarter of its time: workers of a busy SQLite file keep their rate
+JOBS_A_SECOND = 2_500  # at most, where chunks are quick: workers share processors and a Redis with it
 _KIND = "operation"
 _CHUNK = 500
 _PAGE_LIMIT = 500
@@ -153,6 +154,7 @@ class Operations:
         operation_id: str,
         *,
         pace: float = PACE,
+        jobs_a_second: float = JOBS_A_SECOND,
         should_stop: Callable[[], bool] = lambda: False,
         wait: Callable[[float], object] = time.sleep,
         monotonic: Callable[[], float] = time.monotonic,
@@ -165,6 +167,7 @@ class Operations:
         Args:
             operation_id: of a stored operation; an ended one is returned as it is.
             pace: how long it waits after a chunk, as a multiple of what the chunk took: workers go on.
+            jobs_a_second: it waits longer where it would change more jobs than so many.
             should_stop: asked before each chunk.
             wait: waits so many seconds.
             monotonic: tells seconds that have gone by.
@@ -180,10 +183,11 @@ class Operations:
             with self._lock(f"operation:{operation_id}", timeout=0, ttl=_LOCK_LIFE) as lock:
                 operation = self._change(operation_id, lambda stored: stored.taken_over(lock.fence))
                 while operation.is_run_by(lock.fence) and not lock.lost and not should_stop():
-                    began = monotonic()
+                    began, before = monotonic(), operation.changed
                     operation = self._step(operation)
                     if operation.is_run_by(lock.fence):
-                        wait((monotonic() - began) * pace)
+                        took = monotonic() - began
+                        wait(max(took * pace, (operation.changed - before) / jobs_a_second - took))
                         operation = self._stored(operation_id)  # cancelled, or taken over, meanwhile
         except (LockTimeout, LockLost):  # somebody else is at it, or may be
             return self._stored(operation_id)
