@@ -61,6 +61,13 @@ local function keep_error(job, attempt, body, line)
   call('LTRIM', key, -20, -1)
 end
 
+-- The server's clock stands still while a script runs: it is asked once for a whole batch.
+local read_at
+local function instant()
+  read_at = read_at or int(clock(ARGV[1]))
+  return read_at
+end
+
 -- Change one job as the fields say; empty ones leave what is there.
 local function change(job, from, session, fence, to, fields)
   local at, entry, reason, retries, crashes, started, server, gives_back, due, expiry, result, absent = unpack(fields)
@@ -87,7 +94,7 @@ local function change(job, from, session, fence, to, fields)
   if gives_back ~= '' then
     job.attempt = int(job.attempt - 1)
   elseif to == 'E' then
-    job.enqueued = int(clock(ARGV[1]))
+    job.enqueued = instant()
     to_back(job)
   end
   save(job)
