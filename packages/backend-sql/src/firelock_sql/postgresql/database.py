@@ -12,12 +12,16 @@ from typing_extensions import override
 from firelock import ConfigurationError
 from firelock.storage import Finding
 from firelock_sql.database import Transaction
+from firelock_sql.postgresql.channel import Channel
 from firelock_sql.postgresql.dialect import DRIVERS, dialect_of
 from firelock_sql.postgresql.failures import read_failure
+from firelock_sql.postgresql.mailbox import Mailbox
+from firelock_sql.postgresql.pooler import Way
 from firelock_sql.servers.database import ServerDatabase
 from firelock_sql.servers.joining import Joined, tell_nobody
 from firelock_sql.servers.names import table_name
 from firelock_sql.tables import schema_version
+from firelock_sql.wake import Wake
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Dialect
@@ -41,11 +45,16 @@ _SCHEMA_LOCK = 0x4669_7265_6C6F_636B  # "Firelock": one migration at a time
 class PostgresqlDatabase(ServerDatabase):
     """One database of a PostgreSQL server."""
 
-    def __init__(self, name: str, connections: Connections, names: Names) -> None:
+    def __init__(self, name: str, connections: Connections, names: Names, listen: str = "auto") -> None:
         super().__init__(connections)
         self.name = name
         self.names = names
         self.dialect = dialect_of("psycopg", names)
+        self.way = Way(name)
+        connections.meet = self.way.meet
+        if listen != "off":
+            channel = Channel(connections, names, self.dialect, self.way, is_forced=listen == "on")
+            self._wake = Wake(lambda: Mailbox(channel))
 
     @override
     def read_failure(self, error: BaseException) -> Failure | None:

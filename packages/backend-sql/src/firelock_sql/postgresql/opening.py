@@ -50,11 +50,19 @@ def open_engine(engine: Engine) -> SqlStorage:
 
 
 def _storage(shown: str, connect_url: str, connections: Connections, names: Names, listen: str) -> SqlStorage:
-    database = PostgresqlDatabase(shown, connections, names)
+    database = PostgresqlDatabase(shown, connections, names, listen)
     features = {Feature.SHARED, Feature.DURABLE, Feature.TRANSACTIONAL_ENQUEUE}
+    if listen != "off":
+        features.add(Feature.NOTIFY)
     storage = SqlStorage(database, ServerHot(database), frozenset(features))
     storage.connect_url = connect_url
+    if listen == "auto":
+        database.way.when_pooled = lambda: _take_notify(storage)
     return storage
+
+
+def _take_notify(storage: SqlStorage) -> None:
+    storage.features -= {Feature.NOTIFY}
 
 
 def _make_engine(parsed: ServerUrl) -> Engine:
@@ -72,5 +80,13 @@ def _make_engine(parsed: ServerUrl) -> Engine:
 
 
 def _connect_args(parsed: ServerUrl) -> dict[str, Any]:
-    defaults: dict[str, Any] = {"application_name": "firelock", "connect_timeout": _CONNECT_SECONDS}
+    defaults: dict[str, Any] = {
+        "application_name": "firelock",
+        "connect_timeout": _CONNECT_SECONDS,
+        # A server that vanished without a word is noticed within half a minute, by whoever only listens too.
+        "keepalives_idle": 15,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 30_000,
+    }
     return {name: value for name, value in defaults.items() if name not in parsed.url.query}

@@ -13,12 +13,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import attrs
-from sqlalchemy import Engine
+from sqlalchemy import Engine, PoolProxiedConnection
 from sqlalchemy.exc import TimeoutError as NoConnectionLeft
 
 from firelock.storage import StorageError, StorageUnavailable
 
 __all__ = ["Connections", "Lent"]
+
+_MET = "firelock: met"  # in what the pool keeps beside a connection
 
 _living: weakref.WeakSet[Connections] = weakref.WeakSet()
 
@@ -44,6 +46,7 @@ class Connections:
     """The pool, as transactions see it."""
 
     def __init__(self, name: str, make_engine: Callable[[], Engine], *, is_own: bool) -> None:
+        self.meet: Callable[[Any], None] | None = None  # called with each new connection of the driver
         self._name = name
         self._make_engine = make_engine
         self._is_own = is_own
@@ -91,14 +94,41 @@ class Connections:
         lent = Lent(pooled.driver_connection)
         try:
             if self._is_own:
+                self._introduce(pooled, lent)
                 yield lent
             else:
                 with _in_autocommit(lent.driver):
+                    self._introduce(pooled, lent)
                     yield lent
         finally:
             if lent.is_lost:
                 pooled.invalidate()
             pooled.close()
+
+    def _introduce(self, pooled: PoolProxiedConnection, lent: Lent) -> None:
+        """The connection has been met; one that did not do is not used again."""
+        if self.meet is None or _MET in pooled.info:
+            return
+        try:
+            self.meet(lent.driver)
+        except BaseException:
+            lent.is_lost = True
+            raise
+        pooled.info[_MET] = True
+
+    def connect_apart(self) -> Any:  # noqa: ANN401 - any driver's connection
+        """Return a new connection of the driver, in autocommit mode, that no pool knows; close it."""
+        pooled = self.engine.pool.recreate().connect()
+        driver: Any = pooled.driver_connection
+        pooled.detach()
+        try:
+            driver.autocommit = True
+            if self.meet is not None:
+                self.meet(driver)
+        except BaseException:
+            driver.close()
+            raise
+        return driver
 
     def close(self) -> None:
         """Our own connections are closed; the caller's are the caller's."""
