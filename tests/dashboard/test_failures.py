@@ -109,6 +109,12 @@ def test_a_cause_shows_a_traceback_and_where_it_happens(fire, client, failing):
     assert "All of them." in page
 
 
+def test_the_navigation_of_a_cause_asks_nothing_of_it(client):
+    """Its page looks through the failed jobs; its one live region, read again and again, does not."""
+    assert 404 == client.get("/failures/0123456789abcdef").status
+    assert 200 == client.part("/failures/0123456789abcdef", "nav").status
+
+
 def test_a_report_is_ready_to_be_pasted(fire, client, failing):
     """As Markdown: what, how often, where, and the traceback in a fence."""
     ids = failing(2)

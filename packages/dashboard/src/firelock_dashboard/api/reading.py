@@ -27,6 +27,7 @@ __all__ = ["FILTERS", "ROUTES", "filter_of", "job_of"]
 
 _MICROS = 1_000_000
 _LONGEST = timedelta(hours=24)
+_MOST = 500  # in one page
 
 FILTERS = (
     Parameter("state", "Only jobs in this state.", choices=tuple(State)),
@@ -82,7 +83,7 @@ def job_of(visit: Visit, job_id: str) -> JobRecord:
 
 
 def _limit(visit: Visit) -> int:
-    return visit.query.number("limit", 50, least=1, most=500)
+    return visit.query.number("limit", 50, least=1, most=_MOST)
 
 
 def _paged(read: Callable[[], Any]) -> Any:  # noqa: ANN401 - a page of whatever is read
@@ -156,7 +157,7 @@ def show_log(visit: Visit) -> Response:
 
 
 def list_failures(visit: Visit) -> Response:
-    groups = visit.fire.jobs.failure_groups(_limit(visit))
+    groups = visit.dashboard.watch.failure_groups(_MOST)[: _limit(visit)]
     return visit.json({"failures": [shapes.failure_json(visit, group) for group in groups]})
 
 
@@ -280,7 +281,12 @@ ROUTES = (
         Parameter("after", "The number of the last line seen.", "integer"),
         permission=Permission.VIEW_LOGS,
     ),
-    _get("/failures", list_failures, "Failed jobs by cause, of the newest 10,000.", _PAGE[0]),
+    _get(
+        "/failures",
+        list_failures,
+        "Failed jobs by cause, of the newest 10,000; some ten seconds old.",
+        _PAGE[0],
+    ),
     _get("/queues", list_queues, "Every queue with what it holds."),
     _get(
         "/recurring",

@@ -32,7 +32,7 @@ __all__ = ["ROUTES"]
 
 _GROUPS = 100
 _GROUPED = 10_000  # the newest failed jobs that a storage groups
-_SAMPLE = 500
+_SAMPLE = 200
 _LISTED = 20
 _FINGERPRINT = 200
 _MESSAGE = 300
@@ -149,6 +149,8 @@ class _Page:
     @cached_property
     def oldest_at(self) -> datetime | None:
         """When the oldest of them failed that is still stored."""
+        if not self.is_sample_cut:
+            return _failed_at(self.sample[-1])
         first = self.visit.fire.jobs.page(_where(self.fingerprint), limit=1, oldest_first=True)
         return next((_failed_at(job) for job in first), None)
 
@@ -203,11 +205,11 @@ def _failed_at(job: Job[Any]) -> datetime | None:
 def show_failure(visit: Visit) -> Response:
     """One cause: a traceback that stands for all, where it happens, the jobs."""
     page = _Page(visit, visit.places["fingerprint"][:_FINGERPRINT])
-    if not page.sample:
+    is_whole = visit.part is None  # its only live region is the navigation, in which is nothing of the cause
+    if is_whole and not page.sample:
         raise NotHere(visit.text("failures.unknown"))
-    return visit.page(
-        "failure.html", title=task_name(page.type), section="failures", cause=page, sample_limit=_SAMPLE
-    )
+    title = task_name(page.type) if is_whole else ""
+    return visit.page("failure.html", title=title, section="failures", cause=page, sample_limit=_SAMPLE)
 
 
 # ---- what is done to all of one cause --------------------------------------------------------------------
