@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 import attrs
 
@@ -141,8 +142,11 @@ def tidy(expression: str) -> str:
     return " ".join(expression.split())
 
 
+@lru_cache(maxsize=1_024)
 def parse_fields(expression: str) -> Fields:
     """Return what the expression allows, field by field; the expression is tidy.
+
+    Read once: whoever shows or fires stored definitions asks for the same again and again.
 
     Raises:
         ScheduleError: a field is wrong, or no date matches the expression.
