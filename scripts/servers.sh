@@ -6,10 +6,18 @@ set -u
 
 say() { printf '%s\n' "$*" >&2; }
 
+is_here() { PATH="$PATH:/usr/sbin" command -v "$1" >/dev/null 2>&1; }
+
 missing=
-for program in redis-server valkey-server chromium; do
-    command -v "$program" >/dev/null 2>&1 || missing="$missing $program"
+for program in redis-server valkey-server pgbouncer chromium; do
+    is_here "$program" || missing="$missing $program"
 done
+# Debian keeps a PostgreSQL of each version off the path; postgresql-common knows them, and comes before the first one.
+[ -n "$(find /usr/lib/postgresql/*/bin/postgres 2>/dev/null | head -n 1)" ] ||
+    missing="$missing postgresql-common postgresql"
+# The server alone, without the service around it; my_print_defaults, which its set-up asks, is among the clients.
+is_here mariadbd || missing="$missing mariadb-server-core"
+is_here my_print_defaults || missing="$missing mariadb-client-core"
 # A browser without a font draws boxes, and measures them.
 [ -n "$(find /usr/share/fonts /usr/local/share/fonts -name '*.[ot]tf' 2>/dev/null | head -n 1)" ] ||
     missing="$missing fonts-dejavu-core"
@@ -22,9 +30,15 @@ fi
 
 # While packages are set up, this is asked whether their services may start; 101 says no.
 policy=/usr/sbin/policy-rc.d
+clusters=/etc/postgresql-common/createcluster.conf
+undo() {
+    [ -z "${made_policy:-}" ] || rm -f "$policy"
+    [ ! -e "$clusters.before-firelock" ] || mv "$clusters.before-firelock" "$clusters"
+}
+trap undo EXIT
+trap 'exit 1' HUP INT TERM
 if [ ! -e "$policy" ]; then
-    trap 'rm -f "$policy"' EXIT
-    trap 'exit 1' HUP INT TERM
+    made_policy=yes
     printf '#!/bin/sh\nexit 101\n' >"$policy"
     chmod +x "$policy"
 elif "$policy" redis-server start >/dev/null 2>&1; then
@@ -35,6 +49,10 @@ fi
 export DEBIAN_FRONTEND=noninteractive
 apt-get update -qq </dev/null >/dev/null 2>&1 || say "apt-get update failed; the lists that are here have to do."
 for package in $missing; do
+    if [ "$package" = postgresql ] && cp -p "$clusters" "$clusters.before-firelock"; then
+        # Else a cluster would be created, and started with the machine.
+        printf '\ncreate_main_cluster = false\n' >>"$clusters"
+    fi
     say "Installing $package"
     apt-get install -qq --no-install-recommends -o DPkg::Lock::Timeout=60 "$package" </dev/null >/dev/null 2>&1 ||
         say "$package cannot be installed. The tests go on without."
