@@ -1,4 +1,4 @@
-"""Bad bodies, number 111 of the list of bad inputs: none is read further than a form here may reach."""
+"""Bad input 111, bodies: none is read further than a form here may reach."""
 
 from __future__ import annotations
 

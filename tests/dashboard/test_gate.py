@@ -91,7 +91,7 @@ def test_a_local_visitor_needs_no_auth(ask, peer, host):
     ],
 )  # fmt: skip
 def test_a_foreign_host_is_refused_without_auth(ask, host):
-    """A page elsewhere whose name leads to this machine reaches nothing: no host but its own will do."""
+    """Bad input 107: a page elsewhere whose name leads to this machine reaches nothing."""
     answer = ask().get("/queues", headers={"host": host})
 
     assert 403 == answer.status
@@ -145,7 +145,7 @@ def test_a_peer_without_an_address_is_refused_without_auth(ask):
 )  # fmt: skip
 @pytest.mark.parametrize("value", ["/127.0.0.1", ""])
 def test_whatever_has_passed_a_proxy_is_refused_without_auth(ask, header, value):
-    """Behind a proxy every visitor's peer is this machine: a single forwarding header is enough to know."""
+    """Bad input 107: behind a proxy every peer is this machine; a single forwarding header tells."""
     answer = ask(trusts_proxy=True).get("/queues", headers={header: value})
 
     assert 403 == answer.status
@@ -467,7 +467,7 @@ def test_no_other_page_may_read(client, target, headers):
     ],
 )  # fmt: skip
 def test_a_path_that_could_be_read_twice_is_refused(client, target):
-    """Dots, doubled, encoded and turned slashes, control characters: nothing is guessed at."""
+    """Bad input 112: dots, doubled, encoded and turned slashes, control characters: no guessing."""
     assert 400 == client.get(target).status
     assert 400 == client.post(target).status
 
@@ -483,7 +483,7 @@ def test_a_path_that_could_be_read_twice_is_refused(client, target):
     ],
 )  # fmt: skip
 def test_what_is_not_there_is_not_found(client, target):
-    """A path that is near to one, a hidden file, a map: 404, and the page says so."""
+    """Bad input 112: a path that is near to one, a hidden file, a map: 404, and the page says so."""
     assert 404 == client.get(target).status
 
 
@@ -518,7 +518,7 @@ def test_a_mount_ends_at_its_slash(ask):
     ],
 )
 def test_a_mount_cannot_lead_elsewhere(ask, root):
-    """A SCRIPT_NAME or a proxy's prefix that is no path of plain names is refused, not written into links."""
+    """Bad input 112: a SCRIPT_NAME or a prefix that is no path of plain names is in no link."""
     answers = [
         ask(auth=everybody).ask("GET", "", path=root, root_path=root),
         ask(auth=everybody, trusts_proxy=True).get(
@@ -565,7 +565,7 @@ def test_a_mount_of_any_name_is_encoded(ask):
     ],
 )  # fmt: skip
 def test_an_action_leads_back_into_the_dashboard_only(ask, back):
-    """Whatever `back` says, the browser stays on this mount."""
+    """Bad input 112: whatever `back` says, the browser stays on this mount."""
     browser = ask(root="/dash")
 
     answer = browser.post("/queues/pause", {"queue": "a", "back": back})

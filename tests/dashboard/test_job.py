@@ -304,7 +304,7 @@ def test_arguments_that_cannot_be_read_are_shown_as_stored(client, fire, send):
 
 
 def test_hostile_texts_are_shown_literally(client, fire, send, hostile):
-    """In arguments, tags, reason, error, traceback, log, progress and result."""
+    """Bad input 110: in arguments, tags, reason, error, traceback, log, progress and result."""
     printable = "".join(char for char in hostile if char.isprintable())[:60] or "x"
     text = json.dumps({hostile[:200]: hostile, "list": [hostile]})
     ids = [fire.storage.new_id() for _ in range(3)]

@@ -110,7 +110,7 @@ def ask_cell(browser, path, cell, more=()):
 
 @pytest.mark.parametrize("path", PATHS)
 def test_every_cell_of_the_matrix_is_as_the_table_says(opened, path):
-    """Method × visitor × origin, computed from the table: a route that is added later is walked by itself."""
+    """Bad input 108: method × visitor × origin, from the table; a route added later is walked by itself."""
     routes = routes_at(path)
     wrong = {
         cell: status
