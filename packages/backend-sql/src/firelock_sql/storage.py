@@ -50,6 +50,7 @@ from firelock_sql import (
     upkeep,
 )
 from firelock_sql import recurring as _recurring
+from firelock_sql.apply import apply_transitions
 from firelock_sql.insert import insert_jobs
 
 if TYPE_CHECKING:
@@ -125,6 +126,10 @@ class SqlStorage(Storage):
     @override
     def apply(self, transitions: Sequence[Transition]) -> list[Applied]:
         return self._hot.apply(transitions)
+
+    @override
+    def apply_within(self, transitions: Sequence[Transition], within: object) -> list[Applied]:
+        return self._database.join(within, lambda tx: apply_transitions(tx, self._database, transitions))
 
     @override
     def exchange(

@@ -12,7 +12,7 @@ from firelock.job import ClaimedJob
 from firelock.outcome import JobCancelled
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 __all__ = ["JobContext", "current_job", "running_job"]
 
@@ -25,12 +25,13 @@ class JobContext:
     It is never serialized. Every method may be called from any thread.
     """
 
-    __slots__ = ("_cancelled", "_console", "_job", "args", "cancel_reason", "kwargs")
+    __slots__ = ("_cancelled", "_complete", "_console", "_job", "args", "cancel_reason", "kwargs")
 
     def __init__(self, job: ClaimedJob, console: Console) -> None:
         self._job = job
         self._console = console
         self._cancelled = False
+        self._complete: Callable[[object, object], None] | None = None
         self.cancel_reason = ""
         self.args: tuple[object, ...] = ()  # decoded, the context left out
         self.kwargs: Mapping[str, object] = {}
@@ -132,6 +133,42 @@ class JobContext:
         if not self._cancelled:
             self.cancel_reason = reason
             self._cancelled = True
+
+    # ---- ending within a transaction ---------------------------------------------------------------------
+
+    def complete_within(self, session: object, result: object = None) -> None:
+        """The job is succeeded if and only if the transaction of `session` commits, with all else in it.
+
+        For a task whose effects are in the same database as its jobs: effects and end are one commit, so
+        that they happen exactly once, whatever crashes. Call it last before the commit: from then on the
+        job's row is locked until the transaction ends.
+
+        Args:
+            session: a SQLAlchemy Session or Connection, or the driver's connection, with a transaction.
+            result: what the job returns; what the task returns afterwards is not stored.
+
+        Raises:
+            JobCancelled: the job is no longer this run's, since it was deleted or given to another server;
+                let it pass, so that the transaction is rolled back.
+            UnsupportedFeature: the jobs' storage cannot join a transaction.
+            ConfigurationError: the transaction is on another database.
+        """
+        if self._complete is None:
+            message = "This context is not of a job that a server runs; complete_within() ends one that is."
+            raise LookupError(message)
+        self._complete(session, result)
+
+    async def acomplete_within(self, session: object, result: object = None) -> None:
+        """`complete_within` for an AsyncSession or AsyncConnection."""
+        run_sync = getattr(session, "run_sync", None)
+        if run_sync is None:
+            self.complete_within(session, result)
+        else:
+            await run_sync(lambda inner: self.complete_within(inner, result))
+
+    def completes_by(self, complete: Callable[[object, object], None]) -> None:
+        """That function ends the job within a session, with a result; called by the server."""
+        self._complete = complete
 
     # ---- saying something --------------------------------------------------------------------------------
 

@@ -125,7 +125,8 @@ class IsolatedProcess:
             self._current = None
         run.stop = None
         if answer is not None and "transition" in answer:
-            return Ended(run.job, _read_transition(answer["transition"]), int(answer["duration"]))
+            transition = _read_transition(answer["transition"])
+            return Ended(run.job, transition, int(answer["duration"]), bool(answer["frees_children"]))
         self.close()
         if run.cancelled is not None:
             return runner.raised(run, JobCancelled(run.context.cancel_reason))
@@ -216,7 +217,13 @@ def _serve(app: Firelock, jobs: IO[bytes], say: Callable[[Mapping[str, Any]], No
         if isinstance(prepared, Run):
             prepared = _run(runner, prepared)
             surroundings.restore()
-        say({"transition": _write_transition(prepared.transition), "duration": prepared.duration})
+        say(
+            {
+                "transition": _write_transition(prepared.transition),
+                "duration": prepared.duration,
+                "frees_children": prepared.frees_children,
+            }
+        )
 
 
 def _run(runner: Runner, run: Run) -> Ended:

@@ -20,6 +20,7 @@ from firelock.job import ClaimedJob, State
 from firelock.lifecycle import Holder, Transition
 from firelock.outcome import JobCancelled, Snooze
 from firelock.retry import DecisionKind, Retry, RetryDecision, describe_error, retry_reason
+from firelock.storage import Applied
 
 if TYPE_CHECKING:
     from firelock.app import Firelock
@@ -56,6 +57,7 @@ class Run:
     started: float = 0.0  # monotonic
     cancelled: CancelKind | None = None
     stop: Any = None  # how to end it by force: set by executors that can
+    frees_children: bool = False  # it has ended within its own transaction, and children wait
 
     def cancel(self, kind: CancelKind, reason: str) -> None:
         """The job is told to end; by force where its executor can. The first reason stands."""
@@ -73,6 +75,7 @@ class Ended:
     job: ClaimedJob
     transition: Transition
     duration: int = 0  # micros of the run
+    frees_children: bool = False  # its end was written within the task's own transaction, and children wait
 
 
 class Runner:
@@ -107,7 +110,9 @@ class Runner:
         context = JobContext(job, self._console)
         context.args, context.kwargs = args, kwargs
         timeout = info.timeout_seconds if job.timeout_seconds is None else job.timeout_seconds
-        return Run(job, holder, context, info, args, kwargs, timeout)
+        run = Run(job, holder, context, info, args, kwargs, timeout)
+        context.completes_by(lambda within, result: self._complete(run, within, result))
+        return run
 
     def _unreadable(self, job: ClaimedJob, holder: Holder, error: Exception) -> Ended:
         at = self._clock.now()
@@ -184,12 +189,23 @@ class Runner:
         at = self._clock.now()
         if type(result) is Snooze:
             return self._snoozed(run, at, int(result.after.total_seconds() * SECOND), result.reason)
+        return self._ended(run, self._succeeded(run, at, result), at)
+
+    def _succeeded(self, run: Run, at: int, result: object) -> Transition:
         text, absent = self._nothing_of(run) if result is None else self._encode_result(run, result)
-        transition = lifecycle.succeeded(
+        return lifecycle.succeeded(
             run.job, run.holder, at=at, started_at=run.started_at, result=text, result_absent=absent,
             expires_at=None if self._keep is None else at + self._keep,
         )  # fmt: skip
-        return self._ended(run, transition, at)
+
+    def _complete(self, run: Run, within: object, result: object) -> None:
+        """The job succeeds with the task's own transaction; the end that is sent later is a repeat."""
+        transition = self._succeeded(run, self._clock.now(), result)
+        applied = self._app.storage.apply_within([transition], within)[0]
+        if not applied.is_applied:
+            message = "the job is no longer this run's; nothing of its transaction may stay"
+            raise JobCancelled(message)
+        run.frees_children = applied is Applied.RELEASING
 
     def _nothing_of(self, run: Run) -> tuple[str | None, str | None]:
         """Return None as a result: in JSON it is worked out once a task, since most return nothing."""
@@ -323,7 +339,7 @@ class Runner:
     def _ended(self, run: Run, transition: Transition, at: int) -> Ended:
         if self._plugins.has_elect_transition:
             transition = self._elect(run.job, transition)
-        return Ended(run.job, transition, max(0, at - run.started_at))
+        return Ended(run.job, transition, max(0, at - run.started_at), run.frees_children)
 
     def _elect(self, job: ClaimedJob, proposed: Transition) -> Transition:
         """Return what a plugin puts in place of a transition, if it still is an end of this very run."""

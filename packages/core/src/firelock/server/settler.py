@@ -184,7 +184,7 @@ class Settler:
         )
         if accepted and self._plugins.has_jobs_settled:
             self._plugins.jobs_settled([Settled(end.job, end.transition, end.duration) for end in accepted])
-        return Applied.RELEASING in results
+        return Applied.RELEASING in results or any(end.frees_children for end in accepted)
 
     def release(self) -> None:
         """Continuations that the last ends set free are moved; upkeep does what is left."""

@@ -14,6 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import ClassVar
 
+from firelock.errors import UnsupportedFeature
 from firelock.ids import new_id, new_ids
 from firelock.job import Attempt, HistoryEntry, JobRecord, LogLine, NewJob, Progress
 from firelock.lifecycle import Transition
@@ -152,6 +153,15 @@ class Storage(ABC):
 
         Several transitions of one job are applied in order. One refused never hinders another.
         """
+
+    def apply_within(self, transitions: Sequence[Transition], within: object) -> list[Applied]:  # noqa: ARG002
+        """`apply` as part of a transaction of the caller's in the same database, to commit or roll back.
+
+        Raises:
+            UnsupportedFeature: `Feature.TRANSACTIONAL_ENQUEUE` is not offered.
+        """
+        message = f"{self.url or type(self).__name__} cannot join a transaction of yours."
+        raise UnsupportedFeature(message)
 
     def exchange(
         self,

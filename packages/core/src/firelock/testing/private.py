@@ -57,6 +57,11 @@ class StillStorage(MemoryStorage):
         with self._tick():
             return super().apply(transitions)
 
+    def apply_within(self, transitions: Sequence[Transition], within: object) -> list[Applied]:
+        """See `Storage.apply_within`; as with `insert`, it is applied at once."""
+        del within
+        return self.apply(transitions)
+
     def release(self, limit: int) -> int:
         """See `Storage.release`."""
         with self._tick():

@@ -10,7 +10,7 @@ import pytest
 
 from firelock.errors import StorageError, UnsupportedFeature
 from firelock.job import State
-from firelock.storage import CONTRACT, Feature, JobFilter, Storage
+from firelock.storage import CONTRACT, Applied, Edge, Feature, JobFilter, On, Storage
 from firelock.testing.conformance import requires
 from firelock.testing.ends import reschedules, succeeds
 from firelock.testing.handles import BASE, HOUR, SECOND, Handles
@@ -282,3 +282,47 @@ class LifeDuty(StorageFixtures):
         expected = [job.id] if commits else []
         assert expected == [record.id for record in other.get([job.id]) if record]
         assert expected == [claimed.id for claimed in scene.claim(scene.begin())]
+
+    @requires(Feature.TRANSACTIONAL_ENQUEUE)
+    @pytest.mark.parametrize("commits", [True, False], ids=["commit", "rollback"])
+    def test_an_end_follows_the_callers_transaction(
+        self, scene: Scene, open_transaction: object, commits: bool
+    ) -> None:
+        """A job ended within a transaction is at its end after the commit, and runs on after a rollback.
+
+        If this fails: a task's effects are stored and its job runs again, or the other way round.
+        """
+        assert callable(open_transaction)
+        other = scene.handles.open()
+        parent = scene.add()
+        child = scene.add(state=State.AWAITING, parents=(Edge(parent, On.SUCCEEDED),))
+        running = scene.run(scene.begin(), parent)
+
+        with open_transaction(commits) as transaction:
+            applied = scene.storage.apply_within([succeeds(running)], transaction)
+            seen_before_the_end = other.get([parent])
+
+        assert [Applied.RELEASING] == applied
+        assert [State.PROCESSING] == [record.state for record in seen_before_the_end if record]
+        (stored,) = other.get([parent])
+        assert stored is not None
+        assert (State.SUCCEEDED if commits else State.PROCESSING) == stored.state
+        other.release(10)
+        assert (State.ENQUEUED if commits else State.AWAITING) == scene.record(child).state
+        again = other.apply([succeeds(running)])
+        assert [Applied.ALREADY if commits else Applied.RELEASING] == again
+
+    @requires(Feature.TRANSACTIONAL_ENQUEUE)
+    def test_an_end_that_comes_too_late_is_refused_within_a_transaction(
+        self, scene: Scene, open_transaction: object
+    ) -> None:
+        """Who no longer holds the job is told so before the commit.
+
+        If this fails: the effects of a run that lost its job are stored.
+        """
+        assert callable(open_transaction)
+        running = scene.run(scene.begin(), scene.add())
+        scene.storage.end_session(running.holder.session, None, reason="lost")
+
+        with open_transaction(False) as transaction:
+            assert [Applied.REFUSED] == scene.storage.apply_within([succeeds(running)], transaction)
