@@ -61,7 +61,8 @@ def to_access(answer: object) -> Access:
     """Return what an `auth=` callable's answer gives.
 
     A level (`"none"`, `"read"`, `"operate"`, `"admin"`), a collection of permissions (any of them goes with
-    read, none of them is nothing), an `Access`, or None and False for nothing. True is refused: it would not say what is allowed.
+    read, none of them is nothing), an `Access`, or None and False for nothing. True is refused: it would not
+    say what is allowed.
 
     Raises:
         ConfigurationError: it is none of these.
