@@ -105,3 +105,13 @@ def test_what_the_storage_finds_is_told_when_it_is_known(watch, storage):
 
     until(lambda: storage.called["diagnose"])
     until(idle)
+
+
+def test_a_diagnosis_is_made_once_for_ten_seconds(watch, tick):
+    """It looks at thousands of jobs; whoever has its page open asks again and again."""
+    first = watch.diagnosis()
+    tick.at += 9
+
+    assert watch.diagnosis() is first
+    tick.at += 60
+    assert watch.diagnosis() is not first

@@ -17,7 +17,7 @@ from firelock.storage import State
 from firelock_dashboard.health import Snapshot, Trouble, troubles
 
 if TYPE_CHECKING:
-    from firelock import QueueView
+    from firelock import Diagnosis, QueueView
     from firelock.storage import FailureGroup, Finding
     from firelock_dashboard.dashboard import Dashboard
 
@@ -79,6 +79,10 @@ class Watch:
         """Return the largest groups of failed jobs, about ten seconds old."""
         jobs = self._dashboard.fire.jobs
         return self._keep(f"groups {limit}", _GROUPS, lambda: jobs.failure_groups(limit))
+
+    def diagnosis(self) -> Diagnosis:
+        """Return what is right and wrong with the app and its storage, about ten seconds old."""
+        return self._keep("diagnosis", _GROUPS, self._dashboard.fire.diagnose)
 
     def forget(self) -> None:
         """What is asked for next is read anew: somebody has just changed something."""

@@ -230,7 +230,7 @@ def show_system(visit: Visit) -> Response:
             "storage": dict(storage.describe()),
             "features": sorted(storage.features),
             "schema": attrs.asdict(storage.schema()),
-            "findings": [attrs.asdict(finding) for finding in visit.fire.diagnose().findings],
+            "findings": [attrs.asdict(finding) for finding in visit.dashboard.watch.diagnosis().findings],
             "plugins": [attrs.asdict(plugin) for plugin in visit.fire.plugins.listing()],
         }
     )

@@ -62,7 +62,7 @@ def _storage(visit: Visit) -> _Storage:
 
 
 def _findings(visit: Visit) -> list[Finding]:
-    return sorted(visit.fire.diagnose().findings, key=lambda finding: not finding.is_error)
+    return sorted(visit.dashboard.watch.diagnosis().findings, key=lambda finding: not finding.is_error)
 
 
 def _settings(visit: Visit) -> list[_Setting]:
