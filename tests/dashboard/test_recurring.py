@@ -166,7 +166,7 @@ def test_a_definition_is_shown_in_words(client, nightly):
         part in page
         for part in (
             "nightly",
-            "shop.report",
+            "report",
             "at 02:00 every day, Europe/Istanbul",
             "0 2 * * *",
             "code",
