@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+
 import psycopg
 
 from firelock_sql.servers.failures import Failure, Meaning
@@ -24,6 +27,36 @@ _HINTS = {
     "3F000": "create the schema, or run firelock migrate as a role that may",
     "25006": "it takes no writes: a standby, or just becoming one",
 }
+
+_NEVER_CONNECTED = ("connection failed", "connection is bad", "connection timeout", "failed to resolve host")
+_NOISE = (
+    re.compile(r"^connection (failed|is bad): "),
+    re.compile(r"^connection to server .* failed: FATAL: +"),  # the URL stands before it
+)
+# What a connection is refused for until somebody changes something. A server that speaks another language
+# than English is not understood, and is tried again.
+_REFUSALS = (
+    ("password authentication failed|SASL authentication failed", _HINTS["28P01"]),
+    ("no password supplied", "write one into the URL, or into a password file"),
+    ("no pg_hba.conf entry|pg_hba.conf rejects|not permitted to log in", _HINTS["28000"]),
+    ("authentication failed|role .* does not exist|no such user", _HINTS["28000"]),
+    ("database .* does not exist|no such database", _HINTS["3D000"]),
+    ("permission denied for database", "grant CONNECT, as docs/sql.md shows"),
+    ("but SSL was required", "give the server a certificate, or write ?sslmode=disable if you mean that"),
+    ("certificate", "check sslrootcert and the names in the server's certificate"),
+    ("invalid response to SSL|expected authentication request", "that is no PostgreSQL; check host and port"),
+    ("^connection is bad: invalid ", "check the options of the URL"),
+)
+_ADVICE = (
+    ("Connection refused|No such file", "see whether it runs, and listens there"),
+    ("resolve host|translate host", "check the host's name"),
+    ("timeout", "check the host's name, and whether a firewall is in between"),
+    (
+        "too many (clients|connections)|connection slots|no more connections",
+        "lower ?pool_size=, or raise max_connections",
+    ),
+    ("during recovery|hot standby|session is read-only", _HINTS["25006"]),
+)
 
 
 def read_failure(error: BaseException) -> Failure | None:
@@ -48,8 +81,7 @@ def _of_another_driver(error: BaseException) -> Failure | None:
 
 def _meaning(error: psycopg.Error, code: str | None) -> Meaning:
     if code is None:
-        is_lost = isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
-        return Meaning.LOST if is_lost else Meaning.LASTING
+        return _meaning_without_code(error)
     if code in _CONFLICTS:
         return Meaning.CONFLICT
     if code in _LOST or code[:2] in _LOST_CLASSES:
@@ -59,8 +91,33 @@ def _meaning(error: psycopg.Error, code: str | None) -> Meaning:
     return Meaning.LASTING
 
 
+def _meaning_without_code(error: psycopg.Error) -> Meaning:
+    """Return what libpq means, which gives no code for a connection that was never made."""
+    if not isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
+        return Meaning.LASTING
+    said = _first_line(error)
+    if not said.startswith(_NEVER_CONNECTED):
+        return Meaning.LOST
+    return Meaning.LASTING if _refusal(said) else Meaning.PASSING
+
+
 def _text(error: psycopg.Error, code: str | None) -> str:
     """Return the server's one line, without its details: they hold values."""
-    said = error.diag.message_primary or next(iter(str(error).strip().splitlines()), type(error).__name__)
-    hint = _HINTS.get(code or "", "")
+    said = error.diag.message_primary or _first_line(error)
+    hint = _HINTS.get(code or "") or _refusal(said) or _advice(said, _ADVICE)
+    for noise in _NOISE:
+        said = noise.sub("", said)
     return f"{said.rstrip('.')}{'; ' if hint else ''}{hint}."
+
+
+def _first_line(error: psycopg.Error) -> str:
+    """Return what was said of the last host tried, which comes first."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def _refusal(said: str) -> str:
+    return _advice(said, _REFUSALS)
+
+
+def _advice(said: str, known: Sequence[tuple[str, str]]) -> str:
+    return next((advice for pattern, advice in known if re.search(pattern, said)), "")

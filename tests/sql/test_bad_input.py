@@ -1,0 +1,263 @@
+"""A wrong URL, or a PostgreSQL that cannot be used: one line says what happened, where, and what to do."""
+
+from __future__ import annotations
+
+import socketserver
+import threading
+import traceback
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from firelock import Firelock, StorageError, StorageUnavailable
+from firelock_sql.postgresql.failures import read_failure
+from firelock_sql.postgresql.pooler import require_usable
+from firelock_sql.servers.failures import Meaning
+from tests.redis.servers import HOST, free_port
+from tests.sql.postgresql import PASSWORD, USER, Postgresql
+
+SECRET = "geheim-4711"
+
+
+def refusal(url, kind):
+    """The line with which an app's first job is refused on this URL, by exactly this class."""
+    fire = Firelock(url)
+
+    @fire.task(name="task")
+    def task() -> None: ...
+
+    try:
+        with pytest.raises(StorageError) as caught:
+            task.enqueue()
+    finally:
+        fire.close()
+    told = "".join(traceback.format_exception(caught.value))
+    assert kind is type(caught.value), told
+    assert SECRET not in told
+    assert f":{PASSWORD}@" not in told
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# ---- who may come in -------------------------------------------------------------------------------------
+
+
+def test_a_wrong_password_is_said_and_not_shown(postgresql):
+    """It is neither in the error nor in what led to it; to try again would not help."""
+    line = refusal(postgresql.url().replace(f":{PASSWORD}@", f":{SECRET}@"), StorageError)
+
+    assert line == (
+        f"postgresql://{USER}:***@{HOST}:{postgresql.server.port}/{postgresql.name}: password authentication "
+        f'failed for user "{USER}"; check the user\'s name and password.'
+    )
+
+
+def test_a_missing_password_is_asked_for(postgresql):
+    """A server that wants one is not mistaken for one that is away."""
+    line = refusal(postgresql.url().replace(f":{PASSWORD}@", "@"), StorageError)
+
+    assert "no password supplied; write one into the URL, or into a password file." in line
+
+
+def test_an_unknown_user_is_said(postgresql):
+    """The server says no more than that the password is wrong."""
+    line = refusal(postgresql.url().replace(f"{USER}:", "stranger:"), StorageError)
+
+    assert 'authentication failed for user "stranger"; check the user\'s name' in line
+
+
+def test_an_unknown_database_is_named(postgresql):
+    """Somebody has to create it."""
+    line = refusal(postgresql.server.url("nowhere"), StorageError)
+
+    assert 'database "nowhere" does not exist; create the database, or name another.' in line
+
+
+def test_a_pooler_says_it_in_its_own_words(pgbouncer):
+    """PgBouncer refuses a user whom it does not know."""
+    line = refusal(pgbouncer.url().replace(f"{USER}:", "stranger:"), StorageError)
+
+    assert "check the user's name" in line
+
+
+def test_a_role_that_may_not_create_tables_is_told_who_may(postgresql):
+    """The schema is an owner's to make."""
+    with psycopg.connect(postgresql.socket_url(), autocommit=True) as owner:
+        owner.execute("CREATE ROLE reader LOGIN PASSWORD 'secret'")
+        try:
+            owner.execute("REVOKE CREATE ON SCHEMA public FROM public")
+            line = refusal(postgresql.url().replace(f"{USER}:", "reader:"), StorageError)
+        finally:
+            owner.execute("DROP ROLE reader")
+
+    assert "permission denied for schema public" in line
+    assert "docs/sql.md" in line
+
+
+# ---- who is there ----------------------------------------------------------------------------------------
+
+
+def test_a_port_at_which_nobody_listens_is_named():
+    """A server may yet be started there, so that trying again may help."""
+    port = free_port()
+
+    line = refusal(f"postgresql://{USER}:{SECRET}@{HOST}:{port}/jobs", StorageUnavailable)
+
+    assert f'server at "{HOST}", port {port}' in line
+    assert "Connection refused; see whether it runs, and listens there." in line
+
+
+def test_a_socket_that_is_not_there_is_named(tmp_path):
+    """The path is in the line."""
+    line = refusal(f"postgresql://{USER}:{SECRET}@/jobs?host={tmp_path}", StorageUnavailable)
+
+    assert f'"{tmp_path}/.s.PGSQL.5432"' in line
+    assert "see whether it runs" in line
+
+
+def test_an_unknown_host_is_named():
+    """Names may fail to be found for a while."""
+    line = refusal(f"postgresql://{USER}:{SECRET}@nowhere.invalid/jobs", StorageUnavailable)
+
+    assert "nowhere.invalid" in line
+    assert "check the host's name" in line
+
+
+def test_tls_that_the_server_does_not_have_is_said(postgresql):
+    """The connection is not made without it."""
+    line = refusal(postgresql.url("sslmode=require"), StorageError)
+
+    assert "server does not support SSL, but SSL was required; give the server a certificate" in line
+
+
+def test_a_wrong_option_of_the_driver_is_named(postgresql):
+    """The driver knows its values better than we do."""
+    line = refusal(postgresql.url("sslmode=perhaps"), StorageError)
+
+    assert 'invalid sslmode value: "perhaps"; check the options of the URL.' in line
+
+
+def test_too_many_connections_are_said(postgresql):
+    """Somebody may close some, so that trying again may help."""
+    name = sql.Identifier(postgresql.name)
+    with (
+        psycopg.connect(postgresql.url()),
+        psycopg.connect(postgresql.socket_url(), autocommit=True) as owner,
+    ):
+        owner.execute(sql.SQL("ALTER DATABASE {} CONNECTION LIMIT 1").format(name))
+        try:
+            line = refusal(postgresql.url(), StorageUnavailable)
+        finally:
+            owner.execute(sql.SQL("ALTER DATABASE {} CONNECTION LIMIT -1").format(name))
+
+    assert "too many connections for database" in line
+    assert "lower ?pool_size=, or raise max_connections" in line
+
+
+def test_a_standby_is_not_written_to(postgresql_program):
+    """It may be promoted at any moment, so that trying again may help."""
+    with Postgresql(postgresql_program) as server:
+        server.create_database("jobs")
+        server.stop()
+        (server.folder / "data" / "standby.signal").touch()
+        server.start()
+
+        line = refusal(server.url("jobs"), StorageUnavailable)
+
+    assert "it takes no writes: a standby, or just becoming one." in line
+
+
+class _Stranger(socketserver.BaseRequestHandler):
+    def handle(self):
+        self.request.recv(1_000)
+        self.request.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+
+def test_what_is_no_postgresql_is_said():
+    """Somebody else's server at the port is told apart from none."""
+    with socketserver.ThreadingTCPServer((HOST, 0), _Stranger) as stranger:
+        port = stranger.server_address[1]
+        thread = threading.Thread(target=stranger.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            line = refusal(f"postgresql://{USER}:{SECRET}@{HOST}:{port}/jobs", StorageError)
+        finally:
+            stranger.shutdown()
+            thread.join()
+
+    assert "that is no PostgreSQL; check host and port." in line
+
+
+# ---- which one it is -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("version", "number", "name"),
+    [
+        ("PostgreSQL 12.22 on x86_64-pc-linux-gnu, compiled by gcc, 64-bit", 120_022, "PostgreSQL 12.22;"),
+        ("PostgreSQL 9.6.24, compiled by Visual C++ build 1800, 64-bit", 90_624, "PostgreSQL 9.6.24;"),
+        ("CockroachDB CCL v24.1.0 (x86_64-pc-linux-gnu, built 2024)", 130_000, "CockroachDB,"),
+        ("PostgreSQL 15.2-YB-2.25.0.0-b0 on x86_64-pc-linux-gnu", 150_002, "YugabyteDB,"),
+        ("PostgreSQL 8.0.2 on i686-pc-linux-gnu, Redshift 1.0.12103", 80_002, "Redshift,"),
+        ("", 0, "nothing known,"),
+    ],
+)
+def test_an_old_server_or_another_product_is_refused_by_name(version, number, name):
+    """The line says what it is, and what to do."""
+    with pytest.raises(StorageError, match=rf"^here: it is {name}.*([Uu]se PostgreSQL|Upgrade the server)"):
+        require_usable("here", version, number)
+
+
+@pytest.mark.parametrize(
+    ("version", "number"),
+    [
+        ("PostgreSQL 13.0 (Debian 13.0-1) on x86_64-pc-linux-gnu", 130_000),
+        ("PostgreSQL 18.1 (EnterpriseDB Advanced Server 18.1.0) on x86_64-pc-linux-gnu", 180_001),
+        ("PostgreSQL 19beta1 on aarch64-apple-darwin", 190_000),
+    ],
+)
+def test_the_oldest_supported_and_newer_ones_are_used(version, number):
+    """Builds of others are PostgreSQL all the same."""
+    require_usable("here", version, number)
+
+
+# ---- what the driver says --------------------------------------------------------------------------------
+
+
+FATAL = 'connection failed: connection to server at "db" failed: FATAL:  '
+
+
+@pytest.mark.parametrize(
+    ("said", "meaning"),
+    [
+        (FATAL + "sorry, too many clients already", Meaning.PASSING),
+        (FATAL + "the database system is starting up", Meaning.PASSING),
+        (FATAL + "Passwort falsch", Meaning.PASSING),
+        (FATAL + 'no pg_hba.conf entry for host "::1"', Meaning.LASTING),
+        (FATAL + 'role "ada" is not permitted to log in', Meaning.LASTING),
+        ("connection is bad: certificate verify failed", Meaning.LASTING),
+        ("connection timeout expired", Meaning.PASSING),
+        ("consuming input failed: server closed the connection unexpectedly", Meaning.LOST),
+        ("the connection is closed", Meaning.LOST),
+    ],
+)
+def test_a_connection_that_fails_lasts_passes_or_was_lost(said, meaning):
+    """There is no code for a connection that was never made; what is not understood is tried again."""
+    failure = read_failure(psycopg.OperationalError(said))
+
+    assert meaning is failure.meaning
+    assert "FATAL" not in failure.text
+
+
+def test_of_several_hosts_the_last_one_tried_counts():
+    """That another one refused before is not the reason."""
+    said = (
+        'connection failed: connection to server at "127.0.0.1" failed: FATAL:  database "x" does not exist\n'
+        'Multiple connection attempts failed. All failures were:\n- host: "::1": Connection refused'
+    )
+
+    failure = read_failure(psycopg.OperationalError(said))
+
+    assert Meaning.LASTING is failure.meaning
+    assert 'database "x" does not exist; create the database, or name another.' == failure.text
