@@ -67,7 +67,7 @@ def test_migrate_tells_its_steps(open_storage):
     steps = storage.migrate()
 
     assert SchemaState(0, schema.WANTED) == before
-    assert [sentence for sentence, _ in schema.MIGRATIONS] == steps
+    assert [migration.sentence for migration in schema.MIGRATIONS] == steps
 
 
 def test_many_may_be_the_first(open_storage):
@@ -90,15 +90,60 @@ def test_many_may_be_the_first(open_storage):
 
 
 @pytest.mark.parametrize(
-    ("version", "hint"), [(schema.WANTED + 1, "Upgrade firelock-sql"), (-1, "firelock migrate")]
+    ("version", "works_with", "hint"),
+    [(schema.WANTED + 2, schema.WANTED + 1, "Upgrade firelock-sql"), (-1, -1, "firelock migrate")],
 )
-def test_another_version_is_refused(open_storage, path, version, hint):
+def test_a_version_too_far_is_refused(open_storage, path, version, works_with, hint):
     """A newer schema asks for newer code, an older one for `firelock migrate`; neither is touched."""
     open_storage().counts()
-    write(path, f"update firelock_schema set version = {version}")
+    write(path, f"update firelock_schema set version = {version}, works_with = {works_with}")
 
     with pytest.raises(SchemaMismatch, match=hint):
         open_storage().counts()
+
+
+def test_servers_of_the_release_before_work_on_a_new_schema(open_storage, path):
+    """What the next release adds says from which code on it can be worked with."""
+    open_storage().counts()
+    write(path, f"insert into firelock_schema values ({schema.WANTED + 1}, 0, {schema.WANTED})")
+
+    storage = open_storage()
+
+    assert {} == storage.counts().by_state
+    assert SchemaState(schema.WANTED + 1, schema.WANTED) == storage.schema()
+
+
+def test_a_new_release_works_on_the_schema_before(open_storage, monkeypatch):
+    """Its servers may start before somebody migrates; then the step is taken, and only that one."""
+    open_storage().counts()
+    added = schema.Migration(
+        "Added a column.", lambda _: iter(["alter table firelock_locks add extra text"]), 1
+    )
+    monkeypatch.setattr(schema, "MIGRATIONS", [*schema.MIGRATIONS, added])
+    monkeypatch.setattr(schema, "WANTED", 2)
+    storage = open_storage()
+
+    before = storage.counts().by_state, storage.schema()
+    steps = storage.migrate()
+
+    assert (({}, SchemaState(1, 2)), ["Added a column."]) == (before, steps)
+    assert SchemaState(2, 2) == storage.schema()
+
+
+def test_the_statements_of_a_migration_do_what_it_does(open_storage, path, tmp_path):
+    """Who may change the schema runs them by hand; then there is nothing left to migrate."""
+    statements = open_storage().migration_sql()
+    by_hand = tmp_path / "by-hand.db"
+
+    for statement in statements:
+        write(by_hand, statement)
+
+    with closing(open_sqlite(f"sqlite:///{by_hand}")) as storage:
+        assert ([], []) == (storage.migration_sql(), storage.migrate())
+        open_storage().migrate()
+        shown = "select sql from sqlite_master order by name"
+        with closing(sqlite3.connect(path)) as made, closing(sqlite3.connect(by_hand)) as ours:
+            assert made.execute(shown).fetchall() == ours.execute(shown).fetchall()
 
 
 def test_a_newer_schema_is_not_migrated(open_storage, path):

@@ -109,6 +109,9 @@ class Database(ABC):
     def prepare_migration(self, tx: Transaction) -> None:
         """Nobody else migrates before the transaction's end, and there is a place for the tables."""
 
+    def finish_migration(self, tx: Transaction) -> None:  # noqa: B027 - few databases have to
+        """Others may migrate, where the transaction's end alone would not let them."""
+
     @abstractmethod
     def join(self, within: object, work: Callable[[Transaction], _T]) -> _T:
         """The work is part of a transaction of the caller's, which ends as the caller likes.

@@ -1,48 +1,82 @@
 """The schema and its versions: made on first use, never upgraded silently.
 
-A migration only goes forward, and a version of the code reads the schema of that version alone, so a server
-of the old release and one of the new never meet on one schema.
+A migration only goes forward. Releases roll: each migration says which schema the oldest code knows that
+still works on the new one, and the code says which is the oldest schema that it still works on. So servers of
+a release and of the one before can share a storage, before the migration and after it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from sqlalchemy import delete, func, select
+import attrs
+from sqlalchemy import delete, func, insert, select
+from sqlalchemy.engine import Dialect
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from firelock.storage import SchemaMismatch, SchemaState
 from firelock_sql.database import Database, Transaction
 from firelock_sql.statements import Statement, insert_into
-from firelock_sql.tables import METADATA, is_of, schema_version
+from firelock_sql.tables import METADATA, ONE, is_of, schema_version
 
-__all__ = ["MIGRATIONS", "WANTED", "clear", "ensure", "made_at", "migrate", "state"]
-
-
-def _create(tx: Transaction) -> None:
-    for table in METADATA.sorted_tables:
-        tx.cursor.execute(str(CreateTable(table, if_not_exists=True).compile(dialect=tx.dialect)))
-        indexes = [index for index in table.indexes if is_of(index, tx.dialect.name)]
-        for index in sorted(indexes, key=lambda index: str(index.name)):
-            tx.cursor.execute(str(CreateIndex(index, if_not_exists=True).compile(dialect=tx.dialect)))
-
-
-# One entry a version, oldest first: what it does, for people, and the step itself.
-MIGRATIONS: list[tuple[str, Callable[[Transaction], None]]] = [
-    ("Created the tables of version 1.", _create),
+__all__ = [
+    "MIGRATIONS",
+    "OLDEST",
+    "WANTED",
+    "Migration",
+    "clear",
+    "ensure",
+    "made_at",
+    "migrate",
+    "state",
+    "statements",
 ]
-WANTED = len(MIGRATIONS)
 
-_VERSION = Statement(select(func.max(schema_version.c.version)))
-_RECORD = insert_into(schema_version, "version", "at")
+
+def _tables(dialect: Dialect) -> Iterator[str]:
+    """Yield the statements that make what is not there yet: a step that was cut off is taken again."""
+    for table in METADATA.sorted_tables:
+        yield str(CreateTable(table, if_not_exists=True).compile(dialect=dialect)).strip()
+        if getattr(dialect, "makes_indexes_with_tables", False):
+            continue
+        indexes = [index for index in table.indexes if is_of(index, dialect.name)]
+        for index in sorted(indexes, key=lambda index: str(index.name)):
+            yield str(CreateIndex(index, if_not_exists=True).compile(dialect=dialect)).strip()
+
+
+@attrs.frozen
+class Migration:
+    """One version of the schema."""
+
+    sentence: str  # what it did, for people
+    statements: Callable[[Dialect], Iterator[str]]
+    works_with: int  # the schema that the oldest code knows which works on this one
+
+
+MIGRATIONS = [Migration("Created the tables of version 1.", _tables, works_with=1)]
+WANTED = len(MIGRATIONS)
+OLDEST = 1
+"""The oldest schema on which this code works."""
+
+_VERSION = Statement(
+    select(schema_version.c.version, schema_version.c.works_with)
+    .order_by(schema_version.c.version.desc())
+    .limit(ONE)
+)
+_RECORD = insert_into(schema_version, "version", "at", "works_with")
 
 
 def _found(database: Database, tx: Transaction) -> int:
+    return _stored(database, tx)[0]
+
+
+def _stored(database: Database, tx: Transaction) -> tuple[int, int]:
+    """Return the version, 0 for none, and the schema that the oldest code must know which works on it."""
     if not database.has_table(tx, schema_version.name):
-        return 0
+        return 0, 0
     row: Any = tx.one(_VERSION)
-    return int(row[0] or 0)
+    return (0, 0) if row is None else (int(row[0]), int(row[1]))
 
 
 _MADE_AT = Statement(select(func.min(schema_version.c.at)))
@@ -60,39 +94,66 @@ def state(database: Database) -> SchemaState:
 
 
 def ensure(database: Database) -> None:
-    """The schema is the one this code needs, made where there is none.
+    """The schema is one this code works on, made where there is none.
 
     Raises:
-        SchemaMismatch: it is older or newer.
+        SchemaMismatch: it is too old or too new.
     """
-    found = state(database).found
+    found, works_with = database.read_unchecked(lambda tx: _stored(database, tx))
     if found == 0:
         migrate(database)
-    elif found < WANTED:
+    elif found < OLDEST:
         message = (
             f"{database.name} has schema {found}, this version of firelock-sql needs {WANTED}. "
-            "Stop the servers and run firelock migrate."
+            "Run firelock migrate."
         )
         raise SchemaMismatch(message)
-    elif found > WANTED:
+    elif works_with > WANTED:
         raise SchemaMismatch(_newer(database, found))
+
+
+def statements(database: Database) -> list[str]:
+    """Return the SQL by which somebody else migrates, from the stored version or from nothing.
+
+    Raises:
+        SchemaMismatch: the stored schema is newer than this code.
+    """
+    found = state(database).found
+    if found > WANTED:
+        raise SchemaMismatch(_newer(database, found))
+    return database.read_unchecked(lambda tx: [*_script(tx, found)])
+
+
+def _script(tx: Transaction, found: int) -> Iterator[str]:
+    for version, migration in enumerate(MIGRATIONS[found:], start=found + 1):
+        yield from migration.statements(tx.dialect)
+        row = insert(schema_version).values(version=version, at=tx.now, works_with=migration.works_with)
+        yield str(row.compile(dialect=tx.dialect, compile_kwargs={"literal_binds": True}))
 
 
 def migrate(database: Database) -> list[str]:
     """See `Storage.migrate`."""
-    return database.write_unchecked(lambda tx: _migrate(database, tx))
+    return database.write_unchecked(lambda tx: _migrate_alone(database, tx))
+
+
+def _migrate_alone(database: Database, tx: Transaction) -> list[str]:
+    database.prepare_migration(tx)
+    try:
+        return _migrate(database, tx)
+    finally:
+        database.finish_migration(tx)
 
 
 def _migrate(database: Database, tx: Transaction) -> list[str]:
-    database.prepare_migration(tx)
     found = _found(database, tx)
     if found > WANTED:
         raise SchemaMismatch(_newer(database, found))
     steps: list[str] = []
-    for version, (sentence, step) in enumerate(MIGRATIONS[found:], start=found + 1):
-        step(tx)
-        tx.run(_RECORD, {"version": version, "at": tx.now})
-        steps.append(sentence)
+    for version, migration in enumerate(MIGRATIONS[found:], start=found + 1):
+        for statement in migration.statements(tx.dialect):
+            tx.cursor.execute(statement)
+        tx.run(_RECORD, {"version": version, "at": tx.now, "works_with": migration.works_with})
+        steps.append(migration.sentence)
     return steps
 
 

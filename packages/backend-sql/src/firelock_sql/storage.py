@@ -87,6 +87,10 @@ class SqlStorage(Storage):
         return schema.migrate(self._database)
 
     @override
+    def migration_sql(self) -> list[str]:
+        return schema.statements(self._database)
+
+    @override
     def schema(self) -> SchemaState:
         return schema.state(self._database)
 

@@ -27,7 +27,7 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.sql.elements import ColumnElement
 from sqlalchemy.types import TypeEngine
 
-__all__ = ["METADATA", "ONE", "PREFIX", "ZERO", "is_of", "pinned", "text_literal"]
+__all__ = ["METADATA", "ONE", "PREFIX", "ZERO", "by_id", "is_of", "pinned", "text_literal"]
 
 METADATA = MetaData()
 ZERO: ColumnElement[int] = literal_column("0")
@@ -63,7 +63,17 @@ def text_literal(value: str) -> ColumnElement[str]:
 
 def pinned(statement: Select[Any], index: str) -> Select[Any]:
     """Return the query, tied to an index of the jobs where the database takes such an order."""
-    return statement.with_hint(jobs, INDEXED_BY[index], "sqlite")
+    statement = statement.with_hint(jobs, INDEXED_BY[index], "sqlite")
+    for dialect in _EXACT:
+        statement = statement.with_hint(jobs, PREFIX + index, dialect)
+    return statement
+
+
+def by_id(statement: Select[Any]) -> Select[Any]:
+    """Return the query, tied to the jobs' unique ids where rows would be locked in another order else."""
+    for dialect in _EXACT:
+        statement = statement.with_hint(jobs, "id", dialect)
+    return statement
 
 
 def _count(name: str) -> Column[int]:
@@ -364,6 +374,7 @@ progress = Table(
 schema_version = Table(
     PREFIX + "schema",
     METADATA,
-    Column("version", Integer, primary_key=True),
+    Column("version", Integer, primary_key=True, autoincrement=False),
     Column("at", BigInteger, nullable=False),
+    Column("works_with", Integer, nullable=False),  # the schema that the oldest code knows which works on it
 )

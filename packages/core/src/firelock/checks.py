@@ -102,7 +102,7 @@ def check_schema(schema: SchemaState) -> Finding | None:
         )
     if schema.found < schema.wanted:
         what = f"The storage has schema {schema.found}, this Firelock needs {schema.wanted}."
-        return Finding(True, what, "Stop the servers and run firelock migrate.")
+        return Finding(True, what, "Run firelock migrate.")
     what = f"The storage has schema {schema.found}, this Firelock knows {schema.wanted}."
     return Finding(True, what, "Upgrade Firelock here, or use the release that wrote it.")
 

@@ -11,6 +11,7 @@ from firelock.cli.screen import Cell, Screen
 from firelock.cli.source import open_app
 
 if TYPE_CHECKING:
+    from firelock.app import Firelock
     from firelock.cli.commands import Commands
 
 __all__ = ["add"]
@@ -20,16 +21,41 @@ def add(commands: Commands) -> None:
     """The command exists."""
     parser = add_command(
         commands, "migrate", "Bring the storage's schema up to date.", _migrate,
-        more="Stop the servers first: a server of another version does not work on a new schema.",
-        examples=("firelock migrate status --storage sqlite:///jobs.db", "firelock migrate"),
+        more="Servers of this release and of the one before may run meanwhile. `sql` prints the statements, "
+        "for whoever may change the schema where Firelock may not.",
+        examples=(
+            "firelock migrate status --storage sqlite:///jobs.db",
+            "firelock migrate",
+            "firelock migrate sql > migration.sql",
+        ),
     )  # fmt: skip
     parser.add_argument(
-        "action", choices=("up", "status"), nargs="?", default="up", help="up (default) or status"
+        "action",
+        choices=("up", "status", "sql"),
+        nargs="?",
+        default="up",
+        help="up (default), status, or sql: print the statements",
     )
+
+
+def _print_sql(app: Firelock, screen: Screen) -> int:
+    try:
+        statements = app.storage.migration_sql()
+    finally:
+        app.close()
+    if screen.is_json:
+        screen.json({"statements": statements})
+        return Exit.DONE
+    for statement in statements:
+        for line in f"{statement};".splitlines():
+            screen.line(line.expandtabs(4).rstrip())
+    return Exit.DONE
 
 
 def _migrate(options: argparse.Namespace, screen: Screen) -> int:
     app = open_app(options)
+    if options.action == "sql":
+        return _print_sql(app, screen)
     try:
         steps = app.storage.migrate() if options.action == "up" else []
         schema = app.storage.schema()

@@ -66,6 +66,16 @@ class Storage(ABC):
             SchemaMismatch: the stored schema is newer than this code.
         """
 
+    def migration_sql(self) -> list[str]:
+        """Return the statements by which somebody else does what `migrate` would; none where it is done.
+
+        Raises:
+            SchemaMismatch: the stored schema is newer than this code.
+            UnsupportedFeature: this storage has no such language.
+        """
+        message = f"{self.url or type(self).__name__} has no SQL; firelock migrate does what is to be done."
+        raise UnsupportedFeature(message)
+
     def schema(self) -> SchemaState:
         """Return the stored schema's version and the wanted one."""
         return SchemaState(CONTRACT, CONTRACT)
