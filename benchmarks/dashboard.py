@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import statistics
 import time
@@ -50,7 +51,7 @@ class Timed:
     def p95(self) -> float:
         """Of twenty answers one took longer."""
         ordered = sorted(self.times)
-        return ordered[min(len(ordered) - 1, round(0.95 * len(ordered)))]
+        return ordered[math.ceil(0.95 * len(ordered)) - 1]
 
     @property
     def is_met(self) -> bool:
@@ -113,6 +114,7 @@ def record(found: Sequence[Timed], weight: int) -> dict[str, object]:
             "p95": one.p95,
             "max": max(one.times),
             "cpu": one.cpu,
+            "times": [round(each, 1) for each in one.times],
         }
         for one in found
     ]
