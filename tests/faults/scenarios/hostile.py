@@ -70,7 +70,7 @@ def hostile_python(place: Place, size: Size) -> list[str]:
 def _play(on: Stage, task: str) -> JobRecord:
     """Return a job of the task when it has ended."""
     (job_id,) = on.enqueue(1, 0.0, task=task)
-    eventually(lambda: on.record(job_id).is_final, 6, f"{task} has ended")
+    eventually(lambda: on.record(job_id).is_final, 30, f"{task} has ended")
     return on.record(job_id)
 
 
