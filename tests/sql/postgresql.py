@@ -44,6 +44,7 @@ class Postgresql(Process):
     """
 
     stop_signal = signal.SIGINT  # the fast one: it waits for nobody
+    close_signal = signal.SIGQUIT  # at once, yet without leaving its shared memory to the kernel
 
     def __init__(self, program: PostgresqlProgram, options: Mapping[str, str] | None = None) -> None:
         super().__init__()

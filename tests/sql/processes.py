@@ -130,6 +130,7 @@ class Process(ABC):
     """
 
     stop_signal: signal.Signals = signal.SIGTERM
+    close_signal: signal.Signals = signal.SIGKILL
 
     def __init__(self) -> None:
         self.folder = new_folder()
@@ -209,7 +210,7 @@ class Process(ABC):
 
     def close(self) -> None:
         """It has ended, and its folder is gone."""
-        self.kill()
+        self._end(self.close_signal)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def __enter__(self) -> Self:
