@@ -12,6 +12,7 @@ from typing_extensions import override
 from firelock import ConfigurationError
 from firelock.storage import Finding
 from firelock_sql.database import Transaction
+from firelock_sql.postgresql import health
 from firelock_sql.postgresql.channel import Channel
 from firelock_sql.postgresql.dialect import DRIVERS, dialect_of
 from firelock_sql.postgresql.failures import read_failure
@@ -121,8 +122,9 @@ class PostgresqlDatabase(ServerDatabase):
 
     @override
     def describe(self) -> Mapping[str, str]:
-        return {}
+        wake = self._wake.describe()
+        return health.describe(self, wake)
 
     @override
     def diagnose(self) -> list[Finding]:
-        return []
+        return health.diagnose(self)

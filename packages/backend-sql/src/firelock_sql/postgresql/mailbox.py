@@ -40,11 +40,9 @@ class Mailbox:
         self._lock = threading.Lock()
         self._connection: psycopg.Connection[Any] | None = None
         self._nudge: tuple[socket.socket, socket.socket] | None = None
-        self._dead: list[
-            psycopg.Connection[Any]
-        ] = []  # closed by who listens: their numbers are not free yet
+        self._dead: list[psycopg.Connection[Any]] = []  # closed by who listens, who may look at them yet
         self._news: list[bytes] = []  # arrived, or made up for what may have been missed
-        self._state = "not yet connected"
+        self._state = ""  # what is wrong, for people
         self._is_dialing = False
         self._is_listening = False
         self._is_pooled = False

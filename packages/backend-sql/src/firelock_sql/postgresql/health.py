@@ -1,0 +1,282 @@
+"""What a PostgreSQL says of itself: how safe jobs are in it, and what may go wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Table
+from sqlalchemy.schema import CreateIndex
+
+from firelock.storage import Finding, StorageError, StorageUnavailable
+from firelock_sql.servers.names import table_name
+from firelock_sql.tables import METADATA, is_of
+
+if TYPE_CHECKING:
+    from firelock_sql.postgresql.database import PostgresqlDatabase
+
+__all__ = ["describe", "diagnose", "durability"]
+
+_OLD_SECONDS = 300  # of a transaction: upkeep's own are done in a few
+_IDLE_SECONDS = 60
+_MANY_DEAD = 50_000
+_DEAD_SHARE = 0.2
+_CROWDED = 0.8  # of max_connections
+_FULL_QUEUE = 0.1  # of the server's notifications: what is not heard piles up
+
+_SETTINGS = (
+    "SELECT name, setting FROM pg_catalog.pg_settings WHERE name = ANY(ARRAY['server_version',"
+    " 'synchronous_commit', 'synchronous_standby_names', 'fsync', 'full_page_writes', 'max_connections',"
+    " 'superuser_reserved_connections', 'autovacuum'])"
+)
+_SIZE = (
+    "SELECT coalesce(sum(pg_total_relation_size(to_regclass(name))), 0)::bigint FROM unnest(%s::text[]) name"
+)
+_CONNECTIONS = "SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE backend_type = 'client backend'"
+_ROLE = "SELECT current_user, pg_has_role(current_user, 'pg_read_all_stats', 'USAGE'), pg_is_in_recovery()"
+_DEAD = (
+    "SELECT relname, n_live_tup, n_dead_tup,"
+    " extract(epoch FROM clock_timestamp() - greatest(last_autovacuum, last_vacuum))::bigint"
+    " FROM pg_catalog.pg_stat_user_tables"
+    " WHERE relid = ANY(SELECT to_regclass(name) FROM unnest(%s::text[]) name) ORDER BY relname"
+)
+_SNAPSHOTS = (
+    "SELECT pid, coalesce(nullif(application_name, ''), 'no application name'), coalesce(usename, '?'),"
+    " extract(epoch FROM clock_timestamp() - xact_start)::bigint"
+    " FROM pg_catalog.pg_stat_activity WHERE pid <> pg_backend_pid() AND backend_xmin IS NOT NULL"
+    " AND backend_type = 'client backend' AND datname = current_database()"
+    " ORDER BY age(backend_xmin) DESC, xact_start LIMIT 1"
+)
+_IDLE = (
+    "SELECT pid, coalesce(nullif(application_name, ''), 'no application name'), coalesce(usename, '?'),"
+    " extract(epoch FROM clock_timestamp() - state_change)::bigint"
+    " FROM pg_catalog.pg_stat_activity WHERE left(state, 19) = 'idle in transaction'"
+    " AND datname = current_database() ORDER BY state_change"
+)
+_PREPARED = (
+    "SELECT gid, extract(epoch FROM clock_timestamp() - prepared)::bigint FROM pg_catalog.pg_prepared_xacts"
+    " WHERE database = current_database() ORDER BY prepared"
+)
+_SLOTS = (
+    "SELECT slot_name FROM pg_catalog.pg_replication_slots WHERE NOT active AND xmin IS NOT NULL"
+    " ORDER BY slot_name"
+)
+_INDEXES = (
+    "SELECT c.relname, i.indisvalid FROM pg_catalog.pg_index i"
+    " JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid"
+    " WHERE i.indrelid = ANY(SELECT to_regclass(name) FROM unnest(%s::text[]) name)"
+)
+_NOTIFICATIONS = "SELECT pg_notification_queue_usage()"
+
+
+def _ask(database: PostgresqlDatabase, query: str, *values: object) -> list[tuple[Any, ...]]:
+    def ask(tx: Any) -> list[tuple[Any, ...]]:  # noqa: ANN401 - a Transaction, whose rows hold anything here
+        tx.cursor.execute(query, list(values))
+        rows: list[tuple[Any, ...]] = tx.cursor.fetchall()
+        return rows
+
+    return database.read_unchecked(ask)
+
+
+def _names(database: PostgresqlDatabase) -> list[str]:
+    return [table_name(database.dialect, table) for table in METADATA.sorted_tables]
+
+
+def _settings(database: PostgresqlDatabase) -> Mapping[str, str]:
+    return {str(name): str(value) for name, value in _ask(database, _SETTINGS)}
+
+
+# ---- for people ------------------------------------------------------------------------------------------
+
+
+def describe(database: PostgresqlDatabase, wake: str) -> Mapping[str, str]:
+    """Return what the server is and how safe jobs are in it."""
+    settings = _settings(database)
+    ((size,),) = _ask(database, _SIZE, _names(database))
+    ((connections,),) = _ask(database, _CONNECTIONS)
+    return {
+        "storage": database.name,
+        "server": f"PostgreSQL {settings['server_version'].split()[0]}",
+        "durability": durability(settings),
+        "size": f"{size / 1024 / 1024:.1f} MiB",
+        "connections": f"{connections} of {settings['max_connections']}",
+        "pooler": "between here and the server" if database.way.is_pooled else "none",
+        "wake": wake,
+    }
+
+
+def durability(settings: Mapping[str, str]) -> str:
+    """Return what a crash takes, as the settings of this connection are."""
+    if settings["fsync"] == "off":
+        return "fsync off: a power failure may destroy the database"
+    if settings["full_page_writes"] == "off":
+        return "full_page_writes off: a power failure may damage the database"
+    commit, standbys = settings["synchronous_commit"], settings["synchronous_standby_names"]
+    if commit == "off":
+        return "synchronous_commit off: a crash takes what was acknowledged in the last second"
+    if not standbys:
+        return "what was acknowledged is on the disk"
+    return {
+        "local": "on the disk here; synchronous_commit local waits for no standby: a failover may lose",
+        "remote_write": "on the disk here, in the memory of a standby",
+    }.get(commit, "on the disk here and of a standby")
+
+
+# ---- what may go wrong -----------------------------------------------------------------------------------
+
+
+def diagnose(database: PostgresqlDatabase) -> list[Finding]:
+    """Return what may go wrong with this server, and how to mend it; what may not be seen is one of them."""
+    findings: list[Finding] = []
+    for what, check in _CHECKS.items():
+        try:
+            findings += check(database)
+        except StorageUnavailable:
+            raise
+        except StorageError as error:
+            findings.append(
+                Finding(False, f"This role may not see {what}: {error}", "Grant it pg_read_all_stats.")
+            )
+    return findings
+
+
+def _about_the_role(database: PostgresqlDatabase) -> Iterator[Finding]:
+    ((role, sees_all, is_standby),) = _ask(database, _ROLE)
+    if is_standby:
+        yield Finding(
+            True, "It is a standby: it takes no writes.",
+            "Name the primary; with several hosts write target_session_attrs=read-write.",
+        )  # fmt: skip
+    if not sees_all:
+        yield Finding(
+            False, f"Role {role} sees no other role's sessions: who holds old rows cannot be told.",
+            f"GRANT pg_read_all_stats TO {role}, or run doctor as another role.",
+        )  # fmt: skip
+
+
+def _about_durability(database: PostgresqlDatabase) -> Iterator[Finding]:
+    settings = _settings(database)
+    losses = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
+    for name, value in losses.items():
+        if settings[name] == value:
+            said = durability({**settings, **{other: "on" for other in losses if other != name}})
+            yield Finding(False, f"{said}.", f"Set {name} on, unless that is meant.")
+    if settings["synchronous_commit"] == "local" and settings["synchronous_standby_names"]:
+        yield Finding(
+            False, "synchronous_commit is local: a failover may lose what was acknowledged.",
+            "Set synchronous_commit on.",
+        )  # fmt: skip
+    if settings["autovacuum"] == "off":
+        yield Finding(True, "autovacuum is off: tables grow, and claims slow down.", "Set autovacuum on.")
+
+
+def _about_dead_rows(database: PostgresqlDatabase) -> Iterator[Finding]:
+    for name, live, dead, seconds in _ask(database, _DEAD, _names(database)):
+        if dead > max(_MANY_DEAD, live * _DEAD_SHARE):
+            last = "it was never vacuumed" if seconds is None else f"the last vacuum was {_span(seconds)} ago"
+            yield Finding(
+                False, f"{name} has {dead:,} dead rows beside {live:,}; {last}.",
+                "Look who holds an old snapshot; else let autovacuum be faster: lower "
+                "autovacuum_vacuum_cost_delay.",
+            )  # fmt: skip
+
+
+def _about_snapshots(database: PostgresqlDatabase) -> Iterator[Finding]:
+    for pid, application, role, seconds in _ask(database, _SNAPSHOTS):
+        if seconds is not None and seconds >= _OLD_SECONDS:
+            yield Finding(
+                False,
+                f"The transaction of pid {pid} ({application}, role {role}) is open for {_span(seconds)}: "
+                "no row that has died since is cleaned up.",
+                f"End it, or SELECT pg_terminate_backend({pid}).",
+            )
+    for (slot,) in _ask(database, _SLOTS):
+        yield Finding(
+            False, f"Replication slot {slot} is not in use and holds an old snapshot.",
+            "Let its standby connect, or drop the slot.",
+        )  # fmt: skip
+
+
+def _about_idle_transactions(database: PostgresqlDatabase) -> Iterator[Finding]:
+    idle = [row for row in _ask(database, _IDLE) if row[3] is not None and row[3] >= _IDLE_SECONDS]
+    if idle:
+        pid, application, role, seconds = idle[0]
+        sessions = "1 session is" if len(idle) == 1 else f"{len(idle)} sessions are"
+        yield Finding(
+            False,
+            f"{sessions} idle in transaction, pid {pid} ({application}, role {role}) for {_span(seconds)}: "
+            "what it locks, others wait for.",
+            "End such transactions; idle_in_transaction_session_timeout does it by itself.",
+        )
+
+
+def _about_prepared(database: PostgresqlDatabase) -> Iterator[Finding]:
+    for gid, seconds in _ask(database, _PREPARED):
+        if seconds >= _OLD_SECONDS:
+            yield Finding(
+                False, f"The prepared transaction {gid!r} is {_span(seconds)} old and holds locks.",
+                "COMMIT PREPARED or ROLLBACK PREPARED it.",
+            )  # fmt: skip
+
+
+def _about_indexes(database: PostgresqlDatabase) -> Iterator[Finding]:
+    found = {str(name): bool(is_valid) for name, is_valid in _ask(database, _INDEXES, _names(database))}
+    for table in METADATA.sorted_tables:
+        yield from _broken_indexes(database, table, found)
+
+
+def _broken_indexes(
+    database: PostgresqlDatabase, table: Table, found: Mapping[str, bool]
+) -> Iterator[Finding]:
+    for index in sorted(table.indexes, key=lambda index: str(index.name)):
+        name = database.names.of(str(index.name))
+        if not is_of(index, database.dialect.name) or found.get(name):
+            continue
+        make = " ".join(str(CreateIndex(index).compile(dialect=database.dialect)).split())
+        if name in found:
+            yield Finding(True, f"Index {name} is not valid: it is not used.", f"REINDEX INDEX {name}.")
+        else:
+            yield Finding(True, f"Index {name} is missing: jobs are looked for one by one.", f"{make};")
+
+
+def _about_connections(database: PostgresqlDatabase) -> Iterator[Finding]:
+    settings = _settings(database)
+    most = int(settings["max_connections"]) - int(settings["superuser_reserved_connections"])
+    ((number,),) = _ask(database, _CONNECTIONS)
+    if number >= most * _CROWDED:
+        yield Finding(
+            False, f"{number} of {most} connections are in use; beyond that, nobody comes in.",
+            "Lower ?pool_size=, take a pooler, or raise max_connections.",
+        )  # fmt: skip
+
+
+def _about_notifications(database: PostgresqlDatabase) -> Iterator[Finding]:
+    ((usage,),) = _ask(database, _NOTIFICATIONS)
+    if usage >= _FULL_QUEUE:
+        yield Finding(
+            False, f"The server's queue of notifications is {usage:.0%} full: a listener does not read.",
+            "Look for a session that LISTENs within an open transaction, and end it.",
+        )  # fmt: skip
+
+
+_Check = Callable[["PostgresqlDatabase"], "Iterator[Finding] | Sequence[Finding]"]
+_CHECKS: Mapping[str, _Check] = {
+    "who it is": _about_the_role,
+    "settings": _about_durability,
+    "dead rows": _about_dead_rows,
+    "snapshots": _about_snapshots,
+    "idle transactions": _about_idle_transactions,
+    "prepared transactions": _about_prepared,
+    "indexes": _about_indexes,
+    "connections": _about_connections,
+    "notifications": _about_notifications,
+}
+
+
+def _span(seconds: int) -> str:
+    """Return a span as people say it."""
+    for length, unit in ((86_400, "day"), (3_600, "hour"), (60, "minute")):
+        if seconds >= length:
+            number = seconds // length
+            return f"{number} {unit}{'' if number == 1 else 's'}"
+    return f"{seconds} seconds"
