@@ -1,0 +1,37 @@
+"""What a page weighs on its way to a browser, with everything that it loads."""
+
+from __future__ import annotations
+
+import gzip
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import expect
+
+LIGHT = 90_000  # bytes
+_STREAM = "/live"
+
+
+def weight(response):
+    """Return how many bytes came: as they were compressed, or as a server before it would compress them."""
+    sent = response.headers.get("content-length")
+    if "content-encoding" in response.headers and sent:
+        return int(sent)
+    return len(gzip.compress(response.body(), 6, mtime=0))
+
+
+@pytest.mark.parametrize("address", ["/", "/jobs"])
+def test_the_first_page_is_light(shop, open_context, address):
+    """At most 90 KB compressed, of all that an empty cache asks for until the page stands."""
+    page = open_context(shop).new_page()
+    responses = []
+    page.on("response", lambda response: responses.append(response))  # noqa: PLW0108 - it is marked
+
+    page.goto(address, wait_until="load")
+    expect(page.locator("[data-live-chip]")).to_have_text("Live")
+    if address == "/":
+        expect(page.locator("fl-chart canvas")).to_be_visible()
+
+    weighed = {urlsplit(one.url).path: weight(one) for one in responses if urlsplit(one.url).path != _STREAM}
+    assert sum(weighed.values()) <= LIGHT, weighed
+    assert any(name.endswith(".css") for name in weighed), "its files were not counted"
