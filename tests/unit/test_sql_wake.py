@@ -17,9 +17,10 @@ from firelock_sql.sqlite.opening import open_sqlite
 
 
 @pytest.fixture
-def path(tmp_path):
-    """A file whose folder of sockets has a short enough path."""
-    return tmp_path / "jobs.db"
+def path():
+    """A file whose folder of sockets has a short enough path: a worker's own folders are too deep."""
+    with tempfile.TemporaryDirectory(prefix="firelock-wake-") as folder:
+        yield Path(folder) / "jobs.db"
 
 
 @pytest.fixture
