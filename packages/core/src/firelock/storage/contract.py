@@ -14,7 +14,6 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import ClassVar
 
-from firelock.errors import UnsupportedFeature
 from firelock.ids import new_id, new_ids
 from firelock.job import Attempt, HistoryEntry, JobRecord, LogLine, NewJob, Progress
 from firelock.lifecycle import Transition
@@ -73,8 +72,7 @@ class Storage(ABC):
             SchemaMismatch: the stored schema is newer than this code.
             UnsupportedFeature: this storage has no such language.
         """
-        message = f"{self.url or type(self).__name__} has no SQL; firelock migrate does what is to be done."
-        raise UnsupportedFeature(message)
+        return defaults.migration_sql(self)
 
     def schema(self) -> SchemaState:
         """Return the stored schema's version and the wanted one."""
@@ -164,14 +162,13 @@ class Storage(ABC):
         Several transitions of one job are applied in order. One refused never hinders another.
         """
 
-    def apply_within(self, transitions: Sequence[Transition], within: object) -> list[Applied]:  # noqa: ARG002
+    def apply_within(self, transitions: Sequence[Transition], within: object) -> list[Applied]:
         """`apply` as part of a transaction of the caller's in the same database, to commit or roll back.
 
         Raises:
             UnsupportedFeature: `Feature.TRANSACTIONAL_ENQUEUE` is not offered.
         """
-        message = f"{self.url or type(self).__name__} cannot join a transaction of yours."
-        raise UnsupportedFeature(message)
+        return defaults.apply_within(self, transitions, within)
 
     def exchange(
         self,

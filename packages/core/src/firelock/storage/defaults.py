@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, TypeVar
 
 import attrs
 
-from firelock.errors import StorageUnavailable
+from firelock.errors import StorageUnavailable, UnsupportedFeature
 from firelock.job import JobRecord, LogLine, NewJob, Progress, State
 from firelock.storage.values import FailureGroup, JobFilter, Record, RecurringRecord, Rollup
 
 if TYPE_CHECKING:
+    from firelock.lifecycle import Transition
     from firelock.storage.contract import Storage
+    from firelock.storage.values import Applied
 
 LOG_LIMIT = 1_000
 GROUPED_LIMIT = 10_000
@@ -69,6 +71,27 @@ def all_records(storage: Storage, kind: str) -> Iterator[Record]:
     while page := storage.list_records(kind, after=after, limit=_PAGE):
         yield from page
         after = page[-1].key
+
+
+# ---- what few storages offer ---------------------------------------------------------------------------
+
+
+def migration_sql(storage: Storage) -> list[str]:
+    """Raise `UnsupportedFeature`: the schema, if there is one, is not made by statements."""
+    message = f"{_named(storage)} has no SQL; firelock migrate does what is to be done."
+    raise UnsupportedFeature(message)
+
+
+def apply_within(storage: Storage, _transitions: Sequence[Transition], _within: object) -> list[Applied]:
+    """Raise `UnsupportedFeature`: there are no transactions to join."""
+    message = (
+        f"{_named(storage)} has no transactions of yours to join; let the job end when its task returns."
+    )
+    raise UnsupportedFeature(message)
+
+
+def _named(storage: Storage) -> str:
+    return f"Storage {storage.url or type(storage).__name__}"
 
 
 # ---- waiting ---------------------------------------------------------------------------------------------
