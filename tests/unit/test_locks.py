@@ -282,7 +282,7 @@ def test_the_block_s_exception_wins_over_a_lost_lock(locks, make):
 
 def test_a_renewal_that_crosses_the_leaving_loses_nothing(locks, make):
     """A renewal that reaches the provider after the release is refused there, but the lock was never lost."""
-    lock, began, left = make(ttl=0.03), threading.Event(), threading.Event()
+    lock, began, left = make(ttl=1.0), threading.Event(), threading.Event()
 
     def late():
         began.set()
