@@ -1,0 +1,399 @@
+"""Wake-ups by LISTEN and NOTIFY: who is told of what, how often, and what a lost connection costs."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import psycopg
+import pytest
+from psycopg import sql
+from sqlalchemy import create_engine
+
+from firelock.storage import Feature
+from firelock.testing import Handles, Scene, eventually
+from firelock_sql.postgresql.channel import Channel, channel_name
+from firelock_sql.postgresql.dialect import dialect_of
+from firelock_sql.postgresql.mailbox import Mailbox
+from firelock_sql.postgresql.opening import open_url
+from firelock_sql.postgresql.pooler import Way
+from firelock_sql.postgresql.sender import GAP_SECONDS, Coalescing, Sender, written
+from firelock_sql.servers.connections import Connections
+from firelock_sql.servers.names import Names
+
+LISTENERS = "SELECT pid FROM pg_stat_activity WHERE datname = %s AND query LIKE 'LISTEN%%' ORDER BY pid"
+
+
+@pytest.fixture
+def scene(postgresql):
+    """A store with jobs at hand."""
+    handles = Handles(lambda: open_url(postgresql.url()))
+    handles.first.clear()
+    yield Scene(handles)
+    handles.close()
+
+
+@pytest.fixture
+def admin(postgresql):
+    """The superuser's connection to the same database."""
+    with psycopg.connect(postgresql.socket_url(), autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
+def server(scene):
+    """Another handle, which listens and has seen everything up to now."""
+    return listening(scene.handles.open())
+
+
+def listening(storage, queues=None):
+    """The handle again, once its connection is there."""
+    assert storage.wait(queues, 30), "the first connection counts as news"
+    return storage
+
+
+def listeners(admin):
+    """The servers' processes that hear for this database's handles."""
+    return [pid for (pid,) in admin.execute(LISTENERS, [admin.info.dbname]).fetchall()]
+
+
+# ---- who is told -----------------------------------------------------------------------------------------
+
+
+def test_an_insert_wakes_another_handle(scene, server):
+    """A job that was stored through one handle ends the wait of another."""
+    scene.add()
+
+    assert server.wait(None, 30)
+
+
+def test_another_queue_wakes_nobody(scene):
+    """A server that serves some queues is not woken for others: the last message was its own."""
+    server = listening(scene.handles.open(), ["mail"])
+    answers = []
+    thread = threading.Thread(target=lambda: answers.append(server.wait(["mail"], 30)), daemon=True)
+    thread.start()
+    scene.add(queue="default")
+    other = listening(scene.handles.open(), ["default"])
+
+    scene.add(queue="default")
+    assert other.wait(["default"], 30)
+    was_woken = bool(answers)
+    scene.add(queue="mail")
+    thread.join(30)
+
+    assert (False, [True]) == (was_woken, answers)
+
+
+def test_nobody_hears_himself(scene, postgresql, open_mailbox):
+    """Who enqueues in a server has told its waits already: the message is for other processes."""
+    scene.add()  # so that there are tables
+    one, other = open_mailbox(), open_mailbox()
+
+    with psycopg.connect(postgresql.url(), autocommit=True) as heard:
+        heard.execute('LISTEN "public.firelock_wake"')
+        one.send(b"own")
+        list(heard.notifies(timeout=30, stop_after=1))  # and so it was sent before the next one is
+        other.send(b"other")
+        list(heard.notifies(timeout=30, stop_after=1))
+
+    assert [b"other"] == eventually(one.take)
+
+
+@pytest.fixture
+def open_mailbox(postgresql):
+    """A function that opens a mailbox, as if in another process, and waits until it hears."""
+    opened = []
+
+    def open_one():
+        connections = Connections("here", lambda: create_engine(postgresql.engine_url()), is_own=False)
+        way, names = Way("here"), Names()
+        connections.meet = way.meet
+        channel = Channel(connections, names, dialect_of("psycopg", names), way, is_forced=False)
+        mailbox = Mailbox(channel)
+        opened.append((mailbox, connections))
+        mailbox.open()
+        while mailbox.take() != [b"*"]:
+            mailbox.listen(30)
+        return mailbox
+
+    yield open_one
+    for mailbox, connections in opened:
+        mailbox.close()
+        connections.engine.dispose()
+
+
+def test_a_notification_by_hand_wakes_everybody(scene, server, admin):
+    """A program in another language may write jobs and say so; one without a queue concerns all."""
+    server.wait(["default"], 0)  # known from now on, and "mail" as well
+    server.wait(["mail"], 0)
+    admin.execute("NOTIFY \"public.firelock_wake\", 'default'")
+    first = server.wait(["default"], 30)
+    admin.execute('NOTIFY "public.firelock_wake"')
+
+    assert (True, True) == (first, server.wait(["mail"], 30))
+
+
+def test_tables_of_another_prefix_wake_nobody(scene, server, postgresql):
+    """Apps that share a database have channels of their own."""
+    other = open_url(postgresql.url("prefix=other_"))
+    heard = listening(open_url(postgresql.url("prefix=other_")))
+    try:
+        other.insert([scene.new_job()])
+
+        assert heard.wait(None, 30)
+        assert not server.wait(None, 0)
+    finally:
+        other.close()
+        heard.close()
+
+
+def test_the_schema_counts_however_it_is_found(scene, server, postgresql):
+    """The one that the search path leads to, and the same one named in the URL, are one channel."""
+    named = open_url(postgresql.url("schema=public"))
+    try:
+        named.insert([scene.new_job()])
+
+        assert server.wait(None, 30)
+    finally:
+        named.close()
+
+
+def test_names_of_channels_fit():
+    """The server cuts longer names off, and two that are cut alike would be one."""
+    long, other = channel_name("s" * 40, "p" * 39 + "_"), channel_name("t" * 40, "p" * 39 + "_")
+
+    assert "public.firelock_wake" == channel_name("public", "firelock_")
+    assert long != other
+    assert max(len(long), len(other)) <= 63
+
+
+# ---- how often -------------------------------------------------------------------------------------------
+
+
+def test_a_quiet_queue_is_named_at_once_and_a_busy_one_at_the_end():
+    """The first and the last message of a burst are sent, and one in each tenth of a second between."""
+    line = Coalescing()
+    line.add(["a"])
+    first = line.take(0.0)
+    sent = []
+    for hundredth in range(1, 25):
+        line.add(["a"])
+        if line.take(hundredth / 100):
+            sent.append(hundredth)
+    pause = line.pause(0.24)
+    rest = line.take(0.24 + pause)
+
+    assert ["a"] == first
+    assert [10, 20] == sent
+    assert pytest.approx(0.06) == pause
+    assert ["a"] == rest
+    assert line.pause(0.3) is None
+
+
+def test_queues_do_not_wait_for_each_other():
+    """A busy queue holds no other one up."""
+    line = Coalescing()
+    line.add(["a"])
+    line.take(0.0)
+
+    line.add(["a", "b"])
+
+    assert ["b"] == line.take(0.05)
+    assert ["a"] == line.take(GAP_SECONDS)
+
+
+def test_many_queues_are_one_message():
+    """What does not fit into one says that any queue may have work."""
+    few, many = [f"q{number}" for number in range(100)], [f"queue.{number:050}" for number in range(200)]
+
+    assert few == written(few).split("\n")
+    assert "*" == written(many)
+    assert len(written(["q" * 7_900]).encode()) < 8_000
+
+
+def test_a_burst_of_enqueues_is_few_notifications(scene, postgresql):
+    """Ten a second and a queue, whoever enqueues how many; and nothing after the last one is lost."""
+    with psycopg.connect(postgresql.url(), autocommit=True) as heard:
+        heard.execute('LISTEN "public.firelock_wake"')
+        began = time.monotonic()
+        for _ in range(200):
+            scene.add()
+        scene.storage.close()
+        took = time.monotonic() - began
+
+        told = list(heard.notifies(timeout=0))
+
+    assert 1 <= len(told) <= 2 + took / GAP_SECONDS
+    assert {"default"} == {notification.payload.partition("\n")[2] for notification in told}
+
+
+def test_what_is_left_is_sent_before_a_handle_is_closed():
+    """A script that enqueues and ends leaves no server to its poll."""
+    sent = []
+    sender = Sender(sent.append)
+    sender.add(["a"])
+    eventually(lambda: sent)
+    sender.add(["a", "b"])
+
+    sender.close()
+    sender.add(["c"])
+
+    assert ["a", "b"] == sorted("\n".join(sent).split("\n"))[-2:]
+    assert "c" not in "".join(sent)
+    assert "firelock-notify" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_a_script_that_ends_without_closing_has_told(postgresql, scene):
+    """What it enqueued last is told at its exit, by whatever way it ends but a kill."""
+    with psycopg.connect(postgresql.url(), autocommit=True) as heard:
+        heard.execute('LISTEN "public.firelock_wake"')
+        subprocess.run([sys.executable, "-c", _SCRIPT, postgresql.url()], check=True, timeout=60)
+
+        told = [notification.payload for notification in heard.notifies(timeout=30, stop_after=1)]
+
+    assert ["last"] == [payload.partition("\n")[2] for payload in told]
+
+
+_SCRIPT = """
+import sys
+from firelock import Firelock
+
+fire = Firelock(sys.argv[1])
+
+
+@fire.task(name="task", queue="last")
+def task() -> None: ...
+
+
+task.enqueue()
+"""
+
+
+# ---- trouble ---------------------------------------------------------------------------------------------
+
+
+def test_a_failing_notification_fails_nobody(caplog):
+    """The job is stored, and a poll finds it; the log says so once."""
+    tries = []
+
+    def fail(message):
+        tries.append(message)
+        raise psycopg.OperationalError("secret of the connection")
+
+    sender = Sender(fail)
+    with caplog.at_level(logging.WARNING):
+        sender.add(["a"])
+        eventually(lambda: tries)
+        sender.add(["b"])
+        sender.close()
+
+    assert ["a", "b"] == tries
+    assert ["Servers could not be told of work (OperationalError); they find it when they poll."] == [
+        record.getMessage() for record in caplog.records
+    ]
+
+
+def test_a_connection_that_is_lost_is_made_anew(scene, server, admin):
+    """What was missed meanwhile counts as news, and afterwards wake-ups come as before."""
+    (before,) = listeners(admin)
+    admin.execute("SELECT pg_terminate_backend(%s)", [before])
+
+    told_of_it = server.wait(None, 30)
+    (after,) = eventually(lambda: listeners(admin))
+    scene.add()
+
+    assert told_of_it
+    assert before != after
+    assert server.wait(None, 30)
+
+
+def test_one_connection_serves_all_who_wait(scene, server, admin):
+    """However many threads wait in a process."""
+    threads = [threading.Thread(target=server.wait, args=(None, 600), daemon=True) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        scene.add()
+        for thread in threads:
+            thread.join(0.05)
+
+    assert 1 == len(listeners(admin))
+
+
+def test_nothing_listens_after_the_end(scene, server, admin):
+    """The connection is closed with its handle."""
+    server.close()
+
+    eventually(lambda: not listeners(admin))
+
+
+def test_nobody_connects_before_he_waits(scene, admin):
+    """A client that only enqueues has no connection for what it would not hear."""
+    scene.add()
+
+    assert [] == listeners(admin)
+
+
+def test_the_child_of_a_fork_listens_for_itself(scene, server, admin):
+    """Its parent's connection stays the parent's, and works after the child has gone."""
+    child = os.fork()
+    if child == 0:
+        try:
+            is_told = server.wait(None, 30) and server.counts().by_state == {}
+            server.close()
+        finally:
+            os._exit(0 if is_told else 1)
+    _, status = os.waitpid(child, 0)
+    scene.add()
+
+    assert 0 == os.waitstatus_to_exitcode(status)
+    assert server.wait(None, 30)
+    eventually(lambda: len(listeners(admin)) == 1)
+
+
+# ---- as it was wished ------------------------------------------------------------------------------------
+
+
+def test_listening_can_be_turned_off(postgresql, admin):
+    """listen=off is said by the features and the description; nothing is sent or heard."""
+    storage = open_url(postgresql.url("listen=off"))
+
+    assert not storage.wait(None, 0)
+    assert Feature.NOTIFY not in storage.features
+    assert storage.describe()["wake"].startswith("off")
+    assert [] == listeners(admin)
+    storage.close()
+
+
+def test_a_server_says_that_it_listens(scene, server):
+    """As it is printed at a start, and by doctor."""
+    assert Feature.NOTIFY in server.features
+    assert "NOTIFY, one connection a process" == server.describe()["wake"]
+
+
+def test_a_mailbox_that_cannot_connect_says_so(open_mailbox, postgresql, admin):
+    """It is tried again, and meanwhile work is found by polling; an enqueue is not held up."""
+    mailbox = open_mailbox()
+    name = sql.Identifier(postgresql.name)
+    admin.execute(sql.SQL("ALTER DATABASE {} CONNECTION LIMIT 0").format(name))
+    try:
+        admin.execute("SELECT pg_terminate_backend(%s)", listeners(admin))
+        arrived = []
+        while "not connected (OperationalError)" not in mailbox.describe():
+            mailbox.listen(30)
+            arrived += mailbox.take()
+    finally:
+        admin.execute(sql.SQL("ALTER DATABASE {} CONNECTION LIMIT -1").format(name))
+
+    def again():
+        mailbox.listen(1)
+        return mailbox.take()
+
+    assert [] == arrived
+    assert [b"*"] == eventually(again, within=30)
+    assert "NOTIFY, one connection a process" == mailbox.describe()
