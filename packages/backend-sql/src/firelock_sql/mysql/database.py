@@ -1,0 +1,201 @@
+"""One database of a MySQL or MariaDB server as the verbs see it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from typing_extensions import override
+
+from firelock import ConfigurationError
+from firelock.storage import Finding, StorageError, StorageUnavailable
+from firelock_sql import schema
+from firelock_sql.mysql import health
+from firelock_sql.mysql.dialect import DRIVERS, dialect_of
+from firelock_sql.mysql.failures import read_failure
+from firelock_sql.mysql.product import read_product
+from firelock_sql.mysql.session import meet, runs_several
+from firelock_sql.servers.database import ServerDatabase
+from firelock_sql.servers.joining import Joined, tell_nobody
+from firelock_sql.tables import schema_version
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Dialect
+
+    from firelock_sql.database import Transaction
+    from firelock_sql.mysql.product import Product
+    from firelock_sql.servers.connections import Connections, Lent
+    from firelock_sql.servers.failures import Failure
+    from firelock_sql.servers.names import Names
+    from firelock_sql.statements import Cursor, Parameter
+
+__all__ = ["MysqlDatabase"]
+
+# The statement's own instant, whatever the session's time zone is.
+_NOW = "SELECT TIMESTAMPDIFF(MICROSECOND, '1970-01-01 00:00:00', UTC_TIMESTAMP(6))"
+# For the next transaction alone, so that a caller's connection is left as it was.
+_WRITE = ("SET TRANSACTION ISOLATION LEVEL READ COMMITTED", "START TRANSACTION READ WRITE", _NOW)
+_READ = (
+    "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ",
+    "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY",
+    _NOW,
+)
+_HAS_TABLE = (
+    "SELECT 1 FROM information_schema.tables"
+    " WHERE table_schema = COALESCE(%s, DATABASE()) AND table_name = %s"
+)
+# One name a database and prefix, since such locks are the whole server's; 64 characters are allowed.
+_LOCK_NAME = "LEFT(CONCAT('firelock/', MD5(COALESCE(%s, DATABASE())), '/', %s), 64)"
+_LOCK = f"SELECT GET_LOCK({_LOCK_NAME}, %s)"
+_UNLOCK = f"SELECT RELEASE_LOCK({_LOCK_NAME})"
+_MIGRATION_SECONDS = 30
+
+
+class MysqlDatabase(ServerDatabase):
+    """One database of a MySQL or MariaDB server."""
+
+    def __init__(self, name: str, connections: Connections, names: Names, *, is_own: bool) -> None:
+        super().__init__(connections)
+        self.name = name
+        self.names = names
+        self.dialect = dialect_of("mariadb", names)  # until a connection tells
+        self._product: Product | None = None
+        self._is_own = is_own
+        connections.meet = self._meet
+
+    def _meet(self, driver: Any) -> None:  # noqa: ANN401 - any driver's connection
+        """The new connection leads to a server that does, and is set as ours are."""
+        said = meet(driver, is_own=self._is_own)
+        product = read_product(*said)
+        if product != self._product:
+            self.dialect = dialect_of(product.dialect, self.names)
+            self._product = product
+
+    @property
+    def product(self) -> Product:
+        """Return which server it is; asked for by connecting where nobody has."""
+        if self._product is None:
+            self.clock()
+        assert self._product is not None  # noqa: S101 - no transaction begins before
+        return self._product
+
+    # ---- transactions ------------------------------------------------------------------------------------
+
+    @override
+    def read_failure(self, error: BaseException) -> Failure | None:
+        return read_failure(error)
+
+    @override
+    def begin(self, lent: Lent, *, is_writing: bool) -> tuple[Cursor, int]:
+        """One round trip where the connection takes several statements at once, as our own do."""
+        cursor: Any = lent.driver.cursor()
+        statements = _WRITE if is_writing else _READ
+        if self._is_own or runs_several(lent.driver):
+            cursor.execute("; ".join(statements))
+            for _ in statements[:-1]:
+                cursor.nextset()
+        else:
+            for statement in statements:
+                cursor.execute(statement)
+        return cursor, int(cursor.fetchone()[0])
+
+    @override
+    def now(self, cursor: Cursor) -> int:
+        cursor.execute(_NOW)
+        found: Any = cursor.fetchone()
+        return int(found[0]) + self.clock_offset
+
+    @override
+    def among(self, values: Sequence[str] | Sequence[int]) -> Parameter:
+        """The driver writes the values, each one quoted; among none there is nothing, not even NULL."""
+        return tuple(values) or (None,)  # type: ignore[return-value]
+
+    # ---- the schema --------------------------------------------------------------------------------------
+
+    @override
+    def has_table(self, tx: Transaction, name: str) -> bool:
+        assert name == schema_version.name  # noqa: S101 - the only one that is asked for
+        tx.cursor.execute(_HAS_TABLE, [self.names.schema, self.names.of(name)])
+        return tx.cursor.fetchone() is not None
+
+    @override
+    def prepare_migration(self, tx: Transaction) -> None:
+        """Every CREATE commits by itself, so no transaction keeps others away: a lock of the session does."""
+        tx.cursor.execute(_LOCK, [self.names.schema, self.names.prefix, _MIGRATION_SECONDS])
+        found: Any = tx.cursor.fetchone()
+        if found[0] != 1:
+            message = f"{self.name}: another process has been migrating for {_MIGRATION_SECONDS} seconds."
+            raise StorageUnavailable(message)
+        if self.names.schema is not None:
+            name = tx.dialect.identifier_preparer.quote(self.names.schema)
+            tx.cursor.execute(f"CREATE DATABASE IF NOT EXISTS {name}")
+
+    @override
+    def finish_migration(self, tx: Transaction) -> None:
+        with suppress(Exception):  # a connection that is lost has let go already
+            tx.cursor.execute(_UNLOCK, [self.names.schema, self.names.prefix])
+            tx.cursor.fetchone()
+
+    # ---- transactions of callers -------------------------------------------------------------------------
+
+    @property
+    @override
+    def raw_kind(self) -> str:
+        return "a connection of PyMySQL or mysqlclient"
+
+    @override
+    def raw_transaction(self, within: Any) -> Joined | None:
+        loaded = (sys.modules.get(name) for name in ("pymysql.connections", "MySQLdb.connections"))
+        if not any(module is not None and isinstance(within, module.Connection) for module in loaded):
+            return None
+        place = _place_of(within)
+        if self.is_in_autocommit(within):
+            message = f"within= is a connection to {place} in autocommit mode; use one with transactions."
+            raise ConfigurationError(message)
+        return Joined(within, dialect_of(self.product.dialect, self.names), place, tell_nobody)
+
+    @override
+    def dialect_for(self, callers: Dialect) -> Dialect | None:
+        if callers.name not in {"mysql", "mariadb"} or callers.driver not in DRIVERS:
+            return None
+        return dialect_of(self.product.dialect, self.names)
+
+    @override
+    def is_in_autocommit(self, driver: Any) -> bool:
+        return bool(driver.get_autocommit())
+
+    # ---- what people read --------------------------------------------------------------------------------
+
+    @override
+    def describe(self) -> Mapping[str, str]:
+        settings = self.read_unchecked(lambda tx: health.read_settings(tx.cursor))
+        return health.describe(self.name, self.product, settings, self._wake.describe())
+
+    @override
+    def diagnose(self) -> list[Finding]:
+        def ask(tx: Transaction) -> tuple[health.Settings, int | None, int]:
+            return health.read_settings(tx.cursor), health.read_history_length(tx.cursor), tx.now
+
+        settings, history, now = self.read_unchecked(ask)
+        ahead = now - self.clock_offset - time.time_ns() // 1_000
+        longest = self._read_longest()
+        seen = health.Observed(self.product, settings, schema.state(self), ahead, history, longest)
+        return health.diagnose(seen)
+
+    def _read_longest(self) -> tuple[int, int] | None:
+        """Return the oldest transaction, None where there is none or the user may not see those of others."""
+        try:
+            return self.read_unchecked(lambda tx: health.read_longest(tx.cursor))
+        except StorageError:
+            return None
+
+
+def _place_of(driver: Any) -> str:  # noqa: ANN401 - any driver's connection
+    """Return what tells the database of a raw connection from others."""
+    with driver.cursor() as cursor:
+        cursor.execute("SELECT @@hostname, @@port, DATABASE()")
+        host, port, database = cursor.fetchone()
+    return f"{host}:{port}/{database}"

@@ -1,0 +1,192 @@
+"""What a server says about itself: to people at a start, and to `firelock doctor`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from firelock.storage import Finding, SchemaState
+
+if TYPE_CHECKING:
+    from firelock_sql.mysql.product import Product
+    from firelock_sql.statements import Cursor
+
+__all__ = ["Observed", "describe", "diagnose", "read_history_length", "read_longest", "read_settings"]
+
+_TESTED = "MariaDB"
+_SETTINGS = (
+    "innodb_flush_log_at_trx_commit", "innodb_doublewrite", "sync_binlog", "log_bin", "binlog_format",
+    "max_allowed_packet", "read_only", "super_read_only", "wsrep_on",
+)  # fmt: skip
+_ASK_SETTINGS = "SHOW GLOBAL VARIABLES WHERE Variable_name IN %s"
+_ASK_HISTORY = "SHOW GLOBAL STATUS LIKE 'Innodb_history_list_length'"
+_ASK_LONGEST = (
+    "SELECT TIMESTAMPDIFF(SECOND, trx_started, NOW()), trx_mysql_thread_id"
+    " FROM information_schema.innodb_trx ORDER BY trx_started LIMIT 1"
+)
+_MEGABYTE = 1024 * 1024
+_SMALL_PACKET = 16 * _MEGABYTE
+_LONG_HISTORY = 100_000
+_LONG_TRANSACTION_SECONDS = 60
+_CLOCK_MICROS = 2_000_000
+
+Settings = Mapping[str, str]
+"""Those of the server's settings that matter, by name; one that it does not know is left out."""
+
+
+def read_settings(cursor: Cursor) -> Settings:
+    """Return the server's settings."""
+    cursor.execute(_ASK_SETTINGS, [_SETTINGS])
+    return {str(name): str(value) for name, value in cursor.fetchall()}
+
+
+def read_history_length(cursor: Cursor) -> int | None:
+    """Return how many old versions of rows the server still keeps; None where it does not say."""
+    cursor.execute(_ASK_HISTORY)
+    found: Any = cursor.fetchone()
+    return None if found is None else int(found[1])
+
+
+def read_longest(cursor: Cursor) -> tuple[int, int] | None:
+    """Return the age in seconds of the oldest transaction and its connection's number."""
+    cursor.execute(_ASK_LONGEST)
+    found: Any = cursor.fetchone()
+    return None if found is None else (int(found[0] or 0), int(found[1]))
+
+
+def describe(name: str, product: Product, settings: Settings, wake: str) -> Mapping[str, str]:
+    """Return what the server and its settings are, for people."""
+    is_tested = product.name == _TESTED
+    return {
+        "storage": name,
+        "server": str(product) if is_tested else f"{product}, where Firelock is untested: it is on {_TESTED}",
+        "durability": _durability(settings),
+        "wake": wake,
+    }
+
+
+def _durability(settings: Settings) -> str:
+    match settings.get("innodb_flush_log_at_trx_commit"):
+        case "1":
+            return "full: what was acknowledged is on the server's disk"
+        case "2":
+            return "a power failure may take the last second's commits, a crash of the server alone does not"
+        case _:
+            return "a crash of the server may take the last second's commits"
+
+
+@attrs.frozen
+class Observed:
+    """What `diagnose` judges; asked of the server by who may."""
+
+    product: Product
+    settings: Settings
+    schema: SchemaState
+    clock_difference: int  # micros by which the server's clock is ahead of this machine's
+    history_length: int | None  # how many old versions of rows the server keeps, where it says so
+    longest: tuple[int, int] | None  # of `read_longest`, where the user may see it
+
+
+def diagnose(seen: Observed) -> list[Finding]:
+    """Return what may go wrong with this server, and how to mend it."""
+    return [
+        *_of_product(seen.product),
+        *_of_durability(seen.settings),
+        *_of_working(seen.settings),
+        *_of_schema(seen.schema),
+        *_of_clock(seen.clock_difference),
+        *_of_age(seen.history_length, seen.longest),
+    ]
+
+
+def _of_product(product: Product) -> Iterator[Finding]:
+    if product.name != _TESTED:
+        yield Finding(
+            False, f"The server is {product}; Firelock's tests run on {_TESTED}.",
+            "Try with your own jobs what matters to you, or use MariaDB or PostgreSQL.",
+        )  # fmt: skip
+    if not product.sorts_down:
+        yield Finding(
+            False, f"{product} keeps no index in descending order: a claim reads and locks its whole queue.",
+            "Upgrade to MariaDB 10.8 or newer, or keep queues short.",
+        )  # fmt: skip
+
+
+def _of_durability(settings: Settings) -> Iterator[Finding]:
+    if (level := settings.get("innodb_flush_log_at_trx_commit", "1")) != "1":
+        yield Finding(
+            False, f"innodb_flush_log_at_trx_commit is {level}: {_durability(settings)}.",
+            "Set it to 1, unless that is meant.",
+        )  # fmt: skip
+    if settings.get("log_bin") == "ON" and (number := settings.get("sync_binlog", "1")) != "1":
+        yield Finding(
+            False, f"sync_binlog is {number}: after a power failure replicas may lack jobs, or have more.",
+            "Set it to 1 where replicas or restores from the binary log matter.",
+        )  # fmt: skip
+    if settings.get("innodb_doublewrite", "ON") == "OFF":
+        yield Finding(
+            False, "innodb_doublewrite is off: a power failure may leave half a page, and tables damaged.",
+            "Switch it on, unless the file system writes whole pages or none.",
+        )  # fmt: skip
+
+
+def _of_working(settings: Settings) -> Iterator[Finding]:
+    if settings.get("log_bin") == "ON" and settings.get("binlog_format") == "STATEMENT":
+        yield Finding(
+            True, "binlog_format is STATEMENT, with which READ COMMITTED transactions cannot write.",
+            "Set binlog_format=ROW, or MIXED.",
+        )  # fmt: skip
+    if "ON" in {settings.get("read_only"), settings.get("super_read_only")}:
+        yield Finding(True, "The server is read only.", "Connect to the primary; a replica can run no jobs.")
+    if int(settings.get("max_allowed_packet", _SMALL_PACKET)) < _SMALL_PACKET:
+        size = int(settings["max_allowed_packet"]) // _MEGABYTE
+        yield Finding(
+            False, f"max_allowed_packet is {size} MB: batches of jobs with long arguments are refused.",
+            "Set it to 16 MB or more.",
+        )  # fmt: skip
+    if settings.get("wsrep_on") == "ON":
+        yield Finding(
+            False, "The server is a node of a Galera cluster, where Firelock is untested.",
+            "Let every server and client of Firelock use one and the same node.",
+        )  # fmt: skip
+
+
+def _of_schema(schema: SchemaState) -> Iterator[Finding]:
+    if schema.found == 0:
+        yield Finding(
+            False, "There are no tables yet.", "They are made on first use, or by firelock migrate."
+        )
+    elif schema.found < schema.wanted:
+        yield Finding(
+            True, f"The schema is {schema.found}, this version needs {schema.wanted}.",
+            "Stop the servers and run firelock migrate.",
+        )  # fmt: skip
+    elif schema.found > schema.wanted:
+        yield Finding(
+            True, f"The schema is {schema.found}, this version knows {schema.wanted}.",
+            "Upgrade firelock-sql here, or use the release that wrote it.",
+        )  # fmt: skip
+
+
+def _of_clock(difference: int) -> Iterator[Finding]:
+    if abs(difference) > _CLOCK_MICROS:
+        way = "ahead of" if difference > 0 else "behind"
+        yield Finding(
+            False, f"The server's clock is {abs(difference) / 1e6:.1f} s {way} this machine's.",
+            "Let both follow one time service: instants of users and of the storage differ by so much.",
+        )  # fmt: skip
+
+
+def _of_age(history: int | None, longest: tuple[int, int] | None) -> Iterator[Finding]:
+    if history is not None and history > _LONG_HISTORY:
+        yield Finding(
+            False, f"The server keeps {history:,} old versions of rows, which every claim has to pass over.",
+            "Look for transactions that stay open for long; see SHOW PROCESSLIST.",
+        )  # fmt: skip
+    if longest is not None and longest[0] > _LONG_TRANSACTION_SECONDS:
+        yield Finding(
+            False, f"A transaction of connection {longest[1]} has been open for {longest[0]} s.",
+            "End it: while it is open old versions of rows pile up, and its locks hold others up.",
+        )  # fmt: skip
