@@ -1,0 +1,139 @@
+"""Behind PgBouncer, which lends a connection for one transaction: it is noticed, and no more is relied on."""
+
+from __future__ import annotations
+
+import logging
+
+import psycopg
+import pytest
+from sqlalchemy import create_engine
+
+from firelock.storage import Feature, State
+from firelock.testing import Handles, Scene
+from firelock_sql.postgresql.opening import open_engine, open_url
+from firelock_sql.postgresql.pooler import Way
+
+LISTENERS = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND query LIKE 'LISTEN%%'"
+
+
+@pytest.fixture
+def scene(pgbouncer):
+    """A store behind a pooler, with jobs at hand."""
+    handles = Handles(lambda: open_url(pgbouncer.url()))
+    handles.first.clear()
+    yield Scene(handles)
+    handles.close()
+
+
+def met(url):
+    """What a connection by this URL tells of its way, and how it prepares statements afterwards."""
+    way = Way("here")
+    with psycopg.connect(url, autocommit=True) as driver:
+        way.meet(driver)
+        return way.is_pooled, driver.prepare_threshold
+
+
+def test_a_pooler_is_told_from_a_server(pgbouncer):
+    """By the process id that a connection is given at its start; then nothing is prepared."""
+    assert (True, None) == met(pgbouncer.url())
+    assert (False, 5) == met(pgbouncer.direct_url())
+
+
+def test_every_connection_behind_a_pooler_prepares_nothing(pgbouncer):
+    """The first one finds out, the others are told."""
+    way = Way("here")
+    with (
+        psycopg.connect(pgbouncer.url(), autocommit=True) as first,
+        psycopg.connect(pgbouncer.url(), autocommit=True) as second,
+    ):
+        way.meet(first)
+        way.meet(second)
+
+        assert second.prepare_threshold is None
+
+
+def test_it_is_said_once(pgbouncer, caplog):
+    """One line of the log tells that work is found by polling."""
+    storage = open_url(pgbouncer.url())
+
+    with caplog.at_level(logging.INFO, logger="firelock_sql"):
+        for _ in range(3):
+            storage.counts()
+    storage.close()
+
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert "There is a pooler before postgresql://firelock:***@" in line
+    assert "work is found by polling" in line
+
+
+def test_notify_is_not_offered(scene):
+    """What a server says at its start, and what doctor shows."""
+    storage = scene.storage
+    storage.counts()
+    said = storage.describe()
+
+    assert Feature.NOTIFY not in storage.features
+    assert "between here and the server" == said["pooler"]
+    assert said["wake"].startswith("off behind a pooler")
+
+
+def test_nobody_listens(scene, pgbouncer):
+    """A connection that belongs to others a moment later would hear nothing."""
+    server = scene.handles.open()
+    server.wait(None, 0)
+    server.counts()
+    scene.add()
+
+    was_woken = server.wait(None, 0.1)
+
+    with psycopg.connect(pgbouncer.socket_url()) as admin:
+        assert (0,) == admin.execute(LISTENERS, [pgbouncer.name]).fetchone()
+    assert not was_woken
+
+
+def test_a_client_behind_a_pooler_wakes_a_server_beside_it(scene, pgbouncer):
+    """Web processes come through the pooler, servers past it: a notification takes either way."""
+    server = open_url(pgbouncer.direct_url())
+    try:
+        server.wait(None, 30)
+        scene.add()
+
+        assert server.wait(None, 30)
+    finally:
+        server.close()
+
+
+def test_listening_can_be_demanded(pgbouncer):
+    """A pooler in session mode keeps a connection for its client; only people know."""
+    storage = open_url(pgbouncer.url("listen=on"))
+    storage.counts()
+
+    assert Feature.NOTIFY in storage.features
+    assert "NOTIFY, one connection a process" == storage.describe()["wake"]
+    storage.close()
+
+
+def test_a_callers_engine_is_met_as_well(pgbouncer):
+    """Its connections, those of before included, are looked at when they are first used here."""
+    engine = create_engine(pgbouncer.engine_url())
+    with engine.connect() as connection:
+        driver = connection.connection.driver_connection
+    storage = open_engine(engine)
+
+    storage.counts()
+    threshold = driver.prepare_threshold
+    storage.close()
+    engine.dispose()
+
+    assert threshold is None
+    assert Feature.NOTIFY not in storage.features
+
+
+def test_statements_that_run_often_work_on_any_connection(scene):
+    """A driver that prepared them would find them missing, or somebody else's, a transaction later."""
+    holder = scene.begin()
+    for _ in range(12):
+        scene.add()
+        scene.storage.claim(None, 1, holder.session, scene.stamp())
+
+    assert {State.PROCESSING: 12} == scene.storage.counts().by_state
