@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+import attrs
 from sqlalchemy import Table
 from sqlalchemy.schema import CreateIndex
 
@@ -15,14 +16,20 @@ from firelock_sql.tables import METADATA, is_of
 if TYPE_CHECKING:
     from firelock_sql.postgresql.database import PostgresqlDatabase
 
-__all__ = ["describe", "diagnose", "durability"]
+__all__ = ["Limits", "describe", "diagnose", "durability"]
 
-_OLD_SECONDS = 300  # of a transaction: upkeep's own are done in a few
-_IDLE_SECONDS = 60
-_MANY_DEAD = 50_000
-_DEAD_SHARE = 0.2
-_CROWDED = 0.8  # of max_connections
-_FULL_QUEUE = 0.1  # of the server's notifications: what is not heard piles up
+
+@attrs.frozen
+class Limits:
+    """From where on something is worth a word."""
+
+    old_seconds: int = 300  # of a transaction: upkeep's own are done in a few
+    idle_seconds: int = 60
+    dead_rows: int = 50_000
+    dead_share: float = 0.2  # of the living
+    crowded: float = 0.8  # of max_connections
+    full_queue: float = 0.1  # of the server's notifications: what is not heard piles up
+
 
 _SETTINGS = (
     "SELECT name, setting FROM pg_catalog.pg_settings WHERE name = ANY(ARRAY['server_version',"
@@ -125,12 +132,12 @@ def durability(settings: Mapping[str, str]) -> str:
 # ---- what may go wrong -----------------------------------------------------------------------------------
 
 
-def diagnose(database: PostgresqlDatabase) -> list[Finding]:
+def diagnose(database: PostgresqlDatabase, limits: Limits = Limits()) -> list[Finding]:
     """Return what may go wrong with this server, and how to mend it; what may not be seen is one of them."""
     findings: list[Finding] = []
     for what, check in _CHECKS.items():
         try:
-            findings += check(database)
+            findings += check(database, limits)
         except StorageUnavailable:
             raise
         except StorageError as error:
@@ -140,7 +147,7 @@ def diagnose(database: PostgresqlDatabase) -> list[Finding]:
     return findings
 
 
-def _about_the_role(database: PostgresqlDatabase) -> Iterator[Finding]:
+def _about_the_role(database: PostgresqlDatabase, _: Limits) -> Iterator[Finding]:
     ((role, sees_all, is_standby),) = _ask(database, _ROLE)
     if is_standby:
         yield Finding(
@@ -154,7 +161,7 @@ def _about_the_role(database: PostgresqlDatabase) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _about_durability(database: PostgresqlDatabase) -> Iterator[Finding]:
+def _about_durability(database: PostgresqlDatabase, _: Limits) -> Iterator[Finding]:
     settings = _settings(database)
     losses = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
     for name, value in losses.items():
@@ -170,9 +177,9 @@ def _about_durability(database: PostgresqlDatabase) -> Iterator[Finding]:
         yield Finding(True, "autovacuum is off: tables grow, and claims slow down.", "Set autovacuum on.")
 
 
-def _about_dead_rows(database: PostgresqlDatabase) -> Iterator[Finding]:
+def _about_dead_rows(database: PostgresqlDatabase, limits: Limits) -> Iterator[Finding]:
     for name, live, dead, seconds in _ask(database, _DEAD, _names(database)):
-        if dead > max(_MANY_DEAD, live * _DEAD_SHARE):
+        if dead > max(limits.dead_rows, live * limits.dead_share):
             last = "it was never vacuumed" if seconds is None else f"the last vacuum was {_span(seconds)} ago"
             yield Finding(
                 False, f"{name} has {dead:,} dead rows beside {live:,}; {last}.",
@@ -181,9 +188,9 @@ def _about_dead_rows(database: PostgresqlDatabase) -> Iterator[Finding]:
             )  # fmt: skip
 
 
-def _about_snapshots(database: PostgresqlDatabase) -> Iterator[Finding]:
+def _about_snapshots(database: PostgresqlDatabase, limits: Limits) -> Iterator[Finding]:
     for pid, application, role, seconds in _ask(database, _SNAPSHOTS):
-        if seconds is not None and seconds >= _OLD_SECONDS:
+        if seconds is not None and seconds >= limits.old_seconds:
             yield Finding(
                 False,
                 f"The transaction of pid {pid} ({application}, role {role}) is open for {_span(seconds)}: "
@@ -197,8 +204,8 @@ def _about_snapshots(database: PostgresqlDatabase) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _about_idle_transactions(database: PostgresqlDatabase) -> Iterator[Finding]:
-    idle = [row for row in _ask(database, _IDLE) if row[3] is not None and row[3] >= _IDLE_SECONDS]
+def _about_idle_transactions(database: PostgresqlDatabase, limits: Limits) -> Iterator[Finding]:
+    idle = [row for row in _ask(database, _IDLE) if row[3] is not None and row[3] >= limits.idle_seconds]
     if idle:
         pid, application, role, seconds = idle[0]
         sessions = "1 session is" if len(idle) == 1 else f"{len(idle)} sessions are"
@@ -210,16 +217,16 @@ def _about_idle_transactions(database: PostgresqlDatabase) -> Iterator[Finding]:
         )
 
 
-def _about_prepared(database: PostgresqlDatabase) -> Iterator[Finding]:
+def _about_prepared(database: PostgresqlDatabase, limits: Limits) -> Iterator[Finding]:
     for gid, seconds in _ask(database, _PREPARED):
-        if seconds >= _OLD_SECONDS:
+        if seconds >= limits.old_seconds:
             yield Finding(
                 False, f"The prepared transaction {gid!r} is {_span(seconds)} old and holds locks.",
                 "COMMIT PREPARED or ROLLBACK PREPARED it.",
             )  # fmt: skip
 
 
-def _about_indexes(database: PostgresqlDatabase) -> Iterator[Finding]:
+def _about_indexes(database: PostgresqlDatabase, _: Limits) -> Iterator[Finding]:
     found = {str(name): bool(is_valid) for name, is_valid in _ask(database, _INDEXES, _names(database))}
     for table in METADATA.sorted_tables:
         yield from _broken_indexes(database, table, found)
@@ -239,27 +246,27 @@ def _broken_indexes(
             yield Finding(True, f"Index {name} is missing: jobs are looked for one by one.", f"{make};")
 
 
-def _about_connections(database: PostgresqlDatabase) -> Iterator[Finding]:
+def _about_connections(database: PostgresqlDatabase, limits: Limits) -> Iterator[Finding]:
     settings = _settings(database)
     most = int(settings["max_connections"]) - int(settings["superuser_reserved_connections"])
     ((number,),) = _ask(database, _CONNECTIONS)
-    if number >= most * _CROWDED:
+    if number >= most * limits.crowded:
         yield Finding(
             False, f"{number} of {most} connections are in use; beyond that, nobody comes in.",
             "Lower ?pool_size=, take a pooler, or raise max_connections.",
         )  # fmt: skip
 
 
-def _about_notifications(database: PostgresqlDatabase) -> Iterator[Finding]:
+def _about_notifications(database: PostgresqlDatabase, limits: Limits) -> Iterator[Finding]:
     ((usage,),) = _ask(database, _NOTIFICATIONS)
-    if usage >= _FULL_QUEUE:
+    if usage >= limits.full_queue:
         yield Finding(
             False, f"The server's queue of notifications is {usage:.0%} full: a listener does not read.",
             "Look for a session that LISTENs within an open transaction, and end it.",
         )  # fmt: skip
 
 
-_Check = Callable[["PostgresqlDatabase"], "Iterator[Finding] | Sequence[Finding]"]
+_Check = Callable[["PostgresqlDatabase", Limits], "Iterator[Finding]"]
 _CHECKS: Mapping[str, _Check] = {
     "who it is": _about_the_role,
     "settings": _about_durability,
