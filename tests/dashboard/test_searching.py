@@ -50,7 +50,7 @@ def test_a_page_is_not_cut_where_every_job_is_meant(fire, made):
 
 @pytest.mark.parametrize(("each", "looks"), [(0.011, 5), (0.025, 2), (0.04, 1), (0.5, 1)])
 def test_no_look_is_begun_that_would_end_too_late(each, looks):
-    """A storage that finds nothing in 40 ms is not asked again within 60; one that is quick is, some times."""
+    """A storage that finds nothing in 40 ms is not asked again within 60; a quick one is."""
     clock = Clock()
     pages = Pages(clock, each)
 
