@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from tests.redis.fixtures import cluster, group, member, program, server
-from tests.sql.fixtures import mariadb, mysql_program, pgbouncer, postgresql, postgresql_program, running
+from tests.sql.fixtures import mariadb, mysql_program, pgbouncer, postgresql, postgresql_program, sql_servers
 
 __all__ = [
     "cluster", "group", "mariadb", "member", "mysql_program", "pgbouncer", "postgresql", "postgresql_program",
-    "program", "running", "server",
+    "program", "server", "sql_servers",
 ]  # fmt: skip

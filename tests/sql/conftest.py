@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.sql.fixtures import mariadb, mysql_program, pgbouncer, postgresql, postgresql_program, running
+from tests.sql.fixtures import mariadb, mysql_program, pgbouncer, postgresql, postgresql_program, sql_servers
 
-__all__ = ["mariadb", "mysql_program", "pgbouncer", "postgresql", "postgresql_program", "running"]
+__all__ = ["mariadb", "mysql_program", "pgbouncer", "postgresql", "postgresql_program", "sql_servers"]

@@ -17,7 +17,7 @@ from tests.sql.postgresql import Postgresql
 from tests.sql.processes import Process
 from tests.sql.programs import Missing, MysqlProgram, PostgresqlProgram, chosen_mysqls, chosen_postgresqls
 
-__all__ = ["mariadb", "mysql_program", "pgbouncer", "postgresql", "postgresql_program", "running"]
+__all__ = ["mariadb", "mysql_program", "pgbouncer", "postgresql", "postgresql_program", "sql_servers"]
 
 _S = TypeVar("_S", bound=Process)
 
@@ -73,7 +73,7 @@ _RUNNING = Running()
 
 
 @pytest.fixture(scope="session")
-def running() -> Iterator[Running]:
+def sql_servers() -> Iterator[Running]:
     """The servers of this run: the same ones for every folder that takes these fixtures up."""
     yield _RUNNING
     _RUNNING.close()
@@ -86,18 +86,18 @@ def postgresql_program(request: pytest.FixtureRequest) -> PostgresqlProgram:
 
 
 @pytest.fixture(scope="module")
-def postgresql(running: Running, postgresql_program: PostgresqlProgram) -> Iterator[PostgresqlDatabase]:
+def postgresql(sql_servers: Running, postgresql_program: PostgresqlProgram) -> Iterator[PostgresqlDatabase]:
     """A database of PostgreSQL, the module's own."""
-    server = running.postgresql(postgresql_program)
-    with running.database_on(server) as name:
+    server = sql_servers.postgresql(postgresql_program)
+    with sql_servers.database_on(server) as name:
         yield PostgresqlDatabase(server, name, server)
 
 
 @pytest.fixture(scope="module")
-def pgbouncer(running: Running, postgresql_program: PostgresqlProgram) -> Iterator[PostgresqlDatabase]:
+def pgbouncer(sql_servers: Running, postgresql_program: PostgresqlProgram) -> Iterator[PostgresqlDatabase]:
     """A database of PostgreSQL, reached through PgBouncer, which lends connections for a transaction each."""
-    pooler = running.pgbouncer(_here(programs.pgbouncer()), postgresql_program)
-    with running.database_on(pooler.server) as name:
+    pooler = sql_servers.pgbouncer(_here(programs.pgbouncer()), postgresql_program)
+    with sql_servers.database_on(pooler.server) as name:
         yield PostgresqlDatabase(pooler.server, name, pooler)
 
 
@@ -108,10 +108,10 @@ def mysql_program(request: pytest.FixtureRequest) -> MysqlProgram:
 
 
 @pytest.fixture(scope="module")
-def mariadb(running: Running, mysql_program: MysqlProgram) -> Iterator[MysqlDatabase]:
+def mariadb(sql_servers: Running, mysql_program: MysqlProgram) -> Iterator[MysqlDatabase]:
     """A database of MariaDB or MySQL, the module's own."""
-    server = running.mariadb(mysql_program)
-    with running.database_on(server) as name:
+    server = sql_servers.mariadb(mysql_program)
+    with sql_servers.database_on(server) as name:
         yield MysqlDatabase(server, name)
 
 

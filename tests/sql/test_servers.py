@@ -112,11 +112,11 @@ def test_mariadb_answers_as_a_user_without_rights_elsewhere(mariadb):
     assert mariadb.name in databases
 
 
-def test_each_module_has_a_database_of_its_own(running, postgresql, pgbouncer):
+def test_each_module_has_a_database_of_its_own(sql_servers, postgresql, pgbouncer):
     """Two fixtures are two databases; the server is the same one."""
     assert postgresql.server is pgbouncer.server
     assert postgresql.name != pgbouncer.name
-    with running.database_on(postgresql.server) as name:
+    with sql_servers.database_on(postgresql.server) as name:
         psycopg.connect(postgresql.server.url(name)).close()
 
     with pytest.raises(psycopg.OperationalError, match="does not exist"):
