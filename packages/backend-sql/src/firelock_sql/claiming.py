@@ -84,6 +84,11 @@ class Turns:
     def __init__(self) -> None:
         self._served = random.choice("0abcdefghijklmnopqrstuvwxyz")  # noqa: S311 - no secret
 
+    @property
+    def last(self) -> str:
+        """The queue that was served last."""
+        return self._served
+
     def of(self, names: Sequence[str]) -> list[str]:
         """Return the names, beginning behind the one that was served last."""
         start = next((place for place, name in enumerate(names) if name > self._served), 0)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
 from psycopg.pq import TransactionStatus
@@ -18,7 +18,8 @@ from firelock_sql.postgresql.dialect import DRIVERS, dialect_of
 from firelock_sql.postgresql.failures import read_failure
 from firelock_sql.postgresql.mailbox import Mailbox
 from firelock_sql.postgresql.pooler import Way
-from firelock_sql.servers.database import ServerDatabase
+from firelock_sql.servers.database import STALE_LIMIT, Conflict, ServerDatabase
+from firelock_sql.servers.failures import Meaning
 from firelock_sql.servers.joining import Joined, tell_nobody
 from firelock_sql.servers.names import table_name
 from firelock_sql.tables import schema_version
@@ -34,12 +35,16 @@ if TYPE_CHECKING:
 
 __all__ = ["PostgresqlDatabase"]
 
+_T = TypeVar("_T")
+
 _NOW = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 # One round trip. Limits are set within the transaction, so that a pooler may give the connection to others.
 _LIMITS = "SET LOCAL lock_timeout = '2s'; SET LOCAL statement_timeout = '30s'"
 _WRITE = f"BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; {_LIMITS}; {_NOW}"
 _READ = f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {_LIMITS}; {_NOW}"
 _RESULTS_BEFORE_NOW = 3
+# The same for as long as a connection lives, where nobody else gets it; compiling plans never pays here.
+_SESSION = "SET lock_timeout = '2s'; SET statement_timeout = '30s'; SET jit = off"
 _SCHEMA_LOCK = 0x4669_7265_6C6F_636B  # "Firelock": one migration at a time
 
 
@@ -52,10 +57,44 @@ class PostgresqlDatabase(ServerDatabase):
         self.names = names
         self.dialect = dialect_of("psycopg", names)
         self.way = Way(name)
-        connections.meet = self.way.meet
+        connections.meet = self._meet
         if listen != "off":
             channel = Channel(connections, names, self.dialect, self.way, is_forced=listen == "on")
             self._wake = Wake(lambda: Mailbox(channel))
+
+    def _meet(self, driver: Any) -> None:  # noqa: ANN401 - a psycopg connection, of whatever rows
+        self.way.meet(driver)
+        if self.is_direct:
+            driver.execute(_SESSION)
+
+    @property
+    def is_direct(self) -> bool:
+        """Tell whether connections are our own, and each leads to one of the server's for good."""
+        return self._connections.is_own and self.way.is_pooled is False
+
+    def at_once(self, work: Callable[[Any], _T]) -> _T:
+        """The work, one statement run by a cursor, is a transaction of its own: one round trip.
+
+        Only where the database `is_direct`.
+        """
+        self.ensure_schema()
+        return self.tried(lambda: self._at_once(work))
+
+    def _at_once(self, work: Callable[[Any], _T]) -> _T:
+        for _ in range(STALE_LIMIT):
+            with self.translated(), self._connections.lend() as lent:
+                if _is_stale(lent.driver):
+                    lent.is_lost = True
+                    continue
+                try:
+                    return work(lent.driver.cursor())
+                except BaseException as error:
+                    failure = self.read_failure(error)
+                    if failure is not None and failure.meaning is Meaning.CONFLICT:
+                        raise Conflict(self._worded(failure)) from error
+                    lent.is_lost = not isinstance(error, Exception) or lent.driver.closed
+                    raise
+        return self.write(lambda tx: work(tx.cursor))
 
     @override
     def read_failure(self, error: BaseException) -> Failure | None:
@@ -128,3 +167,13 @@ class PostgresqlDatabase(ServerDatabase):
     @override
     def diagnose(self) -> list[Finding]:
         return health.diagnose(self)
+
+
+def _is_stale(driver: psycopg.Connection[Any]) -> bool:
+    """Tell whether the server has closed an idle connection: its last word first, then the end of all."""
+    try:
+        driver.pgconn.consume_input()
+        driver.pgconn.consume_input()
+    except psycopg.OperationalError:
+        return True
+    return driver.closed

@@ -11,8 +11,8 @@ from sqlalchemy.pool import QueuePool
 from firelock import ConfigurationError
 from firelock.storage import Feature
 from firelock_sql.postgresql.database import PostgresqlDatabase
+from firelock_sql.postgresql.hot import PostgresqlHot
 from firelock_sql.servers.connections import Connections
-from firelock_sql.servers.hot import ServerHot
 from firelock_sql.servers.names import Names
 from firelock_sql.servers.url import ServerUrl, parse_server_url
 from firelock_sql.storage import SqlStorage
@@ -54,7 +54,7 @@ def _storage(shown: str, connect_url: str, connections: Connections, names: Name
     features = {Feature.SHARED, Feature.DURABLE, Feature.TRANSACTIONAL_ENQUEUE}
     if listen != "off":
         features.add(Feature.NOTIFY)
-    storage = SqlStorage(database, ServerHot(database), frozenset(features))
+    storage = SqlStorage(database, PostgresqlHot(database), frozenset(features))
     storage.connect_url = connect_url
     if listen == "auto":
         database.way.when_pooled = lambda: _take_notify(storage)

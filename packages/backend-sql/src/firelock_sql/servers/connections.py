@@ -49,7 +49,7 @@ class Connections:
         self.meet: Callable[[Any], None] | None = None  # called with each new connection of the driver
         self._name = name
         self._make_engine = make_engine
-        self._is_own = is_own
+        self.is_own = is_own
         self._engine: Engine | None = None
         self._is_closed = False
         _living.add(self)
@@ -93,7 +93,7 @@ class Connections:
             raise StorageUnavailable(message) from error
         lent = Lent(pooled.driver_connection)
         try:
-            if self._is_own:
+            if self.is_own:
                 self._introduce(pooled, lent)
                 yield lent
             else:
@@ -133,7 +133,7 @@ class Connections:
     def close(self) -> None:
         """Our own connections are closed; the caller's are the caller's."""
         self._is_closed = True
-        if self._engine is not None and self._is_own:
+        if self._engine is not None and self.is_own:
             self._engine.dispose()
 
 

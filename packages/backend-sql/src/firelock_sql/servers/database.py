@@ -29,16 +29,16 @@ if TYPE_CHECKING:
     from firelock_sql.servers.connections import Connections, Lent
     from firelock_sql.statements import Cursor
 
-__all__ = ["ServerDatabase"]
+__all__ = ["STALE_LIMIT", "Conflict", "ServerDatabase"]
 
 _T = TypeVar("_T")
 _PATIENCE_SECONDS = 15.0  # for others who are in the way; each try waits for a lock at most two seconds
 _LONGEST_PAUSE = 0.1
 _MOST_PLACES = 64
-_STALE_LIMIT = 64  # connections of a pool that may all be dead after the server was restarted
+STALE_LIMIT = 64  # connections of a pool that may all be dead after the server was restarted
 
 
-class _Conflict(Exception):
+class Conflict(Exception):
     """Others were in the way; the transaction is undone."""
 
 
@@ -113,13 +113,25 @@ class ServerDatabase(Database):
 
     def _transact(self, work: Callable[[Transaction], _T], *, is_writing: bool) -> _T:
         """The work is done in one transaction, again from its beginning while others are in the way."""
+
+        def once() -> _T:
+            with self._began(is_writing=is_writing) as (lent, tx):
+                return self._finished(lent, tx, work)
+
+        return self.tried(once)
+
+    def tried(self, once: Callable[[], _T]) -> _T:
+        """A transaction is tried until no `Conflict` undoes it.
+
+        Raises:
+            StorageUnavailable: others stay in the way.
+        """
         deadline = time.monotonic() + _PATIENCE_SECONDS
         pause = 0.002
         while True:
             try:
-                with self._began(is_writing=is_writing) as (lent, tx):
-                    return self._finished(lent, tx, work)
-            except _Conflict as conflict:
+                return once()
+            except Conflict as conflict:
                 if time.monotonic() > deadline:
                     raise StorageUnavailable(str(conflict)) from conflict.__cause__
             time.sleep(random.uniform(0, pause))  # noqa: S311 - no secret
@@ -137,7 +149,7 @@ class ServerDatabase(Database):
                 except BaseException as error:
                     lent.is_lost = True
                     failure = self.read_failure(error)
-                    if failure is None or failure.meaning is not Meaning.LOST or tries == _STALE_LIMIT:
+                    if failure is None or failure.meaning is not Meaning.LOST or tries == STALE_LIMIT:
                         raise
                     continue
                 yield lent, Transaction(cursor, self.dialect, now + self.clock_offset, adds_deltas=True)
@@ -151,7 +163,7 @@ class ServerDatabase(Database):
             self._undo(lent, tx.cursor)
             failure = self.read_failure(error)
             if failure is not None and failure.meaning is Meaning.CONFLICT:
-                raise _Conflict(self._worded(failure)) from error
+                raise Conflict(self._worded(failure)) from error
             raise
         return result
 

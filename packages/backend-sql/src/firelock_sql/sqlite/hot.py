@@ -16,9 +16,7 @@ from collections.abc import Sequence
 from functools import cache
 from itertools import chain
 from operator import attrgetter
-from typing import Any
 
-import attrs
 from sqlalchemy import bindparam, null, update
 
 from firelock.storage import (
@@ -35,30 +33,20 @@ from firelock_sql.apply import apply_transitions
 from firelock_sql.claiming import Turns, has_ready, living_server, next_due_at
 from firelock_sql.database import Transaction
 from firelock_sql.insert import insert_jobs
+from firelock_sql.plain import KIND, Clash, Holdings, are_plain, kind
 from firelock_sql.sqlite.database import SqliteDatabase
 from firelock_sql.statements import Statement, Value
 from firelock_sql.tables import ONE, ZERO, jobs, text_literal
-from firelock_sql.taking import PLACE_IS_PARENT, PLACE_SEQ, Asked, take_jobs
+from firelock_sql.taking import PLACE_IS_PARENT, PLACE_SEQ, Asked, Taken, take_jobs
 
 __all__ = ["SqliteHot"]
 
 _PROCESSING, _SUCCEEDED, _ENQUEUED = State.PROCESSING.value, State.SUCCEEDED.value, State.ENQUEUED.value
 
-# A plain job: enqueued at once, nothing special asked for.
-_asked = attrgetter(
-    "state", "due_at", "nominal_at", "reason", "tags", "timeout_seconds", "retry", "recurring_id", "parents"
-)
-_NOTHING_ASKED = (State.ENQUEUED, None, None, None, (), None, None, None, ())
-_KIND = ("queue", "priority", "task", "serializer")  # as a rule the same for every job of a batch
 _OWN = ("id", "arguments", "created_at")
-_kind, _own, _kind_and_own = attrgetter(*_KIND), attrgetter(*_OWN), attrgetter(*_KIND, *_OWN)
+_own, _kind_and_own = attrgetter(*_OWN), attrgetter(*KIND, *_OWN)
 _SIZES = (100, 10, 1)  # rows in one VALUES
 
-# A plain end: the task returned, the first the storage hears of it.
-_odd = attrgetter(
-    "to", "from_states", "reason", "error", "retries", "crashes", "due_at", "gives_back", "is_silent"
-)
-_NOTHING_ODD = (State.SUCCEEDED, frozenset({State.PROCESSING}), None, None, None, None, None, False, False)
 _SETTLE = Statement(
     update(jobs)
     .where(
@@ -89,34 +77,17 @@ _SETTLE_ORDER = (
 )  # fmt: skip
 
 
-class _Clash(Exception):
-    """Something in the batch is not plain after all; the transaction is undone and done the long way."""
-
-
-@attrs.define
-class _Holding:
-    """What one session has claimed through this process: enough to settle it without reading."""
-
-    server: str
-    jobs: dict[str, tuple[int, str, int, int]] = attrs.field(
-        factory=dict
-    )  # id: seq, queue, attempt, claimed_at
-
-
 class SqliteHot:
     """`insert`, `claim`, `apply` and `exchange` of one database."""
 
     def __init__(self, database: SqliteDatabase) -> None:
         self._database = database
         self._turns = Turns()
-        self._holdings: dict[str, _Holding] = {}
+        self._holdings = Holdings()
 
     def forget(self, session: str | None = None) -> None:
         """The session has ended, or all have: what it held is not settled from memory any more."""
-        if session is None:
-            self._holdings.clear()
-        else:
-            self._holdings.pop(session, None)
+        self._holdings.forget(session)
 
     # ---- insert ------------------------------------------------------------------------------------------
 
@@ -124,19 +95,19 @@ class SqliteHot:
         """See `Storage.insert`."""
         if not batch:
             return []
-        if all(_asked(job) == _NOTHING_ASKED for job in batch):
+        if are_plain(batch):
             try:
                 self._database.write(lambda tx: self._insert_plain(tx, batch))
-            except _Clash:
+            except Clash:
                 pass
             else:
                 return [True] * len(batch)
         return self._database.write(lambda tx: insert_jobs(tx, self._database, batch))
 
     def _insert_plain(self, tx: Transaction, batch: Sequence[NewJob]) -> None:
-        kinds = Counter(map(_kind, batch))
+        kinds = Counter(map(kind, batch))
         is_uniform = len(kinds) == 1
-        common = [tx.now, *(_kind(batch[0]) if is_uniform else ())]
+        common = [tx.now, *(kind(batch[0]) if is_uniform else ())]
         values = _own if is_uniform else _kind_and_own
         done = stored = 0
         for size in _SIZES:
@@ -147,7 +118,7 @@ class SqliteHot:
                 stored += tx.cursor.rowcount
                 done += size
         if stored != len(batch):
-            raise _Clash
+            raise Clash
         for (queue, *_), number in kinds.items():
             tx.deltas[_ENQUEUED, queue] += number
             tx.woken.add(queue)
@@ -159,10 +130,9 @@ class SqliteHot:
         self._database.looks_for_work(queues)
         idle = self._database.read(lambda tx: self._look(tx, queues, limit, session))
         if idle is not None:
-            return self._kept(session, idle, None)
+            return self._kept(session, Taken(idle, [], ""))
         asked = Asked(queues, limit, session, now)
-        rows, claim = self._database.write(lambda tx: self._claim(tx, asked))
-        return self._kept(session, claim, rows)
+        return self._kept(session, self._database.write(lambda tx: self._claim(tx, asked)))
 
     def _look(self, tx: Transaction, queues: Sequence[str] | None, limit: int, session: str) -> Claim | None:
         """Return the claim where it takes nothing, None where there may be work."""
@@ -172,21 +142,24 @@ class SqliteHot:
             return None
         return Claim([], next_due_at(tx))
 
-    def _claim(self, tx: Transaction, asked: Asked) -> tuple[Sequence[Any], Claim]:
-        taken = take_jobs(tx, self._database, asked, self._turns)
-        if taken.rows and asked.session not in self._holdings:
-            self._holdings[asked.session] = _Holding(taken.server)
-        return taken.rows, taken.claim
+    def _claim(self, tx: Transaction, asked: Asked) -> Taken:
+        return take_jobs(tx, self._database, asked, self._turns)
 
-    def _kept(self, session: str, claim: Claim, rows: Sequence[Any] | None) -> Claim:
+    def _kept(self, session: str, taken: Taken) -> Claim:
         """What was claimed for sure is remembered, so that its end needs no reading."""
+        claim = taken.claim
         if claim.is_session_lost:
             self.forget(session)
-        holding = self._holdings.get(session)
-        if rows and holding is not None:
-            for row, job in zip(rows, claim.jobs, strict=True):
-                if not row[PLACE_IS_PARENT]:
-                    holding.jobs[job.id] = (row[PLACE_SEQ], job.queue, job.attempt, job.claimed_at)
+        if claim.jobs:
+            self._holdings.remember(
+                session,
+                taken.server,
+                (
+                    (job.id, (row[PLACE_SEQ], job.queue, job.attempt, job.claimed_at))
+                    for row, job in zip(taken.rows, claim.jobs, strict=True)
+                    if not row[PLACE_IS_PARENT]
+                ),
+            )
         return claim
 
     # ---- apply -------------------------------------------------------------------------------------------
@@ -197,9 +170,9 @@ class SqliteHot:
             return []
         try:
             results = self._database.write(lambda tx: self._apply_fast(tx, transitions))
-        except _Clash:
+        except Clash:
             results = self._database.write(lambda tx: apply_transitions(tx, self._database, transitions))
-        self._let_go(transitions)
+        self._holdings.let_go(transitions)
         return results
 
     def _apply_fast(self, tx: Transaction, transitions: Sequence[Transition]) -> list[Applied]:
@@ -215,11 +188,11 @@ class SqliteHot:
             else:
                 queues.append(queue)
         if others and plain and len({transition.job_id for transition in transitions}) < len(transitions):
-            raise _Clash
+            raise Clash
         if plain:
             tx.cursor.executemany(_SETTLE.text(tx.dialect, *_SETTLE_ORDER), plain)
             if tx.cursor.rowcount != len(plain):
-                raise _Clash
+                raise Clash
             for queue, number in Counter(queues).items():
                 tx.deltas[_PROCESSING, queue] -= number
                 tx.deltas[_SUCCEEDED, queue] += number
@@ -231,29 +204,17 @@ class SqliteHot:
 
     def _plain_end(self, transition: Transition, plain: list[tuple[Value, ...]]) -> str | None:
         """Lay the parameters of a plain end with the others; return its queue, None where it is not plain."""
-        session = transition.session
-        holding = self._holdings.get(session) if session is not None else None
-        if holding is None or _odd(transition) != _NOTHING_ODD or transition.server != holding.server:
+        held = self._holdings.plainly_held(transition)
+        if held is None:
             return None
-        held = holding.jobs.get(transition.job_id)
-        if held is None or transition.started_at is None:
-            return None
-        seq, queue, attempt, claimed_at = held
-        if (transition.attempt, transition.claimed_at) != (attempt, claimed_at):
-            return None
+        seq, queue, *_ = held
         at = transition.at
         plain.append(
             (at, at, transition.started_at, transition.expires_at, transition.result,
             transition.result_absent,
-             seq, transition.job_id, session, transition.fence)
+             seq, transition.job_id, transition.session, transition.fence)
         )  # fmt: skip
         return queue
-
-    def _let_go(self, transitions: Sequence[Transition]) -> None:
-        holdings = self._holdings
-        for transition in transitions:
-            if transition.session in holdings:
-                holdings[transition.session].jobs.pop(transition.job_id, None)
 
     # ---- exchange ----------------------------------------------------------------------------------------
 
@@ -272,24 +233,24 @@ class SqliteHot:
 
         asked = Asked(queues, limit, session, now)
 
-        def both(tx: Transaction, *, is_fast: bool) -> tuple[list[Applied], Sequence[Any], Claim]:
+        def both(tx: Transaction, *, is_fast: bool) -> tuple[list[Applied], Taken]:
             if is_fast:
                 results = self._apply_fast(tx, transitions)
             else:
                 results = apply_transitions(tx, self._database, transitions)
-            return results, *self._claim(tx, asked)
+            return results, self._claim(tx, asked)
 
         try:
             try:
-                results, rows, claim = self._database.write(lambda tx: both(tx, is_fast=True))
-            except _Clash:
-                results, rows, claim = self._database.write(lambda tx: both(tx, is_fast=False))
+                results, taken = self._database.write(lambda tx: both(tx, is_fast=True))
+            except Clash:
+                results, taken = self._database.write(lambda tx: both(tx, is_fast=False))
         except StorageUnavailable:
             raise
         except StorageError:
             return Exchange(self.apply(transitions), self.claim(queues, limit, session, now))
-        self._let_go(transitions)
-        return Exchange(results, self._kept(session, claim, rows))
+        self._holdings.let_go(transitions)
+        return Exchange(results, self._kept(session, taken))
 
 
 @cache
@@ -298,12 +259,12 @@ def _many_rows(size: int, *, is_uniform: bool) -> str:
 
     Its first parameters are `enqueued_at` of all and, where they are uniform, what is common to all.
     """
-    common = ["?1", *(f"?{2 + place}" for place in range(len(_KIND)))] if is_uniform else ["?1"]
-    own = _OWN if is_uniform else (*_KIND, *_OWN)
+    common = ["?1", *(f"?{2 + place}" for place in range(len(KIND)))] if is_uniform else ["?1"]
+    own = _OWN if is_uniform else (*KIND, *_OWN)
     rows = []
     for first in range(len(common) + 1, len(common) + 1 + size * len(own), len(own)):
         numbers = [f"?{first + place}" for place in range(len(own))]
         # The last of a row, created_at, is bound once and written twice.
         rows.append(f"('{_ENQUEUED}', {', '.join((*common, *numbers, numbers[-1]))})")
-    columns = ", ".join(("state", "enqueued_at", *_KIND, *_OWN, "changed_at"))
+    columns = ", ".join(("state", "enqueued_at", *KIND, *_OWN, "changed_at"))
     return f"INSERT INTO {jobs.name} ({columns}) VALUES {', '.join(rows)} ON CONFLICT DO NOTHING"  # noqa: S608 - names

@@ -1,0 +1,337 @@
+"""The verbs that run for every job, on PostgreSQL: plain ones in one statement, which is one round trip.
+
+On a connection of our own, without a pooler between, that statement is the transaction. Anywhere else it
+runs within one that sets its limits. What is out of the ordinary is done by `insert.insert_jobs`,
+`apply.apply_transitions` and `taking.take_jobs`; both ways end the same.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain, zip_longest
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import attrs
+from psycopg.errors import DivisionByZero, UniqueViolation
+from sqlalchemy import select
+
+from firelock.storage import (
+    Applied,
+    Claim,
+    ClaimedJob,
+    Exchange,
+    NewJob,
+    StorageError,
+    StorageUnavailable,
+    Transition,
+)
+from firelock_sql.apply import apply_transitions
+from firelock_sql.claiming import Turns, claimed_job, serving
+from firelock_sql.insert import insert_jobs
+from firelock_sql.plain import KIND, Clash, Held, Holdings, are_plain, kind
+from firelock_sql.postgresql.hot_statements import exchange_text, insert_text
+from firelock_sql.statements import Statement, among
+from firelock_sql.tables import ONE, jobs
+from firelock_sql.taking import PLACE_IS_PARENT, PLACE_SEQ, Asked, Taken, take_jobs
+
+if TYPE_CHECKING:
+    from firelock_sql.database import Transaction
+    from firelock_sql.postgresql.database import PostgresqlDatabase
+
+__all__ = ["PostgresqlHot"]
+
+_T = TypeVar("_T")
+_LOCK = Statement(
+    select(ONE)
+    .select_from(jobs)
+    .where(among(jobs.c.id, "ids"))
+    .order_by(jobs.c.id)
+    .with_for_update(key_share=True)
+)
+# Places in the answer to a claim.
+_SERVER, _DUE, _OPEN, _FIRST = 0, 1, 2, 3
+_QUEUE, _PRIORITY, _ENQUEUED_AT, _SEQ, _IS_PARENT = 7, 8, 14, 21, 22
+
+
+@attrs.define
+class _Batch:
+    """Transitions, parted: plain ends in the order of their ids, and the places of all others."""
+
+    plain: list[tuple[Transition, Held]] = attrs.field(factory=list)
+    others: list[int] = attrs.field(factory=list)
+
+
+class PostgresqlHot:
+    """`insert`, `claim`, `apply` and `exchange` of one database."""
+
+    def __init__(self, database: PostgresqlDatabase) -> None:
+        self._database = database
+        self._turns = Turns()
+        self._holdings = Holdings()
+
+    def forget(self, session: str | None = None) -> None:
+        """The session has ended, or all have: what it held is not settled from memory any more."""
+        self._holdings.forget(session)
+
+    def _run(self, work: Callable[[Any], _T]) -> _T:
+        """The work, one statement run by a cursor, is committed as one transaction."""
+        if self._database.is_direct:
+            return self._database.at_once(work)
+        return self._database.write(lambda tx: work(tx.cursor))
+
+    # ---- insert ------------------------------------------------------------------------------------------
+
+    def insert(self, batch: Sequence[NewJob]) -> list[bool]:
+        """See `Storage.insert`."""
+        if not batch:
+            return []
+        if are_plain(batch):
+            try:
+                self._insert_plain(batch)
+            except Clash:
+                pass
+            else:
+                return [True] * len(batch)
+        return self._database.write(lambda tx: insert_jobs(tx, self._database, batch))
+
+    def _insert_plain(self, batch: Sequence[NewJob]) -> None:
+        kinds = Counter(map(kind, batch))
+        is_uniform = len(kinds) == 1
+        queues = Counter({queue: 0 for queue, *_ in kinds})
+        for (queue, *_), number in kinds.items():
+            queues[queue] += number
+        values: dict[str, object] = {
+            "offset": self._database.clock_offset,
+            "queues": list(queues),
+            "numbers": list(queues.values()),
+            "id": [job.id for job in batch],
+            "arguments": [job.arguments for job in batch],
+            "at": [job.created_at for job in batch],
+        }
+        kind_of = kind(batch[0]) if is_uniform else zip(*map(kind, batch), strict=True)
+        for name, value in zip(KIND, kind_of, strict=True):
+            values[name] = value if is_uniform else list(value)
+        text = insert_text(self._database.dialect, is_uniform=is_uniform)
+
+        def store(cursor: Any) -> None:  # noqa: ANN401 - psycopg's, of whatever rows
+            try:
+                cursor.execute(text, values)
+            except UniqueViolation as error:
+                raise Clash from error
+
+        self._run(store)
+        self._database.tell(set(queues))
+
+    # ---- claim -------------------------------------------------------------------------------------------
+
+    def claim(self, queues: Sequence[str] | None, limit: int, session: str, now: int) -> Claim:
+        """See `Storage.claim`; a look that finds nothing writes nothing."""
+        self._database.looks_for_work(queues)
+        asked = Asked(queues, limit, session, now)
+        rows = self._run(lambda cursor: self._fetch(cursor, asked, []))
+        return self._topped_up(self._kept(asked, rows), rows, asked)
+
+    def _fetch(
+        self,
+        cursor: Any,  # noqa: ANN401 - see above
+        asked: Asked | None,
+        plain: Sequence[tuple[Transition, Held]],
+    ) -> list[Any]:
+        """Return the answer to one statement that settles, claims or both."""
+        values: dict[str, object] = {}
+        if asked is not None:
+            values = {
+                "session": asked.session, "queues": asked.queues and list(dict.fromkeys(asked.queues)),
+                "limit": max(asked.limit, 0), "now": asked.now, "served": self._turns.last,
+            }  # fmt: skip
+        if plain:
+            values |= {"session": plain[0][0].session} | _ended(plain)
+        is_named = asked is not None and asked.queues is not None
+        text = exchange_text(
+            self._database.dialect, settles=bool(plain), claims=asked is not None, names_queues=is_named
+        )
+        try:
+            cursor.execute(
+                text, values, prepare=False
+            )  # a plan made for a small table is no good for a large
+        except DivisionByZero as error:
+            raise Clash from error
+        found: list[Any] = cursor.fetchall()
+        return found
+
+    def _kept(self, asked: Asked, rows: list[Any]) -> Claim:
+        """Return the answer as a claim; what was claimed for sure is remembered."""
+        server, next_due_at = rows[0][_SERVER], rows[0][_DUE]
+        if server is None:
+            self.forget(asked.session)
+            return Claim([], next_due_at, is_session_lost=True)
+        if rows[0][_FIRST] is None:
+            return Claim([], next_due_at)
+        rows = self._in_order(asked, rows)
+        claimed = [claimed_job(row[_FIRST:_SEQ]) for row in rows]
+        self._remember(
+            asked.session,
+            server,
+            [(job, row[_SEQ]) for row, job in zip(rows, claimed, strict=True) if not row[_IS_PARENT]],
+        )
+        return Claim(claimed, next_due_at)
+
+    def _in_order(self, asked: Asked, rows: list[Any]) -> list[Any]:
+        """Return the claimed rows in the order to run them: queue by queue as named, or by turns."""
+        rows.sort(key=lambda row: (-row[_PRIORITY], row[_ENQUEUED_AT], row[_SEQ]))
+        if asked.queues is not None:
+            if len(asked.queues) > 1:
+                places = {name: place for place, name in enumerate(dict.fromkeys(asked.queues))}
+                rows.sort(key=lambda row: places[row[_QUEUE]])
+            return rows
+        of: dict[str, list[Any]] = {}
+        for row in rows:
+            of.setdefault(row[_QUEUE], []).append(row)
+        if len(of) > 1:
+            turns = [of[name] for name in self._turns.of(sorted(of))]
+            rows = [row for row in chain.from_iterable(zip_longest(*turns)) if row is not None]
+        self._turns.served(rows[-1][_QUEUE])
+        return rows
+
+    def _topped_up(self, claim: Claim, rows: list[Any], asked: Asked) -> Claim:
+        """Return the claim with what some queues have beyond their share and others have left to them."""
+        left = asked.limit - len(claim.jobs)
+        if asked.queues is not None or not claim.jobs or left <= 0:
+            return claim
+        number = rows[0][_OPEN]
+        share = -(-asked.limit // number)
+        if number == 1 or max(Counter(job.queue for job in claim.jobs).values()) < share:
+            return claim
+        more = attrs.evolve(asked, limit=left)
+        rest = self._remembered(more, self._database.write(lambda tx: self._take(tx, more)))
+        return Claim([*claim.jobs, *rest.jobs], claim.next_due_at)
+
+    def _take(self, tx: Transaction, asked: Asked) -> Taken:
+        return take_jobs(tx, self._database, asked, self._turns)
+
+    def _remembered(self, asked: Asked, taken: Taken) -> Claim:
+        if taken.claim.is_session_lost:
+            self.forget(asked.session)
+        self._remember(
+            asked.session,
+            taken.server,
+            [
+                (job, row[PLACE_SEQ])
+                for row, job in zip(taken.rows, taken.claim.jobs, strict=True)
+                if not row[PLACE_IS_PARENT]
+            ],
+        )
+        return taken.claim
+
+    def _remember(self, session: str, server: str, claimed: Iterable[tuple[ClaimedJob, int]]) -> None:
+        """The jobs, each with its number, were claimed for sure: their ends need no reading."""
+        held = ((job.id, (seq, job.queue, job.attempt, job.claimed_at)) for job, seq in claimed)
+        self._holdings.remember(session, server, held)
+
+    # ---- apply -------------------------------------------------------------------------------------------
+
+    def apply(self, transitions: Sequence[Transition]) -> list[Applied]:
+        """See `Storage.apply`."""
+        if not transitions:
+            return []
+        try:
+            results, _ = self._done_fast(transitions, None)
+        except Clash:
+            results = self._database.write(lambda tx: apply_transitions(tx, self._database, transitions))
+        self._holdings.let_go(transitions)
+        return results
+
+    def _done_fast(
+        self, transitions: Sequence[Transition], asked: Asked | None
+    ) -> tuple[list[Applied], list[Any]]:
+        """Return what became of the transitions, and the answer to a claim beside them.
+
+        Raises:
+            Clash: nothing of it was done, and the long way has to be taken.
+        """
+        batch = self._parted(transitions, asked)
+        results = [Applied.APPLIED] * len(transitions)
+        if not batch.others:
+            return results, self._run(lambda cursor: self._fetch(cursor, asked, batch.plain))
+        if not batch.plain or len({one.job_id for one in transitions}) < len(transitions):
+            raise Clash
+        others = [transitions[place] for place in batch.others]
+
+        def both(tx: Transaction) -> tuple[list[Applied], list[Any]]:
+            serving(tx, str(batch.plain[0][0].session))
+            tx.all(_LOCK, {"ids": [one.job_id for one in transitions]})
+            self._fetch(tx.cursor, None, batch.plain)
+            found = apply_transitions(tx, self._database, others)
+            return found, [] if asked is None else self._fetch(tx.cursor, asked, [])
+
+        found, rows = self._database.write(both)
+        for place, result in zip(batch.others, found, strict=True):
+            results[place] = result
+        return results, rows
+
+    def _parted(self, transitions: Sequence[Transition], asked: Asked | None) -> _Batch:
+        """Return the plain ends of one session, by id, apart from all others."""
+        batch = _Batch()
+        session = None if asked is None else asked.session
+        for place, transition in enumerate(transitions):
+            held = self._holdings.plainly_held(transition)
+            if held is None or transition.session != (session or transition.session):
+                batch.others.append(place)
+            else:
+                session = transition.session
+                batch.plain.append((transition, held))
+        batch.plain.sort(key=lambda one: one[0].job_id)
+        return batch
+
+    # ---- exchange ----------------------------------------------------------------------------------------
+
+    def exchange(
+        self,
+        transitions: Sequence[Transition],
+        queues: Sequence[str] | None,
+        limit: int,
+        session: str,
+        now: int,
+    ) -> Exchange:
+        """See `Storage.exchange`."""
+        if not transitions:
+            return Exchange([], self.claim(queues, limit, session, now))
+        self._database.looks_for_work(queues)
+        asked = Asked(queues, limit, session, now)
+        try:
+            results, claim = self._exchanged(transitions, asked)
+        except StorageUnavailable:
+            raise
+        except StorageError:
+            return Exchange(self.apply(transitions), self.claim(queues, limit, session, now))
+        return Exchange(results, claim)
+
+    def _exchanged(self, transitions: Sequence[Transition], asked: Asked) -> tuple[list[Applied], Claim]:
+        def both(tx: Transaction) -> tuple[list[Applied], Taken]:
+            serving(tx, asked.session)  # locked before the jobs are, as by who ends a session
+            return apply_transitions(tx, self._database, transitions), self._take(tx, asked)
+
+        try:
+            results, rows = self._done_fast(transitions, asked)
+        except Clash:
+            results, taken = self._database.write(both)
+            self._holdings.let_go(transitions)
+            return results, self._remembered(asked, taken)
+        self._holdings.let_go(transitions)
+        return results, self._topped_up(self._kept(asked, rows), rows, asked)
+
+
+def _ended(plain: Sequence[tuple[Transition, Held]]) -> dict[str, object]:
+    """Return what a settle is told of plain ends."""
+    ends = [transition for transition, _ in plain]
+    return {
+        "seqs": [held[0] for _, held in plain],
+        "ids": [end.job_id for end in ends],
+        "fences": [end.fence for end in ends],
+        "ends": [end.at for end in ends],
+        "starts": [end.started_at for end in ends],
+        "expiries": [end.expires_at for end in ends],
+        "results": [end.result for end in ends],
+        "absent": [end.result_absent for end in ends],
+    }
