@@ -53,6 +53,15 @@ _WORD, _NAME, _TEXT = (
 )
 _EMPTY = text("('')")
 _MYSQL = frozenset({"mysql", "mariadb"})
+# PostgreSQL's storage parameters; the defaults wait until a fifth of a table is dead. The jobs' own rows keep
+# no room free on their pages: what changes of them is indexed, so that hardly an update is heap-only.
+_VACUUMED_EARLY = {
+    "autovacuum_vacuum_scale_factor": 0.02,
+    "autovacuum_vacuum_threshold": 1_000,
+    "autovacuum_analyze_scale_factor": 0.05,
+}
+_VACUUMED_AT_ONCE = {"autovacuum_vacuum_scale_factor": 0, "autovacuum_vacuum_threshold": 1_000}
+_CHANGED_IN_PLACE = {"fillfactor": 50, **_VACUUMED_AT_ONCE}
 _FOR = "firelock: dialects"  # in an index's `info`: those that have it, where not all do
 
 
@@ -127,6 +136,7 @@ jobs = Table(
     Column("history", _TEXT, nullable=False, server_default=_EMPTY),  # one JSON list a line: see `history`
     _count("history_lines"),
     _count("is_plain_end"),  # 1: the last step is not in `history`, it is what the other columns say
+    postgresql_with=_VACUUMED_EARLY,
 )
 
 _ENQUEUED, _SCHEDULED = text_literal("enqueued"), text_literal("scheduled")
@@ -234,6 +244,7 @@ releasing = Table(
     Column("parent_id", _NAME, primary_key=True),
     Column("after", BigInteger, nullable=False, server_default="0"),
     sqlite_with_rowid=False,
+    postgresql_with=_VACUUMED_AT_ONCE,
 )
 
 attempt_errors = Table(
@@ -257,6 +268,7 @@ counts = Table(
     Column("queue", _NAME, primary_key=True),
     Column("jobs", BigInteger, nullable=False),
     sqlite_with_rowid=False,
+    postgresql_with=_CHANGED_IN_PLACE,
 )
 
 # Where transactions run side by side a row that each of them changes would line them up: they add rows here,
@@ -268,6 +280,7 @@ count_deltas = Table(
     Column("state", _WORD, nullable=False),
     Column("queue", _NAME, nullable=False),
     Column("jobs", BigInteger, nullable=False),
+    postgresql_with=_VACUUMED_AT_ONCE,
 )
 
 sessions = Table(
@@ -290,6 +303,7 @@ sessions = Table(
     Column("rss_bytes", BigInteger, nullable=False, server_default="0"),
     Column("cpu_percent", Double, nullable=False, server_default="0"),
     sqlite_with_rowid=False,
+    postgresql_with=_CHANGED_IN_PLACE,
 )
 
 recurring = Table(
@@ -318,6 +332,7 @@ locks = Table(
     Column("fence", BigInteger, nullable=False),
     Column("expires_at", BigInteger, nullable=False),
     sqlite_with_rowid=False,
+    postgresql_with=_CHANGED_IN_PLACE,
 )
 
 records = Table(

@@ -1,0 +1,54 @@
+"""PostgreSQL's settings for each table: rows that are changed all the time leave nothing behind for long."""
+
+from __future__ import annotations
+
+import psycopg
+import pytest
+
+from firelock.storage import Renewal
+from firelock.testing import Handles, Scene, eventually
+from firelock_sql.postgresql.opening import open_url
+
+OPTIONS = "SELECT relname, reloptions FROM pg_class WHERE relname LIKE 'firelock%' AND reloptions IS NOT NULL"
+
+
+@pytest.fixture
+def scene(postgresql):
+    """A store with jobs at hand."""
+    handles = Handles(lambda: open_url(postgresql.url()))
+    handles.first.clear()
+    yield Scene(handles)
+    handles.close()
+
+
+def test_tables_that_change_are_vacuumed_early(scene, postgresql):
+    """The schema's creation says so; a fifth of a large table, as is usual, would be far too late."""
+    scene.add()
+    with psycopg.connect(postgresql.url()) as connection:
+        found = {name: dict(one.split("=") for one in all_) for name, all_ in connection.execute(OPTIONS)}
+
+    assert "0.02" == found["firelock_jobs"]["autovacuum_vacuum_scale_factor"]
+    for name in ("firelock_counts", "firelock_count_deltas", "firelock_sessions", "firelock_locks"):
+        assert ("0", "1000") == (
+            found[name]["autovacuum_vacuum_scale_factor"], found[name]["autovacuum_vacuum_threshold"]
+        )  # fmt: skip
+
+
+def test_renewals_leave_the_indexes_alone(scene, postgresql):
+    """A session's row is renewed on its own page, whose room the next renewal uses again."""
+    holder = scene.begin()
+    for _ in range(50):
+        scene.storage.renew([Renewal(holder.session, busy=1)])
+    scene.storage.close()  # its connections say what they did when they end
+
+    def changes():
+        with psycopg.connect(postgresql.url()) as connection:
+            query = (
+                "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'firelock_sessions'"
+            )
+            found = connection.execute(query).fetchone()
+            return found if found[0] >= 50 else None
+
+    changed, in_place = eventually(changes)
+
+    assert changed == in_place
