@@ -40,7 +40,7 @@ _OPEN_EDGES = Statement(
     .order_by(edges.c.seq)
     .limit(bindparam("most"))
 )
-_DECIDE = Statement(update(edges).where(edges.c.seq == bindparam("edge")).values(is_decided=ONE))
+_DECIDE = Statement(update(edges).where(among(edges.c.seq, "edges")).values(is_decided=ONE))
 _DECIDE_ALL_OF = Statement(
     update(edges).where(among(edges.c.child_id, "ids"), _is_open).values(is_decided=ONE)
 )
@@ -126,7 +126,8 @@ def _decide_edges(
             deleted[child_id] = Upkeep.PARENT_ENDED.format(state=ended)
         elif target is State.ENQUEUED:
             satisfied.add(child_id)
-    tx.run_many(_DECIDE, [{"edge": edge} for edge in decided])
+    if decided:
+        tx.run(_DECIDE, {"edges": database.among(decided)})
     _move_children(tx, database, parent, children, deleted=deleted, satisfied=satisfied)
 
 
@@ -165,7 +166,7 @@ def delete_children(tx: Transaction, database: Database, parent_id: str, limit: 
     parent = rows.pop(parent_id, None)
     if parent is None or parent.expires_at is None or parent.expires_at > tx.now:
         return 0  # somebody requeued it, or has pruned it already
-    tx.run_many(_DECIDE, [{"edge": edge} for edge, _, _ in found])
+    tx.run(_DECIDE, {"edges": database.among([edge for edge, _, _ in found])})
     gone = dict.fromkeys(rows, Upkeep.PARENT_GONE.value)
     _move_children(tx, database, parent, rows, deleted=gone, satisfied=set())
     return len(found)

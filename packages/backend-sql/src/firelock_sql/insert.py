@@ -23,7 +23,7 @@ from firelock.storage import (
 from firelock_sql.changes import kept_until
 from firelock_sql.database import ANY_QUEUE, Database, Transaction
 from firelock_sql.statements import Statement, Value, among, insert_into
-from firelock_sql.tables import ONE, edges, is_scheduled, job_tags, jobs, pinned
+from firelock_sql.tables import ONE, by_id, edges, is_scheduled, job_tags, jobs, pinned
 from firelock_sql.text import edges_text, entry_line, list_text
 
 __all__ = ["insert_jobs"]
@@ -38,7 +38,7 @@ _TAG = insert_into(job_tags, "tag", "created_at", "job_id")
 _EDGE = insert_into(edges, "parent_id", "child_id", "awaited", "is_decided")
 _KNOWN = Statement(select(jobs.c.id).where(among(jobs.c.id, "ids")))
 _PARENTS = Statement(
-    select(jobs.c.id, jobs.c.state, jobs.c.ended_at, jobs.c.expires_at)
+    by_id(select(jobs.c.id, jobs.c.state, jobs.c.ended_at, jobs.c.expires_at))
     .where(among(jobs.c.id, "ids"))
     .order_by(jobs.c.id)
     .with_for_update(key_share=True)

@@ -10,14 +10,14 @@ from sqlalchemy import bindparam, delete, func, select, update
 from firelock.storage import LogLine, Progress
 from firelock_sql.database import Database, Transaction
 from firelock_sql.statements import Statement, among, insert_into
-from firelock_sql.tables import jobs, log_lines, progress
+from firelock_sql.tables import by_id, jobs, log_lines, progress
 
 __all__ = ["append_logs", "get_progress", "read_log"]
 
 _LOG_LIMIT = 1_000
 
 _KNOWN = Statement(
-    select(jobs.c.id)
+    by_id(select(jobs.c.id))
     .where(among(jobs.c.id, "ids"))
     .order_by(jobs.c.id)
     .with_for_update(read=True, key_share=True)  # a job that is pruned meanwhile would leave its log behind

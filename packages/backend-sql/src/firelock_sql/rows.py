@@ -16,7 +16,7 @@ from sqlalchemy import bindparam, select, update
 from firelock.storage import HistoryEntry, State
 from firelock_sql.database import Database, Transaction
 from firelock_sql.statements import Statement, among
-from firelock_sql.tables import ZERO, jobs
+from firelock_sql.tables import ZERO, by_id, jobs
 from firelock_sql.text import COMPACT_FROM, STATES, compacted, entry_line, read_state
 
 __all__ = ["JobRow", "compact", "load_rows", "save_rows"]
@@ -96,7 +96,7 @@ _FIRST_WRITTEN = 7  # the columns before it are not written by name
 _WRITTEN = _READ[_FIRST_WRITTEN:]
 
 _LOAD = Statement(
-    select(*_READ).where(among(jobs.c.id, "ids")).order_by(jobs.c.id).with_for_update(key_share=True)
+    by_id(select(*_READ)).where(among(jobs.c.id, "ids")).order_by(jobs.c.id).with_for_update(key_share=True)
 )
 _SAVE = Statement(
     update(jobs)

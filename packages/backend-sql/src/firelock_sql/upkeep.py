@@ -18,6 +18,7 @@ from firelock_sql.tables import (
     ONE,
     ZERO,
     attempt_errors,
+    by_id,
     edges,
     is_scheduled,
     job_tags,
@@ -77,7 +78,10 @@ _EXPIRED = Statement(
     .limit(bindparam("most"))
 )
 _LOCK = Statement(
-    select(jobs.c.id).where(among(jobs.c.id, "ids")).order_by(jobs.c.id).with_for_update(skip_locked=True)
+    by_id(select(jobs.c.id))
+    .where(among(jobs.c.id, "ids"))
+    .order_by(jobs.c.id)
+    .with_for_update(skip_locked=True)
 )
 _BELONGINGS = Statement(
     select(jobs.c.id, jobs.c.state, jobs.c.queue, jobs.c.tags, jobs.c.created_at).where(

@@ -18,6 +18,7 @@ from firelock_sql.mysql.dialect import DRIVERS, dialect_of
 from firelock_sql.mysql.failures import read_failure
 from firelock_sql.mysql.product import read_product
 from firelock_sql.mysql.session import meet, runs_several
+from firelock_sql.mysql.together import TogetherCursor
 from firelock_sql.servers.database import ServerDatabase
 from firelock_sql.servers.joining import Joined, tell_nobody
 from firelock_sql.tables import schema_version
@@ -100,7 +101,7 @@ class MysqlDatabase(ServerDatabase):
         else:
             for statement in statements:
                 cursor.execute(statement)
-        return cursor, int(cursor.fetchone()[0])
+        return TogetherCursor(cursor), int(cursor.fetchone()[0])
 
     @override
     def now(self, cursor: Cursor) -> int:

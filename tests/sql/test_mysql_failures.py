@@ -1,0 +1,112 @@
+"""What errors of MySQL's drivers mean, and what is shown of them."""
+
+from __future__ import annotations
+
+import pymysql
+import pytest
+from sqlalchemy.exc import OperationalError
+
+from firelock_sql.mysql.failures import read_failure
+from firelock_sql.servers.failures import Meaning
+
+
+@pytest.mark.parametrize(
+    ("number", "meaning"),
+    [
+        (1213, Meaning.CONFLICT),
+        (1205, Meaning.CONFLICT),
+        (1062, Meaning.CONFLICT),
+        (1020, Meaning.CONFLICT),
+        (1412, Meaning.CONFLICT),
+        (2006, Meaning.LOST),
+        (2013, Meaning.LOST),
+        (1053, Meaning.LOST),
+        (1927, Meaning.LOST),
+        (4031, Meaning.LOST),
+        (1040, Meaning.PASSING),
+        (1203, Meaning.PASSING),
+        (1290, Meaning.PASSING),
+        (2003, Meaning.PASSING),
+        (1044, Meaning.LASTING),
+        (1045, Meaning.LASTING),
+        (1049, Meaning.LASTING),
+        (1146, Meaning.LASTING),
+        (1153, Meaning.LASTING),
+        (1064, Meaning.LASTING),
+    ],
+)
+def test_a_number_has_one_meaning(number, meaning):
+    """It decides whether a transaction is tried again, a connection is left, or the caller may try later."""
+    failure = read_failure(pymysql.err.OperationalError(number, "said"))
+
+    assert failure is not None
+    assert failure.meaning is meaning
+
+
+@pytest.mark.parametrize(
+    ("number", "said", "told"),
+    [
+        (1045, "Access denied for user 'a'@'b'", "the user's name and password"),
+        (1049, "Unknown database 'shop'", "create the database"),
+        (1044, "Access denied for user 'a'@'b' to database 'shop'", "GRANT"),
+        (1146, "Table 'shop.firelock_jobs' doesn't exist", "run firelock migrate"),
+        (1290, "running with the --read-only option", "a replica"),
+        (1153, "Got a packet bigger than 'max_allowed_packet' bytes", "raise max_allowed_packet"),
+    ],
+)
+def test_a_failure_that_people_mend_says_how(number, said, told):
+    """The server's own line stands before the hint."""
+    failure = read_failure(pymysql.err.OperationalError(number, said))
+
+    assert failure is not None
+    assert failure.text.startswith(f"{said} (error {number}); ")
+    assert told in failure.text
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (1062, "Duplicate entry 'hunter2' for key 'id'"),
+        (1366, "Incorrect string value: 'hunter2' for column 'result' at row 1"),
+        (1064, "You have an error near 'hunter2' it's at line 1"),
+        (1292, 'Truncated incorrect value: "hunter2"'),
+    ],
+)
+def test_no_value_of_a_statement_is_shown(number, said):
+    """What the server quotes may be an argument of a job."""
+    failure = read_failure(pymysql.err.DataError(number, said))
+
+    assert failure is not None
+    assert "hunter2" not in failure.text
+
+
+def test_a_closed_connection_is_a_lost_one():
+    """PyMySQL tells it without a number of the server's."""
+    failure = read_failure(pymysql.err.InterfaceError(0, ""))
+
+    assert failure is not None
+    assert (failure.meaning, failure.text) == (Meaning.LOST, "the connection is closed.")
+
+
+def test_an_error_that_the_engine_wrapped_is_read_as_its_own():
+    """SQLAlchemy asks first questions of a new connection by itself."""
+    own = pymysql.err.OperationalError(1040, "Too many connections")
+
+    failure = read_failure(OperationalError("SELECT 1", {}, own))
+
+    assert failure is not None
+    assert failure.meaning is Meaning.PASSING
+
+
+def test_a_password_that_needs_another_package_says_which():
+    """PyMySQL raises a RuntimeError of its own for it."""
+    failure = read_failure(RuntimeError("'cryptography' package is required for sha256_password"))
+
+    assert failure is not None
+    assert (failure.meaning, "pymysql[rsa]" in failure.text) == (Meaning.LASTING, True)
+
+
+@pytest.mark.parametrize("error", [ValueError("1213"), KeyError(1213), RuntimeError("else")])
+def test_errors_of_others_are_none_of_the_drivers(error):
+    """They leave as they are."""
+    assert read_failure(error) is None

@@ -1,0 +1,73 @@
+"""Which servers are taken for MySQL or MariaDB, and which are refused, by name."""
+
+from __future__ import annotations
+
+import pytest
+
+from firelock.storage import StorageError
+from firelock_sql.mysql.product import read_product
+
+
+@pytest.mark.parametrize(
+    ("version", "comment", "said"),
+    [
+        ("11.8.9-MariaDB-0+deb13u1 from Debian", "-- more about MariaDB", "MariaDB 11.8.9"),
+        ("5.5.5-10.6.22-MariaDB-log", "MariaDB Server", "MariaDB 10.6.22"),
+        ("10.6.0-MariaDB", "mariadb.org binary distribution", "MariaDB 10.6.0"),
+        ("8.0.1", "MySQL Community Server - GPL", "MySQL 8.0.1"),
+        ("8.4.6-6", "Percona Server (GPL), Release 6", "MySQL 8.4.6"),
+        ("9.4.0", "MySQL Community Server - GPL", "MySQL 9.4.0"),
+    ],
+)
+def test_a_server_that_skips_locked_rows_is_taken(version, comment, said):
+    """MySQL from 8.0.1 and MariaDB from 10.6 on, whatever else stands in their versions."""
+    product = read_product(version, comment)
+
+    assert str(product) == said
+
+
+@pytest.mark.parametrize(
+    ("version", "comment", "said"),
+    [
+        ("10.5.9-MariaDB", "MariaDB Server", "MariaDB 10.5.9 is too old: SKIP LOCKED came with 10.6."),
+        ("5.5.5-10.5.29-MariaDB", "", "MariaDB 10.5.29 is too old: SKIP LOCKED came with 10.6."),
+        ("5.7.44-log", "MySQL Community Server", "MySQL 5.7.44 is too old: SKIP LOCKED came with 8.0.1."),
+        ("8.0.0", "MySQL Community Server", "MySQL 8.0.0 is too old: SKIP LOCKED came with 8.0.1."),
+    ],
+)
+def test_an_older_server_is_refused_by_its_version(version, comment, said):
+    """Without SKIP LOCKED claims would wait for each other; the message says since when there is one."""
+    with pytest.raises(StorageError) as refused:
+        read_product(version, comment)
+
+    assert str(refused.value).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("version", "comment", "name"),
+    [
+        ("8.0.11-TiDB-v8.5.1", "TiDB Server (Apache License 2.0)", "TiDB"),
+        ("8.0.30-Vitess", "Version: 21.0.0", "Vitess"),
+        ("5.7.32", "SingleStoreDB source distribution", "SingleStore"),
+        ("8.0.33", "Dolt", "Dolt"),
+        ("5.7.25-OceanBase-v4.2.1", "OceanBase 4.2.1", "OceanBase"),
+    ],
+)
+def test_another_product_is_refused_by_its_name(version, comment, name):
+    """What only speaks the protocol locks rows in its own way, or not at all."""
+    with pytest.raises(StorageError, match=f"The server is {name} "):
+        read_product(version, comment)
+
+
+def test_a_version_without_a_number_is_refused():
+    """The message holds what the server said."""
+    with pytest.raises(StorageError, match="'unknown' cannot be read"):
+        read_product("unknown", "")
+
+
+@pytest.mark.parametrize(
+    ("version", "sorts_down"), [("10.7.8-MariaDB", False), ("10.8.1-MariaDB", True), ("8.0.36", True)]
+)
+def test_descending_indexes_came_later_to_mariadb(version, sorts_down):
+    """Before MariaDB 10.8 a claim reads its whole queue, which doctor says."""
+    assert read_product(version, "").sorts_down is sorts_down

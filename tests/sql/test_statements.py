@@ -1,0 +1,146 @@
+"""The text of every statement of the package, on every dialect that it is written for."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import re
+from contextlib import closing
+
+import pytest
+
+import firelock_sql
+from firelock import Firelock
+from firelock_sql.find import _CONDITIONS, _RARE_INDEXES, _count_up_to, _statement, _Walk
+from firelock_sql.mysql.dialect import dialect_of as mysql_dialect
+from firelock_sql.postgresql.dialect import dialect_of as postgresql_dialect
+from firelock_sql.servers.names import Names
+from firelock_sql.sqlite.database import _Dialect
+from firelock_sql.statements import Statement
+from firelock_sql.tables import PREFIX
+
+OURS = Names("elsewhere", "mine_")
+DIALECTS = {
+    "mysql": mysql_dialect("mysql", OURS),
+    "mariadb": mysql_dialect("mariadb", OURS),
+    "postgresql": postgresql_dialect("psycopg", OURS),
+    "sqlite": _Dialect(paramstyle="qmark"),
+}
+FOLDERS = {"mysql": "mysql", "mariadb": "mysql", "postgresql": "postgresql", "sqlite": "sqlite"}
+LISTS = {"ids", "seqs", "edges"}
+
+
+def walks():
+    """Every way to a page that a filter can lead to, with every condition tested on the way."""
+    everything = frozenset(_CONDITIONS)
+    for index in ("listed", "by_task", "holder", "tagged", *filter(None, _RARE_INDEXES.values())):
+        for is_oldest_first in (True, False):
+            led_by = frozenset({"tag"} if index == "tagged" else {"state"} if index == "listed" else ())
+            yield _Walk(index, led_by, everything - led_by, True, is_oldest_first, True, True, True)
+
+
+def every_statement():
+    """Every `Statement` of the package by where it is defined."""
+    found = {}
+    for module in pkgutil.walk_packages(firelock_sql.__path__, "firelock_sql."):
+        for name, value in vars(importlib.import_module(module.name)).items():
+            for place, one in enumerate(value if isinstance(value, list) else [value]):
+                if isinstance(one, Statement):
+                    found[f"{module.name}.{name}.{place}"] = one
+    for place, walk in enumerate(walks()):
+        found[f"firelock_sql.find.walk.{place}"] = _statement(walk)
+    for name, index in _RARE_INDEXES.items():
+        found[f"firelock_sql.find.rare.{name}"] = _count_up_to(name, index)
+    return found
+
+
+STATEMENTS = every_statement()
+
+
+def statements_for(dialect):
+    """Every statement that this dialect may have to run: what all databases share, and its own."""
+    others = {f"firelock_sql.{folder}." for folder in FOLDERS.values() if folder != FOLDERS[dialect]}
+    return [one for name, one in STATEMENTS.items() if not name.startswith(tuple(others))]
+
+
+def text_of(statement, dialect):
+    """The statement's text in one line."""
+    return " ".join(statement.compiled(DIALECTS[dialect]).text.split())
+
+
+def test_statements_are_found():
+    """A rule about nothing would hold."""
+    assert len(STATEMENTS) > 100
+
+
+@pytest.mark.parametrize("dialect", ["mysql", "mariadb", "postgresql"])
+def test_every_statement_names_the_tables_as_they_are_called(dialect):
+    """A schema and a prefix of the user's choice reach every text, indexes' names too."""
+    wrong = [
+        text
+        for one in statements_for(dialect)
+        if PREFIX in (text := text_of(one, dialect)) or "mine_" not in text
+    ]
+
+    assert wrong == []
+
+
+@pytest.mark.parametrize("dialect", ["mysql", "mariadb"])
+def test_rows_are_locked_as_mysql_writes_it(dialect):
+    """No clause of another database is in a text, and no lock is left out."""
+    locking = [text for one in statements_for(dialect) if " FOR " in (text := text_of(one, "postgresql"))]
+
+    texts = [text_of(one, dialect) for one in statements_for(dialect)]
+
+    endings = {
+        found[0] for text in texts if (found := re.search(r"(FOR UPDATE|LOCK IN SHARE MODE).*$", text))
+    }
+    assert endings == {"FOR UPDATE", "FOR UPDATE SKIP LOCKED", "LOCK IN SHARE MODE"}
+    assert sum("FOR UPDATE" in text or "SHARE MODE" in text for text in texts) == len(locking)
+    assert [text for text in texts if "KEY SHARE" in text or "INDEXED BY" in text or "ANY(" in text] == []
+
+
+@pytest.mark.parametrize("dialect", ["mysql", "mariadb"])
+def test_jobs_are_locked_along_an_index_that_is_named(dialect):
+    """A plan that walks another way would lock other jobs, in another order: two batches would cross."""
+    locking = [
+        text
+        for one in statements_for(dialect)
+        if "mine_jobs" in (text := text_of(one, dialect)) and re.search("FOR UPDATE|SHARE MODE", text)
+    ]
+
+    assert len(locking) > 4
+    assert [text for text in locking if "FORCE INDEX" not in text] == []
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_a_text_has_a_place_for_every_parameter(dialect):
+    """Where a driver counts places, no percent sign stands for anything else."""
+    place = {"postgresql": "%s", "sqlite": "?"}.get(dialect, "%s")
+
+    wrong = [
+        compiled.text
+        for one in statements_for(dialect)
+        if (compiled := one.compiled(DIALECTS[dialect])).text.count(place) != len(compiled.names)
+    ]
+
+    assert wrong == []
+
+
+def test_mariadb_takes_every_statement(mariadb):
+    """Each one is explained by the server, with some value for every parameter."""
+    with closing(Firelock(mariadb.url())) as fire:
+        fire.storage.migrate()
+    dialect = mysql_dialect("mariadb", Names())
+    explained = []
+
+    with mariadb.server.connect() as connection, connection.cursor() as cursor:
+        cursor.execute(f"USE {mariadb.name}")
+        for statement in statements_for("mariadb"):
+            compiled = statement.compiled(dialect)
+            cursor.execute(
+                f"EXPLAIN {compiled.text}", [(1,) if name in LISTS else 1 for name in compiled.names]
+            )
+            explained.append(cursor.fetchall())
+
+    assert len(explained) == len(statements_for("mariadb"))
