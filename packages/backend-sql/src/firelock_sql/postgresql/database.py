@@ -119,9 +119,13 @@ class PostgresqlDatabase(ServerDatabase):
     @override
     def prepare_migration(self, tx: Transaction) -> None:
         tx.cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_SCHEMA_LOCK])
-        if self.names.schema is not None:
-            schema = tx.dialect.identifier_preparer.quote(self.names.schema)
-            tx.cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
+        if self.names.schema is None:
+            return
+        # IF NOT EXISTS asks for the right to create one first, which the owner of this one need not have.
+        tx.cursor.execute("SELECT FROM pg_catalog.pg_namespace WHERE nspname = %s", [self.names.schema])
+        if tx.cursor.fetchone() is None:
+            schema = tx.dialect.identifier_preparer.quote_schema(self.names.schema)
+            tx.cursor.execute(f"CREATE SCHEMA {schema}")
 
     @override
     def now(self, cursor: Cursor) -> int:

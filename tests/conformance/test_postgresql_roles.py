@@ -1,0 +1,62 @@
+"""The kit as the role that docs/sql.md gives to servers and clients: it may change rows, and no more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from firelock.storage import StorageError
+from firelock.testing import StorageConformance
+from firelock_sql.postgresql.opening import open_url
+from tests.sql.databases import PostgresqlDatabase
+from tests.sql.postgresql import PASSWORD, USER
+
+_PAGE = Path(__file__).parents[2] / "docs" / "sql.md"
+
+
+@pytest.fixture(scope="module")
+def roles(postgresql: PostgresqlDatabase) -> Iterator[tuple[str, str]]:
+    """Yield the URLs of owner and user, made by the script of docs/sql.md; the owner has migrated."""
+    (script,) = [part.partition("```")[0] for part in _PAGE.read_text("utf-8").split("```sql\n")[1:]]
+    owner, user = f"{postgresql.name}_owner", f"{postgresql.name}_user"
+    for placeholder, name in (("jobs_owner", owner), ("jobs_user", user), (" shop ", f" {postgresql.name} ")):
+        script = script.replace(placeholder, name)
+    with psycopg.connect(postgresql.socket_url(), autocommit=True) as admin:
+        admin.execute(script)
+        url = postgresql.url("schema=jobs")
+        urls = tuple(url.replace(f"{USER}:{PASSWORD}@", f"{name}:secret@") for name in (owner, user))
+        try:
+            with closing(open_url(urls[0])) as storage:
+                storage.migrate()
+            yield urls[0], urls[1]
+        finally:
+            admin.execute("DROP SCHEMA jobs CASCADE")
+            admin.execute(f"DROP OWNED BY {owner}, {user}")
+            admin.execute(f"DROP ROLE {owner}, {user}")
+
+
+class TestUser(StorageConformance):
+    """Transactions of callers run as roles of their own, so that they are proven elsewhere."""
+
+    @pytest.fixture
+    def storage_url(self, roles: tuple[str, str]) -> str:
+        return roles[1]
+
+
+def test_the_user_may_not_migrate(roles: tuple[str, str]) -> None:
+    """Where there are no tables yet, the line says who has to make them."""
+    refusal = "permission denied for schema jobs; .*run firelock migrate as the owner"
+    storage = open_url(roles[1].replace("schema=jobs", "schema=jobs&prefix=other_"))
+
+    with closing(storage), pytest.raises(StorageError, match=refusal):
+        storage.migrate()
+
+
+def test_the_owner_may_migrate_again(roles: tuple[str, str]) -> None:
+    """He needs no right to create schemas where his own exists."""
+    with closing(open_url(roles[0])) as storage:
+        assert [] == storage.migrate()
