@@ -113,6 +113,19 @@ def test_jobs_are_locked_along_an_index_that_is_named(dialect):
     assert [text for text in locking if "FORCE INDEX" not in text] == []
 
 
+@pytest.mark.parametrize("dialect", ["mysql", "mariadb"])
+def test_no_change_reads_the_table_that_it_changes(dialect):
+    """MySQL refuses it (error 1093), and MariaDB locks what is read on the way."""
+    changes = [
+        found.groups()
+        for one in statements_for(dialect)
+        if (found := re.match(r"(?:UPDATE|DELETE FROM) (\S+)(.*)", text_of(one, dialect)))
+    ]
+
+    assert len(changes) > 20
+    assert [rest for table, rest in changes if f"FROM {table} " in rest] == []
+
+
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_a_text_has_a_place_for_every_parameter(dialect):
     """Where a driver counts places, no percent sign stands for anything else."""

@@ -20,17 +20,16 @@ _ERRORS_LIMIT = 20
 _KEEP_ERROR = insert_into(
     attempt_errors, "job_id", "attempt", "at", "type", "message", "fingerprint", "traceback"
 )
-_oldest_to_drop = (
+_NEWEST_TO_DROP = Statement(
     select(attempt_errors.c.seq)
-    .where(attempt_errors.c.job_id == bindparam("owner_again"))
+    .where(attempt_errors.c.job_id == bindparam("owner"))
     .order_by(attempt_errors.c.seq.desc())
     .limit(ONE)
     .offset(literal_column(str(_ERRORS_LIMIT)))
-    .scalar_subquery()
 )
 _DROP_OLD_ERRORS = Statement(
     delete(attempt_errors).where(
-        attempt_errors.c.job_id == bindparam("owner"), attempt_errors.c.seq <= _oldest_to_drop
+        attempt_errors.c.job_id == bindparam("owner"), attempt_errors.c.seq <= bindparam("last")
     )
 )
 
@@ -75,4 +74,5 @@ def _keep_error(tx: Transaction, row: JobRow, error: ErrorInfo, attempt: int, at
     tx.run(
         _KEEP_ERROR, {"job_id": row.id, "attempt": attempt, "at": at, "traceback": error.traceback, **fields}
     )
-    tx.run(_DROP_OLD_ERRORS, {"owner": row.id, "owner_again": row.id})
+    if (last := tx.one(_NEWEST_TO_DROP, {"owner": row.id})) is not None:
+        tx.run(_DROP_OLD_ERRORS, {"owner": row.id, "last": last[0]})

@@ -131,7 +131,7 @@ class MysqlDatabase(ServerDatabase):
             message = f"{self.name}: another process has been migrating for {_MIGRATION_SECONDS} seconds."
             raise StorageUnavailable(message)
         if self.names.schema is not None:
-            name = tx.dialect.identifier_preparer.quote(self.names.schema)
+            name = tx.dialect.identifier_preparer.quote_schema(self.names.schema)
             tx.cursor.execute(f"CREATE DATABASE IF NOT EXISTS {name}")
 
     @override

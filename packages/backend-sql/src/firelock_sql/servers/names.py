@@ -48,6 +48,9 @@ def set_names(dialect: Dialect, names: Names) -> None:
         def quote(self, ident: str, force: Any = None) -> str:  # noqa: ANN401, ARG002 - deprecated in SQLAlchemy
             return str(super().quote(names.of(ident)))
 
+        def quote_schema(self, schema: str) -> str:
+            return str(super().quote(schema))  # whatever it begins with, it is no table of ours
+
     own: Any = dialect
     own.identifier_preparer = Preparer(dialect)
     own.firelock_key = f"{dialect.name}+{dialect.driver} {names.schema}.{names.prefix}"

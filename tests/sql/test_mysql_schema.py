@@ -1,0 +1,117 @@
+"""Migrations of MySQL and MariaDB: every CREATE commits by itself, so each may be the last one done."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+
+import pytest
+
+from firelock import Firelock
+from firelock.storage import StorageUnavailable
+from firelock.testing.waiting import eventually
+
+# In the middle of the order in which they are made.
+STEP = "firelock_locks"
+
+
+@pytest.fixture
+def empty(mariadb):
+    """The database without any tables."""
+    with mariadb.server.connect() as connection, connection.cursor() as cursor:
+        cursor.execute(f"USE {mariadb.name}")
+        for (table,) in tables(cursor):
+            cursor.execute(f"DROP TABLE `{table}`")
+        yield mariadb
+
+
+def tables(cursor):
+    """The tables' names."""
+    cursor.execute("SHOW TABLES")
+    return cursor.fetchall()
+
+
+def tables_of(cursor, database):
+    """The names of another database's tables."""
+    cursor.execute(f"USE {database}")
+    return {name for (name,) in tables(cursor)}
+
+
+def waiting_migration(cursor, name):
+    """The number of the connection that waits for the step, None where there is none."""
+    cursor.execute(
+        "SELECT id FROM information_schema.processlist WHERE db = %s AND info LIKE %s",
+        [name, f"CREATE TABLE%{STEP}%"],
+    )
+    return cursor.fetchone()
+
+
+def test_a_migration_that_was_killed_between_two_steps_is_taken_up_again(empty):
+    """What it has made stays, the rest is made by the next one, and the version is written last."""
+    with empty.server.connect() as connection, connection.cursor() as cursor:
+        cursor.execute(f"USE {empty.name}")
+        cursor.execute(f"CREATE TABLE {STEP} (id INT)")
+        cursor.execute(f"LOCK TABLES {STEP} WRITE")
+        with closing(Firelock(empty.url())) as fire, ThreadPoolExecutor() as pool:
+            first = pool.submit(fire.storage.migrate)
+            with empty.server.connect() as other, other.cursor() as killer:
+                number = eventually(lambda: waiting_migration(killer, empty.name), within=60)
+                killer.execute("KILL %s", number)
+            with pytest.raises(StorageUnavailable):
+                first.result(30)
+            cursor.execute("UNLOCK TABLES")
+            half = len(tables(cursor))
+            cursor.execute(f"DROP TABLE {STEP}")
+            found = fire.storage.schema().found
+
+            steps = fire.storage.migrate()
+
+            whole = len(tables(cursor))
+            is_wanted = fire.storage.schema().found == fire.storage.schema().wanted
+    assert 1 < half < whole
+    assert found == 0
+    assert (steps, is_wanted) == (["Created the tables of version 1."], True)
+
+
+def test_one_migrates_and_the_others_find_it_done(empty):
+    """Eight processes start at once on an empty database."""
+    start = threading.Barrier(8)
+
+    def migrate():
+        with closing(Firelock(empty.url())) as fire:
+            start.wait(30)
+            return fire.storage.migrate()
+
+    with ThreadPoolExecutor(8) as pool:
+        done = [one.result(60) for one in [pool.submit(migrate) for _ in range(8)]]
+
+    assert sorted(map(len, done)) == [0] * 7 + [1]
+
+
+def test_the_lock_of_a_migration_is_let_go(empty):
+    """It is the session's, which lives on in the pool."""
+    with closing(Firelock(empty.url())) as fire:
+        fire.storage.migrate()
+
+        with empty.server.connect() as connection, connection.cursor() as cursor:
+            cursor.execute("SELECT LEFT(CONCAT('firelock/', MD5(%s), '/', 'firelock_'), 64)", [empty.name])
+            [name] = cursor.fetchone()
+            cursor.execute("SELECT IS_FREE_LOCK(%s)", [name])
+            is_free = cursor.fetchone()
+
+    assert is_free == (1,)
+
+
+def test_tables_may_have_a_prefix_and_another_database(empty, sql_servers):
+    """Every name is mapped but the database's own, which begins here as tables' names do."""
+    with sql_servers.database_on(empty.server) as schema:
+        with closing(Firelock(empty.url(f"schema={schema}&prefix=app_"))) as fire:
+            fire.storage.migrate()
+        with empty.server.connect() as connection, connection.cursor() as cursor:
+            here = tables_of(cursor, empty.name)
+            there = tables_of(cursor, schema)
+
+    assert here == set()
+    assert {"app_jobs", "app_schema"} <= there
+    assert all(name.startswith("app_") for name in there)
