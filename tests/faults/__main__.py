@@ -1,4 +1,4 @@
-"""`python -m tests.faults [NAME] [--storage URL|redis|valkey] [--jobs N] [--kills N] [--short]`."""
+"""`python -m tests.faults [NAME] [--storage URL|redis|postgresql] [--jobs N] [--kills N] [--short]`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ def main() -> int:
     """Play one scenario and print its figures; without a name, list them."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults")
     parser.add_argument("name", nargs="?", choices=sorted(SCENARIOS))
-    parser.add_argument("--storage", help="URL of an empty one, or redis or valkey to start one; SQLite")
+    parser.add_argument(
+        "--storage", help="URL of an empty one; redis, valkey, postgresql, mariadb to start one; SQLite"
+    )
     parser.add_argument("--jobs", type=int)
     parser.add_argument("--kills", "--rounds", type=int, help="kills, restarts, repetitions")
     parser.add_argument("--short", action="store_true", help="as with the tests")

@@ -18,7 +18,7 @@ from firelock.settings import Settings
 from tests.faults.ledger import Ledger
 
 if TYPE_CHECKING:
-    from tests.redis.programs import Program
+    from tests.faults.storages import AnyProgram
 
 __all__ = ["TIMINGS", "Place", "Server", "eventually", "is_running", "kill"]
 
@@ -42,7 +42,7 @@ class Place:
     folder: Path
     storage: str
     timings: Mapping[str, str] = TIMINGS
-    program: Program | None = None  # of the servers that a scenario starts, and perhaps of the storage's
+    program: AnyProgram | None = None  # of the servers that a scenario starts, and perhaps of the storage's
     variables: Mapping[str, str] = attrs.field(factory=dict)  # more of the environment
     slack: float = 0.0  # seconds that a machine with other work may take beside each bound
 

@@ -2,23 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeAlias
 
 from tests.faults.servers import Place
 from tests.redis.programs import Program, programs
 from tests.redis.servers import RedisServer
+from tests.sql.mariadb import Mariadb
+from tests.sql.postgresql import Postgresql
+from tests.sql.programs import MysqlProgram, PostgresqlProgram, mysqls, postgresqls
 
-__all__ = ["is_played_on", "opened", "place_on"]
+__all__ = ["AnyProgram", "is_played_on", "opened", "place_on", "scheme_of", "sql_server"]
 
-_SCHEMES = {"unix": "redis", "rediss": "redis"}
+AnyProgram: TypeAlias = Program | PostgresqlProgram | MysqlProgram
+
+_SCHEMES = {
+    "unix": "redis", "rediss": "redis", "valkey": "redis", "valkeys": "redis", "postgres": "postgresql",
+    "mariadb": "mysql",
+}  # fmt: skip
+_DATABASE = "jobs"
+
+
+def scheme_of(storage: str) -> str:
+    """Return what kind of storage a URL or a server's word means, as scenarios declare it."""
+    scheme = storage.partition(":")[0].partition("-")[0].partition("+")[0]
+    return _SCHEMES.get(scheme, scheme)
 
 
 def is_played_on(schemes: tuple[str, ...], storage: str) -> bool:
     """Tell whether a scenario that declares these schemes is for a storage: a URL or a server's word."""
-    scheme = storage.partition(":")[0].partition("-")[0]
-    return not schemes or _SCHEMES.get(scheme, scheme).replace("valkey", "redis") in schemes
+    return not schemes or scheme_of(storage) in schemes
+
+
+def _programs() -> tuple[AnyProgram, ...]:
+    return (*programs(), *postgresqls(), *mysqls())
 
 
 @contextmanager
@@ -26,19 +45,20 @@ def opened(storage: str | None, folder: Path, slack: float = 0.0) -> Iterator[Pl
     """Yield a place in the folder.
 
     Args:
-        storage: a URL; `redis`, `valkey` or the beginning of a program's name such as `redis-8`, for a server
-            that is started and stopped with the run; None for a SQLite file in the folder.
+        storage: a URL; `redis`, `postgresql` or the beginning of a program's name such as `redis-8`, for a
+            server that is started and stopped with the run; None for a SQLite file in the folder.
         folder: where logs and ledgers are written.
         slack: seconds that bounds are widened by.
     """
     if storage is None:
         yield Place(folder, f"sqlite:///{folder.resolve()}/jobs.db", slack=slack)
     elif ":" in storage:
-        yield Place(folder, storage, program=next(iter(programs()), None), slack=slack)
+        alike = [one for one in _programs() if scheme_of(str(one)) == scheme_of(storage)]
+        yield Place(folder, storage, program=next(iter(alike), None), slack=slack)
     else:
-        found = [program for program in programs() if str(program).startswith(storage)]
+        found = [program for program in _programs() if str(program).startswith(storage)]
         if not found:
-            known = ", ".join(map(str, programs()))
+            known = ", ".join(map(str, _programs()))
             message = f"No server {storage!r} on this machine; there are: {known or 'none'}. Or name a URL."
             raise SystemExit(message)
         with place_on(found[0], folder, slack) as place:
@@ -46,7 +66,27 @@ def opened(storage: str | None, folder: Path, slack: float = 0.0) -> Iterator[Pl
 
 
 @contextmanager
-def place_on(program: Program, folder: Path, slack: float = 0.0) -> Iterator[Place]:
+def place_on(program: AnyProgram, folder: Path, slack: float = 0.0) -> Iterator[Place]:
     """Yield a place on a server of its own."""
-    with RedisServer(program) as server:
-        yield Place(folder, server.url(), program=program, slack=slack)
+    if isinstance(program, Program):
+        with RedisServer(program) as redis:
+            yield Place(folder, redis.url(), program=program, slack=slack)
+    else:
+        with sql_server(program) as (_, url):
+            yield Place(folder, url, program=program, slack=slack)
+
+
+@contextmanager
+def sql_server(
+    program: object, options: Mapping[str, str] | None = None
+) -> Iterator[tuple[Postgresql | Mariadb, str]]:
+    """Yield a running server of its own, and the URL of an empty database on it."""
+    server: Postgresql | Mariadb
+    if isinstance(program, PostgresqlProgram):
+        server = Postgresql(program, options)
+    else:
+        assert isinstance(program, MysqlProgram), program
+        server = Mariadb(program, options)
+    with server:
+        server.create_database(_DATABASE)
+        yield server, server.url(_DATABASE)

@@ -6,17 +6,26 @@ import random
 import re
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 
 import attrs
 import pytest
 
 from firelock import Firelock, FirelockError, StorageUnavailable
-from tests.faults.checker import Report
-from tests.faults.scenarios.base import Size, Stage, forgetting, scenario, stage
+from tests.faults.scenarios.base import Size, Stage, scenario, stage
+from tests.faults.scenarios.feeding import (
+    BATCH,
+    Feed,
+    await_progress,
+    end,
+    feeding,
+    figures,
+    forgetting_all,
+    outage,
+    stub,
+)
 from tests.faults.scenarios.network import behind_proxy
 from tests.faults.servers import Place, Server, eventually
 from tests.redis.cluster import ClusterServers
@@ -25,107 +34,11 @@ from tests.redis.sentinel import SentinelGroup
 from tests.redis.servers import RedisServer
 
 _REDIS = ["redis"]
-_BATCH = 10
 
 
 def _program(place: Place) -> Program:
-    assert place.program is not None, "no server on this machine"
+    assert isinstance(place.program, Program), "no server on this machine"
     return place.program
-
-
-@attrs.define(eq=False)
-class _Feed:
-    """A client that enqueues all the time, through whatever befalls the storage."""
-
-    on: Stage
-    fire: Firelock
-    refusals: list[str] = attrs.field(factory=list)
-    outages: list[float] = attrs.field(factory=list)  # seconds between two answers, refusals between them
-    _over: threading.Event = attrs.field(factory=threading.Event)
-    _failed: list[BaseException] = attrs.field(factory=list)
-
-    def run(self) -> None:
-        """Jobs are stored until it is over; each that was acknowledged counts, no other."""
-        task = self.fire.task(name="work", remote=True)(_stub)
-        answered, is_refused = time.monotonic(), False
-        try:
-            while not self._over.wait(0.01):
-                try:
-                    jobs = task.enqueue_many([(0.005,)] * _BATCH)
-                except StorageUnavailable as error:
-                    self.refusals.append(str(error))
-                    is_refused = True
-                    continue
-                if is_refused:
-                    self.outages.append(time.monotonic() - answered)
-                answered, is_refused = time.monotonic(), False
-                self.on.acknowledged.update(job.id for job in jobs)
-        except BaseException as error:  # noqa: BLE001 - raised by `feeding`
-            self._failed.append(error)
-
-    def stop(self) -> None:
-        """The call under way is the last one."""
-        self._over.set()
-
-    def end(self) -> None:
-        """What went wrong is raised."""
-        if self._failed:
-            raise self._failed[0]
-
-
-def _stub(seconds: float) -> int: ...  # type: ignore[empty-body]
-
-
-@contextmanager
-def _feeding(on: Stage, storage: str | None = None) -> Iterator[_Feed]:
-    """Yield a client of its own that enqueues meanwhile."""
-    with Firelock(storage or on.place.storage) as fire:
-        feed = _Feed(on, fire)
-        thread = threading.Thread(target=feed.run, name="feed")
-        thread.start()
-        try:
-            yield feed
-        finally:
-            feed.stop()
-            thread.join()
-        feed.end()
-
-
-def _forgetting(on: Stage) -> AbstractContextManager[None]:
-    """What the servers run meanwhile may be run again: the storage forgets."""
-    return forgetting(on.ledger, [pid for server in on.servers for pid in (server.pid, *server.family())])
-
-
-def _await_progress(on: Stage, since: float, within: float = 30) -> float:
-    """Return how long after an instant a job started that was enqueued behind it."""
-    fresh: list[str] = []
-
-    def has_started() -> bool:
-        if not fresh:
-            try:
-                fresh.extend(on.enqueue(1, 0.0))
-            except StorageUnavailable:
-                return False
-        return any(event.what == "start" and event.job == fresh[0] for event in on.events())
-
-    eventually(has_started, within, "a new job starts")
-    return time.monotonic() - since
-
-
-def _end(on: Stage, within: float = 60) -> Report:
-    eventually(lambda: on.unfinished() == 0, within, "all jobs have ended")
-    return on.report()
-
-
-def _figures(report: Report) -> str:
-    return (
-        f"jobs {report.jobs}, lost {report.lost}, stuck {report.stuck}, "
-        f"repeats {report.repeats}, unexplained {report.unexplained}"
-    )
-
-
-def _outage(feed: _Feed) -> str:
-    return f"the longest outage for a client {max(feed.outages, default=0):.1f} s"
 
 
 # ---- it dies ---------------------------------------------------------------------------------------------
@@ -153,20 +66,20 @@ def _kill_redis(place: Place, kind: str, rounds: int) -> list[str]:
     with (
         RedisServer(_program(place), _PERSISTENCE[kind]) as redis,
         _on(place, redis.url(), kind) as on,
-        _feeding(on) as feed,
+        feeding(on) as feed,
     ):
         on.server()
         on.server()
         on.up()
         for _ in range(rounds):
-            _await_progress(on, time.monotonic())
+            await_progress(on, time.monotonic())
             time.sleep(chance.uniform(0.0, 0.3))
-            with _forgetting(on) if kind == "none" else nullcontext():
+            with forgetting_all(on) if kind == "none" else nullcontext():
                 redis.kill()
                 redis.start()
-                back.append(_await_progress(on, time.monotonic()))
+                back.append(await_progress(on, time.monotonic()))
         feed.stop()
-        report = _end(on)
+        report = end(on)
         report = attrs.evolve(report, kills=rounds)
     if kind == "none":
         assert (report.stuck, report.unexplained, report.illegal) == (0, 0, 0), report.lines()
@@ -175,7 +88,7 @@ def _kill_redis(place: Place, kind: str, rounds: int) -> list[str]:
         assert report.repeats == 0, report.lines()
     assert report.failed == 0, report.lines()
     return [
-        f"{kind}: {_figures(report)}, kills {rounds}",
+        f"{kind}: {figures(report)}, kills {rounds}",
         f"at work again {max(back):.2f} s after it answered at most; refused enqueues {len(feed.refusals)}",
     ]
 
@@ -213,26 +126,26 @@ def _fail_over(place: Place, options: str, rounds: int) -> list[str]:
         on.server()
         on.server()
         on.up()
-        with _feeding(on) as feed:
+        with feeding(on) as feed:
             for number in range(rounds):
-                _await_progress(on, time.monotonic())
+                await_progress(on, time.monotonic())
                 primary, replicas = group.primary(), group.replicas()
                 for replica in replicas:
                     replica.pause()
                 primary.ask("CLIENT", "KILL", "TYPE", "replica")  # nothing more goes into their buffers
                 _await_stalled(on, feed, is_refused=bool(options))
-                with _forgetting(on):
+                with forgetting_all(on):
                     primary.kill()
                     for replica in replicas:
                         replica.resume()
                     group.await_failover(primary)
-                    back.append(_await_progress(on, time.monotonic()))
+                    back.append(await_progress(on, time.monotonic()))
                 if number + 1 == rounds:
                     break
                 primary.start()
                 eventually(group.is_replicated, 60, "the old primary follows")
             feed.stop()
-            report = _end(on)
+            report = end(on)
     said = {text for text in feed.refusals if "replicas confirmed" in text}
     assert (report.stuck, report.unexplained, report.failed) == (0, 0, 0), report.lines()
     if options:
@@ -240,18 +153,18 @@ def _fail_over(place: Place, options: str, rounds: int) -> list[str]:
         assert said, feed.refusals[-3:]
     assert max(back) <= place.within(5.0), back
     return [
-        f"{options or 'without'}: {_figures(report)}, failovers {rounds}",
-        f"at work again {max(back):.2f} s after the promotion at most, {_outage(feed)}",
+        f"{options or 'without'}: {figures(report)}, failovers {rounds}",
+        f"at work again {max(back):.2f} s after the promotion at most, {outage(feed)}",
     ]
 
 
-def _await_stalled(on: Stage, feed: _Feed, *, is_refused: bool) -> None:
+def _await_stalled(on: Stage, feed: Feed, *, is_refused: bool) -> None:
     """The replica has missed some jobs: they were refused, or acknowledged by the primary alone."""
     refused, acknowledged = len(feed.refusals), len(on.acknowledged)
     if is_refused:
         eventually(lambda: len(feed.refusals) > refused, 20, "an enqueue is refused")
     else:
-        eventually(lambda: len(on.acknowledged) >= acknowledged + 5 * _BATCH, 20, "jobs are acknowledged")
+        eventually(lambda: len(on.acknowledged) >= acknowledged + 5 * BATCH, 20, "jobs are acknowledged")
 
 
 # ---- a cluster -------------------------------------------------------------------------------------------
@@ -270,22 +183,22 @@ def move_slots(place: Place, size: Size) -> list[str]:
         server = on.server()
         on.up()
         bases = on.fire.storage._database.partitions.bases  # type: ignore[attr-defined]  # noqa: SLF001
-        with _feeding(on) as feed:
-            _await_progress(on, time.monotonic())
+        with feeding(on) as feed:
+            await_progress(on, time.monotonic())
             for number in range(size.rounds):
                 slot = cluster.slot_of(bases[number % len(bases)])
                 source = cluster.owner_of(slot)
                 target = next(node for node in cluster.primaries() if node is not source)
                 cluster.move_slot(slot, target)
-            _await_progress(on, time.monotonic())
+            await_progress(on, time.monotonic())
             feed.stop()
-            report = _end(on)
+            report = end(on)
         log = server.log.read_text()
     assert report.is_clean, report.lines()
     assert report.failed == 0, report.lines()
     assert "Traceback" not in log, log[-3_000:]
     return [
-        f"{_figures(report)}, slots moved {size.rounds}",
+        f"{figures(report)}, slots moved {size.rounds}",
         f"refused enqueues {len(feed.refusals)}{_first(feed.refusals)}",
         f"servers met it away {log.count('Storage unavailable')} times",
     ]
@@ -309,23 +222,23 @@ def kill_primaries(place: Place, size: Size) -> list[str]:
         on.server()
         on.server()
         on.up()
-        with _feeding(on) as feed:
+        with feeding(on) as feed:
             for number in range(size.rounds):
-                _await_progress(on, time.monotonic())
+                await_progress(on, time.monotonic())
                 primaries = cluster.primaries()
                 victim = primaries[number % len(primaries)]
-                with _forgetting(on):
+                with forgetting_all(on):
                     victim.kill()
                     cluster.await_failover(victim)
-                    back.append(_await_progress(on, time.monotonic()))
+                    back.append(await_progress(on, time.monotonic()))
                 victim.start()
                 cluster.await_agreement()
             feed.stop()
-            report = _end(on)
+            report = end(on)
     assert (report.lost, report.stuck, report.unexplained, report.failed) == (0, 0, 0, 0), report.lines()
     return [
-        f"{_figures(report)}, primaries killed {size.rounds}",
-        f"at work again {max(back):.2f} s after the take-over at most, {_outage(feed)}",
+        f"{figures(report)}, primaries killed {size.rounds}",
+        f"at work again {max(back):.2f} s after the take-over at most, {outage(feed)}",
     ]
 
 
@@ -361,10 +274,10 @@ def full_memory(place: Place, size: Size) -> list[str]:
             drained.append(time.monotonic() - full)
             refused += _assert_refused(on)
             redis.ask("CONFIG", "SET", "maxmemory", "0")
-            _await_progress(on, time.monotonic())
+            await_progress(on, time.monotonic())
         assert server.stop() == 0
         log = server.log.read_text()
-        report = _end(on)
+        report = end(on)
     assert report.is_clean, report.lines()
     assert report.failed == report.repeats == 0, report.lines()
     assert "was lost" not in log, log[-2_000:]
@@ -397,11 +310,11 @@ def script_flush(place: Place, size: Size) -> list[str]:
         server = on.server()
         on.up()
         on.enqueue(size.jobs, 0.002)
-        with _feeding(on) as feed:
+        with feeding(on) as feed:
             for _ in range(size.rounds):
                 redis.ask("SCRIPT", "FLUSH")
                 time.sleep(0.02)
-        report = _end(on, 240)
+        report = end(on, 240)
         log = server.log.read_text()
     assert report.is_clean, report.lines()
     assert report.failed == report.repeats == 0, report.lines()
@@ -446,7 +359,7 @@ def _older(piece: bytes) -> bytes:
 def _refusal(place: Place, storage: str, words: str) -> str:
     """Return how an enqueue is refused; a server ends at its start with the same words."""
     with Firelock(storage) as fire:
-        task = fire.task(name="work", remote=True)(_stub)
+        task = fire.task(name="work", remote=True)(stub)
         try:
             task.enqueue(0.0)
         except FirelockError as error:
@@ -469,6 +382,6 @@ def _assert_at_work(on: Stage, words: str) -> None:
     server: Server = on.server()
     on.up()
     on.enqueue(5, 0.0)
-    _end(on)
+    end(on)
     assert words in server.log.read_text(), server.log.read_text()
     assert server.stop() == 0

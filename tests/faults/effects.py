@@ -1,0 +1,25 @@
+"""Effects of jobs: rows of a table in the jobs' own database, as a user would have one."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from sqlalchemy import Engine, create_engine, make_url, text
+
+__all__ = ["TABLE", "database", "effects"]
+
+TABLE = "CREATE TABLE effects (job VARCHAR(64) NOT NULL, fence BIGINT NOT NULL)"  # a second row is let in
+_DRIVERS = {"postgresql": "postgresql+psycopg", "mysql": "mysql+pymysql"}
+
+
+@cache
+def database(url: str) -> Engine:
+    """Return the user's own engine in the database of the jobs."""
+    made = make_url(url)
+    return create_engine(made.set(drivername=_DRIVERS.get(made.drivername, made.drivername), query={}))
+
+
+def effects(url: str) -> list[str]:
+    """Return the job of each effect."""
+    with database(url).connect() as connection:
+        return [job for (job,) in connection.execute(text("SELECT job FROM effects"))]

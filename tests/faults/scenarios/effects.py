@@ -1,0 +1,70 @@
+"""Effects in the database of the jobs: they happen exactly once, whoever is killed."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+
+from sqlalchemy import text
+
+from tests.faults.effects import TABLE, database, effects
+from tests.faults.scenarios.base import Size, scenario, stage
+from tests.faults.scenarios.kills import kill_one, kill_whole
+from tests.faults.servers import Place
+
+_SPAN = 0.02  # seconds that a job takes before its transaction, and behind it
+
+
+@scenario(
+    "complete-within", "F01", full=Size(4_000, 60), short=Size(300, 4),
+    schemes=["sqlite", "postgresql", "mysql"],
+)  # fmt: skip
+def complete_within(place: Place, size: Size) -> list[str]:
+    """Tasks end within the transaction of their effect: each takes effect exactly once, though runs repeat.
+
+    `jobs` at the beginning, and more so that two servers are busy; `rounds` kills, of a child or of a whole
+    server by turns, at random moments.
+    """
+    chance = random.Random(101)
+    with stage(place) as on:
+        engine = database(place.storage)
+        try:
+            with engine.begin() as connection:
+                connection.execute(text(TABLE))
+            servers = [on.server(processes=2, app="effects"), on.server(processes=2, app="effects")]
+            on.enqueue(size.jobs, _SPAN, task="effect")
+            for number in range(size.rounds):
+                on.up()
+                if on.unfinished() < 200:
+                    on.enqueue(300, _SPAN, task="effect")
+                time.sleep(chance.uniform(0.1, 1.0))
+                victim = chance.randrange(2)
+                if number % 2:
+                    kill_whole(on, servers[victim])
+                    servers[victim] = on.replace(servers[victim], processes=2, app="effects")
+                else:
+                    kill_one(on, chance.choice(servers[victim].children()))
+            report = on.finish(300)
+            found = Counter(effects(place.storage))
+        finally:
+            engine.dispose()
+            database.cache_clear()
+        events = on.events()
+    committed = {event.job for event in events if event.what == "committed"}
+    missing, twice = on.acknowledged - found.keys(), [job for job, times in found.items() if times > 1]
+    assert (report.lost, report.stuck, report.failed, report.illegal) == (0, 0, 0, 0), report.lines()
+    assert report.unexplained == 0, report.lines()
+    assert found.keys() == on.acknowledged, (len(missing), len(found))
+    assert twice == [], twice[:5]
+    runs = Counter(event.job for event in events if event.what == "start")
+    last = {event.job: event.fence for event in events if event.what == "start"}
+    after = [
+        event for event in events if event.what == "committed" and last[event.job] != event.fence
+    ]  # nobody runs a job whose end is committed
+    assert after == [], after[:5]
+    return [
+        *report.lines(),
+        f"effects {len(found)} of {report.jobs} jobs: missing 0, twice 0; runs {sum(runs.values())}",
+        f"told of a commit {len(committed)}, run again behind one 0",
+    ]
