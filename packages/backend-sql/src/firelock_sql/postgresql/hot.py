@@ -30,6 +30,7 @@ from firelock_sql.apply import apply_transitions
 from firelock_sql.claiming import Turns, claimed_job, serving
 from firelock_sql.insert import insert_jobs
 from firelock_sql.plain import KIND, Clash, Held, Holdings, are_plain, kind
+from firelock_sql.postgresql.arrays import number_array, text_array
 from firelock_sql.postgresql.hot_statements import exchange_text, insert_text
 from firelock_sql.statements import Statement, among
 from firelock_sql.tables import ONE, jobs
@@ -103,15 +104,17 @@ class PostgresqlHot:
             queues[queue] += number
         values: dict[str, object] = {
             "offset": self._database.clock_offset,
-            "queues": list(queues),
-            "numbers": list(queues.values()),
-            "id": [job.id for job in batch],
-            "arguments": [job.arguments for job in batch],
-            "at": [job.created_at for job in batch],
+            "queues": text_array(list(queues)),
+            "numbers": number_array(list(queues.values())),
+            "id": text_array([job.id for job in batch]),
+            "arguments": text_array([job.arguments for job in batch]),
+            "at": number_array([job.created_at for job in batch]),
         }
-        kind_of = kind(batch[0]) if is_uniform else zip(*map(kind, batch), strict=True)
-        for name, value in zip(KIND, kind_of, strict=True):
-            values[name] = value if is_uniform else list(value)
+        if is_uniform:
+            values |= zip(KIND, kind(batch[0]), strict=True)
+        else:
+            for name, column in zip(KIND, zip(*map(kind, batch), strict=True), strict=True):
+                values[name] = number_array(column) if name == "priority" else text_array(column)
         text = insert_text(self._database.dialect, is_uniform=is_uniform)
 
         def store(cursor: Any) -> None:  # noqa: ANN401 - psycopg's, of whatever rows
@@ -142,7 +145,7 @@ class PostgresqlHot:
         values: dict[str, object] = {}
         if asked is not None:
             values = {
-                "session": asked.session, "queues": asked.queues and list(dict.fromkeys(asked.queues)),
+                "session": asked.session, "queues": text_array(list(dict.fromkeys(asked.queues or ()))),
                 "limit": max(asked.limit, 0), "now": asked.now, "served": self._turns.last,
             }  # fmt: skip
         if plain:
@@ -326,12 +329,12 @@ def _ended(plain: Sequence[tuple[Transition, Held]]) -> dict[str, object]:
     """Return what a settle is told of plain ends."""
     ends = [transition for transition, _ in plain]
     return {
-        "seqs": [held[0] for _, held in plain],
-        "ids": [end.job_id for end in ends],
-        "fences": [end.fence for end in ends],
-        "ends": [end.at for end in ends],
-        "starts": [end.started_at for end in ends],
-        "expiries": [end.expires_at for end in ends],
-        "results": [end.result for end in ends],
-        "absent": [end.result_absent for end in ends],
+        "seqs": number_array([held[0] for _, held in plain]),
+        "ids": text_array([end.job_id for end in ends]),
+        "fences": number_array([end.fence for end in ends]),
+        "ends": number_array([end.at for end in ends]),
+        "starts": number_array([end.started_at for end in ends]),
+        "expiries": number_array([end.expires_at for end in ends]),
+        "results": text_array([end.result for end in ends]),
+        "absent": text_array([end.result_absent for end in ends]),
     }
