@@ -1,0 +1,116 @@
+"""What a MySQL or MariaDB says about itself, and what doctor finds in it."""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+import attrs
+import pytest
+
+from firelock import Firelock
+from firelock.storage import Feature, Finding, SchemaState
+from firelock_sql.mysql.health import Observed, describe, diagnose
+from firelock_sql.mysql.product import Product
+
+HEALTHY = Observed(
+    Product("MariaDB", (11, 8, 9), "11.8.9"),
+    {
+        "innodb_flush_log_at_trx_commit": "1",
+        "innodb_doublewrite": "ON",
+        "sync_binlog": "0",
+        "log_bin": "OFF",
+        "binlog_format": "MIXED",
+        "max_allowed_packet": "16777216",
+        "read_only": "OFF",
+        "wsrep_on": "OFF",
+    },
+    SchemaState(1, 1),
+    0,
+    5,
+    None,
+)
+
+
+def with_settings(**settings):
+    """The same server with other settings."""
+    return attrs.evolve(HEALTHY, settings={**HEALTHY.settings, **settings})
+
+
+def test_nothing_is_found_in_a_healthy_server():
+    """Neither a binary log that is off nor a short history is worth a word."""
+    assert diagnose(HEALTHY) == []
+
+
+@pytest.mark.parametrize(
+    ("seen", "is_error", "what"),
+    [
+        (with_settings(innodb_flush_log_at_trx_commit="2"), False, "innodb_flush_log_at_trx_commit is 2"),
+        (with_settings(log_bin="ON"), False, "sync_binlog is 0"),
+        (with_settings(innodb_doublewrite="OFF"), False, "innodb_doublewrite is off"),
+        (
+            with_settings(log_bin="ON", sync_binlog="1", binlog_format="STATEMENT"),
+            True,
+            "binlog_format is STATEMENT",
+        ),
+        (with_settings(read_only="ON"), True, "read only"),
+        (with_settings(super_read_only="ON"), True, "read only"),
+        (with_settings(max_allowed_packet="1048576"), False, "max_allowed_packet is 1 MB"),
+        (with_settings(wsrep_on="ON"), False, "Galera"),
+        (attrs.evolve(HEALTHY, schema=SchemaState(0, 1)), False, "no tables yet"),
+        (attrs.evolve(HEALTHY, schema=SchemaState(1, 2)), True, "this version needs 2"),
+        (attrs.evolve(HEALTHY, schema=SchemaState(3, 2)), True, "this version knows 2"),
+        (attrs.evolve(HEALTHY, clock_difference=3_000_000), False, "3.0 s ahead of"),
+        (attrs.evolve(HEALTHY, clock_difference=-3_000_000), False, "3.0 s behind"),
+        (attrs.evolve(HEALTHY, history_length=250_000), False, "250,000 old versions"),
+        (attrs.evolve(HEALTHY, longest=(61, 7)), False, "connection 7 has been open for 61 s"),
+        (attrs.evolve(HEALTHY, product=Product("MySQL", (8, 4, 6), "8.4.6")), False, "MySQL 8.4.6"),
+        (attrs.evolve(HEALTHY, product=Product("MariaDB", (10, 6, 1), "10.6.1")), False, "descending"),
+    ],
+)
+def test_what_may_go_wrong_is_found(seen, is_error, what):
+    """One finding each, with what to do about it."""
+    [found] = diagnose(seen)
+
+    assert (found.is_error, what in found.what, bool(found.mend)) == (is_error, True, True)
+
+
+@pytest.mark.parametrize(
+    ("level", "told"),
+    [("1", "on the server's disk"), ("2", "a power failure may"), ("0", "a crash of the server may")],
+)
+def test_durability_is_told_as_it_is_set(level, told):
+    """What is lost, and by what, for people who read it at a start."""
+    settings = {"innodb_flush_log_at_trx_commit": level}
+
+    said = describe("mysql://here/jobs", HEALTHY.product, settings, "off")
+
+    assert told in said["durability"]
+
+
+def test_mysql_is_called_untested():
+    """The tests run on MariaDB, and whoever uses the other should know."""
+    said = describe("mysql://here/jobs", Product("MySQL", (8, 4, 6), "8.4.6"), {}, "off")
+
+    assert said["server"] == "MySQL 8.4.6, where Firelock is untested: it is on MariaDB"
+
+
+def test_a_storage_tells_of_its_server(mariadb):
+    """Its version, how durable it is, and that nobody is woken."""
+    with closing(Firelock(mariadb.url())) as fire:
+        said = fire.storage.describe()
+        features = fire.storage.features
+
+    assert said["server"] == f"MariaDB {'.'.join(map(str, mariadb.server.program.version))}"
+    assert said["wake"].startswith("off: other processes find work when they poll")
+    assert "secret" not in str(said)
+    assert Feature.NOTIFY not in features
+
+
+def test_a_storage_finds_what_its_server_is_set_to(mariadb):
+    """A user without any right over the whole server is told all the same."""
+    with closing(Firelock(mariadb.url())) as fire:
+        fire.storage.migrate()
+        found = fire.storage.diagnose()
+
+    assert [one for one in found if "innodb_flush_log_at_trx_commit is 2" in one.what] == found
+    assert all(isinstance(one, Finding) for one in found)
