@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
@@ -148,6 +149,20 @@ class PostgresqlDatabase(ServerDatabase):
             message = f"within= is a connection to {place} in autocommit mode; begin a transaction first."
             raise ConfigurationError(message)
         return Joined(within, self.dialect, place, tell_nobody)
+
+    @override
+    @contextmanager
+    def borrowed(self, driver: Any) -> Iterator[None]:
+        """Nothing of ours is prepared: the caller's way may have a pooler where ours has none."""
+        connection = getattr(driver, "driver_connection", driver)
+        if not hasattr(connection, "prepare_threshold"):  # psycopg2 and asyncpg
+            yield
+            return
+        before, connection.prepare_threshold = connection.prepare_threshold, None
+        try:
+            yield
+        finally:
+            connection.prepare_threshold = before
 
     @override
     def dialect_for(self, callers: Dialect) -> Dialect | None:

@@ -6,7 +6,7 @@ import random
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from typing_extensions import override
@@ -178,6 +178,10 @@ class ServerDatabase(Database):
         callers = joined(within, self)
         self.ensure_schema()
         return callers.run(self, work)
+
+    def borrowed(self, _driver: Any) -> AbstractContextManager[None]:  # noqa: ANN401 - any driver's connection
+        """A caller's connection runs our statements, and is as it was afterwards."""
+        return nullcontext()
 
     def check_place(self, cursor: Cursor, callers: Joined) -> None:
         """The caller's transaction sees the very tables that our own connections see.

@@ -41,7 +41,7 @@ class Joined:
 
     def run(self, database: ServerDatabase, work: Callable[[Transaction], _T]) -> _T:
         """The work is part of the transaction; of one that fails nothing is."""
-        with database.translated():
+        with database.translated(), database.borrowed(self.driver):
             result, woken = self._run(database, work, _TRIES)
         if woken:
             self.tell_later(woken)
