@@ -75,6 +75,7 @@ def _make_engine(parsed: ServerUrl) -> Engine:
         max_overflow=0,
         pool_timeout=_POOL_SECONDS,
         pool_reset_on_return=None,
+        pool_use_lifo=True,  # the connection used last has its statements prepared
         connect_args=_connect_args(parsed),
     )
 

@@ -1,0 +1,186 @@
+"""The short way of plain jobs on PostgreSQL: it ends as the long one does, and gives way to it."""
+
+from __future__ import annotations
+
+import psycopg
+import pytest
+from sqlalchemy import create_engine
+
+from firelock.storage import Applied, State
+from firelock.testing import Handles, Scene
+from firelock.testing.ends import deletes, fails, succeeds
+from firelock.testing.scene import Running
+from firelock_sql.postgresql.opening import open_engine, open_url
+
+AWKWARD = ['"', "\\", '\\"', "{,}", "NULL", "", " ", "é\n"]
+WRITERS = "SELECT pg_current_xact_id()::text::bigint"
+
+
+@pytest.fixture
+def scene(postgresql):
+    """A store with jobs at hand."""
+    handles = Handles(lambda: open_url(postgresql.url("listen=off")))
+    handles.first.clear()
+    yield Scene(handles)
+    handles.close()
+
+
+@pytest.fixture
+def admin(postgresql):
+    """The superuser's connection to the same database."""
+    with psycopg.connect(postgresql.socket_url(), autocommit=True) as connection:
+        yield connection
+
+
+def running(scene, number):
+    """So many jobs in the hands of one session."""
+    scene.add_many(number)
+    holder = scene.begin()
+    return [Running(job, holder) for job in scene.claim(holder)]
+
+
+def exchange(scene, ends, limit=10):
+    """What becomes of the ends, and what is claimed beside them."""
+    session = ends[0].session
+    assert session is not None
+    return scene.storage.exchange(ends, ["default"], limit, session, scene.stamp())
+
+
+# ---- what is stored --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", AWKWARD)
+def test_any_text_is_stored_as_it_is(scene, text):
+    """The lists of a statement are written by us: nothing in them ends them, or is nothing."""
+    scene.add_many(2, arguments=text, task="task" + text)
+    holder = scene.begin()
+    jobs = scene.claim(holder)
+
+    results = exchange(scene, [succeeds(Running(job, holder), result=text) for job in jobs]).results
+
+    assert [Applied.APPLIED] * 2 == results
+    assert [(text, "task" + text)] * 2 == [(job.arguments, job.task) for job in jobs]
+    assert {text} == {scene.record(job.id).result for job in jobs}
+
+
+def test_a_batch_of_several_kinds_is_stored_and_counted(scene):
+    """Each job with its own queue, priority and task; the counts know each queue."""
+    batch = [scene.new_job(queue=f"q{n % 2}", priority=n, task=f"t{n}") for n in range(4)]
+
+    assert [True] * 4 == scene.storage.insert(batch)
+
+    jobs = scene.claim(scene.begin(), queues=["q1", "q0"])
+    assert [("q1", 3, "t3"), ("q1", 1, "t1"), ("q0", 2, "t2"), ("q0", 0, "t0")] == [
+        (job.queue, job.priority, job.task) for job in jobs
+    ]
+    assert {"q0": {State.PROCESSING: 2}, "q1": {State.PROCESSING: 2}} == scene.storage.counts().by_queue
+
+
+def test_of_a_batch_that_is_partly_stored_the_rest_is(scene):
+    """The short way finds a key taken and stores nothing; the long way tells one from another."""
+    batch = [scene.new_job() for _ in range(3)]
+    scene.storage.insert(batch[:1])
+
+    assert [False, True, True] == scene.storage.insert(batch)
+    assert {State.ENQUEUED: 3} == scene.storage.counts().by_state
+
+
+# ---- ends ------------------------------------------------------------------------------------------------
+
+
+def test_one_stranger_does_not_keep_the_others_from_their_end(scene):
+    """A job that somebody has deleted meanwhile: its end is refused, the rest is settled."""
+    jobs = running(scene, 3)
+    scene.handles.open().apply([deletes(jobs[1].id)])
+
+    answer = exchange(scene, [succeeds(one) for one in jobs])
+
+    assert [Applied.APPLIED, Applied.REFUSED, Applied.APPLIED] == answer.results
+    assert {State.SUCCEEDED: 2, State.DELETED: 1} == scene.storage.counts().by_state
+
+
+def test_plain_ends_and_others_are_settled_together(scene):
+    """In one transaction, each at its place; and a claim beside them."""
+    jobs = running(scene, 3)
+    waiting = scene.add()
+
+    answer = exchange(scene, [succeeds(jobs[2]), fails(jobs[0]), succeeds(jobs[1])])
+
+    assert [Applied.APPLIED] * 3 == answer.results
+    assert [waiting] == [job.id for job in answer.claim.jobs]
+    assert State.FAILED is scene.state(jobs[0].id)
+    assert {State.SUCCEEDED: 2, State.FAILED: 1, State.PROCESSING: 1} == scene.storage.counts().by_state
+
+
+def test_an_end_that_comes_twice_is_known(scene):
+    """In one batch, and with the next one."""
+    (job,) = running(scene, 1)
+    end = succeeds(job)
+
+    assert [Applied.APPLIED, Applied.ALREADY] == exchange(scene, [end, end]).results
+    assert [Applied.ALREADY] == exchange(scene, [end]).results
+
+
+# ---- claims ----------------------------------------------------------------------------------------------
+
+
+def test_a_full_queue_takes_what_others_leave(scene):
+    """Of all queues each has its share; what one does not need the others get."""
+    for queue, number in (("a", 1), ("b", 20), ("c", 2)):
+        scene.add_many(number, queue=queue)
+
+    jobs = scene.claim(scene.begin(), limit=12, queues=None)
+
+    taken = [job.queue for job in jobs]
+    assert [1, 9, 2] == [taken.count(queue) for queue in "abc"]
+
+
+def test_a_look_that_finds_nothing_writes_nothing(scene, admin):
+    """Servers look again and again: none of that is a transaction that has to reach the disk."""
+    holder = scene.begin()
+    scene.claim(holder)
+    before = admin.execute(WRITERS).fetchone()[0]
+
+    scene.claim(holder)
+    scene.claim(holder, queues=None)
+
+    assert before + 1 == admin.execute(WRITERS).fetchone()[0]
+
+
+# ---- connections -----------------------------------------------------------------------------------------
+
+
+def test_dead_connections_of_the_pool_cost_nobody_anything(scene, admin):
+    """After the server was restarted, or somebody ended its processes, the next call takes a new one."""
+    jobs = running(scene, 2)
+    end = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE usename = 'firelock'"
+    admin.execute(end)
+
+    assert [Applied.APPLIED] * 2 == exchange(scene, [succeeds(job) for job in jobs]).results
+    admin.execute(end)
+    assert 1 == len(scene.add_many(1))
+
+
+def test_limits_hold_on_connections_of_our_own(scene):
+    """They are set once, when a connection is made; one in the hands of others keeps theirs."""
+    scene.add()
+
+    database = scene.storage._database  # noqa: SLF001 - only the connection itself knows its settings
+    assert ("2s",) == database.at_once(lambda cursor: cursor.execute("SHOW lock_timeout").fetchone())
+
+
+def test_a_callers_connection_keeps_its_settings(postgresql):
+    """The same work is done within transactions that set their limits for themselves."""
+    engine = create_engine(postgresql.engine_url())
+    handles = Handles(lambda: open_engine(engine))
+    scene = Scene(handles)
+    handles.first.clear()
+
+    jobs = running(scene, 2)
+    answer = exchange(scene, [succeeds(job) for job in jobs])
+
+    assert [Applied.APPLIED] * 2 == answer.results
+    with engine.connect() as connection:
+        assert "0" == connection.exec_driver_sql("SHOW lock_timeout").scalar()
+    handles.close()
+    engine.dispose()

@@ -1,0 +1,120 @@
+"""What jobs cost on PostgreSQL: round trips and commits, counted; no machine is too slow for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import attrs
+import psycopg
+import pytest
+
+from firelock import Firelock, Settings
+from firelock.job import State
+from firelock.task import Task
+from firelock.testing import eventually
+from tests.faults.proxy import FaultProxy
+from tests.redis.servers import HOST
+from tests.sql.databases import PostgresqlDatabase
+
+MANY, FEW, CHUNK = 10_000, 50, 500
+WARM = 9  # jobs that have run before anything is counted; by then statements are prepared
+SELDOM = Settings(poll=60, sweep=60, heartbeat=20, session_timeout=60)
+WRITERS = "SELECT pg_current_xact_id()::text::bigint"
+
+
+@attrs.frozen
+class App:
+    """An application with one task, which does nothing."""
+
+    fire: Firelock
+    noop: Task[[int], None]
+
+    @classmethod
+    def of(cls, url: str) -> App:
+        """Return the one of a storage."""
+        fire = Firelock(url, settings=SELDOM)
+        return cls(fire, fire.task(name="noop")(lambda number: None))
+
+
+@pytest.fixture
+def proxy(postgresql: PostgresqlDatabase) -> Iterator[FaultProxy]:
+    """A proxy that counts, before the server."""
+    with FaultProxy((HOST, postgresql.server.port)) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def counted(postgresql: PostgresqlDatabase, proxy: FaultProxy) -> Iterator[App]:
+    """The application behind the proxy, in touch with an empty storage."""
+    port = f":{postgresql.server.port}/"
+    app = App.of(postgresql.url("listen=off").replace(port, f":{proxy.port}/"))
+    app.fire.storage.clear()
+    for number in range(WARM - 2):
+        app.noop.enqueue(number)
+    app.noop.enqueue_many([(0,), (0,)])
+    with app.fire.server(workers=1):
+        await_succeeded(app.fire, WARM)
+    yield app
+    app.fire.close()
+
+
+@pytest.fixture
+def onlooker(postgresql: PostgresqlDatabase, counted: App) -> Iterator[App]:
+    """The same beside the proxy: nobody counts what it asks."""
+    app = App.of(postgresql.url("listen=off"))
+    yield app
+    app.fire.close()
+
+
+@pytest.fixture
+def admin(postgresql: PostgresqlDatabase) -> Iterator[psycopg.Connection]:
+    """The superuser's connection to the same server."""
+    with psycopg.connect(postgresql.socket_url(), autocommit=True) as connection:
+        yield connection
+
+
+def await_succeeded(fire: Firelock, number: int) -> None:
+    """So many jobs have succeeded in all."""
+    eventually(lambda: fire.jobs.counts().by_state.get(State.SUCCEEDED, 0) == number, within=60)
+
+
+def read_writers(admin: psycopg.Connection) -> int:
+    """How many transactions have written so far; to ask is one more."""
+    found = admin.execute(WRITERS).fetchone()
+    assert found is not None
+    return int(found[0])
+
+
+def test_an_enqueue_is_one_round_trip_and_one_commit(counted, proxy, admin):
+    """Without a transaction's frame: the statement is the transaction. A connection prepares it once."""
+    before, writers = proxy.traffic, read_writers(admin)
+
+    for number in range(FEW):
+        counted.noop.enqueue(number)
+
+    assert FEW <= (proxy.traffic - before).trips <= FEW + before.connections
+    assert FEW == read_writers(admin) - writers - 1
+
+
+def test_five_hundred_jobs_are_one_round_trip_and_one_commit(counted, proxy, admin):
+    """A bulk is stored 500 at a time; one more where a connection prepares its statement."""
+    before, writers = proxy.traffic, read_writers(admin)
+
+    counted.noop.enqueue_many([(number,) for number in range(CHUNK)])
+
+    assert (proxy.traffic - before).trips <= 2
+    assert 1 == read_writers(admin) - writers - 1
+
+
+def test_at_saturation_jobs_share_round_trips_and_commits(counted, onlooker, proxy, admin):
+    """At most one of each for twenty jobs; the server's start and end are among them."""
+    onlooker.noop.enqueue_many([(number,) for number in range(MANY)])
+    before, writers = proxy.traffic, read_writers(admin)
+
+    with counted.fire.server(workers=10):
+        await_succeeded(onlooker.fire, WARM + MANY)
+
+    traffic = proxy.traffic - before
+    assert traffic.trips <= 0.05 * MANY
+    assert traffic.sent + traffic.received <= 600 * MANY
+    assert read_writers(admin) - writers <= 0.05 * MANY
