@@ -37,6 +37,7 @@ def own(name: str, module: str, *scenarios: str) -> Contender:
 
 
 VERBS = ("enqueue_bulk_100", "enqueue_bulk", "enqueue_one", "process", "growth")
+SQL_VERBS = ("enqueue_bulk_100", "enqueue_bulk", "enqueue_one", "process")
 FLOOR = "floor"
 OURS = "firelock"
 OWN = {
@@ -47,6 +48,10 @@ OWN = {
     "redis": (
         own(FLOOR, "floor_redis", *VERBS, "footprint"),
         own(OURS, "ours_redis", *VERBS, "footprint", "latency", "latency_busy", "rest"),
+    ),
+    "postgresql": (
+        own(FLOOR, "floor_postgresql", *SQL_VERBS),
+        own(OURS, "ours_postgresql", *SQL_VERBS, "footprint", "latency", "latency_busy"),
     ),
 }
 
@@ -111,6 +116,11 @@ def install_on_redis() -> tuple[Contender, ...]:
     return tuple(found)
 
 
+def install_on_postgresql() -> tuple[Contender, ...]:
+    """Return the peers on PostgreSQL."""
+    return ()
+
+
 def read_ruby() -> dict[str, str]:
     """Return the versions of Ruby and of the Sidekiq that it finds."""
     program = "require 'sidekiq'; puts RUBY_VERSION, Sidekiq::VERSION, RedisClient::VERSION"
@@ -142,4 +152,5 @@ def install_bullmq() -> dict[str, str]:
 INSTALLERS: dict[str, Callable[[], tuple[Contender, ...]]] = {
     "sqlite": install_on_sqlite,
     "redis": install_on_redis,
+    "postgresql": install_on_postgresql,
 }

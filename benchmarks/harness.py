@@ -19,7 +19,7 @@ from pathlib import Path
 
 import attrs
 
-from benchmarks import machine, redis_server, report, servers
+from benchmarks import machine, postgresql_server, redis_server, report, servers
 from benchmarks.contenders import INSTALLERS, OWN, RESULTS, Contender
 from benchmarks.entry import AMOUNTS, Figures, Load, exit_when_told
 from benchmarks.report import Measured
@@ -48,6 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     about = machine.describe(RESULTS, core=options.core) | {"load": amounts}
     if options.storage == "redis":
         about["redis"] = redis_server.describe()
+    if options.storage == "postgresql":
+        about["postgresql"] = postgresql_server.describe()
     if peers:
         about["peers"] = {peer.name: peer.about for peer in peers}
     print(json.dumps(about, indent=2, ensure_ascii=False), flush=True)

@@ -171,4 +171,40 @@ REDIS = (
     REST,
 )
 
-BY_STORAGE = {"sqlite": SQLITE, "redis": REDIS}
+POSTGRESQL = (
+    Scenario("enqueue_bulk_100", "Enqueue in transactions of 100", (MOST, CPU, STORAGE_CPU)),
+    Scenario("enqueue_bulk", "Enqueue in transactions of 500", (MOST, CPU, STORAGE_CPU)),
+    Scenario("enqueue_one", "Enqueue one by one, a commit each", (SINGLE, CPU, STORAGE_CPU)),
+    Scenario(
+        "process",
+        "Run jobs that do nothing, all ready before",
+        (MOST, attrs.evolve(CPU, at_most=85), STORAGE_CPU),
+    ),
+    Scenario(
+        "footprint",
+        "What a job costs: round trips and bytes on the wire, commits",
+        (
+            Figure("one_trips", "trips", at_most=1.05),
+            Figure("one_bytes", "bytes"),
+            Figure("one_commits", "commits", at_most=1.05),
+            Figure("bulk_trips", "trips", at_most=0.0025),
+            Figure("bulk_bytes", "bytes"),
+            Figure("bulk_commits", "commits", at_most=0.0025),
+            Figure("process_trips", "trips", at_most=0.05),
+            Figure("process_bytes", "bytes", at_most=600),
+            Figure("process_commits", "commits", at_most=0.05),
+        ),
+    ),
+    Scenario(
+        "latency",
+        "From the call to the start, on an idle server",
+        (Figure("p50_ms", "ms", at_most=2.5), Figure("p99_ms", "ms", at_most=6), Figure("max_ms", "ms")),
+    ),
+    Scenario(
+        "latency_busy",
+        "The same with 200 jobs a second, by chance",
+        (Figure("p50_ms", "ms"), Figure("p99_ms", "ms"), Figure("max_ms", "ms")),
+    ),
+)
+
+BY_STORAGE = {"sqlite": SQLITE, "redis": REDIS, "postgresql": POSTGRESQL}
