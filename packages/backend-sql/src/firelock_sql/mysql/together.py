@@ -29,14 +29,19 @@ class TogetherCursor:
 
     def __init__(self, cursor: Any) -> None:  # noqa: ANN401 - any driver's
         self._cursor = cursor
-        self.execute = cursor.execute
         self.fetchone = cursor.fetchone
+        self._changed: int | None = None  # by the last `executemany` of our own
 
     @property
     def rowcount(self) -> int:
         """Return how many rows the last statement changed."""
-        number: int = self._cursor.rowcount
+        number: int = self._cursor.rowcount if self._changed is None else self._changed
         return number
+
+    def execute(self, sql: str, *parameters: Row) -> object:
+        """The statement has run once."""
+        self._changed = None
+        return self._cursor.execute(sql, *parameters)
 
     def fetchall(self) -> list[tuple[Value, ...]]:
         """Return the rows that are left."""
@@ -47,8 +52,11 @@ class TogetherCursor:
         together = None if len(rows) == 1 else _together(sql)
         if together is None:
             return self._cursor.executemany(sql, rows)
+        changed = 0
         for some in _bounded(rows):
             self._cursor.execute(together.text(len(some)), [value for row in some for value in row])
+            changed += self._cursor.rowcount
+        self._changed = changed
         return None
 
 

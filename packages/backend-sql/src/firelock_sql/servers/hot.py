@@ -37,7 +37,11 @@ class ServerHot:
         self._database.looks_for_work(queues)
         asked = Asked(queues, limit, session, now)
         idle = self._database.read(lambda tx: _look(tx, asked))
-        return idle or self._database.write(lambda tx: self._claim(tx, asked))
+        return idle or self.take(asked)
+
+    def take(self, asked: Asked) -> Claim:
+        """Return the claim of what is there now."""
+        return self._database.write(lambda tx: self._claim(tx, asked))
 
     def _claim(self, tx: Transaction, asked: Asked) -> Claim:
         return take_jobs(tx, self._database, asked, self._turns).claim

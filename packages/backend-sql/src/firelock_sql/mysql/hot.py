@@ -1,0 +1,256 @@
+"""The verbs that run for every job, on MySQL and MariaDB: plain ones with as few round trips as there are.
+
+A batch of plain ends is one UPDATE joined to a table of their values, without reading the jobs first; jobs
+are stored without asking which are known, since a known one is refused by the server anyway. What is out of
+the ordinary is done by `insert.insert_jobs`, `apply.apply_transitions` and `taking.take_jobs`; both ways end
+the same.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import attrs
+from sqlalchemy import bindparam, null, select, update
+from typing_extensions import override
+
+from firelock.storage import (
+    Applied,
+    Claim,
+    Exchange,
+    NewJob,
+    State,
+    StorageError,
+    StorageUnavailable,
+    Transition,
+)
+from firelock_sql.apply import apply_transitions
+from firelock_sql.claiming import serving
+from firelock_sql.insert import insert_new
+from firelock_sql.mysql.failures import is_duplicate
+from firelock_sql.plain import Clash, Held, Holdings
+from firelock_sql.servers.hot import ServerHot
+from firelock_sql.statements import Statement, among
+from firelock_sql.tables import ONE, ZERO, by_id, jobs, text_literal
+from firelock_sql.taking import PLACE_IS_PARENT, PLACE_SEQ, Asked, Taken, take_jobs
+
+if TYPE_CHECKING:
+    from firelock_sql.database import Transaction
+    from firelock_sql.servers.database import ServerDatabase
+    from firelock_sql.statements import Parameter
+
+__all__ = ["MysqlHot"]
+
+_PROCESSING, _SUCCEEDED = State.PROCESSING.value, State.SUCCEEDED.value
+
+_SETTLE = Statement(
+    update(jobs)
+    .where(
+        jobs.c.seq == bindparam("row_seq"),
+        jobs.c.id == bindparam("job_id"),
+        jobs.c.session == bindparam("holder"),
+        jobs.c.fence == bindparam("token"),
+        jobs.c.state == text_literal(_PROCESSING),
+        jobs.c.is_parent == ZERO,
+    )
+    .ordered_values(
+        (jobs.c.state, text_literal(_SUCCEEDED)),
+        (jobs.c.changed_at, bindparam("at")),
+        (jobs.c.ended_at, bindparam("at_again")),
+        (jobs.c.started_at, bindparam("new_started_at")),
+        (jobs.c.expires_at, bindparam("new_expires_at")),
+        (jobs.c.result, bindparam("new_result")),
+        (jobs.c.result_absent, bindparam("new_result_absent")),
+        (jobs.c.is_plain_end, ONE),
+        (jobs.c.session, null()),
+        (jobs.c.reason, null()),
+        (jobs.c.due_at, null()),
+    )
+)
+_SETTLE_ORDER = (
+    "at", "at_again", "new_started_at", "new_expires_at", "new_result", "new_result_absent", "row_seq",
+    "job_id", "holder", "token",
+)  # fmt: skip
+_LOCK = Statement(
+    by_id(select(ONE).select_from(jobs))
+    .where(among(jobs.c.id, "ids"))
+    .order_by(jobs.c.id)
+    .with_for_update(key_share=True)
+)
+
+
+@attrs.define
+class _Batch:
+    """Transitions, parted: plain ends in the order of their ids, and the places of all others."""
+
+    plain: list[tuple[Transition, Held]] = attrs.field(factory=list)
+    others: list[int] = attrs.field(factory=list)
+
+
+class MysqlHot(ServerHot):
+    """`insert`, `claim`, `apply` and `exchange` of one database."""
+
+    def __init__(self, database: ServerDatabase) -> None:
+        super().__init__(database)
+        self._holdings = Holdings()
+
+    @override
+    def forget(self, session: str | None = None) -> None:
+        """The session has ended, or all have: what it held is not settled from memory any more."""
+        self._holdings.forget(session)
+
+    # ---- insert ------------------------------------------------------------------------------------------
+
+    @override
+    def insert(self, batch: Sequence[NewJob]) -> list[bool]:
+        """See `Storage.insert`; four round trips where none of the jobs is known or waits for another."""
+        if batch and not any(job.parents for job in batch):
+            try:
+                self._database.write(lambda tx: self._insert_unknown(tx, batch))
+            except Clash:
+                pass
+            else:
+                return [True] * len(batch)
+        return super().insert(batch)
+
+    def _insert_unknown(self, tx: Transaction, batch: Sequence[NewJob]) -> None:
+        try:
+            insert_new(tx, self._database, batch)
+        except Exception as error:
+            if is_duplicate(error):
+                raise Clash from error
+            raise
+
+    # ---- claim -------------------------------------------------------------------------------------------
+
+    @override
+    def claim(self, queues: Sequence[str] | None, limit: int, session: str, now: int) -> Claim:
+        """See `Storage.claim`; a look that finds nothing takes no lock."""
+        claim = super().claim(queues, limit, session, now)
+        if claim.is_session_lost:
+            self.forget(session)
+        return claim
+
+    @override
+    def take(self, asked: Asked) -> Claim:
+        return self._kept(asked, self._database.write(lambda tx: self._take(tx, asked)))
+
+    def _take(self, tx: Transaction, asked: Asked) -> Taken:
+        return take_jobs(tx, self._database, asked, self._turns)
+
+    def _kept(self, asked: Asked, taken: Taken) -> Claim:
+        """Return the claim; what was claimed for sure is remembered, so that its end needs no reading."""
+        if taken.claim.is_session_lost:
+            self.forget(asked.session)
+        held = (
+            (job.id, (row[PLACE_SEQ], job.queue, job.attempt, job.claimed_at))
+            for row, job in zip(taken.rows, taken.claim.jobs, strict=True)
+            if not row[PLACE_IS_PARENT]
+        )
+        if taken.claim.jobs:
+            self._holdings.remember(asked.session, taken.server, held)
+        return taken.claim
+
+    # ---- apply -------------------------------------------------------------------------------------------
+
+    @override
+    def apply(self, transitions: Sequence[Transition]) -> list[Applied]:
+        """See `Storage.apply`."""
+        if not transitions:
+            return []
+        try:
+            results = self._database.write(lambda tx: self._apply_fast(tx, transitions))
+        except Clash:
+            results = super().apply(transitions)
+        self._holdings.let_go(transitions)
+        return results
+
+    def _apply_fast(self, tx: Transaction, transitions: Sequence[Transition]) -> list[Applied]:
+        """Plain ends are written without reading, others by way of their rows.
+
+        Raises:
+            Clash: not all of it was done, and the long way has to be taken.
+        """
+        batch = self._parted(transitions)
+        if not batch.plain:
+            return apply_transitions(tx, self._database, transitions)
+        results = [Applied.APPLIED] * len(transitions)
+        if batch.others:
+            ids = [transition.job_id for transition in transitions]
+            if len(set(ids)) < len(ids):
+                raise Clash
+            tx.all(_LOCK, {"ids": self._database.among(ids)})  # all in one order, as everywhere
+        self._settle(tx, batch.plain)
+        if batch.others:
+            others = [transitions[place] for place in batch.others]
+            found = apply_transitions(tx, self._database, others)
+            for place, result in zip(batch.others, found, strict=True):
+                results[place] = result
+        return results
+
+    def _parted(self, transitions: Sequence[Transition]) -> _Batch:
+        batch = _Batch()
+        for place, transition in enumerate(transitions):
+            held = self._holdings.plainly_held(transition)
+            if held is None:
+                batch.others.append(place)
+            else:
+                batch.plain.append((transition, held))
+        batch.plain.sort(key=lambda one: one[0].job_id)
+        return batch
+
+    def _settle(self, tx: Transaction, plain: Sequence[tuple[Transition, Held]]) -> None:
+        rows: list[Sequence[Parameter]] = [
+            (
+                end.at, end.at, end.started_at, end.expires_at, end.result, end.result_absent, seq,
+                end.job_id, end.session, end.fence,
+            )
+            for end, (seq, *_) in plain
+        ]  # fmt: skip
+        tx.cursor.executemany(_SETTLE.text(tx.dialect, *_SETTLE_ORDER), rows)
+        if tx.cursor.rowcount != len(rows):
+            raise Clash
+        for queue, number in Counter(queue for _, (_, queue, *_) in plain).items():
+            tx.deltas[_PROCESSING, queue] -= number
+            tx.deltas[_SUCCEEDED, queue] += number
+
+    # ---- exchange ----------------------------------------------------------------------------------------
+
+    @override
+    def exchange(
+        self,
+        transitions: Sequence[Transition],
+        queues: Sequence[str] | None,
+        limit: int,
+        session: str,
+        now: int,
+    ) -> Exchange:
+        """See `Storage.exchange`."""
+        if not transitions:
+            return Exchange([], self.claim(queues, limit, session, now))
+        self._database.looks_for_work(queues)
+        asked = Asked(queues, limit, session, now)
+        try:
+            results, taken = self._exchanged(transitions, asked)
+        except StorageUnavailable:
+            raise
+        except StorageError:
+            return Exchange(self.apply(transitions), self.claim(queues, limit, session, now))
+        self._holdings.let_go(transitions)
+        return Exchange(results, self._kept(asked, taken))
+
+    def _exchanged(self, transitions: Sequence[Transition], asked: Asked) -> tuple[list[Applied], Taken]:
+        def fast(tx: Transaction) -> tuple[list[Applied], Taken]:
+            serving(tx, asked.session)  # locked before the jobs are, as by who ends a session
+            return self._apply_fast(tx, transitions), self._take(tx, asked)
+
+        def slow(tx: Transaction) -> tuple[list[Applied], Taken]:
+            serving(tx, asked.session)
+            return apply_transitions(tx, self._database, transitions), self._take(tx, asked)
+
+        try:
+            return self._database.write(fast)
+        except Clash:
+            return self._database.write(slow)

@@ -1,0 +1,168 @@
+"""The hot path on MariaDB: few round trips, and the same ends as by the long way."""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+import attrs
+import pytest
+
+from firelock import Firelock, State
+from firelock.storage import Applied, ErrorInfo, NewJob, NewSession, Transition
+from tests.faults.proxy import FaultProxy
+from tests.redis.servers import HOST
+
+NOW = 1_700_000_000_000_000
+SESSION = NewSession(
+    id="s", server_id="one", server="one:1", host="here", pid=1, started_at=NOW, timeout_seconds=600.0,
+    workers=1, queues="mail", version="1",
+)  # fmt: skip
+MOST = 100
+
+
+@pytest.fixture
+def proxy(mariadb):
+    """A proxy that counts, before the server."""
+    with FaultProxy((HOST, mariadb.server.port)) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def storage(mariadb, proxy):
+    """An empty storage behind the proxy, in touch with it, and a session."""
+    url = mariadb.url().replace(f":{mariadb.server.port}/", f":{proxy.port}/")
+    with closing(Firelock(url)) as fire:
+        fire.storage.clear()
+        fire.storage.begin_session(SESSION)
+        yield fire.storage
+
+
+@pytest.fixture
+def stranger(mariadb):
+    """The same storage in another process: it has claimed nothing."""
+    with closing(Firelock(mariadb.url())) as fire:
+        yield fire.storage
+
+
+def job(id, **fields):
+    """A job of that id."""
+    return NewJob(
+        id=id, task="send", arguments="[]", serializer="json", queue="mail", priority=0, created_at=NOW,
+        state=State.ENQUEUED, **fields,
+    )  # fmt: skip
+
+
+def jobs(number):
+    """So many jobs."""
+    return [job(f"job-{place:03d}") for place in range(number)]
+
+
+def success(claimed, at=NOW + 5):
+    """The end of a claimed job whose task returned."""
+    return Transition(
+        claimed.id, frozenset({State.PROCESSING}), "s", claimed.fence, State.SUCCEEDED, at,
+        attempt=claimed.attempt, claimed_at=claimed.claimed_at, started_at=at - 1, server="one:1",
+        result='"done"', expires_at=at + 100,
+    )  # fmt: skip
+
+
+def failure(claimed):
+    """The end of a claimed job whose task raised."""
+    error = ErrorInfo("ValueError", "no", "print", "Traceback")
+    return attrs.evolve(success(claimed), to=State.FAILED, reason="no", result=None, error=error)
+
+
+def claim(storage, number=MOST):
+    """So many jobs, claimed."""
+    return storage.claim(["mail"], number, "s", NOW + 1).jobs
+
+
+def test_an_enqueue_is_four_round_trips(storage, proxy):
+    """A transaction begins, stores the job, adds to the counts, commits."""
+    before = proxy.traffic
+
+    storage.insert([job("a")])
+
+    assert (proxy.traffic - before).trips == 4
+
+
+def test_five_hundred_jobs_are_four_round_trips_as_well(storage, proxy):
+    """However many there are in a batch."""
+    before = proxy.traffic
+
+    storage.insert(jobs(500))
+
+    assert (proxy.traffic - before).trips == 4
+
+
+def test_a_hundred_jobs_share_the_round_trips_of_an_exchange(storage, proxy):
+    """To settle a hundred and to claim the next hundred costs eleven, a ninth of one a job."""
+    storage.insert(jobs(2 * MOST))
+    claimed = claim(storage)
+    before = proxy.traffic
+
+    exchange = storage.exchange([success(one) for one in claimed], ["mail"], MOST, "s", NOW + 9)
+
+    assert set(exchange.results) == {Applied.APPLIED}
+    assert len(exchange.claim.jobs) == MOST
+    assert (proxy.traffic - before).trips <= 11
+
+
+def test_an_end_from_memory_is_the_one_that_reading_would_have_written(storage, stranger):
+    """One process settles what it claimed, another one what it has to read first; nobody can tell."""
+    storage.insert([job("a"), job("b")])
+    first, second = claim(storage)
+
+    storage.apply([success(first)])
+    stranger.apply([success(second)])
+
+    one, other = storage.get(["a", "b"])
+    assert attrs.evolve(one, id="b") == other
+    assert storage.history("a") == storage.history("b")
+    assert one.state is State.SUCCEEDED
+    assert storage.counts().by_state == {State.SUCCEEDED: 2}
+
+
+def test_plain_ends_and_others_may_come_in_one_batch(storage):
+    """Results stand in the order of the transitions, whichever way each one went."""
+    storage.insert(jobs(4))
+    first, second, third, fourth = claim(storage)
+
+    results = storage.apply([failure(second), success(fourth), success(first), failure(third)])
+
+    assert results == [Applied.APPLIED] * 4
+    assert storage.counts().by_state == {State.SUCCEEDED: 2, State.FAILED: 2}
+
+
+def test_an_end_that_is_not_plain_after_all_is_refused_alone(storage, stranger):
+    """A person deleted the job meanwhile: of its batch the others are settled."""
+    storage.insert(jobs(3))
+    claimed = claim(storage)
+    gone = Transition("job-001", frozenset({State.PROCESSING}), None, None, State.DELETED, NOW + 2, "by hand")
+    stranger.apply([gone])
+
+    results = storage.apply([success(one) for one in claimed])
+
+    assert results == [Applied.APPLIED, Applied.REFUSED, Applied.APPLIED]
+    assert storage.counts().by_state == {State.SUCCEEDED: 2, State.DELETED: 1}
+
+
+def test_an_end_that_is_told_twice_is_applied_once(storage):
+    """The reply was lost, so it is told again."""
+    storage.insert(jobs(2))
+    ends = [success(one) for one in claim(storage)]
+
+    results = storage.apply(ends), storage.apply(ends)
+
+    assert results == ([Applied.APPLIED] * 2, [Applied.ALREADY] * 2)
+    assert storage.counts().by_state == {State.SUCCEEDED: 2}
+
+
+def test_jobs_that_are_known_are_not_stored_again(storage):
+    """In a batch with new ones, and named twice in one."""
+    storage.insert([job("a")])
+
+    stored = storage.insert([job("a"), job("b"), job("b")])
+
+    assert stored == [False, True, False]
+    assert storage.counts().by_state == {State.ENQUEUED: 2}
