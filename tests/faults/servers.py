@@ -57,6 +57,14 @@ class Place:
         settings = self.settings
         return settings.session_timeout + settings.sweep + settings.poll + 0.5
 
+    def at(self, storage: str) -> Place:
+        """Return the place with another storage."""
+        return attrs.evolve(self, storage=storage)
+
+    def below(self, folder: Path) -> Place:
+        """Return the place with another folder."""
+        return attrs.evolve(self, folder=folder)
+
     def within(self, bound: float) -> float:
         """Return a bound in seconds as it is held against what was measured."""
         return bound + self.slack

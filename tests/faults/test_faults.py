@@ -10,14 +10,26 @@ import pytest
 from tests.faults.scenarios import SCENARIOS, NotHere
 from tests.faults.storages import is_played_on, opened
 from tests.redis.programs import chosen_programs
+from tests.sql.programs import Missing, chosen_mysqls, chosen_postgresqls
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc")
 
 # Other tests run beside these; by hand a scenario is held to its bounds as they are.
 _SLACK = 2.0
 
-# What every storage has to stand is played on SQLite; on Redis as well where all is to be tested.
+# What every storage has to stand is played on SQLite; on the others as well where all is to be tested.
 _ON_EVERY_STORAGE = os.environ.get("CI") == "true" or "FIRELOCK_TEST_REDIS" in os.environ
+_ON_EVERY_DATABASE = os.environ.get("CI") == "true" or "FIRELOCK_TEST_SQL" in os.environ
+
+
+def _of_databases(scheme):
+    """Return what befalls a database alone, and everything else where all is to be tested."""
+    return [
+        scenario
+        for scenario in SCENARIOS.values()
+        if is_played_on(scenario.schemes, scheme)
+        and (_ON_EVERY_DATABASE or (scenario.schemes and "redis" not in scenario.schemes))
+    ]
 
 
 @pytest.mark.parametrize(
@@ -52,3 +64,33 @@ def test_a_fault_does_no_harm_on_redis(scenario, program, tmp_path):
             pytest.skip(str(reason))
 
     assert figures != []
+
+
+def _play_on_a_database(scenario, program, folder):
+    if isinstance(program, Missing):
+        program.tell()
+    with opened(str(program), folder, _SLACK) as place:
+        try:
+            figures = scenario.play(place, scenario.short)
+        except NotHere as reason:
+            pytest.skip(str(reason))
+
+    assert figures != []
+
+
+@pytest.mark.parametrize(
+    "scenario", _of_databases("postgresql"), ids=lambda scenario: f"{scenario.fault}-{scenario.name}"
+)
+@pytest.mark.parametrize("program", chosen_postgresqls())
+def test_a_fault_does_no_harm_on_postgresql(scenario, program, tmp_path):
+    """As above, on a PostgreSQL of the test's own."""
+    _play_on_a_database(scenario, program, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "scenario", _of_databases("mysql"), ids=lambda scenario: f"{scenario.fault}-{scenario.name}"
+)
+@pytest.mark.parametrize("program", chosen_mysqls())
+def test_a_fault_does_no_harm_on_mysql(scenario, program, tmp_path):
+    """As above, on a MariaDB or MySQL of the test's own."""
+    _play_on_a_database(scenario, program, tmp_path)

@@ -239,8 +239,8 @@ def lost_replies_to_enqueue(place: Place, size: Size) -> list[str]:
         on.server()
         on.up()
         fire.jobs.counts()
-        matches = is_enqueue if is_redis else _is_any
-        proxy.lose_reply(lambda one: matches(one) and chance.randrange(size.rounds) == 0, times=None)
+        matches, share = (is_enqueue, 1) if is_redis else (_is_any, 1 / _REQUESTS)
+        proxy.lose_reply(lambda one: matches(one) and chance.random() < share / size.rounds, times=None)
         for _ in range(size.jobs):
             job = NewJob(
                 fire.storage.new_id(), "work", '{"seconds":0}', "json", "default", 0, State.ENQUEUED,
@@ -290,6 +290,9 @@ def lost_replies_to_settle(place: Place, size: Size) -> list[str]:
 # transaction's beginning, its work or its end, though not so many of them.
 _LOST_SHARE = {"redis": 0.3}
 _LOST_SHARE_OF_A_DATABASE = 0.03
+
+
+_REQUESTS = 5  # of an insert by a database: beginning, work, end, and those of a new connection
 
 
 def _is_any(request: bytes) -> bool:

@@ -1,0 +1,252 @@
+"""F24, F27, F28: everybody wants the same rows of a database, or a stranger holds on to them."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from typing import Any
+
+import attrs
+from sqlalchemy import text
+
+from firelock import Firelock
+from firelock.job import NewJob, State
+from firelock.lifecycle import HELD, Transition
+from firelock.storage import NewSession
+from firelock_sql.servers.database import ServerDatabase
+from firelock_sql.servers.failures import Meaning
+from firelock_sql.storage import SqlStorage
+from tests.faults.effects import database as engine_of
+from tests.faults.scenarios.base import Size, Stage, scenario, stage
+from tests.faults.scenarios.databases import SQL, lost_sessions
+from tests.faults.scenarios.feeding import figures
+from tests.faults.servers import Place, eventually
+
+# ---- everybody at once -----------------------------------------------------------------------------------
+
+_CLAIMERS, _OPERATORS = 16, 3
+_POOL = _CLAIMERS + _OPERATORS + 5
+
+
+@attrs.define(eq=False)
+class _Storm:
+    """What is done to one storage from many threads, and what came of it."""
+
+    fire: Firelock
+    until: float
+    done: Counter[str] = attrs.field(factory=Counter)
+    conflicts: Counter[str] = attrs.field(factory=Counter)
+    errors: list[BaseException] = attrs.field(factory=list)
+    ids: list[str] = attrs.field(factory=list)
+
+    def threads(self) -> list[threading.Thread]:
+        """Return whoever takes part."""
+        works = [self.claim] * _CLAIMERS + [self.operate] * _OPERATORS
+        works += [self.insert, self.insert, self.prune, self.promote, self.release]
+        return [
+            threading.Thread(target=self._run, args=(work, random.Random(number)))
+            for number, work in enumerate(works)
+        ]
+
+    def _run(self, work: Callable[[random.Random], None], chance: random.Random) -> None:
+        try:
+            while time.monotonic() < self.until:
+                work(chance)
+        except BaseException as error:  # noqa: BLE001 - the scenario tells
+            self.errors.append(error)
+
+    def insert(self, chance: random.Random) -> None:
+        """Jobs are stored, unless there are many."""
+        storage = self.fire.storage
+        if self.fire.jobs.counts().by_state.get(State.ENQUEUED, 0) > 2_000:
+            time.sleep(0.02)
+            return
+        jobs = [
+            NewJob(storage.new_id(), "work", "{}", "json", chance.choice("abc"), 0, State.ENQUEUED,
+                   storage.clock())
+            for _ in range(chance.randint(1, 100))
+        ]  # fmt: skip
+        self.done["inserted"] += sum(storage.insert(jobs))
+        self.ids = [*self.ids[-2_000:], *(job.id for job in jobs)]
+
+    def claim(self, chance: random.Random) -> None:
+        """Jobs are claimed by a session, which ends some and is ended with the others."""
+        storage = self.fire.storage
+        session = f"session-{threading.get_ident()}-{chance.random()}"
+        storage.begin_session(NewSession(session, "server", "server", "host", 1, 0, 3_600))
+        for _ in range(5):
+            jobs = list(storage.claim(None, chance.randint(1, 30), session, 1).jobs)
+            chance.shuffle(jobs)  # a batch of ends has no order
+            ends = [
+                Transition(job.id, HELD, session, job.fence, State.SUCCEEDED, 1, attempt=job.attempt,
+                           expires_at=storage.clock() + 200_000)
+                for job in jobs[: chance.randint(0, len(jobs))]
+            ]  # fmt: skip
+            self.done["ended"] += len(ends)
+            storage.apply(ends)
+        storage.end_session(session, [], reason="over")
+
+    def operate(self, chance: random.Random) -> None:
+        """An operator deletes or requeues a page of jobs, whatever they do."""
+        page = chance.sample(self.ids, min(len(self.ids), 60))
+        act = chance.choice([self.fire.jobs.delete, self.fire.jobs.requeue])
+        self.done["actions"] += sum(result.is_applied for result in act(page))
+
+    def prune(self, chance: random.Random) -> None:
+        """Retention."""
+        self.done["pruned"] += self.fire.storage.prune(chance.randint(1, 500))
+
+    def promote(self, chance: random.Random) -> None:
+        """The scheduler's look, which folds the counts as well."""
+        self.fire.storage.promote(chance.randint(1, 500))
+        self.done["looks"] += 1
+
+    def release(self, chance: random.Random) -> None:
+        """The look for children of what has ended."""
+        self.fire.storage.release(chance.randint(1, 500))
+
+
+@scenario("deadlock-storm", "F27", full=Size(0, 60), short=Size(0, 4), schemes=SQL)
+def deadlock_storm(place: Place, size: Size) -> list[str]:
+    """Sixteen claimers, operators, retention and the scheduler at the same rows: nobody sees an error.
+
+    For `rounds` seconds; counts are those of the rows at the end.
+    """
+    with Firelock(f"{place.storage}?pool_size={_POOL}") as fire:
+        fire.storage.migrate()
+        storm = _Storm(fire, time.monotonic() + size.rounds)
+        _count_conflicts(fire, storm.conflicts)
+        threads = storm.threads()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(size.rounds + 60)
+        assert not any(thread.is_alive() for thread in threads), "somebody waits for ever"
+        assert storm.errors == [], storm.errors[:3]
+        counted = {state: count for state, count in fire.jobs.counts().by_state.items() if count}
+        deadlocks = _deadlocks(place)
+        stored = _stored(place.storage)
+    assert counted == stored, (counted, stored)
+    told = dict(sorted(storm.done.items()))
+    return [
+        f"{size.rounds} s, {len(threads)} threads: {told}; errors that reached a caller 0, counts right",
+        f"tried again {dict(storm.conflicts)}; deadlocks that the server saw {deadlocks}",
+    ]
+
+
+def _count_conflicts(fire: Firelock, found: Counter[str]) -> None:
+    assert isinstance(fire.storage, SqlStorage)
+    database: Any = fire.storage._database  # noqa: SLF001 - conflicts are told nobody
+    assert isinstance(database, ServerDatabase)
+    read = database.read_failure
+
+    def read_failure(error: BaseException) -> Any:
+        failure = read(error)
+        if failure is not None and failure.meaning is Meaning.CONFLICT:
+            found[str(getattr(error, "sqlstate", None) or error.args[0])] += 1
+        return failure
+
+    database.read_failure = read_failure
+
+
+def _deadlocks(place: Place) -> int:
+    with engine_of(place.storage).connect() as connection:
+        if place.storage.startswith("postgresql"):
+            asked = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+            return int(connection.execute(text(asked)).scalar_one())
+        row = connection.execute(text("SHOW GLOBAL STATUS LIKE 'Innodb_deadlocks'")).fetchone()
+        return int(row[1]) if row else 0
+
+
+def _stored(url: str) -> dict[State, int]:
+    with engine_of(url).connect() as connection:
+        asked = "SELECT state, count(*) FROM firelock_jobs GROUP BY state"
+        return {State(state): count for state, count in connection.execute(text(asked))}
+
+
+# ---- strangers ---------------------------------------------------------------------------------------------
+
+_HELD = 3.0  # seconds that a stranger locks rows: longer than anybody waits for a lock
+_LOCK = "SELECT id FROM firelock_jobs WHERE state IN (:processing, :enqueued) LIMIT 40 FOR UPDATE"
+
+
+@scenario("strangers-locks", "F28", full=Size(300, 10), short=Size(150, 1), schemes=SQL)
+def strangers_locks(place: Place, size: Size) -> list[str]:
+    """A stranger locks rows of waiting and running jobs for longer than anybody waits: none is repeated.
+
+    At least `jobs` jobs; `rounds` times for three seconds.
+    """
+    locked = 0
+    with stage(place) as on:
+        on.server()
+        on.server()
+        on.up()
+        for _ in range(size.rounds):
+            on.enqueue(size.jobs, 0.05)
+            with engine_of(place.storage).connect() as connection:
+                states = {"processing": State.PROCESSING, "enqueued": State.ENQUEUED}
+                locked += len(connection.execute(text(_LOCK), states).fetchall())
+                time.sleep(_HELD)
+                connection.rollback()
+        report = on.finish()
+        lost = lost_sessions(on)
+    assert report.is_clean, report.lines()
+    assert (report.failed, report.repeats, lost) == (0, 0, 0), (report.lines(), lost)
+    assert locked > 0
+    return [
+        f"{figures(report)}, sessions lost {lost}",
+        f"rows locked {locked}, {size.rounds} times for {_HELD:.0f} s",
+    ]
+
+
+_READERS = 4
+
+
+@scenario("held-snapshots", "F24", full=Size(6_000, 2), short=Size(300, 1), schemes=["postgresql"])
+def held_snapshots(place: Place, size: Size) -> list[str]:
+    """Transactions stay open for the whole run, one that wrote and readers with their snapshots.
+
+    `jobs` jobs without them, and `rounds` times as many with them.
+    """
+    with stage(place) as on:
+        on.server(workers=8)
+        on.server(workers=8)
+        on.up()
+        base = _rate(on, size.jobs)
+        with _held_open(place.storage):
+            held = [_rate(on, size.jobs) for _ in range(size.rounds)]
+            said = [finding for finding in on.fire.storage.diagnose() if "snapshot" in str(finding)]
+        report = on.finish()
+        lost = lost_sessions(on)
+    assert report.is_clean, report.lines()
+    assert (report.failed, report.repeats, lost) == (0, 0, 0), (report.lines(), lost)
+    shares = ", ".join(f"{rate / base * 100:.0f} %" for rate in held)
+    return [
+        f"{figures(report)}, sessions lost {lost}",
+        f"at {shares} of the rate without ({base:.0f}/s); doctor says {[str(one) for one in said]}",
+    ]
+
+
+def _rate(on: Stage, jobs: int) -> float:
+    began = time.monotonic()
+    for _ in range(jobs // 100):
+        on.enqueue(100, 0.0)
+    eventually(lambda: on.unfinished() == 0, 240, "all jobs have ended")
+    return jobs / (time.monotonic() - began)
+
+
+@contextmanager
+def _held_open(url: str) -> Iterator[None]:
+    engine = engine_of(url)
+    with ExitStack() as stack:
+        writer = stack.enter_context(closing(engine.connect()))
+        writer.execute(text("CREATE TABLE strangers (at int)"))
+        for _ in range(_READERS):
+            reader = stack.enter_context(closing(engine.connect()))
+            reader = reader.execution_options(isolation_level="REPEATABLE READ")
+            reader.execute(text("SELECT count(*) FROM firelock_jobs"))
+        yield
