@@ -8,8 +8,8 @@ from firelock import State
 
 # Routes whose answer is no page: fragments of one, files to keep, and JSON.
 NO_PAGES = {
-    "/history.json", "/live.json", "/jobs/suggest", "/jobs/export", "/jobs/{id}/log", "/jobs/{id}/arguments",
-    "/jobs/{id}/result", "/recurring/preview", "/system/bundle",
+    "/history.json", "/live.json", "/navigation", "/jobs/suggest", "/jobs/export", "/jobs/{id}/log",
+    "/jobs/{id}/arguments", "/jobs/{id}/result", "/recurring/preview", "/system/bundle",
 }  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from firelock_dashboard.pages import (
     job,
     job_actions,
     jobs,
+    navigation,
     overview,
     queues,
     recurring,
@@ -25,6 +26,7 @@ __all__ = ["TABLE"]
 
 TABLE: tuple[Route, ...] = (
     *overview.ROUTES,
+    *navigation.ROUTES,
     *jobs.ROUTES,
     *job_actions.ROUTES,
     *job.ROUTES,

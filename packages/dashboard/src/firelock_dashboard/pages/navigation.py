@@ -1,0 +1,32 @@
+"""The navigation alone: every page has it, and it keeps itself current at an address of its own.
+
+The page's own address would not do: a page may be the answer to a form, or show what is gone by now.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from firelock_dashboard.access import Permission
+from firelock_dashboard.problems import NotHere
+from firelock_dashboard.routes import Route
+
+if TYPE_CHECKING:
+    from starlette.responses import Response
+
+    from firelock_dashboard.visit import Visit
+
+__all__ = ["ROUTES"]
+
+_LONGEST = 250  # a page of a plugin is named in it
+
+
+def show_navigation(visit: Visit) -> Response:
+    """The sections with their counts, the one that the page belongs to marked; a part of other pages."""
+    if visit.part != "nav":
+        raise NotHere(visit.text("shared.no_part", part=visit.part or ""))
+    section = visit.query.text("section", limit=_LONGEST)
+    return visit.page("base.html", title=visit.text("shared.navigation"), section=section)
+
+
+ROUTES = (Route("GET", "/navigation", Permission.READ, show_navigation),)

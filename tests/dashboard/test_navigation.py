@@ -1,0 +1,45 @@
+"""The navigation keeps itself current at an address of its own, whatever page it is on."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+
+def nav_of(html):
+    """The navigation within a page, or alone, and where it is asked for again."""
+    return re.search(r'id="region-nav"[^>]* data-from="([^"]+)"', html)
+
+
+@pytest.mark.parametrize("address", ["/", "/jobs?state=failed", "/failures/gone", "/nowhere"])
+def test_every_page_says_where_its_navigation_is(client, address):
+    """Also one that shows what is gone, which would not answer for itself."""
+    found = nav_of(client.get(address).text)
+
+    assert found is not None
+    address = found[1].replace("&amp;", "&")
+    answer = client.get(f"{address}{'&' if '?' in address else '?'}part=nav")
+    assert 200 == answer.status
+    assert "<nav" not in answer.text
+    assert "/failures" in answer.text
+
+
+def test_it_marks_the_section_it_is_asked_for(client):
+    """The page's own."""
+    text = client.get("/navigation?section=queues&part=nav").text
+
+    assert re.search(r'href="/queues" aria-current="page"', text)
+    assert 1 == text.count("aria-current")
+
+
+def test_it_is_no_page(client):
+    """There is nothing to see but within others."""
+    assert 404 == client.get("/navigation?section=queues").status
+    assert 404 == client.get("/navigation?part=head").status
+
+
+def test_a_section_may_be_anything_that_a_plugin_names_but_not_endless(client):
+    """It marks nothing then."""
+    assert 200 == client.get("/navigation?section=%22%3E%3Cscript%3E&part=nav").status
+    assert 400 == client.get(f"/navigation?section={'x' * 300}&part=nav").status
