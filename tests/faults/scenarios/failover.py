@@ -47,13 +47,6 @@ class _Standby(Postgresql):
             run_to_its_end([backup, "-D", data, "-d", place, "-R", "-X", "stream", "-c", "fast"], self.folder)
         return super()._command()
 
-    def receiver(self) -> int:
-        """Return the process that gets what the primary writes."""
-        with self.connect() as connection:
-            row = connection.execute("SELECT pid FROM pg_stat_wal_receiver").fetchone()
-        assert row is not None, "it follows nobody"
-        return int(row[0])
-
     def promote(self) -> None:
         """It is the primary."""
         with self.connect() as connection:
@@ -69,6 +62,14 @@ def _pair(program: PostgresqlProgram) -> Iterator[tuple[Postgresql, _Standby]]:
         with _Standby(primary, _PRIMARY) as standby:
             eventually(lambda: _is_followed(primary), 30, "the standby follows")
             yield primary, standby
+
+
+def _sender(primary: Postgresql) -> int:
+    """Return the process that sends what the primary writes."""
+    with primary.connect() as connection:
+        row = connection.execute("SELECT pid FROM pg_stat_replication").fetchone()
+    assert row is not None, "nobody follows it"
+    return int(row[0])
 
 
 def _is_followed(primary: Postgresql) -> bool:
@@ -113,12 +114,13 @@ def _fail_over(place: Place, program: PostgresqlProgram, is_synchronous: bool, n
             on.up()
             with feeding(on) as feed:
                 await_progress(on, time.monotonic())
-                receiver = standby.receiver()
-                os.kill(receiver, signal.SIGSTOP)
+                eventually(lambda: len(on.acknowledged) >= 300, 30, "jobs are acknowledged")
+                sender = _sender(primary)
+                os.kill(sender, signal.SIGSTOP)
                 _miss_some(on, is_synchronous=is_synchronous)
                 with forgetting_all(on):
+                    os.kill(sender, signal.SIGKILL)  # it could not notice the end of the others
                     primary.kill()
-                    os.kill(receiver, signal.SIGCONT)
                     standby.promote()
                     back = await_progress(on, time.monotonic(), 60)
                 feed.stop()
