@@ -60,3 +60,13 @@ def test_the_owner_may_migrate_again(roles: tuple[str, str]) -> None:
     """He needs no right to create schemas where his own exists."""
     with closing(open_url(roles[0])) as storage:
         assert [] == storage.migrate()
+
+
+def test_doctor_works_as_the_user(roles: tuple[str, str]) -> None:
+    """What the role may not see is told; nothing of it is an error."""
+    with closing(open_url(roles[1])) as storage:
+        said, findings = storage.describe(), storage.diagnose()
+
+    assert said["server"].startswith("PostgreSQL ")
+    assert any("sees no other role's sessions" in finding.what for finding in findings)
+    assert [] == [finding for finding in findings if finding.is_error]
