@@ -27,6 +27,8 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.sql.elements import ColumnElement
 from sqlalchemy.types import TypeEngine
 
+from firelock_sql.vacuum import CHANGED_IN_PLACE, VACUUMED_AT_ONCE, VACUUMED_EARLY
+
 __all__ = ["METADATA", "ONE", "PREFIX", "ZERO", "by_id", "is_of", "pinned", "text_literal"]
 
 METADATA = MetaData()
@@ -53,15 +55,6 @@ _WORD, _NAME, _TEXT = (
 )
 _EMPTY = text("('')")
 _MYSQL = frozenset({"mysql", "mariadb"})
-# PostgreSQL's storage parameters; the defaults wait until a fifth of a table is dead. The jobs' own rows keep
-# no room free on their pages: what changes of them is indexed, so that hardly an update is heap-only.
-_VACUUMED_EARLY = {
-    "autovacuum_vacuum_scale_factor": 0.02,
-    "autovacuum_vacuum_threshold": 1_000,
-    "autovacuum_analyze_scale_factor": 0.05,
-}
-_VACUUMED_AT_ONCE = {"autovacuum_vacuum_scale_factor": 0, "autovacuum_vacuum_threshold": 1_000}
-_CHANGED_IN_PLACE = {"fillfactor": 50, **_VACUUMED_AT_ONCE}
 _FOR = "firelock: dialects"  # in an index's `info`: those that have it, where not all do
 
 
@@ -136,7 +129,7 @@ jobs = Table(
     Column("history", _TEXT, nullable=False, server_default=_EMPTY),  # one JSON list a line: see `history`
     _count("history_lines"),
     _count("is_plain_end"),  # 1: the last step is not in `history`, it is what the other columns say
-    postgresql_with=_VACUUMED_EARLY,
+    postgresql_with=VACUUMED_EARLY,
 )
 
 _ENQUEUED, _SCHEDULED = text_literal("enqueued"), text_literal("scheduled")
@@ -244,7 +237,7 @@ releasing = Table(
     Column("parent_id", _NAME, primary_key=True),
     Column("after", BigInteger, nullable=False, server_default="0"),
     sqlite_with_rowid=False,
-    postgresql_with=_VACUUMED_AT_ONCE,
+    postgresql_with=VACUUMED_AT_ONCE,
 )
 
 attempt_errors = Table(
@@ -268,7 +261,7 @@ counts = Table(
     Column("queue", _NAME, primary_key=True),
     Column("jobs", BigInteger, nullable=False),
     sqlite_with_rowid=False,
-    postgresql_with=_CHANGED_IN_PLACE,
+    postgresql_with=CHANGED_IN_PLACE,
 )
 
 # Where transactions run side by side a row that each of them changes would line them up: they add rows here,
@@ -280,7 +273,7 @@ count_deltas = Table(
     Column("state", _WORD, nullable=False),
     Column("queue", _NAME, nullable=False),
     Column("jobs", BigInteger, nullable=False),
-    postgresql_with=_VACUUMED_AT_ONCE,
+    postgresql_with=VACUUMED_AT_ONCE,
 )
 
 sessions = Table(
@@ -303,7 +296,7 @@ sessions = Table(
     Column("rss_bytes", BigInteger, nullable=False, server_default="0"),
     Column("cpu_percent", Double, nullable=False, server_default="0"),
     sqlite_with_rowid=False,
-    postgresql_with=_CHANGED_IN_PLACE,
+    postgresql_with=CHANGED_IN_PLACE,
 )
 
 recurring = Table(
@@ -332,7 +325,7 @@ locks = Table(
     Column("fence", BigInteger, nullable=False),
     Column("expires_at", BigInteger, nullable=False),
     sqlite_with_rowid=False,
-    postgresql_with=_CHANGED_IN_PLACE,
+    postgresql_with=CHANGED_IN_PLACE,
 )
 
 records = Table(
