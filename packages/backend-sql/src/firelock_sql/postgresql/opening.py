@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from psycopg.pq import Conninfo
-from sqlalchemy import Engine, create_engine
+from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.pool import QueuePool
 
 from firelock import ConfigurationError
 from firelock.storage import Feature
 from firelock_sql.postgresql.database import PostgresqlDatabase
 from firelock_sql.postgresql.hot import PostgresqlHot
+from firelock_sql.postgresql.patience import patient_for
 from firelock_sql.servers.connections import Connections
 from firelock_sql.servers.names import Names
 from firelock_sql.servers.url import ServerUrl, parse_server_url
@@ -22,6 +24,7 @@ __all__ = ["open_engine", "open_url"]
 _CHOICES = {"listen": ("auto", "on", "off")}
 _CONNECT_SECONDS = 10
 _POOL_SECONDS = 15.0
+SILENT_SECONDS = 90.0  # no answer for so long: longer than any statement may take
 
 
 def open_url(url: str) -> SqlStorage:
@@ -67,7 +70,7 @@ def _take_notify(storage: SqlStorage) -> None:
 
 def _make_engine(parsed: ServerUrl) -> Engine:
     """Return an engine whose transactions are begun and ended by our statements alone."""
-    return create_engine(
+    engine = create_engine(
         parsed.url.set(drivername="postgresql+psycopg"),
         isolation_level="AUTOCOMMIT",
         poolclass=QueuePool,
@@ -78,6 +81,14 @@ def _make_engine(parsed: ServerUrl) -> Engine:
         pool_use_lifo=True,  # the connection used last has its statements prepared
         connect_args=_connect_args(parsed),
     )
+    kind = patient_for(SILENT_SECONDS)
+
+    @event.listens_for(engine, "do_connect")
+    def connect(dialect: object, record: object, words: Sequence[Any], named: Mapping[str, Any]) -> object:
+        del dialect, record
+        return kind.connect(*words, **named)
+
+    return engine
 
 
 def _connect_args(parsed: ServerUrl) -> dict[str, Any]:

@@ -1,0 +1,58 @@
+"""A database that is there and says nothing: whoever asks is told in time."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import closing
+
+import pytest
+
+from firelock import Firelock, StorageUnavailable
+from firelock_sql.postgresql import opening
+from tests.faults.proxy import FaultProxy
+
+
+@pytest.fixture
+def line(postgresql):
+    """A proxy before the server."""
+    with FaultProxy(("127.0.0.1", postgresql.server.port)) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def far(postgresql, line, monkeypatch):
+    """An app whose storage is behind the proxy, and waits for an answer half a second."""
+    monkeypatch.setattr(opening, "SILENT_SECONDS", 0.5)
+    url = postgresql.url("listen=off").replace(f":{postgresql.server.port}", f":{line.port}")
+    with closing(Firelock(url)) as fire:
+        fire.storage.clear()
+        yield fire
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [lambda fire: fire.jobs.counts(), lambda fire: fire.storage.claim(None, 1, "session", 1)],
+    ids=["a transaction", "one statement"],
+)
+def test_a_silent_connection_is_given_up(far, line, ask):
+    """It is not waited for without an end, and another connection is used afterwards."""
+    line.black_hole()
+    told: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            ask(far)
+        except StorageUnavailable as error:
+            told.append(error)
+
+    asking = threading.Thread(target=run, daemon=True)
+    asking.start()
+    asking.join(20)
+    is_over = not asking.is_alive()
+    line.reset()
+    line.heal()
+    asking.join(20)
+
+    assert is_over
+    assert "no answer within 0.5 s" in str(told[0])
+    assert {} == dict(far.jobs.counts().by_state)
