@@ -57,6 +57,44 @@ def test_deletes_are_one_statement():
     assert driver.executed == [(text, ["red", "a", "blue", "b"])]
 
 
+def test_a_delete_of_a_list_is_joined_to_it():
+    """None of the other rows is looked at, however few there are; the rows of all parts are counted."""
+    driver = Recorder()
+    cursor = TogetherCursor(driver)
+
+    cursor.execute("DELETE FROM jobs WHERE jobs.id IN %s", [tuple(range(501))])
+
+    first, second = driver.executed
+    text = "DELETE jobs FROM (SELECT %s AS p0) AS new STRAIGHT_JOIN jobs WHERE jobs.id = new.p0"
+    assert second == (text, [500])
+    assert first[1] == list(range(500))
+    assert cursor.rowcount == 6
+
+
+def test_an_update_of_a_list_is_joined_to_it():
+    """What is set comes behind the list then; conditions besides it stay."""
+    driver = Recorder()
+
+    TogetherCursor(driver).execute(
+        "UPDATE jobs SET holder=%s WHERE jobs.seq IN %s AND jobs.held = 0", ["me", (7, 8)]
+    )
+
+    text = (
+        "UPDATE (SELECT %s AS p0 UNION ALL SELECT %s) AS new STRAIGHT_JOIN jobs"
+        " SET holder=%s WHERE jobs.seq = new.p0 AND jobs.held = 0"
+    )
+    assert driver.executed == [(text, [7, 8, "me"])]
+
+
+def test_reading_a_list_is_left_as_it_is():
+    """A query locks along the index that it names."""
+    driver = Recorder()
+
+    TogetherCursor(driver).execute("SELECT 1 FROM jobs WHERE jobs.id IN %s", [("a",)])
+
+    assert driver.executed == [("SELECT 1 FROM jobs WHERE jobs.id IN %s", [("a",)])]
+
+
 def test_inserts_and_single_rows_are_left_to_the_driver():
     """It joins the rows of an INSERT by itself, and one row needs no joining."""
     driver = Recorder()

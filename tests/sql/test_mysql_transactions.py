@@ -5,16 +5,30 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
+import attrs
 import pymysql
 import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool, QueuePool
 
 from firelock import Firelock, State
-from firelock.storage import Applied, Edge, NewJob, On, StorageError, StorageUnavailable, Transition
+from firelock.storage import (
+    Applied,
+    Edge,
+    NewJob,
+    NewSession,
+    On,
+    StorageError,
+    StorageUnavailable,
+    Transition,
+)
 from firelock.testing.waiting import eventually
 
 NOW = 1_700_000_000_000_000
+SERVING = NewSession(
+    id="s", server_id="one", server="one:1", host="here", pid=1, started_at=NOW, timeout_seconds=600.0,
+    workers=1, queues="mail", version="1",
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -216,3 +230,34 @@ def test_an_engine_of_another_driver_is_refused():
 
     with pytest.raises(ValueError, match="uses mysqlconnector; firelock-sql uses PyMySQL or mysqlclient"):
         Firelock(engine)
+
+
+# ---- what stays open for long ----------------------------------------------------------------------------
+
+
+def lock_waits(server):
+    """How often anybody has waited for a row, ever."""
+    with server.connect() as connection, connection.cursor() as cursor:
+        cursor.execute("SHOW GLOBAL STATUS LIKE 'Innodb_row_lock_waits'")
+        return int(cursor.fetchone()[1])
+
+
+def test_a_transaction_that_stays_open_holds_up_neither_upkeep_nor_pruning(mariadb, storage, engine):
+    """What it has stored is passed over: no statement looks at rows beyond those that it changes."""
+    for number in range(210):
+        storage.insert([job(f"job-{number}")])
+    ids = [f"job-{number}" for number in range(100)]
+    storage.apply([attrs.evolve(deletion(id), expires_at=NOW + 1) for id in ids])
+    storage.begin_session(SERVING)
+    before = lock_waits(mariadb.server)
+
+    with engine.connect() as connection:
+        storage.insert([job("open", tags=("red",))], within=connection)
+        storage.promote(100)
+        claimed = storage.claim(["mail"], 50, "s", NOW + 2).jobs
+        pruned = storage.prune(1_000)
+        connection.rollback()
+
+    assert (pruned, len(claimed)) == (100, 50)
+    assert lock_waits(mariadb.server) == before
+    assert storage.counts().by_state == {State.ENQUEUED: 60, State.PROCESSING: 50}

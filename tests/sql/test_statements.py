@@ -117,13 +117,26 @@ def test_jobs_are_locked_along_an_index_that_is_named(dialect):
 def test_no_change_reads_the_table_that_it_changes(dialect):
     """MySQL refuses it (error 1093), and MariaDB locks what is read on the way."""
     changes = [
-        found.groups()
+        (found[1], text)
         for one in statements_for(dialect)
-        if (found := re.match(r"(?:UPDATE|DELETE FROM) (\S+)(.*)", text_of(one, dialect)))
+        if (found := re.match(r"(?:UPDATE|DELETE(?: FROM)?) (\S+)", text := text_of(one, dialect)))
     ]
 
     assert len(changes) > 20
-    assert [rest for table, rest in changes if f"FROM {table} " in rest] == []
+    assert [text for table, text in changes if text.count(f"FROM {table} ") > text.startswith("DELETE")] == []
+
+
+@pytest.mark.parametrize("dialect", ["mysql", "mariadb"])
+def test_a_list_is_the_last_parameter_of_a_change(dialect):
+    """So the cursor knows where it is, and joins the change to it."""
+    changes = [
+        text
+        for one in statements_for(dialect)
+        if re.match("UPDATE|DELETE", text := text_of(one, dialect)) and " IN " in text
+    ]
+
+    assert len(changes) > 10
+    assert [text for text in changes if " IN %s" not in text or "%s" in text.partition(" IN %s")[2]] == []
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)

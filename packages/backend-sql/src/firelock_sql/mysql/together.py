@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 
@@ -20,6 +20,7 @@ __all__ = ["TogetherCursor"]
 
 _MOST_CHARACTERS = 256 * 1024  # of one statement's values; a server takes 4 MB at the least
 _MOST_ROWS = 500
+_LISTED = " IN %s"  # as `statements.among` is written
 
 Row = Sequence["Parameter"]
 
@@ -39,9 +40,17 @@ class TogetherCursor:
         return number
 
     def execute(self, sql: str, *parameters: Row) -> object:
-        """The statement has run once."""
+        """The statement has run once.
+
+        A change of a list's rows is joined to the list. Planned as it stands it may walk through the whole
+        table, as long as that is small, and wait for every row that somebody holds.
+        """
         self._changed = None
-        return self._cursor.execute(sql, *parameters)
+        listed = _listed(sql) if parameters else None
+        if listed is None:
+            return self._cursor.execute(sql, *parameters)
+        [[*others, values]] = parameters
+        return self._change_together(listed, [(value,) for value in cast("Row", values)], others)
 
     def fetchall(self) -> list[tuple[Value, ...]]:
         """Return the rows that are left."""
@@ -52,12 +61,15 @@ class TogetherCursor:
         together = None if len(rows) == 1 else _together(sql)
         if together is None:
             return self._cursor.executemany(sql, rows)
+        return self._change_together(together, rows)
+
+    def _change_together(self, together: _Together, rows: Sequence[Row], others: Row = ()) -> None:
         changed = 0
         for some in _bounded(rows):
-            self._cursor.execute(together.text(len(some)), [value for row in some for value in row])
+            values = [*(value for row in some for value in row), *others]
+            self._cursor.execute(together.text(len(some)), values)
             changed += self._cursor.rowcount
         self._changed = changed
-        return None
 
 
 def _bounded(rows: Sequence[Row]) -> Iterator[list[Row]]:
@@ -90,17 +102,31 @@ class _Together:
 
 
 @lru_cache(maxsize=256)
+def _listed(sql: str) -> _Together | None:
+    """Return how a change of a list's rows is joined to the list, its last parameter; None for all else."""
+    verb, _, rest = sql.partition(" ")
+    before, is_there, behind = rest.partition(_LISTED)
+    if verb not in {"UPDATE", "DELETE"} or not is_there:
+        return None
+    assert "%s" not in behind, sql  # noqa: S101 - tests/sql/test_statements.py holds it
+    return _joined(verb, f"{before} = new.p0{behind}", 1)
+
+
+@lru_cache(maxsize=256)
 def _together(sql: str) -> _Together | None:
     """Return how an UPDATE or DELETE of one row is written for many; None where the driver joins the rows."""
     verb, _, rest = sql.partition(" ")
     texts = rest.split("%s")
     named = "".join(f"{text}new.p{place}" for place, text in enumerate(texts[:-1])) + texts[-1]
+    return _joined(verb, named, len(texts) - 1)
+
+
+def _joined(verb: str, rest: str, width: int) -> _Together | None:
     match verb:
         case "UPDATE":
-            return _Together("UPDATE", named, len(texts) - 1)
+            return _Together(verb, rest, width)
         case "DELETE":
-            source = named.removeprefix("FROM ")
-            table = source.partition(" ")[0]
-            return _Together(f"DELETE {table} FROM", source, len(texts) - 1)
+            source = rest.removeprefix("FROM ")
+            return _Together(f"DELETE {source.partition(' ')[0]} FROM", source, width)
         case _:
             return None

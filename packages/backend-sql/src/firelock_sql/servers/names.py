@@ -17,6 +17,8 @@ __all__ = ["Names", "set_names", "table_name"]
 
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,39}\Z")
 
+_INDEX = "ix_"  # SQLAlchemy's own names of indexes begin so
+
 
 @attrs.frozen
 class Names:
@@ -35,7 +37,10 @@ class Names:
 
     def of(self, name: str) -> str:
         """Return the name that stands for one of ours."""
-        return self.prefix + name.removeprefix(PREFIX) if name.startswith(PREFIX) else name
+        for before in ("", _INDEX):
+            if name.startswith(before + PREFIX):
+                return before + self.prefix + name.removeprefix(before + PREFIX)
+        return name
 
 
 def set_names(dialect: Dialect, names: Names) -> None:
