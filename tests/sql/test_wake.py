@@ -21,7 +21,7 @@ from firelock_sql.postgresql.dialect import dialect_of
 from firelock_sql.postgresql.mailbox import Mailbox
 from firelock_sql.postgresql.opening import open_url
 from firelock_sql.postgresql.pooler import Way
-from firelock_sql.postgresql.sender import GAP_SECONDS, Coalescing, Sender, written
+from firelock_sql.postgresql.sender import GAP_SECONDS, Coalescing, Sender, flush, written
 from firelock_sql.servers.connections import Connections
 from firelock_sql.servers.names import Names
 
@@ -102,6 +102,31 @@ def test_nobody_hears_himself(scene, postgresql, open_mailbox):
         list(heard.notifies(timeout=30, stop_after=1))
 
     assert [b"other"] == eventually(one.take)
+
+
+def test_a_message_that_a_fork_left_behind_is_its_parents():
+    """A child that ends sends nothing of what its parent has yet to send."""
+    sent, may_send = [], threading.Event()
+
+    def post(message):
+        may_send.wait(30)
+        sent.append(message)
+
+    sender = Sender(post)
+    sender.add(["a"])
+    sender.add(["b"])
+
+    child = os.fork()
+    if child == 0:
+        sender.leave_behind()
+        flush()
+        os._exit(len(sent))
+    _, status = os.waitpid(child, 0)
+    may_send.set()
+    sender.close()
+
+    assert 0 == os.waitstatus_to_exitcode(status)
+    assert "ab" == "".join(sorted("".join(sent).replace("\n", "")))
 
 
 @pytest.fixture

@@ -171,6 +171,7 @@ class Mailbox:
 
     def leave_behind(self) -> None:
         """The connection belongs to the process before the fork, and so does the server's end of it."""
+        self._sender.leave_behind()
         _left_behind.extend(self._dead)
         if self._connection is not None:
             _left_behind.append(self._connection)

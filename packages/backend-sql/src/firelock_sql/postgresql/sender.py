@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection
 
 from firelock_sql.database import ANY_QUEUE
 
-__all__ = ["GAP_SECONDS", "Coalescing", "Sender", "written"]
+__all__ = ["GAP_SECONDS", "Coalescing", "Sender", "flush", "written"]
 
 log = logging.getLogger(__name__)
 
@@ -28,12 +28,13 @@ _LAST_SECONDS = 2.0  # for what is left when everything ends
 _living: weakref.WeakSet[Sender] = weakref.WeakSet()
 
 
-def _flush() -> None:
+def flush() -> None:
+    """What every sender of this process has yet to send is sent; called at its exit."""
     for sender in list(_living):
         sender.close()
 
 
-atexit.register(_flush)
+atexit.register(flush)
 
 
 class Coalescing:
@@ -106,6 +107,10 @@ class Sender:
             thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join(_LAST_SECONDS)
+
+    def leave_behind(self) -> None:
+        """This is another process than the one whose thread sends: its end flushes nothing of this."""
+        _living.discard(self)
 
     def _run(self) -> None:
         while queues := self._next():
