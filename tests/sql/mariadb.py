@@ -60,6 +60,7 @@ class Mariadb(Process):
             **_DEFAULTS, **_OF_PRODUCTS[program.product],
             "port": str(self.port), "socket": str(self.socket), "datadir": str(self.folder / "data"),
             "pid-file": str(self.folder / "pid"), "init-file": str(self.folder / "users.sql"),
+            "tmpdir": str(self.folder),  # one that starts empties its own, others' temporary tables with it
             **(options or {}),
         }  # fmt: skip
 

@@ -114,10 +114,11 @@ def kill_connections(place: Place, size: Size) -> list[str]:
             began = time.monotonic()
             if is_bad:
                 killer.start()
+            refused = 0
             try:
                 for _ in range(size.jobs // 100):
-                    on.enqueue(100, 0.01)
-                eventually(lambda: on.unfinished() == 0, 240, "all jobs have ended")
+                    refused += not _is_enqueued(on, 100)
+                eventually(lambda: _is_idle(on), 240, "all jobs have ended")
             finally:
                 over.set()
             spans.append(time.monotonic() - began)
@@ -129,9 +130,23 @@ def kill_connections(place: Place, size: Size) -> list[str]:
     assert (report.failed, report.repeats, lost) == (0, 0, 0), (report.lines(), lost)
     assert killed > 0
     return [
-        f"{figures(report)}, connections killed {killed}, sessions lost {lost}",
+        f"{figures(report)}, connections killed {killed}, sessions lost {lost}, refused enqueues {refused}",
         f"at {spans[0] / spans[1] * 100:.0f} % of the rate without ({size.jobs / spans[0]:.0f}/s)",
     ]
+
+
+def _is_enqueued(on: Stage, jobs: int) -> bool:
+    try:
+        on.enqueue(jobs, 0.01)
+    except StorageUnavailable:  # the client's own connection was killed
+        return False
+    return True
+
+
+def _is_idle(on: Stage) -> bool:
+    with suppress(StorageUnavailable):
+        return on.unfinished() == 0
+    return False
 
 
 class _Killer(threading.Thread):
