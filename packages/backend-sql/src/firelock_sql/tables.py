@@ -55,6 +55,7 @@ _WORD, _NAME, _TEXT = (
 )
 _EMPTY = text("('')")
 _MYSQL = frozenset({"mysql", "mariadb"})
+_POSTGRESQL = frozenset({"postgresql"})
 _FOR = "firelock: dialects"  # in an index's `info`: those that have it, where not all do
 
 
@@ -142,14 +143,28 @@ _Columns = ColumnElement[Any] | Column[Any]
 
 
 def _index(
-    name: str, *columns: _Columns, where: ColumnElement[bool], whole: Sequence[_Columns] | None = None
+    name: str,
+    *columns: _Columns,
+    where: ColumnElement[bool],
+    whole: Sequence[_Columns] | None = None,
+    ordered: Sequence[_Columns] | None = None,
 ) -> None:
-    """Make a partial index, and the one that takes its place where a database has no such thing."""
-    partial = Index(PREFIX + name, *columns, sqlite_where=where, postgresql_where=where)
+    """Make a partial index.
+
+    Args:
+        whole: what takes its place where a database has no such thing.
+        ordered: PostgreSQL's, where rows have no number that ends every index.
+    """
+    partial = [Index(PREFIX + name, *columns, sqlite_where=where, postgresql_where=where)]
+    if ordered is not None:
+        partial[0].info[_FOR] = frozenset({"sqlite"})
+        partial.append(Index(PREFIX + name, *ordered, postgresql_where=where, info={_FOR: _POSTGRESQL}))
+    elif whole is not None:
+        partial[0].info[_FOR] = frozenset({"sqlite", "postgresql"})
     if whole is not None:
-        partial.info[_FOR] = frozenset({"sqlite", "postgresql"})
-        for index in (partial, Index(PREFIX + name, *whole, info={_FOR: _MYSQL})):
-            index.ddl_if(callable_=cast("Any", _is_for))
+        partial.append(Index(PREFIX + name, *whole, info={_FOR: _MYSQL}))
+    for index in partial if len(partial) > 1 else ():
+        index.ddl_if(callable_=cast("Any", _is_for))
 
 
 def _is_for(_ddl: object, index: Any, _bind: object, *, dialect: Dialect, **_: object) -> bool:  # noqa: ANN401 - an Index
@@ -169,6 +184,7 @@ _index(
     jobs.c.enqueued_at,
     where=is_ready,
     whole=(jobs.c.state, jobs.c.queue, jobs.c.session, jobs.c.priority.desc(), jobs.c.enqueued_at),
+    ordered=(jobs.c.queue, jobs.c.priority.desc(), jobs.c.enqueued_at, jobs.c.seq),
 )
 # serves promote and the next due instant
 _index("due", jobs.c.due_at, where=is_scheduled, whole=(jobs.c.state, jobs.c.due_at))

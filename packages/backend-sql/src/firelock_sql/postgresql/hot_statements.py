@@ -42,17 +42,21 @@ holder AS MATERIALIZED (
     SELECT server FROM {sessions}
     WHERE id = %(session)s AND died_at IS NULL AND (SELECT is_there FROM work) FOR KEY SHARE
 )"""
+# A limit of its own keeps the look at a queue from being made a join that reads every ready job.
 _LOOK = """
 work AS MATERIALIZED (
     SELECT EXISTS (
-        SELECT FROM open WHERE EXISTS (SELECT FROM {jobs} WHERE {ready} AND queue = open.name)
+        SELECT FROM open CROSS JOIN LATERAL (
+            SELECT FROM {jobs} WHERE {ready} AND queue = open.name LIMIT 1
+        ) AS ready
     ) AS is_there
 )"""
 _WORK = """
 work AS MATERIALIZED (SELECT true AS is_there)"""
 _IS_HELD = "(SELECT count(*) FROM holder) = 1"
 
-# Whoever locks several jobs locks them in the order of their ids; so are these lists sorted.
+# Whoever locks several jobs locks them in the order of their ids; so are these lists sorted. Each is found by
+# its number: what a session holds is so little in the planner's eyes that it would read all of it for each.
 _SETTLE = """
 ended AS MATERIALIZED (
     SELECT job.*, place.ctid AS place
@@ -62,7 +66,7 @@ ended AS MATERIALIZED (
     ) AS job (seq, id, fence, at, started_at, expires_at, result, result_absent)
     CROSS JOIN LATERAL (
         SELECT ctid FROM {jobs}
-        WHERE seq = job.seq AND id = job.id AND session = %(session)s AND fence = job.fence
+        WHERE seq = job.seq AND id = job.id AND coalesce(session, '') = %(session)s AND fence = job.fence
             AND state = 'processing' AND is_parent = 0 AND {is_held}
         FOR NO KEY UPDATE
     ) AS place
@@ -131,7 +135,7 @@ _MOVES = {
 # Fewer ends than there should be divide by zero: that undoes the statement, and each is looked at for itself.
 _ALL_SETTLED = "1 / (SELECT (count(*) = cardinality(%(seqs)s::bigint[]))::integer FROM settled)"
 _NEXT_DUE = """least(
-    (SELECT min(due_at) FROM {jobs} WHERE state = 'scheduled'),
+    (SELECT due_at FROM {jobs} WHERE state = 'scheduled' ORDER BY due_at LIMIT 1),
     (SELECT min(next_at) FROM {recurring} WHERE is_paused = 0 AND next_at IS NOT NULL)
 )"""
 _NUMBER = "(SELECT count(*) FROM open)"
