@@ -120,6 +120,19 @@ def test_no_statement_grows_without_bound():
     assert max(len(values) for _, values in driver.executed) <= 1_500
 
 
+def test_the_rows_of_the_last_statement_are_counted():
+    """Those of one that was joined, then those that the driver counts."""
+    cursor = TogetherCursor(Recorder())
+    counted = []
+
+    cursor.executemany(UPDATE, [("a", "x", seq) for seq in range(501)])
+    counted.append(cursor.rowcount)
+    cursor.executemany(UPDATE, [("a", "x", 1)])
+    counted.append(cursor.rowcount)
+
+    assert counted == [6, 3]
+
+
 def test_a_cursor_is_the_drivers_in_all_else():
     """Rows are a list, as of every other driver."""
     cursor = TogetherCursor(Recorder())

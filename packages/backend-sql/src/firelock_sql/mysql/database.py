@@ -104,6 +104,10 @@ class MysqlDatabase(ServerDatabase):
         return TogetherCursor(cursor), int(cursor.fetchone()[0])
 
     @override
+    def cursor_of(self, driver: Any) -> Cursor:
+        return TogetherCursor(driver.cursor())
+
+    @override
     def now(self, cursor: Cursor) -> int:
         cursor.execute(_NOW)
         found: Any = cursor.fetchone()

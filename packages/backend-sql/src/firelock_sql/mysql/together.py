@@ -50,7 +50,8 @@ class TogetherCursor:
         if listed is None:
             return self._cursor.execute(sql, *parameters)
         [[*others, values]] = parameters
-        return self._change_together(listed, [(value,) for value in cast("Row", values)], others)
+        self._change_together(listed, [(value,) for value in cast("Row", values)], others)
+        return None
 
     def fetchall(self) -> list[tuple[Value, ...]]:
         """Return the rows that are left."""
@@ -58,10 +59,12 @@ class TogetherCursor:
 
     def executemany(self, sql: str, rows: Sequence[Row], /) -> object:
         """The statement has run once for each row of parameters."""
+        self._changed = None
         together = None if len(rows) == 1 else _together(sql)
         if together is None:
             return self._cursor.executemany(sql, rows)
-        return self._change_together(together, rows)
+        self._change_together(together, rows)
+        return None
 
     def _change_together(self, together: _Together, rows: Sequence[Row], others: Row = ()) -> None:
         changed = 0

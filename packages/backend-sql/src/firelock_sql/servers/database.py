@@ -63,6 +63,11 @@ class ServerDatabase(Database):
     def begin(self, lent: Lent, *, is_writing: bool) -> tuple[Cursor, int]:
         """A transaction has begun; return its cursor and the database's time in micros."""
 
+    def cursor_of(self, driver: Any) -> Cursor:  # noqa: ANN401 - any driver's connection
+        """Return a cursor of a caller's connection, as statements need it."""
+        cursor: Cursor = driver.cursor()
+        return cursor
+
     @abstractmethod
     def now(self, cursor: Cursor) -> int:
         """Return the database's time in micros, asked for within a transaction."""

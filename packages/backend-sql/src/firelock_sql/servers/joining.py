@@ -22,7 +22,6 @@ from firelock_sql.telling import tell_after_checkin, tell_after_end
 
 if TYPE_CHECKING:
     from firelock_sql.servers.database import ServerDatabase
-    from firelock_sql.statements import Cursor
 
 __all__ = ["Joined", "joined", "tell_nobody"]
 
@@ -50,7 +49,7 @@ class Joined:
     def _run(
         self, database: ServerDatabase, work: Callable[[Transaction], _T], tries: int
     ) -> tuple[_T, set[str]]:
-        cursor: Cursor = self.driver.cursor()
+        cursor = database.cursor_of(self.driver)
         cursor.execute("SAVEPOINT firelock")
         try:
             database.check_place(cursor, self)
