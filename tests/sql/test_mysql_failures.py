@@ -51,6 +51,7 @@ def test_a_number_has_one_meaning(number, meaning):
         (1044, "Access denied for user 'a'@'b' to database 'shop'", "GRANT"),
         (1146, "Table 'shop.firelock_jobs' doesn't exist", "run firelock migrate"),
         (1290, "running with the --read-only option", "a replica"),
+        (1040, "Too many connections", "raise max_connections"),
         (1153, "Got a packet bigger than 'max_allowed_packet' bytes", "raise max_allowed_packet"),
     ],
 )

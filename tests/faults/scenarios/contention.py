@@ -147,7 +147,8 @@ def _count_conflicts(fire: Firelock, found: Counter[str]) -> None:
     def read_failure(error: BaseException) -> Any:
         failure = read(error)
         if failure is not None and failure.meaning is Meaning.CONFLICT:
-            found[str(getattr(error, "sqlstate", None) or error.args[0])] += 1
+            number = next(iter(error.args), None)
+            found[str(number if isinstance(number, int) else getattr(error, "sqlstate", None))] += 1
         return failure
 
     database.read_failure = read_failure

@@ -25,6 +25,7 @@ _PASSING = frozenset(
      2005, 3024}
 )  # fmt: skip
 _HINTS = {
+    1040: "lower ?pool_size=, or raise max_connections",
     1044: "check what the user is granted: GRANT ALL ON database.* TO user",
     1045: "check the user's name and password, and the hosts it may come from",
     1049: "create the database, or name another",
@@ -33,6 +34,7 @@ _HINTS = {
     1142: "check what the user is granted, and run firelock migrate as a user who may create tables",
     1146: "run firelock migrate",
     1153: "raise max_allowed_packet on the server, or store less in a job",
+    1203: "lower ?pool_size=, or raise what the user may have (max_user_connections)",
     1290: "it takes no writes: a replica, or just becoming one",
     1665: "set binlog_format=ROW on the server",
     1836: "it takes no writes: a replica, or just becoming one",
@@ -46,7 +48,7 @@ _SENTENCES = {
     1406: "a value is too long for its column",
 }
 _TELLING = frozenset(
-    {*_HINTS, 1040, 1041, 1047, 1053, 1203, 1205, 1213, 1226, 1317, 1927, 1969, 2002, 2003, 2005, 2006, 2013,
+    {*_HINTS, 1041, 1047, 1053, 1205, 1213, 1226, 1317, 1927, 1969, 2002, 2003, 2005, 2006, 2013,
      3024, 4031}
 )  # fmt: skip
 _QUOTED = re.compile(r"(?:'.*'|\".*\")", re.DOTALL)
