@@ -158,7 +158,9 @@ def _index(
     partial = [Index(PREFIX + name, *columns, sqlite_where=where, postgresql_where=where)]
     if ordered is not None:
         partial[0].info[_FOR] = frozenset({"sqlite"})
-        partial.append(Index(PREFIX + name, *ordered, postgresql_where=where, info={_FOR: _POSTGRESQL}))
+        own = Index(PREFIX + name, *ordered, sqlite_where=where, postgresql_where=where)
+        own.info[_FOR] = _POSTGRESQL
+        partial.append(own)
     elif whole is not None:
         partial[0].info[_FOR] = frozenset({"sqlite", "postgresql"})
     if whole is not None:
