@@ -12,7 +12,7 @@ from pathlib import Path
 import attrs
 
 from benchmarks.machine import read_versions
-from benchmarks.peers import huey_sqlite, redis_peers
+from benchmarks.peers import huey_sqlite, postgresql_peers, redis_peers
 
 RESULTS = Path(__file__).parent / "results"
 ADAPTERS = Path(__file__).parent / "peers"
@@ -118,7 +118,20 @@ def install_on_redis() -> tuple[Contender, ...]:
 
 def install_on_postgresql() -> tuple[Contender, ...]:
     """Return the peers on PostgreSQL."""
-    return ()
+    from benchmarks.peers import on_postgresql
+
+    python = install(ADAPTERS / "requirements-postgresql.txt", RESULTS / ".peers-postgresql")
+    found = []
+    for name, peer in postgresql_peers.PEERS.items():
+        about = {
+            "versions": versions_in(python, *peer.packages),
+            "settings": peer.settings,
+            "acknowledges": peer.is_acknowledging,
+            "jobs": f"one of {peer.share}",
+        }
+        command = (str(python), "-m", "benchmarks.peers.on_postgresql", "--peer", name)
+        found.append(Contender(name, command, on_postgresql.scenarios(peer), about))
+    return tuple(found)
 
 
 def read_ruby() -> dict[str, str]:

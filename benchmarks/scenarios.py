@@ -179,6 +179,10 @@ POSTGRESQL = (
         "process",
         "Run jobs that do nothing, all ready before",
         (MOST, attrs.evolve(CPU, at_most=85), STORAGE_CPU),
+        leads=(
+            Lead("PgQueuer", over=frozenset({"pgqueuer"}), at_least=2),
+            Lead("PgQueuer at its best", over=frozenset({"pgqueuer of 100"}), at_least=1),
+        ),
     ),
     Scenario(
         "footprint",

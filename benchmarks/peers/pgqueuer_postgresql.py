@@ -1,0 +1,89 @@
+"""PgQueuer: its two tasks, its worker and its calls."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import asyncpg  # type: ignore[import-untyped]
+import uvloop  # type: ignore[import-not-found]
+from pgqueuer import PgQueuer  # type: ignore[import-not-found]
+from pgqueuer.db import AsyncpgDriver  # type: ignore[import-not-found]
+from pgqueuer.queries import Queries  # type: ignore[import-not-found]
+
+from benchmarks import stamps
+from benchmarks.peers import ends
+
+BATCH = 10
+URL = os.environ["FIRELOCK_BENCH_POSTGRESQL"]
+PROGRAM = str(Path(sys.executable).with_name("pgq"))
+clients: list[Any] = []
+
+
+def command(batch: int) -> list[str]:
+    """Return what starts its worker."""
+    factory = "benchmarks.peers.pgqueuer_postgresql:make"
+    return [PROGRAM, "run", factory, "--batch-size", str(batch)]
+
+
+COMMAND = command(BATCH)
+
+
+async def make() -> Any:  # noqa: ANN401 - its own application
+    """Return the application that its worker runs."""
+    queue = PgQueuer(AsyncpgDriver(await asyncpg.connect(URL)))
+
+    @queue.entrypoint("noop")  # type: ignore[untyped-decorator]
+    async def do_nothing(_job: object) -> None:
+        ends.count_end()
+
+    @queue.entrypoint("stamp")  # type: ignore[untyped-decorator]
+    async def write_stamp(job: Any) -> None:  # noqa: ANN401 - its own job
+        stamps.write(int(job.payload))
+
+    return queue
+
+
+async def connect() -> Any:  # noqa: ANN401 - its own client
+    """Return a client."""
+    return Queries(AsyncpgDriver(await asyncpg.connect(URL)))
+
+
+def open_client() -> None:
+    """Make its tables and a client."""
+    subprocess.run([PROGRAM, "--pg-dsn", URL, "install"], check=True, stdout=subprocess.DEVNULL)
+    runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+    clients[:] = [runner, runner.run(connect())]
+
+
+def enqueue(jobs: int) -> None:
+    """Enqueue so many jobs, one a call."""
+    runner, client = clients
+
+    async def singly() -> None:
+        for number in range(jobs):
+            await client.enqueue("noop", str(number).encode())
+
+    runner.run(singly())
+
+
+def enqueue_bulk(jobs: int, size: int) -> None:
+    """Enqueue so many jobs, `size` a call."""
+    runner, client = clients
+
+    async def in_bulk() -> None:
+        for begin in range(0, jobs, size):
+            payloads = [str(number).encode() for number in range(begin, min(begin + size, jobs))]
+            await client.enqueue(["noop"] * len(payloads), payloads, [0] * len(payloads))
+
+    runner.run(in_bulk())
+
+
+def stamp(number: int) -> None:
+    """Enqueue a job that writes its start down."""
+    runner, client = clients
+    runner.run(client.enqueue("stamp", str(number).encode()))
