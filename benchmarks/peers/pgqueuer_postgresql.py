@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +27,8 @@ clients: list[Any] = []
 
 
 def command(batch: int) -> list[str]:
-    """Return what starts its worker."""
-    factory = "benchmarks.peers.pgqueuer_postgresql:make"
-    return [PROGRAM, "run", factory, "--batch-size", str(batch)]
+    """Return what starts its worker: its own command fails on every level of its log in version 1.6.0."""
+    return [sys.executable, "-m", "benchmarks.peers.pgqueuer_postgresql", str(batch)]
 
 
 COMMAND = command(BATCH)
@@ -87,3 +88,14 @@ def stamp(number: int) -> None:
     """Enqueue a job that writes its start down."""
     runner, client = clients
     runner.run(client.enqueue("stamp", str(number).encode()))
+
+
+async def work(batch: int) -> None:
+    """Run the worker until it is told to end."""
+    queue = await make()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, queue.shutdown.set)
+    await queue.run(batch_size=batch, dequeue_timeout=timedelta(seconds=1))
+
+
+if __name__ == "__main__":
+    uvloop.run(work(int(sys.argv[1])))
