@@ -12,6 +12,8 @@ WAYS = [by_connection, by_session, by_driver]
 
 
 class TestPostgresql(StorageConformance):
+    model_runs = 40  # each step is several round trips
+
     @pytest.fixture
     def storage_url(self, postgresql: PostgresqlDatabase) -> str:
         return postgresql.url()
@@ -30,6 +32,8 @@ class TestPostgresqlLocks(LockConformance):
 
 
 class TestPgbouncer(StorageConformance):
+    model_runs = 15  # each step is several round trips
+
     @pytest.fixture
     def storage_url(self, pgbouncer: PostgresqlDatabase) -> str:
         return pgbouncer.url()

@@ -6,8 +6,7 @@ read it. Texts are compared byte by byte everywhere: a name is no word of a lang
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
@@ -23,10 +22,10 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects import mysql
-from sqlalchemy.engine import Dialect
 from sqlalchemy.sql.elements import ColumnElement
 from sqlalchemy.types import TypeEngine
 
+from firelock_sql.indexes import PREFIX, is_of, partial_index
 from firelock_sql.vacuum import CHANGED_IN_PLACE, VACUUMED_AT_ONCE, VACUUMED_EARLY
 
 __all__ = ["METADATA", "ONE", "PREFIX", "ZERO", "by_id", "is_of", "pinned", "text_literal"]
@@ -34,7 +33,6 @@ __all__ = ["METADATA", "ONE", "PREFIX", "ZERO", "by_id", "is_of", "pinned", "tex
 METADATA = MetaData()
 ZERO: ColumnElement[int] = literal_column("0")
 ONE: ColumnElement[int] = literal_column("1")
-PREFIX = "firelock_"
 # SQLite gives out row numbers only to a column whose type is exactly INTEGER.
 _NUMBER = BigInteger().with_variant(Integer, "sqlite")
 _EXACT = {"mysql": "utf8mb4_0900_bin", "mariadb": "utf8mb4_nopad_bin"}  # no blank at an end is passed over
@@ -54,9 +52,6 @@ _WORD, _NAME, _TEXT = (
     _exactly(mysql.MEDIUMTEXT),
 )
 _EMPTY = text("('')")
-_MYSQL = frozenset({"mysql", "mariadb"})
-_POSTGRESQL = frozenset({"postgresql"})
-_FOR = "firelock: dialects"  # in an index's `info`: those that have it, where not all do
 
 
 def text_literal(value: str) -> ColumnElement[str]:
@@ -139,47 +134,8 @@ is_scheduled = jobs.c.state == _SCHEDULED
 is_retrying = is_scheduled & (jobs.c.retries > ZERO)
 
 
-_Columns = ColumnElement[Any] | Column[Any]
-
-
-def _index(
-    name: str,
-    *columns: _Columns,
-    where: ColumnElement[bool],
-    whole: Sequence[_Columns] | None = None,
-    ordered: Sequence[_Columns] | None = None,
-) -> None:
-    """Make a partial index.
-
-    Args:
-        whole: what takes its place where a database has no such thing.
-        ordered: PostgreSQL's, where rows have no number that ends every index.
-    """
-    partial = [Index(PREFIX + name, *columns, sqlite_where=where, postgresql_where=where)]
-    if ordered is not None:
-        partial[0].info[_FOR] = frozenset({"sqlite"})
-        own = Index(PREFIX + name, *ordered, sqlite_where=where, postgresql_where=where)
-        own.info[_FOR] = _POSTGRESQL
-        partial.append(own)
-    elif whole is not None:
-        partial[0].info[_FOR] = frozenset({"sqlite", "postgresql"})
-    if whole is not None:
-        partial.append(Index(PREFIX + name, *whole, info={_FOR: _MYSQL}))
-    for index in partial if len(partial) > 1 else ():
-        index.ddl_if(callable_=cast("Any", _is_for))
-
-
-def _is_for(_ddl: object, index: Any, _bind: object, *, dialect: Dialect, **_: object) -> bool:  # noqa: ANN401 - an Index
-    return is_of(index, dialect.name)
-
-
-def is_of(index: Index, dialect: str) -> bool:
-    """Tell whether a database of this dialect has the index."""
-    return _FOR not in index.info or dialect in index.info[_FOR]
-
-
 # serves claim
-_index(
+partial_index(
     "ready",
     jobs.c.queue,
     jobs.c.priority.desc(),
@@ -189,21 +145,21 @@ _index(
     ordered=(jobs.c.queue, jobs.c.priority.desc(), jobs.c.enqueued_at, jobs.c.seq),
 )
 # serves promote and the next due instant
-_index("due", jobs.c.due_at, where=is_scheduled, whole=(jobs.c.state, jobs.c.due_at))
+partial_index("due", jobs.c.due_at, where=is_scheduled, whole=(jobs.c.state, jobs.c.due_at))
 # serves reconcile, the end of a session, and lists of processing jobs, which are never many
-_index("holder", jobs.c.session, where=jobs.c.session.is_not(None))
+partial_index("holder", jobs.c.session, where=jobs.c.session.is_not(None))
 # serves lists of every other state; to leave processing out saves 0.5 µs of a job's 9
-_index("listed", jobs.c.state, jobs.c.changed_at, where=jobs.c.state != text_literal("processing"))
+partial_index("listed", jobs.c.state, jobs.c.changed_at, where=jobs.c.state != text_literal("processing"))
 # serves prune
-_index("expires", jobs.c.expires_at, where=jobs.c.expires_at.is_not(None))
+partial_index("expires", jobs.c.expires_at, where=jobs.c.expires_at.is_not(None))
 # serves lists without a state, merged from its parts; an index for each filter costs an insert 0.5 µs
 Index(PREFIX + "by_task", jobs.c.queue, jobs.c.task, jobs.c.created_at)
 # serves the runs of a recurring job
-_index("by_recurring", jobs.c.recurring_id, jobs.c.created_at, where=jobs.c.recurring_id.is_not(None))
+partial_index("by_recurring", jobs.c.recurring_id, jobs.c.created_at, where=jobs.c.recurring_id.is_not(None))
 # serves the jobs of a failure group
-_index("by_fingerprint", jobs.c.error_fingerprint, where=jobs.c.error_fingerprint.is_not(None))
+partial_index("by_fingerprint", jobs.c.error_fingerprint, where=jobs.c.error_fingerprint.is_not(None))
 # serves lists of retrying jobs among any number of scheduled ones
-_index("retrying", jobs.c.changed_at, where=is_retrying, whole=(jobs.c.state, jobs.c.retries))
+partial_index("retrying", jobs.c.changed_at, where=is_retrying, whole=(jobs.c.state, jobs.c.retries))
 
 INDEXED_BY = {
     name.removeprefix(PREFIX): f"INDEXED BY {name}" for name in (str(index.name) for index in jobs.indexes)
@@ -328,7 +284,7 @@ recurring = Table(
     sqlite_with_rowid=False,
 )
 is_firing = (recurring.c.is_paused == ZERO) & recurring.c.next_at.is_not(None)
-_index(
+partial_index(
     "recurring_due",
     recurring.c.next_at,
     where=is_firing,
@@ -357,7 +313,7 @@ records = Table(
     sqlite_with_rowid=False,
 )
 is_paused_queue = records.c.is_paused == ONE
-_index(
+partial_index(
     "paused_queues", records.c.key, where=is_paused_queue, whole=(records.c.is_paused, records.c.key)
 )  # serves claim; empty as a rule
 

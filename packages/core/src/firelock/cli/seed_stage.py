@@ -29,7 +29,7 @@ _STALE_TIMEOUT, _STALE_SINCE = 60.0, 9 * MINUTE
 _TRIES = 200  # a storage may answer a claim, a promotion or a release with less than there is
 _VERSION = "0.1.0"
 _AHEAD = 1_000  # micros by which two clocks may drift apart while a seed lasts
-_LATE = 200_000  # micros from a burst's instant to its claim: no machine is that slow to store it
+_LATE = 200_000  # micros from a burst's instant to its claim, where it was stored as quickly as that
 
 
 @attrs.frozen
@@ -108,10 +108,11 @@ class Stage:
     def claim(self, count: int, server: Server, at: int) -> list[ClaimedJob]:
         """So many enqueued jobs are the server's; there are no others."""
         taken: list[ClaimedJob] = []
+        claimed_at = max(at + _LATE, self.storage.clock())
         for _ in range(_TRIES):
             if len(taken) >= count:
                 break
-            taken += self.storage.claim(QUEUES, count - len(taken), server.session.id, at + _LATE).jobs
+            taken += self.storage.claim(QUEUES, count - len(taken), server.session.id, claimed_at).jobs
         if len(taken) != count:
             raise _disturbed(f"{count} jobs were to be claimed, {len(taken)} were there")
         return taken

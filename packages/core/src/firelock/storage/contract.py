@@ -18,28 +18,13 @@ from firelock.ids import new_id, new_ids
 from firelock.job import Attempt, HistoryEntry, JobRecord, LogLine, NewJob, Progress
 from firelock.lifecycle import Transition
 from firelock.storage import defaults
+
+# isort: off
 from firelock.storage.values import (
-    Applied,
-    Claim,
-    Counts,
-    Exchange,
-    FailureGroup,
-    Feature,
-    Finding,
-    Held,
-    JobFilter,
-    NewSession,
-    Page,
-    Promotion,
-    Reconciliation,
-    Record,
-    RecurringRecord,
-    Renewal,
-    Rollup,
-    SchemaState,
-    SessionRecord,
-    Taken,
+    Applied, Claim, Counts, Exchange, FailureGroup, Feature, Finding, Held, JobFilter, NewSession, Page,
+    Promotion, Reconciliation, Record, RecurringRecord, Renewal, Rollup, SchemaState, SessionRecord, Taken,
 )  # fmt: skip
+# isort: on
 
 __all__ = ["CONTRACT", "Storage"]
 
@@ -69,7 +54,6 @@ class Storage(ABC):
         """Return the statements by which somebody else does what `migrate` would; none where it is done.
 
         Raises:
-            SchemaMismatch: the stored schema is newer than this code.
             UnsupportedFeature: this storage has no such language.
         """
         return defaults.migration_sql(self)
@@ -372,9 +356,8 @@ class Storage(ABC):
     ) -> bool:
         """The jobs are stored and the progress replaced by that of `recurring`, once.
 
-        Only if the stored `next_at` is the expected one, the version is that of `recurring`, and it is not
-        paused; else nothing happens and False is returned. The jobs' ids are derived from definition and
-        instant, so that a repeat makes none twice.
+        Only if the stored `next_at` is the expected one, the version `recurring`'s, and it is not paused; else
+        False. The jobs' ids are derived from definition and instant, so that a repeat makes none twice.
         """
         return defaults.fire_recurring(self, recurring, expected_next_at, jobs)
 

@@ -21,7 +21,7 @@ from firelock.testing.model.twin import Twin
 __all__ = ["StorageMachine", "machine_for", "run_machine"]
 
 _BUILT_IN_PROFILES = ("default", "ci")
-_STAGES = ((100, 8, True), (100, 30, False))  # runs, steps of each, whether they are short
+_STAGES = ((8, True), (30, False))  # steps of a run, whether they are short
 
 
 class StorageMachine(JobRules, SmallRules, RuleBasedStateMachine):
@@ -134,8 +134,8 @@ def machine_for(open_handle: Callable[[], Storage]) -> type[StorageMachine]:
     return type("StorageMachine", (StorageMachine,), {"open_handle": staticmethod(open_handle)})
 
 
-def run_machine(machine: type[StorageMachine], *, shrinks: bool = True) -> None:
-    """Many short runs and some long ones found no difference; always the same ones.
+def run_machine(machine: type[StorageMachine], *, shrinks: bool = True, runs: int = 100) -> None:
+    """So many short runs and as many long ones found no difference; always the same ones.
 
     A short run that differs is shrunk, a long one is told as it was, since shrinking it takes minutes. With a
     Hypothesis profile of one's own, its numbers, its phases and its randomness count instead.
@@ -143,10 +143,10 @@ def run_machine(machine: type[StorageMachine], *, shrinks: bool = True) -> None:
     if settings.get_current_profile_name() not in _BUILT_IN_PROFILES:
         _run(machine, settings())
         return
-    for examples, steps, is_short in _STAGES:
+    for steps, is_short in _STAGES:
         phases = [Phase.generate, Phase.shrink] if is_short and shrinks else [Phase.generate]
         fixed = settings(
-            max_examples=examples, stateful_step_count=steps, phases=phases, derandomize=True, database=None
+            max_examples=runs, stateful_step_count=steps, phases=phases, derandomize=True, database=None
         )
         _run(machine, fixed)
 

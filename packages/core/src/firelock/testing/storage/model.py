@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import pytest
 
@@ -16,10 +17,13 @@ __all__ = ["ModelDuty"]
 class ModelDuty(StorageFixtures):
     """What the whole contract promises at once."""
 
+    model_runs: ClassVar[int] = 100
+    """How many short runs the model test takes, and how many of thirty steps; a far storage takes fewer."""
+
     def test_random_steps_agree_with_the_model(
         self, handles: Handles, open_handle: Callable[[], Storage]
     ) -> None:
-        """A hundred short runs, and as many of thirty steps, end as in the model and keep its invariants.
+        """`model_runs` short runs, and as many of thirty steps, end as in the model and keep its invariants.
 
         If this fails: Hypothesis prints a run that differs; read its last step against the contract.
         """
@@ -27,4 +31,4 @@ class ModelDuty(StorageFixtures):
         from firelock.testing.model import machine_for, run_machine
 
         handles.first.clear()
-        run_machine(machine_for(open_handle))
+        run_machine(machine_for(open_handle), runs=self.model_runs)

@@ -1,0 +1,55 @@
+"""Partial indexes, and what takes their place where a database has none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+from sqlalchemy import Column, Index
+from sqlalchemy.engine import Dialect
+from sqlalchemy.sql.elements import ColumnElement
+
+__all__ = ["PREFIX", "is_of", "partial_index"]
+
+PREFIX = "firelock_"
+_MYSQL = frozenset({"mysql", "mariadb"})
+_POSTGRESQL = frozenset({"postgresql"})
+_FOR = "firelock: dialects"  # in an index's `info`: those that have it, where not all do
+
+_Columns = ColumnElement[Any] | Column[Any]
+
+
+def partial_index(
+    name: str,
+    *columns: _Columns,
+    where: ColumnElement[bool],
+    whole: Sequence[_Columns] | None = None,
+    ordered: Sequence[_Columns] | None = None,
+) -> None:
+    """Make a partial index.
+
+    Args:
+        whole: what takes its place where a database has no such thing.
+        ordered: PostgreSQL's, where rows have no number that ends every index.
+    """
+    partial = [Index(PREFIX + name, *columns, sqlite_where=where, postgresql_where=where)]
+    if ordered is not None:
+        partial[0].info[_FOR] = frozenset({"sqlite"})
+        own = Index(PREFIX + name, *ordered, sqlite_where=where, postgresql_where=where)
+        own.info[_FOR] = _POSTGRESQL
+        partial.append(own)
+    elif whole is not None:
+        partial[0].info[_FOR] = frozenset({"sqlite", "postgresql"})
+    if whole is not None:
+        partial.append(Index(PREFIX + name, *whole, info={_FOR: _MYSQL}))
+    for index in partial if len(partial) > 1 else ():
+        index.ddl_if(callable_=cast("Any", _is_for))
+
+
+def _is_for(_ddl: object, index: Any, _bind: object, *, dialect: Dialect, **_: object) -> bool:  # noqa: ANN401 - an Index
+    return is_of(index, dialect.name)
+
+
+def is_of(index: Index, dialect: str) -> bool:
+    """Tell whether a database of this dialect has the index."""
+    return _FOR not in index.info or dialect in index.info[_FOR]
