@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
-
-from sqlalchemy import Engine, create_engine, make_url, text
+from sqlalchemy import Engine, NullPool, Pool, create_engine, make_url, text
 
 __all__ = ["TABLE", "database", "effects"]
 
@@ -12,11 +10,11 @@ TABLE = "CREATE TABLE effects (job VARCHAR(64) NOT NULL, fence BIGINT NOT NULL)"
 _DRIVERS = {"postgresql": "postgresql+psycopg", "mysql": "mysql+pymysql"}
 
 
-@cache
-def database(url: str) -> Engine:
-    """Return the user's own engine in the database of the jobs."""
+def database(url: str, pool: type[Pool] = NullPool) -> Engine:
+    """Return the user's own engine in the database of the jobs; it keeps no connection unless asked to."""
     made = make_url(url)
-    return create_engine(made.set(drivername=_DRIVERS.get(made.drivername, made.drivername), query={}))
+    driver = _DRIVERS.get(made.drivername, made.drivername)
+    return create_engine(made.set(drivername=driver, query={}), poolclass=pool)
 
 
 def effects(url: str) -> list[str]:

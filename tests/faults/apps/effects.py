@@ -7,9 +7,10 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import cache
 from pathlib import Path
 
-from sqlalchemy import make_url, text
+from sqlalchemy import Engine, QueuePool, make_url, text
 from sqlalchemy.orm import Session
 
 from firelock import Firelock, JobContext, Retry
@@ -22,12 +23,17 @@ ledger = Ledger(Path(os.environ["FAULTS_LEDGER"]))
 _EFFECT = "INSERT INTO effects (job, fence) VALUES (:job, :fence)"
 
 
+@cache
+def _engine() -> Engine:
+    return database(os.environ["FIRELOCK_STORAGE"], QueuePool)
+
+
 @contextmanager
 def _transaction() -> Iterator[tuple[sqlite3.Connection | Session, sqlite3.Connection | Session]]:
     """Yield what runs statements, and what jobs end within: by the driver for a file, else the ORM's."""
     url = os.environ["FIRELOCK_STORAGE"]
     if not url.startswith("sqlite"):
-        with Session(database(url)) as session, session.begin():
+        with Session(_engine()) as session, session.begin():
             yield session, session
         return
     path = make_url(url).database

@@ -28,28 +28,23 @@ def complete_within(place: Place, size: Size) -> list[str]:
     """
     chance = random.Random(101)
     with stage(place) as on:
-        engine = database(place.storage)
-        try:
-            with engine.begin() as connection:
-                connection.execute(text(TABLE))
-            servers = [on.server(processes=2, app="effects"), on.server(processes=2, app="effects")]
-            on.enqueue(size.jobs, _SPAN, task="effect")
-            for number in range(size.rounds):
-                on.up()
-                if on.unfinished() < 200:
-                    on.enqueue(300, _SPAN, task="effect")
-                time.sleep(chance.uniform(0.1, 1.0))
-                victim = chance.randrange(2)
-                if number % 2:
-                    kill_whole(on, servers[victim])
-                    servers[victim] = on.replace(servers[victim], processes=2, app="effects")
-                else:
-                    kill_one(on, chance.choice(servers[victim].children()))
-            report = on.finish(300)
-            found = Counter(effects(place.storage))
-        finally:
-            engine.dispose()
-            database.cache_clear()
+        with database(place.storage).begin() as connection:
+            connection.execute(text(TABLE))
+        servers = [on.server(processes=2, app="effects"), on.server(processes=2, app="effects")]
+        on.enqueue(size.jobs, _SPAN, task="effect")
+        for number in range(size.rounds):
+            on.up()
+            if on.unfinished() < 200:
+                on.enqueue(300, _SPAN, task="effect")
+            time.sleep(chance.uniform(0.1, 1.0))
+            victim = chance.randrange(2)
+            if number % 2:
+                kill_whole(on, servers[victim])
+                servers[victim] = on.replace(servers[victim], processes=2, app="effects")
+            else:
+                kill_one(on, chance.choice(servers[victim].children()))
+        report = on.finish(300)
+        found = Counter(effects(place.storage))
         events = on.events()
     committed = {event.job for event in events if event.what == "committed"}
     missing, twice = on.acknowledged - found.keys(), [job for job, times in found.items() if times > 1]
