@@ -2,7 +2,7 @@
 
 The connection is made by a thread of its own, so that neither who waits nor who enqueues ever waits for a
 server that is away. What was sent while there was none is not known; so each new connection counts as a
-message that concerns every queue.
+message that concerns every queue, the first one too where somebody had looked for work before.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ class Mailbox:
         self._dead: list[psycopg.Connection[Any]] = []  # closed by who listens, who may look at them yet
         self._news: list[bytes] = []  # arrived, or made up for what may have been missed
         self._state = ""  # what is wrong, for people
+        self._may_have_missed = False  # somebody looked for work while nothing could be heard
         self._is_dialing = False
         self._is_listening = False
         self._is_pooled = False
@@ -69,6 +70,8 @@ class Mailbox:
         with self._lock:
             if self._connection is not None:
                 self._read(self._connection)
+            elif self._nudge is None:  # nobody has waited yet: this is a claim's look
+                self._may_have_missed = True
             news, self._news = self._news, []
             return news
 
@@ -144,7 +147,9 @@ class Mailbox:
             connection.close()
         else:
             self._connection, self._state, self._pause = connection, "", _FIRST_PAUSE
-            self._news.append(ANY_QUEUE.encode())
+            if self._may_have_missed:
+                self._news.append(ANY_QUEUE.encode())
+            self._may_have_missed = True
 
     def _lose(self, error: Exception) -> None:
         if self._connection is not None:

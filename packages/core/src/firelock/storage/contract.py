@@ -356,8 +356,8 @@ class Storage(ABC):
     ) -> bool:
         """The jobs are stored and the progress replaced by that of `recurring`, once.
 
-        Only if the stored `next_at` is the expected one, the version `recurring`'s, and it is not paused; else
-        False. The jobs' ids are derived from definition and instant, so that a repeat makes none twice.
+        Only if the stored `next_at` is the expected one, the version `recurring`'s, and it is not paused;
+        else False. The jobs' ids are derived from definition and instant, so that a repeat makes none twice.
         """
         return defaults.fire_recurring(self, recurring, expected_next_at, jobs)
 
