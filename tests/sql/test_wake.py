@@ -213,13 +213,13 @@ def test_a_quiet_queue_is_named_at_once_and_a_busy_one_at_the_end():
         if line.take(tenth * GAP_SECONDS / 10):
             sent.append(tenth)
     pause = line.pause(2.4 * GAP_SECONDS)
-    rest = line.take(3 * GAP_SECONDS)
+    rest = line.take(4 * GAP_SECONDS)
 
     assert ["a"] == first
     assert [10, 20] == sent
     assert pytest.approx(0.6 * GAP_SECONDS) == pause
     assert ["a"] == rest
-    assert line.pause(3 * GAP_SECONDS) is None
+    assert line.pause(5 * GAP_SECONDS) is None
 
 
 def test_queues_do_not_wait_for_each_other():
