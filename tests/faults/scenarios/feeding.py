@@ -38,6 +38,7 @@ class Feed:
     refusals: list[str] = attrs.field(factory=list)
     outages: list[float] = attrs.field(factory=list)  # seconds between two answers, refusals between them
     _over: threading.Event = attrs.field(factory=threading.Event)
+    _ended: threading.Event = attrs.field(factory=threading.Event)
     _failed: list[BaseException] = attrs.field(factory=list)
 
     def run(self) -> None:
@@ -58,10 +59,13 @@ class Feed:
                 self.on.acknowledged.update(job.id for job in jobs)
         except BaseException as error:  # noqa: BLE001 - raised by `feeding`
             self._failed.append(error)
+        finally:
+            self._ended.set()
 
     def stop(self) -> None:
-        """The call under way is the last one."""
+        """The last call has been answered: nothing is enqueued any more."""
         self._over.set()
+        self._ended.wait()
 
     def end(self) -> None:
         """What went wrong is raised."""
