@@ -290,7 +290,7 @@ def test_a_file_that_is_no_database_cannot_be_reached(capsys, tmp_path):
     assert ran.error.splitlines()[1] == "  firelock doctor looks closer."
 
 
-@pytest.mark.parametrize("scheme", ["sqlite+x", "postgresql", "mysql", "mariadb", "rediss+x", "mongodb"])
+@pytest.mark.parametrize("scheme", ["sqlite+x", "postgresql+x", "mysql+x", "oracle", "rediss+x", "mongodb"])
 def test_a_hint_names_only_extras_that_there_are(capsys, scheme):
     """Whatever a hint says to install can be installed."""
     offered = importlib.metadata.metadata("firelock").get_all("Provides-Extra")
