@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 _FLUSH_WAIT = 0.010  # an end waits at most this long for company
 _LONG_RUN = 1.0  # seconds from which a run is worth a reconciliation a second, so that a delete reaches it
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
+_IDLE_HEARTBEATS = 3
 
 
 class Dispatcher:
@@ -341,8 +342,9 @@ class Dispatcher:
         since = now - self._reconciled_at
         if since < 1.0 or self._holder is None:
             return False
-        if since >= self._app.settings.heartbeat:
-            return bool(self._settler.held) or self._reconciled_at == 0.0
+        # Also who holds nothing asks, only more seldom: a storage that failed over may have forgotten an end.
+        if since >= self._app.settings.heartbeat * (1 if self._settler.held else _IDLE_HEARTBEATS):
+            return True
         return self._reconciled_at == 0.0 or any(
             run.started and now - run.started > _LONG_RUN for run in self.runs()
         )

@@ -90,6 +90,22 @@ class CrashingDuty(ServerFixtures):
         assert runs == sorted(set(runs))
         assert session != stage.record(job).session
 
+    def test_what_a_server_does_not_know_that_it_holds_is_handed_back(self, stage: Stage) -> None:
+        """A storage that failed over may give a job to a session that has long ended it: somebody asks.
+
+        If this fails: the job is processing for as long as the server lives, and nobody runs it.
+        """
+        job = stage.app.task(name="kit.elsewhere", queue="elsewhere")(lambda: None).enqueue()
+        stage.serve(workers=1, queues=["default"])
+        eventually(lambda: any(one.is_alive for one in stage.app.storage.list_sessions()))
+        (session,) = [one.session.id for one in stage.app.storage.list_sessions() if one.is_alive]
+
+        claimed = stage.app.storage.claim(["elsewhere"], 1, session, stage.app.storage.clock())
+
+        assert [job.id] == [one.id for one in claimed.jobs]
+        record = stage.when(job, lambda record: record.state is State.ENQUEUED)
+        assert (0, 0) == (record.attempt, record.crashes)
+
     # ---- processes ---------------------------------------------------------------------------------------
 
     @pytest.fixture
