@@ -19,7 +19,7 @@ _SLACK = 2.0
 
 # What every storage has to stand is played on SQLite; on the others as well where all is to be tested.
 _ON_EVERY_STORAGE = os.environ.get("CI") == "true" or "FIRELOCK_TEST_REDIS" in os.environ
-_ON_EVERY_DATABASE = os.environ.get("CI") == "true" or "FIRELOCK_TEST_SQL" in os.environ
+_ON_EVERY_DATABASE = os.environ.get("FIRELOCK_TEST_SQL") == "all"
 
 
 def _of_databases(scheme):
