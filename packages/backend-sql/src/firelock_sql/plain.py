@@ -9,10 +9,13 @@ from collections.abc import Iterable, Sequence
 from operator import attrgetter
 
 import attrs
+from sqlalchemy import bindparam, null, update
 
 from firelock.storage import NewJob, State, Transition
+from firelock_sql.statements import Statement
+from firelock_sql.tables import ONE, ZERO, jobs, text_literal
 
-__all__ = ["KIND", "Clash", "Held", "Holdings", "are_plain", "kind"]
+__all__ = ["KIND", "SETTLE", "SETTLE_ORDER", "Clash", "Held", "Holdings", "are_plain", "kind"]
 
 # A plain job: enqueued at once, nothing special asked for.
 _asked = attrgetter(
@@ -27,6 +30,36 @@ _odd = attrgetter(
     "to", "from_states", "reason", "error", "retries", "crashes", "due_at", "gives_back", "is_silent"
 )
 _NOTHING_ODD = (State.SUCCEEDED, frozenset({State.PROCESSING}), None, None, None, None, None, False, False)
+
+# Settles one plain end, guarded by all that its claim knew; run once an end, by drivers that take many.
+SETTLE = Statement(
+    update(jobs)
+    .where(
+        jobs.c.seq == bindparam("row_seq"),
+        jobs.c.id == bindparam("job_id"),  # a number is given out again after the last row was pruned
+        jobs.c.session == bindparam("holder"),
+        jobs.c.fence == bindparam("token"),
+        jobs.c.state == text_literal(State.PROCESSING),
+        jobs.c.is_parent == ZERO,
+    )
+    .ordered_values(
+        (jobs.c.state, text_literal(State.SUCCEEDED)),
+        (jobs.c.changed_at, bindparam("at")),
+        (jobs.c.ended_at, bindparam("at_again")),
+        (jobs.c.started_at, bindparam("new_started_at")),
+        (jobs.c.expires_at, bindparam("new_expires_at")),
+        (jobs.c.result, bindparam("new_result")),
+        (jobs.c.result_absent, bindparam("new_result_absent")),
+        (jobs.c.is_plain_end, ONE),
+        (jobs.c.session, null()),
+        (jobs.c.reason, null()),
+        (jobs.c.due_at, null()),
+    )
+)
+SETTLE_ORDER = (
+    "at", "at_again", "new_started_at", "new_expires_at", "new_result", "new_result_absent", "row_seq",
+    "job_id", "holder", "token",
+)  # fmt: skip
 
 Held = tuple[int, str, int, int]
 """Of a claimed job: seq, queue, attempt, claimed_at."""

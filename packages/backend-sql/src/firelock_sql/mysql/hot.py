@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import attrs
-from sqlalchemy import bindparam, null, select, update
+from sqlalchemy import select
 from typing_extensions import override
 
 from firelock.storage import (
@@ -30,10 +30,10 @@ from firelock_sql.apply import apply_transitions
 from firelock_sql.claiming import serving
 from firelock_sql.insert import insert_new
 from firelock_sql.mysql.failures import is_duplicate
-from firelock_sql.plain import Clash, Held, Holdings
+from firelock_sql.plain import SETTLE, SETTLE_ORDER, Clash, Held, Holdings
 from firelock_sql.servers.hot import ServerHot
 from firelock_sql.statements import Statement, among
-from firelock_sql.tables import ONE, ZERO, by_id, jobs, text_literal
+from firelock_sql.tables import ONE, by_id, jobs
 from firelock_sql.taking import PLACE_IS_PARENT, PLACE_SEQ, Asked, Taken, take_jobs
 
 if TYPE_CHECKING:
@@ -45,34 +45,6 @@ __all__ = ["MysqlHot"]
 
 _PROCESSING, _SUCCEEDED = State.PROCESSING.value, State.SUCCEEDED.value
 
-_SETTLE = Statement(
-    update(jobs)
-    .where(
-        jobs.c.seq == bindparam("row_seq"),
-        jobs.c.id == bindparam("job_id"),
-        jobs.c.session == bindparam("holder"),
-        jobs.c.fence == bindparam("token"),
-        jobs.c.state == text_literal(_PROCESSING),
-        jobs.c.is_parent == ZERO,
-    )
-    .ordered_values(
-        (jobs.c.state, text_literal(_SUCCEEDED)),
-        (jobs.c.changed_at, bindparam("at")),
-        (jobs.c.ended_at, bindparam("at_again")),
-        (jobs.c.started_at, bindparam("new_started_at")),
-        (jobs.c.expires_at, bindparam("new_expires_at")),
-        (jobs.c.result, bindparam("new_result")),
-        (jobs.c.result_absent, bindparam("new_result_absent")),
-        (jobs.c.is_plain_end, ONE),
-        (jobs.c.session, null()),
-        (jobs.c.reason, null()),
-        (jobs.c.due_at, null()),
-    )
-)
-_SETTLE_ORDER = (
-    "at", "at_again", "new_started_at", "new_expires_at", "new_result", "new_result_absent", "row_seq",
-    "job_id", "holder", "token",
-)  # fmt: skip
 _LOCK = Statement(
     by_id(select(ONE).select_from(jobs))
     .where(among(jobs.c.id, "ids"))
@@ -209,7 +181,7 @@ class MysqlHot(ServerHot):
             )
             for end, (seq, *_) in plain
         ]  # fmt: skip
-        tx.cursor.executemany(_SETTLE.text(tx.dialect, *_SETTLE_ORDER), rows)
+        tx.cursor.executemany(SETTLE.text(tx.dialect, *SETTLE_ORDER), rows)
         if tx.cursor.rowcount != len(rows):
             raise Clash
         for queue, number in Counter(queue for _, (_, queue, *_) in plain).items():

@@ -17,8 +17,6 @@ from functools import cache
 from itertools import chain
 from operator import attrgetter
 
-from sqlalchemy import bindparam, null, update
-
 from firelock.storage import (
     Applied,
     Claim,
@@ -33,10 +31,10 @@ from firelock_sql.apply import apply_transitions
 from firelock_sql.claiming import Turns, has_ready, living_server, next_due_at
 from firelock_sql.database import Transaction
 from firelock_sql.insert import insert_jobs
-from firelock_sql.plain import KIND, Clash, Holdings, are_plain, kind
+from firelock_sql.plain import KIND, SETTLE, SETTLE_ORDER, Clash, Holdings, are_plain, kind
 from firelock_sql.sqlite.database import SqliteDatabase
-from firelock_sql.statements import Statement, Value
-from firelock_sql.tables import ONE, ZERO, jobs, text_literal
+from firelock_sql.statements import Value
+from firelock_sql.tables import jobs
 from firelock_sql.taking import PLACE_IS_PARENT, PLACE_SEQ, Asked, Taken, take_jobs
 
 __all__ = ["SqliteHot"]
@@ -46,35 +44,6 @@ _PROCESSING, _SUCCEEDED, _ENQUEUED = State.PROCESSING.value, State.SUCCEEDED.val
 _OWN = ("id", "arguments", "created_at")
 _own, _kind_and_own = attrgetter(*_OWN), attrgetter(*KIND, *_OWN)
 _SIZES = (100, 10, 1)  # rows in one VALUES
-
-_SETTLE = Statement(
-    update(jobs)
-    .where(
-        jobs.c.seq == bindparam("row_seq"),
-        jobs.c.id == bindparam("job_id"),  # a number is given out again after the last row was pruned
-        jobs.c.session == bindparam("holder"),
-        jobs.c.fence == bindparam("token"),
-        jobs.c.state == text_literal(_PROCESSING),
-        jobs.c.is_parent == ZERO,
-    )
-    .ordered_values(
-        (jobs.c.state, text_literal(_SUCCEEDED)),
-        (jobs.c.changed_at, bindparam("at")),
-        (jobs.c.ended_at, bindparam("at_again")),
-        (jobs.c.started_at, bindparam("new_started_at")),
-        (jobs.c.expires_at, bindparam("new_expires_at")),
-        (jobs.c.result, bindparam("new_result")),
-        (jobs.c.result_absent, bindparam("new_result_absent")),
-        (jobs.c.is_plain_end, ONE),
-        (jobs.c.session, null()),
-        (jobs.c.reason, null()),
-        (jobs.c.due_at, null()),
-    )
-)
-_SETTLE_ORDER = (
-    "at", "at_again", "new_started_at", "new_expires_at", "new_result", "new_result_absent", "row_seq",
-    "job_id", "holder", "token",
-)  # fmt: skip
 
 
 class SqliteHot:
@@ -190,7 +159,7 @@ class SqliteHot:
         if others and plain and len({transition.job_id for transition in transitions}) < len(transitions):
             raise Clash
         if plain:
-            tx.cursor.executemany(_SETTLE.text(tx.dialect, *_SETTLE_ORDER), plain)
+            tx.cursor.executemany(SETTLE.text(tx.dialect, *SETTLE_ORDER), plain)
             if tx.cursor.rowcount != len(plain):
                 raise Clash
             for queue, number in Counter(queues).items():
