@@ -168,7 +168,7 @@ def test_a_child_that_had_to_be_killed_fails_the_stop(house):
 
 def test_a_child_that_starts_in_an_outage_waits_for_its_session(house):
     """The server goes on; the session begins as soon as the storage answers."""
-    child = house.child()
+    child = house.child("import sys; sys.stdin.read()")  # lives however many orders it gets
     house.storage.fail("begin_session", StorageUnavailable("away"), StorageUnavailable("away"))
 
     house.supervisor._introduce(child, {"about": []})

@@ -67,8 +67,7 @@ def kill_servers_in_turn(place: Place, size: Size) -> list[str]:
         servers = [on.server(), on.server()]
         for number in range(size.rounds):
             on.up()
-            on.keep_busy(60, lambda: chance.uniform(0.05, 0.3), by=60)
-            eventually(lambda: _all_run(on, servers), 20, "both servers run jobs")
+            eventually(lambda: _all_run(on, servers, chance), 20, "both servers run jobs")
             time.sleep(chance.uniform(0.0, 0.5))
             victim = number % 2
             kill_whole(on, servers[victim])
@@ -83,8 +82,9 @@ def kill_servers_in_turn(place: Place, size: Size) -> list[str]:
     return [*report.lines(), f"bound {place.recovery_bound:.1f} s, later {late}"]
 
 
-def _all_run(on: Stage, servers: list[Server]) -> bool:
-    """Tell whether each child of the servers has begun a job."""
+def _all_run(on: Stage, servers: list[Server], chance: random.Random) -> bool:
+    """Tell whether each child of the servers has begun a job; there are jobs for one that came late, too."""
+    on.keep_busy(60, lambda: chance.uniform(0.05, 0.3), by=60)
     starters = {int(path.stem) for path in Path(on.place.ledger_folder).glob("*.jsonl")}
     return all(starters.intersection(server.children()) for server in servers)
 
@@ -137,7 +137,7 @@ def kill_supervisors(place: Place, size: Size) -> list[str]:
             on.enqueue(size.jobs, lambda: chance.uniform(0.05, 0.3))
             apart += on.enqueue(_APART, lambda: chance.uniform(0.2, 1.0), task="apart")
             on.up()
-            eventually(lambda: _all_run(on, servers), 20, "both servers run jobs")
+            eventually(lambda: _all_run(on, servers, chance), 20, "both servers run jobs")
             time.sleep(chance.uniform(0.0, 0.8))
             victim = servers[number % 2]
             family = victim.family()
