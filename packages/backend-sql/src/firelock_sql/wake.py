@@ -107,10 +107,7 @@ class Wake:
         """Everybody who waits for one of these queues, here or in another process, looks for work soon."""
         with self._changed:
             self._note(queues)
-            if self._waiting:
-                self._changed.notify_all()
-                if self._is_listening and self._mailbox is not None:
-                    self._mailbox.nudge()
+            self._rouse()
         if self._mailbox is not None:
             self._mailbox.send(_written(queues))
 
@@ -120,6 +117,14 @@ class Wake:
             self._arrived = {ANY_QUEUE: self._number}
         for queue in queues:
             self._arrived[queue] = self._number
+
+    def _rouse(self) -> None:
+        """Whoever waits looks at what was noted, also who listens for the others."""
+        if not self._waiting:
+            return
+        self._changed.notify_all()
+        if self._is_listening and self._mailbox is not None:
+            self._mailbox.nudge()
 
     # ---- waiting -----------------------------------------------------------------------------------------
 
@@ -168,9 +173,12 @@ class Wake:
             self._changed.notify_all()
 
     def _read(self) -> None:
-        if self._mailbox is not None:
-            for datagram in self._mailbox.take():
-                self._note(datagram.decode(errors="replace").split("\n"))
+        """What has arrived is noted, and told to those from whose mailbox it is taken."""
+        arrived = [] if self._mailbox is None else self._mailbox.take()
+        for datagram in arrived:
+            self._note(datagram.decode(errors="replace").split("\n"))
+        if arrived:
+            self._rouse()
 
     def _is_news(self, queues: Sequence[str] | None) -> bool:
         key = _key(queues)
