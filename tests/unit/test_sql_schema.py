@@ -155,6 +155,19 @@ def test_a_newer_schema_is_not_migrated(open_storage, path):
         open_storage().migrate()
 
 
+@pytest.mark.parametrize("use", ["counts", "schema", "migrate", "migration_sql"])
+def test_tables_from_before_the_first_release_are_told(open_storage, path, use):
+    """Whatever is asked of them, the answer is what they are and what to do; they stay as they are."""
+    open_storage().counts()
+    write(path, "alter table firelock_schema drop column works_with")
+
+    with pytest.raises(SchemaMismatch, match=r"before its first release.*Remove them.*or name another"):
+        getattr(open_storage(), use)()
+
+    with closing(sqlite3.connect(path)) as connection:
+        assert [(1,)] == connection.execute("select version from firelock_schema").fetchall()
+
+
 def test_a_file_that_is_no_database_is_told(open_storage, path):
     """The driver's exception does not leak, and the file stays as it is."""
     path.write_text("this is not a database, it is a letter " * 50)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import attrs
-from sqlalchemy import delete, func, insert, select
+from sqlalchemy import delete, func, insert, literal_column, select
 from sqlalchemy.engine import Dialect
 from sqlalchemy.schema import CreateIndex, CreateTable
 
@@ -59,8 +59,10 @@ WANTED = len(MIGRATIONS)
 OLDEST = 1
 """The oldest schema on which this code works."""
 
+# Whatever columns there are: tables of development versions lack the last one.
 _VERSION = Statement(
-    select(schema_version.c.version, schema_version.c.works_with)
+    select(literal_column("*"))
+    .select_from(schema_version)
     .order_by(schema_version.c.version.desc())
     .limit(ONE)
 )
@@ -72,11 +74,21 @@ def _found(database: Database, tx: Transaction) -> int:
 
 
 def _stored(database: Database, tx: Transaction) -> tuple[int, int]:
-    """Return the version, 0 for none, and the schema that the oldest code must know which works on it."""
+    """Return the version, 0 for none, and the schema that the oldest code must know which works on it.
+
+    Raises:
+        SchemaMismatch: the tables are those of a development version.
+    """
     if not database.has_table(tx, schema_version.name):
         return 0, 0
     row: Any = tx.one(_VERSION)
-    return (0, 0) if row is None else (int(row[0]), int(row[1]))
+    match row:
+        case None:
+            return 0, 0
+        case [version, _, works_with, *_]:
+            return int(version), int(works_with)
+        case _:
+            raise SchemaMismatch(_unreleased(database))
 
 
 _MADE_AT = Statement(select(func.min(schema_version.c.at)))
@@ -161,6 +173,13 @@ def _newer(database: Database, found: int) -> str:
     return (
         f"{database.name} has schema {found}, this version of firelock-sql knows {WANTED}. "
         "Upgrade firelock-sql here, or use the release that wrote it."
+    )
+
+
+def _unreleased(database: Database) -> str:
+    return (
+        f"{database.name} has tables that a Firelock made before its first release; no release reads them. "
+        "Remove them, on SQLite by removing the file, or name another database."
     )
 
 
