@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import attrs
-from sqlalchemy import delete, func, insert, literal_column, select
+from sqlalchemy import delete, func, insert, select, text
 from sqlalchemy.engine import Dialect
 from sqlalchemy.schema import CreateIndex, CreateTable
 
@@ -61,7 +61,7 @@ OLDEST = 1
 
 # Whatever columns there are: tables of development versions lack the last one.
 _VERSION = Statement(
-    select(literal_column("*"))
+    select(text("*"))
     .select_from(schema_version)
     .order_by(schema_version.c.version.desc())
     .limit(ONE)
