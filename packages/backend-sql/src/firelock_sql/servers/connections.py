@@ -84,26 +84,44 @@ class Connections:
         Raises:
             StorageUnavailable: every connection is in use, and stays so.
         """
+        pooled, mode = self._taken()
+        lent = Lent(pooled.driver_connection)
         try:
-            pooled = self.engine.raw_connection()
+            self._introduce(pooled, lent)
+            yield lent
+        finally:
+            if mode is not None and not lent.is_lost:
+                lent.is_lost = not mode.is_restored()
+            if lent.is_lost:
+                pooled.invalidate()
+            pooled.close()
+
+    def _taken(self) -> tuple[PoolProxiedConnection, _Mode | None]:
+        """Return a connection in autocommit mode, and the mode it was in where it is the caller's.
+
+        To change the mode may tell that a connection has died in the pool: then another one is taken.
+        """
+        while True:
+            pooled = self._pooled()
+            if self.is_own:
+                return pooled, None
+            try:
+                return pooled, _Mode.changed(pooled.driver_connection)
+            except BaseException as error:
+                is_new = _MET not in pooled.info
+                pooled.invalidate()
+                pooled.close()
+                if is_new or not isinstance(error, Exception):
+                    raise
+
+    def _pooled(self) -> PoolProxiedConnection:
+        try:
+            return self.engine.raw_connection()
         except NoConnectionLeft as error:
             message = (
                 f"{self._name}: every connection of the pool is in use; raise ?pool_size= or the engine's."
             )
             raise StorageUnavailable(message) from error
-        lent = Lent(pooled.driver_connection)
-        try:
-            if self.is_own:
-                self._introduce(pooled, lent)
-                yield lent
-            else:
-                with _in_autocommit(lent.driver):
-                    self._introduce(pooled, lent)
-                    yield lent
-        finally:
-            if lent.is_lost:
-                pooled.invalidate()
-            pooled.close()
 
     def _introduce(self, pooled: PoolProxiedConnection, lent: Lent) -> None:
         """The connection has been met; one that did not do is not used again."""
@@ -137,21 +155,32 @@ class Connections:
             self._engine.dispose()
 
 
-@contextmanager
-def _in_autocommit(driver: Any) -> Iterator[None]:  # noqa: ANN401 - any driver's connection
-    """The driver begins no transaction by itself."""
-    flag = driver.autocommit
-    if callable(flag):  # PyMySQL and mysqlclient: a method sets it, another gets it
-        before = driver.get_autocommit()
-        driver.autocommit(True)
-    else:
-        before = flag
-        driver.autocommit = True
-    try:
-        yield
-    finally:
-        if not getattr(driver, "closed", False):
-            if callable(flag):
-                driver.autocommit(before)
-            else:
-                driver.autocommit = before
+@attrs.frozen
+class _Mode:
+    """The mode that a caller's connection was in."""
+
+    driver: Any
+    is_autocommit: bool
+
+    @staticmethod
+    def changed(driver: Any) -> _Mode:  # noqa: ANN401 - any driver's connection
+        """Return the mode of a connection whose driver from now on begins no transaction by itself."""
+        is_method = callable(driver.autocommit)  # PyMySQL and mysqlclient: one sets it, another gets it
+        mode = _Mode(driver, driver.get_autocommit() if is_method else driver.autocommit)
+        mode.set(is_autocommit=True)
+        return mode
+
+    def set(self, *, is_autocommit: bool) -> None:
+        """The connection is in this mode."""
+        if callable(self.driver.autocommit):
+            self.driver.autocommit(is_autocommit)
+        else:
+            self.driver.autocommit = is_autocommit
+
+    def is_restored(self) -> bool:
+        """Tell whether the connection is in its own mode again; else it is of no use any more."""
+        try:
+            self.set(is_autocommit=self.is_autocommit)
+        except Exception:  # noqa: BLE001 - whatever it is, the connection is given up
+            return False
+        return True

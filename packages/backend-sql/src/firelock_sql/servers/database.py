@@ -42,6 +42,10 @@ class Conflict(Exception):
     """Others were in the way; the transaction is undone."""
 
 
+class Severed(Exception):
+    """The connection was lost within a transaction that only reads."""
+
+
 class ServerDatabase(Database):
     """What PostgreSQL, MySQL and MariaDB have in common."""
 
@@ -121,24 +125,29 @@ class ServerDatabase(Database):
 
         def once() -> _T:
             with self._began(is_writing=is_writing) as (lent, tx):
-                return self._finished(lent, tx, work)
+                return self._finished(lent, tx, work, is_writing=is_writing)
 
         return self.tried(once)
 
     def tried(self, once: Callable[[], _T]) -> _T:
-        """A transaction is tried until no `Conflict` undoes it.
+        """A transaction is tried until no `Conflict` undoes it; once more where it is `Severed`.
 
         Raises:
-            StorageUnavailable: others stay in the way.
+            StorageUnavailable: others stay in the way, or the connection is lost a second time.
         """
         deadline = time.monotonic() + _PATIENCE_SECONDS
-        pause = 0.002
+        pause, is_again = 0.002, False
         while True:
             try:
                 return once()
             except Conflict as conflict:
                 if time.monotonic() > deadline:
                     raise StorageUnavailable(str(conflict)) from conflict.__cause__
+            except Severed as loss:
+                if is_again:
+                    raise StorageUnavailable(str(loss)) from loss.__cause__
+                is_again = True
+                continue
             time.sleep(random.uniform(0, pause))  # noqa: S311 - no secret
             pause = min(_LONGEST_PAUSE, 2 * pause)
 
@@ -160,7 +169,9 @@ class ServerDatabase(Database):
                 yield lent, Transaction(cursor, self.dialect, now + self.clock_offset, adds_deltas=True)
                 return
 
-    def _finished(self, lent: Lent, tx: Transaction, work: Callable[[Transaction], _T]) -> _T:
+    def _finished(
+        self, lent: Lent, tx: Transaction, work: Callable[[Transaction], _T], *, is_writing: bool
+    ) -> _T:
         try:
             result = work(tx)
             tx.cursor.execute("COMMIT")
@@ -169,6 +180,8 @@ class ServerDatabase(Database):
             failure = self.read_failure(error)
             if failure is not None and failure.meaning is Meaning.CONFLICT:
                 raise Conflict(self._worded(failure)) from error
+            if failure is not None and failure.meaning is Meaning.LOST and not is_writing:
+                raise Severed(self._worded(failure)) from error
             raise
         return result
 
