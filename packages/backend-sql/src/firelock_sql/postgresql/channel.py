@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg import sql
 
+from firelock_sql.postgresql.failures import read_failure
+from firelock_sql.servers.database import STALE_LIMIT
+from firelock_sql.servers.failures import Meaning
 from firelock_sql.servers.names import Names, table_name
 from firelock_sql.tables import jobs
 
@@ -65,15 +68,22 @@ class Channel:
     def post(self, message: str) -> None:
         """Whoever hears the channel gets the message; one round trip by a connection of the pool.
 
+        A connection that is lost is put aside for another: heard twice, a message does no harm.
+
         Raises:
             Exception: of the driver, or a StorageError.
         """
-        with self._connections.lend() as lent:
-            try:
-                lent.driver.execute(_NOTIFY, [self.name(lent.driver), message])
-            except psycopg.OperationalError:
-                lent.is_lost = True
-                raise
+        for tries in range(1, STALE_LIMIT + 1):
+            with self._connections.lend() as lent:
+                try:
+                    lent.driver.execute(_NOTIFY, [self.name(lent.driver), message])
+                except psycopg.OperationalError as error:
+                    lent.is_lost = True
+                    failure = read_failure(error)
+                    if failure is None or failure.meaning is not Meaning.LOST or tries == STALE_LIMIT:
+                        raise
+                else:
+                    return
 
     def name(self, driver: psycopg.Connection[Any]) -> str:
         """Return the channel's name; one round trip, once."""

@@ -1,0 +1,85 @@
+"""Telling servers of work after an outage: a connection that died while nobody used it is no news."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import closing
+
+import psycopg
+import pytest
+from psycopg import sql
+from sqlalchemy import create_engine
+
+from firelock_sql.postgresql.channel import Channel
+from firelock_sql.postgresql.dialect import dialect_of
+from firelock_sql.postgresql.opening import open_url
+from firelock_sql.postgresql.pooler import Way
+from firelock_sql.postgresql.sender import Sender
+from firelock_sql.servers.connections import Connections
+from firelock_sql.servers.names import Names
+
+END = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE usename = 'firelock'"
+
+
+@pytest.fixture
+def channel(postgresql):
+    """The channel of the tables, and a pool of its own."""
+    with closing(open_url(postgresql.url())) as storage:
+        storage.migrate()
+    engine = create_engine(postgresql.engine_url(), isolation_level="AUTOCOMMIT")
+    connections = Connections("here", lambda: engine, is_own=True)
+    names = Names()
+    yield Channel(connections, names, dialect_of("psycopg", names), Way("here"), is_forced=False)
+    connections.close()
+
+
+@pytest.fixture
+def admin(postgresql):
+    """The superuser, who hears the channel and may end connections."""
+    with psycopg.connect(postgresql.socket_url(), autocommit=True) as connection:
+        connection.execute('LISTEN "public.firelock_wake"')
+        yield connection
+
+
+@pytest.fixture
+def lent_at_once(channel):
+    """The pool has several connections, all of them idle."""
+    lend = channel._connections.lend  # noqa: SLF001 - nobody else says when one is in use
+    with lend() as first, lend() as second, lend() as third:
+        return {id(one.driver) for one in (first, second, third)}
+
+
+def heard(admin):
+    """The next message that the admin hears."""
+    return [notification.payload for notification in admin.notifies(timeout=30, stop_after=1)]
+
+
+def test_a_message_goes_out_when_every_idle_connection_has_died(channel, admin, lent_at_once, caplog):
+    """It is sent on a new connection, and nothing is said: all is well."""
+    admin.execute(END)
+    sender = Sender(channel.post)
+
+    with caplog.at_level(logging.WARNING):
+        sender.add(["mail"])
+        messages = heard(admin)
+        sender.close()
+
+    assert 3 == len(lent_at_once)
+    assert ["mail"] == messages
+    assert [] == caplog.records
+
+
+def test_a_server_that_is_away_is_told_once(channel, admin, lent_at_once, caplog, postgresql):
+    """No new connection can be made either: that is worth a line."""
+    name = sql.Identifier(postgresql.name)
+    admin.execute(sql.SQL("ALTER DATABASE {} CONNECTION LIMIT 0").format(name))
+    admin.execute(END)
+    sender = Sender(channel.post)
+
+    with caplog.at_level(logging.WARNING):
+        sender.add(["mail"])
+        sender.close()
+    admin.execute(sql.SQL("ALTER DATABASE {} CONNECTION LIMIT -1").format(name))
+
+    (record,) = caplog.records
+    assert record.getMessage().startswith("Servers could not be told of work")
