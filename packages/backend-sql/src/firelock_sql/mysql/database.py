@@ -16,7 +16,6 @@ from firelock_sql import schema
 from firelock_sql.mysql import health
 from firelock_sql.mysql.dialect import DRIVERS, dialect_of
 from firelock_sql.mysql.failures import read_failure
-from firelock_sql.mysql.product import read_product
 from firelock_sql.mysql.session import meet, runs_several
 from firelock_sql.mysql.together import TogetherCursor
 from firelock_sql.servers.database import ServerDatabase
@@ -69,8 +68,7 @@ class MysqlDatabase(ServerDatabase):
 
     def _meet(self, driver: Any) -> None:  # noqa: ANN401 - any driver's connection
         """The new connection leads to a server that does, and is set as ours are."""
-        said = meet(driver, is_own=self._is_own)
-        product = read_product(*said)
+        product = meet(driver, is_own=self._is_own)
         if product != self._product:
             self.dialect = dialect_of(product.dialect, self.names)
             self._product = product

@@ -5,33 +5,38 @@ from __future__ import annotations
 from typing import Any
 
 from firelock.storage import StorageError
+from firelock_sql.mysql.product import Product, read_product
 
-__all__ = ["SESSION", "meet", "runs_several"]
+__all__ = ["meet", "runs_several"]
 
 _SEVERAL = 1 << 16  # CLIENT_MULTI_STATEMENTS
 _ASKED = "SELECT VERSION(), @@version_comment, @@SESSION.sql_mode, @@SESSION.character_set_client"
 _LOCK_SECONDS = 2
-SESSION = (
+_SESSION = (
     "SET SESSION time_zone = '+00:00', sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'"
     f", innodb_lock_wait_timeout = {_LOCK_SECONDS}"
 )
+# Ends what a process leaves that stands still or is cut off: others need what it has locked. MySQL
+# knows no limit for transactions alone: connections that nobody uses end as well, and are made anew.
+_IDLE = {"MariaDB": "idle_transaction_timeout = 10", "MySQL": "wait_timeout = 60"}
 
 
-def meet(driver: Any, *, is_own: bool) -> tuple[str, str]:  # noqa: ANN401 - any driver's connection
-    """A new connection is set as ours are, a caller's has been looked at; return its version and comment.
+def meet(driver: Any, *, is_own: bool) -> Product:  # noqa: ANN401 - any driver's connection
+    """A new connection is set as ours are, a caller's has been looked at; return which server it leads to.
 
     Raises:
-        StorageError: texts would be cut or garbled in a session of this kind.
+        StorageError: the server does not do, or texts would be cut or garbled in a session of this kind.
     """
     cursor = driver.cursor()
     cursor.execute(_ASKED)
     version, comment, mode, charset = map(str, cursor.fetchone())
+    product = read_product(version, comment)
     if is_own:
-        cursor.execute(SESSION)
+        cursor.execute(f"{_SESSION}, {_IDLE[product.name]}")
     else:
         _require(mode, charset)
     cursor.close()
-    return version, comment
+    return product
 
 
 def _require(mode: str, charset: str) -> None:

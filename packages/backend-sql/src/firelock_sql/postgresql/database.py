@@ -40,10 +40,14 @@ _T = TypeVar("_T")
 
 _NOW = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 # One round trip. Limits are set within the transaction, so that a pooler may give the connection to others.
-_LIMITS = "SET LOCAL lock_timeout = '2s'; SET LOCAL statement_timeout = '30s'"
+# The third limit ends what a process leaves that stands still or is cut off: others need what it has locked.
+_LIMITS = (
+    "SET LOCAL lock_timeout = '2s'; SET LOCAL statement_timeout = '30s'"
+    "; SET LOCAL idle_in_transaction_session_timeout = '10s'"
+)
 _WRITE = f"BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; {_LIMITS}; {_NOW}"
 _READ = f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {_LIMITS}; {_NOW}"
-_RESULTS_BEFORE_NOW = 3
+_RESULTS_BEFORE_NOW = 4
 # The same for as long as a connection lives, where nobody else gets it; compiling plans never pays here.
 _SESSION = "SET lock_timeout = '2s'; SET statement_timeout = '30s'; SET jit = off"
 _SCHEMA_LOCK = 0x4669_7265_6C6F_636B  # "Firelock": one migration at a time
