@@ -87,7 +87,7 @@ class Place:
             **self.timings,
             "FIRELOCK_STORAGE": self.storage,
             "FAULTS_LEDGER": str(self.ledger_folder),
-            "PYTHONPATH": str(root),
+            "PYTHONPATH": os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])]),
             **self.variables,
         }
 
