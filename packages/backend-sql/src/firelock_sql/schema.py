@@ -61,10 +61,7 @@ OLDEST = 1
 
 # Whatever columns there are: tables of development versions lack the last one.
 _VERSION = Statement(
-    select(text("*"))
-    .select_from(schema_version)
-    .order_by(schema_version.c.version.desc())
-    .limit(ONE)
+    select(text("*")).select_from(schema_version).order_by(schema_version.c.version.desc()).limit(ONE)
 )
 _RECORD = insert_into(schema_version, "version", "at", "works_with")
 
