@@ -115,7 +115,7 @@ def _new_data(program: PostgresqlProgram) -> Path:
     folder = shared_folder()
     made = [
         program.folder / "initdb", "-D", folder / "data", "-U", _superuser(), "-E", "UTF8", "--locale=C",
-        "--auth-local=peer", "--auth-host=scram-sha-256", "--no-sync", "--no-instructions",
+        "--auth-local=peer", "--auth-host=scram-sha-256", "--no-sync",
     ]  # fmt: skip
     try:
         run_to_its_end([*made, "--locale-provider=icu", "--icu-locale=en-US"], folder)

