@@ -61,3 +61,7 @@ class MysqlDatabase:
     def engine_url(self) -> str:
         """Return SQLAlchemy's URL of it, by PyMySQL."""
         return self.server.url(self.name, scheme="mysql+pymysql")
+
+    def async_engine_url(self, driver: str) -> str:
+        """Return SQLAlchemy's URL of it, by aiomysql or asyncmy."""
+        return self.server.url(self.name, scheme=f"mysql+{driver}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncmy.errors
 import pymysql
 import pytest
 from sqlalchemy.exc import OperationalError
@@ -41,6 +42,16 @@ def test_a_number_has_one_meaning(number, meaning):
 
     assert failure is not None
     assert failure.meaning is meaning
+
+
+def test_asyncmys_errors_mean_what_pymysqls_do():
+    """They are of a tree of their own, with the server's numbers."""
+    failure = read_failure(asyncmy.errors.OperationalError(1205, "Lock wait timeout exceeded"))
+
+    assert failure is not None
+    assert (failure.meaning, failure.text) == (
+        Meaning.CONFLICT, "Lock wait timeout exceeded (error 1205).",
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(

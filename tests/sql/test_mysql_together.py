@@ -71,6 +71,18 @@ def test_a_delete_of_a_list_is_joined_to_it():
     assert cursor.rowcount == 6
 
 
+def test_a_query_of_a_list_has_a_parameter_for_each_value():
+    """Some drivers would write a list for one parameter, and aiomysql refuses it."""
+    driver = Recorder()
+
+    TogetherCursor(driver).execute(
+        "SELECT id FROM jobs WHERE state = %s AND id IN %s AND queue IN %s", ["new", ("a", "b"), (None,)]
+    )
+
+    text = "SELECT id FROM jobs WHERE state = %s AND id IN (%s, %s) AND queue IN (%s)"
+    assert driver.executed == [(text, ["new", "a", "b", None])]
+
+
 def test_an_update_of_a_list_is_joined_to_it():
     """What is set comes behind the list then; conditions besides it stay."""
     driver = Recorder()
@@ -86,13 +98,13 @@ def test_an_update_of_a_list_is_joined_to_it():
     assert driver.executed == [(text, [7, 8, "me"])]
 
 
-def test_reading_a_list_is_left_as_it_is():
+def test_reading_a_list_is_not_joined_to_it():
     """A query locks along the index that it names."""
     driver = Recorder()
 
     TogetherCursor(driver).execute("SELECT 1 FROM jobs WHERE jobs.id IN %s", [("a",)])
 
-    assert driver.executed == [("SELECT 1 FROM jobs WHERE jobs.id IN %s", [("a",)])]
+    assert driver.executed == [("SELECT 1 FROM jobs WHERE jobs.id IN (%s)", ["a"])]
 
 
 def test_inserts_and_single_rows_are_left_to_the_driver():

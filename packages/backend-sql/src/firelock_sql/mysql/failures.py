@@ -1,4 +1,4 @@
-"""What the errors of PyMySQL and mysqlclient mean, by their numbers.
+"""What the errors of PyMySQL, mysqlclient and asyncmy mean, by their numbers. aiomysql's are PyMySQL's.
 
 Numbers: the error reference of MySQL's manual, and MariaDB's from 1900 on. Above 2000 are the client's own.
 """
@@ -73,7 +73,7 @@ def is_duplicate(error: BaseException) -> bool:
 
 
 def _is_of_driver(error: BaseException) -> bool:
-    loaded = (sys.modules.get(name) for name in ("pymysql", "MySQLdb"))
+    loaded = (sys.modules.get(name) for name in ("pymysql", "MySQLdb", "asyncmy.errors"))
     return any(module is not None and isinstance(error, module.MySQLError) for module in loaded)
 
 

@@ -46,9 +46,11 @@ class TogetherCursor:
         table, as long as that is small, and wait for every row that somebody holds.
         """
         self._changed = None
-        listed = _listed(sql) if parameters else None
-        if listed is None:
+        if not parameters or _LISTED not in sql:
             return self._cursor.execute(sql, *parameters)
+        listed = _listed(sql)
+        if listed is None:
+            return self._cursor.execute(*_spread(sql, *parameters))
         [[*others, values]] = parameters
         self._change_together(listed, [(value,) for value in cast("Row", values)], others)
         return None
@@ -73,6 +75,18 @@ class TogetherCursor:
             self._cursor.execute(together.text(len(some)), values)
             changed += self._cursor.rowcount
         self._changed = changed
+
+
+def _spread(sql: str, values: Row) -> tuple[str, Row]:
+    """Return the statement with a parameter for each value of its lists: aiomysql takes no list for one."""
+    spread: list[Parameter] = []
+    for value in values:
+        if isinstance(value, tuple):
+            sql = sql.replace(_LISTED, f" IN ({', '.join(['%s'] * len(value))})", 1)
+            spread += value
+        else:
+            spread.append(value)
+    return sql, spread
 
 
 def _bounded(rows: Sequence[Row]) -> Iterator[list[Row]]:
