@@ -24,6 +24,7 @@ from benchmarks.entry import Figures, Load, exit_when_told, timed
 from benchmarks.harness import run_to_end
 from benchmarks.redis_cluster import Cluster
 from benchmarks.redis_server import RedisServer
+from benchmarks.storage_server import with_storage
 
 PARTITIONS = (0, 1, 4, 16)
 """Those of the cluster; 0 for one server without a cluster."""
@@ -53,11 +54,11 @@ def storage(directory: Path, partitions: int) -> Iterator[tuple[RedisServer | Cl
 def measure(setting: Setting, directory: Path) -> Figures:
     """Return the rates of storing jobs in bulk and of running them, and what each costs of the processor."""
     jobs = setting.jobs
-    load = Load(jobs, 0, 0, 0, 0, directory)
+    load = Load(jobs, 0, 0, 0, 0, 0, directory)
     with storage(directory, setting.partitions) as (server, url), ours.opened(url) as app:
         cpu = server.cpu_seconds()
         stored = timed(lambda: ours.enqueue_bulk_of(app, jobs=jobs, size=jobs), jobs=jobs)
-        stored = redis_server.with_storage(stored, server.cpu_seconds() - cpu, jobs=jobs)
+        stored = with_storage(stored, server.cpu_seconds() - cpu, jobs=jobs)
         options = ("--processes", str(setting.processes))
         run = ours.drained(app, load, *options, jobs=jobs, storage=server.cpu_seconds)
     return {f"bulk_{name}": value for name, value in stored.items()} | run

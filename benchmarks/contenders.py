@@ -37,7 +37,9 @@ def own(name: str, module: str, *scenarios: str) -> Contender:
 
 
 VERBS = ("enqueue_bulk_100", "enqueue_bulk", "enqueue_one", "process", "growth")
-SQL_VERBS = ("enqueue_bulk_100", "enqueue_bulk", "enqueue_one", "process")
+SERVED = ("enqueue_bulk_100", "enqueue_bulk", "enqueue_one", "process", "footprint")
+LOOKED_AT = ("latency", "latency_busy", "rest")
+ON_POSTGRESQL = ("growth", "growth_5m", "churn", "churn_kept")
 FLOOR = "floor"
 OURS = "firelock"
 OWN = {
@@ -46,12 +48,16 @@ OWN = {
         own(OURS, "ours_sqlite", *VERBS, "commits", "latency", "rest", "startup"),
     ),
     "redis": (
-        own(FLOOR, "floor_redis", *VERBS, "footprint"),
-        own(OURS, "ours_redis", *VERBS, "footprint", "latency", "latency_busy", "rest"),
+        own(FLOOR, "floor_redis", *SERVED, "growth"),
+        own(OURS, "ours_redis", *SERVED, "growth", *LOOKED_AT),
     ),
     "postgresql": (
-        own(FLOOR, "floor_postgresql", *SQL_VERBS),
-        own(OURS, "ours_postgresql", *SQL_VERBS, "footprint", "latency", "latency_busy"),
+        own(FLOOR, "floor_postgresql", *SERVED, *ON_POSTGRESQL),
+        own(OURS, "ours_postgresql", *SERVED, *ON_POSTGRESQL, *LOOKED_AT),
+    ),
+    "mariadb": (
+        own(FLOOR, "floor_mysql", *SERVED),
+        own(OURS, "ours_mysql", *SERVED, *LOOKED_AT),
     ),
 }
 

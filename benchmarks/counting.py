@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 
 from benchmarks.entry import Figures
-from benchmarks.redis_server import RedisServer
+from benchmarks.storage_server import StorageServer
 
 SIZE = 1 << 16
 
@@ -29,15 +29,10 @@ class Wire:
         self.trips = 0
         self.bytes = 0
 
-    @property
-    def url(self) -> str:
-        """Where clients find the server behind it."""
-        return f"redis://127.0.0.1:{self.port}/0"
-
-    def look(self) -> tuple[int, int]:
+    def meters(self) -> Mapping[str, int]:
         """Return the round trips and bytes until now."""
         with self._lock:
-            return self.trips, self.bytes
+            return {"trips": self.trips, "bytes": self.bytes}
 
     def serve(self) -> None:
         """Take up connections until the listener is shut."""
@@ -99,25 +94,22 @@ Step = tuple[int, Callable[[], object]]
 """A number of jobs, and what is done with them."""
 
 
-def measure(steps: Mapping[str, Step], server: RedisServer, wire: Wire) -> Figures:
-    """Return what each step costs a job: round trips, bytes on the wire, and commands of the server.
+def measure(steps: Mapping[str, Step], server: StorageServer, wire: Wire) -> Figures:
+    """Return what each step costs a job: round trips, bytes on the wire, and what the server counts.
 
-    Also how much more the server remembers a job after the last enqueuing step and after all: of steps named
+    Also how much more the server stores a job after the last enqueuing step and after all: of steps named
     `one`, `bulk` and `process`, a waiting job and a finished one.
     """
     figures: Figures = {}
-    empty, stored = server.used_memory(), 0
+    empty, stored = server.stored_bytes(), 0
     for name, (jobs, action) in steps.items():
-        trips, size = wire.look()
-        commands = server.commands()
+        before = {**server.meters(), **wire.meters()}
         action()
-        figures[f"{name}_commands"] = (server.commands() - commands) / jobs
-        now_trips, now_size = wire.look()
-        figures[f"{name}_trips"] = (now_trips - trips) / jobs
-        figures[f"{name}_bytes"] = (now_size - size) / jobs
+        after = {**wire.meters(), **server.meters()}
+        figures |= {f"{name}_{what}": (after[what] - before[what]) / jobs for what in before}
         if name == "process":
-            figures["finished_bytes"] = (server.used_memory() - empty) / stored
+            figures["finished_bytes"] = (server.stored_bytes() - empty) / stored
         else:
             stored += jobs
-            figures["waiting_bytes"] = (server.used_memory() - empty) / stored
+            figures["waiting_bytes"] = (server.stored_bytes() - empty) / stored
     return figures

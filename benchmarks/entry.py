@@ -27,6 +27,8 @@ class Load:
     """Jobs enqueued with a commit each."""
     stored: int
     """Finished jobs that a growth scenario stores beforehand."""
+    churned: int
+    """Jobs that a churn scenario runs."""
     samples: int
     """Jobs timed for a latency, and starts timed for an import."""
     seconds: int
@@ -40,7 +42,7 @@ class Load:
         return self.directory / "jobs.db"
 
 
-AMOUNTS = ("jobs", "singles", "stored", "samples", "seconds")
+AMOUNTS = ("jobs", "singles", "stored", "churned", "samples", "seconds")
 ScenarioFunction = Callable[[Load], Figures]
 
 

@@ -9,22 +9,18 @@ former batch and claims the next.
 
 from __future__ import annotations
 
-import queue
-import threading
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from itertools import islice
+from operator import itemgetter
 
 import psycopg
+from typing_extensions import override
 
-from benchmarks import postgresql_server
-from benchmarks.entry import Figures, Load, run, timed
-from benchmarks.floor_sqlite import Claimed, Ended, job_ids, micros, work
-from benchmarks.postgresql_server import PostgresqlServer
-
-BATCH = 100
-WORKERS = 10
-SESSION = "floor-session"
+from benchmarks import churn, floor_served, floor_sql, growth, growth_postgresql, postgresql_server
+from benchmarks.entry import Figures, Load, ScenarioFunction, run
+from benchmarks.floor import BATCH, SESSION, Claimed, Ended, job_ids, micros
 
 SCHEMA = """
 create table jobs (
@@ -45,10 +41,10 @@ create table count_deltas (state text not null, queue text not null, jobs bigint
 INSERT = """
 with stored as (
     insert into jobs (id, task, arguments, state, queue, priority, created_at, changed_at)
-    select id, 'benchmarks.noop', arguments, 'enqueued', 'default', 0, %s, %s
+    select id, 'benchmarks.noop', arguments, 'enqueued', %s, 0, %s, %s
     from unnest(%s::text[], %s::text[]) as job (id, arguments)
 )
-insert into count_deltas values ('enqueued', 'default', %s)
+insert into count_deltas values ('enqueued', %s, %s)
 """
 
 CLAIM = """
@@ -86,125 +82,93 @@ COUNT = "insert into count_deltas select * from unnest(%s::text[], %s::text[], %
 Connection = psycopg.Connection[tuple[object, ...]]
 
 
-def create_database(url: str) -> closing[Connection]:
-    """Open an empty queue, closed when its block ends."""
-    connection = psycopg.connect(url, autocommit=True)
-    connection.execute(SCHEMA)
-    return closing(connection)
+class Floor(floor_sql.Floor):
+    """One connection."""
 
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._ids = job_ids()
 
-def enqueue(connection: Connection, *, jobs: int, batch: int) -> None:
-    """Store so many ready jobs more, `batch` in a statement, which is a transaction."""
-    ids = job_ids()
-    numbers = iter(range(jobs))
-    cursor = connection.cursor()
-    while numbered := list(islice(numbers, batch)):
+    @override
+    def enqueue(self, *, jobs: int, batch: int, queue: str = "default") -> None:
+        """Store so many ready jobs more, `batch` in a statement, which is a transaction."""
+        numbers = iter(range(jobs))
+        cursor = self._connection.cursor()
+        while numbered := list(islice(numbers, batch)):
+            now = micros()
+            arguments = [f"[{number}]" for number in numbered]
+            stored = [next(self._ids) for _ in numbered]
+            cursor.execute(INSERT, (queue, now, now, stored, arguments, queue, len(stored)))
+
+    @override
+    def exchange(self, ended: Sequence[Ended], limit: int) -> list[Claimed]:
+        cursor = self._connection.cursor()
+        cursor.execute("begin")
+        if ended:
+            in_order = sorted(ended, key=itemgetter(5))
+            starts, ends, results, entries, expiries, ids, _, fences = map(list, zip(*in_order, strict=True))
+            cursor.execute(
+                SETTLE, (starts, ends, results, entries, expiries, ids, fences, SESSION), prepare=False
+            )
+            if cursor.rowcount != len(ended):
+                message = f"{len(ended) - cursor.rowcount} of {len(ended)} settles were refused"
+                raise RuntimeError(message)
         now = micros()
-        arguments = [f"[{number}]" for number in numbered]
-        stored = [next(ids) for _ in numbered]
-        cursor.execute(INSERT, (now, now, stored, arguments, len(stored)))
+        cursor.execute(CLAIM, (limit, SESSION, now, now), prepare=False)
+        claimed: list[Claimed] = cursor.fetchall()  # type: ignore[assignment]
+        moves = [-len(claimed), len(claimed) - len(ended), len(ended)]
+        cursor.execute(COUNT, (["enqueued", "processing", "succeeded"], ["default"] * 3, moves))
+        cursor.execute("commit")
+        return claimed
+
+    @override
+    def ask(self, statement: str) -> list[tuple[object, ...]]:
+        return self._connection.execute(statement.encode()).fetchall()
 
 
-def exchange(connection: Connection, ended: Sequence[Ended], limit: int) -> list[Claimed]:
-    """Settle the ended jobs and claim up to `limit` ready ones, in one transaction."""
-    cursor = connection.cursor()
-    cursor.execute("begin")
-    if ended:
-        starts, ends, results, entries, expiries, ids, _, fences = map(list, zip(*ended, strict=True))
-        cursor.execute(
-            SETTLE, (starts, ends, results, entries, expiries, ids, fences, SESSION), prepare=False
-        )
-        if cursor.rowcount != len(ended):
-            message = f"{len(ended) - cursor.rowcount} of {len(ended)} settles were refused"
-            raise RuntimeError(message)
-    now = micros()
-    cursor.execute(CLAIM, (limit, SESSION, now, now), prepare=False)
-    claimed: list[Claimed] = cursor.fetchall()  # type: ignore[assignment]
-    moves = [-len(claimed), len(claimed) - len(ended), len(ended)]
-    cursor.execute(COUNT, (["enqueued", "processing", "succeeded"], ["default"] * 3, moves))
-    cursor.execute("commit")
-    return claimed
+@contextmanager
+def opened(url: str) -> Iterator[Floor]:
+    """Open an empty queue, closed when its block ends."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(SCHEMA)
+        yield Floor(connection)
 
 
-def drain(connection: Connection) -> None:
-    """Run all ready jobs on ten threads, in batches that settle the former one and claim the next."""
-    inbox: queue.SimpleQueue[Claimed | None] = queue.SimpleQueue()
-    outbox: queue.SimpleQueue[Ended] = queue.SimpleQueue()
-    threads = [threading.Thread(target=work, args=(inbox, outbox)) for _ in range(WORKERS)]
-    for thread in threads:
-        thread.start()
-    claimed = exchange(connection, [], BATCH)
-    while claimed:
-        for job in claimed:
-            inbox.put(job)
-        ended = sorted((outbox.get() for _ in claimed), key=lambda end: end[5])
-        claimed = exchange(connection, ended, BATCH)
-    for _ in threads:
-        inbox.put(None)
-    for thread in threads:
-        thread.join()
+def grown(load: Load, *, times: int) -> Figures:
+    """Compare the three verbs beside many finished and as many waiting jobs with the same beside few."""
+    stored = times * load.stored
+    with postgresql_server.running(load.directory) as server, opened(server.url) as floor:
+        floor.enqueue(jobs=growth.SOURCES, batch=500)
+        floor.drain()
+        growth_postgresql.settle(server)
+        empty = floor_served.verbs(server, floor, load)
+        floor.enqueue(jobs=growth.SOURCES, batch=500, queue=growth_postgresql.WAITING)
+        growth_postgresql.fill(server, prefix="", stored=stored)
+        floor.assert_counts(succeeded=stored, enqueued=stored)
+        return growth.shares(empty, floor_served.verbs(server, floor, load))
 
 
-def assert_counts(connection: Connection, **expected: int) -> None:
-    """Raise unless the differences and the rows themselves both say so many jobs a state."""
-    summed = connection.execute(
-        "select state, sum(jobs)::bigint from count_deltas group by state having sum(jobs) <> 0"
-    ).fetchall()
-    rows = connection.execute("select state, count(*) from jobs group by state").fetchall()
-    if not dict(summed) == dict(rows) == expected:  # type: ignore[arg-type]
-        message = f"expected {expected}, the counts say {summed} and the rows {rows}"
-        raise RuntimeError(message)
+def churned(load: Load, *, keeps_old_state: bool) -> Figures:
+    """Compare the last tenth of an hour's jobs with the first."""
+    with churn.watched(load) as watch, opened(watch.server.url) as floor:
+        kept = churn.old_state_kept(watch.server.url) if keeps_old_state else nullcontext()
+
+        def pace(ended: int) -> int:
+            floor.enqueue(jobs=churn.CHUNK if ended % churn.CHUNK == 0 else 0, batch=churn.CHUNK)
+            return BATCH if not watch.is_due() or watch.goes_on(ended) else 0
+
+        with kept:
+            floor.enqueue(jobs=churn.BACKLOG - churn.CHUNK, batch=churn.CHUNK)
+            floor.drain(pace=pace)
+            return watch.figures()
 
 
-def enqueued(load: Load, *, jobs: int, batch: int) -> Figures:
-    """Measure storing so many jobs in batches of one size."""
-    with postgresql_server.running(load.directory) as server, create_database(server.url) as connection:
-        cpu = server.cpu_seconds()
-        figures = timed(lambda: enqueue(connection, jobs=jobs, batch=batch), jobs=jobs)
-        figures = postgresql_server.with_storage(figures, server.cpu_seconds() - cpu, jobs=jobs)
-        assert_counts(connection, enqueued=jobs)
-        return figures
-
-
-def enqueue_bulk_100(load: Load) -> Figures:
-    """Measure storing jobs in transactions of 100."""
-    return enqueued(load, jobs=load.jobs, batch=100)
-
-
-def enqueue_bulk(load: Load) -> Figures:
-    """Measure storing jobs in transactions of 500."""
-    return enqueued(load, jobs=load.jobs, batch=500)
-
-
-def enqueue_one(load: Load) -> Figures:
-    """Measure storing jobs with a commit each."""
-    return enqueued(load, jobs=load.singles, batch=1)
-
-
-def drained(server: PostgresqlServer, connection: Connection, *, jobs: int) -> Figures:
-    """Measure running the ready jobs; the rate is taken between the first and the last end of one."""
-    before, cpu = micros(), server.cpu_seconds()
-    figures = timed(lambda: drain(connection), jobs=jobs)
-    figures = postgresql_server.with_storage(figures, server.cpu_seconds() - cpu, jobs=jobs)
-    window = "select min(ended_at), max(ended_at) from jobs where state = 'succeeded' and changed_at > %s"
-    first, last = connection.execute(window, (before,)).fetchone() or (0, 0)
-    return {**figures, "jobs_per_s": (jobs - 1) / (int(str(last)) - int(str(first))) * 1e6}
-
-
-def process(load: Load) -> Figures:
-    """Measure running jobs that were all stored before."""
-    with postgresql_server.running(load.directory) as server, create_database(server.url) as connection:
-        enqueue(connection, jobs=load.jobs, batch=500)
-        figures = drained(server, connection, jobs=load.jobs)
-        assert_counts(connection, succeeded=load.jobs)
-        return figures
-
-
-SCENARIOS = {
-    "enqueue_bulk_100": enqueue_bulk_100,
-    "enqueue_bulk": enqueue_bulk,
-    "enqueue_one": enqueue_one,
-    "process": process,
+SCENARIOS: dict[str, ScenarioFunction] = {
+    **floor_served.scenarios(postgresql_server.running, opened),
+    "growth": partial(grown, times=1),
+    "growth_5m": partial(grown, times=5),
+    "churn": partial(churned, keeps_old_state=False),
+    "churn_kept": partial(churned, keeps_old_state=True),
 }
 
 if __name__ == "__main__":

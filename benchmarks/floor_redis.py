@@ -9,25 +9,20 @@ time, its size is the count. One script settles the former batch and claims the 
 
 from __future__ import annotations
 
-import os
 import queue
-import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
-from itertools import chain, count, islice
+from contextlib import closing, contextmanager
+from itertools import chain, islice
 from typing import Any
+from urllib.parse import urlsplit
 
 from redis import Connection
+from typing_extensions import override
 
-from benchmarks import counting, growth, redis_server
-from benchmarks.entry import Figures, Load, run, timed
-from benchmarks.redis_server import RedisServer
-
-BATCH = 100
-WORKERS = 10
-SESSION = "floor-session"
-RETENTION = 86_400_000_000
+from benchmarks import floor_served, growth, redis_server
+from benchmarks.entry import Figures, Load, run
+from benchmarks.floor import RETENTION, SESSION, drain, job_ids, micros, noop
+from benchmarks.storage_server import HOST
 
 # KEYS   1 base
 # ARGV   1 now, 2 queue, then for each job: id, arguments
@@ -96,11 +91,11 @@ Claimed = tuple[str, str, int]
 Ended = tuple[str, str, int]
 
 
-class Floor:
+class Floor(floor_served.Floor):
     """One connection and the two scripts."""
 
     def __init__(self, port: int) -> None:
-        self._connection = CONNECT(host="127.0.0.1", port=port, protocol=2)
+        self._connection = CONNECT(host=HOST, port=port, protocol=2)
         self._connection.connect()
         self._insert = self.call("SCRIPT", "LOAD", INSERT)
         self._exchange = self.call("SCRIPT", "LOAD", EXCHANGE)
@@ -116,6 +111,7 @@ class Floor:
         self._connection.send_packed_command(self._connection.pack_command(*words))
         return self._connection.read_response(disable_decoding=True)
 
+    @override
     def enqueue(self, *, jobs: int, batch: int, queue: str = "default") -> None:
         """Store so many ready jobs more, `batch` a round trip."""
         numbers = iter(range(jobs))
@@ -123,61 +119,48 @@ class Floor:
             words = chain.from_iterable((next(self._ids), f"[{number}]") for number in numbered)
             self.call("EVALSHA", self._insert, 1, BASE, micros(), queue, *words)
 
-    def exchange(self, ended: Sequence[Ended], now: int) -> list[str]:
-        """Settle the ended jobs and claim a batch of ready ones; return two lines for each: id, record."""
+    def exchange(self, ended: Sequence[Ended], limit: int) -> list[Claimed]:
+        """Settle the ended jobs and claim up to `limit` ready ones, in one round trip."""
+        now = micros()
         words = chain.from_iterable(ended)
-        reply = self.call("EVALSHA", self._exchange, 1, BASE, SESSION, now, BATCH, self._head, *words)
+        reply = self.call("EVALSHA", self._exchange, 1, BASE, SESSION, now, limit, self._head, *words)
         if reply is None:
             return []
         if not isinstance(reply, list):
             message = f"a settle was {reply!r}"
             raise TypeError(message)
-        self._head, lines = reply
-        return str(lines, "utf-8").split("\n")
+        self._head, text = reply
+        lines = str(text, "utf-8").split("\n")
+        return [(lines[place], lines[place + 1], now) for place in range(0, len(lines), 2)]
+
+    @override
+    def drain(self) -> None:
+        drain(self.exchange, work)
+
+    @override
+    def assert_counts(self, **expected: int) -> None:
+        keys = {"enqueued": "enqueued", "processing": f"held:{SESSION}", "succeeded": "succeeded"}
+        found = {state: self.count("ZCARD", key) for state, key in keys.items()}
+        counts = {state: jobs for state, jobs in found.items() if jobs}
+        stored = self.count("HLEN", "jobs")
+        if counts != expected or stored != sum(expected.values()):
+            message = f"expected {expected}, found {counts} and {stored} records"
+            raise RuntimeError(message)
+
+    @override
+    def read_ends(self, *, since: int) -> tuple[int, int, int]:
+        ended = self.count("ZCOUNT", "succeeded", since, "+inf")
+        return ended, self.read_end(since, "+inf"), self.read_end("+inf", since, "REV")
+
+    def count(self, command: str, key: str, *words: object) -> int:
+        """Return the number that a command answers with."""
+        return int(str(self.call(command, f"{BASE}:{key}", *words)))
 
     def read_end(self, first: object, last: object, *order: str) -> int:
         """Return the end of the first job that ended between two instants, in micros."""
         words = (first, last, "BYSCORE", *order, "LIMIT", 0, 1, "WITHSCORES")
         reply = self.call("ZRANGE", f"{BASE}:succeeded", *words)
-        if not isinstance(reply, list) or not reply:
-            message = "no job has ended"
-            raise RuntimeError(message)
-        return int(reply[1])
-
-    def drain(self) -> None:
-        """Run all ready jobs on ten threads, in batches that settle the former one and claim the next."""
-        inbox: queue.SimpleQueue[Claimed | None] = queue.SimpleQueue()
-        outbox: queue.SimpleQueue[Ended] = queue.SimpleQueue()
-        threads = [threading.Thread(target=work, args=(inbox, outbox)) for _ in range(WORKERS)]
-        for thread in threads:
-            thread.start()
-        lines = self.exchange([], now := micros())
-        while lines:
-            for place in range(0, len(lines), 2):
-                inbox.put((lines[place], lines[place + 1], now))
-            ended = [outbox.get() for _ in range(0, len(lines), 2)]
-            lines = self.exchange(ended, now := micros())
-        for _ in threads:
-            inbox.put(None)
-        for thread in threads:
-            thread.join()
-
-
-def micros() -> int:
-    """Return microseconds since the epoch."""
-    return time.time_ns() // 1000
-
-
-def job_ids() -> Iterator[str]:
-    """Yield time-ordered ids of 36 characters: milliseconds, a counter, this process's own random."""
-    origin = os.urandom(6).hex()
-    for number in count():
-        instant = format(time.time_ns() // 1_000_000, "012x")
-        yield f"{instant[:8]}-{instant[8:]}-7{number >> 12 & 0xFFF:03x}-8{number & 0xFFF:03x}-{origin}"
-
-
-def noop(_arguments: str) -> None:
-    """Do nothing: the job."""
+        return int(reply[1]) if isinstance(reply, list) and reply else 0
 
 
 def work(inbox: queue.SimpleQueue[Claimed | None], outbox: queue.SimpleQueue[Ended]) -> None:
@@ -193,105 +176,24 @@ def work(inbox: queue.SimpleQueue[Claimed | None], outbox: queue.SimpleQueue[End
         outbox.put((job_id, f"succeeded {entry} {ended_at + RETENTION} null {common}", ended_at))
 
 
-def assert_counts(server: RedisServer, **expected: int) -> None:
-    """Raise unless the sets of the states and the records themselves say so many jobs a state."""
-    keys = {"enqueued": "enqueued", "processing": f"held:{SESSION}", "succeeded": "succeeded"}
-    found = {state: int(server.call("ZCARD", f"{BASE}:{key}")) for state, key in keys.items()}
-    counts = {state: jobs for state, jobs in found.items() if jobs}
-    stored = int(server.call("HLEN", f"{BASE}:jobs"))
-    if counts != expected or stored != sum(expected.values()):
-        message = f"expected {expected}, found {counts} and {stored} records"
-        raise RuntimeError(message)
-
-
-def enqueued(load: Load, *, jobs: int, batch: int) -> Figures:
-    """Measure storing so many jobs in batches of one size."""
-    with redis_server.running(load.directory) as server, closing(Floor(server.port)) as floor:
-        cpu = server.cpu_seconds()
-        figures = timed(lambda: floor.enqueue(jobs=jobs, batch=batch), jobs=jobs)
-        assert_counts(server, enqueued=jobs)
-        return redis_server.with_storage(figures, server.cpu_seconds() - cpu, jobs=jobs)
-
-
-def enqueue_bulk_100(load: Load) -> Figures:
-    """Measure storing jobs in round trips of 100."""
-    return enqueued(load, jobs=load.jobs, batch=100)
-
-
-def enqueue_bulk(load: Load) -> Figures:
-    """Measure storing jobs in round trips of 500."""
-    return enqueued(load, jobs=load.jobs, batch=500)
-
-
-def enqueue_one(load: Load) -> Figures:
-    """Measure storing jobs with a round trip each."""
-    return enqueued(load, jobs=load.singles, batch=1)
-
-
-def drained(server: RedisServer, floor: Floor, *, jobs: int) -> Figures:
-    """Measure running the ready jobs; the rate is taken between the first and the last end of one."""
-    before, cpu = micros(), server.cpu_seconds()
-    figures = timed(floor.drain, jobs=jobs)
-    cpu = server.cpu_seconds() - cpu
-    if (ended := server.call("ZCOUNT", f"{BASE}:succeeded", str(before), "+inf")) != str(jobs):
-        message = f"{jobs} jobs should have ended, {ended} have"
-        raise RuntimeError(message)
-    first, last = floor.read_end(before, "+inf"), floor.read_end("+inf", before, "REV")
-    figures["jobs_per_s"] = (jobs - 1) / (last - first) * 1e6
-    return redis_server.with_storage(figures, cpu, jobs=jobs)
-
-
-def process(load: Load) -> Figures:
-    """Measure running jobs that were all stored before."""
-    with redis_server.running(load.directory) as server, closing(Floor(server.port)) as floor:
-        floor.enqueue(jobs=load.jobs, batch=500)
-        figures = drained(server, floor, jobs=load.jobs)
-        assert_counts(server, succeeded=load.jobs)
-    return figures
-
-
-def footprint(load: Load) -> Figures:
-    """Count what a job costs of the wire and of the server's memory."""
-    with (
-        redis_server.running(load.directory) as server,
-        counting.counting(server.port) as wire,
-        closing(Floor(wire.port)) as floor,
-    ):
-        steps: dict[str, tuple[int, Callable[[], None]]] = {
-            "one": (load.singles, lambda: floor.enqueue(jobs=load.singles, batch=1)),
-            "bulk": (load.jobs, lambda: floor.enqueue(jobs=load.jobs, batch=500)),
-            "process": (load.jobs + load.singles, floor.drain),
-        }
-        return counting.measure(steps, server, wire)
-
-
-def growth_of(load: Load, floor: Floor, server: RedisServer) -> Figures:
-    """Measure the three verbs beside whatever is stored."""
-    bulk = timed(lambda: floor.enqueue(jobs=load.jobs, batch=500), jobs=load.jobs)
-    processed = drained(server, floor, jobs=load.jobs)
-    single = timed(lambda: floor.enqueue(jobs=load.singles, batch=1), jobs=load.singles)
-    floor.drain()
-    return growth.verbs(bulk, processed, single)
+@contextmanager
+def opened(url: str) -> Iterator[Floor]:
+    """Open an empty queue, closed when its block ends."""
+    with closing(Floor(urlsplit(url).port or 0)) as floor:
+        yield floor
 
 
 def grown(load: Load) -> Figures:
     """Compare the three verbs beside many finished and as many waiting jobs with the same beside few."""
-    with redis_server.running(load.directory) as server, closing(Floor(server.port)) as floor:
-        empty = growth_of(load, floor, server)
+    with redis_server.running(load.directory) as server, opened(server.url) as floor:
+        empty = floor_served.verbs(server, floor, load)
         floor.enqueue(jobs=load.stored, batch=500)
         floor.drain()
         floor.enqueue(jobs=load.stored, batch=500, queue="waiting")
-        return growth.shares(empty, growth_of(load, floor, server))
+        return growth.shares(empty, floor_served.verbs(server, floor, load))
 
 
-SCENARIOS = {
-    "enqueue_bulk_100": enqueue_bulk_100,
-    "enqueue_bulk": enqueue_bulk,
-    "enqueue_one": enqueue_one,
-    "process": process,
-    "footprint": footprint,
-    "growth": grown,
-}
+SCENARIOS = {**floor_served.scenarios(redis_server.running, opened), "growth": grown}
 
 if __name__ == "__main__":
     run(SCENARIOS)

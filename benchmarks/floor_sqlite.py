@@ -9,23 +9,16 @@ in step; every transaction synced to the disk.
 
 from __future__ import annotations
 
-import os
-import queue
 import sqlite3
-import threading
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from itertools import count, islice
+from functools import partial
+from itertools import islice
 from pathlib import Path
 
-from benchmarks import growth, wal
+from benchmarks import floor, growth, wal
 from benchmarks.entry import Figures, Load, run, timed
-
-BATCH = 100
-WORKERS = 10
-SESSION = "floor-session"
-RETENTION = 86_400_000_000
+from benchmarks.floor import SESSION, Claimed, Ended, job_ids, micros, work
 
 SCHEMA = """
 create table jobs (
@@ -69,9 +62,6 @@ where id = ?6 and state = 'processing' and session = ?7 and fence = ?8
 
 COUNT = "update counts set jobs = jobs + ? where state = ? and queue = 'default'"
 
-Claimed = tuple[str, str, str, int, int, int]
-Ended = tuple[int, int, str, str, int, str, str, int]
-
 
 def open_database(path: Path) -> sqlite3.Connection:
     """Return a connection with the settings of a durable queue: WAL, synced at each commit."""
@@ -103,20 +93,6 @@ def transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Cursor]:
     cursor.execute("commit")
 
 
-def micros() -> int:
-    """Return microseconds since the epoch."""
-    return time.time_ns() // 1000
-
-
-def job_ids() -> Iterator[str]:
-    """Yield time-ordered ids of 36 characters: milliseconds, a counter, this process's own random."""
-    origin = os.urandom(6).hex()
-    for number in count():
-        instant = f"{time.time_ns() // 1_000_000:012x}"
-        middle = f"{0x7000 | (number >> 14) & 0xFFF:04x}-{0x8000 | number & 0x3FFF:04x}"
-        yield f"{instant[:8]}-{instant[8:]}-{middle}-{origin}"
-
-
 def enqueue(connection: sqlite3.Connection, *, jobs: int, batch: int) -> None:
     """Store so many ready jobs more, in transactions of `batch`."""
     ids = job_ids()
@@ -144,38 +120,9 @@ def exchange(connection: sqlite3.Connection, ended: Sequence[Ended], limit: int)
     return claimed
 
 
-def noop(_arguments: str) -> None:
-    """Do nothing: the job."""
-
-
-def work(inbox: queue.SimpleQueue[Claimed | None], outbox: queue.SimpleQueue[Ended]) -> None:
-    """Run every job of the inbox once and lay it in the outbox, ready to be settled."""
-    while (claimed := inbox.get()) is not None:
-        job_id, _, arguments, attempt, fence, claimed_at = claimed
-        started_at = micros()
-        noop(arguments)
-        ended_at = micros()
-        instants = f'"c":{claimed_at},"s":{started_at},"e":{ended_at}'
-        entry = f'{{"a":{attempt},{instants},"on":"floor","to":"succeeded"}}'
-        outbox.put((started_at, ended_at, "null", entry, ended_at + RETENTION, job_id, SESSION, fence))
-
-
 def drain(connection: sqlite3.Connection) -> None:
     """Run all ready jobs on ten threads, in batches that settle the former one and claim the next."""
-    inbox: queue.SimpleQueue[Claimed | None] = queue.SimpleQueue()
-    outbox: queue.SimpleQueue[Ended] = queue.SimpleQueue()
-    threads = [threading.Thread(target=work, args=(inbox, outbox)) for _ in range(WORKERS)]
-    for thread in threads:
-        thread.start()
-    claimed = exchange(connection, [], BATCH)
-    while claimed:
-        for job in claimed:
-            inbox.put(job)
-        claimed = exchange(connection, [outbox.get() for _ in claimed], BATCH)
-    for _ in threads:
-        inbox.put(None)
-    for thread in threads:
-        thread.join()
+    floor.drain(partial(exchange, connection), work)
 
 
 def assert_counts(connection: sqlite3.Connection, **expected: int) -> None:

@@ -19,16 +19,34 @@ from pathlib import Path
 
 import attrs
 
-from benchmarks import machine, postgresql_server, redis_server, report, servers
+from benchmarks import machine, mariadb_server, postgresql_server, redis_server, report, servers
 from benchmarks.contenders import INSTALLERS, OWN, RESULTS, Contender
 from benchmarks.entry import AMOUNTS, Figures, Load, exit_when_told
 from benchmarks.report import Measured
-from benchmarks.scenarios import BY_STORAGE, Scenario
+from benchmarks.scenarios import BY_STORAGE, LIMIT_SECONDS, Scenario
 from benchmarks.servers import GRACE_SECONDS, ROOT
 
-LIMIT_SECONDS = 1800
-FULL = {"jobs": 100_000, "singles": 10_000, "stored": 1_000_000, "samples": 500, "seconds": 30}
-QUICK = {"jobs": 20_000, "singles": 2_000, "stored": 50_000, "samples": 100, "seconds": 5}
+FULL = {
+    "jobs": 100_000,
+    "singles": 10_000,
+    "stored": 1_000_000,
+    "churned": 1_800_000,  # an hour of 500 a second
+    "samples": 500,
+    "seconds": 30,
+}
+QUICK = {
+    "jobs": 20_000,
+    "singles": 2_000,
+    "stored": 50_000,
+    "churned": 60_000,
+    "samples": 100,
+    "seconds": 5,
+}
+DESCRIBE = {
+    "redis": redis_server.describe,
+    "postgresql": postgresql_server.describe,
+    "mariadb": mariadb_server.describe,
+}
 
 
 class RunFailed(Exception):
@@ -44,12 +62,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     RESULTS.mkdir(exist_ok=True)
     peers = INSTALLERS[options.storage]() if options.peers else ()
     contenders = select((*OWN[options.storage], *peers), options.contender)
-    amounts = {**(QUICK if options.quick else FULL), **({"jobs": options.jobs} if options.jobs else {})}
+    asked = {name: getattr(options, name) for name in ("jobs", "churned")}
+    amounts = (QUICK if options.quick else FULL) | {name: jobs for name, jobs in asked.items() if jobs}
     about = machine.describe(RESULTS, core=options.core) | {"load": amounts}
-    if options.storage == "redis":
-        about["redis"] = redis_server.describe()
-    if options.storage == "postgresql":
-        about["postgresql"] = postgresql_server.describe()
+    if options.storage in DESCRIBE:
+        about[options.storage] = DESCRIBE[options.storage]()
     if peers:
         about["peers"] = {peer.name: peer.about for peer in peers}
     print(json.dumps(about, indent=2, ensure_ascii=False), flush=True)
@@ -72,6 +89,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--scenario", action="append", choices=names, help="only this one; may be repeated")
     parser.add_argument("--contender", action="append", metavar="NAME", help="only this one; may be repeated")
     parser.add_argument("--jobs", type=int, help=f"jobs stored or run a scenario (default {FULL['jobs']:,})")
+    parser.add_argument(
+        "--churned", type=int, help=f"jobs run a scenario of churn (default {FULL['churned']:,})"
+    )
     parser.add_argument("--repeat", type=int, help="repetitions (default 3, quick 1)")
     parser.add_argument("--quick", action="store_true", help="small loads: shows that it runs, not how fast")
     parser.add_argument("--peers", action="store_true", help="also other job systems, installed apart")
@@ -123,13 +143,14 @@ def run_once(contender: Contender, scenario: Scenario, amounts: dict[str, int]) 
         load = Load(directory=directory, **amounts)
         options = [option for name in AMOUNTS for option in (f"--{name}", str(getattr(load, name)))]
         command = [*contender.command, scenario.name, "--directory", str(directory), *options]
-        figures: Figures = json.loads(run_to_end(command, contender.environment).splitlines()[-1])
+        printed = run_to_end(command, contender.environment, limit=scenario.limit_seconds)
+        figures: Figures = json.loads(printed.splitlines()[-1])
         return figures
     finally:
         shutil.rmtree(directory)
 
 
-def run_to_end(command: Sequence[str], environment: Mapping[str, str]) -> str:
+def run_to_end(command: Sequence[str], environment: Mapping[str, str], *, limit: int = LIMIT_SECONDS) -> str:
     """Return what a scenario's process has printed.
 
     However this ends, by an error, a signal or the clock, the process is told to stop what it has started.
@@ -138,9 +159,9 @@ def run_to_end(command: Sequence[str], environment: Mapping[str, str]) -> str:
     environment = {**os.environ, **environment}
     process = servers.start(command, cwd=ROOT, env=environment, stdout=output, stderr=output, text=True)
     try:
-        printed, complaints = process.communicate(timeout=LIMIT_SECONDS)
+        printed, complaints = process.communicate(timeout=limit)
     except subprocess.TimeoutExpired as error:
-        message = f"not done within {LIMIT_SECONDS} s"
+        message = f"not done within {limit} s"
         raise RunFailed(message) from error
     finally:
         servers.end(process, grace=2 * GRACE_SECONDS)

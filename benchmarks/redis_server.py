@@ -1,8 +1,4 @@
-"""A Redis server of a run's own: started in the run's folder, asked for its counters, ended with the run.
-
-Only the standard library is imported here: peers use it from environments of their own, and what measures
-must not depend on a client that is measured.
-"""
+"""A Redis server of a run's own: started in the run's folder, asked for its counters, ended with the run."""
 
 from __future__ import annotations
 
@@ -11,16 +7,16 @@ import socket
 import subprocess
 import sysconfig
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks import servers
-from benchmarks.entry import Figures
+from benchmarks.storage_server import HOST, find_port
 
 START_SECONDS = 10.0
-LAST_PORT = 55_535
-SETTINGS = ("--save", "", "--appendonly", "no", "--bind", "127.0.0.1", "--maxmemory", "0")
+LAST_PORT = 55_535  # another one of a cluster's is 10,000 above
+SETTINGS = ("--save", "", "--appendonly", "no", "--bind", HOST, "--maxmemory", "0")
 """No persistence: what is measured is the work on jobs, not the disk. The rest is as Redis ships it."""
 
 
@@ -34,17 +30,23 @@ class RedisServer:
     def __init__(self, process: subprocess.Popen[bytes], port: int) -> None:
         self.pid = process.pid
         self.port = port
-        self._socket = socket.create_connection(("127.0.0.1", port), timeout=60)
+        self._socket = socket.create_connection((HOST, port), timeout=60)
+        self._asked = 0
         self._replies = self._socket.makefile("rb")
 
     @property
     def url(self) -> str:
         """Where clients find it."""
-        return f"redis://127.0.0.1:{self.port}/0"
+        return self.url_at(self.port)
+
+    def url_at(self, port: int) -> str:
+        """Where clients find it by a port that leads to it."""
+        return f"redis://{HOST}:{port}/0"
 
     def call(self, *words: str) -> str:
         """Return the reply to a command that answers with a line, a number or one text."""
         parts = [f"${len(word.encode())}\r\n{word}\r\n" for word in words]
+        self._asked += 1
         self._socket.sendall(f"*{len(words)}\r\n{''.join(parts)}".encode())
         first = self._replies.readline().decode().rstrip("\r\n")
         if first.startswith("-"):
@@ -58,14 +60,15 @@ class RedisServer:
         lines = self.call("INFO", section).splitlines()
         return dict(line.split(":", 1) for line in lines if ":" in line)
 
-    def used_memory(self) -> int:
+    def stored_bytes(self) -> int:
         """Return how many bytes the server has allocated, without its clients' buffers."""
         memory = self.read_info("memory")
         return int(memory["used_memory"]) - int(memory["mem_clients_normal"])
 
-    def commands(self) -> int:
+    def meters(self) -> Mapping[str, int]:
         """Return how many commands it has executed, those inside scripts included."""
-        return int(self.read_info("stats")["total_commands_processed"])
+        executed = int(self.read_info("stats")["total_commands_processed"])
+        return {"commands": executed - self._asked}
 
     def cpu_seconds(self) -> float:
         """Return what the server's threads have used of the processors, to the nanosecond."""
@@ -116,7 +119,7 @@ def running(directory: Path, *options: str) -> Iterator[RedisServer]:
     """
     place = directory / "redis"
     place.mkdir()
-    port = find_port()
+    port = find_port(last=LAST_PORT)
     command = [find_program(), "--port", str(port), "--dir", str(place), *SETTINGS, *options]
     with (place / "log").open("wb") as log:
         process = servers.start(command, stdout=log, stderr=log)
@@ -146,20 +149,3 @@ def connect(process: subprocess.Popen[bytes], port: int, *, log: Path) -> RedisS
         break
     message = f"redis-server did not start: {log.read_text(errors='replace')[-2000:]}"
     raise NoRedis(message)
-
-
-def find_port() -> int:
-    """Return a port of the loopback address that nobody listens on; a cluster's other is 10,000 above."""
-    while True:
-        with socket.socket() as found:
-            found.bind(("127.0.0.1", 0))
-            port: int = found.getsockname()[1]
-        if port <= LAST_PORT:
-            return port
-
-
-def with_storage(figures: Figures, cpu: float, *, jobs: int) -> Figures:
-    """Return the figures of a client with the server's processor time in the sum and on a line of its own."""
-    of_storage = cpu / jobs * 1e6
-    total = figures["cpu_us_per_job"] + of_storage
-    return {**figures, "cpu_us_per_job": total, "storage_us_per_job": of_storage}

@@ -6,6 +6,8 @@ import attrs
 
 from benchmarks.peers.redis_peers import PEERS
 
+LIMIT_SECONDS = 1_800
+
 
 @attrs.frozen
 class Figure:
@@ -55,6 +57,8 @@ class Scenario:
     title: str
     figures: tuple[Figure, ...]
     leads: tuple[Lead, ...] = ()
+    limit_seconds: int = LIMIT_SECONDS
+    """How long one run of one contender may take."""
 
 
 CPU = Figure("cpu_us_per_job", "µs of CPU")
@@ -85,6 +89,9 @@ REST = Scenario(
         Figure("largest_rss_mib", "MiB", at_most=60),
     ),
 )
+
+LATENCY = (Figure("p50_ms", "ms"), Figure("p99_ms", "ms"), Figure("max_ms", "ms"))
+LATENCY_BUSY = Scenario("latency_busy", "The same with 200 jobs a second, by chance", LATENCY)
 
 SQLITE = (
     Scenario("enqueue_bulk_100", "Enqueue in transactions of 100", (MOST, CPU)),
@@ -162,19 +169,61 @@ REDIS = (
         "From the call to the start, on an idle server",
         (Figure("p50_ms", "ms", at_most=0.6), Figure("p99_ms", "ms", at_most=2), Figure("max_ms", "ms")),
     ),
-    Scenario(
-        "latency_busy",
-        "The same with 200 jobs a second, by chance",
-        (Figure("p50_ms", "ms"), Figure("p99_ms", "ms"), Figure("max_ms", "ms")),
-    ),
+    LATENCY_BUSY,
     Scenario("growth", "Beside a million finished and a million waiting jobs; shares of beside few", GROWTH),
     REST,
 )
 
-POSTGRESQL = (
+SQL_REST = attrs.evolve(REST, figures=(*REST.figures, Figure("commits_per_s", "commits/s")))
+
+SQL_BULK = (
     Scenario("enqueue_bulk_100", "Enqueue in transactions of 100", (MOST, CPU, STORAGE_CPU)),
     Scenario("enqueue_bulk", "Enqueue in transactions of 500", (MOST, CPU, STORAGE_CPU)),
     Scenario("enqueue_one", "Enqueue one by one, a commit each", (SINGLE, CPU, STORAGE_CPU)),
+)
+
+
+def footprint(*, trips: int) -> Scenario:
+    """Return the scenario of a database where storing takes so many round trips a transaction."""
+    return Scenario(
+        "footprint",
+        "What a job costs: round trips and bytes on the wire, commits, bytes of the database's files",
+        (
+            Figure("one_trips", "trips", at_most=trips * 1.05),
+            Figure("one_bytes", "bytes"),
+            Figure("one_commits", "commits", at_most=1.05),
+            Figure("bulk_trips", "trips", at_most=trips * 0.0025),
+            Figure("bulk_bytes", "bytes"),
+            Figure("bulk_commits", "commits", at_most=0.0025),
+            Figure("process_trips", "trips", at_most=0.05),
+            Figure("process_bytes", "bytes", at_most=600),
+            Figure("process_commits", "commits", at_most=0.05),
+            Figure("waiting_bytes", "bytes stored"),
+            Figure("finished_bytes", "bytes stored"),
+        ),
+    )
+
+
+CHURN = (
+    Figure("jobs_per_s_share", "share"),
+    Figure("storage_us_per_job_share", "share"),
+    Figure("worker_us_per_job_share", "share"),
+    Figure("claim_ms_share", "share"),
+    Figure("first_jobs_per_s", "jobs/s"),
+    Figure("last_jobs_per_s", "jobs/s"),
+    Figure("first_storage_us_per_job", "µs of CPU"),
+    Figure("last_storage_us_per_job", "µs of CPU"),
+    Figure("first_worker_us_per_job", "µs of CPU"),
+    Figure("last_worker_us_per_job", "µs of CPU"),
+    Figure("first_claim_ms", "ms"),
+    Figure("last_claim_ms", "ms"),
+    Figure("dead_rows", "rows"),
+    Figure("kept_transactions", ""),
+    Figure("done_share", "share", at_least=1),
+)
+
+POSTGRESQL = (
+    *SQL_BULK,
     Scenario(
         "process",
         "Run jobs that do nothing, all ready before",
@@ -184,31 +233,42 @@ POSTGRESQL = (
             Lead("PgQueuer at its best", over=frozenset({"pgqueuer of 100"}), at_least=1),
         ),
     ),
-    Scenario(
-        "footprint",
-        "What a job costs: round trips and bytes on the wire, commits",
-        (
-            Figure("one_trips", "trips", at_most=1.05),
-            Figure("one_bytes", "bytes"),
-            Figure("one_commits", "commits", at_most=1.05),
-            Figure("bulk_trips", "trips", at_most=0.0025),
-            Figure("bulk_bytes", "bytes"),
-            Figure("bulk_commits", "commits", at_most=0.0025),
-            Figure("process_trips", "trips", at_most=0.05),
-            Figure("process_bytes", "bytes", at_most=600),
-            Figure("process_commits", "commits", at_most=0.05),
-        ),
-    ),
+    footprint(trips=1),
     Scenario(
         "latency",
         "From the call to the start, on an idle server",
         (Figure("p50_ms", "ms", at_most=2.5), Figure("p99_ms", "ms", at_most=6), Figure("max_ms", "ms")),
     ),
+    LATENCY_BUSY,
     Scenario(
-        "latency_busy",
-        "The same with 200 jobs a second, by chance",
-        (Figure("p50_ms", "ms"), Figure("p99_ms", "ms"), Figure("max_ms", "ms")),
+        "growth",
+        "Beside a million finished and a million waiting jobs; shares of beside few",
+        GROWTH,
+        limit_seconds=3_600,
     ),
+    Scenario("growth_5m", "The same beside five millions of each", GROWTH, limit_seconds=7_200),
+    Scenario(
+        "churn",
+        "The last tenth of an hour's jobs, 1.8 million, as a share of the first",
+        CHURN,
+        limit_seconds=5_400,
+    ),
+    Scenario(
+        "churn_kept",
+        "The same while a transaction may still see every row as it was before",
+        CHURN,
+        limit_seconds=5_400,
+    ),
+    SQL_REST,
 )
 
-BY_STORAGE = {"sqlite": SQLITE, "redis": REDIS, "postgresql": POSTGRESQL}
+MARIADB = (
+    *SQL_BULK,
+    Scenario("process", "Run jobs that do nothing, all ready before", (MOST, CPU, STORAGE_CPU)),
+    footprint(trips=4),
+    Scenario("latency", "From the call to the start, on an idle server that polls", LATENCY),
+    LATENCY_BUSY,
+    SQL_REST,
+)
+
+BY_STORAGE = {"sqlite": SQLITE, "redis": REDIS, "postgresql": POSTGRESQL, "mariadb": MARIADB}

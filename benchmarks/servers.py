@@ -42,6 +42,11 @@ class Server:
         """Return the error to raise, with the end of the server's log."""
         return ServerFailed(f"{what}\n{self._log.read_text(errors='replace')[-4000:]}")
 
+    def assert_running(self, what: str) -> None:
+        """Raise ServerFailed where the server has ended by itself before something."""
+        if (code := self._process.poll()) is not None:
+            raise self.failed(f"the server ended with {code} before {what}")
+
     def wait_until(self, condition: Callable[[], bool], *, what: str) -> None:
         """Return once the condition holds; looked at every 50 ms.
 
@@ -50,8 +55,7 @@ class Server:
         """
         deadline = time.monotonic() + PATIENCE_SECONDS
         while not condition():
-            if (code := self._process.poll()) is not None:
-                raise self.failed(f"the server ended with {code} before {what}")
+            self.assert_running(what)
             if time.monotonic() > deadline:
                 raise self.failed(f"{PATIENCE_SECONDS:.0f} s passed before {what}")
             time.sleep(POLL_SECONDS)

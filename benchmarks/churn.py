@@ -1,0 +1,149 @@
+"""Whether a queue grows slower the more jobs went through it, also while an old state is kept in sight.
+
+As long as a transaction may still see them, PostgreSQL removes no row that was changed since: queues in
+tables are known to collapse then. An hour's jobs are enqueued and run as fast as they are, behind a backlog
+that stays the same, and the last tenth of them is compared with the first.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import attrs
+import psycopg
+
+from benchmarks import postgresql_server
+from benchmarks.entry import Figures, Load
+from benchmarks.postgresql_server import STATEMENT_TIMES, PostgresqlServer, tells_statement_times
+
+BACKLOG = 20_000
+"""Jobs that wait at most."""
+CHUNK = 500
+LOOK_SECONDS = 0.5
+LONGEST_SECONDS = 3_600.0
+"""What has not run by then is left: it came in an hour, so whoever needs more than one has fallen behind."""
+
+KEPT = """
+select coalesce(max(age(backend_xmin)), 0) from pg_stat_activity
+where backend_type = 'client backend' and state = 'idle in transaction'
+"""
+DEAD = "select coalesce(sum(n_dead_tup), 0) from pg_stat_user_tables"
+CLAIMS = """
+select coalesce(sum(calls), 0)::bigint, coalesce(sum(total_exec_time), 0) from pg_stat_statements
+where query ilike '%skip locked%' and query ilike '%claimed_at%'
+"""
+
+Connection = psycopg.Connection[tuple[float, ...]]
+
+
+@attrs.frozen
+class Look:
+    """What had come to pass by an instant."""
+
+    at: float
+    ended: int
+    storage_seconds: float
+    """Of processor, of the server of the database."""
+    worker_seconds: float
+    """Of processor, of whoever runs the jobs."""
+    claims: int
+    claim_ms: float
+    """That the statements which claim have taken together."""
+
+
+class Watch:
+    """Looks at a queue under way twice a second."""
+
+    def __init__(self, server: PostgresqlServer, *, jobs: int, times_claims: bool) -> None:
+        self.server = server
+        self.jobs = jobs
+        self.worker_seconds: Callable[[], float] = time.process_time
+        """Tells what runs the jobs has used of the processors: this process, or a server that it starts."""
+        self._connection: Connection = psycopg.connect(server.url, autocommit=True)
+        self._times_claims = times_claims
+        self._begun = time.monotonic()
+        self._looks: list[Look] = []
+        if times_claims:
+            self._connection.execute("create extension pg_stat_statements")
+
+    def close(self) -> None:
+        """Give the connection up."""
+        self._connection.close()
+
+    def is_due(self) -> bool:
+        """Tell whether the last look is half a second ago."""
+        return not self._looks or time.monotonic() - self._looks[-1].at >= LOOK_SECONDS
+
+    def goes_on(self, ended: int) -> bool:
+        """Look, and tell whether there are jobs to be run, and time."""
+        [(claims, claim_ms)] = self.ask(CLAIMS) if self._times_claims else [(0, 0.0)]
+        worker_seconds = self.worker_seconds()
+        now = time.monotonic()
+        look = Look(now, ended, self.server.cpu_seconds(), worker_seconds, int(claims), float(claim_ms))
+        self._looks.append(look)
+        return ended < self.jobs and now - self._begun < LONGEST_SECONDS
+
+    def ask(self, question: str) -> list[tuple[float, ...]]:
+        """Return rows of numbers."""
+        return self._connection.execute(question).fetchall()
+
+    def figures(self) -> Figures:
+        """Return the first tenth of what has run, the last, and the last as a share of the first.
+
+        Raises:
+            RuntimeError: too little has run to tell them apart.
+        """
+        total = self._looks[-1].ended
+        early = [look for look in self._looks if look.ended > 0]
+        until = next(look for look in early if look.ended >= total / 10)
+        since = [look for look in early if look.ended <= total * 9 / 10][-1:]
+        if until is early[0] or not since:
+            message = f"{total} jobs ran in {len(early)} looks: too few to tell the first from the last"
+            raise RuntimeError(message)
+        first, last = tenth(early[0], until), tenth(since[0], self._looks[-1])
+        return {
+            **{f"{name}_share": last[name] / first[name] for name in first},
+            **{f"first_{name}": figure for name, figure in first.items()},
+            **{f"last_{name}": figure for name, figure in last.items()},
+            "kept_transactions": float(self.ask(KEPT)[0][0]),
+            "dead_rows": float(self.ask(DEAD)[0][0]),
+            "done_share": min(1.0, total / self.jobs),
+        }
+
+
+def tenth(begin: Look, end: Look) -> Figures:
+    """Return what lies between two looks, a second or a job."""
+    jobs = end.ended - begin.ended
+    figures = {
+        "jobs_per_s": jobs / (end.at - begin.at),
+        "storage_us_per_job": (end.storage_seconds - begin.storage_seconds) / jobs * 1e6,
+        "worker_us_per_job": (end.worker_seconds - begin.worker_seconds) / jobs * 1e6,
+    }
+    if claims := end.claims - begin.claims:
+        figures["claim_ms"] = (end.claim_ms - begin.claim_ms) / claims
+    return figures
+
+
+@contextmanager
+def watched(load: Load) -> Iterator[Watch]:
+    """Watch a database of a run's own for as long as the block lasts."""
+    times_claims = tells_statement_times()
+    settings = STATEMENT_TIMES if times_claims else {}
+    with postgresql_server.running(load.directory, settings) as server:
+        watch = Watch(server, jobs=load.churned, times_claims=times_claims)
+        try:
+            yield watch
+        finally:
+            watch.close()
+
+
+@contextmanager
+def old_state_kept(url: str) -> Iterator[None]:
+    """Keep the state of a database as it is now in sight of a transaction until the block ends."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("begin isolation level repeatable read read only")
+        connection.execute("select count(*) from pg_class")
+        yield
+        connection.execute("rollback")

@@ -1,0 +1,89 @@
+"""What the floors share, whatever they store in: ids, the job that does nothing, ten threads, batches."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count
+from typing import TypeVar
+
+BATCH = 100
+WORKERS = 10
+SESSION = "floor-session"
+RETENTION = 86_400_000_000
+
+Claimed = tuple[str, str, str, int, int, int]
+"""Of a row: id, task, arguments, attempt, fence, claimed_at."""
+Ended = tuple[int, int, str, str, int, str, str, int]
+"""Of a row: started_at, ended_at, result, entry of the history, expires_at, id, session, fence."""
+C = TypeVar("C")
+E = TypeVar("E")
+Pace = Callable[[int], int]
+"""Told how many jobs have ended, returns how many to claim next; none ends it."""
+
+
+def micros() -> int:
+    """Return microseconds since the epoch."""
+    return time.time_ns() // 1000
+
+
+def job_ids() -> Iterator[str]:
+    """Yield time-ordered ids of 36 characters: milliseconds, a counter, this process's own random."""
+    origin = os.urandom(6).hex()
+    for number in count():
+        instant = f"{time.time_ns() // 1_000_000:012x}"
+        middle = f"{0x7000 | (number >> 14) & 0xFFF:04x}-{0x8000 | number & 0x3FFF:04x}"
+        yield f"{instant[:8]}-{instant[8:]}-{middle}-{origin}"
+
+
+def noop(_arguments: str) -> None:
+    """Do nothing: the job."""
+
+
+def work(inbox: queue.SimpleQueue[Claimed | None], outbox: queue.SimpleQueue[Ended]) -> None:
+    """Run every job of the inbox once and lay it in the outbox, ready to be settled as a row."""
+    while (claimed := inbox.get()) is not None:
+        job_id, _, arguments, attempt, fence, claimed_at = claimed
+        started_at = micros()
+        noop(arguments)
+        ended_at = micros()
+        instants = f'"c":{claimed_at},"s":{started_at},"e":{ended_at}'
+        entry = f'{{"a":{attempt},{instants},"on":"floor","to":"succeeded"}}'
+        outbox.put((started_at, ended_at, "null", entry, ended_at + RETENTION, job_id, SESSION, fence))
+
+
+def in_batches(_ended: int) -> int:
+    """Claim a batch whatever has ended."""
+    return BATCH
+
+
+def drain(
+    exchange: Callable[[Sequence[E], int], Sequence[C]],
+    work: Callable[[queue.SimpleQueue[C | None], queue.SimpleQueue[E]], None],
+    *,
+    pace: Pace = in_batches,
+) -> None:
+    """Run ready jobs on ten threads until none are left, or none are to be claimed any more.
+
+    `exchange` settles the ended ones of the former batch and claims so many of the next.
+    """
+    inbox: queue.SimpleQueue[C | None] = queue.SimpleQueue()
+    outbox: queue.SimpleQueue[E] = queue.SimpleQueue()
+    threads = [threading.Thread(target=work, args=(inbox, outbox)) for _ in range(WORKERS)]
+    for thread in threads:
+        thread.start()
+    ended = 0
+    claimed = exchange([], pace(ended))
+    while claimed:
+        for job in claimed:
+            inbox.put(job)
+        batch = [outbox.get() for _ in claimed]
+        ended += len(batch)
+        claimed = exchange(batch, pace(ended))
+    for _ in threads:
+        inbox.put(None)
+    for thread in threads:
+        thread.join()

@@ -1,0 +1,47 @@
+"""What the floors on servers of SQL share: how their rows are asked, and how they are drained."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+
+from typing_extensions import override
+
+from benchmarks import floor_served
+from benchmarks.floor import Claimed, Ended, Pace, drain, in_batches, work
+
+SUMMED = "select state, sum(jobs) from count_deltas group by state having sum(jobs) <> 0"
+ROWS = "select state, count(*) from jobs group by state"
+ENDS = """
+select count(*), coalesce(min(ended_at), 0), coalesce(max(ended_at), 0) from jobs
+where state = 'succeeded' and changed_at > {since}
+"""
+
+
+class Floor(floor_served.Floor):
+    """An open queue in tables."""
+
+    @abstractmethod
+    def exchange(self, ended: Sequence[Ended], limit: int) -> Sequence[Claimed]:
+        """Settle the ended jobs and claim up to `limit` ready ones, in one transaction."""
+
+    @abstractmethod
+    def ask(self, statement: str) -> Sequence[tuple[object, ...]]:
+        """Return the rows of a statement that only reads."""
+
+    @override
+    def drain(self, *, pace: Pace = in_batches) -> None:
+        drain(self.exchange, work, pace=pace)
+
+    @override
+    def assert_counts(self, **expected: int) -> None:
+        summed = {str(state): int(str(jobs)) for state, jobs in self.ask(SUMMED)}
+        rows = {str(state): int(str(jobs)) for state, jobs in self.ask(ROWS)}
+        if not summed == rows == expected:
+            message = f"expected {expected}, the counts say {summed} and the rows {rows}"
+            raise RuntimeError(message)
+
+    @override
+    def read_ends(self, *, since: int) -> tuple[int, int, int]:
+        [(ended, first, last)] = self.ask(ENDS.format(since=since))
+        return int(str(ended)), int(str(first)), int(str(last))
