@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 _FLUSH_WAIT = 0.010  # an end waits at most this long for company
 _LONG_RUN = 1.0  # seconds from which a run is worth a reconciliation a second, so that a delete reaches it
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
+_FIRST_PAUSE, _SECOND_PAUSE, _LONGEST_PAUSE = 0.01, 0.1, 5.0  # a lost connection is soon made anew
 _IDLE_HEARTBEATS = 3
 
 
@@ -223,7 +223,7 @@ class Dispatcher:
         """Wait after an error, each time in a row longer."""
         self._flag.clear()
         self._flag.wait(seconds)
-        self._pause = min(_LONGEST_PAUSE, self._pause * 2)
+        self._pause = min(_LONGEST_PAUSE, max(_SECOND_PAUSE, self._pause * 2))
 
     def _turn(self) -> None:
         self._flag.clear()
