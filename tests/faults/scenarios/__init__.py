@@ -21,6 +21,7 @@ from tests.faults.scenarios import (
     poison,
     racing,
     recurring,
+    resets,
     sqlite,
     stops,
 )
@@ -47,6 +48,7 @@ _FAMILIES = (
     poison,
     racing,
     recurring,
+    resets,
     sqlite,
     stops,
 )  # each registers its own

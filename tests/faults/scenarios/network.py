@@ -1,9 +1,8 @@
-"""F13–F20, F51: what lies between servers and a storage that is somewhere else, by a proxy before it."""
+"""F13–F19, F51: what lies between servers and a storage that is somewhere else, by a proxy before it."""
 
 from __future__ import annotations
 
 import random
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -403,41 +402,6 @@ def bad_lines(place: Place, size: Size) -> list[str]:
     _assert_well(report)
     assert lost == 0, lost
     return [*report.lines(), f"sessions lost 0; {', '.join(rates)}"]
-
-
-@scenario("resets", "F20", full=Size(4_000, 1), short=Size(300, 1), schemes=NETWORKED)
-def resets(place: Place, size: Size) -> list[str]:
-    """Every connection is reset five times a second: nothing is lost or repeated, and work goes on.
-
-    `jobs` jobs of 10 ms without resets, and as many with them.
-    """
-    with _played(place) as (on, proxy, far):
-        on.server(place=far)
-        on.up()
-        spans = []
-        for is_bad in (False, True):
-            over = threading.Event()
-            resetting = threading.Thread(target=_reset_until, args=(proxy, over))
-            began = time.monotonic()
-            if is_bad:
-                resetting.start()
-            try:
-                on.enqueue(size.jobs, 0.01)
-                eventually(lambda: on.unfinished() == 0, 240, "all jobs have ended")
-            finally:
-                over.set()
-            spans.append(time.monotonic() - began)
-        resetting.join()
-        report = on.finish()
-        lost = _said(on, "was lost")
-    _assert_well(report)
-    assert lost == 0, lost
-    return [*report.lines(), f"at {spans[0] / spans[1] * 100:.0f} % of the rate without; sessions lost 0"]
-
-
-def _reset_until(proxy: FaultProxy, over: threading.Event) -> None:
-    while not over.wait(0.2):
-        proxy.reset()
 
 
 # ---- wake-ups ----------------------------------------------------------------------------------------------
