@@ -18,7 +18,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults")
     parser.add_argument("name", nargs="?", choices=sorted(SCENARIOS))
     parser.add_argument(
-        "--storage", help="URL of an empty one; redis, valkey, postgresql, mariadb to start one; SQLite"
+        "--storage",
+        help="URL of an empty one; redis, valkey, postgresql, pgbouncer, mariadb to start one; SQLite",
     )
     parser.add_argument("--jobs", type=int)
     parser.add_argument("--kills", "--rounds", type=int, help="kills, restarts, repetitions")

@@ -44,6 +44,7 @@ class Place:
     timings: Mapping[str, str] = TIMINGS
     program: AnyProgram | None = None  # of the servers that a scenario starts, and perhaps of the storage's
     variables: Mapping[str, str] = attrs.field(factory=dict)  # more of the environment
+    is_pooled: bool = False  # PgBouncer is before the storage, and before what a scenario starts
     slack: float = 0.0  # seconds that a machine with other work may take beside each bound
 
     @property

@@ -11,8 +11,9 @@ from tests.faults.servers import Place
 from tests.redis.programs import Program, programs
 from tests.redis.servers import RedisServer
 from tests.sql.mariadb import Mariadb
+from tests.sql.pgbouncer import Pgbouncer
 from tests.sql.postgresql import Postgresql
-from tests.sql.programs import MysqlProgram, PostgresqlProgram, mysqls, postgresqls
+from tests.sql.programs import Missing, MysqlProgram, PostgresqlProgram, mysqls, pgbouncer, postgresqls
 
 __all__ = ["AnyProgram", "is_played_on", "opened", "place_on", "scheme_of", "sql_server"]
 
@@ -20,7 +21,7 @@ AnyProgram: TypeAlias = Program | PostgresqlProgram | MysqlProgram
 
 _SCHEMES = {
     "unix": "redis", "rediss": "redis", "valkey": "redis", "valkeys": "redis", "postgres": "postgresql",
-    "mariadb": "mysql",
+    "mariadb": "mysql", "pgbouncer": "postgresql",
 }  # fmt: skip
 _DATABASE = "jobs"
 
@@ -46,7 +47,8 @@ def opened(storage: str | None, folder: Path, slack: float = 0.0) -> Iterator[Pl
 
     Args:
         storage: a URL; `redis`, `postgresql` or the beginning of a program's name such as `redis-8`, for a
-            server that is started and stopped with the run; None for a SQLite file in the folder.
+            server that is started and stopped with the run; `pgbouncer` for a PostgreSQL behind one, which
+            lends connections for a transaction each; None for a SQLite file in the folder.
         folder: where logs and ledgers are written.
         slack: seconds that bounds are widened by.
     """
@@ -55,6 +57,10 @@ def opened(storage: str | None, folder: Path, slack: float = 0.0) -> Iterator[Pl
     elif ":" in storage:
         alike = [one for one in _programs() if scheme_of(str(one)) == scheme_of(storage)]
         yield Place(folder, storage, program=next(iter(alike), None), slack=slack)
+    elif storage == "pgbouncer":
+        postgresql = postgresqls()[0]
+        with sql_server(postgresql, is_pooled=True) as (_, url):
+            yield Place(folder, url, program=postgresql, slack=slack, is_pooled=True)
     else:
         found = [program for program in _programs() if str(program).startswith(storage)]
         if not found:
@@ -78,9 +84,9 @@ def place_on(program: AnyProgram, folder: Path, slack: float = 0.0) -> Iterator[
 
 @contextmanager
 def sql_server(
-    program: object, options: Mapping[str, str] | None = None
+    program: object, options: Mapping[str, str] | None = None, *, is_pooled: bool = False
 ) -> Iterator[tuple[Postgresql | Mariadb, str]]:
-    """Yield a running server of its own, and the URL of an empty database on it."""
+    """Yield a running server of its own, and the URL of an empty database on it, behind PgBouncer or not."""
     server: Postgresql | Mariadb
     if isinstance(program, PostgresqlProgram):
         server = Postgresql(program, options)
@@ -89,4 +95,12 @@ def sql_server(
         server = Mariadb(program, options)
     with server:
         server.create_database(_DATABASE)
-        yield server, server.url(_DATABASE)
+        if not is_pooled:
+            yield server, server.url(_DATABASE)
+            return
+        path = pgbouncer()
+        assert isinstance(server, Postgresql), server
+        if isinstance(path, Missing):
+            raise SystemExit(path.reason)
+        with Pgbouncer(path, server) as pooler:
+            yield server, pooler.url(_DATABASE)

@@ -56,7 +56,7 @@ def restart_database(place: Place, size: Size) -> list[str]:
     chance = random.Random(21)
     back: list[float] = []
     with (
-        sql_server(place.program) as (database, url),
+        sql_server(place.program, is_pooled=place.is_pooled) as (database, url),
         at(place, url, **_PATIENT) as on,
         feeding(on) as feed,
     ):
@@ -103,7 +103,10 @@ def kill_connections(place: Place, size: Size) -> list[str]:
     """
     chance = random.Random(22)
     killed = 0
-    with sql_server(place.program) as (database, url), at(place, url) as on:
+    with (
+        sql_server(place.program, is_pooled=place.is_pooled) as (database, url),
+        at(place, url) as on,
+    ):
         on.server()
         on.server()
         on.up()

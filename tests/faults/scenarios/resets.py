@@ -48,8 +48,9 @@ def resets(place: Place, size: Size) -> list[str]:
     cost = sum(bad) - sum(good)
     p50, _, most = quantiles(connecting)
     told = (
-        f"resets {len(done)}, one in {sum(bad) / len(done):.2f} s, each cost {cost / len(done) * 1e3:.0f} ms; "
-        f"a stranger connected within p50 {p50 * 1e3:.0f} ms, max {most * 1e3:.0f} ms"
+        f"resets {len(done)}, one in {sum(bad) / len(done):.2f} s, each cost "
+        f"{cost / len(done) * 1e3:.0f} ms; a stranger connected within p50 {p50 * 1e3:.0f} ms, "
+        f"max {most * 1e3:.0f} ms"
     )
     assert cost <= place.within(len(done) * (3 * p50 + 0.05)), told
     return [
