@@ -6,17 +6,21 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import attrs
 
 from benchmarks.machine import read_versions
-from benchmarks.peers import huey_sqlite, postgresql_peers, redis_peers
+from benchmarks.peers import huey_sqlite, on_storage, postgresql_peers, redis_peers
+from benchmarks.peers.peer import Peer
 
 RESULTS = Path(__file__).parent / "results"
 ADAPTERS = Path(__file__).parent / "peers"
 BULLMQ = RESULTS / ".bullmq"
+NEWEST_MINOR = 20
+"""Of Python 3: newer ones are not looked for."""
 
 
 @attrs.frozen
@@ -62,11 +66,22 @@ OWN = {
 }
 
 
-def install(requirements: Path, place: Path) -> Path:
+def find_python(least: tuple[int, int]) -> str | None:
+    """Return a Python from a version on that can make environments: this one, else the newest on the path."""
+    if sys.version_info[:2] >= least:
+        return sys.executable
+    for minor in range(NEWEST_MINOR, least[1] - 1, -1):
+        found = shutil.which(f"python3.{minor}")
+        if found and not subprocess.run([found, "-c", "import ensurepip, venv"], check=False).returncode:
+            return found
+    return None
+
+
+def install(requirements: Path, place: Path, base: str = sys.executable) -> Path:
     """Install requirements into an environment of their own, where they are not yet; return its Python."""
     python = place / "bin" / "python"
     if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", str(place)], check=True)
+        subprocess.run([base, "-m", "venv", str(place)], check=True)
     wanted = [str(python), "-m", "pip", "install", "--quiet", "--requirement", str(requirements)]
     subprocess.run(wanted, check=True)
     return python
@@ -89,54 +104,56 @@ def install_on_sqlite() -> tuple[Contender, ...]:
     )
 
 
-def install_on_redis() -> tuple[Contender, ...]:
-    """Return the peers on Redis; those in Ruby and JavaScript only where their interpreters are found."""
-    from benchmarks.peers import on_redis
+@attrs.frozen
+class Readied:
+    """What a peer is run with."""
 
-    pythons: dict[str, Path] = {}
-    found = []
-    for name, peer in redis_peers.PEERS.items():
-        environment = {}
-        if peer.language == "Python":
-            if peer.environment not in pythons:
-                requirements = ADAPTERS / f"requirements-{peer.environment}.txt"
-                pythons[peer.environment] = install(requirements, RESULTS / f".peers-{peer.environment}")
-            python = pythons[peer.environment]
-            versions = versions_in(python, *peer.packages)
-        elif name == "sidekiq" and shutil.which("sidekiq") and shutil.which("ruby"):
-            python, versions = Path(sys.executable), read_ruby()
-        elif name == "bullmq" and shutil.which("node") and shutil.which("npm"):
-            python, versions = Path(sys.executable), install_bullmq()
-            environment = {"NODE_PATH": str(BULLMQ / "node_modules")}
-        else:
-            print(f"{name} is left out: it is not installed, or {peer.language} is not.", file=sys.stderr)
+    python: Path
+    """Runs the adapter."""
+    versions: dict[str, str]
+    environment: dict[str, str] = attrs.field(factory=dict)
+
+
+def ready(peer: Peer) -> Readied | None:
+    """Install a peer where it is not yet; None where what it is written for, or it itself, is not here."""
+    here = Path(sys.executable)
+    match peer.language:
+        case "Python":
+            return ready_python(peer)
+        case "Ruby" if shutil.which("sidekiq") and shutil.which("ruby"):
+            return Readied(here, read_ruby())
+        case "JavaScript" if shutil.which("node") and shutil.which("npm"):
+            return Readied(here, install_bullmq(), {"NODE_PATH": str(BULLMQ / "node_modules")})
+        case _:
+            return None
+
+
+def ready_python(peer: Peer) -> Readied | None:
+    """Install a peer into the environment of its requirements; None where no Python is new enough."""
+    base = find_python(peer.python)
+    if base is None:
+        return None
+    requirements = ADAPTERS / f"requirements-{peer.environment}.txt"
+    python = install(requirements, RESULTS / f".peers-{peer.environment}", base)
+    told = subprocess.run([python, "--version"], capture_output=True, text=True, check=True).stdout
+    return Readied(python, {**versions_in(python, *peer.packages), "Python": told.split()[1]})
+
+
+def install_peers(peers: Mapping[str, Peer], *, module: str) -> tuple[Contender, ...]:
+    """Return those peers that can be here; `module` of the adapters runs one of them."""
+    found: list[Contender] = []
+    for name, peer in peers.items():
+        if (readied := ready(peer)) is None:
+            print(f"{name} is left out: it is not installed, or {peer.platform} is not.", file=sys.stderr)
             continue
-        about = {
-            "versions": versions,
+        about: dict[str, object] = {
+            "versions": readied.versions,
             "settings": peer.settings,
             "acknowledges": peer.is_acknowledging,
             "jobs": f"one of {peer.share}",
         }
-        command = (str(python), "-m", "benchmarks.peers.on_redis", "--peer", name)
-        found.append(Contender(name, command, on_redis.scenarios(peer), about, environment))
-    return tuple(found)
-
-
-def install_on_postgresql() -> tuple[Contender, ...]:
-    """Return the peers on PostgreSQL."""
-    from benchmarks.peers import on_postgresql
-
-    python = install(ADAPTERS / "requirements-postgresql.txt", RESULTS / ".peers-postgresql")
-    found = []
-    for name, peer in postgresql_peers.PEERS.items():
-        about = {
-            "versions": versions_in(python, *peer.packages),
-            "settings": peer.settings,
-            "acknowledges": peer.is_acknowledging,
-            "jobs": f"one of {peer.share}",
-        }
-        command = (str(python), "-m", "benchmarks.peers.on_postgresql", "--peer", name)
-        found.append(Contender(name, command, on_postgresql.scenarios(peer), about))
+        command = (str(readied.python), "-m", f"benchmarks.peers.{module}", "--peer", name)
+        found.append(Contender(name, command, on_storage.scenarios(peer), about, readied.environment))
     return tuple(found)
 
 
@@ -170,6 +187,7 @@ def install_bullmq() -> dict[str, str]:
 
 INSTALLERS: dict[str, Callable[[], tuple[Contender, ...]]] = {
     "sqlite": install_on_sqlite,
-    "redis": install_on_redis,
-    "postgresql": install_on_postgresql,
+    "redis": partial(install_peers, redis_peers.PEERS, module="on_redis"),
+    "postgresql": partial(install_peers, postgresql_peers.PEERS, module="on_postgresql"),
+    "mariadb": tuple,  # none yet
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.peers.redis_peers import Peer
+from benchmarks.peers.peer import Peer
 
 _PGQUEUER = ("pgqueuer", "asyncpg")
 
@@ -14,8 +14,8 @@ PEERS = {
         is_acknowledging=True,
         settings="asyncpg, batches of 10 (its default), uvloop; bulk: enqueue of 500",
         share=10,
-        has_bulk=True,
         environment="postgresql",
+        has_bulk=True,
     ),
     "pgqueuer of 100": Peer(
         "pgqueuer_postgresql_100",
@@ -24,8 +24,8 @@ PEERS = {
         is_acknowledging=True,
         settings="asyncpg, batches of 100, uvloop; bulk: enqueue of 500",
         share=10,
-        has_bulk=True,
         environment="postgresql",
+        has_bulk=True,
     ),
     "procrastinate": Peer(
         "procrastinate_postgresql",
@@ -34,7 +34,7 @@ PEERS = {
         is_acknowledging=True,
         settings="concurrency 10, psycopg pool, successful jobs kept; bulk: batch_defer of 500",
         share=50,
-        has_bulk=True,
         environment="postgresql",
+        has_bulk=True,
     ),
 }

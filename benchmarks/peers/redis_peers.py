@@ -2,27 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True)
-class Peer:
-    """A job system on Redis."""
-
-    module: str
-    """Its adapter, below `benchmarks.peers`."""
-    language: str
-    packages: tuple[str, ...]
-    """Those whose versions are written down."""
-    is_acknowledging: bool
-    """Whether a job in hand outlives the crash of its worker."""
-    settings: str
-    share: int
-    """It is given one job of so many: the slower, the fewer."""
-    has_bulk: bool = False
-    environment: str = "redis"
-    """Of requirements-ENVIRONMENT.txt: one where nothing conflicts."""
-
+from benchmarks.peers.peer import Peer
 
 PEERS = {
     "celery": Peer(
@@ -32,6 +12,7 @@ PEERS = {
         is_acknowledging=True,
         settings="10 threads, late acks, prefetch 64, results ignored, no gossip, mingle, heartbeat, events",
         share=20,
+        environment="redis",
     ),
     "rq": Peer(
         "rq_redis",
@@ -40,6 +21,7 @@ PEERS = {
         is_acknowledging=True,
         settings="SimpleWorker (the default one forks for each job), result_ttl=0; bulk: enqueue_many of 500",
         share=50,
+        environment="redis",
         has_bulk=True,
     ),
     "dramatiq": Peer(
@@ -49,6 +31,7 @@ PEERS = {
         is_acknowledging=True,
         settings="one process, 8 threads (its default), default middleware, no results",
         share=20,
+        environment="redis",
     ),
     "huey": Peer(
         "huey_redis",
@@ -57,6 +40,7 @@ PEERS = {
         is_acknowledging=False,
         settings="10 threads, blocking reads, results=False; a job is gone from Redis when a worker has it",
         share=5,
+        environment="redis",
     ),
     "saq": Peer(
         "saq_redis",
@@ -74,6 +58,7 @@ PEERS = {
         is_acknowledging=True,
         settings="streams read 100 at once, one worker of 100 tasks (its default), no results, uvloop",
         share=10,
+        environment="redis",
     ),
     "streaq": Peer(
         "streaq_redis",
@@ -82,6 +67,7 @@ PEERS = {
         is_acknowledging=True,
         settings="concurrency 16 (its default), ttl=0, uvloop; bulk: enqueue_many of 500",
         share=50,
+        environment="redis",
         has_bulk=True,
     ),
     "sidekiq": Peer(
@@ -91,6 +77,7 @@ PEERS = {
         is_acknowledging=False,
         settings="5 threads (its default); a crash loses what is in hand; bulk: perform_bulk of 500",
         share=2,
+        environment="redis",
         has_bulk=True,
     ),
     "bullmq": Peer(
@@ -100,6 +87,7 @@ PEERS = {
         is_acknowledging=True,
         settings="concurrency 20, removeOnComplete, ioredis; bulk: addBulk of 500",
         share=5,
+        environment="redis",
         has_bulk=True,
     ),
 }

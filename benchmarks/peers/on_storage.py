@@ -1,0 +1,165 @@
+"""One peer on a storage with a server of its own in one scenario, whichever they are.
+
+An adapter offers COMMAND, `enqueue(jobs)` and `stamp(number)`, perhaps `enqueue_bulk(jobs, size)` and
+`open_client()`. A client that is a program of its own returns the figures that it measured itself. The
+adapter reads the server's place from the environment when it is imported, as its worker does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks import counting, latency, servers, stamps
+from benchmarks.entry import Figures, Load, ScenarioFunction, run, timed
+from benchmarks.peers import ends
+from benchmarks.peers.peer import Peer
+from benchmarks.servers import Server
+from benchmarks.storage_server import StorageServer, with_storage
+
+CHUNK = 500
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Where peers store their jobs."""
+
+    running: Callable[[Path], AbstractContextManager[StorageServer]]
+    """Runs an empty server in a folder for as long as the block lasts."""
+    variable: str
+    """Of the environment: there adapters and their workers read where the server is."""
+
+    def open_adapter(self, peer: Peer, load: Load, url: str, *, last: int = 0) -> Any:  # noqa: ANN401 - a module
+        """Import the adapter, with what it and its worker read from the environment in place."""
+        os.environ[self.variable] = url
+        os.environ[ends.VARIABLE] = str(last)
+        os.environ[stamps.VARIABLE] = str(load.directory / "stamps")
+        adapter = importlib.import_module(f"benchmarks.peers.{peer.module}")
+        if hasattr(adapter, "open_client"):
+            adapter.open_client()
+        return adapter
+
+
+PeerScenario = Callable[[Storage, Peer, Load], Figures]
+
+
+@contextmanager
+def working(adapter: Any, load: Load) -> Iterator[Server]:  # noqa: ANN401 - a module
+    """Run the peer's worker beside the block."""
+    environment = getattr(adapter, "ENVIRONMENT", {})
+    with servers.running(
+        adapter.COMMAND, environment=environment, log=load.directory / "worker.log"
+    ) as server:
+        yield server
+
+
+def measured(action: Callable[[], Figures | None], server: StorageServer, *, jobs: int) -> Figures:
+    """Return what the client measured itself, else what is measured here; the server's share is in it."""
+    own: list[Figures | None] = []
+    cpu = server.cpu_seconds()
+    here = timed(lambda: own.append(action()), jobs=jobs)
+    return with_storage(own[0] or here, server.cpu_seconds() - cpu, jobs=jobs)
+
+
+def enqueue_one(storage: Storage, peer: Peer, load: Load) -> Figures:
+    """Measure enqueuing one by one."""
+    jobs = peer.singles(load)
+    with storage.running(load.directory) as server:
+        adapter = storage.open_adapter(peer, load, server.url)
+        return measured(lambda: adapter.enqueue(jobs), server, jobs=jobs)
+
+
+def enqueue_bulk(storage: Storage, peer: Peer, load: Load) -> Figures:
+    """Measure the peer's call for many, 500 at a time."""
+    jobs = peer.amount(load)
+    with storage.running(load.directory) as server:
+        adapter = storage.open_adapter(peer, load, server.url)
+        return measured(lambda: adapter.enqueue_bulk(jobs, CHUNK), server, jobs=jobs)
+
+
+def fill(adapter: Any, jobs: int) -> None:  # noqa: ANN401 - a module
+    """Enqueue so many jobs in the fastest way."""
+    if hasattr(adapter, "enqueue_bulk"):
+        adapter.enqueue_bulk(jobs, CHUNK)
+    else:
+        adapter.enqueue(jobs)
+
+
+def process(storage: Storage, peer: Peer, load: Load) -> Figures:
+    """Measure running jobs that were all stored before, from the first end of one to the last."""
+    jobs = peer.amount(load)
+    path = load.directory / "stamps"
+    with storage.running(load.directory) as server:
+        adapter = storage.open_adapter(peer, load, server.url, last=jobs)
+        fill(adapter, jobs)
+        with working(adapter, load) as worker:
+            reached = partial(ends.read_reached, path)
+            cpu = servers.watch_drain(worker, reached, jobs=jobs, storage=server.cpu_seconds)
+    instants = stamps.read(path)
+    return {"jobs_per_s": (jobs - 1) / (instants[jobs] - instants[1]) * 1e9, **cpu}
+
+
+def footprint(storage: Storage, peer: Peer, load: Load) -> Figures:
+    """Count what a job costs of the wire and of what the server counts and stores.
+
+    The worker's own round trips are among those of processing, from its start to its end.
+    """
+    jobs = peer.singles(load)
+    stored = 2 * jobs if peer.has_bulk else jobs
+    path = load.directory / "stamps"
+    with storage.running(load.directory) as server, counting.counting(server.port) as wire:
+        adapter = storage.open_adapter(peer, load, server.url_at(wire.port), last=stored)
+
+        def work() -> None:
+            with working(adapter, load) as worker:
+                worker.wait_until(lambda: ends.read_reached(path) >= stored, what=f"{stored} jobs had ended")
+
+        steps: dict[str, counting.Step] = {"one": (jobs, lambda: adapter.enqueue(jobs))}
+        if peer.has_bulk:
+            steps["bulk"] = (jobs, lambda: adapter.enqueue_bulk(jobs, CHUNK))
+        steps["process"] = (stored, work)
+        return counting.measure(steps, server, wire)
+
+
+def start_to_start(storage: Storage, peer: Peer, load: Load, *, gaps: latency.Gaps) -> Figures:
+    """Measure the time from the call to the start of the task."""
+    with storage.running(load.directory) as server:
+        adapter = storage.open_adapter(peer, load, server.url)
+        with working(adapter, load) as worker:
+            path = load.directory / "stamps"
+            return latency.measure(worker, adapter.stamp, path, samples=load.samples, gaps=gaps)
+
+
+SCENARIOS: Mapping[str, PeerScenario] = {
+    "enqueue_bulk": enqueue_bulk,
+    "enqueue_one": enqueue_one,
+    "process": process,
+    "footprint": footprint,
+    "latency": partial(start_to_start, gaps=latency.even),
+    "latency_busy": partial(start_to_start, gaps=latency.busy),
+}
+
+
+def scenarios(peer: Peer) -> frozenset[str]:
+    """Return the names of the scenarios that a peer takes part in."""
+    return frozenset(name for name in SCENARIOS if peer.has_bulk or name != "enqueue_bulk")
+
+
+def main(storage: Storage, peers: Mapping[str, Peer], **others: PeerScenario) -> None:
+    """Run the scenario of the peer that the command line names; `others` take the place of those above."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--peer", choices=sorted(peers), required=True)
+    options, sys.argv[1:] = parser.parse_known_args()
+    functions: dict[str, ScenarioFunction] = {
+        name: partial(scenario, storage, peers[options.peer])
+        for name, scenario in {**SCENARIOS, **others}.items()
+    }
+    run(functions)
