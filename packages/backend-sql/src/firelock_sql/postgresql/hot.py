@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain, zip_longest
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
@@ -32,6 +33,7 @@ from firelock_sql.insert import insert_jobs
 from firelock_sql.plain import KIND, Clash, Held, Holdings, are_plain, kind
 from firelock_sql.postgresql.arrays import number_array, text_array
 from firelock_sql.postgresql.hot_statements import exchange_text, insert_text
+from firelock_sql.postgresql.lanes import Lanes, Look
 from firelock_sql.statements import Statement, among
 from firelock_sql.tables import ONE, jobs
 from firelock_sql.taking import PLACE_IS_PARENT, PLACE_SEQ, Asked, Taken, take_jobs
@@ -51,8 +53,9 @@ _LOCK = Statement(
     .with_for_update(key_share=True)
 )
 # Places in the answer to a claim.
-_SERVER, _DUE, _OPEN, _FIRST = 0, 1, 2, 3
-_QUEUE, _PRIORITY, _ENQUEUED_AT, _SEQ, _IS_PARENT = 7, 8, 14, 21, 22
+_SERVER, _DUE, _OPEN, _LOOKED, _FIRST = 0, 1, 2, 3, 4
+_QUEUE, _PRIORITY, _ENQUEUED_AT, _SEQ, _IS_PARENT = 8, 9, 15, 22, 23
+_IN_LANE = itemgetter(_QUEUE, _PRIORITY, _ENQUEUED_AT, _SEQ)
 
 
 @attrs.define
@@ -69,6 +72,7 @@ class PostgresqlHot:
     def __init__(self, database: PostgresqlDatabase) -> None:
         self._database = database
         self._turns = Turns()
+        self._lanes = Lanes()
         self._holdings = Holdings()
 
     def forget(self, session: str | None = None) -> None:
@@ -131,28 +135,34 @@ class PostgresqlHot:
     def claim(self, queues: Sequence[str] | None, limit: int, session: str, now: int) -> Claim:
         """See `Storage.claim`; a look that finds nothing writes nothing."""
         self._database.looks_for_work(queues)
-        asked = Asked(queues, limit, session, now)
-        rows = self._run(lambda cursor: self._fetch(cursor, asked, []))
-        return self._topped_up(self._kept(asked, rows), rows, asked)
+        look = self._lanes.look(Asked(queues, limit, session, now))
+        rows = self._run(lambda cursor: self._fetch(cursor, look, []))
+        return self._topped_up(self._kept(look, rows), rows, look)
 
     def _fetch(
         self,
         cursor: Any,  # noqa: ANN401 - see above
-        asked: Asked | None,
+        look: Look | None,
         plain: Sequence[tuple[Transition, Held]],
     ) -> list[Any]:
         """Return the answer to one statement that settles, claims or both."""
         values: dict[str, object] = {}
-        if asked is not None:
+        if look is not None:
+            asked = look.asked
             values = {
                 "session": asked.session, "queues": text_array(list(dict.fromkeys(asked.queues or ()))),
                 "limit": max(asked.limit, 0), "now": asked.now, "served": self._turns.last,
             }  # fmt: skip
+            if look.probes is not None:
+                values |= look.values
         if plain:
             values |= {"session": plain[0][0].session} | _ended(plain)
-        is_named = asked is not None and asked.queues is not None
         text = exchange_text(
-            self._database.dialect, settles=bool(plain), claims=asked is not None, names_queues=is_named
+            self._database.dialect,
+            settles=bool(plain),
+            claims=look is not None,
+            names_queues=look is not None and look.asked.queues is not None,
+            is_short=look is not None and look.probes is not None,
         )
         try:
             cursor.execute(
@@ -163,14 +173,17 @@ class PostgresqlHot:
         found: list[Any] = cursor.fetchall()
         return found
 
-    def _kept(self, asked: Asked, rows: list[Any]) -> Claim:
+    def _kept(self, look: Look, rows: list[Any]) -> Claim:
         """Return the answer as a claim; what was claimed for sure is remembered."""
-        server, next_due_at = rows[0][_SERVER], rows[0][_DUE]
+        server, next_due_at, _, looked = rows[0][:_FIRST]
+        asked = look.asked
         if server is None:
             self.forget(asked.session)
             return Claim([], next_due_at, is_session_lost=True)
         if rows[0][_FIRST] is None:
+            self._lanes.looked(look, [], looked)
             return Claim([], next_due_at)
+        self._lanes.looked(look, [_IN_LANE(row) for row in rows], looked)
         rows = self._in_order(asked, rows)
         claimed = [claimed_job(row[_FIRST:_SEQ]) for row in rows]
         self._remember(
@@ -197,10 +210,11 @@ class PostgresqlHot:
         self._turns.served(rows[-1][_QUEUE])
         return rows
 
-    def _topped_up(self, claim: Claim, rows: list[Any], asked: Asked) -> Claim:
+    def _topped_up(self, claim: Claim, rows: list[Any], look: Look) -> Claim:
         """Return the claim with what some queues have beyond their share and others have left to them."""
+        asked = look.asked
         left = asked.limit - len(claim.jobs)
-        if asked.queues is not None or not claim.jobs or left <= 0:
+        if asked.queues is not None or look.probes is not None or not claim.jobs or left <= 0:
             return claim
         number = rows[0][_OPEN]
         share = -(-asked.limit // number)
@@ -246,17 +260,17 @@ class PostgresqlHot:
         return results
 
     def _done_fast(
-        self, transitions: Sequence[Transition], asked: Asked | None
+        self, transitions: Sequence[Transition], look: Look | None
     ) -> tuple[list[Applied], list[Any]]:
         """Return what became of the transitions, and the answer to a claim beside them.
 
         Raises:
             Clash: nothing of it was done, and the long way has to be taken.
         """
-        batch = self._parted(transitions, asked)
+        batch = self._parted(transitions, None if look is None else look.asked.session)
         results = [Applied.APPLIED] * len(transitions)
         if not batch.others:
-            return results, self._run(lambda cursor: self._fetch(cursor, asked, batch.plain))
+            return results, self._run(lambda cursor: self._fetch(cursor, look, batch.plain))
         if not batch.plain or len({one.job_id for one in transitions}) < len(transitions):
             raise Clash
         others = [transitions[place] for place in batch.others]
@@ -266,17 +280,16 @@ class PostgresqlHot:
             tx.all(_LOCK, {"ids": [one.job_id for one in transitions]})
             self._fetch(tx.cursor, None, batch.plain)
             found = apply_transitions(tx, self._database, others)
-            return found, [] if asked is None else self._fetch(tx.cursor, asked, [])
+            return found, [] if look is None else self._fetch(tx.cursor, look, [])
 
         found, rows = self._database.write(both)
         for place, result in zip(batch.others, found, strict=True):
             results[place] = result
         return results, rows
 
-    def _parted(self, transitions: Sequence[Transition], asked: Asked | None) -> _Batch:
+    def _parted(self, transitions: Sequence[Transition], session: str | None) -> _Batch:
         """Return the plain ends of one session, by id, apart from all others."""
         batch = _Batch()
-        session = None if asked is None else asked.session
         for place, transition in enumerate(transitions):
             held = self._holdings.plainly_held(transition)
             if held is None or transition.session != (session or transition.session):
@@ -315,14 +328,15 @@ class PostgresqlHot:
             serving(tx, asked.session)  # locked before the jobs are, as by who ends a session
             return apply_transitions(tx, self._database, transitions), self._take(tx, asked)
 
+        look = self._lanes.look(asked)
         try:
-            results, rows = self._done_fast(transitions, asked)
+            results, rows = self._done_fast(transitions, look)
         except Clash:
             results, taken = self._database.write(both)
             self._holdings.let_go(transitions)
             return results, self._remembered(asked, taken)
         self._holdings.let_go(transitions)
-        return results, self._topped_up(self._kept(asked, rows), rows, asked)
+        return results, self._topped_up(self._kept(look, rows), rows, look)
 
 
 def _ended(plain: Sequence[tuple[Transition, Held]]) -> dict[str, object]:

@@ -14,7 +14,7 @@ from sqlalchemy.engine import Dialect
 
 from firelock_sql.claiming import CLAIMED_COLUMNS
 from firelock_sql.plain import KIND
-from firelock_sql.servers.names import table_name
+from firelock_sql.servers.names import index_name, table_name
 from firelock_sql.tables import count_deltas, jobs, records, recurring, sessions
 
 __all__ = ["NOW", "exchange_text", "insert_text"]
@@ -45,11 +45,7 @@ holder AS MATERIALIZED (
 # A limit of its own keeps the look at a queue from being made a join that reads every ready job.
 _LOOK = """
 work AS MATERIALIZED (
-    SELECT EXISTS (
-        SELECT FROM open CROSS JOIN LATERAL (
-            SELECT FROM {jobs} WHERE {ready} AND queue = open.name LIMIT 1
-        ) AS ready
-    ) AS is_there
+    SELECT EXISTS (SELECT FROM open AS queue CROSS JOIN LATERAL ({ready_of_queue} LIMIT 1) AS job) AS is_there
 )"""
 _WORK = """
 work AS MATERIALIZED (SELECT true AS is_there)"""
@@ -79,10 +75,18 @@ ended AS MATERIALIZED (
     RETURNING stored.queue
 )"""
 
+# The steps that a look takes along its index are counted by the server, dead entries among them.
+_BEFORE = """
+before AS MATERIALIZED (
+    SELECT ready.index, pg_stat_get_xact_tuples_returned(ready.index) AS steps
+    FROM (SELECT to_regclass('{index}')::oid AS index OFFSET 0) AS ready
+)"""
+_STEPS = """pg_stat_get_xact_tuples_returned((SELECT index FROM before)) - (SELECT steps FROM before)"""
+_HAVE_BEGUN = "(SELECT count(*) FROM before) = 1 AND "
 _OPEN = """
 open AS MATERIALIZED (
     SELECT name, place FROM {names}
-    WHERE NOT EXISTS (SELECT FROM {records} AS queue WHERE queue.is_paused = 1 AND queue.key = name)
+    WHERE {begun}NOT EXISTS (SELECT FROM {records} AS queue WHERE queue.is_paused = 1 AND queue.key = name)
 )"""
 _NAMED = "unnest(%(queues)s::text[]) WITH ORDINALITY AS asked (name, place)"
 # One short step along the index of ready jobs for each queue that has some; the one behind the queue that was
@@ -98,17 +102,52 @@ _TURNS = (
     "(SELECT name, row_number() OVER (ORDER BY name <= %(served)s, name) AS place FROM turn"
     " WHERE name IS NOT NULL) AS asked"
 )
+# A short look knows the lanes of the queues, and finds queues between them by one step each: see `lanes`.
+_NEW = """
+new AS MATERIALIZED (
+    SELECT (SELECT min(queue) FROM {jobs} WHERE {ready} AND queue > gap.low AND queue < gap.high) AS name
+    FROM unnest(%(gap_lows)s::text[], %(gap_highs)s::text[]) AS gap (low, high)
+    UNION ALL SELECT min(queue) FROM {jobs} WHERE {ready} AND queue > %(last_known)s
+)"""
+_PROBE = """
+probe AS MATERIALIZED (
+    SELECT * FROM unnest(
+        %(probe_queues)s::text[], %(lows)s::bigint[], %(highs)s::bigint[], %(ats)s::bigint[],
+        %(afters)s::bigint[]
+    ) WITH ORDINALITY AS probe (queue, low, high, at, after, place){new}
+)"""
+_UNBOUND = "\n    UNION ALL SELECT name, -2147483649, 2147483648, -1, -1, 0 FROM new WHERE name IS NOT NULL"
+_KNOWN = (
+    "(SELECT name, row_number() OVER (ORDER BY name <= %(served)s, name) AS place"
+    " FROM (SELECT DISTINCT queue AS name FROM probe) AS known) AS asked"
+)
+_WHOLE = """
+SELECT ctid FROM {jobs} WHERE {ready} AND queue = queue.name{held}
+ORDER BY priority DESC, enqueued_at, seq"""
+_SHORT = """
+SELECT near.ctid FROM (SELECT * FROM probe WHERE probe.queue = queue.name ORDER BY probe.place) AS probe
+CROSS JOIN LATERAL (
+    SELECT ctid FROM (
+        SELECT ctid FROM {jobs}
+        WHERE {ready} AND queue = queue.name{held}
+            AND probe.low = probe.high AND priority = probe.low
+            AND (enqueued_at, seq) > (probe.at, probe.after)
+        ORDER BY enqueued_at, seq{taken}
+    ) AS lane
+    UNION ALL SELECT ctid FROM (
+        SELECT ctid FROM {jobs}
+        WHERE {ready} AND queue = queue.name{held}
+            AND probe.low < probe.high AND priority > probe.low AND priority < probe.high
+        ORDER BY priority DESC, enqueued_at, seq{taken}
+    ) AS between
+) AS near"""
+_TAKEN = " LIMIT {share} FOR NO KEY UPDATE SKIP LOCKED"
+
 _CLAIM = """
 found AS MATERIALIZED (
     SELECT job.ctid AS place
     FROM (SELECT name FROM open ORDER BY place) AS queue
-    CROSS JOIN LATERAL (
-        SELECT ctid FROM {jobs}
-        WHERE {ready} AND queue = queue.name AND {is_held}
-        ORDER BY priority DESC, enqueued_at, seq
-        LIMIT {share}
-        FOR NO KEY UPDATE SKIP LOCKED
-    ) AS job
+    CROSS JOIN LATERAL ({ready_of_queue}) AS job
     LIMIT %(limit)s
 ), claimed AS (
     UPDATE {jobs}
@@ -171,41 +210,58 @@ def _short(text: str) -> str:
 
 
 @lru_cache(maxsize=64)
-def exchange_text(dialect: Dialect, *, settles: bool, claims: bool, names_queues: bool) -> str:
-    """Return the statement that settles plain ends, or claims, or both.
+def exchange_text(
+    dialect: Dialect, *, settles: bool, claims: bool, names_queues: bool, is_short: bool = False
+) -> str:
+    """Return the statement that settles plain ends, or claims, or both; a short look is one by probes.
 
-    Its rows begin with the living session's server and the next due instant, where it claims; the claimed
-    job follows, nothing but NULL where none was. Without a claim there is one row, whose value says nothing.
+    Its rows begin with the living session's server and the next due instant, where it claims, the number of
+    open queues, and the steps of a whole look or the names of those queues. The claimed job follows, nothing
+    but NULL where none was. Without a claim there is one row, whose value says nothing.
     """
-    parts = _claim_parts(names_queues=names_queues) if claims else []
-    parts += [_WORK if settles else _LOOK, _HOLDER]
+    parts = _claim_parts(names_queues=names_queues, is_short=is_short) if claims else []
+    parts += [_WORK if settles else _LOOK.replace("{ready_of_queue}", _SHORT if is_short else _WHOLE)]
+    parts = [part.replace("{held}", "").replace("{taken}", "") for part in [*parts, _HOLDER]]
     if settles:
         parts.append(_SETTLE)
     if claims:
-        parts.append(_CLAIM.replace("{share}", "%(limit)s" if names_queues else _SHARE))
+        parts.append(_claim(takes_all=names_queues or is_short, is_short=is_short))
     moving = [name for name, takes_part in (("settled", settles), ("claimed", claims)) if takes_part]
     moves = [f"SELECT {move} FROM {name} GROUP BY queue" for name in moving for move in _MOVES[name]]  # noqa: S608 - names
     parts.append(_COUNT.replace("{moves}", " UNION ALL ".join(moves)))
-    text = f"WITH RECURSIVE {','.join(parts)}\n{_answer(settles=settles, claims=claims)}"
+    answer = _answer(settles=settles, is_short=is_short) if claims else f"SELECT {_ALL_SETTLED}"
+    text = f"WITH RECURSIVE {','.join(parts)}\n{answer}"
     text = text.replace("{ready}", _READY).replace("{is_held}", _IS_HELD)
     for table in (jobs, count_deltas, records, recurring, sessions):
         text = text.replace("{" + table.name.removeprefix("firelock_") + "}", table_name(dialect, table))
+    text = text.replace("{index}", index_name(dialect, jobs, "ready"))
     text = text.replace("{columns}", ", ".join(column.name for column in CLAIMED_COLUMNS))
     return _short(text)
 
 
-def _claim_parts(*, names_queues: bool) -> list[str]:
-    if names_queues:
-        return [_OPEN.replace("{names}", _NAMED)]
-    return [_ALL, _OPEN.replace("{names}", _TURNS)]
+def _claim_parts(*, names_queues: bool, is_short: bool) -> list[str]:
+    if is_short:
+        new = [] if names_queues else [_NEW]
+        probe = _PROBE.replace("{new}", "" if names_queues else _UNBOUND)
+        names = _NAMED if names_queues else _KNOWN
+        return [*new, probe, _OPEN.replace("{names}", names).replace("{begun}", "")]
+    turns = [] if names_queues else [_ALL]
+    names = _NAMED if names_queues else _TURNS
+    return [_BEFORE, *turns, _OPEN.replace("{names}", names).replace("{begun}", _HAVE_BEGUN)]
 
 
-def _answer(*, settles: bool, claims: bool) -> str:
-    if not claims:
-        return f"SELECT {_ALL_SETTLED}"
+def _claim(*, takes_all: bool, is_short: bool) -> str:
+    ready = _SHORT.replace("{taken}", _TAKEN) + " LIMIT {share}" if is_short else _WHOLE + _TAKEN
+    text = _CLAIM.replace("{ready_of_queue}", ready).replace("{held}", " AND {is_held}")
+    return text.replace("{share}", "%(limit)s" if takes_all else _SHARE)
+
+
+def _answer(*, settles: bool, is_short: bool) -> str:
     checked = f", {_ALL_SETTLED} AS settled" if settles else ""
+    looked = "(SELECT array_agg(name) FROM open)" if is_short else _STEPS
     return (
-        f"SELECT said.server, said.due_at, said.open, claimed.*{', said.settled' if settles else ''}\n"
+        f"SELECT said.server, said.due_at, said.open, {looked}, claimed.*"
+        f"{', said.settled' if settles else ''}\n"
         f"FROM (SELECT {_SERVER} AS server, {_NEXT_DUE} AS due_at,\n"
         f"{_NUMBER} AS open{checked}) AS said\n"
         "LEFT JOIN claimed ON true"

@@ -13,7 +13,7 @@ from sqlalchemy.sql.compiler import IdentifierPreparer
 from firelock import ConfigurationError
 from firelock_sql.tables import PREFIX
 
-__all__ = ["Names", "set_names", "table_name"]
+__all__ = ["Names", "index_name", "set_names", "table_name"]
 
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,39}\Z")
 
@@ -65,3 +65,11 @@ def table_name(dialect: Dialect, table: Table) -> str:
     """Return a table's name as it stands in statements."""
     preparer: IdentifierPreparer = dialect.identifier_preparer
     return str(preparer.format_table(table))
+
+
+def index_name(dialect: Dialect, table: Table, name: str) -> str:
+    """Return the name of a table's index, without its prefix, as it stands in statements."""
+    preparer: IdentifierPreparer = dialect.identifier_preparer
+    schema = preparer.schema_for_object(table)
+    own = str(preparer.quote(PREFIX + name))
+    return f"{preparer.quote_schema(schema)}.{own}" if schema else own

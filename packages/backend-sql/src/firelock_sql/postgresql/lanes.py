@@ -1,0 +1,133 @@
+"""Where a claim begins to look while the index of ready jobs is full of what is ready no more.
+
+A snapshot that somebody holds open, anywhere in the server, keeps the index entry of every job that was
+claimed since then. A look from the index's beginning steps over all of them: at a rate of 500 jobs a second,
+after an hour, over 1.8 million, for each claim. So looks are counted in steps. Once one took many, the next
+ones begin in each lane (a priority of a queue) behind what was claimed there last, and only now and then one
+is whole again.
+
+What comes late, with a place in its lane that was passed already, waits for a whole look: jobs handed back,
+and those of a transaction that was open for longer than five seconds. Without such a snapshot nothing waits.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from firelock_sql.postgresql.arrays import number_array, text_array
+from firelock_sql.taking import Asked
+
+__all__ = ["Lanes", "Look", "Probe"]
+
+_MANY = 2_000  # steps beyond which a look was a long one; for each claimed job there are a few
+_STEPS_OF_A_JOB = 4
+_SECONDS_OF_A_STEP = 5e-6  # of rest after a long look: some twenty times what a step takes
+_LATE = 5_000_000  # micros for which a transaction may be open and its jobs not wait for a whole look
+_MOST_LANES = 1_000
+_BEFORE_ALL = (-1, -1)
+_LOWEST, _HIGHEST = -(1 << 31) - 1, 1 << 31  # beyond any priority
+
+Lane = tuple[str, int]  # queue, priority
+Place = tuple[int, int]  # instant when it was enqueued, number
+Claimed = tuple[str, int, int, int]  # queue, priority, instant, number
+
+
+@attrs.frozen
+class Probe:
+    """One step of a short look: a lane behind a place, or all priorities between two lanes of a queue."""
+
+    queue: str
+    low: int
+    high: int  # the same as `low`: the lane; otherwise both ends are left out
+    after: Place = _BEFORE_ALL
+
+
+@attrs.frozen
+class Look:
+    """A claim, and where it looks: everywhere, or by probes."""
+
+    asked: Asked
+    probes: Sequence[Probe] | None = None
+
+    @property
+    def values(self) -> dict[str, object]:
+        """The parameters of a short look."""
+        probes = self.probes or ()
+        known = sorted({probe.queue for probe in probes})
+        return {
+            "probe_queues": text_array([probe.queue for probe in probes]),
+            "lows": number_array([probe.low for probe in probes]),
+            "highs": number_array([probe.high for probe in probes]),
+            "ats": number_array([probe.after[0] for probe in probes]),
+            "afters": number_array([probe.after[1] for probe in probes]),
+            "gap_lows": text_array(["", *known[:-1]]),
+            "gap_highs": text_array(known),
+            "last_known": known[-1] if known else "",
+        }
+
+
+class Lanes:
+    """The lanes that this process knows, and how far it has come in each. Threads may share it."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._places: dict[Lane, Place] = {}
+        self._whole_at = clock()
+
+    def look(self, asked: Asked) -> Look:
+        """Return where the next claim looks."""
+        if self._clock() >= self._whole_at:
+            return Look(asked)
+        places = self._places.copy()
+        known = dict.fromkeys(queue for queue, _ in sorted(places))
+        queues = known if asked.queues is None else dict.fromkeys(asked.queues)
+        if known.keys().isdisjoint(queues):
+            return Look(asked)
+        return Look(asked, [probe for queue in queues for probe in _probes(queue, places)])
+
+    def looked(self, look: Look, claimed: Sequence[Claimed], told: Any) -> None:  # noqa: ANN401 - by the look
+        """A look claimed these; a whole one has told its steps, a short one which queues it found open."""
+        if look.probes is not None:
+            self._looked_shortly(look.asked, claimed, set(told or ()))
+        elif (told or 0) > _MANY + _STEPS_OF_A_JOB * len(claimed):
+            self._whole_at = self._clock() + told * _SECONDS_OF_A_STEP
+            self._pass(claimed)
+        else:
+            self._know((one[0], one[1]) for one in claimed)
+
+    def _looked_shortly(self, asked: Asked, claimed: Sequence[Claimed], queues: set[str]) -> None:
+        self._pass(claimed)
+        if len(claimed) < asked.limit:  # all that there was: its lanes are passed but for what comes late
+            lanes = [lane for lane in self._places.copy() if lane[0] in queues]
+            self._pass([(*lane, asked.now - _LATE, 0) for lane in lanes])
+
+    def _know(self, lanes: Iterable[Lane]) -> None:
+        for lane in set(lanes).difference(self._places):
+            if len(self._places) < _MOST_LANES:
+                self._places[lane] = _BEFORE_ALL
+
+    def _pass(self, claimed: Iterable[Claimed]) -> None:
+        last: dict[Lane, Place] = {}
+        for queue, priority, enqueued_at, seq in claimed:
+            last[queue, priority] = max(last.get((queue, priority), _BEFORE_ALL), (enqueued_at, seq))
+        self._know(last)
+        for lane, place in last.items():
+            if lane in self._places:
+                self._places[lane] = max(self._places[lane], place)
+
+
+def _probes(queue: str, places: Mapping[Lane, Place]) -> list[Probe]:
+    """Return the probes of a queue, the highest priorities first."""
+    found: list[Probe] = []
+    above = _HIGHEST
+    for priority in sorted((priority for name, priority in places if name == queue), reverse=True):
+        found += [
+            Probe(queue, priority, above),
+            Probe(queue, priority, priority, places[queue, priority]),
+        ]
+        above = priority
+    return [*found, Probe(queue, _LOWEST, above)]

@@ -1,0 +1,141 @@
+"""Claims on PostgreSQL while somebody holds a snapshot open: nothing is lost, and little is stepped over."""
+
+from __future__ import annotations
+
+import psycopg
+import pytest
+
+from firelock.storage import Applied
+from firelock.testing import Handles, Scene
+from firelock.testing.ends import succeeds
+from firelock.testing.scene import Running
+from firelock_sql.postgresql import lanes
+from firelock_sql.postgresql.opening import open_url
+from firelock_sql.taking import Asked
+
+
+@pytest.fixture
+def scene(postgresql):
+    """A store with jobs at hand."""
+    handles = Handles(lambda: open_url(postgresql.url("listen=off")))
+    handles.first.clear()
+    yield Scene(handles)
+    handles.close()
+
+
+@pytest.fixture
+def short_looks(monkeypatch):
+    """Each whole look is a long one, after which all looks are short."""
+    monkeypatch.setattr(lanes, "_MANY", -1)
+    monkeypatch.setattr(lanes, "_STEPS_OF_A_JOB", 0)
+    monkeypatch.setattr(lanes, "_SECONDS_OF_A_STEP", 1e6)
+
+
+def ids(claimed):
+    """What was claimed, in its order."""
+    return [job.id for job in claimed]
+
+
+def begun(scene, **options):
+    """A session that has claimed one job, so that its next looks are short."""
+    scene.add(**options)
+    holder = scene.begin()
+    assert 1 == len(scene.claim(holder, queues=None))
+    return holder
+
+
+@pytest.mark.usefixtures("short_looks")
+@pytest.mark.parametrize("queues", [["default"], None])
+def test_a_short_look_claims_by_priority_and_age(scene, queues):
+    """Also in lanes that were never claimed from: above, between and below those that were."""
+    holder = begun(scene, priority=0)
+    scene.add(priority=7)
+    scene.claim(holder, queues=queues)
+    wanted = [scene.add(priority=priority) for priority in (9, 7, 7, 3, 0, 0, -4)]
+
+    assert wanted[:3] == ids(scene.claim(holder, 3, queues=queues))
+    assert wanted[3:] == ids(scene.claim(holder, 10, queues=queues))
+    assert [] == scene.claim(holder, 10, queues=queues)
+
+
+@pytest.mark.usefixtures("short_looks")
+def test_a_short_look_finds_queues_that_are_new(scene):
+    """Before, between and behind those that were served."""
+    holder = begun(scene, queue="d")
+    scene.add(queue="h")
+    scene.claim(holder, queues=None)
+    wanted = {scene.add(queue=queue) for queue in ("a", "d", "f", "h", "k")}
+
+    assert wanted == set(ids(scene.claim(holder, 10, queues=None)))
+
+
+@pytest.mark.usefixtures("short_looks")
+def test_short_looks_serve_queues_by_turns(scene):
+    """One that is never empty keeps no other waiting."""
+    holder = begun(scene, queue="a")
+    for queue in "aaaaabbbbb":
+        scene.add(queue=queue)
+    scene.claim(holder, 1, queues=None)
+
+    served = [scene.claim(holder, 2, queues=None)[0].queue for _ in range(4)]
+
+    assert {"a", "b"} == set(served[:2]) == set(served[2:])
+
+
+@pytest.mark.usefixtures("short_looks")
+def test_queues_named_are_served_in_their_order_and_none_else(scene):
+    """As by whole looks."""
+    holder = begun(scene, queue="a")
+    first, second = scene.add(queue="a"), scene.add(queue="b")
+    scene.add(queue="c")
+
+    assert [second, first] == ids(scene.claim(holder, 10, queues=["b", "a"]))
+
+
+@pytest.mark.usefixtures("short_looks")
+def test_a_short_look_passes_a_paused_queue_over_and_comes_back(scene):
+    """What waits there is claimed once it is served again, however long it waited."""
+    holder = begun(scene)
+    waiting = scene.add()
+    scene.storage.put_record("queue", "default", '{"paused": true}')
+    scene.advance(60)
+    assert [] == scene.claim(holder, 10)
+    scene.storage.put_record("queue", "default", "{}")
+
+    assert [waiting] == ids(scene.claim(holder, 10))
+
+
+@pytest.mark.usefixtures("short_looks")
+def test_a_settle_claims_by_a_short_look_beside(scene):
+    """One statement does both, as ever."""
+    holder = begun(scene)
+    next_id = scene.add()
+    job = scene.claim(holder)[0]
+    other = scene.add()
+
+    found = scene.storage.exchange(
+        [succeeds(Running(job, holder))], ["default"], 10, holder.session, scene.stamp()
+    )
+
+    assert next_id == job.id
+    assert [Applied.APPLIED] == found.results
+    assert [other] == ids(found.claim.jobs)
+
+
+def test_looks_become_short_while_a_snapshot_is_held(scene, postgresql):
+    """What was claimed since then is not stepped over by each claim."""
+    with psycopg.connect(postgresql.socket_url()) as held:
+        held.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        held.execute("SELECT count(*) FROM pg_class")
+        holder = scene.begin()
+        for _ in range(6):
+            scene.add_many(500)
+            jobs = scene.claim(holder, 500)
+            scene.storage.apply([succeeds(Running(job, holder)) for job in jobs])
+        scene.add()
+
+        job = scene.claim(holder)[0]
+        asked = Asked(["default"], 1, holder.session, scene.stamp())
+        look = scene.storage._hot._lanes.look(asked)  # noqa: SLF001 - where it looks shows nowhere else
+
+    assert job.enqueued_at == max(probe.after[0] for probe in look.probes)
