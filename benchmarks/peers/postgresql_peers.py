@@ -5,6 +5,8 @@ from __future__ import annotations
 from benchmarks.peers.peer import Peer
 
 _PGQUEUER = ("pgqueuer", "asyncpg")
+_OBAN = ("oban", "psycopg", "uvloop")
+_CELERY = "10 threads, late acks, prefetch 64, results ignored, no gossip, mingle, heartbeat, events"
 
 PEERS = {
     "pgqueuer": Peer(
@@ -36,5 +38,55 @@ PEERS = {
         share=50,
         environment="postgresql",
         has_bulk=True,
+    ),
+    "oban": Peer(
+        "oban_postgresql",
+        "Python",
+        _OBAN,
+        is_acknowledging=True,
+        settings="queue limit 10 (its documentation's), pool of 1 to 10, uvloop; bulk: enqueue_many of 500",
+        share=20,
+        environment="oban",
+        has_bulk=True,
+        python=(3, 12),
+    ),
+    "oban of 100": Peer(
+        "oban_postgresql_100",
+        "Python",
+        _OBAN,
+        is_acknowledging=True,
+        settings="queue limit 100, pool of 1 to 10, uvloop; bulk: enqueue_many of 500",
+        share=20,
+        environment="oban",
+        has_bulk=True,
+        python=(3, 12),
+    ),
+    "celery on pgmq": Peer(
+        "celery_pgmq",
+        "Python",
+        ("celery", "kombu", "pgmq", "psycopg"),
+        is_acknowledging=True,
+        settings=f"{_CELERY}; notifications, no long polls, visibility timeout 1,800 s (its default)",
+        share=50,
+        environment="celery",
+    ),
+    "celery on sqlalchemy": Peer(
+        "celery_postgresql",
+        "Python",
+        ("celery", "kombu", "SQLAlchemy", "psycopg"),
+        is_acknowledging=False,
+        settings=f"{_CELERY}; psycopg; an idle worker looks each second, which nothing sets; "
+        "what a killed worker had in hand or fetched before stays hidden in its table for ever",
+        share=50,
+        environment="celery",
+    ),
+    "dramatiq": Peer(
+        "dramatiq_postgresql",
+        "Python",
+        ("dramatiq", "dramatiq-pg", "psycopg2-binary"),
+        is_acknowledging=True,
+        settings="dramatiq-pg; one process, 8 threads (its default), default middleware, no results",
+        share=50,
+        environment="dramatiq-pg",
     ),
 }

@@ -1,0 +1,46 @@
+"""Celery on whatever broker: its two tasks, its worker and its calls."""
+
+from __future__ import annotations
+
+import sys
+
+from celery import Celery  # type: ignore[import-not-found]
+
+from benchmarks import stamps
+from benchmarks.peers import ends
+
+QUIET = ("--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "error")
+
+
+def do_nothing(_number: int) -> None:
+    """Do nothing."""
+    ends.count_end()
+
+
+class App:
+    """An application that a module below this package holds as `app`."""
+
+    def __init__(self, module: str, broker: str, **options: object) -> None:
+        self.celery = Celery("bench", broker=broker)
+        self.celery.conf.update(
+            broker_transport_options=options,
+            task_ignore_result=True,
+            task_acks_late=True,
+            worker_prefetch_multiplier=64,
+            worker_send_task_events=False,
+            broker_connection_retry_on_startup=True,
+            worker_hijack_root_logger=False,
+        )
+        self.command = [sys.executable, "-m", "celery", "-A", f"benchmarks.peers.{module}:app", "worker"]
+        self.command += ["--pool", "threads", "--concurrency", "10", *QUIET]
+        self._noop = self.celery.task(name="noop")(do_nothing)
+        self._stamped = self.celery.task(name="stamp")(stamps.write)
+
+    def enqueue(self, jobs: int) -> None:
+        """Enqueue so many jobs, one a call."""
+        for number in range(jobs):
+            self._noop.delay(number)
+
+    def stamp(self, number: int) -> None:
+        """Enqueue a job that writes its start down."""
+        self._stamped.delay(number)

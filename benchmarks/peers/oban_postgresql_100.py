@@ -1,0 +1,9 @@
+"""Oban with more jobs at once, and so larger batches, than its documentation's examples have."""
+
+from __future__ import annotations
+
+from benchmarks.peers.oban_postgresql import command, enqueue, enqueue_bulk, open_client, stamp
+
+__all__ = ["COMMAND", "enqueue", "enqueue_bulk", "open_client", "stamp"]
+
+COMMAND = command(100)
