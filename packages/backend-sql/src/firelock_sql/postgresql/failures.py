@@ -28,6 +28,10 @@ _HINTS = {
     "25006": "it takes no writes: a standby, or just becoming one",
 }
 
+# A prepared statement that is not there, or whose name is taken: a pooler has lent another connection.
+_UNPREPARED = frozenset({"26000", "42P05"})
+_UNPREPARED_HINT = "behind a pooler asyncpg needs the settings that docs/sql.md names"
+
 _NEVER_CONNECTED = ("connection failed", "connection is bad", "connection timeout", "failed to resolve host")
 _NOISE = (
     re.compile(r"^connection (failed|is bad): "),
@@ -75,7 +79,7 @@ def _of_another_driver(error: BaseException) -> Failure | None:
     meaning = Meaning.CONFLICT if code in _CONFLICTS else Meaning.LASTING
     if code[:2] in _PASSING_CLASSES | _LOST_CLASSES:
         meaning = Meaning.PASSING
-    hint = _HINTS.get(code, "")
+    hint = _UNPREPARED_HINT if code in _UNPREPARED else _HINTS.get(code, "")
     return Failure(meaning, f"error {code} of the caller's connection{'; ' if hint else ''}{hint}.")
 
 
