@@ -78,10 +78,10 @@ def insert_text(jobs: int) -> str:
 
 @lru_cache
 def settle_text(jobs: int) -> str:
-    """Return the statement that settles so many jobs."""
-    first = ", ".join(f"%s as {name}" for name in NAMES)
-    other = ", ".join(["%s"] * len(NAMES))
-    return SETTLE.format(ended=" union all select ".join([f"select {first}", *[other] * (jobs - 1)]))
+    """Return the statement that settles so many jobs; a row that is none names the columns of the others."""
+    names = ", ".join(f"null as {name}" for name in NAMES)
+    row = f"({', '.join(['%s'] * len(NAMES))})"
+    return SETTLE.format(ended=f"select {names} where false union all values {', '.join([row] * jobs)}")
 
 
 @lru_cache
