@@ -73,7 +73,7 @@ def measure_sync(folder: Path, *, times: int = 200) -> dict[str, float]:
 
     Written into a file that has its size already, as a write-ahead log has after its first checkpoint.
     """
-    path = folder / "sync"
+    path = folder / f"sync-{os.getpid()}"
     synced = getattr(os, "fdatasync", os.fsync)
     path.write_bytes(bytes(4096 * times))
     descriptor = os.open(path, os.O_WRONLY)
