@@ -66,7 +66,6 @@ _READY = Statement(
     .where(is_ready, jobs.c.queue == bindparam("queue"))
     .order_by(jobs.c.priority.desc(), jobs.c.enqueued_at, jobs.c.seq)
     .limit(bindparam("most"))
-    .offset(bindparam("skipped"))
     .with_for_update(skip_locked=True, key_share=True)
 )
 _IS_READY = Statement(
@@ -129,7 +128,7 @@ def ready_rows(tx: Transaction, queues: Sequence[str] | None, limit: int, turns:
         return _in_turn(tx, turns.of(names), limit, turns)
     rows: list[ReadyRow] = []
     for name in names:
-        rows += _fetch(tx, name, limit - len(rows), 0)
+        rows += _fetch(tx, name, limit - len(rows))
         if len(rows) >= limit:
             break
     return rows
@@ -160,8 +159,8 @@ def _along_the_ready(tx: Transaction) -> list[str]:
     return names
 
 
-def _fetch(tx: Transaction, queue: str, limit: int, skipped: int) -> list[ReadyRow]:
-    return tx.all(_READY, {"queue": queue, "most": limit, "skipped": skipped})
+def _fetch(tx: Transaction, queue: str, limit: int) -> list[ReadyRow]:
+    return tx.all(_READY, {"queue": queue, "most": limit})
 
 
 def _in_turn(tx: Transaction, names: Sequence[str], limit: int, turns: Turns) -> list[ReadyRow]:
@@ -172,12 +171,14 @@ def _in_turn(tx: Transaction, names: Sequence[str], limit: int, turns: Turns) ->
         share = max(1, left // len(hungry))
         for name in list(hungry):
             wanted = min(share, left)
-            rows = _fetch(tx, name, wanted, len(taken[name])) if wanted else []
-            known = {row[0] for row in taken[name]}  # one that others let go meanwhile moves the rest
-            new = [row for row in rows if row[0] not in known]
+            if not wanted:
+                break
+            known = {row[0] for row in taken[name]}
+            rows = _fetch(tx, name, len(known) + wanted)  # others may have let go of some before those
+            new = [row for row in rows if row[0] not in known][:wanted]
             taken[name] += new
             left -= len(new)
-            if len(rows) < wanted:
+            if len(rows) < len(known) + wanted:
                 hungry.remove(name)
     rounds = chain.from_iterable(zip_longest(*taken.values()))
     rows = [row for row in rounds if row is not None]
