@@ -8,20 +8,23 @@ right at any instant.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from sqlalchemy import BigInteger, bindparam, cast, delete, func, select, union_all, update
 
 from firelock_sql.database import Database, Transaction
 from firelock_sql.statements import Statement, among, insert_into
-from firelock_sql.tables import ONE, ZERO, count_deltas, counts
+from firelock_sql.tables import ZERO, count_deltas, counts
 
-__all__ = ["add_deltas", "counted", "fold", "is_worth_folding", "known_queues"]
+__all__ = ["Folding", "add_deltas", "counted", "known_queues"]
 
 _FOLDED_AT_ONCE = 5_000
 _WORTH_FOLDING = 200
+_LONG_SECONDS = 0.05
+_REST = 20  # times as long as a long fold took
 
 _IN_PLACE = Statement(select(counts.c.queue, counts.c.state, counts.c.jobs).where(counts.c.jobs != ZERO))
 _both = union_all(
@@ -36,13 +39,16 @@ _QUEUES = Statement(select(counts.c.queue).distinct().order_by(counts.c.queue))
 _ALL_QUEUES = Statement(select(_both.c.queue).distinct().order_by(_both.c.queue))
 
 _ADD = insert_into(count_deltas, "state", "queue", "jobs")
-_NUMBER = Statement(
-    select(func.count()).select_from(
-        select(ONE).select_from(count_deltas).limit(bindparam("most")).subquery()
-    )
+_some = (
+    select(count_deltas.c.seq)
+    .where(count_deltas.c.seq > bindparam("after"))
+    .limit(bindparam("most"))
+    .subquery()
 )
+_NUMBER = Statement(select(func.count(), func.min(_some.c.seq)).select_from(_some))
 _TAKE = Statement(
     select(count_deltas.c.seq, count_deltas.c.state, count_deltas.c.queue, count_deltas.c.jobs)
+    .where(count_deltas.c.seq > bindparam("after"))
     .order_by(count_deltas.c.seq)
     .limit(bindparam("most"))
     .with_for_update(skip_locked=True)
@@ -77,15 +83,47 @@ def add_deltas(tx: Transaction) -> None:
     tx.run_many(_ADD, rows)
 
 
-def is_worth_folding(tx: Transaction) -> bool:
-    """Tell whether there are so many differences that reading them all costs something."""
-    found: Any = tx.one(_NUMBER, {"most": _WORTH_FOLDING})
-    return bool(found[0] >= _WORTH_FOLDING)
+class Folding:
+    """Folds differences into the counts, and knows where to begin.
+
+    While a snapshot is held open, those that were folded since stay in the table, and a look from its
+    beginning steps over all of them. After a long one the next ones begin behind the last that was folded,
+    for a rest; one that a long transaction adds before it waits, and is part of the sum all the same.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._last = 0
+        self._whole_at = clock()
+
+    def run(self, database: Database) -> None:
+        """No more differences are left than cost nothing to read."""
+        begun_at = self._clock()
+        is_whole = begun_at >= self._whole_at
+        after = 0 if is_whole else self._last
+        while True:
+            number, first = database.read(lambda tx: _some_after(tx, after))
+            if number < _WORTH_FOLDING:
+                self._last = max(self._last, first - 1)
+                break
+            last = database.write(lambda tx: _fold(tx, database, after))
+            if not last:  # who folds beside has taken them
+                break
+            self._last = max(self._last, last)
+        took = self._clock() - begun_at
+        if is_whole and took > _LONG_SECONDS:
+            self._whole_at = begun_at + took * _REST
 
 
-def fold(tx: Transaction, database: Database) -> int:
-    """Some differences are part of the counts; return how many. Who folds too takes others."""
-    rows: Sequence[Any] = tx.all(_TAKE, {"most": _FOLDED_AT_ONCE})
+def _some_after(tx: Transaction, after: int) -> tuple[int, int]:
+    """Return how many differences there are, up to those worth folding, and the number of the first, or 0."""
+    found: Any = tx.one(_NUMBER, {"after": after, "most": _WORTH_FOLDING})
+    return int(found[0]), int(found[1] or 0)
+
+
+def _fold(tx: Transaction, database: Database, after: int) -> int:
+    """Some differences are part of the counts; return the last one's number, 0 where others take all."""
+    rows: Sequence[Any] = tx.all(_TAKE, {"after": after, "most": _FOLDED_AT_ONCE})
     more: Counter[tuple[str, str]] = Counter()
     for _, state, queue, jobs in rows:
         more[state, queue] += jobs
@@ -94,4 +132,4 @@ def fold(tx: Transaction, database: Database) -> int:
             tx.run(_FIRST, {"state": state, "queue": queue, "jobs": number})
     if rows:
         tx.run(_DROP, {"seqs": database.among([row[0] for row in rows])})
-    return len(rows)
+    return int(rows[-1][0]) if rows else 0

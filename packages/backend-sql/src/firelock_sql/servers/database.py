@@ -14,7 +14,7 @@ from typing_extensions import override
 from firelock import ConfigurationError
 from firelock.storage import StorageError, StorageUnavailable
 from firelock_sql import schema
-from firelock_sql.counting import add_deltas, fold, is_worth_folding
+from firelock_sql.counting import Folding, add_deltas
 from firelock_sql.database import Database, Transaction
 from firelock_sql.servers.failures import Failure, Meaning
 from firelock_sql.servers.joining import Joined, joined
@@ -54,6 +54,7 @@ class ServerDatabase(Database):
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
         self._wake = Wake(None)
+        self._folding = Folding()
         self._is_checked = False
         self._places: set[str] = set()  # callers' connections that were seen to lead here
 
@@ -257,8 +258,7 @@ class ServerDatabase(Database):
 
     @override
     def tidy(self) -> None:
-        while self.read(is_worth_folding) and self.write(lambda tx: fold(tx, self)):
-            continue
+        self._folding.run(self)
 
     # ---- waking ------------------------------------------------------------------------------------------
 

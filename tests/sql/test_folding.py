@@ -1,0 +1,101 @@
+"""Differences become part of the counts, and where they are looked for once a look was long."""
+
+from __future__ import annotations
+
+import psycopg
+import pytest
+
+from firelock.storage import State
+from firelock.testing import Handles, Scene
+from firelock_sql.counting import Folding
+from firelock_sql.postgresql.opening import open_url
+
+
+class Clock:
+    """Each look at it finds so many seconds more."""
+
+    def __init__(self):
+        self.seconds, self.step = 0.0, 0.0
+
+    def __call__(self):
+        self.seconds += self.step
+        return self.seconds
+
+
+@pytest.fixture
+def scene(postgresql):
+    """A store with jobs at hand."""
+    handles = Handles(lambda: open_url(postgresql.url("listen=off")))
+    handles.first.clear()
+    yield Scene(handles)
+    handles.close()
+
+
+@pytest.fixture
+def admin(postgresql):
+    """The superuser's connection to the same database."""
+    with psycopg.connect(postgresql.socket_url(), autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+def add_singly(scene, number=200):
+    """So many jobs, each with a difference of its own."""
+    for _ in range(number):
+        scene.add()
+
+
+def places(admin):
+    """The numbers of the differences that are left."""
+    return {row[0] for row in admin.execute("SELECT seq FROM firelock_count_deltas")}
+
+
+def enqueued(scene):
+    """How many jobs are counted."""
+    return scene.storage.counts().by_state[State.ENQUEUED]
+
+
+def test_many_differences_are_folded_and_few_are_left(scene, admin, clock):
+    """A look that costs nothing is not made cheaper."""
+    database, folding = scene.storage._database, Folding(clock)  # noqa: SLF001 - a step of upkeep by itself
+    add_singly(scene, 199)
+    folding.run(database)
+    assert 199 == len(places(admin))
+
+    scene.add()
+    folding.run(database)
+
+    assert set() == places(admin)
+    assert 200 == enqueued(scene)
+
+
+def test_after_a_long_look_only_newer_ones_are_looked_for(scene, admin, clock):
+    """What a long transaction adds before them waits for the next whole look, and counts meanwhile."""
+    database, folding = scene.storage._database, Folding(clock)  # noqa: SLF001 - see above
+    add_singly(scene)
+    first = min(places(admin))
+    clock.step = 1.0
+    folding.run(database)
+    clock.step = 0.0
+    admin.execute(
+        "INSERT INTO firelock_count_deltas (seq, state, queue, jobs)"
+        " SELECT %s - place, 'enqueued', 'default', 1 FROM generate_series(1, 200) AS place",
+        (first,),
+    )
+
+    folding.run(database)
+    assert 200 == len(places(admin))
+    assert 400 == enqueued(scene)
+
+    add_singly(scene)
+    folding.run(database)
+    assert set(range(first - 200, first)) == places(admin)
+
+    clock.seconds += 21.0
+    folding.run(database)
+    assert set() == places(admin)
+    assert 600 == enqueued(scene)
