@@ -14,7 +14,9 @@ def database(url: str, pool: type[Pool] = NullPool) -> Engine:
     """Return the user's own engine in the database of the jobs; it keeps no connection unless asked to."""
     made = make_url(url)
     driver = _DRIVERS.get(made.drivername, made.drivername)
-    return create_engine(made.set(drivername=driver, query={}), poolclass=pool)
+    # A pooler may know no prepared statements.
+    arguments = {"prepare_threshold": None} if driver.endswith("+psycopg") else {}
+    return create_engine(made.set(drivername=driver, query={}), poolclass=pool, connect_args=arguments)
 
 
 def effects(url: str) -> list[str]:
