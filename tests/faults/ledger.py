@@ -14,7 +14,7 @@ from pathlib import Path
 
 import attrs
 
-__all__ = ["Event", "Ledger", "read_ledger"]
+__all__ = ["Event", "Ledger", "Tail", "read_ledger"]
 
 
 @attrs.frozen
@@ -57,3 +57,24 @@ def _events(folder: Path) -> Iterator[Event]:
     for path in folder.glob("*.jsonl"):
         for line in path.read_text().splitlines():
             yield Event(*json.loads(line))
+
+
+class Tail:
+    """What is written from now on, read once: a whole ledger takes the longer the longer a scenario runs."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._read = {path: path.stat().st_size for path in folder.glob("*.jsonl")}
+        self._started: set[str] = set()
+
+    def has_started(self, job_id: str) -> bool:
+        """Tell whether a run of the job has started since."""
+        for path in self._folder.glob("*.jsonl"):
+            with path.open("rb") as file:
+                file.seek(self._read.get(path, 0))
+                text = file.read()
+            whole = text[: text.rfind(b"\n") + 1]
+            self._read[path] = self._read.get(path, 0) + len(whole)
+            events = (Event(*json.loads(line)) for line in whole.splitlines())
+            self._started.update(event.job for event in events if event.what == "start")
+        return job_id in self._started

@@ -11,6 +11,7 @@ import attrs
 
 from firelock import Firelock, StorageUnavailable
 from tests.faults.checker import Report
+from tests.faults.ledger import Tail
 from tests.faults.scenarios.base import Stage, forgetting
 from tests.faults.servers import eventually
 
@@ -100,6 +101,7 @@ def forgetting_all(on: Stage) -> AbstractContextManager[None]:
 def await_progress(on: Stage, since: float, within: float = 30) -> float:
     """Return how long after an instant a job started that was enqueued behind it."""
     fresh: list[str] = []
+    tail = Tail(on.place.ledger_folder)
 
     def has_started() -> bool:
         if not fresh:
@@ -107,7 +109,7 @@ def await_progress(on: Stage, since: float, within: float = 30) -> float:
                 fresh.extend(on.enqueue(1, 0.0))
             except StorageUnavailable:
                 return False
-        return any(event.what == "start" and event.job == fresh[0] for event in on.events())
+        return tail.has_started(fresh[0])
 
     eventually(has_started, within, "a new job starts")
     return time.monotonic() - since
