@@ -12,11 +12,12 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
+from firelock.testing import eventually
 from tests.redis.servers import HOST, free_port
 from tests.sql.processes import DEADLINE, Process, copy_folder, run_to_its_end, shared_folder
 from tests.sql.programs import PostgresqlProgram
 
-__all__ = ["PASSWORD", "USER", "Postgresql"]
+__all__ = ["PASSWORD", "USER", "Postgresql", "end_connections"]
 
 USER, PASSWORD = "firelock", "secret"
 
@@ -103,6 +104,13 @@ class Postgresql(Process):
         """The database is gone, whoever was connected to it."""
         with self.connect() as connection:
             connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+def end_connections(admin: psycopg.Connection) -> None:
+    """Every connection of `USER` has been ended by the superuser, and its process is gone."""
+    of_user = "pg_stat_activity WHERE usename = %s"
+    admin.execute(f"SELECT pg_terminate_backend(pid) FROM {of_user}", [USER])
+    eventually(lambda: admin.execute(f"SELECT count(*) FROM {of_user}", [USER]).fetchone() == (0,))
 
 
 def _superuser() -> str:

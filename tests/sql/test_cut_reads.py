@@ -14,6 +14,7 @@ from firelock_sql.mysql import opening as mysql_opening
 from firelock_sql.postgresql import opening as postgresql_opening
 from tests.faults.proxy import FaultProxy
 from tests.redis.servers import HOST
+from tests.sql.postgresql import end_connections
 
 READS = {
     "get": lambda storage: storage.get(["nobody"]),
@@ -159,9 +160,7 @@ def test_a_pool_of_dead_connections_is_no_trouble_on_postgresql(on_postgresql, p
     _, storage = on_postgresql
     use_several(storage)
     with psycopg.connect(postgresql.socket_url(), autocommit=True) as admin:
-        admin.execute(
-            "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE usename = 'firelock'"
-        )
+        end_connections(admin)
 
     assert {} == dict(storage.counts().by_state)
 

@@ -212,10 +212,9 @@ def test_dead_rows_are_found(engine_url, admin):
 
     ((_, what, _),) = eventually(look)
     admin.execute("VACUUM firelock_records")
-    findings = found_at_once(engine_url, "dead rows", dead_rows=10)
 
     assert "firelock_records has 100 dead rows beside 0; it was never vacuumed." == what
-    assert [] == findings
+    assert eventually(lambda: not look())
 
 
 def test_a_crowded_server_is_found(storage, engine_url):

@@ -11,6 +11,7 @@ from firelock.testing import Handles, Scene
 from firelock.testing.ends import deletes, fails, succeeds
 from firelock.testing.scene import Running
 from firelock_sql.postgresql.opening import open_engine, open_url
+from tests.sql.postgresql import end_connections
 
 AWKWARD = ['"', "\\", '\\"', "{,}", "NULL", "", " ", "é\n"]
 WRITERS = "SELECT pg_current_xact_id()::text::bigint"
@@ -153,11 +154,10 @@ def test_a_look_that_finds_nothing_writes_nothing(scene, admin):
 def test_dead_connections_of_the_pool_cost_nobody_anything(scene, admin):
     """After the server was restarted, or somebody ended its processes, the next call takes a new one."""
     jobs = running(scene, 2)
-    end = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE usename = 'firelock'"
-    admin.execute(end)
+    end_connections(admin)
 
     assert [Applied.APPLIED] * 2 == exchange(scene, [succeeds(job) for job in jobs]).results
-    admin.execute(end)
+    end_connections(admin)
     assert 1 == len(scene.add_many(1))
 
 

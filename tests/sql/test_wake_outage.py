@@ -17,8 +17,7 @@ from firelock_sql.postgresql.pooler import Way
 from firelock_sql.postgresql.sender import Sender
 from firelock_sql.servers.connections import Connections
 from firelock_sql.servers.names import Names
-
-END = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE usename = 'firelock'"
+from tests.sql.postgresql import end_connections
 
 
 @pytest.fixture
@@ -56,7 +55,7 @@ def heard(admin):
 
 def test_a_message_goes_out_when_every_idle_connection_has_died(channel, admin, lent_at_once, caplog):
     """It is sent on a new connection, and nothing is said: all is well."""
-    admin.execute(END)
+    end_connections(admin)
     sender = Sender(channel.post)
 
     with caplog.at_level(logging.WARNING):
@@ -73,7 +72,7 @@ def test_a_server_that_is_away_is_told_once(channel, admin, lent_at_once, caplog
     """No new connection can be made either: that is worth a line."""
     name = sql.Identifier(postgresql.name)
     admin.execute(sql.SQL("ALTER DATABASE {} CONNECTION LIMIT 0").format(name))
-    admin.execute(END)
+    end_connections(admin)
     sender = Sender(channel.post)
 
     with caplog.at_level(logging.WARNING):
