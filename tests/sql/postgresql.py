@@ -14,7 +14,14 @@ from psycopg import sql
 
 from firelock.testing import eventually
 from tests.redis.servers import HOST, free_port
-from tests.sql.processes import DEADLINE, Process, copy_folder, run_to_its_end, shared_folder
+from tests.sql.processes import (
+    DEADLINE,
+    Process,
+    copy_folder,
+    is_there,
+    run_to_its_end,
+    shared_folder,
+)
 from tests.sql.programs import PostgresqlProgram
 
 __all__ = ["PASSWORD", "USER", "Postgresql", "end_connections"]
@@ -108,9 +115,10 @@ class Postgresql(Process):
 
 def end_connections(admin: psycopg.Connection) -> None:
     """Every connection of `USER` has been ended by the superuser, and its process is gone."""
-    of_user = "pg_stat_activity WHERE usename = %s"
-    admin.execute(f"SELECT pg_terminate_backend(pid) FROM {of_user}", [USER])
-    eventually(lambda: admin.execute(f"SELECT count(*) FROM {of_user}", [USER]).fetchone() == (0,))
+    find = "SELECT pid FROM pg_stat_activity WHERE usename = %s"
+    pids = [pid for (pid,) in admin.execute(find, [USER]).fetchall()]
+    admin.execute("SELECT pg_terminate_backend(pid) FROM unnest(%s) AS pid", [pids])
+    eventually(lambda: not any(map(is_there, pids)))
 
 
 def _superuser() -> str:

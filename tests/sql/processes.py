@@ -29,6 +29,7 @@ __all__ = [
     "Process",
     "account",
     "copy_folder",
+    "is_there",
     "new_folder",
     "run_to_its_end",
     "shared_folder",
@@ -201,7 +202,7 @@ class Process(ABC):
             raise
         finally:
             self._process = None
-        eventually(lambda: not any(map(_is_there, children)), within=DEADLINE)
+        eventually(lambda: not any(map(is_there, children)), within=DEADLINE)
 
     def restart(self) -> None:
         """It was stopped and has been started again."""
@@ -239,7 +240,8 @@ def _children_of(pid: int) -> list[int]:
         return []
 
 
-def _is_there(pid: int) -> bool:
+def is_there(pid: int) -> bool:
+    """Tell whether a process runs; one that waits for its parent to notice its end does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import psycopg
 import pytest
+from psycopg import sql
 from sqlalchemy import create_engine
 
 from firelock.storage import Applied, State
@@ -184,3 +185,61 @@ def test_a_callers_connection_keeps_its_settings(postgresql):
         assert "0" == connection.exec_driver_sql("SHOW lock_timeout").scalar()
     handles.close()
     engine.dispose()
+
+
+# ---- plans -----------------------------------------------------------------------------------------------
+
+
+def test_plans_go_along_indexes_however_small_the_table_was(scene, admin):
+    """They are made once, for a table known to be empty, and are right for a full one."""
+    admin.execute("VACUUM ANALYZE")
+    job = running(scene, 1)[0]
+    exchange(scene, [succeeds(job)])
+    scene.claim(scene.begin(), queues=None)
+
+    plans = plans_of(scene.storage._database)  # noqa: SLF001 - its connection keeps them
+
+    assert 3 == len(plans)
+    for plan in plans:
+        assert "Seq Scan on firelock_jobs" not in plan
+        assert "Bitmap" not in plan
+        assert "Sort Key: firelock_jobs" not in plan
+        assert "firelock_ready" in plan
+
+
+def plans_of(database):
+    """How the server runs the claims that a connection of the pool has prepared."""
+
+    def explain(cursor):
+        kept = "SELECT name, cardinality(parameter_types) FROM pg_prepared_statements WHERE statement LIKE %s"
+        names = cursor.execute(kept, ["WITH RECURSIVE%"]).fetchall()
+        return ["\n".join(line for (line,) in explained(cursor, *one)) for one in names]
+
+    return database.at_once(explain)
+
+
+def explained(cursor, name, number):
+    """One plan, which is the same for all parameters."""
+    values = sql.SQL(", ").join([sql.NULL] * number)
+    return cursor.execute(sql.SQL("EXPLAIN EXECUTE {}({})").format(sql.Identifier(name), values)).fetchall()
+
+
+def test_transactions_are_planned_as_the_server_likes(scene, admin):
+    """What the hot path asks for holds for nothing else on the same connection."""
+    admin.execute("ALTER ROLE firelock SET enable_sort = off")
+    end_connections(admin)
+    try:
+        database = scene.storage._database  # noqa: SLF001 - only the connection itself knows its settings
+        names = ("plan_cache_mode", "enable_seqscan", "enable_bitmapscan", "enable_sort")
+        hot = [database.at_once(lambda cursor, name=name: show(cursor, name)) for name in names]
+        usual = [database.read(lambda tx, name=name: show(tx.cursor, name)) for name in names]
+    finally:
+        admin.execute("ALTER ROLE firelock RESET enable_sort")
+
+    assert ["force_generic_plan", "off", "off", "off"] == hot
+    assert ["auto", "on", "on", "off"] == usual
+
+
+def show(cursor, name):
+    """A setting as it is now."""
+    return cursor.execute(f"SHOW {name}").fetchone()[0]

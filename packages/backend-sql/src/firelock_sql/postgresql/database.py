@@ -45,11 +45,21 @@ _LIMITS = (
     "SET LOCAL lock_timeout = '2s'; SET LOCAL statement_timeout = '30s'"
     "; SET LOCAL idle_in_transaction_session_timeout = '10s'"
 )
-_WRITE = f"BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; {_LIMITS}; {_NOW}"
-_READ = f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {_LIMITS}; {_NOW}"
-_RESULTS_BEFORE_NOW = 4
-# The same for as long as a connection lives, where nobody else gets it; compiling plans never pays here.
-_SESSION = "SET lock_timeout = '2s'; SET statement_timeout = '30s'; SET jit = off"
+# On connections of our own, where nobody else gets them, the same is set for as long as they live. What runs
+# there outside of transactions is the hot path: its statements are planned once, which takes longer than to
+# claim a job, and so that the plan is right however large the tables become: along their indexes, in their
+# order. Compiling plans never pays here.
+_PLANNING = {"plan_cache_mode": "force_generic_plan"} | dict.fromkeys(
+    ("enable_seqscan", "enable_bitmapscan", "enable_sort"), "off"
+)
+_SESSION = "; ".join(
+    ["SET lock_timeout = '2s'; SET statement_timeout = '30s'; SET jit = off"]
+    + [f"SET {name} = {value}" for name, value in _PLANNING.items()]
+)
+_AS_USUAL = "; ".join(f"SET LOCAL {name} TO DEFAULT" for name in _PLANNING)
+_WRITE = f"BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; {_LIMITS}; {_AS_USUAL}; {_NOW}"
+_READ = f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {_LIMITS}; {_AS_USUAL}; {_NOW}"
+_RESULTS_BEFORE_NOW = 1 + 3 + len(_PLANNING)
 _SCHEMA_LOCK = 0x4669_7265_6C6F_636B  # "Firelock": one migration at a time
 
 

@@ -52,6 +52,7 @@ _LOCK = Statement(
     .order_by(jobs.c.id)
     .with_for_update(key_share=True)
 )
+_MOST, _MOST_EVER = 512, 1 << 30  # what a claim may take as a rule, and at all
 # Places in the answer to a claim.
 _SERVER, _DUE, _OPEN, _LOOKED, _FIRST = 0, 1, 2, 3, 4
 _QUEUE, _PRIORITY, _ENQUEUED_AT, _SEQ, _IS_PARENT = 8, 9, 15, 22, 23
@@ -163,11 +164,10 @@ class PostgresqlHot:
             claims=look is not None,
             names_queues=look is not None and look.asked.queues is not None,
             is_short=look is not None and look.probes is not None,
+            most=_MOST if look is None or look.asked.limit <= _MOST else _MOST_EVER,
         )
         try:
-            cursor.execute(
-                text, values, prepare=False
-            )  # a plan made for a small table is no good for a large
+            cursor.execute(text, values, prepare=self._database.is_direct)
         except DivisionByZero as error:
             raise Clash from error
         found: list[Any] = cursor.fetchall()

@@ -141,7 +141,8 @@ CROSS JOIN LATERAL (
         ORDER BY priority DESC, enqueued_at, seq{taken}
     ) AS between
 ) AS near"""
-_TAKEN = " LIMIT {share} FOR NO KEY UPDATE SKIP LOCKED"
+# The constant is for the planner, which knows nothing of the limits around it where a plan is made for all.
+_TAKEN = " LIMIT {most} FOR NO KEY UPDATE SKIP LOCKED"
 
 _CLAIM = """
 found AS MATERIALIZED (
@@ -211,9 +212,17 @@ def _short(text: str) -> str:
 
 @lru_cache(maxsize=64)
 def exchange_text(
-    dialect: Dialect, *, settles: bool, claims: bool, names_queues: bool, is_short: bool = False
+    dialect: Dialect,
+    *,
+    settles: bool,
+    claims: bool,
+    names_queues: bool,
+    is_short: bool = False,
+    most: int = 512,
 ) -> str:
     """Return the statement that settles plain ends, or claims, or both; a short look is one by probes.
+
+    No claim takes more than `most`.
 
     Its rows begin with the living session's server and the next due instant, where it claims, the number of
     open queues, and the steps of a whole look or the names of those queues. The claimed job follows, nothing
@@ -234,7 +243,7 @@ def exchange_text(
     text = text.replace("{ready}", _READY).replace("{is_held}", _IS_HELD)
     for table in (jobs, count_deltas, records, recurring, sessions):
         text = text.replace("{" + table.name.removeprefix("firelock_") + "}", table_name(dialect, table))
-    text = text.replace("{index}", index_name(dialect, jobs, "ready"))
+    text = text.replace("{most}", str(most)).replace("{index}", index_name(dialect, jobs, "ready"))
     text = text.replace("{columns}", ", ".join(column.name for column in CLAIMED_COLUMNS))
     return _short(text)
 
@@ -251,7 +260,8 @@ def _claim_parts(*, names_queues: bool, is_short: bool) -> list[str]:
 
 
 def _claim(*, takes_all: bool, is_short: bool) -> str:
-    ready = _SHORT.replace("{taken}", _TAKEN) + " LIMIT {share}" if is_short else _WHOLE + _TAKEN
+    whole = f"SELECT ctid FROM ({_WHOLE}{_TAKEN}) AS near"  # noqa: S608 - texts of ours
+    ready = (_SHORT.replace("{taken}", _TAKEN) if is_short else whole) + " LIMIT {share}"
     text = _CLAIM.replace("{ready_of_queue}", ready).replace("{held}", " AND {is_held}")
     return text.replace("{share}", "%(limit)s" if takes_all else _SHARE)
 
