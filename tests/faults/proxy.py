@@ -286,9 +286,13 @@ class FaultProxy:
             self._server = await asyncio.start_unix_server(self._accept, self._path)
 
     async def _close(self) -> None:
+        self._rules.is_refusing = True
+        await self._reset()
+        # Whom the loop is about to accept while its server closes would keep a connection that nobody serves.
+        while others := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(others)
         if self._server is not None:
             self._server.close()
-        await self._reset()
         if self._path is not None:
             self._path.unlink(missing_ok=True)
 

@@ -214,3 +214,17 @@ def test_a_socket_of_this_machine_does_as_well(tmp_path, server):
         client.connect(str(tmp_path / "b"))
         assert "you said one" == ask(client, "one")
     assert not (tmp_path / "a").exists()
+
+
+def test_who_connects_while_it_closes_is_closed_as_well(server):
+    """Nobody is left with a connection that the proxy accepted and serves no more."""
+    clients = []
+    with FaultProxy(server.server_address) as proxy:
+        clients += [socket.create_connection(proxy.address, timeout=10) for _ in range(20)]
+
+    for client in clients:
+        with client:
+            try:
+                assert b"" == client.recv(1)
+            except ConnectionResetError:
+                continue
