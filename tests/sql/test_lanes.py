@@ -38,7 +38,9 @@ def asked(queues=("mail",), limit=2):
 
 
 def after_a_long_look(lanes, *claimed, queues=("mail",), steps=100_000):
-    """The next look, after a whole one that took so many steps and claimed these."""
+    """The next look, after several whole ones that took so many steps; the last claimed these."""
+    lanes.looked(lanes.look(asked(queues)), [], steps)
+    lanes.looked(lanes.look(asked(queues)), [], steps)
     lanes.looked(lanes.look(asked(queues)), claimed, steps)
     return lanes.look(asked(queues))
 
@@ -48,6 +50,14 @@ def test_looks_of_few_steps_are_whole(lanes):
     look = after_a_long_look(lanes, *[("mail", 0, 1, n) for n in range(500)], steps=3_999)
 
     assert look.probes is None
+
+
+def test_one_long_look_is_none_and_two_with_a_short_between_are_none(lanes):
+    """The first along entries that nobody sees any more marks them: nothing has to wait for that."""
+    for steps in (100_000, 100_000, 3, 100_000, 100_000):
+        lanes.looked(lanes.look(asked()), [("mail", 0, 10, 3)], steps)
+
+    assert lanes.look(asked()).probes is None
 
 
 def test_after_a_long_look_lanes_begin_behind_what_was_claimed(lanes):
@@ -78,9 +88,9 @@ def test_places_stay_known_from_one_rest_to_the_next(lanes, clock):
     after_a_long_look(lanes, ("mail", 0, 10, 3))
     clock.seconds = 1.0
 
-    look = after_a_long_look(lanes, ("mail", 0, 5, 1))
+    lanes.looked(lanes.look(asked()), [("mail", 0, 5, 1)], 100_000)
 
-    assert Probe("mail", 0, 0, (10, 3)) in look.probes
+    assert Probe("mail", 0, 0, (10, 3)) in lanes.look(asked()).probes
 
 
 def test_a_short_look_that_is_full_passes_what_it_claimed(lanes):

@@ -28,6 +28,7 @@ def short_looks(monkeypatch):
     """Each whole look is a long one, after which all looks are short."""
     monkeypatch.setattr(lanes, "_MANY", -1)
     monkeypatch.setattr(lanes, "_STEPS_OF_A_JOB", 0)
+    monkeypatch.setattr(lanes, "_IN_A_ROW", 1)
     monkeypatch.setattr(lanes, "_SECONDS_OF_A_STEP", 1e6)
 
 

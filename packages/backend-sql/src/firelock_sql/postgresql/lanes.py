@@ -2,9 +2,9 @@
 
 A snapshot that somebody holds open, anywhere in the server, keeps the index entry of every job that was
 claimed since then. A look from the index's beginning steps over all of them: at a rate of 500 jobs a second,
-after an hour, over 1.8 million, for each claim. So looks are counted in steps. Once one took many, the next
-ones begin in each lane (a priority of a queue) behind what was claimed there last, and only now and then one
-is whole again.
+after an hour, over 1.8 million, for each claim. So the steps of looks are counted. Once several took many,
+the next ones begin in each lane (a priority of a queue) behind what was claimed there last, and only now and
+then one is whole again.
 
 What comes late, with a place in its lane that was passed already, waits for a whole look: jobs handed back,
 and those of a transaction that was open for longer than five seconds. Without such a snapshot nothing waits.
@@ -25,6 +25,9 @@ __all__ = ["Lanes", "Look", "Probe"]
 
 _MANY = 2_000  # steps beyond which a look was a long one; for each claimed job there are a few
 _STEPS_OF_A_JOB = 4
+_IN_A_ROW = (
+    3  # long looks; the first along entries that nobody sees any more marks them, and the next is short
+)
 _SECONDS_OF_A_STEP = 5e-6  # of rest after a long look: some twenty times what a step takes
 _LATE = 5_000_000  # micros for which a transaction may be open and its jobs not wait for a whole look
 _MOST_LANES = 1_000
@@ -77,6 +80,7 @@ class Lanes:
         self._clock = clock
         self._places: dict[Lane, Place] = {}
         self._whole_at = clock()
+        self._long_looks = 0
 
     def look(self, asked: Asked) -> Look:
         """Return where the next claim looks."""
@@ -93,11 +97,14 @@ class Lanes:
         """A look claimed these; a whole one has told its steps, a short one which queues it found open."""
         if look.probes is not None:
             self._looked_shortly(look.asked, claimed, set(told or ()))
-        elif (told or 0) > _MANY + _STEPS_OF_A_JOB * len(claimed):
-            self._whole_at = self._clock() + told * _SECONDS_OF_A_STEP
-            self._pass(claimed)
-        else:
+        elif (told or 0) <= _MANY + _STEPS_OF_A_JOB * len(claimed):
+            self._long_looks = 0
             self._know((one[0], one[1]) for one in claimed)
+        else:
+            self._long_looks += 1
+            self._pass(claimed)
+            if self._long_looks >= _IN_A_ROW:
+                self._whole_at = self._clock() + told * _SECONDS_OF_A_STEP
 
     def _looked_shortly(self, asked: Asked, claimed: Sequence[Claimed], queues: set[str]) -> None:
         self._pass(claimed)
