@@ -123,8 +123,10 @@ def test_a_settle_claims_by_a_short_look_beside(scene):
     assert [other] == ids(found.claim.jobs)
 
 
-def test_looks_become_short_while_a_snapshot_is_held(scene, postgresql):
+def test_looks_become_short_while_a_snapshot_is_held(scene, postgresql, monkeypatch):
     """What was claimed since then is not stepped over by each claim."""
+    monkeypatch.setattr(lanes, "_MANY", 500)
+    monkeypatch.setattr(lanes, "_SECONDS_OF_A_STEP", 1e6)
     with psycopg.connect(postgresql.socket_url()) as held:
         held.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         held.execute("SELECT count(*) FROM pg_class")

@@ -23,7 +23,9 @@ from firelock_sql.taking import Asked
 
 __all__ = ["Lanes", "Look", "Probe"]
 
-_MANY = 2_000  # steps beyond which a look was a long one; for each claimed job there are a few
+_MANY = (
+    30_000  # steps beyond which a look was a long one, some milliseconds; for each claimed job there are few
+)
 _STEPS_OF_A_JOB = 4
 _IN_A_ROW = (
     3  # long looks; the first along entries that nobody sees any more marks them, and the next is short
