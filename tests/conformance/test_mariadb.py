@@ -10,7 +10,7 @@ from tests.sql.transactions import OpenTransaction, by_connection, by_session
 
 
 class TestMariadb(StorageConformance):
-    model_runs = 40  # each step is several round trips
+    model_runs = 20  # each step is several round trips
 
     @pytest.fixture
     def storage_url(self, mariadb: MysqlDatabase) -> str:

@@ -12,7 +12,7 @@ WAYS = [by_connection, by_session, by_driver]
 
 
 class TestPostgresql(StorageConformance):
-    model_runs = 40  # each step is several round trips
+    model_runs = 20  # each step is several round trips
 
     @pytest.fixture
     def storage_url(self, postgresql: PostgresqlDatabase) -> str:
@@ -32,7 +32,7 @@ class TestPostgresqlLocks(LockConformance):
 
 
 class TestPgbouncer(StorageConformance):
-    model_runs = 15  # each step is several round trips
+    model_runs = 10  # each step is several round trips
 
     @pytest.fixture
     def storage_url(self, pgbouncer: PostgresqlDatabase) -> str:

@@ -33,7 +33,7 @@ class TestSentinel(StorageConformance):
 
 @pytest.mark.timeout(600)  # random steps look at sixteen partitions behind each of them
 class TestCluster(StorageConformance):
-    model_runs = 40  # each step is several round trips
+    model_runs = 20  # each step is several round trips
 
     @pytest.fixture
     def storage_url(self, cluster: ClusterServers) -> str:
