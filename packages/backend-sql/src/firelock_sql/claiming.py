@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import chain, zip_longest
 from typing import Any
 
-from sqlalchemy import bindparam, func, select
+from sqlalchemy import bindparam, select
 
 from firelock.storage import ClaimedJob, State
 from firelock_sql.database import Transaction
@@ -46,12 +46,20 @@ _SERVER = Statement(_server)
 _SERVING = Statement(_server.with_for_update(read=True, key_share=True))
 _PAUSED = Statement(select(records.c.key).where(is_paused_queue))
 _NEXT_WITH_WORK = Statement(
-    select(func.min(jobs.c.queue)).where(is_ready, jobs.c.queue > bindparam("former"))
+    pinned(select(jobs.c.queue), "ready")
+    .where(is_ready, jobs.c.queue > bindparam("former"))
+    .order_by(jobs.c.queue)
+    .limit(ONE)
 )
 _WITH_WORK = Statement(
     select(counts.c.queue).where(counts.c.state == text_literal(State.ENQUEUED), counts.c.jobs > ZERO)
 )
-_DUE = Statement(pinned(select(jobs.c.due_at), "due").where(is_scheduled).order_by(jobs.c.due_at).limit(ONE))
+_DUE = Statement(
+    pinned(select(jobs.c.due_at), "due")
+    .where(is_scheduled, jobs.c.due_at.is_not(None))
+    .order_by(jobs.c.due_at)
+    .limit(ONE)
+)
 _FIRING = Statement(select(recurring.c.next_at).where(is_firing).order_by(recurring.c.next_at).limit(ONE))
 
 # In the order of ClaimedJob's fields, `tags` still as text, then what the storage needs itself.
@@ -153,8 +161,6 @@ def _along_the_ready(tx: Transaction) -> list[str]:
     """Return every queue with ready jobs, by one short step along their index for each."""
     names: list[str] = []
     while found := tx.one(_NEXT_WITH_WORK, {"former": names[-1] if names else ""}):
-        if found[0] is None:
-            break
         names.append(str(found[0]))
     return names
 

@@ -55,7 +55,7 @@ _CONDITIONS: dict[str, ColumnElement[bool]] = {
     ),
     "tag": jobs.c.id.in_(select(job_tags.c.job_id).where(_TAG)),
     "parent_id": jobs.c.id.in_(select(edges.c.child_id).where(edges.c.parent_id == bindparam("parent_id"))),
-    "retrying": is_retrying,
+    "retrying": is_retrying & jobs.c.due_at.is_not(None),  # always so; some indexes know no state
     "not_retrying": ~is_retrying,
 }
 # The same where each job on the way is tested: a look at one row, not at all that have the tag.

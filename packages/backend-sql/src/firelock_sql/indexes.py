@@ -42,8 +42,9 @@ def partial_index(
         partial[0].info[_FOR] = frozenset({"sqlite", "postgresql"})
     if whole is not None:
         partial.append(Index(PREFIX + name, *whole, info={_FOR: _MYSQL}))
-    for index in partial if len(partial) > 1 else ():
-        index.ddl_if(callable_=cast("Any", _is_for))
+    for index in partial:
+        if _FOR in index.info:
+            index.ddl_if(callable_=cast("Any", _is_for))
 
 
 def _is_for(_ddl: object, index: Any, _bind: object, *, dialect: Dialect, **_: object) -> bool:  # noqa: ANN401 - an Index

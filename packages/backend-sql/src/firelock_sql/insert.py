@@ -45,7 +45,10 @@ _PARENTS = Statement(
 )
 _MARK_PARENTS = Statement(update(jobs).where(among(jobs.c.id, "ids")).values(is_parent=ONE))
 _NEXT_DUE = Statement(
-    pinned(select(jobs.c.due_at), "due").where(is_scheduled).order_by(jobs.c.due_at).limit(ONE)
+    pinned(select(jobs.c.due_at), "due")
+    .where(is_scheduled, jobs.c.due_at.is_not(None))
+    .order_by(jobs.c.due_at)
+    .limit(ONE)
 )
 
 

@@ -1,0 +1,91 @@
+"""What the verbs read on MariaDB: rows of the jobs they return, however many are stored beside them."""
+
+from __future__ import annotations
+
+import pytest
+
+from firelock.storage import Held, JobFilter, State
+from firelock.testing import Handles, Scene
+from firelock.testing.ends import deletes, fails, retries, succeeds
+from firelock.testing.scene import Running
+from firelock_sql.mysql.opening import open_url
+
+KEPT, LIMIT, QUEUES = 500, 10, ["critical", "default", "low"]
+A_JOB = 4  # reads of the table's indexes and rows for a job that is returned or changed
+A_CALL = 10  # and for the call itself
+READ = (
+    "SELECT rows_read FROM information_schema.table_statistics"
+    " WHERE table_schema = %s AND table_name = 'firelock_jobs'"
+)
+
+
+@pytest.fixture
+def scene(mariadb):
+    """A storage with hundreds of jobs that wait in three queues, are due later, retry, have ended."""
+    handles = Handles(lambda: open_url(mariadb.url()))
+    handles.first.clear()
+    scene = Scene(handles)
+    for queue in QUEUES:
+        scene.add_many(KEPT, queue=queue)
+    scene.add_many(KEPT, state=State.SCHEDULED, due_at=scene.now() + 3_600_000_000)
+    scene.storage.apply([deletes(id, expires_at=2**53) for id in scene.add_many(KEPT, queue="old")])
+    yield scene
+    handles.close()
+
+
+@pytest.fixture
+def reads(mariadb, scene):
+    """Return how many rows of the jobs a call reads, by the server's own count of them."""
+    with mariadb.server.connect() as connection, connection.cursor() as cursor:
+
+        def count():
+            cursor.execute(READ, [mariadb.name])
+            found = cursor.fetchone()
+            return found[0] if found else 0
+
+        def by(call):
+            before = count()
+            call()
+            return count() - before
+
+        cursor.execute("SET GLOBAL userstat = 1")
+        yield by
+        cursor.execute("SET GLOBAL userstat = 0")
+
+
+def test_no_verb_reads_more_than_it_returns(scene, reads):
+    """Neither what waits behind it nor what has ended: each finds its rows along an index made for it."""
+    storage, holder = scene.storage, scene.begin()
+    session, taken = holder.session, []
+
+    def take(queues):
+        taken.extend(Running(job, holder) for job in scene.claim(holder, LIMIT, queues))
+
+    def exchange(ends, limit=LIMIT):
+        claim = storage.exchange(ends, QUEUES, limit, session, scene.stamp()).claim
+        taken.extend(Running(job, holder) for job in claim.jobs)
+
+    calls = {
+        "insert": (LIMIT, lambda: scene.add_many(LIMIT)),
+        "claim of every queue": (LIMIT, lambda: take(None)),
+        "claim of one": (LIMIT, lambda: take(["default"])),
+        "claim of some": (LIMIT, lambda: take(["absent", *QUEUES])),
+        "claim of none": (0, lambda: take(["absent"])),
+        "reconcile": (4 * LIMIT, lambda: storage.reconcile(session, [Held(one.id, 1) for one in taken])),
+        "apply": (LIMIT, lambda: storage.apply([succeeds(taken.pop()) for _ in range(LIMIT)])),
+        "exchange": (2 * LIMIT, lambda: exchange([succeeds(taken.pop()) for _ in range(LIMIT)])),
+        "exchange of others": (4, lambda: exchange([fails(taken.pop()), retries(taken.pop())], 2)),
+        "delete": (1, lambda: storage.apply([deletes(taken.pop().id)])),
+        "promote": (0, lambda: storage.promote(LIMIT)),
+        "find retrying": (1, lambda: storage.find(JobFilter(is_retrying=True), limit=20)),
+        "find processing": (4 * LIMIT, lambda: storage.find(JobFilter(state=State.PROCESSING), limit=20)),
+        "prune": (0, lambda: storage.prune(LIMIT)),
+        "end of the session": (4 * LIMIT, lambda: storage.end_session(session, [], reason="stopped")),
+    }
+    too_many = {}
+    for name, (jobs, call) in calls.items():
+        rows = reads(call)
+        if rows > A_CALL + jobs * A_JOB:
+            too_many[name] = rows
+
+    assert not too_many
