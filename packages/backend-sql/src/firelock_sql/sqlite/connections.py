@@ -14,7 +14,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from typing import Protocol, TypeVar
 
 from firelock.storage import StorageError, StorageUnavailable
@@ -136,16 +136,14 @@ class Connections:
 
     def _write_once(self, work: Callable[[sqlite3.Cursor], _T]) -> _T:
         connection = self._writer or self._open_writer()
-        cursor = connection.cursor()
         try:
-            cursor.execute("BEGIN IMMEDIATE")
-            result = work(cursor)
-            cursor.execute("COMMIT")
+            with closing(connection.cursor()) as cursor:
+                cursor.execute("BEGIN IMMEDIATE")
+                result = work(cursor)
+                cursor.execute("COMMIT")
         except BaseException as error:
             self._undo(connection, error)
             raise
-        finally:
-            cursor.close()
         return result
 
     def _undo(self, connection: sqlite3.Connection, error: BaseException) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,8 +23,10 @@ _PASSING = _BUSY | {
     sqlite3.SQLITE_INTERRUPT,
     sqlite3.SQLITE_NOMEM,
 }
+_FULL = 65_536  # bytes: a disk that has no more has no room for what is opened beside a file
+_NO_SPACE = "free space on its disk"
 _HINTS = {
-    sqlite3.SQLITE_FULL: "free space on its disk",
+    sqlite3.SQLITE_FULL: _NO_SPACE,
     sqlite3.SQLITE_READONLY: "make the file and its folder writable",
     sqlite3.SQLITE_CORRUPT: "restore it from a backup",
     sqlite3.SQLITE_NOTADB: "name another file, this one is not an SQLite database",
@@ -67,4 +70,13 @@ def translated(path: Path) -> Iterator[None]:
 def _hint(code: int, path: Path) -> str:
     if code == sqlite3.SQLITE_CANTOPEN and not path.parent.is_dir():
         return f"there is no folder {path.parent}"
+    if code == sqlite3.SQLITE_IOERR and _is_full(path):  # who opens the file first is told no more than that
+        return _NO_SPACE
     return _HINTS.get(code, "")
+
+
+def _is_full(path: Path) -> bool:
+    try:
+        return shutil.disk_usage(path.parent).free < _FULL
+    except OSError:
+        return False
