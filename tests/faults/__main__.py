@@ -1,4 +1,4 @@
-"""`python -m tests.faults [NAME] [--storage URL|redis|postgresql] [--jobs N] [--kills N] [--short]`."""
+"""`python -m tests.faults [NAME] [--storage URL|redis|…] [--jobs N] [--kills N] [--seed N] [--short]`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.faults.scenarios import SCENARIOS, Size
+from tests.faults.scenarios import SCENARIOS, NotHere, Size
 from tests.faults.storages import is_played_on, opened
 
 
@@ -23,6 +23,7 @@ def main() -> int:
     )
     parser.add_argument("--jobs", type=int)
     parser.add_argument("--kills", "--rounds", type=int, help="kills, restarts, repetitions")
+    parser.add_argument("--seed", type=int, help="of a scenario that prints one, to play it again")
     parser.add_argument("--short", action="store_true", help="as with the tests")
     parser.add_argument("--folder", type=Path, help="for logs and ledgers, and kept; a temporary one")
     options = parser.parse_args()
@@ -38,13 +39,18 @@ def main() -> int:
     storage = options.storage or default
     if not is_played_on(scenario.schemes, storage or "sqlite"):
         parser.error(f"{scenario.name} is for {', '.join(scenario.schemes)}")
-    size = Size(options.jobs or given.jobs, options.kills or given.rounds)
+    seed = given.seed if options.seed is None else options.seed
+    size = Size(options.jobs or given.jobs, options.kills or given.rounds, seed)
     with tempfile.TemporaryDirectory(prefix="firelock-faults-") as temporary:
         folder = options.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         began = time.monotonic()
         with opened(storage, folder) as place:
-            for line in scenario.play(place, size):
+            try:
+                lines = scenario.play(place, size)
+            except NotHere as reason:
+                parser.exit(2, f"{scenario.name} cannot be played: {reason}\n")
+            for line in lines:
                 sys.stdout.write(f"{line}\n")
         sys.stdout.write(f"took {time.monotonic() - began:.0f} s\n")
     return 0

@@ -9,7 +9,7 @@ from itertools import pairwise
 import attrs
 
 from firelock import Firelock
-from firelock.job import FINAL_STATES, JobRecord, State
+from firelock.job import FINAL_STATES, HistoryEntry, JobRecord, State
 from firelock.lifecycle import ALLOWED
 from tests.faults.ledger import Event
 
@@ -168,8 +168,13 @@ def _unwritten(
 
 
 def is_legal(app: Firelock, job_id: str) -> bool:
-    """Tell whether each step of a history may follow the one before; a claim leaves no entry of its own."""
-    for before, after in pairwise(app.storage.history(job_id)):
+    """Tell whether each step of a job's history may follow the one before."""
+    return is_legal_history(app.storage.history(job_id))
+
+
+def is_legal_history(history: Sequence[HistoryEntry]) -> bool:
+    """Tell whether each step may follow the one before; a claim leaves no entry of its own."""
+    for before, after in pairwise(history):
         via_claim = before.state is State.ENQUEUED and after.state in ALLOWED[State.PROCESSING]
         if after.state not in ALLOWED[before.state] and not via_claim and not after.elided:
             return False

@@ -26,6 +26,7 @@ class Size:
 
     jobs: int
     rounds: int  # kills, restarts, repetitions
+    seed: int = 0  # of what is drawn by chance, where a scenario says that it can be given
 
 
 class NotHere(Exception):

@@ -1,4 +1,4 @@
-"""F36, F37: what only a file has to bear."""
+"""F36 to F38: what only a file has to bear."""
 
 from __future__ import annotations
 
@@ -16,10 +16,14 @@ _LOG_LIMIT = 16 * _MIB  # what the write-ahead log may be once nobody keeps it
 
 
 def _run(place: Place, kind: str, number: int, seconds: float) -> dict[str, Any]:
-    with (place.folder / f"{kind}.log").open("w") as log:
+    return _figures(place, kind, "crowding", kind, place.storage, place.folder / kind, number, seconds)
+
+
+def _figures(place: Place, name: str, program: str, *arguments: object) -> dict[str, Any]:
+    """Return what a program of `tests.faults` prints; what it complains of goes into a log of that name."""
+    with (place.folder / f"{name}.log").open("w") as log:
         done = subprocess.run(
-            [sys.executable, "-m", "tests.faults.crowding", kind, place.storage, str(place.folder / kind),
-             str(number), str(seconds)],
+            [sys.executable, "-m", f"tests.faults.{program}", *map(str, arguments)],
             env=place.environment(), stdout=subprocess.PIPE, stderr=log, check=True, text=True,
         )  # fmt: skip
     figures: dict[str, Any] = json.loads(done.stdout)
@@ -62,4 +66,34 @@ def crowd(place: Place, size: Size) -> list[str]:
         f"enqueue p50 {p50 * 1e3:.1f} ms, p99 {p99 * 1e3:.0f} ms, max {most * 1e3:.0f} ms",
         f"while the stranger held the file {size.rounds / 3:.1f} s: max {held:.2f} s",
         f"MiB of log at most {sizes[0]}, when the reader left {sizes[1]}, a second later {sizes[2]}",
+    ]
+
+
+@scenario("torn-log", "F38", full=Size(60, 1_200, seed=38), short=Size(16, 24, seed=38), schemes=["sqlite"])
+def torn_log(place: Place, size: Size) -> list[str]:
+    """The write-ahead log of a copy is cut, garbled or gone: what was committed before the damage is there.
+
+    `rounds` copies of logs of about `jobs` commits, drawn by the seed; then a server works on one of them.
+    """
+    figures = _figures(
+        place, "tear", "tearing", place.storage, place.folder / "written", size.rounds, size.jobs, size.seed
+    )
+    assert figures["wrong"] == [], (size.seed, len(figures["wrong"]), figures["wrong"][:3])
+    with stage(place) as on:
+        on.acknowledged.update(figures["left"])
+        on.server()
+        report = on.finish()
+    assert report.is_clean, report.lines()
+    assert report.failed == 0, report.lines()
+    in_file = figures["in_file"]
+    kinds = ", ".join(f"{kind} {number}" for kind, number in sorted(figures["by_kind"].items()))
+    found = ", ".join(f"{outcome} {number}" for outcome, number in sorted(in_file.items()))
+    told = sum(in_file.values())
+    return [
+        f"seed {size.seed}: copies {size.rounds} ({kinds})",
+        f"their logs had {figures['commits']} commits; behind the damage, and lost: {figures['lost']}",
+        f"copies {size.rounds - told}, jobs {figures['jobs']}: each as before the first damaged commit",
+        "of these integrity_check ok: all; half jobs 0; worked on: all",
+        f"copies damaged where the log had been folded into the file {told}: {found or 'none'}",
+        f"a server on one copy: jobs {report.jobs}, lost 0, stuck 0",
     ]
