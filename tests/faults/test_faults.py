@@ -43,7 +43,10 @@ def _of_databases(scheme):
 def test_a_fault_does_no_harm(scenario, tmp_path):
     """What a scenario breaks on purpose loses nothing, blocks nobody and is recovered from in time."""
     with opened(None, tmp_path, _SLACK) as place:
-        figures = scenario.play(place, scenario.short)
+        try:
+            figures = scenario.play(place, scenario.short)
+        except NotHere as reason:
+            pytest.skip(str(reason))
 
     assert figures != []
 

@@ -1,31 +1,28 @@
-"""F21, F22, F25, F28, F35, F39: what befalls a database server, or the connections to it."""
+"""F21, F22, F25, F28, F39: what befalls a database server, or the connections to it."""
 
 from __future__ import annotations
 
 import os
 import random
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
-from pathlib import Path
 
 import psycopg
 import pymysql
 
 from firelock import Firelock, StorageUnavailable
-from tests.faults.scenarios.base import NotHere, Size, Stage, scenario, stage
+from tests.faults.scenarios.base import Size, Stage, scenario, stage
 from tests.faults.scenarios.feeding import await_progress, end, feeding, figures, outage
 from tests.faults.servers import Place, eventually
 from tests.faults.storages import sql_server
 from tests.sql.mariadb import USER as MYSQL_USER
 from tests.sql.mariadb import Mariadb
 from tests.sql.postgresql import USER, Postgresql
-from tests.sql.processes import account
 
-__all__ = ["SQL", "at", "lost_sessions"]
+__all__ = ["PATIENT", "SQL", "at", "lost_sessions"]
 
 SQL = ["postgresql", "mysql"]
 
@@ -44,7 +41,7 @@ def lost_sessions(on: Stage) -> int:
 
 # ---- it goes away ----------------------------------------------------------------------------------------
 
-_PATIENT = {"session_timeout": 10.0, "heartbeat": 1.0}  # longer than a restart takes
+PATIENT = {"session_timeout": 10.0, "heartbeat": 1.0}  # longer than a restart takes
 
 
 @scenario("restart-database", "F21", full=Size(0, 50), short=Size(0, 3), schemes=SQL)
@@ -57,7 +54,7 @@ def restart_database(place: Place, size: Size) -> list[str]:
     back: list[float] = []
     with (
         sql_server(place.program, is_pooled=place.is_pooled) as (database, url),
-        at(place, url, **_PATIENT) as on,
+        at(place, url, **PATIENT) as on,
         feeding(on) as feed,
     ):
         on.server()
@@ -290,87 +287,3 @@ def small_pools(place: Place, size: Size) -> list[str]:
         assert (report.failed, report.repeats, lost) == (0, 0, 0), (report.lines(), lost)
         assert "is in use" not in log, log[-2_000:]
     return [*rates, "lost 0, repeats 0, sessions lost 0, nobody was refused a connection"]
-
-
-# ---- the disk is full --------------------------------------------------------------------------------------
-
-_DISK = 224  # MiB: an empty server takes a half, its log of writes grows
-
-
-@scenario("full-disk", "F35", full=Size(0, 3), short=Size(0, 1), schemes=["postgresql"])
-def full_disk(place: Place, size: Size) -> list[str]:
-    """The server's disk is full: enqueue says so; nothing is damaged, and all goes on when there is space.
-
-    `rounds` times, on a small disk in memory, which only root may mount.
-    """
-    refused: set[str] = set()
-    down = 0
-    options = {"max_wal_size": "48MB", "min_wal_size": "32MB", "fsync": "on"}
-    with _small_disk(place, options) as (database, url), at(place, url, **_PATIENT) as on:
-        on.server()
-        on.up()
-        for _ in range(size.rounds):
-            await_progress(on, time.monotonic())
-            filler = database.folder / "filler"
-            _fill(filler)
-            refused |= _refusals(on)
-            filler.unlink()
-            down += _start_again(database)
-            await_progress(on, time.monotonic(), 60)
-        report = end(on)
-    assert report.is_clean, report.lines()
-    assert report.failed == 0, report.lines()
-    assert refused, "nobody was refused"
-    return [
-        f"{figures(report)}, full {size.rounds} times, of them the server went down {down}",
-        *sorted(refused),
-    ]
-
-
-@contextmanager
-def _small_disk(place: Place, options: dict[str, str]) -> Iterator[tuple[Postgresql, str]]:
-    assert place.program is not None
-    database = Postgresql(place.program, options)  # type: ignore[arg-type]  # the scheme says so
-    who = account()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={_DISK}m,uid={who.uid},gid={who.gid},mode=700", "tmpfs",
-         str(database.folder)],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    if mounted.returncode:
-        database.close()
-        message = f"No disk can be mounted here: {mounted.stderr.strip()}"
-        raise NotHere(message)
-    try:
-        with database:
-            database.create_database("jobs")
-            yield database, database.url("jobs")
-    finally:
-        subprocess.run(["umount", str(database.folder)], check=True)
-        database.folder.rmdir()
-
-
-def _fill(path: Path) -> None:
-    with path.open("wb", buffering=0) as file, suppress(OSError):
-        while file.write(b"\0" * 65_536):
-            pass
-
-
-def _refusals(on: Stage) -> set[str]:
-    """Return what clients are told when there is no space: jobs are enqueued until then."""
-    for _ in range(100):
-        try:
-            on.enqueue(500, 0.0)
-        except StorageUnavailable as error:
-            return {str(error)}
-    return set()
-
-
-def _start_again(database: Postgresql) -> bool:
-    """Tell whether the server had gone down by itself and had to be started."""
-    with suppress(AssertionError):
-        eventually(lambda: not database.is_running, 3, "it goes down")
-    if database.is_running:
-        return False
-    database.start()
-    return True

@@ -1,0 +1,225 @@
+"""F35: the disk that jobs are stored on has no space left."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from firelock import Firelock, StorageUnavailable
+from tests.faults.scenarios.base import NotHere, Size, Stage, scenario
+from tests.faults.scenarios.databases import PATIENT, at
+from tests.faults.scenarios.feeding import Feed, await_progress, end, feeding, figures, outage
+from tests.faults.servers import Place, Server, eventually
+from tests.faults.storages import scheme_of
+from tests.sql.postgresql import Postgresql
+from tests.sql.processes import account
+
+_DISK_OF_SERVER = 224  # MiB: an empty server takes a half, its log of writes grows
+_DISK_OF_FILE = 64
+_FULL_FOR = 2.0  # seconds that a file's disk stays full once client and server have met it
+_BUSY = 0.5  # processors that a server may take meanwhile, all its processes together
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@scenario("full-disk", "F35", full=Size(0, 3), short=Size(0, 1), schemes=["sqlite", "postgresql"])
+def full_disk(place: Place, size: Size) -> list[str]:
+    """The disk is full: enqueue says so; nothing is lost or damaged, and all goes on when there is space.
+
+    `rounds` times, on a small disk in memory, which only root may mount.
+    """
+    play = _full_disk_of_file if scheme_of(place.storage) == "sqlite" else _full_disk_of_server
+    return play(place, size.rounds)
+
+
+# ---- of a file -------------------------------------------------------------------------------------------
+
+
+def _full_disk_of_file(place: Place, rounds: int) -> list[str]:
+    folder = place.folder / "disk"
+    folder.mkdir()
+    path, filler = folder / "jobs.db", folder / "filler"
+    back: list[float] = []
+    busy: list[float] = []
+    with _small_disk(folder, _DISK_OF_FILE):
+        with at(place, f"sqlite:///{path}", **PATIENT) as on:
+            server = on.server()
+            on.up()
+            with feeding(on) as feed:
+                for _ in range(rounds):
+                    await_progress(on, time.monotonic(), 60)
+                    busy.append(_meet_full_disk(on, feed, server, filler))
+                    filler.unlink()
+                    back.append(_await_start(on, time.monotonic()))
+            report = end(on)
+            assert server.stop() == 0
+            log = server.log.read_text()
+        assert _integrity(path) == "ok"
+        first = _refusal_of_first(path, filler)
+    assert report.is_clean, report.lines()
+    assert (report.failed, report.repeats) == (0, 0), report.lines()
+    assert all("disk is full; free space on its disk" in text for text in feed.refusals), feed.refusals[-3:]
+    assert "Traceback" not in log, log[-3_000:]
+    assert "ERROR" not in log, log[-3_000:]
+    assert max(busy) <= _BUSY, busy
+    return [
+        f"{figures(report)}, full {rounds} times; integrity_check ok",
+        f"refused enqueues {len(feed.refusals)}, each with one line; {outage(feed)}",
+        f"the server stayed up and took {max(busy):.2f} processors meanwhile at most",
+        f"at work {max(back):.2f} s after there was space at most",
+        *sorted(set(feed.refusals)),
+        f"who is the first to open it: {first}",
+    ]
+
+
+def _meet_full_disk(on: Stage, feed: Feed, server: Server, filler: Path) -> float:
+    """Client and server have met the full disk for a while; return how many processors the server took."""
+    refused, met = len(feed.refusals), _met(server)
+    _fill(filler)
+    eventually(lambda: len(feed.refusals) > refused and _met(server) > met, 60, "both meet the full disk")
+    family = [server.pid, *server.family()]
+    began, took = time.monotonic(), _processor_seconds(family)
+    while time.monotonic() < began + _FULL_FOR:
+        on.fire.jobs.counts()  # who reads does not feel it
+        time.sleep(0.1)
+    assert [server.pid, *server.family()] == family, "a process of the server is gone"
+    return (_processor_seconds(family) - took) / (time.monotonic() - began)
+
+
+def _met(server: Server) -> int:
+    return server.log.read_text().count("Storage unavailable, keeping what has ended")
+
+
+def _processor_seconds(pids: Sequence[int]) -> float:
+    """Return what the processes have used so far."""
+    used = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13] for pid in pids]
+    return sum(int(ticks) for times in used for ticks in times) / _TICKS
+
+
+def _await_start(on: Stage, since: float) -> float:
+    """Return how long after an instant the first job started: those that waited come first."""
+
+    def starts() -> list[float]:
+        return [event.at for event in on.events() if event.what == "start" and event.at > since]
+
+    eventually(lambda: starts() != [], 30, "a job starts")
+    return min(starts()) - since
+
+
+def _integrity(path: Path) -> str:
+    with closing(sqlite3.connect(path)) as connection:
+        return str(connection.execute("PRAGMA integrity_check").fetchone()[0])
+
+
+def _refusal_of_first(path: Path, filler: Path) -> str:
+    """Return what somebody is told who opens the file while nobody has it open and there is no space."""
+    _fill(filler)
+    with Firelock(f"sqlite:///{path}") as fire:
+        with pytest.raises(StorageUnavailable, match="free space on its disk") as raised:
+            fire.jobs.counts()
+        filler.unlink()
+        fire.jobs.counts()
+    return str(raised.value)
+
+
+# ---- of a server -----------------------------------------------------------------------------------------
+
+
+def _full_disk_of_server(place: Place, rounds: int) -> list[str]:
+    refused: set[str] = set()
+    down = 0
+    options = {"max_wal_size": "48MB", "min_wal_size": "32MB", "fsync": "on"}
+    with _server_on_small_disk(place, options) as (database, url), at(place, url, **PATIENT) as on:
+        on.server()
+        on.up()
+        for _ in range(rounds):
+            await_progress(on, time.monotonic())
+            filler = database.folder / "filler"
+            _fill(filler)
+            refused |= _refusals(on)
+            filler.unlink()
+            down += _start_again(database)
+            await_progress(on, time.monotonic(), 60)
+        report = end(on)
+    assert report.is_clean, report.lines()
+    assert report.failed == 0, report.lines()
+    assert refused, "nobody was refused"
+    return [
+        f"{figures(report)}, full {rounds} times, of them the server went down {down}",
+        *sorted(refused),
+    ]
+
+
+@contextmanager
+def _server_on_small_disk(place: Place, options: dict[str, str]) -> Iterator[tuple[Postgresql, str]]:
+    assert place.program is not None
+    database = Postgresql(place.program, options)  # type: ignore[arg-type]  # the scheme says so
+    who = account()
+    try:
+        with (
+            _small_disk(database.folder, _DISK_OF_SERVER, f"uid={who.uid},gid={who.gid},mode=700"),
+            database,
+        ):
+            database.create_database("jobs")
+            yield database, database.url("jobs")
+    finally:
+        shutil.rmtree(database.folder, ignore_errors=True)  # it could not go while it was mounted on
+
+
+def _refusals(on: Stage) -> set[str]:
+    """Return what clients are told when there is no space: jobs are enqueued until then."""
+    for _ in range(100):
+        try:
+            on.enqueue(500, 0.0)
+        except StorageUnavailable as error:
+            return {str(error)}
+    return set()
+
+
+def _start_again(database: Postgresql) -> bool:
+    """Tell whether the server had gone down by itself and had to be started."""
+    with suppress(AssertionError):
+        eventually(lambda: not database.is_running, 3, "it goes down")
+    if database.is_running:
+        return False
+    database.start()
+    return True
+
+
+# ---- disks -----------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _small_disk(folder: Path, mebibytes: int, *options: str) -> Iterator[None]:
+    """A disk in memory is mounted on the folder meanwhile.
+
+    Raises:
+        NotHere: this system or this user cannot do that.
+    """
+    if shutil.which("mount") is None:
+        message = "No disk can be mounted here: there is no program for it"
+        raise NotHere(message)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", ",".join([f"size={mebibytes}m", *options]), "tmpfs", str(folder)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if mounted.returncode:
+        message = f"No disk can be mounted here: {mounted.stderr.strip()}"
+        raise NotHere(message)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def _fill(path: Path) -> None:
+    with path.open("wb", buffering=0) as file, suppress(OSError):
+        while file.write(b"\0" * 65_536):
+            pass
