@@ -77,35 +77,50 @@ def claim(storage, number=MOST):
     return storage.claim(["mail"], number, "s", NOW + 1).jobs
 
 
-def test_an_enqueue_is_four_round_trips(storage, proxy):
-    """A transaction begins, stores the job, adds to the counts, commits."""
+@pytest.mark.parametrize("number", [1, 500])
+def test_an_enqueue_is_one_round_trip(storage, proxy, number):
+    """A transaction begins, stores the jobs, however many, counts them and commits."""
     before = proxy.traffic
 
-    storage.insert([job("a")])
+    storage.insert(jobs(number))
 
-    assert (proxy.traffic - before).trips == 4
-
-
-def test_five_hundred_jobs_are_four_round_trips_as_well(storage, proxy):
-    """However many there are in a batch."""
-    before = proxy.traffic
-
-    storage.insert(jobs(500))
-
-    assert (proxy.traffic - before).trips == 4
+    assert (proxy.traffic - before).trips == 1
 
 
-def test_a_hundred_jobs_share_the_round_trips_of_an_exchange(storage, proxy):
-    """To settle a hundred and to claim the next hundred costs eleven, a ninth of one a job."""
-    storage.insert(jobs(2 * MOST))
+@pytest.mark.parametrize("queues", [["mail"], None], ids=["one queue", "every queue"])
+def test_an_exchange_is_two_round_trips(storage, proxy, queues):
+    """A hundred jobs are settled and the next hundred found; these are taken, and all is committed."""
+    storage.insert(jobs(3 * MOST))
     claimed = claim(storage)
+    storage.exchange([success(claimed.pop())], queues, 1, "s", NOW + 9)  # which queues have work is learnt
     before = proxy.traffic
 
-    exchange = storage.exchange([success(one) for one in claimed], ["mail"], MOST, "s", NOW + 9)
+    exchange = storage.exchange([success(one) for one in claimed], queues, MOST, "s", NOW + 9)
 
     assert set(exchange.results) == {Applied.APPLIED}
     assert len(exchange.claim.jobs) == MOST
-    assert (proxy.traffic - before).trips <= 11
+    assert (proxy.traffic - before).trips == 2
+
+
+@pytest.mark.parametrize("queues", [["mail"], ["mail", "other"], None], ids=str)
+def test_a_look_that_finds_nothing_is_one_round_trip(storage, proxy, queues):
+    """An idle server asks no more than it has to."""
+    before = proxy.traffic
+
+    assert storage.claim(queues, MOST, "s", NOW + 1).jobs == []
+
+    assert (proxy.traffic - before).trips == 1
+
+
+@pytest.mark.parametrize("queues", [["a", "b"], ["b", "a"], None], ids=str)
+def test_a_guess_of_the_queues_that_was_wrong_costs_nothing_but_time(storage, queues):
+    """Work is found in whichever queue it appears, but for those that were not asked for."""
+    found = []
+    for number, queue in enumerate(["b", "a", "b", "c"]):
+        storage.insert([attrs.evolve(job(f"{queue}{number}"), queue=queue)])
+        found += [one.id for one in storage.claim(queues, MOST, "s", NOW + 1).jobs]
+
+    assert found == ["b0", "a1", "b2", "c3"][: 3 if queues else 4]
 
 
 def test_an_end_from_memory_is_the_one_that_reading_would_have_written(storage, stranger):

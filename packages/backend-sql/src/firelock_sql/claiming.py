@@ -31,21 +31,33 @@ from firelock_sql.text import read_list
 
 __all__ = [
     "CLAIMED_COLUMNS",
+    "DUE",
+    "FIRING",
+    "IS_READY",
+    "NEXT_WITH_WORK",
+    "PAUSED",
+    "READY",
+    "SERVER",
+    "SERVING",
+    "ReadyRow",
     "Turns",
     "claimed_job",
     "has_ready",
     "living_server",
     "next_due_at",
+    "queues_along_the_ready",
+    "ready_of",
     "ready_rows",
+    "rows_in_turn",
     "serving",
 ]
 
 
 _server = select(sessions.c.server).where(sessions.c.id == bindparam("session"), sessions.c.died_at.is_(None))
-_SERVER = Statement(_server)
-_SERVING = Statement(_server.with_for_update(read=True, key_share=True))
-_PAUSED = Statement(select(records.c.key).where(is_paused_queue))
-_NEXT_WITH_WORK = Statement(
+SERVER = Statement(_server)
+SERVING = Statement(_server.with_for_update(read=True, key_share=True))
+PAUSED = Statement(select(records.c.key).where(is_paused_queue))
+NEXT_WITH_WORK = Statement(
     pinned(select(jobs.c.queue), "ready")
     .where(is_ready, jobs.c.queue > bindparam("former"))
     .order_by(jobs.c.queue)
@@ -54,13 +66,13 @@ _NEXT_WITH_WORK = Statement(
 _WITH_WORK = Statement(
     select(counts.c.queue).where(counts.c.state == text_literal(State.ENQUEUED), counts.c.jobs > ZERO)
 )
-_DUE = Statement(
+DUE = Statement(
     pinned(select(jobs.c.due_at), "due")
     .where(is_scheduled, jobs.c.due_at.is_not(None))
     .order_by(jobs.c.due_at)
     .limit(ONE)
 )
-_FIRING = Statement(select(recurring.c.next_at).where(is_firing).order_by(recurring.c.next_at).limit(ONE))
+FIRING = Statement(select(recurring.c.next_at).where(is_firing).order_by(recurring.c.next_at).limit(ONE))
 
 # In the order of ClaimedJob's fields, `tags` still as text, then what the storage needs itself.
 CLAIMED_COLUMNS = (
@@ -69,14 +81,14 @@ CLAIMED_COLUMNS = (
     jobs.c.claimed_at, jobs.c.nominal_at, jobs.c.tags, jobs.c.timeout_seconds, jobs.c.retry,
     jobs.c.recurring_id,
 )  # fmt: skip
-_READY = Statement(
+READY = Statement(
     pinned(select(*CLAIMED_COLUMNS, jobs.c.seq, jobs.c.is_parent), "ready")
     .where(is_ready, jobs.c.queue == bindparam("queue"))
     .order_by(jobs.c.priority.desc(), jobs.c.enqueued_at, jobs.c.seq)
     .limit(bindparam("most"))
     .with_for_update(skip_locked=True, key_share=True)
 )
-_IS_READY = Statement(
+IS_READY = Statement(
     pinned(select(ONE).select_from(jobs), "ready")
     .where(is_ready, jobs.c.queue == bindparam("queue"))
     .limit(ONE)
@@ -108,42 +120,42 @@ class Turns:
 
 def living_server(tx: Transaction, session: str) -> str | None:
     """Return the name of the session's server; None where the session is dead or unknown."""
-    found = tx.one(_SERVER, {"session": session})
+    found = tx.one(SERVER, {"session": session})
     return None if found is None else str(found[0])
 
 
 def serving(tx: Transaction, session: str) -> str | None:
     """Return what `living_server` does; the session cannot end before this transaction."""
-    found = tx.one(_SERVING, {"session": session})
+    found = tx.one(SERVING, {"session": session})
     return None if found is None else str(found[0])
 
 
 def next_due_at(tx: Transaction) -> int | None:
     """Return the earliest instant of a scheduled or recurring job."""
-    found: list[Any] = [row[0] for row in (tx.one(_DUE), tx.one(_FIRING)) if row is not None]
+    found: list[Any] = [row[0] for row in (tx.one(DUE), tx.one(FIRING)) if row is not None]
     return min(found, default=None)
 
 
 def has_ready(tx: Transaction, queues: Sequence[str] | None) -> bool:
     """Tell whether a claim would take anything."""
-    return any(tx.one(_IS_READY, {"queue": queue}) for queue in _open_queues(tx, queues))
+    return any(tx.one(IS_READY, {"queue": queue}) for queue in _open_queues(tx, queues))
 
 
 def ready_rows(tx: Transaction, queues: Sequence[str] | None, limit: int, turns: Turns) -> list[ReadyRow]:
     """Return the rows to claim, in the order to run them."""
     names = _open_queues(tx, queues)
     if queues is None and len(names) > 1:
-        return _in_turn(tx, turns.of(names), limit, turns)
+        return rows_in_turn(tx, turns.of(names), limit, turns)
     rows: list[ReadyRow] = []
     for name in names:
-        rows += _fetch(tx, name, limit - len(rows))
+        rows += ready_of(tx, name, limit - len(rows))
         if len(rows) >= limit:
             break
     return rows
 
 
 def _open_queues(tx: Transaction, queues: Sequence[str] | None) -> list[str]:
-    paused = {row[0] for row in tx.all(_PAUSED)}
+    paused = {row[0] for row in tx.all(PAUSED)}
     names = dict.fromkeys(queues) if queues is not None else _queues_with_work(tx)
     return [name for name in names if name not in paused]
 
@@ -151,25 +163,26 @@ def _open_queues(tx: Transaction, queues: Sequence[str] | None) -> list[str]:
 def _queues_with_work(tx: Transaction) -> list[str]:
     """Return every queue with enqueued jobs, those of this transaction too, whose counts are written last."""
     if tx.adds_deltas:
-        return _along_the_ready(tx)
+        return queues_along_the_ready(tx)
     stored = {str(row[0]) for row in tx.all(_WITH_WORK)}
     added = {queue for (state, queue), number in tx.deltas.items() if number > 0 and state == State.ENQUEUED}
     return sorted(stored | added)
 
 
-def _along_the_ready(tx: Transaction) -> list[str]:
+def queues_along_the_ready(tx: Transaction) -> list[str]:
     """Return every queue with ready jobs, by one short step along their index for each."""
     names: list[str] = []
-    while found := tx.one(_NEXT_WITH_WORK, {"former": names[-1] if names else ""}):
+    while found := tx.one(NEXT_WITH_WORK, {"former": names[-1] if names else ""}):
         names.append(str(found[0]))
     return names
 
 
-def _fetch(tx: Transaction, queue: str, limit: int) -> list[ReadyRow]:
-    return tx.all(_READY, {"queue": queue, "most": limit})
+def ready_of(tx: Transaction, queue: str, limit: int) -> list[ReadyRow]:
+    """Return the first rows of one queue, which nobody else can claim now."""
+    return tx.all(READY, {"queue": queue, "most": limit})
 
 
-def _in_turn(tx: Transaction, names: Sequence[str], limit: int, turns: Turns) -> list[ReadyRow]:
+def rows_in_turn(tx: Transaction, names: Sequence[str], limit: int, turns: Turns) -> list[ReadyRow]:
     """Return an equal share of each queue; what one does not need is shared among the others."""
     taken: dict[str, list[ReadyRow]] = {name: [] for name in names}
     hungry, left = list(names), limit
@@ -180,7 +193,7 @@ def _in_turn(tx: Transaction, names: Sequence[str], limit: int, turns: Turns) ->
             if not wanted:
                 break
             known = {row[0] for row in taken[name]}
-            rows = _fetch(tx, name, len(known) + wanted)  # others may have let go of some before those
+            rows = ready_of(tx, name, len(known) + wanted)  # others may have let go of some before those
             new = [row for row in rows if row[0] not in known][:wanted]
             taken[name] += new
             left -= len(new)

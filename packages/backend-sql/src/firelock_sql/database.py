@@ -33,10 +33,19 @@ class Transaction:
 
     cursor: Cursor
     dialect: Dialect
-    now: int  # the storage's clock when it began
+    _began: int | Callable[[], int]  # the storage's clock when it began, or who asks for it
     deltas: Counter[tuple[str, str]] = attrs.field(factory=Counter)  # (state, queue): jobs more or fewer
     woken: set[str] = attrs.field(factory=set)  # queues with new work, told after the commit
     adds_deltas: bool = False  # counts are the sum of what transactions added
+    is_ended: bool = False  # committed by the work itself, which has only read
+    may_repeat: bool = False  # done twice it is as done once
+
+    @property
+    def now(self) -> int:
+        """Return the storage's clock when it began."""
+        if callable(self._began):
+            self._began = self._began()
+        return self._began
 
     def run(self, statement: Statement, parameters: Mapping[str, object] | None = None) -> int:
         """The statement has run; return how many rows it changed."""
@@ -45,7 +54,7 @@ class Transaction:
         return self.cursor.rowcount
 
     def run_many(self, statement: Statement, rows: Iterable[Mapping[str, object]]) -> None:
-        """The statement has run once a row of parameters."""
+        """The statement runs once a row of parameters, before any that comes after it."""
         compiled = statement.compiled(self.dialect)
         names = compiled.names
         values = [[row[name] for name in names] for row in rows]

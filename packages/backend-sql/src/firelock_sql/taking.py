@@ -17,7 +17,7 @@ from firelock_sql.statements import Statement, among
 from firelock_sql.tables import ONE, jobs, text_literal
 from firelock_sql.text import read_list
 
-__all__ = ["PLACE_IS_PARENT", "PLACE_SEQ", "Asked", "Taken", "take_jobs"]
+__all__ = ["PLACE_IS_PARENT", "PLACE_SEQ", "Asked", "Found", "Taken", "lost", "take_jobs", "take_rows"]
 
 PLACE_SEQ, PLACE_IS_PARENT = 18, 19
 _PROCESSING, _ENQUEUED = State.PROCESSING.value, State.ENQUEUED.value
@@ -50,6 +50,15 @@ class Asked:
 
 
 @attrs.frozen
+class Found:
+    """What a living session of this server may take: rows that are ready, and locked."""
+
+    server: str
+    rows: Sequence[Any]
+    next_due_at: int | None
+
+
+@attrs.frozen
 class Taken:
     """What a claim has taken, and the rows as they were before."""
 
@@ -62,21 +71,31 @@ def take_jobs(tx: Transaction, database: Database, asked: Asked, turns: Turns) -
     """See `Storage.claim`."""
     server = serving(tx, asked.session)
     if server is None:
-        return Taken(Claim([], next_due_at(tx), is_session_lost=True), [], "")
-    now = asked.now
+        return lost(next_due_at(tx))
     rows = ready_rows(tx, asked.queues, asked.limit, turns) if asked.limit > 0 else []
+    return take_rows(tx, database, asked, Found(server, rows, next_due_at(tx)))
+
+
+def lost(next_due_at: int | None) -> Taken:
+    """Return the claim of a session that is dead or unknown."""
+    return Taken(Claim([], next_due_at, is_session_lost=True), [], "")
+
+
+def take_rows(tx: Transaction, database: Database, asked: Asked, found: Found) -> Taken:
+    """The rows become the session's; return the claim."""
+    now, rows = asked.now, found.rows
     claimed, unreadable = _claimed_of(rows, now)
     if unreadable:
         rows = [row for row in rows if row[0] not in unreadable]
         apply_transitions(tx, database, [_quarantine(id, now) for id in unreadable])
     if rows:
         seqs = database.among([row[PLACE_SEQ] for row in rows])
-        taken = {"holder": asked.session, "new_server": server, "now": now, "now_again": now}
-        tx.run(_TAKE, {**taken, "seqs": seqs})
+        taken = {"holder": asked.session, "new_server": found.server, "now": now, "now_again": now}
+        tx.run_many(_TAKE, [{**taken, "seqs": seqs}])
         for queue, number in Counter(row[4] for row in rows).items():
             tx.deltas[_ENQUEUED, queue] -= number
             tx.deltas[_PROCESSING, queue] += number
-    return Taken(Claim(claimed, next_due_at(tx)), rows, server)
+    return Taken(Claim(claimed, found.next_due_at), rows, found.server)
 
 
 def _claimed_of(rows: Sequence[Any], now: int) -> tuple[list[ClaimedJob], list[str]]:

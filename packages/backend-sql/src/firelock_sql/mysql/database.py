@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from typing_extensions import override
 
@@ -14,6 +14,8 @@ from firelock import ConfigurationError
 from firelock.storage import Finding, StorageError, StorageUnavailable
 from firelock_sql import schema
 from firelock_sql.mysql import health
+from firelock_sql.mysql.clock import CLOCK
+from firelock_sql.mysql.courier import Courier
 from firelock_sql.mysql.dialect import DRIVERS, dialect_of
 from firelock_sql.mysql.failures import read_failure
 from firelock_sql.mysql.session import meet, runs_several
@@ -34,8 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MysqlDatabase"]
 
-# The statement's own instant, whatever the session's time zone is.
-_NOW = "SELECT TIMESTAMPDIFF(MICROSECOND, '1970-01-01 00:00:00', UTC_TIMESTAMP(6))"
+_NOW = f"SELECT {CLOCK}"
 # For the next transaction alone, so that a caller's connection is left as it was.
 _WRITE = ("SET TRANSACTION ISOLATION LEVEL READ COMMITTED", "START TRANSACTION READ WRITE", _NOW)
 _READ = (
@@ -88,22 +89,32 @@ class MysqlDatabase(ServerDatabase):
         return read_failure(error)
 
     @override
-    def begin(self, lent: Lent, *, is_writing: bool) -> tuple[Cursor, int]:
-        """One round trip where the connection takes several statements at once, as our own do."""
-        cursor: Any = lent.driver.cursor()
-        statements = _WRITE if is_writing else _READ
-        if self._is_own or runs_several(lent.driver):
-            cursor.execute("; ".join(statements))
-            for _ in statements[:-1]:
-                cursor.nextset()
-        else:
-            for statement in statements:
-                cursor.execute(statement)
-        return TogetherCursor(cursor), int(cursor.fetchone()[0])
+    def begin(self, lent: Lent, *, is_writing: bool) -> tuple[Cursor, Callable[[], int]]:
+        """No round trip, where the connection takes several statements at once, as our own do."""
+        carries_several = self._is_own or runs_several(lent.driver)
+        cursor = TogetherCursor(Courier(lent.driver.cursor(), carries_several=carries_several))
+        for statement in _WRITE if is_writing else _READ:
+            began = cursor.put(statement)
+
+        def now() -> int:
+            cursor.send()
+            [[micros]] = began[0].rows
+            return int(micros)  # type: ignore[arg-type]  # a number, whatever the driver makes of it
+
+        return cursor, now
+
+    @override
+    def has_begun(self, cursor: Cursor) -> bool:
+        return cast("TogetherCursor", cursor).has_answered
+
+    @override
+    def undo(self, cursor: Cursor) -> None:
+        cast("TogetherCursor", cursor).drop()
+        super().undo(cursor)
 
     @override
     def cursor_of(self, driver: Any) -> Cursor:
-        return TogetherCursor(driver.cursor())
+        return TogetherCursor(Courier(driver.cursor(), carries_several=False))
 
     @override
     def now(self, cursor: Cursor) -> int:

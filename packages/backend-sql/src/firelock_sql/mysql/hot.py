@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import count
 from typing import TYPE_CHECKING
 
 import attrs
-from sqlalchemy import select
+from sqlalchemy import bindparam, insert, literal_column, select
 from typing_extensions import override
 
 from firelock.storage import (
@@ -27,24 +28,48 @@ from firelock.storage import (
     Transition,
 )
 from firelock_sql.apply import apply_transitions
-from firelock_sql.claiming import serving
+from firelock_sql.claiming import SERVING
 from firelock_sql.insert import insert_new
-from firelock_sql.mysql.failures import is_duplicate
-from firelock_sql.plain import SETTLE, SETTLE_ORDER, Clash, Held, Holdings
+from firelock_sql.mysql.claims import Claims, cursor_of
+from firelock_sql.mysql.clock import CLOCK
+from firelock_sql.plain import SETTLE, SETTLE_ORDER, Clash, Held, Holdings, are_plain
 from firelock_sql.servers.hot import ServerHot
 from firelock_sql.statements import Statement, among
-from firelock_sql.tables import ONE, by_id, jobs
-from firelock_sql.taking import PLACE_IS_PARENT, PLACE_SEQ, Asked, Taken, take_jobs
+from firelock_sql.tables import ONE, by_id, jobs, text_literal
+from firelock_sql.taking import PLACE_IS_PARENT, PLACE_SEQ, Asked, Taken
 
 if TYPE_CHECKING:
     from firelock_sql.database import Transaction
+    from firelock_sql.mysql.courier import Answer
     from firelock_sql.servers.database import ServerDatabase
     from firelock_sql.statements import Parameter
 
 __all__ = ["MysqlHot"]
 
-_PROCESSING, _SUCCEEDED = State.PROCESSING.value, State.SUCCEEDED.value
+_ENQUEUED, _PROCESSING, _SUCCEEDED = (
+    State.ENQUEUED.value,
+    State.PROCESSING.value,
+    State.SUCCEEDED.value,
+)
 
+_INSERT = Statement(
+    insert(jobs).values(
+        id=bindparam("new_id"),
+        state=text_literal(_ENQUEUED),
+        queue=bindparam("new_queue"),
+        priority=bindparam("new_priority"),
+        enqueued_at=literal_column(CLOCK) + bindparam("offset"),
+        changed_at=bindparam("new_changed_at"),
+        task=bindparam("new_task"),
+        arguments=bindparam("new_arguments"),
+        serializer=bindparam("new_serializer"),
+        created_at=bindparam("new_created_at"),
+    )
+)
+_INSERT_ORDER = (
+    "new_id", "new_queue", "new_priority", "offset", "new_changed_at", "new_task", "new_arguments",
+    "new_serializer", "new_created_at",
+)  # fmt: skip
 _LOCK = Statement(
     by_id(select(ONE).select_from(jobs))
     .where(among(jobs.c.id, "ids"))
@@ -61,12 +86,33 @@ class _Batch:
     others: list[int] = attrs.field(factory=list)
 
 
+@attrs.frozen
+class _Settled:
+    """Plain ends on their way to the server."""
+
+    tx: Transaction
+    number: int
+    answers: Sequence[Answer]
+
+    def check(self) -> None:
+        """Every one of them was settled.
+
+        Raises:
+            Clash: one was not.
+        """
+        if any(answer.rowcount < 0 for answer in self.answers):
+            cursor_of(self.tx).send()
+        if sum(answer.rowcount for answer in self.answers) != self.number:
+            raise Clash
+
+
 class MysqlHot(ServerHot):
     """`insert`, `claim`, `apply` and `exchange` of one database."""
 
     def __init__(self, database: ServerDatabase) -> None:
         super().__init__(database)
         self._holdings = Holdings()
+        self._claims = Claims()
 
     @override
     def forget(self, session: str | None = None) -> None:
@@ -77,40 +123,60 @@ class MysqlHot(ServerHot):
 
     @override
     def insert(self, batch: Sequence[NewJob]) -> list[bool]:
-        """See `Storage.insert`; four round trips where none of the jobs is known or waits for another."""
+        """See `Storage.insert`; one round trip where the jobs are plain and none is known."""
         if batch and not any(job.parents for job in batch):
+            tries = count()
             try:
-                self._database.write(lambda tx: self._insert_unknown(tx, batch))
+                self._database.write(lambda tx: self._insert_unknown(tx, batch, next(tries)))
             except Clash:
                 pass
             else:
                 return [True] * len(batch)
         return super().insert(batch)
 
-    def _insert_unknown(self, tx: Transaction, batch: Sequence[NewJob]) -> None:
-        try:
+    def _insert_unknown(self, tx: Transaction, batch: Sequence[NewJob], tries: int) -> None:
+        if tries:  # a key was known, or somebody was in the way
+            raise Clash
+        if are_plain(batch):
+            self._insert_plain(tx, batch)
+        else:
             insert_new(tx, self._database, batch)
-        except Exception as error:
-            if is_duplicate(error):
-                raise Clash from error
-            raise
+
+    def _insert_plain(self, tx: Transaction, batch: Sequence[NewJob]) -> None:
+        tx.may_repeat = True  # a job that is stored already is known then
+        offset = self._database.clock_offset
+        rows: list[Sequence[Parameter]] = [
+            (
+                job.id, job.queue, job.priority, offset, job.created_at, job.task, job.arguments,
+                job.serializer, job.created_at,
+            )
+            for job in batch
+        ]  # fmt: skip
+        tx.cursor.executemany(_INSERT.text(tx.dialect, *_INSERT_ORDER), rows)
+        for queue, number in Counter(job.queue for job in batch).items():
+            tx.deltas[_ENQUEUED, queue] += number
+            tx.woken.add(queue)
 
     # ---- claim -------------------------------------------------------------------------------------------
 
     @override
     def claim(self, queues: Sequence[str] | None, limit: int, session: str, now: int) -> Claim:
-        """See `Storage.claim`; a look that finds nothing takes no lock."""
+        """See `Storage.claim`; a look that finds nothing takes no lock, and is one round trip."""
         claim = super().claim(queues, limit, session, now)
         if claim.is_session_lost:
             self.forget(session)
         return claim
 
     @override
+    def look(self, asked: Asked) -> Claim | None:
+        return self._database.read(lambda tx: self._claims.look(tx, asked))
+
+    @override
     def take(self, asked: Asked) -> Claim:
         return self._kept(asked, self._database.write(lambda tx: self._take(tx, asked)))
 
     def _take(self, tx: Transaction, asked: Asked) -> Taken:
-        return take_jobs(tx, self._database, asked, self._turns)
+        return self._claims.take(tx, self._database, asked)
 
     def _kept(self, asked: Asked, taken: Taken) -> Claim:
         """Return the claim; what was claimed for sure is remembered, so that its end needs no reading."""
@@ -145,22 +211,28 @@ class MysqlHot(ServerHot):
         Raises:
             Clash: not all of it was done, and the long way has to be taken.
         """
+        results, settled = self._put_ends(tx, transitions)
+        settled.check()
+        return results
+
+    def _put_ends(self, tx: Transaction, transitions: Sequence[Transition]) -> tuple[list[Applied], _Settled]:
+        """Return the results, if what settles the plain ones turns out to have changed them all."""
         batch = self._parted(transitions)
         if not batch.plain:
-            return apply_transitions(tx, self._database, transitions)
+            return apply_transitions(tx, self._database, transitions), _Settled(tx, 0, [])
         results = [Applied.APPLIED] * len(transitions)
         if batch.others:
             ids = [transition.job_id for transition in transitions]
             if len(set(ids)) < len(ids):
                 raise Clash
             tx.all(_LOCK, {"ids": self._database.among(ids)})  # all in one order, as everywhere
-        self._settle(tx, batch.plain)
+        settled = self._settle(tx, batch.plain)
         if batch.others:
             others = [transitions[place] for place in batch.others]
             found = apply_transitions(tx, self._database, others)
             for place, result in zip(batch.others, found, strict=True):
                 results[place] = result
-        return results
+        return results, settled
 
     def _parted(self, transitions: Sequence[Transition]) -> _Batch:
         batch = _Batch()
@@ -173,7 +245,7 @@ class MysqlHot(ServerHot):
         batch.plain.sort(key=lambda one: one[0].job_id)
         return batch
 
-    def _settle(self, tx: Transaction, plain: Sequence[tuple[Transition, Held]]) -> None:
+    def _settle(self, tx: Transaction, plain: Sequence[tuple[Transition, Held]]) -> _Settled:
         rows: list[Sequence[Parameter]] = [
             (
                 end.at, end.at, end.started_at, end.expires_at, end.result, end.result_absent, seq,
@@ -181,12 +253,11 @@ class MysqlHot(ServerHot):
             )
             for end, (seq, *_) in plain
         ]  # fmt: skip
-        tx.cursor.executemany(SETTLE.text(tx.dialect, *SETTLE_ORDER), rows)
-        if tx.cursor.rowcount != len(rows):
-            raise Clash
+        answers = cursor_of(tx).executemany(SETTLE.text(tx.dialect, *SETTLE_ORDER), rows)
         for queue, number in Counter(queue for _, (_, queue, *_) in plain).items():
             tx.deltas[_PROCESSING, queue] -= number
             tx.deltas[_SUCCEEDED, queue] += number
+        return _Settled(tx, len(rows), answers)
 
     # ---- exchange ----------------------------------------------------------------------------------------
 
@@ -214,12 +285,19 @@ class MysqlHot(ServerHot):
         return Exchange(results, self._kept(asked, taken))
 
     def _exchanged(self, transitions: Sequence[Transition], asked: Asked) -> tuple[list[Applied], Taken]:
+        def lock_session(tx: Transaction) -> None:
+            """It is locked before the jobs are, as by who ends a session."""
+            cursor_of(tx).put(*SERVING.bind(tx.dialect, {"session": asked.session}))
+
         def fast(tx: Transaction) -> tuple[list[Applied], Taken]:
-            serving(tx, asked.session)  # locked before the jobs are, as by who ends a session
-            return self._apply_fast(tx, transitions), self._take(tx, asked)
+            lock_session(tx)
+            results, settled = self._put_ends(tx, transitions)
+            taken = self._take(tx, asked)
+            settled.check()
+            return results, taken
 
         def slow(tx: Transaction) -> tuple[list[Applied], Taken]:
-            serving(tx, asked.session)
+            lock_session(tx)
             return apply_transitions(tx, self._database, transitions), self._take(tx, asked)
 
         try:

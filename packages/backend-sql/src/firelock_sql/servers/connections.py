@@ -40,6 +40,7 @@ class Lent:
 
     driver: Any
     is_lost: bool = False  # it is not used again
+    is_new: bool = False  # just made, not out of the pool
 
 
 class Connections:
@@ -132,7 +133,7 @@ class Connections:
         except BaseException:
             lent.is_lost = True
             raise
-        pooled.info[_MET] = True
+        pooled.info[_MET] = lent.is_new = True
 
     def connect_apart(self) -> Any:  # noqa: ANN401 - any driver's connection
         """Return a new connection of the driver, in autocommit mode, that no pool knows; close it."""

@@ -6,7 +6,7 @@ import random
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from typing_extensions import override
@@ -46,6 +46,14 @@ class Severed(Exception):
     """The connection was lost within a transaction that only reads."""
 
 
+class _Stale(Exception):
+    """The connection was dead before the transaction began."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__()
+        self.error = error
+
+
 class ServerDatabase(Database):
     """What PostgreSQL, MySQL and MariaDB have in common."""
 
@@ -65,8 +73,19 @@ class ServerDatabase(Database):
         """Return what an error of the driver means; None where it is none."""
 
     @abstractmethod
-    def begin(self, lent: Lent, *, is_writing: bool) -> tuple[Cursor, int]:
-        """A transaction has begun; return its cursor and the database's time in micros."""
+    def begin(self, lent: Lent, *, is_writing: bool) -> tuple[Cursor, int | Callable[[], int]]:
+        """Begin a transaction; return its cursor and the database's time in micros, or who asks for it.
+
+        That the connection is dead may show with the first statement only: see `has_begun`.
+        """
+
+    def has_begun(self, _cursor: Cursor) -> bool:
+        """Tell whether the server has answered since `begin`."""
+        return True
+
+    def undo(self, cursor: Cursor) -> None:
+        """The transaction is undone."""
+        cursor.execute("ROLLBACK")
 
     def cursor_of(self, driver: Any) -> Cursor:  # noqa: ANN401 - any driver's connection
         """Return a cursor of a caller's connection, as statements need it."""
@@ -123,12 +142,18 @@ class ServerDatabase(Database):
 
     def _transact(self, work: Callable[[Transaction], _T], *, is_writing: bool) -> _T:
         """The work is done in one transaction, again from its beginning while others are in the way."""
+        return self.tried(lambda: self._done(work, is_writing=is_writing))
 
-        def once() -> _T:
-            with self._began(is_writing=is_writing) as (lent, tx):
-                return self._finished(lent, tx, work, is_writing=is_writing)
-
-        return self.tried(once)
+    def _done(self, work: Callable[[Transaction], _T], *, is_writing: bool) -> _T:
+        """Return what the work returned; a pooled connection that is dead is put aside for another."""
+        for _ in range(STALE_LIMIT - 1):
+            with suppress(_Stale), self.translated(), self._connections.lend() as lent:
+                return self._finished(lent, work, is_writing=is_writing)
+        with self.translated(), self._connections.lend() as lent:
+            try:
+                return self._finished(lent, work, is_writing=is_writing)
+            except _Stale as stale:
+                raise stale.error from None
 
     def tried(self, once: Callable[[], _T]) -> _T:
         """A transaction is tried until no `Conflict` undoes it; once more where it is `Severed`.
@@ -152,43 +177,62 @@ class ServerDatabase(Database):
             time.sleep(random.uniform(0, pause))  # noqa: S311 - no secret
             pause = min(_LONGEST_PAUSE, 2 * pause)
 
-    @contextmanager
-    def _began(self, *, is_writing: bool) -> Iterator[tuple[Lent, Transaction]]:
-        """Yield a transaction; a pooled connection that turns out to be dead is put aside for another."""
-        tries = 0
-        while True:
-            tries += 1
-            with self.translated(), self._connections.lend() as lent:
-                try:
-                    cursor, now = self.begin(lent, is_writing=is_writing)
-                except BaseException as error:
-                    lent.is_lost = True
-                    failure = self.read_failure(error)
-                    if failure is None or failure.meaning is not Meaning.LOST or tries == STALE_LIMIT:
-                        raise
-                    continue
-                yield lent, Transaction(cursor, self.dialect, now + self.clock_offset, adds_deltas=True)
-                return
+    def _finished(self, lent: Lent, work: Callable[[Transaction], _T], *, is_writing: bool) -> _T:
+        """Return what the work returned in a transaction on this connection, which is committed.
 
-    def _finished(
-        self, lent: Lent, tx: Transaction, work: Callable[[Transaction], _T], *, is_writing: bool
-    ) -> _T:
+        Raises:
+            _Stale: the connection was dead before the transaction began.
+            Conflict: others were in the way.
+            Severed: the connection was lost within a transaction that only reads.
+        """
         try:
-            result = work(tx)
-            tx.cursor.execute("COMMIT")
+            cursor, began = self.begin(lent, is_writing=is_writing)
         except BaseException as error:
-            self._undo(lent, tx.cursor)
-            failure = self.read_failure(error)
-            if failure is not None and failure.meaning is Meaning.CONFLICT:
-                raise Conflict(self._worded(failure)) from error
-            if failure is not None and failure.meaning is Meaning.LOST and not is_writing:
-                raise Severed(self._worded(failure)) from error
+            lent.is_lost = True
+            if self._is_loss(error):
+                raise _Stale(error) from error
+            raise
+        try:
+            tx = Transaction(cursor, self.dialect, self._storage_clock(began), adds_deltas=True)
+            result = work(tx)
+            if is_writing and not tx.may_repeat and not self.has_begun(cursor):
+                tx.now  # noqa: B018 - whether a commit was lost with a dead connection, nobody could tell
+            if not tx.is_ended:
+                cursor.execute("COMMIT")
+        except BaseException as error:
+            is_stale = not self.has_begun(cursor) and not lent.is_new
+            self._undo(lent, cursor)
+            again = self._trying_again(error, is_stale=is_stale, is_writing=is_writing)
+            if again is not None:
+                raise again from error
             raise
         return result
 
+    def _trying_again(self, error: BaseException, *, is_stale: bool, is_writing: bool) -> Exception | None:
+        """Return which way of trying again an error within a transaction, now undone, asks for."""
+        failure = self.read_failure(error)
+        if failure is None:
+            return None
+        match failure.meaning:
+            case Meaning.CONFLICT:
+                return Conflict(self._worded(failure))
+            case Meaning.LOST if is_stale:
+                return _Stale(error)
+            case Meaning.LOST if not is_writing:
+                return Severed(self._worded(failure))
+            case _:
+                return None
+
+    def _is_loss(self, error: BaseException) -> bool:
+        failure = self.read_failure(error)
+        return failure is not None and failure.meaning is Meaning.LOST
+
+    def _storage_clock(self, began: int | Callable[[], int]) -> int | Callable[[], int]:
+        return (lambda: began() + self.clock_offset) if callable(began) else began + self.clock_offset
+
     def _undo(self, lent: Lent, cursor: Cursor) -> None:
         try:
-            cursor.execute("ROLLBACK")
+            self.undo(cursor)
         except Exception:  # noqa: BLE001 - whatever it is, this connection is not used again
             lent.is_lost = True
 

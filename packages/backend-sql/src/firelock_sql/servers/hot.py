@@ -36,8 +36,11 @@ class ServerHot:
         """See `Storage.claim`; a look that finds nothing takes no lock."""
         self._database.looks_for_work(queues)
         asked = Asked(queues, limit, session, now)
-        idle = self._database.read(lambda tx: _look(tx, asked))
-        return idle or self.take(asked)
+        return self.look(asked) or self.take(asked)
+
+    def look(self, asked: Asked) -> Claim | None:
+        """Return the claim where it takes nothing, None where there may be work."""
+        return self._database.read(lambda tx: _look(tx, asked))
 
     def take(self, asked: Asked) -> Claim:
         """Return the claim of what is there now."""
