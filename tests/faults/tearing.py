@@ -277,22 +277,20 @@ def _work_on(storage: Storage) -> None:
 
 @attrs.define
 class _Figures:
-    commits: int = 0  # of all originals' logs
-    lost: int = 0  # behind the damage
-    lost_most: int = 0
-    jobs: int = 0
+    commits: int = 0  # that the logs of sound copies had
+    lost: int = 0  # of these, behind the damage
+    jobs: int = 0  # on sound copies
     wrong: list[str] = attrs.field(factory=list)
     by_kind: Counter[str] = attrs.field(factory=Counter)
     in_file: Counter[str] = attrs.field(factory=Counter)
 
     def count(self, copy: Copy) -> None:
         """The copy is among them."""
-        lost = len(copy.left.steps) - copy.commits
-        self.commits += len(copy.left.ends)
-        self.lost += lost
-        self.lost_most = max(self.lost_most, lost)
-        self.jobs += len(copy.left.states(copy.commits))
         self.by_kind[copy.log] += 1
+        if not copy.is_in_file:
+            self.commits += len(copy.left.ends)
+            self.lost += len(copy.left.steps) - copy.commits
+            self.jobs += len(copy.left.states(copy.commits))
 
 
 def tear(path: Path, folder: Path, copies: int, commits: int, seed: int) -> dict[str, object]:
