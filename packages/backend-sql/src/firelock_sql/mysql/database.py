@@ -37,13 +37,11 @@ if TYPE_CHECKING:
 __all__ = ["MysqlDatabase"]
 
 _NOW = f"SELECT {CLOCK}"
-# For the next transaction alone, so that a caller's connection is left as it was.
-_WRITE = ("SET TRANSACTION ISOLATION LEVEL READ COMMITTED", "START TRANSACTION READ WRITE", _NOW)
-_READ = (
-    "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ",
-    "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY",
-    _NOW,
-)
+# A caller's connection is left as it was: its level is set for the next transaction alone.
+_WRITE = "START TRANSACTION READ WRITE"
+_LEVEL = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED"
+_SNAPSHOT_LEVEL = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"
+_SNAPSHOT = "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY"
 _HAS_TABLE = (
     "SELECT 1 FROM information_schema.tables"
     " WHERE table_schema = COALESCE(%s, DATABASE()) AND table_name = %s"
@@ -93,12 +91,14 @@ class MysqlDatabase(ServerDatabase):
         """No round trip, where the connection takes several statements at once, as our own do."""
         carries_several = self._is_own or runs_several(lent.driver)
         cursor = TogetherCursor(Courier(lent.driver.cursor(), carries_several=carries_several))
-        for statement in _WRITE if is_writing else _READ:
-            began = cursor.put(statement)
+        if not is_writing:
+            cursor.put(_SNAPSHOT_LEVEL)
+        elif not self._is_own:
+            cursor.put(_LEVEL)
+        cursor.put(_WRITE if is_writing else _SNAPSHOT)
 
         def now() -> int:
-            cursor.send()
-            [[micros]] = began[0].rows
+            [[[micros]]] = cursor.each([(_NOW, ())])
             return int(micros)  # type: ignore[arg-type]  # a number, whatever the driver makes of it
 
         return cursor, now

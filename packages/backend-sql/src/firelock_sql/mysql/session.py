@@ -16,6 +16,8 @@ _SESSION = (
     "SET SESSION time_zone = '+00:00', sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'"
     f", innodb_lock_wait_timeout = {_LOCK_SECONDS}"
 )
+# A statement of its own: the variable's name is not the same everywhere.
+_LEVEL = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED"
 # Ends what a process leaves that stands still or is cut off: others need what it has locked. MySQL
 # knows no limit for transactions alone: connections that nobody uses end as well, and are made anew.
 _IDLE = {"MariaDB": "idle_transaction_timeout = 10", "MySQL": "wait_timeout = 60"}
@@ -33,6 +35,7 @@ def meet(driver: Any, *, is_own: bool) -> Product:  # noqa: ANN401 - any driver'
     product = read_product(version, comment)
     if is_own:
         cursor.execute(f"{_SESSION}, {_IDLE[product.name]}")
+        cursor.execute(_LEVEL)
     else:
         _require(mode, charset)
     cursor.close()
