@@ -8,7 +8,7 @@ import attrs
 import pytest
 
 from firelock import Firelock, State
-from firelock.storage import Applied, ErrorInfo, NewJob, NewSession, Transition
+from firelock.storage import Applied, ErrorInfo, NewJob, NewSession, StorageUnavailable, Transition
 from tests.faults.proxy import FaultProxy
 from tests.redis.servers import HOST
 
@@ -181,3 +181,45 @@ def test_jobs_that_are_known_are_not_stored_again(storage):
 
     assert stored == [False, True, False]
     assert storage.counts().by_state == {State.ENQUEUED: 2}
+
+
+# ---- lost connections ------------------------------------------------------------------------------------
+
+
+def test_an_enqueue_whose_answer_is_lost_is_done_once(storage, proxy):
+    """It has been stored and nobody was told; by its id it is known when it comes again."""
+    proxy.lose_reply()
+
+    storage.insert([job("a"), job("b")])
+
+    assert storage.counts().by_state == {State.ENQUEUED: 2}
+    assert proxy.lost == 1
+
+
+@pytest.mark.parametrize("lose", [FaultProxy.lose_request, FaultProxy.lose_reply], ids=["request", "answer"])
+def test_an_exchange_that_is_cut_off_before_its_end_is_done_again(storage, proxy, lose):
+    """What was settled in its first round trip was undone with the connection."""
+    storage.insert(jobs(4))
+    first = claim(storage, 2)
+    lose(proxy)
+
+    exchange = storage.exchange([success(one) for one in first], ["mail"], 2, "s", NOW + 9)
+
+    assert exchange.results == [Applied.APPLIED] * 2
+    assert [one.attempt for one in exchange.claim.jobs] == [1, 1]
+    assert storage.counts().by_state == {State.SUCCEEDED: 2, State.PROCESSING: 2}
+    assert proxy.lost == 1
+
+
+def test_a_change_whose_commit_is_lost_is_left_to_the_caller(storage, proxy):
+    """It may have happened or not, and is not done twice behind anybody's back."""
+    storage.insert([job("a")])
+    turns = iter([False, True])  # it is read, and then deleted; the line is encrypted, so turns are counted
+    proxy.lose_reply(lambda _: next(turns, False))
+
+    with pytest.raises(StorageUnavailable):
+        storage.apply(
+            [Transition("a", frozenset({State.ENQUEUED}), None, None, State.DELETED, NOW, "by hand")]
+        )
+
+    assert storage.counts().by_state == {State.DELETED: 1}
