@@ -186,11 +186,22 @@ def test_jobs_that_are_known_are_not_stored_again(storage):
 # ---- lost connections ------------------------------------------------------------------------------------
 
 
-def test_an_enqueue_whose_answer_is_lost_is_done_once(storage, proxy):
-    """It has been stored and nobody was told; by its id it is known when it comes again."""
+def test_an_enqueue_whose_answer_is_lost_is_told(storage, proxy):
+    """It has been stored; whether it was new then, nobody can tell."""
     proxy.lose_reply()
 
-    storage.insert([job("a"), job("b")])
+    with pytest.raises(StorageUnavailable, match="the jobs may have been stored"):
+        storage.insert([job("a"), job("b")])
+
+    assert storage.counts().by_state == {State.ENQUEUED: 2}
+    assert storage.insert([job("a"), job("b")]) == [False, False]
+
+
+def test_an_enqueue_that_is_lost_on_its_way_is_done_again(storage, proxy):
+    """It was not stored: nobody has to know."""
+    proxy.lose_request()
+
+    assert storage.insert([job("a"), job("b")]) == [True, True]
 
     assert storage.counts().by_state == {State.ENQUEUED: 2}
     assert proxy.lost == 1

@@ -38,7 +38,8 @@ class Transaction:
     woken: set[str] = attrs.field(factory=set)  # queues with new work, told after the commit
     adds_deltas: bool = False  # counts are the sum of what transactions added
     is_ended: bool = False  # committed by the work itself, which has only read
-    may_repeat: bool = False  # done twice it is as done once
+    may_repeat: bool = False  # done twice it does no harm: its only round trip may be its commit
+    is_again: bool = False  # the connection was lost at the first try, nobody knows before what
 
     @property
     def now(self) -> int:

@@ -29,7 +29,7 @@ from firelock.storage import (
 )
 from firelock_sql.apply import apply_transitions
 from firelock_sql.claiming import SERVING
-from firelock_sql.insert import insert_new
+from firelock_sql.insert import insert_jobs, insert_new
 from firelock_sql.mysql.claims import Claims, cursor_of
 from firelock_sql.mysql.clock import CLOCK
 from firelock_sql.plain import SETTLE, SETTLE_ORDER, Clash, Held, Holdings, are_plain
@@ -135,12 +135,24 @@ class MysqlHot(ServerHot):
         return super().insert(batch)
 
     def _insert_unknown(self, tx: Transaction, batch: Sequence[NewJob], tries: int) -> None:
-        if tries:  # a key was known, or somebody was in the way
+        if tx.is_again:
+            self._insert_again(tx, batch)
+        elif tries:  # a key was known, or somebody was in the way
             raise Clash
-        if are_plain(batch):
+        elif are_plain(batch):
             self._insert_plain(tx, batch)
         else:
             insert_new(tx, self._database, batch)
+
+    def _insert_again(self, tx: Transaction, batch: Sequence[NewJob]) -> None:
+        """The jobs are stored, unless one is: by the first try perhaps, perhaps long before.
+
+        Raises:
+            StorageUnavailable: one is, and so nobody can tell whether it is new.
+        """
+        if not all(insert_jobs(tx, self._database, batch)):
+            message = f"{self._database.name}: the connection was lost; the jobs may have been stored."
+            raise StorageUnavailable(message)
 
     def _insert_plain(self, tx: Transaction, batch: Sequence[NewJob]) -> None:
         tx.may_repeat = True  # a job that is stored already is known then

@@ -41,6 +41,7 @@ class Lent:
     driver: Any
     is_lost: bool = False  # it is not used again
     is_new: bool = False  # just made, not out of the pool
+    is_last: bool = False  # no other one is tried where this one is dead
 
 
 class Connections:

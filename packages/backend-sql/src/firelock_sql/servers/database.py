@@ -49,10 +49,6 @@ class Severed(Exception):
 class _Stale(Exception):
     """The connection was dead before the transaction began."""
 
-    def __init__(self, error: BaseException) -> None:
-        super().__init__()
-        self.error = error
-
 
 class ServerDatabase(Database):
     """What PostgreSQL, MySQL and MariaDB have in common."""
@@ -146,14 +142,11 @@ class ServerDatabase(Database):
 
     def _done(self, work: Callable[[Transaction], _T], *, is_writing: bool) -> _T:
         """Return what the work returned; a pooled connection that is dead is put aside for another."""
-        for _ in range(STALE_LIMIT - 1):
+        for number in range(STALE_LIMIT):
             with suppress(_Stale), self.translated(), self._connections.lend() as lent:
-                return self._finished(lent, work, is_writing=is_writing)
-        with self.translated(), self._connections.lend() as lent:
-            try:
-                return self._finished(lent, work, is_writing=is_writing)
-            except _Stale as stale:
-                raise stale.error from None
+                lent.is_last = number == STALE_LIMIT - 1
+                return self._finished(lent, work, is_writing=is_writing, is_again=number > 0)
+        raise AssertionError
 
     def tried(self, once: Callable[[], _T]) -> _T:
         """A transaction is tried until no `Conflict` undoes it; once more where it is `Severed`.
@@ -177,7 +170,9 @@ class ServerDatabase(Database):
             time.sleep(random.uniform(0, pause))  # noqa: S311 - no secret
             pause = min(_LONGEST_PAUSE, 2 * pause)
 
-    def _finished(self, lent: Lent, work: Callable[[Transaction], _T], *, is_writing: bool) -> _T:
+    def _finished(
+        self, lent: Lent, work: Callable[[Transaction], _T], *, is_writing: bool, is_again: bool
+    ) -> _T:
         """Return what the work returned in a transaction on this connection, which is committed.
 
         Raises:
@@ -189,18 +184,19 @@ class ServerDatabase(Database):
             cursor, began = self.begin(lent, is_writing=is_writing)
         except BaseException as error:
             lent.is_lost = True
-            if self._is_loss(error):
-                raise _Stale(error) from error
+            if self._is_loss(error) and not lent.is_last:
+                raise _Stale from error
             raise
         try:
-            tx = Transaction(cursor, self.dialect, self._storage_clock(began), adds_deltas=True)
+            clock = self._storage_clock(began)
+            tx = Transaction(cursor, self.dialect, clock, adds_deltas=True, is_again=is_again)
             result = work(tx)
             if is_writing and not tx.may_repeat and not self.has_begun(cursor):
                 tx.now  # noqa: B018 - whether a commit was lost with a dead connection, nobody could tell
             if not tx.is_ended:
                 cursor.execute("COMMIT")
         except BaseException as error:
-            is_stale = not self.has_begun(cursor) and not lent.is_new
+            is_stale = not (lent.is_new or lent.is_last or self.has_begun(cursor))
             self._undo(lent, cursor)
             again = self._trying_again(error, is_stale=is_stale, is_writing=is_writing)
             if again is not None:
@@ -217,7 +213,7 @@ class ServerDatabase(Database):
             case Meaning.CONFLICT:
                 return Conflict(self._worded(failure))
             case Meaning.LOST if is_stale:
-                return _Stale(error)
+                return _Stale()
             case Meaning.LOST if not is_writing:
                 return Severed(self._worded(failure))
             case _:
