@@ -56,6 +56,7 @@ class SessionKeeper:
         self._kept: dict[str, _Kept] = {}
         self._condition = threading.Condition()
         self._is_over = False
+        self._is_failing = False
         self._thread = threading.Thread(target=self._run, name="firelock-sessions", daemon=True)
 
     def start(self) -> None:
@@ -118,12 +119,17 @@ class SessionKeeper:
             self._renew_all()
             self._look_for_orders()
         except StorageUnavailable as error:
-            log.warning("Sessions could not be renewed, trying again: %s", error)
-            return False
+            if not self._is_failing:
+                log.warning("Sessions could not be renewed, trying again: %s", error)
         except Exception:  # if this thread ended, every session would be lost time after time
             log.exception("Sessions could not be renewed, trying again.")
-            return False
-        return True
+        else:
+            if self._is_failing:
+                log.info("Sessions are renewed again.")
+            self._is_failing = False
+            return True
+        self._is_failing = True
+        return False
 
     def _renew_all(self) -> None:
         with self._condition:  # a board is closed once its session is forgotten
