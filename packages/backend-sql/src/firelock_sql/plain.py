@@ -15,7 +15,7 @@ from firelock.storage import NewJob, State, Transition
 from firelock_sql.statements import Statement
 from firelock_sql.tables import ONE, ZERO, jobs, text_literal
 
-__all__ = ["KIND", "SETTLE", "SETTLE_ORDER", "Clash", "Held", "Holdings", "are_plain", "kind"]
+__all__ = ["KIND", "SETTLE", "SETTLE_ORDER", "Clash", "Held", "Holdings", "Parted", "are_plain", "kind"]
 
 # A plain job: enqueued at once, nothing special asked for.
 _asked = attrgetter(
@@ -80,6 +80,14 @@ class _Holding:
     jobs: dict[str, Held] = attrs.field(factory=dict)
 
 
+@attrs.define
+class Parted:
+    """Transitions, parted: plain ends in the order of their ids, and the places of all others."""
+
+    plain: list[tuple[Transition, Held]] = attrs.field(factory=list)
+    others: list[int] = attrs.field(factory=list)
+
+
 class Holdings:
     """What each session has claimed through this process: enough to settle it without reading."""
 
@@ -111,6 +119,19 @@ class Holdings:
             return None
         is_current = transition.attempt == held[2] and transition.claimed_at == held[3]
         return held if is_current else None
+
+    def parted(self, transitions: Sequence[Transition], session: str | None) -> Parted:
+        """Return the plain ends of one session, whichever comes first if none is given, apart from others."""
+        parted = Parted()
+        for place, transition in enumerate(transitions):
+            held = self.plainly_held(transition)
+            if held is None or transition.session != (session or transition.session):
+                parted.others.append(place)
+            else:
+                session = transition.session
+                parted.plain.append((transition, held))
+        parted.plain.sort(key=lambda one: one[0].job_id)
+        return parted
 
     def let_go(self, transitions: Iterable[Transition]) -> None:
         """The transitions are stored, whatever became of them."""

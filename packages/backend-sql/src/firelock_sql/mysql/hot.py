@@ -23,7 +23,6 @@ from firelock.storage import (
     Exchange,
     NewJob,
     State,
-    StorageError,
     StorageUnavailable,
     Transition,
 )
@@ -32,11 +31,11 @@ from firelock_sql.claiming import SERVING
 from firelock_sql.insert import insert_jobs, insert_new
 from firelock_sql.mysql.claims import Claims, cursor_of
 from firelock_sql.mysql.clock import CLOCK
-from firelock_sql.plain import SETTLE, SETTLE_ORDER, Clash, Held, Holdings, are_plain
+from firelock_sql.plain import SETTLE, SETTLE_ORDER, Clash, Held, are_plain
 from firelock_sql.servers.hot import ServerHot
 from firelock_sql.statements import Statement, among
 from firelock_sql.tables import ONE, by_id, jobs, text_literal
-from firelock_sql.taking import PLACE_IS_PARENT, PLACE_SEQ, Asked, Taken
+from firelock_sql.taking import Asked, Taken
 
 if TYPE_CHECKING:
     from firelock_sql.database import Transaction
@@ -78,14 +77,6 @@ _LOCK = Statement(
 )
 
 
-@attrs.define
-class _Batch:
-    """Transitions, parted: plain ends in the order of their ids, and the places of all others."""
-
-    plain: list[tuple[Transition, Held]] = attrs.field(factory=list)
-    others: list[int] = attrs.field(factory=list)
-
-
 @attrs.frozen
 class _Settled:
     """Plain ends on their way to the server."""
@@ -106,25 +97,21 @@ class _Settled:
             raise Clash
 
 
-class MysqlHot(ServerHot):
+class MysqlHot(ServerHot["ServerDatabase"]):
     """`insert`, `claim`, `apply` and `exchange` of one database."""
 
     def __init__(self, database: ServerDatabase) -> None:
         super().__init__(database)
-        self._holdings = Holdings()
         self._claims = Claims()
-
-    @override
-    def forget(self, session: str | None = None) -> None:
-        """The session has ended, or all have: what it held is not settled from memory any more."""
-        self._holdings.forget(session)
 
     # ---- insert ------------------------------------------------------------------------------------------
 
     @override
     def insert(self, batch: Sequence[NewJob]) -> list[bool]:
         """See `Storage.insert`; one round trip where the jobs are plain and none is known."""
-        if batch and not any(job.parents for job in batch):
+        if not batch:
+            return []
+        if not any(job.parents for job in batch):
             tries = count()
             try:
                 self._database.write(lambda tx: self._insert_unknown(tx, batch, next(tries)))
@@ -132,7 +119,7 @@ class MysqlHot(ServerHot):
                 pass
             else:
                 return [True] * len(batch)
-        return super().insert(batch)
+        return self._insert_any(batch)
 
     def _insert_unknown(self, tx: Transaction, batch: Sequence[NewJob], tries: int) -> None:
         if tx.is_again:
@@ -174,62 +161,32 @@ class MysqlHot(ServerHot):
     @override
     def claim(self, queues: Sequence[str] | None, limit: int, session: str, now: int) -> Claim:
         """See `Storage.claim`; a look that finds nothing takes no lock, and is one round trip."""
-        claim = super().claim(queues, limit, session, now)
-        if claim.is_session_lost:
+        self._database.looks_for_work(queues)
+        asked = Asked(queues, limit, session, now)
+        idle = self._database.read(lambda tx: self._claims.look(tx, asked))
+        if idle is None:
+            return self._remembered(asked, self._database.write(lambda tx: self._take(tx, asked)))
+        if idle.is_session_lost:
             self.forget(session)
-        return claim
-
-    @override
-    def look(self, asked: Asked) -> Claim | None:
-        return self._database.read(lambda tx: self._claims.look(tx, asked))
-
-    @override
-    def take(self, asked: Asked) -> Claim:
-        return self._kept(asked, self._database.write(lambda tx: self._take(tx, asked)))
+        return idle
 
     def _take(self, tx: Transaction, asked: Asked) -> Taken:
         return self._claims.take(tx, self._database, asked)
 
-    def _kept(self, asked: Asked, taken: Taken) -> Claim:
-        """Return the claim; what was claimed for sure is remembered, so that its end needs no reading."""
-        if taken.claim.is_session_lost:
-            self.forget(asked.session)
-        held = (
-            (job.id, (row[PLACE_SEQ], job.queue, job.attempt, job.claimed_at))
-            for row, job in zip(taken.rows, taken.claim.jobs, strict=True)
-            if not row[PLACE_IS_PARENT]
-        )
-        if taken.claim.jobs:
-            self._holdings.remember(asked.session, taken.server, held)
-        return taken.claim
-
     # ---- apply -------------------------------------------------------------------------------------------
 
     @override
-    def apply(self, transitions: Sequence[Transition]) -> list[Applied]:
-        """See `Storage.apply`."""
-        if not transitions:
-            return []
-        try:
-            results = self._database.write(lambda tx: self._apply_fast(tx, transitions))
-        except Clash:
-            results = super().apply(transitions)
-        self._holdings.let_go(transitions)
-        return results
+    def _apply_fast(self, transitions: Sequence[Transition]) -> list[Applied]:
+        def settle(tx: Transaction) -> list[Applied]:
+            results, settled = self._put_ends(tx, transitions)
+            settled.check()
+            return results
 
-    def _apply_fast(self, tx: Transaction, transitions: Sequence[Transition]) -> list[Applied]:
-        """Plain ends are written without reading, others by way of their rows.
-
-        Raises:
-            Clash: not all of it was done, and the long way has to be taken.
-        """
-        results, settled = self._put_ends(tx, transitions)
-        settled.check()
-        return results
+        return self._database.write(settle)
 
     def _put_ends(self, tx: Transaction, transitions: Sequence[Transition]) -> tuple[list[Applied], _Settled]:
         """Return the results, if what settles the plain ones turns out to have changed them all."""
-        batch = self._parted(transitions)
+        batch = self._holdings.parted(transitions, None)
         if not batch.plain:
             return apply_transitions(tx, self._database, transitions), _Settled(tx, 0, [])
         results = [Applied.APPLIED] * len(transitions)
@@ -245,17 +202,6 @@ class MysqlHot(ServerHot):
             for place, result in zip(batch.others, found, strict=True):
                 results[place] = result
         return results, settled
-
-    def _parted(self, transitions: Sequence[Transition]) -> _Batch:
-        batch = _Batch()
-        for place, transition in enumerate(transitions):
-            held = self._holdings.plainly_held(transition)
-            if held is None:
-                batch.others.append(place)
-            else:
-                batch.plain.append((transition, held))
-        batch.plain.sort(key=lambda one: one[0].job_id)
-        return batch
 
     def _settle(self, tx: Transaction, plain: Sequence[tuple[Transition, Held]]) -> _Settled:
         rows: list[Sequence[Parameter]] = [
@@ -274,29 +220,7 @@ class MysqlHot(ServerHot):
     # ---- exchange ----------------------------------------------------------------------------------------
 
     @override
-    def exchange(
-        self,
-        transitions: Sequence[Transition],
-        queues: Sequence[str] | None,
-        limit: int,
-        session: str,
-        now: int,
-    ) -> Exchange:
-        """See `Storage.exchange`."""
-        if not transitions:
-            return Exchange([], self.claim(queues, limit, session, now))
-        self._database.looks_for_work(queues)
-        asked = Asked(queues, limit, session, now)
-        try:
-            results, taken = self._exchanged(transitions, asked)
-        except StorageUnavailable:
-            raise
-        except StorageError:
-            return Exchange(self.apply(transitions), self.claim(queues, limit, session, now))
-        self._holdings.let_go(transitions)
-        return Exchange(results, self._kept(asked, taken))
-
-    def _exchanged(self, transitions: Sequence[Transition], asked: Asked) -> tuple[list[Applied], Taken]:
+    def _exchange(self, transitions: Sequence[Transition], asked: Asked) -> Exchange:
         def lock_session(tx: Transaction) -> None:
             """It is locked before the jobs are, as by who ends a session."""
             cursor_of(tx).put(*SERVING.bind(tx.dialect, {"session": asked.session}))
@@ -313,6 +237,8 @@ class MysqlHot(ServerHot):
             return apply_transitions(tx, self._database, transitions), self._take(tx, asked)
 
         try:
-            return self._database.write(fast)
+            results, taken = self._database.write(fast)
         except Clash:
-            return self._database.write(slow)
+            results, taken = self._database.write(slow)
+        self._holdings.let_go(transitions)
+        return Exchange(results, self._remembered(asked, taken))

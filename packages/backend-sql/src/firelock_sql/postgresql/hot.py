@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import attrs
 from psycopg.errors import DivisionByZero, UniqueViolation
 from sqlalchemy import select
+from typing_extensions import override
 
 from firelock.storage import (
     Applied,
@@ -23,20 +24,18 @@ from firelock.storage import (
     ClaimedJob,
     Exchange,
     NewJob,
-    StorageError,
-    StorageUnavailable,
     Transition,
 )
 from firelock_sql.apply import apply_transitions
 from firelock_sql.claiming import Turns, claimed_job, serving
-from firelock_sql.insert import insert_jobs
-from firelock_sql.plain import KIND, Clash, Held, Holdings, are_plain, kind
+from firelock_sql.plain import KIND, Clash, Held, are_plain, kind
 from firelock_sql.postgresql.arrays import number_array, text_array
 from firelock_sql.postgresql.hot_statements import exchange_text, insert_text
 from firelock_sql.postgresql.lanes import Lanes, Look
+from firelock_sql.servers.hot import ServerHot
 from firelock_sql.statements import Statement, among
 from firelock_sql.tables import ONE, jobs
-from firelock_sql.taking import PLACE_IS_PARENT, PLACE_SEQ, Asked, Taken, take_jobs
+from firelock_sql.taking import Asked, Taken, take_jobs
 
 if TYPE_CHECKING:
     from firelock_sql.database import Transaction
@@ -59,26 +58,13 @@ _QUEUE, _PRIORITY, _ENQUEUED_AT, _SEQ, _IS_PARENT = 8, 9, 15, 22, 23
 _IN_LANE = itemgetter(_QUEUE, _PRIORITY, _ENQUEUED_AT, _SEQ)
 
 
-@attrs.define
-class _Batch:
-    """Transitions, parted: plain ends in the order of their ids, and the places of all others."""
-
-    plain: list[tuple[Transition, Held]] = attrs.field(factory=list)
-    others: list[int] = attrs.field(factory=list)
-
-
-class PostgresqlHot:
+class PostgresqlHot(ServerHot["PostgresqlDatabase"]):
     """`insert`, `claim`, `apply` and `exchange` of one database."""
 
     def __init__(self, database: PostgresqlDatabase) -> None:
-        self._database = database
+        super().__init__(database)
         self._turns = Turns()
         self._lanes = Lanes()
-        self._holdings = Holdings()
-
-    def forget(self, session: str | None = None) -> None:
-        """The session has ended, or all have: what it held is not settled from memory any more."""
-        self._holdings.forget(session)
 
     def _run(self, work: Callable[[Any], _T]) -> _T:
         """The work, one statement run by a cursor, is committed as one transaction."""
@@ -88,6 +74,7 @@ class PostgresqlHot:
 
     # ---- insert ------------------------------------------------------------------------------------------
 
+    @override
     def insert(self, batch: Sequence[NewJob]) -> list[bool]:
         """See `Storage.insert`."""
         if not batch:
@@ -99,7 +86,7 @@ class PostgresqlHot:
                 pass
             else:
                 return [True] * len(batch)
-        return self._database.write(lambda tx: insert_jobs(tx, self._database, batch))
+        return self._insert_any(batch)
 
     def _insert_plain(self, batch: Sequence[NewJob]) -> None:
         kinds = Counter(map(kind, batch))
@@ -133,6 +120,7 @@ class PostgresqlHot:
 
     # ---- claim -------------------------------------------------------------------------------------------
 
+    @override
     def claim(self, queues: Sequence[str] | None, limit: int, session: str, now: int) -> Claim:
         """See `Storage.claim`; a look that finds nothing writes nothing."""
         self._database.looks_for_work(queues)
@@ -227,20 +215,6 @@ class PostgresqlHot:
     def _take(self, tx: Transaction, asked: Asked) -> Taken:
         return take_jobs(tx, self._database, asked, self._turns)
 
-    def _remembered(self, asked: Asked, taken: Taken) -> Claim:
-        if taken.claim.is_session_lost:
-            self.forget(asked.session)
-        self._remember(
-            asked.session,
-            taken.server,
-            [
-                (job, row[PLACE_SEQ])
-                for row, job in zip(taken.rows, taken.claim.jobs, strict=True)
-                if not row[PLACE_IS_PARENT]
-            ],
-        )
-        return taken.claim
-
     def _remember(self, session: str, server: str, claimed: Iterable[tuple[ClaimedJob, int]]) -> None:
         """The jobs, each with its number, were claimed for sure: their ends need no reading."""
         held = ((job.id, (seq, job.queue, job.attempt, job.claimed_at)) for job, seq in claimed)
@@ -248,15 +222,9 @@ class PostgresqlHot:
 
     # ---- apply -------------------------------------------------------------------------------------------
 
-    def apply(self, transitions: Sequence[Transition]) -> list[Applied]:
-        """See `Storage.apply`."""
-        if not transitions:
-            return []
-        try:
-            results, _ = self._done_fast(transitions, None)
-        except Clash:
-            results = self._database.write(lambda tx: apply_transitions(tx, self._database, transitions))
-        self._holdings.let_go(transitions)
+    @override
+    def _apply_fast(self, transitions: Sequence[Transition]) -> list[Applied]:
+        results, _ = self._done_fast(transitions, None)
         return results
 
     def _done_fast(
@@ -267,7 +235,7 @@ class PostgresqlHot:
         Raises:
             Clash: nothing of it was done, and the long way has to be taken.
         """
-        batch = self._parted(transitions, None if look is None else look.asked.session)
+        batch = self._holdings.parted(transitions, None if look is None else look.asked.session)
         results = [Applied.APPLIED] * len(transitions)
         if not batch.others:
             return results, self._run(lambda cursor: self._fetch(cursor, look, batch.plain))
@@ -287,43 +255,10 @@ class PostgresqlHot:
             results[place] = result
         return results, rows
 
-    def _parted(self, transitions: Sequence[Transition], session: str | None) -> _Batch:
-        """Return the plain ends of one session, by id, apart from all others."""
-        batch = _Batch()
-        for place, transition in enumerate(transitions):
-            held = self._holdings.plainly_held(transition)
-            if held is None or transition.session != (session or transition.session):
-                batch.others.append(place)
-            else:
-                session = transition.session
-                batch.plain.append((transition, held))
-        batch.plain.sort(key=lambda one: one[0].job_id)
-        return batch
-
     # ---- exchange ----------------------------------------------------------------------------------------
 
-    def exchange(
-        self,
-        transitions: Sequence[Transition],
-        queues: Sequence[str] | None,
-        limit: int,
-        session: str,
-        now: int,
-    ) -> Exchange:
-        """See `Storage.exchange`."""
-        if not transitions:
-            return Exchange([], self.claim(queues, limit, session, now))
-        self._database.looks_for_work(queues)
-        asked = Asked(queues, limit, session, now)
-        try:
-            results, claim = self._exchanged(transitions, asked)
-        except StorageUnavailable:
-            raise
-        except StorageError:
-            return Exchange(self.apply(transitions), self.claim(queues, limit, session, now))
-        return Exchange(results, claim)
-
-    def _exchanged(self, transitions: Sequence[Transition], asked: Asked) -> tuple[list[Applied], Claim]:
+    @override
+    def _exchange(self, transitions: Sequence[Transition], asked: Asked) -> Exchange:
         def both(tx: Transaction) -> tuple[list[Applied], Taken]:
             serving(tx, asked.session)  # locked before the jobs are, as by who ends a session
             return apply_transitions(tx, self._database, transitions), self._take(tx, asked)
@@ -334,9 +269,9 @@ class PostgresqlHot:
         except Clash:
             results, taken = self._database.write(both)
             self._holdings.let_go(transitions)
-            return results, self._remembered(asked, taken)
+            return Exchange(results, self._remembered(asked, taken))
         self._holdings.let_go(transitions)
-        return results, self._topped_up(self._kept(look, rows), rows, look)
+        return Exchange(results, self._topped_up(self._kept(look, rows), rows, look))
 
 
 def _ended(plain: Sequence[tuple[Transition, Held]]) -> dict[str, object]:

@@ -2,58 +2,61 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from firelock.storage import Applied, Claim, Exchange, NewJob, StorageError, StorageUnavailable, Transition
 from firelock_sql.apply import apply_transitions
-from firelock_sql.claiming import Turns, has_ready, living_server, next_due_at, serving
 from firelock_sql.insert import insert_jobs
-from firelock_sql.taking import Asked, take_jobs
+from firelock_sql.plain import Clash, Holdings
+from firelock_sql.taking import PLACE_IS_PARENT, PLACE_SEQ, Asked, Taken
 
 if TYPE_CHECKING:
-    from firelock_sql.database import Transaction
     from firelock_sql.servers.database import ServerDatabase
 
 __all__ = ["ServerHot"]
 
+_D = TypeVar("_D", bound="ServerDatabase")
 
-class ServerHot:
+
+class ServerHot(ABC, Generic[_D]):
     """`insert`, `claim`, `apply` and `exchange` of one database."""
 
-    def __init__(self, database: ServerDatabase) -> None:
+    def __init__(self, database: _D) -> None:
         self._database = database
-        self._turns = Turns()
+        self._holdings = Holdings()
 
     def forget(self, session: str | None = None) -> None:
-        """Nothing is remembered here."""
+        """The session has ended, or all have: what it held is not settled from memory any more."""
+        self._holdings.forget(session)
 
+    @abstractmethod
     def insert(self, batch: Sequence[NewJob]) -> list[bool]:
         """See `Storage.insert`."""
-        return self._database.write(lambda tx: insert_jobs(tx, self._database, batch)) if batch else []
 
+    @abstractmethod
     def claim(self, queues: Sequence[str] | None, limit: int, session: str, now: int) -> Claim:
         """See `Storage.claim`; a look that finds nothing takes no lock."""
-        self._database.looks_for_work(queues)
-        asked = Asked(queues, limit, session, now)
-        return self.look(asked) or self.take(asked)
-
-    def look(self, asked: Asked) -> Claim | None:
-        """Return the claim where it takes nothing, None where there may be work."""
-        return self._database.read(lambda tx: _look(tx, asked))
-
-    def take(self, asked: Asked) -> Claim:
-        """Return the claim of what is there now."""
-        return self._database.write(lambda tx: self._claim(tx, asked))
-
-    def _claim(self, tx: Transaction, asked: Asked) -> Claim:
-        return take_jobs(tx, self._database, asked, self._turns).claim
 
     def apply(self, transitions: Sequence[Transition]) -> list[Applied]:
         """See `Storage.apply`."""
         if not transitions:
             return []
-        return self._database.write(lambda tx: apply_transitions(tx, self._database, transitions))
+        try:
+            results = self._apply_fast(transitions)
+        except Clash:
+            results = self._database.write(lambda tx: apply_transitions(tx, self._database, transitions))
+        self._holdings.let_go(transitions)
+        return results
+
+    @abstractmethod
+    def _apply_fast(self, transitions: Sequence[Transition]) -> list[Applied]:
+        """Return the results; plain ends are written without reading, others by way of their rows.
+
+        Raises:
+            Clash: nothing of it was done, and the long way has to be taken.
+        """
 
     def exchange(
         self,
@@ -67,24 +70,33 @@ class ServerHot:
         if not transitions:
             return Exchange([], self.claim(queues, limit, session, now))
         self._database.looks_for_work(queues)
-        asked = Asked(queues, limit, session, now)
-
-        def both(tx: Transaction) -> Exchange:
-            serving(tx, session)  # locked before the jobs are, as by who ends a session
-            return Exchange(apply_transitions(tx, self._database, transitions), self._claim(tx, asked))
-
         try:
-            return self._database.write(both)
+            return self._exchange(transitions, Asked(queues, limit, session, now))
         except StorageUnavailable:
             raise
         except StorageError:
             return Exchange(self.apply(transitions), self.claim(queues, limit, session, now))
 
+    @abstractmethod
+    def _exchange(self, transitions: Sequence[Transition], asked: Asked) -> Exchange:
+        """Return what became of the transitions and of the claim, in one transaction.
 
-def _look(tx: Transaction, asked: Asked) -> Claim | None:
-    """Return the claim where it takes nothing, None where there may be work."""
-    if living_server(tx, asked.session) is None:
-        return Claim([], next_due_at(tx), is_session_lost=True)
-    if asked.limit > 0 and has_ready(tx, asked.queues):
-        return None
-    return Claim([], next_due_at(tx))
+        What has ended is let go before what is claimed is remembered: it may be the same job.
+        """
+
+    def _insert_any(self, batch: Sequence[NewJob]) -> list[bool]:
+        """Return which of the jobs are new, whatever jobs they are."""
+        return self._database.write(lambda tx: insert_jobs(tx, self._database, batch))
+
+    def _remembered(self, asked: Asked, taken: Taken) -> Claim:
+        """Return the claim; what was claimed for sure is remembered, so that its end needs no reading."""
+        if taken.claim.is_session_lost:
+            self.forget(asked.session)
+        held = (
+            (job.id, (row[PLACE_SEQ], job.queue, job.attempt, job.claimed_at))
+            for row, job in zip(taken.rows, taken.claim.jobs, strict=True)
+            if not row[PLACE_IS_PARENT]
+        )
+        if taken.claim.jobs:
+            self._holdings.remember(asked.session, taken.server, held)
+        return taken.claim
