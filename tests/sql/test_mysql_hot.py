@@ -123,6 +123,20 @@ def test_a_guess_of_the_queues_that_was_wrong_costs_nothing_but_time(storage, qu
     assert found == ["b0", "a1", "b2", "c3"][: 3 if queues else 4]
 
 
+@pytest.mark.parametrize("queues", [["mail"], None], ids=str)
+def test_nothing_is_taken_that_was_not_asked_for(storage, queues):
+    """No job beside ends where none is wanted, and none of a queue that was paused since its last claim."""
+    storage.insert(jobs(5))
+    first, second = claim(storage, 1), storage.claim(None, 1, "s", NOW + 2).jobs  # its queue is known now
+
+    nothing = storage.exchange([success(first[0])], queues, 0, "s", NOW + 3)
+    storage.put_record("queue", "mail", '{"paused": true}')
+    paused = storage.exchange([success(second[0])], queues, 5, "s", NOW + 4)
+
+    assert (nothing.claim.jobs, paused.claim.jobs) == ([], [])
+    assert storage.counts().by_state == {State.SUCCEEDED: 2, State.ENQUEUED: 3}
+
+
 def test_an_end_from_memory_is_the_one_that_reading_would_have_written(storage, stranger):
     """One process settles what it claimed, another one what it has to read first; nobody can tell."""
     storage.insert([job("a"), job("b")])

@@ -95,7 +95,7 @@ class Claims:
         questions: list[_Question] = [(NEXT_WITH_WORK, {"former": name}) for name in ["", *guess]]
         if len(guess) == 1:
             questions.append((READY, {"queue": guess[0], "most": asked.limit}))
-        known = _ask(tx, SERVING, asked, questions)
+        known = _ask(tx, SERVING, asked, questions if asked.limit > 0 else [])
         if known.server is None or asked.limit <= 0:
             return known, []
         found = [str(rows[0][0]) if rows else None for rows in known.others[: len(guess) + 1]]
@@ -103,11 +103,9 @@ class Claims:
         names = guess if is_right else queues_along_the_ready(tx)
         self._guess = names[:_MOST_GUESSED]
         opened = [name for name in names if name not in known.paused]
-        if len(opened) != 1:
-            return known, rows_in_turn(tx, self._turns.of(opened), asked.limit, self._turns)
-        return known, known.others[-1] if is_right and len(guess) == 1 else ready_of(
-            tx, opened[0], asked.limit
-        )
+        if is_right and opened == guess and len(guess) == 1:
+            return known, known.others[-1]
+        return known, rows_in_turn(tx, self._turns.of(opened), asked.limit, self._turns)
 
 
 def _ready_of_some(tx: Transaction, asked: Asked, names: Sequence[str]) -> tuple[_Known, Sequence[ReadyRow]]:
