@@ -87,6 +87,28 @@ def test_an_enqueue_is_one_round_trip(storage, proxy, number):
     assert (proxy.traffic - before).trips == 1
 
 
+AWKWARD = ["'", '"', "\\", "%s", "%", ";", "", " ", "é\n", "\N{SKULL}", "@x", "NULL"]
+
+
+@pytest.mark.parametrize("text", AWKWARD)
+@pytest.mark.parametrize("is_alike", [True, False], ids=["alike", "each its own"])
+def test_any_text_is_stored_as_it_is(storage, text, is_alike):
+    """Whether it is told once for the whole batch or for each job: nothing in it ends it, or is nothing."""
+    batch = [
+        attrs.evolve(one, task=f"task{text}", arguments=f"{text}{place}", queue=f"mail{text}",
+                     priority=0 if is_alike else place)
+        for place, one in enumerate(jobs(3))
+    ]  # fmt: skip
+
+    storage.insert(batch)
+
+    claimed = sorted(storage.claim([f"mail{text}"], MOST, "s", NOW + 1).jobs, key=lambda one: one.id)
+    assert [(one.id, one.task, one.arguments, one.priority) for one in claimed] == [
+        (one.id, one.task, one.arguments, one.priority) for one in batch
+    ]
+    assert storage.counts().by_queue == {f"mail{text}": {State.PROCESSING: 3}}
+
+
 @pytest.mark.parametrize("queues", [["mail"], None], ids=["one queue", "every queue"])
 def test_an_exchange_is_two_round_trips(storage, proxy, queues):
     """A hundred jobs are settled and the next hundred found; these are taken, and all is committed."""

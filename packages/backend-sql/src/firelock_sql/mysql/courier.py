@@ -44,7 +44,7 @@ class Courier:
         """Return what will be the answer; the statement goes with the next ones that are sent."""
         answer = Answer()
         self._waiting.append(((sql, parameters), answer))
-        self._size += len(sql) + sum(len(value) for value in parameters if isinstance(value, str))
+        self._size += len(sql) + sum([len(value) for value in parameters if isinstance(value, str)])
         if not self._carries_several or self._size > _MOST_CHARACTERS:
             self.send()
         return answer

@@ -11,10 +11,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from itertools import count
-from typing import TYPE_CHECKING
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
 
 import attrs
 from sqlalchemy import bindparam, insert, literal_column, select
+from sqlalchemy.sql.elements import ColumnElement
 from typing_extensions import override
 
 from firelock.storage import (
@@ -51,24 +53,44 @@ _ENQUEUED, _PROCESSING, _SUCCEEDED = (
     State.SUCCEEDED.value,
 )
 
-_INSERT = Statement(
-    insert(jobs).values(
-        id=bindparam("new_id"),
-        state=text_literal(_ENQUEUED),
-        queue=bindparam("new_queue"),
-        priority=bindparam("new_priority"),
-        enqueued_at=literal_column(CLOCK) + bindparam("offset"),
-        changed_at=bindparam("new_changed_at"),
-        task=bindparam("new_task"),
-        arguments=bindparam("new_arguments"),
-        serializer=bindparam("new_serializer"),
-        created_at=bindparam("new_created_at"),
-    )
+
+def _insert(**values: ColumnElement[Any]) -> Statement:
+    """Return the statement that stores one plain job."""
+    return Statement(insert(jobs).values(state=text_literal(_ENQUEUED), **values))
+
+
+_CLOCK: ColumnElement[int] = literal_column(CLOCK)
+_INSERT = _insert(
+    id=bindparam("new_id"),
+    queue=bindparam("new_queue"),
+    priority=bindparam("new_priority"),
+    enqueued_at=_CLOCK + bindparam("offset"),
+    changed_at=bindparam("new_changed_at"),
+    task=bindparam("new_task"),
+    arguments=bindparam("new_arguments"),
+    serializer=bindparam("new_serializer"),
+    created_at=bindparam("new_created_at"),
 )
 _INSERT_ORDER = (
     "new_id", "new_queue", "new_priority", "offset", "new_changed_at", "new_task", "new_arguments",
     "new_serializer", "new_created_at",
 )  # fmt: skip
+# What all jobs of a batch have alike is told once: to write nine values a job is half of the client's time.
+_ALIKE = ("queue", "priority", "task", "serializer", "created_at")
+_alike = attrgetter(*_ALIKE)
+_TELL_ALIKE = f"SET {', '.join(f'@firelock_{name} = %s' for name in _ALIKE)}, @firelock_now = {CLOCK} + %s"
+_INSERT_ALIKE = _insert(
+    id=bindparam("new_id"),
+    queue=literal_column("@firelock_queue"),
+    priority=literal_column("@firelock_priority"),
+    enqueued_at=literal_column("@firelock_now"),
+    changed_at=literal_column("@firelock_created_at"),
+    task=literal_column("@firelock_task"),
+    arguments=bindparam("new_arguments"),
+    serializer=literal_column("@firelock_serializer"),
+    created_at=literal_column("@firelock_created_at"),
+)
+
 _LOCK = Statement(
     by_id(select(ONE).select_from(jobs))
     .where(among(jobs.c.id, "ids"))
@@ -143,18 +165,25 @@ class MysqlHot(ServerHot["ServerDatabase"]):
 
     def _insert_plain(self, tx: Transaction, batch: Sequence[NewJob]) -> None:
         tx.may_repeat = True  # a job that is stored already is known then
+        if len(batch) > 1 and len(set(map(_alike, batch))) == 1:
+            cursor_of(tx).put(_TELL_ALIKE, [*_alike(batch[0]), self._database.clock_offset])
+            text = _INSERT_ALIKE.text(tx.dialect, "new_id", "new_arguments")
+            tx.cursor.executemany(text, [(job.id, job.arguments) for job in batch])
+        else:
+            tx.cursor.executemany(_INSERT.text(tx.dialect, *_INSERT_ORDER), self._inserted(batch))
+        for queue, number in Counter(job.queue for job in batch).items():
+            tx.deltas[_ENQUEUED, queue] += number
+            tx.woken.add(queue)
+
+    def _inserted(self, batch: Sequence[NewJob]) -> list[Sequence[Parameter]]:
         offset = self._database.clock_offset
-        rows: list[Sequence[Parameter]] = [
+        return [
             (
                 job.id, job.queue, job.priority, offset, job.created_at, job.task, job.arguments,
                 job.serializer, job.created_at,
             )
             for job in batch
         ]  # fmt: skip
-        tx.cursor.executemany(_INSERT.text(tx.dialect, *_INSERT_ORDER), rows)
-        for queue, number in Counter(job.queue for job in batch).items():
-            tx.deltas[_ENQUEUED, queue] += number
-            tx.woken.add(queue)
 
     # ---- claim -------------------------------------------------------------------------------------------
 

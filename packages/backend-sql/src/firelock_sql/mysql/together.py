@@ -138,7 +138,7 @@ def _bounded(rows: Sequence[Row]) -> Iterator[list[Row]]:
     group: list[Row] = []
     size = 0
     for row in rows:
-        length = sum(len(value) for value in row if isinstance(value, str))
+        length = sum([len(value) for value in row if isinstance(value, str)])
         if group and (size + length > _MOST_CHARACTERS or len(group) == _MOST_ROWS):
             yield group
             group, size = [], 0
