@@ -17,8 +17,8 @@ class Looking:
         self.asked = 0
 
     def one(self, statement, parameters):
-        """The next queue behind one, None behind the last."""
-        return (min((queue for queue in self.ready if queue > parameters["former"]), default=None),)
+        """The row of the next queue behind one, None behind the last."""
+        return min(((queue,) for queue in self.ready if queue > parameters["former"]), default=None)
 
     def all(self, statement, parameters=None):
         """The first rows of a queue; nothing is paused."""
