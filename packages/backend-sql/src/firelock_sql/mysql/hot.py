@@ -78,17 +78,17 @@ _INSERT_ORDER = (
 # What all jobs of a batch have alike is told once: to write nine values a job is half of the client's time.
 _ALIKE = ("queue", "priority", "task", "serializer", "created_at")
 _alike = attrgetter(*_ALIKE)
-_TELL_ALIKE = f"SET {', '.join(f'@firelock_{name} = %s' for name in _ALIKE)}, @firelock_now = {CLOCK} + %s"
+_TELL_ALIKE = f"SET {', '.join(f'@new_{name} = %s' for name in _ALIKE)}, @new_now = {CLOCK} + %s"
 _INSERT_ALIKE = _insert(
     id=bindparam("new_id"),
-    queue=literal_column("@firelock_queue"),
-    priority=literal_column("@firelock_priority"),
-    enqueued_at=literal_column("@firelock_now"),
-    changed_at=literal_column("@firelock_created_at"),
-    task=literal_column("@firelock_task"),
+    queue=literal_column("@new_queue"),
+    priority=literal_column("@new_priority"),
+    enqueued_at=literal_column("@new_now"),
+    changed_at=literal_column("@new_created_at"),
+    task=literal_column("@new_task"),
     arguments=bindparam("new_arguments"),
-    serializer=literal_column("@firelock_serializer"),
-    created_at=literal_column("@firelock_created_at"),
+    serializer=literal_column("@new_serializer"),
+    created_at=literal_column("@new_created_at"),
 )
 
 _LOCK = Statement(
