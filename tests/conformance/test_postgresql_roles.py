@@ -42,6 +42,8 @@ def roles(postgresql: PostgresqlDatabase) -> Iterator[tuple[str, str]]:
 class TestUser(StorageConformance):
     """Transactions of callers run as roles of their own, so that they are proven elsewhere."""
 
+    model_runs = 10  # each step is several round trips
+
     @pytest.fixture
     def storage_url(self, roles: tuple[str, str]) -> str:
         return roles[1]

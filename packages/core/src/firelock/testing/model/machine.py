@@ -20,7 +20,6 @@ from firelock.testing.model.twin import Twin
 
 __all__ = ["StorageMachine", "machine_for", "run_machine"]
 
-_BUILT_IN_PROFILES = ("default", "ci")
 _STAGES = ((8, True), (30, False))  # steps of a run, whether they are short
 
 
@@ -138,9 +137,9 @@ def run_machine(machine: type[StorageMachine], *, shrinks: bool = True, runs: in
     """So many short runs and as many long ones found no difference; always the same ones.
 
     A short run that differs is shrunk, a long one is told as it was, since shrinking it takes minutes. With a
-    Hypothesis profile of one's own, its numbers, its phases and its randomness count instead.
+    Hypothesis profile that sets how many examples or steps there are, all that it says counts instead.
     """
-    if settings.get_current_profile_name() not in _BUILT_IN_PROFILES:
+    if _numbers(settings()) != _numbers(settings.get_profile("default")):
         _run(machine, settings())
         return
     for steps, is_short in _STAGES:
@@ -149,6 +148,10 @@ def run_machine(machine: type[StorageMachine], *, shrinks: bool = True, runs: in
             max_examples=runs, stateful_step_count=steps, phases=phases, derandomize=True, database=None
         )
         _run(machine, fixed)
+
+
+def _numbers(profile: settings) -> tuple[int, int]:
+    return profile.max_examples, profile.stateful_step_count
 
 
 def _run(machine: type[StorageMachine], wanted: settings) -> None:

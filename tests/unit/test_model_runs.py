@@ -1,0 +1,53 @@
+"""How many random runs the kit's model test takes."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import settings
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+
+from firelock.testing.model import run_machine
+
+
+class Counting(RuleBasedStateMachine):
+    """A machine that counts its runs and steps; every step can be taken."""
+
+    runs = steps = 0
+
+    @initialize()
+    def begin(self):
+        """Another run."""
+        type(self).runs += 1
+
+    @rule()
+    def go_on(self):
+        """Another step."""
+        type(self).steps += 1
+
+
+@pytest.fixture
+def counting():
+    """The machine, which has not run; afterwards the profile is the former one."""
+    before = settings.get_current_profile_name()
+    Counting.runs = Counting.steps = 0
+    yield Counting
+    settings.load_profile(before)
+
+
+def test_as_many_runs_are_taken_as_were_asked_for(counting):
+    """A profile that says how examples are made says nothing of their number."""
+    run_machine(counting, runs=6)
+
+    assert 12 <= counting.runs <= 20  # each of the two stages plays the simplest run besides
+
+
+def test_a_profile_with_numbers_of_its_own_counts_instead(counting):
+    """Somebody wants many more of them for a night."""
+    settings.register_profile(
+        "night", max_examples=30, stateful_step_count=12, derandomize=True, database=None
+    )
+    settings.load_profile("night")
+
+    run_machine(counting, runs=2)
+
+    assert 30 <= counting.runs <= 35
