@@ -145,6 +145,18 @@ def test_a_guess_of_the_queues_that_was_wrong_costs_nothing_but_time(storage, qu
     assert found == ["b0", "a1", "b2", "c3"][: 3 if queues else 4]
 
 
+def test_more_queues_than_are_guessed_cost_no_questions_for_nothing(storage, proxy):
+    """Each of very many is asked for by itself; none of them twice."""
+    storage.insert([attrs.evolve(one, queue=f"q{place:02}") for place, one in enumerate(jobs(40))])
+    first = storage.claim(None, 1, "s", NOW + 1).jobs
+    before = proxy.traffic
+
+    storage.exchange([success(first[0])], None, 1, "s", NOW + 2)
+
+    assert (proxy.traffic - before).trips <= 1 + 40 + 1 + 1  # all else, each queue, its job, the end
+    assert (proxy.traffic - before).sent < 18_000  # a question each, not two
+
+
 @pytest.mark.parametrize("queues", [["mail"], None], ids=str)
 def test_nothing_is_taken_that_was_not_asked_for(storage, queues):
     """No job beside ends where none is wanted, and none of a queue that was paused since its last claim."""

@@ -101,7 +101,7 @@ class Claims:
         found = [str(rows[0][0]) if rows else None for rows in known.others[: len(guess) + 1]]
         is_right = found == [*guess, None]
         names = guess if is_right else queues_along_the_ready(tx)
-        self._guess = names[:_MOST_GUESSED]
+        self._guess = names if len(names) <= _MOST_GUESSED else []
         opened = [name for name in names if name not in known.paused]
         if is_right and opened == guess and len(guess) == 1:
             return known, known.others[-1]

@@ -12,11 +12,10 @@ from sqlalchemy.exc import DBAPIError
 
 from firelock_sql.servers.failures import Failure, Meaning
 
-__all__ = ["is_duplicate", "read_failure"]
+__all__ = ["read_failure"]
 
 # A deadlock, a lock not to be had in time, a key that somebody else was first to write, a row or a table that
 # has changed since the snapshot. Galera tells conflicts of a commit as deadlocks too.
-_DUPLICATE = 1062
 _CONFLICTS = frozenset({1213, 1205, 1062, 1020, 1412, 3572})
 _LOST = frozenset({0, 1053, 1158, 1159, 1160, 1161, 1927, 2006, 2013, 2014, 2055, 3169, 4031})
 # Too many connections, out of resources, read only while another server takes over, stopped by a limit.
@@ -65,11 +64,6 @@ def read_failure(error: BaseException) -> Failure | None:
         return None
     number, said = _parts(error)
     return Failure(_meaning(error, number), _text(number, said))
-
-
-def is_duplicate(error: BaseException) -> bool:
-    """Tell whether a key is stored already."""
-    return _is_of_driver(error) and _parts(error)[0] == _DUPLICATE
 
 
 def _is_of_driver(error: BaseException) -> bool:
