@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import attrs
 import pytest
@@ -201,6 +202,16 @@ def test_without_a_script_it_is_asked_first(fire, dashboard, client, failing, ve
     assert f"{verb.capitalize()} the 2 jobs that failed with TimeoutError?" in asked.text
     assert (303, "/failures") == (done.status, done.location)
     assert 1 == len(fire.operations.list().operations)
+
+
+@pytest.mark.parametrize("verb", ["requeue", "delete"])
+def test_the_page_of_a_cause_leads_to_the_list(fire, client, failing, verb):
+    """The operation may have ended by the time that the browser is sent back: the cause has no page then."""
+    fingerprint = fingerprint_of(fire, failing(2)[0])
+    page = client.get(f"/failures/{fingerprint}").text
+    form = re.search(rf'action="/failures/{verb}".*?name="back" value="([^"]*)"', page, re.DOTALL)
+
+    assert "/failures" == form[1]
 
 
 @pytest.mark.parametrize("verb", ["requeue", "delete"])
