@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from types import TracebackType
 from typing import Self
 
 from firelock.testing import eventually
+from tests.ports import HOST
 from tests.redis.programs import Program
-from tests.redis.servers import DEADLINE, HOST, RedisServer
+from tests.redis.servers import DEADLINE, RedisServer
 
 __all__ = ["SLOTS", "ClusterServers"]
 
@@ -76,12 +76,7 @@ class ClusterServers:
             self._stack = stack.pop_all()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Every node has ended."""
         self._stack.close()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from types import TracebackType
 from typing import Self
 
 from tests.faults.proxy import FaultProxy, Traffic
@@ -89,12 +88,7 @@ class Measure:
         self._before = self._proxy.traffic, self._proxy.commands
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """It has counted."""
         traffic, commands = self._before
         self.traffic = self._proxy.traffic - traffic

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from types import TracebackType
 from typing import Self
 
 import redis
 
 from firelock.testing import eventually
+from tests.ports import HOST
 from tests.redis.programs import Program
-from tests.redis.servers import DEADLINE, HOST, RedisServer
+from tests.redis.servers import DEADLINE, RedisServer
 
 __all__ = ["SERVICE", "SentinelGroup"]
 
@@ -73,12 +73,7 @@ class SentinelGroup:
             self._stack = stack.pop_all()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Every server has ended."""
         self._stack.close()
 

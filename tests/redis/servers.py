@@ -2,47 +2,23 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import shutil
 import signal
-import socket
-import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from functools import cache
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import redis
 
 from firelock.testing import eventually
+from tests.ports import HOST, free_port
+from tests.processes import Process, state_of
 from tests.redis.programs import Program
 
-__all__ = ["HOST", "RedisServer", "free_port", "start_program"]
+__all__ = ["RedisServer"]
 
-HOST = "127.0.0.1"
 DEADLINE = 60.0
-
-# Below the ports that the kernel gives to whoever asks for any, so that a server finds its own again when it
-# is started anew; and so low that a cluster's second port, 10,000 above, is one as well.
-_PORTS = range(11_000, 22_000)
-_BUS = 10_000
-_taken: set[int] = set()
-
-# Python that becomes the program: the kernel kills it with its parent, and nothing is forked beside threads.
-_BOUND = """
-import ctypes, os, sys
-parent, *command = sys.argv[1:]
-if sys.platform == "linux":
-    ctypes.CDLL(None).prctl(1, 9, 0, 0, 0)
-if os.getppid() != int(parent):
-    sys.exit("the tests are over")
-os.execv(command[0], command)
-"""
 
 _DEFAULTS: Mapping[str, str] = {
     "bind": HOST,
@@ -53,58 +29,8 @@ _DEFAULTS: Mapping[str, str] = {
 }
 
 
-def free_port() -> int:
-    """Return a port that nobody listens on, whose cluster port is free as well; never twice the same one.
-
-    It is this process's until it ends: test runs beside each other never try the same one.
-    """
-    for port in _PORTS:
-        if port not in _taken and _is_reserved(port) and _is_free(port) and _is_free(port + _BUS):
-            return port
-    message = f"No free port from {_PORTS.start} to {_PORTS.stop}."
-    raise RuntimeError(message)
-
-
-def _is_reserved(port: int) -> bool:
-    """A byte of a file stands for each port, and the kernel gives its lock back when the process ends."""
-    try:
-        fcntl.lockf(_reservations(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
-    except OSError:
-        return False
-    _taken.add(port)
-    return True
-
-
-@cache
-def _reservations() -> int:
-    path = Path(tempfile.gettempdir()) / f"firelock-ports-{os.getuid()}"
-    return os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as tried:
-        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            tried.bind((HOST, port))
-        except OSError:
-            return False
-        return True
-
-
-def start_program(command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
-    """Return the process of a program that dies with this one; what it says is added to the log.
-
-    On Linux it dies with the thread that started it: start it in the one that the tests run in.
-    """
-    bound = [sys.executable, "-I", "-S", "-c", _BOUND, str(os.getpid()), *command]
-    with log.open("ab") as out:
-        return subprocess.Popen(
-            bound, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
-        )
-
-
-class RedisServer:
-    """One server. It is started by `with`, or by `start`, and then has to be closed.
+class RedisServer(Process):
+    """One server; see `Process`.
 
     Args:
         program: which Redis or Valkey.
@@ -116,6 +42,8 @@ class RedisServer:
     Data outlive `stop` and `kill` only where the options say so: `{"appendonly": "yes"}`.
     """
 
+    deadline = DEADLINE
+
     def __init__(
         self,
         program: Program,
@@ -124,19 +52,17 @@ class RedisServer:
         tls: Path | None = None,
         arguments: Sequence[str] = (),
     ) -> None:
+        # A socket's whole path has room for some hundred bytes; pytest's folders would take most of them.
+        super().__init__(Path(tempfile.mkdtemp(prefix="firelock-redis-")))
         self.program = program
         self.port = free_port()
-        # A socket's whole path has room for some hundred bytes; pytest's folders would take most of them.
-        self.folder = Path(tempfile.mkdtemp(prefix="firelock-redis-"))
         self.socket = self.folder / "socket"
-        self.log = self.folder / "log"
         self.options: dict[str, str | Sequence[str]] = {
             **_DEFAULTS, "dir": str(self.folder), "unixsocket": str(self.socket),
             **_listening(self.port, tls), **(options or {}),
         }  # fmt: skip
         self._tls = tls
         self._arguments = tuple(arguments)
-        self._process: subprocess.Popen[bytes] | None = None
         self._clients: list[redis.Redis] = []
 
     # ---- where it is -------------------------------------------------------------------------------------
@@ -184,34 +110,14 @@ class RedisServer:
             socket_timeout=DEADLINE, retry=None,
         )  # fmt: skip
 
-    def said(self) -> str:
-        """Return its log."""
-        return self.log.read_text("utf-8", "replace") if self.log.exists() else ""
-
     # ---- its life ----------------------------------------------------------------------------------------
 
-    @property
-    def pid(self) -> int:
-        """Its process id."""
-        assert self._process is not None, "it does not run"
-        return self._process.pid
-
-    @property
-    def is_running(self) -> bool:
-        """Whether its process is there, be it paused."""
-        return self._process is not None and self._process.poll() is None
-
-    def start(self) -> Self:
-        """It answers. Started again, it is at the same port, with what it kept."""
-        assert not self.is_running, "it runs already"
+    def _command(self) -> Sequence[str | Path]:
         configuration = self.folder / "redis.conf"
         if not configuration.exists():  # Sentinel writes what it has learnt into its own
             configuration.write_text(self._lines(), "utf-8")
         self.socket.unlink(missing_ok=True)
-        command = [self.program.path, str(configuration), *self._arguments]
-        self._process = start_program(command, self.log)
-        self.await_ready()
-        return self
+        return [self.program.path, configuration, *self._arguments]
 
     def _lines(self) -> str:
         lines = [
@@ -221,45 +127,11 @@ class RedisServer:
         ]
         return "".join(lines)
 
-    def await_ready(self) -> None:
-        """It answers, and has loaded what it kept."""
-        eventually(self._is_ready, within=DEADLINE)
-
-    def _is_ready(self) -> bool:
-        if not self.is_running:
-            message = f"{self.program} ended at its start: {self.said()[-2_000:]}"
-            raise RuntimeError(message)
+    def _answers(self) -> bool:
         try:
             return self.ask("PING") == "PONG"
         except redis.RedisError as error:
             raise AssertionError(error) from error
-
-    def stop(self) -> None:
-        """It has ended as an operator ends it, by SIGTERM."""
-        self._end(signal.SIGTERM)
-
-    def kill(self) -> None:
-        """It has ended as by `kill -9`."""
-        self._end(signal.SIGKILL)
-
-    def _end(self, number: int) -> None:
-        if self._process is None:
-            return
-        with suppress(ProcessLookupError):
-            self._process.send_signal(number)
-            self._process.send_signal(signal.SIGCONT)
-        try:
-            self._process.wait(DEADLINE)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-            raise
-        self._process = None
-
-    def restart(self) -> None:
-        """It was stopped and has been started again."""
-        self.stop()
-        self.start()
 
     def pause(self) -> None:
         """It stands still: connections stay, new ones are accepted by the kernel, nothing is answered."""
@@ -275,25 +147,7 @@ class RedisServer:
         for client in self._clients:
             client.close()
         self._clients.clear()
-        self.kill()
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def __enter__(self) -> Self:
-        """Start it."""
-        try:
-            return self.start()
-        except BaseException:
-            self.close()
-            raise
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close it."""
-        self.close()
+        super().close()
 
     # ---- what is in it -----------------------------------------------------------------------------------
 
@@ -317,6 +171,4 @@ def _listening(port: int, tls: Path | None) -> dict[str, str]:
 
 
 def _is_standing(pid: int) -> bool:
-    if sys.platform != "linux":
-        return True
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+    return sys.platform != "linux" or state_of(pid) == "T"

@@ -14,7 +14,8 @@ import redis
 from firelock import ConfigurationError, Cron, Firelock, JobContext, Retry, StorageError, StorageUnavailable
 from firelock.testing import eventually
 from firelock_redis.url import parse_url
-from tests.redis.servers import HOST, RedisServer
+from tests.ports import HOST
+from tests.redis.servers import RedisServer
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "redis.md").read_text("utf-8")

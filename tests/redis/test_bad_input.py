@@ -10,9 +10,10 @@ import pytest
 
 from firelock import Firelock, StorageError, StorageUnavailable
 from tests.faults.proxy import FaultProxy
+from tests.ports import HOST, free_port
 from tests.redis.certificates import write_certificates
 from tests.redis.programs import with_tls
-from tests.redis.servers import HOST, RedisServer, free_port
+from tests.redis.servers import RedisServer
 
 SECRET = "geheim-4711"
 

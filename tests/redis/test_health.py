@@ -17,7 +17,8 @@ from firelock_redis import health
 from firelock_redis.database import Database
 from firelock_redis.partitions import Partitions
 from firelock_redis.url import parse_url
-from tests.redis.servers import HOST, RedisServer
+from tests.ports import HOST
+from tests.redis.servers import RedisServer
 
 WELL = {
     "redis_version": "8.0.2", "role": "master", "maxmemory_policy": "noeviction", "maxmemory": 1_000,

@@ -13,12 +13,14 @@ import pytest
 import redis
 
 from firelock.testing import eventually
+from tests.ports import free_port
+from tests.processes import is_there
 from tests.redis.certificates import write_certificates
 from tests.redis.cluster import ClusterServers
 from tests.redis.counting import CommandReader, CountingProxy
 from tests.redis.programs import programs, with_tls
 from tests.redis.sentinel import SentinelGroup
-from tests.redis.servers import RedisServer, free_port
+from tests.redis.servers import RedisServer
 
 ROOT = Path(__file__).parents[2]
 
@@ -89,18 +91,11 @@ def test_a_server_dies_with_the_tests(program):
         tests.kill()
         tests.wait()
 
-        eventually(lambda: not _is_running(int(pid)))
+        eventually(lambda: not is_there(int(pid)))
 
     for file in Path(folder).iterdir():
         file.unlink()
     Path(folder).rmdir()
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def test_a_server_that_cannot_start_says_why(program):
@@ -123,7 +118,7 @@ def test_no_port_is_given_twice():
 def test_no_port_is_given_to_two_processes():
     """Nor while nobody listens on it: tests run beside each other."""
     ports = {free_port() for _ in range(20)}
-    asked = "from tests.redis.servers import free_port; print(*(free_port() for _ in range(20)))"
+    asked = "from tests.ports import free_port; print(*(free_port() for _ in range(20)))"
 
     answer = subprocess.run(
         [sys.executable, "-c", asked], cwd=ROOT, check=True, capture_output=True, text=True, timeout=60

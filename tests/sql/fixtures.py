@@ -9,12 +9,12 @@ from typing import TypeVar
 
 import pytest
 
+from tests.processes import Process
 from tests.sql import programs
 from tests.sql.databases import MysqlDatabase, PostgresqlDatabase
 from tests.sql.mariadb import Mariadb
 from tests.sql.pgbouncer import Pgbouncer
 from tests.sql.postgresql import Postgresql
-from tests.sql.processes import Process
 from tests.sql.programs import Missing, MysqlProgram, PostgresqlProgram, chosen_mysqls, chosen_postgresqls
 
 __all__ = ["mariadb", "mysql_program", "pgbouncer", "postgresql", "postgresql_program", "sql_servers"]

@@ -11,8 +11,15 @@ from pathlib import Path
 
 import pymysql
 
-from tests.redis.servers import HOST, free_port
-from tests.sql.processes import DEADLINE, Process, account, copy_folder, run_to_its_end, shared_folder
+from tests.ports import HOST, free_port
+from tests.sql.processes import (
+    DEADLINE,
+    ProcessWithoutRights,
+    account,
+    copy_folder,
+    run_to_its_end,
+    shared_folder,
+)
 from tests.sql.programs import MysqlProgram
 
 __all__ = ["PASSWORD", "USER", "Mariadb"]
@@ -43,7 +50,7 @@ CREATE USER IF NOT EXISTS '{USER}'@'localhost' IDENTIFIED BY '{PASSWORD}';
 """
 
 
-class Mariadb(Process):
+class Mariadb(ProcessWithoutRights):
     """One server; see `Process`. Root comes by the socket alone; `USER` may do all in its databases.
 
     Args:

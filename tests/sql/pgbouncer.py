@@ -7,9 +7,9 @@ from pathlib import Path
 
 import psycopg
 
-from tests.redis.servers import HOST, free_port
+from tests.ports import HOST, free_port
 from tests.sql.postgresql import PASSWORD, USER, Postgresql
-from tests.sql.processes import DEADLINE, Process, account
+from tests.sql.processes import DEADLINE, ProcessWithoutRights, account
 
 __all__ = ["Pgbouncer"]
 
@@ -24,7 +24,7 @@ _DEFAULTS: Mapping[str, str] = {
 }
 
 
-class Pgbouncer(Process):
+class Pgbouncer(ProcessWithoutRights):
     """One pooler: a client has a connection for a transaction, and another one for the next.
 
     Args:

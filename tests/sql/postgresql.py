@@ -13,12 +13,12 @@ import psycopg
 from psycopg import sql
 
 from firelock.testing import eventually
-from tests.redis.servers import HOST, free_port
+from tests.ports import HOST, free_port
+from tests.processes import is_there
 from tests.sql.processes import (
     DEADLINE,
-    Process,
+    ProcessWithoutRights,
     copy_folder,
-    is_there,
     run_to_its_end,
     shared_folder,
 )
@@ -40,7 +40,7 @@ _DEFAULTS: Mapping[str, str] = {
 }
 
 
-class Postgresql(Process):
+class Postgresql(ProcessWithoutRights):
     """One server; see `Process`.
 
     Whoever runs the tests is its superuser, by the socket alone; `USER` comes with a password, and owns the

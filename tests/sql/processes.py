@@ -10,26 +10,21 @@ import signal
 import subprocess
 import sys
 import tempfile
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import attrs
 
 from firelock.testing import eventually
-from tests.redis.servers import start_program
+from tests.processes import Process, is_there, start_program
 
 __all__ = [
     "DEADLINE",
     "Account",
-    "Process",
+    "ProcessWithoutRights",
     "account",
     "copy_folder",
-    "is_there",
     "new_folder",
     "run_to_its_end",
     "shared_folder",
@@ -124,112 +119,26 @@ def _identity() -> Mapping[str, object]:
     return {"user": account().uid, "group": account().gid, "extra_groups": []}
 
 
-class Process(ABC):
-    """One server. It is started by `with`, or by `start`, and then has to be closed.
+class ProcessWithoutRights(Process):
+    """A server that runs as `account`, and has ended only when the processes of its own have as well."""
 
-    Its folder, its port and its data are there from its making to `close`; `stop` and `kill` leave them.
-    """
-
-    stop_signal: signal.Signals = signal.SIGTERM
-    close_signal: signal.Signals = signal.SIGKILL
+    deadline = DEADLINE
 
     def __init__(self) -> None:
-        self.folder = new_folder()
-        self.log = self.folder / "log"
-        self._process: subprocess.Popen[bytes] | None = None
+        super().__init__(new_folder())
 
-    @abstractmethod
-    def _command(self) -> Sequence[str | Path]:
-        """Return the server's command line; its files are in the folder afterwards."""
-
-    @abstractmethod
-    def _answers(self) -> bool:
-        """Return whether it serves; an AssertionError is a no with its reason."""
-
-    @property
-    def pid(self) -> int:
-        """Its process id."""
-        assert self._process is not None, "it does not run"
-        return self._process.pid
-
-    @property
-    def is_running(self) -> bool:
-        """Whether its process is there."""
-        return self._process is not None and self._process.poll() is None
-
-    def said(self) -> str:
-        """Return its log."""
-        return self.log.read_text("utf-8", "replace") if self.log.exists() else ""
-
-    def start(self) -> Self:
-        """It answers. Started again, it is at the same port, with what it kept."""
-        assert not self.is_running, "it runs already"
+    def _launch(self) -> subprocess.Popen[bytes]:
         user = account()
-        command = [str(word) for word in self._command()]
         without_rights = [
             sys.executable, "-I", "-S", "-c", _WITHOUT_RIGHTS, str(os.getpid()), str(self.folder),
             str(user.uid), str(user.gid),
         ]  # fmt: skip
-        self._process = start_program([*without_rights, *command], self.log)
-        eventually(self._is_ready, within=DEADLINE)
-        return self
+        return start_program([*without_rights, *self._command()], self.log)
 
-    def _is_ready(self) -> bool:
-        if not self.is_running:
-            message = f"{type(self).__name__} ended at its start: {self.said()[-2_000:]}"
-            raise RuntimeError(message)
-        return self._answers()
-
-    def stop(self) -> None:
-        """It has ended as an operator ends it: whoever is connected is sent away."""
-        self._end(self.stop_signal)
-
-    def kill(self) -> None:
-        """It has ended as by `kill -9`, and with it every process of its own."""
-        self._end(signal.SIGKILL)
-
-    def _end(self, number: int) -> None:
-        if self._process is None:
-            return
-        children = _children_of(self._process.pid)
-        with suppress(ProcessLookupError):
-            self._process.send_signal(number)
-        try:
-            self._process.wait(DEADLINE)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-            raise
-        finally:
-            self._process = None
+    def _end(self, number: signal.Signals) -> None:
+        children = _children_of(self.pid) if self.is_running else []
+        super()._end(number)
         eventually(lambda: not any(map(is_there, children)), within=DEADLINE)
-
-    def restart(self) -> None:
-        """It was stopped and has been started again."""
-        self.stop()
-        self.start()
-
-    def close(self) -> None:
-        """It has ended, and its folder is gone."""
-        self._end(self.close_signal)
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def __enter__(self) -> Self:
-        """Start it."""
-        try:
-            return self.start()
-        except BaseException:
-            self.close()
-            raise
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close it."""
-        self.close()
 
 
 def _children_of(pid: int) -> list[int]:
@@ -238,11 +147,3 @@ def _children_of(pid: int) -> list[int]:
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except OSError:
         return []
-
-
-def is_there(pid: int) -> bool:
-    """Tell whether a process runs; one that waits for its parent to notice its end does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False

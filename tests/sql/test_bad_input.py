@@ -14,7 +14,7 @@ from firelock import Firelock, StorageError, StorageUnavailable
 from firelock_sql.postgresql.failures import read_failure
 from firelock_sql.postgresql.pooler import require_usable
 from firelock_sql.servers.failures import Meaning
-from tests.redis.servers import HOST, free_port
+from tests.ports import HOST, free_port
 from tests.sql.postgresql import PASSWORD, USER, Postgresql
 
 SECRET = "geheim-4711"

@@ -13,7 +13,7 @@ from firelock.storage import JobFilter, NewJob, State, StorageUnavailable
 from firelock_sql.mysql import opening as mysql_opening
 from firelock_sql.postgresql import opening as postgresql_opening
 from tests.faults.proxy import FaultProxy
-from tests.redis.servers import HOST
+from tests.ports import HOST
 from tests.sql.postgresql import end_connections
 
 READS = {

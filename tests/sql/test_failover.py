@@ -8,7 +8,7 @@ import pytest
 
 from firelock import Firelock, StorageUnavailable
 from firelock_sql.postgresql.opening import open_url
-from tests.redis.servers import HOST
+from tests.ports import HOST
 from tests.sql.postgresql import PASSWORD, USER, Postgresql
 
 

@@ -10,7 +10,7 @@ import pytest
 from firelock import Firelock, State
 from firelock.storage import Applied, ErrorInfo, NewJob, NewSession, StorageUnavailable, Transition
 from tests.faults.proxy import FaultProxy
-from tests.redis.servers import HOST
+from tests.ports import HOST
 
 NOW = 1_700_000_000_000_000
 SESSION = NewSession(

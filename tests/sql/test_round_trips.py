@@ -13,7 +13,7 @@ from firelock.job import State
 from firelock.task import Task
 from firelock.testing import eventually
 from tests.faults.proxy import FaultProxy
-from tests.redis.servers import HOST
+from tests.ports import HOST
 from tests.sql.databases import PostgresqlDatabase
 
 MANY, FEW, CHUNK = 10_000, 50, 500

@@ -17,7 +17,7 @@ import pytest
 from psycopg.errors import InsufficientPrivilege
 
 from firelock.testing import eventually
-from tests.redis.servers import HOST
+from tests.ports import HOST
 from tests.sql.mariadb import Mariadb
 from tests.sql.pgbouncer import Pgbouncer
 from tests.sql.postgresql import Postgresql

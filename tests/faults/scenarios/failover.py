@@ -15,7 +15,7 @@ from tests.faults.scenarios.base import NotHere, Size, Stage, scenario
 from tests.faults.scenarios.databases import at
 from tests.faults.scenarios.feeding import await_progress, end, feeding, figures, forgetting_all, outage
 from tests.faults.servers import Place, eventually
-from tests.redis.servers import HOST
+from tests.ports import HOST
 from tests.sql.postgresql import PASSWORD, USER, Postgresql
 from tests.sql.processes import run_to_its_end
 from tests.sql.programs import PostgresqlProgram
