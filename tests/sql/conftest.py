@@ -2,6 +2,16 @@
 
 from __future__ import annotations
 
-from tests.sql.fixtures import mariadb, mysql_program, pgbouncer, postgresql, postgresql_program, sql_servers
+from tests.sql.fixtures import (
+    admin,
+    mariadb,
+    mysql_program,
+    pgbouncer,
+    postgresql,
+    postgresql_program,
+    sql_servers,
+)
 
-__all__ = ["mariadb", "mysql_program", "pgbouncer", "postgresql", "postgresql_program", "sql_servers"]
+__all__ = [
+    "admin", "mariadb", "mysql_program", "pgbouncer", "postgresql", "postgresql_program", "sql_servers",
+]  # fmt: skip

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from itertools import count
 from typing import TypeVar
 
+import psycopg
 import pytest
 
 from tests.processes import Process
@@ -17,7 +18,9 @@ from tests.sql.pgbouncer import Pgbouncer
 from tests.sql.postgresql import Postgresql
 from tests.sql.programs import Missing, MysqlProgram, PostgresqlProgram, chosen_mysqls, chosen_postgresqls
 
-__all__ = ["mariadb", "mysql_program", "pgbouncer", "postgresql", "postgresql_program", "sql_servers"]
+__all__ = [
+    "admin", "mariadb", "mysql_program", "pgbouncer", "postgresql", "postgresql_program", "sql_servers",
+]  # fmt: skip
 
 _S = TypeVar("_S", bound=Process)
 
@@ -91,6 +94,13 @@ def postgresql(sql_servers: Running, postgresql_program: PostgresqlProgram) -> I
     server = sql_servers.postgresql(postgresql_program)
     with sql_servers.database_on(server) as name:
         yield PostgresqlDatabase(server, name, server)
+
+
+@pytest.fixture
+def admin(postgresql: PostgresqlDatabase) -> Iterator[psycopg.Connection]:
+    """The superuser's connection to the module's database of PostgreSQL."""
+    with psycopg.connect(postgresql.socket_url(), autocommit=True) as connection:
+        yield connection
 
 
 @pytest.fixture(scope="module")

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import psycopg
 import pytest
 
 from firelock.storage import State
-from firelock.testing import Handles, Scene
 from firelock_sql.counting import Folding
-from firelock_sql.postgresql.opening import open_url
+from tests.scenes import scene_at
 
 
 class Clock:
@@ -25,17 +23,8 @@ class Clock:
 @pytest.fixture
 def scene(postgresql):
     """A store with jobs at hand."""
-    handles = Handles(lambda: open_url(postgresql.url("listen=off")))
-    handles.first.clear()
-    yield Scene(handles)
-    handles.close()
-
-
-@pytest.fixture
-def admin(postgresql):
-    """The superuser's connection to the same database."""
-    with psycopg.connect(postgresql.socket_url(), autocommit=True) as connection:
-        yield connection
+    with scene_at(postgresql.url("listen=off")) as scene:
+        yield scene
 
 
 @pytest.fixture

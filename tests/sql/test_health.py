@@ -26,13 +26,6 @@ SAFE = {
 
 
 @pytest.fixture
-def admin(postgresql):
-    """The superuser's connection to the same database."""
-    with psycopg.connect(postgresql.socket_url(), autocommit=True) as connection:
-        yield connection
-
-
-@pytest.fixture
 def storage(postgresql):
     """A storage with its tables, opened as the superuser, who may see all."""
     with closing(open_url(postgresql.url())) as owner:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import psycopg
 import pytest
 from psycopg import sql
 from sqlalchemy import create_engine
@@ -11,7 +10,8 @@ from firelock.storage import Applied, State
 from firelock.testing import Handles, Scene
 from firelock.testing.ends import deletes, fails, succeeds
 from firelock.testing.scene import Running
-from firelock_sql.postgresql.opening import open_engine, open_url
+from firelock_sql.postgresql.opening import open_engine
+from tests.scenes import scene_at
 from tests.sql.postgresql import end_connections
 
 AWKWARD = ['"', "\\", '\\"', "{,}", "NULL", "", " ", "é\n"]
@@ -21,17 +21,8 @@ WRITERS = "SELECT pg_current_xact_id()::text::bigint"
 @pytest.fixture
 def scene(postgresql):
     """A store with jobs at hand."""
-    handles = Handles(lambda: open_url(postgresql.url("listen=off")))
-    handles.first.clear()
-    yield Scene(handles)
-    handles.close()
-
-
-@pytest.fixture
-def admin(postgresql):
-    """The superuser's connection to the same database."""
-    with psycopg.connect(postgresql.socket_url(), autocommit=True) as connection:
-        yield connection
+    with scene_at(postgresql.url("listen=off")) as scene:
+        yield scene
 
 
 def running(scene, number):

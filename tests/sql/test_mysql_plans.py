@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 
 from firelock.storage import Held, JobFilter, State
-from firelock.testing import Handles, Scene
 from firelock.testing.ends import deletes, fails, retries, succeeds
 from firelock.testing.scene import Running
-from firelock_sql.mysql.opening import open_url
+from tests.scenes import scene_at
 
 KEPT, LIMIT, QUEUES = 500, 10, ["critical", "default", "low"]
 A_JOB = 4  # reads of the table's indexes and rows for a job that is returned or changed
@@ -22,15 +21,12 @@ READ = (
 @pytest.fixture
 def scene(mariadb):
     """A storage with hundreds of jobs that wait in three queues, are due later, retry, have ended."""
-    handles = Handles(lambda: open_url(mariadb.url()))
-    handles.first.clear()
-    scene = Scene(handles)
-    for queue in QUEUES:
-        scene.add_many(KEPT, queue=queue)
-    scene.add_many(KEPT, state=State.SCHEDULED, due_at=scene.now() + 3_600_000_000)
-    scene.storage.apply([deletes(id, expires_at=2**53) for id in scene.add_many(KEPT, queue="old")])
-    yield scene
-    handles.close()
+    with scene_at(mariadb.url()) as scene:
+        for queue in QUEUES:
+            scene.add_many(KEPT, queue=queue)
+        scene.add_many(KEPT, state=State.SCHEDULED, due_at=scene.now() + 3_600_000_000)
+        scene.storage.apply([deletes(id, expires_at=2**53) for id in scene.add_many(KEPT, queue="old")])
+        yield scene
 
 
 @pytest.fixture

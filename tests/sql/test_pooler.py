@@ -9,9 +9,9 @@ import pytest
 from sqlalchemy import create_engine
 
 from firelock.storage import Feature, State
-from firelock.testing import Handles, Scene
 from firelock_sql.postgresql.opening import open_engine, open_url
 from firelock_sql.postgresql.pooler import Way
+from tests.scenes import scene_at
 
 LISTENERS = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND query LIKE 'LISTEN%%'"
 
@@ -19,10 +19,8 @@ LISTENERS = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND query 
 @pytest.fixture
 def scene(pgbouncer):
     """A store behind a pooler, with jobs at hand."""
-    handles = Handles(lambda: open_url(pgbouncer.url()))
-    handles.first.clear()
-    yield Scene(handles)
-    handles.close()
+    with scene_at(pgbouncer.url()) as scene:
+        yield scene
 
 
 def met(url):

@@ -66,13 +66,6 @@ def onlooker(postgresql: PostgresqlDatabase, counted: App) -> Iterator[App]:
     app.fire.close()
 
 
-@pytest.fixture
-def admin(postgresql: PostgresqlDatabase) -> Iterator[psycopg.Connection]:
-    """The superuser's connection to the same server."""
-    with psycopg.connect(postgresql.socket_url(), autocommit=True) as connection:
-        yield connection
-
-
 def await_succeeded(fire: Firelock, number: int) -> None:
     """So many jobs have succeeded in all."""
     eventually(lambda: fire.jobs.counts().by_state.get(State.SUCCEEDED, 0) == number, within=60)

@@ -6,21 +6,18 @@ import psycopg
 import pytest
 
 from firelock.storage import Applied
-from firelock.testing import Handles, Scene
 from firelock.testing.ends import succeeds
 from firelock.testing.scene import Running
 from firelock_sql.postgresql import lanes
-from firelock_sql.postgresql.opening import open_url
 from firelock_sql.taking import Asked
+from tests.scenes import scene_at
 
 
 @pytest.fixture
 def scene(postgresql):
     """A store with jobs at hand."""
-    handles = Handles(lambda: open_url(postgresql.url("listen=off")))
-    handles.first.clear()
-    yield Scene(handles)
-    handles.close()
+    with scene_at(postgresql.url("listen=off")) as scene:
+        yield scene
 
 
 @pytest.fixture

@@ -5,32 +5,14 @@ from __future__ import annotations
 import threading
 from contextlib import closing
 
-import pytest
-
-from firelock.testing import Handles, Scene
-from firelock_sql.mysql import opening as mysql_opening
-from firelock_sql.postgresql import opening as postgresql_opening
+from firelock.plugins import open_storage
+from tests.scenes import scene_at
 
 TOUCH = "UPDATE firelock_sessions SET busy = busy + 1"
 
 
-@pytest.fixture
-def open_postgresql(postgresql):
-    """How storages are opened that are not told of work."""
-    return lambda: postgresql_opening.open_url(postgresql.url("listen=off"))
-
-
-@pytest.fixture
-def open_mysql(mariadb):
-    """As above."""
-    return lambda: mysql_opening.open_url(mariadb.url())
-
-
-def assert_taken_over(open_storage):
+def assert_taken_over(scene, url):
     """While one process stands still with the row of its session locked, another one ends the session."""
-    handles = Handles(open_storage)
-    handles.first.clear()
-    scene = Scene(handles)
     holder = scene.begin()
     job = scene.run(holder)
     stands_still, goes_on = threading.Event(), threading.Event()
@@ -42,7 +24,7 @@ def assert_taken_over(open_storage):
         goes_on.wait(60)
 
     def stand_still():
-        with closing(open_storage()) as storage:
+        with closing(open_storage(url)) as storage:
             try:
                 storage._database.write(renew)  # noqa: SLF001 - what it does between two statements
             except Exception as error:  # noqa: BLE001 - looked at below
@@ -56,17 +38,19 @@ def assert_taken_over(open_storage):
     finally:
         goes_on.set()
         standing.join()
-    handles.close()
 
     assert [job.id] == list(taken.crashed)
     assert ["StorageUnavailable"] == said
 
 
-def test_jobs_are_taken_from_who_stands_still_on_postgresql(open_postgresql):
+def test_jobs_are_taken_from_who_stands_still_on_postgresql(postgresql):
     """The server ends a transaction in which nothing is asked for ten seconds."""
-    assert_taken_over(open_postgresql)
+    url = postgresql.url("listen=off")
+    with scene_at(url) as scene:
+        assert_taken_over(scene, url)
 
 
-def test_jobs_are_taken_from_who_stands_still_on_mysql(open_mysql):
+def test_jobs_are_taken_from_who_stands_still_on_mysql(mariadb):
     """As above, on MariaDB."""
-    assert_taken_over(open_mysql)
+    with scene_at(mariadb.url()) as scene:
+        assert_taken_over(scene, mariadb.url())

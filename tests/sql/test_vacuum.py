@@ -6,8 +6,8 @@ import psycopg
 import pytest
 
 from firelock.storage import Renewal
-from firelock.testing import Handles, Scene, eventually
-from firelock_sql.postgresql.opening import open_url
+from firelock.testing import eventually
+from tests.scenes import scene_at
 
 OPTIONS = "SELECT relname, reloptions FROM pg_class WHERE relname LIKE 'firelock%' AND reloptions IS NOT NULL"
 
@@ -15,10 +15,8 @@ OPTIONS = "SELECT relname, reloptions FROM pg_class WHERE relname LIKE 'firelock
 @pytest.fixture
 def scene(postgresql):
     """A store with jobs at hand."""
-    handles = Handles(lambda: open_url(postgresql.url()))
-    handles.first.clear()
-    yield Scene(handles)
-    handles.close()
+    with scene_at(postgresql.url()) as scene:
+        yield scene
 
 
 def test_tables_that_change_are_vacuumed_early(scene, postgresql):

@@ -15,7 +15,7 @@ from psycopg import sql
 from sqlalchemy import create_engine
 
 from firelock.storage import Feature
-from firelock.testing import Handles, Scene, eventually
+from firelock.testing import eventually
 from firelock_sql.postgresql.channel import Channel, channel_name
 from firelock_sql.postgresql.dialect import dialect_of
 from firelock_sql.postgresql.mailbox import Mailbox
@@ -24,6 +24,7 @@ from firelock_sql.postgresql.pooler import Way
 from firelock_sql.postgresql.sender import GAP_SECONDS, Coalescing, Sender, flush, written
 from firelock_sql.servers.connections import Connections
 from firelock_sql.servers.names import Names
+from tests.scenes import scene_at
 
 LISTENERS = "SELECT pid FROM pg_stat_activity WHERE datname = %s AND query LIKE 'LISTEN%%' ORDER BY pid"
 
@@ -31,17 +32,8 @@ LISTENERS = "SELECT pid FROM pg_stat_activity WHERE datname = %s AND query LIKE 
 @pytest.fixture
 def scene(postgresql):
     """A store with jobs at hand."""
-    handles = Handles(lambda: open_url(postgresql.url()))
-    handles.first.clear()
-    yield Scene(handles)
-    handles.close()
-
-
-@pytest.fixture
-def admin(postgresql):
-    """The superuser's connection to the same database."""
-    with psycopg.connect(postgresql.socket_url(), autocommit=True) as connection:
-        yield connection
+    with scene_at(postgresql.url()) as scene:
+        yield scene
 
 
 @pytest.fixture

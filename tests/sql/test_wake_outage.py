@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from contextlib import closing
 
-import psycopg
 import pytest
 from psycopg import sql
 from sqlalchemy import create_engine
@@ -33,11 +32,10 @@ def channel(postgresql):
 
 
 @pytest.fixture
-def admin(postgresql):
+def admin(admin):
     """The superuser, who hears the channel and may end connections."""
-    with psycopg.connect(postgresql.socket_url(), autocommit=True) as connection:
-        connection.execute('LISTEN "public.firelock_wake"')
-        yield connection
+    admin.execute('LISTEN "public.firelock_wake"')
+    return admin
 
 
 @pytest.fixture
