@@ -12,13 +12,12 @@ import pytest
 from firelock.job import JobRecord, State
 from firelock.storage import JobFilter, selection
 from firelock.testing.ends import deletes, fails, retries, succeeds
-from firelock.testing.handles import SECOND, STAMP, Handles
+from firelock.testing.handles import SECOND, STAMP
 from firelock.testing.scene import Running, Scene, error_info
 from firelock_redis.places import PAGE_COST, RARE, SCRIPT_COST
-from firelock_redis.storage import RedisStorage
-from firelock_redis.url import parse_url
 from tests.redis.programs import Program
 from tests.redis.servers import RedisServer
+from tests.scenes import scene_at
 
 PARTED = "partitions=4"
 QUEUES = ["bulk", "default", "mail"]
@@ -28,14 +27,8 @@ QUEUES = ["bulk", "default", "mail"]
 def scene(server: RedisServer, request: pytest.FixtureRequest) -> Iterator[Scene]:
     """An empty store of one partition, unless told otherwise."""
     server.empty()
-    yield from opened(server, getattr(request, "param", ""))
-
-
-def opened(server: RedisServer, options: str = "") -> Iterator[Scene]:
-    """Yield the server's store with jobs and sessions at hand."""
-    handles = Handles(lambda: RedisStorage(parse_url(server.socket_url(options))))
-    yield Scene(handles)
-    handles.close()
+    with scene_at(server.socket_url(getattr(request, "param", ""))) as scene:
+        yield scene
 
 
 alone_and_parted = pytest.mark.parametrize("scene", ["", PARTED], ids=["alone", "parted"], indirect=True)
@@ -197,7 +190,7 @@ def crowded(program: Program) -> Iterator[RedisServer]:
 @pytest.fixture(scope="module")
 def crowd(crowded: RedisServer) -> Iterator[Scene]:
     """More jobs than one page may look at; the oldest one is special."""
-    for scene in opened(crowded):
+    with scene_at(crowded.socket_url()) as scene:
         scene.first = scene.add(task="rare", tags=("odd",), recurring_id="nightly")
         for _ in range(PAGE_COST // 2_000):
             scene.add_many(1_000)

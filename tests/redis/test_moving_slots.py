@@ -8,13 +8,11 @@ from collections.abc import Iterator
 import pytest
 
 from firelock.storage import NewSession, State, StorageUnavailable
-from firelock.testing.handles import Handles
 from firelock.testing.scene import Scene
 from firelock_redis.partitions import Partitions
-from firelock_redis.storage import RedisStorage
-from firelock_redis.url import parse_url
 from tests.redis.cluster import ClusterServers
 from tests.redis.servers import RedisServer
+from tests.scenes import scene_at
 
 PARTITIONS = 4
 FIRST = 0
@@ -25,9 +23,8 @@ def scene(cluster: ClusterServers, request: pytest.FixtureRequest) -> Iterator[S
     """An empty store of a few partitions, with the options that a test names."""
     cluster.empty()
     url = cluster.url(f"partitions={PARTITIONS}{getattr(request, 'param', '')}")
-    handles = Handles(lambda: RedisStorage(parse_url(url)))
-    yield Scene(handles)
-    handles.close()
+    with scene_at(url) as scene:
+        yield scene
 
 
 impatient = pytest.mark.parametrize("scene", ["&timeout=1"], indirect=True)

@@ -11,7 +11,7 @@ from firelock.job import ClaimedJob
 from firelock.lifecycle import Upkeep
 from firelock.storage import Held, NewSession, Renewal, State, StorageUnavailable
 from firelock.testing.ends import deletes, requeues
-from firelock.testing.handles import DAY, SECOND, Handles
+from firelock.testing.handles import DAY, SECOND
 from firelock.testing.scene import Scene
 from firelock_redis.database import Database
 from firelock_redis.sessions import (
@@ -22,10 +22,10 @@ from firelock_redis.sessions import (
     prune_sessions,
     renew,
 )
-from firelock_redis.storage import RedisStorage
 from firelock_redis.url import parse_url
 from tests.redis.databases import keys_of
 from tests.redis.servers import RedisServer
+from tests.scenes import scene_at
 
 PARTITIONS = 4
 OPTIONS = f"partitions={PARTITIONS}"
@@ -64,10 +64,8 @@ def database(server: RedisServer) -> Iterator[Interrupted]:
 def scene(server: RedisServer, request: pytest.FixtureRequest) -> Iterator[Scene]:
     """An empty store, of several partitions unless told otherwise."""
     server.empty()
-    url = server.socket_url(getattr(request, "param", OPTIONS))
-    handles = Handles(lambda: RedisStorage(parse_url(url)))
-    yield Scene(handles)
-    handles.close()
+    with scene_at(server.socket_url(getattr(request, "param", OPTIONS))) as scene:
+        yield scene
 
 
 alone = pytest.mark.parametrize("scene", [""], indirect=True)
@@ -160,9 +158,10 @@ def test_marks_of_the_dead_go_by_themselves(database: Interrupted) -> None:
 # ---- ends that are broken off ------------------------------------------------------------------------------
 
 
-def test_an_unfinished_end_is_finished_by_a_sweep(database: Interrupted, server: RedisServer) -> None:
+def test_an_unfinished_end_is_finished_by_a_sweep(
+    database: Interrupted, scene: Scene, server: RedisServer
+) -> None:
     """A maker that was broken off leaves the session dead; a later sweep takes the rest, with its reason."""
-    scene = Scene(Handles(lambda: RedisStorage(parse_url(server.socket_url(OPTIONS)))))
     ids = a_job_in_each_partition(scene)
     holder = scene.begin()
     scene.claim(holder, len(ids))
@@ -189,7 +188,6 @@ def test_an_unfinished_end_is_finished_by_a_sweep(database: Interrupted, server:
     assert "ending" not in keys_of(server)
     mark = server.client().hkeys(f"{database.partitions.bases[0]}:s:{holder.session}")
     assert {"running", "reason"}.isdisjoint(mark)
-    scene.handles.close()
 
 
 def test_an_end_asked_for_again_goes_on_where_it_was_broken_off(database: Interrupted) -> None:

@@ -11,14 +11,14 @@ from firelock.job import Edge, LogLine, On, Progress, State
 from firelock.lifecycle import Upkeep
 from firelock.storage import Held, Promotion, RecurringRecord, Renewal, StorageUnavailable
 from firelock.testing.ends import deletes, fails, requeues, retries, snoozes, succeeds
-from firelock.testing.handles import DAY, HOUR, SECOND, Handles
+from firelock.testing.handles import DAY, HOUR, SECOND
 from firelock.testing.scene import Running, Scene
 from firelock_redis.database import Database
-from firelock_redis.storage import RedisStorage
 from firelock_redis.upkeep import next_due_at
 from firelock_redis.url import parse_url
 from tests.redis.databases import keys_of
 from tests.redis.servers import RedisServer
+from tests.scenes import scene_at
 
 PARTITIONS = 4
 OPTIONS = f"partitions={PARTITIONS}"
@@ -31,10 +31,8 @@ AT_ONCE = 250  # ties, due jobs or expired jobs of one script
 def scene(server: RedisServer, request: pytest.FixtureRequest) -> Iterator[Scene]:
     """An empty store of one partition, unless told otherwise."""
     server.empty()
-    url = server.socket_url(getattr(request, "param", ""))
-    handles = Handles(lambda: RedisStorage(parse_url(url)))
-    yield Scene(handles)
-    handles.close()
+    with scene_at(server.socket_url(getattr(request, "param", ""))) as scene:
+        yield scene
 
 
 parted = pytest.mark.parametrize("scene", [OPTIONS], ids=["parted"], indirect=True)
