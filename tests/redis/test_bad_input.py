@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import socketserver
-import threading
-import traceback
-
 import pytest
 
 from firelock import Firelock, StorageError, StorageUnavailable
@@ -14,27 +10,7 @@ from tests.ports import HOST, free_port
 from tests.redis.certificates import write_certificates
 from tests.redis.programs import with_tls
 from tests.redis.servers import RedisServer
-
-SECRET = "geheim-4711"
-
-
-def refusal(url, kind):
-    """The line with which an app's first job is refused on this URL, by exactly this class."""
-    fire = Firelock(url)
-
-    @fire.task(name="task")
-    def task() -> None: ...
-
-    try:
-        with pytest.raises(StorageError) as caught:
-            task.enqueue()
-    finally:
-        fire.close()
-    told = "".join(traceback.format_exception(caught.value))
-    assert kind is type(caught.value), told
-    assert SECRET not in told
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+from tests.refusals import SECRET, refusal, stranger
 
 
 def stored(fire):
@@ -119,23 +95,10 @@ def test_a_server_that_does_not_answer_is_given_up(server):
     assert "did not answer in time" in line
 
 
-class _Stranger(socketserver.BaseRequestHandler):
-    def handle(self):
-        self.request.recv(1_000)
-        self.request.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-
-
 def test_what_is_no_redis_is_said():
     """Somebody else's server at the port is told apart from none."""
-    with socketserver.ThreadingTCPServer((HOST, 0), _Stranger) as stranger:
-        port = stranger.server_address[1]
-        thread = threading.Thread(target=stranger.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            line = refusal(f"redis://{HOST}:{port}/0", StorageError)
-        finally:
-            stranger.shutdown()
-            thread.join()
+    with stranger() as port:
+        line = refusal(f"redis://{HOST}:{port}/0", StorageError)
 
     assert f"{HOST}:{port}" in line
     assert "does not speak Redis" in line

@@ -2,43 +2,17 @@
 
 from __future__ import annotations
 
-import socketserver
-import threading
-import traceback
-
 import psycopg
 import pytest
 from psycopg import sql
 
-from firelock import Firelock, StorageError, StorageUnavailable
+from firelock import StorageError, StorageUnavailable
 from firelock_sql.postgresql.failures import read_failure
 from firelock_sql.postgresql.pooler import require_usable
 from firelock_sql.servers.failures import Meaning
 from tests.ports import HOST, free_port
+from tests.refusals import SECRET, refusal, stranger
 from tests.sql.postgresql import PASSWORD, USER, Postgresql
-
-SECRET = "geheim-4711"
-
-
-def refusal(url, kind):
-    """The line with which an app's first job is refused on this URL, by exactly this class."""
-    fire = Firelock(url)
-
-    @fire.task(name="task")
-    def task() -> None: ...
-
-    try:
-        with pytest.raises(StorageError) as caught:
-            task.enqueue()
-    finally:
-        fire.close()
-    told = "".join(traceback.format_exception(caught.value))
-    assert kind is type(caught.value), told
-    assert SECRET not in told
-    assert f":{PASSWORD}@" not in told
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
 
 # ---- who may come in -------------------------------------------------------------------------------------
 
@@ -168,23 +142,10 @@ def test_a_standby_is_not_written_to(postgresql_program):
     assert "it takes no writes: a standby, or just becoming one." in line
 
 
-class _Stranger(socketserver.BaseRequestHandler):
-    def handle(self):
-        self.request.recv(1_000)
-        self.request.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-
-
 def test_what_is_no_postgresql_is_said():
     """Somebody else's server at the port is told apart from none."""
-    with socketserver.ThreadingTCPServer((HOST, 0), _Stranger) as stranger:
-        port = stranger.server_address[1]
-        thread = threading.Thread(target=stranger.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            line = refusal(f"postgresql://{USER}:{SECRET}@{HOST}:{port}/jobs", StorageError)
-        finally:
-            stranger.shutdown()
-            thread.join()
+    with stranger() as port:
+        line = refusal(f"postgresql://{USER}:{SECRET}@{HOST}:{port}/jobs", StorageError)
 
     assert "that is no PostgreSQL; check host and port." in line
 
