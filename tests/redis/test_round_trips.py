@@ -4,47 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import attrs
 import pytest
 
-from firelock import Firelock, Settings
+from firelock import Settings
 from firelock.firing import fire_due
-from firelock.job import State
 from firelock.storage import NewSession, Renewal
-from firelock.task import Task
-from firelock.testing import eventually
+from tests.apps import App, app_at
 from tests.redis.counting import CountingProxy
 from tests.redis.servers import RedisServer
 
 MANY, FEW = 10_000, 50
 WARM = 4  # jobs that have run before anything is counted
 PING_SECONDS = 15
-SELDOM = Settings(poll=60, sweep=60, heartbeat=20, session_timeout=60)  # by the clock: counted apart, below
-
-
-@attrs.frozen
-class App:
-    """An application with one task, which does nothing."""
-
-    fire: Firelock
-    noop: Task[[int], None]
-
-    @classmethod
-    def of(cls, url: str) -> App:
-        """Return the one of a storage."""
-        fire = Firelock(url, settings=SELDOM)
-        return cls(fire, fire.task(name="noop")(lambda number: None))
-
-    @classmethod
-    def in_touch_with(cls, url: str) -> App:
-        """Return the one of a storage that has its scripts, and four jobs that have succeeded."""
-        app = cls.of(url)
-        app.noop.enqueue(0)
-        app.noop.using(tags=["a"]).enqueue(0)
-        app.noop.enqueue_many([(0,), (0,)])
-        with app.fire.server(workers=1):
-            await_succeeded(app.fire, WARM)
-        return app
 
 
 @pytest.fixture
@@ -57,23 +28,21 @@ def proxy(server: RedisServer) -> Iterator[CountingProxy]:
 
 @pytest.fixture
 def counted(proxy: CountingProxy) -> Iterator[App]:
-    """The application behind the proxy."""
-    app = App.in_touch_with(proxy.url())
-    yield app
-    app.fire.close()
+    """The application behind the proxy, in touch with a storage that has its scripts."""
+    with app_at(proxy.url()) as app:
+        app.noop.enqueue(0)
+        app.noop.using(tags=["a"]).enqueue(0)
+        app.noop.enqueue_many([(0,), (0,)])
+        with app.fire.server(workers=1):
+            app.await_succeeded(WARM)
+        yield app
 
 
 @pytest.fixture
 def onlooker(server: RedisServer, counted: App) -> Iterator[App]:
     """The same beside the proxy: nobody counts what it asks."""
-    app = App.of(server.url())
-    yield app
-    app.fire.close()
-
-
-def await_succeeded(fire: Firelock, number: int) -> None:
-    """So many jobs have succeeded in all."""
-    eventually(lambda: fire.jobs.counts().by_state.get(State.SUCCEEDED, 0) == number, within=60)
+    with app_at(server.url()) as app:
+        yield app
 
 
 # ---- storing ---------------------------------------------------------------------------------------------
@@ -106,7 +75,7 @@ def test_at_saturation_jobs_share_round_trips(counted, onlooker, proxy):
     onlooker.noop.enqueue_many([(number,) for number in range(MANY)])
 
     with proxy.measure() as measure, counted.fire.server(workers=10):
-        await_succeeded(onlooker.fire, WARM + MANY)
+        onlooker.await_succeeded(WARM + MANY)
 
     assert measure.traffic.trips <= 0.05 * MANY
     assert measure.traffic.sent + measure.traffic.received <= 600 * MANY
@@ -117,7 +86,7 @@ def test_jobs_that_come_one_at_a_time_cost_a_server_three_round_trips(counted, o
     with counted.fire.server(workers=1), proxy.measure() as measure:
         for number in range(1, FEW + 1):
             onlooker.noop.enqueue(number)
-            await_succeeded(onlooker.fire, WARM + number)
+            onlooker.await_succeeded(WARM + number)
 
     assert measure.traffic.trips <= 3 * FEW
 

@@ -4,36 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import attrs
 import psycopg
 import pytest
 
-from firelock import Firelock, Settings
-from firelock.job import State
-from firelock.task import Task
-from firelock.testing import eventually
+from tests.apps import App, app_at
 from tests.faults.proxy import FaultProxy
 from tests.ports import HOST
 from tests.sql.databases import PostgresqlDatabase
 
 MANY, FEW, CHUNK = 10_000, 50, 500
 WARM = 9  # jobs that have run before anything is counted; by then statements are prepared
-SELDOM = Settings(poll=60, sweep=60, heartbeat=20, session_timeout=60)
 WRITERS = "SELECT pg_current_xact_id()::text::bigint"
-
-
-@attrs.frozen
-class App:
-    """An application with one task, which does nothing."""
-
-    fire: Firelock
-    noop: Task[[int], None]
-
-    @classmethod
-    def of(cls, url: str) -> App:
-        """Return the one of a storage."""
-        fire = Firelock(url, settings=SELDOM)
-        return cls(fire, fire.task(name="noop")(lambda number: None))
 
 
 @pytest.fixture
@@ -47,28 +28,21 @@ def proxy(postgresql: PostgresqlDatabase) -> Iterator[FaultProxy]:
 def counted(postgresql: PostgresqlDatabase, proxy: FaultProxy) -> Iterator[App]:
     """The application behind the proxy, in touch with an empty storage."""
     port = f":{postgresql.server.port}/"
-    app = App.of(postgresql.url("listen=off").replace(port, f":{proxy.port}/"))
-    app.fire.storage.clear()
-    for number in range(WARM - 2):
-        app.noop.enqueue(number)
-    app.noop.enqueue_many([(0,), (0,)])
-    with app.fire.server(workers=1):
-        await_succeeded(app.fire, WARM)
-    yield app
-    app.fire.close()
+    with app_at(postgresql.url("listen=off").replace(port, f":{proxy.port}/")) as app:
+        app.fire.storage.clear()
+        for number in range(WARM - 2):
+            app.noop.enqueue(number)
+        app.noop.enqueue_many([(0,), (0,)])
+        with app.fire.server(workers=1):
+            app.await_succeeded(WARM)
+        yield app
 
 
 @pytest.fixture
 def onlooker(postgresql: PostgresqlDatabase, counted: App) -> Iterator[App]:
     """The same beside the proxy: nobody counts what it asks."""
-    app = App.of(postgresql.url("listen=off"))
-    yield app
-    app.fire.close()
-
-
-def await_succeeded(fire: Firelock, number: int) -> None:
-    """So many jobs have succeeded in all."""
-    eventually(lambda: fire.jobs.counts().by_state.get(State.SUCCEEDED, 0) == number, within=60)
+    with app_at(postgresql.url("listen=off")) as app:
+        yield app
 
 
 def read_writers(admin: psycopg.Connection) -> int:
@@ -105,7 +79,7 @@ def test_at_saturation_jobs_share_round_trips_and_commits(counted, onlooker, pro
     before, writers = proxy.traffic, read_writers(admin)
 
     with counted.fire.server(workers=10):
-        await_succeeded(onlooker.fire, WARM + MANY)
+        onlooker.await_succeeded(WARM + MANY)
 
     traffic = proxy.traffic - before
     assert traffic.trips <= 0.05 * MANY
