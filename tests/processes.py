@@ -14,7 +14,9 @@ from typing import Self
 
 from firelock.testing import eventually
 
-__all__ = ["Process", "is_there", "start_program", "state_of"]
+__all__ = ["Process", "is_there", "said_before_killed", "start_program", "state_of"]
+
+_ROOT = Path(__file__).parents[1]
 
 # Python that becomes the program: the kernel kills it with its parent, and nothing is forked beside threads.
 _BOUND = """
@@ -139,6 +141,21 @@ class Process(ABC):
     def __exit__(self, *_: object) -> None:
         """Close it."""
         self.close()
+
+
+def said_before_killed(code: str, *arguments: str) -> list[str]:
+    """Return the words of the first line that another Python printed, which has been killed then.
+
+    The code is run as these tests are, with the arguments in `sys.argv`.
+    """
+    command = [sys.executable, "-c", code, *arguments]
+    with subprocess.Popen(
+        command, cwd=_ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as python:
+        assert python.stdout is not None
+        words = python.stdout.readline().split()
+        python.kill()
+    return words
 
 
 def is_there(pid: int) -> bool:

@@ -14,7 +14,7 @@ import redis
 
 from firelock.testing import eventually
 from tests.ports import free_port
-from tests.processes import is_there
+from tests.processes import is_there, said_before_killed
 from tests.redis.certificates import write_certificates
 from tests.redis.cluster import ClusterServers
 from tests.redis.counting import CommandReader, CountingProxy
@@ -81,18 +81,10 @@ def test_a_server_dies_with_the_tests(program):
         "server = RedisServer(program).start()\n"
         "print(server.pid, server.folder, flush=True); sys.stdin.read()"
     )
-    tests = subprocess.Popen(
-        [sys.executable, "-c", starts, str(program)],
-        cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-    )  # fmt: skip
-    with tests:
-        assert tests.stdout is not None
-        pid, folder = tests.stdout.readline().split()
-        tests.kill()
-        tests.wait()
 
-        eventually(lambda: not is_there(int(pid)))
+    pid, folder = said_before_killed(starts, str(program))
 
+    eventually(lambda: not is_there(int(pid)))
     for file in Path(folder).iterdir():
         file.unlink()
     Path(folder).rmdir()

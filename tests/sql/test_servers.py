@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-import subprocess
 import sys
 from functools import partial
 from importlib.util import find_spec
@@ -18,14 +17,13 @@ from psycopg.errors import InsufficientPrivilege
 
 from firelock.testing import eventually
 from tests.ports import HOST
+from tests.processes import is_there, said_before_killed
 from tests.sql.mariadb import Mariadb
 from tests.sql.pgbouncer import Pgbouncer
 from tests.sql.postgresql import Postgresql
 from tests.sql.processes import account
 from tests.sql.programs import Missing, PostgresqlProgram, chosen_mysqls, chosen_postgresqls, postgresqls
 from tests.sql.programs import pgbouncer as path_of_pgbouncer
-
-ROOT = Path(__file__).parents[2]
 
 ASKS_WHERE = "SELECT current_user, current_database()"
 
@@ -214,18 +212,10 @@ def test_a_server_dies_with_the_tests(postgresql_program):
         "server = Postgresql(program).start()\n"
         "print(server.pid, server.folder, _new_data(program).parent, flush=True); sys.stdin.read()"
     )
-    tests = subprocess.Popen(
-        [sys.executable, "-c", starts, str(postgresql_program)],
-        cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-    )  # fmt: skip
-    with tests:
-        assert tests.stdout is not None
-        pid, *folders = tests.stdout.readline().split()
-        tests.kill()
-        tests.wait()
 
-        eventually(lambda: not Path(f"/proc/{pid}").exists())
+    pid, *folders = said_before_killed(starts, str(postgresql_program))
 
+    eventually(lambda: not is_there(int(pid)))
     for folder in folders:
         eventually(lambda folder=folder: not _is_used(folder))
         shutil.rmtree(folder)
