@@ -13,7 +13,7 @@ from firelock.storage import StorageError
 from firelock.testing import StorageConformance
 from firelock_sql.postgresql.opening import open_url
 from tests.sql.databases import PostgresqlDatabase
-from tests.sql.postgresql import PASSWORD, USER
+from tests.sql.processes import PASSWORD, USER
 
 _PAGE = Path(__file__).parents[2] / "docs" / "sql.md"
 

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import attrs
 
 from tests.sql.mariadb import Mariadb
 from tests.sql.postgresql import Postgresql
+from tests.sql.processes import DatabaseServer
 
 __all__ = ["MysqlDatabase", "PostgresqlDatabase"]
-
-
-class _Door(Protocol):
-    """A port that leads to databases: the server's, or a pooler's before it."""
-
-    def url(self, database: str, options: str = "", *, scheme: str = "postgresql") -> str: ...
 
 
 @attrs.frozen
@@ -24,11 +17,11 @@ class PostgresqlDatabase:
 
     server: Postgresql
     name: str
-    door: _Door
+    door: DatabaseServer  # the server itself, or a pooler before it
 
-    def url(self, options: str = "") -> str:
-        """Return Firelock's URL of it; options are written as `prefix=a`."""
-        return self.door.url(self.name, options)
+    def url(self, options: str = "", *, port: int | None = None) -> str:
+        """Return Firelock's URL of it, or of a proxy's port before it, with options such as `prefix=a`."""
+        return self.door.url(self.name, options, port=port)
 
     def direct_url(self, options: str = "") -> str:
         """Return the URL past a pooler; without one, the same as `url`."""
@@ -38,9 +31,9 @@ class PostgresqlDatabase:
         """Return the URL by the socket, as whoever runs the tests, without a password."""
         return self.server.socket_url(self.name)
 
-    def engine_url(self) -> str:
-        """Return SQLAlchemy's URL of it, by psycopg."""
-        return self.door.url(self.name, scheme="postgresql+psycopg")
+    def engine_url(self, *, port: int | None = None) -> str:
+        """Return SQLAlchemy's URL of it, or of a proxy's port before it, by psycopg."""
+        return self.door.url(self.name, scheme="postgresql+psycopg", port=port)
 
     def async_engine_url(self) -> str:
         """Return SQLAlchemy's URL of it, by asyncpg."""
@@ -54,13 +47,13 @@ class MysqlDatabase:
     server: Mariadb
     name: str
 
-    def url(self, options: str = "") -> str:
-        """Return Firelock's URL of it; options are written as `prefix=a`."""
-        return self.server.url(self.name, options)
+    def url(self, options: str = "", *, port: int | None = None) -> str:
+        """Return Firelock's URL of it, or of a proxy's port before it, with options such as `prefix=a`."""
+        return self.server.url(self.name, options, port=port)
 
-    def engine_url(self) -> str:
-        """Return SQLAlchemy's URL of it, by PyMySQL."""
-        return self.server.url(self.name, scheme="mysql+pymysql")
+    def engine_url(self, *, port: int | None = None) -> str:
+        """Return SQLAlchemy's URL of it, or of a proxy's port before it, by PyMySQL."""
+        return self.server.url(self.name, scheme="mysql+pymysql", port=port)
 
     def async_engine_url(self, driver: str) -> str:
         """Return SQLAlchemy's URL of it, by aiomysql or asyncmy."""

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pymysql
 
-from tests.ports import HOST, free_port
+from tests.ports import HOST
 from tests.sql.processes import (
     DEADLINE,
-    ProcessWithoutRights,
+    PASSWORD,
+    USER,
+    DatabaseServer,
     account,
     copy_folder,
     run_to_its_end,
@@ -22,9 +24,7 @@ from tests.sql.processes import (
 )
 from tests.sql.programs import MysqlProgram
 
-__all__ = ["PASSWORD", "USER", "Mariadb"]
-
-USER, PASSWORD = "firelock", "secret"
+__all__ = ["Mariadb"]
 
 _DEFAULTS: Mapping[str, str] = {
     "bind-address": HOST,
@@ -50,7 +50,7 @@ CREATE USER IF NOT EXISTS '{USER}'@'localhost' IDENTIFIED BY '{PASSWORD}';
 """
 
 
-class Mariadb(ProcessWithoutRights):
+class Mariadb(DatabaseServer):
     """One server; see `Process`. Root comes by the socket alone; `USER` may do all in its databases.
 
     Args:
@@ -58,10 +58,11 @@ class Mariadb(ProcessWithoutRights):
         options: settings beside or instead of the usual ones, `{"innodb-lock-wait-timeout": "5"}`.
     """
 
+    scheme = "mysql"
+
     def __init__(self, program: MysqlProgram, options: Mapping[str, str] | None = None) -> None:
         super().__init__()
         self.program = program
-        self.port = free_port()
         self.socket = self.folder / "socket"
         self._options = {
             **_DEFAULTS, **_OF_PRODUCTS[program.product],
@@ -72,11 +73,6 @@ class Mariadb(ProcessWithoutRights):
         }  # fmt: skip
 
     # ---- where it is -------------------------------------------------------------------------------------
-
-    def url(self, database: str, options: str = "", *, scheme: str = "mysql") -> str:
-        """Return the URL of a database, by loopback and with a password."""
-        address = f"{scheme}://{USER}:{PASSWORD}@{HOST}:{self.port}/{database}"
-        return f"{address}{'?' if options else ''}{options}"
 
     def connect(self) -> pymysql.connections.Connection:
         """Return root's connection, which commits every statement; close it."""

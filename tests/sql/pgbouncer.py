@@ -7,9 +7,9 @@ from pathlib import Path
 
 import psycopg
 
-from tests.ports import HOST, free_port
-from tests.sql.postgresql import PASSWORD, USER, Postgresql
-from tests.sql.processes import DEADLINE, ProcessWithoutRights, account
+from tests.ports import HOST
+from tests.sql.postgresql import Postgresql
+from tests.sql.processes import DEADLINE, PASSWORD, USER, DatabaseServer, account
 
 __all__ = ["Pgbouncer"]
 
@@ -24,7 +24,7 @@ _DEFAULTS: Mapping[str, str] = {
 }
 
 
-class Pgbouncer(ProcessWithoutRights):
+class Pgbouncer(DatabaseServer):
     """One pooler: a client has a connection for a transaction, and another one for the next.
 
     Args:
@@ -33,20 +33,16 @@ class Pgbouncer(ProcessWithoutRights):
         options: settings beside or instead of the usual ones, `{"default_pool_size": "1"}`.
     """
 
+    scheme = "postgresql"
+
     def __init__(self, path: str, server: Postgresql, options: Mapping[str, str] | None = None) -> None:
         super().__init__()
         self.server = server
-        self.port = free_port()
         self._path = path
         self._options = {
             **_DEFAULTS, "listen_port": str(self.port), "unix_socket_dir": str(self.folder),
             "auth_file": str(self.folder / "users"), "admin_users": USER, **(options or {}),
         }  # fmt: skip
-
-    def url(self, database: str, options: str = "", *, scheme: str = "postgresql") -> str:
-        """Return the URL of a database of the server, by the pooler."""
-        address = f"{scheme}://{USER}:{PASSWORD}@{HOST}:{self.port}/{database}"
-        return f"{address}{'?' if options else ''}{options}"
 
     def _command(self) -> Sequence[str | Path]:
         users, configuration = self.folder / "users", self.folder / "pgbouncer.ini"

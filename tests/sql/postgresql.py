@@ -13,20 +13,20 @@ import psycopg
 from psycopg import sql
 
 from firelock.testing import eventually
-from tests.ports import HOST, free_port
+from tests.ports import HOST
 from tests.processes import is_there
 from tests.sql.processes import (
     DEADLINE,
-    ProcessWithoutRights,
+    PASSWORD,
+    USER,
+    DatabaseServer,
     copy_folder,
     run_to_its_end,
     shared_folder,
 )
 from tests.sql.programs import PostgresqlProgram
 
-__all__ = ["PASSWORD", "USER", "Postgresql", "end_connections"]
-
-USER, PASSWORD = "firelock", "secret"
+__all__ = ["Postgresql", "end_connections"]
 
 # Commits are as visible as ever; only a power failure would lose them. The rest keeps a server small.
 _DEFAULTS: Mapping[str, str] = {
@@ -40,7 +40,7 @@ _DEFAULTS: Mapping[str, str] = {
 }
 
 
-class Postgresql(ProcessWithoutRights):
+class Postgresql(DatabaseServer):
     """One server; see `Process`.
 
     Whoever runs the tests is its superuser, by the socket alone; `USER` comes with a password, and owns the
@@ -51,21 +51,16 @@ class Postgresql(ProcessWithoutRights):
         options: settings beside or instead of the usual ones, `{"max_connections": "10"}`.
     """
 
+    scheme = "postgresql"
     stop_signal = signal.SIGINT  # the fast one: it waits for nobody
     close_signal = signal.SIGQUIT  # at once, yet without leaving its shared memory to the kernel
 
     def __init__(self, program: PostgresqlProgram, options: Mapping[str, str] | None = None) -> None:
         super().__init__()
         self.program = program
-        self.port = free_port()
         self._options = {**_DEFAULTS, "port": str(self.port), **(options or {})}
 
     # ---- where it is -------------------------------------------------------------------------------------
-
-    def url(self, database: str, options: str = "", *, scheme: str = "postgresql") -> str:
-        """Return the URL of a database, by loopback and with a password."""
-        address = f"{scheme}://{USER}:{PASSWORD}@{HOST}:{self.port}/{database}"
-        return f"{address}{'?' if options else ''}{options}"
 
     def socket_url(self, database: str) -> str:
         """Return the URL of a database by the socket, as whoever runs the tests."""

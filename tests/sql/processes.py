@@ -17,12 +17,15 @@ from pathlib import Path
 import attrs
 
 from firelock.testing import eventually
+from tests.ports import HOST, free_port
 from tests.processes import Process, is_there, start_program
 
 __all__ = [
     "DEADLINE",
+    "PASSWORD",
+    "USER",
     "Account",
-    "ProcessWithoutRights",
+    "DatabaseServer",
     "account",
     "copy_folder",
     "new_folder",
@@ -31,6 +34,7 @@ __all__ = [
 ]
 
 DEADLINE = 30.0
+USER, PASSWORD = "firelock", "secret"
 
 # Python that gives up root's rights and becomes the program. Whoever changes the account is no longer killed
 # with its parent, so that is asked for once more.
@@ -119,13 +123,31 @@ def _identity() -> Mapping[str, object]:
     return {"user": account().uid, "group": account().gid, "extra_groups": []}
 
 
-class ProcessWithoutRights(Process):
-    """A server that runs as `account`, and has ended only when the processes of its own have as well."""
+class DatabaseServer(Process):
+    """A server of databases, or a pooler before one.
+
+    It runs as `account`, and has ended only when the processes of its own have as well. `USER` comes with a
+    password, and may do all in the databases.
+    """
+
+    scheme: str
+    """What its databases' URLs begin with."""
 
     deadline = DEADLINE
 
     def __init__(self) -> None:
         super().__init__(new_folder())
+        self.port = free_port()
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port."""
+        return HOST, self.port
+
+    def url(self, database: str, options: str = "", *, scheme: str = "", port: int | None = None) -> str:
+        """Return the URL of a database, by loopback, with a password; or by a proxy's port before it."""
+        address = f"{scheme or self.scheme}://{USER}:{PASSWORD}@{HOST}:{port or self.port}/{database}"
+        return f"{address}{'?' if options else ''}{options}"
 
     def _launch(self) -> subprocess.Popen[bytes]:
         user = account()

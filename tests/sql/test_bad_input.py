@@ -12,7 +12,8 @@ from firelock_sql.postgresql.pooler import require_usable
 from firelock_sql.servers.failures import Meaning
 from tests.ports import HOST, free_port
 from tests.refusals import SECRET, refusal, stranger
-from tests.sql.postgresql import PASSWORD, USER, Postgresql
+from tests.sql.postgresql import Postgresql
+from tests.sql.processes import PASSWORD, USER
 
 # ---- who may come in -------------------------------------------------------------------------------------
 

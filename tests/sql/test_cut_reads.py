@@ -13,7 +13,6 @@ from firelock.storage import JobFilter, NewJob, State, StorageUnavailable
 from firelock_sql.mysql import opening as mysql_opening
 from firelock_sql.postgresql import opening as postgresql_opening
 from tests.faults.proxy import FaultProxy
-from tests.ports import HOST
 from tests.sql.postgresql import end_connections
 
 READS = {
@@ -29,12 +28,8 @@ READS = {
 @contextmanager
 def behind(proxy, database, opened, by):
     """Yield the storage behind the proxy, by its URL or by an engine of the caller's; it has its tables."""
-
-    def far(near):
-        return near.replace(f":{database.server.port}/", f":{proxy.port}/")
-
-    engine = create_engine(far(database.engine_url())) if by == "an engine" else None
-    storage = opened.open_url(far(database.url())) if engine is None else opened.open_engine(engine)
+    engine = create_engine(database.engine_url(port=proxy.port)) if by == "an engine" else None
+    storage = opened.open_url(database.url(port=proxy.port)) if engine is None else opened.open_engine(engine)
     with closing(storage):
         storage.clear()
         yield storage
@@ -46,7 +41,7 @@ def behind(proxy, database, opened, by):
 def on_postgresql(request, postgresql):
     """The proxy before the server, and the storage behind it."""
     with (
-        FaultProxy((HOST, postgresql.server.port)) as proxy,
+        FaultProxy(postgresql.server.address) as proxy,
         behind(proxy, postgresql, postgresql_opening, request.param) as storage,
     ):
         yield proxy, storage
@@ -56,7 +51,7 @@ def on_postgresql(request, postgresql):
 def on_mysql(request, mariadb):
     """As above."""
     with (
-        FaultProxy((HOST, mariadb.server.port)) as proxy,
+        FaultProxy(mariadb.server.address) as proxy,
         behind(proxy, mariadb, mysql_opening, request.param) as storage,
     ):
         yield proxy, storage

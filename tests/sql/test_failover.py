@@ -9,7 +9,8 @@ import pytest
 from firelock import Firelock, StorageUnavailable
 from firelock_sql.postgresql.opening import open_url
 from tests.ports import HOST
-from tests.sql.postgresql import PASSWORD, USER, Postgresql
+from tests.sql.postgresql import Postgresql
+from tests.sql.processes import PASSWORD, USER
 
 
 @pytest.fixture

@@ -18,7 +18,8 @@ from firelock_sql.postgresql.database import PostgresqlDatabase
 from firelock_sql.postgresql.opening import open_url
 from firelock_sql.servers.connections import Connections
 from firelock_sql.servers.names import Names
-from tests.sql.postgresql import PASSWORD, USER, Postgresql
+from tests.sql.postgresql import Postgresql
+from tests.sql.processes import PASSWORD, USER
 
 SAFE = {
     "fsync": "on", "full_page_writes": "on", "synchronous_commit": "on", "synchronous_standby_names": "",

@@ -10,7 +10,6 @@ import pytest
 from firelock import Firelock, State
 from firelock.storage import Applied, ErrorInfo, NewJob, NewSession, StorageUnavailable, Transition
 from tests.faults.proxy import FaultProxy
-from tests.ports import HOST
 
 NOW = 1_700_000_000_000_000
 SESSION = NewSession(
@@ -23,15 +22,14 @@ MOST = 100
 @pytest.fixture
 def proxy(mariadb):
     """A proxy that counts, before the server."""
-    with FaultProxy((HOST, mariadb.server.port)) as proxy:
+    with FaultProxy(mariadb.server.address) as proxy:
         yield proxy
 
 
 @pytest.fixture
 def storage(mariadb, proxy):
     """An empty storage behind the proxy, in touch with it, and a session."""
-    url = mariadb.url().replace(f":{mariadb.server.port}/", f":{proxy.port}/")
-    with closing(Firelock(url)) as fire:
+    with closing(Firelock(mariadb.url(port=proxy.port))) as fire:
         fire.storage.clear()
         fire.storage.begin_session(SESSION)
         yield fire.storage

@@ -9,7 +9,6 @@ import pytest
 
 from tests.apps import App, app_at
 from tests.faults.proxy import FaultProxy
-from tests.ports import HOST
 from tests.sql.databases import PostgresqlDatabase
 
 MANY, FEW, CHUNK = 10_000, 50, 500
@@ -20,15 +19,14 @@ WRITERS = "SELECT pg_current_xact_id()::text::bigint"
 @pytest.fixture
 def proxy(postgresql: PostgresqlDatabase) -> Iterator[FaultProxy]:
     """A proxy that counts, before the server."""
-    with FaultProxy((HOST, postgresql.server.port)) as proxy:
+    with FaultProxy(postgresql.server.address) as proxy:
         yield proxy
 
 
 @pytest.fixture
 def counted(postgresql: PostgresqlDatabase, proxy: FaultProxy) -> Iterator[App]:
     """The application behind the proxy, in touch with an empty storage."""
-    port = f":{postgresql.server.port}/"
-    with app_at(postgresql.url("listen=off").replace(port, f":{proxy.port}/")) as app:
+    with app_at(postgresql.url("listen=off", port=proxy.port)) as app:
         app.fire.storage.clear()
         for number in range(WARM - 2):
             app.noop.enqueue(number)

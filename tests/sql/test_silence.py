@@ -15,7 +15,7 @@ from tests.faults.proxy import FaultProxy
 @pytest.fixture
 def line(postgresql):
     """A proxy before the server."""
-    with FaultProxy(("127.0.0.1", postgresql.server.port)) as proxy:
+    with FaultProxy(postgresql.server.address) as proxy:
         yield proxy
 
 
@@ -23,8 +23,7 @@ def line(postgresql):
 def far(postgresql, line, monkeypatch):
     """An app whose storage is behind the proxy, and waits for an answer half a second."""
     monkeypatch.setattr(opening, "SILENT_SECONDS", 0.5)
-    url = postgresql.url("listen=off").replace(f":{postgresql.server.port}", f":{line.port}")
-    with closing(Firelock(url)) as fire:
+    with closing(Firelock(postgresql.url("listen=off", port=line.port))) as fire:
         fire.storage.clear()
         yield fire
 

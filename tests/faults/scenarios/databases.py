@@ -18,9 +18,9 @@ from tests.faults.scenarios.base import Size, Stage, scenario, stage
 from tests.faults.scenarios.feeding import await_progress, end, feeding, figures, outage
 from tests.faults.servers import Place, eventually
 from tests.faults.storages import sql_server
-from tests.sql.mariadb import USER as MYSQL_USER
 from tests.sql.mariadb import Mariadb
-from tests.sql.postgresql import USER, Postgresql
+from tests.sql.postgresql import Postgresql
+from tests.sql.processes import USER
 
 __all__ = ["PATIENT", "SQL", "at", "lost_sessions"]
 
@@ -181,7 +181,7 @@ class _Killer(threading.Thread):
     def _in_mysql(self, connection: pymysql.connections.Connection) -> bool:
         with connection.cursor() as cursor:
             cursor.execute(
-                "SELECT id FROM information_schema.processlist WHERE user = %s ORDER BY id", [MYSQL_USER]
+                "SELECT id FROM information_schema.processlist WHERE user = %s ORDER BY id", [USER]
             )
             found = cursor.fetchall()
             if not found:
@@ -244,7 +244,7 @@ def _take_all(database: Postgresql | Mariadb, strangers: ExitStack) -> int:
 
 def _connect_to(database: Mariadb) -> pymysql.connections.Connection:
     return pymysql.connect(
-        host="127.0.0.1", port=database.port, user=MYSQL_USER, password="secret", database="jobs"
+        host="127.0.0.1", port=database.port, user=USER, password="secret", database="jobs"
     )
 
 

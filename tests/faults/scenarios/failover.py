@@ -16,8 +16,8 @@ from tests.faults.scenarios.databases import at
 from tests.faults.scenarios.feeding import await_progress, end, feeding, figures, forgetting_all, outage
 from tests.faults.servers import Place, eventually
 from tests.ports import HOST
-from tests.sql.postgresql import PASSWORD, USER, Postgresql
-from tests.sql.processes import run_to_its_end
+from tests.sql.postgresql import Postgresql
+from tests.sql.processes import PASSWORD, USER, run_to_its_end
 from tests.sql.programs import PostgresqlProgram
 
 _STANDBY = "standby"
