@@ -17,6 +17,7 @@ from firelock.cli.seed_errors import Failures
 from firelock.cli.seed_failures import GATEWAY_DOWN, KINDS
 from firelock.cli.seed_looks import Looks
 from firelock.cli.seed_notes import Notes
+from firelock.cli.seed_plan import Fate, Sizes, Year
 from firelock.cli.seed_rhythm import DAY, HOUR, MINUTE, Rhythm
 from firelock.cli.seed_rollups import Rollups
 from firelock.cli.seed_stage import QUEUES, Stage
@@ -30,7 +31,7 @@ from firelock.serializer import JsonSerializer
 from firelock.storage import JobFilter
 
 JOBS = 2_000
-NOW = 1_795_600_000_000_000  # 2026-11-25, a Wednesday
+NOW = 1_795_630_000_000_000  # 2026-11-25, a Wednesday, after six in the evening
 YEAR = 365 * DAY
 FINAL = (State.SUCCEEDED, State.FAILED, State.DELETED)
 
@@ -53,13 +54,14 @@ def all_jobs(storage, **where):
 
 @pytest.fixture(scope="module", params=["memory", "sqlite"])
 def place(request, tmp_path_factory):
-    """A seeded storage, and what the seed told at its end."""
+    """A seeded storage, and what the seed told at its end; there it is NOW."""
     url = "memory://"
     if request.param == "sqlite":
         url = f"sqlite:///{tmp_path_factory.mktemp('seed') / 'jobs.db'}?synchronous=normal"
     with closing(open_storage(url)) as storage:
         storage.migrate()
-        yield storage, grown(storage)
+        storage.clock_offset = NOW - storage.clock()
+        yield storage, storage.clock_offset, grown(storage)
 
 
 @pytest.fixture
@@ -79,7 +81,7 @@ def jobs(storage):
 
 def test_a_seed_makes_exactly_as_many_jobs_as_it_was_asked_for(place, jobs):
     """N is N, and the seed says so."""
-    assert len(jobs) == place[1].jobs == JOBS
+    assert len(jobs) == place[2].jobs == JOBS
 
 
 def test_a_seed_leaves_counts_that_equal_its_jobs(storage, jobs):
@@ -168,9 +170,11 @@ def test_a_prune_finds_nothing(place):
     assert storage.prune(1_000) == 0
 
 
-def test_the_clock_is_right_again_after_a_seed(storage):
-    """Whoever works on with the storage has its true time."""
-    assert storage.clock_offset == 0
+def test_the_clock_is_right_again_after_a_seed(place):
+    """Whoever works on with the storage has the time that it had before."""
+    storage, offset, _ = place
+
+    assert storage.clock_offset == offset
 
 
 def test_what_a_seed_has_processing_is_held_by_its_three_servers(storage, jobs):
@@ -233,6 +237,23 @@ def test_a_seed_has_an_incident_some_hours_ago(storage, jobs):
 
     assert len(hit) >= 4
     assert all(4 * HOUR < now - job.created_at < 6 * HOUR for job in hit)
+
+
+def fates_at(now):
+    """Return how many jobs of a small year that ends now have each fate."""
+    sizes, random = Sizes.of(JOBS), Random(1)
+    rhythm = Rhythm(now, JOBS - sizes.present)
+    year = Year(rhythm, list(rhythm.bursts(random, 4)), Looks(fire.tasks()), sizes, random)
+    return Counter(plan.fate for burst in rhythm.bursts(Random(1), 4) for plan in year.plans(burst))
+
+
+@pytest.mark.parametrize("hour", range(0, 24, 3))
+def test_a_seed_has_an_incident_at_any_time_of_day(hour):
+    """By night, when few jobs come, it took longer."""
+    fates = fates_at(NOW // DAY * DAY + hour * HOUR)
+
+    assert fates[Fate.HIT] >= 4
+    assert fates[Fate.SURVIVES] >= 1
 
 
 def test_the_rollups_of_a_seed_add_up_to_its_jobs(storage, jobs):

@@ -22,6 +22,7 @@ __all__ = ["Fate", "Plan", "Sizes", "Year"]
 
 _INCIDENT = (5 * HOUR, 5 * HOUR - 40 * MINUTE)  # so long ago it began and ended
 _INCIDENT_SHARE = 0.7  # of the jobs that came meanwhile
+_INCIDENT_LEAST = 16  # jobs; where fewer came, as by night, it began earlier
 _CALM = 30  # in the last bursts nothing is tried again: there is no later one
 _RETRYING_MADE = (9 * HOUR, 30 * MINUTE)  # so long ago
 _MOST_FAILED_FIRST, _MOST_FAILED_YET = 4, 6
@@ -120,8 +121,9 @@ class Year:
 
     def _draw_fates(self, rhythm: Rhythm, usable: int, sizes: Sizes) -> bytearray:
         fates = bytearray(rhythm.jobs)
-        began, ended = (rhythm.place(rhythm.now - ago) for ago in _INCIDENT)
-        hit = [place for place in range(began, min(ended, usable)) if self._random.random() < _INCIDENT_SHARE]
+        began, ended = (min(usable, rhythm.place(rhythm.now - ago)) for ago in _INCIDENT)
+        began = max(0, min(began, ended - _INCIDENT_LEAST))
+        hit = [place for place in range(began, ended) if self._random.random() < _INCIDENT_SHARE]
         for place in hit:
             fates[place] = Fate.SURVIVES if self._random.random() < 1 / 3 else Fate.HIT
         wanted = {
