@@ -13,9 +13,17 @@ from firelock.storage import StorageError
 from firelock.testing import StorageConformance
 from firelock_sql.postgresql.opening import open_url
 from tests.sql.databases import PostgresqlDatabase
+from tests.sql.fixtures import here
 from tests.sql.processes import PASSWORD, USER
+from tests.sql.programs import PostgresqlProgram, one_postgresql
 
 _PAGE = Path(__file__).parents[2] / "docs" / "sql.md"
+
+
+@pytest.fixture(scope="module", params=one_postgresql())
+def postgresql_program(request: pytest.FixtureRequest) -> PostgresqlProgram:
+    """Roles are the same on every version."""
+    return here(request.param)
 
 
 @pytest.fixture(scope="module")

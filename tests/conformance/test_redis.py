@@ -11,6 +11,8 @@ from tests.redis.servers import RedisServer
 
 
 class TestRedis(StorageConformance):
+    model_runs = 50  # on each of several programs
+
     @pytest.fixture
     def storage_url(self, server: RedisServer) -> str:
         server.empty()
@@ -25,6 +27,8 @@ class TestRedisLocks(LockConformance):
 
 
 class TestSentinel(StorageConformance):
+    model_runs = 20  # the commands are those of a Redis alone
+
     @pytest.fixture
     def storage_url(self, group: SentinelGroup) -> str:
         group.empty()

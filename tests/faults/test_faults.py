@@ -9,7 +9,7 @@ import pytest
 
 from tests.faults.scenarios import SCENARIOS, NotHere
 from tests.faults.storages import is_played_on, opened
-from tests.redis.programs import chosen_programs
+from tests.redis.programs import programs_of_groups
 from tests.sql.programs import Missing, chosen_mysqls, chosen_postgresqls
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc")
@@ -60,7 +60,7 @@ def test_a_fault_does_no_harm(scenario, tmp_path):
     ],
     ids=lambda scenario: f"{scenario.fault}-{scenario.name}",
 )
-@pytest.mark.parametrize("program", chosen_programs())
+@pytest.mark.parametrize("program", programs_of_groups())  # the kit runs on each; faults take minutes
 def test_a_fault_does_no_harm_on_redis(scenario, program, tmp_path):
     """As above, on a Redis of the test's own; what befalls a Redis is tried on nothing else."""
     with opened(str(program), tmp_path, _SLACK) as place:

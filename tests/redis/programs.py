@@ -58,9 +58,9 @@ def chosen_programs() -> list[object]:
 
 
 def programs_of_groups() -> list[object]:
-    """Return what Sentinels and clusters are tested on: one program, the newest Redis with CI=true.
+    """Return what Sentinels, clusters and faults are tested on: one program, the newest Redis with CI=true.
 
-    A cluster takes as long as five servers; with FIRELOCK_TEST_REDIS=all it runs on every program too.
+    Each takes as long as many servers; with FIRELOCK_TEST_REDIS=all it runs on every program too.
     """
     if os.environ.get(_WANTED) or os.environ.get("CI") != "true":
         return chosen_programs()

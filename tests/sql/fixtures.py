@@ -16,10 +16,18 @@ from tests.sql.databases import MysqlDatabase, PostgresqlDatabase
 from tests.sql.mariadb import Mariadb
 from tests.sql.pgbouncer import Pgbouncer
 from tests.sql.postgresql import Postgresql
-from tests.sql.programs import Missing, MysqlProgram, PostgresqlProgram, chosen_mysqls, chosen_postgresqls
+from tests.sql.programs import (
+    Missing,
+    MysqlProgram,
+    PostgresqlProgram,
+    chosen_mysqls,
+    chosen_postgresqls,
+    one_postgresql,
+)
 
 __all__ = [
-    "admin", "mariadb", "mysql_program", "pgbouncer", "postgresql", "postgresql_program", "sql_servers",
+    "admin", "here", "mariadb", "mysql_program", "pgbouncer", "postgresql", "postgresql_program",
+    "sql_servers",
 ]  # fmt: skip
 
 _S = TypeVar("_S", bound=Process)
@@ -85,7 +93,7 @@ def sql_servers() -> Iterator[Running]:
 @pytest.fixture(scope="module", params=chosen_postgresqls())
 def postgresql_program(request: pytest.FixtureRequest) -> PostgresqlProgram:
     """Every PostgreSQL that tests of every promise run on."""
-    return _here(request.param)
+    return here(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -103,10 +111,10 @@ def admin(postgresql: PostgresqlDatabase) -> Iterator[psycopg.Connection]:
         yield connection
 
 
-@pytest.fixture(scope="module")
-def pgbouncer(sql_servers: Running, postgresql_program: PostgresqlProgram) -> Iterator[PostgresqlDatabase]:
+@pytest.fixture(scope="module", params=one_postgresql())
+def pgbouncer(sql_servers: Running, request: pytest.FixtureRequest) -> Iterator[PostgresqlDatabase]:
     """A database of PostgreSQL, reached through PgBouncer, which lends connections for a transaction each."""
-    pooler = sql_servers.pgbouncer(_here(programs.pgbouncer()), postgresql_program)
+    pooler = sql_servers.pgbouncer(here(programs.pgbouncer()), here(request.param))
     with sql_servers.database_on(pooler.server) as name:
         yield PostgresqlDatabase(pooler.server, name, pooler)
 
@@ -114,7 +122,7 @@ def pgbouncer(sql_servers: Running, postgresql_program: PostgresqlProgram) -> It
 @pytest.fixture(scope="module", params=chosen_mysqls())
 def mysql_program(request: pytest.FixtureRequest) -> MysqlProgram:
     """Every MariaDB and MySQL that tests of every promise run on."""
-    return _here(request.param)
+    return here(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +136,8 @@ def mariadb(sql_servers: Running, mysql_program: MysqlProgram) -> Iterator[Mysql
 _T = TypeVar("_T")
 
 
-def _here(program: _T | Missing) -> _T:
+def here(program: _T | Missing) -> _T:
+    """Return the program of a fixture's parameter; the test ends where it is missing."""
     if isinstance(program, Missing):
         program.tell()
     return program

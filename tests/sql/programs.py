@@ -20,7 +20,7 @@ from tests.sql.processes import run_to_its_end, shared_folder
 
 __all__ = [
     "Missing", "MysqlProgram", "PostgresqlProgram", "chosen_mysqls", "chosen_postgresqls", "mysqls",
-    "pgbouncer", "postgresqls",
+    "one_postgresql", "pgbouncer", "postgresqls",
 ]  # fmt: skip
 
 _WANTED = "FIRELOCK_TEST_SQL"
@@ -129,6 +129,11 @@ def chosen_postgresqls() -> list[object]:
     if not postgresqls() or (is_everything_expected and not any(_PACKAGES.glob("*/bin/postgres"))):
         missing.append(_missing_package("PostgreSQL", "postgresql"))
     return _parameters(postgresqls(), missing)
+
+
+def one_postgresql() -> list[object]:
+    """Return what poolers and roles are tested with: the oldest alone, unless FIRELOCK_TEST_SQL says more."""
+    return chosen_postgresqls() if os.environ.get(_WANTED) else chosen_postgresqls()[:1]
 
 
 def chosen_mysqls() -> list[object]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import closing
 
 import psycopg
 import pytest
@@ -11,7 +12,7 @@ from sqlalchemy import create_engine
 from firelock.storage import Feature, State
 from firelock_sql.postgresql.opening import open_engine, open_url
 from firelock_sql.postgresql.pooler import Way
-from tests.scenes import scene_at
+from tests.scenes import listening, scene_at
 
 LISTENERS = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND query LIKE 'LISTEN%%'"
 
@@ -91,14 +92,11 @@ def test_nobody_listens(scene, pgbouncer):
 
 def test_a_client_behind_a_pooler_wakes_a_server_beside_it(scene, pgbouncer):
     """Web processes come through the pooler, servers past it: a notification takes either way."""
-    server = open_url(pgbouncer.direct_url())
-    try:
-        server.wait(None, 30)
+    with closing(open_url(pgbouncer.direct_url())) as server:
+        listening(server)
         scene.add()
 
         assert server.wait(None, 30)
-    finally:
-        server.close()
 
 
 def test_listening_can_be_demanded(pgbouncer):

@@ -113,8 +113,8 @@ def test_mariadb_answers_as_a_user_without_rights_elsewhere(mariadb):
 
 
 def test_each_module_has_a_database_of_its_own(sql_servers, postgresql, pgbouncer):
-    """Two fixtures are two databases; the server is the same one."""
-    assert postgresql.server is pgbouncer.server
+    """Two fixtures are two databases; a server is the same one for all."""
+    assert pgbouncer.server is sql_servers.postgresql(pgbouncer.server.program)
     assert postgresql.name != pgbouncer.name
     with sql_servers.database_on(postgresql.server) as name:
         psycopg.connect(postgresql.server.url(name)).close()

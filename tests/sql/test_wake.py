@@ -24,7 +24,7 @@ from firelock_sql.postgresql.pooler import Way
 from firelock_sql.postgresql.sender import GAP_SECONDS, Coalescing, Sender, flush, written
 from firelock_sql.servers.connections import Connections
 from firelock_sql.servers.names import Names
-from tests.scenes import scene_at
+from tests.scenes import listening, scene_at
 
 LISTENERS = "SELECT pid FROM pg_stat_activity WHERE datname = %s AND query LIKE 'LISTEN%%' ORDER BY pid"
 
@@ -40,13 +40,6 @@ def scene(postgresql):
 def server(scene):
     """Another handle, which listens and has seen everything up to now."""
     return listening(scene.handles.open())
-
-
-def listening(storage, queues=None):
-    """The handle again, once its connection is there."""
-    storage.claim(queues, 0, "nobody", 0)  # whoever has looked for work hears of what it may have missed
-    assert storage.wait(queues, 30), "the first connection counts as news"
-    return storage
 
 
 def listeners(admin):
