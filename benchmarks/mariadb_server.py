@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks import storage_server
-from benchmarks.storage_server import HOST, NoServer, find_port, run_to_end, without_rights
+from benchmarks.storage_server import HOST, NoServer, copying, find_port, run_to_end, without_rights
 
 # Debian keeps servers where only root's path leads.
 PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin"])
@@ -88,8 +88,10 @@ def describe() -> dict[str, object]:
 
 
 @contextmanager
-def running(directory: Path) -> Iterator[MariadbServer]:
+def running(directory: Path, *, kept: Path | None = None) -> Iterator[MariadbServer]:
     """Run a server with an empty database for as long as the block lasts.
+
+    Its data are a copy of those that another one has left, where `kept` is the folder of these.
 
     Raises:
         NoServer: there is none, or it does not answer.
@@ -102,9 +104,11 @@ def running(directory: Path) -> Iterator[MariadbServer]:
     options = [f"--{name}={value}" for name, value in SETTINGS.items()]
     folders = [f"--datadir={place / 'data'}", f"--tmpdir={place}"]
     made = [find_program("mariadb-install-db"), "--no-defaults", *folders, *options, "--skip-test-db"]
-    run_to_end(made, place=place, identity=identity)
+    run_to_end(made if kept is None else copying(kept, place / "data"), place=place, identity=identity)
     # A path of its folder of data: one from the root may be longer than a socket's may be.
-    files = ["--socket=socket", f"--pid-file={place / 'pid'}", f"--init-file={users}"]
+    files = ["--socket=socket", f"--pid-file={place / 'pid'}"]
+    if kept is None:
+        files.append(f"--init-file={users}")
     words = ["--skip-name-resolve", "--skip-log-bin", f"--port={port}"]
     command = [find_program("mariadbd"), "--no-defaults", *folders, *options, *files, *words]
     ready = b"ready for connections"

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks import storage_server
-from benchmarks.storage_server import HOST, NoServer, find_port, run_to_end, without_rights
+from benchmarks.storage_server import HOST, NoServer, copying, find_port, run_to_end, without_rights
 
 PACKAGES = Path("/usr/lib/postgresql")
 USER, DATABASE = "postgres", "bench"
@@ -96,8 +96,12 @@ def describe() -> dict[str, object]:
 
 
 @contextmanager
-def running(directory: Path, settings: Mapping[str, str] | None = None) -> Iterator[PostgresqlServer]:
+def running(
+    directory: Path, settings: Mapping[str, str] | None = None, *, kept: Path | None = None
+) -> Iterator[PostgresqlServer]:
     """Run a server with an empty database for as long as the block lasts, with some settings besides.
+
+    Its data are a copy of those that another one has left, where `kept` is the folder of these.
 
     Raises:
         NoServer: there is none, or it does not answer.
@@ -107,12 +111,13 @@ def running(directory: Path, settings: Mapping[str, str] | None = None) -> Itera
     identity = without_rights(place, "postgres")
     data = place / "data"
     made = [programs / "initdb", "-D", data, "-U", USER, "-E", "UTF8", "--locale=C", "--auth=trust"]
-    run_to_end(made, place=place, identity=identity)
+    run_to_end(made if kept is None else copying(kept, data), place=place, identity=identity)
     every = {**SETTINGS, **(settings or {})}
     options = [word for name, value in every.items() for word in ("-c", f"{name}={value}")]
     command = [programs / "postgres", "-D", data, "-p", port, "-k", "", *options]
     ready = b"ready to accept connections"
     with storage_server.running(command, place=place, port=port, ready=ready, identity=identity) as process:
-        create = [programs / "createdb", "-h", HOST, "-p", port, "-U", USER, DATABASE]
-        run_to_end(create, place=place, identity=identity)
+        if kept is None:
+            create = [programs / "createdb", "-h", HOST, "-p", port, "-U", USER, DATABASE]
+            run_to_end(create, place=place, identity=identity)
         yield PostgresqlServer(process, port, place)
