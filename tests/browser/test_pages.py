@@ -46,6 +46,19 @@ def test_a_page_is_whole(shop, places, open_context, route):
         assert overflow(page) == []
 
 
+def test_a_page_never_waits_for_its_graph_to_fit(shop, open_page):
+    """A graph follows its place a moment later: until then it is cut off, and nothing scrolls sideways."""
+    page = open_page(shop)
+    page.add_init_script("window.ResizeObserver = class { observe() {} disconnect() {} };")
+    page.set_viewport_size(WIDE)
+    page.goto("/")
+    expect(page.locator(".chart .uplot")).to_be_visible()
+
+    page.set_viewport_size(NARROW)
+
+    assert overflow(page) == []
+
+
 @pytest.mark.parametrize(
     "address", ["/jobs/00000000-gone", "/failures/gone", "/queues/gone", "/tasks/view?name=gone", "/nowhere"]
 )
