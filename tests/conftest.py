@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+from collections.abc import Callable
 
 import pytest
 from hypothesis import settings
@@ -34,3 +36,15 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
     from tests.sharing import Sharing
 
     return Sharing(config, log)
+
+
+@pytest.fixture(autouse=True)
+def our_threads() -> Callable[..., list[str]]:
+    """Return who names the threads that this test has started and that still run; others' may linger."""
+    former = set(threading.enumerate())
+
+    def started(name: str = "firelock") -> list[str]:
+        running = (one for one in threading.enumerate() if one not in former)
+        return sorted(one.name for one in running if one.name.startswith(name))
+
+    return started

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-import threading
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -204,29 +203,18 @@ def test_a_storage_that_stays_away_is_asked_less_and_less(live, tick, storage):
 # ---- the thread ------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def threads():
-    """Those that this test has started and that still run; other dashboards' may linger."""
-    former = set(threading.enumerate())
-
-    def started():
-        return [one for one in threading.enumerate() if one.name == "firelock-live" and one not in former]
-
-    return started
-
-
-def test_there_is_one_thread_for_all_listeners_and_none_without(threads, live, tick):
+def test_there_is_one_thread_for_all_listeners_and_none_without(our_threads, live, tick):
     """The first listener starts it, and a while after the last has left it is gone."""
-    before = threads()
+    before = our_threads("firelock-live")
     live.join()
     live.join()
-    running = threads()
+    running = our_threads("firelock-live")
     live.leave()
     live.leave()
     tick.at += 6
     live._ending.set()  # it sleeps no longer # noqa: SLF001
 
-    until(lambda: not threads())
+    until(lambda: not our_threads("firelock-live"))
     assert ([], 1) == (before, len(running))
 
 
@@ -274,7 +262,7 @@ def scope(dashboard):
     return Browser(dashboard)._scope("GET", "/live", {})  # noqa: SLF001
 
 
-def test_a_stream_tells_samples_until_the_visitor_leaves(threads, fire):
+def test_a_stream_tells_samples_until_the_visitor_leaves(our_threads, fire):
     """Headers keep proxies from buffering; no task and no listener is left behind."""
     dashboard = Dashboard(fire)
 
@@ -295,10 +283,10 @@ def test_a_stream_tells_samples_until_the_visitor_leaves(threads, fire):
     assert one.text.startswith("retry: 2000\n\n")
     assert (set(), 0) == (left, dashboard.live._listeners)  # noqa: SLF001
     dashboard.close()
-    assert not threads()
+    assert not our_threads("firelock-live")
 
 
-def test_closing_the_dashboard_ends_its_streams(threads, fire):
+def test_closing_the_dashboard_ends_its_streams(our_threads, fire):
     """A stream that is open when the dashboard closes ends as if all had been said."""
     dashboard = Dashboard(fire)
 
@@ -311,7 +299,7 @@ def test_closing_the_dashboard_ends_its_streams(threads, fire):
         return one.sent[-1]
 
     assert {"type": "http.response.body", "body": b"", "more_body": False} == asyncio.run(listen())
-    assert not threads()
+    assert not our_threads("firelock-live")
 
 
 class Server:
@@ -395,7 +383,7 @@ def test_who_may_not_read_any_more_is_told_nothing_more(fire):
     dashboard.close()
 
 
-def test_the_end_of_a_lifespan_closes_what_runs(threads, fire):
+def test_the_end_of_a_lifespan_closes_what_runs(our_threads, fire):
     """A dashboard that is served on its own ends with its server."""
     dashboard = Dashboard(fire)
     dashboard.live.samples()
@@ -411,7 +399,7 @@ def test_the_end_of_a_lifespan_closes_what_runs(threads, fire):
     asyncio.run(dashboard({"type": "lifespan"}, receive, send))
 
     assert ["lifespan.startup.complete", "lifespan.shutdown.complete"] == answers
-    assert not threads()
+    assert not our_threads("firelock-live")
 
 
 def test_the_clock_of_samples_is_the_storages(live, tick, storage):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-
 import pytest
 
 from firelock import Firelock
@@ -46,10 +44,6 @@ def grouped(storage):
     return len(storage.called["failure_groups"])
 
 
-def idle():
-    return not [thread for thread in threading.enumerate() if thread.name == "firelock-watch"]
-
-
 def test_what_is_new_is_read_once_for_all(watch, storage, tick):
     """Two who ask within the time share one reading."""
     watch.failure_groups()
@@ -59,13 +53,13 @@ def test_what_is_new_is_read_once_for_all(watch, storage, tick):
     assert 1 == grouped(storage)
 
 
-def test_what_is_no_longer_new_is_read_beside(watch, storage, tick):
+def test_what_is_no_longer_new_is_read_beside(watch, storage, tick, our_threads):
     """Who asks gets the former value at once, and one thread reads it again."""
     first = watch.failure_groups()
     tick.at += 11
 
     assert watch.failure_groups() is first
-    until(lambda: grouped(storage) == 2 and idle())
+    until(lambda: grouped(storage) == 2 and not our_threads("firelock-watch"))
     assert watch.failure_groups() is not first
 
 
@@ -78,13 +72,13 @@ def test_after_a_long_pause_nobody_is_shown_what_was(watch, storage, tick):
     assert 2 == grouped(storage)
 
 
-def test_what_cannot_be_read_beside_is_read_by_who_asks_next(watch, storage, tick):
+def test_what_cannot_be_read_beside_is_read_by_who_asks_next(watch, storage, tick, our_threads):
     """An error beside is nobody's; it is met by whoever asks for it next, as an error."""
     watch.failure_groups()
     tick.at += 11
     storage.fail_always("failure_groups", StorageUnavailable("no route"))
     watch.failure_groups()
-    until(idle)
+    until(lambda: not our_threads("firelock-watch"))
 
     with pytest.raises(StorageUnavailable):
         watch.failure_groups()
@@ -99,12 +93,12 @@ def test_an_action_makes_everything_forgotten(watch, storage):
     assert 2 == grouped(storage)
 
 
-def test_what_the_storage_finds_is_told_when_it_is_known(watch, storage):
+def test_what_the_storage_finds_is_told_when_it_is_known(watch, storage, our_threads):
     """A diagnosis may take its time: nobody waits for it."""
     watch.snapshot()
 
     until(lambda: storage.called["diagnose"])
-    until(idle)
+    until(lambda: not our_threads("firelock-watch"))
 
 
 def test_a_diagnosis_is_made_once_for_ten_seconds(watch, tick):

@@ -244,7 +244,7 @@ def test_a_burst_of_enqueues_is_few_notifications(scene, postgresql):
     assert {"default"} == {notification.payload.partition("\n")[2] for notification in told}
 
 
-def test_what_is_left_is_sent_before_a_handle_is_closed():
+def test_what_is_left_is_sent_before_a_handle_is_closed(our_threads):
     """A script that enqueues and ends leaves no server to its poll."""
     sent = []
     sender = Sender(sent.append)
@@ -257,7 +257,7 @@ def test_what_is_left_is_sent_before_a_handle_is_closed():
 
     assert ["a", "b"] == sorted("\n".join(sent).split("\n"))[-2:]
     assert "c" not in "".join(sent)
-    assert "firelock-notify" not in {thread.name for thread in threading.enumerate()}
+    assert [] == our_threads("firelock-notify")
 
 
 def test_a_script_that_ends_without_closing_has_told(postgresql, scene):

@@ -755,13 +755,13 @@ def test_an_abandoned_job_is_handed_back_under_its_own_feet(crew):
     assert (0, "server stopped while the job was running") == (again.attempt, again.reason)
 
 
-def test_stopping_ends_the_loop(crew):
+def test_stopping_ends_the_loop(crew, our_threads):
     """Also one that waits for its poll."""
     crew.start()
     until(lambda: crew.dispatcher.is_idle)
 
     assert crew.dispatcher.stop(10)
-    assert not any(thread.name == "firelock-dispatcher" for thread in threading.enumerate())
+    assert [] == our_threads("firelock-dispatcher")
 
 
 def test_a_loop_that_hangs_in_the_storage_cannot_be_stopped(crew):

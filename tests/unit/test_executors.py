@@ -217,7 +217,7 @@ def test_nothing_starts_without_the_right_to_run(office):
     assert [tickets[1].job.id] == [ended.job.id for ended in office.desk.ended]
 
 
-def test_closing_ends_who_waits_for_the_right(office):
+def test_closing_ends_who_waits_for_the_right(office, our_threads):
     """No thread is left, and nothing was started."""
     office.board.grant(0)
     threads = office.threads(1)
@@ -227,7 +227,7 @@ def test_closing_ends_who_waits_for_the_right(office):
     threads.close(10)
 
     assert 0 == len(office.desk.ended)
-    assert not any(thread.name == "firelock-worker-0" for thread in threading.enumerate())
+    assert [] == our_threads("firelock-worker-0")
 
 
 def test_closing_waits_for_no_busy_worker(office, gate):
@@ -306,14 +306,14 @@ def test_coroutines_run_at_once(office, gate):
     until(lambda: not office.board.running())
 
 
-def test_no_loop_runs_before_the_first_coroutine(office):
+def test_no_loop_runs_before_the_first_coroutine(office, our_threads):
     """An app without `async def` tasks has none; closing it is nothing."""
     coroutines = office.coroutines()
     coroutines.watch()
 
     coroutines.close(1)
 
-    assert not any(thread.name == "firelock-loop" for thread in threading.enumerate())
+    assert [] == our_threads("firelock-loop")
 
 
 def test_more_than_there_is_room_for_waits_in_order(office, gate):
@@ -483,7 +483,7 @@ def test_a_loop_that_answers_is_not_blamed(office, gate, caplog):
     assert "" == caplog.text
 
 
-def test_closing_cancels_what_still_awaits(office, gate):
+def test_closing_cancels_what_still_awaits(office, gate, our_threads):
     """The loop's thread ends, and so do its coroutines."""
     coroutines = office.coroutines()
     coroutines.put(office.tickets(gate.wait, 2))
@@ -492,7 +492,7 @@ def test_closing_cancels_what_still_awaits(office, gate):
     coroutines.close(10)
 
     assert {} == coroutines.running
-    assert not any(thread.name == "firelock-loop" for thread in threading.enumerate())
+    assert [] == our_threads("firelock-loop")
 
 
 def test_a_run_knows_when_it_is_told_to_end(office, gate):

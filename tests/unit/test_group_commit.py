@@ -58,11 +58,6 @@ def stored(storage, jobs):
     return [record is not None for record in storage.get([one.id for one in jobs])]
 
 
-def threads():
-    """The threads that store for awaits."""
-    return [thread for thread in threading.enumerate() if thread.name == "firelock-enqueue"]
-
-
 def test_an_await_returns_when_its_job_is_stored(storage, commit):
     """One await is one insert."""
     one = job()
@@ -72,14 +67,14 @@ def test_an_await_returns_when_its_job_is_stored(storage, commit):
     assert [True] == stored(storage, [one])
 
 
-def test_nothing_runs_before_the_first_await(storage):
+def test_nothing_runs_before_the_first_await(storage, our_threads):
     """The thread is started by whoever needs it first."""
-    before = len(threads())
+    before = len(our_threads("firelock-enqueue"))
     commit = GroupCommit(storage)
 
     commit.close()
 
-    assert before == len(threads())
+    assert before == len(our_threads("firelock-enqueue"))
 
 
 def test_awaits_of_one_moment_share_an_insert():
@@ -227,7 +222,7 @@ def test_a_loop_that_has_closed_meanwhile_is_passed_over():
     assert [True, True] == stored(storage, [lost, later])
 
 
-def test_closing_stores_what_waits():
+def test_closing_stores_what_waits(our_threads):
     """What was awaited before the close is stored before it returns."""
     storage = SlowStorage()
     commit, jobs = GroupCommit(storage), [job() for _ in range(3)]
@@ -242,7 +237,7 @@ def test_closing_stores_what_waits():
     asyncio.run(enqueue())
 
     assert [True] * 3 == stored(storage, jobs)
-    assert [] == threads()
+    assert [] == our_threads("firelock-enqueue")
 
 
 def test_after_the_close_nothing_is_stored(storage, commit):

@@ -48,11 +48,6 @@ def fire(make_app):
     return fire
 
 
-def threads():
-    """Our threads that run."""
-    return sorted(thread.name for thread in threading.enumerate() if thread.name.startswith("firelock"))
-
-
 def open_descriptors():
     """How many there are, where the system tells."""
     table = Path("/proc/self/fd")
@@ -78,7 +73,7 @@ class Gate:
 # ---- running ---------------------------------------------------------------------------------------------
 
 
-def test_jobs_run_while_the_server_does(fire):
+def test_jobs_run_while_the_server_does(fire, our_threads):
     """Those from before and those that come; afterwards nothing of it is left."""
     before = fire.echo.enqueue("before")
     descriptors = open_descriptors()
@@ -88,7 +83,7 @@ def test_jobs_run_while_the_server_does(fire):
             was_running = server.is_running
             assert "before" == before.result(timeout=10)
             assert "after" == fire.echo.enqueue("after").result(timeout=10)
-        until(lambda: not [name for name in threads() if name != "firelock-results"])
+        until(lambda: not [name for name in our_threads() if name != "firelock-results"])
         assert (True, False) == (was_running, server.is_running)
 
     assert descriptors == open_descriptors()
@@ -187,7 +182,7 @@ def test_waiting_work_costs_no_processor(make_app):
 # ---- what does not start ---------------------------------------------------------------------------------
 
 
-def test_a_server_without_tasks_does_not_start(make_app):
+def test_a_server_without_tasks_does_not_start(make_app, our_threads):
     """A stub is none; the message says how tasks are found."""
     fire = make_app()
     fire.task(name="elsewhere", remote=True)(lambda: None)
@@ -195,7 +190,7 @@ def test_a_server_without_tasks_does_not_start(make_app):
     with pytest.raises(ConfigurationError, match=r"This server has no task to run\. Decorate functions"):
         fire.server(workers=1).start()
 
-    assert ([], []) == (fire.servers.list(), threads())
+    assert ([], []) == (fire.servers.list(), our_threads())
 
 
 def test_a_task_that_cannot_be_bound_stops_the_start(make_app):
@@ -224,21 +219,21 @@ def test_a_process_for_a_job_needs_an_app_that_others_can_find(make_app):
 
 
 @pytest.mark.parametrize("verb", ["begin_session", "list_recurring"])
-def test_a_storage_that_is_away_stops_the_start(fire, verb):
+def test_a_storage_that_is_away_stops_the_start(fire, verb, our_threads):
     """Nothing is left behind, and the next start may succeed."""
     fire.storage.fail(verb, StorageUnavailable("down"))
     server = fire.server(workers=1, async_workers=1)
 
     with pytest.raises(StorageUnavailable, match="down"):
         server.start()
-    left = threads()
+    left = our_threads()
     with server:
         assert "x" == fire.echo.enqueue("x").result(timeout=10)
 
     assert [] == left
 
 
-def test_a_plugin_that_cannot_prepare_stops_the_start(make_app):
+def test_a_plugin_that_cannot_prepare_stops_the_start(make_app, our_threads):
     """Nothing is left behind."""
 
     class Unprepared:
@@ -252,7 +247,7 @@ def test_a_plugin_that_cannot_prepare_stops_the_start(make_app):
     with pytest.raises(RuntimeError, match="no engine"):
         fire.server(workers=1).start()
 
-    assert ([], []) == (fire.servers.list(), threads())
+    assert ([], []) == (fire.servers.list(), our_threads())
 
 
 # ---- hooks -----------------------------------------------------------------------------------------------
@@ -360,7 +355,7 @@ def test_after_the_grace_time_jobs_are_cancelled_and_handed_back(make_app):
     assert (State.ENQUEUED, 0, "server stopping") == (again.state, again.attempt, again.reason)
 
 
-def test_a_job_that_ignores_its_cancellation_is_handed_back_while_it_runs(make_app, caplog):
+def test_a_job_that_ignores_its_cancellation_is_handed_back_while_it_runs(make_app, caplog, our_threads):
     """The server does not wait for it for ever; its late end counts for nothing."""
     fire = make_app()
     gate = Gate(fire, obeys=False)
@@ -371,14 +366,14 @@ def test_a_job_that_ignores_its_cancellation_is_handed_back_while_it_runs(make_a
     server.stop(grace=0)
     again = job.refresh()
     gate.opened.set()
-    until(lambda: "firelock-worker-0" not in threads())
+    until(lambda: "firelock-worker-0" not in our_threads())
 
     assert (State.ENQUEUED, "server stopped while the job was running") == (again.state, again.reason)
     assert "1 jobs ignore their cancellation; they are handed back while they still run." in caplog.text
     assert State.ENQUEUED is job.refresh().state
 
 
-def test_a_stop_in_an_outage_ends_all_the_same(make_app, caplog, monkeypatch):
+def test_a_stop_in_an_outage_ends_all_the_same(make_app, caplog, monkeypatch, our_threads):
     """Observers learn of it; the session ends by itself."""
     monkeypatch.setattr("firelock.server.child._SETTLE_GRACE", 0.3)
     seen = []
@@ -406,7 +401,7 @@ def test_a_stop_in_an_outage_ends_all_the_same(make_app, caplog, monkeypatch):
     assert ["stopped", "cleaned up"] == seen
     assert not server.is_running
     assert "could not be ended, so its jobs wait for its timeout: down" in caplog.text
-    until(lambda: not [name for name in threads() if name.startswith("firelock-dispatcher")])
+    until(lambda: not [name for name in our_threads() if name.startswith("firelock-dispatcher")])
 
 
 @pytest.mark.parametrize("order", ["quiet", "stop"])
@@ -517,7 +512,7 @@ def test_a_lost_session_is_replaced(make_app, caplog):
     assert (2, 1) == (job.refresh().record().fence, job.refresh().record().crashes)
 
 
-def test_a_loss_that_is_told_twice_begins_one_session(fire):
+def test_a_loss_that_is_told_twice_begins_one_session(fire, our_threads):
     """Claim and renewal may both find it."""
     with fire.server(workers=1, async_workers=1) as server:
         (view,) = fire.servers.list()
@@ -527,7 +522,7 @@ def test_a_loss_that_is_told_twice_begins_one_session(fire):
             server._begin_anew(lost)  # noqa: SLF001 - as claim and renewal would
 
         assert "x" == fire.echo.enqueue("x").result(timeout=10)
-        until(lambda: "firelock-session" not in threads())
+        until(lambda: "firelock-session" not in our_threads())
         assert 2 == len(fire.servers.list()[0].sessions)
 
 
@@ -557,7 +552,7 @@ def test_a_wait_for_work_that_fails_is_made_again(fire, error):
         assert "y" == fire.echo.enqueue("y").result(timeout=10)
 
 
-def test_a_stop_says_when_the_last_ends_cannot_be_written(make_app, caplog, monkeypatch):
+def test_a_stop_says_when_the_last_ends_cannot_be_written(make_app, caplog, monkeypatch, our_threads):
     """A storage that hangs is not waited for for ever."""
     monkeypatch.setattr("firelock.server.child._SETTLE_GRACE", 0.05)
     monkeypatch.setattr("firelock.server.child._CANCEL_GRACE", 0.05)
@@ -575,4 +570,4 @@ def test_a_stop_says_when_the_last_ends_cannot_be_written(make_app, caplog, monk
     answers.set()
 
     assert "The last ends could not be written: the storage does not answer." in caplog.text
-    until(lambda: "firelock-dispatcher" not in threads())
+    until(lambda: "firelock-dispatcher" not in our_threads())

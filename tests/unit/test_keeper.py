@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 
 import pytest
@@ -257,11 +256,11 @@ def test_what_an_order_or_a_loss_leads_to_does_not_end_the_renewals(caplog):
         one.close()
 
 
-def test_stopping_ends_the_renewals():
+def test_stopping_ends_the_renewals(our_threads):
     """At once, whatever the heartbeat."""
     scene = Scene(Settings(heartbeat=1_000, session_timeout=3_600))
     scene.keeper.start()
 
     scene.keeper.stop()
 
-    assert not any(thread.name == "firelock-sessions" for thread in threading.enumerate())
+    assert [] == our_threads("firelock-sessions")

@@ -196,16 +196,12 @@ def test_a_held_lock_is_renewed(locks, make):
     assert {("invoice:7", 1, 0.6)} == set(locks.renewals)
 
 
-def test_the_keeper_s_thread_lives_while_locks_are_held(locks, make):
+def test_the_keeper_s_thread_lives_while_locks_are_held(locks, make, our_threads):
     """No thread is left behind, and a later lock has one again."""
-
-    def keepers():
-        return [thread for thread in threading.enumerate() if thread.name == "firelock-locks"]
-
     for _ in range(2):
         with make():
-            held = len(keepers())
-        until(lambda: not keepers())
+            held = len(our_threads("firelock-locks"))
+        until(lambda: not our_threads("firelock-locks"))
         assert 1 == held
 
 
@@ -280,7 +276,7 @@ def test_the_block_s_exception_wins_over_a_lost_lock(locks, make):
         work()
 
 
-def test_a_renewal_that_crosses_the_leaving_loses_nothing(locks, make):
+def test_a_renewal_that_crosses_the_leaving_loses_nothing(locks, make, our_threads):
     """A renewal that reaches the provider after the release is refused there, but the lock was never lost."""
     lock, began, left = make(ttl=1.0), threading.Event(), threading.Event()
 
@@ -292,7 +288,7 @@ def test_a_renewal_that_crosses_the_leaving_loses_nothing(locks, make):
     with lock:
         began.wait(10)
     left.set()
-    until(lambda: "firelock-locks" not in {thread.name for thread in threading.enumerate()})
+    until(lambda: not our_threads("firelock-locks"))
 
     assert not lock.lost
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from concurrent.futures import CancelledError
 
 import pytest
@@ -53,11 +52,6 @@ def end(storage):
         )
 
 
-def threads():
-    """The threads that look for results."""
-    return [thread for thread in threading.enumerate() if thread.name == "firelock-results"]
-
-
 def test_a_wait_ends_with_its_job(storage, results):
     """The future has the job's record once the job is final."""
     future = results.wait_for(add(storage, "a"))
@@ -81,7 +75,7 @@ def test_a_job_that_is_gone_is_none(results):
     assert results.wait_for("nobody").result(10) is None
 
 
-def test_all_waits_share_one_look(storage, results):
+def test_all_waits_share_one_look(storage, results, our_threads):
     """However many wait, one call a look asks for all of them; two waits for one job are one id."""
     for number in range(30):
         add(storage, f"job-{number}")
@@ -89,7 +83,7 @@ def test_all_waits_share_one_look(storage, results):
     futures = [results.wait_for(f"job-{number}") for number in range(30)]
     again = results.wait_for("job-0")
     until(lambda: any(len(ids) == 30 for (ids,) in storage.called["get"]))
-    waiting = threads()
+    waiting = our_threads("firelock-results")
     end(storage)
 
     assert [f"job-{number}" for number in range(30)] == [future.result(10).id for future in futures]
@@ -109,18 +103,18 @@ def test_a_look_asks_for_500_at_most(storage, results):
     assert 500 >= max(len(ids) for (ids,) in storage.called["get"])
 
 
-def test_the_thread_ends_with_the_last_wait(storage, results):
+def test_the_thread_ends_with_the_last_wait(storage, results, our_threads):
     """Nobody looks for nothing, and a later wait is served again."""
     for name in ("a", "b"):
         future = results.wait_for(add(storage, name))
         end(storage)
         future.result(10)
-        until(lambda: not threads())
+        until(lambda: not our_threads("firelock-results"))
 
-    assert [] == threads()
+    assert [] == our_threads("firelock-results")
 
 
-def test_a_wait_that_is_given_up_is_not_looked_for(storage, results):
+def test_a_wait_that_is_given_up_is_not_looked_for(storage, results, our_threads):
     """After the last one gave up nothing is asked any more; another's wait for the same job goes on."""
     add(storage, "a")
     one, other = results.wait_for("a"), results.wait_for("a")
@@ -130,7 +124,7 @@ def test_a_wait_that_is_given_up_is_not_looked_for(storage, results):
     results.forget("never waited for", one)
     end(storage)
     ended = other.result(10)
-    until(lambda: not threads())
+    until(lambda: not our_threads("firelock-results"))
 
     assert ("a", False) == (ended.id, one.done())
 
@@ -181,7 +175,7 @@ def test_looks_become_rarer_until_somebody_new_waits(storage, results):
     assert results._interval < 0.25  # noqa: SLF001
 
 
-def test_closing_ends_every_wait(storage, results):
+def test_closing_ends_every_wait(storage, results, our_threads):
     """Who still waits is told, and no thread is left."""
     future = results.wait_for(add(storage, "a"))
 
@@ -189,7 +183,7 @@ def test_closing_ends_every_wait(storage, results):
 
     with pytest.raises(StorageError, match="This Firelock was closed while a result was awaited"):
         future.result(10)
-    assert [] == threads()
+    assert [] == our_threads("firelock-results")
 
 
 def test_after_the_close_nobody_can_wait(storage, results):

@@ -428,7 +428,7 @@ def test_a_duty_that_fails_hinders_no_other(scene, caplog):
     assert "Duty due: storage unavailable: down" in caplog.text
 
 
-def test_stopping_writes_what_is_left(seldom):
+def test_stopping_writes_what_is_left(seldom, our_threads):
     """Logs and statistics of the last moments; no thread stays."""
     (ended,) = seldom.task.enqueue() and seldom.worker.run()
     seldom.upkeep.start()
@@ -440,7 +440,7 @@ def test_stopping_writes_what_is_left(seldom):
 
     assert ["the last word"] == [line.text for line in seldom.storage.read_log(ended.job.id)]
     assert seldom.storage.timeline(0, SECOND)
-    assert not any(thread.name == "firelock-upkeep" for thread in threading.enumerate())
+    assert [] == our_threads("firelock-upkeep")
 
 
 def test_stopping_in_an_outage_says_what_is_lost(seldom, caplog):
