@@ -10,6 +10,7 @@ from firelock.storage import Applied, State
 from firelock.testing import Handles, Scene
 from firelock.testing.ends import deletes, fails, succeeds
 from firelock.testing.scene import Running
+from firelock_sql.postgresql.arrays import text_array
 from firelock_sql.postgresql.opening import open_engine
 from tests.scenes import scene_at
 from tests.sql.postgresql import end_connections
@@ -234,3 +235,27 @@ def test_transactions_are_planned_as_the_server_likes(scene, admin):
 def show(cursor, name):
     """A setting as it is now."""
     return cursor.execute(f"SHOW {name}").fetchone()[0]
+
+
+# ---- arrays ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        [],
+        [""],
+        ["a"],
+        ["a", None, ""],
+        ['","', "b"],
+        ['a"', '"b', "c"],
+        ["\\", "a,b", "{}", "NULL", " ", "ş\n"],
+        ["a\\", 'b"'],
+        [None, None],
+    ],
+)
+def test_the_server_reads_back_the_texts_of_an_array(admin, texts):
+    """Whatever is in them, and whether or not something has to be marked."""
+    (found,) = admin.execute("SELECT %s::text[]", [text_array(texts)]).fetchone()
+
+    assert texts == found
