@@ -16,14 +16,6 @@ def page(served, open_page):
     return page
 
 
-def focused(page):
-    """What has the focus: its id, or its tag and text."""
-    return page.evaluate("""() => {
-      const one = document.activeElement;
-      return one.id || `${one.tagName} ${one.textContent.trim()}`;
-    }""")
-
-
 # ---- the palette -----------------------------------------------------------------------------------------
 
 
@@ -31,7 +23,7 @@ def test_the_palette_goes_anywhere(page):
     """Ctrl K, some letters, Enter."""
     page.keyboard.press("Control+k")
     expect(page.locator("#palette")).to_be_visible()
-    assert "palette-input" == focused(page)
+    expect(page.locator("#palette-input")).to_be_focused()
 
     page.keyboard.type("queu")
     expect(page.locator("#palette [role=option]:visible").filter(has_text="Queues")).to_have_count(1)
@@ -92,7 +84,7 @@ def test_a_dialog_keeps_the_focus_and_gives_it_back(page, opener):
     page.keyboard.press("Escape")
 
     expect(page.locator("dialog[open]")).to_have_count(0)
-    assert page.evaluate("() => document.activeElement.closest('tbody') !== null")
+    expect(link).to_be_focused()
 
 
 # ---- single keys -----------------------------------------------------------------------------------------
@@ -160,7 +152,7 @@ def test_a_number_sign_deletes_what_is_selected(page, stocked):
 def test_the_filter_the_sheet_the_theme_and_the_pause_have_keys(page):
     """/ ? t p."""
     page.keyboard.press("/")
-    assert "filter" == focused(page)
+    expect(page.locator("#filter")).to_be_focused()
     page.locator("h1").click()
 
     page.keyboard.press("?")
