@@ -391,7 +391,7 @@ def _stats(tally: Tally) -> TaskStats:
         tally.runs, counts.get("succeeded", 0), counts.get("failed", 0),
         counts.get("retried", 0) + counts.get("crashed", 0), tally.quantile(0.5), tally.quantile(0.95),
         tally.mean, datetime.fromtimestamp(tally.last // 1_000_000, UTC) if tally.last else None,
-        tuple(tally.histogram),
+        tally.histogram,
     )  # fmt: skip
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
-from itertools import accumulate
+from itertools import accumulate, starmap
+from operator import add
 from typing import Any
 
 import attrs
@@ -25,6 +26,7 @@ _SHORTEST = DURATION_BUCKETS[0] / 3  # where the first bucket is taken to begin,
 _LONGEST = DURATION_BUCKETS[-1] * 3  # where the last one is taken to end
 _EDGES = (_SHORTEST, *DURATION_BUCKETS, _LONGEST)
 _BUCKETS = len(DURATION_BUCKETS) + 1
+_NOTHING = (0,) * _BUCKETS
 
 
 @attrs.define
@@ -33,14 +35,14 @@ class Tally:
 
     counts: dict[str, int] = attrs.field(factory=dict)
     duration: int = 0  # the sum, in micros
-    histogram: list[int] = attrs.field(factory=lambda: [0] * _BUCKETS)
+    histogram: tuple[int, ...] = _NOTHING  # no list: the garbage collector passes over tuples of numbers
     last: int = 0  # the newest minute in which anything ended, in micros; 0 for never
 
     def add(self, rollup: Rollup) -> None:
         """A rollup is part of the sum."""
         self.counts[rollup.outcome] = self.counts.get(rollup.outcome, 0) + rollup.count
         self.duration += rollup.duration
-        self.histogram = [a + b for a, b in zip(self.histogram, rollup.histogram, strict=True)]
+        self.histogram = _sum(self.histogram, rollup.histogram)
         self.last = max(self.last, rollup.minute)
 
     def merge(self, other: Tally) -> None:
@@ -48,7 +50,7 @@ class Tally:
         for outcome, count in other.counts.items():
             self.counts[outcome] = self.counts.get(outcome, 0) + count
         self.duration += other.duration
-        self.histogram = [a + b for a, b in zip(self.histogram, other.histogram, strict=True)]
+        self.histogram = _sum(self.histogram, other.histogram)
         self.last = max(self.last, other.last)
 
     @property
@@ -92,7 +94,12 @@ class Tally:
         if len(histogram) != _BUCKETS:
             message = f"The histogram has {len(histogram)} buckets; {_BUCKETS} are known."
             raise ValueError(message)
-        return cls({str(name): int(count) for name, count in counts.items()}, int(duration), histogram, last)
+        counted = {str(name): int(count) for name, count in counts.items()}
+        return cls(counted, int(duration), tuple(histogram), last)
+
+
+def _sum(one: Iterable[int], other: Iterable[int]) -> tuple[int, ...]:
+    return tuple(starmap(add, zip(one, other, strict=True)))
 
 
 def total(tallies: Iterable[Tally]) -> Tally:
