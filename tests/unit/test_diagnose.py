@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from firelock import Diagnosis, Finding, Firelock
-from firelock.errors import StorageUnavailable
+from firelock.errors import SchemaMismatch, StorageUnavailable
 from tests.unit.fakes import FailingStorage
 
 
@@ -60,3 +60,17 @@ def test_a_storage_that_does_not_answer_is_a_finding(storage):
     diagnosis = Firelock(storage).diagnose()
 
     assert (True, "it is away") == (diagnosis.findings[-1].is_error, diagnosis.findings[-1].what)
+
+
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        (StorageUnavailable("it is away"), "Start it, or mend its address"),
+        (SchemaMismatch("Its tables are of an older release; run firelock migrate."), "Do that first"),
+    ],
+)
+def test_the_advice_fits_what_stops_the_look(storage, error, advice):
+    """Nobody looks for a wrong address where the storage has answered."""
+    storage.fail_always("counts", error)
+
+    assert Firelock(storage).diagnose().findings[-1].mend.startswith(advice)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from firelock import checks
-from firelock.errors import StorageError
+from firelock.errors import SchemaMismatch, StorageError
 from firelock.storage import Finding
 
 if TYPE_CHECKING:
@@ -59,6 +59,8 @@ def diagnose(app: Firelock, *, host_clock: Callable[[], int], knows_tasks: bool)
         sight = checks.look(app, knows_tasks=knows_tasks)
         about.update(sight.about())
         findings += checks.check_all(sight)
+    except SchemaMismatch as error:
+        findings.append(Finding(True, str(error), "Do that first; nothing else is looked at before."))
     except StorageError as error:
         mend = "Start it, or mend its address; check name, port, password and the rights on a file."
         findings.append(Finding(True, str(error), mend))
