@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import attrs
 import pytest
 
 from firelock.storage import Held, JobFilter, State
@@ -12,6 +13,7 @@ from tests.scenes import scene_at
 KEPT, LIMIT, QUEUES = 500, 10, ["critical", "default", "low"]
 A_JOB = 4  # reads of the table's indexes and rows for a job that is returned or changed
 A_CALL = 10  # and for the call itself
+PAGE, A_LIST = 20, 150  # lists are merged of several parts, and look a little further
 READ = (
     "SELECT rows_read FROM information_schema.table_statistics"
     " WHERE table_schema = %s AND table_name = 'firelock_jobs'"
@@ -85,3 +87,26 @@ def test_no_verb_reads_more_than_it_returns(scene, reads):
             too_many[name] = rows
 
     assert not too_many
+
+
+@pytest.mark.parametrize("oldest_first", [False, True])
+@pytest.mark.parametrize(
+    "where",
+    [
+        JobFilter(),
+        JobFilter(queue="low"),
+        JobFilter(state=State.ENQUEUED),
+        JobFilter(state=State.DELETED),
+    ],
+    ids=lambda where: " ".join(str(value) for value in attrs.astuple(where) if value) or "all",
+)
+def test_no_page_reads_more_than_it_shows(scene, reads, where, oldest_first):
+    """Neither the first nor those behind it: jobs are sorted as their index has them, by instant and id."""
+    storage, cursors = scene.storage, [None]
+
+    def turn():
+        page = storage.find(where, limit=PAGE, cursor=cursors[-1], oldest_first=oldest_first)
+        assert PAGE == len(page.jobs)
+        cursors.append(page.cursor)
+
+    assert [] == [rows for rows in [reads(turn) for _ in range(3)] if rows > A_LIST + PAGE * A_JOB]

@@ -1,4 +1,4 @@
-"""Partial indexes, and what takes their place where a database has none."""
+"""Indexes, partial ones where a database has such, and what takes their place where it has none."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sqlalchemy import Column, Index
 from sqlalchemy.engine import Dialect
 from sqlalchemy.sql.elements import ColumnElement
 
-__all__ = ["PREFIX", "is_of", "partial_index"]
+__all__ = ["PREFIX", "is_of", "make_index"]
 
 PREFIX = "firelock_"
 _MYSQL = frozenset({"mysql", "mariadb"})
@@ -19,17 +19,18 @@ _FOR = "firelock: dialects"  # in an index's `info`: those that have it, where n
 _Columns = ColumnElement[Any] | Column[Any]
 
 
-def partial_index(
+def make_index(
     name: str,
     *columns: _Columns,
-    where: ColumnElement[bool],
+    where: ColumnElement[bool] | None = None,
     whole: Sequence[_Columns] | None = None,
     ordered: Sequence[_Columns] | None = None,
 ) -> None:
-    """Make a partial index.
+    """Make an index.
 
     Args:
-        whole: what takes its place where a database has no such thing.
+        where: the rows that are in it, where a database has partial ones; every row for None.
+        whole: MySQL's, which has none, and sorts only by all that an index ends with.
         ordered: PostgreSQL's, where rows have no number that ends every index.
     """
     partial = [Index(PREFIX + name, *columns, sqlite_where=where, postgresql_where=where)]

@@ -25,7 +25,7 @@ from sqlalchemy.dialects import mysql
 from sqlalchemy.sql.elements import ColumnElement
 from sqlalchemy.types import TypeEngine
 
-from firelock_sql.indexes import PREFIX, is_of, partial_index
+from firelock_sql.indexes import PREFIX, is_of, make_index
 from firelock_sql.vacuum import CHANGED_IN_PLACE, VACUUMED_AT_ONCE, VACUUMED_EARLY
 
 __all__ = ["METADATA", "ONE", "PREFIX", "ZERO", "by_id", "is_of", "pinned", "text_literal"]
@@ -135,7 +135,7 @@ is_retrying = is_scheduled & (jobs.c.retries > ZERO)
 
 
 # serves claim
-partial_index(
+make_index(
     "ready",
     jobs.c.queue,
     jobs.c.priority.desc(),
@@ -145,21 +145,33 @@ partial_index(
     ordered=(jobs.c.queue, jobs.c.priority.desc(), jobs.c.enqueued_at, jobs.c.seq),
 )
 # serves promote and the next due instant; scheduled jobs alone have one
-partial_index("due", jobs.c.due_at, where=is_scheduled)
+make_index("due", jobs.c.due_at, where=is_scheduled)
 # serves reconcile, the end of a session, and lists of processing jobs, which are never many
-partial_index("holder", jobs.c.session, where=jobs.c.session.is_not(None))
+make_index("holder", jobs.c.session, where=jobs.c.session.is_not(None))
 # serves lists of every other state; to leave processing out saves 0.5 µs of a job's 9
-partial_index("listed", jobs.c.state, jobs.c.changed_at, where=jobs.c.state != text_literal("processing"))
+make_index(
+    "listed",
+    jobs.c.state,
+    jobs.c.changed_at,
+    where=jobs.c.state != text_literal("processing"),
+    whole=(jobs.c.state, jobs.c.changed_at, jobs.c.id),
+)
 # serves prune
-partial_index("expires", jobs.c.expires_at, where=jobs.c.expires_at.is_not(None))
+make_index("expires", jobs.c.expires_at, where=jobs.c.expires_at.is_not(None))
 # serves lists without a state, merged from its parts; an index for each filter costs an insert 0.5 µs
-Index(PREFIX + "by_task", jobs.c.queue, jobs.c.task, jobs.c.created_at)
+make_index(
+    "by_task",
+    jobs.c.queue,
+    jobs.c.task,
+    jobs.c.created_at,
+    whole=(jobs.c.queue, jobs.c.task, jobs.c.created_at, jobs.c.id),
+)
 # serves the runs of a recurring job
-partial_index("by_recurring", jobs.c.recurring_id, jobs.c.created_at, where=jobs.c.recurring_id.is_not(None))
+make_index("by_recurring", jobs.c.recurring_id, jobs.c.created_at, where=jobs.c.recurring_id.is_not(None))
 # serves the jobs of a failure group
-partial_index("by_fingerprint", jobs.c.error_fingerprint, where=jobs.c.error_fingerprint.is_not(None))
+make_index("by_fingerprint", jobs.c.error_fingerprint, where=jobs.c.error_fingerprint.is_not(None))
 # serves lists of retrying jobs among any number of scheduled ones
-partial_index("retrying", jobs.c.changed_at, where=is_retrying, whole=(jobs.c.retries, jobs.c.due_at))
+make_index("retrying", jobs.c.changed_at, where=is_retrying, whole=(jobs.c.retries, jobs.c.due_at))
 
 INDEXED_BY = {
     name.removeprefix(PREFIX): f"INDEXED BY {name}" for name in (str(index.name) for index in jobs.indexes)
@@ -284,7 +296,7 @@ recurring = Table(
     sqlite_with_rowid=False,
 )
 is_firing = (recurring.c.is_paused == ZERO) & recurring.c.next_at.is_not(None)
-partial_index(
+make_index(
     "recurring_due",
     recurring.c.next_at,
     where=is_firing,
@@ -313,7 +325,7 @@ records = Table(
     sqlite_with_rowid=False,
 )
 is_paused_queue = records.c.is_paused == ONE
-partial_index(
+make_index(
     "paused_queues", records.c.key, where=is_paused_queue, whole=(records.c.is_paused, records.c.key)
 )  # serves claim; empty as a rule
 
