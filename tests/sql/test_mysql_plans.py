@@ -8,6 +8,7 @@ import pytest
 from firelock.storage import Held, JobFilter, State
 from firelock.testing.ends import deletes, fails, retries, succeeds
 from firelock.testing.scene import Running
+from firelock_sql import find
 from tests.scenes import scene_at
 
 KEPT, LIMIT, QUEUES = 500, 10, ["critical", "default", "low"]
@@ -110,3 +111,11 @@ def test_no_page_reads_more_than_it_shows(scene, reads, where, oldest_first):
         cursors.append(page.cursor)
 
     assert [] == [rows for rows in [reads(turn) for _ in range(3)] if rows > A_LIST + PAGE * A_JOB]
+
+
+def test_what_is_tested_job_by_job_is_looked_at_as_far_as_it_has_to_be(scene, reads, monkeypatch):
+    """Of a queue with many jobs the one that waits longest is among the first that wait at all."""
+    monkeypatch.setattr(find, "RARE", 5)
+    where = JobFilter(state=State.ENQUEUED, queue=QUEUES[0])
+
+    assert reads(lambda: scene.storage.find(where, limit=1, oldest_first=True)) < A_LIST

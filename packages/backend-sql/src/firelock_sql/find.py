@@ -32,6 +32,7 @@ RARE = 5_000
 
 _CHUNK = 2_000
 _SMALLEST_CHUNK = 8
+_HOPEFUL = 8  # so many rows a wanted one are looked at first, where each has to be tested
 _LAST_CHARACTER = "\U0010ffff"
 
 _Found = tuple[int, str, int]
@@ -241,7 +242,7 @@ def _along(
 ) -> Iterator[_Found]:
     """Yield the rows of one walk, fetched some at a time."""
     parameters = {**query.parameters, **(part or {})}
-    most = chunk if walk.tested else min(chunk, query.limit + 1)
+    most = min(chunk, (query.limit + 1) * (_HOPEFUL if walk.tested else 1))
     place = query.place
     while True:
         if place is not None:
