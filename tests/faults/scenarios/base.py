@@ -138,11 +138,11 @@ class Stage:
 
         eventually(have_started, within, f"jobs have started {times} times")
 
-    def release(self) -> None:
-        """Jobs that are there until they are let go end now, and all have ended."""
+    def release(self, until: Callable[[], bool] = lambda: True) -> None:
+        """Jobs that are there until they are let go end now; all have ended, and `until` holds."""
         mark = self.place.ledger_folder / "released"
         mark.touch()
-        eventually(lambda: self.unfinished() == 0, 30, "released jobs have ended")
+        eventually(lambda: self.unfinished() == 0 and until(), 30, "released jobs have ended")
         mark.unlink()
 
     def unfinished(self) -> int:

@@ -120,7 +120,7 @@ def long_partitions(place: Place, size: Size) -> list[str]:
     with _played(place, _limit_of(place), **_QUICK) as (on, proxy, far):
         cut_off = on.server(place=far, workers=2 * size.jobs)
         on.up()
-        for _ in range(size.rounds):
+        for number in range(1, size.rounds + 1):
             ordinary = on.enqueue(size.jobs, 0.02, task="held")
             careful = on.enqueue(size.jobs, 0.02, task="careful")
             on.await_starts([*ordinary, *careful])
@@ -131,7 +131,7 @@ def long_partitions(place: Place, size: Size) -> list[str]:
             began = time.monotonic()
             on.await_starts([*ordinary, *careful], times=2)
             lead += _leads(on.events(), careful)
-            on.release()
+            on.release(until=lambda runs=number * size.jobs: _late_ends(on.events()) >= runs)
             time.sleep(max(0.0, began + 3 * _QUICK["session_timeout"] - time.monotonic()))
             healed = time.monotonic()
             proxy.heal()
