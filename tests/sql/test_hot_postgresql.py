@@ -11,6 +11,7 @@ from firelock.testing import Handles, Scene
 from firelock.testing.ends import deletes, fails, succeeds
 from firelock.testing.scene import Running
 from firelock_sql.postgresql.arrays import text_array
+from firelock_sql.postgresql.hot import PostgresqlHot
 from firelock_sql.postgresql.opening import open_engine
 from tests.scenes import scene_at
 from tests.sql.postgresql import end_connections
@@ -235,6 +236,25 @@ def test_transactions_are_planned_as_the_server_likes(scene, admin):
 def show(cursor, name):
     """A setting as it is now."""
     return cursor.execute(f"SHOW {name}").fetchone()[0]
+
+
+def test_jobs_that_others_store_too_are_stored_in_everybodys_order(scene, monkeypatch):
+    """From the second try on: two that store the same jobs in opposite orders meet again and again."""
+    jobs, told = [scene.new_job(), scene.new_job()], []
+
+    class Cursor:
+        def execute(self, text, values):
+            told.append(values["id"])
+
+    def twice(self, work):
+        work(Cursor())
+        work(Cursor())
+
+    monkeypatch.setattr(PostgresqlHot, "_run", twice)
+    scene.storage.insert(jobs[::-1])
+
+    ids = [job.id for job in jobs]
+    assert [text_array(ids[::-1]), text_array(ids)] == told
 
 
 # ---- arrays ----------------------------------------------------------------------------------------------

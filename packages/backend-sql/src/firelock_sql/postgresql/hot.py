@@ -8,9 +8,9 @@ runs within one that sets its limits. What is out of the ordinary is done by `in
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from itertools import chain, zip_longest
-from operator import itemgetter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, repeat, zip_longest
+from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
@@ -94,24 +94,19 @@ class PostgresqlHot(ServerHot["PostgresqlDatabase"]):
         queues = Counter({queue: 0 for queue, *_ in kinds})
         for (queue, *_), number in kinds.items():
             queues[queue] += number
-        values: dict[str, object] = {
+        common: dict[str, object] = {
             "offset": self._database.clock_offset,
             "queues": text_array(list(queues)),
             "numbers": number_array(list(queues.values())),
-            "id": text_array([job.id for job in batch]),
-            "arguments": text_array([job.arguments for job in batch]),
-            "at": number_array([job.created_at for job in batch]),
         }
         if is_uniform:
-            values |= zip(KIND, kind(batch[0]), strict=True)
-        else:
-            for name, column in zip(KIND, zip(*map(kind, batch), strict=True), strict=True):
-                values[name] = number_array(column) if name == "priority" else text_array(column)
+            common |= zip(KIND, kind(batch[0]), strict=True)
         text = insert_text(self._database.dialect, is_uniform=is_uniform)
+        orders = _orders(batch)
 
         def store(cursor: Any) -> None:  # noqa: ANN401 - psycopg's, of whatever rows
             try:
-                cursor.execute(text, values)
+                cursor.execute(text, common | _stored(next(orders), is_uniform=is_uniform))
             except UniqueViolation as error:
                 raise Clash from error
 
@@ -272,6 +267,25 @@ class PostgresqlHot(ServerHot["PostgresqlDatabase"]):
             return Exchange(results, self._remembered(asked, taken))
         self._holdings.let_go(transitions)
         return Exchange(results, self._topped_up(self._kept(look, rows), rows, look))
+
+
+def _orders(batch: Sequence[NewJob]) -> Iterator[Sequence[NewJob]]:
+    """Yield the jobs as they are given; from then on, as others store some too, in everybody's order."""
+    yield batch
+    yield from repeat(sorted(batch, key=attrgetter("id")))
+
+
+def _stored(batch: Sequence[NewJob], *, is_uniform: bool) -> dict[str, object]:
+    """Return what an insert is told of each job."""
+    values: dict[str, object] = {
+        "id": text_array([job.id for job in batch]),
+        "arguments": text_array([job.arguments for job in batch]),
+        "at": number_array([job.created_at for job in batch]),
+    }
+    if not is_uniform:
+        for name, column in zip(KIND, zip(*map(kind, batch), strict=True), strict=True):
+            values[name] = number_array(column) if name == "priority" else text_array(column)
+    return values
 
 
 def _ended(plain: Sequence[tuple[Transition, Held]]) -> dict[str, object]:
