@@ -1,15 +1,11 @@
-"""What sources never hold: code out of storage, statements put together from texts, endless modules."""
+"""What sources never hold: code out of storage, statements put together from texts."""
 
 from __future__ import annotations
 
 import ast
 import re
-from statistics import median
 
 from tests.architecture.sources import OF_OTHERS, ROOT, calls, dotted, imports, package_sources
-
-LONGEST_MODULE = 400
-LONGEST_MEDIAN = 150
 
 # Whatever turns stored bytes or text into code.
 DANGEROUS_MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "marshal", "shelve"}
@@ -72,28 +68,6 @@ def interpolated_statements(tree):
         name = dotted(node.func).rpartition(".")[2]
         if name in {"text", "DDL", "exec_driver_sql", "literal_column"} and interpolates(node.args[0]):
             yield node.lineno
-
-
-def test_no_module_is_longer_than_it_reads_well():
-    """A module of a package has at most 400 lines."""
-    too_long = {
-        source.name: lines
-        for source in package_sources()
-        if (lines := len(source.text.splitlines())) > LONGEST_MODULE
-    }
-
-    assert too_long == {}
-
-
-def test_most_modules_are_short():
-    """Half of the core's modules have at most 150 lines."""
-    lengths = [
-        len(source.text.splitlines())
-        for source in package_sources()
-        if source.name.startswith("packages/core/") and source.path.name != "__init__.py"
-    ]
-
-    assert median(lengths) <= LONGEST_MEDIAN
 
 
 def test_nothing_stored_becomes_code():
