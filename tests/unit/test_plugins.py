@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import types
 from importlib.metadata import EntryPoint
@@ -17,7 +18,7 @@ from firelock.memory import MemoryStorage
 from firelock.outcome import Settled
 from firelock.plugins import PluginInfo, Plugins, hook_names, open_storage
 from firelock.serializer import JsonSerializer
-from firelock.storage import CONTRACT, shown_url
+from firelock.storage import CONTRACT, Storage, shown_url
 
 SERVER = ServerInfo("id", "host:1", "*", 1, 1)
 
@@ -226,6 +227,86 @@ def test_a_misspelt_argument_stops_the_start():
         Plugins([Misspelt], use_entry_points=False)
 
 
+class Unmarked:
+    """A plugin that forgot the mark of one of its hooks."""
+
+    @hookimpl
+    def jobs_settled(self, settled): ...
+
+    def jobs_created(self, jobs): ...
+
+    def retry_decision(self, job): ...
+
+
+class NoFunction:
+    """A plugin that marked what is no function, which would not be called either."""
+
+    jobs_created = hookimpl(functools.partial(print, "created"))
+
+    @hookimpl
+    def jobs_settled(self, settled): ...
+
+
+def make_unmarked_module():
+    """A module with a hook and with a function that would be one, had it the mark."""
+    module = make_module()
+    module.jobs_settled = lambda settled: None
+    return module
+
+
+@pytest.mark.parametrize(
+    ("plugin", "named"),
+    [
+        (Unmarked, "jobs_created, retry_decision"),
+        (Unmarked(), "jobs_created, retry_decision"),
+        (NoFunction, "jobs_created"),
+        (make_unmarked_module(), "jobs_settled"),
+    ],
+    ids=["class", "instance", "no function", "module"],
+)
+def test_a_hook_without_its_mark_stops_the_start(install, plugin, named):
+    """A function with a hook's name that would never be called is refused by name, wherever it is found."""
+    install(("acme", "1.2", FakeEntryPoint("tenants", plugin)))
+
+    with pytest.raises(
+        PluginError, match=rf"'tenants' of acme 1\.2 has {named} without @hookimpl.*=-tenants"
+    ):
+        Plugins()
+    with pytest.raises(PluginError, match=rf"#0' of app has {named} without @hookimpl.*right above its def"):
+        Plugins([plugin], use_entry_points=False)
+
+
+@pytest.mark.parametrize(
+    "plugin",
+    [object(), "acme.plugin", types.ModuleType("acme_hooks"), type("Helper", (), {"help": print}), None],
+    ids=["object", "text", "module", "class", "nothing"],
+)
+def test_a_plugin_without_a_hook_stops_the_start(install, plugin):
+    """What has no hook at all is no plugin, and would load in silence."""
+    install(("acme", "1.2", FakeEntryPoint("tenants", plugin)))
+
+    with pytest.raises(PluginError, match=r"'tenants' of acme 1\.2 has no hook.*=-tenants"):
+        Plugins()
+    with pytest.raises(PluginError, match=r"#0' of app has no hook.*@hookimpl.*Known: register_storages, "):
+        Plugins([plugin], use_entry_points=False)
+
+
+def test_what_is_no_function_may_have_a_hook_s_name():
+    """A value under a hook's name is the plugin's own affair."""
+
+    class Busy:
+        job_options = ("queue", "bulk")
+
+        @property
+        def job_panels(self):
+            raise AssertionError
+
+        @hookimpl
+        def jobs_created(self, jobs): ...
+
+    assert ["Busy#0"] == names(Plugins([Busy], use_entry_points=False))
+
+
 def test_a_hook_may_take_fewer_arguments():
     """What a plugin does not need it need not name."""
     seen = []
@@ -416,6 +497,19 @@ def test_a_storage_speaks_this_contract():
         open_storage("acme://", [offering("register_storages", acme=Old)])
     with pytest.raises(PluginError, match="Old speaks version 0"):
         Firelock(Old())
+
+
+def test_a_storage_says_for_which_contract_it_was_written():
+    """One that does not is refused: what it inherits is always this Firelock's version, never its own."""
+    verbs = {name: lambda self: None for name in Storage.__abstractmethods__}
+    silent = type("Silent", (Storage,), verbs)
+
+    with pytest.raises(
+        PluginError, match=rf"Silent does not say .* Write contract = {CONTRACT} in its class"
+    ):
+        open_storage("acme://", [offering("register_storages", acme=lambda url: silent())])
+    with pytest.raises(PluginError, match="Silent does not say"):
+        Firelock(silent())
 
 
 def test_a_driver_that_is_missing_is_said():

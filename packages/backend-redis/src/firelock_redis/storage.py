@@ -63,6 +63,7 @@ __all__ = ["RedisStorage"]
 class RedisStorage(Storage):
     """A storage in Redis or Valkey: one server, a primary with Sentinels, or a cluster."""
 
+    contract = 1
     features = frozenset({Feature.NOTIFY, Feature.SHARED, Feature.DURABLE})
 
     def __init__(self, url: RedisUrl) -> None:

@@ -64,6 +64,8 @@ _PRUNED_AT_ONCE = 500
 class SqlStorage(Storage):
     """A storage in an SQL database."""
 
+    contract = 1
+
     def __init__(self, database: Database, hot: Hot, features: frozenset[Feature]) -> None:
         self._database = database
         self._hot = hot

@@ -83,7 +83,14 @@ def storage(factory: Callable[..., object], place: object, scheme: str) -> Stora
 
 
 def check_contract(storage: Storage) -> Storage:
-    """Return the storage; PluginError where it speaks another version of the contract."""
+    """Return the storage; PluginError where it speaks another version of the contract, or does not say."""
+    if getattr(storage, "contract", None) is None:
+        kind = type(storage).__name__
+        message = (
+            f"{kind} does not say for which version of the storage contract it was written. "
+            f"Write contract = {CONTRACT} in its class if it was written for this Firelock."
+        )
+        raise PluginError(message)
     if storage.contract != CONTRACT:
         message = (
             f"{type(storage).__name__} speaks version {storage.contract} of the storage contract, this "

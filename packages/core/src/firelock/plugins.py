@@ -82,6 +82,30 @@ class Plugins:
             message = f"Plugin {name!r} of {distribution} cannot be registered: {error}"
             raise PluginError(message) from error
         self._sources[name] = (distribution, version)
+        self._check_marks(plugin, name)
+
+    def _check_marks(self, plugin: object, name: str) -> None:
+        """The plugin has a hook, and nothing that looks like one and would never be called."""
+        source, version = self._sources[name]
+        marked = {caller.name for caller in self._manager.get_hookcallers(plugin) or []}
+        unmarked = [hook for hook in hook_names() if hook not in marked and _has_function(plugin, hook)]
+        if marked and not unmarked:
+            return
+        place = f"Plugin {name!r} of {source} {version}".rstrip()
+        instead = "" if source == "app" else f" Or leave the plugin out: {_SELECTION}=-{name}."
+        if unmarked:
+            message = (
+                f"{place} has {', '.join(unmarked)} without @hookimpl, so it would never be called. Write "
+                "@hookimpl (from firelock import hookimpl) right above its def; what is no hook needs "
+                f"another name.{instead}"
+            )
+        else:
+            message = (
+                f"{place} has no hook: {type(plugin).__name__} is a plugin by functions that have a hook's "
+                "name and stand under @hookimpl (from firelock import hookimpl). "
+                f"Known: {', '.join(hook_names())}.{instead}"
+            )
+        raise PluginError(message)
 
     def _load_entry_points(self) -> None:
         wanted = _selection(os.environ.get(_SELECTION, ""))
@@ -359,6 +383,12 @@ def _listed(plugins: Sequence[object]) -> Sequence[object]:
         message = f"plugins={plugins!r} is no list; write plugins=[…]."
         raise ConfigurationError(message)
     return plugins
+
+
+def _has_function(plugin: object, name: str) -> bool:
+    """Tell whether the plugin has something to call by this name; no property is read."""
+    found = inspect.getattr_static(plugin, name, None)
+    return callable(found) or isinstance(found, classmethod)
 
 
 def _name_of(plugin: object, place: int) -> str:

@@ -48,6 +48,7 @@ class MemoryStorage(Storage):
     of its own. One lock makes each verb one step.
     """
 
+    contract = 1
     features = frozenset({Feature.NOTIFY})
 
     def __init__(self, name: str = "") -> None:

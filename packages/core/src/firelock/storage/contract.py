@@ -34,7 +34,7 @@ CONTRACT = 1
 class Storage(ABC):
     """Where jobs live. Opening one does no I/O; the first verb connects and creates the schema if it may."""
 
-    contract: ClassVar[int] = CONTRACT
+    contract: ClassVar[int]  # the version it was written for, as a number: each storage's class declares it
     features: frozenset[Feature] = frozenset()
     url: str = ""  # as it may be shown: absolute, without a password
     connect_url: str = ""  # by which another process opens it, password included: never shown; empty if none

@@ -63,6 +63,8 @@ class FaultyStorage(Storage):
         storage.fail_next("insert", after_effect=True)    # stored, the reply is lost: sent again, one job
     """
 
+    contract = 1
+
     def __init__(self, inside: Storage) -> None:
         self.inside = inside
         self.features = inside.features

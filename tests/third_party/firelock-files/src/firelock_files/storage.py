@@ -53,6 +53,7 @@ _NEVER_AGAIN = {"log", "progress", "rollup"}  # jobs and minutes do not come bac
 class FileStorage(Storage):
     """Jobs in a folder: `files:///path/to/folder`; `?sync=off` gives up durability for speed."""
 
+    contract = 1
     features = frozenset({Feature.SHARED, Feature.DURABLE})
 
     def __init__(self, url: str) -> None:
