@@ -655,7 +655,7 @@ def test_the_first_answer_decides(hook):
 
 def ask(plugins, hook):
     """The answer of a question whose arguments do not matter."""
-    return getattr(plugins, hook)(*[None] * (3 if hook == "retry_decision" else 2))
+    return getattr(plugins, hook)(*[None] * (4 if hook == "retry_decision" else 2))
 
 
 @pytest.mark.parametrize("hook", ["retry_decision", "elect_transition"])

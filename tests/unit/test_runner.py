@@ -14,7 +14,7 @@ from firelock.clock import SECOND
 from firelock.job import State
 from firelock.lifecycle import Holder
 from firelock.outcome import JobCancelled
-from firelock.retry import RetryDecision
+from firelock.retry import DecisionKind, RetryDecision
 from firelock.server.runner import CancelKind, Ended, Run
 from tests.unit.fakes import Worker
 
@@ -561,6 +561,68 @@ def test_a_retry_decision_sees_the_decoded_arguments(make_app):
 
     assert [(("monday",), {"copies": 2}, "task", "boom")] == asked
     assert State.FAILED is ended.transition.to
+
+
+def proposing(found):
+    """A plugin that notes what the policies would do, and says nothing."""
+
+    class Proposing:
+        @hookimpl
+        def retry_decision(self, proposed):
+            found.append(proposed)
+
+    return Proposing
+
+
+@pytest.mark.parametrize(
+    ("of_task", "of_call", "expected"),
+    [
+        (Retry.fixed(60, jitter=0), None, (DecisionKind.RETRY, timedelta(minutes=1))),
+        (Retry.fixed(60), Retry.never(), (DecisionKind.FAIL, None)),
+        (Retry.never(), Retry.fixed(30, jitter=0), (DecisionKind.RETRY, timedelta(seconds=30))),
+        (Retry.never(on_exceeded="delete"), None, (DecisionKind.DELETE, None)),
+    ],
+)
+def test_a_retry_decision_sees_what_the_policies_would_do(make_app, of_task, of_call, expected):
+    """`proposed` is the call's or the task's decision, and it is what happens where no plugin objects."""
+    found = []
+    fire, worker = make_app(proposing(found))
+    task = fire.task(name="task", retry=of_task)(raising(ValueError("boom")))
+    (task.using(retry=of_call) if of_call else task).enqueue()
+
+    (ended,) = worker.run()
+
+    (proposed,) = found
+    assert expected == (proposed.kind, proposed.after)
+    assert proposed.reason == ended.transition.reason
+
+
+def test_a_policy_is_asked_once_for_filter_and_end(make_app):
+    """The proposed wait, drawn by chance, is the one that is taken."""
+    found = []
+    fire, worker = make_app(proposing(found))
+    fire.task(name="task", retry=Retry.fixed(3_600, jitter=1))(raising(ValueError("boom"))).enqueue()
+
+    (ended,) = worker.run()
+
+    (proposed,) = found
+    assert proposed.after // timedelta(microseconds=1) == ended.transition.due_at - ended.transition.at
+
+
+def test_a_policy_that_raises_proposes_to_fail(make_app):
+    """A filter may save what a broken policy would have failed."""
+
+    class Broken:
+        def decide(self, job, error, /):
+            raise LookupError
+
+    found = []
+    fire, worker = make_app(proposing(found))
+    fire.task(name="task", retry=Broken())(raising(ValueError("boom"))).enqueue()
+
+    worker.run()
+
+    assert [RetryDecision.fail("the retry policy raised")] == found
 
 
 def test_a_retry_decision_that_is_none_of_its_kind_counts_as_no_answer(end_of, caplog):

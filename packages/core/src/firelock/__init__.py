@@ -49,11 +49,11 @@ if TYPE_CHECKING:
     from firelock.operation import Operation
     from firelock.operators import QueueView, ServerView
     from firelock.outcome import JobCancelled, Settled, Snooze
-    from firelock.retry import Retry, RetryDecision, RetryPolicy
+    from firelock.retry import DecisionKind, Retry, RetryDecision, RetryPolicy
     from firelock.serializer import JsonSerializer, JsonValue, Serializer
     from firelock.settings import Settings
     from firelock.storage import Applied, Finding
-    from firelock.task import Call, Task
+    from firelock.task import Call, Task, TaskInfo
     from firelock.views import FailedAttempt, JobLogLine, JobProgress, JobStep
 
 _HOMES = {
@@ -80,11 +80,11 @@ _HOMES = {
     "operation": ("Operation",),
     "operators": ("QueueView", "ServerView"),
     "outcome": ("JobCancelled", "Settled", "Snooze"),
-    "retry": ("Retry", "RetryDecision", "RetryPolicy"),
+    "retry": ("DecisionKind", "Retry", "RetryDecision", "RetryPolicy"),
     "serializer": ("JsonSerializer", "JsonValue", "Serializer"),
     "settings": ("Settings",),
     "storage": ("Applied", "Finding"),
-    "task": ("Call", "Task"),
+    "task": ("Call", "Task", "TaskInfo"),
     "views": ("FailedAttempt", "JobLogLine", "JobProgress", "JobStep"),
 }  # fmt: skip
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
@@ -98,6 +98,7 @@ __all__ = [
     "Command",
     "ConfigurationError",
     "Cron",
+    "DecisionKind",
     "Diagnosis",
     "DuplicateTask",
     "Every",
@@ -154,6 +155,7 @@ __all__ = [
     "TaskCall",
     "TaskEntry",
     "TaskError",
+    "TaskInfo",
     "UnknownScheme",
     "UnknownTask",
     "UnsupportedFeature",

@@ -193,17 +193,20 @@ def job_context(job: JobContext, task: TaskInfo) -> AbstractContextManager[objec
 
 
 @hookspec(firstresult=True)
-def retry_decision(job: JobContext, task: TaskInfo, error: BaseException) -> RetryDecision | None:
+def retry_decision(
+    job: JobContext, task: TaskInfo, error: BaseException, proposed: RetryDecision
+) -> RetryDecision | None:
     """Decide what becomes of a failed attempt: the retry filter.
 
-    Called once a failed attempt, also when the retries are exhausted. Returns a `RetryDecision`, or None for
-    "not mine". An exception is logged and counts as None.
+    Called once a failed attempt, also when the retries are exhausted. `proposed` is what the call's policy,
+    or else the task's, makes of it. Returns a `RetryDecision`, or None for "not mine", which leaves it at the
+    proposed one. An exception is logged and counts as None.
     The first plugin that answers something other than None decides, and no other is asked.
 
     Example:
         @hookimpl
-        def retry_decision(job, task, error):
-            if isinstance(error, RateLimited):
+        def retry_decision(error, proposed):
+            if isinstance(error, RateLimited) and proposed.kind is DecisionKind.RETRY:
                 return RetryDecision.snooze(error.retry_after)
     """
 

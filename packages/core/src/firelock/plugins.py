@@ -265,9 +265,13 @@ class Plugins:
         """Return the context managers to run a job in, outermost first."""
         return list(self._manager.hook.job_context(job=job, task=task))
 
-    def retry_decision(self, job: JobContext, task: TaskInfo, error: BaseException) -> RetryDecision | None:
+    def retry_decision(
+        self, job: JobContext, task: TaskInfo, error: BaseException, proposed: RetryDecision
+    ) -> RetryDecision | None:
         """Return the first plugin's decision; None where nobody decides or the hook raised."""
-        decision: RetryDecision | None = self._ask("retry_decision", job=job, task=task, error=error)  # type: ignore[assignment]
+        decision: RetryDecision | None = self._ask(  # type: ignore[assignment]
+            "retry_decision", job=job, task=task, error=error, proposed=proposed
+        )
         return decision
 
     def elect_transition(self, job: ClaimedJob, proposed: Transition) -> Transition | None:

@@ -76,11 +76,29 @@ def test_it_gives_up_in_the_end():
     assert [True, False] == [decision is not None for decision in decisions]
 
 
-def test_the_hook_decides_before_the_task_does():
-    """Where the plugin is installed a job runs again when it was told to, though its task allows no retry."""
+@pytest.mark.parametrize("of_call", [None, Retry.never()], ids=["task", "call"])
+def test_the_hook_respects_who_wants_no_retry(of_call):
+    """A job whose task or caller allows no retry has failed, whatever its error asks for."""
+    fire = Firelock("memory://")
+
+    @fire.task(name="fetch", retry=Retry() if of_call else Retry.never())
+    def fetch() -> None:
+        raise Limited(90)
+
+    with Tester(fire) as tester:
+        job = (fetch.using(retry=of_call) if of_call else fetch).enqueue()
+        tester.drain()
+        ended = job.record()
+
+    assert ("failed", 0) == (ended.state, ended.retries)
+    fire.close()
+
+
+def test_the_hook_says_when_a_retry_comes():
+    """Where the plugin is installed a job runs again when it was told to, not when its policy would."""
     fire, runs = Firelock("memory://"), []
 
-    @fire.task(name="fetch", retry=Retry.never())
+    @fire.task(name="fetch", retry=Retry.fixed(3_600))
     def fetch() -> None:
         runs.append(1)
         if len(runs) == 1:

@@ -292,12 +292,17 @@ class Runner:
     # ---- deciding about a failure ------------------------------------------------------------------------
 
     def _decide(self, run: Run, error: BaseException) -> RetryDecision:
+        proposed = self._proposed(run, error)
         if self._plugins.has_retry_decision:
-            decision = self._plugins.retry_decision(run.context, run.info, error)
+            decision = self._plugins.retry_decision(run.context, run.info, error, proposed)
             if isinstance(decision, RetryDecision):
                 return decision
             if decision is not None:
                 log.error("A retry_decision hook answered %r; it counts as no answer.", decision)
+        return proposed
+
+    def _proposed(self, run: Run, error: BaseException) -> RetryDecision:
+        """Return what the call's policy makes of the failure, or else the task's, or else the default."""
         policy = run.info.retry
         try:
             if run.job.retry is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from firelock import JobContext, LockProvider, RetryDecision, Serializer, hookimpl
+from firelock import DecisionKind, JobContext, LockProvider, RetryDecision, Serializer, hookimpl
 from firelock_extras.folder_locks import FolderLocks
 from firelock_extras.retry_after import RetryAfter
 from firelock_extras.zjson import ZjsonSerializer
@@ -13,9 +13,9 @@ _retry_after = RetryAfter()
 
 
 @hookimpl
-def retry_decision(job: JobContext, error: BaseException) -> RetryDecision | None:
-    """An attempt that was told when to come back is retried then; all others are somebody else's."""
-    return _retry_after.decide(job, error)
+def retry_decision(job: JobContext, error: BaseException, proposed: RetryDecision) -> RetryDecision | None:
+    """A retry comes when the error said that it should; whether there is one is for the job's own policy."""
+    return _retry_after.decide(job, error) if proposed.kind is DecisionKind.RETRY else None
 
 
 @hookimpl

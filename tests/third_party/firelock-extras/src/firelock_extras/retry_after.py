@@ -24,8 +24,8 @@ class RetryAfter:
 
     An error says so by `retry_after`, a timedelta or a number of seconds, or by `response.headers`, as the
     errors of HTTP clients do. Waits are at most a day. After twenty retries it is no longer its business
-    either: the next policy decides, so that nobody is asked for ever. Made for the hook (see `plugin`); a
-    task's `retry=` takes it as well.
+    either: the next policy decides, so that nobody is asked for ever. The hook (see `plugin`) asks it for
+    the wait where the job's own policy would retry; a task's `retry=` takes it as well.
     """
 
     def __init__(self, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
