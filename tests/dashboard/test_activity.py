@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import html
+import re
+
 import pytest
 
 from firelock import State
 from firelock.storage import JobFilter
 from firelock_dashboard import Dashboard
 from tests.dashboard.asking import Browser
+from tests.dashboard.hostile_texts import assert_literal
+
+JOB, OTHER = "01a21072-9d46-7c87-a484-8087cf5d557e", "01a21072-9d46-7c87-a484-8087cf5d557f"
 
 
 @pytest.fixture
@@ -101,3 +107,78 @@ def test_the_bundle_holds_no_job(client, fire, jobs):
     assert 6 == bundle["jobs"]["enqueued"]
     assert jobs[0].id not in answer.text
     assert "findings" in bundle
+
+
+# ---- what is named is a link ------------------------------------------------------------------------------
+
+
+def targets(page):
+    """The addresses below the audit's table, in order."""
+    table = page.partition('id="region-audit"')[2]
+    return [
+        html.unescape(address) for address in re.findall(r'href="([^"]+)"', table.partition("</table>")[0])
+    ]
+
+
+@pytest.mark.parametrize(
+    ("said", "addresses"),
+    [
+        (("queue.pause", "mail", {"note": "why"}), ["/queues/mail"]),
+        (("recurring.trigger", "nightly", {"job": JOB}), ["/recurring/view?id=nightly", f"/jobs/{JOB}"]),
+        (("recurring.remove", "nightly", None), []),
+        (("server.quiet", "web-1", {"server_id": "s1"}), ["/servers#server-s1", "/servers#server-s1"]),
+        (("server.stop", "s1", None), ["/servers#server-s1"]),
+        (("task.run", "shop.send", {"job": JOB}), ["/tasks/view?name=shop.send", f"/jobs/{JOB}"]),
+        (("operation.cancel", "o1", None), ["/activity#operation-o1"]),
+        (("jobs.requeue", JOB, {"count": 1, "ids": [JOB]}), [f"/jobs/{JOB}", f"/jobs/{JOB}"]),
+        (("jobs.delete", "2 jobs", {"ids": [JOB, OTHER]}), [f"/jobs/{JOB}", f"/jobs/{OTHER}"]),
+        (
+            (
+                "jobs.delete",
+                "everything that matches",
+                {"operation": "o1", "filter": {"state": "failed", "tag": "eu"}},
+            ),
+            ["/activity#operation-o1", "/jobs?state=failed&tag=eu"],
+        ),
+        (("jobs.requeue", "TimeoutError (f00)", {"fingerprint": "f00"}), ["/failures/f00"]),
+        (("something.else", JOB, {"note": "free"}), []),
+    ],
+)  # fmt: skip
+def test_the_audit_leads_to_what_it_names(client, fire, said, addresses):
+    """Jobs, queues, recurring jobs, servers, tasks, operations and causes; what was removed is text."""
+    action, target, detail = said
+    fire.audit.record(action, target, by="ada", detail=detail)
+
+    page = client.get("/activity").text
+
+    assert addresses == targets(page)
+
+
+def test_an_operation_leads_to_what_its_filter_names(client, fire):
+    """Its queue, its task, its server, the recurring job, the parent, the cause."""
+    where = JobFilter(
+        queue="mail", task="shop.send", server="web-1", recurring_id="nightly", parent_id=JOB,
+        fingerprint="f00", state=State.FAILED, tag="eu",
+    )  # fmt: skip
+    fire.operations.start("delete", where, by="ada")
+
+    page = html.unescape(client.part("/activity", "operations").text)
+
+    for address in (
+        "/queues/mail", "/tasks/view?name=shop.send", "/servers", "/recurring/view?id=nightly",
+        f"/jobs/{JOB}", "/failures/f00", "/jobs?state=failed", "/jobs?tag=eu",
+    ):  # fmt: skip
+        assert f'href="{address}"' in page
+
+
+@pytest.mark.parametrize(
+    "action", ["queue.pause", "server.stop", "recurring.edit", "jobs.delete", "task.run"]
+)
+def test_hostile_targets_are_no_addresses_elsewhere(client, fire, hostile, action):
+    """Whatever a target or a detail holds, its link stays below the dashboard."""
+    fire.audit.record(action, hostile, by="ada", detail={"job": hostile, "ids": [hostile], "filter": hostile})
+
+    page = client.get("/activity").text
+
+    assert_literal(page)
+    assert all(re.match(r"/(queues|servers|recurring|jobs|tasks)[/?#]", one) for one in targets(page))

@@ -86,6 +86,7 @@ def test_the_page_shows_numbers_queues_tasks_and_failures(client, fire, task):
     assert (tile(text, "succeeded"), tile(text, "failed")) == ("30", "10")
     assert 'id="overview-queue-mail"' in text
     assert 'id="overview-task-shop.send"' in text
+    assert 'href="/tasks/view?name=shop.send"' in text
     assert "25 %" in text[text.index('id="overview-task-shop.send"') :]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 
 import attrs
@@ -32,6 +33,11 @@ def serve(fire, name="web-1", serves="*", *, workers=10, state="running"):
     session = NewSession(f"session of {name}", f"id-{name}", name, "host", 7, now, DAY, workers, serves)
     fire.storage.begin_session(session)
     fire.storage.renew([Renewal(session.id, 2, state, 50_000_000, 12.5)])
+
+
+def bars(page):
+    """The lengths of the queues' bars, of 100."""
+    return re.findall(r'<rect class="state-enqueued"[^>]* width="([0-9.]+)"', page)
 
 
 def actions(fire):
@@ -98,6 +104,29 @@ def test_without_queues_the_page_says_so(client):
 
     assert 200 == page.status
     assert "No queue has jobs yet" in page.text
+
+
+def test_the_load_of_all_queues_has_one_scale(fire, client, mail):
+    """The fullest fills its bar; another's bar is as long as its jobs beside that, on a further page too."""
+    mail.using(queue="a-full").enqueue_many([(number,) for number in range(40)])
+    mail.using(queue="b-few").enqueue_many([(number,) for number in range(10)])
+    mail.using(queue="c-one").enqueue(1)
+
+    page = client.get("/queues").text
+    behind = client.get("/queues?after=a-full").text
+
+    assert ["100.00", "25.00", "2.50"] == bars(page)
+    assert ["25.00", "2.50"] == bars(behind)
+
+
+def test_a_queue_with_little_has_a_bar_that_is_seen(fire, client, mail):
+    """One job beside thousands is no empty bar."""
+    mail.using(queue="a-full").enqueue_many([(number,) for number in range(1_000)])
+    mail.using(queue="b-one").enqueue(1)
+
+    page = client.get("/queues").text
+
+    assert ["100.00", "2.00"] == bars(page)
 
 
 def test_a_queue_shows_what_it_holds(fire, client, mail):

@@ -5,14 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from firelock import Operation
+    from firelock import JsonValue, Operation
     from firelock.storage import JobFilter
     from firelock_dashboard.visit import Visit
 
 __all__ = ["operation_address", "start_operation"]
 
 
-def start_operation(visit: Visit, verb: str, where: JobFilter, *, target: str) -> Operation:
+def start_operation(
+    visit: Visit, verb: str, where: JobFilter, *, target: str, **detail: JsonValue
+) -> Operation:
     """The operation is stored, is in the audit and has begun; it goes on when this process ends.
 
     Args:
@@ -20,9 +22,10 @@ def start_operation(visit: Visit, verb: str, where: JobFilter, *, target: str) -
         verb: requeue or delete.
         where: which jobs.
         target: what people call these jobs, for the audit: a queue, a cause.
+        detail: what else the audit is to tell.
     """
     operation = visit.fire.operations.start(verb, where, by=visit.who)
-    visit.audit(f"jobs.{verb}", target, operation=operation.id, expected=operation.expected)
+    visit.audit(f"jobs.{verb}", target, operation=operation.id, expected=operation.expected, **detail)
     visit.dashboard.runner.start(operation.id)
     return operation
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import attrs
@@ -14,7 +17,7 @@ from firelock_dashboard.routes import Route
 if TYPE_CHECKING:
     from starlette.responses import Response
 
-    from firelock import Operation
+    from firelock import AuditEntry, JsonValue, Operation
     from firelock_dashboard.visit import Visit
 
 __all__ = ["ROUTES"]
@@ -34,19 +37,128 @@ def show_activity(visit: Visit) -> Response:
     return visit.page(
         "activity.html", title=visit.text("nav.activity"), section="activity", entries=entries,
         cursor=cursor, operations=lambda: visit.fire.operations.list(limit=_OPERATIONS).operations,
-        described=_described,
+        described=lambda operation: _described(visit, operation),
+        target=lambda entry: Named(entry.target, _target_address(visit, entry)),
+        details=lambda entry: list(_details(visit, entry)),
     )  # fmt: skip
 
 
-def _described(operation: Operation) -> list[tuple[str, str]]:
+# ---- what is named is a link -------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class Named:
+    """A text that names something, and where that is; None where it has no page, or none any more."""
+
+    text: str
+    address: str | None = None
+
+
+@attrs.frozen
+class _Fact:
+    name: str
+    values: Sequence[Named]
+
+
+# What may stand as one segment of a path: no slash, no dots alone.
+_SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:~-]{0,199}")
+_LONGEST_FILTER = 20
+
+
+def _address_of(visit: Visit, kind: str, name: str) -> str | None:
+    """Return where something of this kind is that is called so; None for a kind without pages."""
+    match kind:
+        case "recurring":
+            return visit.url("/recurring/view", id=name)
+        case "task":
+            return visit.url("/tasks/view", name=name)
+        case "state" | "tag":
+            return visit.url("/jobs", **{kind: name})
+        case "job" | "queue" | "fingerprint" if _SEGMENT.fullmatch(name):
+            pages = {"job": "jobs", "queue": "queues", "fingerprint": "failures"}
+            return visit.url(f"/{pages[kind]}/{name}")
+        case "operation" | "server" if _SEGMENT.fullmatch(name):
+            page = "activity" if kind == "operation" else "servers"
+            return f"{visit.url(f'/{page}')}#{kind}-{name}"
+        case _:
+            return None
+
+
+_KINDS_OF_FILTERS = {
+    "state": "state", "task": "task", "queue": "queue", "tag": "tag", "fingerprint": "fingerprint",
+    "recurring": "recurring", "parent": "job",
+}  # fmt: skip
+_KINDS_OF_DETAILS = {
+    "job": "job", "copy": "job", "ids": "job", "first_ids": "job", "operation": "operation",
+    "server_id": "server", "task": "task", "queue": "queue", "fingerprint": "fingerprint",
+}  # fmt: skip
+
+
+def _described(visit: Visit, operation: Operation) -> list[_Fact]:
     """Return the filter as names and values; the instants that bound it are left out."""
-    where = attrs.asdict(operation.where)
-    told = [
-        (name.removesuffix("_id"), str(value))
-        for name, value in where.items()
+    told = {
+        name.removesuffix("_id"): str(value)
+        for name, value in attrs.asdict(operation.where).items()
         if value is not None and name not in {"since", "until"}
-    ]
-    return told + list(operation.contains.items())
+    }
+    facts = []
+    for name, value in [*told.items(), *operation.contains.items()]:
+        kind = _KINDS_OF_FILTERS.get(name, "") if name in told else ""
+        # A filter knows a server's name, its page knows its id: the list of servers shows both.
+        address = visit.url("/servers") if name == "server" else _address_of(visit, kind, value)
+        facts.append(_Fact(name, [Named(value, address)]))
+    return facts
+
+
+def _target_address(visit: Visit, entry: AuditEntry) -> str | None:
+    """Return where that is to which something was done."""
+    kind, _, verb = entry.action.partition(".")
+    detail = entry.detail or {}
+    if kind == "recurring" and verb == "remove":
+        return None
+    if kind == "server":
+        return _address_of(visit, kind, str(detail.get("server_id") or entry.target))
+    if kind in {"job", "jobs"}:
+        fingerprint = detail.get("fingerprint")
+        if isinstance(fingerprint, str):
+            return _address_of(visit, "fingerprint", fingerprint)
+        return _address_of(visit, "job", entry.target)
+    if kind == "cause":
+        return _address_of(visit, "fingerprint", str(detail.get("fingerprint") or ""))
+    return (
+        _address_of(visit, kind, entry.target)
+        if kind in {"queue", "recurring", "task", "operation"}
+        else None
+    )
+
+
+def _details(visit: Visit, entry: AuditEntry) -> Iterator[_Fact]:
+    for name, value in (entry.detail or {}).items():
+        if value is None or value == []:
+            continue
+        if name == "filter" and isinstance(value, Mapping):
+            query = {str(key): str(one) for key, one in list(value.items())[:_LONGEST_FILTER]}
+            shown = " ".join(f"{key}:{one}" for key, one in query.items())
+            yield _Fact(name, [Named(shown or _told(value), visit.url.of("/jobs", query))])
+        elif name == "fingerprint" and entry.action.partition(".")[0] in {"job", "jobs", "cause"}:
+            yield _Fact(name, [Named(_told(value))])  # the target leads there
+        else:
+            kind = _KINDS_OF_DETAILS.get(name, "")
+            ones = value if kind and isinstance(value, list) else [value]
+            yield _Fact(
+                name,
+                [
+                    Named(_told(one), _address_of(visit, kind, one) if isinstance(one, str) else None)
+                    for one in ones
+                ],
+            )
+
+
+def _told(value: JsonValue) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+# ---- what is done to them ----------------------------------------------------------------------------------
 
 
 def cancel_operation(visit: Visit) -> Response:

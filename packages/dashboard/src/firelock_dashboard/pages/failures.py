@@ -239,7 +239,9 @@ def _start(visit: Visit, verb: str) -> Response:
     )
     if asked is not None:
         return asked
-    operation = start_operation(visit, verb, _where(fingerprint), target=f"{page.type} ({fingerprint})")
+    operation = start_operation(
+        visit, verb, _where(fingerprint), target=page.type, fingerprint=fingerprint
+    )  # fmt: skip
     message = visit.text(f"failures.started_{verb}", **numbers)
     return visit.done(message, to="/failures", link=operation_address(visit, operation))
 

@@ -62,7 +62,7 @@ class _Queue:
 
     @property
     def total(self) -> int:
-        return self.view.processing + self.view.enqueued + self.view.scheduled
+        return _jobs_in(self.view)
 
     @property
     def slots(self) -> int:
@@ -94,6 +94,7 @@ class _Queue:
 class _Page:
     queues: list[_Queue]
     total: int
+    most: int  # jobs of the fullest queue of all pages: the bars of all have this one scale
     after: str | None  # the name behind which the next page begins
 
 
@@ -113,7 +114,12 @@ def _page(visit: Visit, after: str) -> _Page:
     listeners = Listeners(visit.fire.servers.list(), visit.now)
     rates = visit.dashboard.history.queues(minutes=10)
     queues = [_queue(visit, view, listeners, rates) for view in shown]
-    return _Page(queues, len(views), shown[-1].name if len(left) > _SHOWN else None)
+    most = max((_jobs_in(view) for view in views), default=0)
+    return _Page(queues, len(views), most, shown[-1].name if len(left) > _SHOWN else None)
+
+
+def _jobs_in(view: QueueView) -> int:
+    return view.processing + view.enqueued + view.scheduled
 
 
 def _queue(visit: Visit, view: QueueView, listeners: Listeners, rates: dict[str, Rates]) -> _Queue:
