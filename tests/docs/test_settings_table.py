@@ -31,7 +31,9 @@ def rows(text):
 
 
 def shown(number):
-    """The number as the table writes it: thousands apart, no point in a whole one."""
+    """The number as the table writes it: thousands apart, no point in a whole one; or on and off."""
+    if isinstance(number, bool):
+        return str(number).lower()
     return f"{int(number):,}" if number == int(number) else f"{number:g}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import time
 
 import pytest
 
-from firelock import Firelock
+from firelock import Firelock, JobFailed
 from tests.integration.cli_run import run
 
 SHOP = """
@@ -166,3 +167,46 @@ def test_a_new_database_is_no_alarm(capsys, folder):
 
     assert ran.code == 0
     assert "Nothing is stored here yet" in ran.out
+
+
+LOGGING = """
+import logging
+
+from firelock import Firelock, Retry
+
+fire = Firelock("sqlite:///jobs.db")
+
+@fire.task(retry=Retry.fixed(0, attempts=1))
+def here(word: str) -> None:
+    logging.getLogger("shop").info("at work here")
+    raise ValueError("boom here")
+
+@fire.task(executor="process", retry=Retry.fixed(0, attempts=1))
+def apart(word: str) -> None:
+    logging.getLogger("shop").info("at work apart")
+    logging.getLogger("shop").debug("in detail")
+    raise ValueError("boom apart")
+"""
+
+
+@pytest.mark.parametrize("is_verbose", [False, True])
+def test_jobs_log_alike_in_the_server_and_in_processes_of_their_own(folder, serve, is_verbose):
+    """Lines of INFO arrive, all in one format, the level of `--verbose` included; failures among them."""
+    (folder / "cli_logging.py").write_text(LOGGING)
+    with Firelock(f"sqlite:///{folder / 'jobs.db'}") as app:
+        server = serve("cli_logging:fire", "--workers", "1", *(["--verbose"] if is_verbose else []))
+        for name in ("here", "apart"):
+            job = app.task(name=f"cli_logging.{name}", remote=True)(lambda word: None).enqueue("topsecret")
+            with pytest.raises(JobFailed):
+                job.result(timeout=DEADLINE)
+
+        _, _, error = stop(server)
+
+    stamp = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}"
+    for place in ("here", "apart"):
+        assert 2 == len(re.findall(f"(?m)^{stamp} INFO shop: at work {place}$", error))
+        assert 1 == len(re.findall(f"(?m)^{stamp} WARNING firelock.jobs: .* boom {place}$", error))
+        assert 1 == len(re.findall(f"(?m)^{stamp} ERROR firelock.jobs: .* boom {place}$", error))
+        assert 1 == len(re.findall(f"(?m)^ValueError: boom {place}$", error))
+    assert (2 if is_verbose else 0) == len(re.findall(f"(?m)^{stamp} DEBUG shop: in detail$", error))
+    assert "topsecret" not in error

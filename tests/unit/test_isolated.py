@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+import subprocess
+import sys
 import threading
 from io import BytesIO
 
@@ -16,7 +19,7 @@ from firelock.server.board import Board
 from firelock.server.executors import Desk, ThreadWorkers, Ticket
 from firelock.server.isolated import IsolatedProcess, describe_exit
 from firelock.server.runner import CancelKind, Ended
-from tests.unit.fakes import Worker, until
+from tests.unit.fakes import Worker, unmeasured, until
 
 SERVER = ServerInfo("server-a", "host:a", "*", 1, 7)
 
@@ -296,3 +299,54 @@ def test_the_process_answers_each_line(bench):
     assert ["42", None] == [answer["transition"]["result"] for answer in answers]
     assert "is not registered on server host:a" in answers[1]["transition"]["reason"]
     assert isinstance(bench.run(bench.process(), bench.start("atalk", "x")), Ended)
+
+
+# ---- what is logged there --------------------------------------------------------------------------------
+
+LOGGING_APP = """
+import logging
+from firelock import Firelock, Retry
+
+fire = Firelock("memory://")
+
+@fire.task(executor="process", retry=Retry.never())
+def work() -> None:
+    logging.getLogger("shop").info("at work")
+    raise ValueError("boom")
+"""
+
+LOGGING_HOST = """
+import logging, sys
+import logging_app
+from firelock import JobFailed
+
+def main():
+    if sys.argv[1:]:
+        logging.basicConfig(level=logging.INFO, format="HOST %(message)s")
+    before = list(logging.getLogger().handlers), logging.getLogger().level
+    with logging_app.fire.server(workers=1, async_workers=1):
+        try:
+            logging_app.work.enqueue().result(timeout=60)
+        except JobFailed:
+            print((logging.getLogger().handlers, logging.getLogger().level) == before)
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+@pytest.mark.parametrize(("words", "lines"), [([], 0), (["configured"], 1)])
+def test_a_host_s_logging_is_left_alone_and_its_level_is_that_of_its_processes(tmp_path, words, lines):
+    """A server inside a program configures nothing there; in its own processes every line has a format."""
+    (tmp_path / "logging_app.py").write_text(LOGGING_APP)
+    (tmp_path / "host.py").write_text(LOGGING_HOST)
+
+    said = subprocess.run(
+        [sys.executable, "host.py", *words], cwd=tmp_path, env=unmeasured(), capture_output=True, text=True,
+        timeout=90, check=True,
+    )  # fmt: skip
+
+    stamp = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}"
+    assert "True\n" == said.stdout
+    assert 1 == len(re.findall(f"(?m)^{stamp} ERROR firelock.jobs: Job .* ValueError: boom$", said.stderr))
+    assert lines == len(re.findall(f"(?m)^{stamp} INFO shop: at work$", said.stderr))

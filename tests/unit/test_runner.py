@@ -9,7 +9,7 @@ from datetime import timedelta
 import attrs
 import pytest
 
-from firelock import Firelock, JobContext, Retry, Snooze, current_job, hookimpl, lifecycle
+from firelock import Firelock, JobContext, Retry, Settings, Snooze, current_job, hookimpl, lifecycle
 from firelock.clock import SECOND
 from firelock.job import State
 from firelock.lifecycle import Holder
@@ -861,3 +861,178 @@ def test_a_wrong_snooze_is_the_task_s_failure(end_of):
 
     assert State.FAILED is transition.to
     assert "timedelta" in transition.error.message
+
+
+# ---- what the log says -----------------------------------------------------------------------------------
+
+
+def lines_of(caplog):
+    """What the log says of failed jobs: level, text, whether with a traceback, and the fields beside it."""
+    return [record for record in caplog.records if record.name == "firelock.jobs"]
+
+
+@pytest.fixture
+def logged(make_app, caplog):
+    """Returns what is logged about the first run of a function as a task, called with these arguments."""
+    caplog.set_level("INFO")
+
+    def log(function, *args, plugins=(), settings=None, crashes=0, **options):
+        fire, worker = make_app(*plugins, settings=settings)
+        fire.task(name="task", queue="mail", **options)(function).enqueue(*args)
+        (job,) = worker.claim()
+        job.crashes = crashes
+        log.ended = worker.attempt(job)
+        return lines_of(caplog)
+
+    return log
+
+
+def test_a_retry_is_one_warning_line(logged):
+    """Who, which attempt, when again, and the error, however many lines its message has."""
+    (line,) = logged(raising(ValueError("first\nsecond")), retry=Retry.fixed(30, attempts=3, jitter=0))
+
+    assert "WARNING" == line.levelname
+    assert (
+        f"Job {logged.ended.job.id} of task 'task' failed in attempt 1, retry 1 in 30 s: "
+        "ValueError: first second"
+    ) == line.getMessage()
+    assert line.exc_info is None
+
+
+def test_a_final_failure_is_an_error_with_its_traceback(logged):
+    """The place that raised can be read in the log, without the dashboard."""
+    error = ValueError("boom")
+
+    (line,) = logged(raising(error), retry=Retry.never())
+
+    assert "ERROR" == line.levelname
+    assert (
+        f"Job {logged.ended.job.id} of task 'task' has failed in attempt 1: ValueError: boom"
+        == line.getMessage()
+    )
+    assert (ValueError, error) == line.exc_info[:2]
+    assert "fail" == line.exc_info[2].tb_next.tb_frame.f_code.co_name
+
+
+def test_a_failure_that_a_policy_deletes_is_an_error_too(logged):
+    """Nothing else would tell of it once the job is pruned."""
+    (line,) = logged(raising(ValueError("boom")), retry=Retry.never(on_exceeded="delete"))
+
+    assert ("ERROR", True) == (line.levelname, line.exc_info is not None)
+    assert "failed in attempt 1 and is deleted: ValueError: boom" in line.getMessage()
+
+
+def test_a_failure_that_is_snoozed_is_a_warning(logged):
+    """It counts as no retry, and says so."""
+    decision = RetryDecision.snooze(timedelta(seconds=20))
+
+    (line,) = logged(raising(ValueError("boom")), plugins=[deciding(decision)])
+
+    assert ("WARNING", None) == (line.levelname, line.exc_info)
+    assert "failed in attempt 1, runs again in 20 s without a retry: ValueError: boom" in line.getMessage()
+
+
+def test_a_failure_s_fields_can_be_searched(logged):
+    """Job, task, queue, attempt, retries, kind of error, fingerprint and outcome, each by itself."""
+    (line,) = logged(raising(ValueError("boom")), retry=Retry.never())
+
+    assert {
+        "event": "job_failed",
+        "job_id": logged.ended.job.id,
+        "task": "task",
+        "queue": "mail",
+        "attempt": 1,
+        "retries": 0,
+        "error_type": "ValueError",
+        "fingerprint": logged.ended.transition.error.fingerprint,
+        "outcome": "failed",
+    } == {name: getattr(line, name) for name in line.__dict__.keys() & {*_FIELDS}}
+
+
+_FIELDS = (
+    "event", "job_id", "task", "queue", "attempt", "retries", "error_type", "fingerprint", "outcome"
+)  # fmt: skip
+
+
+def test_a_log_never_holds_an_argument(logged, caplog, capsys):
+    """Neither the line nor its fields nor the traceback, whatever the job was called with."""
+
+    def fail(word: str):
+        raise ValueError(len(word))
+
+    logged(fail, "topsecret", retry=Retry.never(), tags=["word:{word}"])
+
+    assert 1 == len(lines_of(caplog))
+    assert "topsecret" not in caplog.text + repr([record.__dict__ for record in caplog.records])
+
+
+def test_arguments_that_cannot_be_read_are_logged_without_their_text(make_app, caplog):
+    """What the serializer says of them may hold them, so the line names its kind alone."""
+    fire, worker = make_app()
+
+    @fire.task(name="task")
+    def task(day: str = ""): ...
+
+    task.enqueue()
+    (job,) = worker.claim()
+    ended = worker.runner.prepare(attrs.evolve(job, arguments='{"topsecret":1}'), worker.holder)
+
+    (line,) = lines_of(caplog)
+
+    assert State.FAILED is ended.transition.to
+    assert "topsecret" in ended.transition.reason
+    assert ("ERROR", None) == (line.levelname, line.exc_info)
+    assert (
+        f"Job {job.id} of task 'task' has failed in attempt 1: its arguments cannot be read "
+        "(firelock.errors.SignatureMismatch); its history says why" == line.getMessage()
+    )
+    assert "topsecret" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("crashes", "level", "words"),
+    [
+        (0, "WARNING", "crashed in attempt 1, runs again at once: its process died: SIGSEGV"),
+        (2, "ERROR", "has failed in attempt 1: its process died: SIGSEGV"),
+    ],
+)
+def test_a_crash_is_logged_as_what_comes_of_it(make_app, caplog, crashes, level, words):
+    """A warning while it runs again, an error when it is failed for it."""
+    fire, worker = make_app()
+    fire.task(name="task")(lambda: None).enqueue()
+    (job,) = worker.claim()
+    job.crashes = crashes
+    run = worker.runner.prepare(job, worker.holder)
+    worker.runner.start(run)
+
+    worker.runner.crashed(run, "its process died: SIGSEGV")
+
+    (line,) = lines_of(caplog)
+    assert level == line.levelname
+    assert words in line.getMessage()
+
+
+def test_what_is_no_failure_is_not_logged(logged):
+    """A success, a snooze and a job that is handed back say nothing above DEBUG."""
+    assert [] == logged(lambda: 42)
+    assert [] == logged(lambda: Snooze(10))
+
+
+def test_lines_about_failed_jobs_can_be_turned_off(logged):
+    """`log_failures=False`, for those who report failures by a plugin."""
+    lines = logged(raising(ValueError("boom")), retry=Retry.never(), settings=Settings(log_failures=False))
+
+    assert [] == lines
+    assert State.FAILED is logged.ended.transition.to
+
+
+def test_an_elected_end_is_the_one_that_is_logged(logged):
+    """A plugin that makes something else of a failure is believed."""
+
+    def elect(job, proposed):
+        return attrs.evolve(proposed, to=State.DELETED)
+
+    (line,) = logged(raising(ValueError("boom")), retry=Retry.never(), plugins=[electing(elect)])
+
+    assert "failed in attempt 1 and is deleted: ValueError: boom" in line.getMessage()
+    assert "deleted" == line.outcome

@@ -116,3 +116,35 @@ def test_a_number_of_things_is_whole_in_the_environment_too():
     """FIRELOCK_WORKERS=2.5 is refused like workers=2.5."""
     with pytest.raises(ConfigurationError, match=r"Setting workers is 2\.5; it takes a whole"):
         Settings.from_environment(environment={"FIRELOCK_WORKERS": "2.5"})
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("1", True), ("true", True), ("On", True), ("yes", True),
+        ("0", False), (" FALSE ", False), ("off", False), ("no", False),
+    ],
+)  # fmt: skip
+def test_a_switch_is_read_from_the_environment(text, expected):
+    """By the words that people write for it."""
+    settings = Settings.from_environment({}, {"FIRELOCK_LOG_FAILURES": text})
+
+    assert settings.log_failures is expected
+
+
+def test_a_switch_is_read_from_the_table():
+    """As TOML writes it."""
+    assert Settings.from_environment({"log_failures": False}, {}).log_failures is False
+
+
+def test_a_word_that_is_no_switch_is_refused():
+    """With the words that are."""
+    with pytest.raises(ConfigurationError, match="FIRELOCK_LOG_FAILURES='maybe' is neither true nor false"):
+        Settings.from_environment({}, {"FIRELOCK_LOG_FAILURES": "maybe"})
+
+
+@pytest.mark.parametrize("value", [1, 0, "true", None])
+def test_a_switch_takes_no_number(value):
+    """True or False, so that a table and a program read alike."""
+    with pytest.raises(ConfigurationError, match="it takes true or false"):
+        Settings(log_failures=value)

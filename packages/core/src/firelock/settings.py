@@ -1,4 +1,4 @@
-"""Every number that can be set: its default, its environment name, its meaning."""
+"""Everything that can be set: its default, its environment name, its meaning."""
 
 from __future__ import annotations
 
@@ -30,6 +30,11 @@ def _number(default: float, *, least: float, most: float, doc: str) -> Any:  # n
     )
 
 
+def _switch(default: bool, *, doc: str) -> Any:  # noqa: ANN401 - attrs' own field; as `_number`
+    """Declare a setting that is on or off."""
+    return attrs.field(default=default, metadata={"least": False, "most": True, "doc": doc})
+
+
 @attrs.frozen(kw_only=True)
 class Settings:
     """How an app's servers and clients behave. Spans are seconds; `timedelta` is accepted.
@@ -57,6 +62,7 @@ class Settings:
     argument_limit: int = _number(32 * 1024, least=64, most=16 << 20, doc="bytes of a job's arguments")
     argument_warning: int = _number(4 * 1024, least=64, most=16 << 20, doc="bytes from which to warn")
     result_limit: int = _number(256 * 1024, least=64, most=16 << 20, doc="bytes of a job's result")
+    log_failures: bool = _switch(True, doc="a line in the log for each failed attempt")
 
     @classmethod
     def from_environment(
@@ -68,7 +74,8 @@ class Settings:
         for field in attrs.fields(cls):
             name = f"FIRELOCK_{field.name.upper()}"
             if name in environment:
-                values[field.name] = _read(name, environment[name])
+                read = _read_switch if str(field.type) == "bool" else _read
+                values[field.name] = read(name, environment[name])
             elif table and field.name in table:
                 values[field.name] = table[field.name]
         return cls(**values)  # type: ignore[arg-type]
@@ -108,6 +115,11 @@ class Settings:
 
 
 def _check(field: attrs.Attribute[object], value: object) -> None:
+    if str(field.type) == "bool":
+        if not isinstance(value, bool):
+            message = f"Setting {field.name} is {value!r}; it takes true or false."
+            raise ConfigurationError(message)
+        return
     least, most = field.metadata["least"], field.metadata["most"]
     is_whole = str(field.type) == "int"  # annotations are text in this module
     kinds = int if is_whole else int | float
@@ -123,3 +135,16 @@ def _read(name: str, text: str) -> float:
     except ValueError as error:
         message = f"{name}={text!r} is not a number."
         raise ConfigurationError(message) from error
+
+
+_SWITCHES = dict.fromkeys(("1", "true", "yes", "on"), True) | dict.fromkeys(
+    ("0", "false", "no", "off"), False
+)
+
+
+def _read_switch(name: str, text: str) -> bool:
+    value = _SWITCHES.get(text.strip().lower())
+    if value is None:
+        message = f"{name}={text!r} is neither true nor false; write 1 or 0."
+        raise ConfigurationError(message)
+    return value

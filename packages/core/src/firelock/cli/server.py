@@ -58,6 +58,7 @@ def _serve(options: argparse.Namespace, screen: Screen) -> int:
 
     from firelock.server.queue_choice import parse_queues  # noqa: PLC0415 - other commands run no server
     from firelock.server.supervisor import ServerOptions, Supervisor  # noqa: PLC0415
+    from firelock.server.surroundings import log_to_stderr  # noqa: PLC0415
 
     spec = options.spec or app_spec(options)
     if spec is None:
@@ -65,10 +66,7 @@ def _serve(options: argparse.Namespace, screen: Screen) -> int:
         hint = 'Name it, as shop.jobs:fire, or write app = "shop.jobs:fire" below [tool.firelock].'
         raise Problem(message, hint=hint, code=Exit.USAGE)
     parse_queues(options.queues)  # a wrong one is said here, before any process starts
-    logging.basicConfig(
-        level=logging.DEBUG if options.verbose else logging.INFO,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
+    log_to_stderr(logging.DEBUG if options.verbose else logging.INFO)
     server = ServerOptions(
         spec,
         queues=options.queues,

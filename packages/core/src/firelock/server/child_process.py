@@ -20,7 +20,7 @@ from firelock.server.lifeline import die_with_parent
 from firelock.server.loading import load_app, load_module
 from firelock.server.queue_choice import parse_queues
 from firelock.server.supervisor import EXIT_FAILED, EXIT_OK, EXIT_UNREACHABLE, EXIT_USAGE, share
-from firelock.server.surroundings import keep_streams_open
+from firelock.server.surroundings import keep_streams_open, log_to_stderr
 
 if TYPE_CHECKING:
     from firelock.app import Firelock
@@ -149,7 +149,7 @@ def main() -> int:
         signal.signal(number, signal.SIG_IGN)  # the supervisor hears them and tells us
     level = logging.DEBUG if options["is_verbose"] else logging.INFO
     keep_streams_open()
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    log_to_stderr(level)
     board = Board(int(descriptor), int(places))
     process = ChildProcess(os.fdopen(int(orders)), os.fdopen(int(reports), "w"), board, options)
     try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -28,7 +29,7 @@ from firelock.outcome import JobCancelled
 from firelock.server.lifeline import die_with_parent
 from firelock.server.loading import load_app, load_module
 from firelock.server.runner import Ended, ProcessDied, Run, Runner
-from firelock.server.surroundings import Surroundings, keep_streams_open
+from firelock.server.surroundings import Surroundings, keep_streams_open, log_to_stderr
 
 if TYPE_CHECKING:
     from firelock.app import Firelock
@@ -57,7 +58,8 @@ class IsolatedProcess:
         surroundings: Surroundings | None = None,
     ) -> None:
         before = surroundings or Surroundings()
-        self._app = {"storage": storage, "imports": list(imports)}
+        level = logging.getLogger().getEffectiveLevel()  # there it is as here, whoever chose it
+        self._app = {"storage": storage, "imports": list(imports), "log_level": level}
         self._is_ready = False
         self._lock = threading.Lock()
         self._current: Run | None = None  # whose `stop` may kill
@@ -268,7 +270,8 @@ def main() -> int:
     return 0
 
 
-def _load(app_spec: str, *, storage: str | None, imports: Sequence[str]) -> Firelock:
+def _load(app_spec: str, *, storage: str | None, imports: Sequence[str], log_level: int) -> Firelock:
+    log_to_stderr(log_level)
     app = load_app(app_spec, storage=storage)
     for name in imports:
         load_module(name)

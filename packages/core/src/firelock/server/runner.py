@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["CancelKind", "Ended", "ProcessDied", "Run", "Runner"]
 
 log = logging.getLogger(__name__)
+failures = logging.getLogger("firelock.jobs")  # a name of its own, so that people can tune these lines alone
 
 _JSON = "json"
 
@@ -89,6 +90,7 @@ class Runner:
         self._clock = app.client.clock
         self._retention = app.settings.retention
         self._keep = self._retention.succeeded
+        self._logs_failures = app.settings.log_failures
         self._console = console
         self._nothing: dict[str, tuple[str | None, str | None]] = {}
 
@@ -116,13 +118,17 @@ class Runner:
 
     def _unreadable(self, job: ClaimedJob, holder: Holder, error: Exception) -> Ended:
         at = self._clock.now()
-        return Ended(
+        ended = Ended(
             job,
             lifecycle.undecodable(
                 job, holder, at=at, error=describe_failure(error),
                 expires_at=self._retention.until(State.FAILED, at),
             ),
         )  # fmt: skip
+        # Without the error's words, which may hold arguments: a log is read by more people than the jobs are.
+        kind = ended.transition.error.type if ended.transition.error is not None else type(error).__name__
+        self._report(ended, f"its arguments cannot be read ({kind}); its history says why")
+        return ended
 
     def start(self, run: Run) -> None:
         """The run's clock is ticking."""
@@ -232,7 +238,9 @@ class Runner:
             case CancelKind.TIMEOUT:
                 error = _timeout_error(run, error)
         decision = self._decide(run, error)
-        return self._ended(run, self._transition_of(run, error, decision, at), at)
+        ended = self._ended(run, self._transition_of(run, error, decision, at), at)
+        self._report(ended, describe_error(error), error)
+        return ended
 
     def interrupted(self, run: Run, error: BaseException) -> Ended:
         """Return the end of a run that met an error outside of its task: no process for it, say.
@@ -256,7 +264,9 @@ class Runner:
             reason=f"no end could be made of it: {describe_error(error)}",
             expires_at=self._retention.until(State.FAILED, at),
         )  # fmt: skip
-        return Ended(run.job, transition, max(0, at - run.started_at))
+        ended = Ended(run.job, transition, max(0, at - run.started_at))
+        self._report(ended, describe_error(error), error)
+        return ended
 
     def passed_over(self, run: Run) -> Ended:
         """Return the end of a run that was void before it started; the refusal tells that nobody runs it."""
@@ -278,7 +288,9 @@ class Runner:
             run.job, run.holder, at=at, started_at=run.started_at, reason=reason, error=error,
             expires_at=self._retention.until(State.FAILED, at),
         )  # fmt: skip
-        return self._ended(run, transition, at)
+        ended = self._ended(run, transition, at)
+        self._report(ended, reason)
+        return ended
 
     def _handed_back(self, run: Run, at: int, reason: str) -> Transition:
         return lifecycle.handed_back(run.job, run.holder, at=at, started_at=run.started_at, reason=reason)
@@ -355,9 +367,38 @@ class Runner:
         if isinstance(elected, Transition) and _guards(elected) == guards and _is_possible(elected):
             return elected if elected.to is State.SCHEDULED else attrs.evolve(elected, due_at=None)
         log.error(
-            "An elect_transition hook answered %r, which cannot end this run; it is passed over.", elected
+            "An elect_transition hook answered a %s that cannot end this run; it is passed over.",
+            type(elected).__name__,  # not the value itself: a job holds its arguments
         )
         return proposed
+
+    # ---- saying so in the log ----------------------------------------------------------------------------
+
+    def _report(self, ended: Ended, what: str, error: BaseException | None = None) -> None:
+        """A failed attempt has its line in the log: a warning if the job runs again, else an error.
+
+        No line holds an argument; what the task's own exception says is its author's.
+        """
+        if not self._logs_failures:
+            return
+        job, transition = ended.job, ended.transition
+        verb = "failed" if transition.crashes is None else "crashed"
+        is_over = transition.to in {State.FAILED, State.DELETED}
+        told = f"has failed in attempt {job.attempt}"
+        if transition.to is not State.FAILED:
+            told = f"{verb} in attempt {job.attempt}{_what_follows(transition)}"
+        failures.log(
+            logging.ERROR if is_over else logging.WARNING,
+            "Job %s of task %r %s: %s", job.id, job.task, told, what,
+            exc_info=error if is_over else None,
+            extra={
+                "event": f"job_{_EVENTS.get(transition.to, 'retried')}",
+                "job_id": job.id, "task": job.task, "queue": job.queue, "attempt": job.attempt,
+                "retries": job.retries, "outcome": str(transition.to),
+                "error_type": None if transition.error is None else transition.error.type,
+                "fingerprint": None if transition.error is None else transition.error.fingerprint,
+            },
+        )  # fmt: skip
 
 
 def _guards(transition: Transition) -> tuple[object, ...]:
@@ -369,6 +410,25 @@ def _is_possible(transition: Transition) -> bool:
     return lifecycle.is_legal(State.PROCESSING, to) and (
         to is not State.SCHEDULED or transition.due_at is not None
     )
+
+
+_EVENTS = {State.FAILED: "failed", State.DELETED: "deleted", State.SUCCEEDED: "succeeded"}
+
+
+def _what_follows(transition: Transition) -> str:
+    """Return what becomes of a job that did not end as failed, as the rest of a sentence."""
+    match transition.to:
+        case State.DELETED:
+            return " and is deleted"
+        case State.SUCCEEDED:
+            return " and counts as succeeded, as a plugin chose"
+    wait = 0 if transition.due_at is None else transition.due_at - transition.at
+    when = f"in {wait / SECOND:.3g} s" if wait > 0 else "at once"
+    if transition.crashes is not None:
+        return f", runs again {when}"
+    if transition.retries is None:
+        return f", runs again {when} without a retry"
+    return f", retry {transition.retries} {when}"
 
 
 class ProcessDied(FirelockError):

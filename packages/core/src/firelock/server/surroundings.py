@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import sys
 
-__all__ = ["Surroundings", "keep_streams_open"]
+__all__ = ["Surroundings", "keep_streams_open", "log_to_stderr"]
 
 
 class _Forks:
@@ -72,3 +73,12 @@ def keep_streams_open() -> None:
         stream = _Unclosable(io.BufferedWriter(raw), errors="backslashreplace", line_buffering=True)
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
+
+
+def log_to_stderr(level: int) -> None:
+    """What is logged from this level on goes to stderr, a line each, alike in all processes of a server.
+
+    For processes that are Firelock's own; one that already has handlers keeps them. The app is imported
+    later, so its own `logging.config` wins.
+    """
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
