@@ -87,7 +87,7 @@ def drawn(chance: random.Random, jobs: Sequence[JobRecord]) -> JobFilter:
         "tag": chance.choice(["eu", "ü{x}", "none"]), "server": "host:a", "recurring_id": "nightly",
         "fingerprint": chance.choice(["plain", 'quo"ted', ', "plain']), "is_retrying": chance.random() < 0.5,
         "id_prefix": one.id[: chance.choice([1, 34, 36])], "since": STAMP + 1, "until": STAMP + 3,
-        "parent_id": next(job.parents[0].parent_id for job in jobs if job.parents),
+        "by_due": True, "parent_id": next(job.parents[0].parent_id for job in jobs if job.parents),
     }  # fmt: skip
     return JobFilter(**{name: value for name, value in values.items() if chance.random() < 0.2})
 

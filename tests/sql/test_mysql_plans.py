@@ -98,6 +98,7 @@ def test_no_verb_reads_more_than_it_returns(scene, reads):
         JobFilter(queue="low"),
         JobFilter(state=State.ENQUEUED),
         JobFilter(state=State.DELETED),
+        JobFilter(state=State.SCHEDULED, by_due=True),
     ],
     ids=lambda where: " ".join(str(value) for value in attrs.astuple(where) if value) or "all",
 )

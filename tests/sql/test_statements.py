@@ -33,10 +33,13 @@ LISTS = {"ids", "seqs", "edges"}
 def walks():
     """Every way to a page that a filter can lead to, with every condition tested on the way."""
     everything = frozenset(_CONDITIONS)
-    for index in ("listed", "by_task", "holder", "tagged", *filter(None, _RARE_INDEXES.values())):
+    for index in ("listed", "due", "by_task", "holder", "tagged", *filter(None, _RARE_INDEXES.values())):
         for is_oldest_first in (True, False):
-            led_by = frozenset({"tag"} if index == "tagged" else {"state"} if index == "listed" else ())
-            yield _Walk(index, led_by, everything - led_by, True, is_oldest_first, True, True, True)
+            led_by = frozenset(
+                {"tag"} if index == "tagged" else {"state"} if index in {"listed", "due"} else ()
+            )
+            time = "due_at" if index == "due" else "changed_at"
+            yield _Walk(index, led_by, everything - led_by, time, is_oldest_first, True, True, True)
 
 
 def every_statement():

@@ -512,13 +512,28 @@ def test_every_filter_comes_back(fire):
     where = JobFilter(
         State.SCHEDULED, "t", "q", "tag \u2028", "server", "print", "nightly", "0193", "parent", 1, 2, True
     )
-    fields = {field.name: getattr(where, field.name) for field in attrs.fields(JobFilter)}
+    names = {field.name for field in attrs.fields(JobFilter)} - {
+        "by_due"
+    }  # an order, and no operation has one
+    fields = {name: getattr(where, name) for name in names}
     assert None not in fields.values()
 
     for one in [where, *(JobFilter(**{name: value}) for name, value in fields.items())]:
         started = fire.operations.start("requeue", one, by="ada", contains={"error": "\ud800\x00"})
         assert started == fire.operations.get(started.id)
         assert attrs.evolve(one, until=started.where.until) == started.where
+
+
+def test_an_operation_on_a_list_by_due_is_one_on_its_jobs(fire):
+    """The order is none of its own; a window of due instants is refused, since its own is that of changes."""
+    by_due = JobFilter(by_due=True, queue="bulk")
+
+    started = fire.operations.start("delete", by_due, by="ada")
+
+    expected = JobFilter(state=State.SCHEDULED, queue="bulk")
+    assert expected == attrs.evolve(started.where, until=None)
+    with pytest.raises(ConfigurationError, match="by due with since or until is refused"):
+        fire.operations.start("delete", attrs.evolve(by_due, since=1), by="ada")
 
 
 def test_a_state_as_text_is_a_state(fire):

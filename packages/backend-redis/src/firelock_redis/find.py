@@ -23,7 +23,8 @@ def find_jobs(
     not on the page.
     """
     behind = None if cursor is None else selection.read_cursor(cursor, where, oldest_first=oldest_first)
-    if limit <= 0 or (where.is_retrying and where.state not in {None, State.SCHEDULED}):
+    is_scheduled = where.is_retrying or where.by_due
+    if limit <= 0 or (is_scheduled and where.state not in {None, State.SCHEDULED}):
         return Page([], None)
     if where.id_prefix is not None and len(where.id_prefix) >= _ID_LENGTH:
         jobs = [job for job in get(database, [where.id_prefix]) if job is not None]

@@ -1,9 +1,10 @@
 """Where the jobs of a list stand: the lists that hold its parts are read and merged as far as a page needs.
 
 Each partition keeps a list of its own for every state and queue, by the instant of the change; for every tag,
-parent and recurring job, by creation; and one of all its jobs. Where few jobs have what is looked for, their
-list is read whole and sorted. Otherwise lists in the order of the page are walked, and the rest is judged on
-the way, so far and no farther: a page answers in bounded time at any size, and may be short with a cursor.
+parent and recurring job, by creation; one of its scheduled jobs, by when they are due; and one of all its
+jobs. Where few jobs have what is looked for, their list is read whole and sorted. Otherwise lists in the
+order of the page are walked, and the rest is judged on the way, so far and no farther: a page answers in
+bounded time at any size, and may be short with a cursor.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ _LEAST = 8  # asked of each of several ways at first
 _LEAST_COST = 300
 _TOGETHER = 32  # lists that one script walks as one
 _ALL = ("all",)
+_DUE = ("due",)
 _NOWHERE = ("", "")
 
 
@@ -105,11 +107,12 @@ class _Way:
 
     def _conditions(self, where: JobFilter) -> tuple[object, ...]:
         """Return the conditions that each job is judged by, those apart that hold for all of these lists."""
-        are_of_state = all(name[:2] in {"l:", "he"} for name in self.lists)
+        are_of_state = all(name[:2] in {"l:", "he", "du"} for name in self.lists)
         are_of_queue = all(name[:2] == "l:" for name in self.lists)
+        state = State.SCHEDULED if where.by_due else where.state
         return (
             where.id_prefix or "",
-            "" if where.state is None or are_of_state else LETTERS[where.state],
+            "" if state is None or are_of_state else LETTERS[state],
             "" if where.queue is None or are_of_queue else where.queue,
             "" if where.task is None else task_head(where.task),
             "" if where.server is None else quoted(where.server),
@@ -149,6 +152,9 @@ def _ways(database: Database, where: JobFilter) -> Iterator[_Way]:
 
 def _ways_of(database: Database, partition: int, where: JobFilter) -> Iterator[_Way]:
     rare, few = _rare_lists(where), RARE // database.partitions.number
+    if where.by_due and not rare and where.queue is None:
+        yield _Way(partition, _DUE)
+        return
     letters = _letters(where, is_rare=bool(rare))
     if not letters and not rare:
         yield _Way(partition, _ALL)
@@ -161,12 +167,18 @@ def _ways_of(database: Database, partition: int, where: JobFilter) -> Iterator[_
     if rare:
         length, name = lengths[0]
         others = [other for _, other in lengths[1:]]
-        if where.state is None:
+        if where.by_due:
+            is_few = length <= few
+            yield _Way(partition, [name], others, "due") if is_few else _Way(partition, _DUE, rare)
+        elif where.state is None:
             yield _Way(partition, [name], others)
         elif length <= min(few, total):
             yield _Way(partition, [name], others, "changed")
         else:
             yield from _merged(partition, list(lists), rare)
+    elif where.by_due:
+        is_few = total <= few
+        yield from _merged(partition, list(lists), (), "due") if is_few else [_Way(partition, _DUE)]
     elif where.state is not None:
         yield from _merged(partition, list(lists), ())
     elif total <= few:
@@ -188,6 +200,8 @@ def _rare_lists(where: JobFilter) -> list[str]:
 
 def _letters(where: JobFilter, *, is_rare: bool) -> str:
     """Return the states whose lists together have each job of the filter, and may be few enough to sort."""
+    if where.by_due:
+        return LETTERS[State.SCHEDULED]
     if where.state is not None:
         return LETTERS[where.state]
     if is_rare:

@@ -22,7 +22,17 @@ from firelock_sql.database import Database, Transaction
 from firelock_sql.parts import Part, find_parts, size_of
 from firelock_sql.reads import get_jobs
 from firelock_sql.statements import Statement, Value
-from firelock_sql.tables import ONE, ZERO, edges, is_retrying, job_tags, jobs, pinned, text_literal
+from firelock_sql.tables import (
+    ONE,
+    ZERO,
+    edges,
+    is_retrying,
+    is_scheduled,
+    job_tags,
+    jobs,
+    pinned,
+    text_literal,
+)
 
 __all__ = ["SCANNED", "find_jobs"]
 
@@ -92,7 +102,7 @@ class _Walk:
     index: str | None
     led_by: frozenset[str]  # conditions that hold for every row of the walk
     tested: frozenset[str]  # conditions that each row is tested for
-    is_by_change: bool  # time is changed_at, else created_at
+    time: str  # the column of the order
     is_oldest_first: bool
     has_since: bool
     has_until: bool
@@ -106,6 +116,7 @@ class _Query:
     conditions: frozenset[str]
     parameters: Mapping[str, Value]
     state: State | None
+    time: str
     limit: int
     is_oldest_first: bool
     place: selection.Place | None  # of the cursor
@@ -116,7 +127,7 @@ class _Query:
             index,
             led_by,
             self.conditions - led_by,
-            self.state is not None,
+            self.time,
             self.is_oldest_first,
             "since" in self.parameters,
             "until" in self.parameters,
@@ -135,8 +146,14 @@ def find_jobs(
 ) -> Page:
     """See `Storage.find`."""
     conditions, parameters = _read_filter(where)
+    state = where.state
+    if where.by_due:
+        if state not in {None, State.SCHEDULED}:
+            return Page([], None)
+        state = State.SCHEDULED
     place = None if cursor is None else selection.read_cursor(cursor, where, oldest_first=oldest_first)
-    query = _Query(conditions, parameters, where.state, limit, oldest_first, place)
+    order = "due_at" if where.by_due else "created_at" if state is None else "changed_at"
+    query = _Query(conditions, parameters, state, order, limit, oldest_first, place)
     rows, most = _rows(tx, query)
     found: list[selection.Place] = []
     looked_at, last = 0, (0, "")
@@ -166,6 +183,8 @@ def _read_filter(where: JobFilter) -> tuple[frozenset[str], dict[str, Value]]:
     }
     if where.state is not None:
         parameters["state"] = where.state.value
+    if where.by_due:
+        parameters["state"] = State.SCHEDULED.value
     conditions = {*parameters} - {"since", "until"}
     if where.id_prefix:
         conditions.add("id_prefix")
@@ -199,7 +218,7 @@ def _rows(tx: Transaction, query: _Query) -> tuple[Iterator[_Found], int | None]
             return _merged(tx, query, walk, parts), SCANNED if walk.tested else None
         if size_of(tx, parts, RARE + 1) <= RARE:
             return _merged(tx, query, query.walk("by_task", everything), parts), None
-    walk = query.walk("listed", frozenset({"state"}))
+    walk = query.walk("due" if query.time == "due_at" else "listed", frozenset({"state"}))
     return _along(tx, query, walk), SCANNED if walk.tested else None
 
 
@@ -261,7 +280,7 @@ def _along(
 def _statement(walk: _Walk) -> Statement:
     if walk.index == "tagged":
         return Statement(_paged(_tagged(walk), walk, job_tags.c.created_at, job_tags.c.job_id))
-    time = jobs.c.changed_at if walk.is_by_change else jobs.c.created_at
+    time = jobs.c[walk.time]
     statement: Select[Any] = select(
         time, jobs.c.id, _is_match([_TESTS[name] for name in sorted(walk.tested)])
     )
@@ -270,6 +289,8 @@ def _statement(walk: _Walk) -> Statement:
         statement = statement.where(*_PART)
     if walk.index == "listed":
         statement = statement.where(jobs.c.state != text_literal(State.PROCESSING))
+    if walk.index == "due":
+        statement = statement.where(is_scheduled, jobs.c.due_at.is_not(None))
     if walk.index == "holder":
         statement = statement.where(jobs.c.session.is_not(None))
     if walk.index is not None:

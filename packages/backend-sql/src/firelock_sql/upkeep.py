@@ -50,7 +50,7 @@ _CHILDREN_AT_ONCE = 1_000
 _due = (
     pinned(select(jobs.c.seq, jobs.c.id, jobs.c.queue, jobs.c.history_lines), "due")
     .where(is_scheduled, jobs.c.due_at <= bindparam("now"))
-    .order_by(jobs.c.due_at, jobs.c.seq)
+    .order_by(jobs.c.due_at, jobs.c.id)
     .limit(bindparam("most"))
 )
 _DUE, _TAKE_DUE = Statement(_due), Statement(_due.with_for_update(skip_locked=True, key_share=True))

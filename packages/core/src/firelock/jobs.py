@@ -82,10 +82,12 @@ class Jobs:
         limit: int = 50,
         cursor: str | None = None,
         oldest_first: bool = False,
+        by_due: bool = False,
     ) -> JobPage:
         """Return a page of the jobs that match all that is given, newest first.
 
-        Time is that of the last change of state where `state` is given, else of creation.
+        Time is that of the last change of state where `state` is given, else of creation. With `by_due` only
+        scheduled jobs are found, and time is when they are due: with `oldest_first` the soonest comes first.
 
         Raises:
             ConfigurationError: the state is unknown or the limit is not 1 to 500.
@@ -104,6 +106,7 @@ class Jobs:
             id_prefix=id_prefix,
             since=None if since is None else micros(since),
             until=None if until is None else micros(until),
+            by_due=True if by_due else None,
         )
         return self.page(where, limit=limit, cursor=cursor, oldest_first=oldest_first)
 

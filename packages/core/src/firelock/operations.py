@@ -304,6 +304,14 @@ def _filter(where: JobFilter) -> JobFilter:
     if not isinstance(where, JobFilter):
         message = f"where={shown(where)} is no filter; write JobFilter(state=State.FAILED)."
         raise ConfigurationError(message)
+    if where.by_due:
+        if where.since is not None or where.until is not None:
+            message = (
+                "A filter by due with since or until is refused: an operation's window is that of its jobs' "
+                "last change. Leave out by_due, or the window."
+            )
+            raise ConfigurationError(message)
+        where = attrs.evolve(where, by_due=None, state=where.state or State.SCHEDULED)
     return where if where.state is None else attrs.evolve(where, state=to_choice(State, "state", where.state))
 
 

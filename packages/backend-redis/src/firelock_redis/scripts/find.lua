@@ -4,7 +4,7 @@
 -- KEYS  1 base; derived: the lists named, jobs payloads all (see jobs.lua)
 -- ARGV  1 1 for the oldest first; 2 the score to begin with, 3 the score before which to end; 4, 5 score and id of the
 --       place behind which to begin; 6 how many are wanted; 7 what it may cost, in about a microsecond;
---       8 the time that is told: score, created, or changed, as the record says;
+--       8 the time that is told: score, created, or changed or due, as the record says;
 --       conditions: 9 beginning of the id, 10 letter of the state, 11 queue, 12 task and tab as a payload begins,
 --       13 server as JSON, 14 fingerprint as JSON, 15 1 where the job waits for a retry, 0 where it does not;
 --       16 the number of lists that the job has to be in, their names, and the names of the lists to walk;
@@ -19,7 +19,7 @@ local oldest_first, since, before, place_score, place_id = ARGV[1] == '1', ARGV[
 local wanted, budget, told = tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8]
 local prefix, state, queue, task, server, fingerprint, retrying = unpack(ARGV, 9, 15)
 local sets = tonumber(ARGV[16])
-local reads_record = told == 'changed' or state .. queue .. server .. fingerprint .. retrying ~= ''
+local reads_record = told == 'changed' or told == 'due' or state .. queue .. server .. fingerprint .. retrying ~= ''
 local spent = 0
 
 -- ---- the walk --------------------------------------------------------------------------------------------------
@@ -147,6 +147,7 @@ local function ends_with_fingerprint(line)
   return mark == ' ' or mark == ','  -- an inner quotation mark has another character before it
 end
 
+local DUE = '^.*\n' .. string.rep('[^\t\n]*\t', 5) .. '(%-?%d+)\t'
 local SERVER = '^.*\n' .. string.rep('[^\t\n]*\t', 6) .. '([^\t\n]*)\t'
 
 local function is_wanted_record(text)
@@ -184,6 +185,7 @@ local function meeting(places)
       if text and is_wanted_record(text) then
         left[#left + 1] = place
         if told == 'changed' then place.time = match(text, '^.*\n(%-?%d+)\t') or place.time end
+        if told == 'due' then place.time = match(text, DUE) or place.time end
       end
     end
   end

@@ -49,6 +49,8 @@ def _in_order(table: Table, where: JobFilter, start: Entry | None, *, oldest_fir
 
 
 def _order_of(table: Table, where: JobFilter) -> Order:
+    if where.by_due:
+        return table.due
     if where.parent_id is None:
         return table.by_time if where.state is None else table.by_state[where.state]
     order = Order()

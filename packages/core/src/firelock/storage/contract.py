@@ -274,8 +274,9 @@ class Storage(ABC):
     ) -> Page:
         """Return a page of matching jobs in order of time, newest first unless told otherwise.
 
-        Time is `changed_at` where the filter names a state, else `created_at`; ties in order of id, newest
-        first with the largest id first. `since` and `until` cut by the same time. `tag` is exact,
+        Time is `due_at` where the filter is by due, which finds scheduled jobs alone; else `changed_at` where
+        it names a state; else `created_at`. Ties are in order of id, newest first with the largest id first,
+        and by due the newest are those due last. `since` and `until` cut by the same time. `tag` is exact,
         `id_prefix` a prefix. A cursor is opaque, belongs to one filter and direction, and stays good while
         jobs come and go; a bad one raises `StorageError`. A page may be short, or empty, and still have a
         cursor, where a storage bounds how far it looks for what is rare; only a page without one is the last.

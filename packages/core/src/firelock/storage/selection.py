@@ -11,7 +11,7 @@ from typing import TypeVar
 from zlib import crc32
 
 from firelock.errors import StorageError
-from firelock.job import JobRecord
+from firelock.job import JobRecord, State
 from firelock.storage.values import JobFilter, Page, Record
 
 __all__ = [
@@ -49,6 +49,7 @@ def matches(job: JobRecord, where: JobFilter) -> bool:
         and (where.id_prefix is None or job.id.startswith(where.id_prefix))
         and (where.parent_id is None or any(where.parent_id == edge.parent_id for edge in job.parents))
         and where.is_retrying in (None, job.is_retrying)
+        and (not where.by_due or job.state is State.SCHEDULED)
     )
 
 
@@ -59,7 +60,9 @@ def is_in_window(job: JobRecord, where: JobFilter) -> bool:
 
 
 def listed_at(job: JobRecord, where: JobFilter) -> int:
-    """Return the instant at which the job stands in the list of this filter."""
+    """Return the instant at which the job, which matches the filter, stands in its list."""
+    if where.by_due and job.due_at is not None:
+        return job.due_at
     return job.created_at if where.state is None else job.changed_at
 
 

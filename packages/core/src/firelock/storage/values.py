@@ -181,6 +181,7 @@ class JobFilter:
     since: int | None = None  # inclusive, by the order of the list: see `Storage.find`
     until: int | None = None  # exclusive
     is_retrying: bool | None = None
+    by_due: bool | None = None  # True: scheduled jobs alone, and `due_at` is the time they are in order of
 
 
 @attrs.frozen

@@ -131,14 +131,14 @@ class SmallRules(Ground):
         assert sorted(set(numbers)) == numbers, "lines of a log are not in order of number"
 
     @rule(
-        state=st.none() | st.sampled_from(State), queue=st.none() | st.sampled_from(QUEUES),
-        is_retrying=st.none() | st.booleans(), limit=st.integers(1, 4), oldest_first=st.booleans(),
+        where=st.builds(
+            JobFilter, state=st.none() | st.sampled_from(State), queue=st.none() | st.sampled_from(QUEUES),
+            is_retrying=st.none() | st.booleans(), by_due=st.sampled_from([None, True]),
+        ),
+        limit=st.integers(1, 4), oldest_first=st.booleans(),
     )  # fmt: skip
-    def find(
-        self, state: State | None, queue: str | None, is_retrying: bool | None, limit: int, oldest_first: bool
-    ) -> None:
+    def find(self, where: JobFilter, limit: int, oldest_first: bool) -> None:
         """Somebody walks a list: each storage in its own order of time, both with the same jobs."""
-        where = JobFilter(state=state, queue=queue, is_retrying=is_retrying)
         self.twin.ask(lambda storage: sorted(_walked(storage, where, limit, oldest_first=oldest_first)))
         self.twin.ask(
             lambda storage: [(one.fingerprint, one.count, one.newest_at) for one in storage.failure_groups(5)]
@@ -154,6 +154,7 @@ def _walked(storage: Storage, where: JobFilter, limit: int, *, oldest_first: boo
         page = storage.find(where, limit=limit, cursor=page.cursor, oldest_first=oldest_first)
         assert page.jobs, "a cursor opened an empty page"
         jobs += page.jobs
-    keys = [(job.created_at if where.state is None else job.changed_at, job.id) for job in jobs]
+    name = "due_at" if where.by_due else "created_at" if where.state is None else "changed_at"
+    keys = [(getattr(job, name), job.id) for job in jobs]
     assert sorted(keys, reverse=not oldest_first) == keys, "a list is not in order of time"
     return [job.id for job in jobs]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import attrs
 import pytest
 
 from firelock.errors import StorageError
@@ -152,6 +153,62 @@ class FindDuty(StorageFixtures):
 
         assert [retrying] == _found(scene, JobFilter(is_retrying=True))
         assert {snoozed, scheduled, ended} == set(_found(scene, JobFilter(is_retrying=False)))
+
+    def test_scheduled_jobs_are_listed_in_order_of_when_they_are_due(self, scene: Scene) -> None:
+        """A filter by due finds scheduled jobs alone; the soonest, or the last, comes first.
+
+        If this fails: what starts next is on the last page of what is scheduled.
+        """
+        late, soon, later = (scene.schedule(60 * minutes) for minutes in (20, 10, 30))
+        retrying = scene.settle(retries(scene.run(scene.begin()), due_at=scene.now() + 15 * 60 * SECOND))
+        scene.add()
+
+        by_due = JobFilter(state=State.SCHEDULED, by_due=True)
+
+        assert [soon, retrying, late, later] == _found(scene, by_due, oldest_first=True)
+        assert [later, late, retrying, soon] == _found(scene, by_due)
+        assert [soon, retrying, late, later] == _found(scene, JobFilter(by_due=True), oldest_first=True)
+        assert [] == _found(scene, JobFilter(state=State.ENQUEUED, by_due=True))
+
+    def test_a_filter_by_due_narrows_like_any_other(self, scene: Scene) -> None:
+        """Its other fields hold, and its window of time is that of the instants at which jobs are due.
+
+        If this fails: "due within the hour" shows what was scheduled within the hour, or other queues' jobs.
+        """
+        due = [BASE + minute * 60 * SECOND for minute in range(4)]
+        fields: dict[str, object] = {
+            "state": State.SCHEDULED,
+            "queue": "mail",
+            "task": "send",
+            "tags": ("eu",),
+        }
+        ids = [scene.add(due_at=at, **fields) for at in due]
+        scene.add(**{**fields, "due_at": due[1], "queue": "other", "task": "read", "tags": ("us",)})
+        ended = scene.settle(retries(scene.run(scene.begin()), due_at=due[2] + 1))
+
+        for where in (JobFilter(queue="mail"), JobFilter(task="send"), JobFilter(tag="eu")):
+            within = attrs.evolve(where, by_due=True, since=due[1], until=due[3], is_retrying=False)
+            assert ids[1:3] == _found(scene, within, oldest_first=True)
+        assert [ended] == _found(scene, JobFilter(by_due=True, is_retrying=True, queue="default"))
+
+    @pytest.mark.parametrize("oldest_first", [False, True])
+    def test_pages_by_due_show_each_job_once(self, scene: Scene, oldest_first: bool) -> None:
+        """Walking them shows every scheduled job once, in order of due and id, while the first ones leave.
+
+        If this fails: jobs due at one instant are left out or shown twice where pages meet.
+        """
+        ids = [scene.add(state=State.SCHEDULED, due_at=BASE + place // 3) for place in range(9)]
+        ordered = [one for start in range(0, 9, 3) for one in sorted(ids[start : start + 3])]
+        ordered = ordered if oldest_first else ordered[::-1]
+        where = JobFilter(state=State.SCHEDULED, by_due=True)
+
+        pages = _walk(scene, where, 2, oldest_first=oldest_first)
+        first = scene.storage.find(where, limit=2, oldest_first=oldest_first)
+        scene.storage.apply([deletes(id) for id in ordered[:2]])
+        second = scene.storage.find(where, limit=2, cursor=first.cursor, oldest_first=oldest_first)
+
+        assert [ordered[start : start + 2] for start in range(0, 9, 2)] == pages
+        assert ordered[2:4] == [job.id for job in second.jobs]
 
     def test_a_window_is_half_open(self, scene: Scene) -> None:
         """`since` is inclusive and `until` exclusive, by the instant the list is ordered by.
