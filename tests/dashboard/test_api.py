@@ -85,7 +85,7 @@ def test_a_job_is_rescheduled_and_copied(client, fire, send):
     copy = client.act("/api/jobs/copy", {"id": job.id})
 
     assert 1 == moved.json()["changed"]
-    assert 2030 == fire.jobs.get(job.id).due_at.year
+    assert 2030 == fire.jobs.get(job.id).next_due_at.year
     assert 201 == copy.status
     assert "mail" == fire.jobs.get(copy.json()["id"]).queue
 

@@ -74,14 +74,26 @@ def failing(fire):
 # ---- the snapshot ----------------------------------------------------------------------------------------
 
 
-def test_a_handle_shows_what_was_when_it_was_made(adding, worker):
-    """The state is a snapshot; a new handle shows the state of now."""
+def test_a_handle_shows_what_it_saw_last(adding, worker):
+    """The state is that of the last look; `refresh()` looks, and returns the handle itself."""
     job = adding.enqueue(1)
 
     worker.run()
+    before, same = job.state, job.refresh()
 
-    assert (State.ENQUEUED, State.SUCCEEDED) == (job.state, job.refresh().state)
-    assert State.SUCCEEDED is asyncio.run(job.arefresh()).state
+    assert (State.ENQUEUED, State.SUCCEEDED) == (before, job.state)
+    assert same is job
+
+
+def test_arefresh_looks_too(adding, worker):
+    """The coroutine updates the handle as the verb does, and returns it."""
+    job = adding.enqueue(1)
+
+    worker.run()
+    same = asyncio.run(job.arefresh())
+
+    assert (job, State.SUCCEEDED) == (same, job.state)
+    assert same is job
 
 
 def test_handles_of_one_job_are_equal(adding, fire):
@@ -89,25 +101,173 @@ def test_handles_of_one_job_are_equal(adding, fire):
     job, other = adding.enqueue(1), adding.enqueue(2)
 
     assert job == job.refresh() == fire.jobs.get(job.id)
-    assert {job} == {job, job.refresh()}
+    assert {job} == {job, fire.jobs.get(job.id)}
     assert (True, True) == (job != other, job != job.id)
     assert f"<Job {job.id} add enqueued>" == repr(job)
 
 
-def test_a_handle_reads_what_it_does_not_have(adding, worker):
-    """What only the storage knows is read when asked for."""
+def facts_of(job):
+    """Return what every property of the handle shows."""
+    return {
+        name: getattr(job, name)
+        for name, value in vars(type(job)).items()
+        if isinstance(value, property) and not name.startswith("_")
+    }
+
+
+def test_a_fresh_handle_shows_what_was_enqueued(adding):
+    """It has seen its job handed over and no more: nothing has run, nothing has failed."""
     job = adding.schedule(LATER, 1)
-    waiting = (job.task, job.queue, job.priority, job.tags, job.due_at, job.reason, job.created_at.tzinfo)
-    facts = (job.attempt, job.retries, job.server, job.started_at, job.ended_at, job.error)
 
-    job.requeue()
+    shown = facts_of(job)
+
+    assert {
+        "task": "add", "state": State.SCHEDULED, "queue": "sums", "priority": 5, "tags": ("a:1",),
+        "reason": None, "created_at": job.created_at, "due_at": LATER, "next_due_at": LATER, "error": None,
+        "attempt": 0, "retries": 0, "server": None, "started_at": None, "ended_at": None,
+    } == shown  # fmt: skip
+    assert UTC is job.created_at.tzinfo
+
+
+def test_a_refreshed_handle_shows_how_its_job_ran(adding, worker):
+    """Attempt, server and instants are those of the last look."""
+    job = adding.enqueue(1)
+
     worker.run()
-    done = job.refresh()
+    job.refresh()
 
-    assert ("add", "sums", 5, ("a:1",), LATER, None, UTC) == waiting
-    assert (0, 0, None, None, None, None) == facts
-    assert (1, "host:a", None) == (done.attempt, done.server, done.due_at)
-    assert done.started_at <= done.ended_at
+    assert (1, 0, "host:a", None) == (job.attempt, job.retries, job.server, job.error)
+    assert job.created_at <= job.started_at <= job.ended_at
+
+
+def test_what_a_job_was_made_for_stays(adding, worker):
+    """`due_at` is what `JobContext.due_at` says, always; `next_due_at` is what it waits for."""
+    later, now = adding.schedule(LATER, 1), adding.enqueue(1)
+    waiting = (later.due_at, later.next_due_at, now.due_at, now.next_due_at)
+
+    later.requeue()
+    worker.run()
+    ended = [(job.due_at, job.next_due_at) for job in (later.refresh(), now.refresh())]
+
+    assert (LATER, LATER, now.created_at, None) == waiting
+    assert [(LATER, None), (now.created_at, None)] == ended
+
+
+def test_a_retry_is_what_a_job_waits_for(fire, worker):
+    """The retry's instant is the next one; what the job was made for stays."""
+
+    def fail():
+        raise ValueError
+
+    job = fire.task(name="again", retry=Retry.fixed(60, jitter=0))(fail).enqueue()
+    worker.run()
+    job.refresh()
+
+    assert job.created_at == job.due_at
+    assert timedelta(seconds=60) == job.next_due_at - fire.jobs.get(job.id).history()[-1].at
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda adding: adding.enqueue(1),
+        lambda adding: adding.enqueue_many([(1,), (2,)])[1],
+        lambda adding: adding.schedule(LATER, 1).then(adding, 2),
+        lambda adding: adding.enqueue(1).refresh(),
+        lambda adding: adding.enqueue(1).delete(),
+    ],
+    ids=["fresh", "of many", "continuation", "refreshed", "deleted"],
+)
+def test_no_property_reads_the_storage(adding, fire, make):
+    """A coroutine may look at a handle: what it shows was seen before."""
+    job = make(adding)
+    fire.storage.fail_always("get", StorageUnavailable("gone"))
+
+    shown = facts_of(job)
+
+    assert ("add", 0, None) == (shown["task"], shown["attempt"], shown["error"])
+
+
+def test_handles_of_many_jobs_are_updated_one_by_one(fire, worker):
+    """What one of them has seen, the others have not."""
+    first, second = fire.task(name="plain")(add).enqueue_many([(1,), (2,)])
+
+    worker.run()
+    first.refresh()
+
+    assert (State.SUCCEEDED, State.ENQUEUED) == (first.state, second.state)
+    assert (2, State.SUCCEEDED) == (second.result(), second.state)
+    assert [first.id, second.id] == [first.record().id, second.record().id]
+
+
+def test_a_result_leaves_the_handle_at_what_it_saw(adding, worker):
+    """Who has the result need not ask for the state."""
+    job, awaited = adding.enqueue(1), adding.enqueue(2)
+    worker.run()
+
+    job.result()
+    asyncio.run(awaited.aresult())
+
+    assert (State.SUCCEEDED, State.SUCCEEDED) == (job.state, awaited.state)
+    assert 1 == job.attempt
+
+
+def test_a_result_that_is_none_leaves_the_handle_at_what_it_saw(failing, worker):
+    """Whoever catches the error finds its cause in the handle."""
+    job = failing.enqueue()
+    worker.run()
+
+    with pytest.raises(JobFailed):
+        job.result()
+
+    assert (State.FAILED, "ValueError", 1) == (job.state, job.error.type, job.attempt)
+
+
+def test_a_result_that_is_late_leaves_the_handle_at_what_it_saw(adding, worker):
+    """The job was running when the time was over."""
+    job = adding.enqueue(1)
+    worker.claim()
+
+    with pytest.raises(ResultTimeout):
+        job.result(timeout=0)
+
+    assert (State.PROCESSING, "host:a") == (job.state, job.server)
+
+
+def test_a_handle_whose_job_is_gone_stays_at_what_it_saw(adding, fire):
+    """There is nothing newer to show."""
+    job = adding.enqueue(1)
+    fire.storage.clear()
+
+    with pytest.raises(JobNotFound):
+        job.refresh()
+
+    assert State.ENQUEUED is job.state
+
+
+def test_record_is_what_was_seen_or_is_read_now(adding, fire):
+    """A fresh handle has seen nothing stored: it reads, and shows it from then on."""
+    job = adding.enqueue(1)
+    fire.jobs.delete([job.id])
+
+    read, seen = job.record(), asyncio.run(job.arecord())
+
+    assert (State.DELETED, State.DELETED) == (read.state, job.state)
+    assert seen is read
+
+
+def test_threads_share_a_handle(adding, worker):
+    """Each look leaves a whole record: no thread sees half of one."""
+    job = adding.enqueue(1)
+    worker.run()
+    looks = [threading.Thread(target=job.refresh) for _ in range(8)]
+
+    for look in looks:
+        look.start()
+    for look in looks:
+        look.join()
+
+    assert (State.SUCCEEDED, job.id, 1) == (job.state, job.record().id, job.attempt)
 
 
 def test_a_job_tells_its_life(fire, worker):
@@ -413,13 +573,14 @@ def in_state(adding, failing, worker):
     "state", [state for state in State if state not in (State.ENQUEUED, State.PROCESSING)]
 )
 def test_a_job_that_is_not_about_to_run_can_be_requeued(in_state, state):
-    """Its handle of now is enqueued, by this code's word."""
+    """Its handle shows it enqueued, by this code's word."""
     job = in_state(state)
     assert state is job.refresh().state
 
     again = job.requeue()
 
-    assert (State.ENQUEUED, "requeued by code", job) == (again.state, again.reason, again)
+    assert (State.ENQUEUED, "requeued by code") == (job.state, job.reason)
+    assert again is job
 
 
 @pytest.mark.parametrize("state", [State.ENQUEUED, State.PROCESSING])
@@ -432,18 +593,19 @@ def test_a_job_that_is_about_to_run_cannot_be_requeued(in_state, state):
     with pytest.raises(JobConflict):
         asyncio.run(job.arequeue())
 
-    assert state is job.refresh().state
+    assert state is job.state
 
 
 @pytest.mark.parametrize("state", [state for state in State if state is not State.DELETED])
 def test_any_job_can_be_deleted(in_state, state):
-    """Its handle of now is deleted, and says when it may be pruned."""
+    """Its handle shows it deleted, and says when it may be pruned."""
     job = in_state(state)
 
-    deleted = job.delete()
+    same = job.delete()
 
-    assert (State.DELETED, "deleted by code") == (deleted.state, deleted.reason)
-    assert deleted.record().expires_at is not None
+    assert (State.DELETED, "deleted by code") == (job.state, job.reason)
+    assert job.record().expires_at is not None
+    assert same is job
 
 
 def test_a_deleted_job_cannot_be_deleted(in_state):
@@ -488,14 +650,27 @@ def test_before_the_commit_a_job_is_not_there(adding, fire):
         job.refresh, job.result, job.requeue, job.delete, lambda: job.then(adding, 2),
         lambda: asyncio.run(job.aresult()), lambda: asyncio.run(job.athen(adding, 2)),
     ):  # fmt: skip
-        with pytest.raises(
-            JobNotCommitted, match=f"Job {job.id} was enqueued in a transaction .*; commit it first"
-        ):
+        with pytest.raises(JobNotCommitted, match=f"Job {job.id} is not stored: .* Commit it first"):
             verb()
     child = job.then(adding.using(within=session), 2)
 
     assert (State.ENQUEUED, State.AWAITING) == (job.state, child.state)
-    assert {} == fire.jobs.counts().by_state
+    assert {} == fire.storage.counts().by_state
+
+
+def test_after_a_rollback_the_message_says_that_the_job_will_never_be(adding):
+    """Nobody is sent to commit what was rolled back: the job has to be enqueued again."""
+    session = []
+    job = adding.using(within=session).enqueue(1)
+    session.clear()
+
+    with pytest.raises(JobNotCommitted) as caught:
+        job.refresh()
+
+    assert (
+        f"Job {job.id} is not stored: the transaction it was enqueued in has not committed, or was rolled "
+        "back. Commit it first; if it was rolled back, there is no such job: enqueue it again."
+    ) == str(caught.value)
 
 
 def test_after_the_commit_it_is_a_job_like_any_other(adding, fire, worker):

@@ -119,7 +119,7 @@ class ResultUnavailable(FirelockError):
 
 
 class JobNotCommitted(FirelockError):
-    """The job was enqueued inside a transaction that has not committed yet."""
+    """The job was enqueued inside a transaction that has not committed yet, or that was rolled back."""
 
 
 # ---- locks -----------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The handle of a job: a snapshot, and the verbs that act on the job by its id."""
+"""The handle of a job: what it last saw of it, and the verbs that act on the job by its id."""
 
 from __future__ import annotations
 
@@ -35,7 +35,14 @@ R2 = TypeVar("R2")
 
 
 class Job(Generic[R]):
-    """One job, as it was when the handle was made; `refresh()` gives a new handle.
+    """One job, as this handle last saw it.
+
+    `refresh()`, `requeue()`, `delete()`, `result()` and their async twins leave the handle at what they saw;
+    nothing else changes it. No property reads the storage. A handle that comes from an enqueue shows the job
+    as it was handed to the storage: enqueued, scheduled or awaiting, with no attempt, error or server.
+
+    Threads may share a handle. Each property shows one whole look; of two looks at a time the one that comes
+    back last stays. `record()` gives everything of one look.
 
     `job_id` is given where the record is that of a job created alike: but for id and arguments it holds.
     """
@@ -68,7 +75,12 @@ class Job(Generic[R]):
         """Return the hash of the id."""
         return hash(self.id)
 
-    # ---- the snapshot ------------------------------------------------------------------------------------
+    # ---- what it last saw --------------------------------------------------------------------------------
+
+    @property
+    def _stored(self) -> JobRecord | None:
+        """What was read of the job; None while the handle knows only what was enqueued."""
+        return self._record if isinstance(self._record, JobRecord) else None
 
     @property
     def task(self) -> str:
@@ -77,7 +89,7 @@ class Job(Generic[R]):
 
     @property
     def state(self) -> State:
-        """The state when this handle was made."""
+        """The state, as last seen."""
         return self._record.state
 
     @property
@@ -97,7 +109,7 @@ class Job(Generic[R]):
 
     @property
     def reason(self) -> str | None:
-        """Why it is in its state, for people."""
+        """Why it is in its state, for people, as last seen."""
         return self._record.reason
 
     @property
@@ -106,72 +118,97 @@ class Job(Generic[R]):
         return as_datetime(self._record.created_at)
 
     @property
-    def due_at(self) -> datetime | None:
-        """When it becomes due; None unless scheduled."""
+    def due_at(self) -> datetime:
+        """The instant it was made for, as `JobContext.due_at` says it; never changes.
+
+        Nominal for a recurring or delayed job, else its creation.
+        """
+        record = self._record
+        return as_datetime(record.created_at if record.nominal_at is None else record.nominal_at)
+
+    @property
+    def next_due_at(self) -> datetime | None:
+        """When it becomes due: after its delay, for its retry, as rescheduled; None unless scheduled."""
         return as_datetime(self._record.due_at)
 
     @property
     def error(self) -> ErrorInfo | None:
-        """The last failure, without its traceback (see `errors()`)."""
-        return self.record().error
+        """The last failure, as last seen, without its traceback (see `errors()`)."""
+        stored = self._stored
+        return None if stored is None else stored.error
 
     @property
     def attempt(self) -> int:
-        """How many attempts it had, the running one included."""
-        return self.record().attempt
+        """How many attempts it had, as last seen, the running one included; 0 before the first."""
+        stored = self._stored
+        return 0 if stored is None else stored.attempt
 
     @property
     def retries(self) -> int:
-        """How many retries were scheduled since its creation or last requeue."""
-        return self.record().retries
+        """How many retries were scheduled, as last seen, since its creation or last requeue."""
+        stored = self._stored
+        return 0 if stored is None else stored.retries
 
     @property
     def server(self) -> str | None:
-        """The server that runs it or ran it last."""
-        return self.record().server
+        """The server that runs it or ran it last, as last seen; None before the first attempt."""
+        stored = self._stored
+        return None if stored is None else stored.server
 
     @property
     def started_at(self) -> datetime | None:
-        """When its last attempt started, in UTC."""
-        return as_datetime(self.record().started_at)
+        """When its last attempt started, as last seen, in UTC."""
+        stored = self._stored
+        return None if stored is None else as_datetime(stored.started_at)
 
     @property
     def ended_at(self) -> datetime | None:
-        """When it ended, in UTC; None before."""
-        return as_datetime(self.record().ended_at)
-
-    def record(self) -> JobRecord:
-        """Return the contract's value: all that is stored of the job, instants in micros.
-
-        Read now if the handle came from an enqueue.
-        """
-        if isinstance(self._record, JobRecord):
-            return self._record
-        return self._read()
+        """When it ended, as last seen, in UTC; None before."""
+        stored = self._stored
+        return None if stored is None else as_datetime(stored.ended_at)
 
     # ---- reading -----------------------------------------------------------------------------------------
 
-    def _read(self) -> JobRecord:
+    def record(self) -> JobRecord:
+        """Return the contract's value: all that was stored of the job at the last look, instants in micros.
+
+        A handle that comes from an enqueue has not looked yet, so it does, as `refresh()`.
+        """
+        return self._look() if self._stored is None else self._stored
+
+    async def arecord(self) -> JobRecord:
+        """Return the contract's value without blocking the event loop."""
+        return await in_thread(self.record)
+
+    def _look(self) -> JobRecord:
+        """The handle shows the job as it is stored now."""
         record = self._client.storage.get((self.id,))[0]
-        if record is None:
-            if self._is_uncommitted:
-                message = (
-                    f"Job {self.id} was enqueued in a transaction that has not committed; commit it first."
-                )
-                raise JobNotCommitted(message)
-            message = f"Job {self.id} is not stored: it was never committed, or it has been pruned."
-            raise JobNotFound(message)
+        if record is not None:
+            return self._saw(record)
+        if self._is_uncommitted:
+            message = (
+                f"Job {self.id} is not stored: the transaction it was enqueued in has not committed, or was "
+                "rolled back. Commit it first; if it was rolled back, there is no such job: enqueue it again."
+            )
+            raise JobNotCommitted(message)
+        message = f"Job {self.id} is not stored: it was never committed, or it has been pruned."
+        raise JobNotFound(message)
+
+    def _saw(self, record: JobRecord) -> JobRecord:
+        """The handle shows this from now on; one assignment, so that no thread sees half of it."""
+        self._record = record
         self._is_uncommitted = False
         return record
 
     def refresh(self) -> Job[R]:
-        """Return a new handle with the state of now.
+        """The handle shows the job as it is now; return the handle.
 
         Raises:
             JobNotFound: the job is not stored any more.
-            JobNotCommitted: its transaction has not committed.
+            JobNotCommitted: its transaction has not committed, or was rolled back.
         """
-        return Job(self._client, self._read())
+        self._look()
+        return self
 
     async def arefresh(self) -> Job[R]:
         """Refresh without blocking the event loop."""
@@ -179,6 +216,8 @@ class Job(Generic[R]):
 
     def result(self, timeout: float | None = None) -> R:
         """Return what the task returned; waits through retries, up to `timeout` seconds.
+
+        However that ends, the handle shows what was seen last.
 
         Raises:
             JobFailed: it failed for good.
@@ -215,6 +254,7 @@ class Job(Generic[R]):
         record = self._client.storage.get((self.id,))[0]
         if record is None or record.is_final:
             return record
+        self._saw(record)
         message = f"Job {self.id} ({self.task}) had not ended within {timeout or 0:g} s."
         raise ResultTimeout(message) from cause
 
@@ -222,6 +262,7 @@ class Job(Generic[R]):
         if record is None:
             message = f"Job {self.id} is not stored any more; its result is gone with it."
             raise ResultUnavailable(message)
+        self._saw(record)
         if record.state is State.FAILED:
             raise JobFailed(f"Job {record.id} ({record.task}) failed: {_last_error(record)}")
         if record.state is State.DELETED:
@@ -247,9 +288,17 @@ class Job(Generic[R]):
         """Return the job's steps, oldest first."""
         return [JobStep.of(entry) for entry in self._client.storage.history(self.id)]
 
+    async def ahistory(self) -> list[JobStep]:
+        """Return its steps without blocking the event loop."""
+        return await in_thread(self.history)
+
     def errors(self) -> list[FailedAttempt]:
         """Return its failed attempts with tracebacks, oldest first."""
         return [FailedAttempt.of(attempt) for attempt in self._client.storage.errors(self.id)]
+
+    async def aerrors(self) -> list[FailedAttempt]:
+        """Return its failed attempts without blocking the event loop."""
+        return await in_thread(self.errors)
 
     def log(self, *, after: int = 0, limit: int = 100) -> list[JobLogLine]:
         """Return a page of what the job logged; `after` is the number of the last line seen."""
@@ -257,19 +306,27 @@ class Job(Generic[R]):
             JobLogLine.of(line) for line in self._client.storage.read_log(self.id, after=after, limit=limit)
         ]
 
+    async def alog(self, *, after: int = 0, limit: int = 100) -> list[JobLogLine]:
+        """Return a page of its log without blocking the event loop."""
+        return await in_thread(self.log, after=after, limit=limit)
+
     def progress(self) -> JobProgress | None:
         """Return how far the job last said it was."""
         progress = self._client.storage.get_progress((self.id,))[0]
         return None if progress is None else JobProgress.of(progress)
 
+    async def aprogress(self) -> JobProgress | None:
+        """Return how far it said it was without blocking the event loop."""
+        return await in_thread(self.progress)
+
     # ---- acting ------------------------------------------------------------------------------------------
 
     def _require_committed(self) -> None:
         if self._is_uncommitted:
-            self._read()
+            self._look()
 
     def requeue(self) -> Job[R]:
-        """The job is enqueued with its retries given back; return a new handle.
+        """The job is enqueued with its retries given back, and the handle shows it; return the handle.
 
         Raises:
             JobConflict: it is enqueued or processing.
@@ -283,7 +340,7 @@ class Job(Generic[R]):
         return await in_thread(self.requeue)
 
     def delete(self) -> Job[R]:
-        """The job is deleted; if it is running it is told to stop. Return a new handle.
+        """The job is deleted, and the handle shows it; if it runs, it is told to stop. Return the handle.
 
         Raises:
             JobConflict: it is deleted already.
@@ -312,17 +369,18 @@ class Job(Generic[R]):
         applied = self._client.storage.apply((transition,))[0]
         if applied is Applied.RELEASING:
             self._client.release_children()
-        record = self._read()
+        record = self._look()
         if not applied.is_applied or applied is Applied.ALREADY:
             raise JobConflict(f"Job {self.id} is {record.state}; it cannot be {done}.")
-        return Job(self._client, record)
+        return self
 
     def then(self, task: TaskVerbs[P, R2], /, *args: P.args, **kwargs: P.kwargs) -> Job[R2]:
         """A continuation is stored: it runs when this job has succeeded, or as `task.using(on=…)` says.
 
         Raises:
             JobNotFound: this job is not stored.
-            JobNotCommitted: its transaction has not committed and the continuation is not within it.
+            JobNotCommitted: its transaction has not committed, or was rolled back, and the continuation is
+                not within it.
         """
         self._require_visible(task)
         return self._client.create_child(self.id, task, args, kwargs)
