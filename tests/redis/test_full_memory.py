@@ -68,7 +68,7 @@ def test_what_is_stored_drains(fire):
     fire.storage.clock_offset = 40 * 86_400 * 1_000_000
 
     assert fire.storage.prune(100) == 4
-    assert not fire.jobs.counts().by_state
+    assert not fire.storage.counts().by_state
 
 
 def test_operators_and_locks_go_on(fire):

@@ -54,4 +54,4 @@ def test_a_silent_connection_is_given_up(far, line, ask):
 
     assert is_over
     assert "no answer within 0.5 s" in str(told[0])
-    assert {} == dict(far.jobs.counts().by_state)
+    assert {} == dict(far.storage.counts().by_state)

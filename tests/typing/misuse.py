@@ -72,6 +72,13 @@ def arguments_stay_typed_behind_options() -> None:
     notify.using(queue="bulk").enqueue("42")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
+def a_state_is_one_of_seven() -> None:
+    """A misspelt state is no zero."""
+    fire.jobs.counts()["faild"]  # type: ignore[index]  # pyright: ignore[reportArgumentType]
+    fire.jobs.get(fire.jobs.counts().faild)  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+    fire.jobs.iterate(limit=5)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+
 def continuations_take_the_child_s_arguments() -> None:
     """`then` is checked against the child, not the parent."""
     job = create_report.enqueue("a")

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import assert_type
 
-from firelock import Cron, Every, Firelock, JobContext, Retry, current_job
+from firelock import Cron, Every, Firelock, JobContext, Retry, State, current_job
 
 fire = Firelock("sqlite:///firelock.db")
 from_environment = Firelock()
@@ -113,6 +113,8 @@ async def every_verb_has_an_async_twin() -> None:
     await (await job.arefresh()).adelete()
     await (await job.arequeue()).arefresh()
     await fire.jobs.aget(job.id)
+    async for every in fire.jobs.aiterate(state="failed"):
+        assert_type(every.id, str)
     async with fire.alock("invoice:7", timeout=5):
         pass
     async with fire.server():
@@ -126,9 +128,17 @@ def handles_and_views() -> None:
     if job.state == "failed":
         job.requeue()
     assert_type(job.refresh().result(timeout=10), str)
+    assert_type(job.due_at, datetime)
+    assert_type(job.next_due_at, datetime | None)
+    assert_type(job.attempt, int)
     job.delete()
     fire.jobs.get(job.id).refresh()
-    fire.jobs.counts()
+    counts = fire.jobs.counts()
+    assert_type(counts.failed, int)
+    assert_type(counts["failed"], int)
+    assert_type(counts[State.FAILED], int)
+    for every in fire.jobs.iterate(state="failed", oldest_first=True):
+        assert_type(every.attempt, int)
     for found in fire.jobs.find(state="failed"):
         assert_type(found.id, str)
     for recurring in fire.recurring.list():

@@ -675,7 +675,7 @@ def test_a_mistake_is_one_clear_error_and_stores_nothing(desk, mistake):
     assert kind is type(caught.value)
     assert [] == [part for part in words if part not in message], message
     assert 1_000 > len(message)
-    assert {} == desk.fire.jobs.counts().by_state
+    assert {} == desk.fire.storage.counts().by_state
     assert [] == desk.fire.recurring.list()
     assert [] == desk.fire.queues.list()
 
@@ -751,7 +751,7 @@ def test_a_continuation_of_an_unknown_parent_is_refused(desk):
     with pytest.raises(JobNotFound, match=f"is to wait for {parent.id}, which is not stored"):
         parent.then(desk.send, "y")
 
-    assert {} == desk.fire.jobs.counts().by_state
+    assert {} == desk.fire.storage.counts().by_state
 
 
 @attrs.frozen

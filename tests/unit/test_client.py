@@ -105,7 +105,7 @@ def test_a_job_has_at_most_twenty_tags(mail, fire):
     with pytest.raises(ConfigurationError, match="21 tags; a job has at most 20"):
         mail.using(tags=[f"t{number}" for number in range(20)]).enqueue("anna")
 
-    assert {} == fire.jobs.counts().by_state
+    assert {} == fire.storage.counts().by_state
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_a_wrong_call_stores_nothing(mail, fire, storage, call, error):
         call(mail)
 
     assert [] == storage.called["insert"]
-    assert {} == fire.jobs.counts().by_state
+    assert {} == fire.storage.counts().by_state
 
 
 def test_a_storage_that_is_away_is_said(mail, storage):
@@ -145,7 +145,7 @@ def test_what_is_lost_on_the_way_is_sent_once_more(mail, fire, storage, is_late)
 
     job = mail.enqueue("anna")
 
-    assert {State.ENQUEUED: 1} == fire.jobs.counts().by_state
+    assert {State.ENQUEUED: 1} == fire.storage.counts().by_state
     assert State.ENQUEUED == fire.jobs.get(job.id).state
 
 
@@ -235,7 +235,7 @@ def test_a_wrong_instant_is_refused(mail, fire, when, words):
     with pytest.raises(ScheduleError, match=words):
         mail.schedule(when, "anna")
 
-    assert {} == fire.jobs.counts().by_state
+    assert {} == fire.storage.counts().by_state
 
 
 @pytest.mark.parametrize("at", ["tomorrow", 5, date(2026, 1, 1)])
@@ -301,7 +301,7 @@ def test_one_wrong_call_of_many_stores_none(fire, mail):
     with pytest.raises(SignatureMismatch):
         fire.enqueue_many([mail.call("a"), plain.call()])
 
-    assert {} == fire.jobs.counts().by_state
+    assert {} == fire.storage.counts().by_state
 
 
 def test_calls_of_several_tasks_are_stored_together(fire, mail, storage):
@@ -327,7 +327,7 @@ def test_many_takes_a_tuple_a_job(fire, mail, calls):
         with pytest.raises(TaskError, match=r"enqueue_many takes a tuple of arguments for each job"):
             task.enqueue_many(calls)
 
-    assert {} == fire.jobs.counts().by_state
+    assert {} == fire.storage.counts().by_state
 
 
 def test_many_takes_calls(fire, mail):
@@ -336,7 +336,7 @@ def test_many_takes_calls(fire, mail):
         with pytest.raises(TaskError, match=r"fire\.enqueue_many takes what task\.call\(…\) returns"):
             fire.enqueue_many(calls)
 
-    assert {} == fire.jobs.counts().by_state
+    assert {} == fire.storage.counts().by_state
 
 
 def test_a_chunk_that_fails_stores_nothing_of_itself(mail, storage):
@@ -380,7 +380,7 @@ def test_calls_of_several_transactions_are_refused(fire, mail):
     with pytest.raises(ConfigurationError, match="name different transactions; give each its own call"):
         fire.enqueue_many([mail.using(within=object()).call("a"), mail.call("b")])
 
-    assert {} == fire.jobs.counts().by_state
+    assert {} == fire.storage.counts().by_state
 
 
 def test_a_storage_without_transactions_refuses_one(mail, fire):
@@ -394,7 +394,7 @@ def test_a_storage_without_transactions_refuses_one(mail, fire):
         with pytest.raises(UnsupportedFeature, match="has no transactions to join; enqueue without within="):
             call()
 
-    assert {} == fire.jobs.counts().by_state
+    assert {} == fire.storage.counts().by_state
 
 
 def test_an_async_session_runs_it_in_its_own_greenlet():
@@ -514,7 +514,7 @@ def test_a_continuation_has_no_instant(mail, fire, options):
     with pytest.raises(ConfigurationError, match=r"delay and at cannot be given with then\(\)"):
         parent.then(mail.using(**options), "b")
 
-    assert {State.ENQUEUED: 1} == dict(fire.jobs.counts().by_state)
+    assert {State.ENQUEUED: 1} == dict(fire.storage.counts().by_state)
 
 
 @pytest.mark.parametrize("what", [send, "mail.send", None, 7])
@@ -527,7 +527,7 @@ def test_only_a_task_continues(mail, fire, what):
     with pytest.raises(TaskError, match=r"then\(\) takes a task"):
         asyncio.run(parent.athen(mail.call("b")))
 
-    assert {State.ENQUEUED: 1} == dict(fire.jobs.counts().by_state)
+    assert {State.ENQUEUED: 1} == dict(fire.storage.counts().by_state)
 
 
 # ---- plugins ---------------------------------------------------------------------------------------------
@@ -608,7 +608,7 @@ def test_a_plugin_s_wrong_option_is_refused(options, words):
         with pytest.raises(ConfigurationError, match=words):
             task.enqueue("a")
 
-        assert {} == fire.jobs.counts().by_state
+        assert {} == fire.storage.counts().by_state
 
 
 def test_observers_learn_of_stored_batches():

@@ -220,7 +220,7 @@ def test_job_options_that_raise_stop_the_caller(make_app):
 
     with pytest.raises(LookupError, match="no tenant"):
         add_work(app).enqueue(1)
-    assert {} == dict(app.jobs.counts().by_state)
+    assert {} == dict(app.storage.counts().by_state)
 
 
 def test_job_options_that_do_not_exist_are_refused(make_app):

@@ -142,9 +142,105 @@ def test_jobs_are_counted(fire, adding, worker):
 
     counts = fire.jobs.counts()
 
-    assert {State.SUCCEEDED: 2, State.FAILED: 1, State.ENQUEUED: 1} == dict(counts.by_state)
-    assert {"sums"} == set(counts.by_queue)
+    assert (0, 0, 1, 0, 2, 1, 0) == (
+        counts.awaiting, counts.scheduled, counts.enqueued, counts.processing, counts.succeeded,
+        counts.failed, counts.deleted,
+    )  # fmt: skip
+    assert (4, {"sums"}) == (counts.total, set(counts.by_queue))
     assert counts == asyncio.run(fire.jobs.acounts())
+
+
+def test_every_state_is_counted_though_no_job_is_in_it(fire, adding):
+    """Nobody has to ask whether a state is there: zero is a number."""
+    adding.enqueue(1)
+
+    counts = fire.jobs.counts()
+
+    none_but_one = {**dict.fromkeys(State, 0), State.ENQUEUED: 1}
+    assert none_but_one == counts.by_state
+    assert {"sums": none_but_one} == counts.by_queue
+    assert list(none_but_one.values()) == [counts[state] for state in State]
+    assert (0, 1) == (counts["failed"], counts["enqueued"])
+
+
+def test_a_state_that_there_is_not_is_not_counted(fire):
+    """A misspelt state is no zero."""
+    with pytest.raises(ConfigurationError, match="state='faild' is unknown; use one of awaiting, scheduled"):
+        fire.jobs.counts()["faild"]
+
+
+# ---- looking at all that match ---------------------------------------------------------------------------
+
+
+async def gathered(jobs):
+    """Return what an async iterator gives."""
+    return [job async for job in jobs]
+
+
+def test_one_iterates_over_all_that_match(fire, adding, worker):
+    """As `find` says it, newest first, however many pages that takes; by coroutine too."""
+    jobs = adding.enqueue_many([(number,) for number in range(1_101)])
+    other = fire.task(name="other")(add).enqueue(1)
+
+    assert [other, *reversed(jobs)] == list(fire.jobs.iterate())
+    assert jobs == list(fire.jobs.iterate(task="add", oldest_first=True))
+    assert jobs == asyncio.run(gathered(fire.jobs.aiterate(queue="sums", oldest_first=True)))
+    assert [jobs[7]] == list(fire.jobs.iterate(tag="a:7"))
+    assert [] == list(fire.jobs.iterate(state="failed"))
+
+
+def test_one_iterates_page_by_page(fire, adding):
+    """A page of 500 is read when it is needed, so that memory does not grow with the jobs."""
+    adding.enqueue_many([(number,) for number in range(1_101)])
+
+    jobs = fire.jobs.iterate()
+    reads = [len(fire.storage.called["find"])]
+    for _ in range(2):
+        for _ in range(500):
+            next(jobs)
+        reads.append(len(fire.storage.called["find"]))
+
+    assert [0, 1, 2] == reads
+
+
+def test_an_iterator_refuses_what_find_refuses_at_once(fire):
+    """The caller's line is the one that is wrong, not the first use of the iterator."""
+    with pytest.raises(ConfigurationError, match="state='running' is unknown"):
+        fire.jobs.iterate(state="running")
+    with pytest.raises(ConfigurationError, match="state='running' is unknown"):
+        fire.jobs.aiterate(state="running")
+    with pytest.raises(ScheduleError, match="no time zone"):
+        fire.jobs.iterate(until=datetime(2026, 1, 1))  # noqa: DTZ001 - that is the mistake
+
+
+@pytest.mark.parametrize("oldest_first", [True, False])
+def test_jobs_may_be_changed_while_one_iterates(fire, adding, oldest_first):
+    """Each that matched at the beginning comes once, though each leaves the list as soon as it has come."""
+    jobs = adding.enqueue_many([(number,) for number in range(1_101)])
+
+    seen = [job.delete().id for job in fire.jobs.iterate(state="enqueued", oldest_first=oldest_first)]
+
+    assert {job.id for job in jobs} == set(seen)
+    assert 1_101 == len(seen)
+
+
+@pytest.mark.parametrize("oldest_first", [True, False])
+def test_what_comes_while_one_iterates_is_left_out(fire, adding, oldest_first):
+    """Or who enqueues a job for each that he sees would never come to an end."""
+    jobs = adding.enqueue_many([(1,), (2,)])
+
+    seen = [(job.id, adding.enqueue(3))[0] for job in fire.jobs.iterate(oldest_first=oldest_first)]
+
+    assert {job.id for job in jobs} == set(seen)
+    assert 2 == len(seen)
+
+
+def test_an_iterator_s_own_end_is_kept(fire, adding):
+    """`until` may be earlier than the beginning."""
+    job = adding.enqueue(1)
+
+    assert [] == list(fire.jobs.iterate(until=job.created_at, oldest_first=True))
+    assert [job] == list(fire.jobs.iterate(until=job.created_at + timedelta(days=9), oldest_first=True))
 
 
 # ---- acting on many --------------------------------------------------------------------------------------
@@ -218,7 +314,7 @@ def test_scheduled_jobs_are_moved_to_another_instant(fire, adding, worker):
 
     assert [Applied.APPLIED, Applied.REFUSED, Applied.MISSING] == results
     after = moved.refresh()
-    assert (State.SCHEDULED, when, "after the release") == (after.state, after.due_at, after.reason)
+    assert (State.SCHEDULED, when, "after the release") == (after.state, after.next_due_at, after.reason)
     assert ["scheduled", "scheduled"] == [step.state for step in moved.history()]
 
 
@@ -229,7 +325,7 @@ def test_a_timedelta_counts_from_now(fire, adding):
 
     asyncio.run(fire.jobs.areschedule([job.id], timedelta(hours=2)))
 
-    assert timedelta(0) <= job.refresh().due_at - before - timedelta(hours=2) < timedelta(minutes=1)
+    assert timedelta(0) <= job.refresh().next_due_at - before - timedelta(hours=2) < timedelta(minutes=1)
 
 
 @pytest.mark.parametrize(
@@ -256,7 +352,7 @@ def test_nobody_waits_for_what_is_no_instant(fire, adding):
     with pytest.raises(ScheduleError, match="ends after the year 9999"):
         fire.jobs.reschedule([job.id], timedelta.max)
 
-    assert job.due_at == job.refresh().due_at
+    assert job.next_due_at == job.refresh().next_due_at
 
 
 def test_a_copy_is_a_new_job_like_the_stored_one(fire, adding):

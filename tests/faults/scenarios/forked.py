@@ -33,8 +33,8 @@ def forks(place: Place, size: Size) -> list[str]:
     ids = [event.job for event in events if event.what == "acknowledged"]
     with Firelock(place.storage) as fire:
         pages = [fire.storage.get(ids[start : start + 500]) for start in range(0, len(ids), 500)]
-        counts = fire.jobs.counts().by_state
+        counts = fire.jobs.counts()
     records = [record for page in pages for record in page]
     assert all(record is not None and record.state is State.SUCCEEDED for record in records)
-    assert counts == {State.SUCCEEDED: len(ids)}, counts
+    assert (counts.total, counts.succeeded) == (len(ids), len(ids)), counts
     return [f"forks {len(codes)}, hung 0; inherited connections 0; jobs {len(ids)}, lost 0, stuck 0"]

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from firelock.handle import Job
     from firelock.hookspecs import Command, ServerInfo, TaskCall, hookimpl
     from firelock.job import State
-    from firelock.jobs import JobPage
+    from firelock.jobs import JobCounts, JobPage
     from firelock.locks import Lock, LockProvider
     from firelock.operation import Operation
     from firelock.operators import QueueView, ServerView
@@ -75,7 +75,7 @@ _HOMES = {
     "handle": ("Job",),
     "hookspecs": ("Command", "ServerInfo", "TaskCall", "hookimpl"),
     "job": ("State",),
-    "jobs": ("JobPage",),
+    "jobs": ("JobCounts", "JobPage"),
     "locks": ("Lock", "LockProvider"),
     "operation": ("Operation",),
     "operators": ("QueueView", "ServerView"),
@@ -112,6 +112,7 @@ __all__ = [
     "JobCancelled",
     "JobConflict",
     "JobContext",
+    "JobCounts",
     "JobDeleted",
     "JobFailed",
     "JobLogLine",

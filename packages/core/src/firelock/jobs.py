@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from firelock.client import Client
     from firelock.lifecycle import Transition
 
-__all__ = ["JobPage", "Jobs"]
+__all__ = ["JobCounts", "JobPage", "Jobs"]
+
+_StateName = Literal["awaiting", "scheduled", "enqueued", "processing", "succeeded", "failed", "deleted"]
 
 _PAGE_LIMIT = 500
 _CHUNK = 500
@@ -44,6 +46,75 @@ class JobPage:
     def __len__(self) -> int:
         """Return how many jobs are on the page."""
         return len(self.jobs)
+
+
+@attrs.frozen
+class JobCounts(Counts):
+    """How many jobs are in each of the seven states, zero included.
+
+    `counts.failed` and `counts["failed"]` are the same number; `by_state` has them all, `by_queue` the same
+    for each queue that the storage knows of.
+    """
+
+    @classmethod
+    def of(cls, counts: Counts) -> JobCounts:
+        """Return the counts of a storage, which may leave states out, with every state."""
+        return cls(
+            _every_state(counts.by_state),
+            {queue: _every_state(states) for queue, states in counts.by_queue.items()},
+        )
+
+    def __getitem__(self, state: State | _StateName) -> int:
+        """Return how many jobs are in the state.
+
+        Raises:
+            ConfigurationError: there is no such state.
+        """
+        return self.by_state[to_choice(State, "state", state)]
+
+    @property
+    def total(self) -> int:
+        """How many jobs there are."""
+        return sum(self.by_state.values())
+
+    @property
+    def awaiting(self) -> int:
+        """How many wait for a parent."""
+        return self.by_state[State.AWAITING]
+
+    @property
+    def scheduled(self) -> int:
+        """How many are due later, retries included."""
+        return self.by_state[State.SCHEDULED]
+
+    @property
+    def enqueued(self) -> int:
+        """How many wait for a worker."""
+        return self.by_state[State.ENQUEUED]
+
+    @property
+    def processing(self) -> int:
+        """How many are claimed or running."""
+        return self.by_state[State.PROCESSING]
+
+    @property
+    def succeeded(self) -> int:
+        """How many succeeded and are still stored."""
+        return self.by_state[State.SUCCEEDED]
+
+    @property
+    def failed(self) -> int:
+        """How many failed for good and are still stored."""
+        return self.by_state[State.FAILED]
+
+    @property
+    def deleted(self) -> int:
+        """How many were deleted and are still stored."""
+        return self.by_state[State.DELETED]
+
+
+def _every_state(counts: Mapping[State, int]) -> Mapping[State, int]:
+    return {state: counts.get(state, 0) for state in State}
 
 
 class Jobs:
@@ -91,28 +162,113 @@ class Jobs:
 
         Raises:
             ConfigurationError: the state is unknown or the limit is not 1 to 500.
+            ScheduleError: an instant has no time zone.
         """
         if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= _PAGE_LIMIT:
             message = f"limit={shown(limit)} is refused; a page holds 1 to {_PAGE_LIMIT} jobs."
             raise ConfigurationError(message)
-        where = JobFilter(
-            state=None if state is None else to_choice(State, "state", state),
-            task=task,
-            queue=queue,
-            tag=tag,
-            server=server,
-            fingerprint=fingerprint,
-            recurring_id=recurring,
-            id_prefix=id_prefix,
-            since=None if since is None else micros(since),
-            until=None if until is None else micros(until),
-            by_due=True if by_due else None,
-        )
+        where = _filter(
+            state=state, task=task, queue=queue, tag=tag, server=server, fingerprint=fingerprint,
+            recurring=recurring, id_prefix=id_prefix, since=since, until=until, by_due=by_due,
+        )  # fmt: skip
         return self.page(where, limit=limit, cursor=cursor, oldest_first=oldest_first)
 
-    async def afind(self, **filters: Any) -> JobPage:  # noqa: ANN401 - the arguments of `find`
+    async def afind(
+        self,
+        *,
+        state: str | None = None,
+        task: str | None = None,
+        queue: str | None = None,
+        tag: str | None = None,
+        server: str | None = None,
+        fingerprint: str | None = None,
+        recurring: str | None = None,
+        id_prefix: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+        oldest_first: bool = False,
+        by_due: bool = False,
+    ) -> JobPage:
         """Find without blocking the event loop."""
-        return await in_thread(self.find, **filters)
+        return await in_thread(
+            self.find,
+            state=state, task=task, queue=queue, tag=tag, server=server, fingerprint=fingerprint,
+            recurring=recurring, id_prefix=id_prefix, since=since, until=until,
+            limit=limit, cursor=cursor, oldest_first=oldest_first, by_due=by_due,
+        )  # fmt: skip
+
+    def iterate(
+        self,
+        *,
+        state: str | None = None,
+        task: str | None = None,
+        queue: str | None = None,
+        tag: str | None = None,
+        server: str | None = None,
+        fingerprint: str | None = None,
+        recurring: str | None = None,
+        id_prefix: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        oldest_first: bool = False,
+    ) -> Iterator[Job[Any]]:
+        """Iterate over all jobs that match all that is given, as `find`, newest first.
+
+        Jobs are read 500 at a time, when they are needed. They move meanwhile, so each handle shows its job
+        as it was when its page was read. A job comes at most once. One that matched at the beginning comes
+        unless it changed before its page was read; what begins to match later is left out, so that the
+        iterator ends. Jobs may be changed as they come.
+
+        Raises:
+            ConfigurationError: the state is unknown.
+            ScheduleError: an instant has no time zone.
+        """
+        where = _filter(
+            state=state, task=task, queue=queue, tag=tag, server=server, fingerprint=fingerprint,
+            recurring=recurring, id_prefix=id_prefix, since=since, until=until,
+        )  # fmt: skip
+        return (job for page in self._pages(where, oldest_first=oldest_first) for job in page)
+
+    def aiterate(
+        self,
+        *,
+        state: str | None = None,
+        task: str | None = None,
+        queue: str | None = None,
+        tag: str | None = None,
+        server: str | None = None,
+        fingerprint: str | None = None,
+        recurring: str | None = None,
+        id_prefix: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        oldest_first: bool = False,
+    ) -> AsyncIterator[Job[Any]]:
+        """Iterate without blocking the event loop: `async for job in fire.jobs.aiterate(state="failed")`."""
+        where = _filter(
+            state=state, task=task, queue=queue, tag=tag, server=server, fingerprint=fingerprint,
+            recurring=recurring, id_prefix=id_prefix, since=since, until=until,
+        )  # fmt: skip
+        return self._aiterate(self._pages(where, oldest_first=oldest_first))
+
+    async def _aiterate(self, pages: Iterator[JobPage]) -> AsyncIterator[Job[Any]]:
+        while (page := await in_thread(next, pages, None)) is not None:
+            for job in page:
+                yield job
+
+    def _pages(self, where: JobFilter, *, oldest_first: bool) -> Iterator[JobPage]:
+        if oldest_first:  # what comes meanwhile is at the end of the list, and there would be none
+            end = self._client.clock.now() + 1
+            where = attrs.evolve(where, until=end if where.until is None else min(where.until, end))
+        cursor = None
+        while True:
+            page = self.page(where, limit=_PAGE_LIMIT, cursor=cursor, oldest_first=oldest_first)
+            yield page
+            cursor = page.cursor
+            if cursor is None:
+                return
 
     def page(
         self, where: JobFilter, *, limit: int = 50, cursor: str | None = None, oldest_first: bool = False
@@ -121,11 +277,17 @@ class Jobs:
         page: Page = self._client.storage.find(where, limit=limit, cursor=cursor, oldest_first=oldest_first)
         return JobPage([Job(self._client, record) for record in page.jobs], page.cursor)
 
-    def counts(self) -> Counts:
-        """Return how many jobs are in each state and queue."""
-        return self._client.storage.counts()
+    async def apage(
+        self, where: JobFilter, *, limit: int = 50, cursor: str | None = None, oldest_first: bool = False
+    ) -> JobPage:
+        """Return a page for a filter value without blocking the event loop."""
+        return await in_thread(self.page, where, limit=limit, cursor=cursor, oldest_first=oldest_first)
 
-    async def acounts(self) -> Counts:
+    def counts(self) -> JobCounts:
+        """Return how many jobs are in each state and queue, every state named; one round trip."""
+        return JobCounts.of(self._client.storage.counts())
+
+    async def acounts(self) -> JobCounts:
         """Count without blocking the event loop."""
         return await in_thread(self.counts)
 
@@ -172,9 +334,9 @@ class Jobs:
         now = self._client.clock.now()
         return self._apply([lifecycle.requeue(job_id, at=now, reason=reason) for job_id in _ids(ids)])
 
-    async def arequeue(self, ids: Sequence[str]) -> list[Applied]:
+    async def arequeue(self, ids: Sequence[str], *, reason: str = "requeued by code") -> list[Applied]:
         """Requeue without blocking the event loop."""
-        return await in_thread(self.requeue, ids)
+        return await in_thread(self.requeue, ids, reason=reason)
 
     def delete(self, ids: Sequence[str], *, reason: str = "deleted by code") -> list[Applied]:
         """Each job that is not deleted is deleted, running ones are told to stop; return one result an id."""
@@ -184,9 +346,9 @@ class Jobs:
             [lifecycle.delete(job_id, at=now, reason=reason, expires_at=expires_at) for job_id in _ids(ids)]
         )
 
-    async def adelete(self, ids: Sequence[str]) -> list[Applied]:
+    async def adelete(self, ids: Sequence[str], *, reason: str = "deleted by code") -> list[Applied]:
         """Delete without blocking the event loop."""
-        return await in_thread(self.delete, ids)
+        return await in_thread(self.delete, ids, reason=reason)
 
     def reschedule(
         self, ids: Sequence[str], when: datetime | timedelta, *, reason: str = "rescheduled by code"
@@ -243,6 +405,35 @@ class Jobs:
         if Applied.RELEASING in results:
             self._client.release_children()
         return results
+
+
+def _filter(
+    *,
+    state: str | None,
+    task: str | None,
+    queue: str | None,
+    tag: str | None,
+    server: str | None,
+    fingerprint: str | None,
+    recurring: str | None,
+    id_prefix: str | None,
+    since: datetime | None,
+    until: datetime | None,
+    by_due: bool = False,
+) -> JobFilter:
+    return JobFilter(
+        state=None if state is None else to_choice(State, "state", state),
+        task=task,
+        queue=queue,
+        tag=tag,
+        server=server,
+        fingerprint=fingerprint,
+        recurring_id=recurring,
+        id_prefix=id_prefix,
+        since=None if since is None else micros(since),
+        until=None if until is None else micros(until),
+        by_due=True if by_due else None,
+    )
 
 
 def _ids(ids: Sequence[str]) -> list[str]:

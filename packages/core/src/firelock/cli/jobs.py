@@ -143,8 +143,8 @@ def _counts(options: argparse.Namespace, screen: Screen) -> int:
             queue: {str(state): number for state, number in states.items()}
             for queue, states in counts.by_queue.items()
         }
-        screen.json({"by_state": {name: by_state.get(name, 0) for name in _STATES}, "by_queue": by_queue})
+        screen.json({"by_state": {name: by_state[name] for name in _STATES}, "by_queue": by_queue})
     else:
-        rows: list[list[Piece]] = [[state_cell(name), by_state.get(name, 0)] for name in _STATES]
+        rows: list[list[Piece]] = [[state_cell(name), by_state[name]] for name in _STATES]
         screen.table((Column("STATE"), Column("JOBS", is_number=True)), rows)
     return 0
