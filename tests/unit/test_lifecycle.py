@@ -120,7 +120,8 @@ def test_only_a_claim_leads_to_processing():
 
 
 def test_only_a_run_leads_to_success_or_failure():
-    """From each state the table reaches each end; those but deleted lie behind processing."""
+    """From each state the table reaches each end; success lies behind processing, and so does failure, but for
+    a failed job whose delete is taken back."""
 
     def reached(start, closed=frozenset()):
         seen, waiting = {start}, [start]
@@ -132,9 +133,12 @@ def test_only_a_run_leads_to_success_or_failure():
 
     assert all(FINAL_STATES <= reached(state) | {state} for state in State)
     without_runs = frozenset({State.PROCESSING})
-    assert not any(
-        {State.SUCCEEDED, State.FAILED} & reached(state, without_runs) for state in set(State) - without_runs
-    )
+    back_to = {state: reached(state, without_runs) for state in set(State) - without_runs}
+    assert not any(State.SUCCEEDED in states for states in back_to.values())
+    assert {State.FAILED: {State.DELETED}} == {
+        state: {before for before in State if state in ALLOWED[before] and before not in without_runs}
+        for state in (State.FAILED,)
+    }
 
 
 @every_end
@@ -219,6 +223,51 @@ def test_a_delete_counts_nothing():
     transition = lifecycle.delete("j1", at=AT, reason="deleted", expires_at=EXPIRES_AT)
 
     assert (None, None, EXPIRES_AT) == (transition.retries, transition.crashes, transition.expires_at)
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        ([HistoryEntry(State.DELETED, 2, "deleted")], lifecycle.Former(State.ENQUEUED)),
+        ([HistoryEntry(State.DELETED, 2, "deleted", due_at=9)], lifecycle.Former(State.SCHEDULED, 9)),
+        ([HistoryEntry(State.DELETED, 2, "deleted", 1, 1)], lifecycle.Former(State.PROCESSING)),
+        (
+            [HistoryEntry(State.FAILED, 2, "no", 1, 1, 1, "a"), HistoryEntry(State.DELETED, 3, "deleted")],
+            lifecycle.Former(State.FAILED),
+        ),
+        (
+            [HistoryEntry(State.SUCCEEDED, 2, None, 1, 1, 1, "a"), HistoryEntry(State.DELETED, 3, "deleted")],
+            lifecycle.Former(State.SUCCEEDED),
+        ),
+        ([HistoryEntry(State.DELETED, 2, "deleted"), HistoryEntry(State.ENQUEUED, 3, "requeued")], None),
+        ([], None),
+    ],
+    ids=["enqueued", "scheduled", "processing", "failed", "succeeded", "requeued since", "never deleted"],
+)
+def test_the_history_tells_what_a_deleted_job_was(steps, expected):
+    """What a job was is told by the entry of its delete, and else by the one before."""
+    history = [HistoryEntry(State.ENQUEUED, 1), *steps]
+
+    assert expected == lifecycle.former(history)
+
+
+@pytest.mark.parametrize("state", State)
+def test_a_restore_leads_back_where_nothing_is_lost(state):
+    """Scheduled, enqueued and failed jobs come back, by a legal step; others are refused by a sentence."""
+    before = lifecycle.Former(state, due_at=9)
+
+    if state in lifecycle.RESTORABLE:
+        change = lifecycle.restore("j1", before, at=AT, reason="restored", expires_at=EXPIRES_AT)
+        assert (frozenset({State.DELETED}), state, None, None) == (
+            change.from_states, change.to, change.session, change.retries,
+        )  # fmt: skip
+        assert (9 if state is State.SCHEDULED else None) == change.due_at
+        assert (EXPIRES_AT if state is State.FAILED else None) == change.expires_at
+        assert lifecycle.is_legal(State.DELETED, state)
+        assert before.refusal is None
+    else:
+        with pytest.raises(ValueError, match=f"cannot be {state} again"):
+            lifecycle.restore("j1", before, at=AT, reason="restored", expires_at=EXPIRES_AT)
 
 
 # ---- how an attempt ends ---------------------------------------------------------------------------------

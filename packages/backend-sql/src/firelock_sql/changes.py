@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import attrs
+
 from firelock.storage import FINAL_STATES, Applied, HistoryEntry, State, Transition, Upkeep
 from firelock_sql.database import ANY_QUEUE, Transaction
 from firelock_sql.rows import JobRow
@@ -17,6 +19,7 @@ def change(tx: Transaction, row: JobRow, transition: Transition) -> Applied:
     is_final, is_success = to in FINAL_STATES, to is State.SUCCEEDED
     if _is_due_sooner(row, transition):
         tx.woken.add(ANY_QUEUE)  # who sleeps until the next due instant; see the kit's life.py
+    entry = None if transition.is_silent else _entry(row, transition)
     row.move(tx, to.value)
     row.reason = transition.reason
     row.changed_at = transition.at
@@ -32,8 +35,8 @@ def change(tx: Transaction, row: JobRow, transition: Transition) -> Applied:
         row.attempt -= 1
     elif to is State.ENQUEUED:
         row.enqueued_at = tx.now
-    if not transition.is_silent:
-        row.note(transition.entry())
+    if entry is not None:
+        row.note(entry)
     _tell_if_claimable(tx, row)
     return Applied.APPLIED
 
@@ -57,10 +60,22 @@ def _is_holder(row: JobRow, transition: Transition) -> bool:
 
 
 def _is_due_sooner(row: JobRow, transition: Transition) -> bool:
-    """Tell whether a scheduled job is moved to an earlier instant."""
-    if row.due_at is None or transition.due_at is None:
+    """Tell whether somebody moved a scheduled job to an earlier instant, or restored one."""
+    if transition.session is not None or transition.due_at is None:
         return False
-    return transition.due_at < row.due_at
+    return row.due_at is None or transition.due_at < row.due_at
+
+
+def _entry(row: JobRow, transition: Transition) -> HistoryEntry:
+    """Return the history's entry; an operator's says what it ended."""
+    entry = transition.entry()
+    if transition.session is not None:
+        return entry
+    if row.state == State.PROCESSING:
+        return attrs.evolve(
+            entry, attempt=row.attempt, claimed_at=row.claimed_at, started_at=row.started_at, server=row.server
+        )
+    return attrs.evolve(entry, due_at=row.due_at) if row.state == State.SCHEDULED else entry
 
 
 def _refused(tx: Transaction, row: JobRow, transition: Transition) -> Applied:

@@ -73,8 +73,8 @@ def entry_line(entry: HistoryEntry) -> str:
         entry.started_at,
         entry.server,
     ]
-    if entry.elided:
-        fields.append(entry.elided)
+    if entry.elided or entry.due_at is not None:
+        fields += [entry.elided, entry.due_at]
     while fields[-1] is None:
         fields.pop()
     return json.dumps(fields, ensure_ascii=False, separators=(",", ":")) + "\n"

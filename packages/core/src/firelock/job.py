@@ -124,9 +124,10 @@ class HistoryEntry:
     reason: str | None = None
     attempt: int | None = None  # set where the entry ends an attempt, with the three below
     claimed_at: int | None = None
-    started_at: int | None = None
+    started_at: int | None = None  # empty where the attempt had not started, or nobody had said so yet
     server: str | None = None
     elided: int = 0  # above 0: this entry stands for that many left out here
+    due_at: int | None = None  # where somebody took a scheduled job away: when it would have been due
 
 
 @attrs.frozen

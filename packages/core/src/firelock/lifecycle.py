@@ -19,6 +19,8 @@ __all__ = [
     "CRASH_LIMIT",
     "HELD",
     "HISTORY_LIMIT",
+    "RESTORABLE",
+    "Former",
     "Holder",
     "Retention",
     "Transition",
@@ -30,10 +32,12 @@ __all__ = [
     "delete",
     "deleted_by_policy",
     "failed",
+    "former",
     "handed_back",
     "is_legal",
     "requeue",
     "reschedule",
+    "restore",
     "retried",
     "snoozed",
     "succeeded",
@@ -58,12 +62,15 @@ ALLOWED: dict[State, frozenset[State]] = {
     ),
     State.SUCCEEDED: frozenset({State.ENQUEUED, State.DELETED}),
     State.FAILED: frozenset({State.ENQUEUED, State.DELETED}),
-    State.DELETED: frozenset({State.ENQUEUED}),
+    State.DELETED: frozenset({State.ENQUEUED, State.SCHEDULED, State.FAILED}),
 }
 
 HELD = frozenset({State.PROCESSING})
 _WAITING_FOR_TIME = frozenset({State.SCHEDULED})
 _DELETABLE = frozenset(State) - {State.DELETED}
+_DELETED = frozenset({State.DELETED})
+RESTORABLE = frozenset({State.SCHEDULED, State.ENQUEUED, State.FAILED})
+"""What a deleted job can be again: nothing of these is lost with the delete."""
 _REQUEUABLE = frozenset({State.AWAITING, State.SCHEDULED, State.SUCCEEDED, State.FAILED, State.DELETED})
 
 
@@ -140,7 +147,7 @@ class Transition:
     )
 
     def entry(self) -> HistoryEntry:
-        """Return what this transition adds to the job's history."""
+        """Return what this transition adds to the job's history; see `Storage.apply` for an operator's."""
         return HistoryEntry(
             self.to,
             self.at,
@@ -329,6 +336,56 @@ def requeue(job_id: str, *, at: int, reason: str) -> Transition:
 def reschedule(job_id: str, *, at: int, due_at: int, reason: str) -> Transition:
     """An operator moves a scheduled job to another instant; its retries stay counted."""
     return Transition(job_id, _WAITING_FOR_TIME, None, None, State.SCHEDULED, at, reason, due_at=due_at)
+
+
+def restore(job_id: str, former: Former, *, at: int, reason: str, expires_at: int | None) -> Transition:
+    """An operator takes a delete back: the job is what it was before, at the end of its queue.
+
+    Retries and crashes stay counted. `expires_at` is that of a failed job.
+
+    Raises:
+        ValueError: the former state is none of `RESTORABLE`; see `Former.refusal`.
+    """
+    if former.state not in RESTORABLE:
+        message = f"Job {job_id} cannot be {former.state} again: {former.refusal}."
+        raise ValueError(message)
+    return Transition(
+        job_id, _DELETED, None, None, former.state, at, reason,
+        due_at=former.due_at if former.state is State.SCHEDULED else None,
+        expires_at=expires_at if former.state is State.FAILED else None,
+    )  # fmt: skip
+
+
+_LOST = {
+    State.PROCESSING: "it was running when it was deleted, and nobody knows how far it came",
+    State.SUCCEEDED: "it had succeeded, and its result went with the delete",
+    State.AWAITING: "it waited for another job, and that tie went with the delete",
+}
+
+
+@attrs.frozen
+class Former:
+    """What a deleted job was when it was deleted."""
+
+    state: State
+    due_at: int | None = None  # of a scheduled job
+
+    @property
+    def refusal(self) -> str | None:
+        """Why the job cannot be that again, as the rest of a sentence; None where it can."""
+        return _LOST.get(self.state)
+
+
+def former(history: Sequence[HistoryEntry]) -> Former | None:
+    """Return what a deleted job was, told by its whole history; None where its last step is no delete."""
+    if len(history) < 2 or history[-1].state is not State.DELETED:  # noqa: PLR2004 - a creation and a delete
+        return None
+    last = history[-1]
+    if last.attempt is not None:
+        return Former(State.PROCESSING)
+    if last.due_at is not None:
+        return Former(State.SCHEDULED, last.due_at)
+    return Former(history[-2].state)
 
 
 # ---- what a storage decides, as data ---------------------------------------------------------------------

@@ -34,6 +34,7 @@ class JobStep:
     started_at: datetime | None
     server: str | None
     elided: int  # above 0: this step stands for that many left out here
+    due_at: datetime | None  # where somebody took a scheduled job away: when it would have been due
 
     @classmethod
     def of(cls, entry: HistoryEntry) -> JobStep:
@@ -41,6 +42,7 @@ class JobStep:
         return cls(
             entry.state, as_datetime(entry.at), entry.reason, entry.attempt, as_datetime(entry.claimed_at),
             as_datetime(entry.started_at), entry.server, entry.elided,
+            as_datetime(entry.due_at),
         )  # fmt: skip
 
 

@@ -68,12 +68,22 @@ local function instant()
   return read_at
 end
 
+-- The history's line of an operator's change: it says what it ended.
+local function taken_away(job, to, at, reason)
+  if job.state == 'P' then return step(to, at, reason, job.attempt, job.claimed, job.started, job.server) end
+  if job.state == 'C' then
+    return '["' .. NAMES[to] .. '",' .. at .. ',' .. null(reason) .. ',null,null,null,null,0,' .. job.due .. ']\n'
+  end
+  return step(to, at, reason)
+end
+
 -- Change one job as the fields say; empty ones leave what is there.
 local function change(job, from, session, fence, to, fields)
   local at, entry, reason, retries, crashes, started, server, gives_back, due, expiry, result, absent = unpack(fields)
   if not find(from, job.state, 1, true) or (session ~= '' and (job.session ~= session or job.fence ~= fence)) then
     return refused(job, session, fence, to)
   end
+  if session == '' and entry ~= '' then entry = taken_away(job, to, at, reason) end
   leave(job)
   if session ~= '' then
     job.session = ''

@@ -137,6 +137,9 @@ class Storage(ABC):
         target of enqueued gets `enqueued_at` from the storage's clock, but a job given back keeps the one
         it had, and so its place.
 
+        The history entry of an operator's change (`session` empty) says what it ended: out of processing the
+        attempt with its `claimed_at`, `started_at` and server, out of scheduled the `due_at` that the job had.
+
         A settle (`session` set) clears session and keeps fence. An operator's change (`session` empty) that
         takes a job out of processing leaves session and fence as a tail; the holder's refused settle clears
         it, as does the end of the session. A job requeued under a tail is enqueued but not claimable until

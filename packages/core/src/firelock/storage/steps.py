@@ -30,6 +30,7 @@ __all__ = [
     "begun",
     "claimed_by",
     "ended_with",
+    "entry_of",
     "followed",
     "parents_of",
     "promoted",
@@ -196,8 +197,20 @@ def applied(row: StoredJob, transition: Transition, *, now: int) -> tuple[Stored
     if transition.error is not None:
         failure = Attempt(transition.attempt or job.attempt, transition.at, transition.error)
         row = attrs.evolve(row, attempts=(*row.attempts, failure)[-_ERRORS_LIMIT:])
-    entry = None if transition.is_silent else transition.entry()
+    entry = None if transition.is_silent else entry_of(transition, job)
     return _changed(row, entry, **_written(job, transition, now)), Applied.APPLIED
+
+
+def entry_of(transition: Transition, job: JobRecord) -> HistoryEntry:
+    """Return what the transition adds to the history of the job as it was; an operator's says what it ended."""
+    entry = transition.entry()
+    if transition.session is not None:
+        return entry
+    if job.state is State.PROCESSING:
+        return attrs.evolve(
+            entry, attempt=job.attempt, claimed_at=job.claimed_at, started_at=job.started_at, server=job.server
+        )
+    return attrs.evolve(entry, due_at=job.due_at) if job.state is State.SCHEDULED else entry
 
 
 def _is_holder(job: JobRecord, transition: Transition) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from firelock import lifecycle
-from firelock.job import ErrorInfo
+from firelock.job import ErrorInfo, State
 from firelock.lifecycle import Transition
 from firelock.testing.handles import BASE, HOUR, SECOND, STAMP
 from firelock.testing.scene import Running, error_info
@@ -19,6 +19,7 @@ __all__ = [
     "hands_back",
     "requeues",
     "reschedules",
+    "restores",
     "retries",
     "snoozes",
     "succeeds",
@@ -108,6 +109,15 @@ def requeues(job_id: str, *, at: int = STAMP) -> Transition:
 def reschedules(job_id: str, *, due_at: int, at: int = STAMP) -> Transition:
     """An operator moves a scheduled job to another instant."""
     return lifecycle.reschedule(job_id, at=at, due_at=due_at, reason="rescheduled by ada")
+
+
+def restores(
+    job_id: str, former: State, *, due_at: int | None = None, at: int = STAMP, expires_at: int | None = None
+) -> Transition:
+    """An operator takes a delete back."""
+    return lifecycle.restore(
+        job_id, lifecycle.Former(former, due_at), at=at, reason="restored by ada", expires_at=expires_at
+    )
 
 
 ENDS: dict[str, Callable[[Running], Transition]] = {

@@ -6,6 +6,7 @@ import attrs
 from hypothesis import strategies as st
 from hypothesis.stateful import rule
 
+from firelock import lifecycle
 from firelock.job import ClaimedJob, Edge, On, State
 from firelock.lifecycle import Holder, Transition, continuation_target
 from firelock.storage import Applied, Held, NewSession, Renewal, Taken
@@ -20,7 +21,7 @@ __all__ = ["JobRules"]
 # Ended jobs may be pruned from the twentieth hour on, whenever they ended: callers' clocks hardly move.
 _KEPT = 3_653 * 24 * HOUR + 20 * HOUR + HOUR // 2
 _ENDS = sorted(ends.ENDS)
-_CHANGES = ("deletes", "requeues", "deletes for good", "requeues", "reschedules")
+_CHANGES = ("deletes", "requeues", "deletes for good", "requeues", "reschedules", "restores")
 _LIMIT = 1_000
 
 _Ends = list[tuple[int, str, bool]]  # which claim, how it ends, whether somebody else says so
@@ -176,9 +177,18 @@ class JobRules(Ground):
         at = self.stamp()
         if name == "requeues":
             return ends.requeues(job_id, at=at)
+        if name == "restores":
+            return self._restore(job_id, at)
         if name == "reschedules":
             return ends.reschedules(job_id, at=at, due_at=self.instant(at // SECOND % 5 - 1))
         return ends.deletes(job_id, at=at, expires_at=None if name == "deletes for good" else at + _KEPT)
+
+    def _restore(self, job_id: str, at: int) -> Transition:
+        """A delete is taken back as the history tells, where that can be; else it is tried for a queue."""
+        former = lifecycle.former(self.twin.model.history(job_id))
+        if former is None or former.state not in lifecycle.RESTORABLE:
+            return ends.restores(job_id, State.ENQUEUED, at=at)
+        return ends.restores(job_id, former.state, due_at=former.due_at, at=at, expires_at=at + _KEPT)
 
     @rule(pick=PICK, held=st.lists(st.tuples(PICK, st.booleans()), max_size=3))
     def reconcile(self, pick: int, held: list[tuple[int, bool]]) -> None:

@@ -12,7 +12,7 @@ from firelock.errors import StorageError, UnsupportedFeature
 from firelock.job import State
 from firelock.storage import CONTRACT, Applied, Edge, Feature, JobFilter, On, Storage
 from firelock.testing.conformance import requires
-from firelock.testing.ends import reschedules, succeeds
+from firelock.testing.ends import deletes, reschedules, restores, succeeds
 from firelock.testing.handles import BASE, HOUR, SECOND, Handles
 from firelock.testing.scene import Scene
 from firelock.testing.storage.recurring import definition
@@ -259,6 +259,28 @@ class LifeDuty(StorageFixtures):
             thread.join(0.05)
             if answers:
                 break
+
+        assert [True] == answers
+
+    @requires(Feature.NOTIFY)
+    def test_a_restored_scheduled_job_ends_a_wait(self, scene: Scene) -> None:
+        """A wait answers True also where a deleted job is scheduled again, before all that is known.
+
+        If this fails: an idle server sleeps through a job whose delete was taken back.
+        """
+        waiter, answers = scene.handles.open(), list[bool]()
+        scene.add(state=State.SCHEDULED, due_at=BASE + 900 * HOUR)
+        job_id = scene.settle(deletes(scene.add(state=State.SCHEDULED, due_at=BASE + 800 * HOUR)))
+        waiter.promote(1)
+        thread = threading.Thread(target=lambda: answers.append(waiter.wait(None, 600.0)), daemon=True)
+        thread.start()
+
+        for _ in range(int(self.patience / 0.05)):
+            scene.settle(restores(job_id, State.SCHEDULED, due_at=BASE + 800 * HOUR))
+            thread.join(0.05)
+            if answers:
+                break
+            scene.settle(deletes(job_id))
 
         assert [True] == answers
 

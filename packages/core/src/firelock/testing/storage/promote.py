@@ -152,7 +152,8 @@ class PromoteDuty(StorageFixtures):
             record.state, record.due_at, record.nominal_at, record.reason, record.changed_at,
         )  # fmt: skip
         assert [State.SCHEDULED] == [entry.state for entry in scene.storage.history(later)[:-1]]
-        assert HistoryEntry(State.SCHEDULED, move.at, "rescheduled by ada") == scene.last_entry(later)
+        moved = HistoryEntry(State.SCHEDULED, move.at, "rescheduled by ada", due_at=BASE + HOUR)
+        assert moved == scene.last_entry(later)
         assert 2 == scene.storage.counts().by_state[State.SCHEDULED]
         scene.advance(3 * 3_600)
         assert Promotion(1, BASE + 5 * HOUR) == scene.storage.promote(10)

@@ -9,12 +9,15 @@ from firelock import lifecycle
 from firelock.job import Attempt, HistoryEntry, State
 from firelock.storage import Applied
 from firelock.testing.ends import (
+    ENDS,
     crashes,
     deletes,
     fails,
     gives_up,
     hands_back,
     requeues,
+    reschedules,
+    restores,
     retries,
     snoozes,
     succeeds,
@@ -329,3 +332,98 @@ class SettleDuty(StorageFixtures):
         assert {State.PROCESSING: 1} == {
             state: number for state, number in scene.storage.counts().by_state.items() if number
         }
+
+    def test_taking_a_scheduled_job_away_keeps_its_instant(self, scene: Scene) -> None:
+        """The entry of a delete, a requeue or a move of a scheduled job says when it would have been due.
+
+        If this fails: nobody can take the delete back, since the instant is nowhere any more.
+        """
+        due_at = BASE + HOUR
+        scheduled = {"state": State.SCHEDULED, "due_at": due_at, "nominal_at": due_at}
+        deleted, requeued, moved = (scene.add(**scheduled) for _ in range(3))
+
+        scene.settle(deletes(deleted))
+        scene.settle(requeues(requeued))
+        scene.settle(reschedules(moved, due_at=BASE + 2 * HOUR))
+
+        entries = [scene.last_entry(job_id) for job_id in (deleted, requeued, moved)]
+        assert [due_at] * 3 == [entry.due_at for entry in entries]
+        assert [None, None, BASE + 2 * HOUR] == [
+            scene.record(job_id).due_at for job_id in (deleted, requeued, moved)
+        ]
+
+    def test_a_restored_scheduled_job_waits_again(self, scene: Scene) -> None:
+        """A restored job is due when it was due before, its retries counted, and has not ended.
+
+        If this fails: undoing a delete runs a retry at once, or never.
+        """
+        job_id = scene.settle(retries(scene.run(scene.begin()), due_at=BASE + HOUR))
+        scene.settle(deletes(job_id, expires_at=BASE + 9 * HOUR))
+        at = scene.stamp()
+
+        result = scene.apply(restores(job_id, State.SCHEDULED, due_at=BASE + HOUR, at=at))
+
+        record = scene.record(job_id)
+        assert (Applied.APPLIED, State.SCHEDULED, BASE + HOUR, 1, 1, None, None, at, "restored by ada") == (
+            result, record.state, record.due_at, record.retries, record.attempt, record.ended_at,
+            record.expires_at, record.changed_at, record.reason,
+        )  # fmt: skip
+        assert record.is_retrying
+        assert HistoryEntry(State.SCHEDULED, at, "restored by ada") == scene.last_entry(job_id)
+        scene.advance(3_700)
+        assert 1 == scene.storage.promote(10).promoted
+
+    def test_a_restored_enqueued_job_is_claimed_once(self, scene: Scene) -> None:
+        """A restored job stands at the end of its queue, once, and does not expire.
+
+        If this fails: undoing a delete leaves a job that nobody runs, or that two run.
+        """
+        holder = scene.begin()
+        job_id, other = scene.add(), scene.add()
+        scene.settle(deletes(job_id, expires_at=BASE + HOUR))
+        scene.advance(60)
+
+        scene.settle(restores(job_id, State.ENQUEUED))
+
+        assert [other, job_id] == [job.id for job in scene.claim(holder)]
+        assert [] == scene.claim(holder)
+        scene.advance(7_200)
+        assert 0 == scene.storage.prune(10)
+
+    def test_a_restored_failed_job_has_its_error(self, scene: Scene) -> None:
+        """A restored job has failed as before, with its error and traceback, and expires as told.
+
+        If this fails: undoing a delete of a failed job loses why it failed.
+        """
+        error = error_info("f1")
+        job_id = scene.settle(fails(scene.run(scene.begin()), error))
+        errors = scene.storage.errors(job_id)
+        scene.settle(deletes(job_id))
+        at = scene.stamp()
+
+        scene.settle(restores(job_id, State.FAILED, at=at, expires_at=BASE + HOUR))
+
+        record = scene.record(job_id)
+        assert (State.FAILED, attrs.evolve(error, traceback=None), BASE + HOUR, at) == (
+            record.state, record.error, record.expires_at, record.ended_at,
+        )  # fmt: skip
+        assert errors == scene.storage.errors(job_id)
+        assert {State.FAILED: 1} == {
+            state: number for state, number in scene.storage.counts().by_state.items() if number
+        }
+        assert ["f1"] == [group.fingerprint for group in scene.storage.failure_groups(10)]
+
+    def test_only_a_deleted_job_is_restored(self, scene: Scene) -> None:
+        """A restore of a job in any other state is refused and writes nothing.
+
+        If this fails: a late undo takes a job back that runs or has succeeded meanwhile.
+        """
+        holder = scene.begin()
+        ids = [scene.settle(ENDS[name](scene.run(holder))) for name in ("succeeds", "fails")]
+        ids += [scene.run(holder).id, scene.add(), scene.schedule(60)]
+        before = [(scene.record(job_id), scene.storage.history(job_id)) for job_id in ids]
+
+        results = scene.storage.apply([restores(job_id, State.ENQUEUED) for job_id in ids])
+
+        assert [Applied.REFUSED] * 5 == results
+        assert before == [(scene.record(job_id), scene.storage.history(job_id)) for job_id in ids]

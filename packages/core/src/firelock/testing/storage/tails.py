@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from firelock.job import State
+from firelock.job import HistoryEntry, State
 from firelock.lifecycle import Transition
 from firelock.storage import Applied, Held
 from firelock.testing.ends import ENDS, deletes, hands_back, requeues, succeeds
@@ -41,6 +41,23 @@ class TailDuty(StorageFixtures):
             record.state, record.session, record.fence, record.is_stopping,
         )  # fmt: skip
         assert record.ended_at is not None
+
+    def test_a_delete_while_running_tells_of_the_run(self, scene: Scene) -> None:
+        """The entry of a delete of a running job has the attempt, its claim, its start and its server.
+
+        If this fails: nobody can see that a cancelled job ran, since when and where.
+        """
+        running = scene.run(scene.begin())
+        started_at = scene.stamp()
+        held = Held(running.id, running.job.fence, started_at)
+        scene.storage.reconcile(running.holder.session, [held])
+        at = scene.stamp()
+
+        scene.settle(deletes(running.id, at=at))
+
+        assert HistoryEntry(
+            State.DELETED, at, "deleted by ada", 1, running.job.claimed_at, started_at, running.holder.server
+        ) == scene.last_entry(running.id)  # fmt: skip
 
     def test_the_holder_learns_of_the_delete(self, scene: Scene) -> None:
         """To its holder a deleted job is lost, named or not: then it is unknown and can be let go.
