@@ -389,6 +389,48 @@ def test_what_changes_meanwhile_is_left_alone(capsys, tmp_path):
     assert ran.out == "1 job requeued.\n2 had changed meanwhile and were left alone.\n"
 
 
+def test_restore_by_id_answers_for_each(capsys, app):
+    """One is what it was, one is refused by name, one is not stored."""
+    app.add.enqueue(0)
+    failed, parent = fail(app), app.add.enqueue(1)
+    parent.then(app.add, 2)
+    app.jobs.delete([failed, parent.id])
+
+    ran = command(capsys, app, "restore", failed, parent.id, "nowhere")
+
+    assert ran.code == 4
+    assert ran.out.splitlines() == [
+        f"{failed}  restored",
+        f"{parent.id}  not restored: continuations waited for it, and its delete decided them",
+        "nowhere  is not stored",
+    ]
+    assert app.jobs.get(failed).reason == "restored from the command line"
+
+
+def test_a_refused_restore_says_why_in_json(capsys, app):
+    """The result is refused, and a sentence says why."""
+    job = app.add.enqueue(1)
+
+    ran = command(capsys, app, "restore", job.id, "--json")
+
+    assert ran.code == 1
+    assert json.loads(ran.out) == {
+        "results": [{"id": job.id, "result": "refused", "why": "it is enqueued, not deleted"}]
+    }
+
+
+def test_restore_all_takes_deleted_jobs_alone(capsys, app):
+    """The filters choose among deleted jobs; those that cannot come back are counted."""
+    jobs = app.add.enqueue_many([(number,) for number in range(3)])
+    jobs[0].then(app.add, 9)
+    app.jobs.delete([job.id for job in jobs[:2]])
+
+    ran = command(capsys, app, "restore", "--all", "--task", "shop.add")
+
+    assert (ran.code, ran.out) == (0, "1 job restored.\n2 were left alone.\n")  # the parent and its child
+    assert states(app, jobs) == ["deleted", "enqueued", "enqueued"]
+
+
 def test_until_chooses_among_all(capsys, app):
     """Whoever gives a time gets the jobs before it alone."""
     job = app.add.enqueue(1)
@@ -439,6 +481,9 @@ def test_a_running_job_can_be_deleted(capsys, app):
         (["delete", "--all"], "--all needs a filter"),
         (["delete", "--all", "x"], "takes ids or --all, not both"),
         (["delete", "x", "--state", "failed"], "takes filters and --dry-run with --all only"),
+        (["restore", "--all"], "--all needs a filter"),
+        (["restore", "x", "--state", "deleted"], "takes filters and --dry-run with --all only"),
+        (["restore", "--all", "--state", "failed"], "takes deleted jobs, not failed ones"),
         (["delete", "x", "--dry-run"], "takes filters and --dry-run with --all only"),
     ],
 )

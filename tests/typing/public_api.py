@@ -112,6 +112,7 @@ async def every_verb_has_an_async_twin() -> None:
     assert_type((await job.athen(create_report, "2026-11-24")).id, str)
     await (await job.arefresh()).adelete()
     await (await job.arequeue()).arefresh()
+    assert_type(await (await (await job.adelete()).arestore()).aresult(timeout=1), float)
     await fire.jobs.aget(job.id)
     async for every in fire.jobs.aiterate(state="failed"):
         assert_type(every.id, str)

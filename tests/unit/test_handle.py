@@ -596,6 +596,60 @@ def test_a_job_that_is_about_to_run_cannot_be_requeued(in_state, state):
     assert state is job.state
 
 
+@pytest.mark.parametrize("state", [State.SCHEDULED, State.ENQUEUED, State.FAILED])
+def test_a_deleted_job_can_be_what_it_was(in_state, state):
+    """It is in its former state again, by this code's word, with its instant or its error."""
+    job = in_state(state)
+    before = job.refresh().record()
+    job.delete()
+
+    restored = job.restore()
+
+    assert (state, "restored by code") == (restored.state, restored.reason)
+    assert (before.due_at, before.error) == (restored.record().due_at, restored.record().error)
+    assert (before.retries, before.attempt) == (restored.retries, restored.attempt)
+
+
+@pytest.mark.parametrize(
+    ("state", "why"),
+    [
+        (State.PROCESSING, "it was running when it was deleted"),
+        (State.SUCCEEDED, "it had succeeded, and its result went with the delete"),
+        (State.AWAITING, "it waited for another job"),
+    ],
+)
+def test_a_delete_that_lost_something_is_not_taken_back(in_state, state, why):
+    """The message names what the job was and what was lost, and that it can be requeued."""
+    job = in_state(state)
+    job.delete()
+
+    with pytest.raises(JobConflict, match=rf"Job {job.id} cannot be restored: {why}.*requeue\(\)"):
+        job.restore()
+    with pytest.raises(JobConflict):
+        asyncio.run(job.arestore())
+
+    assert State.DELETED is job.refresh().state
+
+
+def test_a_parent_is_not_restored(adding):
+    """What waited for it was decided by its delete."""
+    job = adding.enqueue(1)
+    job.then(adding, 2)
+    job.delete()
+
+    with pytest.raises(JobConflict, match="continuations waited for it, and its delete decided them"):
+        job.restore()
+
+
+@pytest.mark.parametrize("state", [state for state in State if state is not State.DELETED])
+def test_what_is_not_deleted_is_not_restored(in_state, state):
+    """The message says what it is."""
+    job = in_state(state)
+
+    with pytest.raises(JobConflict, match=f"it is {state}, not deleted"):
+        job.restore()
+
+
 @pytest.mark.parametrize("state", [state for state in State if state is not State.DELETED])
 def test_any_job_can_be_deleted(in_state, state):
     """Its handle shows it deleted, and says when it may be pruned."""

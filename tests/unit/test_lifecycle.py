@@ -120,8 +120,7 @@ def test_only_a_claim_leads_to_processing():
 
 
 def test_only_a_run_leads_to_success_or_failure():
-    """From each state the table reaches each end; success lies behind processing, and so does failure, but for
-    a failed job whose delete is taken back."""
+    """Each state reaches each end; success and failure lie behind processing, or a delete taken back."""
 
     def reached(start, closed=frozenset()):
         seen, waiting = {start}, [start]

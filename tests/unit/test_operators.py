@@ -281,6 +281,33 @@ def test_many_are_acted_on_500_at_a_time(fire, adding):
     assert [500, 500, 100] * 2 == [len(transitions) for (transitions,) in fire.storage.called["apply"]]
 
 
+def test_many_are_restored_with_an_answer_each(fire, adding, worker):
+    """What lost something by its delete is left alone, and why is told by name; coroutines do the same."""
+    waiting, failed, done, parent = (adding.enqueue(number) for number in (1, -1, 2, 3))
+    parent.then(adding, 5)
+    fire.jobs.delete([waiting.id, parent.id])
+    worker.run()
+    fire.jobs.delete([failed.id, done.id])
+    living = adding.enqueue(4)
+    ids = [one.id for one in (waiting, failed, done, parent, living)] + ["nobody"]
+
+    whys = fire.jobs.why_not_restored(ids)
+    results = fire.jobs.restore(ids, reason="it was a mistake")
+
+    applied, refused, missing = Applied.APPLIED, Applied.REFUSED, Applied.MISSING
+    assert [applied, applied, refused, refused, refused, missing] == results
+    assert [None, None] == whys[:2]
+    assert [
+        "it had succeeded, and its result went with the delete",
+        "continuations waited for it, and its delete decided them",
+        "it is enqueued, not deleted",
+        "it is not stored",
+    ] == whys[2:]
+    assert (State.ENQUEUED, "it was a mistake") == (waiting.refresh().state, waiting.refresh().reason)
+    assert (State.FAILED, [refused]) == (failed.refresh().state, asyncio.run(fire.jobs.arestore([failed.id])))
+    assert ["it is failed, not deleted"] == asyncio.run(fire.jobs.awhy_not_restored([failed.id]))
+
+
 def test_none_are_many(fire):
     """An empty list asks nothing of the storage."""
     assert ([], []) == (fire.jobs.requeue([]), fire.jobs.delete([]))

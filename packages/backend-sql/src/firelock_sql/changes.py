@@ -73,7 +73,11 @@ def _entry(row: JobRow, transition: Transition) -> HistoryEntry:
         return entry
     if row.state == State.PROCESSING:
         return attrs.evolve(
-            entry, attempt=row.attempt, claimed_at=row.claimed_at, started_at=row.started_at, server=row.server
+            entry,
+            attempt=row.attempt,
+            claimed_at=row.claimed_at,
+            started_at=row.started_at,
+            server=row.server,
         )
     return attrs.evolve(entry, due_at=row.due_at) if row.state == State.SCHEDULED else entry
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from firelock import lifecycle
 from firelock.arguments import format_tags
 from firelock.clock import SECOND, StorageClock, micros, span_micros
 from firelock.errors import ConfigurationError, ScheduleError, TaskError
@@ -17,6 +18,7 @@ from firelock.hookspecs import TaskCall
 from firelock.job import Edge, NewJob, On, State
 from firelock.lifecycle import awaiting_reason
 from firelock.options import CallOptions, shown
+from firelock.storage import JobFilter
 from firelock.storage.defaults import insert_surely
 from firelock.tags import MAX_TAGS
 from firelock.task import Call, TaskInfo, TaskVerbs
@@ -27,7 +29,8 @@ if TYPE_CHECKING:
     from firelock.cron import Cron, Every
     from firelock.definitions import RecurringJob
     from firelock.group_commit import GroupCommit
-    from firelock.lifecycle import Retention
+    from firelock.job import JobRecord
+    from firelock.lifecycle import Retention, Transition
     from firelock.plugins import Plugins
     from firelock.recurring import Recurring
     from firelock.registry import Registry
@@ -271,6 +274,31 @@ class Client:
     def release_children(self) -> None:
         """Continuations that an end set free are moved, a batch of them; upkeep does what is left."""
         self.storage.release(RELEASE_LIMIT)
+
+    def restoration(self, record: JobRecord, *, reason: str) -> Transition | str:
+        """Return the change that takes the job's delete back, or why nothing can, as the rest of a sentence.
+
+        Reads the job's history, and whether it had continuations.
+        """
+        if record.state is not State.DELETED:
+            return f"it is {record.state}, not deleted"
+        former = lifecycle.former(self.storage.history(record.id))
+        if former is None:
+            return "its history does not tell what it was"
+        refusal = former.refusal
+        if refusal is None and self._had_children(record.id):
+            refusal = "continuations waited for it, and its delete decided them"
+        if refusal is not None:
+            return refusal
+        now = self.clock.now()
+        expires_at = self.retention.until(former.state, now)
+        return lifecycle.restore(record.id, former, at=now, reason=reason, expires_at=expires_at)
+
+    def _had_children(self, job_id: str) -> bool:
+        page = self.storage.find(JobFilter(parent_id=job_id), limit=1)
+        while not page.jobs and page.cursor is not None:  # a page may be empty and not the last
+            page = self.storage.find(JobFilter(parent_id=job_id), limit=1, cursor=page.cursor)
+        return bool(page.jobs)
 
     # ---- recurring ---------------------------------------------------------------------------------------
 

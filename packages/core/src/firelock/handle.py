@@ -353,6 +353,28 @@ class Job(Generic[R]):
         """Delete without blocking the event loop."""
         return await in_thread(self.delete)
 
+    def restore(self) -> Job[R]:
+        """A delete is taken back: the job is what it was, and the handle shows it; return the handle.
+
+        That is scheduled, enqueued or failed. A scheduled job is due when it was due before; an enqueued one
+        stands at the end of its queue. Retries already taken stay counted.
+
+        Raises:
+            JobConflict: it is not deleted; or it was running, had succeeded, waited for another job, or had
+                continuations, of which a delete loses something.
+            JobNotFound: it is not stored.
+        """
+        self._require_committed()
+        change = self._client.restoration(self._look(), reason="restored by code")
+        if isinstance(change, str):
+            message = f"Job {self.id} cannot be restored: {change}. requeue() runs a deleted job again."
+            raise JobConflict(message)
+        return self._apply(change, "restored: it was changed meanwhile")
+
+    async def arestore(self) -> Job[R]:
+        """Restore without blocking the event loop."""
+        return await in_thread(self.restore)
+
     def _client_requeue(self) -> Transition:
         return lifecycle.requeue(self.id, at=self._client.clock.now(), reason="requeued by code")
 

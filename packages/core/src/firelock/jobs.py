@@ -13,6 +13,7 @@ from firelock.clock import micros, span_micros
 from firelock.errors import ConfigurationError, JobNotFound, ScheduleError
 from firelock.handle import Job
 from firelock.job import JobRecord, NewJob, State
+from firelock.lifecycle import Transition
 from firelock.options import shown, to_choice
 from firelock.storage import Applied, Counts, FailureGroup, JobFilter, Page, Rollup
 from firelock.storage.defaults import insert_surely
@@ -21,7 +22,6 @@ from firelock.views import JobProgress
 
 if TYPE_CHECKING:
     from firelock.client import Client
-    from firelock.lifecycle import Transition
 
 __all__ = ["JobCounts", "JobPage", "Jobs"]
 
@@ -349,6 +349,51 @@ class Jobs:
     async def adelete(self, ids: Sequence[str], *, reason: str = "deleted by code") -> list[Applied]:
         """Delete without blocking the event loop."""
         return await in_thread(self.delete, ids, reason=reason)
+
+    def restore(self, ids: Sequence[str], *, reason: str = "restored by code") -> list[Applied]:
+        """Each deleted job is scheduled, enqueued or failed as before; return one result an id.
+
+        Left alone, `Applied.REFUSED`, is what `why_not_restored` names. Costs up to two reads a job.
+        """
+        changes = self._restorations(ids, reason)
+        results = iter(self._apply([one for one in changes if isinstance(one, Transition)]))
+        return [
+            next(results)
+            if isinstance(one, Transition)
+            else Applied.MISSING
+            if one is None
+            else Applied.REFUSED
+            for one in changes
+        ]
+
+    async def arestore(self, ids: Sequence[str], *, reason: str = "restored by code") -> list[Applied]:
+        """Restore without blocking the event loop."""
+        return await in_thread(self.restore, ids, reason=reason)
+
+    def why_not_restored(self, ids: Sequence[str]) -> list[str | None]:
+        """Return why each job cannot be restored, as the rest of a sentence; None where it can.
+
+        A job that was running is not, nor one that had succeeded, that waited for another, or that had
+        continuations: a delete loses something of each.
+        """
+        changes = self._restorations(ids, "")
+        return [
+            None if isinstance(one, Transition) else "it is not stored" if one is None else one
+            for one in changes
+        ]
+
+    async def awhy_not_restored(self, ids: Sequence[str]) -> list[str | None]:
+        """Ask without blocking the event loop."""
+        return await in_thread(self.why_not_restored, ids)
+
+    def _restorations(self, ids: Sequence[str], reason: str) -> list[Transition | str | None]:
+        wanted = _ids(ids)
+        records: list[JobRecord | None] = []
+        for start in range(0, len(wanted), _CHUNK):
+            records += self._client.storage.get(wanted[start : start + _CHUNK])
+        return [
+            None if record is None else self._client.restoration(record, reason=reason) for record in records
+        ]
 
     def reschedule(
         self, ids: Sequence[str], when: datetime | timedelta, *, reason: str = "rescheduled by code"

@@ -1,4 +1,4 @@
-"""`firelock jobs requeue` and `delete`: some jobs by id, or all that filters choose."""
+"""`firelock jobs requeue`, `delete` and `restore`: some jobs by id, or all that filters choose."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     Apply = Callable[[Sequence[str]], list[Applied]]
 
-__all__ = ["delete_jobs", "requeue_jobs"]
+__all__ = ["delete_jobs", "requeue_jobs", "restore_jobs"]
 
 _PAGE = 500
 _REASON = "from the command line"
@@ -33,10 +33,12 @@ class _Change:
     done: str
     infinitive: str
     passes_over: frozenset[str]  # states that it leaves alone anyway
+    why: Callable[[Firelock, Sequence[str]], list[str | None]] | None = None  # of those that it left alone
 
 
 _REQUEUE = _Change("requeued", "requeue", frozenset({"enqueued", "processing"}))
 _DELETE = _Change("deleted", "delete", frozenset({"deleted"}))
+_RESTORE = _Change("restored", "restore", frozenset(), lambda app, ids: app.jobs.why_not_restored(ids))
 
 
 def requeue_jobs(options: argparse.Namespace, screen: Screen) -> int:
@@ -56,6 +58,20 @@ def delete_jobs(options: argparse.Namespace, screen: Screen) -> int:
     with connected(options) as app:
         return _change(
             app, options, screen, _DELETE, lambda ids: app.jobs.delete(ids, reason=f"deleted {_REASON}")
+        )
+
+
+def restore_jobs(options: argparse.Namespace, screen: Screen) -> int:
+    """The deleted jobs are what they were before."""
+    _check(options, _RESTORE)
+    if options.state not in {None, "deleted"}:
+        message = f"firelock jobs restore takes deleted jobs, not {options.state} ones."
+        raise Problem(message, hint="Leave --state out.", code=Exit.USAGE)
+    if options.is_all:
+        options.state = "deleted"
+    with connected(options) as app:
+        return _change(
+            app, options, screen, _RESTORE, lambda ids: app.jobs.restore(ids, reason=f"restored {_REASON}")
         )
 
 
@@ -89,9 +105,23 @@ def _change_some(app: Firelock, ids: list[str], screen: Screen, change: _Change,
     from firelock.storage import Applied  # noqa: PLC0415 - loaded with an app only
 
     results = apply(ids)
+    whys = _whys(
+        app, change, [one for one, result in zip(ids, results, strict=True) if not result.is_applied]
+    )
     if screen.is_json:
         pairs = zip(ids, results, strict=True)
-        screen.json({"results": [{"id": job_id, "result": _word(result)} for job_id, result in pairs]})
+        screen.json(
+            {
+                "results": [
+                    {
+                        "id": job_id,
+                        "result": _word(result),
+                        **({"why": whys[job_id]} if job_id in whys else {}),
+                    }
+                    for job_id, result in pairs
+                ]
+            }
+        )
     else:
         records = app.storage.get(ids)
         for job_id, result, record in zip(ids, results, records, strict=True):
@@ -100,11 +130,17 @@ def _change_some(app: Firelock, ids: list[str], screen: Screen, change: _Change,
             elif result.is_applied:
                 screen.line(Cell(job_id), "  ", Cell(change.done, "green"))
             else:
-                word = f"not {change.done}: it is {record.state}"
+                word = f"not {change.done}: {whys.get(job_id) or f'it is {record.state}'}"
                 screen.line(Cell(job_id), "  ", Cell(word, "yellow"))
     if Applied.MISSING in results:
         return Exit.NOT_FOUND
     return Exit.DONE if all(result.is_applied for result in results) else Exit.FAILED
+
+
+def _whys(app: Firelock, change: _Change, ids: Sequence[str]) -> dict[str, str]:
+    if change.why is None or not ids:
+        return {}
+    return {job_id: why for job_id, why in zip(ids, change.why(app, ids), strict=True) if why is not None}
 
 
 def _word(result: Applied) -> str:
@@ -156,4 +192,5 @@ def _report(screen: Screen, change: _Change, counted: Counter[str], *, is_dry: b
         return
     screen.line(f"{jobs} {change.done}.")
     if counted["refused"]:
-        screen.line(f"{counted['refused']:,} had changed meanwhile and were left alone.")
+        left = "were left alone" if change.why else "had changed meanwhile and were left alone"
+        screen.line(f"{counted['refused']:,} {left}.")

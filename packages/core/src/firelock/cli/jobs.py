@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from firelock.cli.commands import add_command, add_group, whole
 from firelock.cli.filters import add_filters, filter_of
-from firelock.cli.job_changes import delete_jobs, requeue_jobs
+from firelock.cli.job_changes import delete_jobs, requeue_jobs, restore_jobs
 from firelock.cli.job_page import show_job
 from firelock.cli.screen import Cell, Column, Piece, Screen, state_cell
 from firelock.cli.source import connected
@@ -33,7 +33,7 @@ _NOTE_LIMIT, _PAGE_LIMIT = 200, 500
 
 def add(commands: Commands) -> None:
     """The group exists."""
-    group = add_group(commands, "jobs", "Look at jobs, requeue and delete them.")
+    group = add_group(commands, "jobs", "Look at jobs, requeue, delete and restore them.")
     listing = add_command(
         group, "list", "List jobs, newest first.", _list,
         examples=(
@@ -73,7 +73,16 @@ def _add_changes(group: Commands) -> None:
             "firelock jobs delete --all --state scheduled --tag eu --dry-run",
         ),
     )  # fmt: skip
-    for parser in (requeue, delete):
+    restore = add_command(
+        group, "restore", "Take a delete back: jobs are what they were before.", restore_jobs,
+        more="Scheduled, enqueued and failed jobs come back. What was running, had succeeded, waited for "
+        "another job or had continuations is left alone.",
+        examples=(
+            "firelock jobs restore 01a21072-9d46-7c87-a484-8087cf5d557e",
+            "firelock jobs restore --all --task shop.send_mail --since 1h",
+        ),
+    )  # fmt: skip
+    for parser in (requeue, delete, restore):
         parser.add_argument("ids", metavar="ID", nargs="*")
         parser.add_argument(
             "--all", action="store_true", dest="is_all", help="every job that the filters choose"

@@ -138,7 +138,7 @@ class Storage(ABC):
         it had, and so its place.
 
         The history entry of an operator's change (`session` empty) says what it ended: out of processing the
-        attempt with its `claimed_at`, `started_at` and server, out of scheduled the `due_at` that the job had.
+        attempt with its `claimed_at`, `started_at` and server, out of scheduled the `due_at` the job had.
 
         A settle (`session` set) clears session and keeps fence. An operator's change (`session` empty) that
         takes a job out of processing leaves session and fence as a tail; the holder's refused settle clears

@@ -202,13 +202,17 @@ def applied(row: StoredJob, transition: Transition, *, now: int) -> tuple[Stored
 
 
 def entry_of(transition: Transition, job: JobRecord) -> HistoryEntry:
-    """Return what the transition adds to the history of the job as it was; an operator's says what it ended."""
+    """Return what the transition adds to the job's history; an operator's says what it ended."""
     entry = transition.entry()
     if transition.session is not None:
         return entry
     if job.state is State.PROCESSING:
         return attrs.evolve(
-            entry, attempt=job.attempt, claimed_at=job.claimed_at, started_at=job.started_at, server=job.server
+            entry,
+            attempt=job.attempt,
+            claimed_at=job.claimed_at,
+            started_at=job.started_at,
+            server=job.server,
         )
     return attrs.evolve(entry, due_at=job.due_at) if job.state is State.SCHEDULED else entry
 
