@@ -17,7 +17,7 @@ from firelock.hookspecs import ServerInfo
 from firelock.job import State
 from firelock.server.board import Board
 from firelock.server.executors import Desk, ThreadWorkers, Ticket
-from firelock.server.isolated import IsolatedProcess, describe_exit
+from firelock.server.isolated import IsolatedProcess, ProcessPool, describe_exit
 from firelock.server.runner import CancelKind, Ended
 from tests.unit.fakes import Worker, unmeasured, until
 
@@ -274,6 +274,39 @@ def test_a_suspect_runs_alone(bench, office):
 
     assert [State.FAILED, State.SUCCEEDED] == [one.transition.to for one in ends]
     assert 3 == ends[0].transition.crashes
+
+
+def test_no_more_processes_stay_idle_than_agreed(bench):
+    """The one that worked last is used again; when the pool is closed none is left."""
+    pool, info = ProcessPool(bench.spec, SERVER, keep=1), bench.tasks["talk"].info
+    first, second = pool.take(info), pool.take(info)
+    pool.give_back(first)
+    pool.give_back(second)
+
+    pool.tidy()
+    alive = [first.is_alive, second.is_alive]
+    third = pool.take(info)
+    pool.close()
+    pool.give_back(third)
+    pool.tidy()
+
+    assert [False, True] == alive
+    assert second is third
+    assert not second.is_alive
+
+
+def test_a_process_that_died_idle_is_not_used_again(bench):
+    """Another takes its place."""
+    pool, info = ProcessPool(bench.spec, SERVER), bench.tasks["talk"].info
+    dead = pool.take(info)
+    pool.give_back(dead)
+    dead.kill()
+
+    alive = pool.take(info)
+    pool.give_back(alive)
+    pool.close()
+
+    assert dead is not alive
 
 
 # ---- the process's own side, here ------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from datetime import timedelta
 from types import TracebackType
@@ -89,6 +90,7 @@ class Firelock(NamedTasks):
         imports: Sequence[str] = (),
         settings: Settings | None = None,
     ) -> None:
+        self.module = sys._getframe(1).f_globals.get("__name__")  # noqa: SLF001 - as namedtuple asks for it
         self.settings = settings or Settings.from_environment()
         self.plugins = Plugins(plugins)
         self.imports = _names(imports)
@@ -278,9 +280,15 @@ class Firelock(NamedTasks):
             workers: threads for `def` tasks; five a core where left out.
             async_workers: `async def` jobs at once; 100 where left out.
             name: for people; host:pid where left out.
+
+        Raises:
+            ConfigurationError: this process is one that a server started for a job, or a command of
+                `firelock` imports the app at this moment; and as queues and numbers are wrong.
         """
         from firelock.server.inside import InsideServer  # noqa: PLC0415 - clients need no server
+        from firelock.server.loading import check_may_serve  # noqa: PLC0415
 
+        check_may_serve()
         return InsideServer(self, queues=queues, workers=workers, async_workers=async_workers, name=name)
 
     def diagnose(self, *, knows_tasks: bool | None = None) -> Diagnosis:

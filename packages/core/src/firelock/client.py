@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
 
@@ -62,6 +62,19 @@ class Client:
     retention: Retention
     recurring: Recurring = attrs.field(init=False)  # set by the app, which builds both
 
+    makes_no_jobs: ClassVar[str | None] = None
+    """Why no job may be made now, in the whole process: set while the process of a job imports the app."""
+
+    def check_makes_jobs(self) -> None:
+        """Jobs may be made.
+
+        Raises:
+            ConfigurationError: this process is one of a job and imports the app: each such process would add
+                jobs, whose processes would add more.
+        """
+        if self.makes_no_jobs is not None:
+            raise ConfigurationError(self.makes_no_jobs)
+
     # ---- one job -----------------------------------------------------------------------------------------
 
     def create(
@@ -111,6 +124,7 @@ class Client:
         return Job(self, job, within is not None)
 
     async def _astore(self, job: NewJob, within: object | None) -> Job[Any]:
+        self.check_makes_jobs()
         if within is None:
             await self.group_commit.insert(job)
         else:
@@ -160,6 +174,7 @@ class Client:
         return [Job(self, job, is_within) for job in jobs]
 
     def _insert(self, jobs: Sequence[NewJob], within: object | None) -> None:
+        self.check_makes_jobs()
         if within is None:
             insert_surely(self.storage, jobs)
         else:

@@ -428,6 +428,7 @@ class Jobs:
             JobNotFound: no such job is stored.
         """
         client, record = self._client, self._record(job_id)
+        client.check_makes_jobs()
         job = NewJob(
             client.storage.new_id(), record.task, record.arguments, record.serializer, record.queue,
             record.priority, State.ENQUEUED, client.clock.now(), tags=record.tags,

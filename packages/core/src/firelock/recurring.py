@@ -328,6 +328,7 @@ class Recurring:
     def trigger(self, recurring_id: str) -> Job[Any]:
         """A job of the definition is enqueued now; its schedule is not touched."""
         record = self._record(recurring_id)
+        self._client.check_makes_jobs()
         now = self._client.clock.now()
         # Derived like those of its instants: with partitions they lie together, and one may wait for another.
         job_id = derived_id("by hand", record.id, self._client.storage.new_id())

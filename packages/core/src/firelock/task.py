@@ -129,7 +129,12 @@ def _default_name(function: Callable[..., Any]) -> str:
         )
         raise TaskError(message)
     module = function.__module__
-    return f"{main_module_name() if module == '__main__' else module}.{qualname}"
+    module = main_module_name() if module in MAIN_MODULES else module.removesuffix(".__main__")
+    return f"{module}.{qualname}"
+
+
+# The module of the program that runs; the second is the word of multiprocessing for it.
+MAIN_MODULES = ("__main__", "__mp_main__")
 
 
 def main_module_name() -> str:

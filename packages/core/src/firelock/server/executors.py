@@ -20,7 +20,7 @@ from firelock.hookspecs import ServerInfo
 from firelock.job import ClaimedJob
 from firelock.lifecycle import Holder
 from firelock.server.board import Board
-from firelock.server.isolated import IsolatedProcess
+from firelock.server.isolated import ProcessPool
 from firelock.server.runner import Ended, Run, Runner
 from firelock.server.surroundings import Surroundings
 from firelock.task import Executor
@@ -90,6 +90,10 @@ class ThreadWorkers:
         self._pushed: deque[tuple[float, int]] = deque()  # when how many had been put, for the oldest wait
         self._put_count = 0
         self._is_closed = False
+        self._pool = None if desk.app_spec is None else ProcessPool(
+            desk.app_spec, desk.server, storage=desk.storage, imports=desk.imports,
+            surroundings=desk.surroundings,
+        )  # fmt: skip
         self._threads = [
             threading.Thread(target=self._work, args=(worker,), name=f"firelock-worker-{worker}", daemon=True)
             for worker in range(count)
@@ -142,18 +146,19 @@ class ThreadWorkers:
         deadline = time.monotonic() + timeout
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
+        if self._pool is not None:
+            self._pool.close()
 
     # ---- a worker's side ---------------------------------------------------------------------------------
 
     def _work(self, worker: int) -> None:
-        process: list[IsolatedProcess] = []  # the process that this worker keeps for executor="process"
-        get, finish, is_dry = self._todo.get, self._desk.finish, self._todo.empty
+        pool, get, finish, is_dry = self._pool, self._todo.get, self._desk.finish, self._todo.empty
         while (ticket := get()) is not None:
             if ticket.is_dropped or not self._may_start(ticket):
                 continue
-            finish(self._attempt(worker, ticket, process), is_dry=is_dry())
-        for each in process:
-            each.close()
+            finish(self._attempt(worker, ticket), is_dry=is_dry())
+            if pool is not None and pool.surplus:
+                pool.tidy()
 
     def _may_start(self, ticket: Ticket) -> bool:
         """Wait for the right to run; False once the ticket is void."""
@@ -163,7 +168,7 @@ class ThreadWorkers:
             time.sleep(_RIGHT_POLL)
         return not ticket.is_dropped
 
-    def _attempt(self, worker: int, ticket: Ticket, process: list[IsolatedProcess]) -> Ended:
+    def _attempt(self, worker: int, ticket: Ticket) -> Ended:
         desk = self._desk
         run = desk.runner.prepare(ticket.job, ticket.holder)
         if type(run) is Ended:
@@ -174,8 +179,8 @@ class ThreadWorkers:
         try:
             if ticket.is_dropped:  # while it was prepared, when the dispatcher could not see it running
                 return desk.runner.passed_over(run)
-            if desk.app_spec is not None and desk.runs_apart(run.info, ticket.job.crashes):
-                return self._run_apart(run, desk.app_spec, process, is_suspect=is_suspect)
+            if self._pool is not None and desk.runs_apart(run.info, ticket.job.crashes):
+                return self._run_apart(run, self._pool, is_suspect=is_suspect)
             desk.board.start(worker, ticket.job.id)
             return desk.runner.run(run)
         except BaseException as error:  # noqa: BLE001 - no process could be started, say: the thread goes on
@@ -185,27 +190,16 @@ class ThreadWorkers:
             desk.surroundings.mend()
             del self.running[worker]
 
-    def _run_apart(
-        self, run: Run, app_spec: str, process: list[IsolatedProcess], *, is_suspect: bool
-    ) -> Ended:
-        """Run in a process of its own: a fresh one for a suspect, else the one this worker keeps."""
-        desk = self._desk
-        if is_suspect:
-            alone = self._start_process(app_spec)
-            ended = alone.run(run, desk.runner, desk.console)
-            alone.close()
-            return ended
-        if process and not process[0].is_alive:
-            process.pop().close()
-        if not process:
-            process.append(self._start_process(app_spec))
-        return process[0].run(run, desk.runner, desk.console)
-
-    def _start_process(self, app_spec: str) -> IsolatedProcess:
-        desk = self._desk
-        return IsolatedProcess(
-            app_spec, desk.server, storage=desk.storage, imports=desk.imports, surroundings=desk.surroundings
-        )
+    def _run_apart(self, run: Run, pool: ProcessPool, *, is_suspect: bool) -> Ended:
+        """Run in a process of its own: a suspect in a new one that nobody uses again, else in an idle one."""
+        process = pool.start(run.info) if is_suspect else pool.take(run.info)
+        try:
+            return process.run(run, self._desk.runner, self._desk.console)
+        except BaseException:
+            process.kill()  # nobody knows what it would answer next
+            raise
+        finally:
+            pool.discard(process) if is_suspect else pool.give_back(process)
 
 
 class AsyncWorkers:

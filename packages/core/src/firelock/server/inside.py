@@ -17,7 +17,7 @@ from firelock.ids import new_id
 from firelock.server.board import Board
 from firelock.server.child import Child, check_runnable
 from firelock.server.keeper import SessionKeeper
-from firelock.server.loading import locate_app
+from firelock.server.loading import locate_app, locate_tasks
 from firelock.server.queue_choice import parse_queues
 from firelock.storage import NewSession
 from firelock.threads import in_thread
@@ -94,7 +94,7 @@ class InsideServer:
         self._keeper.start()
         self._child = Child(
             app, self._board, server, self._queues, self._workers, self._async_workers, app_spec,
-            self._begin_anew,
+            self._begin_anew, imports=locate_tasks(app),
         )  # fmt: skip
         self._child.start(self._session)
         app.plugins.server_started(server)

@@ -2,7 +2,8 @@
 
 The process imports the app by the name its server was started with and says that it is ready, or why not. It
 gets one job after another as a line of JSON, and answers each with its log lines and its transition. When it
-dies, exactly one job is to blame; when it never got ready, none is.
+dies, exactly one job is to blame; when it never got ready, none is. When its server dies, the pipe that
+brings the jobs ends, and with it the process and all that it started, in the middle of a job.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ import contextlib
 import json
 import logging
 import os
+import queue
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any
 
 import attrs
@@ -27,14 +30,20 @@ from firelock.job import ClaimedJob, ErrorInfo, State
 from firelock.lifecycle import HELD, Holder, Transition
 from firelock.outcome import JobCancelled
 from firelock.server.lifeline import die_with_parent
-from firelock.server.loading import load_app, load_module
+from firelock.server.loading import load_in_job_process, running_script
 from firelock.server.runner import Ended, ProcessDied, Run, Runner
 from firelock.server.surroundings import Surroundings, keep_streams_open, log_to_stderr
+from firelock.task import MAIN_MODULES
 
 if TYPE_CHECKING:
-    from firelock.app import Firelock
+    from concurrent.futures import ThreadPoolExecutor
 
-__all__ = ["IsolatedProcess", "describe_exit"]
+    from firelock.app import Firelock
+    from firelock.task import TaskInfo
+
+__all__ = ["IsolatedProcess", "ProcessPool", "describe_exit"]
+
+log = logging.getLogger(__name__)
 
 
 class IsolatedProcess:
@@ -59,6 +68,7 @@ class IsolatedProcess:
     ) -> None:
         before = surroundings or Surroundings()
         level = logging.getLogger().getEffectiveLevel()  # there it is as here, whoever chose it
+        self.imports = tuple(imports)
         self._app = {"storage": storage, "imports": list(imports), "log_level": level}
         self._is_ready = False
         self._lock = threading.Lock()
@@ -77,11 +87,18 @@ class IsolatedProcess:
         if out is None or back is None:  # pragma: no cover - both are pipes: Popen was told so
             raise AssertionError(self._process)
         self._out, self._back = out, back
+        _started.add(self)
 
     @property
     def is_alive(self) -> bool:
         """Tell whether the process runs and goes on running."""
         return not self._is_killed and self._process.poll() is None
+
+    def let_go(self) -> None:
+        """For a forked copy of the server: it holds no end of the pipe, which has to end with the server."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self._out.fileno(), inheritable=False)
+        os.close(nowhere)
 
     def kill(self) -> None:
         """The process is dead, and what it started with it."""
@@ -97,10 +114,15 @@ class IsolatedProcess:
             if self._current is run:
                 self.kill()
 
-    def close(self) -> None:
-        """The process has ended: in order if it is idle."""
+    def dismiss(self) -> None:
+        """The process gets no more jobs, and ends if it is idle; `close` waits for that."""
+        _started.discard(self)
         with contextlib.suppress(OSError):  # a job that it did not live to read is still in the buffer
             self._out.close()
+
+    def close(self) -> None:
+        """The process has ended: in order if it is idle."""
+        self.dismiss()
         try:
             self._process.wait(timeout=2)
         except subprocess.TimeoutExpired:
@@ -163,6 +185,152 @@ def _write(pipe: IO[bytes], words: Mapping[str, Any]) -> None:
     pipe.flush()
 
 
+# Those whose pipes this process holds.
+_started: weakref.WeakSet[IsolatedProcess] = weakref.WeakSet()
+
+
+def _let_go_of_all() -> None:
+    for process in list(_started):
+        process.let_go()
+    _started.clear()
+
+
+if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows cannot fork
+    os.register_at_fork(after_in_child=_let_go_of_all)
+
+
+class ProcessPool:
+    """The processes of one server's jobs: an idle one is used again by whichever worker comes next.
+
+    All are started by one thread, which lives as long as any of them: on Linux a process is killed when the
+    thread ends that started it.
+
+    Args:
+        app_spec: where the app stands.
+        server: for hooks.
+        storage: a URL that takes the place of the app's own.
+        imports: modules with more tasks.
+        surroundings: the folder and the environment that they start in.
+        keep: so many stay when they are idle; the longest idle of more is closed.
+    """
+
+    def __init__(
+        self,
+        app_spec: str,
+        server: ServerInfo,
+        *,
+        storage: str | None = None,
+        imports: Sequence[str] = (),
+        surroundings: Surroundings | None = None,
+        keep: int | None = None,
+    ) -> None:
+        self._app_spec = app_spec
+        self._server = server
+        self._storage = storage
+        self._imports = tuple(imports)
+        self._surroundings = surroundings
+        self._keep = keep or os.cpu_count() or 1
+        self._lock = threading.Lock()
+        self._idle: list[IsolatedProcess] = []  # the last one was the last to work
+        self._lent: set[IsolatedProcess] = set()
+        self.surplus: list[IsolatedProcess] = []  # what `tidy` closes
+        self._starter: ThreadPoolExecutor | None = None
+        self._is_closed = False
+        self._is_told = False
+
+    def take(self, info: TaskInfo) -> IsolatedProcess:
+        """Return a process for a job of this task: an idle one, or a new one; `give_back` it.
+
+        Raises:
+            OSError: the system gives no process.
+        """
+        imports = self._imports_for(info)
+        with self._lock:
+            for process in reversed(self._idle):
+                if process.imports == imports and process.is_alive:
+                    self._idle.remove(process)
+                    self._lent.add(process)
+                    return process
+        return self.start(info)
+
+    def start(self, info: TaskInfo) -> IsolatedProcess:
+        """Return a new process, in which nothing has run; `give_back` or `discard` it."""
+        imports = self._imports_for(info)
+        self._tell_of_script(imports)
+        with self._lock:
+            if self._starter is None:
+                from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - loaded when first used
+
+                self._starter = ThreadPoolExecutor(1, thread_name_prefix="firelock-processes")
+            started = self._starter.submit(
+                IsolatedProcess, self._app_spec, self._server, storage=self._storage, imports=imports,
+                surroundings=self._surroundings,
+            )  # fmt: skip
+        process = started.result()
+        with self._lock:
+            self._lent.add(process)
+        return process
+
+    def give_back(self, process: IsolatedProcess) -> None:
+        """The process is idle, if it lives; `tidy` closes what is too much."""
+        with self._lock:
+            self._lent.discard(process)
+            self._idle.append(process)
+            keep = 0 if self._is_closed else self._keep
+            alive = [each for each in self._idle if each.is_alive]
+            self.surplus += [each for each in self._idle if each not in alive] + alive[: -keep or None]
+            self._idle = alive[-keep:] if keep else []
+
+    def discard(self, process: IsolatedProcess) -> None:
+        """The process has ended; nobody uses it again."""
+        process.close()
+        with self._lock:
+            self._lent.discard(process)
+        self.tidy()
+
+    def tidy(self) -> None:
+        """What is too much has ended. It may take a moment: call it after the job has been handed over."""
+        with self._lock:
+            surplus, self.surplus = self.surplus, []
+        for process in surplus:
+            process.dismiss()
+        for process in surplus:
+            process.close()
+        with self._lock:
+            if self._is_closed and not self._lent and self._starter is not None:
+                self._starter.shutdown(wait=False)
+                self._starter = None
+
+    def close(self) -> None:
+        """Idle processes have ended; one that is lent ends when it is given back."""
+        with self._lock:
+            self._is_closed = True
+            self.surplus += self._idle
+            self._idle = []
+        self.tidy()
+
+    def _imports_for(self, info: TaskInfo) -> tuple[str, ...]:
+        """Return the modules that a job of this task needs: the running script for its own tasks alone."""
+        if info.function.__module__ not in MAIN_MODULES or (script := running_script()) is None:
+            return self._imports
+        return self._imports if self._runs(script.place) else (*self._imports, script.place)
+
+    def _runs(self, place: str) -> bool:
+        return self._app_spec.startswith(f"{place}:")
+
+    def _tell_of_script(self, imports: Sequence[str]) -> None:
+        script = running_script()
+        if self._is_told or script is None or not (self._runs(script.place) or script.place in imports):
+            return
+        self._is_told = True
+        log.log(
+            logging.INFO if script.is_guarded() else logging.WARNING,
+            "%s runs again from its top in each process of a job, since tasks or the app stand in it. Put "
+            'what is meant for one run below `if __name__ == "__main__":`, or them into a module.',
+            script.file,
+        )
+
+
 def describe_exit(code: int | None) -> str:
     """Return how a process ended, for people: its signal's name or its exit code."""
     if code is None:
@@ -208,7 +376,41 @@ def _read_transition(fields: dict[str, Any]) -> Transition:
     return Transition(from_states=HELD, to=to, error=None if error is None else ErrorInfo(**error), **fields)
 
 
-def _serve(app: Firelock, jobs: IO[bytes], say: Callable[[Mapping[str, Any]], None]) -> None:
+class _Orders:
+    """The lines that the server sends, read by a thread, which sees the end of the pipe during a job as well.
+
+    That end means that the server is gone, or that it needs this process no longer. An idle process ends in
+    order then. One at work has lost the right to it, since its job may run again elsewhere at once.
+    """
+
+    def __init__(self, pipe: IO[bytes]) -> None:
+        self._lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._is_at_work = False
+        threading.Thread(target=self._read, args=(pipe,), name="firelock-orders", daemon=True).start()
+
+    def _read(self, pipe: IO[bytes]) -> None:
+        for line in pipe:
+            with self._lock:
+                self._is_at_work = True
+            self._lines.put(line)
+        with self._lock:
+            if self._is_at_work:
+                os.killpg(0, signal.SIGKILL)  # its own group: this process and all that it started
+        self._lines.put(None)
+
+    def rest(self) -> None:
+        """What the last line asked for is done. Call it before the server is told, which may end the pipe."""
+        with self._lock:
+            self._is_at_work = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Yield one line after another, until the pipe ends."""
+        while (line := self._lines.get()) is not None:
+            yield line
+
+
+def _serve(app: Firelock, jobs: Iterable[bytes], say: Callable[[Mapping[str, Any]], None]) -> None:
     console = _PipeConsole(say)
     runner, surroundings = Runner(app, console), Surroundings()
     for line in jobs:
@@ -244,19 +446,29 @@ def main() -> int:
     app_spec, parent, server_text = sys.argv[1:]
     die_with_parent(int(parent))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server decides when a job ends
-    # What a task prints must not be taken for an answer: the answers keep the pipe, stdout becomes stderr.
-    answers = os.fdopen(os.dup(1), "wb")
+    # What a task prints must not be taken for an answer, nor may it read orders: they keep the pipes, stdout
+    # becomes stderr, and stdin is empty.
+    orders, answers = _Orders(os.fdopen(os.dup(0), "rb")), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
+    with open(os.devnull, "rb") as nothing:  # noqa: PTH123 - a descriptor is what is needed
+        os.dup2(nothing.fileno(), 0)
     keep_streams_open()
     lock = threading.Lock()
 
     def say(words: Mapping[str, Any]) -> None:
+        if "log" not in words and "progress" not in words:  # the last word about an order
+            orders.rest()
         with lock:
             _write(answers, words)
 
-    server = ServerInfo(**json.loads(server_text))
+    server, lines = ServerInfo(**json.loads(server_text)), iter(orders)
+    first = next(lines, None)
+    if first is None:  # nobody needs it any more
+        return 0
+    words = json.loads(first)
     try:
-        app = _load(app_spec, **json.loads(sys.stdin.buffer.readline()))
+        log_to_stderr(words.pop("log_level"))
+        app = load_in_job_process(app_spec, **words)
         app.plugins.worker_process_started(server)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it is, the server has to know
         told = str(error) if isinstance(error, ConfigurationError) else f"{type(error).__name__}: {error}"
@@ -264,18 +476,10 @@ def main() -> int:
         say({"unready": told})
         return 2
     say({"ready": True})
-    _serve(app, sys.stdin.buffer, say)
+    _serve(app, lines, say)
     app.plugins.worker_process_stopped(server)
     app.close()
     return 0
-
-
-def _load(app_spec: str, *, storage: str | None, imports: Sequence[str], log_level: int) -> Firelock:
-    log_to_stderr(log_level)
-    app = load_app(app_spec, storage=storage)
-    for name in imports:
-        load_module(name)
-    return app
 
 
 if __name__ == "__main__":

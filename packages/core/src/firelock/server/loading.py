@@ -1,27 +1,99 @@
 """Finding an app by the name that the person who starts a server gave: `module:name` or `path/file.py:name`.
 
-Nothing from storage ever comes here.
+Nothing from storage ever comes here. While an app is imported here, its modules may start no server: a
+command has not come for one, and in the process of a job each would start more processes.
 """
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import importlib
 import importlib.util
 import os
 import sys
 import traceback
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+import attrs
+
+from firelock.client import Client
 from firelock.errors import ConfigurationError
+from firelock.task import MAIN_MODULES
 
 if TYPE_CHECKING:
     from firelock.app import Firelock
 
-__all__ = ["load_app", "load_module", "locate_app"]
+__all__ = [
+    "Script",
+    "check_may_serve",
+    "load_app",
+    "load_in_job_process",
+    "load_module",
+    "locate_app",
+    "locate_tasks",
+    "running_script",
+]
 
 _PACKAGE = str(Path(__file__).parents[1])
+_REMEDY = (
+    'call it below `if __name__ == "__main__":` in a script, or where the web server starts in an application'
+)
+
+
+class _Process:
+    """What this process is, for code that it imports and calls."""
+
+    is_of_job = False  # a server started it for jobs, one after another
+    imports_app = False  # at this moment
+
+
+def check_may_serve() -> None:
+    """This process may become a server.
+
+    Raises:
+        ConfigurationError: it is the process of a job, or imports an app for a command at this moment.
+    """
+    if _Process.is_of_job:
+        message = (
+            f"fire.server() is refused in the process of a job, which would start more and more: {_REMEDY}."
+        )
+        raise ConfigurationError(message)
+    if _Process.imports_app:
+        message = f"fire.server() is refused while the app is imported by a command of firelock: {_REMEDY}."
+        raise ConfigurationError(message)
+
+
+@contextlib.contextmanager
+def _importing() -> Iterator[None]:
+    former, _Process.imports_app = _Process.imports_app, True
+    try:
+        yield
+    finally:
+        _Process.imports_app = former
+
+
+def load_in_job_process(spec: str, *, storage: str | None, imports: Sequence[str]) -> Firelock:
+    """Return the app, imported in a process that runs nothing but jobs, with the modules of its tasks.
+
+    Raises:
+        ConfigurationError: as `load_app`, and where what is imported starts a server or makes jobs.
+    """
+    _Process.is_of_job = True
+    Client.makes_no_jobs = (
+        "A job's process makes no jobs while it imports the app, or each would make more and more: "
+        'enqueue below `if __name__ == "__main__":` in a script, or inside a function.'
+    )
+    try:
+        app = load_app(spec, storage=storage)
+        for name in imports:
+            load_module(name)
+    finally:
+        Client.makes_no_jobs = None
+    return app
 
 
 def load_app(spec: str, *, storage: str | None = None) -> Firelock:
@@ -40,8 +112,7 @@ def load_app(spec: str, *, storage: str | None = None) -> Firelock:
     if not colon or not place or not attribute:
         message = f"{spec!r} names no app; write module:name, such as shop.jobs:fire, or file.py:name."
         raise ConfigurationError(message)
-    module = _load_file(Path(place)) if place.endswith(".py") else load_module(place)
-    app = module
+    app = load_module(place)
     for name in attribute.split("."):
         app = getattr(app, name, None)  # type: ignore[assignment]
     if not isinstance(app, Firelock):
@@ -54,8 +125,13 @@ def load_app(spec: str, *, storage: str | None = None) -> Firelock:
     return app
 
 
-def load_module(name: str) -> ModuleType:
-    """Return a module that a person named, found in this folder or among what is installed."""
+def load_module(place: str) -> ModuleType:
+    """Return a module that a person named: a file, or one found in this folder or among what is installed."""
+    with _importing():
+        return _load_file(Path(place)) if place.endswith(".py") else _load_name(place)
+
+
+def _load_name(name: str) -> ModuleType:
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:
@@ -109,13 +185,67 @@ def _load_file(path: Path) -> ModuleType:
     return module
 
 
+# ---- naming an app, for another process ------------------------------------------------------------------
+
+
 def locate_app(app: Firelock) -> str | None:
-    """Return a text by which another process finds this app; None if it stands in no module's globals."""
-    for name, module in list(sys.modules.items()):
-        for attribute, value in list(vars(module).items() if isinstance(module, ModuleType) else ()):
-            if value is app:
-                if name not in ("__main__", "__mp_main__"):  # the second is multiprocessing's word for it
-                    return f"{name}:{attribute}"
-                if file := getattr(module, "__file__", None):
-                    return f"{Path(file).resolve()}:{attribute}"
-    return None
+    """Return a text by which another process finds this app; None if it stands in no module's globals.
+
+    The module that made it comes first, then any other, and the program that runs here last: importing that
+    runs its top level again.
+    """
+    found = [
+        (name, attribute)
+        for name, module in list(sys.modules.items())
+        for attribute, value in list(vars(module).items() if isinstance(module, ModuleType) else ())
+        if value is app
+    ]
+    modules = [(name, attribute) for name, attribute in found if name not in MAIN_MODULES]
+    if modules:
+        name, attribute = min(modules, key=lambda each: each[0] != app.module)
+        return f"{name}:{attribute}"
+    script = running_script()
+    if not found or script is None:
+        return None
+    return f"{script.place}:{found[0][1]}"
+
+
+def locate_tasks(app: Firelock) -> list[str]:
+    """Return the modules of the app's tasks that another process can import by name, each once."""
+    names = dict.fromkeys(info.function.__module__ for info in app.registry.runnable())
+    return [
+        name
+        for name in names
+        if name not in MAIN_MODULES and getattr(sys.modules.get(name), "__spec__", None) is not None
+    ]
+
+
+@attrs.frozen
+class Script:
+    """The program that runs here, as another process finds it."""
+
+    place: str  # its module's name if it was started by that (`python -m`), else its file
+    file: str
+
+    def is_guarded(self) -> bool:
+        """Tell whether something at its top level asks for `__name__`, so that not all of it runs again."""
+        try:
+            tree = ast.parse(Path(self.file).read_bytes())
+        except (OSError, SyntaxError, ValueError):
+            return False
+        return any(
+            isinstance(name, ast.Name) and name.id == "__name__"
+            for statement in tree.body
+            if isinstance(statement, ast.If)
+            for name in ast.walk(statement.test)
+        )
+
+
+def running_script() -> Script | None:
+    """Return the program that runs here; None where it is no file of Python, as in an interactive session."""
+    main = sys.modules["__main__"]
+    file, spec = getattr(main, "__file__", None), getattr(main, "__spec__", None)
+    if not file or not file.endswith(".py"):
+        return None
+    path = str(Path(file).resolve())
+    return Script(spec.name if spec is not None and spec.name else path, path)
