@@ -439,6 +439,23 @@ def test_a_run_that_ends_all_the_same_has_ended(cancelled_end, kind):
     assert (State.SUCCEEDED, State.FAILED) == (returned.to, raised.to)
 
 
+def test_a_cancellation_is_known_by_its_class(cancelled_end):
+    """A subclass of asyncio's is one; an error of the task's own that happens to have the name is none."""
+
+    class CancelledError(Exception):
+        pass
+
+    class OfALibrary(asyncio.CancelledError):
+        pass
+
+    own = cancelled_end(
+        CancelKind.STOP, lambda job: raising(CancelledError("the order"))(), retry=Retry.never()
+    )
+    inherited = cancelled_end(CancelKind.STOP, lambda job: raising(OfALibrary())(), retry=Retry.never())
+
+    assert (State.FAILED, State.ENQUEUED) == (own.to, inherited.to)
+
+
 @pytest.mark.parametrize("then", [obey, lambda job: 42, lambda job: raising(ValueError("boom"))()])
 def test_a_run_whose_time_is_over_has_failed(cancelled_end, then):
     """Whether it obeyed, returned or raised; it is retried as its policy says."""

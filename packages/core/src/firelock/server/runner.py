@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -445,7 +446,10 @@ def _timeout_error(run: Run, cause: BaseException | None = None) -> TimeoutError
 
 
 def _is_cancellation(error: BaseException) -> bool:
-    return isinstance(error, JobCancelled) or type(error).__name__ == "CancelledError"
+    if isinstance(error, JobCancelled):
+        return True
+    asyncio = sys.modules.get("asyncio")  # where it is not loaded, nobody has raised its error
+    return asyncio is not None and isinstance(error, asyncio.CancelledError)
 
 
 def _attempts(run: Run) -> int | None:
