@@ -48,6 +48,7 @@ async def async_verbs_are_as_strict() -> None:
     """The twins refuse what the verbs refuse."""
     await notify.aenqueue("42")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     job = await notify.aenqueue(42)
+    await fire.recurring.aedit("nightly", shedule="0 3 * * *")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     await job.athen(create_report, 7)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 

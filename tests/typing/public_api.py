@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import assert_type
 
-from firelock import Cron, Every, Firelock, JobContext, Retry, State, current_job
+from firelock import Cron, Every, Firelock, Job, JobContext, JobLogLine, Retry, State, current_job
+from firelock.storage import JobFilter
 
 fire = Firelock("sqlite:///firelock.db")
 from_environment = Firelock()
@@ -114,6 +115,15 @@ async def every_verb_has_an_async_twin() -> None:
     await (await job.arequeue()).arefresh()
     assert_type(await (await (await job.adelete()).arestore()).aresult(timeout=1), float)
     await fire.jobs.aget(job.id)
+    assert_type(await create_report.aenqueue_many([("2026-11-24",)]), list[Job[str]])
+    assert_type(await job.alog(after=1), list[JobLogLine])
+    await fire.jobs.adelete([job.id], reason="not wanted")
+    await fire.operations.arun((await fire.operations.astart("delete", JobFilter(queue="x"), by="ann")).id)
+    await fire.recurring.aedit("nightly", schedule="0 3 * * *", by="ann")
+    async for recurring in fire.recurring:
+        assert_type(recurring.id, str)
+    await fire.servers.atell("a server", "quiet")
+    await fire.aclose()
     async for every in fire.jobs.aiterate(state="failed"):
         assert_type(every.id, str)
     async with fire.alock("invoice:7", timeout=5):

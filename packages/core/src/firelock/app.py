@@ -315,6 +315,10 @@ class Firelock(NamedTasks):
         self._client.results.close()
         self.storage.close()
 
+    async def aclose(self) -> None:
+        """Close without blocking the event loop."""
+        await in_thread(self.close)
+
     def __enter__(self) -> Self:
         """Return the app, closed at the end of the block."""
         return self
@@ -339,7 +343,7 @@ class Firelock(NamedTasks):
         traceback: TracebackType | None,
     ) -> None:
         """Close without blocking the event loop."""
-        await in_thread(self.close)
+        await self.aclose()
 
 
 def _names(imports: Sequence[str]) -> tuple[str, ...]:

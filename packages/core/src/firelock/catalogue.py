@@ -86,6 +86,10 @@ class Catalogue:
         known = {name for entry in self.list() for name in (entry.name, *entry.aliases)}
         return [name for name in dict.fromkeys(names) if name not in known]
 
+    async def aunknown(self, names: Iterable[str]) -> Sequence[str]:
+        """Return the unknown ones without blocking the event loop."""
+        return await in_thread(self.unknown, names)
+
     async def aget(self, name: str) -> TaskEntry:
         """Get without blocking the event loop."""
         return await in_thread(self.get, name)

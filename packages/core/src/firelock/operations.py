@@ -20,6 +20,7 @@ from firelock.job import JobRecord, State
 from firelock.operation import FIRST_IDS, Operation, Progress, Status, Verb, read_operation, write_operation
 from firelock.options import shown, to_choice
 from firelock.storage import Applied, JobFilter, Page, Record
+from firelock.threads import in_thread
 
 if TYPE_CHECKING:
     from firelock.client import Client
@@ -53,6 +54,10 @@ class OperationPage:
     def __len__(self) -> int:
         """Return how many operations are on the page."""
         return len(self.operations)
+
+
+def _never() -> bool:
+    return False
 
 
 class Operations:
@@ -106,6 +111,18 @@ class Operations:
         self._prune()
         return operation
 
+    async def astart(
+        self,
+        verb: str,
+        where: JobFilter,
+        *,
+        by: str,
+        reason: str | None = None,
+        contains: Mapping[str, str] | None = None,
+    ) -> Operation:
+        """Start without blocking the event loop."""
+        return await in_thread(self.start, verb, where, by=by, reason=reason, contains=contains)
+
     def cancel(self, operation_id: str, by: str) -> Operation:
         """The operation changes no further chunk of jobs; one that has ended stays as it is.
 
@@ -119,12 +136,20 @@ class Operations:
 
         return self._change(operation_id, cancelled)
 
+    async def acancel(self, operation_id: str, by: str) -> Operation:
+        """Cancel without blocking the event loop."""
+        return await in_thread(self.cancel, operation_id, by)
+
     # ---- looking -----------------------------------------------------------------------------------------
 
     def get(self, operation_id: str) -> Operation | None:
         """Return the operation as it is now, None where none is stored."""
         record = self._record(operation_id)
         return None if record is None else read_operation(record)
+
+    async def aget(self, operation_id: str) -> Operation | None:
+        """Get without blocking the event loop."""
+        return await in_thread(self.get, operation_id)
 
     def list(self, limit: int = 50, cursor: str | None = None) -> OperationPage:
         """Return a page of operations, newest first.
@@ -143,9 +168,17 @@ class Operations:
         operations = [read_operation(record) for record in records[:limit]]
         return OperationPage(operations, operations[-1].id if len(records) > limit else None)
 
+    async def alist(self, limit: int = 50, cursor: str | None = None) -> OperationPage:
+        """List without blocking the event loop."""
+        return await in_thread(self.list, limit, cursor)
+
     def resumable(self) -> Sequence[Operation]:
         """Return the operations that are not at their end, oldest first."""
         return [operation for operation in reversed([*self._all()]) if operation.is_running]
+
+    async def aresumable(self) -> Sequence[Operation]:
+        """Return those that are not at their end without blocking the event loop."""
+        return await in_thread(self.resumable)
 
     # ---- doing it ----------------------------------------------------------------------------------------
 
@@ -155,7 +188,7 @@ class Operations:
         *,
         pace: float = PACE,
         jobs_a_second: float = JOBS_A_SECOND,
-        should_stop: Callable[[], bool] = lambda: False,
+        should_stop: Callable[[], bool] = _never,
         wait: Callable[[float], object] = time.sleep,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> Operation:
@@ -192,6 +225,22 @@ class Operations:
         except (LockTimeout, LockLost):  # somebody else is at it, or may be
             return self._stored(operation_id)
         return operation
+
+    async def arun(
+        self,
+        operation_id: str,
+        *,
+        pace: float = PACE,
+        jobs_a_second: float = JOBS_A_SECOND,
+        should_stop: Callable[[], bool] = _never,
+        wait: Callable[[float], object] = time.sleep,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> Operation:
+        """Run without blocking the event loop; `should_stop` and `wait` are called in another thread."""
+        return await in_thread(
+            self.run, operation_id, pace=pace, jobs_a_second=jobs_a_second, should_stop=should_stop,
+            wait=wait, monotonic=monotonic,
+        )  # fmt: skip
 
     def _step(self, operation: Operation) -> Operation:
         """One chunk is done and written down; what makes no sense to try again ends the operation."""

@@ -150,6 +150,10 @@ class Servers:
             raise ConfigurationError(message)
         self._client.storage.put_record("server_order", server_id, json.dumps(order))
 
+    async def atell(self, server_id: str, order: str) -> None:
+        """Tell without blocking the event loop."""
+        await in_thread(self.tell, server_id, order)
+
 
 def _server_view(server_id: str, sessions: list[SessionRecord]) -> ServerView:
     first = sessions[0].session

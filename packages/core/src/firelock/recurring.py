@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -91,6 +91,10 @@ class Recurring:
             if is_gone and not record.is_gone:
                 self._client.storage.put_recurring(attrs.evolve(record, is_gone=True), keep_progress=True)
         return written
+
+    async def async_(self) -> Sequence[RecurringJob]:
+        """`sync` without blocking the event loop; `async` itself is a word of the language."""
+        return await in_thread(self.sync)
 
     def add_or_update(self, call: Call, recurring_id: str, schedule: str | Cron | Every) -> RecurringJob:
         """The definition is stored; see `TaskVerbs.recur`."""
@@ -230,9 +234,23 @@ class Recurring:
                 log.info("Recurring job %r was reset.", recurring_id, extra={"by": by})
                 return RecurringJob(written)
 
-    async def aedit(self, recurring_id: str, **edit: Any) -> RecurringJob:  # noqa: ANN401 - as `edit`
+    async def aedit(
+        self,
+        recurring_id: str,
+        *,
+        schedule: str | Cron | Every | None = None,
+        arguments: Arguments | None = None,
+        queue: str | None = None,
+        priority: int | None = None,
+        tags: Sequence[str] | None = None,
+        by: str = "operator",
+        expected_version: int | None = None,
+    ) -> RecurringJob:
         """Edit without blocking the event loop."""
-        return await in_thread(self.edit, recurring_id, **edit)
+        return await in_thread(
+            self.edit, recurring_id, schedule=schedule, arguments=arguments, queue=queue, priority=priority,
+            tags=tags, by=by, expected_version=expected_version,
+        )  # fmt: skip
 
     async def acreate(
         self,
@@ -240,10 +258,18 @@ class Recurring:
         recurring_id: str,
         schedule: str | Cron | Every,
         arguments: Arguments = (),
-        **options: Any,  # noqa: ANN401 - those of `create`
+        *,
+        queue: str | None = None,
+        priority: int | None = None,
+        tags: Sequence[str] | None = None,
+        timeout: timedelta | float | None = None,
+        by: str = "operator",
     ) -> RecurringJob:
         """Create without blocking the event loop."""
-        return await in_thread(self.create, task_name, recurring_id, schedule, arguments, **options)
+        return await in_thread(
+            self.create, task_name, recurring_id, schedule, arguments, queue=queue, priority=priority,
+            tags=tags, timeout=timeout, by=by,
+        )  # fmt: skip
 
     async def areset(self, recurring_id: str, *, by: str = "operator") -> RecurringJob:
         """Reset without blocking the event loop."""
@@ -286,11 +312,23 @@ class Recurring:
         """Iterate over every definition, page by page, in order of id."""
         return map(RecurringJob, self._all())
 
+    async def __aiter__(self) -> AsyncIterator[RecurringJob]:
+        """Iterate without blocking the event loop: `async for one in fire.recurring`."""
+        jobs = iter(self)
+        while (job := await in_thread(next, jobs, None)) is not None:
+            yield job
+
     async def aupcoming(
         self, what: str | Cron | Every, count: int = 10, *, after: datetime | None = None
     ) -> Sequence[Upcoming]:
         """Return what comes without blocking the event loop."""
         return await in_thread(self.upcoming, what, count, after=after)
+
+    async def anext_instants(
+        self, what: str | Cron | Every, count: int = 10, *, after: datetime | None = None
+    ) -> Sequence[datetime]:
+        """Return the instants of what comes without blocking the event loop."""
+        return await in_thread(self.next_instants, what, count, after=after)
 
     async def aruns(self, recurring_id: str, limit: int = 20) -> Sequence[Job[Any]]:
         """Return its jobs without blocking the event loop."""

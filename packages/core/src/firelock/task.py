@@ -263,6 +263,10 @@ class TaskVerbs(Generic[P, R]):
         """A job is stored for each tuple of arguments: all checked first, then 500 at a time, each atomic."""
         return self._client.create_alike(self.info, self.options, calls)
 
+    async def aenqueue_many(self, calls: Iterable[Sequence[object]]) -> list[Job[R]]:
+        """Enqueue many without blocking the event loop."""
+        return await in_thread(self.enqueue_many, calls)
+
     def recur(
         self, recurring_id: str, schedule: str | Cron | Every, /, *args: P.args, **kwargs: P.kwargs
     ) -> RecurringJob:
