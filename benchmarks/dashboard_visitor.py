@@ -12,6 +12,7 @@ from urllib.parse import unquote
 import attrs
 
 from firelock_dashboard import Dashboard
+from firelock_dashboard.links import COOKIE
 
 _LINKED = re.compile(rb'(?:src|href)="(/files/[^"]+)"')
 _LIMIT_SECONDS = 120
@@ -39,6 +40,8 @@ class Visitor:
 
     def __init__(self, dashboard: Dashboard) -> None:
         self._dashboard = dashboard
+        token = dashboard.link("http://localhost").rpartition("#")[2]
+        self._cookie = f"{COOKIE}_80={dashboard.links.exchange(token)}".encode()
         self._runner = asyncio.Runner()
 
     def get(self, target: str) -> Answer:
@@ -65,7 +68,9 @@ class Visitor:
             "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1",
             "method": "GET", "scheme": "http", "path": unquote(path), "raw_path": path.encode(),
             "root_path": "", "query_string": query.encode(),
-            "headers": [(b"host", b"localhost"), (b"accept-encoding", b"gzip, br")],
+            "headers": [
+                (b"host", b"localhost"), (b"accept-encoding", b"gzip, br"), (b"cookie", self._cookie),
+            ],
             "client": ("127.0.0.1", 50_000), "server": ("127.0.0.1", 80),
         }  # fmt: skip
         status, coding, chunks = 0, "", []

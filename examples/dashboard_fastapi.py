@@ -4,7 +4,7 @@
     FIRELOCK_STORAGE=sqlite:///shop.db firelock server examples.dashboard_fastapi:fire
 
 The page asks for a name and a password; programs send the token to /jobs/api. Without
-`auth=` the dashboard would answer requests from this machine alone.
+`auth=` the dashboard would let in by a one-time link alone, on this machine.
 """
 
 from __future__ import annotations

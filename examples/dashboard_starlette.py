@@ -1,6 +1,7 @@
 """A shop on Starlette with two dashboards: one to operate, one for everybody in the house to look at.
 
 FIRELOCK_STORAGE=sqlite:///shop.db uvicorn examples.dashboard_starlette:app
+firelock dashboard link --storage sqlite:///shop.db --at http://127.0.0.1:8000/jobs
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ async def everybody(request: Request) -> Access | str:
 app = Starlette(
     routes=[
         Route("/orders/{order_id:int}", buy, methods=["POST"]),
-        Mount("/jobs", Dashboard(fire)),  # local requests only
+        Mount("/jobs", Dashboard(fire)),  # this machine, by a link
         Mount("/board", Dashboard(fire, auth=everybody, read_only=True, title="What runs")),
     ]
 )

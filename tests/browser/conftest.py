@@ -124,13 +124,15 @@ def open_context(browser, guard):
     """Return a function that makes a context, as another visitor would have: `open_context(served)`."""
     with ExitStack() as stack:
 
-        def opened(served, **options):
+        def opened(served, *, is_in=True, **options):
             context = browser.new_context(
                 base_url=served.origin, viewport={"width": 1440, "height": 900}, timezone_id="UTC",
                 locale="en-GB", **options,
             )  # fmt: skip
             stack.callback(context.close)
             context.set_default_timeout(PATIENCE)
+            if is_in:
+                context.add_cookies(served.cookies())
             guard.watch(context, served.origin)
             return context
 

@@ -46,6 +46,7 @@ def dashboards(folder, jobs):
             "new": Served(new),
             "read_only": Served(shop, read_only=True, environment="production"),
             "refused": Served(shop, auth=lambda request: None),
+            "stranger": Served(shop),
             "down": Served(down),
         }
         for one in served.values():
@@ -60,6 +61,8 @@ def take(browser, served, screen, look, path):
         base_url=served.origin, timezone_id="UTC", locale="en-GB", reduced_motion="reduce", **LOOKS[look]
     )
     try:
+        if screen.of not in {"down", "stranger"}:
+            context.add_cookies(served.cookies())
         page = context.new_page()
         page.goto(screen.address)
         page.wait_for_function(_SETTLED)

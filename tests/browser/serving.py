@@ -8,6 +8,7 @@ import threading
 import uvicorn
 
 from firelock_dashboard import Dashboard
+from firelock_dashboard.links import COOKIE
 
 HOST = "127.0.0.1"
 _DEADLINE = 20.0
@@ -35,6 +36,15 @@ class Served:
     def origin(self):
         """Where it is for a browser."""
         return f"http://{HOST}:{self._port}"
+
+    def cookies(self):
+        """What a browser holds that has come in by a link: a new one for each that asks."""
+        if self.dashboard.auth is not None:
+            return []
+        token = self.dashboard.link(self.origin).rpartition("#")[2]
+        value = self.dashboard.links.exchange(token)
+        name = f"{COOKIE}_{self._port}"
+        return [{"name": name, "value": value, "url": self.origin, "httpOnly": True, "sameSite": "Strict"}]
 
     def start(self):
         """It answers: whoever connects is let in as soon as the thread is ready."""

@@ -9,7 +9,18 @@ from urllib.parse import unquote_to_bytes, urlencode
 
 import attrs
 
+from firelock_dashboard import Dashboard
+from firelock_dashboard.links import COOKIE
+
 FORM = "application/x-www-form-urlencoded"
+
+
+def come_in(dashboard):
+    """Exchange a link for a session, without a request; return the cookies that show it."""
+    if dashboard.auth is not None:
+        return {}
+    token = dashboard.link("http://localhost").rpartition("#")[2]
+    return {f"{COOKIE}_80": dashboard.links.exchange(token)}
 
 
 @attrs.frozen
@@ -45,14 +56,15 @@ class Browser:
     """Keeps cookies, sends what a browser on this machine sends; close it.
 
     `headers=` adds to a request or, with None, takes away; a value that is a list is sent as many times.
+    Of a dashboard that asks for a link it has exchanged one, unless `is_in` is False.
     """
 
-    def __init__(self, app, *, root="", peer=("127.0.0.1", 50_000), headers=None):
+    def __init__(self, app, *, root="", peer=("127.0.0.1", 50_000), headers=None, is_in=True):
         self.app = app
         self.root = root
         self.peer = peer
         self.headers = {"host": "localhost", **(headers or {})}
-        self.cookies = {}
+        self.cookies = come_in(app) if is_in and isinstance(app, Dashboard) else {}
         self._runner = asyncio.Runner()
 
     def close(self):

@@ -110,7 +110,7 @@ class AsgiVisitor:
         self.place = place
         root = "" if place.is_stripped else place.outside
         headers = {"x-forwarded-prefix": place.outside} if place.is_stripped else None
-        self.browser = Browser(app, root=root, headers=headers)
+        self.browser = Browser(app, root=root, headers=headers, is_in=False)
 
     def get(self, address, **options):
         return self.browser.get(self._inside(address), **options)

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import http.client
 import importlib.util
+import json
+import os
+import pty
 import re
 import signal
 import subprocess
 import sys
 import urllib.request
+from http.cookies import SimpleCookie
 from pathlib import Path
+from urllib.parse import urlencode, urlsplit
 
 import pytest
 
-from tests.dashboard.asking import Browser
+from firelock_dashboard.links import COOKIE, Links
+from tests.dashboard.asking import FORM, Browser
 from tests.dashboard.hosts import Place, WsgiVisitor
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -23,11 +30,11 @@ def start(tmp_path):
     """Start `firelock dashboard` with these words; what runs is stopped at the end."""
     running = []
 
-    def start(*words, **environment):
+    def start(*words, stdout=subprocess.PIPE, **environment):
         process = subprocess.Popen(
             [sys.executable, "-m", "firelock", "dashboard", *words],
             cwd=tmp_path,
-            stdout=subprocess.PIPE,
+            stdout=stdout,
             stderr=subprocess.PIPE,
             text=True,
             env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(tmp_path), **environment},
@@ -41,10 +48,34 @@ def start(tmp_path):
         process.communicate()
 
 
-def asked(address, path="", **headers):
+def asked(address, path="", *, session=None, **headers):
+    if session is not None:
+        headers["Cookie"] = f"{COOKIE}={session}"
     request = urllib.request.Request(address + path, headers=headers)
     with urllib.request.urlopen(request, timeout=30) as answer:
         return answer.status, answer.read().decode()
+
+
+def firelock(tmp_path, *words):
+    """Run a command of firelock to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "firelock", *words],
+        cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(tmp_path)},
+    )  # fmt: skip
+
+
+def session_by(link):
+    """Exchange a link as its page does; return the session."""
+    address, _, token = link.partition("#")
+    connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=30)
+    headers = {"Content-Type": FORM, "Sec-Fetch-Site": "same-origin"}
+    connection.request("POST", urlsplit(address).path, urlencode({"token": token}), headers)
+    answer = connection.getresponse()
+    answer.read()
+    connection.close()
+    assert 303 == answer.status
+    return SimpleCookie(answer.getheader("set-cookie")).popitem()[1].value
 
 
 def address_of(process):
@@ -57,16 +88,87 @@ def address_of(process):
 
 def test_it_serves_pages_until_it_is_interrupted(start, tmp_path):
     """It says where it listens, answers, and ends with 0 on Ctrl-C."""
-    process = start("--storage", f"sqlite:///{tmp_path / 'jobs.db'}", "--port", "0", "--title", "Shop")
+    storage = f"sqlite:///{tmp_path / 'jobs.db'}"
+    process = start("--storage", storage, "--port", "0", "--title", "Shop")
     address = address_of(process)
+    link = firelock(tmp_path, "dashboard", "link", "--storage", storage, "--at", address)
 
-    status, page = asked(address, "/queues")
+    status, page = asked(address, "/queues", session=session_by(link.stdout.strip()))
     process.send_signal(signal.SIGINT)
-    out, error = process.communicate(timeout=30)
+    _, error = process.communicate(timeout=30)
 
     assert 200 == status
     assert "Shop" in page
-    assert (0, "", "") == (process.returncode, out, error)
+    assert (0, "") == (process.returncode, error)
+
+
+def test_a_link_is_printed_to_a_terminal_only(start, tmp_path):
+    """A file or a service's log holds the command that makes one; a person has it before them."""
+    words = ("--storage", f"sqlite:///{tmp_path / 'jobs.db'}", "--port", "0")
+    ours, theirs = pty.openpty()
+    logged = start(*words)
+    shown = start(*words, stdout=theirs)
+    os.close(theirs)
+
+    with os.fdopen(ours) as terminal:
+        said = terminal.readline() + terminal.readline()
+        address = address_of(logged)
+        log = logged.stdout.readline()
+        link = re.search(r"http://127[0-9.:]+/enter#[\w-]{43}", said)
+        assert link, said
+
+        assert 200 == asked(link[0].partition("/enter")[0], "/queues", session=session_by(link[0]))[0]
+        assert "#" not in log
+        assert f"firelock dashboard link --at {address}/" in log
+        for process in (logged, shown):
+            process.kill()
+            process.wait()
+
+
+def test_open_opens_a_link(start, tmp_path):
+    """The browser gets a link that goes in by itself, whatever becomes of the output."""
+    browser, opened = tmp_path / "browser", tmp_path / "opened"
+    os.mkfifo(opened)
+    browser.write_text(f'#!/bin/sh\nprintf "%s" "$1" > {opened}\n')
+    browser.chmod(0o755)
+    words = ("--storage", f"sqlite:///{tmp_path / 'jobs.db'}", "--port", "0", "--open")
+
+    start(*words, BROWSER=f"{browser} %s")
+    link = opened.read_text()
+
+    assert re.fullmatch(r"http://127[0-9.:]+/enter#open=[\w-]{43}", link)
+    session = session_by(link.replace("open=", ""))
+    assert 200 == asked(link.partition("/enter")[0], "/queues", session=session)[0]
+
+
+def test_the_app_s_dashboard_has_its_link_by_a_command(tmp_path):
+    """By the app's name, for the address that is given; in JSON for programs."""
+    (tmp_path / "shop.py").write_text(
+        f"from firelock import Firelock\nfire = Firelock('sqlite:///{tmp_path / 'jobs.db'}')\n"
+    )
+
+    plain = firelock(tmp_path, "dashboard", "link", "shop:fire", "--at", "http://127.0.0.1:8000/jobs")
+    program = firelock(tmp_path, "dashboard", "link", "shop:fire", "--json")
+
+    assert re.fullmatch(r"http://127\.0\.0\.1:8000/jobs/enter#[\w-]{43}\n", plain.stdout), plain.stderr
+    assert json.loads(program.stdout)["link"].startswith("http://127.0.0.1:8787/enter#")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("link", "--storage", "memory://"), "dashboard.link("),
+        (("link", "--storage", "sqlite:///jobs.db", "--at", "jobs"), "'jobs'"),
+        (("shop:fire", "more", "--storage", "memory://"), "'more'"),
+    ],
+)
+def test_a_link_that_cannot_be_made_is_a_sentence(tmp_path, words, said):
+    """Jobs in the memory of another process, an address that is none, a word too many."""
+    ran = firelock(tmp_path, "dashboard", *words)
+
+    assert (2, "") == (ran.returncode, ran.stdout)
+    assert said in ran.stderr
+    assert "Traceback" not in ran.stderr
 
 
 def test_an_app_brings_its_tasks(start, tmp_path):
@@ -79,9 +181,11 @@ def test_an_app_brings_its_tasks(start, tmp_path):
     )
 
     address = address_of(start("shop:fire", "--port", "0"))
+    link = firelock(tmp_path, "dashboard", "link", "shop:fire", "--at", address)
+    session = session_by(link.stdout.strip())
 
-    assert "shop.pack" in asked(address, "/tasks")[1]
-    assert 'name="args.number"' in asked(address, "/tasks/run?name=shop.pack")[1]
+    assert "shop.pack" in asked(address, "/tasks", session=session)[1]
+    assert 'name="args.number"' in asked(address, "/tasks/run?name=shop.pack", session=session)[1]
 
 
 def test_a_password_is_asked_for(start, tmp_path):
@@ -151,10 +255,13 @@ def test_the_fastapi_example_asks_for_a_name(example):
 
 
 def test_the_starlette_example_has_two_dashboards(example):
-    """One to operate for this machine, one to look at for the house."""
+    """One to operate for this machine, by a link, and one to look at for the house."""
     shop = example("dashboard_starlette")
     browser = Browser(shop.app)
+    token = Links(shop.fire).make("http://localhost/jobs").rpartition("#")[2]
 
+    assert 401 == browser.get("/jobs/queues").status
+    assert 303 == browser.post("/jobs/enter", {"token": token}).status
     assert 200 == browser.get("/jobs/queues").status
     assert 403 == browser.get("/board/queues").status
     assert 200 == browser.get("/board/queues", headers={"x-house-user": "ada"}).status

@@ -125,7 +125,7 @@ def test_what_is_not_there_is_said_in_the_frame(mounted):
 def test_what_a_proxy_asks_in_http_1_0_is_not_local(fire):
     """Django has no name for the version of a request that came by ASGI; it is known nevertheless."""
     with closing(visitor("django", "asgi", fire, "/jobs", PLACES[0][1], auth=None)) as one:
-        assert 200 == one.get("/jobs/queues").status
+        assert 401 == one.get("/jobs/queues").status
         assert 403 == one.get("/jobs/queues", http_version="1.0").status
 
 

@@ -12,6 +12,7 @@ from firelock import Firelock
 from firelock.errors import ConfigurationError
 from firelock.storage import JobRecord, State
 from firelock_dashboard import Access, Dashboard, Permission, redaction
+from firelock_dashboard.links import COOKIE
 from firelock_dashboard.payloads import IN_DETAIL, IN_LISTS
 from firelock_dashboard.redaction import MASK, Redactor, redact, redact_text
 from firelock_dashboard.routes import Route, Routes
@@ -326,12 +327,15 @@ def test_large_values_are_cut_and_say_so(shown):
 
 
 @pytest.mark.parametrize("target", ["/", "/queues", "/settings", "/api/jobs", "/nothing"])
-def test_no_answer_holds_the_storage_s_password(target):
+@pytest.mark.parametrize("auth", [None, lambda _: "admin"], ids=["link", "auth"])
+def test_no_answer_holds_the_storage_s_password(target, auth):
     """Neither the address in the footer nor the words of an outage."""
     with (
         closing(Firelock("redis://ops:hunter2@127.0.0.1:1/0")) as fire,
-        closing(Browser(Dashboard(fire))) as browser,
+        closing(Browser(Dashboard(fire, auth=auth), is_in=False)) as browser,
     ):
+        browser.cookies = {f"{COOKIE}_80": "A" * 43}  # which has to be looked for where there is no auth
+
         answer = browser.get(target)
 
         assert answer.status in {404, 503}

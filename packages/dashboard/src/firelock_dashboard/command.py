@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import socket
@@ -12,14 +13,16 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
-from firelock import ConfigurationError
+from firelock import ConfigurationError, StorageUnavailable
+from firelock.storage import Feature
 from firelock_dashboard.auth import basic_auth
 from firelock_dashboard.dashboard import Dashboard
+from firelock_dashboard.links import LINK_SECONDS, Links
 
 if TYPE_CHECKING:
     from firelock_dashboard.dashboard import Auth
 
-__all__ = ["serve"]
+__all__ = ["link", "serve"]
 
 _PASSWORD = "FIRELOCK_DASHBOARD_PASSWORD"  # noqa: S105 - the name of the variable
 _LAST_PORT = 65_535
@@ -35,8 +38,10 @@ def serve(options: argparse.Namespace) -> int:
         message = f"--port {options.port} is no port; give 0 to {_LAST_PORT}."
         raise ConfigurationError(message)
     auth = _auth(options.user)
-    if options.target:
-        options.app = options.target
+    if options.of:
+        message = f"There is no {options.of!r} beside {options.target!r}; leave it out, or begin with link."
+        raise ConfigurationError(message)
+    _take_target(options, options.target)
     fire = options.open_app()
     try:
         dashboard = Dashboard(
@@ -44,7 +49,7 @@ def serve(options: argparse.Namespace) -> int:
             environment=options.environment, framework="command",
         )  # fmt: skip
         with _listening(options.host, options.port) as listener:
-            _announce(options, listener, has_auth=auth is not None)
+            _announce(options, listener, dashboard)
             config = uvicorn.Config(
                 dashboard, log_level="warning", access_log=False, proxy_headers=False, server_header=False,
                 timeout_graceful_shutdown=3,
@@ -84,16 +89,73 @@ def _listening(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _announce(options: argparse.Namespace, listener: socket.socket, *, has_auth: bool) -> None:
+def link(options: argparse.Namespace) -> int:
+    """A one-time link to a dashboard without `auth=` is printed; return the exit code.
+
+    Raises:
+        ConfigurationError: the storage belongs to one process, or the address is none.
+    """
+    _take_target(options, options.of)
+    fire = options.open_app()
+    try:
+        if Feature.SHARED not in fire.storage.features:
+            message = (
+                f"{fire.storage.url} belongs to one process, so this one cannot make a link for it. Print "
+                "one where the dashboard is made: print(dashboard.link('http://127.0.0.1:8000/jobs'))."
+            )
+            raise ConfigurationError(message)
+        made = Links(fire).make(options.at)
+    finally:
+        fire.close()
+    sys.stdout.write(f"{json.dumps({'link': made}) if options.is_json else made}\n")
+    if sys.stdout.isatty() and not options.is_json:
+        sys.stdout.write(f"It lets one browser in, once, within {LINK_SECONDS // 60} minutes.\n")
+    return 0
+
+
+def _take_target(options: argparse.Namespace, app: str | None) -> None:
+    if app:
+        options.app = app
+
+
+def _announce(options: argparse.Namespace, listener: socket.socket, dashboard: Dashboard) -> None:
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     address = f"http://{'127.0.0.1' if host == '0.0.0.0' else shown}:{port}/"  # noqa: S104 - compared, not bound
     sys.stdout.write(f"Dashboard at {address} (Ctrl-C stops it)\n")
-    if not has_auth and host not in {"127.0.0.1", "::1"}:
-        sys.stdout.write(
-            "Only requests from this machine are answered; others are told so. Give --user, or mount the\n"
-            "dashboard in your application with auth=….\n"
-        )
+    if dashboard.auth is None:
+        _announce_link(options, address, dashboard)
+        if host not in {"127.0.0.1", "::1"}:
+            sys.stdout.write(
+                "Only requests from this machine are answered; others are told so. Give --user, or mount\n"
+                "the dashboard in your application with auth=….\n"
+            )
     sys.stdout.flush()
     if options.open:
-        webbrowser.open(address)
+        webbrowser.open(_opened(address, dashboard))
+
+
+def _announce_link(options: argparse.Namespace, address: str, dashboard: Dashboard) -> None:
+    """A person is told how to come in; a file or a service's log never holds a link."""
+    again = f"firelock dashboard link --at {address}"
+    if sys.stdout.isatty():
+        try:
+            sys.stdout.write(f"Come in by {dashboard.link(address)} (once, within ten minutes)\n")
+        except StorageUnavailable as error:
+            sys.stdout.write(f"No link could be made: {error}\nOnce the storage answers: {again}\n")
+    elif options.open:
+        return
+    elif Feature.SHARED in dashboard.fire.storage.features:
+        sys.stdout.write(f"Come in by a link, which another command prints: {again}\n")
+    else:
+        sys.stdout.write("A link is printed to a terminal only: run this in one, or give --user.\n")
+
+
+def _opened(address: str, dashboard: Dashboard) -> str:
+    """Return what the browser is given: a link that goes in by itself, as nobody else gets it."""
+    if dashboard.auth is not None:
+        return address
+    try:
+        return dashboard.links.make(address, opens=True)
+    except StorageUnavailable:
+        return address  # whose page says so, and how to come in later

@@ -16,7 +16,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import RedirectResponse, Response
 
-from firelock import Firelock, StorageUnavailable
+from firelock import ConfigurationError, Firelock, StorageUnavailable
+from firelock.storage import Feature
 from firelock_dashboard.access import LEVELS, Access, Auth, Permission
 from firelock_dashboard.assets import Assets
 from firelock_dashboard.entrance import (
@@ -30,8 +31,9 @@ from firelock_dashboard.entrance import (
 from firelock_dashboard.extensions import Page, pages_of
 from firelock_dashboard.gate import Gate
 from firelock_dashboard.history import History
+from firelock_dashboard.links import COOKIE, ENTER, SESSION_SECONDS, Links
 from firelock_dashboard.live import EventStream, Live
-from firelock_dashboard.problems import Forbidden, NotHere, NotLocal, RequestProblem
+from firelock_dashboard.problems import Forbidden, NoSession, NotHere, NotLocal, RequestProblem
 from firelock_dashboard.redaction import Redactions, Redactor
 from firelock_dashboard.rendering import Pages
 from firelock_dashboard.routes import Route, Routes
@@ -63,7 +65,8 @@ class Dashboard:
     Args:
         fire: the app whose jobs are shown and acted on.
         auth: called with each request; answers a level ("none", "read", "operate", "admin"), a set of
-            permissions, an `Access`, or an awaitable of these. Without it only local requests are answered.
+            permissions, an `Access`, or an awaitable of these. Without it only visitors of this machine are
+            answered who have come in by a link, which `firelock dashboard link` or `link()` makes.
         read_only: there are no routes that change anything.
         title: what stands at the top.
         prefix: the address below which a browser finds it, where neither framework nor trusted proxy says.
@@ -118,7 +121,25 @@ class Dashboard:
         self.gate = Gate(
             is_open=auth is not None, trusts_proxy=trusts_proxy, origins=trusted_origins, hosts=allowed_hosts
         )
-        self._entrance = Entrance(fire, self.gate, auth=auth, prefix=prefix)
+        self.links = Links(fire)
+        self._entrance = Entrance(fire, self.gate, self.links, auth=auth, prefix=prefix)
+
+    def link(self, at: str) -> str:
+        """Return a link that lets one visitor of this machine in, once, within ten minutes.
+
+        For a dashboard without `auth=`. Print it to a terminal, never to a log.
+
+        Args:
+            at: where the dashboard is for a browser, such as "http://127.0.0.1:8000/jobs".
+
+        Raises:
+            ConfigurationError: `at` is no such address, or there is an `auth=`, which asks for no link.
+            StorageUnavailable: the storage cannot be reached.
+        """
+        if self.auth is not None:
+            message = "This dashboard has an auth=, which says who may come in; it takes no links."
+            raise ConfigurationError(message)
+        return self.links.make(at)
 
     def may(self, access: Access, permission: Permission) -> bool:
         """Tell whether the access allows this on this dashboard."""
@@ -192,6 +213,8 @@ class Dashboard:
             urls = Urls(self._entrance.root(request), self.assets)
             if path.startswith("/files/") and request.method != "POST":  # of the package: no data is in them
                 return self.assets.response(path.removeprefix("/files/"), request.headers)
+            if path == ENTER and self.auth is None:
+                return await self._entered(request, urls)
             access = await self._entrance.admit(request)
             if not self.may(access, Permission.READ):
                 raise Forbidden(self.texts("refused.nobody"))
@@ -200,9 +223,33 @@ class Dashboard:
             if path == "/live" and request.method == "GET":
                 return self._streamed(request)
             return await self._routed(request, urls, path, access)
-        except RequestProblem as problem:
+        except (RequestProblem, StorageUnavailable) as error:
+            problem = error if isinstance(error, RequestProblem) else self._away(error)
             visit = Visit(self, request, urls, access=access, places={}, body=b"")
             return await run_in_threadpool(self._refused, visit, problem, path.startswith("/api"))
+
+    async def _entered(self, request: Request, urls: Urls) -> Response:
+        """Show what asks for a link; a POST of the page's own form exchanges one, which no preview does."""
+        self.gate.check_visitor(request)
+        is_own = self.gate.check_origin(request)
+        if request.method != "POST":
+            raise NoSession(self.texts("enter.ready"))
+        if not is_own:
+            raise Forbidden(self.texts("enter.not_own"))
+        body = await read_body(request)
+        visit = Visit(self, request, urls, access=Access(), places={}, body=body)
+        return await run_in_threadpool(self._exchanged, visit)
+
+    def _exchanged(self, visit: Visit) -> Response:
+        """Answer with a session: a cookie that neither a script nor a request of another site has."""
+        token = _token_in(visit.form.required("token", limit=2_000))
+        try:
+            session = self.links.exchange(token)
+        except Forbidden as error:
+            raise NoSession(str(error)) from error
+        response = RedirectResponse(visit.url.back(visit.form.maybe("back"), "/"), 303)
+        visit.set_cookie(response, f"{COOKIE}_{self.gate.port(visit.request)}", session, SESSION_SECONDS)
+        return response
 
     def _streamed(self, request: Request) -> Response:
         if NO_STREAM in (request.scope.get("extensions") or {}):
@@ -212,7 +259,7 @@ class Dashboard:
     async def _is_reader(self, request: Request) -> bool:
         try:
             return self.may(await self._entrance.admit(request), Permission.READ)
-        except RequestProblem:
+        except (RequestProblem, StorageUnavailable):
             return False
 
     async def _routed(self, request: Request, urls: Urls, path: str, access: Access) -> Response:
@@ -235,14 +282,15 @@ class Dashboard:
         except RequestProblem as problem:
             return self._refused(visit, problem, route.is_api)
         except StorageUnavailable as error:
-            return self._refused(
-                visit, RequestProblem(self.redactor.text(str(error)), status=503), route.is_api
-            )
+            return self._refused(visit, self._away(error), route.is_api)
         except Exception:
             log.exception("a page failed", extra={"route": route.path})
             return self._refused(
                 visit, RequestProblem(self.texts("refused.failed"), status=_BROKEN), route.is_api
             )
+
+    def _away(self, error: StorageUnavailable) -> RequestProblem:
+        return RequestProblem(self.redactor.text(str(error)), status=503)
 
     def _lost(self, path: str, methods: frozenset[str]) -> RequestProblem:
         if not methods:
@@ -278,6 +326,8 @@ class Dashboard:
                 )  # fmt: skip
             except Exception:
                 log.exception("the page of a problem failed")
+        if isinstance(problem, NoSession):
+            return self._enter_page(visit, message)
         code = None
         if isinstance(problem, NotLocal):
             title = self.texts("refused.local_only")
@@ -285,3 +335,22 @@ class Dashboard:
         return self.pages.render_alone(
             "refused.html", url=visit.url, title=title, message=message, status=problem.status, code=code
         )
+
+    def _enter_page(self, visit: Visit, message: str) -> str:
+        """Return the page that asks for a link, and says how one is made."""
+        place = f"{self.gate.origin(visit.request)}{visit.url.root}/"
+        is_shared = Feature.SHARED in self.fire.storage.features
+        is_here = visit.request.method == "GET" and not visit.part
+        path = path_of(visit.request.scope)
+        return self.pages.render_alone(
+            "enter.html", url=visit.url, title=self.texts("enter.title"), message=message,
+            enter=visit.url(ENTER), back=visit.here if is_here and path != ENTER else "",
+            code=self.texts("enter.command" if is_shared else "enter.code", place=place),
+            hint=self.texts("enter.shared" if is_shared else "enter.not_shared"),
+            is_followed=visit.request.headers.get("sec-fetch-site") in {"cross-site", "same-site"},
+        )  # fmt: skip
+
+
+def _token_in(text: str) -> str:
+    """Return the token of a link that was pasted whole, or of what stands behind its #."""
+    return text.rpartition("#")[2].removeprefix("open=")

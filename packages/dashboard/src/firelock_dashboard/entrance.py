@@ -12,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from firelock import ConfigurationError, Firelock
-from firelock_dashboard.access import LEVELS, Access, Auth, to_access
+from firelock_dashboard.access import Access, Auth, to_access
 from firelock_dashboard.auth import access_from, refusal_of
 from firelock_dashboard.problems import BadRequest, Forbidden, RequestProblem
 from firelock_dashboard.wsgi import ACCESS
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from firelock_dashboard.gate import Gate
+    from firelock_dashboard.links import Links
 
 __all__ = ["Entrance", "framework_of", "path_of", "read_body", "refuse_other", "without_body"]
 
@@ -39,9 +40,12 @@ class Entrance:
         ConfigurationError: the prefix is no path.
     """
 
-    def __init__(self, fire: Firelock, gate: Gate, *, auth: Auth | None, prefix: str | None) -> None:
+    def __init__(
+        self, fire: Firelock, gate: Gate, links: Links, *, auth: Auth | None, prefix: str | None
+    ) -> None:
         self._fire = fire
         self._gate = gate
+        self._links = links
         self._auth = auth
         self._prefix = prefix
         if prefix is not None and _checked_root(prefix) is None:
@@ -70,6 +74,7 @@ class Entrance:
 
         Raises:
             RequestProblem: nothing, or not from where the request comes.
+            StorageUnavailable: a session cannot be looked for.
         """
         self._gate.check_visitor(request)
         is_own = self._gate.check_origin(request)
@@ -94,7 +99,7 @@ class Entrance:
         if isinstance(asked, Access):
             return asked
         if self._auth is None:
-            return Access(LEVELS["admin"], "local")
+            return await run_in_threadpool(self._links.access, request)
         return await access_from(self._auth, request)
 
 

@@ -133,6 +133,8 @@ class Gate:
             return True
         if sites:
             if sites == ["same-origin"]:
+                if origin is not None and _place(origin) != _place(own):
+                    raise _foreign(origin, own)
                 return True
             if request.method != "POST" and (origin is None and _is_navigation(request.headers)):
                 return False
@@ -141,11 +143,7 @@ class Gate:
                 "itself, or name the origin in trusted_origins=."
             )
         if origin is not None and origin != own:
-            raise Forbidden(
-                f"The request comes from {origin[:100]!r}, and this dashboard is at {own[:100]!r}. Behind a "
-                "proxy that sets X-Forwarded-Proto and -Host give trusts_proxy=True; else name the origin in "
-                "trusted_origins=."
-            )
+            raise _foreign(origin, own)
         return origin is not None
 
     def origin(self, request: Request) -> str:
@@ -157,6 +155,10 @@ class Gate:
     def scheme(self, request: Request) -> str:
         """Return http or https as the browser sees it."""
         return (self._forwarded(request.headers, "proto") or str(request.scope.get("scheme", "http"))).lower()
+
+    def port(self, request: Request) -> int:
+        """Return the port that the browser asks."""
+        return urlsplit(self.origin(request)).port or _PORTS.get(self.scheme(request), 0)
 
     def root(self, request: Request) -> str:
         """Return the prefix that a trusted proxy says it has cut off; empty where it has not."""
@@ -252,6 +254,19 @@ def _origin(text: str) -> str | None:
         return None
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     return f"{parts.scheme}://{host}" + ("" if port in {None, _PORTS[parts.scheme]} else f":{port}")
+
+
+def _place(origin: str) -> str:
+    """Return the host with its port: the scheme is the browser's to compare, as TLS may end at a proxy."""
+    return origin.partition("://")[2]
+
+
+def _foreign(origin: str, own: str) -> Forbidden:
+    return Forbidden(
+        f"The request comes from {origin[:100]!r}, and this dashboard is at {own[:100]!r}. Behind a proxy "
+        "that sets X-Forwarded-Proto and -Host give trusts_proxy=True; else name the origin in "
+        "trusted_origins=, or let the proxy pass Host on as it is."
+    )
 
 
 def _listed(option: str, values: Sequence[str]) -> Sequence[str]:

@@ -17,7 +17,14 @@ def register_commands() -> Sequence[Command]:
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("target", metavar="MODULE:APP", nargs="?", help="the app, as for firelock server")
+    parser.add_argument(
+        "target", metavar="MODULE:APP", nargs="?",
+        help="the app, as for firelock server; or the word link, which prints a one-time link and ends",
+    )  # fmt: skip
+    parser.add_argument("of", metavar="MODULE:APP", nargs="?", help="after link: the app")
+    parser.add_argument(
+        "--at", metavar="URL", default="http://127.0.0.1:8787/", help="with link: where the dashboard is"
+    )
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen at: 127.0.0.1")
     parser.add_argument("--port", type=int, default=8787, help="the port: 8787; 0 takes a free one")
     parser.add_argument("--open", action="store_true", help="open it in the browser")
@@ -29,6 +36,6 @@ def _configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from firelock_dashboard.command import serve  # noqa: PLC0415 - the other commands need none of it
+    from firelock_dashboard.command import link, serve  # noqa: PLC0415 - the other commands need none of it
 
-    return serve(options)
+    return link(options) if options.target == "link" else serve(options)

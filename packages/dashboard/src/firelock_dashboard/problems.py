@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from firelock import FirelockError
 
-__all__ = ["BadRequest", "Forbidden", "NotHere", "NotLocal", "RequestProblem", "Unauthorized"]
+__all__ = ["BadRequest", "Forbidden", "NoSession", "NotHere", "NotLocal", "RequestProblem", "Unauthorized"]
 
 
 class RequestProblem(FirelockError):
@@ -41,6 +41,15 @@ class Forbidden(RequestProblem):
 
 class NotLocal(Forbidden):
     """There is no `auth=`, and the request does not come from this machine."""
+
+
+class NoSession(RequestProblem):
+    """There is no `auth=`, and the visitor of this machine has not come in by a link."""
+
+    status = 401
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, headers={"WWW-Authenticate": 'Link realm="Firelock"'})
 
 
 class NotHere(RequestProblem):

@@ -217,17 +217,14 @@ class Visit:
         if self.wants_json:
             return JSONResponse({"message": message, "kind": kind, "link": link})
         response = RedirectResponse(self.url.back(self.form.maybe("back"), to), 303)
-        self._set_cookie(response, _FLASH, json.dumps([kind, message, link]), 30)
+        self.set_cookie(response, _FLASH, _quoted(json.dumps([kind, message, link])), 30)
         return response
 
     def keep_settings(self, response: Response, changes: Mapping[str, str]) -> None:
         """The visitor's browser keeps these settings beside those that it has."""
         kept = {**self.dashboard.settings_of(self.request), **changes}
         value = ".".join(f"{name}={value}" for name, value in kept.items() if name in SETTINGS)
-        response.set_cookie(
-            SETTINGS_COOKIE, value, max_age=_YEAR, path=f"{self.url.root}/", httponly=True, samesite="strict",
-            secure=self._is_secure,
-        )  # fmt: skip
+        self.set_cookie(response, SETTINGS_COOKIE, value, _YEAR)
 
     def take_flash(self) -> tuple[str, str, str | None] | None:
         """Return the message of an action that led here, once."""
@@ -248,9 +245,10 @@ class Visit:
             response.delete_cookie(_FLASH, path=f"{self.url.root}/", httponly=True, samesite="strict")
         return response
 
-    def _set_cookie(self, response: Response, name: str, value: str, seconds: int) -> None:
+    def set_cookie(self, response: Response, name: str, value: str, seconds: int) -> None:
+        """The visitor's browser keeps the value for this mount; no script and no other site has it."""
         response.set_cookie(
-            name, _quoted(value), max_age=seconds, path=f"{self.url.root}/", httponly=True, samesite="strict",
+            name, value, max_age=seconds, path=f"{self.url.root}/", httponly=True, samesite="strict",
             secure=self._is_secure,
         )  # fmt: skip
 

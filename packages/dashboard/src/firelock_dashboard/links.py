@@ -1,0 +1,207 @@
+"""One-time links, and the sessions that they are exchanged for: how a visitor comes in without an `auth=`.
+
+Nothing in a request tells that it comes from this machine: a proxy beside the app may speak as a browser
+does, name the host that it asks, and add no header. So a visitor shows what only somebody has who may run
+code with the storage's address. The storage holds hashes alone, as records: every process that serves the
+dashboard knows them, and whoever reads a backup can come in by none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import attrs
+
+from firelock import ConfigurationError
+from firelock_dashboard.access import LEVELS, Access
+from firelock_dashboard.problems import Forbidden, NoSession
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+    from firelock import Firelock
+
+__all__ = ["COOKIE", "ENTER", "LINK_SECONDS", "SESSION_SECONDS", "Links"]
+
+ENTER = "/enter"  # the path of the page that exchanges a link
+COOKIE = "firelock_session"  # with the port behind it: cookies of one host go to all of its ports
+LINK_SECONDS = 600
+SESSION_SECONDS = 7 * 86_400
+
+_LINK, _SESSION = "dashboard_link", "dashboard_session"
+_KEPT = 100  # links, and sessions: of more the oldest are given up
+_LISTED = 500
+_BELIEVED = 30.0  # seconds until a session that was good is looked for again
+_COOKIES = 8  # sessions that one request may show
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{43}\Z")
+_MICRO = 1_000_000
+
+
+@attrs.define
+class _Known:
+    """A session that was found in the storage."""
+
+    ends: float  # both by the monotonic clock
+    seen: float
+
+
+class Links:
+    """Makes links, exchanges each once for a session, and knows sessions again."""
+
+    def __init__(self, fire: Firelock, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._fire = fire
+        self._monotonic = monotonic
+        self._known: dict[str, _Known] = {}  # by the session's hash
+        self._lock = threading.Lock()
+
+    # ---- links -------------------------------------------------------------------------------------------
+
+    def make(self, at: str, *, opens: bool = False) -> str:
+        """Return a link that lets one visitor in, once, within ten minutes.
+
+        The token is in its fragment, which browsers keep to themselves: neither a proxy's access log nor a
+        page that is left for another is told of it.
+
+        Args:
+            at: where the dashboard is for a browser, such as "http://127.0.0.1:8000/jobs".
+            opens: the page comes in by itself: for a link that goes to a browser and to nobody else.
+
+        Raises:
+            ConfigurationError: `at` is no such address.
+            StorageUnavailable: the storage cannot be reached.
+        """
+        address = _checked(at)
+        token = self._stored(_LINK, LINK_SECONDS)
+        return f"{address}{ENTER}#{'open=' if opens else ''}{token}"
+
+    def exchange(self, token: str) -> str:
+        """The link is spent; return the session that it gives.
+
+        Raises:
+            Forbidden: there is no such link, it is too old, or it has been used.
+            StorageUnavailable: the storage cannot be reached.
+        """
+        storage, key = self._fire.storage, _hash(token)
+        record = storage.get_record(_LINK, key) if _TOKEN.match(token) else None
+        if record is None:
+            raise Forbidden("This is no link of this dashboard, or one of long ago; make another.")
+        value = _read(record.value)
+        if value.get("used_at"):
+            raise Forbidden(
+                "This link has been used, and each lets in once. If it was not you, somebody else has "
+                "read it: look at who may see that terminal. Make another."
+            )
+        if _number(value, "expires_at") <= self._now():
+            raise Forbidden("This link is older than ten minutes; make another.")
+        used = json.dumps({**value, "used_at": self._now()})
+        if storage.put_record(_LINK, key, used, expected_version=record.version) is None:
+            raise Forbidden("This link has just been used by somebody else; make another.")
+        return self._stored(_SESSION, SESSION_SECONDS)
+
+    # ---- sessions ----------------------------------------------------------------------------------------
+
+    def access(self, request: Request) -> Access:
+        """Return what the sender may do, which is everything.
+
+        A session that was good is believed for half a minute, and while the storage cannot be reached.
+
+        Raises:
+            NoSession: the request shows none that is good.
+            StorageUnavailable: the storage cannot be reached, and no session of the request was seen before.
+        """
+        keys = list(map(_hash, _shown(request.cookies.items())))
+        now = self._monotonic()
+        if any(self._is_believed(key, now) for key in keys) or any(self._is_good(key, now) for key in keys):
+            return Access(LEVELS["admin"], "local")
+        raise NoSession("You need a link to come in.")
+
+    def _is_believed(self, key: str, now: float) -> bool:
+        with self._lock:
+            known = self._known.get(key)
+            return known is not None and now < known.ends and now < known.seen + _BELIEVED
+
+    def _is_good(self, key: str, now: float) -> bool:
+        try:
+            record = self._fire.storage.get_record(_SESSION, key)
+            left = 0 if record is None else _number(_read(record.value), "expires_at") - self._now()
+        except Exception:
+            with self._lock:
+                known = self._known.get(key)
+            if known is not None and now < known.ends:
+                return True
+            raise
+        with self._lock:
+            if left <= 0:
+                self._known.pop(key, None)
+                return False
+            if len(self._known) >= _KEPT:
+                self._known.clear()
+            self._known[key] = _Known(now + left / _MICRO, now)
+        return True
+
+    # ---- records -----------------------------------------------------------------------------------------
+
+    def _stored(self, kind: str, seconds: int) -> str:
+        """Return a token that is good for so long; there is room for it."""
+        self._prune(kind)
+        token = secrets.token_urlsafe(32)
+        value = {"expires_at": self._now() + seconds * _MICRO}
+        self._fire.storage.put_record(kind, _hash(token), json.dumps(value), expected_version=0)
+        return token
+
+    def _prune(self, kind: str) -> None:
+        storage, now = self._fire.storage, self._now()
+        found = [
+            (_number(_read(record.value), "expires_at"), record.key)
+            for record in storage.list_records(kind, limit=_LISTED)
+        ]
+        kept = sorted((each for each in found if each[0] > now), reverse=True)[: _KEPT - 1]
+        for _, key in set(found) - set(kept):
+            storage.delete_record(kind, key)
+
+    def _now(self) -> int:
+        return self._fire.client.clock.now()
+
+
+def _shown(cookies: Iterable[tuple[str, str]]) -> list[str]:
+    """Return the sessions that a request shows: of dashboards at other ports of the host there are more."""
+    found = [value for name, value in cookies if name.startswith(COOKIE) and _TOKEN.match(value)]
+    return found[:_COOKIES]
+
+
+def _hash(token: str) -> str:
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _read(text: str) -> dict[str, object]:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _number(value: dict[str, object], name: str) -> int:
+    found = value.get(name)
+    return found if isinstance(found, int) else 0
+
+
+def _checked(at: str) -> str:
+    try:
+        parts = urlsplit(at)
+        is_address = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+        is_address = is_address and not (parts.query or parts.fragment)
+    except ValueError:
+        is_address = False
+    if not is_address or not at.isprintable() or " " in at:
+        message = f"{at!r} is no address of a dashboard; write one such as http://127.0.0.1:8000/jobs."
+        raise ConfigurationError(message)
+    return at.rstrip("/")

@@ -1,0 +1,406 @@
+"""Who comes in where there is no auth: a visitor of this machine who has exchanged a one-time link."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from contextlib import closing, contextmanager
+from datetime import timedelta
+
+import pytest
+
+from firelock import ConfigurationError, Firelock, StorageUnavailable
+from firelock_dashboard import Dashboard
+from firelock_dashboard.links import COOKIE, Links
+from tests.dashboard.asking import Browser
+from tests.dashboard.hosts import HOSTS, PLACES, django_app, fastapi_app, flask_app, starlette_app, visitor
+from tests.dashboard.proxy import OUTSIDE, asked, served_by_asgi, served_by_wsgi, silent_proxy
+from tests.unit.fakes import FailingStorage
+
+HERE = "http://localhost"
+MADE = {"starlette": starlette_app, "fastapi": fastapi_app, "flask": flask_app}
+
+
+def token_of(link):
+    """What stands behind the # of a link."""
+    return link.rpartition("#")[2]
+
+
+def micros(span):
+    return span // timedelta(microseconds=1)
+
+
+@pytest.fixture
+def stranger(dashboard):
+    """Somebody on this machine who has no link yet."""
+    with closing(Browser(dashboard, is_in=False)) as browser:
+        yield browser
+
+
+def records(fire):
+    return [
+        record
+        for kind in ("dashboard_link", "dashboard_session")
+        for record in fire.storage.list_records(kind, limit=500)
+    ]
+
+
+# ---- behind a proxy that nobody sees ---------------------------------------------------------------------
+
+
+@contextmanager
+def behind_the_proxy(fire, framework, kind):
+    """A dashboard without auth, mounted so, behind that proxy: where it is asked, and the prefix."""
+    prefix = "" if framework == "bare" else "/jobs"
+    if framework == "bare":
+        dashboard = Dashboard(fire)
+        app = dashboard if kind == "asgi" else dashboard.wsgi
+    elif framework == "django":
+        app = django_app(fire, prefix, kind, auth=None)
+    else:
+        app = MADE[framework](fire, prefix)
+    served = served_by_asgi if kind == "asgi" else served_by_wsgi
+    with served(app) as upstream, silent_proxy(upstream) as port:
+        yield port, prefix
+
+
+def paused(fire):
+    return [queue.name for queue in fire.queues.list() if queue.is_paused]
+
+
+@pytest.mark.parametrize(("framework", "kind"), HOSTS)
+def test_behind_a_proxy_that_tells_nothing_nobody_is_local(framework, kind):
+    """HTTP/1.1, Host rewritten, no header: such a proxy makes everybody look local, and lets nobody in."""
+    own = {"Origin": f"http://{OUTSIDE}", "Sec-Fetch-Site": "same-origin"}
+    with (
+        closing(Firelock("memory://")) as fire,
+        behind_the_proxy(fire, framework, kind) as (port, prefix),
+    ):
+        fire.task(name="send")(lambda: None).using(queue="secretqueue").enqueue()
+        form = {"queue": "secretqueue"}
+
+        read = asked(port, "GET", f"{prefix}/queues")
+        program = asked(port, "GET", f"{prefix}/api/jobs")
+        posted = [
+            asked(port, "POST", f"{prefix}/queues/pause", headers, form)
+            for headers in (own, {"Sec-Fetch-Site": "same-origin"}, {})
+        ]
+
+        assert (401, 401) == (read.status, program.status)
+        assert not re.search("secretqueue|send", read.text + program.text)
+        assert [403, 401, 403] == [answer.status for answer in posted]
+        assert [] == paused(fire)
+
+
+def test_behind_that_proxy_a_link_lets_in_who_has_one():
+    """The page is seen by whoever shows a session, by any way; it is what counts."""
+    with closing(Firelock("memory://")) as fire, closing(Dashboard(fire)) as dashboard:
+        session = dashboard.links.exchange(token_of(dashboard.link(HERE)))
+        with served_by_asgi(dashboard) as upstream, silent_proxy(upstream) as port:
+            answer = asked(port, "GET", "/queues", {"Cookie": f"{COOKIE}_80={session}"})
+
+    assert 200 == answer.status
+
+
+# ---- the exchange ----------------------------------------------------------------------------------------
+
+
+def test_without_a_link_a_visitor_of_this_machine_is_asked_for_one(stranger):
+    """By a page that shows the command with this dashboard's own address, and by JSON for programs."""
+    page = stranger.get("/queues?tag=a", headers={"host": "localhost:8000"})
+    program = stranger.get("/api/jobs")
+
+    assert (401, 401) == (page.status, program.status)
+    assert "http://localhost:8000/" in page.text
+    assert 'name="back" value="/queues?tag=a"' in page.text
+    assert "link" in program.json()["message"]
+    assert 'Link realm="Firelock"' == program.header("www-authenticate")
+
+
+def test_a_link_is_exchanged_for_a_session(dashboard, stranger):
+    """By a POST of the page's own form, for a cookie of this mount that no script and no other site has."""
+    answer = stranger.post("/enter", {"token": token_of(dashboard.link(HERE)), "back": "/queues?tag=a"})
+
+    assert (303, "/queues?tag=a") == (answer.status, answer.location)
+    words = {word.strip().lower() for word in answer.header("set-cookie").split(";")[1:]}
+    assert words == {"httponly", "max-age=604800", "path=/", "samesite=strict"}
+    assert 200 == stranger.get("/queues").status
+    assert 303 == stranger.post("/queues/pause", {"queue": "mail"}).status
+
+
+def test_a_session_over_https_stays_there(fire):
+    """Where the browser speaks TLS the cookie is never sent without."""
+    with closing(Dashboard(fire)) as dashboard, closing(Browser(dashboard, is_in=False)) as stranger:
+        form = {"token": token_of(dashboard.link(HERE))}
+
+        answer = stranger.post("/enter", form, scheme="https")
+
+    assert "secure" in answer.header("set-cookie").lower()
+    assert answer.header("set-cookie").startswith(f"{COOKIE}_443=")
+
+
+@pytest.mark.parametrize(("framework", "kind"), HOSTS)
+def test_a_link_is_exchanged_in_every_mount(framework, kind):
+    """The cookie comes through each framework whole, and belongs to the mount."""
+    with closing(Firelock("memory://")) as fire:
+        prefix = "" if framework == "bare" else "/jobs"
+        with closing(visitor(framework, kind, fire, prefix, PLACES[0][1], auth=None)) as one:
+            token = token_of(Links(fire).make(HERE + prefix))
+            assert 401 == one.get(f"{prefix}/queues").status
+
+            answer = one.post(f"{prefix}/enter", {"token": token})
+
+            cookie = answer.header("set-cookie").lower()
+            words = ("httponly", "samesite=strict", f"path={prefix}/;", "max-age=")
+            assert [] == [word for word in words if word not in cookie]
+            assert 200 == one.get(f"{prefix}/queues").status
+
+
+def test_the_token_is_where_no_server_sees_it(dashboard):
+    """In the fragment: a browser sends it to nobody, so that no access log of a proxy holds it."""
+    link = dashboard.link("http://127.0.0.1:8000/jobs/")
+
+    address, _, token = link.partition("#")
+    assert "http://127.0.0.1:8000/jobs/enter" == address
+    assert re.fullmatch(r"[A-Za-z0-9_-]{43}", token)
+
+
+def test_a_pasted_link_lets_in_as_well(dashboard, stranger):
+    """Where scripts are off, or on another screen: the whole link, or what stands behind its #."""
+    for pasted in (dashboard.link(HERE), f"open={token_of(dashboard.link(HERE))}"):
+        assert 303 == stranger.post("/enter", {"token": f" {pasted} "}).status
+
+
+def test_a_look_at_a_link_does_not_spend_it(dashboard, stranger):
+    """What makes previews of links asks by GET; a token in the query does nothing either."""
+    token = token_of(dashboard.link(HERE))
+
+    looked = [stranger.get("/enter"), stranger.get(f"/enter?token={token}"), stranger.ask("HEAD", "/enter")]
+
+    assert [401, 401, 401] == [answer.status for answer in looked]
+    assert [] == [value for answer in looked for value in answer.every("set-cookie")]
+    assert token not in "".join(answer.text for answer in looked)
+    assert 303 == stranger.post("/enter", {"token": token}).status
+
+
+def test_a_link_lets_in_once(dashboard, stranger):
+    """Who comes second is told that somebody was first."""
+    token = token_of(dashboard.link(HERE))
+
+    first, second = (stranger.post("/enter", {"token": token}) for _ in range(2))
+
+    assert (303, 401) == (first.status, second.status)
+    assert "has been used" in second.text
+
+
+def test_of_many_at_once_one_comes_in(dashboard):
+    """The link is spent by compare-and-set, whatever the interleaving."""
+    token, start, came = token_of(dashboard.link(HERE)), threading.Barrier(8), []
+
+    def exchange():
+        start.wait()
+        try:
+            came.append(dashboard.links.exchange(token))
+        except Exception as error:  # noqa: BLE001 - counted below
+            came.append(type(error).__name__)
+
+    threads = [threading.Thread(target=exchange) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert 7 == came.count("Forbidden")
+
+
+def test_a_link_is_good_for_ten_minutes(fire, dashboard, stranger):
+    """By the storage's clock, which all processes share."""
+    early, late = token_of(dashboard.link(HERE)), token_of(dashboard.link(HERE))
+
+    fire.storage.clock_offset = micros(timedelta(minutes=9, seconds=50))
+    in_time = stranger.post("/enter", {"token": early})
+    fire.storage.clock_offset = micros(timedelta(minutes=10, seconds=1))
+    too_late = stranger.post("/enter", {"token": late})
+
+    assert (303, 401) == (in_time.status, too_late.status)
+    assert "ten minutes" in too_late.text
+
+
+@pytest.mark.parametrize(
+    "token", ["x", "A" * 43, "A" * 44, "../../x", "\u202e", "é" * 43, "0" * 64, "#", "open="], ids=ascii
+)
+def test_what_is_no_link_lets_nobody_in(stranger, token):
+    """A guess, or a text of any kind."""
+    answer = stranger.post("/enter", {"token": token})
+
+    assert answer.status in {400, 401}
+    assert [] == answer.every("set-cookie")
+
+
+def test_a_session_ends_after_a_week(fire):
+    """By the storage's clock; until it is looked for again a session is believed for half a minute."""
+    at = [0.0]
+    with closing(Dashboard(fire)) as dashboard, closing(Browser(dashboard)) as browser:
+        dashboard.links._monotonic = lambda: at[0]  # noqa: SLF001 - its own clock, handed in
+        assert 200 == browser.get("/queues").status
+
+        fire.storage.clock_offset = micros(timedelta(days=7, seconds=1))
+        believed = browser.get("/queues")
+        at[0] += 31
+        ended = browser.get("/queues")
+
+    assert (200, 401) == (believed.status, ended.status)
+
+
+# ---- where a link may be exchanged -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"sec-fetch-site": "cross-site"}, {"sec-fetch-site": None}, {"origin": "http://evil.example"},
+        {"host": "evil.example"}, {"x-forwarded-for": "8.8.8.8"}, {"origin": "null"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_link_is_exchanged_on_this_machine_by_its_own_page(dashboard, stranger, headers):
+    """The tests of peer, Host, forwarding headers and origin stand before the exchange: no link is spent."""
+    token = token_of(dashboard.link(HERE))
+
+    refused = stranger.post("/enter", {"token": token}, headers=headers)
+
+    assert 403 == refused.status
+    assert [] == refused.every("set-cookie")
+    assert 303 == stranger.post("/enter", {"token": token}).status
+
+
+def test_a_foreign_origin_is_refused_whatever_the_browser_says_of_the_site(fire, dashboard):
+    """A proxy that rewrites Host makes another origin look like this one; its Origin tells."""
+    with closing(Browser(dashboard)) as browser:
+        for origin in ("http://jobs.example.com", "https://localhost.evil.example", "http://localhost:81"):
+            headers = {"sec-fetch-site": "same-origin", "origin": origin}
+
+            assert 403 == browser.post("/queues/pause", {"queue": "mail"}, headers=headers).status
+            assert 403 == browser.get("/queues", headers=headers).status
+
+    assert [] == paused(fire)
+
+
+def test_where_tls_ends_at_a_proxy_the_browser_compares_the_scheme(fire):
+    """Host is passed on and the scheme is not: the browser's own word that it is the same site is taken."""
+    auth = {"auth": lambda _: "admin"}
+    with closing(Dashboard(fire, **auth)) as dashboard, closing(Browser(dashboard)) as browser:
+        host = "ops.example.com"
+        headers = {"sec-fetch-site": "same-origin", "origin": f"https://{host}", "host": host}
+
+        assert 303 == browser.post("/queues/pause", {"queue": "mail"}, headers=headers).status
+
+
+def test_who_followed_a_link_from_elsewhere_can_go_on(dashboard):
+    """A browser sends a strict cookie with no request of another site; the page has a link of its own."""
+    elsewhere = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "cookie": None}
+    with closing(Browser(dashboard)) as browser:
+        answer = browser.get("/queues", headers=elsewhere)
+
+    assert 401 == answer.status
+    assert '<a href="">' in answer.text
+
+
+def test_a_dashboard_with_auth_has_no_links(fire):
+    """Who comes in is then for auth to say."""
+    dashboard = Dashboard(fire, auth=lambda _: "admin")
+    with closing(dashboard), closing(Browser(dashboard)) as browser:
+        assert 404 == browser.get("/enter").status
+        with pytest.raises(ConfigurationError, match="auth="):
+            dashboard.link(HERE)
+
+
+@pytest.mark.parametrize(
+    "at",
+    ["", "localhost:8000", "javascript:alert(1)", "http://", "http://a b/", "http://h/?x=1", "http://h:x"],
+)
+def test_a_link_needs_an_address(dashboard, at):
+    """What a browser could not open is refused with the value."""
+    with pytest.raises(ConfigurationError, match=re.escape(repr(at))):
+        dashboard.link(at)
+
+
+# ---- what is stored --------------------------------------------------------------------------------------
+
+
+def test_the_storage_holds_hashes_alone(fire, dashboard):
+    """Whoever reads the storage or its backup comes in by nothing that is there."""
+    token = token_of(dashboard.link(HERE))
+    session = dashboard.links.exchange(token)
+
+    stored = json.dumps([[record.key, record.value] for record in records(fire)])
+
+    assert 2 == len(records(fire))
+    assert token not in stored
+    assert session not in stored
+
+
+def test_every_process_on_the_storage_knows_links_and_sessions(tmp_path):
+    """A link that one made is exchanged by another, and the session is good at a third."""
+    url = f"sqlite:///{tmp_path / 'jobs.db'}"
+    with closing(Firelock(url)) as one, closing(Firelock(url)) as two, closing(Firelock(url)) as three:
+        session = Dashboard(two).links.exchange(token_of(Dashboard(one).link(HERE)))
+        with closing(Browser(Dashboard(three), is_in=False)) as browser:
+            browser.cookies[f"{COOKIE}_80"] = session
+
+            assert 200 == browser.get("/queues").status
+
+
+def test_links_and_sessions_are_bounded(fire, dashboard):
+    """Of more than a hundred the oldest are given up; what is too old goes with the next that is made."""
+    first = dashboard.links.exchange(token_of(dashboard.link(HERE)))
+    for _ in range(120):
+        fire.storage.clock_offset += 1_000_000
+        last = dashboard.links.exchange(token_of(dashboard.link(HERE)))
+
+    counts = [len(fire.storage.list_records(f"dashboard_{kind}", limit=500)) for kind in ("link", "session")]
+    assert [100, 100] == counts
+    for session, status in ((first, 401), (last, 200)):
+        with closing(Browser(dashboard, is_in=False)) as browser:
+            browser.cookies[f"{COOKIE}_80"] = session
+            assert status == browser.get("/queues").status
+
+    fire.storage.clock_offset += micros(timedelta(days=8))
+    dashboard.links.exchange(token_of(dashboard.link(HERE)))
+    assert 2 == len(records(fire))
+
+
+def test_a_dashboard_at_another_port_may_have_its_own_session(dashboard):
+    """Cookies of a host go to all of its ports; each port's has its name, and none hides another."""
+    with closing(Browser(dashboard)) as browser:
+        browser.cookies = {f"{COOKIE}_9999": "B" * 43, **browser.cookies}
+
+        assert 200 == browser.get("/queues").status
+
+
+def test_a_record_that_is_no_session_lets_nobody_in(fire, dashboard):
+    """A damaged record is none."""
+    session = dashboard.links.exchange(token_of(dashboard.link(HERE)))
+    [record] = fire.storage.list_records("dashboard_session")
+    for value in ("", "[]", "null", '{"expires_at": "9"}', "{}"):
+        fire.storage.put_record("dashboard_session", record.key, value)
+        with closing(Browser(Dashboard(fire), is_in=False)) as browser:
+            browser.cookies[f"{COOKIE}_80"] = session
+
+            assert 401 == browser.get("/queues").status, value
+
+
+def test_an_outage_of_the_storage_sends_nobody_out():
+    """Who was in sees that the storage is away; who was not is told so as well, and by no other error."""
+    storage, at = FailingStorage(), [0.0]
+    with closing(Firelock(storage)) as fire, closing(Dashboard(fire)) as dashboard:
+        dashboard.links._monotonic = lambda: at[0]  # noqa: SLF001 - its own clock, handed in
+        with closing(Browser(dashboard)) as known, closing(Browser(dashboard)) as unknown:
+            assert 200 == known.get("/settings").status
+
+            storage.fail_always("get_record", StorageUnavailable("the storage is away"))
+            at[0] += 60
+
+            assert 200 == known.get("/settings").status
+            assert 503 == unknown.get("/settings").status
