@@ -13,6 +13,7 @@ import pytest
 from firelock import Firelock
 from firelock.storage import NewSession
 from firelock.testing import eventually
+from tests.docs.pages import ROOT, python_blocks
 from tests.processes import is_there
 
 DEADLINE = 90
@@ -307,3 +308,25 @@ def test_a_server_is_refused_while_a_command_imports_the_app(folder, run, words)
     assert ("", 2) == (ended.stdout, ended.returncode)
     assert "fire.server() is refused while the app is imported" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_the_first_example_of_the_readme_may_be_saved_as_one_file(folder, run):
+    """As a program it makes its job and runs it; a server that imports it makes none."""
+    example = python_blocks((ROOT / "README.md").read_text("utf-8"))[0].code
+    ended = run(example, name="app.py")
+    made = stored(folder)
+
+    server = subprocess.Popen(
+        [sys.executable, "-m", "firelock", "server", "app:fire"], cwd=folder,
+        env={**os.environ, **SETTINGS}, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        said = server.stdout.readline()
+        server.terminate()
+        server.communicate(timeout=DEADLINE)
+    finally:
+        server.kill()
+
+    assert "report of 2026-11-24\n" == ended.stdout, ended.stderr
+    assert "1 tasks" in said
+    assert ([made[0].id], 0) == ([job.id for job in stored(folder)], server.returncode)
