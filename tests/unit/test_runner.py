@@ -342,6 +342,16 @@ def test_a_policy_of_one_s_own_decides(end_of, decision, to, reason):
     assert (to, reason, [(0, "boom")]) == (transition.to, transition.reason, policy.asked)
 
 
+@pytest.mark.parametrize("decision", [RetryDecision.retry, RetryDecision.snooze])
+def test_a_decided_wait_is_taken_to_the_microsecond(end_of, decision):
+    """Seconds as a float would cut some of them short."""
+    after = timedelta(microseconds=249)
+
+    transition = end_of(raising(ValueError("boom")), retry=Policy(decision(after=after)))
+
+    assert 249 == transition.due_at - transition.at
+
+
 def test_a_snoozed_failure_counts_no_retry(end_of):
     """Its attempt is given back."""
     transition = end_of(raising(ValueError("boom")), retry=Policy(RetryDecision.snooze(HOUR)))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from firelock import lifecycle
-from firelock.clock import SECOND
+from firelock.clock import SECOND, span_micros
 from firelock.context import JobContext, running_job
 from firelock.errors import ArgumentError, FirelockError
 from firelock.failure import describe_failure
@@ -195,7 +195,7 @@ class Runner:
             return self.raised(run, _timeout_error(run))
         at = self._clock.now()
         if type(result) is Snooze:
-            return self._snoozed(run, at, int(result.after.total_seconds() * SECOND), result.reason)
+            return self._snoozed(run, at, span_micros(result.after), result.reason)
         return self._ended(run, self._succeeded(run, at, result), at)
 
     def _succeeded(self, run: Run, at: int, result: object) -> Transition:
@@ -331,7 +331,7 @@ class Runner:
     def _transition_of(self, run: Run, error: BaseException, decision: RetryDecision, at: int) -> Transition:
         info = describe_failure(error)
         told = f"{info.type}: {info.message}"[:200]
-        wait = int(decision.after.total_seconds() * SECOND) if decision.after is not None else 0
+        wait = span_micros(decision.after) if decision.after is not None else 0
         job, holder, started_at = run.job, run.holder, run.started_at
         match decision.kind:
             case DecisionKind.RETRY:
