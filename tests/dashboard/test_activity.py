@@ -98,6 +98,15 @@ def test_the_system_shows_storage_settings_and_plugins(client, fire, monkeypatch
     assert fire.storage.url in page
 
 
+def test_a_switch_is_shown_as_on_or_off(client, monkeypatch):
+    """With where it comes from, whichever word the environment has for it."""
+    monkeypatch.setenv("FIRELOCK_LOG_FAILURES", "yes")
+
+    row = client.get("/system").text.partition(">log_failures<")[2].partition("</tr>")[0]
+
+    assert ("on", "on", "environment") == tuple(re.findall(r">(on|off|environment)<", row))
+
+
 def test_the_bundle_holds_no_job(client, fire, jobs):
     """The support bundle is JSON to download, without ids or arguments of jobs."""
     answer = client.get("/system/bundle")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import attrs
 from starlette.responses import Response
 
-from firelock import Settings
+from firelock import ConfigurationError, Settings
 from firelock_dashboard.access import Permission
 from firelock_dashboard.routes import Route
 
@@ -68,20 +68,26 @@ def _findings(visit: Visit) -> list[Finding]:
 def _settings(visit: Visit) -> list[_Setting]:
     return [
         _Setting(
-            field.name, value := getattr(visit.fire.settings, field.name), float(field.default or 0),
-            _source(field.name, value, float(field.default or 0)), field.metadata["doc"],
+            field.name, value := getattr(visit.fire.settings, field.name), field.default or 0,
+            _source(field.name, value, field.default or 0), field.metadata["doc"],
         )
         for field in attrs.fields(Settings)
     ]  # fmt: skip
 
 
 def _source(name: str, value: float, default: float) -> str:
-    given = os.environ.get(f"FIRELOCK_{name.upper()}")
+    variable = f"FIRELOCK_{name.upper()}"
+    given = os.environ.get(variable, "")
     try:
-        if given is not None and float(given) == value:
-            return "environment"
-    except ValueError:
-        pass
+        is_given = (
+            getattr(Settings.from_environment({}, {variable: given}), name)
+            if isinstance(value, bool)
+            else float(given)
+        ) == value
+    except (ValueError, ConfigurationError):
+        is_given = False  # it is not set, or the app was made before it was
+    if is_given:
+        return "environment"
     return "default" if value == default else "app"
 
 
