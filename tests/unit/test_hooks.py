@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import logging
+import threading
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 
@@ -15,6 +17,7 @@ from firelock import (
     Command,
     ConfigurationError,
     Firelock,
+    JobContext,
     JobDeleted,
     JobFailed,
     PluginError,
@@ -26,6 +29,7 @@ from firelock import (
     hookimpl,
 )
 from firelock.memory import MemoryStorage
+from tests.unit.fakes import until
 
 
 def plugin(**hooks):
@@ -301,6 +305,84 @@ def test_job_context_is_entered_around_a_coroutine(make_app):
     run(app, step.enqueue())
 
     assert ["enter it", "run", "leave it"] == steps
+
+
+class Connections:
+    """A stand-in for a registry with a connection a thread, as web frameworks have; it notes what is done."""
+
+    def __init__(self):
+        self._local = threading.local()
+        self.open = {}  # by thread
+
+    def use(self):
+        """The thread's connection is open."""
+        self.open[threading.get_ident()] = self._local.connection = object()
+
+    def close(self):
+        """The connection of the very thread that calls is closed; another's cannot be."""
+        if getattr(self._local, "connection", None) is not None:
+            self._local.connection = None
+            del self.open[threading.get_ident()]
+
+
+def closing(connections):
+    """A plugin that closes the connections around each job."""
+
+    @contextmanager
+    def context():
+        connections.close()
+        try:
+            yield
+        finally:
+            connections.close()
+
+    return plugin(job_context=lambda: context())  # noqa: PLW0108 - pluggy goes by the name
+
+
+def overrun(job):
+    until(lambda: job.cancelled)
+    job.raise_if_cancelled()
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["def", "async def"])
+@pytest.mark.parametrize("end", ["returns", "raises", "runs out of time", "is deleted"])
+def test_job_context_closes_what_the_job_has_opened_in_its_thread(make_app, is_async, end):
+    """However the job ends: a thread's connections are closed in that thread."""
+    connections, opened = Connections(), threading.Event()
+    app = make_app(closing(connections))
+
+    def work(job):
+        connections.use()
+        opened.set()
+        if end == "raises":
+            raise ValueError(end)
+        if end != "returns":
+            overrun(job)
+
+    async def awork(job: JobContext) -> None:
+        connections.use()
+        opened.set()
+        if end == "raises":
+            raise ValueError(end)
+        if end != "returns":
+            await asyncio.Event().wait()
+
+    def in_thread(job: JobContext) -> None:
+        work(job)
+
+    task = app.task(
+        name="work", retry=Retry.never(), timeout=0.05 if end == "runs out of time" else None
+    )(awork if is_async else in_thread)  # fmt: skip
+
+    with app.server(workers=1, async_workers=1):
+        job = task.enqueue()
+        assert opened.wait(30)
+        if end == "is deleted":
+            job.delete()
+        with suppress(JobFailed, JobDeleted):
+            job.result(timeout=30)
+
+    assert {} == connections.open
 
 
 def test_job_context_that_raises_fails_the_attempt(make_app):

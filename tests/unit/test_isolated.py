@@ -24,7 +24,7 @@ from tests.unit.fakes import Worker, unmeasured, until
 SERVER = ServerInfo("server-a", "host:a", "*", 1, 7)
 
 APP = """
-import os, signal, sys, time
+import os, signal, sys, threading, time
 from firelock import Firelock, JobContext, Retry, RetryDecision, Snooze, hookimpl
 
 class Deciding:
@@ -35,8 +35,34 @@ class Deciding:
             return RetryDecision.fail(f"{task.name} decided in {is_apart}")
 
     @hookimpl
+    def job_context(self, job, task):
+        return Noting(task.name)
+
+    @hookimpl
     def worker_process_stopped(self, server):
         open(os.environ["STOPPED"], "w").write(server.name)
+
+class Noting:
+    def __init__(self, task):
+        self.task = task
+
+    def note(self, what):
+        with open(os.environ["STOPPED"] + ".contexts", "a") as file:
+            file.write(f"{what} {self.task} {threading.get_ident() == main_thread}\\n")
+
+    def __enter__(self):
+        self.note("enter")
+
+    def __exit__(self, kind, error, traceback):
+        self.note(f"exit {kind.__name__ if kind else None}")
+
+    async def __aenter__(self):
+        self.note("aenter")
+
+    async def __aexit__(self, kind, error, traceback):
+        self.note(f"aexit {kind.__name__ if kind else None}")
+
+main_thread = threading.get_ident()
 
 fire = Firelock("memory://own", plugins=[Deciding])
 
@@ -156,6 +182,19 @@ def test_every_kind_of_end_comes_back(bench):
     )  # fmt: skip
     assert "→ File" in failure.error.traceback
     assert (State.FAILED, "fail decided in True") == (decided.to, decided.reason)
+
+
+def test_contexts_of_plugins_are_entered_and_left_there(bench, tmp_path):
+    """In the thread that runs the task, by `await` for a coroutine, also where the task raises."""
+    process = bench.process()
+    for name, word in (("talk", "x"), ("fail", "boom"), ("atalk", "x")):
+        bench.run(process, bench.start(name, word))
+
+    assert [
+        "enter talk True", "exit None talk True",
+        "enter fail True", "exit ValueError fail True",
+        "aenter atalk True", "aexit None atalk True",
+    ] == (tmp_path / "stopped.contexts").read_text().splitlines()  # fmt: skip
 
 
 @pytest.mark.parametrize(

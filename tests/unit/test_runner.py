@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from datetime import timedelta
 
 import attrs
@@ -784,6 +785,131 @@ def test_a_context_gives_way_to_nobody_where_it_is_none(wrapped_end):
             return None
 
     assert "42" == wrapped_end(lambda: 42, Nothing).result
+
+
+class Noting:
+    """A context manager of both kinds, which notes how and where it is entered and left."""
+
+    def __init__(self, log):
+        self.log = log
+
+    def __enter__(self):
+        self.log.append(("enter", threading.get_ident()))
+
+    def __exit__(self, kind, error, traceback):
+        self.log.append(("exit", threading.get_ident(), kind))
+
+    async def __aenter__(self):
+        self.log.append(("aenter", asyncio.current_task()))
+
+    async def __aexit__(self, kind, error, traceback):
+        self.log.append(("aexit", asyncio.current_task(), kind))
+
+
+class AsyncOnly:
+    """A context manager for coroutines alone."""
+
+    async def __aenter__(self):
+        return self
+
+    async def __aexit__(self, kind, error, traceback):
+        return None
+
+
+def answering_context(make):
+    """A plugin that wraps each run in what this returns."""
+
+    class Answering:
+        @hookimpl
+        def job_context(self, job, task):
+            return make()
+
+    return Answering
+
+
+@pytest.mark.parametrize(("error", "kind"), [(None, None), (ValueError("boom"), ValueError)])
+def test_a_function_runs_in_the_thread_of_its_contexts(make_app, error, kind):
+    """Entered and left in the very thread that runs the task, whatever becomes of it."""
+    log = []
+    fire, worker = make_app(answering_context(lambda: Noting(log)))
+
+    def work():
+        log.append(("run", threading.get_ident()))
+        if error is not None:
+            raise error
+
+    fire.task(name="task", retry=Retry.never())(work).enqueue()
+
+    worker.run()
+
+    here = threading.get_ident()
+    assert [("enter", here), ("run", here), ("exit", here, kind)] == log
+
+
+@pytest.mark.parametrize(("error", "kind"), [(None, None), (ValueError("boom"), ValueError)])
+def test_a_coroutine_s_contexts_are_awaited_where_they_can_be(make_app, error, kind):
+    """A context manager of both kinds is entered and left by `await`, in the coroutine's own task."""
+    log = []
+    fire, worker = make_app(answering_context(lambda: Noting(log)))
+
+    async def work():
+        log.append(("run", asyncio.current_task()))
+        if error is not None:
+            raise error
+
+    fire.task(name="task", retry=Retry.never())(work).enqueue()
+    (job,) = worker.claim()
+
+    asyncio.run(worker.runner.arun(worker.runner.prepare(job, worker.holder)))
+
+    (_, here) = log[0]
+    assert [("aenter", here), ("run", here), ("aexit", here, kind)] == log
+
+
+def test_a_coroutine_s_contexts_are_left_when_it_is_cancelled(make_app):
+    """They may await while the cancellation passes."""
+    log = []
+    fire, worker = make_app(answering_context(lambda: Noting(log)))
+    started = []
+
+    async def wait_for_ever():
+        started[0].set()
+        await asyncio.Event().wait()
+
+    fire.task(name="task")(wait_for_ever).enqueue()
+    (job,) = worker.claim()
+    run = worker.runner.prepare(job, worker.holder)
+
+    async def cancel_soon():
+        started.append(asyncio.Event())
+        task = asyncio.ensure_future(worker.runner.arun(run))
+        run.stop = task.cancel
+        await started[0].wait()
+        run.cancel(CancelKind.STOP, "server stopping")
+        return await task
+
+    ended = asyncio.run(cancel_soon())
+
+    assert State.ENQUEUED is ended.transition.to
+    assert [("aenter", log[0][1]), ("aexit", log[0][1], asyncio.CancelledError)] == log
+
+
+def test_a_context_for_coroutines_alone_fails_a_function(end_of):
+    """The reason says what to return instead."""
+    transition = end_of(lambda: 42, retry=Retry.never(), plugins=[answering_context(AsyncOnly)])
+
+    assert State.FAILED is transition.to
+    assert (
+        "job_context answered AsyncOnly, which only a coroutine can enter, for the `def` task 'task'; "
+        "return one with __enter__ and __exit__ where task.is_async is false" in transition.error.message
+    )
+
+
+def test_what_is_no_context_manager_is_named(end_of):
+    """With its kind, and what is wanted."""
+    transition = end_of(lambda: 42, retry=Retry.never(), plugins=[answering_context(lambda: 7)])
+
+    assert "job_context answered a value of type int, which is no context manager" in transition.error.message
 
 
 def test_a_context_and_a_job_context_argument_go_together(make_app):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import TYPE_CHECKING
 
 import attrs
@@ -178,12 +178,16 @@ def jobs_created(jobs: Sequence[NewJob]) -> None:
 
 
 @hookspec
-def job_context(job: JobContext, task: TaskInfo) -> AbstractContextManager[object] | None:
+def job_context(
+    job: JobContext, task: TaskInfo
+) -> AbstractContextManager[object] | AbstractAsyncContextManager[object] | None:
     """Wrap the run of a job: the server filter.
 
     Called once an attempt, in the worker, before the task. Returns a context manager or None; it is entered
-    before the task and left after it, with the task's exception if there is one. An exception of its own
-    fails the attempt.
+    before the task and left after it, with the task's exception if there is one: for a `def` task in the
+    very thread that runs it, for an `async def` task in the asyncio task that runs it, by `await` where the
+    context manager has `__aenter__`. A process that is killed leaves nothing. An exception of its own fails
+    the attempt.
 
     Example:
         @hookimpl

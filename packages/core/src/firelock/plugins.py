@@ -6,7 +6,7 @@ import inspect
 import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from importlib.metadata import distributions
 from typing import TYPE_CHECKING
 
@@ -261,7 +261,9 @@ class Plugins:
             options = {**answer, **options}
         return options
 
-    def job_contexts(self, job: JobContext, task: TaskInfo) -> list[AbstractContextManager[object]]:
+    def job_contexts(
+        self, job: JobContext, task: TaskInfo
+    ) -> list[AbstractContextManager[object] | AbstractAsyncContextManager[object]]:
         """Return the context managers to run a job in, outermost first."""
         return list(self._manager.hook.job_context(job=job, task=task))
 

@@ -6,7 +6,7 @@ import logging
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AsyncExitStack, ExitStack
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ import attrs
 from firelock import lifecycle
 from firelock.clock import SECOND, span_micros
 from firelock.context import JobContext, running_job
-from firelock.errors import ArgumentError, FirelockError
+from firelock.errors import ArgumentError, FirelockError, PluginError
 from firelock.failure import describe_failure
 from firelock.job import ClaimedJob, State
 from firelock.lifecycle import Holder, Transition
@@ -156,29 +156,24 @@ class Runner:
         return self.returned(run, result)
 
     def _run_wrapped(self, run: Run) -> object:
-        with self.wrapped(run):
+        with ExitStack() as contexts:
+            for context in self._plugins.job_contexts(run.context, run.info):
+                if not hasattr(type(context), "__enter__"):
+                    raise _no_context(context, run.info)
+                contexts.enter_context(context)  # type: ignore[arg-type]  # as was just looked up
             if run.info.takes_context:
                 return run.info.function(run.context, *run.args, **run.kwargs)
             return run.info.function(*run.args, **run.kwargs)
-
-    def wrapped(self, run: Run) -> ExitStack:
-        """Return the plugins' context managers around a run, as one."""
-        contexts: Sequence[AbstractContextManager[object]] = self._plugins.job_contexts(run.context, run.info)
-        with ExitStack() as opening:
-            for context in contexts:
-                opening.enter_context(context)
-            return opening.pop_all()
+        return None  # where a plugin's context swallows the task's exception
 
     async def arun(self, run: Run) -> Ended:
         """Return the end of an `async def` task, run on this event loop."""
         self.start(run)
         token = running_job.set(run.context)
         arguments = (run.context, *run.args) if run.info.takes_context else run.args
-        result: object = None  # where a plugin's context swallows the task's exception
         try:
             if self._plugins.has_job_context:
-                with self.wrapped(run):
-                    result = await run.info.function(*arguments, **run.kwargs)
+                result = await self._arun_wrapped(run, arguments)
             else:
                 result = await run.info.function(*arguments, **run.kwargs)
         except BaseException as error:  # noqa: BLE001 - a cancellation ends the job; the loop goes on
@@ -186,6 +181,19 @@ class Runner:
         finally:
             running_job.reset(token)
         return self.returned(run, result)
+
+    async def _arun_wrapped(self, run: Run, arguments: Sequence[object]) -> object:
+        """Return what the coroutine returns; contexts that can be awaited are, in its own asyncio task."""
+        async with AsyncExitStack() as contexts:
+            for context in self._plugins.job_contexts(run.context, run.info):
+                if hasattr(type(context), "__aenter__"):
+                    await contexts.enter_async_context(context)  # type: ignore[arg-type]  # as was looked up
+                elif hasattr(type(context), "__enter__"):
+                    contexts.enter_context(context)  # type: ignore[arg-type]  # as was looked up
+                else:
+                    raise _no_context(context, run.info)
+            return await run.info.function(*arguments, **run.kwargs)
+        return None  # where a plugin's context swallows the task's exception
 
     # ---- after: what becomes of it -----------------------------------------------------------------------
 
@@ -430,6 +438,19 @@ def _what_follows(transition: Transition) -> str:
     if transition.retries is None:
         return f", runs again {when} without a retry"
     return f", retry {transition.retries} {when}"
+
+
+def _no_context(answer: object, info: TaskInfo) -> PluginError:
+    """Return what to say of a hook's answer that cannot be entered around this task."""
+    if hasattr(type(answer), "__aenter__"):
+        return PluginError(
+            f"job_context answered {type(answer).__name__}, which only a coroutine can enter, for the `def` "
+            f"task {info.name!r}; return one with __enter__ and __exit__ where task.is_async is false."
+        )
+    return PluginError(
+        f"job_context answered a value of type {type(answer).__name__}, which is no context manager; return "
+        "one, or None."
+    )
 
 
 class ProcessDied(FirelockError):
