@@ -53,6 +53,18 @@ def test_a_report_ends_the_silence(board):
     assert 0 <= board.silence() <= time.monotonic() - before
 
 
+def test_a_report_says_what_the_process_takes(board):
+    """Its time on processors since it began, its memory, and when that was said."""
+    before = (board.cpu_seconds, board.rss_bytes, board.reported_at)
+    began = time.monotonic()
+
+    board.report(2, cpu_seconds=1.25, rss_bytes=48 * 1024 * 1024)
+
+    assert (0.0, 0, 0.0) == before
+    assert (1.25, 48 * 1024 * 1024) == (board.cpu_seconds, board.rss_bytes)
+    assert began <= board.reported_at <= time.monotonic()
+
+
 def test_what_runs_is_read_by_worker(board):
     """Each worker has a place of its own: what ended is gone, the neighbours' stays."""
     ids = [new_id() for _ in range(3)]

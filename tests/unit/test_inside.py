@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import firelock
 from firelock import Firelock, JobContext, Settings, current_job, hookimpl
 from firelock.errors import ConfigurationError, StorageUnavailable, TaskError
 from firelock.job import State
@@ -118,6 +119,7 @@ def test_a_server_is_seen_by_others(fire):
     (dead,) = fire.servers.list()
 
     assert ("web-1", "critical,default", 3, True) == (alive.name, alive.queues, alive.workers, alive.is_alive)
+    assert [firelock.__version__] == [one.session.version for one in alive.sessions]
     assert not dead.is_alive
 
 

@@ -109,6 +109,25 @@ def test_all_sessions_are_renewed_in_one_call(scene):
     assert time.monotonic() < granted[-1]
 
 
+def test_a_renewal_tells_what_the_child_takes():
+    """Its memory, and its share of one processor since the renewal before, from its own reports."""
+    scene = Scene(Settings(heartbeat=600, session_timeout=2_000))
+    board = scene.begin()
+    board.report(1, cpu_seconds=10.0, rss_bytes=50_000_000)
+    scene.keeper.renew()
+    first = scene.sessions()["a"]
+    before = board.reported_at
+
+    board.report(1, cpu_seconds=10.5, rss_bytes=60_000_000)
+    scene.keeper.renew()
+
+    second = scene.sessions()["a"]
+    assert (50_000_000, 60_000_000) == (first.rss_bytes, second.rss_bytes)
+    assert 0.0 == first.cpu_percent
+    assert second.cpu_percent == pytest.approx(50 / (board.reported_at - before), rel=1e-6)
+    board.close()
+
+
 def test_the_state_of_a_server_is_told(scene):
     """From the next renewal on."""
     scene.begin()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
 from datetime import timedelta
@@ -317,6 +318,14 @@ def test_a_sweep_yields_after_so_many_batches(seldom):
 
 
 # ---- this child ------------------------------------------------------------------------------------------
+
+
+def test_the_child_reports_what_its_process_takes(scene):
+    """Its time on processors and its memory, where the system tells it."""
+    scene.upkeep.start()
+
+    assert 0 < scene.board.cpu_seconds <= time.process_time()
+    assert (scene.board.rss_bytes > 1_000_000) is (sys.platform in {"linux", "darwin"})
 
 
 def test_the_child_reports_how_busy_it_is(scene):

@@ -5,7 +5,7 @@ writes when it last reported and which job each of its workers runs. It is read 
 nothing in it needs an orderly end.
 
 Layout, little-endian: right to run (monotonic ns) · last report (monotonic ns) · busy workers · number of the
-session, then 40 bytes a worker: the id of its job, or zeros.
+session · time on processors (ns) · memory (bytes), then 40 bytes a worker: the id of its job, or zeros.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import time
 
 __all__ = ["Board"]
 
-_HEAD = struct.Struct("<qqqq")
-_RIGHT, _REPORT, _BUSY, _SESSION = 0, 8, 16, 24
+_HEAD = struct.Struct("<qqqqqq")
+_RIGHT, _REPORT, _BUSY, _SESSION, _CPU, _RSS = 0, 8, 16, 24, 32, 40
 _WIDTH = 40
 _ID = 36
 _EMPTY = bytes(_ID)
@@ -75,9 +75,17 @@ class Board:
 
     # ---- being alive -------------------------------------------------------------------------------------
 
-    def report(self, busy: int) -> None:
-        """The child lives and so many of its workers are busy."""
+    def report(self, busy: int, *, cpu_seconds: float = 0.0, rss_bytes: int = 0) -> None:
+        """The child lives, so many of its workers are busy, and its process takes so much.
+
+        Args:
+            busy: workers that run a job.
+            cpu_seconds: time on processors since the process began.
+            rss_bytes: its memory; 0 where the system does not tell it.
+        """
         _WORD.pack_into(self._memory, _BUSY, busy)
+        _WORD.pack_into(self._memory, _CPU, int(cpu_seconds * _NANO))
+        _WORD.pack_into(self._memory, _RSS, rss_bytes)
         _WORD.pack_into(self._memory, _REPORT, time.monotonic_ns())
 
     @property
@@ -85,6 +93,24 @@ class Board:
         """How many workers were busy at the last report."""
         busy: int = _WORD.unpack_from(self._memory, _BUSY)[0]
         return busy
+
+    @property
+    def cpu_seconds(self) -> float:
+        """How long the process has been on processors, as it last reported."""
+        spent: int = _WORD.unpack_from(self._memory, _CPU)[0]
+        return spent / _NANO
+
+    @property
+    def rss_bytes(self) -> int:
+        """How much memory the process had at the last report; 0 where nobody can tell."""
+        memory: int = _WORD.unpack_from(self._memory, _RSS)[0]
+        return memory
+
+    @property
+    def reported_at(self) -> float:
+        """When the last report was made, in monotonic seconds; 0 before the first."""
+        report: int = _WORD.unpack_from(self._memory, _REPORT)[0]
+        return report / _NANO
 
     def silence(self) -> float:
         """Return the seconds since the last report; 0 before the first."""

@@ -354,8 +354,10 @@ class Dispatcher:
         holder = self._holder
         if holder is None:
             return
-        reply = self._storage.reconcile(holder.session, self._settler.beliefs(self.runs()))
+        beliefs = self._settler.beliefs(self.runs())
+        reply = self._storage.reconcile(holder.session, beliefs)
         self._reconciled_at = time.monotonic()
+        self._settler.told(beliefs)
         if reply.is_session_lost:
             self._holder = None
             self.on_session_lost(holder.session)

@@ -51,6 +51,7 @@ class Ticket:
     job: ClaimedJob
     holder: Holder
     is_dropped: bool = False  # lost before it started: passed over
+    is_start_told: bool = False  # the storage knows when it started
 
 
 @attrs.define(eq=False)

@@ -8,6 +8,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 
 import attrs
 
@@ -16,7 +17,7 @@ from firelock.server.board import Board
 from firelock.settings import Settings
 from firelock.storage import NewSession, Renewal, Storage
 
-__all__ = ["SessionKeeper"]
+__all__ = ["SessionKeeper", "installed_version"]
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +30,23 @@ class _Kept:
     session: NewSession
     board: Board
     state: str = "running"
+    told_at: float = 0.0  # when the child made the report that was told last, in monotonic seconds
+    told_cpu: float = 0.0  # what it said of its time on processors
+    cpu_percent: float = 0.0  # of one processor, between the last two reports that were told
+
+    def renewal(self, state: str) -> Renewal:
+        """Return the session's wish to live on, with what its child last reported."""
+        at, spent = self.board.reported_at, self.board.cpu_seconds
+        if at > self.told_at:
+            if self.told_at:
+                self.cpu_percent = max(0.0, 100 * (spent - self.told_cpu) / (at - self.told_at))
+            self.told_at, self.told_cpu = at, spent
+        return Renewal(self.session.id, self.board.busy, state, self.board.rss_bytes, self.cpu_percent)
+
+
+def installed_version() -> str:
+    """Return the version of Firelock that a server runs, for its sessions."""
+    return version("firelock")
 
 
 class SessionKeeper:
@@ -111,10 +129,10 @@ class SessionKeeper:
                     self._condition.wait(wait * random.uniform(0.8, 1.0))  # noqa: S311 - servers drift apart
                 if self._is_over:
                     return
-            wait = self._settings.heartbeat if self._renew() else min(_QUICK_RETRY, self._settings.heartbeat)
+            wait = self._settings.heartbeat if self.renew() else min(_QUICK_RETRY, self._settings.heartbeat)
 
-    def _renew(self) -> bool:
-        """Return whether the storage answered."""
+    def renew(self) -> bool:
+        """Every session is renewed and orders are looked for; return whether the storage answered."""
         try:
             self._renew_all()
             self._look_for_orders()
@@ -134,7 +152,7 @@ class SessionKeeper:
     def _renew_all(self) -> None:
         with self._condition:  # a board is closed once its session is forgotten
             kept = list(self._kept.values())
-            renewals = [Renewal(one.session.id, one.board.busy, self._state_of(one)) for one in kept]
+            renewals = [one.renewal(self._state_of(one)) for one in kept]
         asked_at = time.monotonic()
         alive = self._storage.renew(renewals) if renewals else []
         lost = []

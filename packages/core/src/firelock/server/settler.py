@@ -30,7 +30,7 @@ __all__ = ["Settler"]
 
 log = logging.getLogger(__name__)
 
-_SHOWN_AS_STARTED = 10.0  # seconds from which `started_at` is written while the job still runs
+_SHOWN_AS_STARTED = 1.0  # seconds from which `started_at` is written while the job still runs
 _IN_STORAGE = frozenset(result for result in Applied if result.is_applied)
 
 
@@ -90,10 +90,20 @@ class Settler:
         return [ticket for ticket in self.held.values() if (ticket.job.id, ticket.job.fence) not in ended]
 
     def beliefs(self, runs: Sequence[Run]) -> list[Held]:
-        """Return what is held, to be compared; with its start where it has run for long."""
+        """Return what is held, to be compared; with its start where it has run for long and was not told."""
         long_ago = time.monotonic() - _SHOWN_AS_STARTED
         starts = {run.job.id: run.started_at for run in runs if run.started and run.started < long_ago}
-        return [Held(job_id, ticket.job.fence, starts.get(job_id)) for job_id, ticket in self.held.items()]
+        return [
+            Held(job_id, ticket.job.fence, None if ticket.is_start_told else starts.get(job_id))
+            for job_id, ticket in self.held.items()
+        ]
+
+    def told(self, beliefs: Sequence[Held]) -> None:
+        """The storage knows the starts among these: each is written once."""
+        for one in beliefs:
+            ticket = self.held.get(one.job_id)
+            if ticket is not None and one.started_at is not None and ticket.job.fence == one.fence:
+                ticket.is_start_told = True
 
     @property
     def has_hand_backs(self) -> bool:

@@ -28,7 +28,7 @@ from firelock.ids import new_id
 from firelock.plugins import open_storage
 from firelock.server.board import Board
 from firelock.server.isolated import describe_exit
-from firelock.server.keeper import SessionKeeper
+from firelock.server.keeper import SessionKeeper, installed_version
 from firelock.settings import Settings
 from firelock.storage import Feature, NewSession, Storage
 
@@ -264,7 +264,7 @@ class Supervisor:
         session = NewSession(
             new_id(), self._id, self._name, socket.gethostname(), child.process.pid,
             StorageClock(self._storage).now(), float(self._settings.session_timeout), self._workers,
-            self._queues,
+            self._queues, installed_version(),
         )  # fmt: skip
         keeper.begin(session, child.board)
         child.session = session.id
