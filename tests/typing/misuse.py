@@ -52,6 +52,18 @@ async def async_verbs_are_as_strict() -> None:
     await job.athen(create_report, 7)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
+@fire.task
+def maybe_within_a_job(context: JobContext | None, day: str) -> int:
+    """A task that may see its job."""
+    return len(day)
+
+
+def an_optional_context_is_no_argument() -> None:
+    """The verbs leave it out, and the function called as a task wants one, made by `JobContext.fake()`."""
+    maybe_within_a_job.enqueue(None, "a")  # type: ignore[call-arg, arg-type]  # pyright: ignore[reportCallIssue]
+    maybe_within_a_job(None, "a")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
 def the_context_is_no_argument() -> None:
     """Whoever enqueues passes no context; whoever calls the function does."""
     summarise.enqueue(JobContext.fake(), "a")  # type: ignore[call-arg, arg-type]  # pyright: ignore[reportCallIssue]

@@ -132,6 +132,26 @@ async def every_verb_has_an_async_twin() -> None:
         pass
 
 
+@fire.task
+def maybe_within_a_job(context: JobContext | None, day: str) -> int:
+    """A task that may be called without a job by other code of ours."""
+    return len(day)
+
+
+@fire.task(queue="bulk")
+async def maybe_later(context: JobContext | None = None, day: str = "today") -> int:
+    """The same with defaults."""
+    return len(day)
+
+
+def an_optional_context_is_left_out() -> None:
+    """`JobContext | None` is a context as `JobContext` is; whoever calls the function passes one."""
+    assert_type(maybe_within_a_job.enqueue("2026-11-24").result(), int)
+    assert_type(maybe_within_a_job(JobContext.fake(), "2026-11-24"), int)
+    assert_type(maybe_later.enqueue().result(), int)
+    assert_type(maybe_later.enqueue(day="2026-11-24").result(), int)
+
+
 def handles_and_views() -> None:
     """What operators' code reads and does."""
     job = create_report.enqueue("2026-11-24")

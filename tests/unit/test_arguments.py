@@ -26,7 +26,7 @@ STRANGE = object()
 
 
 class JobContext:
-    """Stands in for the real one, which is known by its name as well."""
+    """Stands in for the real one."""
 
 
 class Snooze:
@@ -34,6 +34,7 @@ class Snooze:
 
 
 def binder_of(function: Callable[..., object], **options: Any) -> Binder:
+    options.setdefault("context_type", JobContext)
     return compile_binder(function, task=f"tests.{function.__name__}", **options)
 
 
@@ -261,6 +262,7 @@ def test_a_context_is_known_by_the_class_that_is_passed_in() -> None:
     run.__annotations__ = {"ctx": Snooze, "day": str}
 
     assert binder_of(run, context_type=Snooze).takes_context
+    assert not binder_of(run, context_type=JobContext).takes_context
     assert not binder_of(create_report, context_type=Snooze).takes_context
 
 

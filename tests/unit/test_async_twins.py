@@ -35,6 +35,7 @@ def public_classes():
     """Return what a user calls verbs of: the app, all that hangs on it, tasks, jobs, contexts and locks."""
     with Firelock(MemoryStorage()) as fire:
         parts = [type(part) for name, part in vars(fire).items() if not name.startswith("_")]
+    parts = [part for part in parts if part.__module__.startswith("firelock.")]
     ours = [part for part in parts if "client" in inspect.signature(part).parameters]
     return [Firelock, *ours, TaskVerbs, Job, JobContext, Lock, InsideServer]
 

@@ -8,13 +8,16 @@ import inspect
 import sys
 import types
 from datetime import UTC, datetime, timedelta
+from typing import Annotated, Literal, Optional, TypedDict
 
 import pytest
 
-from firelock import Firelock, JobContext, Retry
+from firelock import Firelock, JobContext, Retry, State, context
+from firelock import JobContext as Ctx
 from firelock.errors import ConfigurationError, DuplicateTask, TaskError
 from firelock.retry import RetryDecision
 from firelock.task import AsyncContextTask, AsyncTask, ContextTask, Executor, OnRisk, Task, main_module_name
+from tests.unit.fakes import Worker
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
 
@@ -266,11 +269,62 @@ def quoted_context(job: "JobContext"):  # noqa: UP037 - as it is written without
     return job.attempt
 
 
-def dotted_context(job: firelock.JobContext):  # noqa: F821 - annotations are texts here
+def of_checkers_only(job: firelock.JobContext):  # noqa: F821 - as under TYPE_CHECKING
     return job.attempt
 
 
+def of_checkers_only_renamed_module(job: fl.JobContext | None):  # noqa: F821 - as under TYPE_CHECKING
+    return job.attempt
+
+
+def renamed_context(job: Ctx):
+    return job.attempt
+
+
+def dotted_context(job: context.JobContext):
+    return job.attempt
+
+
+def optional_context(job: JobContext | None):
+    return job.attempt
+
+
+def context_by_default(job: JobContext | None = None, to: str = "x"):
+    return [job and job.attempt, to]
+
+
+def old_optional_context(job: Optional[JobContext]):  # noqa: UP045 - the older spelling
+    return job.attempt
+
+
+def annotated_context(job: Annotated[JobContext, "of the server"], other: Unheard):  # noqa: F821
+    return job.attempt
+
+
+def wrapped_context(function):
+    @functools.wraps(function)
+    def inner(*args, **kwargs):
+        return function(*args, **kwargs)
+
+    return inner
+
+
+class Theirs:
+    """A module of a user, with a class of that name."""
+
+    class JobContext(TypedDict):
+        """What they pass themselves."""
+
+        day: str
+
+
 def no_parameters(): ...
+
+
+def their_own_context(job: Theirs.JobContext, day: str): ...
+
+
+def text_of_that_name(job: Literal["JobContext"]): ...
 
 
 def real_annotation(job):
@@ -280,22 +334,131 @@ def real_annotation(job):
 real_annotation.__annotations__["job"] = JobContext
 
 
+def real_optional_annotation(job):
+    return job.attempt
+
+
+real_optional_annotation.__annotations__["job"] = JobContext | None
+
+
 @pytest.mark.parametrize(
     ("function", "takes"),
     [
         (quoted_context, True),
+        (of_checkers_only, True),
+        (of_checkers_only_renamed_module, True),
+        (renamed_context, True),
         (dotted_context, True),
+        (optional_context, True),
+        (context_by_default, True),
+        (old_optional_context, True),
+        (wrapped_context(renamed_context), True),
         (real_annotation, True),
+        (real_optional_annotation, True),
         (no_parameters, False),
         (send, False),
+        (their_own_context, False),
+        (text_of_that_name, False),
     ],
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_a_context_is_recognised_however_it_is_written(fire, function, takes):
-    """Quoted, dotted or a real class; the verbs and the server agree on it."""
+    """By what the annotation means, not by its text; the verbs and the server agree on it."""
     task = fire.task(function)
 
     assert takes == task.info.takes_context
     assert takes == fire.registry.binder(task.info).takes_context
+
+
+def test_what_else_cannot_be_resolved_does_not_hide_the_context(fire):
+    """Only the first parameter's annotation is looked at when the task is registered."""
+    task = fire.task(annotated_context)
+
+    assert task.info.takes_context
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "result"),
+    [
+        (renamed_context, (), 1),
+        (optional_context, (), 1),
+        (context_by_default, ("y",), [1, "y"]),
+        (send, ("ann",), "ann×1"),
+    ],
+)
+def test_a_job_runs_with_its_context_however_that_is_written(fire, function, arguments, result):
+    """Callers leave it out, and the server passes it."""
+    job = fire.task(function).enqueue(*arguments)
+
+    Worker(fire).run()
+
+    assert State.SUCCEEDED is job.refresh().state, job.error
+    assert result == job.result()
+
+
+def test_a_class_of_theirs_is_an_argument_like_any_other(fire):
+    """That it is called JobContext as well is no reason to leave it out."""
+    task = fire.task(their_own_context)
+
+    job = task.enqueue({"day": "x"}, "today")
+
+    assert '{"job":{"day":"x"},"day":"today"}' == job.record().arguments
+
+
+def late_context(job: LateContext): ...  # noqa: F821 - that is the mistake
+
+
+def mixed_context(job: JobContext | int): ...
+
+
+def by_name_only(*, job: JobContext): ...
+
+
+def many_contexts(*jobs: JobContext): ...
+
+
+def second_context(day: str, job: JobContext | None = None): ...
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (
+            mixed_context,
+            r"parameter 'job' is annotated JobContext \| int; write JobContext, or JobContext \| None",
+        ),
+        (by_name_only, "parameter 'job' is a JobContext; it must be the first parameter, given by position"),
+        (
+            many_contexts,
+            "parameter 'jobs' is a JobContext; it must be the first parameter, given by position",
+        ),
+    ],
+)
+def test_a_context_that_cannot_be_passed_is_refused(fire, function, message):
+    """When the task is registered, with what to write instead."""
+    with pytest.raises(TaskError, match=message):
+        fire.task(function)
+
+
+def test_a_context_that_is_not_first_is_refused(fire):
+    """When its arguments are first looked at; optional ones too."""
+    task = fire.task(second_context)
+
+    with pytest.raises(TaskError, match="parameter 'job' is a JobContext; it must be the first parameter"):
+        task.enqueue("x")
+
+
+def test_a_context_that_was_not_known_at_registration_is_refused(fire):
+    """A name that is defined below its task cannot be known; the message says what to do."""
+    task = fire.task(late_context)
+    globals()["LateContext"] = JobContext
+
+    with pytest.raises(
+        TaskError, match="'LateContext' of parameter 'job' could not be resolved when the task"
+    ):
+        task.enqueue()
+
+    del globals()["LateContext"]
 
 
 def test_a_task_shows_its_function(fire):

@@ -32,9 +32,10 @@ __all__ = [
     "compile_binder",
     "format_tags",
     "make_converter",
+    "takes_context",
 ]
 
-_CONTEXT: Final = "JobContext"
+_BY_POSITION: Final = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
 def compile_binder(
@@ -46,24 +47,35 @@ def compile_binder(
     warn_at: int = 4 * 1024,
     result_limit: int = 256 * 1024,
     context_type: type | None = None,
+    was_given_context: bool | None = None,
     flow_types: Sequence[type] = (),
     namespace: Mapping[str, object] | None = None,
 ) -> Binder:
     """Return what turns calls of the function into stored text and back.
 
-    `converter` is called when an annotation needs it, and no sooner. `flow_types` are returned by the
-    function but consumed by the server, like Snooze, and are left out of the return annotation. `namespace`
-    is where annotations written as text are looked up beside the function's own module and closure.
+    `converter` is called when an annotation needs it, and no sooner. `was_given_context` is what
+    `takes_context` said when the task was registered. `flow_types` are returned by the function but consumed
+    by the server, like Snooze, and are left out of the return annotation. `namespace` is where annotations
+    written as text are looked up beside the function's own module and closure.
 
     Raises:
         TaskError: the function cannot be a task, an annotation cannot be resolved, the members of a union
-            cannot be told apart in JSON, or a JobContext is annotated elsewhere than first.
+            cannot be told apart in JSON, a JobContext is annotated elsewhere than first, or the first
+            parameter turns out to be one, or to be none, though it looked otherwise at registration.
     """
     check_callable(function)
     resolve = _Resolver(function, task, context_type, namespace or {})
     parameters = list(inspect.signature(function).parameters.values())
-    takes_context = bool(parameters) and resolve.is_context(parameters[0])
-    if takes_context:
+    has_context = bool(parameters) and resolve.is_context(parameters[0])
+    if was_given_context not in {None, has_context}:
+        first = parameters[0]
+        message = (
+            f"Task {task!r}: the annotation {first.annotation!r} of parameter {first.name!r} could not be "
+            "resolved when the task was registered, and is taken otherwise now. Define or import what it "
+            "names above the task."
+        )
+        raise TaskError(message)
+    if has_context:
         parameters = parameters[1:]
     converter = functools.cache(converter or make_converter)
     codecs: dict[str, Codec] = {}
@@ -81,12 +93,25 @@ def compile_binder(
         codecs,
         _result_codec(resolve, flow_types, converter),
         task=task,
-        takes_context=takes_context,
+        takes_context=has_context,
         annotations=annotations,
         limit=limit,
         warn_at=warn_at,
         result_limit=result_limit,
     )
+
+
+def takes_context(function: Callable[..., object], context_type: type, *, task: str) -> bool:
+    """Tell whether the function's first parameter is its context, by what the annotation means.
+
+    It is where the annotation is the type, or the type or None, under whatever name it was imported. A name
+    that exists for type checkers only is taken for the type where it is the type's own, bare or behind a dot.
+
+    Raises:
+        TaskError: the annotation allows the context and something else, or no position is there to give it.
+    """
+    parameters = list(inspect.signature(function).parameters.values())
+    return bool(parameters) and _Resolver(function, task, context_type, {}).is_context(parameters[0])
 
 
 def _key(parameter: inspect.Parameter) -> str:
@@ -144,12 +169,46 @@ class _Resolver:
             ) from error
 
     def is_context(self, parameter: inspect.Parameter) -> bool:
-        annotation = parameter.annotation
-        if isinstance(annotation, str):
-            return annotation.strip("'\" ").rpartition(".")[2] == _CONTEXT
-        return isinstance(annotation, type) and (
-            annotation is self._context_type or annotation.__name__ == _CONTEXT
-        )
+        """Tell whether the parameter takes the context.
+
+        Raises:
+            TaskError: it takes something else as well, or cannot be given by position.
+        """
+        context, owner = self._context_type, f"Task {self._task!r}: parameter {parameter.name!r}"
+        if context is None:
+            return False
+        meaning = unwrap(self._meaning(parameter.annotation, context))
+        members = [unwrap(each) for each in get_args(meaning)] if is_union(meaning) else [meaning]
+        if not any(each is context for each in members):
+            return False
+        name = context.__name__
+        if any(each is not context and each is not type(None) for each in members):
+            shown = describe(meaning).replace(f"{context.__module__}.{name}", name)
+            raise TaskError(f"{owner} is annotated {shown}; write {name}, or {name} | None")
+        if parameter.kind not in _BY_POSITION:
+            raise TaskError(f"{owner} is a {name}; it must be the first parameter, given by position")
+        return True
+
+    def _meaning(self, annotation: object, context: type) -> object:
+        """Return what the annotation stands for; None where that cannot be told."""
+        if annotation is inspect.Parameter.empty or isinstance(annotation, type):
+            return annotation
+        names, holder = dict(self._names), types.SimpleNamespace(__annotations__={"it": annotation})
+        while True:
+            try:
+                return typing.get_type_hints(holder, self._globals, names)["it"]
+            except NameError as error:  # a name that type checkers alone import, or that is not defined yet
+                missing = error.name
+                if missing is None or missing in names:
+                    return None
+                if missing == context.__name__:
+                    names[missing] = context
+                elif f"{missing}.{context.__name__}" in str(annotation):
+                    names[missing] = types.SimpleNamespace(**{context.__name__: context})
+                else:
+                    return None
+            except Exception:  # noqa: BLE001 - `__call__` says what is wrong with it, when the types are needed
+                return None
 
 
 def _closure(function: types.FunctionType) -> dict[str, object]:

@@ -81,6 +81,7 @@ class Registry:
                 result_limit=settings.result_limit,
                 flow_types=(Snooze,),
                 context_type=JobContext,
+                was_given_context=info.takes_context,
             )
             check_tag_templates(info.tags, binder.parameters)
             self._binders[info.name] = binder

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, cas
 
 import attrs
 
-from firelock.arguments import check_callable
+from firelock.arguments import check_callable, takes_context
+from firelock.context import JobContext
 from firelock.errors import TaskError
 from firelock.options import (
     NO_OPTIONS,
@@ -32,7 +33,6 @@ from firelock.threads import in_thread
 
 if TYPE_CHECKING:
     from firelock.client import Client
-    from firelock.context import JobContext
     from firelock.cron import Cron, Every
     from firelock.definitions import RecurringJob
     from firelock.handle import Job
@@ -116,7 +116,7 @@ def task_info(function: Callable[..., Any], *, name: str | None, options: Mappin
             raise TaskError(message)
     return TaskInfo(
         name or _default_name(function), function, is_async=is_async,
-        takes_context=_takes_context(function), **options,
+        takes_context=takes_context(function, JobContext, task=name or function.__qualname__), **options,
     )  # fmt: skip
 
 
@@ -145,16 +145,6 @@ def main_module_name() -> str:
         return str(spec.name).removesuffix(".__main__")
     file = getattr(main, "__file__", None)
     return Path(file).stem if file else "__main__"
-
-
-def _takes_context(function: Callable[..., Any]) -> bool:
-    parameters = list(inspect.signature(function).parameters.values())
-    if not parameters:
-        return False
-    annotation = parameters[0].annotation
-    if isinstance(annotation, str):
-        return annotation.strip("'\" ").rpartition(".")[2] == "JobContext"
-    return getattr(annotation, "__name__", "") == "JobContext"
 
 
 # ---- calls -----------------------------------------------------------------------------------------------
