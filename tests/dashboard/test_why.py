@@ -90,6 +90,18 @@ def test_a_task_that_nobody_knows_is_told():
     assert ["why_unregistered"] == keys(snapshot(server("*"), ahead=3, is_registered=False))
 
 
+def test_a_serializer_that_no_server_has_is_told():
+    """By the reason that the server gave which put the job off, also where it was retried before."""
+    reason = "serializer 'sealed' is not installed on server host:a; waiting for one that has it"
+    job = attrs.evolve(
+        JOB, state=State.SCHEDULED, due_at=MICROS + 15_000_000, serializer="sealed", reason=reason, retries=1
+    )
+
+    reasons = explain(snapshot(server("*"), job=job))
+
+    assert [("why_unreadable", "sealed")] == [(one.key, one.values["serializer"]) for one in reasons]
+
+
 def test_a_job_that_is_due_later_is_told_when():
     """With what else would hinder it."""
     job = attrs.evolve(JOB, state=State.SCHEDULED, due_at=MICROS + 360_000_000)

@@ -111,6 +111,16 @@ def test_jobs_that_servers_put_off_are_an_error(app):
     assert found(app) == [(True, "1 job is put off since no server that took them knows task shop.add.")]
 
 
+def test_jobs_that_no_server_can_read_are_an_error(app):
+    """The serializer that the servers lack is named, with what to do."""
+    holder = begin_session(app)
+    app.add.enqueue(1)
+    job = claim(app, holder)
+    app.storage.apply([lifecycle.unknown_serializer(job, holder, at=app.storage.clock())])
+
+    assert found(app) == [(True, "1 job is put off since no server that took them has the serializer json.")]
+
+
 @pytest.mark.parametrize(
     ("number", "said"),
     [(600, "600 jobs are"), (2_000, "2,000 jobs are"), (2_001, "At least 2,000 jobs are")],

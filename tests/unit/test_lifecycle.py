@@ -378,15 +378,47 @@ def test_an_unknown_task_waits_longer_with_age(one, other):
 
 @pytest.mark.parametrize(
     ("age_seconds", "wait_seconds", "is_silent"),
-    [(0, 15, False), (15, 15, False), (16, 15, True), (60, 30, True), (599, 299.5, True), (601, 300, True)],
+    [
+        (0, 15, False),
+        (14, 15, False),
+        (15, 15, True),
+        (16, 15, True),
+        (60, 30, True),
+        (599, 299.5, True),
+        (601, 300, True),
+    ],
 )
 def test_a_series_of_waits_is_told_once(age_seconds, wait_seconds, is_silent):
     """The wait is half the age within its bounds; the history tells of the first one alone."""
     at = 1_000 + age_seconds * SECOND
 
-    transition = unknown_task(claimed(created_at=1_000), at)
+    transition = unknown_task(claimed(created_at=1_000, enqueued_at=at), at)
 
     assert (wait_seconds * SECOND, is_silent) == (transition.due_at - at, transition.is_silent)
+
+
+@pytest.mark.parametrize("nominal_at", [None, 1_000 + 7_200 * SECOND])
+def test_a_first_wait_is_told_however_long_the_job_lay_in_its_queue(nominal_at):
+    """A series begins with the first server that cannot run it, not with the job."""
+    since = 1_000 if nominal_at is None else nominal_at
+    job = claimed(created_at=1_000, nominal_at=nominal_at, enqueued_at=since + 5 * SECOND)
+
+    first = unknown_task(job, since + 3_600 * SECOND)
+
+    assert not first.is_silent
+
+
+def test_a_missing_serializer_is_named():
+    """The reason names the serializer and the server that lacks it; the wait is that of an unknown task."""
+    job = claimed(serializer="encrypted")
+
+    transition = lifecycle.unknown_serializer(job, HOLDER, at=AT)
+
+    assert (
+        "serializer 'encrypted' is not installed on server host:a; waiting for one that has it"
+        == transition.reason
+    )
+    assert unknown_task(job).due_at == transition.due_at
 
 
 def test_a_job_from_a_clock_ahead_waits_the_shortest_time():

@@ -111,7 +111,6 @@ def test_a_task_that_is_not_here_waits_for_a_server_that_knows_it(make_app, is_r
         ({"arguments": '{"day":7}'}, "does not fit: int where str is annotated at $.day"),
         ({"arguments": '{"nobody":1}'}, "nobody"),
         ({"arguments": "[]"}, "The stored arguments of task are a list"),
-        ({"serializer": "rot13"}, "serializer 'rot13' is not installed on this server"),
     ],
 )
 def test_what_cannot_be_read_fails_and_is_never_retried(make_app, changes, words):
@@ -130,6 +129,23 @@ def test_what_cannot_be_read_fails_and_is_never_retried(make_app, changes, words
     assert transition.expires_at > transition.at
     assert transition.reason.startswith("arguments cannot be read: ")
     assert words in transition.reason
+
+
+def test_a_job_of_a_missing_serializer_waits_for_a_server_that_has_it(make_app, caplog):
+    """Nobody can tell whether its arguments are sound: it is put off as for an unknown task, logged once."""
+    fire, worker = make_app()
+    fire.task(name="task")(lambda: None).enqueue()
+    (job,) = worker.claim()
+    later = attrs.evolve(job, serializer="rot13", enqueued_at=job.enqueued_at + 60 * SECOND)
+
+    first = worker.runner.prepare(attrs.evolve(job, serializer="rot13"), worker.holder).transition
+    again = worker.runner.prepare(later, worker.holder).transition
+
+    reason = "serializer 'rot13' is not installed on server host:a; waiting for one that has it"
+    assert (State.SCHEDULED, True, None, reason) == (first.to, first.gives_back, first.error, first.reason)
+    assert 15 * SECOND == first.due_at - first.at
+    assert (False, True) == (first.is_silent, again.is_silent)
+    assert [f"Job {job.id} is put off: {reason}."] == caplog.messages
 
 
 def test_a_serializer_that_raises_anything_ends_no_loop(make_app):

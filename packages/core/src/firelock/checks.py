@@ -35,6 +35,7 @@ class Sight:
     recurring: Sequence[RecurringJob]
     unknown_here: Mapping[str, int]  # task → enqueued jobs of it, where the app does not know the task
     unregistered: Mapping[str, int]  # task → jobs that some server put off for it
+    unreadable: Mapping[str, int]  # serializer → jobs that some server put off for it
     in_vain: int  # continuations of failed parents
     by_state: Mapping[State, int]
 
@@ -60,6 +61,11 @@ def look(app: Firelock, *, knows_tasks: bool) -> Sight:
     unknown: Counter[str] = Counter()
     if knows_tasks:
         unknown.update(job.task for job in _sample(app, State.ENQUEUED) if app.registry.get(job.task) is None)
+    unregistered: Counter[str] = Counter()
+    unreadable: Counter[str] = Counter()
+    for job in _sample(app, State.SCHEDULED):
+        unregistered[job.task] += _lacks_task(job)
+        unreadable[job.serializer] += _lacks_serializer(job)
     return Sight(
         now,
         Feature.SHARED in storage.features,
@@ -67,7 +73,8 @@ def look(app: Firelock, *, knows_tasks: bool) -> Sight:
         app.servers.list(),
         list(app.recurring),
         unknown,
-        Counter(job.task for job in _sample(app, State.SCHEDULED) if _is_put_off(job)),
+        +unregistered,
+        +unreadable,
         sum((job.reason or "").startswith(_WAITS_IN_VAIN) for job in _sample(app, State.AWAITING)),
         storage.counts().by_state,
     )
@@ -83,9 +90,14 @@ def _sample(app: Firelock, state: State) -> Iterator[JobRecord]:
             return
 
 
-def _is_put_off(job: JobRecord) -> bool:
+def _lacks_task(job: JobRecord) -> bool:
     """Tell whether a server put the job off since it does not know the task: see `lifecycle.unknown_task`."""
     return (job.reason or "").startswith(f"task {job.task!r} is not registered on server ")
+
+
+def _lacks_serializer(job: JobRecord) -> bool:
+    """Tell whether a server put it off since it cannot read it: see `lifecycle.unknown_serializer`."""
+    return (job.reason or "").startswith(f"serializer {job.serializer!r} is not installed on server ")
 
 
 # ---- storage ---------------------------------------------------------------------------------------------
@@ -175,6 +187,11 @@ def _check_tasks(sight: Sight) -> Iterator[Finding]:
         jobs = _seen(sight, State.SCHEDULED, count)
         what = f"{jobs} put off since no server that took them knows task {task}."
         mend = "Deploy the code that has it, add its module by --import, or keep its old name as an alias."
+        yield Finding(True, what, mend)
+    for serializer, count in sorted(sight.unreadable.items()):
+        jobs = _seen(sight, State.SCHEDULED, count)
+        what = f"{jobs} put off since no server that took them has the serializer {serializer}."
+        mend = "Install the plugin that offers it where the servers run, and restart them."
         yield Finding(True, what, mend)
     for task, count in sorted(sight.unknown_here.items()):
         what = (

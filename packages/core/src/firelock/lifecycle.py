@@ -274,13 +274,26 @@ def unknown_task(job: ClaimedJob, holder: Holder, *, at: int) -> Transition:
 
     The wait grows with the job's age, from 15 s to 5 min; only the first wait is written to the history.
     """
+    reason = f"task {job.task!r} is not registered on server {holder.server}; waiting for one that knows it"
+    return _put_off(job, holder, at=at, reason=reason)
+
+
+def unknown_serializer(job: ClaimedJob, holder: Holder, *, at: int) -> Transition:
+    """What wrote the arguments is not installed here: as for a task that is not known."""
+    missing = f"serializer {job.serializer!r} is not installed on server {holder.server}"
+    reason = f"{missing}; waiting for one that has it"
+    return _put_off(job, holder, at=at, reason=reason)
+
+
+def _put_off(job: ClaimedJob, holder: Holder, *, at: int, reason: str) -> Transition:
     age = max(0, at - job.created_at)
     wait = min(_UNKNOWN_LONGEST, max(_UNKNOWN_FIRST, age // 2))
+    # Who was put off before became enqueued again later than it was made for, however long it waited then.
+    made_for = job.created_at if job.nominal_at is None else job.nominal_at
     return Transition(
-        job.id, HELD, holder.session, job.fence, State.SCHEDULED, at,
-        f"task {job.task!r} is not registered on server {holder.server}; waiting for one that knows it",
-        job.attempt, job.claimed_at, None, holder.server, gives_back=True, due_at=at + wait,
-        is_silent=age > _UNKNOWN_FIRST,
+        job.id, HELD, holder.session, job.fence, State.SCHEDULED, at, reason, job.attempt, job.claimed_at,
+        None, holder.server, gives_back=True, due_at=at + wait,
+        is_silent=job.enqueued_at - made_for >= _UNKNOWN_FIRST,
     )  # fmt: skip
 
 

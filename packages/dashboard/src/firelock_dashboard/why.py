@@ -103,6 +103,8 @@ def _of_schedule(at: Snapshot) -> Iterator[Reason]:
     }
     if left is not None and left < -_RECENT:
         yield Reason("why_overdue", Weight.BAD, values, "/servers")
+    elif (at.job.reason or "").startswith(f"serializer {at.job.serializer!r} is not installed on server "):
+        yield Reason("why_unreadable", Weight.BAD, {"serializer": at.job.serializer, **values}, "/servers")
     elif at.job.is_retrying:
         error = at.job.error
         values["error"] = f"{error.type}: {error.message[:200]}" if error else at.job.reason or "–"

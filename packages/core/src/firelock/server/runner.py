@@ -15,7 +15,7 @@ import attrs
 from firelock import lifecycle
 from firelock.clock import SECOND, span_micros
 from firelock.context import JobContext, running_job
-from firelock.errors import ArgumentError, FirelockError, PluginError
+from firelock.errors import FirelockError, PluginError
 from firelock.failure import describe_failure
 from firelock.job import ClaimedJob, State
 from firelock.lifecycle import Holder, Transition
@@ -101,12 +101,11 @@ class Runner:
         """Return the run, ready to start, or its end where it cannot be."""
         info = self._registry.get(job.task)
         if info is None or info.is_remote:
-            return Ended(job, lifecycle.unknown_task(job, holder, at=self._clock.now()))
+            return self._put_off(job, lifecycle.unknown_task(job, holder, at=self._clock.now()))
+        serializer = self._serializers.get(job.serializer)
+        if serializer is None:
+            return self._put_off(job, lifecycle.unknown_serializer(job, holder, at=self._clock.now()))
         try:
-            serializer = self._serializers.get(job.serializer)
-            if serializer is None:
-                message = f"serializer {job.serializer!r} is not installed on this server"
-                raise ArgumentError(message)
             args, kwargs = self._registry.binder(info).decode_text(job.arguments, serializer)
         except Exception as error:  # noqa: BLE001 - a serializer of a plugin may raise anything; nothing may end the loop
             return self._unreadable(job, holder, error)
@@ -116,6 +115,12 @@ class Runner:
         run = Run(job, holder, context, info, args, kwargs, timeout)
         context.completes_by(lambda within, result: self._complete(run, within, result))
         return run
+
+    def _put_off(self, job: ClaimedJob, transition: Transition) -> Ended:
+        """Return the end of a job that waits for another server; the first of its waits is logged."""
+        if not transition.is_silent:
+            log.warning("Job %s is put off: %s.", job.id, transition.reason, extra={"job_id": job.id})
+        return Ended(job, transition)
 
     def _unreadable(self, job: ClaimedJob, holder: Holder, error: Exception) -> Ended:
         at = self._clock.now()

@@ -135,6 +135,35 @@ class EndingDuty(ServerFixtures):
         assert record.due_at is not None
         assert record.due_at > stage.app.storage.clock()
 
+    def test_a_job_of_a_missing_serializer_waits_for_a_server_that_has_it(self, stage: Stage) -> None:
+        """It is neither failed nor counted as an attempt, its arguments stay, and its history says why."""
+
+        def reads(number: int) -> int:
+            return number
+
+        task = stage.app.task(name="kit.reads")(reads)
+        storage = stage.app.storage
+        sealed = NewJob(
+            storage.new_id(),
+            task.name,
+            "sealed",
+            "kit-sealing",
+            "default",
+            0,
+            State.ENQUEUED,
+            storage.clock(),
+        )
+        storage.insert([sealed])
+
+        stage.serve()
+
+        record = stage.when(sealed.id, lambda record: record.state is State.SCHEDULED)
+        assert (0, 0, "sealed") == (record.attempt, record.retries, record.arguments)
+        assert "serializer 'kit-sealing' is not installed" in str(record.reason)
+        assert record.due_at is not None
+        assert record.due_at > storage.clock()
+        assert [State.ENQUEUED, State.SCHEDULED] == stage.states(sealed.id)
+
     def test_what_a_job_said_is_there_when_it_has_ended(self, stage: Stage) -> None:
         """Whoever sees the job's end sees its log and its progress too."""
 
