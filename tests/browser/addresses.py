@@ -31,6 +31,7 @@ def addresses(fire):
     queue = fire.queues.list()[0].name
     return {
         "/": ["/", "/?span=live", "/?kind=latency", "/?span=30d"],
+        "/search": ["/search", "/search?q=mail", "/search?q=nowhere"],
         "/jobs": ["/jobs", "/jobs?state=failed", "/jobs?state=processing&q=queue:reports", "/jobs?q=nothing"],
         "/retries": ["/retries"],
         "/jobs/all": ["/jobs/all?state=failed&verb=requeue"],

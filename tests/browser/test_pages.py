@@ -91,3 +91,105 @@ def test_axe_finds_nothing_serious(shop, places, open_context, route):
     found += [f"{address} narrow {one}" for one in ask_axe(page)]
 
     assert found == []
+
+
+# ---- on a phone ------------------------------------------------------------------------------------------
+
+# Cells, but for those that say nothing, that lie outside of the window's width.
+_OUT_OF_SIGHT = """() => [...document.querySelectorAll("main table.stacked > tbody > tr > *")]
+  .filter((cell) => cell.offsetParent && cell.innerText.trim())
+  .filter((cell) => {
+    const place = cell.getBoundingClientRect();
+    return place.right > innerWidth + 1 || place.left < 0;
+  })
+  .map((cell) => cell.innerText.trim().slice(0, 60))"""
+
+
+@pytest.mark.parametrize("route", PAGES)
+def test_a_row_is_in_sight_on_a_phone(shop, places, open_context, route):
+    """Its figures and its buttons, without scrolling sideways; each figure has its name beside it."""
+    page = open_context(shop).new_page()
+    page.set_viewport_size(NARROW)
+
+    for address in places[route]:
+        page.goto(address)
+        for fold in page.locator("main details:not(.menu) > summary:visible").all():
+            fold.click()
+        assert page.evaluate(_OUT_OF_SIGHT) == []
+
+
+def test_a_queue_on_a_phone_shows_count_wait_and_button(shop, open_context):
+    """What the table's head says elsewhere stands beside each figure."""
+    page = open_context(shop).new_page()
+    page.set_viewport_size(NARROW)
+    page.goto("/queues")
+    row = page.locator("tr#queue-mail")
+    names = row.evaluate(
+        """(row) => [...row.cells].filter((cell) => cell.offsetParent)
+             .map((cell) => getComputedStyle(cell, "::before").content)"""
+    )
+
+    for name in ("Load", "Enqueued", "Processing", "Oldest wait", "State"):
+        assert any(name in one for one in names)
+    expect(row.get_by_role("link", name="Pause…")).to_be_in_viewport(ratio=1)
+
+
+@pytest.mark.parametrize("state", ["enqueued", "deleted"])
+def test_the_open_tab_is_scrolled_in(shop, open_context, state):
+    """Also where the tabs are wider than the window."""
+    page = open_context(shop).new_page()
+    page.set_viewport_size(NARROW)
+
+    page.goto(f"/jobs?state={state}")
+
+    expect(page.locator(".tabs [aria-current=page]")).to_be_in_viewport(ratio=0.95)
+
+
+# ---- focus -----------------------------------------------------------------------------------------------
+
+# What shows the focus of each element that can have it: outlines anywhere, and whatever else changes with it.
+_FOCUS = """() => {
+  const seen = (one) => {
+    const is = getComputedStyle(one);
+    return [is.backgroundColor, is.boxShadow, is.borderTopColor, is.borderBottomColor, is.color].join(" ");
+  };
+  const around = (one) => {
+    const all = [one];
+    while (all.at(-1).parentElement) all.push(all.at(-1).parentElement);
+    return all;
+  };
+  const outlined = (one) => {
+    const is = getComputedStyle(one);
+    return is.outlineStyle !== "none" && parseFloat(is.outlineWidth) > 0;
+  };
+  const wrong = [];
+  const focusable = "a[href], button, input, select, textarea, summary, [tabindex='0']";
+  for (const one of document.querySelectorAll(focusable)) {
+    if (!one.checkVisibility({ visibilityProperty: true }) || one.disabled || one.type === "hidden") continue;
+    document.getElementById("rail").querySelector("a").focus();
+    if (one === document.activeElement) document.querySelector("main").focus();
+    const before = around(one).map(seen);
+    one.focus();
+    if (document.activeElement !== one) continue;
+    const outlines = around(one).filter(outlined).length;
+    const changed = around(one).filter((each, place) => seen(each) !== before[place]).length;
+    const told = `${one.outerHTML.slice(0, 90)}: ${outlines} outlines, ${changed} other`;
+    if (outlines !== 1 || changed) wrong.push(told);
+  }
+  return [...new Set(wrong)].slice(0, 12);
+}"""
+
+
+@pytest.mark.parametrize("look", ["light", "dark", "forced"])
+@pytest.mark.parametrize("route", PAGES)
+def test_focus_is_one_outline(shop, places, open_context, route, look):
+    """Whatever has it: one outline, and nothing else changes."""
+    options = (
+        {"color_scheme": "dark", "forced_colors": "active"} if look == "forced" else {"color_scheme": look}
+    )
+    page = open_context(shop, reduced_motion="reduce", **options).new_page()
+
+    page.goto(places[route][0])
+    page.keyboard.press("Tab")
+
+    assert page.evaluate(_FOCUS) == []

@@ -15,7 +15,7 @@ from firelock_dashboard.words import task_name
 if TYPE_CHECKING:
     from firelock_dashboard.visit import Visit
 
-__all__ = ["Suggestion", "known_tasks", "suggestions"]
+__all__ = ["Suggestion", "known_tasks", "suggestions", "task_names"]
 
 _SHOWN = 12
 _NEWEST = 100  # jobs whose tags and tasks are offered
@@ -68,7 +68,7 @@ def _beginnings(visit: Visit, typed: str) -> Iterator[Suggestion]:
         for state in State:
             if state.startswith(typed):
                 yield Suggestion(f"state:{state}", f"state:{state}", "state")
-        for task in _tasks(visit):
+        for task in task_names(visit):
             if typed in task.casefold():
                 yield Suggestion(f"task:{task}", task, "task")
         for queue in visit.dashboard.counts().by_queue:
@@ -88,7 +88,7 @@ def _known_values(visit: Visit, name: str) -> Iterable[str]:
     jobs = visit.fire.jobs
     sources: dict[str, Callable[[], Iterable[str]]] = {
         "state": lambda: [*State, "retrying"],
-        "task": lambda: _tasks(visit),
+        "task": lambda: task_names(visit),
         "queue": lambda: sorted(visit.dashboard.counts().by_queue),
         "server": lambda: [server.name for server in visit.fire.servers.list()],
         "tag": lambda: [tag for job in jobs.page(JobFilter(), limit=_NEWEST) for tag in job.tags],
@@ -99,7 +99,8 @@ def _known_values(visit: Visit, name: str) -> Iterable[str]:
     return sources.get(name, tuple)()
 
 
-def _tasks(visit: Visit) -> list[str]:
+def task_names(visit: Visit) -> list[str]:
+    """Return the tasks that are known or that new jobs are of, in order of what people call them."""
     known = set(known_tasks(visit).templates)
     known.update(job.task for job in visit.fire.jobs.page(JobFilter(), limit=_NEWEST))
     return sorted(known, key=lambda task: (task_name(task), task))

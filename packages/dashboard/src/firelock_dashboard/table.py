@@ -15,6 +15,7 @@ from firelock_dashboard.pages import (
     queues,
     recurring,
     recurring_forms,
+    search,
     servers,
     settings,
     system,
@@ -27,6 +28,7 @@ __all__ = ["TABLE"]
 TABLE: tuple[Route, ...] = (
     *overview.ROUTES,
     *navigation.ROUTES,
+    *search.ROUTES,
     *jobs.ROUTES,
     *job_actions.ROUTES,
     *job.ROUTES,

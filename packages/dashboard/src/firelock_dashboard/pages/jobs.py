@@ -12,11 +12,12 @@ import attrs
 from starlette.responses import RedirectResponse
 
 from firelock import ConfigurationError, Retry
-from firelock.storage import JobRecord, State
+from firelock.storage import JobFilter, JobRecord, State
 from firelock_dashboard import knowledge
 from firelock_dashboard.access import Permission
 from firelock_dashboard.calls import summary
-from firelock_dashboard.filters import Chip, Chips, Plan, plan
+from firelock_dashboard.filters import ARGUMENT, Chip, Chips, Plan, plan
+from firelock_dashboard.pages import search
 from firelock_dashboard.payloads import IN_LISTS
 from firelock_dashboard.problems import BadRequest
 from firelock_dashboard.routes import Route
@@ -224,6 +225,41 @@ class Listing:
     def searched_back_to(self) -> datetime | None:
         """Where in time the search ended that its bounds cut."""
         return instant(self.found.last_at) if self.found.is_cut else None
+
+    @property
+    def searched_of(self) -> int | None:
+        """How many jobs the search has before it; None where nobody has counted them."""
+        where = self.plan.where
+        if where != JobFilter(state=where.state, queue=where.queue):
+            return None
+        counts = self.visit.dashboard.counts()
+        by_state = counts.by_state if where.queue is None else counts.by_queue.get(where.queue, {})
+        return sum(by_state.values()) if where.state is None else by_state.get(where.state, 0)
+
+    @property
+    def looked_for(self) -> str | None:
+        """The text that is looked for; None where the conditions are no texts of a person."""
+        return self._looked_for[1] if self._looked_for else None
+
+    @cached_property
+    def _looked_for(self) -> tuple[str, str] | None:
+        chips = self.chips
+        argument = next(iter(chips.arguments), None)
+        if argument is not None and (path := ARGUMENT.fullmatch(argument)):
+            argument = path["value"]
+        tried = (
+            ("error", chips.error), ("argument", argument), ("task", chips.task), ("id", chips.id),
+            ("tag", next(iter(chips.tags), None)), ("queue", chips.queue), ("server", chips.server),
+            ("recurring", chips.recurring),
+        )  # fmt: skip
+        return next(((kind, text) for kind, text in tried if text), None)
+
+    def offers(self) -> list[search.Offer]:
+        """Return where else the text may be found that this list did not find."""
+        if self._looked_for is None:
+            return []
+        kind, text = self._looked_for
+        return search.offers(self.visit, text, besides=kind)
 
     @property
     def is_by_change(self) -> bool:

@@ -316,5 +316,12 @@ document.addEventListener("submit", (event) => {
   if (event.target.matches("[data-theme-switch]")) { event.preventDefault(); firelock.switchTheme(); }
 });
 
+// Where tabs have no room, the one that is open is in sight.
+for (const tab of document.querySelectorAll(".tabs [aria-current]")) {
+  const row = tab.parentElement;
+  const place = tab.getBoundingClientRect();
+  row.scrollLeft += place.left + place.width / 2 - row.getBoundingClientRect().left - row.clientWidth / 2;
+}
+
 firelock.tick();
 if (document.querySelector("[data-live]")) { listen(); firelock.setLive("live"); }

@@ -140,6 +140,91 @@
     return true;
   };
 
+  // ---- a search goes on by itself ---------------------------------------------------------------------------
+  // Until the page is full, nothing is left, or somebody stops it. Meanwhile the list is not refreshed.
+
+  let search = null; // { looked, found, next, isStopped }
+  const state = () => region.querySelector("[data-search]");
+  const counted = (number) => String(number).replace(/\B(?=(\d{3})+(?!\d))/g, "\u202f");
+  const tell = (place, end = null) => {
+    const text = place.dataset.text.replace("{looked}", counted(search.looked)).replace("{found}", counted(search.found));
+    place.querySelector("[data-search-text]").textContent = text;
+    const bar = place.querySelector("progress");
+    bar.hidden = end !== null;
+    if (bar.hasAttribute("max")) bar.value = Math.min(search.looked, bar.max);
+    place.querySelector("[data-search-stop]").hidden = end !== null;
+    const on = place.querySelector("[data-search-on]");
+    if (on) {
+      on.hidden = end === null || !search.next;
+      if (search.next) on.href = search.next;
+    }
+    if (end !== null) place.querySelector("[data-search-said]").textContent = `${text}. ${end}`;
+  };
+
+  // The rows of a further part join those that are there; the ends of the page are those of the last part.
+  const join = (page) => {
+    const place = state();
+    const rows = [...page.querySelectorAll("tbody tr[id]")];
+    const body = region.querySelector("tbody");
+    if (rows.length && body) body.append(...rows);
+    else if (rows.length) {
+      region.querySelector(".empty")?.replaceWith(page.querySelector(".scroll"));
+    } else if (!search.next && !search.found) {
+      const nothing = page.querySelector(".empty");
+      if (nothing) region.querySelector(".empty")?.replaceWith(nothing);
+    }
+    const foot = page.querySelector(".list-foot");
+    if (foot) region.querySelector(".list-foot")?.replaceWith(foot);
+    const at = page.querySelector("[data-search-at]");
+    if (at) place.querySelector("[data-search-at]")?.replaceWith(at);
+    firelock.tick(region);
+    show();
+  };
+
+  const goOn = async () => {
+    const place = state();
+    if (!place?.dataset.next || search) return;
+    const limit = Number(place.dataset.limit);
+    const one = (search = { looked: Number(place.dataset.looked), found: boxes().length, next: place.dataset.next, isStopped: false });
+    region.removeAttribute("data-live");
+    let end = place.dataset.stopped;
+    while (!one.isStopped && one.next && one.found < limit) {
+      tell(place);
+      const address = new URL(one.next, location.href);
+      address.searchParams.set("part", "rows");
+      let text;
+      try {
+        const response = await fetch(address, { credentials: "same-origin", cache: "no-store" });
+        if (!response.ok) throw new Error(response.status);
+        text = await response.text();
+      } catch { firelock.setLive("lost"); break; }
+      if (search !== one) return; // the list was swapped meanwhile
+      const page = new DOMParser().parseFromString(text, "text/html");
+      const part = page.querySelector("[data-search]");
+      one.looked += Number(part?.dataset.looked || 0);
+      one.next = part?.dataset.next || null;
+      one.found += page.querySelectorAll("tbody tr[id]").length;
+      join(page);
+      if (!one.next) end = place.dataset.done;
+    }
+    tell(place, one.found >= limit ? "" : end);
+  };
+  document.addEventListener("click", (event) => {
+    if (search && event.target.closest?.("[data-search-stop]")) search.isStopped = true;
+  });
+  // What was done changes the list: it is searched anew.
+  document.addEventListener("firelock:acted", async () => {
+    if (!search || region.hasAttribute("data-live")) return;
+    search = null;
+    const address = new URL(location.href);
+    address.searchParams.set("part", "rows");
+    const response = await fetch(address, { credentials: "same-origin", cache: "no-store" });
+    if (!response.ok) return;
+    region.setAttribute("data-live", "rows");
+    await swap(await response.text());
+    goOn();
+  });
+
   // ---- suggestions ------------------------------------------------------------------------------------------
 
   const input = document.getElementById("filter");
@@ -182,4 +267,5 @@
     input.addEventListener("blur", () => open(false));
   }
   show();
+  goOn();
 }

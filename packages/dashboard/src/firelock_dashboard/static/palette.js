@@ -5,7 +5,9 @@
   const palette = document.getElementById("palette");
   const sheet = document.getElementById("shortcuts");
   const input = document.getElementById("palette-input");
-  const options = [...palette.querySelectorAll("[role=option]")];
+  const found = document.getElementById("palette-found");
+  const said = document.getElementById("palette-said");
+  const options = () => [...palette.querySelectorAll("[role=option]")];
   const isId = (text) => /^[0-9a-f]{8}-[0-9a-f-]{4,27}$/i.test(text);
   let chosen = null;
 
@@ -18,27 +20,74 @@
       input.setAttribute("aria-activedescendant", option.id);
     } else input.removeAttribute("aria-activedescendant");
   };
-  const shown = () => options.filter((option) => !option.hidden);
+  const shown = () => options().filter((option) => !option.hidden);
+  const isFound = (option) => found.contains(option);
+
+  // ---- what is found: tasks, queues, recurring jobs, servers, jobs -------------------------------------------
+  // Asked for when somebody pauses typing. What stood there is gone at once: Enter never opens what another text found.
+
+  let asking = null; // { typed, done: a promise, abort, timer }
+  const ask = (typed) => {
+    asking?.abort.abort();
+    clearTimeout(asking?.timer);
+    found.replaceChildren();
+    said.textContent = "";
+    if (!typed) { asking = null; return; }
+    const one = (asking = { typed, abort: new AbortController() });
+    one.done = new Promise((done) => {
+      one.begin = async () => {
+        clearTimeout(one.timer);
+        if (one.isBegun) return;
+        one.isBegun = true;
+        try {
+          const address = `${palette.dataset.search}?${new URLSearchParams({ q: typed, part: "options" })}`;
+          const response = await fetch(address, { credentials: "same-origin", signal: one.abort.signal });
+          if (response.ok && one === asking) take(await response.text());
+        } catch { /* what stands there already can be used all the same */ }
+        if (one === asking) asking = null;
+        done();
+      };
+    });
+    one.timer = setTimeout(one.begin, 150);
+  };
+  const take = (text) => {
+    const page = new DOMParser().parseFromString(text, "text/html");
+    found.replaceChildren(...page.body.children);
+    const count = options().filter(isFound).length;
+    said.textContent = said.dataset.text.replace("{count}", count);
+    palette.querySelector(".nothing").hidden ||= count > 0;
+    if (!hasMoved) chooseBest();
+  };
+  // What is called so is opened by Enter; what only holds the text is there to be walked to.
+  let hasMoved = false;
+  const chooseBest = () => {
+    const all = shown();
+    choose(
+      all.find((option) => !option.dataset.kind && !isFound(option)) ||
+      all.find((option) => option.dataset.kind === "job") ||
+      all.find((option) => "called" in option.dataset) || all[0] || null,
+    );
+  };
 
   const narrow = () => {
     const typed = input.value.trim();
     const words = typed.toLowerCase().split(/\s+/);
-    for (const option of options) {
+    ask(typed.slice(0, 200));
+    for (const option of options()) {
       const kind = option.dataset.kind;
-      const link = option.querySelector("a");
       if (kind) {
         option.hidden = !typed || (kind === "job") !== isId(typed);
         option.querySelector("[data-typed]").textContent = typed;
         const jobs = palette.dataset.jobs;
-        link.href = kind === "job" ? `${jobs}/${encodeURIComponent(typed)}` : `${jobs}?${new URLSearchParams({ q: typed })}`;
+        option.href = kind === "job" ? `${jobs}/${encodeURIComponent(typed)}` : `${jobs}?${new URLSearchParams({ q: typed })}`;
       } else {
-        const text = link.textContent.toLowerCase();
+        const text = option.textContent.toLowerCase();
         option.hidden = !words.every((word) => text.includes(word));
       }
     }
     palette.querySelector(".nothing").hidden = shown().some((option) => !option.dataset.kind) || isId(typed) || !typed;
-    const first = shown();
-    choose(first.find((option) => !option.dataset.kind) || first[0] || null);
+    hasMoved = false;
+    chooseBest();
   };
 
   const act = (option) => {
@@ -48,7 +97,7 @@
     if (what === "theme") firelock.switchTheme();
     else if (what === "pause") firelock.togglePause();
     else if (what === "sheet") sheet.showModal();
-    else location.href = option.querySelector("a").href;
+    else location.href = option.href;
   };
 
   const open = () => {
@@ -67,13 +116,17 @@
     const option = event.target.closest("[role=option]");
     if (option?.dataset.do) { event.preventDefault(); act(option); }
   });
-  input.addEventListener("keydown", (event) => {
+  input.addEventListener("keydown", async (event) => {
     const all = shown();
     const at = all.indexOf(chosen);
-    if (event.key === "ArrowDown") choose(all[(at + 1) % all.length]);
-    else if (event.key === "ArrowUp") choose(all[(at - 1 + all.length) % all.length]);
-    else if (event.key === "Enter") act(chosen);
-    else return;
+    const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+    if (step) { hasMoved = true; choose(all[(at + step + all.length) % all.length]); }
+    else if (event.key === "Enter") {
+      event.preventDefault();
+      const one = asking;
+      if (one && !hasMoved && (!chosen || chosen.dataset.kind === "search")) { one.begin(); await one.done; }
+      act(chosen);
+    } else return;
     event.preventDefault();
   });
 
@@ -125,7 +178,7 @@
     if (event.target.closest?.("input:not([type=checkbox]), textarea, select, [contenteditable]") || document.querySelector("dialog[open]")) return;
     if (isGoing) {
       isGoing = false;
-      const option = options.find((one) => one.dataset.key && one.dataset.key === event.key);
+      const option = options().find((one) => one.dataset.key && one.dataset.key === event.key);
       if (option) { event.preventDefault(); act(option); }
       return;
     }

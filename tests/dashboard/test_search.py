@@ -1,0 +1,175 @@
+"""Search: one text, looked for among what is called so, and in what jobs were called with."""
+
+from __future__ import annotations
+
+import html
+import re
+from contextlib import closing
+
+import pytest
+
+from firelock import Cron, Retry, State
+from firelock.storage import NewSession
+from firelock_dashboard import Dashboard, Permission
+from tests.dashboard.asking import Browser
+from tests.dashboard.hostile_texts import assert_literal
+from tests.unit.fakes import Worker
+
+DAY = 86_400
+
+
+@pytest.fixture
+def shop(fire):
+    """A task, a queue, a recurring job, a server; jobs that wait and one that failed."""
+
+    @fire.task(name="shop.reports.build", queue="reports", tags=["city:{city}"], retry=Retry.never())
+    def build(city: str, password: str = "") -> None:
+        message = f"no figures of {city}"
+        raise ValueError(message)
+
+    build.enqueue("rome")
+    Worker(fire).run()
+    build.enqueue("izmir", password="hunter2")
+    build.enqueue("izmir")
+    build.recur("reports-nightly", Cron("0 2 * * *"), "paris")
+    session = NewSession("s", "id-1", "reporter", "host-9", 7, fire.client.clock.now(), DAY, 4, "*")
+    fire.storage.begin_session(session)
+    return build
+
+
+def found(client, text):
+    """What is found by kind, each with its addresses, as the palette is told."""
+    page = client.get(f"/search?part=options&q={text}").text
+    groups = re.split(r'<div role="group" aria-label="([^"]+)">', page)[1:]
+    return {
+        name: [html.unescape(one) for one in re.findall(r'href="([^"]+)"', body)]
+        for name, body in zip(groups[::2], groups[1::2], strict=True)
+    }
+
+
+def test_what_is_called_so_is_found(client, shop):
+    """Tasks, queues, recurring jobs and servers, by any part of their names."""
+    assert ["/tasks/view?name=shop.reports.build"] == found(client, "build")["Tasks"]
+    everything = found(client, "report")
+
+    assert ["/queues/reports"] == everything["Queues"]
+    assert ["/recurring/view?id=reports-nightly"] == everything["Recurring jobs"]
+    assert ["/servers#server-id-1"] == everything["Servers"]
+    assert ["/servers#server-id-1"] == found(client, "host-9")["Servers"]
+
+
+def test_jobs_are_found_by_id_tag_argument_and_error(fire, client, shop):
+    """The beginning of an id, a whole tag, what is in an argument, what a failure says."""
+    waiting = [f"/jobs/{job.id}" for job in fire.jobs.find(state=State.ENQUEUED)]
+    failed = next(iter(fire.jobs.find(state=State.FAILED)))
+
+    assert [f"/jobs/{failed.id}"] == found(client, failed.id)["Jobs by id"]
+    assert ["/jobs?tag=city%3Aizmir"] == found(client, "city:izmir")["Jobs by tag"]
+    assert waiting == found(client, "izm")["Jobs called with it"]
+    assert waiting == found(client, "city:izmir")["Jobs called with it"]
+    assert [f"/failures/{failed.error.fingerprint}"] == found(client, "figures")["Failures"]
+
+
+def test_nothing_is_found_for_nothing(client, shop):
+    """An empty text, and one that is nowhere."""
+    assert {} == found(client, "")
+    assert {} == found(client, "nowhere")
+    assert "Nothing is called nowhere" in client.get("/search?q=nowhere").text
+
+
+def test_each_kind_is_bounded(fire, client):
+    """Five of each, the best first, and a way to all of them."""
+    for number in range(9):
+        fire.task(name=f"shop.a{number}.sum_up")(lambda: None)
+    fire.task(name="shop.up")(lambda: None)
+
+    tasks = found(client, "up")["Tasks"]
+
+    assert 6 == len(tasks)
+    assert "/tasks/view?name=shop.up" == tasks[0]
+    assert "/tasks?q=up" == tasks[-1]
+
+
+def test_what_is_masked_is_not_found(client, shop):
+    """Neither in arguments nor in errors: a search would tell what a secret is."""
+    assert {} == found(client, "hunter2")
+
+
+def test_who_may_not_see_arguments_searches_none(fire, shop):
+    """The rest is found."""
+    dashboard = Dashboard(fire, auth=lambda request: {Permission.READ})
+    with closing(dashboard), closing(Browser(dashboard)) as client:
+        assert "Jobs called with it" not in found(client, "izmir")
+        assert ["/queues/reports"] == found(client, "reports")["Queues"]
+        assert "izmir" not in client.get("/search?q=reports").text
+
+
+def test_the_page_shows_what_the_palette_shows(client, shop):
+    """Without a script the same is a page."""
+    page = html.unescape(client.get("/search?q=report").text)
+
+    for address in ("/queues/reports", "/recurring/view?id=reports-nightly", "/servers#server-id-1"):
+        assert f'href="{address}"' in page
+
+
+def test_hostile_texts_are_shown_literally(fire, client, hostile):
+    """What is searched for, and what is found."""
+
+    @fire.task(name="shop.send", retry=Retry.never())
+    def send(text: str) -> None:
+        raise ValueError(text)
+
+    send.enqueue(hostile)
+    Worker(fire).run()
+    send.enqueue(hostile)
+
+    for part in ("", "&part=options"):
+        page = client.get(f"/search?q=s{part}").text
+        assert_literal(page)
+
+
+@pytest.mark.parametrize("text", ["x" * 201, "a%00b"])
+def test_a_text_that_nobody_searches_for_is_refused(client, text):
+    """Too long, or with a NUL."""
+    assert 400 == client.get(f"/search?q={text}").status
+
+
+# ---- a list that found nothing offers the others ----------------------------------------------------------
+
+
+def offered(client, address):
+    """What is offered: by its name the address and the number, None where none is said."""
+    page = client.get(address).text.partition("looked for elsewhere")[2].partition("</ul>")[0]
+    links = re.findall(r'href="([^"]+)">([^<]+?)\s*(?:<span class="number">([^<]+)</span>)?</a>', page)
+    return {name: (html.unescape(to), number or None) for to, name, number in links}
+
+
+def test_a_list_that_finds_nothing_offers_the_same_text_elsewhere(client, shop):
+    """As an id, a task, a queue, a tag, in errors and arguments: with numbers where they are cheap."""
+    ways = offered(client, "/jobs?tag=reports")
+
+    assert ("/jobs?queue=reports", "3") == ways["as a queue"]
+    assert ("/jobs?arg=reports", None) == ways["in arguments"]
+    assert ("/jobs?error=reports", None) == ways["in errors"]
+    assert "in ids" not in ways  # none begins so: it is said, and leads nowhere
+    assert "as a tag" not in ways
+    assert ("/jobs?task=shop.reports.build", "3") == offered(client, "/jobs?tag=build")["as a task"]
+    assert ("/jobs?error=figures", "1") == offered(client, "/jobs?task=figures")["in errors"]
+    assert ("/jobs?tag=city%3Aizmir", "2") == offered(client, "/jobs?error=city:izmir")["as a tag"]
+
+
+def test_a_path_is_left_out_of_what_is_offered(client, shop):
+    """`args.city:reports` was asked for: it is reports that is looked for elsewhere."""
+    assert ("/jobs?queue=reports", "3") == offered(client, "/jobs?arg=city:reports")["as a queue"]
+
+
+def test_many_are_not_counted_for_an_offer(client, shop):
+    """More than twenty are 20+."""
+    shop.enqueue_many([("oslo",)] * 25)
+
+    assert ("/jobs?tag=city%3Aoslo", "20+") == offered(client, "/jobs?error=city:oslo")["as a tag"]
+
+
+def test_a_state_without_jobs_offers_nothing(client, shop):
+    """No text was looked for."""
+    assert {} == offered(client, "/jobs?state=deleted")
