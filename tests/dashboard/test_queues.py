@@ -91,8 +91,18 @@ def test_a_server_that_is_late_is_stale_and_then_lost(fire):
         state_at(0.1),
         state_at(0),
     ]
-    gone = attrs.evolve(server, sessions=(attrs.evolve(record, is_alive=False),))
+    gone = attrs.evolve(server, is_alive=False, sessions=(attrs.evolve(record, is_alive=False),))
     assert ServerState.LOST is server_state(gone, expires_at - timeout)
+
+
+def test_a_server_that_said_that_it_stops_has_ended(fire):
+    """Nobody need look for it."""
+    serve(fire, state="stopping")
+    (server,) = fire.servers.list()
+    (record,) = server.sessions
+    gone = attrs.evolve(server, is_alive=False, sessions=(attrs.evolve(record, is_alive=False),))
+
+    assert ServerState.ENDED is server_state(gone, datetime.now(UTC))
 
 
 # ---- the list --------------------------------------------------------------------------------------------

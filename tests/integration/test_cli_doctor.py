@@ -11,7 +11,7 @@ from firelock import Every, Firelock, lifecycle
 from firelock.checks import check_clock, check_schema
 from firelock.doctor import diagnose
 from firelock.memory import MemoryStorage
-from firelock.storage import Feature, Finding, SchemaState, StorageUnavailable
+from firelock.storage import Feature, Finding, Renewal, SchemaState, StorageUnavailable
 from tests.integration.cli_run import begin_session, claim, fail, run
 
 SECOND = 1_000_000
@@ -69,10 +69,20 @@ def test_a_silent_server_is_an_error(app):
 def test_an_ended_server_without_a_successor_is_a_warning(app):
     """Nobody alive has its name or its queues."""
     begin_session(app, server="vm:1", queues="mail")
+    app.storage.renew([Renewal("s1", state="stopping")])
     app.storage.end_session("s1", (), reason="server stopped")
     begin_session(app, "s2", server="vm:2", queues="default")
 
     assert found(app) == [(False, "Ended within a day, and none in its place: vm:1 (queues mail).")]
+
+
+def test_a_lost_server_without_a_successor_is_a_warning(app):
+    """It was killed: it never said that it stops."""
+    begin_session(app, server="vm:1", queues="mail")
+    app.storage.end_session("s1", None, reason="its session was lost")
+    begin_session(app, "s2", server="vm:2", queues="default")
+
+    assert found(app) == [(False, "Lost within a day, and none in its place: vm:1 (queues mail).")]
 
 
 def test_a_deploy_is_no_finding(app):

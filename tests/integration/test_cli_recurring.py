@@ -9,6 +9,7 @@ import attrs
 import pytest
 
 from firelock import Cron, Every, Firelock
+from firelock.storage import Renewal
 from tests.integration.cli_run import begin_session, run
 
 
@@ -219,14 +220,22 @@ def test_a_paused_queue_is_resumed(capsys, app):
 
 
 def test_servers_are_listed_with_what_they_say(capsys, app):
-    """A living server says what it does, one that ended stays for a day."""
+    """A living server says what it does; one that ended stays for a day, as one that was lost."""
     begin_session(app, "s1", server="vm:1", queues="critical:3,default:1")
     begin_session(app, "s2", server="vm:2")
+    app.storage.renew([Renewal("s2", state="stopping")])
     app.storage.end_session("s2", (), reason="server stopped")
+    begin_session(app, "s3", server="vm:3")
+    app.storage.end_session("s3", None, reason="its session was lost")
 
     ran = command(capsys, app, "servers", "list")
+    answers = json.loads(command(capsys, app, "servers", "list", "--json").out)["servers"]
 
-    _, first, second = ran.out.splitlines()
+    _, first, second, third = ran.out.splitlines()
+    assert third.split()[:5] == ["vm:3", "lost", "vm", "*", "0"]
+    assert [("vm:1", False), ("vm:2", False), ("vm:3", True)] == [
+        (one["name"], one["is_lost"]) for one in answers
+    ]
     assert first.split()[:6] == ["vm:1", "running", "vm", "critical:3,default:1", "4", "0"]
     assert second.split()[:5] == ["vm:2", "ended", "vm", "*", "0"]
 

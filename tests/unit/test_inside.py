@@ -120,7 +120,7 @@ def test_a_server_is_seen_by_others(fire):
 
     assert ("web-1", "critical,default", 3, True) == (alive.name, alive.queues, alive.workers, alive.is_alive)
     assert [firelock.__version__] == [one.session.version for one in alive.sessions]
-    assert not dead.is_alive
+    assert (False, False) == (dead.is_alive, dead.is_lost)
 
 
 def test_without_a_number_a_server_has_the_settings_workers(fire):

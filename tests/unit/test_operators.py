@@ -593,3 +593,33 @@ def test_an_unknown_order_is_refused(fire):
         fire.servers.tell("server-a", "restart")
 
     assert fire.storage.get_record("server_order", "server-a") is None
+
+
+def begin(fire, id, server):
+    fire.storage.begin_session(NewSession(id, server, server, "vm", 7, 0, 30.0, 5, "*"))
+
+
+def test_a_server_that_was_killed_is_lost(fire):
+    """Its session ran out and was taken back: nobody heard it say that it stops."""
+    begin(fire, "one", "killed")
+    fire.storage.clock_offset += 31_000_000
+    fire.storage.orphans(10)
+
+    (server,) = fire.servers.list()
+
+    assert (False, True) == (server.is_alive, server.is_lost)
+
+
+def test_a_server_that_stopped_is_not_lost(fire):
+    """It said so last, whatever became of a child of it before."""
+    begin(fire, "crashed", "server")
+    begin(fire, "last", "server")
+    fire.storage.end_session("crashed", (), reason="its process died")
+    while_alive = fire.servers.list()[0]
+    fire.storage.renew([Renewal("last", 0, "stopping")])
+    fire.storage.end_session("last", (), reason="server stopped")
+
+    (server,) = fire.servers.list()
+
+    assert (True, False) == (while_alive.is_alive, while_alive.is_lost)
+    assert (False, False) == (server.is_alive, server.is_lost)

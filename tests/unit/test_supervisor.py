@@ -154,6 +154,45 @@ def test_a_child_that_was_told_to_stop_blames_nobody(house):
     assert [] == house.supervisor._restarts
 
 
+@pytest.mark.parametrize("code", ["input()", "input(); input()"], ids=["in order", "killed"])
+def test_a_server_that_stops_says_so_last(house, code):
+    """So it is not taken for lost, though a child had to be killed."""
+    child = house.with_session(code)
+    house.supervisor._stop()
+    if code != "input()":
+        child.process.kill()
+    child.process.wait()
+
+    house.supervisor._exited(child)
+
+    (server,) = house.fire.servers.list()
+    assert (False, False) == (server.is_alive, server.is_lost)
+
+
+def test_a_session_ends_though_its_last_word_is_not_heard(house):
+    """What it held is worth more than how it is listed."""
+    child = house.with_session("input()")
+    house.supervisor._stop()
+    child.process.wait()
+    house.storage.fail("renew", StorageUnavailable("away"))
+
+    house.supervisor._exited(child)
+
+    (server,) = house.fire.servers.list()
+    assert (False, True) == (server.is_alive, server.is_lost)
+
+
+def test_a_child_that_dies_says_nothing(house):
+    """Its server lives on with the next one; were it the last, the server would be lost."""
+    child = house.with_session("pass")
+    child.process.wait()
+
+    house.supervisor._exited(child)
+
+    (server,) = house.fire.servers.list()
+    assert (False, True) == (server.is_alive, server.is_lost)
+
+
 def test_a_child_that_had_to_be_killed_fails_the_stop(house):
     """The server did not end in order either, and says so by its exit code."""
     child = house.with_session("input(); input()")

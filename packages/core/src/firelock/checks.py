@@ -162,11 +162,14 @@ def _check_servers(sight: Sight) -> Iterator[Finding]:
             what = f"Server {server.name} has been silent past its time ({age(last, sight.now)})."
             mend = "If it is gone, start another one; its jobs go back to their queues at the next sweep."
             yield Finding(True, what, mend)
-    ended = [server for server in sight.servers if not server.is_alive]
-    missing = _unreplaced(ended, alive)
-    if missing:
-        what = f"Ended within a day, and none in its place: {_names(missing)}."
+    missing = _unreplaced([server for server in sight.servers if not server.is_alive], alive)
+    if ended := [server for server in missing if not server.is_lost]:
+        what = f"Ended within a day, and none in its place: {_names(ended)}."
         yield Finding(False, what, "Nothing to do if that was meant; else start them again.")
+    if lost := [server for server in missing if server.is_lost]:
+        what = f"Lost within a day, and none in its place: {_names(lost)}."
+        mend = "It was killed or cut off; what it ran is back in its queues. Start it again if it is missed."
+        yield Finding(False, what, mend)
 
 
 def _check_queues(sight: Sight) -> Iterator[Finding]:

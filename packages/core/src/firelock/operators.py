@@ -125,6 +125,11 @@ class ServerView:
     busy: int
     sessions: tuple[SessionRecord, ...]
 
+    @property
+    def is_lost(self) -> bool:
+        """Tell whether it is gone and none of its sessions said last that it stops: killed, or cut off."""
+        return not self.is_alive and all(one.renewal.state != "stopping" for one in self.sessions)
+
 
 class Servers:
     """`fire.servers`: who runs jobs on this storage."""
@@ -133,7 +138,7 @@ class Servers:
         self._client = client
 
     def list(self) -> list[ServerView]:
-        """Return the servers, oldest first; dead ones stay for a day."""
+        """Return the servers, oldest first; those that stopped or were lost stay for a day."""
         by_server: dict[str, list[SessionRecord]] = {}
         for record in self._client.storage.list_sessions():
             by_server.setdefault(record.session.server_id, []).append(record)

@@ -154,7 +154,7 @@ def _unknown_task(seen: Snapshot) -> Iterator[Trouble]:
 def _server_lost(seen: Snapshot) -> Iterator[Trouble]:
     """Servers that missed renewals, and such as were lost in the midst of work and did not come back."""
     states = [(server, server_state(server, seen.now)) for server in seen.servers]
-    back = {server.name for server, state in states if state is not ServerState.LOST}
+    back = {server.name for server, state in states if not state.is_gone}
     silent = [
         server
         for server, state in states

@@ -25,7 +25,13 @@ class ServerState(StrEnum):
     STALE = "stale"  # it has missed a renewal
     QUIET = "quiet"  # it claims nothing, since it was told so
     STOPPING = "stopping"
-    LOST = "lost"  # its sessions have ended
+    LOST = "lost"  # its sessions have ended, or run out, without a word
+    ENDED = "ended"  # it stopped, and said so
+
+    @property
+    def is_gone(self) -> bool:
+        """Tell whether it runs no more."""
+        return self in {ServerState.LOST, ServerState.ENDED}
 
     @property
     def is_claiming(self) -> bool:
@@ -54,7 +60,7 @@ class Listeners:
         self.all = [
             Listener(server, state, queue_names(server.queues))
             for server, state in states
-            if state is not ServerState.LOST
+            if not state.is_gone
         ]
 
     def of(self, queue: str) -> list[Listener]:
@@ -81,11 +87,11 @@ def heard_at(record: SessionRecord, now: datetime) -> datetime:
 
 
 def server_state(server: ServerView, now: datetime) -> ServerState:
-    """Return how the server is by its living sessions; lost where none is left."""
+    """Return how the server is by its living sessions; where none is left, by what it said last."""
     expired = now.timestamp() * 1_000_000
     alive = [one for one in server.sessions if one.is_alive and one.expires_at > expired]
     if not alive:
-        return ServerState.LOST
+        return ServerState.LOST if server.is_alive or server.is_lost else ServerState.ENDED
     said = {one.renewal.state for one in alive}
     if "stopping" in said:
         return ServerState.STOPPING

@@ -85,6 +85,7 @@ def server_answer(server: ServerView, now: int) -> dict[str, object]:
         "workers": server.workers,
         "busy": server.busy,
         "is_alive": server.is_alive and any(session.expires_at > now for session in server.sessions),
+        "is_lost": server.is_lost,
         "started_at": isoformat(min(session.session.started_at for session in server.sessions)),
         "sessions": answer_of(server.sessions),
     }

@@ -26,13 +26,13 @@ _COLUMNS = (
     Column("CHILDREN", is_number=True),
     Column("STARTED", is_whole=True),
 )
-_STYLES = {"running": "green", "ended": "bright_black", "silent": "bold red"}
+_STYLES = {"running": "green", "ended": "bright_black", "silent": "bold red", "lost": "bold red"}
 
 
 def add(commands: Commands) -> None:
     """The group exists."""
     group = add_group(commands, "servers", "Look at servers.")
-    add_command(group, "list", "List the servers; those that ended stay for a day.", _list)
+    add_command(group, "list", "List the servers; those that ended or were lost stay for a day.", _list)
 
 
 def _list(options: argparse.Namespace, screen: Screen) -> int:
@@ -67,9 +67,12 @@ def _row(server: ServerView, now: int) -> list[Piece]:
 
 
 def _state(server: ServerView, now: int) -> str:
-    """Return what the server says of itself; silent where its sessions ran out and nobody ended them."""
+    """Return what the server says of itself; silent where its sessions ran out and nobody ended them.
+
+    Lost where they were taken back and it had not said that it stops, ended where it had.
+    """
     alive = [record for record in server.sessions if record.is_alive]
     if not alive:
-        return "ended"
+        return "lost" if server.is_lost else "ended"
     current = [record for record in alive if record.expires_at > now]
     return current[0].renewal.state if current else "silent"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -19,7 +20,7 @@ from firelock.server.child import Child, check_runnable
 from firelock.server.keeper import SessionKeeper, installed_version
 from firelock.server.loading import locate_app, locate_tasks
 from firelock.server.queue_choice import parse_queues
-from firelock.storage import NewSession
+from firelock.storage import NewSession, Renewal
 from firelock.threads import in_thread
 
 if TYPE_CHECKING:
@@ -161,6 +162,8 @@ class InsideServer:
 
     def _end_session(self) -> None:
         session = self._session
+        with contextlib.suppress(StorageError):  # how it is listed; its end matters more
+            self._app.storage.renew([Renewal(session, state="stopping")])
         try:
             self._app.storage.end_session(session, (), reason="server stopped")
         except StorageError as error:

@@ -30,7 +30,7 @@ from firelock.server.board import Board
 from firelock.server.isolated import describe_exit
 from firelock.server.keeper import SessionKeeper, installed_version
 from firelock.settings import Settings
-from firelock.storage import Feature, NewSession, Storage
+from firelock.storage import Feature, NewSession, Renewal, Storage
 
 __all__ = ["ServerOptions", "Supervisor"]
 
@@ -326,6 +326,9 @@ class Supervisor:
             if code == EXIT_OK and not running
             else f"its process died: {describe_exit(code)}"
         )
+        if self._stops_at is not None:
+            with contextlib.suppress(StorageError):  # how it is listed; its end matters more
+                storage.renew([Renewal(session, state="stopping")])
         try:
             taken = storage.end_session(session, running, reason=reason)
         except StorageUnavailable as error:

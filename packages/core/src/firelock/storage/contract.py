@@ -232,7 +232,10 @@ class Storage(ABC):
 
     @abstractmethod
     def list_sessions(self) -> list[SessionRecord]:
-        """Return the living sessions, and dead ones until they are pruned after a day; oldest first."""
+        """Return the living sessions, and dead ones until they are pruned after a day; oldest first.
+
+        A dead session keeps its last renewal: what it said tells one that stopped from one that was lost.
+        """
 
     # ---- upkeep ------------------------------------------------------------------------------------------
 

@@ -119,7 +119,7 @@ class Renewal:
 
     session: str
     busy: int = 0
-    state: str = "running"  # running, quiet, stopping, or overdue where the child does not report
+    state: str = "running"  # running, quiet, overdue (silent) or stopping, which is its last word
     rss_bytes: int = 0
     cpu_percent: float = 0.0
 

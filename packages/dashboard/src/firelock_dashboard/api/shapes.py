@@ -129,6 +129,7 @@ def server_json(server: Any, processing: Mapping[str, int]) -> dict[str, Any]:  
         "workers": server.workers,
         "busy": server.busy,
         "is_alive": server.is_alive,
+        "is_lost": server.is_lost,
         "started_at": _at(server.started_at),
         "sessions": [
             {

@@ -97,7 +97,7 @@ class _Page:
 
 
 def show_servers(visit: Visit) -> Response:
-    """Every server that lives, and those that were lost within a day."""
+    """Every server that lives, and those that ended or were lost within a day."""
     after = visit.query.maybe("after", limit=200)
     return visit.page(
         "servers.html", title=visit.text("nav.servers"), section="servers", after=after,
@@ -107,8 +107,8 @@ def show_servers(visit: Visit) -> Response:
 
 def _page(visit: Visit, after: str | None) -> _Page:
     judged = [(view, server_state(view, visit.now)) for view in visit.fire.servers.list()]
-    alive = [(view, state) for view, state in judged if state is not ServerState.LOST]
-    lost = [(view, state) for view, state in judged if state is ServerState.LOST][-_LOST:]
+    alive = [(view, state) for view, state in judged if not state.is_gone]
+    lost = [(view, state) for view, state in judged if state.is_gone][-_LOST:]
     places = {view.id: place for place, (view, _) in enumerate(alive)}
     start = 0 if after is None else places.get(after, -1) + 1
     shown = alive[start : start + _SERVERS]
@@ -180,7 +180,7 @@ def order_server(visit: Visit) -> Response:
     server = next((one for one in visit.fire.servers.list() if one.id == server_id), None)
     if server is None:
         raise NotHere(visit.text("servers.unknown", server=server_id))
-    if server_state(server, visit.now) is ServerState.LOST:
+    if server_state(server, visit.now).is_gone:
         raise BadRequest(visit.text("servers.is_lost", server=server.name))
     if order == "stop":
         question = visit.text("servers.stop_confirm", server=server.name)

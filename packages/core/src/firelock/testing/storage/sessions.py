@@ -307,6 +307,23 @@ class SessionDuty(StorageFixtures):
         ]
         assert before == (scene.record(job.id), scene.storage.list_sessions())
 
+    def test_a_dead_session_shows_what_it_said_last(self, scene: Scene) -> None:
+        """The last renewal stays with a session that has ended.
+
+        If this fails: a server that stopped in order cannot be told from one that was killed.
+        """
+        holder, killed = scene.begin("a"), scene.begin("b")
+        scene.storage.renew(
+            [Renewal(holder.session, 0, "stopping", 7, 0.5), Renewal(killed.session, 3, "running", 9, 1.5)]
+        )
+
+        for each in (holder, killed):
+            scene.storage.end_session(each.session, (), reason="stopped")
+
+        assert [
+            Renewal(holder.session, 0, "stopping", 7, 0.5), Renewal(killed.session, 3, "running", 9, 1.5)
+        ] == [record.renewal for record in scene.storage.list_sessions()]  # fmt: skip
+
     def test_sessions_are_listed_oldest_first(self, scene: Scene) -> None:
         """The list has living and dead sessions in order of `started_at`.
 
