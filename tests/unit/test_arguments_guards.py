@@ -12,9 +12,11 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import flask
 import pytest
 from sqlalchemy import create_engine, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, Query, Session, mapped_column
@@ -190,6 +192,8 @@ async def async_numbers() -> Any:
         (lambda: made_by("django.db.models.query", "QuerySet"), "passes a query (Sub)"),
         (lambda: made_by("django.http.request", "HttpRequest"), "passes a request (Sub)"),
         (lambda: made_by("starlette.requests", "HTTPConnection"), "passes a request (Sub)"),
+        (lambda: made_by("django.utils.functional", "LazyObject"), "such as request.user, (Sub) in argument"),
+        (lambda: made_by("django.utils.functional", "Promise"), "passes a lazy text of Django's (Sub)"),
         (lambda: made_by("requests.sessions", "Session"), "passes an HTTP session (Sub)"),
         (lambda: made_by("redis.client", "Redis"), "passes a connection (Sub)"),
         (lambda: made_by("numpy", "generic"), "passes a numpy scalar (Sub)"),
@@ -200,6 +204,23 @@ async def async_numbers() -> Any:
 def test_what_no_job_can_carry_is_refused_by_name(make: Callable[[], object], words: str) -> None:
     """Each with what to do instead."""
     assert words in refusal_of(send_mail, make())
+
+
+@pytest.mark.parametrize("is_bound", [False, True])
+@pytest.mark.parametrize("name", ["request", "session", "g", "current_app"])
+def test_a_proxy_of_flask_is_refused_by_name(name: str, is_bound: bool) -> None:
+    """It is no iterator, though it can do what one can; within a request and outside of one alike."""
+    app = flask.Flask("shop")
+    app.secret_key = "only for this test"
+
+    with app.test_request_context("/?id=7") if is_bound else nullcontext():
+        message = refusal_of(send_mail, getattr(flask, name))
+
+    assert (
+        "passes a framework's proxy, as Flask's request, session, g and current_app are, (LocalProxy) in "
+        "argument 'user' (position 1); it stands for another value in each request and for none in a job: "
+        "pass the few values of it that the task needs, such as request.args['id']" in message
+    )
 
 
 def test_open_things_are_refused_by_name() -> None:

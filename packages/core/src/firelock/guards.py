@@ -38,6 +38,10 @@ class Refusal:
 _SESSION: Final = "open it inside the task"
 _QUERY: Final = "pass the ids, or the values it filters by, and run the query inside the task"
 _REQUEST: Final = "pass the few values of it that the task needs"
+_PROXY: Final = (
+    "it stands for another value in each request and for none in a job: pass the few values of it that the "
+    "task needs, such as request.args['id'], or for g and session the value itself"
+)
 _THREAD: Final = "make it inside the task; fire.lock(...) is a lock that other processes see"
 _AWAIT: Final = "did you forget await? Pass the value it gives"
 _ARRAY: Final = "pass .tolist(), or store it elsewhere and pass a reference"
@@ -55,6 +59,8 @@ _BY_NAME: Final[dict[str, dict[str, tuple[str, str]]]] = {
     "django": {
         **dict.fromkeys(("QuerySet", "BaseManager"), ("a query", _QUERY)),
         "HttpRequest": ("a request", _REQUEST),
+        "LazyObject": ("a lazy object of Django's, such as request.user,", _ENTITY),
+        "Promise": ("a lazy text of Django's", "pass str(text)"),
         "BaseDatabaseWrapper": ("a database connection", _SESSION),
     },
     "peewee": {"BaseQuery": ("a query", _QUERY), "Database": ("a database connection", _SESSION)},
@@ -72,7 +78,10 @@ _BY_NAME: Final[dict[str, dict[str, tuple[str, str]]]] = {
     "httpx": {"BaseClient": ("an HTTP client", _SESSION)},
     "aiohttp": {"ClientSession": ("an HTTP session", _SESSION), "BaseRequest": ("a request", _REQUEST)},
     "starlette": {"HTTPConnection": ("a request", _REQUEST)},
-    "werkzeug": {"Request": ("a request", _REQUEST)},
+    "werkzeug": {
+        "Request": ("a request", _REQUEST),
+        "LocalProxy": ("a framework's proxy, as Flask's request, session, g and current_app are,", _PROXY),
+    },
     "socket": {"socket": ("a socket", _SESSION)},
     "_socket": {"socket": ("a socket", _SESSION)},
     "_thread": dict.fromkeys(("lock", "RLock", "LockType"), ("a lock", _THREAD)),
