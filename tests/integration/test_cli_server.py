@@ -111,7 +111,11 @@ def test_the_projects_app_and_settings_reach_the_server(folder, serve, capsys):
         ([], 2, "needs to know which app to run"),
         (["cli_shop:fire", "--queues", "a b"], 2, "Queue name 'a b' is refused"),
         (["cli_shop:fire", "--workers", "0"], 2, "no whole number from 1 to 10,000"),
-        (["cli_shop:nothing"], 2, "'nothing' in cli_shop is NoneType, no Firelock"),
+        (
+            ["cli_shop:nothing"],
+            2,
+            "Module cli_shop has no 'nothing'; its app is named 'fire': cli_shop:fire.",
+        ),
         (["no_such_shop:fire"], 2, "No module 'no_such_shop'"),
         (["cli_shop:fire", "--storage", "sqlite:////no/such/folder/jobs.db"], 3, "no folder /no/such/folder"),
     ],

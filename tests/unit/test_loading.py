@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import subprocess
 import sys
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from firelock import Firelock
 from firelock.errors import ConfigurationError, UnknownScheme
 from firelock.server.loading import load_app, load_module, locate_app
+from tests.unit.fakes import unmeasured
 
 APP = """
 from firelock import Firelock
@@ -134,14 +136,48 @@ def test_a_text_that_names_no_app_is_refused(spec):
         ),
         ("nowhere_of_test.jobs:fire", r"No module 'nowhere_of_test\.jobs' here"),
         ("nowhere/app.py:fire", r"No file 'nowhere/app\.py'"),
-        ("shop_of_test:nobody", "'nobody' in shop_of_test is NoneType, no Firelock"),
-        ("shop_of_test:send.nobody", r"'send\.nobody' in shop_of_test is NoneType, no Firelock"),
-        ("shop_of_test:send", "'send' in shop_of_test is Task, no Firelock"),
+        (
+            "shop_of_test:nobody",
+            r"^Module shop_of_test has no 'nobody'; its app is named 'fire': shop_of_test:fire\.$",
+        ),
+        (
+            "shop_of_test:send.nobody",
+            r"^'send' in module shop_of_test has no 'nobody'; its app is named 'fire': shop_of_test:fire\.$",
+        ),
+        (
+            "shop_of_test.py:nobody",
+            r"^File shop_of_test\.py has no 'nobody'; its app .*: shop_of_test\.py:fire\.$",
+        ),
+        (
+            "shop_of_test:send",
+            r"^'send' in module shop_of_test is Task, no Firelock; its app is .*: shop_of_test:fire\.$",
+        ),
+        (
+            "two_of_test:app",
+            r"^Module two_of_test has no 'app'; its apps are two_of_test:mail and two_of_test:shop\.$",
+        ),
+        (
+            "none_of_test:appp",
+            r"^Module none_of_test has no 'appp'; did you mean 'app' or 'apple'\? No Firelock stands in",
+        ),
+        (
+            "none_of_test:fire",
+            r"^Module none_of_test has no 'fire'\. No Firelock stands in it: write fire = Firelock\(…\) ",
+        ),
+        (
+            "none_of_test:app",
+            r"^'app' in module none_of_test is NoneType, no Firelock\. No Firelock stands in it",
+        ),
     ],
 )
 def test_what_is_not_there_is_said(write, spec, words):
-    """Module, file or attribute."""
+    """Module, file or attribute, with the apps that there are."""
     write("shop_of_test.py")
+    write(
+        "two_of_test.py",
+        'from firelock import Firelock\nshop = Firelock("memory://a")\nmail = Firelock("memory://b")\n',
+    )
+    write("none_of_test.py", "app = None\napple = 1\n")
 
     with pytest.raises(ConfigurationError, match=words):
         load_app(spec)
@@ -166,6 +202,30 @@ def test_a_module_that_cannot_be_imported_is_told_with_its_line(write, spec, tex
             load_app(spec)
 
     assert "broken_of_test" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from django.contrib.auth.models import User\n",  # settings are not configured
+        "import django.conf\ndjango.conf.settings.configure()\nfrom django.contrib.auth.models import User\n",
+    ],
+)
+def test_a_module_that_needs_django_set_up_is_told_with_how_it_is_done(write, text):
+    """Whether settings are missing or nobody has called django.setup()."""
+    write("broken_of_test.py", text)
+
+    said = subprocess.run(
+        [sys.executable, "-m", "firelock", "server", "broken_of_test:fire"],
+        env=unmeasured(), capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+    assert 2 == said.returncode
+    assert "Importing 'broken_of_test' failed at " in said.stderr
+    assert (
+        "Django is not set up here: set DJANGO_SETTINGS_MODULE, and call django.setup() before the first "
+        "import of models, such as at the top of 'broken_of_test'." in said.stderr
+    )
 
 
 def test_what_is_refused_in_a_module_is_told_with_the_line_that_did_it(write):

@@ -14,6 +14,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -38,6 +39,7 @@ __all__ = [
     "running_script",
 ]
 
+_OF_DJANGO = ("AppRegistryNotReady", "ImproperlyConfigured")  # what it raises before it is set up
 _PACKAGE = str(Path(__file__).parents[1])
 _REMEDY = (
     'call it below `if __name__ == "__main__":` in a script, or where the web server starts in an application'
@@ -112,17 +114,39 @@ def load_app(spec: str, *, storage: str | None = None) -> Firelock:
     if not colon or not place or not attribute:
         message = f"{spec!r} names no app; write module:name, such as shop.jobs:fire, or file.py:name."
         raise ConfigurationError(message)
-    app = load_module(place)
+    app: object = (module := load_module(place))
+    named = f"file {place}" if place.endswith(".py") else f"module {place}"
+    reached: list[str] = []
     for name in attribute.split("."):
-        app = getattr(app, name, None)  # type: ignore[assignment]
+        if not hasattr(app, name):
+            owner = f"{'.'.join(reached)!r} in {named}" if reached else named[0].upper() + named[1:]
+            near = get_close_matches(name, vars(module)) if app is module else []
+            raise ConfigurationError(f"{owner} has no {name!r}{_instead(module, place, near)}")
+        app = getattr(app, name)
+        reached.append(name)
     if not isinstance(app, Firelock):
-        message = f"{spec!r}: {attribute!r} in {place} is {type(app).__name__}, no Firelock."
-        raise ConfigurationError(message)
+        what = f"{attribute!r} in {named} is {type(app).__name__}, no Firelock"
+        raise ConfigurationError(what + _instead(module, place, []))
     if storage is not None:
         app.use_storage(storage)
     for name in app.imports:
         load_module(name)
     return app
+
+
+def _instead(module: ModuleType, place: str, near: Sequence[str]) -> str:
+    """Return the rest of a sentence: which apps stand in the module, or which names are near; what to do."""
+    from firelock.app import Firelock  # noqa: PLC0415 - as above
+
+    names = sorted(name for name, value in vars(module).items() if isinstance(value, Firelock))
+    if len(names) == 1:
+        return f"; its app is named {names[0]!r}: {place}:{names[0]}."
+    if names:
+        return f"; its apps are {' and '.join(f'{place}:{name}' for name in names)}."
+    guess = f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
+    return (
+        f"{guess} No Firelock stands in it: write fire = Firelock(…) there, or name the module that has one."
+    )
 
 
 def load_module(place: str) -> ModuleType:
@@ -152,9 +176,13 @@ def _failed(name: str, error: Exception) -> ConfigurationError:
     place = f" at {own[-1].filename}:{own[-1].lineno}" if own else ""
     if isinstance(error, SyntaxError):
         place = f" at {error.filename}:{error.lineno}"
-    return ConfigurationError(
-        f"Importing {name!r} failed{place}: {type(error).__name__}: {str(error).rstrip('.')}."
-    )
+    told = f"Importing {name!r} failed{place}: {type(error).__name__}: {str(error).rstrip('.')}."
+    if type(error).__name__ in _OF_DJANGO and type(error).__module__.startswith("django."):
+        told += (
+            " Django is not set up here: set DJANGO_SETTINGS_MODULE, and call django.setup() before the "
+            f"first import of models, such as at the top of {name!r}."
+        )
+    return ConfigurationError(told)
 
 
 def _load_file(path: Path) -> ModuleType:
