@@ -131,6 +131,27 @@ def test_a_server_that_cannot_start_says_why(serve, words, code, said):
     assert "Traceback" not in error
 
 
+# A program whose own files may have no byte: what was written to one, or mapped, would not be there.
+NO_FILES = """
+import os, resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere this limit is not the shared memory's")
+def test_a_server_without_memory_for_its_workers_says_so_at_its_start(folder):
+    """In a sentence with the numbers; no job is killed for it later."""
+    server = subprocess.run(
+        [sys.executable, "-c", NO_FILES, "-m", "firelock", "server", "cli_shop:fire", "--workers", "8"],
+        cwd=folder, capture_output=True, text=True, timeout=DEADLINE, check=False,
+    )  # fmt: skip
+
+    assert server.returncode == 2
+    assert "firelock: No shared memory for 108 workers, 4,352 bytes: File too large" in server.stderr
+    assert "Traceback" not in server.stderr
+
+
 def test_verbose_reaches_the_processes(folder, serve):
     """--verbose logs what is else left out, in the processes that run jobs as well."""
     (folder / "cli_loud.py").write_text(

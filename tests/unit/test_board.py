@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
 
+from firelock import ConfigurationError
 from firelock.ids import new_id
-from firelock.server.board import Board
+from firelock.server.board import Board, share_memory
 
 
 @pytest.fixture
@@ -76,42 +81,91 @@ def test_what_runs_is_read_by_worker(board):
     assert [ids[0], ids[2]] == board.running()
 
 
-def test_another_process_reads_the_same_board(board):
-    """Two views of one descriptor are one board: that is all that is left of a child that died."""
-    job_id = new_id()
-    supervisor = Board(os.dup(board.descriptor), board.workers)
+# ---- shared memory ---------------------------------------------------------------------------------------
 
-    board.start(2, job_id)
+
+@pytest.fixture(params=["as here", "without memfd_create"])
+def memory(request, monkeypatch):
+    """Shared memory without a size, by each of the ways that the systems have."""
+    if request.param == "without memfd_create":
+        monkeypatch.delattr(os, "memfd_create", raising=False)
+    memory = share_memory()
+    yield memory
+    os.close(memory)
+
+
+RUNS_AND_DIES = """
+import os, signal, sys
+from firelock.server.board import Board
+
+descriptor, job_id = int(sys.argv[1]), sys.argv[2]
+board = Board.allocate(descriptor, 3)
+board.start(2, job_id)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_board_outlives_the_program_that_wrote_it(memory):
+    """Another program inherits the descriptor and gives it its size; what it ran is read when it has died."""
+    job_id = new_id()
+
+    subprocess.run(
+        [sys.executable, "-c", RUNS_AND_DIES, str(memory), job_id], pass_fds=(memory,), check=False
+    )
+
+    board = Board.attach(memory, 3)
+    assert [job_id] == board.running()
+    board.close()
+
+
+def test_two_views_of_the_memory_are_one_board(memory):
+    """A right that the supervisor grants is the child's at once."""
+    child = Board.allocate(memory, 3)
+    supervisor = Board.attach(memory, 3)
+
     supervisor.grant(time.monotonic() + 3_600)
 
-    assert ([job_id], True) == (supervisor.running(), board.may_start())
+    assert child.may_start()
+    child.close()
     supervisor.close()
 
 
-def test_a_child_inherits_the_descriptor(board):
-    """The descriptor may be passed to a child process, and no file is left behind."""
-    assert os.get_inheritable(board.descriptor)
-    assert 0 == os.fstat(board.descriptor).st_nlink
+def test_a_board_is_in_no_file(memory, monkeypatch, tmp_path):
+    """It needs no folder for temporary files, and has no name by which others could find it."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+
+    Board.allocate(memory, 3).close()
+    Board.create(3).close()
+
+    assert 0 == os.fstat(memory).st_nlink or not hasattr(os, "memfd_create")
 
 
-def test_closing_closes_the_descriptor():
-    """A closed board leaves no descriptor open."""
-    board = Board.create(1)
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="there, memory is never only promised")
+def test_the_memory_of_a_board_is_there(memory):
+    """Not only promised: whoever writes to it first must not be killed since there is none."""
+    Board.allocate(memory, 10_000).close()
 
-    board.close()
+    assert os.fstat(memory).st_blocks * 512 >= 10_000 * 40
 
-    with pytest.raises(OSError, match="Bad file descriptor"):
-        os.fstat(board.descriptor)
+
+def test_memory_that_is_not_to_be_had_is_said():
+    """When the server starts, with what was asked for, and what helps."""
+    with (
+        Path(os.devnull).open("rb") as nothing,
+        pytest.raises(
+            ConfigurationError,
+            match=r"^No shared memory for 3 workers, 152 bytes: Invalid argument. Give .* more",
+        ),
+    ):
+        Board.allocate(nothing.fileno(), 3)
 
 
 def test_another_session_is_to_be_adopted_first(board):
     """What is granted to a new session is not for the jobs of the former one, which may still wait here."""
-    supervisor = Board(os.dup(board.descriptor), board.workers)
-    supervisor.begin_session()
-    supervisor.grant(time.monotonic() + 3_600)
+    board.begin_session()
+    board.grant(time.monotonic() + 3_600)
 
     before = board.may_start()
     board.adopt_session()
 
     assert (False, True) == (before, board.may_start())
-    supervisor.close()

@@ -12,7 +12,7 @@ import pytest
 
 from firelock import Firelock, Settings
 from firelock.job import State
-from firelock.server.board import Board
+from firelock.server.board import Board, share_memory
 from firelock.server.supervisor import EXIT_FAILED, EXIT_OK, EXIT_UNREACHABLE, EXIT_USAGE, ServerOptions
 from firelock.storage import NewSession
 from tests.unit.fakes import until
@@ -56,7 +56,7 @@ class Process:
     def __init__(self, folder, *, source=APP, is_first=False, **options):
         (folder / "pipe_app.py").write_text(source)
         (folder / "pipe_more.py").write_text(MORE)
-        self.board = Board.create(20)
+        self.memory, self._board = share_memory(), None
         orders, self.orders = os.pipe()
         self.reports, reports = os.pipe()
         options = {
@@ -65,8 +65,8 @@ class Process:
         }  # fmt: skip
         self.process = subprocess.Popen(
             [sys.executable, "-m", "firelock.server.child_process", str(os.getpid()), str(orders),
-             str(reports), str(self.board.descriptor), "20", json.dumps(options)],
-            pass_fds=(orders, reports, self.board.descriptor), cwd=folder, stderr=subprocess.PIPE,
+             str(reports), str(self.memory), json.dumps(options)],
+            pass_fds=(orders, reports, self.memory), cwd=folder, stderr=subprocess.PIPE,
         )  # fmt: skip
         os.close(orders)
         os.close(reports)
@@ -84,6 +84,13 @@ class Process:
     def tell_all(self, *orders):
         """Told one after another, at once."""
         os.write(self.orders, "".join(json.dumps(order) + "\n" for order in orders).encode())
+
+    @property
+    def board(self):
+        """What it has allocated: it is ready."""
+        if self._board is None:
+            self._board = Board.attach(self.memory, 1 + SETTINGS.async_workers)
+        return self._board
 
     def grant(self):
         """It may start jobs of its next session."""
@@ -113,7 +120,9 @@ class Process:
             raise
         self.process.stderr.close()
         os.close(self.reports)
-        self.board.close()
+        os.close(self.memory)
+        if self._board is not None:
+            self._board.close()
 
 
 @pytest.fixture

@@ -244,6 +244,24 @@ def test_a_path_that_is_too_long_moves_to_the_temporary_folder(tmp_path, short_f
         mailbox.close()
 
 
+def test_a_path_that_is_too_long_without_a_temporary_folder_is_polled(tmp_path, monkeypatch):
+    """Where nothing but the database's folder can be written; that is told, and nothing fails."""
+
+    def nowhere():
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setattr(tempfile, "gettempdir", nowhere)
+    mailbox = Mailbox(tmp_path / ("long" * 20) / "jobs.db")
+    mailbox._folder.parent.mkdir()  # noqa: SLF001 - as the database's folder
+
+    mailbox.open()
+    mailbox.send(b"work")
+
+    assert not mailbox.is_open
+    assert "work is found by polling" in mailbox.describe()
+    mailbox.close()
+
+
 def test_without_wake_ups_notify_is_not_offered(path):
     """wake=off is said by the features and the description; no folder appears."""
     storage = open_sqlite(f"sqlite:///{path}?wake=off")

@@ -19,12 +19,13 @@ from firelock import Firelock
 from firelock.errors import StorageError, StorageUnavailable
 from firelock.job import State
 from firelock.server import supervisor as module
-from firelock.server.board import Board
+from firelock.server.board import Board, share_memory
 from firelock.server.keeper import SessionKeeper
 from firelock.server.supervisor import ServerOptions, Supervisor, _Child
 from firelock.settings import Settings
 from tests.unit.fakes import FailingStorage, until
 
+PLACES = 5
 ECHO = "import sys\nfor line in sys.stdin: sys.stdout.write(line); sys.stdout.flush()"
 SETTINGS = Settings(heartbeat=600, session_timeout=3_600)
 
@@ -50,7 +51,9 @@ class House:
         output = subprocess.PIPE if code == ECHO else None
         process = subprocess.Popen([sys.executable, "-c", code], stdin=read, stdout=output)
         os.close(read)
-        child = _Child(0, process, Board.create(5), os.fdopen(write, "w"), time.monotonic())
+        memory = share_memory()
+        Board.allocate(memory, PLACES).close()
+        child = _Child(0, process, memory, os.fdopen(write, "w"), time.monotonic())
         self.supervisor._children[process.pid] = child
         self.children.append(child)
         return child
@@ -58,6 +61,7 @@ class House:
     def with_session(self, code):
         """A child with a session."""
         child = self.child(code)
+        child.board = Board.attach(child.memory, PLACES)
         self.supervisor._begin(self.keeper, child)
         return child
 
@@ -85,7 +89,9 @@ class House:
             with suppress(BrokenPipeError):  # what it did not live to read; the pipe is closed all the same
                 child.orders.close()
         for child in self.supervisor._children.values():
-            child.board.close()
+            if child.board is not None:
+                child.board.close()
+            os.close(child.memory)
         self.fire.close()
 
 
@@ -210,7 +216,7 @@ def test_a_child_that_starts_in_an_outage_waits_for_its_session(house):
     child = house.child("import sys; sys.stdin.read()")  # lives however many orders it gets
     house.storage.fail("begin_session", StorageUnavailable("away"), StorageUnavailable("away"))
 
-    house.supervisor._introduce(child, {"about": []})
+    house.supervisor._introduce(child, {"about": [], "places": PLACES})
     assert child.session is None
     house.events(2)
 
@@ -247,7 +253,7 @@ def test_a_child_that_never_gets_ready_is_killed(house):
     """It hangs while it imports the app, say; one that is ready and waits for its session is left alone."""
     hangs, waits = house.child("while True: pass"), house.child("while True: pass")
     hangs.started_at = waits.started_at = time.monotonic() - SETTINGS.child_silence - 1
-    waits.is_ready = True
+    waits.board = Board.attach(waits.memory, PLACES)
 
     house.supervisor._tick()
 
@@ -267,15 +273,15 @@ def test_a_child_that_cannot_be_started_is_tried_again(house, monkeypatch):
     assert open_files == len(list(Path("/dev/fd").iterdir()))
 
 
-def test_a_board_has_a_place_for_every_coroutine(house, monkeypatch):
-    """Also the board of a child that replaces another, however many coroutines the command line asked for."""
-    monkeypatch.setattr(house.supervisor, "_options", ServerOptions("no such app", async_workers=123))
+def test_a_server_that_can_start_no_child_says_so(monkeypatch):
+    """The first one is not waited for: something is wrong with this machine."""
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    said = []
 
-    house.supervisor._start_child(0, 0)
+    code = Supervisor(ServerOptions("shop:fire"), say=said.append).run()
 
-    (child,) = house.supervisor._children.values()
-    house.children.append(child)
-    assert child.board.workers >= 10_000 + 123
+    assert module.EXIT_FAILED == code
+    assert ["firelock: no process can be started: [Errno 2]"] == [line[:46] for line in said]
 
 
 # ---- the first child and its storage ---------------------------------------------------------------------
@@ -295,7 +301,7 @@ def ready(url):
     return {
         "ready": {
             "storage": url, "settings": SETTINGS.to_json(), "workers": 3, "queues": "mail:1",
-            "about": ["Firelock server here"],
+            "about": ["Firelock server here"], "places": PLACES,
         }
     }  # fmt: skip
 
@@ -310,7 +316,7 @@ def test_the_first_child_that_is_ready_opens_the_storage(fresh, tmp_path):
     assert ["Firelock server here"] == fresh.said
     assert (child.session, child.process.pid) == (record.session.id, record.session.pid)
     assert (3, "mail:1") == (record.session.workers, record.session.queues)
-    assert (True, None) == (child.is_ready, fresh.supervisor._stops_at)
+    assert (PLACES, None) == (child.board.workers, fresh.supervisor._stops_at)
 
 
 @pytest.mark.parametrize(
@@ -382,7 +388,7 @@ def test_a_server_that_stops_begins_no_session(house):
     child = house.child("input()")
     house.supervisor._stop()
 
-    house.supervisor._report(child, {"ready": {"about": []}})
+    house.supervisor._report(child, {"ready": {"about": [], "places": PLACES}})
 
     assert child.session is None
     assert [] == house.storage.list_sessions()
@@ -460,7 +466,7 @@ def test_a_quiet_server_resumes(house):
 def test_a_child_that_does_not_end_in_time_is_killed(house):
     """Grace and margin are over: the server must not wait for ever."""
     child = house.child("while True: pass")
-    child.is_ready = True
+    child.board = Board.attach(child.memory, PLACES)
     house.supervisor._stop()
     house.supervisor._tick()
     assert child.process.poll() is None

@@ -51,9 +51,9 @@ class Mailbox:
         """Datagrams reach this process, unless the folder cannot be used; `describe` says why."""
         if self._socket is not None or self._trouble is not None:
             return
+        bound = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         try:
             _claim_folder(self._folder)
-            bound = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
             bound.setblocking(False)
             address = str(self._folder / f"{os.getpid():x}.{os.urandom(5).hex()}")
             bound.bind(address)
@@ -61,6 +61,7 @@ class Mailbox:
             for end in self._nudge:
                 end.setblocking(False)
         except OSError as error:
+            bound.close()
             self._trouble = f"{error.strerror or error}"
             return
         self._socket, self._address = bound, address
@@ -152,7 +153,10 @@ def _folder(database: Path) -> Path:
     if len(os.fsencode(beside)) + _NAME_LENGTH <= _LONGEST_ADDRESS:
         return beside
     digest = hashlib.sha256(os.fsencode(database)).hexdigest()[:16]
-    return Path(tempfile.gettempdir()) / f"firelock-{os.getuid()}-{digest}"
+    try:
+        return Path(tempfile.gettempdir()) / f"firelock-{os.getuid()}-{digest}"
+    except FileNotFoundError:  # the only place that can be written is the database's
+        return beside  # `open` meets the length, says so and leaves work to be found by polling
 
 
 def _claim_folder(folder: Path) -> None:

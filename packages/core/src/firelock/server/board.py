@@ -4,6 +4,9 @@ The supervisor writes until when the child may start jobs, and for the how-manie
 writes when it last reported and which job each of its workers runs. It is read after the child has died, so
 nothing in it needs an orderly end.
 
+The memory belongs to no file: a full or read-only disk cannot take it away. A child is another program, so it
+gets the memory as a descriptor, and gives it its size once it knows how many workers it has.
+
 Layout, little-endian: right to run (monotonic ns) · last report (monotonic ns) · busy workers · number of the
 session · time on processors (ns) · memory (bytes), then 40 bytes a worker: the id of its job, or zeros.
 """
@@ -12,11 +15,13 @@ from __future__ import annotations
 
 import mmap
 import os
+import secrets
 import struct
-import tempfile
 import time
 
-__all__ = ["Board"]
+from firelock.errors import ConfigurationError
+
+__all__ = ["Board", "share_memory"]
 
 _HEAD = struct.Struct("<qqqqqq")
 _RIGHT, _REPORT, _BUSY, _SESSION, _CPU, _RSS = 0, 8, 16, 24, 32, 40
@@ -27,28 +32,81 @@ _NANO = 1_000_000_000
 _WORD = struct.Struct("<q")
 
 
+def share_memory() -> int:
+    """Return the descriptor of new memory without a size, which a child may be given; close it.
+
+    Raises:
+        ConfigurationError: the system has no shared memory for it.
+    """
+    try:
+        if hasattr(os, "memfd_create"):
+            return os.memfd_create("firelock-board", os.MFD_CLOEXEC)
+        return _open_shared_memory()
+    except (OSError, ImportError) as error:
+        message = f"The system gives no shared memory ({error}), without which a server has no child."
+        raise ConfigurationError(message) from error
+
+
+def _open_shared_memory() -> int:
+    """Return memory that POSIX gives by a name, which nobody else has had the time to learn."""
+    # What multiprocessing.shared_memory is made of, which gives no descriptor itself; Linux needs it not.
+    import _posixshmem  # type: ignore[import-not-found]  # noqa: PLC0415
+
+    name = f"/firelock-{secrets.token_hex(8)}"  # macOS takes 31 characters
+    descriptor: int = _posixshmem.shm_open(name, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+    _posixshmem.shm_unlink(name)
+    return descriptor
+
+
 class Board:
     """Shared memory of one child. Instants are of the monotonic clock, which a host's processes share."""
 
-    def __init__(self, descriptor: int, workers: int) -> None:
-        self.descriptor = descriptor
+    def __init__(self, memory: mmap.mmap, workers: int) -> None:
         self.workers = workers
-        self._memory = mmap.mmap(descriptor, _HEAD.size + workers * _WIDTH)
+        self._memory = memory
         self._adopted = 0  # the session that this process starts jobs for
 
     @classmethod
     def create(cls, workers: int) -> Board:
-        """Return a new board, all zeros; its descriptor may be inherited by a child."""
-        descriptor, path = tempfile.mkstemp(prefix="firelock-board-")
-        os.unlink(path)  # noqa: PTH108 - the descriptor is all that is needed of it
-        os.ftruncate(descriptor, _HEAD.size + workers * _WIDTH)
-        os.set_inheritable(descriptor, True)
-        return cls(descriptor, workers)
+        """Return a new board, all zeros, for a server that has its workers in its own process.
+
+        Raises:
+            ConfigurationError: there is no memory for it.
+        """
+        return cls.attach(-1, workers)
+
+    @classmethod
+    def allocate(cls, descriptor: int, workers: int) -> Board:
+        """Return a new board, all zeros, in shared memory that has no size yet: the child's side.
+
+        The memory is there from now on, not only promised: no later write can be the first to miss it.
+
+        Raises:
+            ConfigurationError: there is no memory for it.
+        """
+        try:
+            os.ftruncate(descriptor, _size(workers))
+            if hasattr(os, "posix_fallocate"):  # macOS has none, and no shared memory that is only promised
+                os.posix_fallocate(descriptor, 0, _size(workers))
+        except OSError as error:
+            raise _no_memory(workers, error) from error
+        return cls.attach(descriptor, workers)
+
+    @classmethod
+    def attach(cls, descriptor: int, workers: int) -> Board:
+        """Return the board that a child has allocated there; the descriptor may be closed.
+
+        Raises:
+            ConfigurationError: there is no memory for it.
+        """
+        try:
+            return cls(mmap.mmap(descriptor, _size(workers)), workers)
+        except OSError as error:
+            raise _no_memory(workers, error) from error
 
     def close(self) -> None:
-        """The memory is unmapped and the descriptor closed."""
+        """The memory is unmapped."""
         self._memory.close()
-        os.close(self.descriptor)
 
     # ---- the right to run --------------------------------------------------------------------------------
 
@@ -134,3 +192,14 @@ class Board:
         places = range(_HEAD.size, _HEAD.size + self.workers * _WIDTH, _WIDTH)
         ids = (self._memory[place : place + _ID].rstrip(b"\0") for place in places)
         return [job_id.decode() for job_id in ids if job_id]
+
+
+def _size(workers: int) -> int:
+    return _HEAD.size + workers * _WIDTH
+
+
+def _no_memory(workers: int, error: OSError) -> ConfigurationError:
+    return ConfigurationError(
+        f"No shared memory for {workers:,} workers, {_size(workers):,} bytes: {error.strerror or error}. "
+        "Give this machine or container more memory, or the server fewer workers."
+    )

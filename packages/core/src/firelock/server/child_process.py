@@ -33,10 +33,10 @@ _PROGRAM = "firelock"
 class ChildProcess:
     """Imports the app, asks for a session, runs jobs, and obeys its supervisor line by line."""
 
-    def __init__(self, orders: IO[str], reports: IO[str], board: Board, options: dict[str, Any]) -> None:
+    def __init__(self, orders: IO[str], reports: IO[str], memory: int, options: dict[str, Any]) -> None:
         self._orders = orders
         self._reports = reports
-        self._board = board
+        self._memory = memory  # the descriptor of what becomes the board
         self._options = options
         self._child: Child | None = None
         self._stopping: queue.SimpleQueue[float] = queue.SimpleQueue()
@@ -51,6 +51,8 @@ class ChildProcess:
         total = self._options["workers"] or app.settings.worker_count
         coroutines = self._options["async_workers"] or app.settings.async_workers
         workers = share(total, self._options["processes"], self._options["place"])
+        board = Board.allocate(self._memory, workers + coroutines)
+        os.close(self._memory)
         server = ServerInfo(
             self._options["server_id"], self._options["name"], str(queues), total, os.getpid()
         )
@@ -60,12 +62,12 @@ class ChildProcess:
             app.recurring.sync()
         app.plugins.worker_process_started(server)
         self._child = Child(
-            app, self._board, server, queues, workers, coroutines, self._options["app_spec"],
+            app, board, server, queues, workers, coroutines, self._options["app_spec"],
             self._report_lost, self._options["storage"], self._options["imports"],
         )  # fmt: skip
         self._say({"ready": {
             "storage": app.storage.connect_url, "settings": app.settings.to_json(), "workers": workers,
-            "queues": str(queues), "about": about,
+            "queues": str(queues), "about": about, "places": board.workers,
         }})  # fmt: skip
         threading.Thread(target=self._obey_all, name="firelock-orders", daemon=True).start()
         grace = self._stopping.get()
@@ -142,7 +144,7 @@ class ChildProcess:
 
 def main() -> int:
     """Return the exit code of a child's process."""
-    parent, orders, reports, descriptor, places, given = sys.argv[1:]
+    parent, orders, reports, memory, given = sys.argv[1:]
     options = json.loads(given)
     die_with_parent(int(parent))
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
@@ -150,8 +152,7 @@ def main() -> int:
     level = logging.DEBUG if options["is_verbose"] else logging.INFO
     keep_streams_open()
     log_to_stderr(level)
-    board = Board(int(descriptor), int(places))
-    process = ChildProcess(os.fdopen(int(orders)), os.fdopen(int(reports), "w"), board, options)
+    process = ChildProcess(os.fdopen(int(orders)), os.fdopen(int(reports), "w"), int(memory), options)
     try:
         return process.run()
     except ConfigurationError as error:

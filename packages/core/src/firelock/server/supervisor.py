@@ -23,10 +23,10 @@ from typing import Any
 import attrs
 
 from firelock.clock import StorageClock
-from firelock.errors import FirelockError, StorageError, StorageUnavailable
+from firelock.errors import ConfigurationError, FirelockError, StorageError, StorageUnavailable
 from firelock.ids import new_id
 from firelock.plugins import open_storage
-from firelock.server.board import Board
+from firelock.server.board import Board, share_memory
 from firelock.server.isolated import describe_exit
 from firelock.server.keeper import SessionKeeper, installed_version
 from firelock.settings import Settings
@@ -41,7 +41,6 @@ _TICK = 1.0
 _STOP_MARGIN = 20.0  # beyond the grace time: a child that has not ended by then is killed
 _SHORT_LIFE, _LONGEST_PAUSE = 5.0, 30.0
 _TRY_AGAIN = 1.0
-_MOST_THREADS, _MOST_COROUTINES = 10_000, 100_000  # places of a board; those never used cost nothing
 
 
 @attrs.frozen
@@ -63,12 +62,12 @@ class ServerOptions:
 class _Child:
     place: int
     process: subprocess.Popen[bytes]
-    board: Board
+    memory: int  # the descriptor of what the board is made in
     orders: Any  # the pipe's writing end
     started_at: float
     session: str | None = None
     quick_deaths: int = 0
-    is_ready: bool = False  # it has imported the app
+    board: Board | None = None  # once it has imported the app and knows how many workers it has
 
 
 class Supervisor:
@@ -101,8 +100,13 @@ class Supervisor:
             signal.signal(number, self._signalled)
         if hasattr(signal, "SIGUSR1"):
             signal.signal(signal.SIGUSR1, lambda *_: self._events.put(lambda: self._obey("quiet")))
-        for place in range(self._options.processes):
-            self._start_child(place, 0)
+        try:
+            for place in range(self._options.processes):
+                self._start_child(place, 0)
+        except (OSError, ConfigurationError) as error:
+            self._say(f"firelock: no process can be started: {error}")
+            self._exit_code = EXIT_FAILED
+            self._stop()
         while self._children or (self._restarts and self._stops_at is None):
             with contextlib.suppress(queue.Empty):
                 self._do(self._events.get(timeout=_TICK))
@@ -133,7 +137,7 @@ class Supervisor:
             if self._stops_at is None:
                 self._start_again(restart[1], restart[2])
         for child in list(self._children.values()):
-            silence = child.board.silence() if child.is_ready else now - child.started_at
+            silence = now - child.started_at if child.board is None else child.board.silence()
             if silence > self._settings.child_silence:
                 log.error(
                     "Child %d has reported nothing for %.0f s; it is killed.", child.process.pid, silence
@@ -154,7 +158,7 @@ class Supervisor:
     def _start_again(self, place: int, quick_deaths: int) -> None:
         try:
             self._start_child(place, quick_deaths)
-        except OSError as error:
+        except (OSError, ConfigurationError) as error:
             log.error("No process can be started, trying again in %.0f s: %s", _LONGEST_PAUSE, error)
             self._restarts.append((time.monotonic() + _LONGEST_PAUSE, place, quick_deaths))
 
@@ -162,24 +166,25 @@ class Supervisor:
         """Start a process; it says which storage and settings it has, and gets its session then.
 
         Raises:
-            OSError: the system gives no process, or none of the files that one needs.
+            OSError: the system gives no process, or none of the pipes that one needs.
+            ConfigurationError: the system gives no shared memory.
         """
         with contextlib.ExitStack() as undo:
-            board = Board.create(_MOST_THREADS + (self._options.async_workers or _MOST_COROUTINES))
-            undo.callback(board.close)
+            memory = share_memory()
+            undo.callback(os.close, memory)
             orders_read, orders_write = self._pipe(undo)
             reports_read, reports_write = self._pipe(undo)
             process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
                 [sys.executable, "-m", "firelock.server.child_process", str(os.getpid()), str(orders_read),
-                 str(reports_write), str(board.descriptor), str(board.workers), self._child_options(place)],
-                pass_fds=(orders_read, reports_write, board.descriptor),
+                 str(reports_write), str(memory), self._child_options(place)],
+                pass_fds=(orders_read, reports_write, memory),
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,  # a terminal's interrupt comes to us alone; we tell the children
             )  # fmt: skip
             undo.pop_all()
         os.close(orders_read)
         os.close(reports_write)
-        child = _Child(place, process, board, os.fdopen(orders_write, "w"), time.monotonic())
+        child = _Child(place, process, memory, os.fdopen(orders_write, "w"), time.monotonic())
         child.quick_deaths = quick_deaths
         self._children[process.pid] = child
         threading.Thread(target=self._listen, args=(child, reports_read), daemon=True).start()
@@ -221,9 +226,9 @@ class Supervisor:
 
     def _introduce(self, child: _Child, ready: dict[str, Any]) -> None:
         """A child has imported the app: open its storage, if it is the first, and begin its session."""
-        child.is_ready = True
         is_first = self._keeper is None
         try:
+            child.board = Board.attach(child.memory, ready["places"])
             keeper = self._keeper or self._open(ready)
             for line in ready["about"]:  # the first child tells it, whichever is ready first
                 self._say(line)
@@ -259,7 +264,7 @@ class Supervisor:
         return self._keeper
 
     def _begin(self, keeper: SessionKeeper, child: _Child) -> None:
-        if self._storage is None or self._stops_at is not None:
+        if self._storage is None or child.board is None or self._stops_at is not None:
             return  # it has been told to stop
         session = NewSession(
             new_id(), self._id, self._name, socket.gethostname(), child.process.pid,
@@ -300,11 +305,13 @@ class Supervisor:
         del self._children[child.process.pid]
         with contextlib.suppress(OSError):  # an order that it did not live to read is still in the buffer
             child.orders.close()
-        running = child.board.running()
+        running = [] if child.board is None else child.board.running()
         if child.session is not None:
             # A job may end its process with exit code 0 as well; only who was told to stop ends in order.
             self._end_session(child, () if is_stopping and code == EXIT_OK else running)
-        child.board.close()
+        if child.board is not None:
+            child.board.close()
+        os.close(child.memory)
         if is_stopping:
             if code != EXIT_OK and self._exit_code == EXIT_OK:
                 self._exit_code = EXIT_FAILED  # it did not end in order, so the server did not either
