@@ -285,7 +285,7 @@ def test_a_policy_that_ends_in_nonsense_fails_the_job(office, caplog):
 
     assert [State.FAILED, State.SUCCEEDED] == office.ends(2)
     assert "no end could be made of it" in office.desk.ended[0].transition.reason
-    assert "AttributeError" in caplog.text
+    assert "TypeError" in caplog.text
 
 
 # ---- coroutines ------------------------------------------------------------------------------------------
