@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from datetime import UTC, datetime, timedelta
 from urllib.parse import quote, urlencode
@@ -216,6 +217,23 @@ def test_a_schedule_that_cannot_be_read_is_told(fire, client, report, nightly):
     assert "The stored schedule cannot be read" in client.get("/recurring").text
     assert "The stored schedule cannot be read" in client.get(view("broken")).text
     assert 200 == client.get(view("broken", "edit")).status
+
+
+@pytest.mark.parametrize("value", [{"limit": "eu"}, {"tags": {"eu": 1}}, {"schedule": {"sun": "rise"}}])
+def test_a_definition_of_a_newer_version_is_shown_as_such(client, fire, nightly, value):
+    """Beside the others; what it says is not known here, and a change of it is refused in words."""
+    record = {**attrs.asdict(nightly.record), **value}
+    newer = attrs.evolve(nightly.record, id="newer", version=0, newer=json.dumps(record))
+    fire.storage.put_recurring(newer, keep_progress=False)
+
+    pages = [client.get(path).text for path in ("/recurring", view("newer"))]
+    refused = client.post("/recurring/pause", {"id": "newer"})
+
+    assert ["nightly" in pages[0], *("newer version of Firelock wrote" in text for text in pages)] == [
+        True
+    ] * 3
+    assert 200 == client.get("/").status == client.get(view("newer", "edit")).status
+    assert (400, True) == (refused.status, "newer version of Firelock wrote" in refused.text)
 
 
 def test_definitions_are_paged_by_id(client, report):

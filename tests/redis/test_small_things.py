@@ -19,7 +19,7 @@ from firelock.storage import (
     StorageError,
 )
 from firelock_redis.database import Database
-from firelock_redis.insert import insert_jobs
+from firelock_redis.insert import fire_recurring, insert_jobs
 from firelock_redis.locks import acquire_lock, release_lock, renew_lock
 from firelock_redis.logs import append_logs, get_progress, read_log
 from firelock_redis.metrics import prune_metrics, record_metrics, timeline
@@ -162,17 +162,28 @@ def test_large_definitions_are_read_half_a_megabyte_at_a_time(database):
     assert names[:5] == [one.id for one in due_recurring(database, 5)]
 
 
-def test_an_unreadable_definition_keeps_no_other_from_firing(database, server):
-    """What cannot be read is passed over by lists, and told to whoever asks for it."""
-    for name in ("bad", "worse", "good"):
+def test_an_unreadable_definition_is_shown_and_keeps_no_other_from_firing(database, server):
+    """It is due and listed beside the others, as one that cannot be read; what is stored stays."""
+    for name in ("bad", "good", "worse"):
         put_recurring(database, definition(name), keep_progress=False)
-    server.client().hset("firelock:{0}:rec:bad", "definition", "{")
-    server.client().hset("firelock:{0}:rec:worse", "definition", '{"tags": [], "odd": 1}')
+    client = server.client()
+    client.hset("firelock:{0}:rec:bad", "definition", "{")
+    client.hset("firelock:{0}:rec:worse", "definition", '{"tags": [], "odd": 1}')
+    client.hset("firelock:{0}:rec:worse", "progress", '{"dropped": 2, "even": 3}')
 
-    assert ["good"] == [one.id for one in due_recurring(database, 10)]
-    assert ["good"] == [one.id for one in list_recurring(database, after="", limit=10)]
-    with pytest.raises(StorageError, match="'worse' cannot be read"):
-        get_recurring(database, "worse")
+    due = due_recurring(database, 10)
+    for one in due:
+        fire_recurring(database, attrs.evolve(one, next_at=9, dropped=7), 1, [])
+
+    assert ["bad", "good", "worse"] == [one.id for one in due]
+    assert due == sorted(due, key=lambda one: one.id)
+    assert [True, False, True] == [
+        one.newer is not None for one in list_recurring(database, after="", limit=9)
+    ]
+    worse = get_recurring(database, "worse")
+    assert (9, 7) == (worse.next_at, worse.dropped)
+    assert {"odd": 1, "even": 3} == {name: json.loads(worse.newer)[name] for name in ("odd", "even")}
+    assert "{" == client.hget("firelock:{0}:rec:bad", "definition")
 
 
 def test_an_earlier_instant_wakes_those_who_sleep(database, server):
@@ -388,9 +399,8 @@ def test_a_definition_is_plain_json(database, server):
     stored = server.client().hgetall("firelock:{0}:rec:nightly")
 
     assert ["é"] == json.loads(stored["definition"])["tags"]
-    assert {"last_at": None, "last_job_id": None, "dropped": 0, "error": None} == json.loads(
-        stored["progress"]
-    )
+    expected = {"owed_at": None, "last_at": None, "last_job_id": None, "dropped": 0, "error": None}
+    assert expected == json.loads(stored["progress"])
 
 
 # ---- names ------------------------------------------------------------------------------------------------

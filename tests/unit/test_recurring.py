@@ -10,10 +10,13 @@ import attrs
 import pytest
 
 from firelock import Cron, Every, Firelock, Retry
+from firelock.checks import check_all, look
 from firelock.clock import SECOND, StorageClock, from_micros, micros
+from firelock.cron import schedule_to_json
 from firelock.errors import (
     ArgumentError,
     ConfigurationError,
+    JobConflict,
     JobNotFound,
     ScheduleError,
     StorageError,
@@ -539,6 +542,180 @@ def test_missed_instants_are_made_up_for_as_the_schedule_says(fire, reporting, a
     assert (30 - len(minutes), micros(START.replace(minute=30, second=0))) == (record.dropped, record.last_at)
 
 
+# ---- firings that are refused ----------------------------------------------------------------------------
+
+
+def rewrite(fire, recurring_id="id", **fields):
+    """The stored definition has these fields, whatever they are: as a newer version may have written it."""
+    record = fire.storage.get_record("recurring", recurring_id)
+    fire.storage.put_record("recurring", recurring_id, json.dumps({**json.loads(record.value), **fields}))
+
+
+@pytest.mark.parametrize("misfire", ["once", "all"])
+def test_a_refused_firing_leaves_the_instant_as_it_is(fire, reporting, advance, misfire):
+    """What could not be fired for 22:30 runs for 22:30, whenever it can be; misfires count from there."""
+    reporting.recur("id", Cron("30 * * * *", misfire=misfire))
+    rewrite(fire, schedule="null")
+    advance(minutes=30)
+    fire_due(fire.client)
+    refused = fire.recurring.get("id")
+    rewrite(fire, schedule=schedule_to_json(Cron("30 * * * *", misfire=misfire)))
+    too_soon = fire_due(fire.client)
+    advance(minutes=4, seconds=4)
+
+    fired = fire_due(fire.client)
+
+    assert (0, 1, [30]) == (too_soon, fired, due_at(made(fire)))
+    assert refused.error
+    assert START.replace(minute=30, second=0) == refused.next_at
+    definition = fire.recurring.get("id")
+    assert (None, START.replace(hour=1, minute=30, second=0)) == (definition.error, definition.next_at)
+
+
+def test_a_firing_that_broke_off_makes_one_job(fire, reporting, storage, advance):
+    """On a storage without one step the job may be there already: the next try makes no second one."""
+    reporting.recur("id", "* * * * *")
+    advance(minutes=1)
+    storage.fail("put_record", StorageError("no room"))
+    fire_due(fire.client)
+    broken_off = due_at(made(fire))
+    advance(seconds=61)
+
+    fire_due(fire.client)
+
+    instants = [from_micros(job.record().nominal_at) for job in made(fire)]
+    assert ([1], [START.replace(minute=minute, second=0) for minute in (1, 2)]) == (broken_off, instants)
+
+
+def test_an_edit_or_a_resume_owes_nothing_older(fire, reporting, advance):
+    """The instant that was refused is over where the definition gets another next one."""
+    reporting.recur("id", "* * * * *")
+    rewrite(fire, schedule="null")
+    advance(minutes=1)
+    fire_due(fire.client)
+    fire.recurring.pause("id")
+    rewrite(fire, schedule=schedule_to_json(Cron("* * * * *")))
+    advance(minutes=10)
+
+    resumed = fire.recurring.resume("id")
+
+    assert START.replace(minute=12, second=0) == resumed.next_at
+    assert 0 == fire_due(fire.client)
+
+
+def test_one_that_the_storage_does_not_take_hinders_no_other(fire, reporting, storage, advance):
+    """A firing that meets an outage is told to who asked, when the others have had their turn."""
+    for number in range(3):
+        reporting.recur(f"id-{number}", "* * * * *")
+    advance(minutes=1)
+    storage.fail("fire_recurring", StorageUnavailable("moved under us"))
+
+    with pytest.raises(StorageUnavailable, match="moved under us"):
+        fire_due(fire.client)
+
+    assert [0, 1, 1] == [len(made(fire, f"id-{number}")) for number in range(3)]
+
+
+# ---- definitions that a newer version wrote --------------------------------------------------------------
+
+
+NEWER = [
+    {"limit": "eu"},  # a field of its own
+    {"tags": {"eu": 1}},  # another kind of value
+    {"schedule": {"sun": "rise"}},
+]
+
+
+@pytest.mark.parametrize("written", NEWER, ids=["field", "value", "schedule"])
+def test_what_a_newer_version_wrote_is_not_fired_and_hinders_nobody(fire, reporting, advance, written):
+    """It keeps its value, whatever is due behind it is fired, and it takes no turn of others."""
+    for name in ("a", "b"):
+        reporting.recur(name, "* * * * *")
+    rewrite(fire, "a", **written)
+    before = json.loads(fire.storage.get_record("recurring", "a").value)
+    advance(minutes=1)
+
+    fired = [fire_due(fire.client, limit=1) for _ in range(3)]
+
+    assert ([0, 1, 0], [], 1) == (fired, made(fire, "a"), len(made(fire, "b")))
+    after = json.loads(fire.storage.get_record("recurring", "a").value)
+    moved = {"next_at", "owed_at"}
+    assert {**before, **dict.fromkeys(moved)} == {**after, **dict.fromkeys(moved)}
+    assert fire.storage.promote(1).next_due_at > micros(START + MINUTE)
+
+
+@pytest.mark.parametrize("written", NEWER, ids=["field", "value", "schedule"])
+def test_what_a_newer_version_wrote_is_fired_for_its_own_instant(fire, reporting, advance, written):
+    """An older server beside it costs it seconds, and no instant."""
+    reporting.recur("id", "* * * * *")
+    stored = fire.storage.get_record("recurring", "id").value
+    rewrite(fire, **written)
+    advance(minutes=1)
+    fire_due(fire.client)
+    rewrite(fire, **{name: json.loads(stored).get(name) for name in written if name != "limit"})
+    record = json.loads(fire.storage.get_record("recurring", "id").value)
+    record.pop("limit", None)
+    fire.storage.put_record("recurring", "id", json.dumps(record))  # the server is upgraded
+    advance(seconds=20)
+
+    assert (1, [1]) == (fire_due(fire.client), due_at(made(fire)))
+
+
+@pytest.mark.parametrize("written", NEWER, ids=["field", "value", "schedule"])
+def test_what_a_newer_version_wrote_is_shown_as_such(fire, reporting, written):
+    """Lists hold it, and say who wrote it and what is not known here."""
+    reporting.recur("id", "* * * * *")
+    reporting.recur("other", "* * * * *")
+    rewrite(fire, **written)
+
+    shown, other = fire.recurring.list()
+
+    assert ("id", "report", "reports", None) == (shown.id, shown.task, shown.queue, other.error)
+    (name,) = written
+    assert f"A newer version of Firelock wrote this definition: {name} is unknown here" in shown.error
+    assert shown == fire.recurring.get("id") == next(iter(fire.recurring))
+    (finding,) = [one for one in check_all(look(fire, knows_tasks=True)) if "id" in one.what.split()]
+    assert "newer version" in finding.what
+
+
+def test_nobody_changes_what_a_newer_version_wrote(fire, reporting):
+    """An edit would lose what is not known here; code leaves it, people are told, and may remove it."""
+    reporting.recur("id", "* * * * *")
+    rewrite(fire, limit="eu")
+    before = fire.storage.get_record("recurring", "id")
+
+    again = reporting.recur("id", "0 * * * *")
+    for change in (
+        fire.recurring.pause,
+        fire.recurring.resume,
+        fire.recurring.reset,
+        fire.recurring.trigger,
+        lambda one: fire.recurring.edit(one, queue="other"),
+    ):
+        with pytest.raises(JobConflict, match="newer version of Firelock wrote"):
+            change("id")
+
+    assert before == fire.storage.get_record("recurring", "id")
+    assert "limit" in again.error
+    fire.recurring.remove("id")
+    assert [] == fire.recurring.list()
+
+
+def test_a_definition_that_is_no_object_is_shown_and_can_be_removed(fire, reporting, advance):
+    """It is not due, since nobody knows when; and it stops neither firing nor promoting nor lists."""
+    reporting.recur("other", "* * * * *")
+    fire.storage.put_record("recurring", "id", "[1]")
+    advance(minutes=1)
+
+    fired, promotion = fire_due(fire.client), fire.storage.promote(1)
+
+    assert (1, 0) == (fired, promotion.promoted)
+    broken, _ = fire.recurring.list()
+    assert "cannot be read" in broken.error
+    assert "[1]" == fire.storage.get_record("recurring", "id").value
+    fire.recurring.remove("id")
+
+
 # ---- overlaps --------------------------------------------------------------------------------------------
 
 
@@ -686,17 +863,18 @@ def test_a_definition_whose_job_is_refused_hinders_no_other(fire, reporting, sto
 
 
 def test_an_outage_ends_the_look(fire, reporting, storage, advance):
-    """Nothing is lost: the next look fires what is due."""
-    for name in ("a", "b"):
+    """A second refusal in a row is no definition's own. Nothing is lost: the next look fires what is due."""
+    for name in ("a", "b", "c"):
         reporting.recur(name, "* * * * *")
     advance(minutes=1)
-    storage.fail("fire_recurring", StorageUnavailable("down"))
+    storage.fail("fire_recurring", StorageUnavailable("down"), StorageUnavailable("down"))
 
     with pytest.raises(StorageUnavailable):
         fire_due(fire.client)
 
-    assert 2 == fire_due(fire.client)
-    assert [None, None] == [definition.error for definition in fire.recurring.list()]
+    assert 2 == len(storage.called["fire_recurring"])
+    assert 3 == fire_due(fire.client)
+    assert [None] * 3 == [definition.error for definition in fire.recurring.list()]
 
 
 # ---- operating -------------------------------------------------------------------------------------------

@@ -5,9 +5,10 @@ from __future__ import annotations
 import sqlite3
 from contextlib import closing
 
+import attrs
 import pytest
 
-from firelock.storage import JobFilter, On, RecurringRecord, State, StorageError
+from firelock.storage import JobFilter, On, RecurringRecord, State
 from firelock.testing import Handles, Scene
 from firelock.testing.ends import requeues, succeeds
 from firelock_sql.sqlite.opening import open_sqlite
@@ -105,8 +106,8 @@ def test_a_task_that_is_no_text_ends_no_list(scene, path):
     assert [job_ids[1]] == [found.id for found in scene.storage.find(JobFilter(), limit=10).jobs]
 
 
-def test_a_recurring_definition_nobody_can_read_keeps_no_other_from_firing(scene, path):
-    """The others are due and listed; that one can be removed, and says so when it is asked for."""
+def test_a_recurring_definition_nobody_can_read_is_shown_and_keeps_no_other_from_firing(scene, path):
+    """It is due and listed beside the others, as one that cannot be read; what is stored stays."""
     for name in ("bad", "good"):
         record = RecurringRecord(name, "tasks.run", "[]", "json", "{}", "default", next_at=1)
         scene.storage.put_recurring(record, keep_progress=False)
@@ -114,9 +115,10 @@ def test_a_recurring_definition_nobody_can_read_keeps_no_other_from_firing(scene
         connection.execute("UPDATE firelock_recurring SET definition = '{' WHERE id = 'bad'")
 
     due = scene.storage.due_recurring(10)
+    scene.storage.fire_recurring(attrs.evolve(due[0], next_at=9), 1, [])
 
-    assert ["good"] == [record.id for record in due]
-    assert ["good"] == [record.id for record in scene.storage.list_recurring()]
-    with pytest.raises(StorageError, match="cannot be read"):
-        scene.storage.get_recurring("bad")
+    assert [("bad", "{", 1), ("good", None, 1)] == [(one.id, one.newer, one.next_at) for one in due]
+    bad = scene.storage.get_recurring("bad")
+    assert ("{", 9, 1) == (bad.newer, bad.next_at, bad.version)
+    assert ["bad", "good"] == [record.id for record in scene.storage.list_recurring()]
     assert scene.storage.remove_recurring("bad")

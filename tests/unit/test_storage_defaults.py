@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from collections import deque
 from contextlib import nullcontext
 
+import attrs
 import pytest
 
 from firelock import lifecycle
+from firelock.clock import SECOND
 from firelock.errors import StorageUnavailable
 from firelock.job import ErrorInfo, LogLine, NewJob, Progress, State
 from firelock.lifecycle import Holder
 from firelock.memory import MemoryStorage
-from firelock.storage import NewSession, Storage, defaults
+from firelock.storage import NewSession, RecurringRecord, Storage, defaults, next_recurring_at
 
 HOLDER = Holder("session-a", "host:a")
 
@@ -191,3 +194,77 @@ def test_a_storage_has_no_steps_until_it_says_so():
 
     assert "x" == storage.get_record("list", "a").value
     storage.close()
+
+
+# ---- what a claim costs ----------------------------------------------------------------------------------
+
+
+class Counted(MemoryStorage):
+    """A storage that counts the records which are read."""
+
+    def __init__(self):
+        super().__init__()
+        self.read = 0
+
+    def get_record(self, kind, key):
+        self.read += 1
+        return super().get_record(kind, key)
+
+    def list_records(self, kind, *, after="", limit=100):
+        records = super().list_records(kind, after=after, limit=limit)
+        self.read += len(records)
+        return records
+
+    def reads(self, call):
+        """Return what the call reads."""
+        before = self.read
+        call()
+        return self.read - before
+
+
+def test_the_next_due_instant_is_one_record():
+    """However many definitions there are, who asks reads one; and all again where the first has changed."""
+    storage = Counted()
+    at = storage.clock() + 3_600 * SECOND
+    for number in range(600):
+        record = RecurringRecord(f"{number:03}", "t", "[]", "json", "{}", "default", next_at=at + number)
+        storage.put_recurring(record, keep_progress=False)
+    first = storage.get_recurring("000")
+
+    told = [next_recurring_at(storage) for _ in range(2)]
+    reads = [storage.reads(lambda: next_recurring_at(storage)) for _ in range(3)]
+    storage.fire_recurring(attrs.evolve(first, next_at=at + 10_000), at, [])
+    after_a_firing = [storage.reads(lambda: next_recurring_at(storage)) for _ in range(2)]
+
+    assert ([at, at], [1, 1, 1], [601, 1]) == (told, reads, after_a_firing)
+    assert at + 1 == next_recurring_at(storage)
+
+
+def test_the_next_due_instant_follows_every_change():
+    """Added earlier, paused, resumed, moved, fired, removed: it is what a look at all of them says."""
+    storage, chance = MemoryStorage(), random.Random(7)
+    at = storage.clock() + 3_600 * SECOND
+    wrong = []
+    for turn in range(300):
+        name = chance.choice("abcd")
+        stored = storage.get_recurring(name)
+        wanted = {
+            "next_at": chance.choice([None, at + chance.randrange(9)]),
+            "is_paused": chance.random() < 0.3,
+        }
+        if stored is None:
+            stored = RecurringRecord(name, "t", "[]", "json", "{}", "default")
+            storage.put_recurring(attrs.evolve(stored, **wanted), keep_progress=False)
+        elif chance.random() < 0.2:
+            storage.remove_recurring(name)
+        elif stored.next_at is not None and chance.random() < 0.5:
+            moved = attrs.evolve(stored, next_at=wanted["next_at"])
+            storage.fire_recurring(moved, stored.next_at, [])
+        else:
+            storage.put_recurring(attrs.evolve(stored, **wanted), keep_progress=chance.random() < 0.3)
+        if chance.random() < 0.7:
+            every = [one.next_at for one in storage.list_recurring() if one.next_at and not one.is_paused]
+            told = next_recurring_at(storage)
+            wrong += [(turn, told)] if told != min(every, default=None) else []
+
+    assert wrong == []

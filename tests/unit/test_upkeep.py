@@ -225,6 +225,30 @@ def test_a_recurring_job_that_fails_does_not_hinder_due_ones(scene):
     until(lambda: scene.fire.recurring.get("id").error)
 
 
+def test_due_jobs_are_enqueued_where_nothing_can_be_fired(scene):
+    """An error of the look for recurring jobs is theirs alone."""
+    job = scene.task.schedule(timedelta(hours=1))
+    scene.storage.clock_offset = 3_600 * SECOND
+    scene.storage.fail_always("due_recurring", StorageError("a definition of tomorrow"))
+
+    scene.upkeep.start()
+
+    until(lambda: job.refresh().state is State.ENQUEUED)
+    until(lambda: scene.dispatched.came)
+
+
+def test_recurring_jobs_are_fired_and_announced_where_nothing_can_be_promoted(scene):
+    """And the other way round."""
+    scene.task.recur("hourly", "0 * * * *")
+    scene.storage.clock_offset = 3_600 * SECOND
+    scene.storage.fail_always("promote", StorageError("a job of tomorrow"))
+
+    scene.upkeep.start()
+
+    until(lambda: scene.fire.jobs.find(recurring="hourly").jobs)
+    until(lambda: scene.dispatched.came)
+
+
 # ---- the sweep -------------------------------------------------------------------------------------------
 
 

@@ -22,7 +22,7 @@ from firelock.storage import (
     waiting_reason,
 )
 from firelock_redis.database import Database
-from firelock_redis.recurring import progress_of
+from firelock_redis.recurring import progress_of, stored_progress
 from firelock_redis.rows import LETTERS, lowest_place, payload_of, quoted
 
 __all__ = ["RULES", "fire_recurring", "insert_jobs", "stored_arguments"]
@@ -126,7 +126,8 @@ def fire_recurring(
             raise StorageError(message)
     reply = database.run_replicated(
         "fire", 0, database.clock_offset, RULES, recurring.id, recurring.version, expected_next_at,
-        "" if recurring.next_at is None else recurring.next_at, progress_of(recurring),
+        "" if recurring.next_at is None else recurring.next_at,
+        progress_of(recurring, stored_progress(database, recurring)),
         len(jobs), *stored_arguments(jobs),
     )  # fmt: skip
     raise_missing(reply)

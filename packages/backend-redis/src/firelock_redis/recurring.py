@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
 import attrs
 
-from firelock.storage import RecurringRecord, StorageError
+from firelock.storage import RecurringRecord, read_recurring, recurring_json
 from firelock_redis.database import Database
 
 __all__ = [
@@ -21,22 +20,36 @@ __all__ = [
     "progress_of",
     "put_recurring",
     "remove_recurring",
+    "stored_progress",
 ]
 
-_PROGRESS = ("last_at", "last_job_id", "dropped", "error")
+_PROGRESS = ("owed_at", "last_at", "last_job_id", "dropped", "error")
 _BESIDE = {"id", "version", "is_paused", "next_at", *_PROGRESS}
-_DEFINITION = tuple(field.name for field in attrs.fields(RecurringRecord) if field.name not in _BESIDE)
 _PAGE = 100
 
 
 def definition_of(recurring: RecurringRecord) -> str:
-    """Return what a firing leaves alone, as JSON."""
-    return _dumped({name: getattr(recurring, name) for name in _DEFINITION})
+    """Return what a firing leaves alone, as JSON; what a newer version wrote as it is."""
+    text = recurring_json(recurring)
+    try:
+        fields = json.loads(text)
+    except ValueError:
+        return text
+    if not isinstance(fields, dict):
+        return text
+    return _dumped({name: value for name, value in fields.items() if name not in _BESIDE})
 
 
-def progress_of(recurring: RecurringRecord) -> str:
-    """Return what a firing replaces beside the next instant, as JSON."""
-    return _dumped({name: getattr(recurring, name) for name in _PROGRESS})
+def progress_of(recurring: RecurringRecord, stored: str = "{}") -> str:
+    """Return what a firing replaces beside the next instant, as JSON, within what is stored of it."""
+    return _dumped({**_object(stored), **{name: getattr(recurring, name) for name in _PROGRESS}})
+
+
+def stored_progress(database: Database, recurring: RecurringRecord) -> str:
+    """Return what is stored beside the fields that are known here: only a newer version wrote such."""
+    if recurring.newer is None:
+        return "{}"
+    return database.run("get_recurring", 0, recurring.id)[4] or "{}"
 
 
 def next_at_of(recurring: RecurringRecord) -> str:
@@ -48,30 +61,28 @@ def _dumped(fields: dict[str, object]) -> str:
     return json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
 
 
-def _read(id: str, stored: Sequence[Any]) -> RecurringRecord:
-    version, definition, paused, next_at, progress = stored
+def _object(text: str) -> dict[str, object]:
     try:
-        fields = {**json.loads(definition), **json.loads(progress)}
-        fields["tags"] = tuple(fields["tags"])
-        return RecurringRecord(
-            id=id,
-            version=int(version),
-            is_paused=paused == "1",
-            next_at=int(next_at) if next_at else None,
-            **fields,
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        message = f"The recurring definition {id!r} cannot be read. Remove it and add it again."
-        raise StorageError(message) from error
+        value = json.loads(text)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _read(id: str, stored: Sequence[Any]) -> RecurringRecord:
+    """Return the definition, which nothing keeps from being read: see `read_recurring`."""
+    version, definition, paused, next_at, progress = stored
+    beside = {
+        **_object(progress or ""),
+        "version": int(version),
+        "is_paused": paused == "1",
+        "next_at": int(next_at) if next_at else None,
+    }
+    return read_recurring(id, definition or "", beside)
 
 
 def _read_all(reply: Sequence[Any]) -> list[RecurringRecord]:
-    """Return what can be read of them, so that one definition keeps no other from being fired."""
-    found = []
-    for id, stored in zip(reply[::2], reply[1::2], strict=True):
-        with suppress(StorageError):
-            found.append(_read(id, stored))
-    return found
+    return [_read(id, stored) for id, stored in zip(reply[::2], reply[1::2], strict=True)]
 
 
 def put_recurring(
@@ -86,9 +97,8 @@ def put_recurring(
     if stored is None:
         return None
     next_at, progress = stored
-    return attrs.evolve(
-        recurring, version=version, next_at=int(next_at) if next_at else None, **json.loads(progress)
-    )
+    known: dict[str, Any] = {name: one for name, one in _object(progress).items() if name in _PROGRESS}
+    return attrs.evolve(recurring, version=version, next_at=int(next_at) if next_at else None, **known)
 
 
 def get_recurring(database: Database, recurring_id: str) -> RecurringRecord | None:

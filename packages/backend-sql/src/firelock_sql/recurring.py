@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
 import attrs
 from sqlalchemy import bindparam, delete, select, update
 
-from firelock.storage import NewJob, RecurringRecord, StorageError
+from firelock.storage import NewJob, RecurringRecord, read_recurring, recurring_json, with_progress_of
 from firelock_sql.claiming import next_due_at
 from firelock_sql.database import ANY_QUEUE, Database, Transaction
 from firelock_sql.insert import insert_jobs
@@ -26,11 +24,17 @@ __all__ = [
     "remove_recurring",
 ]
 
-_PROGRESS = ("next_at", "last_at", "last_job_id", "dropped", "error")
+_COLUMNS = (
+    recurring.c.id,
+    recurring.c.version,
+    recurring.c.next_at,
+    recurring.c.is_paused,
+    recurring.c.definition,
+)
 _is_this = recurring.c.id == bindparam("of_id")
 
-_GET = Statement(select(recurring.c.definition).where(_is_this))
-_LOCK = Statement(select(recurring.c.definition).where(_is_this).with_for_update())
+_GET = Statement(select(*_COLUMNS).where(_is_this))
+_LOCK = Statement(select(*_COLUMNS).where(_is_this).with_for_update())
 _PUT = insert_into(recurring, "id", "version", "next_at", "is_paused", "definition")
 _REPLACE = Statement(
     update(recurring)
@@ -44,40 +48,29 @@ _REPLACE = Statement(
 )
 _REMOVE = Statement(delete(recurring).where(_is_this))
 _LIST = Statement(
-    select(recurring.c.definition)
+    select(*_COLUMNS)
     .where(recurring.c.id > bindparam("after"))
     .order_by(recurring.c.id)
     .limit(bindparam("most"))
 )
 _DUE = Statement(
-    select(recurring.c.definition)
+    select(*_COLUMNS)
     .where(is_firing, recurring.c.next_at <= bindparam("now"))
     .order_by(recurring.c.next_at, recurring.c.id)
     .limit(bindparam("most"))
 )
 
 
-def _read(definition: str) -> RecurringRecord:
-    try:
-        fields = json.loads(definition)
-        return RecurringRecord(**{**fields, "tags": tuple(fields["tags"])})
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        message = f"A recurring definition cannot be read: {definition[:64]!r}. Remove it and add it again."
-        raise StorageError(message) from error
-
-
-def _read_all(rows: Sequence[tuple[Any, ...]]) -> list[RecurringRecord]:
-    """Return what can be read of the rows, so that one definition keeps no other from being fired."""
-    found = []
-    for row in rows:
-        with suppress(StorageError):
-            found.append(_read(str(row[0])))
-    return found
+def _read(row: Sequence[Any]) -> RecurringRecord:
+    """Return the definition of a row, which nothing keeps from being read: see `read_recurring`."""
+    id, version, next_at, paused, definition = row
+    beside = {"version": version, "next_at": next_at, "is_paused": bool(paused)}
+    return read_recurring(str(id), str(definition), beside)
 
 
 def _store(tx: Transaction, record: RecurringRecord, *, is_new: bool) -> None:
     first = next_due_at(tx)
-    definition = json.dumps(attrs.asdict(record), ensure_ascii=False)
+    definition = recurring_json(record)
     if is_new:
         row = {"id": record.id, "version": record.version, "next_at": record.next_at}
         tx.run(_PUT, {**row, "is_paused": int(record.is_paused), "definition": definition})
@@ -95,30 +88,26 @@ def put_recurring(tx: Transaction, record: RecurringRecord, *, keep_progress: bo
         return None
     wanted = attrs.evolve(record, version=record.version + 1)
     if keep_progress and stored is not None:
-        wanted = _with_progress_of(wanted, stored)
+        wanted = with_progress_of(wanted, stored)
     _store(tx, wanted, is_new=stored is None)
     return wanted
-
-
-def _with_progress_of(definition: RecurringRecord, other: RecurringRecord) -> RecurringRecord:
-    return attrs.evolve(definition, **{name: getattr(other, name) for name in _PROGRESS})
 
 
 def get_recurring(tx: Transaction, recurring_id: str) -> RecurringRecord | None:
     """See `Storage.get_recurring`."""
     found = tx.one(_GET, {"of_id": recurring_id})
-    return None if found is None else _read(str(found[0]))
+    return None if found is None else _read(found)
 
 
 def _locked(tx: Transaction, recurring_id: str) -> RecurringRecord | None:
     """Return the definition, which nobody else changes until the end of the transaction."""
     found = tx.one(_LOCK, {"of_id": recurring_id})
-    return None if found is None else _read(str(found[0]))
+    return None if found is None else _read(found)
 
 
 def list_recurring(tx: Transaction, *, after: str, limit: int) -> list[RecurringRecord]:
     """See `Storage.list_recurring`."""
-    return _read_all(tx.all(_LIST, {"after": after, "most": limit}))
+    return [_read(row) for row in tx.all(_LIST, {"after": after, "most": limit})]
 
 
 def remove_recurring(tx: Transaction, recurring_id: str) -> bool:
@@ -128,7 +117,7 @@ def remove_recurring(tx: Transaction, recurring_id: str) -> bool:
 
 def due_recurring(tx: Transaction, limit: int) -> list[RecurringRecord]:
     """See `Storage.due_recurring`."""
-    return _read_all(tx.all(_DUE, {"now": tx.now, "most": limit}))
+    return [_read(row) for row in tx.all(_DUE, {"now": tx.now, "most": limit})]
 
 
 def fire_recurring(
@@ -145,5 +134,5 @@ def fire_recurring(
     if (stored.version, stored.next_at) != (record.version, expected_next_at):
         return False
     insert_jobs(tx, database, new)
-    _store(tx, _with_progress_of(stored, record), is_new=False)
+    _store(tx, with_progress_of(stored, record), is_new=False)
     return True

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from firelock import lifecycle
-from firelock.definitions import RecurringJob
+from firelock.definitions import RecurringJob, is_newer
 from firelock.job import JobRecord, On, State
 from firelock.operators import QueueView, ServerView
 from firelock.storage import Feature, Finding, JobFilter, SchemaState
@@ -209,7 +209,8 @@ def _check_recurring(sight: Sight) -> Iterator[Finding]:
     for one in sight.recurring:
         if one.error is not None:
             what = f"Recurring job {one.id} cannot be fired: {shorten(one.error, 300)}"
-            yield Finding(True, what, f"Mend its definition, or firelock recurring remove {one.id}")
+            mend = "Upgrade what is of the older version" if is_newer(one.record) else "Mend its definition"
+            yield Finding(True, what, f"{mend}, or firelock recurring remove {one.id}")
         elif one.record.is_gone:
             what = f"Recurring job {one.id} is no longer declared in code and goes on running."
             yield Finding(False, what, f"firelock recurring remove {one.id}")

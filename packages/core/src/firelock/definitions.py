@@ -15,6 +15,7 @@ from firelock.cron import Cron, Every, schedule_from_json
 from firelock.errors import ConfigurationError
 from firelock.options import shown
 from firelock.storage import RecurringRecord
+from firelock.storage.defaults import unknown_fields
 
 __all__ = [
     "Origin",
@@ -24,6 +25,8 @@ __all__ = [
     "check_recurring_id",
     "digest_of",
     "is_declared_once",
+    "is_newer",
+    "newer_words",
 ]
 
 _ID_LIMIT = 200
@@ -118,8 +121,9 @@ class RecurringJob:
 
     @property
     def next_at(self) -> datetime | None:
-        """The next instant it runs for; None for never."""
-        return None if self.record.next_at is None else from_micros(self.record.next_at)
+        """The next instant it runs for, one that could not be fired yet among them; None for never."""
+        owed_at, next_at = self.record.owed_at, self.record.next_at
+        return None if next_at is None else from_micros(next_at if owed_at is None else owed_at)
 
     @property
     def last_at(self) -> datetime | None:
@@ -128,8 +132,25 @@ class RecurringJob:
 
     @property
     def error(self) -> str | None:
-        """Why the last firing failed."""
-        return self.record.error
+        """Why the last firing failed, or why this process fires it never: a newer version wrote it."""
+        return newer_words(self.record) if is_newer(self.record) else self.record.error
+
+
+def is_newer(definition: RecurringRecord) -> bool:
+    """Tell whether a newer version wrote something of it that this one does not know."""
+    return definition.newer is not None
+
+
+def newer_words(definition: RecurringRecord) -> str:
+    """Return what is unknown of a definition that a newer version wrote, and what to do."""
+    unknown = unknown_fields(definition)
+    if unknown is None:
+        return f"The definition cannot be read: {shown(definition.newer)}. Remove it and add it again."
+    names = ", ".join(unknown or ["schedule"])
+    return (
+        f"A newer version of Firelock wrote this definition: {names} is unknown here. It is neither fired "
+        "nor changed by this process; upgrade it."
+    )
 
 
 def check_recurring_id(recurring_id: str) -> str:

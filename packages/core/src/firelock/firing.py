@@ -9,6 +9,7 @@ import attrs
 
 from firelock.clock import SECOND, from_micros, micros
 from firelock.cron import Overlap, due_instants, schedule_from_json
+from firelock.definitions import is_newer, newer_words
 from firelock.errors import StorageError, StorageUnavailable
 from firelock.ids import derived_id
 from firelock.job import Edge, JobRecord, NewJob, On, State
@@ -23,22 +24,43 @@ __all__ = ["fire_due", "job_of"]
 log = logging.getLogger(__name__)
 
 _RETRY_AFTER = 60 * SECOND  # a definition that cannot be fired is tried again then
+_PASS_BY = 15 * SECOND  # one that a newer version wrote leaves the others their turn so long
 
 
 def fire_due(client: Client, *, limit: int = 100) -> int:
     """What is due by now has its jobs, however many servers look; return how many definitions fired.
 
-    A definition that cannot be fired shows why and is tried again a minute later; the others go on.
+    A definition that cannot be fired shows why and is tried again a minute later, for the same instant; the
+    others go on. One that a newer version wrote is left to a server that knows it.
+
+    Raises:
+        StorageUnavailable: the storage did not answer, for the second time in a row or for one definition;
+            what else was due has been fired in the latter case.
     """
-    fired = 0
+    fired, outage = 0, None
     for record in client.storage.due_recurring(limit):
         try:
-            fired += _fire(client, record)
-        except StorageUnavailable:
-            raise
-        except Exception as error:  # noqa: BLE001 - whatever one definition holds, the others go on
-            _postpone(client, record, error)
+            fired += _fire_or_postpone(client, record)
+        except StorageUnavailable as error:
+            if outage is not None:
+                raise
+            outage = error
+    if outage is not None:
+        raise outage
     return fired
+
+
+def _fire_or_postpone(client: Client, record: RecurringRecord) -> bool:
+    if is_newer(record):
+        _pass_by(client, record)
+        return False
+    try:
+        return _fire(client, record)
+    except StorageUnavailable:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever one definition holds, the others go on
+        _postpone(client, record, error)
+        return False
 
 
 def _fire(client: Client, record: RecurringRecord) -> bool:
@@ -56,7 +78,7 @@ def _fire(client: Client, record: RecurringRecord) -> bool:
 def _postpone(client: Client, record: RecurringRecord, error: Exception) -> None:
     """The definition shows why it was not fired and is due again in a minute."""
     log.warning("Recurring job %r cannot be fired: %s", record.id, error)
-    later = attrs.evolve(record, error=describe_error(error), next_at=client.clock.now() + _RETRY_AFTER)
+    later = attrs.evolve(_later(client, record, _RETRY_AFTER), error=describe_error(error))
     try:
         client.storage.fire_recurring(later, record.next_at or 0, [])
     except StorageUnavailable:
@@ -65,9 +87,21 @@ def _postpone(client: Client, record: RecurringRecord, error: Exception) -> None
         log.exception("Recurring job %r cannot even show its error.", record.id)
 
 
+def _pass_by(client: Client, record: RecurringRecord) -> None:
+    """The definition, whose value stays as it is, is looked at again in a while, for the same instant."""
+    if record.owed_at is None:
+        log.warning("Recurring job %r is not fired here: %s", record.id, newer_words(record))
+    client.storage.fire_recurring(_later(client, record, _PASS_BY), record.next_at or 0, [])
+
+
+def _later(client: Client, record: RecurringRecord, after: int) -> RecurringRecord:
+    return attrs.evolve(record, next_at=client.clock.now() + after, owed_at=record.owed_at or record.next_at)
+
+
 def _firing(client: Client, record: RecurringRecord, now: int) -> tuple[RecurringRecord, list[NewJob]]:
     schedule = schedule_from_json(record.schedule)
-    firing = due_instants(schedule, due=from_micros(record.next_at or now), now=from_micros(now))
+    due_at = record.owed_at or record.next_at or now
+    firing = due_instants(schedule, due=from_micros(due_at), now=from_micros(now))
     instants = [micros(instant) for instant in firing.instants]
     running = _unended(client, record) if schedule.overlap is not Overlap.ALLOW else None
     kept = instants if schedule.overlap is Overlap.ALLOW else instants[-1:]
@@ -77,6 +111,7 @@ def _firing(client: Client, record: RecurringRecord, now: int) -> tuple[Recurrin
     progress = attrs.evolve(
         record,
         next_at=None if firing.next_at is None else micros(firing.next_at),
+        owed_at=None,
         last_at=instants[-1] if instants else record.last_at,
         last_job_id=jobs[-1].id if jobs else record.last_job_id,
         dropped=record.dropped + firing.dropped + len(instants) - len(kept),

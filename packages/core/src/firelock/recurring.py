@@ -19,6 +19,8 @@ from firelock.definitions import (
     check_recurring_id,
     digest_of,
     is_declared_once,
+    is_newer,
+    newer_words,
 )
 from firelock.errors import ConfigurationError, JobConflict, JobNotFound, UnknownTask
 from firelock.firing import job_of
@@ -86,7 +88,11 @@ class Recurring:
             for recurring_id, one in self._declared.items()
         ]
         for record in self._all():
-            is_ours = is_declared_once(record) and self._client.registry.get(record.task) is not None
+            is_ours = (
+                not is_newer(record)
+                and is_declared_once(record)
+                and self._client.registry.get(record.task) is not None
+            )
             is_gone = is_ours and record.id not in self._declared
             if is_gone and not record.is_gone:
                 self._client.storage.put_recurring(attrs.evolve(record, is_gone=True), keep_progress=True)
@@ -105,6 +111,9 @@ class Recurring:
         definition = self._as_written(call, recurring_id, schedule, origin)
         while True:
             stored = self._client.storage.get_recurring(recurring_id)
+            if stored and is_newer(stored):
+                log.warning("Recurring job %r is left as it is. %s", recurring_id, newer_words(stored))
+                return RecurringJob(stored)
             if stored and stored.code_digest == definition.code_digest:
                 if not stored.is_gone:
                     return RecurringJob(stored)  # an operator's edit survives until the code changes
@@ -157,7 +166,7 @@ class Recurring:
         """
         edit = Edit(schedule, arguments, queue, priority, tags)
         while True:
-            record = self._record(recurring_id)
+            record = self._known(recurring_id)
             if expected_version not in (None, record.version):
                 message = (
                     f"Recurring job {recurring_id!r} has version {record.version} by now, not "
@@ -217,7 +226,7 @@ class Recurring:
             JobConflict: it never came from code.
         """
         while True:
-            record = self._record(recurring_id)
+            record = self._known(recurring_id)
             job, declared = RecurringJob(record), self._declared.get(recurring_id)
             if declared is not None:
                 definition = self._as_written(declared.call, recurring_id, declared.schedule, "code")
@@ -363,9 +372,22 @@ class Recurring:
             raise JobNotFound(message)
         return record
 
-    def trigger(self, recurring_id: str) -> Job[Any]:
-        """A job of the definition is enqueued now; its schedule is not touched."""
+    def _known(self, recurring_id: str) -> RecurringRecord:
+        """Return the definition for who runs or changes it; JobConflict where a newer version wrote it."""
         record = self._record(recurring_id)
+        if is_newer(record):
+            message = f"Recurring job {recurring_id!r} is left as it is. {newer_words(record)}"
+            raise JobConflict(message)
+        return record
+
+    def trigger(self, recurring_id: str) -> Job[Any]:
+        """A job of the definition is enqueued now; its schedule is not touched.
+
+        Raises:
+            JobNotFound: there is none of this id.
+            JobConflict: a newer version wrote it; so too `pause`, `resume`, `edit` and `reset`.
+        """
+        record = self._known(recurring_id)
         self._client.check_makes_jobs()
         now = self._client.clock.now()
         # Derived like those of its instants: with partitions they lie together, and one may wait for another.
@@ -385,9 +407,10 @@ class Recurring:
 
         def resumed(record: RecurringRecord) -> RecurringRecord:
             first = schedule_from_json(record.schedule).next_after(from_micros(self._client.clock.now()))
-            return attrs.evolve(record, is_paused=False, next_at=None if first is None else micros(first))
+            next_at = None if first is None else micros(first)
+            return attrs.evolve(record, is_paused=False, next_at=next_at, owed_at=None)
 
-        if not self._record(recurring_id).is_paused:
+        if not self._known(recurring_id).is_paused:
             return self.get(recurring_id)
         return self._change(recurring_id, resumed, keep=False)
 
@@ -395,7 +418,7 @@ class Recurring:
         self, recurring_id: str, change: Callable[[RecurringRecord], RecurringRecord], *, keep: bool
     ) -> RecurringJob:
         while True:
-            changed = attrs.evolve(change(self._record(recurring_id)), updated_at=self._client.clock.now())
+            changed = attrs.evolve(change(self._known(recurring_id)), updated_at=self._client.clock.now())
             if written := self._client.storage.put_recurring(changed, keep_progress=keep):
                 return RecurringJob(written)
 

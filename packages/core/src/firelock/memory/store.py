@@ -52,7 +52,7 @@ class Store:
         """What is derived from the record follows it, and those who wait look again."""
         if kind == "queue":
             self._note_queue(key)
-        elif kind == "recurring":
+        elif kind in {"recurring", "due"}:
             self.is_recurring_stale = True
         else:
             return

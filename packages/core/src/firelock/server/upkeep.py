@@ -169,9 +169,15 @@ class Upkeep:
                 self._condition.notify_all()
 
     def _promote_and_fire(self) -> None:
-        fired = fire_due(self._app.client)
+        fired, refusal = 0, None
+        try:
+            fired = fire_due(self._app.client)
+        except Exception as error:  # noqa: BLE001 - it is raised when due jobs have been enqueued
+            refusal = error
+        if fired:
+            self._dispatcher.work_came()
         promotion = self._storage.promote(_BATCH)
-        if fired or promotion.promoted:
+        if promotion.promoted:
             self._dispatcher.work_came()
         next_due_at, now = promotion.next_due_at, self._clock.now()
         if next_due_at is None or next_due_at > now or fired or promotion.promoted:
@@ -180,6 +186,8 @@ class Upkeep:
         else:  # due by our clock and not yet by the storage's, or by a definition that cannot be fired
             self.next_due(now + int(self._look_again * SECOND))
             self._look_again = min(self._look_again * 2, self._due.every)
+        if refusal is not None:
+            raise refusal
 
     # ---- the sweep ---------------------------------------------------------------------------------------
 

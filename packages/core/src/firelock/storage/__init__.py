@@ -35,7 +35,15 @@ from firelock.lifecycle import (
 from firelock.storage import selection, steps
 from firelock.storage.address import shown_url
 from firelock.storage.contract import CONTRACT, Storage
-from firelock.storage.defaults import add_rollups, forget_job, next_recurring_at, prune_rollups
+from firelock.storage.defaults import (
+    add_rollups,
+    forget_job,
+    next_recurring_at,
+    prune_rollups,
+    read_recurring,
+    recurring_json,
+    with_progress_of,
+)
 from firelock.storage.steps import StoredJob
 from firelock.storage.values import (
     DURATION_BUCKETS,
@@ -114,8 +122,11 @@ __all__ = [
     "new_ids",
     "next_recurring_at",
     "prune_rollups",
+    "read_recurring",
+    "recurring_json",
     "selection",
     "shown_url",
     "steps",
     "waiting_reason",
+    "with_progress_of",
 ]  # fmt: skip

@@ -337,7 +337,7 @@ class Storage(ABC):
     def put_recurring(self, recurring: RecurringRecord, *, keep_progress: bool) -> RecurringRecord | None:
         """The definition is stored with version + 1 if its stored version is still `recurring.version`.
 
-        Version 0 means that none is stored. With `keep_progress` the stored progress (`next_at` to `error`)
+        Version 0 means that none is stored. With `keep_progress` the stored progress (`next_at` to `owed_at`)
         stays whatever it is by then. Return what is now stored, None where the version had moved on.
         """
         return defaults.put_recurring(self, recurring, keep_progress=keep_progress)
@@ -347,7 +347,11 @@ class Storage(ABC):
         return defaults.get_recurring(self, recurring_id)
 
     def list_recurring(self, *, after: str = "", limit: int = 100) -> list[RecurringRecord]:
-        """Return definitions in order of id, by code points, those above `after`."""
+        """Return definitions in order of id, by code points, those above `after`.
+
+        One that a newer version wrote, or that cannot be read, is among them, here and where due: its fields
+        as far as they are known, the whole in `newer`. What is put or fired with it leaves the rest as it is.
+        """
         return defaults.list_recurring(self, after=after, limit=limit)
 
     def remove_recurring(self, recurring_id: str) -> bool:

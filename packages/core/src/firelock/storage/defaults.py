@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_type_hints
 
 import attrs
 
@@ -236,16 +237,79 @@ def get_progress(storage: Storage, ids: Sequence[str]) -> list[Progress | None]:
 
 # ---- recurring -------------------------------------------------------------------------------------------
 
-_PROGRESS = ("next_at", "last_at", "last_job_id", "dropped", "error")
+_PROGRESS = ("next_at", "owed_at", "last_at", "last_job_id", "dropped", "error")
+_ALWAYS = {*_PROGRESS, "version", "is_paused", "updated_at"}  # written also to what a newer version wrote
+_EMPTY = dict.fromkeys(("task", "arguments", "serializer", "schedule", "queue"), "")
+_DUE = ("due", "recurring")  # the record that holds the earliest instant at which a definition is due
 
 
-def _dump_recurring(recurring: RecurringRecord) -> str:
-    return json.dumps(attrs.asdict(recurring))
+@cache
+def _kinds() -> Mapping[str, Any]:
+    """Return what a value of each field has to be."""
+    hints = get_type_hints(RecurringRecord)
+    del hints["newer"]
+    return {**hints, "timeout_seconds": float | int | None}
 
 
-def _read_recurring(record: Record) -> RecurringRecord:
-    fields = json.loads(record.value)
-    return RecurringRecord(**{**fields, "tags": tuple(fields["tags"])})
+def recurring_json(recurring: RecurringRecord) -> str:
+    """Return the definition as a storage keeps it: what a newer version wrote stays in it as it is."""
+    fields = attrs.asdict(recurring)
+    newer = fields.pop("newer")
+    if newer is None:
+        return json.dumps(fields, ensure_ascii=False)
+    kept = _object(newer)
+    if kept is None:
+        return str(newer)
+    kept.pop("newer", None)
+    known = {name: value for name, value in fields.items() if name in kept or name in _ALWAYS}
+    unfit = {name for name in kept.keys() & known.keys() - _ALWAYS if not _is_known(name, kept[name])}
+    return json.dumps({**kept, **{name: known[name] for name in known.keys() - unfit}}, ensure_ascii=False)
+
+
+def read_recurring(
+    recurring_id: str, text: str, beside: Mapping[str, object] | None = None
+) -> RecurringRecord:
+    """Return the definition of a text that `recurring_json` or a newer version's gave.
+
+    Nothing is refused: what cannot be read has `newer` set, and every field that can be told.
+
+    Args:
+        recurring_id: its id.
+        text: as stored.
+        beside: fields that the storage keeps apart; they win.
+    """
+    stored = _object(text)
+    fields = {**(stored or {}), **(beside or {}), "id": recurring_id}
+    known = {name: value for name, value in fields.items() if name in _kinds() and _is_known(name, value)}
+    if isinstance(known.get("tags"), list):
+        known["tags"] = tuple(known["tags"])  # type: ignore[arg-type]  # a list, as asked
+    is_whole = stored is not None and known.keys() == fields.keys() and known.keys() >= _EMPTY.keys()
+    newer = None if is_whole else text if stored is None else json.dumps(fields, ensure_ascii=False)
+    return RecurringRecord(**{**_EMPTY, **known, "newer": newer})  # type: ignore[arg-type]  # each one is judged
+
+
+def _object(text: str) -> dict[str, object] | None:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _is_known(name: str, value: object) -> bool:
+    if name == "tags":
+        return isinstance(value, list | tuple) and all(isinstance(tag, str) for tag in value)
+    kinds = _kinds()
+    return name in kinds and isinstance(value, kinds[name])
+
+
+def unknown_fields(recurring: RecurringRecord) -> list[str] | None:
+    """Return what of a newer version's definition is not known here; None where the whole cannot be read."""
+    kept = _object(recurring.newer or "{}")
+    if kept is None:
+        return None
+    unknown = [name for name, value in kept.items() if not _is_known(name, value)]
+    return sorted({*unknown, *(_EMPTY.keys() - kept.keys())})
 
 
 def with_progress_of(recurring: RecurringRecord, stored: RecurringRecord) -> RecurringRecord:
@@ -253,53 +317,107 @@ def with_progress_of(recurring: RecurringRecord, stored: RecurringRecord) -> Rec
     return attrs.evolve(recurring, **{name: getattr(stored, name) for name in _PROGRESS})
 
 
+def _read_record(record: Record) -> RecurringRecord:
+    return read_recurring(record.key, record.value)
+
+
 def put_recurring(
     storage: Storage, recurring: RecurringRecord, *, keep_progress: bool
 ) -> RecurringRecord | None:
     """See `Storage.put_recurring`."""
+    stored: RecurringRecord | None = None
 
     def put(record: Record | None) -> tuple[str | None, RecurringRecord | None]:
-        stored = _read_recurring(record) if record else None
+        nonlocal stored
+        stored = _read_record(record) if record else None
         if (stored.version if stored else 0) != recurring.version:
             return None, None
         wanted = attrs.evolve(recurring, version=recurring.version + 1)
         if keep_progress and stored is not None:
             wanted = with_progress_of(wanted, stored)
-        return _dump_recurring(wanted), wanted
+        return recurring_json(wanted), wanted
 
-    return change_record(storage, "recurring", recurring.id, put)
+    with storage.one_step():
+        written = change_record(storage, "recurring", recurring.id, put)
+        if written is not None:
+            _note_due(storage, stored, written)
+    return written
 
 
 def get_recurring(storage: Storage, recurring_id: str) -> RecurringRecord | None:
     """See `Storage.get_recurring`."""
     record = storage.get_record("recurring", recurring_id)
-    return _read_recurring(record) if record else None
+    return _read_record(record) if record else None
 
 
 def list_recurring(storage: Storage, *, after: str, limit: int) -> list[RecurringRecord]:
     """See `Storage.list_recurring`."""
-    return [_read_recurring(record) for record in storage.list_records("recurring", after=after, limit=limit)]
+    return [_read_record(record) for record in storage.list_records("recurring", after=after, limit=limit)]
 
 
 def remove_recurring(storage: Storage, recurring_id: str) -> bool:
     """See `Storage.remove_recurring`."""
-    return storage.delete_record("recurring", recurring_id)
+    with storage.one_step():
+        stored = get_recurring(storage, recurring_id)
+        is_removed = storage.delete_record("recurring", recurring_id)
+        if is_removed:
+            _note_due(storage, stored, None)
+    return is_removed
 
 
 def due_recurring(storage: Storage, limit: int) -> list[RecurringRecord]:
-    """See `Storage.due_recurring`."""
-    now = storage.clock()
-    waiting = [_read_recurring(record) for record in all_records(storage, "recurring")]
-    due = [one for one in waiting if one.next_at is not None and one.next_at <= now and not one.is_paused]
-    return sorted(due, key=lambda one: (one.next_at or 0, one.id))[:limit]
+    """See `Storage.due_recurring`; a look at every definition."""
+    now, firing = storage.clock(), _firing(storage)
+    if firing and _told(storage.get_record(*_DUE)) is not False:
+        _note_due(storage, None, firing[0])  # a process may have died before it did
+    return [one for one in firing[:limit] if (one.next_at or 0) <= now]
+
+
+def _firing(storage: Storage) -> list[RecurringRecord]:
+    """Return the definitions that fire some time, the first one first."""
+    every = (_read_record(record) for record in all_records(storage, "recurring"))
+    firing = [one for one in every if _fires_at(one) is not None]
+    return sorted(firing, key=lambda one: (one.next_at or 0, one.id))
+
+
+def _fires_at(recurring: RecurringRecord | None) -> int | None:
+    return None if recurring is None or recurring.is_paused else recurring.next_at
 
 
 def next_recurring_at(storage: Storage) -> int | None:
-    """Return the earliest instant any definition is due; for the next due instant a storage gives."""
-    waiting = (_read_recurring(record) for record in all_records(storage, "recurring"))
-    return min(
-        (one.next_at for one in waiting if one.next_at is not None and not one.is_paused), default=None
-    )
+    """Return the earliest instant any definition is due; for the next due instant a storage gives.
+
+    One small record tells it; every definition is looked at only where the first of them has changed.
+    """
+    record = storage.get_record(*_DUE)
+    told = _told(record)
+    if told is not False:
+        return told
+    firing = _firing(storage)
+    earliest = firing[0].next_at if firing else None
+    expected = record.version if record else 0  # another one, if a definition was changed meanwhile
+    storage.put_record(*_DUE, json.dumps(earliest), expected_version=expected)
+    return earliest
+
+
+def _told(record: Record | None) -> int | Literal[False] | None:
+    """Return the instant that the record tells, None where nothing fires, False where it has to be found."""
+    told: int | Literal[False] | None = json.loads(record.value) if record else False
+    return told
+
+
+def _note_due(storage: Storage, before: RecurringRecord | None, after: RecurringRecord | None) -> None:
+    """The record of the next instant is right again, or says that it has to be found."""
+
+    def note(record: Record | None) -> tuple[str | None, None]:
+        told, was_at, is_at = _told(record), _fires_at(before), _fires_at(after)
+        if told is False:
+            return "false", None  # its version tells who is just looking that there is something new
+        if is_at is not None and (told is None or is_at < told):
+            return json.dumps(is_at), None
+        return ("false" if was_at is not None and was_at == told != is_at else None), None
+
+    change_record(storage, *_DUE, note)
 
 
 def fire_recurring(
@@ -312,16 +430,21 @@ def fire_recurring(
     """
 
     def fire(record: Record | None) -> tuple[str | None, bool]:
-        stored = _read_recurring(record) if record else None
+        stored = _read_record(record) if record else None
         if stored is None or stored.is_paused:
             return None, False
         if (stored.version, stored.next_at) != (recurring.version, expected_next_at):
             return None, False
         if jobs:
             storage.insert(jobs)
-        return _dump_recurring(with_progress_of(stored, recurring)), True
+        return recurring_json(with_progress_of(stored, recurring)), True
 
-    return change_record(storage, "recurring", recurring.id, fire)
+    with storage.one_step():
+        is_fired = change_record(storage, "recurring", recurring.id, fire)
+        if is_fired:
+            before = attrs.evolve(recurring, next_at=expected_next_at, is_paused=False)
+            _note_due(storage, before, attrs.evolve(recurring, is_paused=False))
+    return is_fired
 
 
 # ---- locks -----------------------------------------------------------------------------------------------

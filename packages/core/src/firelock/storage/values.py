@@ -283,3 +283,7 @@ class RecurringRecord:
     last_job_id: str | None = None
     dropped: int = 0  # missed instants given up, in all
     error: str | None = None  # why the last firing failed
+    owed_at: int | None = None  # the nominal instant still to be fired, where `next_at` is another try for it
+    # set by the storage that reads it: the whole as JSON, where there is something that this version does not
+    # know, or cannot read; it stays stored whatever else is written
+    newer: str | None = None

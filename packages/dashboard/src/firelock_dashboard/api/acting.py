@@ -10,6 +10,7 @@ from firelock import (
     ArgumentError,
     ConfigurationError,
     FirelockError,
+    JobConflict,
     JobNotFound,
     ScheduleError,
     StorageError,
@@ -134,6 +135,8 @@ def _recurring(visit: Visit, verb: str, act: Callable[[str], object]) -> str:
         act(recurring_id)
     except JobNotFound as error:
         raise NotHere(str(error)) from error
+    except JobConflict as error:
+        raise BadRequest(str(error)) from error
     visit.audit(f"recurring.{verb}", recurring_id)
     return recurring_id
 

@@ -107,7 +107,7 @@ def recurring_json(recurring: RecurringJob) -> dict[str, Any]:
         "last_at": _at(record.last_at),
         "last_job_id": record.last_job_id,
         "dropped": record.dropped,
-        "error": record.error,
+        "error": recurring.error,
         "version": record.version,
     }
 

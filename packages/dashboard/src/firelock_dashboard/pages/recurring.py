@@ -176,7 +176,10 @@ def known(visit: Visit, recurring_id: str) -> RecurringJob:
 def trigger(visit: Visit) -> Response:
     """A job of the definition is enqueued now."""
     recurring_id = known(visit, id_in(visit.form)).id
-    job = visit.fire.recurring.trigger(recurring_id)
+    try:
+        job = visit.fire.recurring.trigger(recurring_id)
+    except JobConflict as error:
+        raise BadRequest(str(error)) from error
     visit.audit("recurring.trigger", recurring_id, job=job.id)
     message = visit.text("recurring.triggered", id=recurring_id)
     return visit.done(message, to="/recurring", link=visit.url(f"/jobs/{job.id}"))
@@ -194,7 +197,10 @@ def resume(visit: Visit) -> Response:
 
 def _changed(visit: Visit, verb: str, change: Callable[[str], RecurringJob]) -> Response:
     recurring_id = known(visit, id_in(visit.form)).id
-    change(recurring_id)
+    try:
+        change(recurring_id)
+    except JobConflict as error:
+        raise BadRequest(str(error)) from error
     visit.audit(f"recurring.{verb}", recurring_id)
     return visit.done(visit.text(f"recurring.{verb}d", id=recurring_id), to="/recurring")
 

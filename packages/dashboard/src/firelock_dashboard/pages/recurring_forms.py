@@ -259,7 +259,9 @@ def edit(visit: Visit) -> Response:
             recurring_id, schedule=sent.schedule, arguments=sent.arguments, priority=sent.priority,
             queue=sent.values["queue"] or None, by=visit.who, expected_version=version,
         )  # fmt: skip
-    except JobConflict:
+    except JobConflict as error:
+        if job.record.newer is not None:
+            raise BadRequest(str(error)) from error
         return _conflict(visit, recurring_id, sent)
     except (ArgumentError, SignatureMismatch, UnknownTask, ConfigurationError, ScheduleError) as error:
         return _form(visit, job, sent.values, _error_of(error), status=400)

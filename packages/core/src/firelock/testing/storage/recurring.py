@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import attrs
 import pytest
 
@@ -51,7 +53,7 @@ class RecurringDuty(StorageFixtures):
         wanted = RecurringRecord(
             "nightly", "reports.create", '["sales"]', "json", '{"every": 300}', "critical", -7, ("eu", "b"),
             12.5, '{"attempts": 3}', True, "code", "digest", True, STAMP, STAMP + 1, 0,
-            BASE + 5, BASE - 5, "job-1", 4, "ScheduleError: no such zone",
+            BASE + 5, BASE - 5, "job-1", 4, "ScheduleError: no such zone", BASE - 4,
         )  # fmt: skip
 
         stored = scene.storage.put_recurring(wanted, keep_progress=False)
@@ -59,6 +61,29 @@ class RecurringDuty(StorageFixtures):
         assert attrs.evolve(wanted, version=1) == stored
         assert stored == scene.storage.get_recurring("nightly")
         assert scene.storage.get_recurring("other") is None
+
+    def test_what_a_newer_version_wrote_is_kept(self, scene: Scene) -> None:
+        """A definition with fields that this code does not know is read, listed and due, and keeps them.
+
+        If this fails: a server that was not upgraded yet stops, passes over it, or undoes what it said.
+        """
+        value = attrs.asdict(definition())
+        stored = _stored(scene, newer=json.dumps({**value, "limit": {"eu": 3}}))
+        expected = attrs.evolve(definition(), version=1)
+        scene.advance(7_200)
+
+        read = [scene.storage.get_recurring("nightly"), *scene.storage.list_recurring()]
+        read += scene.storage.due_recurring(10)
+        fired, _ = _fire(scene, read[0] or stored)
+        scene.storage.put_recurring(attrs.evolve(read[0] or stored, is_paused=True), keep_progress=True)
+        after = scene.storage.get_recurring("nightly")
+
+        assert [expected] * 3 == [one and attrs.evolve(one, newer=None) for one in read]
+        assert (True, True, BASE + 2 * HOUR, 2) == (
+            fired, after and after.is_paused, after and after.next_at, after and after.version,
+        )  # fmt: skip
+        newer = [one and one.newer for one in (*read, after)]
+        assert [{"eu": 3}] * 4 == [json.loads(text or "{}").get("limit") for text in newer]
 
     def test_an_update_needs_the_present_version(self, scene: Scene) -> None:
         """A definition is replaced only if it is still the version that was read.
