@@ -7,11 +7,12 @@ from contextlib import closing
 
 import pytest
 
-from firelock import State
+from firelock import Retry, State
 from firelock_dashboard import Dashboard, bearer_tokens
 from firelock_dashboard.api import ROUTES
 from firelock_dashboard.table import TABLE
 from tests.dashboard.asking import Browser
+from tests.unit.fakes import Worker
 
 
 @pytest.fixture
@@ -213,3 +214,29 @@ def test_hostile_texts_come_back_as_they_are(client, fire, send, hostile):
 
     assert "application/json" == answer.header("content-type")
     assert hostile == answer.json()["queues"][0]["note"]
+
+
+def test_causes_of_failures_are_muted_by_programs(client, fire):
+    """For a span or until they are unmuted; the list says who, and since when a cause is known."""
+
+    @fire.task(name="shop.charge", retry=Retry.never())
+    def charge() -> None:
+        raise TimeoutError
+
+    charge.enqueue()
+    Worker(fire).run()
+    (told,) = client.get("/api/failures").json()["failures"]
+
+    muted = client.post(
+        "/api/failures/mute", {"fingerprint": told["fingerprint"], "for": "2h", "note": "why"}
+    )
+    (after,) = client.get("/api/failures").json()["failures"]
+    unmuted = client.post("/api/failures/unmute", {"fingerprint": told["fingerprint"]})
+
+    assert (None, True, 1, 24) == (told["mute"], told["is_new"], sum(told["hours"]), len(told["hours"]))
+    assert told["newest_at"] == told["first_at"]
+    assert {"fingerprint": told["fingerprint"]} == muted.json()
+    assert "why" == after["mute"]["note"]
+    assert after["mute"]["until"] > after["mute"]["at"]
+    assert {"changed": True} == unmuted.json()
+    assert 404 == client.post("/api/failures/mute", {"fingerprint": "none"}).status

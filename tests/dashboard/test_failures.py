@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
 
 import attrs
 import pytest
 
-from firelock import Retry, State
+from firelock import Firelock, Retry, State
 from firelock.storage import JobFilter
 from firelock_dashboard import Dashboard
+from firelock_dashboard.causes import HOURS, KEPT, Cause, Causes, Mute, muted_share, strips
+from firelock_dashboard.health import Snapshot, troubles
+from firelock_dashboard.history import TaskStats
 from tests.dashboard.asking import Browser
 from tests.dashboard.hostile_texts import assert_literal
 from tests.unit.fakes import Worker
@@ -90,6 +95,208 @@ def test_groups_are_read_once_within_ten_seconds(fire, client, failing):
     failing(1, "missing", "build")
 
     assert 1 == client.part("/failures", "rows").text.count('id="cause-')
+
+
+# ---- since when, how it goes, and what nobody wants to be told of ------------------------------------------
+
+
+def causes_at(fire, later=timedelta(0), **options):
+    """The causes as they are known so much later, by class."""
+    now = datetime.fromtimestamp(fire.client.clock.now() / 1_000_000, UTC) + later
+    found = Causes(fire, **options).list(fire.jobs.failure_groups(), strips(fire, now), now)
+    return {one.type: one for one in found}, now
+
+
+def causes_list(fire):
+    return Causes(fire).list(fire.jobs.failure_groups(), {}, datetime.now(UTC))
+
+
+def test_a_cause_is_known_since_it_was_first_seen(fire, failing):
+    """Though its jobs were requeued, failed again, and the first of them is gone."""
+    (first,) = failing(1)
+    seen, now = causes_at(fire)
+    first_at = fire.jobs.get(first).ended_at
+    fire.jobs.requeue([first])
+    fire.jobs.delete([first])
+    failing(1)
+
+    later, _ = causes_at(fire, timedelta(hours=30))
+
+    assert first_at == seen["TimeoutError"].first_at == later["TimeoutError"].first_at
+    assert (True, False) == (
+        seen["TimeoutError"].is_new(now), later["TimeoutError"].is_new(now + timedelta(hours=30)),
+    )  # fmt: skip
+
+
+def test_a_cause_that_is_first_looked_at_late_is_known_since_its_oldest_job(fire, failing):
+    """The dashboard was opened a day after it began."""
+    ids = failing(3)
+
+    known, _ = causes_at(fire, timedelta(days=2))
+
+    assert fire.jobs.get(ids[0]).ended_at == known["TimeoutError"].first_at
+
+
+def test_a_day_of_a_cause_is_told_by_the_hour(fire, failing):
+    """What failed three hours ago stands in the fourth bar from the end, and a day later nowhere."""
+    failing(2)
+    failing(1, "missing", "build")
+
+    known, _ = causes_at(fire, timedelta(hours=3, minutes=1))
+    quiet, _ = causes_at(fire, timedelta(hours=25))
+
+    assert (*[0] * 20, 2, 0, 0, 0) == known["TimeoutError"].hours
+    assert (*[0] * 20, 1, 0, 0, 0) == known["KeyError"].hours
+    assert (0,) * HOURS == quiet["TimeoutError"].hours
+
+
+def test_a_read_only_dashboard_remembers_in_memory_alone(fire, failing):
+    """It shows since when, and writes nothing."""
+    (first,) = failing(1)
+    causes = Causes(fire, is_read_only=True)
+    now = datetime.now(UTC)
+
+    seen = [causes.list(fire.jobs.failure_groups(), {}, now)[0].first_at for _ in range(2)]
+
+    assert [fire.jobs.get(first).ended_at] * 2 == seen
+    assert [] == fire.storage.list_records("cause")
+
+
+def test_a_record_that_cannot_be_read_hides_no_cause(fire, failing):
+    """Another version wrote it, or somebody by hand: the cause is told as if there was none."""
+    (first,) = failing(1)
+    for number, text in enumerate(("no JSON", "[]", '{"mute": 7}')):
+        fire.storage.put_record("cause", f"other-{number}", text)
+    fire.storage.put_record("cause", fingerprint_of(fire, first), '{"first_at": "never"}')
+
+    known, _ = causes_at(fire)
+
+    assert fire.jobs.get(first).ended_at == known["TimeoutError"].first_at
+
+
+def test_what_was_not_seen_for_longest_is_forgotten():
+    """A thousand causes are remembered; the muted among them stay."""
+    with closing(Firelock("memory://")) as fire:
+        causes, now = Causes(fire), datetime.now(UTC)
+        mute = Mute("ada", now, None, None)
+        for number in range(KEPT + 2):
+            seen_at = now + timedelta(minutes=number)
+            causes.mute(Cause(f"f{number:05}", "E", "", "t", 1, seen_at, now, (), None), mute)
+            if number:
+                causes.unmute(f"f{number:05}")
+
+        causes.muted(now)
+
+        kept = {record.key for after in ("", "f00600") for record in fire.storage.list_records(
+            "cause", after=after, limit=600)}  # fmt: skip
+        assert KEPT == len(kept)
+        assert {"f00000", f"f{KEPT + 1:05}"} <= kept
+        assert {"f00001", "f00002"}.isdisjoint(kept)
+
+
+def muted_rows(page):
+    """The ids of the rows of what is muted, and of what is not."""
+    told, _, muted = page.partition('id="muted"')
+    return re.findall(r'id="cause-(\w+)"', muted), re.findall(r'id="cause-(\w+)"', told)
+
+
+def test_a_muted_cause_is_listed_apart(fire, client, failing):
+    """With who, why, until when; the audit has it, and the overview does not tell of it."""
+    quiet, told = failing(3)[0], failing(1, "missing", "build")[0]
+    quiet, told = fingerprint_of(fire, quiet), fingerprint_of(fire, told)
+
+    answer = client.act("/failures/mute", {"fingerprint": quiet, "for": "24h", "note": "bank is down"})
+
+    page = client.part("/failures", "rows").text
+    assert "TimeoutError is muted." == answer.json()["message"]
+    assert ([quiet], [told]) == muted_rows(page)
+    assert all(part in page for part in ("Muted by", "bank is down", "until"))
+    assert f"overview-cause-{quiet}" not in client.get("/").text
+    assert f"overview-cause-{told}" in client.get("/").text
+    (entry,) = fire.audit.list()
+    assert ("cause.mute", "TimeoutError") == (entry.action, entry.target)
+    assert f"Muted by {entry.by}" in page
+    assert (quiet, "bank is down") == (entry.detail["fingerprint"], entry.detail["note"])
+
+
+def test_a_mute_ends_by_itself_or_by_hand(fire, client, failing):
+    """When its time is over, or when somebody takes it back, which the audit tells as well."""
+    quiet = fingerprint_of(fire, failing(1)[0])
+    client.act("/failures/mute", {"fingerprint": quiet, "for": "1h"})
+    within, _ = causes_at(fire, timedelta(minutes=59))
+    over, _ = causes_at(fire, timedelta(minutes=61))
+    assert (True, False) == (bool(within["TimeoutError"].mute), bool(over["TimeoutError"].mute))
+
+    client.act("/failures/unmute", {"fingerprint": quiet})
+
+    assert ([], [quiet]) == muted_rows(client.part("/failures", "rows").text)
+    assert ["cause.unmute", "cause.mute"] == [action for action, _ in actions(fire)]
+    assert "not muted any more" in client.act("/failures/unmute", {"fingerprint": quiet}).json()["message"]
+
+
+def test_a_muted_cause_without_failed_jobs_can_be_unmuted(fire, client, failing):
+    """It would come back muted: it stays in the list of what is muted."""
+    ids = failing(1)
+    quiet = fingerprint_of(fire, ids[0])
+    client.act("/failures/mute", {"fingerprint": quiet, "for": "ever"})
+    fire.jobs.delete(ids)
+    client.act("/settings", {"theme": "dark"})
+    client.act("/failures/unmute", {"fingerprint": "another"})
+
+    page = client.part("/failures", "rows").text
+
+    assert ([quiet], []) == muted_rows(page)
+    assert f"/failures/{quiet}" not in page
+    assert "until somebody unmutes it" in page
+
+
+def test_a_cause_has_a_form_to_mute_it(fire, client, failing):
+    """And, once it is muted, a button that takes it back."""
+    quiet = fingerprint_of(fire, failing(1)[0])
+    before = client.get(f"/failures/{quiet}").text
+
+    client.post("/failures/mute", {"fingerprint": quiet})
+    after = client.get(f"/failures/{quiet}").text
+
+    assert ('action="/failures/mute"' in before, 'action="/failures/unmute"' in before) == (True, False)
+    assert ('action="/failures/mute"' in after, 'action="/failures/unmute"' in after) == (False, True)
+    assert 400 == client.post("/failures/mute", {"fingerprint": quiet, "for": "soon"}).status
+
+
+def test_notes_are_shown_literally(fire, client, failing, hostile):
+    """Why something was muted is text."""
+    quiet = fingerprint_of(fire, failing(1)[0])
+    client.post("/failures/mute", {"fingerprint": quiet, "note": hostile[:400]})
+
+    for address in ("/failures", f"/failures/{quiet}", "/activity"):
+        assert_literal(client.get(address).text)
+
+
+def test_a_muted_cause_counts_in_no_banner(fire, failing, dashboard):
+    """Its share is taken off the rate of the task's failures; where that is all, there is no trouble."""
+    now = datetime.now(UTC)
+    quiet, told = failing(3), failing(1, "another bank")
+    failing(4, "missing", "build")
+    known = {one.fingerprint: one for one in causes_list(fire)}
+    dashboard.watch.remembered.mute(known[fingerprint_of(fire, quiet[0])], Mute("ada", now, None, None))
+
+    muted, since = dashboard.watch.muted(), now - timedelta(minutes=15)
+    shares = {task: muted_share(fire, task, muted, since) for task in ("shop.charge", "shop.build", "none")}
+    fire.jobs.delete(told)
+
+    assert {"shop.charge": 0.75, "shop.build": 0.0, "none": 0.0} == shares
+    assert 1.0 == muted_share(fire, "shop.charge", muted, since)
+
+
+@pytest.mark.parametrize(("share", "told"), [(0.0, [0.6]), (0.5, [0.3]), (0.9, []), (1.0, [])])
+def test_a_banner_tells_the_rate_of_what_is_not_muted(share, told):
+    """Of 20 runs 12 failed: with half of them muted three in ten, with nine of ten too few to tell of."""
+    stats = TaskStats(20, 8, 12, 0, 0.1, 0.1, 0.1, None)
+
+    found = troubles(Snapshot(datetime.now(UTC), lately={"t": stats}, usually={"t": attrs.evolve(
+        stats, runs=520, succeeded=508)}, muted_shares={"t": share}))  # fmt: skip
+
+    assert told == [one.values["rate"] for one in found]
 
 
 # ---- one cause -------------------------------------------------------------------------------------------

@@ -92,6 +92,7 @@ class Snapshot:
     usually: Mapping[str, TaskStats] = attrs.field(factory=dict)  # of the day
     findings: Sequence[Finding] = ()
     skew_seconds: float = 0.0  # by how much the storage's clock is ahead of this host's
+    muted_shares: Mapping[str, float] = attrs.field(factory=dict)  # by task, of its failures of late
 
 
 def troubles(seen: Snapshot) -> list[Trouble]:
@@ -183,7 +184,8 @@ def _failing(seen: Snapshot) -> Iterator[Trouble]:
     for task, stats in seen.lately.items():
         if stats.runs < _FEWEST_RUNS:
             continue
-        rate, usual = stats.failed_attempts / stats.runs, _usual_rate(stats, seen.usually.get(task))
+        told = stats.failed_attempts * (1 - seen.muted_shares.get(task, 0.0))  # what is muted is not told
+        rate, usual = told / stats.runs, _usual_rate(stats, seen.usually.get(task))
         is_high = rate >= _VERY_HIGH_RATE if usual is None else rate >= max(_HIGH_RATE, _TIMES_USUAL * usual)
         if is_high:
             found.append((rate, task, usual))

@@ -7,13 +7,14 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 
 from firelock import FirelockError
 from firelock.storage import State
+from firelock_dashboard.causes import Cause, Causes, muted_share, strips
 from firelock_dashboard.health import Snapshot, Trouble, troubles
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ T = TypeVar("T")
 _QUEUES = 50  # whose first job is looked at
 _FIRST_JOBS = 200  # those that have waited longest
 _RECURRING = 500
+_CAUSES = 100
+_LATELY = timedelta(minutes=15)  # as `history.lately`
 
 
 @attrs.frozen
@@ -44,6 +47,7 @@ _SNAPSHOT = _Age(2.0, 2.0)
 _WAITS = _Age(4.0, 15.0)
 _TASKS = _Age(15.0, 60.0)
 _GROUPS = _Age(10.0, 60.0)
+_STRIPS = _Age(30.0, 120.0)
 _FINDINGS = _Age(30.0, float("inf"))
 
 
@@ -66,6 +70,7 @@ class Watch:
         self._monotonic = monotonic
         self._lock = threading.RLock()  # what is kept may be made of what is kept
         self._kept: dict[str, _Kept] = {}
+        self.remembered = Causes(dashboard.fire, is_read_only=dashboard.is_read_only)
 
     def troubles(self) -> list[Trouble]:
         """Return what is wrong, worst first."""
@@ -80,6 +85,14 @@ class Watch:
         jobs = self._dashboard.fire.jobs
         return self._keep(f"groups {limit}", _GROUPS, lambda: jobs.failure_groups(limit))
 
+    def causes(self) -> list[Cause]:
+        """Return the hundred largest causes of failures and those that are muted, about ten seconds old."""
+        return self._keep("causes", _GROUPS, self._causes)
+
+    def muted(self) -> set[str]:
+        """Return the fingerprints of the causes that are muted, about ten seconds old."""
+        return self._keep("muted", _GROUPS, lambda: self.remembered.muted(self._now()))
+
     def diagnosis(self) -> Diagnosis:
         """Return what is right and wrong with the app and its storage, about ten seconds old."""
         return self._keep("diagnosis", _GROUPS, self._dashboard.fire.diagnose)
@@ -87,8 +100,8 @@ class Watch:
     def forget(self) -> None:
         """What is asked for next is read anew: somebody has just changed something."""
         with self._lock:
-            findings = self._kept.get("findings")
-            self._kept = {} if findings is None else {"findings": findings}
+            # What takes its time and says little of what was just done stays.
+            self._kept = {name: self._kept[name] for name in ("findings", "strips") if name in self._kept}
 
     # ---- keeping -------------------------------------------------------------------------------------------
 
@@ -123,16 +136,34 @@ class Watch:
 
     # ---- looking -------------------------------------------------------------------------------------------
 
+    def _now(self) -> datetime:
+        return datetime.fromtimestamp(self._dashboard.fire.client.clock.now() / 1_000_000, UTC)
+
+    def _causes(self) -> list[Cause]:
+        hours = self._keep("strips", _STRIPS, lambda: strips(self._dashboard.fire, self._now()))
+        return self.remembered.list(self.failure_groups(_CAUSES), hours, self._now())
+
+    def _muted_shares(self, tasks: Sequence[str]) -> dict[str, float]:
+        """Return which part of each task's failures of late is muted; nothing where nothing is muted."""
+        muted = self.muted()
+        if not muted:
+            return {}
+        since = self._now() - _LATELY
+        return {task: muted_share(self._dashboard.fire, task, muted, since) for task in tasks}
+
     def _look(self) -> Snapshot:
         fire, history = self._dashboard.fire, self._dashboard.history
         now = fire.client.clock.now() / 1_000_000
         skew = now - time.time()
         queues = fire.queues.list()
         oldest, unknown = self._keep("waits", _WAITS, lambda: self._waits(queues))
+        lately = history.lately()
+        failing = [task for task, stats in lately.items() if stats.failed_attempts]
         return Snapshot(
             datetime.fromtimestamp(now, UTC), queues, fire.servers.list(),
-            fire.recurring.list(limit=_RECURRING), oldest, unknown, history.lately(), history.tasks(),
+            fire.recurring.list(limit=_RECURRING), oldest, unknown, lately, history.tasks(),
             self._findings(), skew,
+            self._keep("muted shares", _GROUPS, lambda: self._muted_shares(failing)),
         )  # fmt: skip
 
     def _waits(self, queues: Sequence[QueueView]) -> tuple[dict[str, datetime], dict[str, int]]:

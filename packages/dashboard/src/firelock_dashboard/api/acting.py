@@ -18,6 +18,7 @@ from firelock import (
 from firelock_dashboard.access import Permission
 from firelock_dashboard.api import shapes
 from firelock_dashboard.api.reading import FILTERS, filter_of
+from firelock_dashboard.pages.failures import mute_cause, unmute_cause
 from firelock_dashboard.problems import BadRequest, NotHere
 from firelock_dashboard.routes import Parameter, Route
 
@@ -104,6 +105,22 @@ def cancel_operation(visit: Visit) -> Response:
     visit.require(Permission.DELETE if operation.verb == "delete" else Permission.REQUEUE)
     visit.audit("operation.cancel", operation.id)
     return visit.json(shapes.operation_json(visit.fire.operations.cancel(operation.id, by=visit.who)))
+
+
+# ---- failures --------------------------------------------------------------------------------------------
+
+
+def mute_failures(visit: Visit) -> Response:
+    fingerprint = visit.form.required("fingerprint", limit=200)
+    cause = mute_cause(visit, fingerprint, visit.form.span("for"), visit.form.maybe("note", limit=500))
+    if cause is None:
+        raise NotHere(visit.text("failures.unknown"))
+    return visit.json({"fingerprint": fingerprint})
+
+
+def unmute_failures(visit: Visit) -> Response:
+    fingerprint = visit.form.required("fingerprint", limit=200)
+    return visit.json({"changed": unmute_cause(visit, fingerprint)})
 
 
 # ---- queues, recurring, servers, tasks ---------------------------------------------------------------------
@@ -246,6 +263,22 @@ ROUTES = (
         Permission.READ,
         cancel_operation,
         "The operation ends with the chunk that is under way; needs the permission of its verb.",
+    ),
+    _post(
+        "/failures/mute",
+        Permission.REQUEUE,
+        mute_failures,
+        "The cause is listed apart and in no banner.",
+        Parameter("fingerprint", "Which cause.", is_required=True),
+        Parameter("for", "A span such as 2h, 7d; where left out until it is unmuted."),
+        Parameter("note", "Why, for people."),
+    ),
+    _post(
+        "/failures/unmute",
+        Permission.REQUEUE,
+        unmute_failures,
+        "The cause is told of again.",
+        Parameter("fingerprint", "Which cause.", is_required=True),
     ),
     _post(
         "/queues/pause",

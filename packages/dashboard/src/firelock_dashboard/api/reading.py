@@ -158,7 +158,9 @@ def show_log(visit: Visit) -> Response:
 
 def list_failures(visit: Visit) -> Response:
     groups = visit.dashboard.watch.failure_groups(_MOST)[: _limit(visit)]
-    return visit.json({"failures": [shapes.failure_json(visit, group) for group in groups]})
+    causes = {cause.fingerprint: cause for cause in visit.dashboard.watch.causes()}
+    failures = [shapes.failure_json(visit, group, causes.get(group.fingerprint)) for group in groups]
+    return visit.json({"failures": failures})
 
 
 def show_timeline(visit: Visit) -> Response:
@@ -284,7 +286,8 @@ ROUTES = (
     _get(
         "/failures",
         list_failures,
-        "Failed jobs by cause, of the newest 10,000; some ten seconds old.",
+        "Failed jobs by cause, of the newest 10,000, some ten seconds old; of the hundred largest also since "
+        "when it is known, its last 24 hours, and whether it is muted.",
         _PAGE[0],
     ),
     _get("/queues", list_queues, "Every queue with what it holds."),

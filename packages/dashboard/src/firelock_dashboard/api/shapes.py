@@ -13,6 +13,7 @@ from firelock_dashboard.words import iso
 if TYPE_CHECKING:
     from firelock import AuditEntry, Operation, RecurringJob
     from firelock.storage import ErrorInfo, FailureGroup, HistoryEntry, JobRecord, Rollup
+    from firelock_dashboard.causes import Cause
     from firelock_dashboard.visit import Visit
 
 __all__ = [
@@ -146,10 +147,17 @@ def server_json(server: Any, processing: Mapping[str, int]) -> dict[str, Any]:  
     }
 
 
-def failure_json(visit: Visit, group: FailureGroup) -> dict[str, Any]:
-    """Return a group of failures."""
+def failure_json(visit: Visit, group: FailureGroup, cause: Cause | None) -> dict[str, Any]:
+    """Return a group of failures, with what is known of its cause."""
+    mute = cause.mute if cause else None
     return attrs.asdict(group) | {
         "newest_at": _at(group.newest_at), "message": visit.redacted(group.message),
+        "first_at": _at(cause.first_at) if cause else None,
+        "hours": list(cause.hours) if cause else None,
+        "is_new": cause.is_new(visit.now) if cause else None,
+        "mute": None if mute is None else {
+            "by": mute.by, "at": _at(mute.at), "note": mute.note, "until": _at(mute.until),
+        },
     }  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from firelock import State
 from firelock.storage import JobFilter
 from firelock_dashboard.access import Permission
 from firelock_dashboard.bulk import operation_address, start_operation
+from firelock_dashboard.causes import Cause, Mute
 from firelock_dashboard.confirming import ask_first
 from firelock_dashboard.job_view import JobPage
 from firelock_dashboard.problems import NotHere
@@ -25,10 +26,9 @@ if TYPE_CHECKING:
 
     from firelock import Job
     from firelock import JobPage as Found
-    from firelock.storage import FailureGroup
     from firelock_dashboard.visit import Visit
 
-__all__ = ["ROUTES"]
+__all__ = ["ROUTES", "mute_cause", "unmute_cause"]
 
 _GROUPS = 100
 _GROUPED = 10_000  # the newest failed jobs that a storage groups
@@ -39,46 +39,36 @@ _MESSAGE = 300
 
 
 @attrs.frozen
-class _Cause:
-    fingerprint: str
-    type: str
-    message: str
-    task: str
-    count: int
-    newest_at: datetime | None
-
-
-@attrs.frozen
 class _Causes:
-    rows: list[_Cause]
+    rows: list[Cause]  # the most frequent first
+    muted: list[Cause]  # apart; those among them without a failed job as well
     failed: int  # jobs that are failed now
     is_cut: bool  # more causes than are shown, or more jobs than are grouped
 
     @property
     def grouped(self) -> int:
-        """How many jobs the rows speak of."""
-        return sum(row.count for row in self.rows)
+        """How many jobs the rows speak of, the muted among them."""
+        return sum(row.count for row in [*self.rows, *self.muted])
 
 
 def show_failures(visit: Visit) -> Response:
-    """Every cause, the most frequent first."""
+    """Every cause, the most frequent first; what is muted apart."""
     return visit.page(
         "failures.html", title=visit.text("nav.failures"), section="failures",
-        causes=lambda: _causes(visit), grouped_limit=_GROUPED,
+        causes=lambda: _causes(visit), grouped_limit=_GROUPED, shown=lambda text: _shown(visit, text),
     )  # fmt: skip
 
 
 def _causes(visit: Visit) -> _Causes:
-    groups = visit.dashboard.watch.failure_groups(_GROUPS)
-    failed = visit.state_counts()[State.FAILED]
-    return _Causes([_cause(visit, one) for one in groups], failed, len(groups) == _GROUPS)
-
-
-def _cause(visit: Visit, group: FailureGroup) -> _Cause:
-    message = visit.redacted(group.message)[:_MESSAGE]
-    return _Cause(
-        group.fingerprint, group.type, message, group.task, group.count, instant(group.newest_at)
+    causes = visit.dashboard.watch.causes()
+    return _Causes(
+        [one for one in causes if one.mute is None], [one for one in causes if one.mute is not None],
+        visit.state_counts()[State.FAILED], sum(one.count > 0 for one in causes) >= _GROUPS,
     )  # fmt: skip
+
+
+def _shown(visit: Visit, message: str) -> str:
+    return visit.redacted(message)[:_MESSAGE]
 
 
 # ---- one cause -------------------------------------------------------------------------------------------
@@ -153,6 +143,12 @@ class _Page:
             return _failed_at(self.sample[-1])
         first = self.visit.fire.jobs.page(_where(self.fingerprint), limit=1, oldest_first=True)
         return next((_failed_at(job) for job in first), None)
+
+    @cached_property
+    def known(self) -> Cause | None:
+        """The cause as the list has it: since when it is known, its day, whether it is muted."""
+        causes = self.visit.dashboard.watch.causes()
+        return next((one for one in causes if one.fingerprint == self.fingerprint), None)
 
     @property
     def newest_at(self) -> datetime | None:
@@ -246,9 +242,76 @@ def _start(visit: Visit, verb: str) -> Response:
     return visit.done(message, to="/failures", link=operation_address(visit, operation))
 
 
+# ---- muting ----------------------------------------------------------------------------------------------
+
+_SPANS = {
+    "1h": timedelta(hours=1),
+    "24h": timedelta(hours=24),
+    "7d": timedelta(days=7),
+    "30d": timedelta(days=30),
+}
+_FOR_EVER = "ever"
+_NOTE = 500
+
+
+def mute(visit: Visit) -> Response:
+    """The cause is listed apart and in no banner, for a while or until somebody takes it back."""
+    fingerprint = visit.form.required("fingerprint", limit=_FINGERPRINT)
+    span = visit.form.one_of("for", (*_SPANS, _FOR_EVER), "7d")
+    note = visit.form.maybe("note", limit=_NOTE)
+    cause = mute_cause(visit, fingerprint, _SPANS.get(span), note)
+    if cause is None:
+        return visit.done(visit.text("failures.none_left"), to="/failures", kind="note")
+    return visit.done(visit.text("failures.is_muted_now", type=task_name(cause.type)), to="/failures")
+
+
+def mute_cause(visit: Visit, fingerprint: str, span: timedelta | None, note: str | None) -> Cause | None:
+    """The cause is muted and the audit says so; return it, None where no failed job has it.
+
+    It is muted for the span, without one until it is unmuted.
+    """
+    page = _Page(visit, fingerprint)
+    cause = page.known
+    if cause is None and page.sample:  # a rare one, which is in no list
+        task, newest_at = page.newest.task, page.newest_at
+        cause = Cause(fingerprint, page.type, page.message, task, 1, newest_at, page.oldest_at, (), None)
+    if cause is None:
+        return None
+    until = None if span is None else visit.now + span
+    visit.dashboard.watch.remembered.mute(cause, Mute(visit.who, visit.now, note, until))
+    visit.audit(
+        "cause.mute",
+        cause.type,
+        fingerprint=fingerprint,
+        note=note,
+        until=None if until is None else until.isoformat(),
+    )
+    return cause
+
+
+def unmute(visit: Visit) -> Response:
+    """The cause is told of again."""
+    fingerprint = visit.form.required("fingerprint", limit=_FINGERPRINT)
+    if not unmute_cause(visit, fingerprint):
+        return visit.done(visit.text("failures.not_muted"), to="/failures", kind="note")
+    return visit.done(visit.text("failures.unmuted"), to="/failures")
+
+
+def unmute_cause(visit: Visit, fingerprint: str) -> bool:
+    """The cause is not muted any more and the audit says so; False where it was not."""
+    if not visit.dashboard.watch.remembered.unmute(fingerprint):
+        return False
+    causes = visit.dashboard.watch.causes()
+    kind = next((one.type for one in causes if one.fingerprint == fingerprint), fingerprint)
+    visit.audit("cause.unmute", kind, fingerprint=fingerprint)
+    return True
+
+
 ROUTES = (
     Route("GET", "/failures", Permission.READ, show_failures),
     Route("GET", "/failures/{fingerprint}", Permission.READ, show_failure),
     Route("POST", "/failures/requeue", Permission.REQUEUE, requeue),
     Route("POST", "/failures/delete", Permission.DELETE, delete),
+    Route("POST", "/failures/mute", Permission.REQUEUE, mute),
+    Route("POST", "/failures/unmute", Permission.REQUEUE, unmute),
 )

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from firelock import QueueView, RecurringJob
-    from firelock.storage import FailureGroup
+    from firelock_dashboard.causes import Cause
     from firelock_dashboard.health import Snapshot
     from firelock_dashboard.history import Rates, Series, TaskStats
     from firelock_dashboard.visit import Visit
@@ -209,9 +209,9 @@ class _Seen:
         fullest = sorted(seen.queues, key=lambda one: (-one.enqueued, -one.processing, one.name))[:_QUEUES]
         return [_Queue(one, seen.oldest.get(one.name), self._rates.get(one.name)) for one in fullest]
 
-    def failures(self) -> Sequence[FailureGroup]:
-        """The causes of most failures."""
-        return self._dashboard.watch.failure_groups(_GROUPS)
+    def failures(self) -> Sequence[Cause]:
+        """The causes of most failures, but for those that are muted."""
+        return [one for one in self._dashboard.watch.causes() if one.mute is None][:_GROUPS]
 
     def tasks(self) -> list[_Task]:
         """The tasks that ran most within a day."""

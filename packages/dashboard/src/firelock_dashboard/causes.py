@@ -1,0 +1,294 @@
+"""Causes of failures: since when each is known, when it failed within a day, and which are muted.
+
+A cause is what failed jobs have in common, told by their fingerprint. What a storage groups are the jobs that
+are failed now; since when a cause is known and that somebody muted it outlives them, as a record.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from firelock import FirelockError, State
+from firelock.storage import JobFilter
+from firelock_dashboard.words import instant
+
+if TYPE_CHECKING:
+    from firelock import Firelock
+    from firelock.storage import FailureGroup, Record
+
+__all__ = ["HOURS", "KEPT", "Cause", "Causes", "Mute", "muted_share", "strips"]
+
+log = logging.getLogger(__name__)
+
+HOURS = 24
+KEPT = 1_000
+"""So many causes are remembered; beyond them, those that have not been seen for longest are forgotten."""
+
+_KIND = "cause"
+_PAGE = 500
+_LOOKED_AT = 10_000  # failed jobs, as many as a storage groups
+_HOUR = 3_600_000_000  # micros
+_SEEN_EVERY = 24 * _HOUR  # so seldom is a cause's record written only to say that it was seen again
+_NEW = timedelta(hours=HOURS)
+_SHARED = 200  # of a task's newest failures are looked at for the share of muted causes
+
+
+@attrs.frozen
+class Mute:
+    """That nobody wants to be told of a cause, until it ends by itself or is taken back."""
+
+    by: str
+    at: datetime
+    note: str | None
+    until: datetime | None  # None: until somebody takes it back
+
+    def is_on(self, now: datetime) -> bool:
+        """Tell whether it holds."""
+        return self.until is None or now < self.until
+
+
+@attrs.frozen
+class Cause:
+    """One cause as far as it is known."""
+
+    fingerprint: str
+    type: str
+    message: str  # of the newest failed job; empty where none is stored
+    task: str
+    count: int  # jobs that are failed now
+    newest_at: datetime | None
+    first_at: datetime | None  # the earliest that was stored when somebody first looked
+    hours: tuple[
+        int, ...
+    ]  # the failed jobs of the last 24 hours by the hour in which they failed, oldest first
+    mute: Mute | None  # that holds now
+
+    def is_new(self, now: datetime) -> bool:
+        """Tell whether it was seen for the first time within a day."""
+        return self.first_at is not None and now - self.first_at < _NEW
+
+
+@attrs.frozen
+class _Known:
+    """What a record says."""
+
+    type: str
+    task: str
+    first_at: int  # micros, as the next
+    seen_at: int
+    mute: Mute | None
+    version: int = 0
+
+    @classmethod
+    def read(cls, record: Record) -> _Known | None:
+        """Return what the record says; None where it cannot be read."""
+        try:
+            value: dict[str, Any] = json.loads(record.value)
+            told = value["mute"]
+            mute = None if told is None else Mute(
+                str(told["by"]), _moment(told["at"]), told["note"],
+                None if told["until"] is None else _moment(told["until"]),
+            )  # fmt: skip
+            return cls(
+                str(value["type"]), str(value["task"]), int(value["first_at"]), int(value["seen_at"]), mute,
+                record.version,
+            )  # fmt: skip
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
+            log.warning("The record of cause %s cannot be read: %s", record.key, error)
+            return None
+
+    @property
+    def text(self) -> str:
+        """The record's value."""
+        mute = self.mute
+        told = None if mute is None else {
+            "by": mute.by, "at": _micros(mute.at), "note": mute.note,
+            "until": None if mute.until is None else _micros(mute.until),
+        }  # fmt: skip
+        return json.dumps(
+            {
+                "type": self.type,
+                "task": self.task,
+                "first_at": self.first_at,
+                "seen_at": self.seen_at,
+                "mute": told,
+            }
+        )
+
+
+def _moment(at: int) -> datetime:
+    moment = instant(int(at))
+    assert moment is not None  # noqa: S101 - it is given
+    return moment
+
+
+def _micros(moment: datetime) -> int:
+    return int(moment.timestamp() * 1_000_000)
+
+
+class Causes:
+    """What is remembered of causes.
+
+    Args:
+        fire: the app.
+        is_read_only: nothing is written; what this process has seen is kept in memory.
+    """
+
+    def __init__(self, fire: Firelock, *, is_read_only: bool = False) -> None:
+        self._fire = fire
+        self._is_read_only = is_read_only
+        self._seen: dict[str, int] = {}  # first_at by fingerprint, where nothing may be written
+
+    # ---- looking -------------------------------------------------------------------------------------------
+
+    def list(
+        self, groups: Sequence[FailureGroup], hours: Mapping[str, tuple[int, ...]], now: datetime
+    ) -> list[Cause]:
+        """Return the causes of these groups in their order, then those that are muted and have no failed job.
+
+        A cause that nobody had seen is remembered from now on: one look at the storage for each of these.
+        """
+        known = self._remembered()
+        found = [self._cause(group, known, hours, now) for group in groups]
+        grouped = {group.fingerprint for group in groups}
+        gone = [
+            Cause(fingerprint, one.type, "", one.task, 0, None, instant(one.first_at), (), one.mute)
+            for fingerprint, one in known.items()
+            if fingerprint not in grouped and one.mute is not None and one.mute.is_on(now)
+        ]
+        return found + gone
+
+    def _cause(
+        self,
+        group: FailureGroup,
+        known: Mapping[str, _Known],
+        hours: Mapping[str, tuple[int, ...]],
+        now: datetime,
+    ) -> Cause:
+        former = known.get(group.fingerprint)
+        first_at = former.first_at if former else self._seen.get(group.fingerprint)
+        if first_at is None:
+            first_at = self._oldest(group)
+            self._seen[group.fingerprint] = first_at
+        if former is None or group.newest_at - former.seen_at >= _SEEN_EVERY:
+            mute = former.mute if former else None
+            version = former.version if former else 0
+            self._remember(
+                group.fingerprint, _Known(group.type, group.task, first_at, group.newest_at, mute, version)
+            )
+        mute = former.mute if former and former.mute and former.mute.is_on(now) else None
+        return Cause(
+            group.fingerprint, group.type, group.message, group.task, group.count, instant(group.newest_at),
+            instant(first_at), hours.get(group.fingerprint, (0,) * HOURS), mute,
+        )  # fmt: skip
+
+    def _oldest(self, group: FailureGroup) -> int:
+        where = JobFilter(state=State.FAILED, fingerprint=group.fingerprint)
+        oldest = self._fire.jobs.page(where, limit=1, oldest_first=True)
+        return next((job.record().changed_at for job in oldest), group.newest_at)
+
+    # ---- muting --------------------------------------------------------------------------------------------
+
+    def muted(self, now: datetime) -> set[str]:
+        """Return the fingerprints of the causes that are muted now."""
+        return {
+            fingerprint
+            for fingerprint, one in self._remembered().items()
+            if one.mute is not None and one.mute.is_on(now)
+        }
+
+    def mute(self, cause: Cause, mute: Mute) -> None:
+        """The cause is muted; a former mute is replaced."""
+        first_at, seen_at = cause.first_at or mute.at, cause.newest_at or mute.at
+        known = _Known(cause.type, cause.task, _micros(first_at), _micros(seen_at), mute)
+        self._fire.storage.put_record(_KIND, cause.fingerprint, known.text)
+
+    def unmute(self, fingerprint: str) -> bool:
+        """The cause is not muted any more; False where it was not."""
+        record = self._fire.storage.get_record(_KIND, fingerprint)
+        known = None if record is None else _Known.read(record)
+        if known is None or known.mute is None:
+            return False
+        text = attrs.evolve(known, mute=None).text
+        self._fire.storage.put_record(_KIND, fingerprint, text)
+        return True
+
+    # ---- the records ---------------------------------------------------------------------------------------
+
+    def _remembered(self) -> dict[str, _Known]:
+        found = {
+            record.key: known for record in self._records() if (known := _Known.read(record)) is not None
+        }
+        self._forget(found)
+        return found
+
+    def _records(self) -> Iterator[Record]:
+        after = ""
+        while page := self._fire.storage.list_records(_KIND, after=after, limit=_PAGE):
+            yield from page
+            after = page[-1].key
+            if len(page) < _PAGE:
+                return
+
+    def _remember(self, fingerprint: str, known: _Known) -> None:
+        """It is written, unless somebody else was quicker or nothing may be written here."""
+        if self._is_read_only:
+            return
+        try:
+            self._fire.storage.put_record(_KIND, fingerprint, known.text, expected_version=known.version)
+        except FirelockError as error:
+            log.info("Cause %s could not be remembered: %s", fingerprint, error)
+
+    def _forget(self, known: dict[str, _Known]) -> None:
+        if self._is_read_only or len(known) <= KEPT:
+            return
+        oldest = sorted(
+            (fingerprint for fingerprint, one in known.items() if one.mute is None),
+            key=lambda fingerprint: known[fingerprint].seen_at,
+        )
+        for fingerprint in oldest[: len(known) - KEPT]:
+            one = known.pop(fingerprint)
+            self._fire.storage.delete_record(_KIND, fingerprint, expected_version=one.version)
+
+
+def strips(fire: Firelock, now: datetime) -> dict[str, tuple[int, ...]]:
+    """Return by fingerprint how many jobs, of those that are failed now, failed in each of the last 24 hours.
+
+    The oldest hour first, the last one ends now. Of the newest 10,000 failed jobs.
+    """
+    end = _micros(now)
+    where, cursor, looked_at = JobFilter(state=State.FAILED, since=end - HOURS * _HOUR), None, 0
+    found: dict[str, list[int]] = {}
+    while looked_at < _LOOKED_AT:
+        page = fire.jobs.page(where, limit=_PAGE, cursor=cursor)
+        for job in page:
+            record = job.record()
+            hour = HOURS - 1 - max(0, end - record.changed_at) // _HOUR
+            if record.error is not None and hour >= 0:
+                found.setdefault(record.error.fingerprint, [0] * HOURS)[hour] += 1
+        looked_at += len(page)
+        cursor = page.cursor
+        if cursor is None:
+            break
+    return {fingerprint: tuple(hours) for fingerprint, hours in found.items()}
+
+
+def muted_share(fire: Firelock, task: str, muted: set[str], since: datetime) -> float:
+    """Return which part of a task's newest failures has muted causes, 0 to 1; retries count as well."""
+    at = _micros(since)
+    errors = [
+        record.error.fingerprint
+        for where in (
+            JobFilter(state=State.FAILED, task=task, since=at),
+            JobFilter(state=State.SCHEDULED, task=task, is_retrying=True, since=at),
+        )
+        for job in fire.jobs.page(where, limit=_SHARED)
+        if (record := job.record()).error is not None
+    ]  # fmt: skip
+    return sum(fingerprint in muted for fingerprint in errors) / len(errors) if errors else 0.0
