@@ -107,6 +107,11 @@ def test_a_switch_is_shown_as_on_or_off(client, monkeypatch):
     assert ("on", "on", "environment") == tuple(re.findall(r">(on|off|environment)<", row))
 
 
+def test_a_round_trip_says_what_is_measured(client):
+    """The time of reading one record, which every storage has to ask for; not that of its clock."""
+    assert "reading one record" in client.get("/system").text
+
+
 def test_the_bundle_holds_no_job(client, fire, jobs):
     """The support bundle is JSON to download, without ids or arguments of jobs."""
     answer = client.get("/system/bundle")

@@ -395,6 +395,27 @@ def test_all_of_a_cause_are_acted_on_by_one_operation(client, dashboard, failing
     assert [(f"jobs.{verb}", "local")] == actions(fire)
 
 
+@pytest.mark.parametrize("done_by", ["the dashboard", "another process"])
+def test_counts_are_new_behind_an_operation(fire, dashboard, client, failing, done_by):
+    """What an operation changed is seen when it has ended, wherever it was done."""
+    failing(3)
+    group = fire.jobs.failure_groups()[0]
+    dashboard.live.look()
+    assert [3] == [one.count for one in dashboard.watch.failure_groups()]
+
+    if done_by == "the dashboard":
+        client.act("/failures/delete", {"fingerprint": group.fingerprint})
+        dashboard.watch.failure_groups()
+        dashboard.runner.join()
+    else:
+        where = JobFilter(fingerprint=group.fingerprint, state=State.FAILED)
+        fire.operations.run(fire.operations.start("delete", where, by="ada").id)
+        dashboard.live.look()
+        dashboard.live.look()
+
+    assert [] == dashboard.watch.failure_groups()
+
+
 @pytest.mark.parametrize("verb", ["requeue", "delete"])
 def test_without_a_script_it_is_asked_first(fire, dashboard, client, failing, verb):
     """With the number of jobs; sent again it is done."""

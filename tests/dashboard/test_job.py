@@ -13,9 +13,10 @@ import attrs
 import pytest
 
 from firelock import Firelock, State, hookimpl
-from firelock.storage import ErrorInfo, NewJob
+from firelock.storage import ErrorInfo, NewJob, Rollup
 from firelock_dashboard import Dashboard
 from firelock_dashboard.calls import call_of, literal, pieces, summary, tree
+from firelock_dashboard.job_view import JobPage
 from firelock_dashboard.phases import phases_of, steps_of
 from firelock_dashboard.tracebacks import markdown, read_traceback
 from tests.dashboard.asking import Browser
@@ -218,6 +219,25 @@ def test_a_claimed_job_that_has_not_started_is_told(client, fire, send):
     Worker(fire).claim(started=False)
 
     assert "has not started it yet" in seen(client.part(f"/jobs/{job.id}", "now"))
+
+
+@pytest.mark.parametrize("says", ["progress", "a log line"])
+def test_a_job_that_says_something_has_started(client, fire, send, says):
+    """What it told since its claim shows that it runs, before its start is stored; lists know it too."""
+    job = send.enqueue(1)
+    worker = Worker(fire)
+    claimed = worker.claim(started=False)
+    if says == "progress":
+        worker.say(claimed, done=5.0)
+    else:
+        worker.say(claimed, "sending")
+    fire.storage.clock_offset += 5_000_000
+
+    page, rows = client.part(f"/jobs/{job.id}", "now"), client.get("/jobs?state=processing")
+
+    assert "has not started it yet" not in seen(page)
+    assert "not started yet" not in seen(rows)
+    assert 'class="state-processing"' in client.part(f"/jobs/{job.id}", "life").text
 
 
 def test_a_deleted_job_that_may_still_run_is_warned_of(client, fire, send):
@@ -472,6 +492,61 @@ def test_a_life_is_told_to_scale(fire, send):
     assert phases[0].x == 0
     assert steps[0].since is not None
     assert steps[-1].since is None
+
+
+def test_a_cancelled_job_keeps_its_run_in_the_bar(client, fire, send):
+    """The bar shows how long it ran before somebody cancelled it, and its step tells where."""
+    job = send.enqueue(1)
+    Worker(fire).claim()
+    fire.storage.clock_offset += 60_000_000
+    client.post("/jobs/delete", {"one": job.id})
+
+    handle = fire.jobs.get(job.id)
+    phases = phases_of(handle.record(), handle.history(), handle.created_at + timedelta(hours=1))
+    life = client.part(f"/jobs/{job.id}", "life").text
+
+    assert ["enqueued", "processing"] == [one.segment.kind for one in phases]
+    assert phases[-1].segment.seconds >= 59
+    assert "on web-1:42" in life
+
+
+@pytest.mark.parametrize("ends", ["fail", "succeed"])
+def test_a_delete_changes_no_duration(client, fire, send, ends):
+    """What an attempt took is told by its own end, not by the delete of its job."""
+    for _ in range(20):
+        send.enqueue(1)
+    worker = Worker(fire)
+    job = fire.jobs.find(oldest_first=True).jobs[0]
+    claimed = worker.claim(started=False)
+    getattr(worker, ends)(claimed)
+    page = JobPage(None, fire.jobs.get(job.id))
+    before = page.seconds
+    fire.storage.clock_offset += 3_600_000_000
+    job.delete()
+
+    after = JobPage(None, fire.jobs.get(job.id)).seconds
+    row = client.get("/jobs?state=deleted").text
+
+    assert before is not None
+    assert before == after
+    assert "1 h" not in re.sub(r"<time.*?</time>", "", row)
+
+
+@pytest.mark.parametrize(("runs", "is_compared"), [(19, False), (20, True)])
+def test_a_run_is_compared_with_twenty_others_at_least(client, fire, send, runs, is_compared):
+    """Below that, what most take says nothing."""
+    job = send.enqueue(1)
+    worker = Worker(fire)
+    worker.succeed(worker.claim(started=False))
+    minute = fire.storage.clock() // 60_000_000 * 60_000_000
+    histogram = (0, runs, *(0,) * 11)
+    fire.storage.record_metrics(
+        [Rollup(minute, "shop.mail.send", "mail", "succeeded", runs, runs * 2_000, histogram)]
+    )
+
+    page = client.get(f"/jobs/{job.id}").text
+
+    assert is_compared is ("compare-title" in page)
 
 
 def test_what_lies_between_an_end_and_a_requeue_is_no_phase(fire, send):

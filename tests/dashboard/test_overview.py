@@ -300,6 +300,38 @@ def test_the_last_two_minutes_lie_on_whole_seconds():
     assert [2.0, None, 3.0] == succeeded.values[-3:]
 
 
+def test_seconds_that_nobody_saw_have_the_rest_of_their_minute():
+    """What ended in a minute and was not seen lies evenly on its other seconds up to now."""
+    samples = [Sample(960.5, 7, 2, None, None, None, None, None)]  # a first look compares nothing
+    samples += [Sample(at + 0.5, 7, 2, 0.0, 4.0, 1.0, 0.0, 0.0) for at in (961, 962)]
+    ended = {900: {"succeeded": 120}, 960: {"succeeded": 47, "failed": 1, "crashed": 4}}
+
+    drawn = chart_of_samples(samples, 1_000.9, "throughput", ended)
+    depths = chart_of_samples(samples, 1_000.9, "depth", ended)
+
+    lines = {line.name: line.values for line in drawn.lines}
+    place = 960 - int(drawn.starts[0])
+    assert [2.0, 1.0, 4.0, 4.0, 1.0] == lines["succeeded"][place - 1 : place + 4]
+    assert [0.0, 1.0, 1.0, 0.0] == lines["failed"][place : place + 4]
+    assert {0.1, 0.0} == set(lines["retried"][place:])
+    assert lines["succeeded"][: 900 - int(drawn.starts[0])] == [None] * (900 - int(drawn.starts[0]))
+    assert 3 == sum(value is not None for value in depths.lines[0].values)
+
+
+def test_the_live_chart_says_what_its_means_and_gaps_are(client, fire, task):
+    """Where nobody looked, what ended is filled in from what servers handed in."""
+    task.enqueue(1)
+    minute = fire.storage.clock() // 60_000_000 * 60_000_000 - 60_000_000
+    fire.storage.record_metrics([Rollup(minute, "shop.send", "mail", "succeeded", 600, 1, (600, *(0,) * 12))])
+
+    told = client.get("/history.json?span=live&kind=throughput").json()
+
+    succeeded = next(line["values"] for line in told["lines"] if line["name"] == "succeeded")
+    assert 10.0 in succeeded
+    assert "shows its minute" in client.get("/?span=live").text
+    assert "how many waited is not kept" in client.get("/?span=live&kind=depth").text
+
+
 @pytest.mark.parametrize(("value", "expected"), [(0, 1), (0.7, 0.8), (1, 1), (41, 50), (1_001, 1_200)])
 def test_scales_end_at_round_numbers(value, expected):
     """The next round number, and 1 for nothing."""

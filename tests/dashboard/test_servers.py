@@ -7,7 +7,9 @@ import re
 import attrs
 import pytest
 
-from firelock.storage import Held, NewSession, Renewal
+from firelock import lifecycle
+from firelock.lifecycle import Holder
+from firelock.storage import ErrorInfo, Held, LogLine, NewSession, Progress, Renewal
 from tests.dashboard.hostile_texts import assert_literal
 
 DAY = 86_400
@@ -73,10 +75,11 @@ def test_without_servers_the_page_says_how_to_start_one(fire, client):
     assert is_inside != ("firelock server your_app:fire" in page)
 
 
-def test_a_server_shows_its_processes_together(client, serving):
+def test_a_server_shows_its_processes_together(client, serving, send):
     """Two sessions of one server are one card: slots, busy ones, CPU and memory are sums."""
-    serving("web-1", server="a", pid=11, busy=1)
-    serving("web-1", server="a", pid=12, busy=2)
+    send.enqueue_many([(number,) for number in range(3)])
+    serving.claim(serving("web-1", server="a", pid=11), 1, started=1)
+    serving.claim(serving("web-1", server="a", pid=12), 2, started=2)
 
     page = client.part("/servers", "servers").text
 
@@ -100,6 +103,59 @@ def test_slots_tell_started_claimed_and_free(client, serving, send):
     assert 2 == page.count('<li class="free"')
     assert "Free slots: 2" in page
     assert "claimed, not started" in page
+
+
+def test_what_runs_is_busy_before_any_heartbeat_says_so(client, serving, send):
+    """Busy slots are counted from what is drawn; what is claimed beyond the slots takes none."""
+    send.enqueue_many([(number,) for number in range(8)])
+    session = serving("web-1", workers=6, busy=0)
+    serving.claim(session, 5, started=2)
+
+    some = client.part("/servers", "servers").text
+    serving.claim(session, 3)
+    all_of_them = client.part("/servers", "servers").text
+
+    assert "1 server · 5 of 6 slots busy" in some
+    assert 2 == some.count("5 of 6 slots busy")
+    assert 2 == all_of_them.count("6 of 6 slots busy")
+
+
+@pytest.mark.parametrize("says", ["progress", "a log line"])
+def test_a_job_that_said_something_has_started(fire, client, serving, send, says):
+    """Progress or a line of this attempt tells that it runs, before its start is stored."""
+    job = send.enqueue(1)
+    serving.claim(serving("web-1"), 1)
+    at = fire.client.clock.now()
+    if says == "progress":
+        fire.storage.append_logs({}, {job.id: Progress(1, 10, at)})
+    else:
+        fire.storage.append_logs({job.id: [LogLine(0, at, "info", "sending", 1)]}, {})
+
+    page = client.part("/servers", "servers").text
+
+    assert [job.id] == slots(page, "is-started")
+    assert "claimed, not started" not in page
+
+
+def test_what_an_earlier_attempt_said_tells_nothing(fire, client, serving, send):
+    """A line of the attempt before, and progress from before the claim, are no start."""
+    job = send.enqueue(1)
+    session = serving("web-1")
+    now = fire.client.clock.now()
+    (first,) = fire.storage.claim(None, 1, session, now).jobs
+    fire.storage.append_logs(
+        {job.id: [LogLine(0, now, "info", "sending", 1)]}, {job.id: Progress(1, 10, now - 1)}
+    )
+    end = lifecycle.retried(
+        first, Holder(session, "web-1"), at=now, started_at=now, wait=0, reason="again",
+        error=ErrorInfo("E", "no", "f"),
+    )  # fmt: skip
+    fire.storage.apply([end])
+    serving.claim(session, 1)
+
+    page = client.part("/servers", "servers").text
+
+    assert [job.id] == slots(page, "is-claimed")
 
 
 def test_slots_are_the_servers_own(client, serving, send):

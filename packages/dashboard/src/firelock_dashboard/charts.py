@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
 from itertools import pairwise
@@ -176,8 +176,14 @@ def chart_of_series(series: Series, kind: str) -> Chart:
     )  # fmt: skip
 
 
-def chart_of_samples(samples: Sequence[Sample], now: float, kind: str) -> Chart:
-    """Return the chart of the last two minutes, a bucket a second: what ended, or what waits and runs."""
+def chart_of_samples(
+    samples: Sequence[Sample], now: float, kind: str, ended: Mapping[int, Mapping[str, int]] | None = None
+) -> Chart:
+    """Return the chart of the last two minutes, a bucket a second: what ended, or what waits and runs.
+
+    Seconds in which nobody looked have the mean of what else `ended` in their minute, which is given by the
+    minute's start; how many waited and ran then is not kept by anybody.
+    """
     last = math.floor(now)
     starts = [float(last - _LIVE_SECONDS + 1 + place) for place in range(_LIVE_SECONDS)]
     by_second = {math.floor(sample.at): sample for sample in samples}
@@ -193,8 +199,30 @@ def chart_of_samples(samples: Sequence[Sample], now: float, kind: str) -> Chart:
             line("succeeded", "succeeded"), line("deleted", "deleted"), line("retried", "retrying"),
             line("failed", "failed"),
         ]  # fmt: skip
+        _fill(lines, starts, by_second, ended or {})
     unit = "count" if kind == "depth" else "rate"
     return Chart(kind, LIVE, 1, starts, lines, unit, [one is not None for one in found])
+
+
+def _fill(
+    lines: Sequence[Line],
+    starts: Sequence[float],
+    by_second: Mapping[int, Sample],
+    ended: Mapping[int, Mapping[str, int]],
+) -> None:
+    """Seconds that nobody saw get what is left of their minute's sum, evenly."""
+    outcomes = {name: parts for name, parts, _ in _STACK}
+    first, last = int(starts[0]), int(starts[-1])
+    for line in lines:
+        seen = {at: getattr(sample, line.name) for at, sample in by_second.items()}
+        for minute, counts in ended.items():
+            seconds = range(minute, min(minute + 60, last + 1))
+            unseen = [at for at in seconds if seen.get(at) is None]
+            left = float(sum(counts.get(name, 0) for name in outcomes[line.name]))
+            left -= sum(seen.get(at) or 0.0 for at in seconds)
+            for at in unseen:
+                if at >= first:
+                    line.values[at - first] = round(max(0.0, left) / len(unseen), 2)
 
 
 def spark(values: Iterable[float], *, width: int = 120, height: int = 28) -> str:

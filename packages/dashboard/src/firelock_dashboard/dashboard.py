@@ -111,9 +111,9 @@ class Dashboard:
         self.routes = Routes([route for route in TABLE if not (read_only and route.is_action)])
         self.version = version("firelock-dashboard")
         self.history = History(fire)
-        self.runner = Runner(fire, is_allowed=not read_only)
-        self.live = Live(fire, self._count, masked=self.redactor.text)
         self.watch = Watch(self)
+        self.runner = Runner(fire, is_allowed=not read_only, on_ended=self._forget)
+        self.live = Live(fire, self._count, masked=self.redactor.text, on_changed=self.watch.forget)
         self._counted: tuple[float, Counts] | None = None
         self.framework = framework
         self.wsgi = WsgiDashboard(self)

@@ -191,6 +191,17 @@ class History:
         sums = self._sum(self._now() // MINUTE * MINUTE - minutes * MINUTE)
         return {task: _stats(tally) for task, tally in sums.tasks.items()}
 
+    def ended(self, minutes: int = 3) -> dict[int, Mapping[str, int]]:
+        """Return how many attempts ended how in each of the last minutes, the present one included.
+
+        By the minute's start in seconds since 1970; minutes in which nothing ended are empty.
+        """
+        self._visit()
+        last = self._now() // MINUTE
+        starts = [minute * MINUTE for minute in range(last - minutes + 1, last + 1)]
+        found = {start: self._minutes.get(start) for start in starts if start >= self._begin}
+        return {start // 1_000_000: fold.all.counts if fold else {} for start, fold in found.items()}
+
     def busy(self) -> list[float]:
         """Return how many jobs ran at once on average, for each of the last 60 minutes, oldest first.
 

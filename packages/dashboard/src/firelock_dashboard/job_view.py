@@ -12,7 +12,7 @@ import attrs
 
 from firelock import JobNotFound
 from firelock.storage import JobFilter, State
-from firelock_dashboard import why
+from firelock_dashboard import knowledge, why
 from firelock_dashboard.access import Permission
 from firelock_dashboard.calls import Call, Node, call_of, tree
 from firelock_dashboard.extensions import JobPanel
@@ -41,6 +41,7 @@ _LOG_FIRST = 500
 _AHEAD, _AHEAD_PAGES = 500, 4
 _RATE_MINUTES = 10
 _STALE = 0.6  # of a session's timeout
+_FEWEST_RUNS = 20  # of its task, for a run to be compared with: p95 of fewer is their slowest
 
 
 @attrs.frozen
@@ -137,9 +138,17 @@ class JobPage:
         return self._history
 
     @cached_property
+    def started_at(self) -> datetime | None:
+        """When its last attempt started; of one that runs, as far as it shows."""
+        if self.job.state is not State.PROCESSING:
+            return instant(self.job.started_at)
+        return instant(knowledge.starts(self.visit, [self.job]).get(self.job.id))
+
+    @cached_property
     def phases(self) -> list[Phase]:
         """Its life to scale."""
-        return phases_of(self.job, [step.entry for step in reversed(self._history)], self.visit.now)
+        history = [step.entry for step in reversed(self._history)]
+        return phases_of(self.job, history, self.visit.now, started_at=self.started_at)
 
     @property
     def sums(self) -> Mapping[str, float]:
@@ -178,7 +187,7 @@ class JobPage:
     @property
     def speed(self) -> float | None:
         """How much of it is done in a second; None where nobody can tell."""
-        started_at, said = instant(self.job.started_at), self.progress
+        started_at, said = self.started_at, self.progress
         if said is None or started_at is None:
             return None
         seconds = (said.at - started_at).total_seconds()
@@ -231,7 +240,7 @@ class JobPage:
                 found.append(("warn_lost", {"server": job.server or "–"}))
             elif held.expires_at - self._now < (1 - _STALE) * held.session.timeout_seconds * 1_000_000:
                 found.append(("warn_stale", {"server": job.server or "–"}))
-            elif job.started_at is None:
+            elif self.started_at is None:
                 found.append(("warn_claimed", {"server": job.server or "–"}))
         if job.is_stopping:
             found.append(("warn_tail", {"server": job.server or "–"}))
@@ -303,19 +312,17 @@ class JobPage:
 
     @property
     def stats(self) -> TaskStats | None:
-        """How its task's attempts of the last day ended."""
-        return self.visit.dashboard.history.tasks(24).get(self.job.task)
+        """How its task's attempts of the last day ended; None where they are too few to compare with."""
+        stats = self.visit.dashboard.history.tasks(24).get(self.job.task)
+        return stats if stats is not None and stats.runs >= _FEWEST_RUNS else None
 
     @property
     def seconds(self) -> float | None:
-        """How long its last attempt took, or has been taking."""
-        started_at = instant(self.job.started_at)
-        if started_at is None:
-            return None
-        ended_at = instant(self.job.ended_at) or (
-            self.visit.now if self.job.state is State.PROCESSING else None
-        )
-        return None if ended_at is None else (ended_at - started_at).total_seconds()
+        """How long its last attempt took, or has been taking; whatever became of the job after it."""
+        if self.job.state is State.PROCESSING:
+            return None if self.started_at is None else (self.visit.now - self.started_at).total_seconds()
+        last = next((step for step in self._history if step.entry.attempt is not None), None)
+        return None if last is None else last.took
 
     @cached_property
     def panels(self) -> list[tuple[str, str, bool]]:

@@ -1,4 +1,4 @@
-"""What a reader of jobs is helped with: the names of tasks, and how what is being typed may go on."""
+"""What a reader of jobs is helped with: names of tasks, how what is typed may go on, what has started."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ from firelock_dashboard.typed import Known
 from firelock_dashboard.words import task_name
 
 if TYPE_CHECKING:
+    from firelock.storage import JobRecord
     from firelock_dashboard.visit import Visit
 
-__all__ = ["Suggestion", "known_tasks", "suggestions", "task_names"]
+__all__ = ["Suggestion", "known_tasks", "starts", "suggestions", "task_names"]
 
 _SHOWN = 12
 _NEWEST = 100  # jobs whose tags and tasks are offered
 _GROUPS = 30
+_LOGS = 24  # jobs whose log is looked at for a start
+_LINES = 1_000
 _CHIPS = ("state:", "task:", "queue:", "tag:", "error:", "args.", "created:", "server:", "id:", "recurring:")
 _AGES = ("<15m", "<1h", "<24h", ">1h", ">24h")
 
@@ -41,6 +44,29 @@ def known_tasks(visit: Visit) -> Known:
     for entry in catalogue.list() if catalogue is not None else ():
         templates.setdefault(entry.name, tuple(entry.tags))
     return Known(templates)
+
+
+def starts(visit: Visit, jobs: Iterable[JobRecord]) -> dict[str, int]:
+    """Return when running jobs started, in micros by id; who may be claimed and not started is left out.
+
+    A start is stored about a second after it. Until then a job has started that told progress since its
+    claim, or logged something in this attempt; logs are looked at for the first 24 of them.
+    """
+    running = [job for job in jobs if job.state is State.PROCESSING]
+    found = {job.id: job.started_at for job in running if job.started_at is not None}
+    unknown = [job for job in running if job.id not in found]
+    if not unknown:
+        return found
+    storage = visit.fire.storage
+    for job, said in zip(unknown, storage.get_progress([job.id for job in unknown]), strict=True):
+        if said is not None and said.at >= (job.claimed_at or 0):
+            found[job.id] = said.at
+    for job in [job for job in unknown if job.id not in found][:_LOGS]:
+        lines = storage.read_log(job.id, limit=1 if job.attempt == 1 else _LINES)
+        first = next((line for line in lines if line.attempt == job.attempt), None)
+        if first is not None:
+            found[job.id] = first.at
+    return found
 
 
 def suggestions(visit: Visit, text: str) -> list[Suggestion]:

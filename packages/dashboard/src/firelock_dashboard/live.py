@@ -68,9 +68,11 @@ class Live:
         counts: Callable[[], Counts],
         *,
         masked: Callable[[str], str] = str,
+        on_changed: Callable[[], None] = lambda: None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._masked = masked  # what errors say, without what is secret
+        self._on_changed = on_changed  # an operation moved, wherever it is done: what is kept may be old
         self._monotonic = monotonic
         self._make_sampler = partial(Sampler, fire, counts, monotonic=monotonic, every=_EVERY)
         self._sampler = self._make_sampler()
@@ -131,6 +133,8 @@ class Live:
             self._sampler = self._make_sampler()
             self._tell_down(self._masked(str(error)))
             return
+        if "operations" in moved:
+            self._on_changed()
         self._pause = _until_mid_second(sample.at)
         with self._lock:
             if self.trouble is not None:

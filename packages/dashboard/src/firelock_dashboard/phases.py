@@ -78,9 +78,14 @@ def _seconds(start: datetime, end: datetime) -> float:
     return max(timedelta(), end - start).total_seconds()
 
 
-def phases_of(job: JobRecord, history: Sequence[JobStep], now: datetime) -> list[Phase]:
-    """Return the job's life as a bar: what lay between an end and a requeue is left out of it."""
-    segments = _joined(_segments(job, history, now))
+def phases_of(
+    job: JobRecord, history: Sequence[JobStep], now: datetime, *, started_at: datetime | None = None
+) -> list[Phase]:
+    """Return the job's life as a bar: what lay between an end and a requeue is left out of it.
+
+    `started_at` is when a running one started, where its record does not say so yet.
+    """
+    segments = _joined(_segments(job, history, now, instant(job.started_at) or started_at))
     whole = sum(one.seconds for one in segments)
     if whole <= 0:
         return []
@@ -93,7 +98,9 @@ def phases_of(job: JobRecord, history: Sequence[JobStep], now: datetime) -> list
     return placed
 
 
-def _segments(job: JobRecord, history: Sequence[JobStep], now: datetime) -> list[Segment]:
+def _segments(
+    job: JobRecord, history: Sequence[JobStep], now: datetime, started_at: datetime | None
+) -> list[Segment]:
     found: list[Segment] = []
     former: JobStep | None = None
     for entry in history:
@@ -107,7 +114,7 @@ def _segments(job: JobRecord, history: Sequence[JobStep], now: datetime) -> list
         former = entry
     if former is not None and not job.is_final and former.state not in FINAL_STATES:
         if job.state is State.PROCESSING:
-            started = instant(job.started_at) or now
+            started = started_at or now
             found += [Segment(_kind(former), former.at, started), Segment("processing", started, now)]
         else:
             found.append(Segment(_kind(former), former.at, now))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from firelock import ConfigurationError, FirelockError, StorageUnavailable
@@ -24,8 +25,11 @@ _PAUSE = 2.0  # seconds before a storage that went away is asked again
 class Runner:
     """The operations that one dashboard does; none twice at once, and none where it may change nothing."""
 
-    def __init__(self, fire: Firelock, *, is_allowed: bool = True) -> None:
+    def __init__(
+        self, fire: Firelock, *, is_allowed: bool = True, on_ended: Callable[[], None] = lambda: None
+    ) -> None:
         self._fire = fire
+        self._on_ended = on_ended
         self._is_allowed = is_allowed
         self._threads: dict[str, threading.Thread] = {}
         self._lock = threading.Lock()
@@ -63,6 +67,7 @@ class Runner:
         try:
             self._finish(operation_id)
         finally:
+            self._on_ended()
             with self._lock:
                 del self._threads[operation_id]
         if not self._ending.is_set():

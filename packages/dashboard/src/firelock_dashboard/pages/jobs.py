@@ -56,6 +56,7 @@ class _Row:
     state: str  # as it is shown: a state, or "retrying"
     call: str | None  # the arguments on one line; None where they may not be seen
     attempts: int | None  # how many it may have
+    started_at: datetime | None = None  # of one that runs, as far as it shows
 
     @property
     def tags(self) -> tuple[str, ...]:
@@ -69,8 +70,10 @@ class _Row:
 
     @property
     def seconds(self) -> float | None:
-        """How long its last attempt took; None where it has none that ended."""
+        """How long its last attempt took; None where it has none that ended, or a delete hides its end."""
         job = self.record
+        if job.state is State.DELETED:
+            return None
         ended = job.ended_at if job.is_final else job.changed_at if job.is_retrying else None
         return None if ended is None or job.started_at is None else (ended - job.started_at) / 1_000_000
 
@@ -80,7 +83,7 @@ class _Row:
         job = self.record
         match job.state:
             case State.PROCESSING:
-                return instant(job.started_at or job.claimed_at)
+                return self.started_at or instant(job.claimed_at)
             case State.ENQUEUED:
                 return instant(job.enqueued_at or job.created_at)
             case State.AWAITING:
@@ -140,12 +143,14 @@ class Listing:
     @cached_property
     def rows(self) -> list[_Row]:
         """The jobs of the page with what stands beside them."""
+        started = knowledge.starts(self.visit, self.found.jobs)
         return [
             _Row(
                 job,
                 "retrying" if job.is_retrying else job.state.value,
                 self._call(job),
                 attempts_of(self.visit, job),
+                instant(started.get(job.id)),
             )
             for job in self.found.jobs
         ]

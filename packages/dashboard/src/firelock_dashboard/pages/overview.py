@@ -93,7 +93,8 @@ def _storage_url(visit: Visit) -> str:
 
 def _chart(visit: Visit, span: str, kind: str) -> Chart:
     if span == LIVE:
-        return chart_of_samples(visit.dashboard.live.samples(), visit.now.timestamp(), kind)
+        ended = visit.dashboard.history.ended() if kind == "throughput" else None
+        return chart_of_samples(visit.dashboard.live.samples(), visit.now.timestamp(), kind, ended)
     return chart_of_series(visit.dashboard.history.series(span), kind)
 
 

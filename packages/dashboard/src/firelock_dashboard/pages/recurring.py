@@ -135,8 +135,8 @@ def _runs(visit: Visit, recurring_id: str) -> _Runs:
 
 
 def _took(job: Job[Any]) -> float | None:
-    if job.started_at is None or job.ended_at is None:
-        return None
+    if job.started_at is None or job.ended_at is None or job.state is State.DELETED:
+        return None  # the end of a deleted one is the delete's
     return (job.ended_at - job.started_at).total_seconds()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from firelock import State
+from firelock_dashboard import knowledge
 from firelock_dashboard.access import Permission
 from firelock_dashboard.confirming import ask_first
 from firelock_dashboard.listeners import ServerState, heard_at, server_state
@@ -58,6 +59,7 @@ class _Session:
 class _Server:
     view: ServerView
     state: ServerState
+    busy: int  # slots that what runs takes: told by the jobs, since heartbeats are seconds apart
     sessions: list[_Session]  # those that live; all of them where none does
     running: list[_Running]  # at most _SLOTS
     more: int  # running ones that are not among these
@@ -112,21 +114,23 @@ def _page(visit: Visit, after: str | None) -> _Page:
     places = {view.id: place for place, (view, _) in enumerate(alive)}
     start = 0 if after is None else places.get(after, -1) + 1
     shown = alive[start : start + _SERVERS]
-    running = _running(visit, [view for view, _ in shown])
+    running, is_cut = _running(visit, [view for view, _ in shown])
+    started = knowledge.starts(visit, (job.record() for jobs in running.values() for job in jobs))
+    servers = [_server(visit, view, state, running[view.id], started, is_cut=is_cut) for view, state in shown]
+    others = {view.id: view.busy for view, _ in alive} | {one.view.id: one.busy for one in servers}
     return _Page(
-        [_server(visit, view, state, running[view.id]) for view, state in shown],
-        [_server(visit, view, state, []) for view, state in reversed(lost)],
-        len(alive), sum(view.workers for view, _ in alive), sum(view.busy for view, _ in alive),
+        servers, [_server(visit, view, state, [], {}) for view, state in reversed(lost)],
+        len(alive), sum(view.workers for view, _ in alive), sum(others.values()),
         shown[-1][0].id if start + _SERVERS < len(alive) else None,
     )  # fmt: skip
 
 
-def _running(visit: Visit, servers: Sequence[ServerView]) -> Mapping[str, list[Job[Any]]]:
-    """Return the jobs that each server runs, those that came last first."""
+def _running(visit: Visit, servers: Sequence[ServerView]) -> tuple[Mapping[str, list[Job[Any]]], bool]:
+    """Return the jobs that each server runs, those that came last first, and whether there may be more."""
     server_of = {one.session.id: view.id for view in servers for one in view.sessions}
     found: dict[str, list[Job[Any]]] = defaultdict(list)
     if not servers:
-        return found
+        return found, False
     page = visit.fire.jobs.find(state=State.PROCESSING, limit=_AT_ONCE)
     jobs = list(page)
     if page.cursor is not None:
@@ -141,35 +145,54 @@ def _running(visit: Visit, servers: Sequence[ServerView]) -> Mapping[str, list[J
         server_id = server_of.get(job.record().session or "")
         if server_id is not None:
             found[server_id].append(job)
-    return found
+    return found, page.cursor is not None
 
 
-def _server(visit: Visit, view: ServerView, state: ServerState, jobs: Sequence[Job[Any]]) -> _Server:
+def _server(
+    visit: Visit, view: ServerView, state: ServerState, jobs: Sequence[Job[Any]], started: Mapping[str, int],
+    *, is_cut: bool = False,
+) -> _Server:  # fmt: skip
     now = visit.now
     living = [one for one in view.sessions if one.is_alive and instant(one.expires_at) > now]  # type: ignore[operator]
     records = living or list(view.sessions)
     pids = {one.session.id: one.session.pid for one in view.sessions}
-    running = [_run(job, pids) for job in jobs[:_SLOTS]]
-    more = max(len(jobs) - len(running), (view.busy - len(running)) if living else 0, 0)
+    records_of = Counter(job.record().session for job in jobs)
+    running = [_run(job, pids, started) for job in jobs[:_SLOTS]]
+    told = view.busy if living and is_cut else 0
+    busy = max(_busy(view, jobs, started), told) if living else 0
+    more = max(len(jobs), told) - len(running)
     free = max(view.workers - len(running) - more, 0) if living else 0
     drawn = min(free, _SLOTS - len(running))
-    return _Server(view, state, [_session(one, now) for one in records], running, more, drawn, free - drawn)
+    sessions = [
+        _session(one, now, None if is_cut else min(records_of[one.session.id], one.session.workers))
+        for one in records
+    ]
+    return _Server(view, state, busy, sessions, running, more, drawn, free - drawn)
 
 
-def _run(job: Job[Any], pids: Mapping[str, int]) -> _Running:
+def _busy(view: ServerView, jobs: Sequence[Job[Any]], started: Mapping[str, int]) -> int:
+    """Return how many slots are taken: by what has started, and by what is claimed as far as slots are free.
+
+    A server claims for the slots that it has; what it claims beyond them waits there for a moment.
+    """
+    runs = sum(job.id in started for job in jobs)
+    return runs + min(len(jobs) - runs, max(0, view.workers - runs))
+
+
+def _run(job: Job[Any], pids: Mapping[str, int], started: Mapping[str, int]) -> _Running:
     record = job.record()
-    started_at = job.started_at
+    started_at = instant(started.get(job.id))
     since = instant(record.claimed_at or record.changed_at) if started_at is None else started_at
     return _Running(
         job.id, job.task, pids.get(record.session or ""), since or job.created_at, started_at is not None
     )
 
 
-def _session(record: SessionRecord, now: datetime) -> _Session:
+def _session(record: SessionRecord, now: datetime, busy: int | None) -> _Session:
     said = record.renewal
     return _Session(
-        record.session.pid, said.state, record.session.workers, said.busy, said.cpu_percent,
-        said.rss_bytes, heard_at(record, now),
+        record.session.pid, said.state, record.session.workers, said.busy if busy is None else busy,
+        said.cpu_percent, said.rss_bytes, heard_at(record, now),
     )  # fmt: skip
 
 

@@ -4,7 +4,7 @@
 
 (() => {
   const REFRESH = { live: 2, "1h": 10, "24h": 60, "7d": 300, "30d": 300 }; // seconds
-  const LIVE_SECONDS = 120;
+  const UNSEEN = 10; // seconds without a sample after which the server is asked what ended meanwhile
   const HEIGHT = 240;
 
   const count = (value) => (value >= 10000 ? Intl.NumberFormat("en", { notation: "compact" }).format(value) : String(+value.toFixed(1)));
@@ -98,7 +98,7 @@
       const { starts, lines } = this.told;
       let last = starts.at(-1);
       if (last >= to) return;
-      if (to - last > LIVE_SECONDS) { this.fetch(); return; }
+      if (to - last > UNSEEN) { this.fetch(); return; }
       while (last < to) {
         last += 1;
         starts.push(last);
