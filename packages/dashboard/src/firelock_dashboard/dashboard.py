@@ -34,6 +34,7 @@ from firelock_dashboard.history import History
 from firelock_dashboard.links import COOKIE, ENTER, SESSION_SECONDS, Links
 from firelock_dashboard.live import EventStream, Live
 from firelock_dashboard.problems import Forbidden, NoSession, NotHere, NotLocal, RequestProblem
+from firelock_dashboard.query import Fields
 from firelock_dashboard.redaction import Redactions, Redactor
 from firelock_dashboard.rendering import Pages
 from firelock_dashboard.routes import Route, Routes
@@ -238,6 +239,7 @@ class Dashboard:
             raise Forbidden(self.texts("enter.not_own"))
         body = await read_body(request)
         visit = Visit(self, request, urls, access=Access(), places={}, body=body)
+        visit.check_fields((), ("token", "back"))
         return await run_in_threadpool(self._exchanged, visit)
 
     def _exchanged(self, visit: Visit) -> Response:
@@ -252,6 +254,7 @@ class Dashboard:
         return response
 
     def _streamed(self, request: Request) -> Response:
+        Fields.parse(request.scope["query_string"].decode("latin-1")).check(())
         if NO_STREAM in (request.scope.get("extensions") or {}):
             return Response(status_code=204)  # by which an EventSource gives up, and the page asks instead
         return EventStream(self.live, partial(self._is_reader, request))
@@ -274,6 +277,7 @@ class Dashboard:
     def _viewed(self, visit: Visit, route: Route) -> Response:
         try:
             visit.require(route.permission)
+            visit.check_fields(route.query_fields, route.form_fields)
             self.runner.resume_once()
             response = visit.finish(route.view(visit))
             if route.is_action:

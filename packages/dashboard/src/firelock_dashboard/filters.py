@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ARGUMENT",
+    "LIST_FIELDS",
     "Age",
     "Chip",
     "Chips",
@@ -32,6 +33,11 @@ __all__ = [
     "plan",
 ]
 
+# The fields of a query that asks for a list of jobs, but for the state: one list has its own.
+LIST_FIELDS = (
+    "task", "queue", "tag+", "server", "arg+", "error", "id", "created", "since", "until", "recurring",
+    "parent", "fingerprint", "limit", "order", "cursor", "at",
+)  # fmt: skip
 _TEXT = 200
 _TAGS = 10
 _ARGUMENTS = 5

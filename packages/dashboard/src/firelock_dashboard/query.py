@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 from collections.abc import Iterable, Sequence
@@ -20,6 +21,7 @@ _FIELDS = 2_000
 _TEXT = 4_000
 _SPANS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 _DIGITS = 9
+_NAME = 60  # characters of a name that is unknown
 
 
 class Fields:
@@ -63,6 +65,26 @@ class Fields:
             for one in (given if isinstance(given, list) else [given])
             if one is not None
         )
+
+    def check(self, known: Sequence[str]) -> None:
+        """Every field is one of these, and is there once.
+
+        A name with + at its end may be there several times, one with a dot at its end begins others.
+
+        Raises:
+            BadRequest: a field is none of them, as one that nobody reads would narrow nothing; or it is there
+                several times, and not all of its values could hold.
+        """
+        single = {name for name in known if name[-1:] not in {"+", "."}}
+        several = {name[:-1] for name in known if name.endswith("+")}
+        begins = tuple(name for name in known if name.endswith("."))
+        for name, values in self._values.items():
+            if name in several:
+                continue
+            if name not in single and not (begins and name.startswith(begins)):
+                raise BadRequest(_unknown(name, [*single, *several]))
+            if len(values) > 1:
+                raise BadRequest(f"{name} was sent {len(values)} times; send it once.")
 
     def __contains__(self, name: str) -> bool:
         """Tell whether the field was sent, empty or not."""
@@ -159,6 +181,13 @@ class Fields:
         if moment.tzinfo is None:
             raise BadRequest(f"{name}={value} has no zone; add Z or an offset as +03:00.")
         return moment
+
+
+def _unknown(name: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name[:_NAME], known, n=1)
+    hint = f"Did you mean {near[0]}? " if near else ""
+    fields = f"Fields are {', '.join(sorted(known))}." if known else "There are no fields."
+    return f"The field {name[:_NAME]!a} is unknown here. {hint}{fields}"
 
 
 def _plain(name: str, value: object) -> str:

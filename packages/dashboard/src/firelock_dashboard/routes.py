@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import attrs
@@ -31,21 +32,48 @@ class Parameter:
     is_required: bool = False
 
 
-@attrs.frozen
+@attrs.frozen(slots=False)
 class Route:
     """A method and a path below the mount, who may come, and what answers.
 
-    A `{name}` in the path takes one segment, a last `{name:path}` all that is left.
+    A `{name}` in the path takes one segment, a last `{name:path}` all that is left. A request with a field
+    that is not named here is refused before the view. Of a field with + at its end there may be several; one
+    with a dot at its end stands for all that begin so. The parameters of the JSON API are fields as well.
     """
 
     method: str  # GET or POST; HEAD follows GET
     path: str
     permission: Permission
     view: Callable[[Visit], Response]
+    query: (
+        tuple[str, ...] | None
+    ) = ()  # fields of the query; None for a view of a plugin's, which knows its own
+    form: tuple[str, ...] = ()  # fields of what is posted
     is_personal: bool = False  # changes nothing but what the visitor sees; there on a read-only dashboard too
     is_api: bool = False  # answers JSON, its errors too
     summary: str = ""  # for the description of the JSON API
     parameters: tuple[Parameter, ...] = ()  # likewise
+
+    @cached_property
+    def query_fields(self) -> tuple[str, ...] | None:
+        """Every field that the query may have; None for any."""
+        if self.query is None:
+            return None
+        common = () if self.is_api or self.method != "GET" else ("part",)
+        return (*self.query, *common, *(self._described if self.method == "GET" else ()))
+
+    @cached_property
+    def form_fields(self) -> tuple[str, ...]:
+        """Every field that a form may have."""
+        common = () if self.is_api else ("back", "sure")
+        return (*self.form, *common, *(self._described if self.method != "GET" else ()))
+
+    @property
+    def _described(self) -> tuple[str, ...]:
+        return tuple(
+            f"{one.name}+" if one.kind == "array" else one.name.removesuffix("NAME")
+            for one in self.parameters
+        )
 
     @property
     def is_action(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -87,6 +87,17 @@ class Visit:
             return Fields.parse(self.body.decode("ascii"))
         except UnicodeDecodeError as error:
             raise BadRequest("The form is not urlencoded; send ASCII with percent signs.") from error
+
+    def check_fields(self, query: Sequence[str] | None, form: Sequence[str]) -> None:
+        """What was sent has no other fields than these; None for any.
+
+        Raises:
+            BadRequest: it has one, which the message names.
+        """
+        if query is not None:
+            self.query.check(query)
+        if self.body:
+            self.form.check(form)
 
     @cached_property
     def now(self) -> datetime:

@@ -174,6 +174,6 @@ def cancel_operation(visit: Visit) -> Response:
 
 
 ROUTES = (
-    Route("GET", "/activity", Permission.READ, show_activity),
-    Route("POST", "/activity/cancel", Permission.READ, cancel_operation),
+    Route("GET", "/activity", Permission.READ, show_activity, ("cursor",)),
+    Route("POST", "/activity/cancel", Permission.READ, cancel_operation, form=("operation",)),
 )

@@ -27,4 +27,4 @@ def show_page(visit: Visit) -> Response:
     return visit.page("extension.html", title=page.title, section=f"x:{page.name}", body=content)
 
 
-ROUTES = (Route("GET", "/x/{name}", Permission.READ, show_page),)
+ROUTES = (Route("GET", "/x/{name}", Permission.READ, show_page, None),)

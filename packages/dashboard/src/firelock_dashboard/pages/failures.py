@@ -310,8 +310,8 @@ def unmute_cause(visit: Visit, fingerprint: str) -> bool:
 ROUTES = (
     Route("GET", "/failures", Permission.READ, show_failures),
     Route("GET", "/failures/{fingerprint}", Permission.READ, show_failure),
-    Route("POST", "/failures/requeue", Permission.REQUEUE, requeue),
-    Route("POST", "/failures/delete", Permission.DELETE, delete),
-    Route("POST", "/failures/mute", Permission.REQUEUE, mute),
-    Route("POST", "/failures/unmute", Permission.REQUEUE, unmute),
+    Route("POST", "/failures/requeue", Permission.REQUEUE, requeue, form=("fingerprint",)),
+    Route("POST", "/failures/delete", Permission.DELETE, delete, form=("fingerprint",)),
+    Route("POST", "/failures/mute", Permission.REQUEUE, mute, form=("fingerprint", "for", "note")),
+    Route("POST", "/failures/unmute", Permission.REQUEUE, unmute, form=("fingerprint",)),
 )

@@ -114,7 +114,7 @@ def _file(text: str, name: str, kind: str) -> Response:
 
 
 ROUTES = (
-    Route("GET", "/jobs/{id}", Permission.READ, show_job),
+    Route("GET", "/jobs/{id}", Permission.READ, show_job, ("after",)),
     Route("GET", "/jobs/{id}/log", Permission.VIEW_LOGS, download_log),
     Route("GET", "/jobs/{id}/arguments", Permission.VIEW_ARGUMENTS, download_arguments),
     Route("GET", "/jobs/{id}/result", Permission.VIEW_ARGUMENTS, download_result),

@@ -15,6 +15,7 @@ from starlette.responses import StreamingResponse
 from firelock import ConfigurationError, JobNotFound, ScheduleError
 from firelock.storage import Applied, JobRecord
 from firelock_dashboard.access import Permission
+from firelock_dashboard.filters import LIST_FIELDS
 from firelock_dashboard.problems import BadRequest
 from firelock_dashboard.query import Fields
 from firelock_dashboard.routes import Route
@@ -34,6 +35,8 @@ EXPORTED = 10_000
 _IDS = 500
 _FIRST = 10
 _VERBS = {"requeue": Permission.REQUEUE, "delete": Permission.DELETE}
+_CHOSEN = ("one", "id+")
+_ALL = ("retrying", "state", *LIST_FIELDS)
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
@@ -277,12 +280,12 @@ def _only_ids(visit: Visit, jobs: Iterator[JobRecord]) -> Iterator[str]:  # noqa
 
 
 ROUTES = (
-    Route("POST", "/jobs/requeue", Permission.REQUEUE, requeue),
-    Route("POST", "/jobs/delete", Permission.DELETE, delete),
-    Route("POST", "/jobs/reschedule", Permission.REQUEUE, reschedule),
-    Route("POST", "/jobs/copy", Permission.REQUEUE, copy),
-    Route("GET", "/jobs/all", Permission.READ, confirm_all),
-    Route("POST", "/jobs/all/requeue", Permission.REQUEUE, requeue_all),
-    Route("POST", "/jobs/all/delete", Permission.DELETE, delete_all),
-    Route("GET", "/jobs/export", Permission.READ, export),
+    Route("POST", "/jobs/requeue", Permission.REQUEUE, requeue, form=_CHOSEN),
+    Route("POST", "/jobs/delete", Permission.DELETE, delete, form=_CHOSEN),
+    Route("POST", "/jobs/reschedule", Permission.REQUEUE, reschedule, form=(*_CHOSEN, "when")),
+    Route("POST", "/jobs/copy", Permission.REQUEUE, copy, form=_CHOSEN),
+    Route("GET", "/jobs/all", Permission.READ, confirm_all, ("verb", *_ALL)),
+    Route("POST", "/jobs/all/requeue", Permission.REQUEUE, requeue_all, _ALL),
+    Route("POST", "/jobs/all/delete", Permission.DELETE, delete_all, _ALL),
+    Route("GET", "/jobs/export", Permission.READ, export, ("format", "selected+", *_ALL)),
 )

@@ -16,7 +16,7 @@ from firelock.storage import JobFilter, JobRecord, State
 from firelock_dashboard import knowledge
 from firelock_dashboard.access import Permission
 from firelock_dashboard.calls import summary
-from firelock_dashboard.filters import ARGUMENT, Chip, Chips, Plan, plan
+from firelock_dashboard.filters import ARGUMENT, LIST_FIELDS, Chip, Chips, Plan, plan
 from firelock_dashboard.pages import search
 from firelock_dashboard.payloads import IN_LISTS
 from firelock_dashboard.problems import BadRequest
@@ -347,7 +347,7 @@ def suggest(visit: Visit) -> Response:
 
 
 ROUTES = (
-    Route("GET", "/jobs", Permission.READ, show_jobs),
-    Route("GET", "/retries", Permission.READ, show_retries),
-    Route("GET", "/jobs/suggest", Permission.READ, suggest),
+    Route("GET", "/jobs", Permission.READ, show_jobs, ("q", "state", *LIST_FIELDS)),
+    Route("GET", "/retries", Permission.READ, show_retries, ("q", *LIST_FIELDS)),
+    Route("GET", "/jobs/suggest", Permission.READ, suggest, ("q", "state", *LIST_FIELDS)),
 )

@@ -29,4 +29,4 @@ def show_navigation(visit: Visit) -> Response:
     return visit.page("base.html", title=visit.text("shared.navigation"), section=section)
 
 
-ROUTES = (Route("GET", "/navigation", Permission.READ, show_navigation),)
+ROUTES = (Route("GET", "/navigation", Permission.READ, show_navigation, ("section",)),)

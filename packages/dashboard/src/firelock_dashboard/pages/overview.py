@@ -256,7 +256,7 @@ def show_samples(visit: Visit) -> Response:
 
 
 ROUTES = (
-    Route("GET", "/", Permission.READ, show_overview),
-    Route("GET", "/history.json", Permission.READ, show_history, is_api=True),
+    Route("GET", "/", Permission.READ, show_overview, ("kind", "span")),
+    Route("GET", "/history.json", Permission.READ, show_history, ("kind", "span"), is_api=True),
     Route("GET", "/live.json", Permission.READ, show_samples, is_api=True),
 )

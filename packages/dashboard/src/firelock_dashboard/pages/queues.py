@@ -245,9 +245,9 @@ def _named(visit: Visit) -> str:
 
 
 ROUTES = (
-    Route("GET", "/queues", Permission.READ, show_queues),
+    Route("GET", "/queues", Permission.READ, show_queues, ("after",)),
     Route("GET", "/queues/{name}", Permission.READ, show_queue),
-    Route("POST", "/queues/pause", Permission.PAUSE_QUEUE, pause_queue),
-    Route("POST", "/queues/resume", Permission.PAUSE_QUEUE, resume_queue),
-    Route("POST", "/queues/delete", Permission.DELETE, delete_waiting),
+    Route("POST", "/queues/pause", Permission.PAUSE_QUEUE, pause_queue, form=("queue", "note")),
+    Route("POST", "/queues/resume", Permission.PAUSE_QUEUE, resume_queue, form=("queue",)),
+    Route("POST", "/queues/delete", Permission.DELETE, delete_waiting, form=("queue", "typed")),
 )

@@ -230,10 +230,10 @@ def remove(visit: Visit) -> Response:
 
 
 ROUTES = (
-    Route("GET", "/recurring", Permission.READ, show_recurring),
-    Route("POST", "/recurring/trigger", Permission.TRIGGER, trigger),
-    Route("POST", "/recurring/pause", Permission.TRIGGER, pause),
-    Route("POST", "/recurring/resume", Permission.TRIGGER, resume),
-    Route("POST", "/recurring/reset", Permission.EDIT_RECURRING, reset),
-    Route("POST", "/recurring/remove", Permission.EDIT_RECURRING, remove),
+    Route("GET", "/recurring", Permission.READ, show_recurring, ("after", "q")),
+    Route("POST", "/recurring/trigger", Permission.TRIGGER, trigger, form=("id",)),
+    Route("POST", "/recurring/pause", Permission.TRIGGER, pause, form=("id",)),
+    Route("POST", "/recurring/resume", Permission.TRIGGER, resume, form=("id",)),
+    Route("POST", "/recurring/reset", Permission.EDIT_RECURRING, reset, form=("id",)),
+    Route("POST", "/recurring/remove", Permission.EDIT_RECURRING, remove, form=("id",)),
 )

@@ -45,6 +45,9 @@ _SCHEDULE, _ZONE, _ARGUMENTS = 1_000, 64, 64 * 1024
 _SEARCHED = 100  # newest entries of the audit, for who changed a definition
 _TASKS = 1_000
 _PRIORITY = 100
+_FIELDS = (
+    "id", "version", "task", "schedule", "zone", "overlap", "misfire", "queue", "priority", "arguments",
+)  # fmt: skip
 
 
 # ---- one recurring job -----------------------------------------------------------------------------------
@@ -338,10 +341,10 @@ def create(visit: Visit) -> Response:
 
 
 ROUTES = (
-    Route("GET", "/recurring/view", Permission.READ, show_one),
-    Route("GET", "/recurring/new", Permission.EDIT_RECURRING, new_form),
-    Route("GET", "/recurring/edit", Permission.EDIT_RECURRING, edit_form),
-    Route("GET", "/recurring/preview", Permission.READ, preview),
-    Route("POST", "/recurring/create", Permission.EDIT_RECURRING, create),
-    Route("POST", "/recurring/edit", Permission.EDIT_RECURRING, edit),
+    Route("GET", "/recurring/view", Permission.READ, show_one, ("id",)),
+    Route("GET", "/recurring/new", Permission.EDIT_RECURRING, new_form, ("task",)),
+    Route("GET", "/recurring/edit", Permission.EDIT_RECURRING, edit_form, ("id",)),
+    Route("GET", "/recurring/preview", Permission.READ, preview, _FIELDS),
+    Route("POST", "/recurring/create", Permission.EDIT_RECURRING, create, form=_FIELDS),
+    Route("POST", "/recurring/edit", Permission.EDIT_RECURRING, edit, form=_FIELDS),
 )

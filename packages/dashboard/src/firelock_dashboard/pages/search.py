@@ -245,4 +245,4 @@ def show_search(visit: Visit) -> Response:
     )  # fmt: skip
 
 
-ROUTES = (Route("GET", "/search", Permission.READ, show_search),)
+ROUTES = (Route("GET", "/search", Permission.READ, show_search, ("q",)),)

@@ -216,6 +216,6 @@ def order_server(visit: Visit) -> Response:
 
 
 ROUTES = (
-    Route("GET", "/servers", Permission.READ, show_servers),
-    Route("POST", "/servers/tell", Permission.STOP_SERVER, order_server),
+    Route("GET", "/servers", Permission.READ, show_servers, ("after",)),
+    Route("POST", "/servers/tell", Permission.STOP_SERVER, order_server, form=("server", "order")),
 )

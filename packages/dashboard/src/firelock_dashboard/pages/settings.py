@@ -38,5 +38,5 @@ def save_settings(visit: Visit) -> Response:
 
 ROUTES = (
     Route("GET", "/settings", Permission.READ, show_settings),
-    Route("POST", "/settings", Permission.READ, save_settings, is_personal=True),
+    Route("POST", "/settings", Permission.READ, save_settings, form=tuple(SETTINGS), is_personal=True),
 )

@@ -135,8 +135,14 @@ def run_task(visit: Visit) -> Response:
 
 
 ROUTES = (
-    Route("GET", "/tasks", Permission.READ, show_tasks),
-    Route("GET", "/tasks/view", Permission.READ, show_task),
-    Route("GET", "/tasks/run", Permission.RUN_TASK, show_form),
-    Route("POST", "/tasks/run", Permission.RUN_TASK, run_task),
+    Route("GET", "/tasks", Permission.READ, show_tasks, ("q",)),
+    Route("GET", "/tasks/view", Permission.READ, show_task, ("name", "span")),
+    Route("GET", "/tasks/run", Permission.RUN_TASK, show_form, ("name",)),
+    Route(
+        "POST",
+        "/tasks/run",
+        Permission.RUN_TASK,
+        run_task,
+        form=("name", "args.", "queue", "delay", "priority"),
+    ),
 )

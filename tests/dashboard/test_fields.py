@@ -1,0 +1,131 @@
+"""Fields that nobody reads are refused: what narrows nothing would have an action meet everything."""
+
+from __future__ import annotations
+
+import pytest
+
+from firelock.storage import State
+from firelock_dashboard.access import Permission
+from firelock_dashboard.problems import BadRequest
+from firelock_dashboard.query import Fields
+from firelock_dashboard.routes import Parameter, Route
+from firelock_dashboard.table import TABLE
+
+PLACES = {"{id}": "0190-none", "{fingerprint}": "none", "{name}": "none"}
+
+
+def address(path):
+    for name, value in PLACES.items():
+        path = path.replace(name, value)
+    return path
+
+
+def routes(method):
+    return [
+        pytest.param(route, id=route.path)
+        for route in TABLE
+        if route.method == method and not route.path.startswith("/x/")
+    ]
+
+
+@pytest.fixture
+def waiting(fire):
+    """Five jobs that wait."""
+    task = fire.task(name="pack")(lambda: None)
+    for _ in range(5):
+        task.using(queue="mail", tags=["eu"]).enqueue()
+    return fire
+
+
+def states(fire):
+    return {state: count for state, count in fire.jobs.counts().by_state.items() if count}
+
+
+@pytest.mark.parametrize("route", routes("GET"))
+def test_no_page_and_no_answer_has_a_field_that_nobody_reads(client, route):
+    """Whatever route of the table is asked: a 400 that names the field."""
+    answer = client.get(f"{address(route.path)}?zz=1")
+
+    assert 400 == answer.status
+    assert "zz" in answer.text
+
+
+@pytest.mark.parametrize("route", routes("POST"))
+def test_no_action_has_a_field_that_nobody_reads(waiting, client, route):
+    """Neither in its form nor in its query; nothing is done."""
+    form, query = (
+        client.post(address(route.path), {"zz": "1"}),
+        client.post(f"{address(route.path)}?zz=1", {}),
+    )
+
+    assert (400, 400) == (form.status, query.status)
+    assert "zz" in form.text
+    assert "zz" in query.text
+    assert {State.ENQUEUED: 5} == states(waiting)
+
+
+def test_a_slip_in_a_filter_meets_no_job(waiting, client):
+    """The near name is offered, and no operation is stored."""
+    form = {"verb": "delete", "state": "enqueued", "tagg": "zz"}
+    by_program = client.post("/api/operations", form)
+    by_page = client.post("/jobs/all/delete?state=enqueued&tagg=zz")
+    in_body = client.post("/jobs/all/delete", {"state": "enqueued"})
+
+    assert (400, 400, 400) == (by_program.status, by_page.status, in_body.status)
+    assert "Did you mean tag?" in by_program.json()["message"]
+    assert "Did you mean tag?" in by_page.text
+    assert [] == list(waiting.operations.list())
+    assert {State.ENQUEUED: 5} == states(waiting)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/jobs?state=failed&state=enqueued", "/jobs?task=a&task=b", "/retries?state=failed",
+        "/api/jobs?tag=a&tag=b", "/jobs/export?format=csv&format=ids", "/queues?part=rows&part=rows",
+        "/live?x=1", "/queues?after=a&after=",
+    ],
+)  # fmt: skip
+def test_a_field_with_one_value_is_sent_once(client, target):
+    """Of two values at most one could hold; a list of retries has no other state."""
+    assert 400 == client.get(target).status
+
+
+def test_what_may_be_sent_several_times_is_read(client):
+    """Tags, arguments and ids are lists."""
+    assert 200 == client.get("/jobs?tag=a&tag=b&arg=x:1&arg=y:2").status
+    assert 200 == client.post("/api/jobs/delete", {"id": ["0190-a", "0190-b"]}).status
+
+
+def test_a_program_s_json_is_held_to_the_same(waiting, client):
+    """Its names are fields as well."""
+    headers = {"content-type": "application/json"}
+    body = b'{"verb": "delete", "state": "enqueued", "Tag": "zz"}'
+
+    answer = client.ask(
+        "POST", "/api/operations", headers={"sec-fetch-site": "same-origin", **headers}, body=body
+    )
+
+    assert 400 == answer.status
+    assert [] == list(waiting.operations.list())
+
+
+def test_every_parameter_of_the_api_is_a_field():
+    """What the description offers is taken, and nothing else has to be kept beside it."""
+    route = Route(
+        "POST", "/api/x", Permission.READ, lambda visit: None, is_api=True,
+        parameters=(Parameter("id", "", "array"), Parameter("args.NAME", ""), Parameter("queue", "")),
+    )  # fmt: skip
+
+    assert {"id+", "args.", "queue"} == set(route.form_fields)
+    assert () == route.query_fields
+
+
+@pytest.mark.parametrize("name", ["<script>", "\u202e", "x" * 5_000, "", "é"], ids=ascii)
+def test_a_name_is_shown_as_text(name):
+    """An unknown name is cut, and shown so that each of its characters is seen."""
+    with pytest.raises(BadRequest) as refused:
+        Fields([(name, "1")]).check(("tag+",))
+
+    assert str(refused.value).isascii()
+    assert len(str(refused.value)) < 300
