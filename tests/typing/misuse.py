@@ -88,7 +88,7 @@ def arguments_stay_typed_behind_options() -> None:
 def a_state_is_one_of_seven() -> None:
     """A misspelt state is no zero."""
     fire.jobs.counts()["faild"]  # type: ignore[index]  # pyright: ignore[reportArgumentType]
-    fire.jobs.get(fire.jobs.counts().faild)  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+    fire.jobs.counts().faild = 1  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
     fire.jobs.iterate(limit=5)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 
 
