@@ -87,4 +87,4 @@ def test_operators_and_locks_go_on(fire):
         assert lock.fence
     fire.recurring.remove("minutely")
 
-    assert fire.jobs.counts().by_state == {"deleted": 1}
+    assert fire.storage.counts().by_state == {"deleted": 1}
