@@ -149,6 +149,18 @@ def test_what_is_lost_on_the_way_is_sent_once_more(mail, fire, storage, is_late)
     assert State.ENQUEUED == fire.jobs.get(job.id).state
 
 
+def test_what_the_storage_knows_not_to_be_stored_is_not_sent_again(mail, storage):
+    """It has waited as long as it was told to; a second wait would double that."""
+    busy = StorageUnavailable("busy")
+    busy.is_untouched = True
+    storage.fail_always("insert", busy)
+
+    with pytest.raises(StorageUnavailable, match="busy"):
+        mail.enqueue("anna")
+
+    assert 1 == len(storage.called["insert"])
+
+
 # ---- later -----------------------------------------------------------------------------------------------
 
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
-from contextlib import closing
+import subprocess
+import sys
+import threading
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
 
 import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
-from firelock import ConfigurationError
+from firelock import ConfigurationError, Firelock
 from firelock.storage import Edge, JobNotFound, NewJob, State, StorageUnavailable
 from firelock.testing import Handles, Scene
 from firelock_sql.sqlite.opening import open_sqlite
+from tests.unit.fakes import unmeasured
 
 
 @pytest.fixture
@@ -244,3 +250,170 @@ def test_servers_are_told_when_a_connection_is_given_back(scene, engine, server)
         scene.storage.insert([scene.new_job()], within=connection)
 
     assert server.wait(None, 10)
+
+
+# ---- a transaction that is not joined --------------------------------------------------------------------
+
+TELLS_LOCKS = pytest.mark.skipif(
+    not Path("/proc/locks").exists(), reason="only Linux lists the locks of a process"
+)
+
+
+@pytest.fixture
+def make_app(path, engine):
+    """Returns an app on the file of the orders that waits for other writers for so long."""
+    apps = []
+
+    def make(seconds):
+        fire = Firelock(f"sqlite:///{path}?busy_timeout={seconds}")
+        apps.append(fire)
+        fire.ship = fire.task(name="ship")(lambda: None)
+        fire.ship.enqueue()
+        return fire
+
+    yield make
+    for fire in apps:
+        fire.close()
+
+
+ORDER = text("insert into orders values (1)")
+
+
+@contextmanager
+def by_session(engine):
+    """A Session in a variable."""
+    with Session(engine) as session:
+        session.execute(ORDER)
+        yield session
+
+
+@contextmanager
+def by_connection(engine):
+    """A Connection in a variable."""
+    with engine.begin() as connection:
+        connection.execute(ORDER)
+        yield connection
+        connection.rollback()
+
+
+@contextmanager
+def by_raw_connection(engine):
+    """A driver's connection in a variable."""
+    with closing(sqlite3.connect(engine.url.database)) as connection:
+        connection.execute("insert into orders values (1)")
+        yield connection
+
+
+class Shop:
+    """Who keeps a session."""
+
+    def __init__(self, session):
+        self.session = session
+
+
+@TELLS_LOCKS
+@pytest.mark.parametrize("begun", [by_session, by_connection, by_raw_connection])
+@pytest.mark.parametrize("is_kept", [False, True], ids=["variable", "attribute"])
+def test_who_waits_for_an_own_transaction_is_told_so_soon(make_app, engine, begun, is_kept):
+    """After a second, not after the ten minutes that others would be waited for; nothing is stored."""
+    fire = make_app(600)
+
+    with ExitStack() as stack:
+        held = stack.enter_context(begun(engine))
+        held = Shop(held) if is_kept else held
+        with pytest.raises(StorageUnavailable) as caught:
+            fire.ship.enqueue()
+
+    assert (
+        "this thread waits for its own transaction, which has written to the file and is still open. Store "
+        "the job in it, by task.using(within=session).enqueue(…), or commit it first." in str(caught.value)
+    )
+    assert caught.value.is_untouched
+    assert 1 == fire.jobs.counts().enqueued
+
+
+ALONE = """
+import sys
+from sqlalchemy import create_engine, text
+from sqlalchemy.orm import Session
+from firelock import Firelock, StorageUnavailable
+
+sessions = [Session(create_engine(f"sqlite:///{sys.argv[1]}"))]
+fire = Firelock(f"sqlite:///{sys.argv[1]}?busy_timeout=600")
+ship = fire.task(name="ship")(lambda: None)
+ship.enqueue()
+sessions[0].execute(text("create table sold (id integer)"))
+sessions[0].execute(text("insert into sold values (1)"))
+try:
+    ship.enqueue()
+except StorageUnavailable as error:
+    print(error)
+"""
+
+
+@TELLS_LOCKS
+def test_a_program_of_one_thread_waits_for_nobody_else(path):
+    """Wherever it keeps its session."""
+    said = subprocess.run(
+        [sys.executable, "-c", ALONE, str(path)], env=unmeasured(), capture_output=True, text=True,
+        timeout=60, check=True,
+    )  # fmt: skip
+
+    assert "this thread waits for its own transaction" in said.stdout
+
+
+@TELLS_LOCKS
+def test_another_thread_s_transaction_is_waited_for_and_told_of(make_app, engine, caplog):
+    """It may end at any time: the log names it after a second, and the job is stored when it has."""
+    fire = make_app(600)
+    begun, told = threading.Event(), threading.Event()
+
+    def keep():
+        with Session(engine) as session:
+            session.execute(ORDER)
+            begun.set()
+            told.wait(30)
+            session.commit()
+
+    class Telling(logging.Handler):
+        def emit(self, record):
+            told.set()
+
+    handler = Telling()
+    logging.getLogger("firelock_sql.sqlite.connections").addHandler(handler)
+    keeper = threading.Thread(target=keep)
+    keeper.start()
+    begun.wait(30)
+
+    fire.ship.enqueue()
+
+    keeper.join(30)
+    logging.getLogger("firelock_sql.sqlite.connections").removeHandler(handler)
+    assert 1 == caplog.text.count("a transaction of this very process keeps a write waiting")
+    assert 2 == fire.jobs.counts().enqueued
+
+
+@pytest.mark.parametrize("seconds", [0, 0.2])
+def test_who_has_waited_for_long_enough_is_told_of_within(make_app, engine, seconds):
+    """Whosever transaction it is; and the wait is not begun again."""
+    fire = make_app(seconds)
+    begun, done = threading.Event(), threading.Event()
+
+    def keep():
+        with Session(engine) as session:
+            session.execute(ORDER)
+            begun.set()
+            done.wait(30)
+
+    keeper = threading.Thread(target=keep)
+    keeper.start()
+    begun.wait(30)
+
+    with pytest.raises(StorageUnavailable) as caught:
+        fire.ship.enqueue()
+    done.set()
+    keeper.join(30)
+
+    assert "database is locked, and was for " in str(caught.value)
+    assert "store the job in it by task.using(within=session)." in str(caught.value)
+    assert caught.value.is_untouched

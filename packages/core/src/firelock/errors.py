@@ -143,6 +143,9 @@ class StorageError(FirelockError):
 class StorageUnavailable(StorageError):
     """The storage cannot be reached or is busy; trying again may help."""
 
+    is_untouched: bool = False
+    """Whether the storage knows that nothing of the call was written, so that no reply can have been lost."""
+
 
 class UnsupportedFeature(StorageError):
     """The storage does not offer an optional feature that was asked for."""

@@ -120,6 +120,7 @@ class GroupCommit:
 def _another(error: StorageUnavailable) -> StorageUnavailable:
     """Return the error once more: each await raises one of its own, with its own traceback."""
     other = StorageUnavailable(*error.args)
+    other.is_untouched = error.is_untouched
     other.__cause__ = error
     return other
 

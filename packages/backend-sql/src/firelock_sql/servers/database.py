@@ -161,7 +161,9 @@ class ServerDatabase(Database):
                 return once()
             except Conflict as conflict:
                 if time.monotonic() > deadline:
-                    raise StorageUnavailable(str(conflict)) from conflict.__cause__
+                    busy = StorageUnavailable(str(conflict))
+                    busy.is_untouched = not is_again  # each try was undone, but for one whose answer was lost
+                    raise busy from conflict.__cause__
             except Severed as loss:
                 if is_again:
                     raise StorageUnavailable(str(loss)) from loss.__cause__

@@ -7,6 +7,8 @@ new ones when they next need them.
 
 from __future__ import annotations
 
+import logging
+import math
 import os
 import random
 import sqlite3
@@ -19,9 +21,12 @@ from typing import Protocol, TypeVar
 
 from firelock.storage import StorageError, StorageUnavailable
 from firelock_sql.sqlite.failures import is_busy, is_worn, translated
+from firelock_sql.sqlite.holder import is_own_transaction, is_written_here
 from firelock_sql.url import SqliteUrl
 
 __all__ = ["Connections", "no_work"]
+
+log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 _READERS = 4
@@ -30,6 +35,7 @@ _LOG_BYTES = 16 << 20  # to which the log shrinks again after a long reader has 
 _STATEMENTS = 256
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.005  # seconds between two tries for the writer's place
 
+_LOOK_AFTER = 1.0  # seconds of waiting after which it is worth finding out for whom
 _LONGEST_WAIT = 10.0  # seconds that a fork waits for what is under way
 
 _open: weakref.WeakSet[Connections] = weakref.WeakSet()
@@ -116,10 +122,16 @@ class Connections:
     # ---- writing -----------------------------------------------------------------------------------------
 
     def write(self, work: Callable[[sqlite3.Cursor], _T], patience_seconds: float | None = None) -> _T:
-        """The work is committed, tried again as a whole while another process writes."""
+        """The work is committed, tried again as a whole while another transaction writes.
+
+        Raises:
+            StorageUnavailable: another one wrote for all of the patience; or, after a second, it turned out
+                to be the caller's own, where that can be known.
+        """
         if patience_seconds is None:
             patience_seconds = self._url.busy_timeout_seconds
-        deadline = time.monotonic() + patience_seconds
+        begun = time.monotonic()
+        look_at, deadline = begun + min(_LOOK_AFTER, patience_seconds), begun + patience_seconds
         pause = _FIRST_PAUSE
         while True:
             try:
@@ -128,11 +140,44 @@ class Connections:
             except StorageUnavailable as error:
                 if error.__cause__ is None or not is_busy(error.__cause__):
                     raise
-                if time.monotonic() >= deadline:
-                    raise
+                now = time.monotonic()
+                if now >= look_at:
+                    look_at = math.inf
+                    self._look_for_writer()
+                if now >= deadline:
+                    raise self._busy(now - begun, error.__cause__) from error.__cause__
             # SQLite's own waiting is not fair; tries at random instants are.
             time.sleep(random.uniform(0, pause))  # noqa: S311 - not a secret
             pause = min(pause * 1.5, _LONGEST_PAUSE)
+
+    def _look_for_writer(self) -> None:
+        """The wait is worth it, as far as can be known; a writer of this process is named in the log.
+
+        Raises:
+            StorageUnavailable: this thread waits for its own transaction.
+        """
+        path = self._url.path
+        if not is_written_here(path):
+            return
+        if is_own_transaction(path):
+            message = (
+                f"SQLite database {path}: this thread waits for its own transaction, which has written to "
+                "the file and is still open. Store the job in it, by task.using(within=session).enqueue(…), "
+                "or commit it first."
+            )
+            raise _untouched(message)
+        log.warning(
+            "SQLite database %s: a transaction of this very process keeps a write waiting. If it is the "
+            "caller's own, nothing ends it: pass within=session, or commit it first.", path,
+        )  # fmt: skip
+
+    def _busy(self, waited: float, error: BaseException) -> StorageUnavailable:
+        whose = "of this process " if is_written_here(self._url.path) else ""
+        return _untouched(
+            f"SQLite database {self._url.path}: {error}, and was for {waited:.3g} s, since another "
+            f"transaction {whose}writes to it. If that is your own, store the job in it by "
+            "task.using(within=session)."
+        )
 
     def _write_once(self, work: Callable[[sqlite3.Cursor], _T]) -> _T:
         connection = self._writer or self._open_writer()
@@ -251,6 +296,12 @@ class Connections:
         for connection in connections:
             with suppress(sqlite3.Error):
                 connection.close()
+
+
+def _untouched(message: str) -> StorageUnavailable:
+    error = StorageUnavailable(message)
+    error.is_untouched = True  # it never began
+    return error
 
 
 def no_work(_cursor: sqlite3.Cursor) -> None:

@@ -58,11 +58,14 @@ def insert_surely(storage: Storage, jobs: Sequence[NewJob]) -> None:
     """The jobs are stored, also where the reply to the first try was lost: `insert` is idempotent by id.
 
     Raises:
-        StorageUnavailable: the second try failed as well; the jobs may be stored all the same.
+        StorageUnavailable: the storage has waited in vain and knows that nothing is stored; or the second try
+            failed as well, and the jobs may be stored all the same.
     """
     try:
         storage.insert(jobs)
-    except StorageUnavailable:
+    except StorageUnavailable as error:
+        if error.is_untouched:  # it has had its patience; another wait of that length is nobody's wish
+            raise
         storage.insert(jobs)
 
 
