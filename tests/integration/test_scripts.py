@@ -136,6 +136,20 @@ def test_a_job_s_process_knows_the_tasks_of_modules_that_the_app_does_not_import
     assert ("mail\n", 0) == (ended.stdout, ended.returncode), ended.stderr
 
 
+def test_a_job_s_process_finds_modules_where_the_server_does(folder, run):
+    """Beside the script, say, which was started from another folder."""
+    (folder / "parts").mkdir()
+    (folder / "parts" / "elsewhere.py").write_text(APP)
+
+    ended = run(
+        "import os\nfrom elsewhere import fire, apart\nwith fire.server(workers=1):\n"
+        "    print(apart.enqueue().result(timeout=60) != os.getpid())\n",
+        "parts/script.py", name="parts/script.py",
+    )  # fmt: skip
+
+    assert ("True\n", 0) == (ended.stdout, ended.returncode), ended.stderr
+
+
 def test_an_app_is_found_where_it_was_made(folder, run):
     """A module that only imports it may be no good for another process: it starts the server, say."""
     (folder / "web.py").write_text("from shop import fire\nserver = fire.server(workers=1).start()\n")

@@ -54,7 +54,7 @@ class IsolatedProcess:
         server: for hooks.
         storage: a URL that takes the place of the app's own.
         imports: modules with more tasks.
-        surroundings: the folder and the environment that it starts in, whatever jobs have made of them.
+        surroundings: folder, environment and module path that it starts with, whatever jobs made of them.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class IsolatedProcess:
         before = surroundings or Surroundings()
         level = logging.getLogger().getEffectiveLevel()  # there it is as here, whoever chose it
         self.imports = tuple(imports)
-        self._app = {"storage": storage, "imports": list(imports), "log_level": level}
+        self._app = {"storage": storage, "imports": list(imports), "log_level": level, "path": before.path}
         self._is_ready = False
         self._lock = threading.Lock()
         self._current: Run | None = None  # whose `stop` may kill
@@ -210,7 +210,7 @@ class ProcessPool:
         server: for hooks.
         storage: a URL that takes the place of the app's own.
         imports: modules with more tasks.
-        surroundings: the folder and the environment that they start in.
+        surroundings: folder, environment and module path that they start with.
         keep: so many stay when they are idle; the longest idle of more is closed.
     """
 
@@ -468,6 +468,7 @@ def main() -> int:
     words = json.loads(first)
     try:
         log_to_stderr(words.pop("log_level"))
+        sys.path[:] = words.pop("path")
         app = load_in_job_process(app_spec, **words)
         app.plugins.worker_process_started(server)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it is, the server has to know

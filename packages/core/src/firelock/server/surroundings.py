@@ -36,6 +36,7 @@ class Surroundings:
         self._forks = _Forks.count
         self.folder = _folder()
         self.environment = dict(os.environ)
+        self.path = [each or self.folder or "." for each in sys.path]  # where modules are found
 
     def mend(self) -> None:
         """The recursion limit is no lower than before; a copy that a task forked and let return has ended."""
