@@ -25,8 +25,12 @@ _ODD: dict[str, Callable[[NewJob], NewJob]] = {
     "too deep": lambda job: attrs.evolve(job, arguments='{"seconds":' + "[" * 5_000 + "]" * 5_000 + "}"),
     "a huge number": lambda job: attrs.evolve(job, arguments='{"seconds":' + "9" * 10_000 + "}"),
     "not a number": lambda job: attrs.evolve(job, arguments='{"seconds":NaN}'),
-    "an unknown serializer": lambda job: attrs.evolve(job, serializer="pickle"),
-    "no serializer": lambda job: attrs.evolve(job, serializer=""),
+}
+# Jobs that wait for a server which knows more, with the words of their reason.
+_WAITING: dict[str, tuple[Callable[[NewJob], NewJob], str]] = {
+    "an unknown task": (lambda job: attrs.evolve(job, task="nobody.knows.it"), "not registered"),
+    "an unknown serializer": (lambda job: attrs.evolve(job, serializer="pickle"), "not installed"),
+    "no serializer": (lambda job: attrs.evolve(job, serializer=""), "not installed"),
 }
 # Jobs that are well and run, although something beside them is not.
 _BEARABLE: dict[str, Callable[[NewJob], NewJob]] = {
@@ -39,7 +43,7 @@ _BEARABLE: dict[str, Callable[[NewJob], NewJob]] = {
 
 @scenario("odd-jobs", "F42", full=Size(20_000, 20), short=Size(200, 1))
 def odd_jobs(place: Place, size: Size) -> list[str]:
-    """Jobs with arguments nobody can read, unknown tasks and serializers: failed with the reason, text kept.
+    """Arguments nobody can read: failed with the reason, text kept; unknown tasks and serializers: they wait.
 
     `rounds` of each kind among `jobs` good ones.
     """
@@ -52,8 +56,9 @@ def odd_jobs(place: Place, size: Size) -> list[str]:
                 on.enqueue(size.jobs // (size.rounds * (len(_ODD) + len(_BEARABLE) + 1)), 0.0)
                 if (job_id := _insert(on, change)) is not None:
                     odd[job_id] = kind
-            if (job_id := _insert(on, lambda job: attrs.evolve(job, task="nobody.knows.it"))) is not None:
-                odd[job_id] = "an unknown task"
+            for kind, (change, _) in _WAITING.items():
+                if (job_id := _insert(on, change)) is not None:
+                    odd[job_id] = kind
         on.enqueue(20, 0.0)
         eventually(lambda: _unended(on) == 0, 60, "the good jobs have ended")
         eventually(lambda: _left(on, odd) == 0, 60, "the odd jobs have ended")
@@ -87,16 +92,16 @@ def _unended(on: Stage) -> int:
 
 
 def _left(on: Stage, odd: dict[str, str]) -> int:
-    named = [job_id for job_id, kind in odd.items() if kind != "an unknown task"]
+    named = [job_id for job_id, kind in odd.items() if kind not in _WAITING]
     return sum(not on.record(job_id).is_final for job_id in named)
 
 
 def _assert_quarantined(on: Stage, job_id: str, kind: str) -> None:
     record = on.record(job_id)
-    if kind == "an unknown task":
+    if kind in _WAITING:
         assert record.state is State.SCHEDULED, (kind, record)
         assert record.attempt == 0, (kind, record)
-        assert "not registered" in (record.reason or ""), (kind, record)
+        assert _WAITING[kind][1] in (record.reason or ""), (kind, record)
     elif kind in _ODD:
         assert record.state is State.FAILED, (kind, record)
         assert record.retries == 0, (kind, record)
