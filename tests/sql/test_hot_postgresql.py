@@ -94,6 +94,32 @@ def test_one_stranger_does_not_keep_the_others_from_their_end(scene):
     assert {State.SUCCEEDED: 2, State.DELETED: 1} == scene.storage.counts().by_state
 
 
+ENDS = {
+    "a parent": lambda scene, job: scene.continuation(job.id),
+    "deleted": lambda scene, job: scene.handles.open().apply([deletes(job.id)]),
+    "settled": lambda scene, job: scene.handles.open().apply([succeeds(job)]),
+}
+
+
+@pytest.mark.parametrize("has_other", [False, True], ids=["plain ends alone", "beside another end"])
+@pytest.mark.parametrize("what", ENDS)
+def test_an_end_that_is_not_plain_after_all_is_no_error_of_the_database(scene, postgresql, what, has_other):
+    """The others of its batch are settled by the same statement, and nobody finds it in the server's log."""
+    jobs = running(scene, 5)
+    waiting = scene.add()
+    ENDS[what](scene, jobs[1])
+    before = len(postgresql.server.said())
+    ends = [succeeds(one) for one in jobs[:4]] + [(fails if has_other else succeeds)(jobs[4])]
+
+    answer = exchange(scene, ends)
+
+    logged = postgresql.server.said()[before:]
+    odd = {"a parent": Applied.RELEASING, "deleted": Applied.REFUSED, "settled": Applied.ALREADY}[what]
+    assert [Applied.APPLIED, odd, *[Applied.APPLIED] * 3] == answer.results
+    assert [waiting] == [job.id for job in answer.claim.jobs]
+    assert [] == [line for line in logged.splitlines() if "ERROR" in line]
+
+
 def test_plain_ends_and_others_are_settled_together(scene):
     """In one transaction, each at its place; and a claim beside them."""
     jobs = running(scene, 3)

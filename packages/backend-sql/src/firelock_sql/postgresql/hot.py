@@ -14,7 +14,7 @@ from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
-from psycopg.errors import DivisionByZero, UniqueViolation
+from psycopg.errors import UniqueViolation
 from sqlalchemy import select
 from typing_extensions import override
 
@@ -149,10 +149,7 @@ class PostgresqlHot(ServerHot["PostgresqlDatabase"]):
             is_short=look is not None and look.probes is not None,
             most=_MOST if look is None or look.asked.limit <= _MOST else _MOST_EVER,
         )
-        try:
-            cursor.execute(text, values, prepare=self._database.is_direct)
-        except DivisionByZero as error:
-            raise Clash from error
+        cursor.execute(text, values, prepare=self._database.is_direct)
         found: list[Any] = cursor.fetchall()
         return found
 
@@ -227,27 +224,36 @@ class PostgresqlHot(ServerHot["PostgresqlDatabase"]):
     ) -> tuple[list[Applied], list[Any]]:
         """Return what became of the transitions, and the answer to a claim beside them.
 
+        Ends that turn out not to be plain, as of a job that is a parent by now, are applied after the others.
+
         Raises:
             Clash: nothing of it was done, and the long way has to be taken.
         """
         batch = self._holdings.parted(transitions, None if look is None else look.asked.session)
         results = [Applied.APPLIED] * len(transitions)
-        if not batch.others:
-            return results, self._run(lambda cursor: self._fetch(cursor, look, batch.plain))
         if not batch.plain or len({one.job_id for one in transitions}) < len(transitions):
             raise Clash
-        others = [transitions[place] for place in batch.others]
+        places = {one.job_id: place for place, one in enumerate(transitions)}
 
-        def both(tx: Transaction) -> tuple[list[Applied], list[Any]]:
+        def left_by(rows: list[Any]) -> list[int]:
+            return sorted([*batch.others, *(places[id] for id in _unsettled(batch.plain, rows))])
+
+        def rest(tx: Transaction, left: Sequence[int]) -> None:
+            found = apply_transitions(tx, self._database, [transitions[place] for place in left])
+            for place, result in zip(left, found, strict=True):
+                results[place] = result
+
+        def both(tx: Transaction) -> list[Any]:
             serving(tx, str(batch.plain[0][0].session))
             tx.all(_LOCK, {"ids": [one.job_id for one in transitions]})
-            self._fetch(tx.cursor, None, batch.plain)
-            found = apply_transitions(tx, self._database, others)
-            return found, [] if look is None else self._fetch(tx.cursor, look, [])
+            rest(tx, left_by(self._fetch(tx.cursor, None, batch.plain)))
+            return [] if look is None else self._fetch(tx.cursor, look, [])
 
-        found, rows = self._database.write(both)
-        for place, result in zip(batch.others, found, strict=True):
-            results[place] = result
+        if batch.others:
+            return results, self._database.write(both)
+        rows = self._run(lambda cursor: self._fetch(cursor, look, batch.plain))
+        if left := left_by(rows):
+            self._database.write(lambda tx: rest(tx, left))
         return results, rows
 
     # ---- exchange ----------------------------------------------------------------------------------------
@@ -267,6 +273,15 @@ class PostgresqlHot(ServerHot["PostgresqlDatabase"]):
             return Exchange(results, self._remembered(asked, taken))
         self._holdings.let_go(transitions)
         return Exchange(results, self._topped_up(self._kept(look, rows), rows, look))
+
+
+def _unsettled(plain: Sequence[tuple[Transition, Held]], rows: list[Any]) -> list[str]:
+    """Return the ids of the jobs that the statement has left alone."""
+    settled = rows[0][-1]
+    if settled is None:
+        return []
+    found = frozenset(settled)
+    return [end.job_id for end, held in plain if held[0] not in found]
 
 
 def _orders(batch: Sequence[NewJob]) -> Iterator[Sequence[NewJob]]:

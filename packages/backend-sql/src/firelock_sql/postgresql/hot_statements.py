@@ -72,7 +72,7 @@ ended AS MATERIALIZED (
         expires_at = ended.expires_at, result = ended.result, result_absent = ended.result_absent,
         is_plain_end = 1, session = NULL, reason = NULL, due_at = NULL
     FROM ended WHERE stored.ctid = ended.place
-    RETURNING stored.queue
+    RETURNING stored.queue, stored.seq
 )"""
 
 # The steps that a look takes along its index are counted by the server, dead entries among them.
@@ -172,8 +172,9 @@ _MOVES = {
     "claimed": ("'enqueued', queue, -count(*)", "'processing', queue, count(*)"),
 }
 
-# Fewer ends than there should be divide by zero: that undoes the statement, and each is looked at for itself.
-_ALL_SETTLED = "1 / (SELECT (count(*) = cardinality(%(seqs)s::bigint[]))::integer FROM settled)"
+# Where fewer were settled than were asked for, which ones; the rest is looked at one by one afterwards.
+_ALL_SETTLED = """CASE WHEN (SELECT count(*) FROM settled) < cardinality(%(seqs)s::bigint[])
+    THEN ARRAY(SELECT seq FROM settled) END"""
 _NEXT_DUE = """least(
     (SELECT due_at FROM {jobs} WHERE state = 'scheduled' ORDER BY due_at LIMIT 1),
     (SELECT min(next_at) FROM {recurring} WHERE is_paused = 0 AND next_at IS NOT NULL)
@@ -226,7 +227,8 @@ def exchange_text(
 
     Its rows begin with the living session's server and the next due instant, where it claims, the number of
     open queues, and the steps of a whole look or the names of those queues. The claimed job follows, nothing
-    but NULL where none was. Without a claim there is one row, whose value says nothing.
+    but NULL where none was. Last in each row, and alone without a claim, are the numbers of the jobs that
+    were settled where not all were, else NULL.
     """
     parts = _claim_parts(names_queues=names_queues, is_short=is_short) if claims else []
     parts += [_WORK if settles else _LOOK.replace("{ready_of_queue}", _SHORT if is_short else _WHOLE)]
