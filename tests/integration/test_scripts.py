@@ -324,10 +324,11 @@ def test_a_server_is_refused_while_a_command_imports_the_app(folder, run, words)
     assert "Traceback" not in ended.stderr
 
 
-def test_the_first_example_of_the_readme_may_be_saved_as_one_file(folder, run):
-    """As a program it makes its job and runs it; a server that imports it makes none."""
-    example = python_blocks((ROOT / "README.md").read_text("utf-8"))[0].code
-    ended = run(example, name="app.py")
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_the_examples_of_the_readme_may_be_saved_as_one_file(folder, run, blocks):
+    """The first, and what is added to it: a program makes its jobs, a server that imports it makes none."""
+    examples = python_blocks((ROOT / "README.md").read_text("utf-8"))[:blocks]
+    ended = run("\n".join(example.code for example in examples), "app.py", name="app.py")
     made = stored(folder)
 
     server = subprocess.Popen(
@@ -341,6 +342,6 @@ def test_the_first_example_of_the_readme_may_be_saved_as_one_file(folder, run):
     finally:
         server.kill()
 
-    assert "report of 2026-11-24\n" == ended.stdout, ended.stderr
-    assert "1 tasks" in said
-    assert ([made[0].id], 0) == ([job.id for job in stored(folder)], server.returncode)
+    assert "report of 2026-11-24" == ended.stdout.splitlines()[0], ended.stderr
+    assert f"{blocks} tasks" in said
+    assert ({job.id for job in made}, 0) == ({job.id for job in stored(folder)}, server.returncode)
