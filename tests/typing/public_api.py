@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import assert_type
+from typing import Any, assert_type
 
 from firelock import Cron, Every, Firelock, Job, JobContext, JobLogLine, Retry, State, current_job
 from firelock.storage import JobFilter
@@ -130,6 +130,27 @@ async def every_verb_has_an_async_twin() -> None:
         pass
     async with fire.server():
         pass
+
+
+@fire.task
+def take_anything(payload: Any, times: int = 1) -> str:
+    """A task whose first parameter would take a context, too."""
+    return str(payload) * times
+
+
+@fire.task(queue="bulk")
+async def take_an_object(payload: object, *, times: int = 1) -> str:
+    """The same, asynchronous and declared with options."""
+    return str(payload) * times
+
+
+async def a_first_parameter_for_anything_is_an_argument() -> None:
+    """It is not taken for the context; the arguments of such a task are not checked."""
+    report: str = take_anything.enqueue(7, times=2).result()  # to mypy it is Any
+    report = take_anything(payload=7)
+    create_report.enqueue(report)
+    assert_type(take_an_object.enqueue(payload=7).result(), str)
+    assert_type(await take_an_object(7, times=2), str)
 
 
 @fire.task

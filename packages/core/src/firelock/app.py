@@ -42,10 +42,17 @@ from firelock.task import (
 from firelock.threads import in_thread
 
 if TYPE_CHECKING:
+    from typing import final
+
     from firelock.context import JobContext
     from firelock.doctor import Diagnosis
     from firelock.retry import RetryPolicy
     from firelock.server.inside import InsideServer
+
+    @final
+    class _Anything:
+        """No parameter takes it but one that takes anything: type checkers would pass a context there."""
+
 
 __all__ = ["Firelock"]
 
@@ -159,6 +166,12 @@ class Firelock(NamedTasks):
 
     # ---- tasks -------------------------------------------------------------------------------------------
 
+    @overload
+    def task(  # type: ignore[overload-overlap]
+        self, function: Callable[Concatenate[_Anything, P], Coroutine[Any, Any, R]], /
+    ) -> AsyncTask[..., R]: ...
+    @overload
+    def task(self, function: Callable[Concatenate[_Anything, P], R], /) -> Task[..., R]: ...
     @overload
     def task(  # type: ignore[overload-overlap]
         self, function: Callable[Concatenate[JobContext, P], Coroutine[Any, Any, R]], /
@@ -365,6 +378,12 @@ def _calls(calls: Iterable[Call]) -> list[Call]:
 class TaskDecorator(Protocol):
     """What `fire.task(…)` returns when it is given options."""
 
+    @overload
+    def __call__(  # type: ignore[overload-overlap]
+        self, function: Callable[Concatenate[_Anything, P], Coroutine[Any, Any, R]], /
+    ) -> AsyncTask[..., R]: ...
+    @overload
+    def __call__(self, function: Callable[Concatenate[_Anything, P], R], /) -> Task[..., R]: ...
     @overload
     def __call__(  # type: ignore[overload-overlap]
         self, function: Callable[Concatenate[JobContext, P], Coroutine[Any, Any, R]], /
