@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import closing
+from datetime import timedelta
 
 import pytest
 
@@ -240,3 +241,15 @@ def test_causes_of_failures_are_muted_by_programs(client, fire):
     assert after["mute"]["until"] > after["mute"]["at"]
     assert {"changed": True} == unmuted.json()
     assert 404 == client.post("/api/failures/mute", {"fingerprint": "none"}).status
+
+
+def test_scheduled_jobs_are_listed_by_when_they_are_due(client, fire, send):
+    """`by_due` with `oldest_first`: the soonest first; for another state it is refused."""
+    ids = {hours: send.schedule(timedelta(hours=hours), hours).id for hours in (3, 1, 2)}
+
+    soonest = client.get("/api/jobs?by_due=1&oldest_first=1").json()["jobs"]
+    latest = client.get("/api/jobs?by_due=1&state=scheduled").json()["jobs"]
+
+    assert [ids[1], ids[2], ids[3]] == [job["id"] for job in soonest]
+    assert [ids[3], ids[2], ids[1]] == [job["id"] for job in latest]
+    assert 400 == client.get("/api/jobs?by_due=1&state=failed").status

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import html
 import re
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import count
 from urllib.parse import quote
 
 import pytest
 
-from firelock import Cron
+from firelock import Cron, Retry
 from firelock.storage import ErrorInfo, JobFilter
 from firelock_dashboard.filters import Chips, plan
 from firelock_dashboard.pages.jobs import SIZES
@@ -19,6 +19,7 @@ from firelock_dashboard.searching import find_page
 from firelock_dashboard.typed import Known
 from tests.dashboard.hostile_texts import assert_literal
 from tests.dashboard.worker import Worker
+from tests.unit.fakes import Worker as Failing
 
 
 @pytest.fixture
@@ -400,3 +401,91 @@ def test_a_list_costs_a_few_storage_calls(client, fire, send, monkeypatch):
     client.get("/jobs?limit=100")
 
     assert [(JobFilter(),)] == asked
+
+
+# ---- by when they are due ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def due(fire, send):
+    """The ids of scheduled jobs, soonest due first, which is not the order in which they were made."""
+    hours = (5, 1, 4, 2, 3)
+    made = {hour: send.schedule(timedelta(hours=hour), hour).id for hour in hours}
+    return [made[hour] for hour in sorted(hours)]
+
+
+def test_scheduled_jobs_are_listed_by_when_they_are_due(client, due):
+    """Soonest first; the head turns it, and what changed last can still be asked for."""
+    soonest = client.get("/jobs?state=scheduled")
+    turned = html.unescape(re.search(r'class="sort" href="([^"]+)"', soonest.text)[1])
+    latest = client.get(turned)
+
+    assert due == rows(soonest)
+    assert '<th scope="col" aria-sort="ascending"' in soonest.text
+    assert "/jobs?state=scheduled&order=latest" == turned
+    assert due[::-1] == rows(latest)
+    assert 'class="sort" href="/jobs?state=scheduled"' in latest.text
+    assert set(due) == set(rows(client.get("/jobs?state=scheduled&order=newest")))
+    assert due != rows(client.get("/jobs?state=scheduled&order=newest"))
+
+
+def test_pages_by_due_show_each_job_once(fire, client, send):
+    """Also where several are due at the same instant, and where each job is tested."""
+    at = datetime.now(UTC) + timedelta(hours=1)
+    ids = [send.schedule(at + timedelta(minutes=number // 7), number, note="x").id for number in range(60)]
+    shown: list[str] = []
+
+    for address in ("/jobs?state=scheduled&limit=25", "/jobs?state=scheduled&limit=25&arg=note:x"):
+        shown, page = [], client.get(address)
+        while True:
+            shown += rows(page)
+            next_page = older(page)
+            if next_page is None:
+                break
+            page = client.get(next_page)
+        assert sorted(ids) == sorted(shown)
+        assert [fire.jobs.get(one).due_at for one in shown] == sorted(
+            fire.jobs.get(one).due_at for one in shown
+        )  # fmt: skip
+
+
+def test_retries_are_listed_by_when_they_are_due(fire, client):
+    """The next attempt first."""
+
+    @fire.task(name="shop.flaky", retry=Retry.fixed(timedelta(minutes=1), attempts=3))
+    def flaky(number: int) -> None:
+        raise ValueError(number)
+
+    first, second = flaky.enqueue(1), flaky.enqueue(2)
+    Failing(fire).run()
+    fire.jobs.reschedule([first.id], timedelta(hours=9))
+
+    assert [second.id, first.id] == rows(client.get("/retries"))
+    assert [first.id, second.id] == rows(client.get("/retries?order=latest"))
+
+
+def test_an_order_by_due_is_for_what_is_scheduled(client, due):
+    """Elsewhere it is refused, and the tabs do not carry it there."""
+    page = client.get("/jobs?state=scheduled&order=latest").text
+
+    assert 400 == client.get("/jobs?state=failed&order=soonest").status
+    assert 400 == client.get("/jobs?order=soon").status
+    assert 'id="tab-failed" href="/jobs?state=failed"' in page
+
+
+def test_everything_that_matches_is_acted_on_whatever_the_order(fire, client, due):
+    """The order is the list's; a window by due is none that an operation knows."""
+    moment = quote((datetime.now(UTC) + timedelta(hours=2, minutes=30)).isoformat())
+
+    whole = client.get("/jobs/all?verb=delete&state=scheduled")
+    window = client.get(f"/jobs/all?verb=delete&state=scheduled&since={moment}")
+    listed = client.get(f"/jobs?state=scheduled&since={moment}")
+
+    assert (200, 400) == (whole.status, window.status)
+    assert "5 jobs match" in whole.text
+    assert due[2:] == rows(listed)
+
+
+def test_an_export_has_the_order_of_its_list(client, due):
+    """Soonest due first."""
+    assert due == client.get("/jobs/export?format=ids&state=scheduled").text.split()

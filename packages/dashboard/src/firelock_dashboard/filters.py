@@ -192,16 +192,17 @@ class Plan:
         return all(test(job) for test in self.tests)
 
 
-def plan(chips: Chips, now: datetime, known: Known, arguments: Arguments) -> Plan:
+def plan(chips: Chips, now: datetime, known: Known, arguments: Arguments, *, by_due: bool = False) -> Plan:
     """Return how these chips are answered at this instant; pure.
 
     An argument is looked up by a tag where the tasks that may be meant make a tag of it. The age is a window
-    of the list where the list is in order of creation, else a test.
+    of the list where the list is in order of creation, else a test. A list by due has its windows by due,
+    which no operation knows.
     """
     tests: list[Callable[[JobRecord], bool]] = []
     contains: dict[str, str] = {}
-    is_whole = len(chips.tags) <= 1
     since, until = _micros(chips.since), _micros(chips.until)
+    is_whole = len(chips.tags) <= 1 and not (by_due and (since or until))
     is_by_creation = chips.state is None and not chips.is_retrying
     if chips.created is not None:
         edge = _micros(now - chips.created.span) or 0
@@ -210,7 +211,7 @@ def plan(chips: Chips, now: datetime, known: Known, arguments: Arguments) -> Pla
             tests.append(_is_created_before(edge) if chips.created.is_older else _is_created_since(edge))
         if chips.created.is_older and is_by_creation:
             until = edge if until is None else min(until, edge)
-        if not chips.created.is_older:
+        if not chips.created.is_older and not by_due:  # what was created since then changed since then
             since = edge if since is None else max(since, edge)
     tests += [_is_tagged(tag) for tag in chips.tags[1:]]
     task, several = _task(chips.task, known)
@@ -230,6 +231,7 @@ def plan(chips: Chips, now: datetime, known: Known, arguments: Arguments) -> Pla
     where = JobFilter(
         State.SCHEDULED if chips.is_retrying else chips.state, task, chips.queue, tag, chips.server,
         chips.fingerprint, chips.recurring, chips.id, chips.parent, since, until, chips.is_retrying or None,
+        by_due=by_due or None,
     )  # fmt: skip
     return Plan(where, tuple(tests), contains, is_whole, by_tag, several)
 

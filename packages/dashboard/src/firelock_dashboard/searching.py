@@ -73,6 +73,7 @@ class _Search:
         self._plan = plan
         self._oldest_first = oldest_first
         self._is_by_change = plan.where.state is not None
+        self._is_by_due = bool(plan.where.by_due)
 
     def page(self, limit: int, cursor: str | None, until: float, monotonic: Callable[[], float]) -> Found:
         """Return a page; a cursor of ours names a page of the storage and the last job seen of it."""
@@ -118,6 +119,8 @@ class _Search:
         return Found(jobs, cursor, looked_at, is_cut, None if last is None else self._time(last))
 
     def _time(self, record: JobRecord) -> int:
+        if self._is_by_due:
+            return record.due_at or 0
         return record.changed_at if self._is_by_change else record.created_at
 
     def _is_behind(self, record: JobRecord, place: tuple[int, str]) -> bool:
@@ -146,11 +149,11 @@ def _read_cursor(cursor: str | None) -> tuple[str | None, tuple[int, str] | None
     return place["page"] or None, behind
 
 
-def every_match(fire: Firelock, plan: Plan, limit: int) -> Iterator[JobRecord]:
-    """Yield up to `limit` jobs that the plan means, newest first, in pages as they are taken."""
+def every_match(fire: Firelock, plan: Plan, limit: int, *, oldest_first: bool = False) -> Iterator[JobRecord]:
+    """Yield up to `limit` jobs that the plan means, in the list's order, in pages as they are taken."""
     cursor, left = None, limit
     while left > 0:
-        page = fire.jobs.page(plan.where, limit=_CHUNK, cursor=cursor)
+        page = fire.jobs.page(plan.where, limit=_CHUNK, cursor=cursor, oldest_first=oldest_first)
         for handle in page:
             record = handle.record()
             if plan.accepts(record):

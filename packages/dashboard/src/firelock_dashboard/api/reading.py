@@ -102,6 +102,10 @@ def _paged(read: Callable[[], Any]) -> Any:  # noqa: ANN401 - a page of whatever
 def list_jobs(visit: Visit) -> Response:
     where, limit, cursor = filter_of(visit), _limit(visit), visit.query.maybe("cursor")
     is_oldest_first = visit.query.flag("oldest_first")
+    if visit.query.flag("by_due"):
+        if where.state not in {None, State.SCHEDULED}:
+            raise BadRequest(f"by_due is for scheduled jobs; leave out state={where.state}, or by_due.")
+        where = attrs.evolve(where, by_due=True)
     page = _paged(
         lambda: visit.fire.jobs.page(where, limit=limit, cursor=cursor, oldest_first=is_oldest_first)
     )
@@ -256,6 +260,11 @@ ROUTES = (
         *FILTERS,
         *_PAGE,
         Parameter("oldest_first", "In the other order.", "boolean"),
+        Parameter(
+            "by_due",
+            "Scheduled jobs alone, in order of when they are due; with oldest_first the soonest first.",
+            "boolean",
+        ),
     ),
     _get("/jobs/counts", count_jobs, "How many jobs are in each state and queue."),
     _get(

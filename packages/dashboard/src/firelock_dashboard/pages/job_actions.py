@@ -213,7 +213,11 @@ def export(visit: Visit) -> Response:
     form = visit.query.one_of("format", ("csv", "ndjson", "ids"), "csv")
     selected = [each for each in visit.query.every("selected", limit=_IDS) if each]
     listing = Listing.read(visit, is_retrying=visit.query.flag("retrying"))
-    jobs = _by_ids(visit, selected) if selected else every_match(visit.fire, listing.plan, EXPORTED)
+    jobs = (
+        _by_ids(visit, selected)
+        if selected
+        else every_match(visit.fire, listing.plan, EXPORTED, oldest_first=listing.is_oldest_first)
+    )
     writers: dict[str, Callable[[Visit, Iterator[JobRecord]], Iterator[str]]] = {
         "csv": _csv, "ndjson": _ndjson, "ids": _only_ids,
     }  # fmt: skip

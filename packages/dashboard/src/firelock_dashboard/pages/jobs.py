@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import datetime
+from enum import StrEnum
 from functools import cached_property
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
@@ -40,6 +41,20 @@ _TAGS = 2
 _LINE = 240
 _ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _TABS = ("", "enqueued", "processing", "scheduled", "retrying", "awaiting", "succeeded", "failed", "deleted")
+
+
+class Order(StrEnum):
+    """How a list is ordered: by time, or, where jobs are scheduled, by when they are due."""
+
+    NEWEST = "newest"
+    OLDEST = "oldest"
+    SOONEST = "soonest"
+    LATEST = "latest"
+
+    @property
+    def is_by_due(self) -> bool:
+        """Tell whether it is by when jobs are due."""
+        return self in {Order.SOONEST, Order.LATEST}
 
 
 @attrs.frozen
@@ -99,7 +114,7 @@ class Listing:
     visit: Visit
     chips: Chips
     size: int
-    is_oldest_first: bool
+    order: Order
     cursor: str | None
     at: datetime  # the instant from which ages count
 
@@ -116,19 +131,46 @@ class Listing:
         if chips.arguments:
             visit.require(Permission.VIEW_ARGUMENTS)
         size = query.number("limit", _SIZE, least=SIZES[0], most=SIZES[-1])
-        order = query.one_of("order", ("newest", "oldest"), "newest")
+        is_scheduled = chips.is_retrying or chips.state is State.SCHEDULED
+        order = query.choice("order", Order) or (Order.SOONEST if is_scheduled else Order.NEWEST)
+        if order.is_by_due and not is_scheduled:
+            raise BadRequest(f"order={order} is for scheduled jobs and retries; give newest or oldest.")
         cursor = query.maybe("cursor", limit=600)
-        return cls(visit, chips, size, order == "oldest", cursor, query.moment("at") or visit.now)
+        return cls(visit, chips, size, order, cursor, query.moment("at") or visit.now)
 
     @cached_property
     def known(self) -> Known:
         """What is known of tasks."""
         return knowledge.known_tasks(self.visit)
 
+    @property
+    def is_by_due(self) -> bool:
+        """Tell whether the list is in order of when its jobs are due."""
+        return self.order.is_by_due
+
+    @property
+    def is_oldest_first(self) -> bool:
+        """Tell whether the list's time ascends."""
+        return self.order in {Order.OLDEST, Order.SOONEST}
+
+    @property
+    def turned(self) -> str:
+        """The address of the list in the other direction."""
+        other = {
+            Order.NEWEST: Order.OLDEST, Order.OLDEST: Order.NEWEST,
+            Order.SOONEST: Order.LATEST, Order.LATEST: Order.SOONEST,
+        }[self.order]  # fmt: skip
+        return self.link(order=None if other is self._usual else other)
+
+    @property
+    def _usual(self) -> Order:
+        is_scheduled = self.chips.is_retrying or self.chips.state is State.SCHEDULED
+        return Order.SOONEST if is_scheduled else Order.NEWEST
+
     @cached_property
     def plan(self) -> Plan:
         """How the chips are answered."""
-        return plan(self.chips, self.at, self.known, self._arguments)
+        return plan(self.chips, self.at, self.known, self._arguments, by_due=self.is_by_due)
 
     def _arguments(self, job: JobRecord) -> JsonValue:
         return self.visit.arguments_value(job)
@@ -167,7 +209,7 @@ class Listing:
         """Return the fields that ask for this list, without its page."""
         shown = {
             "limit": None if self.size == _SIZE else self.size,
-            "order": "oldest" if self.is_oldest_first else None,
+            "order": None if self.order is self._usual else self.order,
         }
         return {**self.chips.query(), **shown, **more}
 
@@ -207,7 +249,11 @@ class Listing:
 
     def _of_state(self, name: str) -> str:
         is_retrying = name == "retrying"
+        # Each list has its own order, by due where jobs are scheduled: it is not carried between the two.
+        carries = (name in {"scheduled", "retrying"}) == (self._usual is Order.SOONEST)
         query = {**self.query(), "state": None if is_retrying or not name else name}
+        if not carries:
+            query["order"] = None
         return self.visit.url.of("/retries" if is_retrying else "/jobs", query)
 
     def _count(self, name: str) -> int | None:
@@ -235,7 +281,7 @@ class Listing:
     def searched_of(self) -> int | None:
         """How many jobs the search has before it; None where nobody has counted them."""
         where = self.plan.where
-        if where != JobFilter(state=where.state, queue=where.queue):
+        if where != JobFilter(state=where.state, queue=where.queue, by_due=where.by_due):
             return None
         counts = self.visit.dashboard.counts()
         by_state = counts.by_state if where.queue is None else counts.by_queue.get(where.queue, {})
