@@ -88,6 +88,19 @@ def test_what_fails_alike_is_one_row(fire, client, failing):
     assert "The newest 10 000 failed jobs are grouped; 4 are failed in all." in page
 
 
+def test_causes_are_shown_of_one_task(client, failing):
+    """As the banner asks that tells of a task: the others are left out, and one way leads back to all."""
+    failing(1)
+    failing(1, "missing", "build")
+
+    page = client.get("/failures?task=shop.build").text
+    nothing = client.get("/failures?task=shop.none").text
+
+    assert ("KeyError" in page, "TimeoutError" in page) == (True, False)
+    assert 'class="drop" href="/failures"' in page
+    assert 'href="/jobs?state=failed&amp;task=shop.none"' in nothing
+
+
 def test_groups_are_read_once_within_ten_seconds(fire, client, failing):
     """Grouping costs a look at thousands of jobs: whoever asks meanwhile shares it."""
     failing(1)

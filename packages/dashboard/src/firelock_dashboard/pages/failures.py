@@ -52,15 +52,16 @@ class _Causes:
 
 
 def show_failures(visit: Visit) -> Response:
-    """Every cause, the most frequent first; what is muted apart."""
+    """Every cause, or those of a task, the most frequent first; what is muted apart."""
+    task = visit.query.maybe("task", limit=200)
     return visit.page(
-        "failures.html", title=visit.text("nav.failures"), section="failures",
-        causes=lambda: _causes(visit), grouped_limit=_GROUPED, shown=lambda text: _shown(visit, text),
+        "failures.html", title=visit.text("nav.failures"), section="failures", task=task,
+        causes=lambda: _causes(visit, task), grouped_limit=_GROUPED, shown=lambda text: _shown(visit, text),
     )  # fmt: skip
 
 
-def _causes(visit: Visit) -> _Causes:
-    causes = visit.dashboard.watch.causes()
+def _causes(visit: Visit, task: str | None) -> _Causes:
+    causes = [one for one in visit.dashboard.watch.causes() if task in {None, one.task}]
     return _Causes(
         [one for one in causes if one.mute is None], [one for one in causes if one.mute is not None],
         visit.state_counts()[State.FAILED], sum(one.count > 0 for one in causes) >= _GROUPS,
@@ -308,7 +309,7 @@ def unmute_cause(visit: Visit, fingerprint: str) -> bool:
 
 
 ROUTES = (
-    Route("GET", "/failures", Permission.READ, show_failures),
+    Route("GET", "/failures", Permission.READ, show_failures, ("task",)),
     Route("GET", "/failures/{fingerprint}", Permission.READ, show_failure),
     Route("POST", "/failures/requeue", Permission.REQUEUE, requeue, form=("fingerprint",)),
     Route("POST", "/failures/delete", Permission.DELETE, delete, form=("fingerprint",)),
