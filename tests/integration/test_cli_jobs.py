@@ -33,6 +33,26 @@ fire.jobs.delete([job.id for job in jobs])
 """
 
 
+LEAVING = """
+from firelock import Firelock, StorageUnavailable
+from firelock.memory import MemoryStorage
+
+
+class Leaving(MemoryStorage):
+    answers = 0
+
+    def apply(self, transitions):
+        self.answers += 1
+        if self.answers > 1:
+            raise StorageUnavailable("The database at db.example has gone away.")
+        return super().apply(transitions)
+
+
+fire = Firelock(Leaving())
+jobs = fire.task(name="add")(lambda number: None).enqueue_many([(number,) for number in range(501)])
+"""
+
+
 class Terminal(io.StringIO):
     """Standard error that a person looks at."""
 
@@ -385,6 +405,51 @@ def test_what_changes_meanwhile_is_left_alone(capsys, tmp_path):
 
     assert ran.code == 0
     assert ran.out == "1 job requeued.\n2 had changed meanwhile and were left alone.\n"
+
+
+@pytest.mark.parametrize("is_json", [False, True])
+def test_an_outage_among_all_says_what_was_done(capsys, tmp_path, is_json):
+    """The jobs of the pages before it are counted, and the command ends as one that reached no storage."""
+    (tmp_path / "leaving.py").write_text(LEAVING)
+    words = ["--json"] if is_json else []
+
+    ran = run(
+        capsys,
+        "jobs",
+        "delete",
+        "--all",
+        "--state",
+        "enqueued",
+        "--app",
+        f"{tmp_path}/leaving.py:fire",
+        *words,
+    )
+
+    assert 3 == ran.code
+    assert "The database at db.example has gone away." in ran.error
+    if is_json:
+        assert 500 == json.loads(ran.out)["done"]
+    else:
+        assert "500 jobs deleted.\n" == ran.out
+
+
+@pytest.mark.parametrize("is_json", [False, True])
+def test_an_outage_among_some_says_what_became_of_each(capsys, tmp_path, is_json):
+    """Ids without an answer are named, so that they can be asked for again."""
+    path = tmp_path / "leaving_too.py"
+    path.write_text(LEAVING)
+    ids = [f"nobody-{number}" for number in range(501)]
+
+    ran = run(capsys, "jobs", "delete", *ids, "--app", f"{path}:fire", *(["--json"] if is_json else []))
+
+    assert 3 == ran.code
+    assert "The storage went away after it had answered for 500 of 501 jobs" in ran.error
+    if is_json:
+        answers = json.loads(ran.out)["results"]
+        assert [{"id": ids[499], "result": "missing"}, {"id": ids[500], "result": "unknown"}] == answers[499:]
+    else:
+        lines = ran.out.splitlines()
+        assert [f"{ids[499]}  not deleted: missing", f"{ids[500]}  not known: ask again"] == lines[499:]
 
 
 def test_restore_by_id_answers_for_each(capsys, app):

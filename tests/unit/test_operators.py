@@ -9,13 +9,19 @@ import pytest
 
 from firelock import Firelock, Retry, hookimpl
 from firelock.clock import micros
-from firelock.errors import ConfigurationError, JobNotFound, ScheduleError, StorageError
+from firelock.errors import (
+    ConfigurationError,
+    JobNotFound,
+    ScheduleError,
+    StorageError,
+    StorageUnavailable,
+)
 from firelock.job import State
 from firelock.memory import MemoryStorage
 from firelock.operators import QueueView
-from firelock.storage import DURATION_BUCKETS, Applied, NewSession, Progress, Renewal, Rollup
+from firelock.storage import DURATION_BUCKETS, Applied, NewSession, PartlyApplied, Progress, Renewal, Rollup
 from firelock.views import JobProgress
-from tests.unit.fakes import FailingStorage, Worker
+from tests.unit.fakes import FailingStorage, Failure, Worker
 
 
 @pytest.fixture
@@ -243,6 +249,11 @@ def test_an_iterator_s_own_end_is_kept(fire, adding):
     assert [job] == list(fire.jobs.iterate(until=job.created_at + timedelta(days=9), oldest_first=True))
 
 
+def fail_in_turn(storage, verb, *errors):
+    """The next calls of the verb raise these, one each; None works."""
+    storage.failing[verb].extend(None if error is None else Failure(error) for error in errors)
+
+
 # ---- acting on many --------------------------------------------------------------------------------------
 
 
@@ -279,6 +290,64 @@ def test_many_are_acted_on_500_at_a_time(fire, adding):
 
     assert ({Applied.APPLIED}, 1_100, {Applied.APPLIED}) == (set(results), len(again), set(again))
     assert [500, 500, 100] * 2 == [len(transitions) for (transitions,) in fire.storage.called["apply"]]
+
+
+@pytest.mark.parametrize("verb", ["requeue", "delete", "reschedule"])
+def test_an_outage_among_many_tells_what_was_done(fire, adding, verb):
+    """The answers of the former chunks are in the error, None for each id without one."""
+    jobs = adding.enqueue_many([(number,) for number in range(1_100)])
+    ids = [job.id for job in jobs]
+    act = {
+        "requeue": lambda: fire.jobs.requeue(ids),
+        "delete": lambda: fire.jobs.delete(ids),
+        "reschedule": lambda: fire.jobs.reschedule(ids, timedelta(0)),
+    }[verb]
+    answer = Applied.APPLIED if verb == "delete" else Applied.REFUSED  # they are enqueued
+    fail_in_turn(fire.storage, "apply", None, StorageUnavailable("gone"))
+
+    with pytest.raises(PartlyApplied) as caught:
+        act()
+
+    assert (answer,) * 500 + (None,) * 600 == caught.value.results
+    assert (
+        "The storage went away after it had answered for 500 of 1,100 jobs: gone. The error's results has "
+        "the answers; ask again for the ids where it is None." == str(caught.value)
+    )
+
+
+def test_an_outage_of_a_restore_tells_what_was_left_alone(fire, adding):
+    """Answers that need no change stand beside those of the changes, each at the place of its id."""
+    jobs = adding.enqueue_many([(number,) for number in range(600)])
+    fire.jobs.delete([job.id for job in jobs])
+    fail_in_turn(fire.storage, "apply", None, StorageUnavailable("gone"))
+
+    with pytest.raises(PartlyApplied) as caught:
+        fire.jobs.restore(["nobody", *(job.id for job in jobs)])
+
+    assert (Applied.MISSING, *[Applied.APPLIED] * 500, *[None] * 100) == caught.value.results
+
+
+def test_an_outage_at_once_is_the_storage_s_own_error(fire, adding):
+    """Nothing is known of any job then."""
+    job = adding.enqueue(1)
+    fire.storage.fail("apply", StorageUnavailable("gone"))
+
+    with pytest.raises(StorageUnavailable) as caught:
+        fire.jobs.delete([job.id])
+
+    assert StorageUnavailable is type(caught.value)
+
+
+def test_an_outage_after_the_last_answer_loses_none(fire, adding, caplog):
+    """Continuations that were set free wait for a server's sweep."""
+    parent = adding.enqueue(1)
+    child = parent.then(adding, 2)
+    fire.storage.fail("release", StorageUnavailable("gone"))
+
+    results = fire.jobs.delete([parent.id])
+
+    assert ([Applied.RELEASING], State.AWAITING) == (results, child.refresh().state)
+    assert "Continuations wait for the next sweep of a server: gone" in caplog.text
 
 
 def test_many_are_restored_with_an_answer_each(fire, adding, worker):

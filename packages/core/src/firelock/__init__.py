@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from firelock.retry import DecisionKind, Retry, RetryDecision, RetryPolicy
     from firelock.serializer import JsonSerializer, JsonValue, Serializer
     from firelock.settings import Settings
-    from firelock.storage import Applied, Finding
+    from firelock.storage import Applied, Finding, PartlyApplied
     from firelock.task import Call, Task, TaskInfo
     from firelock.views import FailedAttempt, JobLogLine, JobProgress, JobStep
 
@@ -83,7 +83,7 @@ _HOMES = {
     "retry": ("DecisionKind", "Retry", "RetryDecision", "RetryPolicy"),
     "serializer": ("JsonSerializer", "JsonValue", "Serializer"),
     "settings": ("Settings",),
-    "storage": ("Applied", "Finding"),
+    "storage": ("Applied", "Finding", "PartlyApplied"),
     "task": ("Call", "Task", "TaskInfo"),
     "views": ("FailedAttempt", "JobLogLine", "JobProgress", "JobStep"),
 }  # fmt: skip
@@ -132,6 +132,7 @@ __all__ = [
     "Origin",
     "Overlap",
     "Parameter",
+    "PartlyApplied",
     "PluginError",
     "QueueView",
     "RecurringJob",

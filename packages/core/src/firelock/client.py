@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -12,7 +13,7 @@ import attrs
 from firelock import lifecycle
 from firelock.arguments import format_tags
 from firelock.clock import SECOND, StorageClock, micros, span_micros
-from firelock.errors import ConfigurationError, ScheduleError, TaskError
+from firelock.errors import ConfigurationError, ScheduleError, StorageUnavailable, TaskError
 from firelock.handle import Job
 from firelock.hookspecs import TaskCall
 from firelock.job import Edge, NewJob, On, State
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from firelock.storage import Storage
 
 __all__ = ["CHUNK", "Client"]
+
+log = logging.getLogger(__name__)
 
 RELEASE_LIMIT = 1_000
 CHUNK = 500  # jobs of one call that share an atomic step
@@ -289,6 +292,13 @@ class Client:
     def release_children(self) -> None:
         """Continuations that an end set free are moved, a batch of them; upkeep does what is left."""
         self.storage.release(RELEASE_LIMIT)
+
+    def release_children_soon(self) -> None:
+        """Continuations that a change set free are moved: by upkeep where the storage has gone away since."""
+        try:
+            self.release_children()
+        except StorageUnavailable as error:
+            log.warning("Continuations wait for the next sweep of a server: %s", error)
 
     def restoration(self, record: JobRecord, *, reason: str) -> Transition | str:
         """Return the change that takes the job's delete back, or why nothing can, as the rest of a sentence.

@@ -10,12 +10,12 @@ import attrs
 
 from firelock import lifecycle
 from firelock.clock import micros, span_micros
-from firelock.errors import ConfigurationError, JobNotFound, ScheduleError
+from firelock.errors import ConfigurationError, JobNotFound, ScheduleError, StorageUnavailable
 from firelock.handle import Job
 from firelock.job import JobRecord, NewJob, State
 from firelock.lifecycle import Transition
 from firelock.options import shown, to_choice
-from firelock.storage import Applied, Counts, FailureGroup, JobFilter, Page, Rollup
+from firelock.storage import Applied, Counts, FailureGroup, JobFilter, Page, PartlyApplied, Rollup
 from firelock.storage.defaults import insert_surely
 from firelock.threads import in_thread
 from firelock.views import JobProgress
@@ -330,7 +330,14 @@ class Jobs:
     # ---- acting ------------------------------------------------------------------------------------------
 
     def requeue(self, ids: Sequence[str], *, reason: str = "requeued by code") -> list[Applied]:
-        """Each job that is neither enqueued nor processing is enqueued; return one result an id."""
+        """Each job that is neither enqueued nor processing is enqueued; return one result an id.
+
+        Asked 500 at a time, each atomic; so are `delete`, `restore` and `reschedule`.
+
+        Raises:
+            PartlyApplied: the storage went away after some were answered; its `results` has those answers.
+            StorageUnavailable: it went away before that.
+        """
         now = self._client.clock.now()
         return self._apply([lifecycle.requeue(job_id, at=now, reason=reason) for job_id in _ids(ids)])
 
@@ -355,16 +362,12 @@ class Jobs:
 
         Left alone, `Applied.REFUSED`, is what `why_not_restored` names. Costs up to two reads a job.
         """
-        changes = self._restorations(ids, reason)
-        results = iter(self._apply([one for one in changes if isinstance(one, Transition)]))
-        return [
-            next(results)
-            if isinstance(one, Transition)
-            else Applied.MISSING
-            if one is None
-            else Applied.REFUSED
-            for one in changes
-        ]
+        return self._apply(
+            [
+                Applied.MISSING if one is None else Applied.REFUSED if isinstance(one, str) else one
+                for one in self._restorations(ids, reason)
+            ]
+        )
 
     async def arestore(self, ids: Sequence[str], *, reason: str = "restored by code") -> list[Applied]:
         """Restore without blocking the event loop."""
@@ -444,13 +447,35 @@ class Jobs:
         """Copy without blocking the event loop."""
         return await in_thread(self.copy, job_id, reason=reason)
 
-    def _apply(self, transitions: Sequence[Transition]) -> list[Applied]:
-        results: list[Applied] = []
-        for start in range(0, len(transitions), _CHUNK):
-            results += self._client.storage.apply(transitions[start : start + _CHUNK])
-        if Applied.RELEASING in results:
-            self._client.release_children()
-        return results
+    def _apply(self, changes: Sequence[Transition | Applied]) -> list[Applied]:
+        """Return an answer a change, 500 changes at a time; what is an answer already stands as it is.
+
+        Raises:
+            PartlyApplied: the storage went away after the first of several chunks.
+        """
+        known = {place: one for place, one in enumerate(changes) if isinstance(one, Applied)}
+        wanted = [(place, one) for place, one in enumerate(changes) if isinstance(one, Transition)]
+        for start in range(0, len(wanted), _CHUNK):
+            chunk = wanted[start : start + _CHUNK]
+            try:
+                answers = self._client.storage.apply([change for _, change in chunk])
+            except StorageUnavailable as error:
+                if start:
+                    raise _partly(known, len(changes), error) from error
+                raise
+            known.update((place, answer) for (place, _), answer in zip(chunk, answers, strict=True))
+        if Applied.RELEASING in known.values():
+            self._client.release_children_soon()
+        return [known[place] for place in range(len(changes))]
+
+
+def _partly(known: Mapping[int, Applied], count: int, error: StorageUnavailable) -> PartlyApplied:
+    return PartlyApplied(
+        f"The storage went away after it had answered for {len(known):,} of {count:,} jobs: "
+        f"{str(error).rstrip('.')}. The error's results has the answers; ask again for the ids where it is "
+        "None.",
+        [known.get(place) for place in range(count)],
+    )
 
 
 def _filter(

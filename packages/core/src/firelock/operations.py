@@ -270,7 +270,7 @@ class Operations:
         wanted = [one for one in transitions if one.from_states]
         results = self._client.storage.apply(wanted) if wanted else []
         if Applied.RELEASING in results:
-            self._client.release_children()
+            self._client.release_children_soon()  # whatever it meets, what was done is written down
         changed = [one.job_id for one, result in zip(wanted, results, strict=True) if result.is_applied]
         missing = results.count(Applied.MISSING)
         skipped = len(matching) - len(changed) - missing

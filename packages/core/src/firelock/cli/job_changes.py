@@ -102,9 +102,13 @@ def _change(app: Firelock, options: argparse.Namespace, screen: Screen, change: 
 
 
 def _change_some(app: Firelock, ids: list[str], screen: Screen, change: _Change, apply: Apply) -> int:
-    from firelock.storage import Applied  # noqa: PLC0415 - loaded with an app only
+    from firelock.storage import Applied, PartlyApplied  # noqa: PLC0415 - loaded with an app only
 
-    results = apply(ids)
+    try:
+        results = apply(ids)
+    except PartlyApplied as error:
+        _tell_partly(ids, error.results, screen, change)
+        raise
     whys = _whys(
         app, change, [one for one, result in zip(ids, results, strict=True) if not result.is_applied]
     )
@@ -137,6 +141,26 @@ def _change_some(app: Firelock, ids: list[str], screen: Screen, change: _Change,
     return Exit.DONE if all(result.is_applied for result in results) else Exit.FAILED
 
 
+def _tell_partly(
+    ids: Sequence[str], results: Sequence[Applied | None], screen: Screen, change: _Change
+) -> None:
+    """What was answered is said, before the command ends with the error; the storage is asked no more."""
+    if screen.is_json:
+        answers = [
+            {"id": one, "result": "unknown" if result is None else _word(result)}
+            for one, result in zip(ids, results, strict=True)
+        ]
+        screen.json({"results": answers})
+        return
+    for job_id, result in zip(ids, results, strict=True):
+        if result is None:
+            screen.line(Cell(job_id), "  ", Cell("not known: ask again", "red"))
+        elif result.is_applied:
+            screen.line(Cell(job_id), "  ", Cell(change.done, "green"))
+        else:
+            screen.line(Cell(job_id), "  ", Cell(f"not {change.done}: {_word(result)}", "yellow"))
+
+
 def _whys(app: Firelock, change: _Change, ids: Sequence[str]) -> dict[str, str]:
     if change.why is None or not ids:
         return {}
@@ -155,17 +179,25 @@ def _word(result: Applied) -> str:
 def _change_all(
     app: Firelock, options: argparse.Namespace, screen: Screen, change: _Change, apply: Apply
 ) -> int:
+    from firelock.errors import StorageUnavailable  # noqa: PLC0415 - loaded with an app only
+
     now = app.client.clock.now()
     where = filter_of(options, now)
     if where.until is None:
         where = attrs.evolve(where, until=now + 1)  # a job that comes into the state meanwhile is not meant
     counted: Counter[str] = Counter(done=0, refused=0, missing=0)
-    for ids in _pages(app, where, change):
-        if options.dry_run:
-            counted["done"] += len(ids)
-        else:
-            counted.update(_word(result) for result in apply(ids))
-        screen.progress(f"{change.done}: {counted['done']:,}")
+    try:
+        for ids in _pages(app, where, change):
+            if options.dry_run:
+                counted["done"] += len(ids)
+            else:
+                counted.update(_word(result) for result in apply(ids))
+            screen.progress(f"{change.done}: {counted['done']:,}")
+    except StorageUnavailable:
+        screen.end_progress()
+        if counted.total():  # an outage ends the command, and what was done until then is done
+            _report(screen, change, counted, is_dry=options.dry_run)
+        raise
     screen.end_progress()
     _report(screen, change, counted, is_dry=options.dry_run)
     return Exit.DONE

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 
 import attrs
 
+from firelock.errors import StorageUnavailable
 from firelock.job import ClaimedJob, JobRecord, State
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "JobFilter",
     "NewSession",
     "Page",
+    "PartlyApplied",
     "Promotion",
     "Reconciliation",
     "Record",
@@ -59,6 +61,18 @@ class Applied(StrEnum):
     def is_applied(self) -> bool:
         """Tell whether the change is in the storage, now or already before."""
         return self in _IN_STORAGE
+
+
+class PartlyApplied(StorageUnavailable):
+    """The storage went away when it had answered for some of many changes; the others may be asked again.
+
+    `results` has one entry an id, in the order of the ids: the answer, or None where there is none. Such a
+    change is not written, or its answer was lost with the connection.
+    """
+
+    def __init__(self, message: str, results: Sequence[Applied | None]) -> None:
+        super().__init__(message)
+        self.results = tuple(results)
 
 
 _IN_STORAGE = frozenset({Applied.APPLIED, Applied.RELEASING, Applied.ALREADY})
