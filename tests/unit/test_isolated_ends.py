@@ -17,6 +17,7 @@ from tests.unit.fakes import Worker
 APP = """
 import asyncio
 import os
+import sys
 from firelock import Firelock, JobContext
 
 fire = Firelock("memory://own")
@@ -38,6 +39,10 @@ async def stops() -> None:
 def dies() -> None:
     os._exit(3)
 
+@fire.task(name="reads")
+def reads() -> str:
+    return sys.stdin.read() + os.read(0, 100).decode()
+
 @fire.task(name="says")
 def says(context: JobContext) -> None:
     context.log("no such level", level="shout")
@@ -53,7 +58,7 @@ from own_app import fire
 def elsewhere() -> str:
     return "found"
 """
-NAMES = ("pid", "url", "dies", "says", "reports", "stops", "elsewhere")
+NAMES = ("pid", "url", "dies", "says", "reports", "stops", "reads", "elsewhere")
 
 
 class Bench:
@@ -154,6 +159,16 @@ def test_a_coroutine_that_stops_its_event_loop_is_interrupted(bench):
     assert (State.SCHEDULED, None) == (end.to, end.crashes)
     assert "Event loop stopped" in end.error.message
     assert State.SUCCEEDED == bench.end(process, "pid").to
+
+
+def test_a_job_that_reads_its_input_finds_none(bench):
+    """The orders of the server are not its business: the next job comes as ever."""
+    process = bench.process()
+
+    ends = [bench.end(process, name) for name in ("reads", "pid")]
+
+    assert [State.SUCCEEDED] * 2 == [end.to for end in ends]
+    assert '""' == ends[0].result
 
 
 def test_a_late_kill_does_not_hit_the_next_job(bench):
