@@ -82,6 +82,49 @@ def test_each_state_has_its_actions(client, fire, send, state, words):
     assert [word for word in does_not if word in head] == []
 
 
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        ("enqueued", "You can take it back afterwards."),
+        ("failed", "You can take it back afterwards."),
+        ("succeeded", "Its result goes with it: there is no undo."),
+        ("awaiting", "that tie goes with it: there is no undo."),
+        ("parent", "What waits for it is decided by that: there is no undo."),
+        ("processing", "Stop this job? It is told to stop, and its result is refused: there is no undo."),
+    ],
+)
+def test_the_question_says_before_whether_there_is_an_undo(client, fire, send, state, said):
+    """Of each state; a running job is answered by words that are not two kinds of cancel."""
+    job = send.enqueue(1)
+    if state in {"processing", "succeeded", "failed"}:
+        worker = Worker(fire)
+        claimed = worker.claim()
+        {"succeeded": worker.succeed, "failed": worker.fail}.get(state, lambda job: None)(claimed)
+    elif state in {"awaiting", "parent"}:
+        child = job.then(send, 2)
+        job = child if state == "awaiting" else job
+
+    head = html.unescape(client.part(f"/jobs/{job.id}", "head").text)
+
+    assert said in head
+    assert ('data-yes="Stop job" data-no="Keep running"' in head) is (state == "processing")
+
+
+def test_a_deleted_job_offers_to_be_restored_or_says_why_not(client, fire, send):
+    """A button where nothing was lost, else a sentence."""
+    waiting, done = send.enqueue(1), send.enqueue(2)
+    waiting.delete()
+    worker = Worker(fire)
+    worker.succeed(worker.claim())
+    done.delete()
+
+    offered, refused = (client.part(f"/jobs/{job.id}", "head") for job in (waiting, done))
+
+    assert 'action="/jobs/restore"' in offered.text
+    assert 'action="/jobs/restore"' not in refused.text
+    assert "Its delete cannot be taken back: it had succeeded" in seen(refused)
+
+
 def test_a_failure_is_shown_with_own_frames_open_and_library_frames_folded(client, fire, send):
     """Chained exceptions one after the other, to be copied as text or Markdown."""
     job = send.enqueue(1)

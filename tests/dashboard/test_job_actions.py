@@ -87,6 +87,84 @@ def test_a_running_job_is_cancelled_by_delete(client, fire, send):
     assert fire.jobs.get(job.id).record().is_stopping
 
 
+def test_a_delete_is_undone(client, fire, failed, send):
+    """The answer brings the form that takes it back, for what lost nothing; the audit tells both."""
+    later, done = send.schedule(timedelta(hours=5), 1), send.enqueue(2)
+    worker = Worker(fire)
+    worker.succeed(worker.claim())
+    due_at = later.record().due_at
+
+    said = client.act("/jobs/delete", {"id": [failed[0], later.id, done.id]}).json()
+    back = client.act(said["undo"]["path"], said["undo"]["fields"]).json()
+
+    assert {"path": "/jobs/restore", "fields": {"id": [failed[0], later.id]}} == said["undo"]
+    assert ("good", "Restored 2") == (back["kind"], back["message"])
+    assert [State.FAILED, State.SCHEDULED, State.DELETED] == states(fire, [failed[0], later.id, done.id])
+    assert due_at == fire.jobs.get(later.id).record().due_at
+    assert ["jobs.restore", "jobs.delete"] == [action for action, _, _ in audited(fire)][:2]
+    assert "restored by local" == fire.jobs.get(failed[0]).history()[-1].reason
+
+
+def test_without_a_script_the_undo_stands_above_the_page(client, fire, send):
+    """Once, as a form that works by itself."""
+    job = send.enqueue(1)
+    client.post("/jobs/delete", {"one": job.id, "back": "/jobs"})
+
+    page, again = client.get("/jobs").text, client.get("/jobs").text
+
+    assert 'action="/jobs/restore"' in page
+    assert f'name="id" value="{job.id}"' in page
+    assert 'action="/jobs/restore"' not in again
+
+
+def test_a_cookie_makes_no_form_but_an_undo(client, send):
+    """Whatever a cookie says, the page offers to take back what this dashboard can, and nothing else."""
+    job = send.enqueue(1)
+    client.post("/jobs/delete", {"one": job.id, "back": "/jobs"})
+    message = ["good", "Deleted 1", None, {"path": "/jobs/all/delete", "fields": {"state": ["failed"]}}]
+    client.cookies["firelock_flash"] = json.dumps(message).encode().hex()
+
+    page = client.get("/jobs").text
+
+    assert "Deleted 1" in page
+    assert 'action="/jobs/all/delete"' not in page
+
+
+def test_what_cannot_be_restored_says_why(client, fire, send):
+    """By name for one job; of several in numbers."""
+    parent, waiting = send.enqueue(1), send.enqueue(2)
+    parent.then(send, 3)
+    client.post("/jobs/delete", {"id": [parent.id, waiting.id]})
+
+    one = client.act("/jobs/restore", {"one": parent.id})
+    several = client.act("/jobs/restore", {"id": [parent.id, waiting.id]}).json()
+
+    assert 400 == one.status
+    assert "continuations waited for it" in one.json()["message"]
+    assert "Restored 1 · left 1 alone that cannot be restored" == several["message"]
+    assert [State.DELETED, State.ENQUEUED] == states(fire, [parent.id, waiting.id])
+
+
+def test_nothing_to_undo_has_no_undo(client, fire, send):
+    """Who stops a running job is offered no way back."""
+    job = send.enqueue(1)
+    Worker(fire).claim()
+
+    said = client.act("/jobs/delete", {"one": job.id}).json()
+
+    assert said["undo"] is None
+
+
+def test_a_program_restores_jobs(client, fire, send):
+    """With a result for each id."""
+    job, living = send.enqueue(1), send.enqueue(2)
+    job.delete()
+
+    told = client.post("/api/jobs/restore", {"id": [job.id, living.id]}).json()
+
+    assert {"changed": 1, "results": {job.id: "applied", living.id: "refused"}} == told
+
+
 def test_a_scheduled_job_is_rescheduled_by_span_or_instant(client, fire, send):
     """Others are skipped."""
     job = send.schedule(timedelta(hours=5), 1)

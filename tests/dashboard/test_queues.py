@@ -235,6 +235,21 @@ def test_a_queue_is_resumed(fire, client, mail):
     assert [("queue.resume", "mail", "local")] == actions(fire)
 
 
+def test_pause_and_resume_are_undone(fire, client, mail):
+    """Each brings the form of the other; an undone resume has the note again."""
+    mail.enqueue(1)
+
+    paused = client.act("/queues/pause", {"queue": "mail", "note": "provider is down"}).json()
+    resumed = client.act(paused["undo"]["path"], paused["undo"]["fields"]).json()
+    (between,) = fire.queues.list()
+    client.act(resumed["undo"]["path"], resumed["undo"]["fields"])
+
+    (view,) = fire.queues.list()
+    assert not between.is_paused
+    assert (True, "provider is down") == (view.is_paused, view.note)
+    assert client.act("/queues/resume", {"queue": "other"}).json()["undo"] is None
+
+
 @pytest.mark.parametrize("verb", ["pause", "resume"])
 @pytest.mark.parametrize("name", ["", "A B", "../x", "x" * 65])
 def test_a_wrong_name_is_refused(fire, client, verb, name):

@@ -338,6 +338,18 @@ def test_one_is_paused_and_resumed(fire, client, nightly):
     )
 
 
+def test_pause_and_resume_are_undone(fire, client, nightly):
+    """Each brings the form of the other; what changes nothing has none."""
+    paused = client.act("/recurring/pause", {"id": "nightly"}).json()
+    again = client.act("/recurring/pause", {"id": "nightly"}).json()
+    resumed = client.act(paused["undo"]["path"], paused["undo"]["fields"]).json()
+    between = fire.recurring.get("nightly").is_paused
+    client.act(resumed["undo"]["path"], resumed["undo"]["fields"])
+
+    assert again["undo"] is None
+    assert (False, True) == (between, fire.recurring.get("nightly").is_paused)
+
+
 def test_an_edit_is_given_up_for_what_code_says(fire, client, nightly):
     """At once where this app declares it; one that code never knew is refused."""
     fire.recurring.edit("nightly", priority=9)

@@ -230,6 +230,18 @@ class JobPage:
         page = self.visit.fire.jobs.page(JobFilter(parent_id=self.job.id), limit=_CHILDREN, oldest_first=True)
         return [child.record() for child in page], page.cursor is not None
 
+    @property
+    def delete_loses(self) -> str:
+        """What a delete would lose, as the end of a key of `jobs.toml`: then it cannot be taken back."""
+        if self.children[0]:
+            return "children"
+        return self.job.state.value if self.job.state in {State.SUCCEEDED, State.AWAITING} else "one"
+
+    @cached_property
+    def why_not_restored(self) -> str | None:
+        """Why its delete cannot be taken back, as the rest of a sentence; None where it can."""
+        return self.visit.fire.jobs.why_not_restored([self.job.id])[0]
+
     @cached_property
     def warnings(self) -> list[tuple[str, dict[str, object]]]:
         """What is wrong with it, as keys of `job.toml` with their values."""

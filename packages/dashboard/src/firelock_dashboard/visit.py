@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+import attrs
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from firelock.storage import State
@@ -39,8 +40,41 @@ SETTINGS = {
 }
 
 _FLASH = "firelock_flash"
+_FLASH_LIMIT = 3_000  # characters of a cookie, which browsers take up to 4,096 of
+_UNDOES = frozenset(
+    {"/jobs/restore", "/queues/pause", "/queues/resume", "/recurring/pause", "/recurring/resume"}
+)
 _YEAR = 365 * 86_400  # seconds
 _FORM, _JSON = "application/x-www-form-urlencoded", "application/json"
+
+
+@attrs.frozen
+class Undo:
+    """The form that takes an action back."""
+
+    path: str
+    fields: dict[str, list[str]]
+
+    @classmethod
+    def read(cls, value: object) -> Undo | None:
+        """Return what a cookie says; None where it is no undo of ours, since a cookie is nobody's word."""
+        if not isinstance(value, dict) or value.get("path") not in _UNDOES:
+            return None
+        fields = value.get("fields")
+        if not isinstance(fields, dict):
+            return None
+        lists = {str(name): values for name, values in fields.items() if isinstance(values, list)}
+        return cls(value["path"], {name: [str(one) for one in values] for name, values in lists.items()})
+
+
+@attrs.frozen
+class Flash:
+    """The message of an action that led to a page."""
+
+    kind: str  # good, note or bad
+    message: str
+    link: str | None
+    undo: Undo | None
 
 
 class Visit:
@@ -216,7 +250,10 @@ class Visit:
             return Response(status_code=304, headers=headers)
         return Response(text, status, headers, "application/json")
 
-    def done(self, message: str, *, to: str = "/", kind: str = "good", link: str | None = None) -> Response:
+    def done(
+        self, message: str, *, to: str = "/", kind: str = "good", link: str | None = None,
+        undo: Undo | None = None,
+    ) -> Response:  # fmt: skip
         """Return the answer to an action: to a script JSON that it shows, else the page it came from.
 
         Args:
@@ -224,11 +261,16 @@ class Visit:
             to: where to go if the form does not say (its field `back`).
             kind: good, note or bad: how the message looks.
             link: where the message leads, if anywhere.
+            undo: what takes the action back, if anything does.
         """
+        back = None if undo is None else attrs.asdict(undo)
         if self.wants_json:
-            return JSONResponse({"message": message, "kind": kind, "link": link})
+            return JSONResponse({"message": message, "kind": kind, "link": link, "undo": back})
         response = RedirectResponse(self.url.back(self.form.maybe("back"), to), 303)
-        self.set_cookie(response, _FLASH, _quoted(json.dumps([kind, message, link])), 30)
+        flash = _quoted(json.dumps([kind, message, link, back]))
+        if len(flash) > _FLASH_LIMIT:
+            flash = _quoted(json.dumps([kind, message, link, None]))
+        self.set_cookie(response, _FLASH, flash, 30)
         return response
 
     def keep_settings(self, response: Response, changes: Mapping[str, str]) -> None:
@@ -237,16 +279,17 @@ class Visit:
         value = ".".join(f"{name}={value}" for name, value in kept.items() if name in SETTINGS)
         self.set_cookie(response, SETTINGS_COOKIE, value, _YEAR)
 
-    def take_flash(self) -> tuple[str, str, str | None] | None:
+    def take_flash(self) -> Flash | None:
         """Return the message of an action that led here, once."""
         try:
-            kind, message, link = json.loads(_unquoted(self.request.cookies.get(_FLASH, "")))
-        except ValueError:
+            kind, message, link, undo = json.loads(_unquoted(self.request.cookies.get(_FLASH, "")))
+        except (ValueError, TypeError):
             return None
         if kind not in {"good", "note", "bad"} or not isinstance(message, str):
             return None
         self.clears_flash = True
-        return kind, message, link if isinstance(link, str) and self.url.is_here(link) else None
+        leads = link if isinstance(link, str) and self.url.is_here(link) else None
+        return Flash(kind, message, leads, Undo.read(undo))
 
     clears_flash = False
 

@@ -63,6 +63,12 @@ def delete_jobs(visit: Visit) -> Response:
     return _answer(visit, "job.delete", ids, visit.fire.jobs.delete(ids, reason=f"deleted by {visit.who}"))
 
 
+def restore_jobs(visit: Visit) -> Response:
+    ids = _given_ids(visit)
+    results = visit.fire.jobs.restore(ids, reason=f"restored by {visit.who}")
+    return _answer(visit, "job.restore", ids, results)
+
+
 def reschedule_jobs(visit: Visit) -> Response:
     ids = _given_ids(visit)
     when: Any = visit.form.span("in") or visit.form.moment("at")
@@ -230,6 +236,13 @@ ROUTES = (
         Permission.DELETE,
         delete_jobs,
         "Jobs are deleted; running ones are told to stop.",
+        _IDS,
+    ),
+    _post(
+        "/jobs/restore",
+        Permission.DELETE,
+        restore_jobs,
+        "Deletes are taken back where nothing was lost by them; others are refused.",
         _IDS,
     ),
     _post(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import attrs
 from starlette.responses import StreamingResponse
 
-from firelock import ConfigurationError, JobNotFound, ScheduleError
+from firelock import ConfigurationError, JobNotFound, ScheduleError, State
 from firelock.storage import Applied, JobRecord
 from firelock_dashboard.access import Permission
 from firelock_dashboard.filters import LIST_FIELDS
@@ -20,6 +20,7 @@ from firelock_dashboard.problems import BadRequest
 from firelock_dashboard.query import Fields
 from firelock_dashboard.routes import Route
 from firelock_dashboard.searching import count_up_to, every_match
+from firelock_dashboard.visit import Undo
 from firelock_dashboard.words import iso
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ _FIRST = 10
 _VERBS = {"requeue": Permission.REQUEUE, "delete": Permission.DELETE}
 _CHOSEN = ("one", "id+")
 _ALL = ("retrying", "state", *LIST_FIELDS)
+_RESTORABLE = frozenset({State.SCHEDULED, State.ENQUEUED, State.FAILED})
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
@@ -52,7 +54,25 @@ def requeue(visit: Visit) -> Response:
 def delete(visit: Visit) -> Response:
     """The jobs are deleted; those that run are told to stop."""
     ids = _ids(visit)
-    return _answer(visit, "delete", ids, visit.fire.jobs.delete(ids, reason=f"deleted by {visit.who}"))
+    before = visit.fire.storage.get(ids)
+    results = visit.fire.jobs.delete(ids, reason=f"deleted by {visit.who}")
+    lost_nothing = [
+        job.id
+        for job, result in zip(before, results, strict=True)
+        if job is not None and result is Applied.APPLIED and job.state in _RESTORABLE
+    ]
+    undo = Undo("/jobs/restore", {"id": lost_nothing}) if lost_nothing else None
+    return _answer(visit, "delete", ids, results, undo=undo)
+
+
+def restore(visit: Visit) -> Response:
+    """Deletes are taken back, where they lost nothing; of one job it is said why not."""
+    ids = _ids(visit)
+    results = visit.fire.jobs.restore(ids, reason=f"restored by {visit.who}")
+    if len(ids) == 1 and results[0] is Applied.REFUSED:
+        why = visit.fire.jobs.why_not_restored(ids)[0]
+        raise BadRequest(visit.text("job.not_restored", why=why or "it was changed meanwhile"))
+    return _answer(visit, "restore", ids, results)
 
 
 def reschedule(visit: Visit) -> Response:
@@ -101,7 +121,7 @@ def _when(form: Fields) -> datetime | timedelta:
 
 def _answer(
     visit: Visit, verb: str, ids: Sequence[str], results: Sequence[Applied], *, link: str | None = None,
-    **detail: JsonValue,
+    undo: Undo | None = None, **detail: JsonValue,
 ) -> Response:  # fmt: skip
     """Record what was done and say it in numbers."""
     applied = sum(result in {Applied.APPLIED, Applied.RELEASING} for result in results)
@@ -123,7 +143,7 @@ def _answer(
     if missing:
         parts.append(visit.text("jobs.missing", count=missing))
     kind = "good" if applied else "note"
-    return visit.done(" · ".join(parts), to="/jobs", kind=kind, link=link)
+    return visit.done(" · ".join(parts), to="/jobs", kind=kind, link=link, undo=undo)
 
 
 # ---- everything that matches -----------------------------------------------------------------------------
@@ -286,6 +306,7 @@ def _only_ids(visit: Visit, jobs: Iterator[JobRecord]) -> Iterator[str]:  # noqa
 ROUTES = (
     Route("POST", "/jobs/requeue", Permission.REQUEUE, requeue, form=_CHOSEN),
     Route("POST", "/jobs/delete", Permission.DELETE, delete, form=_CHOSEN),
+    Route("POST", "/jobs/restore", Permission.DELETE, restore, form=_CHOSEN),
     Route("POST", "/jobs/reschedule", Permission.REQUEUE, reschedule, form=(*_CHOSEN, "when")),
     Route("POST", "/jobs/copy", Permission.REQUEUE, copy, form=_CHOSEN),
     Route("GET", "/jobs/all", Permission.READ, confirm_all, ("verb", *_ALL)),

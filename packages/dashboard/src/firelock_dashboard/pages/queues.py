@@ -16,6 +16,7 @@ from firelock_dashboard.bulk import operation_address, start_operation
 from firelock_dashboard.listeners import Listener, Listeners
 from firelock_dashboard.problems import BadRequest, NotHere
 from firelock_dashboard.routes import Route
+from firelock_dashboard.visit import Undo
 
 if TYPE_CHECKING:
     from starlette.responses import Response
@@ -213,18 +214,23 @@ def pause_queue(visit: Visit) -> Response:
     except ConfigurationError as error:
         raise BadRequest(f"queue: {error}") from error
     visit.audit("queue.pause", name, note=note)
-    return visit.done(visit.text("queues.paused", queue=name), to="/queues")
+    undo = Undo("/queues/resume", {"queue": [name]})
+    return visit.done(visit.text("queues.paused", queue=name), to="/queues", undo=undo)
 
 
 def resume_queue(visit: Visit) -> Response:
     """Jobs of the queue are claimed again."""
     name = _named(visit)
+    before = next((view for view in visit.fire.queues.list() if view.name == name), None)
     try:
         visit.fire.queues.resume(name)
     except ConfigurationError as error:
         raise BadRequest(f"queue: {error}") from error
     visit.audit("queue.resume", name)
-    return visit.done(visit.text("queues.resumed", queue=name), to="/queues")
+    undo = None
+    if before is not None and before.is_paused:
+        undo = Undo("/queues/pause", {"queue": [name], "note": [before.note or ""]})
+    return visit.done(visit.text("queues.resumed", queue=name), to="/queues", undo=undo)
 
 
 def delete_waiting(visit: Visit) -> Response:

@@ -18,6 +18,7 @@ from firelock_dashboard.lane import Lane, lane_of
 from firelock_dashboard.problems import BadRequest, NotHere
 from firelock_dashboard.routes import Route
 from firelock_dashboard.schedules import schedule_text, zone_of
+from firelock_dashboard.visit import Undo
 
 if TYPE_CHECKING:
     from starlette.responses import Response
@@ -196,13 +197,19 @@ def resume(visit: Visit) -> Response:
 
 
 def _changed(visit: Visit, verb: str, change: Callable[[str], RecurringJob]) -> Response:
-    recurring_id = known(visit, id_in(visit.form)).id
+    before = known(visit, id_in(visit.form))
     try:
-        change(recurring_id)
+        change(before.id)
     except JobConflict as error:
         raise BadRequest(str(error)) from error
-    visit.audit(f"recurring.{verb}", recurring_id)
-    return visit.done(visit.text(f"recurring.{verb}d", id=recurring_id), to="/recurring")
+    visit.audit(f"recurring.{verb}", before.id)
+    undo = None
+    if before.is_paused is (verb == "resume"):
+        undo = Undo(f"/recurring/{_OPPOSITES[verb]}", {"id": [before.id]})
+    return visit.done(visit.text(f"recurring.{verb}d", id=before.id), to="/recurring", undo=undo)
+
+
+_OPPOSITES = {"pause": "resume", "resume": "pause"}
 
 
 def reset(visit: Visit) -> Response:

@@ -78,7 +78,7 @@ for (const [over, out] of [["mouseover", "mouseout"], ["focusin", "focusout"]]) 
 
 // ---- messages ---------------------------------------------------------------------------------------------
 
-firelock.toast = (message, kind = "good", link = null) => {
+firelock.toast = (message, kind = "good", link = null, undo = null) => {
   const toast = document.createElement("div");
   toast.className = `toast ${kind}`;
   toast.appendChild(document.createElement("span")).textContent = message;
@@ -87,13 +87,23 @@ firelock.toast = (message, kind = "good", link = null) => {
     to.href = link;
     to.textContent = "Show";
   }
+  if (undo) {
+    const form = toast.appendChild(document.createElement("form"));
+    Object.assign(form, { method: "post", action: `${firelock.root}${undo.path}`, className: "inline" });
+    form.dataset.act = "";
+    for (const [name, values] of Object.entries(undo.fields)) {
+      for (const value of values) Object.assign(form.appendChild(document.createElement("input")), { type: "hidden", name, value });
+    }
+    Object.assign(form.appendChild(document.createElement("button")), { className: "button small", textContent: "Undo" });
+  }
   document.getElementById("toasts").append(toast);
-  setTimeout(() => toast.remove(), kind === "bad" ? 12000 : 6000);
+  setTimeout(() => toast.remove(), kind === "bad" || undo ? 12000 : 6000);
 };
 
 // ---- actions: forms with data-act are posted in place -------------------------------------------------------
 
-// What is asked is answered by the button that was pressed: its words, and its red.
+// What is asked is answered by the button that was pressed: its words, and its red. Where those would mislead, as
+// "Cancel" beside "Cancel the job", the button or its form has words of its own: data-yes and data-no.
 firelock.ask = (question, pressed = null) => {
   const dialog = document.createElement("dialog");
   const body = dialog.appendChild(document.createElement("div"));
@@ -107,8 +117,9 @@ firelock.ask = (question, pressed = null) => {
     made.addEventListener("click", () => dialog.close(value));
     return made;
   };
-  button("Cancel", "", "");
-  const verb = pressed?.textContent.replace("…", "").trim();
+  const own = (name) => pressed?.dataset[name] || pressed?.form?.dataset[name];
+  button(own("no") || "Cancel", "", "");
+  const verb = own("yes") || pressed?.textContent.replace("…", "").trim();
   const yes = button(verb || "Go ahead", pressed?.classList.contains("danger") ? "primary danger" : "primary", "yes");
   document.body.append(dialog);
   dialog.showModal();
@@ -129,7 +140,8 @@ firelock.post = async (form, submitter) => {
   } catch {
     answer = { kind: "bad", message: "The dashboard did not answer. Try again." };
   }
-  firelock.toast(answer.message, answer.kind, answer.link);
+  form.closest(".toast")?.remove();
+  firelock.toast(answer.message, answer.kind, answer.link, answer.undo);
   form.closest("dialog")?.close();
   form.closest("details.menu")?.removeAttribute("open");
   document.dispatchEvent(new CustomEvent("firelock:acted", { detail: { form, answer } }));
