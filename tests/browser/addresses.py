@@ -26,6 +26,7 @@ def addresses(fire):
     """Return the addresses of pages by their routes' paths; several where a page has several looks."""
     job = _jobs(fire)
     task = fire.jobs.get(job[State.SUCCEEDED]).task
+    made = _made_by_a_recurring_job(fire)
     recurring = quote(next(iter(fire.recurring.list())).id)
     cause = fire.jobs.failure_groups(1)[0].fingerprint
     queue = fire.queues.list()[0].name
@@ -35,7 +36,7 @@ def addresses(fire):
         "/jobs": ["/jobs", "/jobs?state=failed", "/jobs?state=processing&q=queue:reports", "/jobs?q=nothing"],
         "/retries": ["/retries"],
         "/jobs/all": ["/jobs/all?state=failed&verb=requeue"],
-        "/jobs/{id}": [f"/jobs/{one}" for one in job.values()],
+        "/jobs/{id}": [f"/jobs/{one}" for one in (*job.values(), made)],
         "/failures": ["/failures"],
         "/failures/{fingerprint}": [f"/failures/{cause}"],
         "/queues": ["/queues"],
@@ -62,3 +63,11 @@ def _jobs(fire):
         for one in fire.jobs.find(state=state, limit=1):
             found[state] = one.id
     return found
+
+
+def _made_by_a_recurring_job(fire):
+    for one in fire.recurring.list():
+        for job in fire.jobs.find(recurring=one.id, limit=1):
+            return job.id
+    message = "no recurring job has made a job yet"
+    raise AssertionError(message)

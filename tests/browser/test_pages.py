@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from playwright.sync_api import expect
 
@@ -91,6 +93,32 @@ def test_axe_finds_nothing_serious(shop, places, open_context, route):
     found += [f"{address} narrow {one}" for one in ask_axe(page)]
 
     assert found == []
+
+
+_LINKS = """() => [...document.querySelectorAll("main a[href], nav a[href], #palette a[href]")]
+  .filter((link) => link.origin === location.origin)
+  .map((link) => link.href.slice(location.origin.length).split("#")[0])"""
+_VALUES = re.compile(r"=[^&]*|[0-9a-f-]{36}|(?<=/)[0-9a-f]{16,}")
+
+
+def test_every_link_leads_to_a_page(shop, places, open_context):
+    """One of each kind: what a page names is there, and takes the fields that its link has."""
+    page = open_context(shop).new_page()
+    tried, lost = set(), []
+
+    for address in [one for several in places.values() for one in several]:
+        page.goto(address)
+        for link in page.evaluate(_LINKS):
+            kind = _VALUES.sub("=", link)
+            if kind in tried or link == "/":
+                continue
+            tried.add(kind)
+            status = page.request.get(f"{shop.origin}{link}", max_redirects=3).status
+            if status >= 400:
+                lost.append(f"{status} {link} on {address}")
+
+    assert lost == []
+    assert len(tried) > 50
 
 
 # ---- on a phone ------------------------------------------------------------------------------------------

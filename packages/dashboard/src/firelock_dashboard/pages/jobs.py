@@ -249,11 +249,10 @@ class Listing:
 
     def _of_state(self, name: str) -> str:
         is_retrying = name == "retrying"
-        # Each list has its own order, by due where jobs are scheduled: it is not carried between the two.
-        carries = (name in {"scheduled", "retrying"}) == (self._usual is Order.SOONEST)
         query = {**self.query(), "state": None if is_retrying or not name else name}
-        if not carries:
-            query["order"] = None
+        # By due or by change: neither order nor window mean the same in the other.
+        if (name in {"scheduled", "retrying"}) != (self._usual is Order.SOONEST):
+            query |= dict.fromkeys(("order", "since", "until"))
         return self.visit.url.of("/retries" if is_retrying else "/jobs", query)
 
     def _count(self, name: str) -> int | None:
