@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from itertools import groupby
 
 import pytest
 
 from firelock.memory import MemoryStorage
 from firelock.storage import Feature, Storage
 from firelock.testing import Handles, StorageConformance, requires
-from firelock.testing.conformance import Conformance, required_feature
+from firelock.testing.conformance import Conformance, required_feature, words_of
 from firelock.testing.race import race, race_two, until_none_is_left
 
 pytest_plugins = ["pytester"]
@@ -100,6 +102,46 @@ def test_every_test_of_the_kit_states_its_rule_and_its_failure() -> None:
 
     assert len(tests) > 200
     assert [] == silent
+
+
+def test_random_steps_come_last(pytester: pytest.Pytester) -> None:
+    """Tests that name a rule run before the one that compares everything, and each duty's tests together."""
+    pytester.makepyfile(test_mine=_SUITE.partition("    @pytest.mark.xfail")[0])
+
+    run = pytester.runpytest_subprocess("-q", "--collect-only", "-k", "TestMine")
+
+    tests = [line.partition("TestMine::")[2] for line in run.outlines if "TestMine::" in line]
+    duties = [next(iter(words_of(StorageConformance, test.partition("[")[0]) & _PARTS)) for test in tests]
+    assert list(dict.fromkeys(duties)) == [duty for duty, _ in groupby(duties)]
+    assert ("life", "model") == (duties[0], duties[-1])
+
+
+_PARTS = {base.__name__.removesuffix("Duty").lower() for base in StorageConformance.__mro__}
+
+
+@pytest.mark.parametrize("verb", sorted(name for name in vars(Storage) if callable(vars(Storage)[name])))
+def test_a_verb_has_a_duty(verb: str) -> None:
+    """Each verb of the contract is named by a part of the kit, which `-k` selects by it."""
+    if verb.startswith("_"):
+        return
+
+    parts = [base for base in StorageConformance.__mro__ if verb in vars(base).get("verbs", "").split()]
+
+    assert parts
+    assert [] == [part for part in parts if not any(name.startswith("test") for name in vars(part))]
+
+
+@pytest.mark.parametrize("word", ["prune", "release", "put_record"])
+def test_a_verb_selects_the_tests_of_its_duty(pytester: pytest.Pytester, word: str) -> None:
+    """`-k VERB` runs every test of the part about it, whatever the tests are called."""
+    pytester.makepyfile(test_mine=_SUITE)
+
+    run = pytester.runpytest_subprocess("-q", "--collect-only", "-k", word)
+
+    part = next(base for base in StorageConformance.__mro__ if word in vars(base).get("verbs", "").split())
+    selected = {re.split(r"::|\[", line)[2] for line in run.outlines if "TestMine::" in line}
+    assert {name for name in vars(part) if name.startswith("test")} <= selected
+    assert 3 * len(selected) < len([name for name in dir(StorageConformance) if name.startswith("test")])
 
 
 def test_handles_move_together() -> None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import pytest
 
+from firelock.plugins import open_storage
+from firelock.storage import Storage
 from firelock.testing import LockConformance, StorageConformance
-from tests.sql.databases import MysqlDatabase
+from tests.ports import free_port
+from tests.sql.databases import MysqlDatabase, newer_schema
 from tests.sql.transactions import OpenTransaction, by_connection, by_session
 
 
@@ -15,6 +20,14 @@ class TestMariadb(StorageConformance):
     @pytest.fixture
     def storage_url(self, mariadb: MysqlDatabase) -> str:
         return mariadb.url()
+
+    @pytest.fixture
+    def make_newer_schema(self, mariadb: MysqlDatabase) -> Iterator[Callable[[], None]]:
+        yield from newer_schema(mariadb.engine_url())
+
+    @pytest.fixture
+    def open_unreachable(self, mariadb: MysqlDatabase) -> Callable[[], Storage]:
+        return lambda: open_storage(mariadb.url(port=free_port()))
 
     @pytest.fixture(params=[by_connection, by_session], ids=lambda way: way.__name__)
     def open_transaction(self, request: pytest.FixtureRequest, mariadb: MysqlDatabase) -> OpenTransaction:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import pytest
 
+from firelock.plugins import open_storage
+from firelock.storage import Storage
 from firelock.testing import LockConformance, StorageConformance
-from tests.sql.databases import PostgresqlDatabase
+from tests.ports import free_port
+from tests.sql.databases import PostgresqlDatabase, newer_schema
 from tests.sql.transactions import OpenTransaction, by_connection, by_driver, by_session
 
 WAYS = [by_connection, by_session, by_driver]
@@ -17,6 +22,14 @@ class TestPostgresql(StorageConformance):
     @pytest.fixture
     def storage_url(self, postgresql: PostgresqlDatabase) -> str:
         return postgresql.url()
+
+    @pytest.fixture
+    def make_newer_schema(self, postgresql: PostgresqlDatabase) -> Iterator[Callable[[], None]]:
+        yield from newer_schema(postgresql.engine_url())
+
+    @pytest.fixture
+    def open_unreachable(self, postgresql: PostgresqlDatabase) -> Callable[[], Storage]:
+        return lambda: open_storage(postgresql.url(port=free_port()))
 
     @pytest.fixture(params=WAYS, ids=lambda way: way.__name__)
     def open_transaction(
@@ -37,6 +50,14 @@ class TestPgbouncer(StorageConformance):
     @pytest.fixture
     def storage_url(self, pgbouncer: PostgresqlDatabase) -> str:
         return pgbouncer.url()
+
+    @pytest.fixture
+    def make_newer_schema(self, pgbouncer: PostgresqlDatabase) -> Iterator[Callable[[], None]]:
+        yield from newer_schema(pgbouncer.engine_url())
+
+    @pytest.fixture
+    def open_unreachable(self, pgbouncer: PostgresqlDatabase) -> Callable[[], Storage]:
+        return lambda: open_storage(pgbouncer.url(port=free_port()))
 
     @pytest.fixture(params=WAYS, ids=lambda way: way.__name__)
     def open_transaction(

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
+from firelock.plugins import open_storage
+from firelock.storage import Storage
 from firelock.testing import LockConformance, StorageConformance
+from tests.ports import free_port
 from tests.redis.cluster import ClusterServers
 from tests.redis.sentinel import SentinelGroup
 from tests.redis.servers import RedisServer
@@ -17,6 +22,18 @@ class TestRedis(StorageConformance):
     def storage_url(self, server: RedisServer) -> str:
         server.empty()
         return server.url()
+
+    @pytest.fixture
+    def make_newer_schema(self, server: RedisServer) -> Callable[[], None]:
+        def make_newer() -> None:
+            (layout,) = [str(key) for key in server.ask("KEYS", "*layout")]
+            server.ask("HSET", layout, "version", "100")
+
+        return make_newer
+
+    @pytest.fixture
+    def open_unreachable(self, server: RedisServer) -> Callable[[], Storage]:
+        return lambda: open_storage(server.url(port=free_port()))
 
 
 class TestRedisLocks(LockConformance):

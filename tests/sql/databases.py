@@ -2,13 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import attrs
+from sqlalchemy import create_engine, text
+from sqlalchemy.pool import NullPool
 
 from tests.sql.mariadb import Mariadb
 from tests.sql.postgresql import Postgresql
 from tests.sql.processes import DatabaseServer
 
-__all__ = ["MysqlDatabase", "PostgresqlDatabase"]
+__all__ = ["MysqlDatabase", "PostgresqlDatabase", "newer_schema"]
+
+_AHEAD = 100  # versions that no code of now knows
+
+
+def newer_schema(engine_url: str) -> Iterator[Callable[[], None]]:
+    """Yield what makes the database's schema a later release's, for `make_newer_schema`; then undo it."""
+    changes: list[int] = []
+
+    def move(by: int) -> None:
+        engine = create_engine(engine_url, poolclass=NullPool)
+        with engine.begin() as connection:
+            statement = "UPDATE firelock_schema SET version = version + :by, works_with = works_with + :by"
+            connection.execute(text(statement), {"by": by})
+        engine.dispose()
+        changes.append(by)
+
+    yield lambda: move(_AHEAD)
+    if changes:
+        move(-sum(changes))
 
 
 @attrs.frozen

@@ -12,11 +12,20 @@ import pytest
 
 from firelock import lifecycle
 from firelock.clock import SECOND
-from firelock.errors import StorageUnavailable
+from firelock.errors import StorageError, StorageUnavailable
 from firelock.job import ErrorInfo, LogLine, NewJob, Progress, State
 from firelock.lifecycle import Holder
 from firelock.memory import MemoryStorage
-from firelock.storage import NewSession, RecurringRecord, Storage, defaults, next_recurring_at
+from firelock.storage import (
+    DURATION_BUCKETS,
+    NewSession,
+    Page,
+    RecurringRecord,
+    Rollup,
+    Storage,
+    defaults,
+    next_recurring_at,
+)
 
 HOLDER = Holder("session-a", "host:a")
 
@@ -268,3 +277,43 @@ def test_the_next_due_instant_follows_every_change():
             wrong += [(turn, told)] if told != min(every, default=None) else []
 
     assert wrong == []
+
+
+# ---- walks that have no end ------------------------------------------------------------------------------
+
+
+class Inclusive(SmallStorage):
+    """A storage whose lists begin with what was asked for already: a natural slip."""
+
+    def list_records(self, kind, *, after="", limit=100):
+        found = super().list_records(kind, limit=1_000)
+        return [record for record in found if record.key >= after][:limit]
+
+
+class Circling(SmallStorage):
+    """A storage whose pages never end."""
+
+    def find(self, where, *, limit, cursor=None, oldest_first=False):
+        return Page([], "again")
+
+
+@pytest.mark.parametrize("verb", ["due_recurring", "timeline"])
+def test_a_list_that_begins_where_it_ended_is_told(verb):
+    """What is derived from lists of records does not go round for ever: it says which list is at fault."""
+    storage = Inclusive()
+    storage.put_recurring(RecurringRecord("a", "task", "[]", "json", "{}", "default"), keep_progress=False)
+    histogram = (0,) * (len(DURATION_BUCKETS) + 1)
+    storage.record_metrics([Rollup(60_000_000, "task", "default", "succeeded", 1, 1, histogram)])
+    asks = {
+        "due_recurring": lambda: defaults.due_recurring(storage, 1),
+        "timeline": lambda: defaults.timeline(storage, 0, 120_000_000, task=None, queue=None),
+    }
+
+    with pytest.raises(StorageError, match="list_records has to leave `after` out"):
+        asks[verb]()
+
+
+def test_pages_that_never_end_are_told():
+    """A cursor that is answered with itself is a fault of `find`, not a reason to ask for ever."""
+    with pytest.raises(StorageError, match="find has to go on"):
+        defaults.failure_groups(Circling(), 5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from firelock_files import FileStorage
 
 from firelock.testing import LockConformance, ServerConformance, StorageConformance
 
@@ -13,6 +14,18 @@ class TestFileStorage(StorageConformance):
     @pytest.fixture
     def storage_url(self, tmp_path):
         return f"files://{tmp_path}/jobs?sync=off"
+
+    @pytest.fixture
+    def make_newer_schema(self, tmp_path):
+        journal = tmp_path / "jobs" / "journal"
+        return lambda: journal.write_bytes(
+            journal.read_bytes().replace(b"firelock-files 1", b"firelock-files 2")
+        )
+
+    @pytest.fixture
+    def open_unreachable(self, tmp_path):
+        (tmp_path / "file").touch()
+        return lambda: FileStorage(f"files://{tmp_path}/file/jobs")
 
 
 class TestFileLocks(LockConformance):

@@ -123,7 +123,8 @@ class Storage(ABC):
         `claimed_at` = `changed_at` = now, an empty `started_at` and an empty reason; no history. A session
         that is dead or unknown takes nothing and is lost: it is tested in the same step. One that has expired
         is dead only when `orphans` or `end_session` has marked it. Without a list, a claim of at least as
-        many jobs as there are queues with work takes from each of them.
+        many jobs as there are queues with work takes from each of them; smaller ones take turns, so that no
+        queue starves.
         """
 
     @abstractmethod

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_type_hints
 
 import attrs
 
-from firelock.errors import StorageUnavailable, UnsupportedFeature
+from firelock.errors import StorageError, StorageUnavailable, UnsupportedFeature
 from firelock.job import JobRecord, LogLine, NewJob, Progress, State
 from firelock.storage.values import FailureGroup, JobFilter, Record, RecurringRecord, Rollup
 
@@ -69,10 +69,19 @@ def insert_surely(storage: Storage, jobs: Sequence[NewJob]) -> None:
         storage.insert(jobs)
 
 
-def all_records(storage: Storage, kind: str) -> Iterator[Record]:
-    """Yield every record of a kind, page by page, in order of key."""
-    after = ""
+def all_records(storage: Storage, kind: str, *, after: str = "") -> Iterator[Record]:
+    """Yield every record of a kind above `after`, page by page, in order of key.
+
+    Raises:
+        StorageError: a page went no further than the one before, so that there would be no end.
+    """
     while page := storage.list_records(kind, after=after, limit=_PAGE):
+        if page[-1].key <= after:
+            message = (
+                f"{_named(storage)} listed {kind} {page[-1].key!r} where those above {after!r} were asked "
+                "for. Its list_records has to leave `after` out, and to keep to the order of keys."
+            )
+            raise StorageError(message)
         yield from page
         after = page[-1].key
 
@@ -131,9 +140,12 @@ def failure_groups(storage: Storage, limit: int) -> list[FailureGroup]:
         for job in page.jobs:
             if job.error is not None:
                 groups.setdefault(job.error.fingerprint, []).append(job)
-        seen, cursor = seen + len(page.jobs), page.cursor
-        if cursor is None:
+        if page.cursor is None:
             break
+        if page.cursor == cursor:
+            message = f"{_named(storage)} answered cursor {cursor!r} with the same again; find has to go on."
+            raise StorageError(message)
+        seen, cursor = seen + len(page.jobs), page.cursor
     largest = sorted(groups.items(), key=lambda group: (-len(group[1]), group[0]))
     return [_failure_group(fingerprint, jobs) for fingerprint, jobs in largest[:limit]]
 
@@ -181,15 +193,12 @@ def timeline(
     storage: Storage, since: int, until: int, *, task: str | None, queue: str | None
 ) -> list[Rollup]:
     """See `Storage.timeline`."""
-    after = f"{since:020d}"
     found: list[Rollup] = []
-    while page := storage.list_records("rollup", after=after, limit=_PAGE):
-        for rollup in map(_read_rollup, page):
-            if rollup.minute >= until:
-                return found
-            if task in (None, rollup.task) and queue in (None, rollup.queue):
-                found.append(rollup)
-        after = page[-1].key
+    for rollup in map(_read_rollup, all_records(storage, "rollup", after=f"{since:020d}")):
+        if rollup.minute >= until:
+            break
+        if task in (None, rollup.task) and queue in (None, rollup.queue):
+            found.append(rollup)
     return found
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 if TYPE_CHECKING:  # every pytest that finds Firelock installed loads this module, by the plugin
     from firelock.storage import Feature
 
-__all__ = ["NOT_OFFERED", "REPORTED", "Conformance", "required_feature", "requires"]
+__all__ = ["NOT_OFFERED", "REPORTED", "Conformance", "required_feature", "requires", "words_of"]
 
 NOT_OFFERED = "not offered: "
 REPORTED = "firelock conformance"  # the property of a report that names the storage it is about
@@ -40,6 +40,9 @@ class Conformance:
     class is made. So are two parts of the kit that give two tests the same name.
     """
 
+    verbs: ClassVar[str] = ""
+    """The verbs that a part of the kit is about, parted by blanks: `pytest -k VERB` selects its tests."""
+
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         for name in _tests_of(cls):
@@ -50,6 +53,12 @@ class Conformance:
                     f'Add a test of another name, or say what is missing: @pytest.mark.xfail(reason="…").'
                 )
                 raise TypeError(message)
+
+
+def words_of(kit: type[Conformance], test: str) -> set[str]:
+    """Return what `-k` finds a test by besides its name: its part of the kit, and the part's verbs."""
+    part = next((base for base in kit.__mro__ if test in vars(base)), kit)
+    return {part.__name__.removesuffix("Duty").lower(), *vars(part).get("verbs", "").split()}
 
 
 def _tests_of(kit: type) -> set[str]:

@@ -39,6 +39,8 @@ class LockHandles(Protocol):
 class LockDuty(Conformance):
     """What `acquire_lock`, `renew_lock` and `release_lock` promise."""
 
+    verbs = "acquire_lock renew_lock release_lock"
+
     @pytest.fixture
     def name(self) -> str:
         """Return the name of a lock that nobody has held."""

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 
 import pytest
 
-from firelock.testing.conformance import NOT_OFFERED, REPORTED
+from firelock.testing.conformance import NOT_OFFERED, REPORTED, Conformance, words_of
 
-__all__ = ["pytest_load_initial_conftests", "pytest_terminal_summary", "urls"]
+__all__ = ["pytest_itemcollected", "pytest_load_initial_conftests", "pytest_terminal_summary", "urls"]
 
 _OPTION = "--storage"
 _OUTCOMES = ("passed", "failed", "error", "xfailed", "xpassed", "skipped")
@@ -45,6 +45,13 @@ def urls(config: pytest.Config) -> list[str]:
         message = f"Which storage? Give {_OPTION} URL: an EMPTY store, since the kit wipes it."
         raise pytest.UsageError(message)
     return given
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """`-k` finds a test of the kit by its part and by the verbs that the part is about."""
+    kit = getattr(item, "cls", None)
+    if isinstance(item, pytest.Function) and isinstance(kit, type) and issubclass(kit, Conformance):
+        item.extra_keyword_matches |= words_of(kit, item.originalname)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

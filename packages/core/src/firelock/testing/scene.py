@@ -10,13 +10,16 @@ import attrs
 from firelock.ids import derived_id
 from firelock.job import ClaimedJob, Edge, ErrorInfo, HistoryEntry, JobRecord, NewJob, On, State
 from firelock.lifecycle import Holder, Transition
-from firelock.storage import Applied, NewSession, Storage
+from firelock.storage import Applied, JobFilter, NewSession, Storage
 from firelock.testing.handles import SECOND, STAMP, Handles
 
-__all__ = ["LONG", "Running", "Scene", "error_info"]
+__all__ = ["LONG", "Running", "Scene", "error_info", "pages"]
 
 LONG = 10_000_000.0
 """A session's timeout, in seconds, that no test outlives by chance."""
+
+
+_PAGES_LIMIT = 300  # no test stores as many jobs; a walk that is longer goes in a circle
 
 
 def error_info(fingerprint: str = "boom", **changes: str | None) -> ErrorInfo:
@@ -36,6 +39,27 @@ class Running:
     def id(self) -> str:
         """The job's id."""
         return self.job.id
+
+
+def pages(
+    storage: Storage, where: JobFilter, limit: int, *, oldest_first: bool = False
+) -> list[list[JobRecord]]:
+    """Return the pages of a list to its end, which has to come: one without a cursor.
+
+    Raises:
+        AssertionError: it did not within some hundred pages, or a page was longer than asked for.
+    """
+    found: list[list[JobRecord]] = []
+    cursor: str | None = None
+    for _ in range(_PAGES_LIMIT):
+        page = storage.find(where, limit=limit, cursor=cursor, oldest_first=oldest_first)
+        assert len(page.jobs) <= limit, f"a page of {limit} has {len(page.jobs)} jobs"
+        found.append(page.jobs)
+        cursor = page.cursor
+        if cursor is None:
+            return found
+    message = f"after {_PAGES_LIMIT} pages of {limit} the list has not ended: the last cursor is {cursor!r}"
+    raise AssertionError(message)
 
 
 class Scene:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import attrs
 from hypothesis import strategies as st
 from hypothesis.stateful import rule
@@ -10,6 +12,7 @@ from firelock.job import LogLine, Progress, State
 from firelock.storage import DURATION_BUCKETS, JobFilter, RecurringRecord, Rollup, Storage
 from firelock.testing.handles import HOUR, SECOND, STAMP
 from firelock.testing.model.ground import PICK, QUEUES, Ground
+from firelock.testing.scene import pages
 
 __all__ = ["SmallRules"]
 
@@ -147,13 +150,7 @@ class SmallRules(Ground):
 
 def _walked(storage: Storage, where: JobFilter, limit: int, *, oldest_first: bool) -> list[str]:
     """Return the ids of all pages; they are in order of time and id."""
-    jobs = []
-    page = storage.find(where, limit=limit, oldest_first=oldest_first)
-    jobs += page.jobs
-    while page.cursor is not None:
-        page = storage.find(where, limit=limit, cursor=page.cursor, oldest_first=oldest_first)
-        assert page.jobs, "a cursor opened an empty page"
-        jobs += page.jobs
+    jobs = list(chain.from_iterable(pages(storage, where, limit, oldest_first=oldest_first)))
     name = "due_at" if where.by_due else "created_at" if where.state is None else "changed_at"
     keys = [(getattr(job, name), job.id) for job in jobs]
     assert sorted(keys, reverse=not oldest_first) == keys, "a list is not in order of time"

@@ -27,10 +27,11 @@ from firelock.testing.storage.text import TextDuty
 __all__ = ["StorageConformance"]
 
 
+# pytest runs the tests of the last base first: what names its rule comes before what compares everything.
 class StorageConformance(
-    LifeDuty, InsertDuty, TextDuty, ClaimDuty, SettleDuty, GuardDuty, ExchangeDuty, SessionDuty,
-    ReconcileDuty, TailDuty, PromoteDuty, ContinuationDuty, PruneDuty, FindDuty, PeopleDuty,
-    RecurringDuty, RecordDuty, LockDuty, RaceDuty, CrowdDuty, ModelDuty,
+    ModelDuty, CrowdDuty, RaceDuty, LockDuty, RecordDuty, RecurringDuty, PeopleDuty, FindDuty, PruneDuty,
+    ContinuationDuty, PromoteDuty, TailDuty, ReconcileDuty, SessionDuty, ExchangeDuty, GuardDuty,
+    SettleDuty, ClaimDuty, TextDuty, InsertDuty, LifeDuty,
 ):  # fmt: skip
     """Everything a storage promises.
 
@@ -40,6 +41,9 @@ class StorageConformance(
             @pytest.fixture
             def storage_url(self, mongo):      # an EMPTY store that the kit may wipe
                 return mongo.new_database_url()
+
+    Tests run in the order in which a storage is best written, from its own life to random steps. `-k` with a
+    verb's name selects the tests of the duty that it belongs to: `-k prune`, `-k claim`.
 
     A feature that is not in `Storage.features` is not tested but has to be refused. A known gap is said by
     overriding its test under `@pytest.mark.xfail(reason="…")`; an override without one is an error.

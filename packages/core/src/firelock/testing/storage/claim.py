@@ -20,6 +20,8 @@ __all__ = ["ClaimDuty"]
 class ClaimDuty(StorageFixtures):
     """What `claim` promises."""
 
+    verbs = "claim"
+
     def test_a_claimed_job_carries_what_running_it_needs(self, scene: Scene) -> None:
         """A claimed job has its fields as stored, attempt 1, a fence, and the claim's instant.
 
@@ -135,6 +137,20 @@ class ClaimDuty(StorageFixtures):
 
         assert 9 == len(claimed)
         assert {"busy", "also-busy", "quiet"} == {job.queue for job in claimed}
+
+    def test_small_claims_starve_no_queue(self, scene: Scene) -> None:
+        """Without a list, claims of one job take turns: every queue with work is served before long.
+
+        If this fails: a server with one free worker never looks behind its first queue.
+        """
+        for queue in ("a", "b", "c"):
+            scene.add_many(40, queue=queue, priority={"a": 100, "b": 0, "c": -100}[queue])
+        holder = scene.begin()
+
+        claimed = [job.queue for _ in range(30) for job in scene.claim(holder, 1, None)]
+
+        assert 30 == len(claimed)
+        assert {"a", "b", "c"} == set(claimed)
 
     def test_every_queue_is_emptied_without_a_list(self, scene: Scene) -> None:
         """Without a list a claim fills its limit from any queue, keeping each queue's own order.

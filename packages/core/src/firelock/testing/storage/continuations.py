@@ -10,7 +10,8 @@ from firelock.job import Edge, HistoryEntry, On, State
 from firelock.lifecycle import Transition, Upkeep, continuation_target, waiting_reason
 from firelock.storage import Applied, JobFilter
 from firelock.testing.ends import deletes, fails, requeues, succeeds
-from firelock.testing.handles import HOUR
+from firelock.testing.handles import BASE, HOUR
+from firelock.testing.race import until_none_is_left
 from firelock.testing.scene import Running, Scene
 from firelock.testing.storage.subject import StorageFixtures
 
@@ -41,6 +42,8 @@ def _expected_reason(on: On, end: State, target: State | None) -> str:
 
 class ContinuationDuty(StorageFixtures):
     """What `insert`, `apply` and `release` promise to jobs that wait for others."""
+
+    verbs = "release"
 
     def test_a_child_waits_for_its_parent(self, scene: Scene) -> None:
         """A child of a job that has not ended is awaiting, names its parents and is not claimable.
@@ -246,6 +249,21 @@ class ContinuationDuty(StorageFixtures):
         scene.storage.release(10)
 
         assert (Applied.RELEASING, State.ENQUEUED) == (result, scene.state(child))
+
+    def test_a_child_that_is_gone_is_passed_over(self, scene: Scene) -> None:
+        """A child that was deleted and pruned before its turn keeps nobody else from theirs.
+
+        If this fails: one child too few stops the release of all that wait behind it.
+        """
+        parent = scene.add()
+        gone, left = scene.continuation(parent), scene.continuation(parent)
+        _ended(scene, State.SUCCEEDED, parent)
+        scene.settle(deletes(gone, expires_at=BASE - HOUR))
+        assert 1 == scene.storage.prune(10)
+
+        until_none_is_left(lambda: scene.storage.release(1))
+
+        assert ([None], State.ENQUEUED) == (scene.storage.get([gone]), scene.state(left))
 
     def test_a_parent_requeued_before_its_turn_releases_nothing(self, scene: Scene) -> None:
         """A parent that left its end before its children were looked at decides them by its next end.

@@ -16,6 +16,8 @@ __all__ = ["ExchangeDuty"]
 class ExchangeDuty(StorageFixtures):
     """What `exchange` promises beside `apply` and `claim`."""
 
+    verbs = "exchange"
+
     def test_an_exchange_settles_and_claims(self, scene: Scene) -> None:
         """The ends are applied and told in order, and new work is taken.
 

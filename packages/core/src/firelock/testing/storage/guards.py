@@ -21,6 +21,8 @@ __all__ = ["GuardDuty"]
 class GuardDuty(StorageFixtures):
     """What `apply` does when a guard does not hold."""
 
+    verbs = "apply"
+
     @pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
     def test_a_stale_fence_never_settles(self, scene: Scene, end: Callable[[Running], Transition]) -> None:
         """The end of an earlier claim is refused and writes nothing, also if the session holds the job anew.

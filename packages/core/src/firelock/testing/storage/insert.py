@@ -18,6 +18,8 @@ __all__ = ["InsertDuty"]
 class InsertDuty(StorageFixtures):
     """What `insert` promises."""
 
+    verbs = "insert new_id new_ids"
+
     def test_a_new_job_is_stored_as_given(self, scene: Scene) -> None:
         """A new job has every field as given, and nothing that only running it would bring.
 

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 import attrs
 import pytest
 
-from firelock.errors import StorageError, UnsupportedFeature
+from firelock.errors import SchemaMismatch, StorageError, StorageUnavailable, UnsupportedFeature
 from firelock.job import State
-from firelock.storage import CONTRACT, Applied, Edge, Feature, JobFilter, On, Storage
+from firelock.storage import (
+    CONTRACT,
+    Applied,
+    Edge,
+    Feature,
+    JobFilter,
+    NewJob,
+    NewSession,
+    On,
+    Renewal,
+    Storage,
+)
 from firelock.testing.conformance import requires
 from firelock.testing.ends import deletes, reschedules, restores, succeeds
-from firelock.testing.handles import BASE, HOUR, SECOND, Handles
+from firelock.testing.handles import BASE, DAY, HOUR, SECOND, STAMP, Handles
 from firelock.testing.scene import Scene
 from firelock.testing.storage.recurring import definition
 from firelock.testing.storage.subject import StorageFixtures
@@ -21,8 +33,54 @@ from firelock.testing.storage.subject import StorageFixtures
 __all__ = ["LifeDuty"]
 
 
+def _asked(storage: Storage, job: NewJob) -> list[tuple[str, Callable[[], object]]]:
+    """Return verbs that have to look into the store, each with a call of it."""
+    session = NewSession("session-z", "server-z", "host:z", "host", 7, STAMP, 60.0, 4, "*", "1")
+    return [
+        ("insert", lambda: storage.insert([job])),
+        ("claim", lambda: storage.claim(None, 1, "session-z", STAMP)),
+        ("apply", lambda: storage.apply([deletes(job.id)])),
+        ("exchange", lambda: storage.exchange([deletes(job.id)], ["default"], 1, "session-z", STAMP)),
+        ("begin_session", lambda: storage.begin_session(session)),
+        ("renew", lambda: storage.renew([Renewal("session-z", 0, "")])),
+        ("reconcile", lambda: storage.reconcile("session-z", [])),
+        ("end_session", lambda: storage.end_session("session-z", None, reason="lost")),
+        ("orphans", lambda: storage.orphans(1)),
+        ("list_sessions", storage.list_sessions),
+        ("promote", lambda: storage.promote(1)),
+        ("release", lambda: storage.release(1)),
+        ("prune", lambda: storage.prune(1)),
+        ("get", lambda: storage.get([job.id])),
+        ("find", lambda: storage.find(JobFilter(), limit=1)),
+        ("history", lambda: storage.history(job.id)),
+        ("errors", lambda: storage.errors(job.id)),
+        ("counts", storage.counts),
+        ("failure_groups", lambda: storage.failure_groups(1)),
+        ("timeline", lambda: storage.timeline(STAMP, STAMP + HOUR)),
+        ("read_log", lambda: storage.read_log(job.id)),
+        ("get_progress", lambda: storage.get_progress([job.id])),
+        ("put_recurring", lambda: storage.put_recurring(definition(), keep_progress=False)),
+        ("get_recurring", lambda: storage.get_recurring("nightly")),
+        ("list_recurring", storage.list_recurring),
+        ("due_recurring", lambda: storage.due_recurring(1)),
+        ("acquire_lock", lambda: storage.acquire_lock("lock", "owner", 60.0)),
+        ("put_record", lambda: storage.put_record("kind", "key", "value")),
+        ("get_record", lambda: storage.get_record("kind", "key")),
+        ("list_records", lambda: storage.list_records("kind")),
+        ("delete_record", lambda: storage.delete_record("kind", "key")),
+    ]  # fmt: skip
+
+
+def _never_answers(verb: str, ask: Callable[[], object]) -> None:
+    """The verb raises; what it answered else is told with its name."""
+    answer = ask()
+    pytest.fail(f"{verb} answered {answer!r}")
+
+
 class LifeDuty(StorageFixtures):
     """What the verbs of a storage's own life promise, and its optional features."""
+
+    verbs = "migrate schema clear close clock describe diagnose wait interrupt apply_within migration_sql"
 
     def test_migrating_twice_changes_nothing(self, storage: Storage) -> None:
         """The schema is made once, and is then the wanted one.
@@ -70,6 +128,17 @@ class LifeDuty(StorageFixtures):
         assert sorted(readings) == readings
         assert BASE <= readings[0]
         assert HOUR <= moved - readings[0] < 2 * HOUR
+
+    def test_its_clock_counts_micros(self, storage: Storage) -> None:
+        """Without an offset the clock says what time it is, in micros since 1970.
+
+        If this fails: spans are a thousand times too long or too short, or instants of another era.
+        """
+        storage.clock_offset = 0
+
+        now = storage.clock()
+
+        assert STAMP < now < STAMP + 100 * 365 * DAY
 
     def test_clear_empties_everything(self, scene: Scene) -> None:
         """After `clear` the store is as good as new.
@@ -119,6 +188,52 @@ class LifeDuty(StorageFixtures):
             with pytest.raises(StorageError):
                 verb()
 
+    def test_a_handle_closed_once_stays_closed(self, scene: Scene) -> None:
+        """After one `close` each verb of the handle raises `StorageError`, also when it is asked again.
+
+        If this fails: a closed handle connects anew in silence, and nobody closes that connection.
+        """
+        job = scene.new_job()
+        scene.storage.close()
+
+        for verb, ask in (*_asked(scene.storage, job), *_asked(scene.storage, job)):
+            with pytest.raises(StorageError):
+                _never_answers(verb, ask)
+
+    def test_a_newer_schema_is_refused(
+        self, scene: Scene, open_handle: Callable[[], Storage], make_newer_schema: Callable[[], None]
+    ) -> None:
+        """A store that a later release laid out is told from one of its own: `SchemaMismatch`, by every verb.
+
+        If this fails: old code writes into a schema that it does not know.
+        """
+        job = scene.new_job()
+        scene.storage.close()
+        make_newer_schema()
+        storage = open_handle()
+
+        try:
+            for verb, ask in (("migrate", storage.migrate), *_asked(storage, job)):
+                with pytest.raises(SchemaMismatch):
+                    _never_answers(verb, ask)
+        finally:
+            storage.close()
+
+    def test_no_driver_s_error_leaks(self, scene: Scene, open_unreachable: Callable[[], Storage]) -> None:
+        """Where the store cannot be reached every verb raises `StorageUnavailable`.
+
+        If this fails: a driver's own exception ends a server's loop, which tries again for none but
+        `StorageUnavailable`.
+        """
+        job, storage = scene.new_job(), open_unreachable()
+
+        try:
+            for verb, ask in (("migrate", storage.migrate), *_asked(storage, job)):
+                with pytest.raises(StorageUnavailable):
+                    _never_answers(verb, ask)
+        finally:
+            storage.close()
+
     @requires(Feature.SHARED)
     def test_handles_share_one_store(self, scene: Scene) -> None:
         """What one handle wrote another one sees at once, and closing one leaves the other.
@@ -129,9 +244,14 @@ class LifeDuty(StorageFixtures):
         job_id = scene.add()
 
         seen = other.get([job_id])
+        other.put_record("kind", "key", "from the other")
+        record = scene.storage.get_record("kind", "key")
+        scene.storage.put_record("kind", "key", "and back")
+        answered = other.get_record("kind", "key")
         other.close()
 
         assert [scene.record(job_id)] == seen
+        assert ["from the other", "and back"] == [one and one.value for one in (record, answered)]
         assert [job_id] == [job.id for job in scene.claim(scene.begin())]
 
     @requires(Feature.DURABLE)

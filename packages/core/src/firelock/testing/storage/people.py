@@ -38,6 +38,8 @@ def _by_queue(counts: Counts) -> dict[str, dict[State, int]]:
 class PeopleDuty(StorageFixtures):
     """What the reading verbs beside `get` and `find` promise."""
 
+    verbs = "history errors counts failure_groups record_metrics timeline append_logs read_log get_progress"
+
     def test_a_history_is_every_step_in_order(self, scene: Scene) -> None:
         """A job's history is what happened to it, oldest first, each step with its own instant.
 

@@ -16,6 +16,8 @@ __all__ = ["PromoteDuty"]
 class PromoteDuty(StorageFixtures):
     """What `promote` promises."""
 
+    verbs = "promote"
+
     def test_what_is_due_is_enqueued(self, scene: Scene) -> None:
         """A due job is enqueued, stamped by the storage's clock; its nominal instant stays.
 

@@ -18,6 +18,8 @@ __all__ = ["PruneDuty"]
 class PruneDuty(StorageFixtures):
     """What `prune` promises."""
 
+    verbs = "prune"
+
     def test_what_expired_is_gone_with_all_that_belongs_to_it(self, scene: Scene) -> None:
         """A pruned job leaves no record, history, errors, log, progress, count or list entry.
 
@@ -144,6 +146,27 @@ class PruneDuty(StorageFixtures):
             scene.last_entry(child).state, scene.last_entry(child).reason,
         )  # fmt: skip
         assert State.ENQUEUED == scene.state(grandchild)
+
+    def test_every_child_that_still_waits_is_deleted(self, scene: Scene) -> None:
+        """Of several children that wait for a pruned parent none is left, nor are their own children.
+
+        If this fails: a failed parent takes one of its children with it, and the others wait for ever.
+        """
+        parent = scene.add()
+        children = [scene.continuation(parent, queue=queue) for queue in ("default", "mail", "default")]
+        grandchildren = [scene.continuation(child, on=On.DELETED) for child in children]
+        scene.settle(fails(scene.run(scene.begin(), parent), expires_at=BASE + HOUR))
+        scene.storage.release(10)
+        scene.advance(7_200)
+
+        pruned = scene.storage.prune(1)
+        scene.storage.release(10)
+
+        assert (1, [None]) == (pruned, scene.storage.get([parent]))
+        assert [(State.DELETED, Upkeep.PARENT_GONE)] * 3 == [
+            (scene.state(child), scene.record(child).reason) for child in children
+        ]
+        assert [State.ENQUEUED] * 3 == [scene.state(grandchild) for grandchild in grandchildren]
 
     def test_a_parent_stays_until_its_children_were_released(self, scene: Scene) -> None:
         """A parent that expired before its children were looked at is kept until they were.

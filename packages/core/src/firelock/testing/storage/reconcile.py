@@ -18,6 +18,8 @@ def _held(running: Running, started_at: int | None = None) -> Held:
 class ReconcileDuty(StorageFixtures):
     """What `reconcile` promises."""
 
+    verbs = "reconcile"
+
     def test_agreement_is_silent(self, scene: Scene) -> None:
         """What both sides know is neither lost nor unknown.
 

@@ -12,6 +12,8 @@ __all__ = ["RecordDuty"]
 class RecordDuty(StorageFixtures):
     """What the verbs of records promise."""
 
+    verbs = "put_record get_record list_records delete_record"
+
     def test_a_record_is_what_was_put(self, scene: Scene) -> None:
         """The first version of a record is 1; it comes back as put.
 
@@ -120,14 +122,14 @@ class RecordDuty(StorageFixtures):
 
         If this fails: unrelated features overwrite each other.
         """
-        pairs = [("a", "b"), ("b", "a"), ("a:b", "c"), ("a", "b:c"), ("a", "B")]
+        pairs = [("a", "b"), ("b", "a"), ("a:b", "c"), ("a", "b:c"), ("a", "B"), ("ab", "c"), ("a", "bc")]
         for place, (kind, key) in enumerate(pairs):
             scene.storage.put_record(kind, key, str(place))
 
         values = [scene.storage.get_record(kind, key) for kind, key in pairs]
 
-        assert ["0", "1", "2", "3", "4"] == [record and record.value for record in values]
-        assert ["B", "b", "b:c"] == [record.key for record in scene.storage.list_records("a")]
+        assert ["0", "1", "2", "3", "4", "5", "6"] == [record and record.value for record in values]
+        assert ["B", "b", "b:c", "bc"] == [record.key for record in scene.storage.list_records("a")]
 
     def test_records_are_listed_in_order_of_key(self, scene: Scene) -> None:
         """A list is in order of the keys' code points, from `after` on, up to the limit.

@@ -45,6 +45,10 @@ def _fire(
 class RecurringDuty(StorageFixtures):
     """What the verbs of recurring jobs promise."""
 
+    verbs = (
+        "put_recurring get_recurring list_recurring remove_recurring due_recurring fire_recurring one_step"
+    )
+
     def test_a_definition_is_stored_as_given(self, scene: Scene) -> None:
         """A new definition has every field as given and version 1.
 

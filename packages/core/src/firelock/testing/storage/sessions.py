@@ -21,6 +21,8 @@ HOURS = 3_600.0
 class SessionDuty(StorageFixtures):
     """What `begin_session`, `renew`, `end_session`, `orphans` and `list_sessions` promise."""
 
+    verbs = "begin_session renew end_session orphans list_sessions"
+
     def test_a_session_is_stored_as_given(self, scene: Scene) -> None:
         """A session is listed with every field, alive, for its timeout by the storage's clock.
 

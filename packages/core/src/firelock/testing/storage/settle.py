@@ -32,6 +32,8 @@ __all__ = ["SettleDuty"]
 class SettleDuty(StorageFixtures):
     """What `apply` writes when every guard holds."""
 
+    verbs = "apply"
+
     def test_a_success_is_written_whole(self, scene: Scene) -> None:
         """A succeeded job has its result, its end, its expiry and its start, and no holder.
 

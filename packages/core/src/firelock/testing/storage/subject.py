@@ -49,6 +49,22 @@ class StorageFixtures(Conformance):
         pytest.skip("transactions are offered; define the fixture open_transaction to prove it")
 
     @pytest.fixture
+    def make_newer_schema(self) -> Callable[[], None]:
+        """Return a function by which the store says that a later release laid it out, unknown to this code.
+
+        Only for storages with a schema. What it wrote is gone when the test has ended.
+        """
+        pytest.skip("define the fixture make_newer_schema to prove that a newer schema is refused")
+
+    @pytest.fixture
+    def open_unreachable(self) -> Callable[[], Storage]:
+        """Return a function that opens a handle of a store out of reach: a wrong port, a file in the way.
+
+        Only for storages with a driver, a network or a file.
+        """
+        pytest.skip("define the fixture open_unreachable to prove that no driver's error leaks")
+
+    @pytest.fixture
     def handles(
         self, open_handle: Callable[[], Storage], request: pytest.FixtureRequest
     ) -> Iterator[Handles]:

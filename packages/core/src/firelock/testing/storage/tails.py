@@ -29,6 +29,8 @@ def _is_claimable(scene: Scene, job_id: str) -> bool:
 class TailDuty(StorageFixtures):
     """What the storage promises between a delete of a running job and the end of its holder."""
 
+    verbs = "apply end_session"
+
     def test_a_delete_while_running_leaves_a_tail(self, scene: Scene) -> None:
         """The job is deleted at once; session and fence stay, and it is shown as stopping.
 

@@ -93,6 +93,30 @@ class TextDuty(StorageFixtures):
             assert recurring is not None
             assert (name, name) == (recurring.id, recurring.task)
 
+    @pytest.mark.parametrize("character", ["n", "\U0001f525"], ids=["one byte", "four bytes"])
+    def test_the_longest_names_are_told_apart(self, scene: Scene, character: str) -> None:
+        """Recurring ids, locks and record keys of 200 characters and tags of 100 are whole, to the last one.
+
+        If this fails: a column or an index counts bytes, and long names are refused, cut or taken for one.
+        """
+        storage = scene.storage
+        names = [character * 199 + last for last in (character, "x")]
+        tags = [tuple(f"{place:02}" + character * 97 + last for place in range(20)) for last in "ab"]
+        ids = [scene.add(tags=of_job, recurring_id=name) for of_job, name in zip(tags, names, strict=True)]
+
+        for name in names:
+            assert 1 == storage.put_record("kind", name, name)
+            definition = RecurringRecord(name, "t" * 200, "[]", "json", "{}", "q" * 64)
+            assert storage.put_recurring(definition, keep_progress=False) is not None
+            assert storage.acquire_lock(name, "owner", 60.0) is not None
+
+        assert sorted(names) == [record.key for record in storage.list_records("kind")]
+        assert sorted(names) == [one.id for one in storage.list_recurring()]
+        for job_id, of_job, name in zip(ids, tags, names, strict=True):
+            assert of_job == scene.record(job_id).tags
+            for where in (JobFilter(tag=of_job[-1]), JobFilter(recurring_id=name)):
+                assert [job_id] == [job.id for job in storage.find(where, limit=10).jobs]
+
     def test_arguments_keep_their_exact_text(self, scene: Scene) -> None:
         """Arguments come back byte for byte: no reordering of keys, no other spelling of numbers.
 
