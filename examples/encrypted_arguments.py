@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -46,8 +47,11 @@ class EncryptedSerializer(Serializer):
     def loads(self, text: str) -> Any:  # noqa: ANN401 - any JSON value
         """Return the value of a token that any of the keys has made, and nobody else."""
         try:
-            return json.loads(self._keys.decrypt(text))
-        except InvalidToken as error:
+            token = text.encode("ascii")
+            if urlsafe_b64encode(urlsafe_b64decode(token)) != token:  # Fernet passes over what stands behind
+                raise InvalidToken
+            return json.loads(self._keys.decrypt(token))
+        except (InvalidToken, ValueError) as error:
             raise ArgumentError(
                 "The text cannot be decrypted: its key is missing here, or it was changed."
             ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 from datetime import timedelta
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from firelock.retry import Retry, RetryPolicy
 from firelock.serializer import JsonSerializer, Serializer
 from firelock.testing import LockConformance, RetryConformance, SerializerConformance
+from tests.docs.pages import ROOT, python_blocks
 
 
 class TestLocksInMemory(LockConformance):
@@ -28,6 +30,28 @@ class TestFastJson(SerializerConformance):
     def serializer(self) -> Serializer:
         pytest.importorskip("orjson")
         return JsonSerializer(use_orjson=True)
+
+
+class TestTheExampleOfTheDocuments(SerializerConformance):
+    """What `docs/plugins.md` shows is what people copy."""
+
+    @pytest.fixture
+    def serializer(self) -> Serializer:
+        page = (ROOT / "docs" / "plugins.md").read_text("utf-8")
+        (block,) = [one for one in python_blocks(page) if "(Serializer):" in one.code]
+        shown: dict[str, type[Serializer]] = {}
+        exec(block.code.partition("\n\n\nclass SqueezedArguments")[0], shown)
+        return shown["Squeezed"]()
+
+
+class TestTheEncryptedExample(SerializerConformance):
+    """An encryption writes another text each time."""
+
+    @pytest.fixture
+    def serializer(self) -> Serializer:
+        shown = runpy.run_path(str(ROOT / "examples" / "encrypted_arguments.py"))
+        encrypted: Serializer = shown["EncryptedSerializer"]([shown["Fernet"].generate_key().decode()])
+        return encrypted
 
 
 class TestRetry(RetryConformance):

@@ -8,7 +8,7 @@ import pytest
 from markupsafe import Markup
 
 from firelock import Firelock, PluginError, hookimpl
-from firelock_dashboard import Dashboard, JobPanel, Page, Permission
+from firelock_dashboard import Access, Dashboard, JobPanel, Page, Permission, Visit
 from tests.dashboard.asking import Browser
 
 
@@ -58,6 +58,30 @@ def test_a_page_is_in_the_navigation_and_answers(browse):
     assert "<p>&lt;all&gt;</p>" in browser.get("/x/tenants").text
     assert "&lt;b&gt;not bold" in browser.get("/x/plain").text
     assert 404 == browser.get("/x/others").status
+
+
+def test_a_page_gets_a_visit(browse):
+    """What the documents say of a visit is there: app, fields, addresses, who asks and what they may."""
+    seen = []
+
+    def render(visit):
+        seen.append(visit)
+        counts = visit.fire.jobs.counts()
+        return (
+            f"{visit.query.maybe('day')} {visit.query.maybe('none')} {counts.by_state.get('failed', 0)} "
+            f"{visit.url('/jobs', state='failed')} {visit.here} {visit.may('requeue')} {visit.may('delete')} "
+            f"{visit.setting('theme')} {visit.now.tzinfo} {visit.redacted('plain')} {visit.who}"
+        )
+
+    browser = browse(
+        Tenants(Page("tenants", "Tenants", render)),
+        auth=lambda request: Access({Permission.READ, Permission.REQUEUE}, name="ada"),
+    )
+
+    text = browser.get("/x/tenants?day=monday").text
+
+    assert "monday None 0 /jobs?state=failed /x/tenants?day=monday True False system UTC plain ada" in text
+    assert all(isinstance(visit, Visit) for visit in seen)
 
 
 def test_a_page_asks_for_its_permission(browse):

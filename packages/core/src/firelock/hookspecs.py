@@ -65,7 +65,9 @@ class Command:
     name: str
     help: str
     configure: Callable[[argparse.ArgumentParser], None]  # adds its arguments
-    run: Callable[[argparse.Namespace], int]  # returns the exit code
+    run: Callable[[argparse.Namespace], int]
+    """Returns the exit code. Of the options, `open_app()` returns the app that the command line, the
+    environment or the project names, to be closed by the command; `is_json` is True under `--json`."""
 
 
 # ---- registration: once, when an app or a command starts -------------------------------------------------

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from firelock_dashboard.dashboard import Dashboard
     from firelock_dashboard.extensions import JobPanel, Page
     from firelock_dashboard.for_django import dashboard_urls
+    from firelock_dashboard.visit import Visit
 
 _HOMES = {
     "access": ("LEVELS", "Access", "Auth", "Level", "Permission"),
@@ -32,6 +33,7 @@ _HOMES = {
     "dashboard": ("Dashboard",),
     "extensions": ("JobPanel", "Page"),
     "for_django": ("dashboard_urls",),
+    "visit": ("Visit",),
 }  # fmt: skip
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -44,6 +46,7 @@ __all__ = [
     "Level",
     "Page",
     "Permission",
+    "Visit",
     "any_of",
     "basic_auth",
     "bearer_tokens",

@@ -148,7 +148,7 @@ class SerializerConformance(Conformance):
         assert _shape(value) == _shape(back)
 
     def test_any_value_comes_back_equal(self, serializer: Serializer) -> None:
-        """Random strict JSON values come back equal, and the same text is written again.
+        """Random strict JSON values come back equal, and equal again when what came back is written.
 
         If this fails: Hypothesis prints the smallest value that does not.
         """
@@ -170,15 +170,13 @@ class SerializerConformance(Conformance):
         @settings(max_examples=200, deadline=None, derandomize=True, database=None)
         @given(values)
         def comes_back(value: JsonValue) -> None:
-            written = serializer.dumps(value)
-            back = serializer.loads(written)
-            assert _shape(value) == _shape(back)
-            assert written == serializer.dumps(back)
+            back = serializer.loads(serializer.dumps(value))
+            assert _shape(value) == _shape(back) == _shape(serializer.loads(serializer.dumps(back)))
 
         comes_back()
 
     def test_what_it_writes_is_storable_text(self, serializer: Serializer) -> None:
-        """Every text is valid Unicode without NUL, and not much longer than JSON.
+        """Every text is valid Unicode without NUL, and at most twice as long as JSON and 256 bytes.
 
         If this fails: a storage refuses the arguments, or they outgrow their limit.
         """
@@ -186,7 +184,7 @@ class SerializerConformance(Conformance):
             text = serializer.dumps(value)
             assert isinstance(text, str)
             assert "\0" not in text
-            assert len(text.encode()) <= 2 * len(json.dumps(value).encode()) + 64
+            assert len(text.encode()) <= 2 * len(json.dumps(value).encode()) + 256
 
     def test_the_deepest_allowed_value_comes_back(self, serializer: Serializer) -> None:
         """Values may be 64 containers deep.
@@ -237,7 +235,9 @@ class SerializerConformance(Conformance):
                 serializer.loads(damaged)
 
     def test_writing_changes_nothing(self, serializer: Serializer) -> None:
-        """A value is the same after it was written, and is written the same again.
+        """A value is the same after it was written, and reads the same when it is written again.
+
+        The text may be another one each time, as an encryption's has to be.
 
         If this fails: enqueueing changes the caller's data.
         """
@@ -246,7 +246,7 @@ class SerializerConformance(Conformance):
             first = serializer.dumps(value)
 
             assert _shape(before) == _shape(value)
-            assert first == serializer.dumps(value)
+            assert _shape(serializer.loads(first)) == _shape(serializer.loads(serializer.dumps(value)))
 
     def test_many_threads_share_it(self, serializer: Serializer) -> None:
         """Eight threads that write and read at once get their own values.
