@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from sqlalchemy import create_engine
 
-from firelock.storage import Feature, State
+from firelock.storage import State
 from firelock_sql.postgresql.opening import open_engine, open_url
 from firelock_sql.postgresql.pooler import Way
 from tests.scenes import listening, scene_at
@@ -65,13 +65,12 @@ def test_it_is_said_once(pgbouncer, caplog):
     assert "work is found by polling" in line
 
 
-def test_notify_is_not_offered(scene):
-    """What a server says at its start, and what doctor shows."""
+def test_what_a_pooler_takes_away_is_told(scene):
+    """What a server says at its start, and what doctor shows; `features` is what the storage can do."""
     storage = scene.storage
     storage.counts()
     said = storage.describe()
 
-    assert Feature.NOTIFY not in storage.features
     assert "between here and the server" == said["pooler"]
     assert said["wake"].startswith("off behind a pooler")
 
@@ -104,7 +103,6 @@ def test_listening_can_be_demanded(pgbouncer):
     storage = open_url(pgbouncer.url("listen=on"))
     storage.counts()
 
-    assert Feature.NOTIFY in storage.features
     assert "NOTIFY, one connection a process" == storage.describe()["wake"]
     storage.close()
 
@@ -117,12 +115,12 @@ def test_a_callers_engine_is_met_as_well(pgbouncer):
     storage = open_engine(engine)
 
     storage.counts()
-    threshold = driver.prepare_threshold
+    threshold, said = driver.prepare_threshold, storage.describe()
     storage.close()
     engine.dispose()
 
     assert threshold is None
-    assert Feature.NOTIFY not in storage.features
+    assert said["wake"].startswith("off behind a pooler")
 
 
 def test_statements_that_run_often_work_on_any_connection(scene):

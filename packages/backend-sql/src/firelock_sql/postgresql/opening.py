@@ -55,17 +55,11 @@ def open_engine(engine: Engine) -> SqlStorage:
 def _storage(shown: str, connect_url: str, connections: Connections, names: Names, listen: str) -> SqlStorage:
     database = PostgresqlDatabase(shown, connections, names, listen)
     features = {Feature.SHARED, Feature.DURABLE, Feature.TRANSACTIONAL_ENQUEUE}
-    if listen != "off":
+    if listen != "off":  # what a pooler makes of it is known when it is met: `describe` says it then
         features.add(Feature.NOTIFY)
     storage = SqlStorage(database, PostgresqlHot(database), frozenset(features))
     storage.connect_url = connect_url
-    if listen == "auto":
-        database.way.when_pooled = lambda: _take_notify(storage)
     return storage
-
-
-def _take_notify(storage: SqlStorage) -> None:
-    storage.features -= {Feature.NOTIFY}
 
 
 def _make_engine(parsed: ServerUrl) -> Engine:

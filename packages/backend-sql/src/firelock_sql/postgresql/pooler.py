@@ -8,7 +8,6 @@ at its start a connection is told one, to cancel by, and a pooler tells a number
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from typing import Any
 
 from firelock.storage import StorageError
@@ -29,7 +28,6 @@ class Way:
     def __init__(self, name: str) -> None:
         self._name = name
         self.is_pooled: bool | None = None  # None: nobody has connected yet
-        self.when_pooled: Callable[[], None] | None = None  # called once, when a pooler was found
 
     def meet(self, driver: Any) -> None:  # noqa: ANN401 - a psycopg connection, of whatever rows
         """A new connection, in autocommit mode, is fit for its way; the first one costs a round trip.
@@ -48,11 +46,10 @@ class Way:
         require_usable(self._name, version, driver.info.server_version)
         is_pooled = pid != driver.info.backend_pid
         self.is_pooled = is_pooled
-        if not is_pooled:
-            return
-        log.info("There is a pooler before %s: nothing is prepared, work is found by polling.", self._name)
-        if self.when_pooled is not None:
-            self.when_pooled()
+        if is_pooled:
+            log.info(
+                "There is a pooler before %s: nothing is prepared, work is found by polling.", self._name
+            )
 
 
 def require_usable(name: str, version: str, number: int) -> None:

@@ -35,7 +35,7 @@ class Storage(ABC):
     """Where jobs live. Opening one does no I/O; the first verb connects and creates the schema if it may."""
 
     contract: ClassVar[int]  # the version it was written for, as a number: each storage's class declares it
-    features: frozenset[Feature] = frozenset()
+    features: frozenset[Feature] = frozenset()  # known before the first verb, the same ever after
     url: str = ""  # as it may be shown: absolute, without a password
     connect_url: str = ""  # by which another process opens it, password included: never shown; empty if none
     clock_offset: int = 0  # micros added to the storage's clock; only tests and `demo --seed` move it

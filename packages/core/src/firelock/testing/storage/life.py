@@ -106,6 +106,21 @@ class LifeDuty(StorageFixtures):
         assert all(isinstance(key, str) and isinstance(text, str) for key, text in storage.describe().items())
         assert [] == [finding for finding in storage.diagnose() if not (finding.what and finding.mend)]
 
+    def test_its_features_are_fixed(self, scene: Scene) -> None:
+        """What a handle offers is known before its first verb, and no verb changes it.
+
+        If this fails: who looked early, such as a server at its start, counts on what is not there any more.
+        A connection that allows less is told by `describe`.
+        """
+        storage = scene.handles.open()
+        before = storage.features
+
+        storage.counts()
+        storage.wait(None, 0)
+        storage.describe()
+
+        assert before == storage.features == scene.storage.features
+
     def test_its_url_shows_no_password(self, storage: Storage) -> None:
         """The shown URL, and what the storage tells of itself, are without the password.
 
