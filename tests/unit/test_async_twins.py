@@ -20,8 +20,8 @@ from tests.unit.fakes import Worker
 # What waits for nothing, or has an async form of another kind, by the name of its class.
 WAITS_FOR_NOTHING = {
     "Firelock": {
-        "arguments_from_text", "load_imports", "lock", "parameters", "server", "task", "task_named", "tasks",
-        "use_storage",
+        "arguments_from_text", "load_imports", "lock", "parameters", "replace_storage", "server", "task",
+        "task_named", "tasks", "use_storage",
     },
     "InsideServer": {"run", "start", "stop"},  # `async with`; `run` hears signals in the main thread
     "JobContext": {"cancel", "completes_by", "fake", "log", "progress", "raise_if_cancelled"},

@@ -19,6 +19,7 @@ from firelock.errors import (
     StorageError,
     StorageUnavailable,
     TaskError,
+    UnknownScheme,
     UnsupportedFeature,
 )
 from firelock.job import Edge, On, State
@@ -719,6 +720,39 @@ def test_another_storage_takes_everything_along():
 
         assert {job.id for job in jobs} == {job.id for job in other.jobs.find()}
         assert is_there
+
+
+def test_a_storage_that_the_app_opened_is_closed_when_another_takes_its_place(tmp_path):
+    """Its connections end, and what waits for its jobs with them; also where it was taken itself before."""
+    with Firelock(f"sqlite:///{tmp_path}/one.db") as fire:
+        formers = []
+        for url in (f"sqlite:///{tmp_path}/two.db", "memory://three"):
+            asyncio.run(fire.task(name=url)(send).aenqueue("a"))
+            formers.append(fire.storage)
+            fire.use_storage(url)
+
+        for former in formers:
+            with pytest.raises(StorageError, match="is closed; open another one"):
+                former.counts()
+        assert 0 == fire.jobs.counts().total
+
+
+def test_a_storage_that_was_passed_stays_open_when_another_takes_its_place(storage):
+    """It is its maker's to close."""
+    with Firelock(storage) as fire:
+        fire.task(name="plain")(send).enqueue("a")
+        fire.use_storage("memory://two")
+
+        assert {State.ENQUEUED: 1} == storage.counts().by_state
+
+
+def test_a_storage_that_cannot_be_opened_leaves_the_former_one(storage):
+    """It is in use, and open."""
+    with Firelock(storage) as fire:
+        with pytest.raises(UnknownScheme):
+            fire.use_storage("nowhere://")
+
+        assert fire.task(name="plain")(send).enqueue("a").id == next(iter(fire.jobs.find())).id
 
 
 def test_other_locks_stay_when_the_storage_changes():

@@ -102,6 +102,7 @@ class Firelock(NamedTasks):
         self.plugins = Plugins(plugins)
         self.imports = _names(imports)
         self.storage = self._open_storage(storage)
+        self._owns_storage = not isinstance(storage, Storage)
         self.registry = Registry(self.settings, self.plugins.configure_converter)
         self._locks: LockProvider = self.plugins.open_locks(locks) if locks else self.storage
         self._keeper = LockKeeper()
@@ -147,8 +148,21 @@ class Firelock(NamedTasks):
         )
 
     def use_storage(self, storage: str | Storage) -> None:
-        """Jobs live in another storage from now on. Call it before any verb."""
-        client, opened = self._client, self._open_storage(storage)
+        """Jobs live in another storage from now on. Call it before any verb.
+
+        The former one is closed if the app has opened it itself; a `Storage` that was passed is its maker's.
+        """
+        opened = self._open_storage(storage)
+        self._client.group_commit.close()  # what was awaited is stored where it was meant to be
+        self._client.results.close()
+        if self._owns_storage:
+            self.storage.close()
+        self.replace_storage(opened)
+        self._owns_storage = not isinstance(storage, Storage)
+
+    def replace_storage(self, storage: Storage) -> None:
+        """As `use_storage`, but the former storage stays open, for who gives it back later."""
+        client, opened = self._client, check_contract(storage)
         if self._locks is self.storage:
             self._locks = opened
         client.storage = self.storage = opened

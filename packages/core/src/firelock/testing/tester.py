@@ -81,11 +81,11 @@ class Tester:
         former = client.clock, client.group_commit, client.results
 
         def give_back() -> None:
-            app.use_storage(storage)
+            app.replace_storage(storage)
             client.clock, client.group_commit, client.results = former
 
         app.load_imports()  # as a server does
-        app.use_storage(self._private)
+        app.replace_storage(self._private)
         client.clock = StorageClock(self._inside, monotonic=lambda: 0.0)
         client.group_commit = DirectCommit(self._private, self._ainserted)
         client.results = DirectResults(self._inside)
