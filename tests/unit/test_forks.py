@@ -41,3 +41,30 @@ def test_a_forked_process_goes_on_by_itself():
     )
 
     assert ["(42, False)", "(42, False)", "0 1"] == done.stdout.splitlines(), done.stderr
+
+
+WHILE_SHOWING = """
+import os, signal, sys
+from firelock import Firelock, handle
+
+fire = Firelock("memory://forks")
+job = fire.task(name="noop")(lambda: None).enqueue()
+
+with handle._showing:
+    child = os.fork()
+    if child == 0:
+        signal.alarm(30)
+        print(job.refresh().state, flush=True)
+        os._exit(0)
+_, status = os.waitpid(child, 0)
+print(os.waitstatus_to_exitcode(status), flush=True)
+"""
+
+
+def test_a_fork_while_a_handle_is_updated_leaves_the_child_s_handles_free():
+    """The thread that was about to write what it saw is not there to give the lock back."""
+    done = subprocess.run(
+        [sys.executable, "-c", WHILE_SHOWING], capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert ["enqueued", "0"] == done.stdout.splitlines(), done.stderr

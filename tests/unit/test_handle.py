@@ -22,6 +22,7 @@ from firelock.errors import (
     UnknownTask,
 )
 from firelock.job import State
+from firelock.memory import MemoryStorage
 from firelock.serializer import JsonSerializer
 from tests.unit.fakes import FailingStorage, Worker
 
@@ -268,6 +269,50 @@ def test_threads_share_a_handle(adding, worker):
         look.join()
 
     assert (State.SUCCEEDED, job.id, 1) == (job.state, job.record().id, job.attempt)
+
+
+class Slow(MemoryStorage):
+    """A storage whose answer to a thread called slow comes when it is told to."""
+
+    def __init__(self):
+        super().__init__("")
+        self.read, self.go = threading.Event(), threading.Event()
+
+    def get(self, ids):
+        records = super().get(ids)
+        if threading.current_thread().name == "slow":
+            self.read.set()
+            assert self.go.wait(30)
+        return records
+
+
+@pytest.mark.parametrize(
+    ("verb", "state"),
+    [
+        (lambda job: job.delete(), State.DELETED),
+        (lambda job: job.result(timeout=30), State.SUCCEEDED),
+        (lambda job: asyncio.run(job.aresult(timeout=30)), State.SUCCEEDED),
+        (lambda job: job.refresh(), State.SUCCEEDED),
+    ],
+    ids=["delete", "result", "aresult", "refresh"],
+)
+def test_a_late_answer_never_takes_a_handle_back(verb, state):
+    """Of two looks by two threads the one that began last stays, whichever comes back last."""
+    storage = Slow()
+    with Firelock(storage) as fire:
+        job = fire.task(name="add")(add).enqueue(1)
+        slow = threading.Thread(target=job.refresh, name="slow")
+        slow.start()
+        assert storage.read.wait(30)
+        if state is State.SUCCEEDED:
+            Worker(fire).run()
+
+        verb(job)
+        seen = job.state
+        storage.go.set()
+        slow.join(30)
+
+        assert (state, state) == (seen, job.state)
 
 
 def test_a_job_tells_its_life(fire, worker):

@@ -59,7 +59,7 @@ def test_a_wait_ends_with_its_job(storage, results):
 
     end(storage)
 
-    assert ("a", State.SUCCEEDED) == (future.result(10).id, future.result().state)
+    assert ("a", State.SUCCEEDED) == (future.result(10).record.id, future.result().record.state)
 
 
 def test_a_job_that_has_ended_is_answered_at_once(storage, results):
@@ -67,12 +67,12 @@ def test_a_job_that_has_ended_is_answered_at_once(storage, results):
     add(storage, "a")
     end(storage)
 
-    assert "a" == results.wait_for("a").result(10).id
+    assert "a" == results.wait_for("a").result(10).record.id
 
 
 def test_a_job_that_is_gone_is_none(results):
     """A job that was pruned, or never stored, has no record."""
-    assert results.wait_for("nobody").result(10) is None
+    assert results.wait_for("nobody").result(10).record is None
 
 
 def test_all_waits_share_one_look(storage, results, our_threads):
@@ -86,8 +86,8 @@ def test_all_waits_share_one_look(storage, results, our_threads):
     waiting = our_threads("firelock-results")
     end(storage)
 
-    assert [f"job-{number}" for number in range(30)] == [future.result(10).id for future in futures]
-    assert "job-0" == again.result(10).id
+    assert [f"job-{number}" for number in range(30)] == [future.result(10).record.id for future in futures]
+    assert "job-0" == again.result(10).record.id
     assert 1 == len(waiting)
 
 
@@ -99,7 +99,7 @@ def test_a_look_asks_for_500_at_most(storage, results):
     futures = [results.wait_for(f"job-{number}") for number in range(1_100)]
     end(storage)
 
-    assert all(future.result(20).state is State.SUCCEEDED for future in futures)
+    assert all(future.result(20).record.state is State.SUCCEEDED for future in futures)
     assert 500 >= max(len(ids) for (ids,) in storage.called["get"])
 
 
@@ -123,7 +123,7 @@ def test_a_wait_that_is_given_up_is_not_looked_for(storage, results, our_threads
     results.forget("a", one)
     results.forget("never waited for", one)
     end(storage)
-    ended = other.result(10)
+    ended = other.result(10).record
     until(lambda: not our_threads("firelock-results"))
 
     assert ("a", False) == (ended.id, one.done())
@@ -137,7 +137,7 @@ def test_a_wait_that_was_cancelled_is_passed_over(storage, results):
     one.cancel()
     end(storage)
 
-    assert "a" == other.result(10).id
+    assert "a" == other.result(10).record.id
     with pytest.raises(CancelledError):
         one.result(0)
 
@@ -150,7 +150,7 @@ def test_an_outage_is_waited_out(storage, results):
     future = results.wait_for("a")
     end(storage)
 
-    assert "a" == future.result(10).id
+    assert "a" == future.result(10).record.id
 
 
 def test_an_error_of_the_storage_reaches_who_waits(storage, results):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast
 
@@ -18,6 +20,7 @@ from firelock.errors import (
     UnknownTask,
 )
 from firelock.job import ErrorInfo, JobRecord, NewJob, State
+from firelock.results import Look, began_looks
 from firelock.storage import Applied
 from firelock.task import TaskVerbs
 from firelock.threads import in_thread
@@ -34,6 +37,20 @@ R = TypeVar("R", covariant=True)
 R2 = TypeVar("R2")
 
 
+_UNCOMMITTED = -1
+_showing = threading.Lock()  # of all handles: a handle must stay cheap to make, and two assignments are quick
+
+
+def _leave_behind() -> None:
+    """A fork may leave the lock taken by a thread that is not here."""
+    global _showing  # noqa: PLW0603
+    _showing = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows cannot fork
+    os.register_at_fork(after_in_child=_leave_behind)
+
+
 class Job(Generic[R]):
     """One job, as this handle last saw it.
 
@@ -41,13 +58,13 @@ class Job(Generic[R]):
     nothing else changes it. No property reads the storage. A handle that comes from an enqueue shows the job
     as it was handed to the storage: enqueued, scheduled or awaiting, with no attempt, error or server.
 
-    Threads may share a handle. Each property shows one whole look; of two looks at a time the one that comes
-    back last stays. `record()` gives everything of one look.
+    Threads may share a handle. Each property shows one whole look; of two looks at a time the one that began
+    last stays. `record()` gives everything of one look.
 
     `job_id` is given where the record is that of a job created alike: but for id and arguments it holds.
     """
 
-    __slots__ = ("_client", "_is_uncommitted", "_record", "id")
+    __slots__ = ("_client", "_looked", "_record", "id")
 
     id: str
 
@@ -60,7 +77,7 @@ class Job(Generic[R]):
     ) -> None:
         self._client = client
         self._record = record
-        self._is_uncommitted = is_uncommitted
+        self._looked = _UNCOMMITTED if is_uncommitted else 0  # the number of the look that is shown
         self.id = record.id if job_id is None else job_id
 
     def __repr__(self) -> str:
@@ -182,10 +199,10 @@ class Job(Generic[R]):
 
     def _look(self) -> JobRecord:
         """The handle shows the job as it is stored now."""
-        record = self._client.storage.get((self.id,))[0]
-        if record is not None:
-            return self._saw(record)
-        if self._is_uncommitted:
+        look = Look(next(began_looks), self._client.storage.get((self.id,))[0])
+        if look.record is not None:
+            return self._saw(look.began, look.record)
+        if self._looked == _UNCOMMITTED:
             message = (
                 f"Job {self.id} is not stored: the transaction it was enqueued in has not committed, or was "
                 "rolled back. Commit it first; if it was rolled back, there is no such job: enqueue it again."
@@ -194,10 +211,11 @@ class Job(Generic[R]):
         message = f"Job {self.id} is not stored: it was never committed, or it has been pruned."
         raise JobNotFound(message)
 
-    def _saw(self, record: JobRecord) -> JobRecord:
-        """The handle shows this from now on; one assignment, so that no thread sees half of it."""
-        self._record = record
-        self._is_uncommitted = False
+    def _saw(self, began: int, record: JobRecord) -> JobRecord:
+        """The handle shows this from now on, unless it shows a look that began later; return the record."""
+        with _showing:
+            if began > self._looked:
+                self._record, self._looked = record, began
         return record
 
     def refresh(self) -> Job[R]:
@@ -228,12 +246,12 @@ class Job(Generic[R]):
         self._require_committed()
         future = self._client.results.wait_for(self.id)
         try:
-            record = future.result(timeout)
+            look = future.result(timeout)
         except TimeoutError as error:
-            record = self._ended_at_last(timeout, error)
+            look = self._ended_at_last(timeout, error)
         finally:
             self._client.results.forget(self.id, future)
-        return self._result_of(record)
+        return self._result_of(look)
 
     async def aresult(self, timeout: float | None = None) -> R:
         """Return the result without blocking the event loop."""
@@ -242,27 +260,28 @@ class Job(Generic[R]):
         await in_thread(self._require_committed)
         future = self._client.results.wait_for(self.id)
         try:
-            record = await asyncio.wait_for(asyncio.wrap_future(future), timeout)
+            look = await asyncio.wait_for(asyncio.wrap_future(future), timeout)
         except TimeoutError as error:
-            record = await in_thread(self._ended_at_last, timeout, error)
+            look = await in_thread(self._ended_at_last, timeout, error)
         finally:
             self._client.results.forget(self.id, future)
-        return self._result_of(record)
+        return self._result_of(look)
 
-    def _ended_at_last(self, timeout: float | None, cause: Exception) -> JobRecord | None:
-        """Return the record if it has ended by now: nobody may have looked within a timeout as short as 0."""
-        record = self._client.storage.get((self.id,))[0]
-        if record is None or record.is_final:
-            return record
-        self._saw(record)
+    def _ended_at_last(self, timeout: float | None, cause: Exception) -> Look:
+        """Return the look if it sees the end: nobody may have looked within a timeout as short as 0."""
+        look = Look(next(began_looks), self._client.storage.get((self.id,))[0])
+        if look.record is None or look.record.is_final:
+            return look
+        self._saw(look.began, look.record)
         message = f"Job {self.id} ({self.task}) had not ended within {timeout or 0:g} s."
         raise ResultTimeout(message) from cause
 
-    def _result_of(self, record: JobRecord | None) -> R:
+    def _result_of(self, look: Look) -> R:
+        record = look.record
         if record is None:
             message = f"Job {self.id} is not stored any more; its result is gone with it."
             raise ResultUnavailable(message)
-        self._saw(record)
+        self._saw(look.began, record)
         if record.state is State.FAILED:
             raise JobFailed(f"Job {record.id} ({record.task}) failed: {_last_error(record)}")
         if record.state is State.DELETED:
@@ -322,7 +341,7 @@ class Job(Generic[R]):
     # ---- acting ------------------------------------------------------------------------------------------
 
     def _require_committed(self) -> None:
-        if self._is_uncommitted:
+        if self._looked == _UNCOMMITTED:
             self._look()
 
     def requeue(self) -> Job[R]:

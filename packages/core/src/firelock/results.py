@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
+from collections.abc import Mapping
 from concurrent.futures import Future
+
+import attrs
 
 from firelock.errors import StorageError, StorageUnavailable
 from firelock.job import JobRecord
 from firelock.storage import Storage
 
-__all__ = ["Results"]
+__all__ = ["Look", "Results", "began_looks"]
 
 _FIRST_LOOK, _LONGEST = 0.005, 0.25
 _IDS_A_CALL = 500
+
+
+began_looks = itertools.count(1)
+"""Numbers for the looks at jobs in this process, taken before each is sent."""
+
+
+@attrs.frozen
+class Look:
+    """What a look at a job saw; None where the job is gone."""
+
+    began: int
+    record: JobRecord | None
 
 
 class Results:
@@ -26,20 +42,20 @@ class Results:
     def _reset(self) -> None:
         self._pid = os.getpid()
         self._condition = threading.Condition()
-        self._waiting: dict[str, list[Future[JobRecord | None]]] = {}
+        self._waiting: dict[str, list[Future[Look]]] = {}
         self._interval = _FIRST_LOOK
         self._thread: threading.Thread | None = None
         self._is_closed = False
 
-    def wait_for(self, job_id: str) -> Future[JobRecord | None]:
-        """Return a future of the job's record once it has ended; None if the job is gone.
+    def wait_for(self, job_id: str) -> Future[Look]:
+        """Return a future of the look that sees the job ended, or gone.
 
         Raises:
             StorageError: the app is closed.
         """
         if self._pid != os.getpid():  # the thread of before a fork is the parent's
             self._reset()
-        future: Future[JobRecord | None] = Future()
+        future: Future[Look] = Future()
         with self._condition:
             if self._is_closed:
                 message = "This Firelock is closed; make a new one."
@@ -52,7 +68,7 @@ class Results:
             self._condition.notify()
         return future
 
-    def forget(self, job_id: str, future: Future[JobRecord | None]) -> None:
+    def forget(self, job_id: str, future: Future[Look]) -> None:
         """Nobody waits for this future any more."""
         with self._condition:
             futures = self._waiting.get(job_id, [])
@@ -70,7 +86,7 @@ class Results:
             thread, ids = self._thread, list(self._waiting)
             self._condition.notify()
         error = StorageError("This Firelock was closed while a result was awaited.")
-        self._answer(dict.fromkeys(ids), error)
+        self._answer(dict.fromkeys(ids, error))
         if thread is not None:
             thread.join()
 
@@ -87,29 +103,30 @@ class Results:
                 self._look(ids[start : start + _IDS_A_CALL])
 
     def _look(self, ids: list[str]) -> None:
+        began = next(began_looks)
         try:
             records = self._storage.get(ids)
         except StorageUnavailable:
             return  # the waits go on; their own timeouts end them
         except Exception as error:  # noqa: BLE001 - it goes to whoever waits
-            self._answer(dict.fromkeys(ids), error)
+            self._answer(dict.fromkeys(ids, error))
             return
         ended = {
-            job_id: record
+            job_id: Look(began, record)
             for job_id, record in zip(ids, records, strict=True)
             if record is None or record.is_final
         }
-        self._answer(ended, None)
+        self._answer(ended)
 
-    def _answer(self, ended: dict[str, JobRecord | None], error: Exception | None) -> None:
+    def _answer(self, ended: Mapping[str, Look | Exception]) -> None:
         with self._condition:
             answers = [
                 (future, ended[job_id]) for job_id in ended for future in self._waiting.pop(job_id, [])
             ]
-        for future, record in answers:
+        for future, answer in answers:
             if not future.set_running_or_notify_cancel():
                 continue
-            if error is None:
-                future.set_result(record)
+            if isinstance(answer, Look):
+                future.set_result(answer)
             else:
-                future.set_exception(error)
+                future.set_exception(answer)

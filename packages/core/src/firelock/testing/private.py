@@ -7,10 +7,10 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 
 from firelock.group_commit import GroupCommit
-from firelock.job import ClaimedJob, JobRecord, NewJob
+from firelock.job import ClaimedJob, NewJob
 from firelock.lifecycle import Transition
 from firelock.memory import MemoryStorage, changes
-from firelock.results import Results
+from firelock.results import Look, Results, began_looks
 from firelock.storage import Applied, Feature, selection
 from firelock.testing.faults import FaultyStorage
 
@@ -130,12 +130,12 @@ class DirectResults(Results):
         super().__init__(storage)
         self._still = storage
 
-    def wait_for(self, job_id: str) -> Future[JobRecord | None]:
-        """Return a future that is done: with the record of a job that has ended, else with an error."""
-        future: Future[JobRecord | None] = Future()
-        record = self._still.get((job_id,))[0]
+    def wait_for(self, job_id: str) -> Future[Look]:
+        """Return a future that is done: with the look at a job that has ended, else with an error."""
+        future: Future[Look] = Future()
+        began, record = next(began_looks), self._still.get((job_id,))[0]
         if record is None or record.is_final:
-            future.set_result(record)
+            future.set_result(Look(began, record))
         else:
             message = (
                 f"Job {job_id} ({record.task}) is {record.state}, and nobody runs it while you wait. Call "
