@@ -725,9 +725,9 @@ def test_another_storage_takes_everything_along():
 def test_a_storage_that_the_app_opened_is_closed_when_another_takes_its_place(tmp_path):
     """Its connections end, and what waits for its jobs with them; also where it was taken itself before."""
     with Firelock(f"sqlite:///{tmp_path}/one.db") as fire:
-        formers = []
+        task, formers = fire.task(name="plain")(send), []
         for url in (f"sqlite:///{tmp_path}/two.db", "memory://three"):
-            asyncio.run(fire.task(name=url)(send).aenqueue("a"))
+            asyncio.run(task.aenqueue("a"))
             formers.append(fire.storage)
             fire.use_storage(url)
 
