@@ -288,3 +288,37 @@ def test_a_hidden_tab_asks_nothing(page, tasks, served):
 
     page.evaluate(hide, False)
     expect(cell(page, "mail")).to_have_text("6")
+
+
+def test_the_windows_of_a_browser_share_one_stream(served, stocked, open_context):
+    """One listens for all of them; when it goes, another takes its turn."""
+    context = open_context(served)
+    first, second, third = (context.new_page() for _ in range(3))
+    for page in (first, second, third):
+        page.goto("/queues")
+        expect(page.locator("[data-live-chip]")).to_have_text("Live")
+        page.wait_for_function("() => firelock.isStreaming()")
+
+    assert ["/live"] == [path for path in served.asked if path == "/live"]
+    stocked.queues.pause("mail", note="told to all of them")
+    for page in (first, second, third):
+        expect(page.locator("main")).to_contain_text("told to all of them")
+
+    first.close()
+    second.wait_for_function("() => firelock.isStreaming()")
+    stocked.queues.pause("mail", note="told by another")
+    for page in (second, third):
+        expect(page.locator("main")).to_contain_text("told by another")
+    assert 2 == len([path for path in served.asked if path == "/live"])
+
+
+def test_where_there_are_no_locks_each_window_listens(served, open_context):
+    """Outside of a secure context a browser has none; then all is as with one window."""
+    context = open_context(served)
+    context.add_init_script("Object.defineProperty(Navigator.prototype, 'locks', { value: undefined })")
+    pages = [context.new_page() for _ in range(2)]
+    for page in pages:
+        page.goto("/queues")
+        page.wait_for_function("() => firelock.isStreaming()")
+
+    assert 2 == len([path for path in served.asked if path == "/live"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import threading
 from contextlib import closing
 
 import anyio.lowlevel
@@ -20,6 +21,7 @@ from firelock_dashboard import (
     any_of,
     basic_auth,
     bearer_tokens,
+    credentials,
     django_staff,
     fastapi_dependency,
     flask_login,
@@ -68,6 +70,84 @@ def basic(name, password):
 def asked(auth, sent):
     """What an auth gives the sender of a request, as the dashboard asks it."""
     return asyncio.run(access_from(auth, sent))
+
+
+# ---- the work of a hash ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hashing(monkeypatch):
+    """Count what is hashed; nobody's turn ends before the gate is open."""
+
+    class Hashing:
+        at_once = most = done = 0
+
+        def __init__(self):
+            self.gate, self.lock, self.two = threading.Event(), threading.Lock(), threading.Event()
+
+        def __call__(self, *_args, **_more):
+            with self.lock:
+                self.at_once += 1
+                self.most = max(self.most, self.at_once)
+                if self.at_once == 2:
+                    self.two.set()
+            assert self.gate.wait(30)
+            with self.lock:
+                self.at_once -= 1
+                self.done += 1
+            return b"0" * 32
+
+    counted = Hashing()
+    monkeypatch.setattr(credentials.hashlib, "scrypt", counted)
+    yield counted
+    counted.gate.set()
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    [None, "", "Basic", "Basic !!", "Bearer x", basic("", "x"), basic("ada", ""), "Basic OmE="],
+)
+def test_who_says_nothing_costs_no_hash(hashing, authorization):
+    """A request without a name and a password is a 401 at once, however many there are."""
+    auth = basic_auth({"ada": HASHED})
+
+    for _ in range(20):
+        with pytest.raises(Unauthorized):
+            auth(request(authorization))
+
+    assert 0 == hashing.done
+    assert 0 == hashing.at_once
+
+
+def test_two_passwords_are_hashed_at_once_and_who_waits_too_long_is_sent_away(hashing):
+    """Of whatever comes meanwhile: a flood of guesses takes two cores and 64 MiB, and no thread for long."""
+    auth, answers = basic_auth({"ada": HASHED, "bob": HASHED}), []
+
+    def guess(number):
+        try:
+            auth(request(basic(f"user{number}", "guess")))
+        except RequestProblem as refusal:
+            answers.append(refusal.status)
+
+    def guessing(numbers):
+        threads = [threading.Thread(target=guess, args=(number,)) for number in numbers]
+        for thread in threads:
+            thread.start()
+        return threads
+
+    first = guessing(range(2))
+    assert hashing.two.wait(30)
+    for thread in guessing(range(10)):  # none of them gets a turn
+        thread.join()
+    while_busy = list(answers)
+    hashing.gate.set()
+    for thread in first:
+        thread.join()
+    guess(99)
+
+    assert [429] * 10 == while_busy
+    assert [401] * 3 == answers[10:]
+    assert (2, 3) == (hashing.most, hashing.done)
 
 
 # ---- what an auth may answer -----------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from contextlib import closing
 import pytest
 from markupsafe import Markup
 
-from firelock import Firelock, PluginError, hookimpl
+from firelock import Firelock, hookimpl
 from firelock_dashboard import Access, Dashboard, JobPanel, Page, Permission, Visit
 from tests.dashboard.asking import Browser
 
@@ -92,13 +92,92 @@ def test_a_page_asks_for_its_permission(browse):
     assert 403 == browser.get("/x/secret").status
 
 
-@pytest.mark.parametrize("page", [Page("No Name", "T", str), "no page", None])
-def test_what_is_no_page_is_refused(browse, page):
-    """A plugin's mistake is said when the pages are asked for."""
-    browser = browse(Tenants(page))
+class Strange:
+    """A page by its looks alone."""
 
-    with pytest.raises(PluginError):
-        _ = browser.app.plugin_pages
+    @property
+    def name(self):
+        raise RuntimeError("no name today")
+
+
+def broken(*_):
+    raise RuntimeError("password=hunter2 no tenants today")
+
+
+def leaving(*_):
+    raise SystemExit(3)
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        Page("No Name", "T", str), "no page", None, 7, Strange(), Page(None, "T", str), Page(7, "T", str),
+        Page("x" * 41, "T", str), Page("a/../b", "T", str), Page("\u202e", "T", str), Page("bad", "", str),
+        Page("bad", None, str), Page("bad", "T" * 81, str), Page("bad", "T", None), Page("bad", "T", "text"),
+        Page("bad", "T", str, "admin"), Page("bad", "T", str, None), Page("good", "Twice", str),
+    ],
+)  # fmt: skip
+def test_a_page_that_is_none_costs_itself_alone(browse, caplog, page):
+    """Every other page is there, the plugin's own good one too; the log and System say what is wrong."""
+    browser = browse(Tenants(Page("good", "Good", lambda visit: "well"), page))
+
+    assert {200} == {browser.get(path).status for path in ("/", "/queues", "/jobs", "/x/good", "/system")}
+    assert 404 == browser.get("/x/bad").status
+    assert "Twice" not in browser.get("/queues").text
+    assert 1 == len([one for one in caplog.records if "left out" in one.message])
+    assert "banner bad" in browser.get("/system").text
+
+
+@pytest.mark.parametrize("offer", [broken, lambda: 7, lambda: "pages", lambda: Page("a", "A", str)])
+def test_a_plugin_that_offers_nothing_good_costs_its_own_pages(browse, caplog, offer):
+    """Whether it raises, returns no list, or stops halfway."""
+
+    class Bad:
+        @hookimpl
+        def dashboard_pages(self):
+            return offer()
+
+    class Halfway:
+        @hookimpl
+        def dashboard_pages(self):
+            yield Page("half", "Half", str)
+            raise RuntimeError("no more")
+
+    browser = browse(Bad(), Halfway(), Tenants(Page("good", "Good", lambda visit: "well")))
+
+    assert {200} == {browser.get(path).status for path in ("/", "/queues", "/x/good", "/system")}
+    assert 2 == len([one for one in caplog.records if "left out" in one.message])
+
+
+@pytest.mark.parametrize(
+    "render", [broken, leaving, lambda visit: None, lambda visit: 7, lambda: "no argument"]
+)
+def test_a_page_that_cannot_be_made_says_so_in_its_place(browse, caplog, render):
+    """In the frame of the others, with status 500, and without what is a secret."""
+    browser = browse(Tenants(Page("bad", "Bad", render), Page("good", "Good", lambda visit: "well")))
+
+    answer = browser.get("/x/bad")
+
+    assert 500 == answer.status
+    assert 'href="/x/good"' in answer.text
+    assert "hunter2" not in answer.text
+    assert {200} == {browser.get(path).status for path in ("/queues", "/x/good")}
+
+
+@pytest.mark.parametrize(
+    "panel", [JobPanel("Bad", broken), JobPanel("Bad", leaving), JobPanel("Bad", lambda visit, job: None),
+              JobPanel(None, lambda visit, job: "x"), JobPanel("Bad", None), 7, None, Strange()],
+)  # fmt: skip
+def test_a_panel_that_cannot_be_made_costs_itself_alone(browse, panel):
+    """The page of the job and the other panels are there."""
+    browser = browse(Tenants(panels=[panel, JobPanel("Trace", lambda visit, job: "traced well")]))
+    job = browser.fire.task(name="send")(lambda: None).enqueue()
+
+    answer = browser.get(f"/jobs/{job.id}")
+
+    assert 200 == answer.status
+    assert "traced well" in answer.text
+    assert "hunter2" not in answer.text
 
 
 def test_a_panel_stands_on_the_page_of_a_job(browse):

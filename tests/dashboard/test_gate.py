@@ -294,6 +294,10 @@ def test_behind_a_trusted_proxy_the_browser_s_host_counts(ask):
         {"trusted_origins": ["https://user@a.example"]}, {"trusted_origins": ["*"]},
         {"prefix": "jobs"}, {"prefix": "//evil.example"}, {"prefix": "/a/../b"}, {"prefix": "https://a.example"},
         {"prefix": "/a?b"}, {"prefix": "/\\evil"},
+        {"back_url": "javascript:alert(1)"}, {"back_url": "//evil.example"}, {"back_url": "data:text/html,x"},
+        {"back_url": "/\\evil.example"}, {"back_url": "shop"}, {"back_url": ""}, {"back_url": "https://"},
+        {"back_url": " https://a.example"}, {"back_url": "/\u202e"}, {"back_url": "JavaScript:alert(1)"},
+        {"back_url": "https://a.example@evil.example"}, {"back_url": "/a\nb"},
     ],
 )  # fmt: skip
 def test_wrong_options_are_refused_at_once(fire, options):

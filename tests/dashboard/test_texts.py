@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import firelock_dashboard
+from firelock_dashboard.rendering import show_turns
 from firelock_dashboard.texts import Texts
 
 SOURCE = Path(firelock_dashboard.__file__).parent
@@ -127,3 +128,38 @@ def test_a_text_takes_its_values_and_its_number():
     assert texts("tasks.for_good", count=1)
     with pytest.raises(KeyError):
         texts("shared.no_such_text")
+
+
+# ---- signs that turn the direction of text ---------------------------------------------------------------
+
+TURNS = [chr(one) for one in (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))]
+
+
+@pytest.mark.parametrize("sign", TURNS, ids=ascii)
+def test_a_sign_that_turns_text_is_written_out_where_it_is_read(sign):
+    """Between tags and in what is shown of attributes; what a form sends and where a link leads keeps it."""
+    html = f'<a href="/x" title="a{sign}b"><input name="id" value="a{sign}b">a{sign}b</a>'
+    out = f"\\u{ord(sign):04x}"
+
+    assert f'<a href="/x" title="a{out}b"><input name="id" value="a{sign}b">a{out}b</a>' == show_turns(html)
+
+
+def test_no_page_shows_text_turned(fire, client):
+    """An argument, a queue's note, a path: each is read as it is stored."""
+
+    @fire.task(name="turn")
+    def turn(name: str) -> None: ...
+
+    job = turn.enqueue("gnp\u202eexe")
+    fire.queues.pause("mail", note="why\u202enot", by="ada")
+    pages = ("/", "/jobs", f"/jobs/{job.id}", "/queues", "/tasks", "/activity", "/nothing/%E2%80%AE")
+
+    texts = {page: client.get(page).text for page in pages}
+    told = client.act("/queues/pause", {"queue": "\u202e"}).json()["message"]
+
+    shown = {page: re.sub(r"<[^>]*>", "", text) for page, text in texts.items()}
+    assert {page: [] for page in pages} == {
+        page: [ascii(sign) for sign in TURNS if sign in text] for page, text in shown.items()
+    }
+    assert "gnp\\u202eexe" in shown[f"/jobs/{job.id}"]
+    assert "\u202e" not in told

@@ -659,6 +659,27 @@ def test_a_panel_that_raises_has_its_error_in_its_place(make_app):
     assert "no panel today" in str(error)
 
 
+def test_pages_of_a_plugin_that_raises_have_its_error_in_their_place(make_app):
+    """One plugin's mistake costs no page of another, whether it raises at once or halfway."""
+
+    def broken():
+        raise RuntimeError("no pages today")
+
+    def halfway():
+        yield "page"
+        raise RuntimeError("no more")
+
+    app = make_app(
+        plugin(dashboard_pages=broken), plugin(dashboard_pages=halfway), plugin(dashboard_pages=lambda: 7),
+        plugin(dashboard_pages=lambda: None), plugin(dashboard_pages=lambda: ["well"]),
+    )  # fmt: skip
+
+    offered = app.plugins.dashboard_pages()
+
+    assert ["well"] == [page for page in offered if not isinstance(page, PluginError)]
+    assert 3 == len([page for page in offered if isinstance(page, PluginError)])
+
+
 def test_the_first_plugin_that_knows_a_visitor_decides(make_app):
     """None is no answer; where nobody has one, it is None; an exception lets nobody in."""
 

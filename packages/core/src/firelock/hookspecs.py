@@ -312,8 +312,8 @@ def worker_process_stopped(server: ServerInfo) -> None:
 def dashboard_pages() -> Sequence[object]:  # type: ignore[empty-body]
     """Offer pages to the dashboard.
 
-    Called once when a dashboard starts. Returns page objects as the dashboard's documentation describes. An
-    exception stops the dashboard's start.
+    Called once when a dashboard is first asked for a page. Returns page objects as the dashboard's
+    documentation describes. An exception costs this plugin's pages, and is in the log and on the page System.
 
     Example:
         @hookimpl

@@ -330,22 +330,21 @@ class Plugins:
     # ---- the dashboard -----------------------------------------------------------------------------------
 
     def dashboard_pages(self) -> list[object]:
-        """Return the pages that plugins offer to the dashboard.
-
-        Raises:
-            PluginError: a plugin raised.
-        """
-        return [page for one in self._implementations("dashboard_pages") for page in self._asked(one)]
+        """Return the pages for the dashboard; a plugin that raised has its `PluginError` in their place."""
+        return self._offered("dashboard_pages")
 
     def job_panels(self, job: object) -> list[object]:
         """Return the panels for a job's page; a plugin that raised has its `PluginError` in their place."""
-        panels: list[object] = []
-        for implementation in self._implementations("job_panels"):
+        return self._offered("job_panels", job=job)
+
+    def _offered(self, hook: str, **arguments: object) -> list[object]:
+        offered: list[object] = []
+        for implementation in self._implementations(hook):
             try:
-                panels += self._asked(implementation, job=job)
+                offered += self._asked(implementation, **arguments)
             except PluginError as error:
-                panels.append(error)
-        return panels
+                offered.append(error)
+        return offered
 
     def dashboard_permission(self, request: object) -> object | None:
         """Return what the first plugin that knows the visitor allows; None where none does.
@@ -361,7 +360,17 @@ class Plugins:
 
     def _asked(self, implementation: pluggy.HookImpl, **arguments: object) -> list[object]:
         answer = self._called(implementation, **arguments)
-        return list(answer) if isinstance(answer, Iterable) else []
+        if answer is None:
+            return []
+        plugin, hook = implementation.plugin_name, implementation.function.__name__
+        if not isinstance(answer, Iterable) or isinstance(answer, str | bytes):
+            message = f"Plugin {plugin!r} returned a {type(answer).__name__} from {hook}; return a list."
+            raise PluginError(message)
+        try:
+            return list(answer)
+        except Exception as error:  # of a generator
+            message = f"Plugin {plugin!r} raised in {hook}: {type(error).__name__}: {error}"
+            raise PluginError(message) from error
 
     def _called(self, implementation: pluggy.HookImpl, **arguments: object) -> object:
         try:

@@ -7,6 +7,7 @@ import binascii
 import hashlib
 import hmac
 import os
+import threading
 from collections.abc import Callable, Mapping
 
 import attrs
@@ -14,7 +15,7 @@ from starlette.requests import Request
 
 from firelock import ConfigurationError
 from firelock_dashboard.access import Access, Auth, Level, to_access
-from firelock_dashboard.problems import Unauthorized
+from firelock_dashboard.problems import RequestProblem, Unauthorized
 
 __all__ = ["basic_auth", "bearer_tokens", "hash_password"]
 
@@ -26,6 +27,9 @@ _SALT = 16
 _DIGEST = 32
 _LONGEST = 1_024  # characters of a password that is sent
 _SHORTEST_TOKEN = 16
+_AT_ONCE = 2  # hashes: each takes a core for 0.1 s, and 32 MiB
+_WAIT_SECONDS = 1.0  # then whoever waits for a turn is sent away, so that no thread waits for long
+_TURNS = threading.BoundedSemaphore(_AT_ONCE)
 
 
 def hash_password(password: str, *, salt: bytes | None = None) -> str:
@@ -54,6 +58,9 @@ def basic_auth(
         level: one for everybody, or by name.
         realm: what the browser says that it asks for.
 
+    Two passwords at most are held against a hash at once; one that has waited a second for its turn is
+    answered 429. A request without a name and a password is answered at once.
+
     Raises:
         ConfigurationError: there is no user, a password is empty, a hash is damaged, a level is none.
     """
@@ -68,6 +75,8 @@ def basic_auth(
 
     def ask_for_password(request: Request) -> Access:
         name, password = _sent_password(request)
+        if not (name and password):  # nobody has said anything: nothing is worth the work of a hash
+            raise Unauthorized("Give the name and password of this dashboard.", headers=challenge)
         is_right = checks.get(name, nobody)(password)  # an unknown name takes as long as one with a hash
         if not (is_right and name in checks):
             raise Unauthorized("Give the name and password of this dashboard.", headers=challenge)
@@ -124,9 +133,16 @@ class _Hash:
         mark = hmac.digest(self._key, password.encode(), "sha256")
         if self._known and hmac.compare_digest(self._known[0], mark):
             return True
-        is_right = hmac.compare_digest(
-            _scrypt(password, self.salt, self.cost, self.block, self.lanes), self.digest
-        )
+        if not _TURNS.acquire(timeout=_WAIT_SECONDS):
+            raise RequestProblem(
+                "Too many passwords are being checked; send it again in a moment.",
+                status=429, headers={"Retry-After": "1"},
+            )  # fmt: skip
+        try:
+            sent = _scrypt(password, self.salt, self.cost, self.block, self.lanes)
+        finally:
+            _TURNS.release()
+        is_right = hmac.compare_digest(sent, self.digest)
         if is_right:
             self._known[:] = [mark]
         return is_right

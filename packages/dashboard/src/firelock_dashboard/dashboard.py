@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from functools import cached_property, partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
@@ -28,7 +29,7 @@ from firelock_dashboard.entrance import (
     refuse_other,
     without_body,
 )  # fmt: skip
-from firelock_dashboard.extensions import Page, pages_of
+from firelock_dashboard.extensions import Offered, Page, pages_of
 from firelock_dashboard.gate import Gate
 from firelock_dashboard.history import History
 from firelock_dashboard.links import COOKIE, ENTER, SESSION_SECONDS, Links
@@ -75,13 +76,17 @@ class Dashboard:
         trusted_origins: origins besides its own that may send forms, such as "https://ops.example.com".
         allowed_hosts: the hosts that it answers to where there is an `auth`, such as "jobs.example.com" or
             "*.example.com"; every one where it is left out.
-        back_url: where "back to the app" leads; nowhere where it is left out.
+        back_url: where "back to the app" leads, a path such as "/" or an address with http or https; nowhere
+            where it is left out.
         environment: a word such as "production", shown as a ribbon.
         redact: what is masked beside passwords, tokens and their like: names of fields, a pattern, or names
             of fields by task ("*" for every task).
         framework: what it is mounted in, for the words of its refusals; the mounts of this package set it.
 
     Two dashboards in one process share nothing.
+
+    Raises:
+        ConfigurationError: an option cannot be what it should.
     """
 
     def __init__(
@@ -102,7 +107,7 @@ class Dashboard:
     ) -> None:
         self.fire = fire
         self.title = title
-        self.back_url = back_url
+        self.back_url = _checked_back(back_url)
         self.environment = environment
         self.is_read_only = read_only
         self.texts = Texts()
@@ -149,9 +154,18 @@ class Dashboard:
         return access.may(permission)
 
     @cached_property
-    def plugin_pages(self) -> list[Page]:
-        """The pages that plugins add; asked once."""
-        return pages_of(self.fire)
+    def _offered(self) -> Offered:
+        return pages_of(self.fire)  # asked once
+
+    @property
+    def plugin_pages(self) -> Sequence[Page]:
+        """The pages that plugins add."""
+        return self._offered.pages
+
+    @property
+    def plugin_problems(self) -> Sequence[str]:
+        """What is wrong with pages that plugins meant to add."""
+        return self._offered.problems
 
     def counts(self) -> Counts:
         """Return how many jobs are in each state and queue, at most a second old: every page shows them."""
@@ -353,6 +367,28 @@ class Dashboard:
             hint=self.texts("enter.shared" if is_shared else "enter.not_shared"),
             is_followed=visit.request.headers.get("sec-fetch-site") in {"cross-site", "same-site"},
         )  # fmt: skip
+
+
+def _checked_back(address: str | None) -> str | None:
+    """Return the address as it is: a path of the same host, or http or https.
+
+    Raises:
+        ConfigurationError: a browser could take it for something else, as javascript: or //elsewhere.
+    """
+    if address is None:
+        return None
+    is_path = address.startswith("/") and not address.startswith("//")
+    try:
+        parts = urlsplit(address)
+        is_page = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.username is None
+    except ValueError:
+        is_page = False
+    if not (is_path or is_page) or "\\" in address or " " in address or not address.isprintable():
+        message = (
+            f"back_url={address!r} leads nowhere; write a path such as '/', or 'https://shop.example.com'."
+        )
+        raise ConfigurationError(message)
+    return address
 
 
 def _token_in(text: str) -> str:

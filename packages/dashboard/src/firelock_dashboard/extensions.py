@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Container, Sequence
 from typing import TYPE_CHECKING
 
 import attrs
 
 from firelock import PluginError
 from firelock_dashboard.access import Permission
+from firelock_dashboard.problems import RequestProblem
 
 if TYPE_CHECKING:
     from firelock import Firelock, Job
     from firelock_dashboard.visit import Visit
 
-__all__ = ["JobPanel", "Page", "pages_of"]
+__all__ = ["JobPanel", "Offered", "Page", "pages_of", "rendered"]
 
+log = logging.getLogger(__name__)
+
+_TITLE = 80
 _NAME = re.compile(r"[a-z0-9-]{1,40}\Z")
 
 
@@ -42,19 +47,67 @@ class JobPanel:
     render: Callable[[Visit, Job[object]], str]
 
 
-def pages_of(fire: Firelock) -> list[Page]:
+@attrs.frozen
+class Offered:
+    """What plugins offer: the pages that can be shown, and what is wrong with the others."""
+
+    pages: Sequence[Page]
+    problems: Sequence[str]
+
+
+def pages_of(fire: Firelock) -> Offered:
     """Return the pages that the app's plugins offer, in the order of the plugins.
 
-    Raises:
-        PluginError: what a plugin offers is no page, or two have one name.
+    One that cannot be shown costs nothing but itself: what is wrong with it is in the log.
     """
     found: dict[str, Page] = {}
+    problems: list[str] = []
     for page in fire.plugins.dashboard_pages():
-        if not isinstance(page, Page):
-            message = f"A plugin's dashboard_pages() returned {page!r}; return Page objects."
-            raise PluginError(message)
-        if not _NAME.match(page.name) or page.name in found:
-            message = f"The dashboard page name {page.name!r} is taken or refused; use a-z, 0-9 and dashes."
-            raise PluginError(message)
-        found[page.name] = page
-    return list(found.values())
+        problem = _problem_of(page, found)
+        if problem is None and isinstance(page, Page):
+            found[page.name] = attrs.evolve(page, title=str.__str__(page.title))
+        else:
+            problems.append(str(problem))
+            log.error("A page of a plugin is left out: %s", problem)
+    return Offered(list(found.values()), problems)
+
+
+def _problem_of(page: object, found: Container[str]) -> str | None:
+    """Return why a page cannot be shown."""
+    if isinstance(page, PluginError):
+        return str(page)
+    if not isinstance(page, Page):
+        return f"dashboard_pages() returned a {type(page).__name__}; return Page objects."
+    if not isinstance(page.name, str) or not _NAME.match(page.name) or page.name in found:
+        return f"The name {page.name!r:.80} of a page is taken or refused; use a-z, 0-9 and dashes."
+    if not isinstance(page.title, str) or not 0 < len(page.title.strip()) <= _TITLE:
+        return f"The page {page.name!r} has no title of 1 to {_TITLE} characters; give one."
+    if not callable(page.render) or not isinstance(page.permission, Permission):
+        return f"The page {page.name!r} has no function render, or no Permission; give both."
+    return None
+
+
+def rendered(visit: Visit, make: Callable[[], object], name: str) -> tuple[str, bool]:
+    """Return what a plugin's function made, and whether that is what went wrong instead.
+
+    Raises:
+        RequestProblem: the function refuses the request.
+    """
+    try:
+        content = make()
+        if isinstance(content, str):
+            return content, False
+        problem = f"render returned a {type(content).__name__}; return a text."
+    except RequestProblem:
+        raise
+    except (Exception, SystemExit) as error:  # a page must not end the server
+        log.exception("%s of a plugin failed", name)
+        problem = f"{type(error).__name__}: {_words(error)}"
+    return visit.redacted(problem)[:1_000], True
+
+
+def _words(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - a stranger's class
+        return "its message cannot be read"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -10,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from firelock import JobNotFound
+from firelock import JobNotFound, PluginError
 from firelock.storage import JobFilter, State
 from firelock_dashboard import knowledge, why
 from firelock_dashboard.access import Permission
 from firelock_dashboard.calls import Call, Node, call_of, tree
-from firelock_dashboard.extensions import JobPanel
+from firelock_dashboard.extensions import JobPanel, rendered
 from firelock_dashboard.listeners import Listeners
 from firelock_dashboard.pages.jobs import attempts_of
 from firelock_dashboard.phases import Phase, Step, phases_of, steps_of
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = ["JobPage"]
 
-log = logging.getLogger(__name__)
 
 _CHILDREN = 20
 _PARENTS = 20
@@ -342,11 +340,17 @@ class JobPage:
         panels: list[tuple[str, str, bool]] = []
         for panel in self.visit.fire.plugins.job_panels(self.handle):
             if not isinstance(panel, JobPanel):
-                panels.append((self.visit.text("job.panel_failed"), str(panel)[:1_000], True))
+                wrong = str(panel) if isinstance(panel, PluginError) else _no_panel(panel)
+                panels.append((self.visit.text("job.panel_failed"), self.visit.redacted(wrong)[:1_000], True))
                 continue
-            try:
-                panels.append((panel.title, panel.render(self.visit, self.handle), False))
-            except Exception as error:
-                log.warning("The panel %r of a plugin failed", panel.title, exc_info=True)
-                panels.append((panel.title, f"{type(error).__name__}: {error}"[:1_000], True))
+            title = panel.title if isinstance(panel.title, str) else self.visit.text("job.panel_failed")
+            made = self._rendered(panel, f"The panel {title!r:.80}")
+            panels.append((str.__str__(title), *made))
         return panels
+
+    def _rendered(self, panel: JobPanel, name: str) -> tuple[str, bool]:
+        return rendered(self.visit, lambda: panel.render(self.visit, self.handle), name)
+
+
+def _no_panel(panel: object) -> str:
+    return f"job_panels() returned a {type(panel).__name__}; return JobPanel objects."

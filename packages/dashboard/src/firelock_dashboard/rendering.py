@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -18,7 +19,12 @@ if TYPE_CHECKING:
     from firelock_dashboard.texts import Texts
     from firelock_dashboard.visit import Visit
 
-__all__ = ["Pages"]
+__all__ = ["Pages", "show_turns", "written_out"]
+
+# By these an address, a name or a line of a log reads as another: gnp.exe as exe.png.
+_TURNS = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+# Text between tags, and the attributes that are shown or read out; < and > are escaped everywhere else.
+_READ = re.compile(r""">[^<]+|\b(?:title|aria-label|placeholder|alt|label|data-confirm|data-text)="[^"]*\"""")
 
 
 class Pages:
@@ -65,16 +71,31 @@ class Pages:
         # As a value and not an import: a block that is rendered alone has no imports of its page.
         context["p"] = self._environment.get_template("parts.html").make_module(context)
         if part is None:
-            return page.render(context)
+            return show_turns(page.render(context))
         base = self._environment.get_template("base.html")
         block = page.blocks.get(f"part_{part}") or base.blocks.get(f"part_{part}")
         if block is None:
             raise NotHere(visit.text("shared.no_part", part=part))
-        return "".join(block(page.new_context(context)))
+        return show_turns("".join(block(page.new_context(context))))
 
     def render_alone(self, template: str, **values: object) -> str:
         """Return a page that stands alone: it asks neither the storage nor who looks at it."""
-        return self._environment.get_template(template).render(values)
+        return show_turns(self._environment.get_template(template).render(values))
+
+
+def show_turns(html: str) -> str:
+    r"""Return the page with signs that turn the direction of text written out where they are read: \u202e.
+
+    What a form sends, and where a link leads, keeps it: there it is part of a name.
+    """
+    if _TURNS.search(html) is None:
+        return html
+    return _READ.sub(lambda part: written_out(part[0]), html)
+
+
+def written_out(text: str) -> str:
+    """Return the text with every sign that turns its direction written out."""
+    return _TURNS.sub(lambda sign: f"\\u{ord(sign[0]):04x}", text)
 
 
 def _json(value: object) -> str:

@@ -18,6 +18,7 @@ from firelock_dashboard.access import Access, Permission
 from firelock_dashboard.payloads import IN_DETAIL, Payload
 from firelock_dashboard.problems import BadRequest, Forbidden
 from firelock_dashboard.query import Fields
+from firelock_dashboard.rendering import written_out
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -265,6 +266,7 @@ class Visit:
         """
         back = None if undo is None else attrs.asdict(undo)
         if self.wants_json:
+            message = written_out(message)  # a script shows it as it is
             return JSONResponse({"message": message, "kind": kind, "link": link, "undo": back})
         response = RedirectResponse(self.url.back(self.form.maybe("back"), to), 303)
         flash = _quoted(json.dumps([kind, message, link, back]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from firelock_dashboard.access import Permission
+from firelock_dashboard.extensions import rendered
 from firelock_dashboard.problems import NotHere
 from firelock_dashboard.routes import Route
 
@@ -23,8 +24,11 @@ def show_page(visit: Visit) -> Response:
     if page is None:
         raise NotHere(visit.text("shared.no_page", path=f"/x/{wanted}"))
     visit.require(page.permission)
-    content = page.render(visit)
-    return visit.page("extension.html", title=page.title, section=f"x:{page.name}", body=content)
+    body, is_bad = rendered(visit, lambda: page.render(visit), f"The page {page.name}")
+    return visit.page(
+        "extension.html", title=page.title, section=f"x:{page.name}", body=body, is_bad=is_bad,
+        status=500 if is_bad else 200,
+    )  # fmt: skip
 
 
 ROUTES = (Route("GET", "/x/{name}", Permission.READ, show_page, None),)

@@ -267,32 +267,65 @@ firelock.togglePause = () => {
 };
 chip?.addEventListener("click", firelock.togglePause);
 
-// The stream says that something moved; where there is none, regions are asked now and then.
+// The stream says that something moved; where there is none, regions are asked now and then. Of all windows of a
+// browser one has it: a lock says which, and it tells the others. Where locks are missing each has its own.
 let stream = null;
 let pace = 1;
-const listen = () => {
-  if (stream || document.hidden || !window.EventSource || firelock.hasNoStream) return;
-  stream = new EventSource(`${firelock.root}/live`);
-  stream.addEventListener("moved", (event) => {
+let turn = null; // of the one that waits for the lock, or holds it
+let isFirst = true;
+let heardAt = -Infinity;
+const SHARED = `firelock:live:${firelock.root}`;
+const others = navigator.locks && window.BroadcastChannel ? new BroadcastChannel(SHARED) : null;
+
+const heard = {
+  moved: (topics) => {
     pace = 1;
     firelock.setLive("live");
-    if (firelock.isPaused()) return;
-    firelock.refreshAll(false, event.data.split(" "));
-  });
-  let isFirst = true;
-  stream.addEventListener("sample", (event) => {
+    if (!firelock.isPaused()) firelock.refreshAll(false, topics.split(" "));
+  },
+  sample: (sample) => {
     if (isFirst && !firelock.isPaused()) firelock.refreshAll(); // what moved before anybody listened was told to nobody
     isFirst = false;
-    if (!firelock.isPaused()) document.dispatchEvent(new CustomEvent("firelock:sample", { detail: JSON.parse(event.data) }));
-  });
-  stream.addEventListener("down", () => firelock.setLive("lost"));
-  stream.addEventListener("up", () => firelock.setLive("live"));
-  stream.addEventListener("error", () => {
-    if (stream?.readyState === EventSource.CLOSED) { stream = null; firelock.hasNoStream = true; } else { isFirst = true; firelock.setLive("lost"); }
-  });
+    if (!firelock.isPaused()) document.dispatchEvent(new CustomEvent("firelock:sample", { detail: JSON.parse(sample) }));
+  },
+  down: () => firelock.setLive("lost"),
+  up: () => firelock.setLive("live"),
+  lost: () => { isFirst = true; firelock.setLive("lost"); },
+  none: () => { firelock.hasNoStream = true; unlisten(); },
 };
-firelock.isStreaming = () => stream?.readyState === EventSource.OPEN;
-const unlisten = () => { stream?.close(); stream = null; };
+const hear = (name, data) => {
+  heardAt = name === "lost" || name === "none" ? -Infinity : performance.now();
+  heard[name](data);
+};
+const tell = (name, data) => { others?.postMessage({ name, data }); hear(name, data); };
+others?.addEventListener("message", (event) => {
+  if (turn && !stream && Object.hasOwn(heard, event.data?.name)) hear(event.data.name, event.data.data);
+});
+
+const open = () => {
+  stream = new EventSource(`${firelock.root}/live`);
+  for (const name of ["moved", "sample", "down", "up"]) stream.addEventListener(name, (event) => tell(name, event.data));
+  stream.addEventListener("error", () => tell(stream?.readyState === EventSource.CLOSED ? "none" : "lost"));
+};
+const listen = () => {
+  if (turn || document.hidden || !window.EventSource || firelock.hasNoStream) return;
+  const mine = (turn = { asked: new AbortController(), end: () => {} });
+  isFirst = true;
+  if (!others) { open(); return; }
+  navigator.locks.request(SHARED, { signal: mine.asked.signal }, () => {
+    if (turn !== mine) return null;
+    open();
+    return new Promise((resolve) => { mine.end = resolve; });
+  }).catch(() => {}); // given up while it waited
+};
+const unlisten = () => {
+  stream?.close();
+  stream = null;
+  turn?.asked.abort();
+  turn?.end();
+  turn = null;
+};
+firelock.isStreaming = () => stream?.readyState === EventSource.OPEN || (turn !== null && performance.now() - heardAt < 5000);
 document.addEventListener("visibilitychange", () => {
   if (document.hidden) unlisten();
   else { listen(); if (!firelock.isPaused()) firelock.refreshAll(); }
@@ -306,7 +339,7 @@ setInterval(() => {
   beat += 1;
   if (firelock.isPaused()) return;
   for (const region of inTurn()) {
-    const every = Number(region.dataset.every || (stream ? 15 : 4)) * pace;
+    const every = Number(region.dataset.every || (firelock.isStreaming() ? 15 : 4)) * pace;
     if (beat % Math.max(1, Math.round(every)) === 0 || regions.get(region.id)?.waiting) firelock.refresh(region);
   }
 }, 1000);
