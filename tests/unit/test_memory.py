@@ -21,6 +21,7 @@ from firelock.job import Edge, ErrorInfo, LogLine, NewJob, On, Progress, State
 from firelock.lifecycle import Holder
 from firelock.memory import MemoryStorage
 from firelock.memory.order import Order
+from firelock.memory.records import DELETED_KNOWN
 from firelock.storage import (
     Feature,
     Held,
@@ -529,7 +530,22 @@ def test_pruned_jobs_leave_nothing_behind(storage):
     states = table.pop("by_state")
     assert dict.fromkeys(table, 0) == {name: len(value) for name, value in table.items()}
     assert not any(states.values())
-    assert not vars(store.records)["_versions"]
+    assert not any(vars(store.records)["_deleted"].values())
+
+
+def test_deleted_records_beyond_number_never_fall_in_version(storage):
+    """Of a thousand deleted ones each version is known; of those deleted longer ago, the highest."""
+    for version in range(1, 4):
+        assert version == storage.put_record("lock", "first", "value")
+    storage.delete_record("lock", "first")
+    for number in range(DELETED_KNOWN):
+        storage.put_record("lock", str(number), "value")
+        storage.delete_record("lock", str(number))
+
+    versions = [storage.put_record("lock", key, "again") for key in ("first", "0", "new")]
+
+    assert [4, 2, 4] == versions
+    assert DELETED_KNOWN - 1 == len(vars(vars(storage)["_store"].records)["_deleted"]["lock"])
 
 
 # ---- orders ----------------------------------------------------------------------------------------------

@@ -54,11 +54,12 @@ from firelock_sql.apply import apply_transitions
 from firelock_sql.insert import insert_jobs
 
 if TYPE_CHECKING:
-    from firelock_sql.database import Database, Hot
+    from firelock_sql.database import Database, Hot, Transaction
 
 __all__ = ["SqlStorage"]
 
 _PRUNED_AT_ONCE = 500
+_LOCKS_EVERY = 3_600_000_000
 
 
 class SqlStorage(Storage):
@@ -69,6 +70,7 @@ class SqlStorage(Storage):
     def __init__(self, database: Database, hot: Hot, features: frozenset[Feature]) -> None:
         self._database = database
         self._hot = hot
+        self._locks_looked_at: int | None = None
         self.features = features
         self.url = database.name
         self.connect_url = database.name  # an SQLite URL holds no password
@@ -212,8 +214,11 @@ class SqlStorage(Storage):
     @override
     def prune(self, limit: int) -> int:
         """Up to `limit` expired jobs are gone, some hundreds in a transaction."""
-        if self._database.read(upkeep.has_old_news):
+        has_news, has_locks = self._database.read(self._has_old)
+        if has_news:
             self._database.write(upkeep.prune_old_news)
+        if has_locks:
+            self._prune_locks()
         pruned = 0
         while pruned < limit:
             wanted = min(limit - pruned, _PRUNED_AT_ONCE)
@@ -222,6 +227,22 @@ class SqlStorage(Storage):
             if gone < wanted:
                 break
         return pruned
+
+    def _has_old(self, tx: Transaction) -> tuple[bool, bool]:
+        """Tell whether there is old news, and whether there are old locks.
+
+        Those are looked for once an hour: no index leads to them, since every renewal would change it.
+        """
+        news, last = upkeep.has_old_news(tx), self._locks_looked_at
+        if last is not None and 0 <= tx.now - last < _LOCKS_EVERY:
+            return news, False
+        self._locks_looked_at = tx.now
+        return news, locks.has_old_locks(tx)
+
+    def _prune_locks(self) -> None:
+        pruned = _PRUNED_AT_ONCE
+        while pruned == _PRUNED_AT_ONCE:
+            pruned = self._database.write(lambda tx: locks.prune_locks(tx, self._database, _PRUNED_AT_ONCE))
 
     def _prune_some(self, limit: int) -> int:
         expired = self._database.read(lambda tx: upkeep.expired_jobs(tx, limit))

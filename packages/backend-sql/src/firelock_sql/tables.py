@@ -307,7 +307,7 @@ locks = Table(
     PREFIX + "locks",
     METADATA,
     Column("name", _NAME, primary_key=True),
-    Column("owner", _NAME),  # empty: free; the row stays, so that its fence never falls
+    Column("owner", _NAME),  # empty: free, since `expires_at`
     Column("fence", BigInteger, nullable=False),
     Column("expires_at", BigInteger, nullable=False),
     sqlite_with_rowid=False,

@@ -1,10 +1,12 @@
-"""Small versioned records."""
+"""Small versioned records; the versions of so many deleted ones are known, and of all others the highest."""
 
 from __future__ import annotations
 
 from bisect import bisect_right, insort
 
 from firelock.storage import Record
+
+DELETED_KNOWN = 1_000
 
 
 class Records:
@@ -13,17 +15,20 @@ class Records:
     def __init__(self) -> None:
         self._records: dict[str, dict[str, Record]] = {}
         self._keys: dict[str, list[str]] = {}  # sorted
-        self._versions: dict[tuple[str, str], int] = {}
+        self._deleted: dict[str, dict[str, int]] = {}  # the last versions, the longest deleted first
+        self._floors: dict[str, int] = {}  # the highest version of a kind that was forgotten
 
     def put(self, kind: str, key: str, value: str, expected_version: int | None) -> int | None:
         """See `Storage.put_record`."""
         stored = self.get(kind, key)
         if expected_version not in (None, stored.version if stored else 0):
             return None
-        version = self._versions.get((kind, key), 0) + 1
-        self._versions[kind, key] = version
         if stored is None:
+            before = self._deleted.get(kind, {}).pop(key, self._floors.get(kind, 0))
             insort(self._keys.setdefault(kind, []), key)
+        else:
+            before = stored.version
+        version = before + 1
         self._records.setdefault(kind, {})[key] = Record(kind, key, value, version)
         return version
 
@@ -45,9 +50,14 @@ class Records:
         del self._records[kind][key]
         keys = self._keys[kind]
         del keys[bisect_right(keys, key) - 1]
+        deleted = self._deleted.setdefault(kind, {})
+        deleted[key] = stored.version
+        if len(deleted) > DELETED_KNOWN:
+            forgotten = deleted.pop(next(iter(deleted)))
+            self._floors[kind] = max(self._floors.get(kind, 0), forgotten)
         return True
 
     def forget(self, kind: str, key: str) -> None:
         """The record is gone and its version too: a job's id never comes back."""
         self.delete(kind, key, None)
-        self._versions.pop((kind, key), None)
+        self._deleted.get(kind, {}).pop(key, None)

@@ -31,6 +31,7 @@ from firelock.storage import (
     StoredJob,
     Taken,
     next_recurring_at,
+    prune_locks,
     prune_rollups,
     steps,
 )
@@ -270,6 +271,7 @@ class MemoryStorage(Storage):
                 store.records.forget("progress", id)
             store.sessions.prune(now - _DAY)
             prune_rollups(self, now - _ROLLUPS_STAY, limit)
+            prune_locks(self, now - _DAY)
         return len(ids)
 
     # ---- what people read --------------------------------------------------------------------------------

@@ -266,7 +266,8 @@ class Storage(ABC):
 
         Return how many. A job on the releasing list stays until its children were released; those that
         still wait for it then are deleted first, with the reason of `Upkeep.PARENT_GONE` and the expiry that
-        `release` gives. Dead sessions older than a day and rollups older than 30 days go too.
+        `release` gives. Dead sessions older than a day and rollups older than 30 days go too, and within an
+        hour locks that ended a day ago: a name that was forgotten goes on with a larger token all the same.
         """
 
     # ---- what people read --------------------------------------------------------------------------------
@@ -378,7 +379,8 @@ class Storage(ABC):
     def acquire_lock(self, name: str, owner: str, ttl_seconds: float) -> int | None:
         """Return a fencing token if the lock was free or its life had ended, else None.
 
-        Tokens of one name only grow, also after release. Its holder gets the same token again and a new life.
+        Tokens of one name only grow, also after release, and after it was pruned. Its holder gets the same
+        token again and a new life.
         """
         return defaults.acquire_lock(self, name, owner, ttl_seconds)
 

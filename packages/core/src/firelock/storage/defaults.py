@@ -27,6 +27,7 @@ GROUPED_LIMIT = 10_000
 _PAGE = 500
 _TRIES = 1_000
 _SECOND = 1_000_000
+_HOUR = 3_600 * _SECOND
 
 _T = TypeVar("_T")
 
@@ -50,8 +51,13 @@ def change_record(
             expected = record.version if record else 0
             if storage.put_record(kind, key, value, expected_version=expected) is not None:
                 return answer
-    message = f"Record {kind!r} {key!r} changed under us {_TRIES} times in a row; try again later."
-    raise StorageUnavailable(message)
+    raise _overtaken(kind, key)
+
+
+def _overtaken(kind: str, key: str) -> StorageUnavailable:
+    return StorageUnavailable(
+        f"Record {kind!r} {key!r} changed under us {_TRIES} times in a row; try again later."
+    )
 
 
 def insert_surely(storage: Storage, jobs: Sequence[NewJob]) -> None:
@@ -463,18 +469,23 @@ def fire_recurring(
 
 
 def acquire_lock(storage: Storage, name: str, owner: str, ttl_seconds: float) -> int | None:
-    """See `Storage.acquire_lock`."""
+    """See `Storage.acquire_lock`.
 
-    def acquire(record: Record | None) -> tuple[str | None, int | None]:
-        holder, fence, ends_at = json.loads(record.value) if record else (None, 0, 0)
-        now = storage.clock()
-        if holder not in (None, owner) and ends_at > now:
-            return None, None
-        if holder != owner or ends_at <= now:
-            fence += 1
-        return json.dumps([owner, fence, now + int(ttl_seconds * _SECOND)]), fence
-
-    return change_record(storage, "lock", name, acquire)
+    The token is the version of the record that gave the lock: it goes on growing after the record is gone.
+    """
+    for _ in range(_TRIES):
+        with storage.one_step():
+            record, now = storage.get_record("lock", name), storage.clock()
+            holder, fence, ends_at = _read_lock(record)
+            is_held = holder is not None and ends_at > now
+            if is_held and holder != owner:
+                return None
+            value = json.dumps([owner, fence if is_held else None, now + int(ttl_seconds * _SECOND)])
+            expected = record.version if record else 0
+            version = storage.put_record("lock", name, value, expected_version=expected)
+            if version is not None:
+                return fence if is_held else version
+    raise _overtaken("lock", name)
 
 
 def renew_lock(storage: Storage, name: str, owner: str, fence: int, ttl_seconds: float) -> bool:
@@ -490,18 +501,39 @@ def renew_lock(storage: Storage, name: str, owner: str, fence: int, ttl_seconds:
 
 
 def release_lock(storage: Storage, name: str, owner: str, fence: int) -> bool:
-    """See `Storage.release_lock`; the record stays, so that its token never falls."""
+    """See `Storage.release_lock`; the record stays until it is pruned."""
 
     def release(record: Record | None) -> tuple[str | None, bool]:
-        if not _is_held(record, owner, fence, storage.clock()):
+        now = storage.clock()
+        if not _is_held(record, owner, fence, now):
             return None, False
-        return json.dumps([None, fence, 0]), True
+        return json.dumps([None, fence, now]), True
 
     return change_record(storage, "lock", name, release)
 
 
-def _is_held(record: Record | None, owner: str, fence: int, now: int) -> bool:
+def prune_locks(storage: Storage, before: int) -> None:
+    """Locks that ended before this instant are gone; for a storage's `prune`.
+
+    All locks are looked at, once an hour at most.
+    """
+    last = vars(storage).get("_locks_pruned_before")
+    if last is not None and last <= before < last + _HOUR:
+        return
+    for record in all_records(storage, "lock"):
+        if _read_lock(record)[2] < before:
+            storage.delete_record("lock", record.key, expected_version=record.version)
+    vars(storage)["_locks_pruned_before"] = before
+
+
+def _read_lock(record: Record | None) -> tuple[str | None, int, int]:
+    """Return who holds the lock, with which token and until when; or when it ended, and nobody."""
     if record is None:
-        return False
-    holder, held_fence, ends_at = json.loads(record.value)
-    return bool(holder == owner and held_fence == fence and ends_at > now)
+        return None, 0, 0
+    holder, fence, ends_at = json.loads(record.value)
+    return holder, record.version if fence is None else fence, ends_at
+
+
+def _is_held(record: Record | None, owner: str, fence: int, now: int) -> bool:
+    holder, held_fence, ends_at = _read_lock(record)
+    return holder == owner and held_fence == fence and ends_at > now

@@ -39,6 +39,7 @@ from firelock.storage import (
     Upkeep,
     forget_job,
     next_recurring_at,
+    prune_locks,
     prune_rollups,
     selection,
     steps,
@@ -251,6 +252,7 @@ class FileStorage(Storage):
                 if row.ended_at is not None and row.ended_at < now - _DAY:
                     tables.sessions.put(key, None)
             prune_rollups(self, now - 30 * _DAY, limit)
+            prune_locks(self, now - _DAY)
             return len(first)
 
     # ---- what people read --------------------------------------------------------------------------------

@@ -201,6 +201,33 @@ class PruneDuty(StorageFixtures):
 
         assert (1, State.SUCCEEDED) == (pruned, scene.state(ended))
 
+    def test_locks_that_ended_are_forgotten_after_a_day(self, scene: Scene) -> None:
+        """Locks that were released, or ran out, a day ago leave no record; those that are held stay.
+
+        A name that was forgotten goes on with a larger token than any that it had.
+
+        If this fails: a lock for each order is kept for ever, or a late holder passes for the present one.
+        """
+        storage = scene.storage
+        names = [f"order:{number}" for number in range(12)]
+        tokens: dict[str, int] = {}
+        for _ in range(3):
+            tokens = {name: storage.acquire_lock(name, "ada", 60.0) or 0 for name in names}
+            for name in names[:6]:
+                storage.release_lock(name, "ada", tokens[name])
+        held = storage.acquire_lock("held", "ada", 9 * 86_400.0) or 0
+        scene.advance(4 * 3_600)
+        storage.prune(100)
+        scene.advance(86_400)
+
+        storage.prune(100)
+
+        assert {"held"} >= {record.key for record in storage.list_records("lock")}
+        assert storage.renew_lock("held", "ada", held, 60.0)
+        again = {name: storage.acquire_lock(name, "bob", 60.0) or 0 for name in names}
+        assert [] == [name for name in names if again[name] <= tokens[name]]
+        assert [False] * 12 == [storage.renew_lock(name, "ada", tokens[name], 60.0) for name in names]
+
     def test_rollups_are_kept_for_thirty_days(self, scene: Scene) -> None:
         """Rollups of minutes older than 30 days go, younger ones stay.
 
