@@ -204,6 +204,18 @@ def test_a_lost_server_stays_folded(fire, client, serving):
     assert "<form" not in lost
 
 
+def test_a_server_that_stopped_is_told_from_one_that_was_killed(fire, client, serving):
+    """Ended where it said last that it stops, lost where it said nothing of the kind."""
+    fire.storage.end_session(serving("stopped-1", state="stopping"), (), reason="server stopped")
+    fire.storage.end_session(serving("killed-1"), None, reason="its session was lost")
+
+    gone = client.part("/servers", "servers").text.split('id="lost-servers"')[1]
+    rows = {name: next(row for row in gone.split("<tr") if name in row) for name in ("stopped-1", "killed-1")}
+
+    assert ("Ended" in rows["stopped-1"], "Lost" in rows["stopped-1"]) == (True, False)
+    assert ("Ended" in rows["killed-1"], "Lost" in rows["killed-1"]) == (False, True)
+
+
 def test_servers_are_paged(client, serving):
     """24 cards; the next page begins behind the last."""
     for number in range(26):
