@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import enum
+import html
+import re
+from contextlib import closing
 
 import pytest
 
 from firelock import State
+from firelock_dashboard import Dashboard
+from tests.dashboard.asking import Browser
 
 
 class Size(enum.Enum):
@@ -98,6 +103,90 @@ def test_a_form_makes_a_job(client, fire, order):
     assert ("rush", 5, State.SCHEDULED) == (job.queue, job.priority, job.state)
     assert '"gift":true' in job.record().arguments.replace(" ", "")
     assert "task.run" == fire.audit.list().entries[0].action
+
+
+def test_a_job_is_run_again_with_changes(client, fire, order):
+    """Its form holds its arguments and options; what is sent makes a new job that leads back to it."""
+    former = order.using(queue="rush", priority=5).enqueue(7, Size.LARGE, gift=True, notes=["ü"])
+    leads = f"/tasks/run?name=shop.order&amp;from={former.id}"
+    offered = client.get(f"/jobs/{former.id}").text
+
+    form = client.get(f"/tasks/run?name=shop.order&from={former.id}").text
+    sent = dict(re.findall(r'<input[^>]* name="([^"]+)"[^>]* value="([^"]*)"', form))
+    client.post("/tasks/run", {
+        **{name: value for name, value in sent.items() if name in {"name", "from", "queue", "priority"}},
+        "args.number": "8", "args.size": "LARGE", "args.gift": "true", "args.notes": '["ü"]',
+    })  # fmt: skip
+
+    made = next(job for job in fire.jobs.find() if job != former)
+    page = client.get(f"/jobs/{made.id}").text
+    assert leads in offered
+    assert ("7", "rush", "5") == (sent["args.number"], sent["queue"], sent["priority"])
+    assert "<option selected>LARGE</option>" in form
+    assert '["ü"]' in html.unescape(form)
+    expected = '{"number":8,"size":2,"gift":true,"notes":["ü"]}'
+    assert (expected, "rush", 5) == (made.record().arguments, made.queue, made.priority)
+    assert f"run again with changes from {former.id} by local" == made.reason
+    assert f'href="/jobs/{former.id}"' in page
+    assert former.id == fire.audit.list().entries[0].detail["from"]
+    assert State.ENQUEUED is former.refresh().state
+
+
+def test_what_is_hidden_is_entered_anew(client, fire):
+    """A secret among the arguments is not in the form, which cannot be sent without it."""
+
+    @fire.task(name="shop.login")
+    def login(user: str, password: str) -> None: ...
+
+    job = login.enqueue("ada", "hunter2")
+
+    form = client.get(f"/tasks/run?name=shop.login&from={job.id}").text
+
+    assert 'value="ada"' in form
+    assert "hunter2" not in form
+    assert "enter it anew" in form
+    assert "required" in re.search(r'<input[^>]* name="args.password"[^>]*>', form)[0]
+
+
+@pytest.mark.parametrize(("former", "status"), [("gone", 404), ("of another task", 400)])
+def test_another_job_fills_no_form(client, fire, order, former, status):
+    """One that is not stored, or of another task."""
+
+    @fire.task(name="shop.other")
+    def other() -> None: ...
+
+    job_id = "gone" if former == "gone" else other.enqueue().id
+
+    assert status == client.get(f"/tasks/run?name=shop.order&from={job_id}").status
+    sent = {"name": "shop.order", "args.number": "1", "from": job_id}
+    assert status == client.post("/tasks/run", sent).status
+
+
+def test_who_may_not_see_arguments_runs_nothing_again(fire, order):
+    """Neither is it offered nor is the form filled."""
+    job = order.enqueue(7)
+
+    with (
+        closing(Dashboard(fire, auth=lambda request: ["read", "run_task"])) as dashboard,
+        closing(Browser(dashboard)) as client,
+    ):
+        page = client.get(f"/jobs/{job.id}").text
+        answer = client.get(f"/tasks/run?name=shop.order&from={job.id}")
+
+    assert "Run with changes" not in page
+    assert 403 == answer.status
+
+
+def test_a_priority_of_zero_is_a_priority(client, fire):
+    """An empty field means the task's own."""
+
+    @fire.task(name="shop.urgent", priority=9)
+    def urgent() -> None: ...
+
+    for given in ("0", ""):
+        client.post("/tasks/run", {"name": "shop.urgent", "priority": given})
+
+    assert [0, 9] == [job.priority for job in fire.jobs.find(oldest_first=True)]
 
 
 @pytest.mark.parametrize(

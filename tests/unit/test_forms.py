@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import json
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Literal
@@ -141,6 +142,36 @@ def test_a_form_has_every_parameter_in_order_but_the_context(fire):
     assert '{"a":1,"*more":["x"],"**rest":{"z":2}}' == arguments
 
 
+@pytest.mark.parametrize(
+    ("annotation", "value"),
+    [
+        (str, " as it stands "), (str | None, None), (int | None, 5), (bool, False), (float, 2.5),
+        (Colour | None, Colour.BLUE), (Literal["a", 2], 2), (date, date(2026, 11, 25)),
+        (datetime, datetime(2026, 11, 25, 10, tzinfo=UTC)), (Decimal, Decimal("1.50")), (Point, Point(1)),
+        (UUID, UUID("12345678-1234-5678-1234-567812345678")), (list[str], ["ü"]), (Any, "a"), (Any, None),
+    ],
+)  # fmt: skip
+def test_stored_arguments_are_shown_as_the_texts_that_read_as_them(fire, annotation, value):
+    """A form that is filled with a job's arguments and sent as it is makes the same call."""
+    field_of(fire, annotation)
+    stored = json.loads(fire.task_named("one").enqueue(value).record().arguments)
+
+    texts = fire.texts_from_arguments("one", stored)
+
+    assert {"it": value} == fire.arguments_from_text("one", texts)
+
+
+def test_what_no_text_stands_for_is_left_out(fire):
+    """A parameter that is gone, a choice that is none any more; the others are there."""
+
+    @fire.task(name="two")
+    def two(colour: Colour, note: str = "") -> None: ...
+
+    assert {"note": "x"} == fire.texts_from_arguments("two", {"colour": 9, "note": "x", "gone": 1})
+    with pytest.raises(UnknownTask):
+        fire.texts_from_arguments("nobody", {})
+
+
 # ---- reading ---------------------------------------------------------------------------------------------
 
 
@@ -230,14 +261,16 @@ def test_texts_are_enqueued_through_the_ordinary_checks(fire):
     def report(day: date, copies: int = 1) -> None: ...
 
     job = fire.enqueue_text(
-        "report", {"day": "2026-11-25"}, queue="bulk", priority=4, delay=60, tags=["by hand"]
-    )
+        "report", {"day": "2026-11-25"}, queue="bulk", priority=4, delay=60, tags=["by hand"],
+        reason="asked for by ada",
+    )  # fmt: skip
 
     record = job.record()
     assert ('{"day":"2026-11-25"}', "bulk", 4, State.SCHEDULED) == (
         record.arguments, record.queue, record.priority, record.state,
     )  # fmt: skip
     assert ("day:2026-11-25", "by hand") == record.tags
+    assert ["asked for by ada"] == [step.reason for step in job.history()]
     with pytest.raises(ConfigurationError, match="Queue name 'No' is refused"):
         fire.enqueue_text("report", {"day": "2026-11-25"}, queue="No")
     assert "default" == asyncio.run(fire.aenqueue_text("report", {"day": "2026-11-25"})).queue

@@ -81,10 +81,16 @@ class Client:
     # ---- one job -----------------------------------------------------------------------------------------
 
     def create(
-        self, info: TaskInfo, options: CallOptions, args: tuple[object, ...], kwargs: Mapping[str, object]
+        self,
+        info: TaskInfo,
+        options: CallOptions,
+        args: tuple[object, ...],
+        kwargs: Mapping[str, object],
+        reason: str | None = None,
     ) -> Job[Any]:
-        """The call is stored as a job."""
+        """The call is stored as a job; `reason` is what its history says of its creation."""
         job = self._new_job(info, options, args, kwargs)
+        job.reason = reason
         return self._store(job, options.within)
 
     async def acreate(

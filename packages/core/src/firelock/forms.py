@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from firelock.binder import Binder
     from firelock.serializer import JsonValue
 
-__all__ = ["FieldKind", "Parameter", "parameters_of", "typed_arguments"]
+__all__ = ["FieldKind", "Parameter", "parameters_of", "texts_of", "typed_arguments"]
 
 _TRUE: Final = frozenset({"true", "yes", "on", "1"})
 _FALSE: Final = frozenset({"false", "no", "off", "0"})
@@ -129,6 +129,34 @@ def _default_text(binder: Binder, name: str, kind: FieldKind) -> str | None:
     if stored is None:  # no text could be read back as it
         return None
     return stored if isinstance(stored, str) and kind is not FieldKind.JSON else json.dumps(stored)
+
+
+def texts_of(binder: Binder, stored: Mapping[str, JsonValue]) -> dict[str, str]:
+    """Return stored arguments as the texts that `typed_arguments` would read them from.
+
+    Left out is what no text stands for, and what is no parameter any more.
+    """
+    texts = {
+        parameter.name: _stored_text(binder, parameter, stored[parameter.name])
+        for parameter in parameters_of(binder)
+        if parameter.name in stored
+    }
+    return {name: text for name, text in texts.items() if text is not None}
+
+
+def _stored_text(binder: Binder, parameter: Parameter, stored: JsonValue) -> str | None:
+    if stored is None and parameter.is_optional:
+        return ""
+    if parameter.kind is FieldKind.ENUM:
+        try:
+            value = binder.decode_one(parameter.name, stored)
+        except ArgumentError:  # the choice is none any more
+            return None
+        choices = _choices(_without_none(binder.annotations[parameter.name])[0])
+        return next((text for text, choice in choices.items() if choice == value), None)
+    if parameter.kind is FieldKind.JSON or not isinstance(stored, str):
+        return json.dumps(stored, ensure_ascii=False)
+    return stored
 
 
 # ---- reading ---------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from firelock.errors import UnknownTask
-from firelock.forms import Parameter, parameters_of, typed_arguments
+from firelock.forms import Parameter, parameters_of, texts_of, typed_arguments
 from firelock.options import shown
 from firelock.task import TaskInfo, TaskVerbs, task_of
 from firelock.threads import in_thread
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from firelock.client import Client
     from firelock.handle import Job
     from firelock.registry import Registry
+    from firelock.serializer import JsonValue
 
 __all__ = ["NamedTasks"]
 
@@ -40,6 +41,17 @@ class NamedTasks:
         """
         return parameters_of(self.registry.binder(self._info(name)))
 
+    def texts_from_arguments(self, name: str, stored: Mapping[str, JsonValue]) -> dict[str, str]:
+        """Return arguments as a job stores them, by name, as the texts of the task's form.
+
+        Left out is what no text stands for, and what is no parameter of the task any more.
+
+        Raises:
+            UnknownTask: no task of the name is registered in this app.
+            TaskError: an annotation cannot be used.
+        """
+        return texts_of(self.registry.binder(self._info(name)), stored)
+
     def arguments_from_text(self, name: str, values: Mapping[str, str]) -> dict[str, object]:
         """Return a form's texts as typed arguments by name, as `fire.recurring.edit` takes them.
 
@@ -61,10 +73,12 @@ class NamedTasks:
         priority: int | None = None,
         delay: timedelta | float | None = None,
         tags: Sequence[str] | None = None,
+        reason: str | None = None,
     ) -> Job[Any]:
         """A job of a registered task is stored, its arguments read from a form's texts.
 
-        What `arguments_from_text` returns goes through the checks of every enqueue.
+        What `arguments_from_text` returns goes through the checks of every enqueue. `reason` is what its
+        history says of its creation, for people.
 
         Raises:
             UnknownTask: no task of the name is registered in this app.
@@ -76,7 +90,7 @@ class NamedTasks:
         binder = self.registry.binder(info)
         args, kwargs = binder.shape.named_call(typed_arguments(binder, values))
         task = task_of(self._client, info).using(queue=queue, priority=priority, delay=delay, tags=tags)
-        return task.enqueue(*args, **kwargs)
+        return self._client.create(info, task.options, args, kwargs, reason=reason)
 
     async def aenqueue_text(
         self,
@@ -87,11 +101,13 @@ class NamedTasks:
         priority: int | None = None,
         delay: timedelta | float | None = None,
         tags: Sequence[str] | None = None,
+        reason: str | None = None,
     ) -> Job[Any]:
         """Enqueue from texts without blocking the event loop."""
         return await in_thread(
-            self.enqueue_text, name, values, queue=queue, priority=priority, delay=delay, tags=tags
-        )
+            self.enqueue_text, name, values, queue=queue, priority=priority, delay=delay, tags=tags,
+            reason=reason,
+        )  # fmt: skip
 
     def _info(self, name: str) -> TaskInfo:
         info = self.registry.get(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["JobPage"]
 
 
+_MADE_FROM = re.compile(r"(?:copied|run again with changes) from (?P<id>[A-Za-z0-9_-]{1,64})(?: by |$)")
 _CHILDREN = 20
 _PARENTS = 20
 _LOG = 200  # lines at once
@@ -123,6 +125,22 @@ class JobPage:
         """What it returned, as a tree; None where it cannot be shown as one."""
         returned = self.returned
         return None if returned is None or returned.reason is not None else tree(returned.value)
+
+    @property
+    def may_change(self) -> bool:
+        """Tell whether this visitor may run it with changes: its task is here, its arguments in sight."""
+        return (
+            self.visit.may(Permission.RUN_TASK)
+            and isinstance(self.given.value, dict)
+            and self.visit.fire.registry.get(self.job.task) is not None
+        )
+
+    @property
+    def former(self) -> str | None:
+        """The job that it was copied from or runs again with changes, as its first step says."""
+        first = self._history[-1].entry if self._history else None
+        found = _MADE_FROM.match((first.reason if first else None) or "")
+        return found["id"] if found else None
 
     # ---- its life ------------------------------------------------------------------------------------------
 

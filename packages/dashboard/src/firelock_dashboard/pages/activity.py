@@ -89,7 +89,7 @@ _KINDS_OF_FILTERS = {
     "recurring": "recurring", "parent": "job",
 }  # fmt: skip
 _KINDS_OF_DETAILS = {
-    "job": "job", "copy": "job", "ids": "job", "first_ids": "job", "operation": "operation",
+    "job": "job", "copy": "job", "from": "job", "ids": "job", "first_ids": "job", "operation": "operation",
     "server_id": "server", "task": "task", "queue": "queue", "fingerprint": "fingerprint",
 }  # fmt: skip
 

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import attrs
 
-from firelock import ArgumentError, ConfigurationError, ScheduleError, TaskError, UnknownTask
+from firelock import (
+    ArgumentError,
+    ConfigurationError,
+    JobNotFound,
+    ScheduleError,
+    TaskError,
+    UnknownTask,
+)
 from firelock.storage import DURATION_BUCKETS, State
 from firelock_dashboard.access import Permission
 from firelock_dashboard.problems import BadRequest, NotHere
+from firelock_dashboard.redaction import MASK
 from firelock_dashboard.routes import Route
 
 if TYPE_CHECKING:
     from starlette.responses import Response
 
     from firelock import Job, TaskEntry
+    from firelock.storage import JobRecord
     from firelock_dashboard.history import TaskStats
     from firelock_dashboard.visit import Visit
 
@@ -93,19 +104,61 @@ def _durations(visit: Visit, name: str) -> list[tuple[float | None, int]]:
 
 
 def show_form(visit: Visit) -> Response:
-    """The form that makes a job of the task, with the fields that its type hints give."""
-    name = visit.query.required("name", limit=200)
-    return _form(visit, name, {}, "")
+    """The form that makes a job of the task, with the fields that its type hints give.
+
+    `from` names a job whose arguments and options they hold at first.
+    """
+    name, former_id = visit.query.required("name", limit=200), visit.query.maybe("from", limit=200)
+    if former_id is None:
+        return _form(visit, name, {}, "")
+    visit.require(Permission.VIEW_ARGUMENTS)
+    former = _former(visit, name, former_id)
+    values, hidden = _values_of(visit, name, former)
+    return _form(visit, name, values, "", hidden=hidden)
 
 
-def _form(visit: Visit, name: str, values: dict[str, str], problem: str) -> Response:
+def _former(visit: Visit, name: str, job_id: str) -> JobRecord:
+    """Return the job that is to run again with changes.
+
+    Raises:
+        NotHere: it is not stored.
+        BadRequest: it is one of another task.
+    """
+    try:
+        job = visit.fire.jobs.get(job_id).record()
+    except JobNotFound as error:
+        raise NotHere(visit.text("job.gone_one", id=job_id)) from error
+    known = visit.fire.registry.get(job.task)
+    if known is None or known is not visit.fire.registry.get(name):
+        raise BadRequest(visit.text("tasks.other_task", id=job.id, task=name))
+    return job
+
+
+def _values_of(visit: Visit, name: str, job: JobRecord) -> tuple[dict[str, str], list[str]]:
+    """Return what the form holds of the job, and the parameters whose values this page may not show."""
+    info = visit.fire.registry.get(name)
+    stored = visit.arguments_value(job)
+    arguments = stored if isinstance(stored, dict) else {}
+    hidden = [one for one, value in arguments.items() if MASK in json.dumps(value, ensure_ascii=False)]
+    shown = {one: value for one, value in arguments.items() if one not in hidden}
+    values = {f"args.{one}": text for one, text in visit.fire.texts_from_arguments(name, shown).items()}
+    if info is not None and job.queue != info.queue:
+        values["queue"] = job.queue
+    if info is not None and job.priority != info.priority:
+        values["priority"] = str(job.priority)
+    return {**values, "from": job.id}, hidden
+
+
+def _form(
+    visit: Visit, name: str, values: dict[str, str], problem: str, *, hidden: Sequence[str] = ()
+) -> Response:
     task = visit.fire.task_named(name)
     if task is None:
         raise NotHere(visit.text("tasks.not_here", task=name))
     return visit.page(
         "task_run.html", title=visit.text("tasks.run_title", task=name), section="tasks", task=task.info,
         parameters=visit.fire.parameters(name), values=values, problem=problem,
-        status=400 if problem else 200,
+        hidden=hidden, status=400 if problem else 200,
     )  # fmt: skip
 
 
@@ -117,32 +170,42 @@ def run_task(visit: Visit) -> Response:
         for field in visit.form.names()
         if field.startswith("args.")
     }
+    former_id = visit.form.maybe("from", limit=200)
+    former = None if former_id is None else _former(visit, name, former_id).id
     try:
         delay = visit.form.span("delay") or timedelta()
         job = visit.fire.enqueue_text(
             name, values, queue=visit.form.maybe("queue", limit=64), delay=delay or None,
-            priority=visit.form.number("priority", 0, least=-100, most=100) or None,
+            priority=_priority(visit),
+            reason=None if former is None else f"run again with changes from {former} by {visit.who}",
         )  # fmt: skip
     except (ArgumentError, ScheduleError, ConfigurationError, TaskError, BadRequest) as error:
         if visit.wants_json:
             raise BadRequest(str(error)) from error
         kept = {field: visit.form.text(field, limit=100_000) for field in visit.form.names()}
         return _form(visit, name, kept, str(error))
-    visit.audit("task.run", name, job=job.id)
+    visit.audit("task.run", name, job=job.id, **({} if former is None else {"from": former}))
     return visit.done(
         visit.text("tasks.ran", task=name), to=f"/jobs/{job.id}", link=visit.url(f"/jobs/{job.id}")
     )
 
 
+def _priority(visit: Visit) -> int | None:
+    """Return what the form says; None, the task's own, where it says nothing. Zero is a priority."""
+    if visit.form.maybe("priority", limit=10) is None:
+        return None
+    return visit.form.number("priority", 0, least=-100, most=100)
+
+
 ROUTES = (
     Route("GET", "/tasks", Permission.READ, show_tasks, ("q",)),
     Route("GET", "/tasks/view", Permission.READ, show_task, ("name", "span")),
-    Route("GET", "/tasks/run", Permission.RUN_TASK, show_form, ("name",)),
+    Route("GET", "/tasks/run", Permission.RUN_TASK, show_form, ("name", "from")),
     Route(
         "POST",
         "/tasks/run",
         Permission.RUN_TASK,
         run_task,
-        form=("name", "args.", "queue", "delay", "priority"),
+        form=("name", "args.", "queue", "delay", "priority", "from"),
     ),
 )
