@@ -59,11 +59,13 @@ def screens(fire):
         Screen("37-settings", "/settings"),
         Screen("38-extension", "/x/lanes"),
         Screen("40-palette", "/", prepare=_press("Control+k"), is_whole=False),
+        Screen("40-palette-found", "/", prepare=_find("mail"), is_whole=False),
         Screen("41-shortcuts", "/", prepare=_press("?"), is_whole=False),
         Screen("42-confirm", jobs["succeeded"], prepare=_click(".actions .danger"), is_whole=False),
         Screen(
             "43-toast", "/recurring", prepare=_click("tbody form[action$=trigger] button"), is_whole=False
         ),
+        Screen("44-search", "/search?q=mail"),
         Screen("44-no-page", "/nowhere"),
         Screen("45-read-only", "/jobs?state=failed", of="read_only"),
         Screen("46-refused", "/", of="refused"),
@@ -77,6 +79,15 @@ def screens(fire):
 
 def _press(key):
     return lambda page: page.keyboard.press(key)
+
+
+def _find(text):
+    def found(page):
+        page.keyboard.press("Control+k")
+        page.keyboard.insert_text(text)
+        page.locator("#palette-found [role=option]").first.wait_for()
+
+    return found
 
 
 def _click(selector):

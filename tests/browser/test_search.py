@@ -68,6 +68,14 @@ def test_enter_waits_for_what_is_called_so(page):
     page.wait_for_url("**/queues/billing")
 
 
+def test_what_is_called_exactly_so_comes_before_what_begins_so(page):
+    """The queue mail, and not the task shop.mail.send above it."""
+    look_for(page, "mail")
+    page.keyboard.press("Enter")
+
+    page.wait_for_url("**/queues/mail")
+
+
 def test_a_new_text_takes_away_what_another_found(page):
     """Nothing that was found for other letters is left to be opened."""
     found = look_for(page, "nightly")

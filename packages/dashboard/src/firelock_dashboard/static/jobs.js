@@ -153,6 +153,8 @@
     bar.hidden = end !== null;
     if (bar.hasAttribute("max")) bar.value = Math.min(search.looked, bar.max);
     place.querySelector("[data-search-stop]").hidden = end !== null;
+    const at = place.querySelector("[data-search-at]");
+    if (at) at.hidden = !search.next; // all of it is searched: there is no end in between
     const on = place.querySelector("[data-search-on]");
     if (on) {
       on.hidden = end === null || !search.next;

@@ -60,11 +60,13 @@
   };
   // What is called so is opened by Enter; what only holds the text is there to be walked to.
   let hasMoved = false;
+  const isNamed = (option) => option.querySelector(".found").textContent.toLowerCase() === input.value.trim().toLowerCase();
   const chooseBest = () => {
     const all = shown();
     choose(
       all.find((option) => !option.dataset.kind && !isFound(option)) ||
       all.find((option) => option.dataset.kind === "job") ||
+      all.find((option) => "called" in option.dataset && isNamed(option)) ||
       all.find((option) => "called" in option.dataset) || all[0] || null,
     );
   };
