@@ -7,7 +7,8 @@ import re
 
 import pytest
 
-from firelock.failure import describe_failure, failure_of_text, printable
+from firelock.failure import describe_failure, failure_of_text
+from firelock.words import printable
 
 
 class PaymentRefused(Exception):

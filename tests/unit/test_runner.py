@@ -607,6 +607,22 @@ def test_a_retry_decision_sees_the_decoded_arguments(make_app):
     assert State.FAILED is ended.transition.to
 
 
+@pytest.mark.parametrize(
+    "ask",
+    [
+        RetryDecision.fail,
+        RetryDecision.delete,
+        lambda text: RetryDecision.retry(reason=text),
+        lambda text: RetryDecision.snooze(1, reason=text),
+        lambda text: Snooze(1, text),
+    ],
+    ids=["fail", "delete", "retry", "snooze", "Snooze"],
+)
+def test_a_reason_is_text_that_every_storage_takes(ask):
+    """NULs and lone surrogates, which an error's text may have, are made visible and lose no job its end."""
+    assert "a\\0b\\ud800ş" == ask("a\0b\ud800ş").reason
+
+
 def proposing(found):
     """A plugin that notes what the policies would do, and says nothing."""
 

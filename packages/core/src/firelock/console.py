@@ -9,9 +9,9 @@ from collections import defaultdict
 from collections.abc import Callable
 
 from firelock.errors import StorageUnavailable
-from firelock.failure import printable
 from firelock.job import LogLine, Progress
 from firelock.storage import Storage
+from firelock.words import printable
 
 __all__ = ["LEVELS", "Console", "check_level", "check_progress"]
 

@@ -9,8 +9,9 @@ import traceback
 from pathlib import Path
 
 from firelock.job import ErrorInfo
+from firelock.words import printable
 
-__all__ = ["describe_failure", "failure_of_text", "printable"]
+__all__ = ["describe_failure", "failure_of_text"]
 
 _MESSAGE_LIMIT = 1_000
 _TRACEBACK_LIMIT = 16 * 1024
@@ -62,11 +63,6 @@ def _message(error: BaseException) -> str:
         return printable(str(error))
     except BaseException as broken:  # noqa: BLE001 - an exception may do anything in __str__
         return f"(its message cannot be read: {type(broken).__name__})"
-
-
-def printable(text: str) -> str:
-    """Return the text with lone surrogates and NULs made visible, since no storage takes them."""
-    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
 
 
 def _cut(text: str, limit: int) -> str:

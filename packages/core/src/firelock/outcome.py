@@ -8,6 +8,7 @@ import attrs
 
 from firelock.job import ClaimedJob
 from firelock.lifecycle import Transition
+from firelock.words import printable
 
 __all__ = ["JobCancelled", "Settled", "Snooze"]
 
@@ -37,7 +38,7 @@ class Snooze:
     """
 
     after: timedelta = attrs.field(converter=_to_span)  # a number is seconds
-    reason: str = "snoozed"
+    reason: str = attrs.field(default="snoozed", converter=printable)
 
 
 class JobCancelled(BaseException):

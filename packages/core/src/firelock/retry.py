@@ -14,6 +14,7 @@ import attrs
 
 from firelock.errors import ConfigurationError
 from firelock.job import ClaimedJob
+from firelock.words import printable
 
 __all__ = [
     "DEFAULT_WAITS",
@@ -64,7 +65,8 @@ class RetryDecision:
 
     kind: DecisionKind
     after: timedelta | None = None  # the wait until the next run: retry (None is at once) and snooze only
-    reason: str | None = None  # for people, in the job's history; None leaves the words to the server
+    reason: str | None = attrs.field(default=None, converter=attrs.converters.optional(printable))
+    """For people, in the job's history; None leaves the words to the server."""
 
     @classmethod
     def retry(cls, after: Span | None = None, *, reason: str | None = None) -> Self:
@@ -390,8 +392,7 @@ def describe_error(error: BaseException) -> str:
     except BaseException as broken:  # noqa: BLE001 - an exception may do anything in __str__
         message = f"(its message cannot be read: {type(broken).__name__})"
     # Cut first, since a message may have any size; lone surrogates and NULs are what storages refuse.
-    words = " ".join(message[: 2 * _MESSAGE_LIMIT].split())
-    words = words.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
+    words = printable(" ".join(message[: 2 * _MESSAGE_LIMIT].split()))
     if len(words) > _MESSAGE_LIMIT:
         words = f"{words[: _MESSAGE_LIMIT - 1]}…"
     return f"{type(error).__name__}: {words}" if words else type(error).__name__

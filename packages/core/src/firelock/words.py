@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-__all__ = ["age", "clock_time", "isoformat", "shorten", "span"]
+__all__ = [
+    "age",
+    "clock_time",
+    "isoformat",
+    "printable",
+    "shorten",
+    "span",
+]
 
 _SECOND = 1_000_000
 _UNITS = ((86_400, "d"), (3_600, "h"), (60, "m"))
 _TENTH, _FEW = 0.1, 10
+
+
+def printable(text: str) -> str:
+    """Return the text with lone surrogates and NULs made visible, since no storage takes them."""
+    return str(text).encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
 
 
 def shorten(text: str, limit: int) -> str:
