@@ -125,6 +125,11 @@ class Scene:
         assert record is not None, f"job {job_id} is not stored"
         return record
 
+    def found(self, where: JobFilter, *, limit: int = 100, oldest_first: bool = False) -> list[str]:
+        """Return the ids of a whole list; where a storage looks for what is rare, its pages may be short."""
+        walked = pages(self.storage, where, limit, oldest_first=oldest_first)
+        return [job.id for page in walked for job in page]
+
     def state(self, job_id: str) -> State:
         """Return the job's state."""
         return self.record(job_id).state

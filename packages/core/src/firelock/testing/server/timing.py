@@ -49,7 +49,7 @@ class TimingDuty(ServerFixtures):
         eventually(lambda: len(set(instants)) >= 3)
         stage.app.recurring.remove("tick")
 
-        jobs = stage.app.jobs.find(recurring="tick", limit=500).jobs
+        jobs = list(stage.app.jobs.iterate(recurring="tick"))
         eventually(lambda: all(stage.record(job).state is State.SUCCEEDED for job in jobs))
         assert len(set(instants)) == len(instants)
         assert len(instants) == len(jobs)

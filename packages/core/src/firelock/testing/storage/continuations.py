@@ -363,6 +363,6 @@ class ContinuationDuty(StorageFixtures):
         scene.settle(deletes(parent))
         scene.storage.release(10)
 
-        page = scene.storage.find(JobFilter(parent_id=parent), limit=10)
+        found = scene.found(JobFilter(parent_id=parent))
 
-        assert children == {job.id for job in page.jobs}
+        assert children == set(found)

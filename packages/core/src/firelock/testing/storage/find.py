@@ -16,12 +16,6 @@ from firelock.testing.storage.subject import StorageFixtures
 __all__ = ["FindDuty"]
 
 
-def _found(scene: Scene, where: JobFilter, *, oldest_first: bool = False, limit: int = 100) -> list[str]:
-    """Return the ids of the whole list; where a storage looks for what is rare, pages may be short."""
-    walked = pages(scene.storage, where, limit, oldest_first=oldest_first)
-    return [job.id for page in walked for job in page]
-
-
 def _walk(scene: Scene, where: JobFilter, limit: int, *, oldest_first: bool = False) -> list[list[str]]:
     walked = pages(scene.storage, where, limit, oldest_first=oldest_first)
     return [[job.id for job in page] for page in walked]
@@ -53,8 +47,8 @@ class FindDuty(StorageFixtures):
         stamps = [STAMP + second * SECOND for second in (30, 10, 20)]
         third, first, second = (scene.add(created_at=stamp) for stamp in stamps)
 
-        assert [third, second, first] == _found(scene, JobFilter())
-        assert [first, second, third] == _found(scene, JobFilter(), oldest_first=True)
+        assert [third, second, first] == scene.found(JobFilter())
+        assert [first, second, third] == scene.found(JobFilter(), oldest_first=True)
 
     def test_jobs_of_a_state_are_in_order_of_their_change(self, scene: Scene) -> None:
         """With a state the order is that in which the jobs came into it.
@@ -71,8 +65,8 @@ class FindDuty(StorageFixtures):
             scene.settle(end)
 
         expected = [runs[0].id, runs[2].id, runs[1].id]
-        assert expected == _found(scene, JobFilter(state=State.SUCCEEDED))
-        assert expected[::-1] == _found(scene, JobFilter(state=State.SUCCEEDED), oldest_first=True)
+        assert expected == scene.found(JobFilter(state=State.SUCCEEDED))
+        assert expected[::-1] == scene.found(JobFilter(state=State.SUCCEEDED), oldest_first=True)
 
     def test_equal_instants_are_in_order_of_id(self, scene: Scene) -> None:
         """Jobs of one instant are ordered by id, in the direction of the list.
@@ -81,8 +75,8 @@ class FindDuty(StorageFixtures):
         """
         ids = sorted(scene.add_many(9, created_at=STAMP + 5))
 
-        assert ids[::-1] == _found(scene, JobFilter())
-        assert ids == _found(scene, JobFilter(), oldest_first=True)
+        assert ids[::-1] == scene.found(JobFilter())
+        assert ids == scene.found(JobFilter(), oldest_first=True)
         assert [ids[6:][::-1], ids[3:6][::-1], ids[:3][::-1]] == _walk(scene, JobFilter(), 3)
 
     @pytest.mark.parametrize("field", ["task", "queue", "tag", "recurring_id", "server", "fingerprint"])
@@ -102,8 +96,8 @@ class FindDuty(StorageFixtures):
                 found[value] = scene.add(**fields)
         value = "host:mail" if field == "server" else "mail"
 
-        assert [found["mail"]] == _found(scene, JobFilter(**{field: value}))  # type: ignore[arg-type]
-        assert [] == _found(scene, JobFilter(**{field: "mail%"}))  # type: ignore[arg-type]
+        assert [found["mail"]] == scene.found(JobFilter(**{field: value}))  # type: ignore[arg-type]
+        assert [] == scene.found(JobFilter(**{field: "mail%"}))  # type: ignore[arg-type]
 
     def test_a_prefix_finds_ids(self, scene: Scene) -> None:
         """An id's beginning is enough to find it; the text is no pattern.
@@ -113,13 +107,13 @@ class FindDuty(StorageFixtures):
         ids = scene.add_many(5)
         whole = ids[3]
 
-        assert [whole] == _found(scene, JobFilter(id_prefix=whole))
-        assert set(ids) >= {whole} == set(_found(scene, JobFilter(id_prefix=whole[:-1]))) & {whole}
-        assert [one for one in ids[::-1] if one.startswith(ids[0][:8])] == _found(
-            scene, JobFilter(id_prefix=ids[0][:8])
+        assert [whole] == scene.found(JobFilter(id_prefix=whole))
+        assert set(ids) >= {whole} == set(scene.found(JobFilter(id_prefix=whole[:-1]))) & {whole}
+        assert [one for one in ids[::-1] if one.startswith(ids[0][:8])] == scene.found(
+            JobFilter(id_prefix=ids[0][:8])
         )
-        assert [] == _found(scene, JobFilter(id_prefix="%"))
-        assert [] == _found(scene, JobFilter(id_prefix=whole[1:]))
+        assert [] == scene.found(JobFilter(id_prefix="%"))
+        assert [] == scene.found(JobFilter(id_prefix=whole[1:]))
 
     def test_every_filter_has_to_match(self, scene: Scene) -> None:
         """Fields of a filter narrow each other.
@@ -134,7 +128,7 @@ class FindDuty(StorageFixtures):
 
         where = JobFilter(state=State.ENQUEUED, queue="mail", task="send", tag="eu")
 
-        assert [wanted] == _found(scene, where)
+        assert [wanted] == scene.found(where)
 
     def test_retrying_is_a_view(self, scene: Scene) -> None:
         """`is_retrying` finds the scheduled jobs with retries, or all others.
@@ -147,8 +141,8 @@ class FindDuty(StorageFixtures):
         scheduled = scene.schedule(3_600)
         ended = scene.settle(fails(scene.run(holder, scene.settle(retries(scene.run(holder))))))
 
-        assert [retrying] == _found(scene, JobFilter(is_retrying=True))
-        assert {snoozed, scheduled, ended} == set(_found(scene, JobFilter(is_retrying=False)))
+        assert [retrying] == scene.found(JobFilter(is_retrying=True))
+        assert {snoozed, scheduled, ended} == set(scene.found(JobFilter(is_retrying=False)))
 
     def test_scheduled_jobs_are_listed_in_order_of_when_they_are_due(self, scene: Scene) -> None:
         """A filter by due finds scheduled jobs alone; the soonest, or the last, comes first.
@@ -161,10 +155,10 @@ class FindDuty(StorageFixtures):
 
         by_due = JobFilter(state=State.SCHEDULED, by_due=True)
 
-        assert [soon, retrying, late, later] == _found(scene, by_due, oldest_first=True)
-        assert [later, late, retrying, soon] == _found(scene, by_due)
-        assert [soon, retrying, late, later] == _found(scene, JobFilter(by_due=True), oldest_first=True)
-        assert [] == _found(scene, JobFilter(state=State.ENQUEUED, by_due=True))
+        assert [soon, retrying, late, later] == scene.found(by_due, oldest_first=True)
+        assert [later, late, retrying, soon] == scene.found(by_due)
+        assert [soon, retrying, late, later] == scene.found(JobFilter(by_due=True), oldest_first=True)
+        assert [] == scene.found(JobFilter(state=State.ENQUEUED, by_due=True))
 
     def test_a_filter_by_due_narrows_like_any_other(self, scene: Scene) -> None:
         """Its other fields hold, and its window of time is that of the instants at which jobs are due.
@@ -184,8 +178,8 @@ class FindDuty(StorageFixtures):
 
         for where in (JobFilter(queue="mail"), JobFilter(task="send"), JobFilter(tag="eu")):
             within = attrs.evolve(where, by_due=True, since=due[1], until=due[3], is_retrying=False)
-            assert ids[1:3] == _found(scene, within, oldest_first=True)
-        assert [ended] == _found(scene, JobFilter(by_due=True, is_retrying=True, queue="default"))
+            assert ids[1:3] == scene.found(within, oldest_first=True)
+        assert [ended] == scene.found(JobFilter(by_due=True, is_retrying=True, queue="default"))
 
     @pytest.mark.parametrize("oldest_first", [False, True])
     def test_pages_by_due_show_each_job_once(self, scene: Scene, oldest_first: bool) -> None:
@@ -215,8 +209,8 @@ class FindDuty(StorageFixtures):
         for place, job_id in enumerate(ids):
             scene.settle(deletes(job_id, at=STAMP + 100 - place))
 
-        created = _found(scene, JobFilter(since=STAMP + 1, until=STAMP + 3))
-        changed = _found(scene, JobFilter(state=State.DELETED, since=STAMP + 97, until=STAMP + 99))
+        created = scene.found(JobFilter(since=STAMP + 1, until=STAMP + 3))
+        changed = scene.found(JobFilter(state=State.DELETED, since=STAMP + 97, until=STAMP + 99))
 
         assert ([ids[2], ids[1]], [ids[2], ids[3]]) == (created, changed)
 

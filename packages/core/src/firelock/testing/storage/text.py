@@ -65,7 +65,7 @@ class TextDuty(StorageFixtures):
                 scene.add(task=other, tags=(other,), recurring_id=other)
 
         for where in (JobFilter(task=text), JobFilter(tag=text), JobFilter(recurring_id=text)):
-            assert [wanted] == [job.id for job in scene.storage.find(where, limit=10).jobs], where
+            assert [wanted] == scene.found(where), where
 
     @pytest.mark.parametrize("text", ODD_TEXTS.values(), ids=ODD_TEXTS)
     def test_odd_text_names_one_small_thing(self, scene: Scene, text: str) -> None:
@@ -115,7 +115,7 @@ class TextDuty(StorageFixtures):
         for job_id, of_job, name in zip(ids, tags, names, strict=True):
             assert of_job == scene.record(job_id).tags
             for where in (JobFilter(tag=of_job[-1]), JobFilter(recurring_id=name)):
-                assert [job_id] == [job.id for job in storage.find(where, limit=10).jobs]
+                assert [job_id] == scene.found(where)
 
     def test_arguments_keep_their_exact_text(self, scene: Scene) -> None:
         """Arguments come back byte for byte: no reordering of keys, no other spelling of numbers.
