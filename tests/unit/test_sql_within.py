@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
-from firelock import ConfigurationError, Firelock
+from firelock import ConfigurationError, Firelock, JobNotCommitted
 from firelock.storage import Edge, JobNotFound, NewJob, State, StorageUnavailable
 from firelock.testing import Handles, Scene
 from firelock_sql.sqlite.opening import open_sqlite
@@ -64,6 +64,21 @@ def test_a_session_decides_over_its_jobs(scene, engine, is_committed):
         orders = connection.execute(text("select count(*) from orders")).scalar_one()
     assert [True] == answers
     assert (int(is_committed), int(is_committed)) == (orders, stored(scene))
+
+
+def test_a_handle_says_that_its_transaction_may_have_been_rolled_back(scene, engine):
+    """Whoever is sent to commit what was rolled back would look for a mistake that is none."""
+    with Firelock(scene.storage) as fire, Session(engine) as session:
+        task = fire.task(name="mail")(lambda: None)
+        gone = task.using(within=session).enqueue()
+        session.rollback()
+        kept = task.using(within=session).enqueue()
+        session.commit()
+
+        with pytest.raises(JobNotCommitted, match="has not committed, or was rolled back"):
+            gone.refresh()
+
+        assert State.ENQUEUED is kept.refresh().state
 
 
 @pytest.mark.parametrize("is_committed", [True, False])
