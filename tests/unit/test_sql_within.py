@@ -377,6 +377,61 @@ def test_a_program_of_one_thread_waits_for_nobody_else(path):
     assert "this thread waits for its own transaction" in said.stdout
 
 
+AMONG_THREADS = """
+import sys, threading
+from firelock import Firelock, StorageUnavailable
+
+over = threading.Event()
+threading.Thread(target=over.wait, daemon=True).start()
+fire = Firelock(f"sqlite:///{sys.argv[1]}?busy_timeout=600")
+ship = fire.task(name="ship")(lambda: None)
+ship.enqueue()
+
+def told():
+    try:
+        ship.enqueue()
+    except StorageUnavailable as error:
+        print(error)
+    over.set()
+"""
+
+SCOPED = """
+from sqlalchemy import create_engine, text
+from sqlalchemy.orm import scoped_session, sessionmaker
+
+class Database:
+    def __init__(self):
+        self.session = scoped_session(sessionmaker(create_engine(f"sqlite:///{sys.argv[1]}")))
+
+db = Database()
+db.session.execute(text("create table sold (id integer)"))
+db.session.execute(text("insert into sold values (1)"))
+told()
+"""
+
+DJANGO = """
+from django.conf import settings
+settings.configure(DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": sys.argv[1]}})
+from django.db import connection, transaction
+
+with transaction.atomic():
+    connection.cursor().execute("create table sold (id integer)")
+    told()
+"""
+
+
+@TELLS_LOCKS
+@pytest.mark.parametrize("program", [SCOPED, DJANGO], ids=["scoped session", "Django"])
+def test_a_transaction_that_a_framework_keeps_for_the_thread_is_found(path, program):
+    """No function holds it, and other threads are there."""
+    said = subprocess.run(
+        [sys.executable, "-c", AMONG_THREADS + program, str(path)], env=unmeasured(), capture_output=True,
+        text=True, timeout=60, check=True,
+    )  # fmt: skip
+
+    assert "this thread waits for its own transaction" in said.stdout
+
+
 @TELLS_LOCKS
 def test_another_thread_s_transaction_is_waited_for_and_told_of(make_app, engine, caplog):
     """It may end at any time: the log names it after a second, and the job is stored when it has."""

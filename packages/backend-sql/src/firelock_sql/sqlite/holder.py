@@ -13,7 +13,9 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from sqlalchemy import Connection
@@ -46,29 +48,56 @@ def is_written_here(path: Path) -> bool | None:
 
 
 def is_own_transaction(path: Path) -> bool:
-    """Tell whether this very thread keeps a transaction on the file open, which its calls hold in sight.
+    """Tell whether this very thread keeps a transaction on the file open, which can be found.
 
-    Looked at are the variables of all calls under way here, and the attributes of those. A program without
+    Looked at are the variables of all calls under way here, with the attributes of those; what their modules
+    have of sessions that belong to a thread each; and Django's connections of this thread. A program without
     other threads has nobody else who could write.
     """
     if threading.active_count() == 1:
         return True
+    found = chain(_in_sight(), _scoped_sessions(), _of_django())
     return any(
-        driver.in_transaction and _is_on(driver, path) for value in _in_sight() for driver in _drivers(value)
+        driver.in_transaction and _is_on(driver, path) for value in found for driver in _drivers(value)
     )
 
 
-def _in_sight() -> Iterator[object]:
-    frame = sys._getframe(1)  # noqa: SLF001 - documented, and the only way to one's own calls
-    seen: set[int] = set()
+def _frames() -> Iterator[FrameType]:
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - documented, and the only way to one's calls
     while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+def _in_sight() -> Iterator[object]:
+    seen: set[int] = set()
+    for frame in _frames():
         for value in list(frame.f_locals.values()):
-            if id(value) in seen:
-                continue
-            seen.add(id(value))
-            yield value
-            yield from list(_attributes(value).values())
-        frame = frame.f_back  # type: ignore[assignment]  # None at the end
+            if id(value) not in seen:
+                seen.add(id(value))
+                yield value
+                yield from list(_attributes(value).values())
+
+
+def _scoped_sessions() -> Iterator[object]:
+    """Yield the sessions that this thread has of registries such as Flask-SQLAlchemy's `db.session`."""
+    orm = sys.modules.get("sqlalchemy.orm")
+    if orm is None:
+        return
+    modules = {id(frame.f_globals): frame.f_globals for frame in _frames()}
+    for variables in modules.values():
+        for value in list(variables.values()):
+            for one in (value, *list(_attributes(value).values())):
+                if type(one) is orm.scoped_session and one.registry.has():
+                    yield one.registry()
+
+
+def _of_django() -> Iterator[object]:
+    django = sys.modules.get("django.db")
+    if django is None:
+        return
+    with suppress(Exception):  # it is loaded and not set up
+        yield from [each.connection for each in django.connections.all(initialized_only=True)]
 
 
 def _attributes(value: object) -> dict[str, object]:
