@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from contextlib import closing
 from datetime import timedelta
 
@@ -383,3 +384,78 @@ def test_arguments_are_not_exported_to_who_may_not_see_them(fire, failed):
 def test_a_wrong_export_is_refused(client, query):
     """Before anything is sent."""
     assert 400 == client.get(f"/jobs/export?{query}").status
+
+
+# ---- everything, and how many that is --------------------------------------------------------------------
+
+
+@pytest.fixture
+def ended(fire, send):
+    """Two jobs that have succeeded, and one that waits."""
+    worker = Worker(fire)
+    send.enqueue_many([(1,), (2,)])
+    for _ in range(2):
+        worker.succeed(worker.claim())
+    send.enqueue(3)
+    assert {"succeeded": 2, "enqueued": 1} == {
+        str(state): count for state, count in fire.jobs.counts().by_state.items() if count
+    }
+
+
+@pytest.mark.parametrize("query", ["", "queue=mail", "task=shop.mail.send", "since=2020-01-01T00:00:00Z"])
+def test_no_requeue_of_everything_without_a_state(fire, client, ended, query):
+    """Neither offered nor accepted, by a page or by a program; and told without a word of Python."""
+    page = client.get(f"/jobs?{query}").text
+    refused = [
+        client.get(f"/jobs/all?verb=requeue&{query}"), client.post(f"/jobs/all/requeue?{query}"),
+        client.post("/api/operations", {"verb": "requeue", **dict([query.split("=")] if query else [])}),
+    ]  # fmt: skip
+
+    assert "/jobs/all?verb=requeue" not in page
+    assert [400, 400, 400] == [answer.status for answer in refused]
+    assert {True} == {"Choose a state" in answer.text for answer in refused}
+    assert {False} == {"JobFilter" in answer.text for answer in refused}
+    assert [] == list(fire.operations.list())
+
+
+def test_the_question_counts_by_state(client, ended):
+    """Of a delete that names no state: each state that it meets, with its number."""
+    text = client.get("/jobs/all?verb=delete&task=shop.mail.send").text
+
+    states = re.findall(r'state-icon state-(\w+)"', text.partition("<main")[2].partition("</main>")[0])
+    assert ["enqueued", "succeeded"] == states
+    assert "3 jobs match." in text
+    assert "Type 3 to go on" in text
+
+
+@pytest.mark.parametrize(
+    ("form", "status"),
+    [
+        ({}, 400), ({"counted": "2"}, 400), ({"typed": "2"}, 400), ({"counted": "2", "typed": "3"}, 400),
+        ({"counted": "x", "typed": "x"}, 400), ({"counted": "2", "typed": " 2 "}, 303),
+    ],
+)  # fmt: skip
+def test_what_has_ended_is_met_once_the_number_was_typed(fire, client, ended, form, status):
+    """By the number that was shown; else the question comes again, with the number of now."""
+    answer = client.post("/jobs/all/requeue?state=succeeded", form)
+
+    assert status == answer.status
+    assert (1 if status == 303 else 0) == len(list(fire.operations.list()))
+    if status == 400:
+        assert "Type 2 to go on" in answer.text
+
+
+def test_above_a_thousand_the_number_is_typed(fire, client, send):
+    """Also of what waits; up to a thousand a button will do. Many more by then are asked for again."""
+    send.enqueue_many([(number,) for number in range(1_000)])
+    few = client.get("/jobs/all?verb=delete&state=enqueued").text
+    send.enqueue_many([(number,) for number in range(200)])
+
+    without = client.post("/jobs/all/delete?state=enqueued", {})
+    by_script = client.act("/jobs/all/delete?state=enqueued")
+    long_ago = client.post("/jobs/all/delete?state=enqueued", {"counted": "900", "typed": "900"})
+    typed = client.post("/jobs/all/delete?state=enqueued", {"counted": "1200", "typed": "1,200"})
+
+    assert "to go on" not in few
+    assert (400, 400, 303) == (without.status, long_ago.status, typed.status)
+    assert "1200" in by_script.json()["message"]

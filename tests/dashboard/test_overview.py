@@ -67,7 +67,7 @@ def test_the_first_job_is_announced_where_it_was_awaited(client, task):
     """The page that teaches says when the first job is there."""
     before = client.part("/", "first").text
     task.enqueue(1)
-    client.app._forget()  # noqa: SLF001
+    client.app.forget()
 
     assert ("", True) == (before, "The first job is here." in client.part("/", "first").text)
 

@@ -21,8 +21,13 @@ from firelock.memory import MemoryStorage
 
 
 class Contested(MemoryStorage):
+    looks = 0
+
     def find(self, where, **page):
         found = super().find(where, **page)
+        self.looks += 1
+        if self.looks == 1:  # the number is looked at first
+            return found
         fire.jobs.requeue([job.id for job in found.jobs[1:]])
         return found
 
@@ -371,10 +376,38 @@ def test_delete_all_walks_every_page(capsys, app):
     app.add.enqueue_many([(number,) for number in range(1_100)])
     kept = app.add.using(queue="other").enqueue(0)
 
-    ran = command(capsys, app, "delete", "--all", "--queue", "default")
+    ran = command(capsys, app, "delete", "--all", "--queue", "default", "--expect", "1100")
 
     assert ran.out == "1,100 jobs deleted.\n"
     assert states(app, [kept]) == ["enqueued"]
+
+
+def test_above_a_thousand_jobs_a_number_is_expected(capsys, app):
+    """Of more than were expected none is touched; what a dry run counts can be said."""
+    jobs = app.add.enqueue_many([(number,) for number in range(1_002)])
+    words = ("delete", "--all", "--queue", "default")
+
+    refused = [command(capsys, app, *words), command(capsys, app, *words, "--expect", "1001")]
+
+    assert [2, 2] == [ran.code for ran in refused]
+    assert "More than 1,000 jobs would be deleted; none was." in refused[0].error
+    assert states(app, jobs[:1]) == ["enqueued"]
+    assert command(capsys, app, *words, "--dry-run").out == "1,002 jobs would be deleted.\n"
+    assert command(capsys, app, *words, "--expect", "1002").out == "1,002 jobs deleted.\n"
+
+
+def test_what_has_ended_well_is_met_by_its_number(capsys, app):
+    """A requeue of what was deleted names how many; one of failed jobs needs no number."""
+    jobs = app.add.enqueue_many([(number,) for number in range(3)])
+    command(capsys, app, "delete", *(job.id for job in jobs))
+    words = ("requeue", "--all", "--state", "deleted")
+
+    refused = command(capsys, app, *words)
+    done = command(capsys, app, *words, "--expect", "3")
+
+    assert (2, "") == (refused.code, refused.out)
+    assert "--expect 3" in refused.error
+    assert done.out == "3 jobs requeued.\n"
 
 
 def test_delete_all_passes_over_what_is_deleted(capsys, app):
@@ -401,7 +434,18 @@ def test_what_changes_meanwhile_is_left_alone(capsys, tmp_path):
     """A job that another operator has requeued between look and change is counted as refused."""
     (tmp_path / "rivals.py").write_text(RIVALS)
 
-    ran = run(capsys, "jobs", "requeue", "--all", "--state", "deleted", "--app", f"{tmp_path}/rivals.py:fire")
+    ran = run(
+        capsys,
+        "jobs",
+        "requeue",
+        "--all",
+        "--state",
+        "deleted",
+        "--expect",
+        "3",
+        "--app",
+        f"{tmp_path}/rivals.py:fire",
+    )
 
     assert ran.code == 0
     assert ran.out == "1 job requeued.\n2 had changed meanwhile and were left alone.\n"
@@ -511,7 +555,8 @@ def test_a_person_sees_how_far_a_long_change_is(app, monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr("sys.stderr", terminal)
 
-    code = main(["jobs", "delete", "--all", "--queue", "default", "--storage", app.storage.url])
+    words = ["jobs", "delete", "--all", "--queue", "default", "--expect", "1100"]
+    code = main([*words, "--storage", app.storage.url])
 
     assert code == 0
     assert terminal.getvalue() == ("\rdeleted: 500\x1b[K\rdeleted: 1,000\x1b[K\rdeleted: 1,100\x1b[K\r\x1b[K")
@@ -543,11 +588,11 @@ def test_a_running_job_can_be_deleted(capsys, app):
         (["requeue", "--all"], None),
         (["delete", "--all"], "--all needs a filter"),
         (["delete", "--all", "x"], "takes ids or --all, not both"),
-        (["delete", "x", "--state", "failed"], "takes filters and --dry-run with --all only"),
+        (["delete", "x", "--state", "failed"], "takes filters, --dry-run and --expect with --all only"),
         (["restore", "--all"], "--all needs a filter"),
-        (["restore", "x", "--state", "deleted"], "takes filters and --dry-run with --all only"),
+        (["restore", "x", "--state", "deleted"], "takes filters, --dry-run and --expect with --all only"),
         (["restore", "--all", "--state", "failed"], "takes deleted jobs, not failed ones"),
-        (["delete", "x", "--dry-run"], "takes filters and --dry-run with --all only"),
+        (["delete", "x", "--dry-run"], "takes filters, --dry-run and --expect with --all only"),
     ],
 )
 def test_bulk_changes_are_asked_for_plainly(capsys, app, words, said):

@@ -106,7 +106,7 @@ def test_what_comes_later_is_left_alone(fire):
 @pytest.mark.parametrize(
     ("where", "expected"),
     [
-        (JobFilter(), 5),
+        (JobFilter(queue="bulk"), 5),
         (JobFilter(state=State.FAILED), 2),
         (JobFilter(queue="bulk", state=State.ENQUEUED), 3),
         (JobFilter(queue="nobody"), 0),
@@ -118,7 +118,7 @@ def test_how_much_there_is_to_do_is_told_where_counts_know(fire, where, expected
     """By state and queue alone; nothing is searched for it."""
     fill(fire, 3, failed=2)
 
-    assert expected == fire.operations.start("requeue", where, by="ada").expected
+    assert expected == fire.operations.start("delete", where, by="ada").expected
 
 
 def test_everything_is_never_deleted(watched):
@@ -188,12 +188,27 @@ def test_failed_jobs_are_requeued_oldest_first(fire):
 
 
 def test_what_no_verb_fits_is_skipped(fire):
-    """Without a state the filter also finds jobs that are there already."""
+    """A filter also finds jobs that are there already."""
     fill(fire, 3, failed=2)
+    waiting = attrs.evolve(BULK, state=State.ENQUEUED)
 
-    done = run(fire, fire.operations.start("requeue", BULK, by="ada"))
+    done = run(fire, fire.operations.start("requeue", waiting, by="ada"))
 
-    assert (5, 2, 3) == (done.total_seen, done.changed, done.skipped)
+    assert (3, 0, 3) == (done.total_seen, done.changed, done.skipped)
+
+
+@pytest.mark.parametrize(
+    "where", [JobFilter(), BULK, JobFilter(task="send"), JobFilter(since=0), JobFilter(is_retrying=False)]
+)
+def test_a_requeue_names_a_state(watched, where):
+    """Without one it would run again what has succeeded."""
+    fill(watched, 1)
+
+    with pytest.raises(ConfigurationError, match="without a state"):
+        watched.operations.start("requeue", where, by="ada")
+
+    assert [] == watched.operations.list().operations
+    assert watched.operations.start("requeue", JobFilter(is_retrying=True), by="ada").is_running
 
 
 def test_a_job_that_left_its_state_meanwhile_is_skipped(watched):
@@ -519,7 +534,8 @@ def test_every_filter_comes_back(fire):
     assert None not in fields.values()
 
     for one in [where, *(JobFilter(**{name: value}) for name, value in fields.items())]:
-        started = fire.operations.start("requeue", one, by="ada", contains={"error": "\ud800\x00"})
+        verb = "requeue" if one.state else "delete"
+        started = fire.operations.start(verb, one, by="ada", contains={"error": "\ud800\x00"})
         assert started == fire.operations.get(started.id)
         assert attrs.evolve(one, until=started.where.until) == started.where
 

@@ -90,13 +90,19 @@ class Operations:
                 and message), upper and lower case alike.
 
         Raises:
-            ConfigurationError: the verb is unknown, `contains` names something else, or everything there is
-                would be deleted.
+            ConfigurationError: the verb is unknown, `contains` names something else, everything there is
+                would be deleted, or a requeue names no state.
         """
         chosen, meant = to_choice(Verb, "verb", verb), _filter(where)
         wanted = _contains(contains)
         if chosen is Verb.DELETE and meant == JobFilter() and not wanted:
             message = "An empty filter would delete every job. Give one, as JobFilter(state=State.FAILED)."
+            raise ConfigurationError(message)
+        if chosen is Verb.REQUEUE and meant.state is None and not meant.is_retrying:
+            message = (
+                "A requeue without a state would run again what has succeeded. Give the filter one, as "
+                "JobFilter(state=State.FAILED)."
+            )
             raise ConfigurationError(message)
         who = _text("by", by)
         why = f"{chosen.past} by {who}" if reason is None else _text("reason", reason)

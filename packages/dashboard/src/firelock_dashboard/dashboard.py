@@ -118,7 +118,7 @@ class Dashboard:
         self.version = version("firelock-dashboard")
         self.history = History(fire)
         self.watch = Watch(self)
-        self.runner = Runner(fire, is_allowed=not read_only, on_ended=self._forget)
+        self.runner = Runner(fire, is_allowed=not read_only, on_ended=self.forget)
         self.live = Live(fire, self._count, masked=self.redactor.text, on_changed=self.watch.forget)
         self._counted: tuple[float, Counts] | None = None
         self.framework = framework
@@ -174,7 +174,7 @@ class Dashboard:
             return self._count()
         return counted[1]
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
         """Whoever has just changed something sees it at once."""
         self._counted = None
         self.watch.forget()
@@ -295,7 +295,7 @@ class Dashboard:
             self.runner.resume_once()
             response = visit.finish(route.view(visit))
             if route.is_action:
-                self._forget()
+                self.forget()
             return response
         except RequestProblem as problem:
             return self._refused(visit, problem, route.is_api)

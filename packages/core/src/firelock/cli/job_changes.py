@@ -16,13 +16,15 @@ from firelock.cli.source import connected
 
 if TYPE_CHECKING:
     from firelock.app import Firelock
-    from firelock.storage import Applied, JobFilter
+    from firelock.storage import Applied, JobFilter, JobRecord
 
     Apply = Callable[[Sequence[str]], list[Applied]]
 
 __all__ = ["delete_jobs", "requeue_jobs", "restore_jobs"]
 
 _PAGE = 500
+_MANY = 1_000
+_ENDED = frozenset({"succeeded", "deleted"})
 _REASON = "from the command line"
 
 
@@ -87,8 +89,9 @@ def _check(options: argparse.Namespace, change: _Change) -> None:
         message = f"{what} needs to know which jobs."
         hint = "Give ids, or --all and a filter, as --all --state failed."
         raise Problem(message, hint=hint, code=Exit.USAGE)
-    if not options.is_all and (has_filters(options) or options.dry_run):
-        message = f"{what} takes filters and --dry-run with --all only."
+    given = has_filters(options) or options.dry_run or getattr(options, "expect", None)
+    if not options.is_all and given:
+        message = f"{what} takes filters, --dry-run and --expect with --all only."
         raise Problem(message, hint="Add --all in place of the ids.", code=Exit.USAGE)
 
 
@@ -185,6 +188,8 @@ def _change_all(
     where = filter_of(options, now)
     if where.until is None:
         where = attrs.evolve(where, until=now + 1)  # a job that comes into the state meanwhile is not meant
+    if change is not _RESTORE and not options.dry_run:
+        _check_number(app, where, options, change)
     counted: Counter[str] = Counter(done=0, refused=0, missing=0)
     try:
         for ids in _pages(app, where, change):
@@ -203,15 +208,44 @@ def _change_all(
     return Exit.DONE
 
 
-def _pages(app: Firelock, where: JobFilter, change: _Change) -> Iterator[list[str]]:
+def _check_number(app: Firelock, where: JobFilter, options: argparse.Namespace, change: _Change) -> None:
+    """Whoever means many jobs, or some that have ended well or were deleted, has said how many.
+
+    Raises:
+        Problem: they have not, or there are more.
+    """
+    most = _MANY if options.expect is None else options.expect
+    counted, has_ended = 0, False
+    for page in _found(app, where):
+        meant = [record.state for record in page if record.state not in change.passes_over]
+        counted += len(meant)
+        has_ended = has_ended or not _ENDED.isdisjoint(meant)
+        if counted > most:
+            raise Problem(
+                f"More than {most:,} jobs would be {change.done}; none was.",
+                hint="--dry-run counts them; then give --expect with the number.", code=Exit.USAGE,
+            )  # fmt: skip
+    if has_ended and options.expect is None:
+        raise Problem(
+            f"Some of the {counted:,} jobs have ended well or were deleted; none was {change.done}.",
+            hint=f"Give --state failed, or --expect {counted} where they are meant.", code=Exit.USAGE,
+        )  # fmt: skip
+
+
+def _found(app: Firelock, where: JobFilter) -> Iterator[Sequence[JobRecord]]:
     cursor = None
     while True:
         page = app.storage.find(where, limit=_PAGE, cursor=cursor)
-        if ids := [record.id for record in page.jobs if record.state not in change.passes_over]:
-            yield ids
+        yield page.jobs
         cursor = page.cursor
         if cursor is None:
             return
+
+
+def _pages(app: Firelock, where: JobFilter, change: _Change) -> Iterator[list[str]]:
+    for page in _found(app, where):
+        if ids := [record.id for record in page if record.state not in change.passes_over]:
+            yield ids
 
 
 def _report(screen: Screen, change: _Change, counted: Counter[str], *, is_dry: bool) -> None:

@@ -88,6 +88,12 @@ def _add_changes(group: Commands) -> None:
             "--all", action="store_true", dest="is_all", help="every job that the filters choose"
         )
         parser.add_argument("--dry-run", action="store_true", help="with --all: count them, change nothing")
+    for parser in (requeue, delete):
+        parser.add_argument(
+            "--expect", metavar="N", type=whole(),
+            help="with --all: at most so many; asked for above 1,000, and where some have ended well",
+        )  # fmt: skip
+    for parser in (requeue, delete, restore):
         add_filters(parser)
 
 

@@ -93,10 +93,11 @@ def start_operation(visit: Visit) -> Response:
     if visit.form.maybe("argument", limit=200):  # how many match would tell what the arguments are
         visit.require(Permission.VIEW_ARGUMENTS)
     contains = {name: text for name in ("argument", "error") if (text := visit.form.maybe(name, limit=200))}
+    where = filter_of(visit, is_form=True)
+    if verb == "requeue" and where.state is None and not where.is_retrying:
+        raise BadRequest(visit.text("jobs.all_needs_state"))
     try:
-        operation = visit.fire.operations.start(
-            verb, filter_of(visit, is_form=True), by=visit.who, contains=contains or None
-        )
+        operation = visit.fire.operations.start(verb, where, by=visit.who, contains=contains or None)
     except ConfigurationError as error:
         raise BadRequest(str(error)) from error
     visit.dashboard.runner.start(operation.id)

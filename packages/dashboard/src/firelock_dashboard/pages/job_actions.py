@@ -19,7 +19,7 @@ from firelock_dashboard.filters import LIST_FIELDS
 from firelock_dashboard.problems import BadRequest
 from firelock_dashboard.query import Fields
 from firelock_dashboard.routes import Route
-from firelock_dashboard.searching import count_up_to, every_match
+from firelock_dashboard.searching import SECONDS, count_up_to, every_match
 from firelock_dashboard.visit import Undo
 from firelock_dashboard.words import iso
 
@@ -36,6 +36,9 @@ EXPORTED = 10_000
 _IDS = 500
 _FIRST = 10
 _VERBS = {"requeue": Permission.REQUEUE, "delete": Permission.DELETE}
+_TYPED = ("counted", "typed")
+_MANY = 1_000
+_ENDED = ("succeeded", "deleted")
 _CHOSEN = ("one", "id+")
 _ALL = ("retrying", "state", *LIST_FIELDS)
 _RESTORABLE = frozenset({State.SCHEDULED, State.ENQUEUED, State.FAILED})
@@ -170,17 +173,67 @@ class _Wish:
         listing = Listing.read(visit, is_retrying=visit.query.flag("retrying"))
         if not listing.plan.is_whole:
             raise BadRequest(visit.text("jobs.all_by_selection"))
+        if not listing.may_be_all(verb):
+            raise BadRequest(
+                visit.text("jobs.all_needs_filter" if verb == "delete" else "jobs.all_needs_state")
+            )
         return cls(verb, listing)
+
+    def counted(self, visit: Visit) -> _Counted:
+        """Return how many jobs are meant, by the state that they are in now."""
+        visit.dashboard.forget()  # what is counted for a question is counted now
+        where, total = self.listing.plan.where, self.listing.total
+        if where.state is not None:
+            name = "retrying" if where.is_retrying else str(where.state)
+            count, is_all = (total, True) if total is not None else count_up_to(visit.fire, self.listing.plan)
+            return _Counted(((name, count),) if count else (), is_all)
+        found: list[tuple[str, int]] = []
+        is_whole = True
+        states = [state for state in State if state is not State.DELETED]
+        for state in states:
+            one = attrs.evolve(self.listing.plan, where=attrs.evolve(where, state=state))
+            count, is_all = count_up_to(visit.fire, one, seconds=SECONDS / len(states))
+            is_whole = is_whole and is_all
+            if count:
+                found.append((str(state), count))
+        return _Counted(tuple(found), is_whole)
+
+
+@attrs.frozen
+class _Counted:
+    """How many jobs an action on everything meets."""
+
+    by_state: tuple[tuple[str, int], ...]
+    is_all: bool  # there are no more than these
+
+    @property
+    def total(self) -> int:
+        """How many at least."""
+        return sum(count for _, count in self.by_state)
+
+    @property
+    def is_typed(self) -> bool:
+        """Tell whether the number has to be typed: there are many, or some succeeded or were deleted."""
+        return not self.is_all or self.total > _MANY or any(name in _ENDED for name, _ in self.by_state)
+
+    def is_known(self, seen: str, typed: str) -> bool:
+        """Tell whether what was typed is the number that was shown, and what is there now is about that."""
+        digits = "".join(sign for sign in typed if sign.isdigit())
+        if not (seen.isascii() and seen.isdigit() and digits == seen):
+            return False
+        return self.total <= int(seen) + max(_MANY // 10, int(seen) // 10)
 
 
 def confirm_all(visit: Visit) -> Response:
     """What would be done to how many jobs, and the button that does it."""
     wish = _Wish.read(visit, visit.query.one_of("verb", tuple(_VERBS), "requeue"))
-    total = wish.listing.total
-    count, is_all = count_up_to(visit.fire, wish.listing.plan) if total is None else (total, True)
+    return _ask(visit, wish, wish.counted(visit))
+
+
+def _ask(visit: Visit, wish: _Wish, counted: _Counted, *, problem: str = "") -> Response:
     return visit.page(
         "jobs_all.html", title=visit.text(f"jobs.all_{wish.verb}"), section="jobs", list=wish.listing,
-        count=count, is_all=is_all, verb=wish.verb,
+        counted=counted, verb=wish.verb, problem=problem, status=400 if problem else 200,
         act=visit.url.of(f"/jobs/all/{wish.verb}", {
             "retrying": "1" if wish.listing.chips.is_retrying else None,
             "at": wish.listing.at.isoformat(), **wish.listing.chips.query(),
@@ -201,7 +254,14 @@ def delete_all(visit: Visit) -> Response:
 def _start(visit: Visit, verb: str) -> Response:
     """The operation is stored and begun; the page of operations tells how far it is."""
     wish = _Wish.read(visit, verb)
-    plan = wish.listing.plan
+    plan, counted = wish.listing.plan, wish.counted(visit)
+    if counted.is_typed and not counted.is_known(
+        visit.form.text("counted", limit=20), visit.form.text("typed", limit=20)
+    ):
+        problem = visit.text("jobs.all_not_typed", number=str(counted.total))
+        if visit.wants_json:
+            raise BadRequest(problem)
+        return _ask(visit, wish, counted, problem=problem)
     try:
         operation = visit.fire.operations.start(
             wish.verb, plan.where, by=visit.who, contains=plan.contains or None
@@ -310,7 +370,7 @@ ROUTES = (
     Route("POST", "/jobs/reschedule", Permission.REQUEUE, reschedule, form=(*_CHOSEN, "when")),
     Route("POST", "/jobs/copy", Permission.REQUEUE, copy, form=_CHOSEN),
     Route("GET", "/jobs/all", Permission.READ, confirm_all, ("verb", *_ALL)),
-    Route("POST", "/jobs/all/requeue", Permission.REQUEUE, requeue_all, _ALL),
-    Route("POST", "/jobs/all/delete", Permission.DELETE, delete_all, _ALL),
+    Route("POST", "/jobs/all/requeue", Permission.REQUEUE, requeue_all, _ALL, _TYPED),
+    Route("POST", "/jobs/all/delete", Permission.DELETE, delete_all, _ALL, _TYPED),
     Route("GET", "/jobs/export", Permission.READ, export, ("format", "selected+", *_ALL)),
 )

@@ -230,6 +230,11 @@ class Listing:
         query = self.query() | dict.fromkeys(self.chips.query()) | dict(chip.rest)
         return self.visit.url.of(self.chips.path, query)
 
+    def may_be_all(self, verb: str) -> bool:
+        """Tell whether the verb may be for every job of the list: nothing is run again by a slip."""
+        is_chosen = self.chips.state is not None or self.chips.is_retrying
+        return self.plan.is_whole and (is_chosen or (verb == "delete" and not self.chips.is_bare))
+
     def everything(self, verb: str) -> str:
         """Return the address that asks what is to be done to every job of the list."""
         retrying = "1" if self.chips.is_retrying else None

@@ -69,8 +69,11 @@
 
   // "Everything that matches" is asked again on a page of its own, which says how many jobs that are.
   document.addEventListener("click", (event) => {
-    const button = event.target.closest?.("[data-bulk][data-everything]");
-    if (button && isEverything) { event.preventDefault(); location.href = button.dataset.everything; }
+    const button = event.target.closest?.("[data-bulk]");
+    if (!button || !isEverything) return;
+    event.preventDefault();
+    if (button.dataset.everything) location.href = button.dataset.everything;
+    else firelock.toast(button.dataset.notAll, "note");
   }, true);
 
   document.addEventListener("firelock:acted", () => {
