@@ -12,8 +12,12 @@ from firelock.storage import JobFilter
 from firelock_dashboard import Dashboard
 from tests.dashboard.asking import Browser
 from tests.dashboard.hostile_texts import assert_literal
+from tests.dashboard.worker import Worker
 
 JOB, OTHER = "01a21072-9d46-7c87-a484-8087cf5d557e", "01a21072-9d46-7c87-a484-8087cf5d557f"
+
+
+CAME = re.compile(r"\d+ (?:succeeded|failed again|not over yet|deleted)")
 
 
 @pytest.fixture
@@ -47,6 +51,28 @@ def test_an_operation_is_shown_with_its_filter_and_result(fire, jobs):
     assert "<progress" not in done
     assert "6 changed" in done
     client.close()
+
+
+def test_what_came_of_a_requeue_is_shown(fire, jobs, dashboard, client):
+    """How many succeeded, failed again and are not over: as they end, and for good when all have."""
+    worker = Worker(fire)
+    for _ in jobs:
+        worker.fail(worker.claim())
+    operation = fire.operations.start("requeue", JobFilter(state=State.FAILED), by="ada")
+    fire.operations.run(operation.id)
+    for end in (worker.succeed, worker.succeed, worker.fail):
+        end(worker.claim())
+
+    on_the_way = client.part("/activity", "operations").text
+    for _ in range(3):
+        worker.succeed(worker.claim())
+    dashboard.watch.forget()
+    at_the_end = client.part("/activity", "operations").text
+    told = client.get(f"/api/operations/{operation.id}").json()
+
+    assert ["2 succeeded", "1 failed again", "3 not over yet"] == CAME.findall(on_the_way)
+    assert ["5 succeeded", "1 failed again"] == CAME.findall(at_the_end)
+    assert {"looked_at": 6, "by_state": {"succeeded": 5, "failed": 1}, "missing": 0} == told["outcome"]
 
 
 def test_an_operation_is_cancelled(client, fire, jobs):

@@ -12,7 +12,7 @@ from firelock.errors import ConfigurationError, LockLost, StorageError, StorageU
 from firelock.ids import newest_first_key
 from firelock.job import State
 from firelock.memory import MemoryStorage
-from firelock.operation import Status
+from firelock.operation import Outcome, Status
 from firelock.operations import KEPT, Operations
 from firelock.storage import JobFilter, Page
 from tests.unit.fakes import FailingStorage, Worker
@@ -624,3 +624,66 @@ class Meddler:
             return apply(transitions)
 
         storage.apply = meddled
+
+
+# ---- what came of it -------------------------------------------------------------------------------------
+
+
+def test_what_came_of_a_requeue_is_told_by_its_jobs(fire):
+    """How many succeeded, failed again or have not ended; once all have, it is what it was then."""
+    ids = fill(fire, 0, failed=3)
+    task, worker = fire.task_named("send"), Worker(fire)
+    operation = fire.operations.start("requeue", JobFilter(state=State.FAILED), by="ada")
+    before = fire.operations.outcome(operation.id)
+    run(fire, operation)
+    other = task.enqueue("eve@x")
+
+    waiting = fire.operations.outcome(operation.id)
+    fire.jobs.delete([ids[0]])
+    worker.run(500)
+    ended = fire.operations.outcome(operation.id)
+    fire.jobs.requeue(ids)
+
+    assert before is None
+    assert (Outcome(3, {State.ENQUEUED: 3}), 3) == (waiting, waiting.unended)
+    assert (Outcome(3, {State.DELETED: 1, State.FAILED: 2}), 0) == (ended, ended.unended)
+    assert ended == fire.operations.outcome(operation.id) == fire.operations.get(operation.id).outcome
+    assert State.SUCCEEDED is other.refresh().state
+
+
+def test_a_delete_has_no_outcome(fire):
+    """What is deleted is deleted; an unknown operation is an error."""
+    fill(fire, 2)
+    operation = run(fire, fire.operations.start("delete", BULK, by="ada"))
+
+    assert fire.operations.outcome(operation.id) is None
+    with pytest.raises(ConfigurationError, match="is not stored"):
+        fire.operations.outcome("nobody")
+
+
+def test_of_very_many_jobs_the_first_are_looked_at(fire):
+    """Two thousand of them, in so many reads as that takes."""
+    ids = fill(fire, 2_600)
+    fire.jobs.delete(ids)
+    operation = run(fire, fire.operations.start("requeue", JobFilter(state=State.DELETED), by="ada"))
+
+    outcome = fire.operations.outcome(operation.id)
+
+    assert (2_600, 2_000, 2_000) == (operation.changed, outcome.looked_at, outcome.unended)
+
+
+def test_ids_go_with_their_operation(fire):
+    """What is told of no operation any more is not kept."""
+    fill(fire, 0, failed=1)
+    operation = run(fire, fire.operations.start("requeue", JobFilter(state=State.FAILED), by="ada"))
+    assert [operation.id] == [
+        record.key.partition(":")[0] for record in fire.storage.list_records("operation_ids")
+    ]
+
+    for _ in range(KEPT + 1):
+        fire.storage.clock_offset += 1
+        run(fire, fire.operations.start("delete", JobFilter(queue="none"), by="ada"))
+    fire.operations.start("delete", JobFilter(queue="none"), by="ada")
+
+    assert fire.operations.get(operation.id) is None
+    assert [] == fire.storage.list_records("operation_ids")

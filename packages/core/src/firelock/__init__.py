@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from firelock.job import State
     from firelock.jobs import JobCounts, JobPage
     from firelock.locks import Lock, LockProvider
-    from firelock.operation import Operation
+    from firelock.operation import Operation, Outcome
     from firelock.operators import QueueView, ServerView
     from firelock.outcome import JobCancelled, Settled, Snooze
     from firelock.retry import DecisionKind, Retry, RetryDecision, RetryPolicy
@@ -77,7 +77,7 @@ _HOMES = {
     "job": ("State",),
     "jobs": ("JobCounts", "JobPage"),
     "locks": ("Lock", "LockProvider"),
-    "operation": ("Operation",),
+    "operation": ("Operation", "Outcome"),
     "operators": ("QueueView", "ServerView"),
     "outcome": ("JobCancelled", "Settled", "Snooze"),
     "retry": ("DecisionKind", "Retry", "RetryDecision", "RetryPolicy"),
@@ -130,6 +130,7 @@ __all__ = [
     "Misfire",
     "Operation",
     "Origin",
+    "Outcome",
     "Overlap",
     "Parameter",
     "PartlyApplied",

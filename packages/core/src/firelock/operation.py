@@ -11,13 +11,22 @@ from typing import TYPE_CHECKING, Any, cast
 import attrs
 
 from firelock.clock import from_micros, micros
-from firelock.job import JobRecord, State
+from firelock.job import FINAL_STATES, JobRecord, State
 from firelock.storage import JobFilter
 
 if TYPE_CHECKING:
     from firelock.storage import Record
 
-__all__ = ["FIRST_IDS", "Operation", "Progress", "Status", "Verb", "read_operation", "write_operation"]
+__all__ = [
+    "FIRST_IDS",
+    "Operation",
+    "Outcome",
+    "Progress",
+    "Status",
+    "Verb",
+    "read_operation",
+    "write_operation",
+]
 
 FIRST_IDS = 10
 _INSTANTS = ("started_at", "updated_at", "ended_at")
@@ -52,7 +61,21 @@ class Progress:
     changed: int
     skipped: int
     missing: int
-    ids: tuple[str, ...]
+    ids: tuple[str, ...]  # of those that were changed
+
+
+@attrs.frozen
+class Outcome:
+    """What became of the jobs that an operation requeued; a snapshot, kept once all have ended."""
+
+    looked_at: int  # jobs: the first ones, where there were very many
+    by_state: Mapping[State, int]  # as they are now; states without jobs are left out
+    missing: int = 0  # pruned meanwhile
+
+    @property
+    def unended(self) -> int:
+        """How many wait or run."""
+        return sum(number for state, number in self.by_state.items() if state not in FINAL_STATES)
 
 
 @attrs.frozen
@@ -78,6 +101,7 @@ class Operation:
     missing: int = 0  # pruned meanwhile
     first_ids: tuple[str, ...] = ()  # of the first ten that were changed
     cursor: str | None = None  # of the next page
+    outcome: Outcome | None = None  # of a requeue, once all have ended and somebody has looked
     fence: int = 0  # of the lock of whom runs it, the last one who did
 
     @property
@@ -122,6 +146,10 @@ class Operation:
             cursor=cursor,
         )
 
+    def concluded(self, outcome: Outcome) -> Operation:
+        """Return the operation with what became of its jobs; one that is told stays told."""
+        return self if self.outcome is not None else attrs.evolve(self, outcome=outcome)
+
     def ended(
         self, state: Status, at: datetime, *, error: str | None = None, cancelled_by: str | None = None
     ) -> Operation:
@@ -142,6 +170,8 @@ def write_operation(operation: Operation) -> str:
     }
     for name in _INSTANTS:
         value[name] = None if value[name] is None else micros(value[name])
+    if operation.outcome is not None:
+        value["outcome"] = attrs.asdict(operation.outcome)
     return json.dumps(value)
 
 
@@ -164,6 +194,7 @@ def read_operation(record: Record) -> Operation:
         "where": _filter(where),
         "state": Status(value["state"]),
         "first_ids": tuple(value["first_ids"]),
+        "outcome": _outcome(value.get("outcome")),
     }
     operation = Operation(**fields)
     return _unreadable(operation, sorted(unknown)) if unknown else operation
@@ -175,6 +206,13 @@ def _unreadable(operation: Operation, unknown: list[str]) -> Operation:
         "Upgrade this process, or start it again."
     )
     return operation.ended(Status.FAILED, operation.updated_at, error=error)
+
+
+def _outcome(value: Mapping[str, Any] | None) -> Outcome | None:
+    if value is None:
+        return None
+    by_state = {State(state): number for state, number in value["by_state"].items()}
+    return Outcome(value["looked_at"], by_state, value["missing"])
 
 
 def _filter(value: Mapping[str, Any]) -> JobFilter:

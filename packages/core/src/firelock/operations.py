@@ -5,7 +5,9 @@ What is wanted is stored first; whoever has time runs it, chunk by chunk, under 
 
 from __future__ import annotations
 
+import json
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -17,7 +19,15 @@ from firelock.clock import from_micros
 from firelock.errors import ConfigurationError, LockLost, LockTimeout, StorageError, StorageUnavailable
 from firelock.ids import is_newest_first_key, newest_first_key
 from firelock.job import JobRecord, State
-from firelock.operation import FIRST_IDS, Operation, Progress, Status, Verb, read_operation, write_operation
+from firelock.operation import (
+    Operation,
+    Outcome,
+    Progress,
+    Status,
+    Verb,
+    read_operation,
+    write_operation,
+)
 from firelock.options import shown, to_choice
 from firelock.storage import Applied, JobFilter, Page, Record
 from firelock.threads import in_thread
@@ -33,7 +43,10 @@ KEPT = 200  # ended operations
 PACE = 3.0  # a quarter of its time: workers of a busy SQLite file keep their rate
 JOBS_A_SECOND = 2_500  # at most, where chunks are quick: workers share processors and a Redis with it
 _KIND = "operation"
+_IDS_KIND = "operation_ids"  # of the jobs that one requeued, a record a chunk: by them its outcome is told
+_IDS_KEPT = 2_000  # of an operation: what is told of more is told of the first
 _CHUNK = 500
+_CHUNKS = 200  # that are looked at for an outcome
 _PAGE_LIMIT = 500
 _TEXT_LIMIT = 500
 _CONTAINS = ("argument", "error")
@@ -178,6 +191,43 @@ class Operations:
         """List without blocking the event loop."""
         return await in_thread(self.list, limit, cursor)
 
+    def outcome(self, operation_id: str) -> Outcome | None:
+        """Return what became of the jobs that were requeued; None where none was, or it is no requeue.
+
+        Looks at the first 2,000 of them by their ids, 500 a read, until all have ended; from then on it is
+        what it was then.
+
+        Raises:
+            ConfigurationError: no such operation is stored.
+        """
+        operation = self._stored(operation_id)
+        if operation.outcome is not None or operation.verb is not Verb.REQUEUE or not operation.changed:
+            return operation.outcome
+        chunks = self._chunks(operation_id)
+        ids = [job_id for record in chunks for job_id in json.loads(record.value)]
+        if not ids:
+            return None
+        records = [
+            job
+            for start in range(0, len(ids), _CHUNK)
+            for job in self._client.storage.get(ids[start : start + _CHUNK])
+        ]
+        outcome = Outcome(
+            len(ids), dict(Counter(job.state for job in records if job is not None)), records.count(None)
+        )
+        if operation.is_running or outcome.unended:
+            return outcome
+        return self._change(operation_id, lambda stored: stored.concluded(outcome)).outcome
+
+    async def aoutcome(self, operation_id: str) -> Outcome | None:
+        """Ask for an outcome without blocking the event loop."""
+        return await in_thread(self.outcome, operation_id)
+
+    def _chunks(self, operation_id: str) -> Sequence[Record]:
+        """Return the records of the ids that an operation changed, in order."""
+        found = self._client.storage.list_records(_IDS_KIND, after=f"{operation_id}:", limit=_CHUNKS)
+        return [record for record in found if record.key.startswith(f"{operation_id}:")]
+
     def resumable(self) -> Sequence[Operation]:
         """Return the operations that are not at their end, oldest first."""
         return [operation for operation in reversed([*self._all()]) if operation.is_running]
@@ -255,6 +305,7 @@ class Operations:
                 operation.where, limit=_CHUNK, cursor=operation.cursor, oldest_first=True
             )
             progress = self._apply(operation, page)
+            self._keep_ids(operation, progress.ids)
         except StorageUnavailable:
             raise
         except StorageError as error:
@@ -280,7 +331,15 @@ class Operations:
         changed = [one.job_id for one, result in zip(wanted, results, strict=True) if result.is_applied]
         missing = results.count(Applied.MISSING)
         skipped = len(matching) - len(changed) - missing
-        return Progress(len(page.jobs), len(changed), skipped, missing, tuple(changed[:FIRST_IDS]))
+        return Progress(len(page.jobs), len(changed), skipped, missing, tuple(changed))
+
+    def _keep_ids(self, operation: Operation, ids: Sequence[str]) -> None:
+        """What a requeue changed is written down by its ids; a chunk done again changes none."""
+        if operation.verb is not Verb.REQUEUE or not ids or operation.changed >= _IDS_KEPT:
+            return
+        key = f"{operation.id}:{operation.total_seen:012d}"
+        value = json.dumps(ids[: _IDS_KEPT - operation.changed])
+        self._client.storage.put_record(_IDS_KIND, key, value)
 
     def _transition(self, operation: Operation, job: JobRecord) -> Transition:
         """Return the change, from no state at all where it makes no sense.
@@ -333,6 +392,9 @@ class Operations:
     def _prune(self) -> None:
         ended = [operation.id for operation in self._all() if not operation.is_running]
         for operation_id in ended[KEPT:]:
+            while chunks := self._chunks(operation_id):
+                for record in chunks:
+                    self._client.storage.delete_record(_IDS_KIND, record.key)
             self._client.storage.delete_record(_KIND, operation_id)
 
     def _expected(self, where: JobFilter) -> int | None:

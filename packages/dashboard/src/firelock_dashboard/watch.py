@@ -18,7 +18,7 @@ from firelock_dashboard.causes import Cause, Causes, muted_share, strips
 from firelock_dashboard.health import Snapshot, Trouble, troubles
 
 if TYPE_CHECKING:
-    from firelock import Diagnosis, QueueView
+    from firelock import Diagnosis, Operation, Outcome, QueueView
     from firelock.storage import FailureGroup, Finding
     from firelock_dashboard.dashboard import Dashboard
 
@@ -48,6 +48,7 @@ _WAITS = _Age(4.0, 15.0)
 _TASKS = _Age(15.0, 60.0)
 _GROUPS = _Age(10.0, 60.0)
 _STRIPS = _Age(30.0, 120.0)
+_OUTCOMES = _Age(5.0, 5.0)
 _FINDINGS = _Age(30.0, float("inf"))
 
 
@@ -92,6 +93,13 @@ class Watch:
     def muted(self) -> set[str]:
         """Return the fingerprints of the causes that are muted, about ten seconds old."""
         return self._keep("muted", _GROUPS, lambda: self.remembered.muted(self._now()))
+
+    def outcome(self, operation: Operation) -> Outcome | None:
+        """Return what came of a requeue as far as it is known, about five seconds old."""
+        if operation.outcome is not None or not operation.changed:
+            return operation.outcome
+        operations = self._dashboard.fire.operations
+        return self._keep(f"outcome {operation.id}", _OUTCOMES, lambda: operations.outcome(operation.id))
 
     def diagnosis(self) -> Diagnosis:
         """Return what is right and wrong with the app and its storage, about ten seconds old."""

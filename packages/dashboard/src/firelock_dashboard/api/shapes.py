@@ -11,7 +11,7 @@ import attrs
 from firelock_dashboard.words import iso
 
 if TYPE_CHECKING:
-    from firelock import AuditEntry, Operation, RecurringJob
+    from firelock import AuditEntry, Operation, Outcome, RecurringJob
     from firelock.storage import ErrorInfo, FailureGroup, HistoryEntry, JobRecord, Rollup
     from firelock_dashboard.causes import Cause
     from firelock_dashboard.visit import Visit
@@ -168,6 +168,11 @@ def rollup_json(rollup: Rollup) -> dict[str, Any]:
     return shown
 
 
+def _outcome_json(outcome: Outcome) -> dict[str, Any]:
+    states = {str(state): number for state, number in outcome.by_state.items()}
+    return {"looked_at": outcome.looked_at, "by_state": states, "missing": outcome.missing}
+
+
 def operation_json(operation: Operation) -> dict[str, Any]:
     """Return an operation as far as it has come."""
     shown = attrs.asdict(operation)
@@ -179,6 +184,7 @@ def operation_json(operation: Operation) -> dict[str, Any]:
             name: _at(value) if name in {"since", "until"} else value
             for name, value in attrs.asdict(operation.where).items() if value is not None
         },
+        "outcome": None if operation.outcome is None else _outcome_json(operation.outcome),
         "contains": dict(operation.contains), "first_ids": list(operation.first_ids),
     }  # fmt: skip
 

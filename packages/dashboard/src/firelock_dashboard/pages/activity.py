@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import attrs
@@ -17,12 +17,13 @@ from firelock_dashboard.routes import Route
 if TYPE_CHECKING:
     from starlette.responses import Response
 
-    from firelock import AuditEntry, JsonValue, Operation
+    from firelock import AuditEntry, JsonValue, Operation, Outcome
     from firelock_dashboard.visit import Visit
 
 __all__ = ["ROUTES"]
 
 _OPERATIONS, _ENTRIES = 10, 50
+_OPEN = 3
 
 
 def show_activity(visit: Visit) -> Response:
@@ -37,10 +38,24 @@ def show_activity(visit: Visit) -> Response:
     return visit.page(
         "activity.html", title=visit.text("nav.activity"), section="activity", entries=entries,
         cursor=cursor, operations=lambda: visit.fire.operations.list(limit=_OPERATIONS).operations,
-        described=lambda operation: _described(visit, operation),
+        outcome=_outcomes(visit), described=lambda operation: _described(visit, operation),
         target=lambda entry: Named(entry.target, _target_address(visit, entry)),
         details=lambda entry: list(_details(visit, entry)),
     )  # fmt: skip
+
+
+def _outcomes(visit: Visit) -> Callable[[Operation], Outcome | None]:
+    """Return what tells what came of an operation: it looks at the jobs of the newest three that are open."""
+    open_ones: list[str] = []
+
+    def outcome(operation: Operation) -> Outcome | None:
+        if operation.outcome is None and operation.verb == "requeue":
+            open_ones.append(operation.id)
+            if len(open_ones) > _OPEN:
+                return None
+        return visit.dashboard.watch.outcome(operation)
+
+    return outcome
 
 
 # ---- what is named is a link -------------------------------------------------------------------------------
