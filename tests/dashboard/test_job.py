@@ -13,7 +13,7 @@ import attrs
 import pytest
 
 from firelock import Firelock, State, hookimpl
-from firelock.storage import ErrorInfo, NewJob, Rollup
+from firelock.storage import ErrorInfo, Held, NewJob, Progress, Rollup
 from firelock_dashboard import Dashboard
 from firelock_dashboard.calls import call_of, literal, pieces, summary, tree
 from firelock_dashboard.job_view import JobPage
@@ -194,6 +194,23 @@ def test_progress_is_told_with_rate_and_what_is_left(client, fire, send):
     assert "5 / 10" in text
     assert "half way" in text
     assert "left" in text
+
+
+def test_what_is_said_at_the_start_tells_no_pace(client, fire, send):
+    """Three of ten at once and nothing since is no thousand a second."""
+    job = send.enqueue(1)
+    worker = Worker(fire)
+    claimed = worker.claim(started=False)
+    now = fire.storage.clock()
+    fire.storage.reconcile(worker.holder.session, [Held(claimed.id, claimed.fence, now)])
+    fire.storage.append_logs({}, {job.id: Progress(3.0, 10.0, now + 50)})
+
+    at_once = seen(client.part(f"/jobs/{job.id}", "now"))
+    fire.storage.clock_offset += 20_000_000
+    later = seen(client.part(f"/jobs/{job.id}", "now"))
+
+    assert "/s ·" not in at_once
+    assert "/min · about" in later
 
 
 def test_a_result_is_a_tree(client, fire, send):

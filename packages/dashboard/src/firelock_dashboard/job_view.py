@@ -207,7 +207,9 @@ class JobPage:
         if said is None or started_at is None:
             return None
         seconds = (said.at - started_at).total_seconds()
-        return said.done / seconds if seconds > 0 and said.done > 0 else None
+        if seconds < 1:  # what it said at its start tells nothing of its pace; that nothing came since does
+            seconds = (self.visit.now - started_at).total_seconds()
+        return said.done / seconds if seconds >= 1 and said.done > 0 else None
 
     @property
     def left(self) -> timedelta | None:

@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 _MARGIN_SECONDS, _MARGIN_SHARE = 1.0, 0.02
 _QUICK_RETRY = 0.5
+_FIRST_WAITS = (1.5, 3.0)
 
 
 @attrs.define(eq=False)
@@ -122,14 +123,16 @@ class SessionKeeper:
     # ---- the loop ----------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        wait = self._settings.heartbeat
+        first = list(_FIRST_WAITS)  # at its start a server soon says what it takes: CPU needs two reports
+        wait = min(first.pop(0), self._settings.heartbeat)
         while True:
             with self._condition:
                 if not self._is_over:
                     self._condition.wait(wait * random.uniform(0.8, 1.0))  # noqa: S311 - servers drift apart
                 if self._is_over:
                     return
-            wait = self._settings.heartbeat if self.renew() else min(_QUICK_RETRY, self._settings.heartbeat)
+            pause = first.pop(0) if first else self._settings.heartbeat
+            wait = min(pause if self.renew() else _QUICK_RETRY, self._settings.heartbeat)
 
     def renew(self) -> bool:
         """Every session is renewed and orders are looked for; return whether the storage answered."""
