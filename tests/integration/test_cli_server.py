@@ -236,3 +236,20 @@ def test_jobs_log_alike_in_the_server_and_in_processes_of_their_own(folder, serv
         assert 1 == len(re.findall(f"(?m)^ValueError: boom {place}$", error))
     assert (2 if is_verbose else 0) == len(re.findall(f"(?m)^{stamp} DEBUG shop: in detail$", error))
     assert "topsecret" not in error
+
+
+def test_lines_about_failed_jobs_are_turned_off_in_the_project_s_table(folder, serve):
+    """In the server and in the processes of jobs; what a task logs itself is there."""
+    (folder / "cli_logging.py").write_text(LOGGING)
+    (folder / "pyproject.toml").write_text("[tool.firelock]\nlog_failures = false\n")
+    with Firelock(f"sqlite:///{folder / 'jobs.db'}") as app:
+        server = serve("cli_logging:fire", "--workers", "1")
+        for name in ("here", "apart"):
+            job = app.task(name=f"cli_logging.{name}", remote=True)(lambda word: None).enqueue("x")
+            with pytest.raises(JobFailed):
+                job.result(timeout=DEADLINE)
+
+        _, _, error = stop(server)
+
+    assert "INFO shop: at work apart" in error
+    assert "firelock.jobs" not in error
