@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import expect
 
-LIGHT = 90_000  # bytes
+LIGHT = 65_000  # bytes
 _STREAM = "/live"
 
 
@@ -22,7 +22,7 @@ def weight(response):
 
 @pytest.mark.parametrize("address", ["/", "/jobs"])
 def test_the_first_page_is_light(shop, open_context, address):
-    """At most 90 KB compressed, of all that an empty cache asks for until the page stands."""
+    """At most 65 KB compressed, of all that an empty cache asks for until the page stands."""
     page = open_context(shop).new_page()
     responses = []
     page.on("response", lambda response: responses.append(response))  # noqa: PLW0108 - it is marked

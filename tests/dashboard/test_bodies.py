@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import gzip
 import tracemalloc
+from contextlib import closing
 from itertools import repeat
 
 import pytest
 from starlette.requests import Request
 
+from firelock_dashboard import Dashboard
 from firelock_dashboard.entrance import read_body
 from firelock_dashboard.problems import RequestProblem
-from tests.dashboard.asking import FORM
+from tests.dashboard.asking import FORM, Browser
 
 MEBI = 1024 * 1024
 OWN = {"sec-fetch-site": "same-origin", "content-type": FORM}
@@ -154,3 +156,63 @@ def test_a_slow_body_is_not_waited_for():
     with pytest.raises(RequestProblem, match="did not arrive") as refusal:
         asyncio.run(wait())
     assert 408 == refusal.value.status
+
+
+# ---- what is sent compressed -----------------------------------------------------------------------------
+
+
+def packed_length(answer):
+    """The length of a compressed answer; None where it came as it is."""
+    if answer.header("content-encoding") is None:
+        return None
+    assert str(len(answer.body)) == answer.header("content-length")
+    return len(answer.body)
+
+
+@pytest.mark.parametrize("target", ["/", "/jobs", "/queues?part=nav", "/api/openapi.json"])
+def test_pages_and_parts_are_compressed(client, target):
+    """For who takes gzip; they say so to what keeps answers, and are the same once unpacked."""
+    plain = client.get(target, headers={"sec-fetch-site": "same-origin"})
+    answer = client.get(target, headers={"sec-fetch-site": "same-origin", "accept-encoding": "br, gzip"})
+
+    assert packed_length(plain) is None
+    assert ("Accept-Encoding", "Accept-Encoding") == (plain.header("vary"), answer.header("vary"))
+    assert packed_length(answer) < len(plain.body) / 2
+    assert gzip.decompress(answer.body)[:100] == plain.body[:100]
+
+
+@pytest.mark.parametrize(
+    ("scheme", "site", "is_packed"),
+    [
+        ("http", None, True), ("http", "cross-site", True), ("https", "same-origin", True),
+        ("https", "none", True), ("https", "cross-site", False), ("https", "same-site", False),
+        ("https", None, False), ("https", "Same-Origin", False),
+    ],
+)  # fmt: skip
+def test_over_tls_nobody_elsewhere_causes_a_compressed_answer(fire, scheme, site, is_packed):
+    """Who could choose a part of a page and see its length would else guess the rest of it."""
+    headers = {"accept-encoding": "gzip", "sec-fetch-site": site, "sec-fetch-mode": "navigate"}
+    dashboard = Dashboard(fire, auth=lambda _: "admin")
+    with closing(dashboard), closing(Browser(dashboard)) as browser:
+        answer = browser.get("/jobs", headers=headers, scheme=scheme)
+
+    assert (200, is_packed) == (answer.status, packed_length(answer) is not None)
+
+
+def test_the_length_of_a_compressed_answer_is_off(client):
+    """By a random number of bytes in the header of gzip, which is read by nobody."""
+    headers = {"accept-encoding": "gzip", "sec-fetch-site": "same-origin"}
+
+    answers = [client.get("/api/openapi.json", headers=headers) for _ in range(20)]
+
+    assert 1 == len({gzip.decompress(answer.body) for answer in answers})
+    assert 5 < len({packed_length(answer) for answer in answers})
+
+
+def test_small_answers_and_files_stay_as_they_are(client):
+    """What comes in one packet, what the build has compressed, what a browser saves."""
+    headers = {"accept-encoding": "gzip", "sec-fetch-site": "same-origin"}
+
+    assert packed_length(client.get("/api/jobs/counts", headers=headers)) is None
+    assert packed_length(client.get("/jobs/export", headers=headers)) is None
+    assert packed_length(client.ask("HEAD", "/api/jobs/counts", headers=headers)) is None

@@ -191,6 +191,19 @@ def test_an_unknown_field_is_refused(client, send, query):
     assert (400, []) == (answer.status, rows(answer))
 
 
+def test_the_pill_of_new_rows_asks_for_a_number_alone(client, send):
+    """How many stand before the row that the page has at its top; with a + where it is on another page."""
+    jobs = send.enqueue_many([(number,) for number in range(30)])
+    top = jobs[26].id
+
+    answers = [
+        client.part(f"/jobs?top={top}", "pill"), client.part(f"/jobs?limit=25&top={jobs[0].id}", "pill"),
+        client.part("/jobs?top=0190-gone", "pill"), client.part(f"/jobs?top={jobs[29].id}", "pill"),
+    ]  # fmt: skip
+
+    assert ["3", "25+", "30+", "0"] == [answer.text.strip() for answer in answers]
+
+
 # ---- pages -----------------------------------------------------------------------------------------------
 
 

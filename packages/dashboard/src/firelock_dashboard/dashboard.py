@@ -37,7 +37,7 @@ from firelock_dashboard.live import EventStream, Live
 from firelock_dashboard.problems import Forbidden, NoSession, NotHere, NotLocal, RequestProblem
 from firelock_dashboard.query import Fields
 from firelock_dashboard.redaction import Redactions, Redactor
-from firelock_dashboard.rendering import Pages
+from firelock_dashboard.rendering import Pages, packed
 from firelock_dashboard.routes import Route, Routes
 from firelock_dashboard.runner import Runner
 from firelock_dashboard.table import TABLE
@@ -286,7 +286,10 @@ class Dashboard:
         route, places = found
         body = b"" if route.method == "GET" else await read_body(request)
         visit = Visit(self, request, urls, access=access, places=places, body=body)
-        return await run_in_threadpool(self._viewed, visit, route)
+        return await run_in_threadpool(self._packed, visit, route)
+
+    def _packed(self, visit: Visit, route: Route) -> Response:
+        return packed(visit.request, self._viewed(visit, route), scheme=self.gate.scheme(visit.request))
 
     def _viewed(self, visit: Visit, route: Route) -> Response:
         try:

@@ -4,22 +4,34 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
+import struct
 import time
+import zlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from starlette.responses import JSONResponse, Response
 
 from firelock_dashboard import words
 from firelock_dashboard.access import Permission
+from firelock_dashboard.assets import preferred_encoding
 from firelock_dashboard.icons import icon
 from firelock_dashboard.problems import NotHere
 
 if TYPE_CHECKING:
+    from starlette.requests import Request
+
     from firelock_dashboard.texts import Texts
     from firelock_dashboard.visit import Visit
 
-__all__ = ["Pages", "show_turns", "written_out"]
+__all__ = ["Pages", "packed", "show_turns", "written_out"]
+
+_PACKED = ("text/html", "application/json")
+_WORTH = 1_000  # bytes: less than that comes in one packet anyway
+_EFFORT = 6
+_OFF_AT_MOST = 256  # bytes by which the length of an answer may be off
 
 # By these an address, a name or a line of a log reads as another: gnp.exe as exe.png.
 _TURNS = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -81,6 +93,38 @@ class Pages:
     def render_alone(self, template: str, **values: object) -> str:
         """Return a page that stands alone: it asks neither the storage nor who looks at it."""
         return show_turns(self._environment.get_template(template).render(values))
+
+
+def packed(request: Request, response: Response, *, scheme: str) -> Response:
+    """Return the answer compressed, where its reader takes that and nobody else can have caused it.
+
+    Whoever may choose a text of a page and see the length of what is sent could find out what else is in it,
+    a guess at a time. So over TLS only what the dashboard's own pages ask for, or somebody by hand, is
+    compressed: no page elsewhere can cause that. The length is off by a random number of bytes all the same.
+    """
+    plain = bytes(response.body) if type(response) in {Response, JSONResponse} else b""
+    kind = response.headers.get("content-type", "").partition(";")[0]
+    if len(plain) < _WORTH or kind not in _PACKED or "content-encoding" in response.headers:
+        return response
+    response.headers.add_vary_header("Accept-Encoding")
+    site = request.headers.get("sec-fetch-site", "")
+    accepted = ",".join(request.headers.getlist("accept-encoding"))
+    is_own = scheme != "https" or site in {"same-origin", "none"}
+    if not is_own or preferred_encoding(accepted, ["gzip"]) != "gzip":
+        return response
+    response.body = _gzipped(plain)
+    response.headers["Content-Encoding"] = "gzip"
+    response.headers["Content-Length"] = str(len(response.body))
+    return response
+
+
+def _gzipped(plain: bytes) -> bytes:
+    """Return the gzip form, with a name of random length in its header, which readers pass over."""
+    squeeze = zlib.compressobj(_EFFORT, zlib.DEFLATED, -zlib.MAX_WBITS)
+    name = b"-" * secrets.randbelow(_OFF_AT_MOST)
+    head = b"\x1f\x8b\x08\x08" + bytes(5) + b"\xff" + name + b"\0"
+    check = struct.pack("<LL", zlib.crc32(plain), len(plain) & 0xFFFFFFFF)
+    return head + squeeze.compress(plain) + squeeze.flush() + check
 
 
 def show_turns(html: str) -> str:

@@ -230,6 +230,12 @@ class Listing:
         query = self.query() | dict.fromkeys(self.chips.query()) | dict(chip.rest)
         return self.visit.url.of(self.chips.path, query)
 
+    @property
+    def added(self) -> str:
+        """How many rows stand before the one that a page has at its top; with a + where there may be more."""
+        ids, top = [job.id for job in self.found.jobs], self.visit.query.maybe("top", limit=200)
+        return str(ids.index(top)) if top in ids else f"{len(ids)}+"
+
     def may_be_all(self, verb: str) -> bool:
         """Tell whether the verb may be for every job of the list: nothing is run again by a slip."""
         is_chosen = self.chips.state is not None or self.chips.is_retrying
@@ -397,7 +403,7 @@ def suggest(visit: Visit) -> Response:
 
 
 ROUTES = (
-    Route("GET", "/jobs", Permission.READ, show_jobs, ("q", "state", *LIST_FIELDS)),
-    Route("GET", "/retries", Permission.READ, show_retries, ("q", *LIST_FIELDS)),
+    Route("GET", "/jobs", Permission.READ, show_jobs, ("q", "top", "state", *LIST_FIELDS)),
+    Route("GET", "/retries", Permission.READ, show_retries, ("q", "top", *LIST_FIELDS)),
     Route("GET", "/jobs/suggest", Permission.READ, suggest, ("q", "state", *LIST_FIELDS)),
 )

@@ -223,11 +223,15 @@ firelock.refresh = async (region, force = false) => {
   known.at = performance.now();
   try {
     const address = new URL(region.dataset.from || location.href, location.href);
-    address.searchParams.set("part", region.dataset.live);
+    const instead = force ? null : firelock.instead?.(region); // a smaller question, of which a page knows
+    for (const [name, value] of Object.entries(instead?.query || { part: region.dataset.live })) address.searchParams.set(name, value);
     address.hash = "";
-    const headers = known.version ? { "If-None-Match": known.version } : {};
+    const headers = known.version && !instead ? { "If-None-Match": known.version } : {};
     const response = await fetch(address, { headers, credentials: "same-origin", cache: "no-store" });
-    if (response.status === 200) {
+    if (response.status === 200 && instead) {
+      instead.take(await response.text());
+      firelock.setLive("live");
+    } else if (response.status === 200) {
       known.version = response.headers.get("ETag");
       const text = await response.text();
       if (!force && isUsed(region)) { known.waiting = true; known.version = null; return; }

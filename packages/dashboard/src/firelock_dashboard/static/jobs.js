@@ -88,6 +88,9 @@
   // Rows are changed where they stand; those that left turn grey; new ones wait behind a pill.
 
   let pill = null;
+  let wantsAll = false;
+  let lookedAt = 0; // when the rows came last
+  const WHOLE = 10_000; // milliseconds: while new rows wait, those that stand are looked at so often
   const hidePill = () => { pill?.remove(); pill = null; };
   const swap = async (text) => {
     hidePill();
@@ -118,6 +121,8 @@
 
   firelock.taker = (where, text) => {
     if (!("list" in where.dataset)) return false;
+    lookedAt = performance.now();
+    if (wantsAll) { wantsAll = false; swap(text); return true; }
     const rows = [...where.querySelectorAll("tbody tr[id]")];
     const page = new DOMParser().parseFromString(text, "text/html");
     const fresh = new Map([...page.querySelectorAll("tbody tr[id]")].map((row) => [row.id, row]));
@@ -139,7 +144,7 @@
       where.prepend(pill);
     }
     pill.textContent = fill(where.dataset.pill, added.length === fresh.size ? `${added.length}+` : added.length);
-    pill.onclick = () => swap(text);
+    pill.onclick = () => { wantsAll = true; firelock.refresh(where, true); };
     return true;
   };
 
@@ -229,6 +234,16 @@
     await swap(await response.text());
     goOn();
   });
+
+  // Behind the pill stands a number alone: it is what is asked for, and the rows once they are wanted.
+  firelock.instead = (where) => {
+    const top = where === region && pill && performance.now() - lookedAt < WHOLE && boxes()[0]?.value;
+    if (!top) return null;
+    return {
+      query: { part: "pill", top },
+      take: (count) => { if (pill && count.trim()) pill.textContent = fill(region.dataset.pill, count.trim()); },
+    };
+  };
 
   // ---- suggestions ------------------------------------------------------------------------------------------
 
