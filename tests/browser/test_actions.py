@@ -12,6 +12,7 @@ from firelock.storage import JobFilter
 from firelock.testing import eventually
 from firelock_dashboard.table import TABLE
 from tests.browser.visitors import Visitor
+from tests.dashboard.worker import Worker
 
 ACTIONS = {route.path for route in TABLE if route.method == "POST" and not route.path.startswith("/api/")}
 acted = set()  # the paths that tests say they post to
@@ -84,6 +85,36 @@ def test_a_job_is_deleted_when_somebody_is_sure(visitor, stocked):
     visitor.go(f"/jobs/{job.id}").press("Delete").is_sure("Delete this job?", None).is_told("Deleted 1")
 
     assert State.DELETED == job.refresh().state
+
+
+@acts("/jobs/restore")
+def test_a_delete_is_undone(visitor, stocked):
+    """By the button beside the message that tells of it, and later by the one of the job's page."""
+    job = one_in(stocked, State.FAILED)
+    place = visitor.page.locator(".toast" if visitor.has_script else "main > .banner")
+
+    visitor.go(f"/jobs/{job.id}").press("Delete").is_sure("You can take it back afterwards.", None)
+    visitor.press("Undo", within=place).is_told("Restored 1")
+    assert State.FAILED == job.refresh().state
+    job.delete()
+    visitor.go(f"/jobs/{job.id}").press("Restore").is_told("Restored 1")
+
+    assert State.FAILED == job.refresh().state
+    assert ("jobs.restore", "local") == last_act(stocked)
+
+
+@pytest.mark.parametrize("visitor", [True], ids=["script"], indirect=True)
+@acts("/jobs/delete")
+def test_a_running_job_is_kept_or_stopped(visitor, stocked):
+    """The two answers are no two kinds of cancel."""
+    job = stocked.jobs.get(Worker(stocked, timeout=3_600.0).claim().id)
+    dialog = visitor.page.locator("dialog[open]")
+
+    visitor.go(f"/jobs/{job.id}").press("Cancel").press("Keep running", within=dialog)
+    kept = job.refresh().state
+    visitor.press("Cancel").press("Stop job", within=dialog).is_told("Deleted 1")
+
+    assert (State.PROCESSING, State.DELETED) == (kept, job.refresh().state)
 
 
 @acts("/jobs/copy")
