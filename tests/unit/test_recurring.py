@@ -701,10 +701,11 @@ def test_nobody_changes_what_a_newer_version_wrote(fire, reporting):
     assert [] == fire.recurring.list()
 
 
-def test_a_definition_that_is_no_object_is_shown_and_can_be_removed(fire, reporting, advance):
+@pytest.mark.parametrize("text", ["[1]", "{", "", '{"tags":' * 20_000], ids=["list", "cut", "empty", "deep"])
+def test_a_definition_that_is_no_object_is_shown_and_can_be_removed(fire, reporting, advance, text):
     """It is not due, since nobody knows when; and it stops neither firing nor promoting nor lists."""
     reporting.recur("other", "* * * * *")
-    fire.storage.put_record("recurring", "id", "[1]")
+    fire.storage.put_record("recurring", "id", text)
     advance(minutes=1)
 
     fired, promotion = fire_due(fire.client), fire.storage.promote(1)
@@ -712,7 +713,7 @@ def test_a_definition_that_is_no_object_is_shown_and_can_be_removed(fire, report
     assert (1, 0) == (fired, promotion.promoted)
     broken, _ = fire.recurring.list()
     assert "cannot be read" in broken.error
-    assert "[1]" == fire.storage.get_record("recurring", "id").value
+    assert text == fire.storage.get_record("recurring", "id").value
     fire.recurring.remove("id")
 
 
