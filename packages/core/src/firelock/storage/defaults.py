@@ -323,7 +323,7 @@ def _is_known(name: str, value: object) -> bool:
 
 def unknown_fields(recurring: RecurringRecord) -> list[str] | None:
     """Return what of a newer version's definition is not known here; None where the whole cannot be read."""
-    kept = _object(recurring.newer or "{}")
+    kept = _object("{}" if recurring.newer is None else recurring.newer)
     if kept is None:
         return None
     unknown = [name for name, value in kept.items() if not _is_known(name, value)]
