@@ -116,6 +116,15 @@ def test_a_due_instant_outside_the_schedule_still_fires():
     assert Firing(minutes(0, 30), 0, NOON + 90 * MINUTE) == firing
 
 
+def test_instants_up_to_the_change_of_a_schedule_are_not_its_own():
+    """The one that was due is owed; the schedule counts from when it became so."""
+    schedule = Cron("*/10 * * * *", misfire="all")
+
+    firing = due_instants(schedule, due=NOON, now=NOON + 40 * MINUTE, since=NOON + 25 * MINUTE)
+
+    assert Firing(minutes(0, 30, 40), 0, NOON + 50 * MINUTE) == firing
+
+
 def test_a_search_without_a_match_ends():
     """Should no date match at all, the search gives up after 40 years and says None."""
     fields = attrs.evolve(parse_fields("0 0 28 2 *"), days=(30,))
@@ -152,10 +161,10 @@ def test_wrong_moments_are_refused(due, now, grace):
 # ---- against a plain list of all instants -------------------------------------------------------------
 
 
-def owed(schedule: Cron | Every, due: datetime, now: datetime) -> Firing:
+def owed(schedule: Cron | Every, due: datetime, now: datetime, since: datetime | None = None) -> Firing:
     """Return the answer by listing every instant, as the policies are described."""
     passed = [due]
-    while (following := schedule.next_after(passed[-1])) <= now:
+    while (following := schedule.next_after(max(passed[-1], since or due))) <= now:
         passed.append(following)
     late = [instant for instant in passed if now - instant > MINUTE]
     on_time = passed[len(late) :]
@@ -184,14 +193,16 @@ SCHEDULES = [
     limit=st.integers(1, 40),
     start=st.integers(0, 365 * 86_400),
     downtime=st.timedeltas(timedelta(0), 5 * MINUTE) | st.timedeltas(timedelta(0), timedelta(days=2)),
+    changed=st.none() | st.timedeltas(timedelta(hours=-1), timedelta(days=2)),
 )
-def test_what_is_owed_equals_the_plain_list(schedule, misfire, limit, start, downtime):
-    """For any downtime, policy and limit the answer is that of listing every instant that passed."""
+def test_what_is_owed_equals_the_plain_list(schedule, misfire, limit, *, start, downtime, changed):
+    """For any downtime, change, policy and limit the answer is that of listing every instant that passed."""
     schedule = attrs.evolve(schedule, misfire=misfire, misfire_limit=limit)
     due = schedule.next_after(datetime(2026, 1, 1, tzinfo=UTC) + start * SECOND)
     now = due + downtime
+    since = None if changed is None else min(due + changed, now)
 
-    assert owed(schedule, due, now) == due_instants(schedule, due=due, now=now)
+    assert owed(schedule, due, now, since) == due_instants(schedule, due=due, now=now, since=since)
 
 
 @attrs.define

@@ -587,8 +587,8 @@ def test_a_firing_that_broke_off_makes_one_job(fire, reporting, storage, advance
     assert ([30], [START.replace(minute=30, second=0)]) == (broken_off, instants)
 
 
-def test_an_edit_or_a_resume_owes_nothing_older(fire, reporting, advance):
-    """The instant that was refused is over where the definition gets another next one."""
+def test_a_resume_owes_nothing_older(fire, reporting, advance):
+    """The instant that was refused is over where the definition goes on from its next one."""
     reporting.recur("id", "* * * * *")
     rewrite(fire, schedule="null")
     advance(minutes=1)
@@ -601,6 +601,52 @@ def test_an_edit_or_a_resume_owes_nothing_older(fire, reporting, advance):
 
     assert START.replace(minute=12, second=0) == resumed.next_at
     assert 0 == fire_due(fire.client)
+
+
+def mend_by_hand(fire, reporting, schedule):
+    """An operator mends the definition."""
+    return fire.recurring.edit("id", schedule=schedule)
+
+
+def mend_in_code(fire, reporting, schedule):
+    """Code mends it."""
+    return reporting.recur("id", schedule)
+
+
+@pytest.mark.parametrize("mend", [mend_by_hand, mend_in_code])
+@pytest.mark.parametrize("is_broken", [True, False], ids=["refused", "missed"])
+def test_a_run_that_is_owed_runs_once_whatever_schedule_comes(fire, reporting, advance, mend, is_broken):
+    """For its own instant; the other schedule's instants count from its change, however long that took."""
+    reporting.recur("id", "30 0 * * *")
+    if is_broken:
+        rewrite(fire, schedule="null")
+        advance(minutes=30)
+        fire_due(fire.client)
+        advance(hours=8)
+    else:
+        advance(hours=8, minutes=30)
+
+    mended = mend(fire, reporting, Cron("*/10 * * * *", misfire="all"))
+    advance(minutes=1)
+    fire_due(fire.client)
+    first = due_at(made(fire))
+    advance(minutes=10)
+    fire_due(fire.client)
+
+    assert START.replace(minute=30, second=0) == mended.next_at
+    assert ([30], [30, 8 * 60 + 40]) == (first, due_at(made(fire)))
+    assert START.replace(hour=8, minute=50, second=0) == fire.recurring.get("id").next_at
+
+
+def test_another_policy_leaves_the_instants_as_they_are(fire, reporting, advance):
+    """Who sees that runs were missed may ask for all of them: they are of the same schedule."""
+    reporting.recur("id", "*/10 * * * *")
+    advance(minutes=30)
+
+    fire.recurring.edit("id", schedule=Cron("*/10 * * * *", misfire="all"))
+    fire_due(fire.client)
+
+    assert [10, 20, 30] == due_at(made(fire))
 
 
 def test_one_that_the_storage_does_not_take_hinders_no_other(fire, reporting, storage, advance):
@@ -676,6 +722,22 @@ def test_what_a_newer_version_wrote_is_shown_as_such(fire, reporting, written):
     assert shown == fire.recurring.get("id") == next(iter(fire.recurring))
     (finding,) = [one for one in check_all(look(fire, knows_tasks=True)) if "id" in one.what.split()]
     assert "newer version" in finding.what
+
+
+def test_what_a_newer_version_wrote_and_cannot_be_moved_hinders_nobody(
+    fire, reporting, storage, advance, caplog
+):
+    """It stays the first of those that are due; whatever is due behind it is fired all the same."""
+    for name in ("a", "b"):
+        reporting.recur(name, "* * * * *")
+    rewrite(fire, "a", limit="eu")
+    advance(minutes=1)
+    storage.fail("fire_recurring", StorageError("disk full"))
+
+    fired = fire_due(fire.client)
+
+    assert (1, 1) == (fired, len(made(fire, "b")))
+    assert "Recurring job 'a' cannot be put off." in caplog.text
 
 
 def test_nobody_changes_what_a_newer_version_wrote(fire, reporting):

@@ -91,7 +91,12 @@ def _pass_by(client: Client, record: RecurringRecord) -> None:
     """The definition, whose value stays as it is, is looked at again in a while, for the same instant."""
     if record.owed_at is None:
         log.warning("Recurring job %r is not fired here: %s", record.id, newer_words(record))
-    client.storage.fire_recurring(_later(client, record, _PASS_BY), record.next_at or 0, [])
+    try:
+        client.storage.fire_recurring(_later(client, record, _PASS_BY), record.next_at or 0, [])
+    except StorageUnavailable:
+        raise
+    except StorageError:
+        log.exception("Recurring job %r cannot be put off.", record.id)
 
 
 def _later(client: Client, record: RecurringRecord, after: int) -> RecurringRecord:
@@ -101,7 +106,9 @@ def _later(client: Client, record: RecurringRecord, after: int) -> RecurringReco
 def _firing(client: Client, record: RecurringRecord, now: int) -> tuple[RecurringRecord, list[NewJob]]:
     schedule = schedule_from_json(record.schedule)
     due_at = record.owed_at or record.next_at or now
-    firing = due_instants(schedule, due=from_micros(due_at), now=from_micros(now))
+    firing = due_instants(
+        schedule, due=from_micros(due_at), now=from_micros(now), since=from_micros(record.timed_at)
+    )
     instants = [micros(instant) for instant in firing.instants]
     running = _unended(client, record) if schedule.overlap is not Overlap.ALLOW else None
     kept = instants if schedule.overlap is Overlap.ALLOW else instants[-1:]

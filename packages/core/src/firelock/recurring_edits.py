@@ -12,7 +12,7 @@ from firelock.arguments import format_tags
 from firelock.client import check_tags
 from firelock.clock import from_micros, micros
 from firelock.cron import Cron, Every, parse_schedule, schedule_from_json, schedule_to_json
-from firelock.errors import ArgumentError, ConfigurationError, FirelockError, UnknownTask
+from firelock.errors import ArgumentError, ConfigurationError, FirelockError, ScheduleError, UnknownTask
 from firelock.options import CallOptions, check_priority, check_queue, shown, to_tags
 from firelock.storage import RecurringRecord
 from firelock.tags import MAX_TAGS
@@ -165,25 +165,39 @@ def put_definition(
 ) -> RecurringRecord | None:
     """The definition takes the place of the stored one; None where that has been changed meanwhile.
 
-    Its next instant is worked out anew where the schedule is another; a run that is due is never lost.
+    Its next instant is worked out anew where the schedule is another. A run that is due or owed is never
+    lost: it runs for its own instant, once, and the other schedule's instants count from now.
     """
     now = client.clock.now()
     first = schedule_from_json(definition.schedule).next_after(from_micros(now))
     next_at = None if first is None else micros(first)
     if stored is None:
-        new = attrs.evolve(definition, created_at=now, updated_at=now, next_at=next_at)
+        new = attrs.evolve(definition, created_at=now, updated_at=now, timed_at=now, next_at=next_at)
         return client.storage.put_recurring(new, keep_progress=False)
     changed = attrs.evolve(
         definition,
         created_at=stored.created_at,
         updated_at=now,
         version=stored.version,
+        timed_at=stored.timed_at if _has_same_instants(stored, definition) else now,
         is_paused=stored.is_paused,
         next_at=next_at,
         last_at=stored.last_at,
         last_job_id=stored.last_job_id,
         dropped=stored.dropped,
     )
-    is_due = stored.next_at is not None and stored.next_at <= now
+    is_due = stored.owed_at is not None or (stored.next_at is not None and stored.next_at <= now)
     keeps = stored.schedule == definition.schedule or is_due
     return client.storage.put_recurring(changed, keep_progress=keeps)
+
+
+def _has_same_instants(stored: RecurringRecord, definition: RecurringRecord) -> bool:
+    """Tell whether both fire at the same instants, whatever becomes of those that are missed or overlap."""
+    try:
+        before, after = schedule_from_json(stored.schedule), schedule_from_json(definition.schedule)
+    except ScheduleError:  # it was broken, and had no instants
+        return False
+    alike = attrs.evolve(
+        before, misfire=after.misfire, misfire_limit=after.misfire_limit, overlap=after.overlap
+    )
+    return alike == after

@@ -28,13 +28,21 @@ class Firing:
     next_at: datetime | None  # the first instant after now; None when none ever comes
 
 
-def due_instants(schedule: Schedule, *, due: datetime, now: datetime, grace: timedelta = _GRACE) -> Firing:
+def due_instants(
+    schedule: Schedule,
+    *,
+    due: datetime,
+    now: datetime,
+    since: datetime | None = None,
+    grace: timedelta = _GRACE,
+) -> Firing:
     """Return the instants to run from the stored `due` up to `now`; costs by what runs, not by the downtime.
 
     An instant at most `grace` late is no misfire. If none is later than that, all of them run. Otherwise the
     policy decides: `once` runs only the latest instant up to now; `all` runs those within the grace and the
     newest `misfire_limit` of the late ones; `skip` runs those within the grace. `due` counts as an instant,
-    even if the schedule has changed since it was stored. Nothing runs while `due` is still ahead.
+    even if the schedule has changed since it was stored; of the schedule's own those after `since` count,
+    when it became what it is. Nothing runs while `due` is still ahead.
 
     Raises:
         ScheduleError: an instant is not aware, or the grace is negative or above one hour.
@@ -43,12 +51,14 @@ def due_instants(schedule: Schedule, *, due: datetime, now: datetime, grace: tim
     require_span("grace", grace, low=timedelta(0), high=_LONGEST_GRACE)
     if due > now:
         return Firing([], 0, due)
-    total = 1 + schedule.count(due, now)
+    start = due if since is None else min(max(due, require_instant("since", since)), now)
+    total = 1 + schedule.count(start, now)
     on_time_from = now - grace
-    wanted = (
-        total if due >= on_time_from else _wanted(schedule, schedule.count(on_time_from - _MICRO, now), total)
-    )
-    return Firing(_newest(schedule, wanted, due, now), total - wanted, schedule.next_after(now))
+    if due >= on_time_from:
+        wanted = total
+    else:
+        wanted = _wanted(schedule, schedule.count(max(start, on_time_from - _MICRO), now), total)
+    return Firing(_newest(schedule, wanted, due, start, now), total - wanted, schedule.next_after(now))
 
 
 def _wanted(schedule: Schedule, on_time: int, total: int) -> int:
@@ -63,33 +73,34 @@ def _wanted(schedule: Schedule, on_time: int, total: int) -> int:
             assert_never(schedule.misfire)
 
 
-def _newest(schedule: Schedule, wanted: int, due: datetime, now: datetime) -> list[datetime]:
-    """Return the last instants up to now, so many, in order."""
+def _newest(schedule: Schedule, wanted: int, due: datetime, start: datetime, now: datetime) -> list[datetime]:
+    """Return the last instants up to now, so many, in order: `due`, and the schedule's after `start`."""
     if wanted == 0:
         return []
-    if schedule.count(due, now) < wanted:
-        instants, start = [due], due
+    instants: list[datetime] = []
+    if schedule.count(start, now) < wanted:
+        instants.append(due)
     else:
-        instants, start = [], _start_of(schedule, wanted, due, now)
+        start = _start_of(schedule, wanted, start, now)
     while (instant := schedule.next_after(start)) is not None and instant <= now:
         instants.append(instant)
         start = instant
     return instants
 
 
-def _start_of(schedule: Schedule, wanted: int, due: datetime, now: datetime) -> datetime:
-    """Return a moment, `due` or later, after which exactly `wanted` instants come up to now.
+def _start_of(schedule: Schedule, wanted: int, first: datetime, now: datetime) -> datetime:
+    """Return a moment, `first` or later, after which exactly `wanted` instants come up to now.
 
     At most one instant comes a second, so that moving back by seconds meets every count.
     """
     span = _FIRST_LOOK_BACK
-    while now - span > due and schedule.count(now - span, now) < wanted:
+    while now - span > first and schedule.count(now - span, now) < wanted:
         span *= 4
-    few, enough = 0, min(span, now - due) // _SECOND + 1
+    few, enough = 0, min(span, now - first) // _SECOND + 1
     while enough - few > 1:
         middle = (few + enough) // 2
         if schedule.count(now - middle * _SECOND, now) < wanted:
             few = middle
         else:
             enough = middle
-    return max(due, now - enough * _SECOND)
+    return max(first, now - enough * _SECOND)

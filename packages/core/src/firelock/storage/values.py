@@ -291,6 +291,7 @@ class RecurringRecord:
     created_at: int = 0
     updated_at: int = 0
     version: int = 0  # of the definition; 0 for not stored yet
+    timed_at: int = 0  # since when the instants of its schedule are what they are: earlier ones are not its
     # progress: written by firing, kept by an update of the definition
     next_at: int | None = None  # None: never again
     last_at: int | None = None  # the last instant fired, nominal

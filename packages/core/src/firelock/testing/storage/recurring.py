@@ -56,7 +56,7 @@ class RecurringDuty(StorageFixtures):
         """
         wanted = RecurringRecord(
             "nightly", "reports.create", '["sales"]', "json", '{"every": 300}', "critical", -7, ("eu", "b"),
-            12.5, '{"attempts": 3}', True, "code", "digest", True, STAMP, STAMP + 1, 0,
+            12.5, '{"attempts": 3}', True, "code", "digest", True, STAMP, STAMP + 1, 0, STAMP + 2,
             BASE + 5, BASE - 5, "job-1", 4, "ScheduleError: no such zone", BASE - 4,
         )  # fmt: skip
 
