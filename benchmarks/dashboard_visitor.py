@@ -26,13 +26,18 @@ class Refused(Exception):
 class Answer:
     """What came back."""
 
-    body: bytes
-    coding: str  # empty where the body is as it was made
+    sent: bytes
+    coding: str  # empty where it was sent as it was made
+
+    @property
+    def body(self) -> bytes:
+        """What was made; of a file in br nobody here reads it."""
+        return gzip.decompress(self.sent) if self.coding == "gzip" else self.sent
 
     @property
     def packed_bytes(self) -> int:
-        """How long the body is on the wire: packed by a proxy where the dashboard itself does not."""
-        return len(self.body) if self.coding else len(gzip.compress(self.body, 6))
+        """How long it is on the wire: packed by a proxy where the dashboard itself does not."""
+        return len(self.sent) if self.coding else len(gzip.compress(self.sent, 6))
 
 
 class Visitor:
