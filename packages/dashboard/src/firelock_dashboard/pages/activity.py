@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import attrs
@@ -38,9 +39,9 @@ def show_activity(visit: Visit) -> Response:
     return visit.page(
         "activity.html", title=visit.text("nav.activity"), section="activity", entries=entries,
         cursor=cursor, operations=lambda: visit.fire.operations.list(limit=_OPERATIONS).operations,
-        outcome=_outcomes(visit), described=lambda operation: _described(visit, operation),
-        target=lambda entry: Named(entry.target, _target_address(visit, entry)),
-        details=lambda entry: list(_details(visit, entry)),
+        outcome=_outcomes(visit), described=partial(_described, visit),
+        target=partial(_target, visit),
+        details=partial(_details, visit),
     )  # fmt: skip
 
 
@@ -116,13 +117,17 @@ def _described(visit: Visit, operation: Operation) -> list[_Fact]:
         for name, value in attrs.asdict(operation.where).items()
         if value is not None and name not in {"since", "until"}
     }
-    facts = []
+    facts: list[_Fact] = []
     for name, value in [*told.items(), *operation.contains.items()]:
         kind = _KINDS_OF_FILTERS.get(name, "") if name in told else ""
         # A filter knows a server's name, its page knows its id: the list of servers shows both.
         address = visit.url("/servers") if name == "server" else _address_of(visit, kind, value)
         facts.append(_Fact(name, [Named(value, address)]))
     return facts
+
+
+def _target(visit: Visit, entry: AuditEntry) -> Named:
+    return Named(entry.target, _target_address(visit, entry))
 
 
 def _target_address(visit: Visit, entry: AuditEntry) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from datetime import datetime, timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -56,7 +56,7 @@ def show_failures(visit: Visit) -> Response:
     task = visit.query.maybe("task", limit=200)
     return visit.page(
         "failures.html", title=visit.text("nav.failures"), section="failures", task=task,
-        causes=lambda: _causes(visit, task), grouped_limit=_GROUPED, shown=lambda text: _shown(visit, text),
+        causes=lambda: _causes(visit, task), grouped_limit=_GROUPED, shown=partial(_shown, visit),
     )  # fmt: skip
 
 
