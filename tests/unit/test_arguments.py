@@ -100,11 +100,12 @@ def test_a_call_binds_as_python_binds_it_and_comes_back_as_that_call(
         kwargs["sharp"] = kwargs["sharp"] > 0
     binder, signature = binder_of(function), inspect.signature(function)
     try:
-        expected = signature.bind(*args, **kwargs)
+        function(*args, **kwargs)  # 3.13.0's `Signature.bind` lets a name that is positional only miss
     except TypeError:
         with pytest.raises(SignatureMismatch):
             binder.encode_text(tuple(args), kwargs, JSON)
         return
+    expected = signature.bind(*args, **kwargs)
 
     back, named = binder.decode_text(binder.encode_text(tuple(args), kwargs, JSON), JSON)
 

@@ -21,7 +21,7 @@ from tests.unit.fakes import Worker
 WAITS_FOR_NOTHING = {
     "Firelock": {
         "arguments_from_text", "load_imports", "lock", "parameters", "replace_storage", "server", "task",
-        "task_named", "tasks", "use_storage",
+        "task_named", "tasks", "texts_from_arguments", "use_storage",
     },
     "InsideServer": {"run", "start", "stop"},  # `async with`; `run` hears signals in the main thread
     "JobContext": {"cancel", "completes_by", "fake", "log", "progress", "raise_if_cancelled"},
