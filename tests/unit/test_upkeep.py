@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import builtins
+import errno
+import io
 import logging
 import sys
 import threading
@@ -350,6 +353,28 @@ def test_the_child_reports_what_its_process_takes(scene):
 
     assert 0 < scene.board.cpu_seconds <= time.process_time()
     assert (scene.board.rss_bytes > 1_000_000) is (sys.platform in {"linux", "darwin"})
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no file tells of memory")
+@pytest.mark.parametrize("told", [FileNotFoundError(errno.ENOENT, "no /proc"), OSError(errno.EMFILE, "full"), b""])
+def test_a_child_whose_memory_nobody_tells_reports_all_the_same(seldom, monkeypatch, told):
+    """Without /proc, and without a descriptor for it: a child that is silent is killed with all its jobs."""
+    really_open = builtins.open
+
+    def without_proc(file, *args, **kwargs):
+        if file != "/proc/self/statm":
+            return really_open(file, *args, **kwargs)
+        if isinstance(told, bytes):
+            return io.BytesIO(told)
+        raise told
+
+    monkeypatch.setattr(builtins, "open", without_proc)
+    seldom.run()
+
+    seldom.upkeep.start()
+
+    assert (1, 0) == (seldom.board.busy, seldom.board.rss_bytes)
+    assert 0 < seldom.board.reported_at <= time.monotonic()
 
 
 def test_the_child_reports_how_busy_it_is(scene):

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import attrs
@@ -257,13 +258,18 @@ class Upkeep:
 
 
 def _resident_bytes() -> int:
-    """Return how much memory this process has; 0 where the system does not tell it.
+    """Return how much memory this process has; 0 where the system does not tell it, or not now.
 
     macOS tells the most it ever had, which is more than it has now.
     """
     if sys.platform == "linux":
-        with open("/proc/self/statm", "rb") as numbers:  # noqa: PTH123 - once a second: the shortest way
+        # Without /proc, or without a descriptor for it: a report that is not made gets this child killed.
+        with (
+            suppress(OSError, ValueError, IndexError),
+            open("/proc/self/statm", "rb") as numbers,  # noqa: PTH123 - once a second: the shortest way
+        ):
             return int(numbers.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        return 0
     if sys.platform == "darwin":
         import resource  # noqa: PLC0415 - not on Windows
 
