@@ -334,6 +334,25 @@ def test_no_more_processes_stay_idle_than_agreed(bench):
     assert not second.is_alive
 
 
+def test_a_suspect_s_end_waits_for_no_process(bench):
+    """Neither for its own nor for those that are too much: they end when its job has been handed over."""
+    pool, info = ProcessPool(bench.spec, SERVER, keep=1), bench.tasks["talk"].info
+    surplus, kept = pool.take(info), pool.take(info)
+    pool.give_back(surplus)
+    pool.give_back(kept)
+    suspect = pool.start(info)
+
+    pool.discard(suspect)
+    alive = [surplus.is_alive, suspect.is_alive]
+    pool.tidy()
+
+    assert [True, True] == alive
+    assert [False, False] == [surplus.is_alive, suspect.is_alive]
+    assert kept is pool.take(info)
+    pool.discard(kept)
+    pool.close()
+
+
 def test_a_process_that_died_idle_is_not_used_again(bench):
     """Another takes its place."""
     pool, info = ProcessPool(bench.spec, SERVER), bench.tasks["talk"].info

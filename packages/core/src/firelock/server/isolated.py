@@ -282,11 +282,10 @@ class ProcessPool:
             self._idle = alive[-keep:] if keep else []
 
     def discard(self, process: IsolatedProcess) -> None:
-        """The process has ended; nobody uses it again."""
-        process.close()
+        """Nobody uses the process again; `tidy` closes it."""
         with self._lock:
             self._lent.discard(process)
-        self.tidy()
+            self.surplus.append(process)
 
     def tidy(self) -> None:
         """What is too much has ended. It may take a moment: call it after the job has been handed over."""
