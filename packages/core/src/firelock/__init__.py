@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    __version__: str  # which is installed; empty where none is, as in an archive or a frozen program
     from firelock.app import Firelock
     from firelock.audit import AuditEntry
     from firelock.catalogue import TaskEntry
@@ -172,15 +173,24 @@ __all__ = [
 def __getattr__(name: str) -> object:
     """Load a public name when it is first asked for, so that a plugin that needs one hook loads no app."""
     if name == "__version__":
-        from importlib.metadata import version  # noqa: PLC0415 - costs a look at the disk
-
-        return version("firelock")
+        value = globals()[name] = _installed_version()
+        return value
     home = _HOME_OF.get(name)
     if home is None:
         message = f"module 'firelock' has no attribute {name!r}"
         raise AttributeError(message)
     value = globals()[name] = getattr(import_module(f"firelock.{home}"), name)
     return value
+
+
+def _installed_version() -> str:
+    """Return which version is installed; nothing where none is, as in an archive or a frozen program."""
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - costs a look at the disk
+
+    try:
+        return version("firelock")
+    except PackageNotFoundError:
+        return ""
 
 
 def __dir__() -> list[str]:

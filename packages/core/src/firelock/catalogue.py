@@ -7,11 +7,11 @@ import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
-from functools import cache
 from typing import TYPE_CHECKING, cast
 
 import attrs
 
+import firelock
 from firelock.clock import SECOND, from_micros
 from firelock.errors import StorageError, UnknownTask
 from firelock.options import shown
@@ -212,7 +212,7 @@ def _value(client: Client, info: TaskInfo) -> Mapping[str, JsonValue]:
         "signature": client.registry.binder(info).shape.shown,
         "summary": _summary(function),
         "place": f"{module}:{code.co_firstlineno}" if code else module,
-        "version": _version(),
+        "version": firelock.__version__,
     }
 
 
@@ -233,10 +233,3 @@ def _retry_words(policy: RetryPolicy) -> str:
 def _summary(function: object) -> str:
     paragraph = (inspect.getdoc(function) or "").strip().partition("\n\n")[0]
     return shorten(" ".join(paragraph.split()), _SUMMARY)
-
-
-@cache
-def _version() -> str:
-    from importlib.metadata import version  # noqa: PLC0415 - costs a look at the disk
-
-    return version("firelock")

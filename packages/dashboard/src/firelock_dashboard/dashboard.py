@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Sequence
 from functools import cached_property, partial
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -115,7 +115,7 @@ class Dashboard:
         self.assets = Assets()
         self.redactor = Redactor(redact)
         self.routes = Routes([route for route in TABLE if not (read_only and route.is_action)])
-        self.version = version("firelock-dashboard")
+        self.version = _installed_version()
         self.history = History(fire)
         self.watch = Watch(self)
         self.runner = Runner(fire, is_allowed=not read_only, on_ended=self.forget)
@@ -370,6 +370,14 @@ class Dashboard:
             hint=self.texts("enter.shared" if is_shared else "enter.not_shared"),
             is_followed=visit.request.headers.get("sec-fetch-site") in {"cross-site", "same-site"},
         )  # fmt: skip
+
+
+def _installed_version() -> str:
+    """Return which version is installed; nothing where none is, as in an archive or a frozen program."""
+    try:
+        return version("firelock-dashboard")
+    except PackageNotFoundError:
+        return ""
 
 
 def _checked_back(address: str | None) -> str | None:

@@ -12,12 +12,13 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+import firelock
 from firelock.errors import ConfigurationError, StorageError
 from firelock.hookspecs import ServerInfo
 from firelock.ids import new_id
 from firelock.server.board import Board
 from firelock.server.child import Child, check_runnable
-from firelock.server.keeper import SessionKeeper, installed_version
+from firelock.server.keeper import SessionKeeper
 from firelock.server.loading import locate_app, locate_tasks
 from firelock.server.queue_choice import parse_queues
 from firelock.storage import NewSession, Renewal
@@ -108,7 +109,7 @@ class InsideServer:
         session = NewSession(
             new_id(), server.id, server.name, socket.gethostname(), os.getpid(), self._app.client.clock.now(),
             float(self._app.settings.session_timeout), self._workers, str(self._queues),
-            installed_version(),
+            firelock.__version__,
         )  # fmt: skip
         self._keeper.begin(session, self._board)
         return session.id

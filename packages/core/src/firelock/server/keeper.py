@@ -8,7 +8,6 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 
 import attrs
 
@@ -17,7 +16,7 @@ from firelock.server.board import Board
 from firelock.settings import Settings
 from firelock.storage import NewSession, Renewal, Storage
 
-__all__ = ["SessionKeeper", "installed_version"]
+__all__ = ["SessionKeeper"]
 
 log = logging.getLogger(__name__)
 
@@ -43,11 +42,6 @@ class _Kept:
                 self.cpu_percent = max(0.0, 100 * (spent - self.told_cpu) / (at - self.told_at))
             self.told_at, self.told_cpu = at, spent
         return Renewal(self.session.id, self.board.busy, state, self.board.rss_bytes, self.cpu_percent)
-
-
-def installed_version() -> str:
-    """Return the version of Firelock that a server runs, for its sessions."""
-    return version("firelock")
 
 
 class SessionKeeper:

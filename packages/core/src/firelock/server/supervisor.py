@@ -22,13 +22,14 @@ from typing import Any
 
 import attrs
 
+import firelock
 from firelock.clock import StorageClock
 from firelock.errors import ConfigurationError, FirelockError, StorageError, StorageUnavailable
 from firelock.ids import new_id
 from firelock.plugins import open_storage
 from firelock.server.board import Board, share_memory
 from firelock.server.isolated import describe_exit
-from firelock.server.keeper import SessionKeeper, installed_version
+from firelock.server.keeper import SessionKeeper
 from firelock.settings import Settings
 from firelock.storage import Feature, NewSession, Renewal, Storage
 
@@ -269,7 +270,7 @@ class Supervisor:
         session = NewSession(
             new_id(), self._id, self._name, socket.gethostname(), child.process.pid,
             StorageClock(self._storage).now(), float(self._settings.session_timeout), self._workers,
-            self._queues, installed_version(),
+            self._queues, firelock.__version__,
         )  # fmt: skip
         keeper.begin(session, child.board)
         child.session = session.id
