@@ -22,7 +22,7 @@ from firelock.server.dispatcher import Dispatcher
 from firelock.server.executors import AsyncWorkers, Desk, ThreadWorkers
 from firelock.server.metrics import Metrics
 from firelock.server.queue_choice import parse_queues
-from firelock.server.runner import Runner
+from firelock.server.runner import CancelKind, Runner
 from firelock.storage import NewSession
 from tests.unit.fakes import FailingStorage, until
 
@@ -618,6 +618,32 @@ def test_a_delete_reaches_a_running_job(crew):
 
     assert ["deleted, or taken from this server"] == seen
     assert State.DELETED is crew.state(job)
+
+
+@pytest.mark.parametrize("is_deleted", [True, False])
+def test_of_a_job_that_was_told_it_is_lost_only_an_end_that_counts_is_a_failure(crew, caplog, is_deleted):
+    """Who deletes a job that runs calls nobody out of bed; and no failure is left out that the storage took."""
+
+    def work():
+        job = current_job()
+        crew.came.append(job.id)
+        until(lambda: job.cancelled)
+        raise ValueError(job.cancel_reason)
+
+    crew.start()
+    (job,) = crew.enqueue(crew.task(work, retry=Retry.never()))
+    until(lambda: crew.came)
+    if is_deleted:
+        job.delete()
+    (run,) = crew.dispatcher.runs()
+
+    run.cancel(CancelKind.LOST, "who knows")
+    until(lambda: crew.dispatcher.wake() or crew.dispatcher.refused or crew.dispatcher.settled)
+
+    lines = [record.getMessage() for record in caplog.records if record.name == "firelock.jobs"]
+    failed = [f"Job {job.id} of task 'task-0' has failed in attempt 1: ValueError: who knows"]
+    assert ([] if is_deleted else failed) == lines
+    assert (State.DELETED if is_deleted else State.FAILED) is crew.state(job)
 
 
 def test_a_job_that_was_deleted_before_it_started_does_not_start(crew):

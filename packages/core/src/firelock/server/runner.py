@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, ExitStack
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -78,6 +78,7 @@ class Ended:
     transition: Transition
     duration: int = 0  # micros of the run
     frees_children: bool = False  # its end was written within the task's own transaction, and children wait
+    tell: Callable[[], None] | None = None  # says in the log that it failed, where an end may be refused
 
 
 class Runner:
@@ -253,7 +254,10 @@ class Runner:
                 error = _timeout_error(run, error)
         decision = self._decide(run, error)
         ended = self._ended(run, self._transition_of(run, error, decision, at), at)
-        self._report(ended, describe_error(error), error)
+        if run.cancelled is CancelKind.LOST:  # most likely it is refused, and the job did not fail
+            ended.tell = lambda: self._report(ended, describe_error(error), error)
+        else:
+            self._report(ended, describe_error(error), error)
         return ended
 
     def interrupted(self, run: Run, error: BaseException) -> Ended:
@@ -263,8 +267,6 @@ class Runner:
         """
         if not run.started:
             self.start(run)
-        if isinstance(error, Exception):
-            log.error("Job %s could not be run here.", run.job.id, exc_info=error)
         try:
             return self.raised(run, error)
         except BaseException as broken:

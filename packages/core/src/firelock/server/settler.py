@@ -183,6 +183,8 @@ class Settler:
                 del held[end.job.id]
             if result in _IN_STORAGE:
                 accepted.append(end)
+                if end.tell is not None:
+                    end.tell()
             else:
                 self.refused += 1
                 log.info("The end of job %s was refused: it is no longer ours.", end.job.id)
