@@ -356,7 +356,9 @@ def test_the_child_reports_what_its_process_takes(scene):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no file tells of memory")
-@pytest.mark.parametrize("told", [FileNotFoundError(errno.ENOENT, "no /proc"), OSError(errno.EMFILE, "full"), b""])
+@pytest.mark.parametrize(
+    "told", [FileNotFoundError(errno.ENOENT, "no /proc"), OSError(errno.EMFILE, "full"), b""]
+)
 def test_a_child_whose_memory_nobody_tells_reports_all_the_same(seldom, monkeypatch, told):
     """Without /proc, and without a descriptor for it: a child that is silent is killed with all its jobs."""
     really_open = builtins.open
