@@ -176,6 +176,52 @@ def test_a_child_that_cannot_obey_ends(child):
     assert b"could not be obeyed" in child.process.stderr.read()
 
 
+CONFIGURED = """
+import logging.config
+from firelock import Firelock, Retry, hookimpl
+
+def configure():
+    logging.config.dictConfig({
+        "version": 1,
+        "handlers": {"console": {"class": "logging.StreamHandler"}},
+        "root": {"level": "INFO", "handlers": ["console"]},
+    })
+
+class Logs:
+    @hookimpl
+    def worker_process_started(self, server):
+        configure() if HOW == "hook" else None
+
+HOW = "%s"
+if HOW == "import":
+    logging.getLogger("firelock.server.child").setLevel(logging.WARNING)
+    configure()
+fire = Firelock("sqlite:///jobs.db", plugins=[Logs])
+
+@fire.task(name="fail", retry=Retry.never())
+def fail():
+    raise ValueError("boom")
+"""
+
+
+@pytest.mark.parametrize(("how", "lines"), [("import", 0), ("hook", 1)])
+def test_an_app_that_configures_logging_silences_no_failure(start, fire, how, lines):
+    """`dictConfig` disables what was there before the app; a level that the app sets on purpose stays."""
+    job = fire.task(name="fail")(lambda: None).enqueue()
+    child = start(source=CONFIGURED % how)
+    assert "ready" in child.report()
+    child.grant()
+    child.tell(json.dumps({"session": session(fire)}))
+    until(lambda: job.refresh().state is State.FAILED)
+    child.tell('{"stop": 5}')
+
+    code, said = child.ends()
+
+    assert EXIT_OK == code
+    assert f"Job {job.id} of task 'fail' has failed in attempt 1: ValueError: boom\n" in said
+    assert lines == said.count("Jobs are run from now on.")
+
+
 # ---- getting ready ---------------------------------------------------------------------------------------
 
 

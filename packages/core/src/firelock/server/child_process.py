@@ -20,7 +20,7 @@ from firelock.server.lifeline import die_with_parent
 from firelock.server.loading import load_app, load_module
 from firelock.server.queue_choice import parse_queues
 from firelock.server.supervisor import EXIT_FAILED, EXIT_OK, EXIT_UNREACHABLE, EXIT_USAGE, share
-from firelock.server.surroundings import keep_streams_open, log_to_stderr
+from firelock.server.surroundings import enable_loggers, keep_streams_open, log_to_stderr
 
 if TYPE_CHECKING:
     from firelock.app import Firelock
@@ -46,6 +46,7 @@ class ChildProcess:
         app = load_app(self._options["app_spec"], storage=self._options["storage"])
         for name in self._options["imports"]:
             load_module(name)
+        enable_loggers()
         check_runnable(app, self._options["app_spec"])
         queues = parse_queues(self._options["queues"])
         total = self._options["workers"] or app.settings.worker_count
@@ -61,6 +62,7 @@ class ChildProcess:
             app.storage.clock()  # connects: an unreachable storage is said here, in one line
             app.recurring.sync()
         app.plugins.worker_process_started(server)
+        enable_loggers()  # a plugin may configure logging there
         self._child = Child(
             app, board, server, queues, workers, coroutines, self._options["app_spec"],
             self._report_lost, self._options["storage"], self._options["imports"],

@@ -32,7 +32,7 @@ from firelock.outcome import JobCancelled
 from firelock.server.lifeline import die_with_parent
 from firelock.server.loading import load_in_job_process, running_script
 from firelock.server.runner import Ended, ProcessDied, Run, Runner
-from firelock.server.surroundings import Surroundings, keep_streams_open, log_to_stderr
+from firelock.server.surroundings import Surroundings, enable_loggers, keep_streams_open, log_to_stderr
 from firelock.task import MAIN_MODULES
 
 if TYPE_CHECKING:
@@ -470,6 +470,7 @@ def main() -> int:
         sys.path[:] = words.pop("path")
         app = load_in_job_process(app_spec, **words)
         app.plugins.worker_process_started(server)
+        enable_loggers()
     except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it is, the server has to know
         told = str(error) if isinstance(error, ConfigurationError) else f"{type(error).__name__}: {error}"
         sys.stderr.write(f"firelock: {told}\n")

@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 
-__all__ = ["Surroundings", "keep_streams_open", "log_to_stderr"]
+__all__ = ["Surroundings", "enable_loggers", "keep_streams_open", "log_to_stderr"]
 
 
 class _Forks:
@@ -83,3 +83,17 @@ def log_to_stderr(level: int) -> None:
     later, so its own `logging.config` wins.
     """
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+
+def enable_loggers() -> None:
+    """Firelock's loggers log again, at the levels that they have; call it after the app was imported.
+
+    `dictConfig` and `fileConfig` disable every logger that is there before them unless they are told not to.
+    In a process that is Firelock's own all of these were, and no line would tell of a failed job.
+    """
+    for name, logger in list(logging.root.manager.loggerDict.items()):
+        is_ours = name == "firelock" or name.startswith(
+            ("firelock.", "firelock_")
+        )  # backends and plugins too
+        if is_ours and isinstance(logger, logging.Logger):  # or a place for one
+            logger.disabled = False
