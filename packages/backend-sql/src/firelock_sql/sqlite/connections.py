@@ -21,7 +21,7 @@ from typing import Protocol, TypeVar
 
 from firelock.storage import StorageError, StorageUnavailable
 from firelock_sql.sqlite.failures import is_busy, is_worn, translated
-from firelock_sql.sqlite.holder import is_own_transaction, is_written_here
+from firelock_sql.sqlite.holder import is_alone, is_written_here
 from firelock_sql.url import SqliteUrl
 
 __all__ = ["Connections", "no_work"]
@@ -126,7 +126,7 @@ class Connections:
 
         Raises:
             StorageUnavailable: another one wrote for all of the patience; or, after a second, it turned out
-                to be the caller's own, where that can be known.
+                to be the caller's own, as nobody else is there.
         """
         if patience_seconds is None:
             patience_seconds = self._url.busy_timeout_seconds
@@ -151,15 +151,15 @@ class Connections:
             pause = min(pause * 1.5, _LONGEST_PAUSE)
 
     def _look_for_writer(self) -> None:
-        """The wait is worth it, as far as can be known; a writer of this process is named in the log.
+        """The wait may be worth it; a writer of this process is named in the log.
 
         Raises:
-            StorageUnavailable: this thread waits for its own transaction.
+            StorageUnavailable: this thread waits for its own transaction, since there is no other.
         """
         path = self._url.path
         if not is_written_here(path):
             return
-        if is_own_transaction(path):
+        if is_alone():
             message = (
                 f"SQLite database {path}: this thread waits for its own transaction, which has written to "
                 "the file and is still open. Store the job in it, by task.using(within=session).enqueue(…), "
