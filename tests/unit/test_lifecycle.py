@@ -392,16 +392,27 @@ def test_a_series_of_waits_is_told_once(age_seconds, wait_seconds, is_silent):
     """The wait is half the age within its bounds; the history tells of the first one alone."""
     at = 1_000 + age_seconds * SECOND
 
-    transition = unknown_task(claimed(created_at=1_000, enqueued_at=at), at)
+    transition = unknown_task(claimed(created_at=1_000, enqueued_at=at, attempt=1, retries=0), at)
 
     assert (wait_seconds * SECOND, is_silent) == (transition.due_at - at, transition.is_silent)
+
+
+@pytest.mark.parametrize("before", [{"retries": 1}, {"attempt": 2}, {"crashes": 1}])
+def test_a_wait_of_a_job_that_has_run_is_told(before):
+    """It became enqueued late by its retry, its requeue or its crash; nobody has told of a wait yet."""
+    at = 1_000 + 3_600 * SECOND
+    job = claimed(**{"attempt": 1, "retries": 0, "created_at": 1_000, "enqueued_at": at, **before})
+
+    assert not unknown_task(job, at).is_silent
 
 
 @pytest.mark.parametrize("nominal_at", [None, 1_000 + 7_200 * SECOND])
 def test_a_first_wait_is_told_however_long_the_job_lay_in_its_queue(nominal_at):
     """A series begins with the first server that cannot run it, not with the job."""
     since = 1_000 if nominal_at is None else nominal_at
-    job = claimed(created_at=1_000, nominal_at=nominal_at, enqueued_at=since + 5 * SECOND)
+    job = claimed(
+        created_at=1_000, nominal_at=nominal_at, enqueued_at=since + 5 * SECOND, attempt=1, retries=0
+    )
 
     first = unknown_task(job, since + 3_600 * SECOND)
 

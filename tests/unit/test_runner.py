@@ -12,7 +12,7 @@ import pytest
 
 from firelock import Firelock, JobContext, Retry, Settings, Snooze, current_job, hookimpl, lifecycle
 from firelock.clock import SECOND
-from firelock.job import State
+from firelock.job import ClaimedJob, State
 from firelock.lifecycle import Holder
 from firelock.outcome import JobCancelled
 from firelock.retry import DecisionKind, RetryDecision
@@ -146,6 +146,22 @@ def test_a_job_of_a_missing_serializer_waits_for_a_server_that_has_it(make_app, 
     assert 15 * SECOND == first.due_at - first.at
     assert (False, True) == (first.is_silent, again.is_silent)
     assert [f"Job {job.id} is put off: {reason}."] == caplog.messages
+
+
+def test_each_series_of_waits_of_a_job_that_has_run_is_told_once(make_app, caplog):
+    """Its first wait is written and logged, not those after it; then the first one after its next run."""
+    _, worker = make_app()
+    job = ClaimedJob(
+        "job-a", "nobody's", "{}", "json", "default", 0, attempt=2, retries=1, crashes=0, fence=2,
+        created_at=0, enqueued_at=60 * SECOND, claimed_at=60 * SECOND,
+    )  # fmt: skip
+    later = attrs.evolve(job, enqueued_at=120 * SECOND, fence=3)
+    retried = attrs.evolve(job, enqueued_at=600 * SECOND, fence=5, attempt=3, retries=2)
+
+    waits = [worker.runner.prepare(one, worker.holder).transition for one in (job, later, retried)]
+
+    assert [False, True, False] == [wait.is_silent for wait in waits]
+    assert 2 == sum("Job job-a is put off" in text for text in caplog.messages)
 
 
 def test_a_serializer_that_raises_anything_ends_no_loop(make_app):

@@ -272,7 +272,8 @@ def handed_back(
 def unknown_task(job: ClaimedJob, holder: Holder, *, at: int) -> Transition:
     """No task of that name is known here: it waits for a server that knows it; the attempt is given back.
 
-    The wait grows with the job's age, from 15 s to 5 min; only the first wait is written to the history.
+    The wait grows with the job's age, from 15 s to 5 min. Only the first wait is written to the history; of a
+    job that has run before each one is, unless the caller knows of a former one and makes it silent.
     """
     reason = f"task {job.task!r} is not registered on server {holder.server}; waiting for one that knows it"
     return _put_off(job, holder, at=at, reason=reason)
@@ -289,12 +290,18 @@ def _put_off(job: ClaimedJob, holder: Holder, *, at: int, reason: str) -> Transi
     age = max(0, at - job.created_at)
     wait = min(_UNKNOWN_LONGEST, max(_UNKNOWN_FIRST, age // 2))
     # Who was put off before became enqueued again later than it was made for, however long it waited then.
+    # One that has run did as well, by its retry, requeue or crash: rather a wait told twice than never.
     made_for = job.created_at if job.nominal_at is None else job.nominal_at
     return Transition(
         job.id, HELD, holder.session, job.fence, State.SCHEDULED, at, reason, job.attempt, job.claimed_at,
         None, holder.server, gives_back=True, due_at=at + wait,
-        is_silent=job.enqueued_at - made_for >= _UNKNOWN_FIRST,
+        is_silent=job.enqueued_at - made_for >= _UNKNOWN_FIRST and not _has_run(job),
     )  # fmt: skip
+
+
+def _has_run(job: ClaimedJob) -> bool:
+    """Tell whether an attempt before this one counted, or crashed."""
+    return (job.attempt, job.retries, job.crashes) != (1, 0, 0)
 
 
 def undecodable(

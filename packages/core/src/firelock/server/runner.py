@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 failures = logging.getLogger("firelock.jobs")  # a name of its own, so that people can tune these lines alone
 
 _JSON = "json"
+_REMEMBERED = 10_000  # jobs that were put off
 
 
 class CancelKind(StrEnum):
@@ -95,6 +96,7 @@ class Runner:
         self._logs_failures = app.settings.log_failures
         self._console = console
         self._nothing: dict[str, tuple[str | None, str | None]] = {}
+        self._waits: dict[str, tuple[int, int, int]] = {}  # what was put off here: attempt, retries, crashes
 
     # ---- before ------------------------------------------------------------------------------------------
 
@@ -118,7 +120,13 @@ class Runner:
         return run
 
     def _put_off(self, job: ClaimedJob, transition: Transition) -> Ended:
-        """Return the end of a job that waits for another server; the first of its waits is logged."""
+        """Return the end of a job that waits for another server; the first of its waits is told."""
+        before = (job.attempt, job.retries, job.crashes)  # a wait gives its attempt back
+        if self._waits.get(job.id) == before:
+            transition = attrs.evolve(transition, is_silent=True)
+        if len(self._waits) >= _REMEMBERED:
+            self._waits.clear()
+        self._waits[job.id] = before
         if not transition.is_silent:
             log.warning("Job %s is put off: %s.", job.id, transition.reason, extra={"job_id": job.id})
         return Ended(job, transition)
