@@ -622,7 +622,7 @@ def test_a_delete_reaches_a_running_job(crew):
 
 @pytest.mark.parametrize("is_deleted", [True, False])
 def test_of_a_job_that_was_told_it_is_lost_only_an_end_that_counts_is_a_failure(crew, caplog, is_deleted):
-    """Who deletes a job that runs calls nobody out of bed; and no failure is left out that the storage took."""
+    """Who deletes a running job calls nobody out of bed; and no failure that the storage took is left out."""
 
     def work():
         job = current_job()

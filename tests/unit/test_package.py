@@ -41,7 +41,7 @@ print(repr(firelock.__version__), repr(firelock_dashboard.Dashboard(fire, auth=N
 
 
 def test_a_package_that_was_not_installed_works_without_a_version(tmp_path):
-    """As in an archive, in a frozen program, or found by PYTHONPATH: a server begins, its version is empty."""
+    """As in an archive, a frozen program, or by PYTHONPATH: a server begins, and its version is empty."""
     for folder in site.getsitepackages():
         for entry in Path(folder).iterdir():
             if not entry.name.startswith(("firelock", "__", "_firelock")) and entry.suffix != ".pth":
