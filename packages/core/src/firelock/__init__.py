@@ -173,7 +173,9 @@ __all__ = [
 def __getattr__(name: str) -> object:
     """Load a public name when it is first asked for, so that a plugin that needs one hook loads no app."""
     if name == "__version__":
-        value = globals()[name] = _installed_version()
+        from firelock.plugins import installed_version  # noqa: PLC0415 - looks at the disk
+
+        value = globals()[name] = installed_version()
         return value
     home = _HOME_OF.get(name)
     if home is None:
@@ -181,16 +183,6 @@ def __getattr__(name: str) -> object:
         raise AttributeError(message)
     value = globals()[name] = getattr(import_module(f"firelock.{home}"), name)
     return value
-
-
-def _installed_version() -> str:
-    """Return which version is installed; nothing where none is, as in an archive or a frozen program."""
-    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - costs a look at the disk
-
-    try:
-        return version("firelock")
-    except PackageNotFoundError:
-        return ""
 
 
 def __dir__() -> list[str]:

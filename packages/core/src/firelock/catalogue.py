@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, cast
 
 import attrs
 
-import firelock
 from firelock.clock import SECOND, from_micros
 from firelock.errors import StorageError, UnknownTask
 from firelock.options import shown
+from firelock.plugins import installed_version
 from firelock.retry import OnExceeded, Retry, RetryPolicy
 from firelock.storage import Record, Storage
 from firelock.task import main_module_name
@@ -212,7 +212,7 @@ def _value(client: Client, info: TaskInfo) -> Mapping[str, JsonValue]:
         "signature": client.registry.binder(info).shape.shown,
         "summary": _summary(function),
         "place": f"{module}:{code.co_firstlineno}" if code else module,
-        "version": firelock.__version__,
+        "version": installed_version(),
     }
 
 

@@ -7,7 +7,8 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from importlib.metadata import distributions
+from functools import cache
+from importlib.metadata import PackageNotFoundError, distributions, version
 from typing import TYPE_CHECKING
 
 import attrs
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from firelock.serializer import Serializer
     from firelock.task import TaskInfo
 
-__all__ = ["PluginInfo", "Plugins", "open_storage"]
+__all__ = ["PluginInfo", "Plugins", "installed_version", "open_storage"]
 
 log = logging.getLogger(__name__)
 
@@ -386,6 +387,15 @@ class Plugins:
 def open_storage(url: str, plugins: Sequence[object] = ()) -> Storage:
     """Return the storage of a URL, found as an app would find it; no I/O yet."""
     return Plugins(plugins).open_storage(url)
+
+
+@cache
+def installed_version() -> str:
+    """Return which version of Firelock is installed; "" where none is, as in an archive."""
+    try:
+        return version("firelock")
+    except PackageNotFoundError:
+        return ""
 
 
 def hook_names() -> list[str]:

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-import firelock
 from firelock.errors import ConfigurationError, StorageError
 from firelock.hookspecs import ServerInfo
 from firelock.ids import new_id
+from firelock.plugins import installed_version
 from firelock.server.board import Board
 from firelock.server.child import Child, check_runnable
 from firelock.server.keeper import SessionKeeper
@@ -109,7 +109,7 @@ class InsideServer:
         session = NewSession(
             new_id(), server.id, server.name, socket.gethostname(), os.getpid(), self._app.client.clock.now(),
             float(self._app.settings.session_timeout), self._workers, str(self._queues),
-            firelock.__version__,
+            installed_version(),
         )  # fmt: skip
         self._keeper.begin(session, self._board)
         return session.id

@@ -22,11 +22,10 @@ from typing import Any
 
 import attrs
 
-import firelock
 from firelock.clock import StorageClock
 from firelock.errors import ConfigurationError, FirelockError, StorageError, StorageUnavailable
 from firelock.ids import new_id
-from firelock.plugins import open_storage
+from firelock.plugins import installed_version, open_storage
 from firelock.server.board import Board, share_memory
 from firelock.server.isolated import describe_exit
 from firelock.server.keeper import SessionKeeper
@@ -270,7 +269,7 @@ class Supervisor:
         session = NewSession(
             new_id(), self._id, self._name, socket.gethostname(), child.process.pid,
             StorageClock(self._storage).now(), float(self._settings.session_timeout), self._workers,
-            self._queues, firelock.__version__,
+            self._queues, installed_version(),
         )  # fmt: skip
         keeper.begin(session, child.board)
         child.session = session.id
