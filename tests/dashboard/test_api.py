@@ -92,6 +92,24 @@ def test_a_job_is_rescheduled_and_copied(client, fire, send):
     assert "mail" == fire.jobs.get(copy.json()["id"]).queue
 
 
+def test_a_span_that_ends_after_all_time_is_refused(client, fire, send):
+    """The message says so; nothing is moved and nothing is muted."""
+    job = send.schedule(3600, 1)
+    due_at = job.next_due_at
+    failing = fire.task(name="shop.charge", retry=Retry.never())(lambda: 1 / 0)
+    failing.enqueue()
+    Worker(fire).run()
+    (cause,) = client.get("/api/failures").json()["failures"]
+
+    moved = client.act("/api/jobs/reschedule", {"id": job.id, "in": "9999999w"})
+    muted = client.act("/api/failures/mute", {"fingerprint": cause["fingerprint"], "for": "9999999w"})
+
+    assert (400, 400) == (moved.status, muted.status)
+    assert "after the year 9999" in moved.json()["error"]
+    assert due_at == fire.jobs.get(job.id).next_due_at
+    assert client.get("/api/failures").json()["failures"][0]["mute"] is None
+
+
 def test_json_bodies_are_read_as_forms_are(client, fire, send):
     """Programs may send JSON: texts, numbers and lists of them."""
     job = send.enqueue(1)

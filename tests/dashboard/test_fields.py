@@ -110,6 +110,38 @@ def test_a_program_s_json_is_held_to_the_same(waiting, client):
     assert [] == list(waiting.operations.list())
 
 
+@pytest.mark.parametrize(
+    ("body", "named"),
+    [
+        (b'{"verb": "delete", "state": "enqueued", "tag": "zz", "tag": "eu"}', "tag"),
+        (b'{"verb": "delete", "state": "enqueued", "tagg": null}', "tagg"),
+        (b'{"verb": "delete", "state": "enqueued", "tagg": []}', "tagg"),
+        (b'{"verb": "delete", "state": "enqueued", "tag": null}', "tag"),
+        (b'{"verb": "delete", "state": "enqueued", "tag": []}', "tag"),
+        (b'{"verb": "delete", "state": "enqueued", "tag": ""}', "tag"),
+        (b'{"verb": "delete", "state": "enqueued", "tag": [" "]}', "tag"),
+        (b'{"verb": "delete", "state": "enqueued", "argument": ""}', "argument"),
+    ],
+)  # fmt: skip
+def test_a_filter_that_says_nothing_meets_no_job(waiting, client, body, named):
+    """Of a name that is there twice the last would win, and an empty value narrows nothing."""
+    headers = {"content-type": "application/json", "sec-fetch-site": "same-origin"}
+
+    answer = client.ask("POST", "/api/operations", headers=headers, body=body)
+
+    assert 400 == answer.status
+    assert named in answer.json()["message"]
+    assert [] == list(waiting.operations.list())
+
+
+def test_an_empty_filter_of_a_form_meets_no_job(waiting, client):
+    """As a script sends it whose variable is empty."""
+    answer = client.post("/api/operations", {"verb": "delete", "state": "enqueued", "tag": ""})
+
+    assert 400 == answer.status
+    assert [] == list(waiting.operations.list())
+
+
 def test_every_parameter_of_the_api_is_a_field():
     """What the description offers is taken, and nothing else has to be kept beside it."""
     route = Route(

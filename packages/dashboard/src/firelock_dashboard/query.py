@@ -6,7 +6,7 @@ import difflib
 import json
 import math
 from collections.abc import Iterable, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import TypeVar
 from urllib.parse import parse_qsl
@@ -27,8 +27,9 @@ _NAME = 60  # characters of a name that is unknown
 class Fields:
     """The fields of a query or a form, each read by name; a wrong one raises `BadRequest` that names it."""
 
-    def __init__(self, pairs: Iterable[tuple[str, str]]) -> None:
+    def __init__(self, pairs: Iterable[tuple[str, str]], *, without_value: Iterable[str] = ()) -> None:
         self._values: dict[str, list[str]] = {}
+        self._without_value = list(without_value)  # fields of JSON that are null or an empty list
         for name, value in pairs:
             self._values.setdefault(name, []).append(value)
 
@@ -54,17 +55,18 @@ class Fields:
             BadRequest: it is something else.
         """
         try:
-            value = json.loads(body)
+            value = json.loads(body, object_pairs_hook=_once)
         except (ValueError, RecursionError) as error:
             raise BadRequest(f"The body is no JSON: {error}.") from error
         if not isinstance(value, dict) or len(value) > _FIELDS:
             raise BadRequest(f"The body is no JSON object of at most {_FIELDS} fields; send one.")
-        return cls(
+        pairs = [
             (name, _plain(name, one))
             for name, given in value.items()
             for one in (given if isinstance(given, list) else [given])
             if one is not None
-        )
+        ]
+        return cls(pairs, without_value=value.keys() - {name for name, _ in pairs})
 
     def check(self, known: Sequence[str]) -> None:
         """Every field is one of these, and is there once.
@@ -78,13 +80,23 @@ class Fields:
         single = {name for name in known if name[-1:] not in {"+", "."}}
         several = {name[:-1] for name in known if name.endswith("+")}
         begins = tuple(name for name in known if name.endswith("."))
-        for name, values in self._values.items():
+        for name, values in {**dict.fromkeys(self._without_value, ()), **self._values}.items():
             if name in several:
                 continue
             if name not in single and not (begins and name.startswith(begins)):
                 raise BadRequest(_unknown(name, [*single, *several]))
             if len(values) > 1:
                 raise BadRequest(f"{name} was sent {len(values)} times; send it once.")
+
+    def check_filled(self, names: Iterable[str]) -> None:
+        """None of these fields was sent without a value.
+
+        Raises:
+            BadRequest: one was, as by a script whose variable is empty: it would narrow nothing.
+        """
+        for name in names:
+            if name in self._without_value or (name in self._values and not self.maybe(name)):
+                raise BadRequest(f"{name} is empty, and would narrow nothing; give a value, or leave it out.")
 
     def __contains__(self, name: str) -> bool:
         """Tell whether the field was sent, empty or not."""
@@ -180,6 +192,10 @@ class Fields:
             raise BadRequest(message) from error
         if moment.tzinfo is None:
             raise BadRequest(f"{name}={value} has no zone; add Z or an offset as +03:00.")
+        try:
+            moment.astimezone(UTC)
+        except OverflowError as error:
+            raise BadRequest(f"{name}={value} is not within the years 1 to 9999 of UTC.") from error
         return moment
 
 
@@ -188,6 +204,15 @@ def _unknown(name: str, known: Sequence[str]) -> str:
     hint = f"Did you mean {near[0]}? " if near else ""
     fields = f"Fields are {', '.join(sorted(known))}." if known else "There are no fields."
     return f"The field {name[:_NAME]!a} is unknown here. {hint}{fields}"
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Return the object; a name that is there twice is refused, as not both of its values could hold."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        name = next(name for at, (name, _) in enumerate(pairs) if any(name == each for each, _ in pairs[:at]))
+        raise BadRequest(f"{name[:_NAME]!a} is in the JSON object several times; write it once.")
+    return found
 
 
 def _plain(name: str, value: object) -> str:

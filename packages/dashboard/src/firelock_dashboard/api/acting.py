@@ -74,7 +74,11 @@ def reschedule_jobs(visit: Visit) -> Response:
     when: Any = visit.form.span("in") or visit.form.moment("at")
     if when is None:
         raise BadRequest("in and at are missing; give a span as 15m, or an instant.")
-    return _answer(visit, "job.reschedule", ids, visit.fire.jobs.reschedule(ids, when))
+    try:
+        results = visit.fire.jobs.reschedule(ids, when)
+    except ScheduleError as error:
+        raise BadRequest(str(error)) from error
+    return _answer(visit, "job.reschedule", ids, results)
 
 
 def copy_job(visit: Visit) -> Response:
@@ -89,6 +93,7 @@ def copy_job(visit: Visit) -> Response:
 
 def start_operation(visit: Visit) -> Response:
     verb = visit.form.one_of("verb", ("requeue", "delete"), "")
+    visit.form.check_filled([*(one.name for one in FILTERS), "argument", "error"])
     visit.require(Permission.DELETE if verb == "delete" else Permission.REQUEUE)
     if visit.form.maybe("argument", limit=200):  # how many match would tell what the arguments are
         visit.require(Permission.VIEW_ARGUMENTS)

@@ -16,7 +16,7 @@ from firelock_dashboard.bulk import operation_address, start_operation
 from firelock_dashboard.causes import Cause, Mute
 from firelock_dashboard.confirming import ask_first
 from firelock_dashboard.job_view import JobPage
-from firelock_dashboard.problems import NotHere
+from firelock_dashboard.problems import BadRequest, NotHere
 from firelock_dashboard.routes import Route
 from firelock_dashboard.tracebacks import markdown
 from firelock_dashboard.words import count_text, instant, stamp, task_name
@@ -278,7 +278,10 @@ def mute_cause(visit: Visit, fingerprint: str, span: timedelta | None, note: str
         cause = Cause(fingerprint, page.type, page.message, task, 1, newest_at, page.oldest_at, (), None)
     if cause is None:
         return None
-    until = None if span is None else visit.now + span
+    try:
+        until = None if span is None else visit.now + span
+    except OverflowError as error:
+        raise BadRequest("for ends after the year 9999; give a shorter span, or leave it out.") from error
     visit.dashboard.watch.remembered.mute(cause, Mute(visit.who, visit.now, note, until))
     visit.audit(
         "cause.mute",
