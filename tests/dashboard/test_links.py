@@ -404,3 +404,36 @@ def test_an_outage_of_the_storage_sends_nobody_out():
 
             assert 200 == known.get("/settings").status
             assert 503 == unknown.get("/settings").status
+
+
+def test_who_is_not_in_is_told_nothing_of_a_storage_that_is_away():
+    """Neither its address nor what its driver said; the server's log has it."""
+    storage = FailingStorage()
+    storage.fail_always("get_record", StorageUnavailable("redis://10.1.2.3:6379/4 is away"))
+    with (
+        closing(Firelock(storage)) as fire,
+        closing(Dashboard(fire)) as dashboard,
+        closing(Browser(dashboard, is_in=False)) as unknown,
+    ):
+        shown = unknown.get("/queues", headers={"cookie": f"{COOKIE}_80={'x' * 43}"})
+        told = unknown.get("/api/jobs", headers={"cookie": f"{COOKIE}_80={'x' * 43}"})
+        exchanged = unknown.post("/enter", {"token": "x" * 43})
+
+    for answer in (shown, told, exchanged):
+        assert 503 == answer.status
+        assert "10.1.2.3" not in answer.text
+
+
+@pytest.mark.parametrize("order", ["own first", "own last"])
+def test_a_session_of_another_dashboard_hides_none(order):
+    """Of two cookies of one name, as of `/` and of `/jobs`, each is looked at: browsers send both."""
+    with (
+        closing(Firelock("memory://")) as fire,
+        closing(Dashboard(fire)) as dashboard,
+        closing(Browser(dashboard, root="/jobs", is_in=False)) as browser,
+    ):
+        own = dashboard.links.exchange(token_of(dashboard.link(HERE)))
+        pair = [f"{COOKIE}_80={own}", f"{COOKIE}_80={'x' * 43}"]
+        cookie = "; ".join(pair if order == "own first" else reversed(pair))
+
+        assert 200 == browser.get("/queues", headers={"cookie": cookie}).status

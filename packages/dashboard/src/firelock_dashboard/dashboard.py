@@ -239,7 +239,7 @@ class Dashboard:
                 return self._streamed(request)
             return await self._routed(request, urls, path, access)
         except (RequestProblem, StorageUnavailable) as error:
-            problem = error if isinstance(error, RequestProblem) else self._away(error)
+            problem = error if isinstance(error, RequestProblem) else self._away(error, access)
             visit = Visit(self, request, urls, access=access, places={}, body=b"")
             return await run_in_threadpool(self._refused, visit, problem, path.startswith("/api"))
 
@@ -303,15 +303,20 @@ class Dashboard:
         except RequestProblem as problem:
             return self._refused(visit, problem, route.is_api)
         except StorageUnavailable as error:
-            return self._refused(visit, self._away(error), route.is_api)
+            return self._refused(visit, self._away(error, visit.access), route.is_api)
         except Exception:
             log.exception("a page failed", extra={"route": route.path})
             return self._refused(
                 visit, RequestProblem(self.texts("refused.failed"), status=_BROKEN), route.is_api
             )
 
-    def _away(self, error: StorageUnavailable) -> RequestProblem:
-        return RequestProblem(self.redactor.text(str(error)), status=503)
+    def _away(self, error: StorageUnavailable, access: Access) -> RequestProblem:
+        """Return what is said of a storage that does not answer; where it is, only to who is in."""
+        message = self.redactor.text(str(error))
+        if not self.may(access, Permission.READ):
+            log.warning("The storage does not answer, so nobody can come in: %s", message)
+            message = self.texts("refused.away")
+        return RequestProblem(message, status=503)
 
     def _lost(self, path: str, methods: frozenset[str]) -> RequestProblem:
         if not methods:

@@ -117,7 +117,7 @@ class Links:
             NoSession: the request shows none that is good.
             StorageUnavailable: the storage cannot be reached, and no session of the request was seen before.
         """
-        keys = list(map(_hash, _shown(request.cookies.items())))
+        keys = list(map(_hash, _shown(request.headers.getlist("cookie"))))
         now = self._monotonic()
         if any(self._is_believed(key, now) for key in keys) or any(self._is_good(key, now) for key in keys):
             return Access(LEVELS["admin"], "local")
@@ -171,10 +171,14 @@ class Links:
         return self._fire.client.clock.now()
 
 
-def _shown(cookies: Iterable[tuple[str, str]]) -> list[str]:
-    """Return the sessions that a request shows: of dashboards at other ports of the host there are more."""
-    found = [value for name, value in cookies if name.startswith(COOKIE) and _TOKEN.match(value)]
-    return found[:_COOKIES]
+def _shown(headers: Iterable[str]) -> list[str]:
+    """Return the sessions that a request shows: of dashboards at other ports of the host there are more.
+
+    Cookies of one name are all looked at: one of a dashboard at `/` comes beside that of one at `/jobs`.
+    """
+    pairs = (pair.strip().partition("=") for header in headers for pair in header.split(";"))
+    found = [value for name, _, value in pairs if name.startswith(COOKIE) and _TOKEN.match(value)]
+    return list(dict.fromkeys(found))[:_COOKIES]
 
 
 def _hash(token: str) -> str:
