@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import queue
 import threading
 from contextlib import closing
 
@@ -148,6 +149,32 @@ def test_two_passwords_are_hashed_at_once_and_who_waits_too_long_is_sent_away(ha
     assert [429] * 10 == while_busy
     assert [401] * 3 == answers[10:]
     assert (2, 3) == (hashing.most, hashing.done)
+
+
+def test_a_flood_of_guesses_holds_few_threads(hashing, monkeypatch):
+    """Beyond the eight that may wait, each is sent away before anybody's turn ends or their second is over."""
+    auth, answers = basic_auth({"ada": HASHED}), queue.SimpleQueue()
+    monkeypatch.setattr(credentials, "_WAIT_SECONDS", 30.0)  # those that wait do so until the gate is open
+
+    def guess(number):
+        try:
+            auth(request(basic(f"user{number}", "guess")))
+        except RequestProblem as refusal:
+            answers.put(refusal.status)
+
+    threads = [threading.Thread(target=guess, args=(number,)) for number in range(40)]
+    for thread in threads[:2]:
+        thread.start()
+    assert hashing.two.wait(30)
+    for thread in threads[2:]:
+        thread.start()
+    while_busy = [answers.get(timeout=10) for _ in range(30)]
+    hashing.gate.set()
+    for thread in threads:
+        thread.join()
+
+    assert [429] * 30 == while_busy
+    assert [401] * 10 == [answers.get(timeout=30) for _ in range(10)]
 
 
 # ---- what an auth may answer -----------------------------------------------------------------------------

@@ -29,7 +29,9 @@ _LONGEST = 1_024  # characters of a password that is sent
 _SHORTEST_TOKEN = 16
 _AT_ONCE = 2  # hashes: each takes a core for 0.1 s, and 32 MiB
 _WAIT_SECONDS = 1.0  # then whoever waits for a turn is sent away, so that no thread waits for long
+_WAITING = 8  # requests that may wait: each holds a thread of the host's, which has some forty
 _TURNS = threading.BoundedSemaphore(_AT_ONCE)
+_PLACES = threading.BoundedSemaphore(_AT_ONCE + _WAITING)
 
 
 def hash_password(password: str, *, salt: bytes | None = None) -> str:
@@ -58,8 +60,8 @@ def basic_auth(
         level: one for everybody, or by name.
         realm: what the browser says that it asks for.
 
-    Two passwords at most are held against a hash at once; one that has waited a second for its turn is
-    answered 429. A request without a name and a password is answered at once.
+    Two passwords at most are held against a hash at once and eight wait; beyond these, and after a second,
+    the answer is a 429. A request without a name and a password is answered at once.
 
     Raises:
         ConfigurationError: there is no user, a password is empty, a hash is damaged, a level is none.
@@ -133,19 +135,34 @@ class _Hash:
         mark = hmac.digest(self._key, password.encode(), "sha256")
         if self._known and hmac.compare_digest(self._known[0], mark):
             return True
-        if not _TURNS.acquire(timeout=_WAIT_SECONDS):
-            raise RequestProblem(
-                "Too many passwords are being checked; send it again in a moment.",
-                status=429, headers={"Retry-After": "1"},
-            )  # fmt: skip
-        try:
-            sent = _scrypt(password, self.salt, self.cost, self.block, self.lanes)
-        finally:
-            _TURNS.release()
+        sent = _in_turn(lambda: _scrypt(password, self.salt, self.cost, self.block, self.lanes))
         is_right = hmac.compare_digest(sent, self.digest)
         if is_right:
             self._known[:] = [mark]
         return is_right
+
+
+def _in_turn(work: Callable[[], bytes]) -> bytes:
+    """Return what the work gives: two at once, and few wait, so that a flood leaves the host its threads.
+
+    Raises:
+        RequestProblem: too many wait, or this one has waited for a second.
+    """
+    busy = RequestProblem(
+        "Too many passwords are being checked; send it again in a moment.",
+        status=429, headers={"Retry-After": "1"},
+    )  # fmt: skip
+    if not _PLACES.acquire(blocking=False):
+        raise busy
+    try:
+        if not _TURNS.acquire(timeout=_WAIT_SECONDS):
+            raise busy
+        try:
+            return work()
+        finally:
+            _TURNS.release()
+    finally:
+        _PLACES.release()
 
 
 def _check_of(name: str, password: str) -> Callable[[str], bool]:
