@@ -52,3 +52,18 @@ def test_who_asked_for_a_page_comes_to_it(served, stranger, guard):
 
     expect(stranger).to_have_url(f"{served.origin}/queues")
     expect(stranger.locator(".rail .brand")).to_be_visible()
+
+
+@pytest.mark.parametrize("width", [1_280, 390])
+def test_the_button_keeps_its_distance(stranger, guard, width):
+    """From the field beside or above it."""
+    guard.allow("401")
+    stranger.set_viewport_size({"width": width, "height": 800})
+
+    stranger.goto("/enter")
+    field = stranger.get_by_role("textbox").bounding_box()
+    button = stranger.get_by_role("button", name="Come in").bounding_box()
+
+    beside = button["x"] - (field["x"] + field["width"])
+    below = button["y"] - (field["y"] + field["height"])
+    assert max(beside, below) >= 8

@@ -108,6 +108,7 @@ def test_the_question_says_before_whether_there_is_an_undo(client, fire, send, s
 
     assert said in head
     assert ('data-yes="Stop job" data-no="Keep running"' in head) is (state == "processing")
+    assert ('data-no="Keep job"' in head) is (state != "processing")
 
 
 def test_a_deleted_job_offers_to_be_restored_or_says_why_not(client, fire, send):

@@ -76,6 +76,28 @@ def test_a_failed_row_says_what_went_wrong(client, fire, send):
     assert "TimeoutError: SMTP timed out" in client.get("/jobs?state=failed").text
 
 
+def test_a_running_row_says_what_its_span_is(client, fire, send):
+    """On a phone, where no column has a head: since when it runs, or since when it is claimed."""
+    worker = Worker(fire)
+    for is_started in (True, False):
+        send.enqueue(1)
+        worker.claim(started=is_started)
+
+    page = client.get("/jobs?state=processing").text
+
+    assert {"Claimed", "Runs"} == set(re.findall(r'data-label="([^"]+)"><time[^>]* data-running', page))
+
+
+def test_the_question_before_a_delete_says_what_it_keeps(client, send):
+    """Of one row and of the selected: its other button is no second kind of cancel."""
+    send.enqueue(1)
+
+    page = client.get("/jobs").text
+
+    assert 1 == page.count('data-no="Keep job"')
+    assert 1 == page.count('data-no="Keep jobs"')
+
+
 def test_each_state_has_its_tab_with_its_count(client, send):
     """As the counts say it, while nothing else is asked for."""
     send.enqueue_many([(number,) for number in range(3)])
@@ -502,3 +524,10 @@ def test_everything_that_matches_is_acted_on_whatever_the_order(fire, client, du
 def test_an_export_has_the_order_of_its_list(client, due):
     """Soonest due first."""
     assert due == client.get("/jobs/export?format=ids&state=scheduled").text.split()
+
+
+@pytest.mark.parametrize("moment", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
+def test_an_instant_before_or_after_all_time_is_refused(client, moment):
+    """It has a zone, and no place in UTC."""
+    for target in ("/jobs?since=", "/jobs?until=", "/api/jobs?since="):
+        assert 400 == client.get(f"{target}{quote(moment)}").status
