@@ -152,7 +152,7 @@ def test_two_passwords_are_hashed_at_once_and_who_waits_too_long_is_sent_away(ha
 
 
 def test_a_flood_of_guesses_holds_few_threads(hashing, monkeypatch):
-    """Beyond the eight that may wait, each is sent away before anybody's turn ends or their second is over."""
+    """Beyond the eight that may wait, each is sent away while all others wait."""
     auth, answers = basic_auth({"ada": HASHED}), queue.SimpleQueue()
     monkeypatch.setattr(credentials, "_WAIT_SECONDS", 30.0)  # those that wait do so until the gate is open
 
