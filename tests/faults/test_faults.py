@@ -14,8 +14,9 @@ from tests.sql.programs import Missing, chosen_mysqls, chosen_postgresqls
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc")
 
-# Other tests run beside these; by hand a scenario is held to its bounds as they are.
-_SLACK = 2.0
+# Other tests run beside these, so that a bound tells what hangs and not how busy the machine is; by hand a
+# scenario is held to its bounds as they are.
+_SLACK = 10.0
 
 # What every storage has to stand is played on SQLite; on the others as well where all is to be tested.
 _ON_EVERY_STORAGE = os.environ.get("CI") == "true" or "FIRELOCK_TEST_REDIS" in os.environ
