@@ -487,7 +487,7 @@ def test_an_outage_among_some_says_what_became_of_each(capsys, tmp_path, is_json
     ran = run(capsys, "jobs", "delete", *ids, "--app", f"{path}:fire", *(["--json"] if is_json else []))
 
     assert 3 == ran.code
-    assert "The storage went away after it had answered for 500 of 501 jobs" in ran.error
+    assert "The storage went away when it had answered for 500 of 501 jobs" in ran.error
     if is_json:
         answers = json.loads(ran.out)["results"]
         assert [{"id": ids[499], "result": "missing"}, {"id": ids[500], "result": "unknown"}] == answers[499:]
@@ -536,6 +536,32 @@ def test_restore_all_takes_deleted_jobs_alone(capsys, app):
 
     assert (ran.code, ran.out) == (0, "1 job restored.\n2 were left alone.\n")  # the parent and its child
     assert states(app, jobs) == ["deleted", "enqueued", "enqueued"]
+
+
+@pytest.mark.parametrize("is_json", [False, True])
+def test_a_dry_run_of_restore_counts_what_would_be_left_alone(capsys, app, is_json):
+    """It says what the command would say, and restores nothing."""
+    jobs = app.add.enqueue_many([(number,) for number in range(2)])
+    jobs[0].then(app.add, 9)
+    app.jobs.delete([job.id for job in jobs])
+    words = ["--json"] if is_json else []
+
+    ran = command(capsys, app, "restore", "--all", "--task", "shop.add", "--dry-run", *words)
+
+    assert ["deleted", "deleted"] == states(app, jobs)
+    if is_json:
+        assert {"is_dry_run": True, "done": 1, "refused": 2, "missing": 0} == json.loads(ran.out)
+    else:
+        assert "1 job would be restored.\n2 would be left alone.\n" == ran.out
+
+
+def test_a_refusal_among_all_says_what_was_done(capsys, tmp_path):
+    """What was done before it is counted; it is no outage, so the exit code is another."""
+    (tmp_path / "full.py").write_text(LEAVING.replace("StorageUnavailable", "StorageError"))
+
+    ran = run(capsys, "jobs", "delete", "--all", "--state", "enqueued", "--app", f"{tmp_path}/full.py:fire")
+
+    assert (1, "500 jobs deleted.\n") == (ran.code, ran.out)
 
 
 def test_until_chooses_among_all(capsys, app):

@@ -257,20 +257,6 @@ def test_record_is_what_was_seen_or_is_read_now(adding, fire):
     assert seen is read
 
 
-def test_threads_share_a_handle(adding, worker):
-    """Each look leaves a whole record: no thread sees half of one."""
-    job = adding.enqueue(1)
-    worker.run()
-    looks = [threading.Thread(target=job.refresh) for _ in range(8)]
-
-    for look in looks:
-        look.start()
-    for look in looks:
-        look.join()
-
-    assert (State.SUCCEEDED, job.id, 1) == (job.state, job.record().id, job.attempt)
-
-
 class Slow(MemoryStorage):
     """A storage whose answer to a thread called slow comes when it is told to."""
 
@@ -693,6 +679,41 @@ def test_what_is_not_deleted_is_not_restored(in_state, state):
 
     with pytest.raises(JobConflict, match=f"it is {state}, not deleted"):
         job.restore()
+
+
+def test_a_job_that_changes_while_it_is_restored_stays(adding, fire, worker):
+    """It was deleted again, while it ran: what it was before the first delete is over."""
+    job = adding.enqueue(1)
+    job.delete()
+    history = fire.storage.history
+
+    def history_then_more(job_id):
+        entries = history(job_id)
+        fire.storage.history = history
+        fire.jobs.requeue([job_id])
+        worker.claim()
+        fire.jobs.delete([job_id])
+        return entries
+
+    fire.storage.history = history_then_more
+    with pytest.raises(JobConflict, match="it cannot be restored: it was changed meanwhile"):
+        job.restore()
+
+    assert State.DELETED is job.refresh().state
+
+
+def test_a_delete_is_told_though_the_storage_goes_away_after_it(caplog):
+    """Continuations that it set free wait for a server's sweep."""
+    with Firelock(FailingStorage()) as fire:
+        task = fire.task(name="add")(add)
+        parent = task.enqueue(1)
+        child = parent.then(task, 2)
+        fire.storage.fail("release", StorageUnavailable("gone"))
+
+        parent.delete()
+
+        assert (State.DELETED, State.AWAITING) == (parent.state, child.refresh().state)
+    assert "Continuations wait for the next sweep of a server: gone" in caplog.text
 
 
 @pytest.mark.parametrize("state", [state for state in State if state is not State.DELETED])

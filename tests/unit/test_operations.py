@@ -550,6 +550,8 @@ def test_an_operation_on_a_list_by_due_is_one_on_its_jobs(fire):
     assert expected == attrs.evolve(started.where, until=None)
     with pytest.raises(ConfigurationError, match="by due with since or until is refused"):
         fire.operations.start("delete", attrs.evolve(by_due, since=1), by="ada")
+    with pytest.raises(ConfigurationError, match="by due with state=failed"):
+        fire.operations.start("delete", attrs.evolve(by_due, state=State.FAILED), by="ada")
 
 
 def test_a_state_as_text_is_a_state(fire):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 
 import pytest
 
@@ -169,10 +170,29 @@ def test_every_state_is_counted_though_no_job_is_in_it(fire, adding):
     assert (0, 1) == (counts["failed"], counts["enqueued"])
 
 
+@pytest.mark.parametrize("state", [state for state in State if state is not State.SCHEDULED])
+def test_only_scheduled_jobs_are_found_by_due(fire, state):
+    """Another state beside it would find nothing, ever."""
+    with pytest.raises(ConfigurationError, match=rf"by_due=True with state='{state}' .* no job"):
+        fire.jobs.find(by_due=True, state=state)
+
+
 def test_a_state_that_there_is_not_is_not_counted(fire):
     """A misspelt state is no zero."""
     with pytest.raises(ConfigurationError, match="state='faild' is unknown; use one of awaiting, scheduled"):
         fire.jobs.counts()["faild"]
+
+
+def test_counts_are_a_mapping_of_states(fire, adding):
+    """What can be asked for by its name can be listed and tested for; what is no state is not in it."""
+    adding.enqueue(1)
+
+    counts = fire.jobs.counts()
+
+    assert list(State) == list(counts)
+    assert counts.by_state == dict(counts)
+    assert (True, False, 7) == ("failed" in counts, "faild" in counts, len(counts))
+    assert [State.ENQUEUED] == [state for state, count in counts.items() if count]
 
 
 # ---- looking at all that match ---------------------------------------------------------------------------
@@ -233,12 +253,13 @@ def test_jobs_may_be_changed_while_one_iterates(fire, adding, oldest_first):
 @pytest.mark.parametrize("oldest_first", [True, False])
 def test_what_comes_while_one_iterates_is_left_out(fire, adding, oldest_first):
     """Or who enqueues a job for each that he sees would never come to an end."""
-    jobs = adding.enqueue_many([(1,), (2,)])
+    jobs = adding.enqueue_many([(number,) for number in range(501)])  # more than a page holds
 
-    seen = [(job.id, adding.enqueue(3))[0] for job in fire.jobs.iterate(oldest_first=oldest_first)]
+    found = islice(fire.jobs.iterate(oldest_first=oldest_first), 600)
+    seen = [(job.id, adding.enqueue(3))[0] for job in found]
 
     assert {job.id for job in jobs} == set(seen)
-    assert 2 == len(seen)
+    assert 501 == len(seen)
 
 
 def test_an_iterator_s_own_end_is_kept(fire, adding):
@@ -310,9 +331,55 @@ def test_an_outage_among_many_tells_what_was_done(fire, adding, verb):
 
     assert (answer,) * 500 + (None,) * 600 == caught.value.results
     assert (
-        "The storage went away after it had answered for 500 of 1,100 jobs: gone. The error's results has "
+        "The storage went away when it had answered for 500 of 1,100 jobs: gone. The error's results has "
         "the answers; ask again for the ids where it is None." == str(caught.value)
     )
+
+
+def test_a_refusal_among_many_tells_what_was_done(fire, adding):
+    """It is no outage, so that nobody tries again for ever; the answers of the former chunks are in it."""
+    jobs = adding.enqueue_many([(number,) for number in range(1_100)])
+    fail_in_turn(fire.storage, "apply", None, StorageError("disk full"))
+
+    with pytest.raises(PartlyApplied) as caught:
+        fire.jobs.delete([job.id for job in jobs])
+
+    assert (Applied.APPLIED,) * 500 + (None,) * 600 == caught.value.results
+    assert not isinstance(caught.value, StorageUnavailable)
+    assert (
+        "The storage refused when it had answered for 500 of 1,100 jobs: disk full. The error's results has "
+        "the answers; mend that, then ask again for the ids where it is None." == str(caught.value)
+    )
+
+
+def test_an_outage_of_many_is_one(fire, adding):
+    """Who tries again after an outage does so after this one."""
+    jobs = adding.enqueue_many([(number,) for number in range(501)])
+    fail_in_turn(fire.storage, "apply", None, StorageUnavailable("gone"))
+
+    with pytest.raises(StorageUnavailable):
+        fire.jobs.delete([job.id for job in jobs])
+
+
+def test_a_job_that_changed_meanwhile_is_not_restored(fire, adding, worker):
+    """It was deleted again, while it ran: what it was before the first delete is over."""
+    changed, same = adding.enqueue(1), adding.enqueue(2)
+    fire.jobs.delete([changed.id, same.id])
+    history = fire.storage.history
+
+    def history_then_more(job_id):
+        entries = history(job_id)
+        fire.storage.history = history
+        fire.jobs.requeue([changed.id])
+        worker.claim()
+        fire.jobs.delete([changed.id])
+        return entries
+
+    fire.storage.history = history_then_more
+    results = fire.jobs.restore([changed.id, "nobody", same.id])
+
+    assert [Applied.REFUSED, Applied.MISSING, Applied.APPLIED] == results
+    assert (State.DELETED, State.ENQUEUED) == (changed.refresh().state, same.refresh().state)
 
 
 def test_an_outage_of_a_restore_tells_what_was_left_alone(fire, adding):

@@ -19,7 +19,7 @@ from firelock.hookspecs import TaskCall
 from firelock.job import Edge, NewJob, On, State
 from firelock.lifecycle import awaiting_reason
 from firelock.options import CallOptions, shown
-from firelock.storage import JobFilter
+from firelock.storage import Applied, JobFilter
 from firelock.storage.defaults import insert_surely
 from firelock.tags import MAX_TAGS
 from firelock.task import Call, TaskInfo, TaskVerbs
@@ -309,7 +309,8 @@ class Client:
     def restoration(self, record: JobRecord, *, reason: str) -> Transition | str:
         """Return the change that takes the job's delete back, or why nothing can, as the rest of a sentence.
 
-        Reads the job's history, and whether it had continuations.
+        Reads the job's history, and whether it had continuations. Both may be those of a later delete: apply
+        the change by `apply_unless_changed`.
         """
         if record.state is not State.DELETED:
             return f"it is {record.state}, not deleted"
@@ -324,6 +325,19 @@ class Client:
         now = self.clock.now()
         expires_at = self.retention.until(former.state, now)
         return lifecycle.restore(record.id, former, at=now, reason=reason, expires_at=expires_at)
+
+    def apply_unless_changed(self, changes: Sequence[Transition], seen: Sequence[JobRecord]) -> list[Applied]:
+        """`Storage.apply`, but a job that is no longer stored as it was seen is left alone: REFUSED.
+
+        One step with the look at it where the storage has such (`Storage.one_step`). Elsewhere a change in
+        the one round trip between the two is not noticed.
+        """
+        with self.storage.one_step():
+            stored = self.storage.get([change.job_id for change in changes])
+            is_as_seen = [one is None or one == former for one, former in zip(stored, seen, strict=True)]
+            wanted = [change for change, is_same in zip(changes, is_as_seen, strict=True) if is_same]
+            answers = iter(self.storage.apply(wanted) if wanted else ())
+        return [next(answers) if is_same else Applied.REFUSED for is_same in is_as_seen]
 
     def _had_children(self, job_id: str) -> bool:
         page = self.storage.find(JobFilter(parent_id=job_id), limit=1)

@@ -384,11 +384,13 @@ class Job(Generic[R]):
             JobNotFound: it is not stored.
         """
         self._require_committed()
-        change = self._client.restoration(self._look(), reason="restored by code")
+        seen = self._look()
+        change = self._client.restoration(seen, reason="restored by code")
         if isinstance(change, str):
             message = f"Job {self.id} cannot be restored: {change}. requeue() runs a deleted job again."
             raise JobConflict(message)
-        return self._apply(change, "restored: it was changed meanwhile")
+        applied = self._client.apply_unless_changed([change], [seen])[0]
+        return self._applied(applied, "restored: it was changed meanwhile")
 
     async def arestore(self) -> Job[R]:
         """Restore without blocking the event loop."""
@@ -407,9 +409,11 @@ class Job(Generic[R]):
         )
 
     def _apply(self, transition: Transition, done: str) -> Job[R]:
-        applied = self._client.storage.apply((transition,))[0]
+        return self._applied(self._client.storage.apply((transition,))[0], done)
+
+    def _applied(self, applied: Applied, done: str) -> Job[R]:
         if applied is Applied.RELEASING:
-            self._client.release_children()
+            self._client.release_children_soon()
         record = self._look()
         if not applied.is_applied or applied is Applied.ALREADY:
             raise JobConflict(f"Job {self.id} is {record.state}; it cannot be {done}.")

@@ -10,12 +10,27 @@ import attrs
 
 from firelock import lifecycle
 from firelock.clock import micros, span_micros
-from firelock.errors import ConfigurationError, JobNotFound, ScheduleError, StorageUnavailable
+from firelock.errors import (
+    ConfigurationError,
+    JobNotFound,
+    ScheduleError,
+    StorageError,
+    StorageUnavailable,
+)
 from firelock.handle import Job
 from firelock.job import JobRecord, NewJob, State
 from firelock.lifecycle import Transition
 from firelock.options import shown, to_choice
-from firelock.storage import Applied, Counts, FailureGroup, JobFilter, Page, PartlyApplied, Rollup
+from firelock.storage import (
+    Applied,
+    Counts,
+    FailureGroup,
+    JobFilter,
+    Page,
+    PartlyApplied,
+    PartlyUnavailable,
+    Rollup,
+)
 from firelock.storage.defaults import insert_surely
 from firelock.threads import in_thread
 from firelock.views import JobProgress
@@ -49,8 +64,8 @@ class JobPage:
 
 
 @attrs.frozen
-class JobCounts(Counts):
-    """How many jobs are in each of the seven states, zero included.
+class JobCounts(Counts, Mapping[State, int]):
+    """How many jobs are in each of the seven states, zero included: a mapping of the states.
 
     `counts.failed` and `counts["failed"]` are the same number; `by_state` has them all, `by_queue` the same
     for each queue that the storage knows of.
@@ -71,6 +86,18 @@ class JobCounts(Counts):
             ConfigurationError: there is no such state.
         """
         return self.by_state[to_choice(State, "state", state)]
+
+    def __iter__(self) -> Iterator[State]:
+        """Iterate over the states."""
+        return iter(self.by_state)
+
+    def __len__(self) -> int:
+        """Return how many states there are."""
+        return len(self.by_state)
+
+    def __contains__(self, state: object) -> bool:
+        """Tell whether there is such a state."""
+        return state in self.by_state
 
     @property
     def total(self) -> int:
@@ -161,7 +188,8 @@ class Jobs:
         scheduled jobs are found, and time is when they are due: with `oldest_first` the soonest comes first.
 
         Raises:
-            ConfigurationError: the state is unknown or the limit is not 1 to 500.
+            ConfigurationError: the state is unknown, another than scheduled with `by_due`, or the limit is
+                not 1 to 500.
             ScheduleError: an instant has no time zone.
         """
         if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= _PAGE_LIMIT:
@@ -335,8 +363,9 @@ class Jobs:
         Asked 500 at a time, each atomic; so are `delete`, `restore` and `reschedule`.
 
         Raises:
-            PartlyApplied: the storage went away after some were answered; its `results` has those answers.
-            StorageUnavailable: it went away before that.
+            PartlyApplied: the storage went away or refused after some were answered; its `results` has those
+                answers, and it is a StorageUnavailable where trying again may help.
+            StorageError: that came before the first answer.
         """
         now = self._client.clock.now()
         return self._apply([lifecycle.requeue(job_id, at=now, reason=reason) for job_id in _ids(ids)])
@@ -360,13 +389,16 @@ class Jobs:
     def restore(self, ids: Sequence[str], *, reason: str = "restored by code") -> list[Applied]:
         """Each deleted job is scheduled, enqueued or failed as before; return one result an id.
 
-        Left alone, `Applied.REFUSED`, is what `why_not_restored` names. Costs up to two reads a job.
+        Left alone, `Applied.REFUSED`, is what `why_not_restored` names, and what changes meanwhile. Costs up
+        to two reads a job.
         """
+        records = self._records(ids)
         return self._apply(
             [
                 Applied.MISSING if one is None else Applied.REFUSED if isinstance(one, str) else one
-                for one in self._restorations(ids, reason)
-            ]
+                for one in self._restorations(records, reason)
+            ],
+            seen={record.id: record for record in records if record is not None},
         )
 
     async def arestore(self, ids: Sequence[str], *, reason: str = "restored by code") -> list[Applied]:
@@ -379,7 +411,7 @@ class Jobs:
         A job that was running is not, nor one that had succeeded, that waited for another, or that had
         continuations: a delete loses something of each.
         """
-        changes = self._restorations(ids, "")
+        changes = self._restorations(self._records(ids), "")
         return [
             None if isinstance(one, Transition) else "it is not stored" if one is None else one
             for one in changes
@@ -389,11 +421,16 @@ class Jobs:
         """Ask without blocking the event loop."""
         return await in_thread(self.why_not_restored, ids)
 
-    def _restorations(self, ids: Sequence[str], reason: str) -> list[Transition | str | None]:
+    def _records(self, ids: Sequence[str]) -> list[JobRecord | None]:
         wanted = _ids(ids)
         records: list[JobRecord | None] = []
         for start in range(0, len(wanted), _CHUNK):
             records += self._client.storage.get(wanted[start : start + _CHUNK])
+        return records
+
+    def _restorations(
+        self, records: Sequence[JobRecord | None], reason: str
+    ) -> list[Transition | str | None]:
         return [
             None if record is None else self._client.restoration(record, reason=reason) for record in records
         ]
@@ -447,19 +484,27 @@ class Jobs:
         """Copy without blocking the event loop."""
         return await in_thread(self.copy, job_id, reason=reason)
 
-    def _apply(self, changes: Sequence[Transition | Applied]) -> list[Applied]:
+    def _apply(
+        self, changes: Sequence[Transition | Applied], seen: Mapping[str, JobRecord] | None = None
+    ) -> list[Applied]:
         """Return an answer a change, 500 changes at a time; what is an answer already stands as it is.
 
+        With `seen` a job that is no longer as it was seen is left alone.
+
         Raises:
-            PartlyApplied: the storage went away after the first of several chunks.
+            PartlyApplied: the storage went away or refused after the first of several chunks.
         """
         known = {place: one for place, one in enumerate(changes) if isinstance(one, Applied)}
         wanted = [(place, one) for place, one in enumerate(changes) if isinstance(one, Transition)]
         for start in range(0, len(wanted), _CHUNK):
             chunk = wanted[start : start + _CHUNK]
+            asked = [change for _, change in chunk]
             try:
-                answers = self._client.storage.apply([change for _, change in chunk])
-            except StorageUnavailable as error:
+                if seen is None:
+                    answers = self._client.storage.apply(asked)
+                else:
+                    answers = self._client.apply_unless_changed(asked, [seen[one.job_id] for one in asked])
+            except StorageError as error:
                 if start:
                     raise _partly(known, len(changes), error) from error
                 raise
@@ -469,12 +514,19 @@ class Jobs:
         return [known[place] for place in range(len(changes))]
 
 
-def _partly(known: Mapping[int, Applied], count: int, error: StorageUnavailable) -> PartlyApplied:
+def _partly(known: Mapping[int, Applied], count: int, error: StorageError) -> PartlyApplied:
+    results = [known.get(place) for place in range(count)]
+    answered = f"when it had answered for {len(known):,} of {count:,} jobs: {str(error).rstrip('.')}"
+    if isinstance(error, StorageUnavailable):
+        return PartlyUnavailable(
+            f"The storage went away {answered}. The error's results has the answers; ask again for the ids "
+            "where it is None.",
+            results,
+        )
     return PartlyApplied(
-        f"The storage went away after it had answered for {len(known):,} of {count:,} jobs: "
-        f"{str(error).rstrip('.')}. The error's results has the answers; ask again for the ids where it is "
-        "None.",
-        [known.get(place) for place in range(count)],
+        f"The storage refused {answered}. The error's results has the answers; mend that, then ask again for "
+        "the ids where it is None.",
+        results,
     )
 
 
@@ -492,8 +544,12 @@ def _filter(
     until: datetime | None,
     by_due: bool = False,
 ) -> JobFilter:
+    chosen = None if state is None else to_choice(State, "state", state)
+    if by_due and chosen not in {None, State.SCHEDULED}:
+        message = f"by_due=True with state={str(chosen)!r} finds no job: only scheduled ones are due."
+        raise ConfigurationError(message)
     return JobFilter(
-        state=None if state is None else to_choice(State, "state", state),
+        state=chosen,
         task=task,
         queue=queue,
         tag=tag,

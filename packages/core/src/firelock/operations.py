@@ -428,7 +428,13 @@ def _filter(where: JobFilter) -> JobFilter:
                 "last change. Leave out by_due, or the window."
             )
             raise ConfigurationError(message)
-        where = attrs.evolve(where, by_due=None, state=where.state or State.SCHEDULED)
+        if where.state not in {None, State.SCHEDULED}:
+            message = (
+                f"A filter by due with state={where.state} is refused: only scheduled jobs are due. Leave "
+                "out one of them."
+            )
+            raise ConfigurationError(message)
+        where = attrs.evolve(where, by_due=None, state=State.SCHEDULED)
     return where if where.state is None else attrs.evolve(where, state=to_choice(State, "state", where.state))
 
 

@@ -182,7 +182,7 @@ def _word(result: Applied) -> str:
 def _change_all(
     app: Firelock, options: argparse.Namespace, screen: Screen, change: _Change, apply: Apply
 ) -> int:
-    from firelock.errors import StorageUnavailable  # noqa: PLC0415 - loaded with an app only
+    from firelock.errors import StorageError  # noqa: PLC0415 - loaded with an app only
 
     now = app.client.clock.now()
     where = filter_of(options, now)
@@ -194,13 +194,14 @@ def _change_all(
     try:
         for ids in _pages(app, where, change):
             if options.dry_run:
-                counted["done"] += len(ids)
+                refused = len(_whys(app, change, ids))
+                counted.update(done=len(ids) - refused, refused=refused)
             else:
                 counted.update(_word(result) for result in apply(ids))
             screen.progress(f"{change.done}: {counted['done']:,}")
-    except StorageUnavailable:
+    except StorageError:
         screen.end_progress()
-        if counted.total():  # an outage ends the command, and what was done until then is done
+        if counted.total():  # that ends the command, and what was done until then is done
             _report(screen, change, counted, is_dry=options.dry_run)
         raise
     screen.end_progress()
@@ -255,6 +256,8 @@ def _report(screen: Screen, change: _Change, counted: Counter[str], *, is_dry: b
     jobs = f"{counted['done']:,} {'job' if counted['done'] == 1 else 'jobs'}"
     if is_dry:
         screen.line(f"{jobs} would be {change.done}.")
+        if counted["refused"]:
+            screen.line(f"{counted['refused']:,} would be left alone.")
         return
     screen.line(f"{jobs} {change.done}.")
     if counted["refused"]:

@@ -7,7 +7,7 @@ from enum import StrEnum
 
 import attrs
 
-from firelock.errors import StorageUnavailable
+from firelock.errors import StorageError, StorageUnavailable
 from firelock.job import ClaimedJob, JobRecord, State
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "NewSession",
     "Page",
     "PartlyApplied",
+    "PartlyUnavailable",
     "Promotion",
     "Reconciliation",
     "Record",
@@ -63,8 +64,8 @@ class Applied(StrEnum):
         return self in _IN_STORAGE
 
 
-class PartlyApplied(StorageUnavailable):
-    """The storage went away when it had answered for some of many changes; the others may be asked again.
+class PartlyApplied(StorageError):
+    """The storage refused, or went away, when it had answered for some of many changes; `__cause__` is why.
 
     `results` has one entry an id, in the order of the ids: the answer, or None where there is none. Such a
     change is not written, or its answer was lost with the connection.
@@ -73,6 +74,10 @@ class PartlyApplied(StorageUnavailable):
     def __init__(self, message: str, results: Sequence[Applied | None]) -> None:
         super().__init__(message)
         self.results = tuple(results)
+
+
+class PartlyUnavailable(PartlyApplied, StorageUnavailable):
+    """A `PartlyApplied` of an outage: trying again for the others may help."""
 
 
 _IN_STORAGE = frozenset({Applied.APPLIED, Applied.RELEASING, Applied.ALREADY})
