@@ -8,7 +8,7 @@ from contextlib import closing
 import attrs
 import pytest
 
-from firelock import Firelock
+from firelock import Firelock, Retry
 from firelock.errors import ConfigurationError
 from firelock.storage import JobRecord, State
 from firelock_dashboard import Access, Dashboard, Permission, redaction
@@ -17,6 +17,7 @@ from firelock_dashboard.payloads import IN_DETAIL, IN_LISTS
 from firelock_dashboard.redaction import MASK, Redactor, redact, redact_text
 from firelock_dashboard.routes import Route, Routes
 from tests.dashboard.asking import Browser
+from tests.unit.fakes import Worker
 
 
 @pytest.mark.parametrize(
@@ -340,3 +341,30 @@ def test_no_answer_holds_the_storage_s_password(target, auth):
 
         assert answer.status in {404, 503}
         assert "hunter2" not in answer.text
+
+
+def test_what_is_masked_is_met_by_no_action_and_no_search(fire):
+    """How many jobs an operation met, or a list found, would tell a secret: a guess each."""
+
+    @fire.task(name="shop.login", retry=Retry.never())
+    def login(password: str, note: str) -> None:
+        raise ValueError(f"password={password}")
+
+    login.enqueue("hunter2", "hunting")
+    Worker(fire).run()
+    with closing(Dashboard(fire)) as dashboard, closing(Browser(dashboard)) as client:
+        for wanted in ({"argument": "hunter2"}, {"error": "password=hunter2"}):
+            client.act("/api/operations", {"verb": "delete", "state": "failed", **wanted})
+        for wanted in ("arg=hunter2", "error=password%3Dhunter2"):
+            client.act(f"/jobs/all/delete?state=failed&{wanted}")
+        dashboard.runner.join(20)
+        found = client.get("/jobs?state=failed&error=password%3Dhunter2").text
+        left = fire.jobs.counts().failed
+        met = {(one.changed, one.skipped) for one in fire.operations.list()}
+        client.act("/api/operations", {"verb": "delete", "state": "failed", "argument": "hunting"})
+        dashboard.runner.join(20)
+
+    assert {(0, 0)} == met
+    assert 1 == left
+    assert '<tr id="job-' not in found
+    assert 0 == fire.jobs.counts().failed

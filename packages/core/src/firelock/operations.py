@@ -73,6 +73,10 @@ def _never() -> bool:
     return False
 
 
+def _always(_job: JobRecord) -> bool:
+    return True
+
+
 class Operations:
     """`fire.operations`: act on everything that matches."""
 
@@ -244,6 +248,7 @@ class Operations:
         *,
         pace: float = PACE,
         jobs_a_second: float = JOBS_A_SECOND,
+        is_meant: Callable[[JobRecord], bool] = _always,
         should_stop: Callable[[], bool] = _never,
         wait: Callable[[float], object] = time.sleep,
         monotonic: Callable[[], float] = time.monotonic,
@@ -257,6 +262,8 @@ class Operations:
             operation_id: of a stored operation; an ended one is returned as it is.
             pace: how long it waits after a chunk, as a multiple of what the chunk took: workers go on.
             jobs_a_second: it waits longer where it would change more jobs than so many.
+            is_meant: asked of each job that matches; one that it denies is left alone. For texts that are
+                masked where somebody looks for them.
             should_stop: asked before each chunk.
             wait: waits so many seconds.
             monotonic: tells seconds that have gone by.
@@ -273,7 +280,7 @@ class Operations:
                 operation = self._change(operation_id, lambda stored: stored.taken_over(lock.fence))
                 while operation.is_run_by(lock.fence) and not lock.lost and not should_stop():
                     began, before = monotonic(), operation.changed
-                    operation = self._step(operation)
+                    operation = self._step(operation, is_meant)
                     if operation.is_run_by(lock.fence):
                         took = monotonic() - began
                         wait(max(took * pace, (operation.changed - before) / jobs_a_second - took))
@@ -288,23 +295,24 @@ class Operations:
         *,
         pace: float = PACE,
         jobs_a_second: float = JOBS_A_SECOND,
+        is_meant: Callable[[JobRecord], bool] = _always,
         should_stop: Callable[[], bool] = _never,
         wait: Callable[[float], object] = time.sleep,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> Operation:
-        """Run without blocking the event loop; `should_stop` and `wait` are called in another thread."""
+        """Run without blocking the event loop; what it is given is called in another thread."""
         return await in_thread(
-            self.run, operation_id, pace=pace, jobs_a_second=jobs_a_second, should_stop=should_stop,
-            wait=wait, monotonic=monotonic,
+            self.run, operation_id, pace=pace, jobs_a_second=jobs_a_second, is_meant=is_meant,
+            should_stop=should_stop, wait=wait, monotonic=monotonic,
         )  # fmt: skip
 
-    def _step(self, operation: Operation) -> Operation:
+    def _step(self, operation: Operation, is_meant: Callable[[JobRecord], bool]) -> Operation:
         """One chunk is done and written down; what makes no sense to try again ends the operation."""
         try:
             page = self._client.storage.find(
                 operation.where, limit=_CHUNK, cursor=operation.cursor, oldest_first=True
             )
-            progress = self._apply(operation, page)
+            progress = self._apply(operation, page, is_meant)
             self._keep_ids(operation, progress.ids)
         except StorageUnavailable:
             raise
@@ -321,8 +329,8 @@ class Operations:
         after = stored.advanced(progress, page.cursor, self._now())
         return after.ended(Status.DONE, self._now()) if page.cursor is None else after
 
-    def _apply(self, operation: Operation, page: Page) -> Progress:
-        matching = [job for job in page.jobs if operation.is_meant(job)]
+    def _apply(self, operation: Operation, page: Page, is_meant: Callable[[JobRecord], bool]) -> Progress:
+        matching = [job for job in page.jobs if operation.is_meant(job) and is_meant(job)]
         transitions = [self._transition(operation, job) for job in matching]
         wanted = [one for one in transitions if one.from_states]
         results = self._client.storage.apply(wanted) if wanted else []

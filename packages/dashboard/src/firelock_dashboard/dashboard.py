@@ -118,7 +118,7 @@ class Dashboard:
         self.version = _installed_version()
         self.history = History(fire)
         self.watch = Watch(self)
-        self.runner = Runner(fire, is_allowed=not read_only, on_ended=self.forget)
+        self.runner = Runner(fire, redactor=self.redactor, is_allowed=not read_only, on_ended=self.forget)
         self.live = Live(fire, self._count, masked=self.redactor.text, on_changed=self.watch.forget)
         self._counted: tuple[float, Counts] | None = None
         self.framework = framework

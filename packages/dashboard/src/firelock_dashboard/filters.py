@@ -192,12 +192,15 @@ class Plan:
         return all(test(job) for test in self.tests)
 
 
-def plan(chips: Chips, now: datetime, known: Known, arguments: Arguments, *, by_due: bool = False) -> Plan:
+def plan(
+    chips: Chips, now: datetime, known: Known, arguments: Arguments, *, by_due: bool = False,
+    masked: Callable[[str], str] = str,
+) -> Plan:  # fmt: skip
     """Return how these chips are answered at this instant; pure.
 
     An argument is looked up by a tag where the tasks that may be meant make a tag of it. The age is a window
     of the list where the list is in order of creation, else a test. A list by due has its windows by due,
-    which no operation knows.
+    which no operation knows. Errors are searched as `masked` shows them: what is secret is not found.
     """
     tests: list[Callable[[JobRecord], bool]] = []
     contains: dict[str, str] = {}
@@ -226,7 +229,7 @@ def plan(chips: Chips, now: datetime, known: Known, arguments: Arguments, *, by_
         is_whole = is_whole and is_plain and "argument" not in contains
         contains["argument"] = wanted
     if chips.error is not None:
-        tests.append(_has_error(chips.error))
+        tests.append(_has_error(chips.error, masked))
         contains["error"] = chips.error
     where = JobFilter(
         State.SCHEDULED if chips.is_retrying else chips.state, task, chips.queue, tag, chips.server,
@@ -275,9 +278,32 @@ def _is_tagged(tag: str) -> Callable[[JobRecord], bool]:
     return lambda job: tag in job.tags
 
 
-def _has_error(text: str) -> Callable[[JobRecord], bool]:
+def shown_holds(
+    contains: Mapping[str, str], arguments: Arguments, masked: Callable[[str], str]
+) -> Callable[[JobRecord], bool]:
+    """Return what tells whether the texts that an operation wants are in what is shown of a job.
+
+    An operation looks into what is stored, in which secrets can be read.
+    """
+    tests = []
+    if "argument" in contains:
+        tests.append(_has_argument(contains["argument"], arguments))
+    if "error" in contains:
+        tests.append(_has_error(contains["error"], masked))
+    return lambda job: all(test(job) for test in tests)
+
+
+def _has_error(text: str, masked: Callable[[str], str]) -> Callable[[JobRecord], bool]:
     wanted = text.casefold()
-    return lambda job: job.error is not None and wanted in f"{job.error.type}: {job.error.message}".casefold()
+
+    def test(job: JobRecord) -> bool:
+        # What is not in the stored text is not in the masked one either: most jobs are told by that.
+        error = job.error
+        if error is None or wanted not in f"{error.type}: {error.message}".casefold():
+            return False
+        return wanted in f"{error.type}: {masked(error.message)}".casefold()
+
+    return test
 
 
 def _has_argument(wanted: str, arguments: Arguments) -> Callable[[JobRecord], bool]:

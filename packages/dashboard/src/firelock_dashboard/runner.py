@@ -8,9 +8,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from firelock import ConfigurationError, FirelockError, StorageUnavailable
+from firelock_dashboard.filters import shown_holds
+from firelock_dashboard.payloads import value_of
 
 if TYPE_CHECKING:
-    from firelock import Firelock
+    from firelock import Firelock, JsonValue
+    from firelock.storage import JobRecord
+    from firelock_dashboard.redaction import Redactor
 
 __all__ = ["AT_ONCE", "Runner"]
 
@@ -26,9 +30,15 @@ class Runner:
     """The operations that one dashboard does; none twice at once, and none where it may change nothing."""
 
     def __init__(
-        self, fire: Firelock, *, is_allowed: bool = True, on_ended: Callable[[], None] = lambda: None
+        self,
+        fire: Firelock,
+        *,
+        redactor: Redactor,
+        is_allowed: bool = True,
+        on_ended: Callable[[], None] = lambda: None,
     ) -> None:
         self._fire = fire
+        self._redactor = redactor
         self._on_ended = on_ended
         self._is_allowed = is_allowed
         self._threads: dict[str, threading.Thread] = {}
@@ -73,12 +83,25 @@ class Runner:
         if not self._ending.is_set():
             self._next()
 
+    def _is_meant(self, operation_id: str) -> Callable[[JobRecord], bool]:
+        """Return what holds the wanted texts against what is shown: a number of jobs tells no secret."""
+        operation = self._fire.operations.get(operation_id)
+        contains = operation.contains if operation else {}
+        return shown_holds(contains, self._arguments, self._redactor.text)
+
+    def _arguments(self, record: JobRecord) -> JsonValue:
+        return value_of(
+            record.arguments, record.serializer, serializers=self._fire.client.serializers,
+            redactor=self._redactor, task=record.task,
+        )  # fmt: skip
+
     def _finish(self, operation_id: str) -> None:
         while not self._ending.is_set():
             try:
                 self._fire.operations.run(
-                    operation_id, should_stop=self._ending.is_set, wait=self._ending.wait
-                )
+                    operation_id, is_meant=self._is_meant(operation_id), should_stop=self._ending.is_set,
+                    wait=self._ending.wait,
+                )  # fmt: skip
             except StorageUnavailable as error:
                 log.warning("Operation %s waits for the storage: %s", operation_id, error)
                 self._ending.wait(_PAUSE)

@@ -170,7 +170,10 @@ class Listing:
     @cached_property
     def plan(self) -> Plan:
         """How the chips are answered."""
-        return plan(self.chips, self.at, self.known, self._arguments, by_due=self.is_by_due)
+        return plan(
+            self.chips, self.at, self.known, self._arguments, by_due=self.is_by_due,
+            masked=self.visit.redacted,
+        )  # fmt: skip
 
     def _arguments(self, job: JobRecord) -> JsonValue:
         return self.visit.arguments_value(job)
