@@ -11,6 +11,7 @@ import pytest
 
 from firelock import State
 from firelock_dashboard import Dashboard
+from firelock_dashboard.redaction import MASK
 from tests.dashboard.asking import Browser
 
 
@@ -146,6 +147,25 @@ def test_what_is_hidden_is_entered_anew(client, fire):
     assert "hunter2" not in form
     assert "enter it anew" in form
     assert "required" in re.search(r'<input[^>]* name="args.password"[^>]*>', form)[0]
+
+
+@pytest.mark.parametrize("value", [MASK, f'{{"key": "{MASK}"}}'])
+def test_the_sign_for_what_is_masked_is_no_value(client, fire, value):
+    """As it comes along when the arguments are copied from a job's page."""
+
+    @fire.task(name="shop.login")
+    def login(note: str) -> None: ...
+
+    form = {"name": "shop.login", "args.note": value}
+
+    answers = [
+        client.post("/tasks/run", form),
+        client.post("/api/tasks/run", {"args.note": value, "task": "shop.login"}),
+    ]
+
+    assert [400, 400] == [answer.status for answer in answers]
+    assert "note" in answers[0].text
+    assert 0 == fire.jobs.counts().enqueued
 
 
 @pytest.mark.parametrize(("former", "status"), [("gone", 404), ("of another task", 400)])

@@ -19,6 +19,7 @@ from firelock_dashboard.access import Permission
 from firelock_dashboard.api import shapes
 from firelock_dashboard.api.reading import FILTERS, filter_of
 from firelock_dashboard.pages.failures import mute_cause, unmute_cause
+from firelock_dashboard.pages.tasks import given_arguments, refuse_masks
 from firelock_dashboard.problems import BadRequest, NotHere
 from firelock_dashboard.routes import Parameter, Route
 
@@ -203,11 +204,8 @@ def tell_server(visit: Visit) -> Response:
 def run_task(visit: Visit) -> Response:
     """Fields `args.NAME` are the arguments, as a form's texts."""
     name = visit.form.required("task", limit=200)
-    values = {
-        field.removeprefix("args."): visit.form.text(field, limit=100_000)
-        for field in visit.form.names()
-        if field.startswith("args.")
-    }
+    values = given_arguments(visit)
+    refuse_masks(values)
     if visit.fire.task_named(name) is None:
         raise NotHere(f"Task {name!r} is not registered in this process.")
     delay = visit.form.span("delay") or timedelta()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from firelock_dashboard.history import TaskStats
     from firelock_dashboard.visit import Visit
 
-__all__ = ["ROUTES"]
+__all__ = ["ROUTES", "given_arguments", "refuse_masks"]
 
 _HOURS = 24
 _RUNS = 20
@@ -165,14 +165,11 @@ def _form(
 def run_task(visit: Visit) -> Response:
     """A job of the task is enqueued with what the form holds."""
     name = visit.form.required("name", limit=200)
-    values = {
-        field.removeprefix("args."): visit.form.text(field, limit=100_000)
-        for field in visit.form.names()
-        if field.startswith("args.")
-    }
+    values = given_arguments(visit)
     former_id = visit.form.maybe("from", limit=200)
     former = None if former_id is None else _former(visit, name, former_id).id
     try:
+        refuse_masks(values)
         delay = visit.form.span("delay") or timedelta()
         job = visit.fire.enqueue_text(
             name, values, queue=visit.form.maybe("queue", limit=64), delay=delay or None,
@@ -188,6 +185,26 @@ def run_task(visit: Visit) -> Response:
     return visit.done(
         visit.text("tasks.ran", task=name), to=f"/jobs/{job.id}", link=visit.url(f"/jobs/{job.id}")
     )
+
+
+def given_arguments(visit: Visit) -> dict[str, str]:
+    """Return the texts of the form's fields `args.NAME`, by name."""
+    return {
+        field.removeprefix("args."): visit.form.text(field, limit=100_000)
+        for field in visit.form.names()
+        if field.startswith("args.")
+    }
+
+
+def refuse_masks(values: Mapping[str, str]) -> None:
+    """No value is copied from where a secret is masked.
+
+    Raises:
+        BadRequest: one is; the sign would be stored in the secret's place.
+    """
+    masked = next((name for name, text in values.items() if MASK in text), None)
+    if masked is not None:
+        raise BadRequest(f"{masked} holds {MASK}, which stands for what is masked; write the value itself.")
 
 
 def _priority(visit: Visit) -> int | None:
