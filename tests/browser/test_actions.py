@@ -251,6 +251,18 @@ def test_a_cause_of_failures_is_deleted(visitor, stocked):
     eventually(lambda: {State.DELETED: 4}.items() <= stocked.jobs.counts().by_state.items())
 
 
+@acts("/failures/mute", "/failures/unmute")
+def test_a_cause_of_failures_is_muted_and_unmuted(visitor, stocked):
+    """From its page for a while, and back from the list of those that are muted."""
+    visitor.go("/failures").page.locator("td.cause a").click()
+    visitor.page.locator("form[action$='/failures/mute'] button:not([type=button])").click()
+    visitor.page.get_by_text("ValueError is muted.").wait_for()
+    assert ("cause.mute", "local") == last_act(stocked)
+
+    visitor.go("/failures").press("Unmute").is_told("It is told of again.")
+    assert ("cause.unmute", "local") == last_act(stocked)
+
+
 # ---- queues ----------------------------------------------------------------------------------------------
 
 
