@@ -108,4 +108,5 @@ def _select(page):
 
 
 def _open_menu(page):
-    page.locator("tbody details.menu > summary").nth(1).click()
+    page.locator("tbody a[data-menu]").nth(1).click()
+    page.locator("tbody .menu > .list").wait_for()

@@ -156,6 +156,35 @@ def test_a_job_is_acted_on_from_its_row(visitor, stocked):
     assert State.ENQUEUED == job.refresh().state
 
 
+@pytest.mark.parametrize("visitor", [False], ids=["form"], indirect=True)
+@acts()
+def test_without_a_script_a_row_leads_to_the_actions(visitor, stocked):
+    """Its menu is a plain link to the job's page, on which each of them stands."""
+    job = one_in(stocked, State.FAILED)
+
+    head = visitor.open_menu(row_of(visitor.go("/jobs?state=failed").page, job))
+
+    for action in ("Requeue", "Duplicate", "Delete"):
+        expect(head.get_by_role("button", name=re.compile(rf"^{action}"))).to_be_visible()
+
+
+@pytest.mark.parametrize("visitor", [True], ids=["script"], indirect=True)
+@acts()
+def test_a_menu_is_as_the_job_is_when_it_is_opened(visitor, stocked):
+    """Each opening asks anew."""
+    job = one_in(stocked, State.FAILED)
+    row = row_of(visitor.go("/jobs?state=failed").page, job)
+    requeue = visitor.open_menu(row).get_by_role("button", name="Requeue")
+    expect(requeue).to_be_visible()
+
+    job.requeue()
+    visitor.page.keyboard.press("Escape")
+    menu = visitor.open_menu(row)
+
+    expect(menu.get_by_role("button", name="Delete")).to_be_visible()
+    expect(requeue).to_have_count(0)
+
+
 # ---- many jobs -------------------------------------------------------------------------------------------
 
 
@@ -317,6 +346,7 @@ def test_a_recurring_job_is_paused_and_resumed(visitor, stocked):
 
     visitor.press("Pause", visitor.open_menu(row)).is_told("hand-made is paused")
     assert stocked.recurring.get("hand-made").is_paused
+    visitor.go("/recurring")
     visitor.press("Resume", visitor.open_menu(row)).is_told("hand-made runs again")
     assert not stocked.recurring.get("hand-made").is_paused
 

@@ -135,6 +135,38 @@ def test_e_requeues_the_row(page, stocked):
     assert State.ENQUEUED == stocked.jobs.get(job).state
 
 
+@pytest.mark.parametrize("key", ["Enter", " "])
+def test_a_menu_is_opened_and_closed_by_keys(page, key):
+    """Enter and space open it, Tab goes into it, Escape closes it and gives the focus back."""
+    opener = page.locator("tbody a[data-menu]").first
+    menu = page.locator("tbody .menu > .list").first
+    expect(opener).to_have_attribute("aria-expanded", "false")
+
+    opener.press(key)
+    expect(menu).to_be_visible()
+    expect(opener).to_have_attribute("aria-expanded", "true")
+    page.keyboard.press("Tab")
+    expect(menu.get_by_role("link", name="Open")).to_be_focused()
+    page.keyboard.press("Escape")
+
+    expect(menu).to_be_hidden()
+    expect(opener).to_have_attribute("aria-expanded", "false")
+    expect(opener).to_be_focused()
+
+
+def test_a_number_sign_deletes_the_row(page, stocked):
+    """Where nothing is selected; when somebody is sure."""
+    page.keyboard.press("j")
+    job = page.locator("tr.is-current").get_attribute("id").removeprefix("job-")
+
+    page.keyboard.press("#")
+    expect(page.locator("dialog[open]")).to_contain_text("Delete this job?")
+    page.keyboard.press("Enter")
+
+    expect(page.locator(".toast")).to_contain_text("Deleted 1")
+    assert State.DELETED == stocked.jobs.get(job).state
+
+
 def test_a_number_sign_deletes_what_is_selected(page, stocked):
     """When somebody is sure."""
     for _ in range(2):
@@ -145,7 +177,7 @@ def test_a_number_sign_deletes_what_is_selected(page, stocked):
     expect(page.locator("dialog[open]")).to_contain_text("Delete the selected jobs?")
     page.keyboard.press("Enter")
 
-    expect(page.locator(".toast")).to_have_text("Deleted 2")
+    expect(page.locator(".toast")).to_contain_text("Deleted 2")
     assert 1 == stocked.jobs.counts().by_state[State.FAILED]
 
 

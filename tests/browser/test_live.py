@@ -209,6 +209,113 @@ def test_a_job_that_moved_on_turns_grey(stocked, served, open_page):
     expect(row).to_contain_text("moved on")
 
 
+# ---- menus of rows ---------------------------------------------------------------------------------------
+
+
+class Held:
+    """Menus that are asked for and not answered until `let_go`."""
+
+    def __init__(self, page):
+        self._page = page
+        self._routes = []
+        page.route("**/jobs/*?part=menu", lambda route: self._routes.append(route))  # noqa: PLW0108 - it is marked
+
+    def await_asked(self, times=1):
+        """So many are asked for."""
+        for _ in range(10_000):
+            if len(self._routes) >= times:
+                return
+            self._page.evaluate("() => 0")  # meanwhile routes come in
+        raise AssertionError(f"{len(self._routes)} menus were asked for, not {times}")
+
+    def let_go(self, number=0, **answer):
+        """One of them is answered: by the dashboard, or as said; the page has its answer."""
+        address = self._routes[number].request.url
+        with self._page.expect_request_finished(lambda request: request.url == address):
+            if answer:
+                self._routes[number].fulfill(**answer)
+            else:
+                self._routes[number].continue_()
+        self._page.evaluate("() => new Promise((done) => setTimeout(done))")
+
+
+def test_a_row_that_moves_keeps_its_menu_open(stocked, served, open_page):
+    """What is open stays where it is, and can be pressed, while the rows around it are refreshed."""
+    page = open_page(served, "/jobs?state=failed")
+    job = next(iter(stocked.jobs.find(state=State.FAILED, limit=1)))
+    row = page.locator(f"tr#job-{job.id}")
+    row.locator("a[data-menu]").click()
+    menu = row.locator(".menu > .list")
+    expect(menu).to_be_visible()
+
+    job.requeue()
+    await_looks(page)
+    expect(menu).to_be_visible()
+    menu.get_by_role("button", name="Delete").click()
+    page.locator("dialog[open] button.primary").click()
+
+    expect(page.locator(".toast")).to_contain_text("Deleted 1")
+    assert State.DELETED == job.refresh().state
+
+
+@pytest.mark.parametrize("answer", [{}, {"status": 500, "body": "no"}], ids=["menu", "error"])
+def test_a_menu_that_was_closed_stays_closed(served, open_page, guard, answer):
+    """Its answer, or an error, comes too late and changes nothing."""
+    guard.allow("status of 500")
+    page = open_page(served, "/jobs?state=failed")
+    held, opener = Held(page), page.locator("tbody a[data-menu]").first
+
+    opener.click()
+    held.await_asked()
+    page.keyboard.press("Escape")
+    held.let_go(**answer)
+
+    expect(opener).to_have_attribute("aria-expanded", "false")
+    expect(page.locator("tbody .menu > .list:visible, .toast")).to_have_count(0)
+
+
+def test_of_two_menus_the_last_is_open(served, open_page):
+    """The answer for the first comes after it was left for the other."""
+    page = open_page(served, "/jobs?state=failed")
+    held, openers = Held(page), page.locator("tbody a[data-menu]")
+
+    openers.nth(0).click()
+    openers.nth(1).click()
+    held.await_asked(2)
+    held.let_go(1)
+    held.let_go(0)
+
+    rows = page.locator("tbody tr[id]")
+    expect(rows.nth(1).locator(".menu > .list")).to_be_visible()
+    expect(page.locator("tbody .menu > .list:visible")).to_have_count(1)
+
+
+def test_a_menu_of_what_is_gone_says_so(stocked, served, open_page, guard):
+    """The error is told in a toast, and the menu is closed."""
+    guard.allow("status of 404")
+    page = open_page(served, "/jobs?state=failed")
+    opener = page.locator("tbody a[data-menu]").first
+    opener.evaluate("(link) => { link.href = link.href.replace(/[^/]+$/, 'gone'); }")
+
+    opener.click()
+
+    expect(page.locator(".toast.bad")).to_have_text(
+        "Job gone is not stored: it has expired, or never existed."
+    )
+    expect(opener).to_have_attribute("aria-expanded", "false")
+
+
+def test_a_menu_says_that_nobody_answers(served, open_page, guard):
+    """In a toast."""
+    guard.allow("Failed to load resource")
+    page = open_page(served, "/jobs?state=failed")
+    page.route("**/jobs/*?part=menu", lambda route: route.abort())
+
+    page.locator("tbody a[data-menu]").first.click()
+
+    expect(page.locator(".toast.bad")).to_have_text("The dashboard did not answer. Try again.")
+
+
 # ---- the chip --------------------------------------------------------------------------------------------
 
 

@@ -95,6 +95,22 @@ def test_axe_finds_nothing_serious(shop, places, open_context, route):
     assert found == []
 
 
+@pytest.mark.parametrize("address", ["/jobs?state=failed", "/recurring"])
+def test_axe_finds_nothing_in_an_open_menu(shop, open_context, address):
+    """That of a row, wide and narrow; and it does not make the page wider."""
+    page = open_context(shop, bypass_csp=True, reduced_motion="reduce", color_scheme="light").new_page()
+    page.goto(address)
+
+    page.locator("tbody a[data-menu]").first.click()
+    expect(page.locator("tbody .menu > .list")).to_be_visible()
+    found = ask_axe(page)
+    page.set_viewport_size(NARROW)
+    found += ask_axe(page)
+
+    assert found == []
+    assert overflow(page) == []
+
+
 _LINKS = """() => [...document.querySelectorAll("main a[href], nav a[href], #palette a[href]")]
   .filter((link) => link.origin === location.origin)
   .map((link) => link.href.slice(location.origin.length).split("#")[0])"""

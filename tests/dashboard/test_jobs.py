@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from urllib.parse import quote
@@ -12,11 +13,13 @@ import pytest
 
 from firelock import Cron, Retry
 from firelock.storage import ErrorInfo, JobFilter
+from firelock_dashboard import Dashboard
 from firelock_dashboard.filters import Chips, plan
 from firelock_dashboard.pages.jobs import SIZES
 from firelock_dashboard.query import Fields
 from firelock_dashboard.searching import find_page
 from firelock_dashboard.typed import Known
+from tests.dashboard.asking import Browser
 from tests.dashboard.hostile_texts import assert_literal
 from tests.dashboard.worker import Worker
 from tests.unit.fakes import Worker as Failing
@@ -90,12 +93,67 @@ def test_a_running_row_says_what_its_span_is(client, fire, send):
 
 def test_the_question_before_a_delete_says_what_it_keeps(client, send):
     """Of one row and of the selected: its other button is no second kind of cancel."""
-    send.enqueue(1)
+    job = send.enqueue(1)
 
-    page = client.get("/jobs").text
+    menu, page = client.part(f"/jobs/{job.id}", "menu").text, client.get("/jobs").text
 
-    assert 1 == page.count('data-no="Keep job"')
+    assert 1 == menu.count('data-no="Keep job"')
     assert 1 == page.count('data-no="Keep jobs"')
+
+
+def test_a_row_leads_to_its_actions_and_holds_none(client, send):
+    """Its menu is a link to the job's page until it is opened: fifty of them would weigh a list down."""
+    job = send.enqueue(1)
+
+    text = client.part("/jobs", "rows").text
+
+    assert re.search(rf'<a [^>]*href="/jobs/{job.id}" data-menu aria-label="Actions of send ', text)
+    assert "formaction" not in text
+    assert "<form" not in text
+
+
+@pytest.mark.parametrize(
+    ("state", "actions"),
+    [
+        ("enqueued", {"copy", "delete"}), ("scheduled", {"requeue", "copy", "delete"}),
+        ("processing", {"copy", "delete"}), ("failed", {"requeue", "copy", "delete"}),
+        ("deleted", {"requeue", "copy"}),
+    ],
+)  # fmt: skip
+def test_a_menu_holds_what_the_state_allows(client, fire, send, state, actions):
+    """Asked for by the part of the job's page, it is there alone."""
+    job = send.using(delay=60).enqueue(1) if state == "scheduled" else send.enqueue(1)
+    if state in {"processing", "failed"}:
+        worker = Worker(fire)
+        claimed = worker.claim()
+        if state == "failed":
+            worker.fail(claimed)
+    if state == "deleted":
+        job.delete()
+
+    answer = client.part(f"/jobs/{job.id}", "menu")
+
+    assert actions == set(re.findall(r'formaction="/jobs/(\w+)" name="one" value="' + job.id, answer.text))
+    assert ("data-reschedule" in answer.text) is (state == "scheduled")
+    assert "<main" not in answer.text
+
+
+def test_a_menu_of_who_may_only_read_has_no_action(fire, send):
+    """What a row offers is what its page would."""
+    job = send.enqueue(1)
+    with closing(Browser(Dashboard(fire, read_only=True))) as reader:
+        text = reader.part(f"/jobs/{job.id}", "menu").text
+
+    assert f'href="/jobs/{job.id}"' in text
+    assert "formaction" not in text
+
+
+def test_a_menu_of_a_job_that_is_gone_says_so(client):
+    """As JSON, to the script that asked."""
+    answer = client.part("/jobs/gone", "menu", headers={"accept": "text/html, application/json"})
+
+    assert 404 == answer.status
+    assert "Job gone is not stored" in answer.json()["message"]
 
 
 def test_each_state_has_its_tab_with_its_count(client, send):

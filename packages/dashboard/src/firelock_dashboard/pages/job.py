@@ -33,7 +33,9 @@ def show_job(visit: Visit) -> Response:
     job_id = visit.places["id"]
     try:
         handle = visit.fire.jobs.get(job_id)
-    except JobNotFound:
+    except JobNotFound as error:
+        if visit.wants_json:
+            raise NotHere(visit.text("job.gone_one", id=job_id[:_SHOWN])) from error
         return _gone(visit, job_id)
     page = JobPage(visit, handle)
     title = f"{task_name(page.job.task)} {short_id(page.job.id)}"

@@ -48,6 +48,10 @@ firelock.tick = (within = document) => {
     else text = firelock.ago(at, firelock.now());
     if (element.textContent !== text) element.textContent = text;
   }
+  for (const link of within.querySelectorAll("a[data-menu]:not([role])")) {
+    link.setAttribute("role", "button"); // with a script it opens a menu
+    link.setAttribute("aria-expanded", "false");
+  }
 };
 
 let timeCard = null;
@@ -143,7 +147,7 @@ firelock.post = async (form, submitter) => {
   form.closest(".toast")?.remove();
   firelock.toast(answer.message, answer.kind, answer.link, answer.undo);
   form.closest("dialog")?.close();
-  form.closest("details.menu")?.removeAttribute("open");
+  if (form.closest(".menu")) firelock.closeMenus();
   document.dispatchEvent(new CustomEvent("firelock:acted", { detail: { form, answer } }));
   firelock.refreshAll(true);
   return answer;
@@ -166,9 +170,7 @@ document.addEventListener("click", (event) => {
   const opened = opener && document.getElementById(opener.dataset.open);
   if (opened?.showModal) { event.preventDefault(); opened.showModal(); }
   if (event.target.closest?.("[data-close]")) event.target.closest("dialog")?.close();
-  for (const menu of document.querySelectorAll("details.menu[open]")) {
-    if (!menu.contains(event.target)) menu.removeAttribute("open");
-  }
+  firelock.closeMenus(event.target);
   const copier = event.target.closest?.("[data-copy]");
   if (copier) {
     const text = copier.dataset.copy || document.getElementById(copier.dataset.copyFrom)?.textContent || "";
@@ -177,6 +179,34 @@ document.addEventListener("click", (event) => {
   const rail = event.target.closest?.(".open-rail");
   if (rail) { event.preventDefault(); document.getElementById("rail").classList.toggle("is-open"); }
   else if (!event.target.closest?.(".rail")) document.getElementById("rail")?.classList.remove("is-open");
+});
+
+// ---- menus -------------------------------------------------------------------------------------------------
+// A details element, or the link of a row that menus.js makes one of.
+
+const OPEN_MENU = "details.menu[open], .menu:has(> [aria-expanded=true])";
+const openerOf = (menu) => menu.querySelector(":scope > summary, :scope > [data-menu]");
+
+// Close the open menus, but for one that the element is in.
+firelock.closeMenus = (within = null) => {
+  for (const menu of document.querySelectorAll(OPEN_MENU)) {
+    if (within && menu.contains(within)) continue;
+    menu.removeAttribute("open");
+    if (menu.matches("details")) continue;
+    const [opener, list] = [openerOf(menu), menu.querySelector(":scope > .list")];
+    opener.setAttribute("aria-expanded", "false");
+    if (opener.hasAttribute("aria-busy")) list?.remove(); // what comes for it comes too late
+    else if (list) list.hidden = true; // not gone: a question may be open about what was pressed in it
+    opener.removeAttribute("aria-busy");
+  }
+};
+
+document.addEventListener("keydown", (event) => {
+  if (event.key !== "Escape" || document.querySelector("dialog[open]")) return;
+  const menu = document.querySelector(OPEN_MENU);
+  if (!menu) return;
+  firelock.closeMenus();
+  openerOf(menu).focus();
 });
 
 // ---- live regions -----------------------------------------------------------------------------------------
@@ -189,7 +219,7 @@ const regions = new Map(); // id → { version, busy, waiting }
 const isUsed = (region) => {
   const focused = document.activeElement;
   if (focused && focused !== document.body && region.contains(focused) && focused.matches("input, select, textarea, [data-hold]")) return true;
-  if (region.querySelector("details.menu[open], dialog[open], input[type=checkbox]:checked")) return true;
+  if (region.querySelector(`${OPEN_MENU}, dialog[open], input[type=checkbox]:checked`)) return true;
   const selection = getSelection();
   return Boolean(selection && !selection.isCollapsed && region.contains(selection.anchorNode));
 };

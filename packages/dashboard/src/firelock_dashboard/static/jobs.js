@@ -62,7 +62,7 @@
       event.preventDefault();
       const dialog = document.getElementById("reschedule");
       dialog.querySelector("[name=one]").value = later.dataset.reschedule;
-      later.closest("details")?.removeAttribute("open");
+      firelock.closeMenus();
       dialog.showModal();
     }
   });
@@ -77,7 +77,7 @@
   }, true);
 
   document.addEventListener("firelock:acted", () => {
-    for (const menu of document.querySelectorAll("details.menu[open]")) menu.removeAttribute("open");
+    firelock.closeMenus();
     for (const box of boxes()) box.checked = false;
     isEverything = false;
     show();
@@ -102,7 +102,7 @@
   const replace = (row, fresh) => {
     for (const place of row.cells.length === fresh.cells.length ? row.cells : []) {
       const next = fresh.cells[place.cellIndex];
-      if (place.classList.contains("pick") || place.querySelector("details[open]")) continue;
+      if (place.classList.contains("pick") || place.querySelector("[data-menu]")) continue; // both stay
       if (!place.isEqualNode(next) && !place.contains(document.activeElement)) place.replaceChildren(...next.childNodes);
     }
     row.dataset.state = fresh.dataset.state;

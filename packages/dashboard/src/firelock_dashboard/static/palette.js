@@ -146,12 +146,12 @@
     next.scrollIntoView({ block: "nearest" });
     next.querySelector("a, input, button")?.focus({ preventScroll: true });
   };
-  const onSelection = (name) => {
+  const onSelection = async (name) => {
     const chosenRows = document.querySelectorAll("main tbody input[type=checkbox]:checked").length;
-    const button = chosenRows
-      ? document.querySelector(`[data-bulk="${name}"]`)
-      : current()?.querySelector(`[data-key="${name}"]`);
-    button?.click();
+    if (chosenRows) { document.querySelector(`[data-bulk="${name}"]`)?.click(); return; }
+    const opener = current()?.querySelector("a[data-menu]"); // what can be done to one is in its menu
+    const list = opener && (await firelock.fetchMenu(opener));
+    list?.querySelector(`[data-key="${name}"]`)?.click();
   };
 
   const keys = {

@@ -1,0 +1,55 @@
+// The menus of rows: each is a link to the page of what its row shows; what is in it is that page's part `menu`, asked for
+// when it is opened. Each opening asks again: what the row shows may have changed.
+"use strict";
+
+{
+  // Return what is in the menu of a row, in place and hidden; null where it did not come, which is said, or came too late.
+  firelock.fetchMenu = async (opener) => {
+    const list = document.createElement("div");
+    list.className = "list";
+    list.hidden = true;
+    opener.parentElement.querySelector(":scope > .list")?.remove();
+    opener.after(list);
+    const address = new URL(opener.href);
+    address.searchParams.set("part", "menu");
+    let problem = "The dashboard did not answer. Try again.";
+    try {
+      // What went wrong is told in JSON.
+      const headers = { Accept: "text/html, application/json" };
+      const response = await fetch(address, { headers, credentials: "same-origin", cache: "no-store" });
+      if (response.ok) {
+        const page = new DOMParser().parseFromString(await response.text(), "text/html");
+        list.append(...page.body.childNodes);
+        return list.isConnected ? list : null;
+      }
+      problem = (await response.json()).message;
+    } catch { /* it is said below */ }
+    if (list.isConnected) firelock.toast(problem, "bad");
+    list.remove();
+    return null;
+  };
+
+  const openMenu = async (opener) => {
+    firelock.closeMenus();
+    opener.setAttribute("aria-expanded", "true");
+    opener.setAttribute("aria-busy", "true");
+    const list = await firelock.fetchMenu(opener);
+    const isLast = list === opener.parentElement?.querySelector(":scope > .list");
+    if (!isLast) return;
+    opener.removeAttribute("aria-busy");
+    if (!list) opener.setAttribute("aria-expanded", "false");
+    else if (opener.getAttribute("aria-expanded") === "true") list.hidden = false;
+  };
+
+  document.addEventListener("click", (event) => {
+    const opener = event.target.closest?.("a[data-menu]");
+    if (!opener || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
+    event.preventDefault();
+    if (opener.getAttribute("aria-expanded") === "true") firelock.closeMenus();
+    else openMenu(opener);
+  });
+  document.addEventListener("keydown", (event) => {
+    const opener = event.target.closest?.("a[data-menu]");
+    if (event.key === " " && opener) { event.preventDefault(); opener.click(); }
+  });
+}
