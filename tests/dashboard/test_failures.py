@@ -446,6 +446,26 @@ def test_without_a_script_it_is_asked_first(fire, dashboard, client, failing, ve
 
 
 @pytest.mark.parametrize("verb", ["requeue", "delete"])
+def test_of_many_jobs_of_a_cause_the_number_is_typed(fire, client, failing, verb):
+    """Above a thousand the buttons lead to the page that asks for it; so does a form that passes it by."""
+    failed = [job_id for _ in range(11) for job_id in failing(100)]
+    fingerprint = fingerprint_of(fire, failed[0])
+    asking = f"/jobs/all?verb={verb}&state=failed&fingerprint={fingerprint}"
+    form = {"fingerprint": fingerprint, "sure": "1"}
+
+    page = client.get(f"/failures/{fingerprint}").text
+    by_form = client.post(f"/failures/{verb}", form)
+    by_script = client.act(f"/failures/{verb}", form)
+
+    assert asking.replace("&", "&amp;") in page
+    assert f'action="/failures/{verb}"' not in page
+    assert (303, asking) == (by_form.status, by_form.location)
+    assert 400 == by_script.status
+    assert [] == fire.operations.list().operations
+    assert "1100" in client.get(asking).text
+
+
+@pytest.mark.parametrize("verb", ["requeue", "delete"])
 def test_the_page_of_a_cause_leads_to_the_list(fire, client, failing, verb):
     """The operation may have ended by the time that the browser is sent back: the cause has no page then."""
     fingerprint = fingerprint_of(fire, failing(2)[0])

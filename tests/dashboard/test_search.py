@@ -119,9 +119,9 @@ def test_hostile_texts_are_shown_literally(fire, client, hostile):
     def send(text: str) -> None:
         raise ValueError(text)
 
-    send.enqueue(hostile)
+    send.enqueue(hostile[:2_000])
     Worker(fire).run()
-    send.enqueue(hostile)
+    send.enqueue(hostile[:2_000])
 
     for part in ("", "&part=options"):
         page = client.get(f"/search?q=s{part}").text

@@ -142,7 +142,7 @@ def test_the_cookie_is_of_this_mount_alone(fire, root, options, asked, is_secure
 )  # fmt: skip
 def test_a_message_links_into_the_dashboard_only(client, link, is_shown):
     """A site beside this one may have planted the cookie that the message comes by."""
-    client.cookies["firelock_flash"] = json.dumps(["good", "Well done", link]).encode().hex()
+    client.cookies["firelock_flash"] = json.dumps(["good", "Well done", link, None]).encode().hex()
 
     text = client.get("/queues").text
     message = text[text.index("Well done") - 300 : text.index("Well done") + 300]

@@ -9,7 +9,10 @@ if TYPE_CHECKING:
     from firelock.storage import JobFilter
     from firelock_dashboard.visit import Visit
 
-__all__ = ["operation_address", "start_operation"]
+__all__ = ["MANY", "operation_address", "start_operation"]
+
+MANY = 1_000
+"""The number of jobs above which it is typed before anything is done to them."""
 
 
 def start_operation(

@@ -8,11 +8,12 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import attrs
+from starlette.responses import RedirectResponse
 
 from firelock import State
 from firelock.storage import JobFilter
 from firelock_dashboard.access import Permission
-from firelock_dashboard.bulk import operation_address, start_operation
+from firelock_dashboard.bulk import MANY, operation_address, start_operation
 from firelock_dashboard.causes import Cause, Mute
 from firelock_dashboard.confirming import ask_first
 from firelock_dashboard.job_view import JobPage
@@ -56,7 +57,7 @@ def show_failures(visit: Visit) -> Response:
     task = visit.query.maybe("task", limit=200)
     return visit.page(
         "failures.html", title=visit.text("nav.failures"), section="failures", task=task,
-        causes=lambda: _causes(visit, task), grouped_limit=_GROUPED, shown=partial(_shown, visit),
+        causes=lambda: _causes(visit, task), grouped_limit=_GROUPED, shown=partial(_shown, visit), many=MANY,
     )  # fmt: skip
 
 
@@ -108,6 +109,11 @@ class _Page:
         """Tell whether there may be more than `count`."""
         failed = self.visit.state_counts()[State.FAILED]
         return self.is_sample_cut and (failed > _GROUPED or self.count <= len(self.sample))
+
+    @property
+    def is_many(self) -> bool:
+        """Tell whether the number has to be typed before anything is done to all of them."""
+        return self.count > MANY or self.is_more
 
     @property
     def counted(self) -> str:
@@ -213,20 +219,26 @@ def show_failure(visit: Visit) -> Response:
 
 
 def requeue(visit: Visit) -> Response:
-    """An operation enqueues every failed job of the cause."""
+    """An operation enqueues every failed job of the cause; of many the number is asked for first."""
     return _start(visit, "requeue")
 
 
 def delete(visit: Visit) -> Response:
-    """An operation deletes every failed job of the cause."""
+    """An operation deletes every failed job of the cause; of many the number is asked for first."""
     return _start(visit, "delete")
 
 
 def _start(visit: Visit, verb: str) -> Response:
     fingerprint = visit.form.required("fingerprint", limit=_FINGERPRINT)
+    visit.dashboard.forget()  # what is counted for a question is counted now
     page = _Page(visit, fingerprint)
     if not page.sample:
         return visit.done(visit.text("failures.none_left"), to="/failures", kind="note")
+    if page.is_many:
+        if visit.wants_json:
+            raise BadRequest(visit.text("failures.many", number=page.counted))
+        question = {"verb": verb, "state": "failed", "fingerprint": fingerprint}
+        return RedirectResponse(visit.url.of("/jobs/all", question), 303)
     numbers = {"count": page.count, "number": page.counted, "type": task_name(page.type)}
     asked = ask_first(
         visit,

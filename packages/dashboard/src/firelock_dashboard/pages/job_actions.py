@@ -15,6 +15,7 @@ from starlette.responses import StreamingResponse
 from firelock import ConfigurationError, JobNotFound, ScheduleError, State
 from firelock.storage import Applied, JobRecord
 from firelock_dashboard.access import Permission
+from firelock_dashboard.bulk import MANY
 from firelock_dashboard.filters import LIST_FIELDS
 from firelock_dashboard.problems import BadRequest
 from firelock_dashboard.query import Fields
@@ -37,7 +38,6 @@ _IDS = 500
 _FIRST = 10
 _VERBS = {"requeue": Permission.REQUEUE, "delete": Permission.DELETE}
 _TYPED = ("counted", "typed")
-_MANY = 1_000
 _ENDED = ("succeeded", "deleted")
 _CHOSEN = ("one", "id+")
 _ALL = ("retrying", "state", *LIST_FIELDS)
@@ -214,14 +214,14 @@ class _Counted:
     @property
     def is_typed(self) -> bool:
         """Tell whether the number has to be typed: there are many, or some succeeded or were deleted."""
-        return not self.is_all or self.total > _MANY or any(name in _ENDED for name, _ in self.by_state)
+        return not self.is_all or self.total > MANY or any(name in _ENDED for name, _ in self.by_state)
 
     def is_known(self, seen: str, typed: str) -> bool:
         """Tell whether what was typed is the number that was shown, and what is there now is about that."""
         digits = "".join(sign for sign in typed if sign.isdigit())
         if not (seen.isascii() and seen.isdigit() and digits == seen):
             return False
-        return self.total <= int(seen) + max(_MANY // 10, int(seen) // 10)
+        return self.total <= int(seen) + max(MANY // 10, int(seen) // 10)
 
 
 def confirm_all(visit: Visit) -> Response:
