@@ -40,6 +40,19 @@ def test_a_search_ends_in_the_middle_of_what_a_storage_gave(fire, made, hundreds
     assert made == seen
 
 
+def test_a_part_goes_on_where_a_page_of_the_storage_has_nothing_left(fire, made):
+    """What was cut behind the last job of such a page is no end of the search, however late it is."""
+    for _ in range(250):
+        fire.jobs.copy(made[0])
+    plan = Plan(JobFilter(), (lambda _: False,))
+    found = find_page(fire, plan, limit=25, cursor=None, seconds=6, monotonic=_ticks())
+
+    rest = find_page(fire, plan, limit=25, cursor=found.cursor, seconds=0, monotonic=_ticks())
+
+    assert (500, True) == (found.looked_at, found.is_cut)
+    assert 100 == rest.looked_at
+
+
 def test_a_page_is_not_cut_where_every_job_is_meant(fire, made):
     """There is nothing to search for: a slow storage gives whole pages all the same."""
     found = find_page(fire, Plan(JobFilter()), limit=25, cursor=None, seconds=0, monotonic=_ticks())

@@ -101,10 +101,13 @@ class _Search:
                         )
                 if tests and looked_at % _LOOK == 0 and monotonic() >= until:
                     return self._found(found, self._cursor_in(at, record), looked_at, record, is_cut=True)
+            is_rest_empty = (
+                behind is not None and looked_at == 0
+            )  # the former part ended at the page's last job
             at, behind = page.cursor, None
             if at is None or len(found) >= limit:
                 return self._found(found, self._cursor_at(at), looked_at, last, is_cut=False)
-            if looked_at >= ROWS or _is_over(began, monotonic(), until):
+            if looked_at >= ROWS or (_is_over(began, monotonic(), until) and not is_rest_empty):
                 return self._found(found, self._cursor_at(at), looked_at, last, is_cut=True)
 
     def _found(
