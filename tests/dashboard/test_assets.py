@@ -130,6 +130,27 @@ def test_a_file_has_the_type_that_its_suffix_names(name, expected):
     assert expected == ask(Assets(), name).headers["content-type"]
 
 
+def test_own_scripts_and_styles_are_sent_without_remarks(folder):
+    """Lines of remarks, empty lines and indentation stay behind; the files of others are theirs."""
+    (folder / "a.js").write_bytes(b'// What it is.\nif (a) {\n  // Why.\n  b("//c"); // d\n\n}\n')
+    (folder / "firelock.css").write_bytes(b"/* What\n   it is. */\n\nmain {\n  color: red; /* why */\n}\n")
+    assets = Assets(folder)
+
+    assert b'if (a) {\nb("//c"); // d\n}\n' == ask(assets, "a.js").body
+    assert b"main {\ncolor: red; \n}\n" == ask(assets, "firelock.css").body
+    assert b"/* theirs */" * 20 == ask(assets, "vendor/uPlot.min.css").body
+
+
+@pytest.mark.parametrize(
+    "name", [one.name for one in (PACKAGE / "static").iterdir() if one.name.endswith(".js")]
+)
+def test_no_text_of_a_script_goes_over_a_line(name):
+    """Or it would lose its indentation on the way."""
+    lines = (PACKAGE / "static" / name).read_text(encoding="utf-8").splitlines()
+
+    assert [line for line in lines if line.count("`") % 2] == []
+
+
 def test_own_files_are_compressed_once(folder):
     """A file without a ready form is compressed when it is first asked for, and that form is kept."""
     assets = Assets(folder)

@@ -31,6 +31,9 @@ _PACKED_ALREADY = {".png", ".woff2"}
 _SUFFIX_OF = {"br": ".br", "gzip": ".gz"}
 _REQUIRED = ("vendor/htmx.min.js", "vendor/uPlot.iife.min.js", "vendor/uPlot.min.css")
 _FOR_EVER = "public, max-age=31536000, immutable"
+_VENDOR = "vendor/"
+_REMARKS = {".css": re.compile(rb"/\*.*?\*/", re.DOTALL), ".js": re.compile(rb"(?m)^[ \t]*//.*$")}
+_BLANKS = re.compile(rb"(?m)^[ \t\n]+")
 # RFC 9110, section 12.4.2: from 0 to 1, at most three decimals.
 _WEIGHT = re.compile(r"q=(0(\.\d{0,3})?|1(\.0{0,3})?)", re.IGNORECASE)
 
@@ -90,7 +93,9 @@ class Assets:
             raise ConfigurationError(message)
         assets = [
             Asset(
-                name, content, {c: found[name + end] for c, end in _SUFFIX_OF.items() if name + end in found}
+                name,
+                _bare(name, content),
+                {c: found[name + end] for c, end in _SUFFIX_OF.items() if name + end in found},
             )
             for name, content in found.items()
             if _suffix(name) in _TYPES
@@ -175,6 +180,17 @@ def _matches(values: list[str], etag: str) -> bool:
 
 def _suffix(name: str) -> str:
     return "." + name.rpartition(".")[2]
+
+
+def _bare(name: str, content: bytes) -> bytes:
+    """Return a script or style of ours without lines of remarks, empty lines and indentation.
+
+    They are 2 KB of a first page, compressed. No text in these files goes over a line, which a test sees to.
+    """
+    remarks = _REMARKS.get(_suffix(name))
+    if remarks is None or name.startswith(_VENDOR):
+        return content
+    return _BLANKS.sub(b"", remarks.sub(b"", content))
 
 
 def _walk(folder: Traversable, prefix: str = "") -> Iterator[tuple[str, bytes]]:
