@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import tempfile
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -193,6 +194,32 @@ def test_the_socket_of_a_dead_process_is_removed(scene, server, path):
 
     assert "dead.0" in before
     assert [name for name in before if name != "dead.0"] == sockets(path)
+
+
+def test_threads_that_send_at_once_share_one_socket(path, monkeypatch):
+    """Whoever sends first makes the socket, also where two threads are first; none is left open unseen."""
+    made, both = [], threading.Barrier(2)
+    real = socket.socket
+
+    def meeting(*args):
+        with suppress(threading.BrokenBarrierError):
+            both.wait(0.5)  # both are here only where both make one
+        made.append(real(*args))
+        return made[-1]
+
+    receiver, sender = Mailbox(path), Mailbox(path)
+    receiver.open()
+    monkeypatch.setattr("firelock_sql.sqlite.mailbox.socket.socket", meeting)
+    threads = [threading.Thread(target=sender.send, args=(b"default",)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    sender.close()
+    sender.send(b"default")  # as a thread that comes late
+
+    assert ([b"default"] * 2, [-1]) == (receiver.take(), [one.fileno() for one in made])
+    receiver.close()
 
 
 def test_closing_takes_the_socket_away(scene, server, path):

@@ -24,6 +24,7 @@ from tests.sql.processes import account
 
 _DISK_OF_SERVER = 224  # MiB: an empty server takes a half, its log of writes grows
 _DISK_OF_FILE = 64
+_BACKLOG = 2_000  # jobs
 _FULL_FOR = 2.0  # seconds that a file's disk stays full once client and server have met it
 _BUSY = 0.5  # processors that a server may take meanwhile, all its processes together
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -82,6 +83,7 @@ def _full_disk_of_file(place: Place, rounds: int) -> list[str]:
 def _meet_full_disk(on: Stage, feed: Feed, server: Server, filler: Path) -> float:
     """Client and server have met the full disk for a while; return how many processors the server took."""
     refused, met = len(feed.refusals), _met(server)
+    on.enqueue(_BACKLOG, 0.005)  # a server that has nothing left to write would not meet it
     _fill(filler)
     eventually(lambda: len(feed.refusals) > refused and _met(server) > met, 60, "both meet the full disk")
     family = [server.pid, *server.family()]

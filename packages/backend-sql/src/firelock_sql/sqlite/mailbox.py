@@ -16,6 +16,7 @@ import select
 import socket
 import stat
 import tempfile
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -35,7 +36,9 @@ class Mailbox:
         self._trouble: str | None = None
         self._socket: socket.socket | None = None
         self._address: str | None = None
-        self._sender: socket.socket | None = None
+        self._sender: socket.socket | None = None  # made by the first `send`
+        self._sending = threading.Lock()  # around making and closing it
+        self._is_closed = False
         self._nudge: tuple[socket.socket, socket.socket] | None = None
         self._listed: list[str] = []
         self._listed_at = -1  # the folder's time of change when it was listed
@@ -97,19 +100,26 @@ class Mailbox:
 
     def send(self, datagram: bytes) -> None:
         """Every other process that waits, or will, has the datagram in its socket; never blocks or fails."""
-        for address in self._others():
-            if address == self._address:
-                continue
-            if self._sender is None:
-                self._sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-                self._sender.setblocking(False)
+        others = [address for address in self._others() if address != self._address]
+        sender = self._open_sender() if others else None
+        if sender is None:
+            return
+        for address in others:
             try:
-                self._sender.sendto(datagram, address)
+                sender.sendto(datagram, address)
             except ConnectionRefusedError:  # its process is dead
                 with suppress(OSError):
                     Path(address).unlink()
-            except OSError:  # full: it has enough to wake up for
+            except OSError:  # full: it has enough to wake up for; or closed meanwhile
                 continue
+
+    def _open_sender(self) -> socket.socket | None:
+        """Return the socket that all threads send from, None after `close`."""
+        with self._sending:
+            if self._sender is None and not self._is_closed:
+                self._sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+                self._sender.setblocking(False)
+            return self._sender
 
     def _others(self) -> list[str]:
         try:
@@ -140,8 +150,10 @@ class Mailbox:
 
     def close(self) -> None:
         """The socket is gone, and so is its name."""
-        self.leave_behind()
-        self._socket = self._sender = self._nudge = None
+        with self._sending:
+            self._is_closed = True
+            self.leave_behind()
+            self._socket = self._sender = self._nudge = None
         if self._address is not None:
             with suppress(OSError):
                 Path(self._address).unlink()
