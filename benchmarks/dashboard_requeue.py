@@ -24,9 +24,9 @@ from benchmarks import servers
 from benchmarks.entry import exit_when_told
 from benchmarks.startup import COMMAND
 from firelock import Firelock, State, lifecycle
-from firelock.lifecycle import Holder
 from firelock.operation import Operation
 from firelock.storage import ErrorInfo, JobFilter, NewSession
+from firelock.values import Holder
 
 SECONDS = 2.0
 """The length of a window: short, so that a busy machine is much the same in two that follow one another."""

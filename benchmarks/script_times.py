@@ -25,8 +25,6 @@ from benchmarks.contenders import RESULTS
 from benchmarks.entry import Figures, exit_when_told
 from benchmarks.redis_server import RedisServer
 from firelock import Firelock, lifecycle
-from firelock.job import ClaimedJob
-from firelock.lifecycle import Holder
 from firelock.storage import (
     DURATION_BUCKETS,
     Edge,
@@ -45,6 +43,7 @@ from firelock.storage import (
     Storage,
     Transition,
 )
+from firelock.values import ClaimedJob, Holder
 from firelock_redis import scripts
 from firelock_redis.scripts import script
 

@@ -8,9 +8,9 @@ from contextlib import closing, contextmanager
 import attrs
 
 from firelock import Firelock, Settings
-from firelock.job import State
 from firelock.task import Task
 from firelock.testing import eventually
+from firelock.values import State
 
 __all__ = ["App", "app_at"]
 

@@ -8,8 +8,8 @@ import attrs
 import pytest
 
 from firelock import lifecycle
-from firelock.lifecycle import Holder
 from firelock.storage import ErrorInfo, Held, LogLine, NewSession, Progress, Renewal
+from firelock.values import Holder
 from tests.dashboard.hostile_texts import assert_literal
 
 DAY = 86_400

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from firelock import lifecycle
 from firelock.ids import new_id
-from firelock.lifecycle import Holder
 from firelock.storage import ErrorInfo, Held, LogLine, NewSession, Progress
+from firelock.values import Holder
 
 TRACE = """Traceback (most recent call last):
   File "/lib/site-packages/smtp.py", line 3, in connect

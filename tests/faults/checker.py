@@ -9,8 +9,8 @@ from itertools import pairwise
 import attrs
 
 from firelock import Firelock
-from firelock.job import FINAL_STATES, HistoryEntry, JobRecord, State
 from firelock.lifecycle import ALLOWED
+from firelock.values import FINAL_STATES, HistoryEntry, JobRecord, State
 from tests.faults.ledger import Event
 
 __all__ = ["Report", "check", "is_legal", "quantiles"]

@@ -21,10 +21,10 @@ from pathlib import Path
 import attrs
 
 from firelock import Every, Firelock, Job, JobContext, Retry, Settings
-from firelock.job import FINAL_STATES, JobRecord, State
 from firelock.plugins import open_storage
 from firelock.storage import JobFilter, Storage
 from firelock.testing import FaultyStorage
+from firelock.values import FINAL_STATES, JobRecord, State
 from tests.faults.checker import is_legal
 from tests.faults.forking import in_fork
 from tests.faults.ledger import Ledger, read_ledger

@@ -19,10 +19,10 @@ from functools import partial
 from pathlib import Path
 
 from firelock import Firelock, FirelockError
-from firelock.job import NewJob, State
-from firelock.lifecycle import HELD, Transition
+from firelock.lifecycle import HELD
 from firelock.plugins import open_storage
 from firelock.storage import NewSession, Storage
+from firelock.values import NewJob, State, Transition
 from tests.faults.forking import end_of, start_fork
 from tests.faults.ledger import Ledger, read_ledger
 from tests.faults.servers import eventually

@@ -19,9 +19,9 @@ from pathlib import Path
 import attrs
 
 from firelock import Firelock
-from firelock.job import FINAL_STATES, JobRecord, NewJob, State
-from firelock.lifecycle import Holder, succeeded
+from firelock.lifecycle import succeeded
 from firelock.storage import Applied, NewSession, Storage, StorageError
+from firelock.values import FINAL_STATES, Holder, JobRecord, NewJob, State
 from tests.faults.checker import is_legal_history
 from tests.faults.written import KINDS, Left, digest, left_behind, remove
 

@@ -22,9 +22,9 @@ from pathlib import Path
 import attrs
 
 from firelock import Firelock
-from firelock.job import ClaimedJob, Edge, ErrorInfo, NewJob, On, State
-from firelock.lifecycle import Holder, Transition, failed, retried, succeeded
+from firelock.lifecycle import failed, retried, succeeded
 from firelock.storage import Applied, NewSession, Renewal, Storage
+from firelock.values import ClaimedJob, Edge, ErrorInfo, Holder, NewJob, On, State, Transition
 from tests.faults.forking import end_of, start_fork
 from tests.faults.ledger import Ledger, read_ledger
 

@@ -6,9 +6,8 @@ import attrs
 
 from firelock import lifecycle
 from firelock.cli import main
-from firelock.job import ErrorInfo
-from firelock.lifecycle import Holder
 from firelock.storage import NewSession
+from firelock.values import ErrorInfo, Holder
 
 
 @attrs.frozen

@@ -12,9 +12,9 @@ import pytest
 
 from firelock import Firelock
 from firelock.cli import main
-from firelock.job import State
 from firelock.plugins import open_storage
 from firelock.storage import JobFilter, NewSession
+from firelock.values import State
 from tests.integration.cli_run import run
 
 DEADLINE = 90.0

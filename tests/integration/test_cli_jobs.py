@@ -11,8 +11,8 @@ import pytest
 
 from firelock import Firelock, lifecycle
 from firelock.cli import main
-from firelock.job import ErrorInfo, LogLine, Progress
 from firelock.storage import Held
+from firelock.values import ErrorInfo, LogLine, Progress
 from tests.integration.cli_run import begin_session, claim, fail, run
 
 RIVALS = """

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from firelock.job import State
 from firelock.storage import Applied, Feature, Held, Renewal
 from firelock.testing.ends import deletes, hands_back, requeues, succeeds
 from firelock.testing.handles import HOUR, Handles, opener
 from firelock.testing.race import race
 from firelock.testing.scene import Running, Scene
+from firelock.values import State
 from tests.model.session_model import REFUSALS, Keeper
 
 _SHORT = 30.0  # a session's timeout that an hour outlives

@@ -9,9 +9,9 @@ import pytest
 
 from firelock.cli.demo_shop import fire
 from firelock.cli.seed_story import seed
-from firelock.job import JobRecord, State
 from firelock.plugins import open_storage
 from firelock.storage import JobFilter, Storage
+from firelock.values import JobRecord, State
 from tests.redis.cluster import ClusterServers
 from tests.redis.servers import RedisServer
 

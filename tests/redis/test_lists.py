@@ -9,11 +9,11 @@ from functools import partial
 
 import pytest
 
-from firelock.job import JobRecord, State
 from firelock.storage import JobFilter, selection
 from firelock.testing.ends import deletes, fails, retries, succeeds
 from firelock.testing.handles import SECOND, STAMP
 from firelock.testing.scene import Running, Scene, error_info
+from firelock.values import JobRecord, State
 from firelock_redis.places import PAGE_COST, RARE, SCRIPT_COST
 from tests.redis.programs import Program
 from tests.redis.servers import RedisServer

@@ -7,12 +7,12 @@ from contextlib import closing
 
 import pytest
 
-from firelock.job import ClaimedJob
 from firelock.lifecycle import Upkeep
 from firelock.storage import Held, NewSession, Renewal, State, StorageUnavailable
 from firelock.testing.ends import deletes, requeues
 from firelock.testing.handles import DAY, SECOND
 from firelock.testing.scene import Scene
+from firelock.values import ClaimedJob
 from firelock_redis.database import Database
 from firelock_redis.sessions import (
     begin_session,

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 import attrs
 import pytest
 
-from firelock.job import Edge, LogLine, On, Progress, State
 from firelock.lifecycle import Upkeep
 from firelock.storage import Held, Promotion, RecurringRecord, Renewal, StorageUnavailable
 from firelock.testing.ends import deletes, fails, requeues, retries, snoozes, succeeds
 from firelock.testing.handles import DAY, HOUR, SECOND
 from firelock.testing.scene import Running, Scene
+from firelock.values import Edge, LogLine, On, Progress, State
 from firelock_redis.database import Database
 from firelock_redis.upkeep import next_due_at
 from firelock_redis.url import parse_url

@@ -10,11 +10,11 @@ from collections import defaultdict, deque
 
 import attrs
 
-from firelock.console import Console
-from firelock.lifecycle import Holder
+from firelock.context import Console
 from firelock.memory import MemoryStorage
 from firelock.server.runner import Ended, Runner
 from firelock.storage import Applied, NewSession
+from firelock.values import Holder
 
 DEADLINE = 30.0  # seconds until a condition that does not come true fails its test
 

@@ -11,10 +11,10 @@ import attrs
 import pytest
 
 from firelock import Firelock, Settings
-from firelock.job import State
 from firelock.server.board import Board, share_memory
 from firelock.server.supervisor import EXIT_FAILED, EXIT_OK, EXIT_UNREACHABLE, EXIT_USAGE, ServerOptions
 from firelock.storage import NewSession
+from firelock.values import State
 from tests.unit.fakes import until
 
 APP = """

@@ -11,7 +11,7 @@ import pytest
 from firelock.cli.demo_story import Act, Event, Scene
 from firelock.cli.demo_view import LiveView, PlainView, show_summary, view_for
 from firelock.cli.screen import Screen
-from firelock.job import JobRecord, Progress, State
+from firelock.values import JobRecord, Progress, State
 
 
 class Terminal(io.StringIO):

@@ -22,7 +22,7 @@ from firelock.errors import (
     UnknownScheme,
     UnsupportedFeature,
 )
-from firelock.job import Edge, On, State
+from firelock.values import Edge, On, State
 from tests.unit.fakes import FailingStorage, Failure
 
 LATER = datetime(2090, 11, 24, 12, tzinfo=UTC)

@@ -8,9 +8,9 @@ from itertools import count
 
 import pytest
 
-from firelock.console import LEVELS, Console
+from firelock.context import LEVELS, Console
 from firelock.errors import StorageError, StorageUnavailable
-from firelock.job import LogLine, NewJob, Progress, State
+from firelock.values import LogLine, NewJob, Progress, State
 from tests.unit.fakes import FailingStorage
 
 

@@ -8,12 +8,10 @@ import pytest
 
 from firelock import JobContext, current_job
 from firelock.clock import micros
-from firelock.console import Console
-from firelock.context import running_job
+from firelock.context import Console, JobCancelled, running_job
 from firelock.errors import ScheduleError
-from firelock.job import ClaimedJob, NewJob, State
 from firelock.memory import MemoryStorage
-from firelock.outcome import JobCancelled
+from firelock.values import ClaimedJob, NewJob, State
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
 

@@ -24,11 +24,11 @@ from firelock.cli.seed_stage import QUEUES, Stage
 from firelock.cli.seed_story import seed
 from firelock.clock import SECOND
 from firelock.cron import schedule_from_json
-from firelock.job import ClaimedJob, NewJob, State
 from firelock.lifecycle import is_legal
 from firelock.plugins import open_storage
 from firelock.serializer import JsonSerializer
 from firelock.storage import JobFilter
+from firelock.values import ClaimedJob, NewJob, State
 
 JOBS = 2_000
 NOW = 1_795_630_000_000_000  # 2026-11-25, a Wednesday, after six in the evening

@@ -11,11 +11,9 @@ from datetime import timedelta
 import pytest
 
 from firelock import Firelock, Retry, Settings, current_job, hookimpl
-from firelock.console import Console
+from firelock.context import Console
 from firelock.errors import StorageError, StorageUnavailable
 from firelock.hookspecs import ServerInfo
-from firelock.job import State
-from firelock.lifecycle import Holder
 from firelock.memory import MemoryStorage
 from firelock.server.board import Board
 from firelock.server.dispatcher import Dispatcher
@@ -24,6 +22,7 @@ from firelock.server.metrics import Metrics
 from firelock.server.queue_choice import parse_queues
 from firelock.server.runner import CancelKind, Runner
 from firelock.storage import NewSession
+from firelock.values import Holder, State
 from tests.unit.fakes import FailingStorage, until
 
 FOR_EVER = 1e9

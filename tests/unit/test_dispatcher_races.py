@@ -8,7 +8,7 @@ import pytest
 
 from firelock import Firelock, JobContext, Settings
 from firelock.errors import StorageUnavailable
-from firelock.job import State
+from firelock.values import State
 from tests.unit.fakes import FailingStorage, until
 from tests.unit.test_dispatcher import Crew
 

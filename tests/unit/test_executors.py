@@ -11,12 +11,12 @@ import attrs
 import pytest
 
 from firelock import Firelock, Retry, current_job
+from firelock.context import JobCancelled
 from firelock.hookspecs import ServerInfo
-from firelock.job import State
-from firelock.outcome import JobCancelled
 from firelock.server.board import Board
 from firelock.server.executors import FLUSH_SIZE, AsyncWorkers, Desk, ThreadWorkers, Ticket
 from firelock.server.runner import CancelKind
+from firelock.values import State
 from tests.unit.fakes import Worker, until
 
 FOR_EVER = 1e9

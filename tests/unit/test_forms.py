@@ -15,7 +15,7 @@ import pytest
 
 from firelock import FieldKind, Firelock, FormError, JobContext, Parameter
 from firelock.errors import ArgumentError, ConfigurationError, UnknownTask
-from firelock.job import State
+from firelock.values import State
 
 
 class Colour(enum.Enum):

@@ -9,7 +9,7 @@ import pytest
 
 from firelock.errors import JobNotFound, StorageError, StorageUnavailable
 from firelock.group_commit import GroupCommit
-from firelock.job import Edge, NewJob, State
+from firelock.values import Edge, NewJob, State
 from tests.unit.fakes import FailingStorage
 
 

@@ -21,9 +21,9 @@ from firelock.errors import (
     StorageUnavailable,
     UnknownTask,
 )
-from firelock.job import State
 from firelock.memory import MemoryStorage
 from firelock.serializer import JsonSerializer
+from firelock.values import State
 from tests.unit.fakes import FailingStorage, Worker
 
 LATER = datetime(2090, 11, 24, 12, tzinfo=UTC)

@@ -14,8 +14,8 @@ import pytest
 import firelock
 from firelock import Firelock, JobContext, Settings, current_job, hookimpl
 from firelock.errors import ConfigurationError, StorageUnavailable, TaskError
-from firelock.job import State
 from firelock.storage import Applied
+from firelock.values import State
 from tests.unit.fakes import FailingStorage, until
 
 SETTINGS = Settings(heartbeat=0.1, session_timeout=2, sweep=0.1, poll=0.2, grace=5)

@@ -14,11 +14,11 @@ import pytest
 
 from firelock import Firelock, JobContext, Retry
 from firelock.hookspecs import ServerInfo
-from firelock.job import State
 from firelock.server.board import Board
 from firelock.server.executors import Desk, ThreadWorkers, Ticket
 from firelock.server.isolated import IsolatedProcess, ProcessPool, describe_exit
 from firelock.server.runner import CancelKind, Ended
+from firelock.values import State
 from tests.unit.fakes import Worker, unmeasured, until
 
 SERVER = ServerInfo("server-a", "host:a", "*", 1, 7)

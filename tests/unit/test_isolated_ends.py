@@ -9,9 +9,9 @@ import pytest
 
 from firelock import Firelock, Retry
 from firelock.hookspecs import ServerInfo
-from firelock.job import State
 from firelock.server.isolated import IsolatedProcess
 from firelock.server.runner import CancelKind
+from firelock.values import State
 from tests.unit.fakes import Worker
 
 APP = """

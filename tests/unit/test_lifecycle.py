@@ -10,18 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from firelock import lifecycle
-from firelock.job import FINAL_STATES, ClaimedJob, ErrorInfo, HistoryEntry, On, State
 from firelock.lifecycle import (
     ALLOWED,
     CRASH_LIMIT,
     HELD,
     HISTORY_LIMIT,
-    Holder,
     Retention,
     bounded_history,
     continuation_target,
     waiting_reason,
 )
+from firelock.values import FINAL_STATES, ClaimedJob, ErrorInfo, HistoryEntry, Holder, On, State
 
 SECOND = 1_000_000
 AT, STARTED_AT, EXPIRES_AT = 9_000 * SECOND, 8_000 * SECOND, 99_000 * SECOND

@@ -17,8 +17,6 @@ from hypothesis import strategies as st
 from firelock import lifecycle
 from firelock.clock import SECOND
 from firelock.errors import StorageError, UnsupportedFeature
-from firelock.job import Edge, ErrorInfo, LogLine, NewJob, On, Progress, State
-from firelock.lifecycle import Holder
 from firelock.memory import MemoryStorage
 from firelock.memory.order import Order
 from firelock.memory.records import DELETED_KNOWN
@@ -30,6 +28,7 @@ from firelock.storage import (
     RecurringRecord,
     Renewal,
 )
+from firelock.values import Edge, ErrorInfo, Holder, LogLine, NewJob, On, Progress, State
 
 DAY = 86_400 * SECOND
 LONG = 60.0

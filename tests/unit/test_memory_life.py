@@ -11,10 +11,9 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 
 from firelock import lifecycle
 from firelock.clock import SECOND
-from firelock.job import FINAL_STATES, Edge, ErrorInfo, NewJob, On, State
-from firelock.lifecycle import Holder
 from firelock.memory import MemoryStorage
 from firelock.storage import JobFilter, NewSession
+from firelock.values import FINAL_STATES, Edge, ErrorInfo, Holder, NewJob, On, State
 
 DAY = 86_400 * SECOND
 ERROR = ErrorInfo("builtins.ValueError", "boom", "f00d")

@@ -6,10 +6,10 @@ import pytest
 
 from firelock.clock import SECOND
 from firelock.errors import StorageUnavailable
-from firelock.job import ClaimedJob
 from firelock.memory import MemoryStorage
 from firelock.server.metrics import Metrics
 from firelock.storage import DURATION_BUCKETS, Rollup
+from firelock.values import ClaimedJob
 from tests.unit.fakes import FailingStorage
 
 MINUTE = 60 * SECOND

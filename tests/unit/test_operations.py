@@ -10,11 +10,11 @@ import pytest
 from firelock import Firelock, Operation, Retry
 from firelock.errors import ConfigurationError, LockLost, StorageError, StorageUnavailable
 from firelock.ids import newest_first_key
-from firelock.job import State
 from firelock.memory import MemoryStorage
 from firelock.operation import Outcome, Status
 from firelock.operations import KEPT, Operations
 from firelock.storage import JobFilter, Page
+from firelock.values import State
 from tests.unit.fakes import FailingStorage, Worker
 
 BULK = JobFilter(queue="bulk")

@@ -17,10 +17,10 @@ from firelock.errors import (
     StorageError,
     StorageUnavailable,
 )
-from firelock.job import State
 from firelock.memory import MemoryStorage
 from firelock.operators import QueueView
 from firelock.storage import DURATION_BUCKETS, Applied, NewSession, PartlyApplied, Progress, Renewal, Rollup
+from firelock.values import State
 from firelock.views import JobProgress
 from tests.unit.fakes import FailingStorage, Failure, Worker
 

@@ -15,10 +15,10 @@ from firelock import Firelock, hookimpl
 from firelock.errors import ConfigurationError, PluginError, StorageError, UnknownScheme
 from firelock.hookspecs import Command, ServerInfo
 from firelock.memory import MemoryStorage
-from firelock.outcome import Settled
 from firelock.plugins import PluginInfo, Plugins, hook_names, open_storage
 from firelock.serializer import JsonSerializer
 from firelock.storage import CONTRACT, Storage, shown_url
+from firelock.values import Settled
 
 SERVER = ServerInfo("id", "host:1", "*", 1, 1)
 

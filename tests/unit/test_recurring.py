@@ -23,9 +23,9 @@ from firelock.errors import (
     StorageUnavailable,
 )
 from firelock.firing import fire_due
-from firelock.job import State
 from firelock.storage import RecurringRecord
 from firelock.testing.race import race
+from firelock.values import State
 from tests.unit.fakes import FailingStorage, Worker
 
 START = datetime(2030, 1, 1, 0, 0, 30, tzinfo=UTC)

@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from firelock import Firelock, ResultTimeout
-from firelock.job import State
 from firelock.lifecycle import delete
+from firelock.values import State
 
 
 @pytest.fixture

@@ -8,10 +8,9 @@ import pytest
 
 from firelock import lifecycle
 from firelock.errors import StorageError, StorageUnavailable
-from firelock.job import NewJob, State
-from firelock.lifecycle import Holder
 from firelock.results import Results
 from firelock.storage import NewSession
+from firelock.values import Holder, NewJob, State
 from tests.unit.fakes import FailingStorage, until
 
 HOLDER = Holder("session-a", "host:a")

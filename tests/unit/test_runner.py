@@ -12,11 +12,10 @@ import pytest
 
 from firelock import Firelock, JobContext, Retry, Settings, Snooze, current_job, hookimpl, lifecycle
 from firelock.clock import SECOND
-from firelock.job import ClaimedJob, State
-from firelock.lifecycle import Holder
-from firelock.outcome import JobCancelled
+from firelock.context import JobCancelled
 from firelock.retry import DecisionKind, RetryDecision
 from firelock.server.runner import CancelKind, Ended, Run
+from firelock.values import ClaimedJob, Holder, State
 from tests.unit.fakes import Worker
 
 HOUR = timedelta(hours=1)

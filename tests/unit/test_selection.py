@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from firelock.errors import StorageError
-from firelock.job import ErrorInfo, JobRecord, State
 from firelock.storage import JobFilter, Record
 from firelock.storage.selection import (
     is_pausing,
@@ -17,6 +16,7 @@ from firelock.storage.selection import (
     read_cursor,
     write_cursor,
 )
+from firelock.values import ErrorInfo, JobRecord, State
 
 ALL = JobFilter()
 

@@ -13,8 +13,6 @@ import pytest
 from firelock import lifecycle
 from firelock.clock import SECOND
 from firelock.errors import StorageError, StorageUnavailable
-from firelock.job import ErrorInfo, LogLine, NewJob, Progress, State
-from firelock.lifecycle import Holder
 from firelock.memory import MemoryStorage
 from firelock.storage import (
     DURATION_BUCKETS,
@@ -26,6 +24,7 @@ from firelock.storage import (
     defaults,
     next_recurring_at,
 )
+from firelock.values import ErrorInfo, Holder, LogLine, NewJob, Progress, State
 
 HOLDER = Holder("session-a", "host:a")
 

@@ -17,12 +17,12 @@ import pytest
 
 from firelock import Firelock
 from firelock.errors import StorageError, StorageUnavailable
-from firelock.job import State
 from firelock.server import supervisor as module
 from firelock.server.board import Board, share_memory
 from firelock.server.keeper import SessionKeeper
 from firelock.server.supervisor import ServerOptions, Supervisor, _Child
 from firelock.settings import Settings
+from firelock.values import State
 from tests.unit.fakes import FailingStorage, until
 
 PLACES = 5

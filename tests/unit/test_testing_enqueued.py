@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from firelock import ArgumentError, Firelock, SignatureMismatch, UnknownTask
-from firelock.job import NewJob, State
 from firelock.testing import Tester
+from firelock.values import NewJob, State
 
 
 @pytest.fixture

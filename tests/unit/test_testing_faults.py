@@ -7,10 +7,10 @@ import threading
 import pytest
 
 from firelock import ConfigurationError, Firelock, StorageError, StorageUnavailable
-from firelock.job import NewJob, State
 from firelock.memory import MemoryStorage
 from firelock.storage import Storage
 from firelock.testing import FaultyStorage
+from firelock.values import NewJob, State
 
 
 @pytest.fixture

@@ -19,8 +19,8 @@ from firelock import (
     UnknownTask,
     hookimpl,
 )
-from firelock.job import NewJob
 from firelock.testing import Drained, Tester
+from firelock.values import NewJob
 
 
 async def one_turn():

@@ -18,13 +18,13 @@ from firelock import Firelock, JobContext, Settings
 from firelock.clock import SECOND
 from firelock.errors import StorageError, StorageUnavailable
 from firelock.hookspecs import ServerInfo
-from firelock.job import State
 from firelock.server.board import Board
 from firelock.server.executors import Desk
 from firelock.server.metrics import Metrics
 from firelock.server.runner import CancelKind, Run
 from firelock.server.upkeep import Upkeep
 from firelock.storage import NewSession, Promotion
+from firelock.values import State
 from tests.unit.fakes import FailingStorage, Worker, until
 
 FOR_EVER = 1e9

@@ -11,8 +11,8 @@ from typing import Any
 import attrs
 
 from firelock import Firelock
-from firelock.job import FINAL_STATES, JobRecord
 from firelock.task import TaskVerbs
+from firelock.values import FINAL_STATES, JobRecord
 from tests.faults.checker import Report, check
 from tests.faults.ledger import Event, Ledger, read_ledger
 from tests.faults.servers import Place, Server, eventually

@@ -16,8 +16,8 @@ import attrs
 
 from firelock import Every, Firelock, JobContext
 from firelock.clock import SECOND
-from firelock.job import JobRecord, State
 from firelock.task import TaskVerbs
+from firelock.values import JobRecord, State
 from tests.faults.checker import check
 from tests.faults.ledger import Ledger, read_ledger
 from tests.faults.scenarios.base import NotHere, Size, forgetting, scenario, stage

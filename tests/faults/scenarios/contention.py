@@ -14,9 +14,9 @@ import attrs
 from sqlalchemy import text
 
 from firelock import Firelock
-from firelock.job import NewJob, State
-from firelock.lifecycle import HELD, Transition
+from firelock.lifecycle import HELD
 from firelock.storage import NewSession
+from firelock.values import NewJob, State, Transition
 from firelock_sql.servers.database import ServerDatabase
 from firelock_sql.servers.failures import Meaning
 from firelock_sql.storage import SqlStorage

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import attrs
 
-from firelock.job import NewJob, State
 from firelock.storage import JobFilter, StorageError
+from firelock.values import NewJob, State
 from tests.faults.scenarios.base import Size, Stage, scenario, stage
 from tests.faults.servers import Place, eventually
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 from firelock import Firelock
-from firelock.job import State
+from firelock.values import State
 from tests.faults.ledger import read_ledger
 from tests.faults.scenarios.base import Size, scenario
 from tests.faults.servers import Place

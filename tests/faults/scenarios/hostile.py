@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import time
 
-from firelock.job import JobRecord
+from firelock.values import JobRecord
 from tests.faults.scenarios.base import Size, Stage, scenario, stage
 from tests.faults.scenarios.kills import left_over
 from tests.faults.servers import Place, eventually

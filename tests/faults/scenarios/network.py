@@ -12,7 +12,7 @@ import attrs
 
 from firelock import Firelock, StorageUnavailable
 from firelock.clock import SECOND
-from firelock.job import NewJob, State
+from firelock.values import NewJob, State
 from tests.faults.checker import Report, quantiles
 from tests.faults.ledger import Event
 from tests.faults.proxy import FaultProxy, Slowness

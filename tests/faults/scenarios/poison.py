@@ -6,7 +6,7 @@ import random
 import time
 from collections import Counter
 
-from firelock.job import JobRecord, State
+from firelock.values import JobRecord, State
 from tests.faults.scenarios.base import Size, Stage, scenario, stage
 from tests.faults.servers import Place, eventually
 

@@ -12,8 +12,8 @@ from itertools import pairwise
 import attrs
 
 from firelock import FirelockError, Job, JobNotFound
-from firelock.job import FINAL_STATES, On, State
 from firelock.lifecycle import continuation_target
+from firelock.values import FINAL_STATES, On, State
 from tests.faults.checker import is_legal
 from tests.faults.ledger import Event
 from tests.faults.scenarios.base import Size, Stage, scenario, stage

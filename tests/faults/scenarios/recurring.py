@@ -10,8 +10,8 @@ import attrs
 
 from firelock import Cron, Every, Firelock
 from firelock.clock import SECOND
-from firelock.job import JobRecord, State
 from firelock.storage import JobFilter, Storage
+from firelock.values import JobRecord, State
 from tests.faults.scenarios.base import Size, Stage, scenario, stage
 from tests.faults.scenarios.kills import kill_whole
 from tests.faults.servers import Place, eventually

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from firelock.app import Firelock
     from firelock.audit import AuditEntry
     from firelock.catalogue import TaskEntry
-    from firelock.context import JobContext, current_job
+    from firelock.context import JobCancelled, JobContext, Snooze, current_job
     from firelock.cron import Cron, Every, Misfire, Overlap
     from firelock.definitions import Origin, RecurringJob, Upcoming
     from firelock.doctor import Diagnosis
@@ -44,24 +44,23 @@ if TYPE_CHECKING:
     from firelock.forms import FieldKind, Parameter
     from firelock.handle import Job
     from firelock.hookspecs import Command, ServerInfo, TaskCall, hookimpl
-    from firelock.job import State
     from firelock.jobs import JobCounts, JobPage
     from firelock.locks import Lock, LockProvider
     from firelock.operation import Operation, Outcome
     from firelock.operators import QueueView, ServerView
-    from firelock.outcome import JobCancelled, Settled, Snooze
     from firelock.retry import DecisionKind, Retry, RetryDecision, RetryPolicy
     from firelock.serializer import JsonSerializer, JsonValue, Serializer
     from firelock.settings import Settings
     from firelock.storage import Applied, Finding, PartlyApplied
     from firelock.task import Call, Task, TaskInfo
+    from firelock.values import Settled, State
     from firelock.views import FailedAttempt, JobLogLine, JobProgress, JobStep
 
 _HOMES = {
     "app": ("Firelock",),
     "audit": ("AuditEntry",),
     "catalogue": ("TaskEntry",),
-    "context": ("JobContext", "current_job"),
+    "context": ("JobCancelled", "JobContext", "Snooze", "current_job"),
     "cron": ("Cron", "Every", "Misfire", "Overlap"),
     "definitions": ("Origin", "RecurringJob", "Upcoming"),
     "doctor": ("Diagnosis",),
@@ -75,17 +74,16 @@ _HOMES = {
     "forms": ("FieldKind", "Parameter"),
     "handle": ("Job",),
     "hookspecs": ("Command", "ServerInfo", "TaskCall", "hookimpl"),
-    "job": ("State",),
     "jobs": ("JobCounts", "JobPage"),
     "locks": ("Lock", "LockProvider"),
     "operation": ("Operation", "Outcome"),
     "operators": ("QueueView", "ServerView"),
-    "outcome": ("JobCancelled", "Settled", "Snooze"),
     "retry": ("DecisionKind", "Retry", "RetryDecision", "RetryPolicy"),
     "serializer": ("JsonSerializer", "JsonValue", "Serializer"),
     "settings": ("Settings",),
     "storage": ("Applied", "Finding", "PartlyApplied"),
     "task": ("Call", "Task", "TaskInfo"),
+    "values": ("Settled", "State"),
     "views": ("FailedAttempt", "JobLogLine", "JobProgress", "JobStep"),
 }  # fmt: skip
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

@@ -10,9 +10,9 @@ import attrs
 
 from firelock import lifecycle
 from firelock.definitions import RecurringJob, is_newer
-from firelock.job import JobRecord, On, State
 from firelock.operators import QueueView, ServerView
 from firelock.storage import Feature, Finding, JobFilter, SchemaState
+from firelock.values import JobRecord, On, State
 from firelock.words import age, clock_time, shorten, span
 
 if TYPE_CHECKING:

@@ -16,7 +16,6 @@ from firelock.clock import SECOND, StorageClock, micros, span_micros
 from firelock.errors import ConfigurationError, ScheduleError, StorageUnavailable, TaskError
 from firelock.handle import Job
 from firelock.hookspecs import TaskCall
-from firelock.job import Edge, NewJob, On, State
 from firelock.lifecycle import awaiting_reason
 from firelock.options import CallOptions, shown
 from firelock.storage import Applied, JobFilter
@@ -24,20 +23,21 @@ from firelock.storage.defaults import insert_surely
 from firelock.tags import MAX_TAGS
 from firelock.task import Call, TaskInfo, TaskVerbs
 from firelock.threads import in_thread
+from firelock.values import Edge, NewJob, On, State
 
 if TYPE_CHECKING:
     from firelock.arguments import Binder
     from firelock.cron import Cron, Every
     from firelock.definitions import RecurringJob
     from firelock.group_commit import GroupCommit
-    from firelock.job import JobRecord
-    from firelock.lifecycle import Retention, Transition
+    from firelock.lifecycle import Retention
     from firelock.plugins import Plugins
     from firelock.recurring import Recurring
     from firelock.registry import Registry
     from firelock.results import Results
     from firelock.serializer import Serializer
     from firelock.storage import Storage
+    from firelock.values import JobRecord, Transition
 
 __all__ = ["CHUNK", "Client"]
 

@@ -1,20 +1,38 @@
-"""What a running job may ask about itself and say."""
+"""What a running job may ask about itself, say and return: `JobContext`, its console, `Snooze`."""
 
 from __future__ import annotations
 
+import logging
+import math
+import threading
+from collections import defaultdict
+from collections.abc import Callable
 from contextvars import ContextVar
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
+import attrs
+
 from firelock.clock import from_micros
-from firelock.console import Console
-from firelock.job import ClaimedJob
-from firelock.outcome import JobCancelled
+from firelock.errors import StorageUnavailable
+from firelock.storage import Storage
+from firelock.values import ClaimedJob, LogLine, Progress
+from firelock.words import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["JobContext", "current_job", "running_job"]
+__all__ = [
+    "LEVELS",
+    "Console",
+    "JobCancelled",
+    "JobContext",
+    "Snooze",
+    "check_level",
+    "check_progress",
+    "current_job",
+    "running_job",
+]
 
 running_job: ContextVar[JobContext] = ContextVar("firelock_running_job")
 
@@ -192,3 +210,140 @@ def current_job() -> JobContext:
     except LookupError:
         message = "No job is running here; current_job() works inside a task that a server runs."
         raise LookupError(message) from None
+
+
+log = logging.getLogger(__name__)
+
+LEVELS = ("debug", "info", "warning", "error")
+_TEXT_LIMIT = 4_096
+_JOB_LIMIT = 1_000  # lines a job may have waiting here; a storage keeps no more of it either
+
+
+class Console:
+    """Lines and progress of a child's jobs until the next flush; a flush is one storage call.
+
+    Bounded: a job that writes faster than the flushes keeps its newest lines, and the first of them says how
+    many were left out.
+    """
+
+    def __init__(self, now: Callable[[], int]) -> None:
+        self._now = now
+        self._lock = threading.Lock()
+        self._lines: defaultdict[str, list[LogLine]] = defaultdict(list)
+        self._left_out: defaultdict[str, int] = defaultdict(int)
+        self._progress: dict[str, Progress] = {}
+
+    def log(self, job_id: str, attempt: int, level: str, text: str) -> None:
+        """One line waits to be written; it is cut at 4,096 characters."""
+        check_level(level)
+        line = LogLine(0, self._now(), level, _shortened(text), attempt)
+        with self._lock:
+            lines = self._lines[job_id]
+            if len(lines) >= _JOB_LIMIT:
+                del lines[0]
+                self._left_out[job_id] += 1
+            lines.append(line)
+
+    def progress(self, job_id: str, done: float, total: float, message: str | None) -> None:
+        """The newest progress of the job waits to be written."""
+        check_progress(done, total)
+        progress = Progress(done, total, self._now(), None if message is None else _shortened(message))
+        with self._lock:
+            self._progress[job_id] = progress
+
+    def flush(self, storage: Storage) -> None:
+        """Everything gathered is in the storage, or gathered still if the storage is unavailable.
+
+        What the storage refuses for another reason is dropped with a word in the log: the ends of jobs are
+        sent behind a flush, and no line may keep them waiting.
+
+        Raises:
+            StorageUnavailable: nothing was written.
+        """
+        with self._lock:
+            if not self._lines and not self._progress:
+                return
+            lines, progress, left_out = dict(self._lines), self._progress, dict(self._left_out)
+            self._lines.clear()
+            self._left_out.clear()
+            self._progress = {}
+        for job_id, count in left_out.items():
+            first = lines[job_id][0]
+            lines[job_id][0] = LogLine(
+                0, first.at, "warning", f"({count + 1} lines left out: written too fast)", first.attempt
+            )
+        try:
+            storage.append_logs(lines, progress)
+        except StorageUnavailable:
+            self._put_back(lines, progress)
+            raise
+        except Exception:
+            log.exception(
+                "Log lines of %d jobs were refused by the storage and are lost.", len({*lines, *progress})
+            )
+
+    def _put_back(self, lines: dict[str, list[LogLine]], progress: dict[str, Progress]) -> None:
+        with self._lock:
+            for job_id, older in lines.items():
+                self._lines[job_id] = (older + self._lines[job_id])[-_JOB_LIMIT:]
+            self._progress = {**progress, **self._progress}
+
+
+def check_level(level: str) -> None:
+    """Return if there is such a level; else ValueError, which fails the job that used it."""
+    if level not in LEVELS:
+        message = f"Log level {level!r} is unknown; use one of {', '.join(LEVELS)}."
+        raise ValueError(message)
+
+
+def check_progress(done: float, total: float) -> None:
+    """Return if both are finite numbers; else ValueError, which fails the job that reported them."""
+    if not _is_finite(done) or not _is_finite(total):
+        message = f"({done!r}, {total!r}) is no progress; pass two finite numbers, done and total."
+        raise ValueError(message)
+
+
+def _is_finite(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number that no float holds
+        return False
+
+
+def _shortened(text: str) -> str:
+    text = printable(str(text))
+    return text if len(text) <= _TEXT_LIMIT else f"{text[: _TEXT_LIMIT - 1]}…"
+
+
+_LONGEST = timedelta(days=365)
+
+
+def _to_span(value: timedelta | float) -> timedelta:
+    if (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and 0 <= value <= _LONGEST.total_seconds()
+    ):
+        return timedelta(seconds=value)
+    if not isinstance(value, timedelta) or not timedelta(0) <= value <= _LONGEST:
+        message = f"Snooze({value!r}): pass a timedelta, or seconds, from 0 to 365 days."
+        raise ValueError(message)
+    return value
+
+
+@attrs.frozen
+class Snooze:
+    """Returned by a task: run me again after this span; the attempt does not count.
+
+    Raises:
+        ValueError: the span is negative, above a year or none.
+    """
+
+    after: timedelta = attrs.field(converter=_to_span)  # a number is seconds
+    reason: str = attrs.field(default="snoozed", converter=printable)
+
+
+class JobCancelled(BaseException):
+    """Raised inside a task that was told to stop; let it pass."""

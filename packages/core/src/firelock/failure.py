@@ -8,7 +8,7 @@ import sysconfig
 import traceback
 from pathlib import Path
 
-from firelock.job import ErrorInfo
+from firelock.values import ErrorInfo
 from firelock.words import printable
 
 __all__ = ["describe_failure", "failure_of_text"]

@@ -12,8 +12,8 @@ from firelock.cron import Overlap, due_instants, schedule_from_json
 from firelock.definitions import is_newer, newer_words
 from firelock.errors import StorageError, StorageUnavailable
 from firelock.ids import derived_id
-from firelock.job import Edge, JobRecord, NewJob, On, State
 from firelock.retry import describe_error
+from firelock.values import Edge, JobRecord, NewJob, On, State
 
 if TYPE_CHECKING:
     from firelock.client import Client

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 from firelock.errors import StorageError, StorageUnavailable
-from firelock.job import NewJob
 from firelock.storage import Storage
 from firelock.storage.defaults import insert_surely
+from firelock.values import NewJob
 
 if TYPE_CHECKING:
     import asyncio

@@ -19,16 +19,16 @@ from firelock.errors import (
     TaskError,
     UnknownTask,
 )
-from firelock.job import ErrorInfo, JobRecord, NewJob, State
 from firelock.results import Look, began_looks
 from firelock.storage import Applied
 from firelock.task import TaskVerbs
 from firelock.threads import in_thread
+from firelock.values import ErrorInfo, JobRecord, NewJob, State
 from firelock.views import FailedAttempt, JobLogLine, JobProgress, JobStep, as_datetime
 
 if TYPE_CHECKING:
     from firelock.client import Client
-    from firelock.lifecycle import Transition
+    from firelock.values import Transition
 
 __all__ = ["Job"]
 

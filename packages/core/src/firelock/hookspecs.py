@@ -18,14 +18,12 @@ if TYPE_CHECKING:
     from cattrs import Converter
 
     from firelock.context import JobContext
-    from firelock.job import ClaimedJob, NewJob
-    from firelock.lifecycle import Transition
     from firelock.locks import LockProvider
-    from firelock.outcome import Settled
     from firelock.retry import RetryDecision
     from firelock.serializer import Serializer
     from firelock.storage import Storage
     from firelock.task import TaskInfo
+    from firelock.values import ClaimedJob, NewJob, Settled, Transition
 
 __all__ = ["PROJECT", "Command", "ServerInfo", "TaskCall", "hookimpl", "hookspec"]
 

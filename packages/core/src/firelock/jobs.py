@@ -18,8 +18,6 @@ from firelock.errors import (
     StorageUnavailable,
 )
 from firelock.handle import Job
-from firelock.job import JobRecord, NewJob, State
-from firelock.lifecycle import Transition
 from firelock.options import shown, to_choice
 from firelock.storage import (
     Applied,
@@ -33,6 +31,7 @@ from firelock.storage import (
 )
 from firelock.storage.defaults import insert_surely
 from firelock.threads import in_thread
+from firelock.values import JobRecord, NewJob, State, Transition
 from firelock.views import JobProgress
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from enum import StrEnum
 
 import attrs
 
-from firelock.job import ClaimedJob, ErrorInfo, HistoryEntry, On, State
+from firelock.values import ClaimedJob, ErrorInfo, HistoryEntry, Holder, On, State, Transition
 
 __all__ = [
     "ALLOWED",
@@ -21,9 +21,7 @@ __all__ = [
     "HISTORY_LIMIT",
     "RESTORABLE",
     "Former",
-    "Holder",
     "Retention",
-    "Transition",
     "Upkeep",
     "awaiting_reason",
     "bounded_history",
@@ -85,14 +83,6 @@ class Upkeep(StrEnum):
 
 
 @attrs.frozen
-class Holder:
-    """Who runs a job: its session and the name of its server."""
-
-    session: str
-    server: str
-
-
-@attrs.frozen
 class Retention:
     """How long ended jobs stay, in micros; None keeps them."""
 
@@ -112,51 +102,6 @@ class Retention:
             case _:
                 return None
         return None if span is None else at + span
-
-
-@attrs.define
-class Transition:
-    """One guarded change of one job; every field after `fence` says what is written if the guards hold.
-
-    Guards: the job is in one of `from_states`; and, where `session` is set, that session holds it with
-    exactly this `fence`. Without a session the change is an operator's: if it takes a job out of
-    `processing`, session and fence stay as its tail.
-    """
-
-    job_id: str
-    from_states: frozenset[State]
-    session: str | None
-    fence: int | None
-    to: State
-    at: int  # stamp for history and lists
-    reason: str | None = None
-    attempt: int | None = None  # the attempt that ends here; None for an operator's change
-    claimed_at: int | None = None
-    started_at: int | None = None
-    server: str | None = None
-    gives_back: bool = False  # the attempt does not count: attempt − 1
-    retries: int | None = None  # new value; None leaves it
-    crashes: int | None = None  # new value; None leaves it
-    due_at: int | None = None  # for `scheduled`
-    error: ErrorInfo | None = None  # replaces the last error; its traceback is kept under `attempt`
-    result: str | None = None
-    result_absent: str | None = None
-    expires_at: int | None = None
-    is_silent: bool = (
-        False  # writes no history entry: a hand-back of a job that never started, a repeated wait
-    )
-
-    def entry(self) -> HistoryEntry:
-        """Return what this transition adds to the job's history; see `Storage.apply` for an operator's."""
-        return HistoryEntry(
-            self.to,
-            self.at,
-            self.reason,
-            self.attempt,
-            self.claimed_at,
-            self.started_at,
-            self.server,
-        )
 
 
 # ---- how an attempt ends ---------------------------------------------------------------------------------

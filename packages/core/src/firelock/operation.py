@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, cast
 import attrs
 
 from firelock.clock import from_micros, micros
-from firelock.job import FINAL_STATES, JobRecord, State
 from firelock.storage import JobFilter
+from firelock.values import FINAL_STATES, JobRecord, State
 
 if TYPE_CHECKING:
     from firelock.storage import Record

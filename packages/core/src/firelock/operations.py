@@ -18,7 +18,6 @@ from firelock import lifecycle
 from firelock.clock import from_micros
 from firelock.errors import ConfigurationError, LockLost, LockTimeout, StorageError, StorageUnavailable
 from firelock.ids import is_newest_first_key, newest_first_key
-from firelock.job import JobRecord, State
 from firelock.operation import (
     Operation,
     Outcome,
@@ -31,11 +30,12 @@ from firelock.operation import (
 from firelock.options import shown, to_choice
 from firelock.storage import Applied, JobFilter, Page, Record
 from firelock.threads import in_thread
+from firelock.values import JobRecord, State
 
 if TYPE_CHECKING:
     from firelock.client import Client
-    from firelock.lifecycle import Transition
     from firelock.locks import Lock
+    from firelock.values import Transition
 
 __all__ = ["KEPT", "Operation", "OperationPage", "Operations"]
 

@@ -11,11 +11,11 @@ import attrs
 
 from firelock.clock import from_micros
 from firelock.errors import ConfigurationError
-from firelock.job import State
 from firelock.jobs import JobPage, Jobs
 from firelock.options import check_queue
 from firelock.storage import Record, SessionRecord
 from firelock.threads import in_thread
+from firelock.values import State
 from firelock.views import as_datetime
 
 if TYPE_CHECKING:

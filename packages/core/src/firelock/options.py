@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 import attrs
 
 from firelock.errors import ConfigurationError
-from firelock.job import On
 from firelock.retry import Retry, RetryPolicy
+from firelock.values import On
 
 __all__ = [
     "NO_OPTIONS",

@@ -23,13 +23,11 @@ if TYPE_CHECKING:
     from cattrs import Converter
 
     from firelock.context import JobContext
-    from firelock.job import ClaimedJob, NewJob
-    from firelock.lifecycle import Transition
     from firelock.locks import LockProvider
-    from firelock.outcome import Settled
     from firelock.retry import RetryDecision
     from firelock.serializer import Serializer
     from firelock.task import TaskInfo
+    from firelock.values import ClaimedJob, NewJob, Settled, Transition
 
 __all__ = ["PluginInfo", "Plugins", "installed_version", "open_storage"]
 

@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from firelock.arguments import Binder, check_tag_templates, compile_binder, make_converter
-from firelock.context import JobContext
+from firelock.context import JobContext, Snooze
 from firelock.errors import DuplicateTask
-from firelock.outcome import Snooze
 from firelock.task import TaskInfo
 
 if TYPE_CHECKING:

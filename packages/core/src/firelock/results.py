@@ -11,8 +11,8 @@ from concurrent.futures import Future
 import attrs
 
 from firelock.errors import StorageError, StorageUnavailable
-from firelock.job import JobRecord
 from firelock.storage import Storage
+from firelock.values import JobRecord
 
 __all__ = ["Look", "Results", "began_looks"]
 

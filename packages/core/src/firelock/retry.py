@@ -13,7 +13,7 @@ from typing import Literal, Protocol, Self, TypedDict, Unpack
 import attrs
 
 from firelock.errors import ConfigurationError
-from firelock.job import ClaimedJob
+from firelock.values import ClaimedJob
 from firelock.words import printable
 
 __all__ = [

@@ -8,7 +8,7 @@ from typing import overload
 import attrs
 
 from firelock.clock import from_micros
-from firelock.job import Attempt, ErrorInfo, HistoryEntry, LogLine, Progress, State
+from firelock.values import Attempt, ErrorInfo, HistoryEntry, LogLine, Progress, State
 
 __all__ = ["FailedAttempt", "JobLogLine", "JobProgress", "JobStep", "as_datetime"]
 

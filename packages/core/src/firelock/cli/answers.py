@@ -14,9 +14,9 @@ from firelock.cli.text import isoformat
 from firelock.clock import micros
 
 if TYPE_CHECKING:
-    from firelock.job import JobRecord
     from firelock.operators import ServerView
     from firelock.storage import RecurringRecord
+    from firelock.values import JobRecord
 
 __all__ = ["answer_of", "job_answer", "json_text", "recurring_answer", "server_answer"]
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from firelock.cli.commands import Commands
     from firelock.cli.demo_story import Story
     from firelock.cli.demo_view import View
-    from firelock.job import JobRecord
+    from firelock.values import JobRecord
 
 __all__ = ["add"]
 

@@ -118,7 +118,7 @@ def _check_content(storage: Storage, *, is_sure: bool) -> None:
     Raises:
         Problem: somebody works on it, or it has jobs and nobody said that this is known.
     """
-    from firelock.job import State  # noqa: PLC0415 - loaded for a seed only
+    from firelock.values import State  # noqa: PLC0415 - loaded for a seed only
 
     by_state = {state: count for state, count in storage.counts().by_state.items() if count}
     stored = sum(by_state.values())

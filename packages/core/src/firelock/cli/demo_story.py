@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from firelock.cron import Every
-from firelock.job import HistoryEntry, JobRecord, LogLine, Progress, State
 from firelock.retry import Retry
 from firelock.storage import JobFilter
+from firelock.values import HistoryEntry, JobRecord, LogLine, Progress, State
 
 if TYPE_CHECKING:
     from firelock.app import Firelock

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from firelock.cli.screen import STATE_STYLES, Cell, Column, Piece, Screen
 from firelock.cli.text import shorten, visible
-from firelock.job import State
+from firelock.values import State
 
 if TYPE_CHECKING:
     from rich.live import Live

@@ -47,8 +47,8 @@ def filter_of(options: argparse.Namespace, now: int) -> JobFilter:
     Raises:
         Problem: a time cannot be read.
     """
-    from firelock.job import State  # noqa: PLC0415 - loaded with an app only
     from firelock.storage import JobFilter  # noqa: PLC0415
+    from firelock.values import State  # noqa: PLC0415 - loaded with an app only
 
     return JobFilter(
         state=None if options.state is None else State(options.state),

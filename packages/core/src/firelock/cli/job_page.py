@@ -12,7 +12,7 @@ from firelock.cli.text import age, clock_time, span, visible_lines
 
 if TYPE_CHECKING:
     from firelock.handle import Job
-    from firelock.job import Attempt, HistoryEntry, JobRecord, LogLine, Progress
+    from firelock.values import Attempt, HistoryEntry, JobRecord, LogLine, Progress
 
 __all__ = ["show_job"]
 

@@ -15,7 +15,7 @@ from firelock.cli.text import age, shorten
 
 if TYPE_CHECKING:
     from firelock.cli.commands import Commands
-    from firelock.job import JobRecord
+    from firelock.values import JobRecord
 
 __all__ = ["add"]
 

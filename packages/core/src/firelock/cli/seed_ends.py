@@ -12,9 +12,8 @@ from firelock.cli.seed_plan import Fate, Plan
 from firelock.cli.seed_rhythm import DAY
 from firelock.clock import SECOND, span_micros
 from firelock.failure import failure_of_text
-from firelock.job import ClaimedJob, NewJob
-from firelock.lifecycle import Transition
 from firelock.retry import DecisionKind
+from firelock.values import ClaimedJob, NewJob, Transition
 
 if TYPE_CHECKING:
     from firelock.cli.seed_agenda import Agenda

@@ -8,7 +8,7 @@ from random import Random
 import attrs
 
 from firelock.failure import failure_of_text
-from firelock.job import ErrorInfo
+from firelock.values import ErrorInfo
 
 __all__ = ["Failure", "Failures", "Raised"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from firelock.job import ClaimedJob, LogLine, Progress
+from firelock.values import ClaimedJob, LogLine, Progress
 
 if TYPE_CHECKING:
     from firelock.cli.seed_looks import Look

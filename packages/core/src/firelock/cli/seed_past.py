@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from firelock.cli.seed_plan import Fate, Plan
 from firelock.cli.seed_rhythm import DAY
 from firelock.clock import SECOND
-from firelock.job import Edge, NewJob, State
 from firelock.lifecycle import awaiting_reason
+from firelock.values import Edge, NewJob, State
 
 if TYPE_CHECKING:
     from firelock.cli.seed_agenda import Agenda, Moment

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from firelock.cli.seed_rhythm import DAY, HOUR, MINUTE
 from firelock.clock import SECOND
-from firelock.job import ClaimedJob, Edge, NewJob, On, State
 from firelock.lifecycle import awaiting_reason, waiting_reason
 from firelock.storage import Held
+from firelock.values import ClaimedJob, Edge, NewJob, On, State
 
 if TYPE_CHECKING:
     from firelock.cli.seed_looks import Look, Looks

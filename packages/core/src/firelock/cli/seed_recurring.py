@@ -12,8 +12,8 @@ from firelock.cli.seed_rhythm import DAY, DAYS, HOUR, MINUTE
 from firelock.clock import from_micros, micros
 from firelock.cron import Cron, schedule_to_json
 from firelock.ids import derived_id
-from firelock.job import NewJob, State
 from firelock.storage import RecurringRecord
+from firelock.values import NewJob, State
 
 if TYPE_CHECKING:
     from firelock.cli.seed_looks import Look, Looks

@@ -8,8 +8,8 @@ from itertools import islice
 
 from firelock.cli.seed_rhythm import DAY, MINUTE
 from firelock.clock import SECOND
-from firelock.job import ClaimedJob
 from firelock.storage import DURATION_BUCKETS, Rollup, Storage
+from firelock.values import ClaimedJob
 
 __all__ = ["Rollups"]
 

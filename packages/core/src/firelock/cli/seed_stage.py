@@ -13,13 +13,12 @@ from firelock.cli.problem import Problem
 from firelock.cli.seed_rhythm import DAY, HOUR, MINUTE
 from firelock.clock import SECOND
 from firelock.ids import new_id
-from firelock.lifecycle import Holder
 from firelock.storage import NewSession, Renewal
+from firelock.values import Holder
 
 if TYPE_CHECKING:
-    from firelock.job import ClaimedJob, NewJob
-    from firelock.lifecycle import Transition
     from firelock.storage import Applied, Storage
+    from firelock.values import ClaimedJob, NewJob, Transition
 
 __all__ = ["QUEUES", "Server", "Stage"]
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from firelock.lifecycle import Transition, Upkeep
+from firelock.lifecycle import Upkeep
 from firelock.memory.table import Table
 from firelock.storage import Applied, StoredJob, steps
+from firelock.values import Transition
 
 
 def claim(table: Table, row: StoredJob, *, session: str, server: str, now: int) -> StoredJob:

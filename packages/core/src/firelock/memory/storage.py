@@ -8,8 +8,7 @@ from itertools import islice
 
 from firelock.clock import SECOND
 from firelock.errors import StorageError, UnsupportedFeature
-from firelock.job import Attempt, HistoryEntry, JobRecord, NewJob, State
-from firelock.lifecycle import Transition, Upkeep
+from firelock.lifecycle import Upkeep
 from firelock.memory import changes, pages
 from firelock.memory.store import Store
 from firelock.storage import (
@@ -35,6 +34,7 @@ from firelock.storage import (
     prune_rollups,
     steps,
 )
+from firelock.values import Attempt, HistoryEntry, JobRecord, NewJob, State, Transition
 
 __all__ = ["MemoryStorage"]
 

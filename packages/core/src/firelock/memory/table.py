@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from typing import cast
 
-from firelock.job import JobRecord, State
 from firelock.memory.order import Order
 from firelock.storage import Counts, StoredJob
+from firelock.values import JobRecord, State
 
 
 class Table:

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from firelock.console import Console
+from firelock.context import Console
 from firelock.errors import ConfigurationError, StorageError
 from firelock.hookspecs import ServerInfo
-from firelock.lifecycle import Holder
 from firelock.server.board import Board
 from firelock.server.dispatcher import Dispatcher
 from firelock.server.executors import AsyncWorkers, Desk, ThreadWorkers
@@ -22,6 +21,7 @@ from firelock.server.queue_choice import QueueChoice
 from firelock.server.runner import CancelKind, Runner
 from firelock.server.upkeep import Upkeep
 from firelock.task import Executor
+from firelock.values import Holder
 
 if TYPE_CHECKING:
     from firelock.app import Firelock

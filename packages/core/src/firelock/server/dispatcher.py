@@ -15,12 +15,12 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from firelock.errors import StorageUnavailable
-from firelock.lifecycle import Holder
 from firelock.server.claim_ahead import ClaimAhead
 from firelock.server.executors import FLUSH_SIZE, FULL_PAUSE, AsyncWorkers, Desk, ThreadWorkers, Ticket
 from firelock.server.runner import CancelKind, Run
 from firelock.server.settler import Settler
 from firelock.storage import Claim, Exchange
+from firelock.values import Holder
 
 if TYPE_CHECKING:
     from firelock.app import Firelock

@@ -17,18 +17,17 @@ from typing import TYPE_CHECKING
 import attrs
 
 from firelock.hookspecs import ServerInfo
-from firelock.job import ClaimedJob
-from firelock.lifecycle import Holder
 from firelock.server.board import Board
 from firelock.server.isolated import ProcessPool
 from firelock.server.runner import Ended, Run, Runner
 from firelock.server.surroundings import Surroundings
 from firelock.task import Executor
+from firelock.values import ClaimedJob, Holder
 
 if TYPE_CHECKING:
     import asyncio
 
-    from firelock.console import Console
+    from firelock.context import Console
     from firelock.task import TaskInfo
 
 __all__ = ["AsyncWorkers", "Desk", "ThreadWorkers", "Ticket"]

@@ -23,17 +23,16 @@ from typing import IO, TYPE_CHECKING, Any
 
 import attrs
 
-from firelock.console import Console, check_level, check_progress
+from firelock.context import Console, JobCancelled, check_level, check_progress
 from firelock.errors import ConfigurationError
 from firelock.hookspecs import ServerInfo
-from firelock.job import ClaimedJob, ErrorInfo, State
-from firelock.lifecycle import HELD, Holder, Transition
-from firelock.outcome import JobCancelled
+from firelock.lifecycle import HELD
 from firelock.server.lifeline import die_with_parent
 from firelock.server.loading import load_in_job_process, running_script
 from firelock.server.runner import Ended, ProcessDied, Run, Runner
 from firelock.server.surroundings import Surroundings, enable_loggers, keep_streams_open, log_to_stderr
 from firelock.task import MAIN_MODULES
+from firelock.values import ClaimedJob, ErrorInfo, Holder, State, Transition
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor

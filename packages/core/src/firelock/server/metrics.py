@@ -7,8 +7,8 @@ from bisect import bisect_left
 from collections.abc import Iterable
 
 from firelock.clock import SECOND
-from firelock.job import ClaimedJob
 from firelock.storage import DURATION_BUCKETS, Rollup, Storage
+from firelock.values import ClaimedJob
 
 __all__ = ["Metrics"]
 

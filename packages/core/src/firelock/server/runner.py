@@ -14,18 +14,16 @@ import attrs
 
 from firelock import lifecycle
 from firelock.clock import SECOND, span_micros
-from firelock.context import JobContext, running_job
+from firelock.context import JobCancelled, JobContext, Snooze, running_job
 from firelock.errors import FirelockError, PluginError
 from firelock.failure import describe_failure
-from firelock.job import ClaimedJob, State
-from firelock.lifecycle import Holder, Transition
-from firelock.outcome import JobCancelled, Snooze
 from firelock.retry import DecisionKind, Retry, RetryDecision, describe_error, retry_reason
 from firelock.storage import Applied
+from firelock.values import ClaimedJob, Holder, State, Transition
 
 if TYPE_CHECKING:
     from firelock.app import Firelock
-    from firelock.console import Console
+    from firelock.context import Console
     from firelock.task import TaskInfo
 
 __all__ = ["CancelKind", "Ended", "ProcessDied", "Run", "Runner"]

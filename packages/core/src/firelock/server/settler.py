@@ -15,12 +15,10 @@ import attrs
 from firelock import lifecycle
 from firelock.errors import StorageError, StorageUnavailable
 from firelock.failure import describe_failure
-from firelock.job import ClaimedJob, State
-from firelock.lifecycle import Holder, Transition
-from firelock.outcome import Settled
 from firelock.server.executors import Desk, Ticket
 from firelock.server.runner import Ended, Run
 from firelock.storage import Applied, Claim, Exchange, Held
+from firelock.values import ClaimedJob, Holder, Settled, State, Transition
 
 if TYPE_CHECKING:
     from firelock.app import Firelock

@@ -10,28 +10,7 @@ from firelock.errors import (
     UnsupportedFeature,
 )
 from firelock.ids import new_id, new_ids
-from firelock.job import (
-    FINAL_STATES,
-    Attempt,
-    ClaimedJob,
-    Edge,
-    ErrorInfo,
-    HistoryEntry,
-    JobRecord,
-    LogLine,
-    NewJob,
-    On,
-    Progress,
-    State,
-)
-from firelock.lifecycle import (
-    HISTORY_LIMIT,
-    Transition,
-    Upkeep,
-    bounded_history,
-    continuation_target,
-    waiting_reason,
-)
+from firelock.lifecycle import HISTORY_LIMIT, Upkeep, bounded_history, continuation_target, waiting_reason
 from firelock.storage import selection, steps
 from firelock.storage.address import shown_url
 from firelock.storage.contract import CONTRACT, Storage
@@ -46,21 +25,32 @@ from firelock.storage.defaults import (
     with_progress_of,
 )
 from firelock.storage.steps import StoredJob
-from firelock.storage.values import (
+from firelock.values import (
     DURATION_BUCKETS,
+    FINAL_STATES,
     Applied,
+    Attempt,
     Claim,
+    ClaimedJob,
     Counts,
+    Edge,
+    ErrorInfo,
     Exchange,
     FailureGroup,
     Feature,
     Finding,
     Held,
+    HistoryEntry,
     JobFilter,
+    JobRecord,
+    LogLine,
+    NewJob,
     NewSession,
+    On,
     Page,
     PartlyApplied,
     PartlyUnavailable,
+    Progress,
     Promotion,
     Reconciliation,
     Record,
@@ -69,7 +59,9 @@ from firelock.storage.values import (
     Rollup,
     SchemaState,
     SessionRecord,
+    State,
     Taken,
+    Transition,
 )
 
 __all__ = [

@@ -15,16 +15,36 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import ClassVar
 
 from firelock.ids import new_id, new_ids
-from firelock.job import Attempt, HistoryEntry, JobRecord, LogLine, NewJob, Progress
-from firelock.lifecycle import Transition
 from firelock.storage import defaults
-
-# isort: off
-from firelock.storage.values import (
-    Applied, Claim, Counts, Exchange, FailureGroup, Feature, Finding, Held, JobFilter, NewSession, Page,
-    Promotion, Reconciliation, Record, RecurringRecord, Renewal, Rollup, SchemaState, SessionRecord, Taken,
-)  # fmt: skip
-# isort: on
+from firelock.values import (
+    Applied,
+    Attempt,
+    Claim,
+    Counts,
+    Exchange,
+    FailureGroup,
+    Feature,
+    Finding,
+    Held,
+    HistoryEntry,
+    JobFilter,
+    JobRecord,
+    LogLine,
+    NewJob,
+    NewSession,
+    Page,
+    Progress,
+    Promotion,
+    Reconciliation,
+    Record,
+    RecurringRecord,
+    Renewal,
+    Rollup,
+    SchemaState,
+    SessionRecord,
+    Taken,
+    Transition,
+)
 
 __all__ = ["CONTRACT", "Storage"]
 

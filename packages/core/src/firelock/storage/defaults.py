@@ -14,13 +14,22 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_type_hints
 import attrs
 
 from firelock.errors import StorageError, StorageUnavailable, UnsupportedFeature
-from firelock.job import JobRecord, LogLine, NewJob, Progress, State
-from firelock.storage.values import FailureGroup, JobFilter, Record, RecurringRecord, Rollup
+from firelock.values import (
+    FailureGroup,
+    JobFilter,
+    JobRecord,
+    LogLine,
+    NewJob,
+    Progress,
+    Record,
+    RecurringRecord,
+    Rollup,
+    State,
+)
 
 if TYPE_CHECKING:
-    from firelock.lifecycle import Transition
     from firelock.storage.contract import Storage
-    from firelock.storage.values import Applied
+    from firelock.values import Applied, Transition
 
 LOG_LIMIT = 1_000
 GROUPED_LIMIT = 10_000

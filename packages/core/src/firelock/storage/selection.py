@@ -11,8 +11,7 @@ from typing import TypeVar
 from zlib import crc32
 
 from firelock.errors import StorageError
-from firelock.job import JobRecord, State
-from firelock.storage.values import JobFilter, Page, Record
+from firelock.values import JobFilter, JobRecord, Page, Record, State
 
 __all__ = [
     "Place",

@@ -13,15 +13,23 @@ import attrs
 
 from firelock.clock import SECOND
 from firelock.errors import JobNotFound
-from firelock.job import FINAL_STATES, Attempt, ClaimedJob, Edge, HistoryEntry, JobRecord, NewJob, State
-from firelock.lifecycle import Transition, Upkeep, bounded_history, continuation_target, waiting_reason
-from firelock.storage.values import (
+from firelock.lifecycle import Upkeep, bounded_history, continuation_target, waiting_reason
+from firelock.values import (
+    FINAL_STATES,
     Applied,
+    Attempt,
+    ClaimedJob,
+    Edge,
     Held,
+    HistoryEntry,
+    JobRecord,
+    NewJob,
     NewSession,
     Reconciliation,
     Renewal,
     SessionRecord,
+    State,
+    Transition,
 )
 
 __all__ = [

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from firelock import lifecycle
-from firelock.job import ErrorInfo, State
-from firelock.lifecycle import Transition
 from firelock.testing.handles import BASE, HOUR, SECOND, STAMP
 from firelock.testing.scene import Running, error_info
+from firelock.values import ErrorInfo, State, Transition
 
 __all__ = [
     "ENDS",

@@ -11,8 +11,8 @@ import attrs
 from firelock.clock import from_micros, micros, span_micros
 from firelock.errors import FirelockError, UnknownTask
 from firelock.handle import Job
-from firelock.job import JobRecord
 from firelock.task import TaskInfo, TaskVerbs
+from firelock.values import JobRecord
 
 if TYPE_CHECKING:
     from firelock.app import Firelock

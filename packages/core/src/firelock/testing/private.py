@@ -7,12 +7,11 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 
 from firelock.group_commit import GroupCommit
-from firelock.job import ClaimedJob, NewJob
-from firelock.lifecycle import Transition
 from firelock.memory import MemoryStorage, changes
 from firelock.results import Look, Results, began_looks
 from firelock.storage import Applied, Feature, selection
 from firelock.testing.faults import FaultyStorage
+from firelock.values import ClaimedJob, NewJob, Transition
 
 __all__ = ["DirectCommit", "DirectResults", "PrivateStorage", "StillStorage"]
 

@@ -9,11 +9,11 @@ from functools import partial
 import attrs
 import pytest
 
-from firelock.job import ClaimedJob
 from firelock.retry import DecisionKind, RetryDecision, RetryPolicy
 from firelock.testing.conformance import REPORTED, Conformance
 from firelock.testing.handles import BASE
 from firelock.testing.race import race
+from firelock.values import ClaimedJob
 
 __all__ = ["RetryConformance"]
 

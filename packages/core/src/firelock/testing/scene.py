@@ -8,10 +8,20 @@ from itertools import count
 import attrs
 
 from firelock.ids import derived_id
-from firelock.job import ClaimedJob, Edge, ErrorInfo, HistoryEntry, JobRecord, NewJob, On, State
-from firelock.lifecycle import Holder, Transition
 from firelock.storage import Applied, JobFilter, NewSession, Storage
 from firelock.testing.handles import SECOND, STAMP, Handles
+from firelock.values import (
+    ClaimedJob,
+    Edge,
+    ErrorInfo,
+    HistoryEntry,
+    Holder,
+    JobRecord,
+    NewJob,
+    On,
+    State,
+    Transition,
+)
 
 __all__ = ["LONG", "Running", "Scene", "error_info", "pages"]
 

@@ -10,16 +10,15 @@ import attrs
 
 from firelock.app import Firelock
 from firelock.clock import SECOND
-from firelock.console import Console
+from firelock.context import Console, JobCancelled
 from firelock.errors import ConfigurationError, JobFailed
 from firelock.firing import fire_due
 from firelock.ids import new_id
-from firelock.job import ClaimedJob, State
-from firelock.lifecycle import Holder, Upkeep, handed_back
-from firelock.outcome import JobCancelled, Settled
+from firelock.lifecycle import Upkeep, handed_back
 from firelock.server.runner import CancelKind, Ended, Run, Runner
 from firelock.storage import Applied, NewSession
 from firelock.testing.private import StillStorage
+from firelock.values import ClaimedJob, Holder, Settled, State
 
 __all__ = ["Drained", "SteppedServer"]
 

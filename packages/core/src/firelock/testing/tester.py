@@ -12,7 +12,6 @@ from firelock.app import Firelock
 from firelock.clock import StorageClock, micros
 from firelock.errors import ConfigurationError
 from firelock.handle import Job
-from firelock.job import ClaimedJob, JobRecord, NewJob
 from firelock.storage import JobFilter
 from firelock.task import TaskVerbs
 from firelock.testing.enqueued import Enqueued, decoded, expected, find_task, listed
@@ -20,6 +19,7 @@ from firelock.testing.faults import FaultyStorage
 from firelock.testing.manual_clock import ManualClock
 from firelock.testing.private import DirectCommit, DirectResults, PrivateStorage, StillStorage
 from firelock.testing.stepped import Drained, SteppedServer
+from firelock.values import ClaimedJob, JobRecord, NewJob
 
 __all__ = ["Tester"]
 

@@ -9,10 +9,9 @@ from typing import TypeVar
 from hypothesis import strategies as st
 
 from firelock.ids import derived_id
-from firelock.job import JobRecord, NewJob, State
-from firelock.lifecycle import Holder
 from firelock.testing.handles import SECOND, STAMP
 from firelock.testing.model.twin import Pair, Twin
+from firelock.values import Holder, JobRecord, NewJob, State
 
 __all__ = ["PICK", "SOME", "Ground"]
 

@@ -7,14 +7,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import rule
 
 from firelock import lifecycle
-from firelock.job import ClaimedJob, Edge, On, State
-from firelock.lifecycle import Holder, Transition, continuation_target
+from firelock.lifecycle import continuation_target
 from firelock.storage import Applied, Held, NewSession, Renewal, Taken
 from firelock.testing import ends
 from firelock.testing.handles import HOUR, SECOND
 from firelock.testing.model.ground import PICK, SOME, Ground
 from firelock.testing.model.twin import Pair
 from firelock.testing.scene import Running
+from firelock.values import ClaimedJob, Edge, Holder, On, State, Transition
 
 __all__ = ["JobRules"]
 

@@ -10,13 +10,13 @@ import attrs
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, run_state_machine_as_test
 
-from firelock.job import HistoryEntry, JobRecord, State
 from firelock.lifecycle import ALLOWED, is_legal
 from firelock.memory import MemoryStorage
 from firelock.storage import Storage
 from firelock.testing.model.jobs import JobRules
 from firelock.testing.model.small import SmallRules
 from firelock.testing.model.twin import Twin
+from firelock.values import HistoryEntry, JobRecord, State
 
 __all__ = ["StorageMachine", "machine_for", "run_machine"]
 

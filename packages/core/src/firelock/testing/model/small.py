@@ -8,11 +8,11 @@ import attrs
 from hypothesis import strategies as st
 from hypothesis.stateful import rule
 
-from firelock.job import LogLine, Progress, State
 from firelock.storage import DURATION_BUCKETS, JobFilter, RecurringRecord, Rollup, Storage
 from firelock.testing.handles import HOUR, SECOND, STAMP
 from firelock.testing.model.ground import PICK, QUEUES, Ground
 from firelock.testing.scene import pages
+from firelock.values import LogLine, Progress, State
 
 __all__ = ["SmallRules"]
 

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from firelock.context import JobContext
-from firelock.job import State
 from firelock.retry import Retry
 from firelock.task import TaskVerbs
 from firelock.testing.server.stage import PATIENCE, ServerFixtures, Stage, pause
 from firelock.testing.waiting import eventually
+from firelock.values import State
 
 __all__ = ["CancellingDuty"]
 

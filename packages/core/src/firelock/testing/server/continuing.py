@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from firelock.handle import Job
-from firelock.job import State
 from firelock.retry import Retry
 from firelock.testing.server.stage import ServerFixtures, Stage
+from firelock.values import State
 
 __all__ = ["ContinuingDuty"]
 

@@ -15,13 +15,13 @@ import pytest
 
 from firelock.context import JobContext
 from firelock.handle import Job
-from firelock.job import State
 from firelock.lifecycle import Upkeep
 from firelock.storage import Feature
 from firelock.testing.conformance import requires
 from firelock.testing.server.own_process import GATE, HOLD, RUNNING, hold
 from firelock.testing.server.stage import PATIENCE, ServerFixtures, Stage
 from firelock.testing.waiting import eventually
+from firelock.values import State
 
 __all__ = ["CrashingDuty"]
 

@@ -8,12 +8,11 @@ from datetime import timedelta
 
 import pytest
 
-from firelock.context import JobContext
+from firelock.context import JobContext, Snooze
 from firelock.errors import ResultUnavailable
-from firelock.job import NewJob, State
-from firelock.outcome import Snooze
 from firelock.retry import Retry
 from firelock.testing.server.stage import ServerFixtures, Stage
+from firelock.values import NewJob, State
 
 __all__ = ["EndingDuty"]
 

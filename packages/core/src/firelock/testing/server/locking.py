@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 
-from firelock.job import State
 from firelock.retry import Retry
 from firelock.testing.server.stage import PATIENCE, ServerFixtures, Stage
 from firelock.testing.waiting import eventually
+from firelock.values import State
 
 __all__ = ["LockingDuty"]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from firelock.job import State
 from firelock.task import TaskVerbs
 from firelock.testing.server.stage import ServerFixtures, Stage
+from firelock.values import State
 
 __all__ = ["OrderingDuty"]
 

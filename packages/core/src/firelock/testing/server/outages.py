@@ -7,10 +7,10 @@ from collections import Counter
 
 import pytest
 
-from firelock.job import State
 from firelock.testing.faults import FaultyStorage
 from firelock.testing.server.stage import PATIENCE, ServerFixtures, Stage
 from firelock.testing.waiting import eventually
+from firelock.values import State
 
 __all__ = ["OutageDuty"]
 

@@ -11,13 +11,13 @@ import pytest
 
 from firelock.app import Firelock
 from firelock.handle import Job
-from firelock.job import JobRecord, State
 from firelock.server.inside import InsideServer
 from firelock.settings import Settings
 from firelock.storage import Storage
 from firelock.testing.conformance import REPORTED, required_feature
 from firelock.testing.storage.subject import StorageFixtures, offers_or_skips
 from firelock.testing.waiting import eventually
+from firelock.values import JobRecord, State
 
 __all__ = ["PATIENCE", "QUICK", "ServerFixtures", "Stage", "pause"]
 

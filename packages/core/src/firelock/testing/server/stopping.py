@@ -9,9 +9,9 @@ from collections import Counter
 import pytest
 
 from firelock.context import JobContext
-from firelock.job import State
 from firelock.testing.server.stage import PATIENCE, ServerFixtures, Stage, pause
 from firelock.testing.waiting import eventually
+from firelock.values import State
 
 __all__ = ["StoppingDuty"]
 

@@ -6,9 +6,9 @@ from datetime import datetime, timedelta
 
 from firelock.context import JobContext
 from firelock.cron import Every
-from firelock.job import State
 from firelock.testing.server.stage import ServerFixtures, Stage
 from firelock.testing.waiting import eventually
+from firelock.values import State
 
 __all__ = ["TimingDuty"]
 

@@ -7,12 +7,12 @@ import json
 import attrs
 import pytest
 
-from firelock.job import ClaimedJob, State
 from firelock.storage import RecurringRecord
 from firelock.testing.ends import deletes, hands_back, requeues, succeeds
 from firelock.testing.handles import BASE, HOUR, SECOND, STAMP
 from firelock.testing.scene import Scene
 from firelock.testing.storage.subject import StorageFixtures
+from firelock.values import ClaimedJob, State
 
 __all__ = ["ClaimDuty"]
 

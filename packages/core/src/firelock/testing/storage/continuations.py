@@ -6,14 +6,14 @@ from collections.abc import Callable
 
 import pytest
 
-from firelock.job import Edge, HistoryEntry, On, State
-from firelock.lifecycle import Transition, Upkeep, continuation_target, waiting_reason
+from firelock.lifecycle import Upkeep, continuation_target, waiting_reason
 from firelock.storage import Applied, JobFilter
 from firelock.testing.ends import deletes, fails, requeues, succeeds
 from firelock.testing.handles import BASE, HOUR
 from firelock.testing.race import until_none_is_left
 from firelock.testing.scene import Running, Scene
 from firelock.testing.storage.subject import StorageFixtures
+from firelock.values import Edge, HistoryEntry, On, State, Transition
 
 __all__ = ["ContinuationDuty"]
 

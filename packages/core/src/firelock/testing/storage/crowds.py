@@ -7,8 +7,6 @@ from functools import partial
 
 import attrs
 
-from firelock.job import State
-from firelock.lifecycle import Holder
 from firelock.storage import Applied, Storage
 from firelock.testing.ends import deletes, fails, gives_up, requeues, succeeds
 from firelock.testing.handles import BASE, HOUR
@@ -16,6 +14,7 @@ from firelock.testing.race import ROUNDS, race, race_two, until_none_is_left
 from firelock.testing.scene import Running, Scene
 from firelock.testing.storage.recurring import definition
 from firelock.testing.storage.subject import StorageFixtures
+from firelock.values import Holder, State
 
 __all__ = ["CrowdDuty"]
 

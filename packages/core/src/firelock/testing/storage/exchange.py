@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from firelock.job import State
 from firelock.storage import Applied
 from firelock.testing.ends import deletes, fails, hands_back, retries, succeeds
 from firelock.testing.scene import Running, Scene
 from firelock.testing.storage.subject import StorageFixtures
+from firelock.values import State
 
 __all__ = ["ExchangeDuty"]
 

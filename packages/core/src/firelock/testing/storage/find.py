@@ -6,12 +6,12 @@ import attrs
 import pytest
 
 from firelock.errors import StorageError
-from firelock.job import State
 from firelock.storage import JobFilter
 from firelock.testing.ends import deletes, fails, retries, snoozes, succeeds
 from firelock.testing.handles import BASE, HOUR, SECOND, STAMP
 from firelock.testing.scene import Scene, error_info, pages
 from firelock.testing.storage.subject import StorageFixtures
+from firelock.values import State
 
 __all__ = ["FindDuty"]
 

@@ -7,13 +7,12 @@ from collections.abc import Callable
 import attrs
 import pytest
 
-from firelock.job import State
-from firelock.lifecycle import Holder, Transition
 from firelock.storage import Applied
 from firelock.testing.ends import ENDS, deletes, fails, gives_up, hands_back, requeues, retries, succeeds
 from firelock.testing.handles import BASE, HOUR
 from firelock.testing.scene import Running, Scene
 from firelock.testing.storage.subject import StorageFixtures
+from firelock.values import Holder, State, Transition
 
 __all__ = ["GuardDuty"]
 

@@ -6,11 +6,11 @@ import attrs
 import pytest
 
 from firelock.errors import JobNotFound
-from firelock.job import Edge, HistoryEntry, JobRecord, State
 from firelock.testing.ends import succeeds
 from firelock.testing.handles import BASE, SECOND, STAMP
 from firelock.testing.scene import Scene
 from firelock.testing.storage.subject import StorageFixtures
+from firelock.values import Edge, HistoryEntry, JobRecord, State
 
 __all__ = ["InsertDuty"]
 

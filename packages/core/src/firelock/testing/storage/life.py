@@ -10,7 +10,6 @@ import attrs
 import pytest
 
 from firelock.errors import SchemaMismatch, StorageError, StorageUnavailable, UnsupportedFeature
-from firelock.job import State
 from firelock.storage import (
     CONTRACT,
     Applied,
@@ -29,6 +28,7 @@ from firelock.testing.handles import BASE, DAY, HOUR, SECOND, STAMP, Handles
 from firelock.testing.scene import Scene
 from firelock.testing.storage.recurring import definition
 from firelock.testing.storage.subject import StorageFixtures
+from firelock.values import State
 
 __all__ = ["LifeDuty"]
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import attrs
 
-from firelock.job import HistoryEntry, LogLine, Progress, State
 from firelock.lifecycle import HISTORY_LIMIT, bounded_history
 from firelock.storage import DURATION_BUCKETS, Counts, FailureGroup, Rollup
 from firelock.testing.ends import deletes, fails, requeues, retries, succeeds
 from firelock.testing.handles import BASE, HOUR, SECOND
 from firelock.testing.scene import Running, Scene, error_info
 from firelock.testing.storage.subject import StorageFixtures
+from firelock.values import HistoryEntry, LogLine, Progress, State
 
 __all__ = ["PeopleDuty"]
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from firelock.job import HistoryEntry, State
 from firelock.lifecycle import Upkeep
 from firelock.storage import Applied, Promotion, RecurringRecord
 from firelock.testing.ends import deletes, requeues, reschedules, retries, snoozes, succeeds
 from firelock.testing.handles import BASE, HOUR, SECOND
 from firelock.testing.scene import Running, Scene
 from firelock.testing.storage.subject import StorageFixtures
+from firelock.values import HistoryEntry, State
 
 __all__ = ["PromoteDuty"]
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import attrs
 
-from firelock.job import LogLine, On, Progress, State
 from firelock.lifecycle import Upkeep
 from firelock.storage import DURATION_BUCKETS, JobFilter, Rollup
 from firelock.testing.ends import deletes, fails, requeues, succeeds
 from firelock.testing.handles import BASE, DAY, HOUR, SECOND
 from firelock.testing.scene import Scene
 from firelock.testing.storage.subject import StorageFixtures
+from firelock.values import LogLine, On, Progress, State
 
 __all__ = ["PruneDuty"]
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from functools import partial
 
-from firelock.job import ClaimedJob, Edge, State
-from firelock.lifecycle import Holder
 from firelock.storage import Applied, Renewal, Storage
 from firelock.testing.ends import deletes, retries, succeeds
 from firelock.testing.race import ROUNDS, race, race_two, until_none_is_left
 from firelock.testing.scene import Running, Scene
 from firelock.testing.storage.subject import StorageFixtures
+from firelock.values import ClaimedJob, Edge, Holder, State
 
 __all__ = ["RaceDuty"]
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from firelock.job import State
 from firelock.storage import Applied, Held
 from firelock.testing.ends import deletes, hands_back, succeeds
 from firelock.testing.scene import Running, Scene
 from firelock.testing.storage.subject import StorageFixtures
+from firelock.values import State
 
 __all__ = ["ReconcileDuty"]
 

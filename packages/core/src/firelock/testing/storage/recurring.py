@@ -7,11 +7,11 @@ import json
 import attrs
 import pytest
 
-from firelock.job import State
 from firelock.storage import RecurringRecord
 from firelock.testing.handles import BASE, HOUR, STAMP
 from firelock.testing.scene import Scene
 from firelock.testing.storage.subject import StorageFixtures
+from firelock.values import State
 
 __all__ = ["RecurringDuty", "definition"]
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import attrs
 import pytest
 
-from firelock.job import JobRecord, State
 from firelock.lifecycle import Upkeep
 from firelock.storage import NewSession, Renewal
 from firelock.testing.ends import crashes, retries, succeeds
 from firelock.testing.handles import BASE, DAY, SECOND, STAMP
 from firelock.testing.scene import Scene
 from firelock.testing.storage.subject import StorageFixtures
+from firelock.values import JobRecord, State
 
 __all__ = ["SessionDuty"]
 

@@ -6,7 +6,6 @@ import attrs
 import pytest
 
 from firelock import lifecycle
-from firelock.job import Attempt, HistoryEntry, State
 from firelock.storage import Applied
 from firelock.testing.ends import (
     ENDS,
@@ -25,6 +24,7 @@ from firelock.testing.ends import (
 from firelock.testing.handles import BASE, HOUR, SECOND
 from firelock.testing.scene import Scene, error_info
 from firelock.testing.storage.subject import StorageFixtures
+from firelock.values import Attempt, HistoryEntry, State
 
 __all__ = ["SettleDuty"]
 

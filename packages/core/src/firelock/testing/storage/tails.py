@@ -6,12 +6,11 @@ from collections.abc import Callable
 
 import pytest
 
-from firelock.job import HistoryEntry, State
-from firelock.lifecycle import Transition
 from firelock.storage import Applied, Held
 from firelock.testing.ends import ENDS, deletes, hands_back, requeues, succeeds
 from firelock.testing.scene import Running, Scene
 from firelock.testing.storage.subject import StorageFixtures
+from firelock.values import HistoryEntry, State, Transition
 
 __all__ = ["TailDuty"]
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from firelock.clock import micros
-from firelock.job import ErrorInfo, State
 from firelock.storage import JobFilter, RecurringRecord
 from firelock.testing.ends import fails, succeeds
 from firelock.testing.handles import BASE, STAMP
 from firelock.testing.scene import Scene
 from firelock.testing.storage.subject import StorageFixtures
+from firelock.values import ErrorInfo, State
 
 __all__ = ["ODD_TEXTS", "TextDuty"]
 
