@@ -1,0 +1,124 @@
+"""Those of one process who wait for work, and what each of them has not seen of what arrived.
+
+Whoever learns of work, also from another process, notes its queues. Who claims says so before: what arrived
+until then, the claim sees. So whatever arrives between a claim that found nothing and the wait ends the wait.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from collections.abc import Collection, Sequence
+
+__all__ = ["ANY_QUEUE", "Waiting"]
+
+ANY_QUEUE = "*"  # what concerns every queue: an instant came nearer, a queue was resumed, nobody knows which
+_REMEMBERED = 1_000  # queues, and sets of queues, of which the last arrival is remembered apart
+
+_living: weakref.WeakSet[Waiting] = weakref.WeakSet()
+
+
+def _leave_behind() -> None:
+    for waiting in list(_living):
+        waiting.leave_behind()
+
+
+if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows cannot fork
+    os.register_at_fork(after_in_child=_leave_behind)
+
+
+class Waiting:
+    """The waits of one handle; where work is heard of in another way, `look` and `sleep` are overridden."""
+
+    def __init__(self) -> None:
+        self._begin()
+        _living.add(self)
+
+    def _begin(self) -> None:
+        self.changed = threading.Condition()
+        self._number = 0  # of the last arrival
+        self._arrived: dict[str, int] = {}  # by queue: its last arrival
+        self._seen: dict[frozenset[str] | None, int] = {}  # by queues: the last one before their last claim
+        self._interrupts = 0
+        self._waiters = 0
+
+    def leave_behind(self) -> None:
+        """This is another process than the one that waited, after a fork: nobody waits in it yet."""
+        self._begin()
+
+    # ---- telling -----------------------------------------------------------------------------------------
+
+    def note(self, queues: Collection[str]) -> None:
+        """Who waits for one of these queues looks for work."""
+        with self.changed:
+            self._number += 1
+            if len(self._arrived) + len(queues) > _REMEMBERED:
+                self._arrived = {ANY_QUEUE: self._number}
+            self._arrived.update(dict.fromkeys(queues, self._number))
+            self.rouse()
+
+    def mark(self, queues: Sequence[str] | None) -> None:
+        """Whatever was noted before now will be seen by the claim that follows."""
+        with self.changed:
+            self.look()
+            if len(self._seen) > _REMEMBERED:
+                self._seen.clear()
+            self._seen[_key(queues)] = self._number
+
+    def interrupt(self) -> None:
+        """Every `wait` under way returns."""
+        with self.changed:
+            self._interrupts += 1
+            self.rouse()
+
+    # ---- waiting -----------------------------------------------------------------------------------------
+
+    def is_marked(self, queues: Sequence[str] | None) -> bool:
+        """Tell whether there was a claim of these queues, so that a wait for them misses nothing."""
+        return _key(queues) in self._seen
+
+    def wait(self, queues: Sequence[str] | None, timeout_seconds: float) -> bool:
+        """See `Storage.wait`."""
+        deadline, key = time.monotonic() + timeout_seconds, _key(queues)
+        with self.changed:
+            interrupts = self._interrupts
+            self._waiters += 1
+            try:
+                while True:
+                    self.look()
+                    if self.is_news(queues):
+                        self._seen[key] = self._number
+                        return True
+                    left = deadline - time.monotonic()
+                    if left <= 0 or interrupts != self._interrupts:
+                        return False
+                    self.sleep(left)
+            finally:
+                self._waiters -= 1
+
+    # ---- what a storage does in its own way, each with the lock held ---------------------------------------
+
+    def look(self) -> None:
+        """What has arrived elsewhere is noted."""
+
+    def is_news(self, queues: Sequence[str] | None) -> bool:
+        """Tell whether something has arrived for these queues since they were marked or told last."""
+        seen = self._seen.setdefault(_key(queues), self._number)
+        if queues is None:
+            return self._number > seen
+        return any(self._arrived.get(queue, 0) > seen for queue in (ANY_QUEUE, *queues))
+
+    def sleep(self, seconds: float) -> None:
+        """Return when something may have arrived, after a `rouse`, or after so many seconds."""
+        self.changed.wait(seconds)
+
+    def rouse(self) -> None:
+        """Whoever waits looks again."""
+        if self._waiters:
+            self.changed.notify_all()
+
+
+def _key(queues: Sequence[str] | None) -> frozenset[str] | None:
+    return None if queues is None else frozenset(queues)

@@ -1,0 +1,110 @@
+"""Those who wait in one process: what ends a wait, what was seen before, and what a fork leaves behind."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+import pytest
+
+from firelock.storage.waiting import ANY_QUEUE, Waiting
+
+
+@pytest.fixture
+def waiting():
+    """Waits of which the claims of all queues, and of mail, are known."""
+    made = Waiting()
+    made.mark(None)
+    made.mark(["mail"])
+    return made
+
+
+@pytest.mark.parametrize(
+    ("arrived", "ends"),
+    [
+        ({"mail"}, [True, True]),
+        ({"pdf"}, [True, False]),
+        ({ANY_QUEUE}, [True, True]),
+        ({f"queue-{number}" for number in range(2_000)}, [True, True]),
+    ],
+    ids=["its queue", "another", "any", "too many to remember"],
+)
+def test_what_arrived_since_the_claim_ends_a_wait(waiting, arrived, ends):
+    """Once: the next wait is for what comes then."""
+    waiting.note(arrived)
+
+    assert ends == [waiting.wait(None, 0), waiting.wait(["mail"], 0)]
+    assert [False, False] == [waiting.wait(None, 0), waiting.wait(["mail"], 0)]
+
+
+def test_what_a_claim_is_about_to_see_ends_no_wait(waiting):
+    """It was noted before the claim."""
+    waiting.note({"mail"})
+    waiting.mark(["mail"])
+
+    assert not waiting.wait(["mail"], 0)
+
+
+def test_a_wait_before_any_claim_is_for_what_comes(waiting):
+    """What was noted before nobody knew of it is for the first claim."""
+    waiting.note({"pdf"})
+
+    assert not waiting.wait(["pdf"], 0)
+    assert not waiting.is_marked(["html"])
+
+
+class Slow(Waiting):
+    """Waits that tell when one of them sleeps."""
+
+    def __init__(self):
+        super().__init__()
+        self.sleeps = threading.Event()
+
+    def sleep(self, seconds):
+        """See `Waiting.sleep`; the lock is held until it sleeps."""
+        self.sleeps.set()
+        super().sleep(seconds)
+
+
+@pytest.mark.parametrize(
+    ("end", "answer"),
+    [(lambda waiting: waiting.note({"mail"}), True), (lambda waiting: waiting.interrupt(), False)],
+    ids=["work", "interrupt"],
+)
+def test_a_wait_under_way_is_ended(end, answer):
+    """By work that arrives, or by an interrupt, which is no news."""
+    waiting, answers = Slow(), []
+    thread = threading.Thread(target=lambda: answers.append(waiting.wait(["mail"], 60)))
+    thread.start()
+    assert waiting.sleeps.wait(30)
+
+    end(waiting)
+
+    thread.join(30)
+    assert [answer] == answers
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_forked_process_waits_for_itself(waiting):
+    """A lock that another thread held at the fork stops nobody there, and nothing was seen in it."""
+    is_held, goes_on = threading.Event(), threading.Event()
+
+    def hold():
+        with waiting.changed:
+            is_held.set()
+            goes_on.wait(30)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert is_held.wait(30)
+
+    child = os.fork()
+    if child == 0:
+        waiting.note({"mail"})
+        os._exit(0 if not waiting.is_marked(["mail"]) and not waiting.wait(["mail"], 0) else 1)
+
+    _, status = os.waitpid(child, 0)
+    goes_on.set()
+    thread.join(30)
+    assert 0 == os.waitstatus_to_exitcode(status)
