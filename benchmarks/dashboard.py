@@ -142,11 +142,10 @@ def measure(storage: str, options: argparse.Namespace) -> dict[str, object]:
 
 def shop(url: str) -> Firelock:
     """Return the app of the jobs that are stored."""
-    os.environ["FIRELOCK_STORAGE"] = url
-    from firelock.cli import demo_shop  # it reads its storage's place when it is imported
+    from benchmarks.seed import shop
 
     fire = Firelock(url)
-    for info in demo_shop.fire.tasks():
+    for info in shop.fire.tasks():
         fire.registry.register(info)
     return fire
 

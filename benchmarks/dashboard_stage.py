@@ -1,13 +1,14 @@
 """Storages full of the shop's jobs, for what looks at them and what changes them.
 
-What `firelock demo --seed` makes is kept beside the results, as a SQLite file, a dump of Redis or the folder
-of a database's server; each run works on a copy.
+What `python -m benchmarks.seed` makes is kept beside the results, as a SQLite file, a dump of Redis or the
+folder of a database's server; each run works on a copy.
 """
 
 from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,7 +17,6 @@ from pathlib import Path
 
 from benchmarks import growth_postgresql, mariadb_server, postgresql_server, redis_server
 from benchmarks.contenders import RESULTS
-from benchmarks.startup import COMMAND
 
 _KEPT = {"sqlite": "seed.db", "redis": "dump.rdb", "postgresql": "postgresql", "mariadb": "mariadb"}
 STORAGES = tuple(_KEPT)
@@ -100,4 +100,4 @@ def make(storage: str, jobs: int, path: Path) -> None:
 
 
 def _fill(url: str, jobs: int) -> None:
-    subprocess.run([COMMAND, "demo", "--seed", str(jobs), "--storage", url, "--yes"], check=True)
+    subprocess.run([sys.executable, "-m", "benchmarks.seed", str(jobs), "--storage", url], check=True)

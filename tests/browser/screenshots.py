@@ -1,6 +1,6 @@
 """Takes a picture of every screen, light and dark and narrow: `python -m tests.browser.screenshots FOLDER`.
 
-The storage is what `firelock demo --seed` makes; a folder that has one from an earlier run uses it again.
+The storage is what `benchmarks.seed` makes; a folder that has one from an earlier run uses it again.
 """
 
 from __future__ import annotations

@@ -1,16 +1,16 @@
-"""Storages with something in them: the shop's year that `firelock demo` makes, and a small one of its own."""
+"""Storages with something in them: the shop's year that a seed makes, and a small one of its own."""
 
 from __future__ import annotations
 
-import importlib.util
 import threading
 from datetime import timedelta
 from types import SimpleNamespace
 
 from markupsafe import Markup
 
+from benchmarks.seed.shop import fire as shop_app
+from benchmarks.seed.story import seed
 from firelock import Firelock, JobContext, Retry, Settings, State, hookimpl
-from firelock.cli.seed_story import seed
 from firelock.testing import eventually
 from firelock_dashboard import JobPanel, Page
 
@@ -32,11 +32,8 @@ class Lanes:
 
 def shop(storage):
     """Return the shop's app, with all of its tasks, over a storage or its URL."""
-    spec = importlib.util.find_spec("firelock.cli.demo_shop")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     fire = Firelock(storage, plugins=[Lanes()])
-    for info in module.fire.tasks():
+    for info in shop_app.tasks():
         fire.registry.register(info)
     return fire
 

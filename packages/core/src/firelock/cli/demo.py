@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from firelock.cli.commands import add_command
-from firelock.cli.demo_seed import add_options, seed_storage
 from firelock.cli.problem import Exit, Problem
 from firelock.cli.screen import Cell, Screen
 
@@ -44,20 +43,17 @@ def add(commands: Commands) -> None:
         commands, "demo", "See it at work: all kinds of jobs, in ten seconds.", _demonstrate,
         more=(
             "A server process runs the jobs of a small shop, this process enqueues them and looks on.\n"
-            "They live in an SQLite file of their own, removed at the end unless --keep is given.\n"
-            "With --seed no server runs: a storage is filled with a year of that shop's jobs, to look at."
+            "They live in an SQLite file of their own, removed at the end unless --keep is given."
         ),
         examples=(
             "firelock demo",
             "firelock demo --seconds 30 --keep",
-            "firelock demo --seed 20000 --storage sqlite:///shop.db",
         ),
     )  # fmt: skip
     parser.add_argument("--seconds", type=_seconds, default=8.0, metavar="N", help="how long: 8; 3 to 600")
     parser.add_argument(
         "--keep", action="store_true", help="keep the file, to look at it with other commands"
     )
-    add_options(parser)
 
 
 def _seconds(text: str) -> float:
@@ -75,10 +71,6 @@ def _seconds(text: str) -> float:
 
 
 def _demonstrate(options: argparse.Namespace, screen: Screen) -> int:
-    if options.seed is not None:
-        return seed_storage(options, screen)
-    if options.is_sure or options.random_seed is not None:
-        raise Problem("--yes and --random-seed go with --seed.", hint="Add --seed 20000.", code=Exit.USAGE)
     _require_sqlite()
     with _stage(is_kept=options.keep) as folder:
         url = f"sqlite:///{folder / 'demo.db'}"

@@ -58,7 +58,7 @@ class Storage(ABC):
     features: frozenset[Feature] = frozenset()  # known before the first verb, the same ever after
     url: str = ""  # as it may be shown: absolute, without a password
     connect_url: str = ""  # by which another process opens it, password included: never shown; empty if none
-    clock_offset: int = 0  # micros added to the storage's clock; only tests and `demo --seed` move it
+    clock_offset: int = 0  # micros added to the storage's clock; only tests and seeds move it
 
     # ---- life --------------------------------------------------------------------------------------------
 

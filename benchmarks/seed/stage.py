@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from firelock.cli.problem import Problem
-from firelock.cli.seed_rhythm import DAY, HOUR, MINUTE
+from benchmarks.seed.year import DAY, HOUR, MINUTE
 from firelock.clock import SECOND
 from firelock.ids import new_id
 from firelock.storage import NewSession, Renewal
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from firelock.storage import Applied, Storage
     from firelock.values import ClaimedJob, NewJob, Transition
 
-__all__ = ["QUEUES", "Server", "Stage"]
+__all__ = ["QUEUES", "Disturbed", "Server", "Stage"]
 
 QUEUES = ("critical", "default", "mail", "reports", "billing", "media", "imports", "webhooks")
 _LOOKED_AT_FOR = 24 * 3600.0  # seconds for which the living servers seem to live
@@ -29,6 +28,10 @@ _TRIES = 200  # a storage may answer a claim, a promotion or a release with less
 _VERSION = "0.1.0"
 _AHEAD = 1_000  # micros by which two clocks may drift apart while a seed lasts
 _LATE = 200_000  # micros from a burst's instant to its claim, where it was stored as quickly as that
+
+
+class Disturbed(Exception):
+    """The storage does not answer as one that nobody else works on."""
 
 
 @attrs.frozen
@@ -113,7 +116,7 @@ class Stage:
                 break
             taken += self.storage.claim(QUEUES, count - len(taken), server.session.id, claimed_at).jobs
         if len(taken) != count:
-            raise _disturbed(f"{count} jobs were to be claimed, {len(taken)} were there")
+            raise Disturbed(f"{count} jobs were to be claimed, {len(taken)} were there")
         return taken
 
     def promote(self, count: int, at: int) -> None:
@@ -132,19 +135,19 @@ class Stage:
             if done >= count:
                 return
             done += verb(count - done)
-        raise _disturbed(f"{count} jobs were {what}, {done} were found")
+        raise Disturbed(f"{count} jobs were {what}, {done} were found")
 
     def insert(self, jobs: Sequence[NewJob], at: int) -> None:
         """The jobs are stored at this instant."""
         self.travel(at)
         if jobs and not all(self.storage.insert(jobs)):
-            raise _disturbed("a job's id was there before")
+            raise Disturbed("a job's id was there before")
 
     def apply(self, transitions: Sequence[Transition]) -> list[Applied]:
         """The transitions are written."""
         results = self.storage.apply(transitions) if transitions else []
         if refused := [result for result in results if not result.is_applied]:
-            raise _disturbed(f"{len(refused)} of {len(results)} changes were {refused[0]}")
+            raise Disturbed(f"{len(refused)} of {len(results)} changes were {refused[0]}")
         return results
 
 
@@ -157,10 +160,3 @@ def _server(
         _STALE_TIMEOUT if is_stale else _LOOKED_AT_FOR, workers, "*", _VERSION,
     )  # fmt: skip
     return Server(session, is_stale, busy, megabytes << 20, cpu)
-
-
-def _disturbed(what: str) -> Problem:
-    return Problem(
-        f"The storage does not answer as one that nobody else works on: {what}.",
-        hint="Stop whatever works on it, and seed a new one.",
-    )

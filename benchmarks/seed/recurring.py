@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from firelock.cli.seed_rhythm import DAY, DAYS, HOUR, MINUTE
+from benchmarks.seed.year import DAY, DAYS, HOUR, MINUTE
 from firelock.clock import from_micros, micros
 from firelock.cron import Cron, schedule_to_json
 from firelock.ids import derived_id
@@ -16,7 +16,7 @@ from firelock.storage import RecurringRecord
 from firelock.values import NewJob, State
 
 if TYPE_CHECKING:
-    from firelock.cli.seed_looks import Look, Looks
+    from benchmarks.seed.looks import Look, Looks
     from firelock.storage import Storage
 
 __all__ = ["Definitions", "Run"]

@@ -1,4 +1,4 @@
-"""`firelock demo --seed` on Redis: the same story, in one partition, in several, on a Cluster."""
+"""A seed on Redis: the same story, in one partition, in several, on a Cluster."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from contextlib import closing
 
 import pytest
 
-from firelock.cli.demo_shop import fire
-from firelock.cli.seed_story import seed
+from benchmarks.seed.shop import fire
+from benchmarks.seed.story import seed
 from firelock.plugins import open_storage
 from firelock.storage import JobFilter, Storage
 from firelock.values import JobRecord, State

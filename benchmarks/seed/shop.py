@@ -1,11 +1,11 @@
-"""The shop whose jobs `firelock demo --seed` makes up, as an app that runs: eight queues and 40 tasks.
+"""The shop whose jobs a seed makes up, as an app that runs: eight queues and 40 tasks.
 
 Each task does a short piece of work that can be believed, and fails now and then. `firelock server
-firelock.cli.demo_shop:fire` runs what waits; the storage is FIRELOCK_STORAGE, or the file that a seed makes.
+benchmarks.seed.shop:fire` runs what waits; the storage is FIRELOCK_STORAGE, or one of this process.
 """
 
 # What a task is told is there to be seen, its work is made up, and so is its luck.
-# ruff: noqa: ARG001, PLR2004, S311
+# ruff: noqa: ARG001
 
 from __future__ import annotations
 
@@ -21,14 +21,12 @@ from firelock.app import Firelock
 from firelock.context import JobContext
 from firelock.retry import Retry
 
-__all__ = ["DEFAULT_URL", "fire"]
-
-DEFAULT_URL = "sqlite:///firelock-demo.db"
+__all__ = ["fire"]
 
 Currency = Literal["EUR", "USD", "GBP", "TRY"]
 Region = Literal["eu", "us", "tr"]
 
-fire = Firelock(os.environ.get("FIRELOCK_STORAGE") or DEFAULT_URL)
+fire = Firelock(os.environ.get("FIRELOCK_STORAGE") or "memory://")
 
 
 class CardDeclined(Exception):

@@ -1,0 +1,78 @@
+"""`python -m benchmarks.seed JOBS --storage URL`: fill a storage with a year of a shop's jobs."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import time
+from contextlib import closing
+
+from benchmarks.seed.shop import fire
+from benchmarks.seed.story import RANDOM_SEED, Seeded, seed
+from firelock.plugins import open_storage
+from firelock.storage import Storage
+from firelock.values import State
+
+_SHOWN_EVERY = 0.2  # seconds
+
+
+def main() -> None:
+    """The storage that was named has the jobs; Ctrl-C breaks off at whole jobs."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.seed", description=__doc__)
+    parser.add_argument("jobs", type=int, help="how many, from 1,000 on")
+    parser.add_argument(
+        "--storage", metavar="URL", required=True, help="as sqlite:///shop.db?synchronous=normal"
+    )
+    parser.add_argument(
+        "--random-seed", type=int, default=RANDOM_SEED, help="another number makes up other jobs"
+    )
+    parser.add_argument(
+        "--yes", action="store_true", help="also where the storage has jobs already; they stay"
+    )
+    options = parser.parse_args()
+    if options.jobs < 1_000:
+        parser.error("a year has 1,000 jobs at least")
+    began = time.monotonic()
+    with closing(open_storage(options.storage)) as storage:
+        storage.migrate()
+        _check_free(storage, is_sure=options.yes)
+        told = _fill(storage, options.jobs, options.random_seed)
+        jobs, seconds = told.jobs, time.monotonic() - began
+        print(f"{jobs:,} jobs in {seconds:,.1f} s, {jobs / seconds:,.0f} a second; now in {storage.url}:")
+        for state, count in sorted(storage.counts().by_state.items(), key=lambda pair: -pair[1]):
+            print(f"{count:12,}  {state}")
+    sys.exit(0 if jobs == options.jobs else 130)
+
+
+def _check_free(storage: Storage, *, is_sure: bool) -> None:
+    by_state = storage.counts().by_state
+    if any(session.is_alive for session in storage.list_sessions()):
+        sys.exit(f"A server works on {storage.url}: it would run what is made up.")
+    if by_state.get(State.ENQUEUED):
+        sys.exit(f"{storage.url} has enqueued jobs, which a seed would take for its own.")
+    if any(by_state.values()) and not is_sure:
+        sys.exit(f"{storage.url} has jobs already; --yes adds to them.")
+
+
+def _fill(storage: Storage, jobs: int, random_seed: int) -> Seeded:
+    asked: list[int] = []
+    former = signal.signal(signal.SIGINT, lambda number, _: asked.append(number))
+    told, shown = Seeded(0), time.monotonic()
+    try:
+        with closing(seed(storage, fire.tasks(), jobs, random_seed=random_seed)) as steps:
+            for told in steps:
+                if time.monotonic() - shown > _SHOWN_EVERY and sys.stderr.isatty():
+                    shown = time.monotonic()
+                    print(
+                        f"\r{told.jobs:,} of {jobs:,} jobs, {told.rollups:,} rollups", end="", file=sys.stderr
+                    )
+                if asked:
+                    break
+    finally:
+        signal.signal(signal.SIGINT, former)
+    return told
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,623 @@
+"""A year of a shop's jobs, written into a storage through the verbs of its contract alone."""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_left
+from collections.abc import Callable, Generator, Iterator, Sequence
+from datetime import timedelta
+from itertools import groupby, islice
+from random import Random
+from typing import TYPE_CHECKING
+
+import attrs
+
+from benchmarks.seed.failures import KILLED
+from benchmarks.seed.looks import Looks
+from benchmarks.seed.recurring import Definitions
+from benchmarks.seed.stage import Stage
+from benchmarks.seed.year import DAY, HOUR, MINUTE, Fate, Plan, Rhythm, Sizes, Year
+from firelock import lifecycle
+from firelock.clock import SECOND, span_micros
+from firelock.failure import failure_of_text
+from firelock.lifecycle import awaiting_reason, waiting_reason
+from firelock.retry import DecisionKind
+from firelock.storage import DURATION_BUCKETS, Held, Rollup, Storage
+from firelock.values import ClaimedJob, Edge, LogLine, NewJob, On, Progress, State, Transition
+
+if TYPE_CHECKING:
+    from benchmarks.seed.looks import Look
+    from benchmarks.seed.recurring import Run
+    from benchmarks.seed.stage import Server
+    from benchmarks.seed.year import Burst
+    from firelock.task import TaskInfo
+
+__all__ = ["RANDOM_SEED", "Seeded", "seed"]
+
+RANDOM_SEED = 20_261_124
+_AT_MOST = 500  # jobs or rollups of one call
+_BURSTS = 16_000  # about so many in a year: as fine as it may be without costing minutes
+_SMALLEST, _LARGEST = 12, 250  # jobs of a burst; fewer where there are few in all
+_FEW = 6_000
+_NOTED_FOR = 3 * DAY  # so long ago at most a job ended that has a log
+_NOTED_FULLY = 100_000  # of more jobs only younger ones have one: some hundred, however many there are
+
+
+@attrs.frozen
+class Seeded:
+    """How far a seed has come."""
+
+    jobs: int
+    rollups: int = 0
+    recurring: int = 0
+
+
+def seed(
+    storage: Storage,
+    infos: list[TaskInfo],
+    jobs: int,
+    *,
+    random_seed: int = RANDOM_SEED,
+    now: int | None = None,
+) -> Generator[Seeded]:
+    """So many jobs of a year are in the storage when the last value was taken; yield how far it is.
+
+    Nobody else may work on the storage meanwhile. A consumer that closes it early leaves whole jobs that
+    nobody holds. The same number and `now` tell the same story; ids, and what the storage's clock stamps, are
+    new each time.
+    """
+    stage = Stage(storage, now)
+    with stage.opened():
+        yield from _Story(stage, infos, Sizes.of(jobs), Random(random_seed)).write()
+
+
+class _Story:
+    def __init__(self, stage: Stage, infos: list[TaskInfo], sizes: Sizes, random: Random) -> None:
+        self._stage = stage
+        self._sizes = sizes
+        looks = Looks(infos)
+        self._definitions = Definitions(looks, stage.now, sizes.runs, random)
+        self._rollups = Rollups(stage.now)
+        notes = Notes(stage.now, _NOTED_FOR * _NOTED_FULLY // max(_NOTED_FULLY, sizes.jobs))
+        rhythm = Rhythm(stage.now, sizes.jobs - sizes.present - len(self._definitions.runs))
+        bursts = list(rhythm.bursts(random, _burst_size(sizes.jobs)))
+        year = Year(rhythm, bursts, looks, sizes, random)
+        runs = sorted(self._definitions.runs, key=lambda run: run.instant)
+        moments = [Moment(burst.at, burst) for burst in bursts]
+        moments += [
+            Moment(at + 20_000, runs=tuple(same)) for at, same in groupby(runs, key=lambda run: run.instant)
+        ]
+        moments.sort(key=lambda moment: moment.at)
+        agenda = Agenda(moments)
+        self._moments = len(agenda)
+        self._ends = Ends(stage.now, agenda, rollups=self._rollups, notes=notes, random=random)
+        self._past = Past(stage, year, agenda, self._ends, random=random)
+        self._present = Present(stage, looks, sizes, notes, random)
+
+    def write(self) -> Iterator[Seeded]:
+        """All is stored: what has ended, then what has not, then what was counted."""
+        for place in range(self._moments):
+            self._past.write(place)
+            yield Seeded(self._past.made)
+        made = self._past.made
+        for step in (self._present.run, self._present.enqueue, self._present.schedule, self._wait):
+            made += step()
+            yield Seeded(made)
+        self._definitions.write(self._stage.storage)
+        self._present.pause()
+        for rows in self._rollups.write(self._stage.storage):
+            yield Seeded(made, rows, len(self._definitions))
+        self._stage.renew()
+
+    def _wait(self) -> int:
+        return self._present.wait(self._ends.failed)
+
+
+def _burst_size(jobs: int) -> int:
+    smallest = max(2, _SMALLEST * min(jobs, _FEW) // _FEW)
+    return min(_LARGEST, max(smallest, jobs // _BURSTS))
+
+
+# ---- what is to come, and what each moment will find ready ---------------------------------------------
+
+
+@attrs.frozen
+class Moment:
+    """An instant at which jobs are stored and claimed: those of a burst, or runs of recurring jobs."""
+
+    at: int
+    burst: Burst | None = None
+    runs: Sequence[Run] = ()
+
+
+@attrs.define
+class Expected:
+    """What earlier moments leave for a later one: so many jobs of each kind."""
+
+    due: int = 0
+    released: int = 0
+    enqueued: int = 0
+
+
+class Agenda:
+    """The moments in order of time, each known by its place."""
+
+    def __init__(self, moments: Sequence[Moment]) -> None:
+        self.moments = moments
+        self._times = [moment.at for moment in moments]
+        self._expected: dict[int, Expected] = {}
+
+    def __len__(self) -> int:
+        """Return how many moments there are."""
+        return len(self._times)
+
+    def at(self, place: int) -> int:
+        """Return the moment's instant."""
+        return self._times[place]
+
+    def expected(self, place: int) -> Expected:
+        """Return what the moment will find, to be added to."""
+        return self._expected.setdefault(place, Expected())
+
+    def take(self, place: int) -> Expected:
+        """Return what the moment finds; it is asked once."""
+        return self._expected.pop(place, Expected())
+
+    def gap(self, place: int) -> int:
+        """Return how long it is from this moment to the next; 0 for the last."""
+        return self._times[place + 1] - self._times[place] if place + 1 < len(self._times) else 0
+
+    def next_run(self, at: int, wait: int, *, more: int) -> int | None:
+        """Return the moment at which what ended now is run again, with so many moments behind it if possible.
+
+        None where no moment is left.
+        """
+        soonest = bisect_left(self._times, at + 2)
+        wanted = min(bisect_left(self._times, at + wait + 1), len(self._times) - 1 - more)
+        place = max(soonest, wanted)
+        return place if place < len(self._times) else None
+
+
+# ---- the past: moment by moment jobs are stored, claimed and ended, each at its own instant ------------
+
+_SERVER_WEIGHTS = (10, 2, 8)
+_GAP_FOR_CHILD = 2 * SECOND
+_FARTHEST = 60  # so many moments ahead a delayed job may be due
+
+
+class Past:
+    """Writes the moments, one after the other."""
+
+    def __init__(self, stage: Stage, year: Year, agenda: Agenda, ends: Ends, *, random: Random) -> None:
+        self.made = 0
+        self._stage = stage
+        self._year = year
+        self._agenda = agenda
+        self._ends = ends
+        self._random = random
+
+    def write(self, place: int) -> None:
+        """The moment's jobs are stored, and all that is to be run at it has ended."""
+        moment, stage, ends = self._agenda.moments[place], self._stage, self._ends
+        expected = self._agenda.take(place)
+        jobs = self._new_jobs(place, moment)
+        if expected.due:
+            stage.promote(expected.due, moment.at)
+        if expected.released:
+            stage.release(expected.released, moment.at)
+        stage.insert(jobs, moment.at)
+        transitions = [ends.delete(job) for job in jobs if ends.open[job.id].fate is Fate.DELETED]
+        server = self._random.choices(stage.servers, _SERVER_WEIGHTS)[0]
+        ready = sum(1 for job in jobs if job.state is State.ENQUEUED)
+        wanted = ready + expected.due + expected.released + expected.enqueued
+        if wanted:
+            claimed = stage.claim(wanted, server, moment.at)
+            # In an order of our own: what is drawn for each job is then the same on every storage.
+            claimed.sort(key=lambda job: (job.created_at, job.task, job.arguments))
+            transitions += [ends.end(job, server, place) for job in claimed]
+        stage.apply(transitions)
+        ends.notes.flush(stage.storage)
+        self.made += len(jobs)
+
+    def _new_jobs(self, place: int, moment: Moment) -> list[NewJob]:
+        if moment.burst is None:
+            return [self._run_of(run, moment.at) for run in moment.runs]
+        plans = self._year.plans(moment.burst)
+        ids = self._stage.storage.new_ids(len(plans))
+        jobs: list[NewJob] = []
+        for number, (plan, job_id) in enumerate(zip(plans, ids, strict=True)):
+            share = (len(plans) - number - self._random.random()) / len(plans)
+            created_at = moment.at - int(moment.burst.spread * share)
+            job = self._new_job(plan, job_id, created_at)
+            if plan.is_child:
+                self._tie(place, job, plan, jobs[-1])
+            elif plan.fate is Fate.DELAYED:
+                self._delay(place, job)
+            self._ends.open[job.id] = plan
+            jobs.append(job)
+        return jobs
+
+    def _new_job(self, plan: Plan, job_id: str, created_at: int) -> NewJob:
+        look = plan.look
+        drawn = look.draw(self._random, created_at)
+        plan.result = drawn.result
+        job = NewJob(
+            job_id, look.name, drawn.arguments, "json", look.queue, look.priority, State.ENQUEUED, created_at,
+            tags=drawn.tags,
+        )  # fmt: skip
+        if plan.fate is Fate.DELETED:
+            job.state = State.SCHEDULED
+            job.due_at = job.nominal_at = created_at + int((1 + 6 * self._random.random()) * DAY)
+        return job
+
+    def _tie(self, place: int, job: NewJob, plan: Plan, parent: NewJob) -> None:
+        """The job waits for its parent, where the next moment is late enough for that."""
+        if self._agenda.gap(place) < _GAP_FOR_CHILD:
+            plan.is_child = self._ends.open[parent.id].has_child = False
+            return
+        job.id = self._stage.storage.new_id(parent.id)
+        job.state, job.parents = State.AWAITING, (Edge(parent.id),)
+        job.reason = awaiting_reason(job.parents[0].on, parent.id)
+        self._agenda.expected(place + 1).released += 1
+
+    def _delay(self, place: int, job: NewJob) -> None:
+        """The job was made for one of the next moments."""
+        later = min(place + 1 + int(self._random.random() * _FARTHEST), len(self._agenda) - 1)
+        job.state = State.SCHEDULED
+        job.due_at = job.nominal_at = self._agenda.at(later) - 1
+        self._agenda.expected(later).due += 1
+
+    def _run_of(self, run: Run, at: int) -> NewJob:
+        fate = Fate.FAILS if run.fails else Fate.SUCCEEDS
+        plan = Plan(run.look, fate, run.result)
+        if run.fails:
+            plan.failure, plan.failing = self._year.failure_of(run.look.name), 1_000
+        job = run.job(at)
+        self._ends.open[job.id] = plan
+        return job
+
+
+# ---- how runs end: what becomes of each claimed job, as its plan wants it ------------------------------
+
+_KEPT_FOR = 5 * 365 * DAY  # nothing that was made up is pruned while it is looked at
+_SOONEST = SECOND // 2  # an end lies at least so long before now
+_LONGEST_QUEUEING = 1.4  # seconds from claim to start
+_DELETIONS = ("deleted in the dashboard", "deleted from the command line", "deleted by code")
+
+
+class Ends:
+    """Makes the transitions that end runs, counts them, and asks for those that follow."""
+
+    def __init__(self, now: int, agenda: Agenda, *, rollups: Rollups, notes: Notes, random: Random) -> None:
+        self.open: dict[str, Plan] = {}  # by id: jobs that are still to end
+        self.failed: list[str] = []  # ids, for children that wait in vain
+        self.notes = notes
+        self._now = now
+        self._agenda = agenda
+        self._rollups = rollups
+        self._random = random
+        self._killed = failure_of_text("firelock.server.runner.ProcessDied", KILLED)
+
+    def delete(self, job: NewJob) -> Transition:
+        """Somebody deletes the job before it is run."""
+        del self.open[job.id]
+        at = min(job.created_at + int((20 + 3_000 * self._random.random()) * SECOND), self._now - _SOONEST)
+        return lifecycle.delete(
+            job.id, at=at, reason=self._random.choice(_DELETIONS), expires_at=at + _KEPT_FOR
+        )
+
+    def end(self, job: ClaimedJob, server: Server, place: int) -> Transition:
+        """The run that begins at this moment ends."""
+        plan = self.open[job.id]
+        started_at = job.claimed_at + int(self._random.random() ** 3 * _LONGEST_QUEUEING * SECOND)
+        if plan.fate is Fate.CRASHES:
+            return self._crash(job, server, place, started_at)
+        if plan.failing > 0:
+            return self._fail(job, plan, server, place, started_at)
+        at = self._end_of(started_at, plan.look.duration(self._random), place, is_before_next=plan.has_child)
+        self._ended(job, "succeeded", started_at, at)
+        if plan.look.takes_context:
+            self.notes.add(job, plan.look, started_at, at)
+        return lifecycle.succeeded(
+            job, server.holder, at=at, started_at=started_at, result=plan.result, result_absent=None,
+            expires_at=at + _KEPT_FOR,
+        )  # fmt: skip
+
+    def _end_of(self, started_at: int, duration: int, place: int, *, is_before_next: bool = False) -> int:
+        at = min(started_at + duration, self._now - _SOONEST)
+        if is_before_next and place + 1 < len(self._agenda):
+            at = min(at, self._agenda.at(place + 1) - 1)
+        return max(at, started_at + 1)
+
+    def _ended(self, job: ClaimedJob, outcome: str, started_at: int, at: int) -> None:
+        del self.open[job.id]
+        self._rollups.add(job, outcome, at, at - started_at)
+
+    def _fail(self, job: ClaimedJob, plan: Plan, server: Server, place: int, started_at: int) -> Transition:
+        failure, random = plan.failure, self._random
+        assert failure is not None
+        error, info = failure.draw(random)
+        at = self._end_of(started_at, int(failure.seconds * random.lognormvariate(0, 0.3) * SECOND), place)
+        decision = plan.look.retry.decide(job, error, random=random.random)
+        reason, expires_at = decision.reason or "", at + _KEPT_FOR
+        if decision.kind is DecisionKind.RETRY:
+            wait = self._wait(job, plan, at, span_micros(decision.after or timedelta(0)))
+            plan.failing -= 1
+            self._rollups.add(job, "retried", at, at - started_at)
+            return lifecycle.retried(
+                job, server.holder, at=at, started_at=started_at, wait=wait, reason=reason, error=info
+            )
+        end = lifecycle.failed
+        if decision.kind is DecisionKind.DELETE:
+            end = lifecycle.deleted_by_policy
+            self._ended(job, "deleted", started_at, at)
+        else:
+            self._ended(job, "failed", started_at, at)
+            self.failed.append(job.id)
+        return end(
+            job, server.holder, at=at, started_at=started_at, reason=reason, error=info, expires_at=expires_at
+        )
+
+    def _wait(self, job: ClaimedJob, plan: Plan, at: int, wanted: int) -> int:
+        """Return the wait that ends just before a moment: the first after the wait that the policy wants."""
+        if plan.fate is Fate.RETRYING and plan.failing == 1:
+            return self._leave(job, at)
+        later = self._agenda.next_run(at, wanted, more=_more(job, plan))
+        if later is None:
+            return self._leave(job, at)
+        self._agenda.expected(later).due += 1
+        return self._agenda.at(later) - 1 - at
+
+    def _leave(self, job: ClaimedJob, at: int) -> int:
+        """The job goes on waiting for its retry; return the wait, which ends after now."""
+        del self.open[job.id]
+        return self._now - at + int((60 + self._random.random() ** 2 * 11 * 3_600) * SECOND)
+
+    def _crash(self, job: ClaimedJob, server: Server, place: int, started_at: int) -> Transition:
+        is_last = job.crashes + 1 >= lifecycle.CRASH_LIMIT
+        at = self._end_of(
+            started_at, self.open[job.id].look.duration(self._random), place, is_before_next=True
+        )
+        if is_last:
+            self._ended(job, "crashed", started_at, at)
+        else:
+            self._rollups.add(job, "crashed", at, at - started_at)
+            self._agenda.expected(place + 1).enqueued += 1
+        return lifecycle.crashed_alone(
+            job, server.holder, at=at, started_at=min(started_at, at), reason=KILLED, error=self._killed,
+            expires_at=at + _KEPT_FOR,
+        )  # fmt: skip
+
+
+def _more(job: ClaimedJob, plan: Plan) -> int:
+    """Return how many moments the job needs after its next one."""
+    return min(plan.failing - 1, plan.look.retry.attempts - job.retries)
+
+
+# ---- the present: what runs, waits, is due later, or waits for a parent --------------------------------
+
+_AT_ONCE = 25  # enqueued jobs that share an instant
+_PAUSED, _NOTE = "webhooks", "partners move to new servers until Thursday; paused by ops"
+# Which share of what is enqueued lies in which tasks' queues, and how old the oldest of it is.
+_WAITING = (
+    (0.44, ("webhooks.deliver", "webhooks.notify_partner"), 3 * HOUR),
+    (0.38, ("mail.send_newsletter", "mail.send_receipt", "mail.send_shipped"), 25 * MINUTE),
+    (0.09, ("media.resize_image", "media.make_thumbnail"), 4 * MINUTE),
+    (0.05, ("catalog.reindex_product", "crm.sync_customer"), MINUTE),
+    (0.03, ("imports.import_prices", "imports.geocode_addresses"), 6 * MINUTE),
+    (0.01, ("reports.export_orders",), 8 * MINUTE),
+)  # fmt: skip
+_RUNNING = (
+    "media.transcode_video", "imports.import_products", "reports.nightly_sales", "reports.export_orders",
+    "reports.weekly_margin", "billing.reconcile_payouts", "media.transcode_video", "imports.import_prices",
+    "billing.charge_card", "mail.send_newsletter", "catalog.reindex_product", "shipping.create_label",
+)  # fmt: skip
+_LATER = (
+    "mail.remind_cart", "billing.remind_debtor", "billing.renew_subscription", "mail.send_newsletter",
+    "reports.export_orders", "webhooks.post_to_chat",
+)  # fmt: skip
+_NEXT = ("mail.send_receipt", "webhooks.post_to_chat", "webhooks.notify_partner", "crm.sync_customer")
+_ONS = (On.SUCCEEDED, On.SUCCEEDED, On.SUCCEEDED, On.FINISHED, On.FAILED)
+
+
+class Present:
+    """Writes what has not ended."""
+
+    def __init__(self, stage: Stage, looks: Looks, sizes: Sizes, notes: Notes, random: Random) -> None:
+        self._stage = stage
+        self._looks = looks
+        self._sizes = sizes
+        self._notes = notes
+        self._random = random
+        self._parents: list[str] = []  # ids of jobs that have not ended
+
+    def run(self) -> int:
+        """Each server has jobs in hand; return how many."""
+        share = {"worker-1": 0.4, "web-1": 0.2}
+        left = self._sizes.processing
+        for server in self._stage.servers:
+            count = min(left, round(share.get(server.session.host, 1.0) * self._sizes.processing))
+            left -= count
+            self._hold(server, count)
+        return self._sizes.processing
+
+    def _hold(self, server: Server, count: int) -> None:
+        ago = 11 * MINUTE if server.is_stale else 7 * MINUTE
+        for number in range(count):
+            look = self._looks.by_name[f"shop.{_RUNNING[number % len(_RUNNING)]}"]
+            longest = ago if look.takes_context or server.is_stale else 3 * SECOND
+            at = self._stage.now - int(longest * (0.85 + 0.15 * self._random.random()))
+            job = self._job(look, at)
+            self._stage.insert([job], at)
+            (claimed,) = self._stage.claim(1, server, at)
+            started_at = claimed.claimed_at + int(self._random.random() * SECOND / 2)
+            held = Held(claimed.id, claimed.fence, started_at)
+            self._stage.storage.reconcile(server.session.id, [held])
+            self._tell(claimed, look, started_at)
+            self._parents.append(job.id)
+
+    def _tell(self, job: ClaimedJob, look: Look, started_at: int) -> None:
+        if look.takes_context:
+            share = 0.15 + 0.75 * self._random.random()
+            self._notes.add(job, look, started_at, self._stage.now, share=share)
+            self._notes.flush(self._stage.storage)
+
+    def enqueue(self) -> int:
+        """Jobs wait in several queues, two of them deep; return how many."""
+        made, share = 0, 0.0
+        for part, tasks, oldest in _WAITING:
+            share += part
+            count = round(share * self._sizes.enqueued) - made
+            self._line_up(count, tasks, oldest)
+            made += count
+        return made
+
+    def _line_up(self, count: int, tasks: Sequence[str], oldest: int) -> None:
+        for first in range(0, count, _AT_ONCE):
+            at = self._stage.now - int(oldest * (1 - first / count)) - SECOND // 5
+            jobs = [self._job(self._one_of(tasks), at) for _ in range(min(_AT_ONCE, count - first))]
+            self._stage.insert(jobs, at)
+            self._parents.append(jobs[0].id)
+
+    def schedule(self) -> int:
+        """Jobs are due within the next days; return how many."""
+
+        def scheduled() -> NewJob:
+            job = self._job(self._one_of(_LATER), self._stage.now - int(self._random.random() * 2 * DAY))
+            job.state = State.SCHEDULED
+            job.due_at = job.nominal_at = (
+                self._stage.now + int(self._random.random() ** 2 * 6 * DAY) + 5 * MINUTE
+            )
+            return job
+
+        return self._insert_all(self._sizes.scheduled, scheduled)
+
+    def wait(self, failed: Sequence[str]) -> int:
+        """Jobs wait for parents that have not ended, or have failed; return how many."""
+        parents = [*self._parents, *failed[-max(1, self._sizes.awaiting // 6) :]]
+        hopeless = set(failed)
+
+        def awaiting() -> NewJob:
+            parent = self._random.choice(parents)
+            job = self._job(self._one_of(_NEXT), self._stage.now - int(self._random.random() * 2 * MINUTE))
+            job.id = self._stage.storage.new_id(parent)
+            is_failed = parent in hopeless
+            on = On.SUCCEEDED if is_failed else self._random.choice(_ONS)
+            job.state, job.parents = State.AWAITING, (Edge(parent, on),)
+            job.reason = waiting_reason(on, State.FAILED) if is_failed else awaiting_reason(on, parent)
+            return job
+
+        return self._insert_all(self._sizes.awaiting, awaiting)
+
+    def _insert_all(self, count: int, make: Callable[[], NewJob]) -> int:
+        for first in range(0, count, _AT_MOST):
+            self._stage.insert([make() for _ in range(min(_AT_MOST, count - first))], self._stage.now)
+        return count
+
+    def pause(self) -> None:
+        """One queue is paused, and says why."""
+        value = json.dumps({"paused": True, "note": _NOTE})
+        self._stage.storage.put_record("queue", _PAUSED, value)
+
+    def _one_of(self, tasks: Sequence[str]) -> Look:
+        return self._looks.by_name[f"shop.{self._random.choice(tasks)}"]
+
+    def _job(self, look: Look, created_at: int) -> NewJob:
+        drawn = look.draw(self._random, created_at)
+        return NewJob(
+            self._stage.storage.new_id(), look.name, drawn.arguments, "json", look.queue, look.priority,
+            State.ENQUEUED, created_at, tags=drawn.tags,
+        )  # fmt: skip
+
+
+# ---- logs ----------------------------------------------------------------------------------------------
+
+_STEPS = 6
+
+
+class Notes:
+    """Collects log lines and progress of jobs that ended within a span before now, and writes them."""
+
+    def __init__(self, now: int, span: int) -> None:
+        self._since = now - span
+        self._lines: dict[str, list[LogLine]] = {}
+        self._progress: dict[str, Progress] = {}
+
+    def add(self, job: ClaimedJob, look: Look, started_at: int, at: int, *, share: float = 1.0) -> None:
+        """The run logged its steps up to this share of them; only young jobs."""
+        if at < self._since:
+            return
+        total = 12 + job.created_at % 49
+        span = (at - started_at) / (_STEPS + 1)
+        steps = max(1, int(_STEPS * share))
+        done = [total * step * (share if share < 1 else 1) / steps for step in range(1, steps + 1)]
+        lines = [
+            LogLine(0, started_at, "info", f"{look.name} starts, {total} {look.noun} to do", job.attempt)
+        ]
+        lines += [
+            LogLine(
+                0, int(started_at + span * step), "info", f"{int(part)} of {total} {look.noun}", job.attempt
+            )
+            for step, part in enumerate(done, start=1)
+        ]
+        if total % 5 == 0:
+            told = f"{look.noun} {total // 3} took 4.1 s, which is long"
+            lines.insert(2, LogLine(0, lines[1].at, "warning", told, job.attempt))
+        if share >= 1:
+            lines.append(LogLine(0, at, "info", f"{total} {look.noun} done", job.attempt))
+        self._lines[job.id] = lines
+        self._progress[job.id] = Progress(
+            int(done[-1]), total, lines[-1].at, f"{look.noun} {int(done[-1])} of {total}"
+        )
+
+    def flush(self, storage: Storage) -> None:
+        """What was collected is stored."""
+        if self._lines:
+            storage.append_logs(self._lines, self._progress)
+            self._lines, self._progress = {}, {}
+
+
+# ---- rollups: by the minute for the last day, coarser before, for 30 days ------------------------------
+
+_BUCKETS = tuple(int(bound * SECOND) for bound in DURATION_BUCKETS)
+_KEPT = 30 * DAY
+# What is older than this many days is added up in slots of so many minutes: fewer rows, the same sums.
+_SLOTS = ((1, MINUTE), (2, 5 * MINUTE), (30, 30 * MINUTE))
+
+
+class Rollups:
+    """Counts what ended, as servers do."""
+
+    def __init__(self, now: int) -> None:
+        self._now = now
+        self._sums: dict[tuple[int, str, str, str], list[int]] = {}
+
+    def __len__(self) -> int:
+        """Return how many rows there are."""
+        return len(self._sums)
+
+    def add(self, job: ClaimedJob, outcome: str, at: int, duration: int) -> None:
+        """An ended attempt is counted."""
+        age = self._now - at
+        if age >= _KEPT - DAY // 24:
+            return
+        slot = next(slot for days, slot in _SLOTS if age < days * DAY)
+        key = (at - at % slot, job.task, job.queue, outcome)
+        sums = self._sums.get(key)
+        if sums is None:
+            sums = self._sums[key] = [0] * (len(_BUCKETS) + 3)
+        sums[0] += 1
+        sums[1] += duration
+        sums[2 + bisect_left(_BUCKETS, duration)] += 1
+
+    def write(self, storage: Storage) -> Iterator[int]:
+        """The rows are stored; yield after each batch how many are."""
+        rows = (
+            Rollup(minute, task, queue, outcome, count, duration, tuple(histogram))
+            for (minute, task, queue, outcome), (count, duration, *histogram) in sorted(self._sums.items())
+        )
+        done = 0
+        while batch := list(islice(rows, _AT_MOST)):
+            storage.record_metrics(batch)
+            done += len(batch)
+            yield done

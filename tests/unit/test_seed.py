@@ -1,0 +1,192 @@
+"""What `python -m benchmarks.seed` makes up: a year of jobs that any storage could have come to by itself."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from contextlib import closing
+from itertools import pairwise
+
+import pytest
+
+from benchmarks.seed.shop import fire
+from benchmarks.seed.stage import Disturbed, Stage
+from benchmarks.seed.story import seed
+from firelock.lifecycle import is_legal
+from firelock.plugins import open_storage
+from firelock.serializer import JsonSerializer
+from firelock.storage import JobFilter
+from firelock.values import State
+
+JOBS = 2_000
+SECOND = 1_000_000
+DAY = 86_400 * SECOND
+NOW = 1_795_630_000 * SECOND  # 2026-11-25, a Wednesday, after six in the evening
+FINAL = (State.SUCCEEDED, State.FAILED, State.DELETED)
+
+
+def all_jobs(storage):
+    found, cursor = [], None
+    while page := storage.find(JobFilter(), limit=500, cursor=cursor):
+        found += page.jobs
+        cursor = page.cursor
+        if cursor is None:
+            return found
+    raise AssertionError
+
+
+@pytest.fixture(scope="module", params=["memory", "sqlite"])
+def storage(request, tmp_path_factory):
+    """A seeded storage, at which it is NOW; tests only look at it."""
+    url = "memory://"
+    if request.param == "sqlite":
+        url = f"sqlite:///{tmp_path_factory.mktemp('seed') / 'jobs.db'}?synchronous=normal"
+    with closing(open_storage(url)) as storage:
+        storage.migrate()
+        storage.clock_offset = NOW - storage.clock()
+        *_, told = seed(storage, fire.tasks(), JOBS)
+        assert told.jobs == JOBS
+        assert abs(storage.clock() - NOW) < 60 * SECOND
+        yield storage
+
+
+@pytest.fixture
+def jobs(storage):
+    """All its jobs."""
+    return all_jobs(storage)
+
+
+def test_a_seed_has_as_many_jobs_as_asked_for_in_every_state_queue_and_most_tasks(storage, jobs):
+    """Most have succeeded, some 2.5 % failed, 1 % deleted; the counts are those of the jobs."""
+    by_state = Counter(job.state for job in jobs)
+    counts = storage.counts()
+
+    assert len(jobs) == JOBS
+    assert {state: count for state, count in counts.by_state.items() if count} == by_state
+    assert set(by_state) == set(State)
+    assert 0.9 * JOBS < by_state[State.SUCCEEDED] < 0.97 * JOBS
+    assert 0.02 * JOBS < by_state[State.FAILED] < 0.03 * JOBS
+    assert {job.queue for job in jobs} == set(counts.by_queue)
+    assert len(counts.by_queue) == 8
+    assert len({job.task for job in jobs}) > 35
+
+
+def test_every_seeded_job_could_be_run_and_read(jobs):
+    """Arguments fit the tasks of the shop, results what these return; queue and priority are theirs."""
+    json_serializer = JsonSerializer()
+    for job in jobs:
+        info = fire.registry.get(job.task)
+        binder = fire.registry.binder(info)
+
+        binder.decode_text(job.arguments, json_serializer)
+        if job.state is State.SUCCEEDED:
+            binder.decode_result_text(job.result, json_serializer)
+        assert (job.queue, job.priority) == (info.queue, info.priority)
+
+
+def test_every_seeded_life_is_legal_and_in_order(storage, jobs):
+    """A claim writes no step, so what a run ends stands after enqueued; what has ended stays for years."""
+    now = storage.clock()
+    for job in jobs:
+        steps = storage.history(job.id)
+
+        if job.state in {State.SUCCEEDED, State.FAILED}:
+            instants = [job.created_at, job.enqueued_at, job.claimed_at, job.started_at, job.ended_at, now]
+            assert instants == sorted(instants), job
+        assert job.state not in FINAL or job.expires_at > now + 365 * DAY
+        assert steps[0].at == job.created_at
+        for before, after in pairwise(steps):
+            state = State.PROCESSING if after.attempt is not None else before.state
+            assert before.at <= after.at
+            assert is_legal(state, after.state), (job.id, before, after)
+
+
+def test_a_seed_has_what_pages_show(storage, jobs):
+    """Servers, one of them lost, retries, parents, errors, an incident, crashes, recurring jobs, a log."""
+    now = storage.clock()
+    by_id = {job.id: job for job in jobs}
+    of_state = {state: [job for job in jobs if job.state is state] for state in State}
+    sessions = {record.session.id: record for record in storage.list_sessions()}
+    definitions = storage.list_recurring(limit=100)
+    (paused,) = storage.list_records("queue")
+
+    assert sorted(record.expires_at < now for record in sessions.values()) == [False, False, True]
+    assert {job.session for job in of_state[State.PROCESSING]} == set(sessions)
+    assert all(job.due_at > now for job in of_state[State.SCHEDULED])
+    assert sum(job.is_retrying for job in of_state[State.SCHEDULED]) >= 5
+    assert all(by_id[job.parents[0].parent_id] for job in of_state[State.AWAITING])
+    assert max(job.attempt for job in of_state[State.FAILED]) == 11
+    assert sum(bool(job.error) and job.error.type == "ConnectionError" for job in jobs) >= 4
+    assert any(job.crashes == 3 for job in of_state[State.FAILED])
+    assert len(definitions) == 30
+    assert (
+        Counter((one.is_paused, one.error is not None, one.dropped > 0) for one in definitions)[
+            False, False, False
+        ]
+        == 27
+    )
+    assert (paused.key, json.loads(paused.value)["paused"]) == ("webhooks", True)
+    assert any(storage.read_log(job.id) for job in jobs if job.task == "shop.imports.import_prices")
+
+
+def test_the_rollups_of_a_seed_add_up_to_its_jobs(storage, jobs):
+    """What they say has succeeded in the last 20 days is what has."""
+    now = storage.clock()
+    since = (now - 20 * DAY) // DAY * DAY
+
+    rollups = storage.timeline(since, now + 60 * SECOND)
+    ended = [job for job in jobs if job.state is State.SUCCEEDED and job.ended_at >= since]
+
+    assert sum(rollup.count for rollup in rollups if rollup.outcome == "succeeded") == len(ended)
+
+
+def test_the_same_number_tells_the_same_story():
+    """Given the same now, two storages have equal jobs but for ids, and another number makes other ones."""
+
+    def told(number):
+        with closing(open_storage("memory://")) as storage:
+            for _ in seed(storage, fire.tasks(), 1_000, now=NOW, random_seed=number):
+                pass
+            return sorted((job.created_at, job.task, job.arguments, job.state) for job in all_jobs(storage))
+
+    assert told(1) == told(1) != told(2)
+
+
+def test_a_seed_that_is_broken_off_leaves_whole_jobs_that_nobody_holds():
+    """No job is left processing, no session alive, no clock wrong."""
+    with closing(open_storage("memory://")) as storage:
+        steps = seed(storage, fire.tasks(), 1_000)
+        made = next(step.jobs for step in steps if step.jobs >= 300)
+        steps.close()
+
+        jobs = all_jobs(storage)
+        assert len(jobs) == made
+        assert State.PROCESSING not in {job.state for job in jobs}
+        assert not any(record.is_alive for record in storage.list_sessions())
+        assert storage.clock_offset == 0
+
+
+def test_a_seed_that_meets_work_of_others_stops():
+    """Where jobs are missing when they are to be claimed, somebody else took them."""
+    with closing(open_storage("memory://")) as storage:
+        stage = Stage(storage, None)
+
+        with pytest.raises(Disturbed, match="1 jobs were to be claimed, 0 were there"), stage.opened():
+            stage.claim(1, stage.servers[0], stage.now)
+
+        assert not any(record.is_alive for record in storage.list_sessions())
+
+
+def test_a_storage_is_seeded_from_the_command_line_once(tmp_path):
+    """It says what it made; a storage that somebody may work with is left alone."""
+
+    def ask():
+        command = [sys.executable, "-m", "benchmarks.seed", "1000", "--storage", f"sqlite:///{tmp_path}/a.db"]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    made, refused = ask(), ask()
+
+    assert (made.returncode, made.stdout[:10]) == (0, "1,000 jobs"), made.stderr
+    assert (refused.returncode, "A server works on" in refused.stderr) == (1, True)
