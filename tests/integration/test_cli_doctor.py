@@ -37,7 +37,7 @@ def app():
 
 def found(app, *, knows_tasks=False):
     """Return the findings of an app whose host has the storage's clock, as (is_error, what)."""
-    diagnosis = diagnose(app, host_clock=app.storage.clock, knows_tasks=knows_tasks)
+    diagnosis = diagnose(app.runtime, host_clock=app.storage.clock, knows_tasks=knows_tasks)
     return [(finding.is_error, finding.what) for finding in diagnosis.findings]
 
 
@@ -210,7 +210,7 @@ def test_what_the_storage_finds_is_told():
             return {"storage": "memory://", "durability": "none"}
 
     with Firelock(Ailing()) as app:
-        diagnosis = diagnose(app, host_clock=app.storage.clock, knows_tasks=False)
+        diagnosis = diagnose(app.runtime, host_clock=app.storage.clock, knows_tasks=False)
 
     assert list(diagnosis.findings) == [Finding(True, "It evicts.", "Set noeviction.")]
     assert diagnosis.about["durability"] == "none"
@@ -225,7 +225,7 @@ def test_a_storage_that_does_not_answer_is_the_finding():
             raise StorageUnavailable("Connection refused.")
 
     with Firelock(Away()) as app:
-        diagnosis = diagnose(app, host_clock=lambda: 0, knows_tasks=False)
+        diagnosis = diagnose(app.runtime, host_clock=lambda: 0, knows_tasks=False)
 
     assert [(finding.is_error, finding.what) for finding in diagnosis.findings] == [
         (True, "Connection refused.")
@@ -267,7 +267,7 @@ def test_the_skew_is_measured_from_the_middle_of_the_round_trip(app):
     """A storage ten seconds ahead is found by a host whose clock is read before and after."""
     here = app.storage.clock() - 10 * SECOND
 
-    diagnosis = diagnose(app, host_clock=lambda: here, knows_tasks=False)
+    diagnosis = diagnose(app.runtime, host_clock=lambda: here, knows_tasks=False)
 
     assert [finding.what[:31] for finding in diagnosis.findings] == ["The storage's clock is 10 s ahe"]
 

@@ -95,7 +95,7 @@ class Worker:
         self.fire = fire
         self.holder = Holder(f"session of {name}", name)
         self.console = Console(fire.client.clock.now)
-        self.runner = Runner(fire, self.console)
+        self.runner = Runner(fire.runtime, self.console)
         fire.storage.begin_session(
             NewSession(self.holder.session, f"server of {name}", name, "host", 7, 0, 1e9, 1, "*")
         )

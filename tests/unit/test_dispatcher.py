@@ -49,12 +49,12 @@ class Crew:
         console = Console(self.fire.client.clock.now)
         server = ServerInfo("server-a", "host:a", "*", self.workers, 7)
         self.desk = Desk(
-            Runner(self.fire, console), console, self.board, server, self.app_spec, self.wake
+            Runner(self.fire.runtime, console), console, self.board, server, self.app_spec, self.wake
         )  # fmt: skip
         self.threads = ThreadWorkers(self.desk, self.workers)
         self.coroutines = AsyncWorkers(self.desk, self.async_workers, self.workers)
         self.dispatcher = Dispatcher(
-            self.fire, self.desk, threads=self.threads, coroutines=self.coroutines,
+            self.fire.runtime, self.desk, threads=self.threads, coroutines=self.coroutines,
             queues=parse_queues(self.queues), metrics=self.metrics,
         )  # fmt: skip
         self.dispatcher.on_session_lost = self.lost.append

@@ -385,7 +385,7 @@ def test_the_process_answers_each_line(bench):
     lines = "".join(json.dumps({"job": order, "holder": holder}) + "\n" for order in orders)
     answers = []
 
-    _serve(bench.fire, BytesIO(lines.encode()), answers.append)
+    _serve(bench.fire.runtime, BytesIO(lines.encode()), answers.append)
 
     assert ["42", None] == [answer["transition"]["result"] for answer in answers]
     assert "is not registered on server host:a" in answers[1]["transition"]["reason"]

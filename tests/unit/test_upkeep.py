@@ -67,7 +67,7 @@ class Scene:
             None, lambda: None,
         )  # fmt: skip
         self.upkeep = Upkeep(
-            self.fire, self.desk, dispatcher=self.dispatched, coroutines=self.dispatched,
+            self.fire.runtime, self.desk, dispatcher=self.dispatched, coroutines=self.dispatched,
             metrics=self.metrics, board=self.board,
         )  # fmt: skip
 

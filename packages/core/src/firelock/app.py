@@ -26,6 +26,7 @@ from firelock.plugins import Plugins
 from firelock.recurring import Recurring
 from firelock.registry import Registry
 from firelock.results import Results
+from firelock.runtime import Runtime, ServedApp
 from firelock.settings import Settings
 from firelock.storage import Storage
 from firelock.task import (
@@ -68,7 +69,7 @@ _TASK_OPTIONS = {
 }
 
 
-class Firelock(NamedTasks):
+class Firelock(NamedTasks, ServedApp):
     """An app: its tasks, and the storage its jobs live in.
 
     Args:
@@ -113,7 +114,8 @@ class Firelock(NamedTasks):
         self.audit = Audit(self._client)
         self.catalogue = Catalogue(self._client)
         self.operations = Operations(self._client, self.lock)
-        self.recurring = self._client.recurring = Recurring(self._client, self._register)
+        self.recurring: Recurring = Recurring(self._client, self._register)
+        self._client.recurring = self.recurring
 
     def _open_storage(self, storage: str | Storage | object | None) -> Storage:
         if storage is None:
@@ -173,6 +175,13 @@ class Firelock(NamedTasks):
     def client(self) -> Client:
         """The side that creates jobs; a server uses it to fire recurring jobs."""
         return self._client
+
+    @property
+    def runtime(self) -> Runtime:
+        """The parts that servers and the doctor work with."""
+        return Runtime(
+            self.storage, self._client.clock, self.registry, self.plugins, self._client, self.settings
+        )  # fmt: skip
 
     def __repr__(self) -> str:
         """Return the app with its storage's address, without a password."""
@@ -328,7 +337,7 @@ class Firelock(NamedTasks):
         from firelock.doctor import diagnose, host_clock  # noqa: PLC0415 - most programs never ask
 
         knows = any(True for _ in self.registry) if knows_tasks is None else knows_tasks
-        return diagnose(self, host_clock=host_clock, knows_tasks=knows)
+        return diagnose(self.runtime, host_clock=host_clock, knows_tasks=knows)
 
     async def adiagnose(self, *, knows_tasks: bool | None = None) -> Diagnosis:
         """Diagnose without blocking the event loop."""

@@ -10,13 +10,14 @@ import attrs
 
 from firelock import lifecycle
 from firelock.definitions import RecurringJob, is_newer
-from firelock.operators import QueueView, ServerView
+from firelock.operators import Queues, QueueView, Servers, ServerView
+from firelock.recurring import stored_definitions
 from firelock.storage import Feature, Finding, JobFilter, SchemaState
 from firelock.values import JobRecord, On, State
 from firelock.words import age, clock_time, shorten, span
 
 if TYPE_CHECKING:
-    from firelock.app import Firelock
+    from firelock.runtime import Runtime
 
 __all__ = ["Sight", "check_all", "check_clock", "check_schema", "look"]
 
@@ -55,35 +56,37 @@ class Sight:
         }
 
 
-def look(app: Firelock, *, knows_tasks: bool) -> Sight:
+def look(runtime: Runtime, *, knows_tasks: bool) -> Sight:
     """Return what there is to see; a handful of round trips, samples of at most 2,000 jobs a state."""
-    storage, now = app.storage, app.storage.clock()
+    storage, now = runtime.storage, runtime.storage.clock()
     unknown: Counter[str] = Counter()
     if knows_tasks:
-        unknown.update(job.task for job in _sample(app, State.ENQUEUED) if app.registry.get(job.task) is None)
+        unknown.update(
+            job.task for job in _sample(runtime, State.ENQUEUED) if runtime.tasks.get(job.task) is None
+        )
     unregistered: Counter[str] = Counter()
     unreadable: Counter[str] = Counter()
-    for job in _sample(app, State.SCHEDULED):
+    for job in _sample(runtime, State.SCHEDULED):
         unregistered[job.task] += _lacks_task(job)
         unreadable[job.serializer] += _lacks_serializer(job)
     return Sight(
         now,
         Feature.SHARED in storage.features,
-        app.queues.list(),
-        app.servers.list(),
-        list(app.recurring),
+        Queues(runtime.client).list(),
+        Servers(runtime.client).list(),
+        list(map(RecurringJob, stored_definitions(storage))),
         unknown,
         +unregistered,
         +unreadable,
-        sum((job.reason or "").startswith(_WAITS_IN_VAIN) for job in _sample(app, State.AWAITING)),
+        sum((job.reason or "").startswith(_WAITS_IN_VAIN) for job in _sample(runtime, State.AWAITING)),
         storage.counts().by_state,
     )
 
 
-def _sample(app: Firelock, state: State) -> Iterator[JobRecord]:
+def _sample(runtime: Runtime, state: State) -> Iterator[JobRecord]:
     cursor, seen = None, 0
     while seen < _SAMPLE:
-        page = app.storage.find(JobFilter(state=state), limit=_PAGE, cursor=cursor)
+        page = runtime.storage.find(JobFilter(state=state), limit=_PAGE, cursor=cursor)
         yield from page.jobs
         seen, cursor = seen + len(page.jobs), page.cursor
         if cursor is None:

@@ -13,7 +13,7 @@ from firelock.errors import SchemaMismatch, StorageError
 from firelock.storage import Finding
 
 if TYPE_CHECKING:
-    from firelock.app import Firelock
+    from firelock.runtime import Runtime
 
 __all__ = ["Diagnosis", "diagnose", "host_clock"]
 
@@ -39,24 +39,24 @@ def host_clock() -> int:
     return time.time_ns() // 1000
 
 
-def diagnose(app: Firelock, *, host_clock: Callable[[], int], knows_tasks: bool) -> Diagnosis:
+def diagnose(runtime: Runtime, *, host_clock: Callable[[], int], knows_tasks: bool) -> Diagnosis:
     """Return what is found, as far as the storage answers.
 
     Args:
-        app: what to look at.
+        runtime: what to look at.
         host_clock: this host's time in micros.
         knows_tasks: whether the app's tasks were imported, so that jobs can be compared with them.
     """
-    about: dict[str, str] = {"storage": app.storage.url}
+    about: dict[str, str] = {"storage": runtime.storage.url}
     findings: list[Finding] = []
     try:
-        schema = checks.check_schema(app.storage.schema())
+        schema = checks.check_schema(runtime.storage.schema())
         if schema is not None:
             return Diagnosis(about, [schema])
-        findings += checks.check_clock(_skew(app, host_clock), _WIDEST_SKEW)
-        about.update(app.storage.describe())
-        findings += app.storage.diagnose()
-        sight = checks.look(app, knows_tasks=knows_tasks)
+        findings += checks.check_clock(_skew(runtime, host_clock), _WIDEST_SKEW)
+        about.update(runtime.storage.describe())
+        findings += runtime.storage.diagnose()
+        sight = checks.look(runtime, knows_tasks=knows_tasks)
         about.update(sight.about())
         findings += checks.check_all(sight)
     except SchemaMismatch as error:
@@ -67,8 +67,8 @@ def diagnose(app: Firelock, *, host_clock: Callable[[], int], knows_tasks: bool)
     return Diagnosis(about, findings)
 
 
-def _skew(app: Firelock, host_clock: Callable[[], int]) -> int:
+def _skew(runtime: Runtime, host_clock: Callable[[], int]) -> int:
     """Return by how much the storage's clock is ahead of this host's, the round trip taken out."""
     before = host_clock()
-    there = app.storage.clock()
+    there = runtime.storage.clock()
     return there - (before + host_clock()) // 2

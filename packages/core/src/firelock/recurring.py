@@ -28,7 +28,7 @@ from firelock.handle import Job
 from firelock.ids import derived_id
 from firelock.options import shown
 from firelock.recurring_edits import Arguments, Edit, created, definition_of, edited, put_definition
-from firelock.storage import JobFilter, RecurringRecord
+from firelock.storage import JobFilter, RecurringRecord, Storage
 from firelock.storage.defaults import insert_surely
 from firelock.task import Call, TaskVerbs
 from firelock.threads import in_thread
@@ -36,13 +36,21 @@ from firelock.threads import in_thread
 if TYPE_CHECKING:
     from firelock.client import Client
 
-__all__ = ["Recurring"]
+__all__ = ["Recurring", "stored_definitions"]
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 _PAGE = 500
+
+
+def stored_definitions(storage: Storage) -> Iterator[RecurringRecord]:
+    """Yield every definition in order of id, page by page."""
+    after = ""
+    while page := storage.list_recurring(after=after, limit=_PAGE):
+        yield from page
+        after = page[-1].id
 
 
 @attrs.frozen
@@ -87,7 +95,7 @@ class Recurring:
             self._put(one.call, recurring_id, one.schedule, origin="code")
             for recurring_id, one in self._declared.items()
         ]
-        for record in self._all():
+        for record in stored_definitions(self._client.storage):
             is_ours = (
                 not is_newer(record)
                 and is_declared_once(record)
@@ -319,7 +327,7 @@ class Recurring:
 
     def __iter__(self) -> Iterator[RecurringJob]:
         """Iterate over every definition, page by page, in order of id."""
-        return map(RecurringJob, self._all())
+        return map(RecurringJob, stored_definitions(self._client.storage))
 
     async def __aiter__(self) -> AsyncIterator[RecurringJob]:
         """Iterate without blocking the event loop: `async for one in fire.recurring`."""
@@ -344,12 +352,6 @@ class Recurring:
         return await in_thread(self.runs, recurring_id, limit)
 
     # ---- operating ---------------------------------------------------------------------------------------
-
-    def _all(self) -> Iterator[RecurringRecord]:
-        after = ""
-        while page := self._client.storage.list_recurring(after=after, limit=_PAGE):
-            yield from page
-            after = page[-1].id
 
     def list(self, *, after: str = "", limit: int = 100) -> list[RecurringJob]:
         """Return a page of definitions in order of id, those above `after`."""

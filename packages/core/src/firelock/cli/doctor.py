@@ -40,7 +40,7 @@ def _examine(options: argparse.Namespace, screen: Screen) -> int:
     is_imported = has_source(options) and bool(options.app or project_table().get("app"))
     app = open_app(options, is_imported=is_imported)
     try:
-        diagnosis = diagnose(app, host_clock=host_clock, knows_tasks=is_imported)
+        diagnosis = diagnose(app.runtime, host_clock=host_clock, knows_tasks=is_imported)
     finally:
         app.close()
     if screen.is_json:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from firelock.cli.problem import Exit, Problem
 
@@ -128,7 +128,7 @@ def _load(spec: str, url: str | None, table: Mapping[str, object]) -> Firelock:
 
     try:
         with table_in_environment(table):
-            return load_app(spec, storage=url)
+            return cast("Firelock", load_app(spec, storage=url))  # no other class is a ServedApp
     except FirelockError:
         raise
     except Exception as error:

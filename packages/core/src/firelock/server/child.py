@@ -24,7 +24,7 @@ from firelock.task import Executor
 from firelock.values import Holder
 
 if TYPE_CHECKING:
-    from firelock.app import Firelock
+    from firelock.runtime import Runtime
 
 __all__ = ["Child", "check_runnable"]
 
@@ -41,7 +41,7 @@ class Child:
     """One set of workers.
 
     Args:
-        app: with its tasks registered.
+        runtime: of an app, with its tasks registered.
         board: with a place for each thread and each coroutine.
         server: for hooks and histories.
         queues: what to claim from.
@@ -53,7 +53,7 @@ class Child:
         imports: modules with tasks that it named.
     """
 
-    app: Firelock
+    runtime: Runtime
     board: Board
     server: ServerInfo
     queues: QueueChoice
@@ -77,10 +77,10 @@ class Child:
         Raises:
             ConfigurationError: there is no task to run.
         """
-        check_runnable(self.app, self.app_spec)
-        console, metrics = Console(self.app.client.clock.now), Metrics()
+        check_runnable(self.runtime, self.app_spec)
+        console, metrics = Console(self.runtime.clock.now), Metrics()
         desk = Desk(
-            Runner(self.app, console),
+            Runner(self.runtime, console),
             console,
             self.board,
             self.server,
@@ -92,7 +92,7 @@ class Child:
         self._threads = ThreadWorkers(desk, self.workers)
         self._coroutines = AsyncWorkers(desk, self.async_workers, self.workers)
         self._dispatcher = Dispatcher(
-            self.app,
+            self.runtime,
             desk,
             threads=self._threads,
             coroutines=self._coroutines,
@@ -100,7 +100,7 @@ class Child:
             metrics=metrics,
         )
         self._upkeep = Upkeep(
-            self.app,
+            self.runtime,
             desk,
             dispatcher=self._dispatcher,
             coroutines=self._coroutines,
@@ -132,7 +132,7 @@ class Child:
     # ---- the wake-up -------------------------------------------------------------------------------------
 
     def _wait_for_work(self) -> None:
-        storage, poll = self.app.storage, self.app.settings.poll
+        storage, poll = self.runtime.storage, self.runtime.settings.poll
         names = self.queues.names
         while not self._is_over.is_set():
             try:
@@ -175,7 +175,7 @@ class Child:
             self._dispatcher.abandon("server stopped while the job was running")
         self._wait_for(lambda: self._dispatcher.holds_nothing, _SETTLE_GRACE)
         self._is_over.set()
-        self.app.storage.interrupt()
+        self.runtime.storage.interrupt()
         if not self._dispatcher.stop(_SETTLE_GRACE):
             log.error("The last ends could not be written: the storage does not answer.")
         self._upkeep.stop(_SETTLE_GRACE)
@@ -195,14 +195,14 @@ class Child:
             pause.wait(0.01)
 
 
-def check_runnable(app: Firelock, app_spec: str | None) -> None:
+def check_runnable(runtime: Runtime, app_spec: str | None) -> None:
     """The app has tasks, every signature can be bound, and tasks that need a process can have one.
 
     Raises:
         ConfigurationError: it has none, or a process could not find the app.
         TaskError: a task's annotations cannot be used.
     """
-    tasks = app.registry.runnable()
+    tasks = runtime.tasks.runnable()
     if not tasks:
         message = (
             "This server has no task to run. Decorate functions with @fire.task, and name their modules in "
@@ -210,7 +210,7 @@ def check_runnable(app: Firelock, app_spec: str | None) -> None:
         )
         raise ConfigurationError(message)
     for info in tasks:
-        app.registry.binder(info)
+        runtime.tasks.binder(info)
         if info.executor is Executor.PROCESS and app_spec is None:
             message = (
                 f'Task {info.name!r} has executor="process", but the app stands in no module that another '

@@ -23,7 +23,7 @@ from firelock.server.supervisor import EXIT_FAILED, EXIT_OK, EXIT_UNREACHABLE, E
 from firelock.server.surroundings import enable_loggers, keep_streams_open, log_to_stderr
 
 if TYPE_CHECKING:
-    from firelock.app import Firelock
+    from firelock.runtime import Runtime
 
 log = logging.getLogger(__name__)
 
@@ -44,39 +44,40 @@ class ChildProcess:
     def run(self) -> int:
         """Serve until told to stop; return the exit code."""
         app = load_app(self._options["app_spec"], storage=self._options["storage"])
+        runtime = app.runtime
         for name in self._options["imports"]:
             load_module(name)
         enable_loggers()
-        check_runnable(app, self._options["app_spec"])
+        check_runnable(runtime, self._options["app_spec"])
         queues = parse_queues(self._options["queues"])
-        total = self._options["workers"] or app.settings.worker_count
-        coroutines = self._options["async_workers"] or app.settings.async_workers
+        total = self._options["workers"] or runtime.settings.worker_count
+        coroutines = self._options["async_workers"] or runtime.settings.async_workers
         workers = share(total, self._options["processes"], self._options["place"])
         board = Board.allocate(self._memory, workers + coroutines)
         os.close(self._memory)
         server = ServerInfo(
             self._options["server_id"], self._options["name"], str(queues), total, os.getpid()
         )
-        about = self._about(app, server) if self._options["is_first"] else []
+        about = self._about(runtime, server) if self._options["is_first"] else []
         if self._options["is_first"]:
-            app.storage.clock()  # connects: an unreachable storage is said here, in one line
+            runtime.storage.clock()  # connects: an unreachable storage is said here, in one line
             app.recurring.sync()
-        app.plugins.worker_process_started(server)
+        runtime.plugins.worker_process_started(server)
         enable_loggers()  # a plugin may configure logging there
         self._child = Child(
-            app, board, server, queues, workers, coroutines, self._options["app_spec"],
+            runtime, board, server, queues, workers, coroutines, self._options["app_spec"],
             self._report_lost, self._options["storage"], self._options["imports"],
         )  # fmt: skip
         self._say({"ready": {
-            "storage": app.storage.connect_url, "settings": app.settings.to_json(), "workers": workers,
-            "queues": str(queues), "about": about, "places": board.workers,
+            "storage": runtime.storage.connect_url, "settings": runtime.settings.to_json(),
+            "workers": workers, "queues": str(queues), "about": about, "places": board.workers,
         }})  # fmt: skip
         threading.Thread(target=self._obey_all, name="firelock-orders", daemon=True).start()
         grace = self._stopping.get()
         stuck = self._child.stop(grace)
         if self._options["place"] == 0:
-            app.plugins.server_stopped(server)
-        app.plugins.worker_process_stopped(server)
+            runtime.plugins.server_stopped(server)
+        runtime.plugins.worker_process_stopped(server)
         app.close()
         if stuck:
             logging.shutdown()
@@ -84,15 +85,15 @@ class ChildProcess:
         return EXIT_OK
 
     @staticmethod
-    def _about(app: Firelock, server: ServerInfo) -> list[str]:
-        tasks = len(app.registry.runnable())
+    def _about(runtime: Runtime, server: ServerInfo) -> list[str]:
+        tasks = len(runtime.tasks.runnable())
         lines = [
             f"Firelock server {server.name}: {server.workers} workers, queues {server.queues}, {tasks} tasks"
         ]
-        lines += [f"  {name}: {value}" for name, value in app.storage.describe().items()]
+        lines += [f"  {name}: {value}" for name, value in runtime.storage.describe().items()]
         lines += [
             f"  plugin {info.name}: {info.distribution} {info.version}".rstrip()
-            for info in app.plugins.listing()
+            for info in runtime.plugins.listing()
             if info.distribution != _PROGRAM
         ]
         return lines
@@ -131,7 +132,7 @@ class ChildProcess:
                 is_started = True
                 child.start(order["session"])
                 if self._options["is_first"]:
-                    child.app.plugins.server_started(child.server)
+                    child.runtime.plugins.server_started(child.server)
             elif "session" in order:
                 child.adopt(order["session"])
             elif "quiet" in order and is_started:

@@ -23,7 +23,7 @@ from firelock.storage import Claim, Exchange
 from firelock.values import Holder
 
 if TYPE_CHECKING:
-    from firelock.app import Firelock
+    from firelock.runtime import Runtime
     from firelock.server.metrics import Metrics
     from firelock.server.queue_choice import QueueChoice
 
@@ -42,7 +42,7 @@ class Dispatcher:
 
     def __init__(
         self,
-        app: Firelock,
+        runtime: Runtime,
         desk: Desk,
         *,
         threads: ThreadWorkers,
@@ -50,18 +50,18 @@ class Dispatcher:
         queues: QueueChoice,
         metrics: Metrics,
     ) -> None:
-        self._app = app
-        self._storage = app.storage
-        self._clock = app.client.clock
+        self._runtime = runtime
+        self._storage = runtime.storage
+        self._clock = runtime.clock
         self._desk = desk
         self._threads = threads
         self._coroutines = coroutines
         self._queues = queues
-        self._settler = Settler(app, desk, metrics)
-        self._ahead = ClaimAhead(app.settings.claim_ahead)
-        on_loop = [info.is_async and not desk.runs_apart(info) for info in app.registry.runnable()]
+        self._settler = Settler(runtime, desk, metrics)
+        self._ahead = ClaimAhead(runtime.settings.claim_ahead)
+        on_loop = [info.is_async and not desk.runs_apart(info) for info in runtime.tasks.runnable()]
         self._has_async, self._has_sync = any(on_loop), not all(on_loop)
-        self._async_window = app.settings.async_workers if not self._has_sync else 1
+        self._async_window = runtime.settings.async_workers if not self._has_sync else 1
         self._holder: Holder | None = None  # None: claim nothing
         self._flag = threading.Event()
         self._dry = threading.Event()  # the last claim got less than it asked for
@@ -317,7 +317,7 @@ class Dispatcher:
             self._async_window = max(1, min(self._coroutines.limit, grown))
 
     def _is_async(self, ticket: Ticket) -> bool:
-        info = self._app.registry.get(ticket.job.task)
+        info = self._runtime.tasks.get(ticket.job.task)
         return info is not None and info.is_async and not self._desk.runs_apart(info, ticket.job.crashes)
 
     # ---- fairness ----------------------------------------------------------------------------------------
@@ -343,7 +343,7 @@ class Dispatcher:
         if since < 1.0 or self._holder is None:
             return False
         # Also who holds nothing asks, only more seldom: a storage that failed over may have forgotten an end.
-        if since >= self._app.settings.heartbeat * (1 if self._settler.held else _IDLE_HEARTBEATS):
+        if since >= self._runtime.settings.heartbeat * (1 if self._settler.held else _IDLE_HEARTBEATS):
             return True
         return self._reconciled_at == 0.0 or any(
             run.started and now - run.started > _LONG_RUN for run in self.runs()
@@ -397,5 +397,5 @@ class Dispatcher:
         """Return how long to wait at most: the poll, or a moment while jobs wait here behind long ones."""
         if self._threads.waiting or self._coroutines.waiting:
             return _FLUSH_WAIT
-        poll = self._app.settings.poll
+        poll = self._runtime.settings.poll
         return min(poll, FULL_PAUSE) if self._coroutines.is_full else poll

@@ -25,7 +25,7 @@ from firelock.storage import NewSession, Renewal
 from firelock.threads import in_thread
 
 if TYPE_CHECKING:
-    from firelock.app import Firelock
+    from firelock.runtime import ServedApp
 
 __all__ = ["InsideServer"]
 
@@ -42,14 +42,14 @@ class InsideServer:
 
     def __init__(
         self,
-        app: Firelock,
+        app: ServedApp,
         *,
         queues: Sequence[str] | str | None,
         workers: int | None,
         async_workers: int | None,
         name: str | None,
     ) -> None:
-        settings = app.settings
+        settings = app.runtime.settings
         self._app = app
         self._queues = parse_queues(queues)
         self._workers = settings.worker_count if workers is None else _at_least_one("workers", workers)
@@ -79,27 +79,28 @@ class InsideServer:
         self._stop_asked.clear()
         app = self._app
         app.load_imports()
-        app_spec = locate_app(app)
-        check_runnable(app, app_spec)
+        app_spec, runtime = locate_app(app), app.runtime
+        check_runnable(runtime, app_spec)
+        self._runtime = runtime
         server = self._server = ServerInfo(new_id(), self.name, str(self._queues), self._workers, os.getpid())
         self._board = Board.create(self._workers + self._async_workers)
         self._keeper = SessionKeeper(
-            app.storage, app.settings, server.id, on_lost=self._begin_anew, on_order=self._obey
+            runtime.storage, runtime.settings, server.id, on_lost=self._begin_anew, on_order=self._obey
         )
         try:
             app.recurring.sync()
-            app.plugins.worker_process_started(server)  # before the session: nothing is left of a failure
+            runtime.plugins.worker_process_started(server)  # before the session: nothing is left of a failure
             self._session = self._begin()
         except BaseException:
             self._board.close()
             raise
         self._keeper.start()
         self._child = Child(
-            app, self._board, server, self._queues, self._workers, self._async_workers, app_spec,
-            self._begin_anew, imports=locate_tasks(app),
+            runtime, self._board, server, self._queues, self._workers, self._async_workers, app_spec,
+            self._begin_anew, imports=locate_tasks(runtime.tasks),
         )  # fmt: skip
         self._child.start(self._session)
-        app.plugins.server_started(server)
+        runtime.plugins.server_started(server)
         return self
 
     def _begin(self) -> str:
@@ -107,8 +108,8 @@ class InsideServer:
         if server is None:  # pragma: no cover - `start` has set it
             raise AssertionError(self)
         session = NewSession(
-            new_id(), server.id, server.name, socket.gethostname(), os.getpid(), self._app.client.clock.now(),
-            float(self._app.settings.session_timeout), self._workers, str(self._queues),
+            new_id(), server.id, server.name, socket.gethostname(), os.getpid(), self._runtime.clock.now(),
+            float(self._runtime.settings.session_timeout), self._workers, str(self._queues),
             installed_version(),
         )  # fmt: skip
         self._keeper.begin(session, self._board)
@@ -149,7 +150,7 @@ class InsideServer:
                 return
             self._is_stopping.set()
             self._keeper.mark("stopping")
-            stuck = child.stop(self._app.settings.grace if grace is None else grace)
+            stuck = child.stop(self._runtime.settings.grace if grace is None else grace)
             self._child = None
             with self._renewing:
                 self._keeper.stop()
@@ -157,16 +158,16 @@ class InsideServer:
             self._end_session()
             if not stuck:  # who still runs writes to it
                 self._board.close()
-            self._app.plugins.server_stopped(self._server)
-            self._app.plugins.worker_process_stopped(self._server)
+            self._runtime.plugins.server_stopped(self._server)
+            self._runtime.plugins.worker_process_stopped(self._server)
         self._stop_asked.set()
 
     def _end_session(self) -> None:
         session = self._session
         with contextlib.suppress(StorageError):  # how it is listed; its end matters more
-            self._app.storage.renew([Renewal(session, state="stopping")])
+            self._runtime.storage.renew([Renewal(session, state="stopping")])
         try:
-            self._app.storage.end_session(session, (), reason="server stopped")
+            self._runtime.storage.end_session(session, (), reason="server stopped")
         except StorageError as error:
             log.warning("Session %s could not be ended, so its jobs wait for its timeout: %s", session, error)
 

@@ -37,7 +37,7 @@ from firelock.values import ClaimedJob, ErrorInfo, Holder, State, Transition
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
-    from firelock.app import Firelock
+    from firelock.runtime import Runtime
     from firelock.task import TaskInfo
 
 __all__ = ["IsolatedProcess", "ProcessPool", "describe_exit"]
@@ -408,9 +408,9 @@ class _Orders:
             yield line
 
 
-def _serve(app: Firelock, jobs: Iterable[bytes], say: Callable[[Mapping[str, Any]], None]) -> None:
+def _serve(runtime: Runtime, jobs: Iterable[bytes], say: Callable[[Mapping[str, Any]], None]) -> None:
     console = _PipeConsole(say)
-    runner, surroundings = Runner(app, console), Surroundings()
+    runner, surroundings = Runner(runtime, console), Surroundings()
     for line in jobs:
         order = json.loads(line)
         fields = order["job"]
@@ -468,7 +468,7 @@ def main() -> int:
         log_to_stderr(words.pop("log_level"))
         sys.path[:] = words.pop("path")
         app = load_in_job_process(app_spec, **words)
-        app.plugins.worker_process_started(server)
+        app.runtime.plugins.worker_process_started(server)
         enable_loggers()
     except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it is, the server has to know
         told = str(error) if isinstance(error, ConfigurationError) else f"{type(error).__name__}: {error}"
@@ -476,8 +476,8 @@ def main() -> int:
         say({"unready": told})
         return 2
     say({"ready": True})
-    _serve(app, lines, say)
-    app.plugins.worker_process_stopped(server)
+    _serve(app.runtime, lines, say)
+    app.runtime.plugins.worker_process_stopped(server)
     app.close()
     return 0
 

@@ -23,10 +23,11 @@ import attrs
 
 from firelock.client import Client
 from firelock.errors import ConfigurationError
+from firelock.runtime import ServedApp
 from firelock.task import MAIN_MODULES
 
 if TYPE_CHECKING:
-    from firelock.app import Firelock
+    from firelock.registry import Registry
 
 __all__ = [
     "Script",
@@ -78,7 +79,7 @@ def _importing() -> Iterator[None]:
         _Process.imports_app = former
 
 
-def load_in_job_process(spec: str, *, storage: str | None, imports: Sequence[str]) -> Firelock:
+def load_in_job_process(spec: str, *, storage: str | None, imports: Sequence[str]) -> ServedApp:
     """Return the app, imported in a process that runs nothing but jobs, with the modules of its tasks.
 
     Raises:
@@ -98,7 +99,7 @@ def load_in_job_process(spec: str, *, storage: str | None, imports: Sequence[str
     return app
 
 
-def load_app(spec: str, *, storage: str | None = None) -> Firelock:
+def load_app(spec: str, *, storage: str | None = None) -> ServedApp:
     """Return the app that a text such as "shop.jobs:fire" names, its imports done.
 
     Args:
@@ -108,8 +109,6 @@ def load_app(spec: str, *, storage: str | None = None) -> Firelock:
     Raises:
         ConfigurationError: there is no such module or attribute, importing it failed, or it is no Firelock.
     """
-    from firelock.app import Firelock  # noqa: PLC0415 - this module is cheap to load without it
-
     place, colon, attribute = spec.rpartition(":")
     if not colon or not place or not attribute:
         message = f"{spec!r} names no app; write module:name, such as shop.jobs:fire, or file.py:name."
@@ -124,7 +123,7 @@ def load_app(spec: str, *, storage: str | None = None) -> Firelock:
             raise ConfigurationError(f"{owner} has no {name!r}{_instead(module, place, near)}")
         app = getattr(app, name)
         reached.append(name)
-    if not isinstance(app, Firelock):
+    if not isinstance(app, ServedApp):
         what = f"{attribute!r} in {named} is {type(app).__name__}, no Firelock"
         raise ConfigurationError(what + _instead(module, place, []))
     if storage is not None:
@@ -136,9 +135,7 @@ def load_app(spec: str, *, storage: str | None = None) -> Firelock:
 
 def _instead(module: ModuleType, place: str, near: Sequence[str]) -> str:
     """Return the rest of a sentence: which apps stand in the module, or which names are near; what to do."""
-    from firelock.app import Firelock  # noqa: PLC0415 - as above
-
-    names = sorted(name for name, value in vars(module).items() if isinstance(value, Firelock))
+    names = sorted(name for name, value in vars(module).items() if isinstance(value, ServedApp))
     if len(names) == 1:
         return f"; its app is named {names[0]!r}: {place}:{names[0]}."
     if names:
@@ -216,7 +213,7 @@ def _load_file(path: Path) -> ModuleType:
 # ---- naming an app, for another process ------------------------------------------------------------------
 
 
-def locate_app(app: Firelock) -> str | None:
+def locate_app(app: ServedApp) -> str | None:
     """Return a text by which another process finds this app; None if it stands in no module's globals.
 
     The module that made it comes first, then any other, and the program that runs here last: importing that
@@ -238,9 +235,9 @@ def locate_app(app: Firelock) -> str | None:
     return f"{script.place}:{found[0][1]}"
 
 
-def locate_tasks(app: Firelock) -> list[str]:
+def locate_tasks(tasks: Registry) -> list[str]:
     """Return the modules of the app's tasks that another process can import by name, each once."""
-    names = dict.fromkeys(info.function.__module__ for info in app.registry.runnable())
+    names = dict.fromkeys(info.function.__module__ for info in tasks.runnable())
     return [
         name
         for name in names

@@ -22,8 +22,8 @@ from firelock.storage import Applied
 from firelock.values import ClaimedJob, Holder, State, Transition
 
 if TYPE_CHECKING:
-    from firelock.app import Firelock
     from firelock.context import Console
+    from firelock.runtime import Runtime
     from firelock.task import TaskInfo
 
 __all__ = ["CancelKind", "Ended", "ProcessDied", "Run", "Runner"]
@@ -83,15 +83,15 @@ class Ended:
 class Runner:
     """Turns claimed jobs into ended ones."""
 
-    def __init__(self, app: Firelock, console: Console) -> None:
-        self._app = app
-        self._registry = app.registry
-        self._plugins = app.plugins
-        self._serializers = app.client.serializers
-        self._clock = app.client.clock
-        self._retention = app.settings.retention
+    def __init__(self, runtime: Runtime, console: Console) -> None:
+        self._storage = runtime.storage
+        self._registry = runtime.tasks
+        self._plugins = runtime.plugins
+        self._serializers = runtime.client.serializers
+        self._clock = runtime.clock
+        self._retention = runtime.settings.retention
         self._keep = self._retention.succeeded
-        self._logs_failures = app.settings.log_failures
+        self._logs_failures = runtime.settings.log_failures
         self._console = console
         self._nothing: dict[str, tuple[str | None, str | None]] = {}
         self._waits: dict[str, tuple[int, int, int]] = {}  # what was put off here: attempt, retries, crashes
@@ -228,7 +228,7 @@ class Runner:
     def _complete(self, run: Run, within: object, result: object) -> None:
         """The job succeeds with the task's own transaction; the end that is sent later is a repeat."""
         transition = self._succeeded(run, self._clock.now(), result)
-        applied = self._app.storage.apply_within([transition], within)[0]
+        applied = self._storage.apply_within([transition], within)[0]
         if not applied.is_applied:
             message = "the job is no longer this run's; nothing of its transaction may stay"
             raise JobCancelled(message)

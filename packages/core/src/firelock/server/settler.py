@@ -21,7 +21,7 @@ from firelock.storage import Applied, Claim, Exchange, Held
 from firelock.values import ClaimedJob, Holder, Settled, State, Transition
 
 if TYPE_CHECKING:
-    from firelock.app import Firelock
+    from firelock.runtime import Runtime
     from firelock.server.metrics import Metrics
 
 __all__ = ["Settler"]
@@ -35,11 +35,11 @@ _IN_STORAGE = frozenset(result for result in Applied if result.is_applied)
 class Settler:
     """Sends ends until the storage has answered for each; it may answer that the job is no longer ours."""
 
-    def __init__(self, app: Firelock, desk: Desk, metrics: Metrics) -> None:
-        self._client = app.client
-        self._storage = app.storage
-        self._plugins = app.plugins
-        self._retention = app.settings.retention
+    def __init__(self, runtime: Runtime, desk: Desk, metrics: Metrics) -> None:
+        self._client = runtime.client
+        self._storage = runtime.storage
+        self._plugins = runtime.plugins
+        self._retention = runtime.settings.retention
         self._desk = desk
         self._metrics = metrics
         self._unsent: list[Ended] = []

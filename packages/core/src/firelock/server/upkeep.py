@@ -25,7 +25,7 @@ from firelock.server.runner import CancelKind
 from firelock.task import OnRisk
 
 if TYPE_CHECKING:
-    from firelock.app import Firelock
+    from firelock.runtime import Runtime
     from firelock.server.board import Board
     from firelock.server.dispatcher import Dispatcher
     from firelock.server.executors import AsyncWorkers, Desk
@@ -62,7 +62,7 @@ class Upkeep:
 
     def __init__(
         self,
-        app: Firelock,
+        runtime: Runtime,
         desk: Desk,
         *,
         dispatcher: Dispatcher,
@@ -70,9 +70,9 @@ class Upkeep:
         metrics: Metrics,
         board: Board,
     ) -> None:
-        self._app = app
-        self._storage = app.storage
-        self._clock = app.client.clock
+        self._runtime = runtime
+        self._storage = runtime.storage
+        self._clock = runtime.clock
         self._desk = desk
         self._dispatcher = dispatcher
         self._coroutines = coroutines
@@ -84,7 +84,7 @@ class Upkeep:
         self._trusts_clock_from = 0.0  # monotonic instant before which nobody is reaped
         self._had_right = True
         self._look_again = _FIRST_LOOK  # seconds, growing while what is due does not move
-        settings = app.settings
+        settings = runtime.settings
         # Every claim tells the next due instant and every end of a parent calls `release`: looking for both
         # is a second net, and seldom, so that an idle server stays below two storage calls a second.
         self._due = _Duty("due", _SELDOM * settings.sweep, self._promote_and_fire)
@@ -152,7 +152,7 @@ class Upkeep:
         if not is_there:
             self._trusts_clock_from = float("inf")
         elif self._trusts_clock_from == float("inf"):
-            self._trusts_clock_from = time.monotonic() + self._app.settings.session_timeout
+            self._trusts_clock_from = time.monotonic() + self._runtime.settings.session_timeout
 
     # ---- due instants ------------------------------------------------------------------------------------
 
@@ -172,7 +172,7 @@ class Upkeep:
     def _promote_and_fire(self) -> None:
         fired, refusal = 0, None
         try:
-            fired = fire_due(self._app.client)
+            fired = fire_due(self._runtime.client)
         except Exception as error:  # noqa: BLE001 - it is raised when due jobs have been enqueued
             refusal = error
         if fired:
@@ -220,7 +220,7 @@ class Upkeep:
                 return
 
     def _tell_tasks(self) -> None:
-        if not tell_tasks(self._app.client):
+        if not tell_tasks(self._runtime.client):
             self._catalogue.at = time.monotonic() + _CATALOGUE_AGAIN
 
     # ---- this child --------------------------------------------------------------------------------------

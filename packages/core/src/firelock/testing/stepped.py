@@ -68,7 +68,7 @@ class _WatchedRunner(Runner):
     """The server's runner, which here also keeps what a task raised and lets planned errors be raised."""
 
     def __init__(self, app: Firelock, console: Console, planned: _PlannedErrors) -> None:
-        super().__init__(app, console)
+        super().__init__(app.runtime, console)
         self._planned = planned
         self.errors: dict[str, BaseException] = {}
 

@@ -1,0 +1,62 @@
+"""What a server and the doctor take of an app: `Runtime`, a value that they read and never change."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from typing import Protocol
+
+import attrs
+
+from firelock.client import Client
+from firelock.clock import StorageClock
+from firelock.plugins import Plugins
+from firelock.registry import Registry
+from firelock.settings import Settings
+from firelock.storage import Storage
+
+__all__ = ["Runtime", "ServedApp"]
+
+
+@attrs.frozen
+class Runtime:
+    """The parts of an app, as they are at one moment: its storage may be another one later."""
+
+    storage: Storage
+    clock: StorageClock
+    tasks: Registry
+    plugins: Plugins
+    client: Client
+    settings: Settings
+
+
+class Declarations(Protocol):
+    """The recurring jobs that an app's code declares."""
+
+    def sync(self) -> object:
+        """What is declared is in the storage."""
+
+
+class ServedApp(abc.ABC):
+    """What a server asks of an app that it finds by name; `Firelock` is one."""
+
+    module: str | None
+    imports: Sequence[str]
+    recurring: Declarations
+
+    @property
+    @abc.abstractmethod
+    def runtime(self) -> Runtime:
+        """Return the parts of the app."""
+
+    @abc.abstractmethod
+    def use_storage(self, storage: str | Storage) -> None:
+        """Jobs live in another storage from now on."""
+
+    @abc.abstractmethod
+    def load_imports(self) -> None:
+        """The modules of `imports` are imported."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Threads have ended and connections are closed."""
