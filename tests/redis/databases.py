@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from firelock_redis.database import Database
+from firelock_redis.database import RedisDatabase
 from firelock_redis.url import parse_url
 from tests.redis.servers import RedisServer
 
@@ -13,10 +13,10 @@ __all__ = ["keys_of", "opened"]
 
 
 @contextmanager
-def opened(server: RedisServer, options: str = "") -> Iterator[Database]:
+def opened(server: RedisServer, options: str = "") -> Iterator[RedisDatabase]:
     """Yield an empty database at the server, with options such as `partitions=3`."""
     server.empty()
-    database = Database(parse_url(server.socket_url(options)))
+    database = RedisDatabase(parse_url(server.socket_url(options)))
     try:
         yield database
     finally:

@@ -14,8 +14,7 @@ from firelock import Firelock, StorageError
 from firelock.cli import main
 from firelock.testing import eventually
 from firelock_redis import health
-from firelock_redis.database import Database
-from firelock_redis.partitions import Partitions
+from firelock_redis.database import SCHEMA, RedisDatabase
 from firelock_redis.url import parse_url
 from tests.ports import HOST
 from tests.redis.servers import RedisServer
@@ -26,13 +25,10 @@ WELL = {
 }  # fmt: skip
 
 
-class Told:
-    """Primaries that say what a test wants, by INFO and CONFIG GET; in the place of a database."""
+class Primaries:
+    """Connections to primaries that say what a test wants, by INFO and CONFIG GET."""
 
-    def __init__(self, *primaries, options="", settings=(("save", ""), ("appendfsync", "everysec"))):
-        self.url = parse_url(f"redis://{HOST}:1/0?{options}")
-        self.partitions = Partitions("firelock", 1)
-        self.connections = self
+    def __init__(self, primaries, settings):
         self._primaries = {f"node-{number}": {**WELL, **told} for number, told in enumerate(primaries, 1)}
         self._settings = dict(settings)
 
@@ -45,29 +41,32 @@ class Told:
             raise StorageError("it may not")
         return {where: [name, self._settings[name]] for where in self._primaries}
 
-    def information(self):
-        return list(self._primaries.values())
+    def call(self, command, *_):
+        return {"SCARD": 0, "EVALSHA": [SCHEMA, 1]}[command]
 
-    def call(self, command, _):
-        assert command == "SCARD"
-        return 0
+
+def database_of(*primaries, options="", settings=(("save", ""), ("appendfsync", "everysec"))):
+    """Return a database whose primaries say that."""
+    database = RedisDatabase(parse_url(f"redis://{HOST}:1/0?{options}"))
+    database.connections = Primaries(primaries, settings)
+    return database
 
 
 def found(*primaries, **more):
     """What is found, each as: whether it is an error, and what."""
-    return [(one.is_error, one.what) for one in health.diagnose(Told(*primaries, **more))]
+    return [(one.is_error, one.what) for one in health.diagnose(database_of(*primaries, **more))]
 
 
 def durability(told, **more):
     """What is said of how safe jobs are."""
-    return health.describe(Told(told, **more))["durability"]
+    return health.describe(database_of(told, **more))["durability"]
 
 
 @pytest.fixture
 def database(server):
     """An empty one."""
     server.empty()
-    database = Database(parse_url(server.socket_url()))
+    database = RedisDatabase(parse_url(server.socket_url()))
     yield database
     database.close()
 
@@ -86,13 +85,13 @@ def database(server):
 def test_a_server_that_is_too_old_is_refused_by_name(told, name):
     """The line says what it is, and what it had to be."""
     with pytest.raises(StorageError, match=rf"it is {name}; Firelock needs Redis 6.2 or Valkey 7.2"):
-        health.require_usable(Told(told))
+        database_of(told).prepare()
 
 
 def test_one_old_node_among_new_ones_is_refused():
     """A partition may lie there, now or after a slot has moved."""
     with pytest.raises(StorageError, match=r"Redis 6\.0\.9"):
-        health.require_usable(Told({}, {"redis_version": "6.0.9"}, {}))
+        database_of({}, {"redis_version": "6.0.9"}, {}).prepare()
 
 
 @pytest.mark.parametrize(
@@ -105,7 +104,7 @@ def test_one_old_node_among_new_ones_is_refused():
 )
 def test_the_oldest_supported_and_newer_ones_are_used(told):
     """Versions are compared as numbers, and Valkey by its own."""
-    health.require_usable(Told(told))
+    database_of(told).prepare()
 
 
 def test_an_evicting_policy_is_refused_unless_it_is_accepted():
@@ -113,9 +112,9 @@ def test_an_evicting_policy_is_refused_unless_it_is_accepted():
     told = {"maxmemory_policy": "volatile-lru"}
 
     with pytest.raises(StorageError, match=r"volatile-lru.*noeviction.*\?eviction=allow"):
-        health.require_usable(Told(told))
+        database_of(told).prepare()
 
-    health.require_usable(Told(told, options="eviction=allow"))
+    database_of(told, options="eviction=allow").prepare()
 
 
 # ---- what is said of it ----------------------------------------------------------------------------------
@@ -147,7 +146,7 @@ def test_a_real_server_is_described(database, program):
 def test_persistence_is_told_as_it_is_set(program, options, expected):
     """Snapshots are known of before the first one is made."""
     with RedisServer(program, options) as server:
-        database = Database(parse_url(server.url()))
+        database = RedisDatabase(parse_url(server.url()))
 
         said = health.describe(database)["durability"]
 
@@ -159,7 +158,7 @@ def test_who_may_not_ask_for_settings_reckons_with_the_worst(server):
     """A user without CONFIG, or a server that has none, is no error."""
     server.empty()
     server.ask("ACL", "SETUSER", "limited", "reset", "on", ">secret", "~*", "&*", "+@all", "-config")
-    database = Database(parse_url(f"redis://limited:secret@{HOST}:{server.port}/0"))
+    database = RedisDatabase(parse_url(f"redis://limited:secret@{HOST}:{server.port}/0"))
 
     said = health.describe(database)["durability"]
     findings = [finding.what for finding in health.diagnose(database)]
@@ -186,7 +185,7 @@ def test_primaries_that_differ_are_told_apart(cluster):
     """A text that holds for all of them stands once, with how many they are."""
     cluster.empty()
     cluster.nodes[0].ask("CONFIG", "SET", "save", "60 1")
-    database = Database(parse_url(cluster.url()))
+    database = RedisDatabase(parse_url(cluster.url()))
 
     said = health.describe(database)
     findings = [finding.what for finding in health.diagnose(database)]
@@ -295,7 +294,7 @@ def test_a_snapshot_that_fails_on_a_real_server_is_found(program):
         (server.folder / "dump.rdb").mkdir()  # so that the snapshot cannot take its place
         server.ask("BGSAVE")
         eventually(lambda: server.info("persistence")["rdb_last_bgsave_status"] == "err")
-        database = Database(parse_url(server.url()))
+        database = RedisDatabase(parse_url(server.url()))
 
         findings = health.diagnose(database)
 

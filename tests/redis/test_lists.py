@@ -14,7 +14,7 @@ from firelock.testing.ends import deletes, fails, retries, succeeds
 from firelock.testing.handles import SECOND, STAMP
 from firelock.testing.scene import Running, Scene, error_info
 from firelock.values import JobRecord, State
-from firelock_redis.places import PAGE_COST, RARE, SCRIPT_COST
+from firelock_redis.find import PAGE_COST, RARE, SCRIPT_COST
 from tests.redis.programs import Program
 from tests.redis.servers import RedisServer
 from tests.scenes import scene_at

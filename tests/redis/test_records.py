@@ -10,7 +10,7 @@ import pytest
 
 from firelock.storage import StorageError, StorageUnavailable
 from firelock.testing.race import race
-from firelock_redis.database import Database
+from firelock_redis.database import RedisDatabase
 from firelock_redis.records import (
     delete_record,
     get_record,
@@ -28,25 +28,25 @@ PAUSED, RESUMED = json.dumps({"paused": True}), json.dumps({"paused": False})
 
 
 @pytest.fixture
-def database(server: RedisServer) -> Iterator[Database]:
+def database(server: RedisServer) -> Iterator[RedisDatabase]:
     """An empty database of one partition."""
     with opened(server) as database:
         yield database
 
 
 @pytest.fixture
-def parted(server: RedisServer) -> Iterator[Database]:
+def parted(server: RedisServer) -> Iterator[RedisDatabase]:
     """An empty database of several partitions."""
     with opened(server, f"partitions={PARTITIONS}") as database:
         yield database
 
 
-def put(database: Database, key: str, value: str, kind: str = "queue") -> int | None:
+def put(database: RedisDatabase, key: str, value: str, kind: str = "queue") -> int | None:
     """The record is stored, whatever was there."""
     return put_record(database, kind, key, value, expected_version=None)
 
 
-def paused(database: Database) -> list[set[str]]:
+def paused(database: RedisDatabase) -> list[set[str]]:
     """Return the paused queues of each partition."""
     return [
         set(database.connections.call("SMEMBERS", f"{base}:paused")) for base in database.partitions.bases

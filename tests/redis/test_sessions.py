@@ -13,7 +13,7 @@ from firelock.testing.ends import deletes, requeues
 from firelock.testing.handles import DAY, SECOND
 from firelock.testing.scene import Scene
 from firelock.values import ClaimedJob
-from firelock_redis.database import Database
+from firelock_redis.database import RedisDatabase
 from firelock_redis.sessions import (
     begin_session,
     end_session,
@@ -32,7 +32,7 @@ OPTIONS = f"partitions={PARTITIONS}"
 AT_ONCE = 400  # jobs that one step of an end takes
 
 
-class Interrupted(Database):
+class Interrupted(RedisDatabase):
     """A database whose partitions from some one on cannot be reached by the end of a session.
 
     And one in which a session may be renewed right after a sweep has seen that it expired.
@@ -42,7 +42,7 @@ class Interrupted(Database):
     renewed_late: str | None = None
 
     def run(self, name: str, partition: int, *arguments: object) -> object:
-        """See `Database.run`."""
+        """See `RedisDatabase.run`."""
         if name == "take_jobs" and partition >= self.first_away:
             raise StorageUnavailable("that node is away")
         reply = super().run(name, partition, *arguments)
@@ -89,7 +89,7 @@ def partition(id: str) -> str:
     return id[-2:]
 
 
-def alive_in(database: Database, name: str = "a") -> list[str | None]:
+def alive_in(database: RedisDatabase, name: str = "a") -> list[str | None]:
     """Return what each partition knows of the session's life."""
     return [
         database.connections.call("HGET", f"{base}:s:{name}", "alive") for base in database.partitions.bases
@@ -239,7 +239,7 @@ def test_a_stray_session_is_ended_where_it_lives(scene: Scene, server: RedisServ
     ids = a_job_in_each_partition(scene)
     holder = scene.begin()
     scene.claim(holder, len(ids))
-    with closing(Database(parse_url(server.socket_url(OPTIONS)))) as database:
+    with closing(RedisDatabase(parse_url(server.socket_url(OPTIONS)))) as database:
         database.connections.call("DEL", f"{database.partitions.bases[0]}:s:{holder.session}")
 
         scene.storage.prune(10)

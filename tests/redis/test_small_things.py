@@ -18,12 +18,12 @@ from firelock.storage import (
     State,
     StorageError,
 )
-from firelock_redis.database import Database
+from firelock_redis.database import RedisDatabase
 from firelock_redis.insert import fire_recurring, insert_jobs
 from firelock_redis.locks import acquire_lock, release_lock, renew_lock
 from firelock_redis.logs import append_logs, get_progress, read_log
 from firelock_redis.metrics import prune_metrics, record_metrics, timeline
-from firelock_redis.recurring import (
+from firelock_redis.records import (
     due_recurring,
     get_recurring,
     list_recurring,
@@ -41,14 +41,14 @@ BASE = 30_000_000 * MINUTE
 
 
 @pytest.fixture
-def database(server: RedisServer) -> Iterator[Database]:
+def database(server: RedisServer) -> Iterator[RedisDatabase]:
     """An empty database of one partition."""
     with opened(server) as database:
         yield database
 
 
 @pytest.fixture
-def parted(server: RedisServer) -> Iterator[Database]:
+def parted(server: RedisServer) -> Iterator[RedisDatabase]:
     """An empty database of several partitions."""
     with opened(server, "partitions=5") as database:
         yield database
@@ -284,7 +284,7 @@ def test_old_rollups_are_pruned_in_bounds(database, server):
 # ---- logs ------------------------------------------------------------------------------------------------
 
 
-def known(database: Database, count: int) -> list[str]:
+def known(database: RedisDatabase, count: int) -> list[str]:
     """Return ids of jobs that are there, as far as a log can tell, in every partition."""
     ids = [f"{number:036x}" for number in range(count)]
     for id in ids:

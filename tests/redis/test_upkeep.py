@@ -13,7 +13,7 @@ from firelock.testing.ends import deletes, fails, requeues, retries, snoozes, su
 from firelock.testing.handles import DAY, HOUR, SECOND
 from firelock.testing.scene import Running, Scene
 from firelock.values import Edge, LogLine, On, Progress, State
-from firelock_redis.database import Database
+from firelock_redis.database import RedisDatabase
 from firelock_redis.upkeep import next_due_at
 from firelock_redis.url import parse_url
 from tests.redis.databases import keys_of
@@ -343,7 +343,7 @@ def test_the_next_instant_is_that_of_any_partition(scene: Scene, server: RedisSe
     """The next due instant is the earliest of all partitions, recurring definitions among them."""
     at = scene.now() + HOUR
     scene.add(id=in_partition(1, 3), state=State.SCHEDULED, due_at=at + 1)
-    database = Database(parse_url(server.socket_url(OPTIONS)))
+    database = RedisDatabase(parse_url(server.socket_url(OPTIONS)))
 
     before = next_due_at(database)
     scene.storage.put_recurring(
@@ -388,7 +388,7 @@ def test_more_than_one_script_moves_is_moved_by_one_call(scene: Scene) -> None:
 
 def prune_once(scene: Scene, server: RedisServer) -> list[int]:
     """Return how many jobs one script pruned of those it may, and whether there is more to look at."""
-    database = Database(parse_url(server.socket_url()))
+    database = RedisDatabase(parse_url(server.socket_url()))
     database.clock_offset = scene.storage.clock_offset
     pruned, more, _ = database.run("prune", 0, database.clock_offset, 1_000, '"gone"')
     database.close()

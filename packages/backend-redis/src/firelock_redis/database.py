@@ -1,38 +1,45 @@
-"""One Redis as the rest of this package sees it: partitions, and scripts that are run in them."""
+"""One Redis as the rest of this package sees it: a prefix in partitions, and scripts that are run there."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from redis.exceptions import NoScriptError
 
-from firelock.storage import StorageUnavailable
-from firelock_redis import health
-from firelock_redis.cluster import ClusterConnections
-from firelock_redis.connections import Connections, Reply
+from firelock.storage import SchemaMismatch, SchemaState, StorageError, StorageUnavailable
+from firelock_redis.connections import ClusterConnections, RedisConnections, Reply
 from firelock_redis.partitions import Partitions
 from firelock_redis.scripts import script
 from firelock_redis.url import RedisUrl
 
-__all__ = ["SCHEMA", "Database"]
+__all__ = ["KEEPING", "SCHEMA", "RedisDatabase", "product_of"]
 
 SCHEMA = 1
+KEEPING = "noeviction"  # the maxmemory-policy that drops nothing
+
+_OLDEST = {"Redis": (6, 2), "Valkey": (7, 2)}
 _WAIT_MILLISECONDS = 1_000
+_CLEARED_AT_ONCE = 1_000
 
 
-class Database:
+class RedisDatabase:
     """A Redis and the keys below one prefix of it."""
 
     def __init__(self, url: RedisUrl) -> None:
         self.url = url
         self.partitions = Partitions(url.prefix, url.partitions)
         self.clock_offset = 0
-        self.connections: Connections | ClusterConnections = (
-            ClusterConnections(url) if url.is_cluster else Connections(url)
+        self.connections: RedisConnections | ClusterConnections = (
+            ClusterConnections(url) if url.is_cluster else RedisConnections(url)
         )
-        self._keys = [_declared(base, url) for base in self.partitions.bases]
+        # What a script declares; the other keys of its partition derive from the first. In a cluster there
+        # are two, which never exist: while their slot moves, nodes answer TRYAGAIN to a command of several
+        # keys that are not all there; with a single one they would run the script on half a partition.
+        self._keys = [
+            (2, base, f"{base}:none") if url.is_cluster else (1, base) for base in self.partitions.bases
+        ]
         self._is_ready = False
         self._lock = threading.Lock()
 
@@ -48,14 +55,6 @@ class Database:
         if not self._is_ready:
             self.prepare()
         return self._run(name, partition, arguments)
-
-    def run_unprepared(self, name: str, partition: int, *arguments: object) -> Reply:
-        """As `run`, whatever the layout; for those who look at it."""
-        return self._run(name, partition, arguments)
-
-    def forget_layout(self) -> None:
-        """The layout is looked at again before the next script."""
-        self._is_ready = False
 
     def run_everywhere(self, name: str, *arguments: object) -> list[Reply]:
         """Return the replies of a script in every partition, in order; one round trip each."""
@@ -73,12 +72,8 @@ class Database:
         if not self._is_ready:
             self.prepare()
         wait = ("WAIT", wanted, _WAIT_MILLISECONDS)
-        try:
-            reply, reached = self._together(self._command(name, partition, arguments), wait, partition)
-        except NoScriptError:
-            command = self._command(name, partition, arguments, is_whole=True)
-            reply, reached = self._together(command, wait, partition)
-        if reached < wanted:
+        reply, reached = self._run(name, partition, arguments, wait)
+        if int(reached) < wanted:
             message = (
                 f"Redis at {self.url}: {reached} of {wanted} replicas confirmed the write within "
                 f"{_WAIT_MILLISECONDS} ms; it is stored on the primary alone and a failover may lose it."
@@ -86,31 +81,30 @@ class Database:
             raise StorageUnavailable(message)
         return reply
 
-    def _run(self, name: str, partition: int, arguments: tuple[object, ...]) -> Reply:
+    def _run(
+        self, name: str, partition: int, arguments: Sequence[object], *behind: Sequence[object]
+    ) -> Reply:
+        """Return the script's reply; where commands go with it, theirs as well."""
+        wanted, keys = script(name), self._keys[partition]
         try:
-            return self.connections.call(*self._command(name, partition, arguments))
+            return self._call(partition, ("EVALSHA", wanted.digest, *keys, *arguments), behind)
         except NoScriptError:  # a new server, or one whose scripts were flushed; nothing was run
-            return self.connections.call(*self._command(name, partition, arguments, is_whole=True))
+            return self._call(partition, ("EVAL", wanted.text, *keys, *arguments), behind)
 
-    def _command(
-        self, name: str, partition: int, arguments: tuple[object, ...], *, is_whole: bool = False
-    ) -> tuple[object, ...]:
-        wanted = script(name)
-        keys = self._keys[partition]
-        if is_whole:
-            return ("EVAL", wanted.text, *keys, *arguments)
-        return ("EVALSHA", wanted.digest, *keys, *arguments)
+    def _call(self, partition: int, command: Sequence[object], behind: Sequence[Sequence[object]]) -> Reply:
+        if not behind:
+            return self.connections.call(*command)
+        return self.connections.call_together(self.partitions.bases[partition], [command, *behind])
 
-    def _together(
-        self, command: tuple[object, ...], wait: tuple[object, ...], partition: int
-    ) -> tuple[Reply, int]:
-        if isinstance(self.connections, ClusterConnections):
-            reply, reached = self.connections.call_at(self.partitions.bases[partition], [command, wait])
-        else:
-            reply, reached = self.connections.call_many([command, wait])
-        return reply, int(reached)
+    def information(self) -> Mapping[str, Mapping[str, Any]]:
+        """Return what each primary says of itself by INFO, by where it is."""
+        return {where: _read(told) for where, told in self.connections.ask_primaries("INFO").items()}
 
-    # ---- before the first ----------------------------------------------------------------------------------
+    def close(self) -> None:
+        """Every connection is closed."""
+        self.connections.close()
+
+    # ---- the layout --------------------------------------------------------------------------------------
 
     def prepare(self) -> None:
         """The server is one that Firelock can use, and the prefix is laid out for this code.
@@ -122,29 +116,99 @@ class Database:
         with self._lock:
             if self._is_ready:
                 return
-            health.require_usable(self)
-            health.require_layout(self, self._run("layout", 0, (SCHEMA, self.partitions.number, 1)))
+            for information in self.information().values():
+                self._require_usable(information)
+            self._require_layout(*self._layout(is_written=True))
             self._is_ready = True
 
-    def information(self) -> list[Mapping[str, Any]]:
-        """Return what each primary says of itself by INFO."""
-        return [health.read_information(told) for told in self.ask_primaries("INFO").values()]
+    def schema(self) -> SchemaState:
+        """See `Storage.schema`; writes nothing."""
+        version, _ = self._layout(is_written=False)
+        return SchemaState(version, SCHEMA)
 
-    def ask_primaries(self, *words: object) -> Mapping[str, Reply]:
-        """Return each primary's reply to a command without a key, by where it is."""
-        if isinstance(self.connections, ClusterConnections):
-            return self.connections.ask_primaries(*words)
-        return {str(self.url): self.connections.call(*words)}
+    def migrate(self) -> list[str]:
+        """See `Storage.migrate`: there has been one layout so far, and it is written on first use."""
+        found = self.schema().found
+        if found > SCHEMA:
+            raise self._mismatch(found)
+        self.prepare()
+        return [] if found else [f"Layout {SCHEMA} is written below prefix {self.url.prefix!r}."]
 
-    def close(self) -> None:
-        """Every connection is closed."""
-        self.connections.close()
+    def clear(self) -> None:
+        """Every key below the prefix is gone, but for the layout; partition by partition, in steps."""
+        for partition, base in enumerate(self.partitions.bases):
+            cursor = "0"
+            while True:
+                cursor = self.run("clear", partition, cursor, f"{_escaped(base)}:*", _CLEARED_AT_ONCE)
+                if cursor == "0":
+                    break
+        self._is_ready = False
+        self.prepare()
+
+    def _layout(self, *, is_written: bool) -> tuple[int, int]:
+        """Return version and number of partitions as stored, 0 and 0 for none; it may be written first."""
+        version, partitions = self._run("layout", 0, (SCHEMA, self.partitions.number, int(is_written)))
+        return version, partitions
+
+    def _require_layout(self, version: int, partitions: int) -> None:
+        if version != SCHEMA:
+            raise self._mismatch(version)
+        if partitions != self.url.partitions:
+            message = (
+                f"Redis at {self.url}: prefix {self.url.prefix!r} has {partitions} partitions, the URL "
+                f"says {self.url.partitions}. Write ?partitions={partitions}, or choose another ?prefix=."
+            )
+            raise SchemaMismatch(message)
+
+    def _mismatch(self, version: int) -> SchemaMismatch:
+        side, mend = ("newer", "Upgrade Firelock") if version > SCHEMA else ("older", "Run firelock migrate")
+        return SchemaMismatch(
+            f"Redis at {self.url}: prefix {self.url.prefix!r} has layout {version}, {side} than this code's "
+            f"{SCHEMA}. {mend}."
+        )
+
+    # ---- the server --------------------------------------------------------------------------------------
+
+    def _require_usable(self, information: Mapping[str, Any]) -> None:
+        """A primary is of the kind that the URL takes it for, is new enough and keeps what it was given.
+
+        Raises:
+            StorageError: it is not, or does not.
+        """
+        mode = str(information.get("redis_mode", information.get("server_mode")))
+        scheme = {"sentinel": "redis+sentinel://", "cluster": "redis+cluster://"}.get(mode)
+        if scheme is not None and not (self.url.is_cluster and mode == "cluster"):
+            kind = "a Sentinel" if mode == "sentinel" else "a node of a cluster"
+            raise self._unusable(f"it is {kind}; use {scheme}.")
+        name, version = product_of(information)
+        if tuple(int(part) for part in version.split(".")[:2] if part.isdigit()) < _OLDEST[name]:
+            raise self._unusable(f"it is {name} {version}; Firelock needs Redis 6.2 or Valkey 7.2, or newer.")
+        policy = information.get("maxmemory_policy", KEEPING)
+        if policy != KEEPING and self.url.refuses_eviction:
+            raise self._unusable(
+                f"its maxmemory-policy is {policy}, so it would drop jobs when its memory is full. Set "
+                "maxmemory-policy noeviction, or accept the loss with ?eviction=allow."
+            )
+
+    def _unusable(self, why: str) -> StorageError:
+        return StorageError(f"Redis at {self.url}: {why}")
 
 
-def _declared(base: str, url: RedisUrl) -> tuple[object, ...]:
-    """Return how many keys a script declares, and these; the others of its partition derive from the first.
+def product_of(information: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the server's name and version; Valkey names the Redis that it is compatible with, too."""
+    if "valkey_version" in information:
+        return "Valkey", str(information["valkey_version"])
+    return "Redis", str(information.get("redis_version", "?"))
 
-    In a cluster there are two, which never exist. While their slot moves, nodes answer TRYAGAIN to a command
-    of several keys that are not all there; with a single one they would run the script on half a partition.
-    """
-    return (2, base, f"{base}:none") if url.is_cluster else (1, base)
+
+def _read(told: object) -> Mapping[str, Any]:
+    """Return what INFO said, by name; a cluster's driver has read it already."""
+    if isinstance(told, Mapping):
+        return told
+    lines = (line.partition(":") for line in str(told).splitlines() if not line.startswith("#"))
+    return {name: int(value) if value.isdigit() else value for name, mark, value in lines if mark}
+
+
+def _escaped(text: str) -> str:
+    """Return a text as a pattern that matches it alone."""
+    return "".join(f"\\{char}" if char in "*?[]\\^-" else char for char in text)

@@ -1,104 +1,19 @@
-"""What a Redis says about itself: whether it can be used, how safe jobs are in it, and what may go wrong."""
+"""How safe jobs are in this Redis, and what may go wrong with it, as it says itself."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import attrs
 
-from firelock.storage import Finding, SchemaMismatch, StorageError, StorageUnavailable
+from firelock.storage import Finding, StorageError, StorageUnavailable
+from firelock_redis.database import KEEPING, RedisDatabase, product_of
 
-if TYPE_CHECKING:
-    from firelock_redis.database import Database
+__all__ = ["describe", "diagnose"]
 
-__all__ = ["describe", "diagnose", "read_information", "require_layout", "require_usable"]
-
-_OLDEST = {"Redis": (6, 2), "Valkey": (7, 2)}
-_KEEPING = "noeviction"
 _FULL = 0.9  # of maxmemory: from here on it is worth a word
-
-
-def read_information(reply: object) -> Mapping[str, Any]:
-    """Return what INFO said, by name; a cluster's driver has read it already."""
-    if isinstance(reply, Mapping):
-        return reply
-    lines = (line.partition(":") for line in str(reply).splitlines() if not line.startswith("#"))
-    return {name: int(value) if value.isdigit() else value for name, mark, value in lines if mark}
-
-
-def _product(information: Mapping[str, Any]) -> tuple[str, str]:
-    """Return the server's name and version; Valkey names the Redis that it is compatible with, too."""
-    if "valkey_version" in information:
-        return "Valkey", str(information["valkey_version"])
-    return "Redis", str(information.get("redis_version", "?"))
-
-
-def require_usable(database: Database) -> None:
-    """Every primary is new enough and keeps what it was given.
-
-    Raises:
-        StorageError: one is not, or does not.
-    """
-    for information in database.information():
-        _require_mode(database, information)
-        name, version = _product(information)
-        oldest = _OLDEST[name]
-        if _numbers(version) < oldest:
-            message = (
-                f"Redis at {database.url}: it is {name} {version}; Firelock needs Redis 6.2 or Valkey 7.2, "
-                "or newer."
-            )
-            raise StorageError(message)
-        policy = information.get("maxmemory_policy", _KEEPING)
-        if policy != _KEEPING and database.url.refuses_eviction:
-            message = (
-                f"Redis at {database.url}: its maxmemory-policy is {policy}, so it would drop jobs when its "
-                "memory is full. Set maxmemory-policy noeviction, or accept the loss with ?eviction=allow."
-            )
-            raise StorageError(message)
-
-
-def _require_mode(database: Database, information: Mapping[str, Any]) -> None:
-    """The server is of the kind that the URL takes it for; a cluster's node answers for some keys alone."""
-    mode = information.get("redis_mode", information.get("server_mode"))
-    scheme = {"sentinel": "redis+sentinel://", "cluster": "redis+cluster://"}.get(str(mode))
-    if scheme is not None and not (database.url.is_cluster and mode == "cluster"):
-        kind = "a Sentinel" if mode == "sentinel" else "a node of a cluster"
-        message = f"Redis at {database.url}: it is {kind}; use {scheme}."
-        raise StorageError(message)
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
-
-
-def require_layout(database: Database, stored: Sequence[int]) -> None:
-    """The prefix is laid out as this code and this URL expect.
-
-    Raises:
-        SchemaMismatch: by another version, or for another number of partitions.
-    """
-    from firelock_redis.database import SCHEMA  # noqa: PLC0415 - which imports this module
-
-    version, partitions = stored
-    if version != SCHEMA:
-        side = "newer" if version > SCHEMA else "older"
-        message = (
-            f"Redis at {database.url}: prefix {database.url.prefix!r} has layout {version}, {side} than "
-            f"this code's {SCHEMA}. {'Upgrade Firelock' if version > SCHEMA else 'Run firelock migrate'}."
-        )
-        raise SchemaMismatch(message)
-    if partitions != database.url.partitions:
-        message = (
-            f"Redis at {database.url}: prefix {database.url.prefix!r} has {partitions} partitions, the URL "
-            f"says {database.url.partitions}. Write ?partitions={partitions}, or choose another ?prefix=."
-        )
-        raise SchemaMismatch(message)
-
-
-# ---- for people ------------------------------------------------------------------------------------------
 
 
 @attrs.frozen
@@ -111,18 +26,18 @@ class _Primary:
     appendfsync: str | None  # None: as above
 
 
-def _primaries(database: Database) -> list[_Primary]:
+def _primaries(database: RedisDatabase) -> list[_Primary]:
     saves, syncs = _setting(database, "save"), _setting(database, "appendfsync")
     return [
-        _Primary(where, read_information(told), saves.get(where), syncs.get(where))
-        for where, told in database.ask_primaries("INFO").items()
+        _Primary(where, told, saves.get(where), syncs.get(where))
+        for where, told in database.information().items()
     ]
 
 
-def _setting(database: Database, name: str) -> Mapping[str, str]:
+def _setting(database: RedisDatabase, name: str) -> Mapping[str, str]:
     """Return what each primary has set; nothing where CONFIG GET is not allowed, or not there at all."""
     try:
-        replies = database.ask_primaries("CONFIG", "GET", name)
+        replies = database.connections.ask_primaries("CONFIG", "GET", name)
     except StorageUnavailable:
         raise
     except StorageError:
@@ -130,12 +45,12 @@ def _setting(database: Database, name: str) -> Mapping[str, str]:
     return {where: str(reply[1]) for where, reply in replies.items() if len(reply) == 2}  # noqa: PLR2004
 
 
-def describe(database: Database) -> Mapping[str, str]:
+def describe(database: RedisDatabase) -> Mapping[str, str]:
     """Return what the server is and how safe jobs are in it."""
     primaries = _primaries(database)
     said = {
         "storage": str(database.url),
-        "server": _together(" ".join(_product(one.told)) for one in primaries),
+        "server": _together(" ".join(product_of(one.told)) for one in primaries),
         "durability": _replicated(database) + _together(map(_durability, primaries)),
         "eviction": _together(f"{one.told.get('maxmemory_policy', '?')}, {_limit(one)}" for one in primaries),
         "memory": _size(sum(_number(one, "used_memory") for one in primaries)),
@@ -169,7 +84,7 @@ def _size(number: int) -> str:
     return f"{number / 1024 / 1024:.1f} MiB"
 
 
-def _replicated(database: Database) -> str:
+def _replicated(database: RedisDatabase) -> str:
     wanted = database.url.replicas
     if not wanted:
         return ""
@@ -200,7 +115,7 @@ _SYNCED: Mapping[str | None, str] = {
 }
 
 
-def diagnose(database: Database) -> list[Finding]:
+def diagnose(database: RedisDatabase) -> list[Finding]:
     """Return what may go wrong with this Redis, and how to mend it; of a cluster's nodes, each by itself."""
     primaries = _primaries(database)
     found: dict[Finding, list[str]] = {}
@@ -214,7 +129,7 @@ def diagnose(database: Database) -> list[Finding]:
     return [*findings, *_broken(database)]
 
 
-def _findings(database: Database, primary: _Primary) -> Iterator[Finding]:
+def _findings(database: RedisDatabase, primary: _Primary) -> Iterator[Finding]:
     if primary.told.get("role", "master") != "master":
         yield Finding(True, "It is a replica.", "Name its primary, or use redis+sentinel://.")
     yield from _about_memory(database, primary)
@@ -228,10 +143,10 @@ def _findings(database: Database, primary: _Primary) -> Iterator[Finding]:
         )
 
 
-def _about_memory(database: Database, primary: _Primary) -> Iterator[Finding]:
-    policy = primary.told.get("maxmemory_policy", _KEEPING)
+def _about_memory(database: RedisDatabase, primary: _Primary) -> Iterator[Finding]:
+    policy = primary.told.get("maxmemory_policy", KEEPING)
     used, most = _number(primary, "used_memory"), _number(primary, "maxmemory")
-    if policy != _KEEPING:
+    if policy != KEEPING:
         yield Finding(
             database.url.refuses_eviction,
             f"maxmemory-policy is {policy}: jobs or locks are dropped when memory is full.",
@@ -276,7 +191,7 @@ _WRITES = {
 }
 
 
-def _broken(database: Database) -> Iterator[Finding]:
+def _broken(database: RedisDatabase) -> Iterator[Finding]:
     """Yield a finding for each partition with jobs that a claim had to set aside; one round trip each."""
     for base in database.partitions.bases:
         key = f"{base}:broken"

@@ -21,9 +21,9 @@ from firelock.storage import (
     continuation_target,
     waiting_reason,
 )
-from firelock_redis.database import Database
-from firelock_redis.recurring import progress_of, stored_progress
-from firelock_redis.rows import LETTERS, lowest_place, payload_of, quoted
+from firelock_redis.database import RedisDatabase
+from firelock_redis.layout import LETTERS, lowest_place, payload_of, quoted
+from firelock_redis.records import progress_of, stored_progress
 
 __all__ = ["RULES", "fire_recurring", "insert_jobs", "stored_arguments"]
 
@@ -52,7 +52,7 @@ def _rules() -> str:
 RULES = _rules()
 
 
-def insert_jobs(database: Database, jobs: Sequence[NewJob]) -> list[bool]:
+def insert_jobs(database: RedisDatabase, jobs: Sequence[NewJob]) -> list[bool]:
     """See `Storage.insert`; one round trip a partition, as a rule one."""
     for queue in {job.queue for job in jobs}:
         require_word(queue)
@@ -85,7 +85,7 @@ def require_word(queue: str) -> None:
         raise StorageError(message)
 
 
-def partition_of(database: Database, job: NewJob) -> int:
+def partition_of(database: RedisDatabase, job: NewJob) -> int:
     """Return where the job lies, which is where its parents are.
 
     Raises:
@@ -102,7 +102,7 @@ def partition_of(database: Database, job: NewJob) -> int:
     return partition
 
 
-def _insert(database: Database, partition: int, jobs: Sequence[NewJob]) -> list[bool]:
+def _insert(database: RedisDatabase, partition: int, jobs: Sequence[NewJob]) -> list[bool]:
     if _is_plain(jobs):
         name = "insert" if len(jobs) > 1 else "insert_one"
         arguments = _plain_arguments(database, jobs) if len(jobs) > 1 else _argument(database, jobs[0])
@@ -116,7 +116,7 @@ def _insert(database: Database, partition: int, jobs: Sequence[NewJob]) -> list[
 
 
 def fire_recurring(
-    database: Database, recurring: RecurringRecord, expected_next_at: int, jobs: Sequence[NewJob]
+    database: RedisDatabase, recurring: RecurringRecord, expected_next_at: int, jobs: Sequence[NewJob]
 ) -> bool:
     """See `Storage.fire_recurring`; one round trip, in the first partition."""
     for job in jobs:
@@ -145,14 +145,14 @@ def _is_plain(jobs: Sequence[NewJob]) -> bool:
     )
 
 
-def _argument(database: Database, job: NewJob) -> tuple[object, ...]:
+def _argument(database: RedisDatabase, job: NewJob) -> tuple[object, ...]:
     return (
         database.clock_offset, job.queue, lowest_place(job.priority), job.id, payload_of(job, is_plain=True),
         job.created_at,
     )  # fmt: skip
 
 
-def _plain_arguments(database: Database, jobs: Sequence[NewJob]) -> list[Any]:
+def _plain_arguments(database: RedisDatabase, jobs: Sequence[NewJob]) -> list[Any]:
     arguments: list[Any] = [database.clock_offset]
     for (queue, priority), run in groupby(jobs, _run):
         alike = list(run)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from firelock_redis.database import Database
+from firelock_redis.database import RedisDatabase
 
 __all__ = ["acquire_lock", "release_lock", "renew_lock"]
 
@@ -10,18 +10,18 @@ _SECOND = 1_000_000
 _LONGEST = 1 << 51  # micros, seventy years: with the present instant still a number that Lua holds exactly
 
 
-def acquire_lock(database: Database, name: str, owner: str, ttl_seconds: float) -> int | None:
+def acquire_lock(database: RedisDatabase, name: str, owner: str, ttl_seconds: float) -> int | None:
     """See `Storage.acquire_lock`."""
     fence = database.run("acquire_lock", 0, database.clock_offset, name, owner, _ttl(ttl_seconds))
     return None if fence is None else int(fence)
 
 
-def renew_lock(database: Database, name: str, owner: str, fence: int, ttl_seconds: float) -> bool:
+def renew_lock(database: RedisDatabase, name: str, owner: str, fence: int, ttl_seconds: float) -> bool:
     """See `Storage.renew_lock`."""
     return bool(database.run("renew_lock", 0, database.clock_offset, name, owner, fence, _ttl(ttl_seconds)))
 
 
-def release_lock(database: Database, name: str, owner: str, fence: int) -> bool:
+def release_lock(database: RedisDatabase, name: str, owner: str, fence: int) -> bool:
     """See `Storage.release_lock`."""
     return bool(database.run("release_lock", 0, database.clock_offset, name, owner, fence))
 

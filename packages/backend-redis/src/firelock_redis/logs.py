@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import attrs
 
 from firelock.storage import LogLine, Progress
-from firelock_redis.database import Database
+from firelock_redis.database import RedisDatabase
 
 __all__ = ["append_logs", "get_progress", "read_log"]
 
@@ -20,7 +20,7 @@ _JOBS = 500
 
 
 def append_logs(
-    database: Database, lines: Mapping[str, Sequence[LogLine]], progress: Mapping[str, Progress]
+    database: RedisDatabase, lines: Mapping[str, Sequence[LogLine]], progress: Mapping[str, Progress]
 ) -> None:
     """See `Storage.append_logs`; one round trip a partition, more where there is much to write."""
     for partition, ids in _by_partition(database, sorted({*lines, *progress})).items():
@@ -36,7 +36,7 @@ def append_logs(
             database.run("append_logs", partition, *words)
 
 
-def _by_partition(database: Database, ids: Sequence[str]) -> dict[int, list[str]]:
+def _by_partition(database: RedisDatabase, ids: Sequence[str]) -> dict[int, list[str]]:
     found: dict[int, list[str]] = {}
     for id in ids:
         found.setdefault(database.partitions.of(id), []).append(id)
@@ -61,7 +61,7 @@ def _pieces(
             told, skipped = "", 0
 
 
-def read_log(database: Database, job_id: str, *, after: int, limit: int) -> list[LogLine]:
+def read_log(database: RedisDatabase, job_id: str, *, after: int, limit: int) -> list[LogLine]:
     """See `Storage.read_log`; one round trip for 125 lines."""
     partition = database.partitions.of(job_id)
     found: list[LogLine] = []
@@ -79,7 +79,7 @@ def _read(text: str) -> LogLine:
     return LogLine(int(number), *json.loads(line))
 
 
-def get_progress(database: Database, ids: Sequence[str]) -> list[Progress | None]:
+def get_progress(database: RedisDatabase, ids: Sequence[str]) -> list[Progress | None]:
     """See `Storage.get_progress`; one round trip a partition and 500 jobs."""
     told: dict[str, str | None] = {}
     for partition, here in _by_partition(database, ids).items():

@@ -8,7 +8,7 @@ from operator import attrgetter
 from typing import Any
 
 from firelock.storage import Rollup
-from firelock_redis.database import Database
+from firelock_redis.database import RedisDatabase
 
 __all__ = ["prune_metrics", "record_metrics", "timeline"]
 
@@ -16,7 +16,7 @@ _BATCH = 100
 _order = attrgetter("minute", "task", "queue", "outcome")
 
 
-def record_metrics(database: Database, rollups: Sequence[Rollup]) -> None:
+def record_metrics(database: RedisDatabase, rollups: Sequence[Rollup]) -> None:
     """See `Storage.record_metrics`; each hundred is a step and a round trip."""
     for first in range(0, len(rollups), _BATCH):
         arguments: list[object] = []
@@ -31,7 +31,7 @@ def _texts(*texts: str) -> str:
 
 
 def timeline(
-    database: Database, since: int, until: int, *, task: str | None, queue: str | None
+    database: RedisDatabase, since: int, until: int, *, task: str | None, queue: str | None
 ) -> list[Rollup]:
     """See `Storage.timeline`; one round trip for some five hundred rollups."""
     begins = "" if task is None else _texts(task)[:-1] + ","
@@ -56,6 +56,6 @@ def _read(minutes: Sequence[Any]) -> Iterator[Rollup]:
             yield Rollup(int(minute), task, queue, outcome, count, duration, tuple(histogram))
 
 
-def prune_metrics(database: Database, limit: int) -> int:
+def prune_metrics(database: RedisDatabase, limit: int) -> int:
     """Up to `limit` minutes older than 30 days are gone with their rollups; return how many. For `prune`."""
     return int(database.run("prune_metrics", 0, database.clock_offset, limit)) if limit > 0 else 0

@@ -23,8 +23,8 @@ from firelock.storage import (
     Taken,
     Upkeep,
 )
-from firelock_redis.database import Database
-from firelock_redis.rows import claimed_job, quoted, text_of
+from firelock_redis.database import RedisDatabase
+from firelock_redis.layout import claimed_job, quoted, text_of
 
 __all__ = [
     "begin_session",
@@ -46,7 +46,7 @@ _NOT_STARTED = quoted(Upkeep.NOT_STARTED.value)
 # ---- life ------------------------------------------------------------------------------------------------
 
 
-def begin_session(database: Database, session: NewSession) -> None:
+def begin_session(database: RedisDatabase, session: NewSession) -> None:
     """See `Storage.begin_session`; one round trip a partition, the first one first."""
     token = quoted(session.server)
     timeout = int(session.timeout_seconds * _SECOND)
@@ -59,7 +59,7 @@ def begin_session(database: Database, session: NewSession) -> None:
             database.run("admit_session", partition, session.id, token)
 
 
-def renew(database: Database, renewals: Sequence[Renewal]) -> list[bool]:
+def renew(database: RedisDatabase, renewals: Sequence[Renewal]) -> list[bool]:
     """See `Storage.renew`; one round trip."""
     arguments: list[str] = []
     for renewal in renewals:
@@ -68,7 +68,7 @@ def renew(database: Database, renewals: Sequence[Renewal]) -> list[bool]:
     return [bool(lives) for lives in database.run("renew", 0, database.clock_offset, *arguments)]
 
 
-def list_sessions(database: Database) -> list[SessionRecord]:
+def list_sessions(database: RedisDatabase) -> list[SessionRecord]:
     """See `Storage.list_sessions`; one round trip for 500 of them."""
     left, told = database.run("list_sessions", 0)
     while left:
@@ -91,7 +91,7 @@ def _json(value: object) -> str:
 # ---- beliefs ---------------------------------------------------------------------------------------------
 
 
-def reconcile(database: Database, session: str, held: Sequence[Held]) -> Reconciliation:
+def reconcile(database: RedisDatabase, session: str, held: Sequence[Held]) -> Reconciliation:
     """See `Storage.reconcile`; one round trip a partition, and lost where one of them does not know it."""
     is_lost = False
     lost: list[int] = []
@@ -108,7 +108,7 @@ def reconcile(database: Database, session: str, held: Sequence[Held]) -> Reconci
     return Reconciliation(is_lost, [held[place] for place in sorted(lost)], unknown)
 
 
-def _by_partition(database: Database, ids: Iterable[str]) -> list[list[int]]:
+def _by_partition(database: RedisDatabase, ids: Iterable[str]) -> list[list[int]]:
     """Return the places of the ids, by the partition in which each lies."""
     places: list[list[int]] = [[] for _ in range(database.partitions.number)]
     for place, id in enumerate(ids):
@@ -124,7 +124,9 @@ def _unknown(id: str, record: str, payload: str) -> ClaimedJob:
 # ---- the end ---------------------------------------------------------------------------------------------
 
 
-def end_session(database: Database, session: str, running: Collection[str] | None, *, reason: str) -> Taken:
+def end_session(
+    database: RedisDatabase, session: str, running: Collection[str] | None, *, reason: str
+) -> Taken:
     """See `Storage.end_session`.
 
     With one partition one step, which takes 400 jobs; what is held beyond that, and in other partitions, is
@@ -135,7 +137,7 @@ def end_session(database: Database, session: str, running: Collection[str] | Non
 
 
 def _end(
-    database: Database,
+    database: RedisDatabase,
     session: str,
     running: Collection[str] | None,
     reason: str,
@@ -159,7 +161,7 @@ def _end(
     return taken
 
 
-def _take_everywhere(database: Database, taken: Taken, blamed: str, reason: str) -> None:
+def _take_everywhere(database: RedisDatabase, taken: Taken, blamed: str, reason: str) -> None:
     """The dead session holds nothing any more, in no partition; what it held is added to `taken`."""
     for partition in range(database.partitions.number):
         more = True
@@ -172,7 +174,7 @@ def _take_everywhere(database: Database, taken: Taken, blamed: str, reason: str)
             taken.returned.extend(returned)
 
 
-def orphans(database: Database, limit: int) -> list[Taken]:
+def orphans(database: RedisDatabase, limit: int) -> list[Taken]:
     """See `Storage.orphans`; also finishes ends whose makers did not live to do so.
 
     A session that cannot be ended now does not hinder the others: it is dead from its first step on, and the
@@ -195,7 +197,7 @@ def orphans(database: Database, limit: int) -> list[Taken]:
     return found
 
 
-def prune_sessions(database: Database, limit: int) -> None:
+def prune_sessions(database: RedisDatabase, limit: int) -> None:
     """Up to `limit` sessions that died more than a day ago are gone.
 
     Those that live in some partition and not in the first one are ended there as lost: a failover has made

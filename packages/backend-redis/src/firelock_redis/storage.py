@@ -37,25 +37,12 @@ from firelock.storage import (
     Transition,
     UnsupportedFeature,
 )
-from firelock_redis import (
-    clearing,
-    find,
-    health,
-    insert,
-    locks,
-    logs,
-    metrics,
-    reads,
-    records,
-    sessions,
-    upkeep,
-)
-from firelock_redis import recurring as _recurring
-from firelock_redis.database import Database
-from firelock_redis.hot import RedisHot
-from firelock_redis.turns import EVERYWHERE, FIRST, Turns
+from firelock_redis import find, health, insert, locks, logs, metrics, records, sessions, upkeep
+from firelock_redis.database import RedisDatabase
+from firelock_redis.engine import RedisHot
+from firelock_redis.notify import Wake
+from firelock_redis.partitions import EVERYWHERE, FIRST, Turns
 from firelock_redis.url import RedisUrl
-from firelock_redis.wake import Wake
 
 __all__ = ["RedisStorage"]
 
@@ -67,7 +54,7 @@ class RedisStorage(Storage):
     features = frozenset({Feature.NOTIFY, Feature.SHARED, Feature.DURABLE})
 
     def __init__(self, url: RedisUrl) -> None:
-        self._database = Database(url)
+        self._database = RedisDatabase(url)
         self._turns = Turns(url.partitions)
         self._hot = RedisHot(self._database, self._turns)
         self._wake = Wake(self._database, self._turns.note)
@@ -87,15 +74,15 @@ class RedisStorage(Storage):
 
     @override
     def migrate(self) -> list[str]:
-        return clearing.migrate(self._database)
+        return self._database.migrate()
 
     @override
     def schema(self) -> SchemaState:
-        return clearing.schema(self._database)
+        return self._database.schema()
 
     @override
     def clear(self) -> None:
-        clearing.clear(self._database)
+        self._database.clear()
         self._hot.forget()
         self._turns.note(EVERYWHERE)
 
@@ -223,7 +210,7 @@ class RedisStorage(Storage):
 
     @override
     def get(self, ids: Sequence[str]) -> list[JobRecord | None]:
-        return reads.get(self._database, ids)
+        return find.get(self._database, ids)
 
     @override
     def find(
@@ -233,19 +220,19 @@ class RedisStorage(Storage):
 
     @override
     def history(self, job_id: str) -> list[HistoryEntry]:
-        return reads.history(self._database, job_id)
+        return find.history(self._database, job_id)
 
     @override
     def errors(self, job_id: str) -> list[Attempt]:
-        return reads.errors(self._database, job_id)
+        return find.errors(self._database, job_id)
 
     @override
     def counts(self) -> Counts:
-        return reads.counts(self._database)
+        return find.counts(self._database)
 
     @override
     def failure_groups(self, limit: int) -> list[FailureGroup]:
-        return reads.failure_groups(self._database, limit)
+        return find.failure_groups(self._database, limit)
 
     @override
     def record_metrics(self, rollups: Sequence[Rollup]) -> None:
@@ -274,27 +261,27 @@ class RedisStorage(Storage):
 
     @override
     def put_recurring(self, recurring: RecurringRecord, *, keep_progress: bool) -> RecurringRecord | None:
-        stored = _recurring.put_recurring(self._database, recurring, keep_progress=keep_progress)
+        stored = records.put_recurring(self._database, recurring, keep_progress=keep_progress)
         self._turns.note(FIRST)
         return stored
 
     @override
     def get_recurring(self, recurring_id: str) -> RecurringRecord | None:
-        return _recurring.get_recurring(self._database, recurring_id)
+        return records.get_recurring(self._database, recurring_id)
 
     @override
     def list_recurring(self, *, after: str = "", limit: int = 100) -> list[RecurringRecord]:
-        return _recurring.list_recurring(self._database, after=after, limit=limit)
+        return records.list_recurring(self._database, after=after, limit=limit)
 
     @override
     def remove_recurring(self, recurring_id: str) -> bool:
-        is_removed = _recurring.remove_recurring(self._database, recurring_id)
+        is_removed = records.remove_recurring(self._database, recurring_id)
         self._turns.note(FIRST)
         return is_removed
 
     @override
     def due_recurring(self, limit: int) -> list[RecurringRecord]:
-        return _recurring.due_recurring(self._database, limit)
+        return records.due_recurring(self._database, limit)
 
     @override
     def fire_recurring(

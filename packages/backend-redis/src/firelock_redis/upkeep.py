@@ -11,11 +11,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from firelock.storage import Promotion, Upkeep
-from firelock_redis.database import Database
+from firelock_redis.database import RedisDatabase
 from firelock_redis.insert import RULES
+from firelock_redis.layout import quoted
 from firelock_redis.metrics import prune_metrics
 from firelock_redis.records import repair_pauses
-from firelock_redis.rows import quoted
 from firelock_redis.sessions import prune_sessions
 
 __all__ = ["next_due_at", "promote", "prune", "release"]
@@ -30,13 +30,13 @@ _PARENT_GONE = quoted(Upkeep.PARENT_GONE.value)
 # ---- due instants ----------------------------------------------------------------------------------------
 
 
-def next_due_at(database: Database) -> int | None:
+def next_due_at(database: RedisDatabase) -> int | None:
     """Return the earliest instant of a scheduled or recurring job; one round trip a partition."""
     looks = database.run_everywhere("due", database.clock_offset, 0)
     return _earliest(look[0] for look in looks)
 
 
-def promote(database: Database, limit: int) -> Promotion:
+def promote(database: RedisDatabase, limit: int) -> Promotion:
     """See `Storage.promote`; partitions are asked first what each has, so that the oldest go first.
 
     One that has other pauses than the rest missed a change of them, and is told what the first one has.
@@ -61,7 +61,7 @@ def _shares(looks: Sequence[Sequence[str]], limit: int) -> Counter[int]:
     return Counter(partition for _, partition in sorted(due)[:limit])
 
 
-def _promote(database: Database, partition: int, limit: int) -> tuple[int, str]:
+def _promote(database: RedisDatabase, partition: int, limit: int) -> tuple[int, str]:
     """Return how many were enqueued, and the partition's next due instant as text."""
     promoted = 0
     while True:
@@ -84,12 +84,12 @@ def _instant(text: str) -> int | None:
 # ---- batches ---------------------------------------------------------------------------------------------
 
 
-def release(database: Database, limit: int) -> int:
+def release(database: RedisDatabase, limit: int) -> int:
     """See `Storage.release`."""
     return _in_batches(database, "release", limit, _RELEASED_AT_ONCE, before=[RULES])[0]
 
 
-def prune(database: Database, limit: int) -> int:
+def prune(database: RedisDatabase, limit: int) -> int:
     """See `Storage.prune`; an idle server's costs one round trip a partition, as nothing else is due."""
     pruned, is_past = _in_batches(database, "prune", limit, _PRUNED_AT_ONCE, after=[_PARENT_GONE])
     if is_past or database.partitions.number > 1:
@@ -100,7 +100,7 @@ def prune(database: Database, limit: int) -> int:
 
 
 def _in_batches(
-    database: Database,
+    database: RedisDatabase,
     script: str,
     limit: int,
     at_once: int,

@@ -28,9 +28,9 @@ from firelock.storage import (
     Transition,
 )
 from firelock_redis import upkeep
-from firelock_redis.database import Database
-from firelock_redis.rows import LETTERS, claimed_job, entry_line, error_line, quoted
-from firelock_redis.turns import Turns
+from firelock_redis.database import RedisDatabase
+from firelock_redis.layout import LETTERS, claimed_job, entry_line, error_line, quoted
+from firelock_redis.partitions import Turns
 
 __all__ = ["RedisHot"]
 
@@ -64,7 +64,7 @@ class _Asked:
 class RedisHot:
     """`claim`, `apply` and `exchange` of one database."""
 
-    def __init__(self, database: Database, turns: Turns) -> None:
+    def __init__(self, database: RedisDatabase, turns: Turns) -> None:
         self._database = database
         self._turns = turns
         # By session and id what was claimed here: record less its last line, and job. A change takes it out,

@@ -20,7 +20,7 @@ from firelock.storage import StorageError
 if TYPE_CHECKING:
     from redis.connection import AbstractConnection
 
-    from firelock_redis.database import Database
+    from firelock_redis.database import RedisDatabase
 
 __all__ = ["ANYTHING", "Wake"]
 
@@ -47,7 +47,7 @@ if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows cannot fork
 class Wake:
     """Who waits in this process, and the thread that listens for them."""
 
-    def __init__(self, database: Database, on_message: Callable[[int, str], None]) -> None:
+    def __init__(self, database: RedisDatabase, on_message: Callable[[int, str], None]) -> None:
         self._database = database
         self._on_message = on_message
         self._channels = {f"{base}:wake": place for place, base in enumerate(database.partitions.bases)}
