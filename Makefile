@@ -8,7 +8,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 BIN := .venv/bin
 SOURCES := $(wildcard packages/*/src)
-TYPED := $(SOURCES) tests/typing $(sort $(dir $(wildcard benchmarks/*.py examples/*.py)))
+TYPED := $(SOURCES) tests/repository/typing $(sort $(dir $(wildcard benchmarks/*.py examples/*.py)))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test cover check format lint types imports docs bench lock clean FORCE
@@ -63,7 +63,7 @@ imports: $(READY) ## does every module import only what its layer may?
 	$(BIN)/lint-imports
 
 docs: $(READY) ## run the documentation's code, follow its links, look for a heading of each hook
-	$(BIN)/python -m pytest -q tests/docs
+	$(BIN)/python -m pytest -q tests/repository/docs
 
 bench: $(READY) ## measure Firelock against its peers and the floor
 	@$(BIN)/python -m benchmarks $(ARGS)

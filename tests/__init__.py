@@ -1,1 +1,1 @@
-"""Firelock's own tests, by what they need: nothing (unit), a storage, real processes, the sources."""
+"""Firelock's own tests: of each package, of each storage, of faults, of the whole, of the sources."""

@@ -10,15 +10,21 @@ from xdist.workermanage import WorkerController
 __all__ = ["Sharing", "together"]
 
 # Playwright keeps an event loop in its thread, and the browser is started once: one worker has all of these.
-_WHOLE = ("tests/browser/",)
+_WHOLE = ("tests/end_to_end/browser/",)
 # Each of these tests brings all that it needs, and takes long: whoever is free takes the next.
 _SINGLE = (
     "tests/faults/test_faults.py",
     "tests/conformance/test_mutants.py",
-    "tests/integration/",
+    "tests/end_to_end/test_",
 )
 # The longest begin, so that the last worker is not alone with one of them.
-_FIRST = (*_WHOLE, "tests/faults/", "tests/third_party/", "tests/conformance/test_redis.py", "tests/redis/")
+_FIRST = (
+    *_WHOLE,
+    "tests/faults/",
+    "tests/end_to_end/third_party/",
+    "tests/conformance/test_redis.py",
+    "tests/redis/",
+)
 _PROGRAM = re.compile(r"\b(?:(?:redis|valkey|mariadb|mysql)-\d+\.\d+|postgresql-\d+)\b")
 
 

@@ -27,7 +27,7 @@ from firelock.testing import Handles, Scene, StorageConformance
 from firelock.testing.conformance import required_feature
 
 _TABLE = Path(__file__).with_name("mutations.txt")
-_THIRD_PARTY = Path(__file__).parents[1] / "third_party" / "firelock-files" / "src"
+_THIRD_PARTY = Path(__file__).parents[1] / "end_to_end" / "third_party" / "firelock-files" / "src"
 _STRANGER = "firelock_files"
 _ORIGINAL = "firelock.memory"
 _SHARED, _SHARED_MODULES = "firelock.storage", {"steps", "selection"}  # what the model shares with others

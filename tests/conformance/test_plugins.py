@@ -10,7 +10,7 @@ import pytest
 from firelock.retry import Retry, RetryPolicy
 from firelock.serializer import JsonSerializer, Serializer
 from firelock.testing import LockConformance, RetryConformance, SerializerConformance
-from tests.docs.pages import ROOT, python_blocks
+from tests.repository.docs.pages import ROOT, python_blocks
 
 
 class TestLocksInMemory(LockConformance):

@@ -12,8 +12,8 @@ from firelock import Retry, State
 from firelock_dashboard import Dashboard, bearer_tokens
 from firelock_dashboard.api import ROUTES
 from firelock_dashboard.table import TABLE
+from tests.core.fakes import Worker
 from tests.dashboard.asking import Browser
-from tests.unit.fakes import Worker
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ from firelock_dashboard import Dashboard
 from firelock_dashboard.causes import HOURS, KEPT, Cause, Causes, Mute, muted_share, strips
 from firelock_dashboard.health import Snapshot, troubles
 from firelock_dashboard.history import TaskStats
+from tests.core.fakes import Worker
 from tests.dashboard.asking import Browser
 from tests.dashboard.hostile_texts import assert_literal
-from tests.unit.fakes import Worker
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from firelock.errors import ConfigurationError, StorageError
 from firelock.storage import DURATION_BUCKETS, Rollup
 from firelock_dashboard.history import History
 from firelock_dashboard.tally import HOUR, MINUTE, Hour, Tally
-from tests.unit.fakes import FailingStorage
+from tests.core.fakes import FailingStorage
 
 NOON = 1_893_499_200 * SECOND  # 2030-01-01 12:00 UTC
 

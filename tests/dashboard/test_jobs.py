@@ -19,10 +19,10 @@ from firelock_dashboard.pages.jobs import SIZES
 from firelock_dashboard.query import Fields
 from firelock_dashboard.searching import find_page
 from firelock_dashboard.typed import Known
+from tests.core.fakes import Worker as Failing
 from tests.dashboard.asking import Browser
 from tests.dashboard.hostile_texts import assert_literal
 from tests.dashboard.worker import Worker
-from tests.unit.fakes import Worker as Failing
 
 
 @pytest.fixture

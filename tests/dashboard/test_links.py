@@ -13,10 +13,10 @@ import pytest
 from firelock import ConfigurationError, Firelock, StorageUnavailable
 from firelock_dashboard import Dashboard
 from firelock_dashboard.links import COOKIE, Links
+from tests.core.fakes import FailingStorage
 from tests.dashboard.asking import Browser
 from tests.dashboard.hosts import HOSTS, PLACES, django_app, fastapi_app, flask_app, starlette_app, visitor
 from tests.dashboard.proxy import OUTSIDE, asked, served_by_asgi, served_by_wsgi, silent_proxy
-from tests.unit.fakes import FailingStorage
 
 HERE = "http://localhost"
 MADE = {"starlette": starlette_app, "fastapi": fastapi_app, "flask": flask_app}

@@ -14,8 +14,8 @@ from firelock.errors import StorageUnavailable
 from firelock.storage import DURATION_BUCKETS, Rollup
 from firelock_dashboard import Dashboard
 from firelock_dashboard.live import Live
+from tests.core.fakes import FailingStorage, until
 from tests.dashboard.asking import Browser
-from tests.unit.fakes import FailingStorage, until
 
 SCOPE = {"type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "method": "GET", "path": "/live"}
 

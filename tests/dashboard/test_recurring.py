@@ -15,8 +15,8 @@ from firelock.cron import schedule_to_json
 from firelock.storage import RecurringRecord
 from firelock_dashboard.lane import lane_of
 from firelock_dashboard.schedules import Policies, read_schedule, schedule_text
+from tests.core.fakes import Worker
 from tests.dashboard.hostile_texts import assert_literal
-from tests.unit.fakes import Worker
 
 ODD = " a/b?c&d=<e> #1 "  # ids may be any printable text
 PLAIN = Policies(Overlap.ALLOW, Misfire.ONCE)

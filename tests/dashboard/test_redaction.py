@@ -16,8 +16,8 @@ from firelock_dashboard.links import COOKIE
 from firelock_dashboard.payloads import IN_DETAIL, IN_LISTS
 from firelock_dashboard.redaction import MASK, Redactor, redact, redact_text
 from firelock_dashboard.routes import Route, Routes
+from tests.core.fakes import Worker
 from tests.dashboard.asking import Browser
-from tests.unit.fakes import Worker
 
 
 @pytest.mark.parametrize(

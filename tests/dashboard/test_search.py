@@ -11,9 +11,9 @@ import pytest
 from firelock import Cron, Retry, State
 from firelock.storage import NewSession
 from firelock_dashboard import Dashboard, Permission
+from tests.core.fakes import Worker
 from tests.dashboard.asking import Browser
 from tests.dashboard.hostile_texts import assert_literal
-from tests.unit.fakes import Worker
 
 DAY = 86_400
 

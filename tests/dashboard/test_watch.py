@@ -8,7 +8,7 @@ from firelock import Firelock
 from firelock.errors import StorageUnavailable
 from firelock_dashboard import Dashboard
 from firelock_dashboard.watch import Watch
-from tests.unit.fakes import FailingStorage, until
+from tests.core.fakes import FailingStorage, until
 
 
 class Ticking:

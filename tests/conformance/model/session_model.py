@@ -1,0 +1,55 @@
+"""The session protocol, checked state by state: `python -m tests.conformance.model.session_model [--deep]`.
+
+A server is a supervisor with two children; each child has one session. A call has three steps (sent, executed
+by the storage, reply handled), and may be executed after its sender was killed and its session was ended.
+Children and supervisors die, sessions lapse, requests and replies are lost, operators delete and requeue.
+
+Promised in every world: one accepted end a claim, and that with the job's present fence; no end reported lost
+that stands; a run under a well session stays on the job's row, deleted or not; never two runs under well
+sessions, also after delete and requeue; and from everywhere a way to an end by ordinary steps.
+
+Left out: a second job (jobs meet only in batches), retries, and arithmetic with clocks.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from time import perf_counter
+
+from .checker import Finding, Verdict, explore
+from .refusals import REFUSALS, Keeper, Refusal
+from .variants import DEEP, VARIANTS, Variant
+
+__all__ = ["DEEP", "REFUSALS", "VARIANTS", "Finding", "Keeper", "Refusal", "Variant", "Verdict", "check"]
+
+
+def check(variant: Variant) -> Finding:
+    """The finding for one variant, in the world and by the promises it names."""
+    return explore(variant.rules, variant.bounds, variant.promises)
+
+
+def told(variant: Variant, finding: Finding) -> str:
+    """A finding in words, with its counter-example step by step."""
+    steps = [f"\n  {number:2}. {step}" for number, step in enumerate(finding.trail, start=1)]
+    reason = f"\n      → {finding.reason}" if finding.reason else ""
+    return f"{variant.name}: {finding.verdict}, {finding.states:,} states{''.join(steps)}{reason}"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Every variant is explored and told; 1 where one is not as expected."""
+    is_deep = bool({"--deep", "--all"}.intersection(arguments))
+    surprises = 0
+    for variant in (*VARIANTS, *(DEEP if is_deep else ())):
+        begun = perf_counter()
+        finding = check(variant)
+        is_expected = (finding.verdict, len(finding.trail)) == (variant.expected, variant.steps)
+        surprises += not is_expected
+        note = "" if is_expected else f" — expected {variant.expected} in {variant.steps} steps"
+        sys.stdout.write(f"{told(variant, finding)}\n      {perf_counter() - begun:.1f} s{note}\n")
+        sys.stdout.flush()
+    return min(surprises, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

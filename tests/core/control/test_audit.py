@@ -1,0 +1,168 @@
+"""`fire.audit`: who did what, newest first, bounded."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from firelock import AuditEntry, Firelock
+from firelock.audit import KEPT, PRUNES_EVERY
+from firelock.errors import ConfigurationError, ScheduleError, StorageError
+from firelock.ids import newest_first_key
+from tests.core.fakes import FailingStorage
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def fire(request, tmp_path):
+    """An app over each storage."""
+    storage = FailingStorage() if request.param == "memory" else f"sqlite:///{tmp_path}/jobs.db"
+    with Firelock(storage) as fire:
+        yield fire
+
+
+@pytest.fixture
+def watched():
+    """An app over a storage that notes what is called."""
+    with Firelock(FailingStorage()) as fire:
+        yield fire
+
+
+def test_what_was_done_is_kept_as_it_was_told(fire):
+    """Who, what, to what, from where, when, and the rest; what is returned is what is stored."""
+    entry = fire.audit.record(
+        "job.requeue", "0193", by="ada", at=NOON, origin="cli", detail={"reason": "fix", "jobs": [1, None]}
+    )
+
+    assert AuditEntry(
+        entry.id, NOON, "job.requeue", "0193", "ada", "cli", {"reason": "fix", "jobs": [1, None]}
+    ) == entry  # fmt: skip
+    assert [entry] == fire.audit.list().entries
+
+
+def test_an_entry_is_of_now_and_of_the_dashboard(fire):
+    """By the storage's clock, unless told otherwise."""
+    before = datetime.now(UTC) - timedelta(minutes=1)
+
+    entry = asyncio.run(fire.audit.arecord("queue.pause", "mail", by="ada"))
+
+    assert before < entry.at < before + timedelta(minutes=2)
+    assert ("dashboard", None) == (entry.origin, entry.detail)
+
+
+def test_the_newest_are_first(fire):
+    """In order of their instants, and of one instant the last recorded first; pages follow each other."""
+    for number in range(3):
+        fire.audit.record("a", f"now {number}", by="ada", at=NOON)
+    fire.audit.record("a", "later", by="ada", at=NOON + timedelta(microseconds=1))
+    fire.audit.record("a", "long ago", by="ada", at=datetime(1900, 1, 1, tzinfo=UTC))
+
+    first = fire.audit.list(2)
+    second = fire.audit.list(limit=2, cursor=first.cursor)
+    third = asyncio.run(fire.audit.alist(2, second.cursor))
+
+    assert ["later", "now 2"] == [entry.target for entry in first]
+    assert ["now 1", "now 0"] == [entry.target for entry in second]
+    assert (["long ago"], None, 1) == ([entry.target for entry in third], third.cursor, len(third))
+
+
+def test_a_full_last_page_has_no_cursor(fire):
+    """Nobody is led to an empty page."""
+    fire.audit.record("a", "b", by="ada")
+
+    assert None is fire.audit.list(1).cursor
+    fire.storage.clear()
+    assert ([], None) == (fire.audit.list().entries, fire.audit.list().cursor)
+
+
+def test_long_texts_are_cut(fire):
+    """And say so by an ellipsis; a detail that is too large keeps its beginning."""
+    entry = fire.audit.record("a" * 300, "b" * 501, by="c" * 201, detail={"text": "d" * 5_000})
+
+    assert ("a" * 199 + "…", "b" * 499 + "…", "c" * 199 + "…") == (entry.action, entry.target, entry.by)
+    assert {"cut"} == set(entry.detail)
+    assert entry.detail["cut"].startswith('{"text": "ddd')
+    assert 3_800 < len(entry.detail["cut"]) < 4_096
+    assert [entry] == fire.audit.list().entries
+    assert "b" * 500 == fire.audit.record("a", "b" * 500, by="c").target
+
+
+def test_hostile_texts_come_back(fire):
+    """Control characters, halves of characters and mark-up are text like any other."""
+    text = "<b>\x00\ud800\n'; --"
+
+    assert fire.audit.record(text, text, by=text, detail={text: text}) == fire.audit.list().entries[0]
+
+
+@pytest.mark.parametrize("detail", ["text", [1], {"a": object()}, {"a": float("nan")}, {"a": {1, 2}}])
+def test_a_detail_is_a_json_object(watched, detail):
+    """What is none is refused, and nothing is stored."""
+    with pytest.raises(ConfigurationError, match=r"detail=.*(is no mapping|cannot be stored as JSON)"):
+        watched.audit.record("a", "b", by="ada", detail=detail)
+
+    assert [] == watched.audit.list().entries
+
+
+def test_bad_words_are_refused(watched):
+    """What is no text, an instant without a zone, a limit or cursor that no page has."""
+    with pytest.raises(ConfigurationError, match="target=7 is no text"):
+        watched.audit.record("a", 7, by="ada")
+    with pytest.raises(ConfigurationError, match="by=None is no text"):
+        watched.audit.record("a", "b", by=None)
+    with pytest.raises(ScheduleError, match="no time zone"):
+        watched.audit.record("a", "b", by="ada", at=datetime(2026, 1, 1))  # noqa: DTZ001 - the mistake
+    for limit in (0, 501, True, "5"):
+        with pytest.raises(ConfigurationError, match=r"limit=.* is refused; a page holds 1 to 500"):
+            watched.audit.list(limit)
+    for cursor in ("", "nonsense", "\x00", 7):
+        with pytest.raises(StorageError, match="belongs to no page of the audit log"):
+            watched.audit.list(cursor=cursor)
+
+
+def test_the_oldest_go_when_there_are_too_many(watched):
+    """At most 10,000 are kept, the newest ones, whichever process recorded them."""
+    other = Firelock(watched.storage)
+    sample = watched.audit.record("a", "old", by="ada", at=NOON)
+    value = watched.storage.get_record("audit", sample.id).value
+    for number in range(KEPT + 600):
+        watched.storage.put_record("audit", newest_first_key(number), value)
+
+    for number in range(1, PRUNES_EVERY):
+        app = watched if number % 2 else other
+        app.audit.record("a", str(number), by="ada", at=NOON + timedelta(seconds=number))
+
+    targets = _targets(watched)
+    assert KEPT - PRUNES_EVERY == len(targets)
+    assert [str(number) for number in range(PRUNES_EVERY - 1, 0, -1)] == targets[: PRUNES_EVERY - 1]
+
+
+def test_to_record_costs_two_small_writes(watched):
+    """What is too old is looked for once in 250 times."""
+    for _ in range(PRUNES_EVERY - 1):
+        watched.audit.record("a", "b", by="ada")
+
+    assert [] == watched.storage.called["list_records"]
+    assert 2 * (PRUNES_EVERY - 1) == len(watched.storage.called["put_record"])
+    watched.audit.record("a", "b", by="ada")
+    assert [] != watched.storage.called["list_records"]
+
+
+def test_another_storage_has_its_own_log(fire):
+    """After `use_storage` nothing is read from the former one."""
+    fire.audit.record("a", "b", by="ada")
+
+    fire.use_storage("memory://audit-of-another")
+
+    assert [] == fire.audit.list().entries
+
+
+def _targets(fire):
+    targets, page = [], fire.audit.list(500)
+    while True:
+        targets += [entry.target for entry in page]
+        if page.cursor is None:
+            return targets
+        page = fire.audit.list(500, page.cursor)

@@ -1,0 +1,215 @@
+"""The catalogue: which tasks there are, told by servers to those who do not hold their code."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from datetime import timedelta
+
+import pytest
+
+from firelock import Firelock, Retry, TaskEntry, __version__
+from firelock.catalogue import tell_tasks
+from firelock.clock import StorageClock, from_micros
+from firelock.errors import StorageUnavailable, UnknownTask
+from firelock.retry import OnExceeded
+from tests.core.fakes import FailingStorage, until
+
+HOUR = 3_600 * 1_000_000
+DAY = 24 * HOUR
+
+
+@pytest.fixture
+def storage():
+    """A storage that remembers what was called, and whose time only moves as it is told."""
+    storage = FailingStorage()
+    storage.clock = lambda: 10**15 + storage.clock_offset
+    return storage
+
+
+def app(storage):
+    """An app over the storage, without tasks."""
+    fire = Firelock(storage)
+    fire.client.clock = StorageClock(storage, monotonic=lambda: 0.0)
+    return fire
+
+
+def charge(user_id: int, note: str = "n" * 200) -> None:
+    """Charge a user.
+
+    Twice is not charged.
+    """
+
+
+@pytest.fixture
+def server(storage):
+    """An app whose server tells of the task `charge`."""
+    fire = app(storage)
+    fire.task(
+        name="charge", queue="money", priority=5, timeout=60, retry=Retry.never(), aliases=["bill"],
+        tags=["user:{user_id}"], executor="process",
+    )(charge)  # fmt: skip
+    return fire
+
+
+def test_an_app_without_the_code_lists_the_tasks_of_servers(server, storage):
+    """All that a page shows of a task, and no path of the machine."""
+    tell_tasks(server.client)
+
+    (entry,) = app(storage).catalogue.list()
+
+    line = charge.__code__.co_firstlineno
+    assert entry == TaskEntry(
+        name="charge", queue="money", priority=5, retry="no retries", timeout_seconds=60.0,
+        executor="process", is_async=False, aliases=("bill",), tags=("user:{user_id}",),
+        signature=f"charge(user_id: int, note: str = '{'n' * 78}…)", summary="Charge a user.",
+        place=f"{__name__}:{line}", version=__version__, seen_at=from_micros(storage.clock()),
+        is_registered_here=False,
+    )  # fmt: skip
+    assert entry == app(storage).catalogue.get("charge")
+    assert "/" not in entry.place
+
+
+def test_tasks_of_this_app_are_listed_with_those_of_others(server, storage):
+    """Merged by name: what servers told, and what nobody told yet."""
+    tell_tasks(server.client)
+    fire = app(storage)
+    fire.task(name="bill")(charge)
+
+    entries = fire.catalogue.list()
+
+    assert [("bill", True, None), ("charge", False, from_micros(storage.clock()))] == [
+        (entry.name, entry.is_registered_here, entry.seen_at) for entry in entries
+    ]
+    assert server.catalogue.get("charge").is_registered_here
+    assert "charge" == server.catalogue.get("bill").name
+    assert entries == asyncio.run(fire.catalogue.alist())
+    assert entries[1] == asyncio.run(fire.catalogue.aget("charge"))
+
+
+def test_a_task_that_nobody_has_is_told(server, storage):
+    """By its name, aliases of servers' tasks known too."""
+    tell_tasks(server.client)
+
+    assert ["gone"] == app(storage).catalogue.unknown(["charge", "gone", "bill", "gone"])
+    with pytest.raises(UnknownTask, match="Task 'gone' is unknown: no server told of it"):
+        app(storage).catalogue.get("gone")
+
+
+def test_a_start_where_nothing_has_changed_costs_one_read(server, storage):
+    """And writes nothing, until what is stored is twelve hours old."""
+    tell_tasks(server.client)
+    reads, writes = storage.called["list_records"], storage.called["put_record"]
+    before = (len(reads), len(writes))
+
+    tell_tasks(server.client)
+    after_a_restart = (len(reads) - before[0], len(writes) - before[1])
+    storage.clock_offset += 12 * HOUR + 1
+    tell_tasks(server.client)
+
+    assert (1, 0) == after_a_restart
+    assert before[1] + 1 == len(writes)
+    assert from_micros(storage.clock()) == server.catalogue.get("charge").seen_at
+
+
+def test_what_has_changed_is_written_at_once(server, storage):
+    """A deploy with another definition."""
+    tell_tasks(server.client)
+    fire = app(storage)
+    fire.task(name="charge", queue="other")(charge)
+
+    tell_tasks(fire.client)
+
+    assert "other" == server.catalogue.get("charge").queue
+
+
+def test_what_no_server_told_of_for_thirty_days_is_dropped(server, storage):
+    """By whoever writes next; what is registered there is written anew instead."""
+    tell_tasks(server.client)
+    storage.put_record("task", "damaged", "[]")
+    other = app(storage)
+    other.task(name="other")(charge)
+    storage.clock_offset += 30 * DAY
+
+    tell_tasks(other.client)
+    at_thirty_days = {record.key for record in storage.list_records("task")}
+    storage.clock_offset += 1
+    tell_tasks(other.client)
+
+    assert {"charge", "other"} == at_thirty_days
+    assert ["other"] == [record.key for record in storage.list_records("task")]
+
+
+def test_every_page_of_a_long_catalogue_is_read(storage):
+    """Five hundred entries and some make two pages."""
+    fire = app(storage)
+    for number in range(501):
+        fire.task(name=f"task{number:03}")(charge)
+    tell_tasks(fire.client)
+    before = len(storage.called["list_records"])
+
+    entries = app(storage).catalogue.list()
+
+    assert (501, "task500") == (len(entries), entries[-1].name)
+    assert before + 2 == len(storage.called["list_records"])
+
+
+def test_stubs_of_code_elsewhere_are_not_told(storage):
+    """A server tells what it can run."""
+    fire = app(storage)
+    fire.task(name="elsewhere", remote=True)(charge)
+
+    tell_tasks(fire.client)
+
+    assert [] == storage.list_records("task")
+    assert ["elsewhere"] == [entry.name for entry in fire.catalogue.list()]
+
+
+def test_a_storage_that_fails_is_logged_and_nothing_else(server, storage, caplog):
+    """Jobs run without a catalogue."""
+    storage.fail("list_records", StorageUnavailable("away"))
+
+    assert not tell_tasks(server.client)
+    assert "The catalogue of tasks was not written: away" in caplog.text
+    assert tell_tasks(server.client)
+
+
+@pytest.mark.parametrize(
+    ("retry", "words"),
+    [
+        (Retry.fixed(60, attempts=1), "1 retry, after 1 m"),
+        (Retry.listed([1, timedelta(minutes=5)], attempts=3), "3 retries, after 1.0 s, 5 m"),
+        (Retry(attempts=6), "6 retries, after 1 m, 5 m, 15 m, 1 h …"),
+        (Retry.polynomial(), "10 retries, with growing waits"),
+        (Retry.never(on_exceeded=OnExceeded.DELETE), "no retries, then deleted"),
+    ],
+)
+def test_a_retry_policy_is_told_in_words(storage, retry, words):
+    """For people."""
+    fire = app(storage)
+    fire.task(name="charge", retry=retry)(charge)
+
+    assert words == fire.catalogue.get("charge").retry
+
+
+def test_a_policy_of_ones_own_is_told_by_its_class(storage):
+    """Its words are its own."""
+
+    class Patience:
+        def decide(self, job, error): ...
+
+    fire = app(storage)
+    fire.task(name="charge", retry=Patience())(charge)
+
+    assert "by Patience" == fire.catalogue.get("charge").retry
+
+
+def test_a_running_server_has_told_of_its_tasks():
+    """Soon after its start, which waits for none of it."""
+    with Firelock("memory://") as fire:
+        fire.task(name="charge")(charge)
+
+        with fire.server(workers=1):
+            stored = until(lambda: fire.storage.get_record("task", "charge"))
+
+    assert "default" == json.loads(stored.value)["queue"]

@@ -1,0 +1,691 @@
+"""`fire.operations`: an action on every job that matches, tracked, cancellable and resumable."""
+
+from __future__ import annotations
+
+import json
+
+import attrs
+import pytest
+
+from firelock import Firelock, Operation, Retry
+from firelock.errors import ConfigurationError, LockLost, StorageError, StorageUnavailable
+from firelock.ids import newest_first_key
+from firelock.memory import MemoryStorage
+from firelock.operation import Outcome, Status
+from firelock.operations import KEPT, Operations
+from firelock.storage import JobFilter, Page
+from firelock.values import State
+from tests.core.fakes import FailingStorage, Worker
+
+BULK = JobFilter(queue="bulk")
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def fire(request, tmp_path):
+    """An app over each storage."""
+    storage = MemoryStorage() if request.param == "memory" else f"sqlite:///{tmp_path}/jobs.db"
+    with Firelock(storage) as fire:
+        yield fire
+
+
+@pytest.fixture
+def watched():
+    """An app over a storage that notes what is called, and fails as told."""
+    with Firelock(FailingStorage()) as fire:
+        yield fire
+
+
+def send(to: str, number: int = 0) -> None:
+    if number < 0:
+        raise ValueError(f"no mailbox {to}")
+
+
+def sending(fire):
+    """The task of this app."""
+    return fire.task(name="send", queue="bulk", retry=Retry.never())(send)
+
+
+def fill(fire, number, *, failed=0):
+    """Store so many jobs that wait, and before them so many that have failed; return their ids."""
+    task = sending(fire)
+    worker = Worker(fire)
+    bad = task.enqueue_many([(f"ada{place}@x", -1) for place in range(failed)])
+    while worker.run(500):
+        pass
+    good = task.enqueue_many([(f"bob{place}@x", place) for place in range(number)])
+    return [job.id for job in (*bad, *good)]
+
+
+def run(fire, operation, **options):
+    """Run it without waiting; return it as it is then."""
+    return fire.operations.run(operation.id, wait=lambda seconds: None, **options)
+
+
+def after(chunks):
+    """Answer "go on" so many times, then "stop"."""
+    answers = iter([False] * chunks)
+    return lambda: next(answers, True)
+
+
+def states(fire):
+    return {state: number for state, number in fire.jobs.counts().by_state.items() if number}
+
+
+# ---- asking for it ---------------------------------------------------------------------------------------
+
+
+def test_to_start_touches_no_job(fire):
+    """It is stored, waits to be run and knows how much there is to do."""
+    fill(fire, 3, failed=2)
+
+    operation = fire.operations.start("delete", BULK, by="ada")
+
+    assert {State.ENQUEUED: 3, State.FAILED: 2} == states(fire)
+    assert isinstance(operation, Operation)
+    assert ("delete", "running", "ada", "deleted by ada", 5, 0) == (
+        operation.verb, operation.state, operation.by, operation.reason, operation.expected, operation.changed
+    )  # fmt: skip
+    assert operation == fire.operations.get(operation.id)
+    assert [operation] == fire.operations.resumable() == fire.operations.list().operations
+
+
+def test_what_comes_later_is_left_alone(fire):
+    """The filter ends at the start, or where it ended before that."""
+    fill(fire, 2)
+
+    operation = fire.operations.start("delete", BULK, by="ada")
+    fire.storage.clock_offset += 1_000_000
+    later = sending(fire).enqueue("late")
+
+    assert 2 == run(fire, operation).changed
+    assert State.ENQUEUED is later.refresh().state
+    sooner = JobFilter(queue="bulk", until=7)
+    assert 7 == fire.operations.start("delete", sooner, by="ada").where.until
+
+
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        (JobFilter(queue="bulk"), 5),
+        (JobFilter(state=State.FAILED), 2),
+        (JobFilter(queue="bulk", state=State.ENQUEUED), 3),
+        (JobFilter(queue="nobody"), 0),
+        (JobFilter(task="send"), None),
+        (JobFilter(state=State.FAILED, since=0), None),
+    ],
+)
+def test_how_much_there_is_to_do_is_told_where_counts_know(fire, where, expected):
+    """By state and queue alone; nothing is searched for it."""
+    fill(fire, 3, failed=2)
+
+    assert expected == fire.operations.start("delete", where, by="ada").expected
+
+
+def test_everything_is_never_deleted(watched):
+    """A filter that was left empty by mistake costs no job."""
+    fill(watched, 1)
+
+    with pytest.raises(ConfigurationError, match="An empty filter would delete every job"):
+        watched.operations.start("delete", JobFilter(), by="ada")
+    with pytest.raises(ConfigurationError, match="An empty filter would delete every job"):
+        watched.operations.start("delete", JobFilter(), by="ada", contains={"argument": ""})
+
+    assert [] == watched.operations.list().operations
+
+
+def test_bad_wishes_are_refused(watched):
+    """Each with the value, and with what there is instead."""
+    start = watched.operations.start
+    for verb in ("remove", "", None):
+        with pytest.raises(ConfigurationError, match=r"verb=.* is unknown; use one of requeue, delete"):
+            start(verb, BULK, by="ada")
+    with pytest.raises(ConfigurationError, match="is no filter; write JobFilter"):
+        start("delete", {"queue": "bulk"}, by="ada")
+    with pytest.raises(ConfigurationError, match="state='gone' is unknown"):
+        start("delete", JobFilter(state="gone"), by="ada")
+    with pytest.raises(ConfigurationError, match="'result' is unknown; use argument or error"):
+        start("delete", BULK, by="ada", contains={"result": "x"})
+    with pytest.raises(ConfigurationError, match=r"contains\['error'\]=7 is no text"):
+        start("delete", BULK, by="ada", contains={"error": 7})
+    with pytest.raises(ConfigurationError, match="by=None is no text"):
+        start("delete", BULK, by=None)
+    with pytest.raises(ConfigurationError, match="reason has 501 characters; use at most 500"):
+        start("delete", BULK, by="ada", reason="x" * 501)
+
+    assert [] == watched.operations.list().operations
+
+
+# ---- doing it --------------------------------------------------------------------------------------------
+
+
+def test_every_job_that_matches_is_changed(fire):
+    """Over several pages; the first ids are kept, and each job's history says why."""
+    ids = fill(fire, 1_200)
+    operation = fire.operations.start("delete", BULK, by="ada", reason="tenant left")
+
+    done = run(fire, operation)
+
+    assert {State.DELETED: 1_200} == states(fire)
+    assert (Status.DONE, 1_200, 1_200, 0, 0, tuple(ids[:10])) == (
+        done.state, done.total_seen, done.changed, done.skipped, done.missing, done.first_ids
+    )  # fmt: skip
+    assert "tenant left" == fire.jobs.get(ids[0]).reason
+    assert done.ended_at == done.updated_at >= done.started_at
+    assert done == fire.operations.get(operation.id)
+    assert [] == fire.operations.resumable()
+
+
+def test_failed_jobs_are_requeued_oldest_first(fire):
+    """Those that fail again come later than the start, so that it ends."""
+    ids = fill(fire, 0, failed=3)
+    operation = fire.operations.start("requeue", JobFilter(state=State.FAILED), by="ada")
+
+    done = run(fire, operation)
+
+    assert (Status.DONE, 3) == (done.state, done.changed)
+    assert ids == [job.id for job in Worker(fire, "host:b").claim()]
+    assert 0 == fire.jobs.get(ids[0]).record().retries
+
+
+def test_what_no_verb_fits_is_skipped(fire):
+    """A filter also finds jobs that are there already."""
+    fill(fire, 3, failed=2)
+    waiting = attrs.evolve(BULK, state=State.ENQUEUED)
+
+    done = run(fire, fire.operations.start("requeue", waiting, by="ada"))
+
+    assert (3, 0, 3) == (done.total_seen, done.changed, done.skipped)
+
+
+@pytest.mark.parametrize(
+    "where", [JobFilter(), BULK, JobFilter(task="send"), JobFilter(since=0), JobFilter(is_retrying=False)]
+)
+def test_a_requeue_names_a_state(watched, where):
+    """Without one it would run again what has succeeded."""
+    fill(watched, 1)
+
+    with pytest.raises(ConfigurationError, match="without a state"):
+        watched.operations.start("requeue", where, by="ada")
+
+    assert [] == watched.operations.list().operations
+    assert watched.operations.start("requeue", JobFilter(is_retrying=True), by="ada").is_running
+
+
+def test_a_job_that_left_its_state_meanwhile_is_skipped(watched):
+    """What somebody deleted after the page was read is not revived by a requeue of failed jobs."""
+    ids = fill(watched, 0, failed=2)
+    operation = watched.operations.start("requeue", JobFilter(state=State.FAILED), by="ada")
+    Meddler.into(watched, lambda: watched.jobs.delete(ids[:1]))
+
+    done = run(watched, operation)
+
+    assert (2, 1, 1, 0) == (done.total_seen, done.changed, done.skipped, done.missing)
+    assert {State.DELETED: 1, State.ENQUEUED: 1} == states(watched)
+
+
+def test_a_job_that_was_pruned_meanwhile_is_missing(watched):
+    """It is counted apart."""
+    ids = fill(watched, 1, failed=1)
+    operation = watched.operations.start("requeue", JobFilter(state=State.FAILED), by="ada")
+
+    def prune():
+        watched.jobs.delete(ids[:1])
+        watched.storage.clock_offset += 10**15
+        watched.storage.prune(10)
+
+    Meddler.into(watched, prune)
+
+    assert (1, 0, 0, 1) == tuple(
+        getattr(run(watched, operation), name) for name in ("total_seen", "changed", "skipped", "missing")
+    )
+
+
+def test_to_delete_a_queue_spares_no_job_that_began_meanwhile(watched):
+    """Where no state was asked for, none protects from the delete."""
+    fill(watched, 2)
+    operation = watched.operations.start("delete", BULK, by="ada")
+    Meddler.into(watched, lambda: Worker(watched, "host:b").claim(1))
+
+    assert 2 == run(watched, operation).changed
+    assert {State.DELETED: 2} == states(watched)
+
+
+def test_children_are_released(fire):
+    """The end of a parent decides its continuation at once."""
+    task = sending(fire)
+    child = task.enqueue("parent").then(task, "child")
+
+    run(fire, fire.operations.start("delete", JobFilter(state=State.ENQUEUED), by="ada"))
+
+    assert State.DELETED is child.refresh().state
+
+
+@pytest.mark.parametrize(
+    ("contains", "changed"),
+    [
+        ({"argument": "ADA1@"}, 1),
+        ({"argument": "@x"}, 5),
+        ({"error": "valueerror: NO mailbox ada"}, 2),
+        ({"error": "mailbox", "argument": "ada0"}, 1),
+        ({"error": "mailbox", "argument": "bob"}, 0),
+        ({"argument": ""}, 5),
+    ],
+)
+def test_texts_choose_among_the_jobs(fire, contains, changed):
+    """Upper and lower case alike, all that are given; what they leave out is seen, not skipped."""
+    fill(fire, 3, failed=2)
+
+    done = run(fire, fire.operations.start("delete", BULK, by="ada", contains=contains))
+
+    assert (Status.DONE, 5, changed, 0) == (done.state, done.total_seen, done.changed, done.skipped)
+
+
+# ---- sharing with others ---------------------------------------------------------------------------------
+
+
+def test_after_each_chunk_workers_have_their_turn(watched):
+    """It waits so many times as long as the chunk took, but not after the last."""
+    fill(watched, 1_200)
+    operation = watched.operations.start("delete", BULK, by="ada")
+    ticks, waits = iter(range(0, 100, 2)), []
+
+    watched.operations.run(operation.id, pace=2.5, wait=waits.append, monotonic=lambda: next(ticks))
+
+    assert [5.0, 5.0] == waits
+    assert [500, 500, 200] == [len(changes) for (changes,) in watched.storage.called["apply"][-3:]]
+
+
+def test_quick_chunks_do_not_follow_one_another_at_once(watched):
+    """Only so many jobs a second are changed: what a chunk costs others is more than its time."""
+    fill(watched, 1_200)
+    operation = watched.operations.start("delete", BULK, by="ada")
+    ticks, waits = iter(range(100)), []
+
+    watched.operations.run(operation.id, jobs_a_second=50, wait=waits.append, monotonic=lambda: next(ticks))
+
+    assert [9.0, 9.0] == waits
+
+
+def test_two_never_do_one_operation_at_once(fire):
+    """The second leaves it alone, and says how far the first has come."""
+    fill(fire, 600)
+    operation = fire.operations.start("delete", BULK, by="ada")
+
+    with fire.lock(f"operation:{operation.id}"):
+        seen = run(fire, operation)
+
+    assert (Status.RUNNING, 0, {State.ENQUEUED: 600}) == (seen.state, seen.changed, states(fire))
+
+
+def test_one_that_lost_its_lock_writes_nothing_more(watched):
+    """Whoever took over counts; the former runner stops at its next look."""
+    fill(watched, 1_200)
+    operation = watched.operations.start("delete", BULK, by="ada")
+
+    def take_over(_):
+        record = watched.storage.get_record("operation", operation.id)
+        value = {**json.loads(record.value), "fence": 99}
+        watched.storage.put_record("operation", operation.id, json.dumps(value))
+
+    seen = watched.operations.run(operation.id, wait=take_over)
+
+    assert (Status.RUNNING, 99, 500) == (seen.state, seen.fence, watched.operations.get(operation.id).changed)
+
+
+def test_a_lock_that_ends_under_the_runner_ends_its_work(watched):
+    """It is told that it may not be alone, and goes no further."""
+    fill(watched, 1_200)
+    operation = watched.operations.start("delete", BULK, by="ada")
+    name = f"operation:{operation.id}"
+
+    def lose(_):
+        watched.storage.clock_offset += 10**9
+        assert watched.storage.acquire_lock(name, "another", 600.0) is not None
+
+    seen = watched.operations.run(operation.id, wait=lose, should_stop=after(1))
+
+    assert (Status.RUNNING, 500) == (seen.state, seen.changed)
+
+
+def test_a_lock_that_is_lost_for_sure_is_asked_before_each_chunk(watched):
+    """Not one chunk more is begun; and nobody waits for a lock that another holds."""
+    fill(watched, 1_200)
+    taken = []
+
+    def lock(name, *, timeout, ttl):
+        taken.append(OldLock(name, timeout))
+        return taken[0]
+
+    operations = Operations(watched.client, lock)
+    operation = operations.start("delete", BULK, by="ada")
+
+    seen = operations.run(operation.id, wait=lambda _: setattr(taken[0], "lost", True))
+
+    assert (Status.RUNNING, 500) == (seen.state, seen.changed)
+    assert [(f"operation:{operation.id}", 0)] == [(one.name, one.timeout) for one in taken]
+
+
+def test_an_empty_page_is_not_the_last(watched):
+    """A storage that bounds how far it looks may have found nothing yet."""
+    fill(watched, 5)
+    operation = watched.operations.start("delete", BULK, by="ada")
+    find = watched.storage.find
+    pages = [Page([], find(operation.where, limit=1, oldest_first=True).cursor)]
+    watched.storage.find = lambda *args, **options: pages.pop() if pages else find(*args, **options)
+
+    done = run(watched, operation)
+
+    assert (Status.DONE, 4, 4) == (done.state, done.total_seen, done.changed)
+
+
+def test_it_stops_when_it_is_told_and_goes_on_behind(fire):
+    """A server that stops leaves the rest to the next one; nothing is counted twice."""
+    fill(fire, 1_200)
+    operation = fire.operations.start("delete", BULK, by="ada")
+
+    stopped = run(fire, operation, should_stop=after(1))
+
+    assert (Status.RUNNING, 500, {State.DELETED: 500, State.ENQUEUED: 700}) == (
+        stopped.state, stopped.changed, states(fire)
+    )  # fmt: skip
+    assert [stopped] == fire.operations.resumable()
+    done = run(Firelock(fire.storage), stopped)
+    assert (Status.DONE, 1_200, 1_200) == (done.state, done.total_seen, done.changed)
+
+
+def test_a_crash_between_change_and_record_does_no_harm(watched):
+    """The chunk is met again: its jobs are skipped, the others are changed."""
+    fill(watched, 1_200)
+    operation = watched.operations.start("delete", BULK, by="ada")
+
+    def crash(_):
+        watched.storage.fail("put_record", StorageUnavailable("gone"))
+
+    with pytest.raises(StorageUnavailable):
+        watched.operations.run(operation.id, wait=crash)
+    again = run(watched, operation)
+
+    assert {State.DELETED: 1_200} == states(watched)
+    assert (Status.DONE, 1_200, 700, 500) == (
+        again.state, again.total_seen, again.changed, again.skipped
+    )  # fmt: skip
+
+
+def test_an_outage_leaves_it_resumable(watched):
+    """Trying again may help, so it has not failed."""
+    fill(watched, 3)
+    operation = watched.operations.start("delete", BULK, by="ada")
+    watched.storage.fail("find", StorageUnavailable("away"))
+
+    with pytest.raises(StorageUnavailable, match="away"):
+        run(watched, operation)
+
+    assert [operation.id] == [one.id for one in watched.operations.resumable()]
+    assert 3 == run(watched, operation).changed
+
+
+def test_what_trying_again_cannot_help_has_failed(watched):
+    """It says why, and is never run again."""
+    fill(watched, 3)
+    operation = watched.operations.start("delete", BULK, by="ada")
+    watched.storage.fail("find", StorageError("the index is broken"))
+
+    failed = run(watched, operation)
+
+    assert (Status.FAILED, "StorageError: the index is broken") == (failed.state, failed.error)
+    assert failed == watched.operations.get(operation.id) == run(watched, operation)
+    assert ([], {State.ENQUEUED: 3}) == (watched.operations.resumable(), states(watched))
+
+
+# ---- cancelling ------------------------------------------------------------------------------------------
+
+
+def test_a_cancelled_one_changes_nothing_more(fire):
+    """Who cancelled it and what was done until then are kept."""
+    fill(fire, 1_200)
+    operation = fire.operations.start("delete", BULK, by="ada")
+
+    seen = fire.operations.run(operation.id, wait=lambda _: fire.operations.cancel(operation.id, "bob"))
+
+    assert (Status.CANCELLED, "bob", 500) == (seen.state, seen.cancelled_by, seen.changed)
+    assert {State.DELETED: 500, State.ENQUEUED: 700} == states(fire)
+    assert seen == run(fire, operation)
+
+
+def test_a_cancel_during_a_chunk_counts_the_chunk(watched):
+    """What was changed is told, although it was cancelled before it was written down."""
+    fill(watched, 1_200)
+    operation = watched.operations.start("delete", BULK, by="ada")
+    Meddler.into(watched, lambda: watched.operations.cancel(operation.id, "bob"))
+
+    seen = run(watched, operation)
+
+    assert (Status.CANCELLED, 500, {State.DELETED: 500, State.ENQUEUED: 700}) == (
+        seen.state, seen.changed, states(watched)
+    )  # fmt: skip
+    assert seen == watched.operations.get(operation.id)
+
+
+def test_what_has_ended_is_not_cancelled(fire):
+    """It stays as it is."""
+    fill(fire, 1)
+    done = run(fire, fire.operations.start("delete", BULK, by="ada"))
+
+    assert done == fire.operations.cancel(done.id, "bob") == fire.operations.get(done.id)
+
+
+# ---- looking ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "operation_id",
+    ["", "nobody", pytest.param(newest_first_key(7), id="unused"), "\x00", "\ud800", None, 7],
+)
+def test_an_unknown_operation_is_none(fire, operation_id):
+    """To look at it is no error; to run or cancel it is."""
+    assert fire.operations.get(operation_id) is None
+    with pytest.raises(ConfigurationError, match=r"Operation .* is not stored"):
+        fire.operations.run(operation_id)
+    with pytest.raises(ConfigurationError, match=r"Operation .* is not stored"):
+        fire.operations.cancel(operation_id, "ada")
+
+
+def test_the_newest_operations_are_first(fire):
+    """Page by page; what is resumed is taken up in the order in which it was asked for."""
+    started = [fire.operations.start("delete", BULK, by=str(number)) for number in range(3)]
+
+    first = fire.operations.list(2)
+    second = fire.operations.list(limit=2, cursor=first.cursor)
+
+    assert [started[2], started[1]] == list(first)
+    assert ([started[0]], None, 1) == (list(second), second.cursor, len(second))
+    assert started == fire.operations.resumable()
+    for limit in (0, 501, True, None):
+        with pytest.raises(ConfigurationError, match="a page holds 1 to 500 operations"):
+            fire.operations.list(limit)
+    with pytest.raises(StorageError, match="belongs to no page of operations"):
+        fire.operations.list(cursor="nonsense")
+
+
+def test_old_ended_operations_go(fire):
+    """The newest 200 that ended are kept, and every one that did not."""
+    waiting = fire.operations.start("delete", BULK, by="waiting")
+    for _ in range(KEPT + 1):
+        run(fire, fire.operations.start("delete", BULK, by="ended"))
+    last = fire.operations.start("delete", BULK, by="last")
+
+    stored = list(fire.operations.list(500))
+
+    assert (KEPT + 2, last, waiting) == (len(stored), stored[0], stored[-1])
+
+
+# ---- its record ------------------------------------------------------------------------------------------
+
+
+def test_every_filter_comes_back(fire):
+    """As it was, so that its cursors go on to fit; also the words of states and texts in odd letters."""
+    where = JobFilter(
+        State.SCHEDULED, "t", "q", "tag \u2028", "server", "print", "nightly", "0193", "parent", 1, 2, True
+    )
+    names = {field.name for field in attrs.fields(JobFilter)} - {
+        "by_due"
+    }  # an order, and no operation has one
+    fields = {name: getattr(where, name) for name in names}
+    assert None not in fields.values()
+
+    for one in [where, *(JobFilter(**{name: value}) for name, value in fields.items())]:
+        verb = "requeue" if one.state else "delete"
+        started = fire.operations.start(verb, one, by="ada", contains={"error": "\ud800\x00"})
+        assert started == fire.operations.get(started.id)
+        assert attrs.evolve(one, until=started.where.until) == started.where
+
+
+def test_an_operation_on_a_list_by_due_is_one_on_its_jobs(fire):
+    """The order is none of its own; a window of due instants is refused, since its own is that of changes."""
+    by_due = JobFilter(by_due=True, queue="bulk")
+
+    started = fire.operations.start("delete", by_due, by="ada")
+
+    expected = JobFilter(state=State.SCHEDULED, queue="bulk")
+    assert expected == attrs.evolve(started.where, until=None)
+    with pytest.raises(ConfigurationError, match="by due with since or until is refused"):
+        fire.operations.start("delete", attrs.evolve(by_due, since=1), by="ada")
+    with pytest.raises(ConfigurationError, match="by due with state=failed"):
+        fire.operations.start("delete", attrs.evolve(by_due, state=State.FAILED), by="ada")
+
+
+def test_a_state_as_text_is_a_state(fire):
+    """It resumes like any other: its cursor belongs to the filter as it is read back."""
+    fill(fire, 600)
+    operation = fire.operations.start("delete", JobFilter(state="enqueued"), by="ada")
+
+    run(fire, operation, should_stop=after(1))
+
+    assert 600 == run(fire, operation).changed
+
+
+@pytest.mark.parametrize("place", ["where", "record"])
+def test_what_a_newer_version_asked_for_is_shown_as_failed(watched, place):
+    """It is not run by half, not lost, and not touched: a newer process goes on with it."""
+    fill(watched, 3)
+    operation = watched.operations.start("delete", BULK, by="ada")
+    value = json.loads(watched.storage.get_record("operation", operation.id).value)
+    (value["where"] if place == "where" else value)["colour"] = "red"
+    watched.storage.put_record("operation", operation.id, json.dumps(value))
+    before = watched.storage.get_record("operation", operation.id)
+
+    seen = run(watched, operation)
+
+    name = "where.colour" if place == "where" else "colour"
+    assert (Status.FAILED, "ada") == (seen.state, seen.by)
+    assert f"A newer version of Firelock stored this operation: {name} is unknown here" in seen.error
+    assert seen == watched.operations.cancel(operation.id, "bob")
+    assert [seen] == watched.operations.list().operations
+    assert [] == watched.operations.resumable()
+    assert before == watched.storage.get_record("operation", operation.id)
+    assert {State.ENQUEUED: 3} == states(watched)
+
+
+def test_another_storage_has_its_own_operations(fire):
+    """After `use_storage` they are kept, locked and run there."""
+    fire.operations.start("delete", BULK, by="ada")
+    fire.use_storage("memory://operations-of-another")
+    fill(fire, 2)
+
+    assert [] == fire.operations.list().operations
+    assert 2 == run(fire, fire.operations.start("delete", BULK, by="ada")).changed
+
+
+class OldLock:
+    """A lock that was taken, and is lost once somebody says so."""
+
+    def __init__(self, name, timeout):
+        self.name, self.timeout = name, timeout
+        self.fence, self.lost = 7, False
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        if self.lost:
+            raise LockLost(f"Lock {self.name!r} was lost.")
+
+
+class Meddler:
+    """Does something once, between a page that was read and the change of its jobs."""
+
+    @staticmethod
+    def into(fire, act):
+        """The next change that a storage is asked for comes after this act."""
+        storage = fire.storage
+        apply, acts = storage.apply, [act]
+
+        def meddled(transitions):
+            while acts:
+                acts.pop()()
+            return apply(transitions)
+
+        storage.apply = meddled
+
+
+# ---- what came of it -------------------------------------------------------------------------------------
+
+
+def test_what_came_of_a_requeue_is_told_by_its_jobs(fire):
+    """How many succeeded, failed again or have not ended; once all have, it is what it was then."""
+    ids = fill(fire, 0, failed=3)
+    task, worker = fire.task_named("send"), Worker(fire)
+    operation = fire.operations.start("requeue", JobFilter(state=State.FAILED), by="ada")
+    before = fire.operations.outcome(operation.id)
+    run(fire, operation)
+    other = task.enqueue("eve@x")
+
+    waiting = fire.operations.outcome(operation.id)
+    fire.jobs.delete([ids[0]])
+    worker.run(500)
+    ended = fire.operations.outcome(operation.id)
+    fire.jobs.requeue(ids)
+
+    assert before is None
+    assert (Outcome(3, {State.ENQUEUED: 3}), 3) == (waiting, waiting.unended)
+    assert (Outcome(3, {State.DELETED: 1, State.FAILED: 2}), 0) == (ended, ended.unended)
+    assert ended == fire.operations.outcome(operation.id) == fire.operations.get(operation.id).outcome
+    assert State.SUCCEEDED is other.refresh().state
+
+
+def test_a_delete_has_no_outcome(fire):
+    """What is deleted is deleted; an unknown operation is an error."""
+    fill(fire, 2)
+    operation = run(fire, fire.operations.start("delete", BULK, by="ada"))
+
+    assert fire.operations.outcome(operation.id) is None
+    with pytest.raises(ConfigurationError, match="is not stored"):
+        fire.operations.outcome("nobody")
+
+
+def test_of_very_many_jobs_the_first_are_looked_at(fire):
+    """Two thousand of them, in so many reads as that takes."""
+    ids = fill(fire, 2_600)
+    fire.jobs.delete(ids)
+    operation = run(fire, fire.operations.start("requeue", JobFilter(state=State.DELETED), by="ada"))
+
+    outcome = fire.operations.outcome(operation.id)
+
+    assert (2_600, 2_000, 2_000) == (operation.changed, outcome.looked_at, outcome.unended)
+
+
+def test_ids_go_with_their_operation(fire):
+    """What is told of no operation any more is not kept."""
+    fill(fire, 0, failed=1)
+    operation = run(fire, fire.operations.start("requeue", JobFilter(state=State.FAILED), by="ada"))
+    assert [operation.id] == [
+        record.key.partition(":")[0] for record in fire.storage.list_records("operation_ids")
+    ]
+
+    for _ in range(KEPT + 1):
+        fire.storage.clock_offset += 1
+        run(fire, fire.operations.start("delete", JobFilter(queue="none"), by="ada"))
+    fire.operations.start("delete", JobFilter(queue="none"), by="ada")
+
+    assert fire.operations.get(operation.id) is None
+    assert [] == fire.storage.list_records("operation_ids")

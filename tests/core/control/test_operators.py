@@ -1,0 +1,761 @@
+"""`fire.jobs`, `fire.queues`, `fire.servers`: pages to look at, and one answer for each id acted on."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+
+import pytest
+
+from firelock import Firelock, Retry, hookimpl
+from firelock.clock import micros
+from firelock.errors import (
+    ConfigurationError,
+    JobNotFound,
+    ScheduleError,
+    StorageError,
+    StorageUnavailable,
+)
+from firelock.memory import MemoryStorage
+from firelock.operators import QueueView
+from firelock.storage import DURATION_BUCKETS, Applied, NewSession, PartlyApplied, Progress, Renewal, Rollup
+from firelock.values import State
+from firelock.views import JobProgress
+from tests.core.fakes import FailingStorage, Failure, Worker
+
+
+@pytest.fixture
+def fire():
+    """An app over a storage that notes what is called."""
+    with Firelock(FailingStorage()) as fire:
+        yield fire
+
+
+@pytest.fixture
+def worker(fire):
+    """Runs its jobs by hand."""
+    return Worker(fire)
+
+
+def add(a: int, b: int = 0) -> int:
+    if a < 0:
+        raise ValueError(f"no sum of {a}")
+    return a + b
+
+
+@pytest.fixture
+def adding(fire):
+    """A task that fails for negative numbers."""
+    return fire.task(name="add", queue="sums", retry=Retry.never(), tags=["a:{a}"])(add)
+
+
+# ---- looking ---------------------------------------------------------------------------------------------
+
+
+def test_a_job_is_found_by_its_id(fire, adding):
+    """By coroutine too."""
+    job = adding.enqueue(1)
+
+    assert job == fire.jobs.get(job.id) == asyncio.run(fire.jobs.aget(job.id))
+
+
+@pytest.mark.parametrize("job_id", ["", "nobody", "x" * 10_000, "'; drop table job; --", 7, None])
+def test_an_unknown_id_is_not_found(fire, job_id):
+    """Whatever it looks like, it is an id that is not stored."""
+    with pytest.raises(JobNotFound, match="is not stored: the id is wrong, or the job has been pruned"):
+        fire.jobs.get(job_id)
+
+
+def test_jobs_are_found_by_what_they_are(fire, adding, worker):
+    """Each filter alone, and all together."""
+    other = fire.task(name="other")(lambda: None).using(tags=["x"]).enqueue()
+    bad, good = adding.enqueue(-1), adding.enqueue(1)
+    worker.run()
+    waiting = adding.enqueue(2)
+    fingerprint = bad.refresh().error.fingerprint
+
+    def found(**filters):
+        return list(fire.jobs.find(**filters))
+
+    assert [waiting, good, bad, other] == found()
+    assert [bad] == found(state="failed") == found(fingerprint=fingerprint) == found(tag="a:-1")
+    assert [other] == found(task="other") == found(queue="default") == found(tag="x")
+    assert [good, bad, other] == found(server="host:a")
+    assert [waiting] == found(id_prefix=waiting.id[:36])
+    assert [waiting] == found(state="enqueued", task="add", queue="sums", tag="a:2")
+    assert [] == found(state="enqueued", task="other")
+    assert [waiting, good] == list(asyncio.run(fire.jobs.afind(task="add", limit=2)))
+
+
+def test_jobs_are_found_by_the_recurring_job_that_made_them(fire, adding):
+    """A trigger's job belongs to its definition."""
+    adding.recur("nightly", "0 2 * * *", 1)
+    made = fire.recurring.trigger("nightly")
+    adding.enqueue(1)
+
+    assert [made] == list(fire.jobs.find(recurring="nightly"))
+
+
+def test_jobs_are_found_by_their_time(fire, adding):
+    """From `since` to before `until`, both aware."""
+    job = adding.enqueue(1)
+    at = job.created_at
+
+    assert [job] == list(fire.jobs.find(since=at, until=at + timedelta(microseconds=1)))
+    assert [] == list(fire.jobs.find(until=at))
+    with pytest.raises(ScheduleError, match="no time zone"):
+        fire.jobs.find(since=datetime(2026, 1, 1))  # noqa: DTZ001 - that is the mistake
+
+
+def test_pages_follow_each_other(fire, adding):
+    """A cursor opens the next page, in either direction; the last page has none."""
+    jobs = adding.enqueue_many([(number,) for number in range(5)])
+
+    first = fire.jobs.find(limit=2, oldest_first=True)
+    second = fire.jobs.find(limit=2, oldest_first=True, cursor=first.cursor)
+    third = fire.jobs.find(limit=2, oldest_first=True, cursor=second.cursor)
+
+    assert [jobs[:2], jobs[2:4], jobs[4:]] == [first.jobs, second.jobs, third.jobs]
+    assert (2, None) == (len(first), third.cursor)
+
+
+@pytest.mark.parametrize("limit", [0, 501, -1, True, 1.5, "5", None])
+def test_a_page_has_1_to_500_jobs(fire, limit):
+    """The message shows the limit that was given."""
+    with pytest.raises(ConfigurationError, match=r"limit=.* is refused; a page holds 1 to 500 jobs"):
+        fire.jobs.find(limit=limit)
+
+
+def test_an_unknown_state_is_refused(fire):
+    """The message names the seven."""
+    with pytest.raises(
+        ConfigurationError, match="state='running' is unknown; use one of awaiting, scheduled, enq"
+    ):
+        fire.jobs.find(state="running")
+
+
+def test_a_bad_cursor_is_refused(fire):
+    """It belongs to another filter, or to nobody."""
+    with pytest.raises(StorageError):
+        fire.jobs.find(cursor="nonsense")
+
+
+def test_jobs_are_counted(fire, adding, worker):
+    """By state and queue, by coroutine too."""
+    adding.enqueue_many([(1,), (-1,), (2,)])
+    worker.run()
+    adding.enqueue(3)
+
+    counts = fire.jobs.counts()
+
+    assert (0, 0, 1, 0, 2, 1, 0) == (
+        counts.awaiting, counts.scheduled, counts.enqueued, counts.processing, counts.succeeded,
+        counts.failed, counts.deleted,
+    )  # fmt: skip
+    assert (4, {"sums"}) == (counts.total, set(counts.by_queue))
+    assert counts == asyncio.run(fire.jobs.acounts())
+
+
+def test_every_state_is_counted_though_no_job_is_in_it(fire, adding):
+    """Nobody has to ask whether a state is there: zero is a number."""
+    adding.enqueue(1)
+
+    counts = fire.jobs.counts()
+
+    none_but_one = {**dict.fromkeys(State, 0), State.ENQUEUED: 1}
+    assert none_but_one == counts.by_state
+    assert {"sums": none_but_one} == counts.by_queue
+    assert list(none_but_one.values()) == [counts[state] for state in State]
+    assert (0, 1) == (counts["failed"], counts["enqueued"])
+
+
+@pytest.mark.parametrize("state", [state for state in State if state is not State.SCHEDULED])
+def test_only_scheduled_jobs_are_found_by_due(fire, state):
+    """Another state beside it would find nothing, ever."""
+    with pytest.raises(ConfigurationError, match=rf"by_due=True with state='{state}' .* no job"):
+        fire.jobs.find(by_due=True, state=state)
+
+
+def test_a_state_that_there_is_not_is_not_counted(fire):
+    """A misspelt state is no zero."""
+    with pytest.raises(ConfigurationError, match="state='faild' is unknown; use one of awaiting, scheduled"):
+        fire.jobs.counts()["faild"]
+
+
+def test_counts_are_a_mapping_of_states(fire, adding):
+    """What can be asked for by its name can be listed and tested for; what is no state is not in it."""
+    adding.enqueue(1)
+
+    counts = fire.jobs.counts()
+
+    assert list(State) == list(counts)
+    assert counts.by_state == dict(counts)
+    assert (True, False, 7) == ("failed" in counts, "faild" in counts, len(counts))
+    assert [State.ENQUEUED] == [state for state, count in counts.items() if count]
+
+
+# ---- looking at all that match ---------------------------------------------------------------------------
+
+
+async def gathered(jobs):
+    """Return what an async iterator gives."""
+    return [job async for job in jobs]
+
+
+def test_one_iterates_over_all_that_match(fire, adding, worker):
+    """As `find` says it, newest first, however many pages that takes; by coroutine too."""
+    jobs = adding.enqueue_many([(number,) for number in range(1_101)])
+    other = fire.task(name="other")(add).enqueue(1)
+
+    assert [other, *reversed(jobs)] == list(fire.jobs.iterate())
+    assert jobs == list(fire.jobs.iterate(task="add", oldest_first=True))
+    assert jobs == asyncio.run(gathered(fire.jobs.aiterate(queue="sums", oldest_first=True)))
+    assert [jobs[7]] == list(fire.jobs.iterate(tag="a:7"))
+    assert [] == list(fire.jobs.iterate(state="failed"))
+
+
+def test_one_iterates_page_by_page(fire, adding):
+    """A page of 500 is read when it is needed, so that memory does not grow with the jobs."""
+    adding.enqueue_many([(number,) for number in range(1_101)])
+
+    jobs = fire.jobs.iterate()
+    reads = [len(fire.storage.called["find"])]
+    for _ in range(2):
+        for _ in range(500):
+            next(jobs)
+        reads.append(len(fire.storage.called["find"]))
+
+    assert [0, 1, 2] == reads
+
+
+def test_an_iterator_refuses_what_find_refuses_at_once(fire):
+    """The caller's line is the one that is wrong, not the first use of the iterator."""
+    with pytest.raises(ConfigurationError, match="state='running' is unknown"):
+        fire.jobs.iterate(state="running")
+    with pytest.raises(ConfigurationError, match="state='running' is unknown"):
+        fire.jobs.aiterate(state="running")
+    with pytest.raises(ScheduleError, match="no time zone"):
+        fire.jobs.iterate(until=datetime(2026, 1, 1))  # noqa: DTZ001 - that is the mistake
+
+
+@pytest.mark.parametrize("oldest_first", [True, False])
+def test_jobs_may_be_changed_while_one_iterates(fire, adding, oldest_first):
+    """Each that matched at the beginning comes once, though each leaves the list as soon as it has come."""
+    jobs = adding.enqueue_many([(number,) for number in range(1_101)])
+
+    seen = [job.delete().id for job in fire.jobs.iterate(state="enqueued", oldest_first=oldest_first)]
+
+    assert {job.id for job in jobs} == set(seen)
+    assert 1_101 == len(seen)
+
+
+@pytest.mark.parametrize("oldest_first", [True, False])
+def test_what_comes_while_one_iterates_is_left_out(fire, adding, oldest_first):
+    """Or who enqueues a job for each that he sees would never come to an end."""
+    jobs = adding.enqueue_many([(number,) for number in range(501)])  # more than a page holds
+
+    found = islice(fire.jobs.iterate(oldest_first=oldest_first), 600)
+    seen = [(job.id, adding.enqueue(3))[0] for job in found]
+
+    assert {job.id for job in jobs} == set(seen)
+    assert 501 == len(seen)
+
+
+def test_an_iterator_s_own_end_is_kept(fire, adding):
+    """`until` may be earlier than the beginning."""
+    job = adding.enqueue(1)
+
+    assert [] == list(fire.jobs.iterate(until=job.created_at, oldest_first=True))
+    assert [job] == list(fire.jobs.iterate(until=job.created_at + timedelta(days=9), oldest_first=True))
+
+
+def fail_in_turn(storage, verb, *errors):
+    """The next calls of the verb raise these, one each; None works."""
+    storage.failing[verb].extend(None if error is None else Failure(error) for error in errors)
+
+
+# ---- acting on many --------------------------------------------------------------------------------------
+
+
+def test_many_are_requeued_with_an_answer_each(fire, adding, worker):
+    """What its state does not allow is refused, what is not stored is missing; the others are enqueued."""
+    done = adding.enqueue(1)
+    worker.run()
+    waiting = adding.enqueue(2)
+
+    results = fire.jobs.requeue([done.id, waiting.id, "nobody"], reason="deployed a fix")
+
+    assert [Applied.APPLIED, Applied.REFUSED, Applied.MISSING] == results
+    assert (State.ENQUEUED, "deployed a fix") == (done.refresh().state, done.refresh().reason)
+
+
+def test_many_are_deleted_with_an_answer_each(fire, adding):
+    """A deleted one is refused; children are decided at once."""
+    gone, parent = adding.enqueue(1), adding.enqueue(2)
+    gone.delete()
+    child = parent.then(adding, 3)
+
+    results = fire.jobs.delete([gone.id, parent.id], reason="tenant left")
+
+    assert [Applied.REFUSED, Applied.RELEASING] == results
+    assert ("tenant left", State.DELETED) == (parent.refresh().reason, child.refresh().state)
+
+
+def test_many_are_acted_on_500_at_a_time(fire, adding):
+    """However many ids, no call of the storage is large; coroutines do the same."""
+    jobs = adding.enqueue_many([(number,) for number in range(1_100)])
+
+    results = asyncio.run(fire.jobs.adelete([job.id for job in jobs]))
+    again = asyncio.run(fire.jobs.arequeue([job.id for job in jobs]))
+
+    assert ({Applied.APPLIED}, 1_100, {Applied.APPLIED}) == (set(results), len(again), set(again))
+    assert [500, 500, 100] * 2 == [len(transitions) for (transitions,) in fire.storage.called["apply"]]
+
+
+@pytest.mark.parametrize("verb", ["requeue", "delete", "reschedule"])
+def test_an_outage_among_many_tells_what_was_done(fire, adding, verb):
+    """The answers of the former chunks are in the error, None for each id without one."""
+    jobs = adding.enqueue_many([(number,) for number in range(1_100)])
+    ids = [job.id for job in jobs]
+    act = {
+        "requeue": lambda: fire.jobs.requeue(ids),
+        "delete": lambda: fire.jobs.delete(ids),
+        "reschedule": lambda: fire.jobs.reschedule(ids, timedelta(0)),
+    }[verb]
+    answer = Applied.APPLIED if verb == "delete" else Applied.REFUSED  # they are enqueued
+    fail_in_turn(fire.storage, "apply", None, StorageUnavailable("gone"))
+
+    with pytest.raises(PartlyApplied) as caught:
+        act()
+
+    assert (answer,) * 500 + (None,) * 600 == caught.value.results
+    assert (
+        "The storage went away when it had answered for 500 of 1,100 jobs: gone. The error's results has "
+        "the answers; ask again for the ids where it is None." == str(caught.value)
+    )
+
+
+def test_a_refusal_among_many_tells_what_was_done(fire, adding):
+    """It is no outage, so that nobody tries again for ever; the answers of the former chunks are in it."""
+    jobs = adding.enqueue_many([(number,) for number in range(1_100)])
+    fail_in_turn(fire.storage, "apply", None, StorageError("disk full"))
+
+    with pytest.raises(PartlyApplied) as caught:
+        fire.jobs.delete([job.id for job in jobs])
+
+    assert (Applied.APPLIED,) * 500 + (None,) * 600 == caught.value.results
+    assert not isinstance(caught.value, StorageUnavailable)
+    assert (
+        "The storage refused when it had answered for 500 of 1,100 jobs: disk full. The error's results has "
+        "the answers; mend that, then ask again for the ids where it is None." == str(caught.value)
+    )
+
+
+def test_an_outage_of_many_is_one(fire, adding):
+    """Who tries again after an outage does so after this one."""
+    jobs = adding.enqueue_many([(number,) for number in range(501)])
+    fail_in_turn(fire.storage, "apply", None, StorageUnavailable("gone"))
+
+    with pytest.raises(StorageUnavailable):
+        fire.jobs.delete([job.id for job in jobs])
+
+
+def test_a_job_that_changed_meanwhile_is_not_restored(fire, adding, worker):
+    """It was deleted again, while it ran: what it was before the first delete is over."""
+    changed, same = adding.enqueue(1), adding.enqueue(2)
+    fire.jobs.delete([changed.id, same.id])
+    history = fire.storage.history
+
+    def history_then_more(job_id):
+        entries = history(job_id)
+        fire.storage.history = history
+        fire.jobs.requeue([changed.id])
+        worker.claim()
+        fire.jobs.delete([changed.id])
+        return entries
+
+    fire.storage.history = history_then_more
+    results = fire.jobs.restore([changed.id, "nobody", same.id])
+
+    assert [Applied.REFUSED, Applied.MISSING, Applied.APPLIED] == results
+    assert (State.DELETED, State.ENQUEUED) == (changed.refresh().state, same.refresh().state)
+
+
+def test_an_outage_of_a_restore_tells_what_was_left_alone(fire, adding):
+    """Answers that need no change stand beside those of the changes, each at the place of its id."""
+    jobs = adding.enqueue_many([(number,) for number in range(600)])
+    fire.jobs.delete([job.id for job in jobs])
+    fail_in_turn(fire.storage, "apply", None, StorageUnavailable("gone"))
+
+    with pytest.raises(PartlyApplied) as caught:
+        fire.jobs.restore(["nobody", *(job.id for job in jobs)])
+
+    assert (Applied.MISSING, *[Applied.APPLIED] * 500, *[None] * 100) == caught.value.results
+
+
+def test_an_outage_at_once_is_the_storage_s_own_error(fire, adding):
+    """Nothing is known of any job then."""
+    job = adding.enqueue(1)
+    fire.storage.fail("apply", StorageUnavailable("gone"))
+
+    with pytest.raises(StorageUnavailable) as caught:
+        fire.jobs.delete([job.id])
+
+    assert StorageUnavailable is type(caught.value)
+
+
+def test_an_outage_after_the_last_answer_loses_none(fire, adding, caplog):
+    """Continuations that were set free wait for a server's sweep."""
+    parent = adding.enqueue(1)
+    child = parent.then(adding, 2)
+    fire.storage.fail("release", StorageUnavailable("gone"))
+
+    results = fire.jobs.delete([parent.id])
+
+    assert ([Applied.RELEASING], State.AWAITING) == (results, child.refresh().state)
+    assert "Continuations wait for the next sweep of a server: gone" in caplog.text
+
+
+def test_many_are_restored_with_an_answer_each(fire, adding, worker):
+    """What lost something by its delete is left alone, and why is told by name; coroutines do the same."""
+    waiting, failed, done, parent = (adding.enqueue(number) for number in (1, -1, 2, 3))
+    parent.then(adding, 5)
+    fire.jobs.delete([waiting.id, parent.id])
+    worker.run()
+    fire.jobs.delete([failed.id, done.id])
+    living = adding.enqueue(4)
+    ids = [one.id for one in (waiting, failed, done, parent, living)] + ["nobody"]
+
+    whys = fire.jobs.why_not_restored(ids)
+    results = fire.jobs.restore(ids, reason="it was a mistake")
+
+    applied, refused, missing = Applied.APPLIED, Applied.REFUSED, Applied.MISSING
+    assert [applied, applied, refused, refused, refused, missing] == results
+    assert [None, None] == whys[:2]
+    assert [
+        "it had succeeded, and its result went with the delete",
+        "continuations waited for it, and its delete decided them",
+        "it is enqueued, not deleted",
+        "it is not stored",
+    ] == whys[2:]
+    assert (State.ENQUEUED, "it was a mistake") == (waiting.refresh().state, waiting.refresh().reason)
+    assert (State.FAILED, [refused]) == (failed.refresh().state, asyncio.run(fire.jobs.arestore([failed.id])))
+    assert ["it is failed, not deleted"] == asyncio.run(fire.jobs.awhy_not_restored([failed.id]))
+
+
+def test_none_are_many(fire):
+    """An empty list asks nothing of the storage."""
+    assert ([], []) == (fire.jobs.requeue([]), fire.jobs.delete([]))
+    assert [] == fire.storage.called["apply"]
+
+
+@pytest.mark.parametrize("verb", ["requeue", "delete"])
+def test_ids_are_a_list_of_texts(fire, adding, verb):
+    """A single id would be taken apart; a handle is not its id."""
+    job = adding.enqueue(1)
+    act = getattr(fire.jobs, verb)
+
+    for ids in (job.id, b"x"):
+        with pytest.raises(ConfigurationError, match=r"ids=.* is one text; pass a list of ids"):
+            act(ids)
+    for ids in ([job], [7], [None]):
+        with pytest.raises(ConfigurationError, match=r"is no id; pass texts, such as job\.id"):
+            act(ids)
+    with pytest.raises(ConfigurationError, match=r"ids=7 is no list of ids"):
+        act(7)
+
+    assert State.ENQUEUED is job.refresh().state
+
+
+def test_scheduled_jobs_are_moved_to_another_instant(fire, adding, worker):
+    """With an answer each: only what is scheduled moves; retries stay counted."""
+    moved, waiting = adding.schedule(300, 1), adding.enqueue(2)
+    when = datetime(2040, 1, 1, tzinfo=UTC)
+
+    results = fire.jobs.reschedule([moved.id, waiting.id, "nobody"], when, reason="after the release")
+
+    assert [Applied.APPLIED, Applied.REFUSED, Applied.MISSING] == results
+    after = moved.refresh()
+    assert (State.SCHEDULED, when, "after the release") == (after.state, after.next_due_at, after.reason)
+    assert ["scheduled", "scheduled"] == [step.state for step in moved.history()]
+
+
+def test_a_timedelta_counts_from_now(fire, adding):
+    """By the storage's clock; coroutines do the same."""
+    job = adding.schedule(300, 1)
+    before = datetime.now(UTC)
+
+    asyncio.run(fire.jobs.areschedule([job.id], timedelta(hours=2)))
+
+    assert timedelta(0) <= job.refresh().next_due_at - before - timedelta(hours=2) < timedelta(minutes=1)
+
+
+@pytest.mark.parametrize(
+    "when", [timedelta(0), timedelta(hours=-1), timedelta.min, datetime(1900, 1, 1, tzinfo=UTC)]
+)
+def test_an_instant_that_has_passed_is_due_at_once(fire, adding, when):
+    """However long ago, the next promotion takes it."""
+    job = adding.schedule(300, 1)
+
+    fire.jobs.reschedule([job.id], when)
+
+    assert 1 == fire.storage.promote(10).promoted
+    assert State.ENQUEUED is job.refresh().state
+
+
+def test_nobody_waits_for_what_is_no_instant(fire, adding):
+    """A naive datetime, a number and the end of time are refused, and the job stays."""
+    job = adding.schedule(300, 1)
+
+    with pytest.raises(ScheduleError, match="no time zone"):
+        fire.jobs.reschedule([job.id], datetime(2040, 1, 1))  # noqa: DTZ001 - that is the mistake
+    with pytest.raises(ScheduleError, match="when=5 is no instant; pass an aware datetime, or a timedelta"):
+        fire.jobs.reschedule([job.id], 5)
+    with pytest.raises(ScheduleError, match="ends after the year 9999"):
+        fire.jobs.reschedule([job.id], timedelta.max)
+
+    assert job.next_due_at == job.refresh().next_due_at
+
+
+def test_a_copy_is_a_new_job_like_the_stored_one(fire, adding):
+    """All that was asked for is taken over, nothing that came of it."""
+    retry = Retry(attempts=2)
+    old = adding.using(queue="bulk", priority=7, tags=["x"], timeout=5, retry=retry).enqueue(1, b=2)
+    old.delete()
+
+    new = fire.jobs.copy(old.id)
+
+    was, now = old.record(), new.record()
+    for name in ("task", "arguments", "serializer", "queue", "priority", "tags", "timeout_seconds", "retry"):
+        assert getattr(was, name) == getattr(now, name)
+    assert ({"a:1", "x"}, retry.to_json()) == (set(now.tags), now.retry)
+    assert (State.ENQUEUED, f"copied from {old.id}", 0) == (now.state, now.reason, now.attempt)
+    assert old.id != new.id == fire.jobs.get(new.id).id
+    assert "again, please" == asyncio.run(fire.jobs.acopy(old.id, reason="again, please")).reason
+
+
+def test_a_job_of_an_unknown_task_is_copied(fire, adding):
+    """A dashboard need not import the tasks."""
+    old = adding.enqueue(1)
+
+    with Firelock(fire.storage) as stranger:
+        new = stranger.jobs.copy(old.id)
+
+        assert ("add", old.record().arguments) == (new.task, new.record().arguments)
+
+
+def test_a_copy_belongs_to_no_recurring_job_and_no_parent(fire, adding):
+    """It is enqueued at once, whatever made or held back the first."""
+    adding.recur("nightly", "0 2 * * *", 1)
+    made = fire.recurring.trigger("nightly")
+    child = made.then(adding, 2)
+
+    copies = [fire.jobs.copy(job.id).record() for job in (made, child)]
+
+    assert [(None, (), None)] * 2 == [(one.recurring_id, one.parents, one.nominal_at) for one in copies]
+    assert [State.ENQUEUED] * 2 == [one.state for one in copies]
+
+
+def test_plugins_hear_of_a_copy(adding):
+    """It is a job that was created, like any other."""
+    heard = []
+
+    class Ears:
+        @hookimpl
+        def jobs_created(self, jobs):
+            heard.extend(job.id for job in jobs)
+
+    with Firelock(MemoryStorage(), plugins=[Ears()]) as fire:
+        old = fire.task(name="add")(add).enqueue(1)
+        new = fire.jobs.copy(old.id)
+
+        assert [old.id, new.id] == heard
+
+
+def test_what_is_not_stored_is_not_copied(fire):
+    """As with every look at a single job."""
+    with pytest.raises(JobNotFound, match="'nobody' is not stored"):
+        fire.jobs.copy("nobody")
+
+
+# ---- what dashboards show --------------------------------------------------------------------------------
+
+
+def test_failures_are_grouped(fire, adding, worker):
+    """As the storage groups them, the largest first."""
+    adding.enqueue_many([(-1,), (-1,), (1,)])
+    worker.run()
+
+    (group,) = fire.jobs.failure_groups()
+
+    assert ("add", 2, "ValueError") == (group.task, group.count, group.type)
+    assert [group] == fire.jobs.failure_groups(limit=1) == asyncio.run(fire.jobs.afailure_groups(1))
+
+
+def test_a_timeline_is_read_between_two_instants(fire):
+    """From `since` to before `until`, of one task or queue where asked for."""
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    minutes = [micros(start + timedelta(minutes=number)) for number in range(3)]
+    empty = (0,) * (len(DURATION_BUCKETS) + 1)
+    rollups = [Rollup(minute, "add", "sums", "succeeded", 1, 5, empty) for minute in minutes]
+    fire.storage.record_metrics(rollups)
+    end = start + timedelta(minutes=2)
+
+    assert rollups[:2] == fire.jobs.timeline(start, end, task="add")
+    assert [] == asyncio.run(fire.jobs.atimeline(start, end, queue="other"))
+    with pytest.raises(ScheduleError, match="no time zone"):
+        fire.jobs.timeline(datetime(2026, 1, 1), end)  # noqa: DTZ001 - that is the mistake
+
+
+def test_progress_is_read_for_many_at_once(fire, adding):
+    """One answer an id; None where a job says nothing."""
+    job = adding.enqueue(1)
+    fire.storage.append_logs({}, {job.id: Progress(3, 10, 5_000_000, "rows")})
+
+    progress = fire.jobs.progress([job.id, "nobody"])
+
+    at = datetime(1970, 1, 1, 0, 0, 5, tzinfo=UTC)
+    assert (
+        [JobProgress(3, 10, at, "rows"), None] == progress == asyncio.run(fire.jobs.aprogress([job.id, ""]))
+    )
+    with pytest.raises(ConfigurationError, match="is one text; pass a list of ids"):
+        fire.jobs.progress(job.id)
+
+
+# ---- queues ----------------------------------------------------------------------------------------------
+
+
+def test_queues_show_what_they_hold(fire, adding, worker):
+    """Every queue that has jobs or settings, in order of name."""
+    adding.enqueue_many([(1,), (2,), (3,)])
+    adding.schedule(300, 4)
+    worker.claim(1)
+    before = datetime.now(UTC) - timedelta(minutes=1)
+    fire.queues.pause("bulk", note="until Monday", by="ada")
+
+    paused_at = fire.queues.list()[0].paused_at
+    assert paused_at > before
+    assert [
+        QueueView("bulk", 0, 0, 0, True, "until Monday", "ada", paused_at),
+        QueueView("sums", 2, 1, 1, False, None),
+    ] == fire.queues.list()
+    assert fire.queues.list() == asyncio.run(fire.queues.alist())
+
+
+def test_a_paused_queue_is_not_claimed(fire, adding, worker):
+    """Until it is resumed; its jobs stay where they are."""
+    adding.enqueue(1)
+
+    fire.queues.pause("sums")
+    while_paused = worker.run()
+    fire.queues.resume("sums")
+    after = worker.run()
+
+    assert (0, 1) == (len(while_paused), len(after))
+    assert [QueueView("sums", 0, 0, 0, False, None)] == fire.queues.list()
+
+
+def test_coroutines_pause_and_resume(fire):
+    """With a note as well."""
+
+    async def use():
+        await fire.queues.apause("bulk", note="x")
+        paused = await fire.queues.alist()
+        await fire.queues.aresume("bulk")
+        return paused + await fire.queues.alist()
+
+    assert [(True, "x"), (False, None)] == [(view.is_paused, view.note) for view in asyncio.run(use())]
+
+
+def test_more_queues_than_a_page(fire):
+    """Settings are read page by page."""
+    for number in range(501):
+        fire.queues.pause(f"queue-{number:03}")
+
+    assert 501 == len(fire.queues.list())
+
+
+@pytest.mark.parametrize("name", ["", "A", "a b", "x" * 65, None, 7])
+def test_a_queue_has_a_name(fire, name):
+    """A name that no job can have is refused, and nothing is written."""
+    for verb in (fire.queues.pause, fire.queues.resume):
+        with pytest.raises(ConfigurationError, match=r"Queue name .* is refused"):
+            verb(name)
+
+    assert [] == fire.queues.list()
+
+
+# ---- servers ---------------------------------------------------------------------------------------------
+
+
+def session(id, server_id="server-a", **fields):
+    """A session of a server, with these fields changed."""
+    given = {"workers": 4, "queues": "critical", "started_at": 0, "timeout_seconds": 30.0, **fields}
+    return NewSession(id, server_id, f"host:{server_id}", "host", 7, **given)
+
+
+def test_a_server_is_the_sum_of_its_sessions(fire):
+    """Workers and busy ones of those that live; dead ones are shown, not counted."""
+    for name in ("one", "two", "three"):
+        fire.storage.begin_session(session(name))
+    fire.storage.begin_session(session("other", "server-b"))
+    fire.storage.renew([Renewal("one", 3), Renewal("two", 2), Renewal("three", 4)])
+    fire.storage.end_session("three", (), reason="server stopped")
+    fire.storage.end_session("other", (), reason="server stopped")
+
+    servers = {server.id: server for server in fire.servers.list()}
+
+    one, other = servers["server-a"], servers["server-b"]
+    assert ("host:server-a", "host", "critical", 8, 5, True, 3) == (
+        one.name, one.host, one.queues, one.workers, one.busy, one.is_alive, len(one.sessions)
+    )  # fmt: skip
+    assert datetime(1970, 1, 1, tzinfo=UTC) == one.started_at
+    assert (0, 0, False) == (other.workers, other.busy, other.is_alive)
+    assert list(servers.values()) == asyncio.run(fire.servers.alist())
+
+
+@pytest.mark.parametrize("order", ["quiet", "resume", "stop"])
+def test_a_server_is_told(fire, order):
+    """The order waits for the server's next heartbeat."""
+    fire.servers.tell("server-a", order)
+
+    assert f'"{order}"' == fire.storage.get_record("server_order", "server-a").value
+
+
+def test_an_unknown_order_is_refused(fire):
+    """The message names the three there are."""
+    with pytest.raises(ConfigurationError, match="Order 'restart' is unknown; use quiet, resume or stop"):
+        fire.servers.tell("server-a", "restart")
+
+    assert fire.storage.get_record("server_order", "server-a") is None
+
+
+def begin(fire, id, server):
+    fire.storage.begin_session(NewSession(id, server, server, "vm", 7, 0, 30.0, 5, "*"))
+
+
+def test_a_server_that_was_killed_is_lost(fire):
+    """Its session ran out and was taken back: nobody heard it say that it stops."""
+    begin(fire, "one", "killed")
+    fire.storage.clock_offset += 31_000_000
+    fire.storage.orphans(10)
+
+    (server,) = fire.servers.list()
+
+    assert (False, True) == (server.is_alive, server.is_lost)
+
+
+def test_a_server_that_stopped_is_not_lost(fire):
+    """It said so last, whatever became of a child of it before."""
+    begin(fire, "crashed", "server")
+    begin(fire, "last", "server")
+    fire.storage.end_session("crashed", (), reason="its process died")
+    while_alive = fire.servers.list()[0]
+    fire.storage.renew([Renewal("last", 0, "stopping")])
+    fire.storage.end_session("last", (), reason="server stopped")
+
+    (server,) = fire.servers.list()
+
+    assert (True, False) == (while_alive.is_alive, while_alive.is_lost)
+    assert (False, False) == (server.is_alive, server.is_lost)

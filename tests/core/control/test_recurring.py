@@ -1,0 +1,1036 @@
+"""Recurring jobs: defined once, fired once an instant, and kept as operators left them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from datetime import UTC, datetime, timedelta
+
+import attrs
+import pytest
+
+from firelock import Cron, Every, Firelock, Retry
+from firelock.checks import check_all, look
+from firelock.clock import SECOND, StorageClock, from_micros, micros
+from firelock.cron import schedule_to_json
+from firelock.errors import (
+    ArgumentError,
+    ConfigurationError,
+    JobConflict,
+    JobNotFound,
+    ScheduleError,
+    StorageError,
+    StorageUnavailable,
+)
+from firelock.firing import fire_due
+from firelock.storage import RecurringRecord
+from firelock.testing.race import race
+from firelock.values import State
+from tests.core.fakes import FailingStorage, Worker
+
+START = datetime(2030, 1, 1, 0, 0, 30, tzinfo=UTC)
+MINUTE = timedelta(minutes=1)
+
+
+class Still(FailingStorage):
+    """A storage whose clock stands until the test moves it."""
+
+    def __init__(self, name=""):
+        super().__init__(name)
+        self.at = micros(START)
+
+    def clock(self):
+        return self.at + self.clock_offset
+
+
+@pytest.fixture
+def storage():
+    """A storage in whose time it is half past midnight's minute, 2030."""
+    return Still()
+
+
+def report(day: str = "today") -> str:
+    return day
+
+
+def make_app(storage, **options):
+    """An app over the storage, with a task."""
+    fire = Firelock(storage)
+    fire.client.clock = StorageClock(storage, monotonic=lambda: 0.0)
+    return fire, fire.task(name="report", queue="reports", priority=2, **options)(report)
+
+
+@pytest.fixture
+def fire(storage):
+    """An app with a task named report."""
+    fire, _ = make_app(storage)
+    yield fire
+    fire.close()
+
+
+@pytest.fixture
+def reporting(fire):
+    """Its task."""
+    return fire.task(name="report", queue="reports", priority=2)(report)
+
+
+@pytest.fixture
+def advance(storage):
+    """Lets time pass; returns the storage's new time."""
+
+    def advance(**span):
+        storage.clock_offset += timedelta(**span) // timedelta(microseconds=1)
+        return from_micros(storage.clock())
+
+    return advance
+
+
+def due_at(jobs):
+    """The minutes the jobs are made for, after midnight."""
+    return [(from_micros(job.record().nominal_at) - START.replace(second=0)) // MINUTE for job in jobs]
+
+
+def made(fire, recurring_id="id"):
+    """The jobs of a definition, in order of the instants they are made for."""
+    jobs = fire.jobs.find(recurring=recurring_id, limit=500)
+    return sorted(jobs, key=lambda job: job.record().nominal_at)
+
+
+# ---- defining --------------------------------------------------------------------------------------------
+
+
+def test_a_definition_is_stored_with_its_call(fire, reporting):
+    """Task, arguments, options, schedule and the first instant after now."""
+    definition = reporting.using(queue="bulk", tags=["x"], timeout=5, retry=Retry(attempts=1)).recur(
+        "nightly", Cron.daily(2, tz="Europe/Istanbul"), day="sales"
+    )
+
+    record = definition.record
+    assert ("report", '{"day":"sales"}', "bulk", 2, ("x",), 5.0, "call", 1) == (
+        record.task, record.arguments, record.queue, record.priority, record.tags, record.timeout_seconds,
+        record.origin, record.version,
+    )  # fmt: skip
+    assert Retry(attempts=1) == Retry.from_json(record.retry)
+    assert ("nightly", "report", Cron.daily(2, tz="Europe/Istanbul"), "bulk", False, None, None) == (
+        definition.id, definition.task, definition.schedule, definition.queue, definition.is_paused,
+        definition.last_at, definition.error,
+    )  # fmt: skip
+    assert datetime(2030, 1, 1, 23, tzinfo=UTC) == definition.next_at
+    assert definition == fire.recurring.get("nightly")
+
+
+@pytest.mark.parametrize("schedule", ["0 2 * * *", Cron("0 2 * * *"), Every(timedelta(minutes=5))])
+def test_a_schedule_is_a_text_or_a_value(reporting, schedule):
+    """A bare text is a cron expression in UTC."""
+    definition = reporting.recur("id", schedule)
+
+    assert definition.schedule == (Cron("0 2 * * *") if isinstance(schedule, str) else schedule)
+
+
+def test_the_same_definition_again_writes_nothing(reporting, storage):
+    """Scripts that run at every deploy cost a read."""
+    first = reporting.recur("id", "0 2 * * *")
+
+    again = asyncio.run(reporting.arecur("id", "0 2 * * *"))
+
+    assert first == again
+    assert 1 == len(storage.called["put_recurring"])
+
+
+def test_a_change_is_written_and_keeps_what_is_not_its_own(reporting, fire, advance):
+    """Creation, progress and pause stay; the version grows."""
+    reporting.recur("id", "* * * * *", "a")
+    advance(minutes=1)
+    fire_due(fire.client)
+    fire.recurring.pause("id")
+
+    changed = reporting.recur("id", "* * * * *", "b").record
+
+    assert ('{"day":"b"}', True, micros(START)) == (changed.arguments, changed.is_paused, changed.created_at)
+    assert (micros(START.replace(minute=1, second=0)), made(fire)[0].id) == (
+        changed.last_at,
+        changed.last_job_id,
+    )
+    assert micros(START + MINUTE) == changed.updated_at
+
+
+def test_a_definition_that_never_fires_again_has_no_next_instant(reporting, advance):
+    """A schedule may end: then it waits for nothing."""
+    definition = reporting.recur("id", Cron("0 0 1 1 *"))
+
+    assert datetime(2031, 1, 1, tzinfo=UTC) == definition.next_at
+
+
+@pytest.mark.parametrize("recurring_id", ["", "x" * 201, "a\nb", "a\0", 7, None])
+def test_a_bad_id_is_refused(fire, reporting, recurring_id):
+    """By call and by declaration; nothing is stored."""
+    with pytest.raises(ConfigurationError, match=r"Recurring id .* is refused; use 1 to 200 printable"):
+        reporting.recur(recurring_id, "* * * * *")
+    with pytest.raises(ConfigurationError, match="Recurring id"):
+        fire.recurring(recurring_id, "* * * * *")
+
+    assert [] == fire.recurring.list()
+
+
+@pytest.mark.parametrize(
+    "recurring_id", ["Ünïcode 🔥", "a/b:c", "'; drop table job; --", "x" * 200, " padded "]
+)
+def test_an_id_is_kept_exactly(fire, reporting, recurring_id):
+    """Every printable text is an id of its own."""
+    reporting.recur(recurring_id, "* * * * *")
+
+    assert [recurring_id] == [definition.id for definition in fire.recurring.list()]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "words"),
+    [
+        ("", "empty"), ("* * *", "fields"), ("60 * * * *", "minute"), ("0 0 30 2 *", "never|no date"),
+        (7, "7"), (None, "None"), (timedelta(minutes=5), "Every"),
+    ],
+)  # fmt: skip
+def test_a_bad_schedule_is_refused(fire, reporting, schedule, words):
+    """Nothing is stored for what never fires."""
+    with pytest.raises(ScheduleError, match=f"(?i){words}"):
+        reporting.recur("id", schedule)
+
+    assert [] == fire.recurring.list()
+
+
+def test_an_unknown_zone_is_refused(fire, reporting):
+    """The message names it."""
+    with pytest.raises(ScheduleError, match="Mars/Olympus"):
+        reporting.recur("id", Cron("* * * * *", tz="Mars/Olympus"))
+
+    assert [] == fire.recurring.list()
+
+
+@pytest.mark.parametrize("options", [{"delay": 5}, {"at": START}, {"on": "failed"}, {"within": object()}])
+def test_a_recurring_job_takes_no_instant_and_no_transaction(fire, reporting, options):
+    """Its schedule says when it runs."""
+    with pytest.raises(
+        ConfigurationError, match=f"A recurring job takes no {next(iter(options))}; its schedule"
+    ):
+        reporting.using(**options).recur("id", "* * * * *")
+
+    assert [] == fire.recurring.list()
+
+
+def test_wrong_arguments_are_refused(fire, reporting):
+    """At the caller's line, not at two in the morning."""
+    with pytest.raises(ArgumentError):
+        reporting.recur("id", "* * * * *", 7)
+
+    assert [] == fire.recurring.list()
+
+
+# ---- declaring -------------------------------------------------------------------------------------------
+
+
+def declare(fire, schedule="0 2 * * *", recurring_id="id", *args, **options):
+    """A task is declared to recur."""
+    task = fire.task(name="report", queue="reports", priority=2)(report)
+    return fire.recurring(recurring_id, schedule, *args)(task.using(**options) if options else task)
+
+
+def test_a_declaration_is_written_by_a_server_s_start(fire):
+    """Until then nothing is stored; a script calls `sync`."""
+    declare(fire, "0 2 * * *", "nightly", "sales")
+    before = fire.recurring.list()
+
+    written = fire.recurring.sync()
+
+    assert [] == before
+    assert [("nightly", "code", '{"day":"sales"}')] == [
+        (one.id, one.record.origin, one.record.arguments) for one in written
+    ]
+
+
+def test_a_plain_function_may_be_declared(storage):
+    """The decorator registers it as a task."""
+    with Firelock(storage) as fire:
+        task = fire.recurring("id", "0 2 * * *")(report)
+        fire.recurring.sync()
+
+        assert [f"{__name__}.report"] == [definition.task for definition in fire.recurring.list()]
+        assert "x" == task("x")
+
+
+def test_options_of_a_declaration_are_its_jobs(fire):
+    """`task.using(…)` may be declared as well."""
+    declare(fire, "0 2 * * *", "id", queue="bulk")
+
+    assert ["bulk"] == [definition.queue for definition in fire.recurring.sync()]
+
+
+def test_an_id_is_declared_once(fire):
+    """Two declarations of one id would take turns."""
+    declare(fire)
+
+    with pytest.raises(
+        ConfigurationError, match="Recurring job 'id' is declared twice in this app; rename one"
+    ):
+        declare(fire)
+
+
+def test_what_is_gone_from_the_code_is_flagged(storage):
+    """It stays until somebody removes it; one that comes back is no longer flagged."""
+    first, _ = make_app(storage)
+    declare(first)
+    first.recurring.sync()
+    without, _ = make_app(storage)
+
+    without.recurring.sync()
+    flagged = without.recurring.get("id").record.is_gone
+    version = without.recurring.get("id").record.version
+    without.recurring.sync()
+    unchanged = without.recurring.get("id").record.version == version
+    first.recurring.sync()
+
+    assert (True, True, False) == (flagged, unchanged, first.recurring.get("id").record.is_gone)
+
+
+def test_what_others_declared_is_left_alone(storage):
+    """Another app's tasks are not registered here; definitions made by calls are nobody's declaration."""
+    first, task = make_app(storage)
+    declare(first)
+    first.recurring.sync()
+    task.recur("by call", "0 2 * * *")
+    other = Firelock(storage)
+
+    other.recurring.sync()
+    first.recurring.sync()
+
+    assert [False, False] == [definition.record.is_gone for definition in other.recurring.list()]
+
+
+def test_an_operator_s_pause_survives_deploys(storage):
+    """Whether the code changed or not."""
+    fire, _ = make_app(storage)
+    declare(fire)
+    fire.recurring.sync()
+    fire.recurring.pause("id")
+    changed, _ = make_app(storage)
+    declare(changed, "0 3 * * *")
+
+    fire.recurring.sync()
+    same = fire.recurring.get("id").is_paused
+    changed.recurring.sync()
+
+    assert (True, True) == (same, changed.recurring.get("id").is_paused)
+    assert Cron("0 3 * * *") == changed.recurring.get("id").schedule
+
+
+def edit(storage, schedule):
+    """An operator gives the definition another schedule."""
+    from firelock.cron import schedule_to_json
+
+    record = storage.get_recurring("id")
+    edited = attrs.evolve(record, schedule=schedule_to_json(schedule), origin="operator")
+    assert storage.put_recurring(edited, keep_progress=False)
+
+
+def test_an_operator_s_edit_survives_until_the_code_changes(storage):
+    """A deploy of the same code leaves it; one with another definition wins."""
+    fire, _ = make_app(storage)
+    declare(fire)
+    fire.recurring.sync()
+    edit(storage, Cron("0 5 * * *"))
+    changed, _ = make_app(storage)
+    declare(changed, "0 3 * * *")
+
+    fire.recurring.sync()
+    same = fire.recurring.get("id").schedule
+    changed.recurring.sync()
+
+    assert (Cron("0 5 * * *"), Cron("0 3 * * *")) == (same, changed.recurring.get("id").schedule)
+
+
+def test_an_operator_s_edit_survives_a_rolling_deploy(storage):
+    """A server without the definition flags it, the next one with it unflags it: nothing else changes."""
+    fire, _ = make_app(storage)
+    declare(fire)
+    fire.recurring.sync()
+    storage.put_recurring(attrs.evolve(storage.get_recurring("id"), queue="edited"), keep_progress=True)
+    without, _ = make_app(storage)
+
+    without.recurring.sync()
+    fire.recurring.sync()
+
+    record = storage.get_recurring("id")
+    assert ("edited", False) == (record.queue, record.is_gone)
+
+
+@pytest.mark.parametrize("new", ["*/7 * * * *", "0 2 * * *"])
+def test_a_due_run_is_never_lost_when_its_definition_changes(storage, advance, new):
+    """What was due before the change runs, for its own instant; then the new schedule holds."""
+    fire, task = make_app(storage)
+    task.recur("id", "* * * * *")
+    advance(minutes=1)
+
+    task.recur("id", new)
+    fired = fire_due(fire.client)
+
+    assert (1, [1]) == (fired, due_at(made(fire)))
+    assert Cron(new).next_after(from_micros(storage.clock())) == fire.recurring.get("id").next_at
+
+
+def test_a_run_that_is_not_due_follows_the_new_schedule(storage):
+    """A change takes effect at once."""
+    _, task = make_app(storage)
+    task.recur("id", "* * * * *")
+
+    changed = task.recur("id", "0 2 * * *")
+
+    assert datetime(2030, 1, 1, 2, tzinfo=UTC) == changed.next_at
+
+
+def test_a_change_that_loses_a_race_is_made_again(storage):
+    """Two deploys at once: both end with a definition that one of them wrote."""
+    fire, task = make_app(storage)
+    task.recur("id", "* * * * *")
+    put = storage.put_recurring
+
+    def meddle(recurring, *, keep_progress):
+        storage.put_recurring = put
+        fire.recurring.pause("id")
+        return put(recurring, keep_progress=keep_progress)
+
+    storage.put_recurring = meddle
+    changed = task.recur("id", "0 2 * * *")
+
+    assert (True, Cron("0 2 * * *")) == (changed.is_paused, changed.schedule)
+
+
+def test_two_apps_that_define_at_once_agree(storage):
+    """One writes, the other finds it written."""
+    apps = [make_app(storage) for _ in range(2)]
+
+    definitions = race([lambda task=task: task.recur("id", "0 2 * * *") for _, task in apps])
+
+    assert definitions[0] == definitions[1]
+    assert 1 == definitions[0].record.version
+
+
+# ---- firing ----------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_fired_before_its_instant(fire, reporting, advance):
+    """Half a minute early is early."""
+    reporting.recur("id", "* * * * *")
+    advance(seconds=29)
+
+    assert (0, []) == (fire_due(fire.client), made(fire))
+
+
+def test_a_due_instant_makes_its_job(fire, reporting, advance):
+    """With the definition's call; its nominal instant is the schedule's, whenever it was fired."""
+    reporting.using(tags=["x"], timeout=5, retry=Retry(attempts=1)).recur("id", "* * * * *", "sales")
+    advance(seconds=75)
+
+    fired = fire_due(fire.client)
+
+    (job,) = made(fire)
+    record = job.record()
+    assert (1, [1]) == (fired, due_at([job]))
+    assert ("report", '{"day":"sales"}', "reports", 2, ("x",), 5.0, State.ENQUEUED, "id") == (
+        record.task, record.arguments, record.queue, record.priority, record.tags, record.timeout_seconds,
+        record.state, record.recurring_id,
+    )  # fmt: skip
+    assert "recurring id, due 2030-01-01T00:01:00+00:00" == record.reason
+    definition = fire.recurring.get("id")
+    assert (START.replace(minute=1, second=0), START.replace(minute=2, second=0)) == (
+        definition.last_at, definition.next_at
+    )  # fmt: skip
+
+
+def test_an_instant_is_fired_once(fire, reporting, advance):
+    """Looking again finds nothing."""
+    reporting.recur("id", "* * * * *")
+    advance(minutes=1)
+
+    assert [1, 0, 0] == [fire_due(fire.client) for _ in range(3)]
+    assert [1] == due_at(made(fire))
+
+
+def test_two_apps_that_race_fire_each_instant_once(storage, advance):
+    """However the two interleave, each minute has one job."""
+    apps = [make_app(storage)[0] for _ in range(2)]
+    make_app(storage)[1].recur("id", "* * * * *")
+
+    for _ in range(12):
+        advance(minutes=1)
+        race([lambda fire=fire: fire_due(fire.client) for fire in apps])
+
+    assert list(range(1, 13)) == due_at(made(apps[0]))
+
+
+def test_an_app_that_comes_late_fires_nothing(storage, advance):
+    """What another fired between the look and the firing stays fired, with one job."""
+    (fire, task), (other, _) = make_app(storage), make_app(storage)
+    task.recur("id", "* * * * *")
+    advance(minutes=1)
+    looked = storage.due_recurring(10)
+    fire_due(other.client)
+    storage.due_recurring = lambda limit: looked
+
+    fired = fire_due(fire.client)
+
+    assert (0, [1]) == (fired, due_at(made(fire)))
+
+
+def test_a_paused_definition_is_not_fired(fire, reporting, advance):
+    """What fell into the pause is not made up for."""
+    reporting.recur("id", "* * * * *")
+    fire.recurring.pause("id")
+    advance(minutes=10)
+    while_paused = fire_due(fire.client)
+
+    fire.recurring.resume("id")
+    at_once = fire_due(fire.client)
+    advance(minutes=1)
+
+    assert (0, 0, 1, [11]) == (while_paused, at_once, fire_due(fire.client), due_at(made(fire)))
+
+
+def test_a_definition_removed_and_added_runs_its_instants_anew(fire, reporting, advance):
+    """Its jobs are new ones, although the instant was fired before."""
+    reporting.recur("id", "0 2 * * *")
+    advance(hours=2)
+    fire_due(fire.client)
+    fire.storage.clock_offset = SECOND
+    fire.recurring.remove("id")
+    reporting.recur("id", "0 2 * * *")
+    fire.storage.clock_offset = 2 * 3_600 * SECOND
+
+    fire_due(fire.client)
+
+    assert [120, 120] == due_at(made(fire))
+
+
+def test_at_most_so_many_definitions_are_fired_at_once(fire, reporting, advance):
+    """The others are found by the next look."""
+    for number in range(5):
+        reporting.recur(f"id-{number}", "* * * * *")
+    advance(minutes=1)
+
+    assert [2, 2, 1, 0] == [fire_due(fire.client, limit=2) for _ in range(4)]
+
+
+# ---- misfires --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("schedule", "minutes"),
+    [
+        (Cron("* * * * *"), [30]),
+        (Cron("* * * * *", misfire="once"), [30]),
+        (Cron("* * * * *", misfire="all"), list(range(1, 31))),
+        (Cron("* * * * *", misfire="all", misfire_limit=5), [24, 25, 26, 27, 28, 29, 30]),
+        (Cron("* * * * *", misfire="skip"), [29, 30]),
+    ],
+)
+def test_missed_instants_are_made_up_for_as_the_schedule_says(fire, reporting, advance, schedule, minutes):
+    """After half an hour without a server: the latest, the newest within the limit, or the punctual ones."""
+    reporting.recur("id", schedule)
+    advance(minutes=29, seconds=30)
+
+    fire_due(fire.client)
+
+    assert minutes == due_at(made(fire))
+    record = fire.recurring.get("id").record
+    assert (30 - len(minutes), micros(START.replace(minute=30, second=0))) == (record.dropped, record.last_at)
+
+
+# ---- firings that are refused ----------------------------------------------------------------------------
+
+
+def rewrite(fire, recurring_id="id", **fields):
+    """The stored definition has these fields, whatever they are: as a newer version may have written it."""
+    record = fire.storage.get_record("recurring", recurring_id)
+    fire.storage.put_record("recurring", recurring_id, json.dumps({**json.loads(record.value), **fields}))
+
+
+@pytest.mark.parametrize("misfire", ["once", "all"])
+def test_a_refused_firing_leaves_the_instant_as_it_is(fire, reporting, advance, misfire):
+    """What could not be fired for 22:30 runs for 22:30, whenever it can be; misfires count from there."""
+    reporting.recur("id", Cron("30 * * * *", misfire=misfire))
+    rewrite(fire, schedule="null")
+    advance(minutes=30)
+    fire_due(fire.client)
+    refused = fire.recurring.get("id")
+    rewrite(fire, schedule=schedule_to_json(Cron("30 * * * *", misfire=misfire)))
+    too_soon = fire_due(fire.client)
+    advance(minutes=4, seconds=4)
+
+    fired = fire_due(fire.client)
+
+    assert (0, 1, [30]) == (too_soon, fired, due_at(made(fire)))
+    assert refused.error
+    assert START.replace(minute=30, second=0) == refused.next_at
+    definition = fire.recurring.get("id")
+    assert (None, START.replace(hour=1, minute=30, second=0)) == (definition.error, definition.next_at)
+
+
+def test_a_firing_that_broke_off_makes_one_job(fire, reporting, storage, advance):
+    """On a storage without one step the job may be there already: the next try makes no second one."""
+    reporting.recur("id", "30 * * * *")
+    advance(minutes=30)
+    storage.fail("put_record", StorageError("no room"))
+    fire_due(fire.client)
+    broken_off = due_at(made(fire))
+    advance(seconds=61)
+
+    fire_due(fire.client)
+
+    instants = [from_micros(job.record().nominal_at) for job in made(fire)]
+    assert ([30], [START.replace(minute=30, second=0)]) == (broken_off, instants)
+
+
+def test_a_resume_owes_nothing_older(fire, reporting, advance):
+    """The instant that was refused is over where the definition goes on from its next one."""
+    reporting.recur("id", "* * * * *")
+    rewrite(fire, schedule="null")
+    advance(minutes=1)
+    fire_due(fire.client)
+    fire.recurring.pause("id")
+    rewrite(fire, schedule=schedule_to_json(Cron("* * * * *")))
+    advance(minutes=10)
+
+    resumed = fire.recurring.resume("id")
+
+    assert START.replace(minute=12, second=0) == resumed.next_at
+    assert 0 == fire_due(fire.client)
+
+
+def mend_by_hand(fire, reporting, schedule):
+    """An operator mends the definition."""
+    return fire.recurring.edit("id", schedule=schedule)
+
+
+def mend_in_code(fire, reporting, schedule):
+    """Code mends it."""
+    return reporting.recur("id", schedule)
+
+
+@pytest.mark.parametrize("mend", [mend_by_hand, mend_in_code])
+@pytest.mark.parametrize("is_broken", [True, False], ids=["refused", "missed"])
+def test_a_run_that_is_owed_runs_once_whatever_schedule_comes(fire, reporting, advance, mend, is_broken):
+    """For its own instant; the other schedule's instants count from its change, however long that took."""
+    reporting.recur("id", "30 0 * * *")
+    if is_broken:
+        rewrite(fire, schedule="null")
+        advance(minutes=30)
+        fire_due(fire.client)
+        advance(hours=8)
+    else:
+        advance(hours=8, minutes=30)
+
+    mended = mend(fire, reporting, Cron("*/10 * * * *", misfire="all"))
+    advance(minutes=1)
+    fire_due(fire.client)
+    first = due_at(made(fire))
+    advance(minutes=10)
+    fire_due(fire.client)
+
+    assert START.replace(minute=30, second=0) == mended.next_at
+    assert ([30], [30, 8 * 60 + 40]) == (first, due_at(made(fire)))
+    assert START.replace(hour=8, minute=50, second=0) == fire.recurring.get("id").next_at
+
+
+def test_another_policy_leaves_the_instants_as_they_are(fire, reporting, advance):
+    """Who sees that runs were missed may ask for all of them: they are of the same schedule."""
+    reporting.recur("id", "*/10 * * * *")
+    advance(minutes=30)
+
+    fire.recurring.edit("id", schedule=Cron("*/10 * * * *", misfire="all"))
+    fire_due(fire.client)
+
+    assert [10, 20, 30] == due_at(made(fire))
+
+
+def test_one_that_the_storage_does_not_take_hinders_no_other(fire, reporting, storage, advance):
+    """A firing that meets an outage is told to who asked, when the others have had their turn."""
+    for number in range(3):
+        reporting.recur(f"id-{number}", "* * * * *")
+    advance(minutes=1)
+    storage.fail("fire_recurring", StorageUnavailable("moved under us"))
+
+    with pytest.raises(StorageUnavailable, match="moved under us"):
+        fire_due(fire.client)
+
+    assert [0, 1, 1] == [len(made(fire, f"id-{number}")) for number in range(3)]
+
+
+# ---- definitions that a newer version wrote --------------------------------------------------------------
+
+
+NEWER = [
+    {"limit": "eu"},  # a field of its own
+    {"tags": {"eu": 1}},  # another kind of value
+    {"schedule": {"sun": "rise"}},
+]
+
+
+@pytest.mark.parametrize("written", NEWER, ids=["field", "value", "schedule"])
+def test_what_a_newer_version_wrote_is_not_fired_and_hinders_nobody(fire, reporting, advance, written):
+    """It keeps its value, whatever is due behind it is fired, and it takes no turn of others."""
+    for name in ("a", "b"):
+        reporting.recur(name, "* * * * *")
+    rewrite(fire, "a", **written)
+    before = json.loads(fire.storage.get_record("recurring", "a").value)
+    advance(minutes=1)
+
+    fired = [fire_due(fire.client, limit=1) for _ in range(3)]
+
+    assert ([0, 1, 0], [], 1) == (fired, made(fire, "a"), len(made(fire, "b")))
+    after = json.loads(fire.storage.get_record("recurring", "a").value)
+    moved = {"next_at", "owed_at"}
+    assert {**before, **dict.fromkeys(moved)} == {**after, **dict.fromkeys(moved)}
+    assert fire.storage.promote(1).next_due_at > micros(START + MINUTE)
+
+
+@pytest.mark.parametrize("written", NEWER, ids=["field", "value", "schedule"])
+def test_what_a_newer_version_wrote_is_fired_for_its_own_instant(fire, reporting, advance, written):
+    """An older server beside it costs it seconds, and no instant."""
+    reporting.recur("id", "* * * * *")
+    stored = fire.storage.get_record("recurring", "id").value
+    rewrite(fire, **written)
+    advance(minutes=1)
+    fire_due(fire.client)
+    rewrite(fire, **{name: json.loads(stored).get(name) for name in written if name != "limit"})
+    record = json.loads(fire.storage.get_record("recurring", "id").value)
+    record.pop("limit", None)
+    fire.storage.put_record("recurring", "id", json.dumps(record))  # the server is upgraded
+    advance(seconds=20)
+
+    assert (1, [1]) == (fire_due(fire.client), due_at(made(fire)))
+
+
+@pytest.mark.parametrize("written", NEWER, ids=["field", "value", "schedule"])
+def test_what_a_newer_version_wrote_is_shown_as_such(fire, reporting, written):
+    """Lists hold it, and say who wrote it and what is not known here."""
+    reporting.recur("id", "* * * * *")
+    reporting.recur("other", "* * * * *")
+    rewrite(fire, **written)
+
+    shown, other = fire.recurring.list()
+
+    assert ("id", "report", "reports", None) == (shown.id, shown.task, shown.queue, other.error)
+    (name,) = written
+    assert f"A newer version of Firelock wrote this definition: {name} is unknown here" in shown.error
+    assert shown == fire.recurring.get("id") == next(iter(fire.recurring))
+    (finding,) = [one for one in check_all(look(fire.runtime, knows_tasks=True)) if "id" in one.what.split()]
+    assert "newer version" in finding.what
+
+
+def test_what_a_newer_version_wrote_and_cannot_be_moved_hinders_nobody(
+    fire, reporting, storage, advance, caplog
+):
+    """It stays the first of those that are due; whatever is due behind it is fired all the same."""
+    for name in ("a", "b"):
+        reporting.recur(name, "* * * * *")
+    rewrite(fire, "a", limit="eu")
+    advance(minutes=1)
+    storage.fail("fire_recurring", StorageError("disk full"))
+
+    fired = fire_due(fire.client)
+
+    assert (1, 1) == (fired, len(made(fire, "b")))
+    assert "Recurring job 'a' cannot be put off." in caplog.text
+
+
+def test_nobody_changes_what_a_newer_version_wrote(fire, reporting):
+    """An edit would lose what is not known here; code leaves it, people are told, and may remove it."""
+    reporting.recur("id", "* * * * *")
+    rewrite(fire, limit="eu")
+    before = fire.storage.get_record("recurring", "id")
+
+    again = reporting.recur("id", "0 * * * *")
+    for change in (
+        fire.recurring.pause,
+        fire.recurring.resume,
+        fire.recurring.reset,
+        fire.recurring.trigger,
+        lambda one: fire.recurring.edit(one, queue="other"),
+    ):
+        with pytest.raises(JobConflict, match="newer version of Firelock wrote"):
+            change("id")
+
+    assert before == fire.storage.get_record("recurring", "id")
+    assert "limit" in again.error
+    fire.recurring.remove("id")
+    assert [] == fire.recurring.list()
+
+
+@pytest.mark.parametrize("text", ["[1]", "{", "", '{"tags":' * 20_000], ids=["list", "cut", "empty", "deep"])
+def test_a_definition_that_is_no_object_is_shown_and_can_be_removed(fire, reporting, advance, text):
+    """It is not due, since nobody knows when; and it stops neither firing nor promoting nor lists."""
+    reporting.recur("other", "* * * * *")
+    fire.storage.put_record("recurring", "id", text)
+    advance(minutes=1)
+
+    fired, promotion = fire_due(fire.client), fire.storage.promote(1)
+
+    assert (1, 0) == (fired, promotion.promoted)
+    broken, _ = fire.recurring.list()
+    assert "cannot be read" in broken.error
+    assert text == fire.storage.get_record("recurring", "id").value
+    fire.recurring.remove("id")
+
+
+# ---- overlaps --------------------------------------------------------------------------------------------
+
+
+def test_overlapping_runs_are_allowed_by_default(fire, reporting, advance):
+    """Each instant has its job, whatever the former one does."""
+    reporting.recur("id", "* * * * *")
+    for _ in range(3):
+        advance(minutes=1)
+        fire_due(fire.client)
+
+    assert [State.ENQUEUED] * 3 == [job.state for job in made(fire)]
+
+
+def test_skip_drops_an_instant_while_the_former_job_has_not_ended(fire, reporting, advance):
+    """Waiting counts as running; after its end the next instant has its job."""
+    worker = Worker(fire)
+    reporting.recur("id", Cron("* * * * *", overlap="skip"))
+    for _ in range(3):
+        advance(minutes=1)
+        fire_due(fire.client)
+    worker.run()
+    advance(minutes=1)
+    fire_due(fire.client)
+
+    assert [1, 4] == due_at(made(fire))
+    assert (2, 4) == (
+        fire.recurring.get("id").record.dropped,
+        (fire.recurring.get("id").last_at - START.replace(second=0)) // MINUTE,
+    )
+
+
+@pytest.mark.parametrize("end", ["delete", "prune"])
+def test_skip_waits_for_no_job_that_is_gone(fire, reporting, advance, end):
+    """A deleted or pruned former job has ended."""
+    reporting.recur("id", Cron("* * * * *", overlap="skip"))
+    advance(minutes=1)
+    fire_due(fire.client)
+    if end == "delete":
+        made(fire)[0].delete()
+    else:
+        fire.storage.put_recurring(
+            attrs.evolve(fire.storage.get_recurring("id"), last_job_id="pruned"), keep_progress=False
+        )
+    advance(minutes=1)
+
+    fire_due(fire.client)
+
+    assert [1, 2] == due_at(made(fire))
+
+
+def test_queue_one_lets_one_wait_and_drops_more(fire, reporting, advance):
+    """The second waits for the first, the third is dropped, and the second runs when the first has ended."""
+    worker = Worker(fire)
+    reporting.recur("id", Cron("* * * * *", overlap="queue_one"))
+    for _ in range(3):
+        advance(minutes=1)
+        fire_due(fire.client)
+    before = [job.state for job in made(fire)]
+
+    worker.run()
+
+    assert [State.ENQUEUED, State.AWAITING] == before
+    assert [State.SUCCEEDED, State.ENQUEUED] == [job.state for job in made(fire)]
+    assert ([1, 2], 1) == (due_at(made(fire)), fire.recurring.get("id").record.dropped)
+
+
+def test_queue_one_goes_on_after_its_waiting_job_has_started(fire, reporting, advance):
+    """Then one more may wait."""
+    worker = Worker(fire)
+    reporting.recur("id", Cron("* * * * *", overlap="queue_one"))
+    for _ in range(2):
+        advance(minutes=1)
+        fire_due(fire.client)
+    worker.run()
+    advance(minutes=1)
+    fire_due(fire.client)
+
+    assert [State.SUCCEEDED, State.ENQUEUED, State.AWAITING] == [job.state for job in made(fire)]
+
+
+def test_a_waiting_run_starts_however_the_former_one_ended(fire, reporting, advance):
+    """A failure or deletion ends it as well."""
+    reporting.recur("id", Cron("* * * * *", overlap="queue_one"))
+    for _ in range(2):
+        advance(minutes=1)
+        fire_due(fire.client)
+
+    made(fire)[0].delete()
+
+    assert [State.DELETED, State.ENQUEUED] == [job.state for job in made(fire)]
+
+
+@pytest.mark.parametrize("overlap", ["skip", "queue_one"])
+def test_missed_instants_of_one_that_must_not_overlap_are_one_run(fire, reporting, advance, overlap):
+    """Made up for at once they would overlap each other: only the latest runs."""
+    reporting.recur("id", Cron("* * * * *", misfire="all", overlap=overlap))
+    advance(minutes=9, seconds=30)
+
+    fire_due(fire.client)
+
+    assert ([10], 9) == (due_at(made(fire)), fire.recurring.get("id").record.dropped)
+
+
+# ---- what goes wrong -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "schedule", ["{}", "null", "[]", "7", "not json", '{"kind": "cron", "expression": "*"}']
+)
+def test_a_definition_that_cannot_be_fired_shows_why(fire, reporting, storage, advance, schedule):
+    """It is tried again a minute later, the others are fired, and a mended one forgets its error."""
+    good = reporting.recur("good", "* * * * *").record
+    reporting.recur("id", "* * * * *")
+    storage.put_recurring(attrs.evolve(storage.get_recurring("id"), schedule=schedule), keep_progress=True)
+    advance(minutes=1)
+
+    fired = fire_due(fire.client)
+    broken = storage.get_recurring("id")
+    again = fire_due(fire.client)
+    storage.put_recurring(attrs.evolve(broken, schedule=good.schedule), keep_progress=True)
+    advance(minutes=1)
+    mended = fire_due(fire.client)
+
+    assert (1, 0, 2) == (fired, again, mended)
+    assert broken.error
+    assert micros(START + 2 * MINUTE) == broken.next_at
+    assert fire.recurring.get("id").error is None
+    assert 1 == len(made(fire))
+
+
+def test_a_definition_whose_job_is_refused_hinders_no_other(fire, reporting, storage, advance):
+    """What the storage refuses to store is shown on its definition."""
+    for name in ("a", "b", "c"):
+        reporting.recur(name, "* * * * *")
+    advance(minutes=1)
+    storage.failing["fire_recurring"].append(None)
+    storage.fail("fire_recurring", StorageError("value too long"))
+
+    fired = fire_due(fire.client)
+
+    assert 2 == fired
+    assert [None, "StorageError: value too long", None] == [
+        definition.error for definition in fire.recurring.list()
+    ]
+
+
+def test_an_outage_ends_the_look(fire, reporting, storage, advance):
+    """A second refusal in a row is no definition's own. Nothing is lost: the next look fires what is due."""
+    for name in ("a", "b", "c"):
+        reporting.recur(name, "* * * * *")
+    advance(minutes=1)
+    storage.fail("fire_recurring", StorageUnavailable("down"), StorageUnavailable("down"))
+
+    with pytest.raises(StorageUnavailable):
+        fire_due(fire.client)
+
+    assert 2 == len(storage.called["fire_recurring"])
+    assert 3 == fire_due(fire.client)
+    assert [None] * 3 == [definition.error for definition in fire.recurring.list()]
+
+
+# ---- operating -------------------------------------------------------------------------------------------
+
+
+def test_definitions_are_listed_in_order_of_id(fire, reporting):
+    """Page by page, by coroutine too."""
+    for name in ("c", "a", "b"):
+        reporting.recur(name, "0 2 * * *")
+
+    assert ["a", "b", "c"] == [one.id for one in fire.recurring.list()]
+    assert ["b"] == [one.id for one in asyncio.run(fire.recurring.alist(after="a", limit=1))]
+
+
+@pytest.mark.parametrize("verb", ["get", "trigger", "pause", "resume", "remove"])
+def test_an_unknown_definition_is_not_found(fire, verb):
+    """Whatever is asked of it; by coroutine too."""
+    with pytest.raises(JobNotFound, match="No recurring job 'nobody' is stored"):
+        getattr(fire.recurring, verb)("nobody")
+    with pytest.raises(JobNotFound):
+        asyncio.run(getattr(fire.recurring, f"a{verb}")("nobody"))
+
+
+def test_a_trigger_makes_a_job_and_touches_no_schedule(fire, reporting):
+    """Now, by hand; also of a paused definition."""
+    reporting.recur("id", "0 2 * * *", "sales")
+    fire.recurring.pause("id")
+    before = fire.recurring.get("id")
+
+    job, other = fire.recurring.trigger("id"), asyncio.run(fire.recurring.atrigger("id"))
+
+    assert before == fire.recurring.get("id")
+    assert [("triggered by hand", State.ENQUEUED, START)] * 2 == [
+        (one.record().reason, one.state, from_micros(one.record().nominal_at)) for one in (job, other)
+    ]
+    assert job != other
+
+
+def test_pausing_and_resuming_twice_is_the_same(fire, reporting):
+    """By coroutine too; a resumed one that was not paused keeps its instant."""
+    reporting.recur("id", "0 2 * * *")
+
+    async def use():
+        paused = [(await fire.recurring.apause("id")).is_paused for _ in range(2)]
+        resumed = [(await fire.recurring.aresume("id")).is_paused for _ in range(2)]
+        return paused, resumed, await fire.recurring.aget("id")
+
+    paused, resumed, definition = asyncio.run(use())
+
+    assert ([True, True], [False, False]) == (paused, resumed)
+    assert datetime(2030, 1, 1, 2, tzinfo=UTC) == definition.next_at
+
+
+def test_removing_leaves_the_jobs(fire, reporting):
+    """They were made already; the definition is gone."""
+    reporting.recur("id", "0 2 * * *")
+    reporting.recur("other", "0 2 * * *")
+    job = fire.recurring.trigger("id")
+
+    fire.recurring.remove("id")
+    asyncio.run(fire.recurring.aremove("other"))
+
+    assert [] == fire.recurring.list()
+    assert State.ENQUEUED is job.refresh().state
+
+
+def test_a_definition_read_from_storage_is_a_value(storage):
+    """It says what it is, also when it never fires again."""
+    from firelock.definitions import RecurringJob
+
+    definition = RecurringJob(
+        RecurringRecord("id", "report", json.dumps({}), "json", "{}", "default", last_at=0, error="boom")
+    )
+
+    assert (None, datetime(1970, 1, 1, tzinfo=UTC), "boom") == (
+        definition.next_at, definition.last_at, definition.error
+    )  # fmt: skip
+
+
+def test_a_definition_that_cannot_even_show_its_error_hinders_no_other(
+    fire, reporting, storage, advance, caplog
+):
+    """It is logged; an outage meanwhile ends the look."""
+    for name in ("a", "b"):
+        reporting.recur(name, "* * * * *")
+    advance(minutes=1)
+    storage.fail("fire_recurring", StorageError("no"), StorageError("never"))
+    fired = fire_due(fire.client)
+    advance(minutes=1)
+    storage.fail("fire_recurring", StorageError("no"), StorageUnavailable("down"))
+
+    with pytest.raises(StorageUnavailable):
+        fire_due(fire.client)
+
+    assert 1 == fired
+    assert "Recurring job 'a' cannot even show its error." in caplog.text

@@ -1,0 +1,422 @@
+"""Recurring jobs as operators change them: checked like code's, and never at the cost of a run."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import attrs
+import pytest
+
+from firelock import Cron, Every, Firelock, Origin
+from firelock.clock import StorageClock, micros
+from firelock.errors import (
+    ArgumentError,
+    ConfigurationError,
+    JobConflict,
+    JobNotFound,
+    ScheduleError,
+    SignatureMismatch,
+    UnknownTask,
+)
+from firelock.firing import fire_due
+from tests.core.fakes import FailingStorage
+
+START = datetime(2030, 1, 1, 0, 0, 30, tzinfo=UTC)
+
+
+class Still(FailingStorage):
+    """A storage whose clock stands until the test moves it."""
+
+    def clock(self):
+        return micros(START) + self.clock_offset
+
+
+@pytest.fixture
+def storage():
+    """A storage half a minute into 2030."""
+    return Still()
+
+
+def app(storage):
+    """An app over the storage, without tasks."""
+    fire = Firelock(storage)
+    fire.client.clock = StorageClock(storage, monotonic=lambda: 0.0)
+    return fire
+
+
+def report(day: str = "today", copies: int = 1) -> None: ...
+
+
+def with_task(storage):
+    """An app and its task, which tags its jobs."""
+    fire = app(storage)
+    return fire, fire.task(name="report", tags=["day:{day}"])(report)
+
+
+@pytest.fixture
+def fire(storage):
+    """An app with the task `report`."""
+    return with_task(storage)[0]
+
+
+@pytest.fixture
+def declared(storage):
+    """An app that declares `nightly` at two, written as a server would write it."""
+    fire, task = with_task(storage)
+    fire.recurring("nightly", "0 2 * * *", "mon")(task)
+    fire.recurring.sync()
+    return fire
+
+
+# ---- editing ---------------------------------------------------------------------------------------------
+
+
+def test_an_edit_changes_what_is_given_and_nothing_else(declared):
+    """Schedule, arguments and options, each alone or together; None leaves it."""
+    before = declared.recurring.get("nightly").record
+
+    edited = declared.recurring.edit("nightly", queue="bulk", priority=7)
+
+    changes = {"queue": "bulk", "priority": 7, "origin": "operator", "version": before.version + 1}
+    assert attrs.evolve(before, **changes) == edited.record
+    assert edited == declared.recurring.get("nightly")
+
+
+def test_an_edit_without_a_change_writes_nothing(declared, storage):
+    """A form that is sent as it was shown leaves the definition its code's."""
+    written = len(storage.called["put_recurring"])
+
+    same = declared.recurring.edit(
+        "nightly", schedule="0 2 * * *", arguments={"day": "mon"}, queue="default", tags=["day:mon"]
+    )
+
+    assert (Origin.CODE, written) == (same.origin, len(storage.called["put_recurring"]))
+
+
+def test_another_schedule_moves_the_next_instant(declared):
+    """It is worked out anew from now."""
+    edited = declared.recurring.edit("nightly", schedule=Every(timedelta(minutes=5)))
+
+    assert datetime(2030, 1, 1, 0, 5, tzinfo=UTC) == edited.next_at
+
+
+def test_a_run_that_is_due_is_never_lost_by_an_edit(declared, storage):
+    """The instant that passed is kept until a server has fired it."""
+    storage.clock_offset += timedelta(hours=2) // timedelta(microseconds=1)
+
+    edited = declared.recurring.edit("nightly", schedule="0 5 * * *")
+    fire_due(declared.client)
+
+    assert datetime(2030, 1, 1, 2, tzinfo=UTC) == edited.next_at
+    assert 1 == len(declared.recurring.runs("nightly"))
+    assert datetime(2030, 1, 1, 5, tzinfo=UTC) == declared.recurring.get("nightly").next_at
+
+
+def test_an_edit_survives_until_the_code_changes(declared, storage):
+    """A deploy with the same declaration leaves it; one with another takes its place."""
+    declared.recurring.edit("nightly", schedule="0 5 * * *")
+
+    declared.recurring.sync()
+    after_a_deploy = declared.recurring.get("nightly")
+    fire, task = with_task(storage)
+    fire.recurring("nightly", "0 3 * * *", "mon")(task)
+    fire.recurring.sync()
+    after_a_change = fire.recurring.get("nightly")
+
+    assert (Cron("0 5 * * *"), Origin.EDITED) == (after_a_deploy.schedule, after_a_deploy.origin)
+    assert (Cron("0 3 * * *"), Origin.CODE) == (after_a_change.schedule, after_a_change.origin)
+
+
+def test_arguments_are_checked_as_an_enqueue_checks_them(declared):
+    """By name or as a list; what does not fit is refused, and nothing is written."""
+    edit = declared.recurring.edit
+
+    assert '{"day":"tue","copies":2}' == edit("nightly", arguments={"day": "tue", "copies": 2}).arguments
+    assert '{"day":"wed"}' == edit("nightly", arguments=["wed"]).arguments
+    with pytest.raises(ArgumentError, match=r"'copies'.*str where int is annotated"):
+        edit("nightly", arguments={"copies": "two"})
+    with pytest.raises(SignatureMismatch, match=r"has no parameter 'dya'\. Did you mean 'day'"):
+        edit("nightly", arguments={"dya": "mon"})
+    with pytest.raises(ArgumentError, match=r"arguments='mon' are refused; pass them by name"):
+        edit("nightly", arguments="mon")
+    assert '{"day":"wed"}' == declared.recurring.get("nightly").arguments
+
+
+def test_tags_of_the_task_follow_the_arguments(declared):
+    """Those that it makes are made anew, those that people gave stay."""
+    declared.recurring.edit("nightly", tags=["eu"])
+
+    edited = declared.recurring.edit("nightly", arguments={"day": "tue"})
+
+    assert ("day:tue", "eu") == edited.tags
+    assert ("day:tue",) == declared.recurring.edit("nightly", tags=[]).tags
+    with pytest.raises(ConfigurationError, match="21 tags; a job has at most 20"):
+        declared.recurring.edit("nightly", tags=[str(number) for number in range(20)])
+
+
+def test_arguments_of_a_task_that_is_not_here_cannot_be_changed(declared, storage):
+    """A dashboard without the code leaves them, and may change the rest."""
+    stranger = app(storage)
+
+    edited = stranger.recurring.edit("nightly", arguments={"day": "mon"}, schedule="0 4 * * *")
+
+    assert Cron("0 4 * * *") == edited.schedule
+    with pytest.raises(UnknownTask, match="Task 'report' of recurring job 'nightly' is not registered in"):
+        stranger.recurring.edit("nightly", arguments={"day": "tue"})
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"schedule": "0 25 * * *"}, ScheduleError),
+        ({"queue": "No Queue"}, ConfigurationError),
+        ({"priority": 101}, ConfigurationError),
+        ({"tags": "eu"}, ConfigurationError),
+    ],
+)
+def test_what_code_could_not_say_an_operator_cannot(declared, change, error):
+    """The same checks, and nothing is written."""
+    with pytest.raises(error):
+        declared.recurring.edit("nightly", **change)
+
+    assert Origin.CODE == declared.recurring.get("nightly").origin
+
+
+def test_an_edit_of_what_somebody_changed_meanwhile_is_a_conflict(declared):
+    """With the version that the operator saw; without one the edit is made on top."""
+    seen = declared.recurring.get("nightly").version
+    declared.recurring.edit("nightly", priority=1)
+
+    with pytest.raises(JobConflict, match=f"has version {seen + 1} by now, not {seen}"):
+        declared.recurring.edit("nightly", queue="bulk", expected_version=seen)
+
+    last = declared.recurring.edit("nightly", queue="bulk", expected_version=seen + 1)
+    assert ("bulk", 1) == (last.queue, last.priority)
+
+
+def test_two_edits_at_once_are_both_made(declared, storage):
+    """The one that comes second reads again, and changes what the first has left."""
+    put, other = storage.put_recurring, []
+
+    def put_after_another(record, *, keep_progress):
+        if not other:
+            other.append(True)
+            put(attrs.evolve(storage.get_recurring("nightly"), priority=9), keep_progress=True)
+        return put(record, keep_progress=keep_progress)
+
+    storage.put_recurring = put_after_another
+
+    edited = declared.recurring.edit("nightly", queue="bulk")
+
+    assert ("bulk", 9) == (edited.queue, edited.priority)
+
+
+def test_a_definition_that_is_not_there_cannot_be_edited(fire):
+    """Nor reset."""
+    for verb in (fire.recurring.edit, fire.recurring.reset):
+        with pytest.raises(JobNotFound, match="No recurring job 'nightly' is stored"):
+            verb("nightly")
+
+
+# ---- creating --------------------------------------------------------------------------------------------
+
+
+def test_an_operator_creates_a_definition_of_their_own(fire):
+    """It runs like any other, and code knows nothing of it."""
+    created = fire.recurring.create(
+        "report", "extra", "0 6 * * *", {"day": "fri"}, queue="bulk", priority=3, tags=["eu"], timeout=60
+    )
+
+    record = created.record
+    assert ('{"day":"fri"}', "bulk", 3, ("day:fri", "eu"), 60.0) == (
+        record.arguments, record.queue, record.priority, record.tags, record.timeout_seconds,
+    )  # fmt: skip
+    assert (Origin.CREATED, datetime(2030, 1, 1, 6, tzinfo=UTC)) == (created.origin, created.next_at)
+    fire.recurring.sync()
+    assert not fire.recurring.get("extra").is_gone
+
+
+def test_a_taken_id_or_an_unknown_task_creates_nothing(declared):
+    """Each with what to do."""
+    with pytest.raises(JobConflict, match="'nightly' exists already; edit it, or choose another id"):
+        declared.recurring.create("report", "nightly", "0 6 * * *")
+    with pytest.raises(UnknownTask, match="Task 'nobody' is not registered in this app"):
+        declared.recurring.create("nobody", "extra", "0 6 * * *")
+    with pytest.raises(ConfigurationError, match="Recurring id '' is refused"):
+        declared.recurring.create("report", "", "0 6 * * *")
+    with pytest.raises(ScheduleError):
+        declared.recurring.create("report", "extra", "")
+
+
+# ---- where it came from ----------------------------------------------------------------------------------
+
+
+def test_origins_are_told_apart(declared):
+    """Of code, of a call, of one of the two and edited, of an operator."""
+    called = declared.task_named("report").recur("called", "0 1 * * *")
+    declared.recurring.create("report", "created", "0 1 * * *")
+    edited = declared.recurring.edit("nightly", priority=1)
+
+    assert Origin.CALL == called.origin
+    assert (Origin.EDITED, "code, edited") == (edited.origin, str(edited.origin))
+    assert Origin.CREATED == declared.recurring.get("created").origin
+    assert Origin.EDITED == declared.recurring.edit("called", priority=1).origin
+
+
+def test_only_a_declaration_goes_missing_from_code(declared, storage):
+    """Also when it was edited; what `recur` wrote and what operators created is declared nowhere."""
+    declared.task_named("report").recur("called", "0 1 * * *")
+    declared.recurring.create("report", "created", "0 1 * * *")
+    for recurring_id in ("nightly", "called"):
+        declared.recurring.edit(recurring_id, priority=1)
+
+    fire, _ = with_task(storage)
+    fire.recurring.sync()
+
+    assert {"nightly": True, "called": False, "created": False} == {
+        one.id: one.is_gone for one in fire.recurring
+    }
+
+
+# ---- resetting -------------------------------------------------------------------------------------------
+
+
+def test_a_reset_where_it_is_declared_writes_the_declaration_at_once(declared):
+    """The edit is gone, and so is its mark."""
+    declared.recurring.edit("nightly", schedule="0 5 * * *", arguments={"day": "sun"})
+
+    reset = declared.recurring.reset("nightly")
+
+    assert (Origin.CODE, False, Cron("0 2 * * *"), '{"day":"mon"}') == (
+        reset.origin, reset.awaits_code, reset.schedule, reset.arguments,
+    )  # fmt: skip
+    assert datetime(2030, 1, 1, 2, tzinfo=UTC) == reset.next_at
+
+
+def test_a_reset_elsewhere_waits_for_the_next_server_that_declares_it(declared, storage):
+    """The edit holds until then, and the answer says that it does."""
+    declared.recurring.edit("nightly", schedule="0 5 * * *")
+    stranger = app(storage)
+
+    reset = stranger.recurring.reset("nightly")
+    again = stranger.recurring.reset("nightly")
+    declared.recurring.sync()
+
+    assert (Origin.EDITED, True, Cron("0 5 * * *")) == (reset.origin, reset.awaits_code, reset.schedule)
+    assert reset == again
+    after = declared.recurring.get("nightly")
+    assert (Origin.CODE, False, Cron("0 2 * * *")) == (after.origin, after.awaits_code, after.schedule)
+
+
+def test_a_reset_of_what_recur_wrote_waits_for_the_next_recur(fire):
+    """No declaration can be read: the call is made again by whoever makes it."""
+    task = fire.task_named("report")
+    task.recur("called", "0 1 * * *")
+    fire.recurring.edit("called", schedule="0 5 * * *")
+
+    reset = fire.recurring.reset("called")
+    written = task.recur("called", "0 1 * * *")
+
+    assert reset.awaits_code
+    assert (Origin.CALL, Cron("0 1 * * *")) == (written.origin, written.schedule)
+
+
+def test_what_was_not_edited_stays_and_what_never_came_from_code_is_refused(declared, storage):
+    """A reset invents nothing."""
+    before = declared.recurring.get("nightly")
+    declared.recurring.create("report", "created", "0 1 * * *")
+
+    assert before == app(storage).recurring.reset("nightly") == declared.recurring.reset("nightly")
+    with pytest.raises(JobConflict, match="'created' never came from code; edit it, or remove it"):
+        declared.recurring.reset("created")
+
+
+# ---- what comes and what was -----------------------------------------------------------------------------
+
+
+def test_upcoming_instants_of_a_definition_and_of_a_schedule(declared):
+    """From the storage's now, or from an instant that is given."""
+    days = [datetime(2030, 1, day, 2, tzinfo=UTC) for day in (1, 2, 3)]
+
+    assert days == declared.recurring.next_instants("nightly", 3)
+    assert days[1:] == declared.recurring.next_instants(Cron("0 2 * * *"), 2, after=days[0])
+    assert [None, None] == [one.note for one in declared.recurring.upcoming("nightly", 2)]
+    with pytest.raises(JobNotFound):
+        declared.recurring.upcoming("0 2 * * *")
+
+
+@pytest.mark.parametrize(
+    ("expression", "day", "note"),
+    [
+        ("30 2 * * *", (2026, 3, 29), "02:30 does not exist on 29 March: runs at 03:00"),
+        (
+            "*/15 2 * * *", (2026, 3, 29),
+            "02:00 to 03:00 does not exist on 29 March: its 4 times run once, at 03:00",
+        ),
+        (
+            "0 2,3 * * *", (2026, 3, 29),
+            "02:00 does not exist on 29 March: the run at 03:00 stands for it",
+        ),
+        ("30 2 * * *", (2026, 10, 25), "02:30 comes twice on 25 October: runs once, the first time"),
+        ("30 4 * * *", (2026, 3, 29), None),
+        ("30 2 * * *", (2026, 3, 28), None),
+    ],
+)  # fmt: skip
+def test_a_change_of_clocks_is_noted(fire, expression, day, note):
+    """What becomes of a wall time that does not exist, or comes twice, on the instant that it touches."""
+    after = datetime(*day, tzinfo=UTC) - timedelta(hours=3)
+
+    first = fire.recurring.upcoming(Cron(expression, tz="Europe/Berlin"), 1, after=after)[0]
+
+    assert note == first.note
+
+
+def test_a_schedule_of_steps_runs_in_both_passes_and_says_which(fire):
+    """The hour that comes twice has its runs twice."""
+    hourly = Cron("30 * * * *", tz="Europe/Berlin")
+
+    both = fire.recurring.upcoming(hourly, 4, after=datetime(2026, 10, 24, 23, tzinfo=UTC))
+
+    comes_twice = "02:30 comes twice on 25 October: runs both times, this is the"
+    assert [None, f"{comes_twice} first", f"{comes_twice} second", None] == [one.note for one in both]
+
+
+def test_a_span_is_touched_by_no_clock(fire):
+    """Every five minutes is every five minutes."""
+    span = Every(timedelta(hours=1))
+
+    notes = {
+        one.note for one in fire.recurring.upcoming(span, 5, after=datetime(2026, 3, 28, 23, tzinfo=UTC))
+    }
+
+    assert {None} == notes
+
+
+def test_runs_are_the_jobs_of_a_definition_newest_first(declared, storage):
+    """So many as are asked for."""
+    declared.recurring.edit("nightly", schedule="* * * * *")
+    jobs = []
+    for _ in range(3):
+        jobs.append(declared.recurring.trigger("nightly"))
+        storage.clock_offset += 1_000_000
+
+    assert [jobs[2], jobs[1]] == declared.recurring.runs("nightly", 2)
+    assert jobs[::-1] == declared.recurring.runs("nightly")
+
+
+def test_the_verbs_have_async_twins(declared):
+    """Each returns what its sync form does."""
+
+    async def every_verb():
+        recurring = declared.recurring
+        edited = await recurring.aedit("nightly", queue="bulk")
+        created = await recurring.acreate("report", "extra", "0 6 * * *", ["fri"], priority=1)
+        reset = await recurring.areset("nightly")
+        upcoming = await recurring.aupcoming("nightly", 1)
+        return edited.queue, created.priority, reset.queue, upcoming, await recurring.aruns("nightly")
+
+    queue, priority, reset_queue, upcoming, runs = asyncio.run(every_verb())
+
+    assert ("bulk", 1, "default", []) == (queue, priority, reset_queue, runs)
+    assert [datetime(2030, 1, 1, 2, tzinfo=UTC)] == [one.at for one in upcoming]

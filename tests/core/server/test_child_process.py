@@ -1,0 +1,358 @@
+"""The process of a child, told what to do down a pipe."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import attrs
+import pytest
+
+from firelock import Firelock, Settings
+from firelock.server.board import Board, share_memory
+from firelock.server.supervisor import EXIT_FAILED, EXIT_OK, EXIT_UNREACHABLE, EXIT_USAGE, ServerOptions
+from firelock.storage import NewSession
+from firelock.values import State
+from tests.core.fakes import until
+
+APP = """
+import os, threading
+from firelock import Firelock, hookimpl
+
+class Notes:
+    @hookimpl
+    def server_started(self, server):
+        open("started", "w").write(server.name)
+
+    @hookimpl
+    def server_stopped(self, server):
+        open("stopped", "w").write(server.name)
+
+fire = Firelock("sqlite:///jobs.db", plugins=[Notes])
+fire.task(name="noop")(lambda: None)
+
+@fire.task(name="stuck")
+def stuck():
+    while True:
+        try:
+            threading.Event().wait()
+        except BaseException:
+            pass
+"""
+MORE = """
+from pipe_app import fire
+
+fire.task(name="more")(lambda: None)
+"""
+SETTINGS = Settings()
+FOR_EVER = 1e9
+
+
+class Process:
+    """A child's process with the two pipes of its supervisor."""
+
+    def __init__(self, folder, *, source=APP, is_first=False, **options):
+        (folder / "pipe_app.py").write_text(source)
+        (folder / "pipe_more.py").write_text(MORE)
+        self.memory, self._board = share_memory(), None
+        orders, self.orders = os.pipe()
+        self.reports, reports = os.pipe()
+        options = {
+            **attrs.asdict(ServerOptions("pipe_app.py:fire", workers=1, **options)),
+            "place": 0, "server_id": "server-a", "name": "host:a", "is_first": is_first,
+        }  # fmt: skip
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "firelock.server.child_process", str(os.getpid()), str(orders),
+             str(reports), str(self.memory), json.dumps(options)],
+            pass_fds=(orders, reports, self.memory), cwd=folder, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        os.close(orders)
+        os.close(reports)
+
+    def report(self):
+        """The next line it says."""
+        line = b""
+        while not line.endswith(b"\n"):
+            line += os.read(self.reports, 1)
+        return json.loads(line)
+
+    def tell(self, line):
+        os.write(self.orders, line.encode() + b"\n")
+
+    def tell_all(self, *orders):
+        """Told one after another, at once."""
+        os.write(self.orders, "".join(json.dumps(order) + "\n" for order in orders).encode())
+
+    @property
+    def board(self):
+        """What it has allocated: it is ready."""
+        if self._board is None:
+            self._board = Board.attach(self.memory, 1 + SETTINGS.async_workers)
+        return self._board
+
+    def grant(self):
+        """It may start jobs of its next session."""
+        self.board.begin_session()
+        self.board.grant(FOR_EVER)
+
+    def hang_up(self):
+        """Its orders end, as when the supervisor has died."""
+        os.close(self.orders)
+        self.orders = os.open(os.devnull, os.O_WRONLY)
+
+    def deafen(self):
+        """Nobody reads its reports any more."""
+        os.close(self.reports)
+        self.reports = os.open(os.devnull, os.O_RDONLY)
+
+    def ends(self):
+        """Its exit code, and what it wrote to standard error."""
+        return self.process.wait(20), self.process.stderr.read().decode()
+
+    def close(self):
+        os.close(self.orders)
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise
+        self.process.stderr.close()
+        os.close(self.reports)
+        os.close(self.memory)
+        if self._board is not None:
+            self._board.close()
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Start such processes; they are ended at the end, whatever happens."""
+    started = []
+
+    def start_one(**options):
+        started.append(Process(tmp_path, **options))
+        return started[-1]
+
+    yield start_one
+    for process in started:
+        process.close()
+
+
+@pytest.fixture
+def child(start):
+    """A child that is ready and has no session yet."""
+    child = start()
+    assert "ready" in child.report()
+    return child
+
+
+@pytest.fixture
+def fire(tmp_path):
+    """The app as an enqueuing process has it."""
+    with Firelock(f"sqlite:///{tmp_path / 'jobs.db'}") as fire:
+        yield fire
+
+
+def session(fire, name="session-a"):
+    """The id of a session that has begun."""
+    now = fire.storage.clock()
+    fire.storage.begin_session(NewSession(name, "server-a", "host:a", "host", 7, now, FOR_EVER, 1, "*"))
+    return name
+
+
+def test_a_child_that_is_told_to_stop_before_it_began_ends_in_order(child):
+    """It holds nothing."""
+    child.tell('{"stop": 0}')
+
+    assert EXIT_OK == child.process.wait(20)
+
+
+def test_a_child_that_cannot_obey_ends(child):
+    """It would be deaf to every other order, the stop among them."""
+    child.tell("{")
+
+    assert EXIT_FAILED == child.process.wait(20)
+    assert b"could not be obeyed" in child.process.stderr.read()
+
+
+CONFIGURED = """
+import logging.config
+from firelock import Firelock, Retry, hookimpl
+
+def configure():
+    logging.config.dictConfig({
+        "version": 1,
+        "handlers": {"console": {"class": "logging.StreamHandler"}},
+        "root": {"level": "INFO", "handlers": ["console"]},
+    })
+
+class Logs:
+    @hookimpl
+    def worker_process_started(self, server):
+        configure() if HOW == "hook" else None
+
+HOW = "%s"
+if HOW == "import":
+    logging.getLogger("firelock.server.child").setLevel(logging.WARNING)
+    configure()
+fire = Firelock("sqlite:///jobs.db", plugins=[Logs])
+
+@fire.task(name="fail", retry=Retry.never())
+def fail():
+    raise ValueError("boom")
+"""
+
+
+@pytest.mark.parametrize(("how", "lines"), [("import", 0), ("hook", 1)])
+def test_an_app_that_configures_logging_silences_no_failure(start, fire, how, lines):
+    """`dictConfig` disables what was there before the app; a level that the app sets on purpose stays."""
+    job = fire.task(name="fail")(lambda: None).enqueue()
+    child = start(source=CONFIGURED % how)
+    assert "ready" in child.report()
+    child.grant()
+    child.tell(json.dumps({"session": session(fire)}))
+    until(lambda: job.refresh().state is State.FAILED)
+    child.tell('{"stop": 5}')
+
+    code, said = child.ends()
+
+    assert EXIT_OK == code
+    assert f"Job {job.id} of task 'fail' has failed in attempt 1: ValueError: boom\n" in said
+    assert lines == said.count("Jobs are run from now on.")
+
+
+# ---- getting ready ---------------------------------------------------------------------------------------
+
+
+def test_the_first_child_tells_what_the_server_is(start, tmp_path):
+    """Name, workers, queues, tasks, also of the modules that the command line names, and the storage."""
+    child = start(is_first=True, imports=("pipe_more",), queues="mail:1")
+
+    ready = child.report()["ready"]
+
+    assert "Firelock server host:a: 1 workers, queues mail:1, 3 tasks" == ready["about"][0]
+    assert any("jobs.db" in line for line in ready["about"][1:])
+    assert (1, "mail:1") == (ready["workers"], ready["queues"])
+    assert f"sqlite:///{tmp_path / 'jobs.db'}" == ready["storage"]
+    assert SETTINGS == Settings.from_json(ready["settings"])
+
+
+def test_a_later_child_tells_nothing_of_the_server(start):
+    """It has been said."""
+    assert [] == start().report()["ready"]["about"]
+
+
+@pytest.mark.parametrize(
+    ("source", "code", "said"),
+    [
+        ("fire = None", EXIT_USAGE, "is NoneType, no Firelock"),
+        (APP.replace("jobs.db", "no-such-folder/jobs.db"), EXIT_UNREACHABLE, "no folder"),
+        (APP + "\n@fire.task\ndef odd(one: 'NoSuchName'): ...\n", EXIT_USAGE, "NoSuchName"),
+    ],
+    ids=["app", "storage", "task"],
+)
+def test_a_child_that_cannot_get_ready_says_why(start, source, code, said):
+    """One line on standard error and the exit code of its kind, which becomes the server's."""
+    child = start(source=source, is_first=True)
+
+    exit_code, error = child.ends()
+
+    assert code == exit_code
+    assert error.startswith("firelock: ")
+    assert said in error
+    assert "Traceback" not in error
+
+
+# ---- orders ----------------------------------------------------------------------------------------------
+
+
+def test_a_child_runs_jobs_from_its_session_to_its_stop(start, fire, tmp_path):
+    """It tells plugins of the server's start and end, and ends in order."""
+    child = start(is_first=True)
+    child.report()
+    job = fire.task(name="noop")(lambda: None).enqueue()
+    child.grant()
+
+    child.tell_all({"session": session(fire)})
+    until(lambda: job.refresh().state is State.SUCCEEDED)
+    child.tell_all({"stop": 5})
+
+    assert EXIT_OK == child.process.wait(20)
+    assert ["host:a"] * 2 == [(tmp_path / name).read_text() for name in ("started", "stopped")]
+
+
+def test_a_quiet_child_claims_again_when_told(child, fire):
+    """Orders before the session count for nothing; those after it are obeyed in their order."""
+    task = fire.task(name="noop")(lambda: None)
+    child.grant()
+    child.tell_all({"quiet": True}, {"hurry": True}, {"session": session(fire)}, {"quiet": True})
+    child.tell_all({"quiet": False})
+
+    job = task.enqueue()
+
+    until(lambda: job.refresh().state is State.SUCCEEDED)
+
+
+def test_a_child_goes_on_with_another_session(child, fire):
+    """Its first one was lost: jobs run for the second from now on."""
+    task = fire.task(name="noop")(lambda: None)
+    child.grant()
+    child.tell_all({"session": session(fire)})
+    first = task.enqueue()
+    until(lambda: first.refresh().state is State.SUCCEEDED)
+    fire.storage.end_session("session-a", None, reason="lost")
+    child.grant()
+
+    child.tell_all({"session": session(fire, "session-b")})
+
+    job = task.enqueue()
+    until(lambda: job.refresh().state is State.SUCCEEDED)
+
+
+def test_a_child_reports_a_session_that_it_finds_lost(child, fire):
+    """It may learn of it before its supervisor does."""
+    child.grant()
+    name = session(fire)
+    fire.storage.end_session(name, None, reason="lost")
+
+    child.tell_all({"session": name})
+
+    assert {"session_lost": name} == child.report()
+
+
+def test_a_child_with_a_stuck_job_ends_all_the_same(child, fire):
+    """A thread cannot be ended: its job goes back to its queue, and the process ends with it."""
+    job = fire.task(name="stuck")(lambda: None).enqueue()
+    child.grant()
+    child.tell_all({"session": session(fire)})
+    until(lambda: job.id in child.board.running())
+
+    child.tell_all({"stop": 0}, {"hurry": True})
+
+    code, error = child.ends()
+    assert EXIT_OK == code
+    assert "ignore their cancellation" in error
+    assert State.ENQUEUED == job.refresh().state
+
+
+def test_a_child_whose_supervisor_is_gone_ends(child, fire):
+    """Nobody renews its session any more, so it must not run jobs for it."""
+    child.grant()
+    child.tell_all({"session": session(fire)})
+
+    child.hang_up()
+
+    assert EXIT_FAILED == child.process.wait(20)
+
+
+def test_a_child_that_cannot_report_ends(child, fire):
+    """Nobody hears that its session was lost, so nobody would give it another."""
+    child.grant()
+    name = session(fire)
+    fire.storage.end_session(name, None, reason="lost")
+    child.deafen()
+
+    child.tell_all({"session": name})
+
+    assert EXIT_FAILED == child.process.wait(20)

@@ -1,0 +1,575 @@
+"""A server inside this process: from its start to its stop, whatever comes between."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+import firelock
+from firelock import Firelock, JobContext, Settings, current_job, hookimpl
+from firelock.errors import ConfigurationError, StorageUnavailable, TaskError
+from firelock.storage import Applied
+from firelock.values import State
+from tests.core.fakes import FailingStorage, until
+
+SETTINGS = Settings(heartbeat=0.1, session_timeout=2, sweep=0.1, poll=0.2, grace=5)
+
+
+@pytest.fixture
+def make_app():
+    """Returns an app over a storage that fails as told; closed at the end."""
+    apps = []
+
+    def make(*plugins, storage=None, settings=SETTINGS, **options):
+        fire = Firelock(storage or FailingStorage(), plugins=list(plugins), settings=settings, **options)
+        apps.append(fire)
+        return fire
+
+    yield make
+    for fire in apps:
+        fire.close()
+
+
+@pytest.fixture
+def fire(make_app):
+    """An app with a task that returns its argument."""
+    fire = make_app()
+
+    @fire.task(name="echo")
+    def echo(word: str = "") -> str:
+        return word
+
+    fire.echo = echo
+    return fire
+
+
+def open_descriptors():
+    """How many there are, where the system tells."""
+    table = Path("/proc/self/fd")
+    return len(list(table.iterdir())) if table.is_dir() else 0
+
+
+class Gate:
+    """A task that waits until the test opens it, obeying a cancellation or not."""
+
+    def __init__(self, fire, *, obeys=True, name="gate"):
+        self.came, self.opened = threading.Event(), threading.Event()
+
+        def work():
+            job = current_job()
+            self.came.set()
+            until(lambda: self.opened.is_set() or (obeys and job.cancelled), 30)
+            if obeys:
+                job.raise_if_cancelled()
+
+        self.task = fire.task(name=name)(work)
+
+
+# ---- running ---------------------------------------------------------------------------------------------
+
+
+def test_jobs_run_while_the_server_does(fire, our_threads):
+    """Those from before and those that come; afterwards nothing of it is left."""
+    before = fire.echo.enqueue("before")
+    descriptors = open_descriptors()
+
+    for _ in range(3):
+        with fire.server(workers=2, async_workers=2) as server:
+            was_running = server.is_running
+            assert "before" == before.result(timeout=10)
+            assert "after" == fire.echo.enqueue("after").result(timeout=10)
+        until(lambda: not [name for name in our_threads() if name != "firelock-results"])
+        assert (True, False) == (was_running, server.is_running)
+
+    assert descriptors == open_descriptors()
+
+
+def test_a_healthy_server_warns_of_nothing(fire, caplog):
+    """Its right to run is there before anything looks at it."""
+    for _ in range(5):
+        with fire.server(workers=1, async_workers=1):
+            assert "word" == fire.echo.enqueue("word").result(timeout=10)
+
+    assert [] == [record.getMessage() for record in caplog.records if record.levelname != "INFO"]
+
+
+def test_a_server_may_be_started_again(fire):
+    """After it was stopped; starting one that runs is refused, stopping one that does not is nothing."""
+    server = fire.server(workers=1, async_workers=1)
+    server.stop()
+    for word in ("once", "twice"):
+        server.start()
+        with pytest.raises(ConfigurationError, match=f"Server {server.name} runs already; stop it first"):
+            server.start()
+        assert word == fire.echo.enqueue(word).result(timeout=10)
+        server.stop()
+        server.stop()
+
+
+def test_a_server_is_seen_by_others(fire):
+    """Its name, queues and workers; when it has stopped it is dead."""
+    with fire.server(queues=["critical", "default"], workers=3, async_workers=1, name="web-1"):
+        (alive,) = fire.servers.list()
+    (dead,) = fire.servers.list()
+
+    assert ("web-1", "critical,default", 3, True) == (alive.name, alive.queues, alive.workers, alive.is_alive)
+    assert [firelock.__version__] == [one.session.version for one in alive.sessions]
+    assert (False, False) == (dead.is_alive, dead.is_lost)
+
+
+def test_without_a_number_a_server_has_the_settings_workers(fire):
+    """And a name of host and process."""
+    server = fire.server()
+
+    with server:
+        (view,) = fire.servers.list()
+
+    assert (SETTINGS.worker_count, True) == (view.workers, server.name.endswith(f":{os.getpid()}"))
+
+
+def test_coroutines_use_it_too(fire):
+    """`async with`, without blocking their loop."""
+
+    async def use():
+        async with fire.server(workers=1, async_workers=1):
+            return await fire.echo.enqueue("x").aresult(timeout=10)
+
+    assert "x" == asyncio.run(use())
+
+
+@pytest.mark.parametrize(
+    "options", [{"workers": 0}, {"workers": True}, {"workers": 10**6}, {"async_workers": "2"}]
+)
+def test_a_number_of_workers_is_whole_and_positive(fire, options):
+    """The message shows what was given."""
+    with pytest.raises(
+        ConfigurationError, match=r"workers=.* is refused; pass a whole number from 1 to 10000"
+    ):
+        fire.server(**options)
+
+
+def test_a_server_writes_what_the_code_declares(make_app):
+    """Before it runs the first job."""
+    fire = make_app()
+    fire.recurring("nightly", "0 2 * * *")(fire.task(name="report")(lambda: None))
+
+    with fire.server(workers=1, async_workers=1):
+        assert ["nightly"] == [definition.id for definition in fire.recurring.list()]
+
+
+def test_waiting_work_costs_no_processor(make_app):
+    """A queue that is longer than there are workers is not looked at again and again."""
+    fire = make_app()
+    gate = Gate(fire)
+    gate.task.enqueue_many([()] * 5)
+
+    with fire.server(workers=1, async_workers=1):
+        gate.came.wait(10)
+        waits = len(fire.storage.called["wait"])
+        began, used = time.monotonic(), time.process_time()
+        until(lambda: time.monotonic() - began > 1)
+        used = time.process_time() - used
+        gate.opened.set()
+
+    assert 20 > len(fire.storage.called["wait"]) - waits
+    assert used < 0.7
+
+
+# ---- what does not start ---------------------------------------------------------------------------------
+
+
+def test_a_server_without_tasks_does_not_start(make_app, our_threads):
+    """A stub is none; the message says how tasks are found."""
+    fire = make_app()
+    fire.task(name="elsewhere", remote=True)(lambda: None)
+
+    with pytest.raises(ConfigurationError, match=r"This server has no task to run\. Decorate functions"):
+        fire.server(workers=1).start()
+
+    assert ([], []) == (fire.servers.list(), our_threads())
+
+
+def test_a_task_that_cannot_be_bound_stops_the_start(make_app):
+    """Before anything is claimed."""
+    fire = make_app()
+
+    def broken(what: Nowhere): ...  # noqa: F821 - that is the mistake
+
+    fire.task(name="broken")(broken)
+
+    with pytest.raises(TaskError, match="Nowhere"):
+        fire.server(workers=1).start()
+
+    assert [] == fire.servers.list()
+
+
+def test_a_process_for_a_job_needs_an_app_that_others_can_find(make_app):
+    """An app that stands in no module cannot be imported by another process."""
+    fire = make_app()
+    fire.task(name="apart", executor="process")(lambda: None)
+
+    with pytest.raises(
+        ConfigurationError, match="Task 'apart' has executor=\"process\", but the app stands in no"
+    ):
+        fire.server(workers=1).start()
+
+
+@pytest.mark.parametrize("verb", ["begin_session", "list_recurring"])
+def test_a_storage_that_is_away_stops_the_start(fire, verb, our_threads):
+    """Nothing is left behind, and the next start may succeed."""
+    fire.storage.fail(verb, StorageUnavailable("down"))
+    server = fire.server(workers=1, async_workers=1)
+
+    with pytest.raises(StorageUnavailable, match="down"):
+        server.start()
+    left = our_threads()
+    with server:
+        assert "x" == fire.echo.enqueue("x").result(timeout=10)
+
+    assert [] == left
+
+
+def test_a_plugin_that_cannot_prepare_stops_the_start(make_app, our_threads):
+    """Nothing is left behind."""
+
+    class Unprepared:
+        @hookimpl
+        def worker_process_started(self, server):
+            raise RuntimeError("no engine")
+
+    fire = make_app(Unprepared)
+    fire.task(name="task")(lambda: None)
+
+    with pytest.raises(RuntimeError, match="no engine"):
+        fire.server(workers=1).start()
+
+    assert ([], []) == (fire.servers.list(), our_threads())
+
+
+# ---- hooks -----------------------------------------------------------------------------------------------
+
+
+def test_observers_follow_a_server_s_life(make_app):
+    """Prepared before it is started, cleaned up after it has stopped."""
+    seen = []
+
+    class Observer:
+        @hookimpl
+        def worker_process_started(self, server):
+            seen.append(("prepared", server.name))
+
+        @hookimpl
+        def server_started(self, server):
+            seen.append(("started", server.workers))
+
+        @hookimpl
+        def server_stopped(self, server):
+            seen.append(("stopped", server.pid))
+
+        @hookimpl
+        def worker_process_stopped(self, server):
+            seen.append(("cleaned up", server.queues))
+
+    fire = make_app(Observer)
+    fire.task(name="task")(lambda: None)
+
+    with fire.server(workers=2, async_workers=1, name="web-1"):
+        pass
+
+    assert [("prepared", "web-1"), ("started", 2), ("stopped", os.getpid()), ("cleaned up", "*")] == seen
+
+
+def test_jobs_are_wrapped_and_observed(make_app):
+    """The whole way: created, wrapped, settled."""
+    import contextlib
+
+    seen = []
+
+    class Observer:
+        @hookimpl
+        def jobs_created(self, jobs):
+            seen.append("created")
+
+        @hookimpl
+        def job_context(self, job, task):
+            @contextlib.contextmanager
+            def context():
+                seen.append("entered")
+                yield
+                seen.append("left")
+
+            return context()
+
+        @hookimpl
+        def jobs_settled(self, settled):
+            seen.append("settled")
+
+    fire = make_app(Observer)
+
+    @fire.task(name="task")
+    def task(job: JobContext):
+        seen.append("runs")
+
+    with fire.server(workers=1, async_workers=1):
+        task.enqueue()
+        until(lambda: "settled" in seen)
+
+    assert ["created", "entered", "runs", "left", "settled"] == seen
+
+
+# ---- stopping --------------------------------------------------------------------------------------------
+
+
+def test_a_stop_waits_for_running_jobs(make_app):
+    """Within the grace time; what has not started stays in its queue."""
+    fire = make_app()
+    gate = Gate(fire, obeys=False)
+    server = fire.server(workers=1, async_workers=1).start()
+    running, waiting = gate.task.enqueue(), gate.task.enqueue()
+    gate.came.wait(10)
+    stopping = threading.Thread(target=server.stop)
+    stopping.start()
+    until(lambda: fire.servers.list()[0].sessions[0].renewal.state == "stopping")
+
+    gate.opened.set()
+    stopping.join(10)
+
+    assert (State.SUCCEEDED, State.ENQUEUED) == (running.refresh().state, waiting.refresh().state)
+    assert 0 == waiting.refresh().attempt
+
+
+def test_after_the_grace_time_jobs_are_cancelled_and_handed_back(make_app):
+    """Their attempt is given back."""
+    fire = make_app()
+    gate = Gate(fire)
+    with fire.server(workers=1, async_workers=1) as server:
+        job = gate.task.enqueue()
+        gate.came.wait(10)
+        server.stop(grace=0)
+
+    again = job.refresh()
+    assert (State.ENQUEUED, 0, "server stopping") == (again.state, again.attempt, again.reason)
+
+
+def test_a_job_that_ignores_its_cancellation_is_handed_back_while_it_runs(make_app, caplog, our_threads):
+    """The server does not wait for it for ever; its late end counts for nothing."""
+    fire = make_app()
+    gate = Gate(fire, obeys=False)
+    server = fire.server(workers=1, async_workers=1).start()
+    job = gate.task.enqueue()
+    gate.came.wait(10)
+
+    server.stop(grace=0)
+    again = job.refresh()
+    gate.opened.set()
+    until(lambda: "firelock-worker-0" not in our_threads())
+
+    assert (State.ENQUEUED, "server stopped while the job was running") == (again.state, again.reason)
+    assert "1 jobs ignore their cancellation; they are handed back while they still run." in caplog.text
+    assert State.ENQUEUED is job.refresh().state
+
+
+def test_a_stop_in_an_outage_ends_all_the_same(make_app, caplog, monkeypatch, our_threads):
+    """Observers learn of it; the session ends by itself."""
+    monkeypatch.setattr("firelock.server.child._SETTLE_GRACE", 0.3)
+    seen = []
+
+    class Observer:
+        @hookimpl
+        def server_stopped(self, server):
+            seen.append("stopped")
+
+        @hookimpl
+        def worker_process_stopped(self, server):
+            seen.append("cleaned up")
+
+    fire = make_app(Observer)
+    gate = Gate(fire)
+    server = fire.server(workers=1, async_workers=1).start()
+    gate.task.enqueue()
+    gate.came.wait(10)
+    for verb in ("apply", "claim", "end_session"):
+        fire.storage.fail_always(verb, StorageUnavailable("down"))
+
+    server.stop(grace=0)
+    fire.storage.mend()
+
+    assert ["stopped", "cleaned up"] == seen
+    assert not server.is_running
+    assert "could not be ended, so its jobs wait for its timeout: down" in caplog.text
+    until(lambda: not [name for name in our_threads() if name.startswith("firelock-dispatcher")])
+
+
+@pytest.mark.parametrize("order", ["quiet", "stop"])
+def test_a_server_obeys(fire, order):
+    """A quiet one claims nothing until it is told to resume; one that is told to stop stops."""
+    with fire.server(workers=1, async_workers=1) as server:
+        (view,) = fire.servers.list()
+        fire.servers.tell(view.id, order)
+        if order == "stop":
+            until(lambda: not server.is_running)
+        else:
+            until(lambda: fire.servers.list()[0].sessions[0].renewal.state == "quiet")
+            job = fire.echo.enqueue("x")
+            fire.servers.tell(view.id, "resume")
+            assert "x" == job.result(timeout=10)
+            until(lambda: fire.servers.list()[0].sessions[0].renewal.state == "running")
+
+
+def test_an_order_to_a_server_that_has_stopped_is_nothing(fire):
+    """It may come late."""
+    server = fire.server(workers=1, async_workers=1)
+    with server:
+        pass
+
+    server._obey("stop")  # noqa: SLF001 - as its keeper would
+
+    assert not server.is_running
+
+
+def test_run_serves_until_it_is_told_to_stop(fire):
+    """By a signal; the former handlers are there again."""
+    former = signal.getsignal(signal.SIGTERM)
+    job = fire.echo.enqueue("x")
+    teller = threading.Thread(target=lambda: job.result(timeout=10) and os.kill(os.getpid(), signal.SIGTERM))
+    teller.start()
+
+    fire.server(workers=1, async_workers=1).run()
+    teller.join(10)
+
+    assert (former, State.SUCCEEDED) == (signal.getsignal(signal.SIGTERM), job.refresh().state)
+
+
+def test_a_second_signal_hurries(make_app):
+    """Nothing is waited for any more."""
+    fire = make_app(settings=Settings(grace=600, heartbeat=0.1, session_timeout=2))
+    gate = Gate(fire)
+    job = gate.task.enqueue()
+
+    def tell():
+        gate.came.wait(10)
+        os.kill(os.getpid(), signal.SIGINT)
+        until(lambda: fire.servers.list()[0].sessions[0].renewal.state == "stopping")
+        os.kill(os.getpid(), signal.SIGINT)
+
+    teller = threading.Thread(target=tell)
+    teller.start()
+    began = time.monotonic()
+    fire.server(workers=1, async_workers=1).run()
+    teller.join(10)
+
+    assert 60 > time.monotonic() - began
+    assert State.ENQUEUED is job.refresh().state
+
+
+def test_run_belongs_to_the_main_thread(fire):
+    """Only there a signal can be heard: refused before anything has started."""
+    errors = []
+
+    def run():
+        try:
+            fire.server(workers=1, async_workers=1).run()
+        except ConfigurationError as error:
+            errors.append(str(error))
+
+    other = threading.Thread(target=run)
+    other.start()
+    other.join(10)
+
+    assert [
+        "run() hears signals, which only the main thread can; use start() and stop() elsewhere."
+    ] == errors
+    assert [] == fire.servers.list()
+
+
+# ---- sessions --------------------------------------------------------------------------------------------
+
+
+def test_a_lost_session_is_replaced(make_app, caplog):
+    """What ran is cancelled and runs again, for the new session; an outage meanwhile is waited out."""
+    fire = make_app()
+    gate = Gate(fire)
+    echo = fire.task(name="echo")(lambda: "x")
+    with fire.server(workers=1, async_workers=1):
+        job = gate.task.enqueue()
+        gate.came.wait(10)
+        (view,) = fire.servers.list()
+        fire.storage.fail("begin_session", StorageUnavailable("down"))
+        fire.storage.end_session(view.sessions[0].session.id, None, reason="server lost")
+
+        until(lambda: len(fire.servers.list()[0].sessions) == 2)
+        gate.opened.set()
+
+        assert job.result(timeout=10) is None
+        assert "x" == echo.enqueue().result(timeout=10)
+
+    assert "No new session yet, trying again: down" in caplog.text
+    assert "The session of this server was lost" in caplog.text
+    assert (2, 1) == (job.refresh().record().fence, job.refresh().record().crashes)
+
+
+def test_a_loss_that_is_told_twice_begins_one_session(fire, our_threads):
+    """Claim and renewal may both find it."""
+    with fire.server(workers=1, async_workers=1) as server:
+        (view,) = fire.servers.list()
+        lost = view.sessions[0].session.id
+        fire.storage.end_session(lost, None, reason="server lost")
+        for _ in range(3):
+            server._begin_anew(lost)  # noqa: SLF001 - as claim and renewal would
+
+        assert "x" == fire.echo.enqueue("x").result(timeout=10)
+        until(lambda: "firelock-session" not in our_threads())
+        assert 2 == len(fire.servers.list()[0].sessions)
+
+
+def test_an_operator_s_requeue_of_a_running_job_is_refused(make_app):
+    """It runs already; deleting it tells it to end."""
+    fire = make_app()
+    gate = Gate(fire)
+    with fire.server(workers=1, async_workers=1):
+        job = gate.task.enqueue()
+        gate.came.wait(10)
+
+        assert [Applied.REFUSED] == fire.jobs.requeue([job.id])
+        job.delete()
+        gate.opened.set()
+
+    assert State.DELETED is job.refresh().state
+
+
+@pytest.mark.parametrize("error", [StorageUnavailable("down"), RuntimeError("a bug of a driver")])
+def test_a_wait_for_work_that_fails_is_made_again(fire, error):
+    """Until the storage answers, jobs are found by the poll."""
+    fire.storage.fail("wait", error, error)
+
+    with fire.server(workers=1, async_workers=1):
+        assert "x" == fire.echo.enqueue("x").result(timeout=10)
+        until(lambda: len(fire.storage.called["wait"]) > 2)
+        assert "y" == fire.echo.enqueue("y").result(timeout=10)
+
+
+def test_a_stop_says_when_the_last_ends_cannot_be_written(make_app, caplog, monkeypatch, our_threads):
+    """A storage that hangs is not waited for for ever."""
+    monkeypatch.setattr("firelock.server.child._SETTLE_GRACE", 0.05)
+    monkeypatch.setattr("firelock.server.child._CANCEL_GRACE", 0.05)
+    fire = make_app()
+    answers = threading.Event()
+    task = fire.task(name="task")(lambda: None)
+    server = fire.server(workers=1, async_workers=1).start()
+    exchange, apply = fire.storage.exchange, fire.storage.apply
+    fire.storage.exchange = lambda *args: answers.wait(10) and exchange(*args)
+    fire.storage.apply = lambda *args: answers.wait(10) and apply(*args)
+    task.enqueue()
+    until(lambda: fire.jobs.find(state="processing").jobs)
+
+    server.stop(grace=0)
+    answers.set()
+
+    assert "The last ends could not be written: the storage does not answer." in caplog.text
+    until(lambda: "firelock-dispatcher" not in our_threads())

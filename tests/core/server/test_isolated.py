@@ -1,0 +1,474 @@
+"""A process of its own for a job: what goes to it and comes back, and how it ends."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from io import BytesIO
+
+import pytest
+
+from firelock import Firelock, JobContext, Retry
+from firelock.hookspecs import ServerInfo
+from firelock.server.board import Board
+from firelock.server.executors import Desk, ThreadWorkers, Ticket
+from firelock.server.isolated import IsolatedProcess, ProcessPool, describe_exit
+from firelock.server.runner import CancelKind, Ended
+from firelock.values import State
+from tests.core.fakes import Worker, unmeasured, until
+
+SERVER = ServerInfo("server-a", "host:a", "*", 1, 7)
+
+APP = """
+import os, signal, sys, threading, time
+from firelock import Firelock, JobContext, Retry, RetryDecision, Snooze, hookimpl
+
+class Deciding:
+    @hookimpl
+    def retry_decision(self, job, task, error):
+        if job.args == ("plugin",):
+            is_apart = os.getpid() != int(os.environ["SERVER_PID"])
+            return RetryDecision.fail(f"{task.name} decided in {is_apart}")
+
+    @hookimpl
+    def job_context(self, job, task):
+        return Noting(task.name)
+
+    @hookimpl
+    def worker_process_stopped(self, server):
+        open(os.environ["STOPPED"], "w").write(server.name)
+
+class Noting:
+    def __init__(self, task):
+        self.task = task
+
+    def note(self, what):
+        with open(os.environ["STOPPED"] + ".contexts", "a") as file:
+            file.write(f"{what} {self.task} {threading.get_ident() == main_thread}\\n")
+
+    def __enter__(self):
+        self.note("enter")
+
+    def __exit__(self, kind, error, traceback):
+        self.note(f"exit {kind.__name__ if kind else None}")
+
+    async def __aenter__(self):
+        self.note("aenter")
+
+    async def __aexit__(self, kind, error, traceback):
+        self.note(f"aexit {kind.__name__ if kind else None}")
+
+main_thread = threading.get_ident()
+
+fire = Firelock("memory://own", plugins=[Deciding])
+
+@fire.task(name="talk")
+def talk(job: JobContext, word: str) -> str:
+    print("this is no answer")
+    os.write(1, b"nor is this\\n")
+    job.log(word, level="warning")
+    job.progress(1, 2, "half way")
+    return f"{word} {os.getpid()} {job.attempt} {','.join(job.tags)}"
+
+@fire.task(name="atalk")
+async def atalk(word: str) -> str:
+    return f"{word}!"
+
+@fire.task(name="fail", retry=Retry(attempts=3))
+def fail(word: str):
+    raise ValueError(word)
+
+@fire.task(name="sleep")
+def sleep() -> None:
+    while True:
+        time.sleep(60)
+
+@fire.task(name="die")
+def die(number: int) -> None:
+    os.kill(os.getpid(), number)
+"""
+
+
+def talk(job: JobContext, word: str) -> str: ...
+
+
+class Bench:
+    """An app in a file, a worker that claims its jobs, and the processes that a test starts."""
+
+    def __init__(self, folder):
+        (folder / "bench_app.py").write_text(APP)
+        self.spec = f"{folder / 'bench_app.py'}:fire"
+        self.fire = Firelock("memory://")
+        self.tasks = {
+            name: self.fire.task(name=name, executor="process", **options)(function)
+            for name, function, options in (
+                ("talk", talk, {}), ("atalk", lambda word: None, {}),
+                ("fail", lambda word: None, {"retry": Retry(attempts=3)}), ("sleep", lambda: None, {}),
+                ("die", lambda number: None, {}),
+            )
+        }  # fmt: skip
+        self.worker = Worker(self.fire)
+        self.processes = []
+
+    def process(self):
+        """A new process of the app."""
+        self.processes.append(IsolatedProcess(self.spec, SERVER))
+        return self.processes[-1]
+
+    def claim(self, name, *args, **options):
+        """A claimed job of the task."""
+        task = self.tasks[name]
+        (task.using(**options) if options else task).enqueue(*args)
+        (job,) = self.worker.claim()
+        return job
+
+    def start(self, name, *args, **options):
+        """A run of a new job of the task."""
+        return self.worker.runner.prepare(self.claim(name, *args, **options), self.worker.holder)
+
+    def run(self, process, run):
+        """How the run ended there."""
+        return process.run(run, self.worker.runner, self.worker.console)
+
+    def close(self):
+        for process in self.processes:
+            process.kill()
+            process.close()
+        self.fire.close()
+
+
+@pytest.fixture
+def bench(tmp_path, monkeypatch):
+    """A bench whose processes are gone at the end."""
+    monkeypatch.setenv("SERVER_PID", str(os.getpid()))
+    monkeypatch.setenv("STOPPED", str(tmp_path / "stopped"))
+    bench = Bench(tmp_path)
+    yield bench
+    bench.close()
+
+
+def test_one_process_runs_job_after_job(bench, tmp_path):
+    """What they say comes back, what they print does not; it ends in order when it is closed."""
+    process = bench.process()
+    ends = [bench.run(process, bench.start("talk", word, tags=["t"])) for word in ("one", "two")]
+    job_ids = [ended.job.id for ended in ends]
+
+    bench.worker.console.flush(bench.fire.storage)
+    results = [ended.transition.result.strip('"').split() for ended in ends]
+    alive = process.is_alive
+    process.close()
+
+    assert [("one", "1", "t"), ("two", "1", "t")] == [(one[0], *one[2:]) for one in results]
+    assert results[0][1] == results[1][1] != str(os.getpid())
+    assert [["one"], ["two"]] == [[line.text for line in bench.fire.storage.read_log(one)] for one in job_ids]
+    assert ["half way"] * 2 == [one.message for one in bench.fire.storage.get_progress(job_ids)]
+    assert (True, False, "host:a") == (alive, process.is_alive, (tmp_path / "stopped").read_text())
+
+
+def test_every_kind_of_end_comes_back(bench):
+    """With its guards: a coroutine's result, a failure with its traceback, a plugin's decision made there."""
+    process = bench.process()
+    coroutine = bench.run(process, bench.start("atalk", "hello")).transition
+    failure = bench.run(process, bench.start("fail", "boom")).transition
+    decided = bench.run(process, bench.start("fail", "plugin")).transition
+
+    assert (State.SUCCEEDED, '"hello!"') == (coroutine.to, coroutine.result)
+    assert (State.SCHEDULED, 1, "ValueError", bench.worker.holder.session) == (
+        failure.to, failure.retries, failure.error.type, failure.session
+    )  # fmt: skip
+    assert "→ File" in failure.error.traceback
+    assert (State.FAILED, "fail decided in True") == (decided.to, decided.reason)
+
+
+def test_contexts_of_plugins_are_entered_and_left_there(bench, tmp_path):
+    """In the thread that runs the task, by `await` for a coroutine, also where the task raises."""
+    process = bench.process()
+    for name, word in (("talk", "x"), ("fail", "boom"), ("atalk", "x")):
+        bench.run(process, bench.start(name, word))
+
+    assert [
+        "enter talk True", "exit None talk True",
+        "enter fail True", "exit ValueError fail True",
+        "aenter atalk True", "aexit None atalk True",
+    ] == (tmp_path / "stopped.contexts").read_text().splitlines()  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "to", "reason"),
+    [(CancelKind.TIMEOUT, State.SCHEDULED, "timed out after 5 s"), (CancelKind.STOP, State.ENQUEUED, "x")],
+)
+def test_a_run_that_is_told_to_end_is_killed(bench, kind, to, reason):
+    """At once: that is what the process is for. Its end is what its cancellation means."""
+    process, ends = bench.process(), []
+    run = bench.start("sleep", timeout=5)
+    running = threading.Thread(target=lambda: ends.append(bench.run(process, run)))
+    running.start()
+    until(lambda: run.stop is not None)
+
+    run.cancel(kind, "x")
+    running.join(20)
+
+    assert to is ends[0].transition.to
+    assert reason in ends[0].transition.reason
+    assert not process.is_alive
+
+
+def test_a_run_that_was_told_before_it_began_does_not_begin(bench):
+    """Its process is dead before it has read the job."""
+    process, run = bench.process(), bench.start("sleep")
+    run.cancel(CancelKind.LOST, "deleted")
+
+    ended = bench.run(process, run)
+
+    assert (State.ENQUEUED, "deleted") == (ended.transition.to, ended.transition.reason)
+
+
+@pytest.mark.parametrize(
+    ("number", "name"), [(signal.SIGSEGV, "SIGSEGV"), (signal.SIGKILL, "SIGKILL; out of memory")]
+)
+def test_a_signal_is_named(bench, number, name):
+    """A process that died is a crash of its job, which says of what."""
+    process, run = bench.process(), bench.start("die", int(number))
+
+    ended = bench.run(process, run)
+
+    assert (State.ENQUEUED, 1) == (ended.transition.to, ended.transition.crashes)
+    assert f"its process died: {name}" in ended.transition.reason
+
+
+def test_a_process_that_does_not_end_is_killed(bench):
+    """When it is closed while it works on something."""
+    process = bench.process()
+    running = threading.Thread(target=lambda: bench.run(process, bench.start("sleep")))
+    running.start()
+    until(lambda: process._is_ready)  # noqa: SLF001 - then it has the job
+
+    process.close()
+    running.join(20)
+
+    assert not process.is_alive
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (None, "cause unknown"), (0, "exit code 0"), (3, "exit code 3"), (-11, "SIGSEGV"),
+        (-9, "SIGKILL; out of memory, perhaps"), (-200, "signal 200"),
+    ],
+)  # fmt: skip
+def test_an_exit_is_told_in_words(code, words):
+    """Signals by name; what kills without a word is often the system that ran out of memory."""
+    assert words == describe_exit(code)
+
+
+# ---- through the executors -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def office(bench):
+    """A desk with one thread, whose processes find the bench's app."""
+    board = Board.create(1)
+    board.grant(1e9)
+    desk = Desk(bench.worker.runner, bench.worker.console, board, SERVER, bench.spec, lambda: None)
+    threads = ThreadWorkers(desk, 1)
+    yield desk, threads
+    threads.close(10)
+    board.close()
+
+
+def ended(desk, number):
+    """The first ends, once there are so many."""
+    until(lambda: len(desk.ended) >= number, 30)
+    return list(desk.ended)
+
+
+def test_a_worker_keeps_its_process_and_replaces_a_dead_one(bench, office):
+    """Job after job in one process; after a crash in a new one."""
+    desk, threads = office
+    jobs = [bench.claim("talk", word) for word in ("one", "two")]
+    jobs += [bench.claim("die", 11), bench.claim("talk", "three")]
+
+    threads.put([Ticket(job, bench.worker.holder) for job in jobs])
+    ends = ended(desk, 4)
+
+    pids = [one.transition.result.split()[1] for one in ends if one.transition.result]
+    assert [1, 1, 0, 1] == [one.transition.to is State.SUCCEEDED for one in ends]
+    assert pids[0] == pids[1] != pids[2]
+    assert [] == desk.board.running()
+
+
+def test_a_suspect_runs_alone(bench, office):
+    """From two crashes on in a fresh process, so that the next crash blames exactly it; then it is failed."""
+    desk, threads = office
+    suspect = bench.claim("die", 11)
+    suspect.crashes = 2
+    innocent = bench.claim("atalk", "x")
+
+    threads.put([Ticket(suspect, bench.worker.holder), Ticket(innocent, bench.worker.holder)])
+    ends = ended(desk, 2)
+
+    assert [State.FAILED, State.SUCCEEDED] == [one.transition.to for one in ends]
+    assert 3 == ends[0].transition.crashes
+
+
+def test_no_more_processes_stay_idle_than_agreed(bench):
+    """The one that worked last is used again; when the pool is closed none is left."""
+    pool, info = ProcessPool(bench.spec, SERVER, keep=1), bench.tasks["talk"].info
+    first, second = pool.take(info), pool.take(info)
+    pool.give_back(first)
+    pool.give_back(second)
+
+    pool.tidy()
+    alive = [first.is_alive, second.is_alive]
+    third = pool.take(info)
+    pool.close()
+    pool.give_back(third)
+    pool.tidy()
+
+    assert [False, True] == alive
+    assert second is third
+    assert not second.is_alive
+
+
+def test_a_suspect_s_end_waits_for_no_process(bench):
+    """Neither for its own nor for those that are too much: they end when its job has been handed over."""
+    pool, info = ProcessPool(bench.spec, SERVER, keep=1), bench.tasks["talk"].info
+    surplus, kept = pool.take(info), pool.take(info)
+    pool.give_back(surplus)
+    pool.give_back(kept)
+    suspect = pool.start(info)
+
+    pool.discard(suspect)
+    alive = [surplus.is_alive, suspect.is_alive]
+    pool.tidy()
+
+    assert [True, True] == alive
+    assert [False, False] == [surplus.is_alive, suspect.is_alive]
+    assert kept is pool.take(info)
+    pool.discard(kept)
+    pool.close()
+
+
+def test_a_process_that_died_idle_is_not_used_again(bench):
+    """Another takes its place."""
+    pool, info = ProcessPool(bench.spec, SERVER), bench.tasks["talk"].info
+    dead = pool.take(info)
+    pool.give_back(dead)
+    dead.kill()
+
+    alive = pool.take(info)
+    pool.give_back(alive)
+    pool.close()
+
+    assert dead is not alive
+
+
+# ---- the process's own side, here ------------------------------------------------------------------------
+
+
+def test_the_process_answers_each_line(bench):
+    """Its lines are read one by one; an order that cannot be run is answered as well."""
+    import json
+
+    import attrs
+
+    from firelock.server.isolated import _serve
+
+    bench.fire.task(name="answer")(lambda: 42)
+    job = attrs.asdict(bench.claim("atalk", "x"))
+    orders = [{**job, "task": "answer", "arguments": "{}"}, {**job, "task": "nobody"}]
+    holder = [bench.worker.holder.session, bench.worker.holder.server]
+    lines = "".join(json.dumps({"job": order, "holder": holder}) + "\n" for order in orders)
+    answers = []
+
+    _serve(bench.fire.runtime, BytesIO(lines.encode()), answers.append)
+
+    assert ["42", None] == [answer["transition"]["result"] for answer in answers]
+    assert "is not registered on server host:a" in answers[1]["transition"]["reason"]
+    assert isinstance(bench.run(bench.process(), bench.start("atalk", "x")), Ended)
+
+
+# ---- what is logged there --------------------------------------------------------------------------------
+
+LOGGING_APP = """
+import logging
+from firelock import Firelock, Retry
+
+fire = Firelock("memory://")
+
+@fire.task(executor="process", retry=Retry.never())
+def work() -> None:
+    logging.getLogger("shop").info("at work")
+    raise ValueError("boom")
+"""
+
+LOGGING_HOST = """
+import logging, sys
+import logging_app
+from firelock import JobFailed
+
+def main():
+    if sys.argv[1:]:
+        logging.basicConfig(level=logging.INFO, format="HOST %(message)s")
+    before = list(logging.getLogger().handlers), logging.getLogger().level
+    with logging_app.fire.server(workers=1, async_workers=1):
+        try:
+            logging_app.work.enqueue().result(timeout=60)
+        except JobFailed:
+            print((logging.getLogger().handlers, logging.getLogger().level) == before)
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+@pytest.mark.parametrize(("words", "lines"), [([], 0), (["configured"], 1)])
+def test_a_host_s_logging_is_left_alone_and_its_level_is_that_of_its_processes(tmp_path, words, lines):
+    """A server inside a program configures nothing there; in its own processes every line has a format."""
+    (tmp_path / "logging_app.py").write_text(LOGGING_APP)
+    (tmp_path / "host.py").write_text(LOGGING_HOST)
+
+    said = subprocess.run(
+        [sys.executable, "host.py", *words], cwd=tmp_path, env=unmeasured(), capture_output=True, text=True,
+        timeout=90, check=True,
+    )  # fmt: skip
+
+    stamp = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}"
+    assert "True\n" == said.stdout
+    assert 1 == len(re.findall(f"(?m)^{stamp} ERROR firelock.jobs: Job .* ValueError: boom$", said.stderr))
+    assert lines == len(re.findall(f"(?m)^{stamp} INFO shop: at work$", said.stderr))
+
+
+CONFIGURED_APP = """
+import logging.config
+from firelock import Firelock, Retry
+
+logging.config.dictConfig({
+    "version": 1,
+    "formatters": {"own": {"format": "OWN %(levelname)s %(name)s: %(message)s"}},
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "own"}},
+    "root": {"level": "INFO", "handlers": ["console"]},
+})
+fire = Firelock("memory://")
+
+@fire.task(executor="process", retry=Retry.never())
+def work() -> None:
+    raise ValueError("boom")
+"""
+
+
+def test_an_app_that_configures_logging_silences_no_failure_in_its_processes(tmp_path):
+    """What `dictConfig` disables unless told not to are the loggers that were there before the app."""
+    (tmp_path / "logging_app.py").write_text(CONFIGURED_APP)
+    (tmp_path / "host.py").write_text(LOGGING_HOST)
+
+    said = subprocess.run(
+        [sys.executable, "host.py"], cwd=tmp_path, env=unmeasured(), capture_output=True, text=True,
+        timeout=90, check=True,
+    )  # fmt: skip
+
+    assert 1 == len(re.findall("(?m)^OWN ERROR firelock.jobs: Job .* ValueError: boom$", said.stderr))

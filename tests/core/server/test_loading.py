@@ -1,0 +1,303 @@
+"""Finding an app by the name that a person gave, and naming it so that another process finds it."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+
+import pytest
+
+from firelock import Firelock
+from firelock.errors import ConfigurationError, UnknownScheme
+from firelock.server.loading import load_app, load_module, locate_app
+from tests.core.fakes import unmeasured
+
+APP = """
+from firelock import Firelock
+fire = Firelock("memory://")
+class place:
+    inner = fire
+@fire.task
+def send(): ...
+"""
+
+
+@pytest.fixture(autouse=True)
+def as_it_was(monkeypatch, tmp_path):
+    """Modules and path are afterwards what they were; the folder of the test is the working one."""
+    modules, path = dict(sys.modules), list(sys.path)
+    monkeypatch.chdir(tmp_path)
+    importlib.invalidate_caches()
+    yield
+    for name in set(sys.modules) - set(modules):
+        del sys.modules[name]
+    sys.modules.update(modules)
+    sys.path[:] = path
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes a file in the working folder."""
+
+    def write(name, text=APP):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def test_an_app_is_found_in_a_module_of_the_working_folder(write):
+    """module:name, also where the name is dotted or the module is."""
+    write("shop_of_test.py")
+    write("package_of_test/__init__.py", "")
+    write("package_of_test/jobs.py")
+
+    specs = ("shop_of_test:fire", "shop_of_test:place.inner", "package_of_test.jobs:fire")
+    apps = [load_app(spec) for spec in specs]
+
+    assert apps[0] is apps[1] is sys.modules["shop_of_test"].fire
+    assert apps[2] is sys.modules["package_of_test.jobs"].fire
+
+
+def test_an_app_is_found_in_a_file(write, tmp_path):
+    """Under its stem, so that its tasks have the names that its own `__main__` gives them; once."""
+    path = write("elsewhere/script_of_test.py")
+
+    app, again = load_app(f"{path}:fire"), load_app("elsewhere/script_of_test.py:fire")
+
+    assert app is again
+    assert ["script_of_test.send"] == [task.name for task in app.tasks()]
+    assert str(tmp_path / "elsewhere") in sys.path
+
+
+def test_a_file_of_another_folder_is_another_module(write):
+    """Two apps of one stem: the one that was asked for is loaded."""
+    one, other = load_app(f"{write('a/app_of_test.py')}:fire"), load_app(f"{write('b/app_of_test.py')}:fire")
+
+    assert one is not other
+
+
+def test_a_file_does_not_take_the_place_of_the_standard_library(write):
+    """A file named json.py would be found by everything that imports json."""
+    path = write("json.py")
+
+    with pytest.raises(
+        ConfigurationError, match=r"'.*json\.py' has the name of a module of Python; rename it"
+    ):
+        load_app(f"{path}:fire")
+
+    import json
+
+    assert json.dumps(1) == "1"
+
+
+def test_a_storage_takes_the_place_of_the_app_s_own(write):
+    """As --storage asks for."""
+    write("shop_of_test.py")
+
+    app = load_app("shop_of_test:fire", storage="memory://elsewhere")
+
+    assert "memory://elsewhere" == app.storage.url
+
+
+def test_an_unknown_storage_is_refused(write):
+    """With the usual words."""
+    write("shop_of_test.py")
+
+    with pytest.raises(UnknownScheme, match="No storage for scheme 'mongo'"):
+        load_app("shop_of_test:fire", storage="mongo://")
+
+
+def test_the_imports_of_an_app_are_done(write):
+    """They register its tasks; they are found in the working folder too."""
+    text = 'from firelock import Firelock\nfire = Firelock("memory://", imports=["tasks_of_test"])\n'
+    write("shop_of_test.py", text)
+    write("tasks_of_test.py", "from shop_of_test import fire\n@fire.task\ndef send(): ...\n")
+
+    assert ["tasks_of_test.send"] == [task.name for task in load_app("shop_of_test:fire").tasks()]
+
+
+@pytest.mark.parametrize("spec", ["", "shop", "shop:", ":fire", "shop.py", ":"])
+def test_a_text_that_names_no_app_is_refused(spec):
+    """The message shows how one is named."""
+    with pytest.raises(ConfigurationError, match=f"'{spec}' names no app; write module:name"):
+        load_app(spec)
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        (
+            "nowhere_of_test:fire",
+            "No module 'nowhere_of_test' here .* or installed; check the name and the folder",
+        ),
+        ("nowhere_of_test.jobs:fire", r"No module 'nowhere_of_test\.jobs' here"),
+        ("nowhere/app.py:fire", r"No file 'nowhere/app\.py'"),
+        (
+            "shop_of_test:nobody",
+            r"^Module shop_of_test has no 'nobody'; its app is named 'fire': shop_of_test:fire\.$",
+        ),
+        (
+            "shop_of_test:send.nobody",
+            r"^'send' in module shop_of_test has no 'nobody'; its app is named 'fire': shop_of_test:fire\.$",
+        ),
+        (
+            "shop_of_test.py:nobody",
+            r"^File shop_of_test\.py has no 'nobody'; its app .*: shop_of_test\.py:fire\.$",
+        ),
+        (
+            "shop_of_test:send",
+            r"^'send' in module shop_of_test is Task, no Firelock; its app is .*: shop_of_test:fire\.$",
+        ),
+        (
+            "two_of_test:app",
+            r"^Module two_of_test has no 'app'; its apps are two_of_test:mail and two_of_test:shop\.$",
+        ),
+        (
+            "none_of_test:appp",
+            r"^Module none_of_test has no 'appp'; did you mean 'app' or 'apple'\? No Firelock stands in",
+        ),
+        (
+            "none_of_test:fire",
+            r"^Module none_of_test has no 'fire'\. No Firelock stands in it: write fire = Firelock\(…\) ",
+        ),
+        (
+            "none_of_test:app",
+            r"^'app' in module none_of_test is NoneType, no Firelock\. No Firelock stands in it",
+        ),
+    ],
+)
+def test_what_is_not_there_is_said(write, spec, words):
+    """Module, file or attribute, with the apps that there are."""
+    write("shop_of_test.py")
+    write(
+        "two_of_test.py",
+        'from firelock import Firelock\nshop = Firelock("memory://a")\nmail = Firelock("memory://b")\n',
+    )
+    write("none_of_test.py", "app = None\napple = 1\n")
+
+    with pytest.raises(ConfigurationError, match=words):
+        load_app(spec)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("import no_such_module_of_test\n", r"broken_of_test\.py:1: ModuleNotFoundError: No module named"),
+        ("\n\nraise RuntimeError('boom')\n", r"broken_of_test\.py:3: RuntimeError: boom"),
+        ("def f(:\n", r"broken_of_test\.py:1: SyntaxError"),
+        ("import json\njson.loads('{')\n", r"JSONDecodeError"),
+    ],
+)
+@pytest.mark.parametrize("spec", ["broken_of_test:fire", "broken_of_test.py:fire"])
+def test_a_module_that_cannot_be_imported_is_told_with_its_line(write, spec, text, words):
+    """And is not taken for loaded the next time."""
+    write("broken_of_test.py", text)
+
+    for _ in range(2):
+        with pytest.raises(ConfigurationError, match=f"(?s)Importing '.*broken_of_test.*' failed.*{words}"):
+            load_app(spec)
+
+    assert "broken_of_test" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from django.contrib.auth.models import User\n",  # settings are not configured
+        "import django.conf\ndjango.conf.settings.configure()\nfrom django.contrib.auth.models import User\n",
+    ],
+)
+def test_a_module_that_needs_django_set_up_is_told_with_how_it_is_done(write, text):
+    """Whether settings are missing or nobody has called django.setup()."""
+    write("broken_of_test.py", text)
+
+    said = subprocess.run(
+        [sys.executable, "-m", "firelock", "server", "broken_of_test:fire"],
+        env=unmeasured(), capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+    assert 2 == said.returncode
+    assert "Importing 'broken_of_test' failed at " in said.stderr
+    assert (
+        "Django is not set up here: set DJANGO_SETTINGS_MODULE, and call django.setup() before the first "
+        "import of models, such as at the top of 'broken_of_test'." in said.stderr
+    )
+
+
+def test_what_is_refused_in_a_module_is_told_with_the_line_that_did_it(write):
+    """Not with a line of ours, and as one sentence."""
+    write("broken_of_test.py", APP + "fire.task(name='say')(print)\n")
+
+    with pytest.raises(ConfigurationError) as caught:
+        load_app("broken_of_test:fire")
+
+    assert "broken_of_test.py:8: TaskError: print cannot be a task" in str(caught.value)
+    assert not str(caught.value).endswith("..")
+
+
+def test_a_configuration_error_of_an_app_is_told_as_it_is(write):
+    """Its words are better than ours."""
+    text = "from firelock import Firelock\nfire = Firelock('nonsense')\n"
+    write("broken_of_test.py", text)
+
+    for spec in ("broken_of_test:fire", "broken_of_test.py:fire"):
+        with pytest.raises(ConfigurationError, match=r"^'nonsense' is not a storage URL"):
+            load_app(spec)
+
+
+def test_a_file_that_is_no_program_is_refused(write):
+    """A folder named like a file is no file."""
+    write("folder_of_test.py/x.txt")
+
+    with pytest.raises(ConfigurationError, match=r"No file 'folder_of_test\.py'"):
+        load_app("folder_of_test.py:fire")
+
+
+def test_a_module_is_found_in_the_working_folder_once(write):
+    """The folder is put on the path, not again and again."""
+    write("tasks_of_test.py", "")
+
+    load_module("tasks_of_test")
+    before = list(sys.path)
+    load_module("tasks_of_test")
+
+    assert before == sys.path
+
+
+# ---- naming an app ---------------------------------------------------------------------------------------
+
+
+def test_an_app_is_named_by_the_module_it_stands_in(write):
+    """The name leads back to it."""
+    write("shop_of_test.py")
+    app = load_app("shop_of_test:fire")
+
+    spec = locate_app(app)
+
+    assert "shop_of_test:fire" == spec
+    assert app is load_app(spec)
+
+
+def test_an_app_of_the_main_program_is_named_by_its_file(write, monkeypatch):
+    """`__main__` is another module in another process."""
+    main = sys.modules["__main__"]
+    with Firelock("memory://") as app:
+        monkeypatch.setattr(main, "fire_of_test", app, raising=False)
+        monkeypatch.setattr(main, "__file__", str(write("main_of_test.py")), raising=False)
+        monkeypatch.setitem(sys.modules, "__mp_main__", main)
+        named = locate_app(app)
+        monkeypatch.delattr(main, "__file__")
+        unnamed = locate_app(app)
+
+    assert named.endswith("/main_of_test.py:fire_of_test")
+    assert unnamed is None
+
+
+def test_an_app_in_no_module_has_no_name():
+    """No other process could find it."""
+    with Firelock("memory://") as app:
+        assert locate_app(app) is None

@@ -1,0 +1,1238 @@
+"""One attempt, and what becomes of its job."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from datetime import timedelta
+
+import attrs
+import pytest
+
+from firelock import Firelock, JobContext, Retry, Settings, Snooze, current_job, hookimpl, lifecycle
+from firelock.clock import SECOND
+from firelock.context import JobCancelled
+from firelock.retry import DecisionKind, RetryDecision
+from firelock.server.runner import CancelKind, Ended, Run
+from firelock.values import ClaimedJob, Holder, State
+from tests.core.fakes import Worker
+
+HOUR = timedelta(hours=1)
+
+
+@pytest.fixture
+def make_app():
+    """Returns an app with these plugins and a worker for it; closed at the end."""
+    apps = []
+
+    def make(*plugins, **options):
+        fire = Firelock("memory://", plugins=list(plugins), **options)
+        apps.append(fire)
+        return fire, Worker(fire)
+
+    yield make
+    for fire in apps:
+        fire.close()
+
+
+@pytest.fixture
+def end_of(make_app):
+    """Returns how the first run of a function as a task ends."""
+
+    def end(function, *args, plugins=(), **options):
+        fire, worker = make_app(*plugins)
+        fire.task(name="task", **options)(function).enqueue(*args)
+        (job,) = worker.claim()
+        return worker.attempt(job).transition
+
+    return end
+
+
+def raising(error):
+    """A function that raises this."""
+
+    def fail():
+        raise error
+
+    return fail
+
+
+# ---- before ----------------------------------------------------------------------------------------------
+
+
+def test_a_claimed_job_becomes_a_run(make_app):
+    """With its decoded arguments, its context and its timeout."""
+    fire, worker = make_app()
+
+    @fire.task(name="task", timeout=9)
+    def task(job: JobContext, day: str, *, copies: int = 1): ...
+
+    task.enqueue("monday", copies=2)
+    (job,) = worker.claim()
+
+    run = worker.runner.prepare(job, worker.holder)
+
+    assert (("monday",), {"copies": 2}, 9.0) == (run.args, run.kwargs, run.timeout_seconds)
+    assert (("monday",), {"copies": 2}, job.id) == (run.context.args, run.context.kwargs, run.context.id)
+
+
+def test_a_call_s_timeout_wins_over_the_task_s(make_app):
+    """Shorter or longer."""
+    fire, worker = make_app()
+    fire.task(name="task", timeout=9)(lambda: None).using(timeout=90).enqueue()
+    (job,) = worker.claim()
+
+    assert 90.0 == worker.runner.prepare(job, worker.holder).timeout_seconds
+
+
+@pytest.mark.parametrize("is_remote", [False, True])
+def test_a_task_that_is_not_here_waits_for_a_server_that_knows_it(make_app, is_remote):
+    """Scheduled, attempt given back; a stub is no task to run."""
+    fire, worker = make_app()
+    task = fire.task(name="task", remote=is_remote)(lambda: None)
+    task.enqueue()
+    (job,) = worker.claim()
+    if not is_remote:
+        job.task = "elsewhere"
+
+    transition = worker.runner.prepare(job, worker.holder).transition
+
+    assert (State.SCHEDULED, True) == (transition.to, transition.gives_back)
+    assert "is not registered on server host:a; waiting for one that knows it" in transition.reason
+    assert 15 * SECOND == transition.due_at - transition.at
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"arguments": "not json"}, "not JSON"),
+        ({"arguments": '{"day":7}'}, "does not fit: int where str is annotated at $.day"),
+        ({"arguments": '{"nobody":1}'}, "nobody"),
+        ({"arguments": "[]"}, "The stored arguments of task are a list"),
+    ],
+)
+def test_what_cannot_be_read_fails_and_is_never_retried(make_app, changes, words):
+    """The reason says why; a loop goes on whatever a row holds."""
+    fire, worker = make_app()
+
+    @fire.task(name="task")
+    def task(day: str = ""): ...
+
+    task.enqueue()
+    (job,) = worker.claim()
+
+    transition = worker.runner.prepare(attrs.evolve(job, **changes), worker.holder).transition
+
+    assert (State.FAILED, None) == (transition.to, transition.retries)
+    assert transition.expires_at > transition.at
+    assert transition.reason.startswith("arguments cannot be read: ")
+    assert words in transition.reason
+
+
+def test_a_job_of_a_missing_serializer_waits_for_a_server_that_has_it(make_app, caplog):
+    """Nobody can tell whether its arguments are sound: it is put off as for an unknown task, logged once."""
+    fire, worker = make_app()
+    fire.task(name="task")(lambda: None).enqueue()
+    (job,) = worker.claim()
+    later = attrs.evolve(job, serializer="rot13", enqueued_at=job.enqueued_at + 60 * SECOND)
+
+    first = worker.runner.prepare(attrs.evolve(job, serializer="rot13"), worker.holder).transition
+    again = worker.runner.prepare(later, worker.holder).transition
+
+    reason = "serializer 'rot13' is not installed on server host:a; waiting for one that has it"
+    assert (State.SCHEDULED, True, None, reason) == (first.to, first.gives_back, first.error, first.reason)
+    assert 15 * SECOND == first.due_at - first.at
+    assert (False, True) == (first.is_silent, again.is_silent)
+    assert [f"Job {job.id} is put off: {reason}."] == caplog.messages
+
+
+def test_each_series_of_waits_of_a_job_that_has_run_is_told_once(make_app, caplog):
+    """Its first wait is written and logged, not those after it; then the first one after its next run."""
+    _, worker = make_app()
+    job = ClaimedJob(
+        "job-a", "nobody's", "{}", "json", "default", 0, attempt=2, retries=1, crashes=0, fence=2,
+        created_at=0, enqueued_at=60 * SECOND, claimed_at=60 * SECOND,
+    )  # fmt: skip
+    later = attrs.evolve(job, enqueued_at=120 * SECOND, fence=3)
+    retried = attrs.evolve(job, enqueued_at=600 * SECOND, fence=5, attempt=3, retries=2)
+
+    waits = [worker.runner.prepare(one, worker.holder).transition for one in (job, later, retried)]
+
+    assert [False, True, False] == [wait.is_silent for wait in waits]
+    assert 2 == sum("Job job-a is put off" in text for text in caplog.messages)
+
+
+def test_a_serializer_that_raises_anything_ends_no_loop(make_app):
+    """A plugin's bug is the job's failure."""
+    from firelock.serializer import JsonSerializer
+
+    class Buggy(JsonSerializer):
+        name = "buggy"
+
+        def loads(self, text):
+            raise RuntimeError("a bug")
+
+    class Offers:
+        @hookimpl
+        def register_serializers(self):
+            return {"buggy": Buggy()}
+
+    fire, worker = make_app(Offers, serializer="buggy")
+    fire.task(name="task")(lambda: None).enqueue()
+    (job,) = worker.claim()
+
+    transition = worker.runner.prepare(job, worker.holder).transition
+
+    assert State.FAILED is transition.to
+    assert "RuntimeError" in transition.error.type
+
+
+# ---- returning -------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_returns_has_succeeded(end_of):
+    """With its result, attempt, server, start and time to be pruned."""
+    transition = end_of(lambda: 42)
+
+    assert (State.SUCCEEDED, "42", None, 1, "host:a") == (
+        transition.to, transition.result, transition.result_absent, transition.attempt, transition.server
+    )  # fmt: skip
+    assert transition.claimed_at <= transition.started_at <= transition.at
+    assert transition.expires_at - transition.at == 86_400 * SECOND
+
+
+def test_an_end_knows_how_long_its_run_took(make_app):
+    """In micros of the storage's clock."""
+    fire, worker = make_app()
+    offset = fire.storage
+
+    def take_a_minute():
+        offset.clock_offset += 60 * SECOND
+
+    fire.task(name="task")(take_a_minute).enqueue()
+    (ended,) = worker.run()
+
+    assert 60 * SECOND <= ended.duration < 61 * SECOND
+
+
+def test_a_coroutine_runs_on_its_loop(make_app):
+    """With context, contextvar and result like a function."""
+    fire, worker = make_app()
+
+    @fire.task(name="task")
+    async def task(job: JobContext, day: str) -> str:
+        return f"{day} {job.id == current_job().id}"
+
+    task.enqueue("monday")
+    (job,) = worker.claim()
+    run = worker.runner.prepare(job, worker.holder)
+
+    ended = asyncio.run(worker.runner.arun(run))
+
+    assert (State.SUCCEEDED, '"monday True"') == (ended.transition.to, ended.transition.result)
+
+
+def test_a_run_is_the_current_job_while_it_runs(end_of):
+    """And nobody's afterwards."""
+    seen = []
+
+    end_of(lambda: seen.append(current_job().attempt))
+
+    assert [1] == seen
+    with pytest.raises(LookupError):
+        current_job()
+
+
+def test_a_result_that_cannot_be_stored_is_no_failure(end_of):
+    """The job has succeeded, and says why it has no result."""
+    transition = end_of(lambda: object())  # noqa: PLW0108 - a function of its own
+
+    assert (State.SUCCEEDED, None) == (transition.to, transition.result)
+    assert transition.result_absent.startswith(
+        "the result was not stored: The result of task, of type object"
+    )
+
+
+@pytest.mark.parametrize(
+    ("snooze", "wait"),
+    [(Snooze(HOUR, "not yet"), 3_600 * SECOND), (Snooze(0.5), SECOND // 2), (Snooze(0), 0)],
+)
+def test_a_snooze_runs_again_later(end_of, snooze, wait):
+    """The attempt is given back and no retry counts."""
+    transition = end_of(lambda: snooze)
+
+    assert (State.SCHEDULED, True, None, snooze.reason, wait) == (
+        transition.to, transition.gives_back, transition.retries, transition.reason,
+        transition.due_at - transition.at,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "after", [timedelta(seconds=-1), -1, timedelta(days=366), 1e9, float("nan"), "1 h", None, True]
+)
+def test_a_snooze_is_a_span(after):
+    """A wrong one is an error in the task, at its line."""
+    with pytest.raises(ValueError, match=r"Snooze\(.*\): pass a timedelta, or seconds, from 0 to 365 days"):
+        Snooze(after)
+
+
+# ---- failing ---------------------------------------------------------------------------------------------
+
+
+def test_a_failed_run_is_retried(end_of):
+    """After the policy's wait, with a reason that counts, the error and its traceback."""
+    transition = end_of(raising(ValueError("boom")), retry=Retry.fixed(HOUR, attempts=3, jitter=0))
+
+    assert (State.SCHEDULED, 1, "retry 1 of 3: ValueError: boom") == (
+        transition.to, transition.retries, transition.reason
+    )  # fmt: skip
+    assert 3_600 * SECOND == transition.due_at - transition.at
+    assert ("ValueError", "boom") == (transition.error.type, transition.error.message)
+    assert "ValueError: boom" in transition.error.traceback
+
+
+def test_a_retry_without_a_wait_is_enqueued(end_of):
+    """It has no instant to wait for."""
+    transition = end_of(raising(ValueError("boom")), retry=Retry.fixed(0, jitter=0))
+
+    assert (State.ENQUEUED, 1, None) == (transition.to, transition.retries, transition.due_at)
+
+
+def test_without_retries_left_a_job_fails(end_of):
+    """It may be pruned a month later."""
+    transition = end_of(raising(ValueError("boom")), retry=Retry.never())
+
+    assert (State.FAILED, "no retries allowed: ValueError: boom") == (transition.to, transition.reason)
+    assert 30 * 86_400 * SECOND == transition.expires_at - transition.at
+
+
+def test_a_policy_may_delete_what_is_exhausted(end_of):
+    """With the error and the time to be pruned of a deleted job."""
+    transition = end_of(raising(ValueError("boom")), retry=Retry.never(on_exceeded="delete"))
+
+    assert (State.DELETED, "boom") == (transition.to, transition.error.message)
+    assert 86_400 * SECOND == transition.expires_at - transition.at
+
+
+def test_a_call_s_retry_wins_over_the_task_s(make_app):
+    """It is stored with the job."""
+    fire, worker = make_app()
+    task = fire.task(name="task", retry=Retry.never())(raising(ValueError("boom")))
+    task.using(retry=Retry.fixed(HOUR, attempts=7, jitter=0)).enqueue()
+
+    (ended,) = worker.run()
+
+    assert "retry 1 of 7: ValueError: boom" == ended.transition.reason
+
+
+def test_a_stored_retry_that_cannot_be_read_fails_the_job(make_app, caplog):
+    """Instead of guessing a policy; it is logged."""
+    fire, worker = make_app()
+    fire.task(name="task")(raising(ValueError("boom"))).using(retry=Retry()).enqueue()
+    (job,) = worker.claim()
+
+    transition = worker.attempt(attrs.evolve(job, retry="{}")).transition
+
+    assert (State.FAILED, "the retry policy raised") == (transition.to, transition.reason)
+    assert "The retry policy of task 'task' raised; the job is failed." in caplog.text
+
+
+class Policy:
+    """A policy that answers as it is told, and notes what it was asked."""
+
+    def __init__(self, answer):
+        self.answer = answer
+        self.asked = []
+
+    def decide(self, job, error):
+        self.asked.append((job.retries, str(error)))
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+@pytest.mark.parametrize(
+    ("decision", "to", "reason"),
+    [
+        (RetryDecision.retry(HOUR), State.SCHEDULED, "retry 1: ValueError: boom"),
+        (RetryDecision.retry(HOUR, reason="soon"), State.SCHEDULED, "soon"),
+        (RetryDecision.retry(), State.ENQUEUED, "retry 1: ValueError: boom"),
+        (RetryDecision.snooze(HOUR), State.SCHEDULED, "ValueError: boom"),
+        (RetryDecision.fail(), State.FAILED, "ValueError: boom"),
+        (RetryDecision.fail("enough"), State.FAILED, "enough"),
+        (RetryDecision.delete(), State.DELETED, "ValueError: boom"),
+        (RetryDecision.delete("not wanted"), State.DELETED, "not wanted"),
+    ],
+)
+def test_a_policy_of_one_s_own_decides(end_of, decision, to, reason):
+    """Any object with `decide`; it gets the job and the exception."""
+    policy = Policy(decision)
+
+    transition = end_of(raising(ValueError("boom")), retry=policy)
+
+    assert (to, reason, [(0, "boom")]) == (transition.to, transition.reason, policy.asked)
+
+
+@pytest.mark.parametrize("decision", [RetryDecision.retry, RetryDecision.snooze])
+def test_a_decided_wait_is_taken_to_the_microsecond(end_of, decision):
+    """Seconds as a float would cut some of them short."""
+    after = timedelta(microseconds=249)
+
+    transition = end_of(raising(ValueError("boom")), retry=Policy(decision(after=after)))
+
+    assert 249 == transition.due_at - transition.at
+
+
+def test_a_snoozed_failure_counts_no_retry(end_of):
+    """Its attempt is given back."""
+    transition = end_of(raising(ValueError("boom")), retry=Policy(RetryDecision.snooze(HOUR)))
+
+    assert (True, None) == (transition.gives_back, transition.retries)
+
+
+@pytest.mark.parametrize("answer", [None, "retry", 7])
+def test_a_policy_that_decides_nothing_leaves_it_to_the_default(end_of, answer):
+    """Ten retries over three days."""
+    transition = end_of(raising(ValueError("boom")), retry=Policy(answer))
+
+    assert (State.SCHEDULED, 1) == (transition.to, transition.retries)
+
+
+def test_a_policy_that_raises_fails_the_job(end_of, caplog):
+    """With a reason; the policy's exception is in the log."""
+    transition = end_of(raising(ValueError("boom")), retry=Policy(RuntimeError("a bug")))
+
+    assert (State.FAILED, "the retry policy raised", "boom") == (
+        transition.to, transition.reason, transition.error.message
+    )  # fmt: skip
+    assert "a bug" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit(), JobCancelled("by itself")]
+)
+def test_whatever_a_task_raises_is_a_failure_of_its_job(end_of, error):
+    """The worker goes on."""
+    transition = end_of(raising(error))
+
+    assert (State.SCHEDULED, 1) == (transition.to, transition.retries)
+
+
+def test_a_coroutine_s_failure_is_a_failure_too(make_app):
+    """A cancellation that nobody asked for as well."""
+    fire, worker = make_app()
+
+    async def task():
+        raise asyncio.CancelledError
+
+    fire.task(name="task")(task).enqueue()
+    (job,) = worker.claim()
+
+    ended = asyncio.run(worker.runner.arun(worker.runner.prepare(job, worker.holder)))
+
+    assert (State.SCHEDULED, 1) == (ended.transition.to, ended.transition.retries)
+
+
+# ---- being told to end -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cancelled_end(make_app):
+    """Returns how a run ends that is told to end while it runs."""
+
+    def end(kind, then, **options):
+        fire, worker = make_app()
+        runs = []
+
+        def task():
+            runs[0].cancel(kind, f"told: {kind}")
+            runs[0].cancel(CancelKind.LOST, "told again")
+            return then(current_job())
+
+        fire.task(name="task", **options)(task).enqueue()
+        (job,) = worker.claim()
+        runs.append(worker.runner.prepare(job, worker.holder))
+        return worker.runner.run(runs[0]).transition
+
+    return end
+
+
+def obey(job):
+    job.raise_if_cancelled()
+
+
+@pytest.mark.parametrize("kind", [CancelKind.STOP, CancelKind.LOST])
+def test_a_run_that_obeys_is_handed_back(cancelled_end, kind):
+    """Enqueued, attempt given back, no retry; the first reason stands."""
+    transition = cancelled_end(kind, obey)
+
+    assert (State.ENQUEUED, True, None, f"told: {kind}") == (
+        transition.to, transition.gives_back, transition.retries, transition.reason
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [CancelKind.STOP, CancelKind.LOST])
+def test_a_run_that_ends_all_the_same_has_ended(cancelled_end, kind):
+    """What it returned is its result; what it raised is its failure."""
+    returned = cancelled_end(kind, lambda job: 42)
+    raised = cancelled_end(kind, lambda job: raising(ValueError("boom"))(), retry=Retry.never())
+
+    assert (State.SUCCEEDED, State.FAILED) == (returned.to, raised.to)
+
+
+def test_a_cancellation_is_known_by_its_class(cancelled_end):
+    """A subclass of asyncio's is one; an error of the task's own that happens to have the name is none."""
+
+    class CancelledError(Exception):
+        pass
+
+    class OfALibrary(asyncio.CancelledError):
+        pass
+
+    own = cancelled_end(
+        CancelKind.STOP, lambda job: raising(CancelledError("the order"))(), retry=Retry.never()
+    )
+    inherited = cancelled_end(CancelKind.STOP, lambda job: raising(OfALibrary())(), retry=Retry.never())
+
+    assert (State.FAILED, State.ENQUEUED) == (own.to, inherited.to)
+
+
+@pytest.mark.parametrize("then", [obey, lambda job: 42, lambda job: raising(ValueError("boom"))()])
+def test_a_run_whose_time_is_over_has_failed(cancelled_end, then):
+    """Whether it obeyed, returned or raised; it is retried as its policy says."""
+    transition = cancelled_end(CancelKind.TIMEOUT, then, timeout=0.5)
+
+    assert (State.SCHEDULED, 1, "TimeoutError", "timed out after 0.5 s") == (
+        transition.to, transition.retries, transition.error.type, transition.error.message
+    )  # fmt: skip
+
+
+def test_a_timeout_tells_what_it_interrupted(cancelled_end):
+    """The traceback shows where the task was, or what it raised."""
+    obeyed = cancelled_end(CancelKind.TIMEOUT, obey, timeout=0.5)
+    raised = cancelled_end(CancelKind.TIMEOUT, lambda job: raising(ValueError("boom"))(), timeout=0.5)
+
+    assert "in obey" in obeyed.error.traceback
+    assert "ValueError: boom" in raised.error.traceback
+
+
+def test_a_run_is_cancelled_once():
+    """Its executor's way to end it by force is used once, if it has one."""
+    stops = []
+    run = Run(None, None, JobContext.fake(), None, (), {}, None)
+    run.stop = lambda: stops.append("stopped")
+
+    run.cancel(CancelKind.STOP, "stop")
+    run.cancel(CancelKind.TIMEOUT, "timeout")
+
+    assert (["stopped"], CancelKind.STOP, "stop") == (stops, run.cancelled, run.context.cancel_reason)
+
+
+# ---- ends that no run gave -------------------------------------------------------------------------------
+
+
+def test_a_run_may_be_handed_back_from_outside(make_app):
+    """For one that cannot be waited for any longer: its later end is refused."""
+    fire, worker = make_app()
+    fire.task(name="task")(lambda: None).enqueue()
+    run = worker.runner.prepare(*worker.claim(), worker.holder)
+    worker.runner.start(run)
+
+    transition = worker.runner.hand_back(run, "server stopped").transition
+
+    assert (State.ENQUEUED, True, "server stopped") == (
+        transition.to,
+        transition.gives_back,
+        transition.reason,
+    )
+
+
+@pytest.mark.parametrize(("crashes", "to"), [(0, State.ENQUEUED), (1, State.ENQUEUED), (2, State.FAILED)])
+def test_a_process_that_died_is_a_crash_of_its_job(make_app, crashes, to):
+    """The third that was surely its own fails it."""
+    fire, worker = make_app()
+    fire.task(name="task")(lambda: None).enqueue()
+    (job,) = worker.claim()
+    run = worker.runner.prepare(attrs.evolve(job, crashes=crashes), worker.holder)
+    worker.runner.start(run)
+
+    transition = worker.runner.crashed(run, "its process died: SIGSEGV").transition
+
+    assert (to, crashes + 1, "its process died: SIGSEGV") == (
+        transition.to,
+        transition.crashes,
+        transition.reason,
+    )
+    assert transition.error.type.endswith("ProcessDied")
+    assert transition.error.traceback is None
+
+
+# ---- the hooks -------------------------------------------------------------------------------------------
+
+
+def deciding(answer, asked=None):
+    """A plugin that decides about failures, and notes what it was asked."""
+
+    class Deciding:
+        @hookimpl
+        def retry_decision(self, job, task, error):
+            if asked is not None:
+                asked.append((job.args, job.kwargs, task.name, str(error)))
+            return answer
+
+    return Deciding
+
+
+def test_a_retry_decision_wins_over_the_policy(end_of):
+    """Also over retries that are exhausted."""
+    transition = end_of(
+        raising(ValueError("boom")), retry=Retry.never(), plugins=[deciding(RetryDecision.retry(HOUR))]
+    )
+
+    assert (State.SCHEDULED, 1, "retry 1 of 0: ValueError: boom") == (
+        transition.to, transition.retries, transition.reason
+    )  # fmt: skip
+
+
+def test_a_retry_decision_stands_where_the_stored_retry_cannot_be_read(make_app):
+    """How many retries there are is not told then."""
+    fire, worker = make_app(deciding(RetryDecision.retry(HOUR)))
+    fire.task(name="task")(raising(ValueError("boom"))).using(retry=Retry()).enqueue()
+    (job,) = worker.claim()
+
+    transition = worker.attempt(attrs.evolve(job, retry="{}")).transition
+
+    assert (State.SCHEDULED, "retry 1: ValueError: boom") == (transition.to, transition.reason)
+
+
+def test_a_retry_decision_sees_the_decoded_arguments(make_app):
+    """Positional and by name, the task and the exception."""
+    asked = []
+    fire, worker = make_app(deciding(None, asked))
+
+    @fire.task(name="task", retry=Retry.never())
+    def task(job: JobContext, day: str, *, copies: int):
+        raise ValueError("boom")
+
+    task.enqueue("monday", copies=2)
+    (ended,) = worker.run()
+
+    assert [(("monday",), {"copies": 2}, "task", "boom")] == asked
+    assert State.FAILED is ended.transition.to
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        RetryDecision.fail,
+        RetryDecision.delete,
+        lambda text: RetryDecision.retry(reason=text),
+        lambda text: RetryDecision.snooze(1, reason=text),
+        lambda text: Snooze(1, text),
+    ],
+    ids=["fail", "delete", "retry", "snooze", "Snooze"],
+)
+def test_a_reason_is_text_that_every_storage_takes(ask):
+    """NULs and lone surrogates, which an error's text may have, are made visible and lose no job its end."""
+    assert "a\\0b\\ud800ş" == ask("a\0b\ud800ş").reason
+
+
+def proposing(found):
+    """A plugin that notes what the policies would do, and says nothing."""
+
+    class Proposing:
+        @hookimpl
+        def retry_decision(self, proposed):
+            found.append(proposed)
+
+    return Proposing
+
+
+@pytest.mark.parametrize(
+    ("of_task", "of_call", "expected"),
+    [
+        (Retry.fixed(60, jitter=0), None, (DecisionKind.RETRY, timedelta(minutes=1))),
+        (Retry.fixed(60), Retry.never(), (DecisionKind.FAIL, None)),
+        (Retry.never(), Retry.fixed(30, jitter=0), (DecisionKind.RETRY, timedelta(seconds=30))),
+        (Retry.never(on_exceeded="delete"), None, (DecisionKind.DELETE, None)),
+    ],
+)
+def test_a_retry_decision_sees_what_the_policies_would_do(make_app, of_task, of_call, expected):
+    """`proposed` is the call's or the task's decision, and it is what happens where no plugin objects."""
+    found = []
+    fire, worker = make_app(proposing(found))
+    task = fire.task(name="task", retry=of_task)(raising(ValueError("boom")))
+    (task.using(retry=of_call) if of_call else task).enqueue()
+
+    (ended,) = worker.run()
+
+    (proposed,) = found
+    assert expected == (proposed.kind, proposed.after)
+    assert proposed.reason == ended.transition.reason
+
+
+def test_a_policy_is_asked_once_for_filter_and_end(make_app):
+    """The proposed wait, drawn by chance, is the one that is taken."""
+    found = []
+    fire, worker = make_app(proposing(found))
+    fire.task(name="task", retry=Retry.fixed(3_600, jitter=1))(raising(ValueError("boom"))).enqueue()
+
+    (ended,) = worker.run()
+
+    (proposed,) = found
+    assert proposed.after // timedelta(microseconds=1) == ended.transition.due_at - ended.transition.at
+
+
+def test_a_policy_that_raises_proposes_to_fail(make_app):
+    """A filter may save what a broken policy would have failed."""
+
+    class Broken:
+        def decide(self, job, error, /):
+            raise LookupError
+
+    found = []
+    fire, worker = make_app(proposing(found))
+    fire.task(name="task", retry=Broken())(raising(ValueError("boom"))).enqueue()
+
+    worker.run()
+
+    assert [RetryDecision.fail("the retry policy raised")] == found
+
+
+def test_a_retry_decision_that_is_none_of_its_kind_counts_as_no_answer(end_of, caplog):
+    """The policy answers; the mistake is logged."""
+    transition = end_of(raising(ValueError("boom")), retry=Retry.never(), plugins=[deciding("retry, please")])
+
+    assert State.FAILED is transition.to
+    assert "A retry_decision hook answered 'retry, please'; it counts as no answer." in caplog.text
+
+
+def wrapping(name, log, *, swallows=False, entering=None, leaving=None):
+    """A plugin that wraps runs and notes when."""
+
+    @contextlib.contextmanager
+    def context(job):
+        log.append(f"{name} enters {job.attempt}")
+        if entering is not None:
+            raise entering
+        try:
+            yield
+        except BaseException as error:
+            log.append(f"{name} sees {error!r}")
+            if not swallows:
+                raise
+        log.append(f"{name} leaves")
+        if leaving is not None:
+            raise leaving
+
+    class Wrapping:
+        @hookimpl
+        def job_context(self, job, task):
+            return context(job)
+
+    return type(f"Wrapping{name}", (Wrapping,), {})
+
+
+def coroutine_of(function):
+    """The same function as a coroutine function."""
+
+    async def task():
+        return function()
+
+    return task
+
+
+@pytest.fixture(params=[False, True], ids=["def", "async def"])
+def wrapped_end(request, make_app):
+    """Returns how a run ends that plugins wrap, as a function or a coroutine."""
+
+    def end(function, *plugins):
+        fire, worker = make_app(*plugins)
+        fire.task(name="task", retry=Retry.never())(
+            coroutine_of(function) if request.param else function
+        ).enqueue()
+        (job,) = worker.claim()
+        run = worker.runner.prepare(job, worker.holder)
+        ended = asyncio.run(worker.runner.arun(run)) if request.param else worker.runner.run(run)
+        return ended.transition
+
+    return end
+
+
+def test_contexts_are_entered_before_the_run_and_left_after_it(wrapped_end):
+    """The one that was asked first is the outermost."""
+    log = []
+
+    transition = wrapped_end(lambda: log.append("runs"), wrapping("inner", log), wrapping("outer", log))
+
+    assert ["outer enters 1", "inner enters 1", "runs", "inner leaves", "outer leaves"] == log
+    assert State.SUCCEEDED is transition.to
+
+
+def test_contexts_see_the_task_s_exception(wrapped_end):
+    """From the inside out; then the job fails with it."""
+    log = []
+
+    transition = wrapped_end(raising(ValueError("boom")), wrapping("inner", log), wrapping("outer", log))
+
+    assert ["inner sees ValueError('boom')", "outer sees ValueError('boom')"] == log[2:]
+    assert ("ValueError", "boom") == (transition.error.type, transition.error.message)
+
+
+def test_an_exception_of_a_context_fails_the_attempt(wrapped_end):
+    """When entered, those around it are left; when left, the result does not count."""
+    log = []
+
+    entering = wrapped_end(
+        lambda: log.append("runs"),
+        wrapping("inner", log, entering=RuntimeError("no")),
+        wrapping("outer", log),
+    )
+    leaving = wrapped_end(lambda: 42, wrapping("alone", [], leaving=RuntimeError("late")))
+
+    assert ["outer enters 1", "inner enters 1", "outer sees RuntimeError('no')"] == log
+    assert [(State.FAILED, "no"), (State.FAILED, "late")] == [
+        (one.to, one.error.message) for one in (entering, leaving)
+    ]
+
+
+def test_a_hook_that_makes_no_context_fails_the_attempt(wrapped_end):
+    """Its exception is the job's; what is no context manager is named."""
+
+    class Raises:
+        @hookimpl
+        def job_context(self, job, task):
+            raise RuntimeError("no context")
+
+    class Odd:
+        @hookimpl
+        def job_context(self, job, task):
+            return "odd"
+
+    raises, odd = wrapped_end(lambda: 42, Raises), wrapped_end(lambda: 42, Odd)
+
+    assert (State.FAILED, "no context") == (raises.to, raises.error.message)
+    assert (State.FAILED, True) == (odd.to, "context manager" in odd.error.message)
+
+
+def test_a_context_that_swallows_the_exception_makes_it_a_success(wrapped_end):
+    """As in any `with`; the result is None."""
+    transition = wrapped_end(raising(ValueError("boom")), wrapping("outer", [], swallows=True))
+
+    assert (State.SUCCEEDED, "null") == (transition.to, transition.result)
+
+
+def test_a_context_gives_way_to_nobody_where_it_is_none(wrapped_end):
+    """A plugin that wraps nothing costs nothing."""
+
+    class Nothing:
+        @hookimpl
+        def job_context(self, job, task):
+            return None
+
+    assert "42" == wrapped_end(lambda: 42, Nothing).result
+
+
+class Noting:
+    """A context manager of both kinds, which notes how and where it is entered and left."""
+
+    def __init__(self, log):
+        self.log = log
+
+    def __enter__(self):
+        self.log.append(("enter", threading.get_ident()))
+
+    def __exit__(self, kind, error, traceback):
+        self.log.append(("exit", threading.get_ident(), kind))
+
+    async def __aenter__(self):
+        self.log.append(("aenter", asyncio.current_task()))
+
+    async def __aexit__(self, kind, error, traceback):
+        self.log.append(("aexit", asyncio.current_task(), kind))
+
+
+class AsyncOnly:
+    """A context manager for coroutines alone."""
+
+    async def __aenter__(self):
+        return self
+
+    async def __aexit__(self, kind, error, traceback):
+        return None
+
+
+def answering_context(make):
+    """A plugin that wraps each run in what this returns."""
+
+    class Answering:
+        @hookimpl
+        def job_context(self, job, task):
+            return make()
+
+    return Answering
+
+
+@pytest.mark.parametrize(("error", "kind"), [(None, None), (ValueError("boom"), ValueError)])
+def test_a_function_runs_in_the_thread_of_its_contexts(make_app, error, kind):
+    """Entered and left in the very thread that runs the task, whatever becomes of it."""
+    log = []
+    fire, worker = make_app(answering_context(lambda: Noting(log)))
+
+    def work():
+        log.append(("run", threading.get_ident()))
+        if error is not None:
+            raise error
+
+    fire.task(name="task", retry=Retry.never())(work).enqueue()
+
+    worker.run()
+
+    here = threading.get_ident()
+    assert [("enter", here), ("run", here), ("exit", here, kind)] == log
+
+
+@pytest.mark.parametrize(("error", "kind"), [(None, None), (ValueError("boom"), ValueError)])
+def test_a_coroutine_s_contexts_are_awaited_where_they_can_be(make_app, error, kind):
+    """A context manager of both kinds is entered and left by `await`, in the coroutine's own task."""
+    log = []
+    fire, worker = make_app(answering_context(lambda: Noting(log)))
+
+    async def work():
+        log.append(("run", asyncio.current_task()))
+        if error is not None:
+            raise error
+
+    fire.task(name="task", retry=Retry.never())(work).enqueue()
+    (job,) = worker.claim()
+
+    asyncio.run(worker.runner.arun(worker.runner.prepare(job, worker.holder)))
+
+    (_, here) = log[0]
+    assert [("aenter", here), ("run", here), ("aexit", here, kind)] == log
+
+
+def test_a_coroutine_s_contexts_are_left_when_it_is_cancelled(make_app):
+    """They may await while the cancellation passes."""
+    log = []
+    fire, worker = make_app(answering_context(lambda: Noting(log)))
+    started = []
+
+    async def wait_for_ever():
+        started[0].set()
+        await asyncio.Event().wait()
+
+    fire.task(name="task")(wait_for_ever).enqueue()
+    (job,) = worker.claim()
+    run = worker.runner.prepare(job, worker.holder)
+
+    async def cancel_soon():
+        started.append(asyncio.Event())
+        task = asyncio.ensure_future(worker.runner.arun(run))
+        run.stop = task.cancel
+        await started[0].wait()
+        run.cancel(CancelKind.STOP, "server stopping")
+        return await task
+
+    ended = asyncio.run(cancel_soon())
+
+    assert State.ENQUEUED is ended.transition.to
+    assert [("aenter", log[0][1]), ("aexit", log[0][1], asyncio.CancelledError)] == log
+
+
+def test_a_context_for_coroutines_alone_fails_a_function(end_of):
+    """The reason says what to return instead."""
+    transition = end_of(lambda: 42, retry=Retry.never(), plugins=[answering_context(AsyncOnly)])
+
+    assert State.FAILED is transition.to
+    assert (
+        "job_context answered AsyncOnly, which only a coroutine can enter, for the `def` task 'task'; "
+        "return one with __enter__ and __exit__ where task.is_async is false" in transition.error.message
+    )
+
+
+def test_what_is_no_context_manager_is_named(end_of):
+    """With its kind, and what is wanted."""
+    transition = end_of(lambda: 42, retry=Retry.never(), plugins=[answering_context(lambda: 7)])
+
+    assert "job_context answered a value of type int, which is no context manager" in transition.error.message
+
+
+def test_a_context_and_a_job_context_argument_go_together(make_app):
+    """The task still gets its first parameter."""
+    fire, worker = make_app(wrapping("outer", []))
+
+    @fire.task(name="task")
+    def task(job: JobContext, day: str) -> str:
+        return f"{day} {job.attempt}"
+
+    task.enqueue("monday")
+    (ended,) = worker.run()
+
+    assert '"monday 1"' == ended.transition.result
+
+
+def electing(elect):
+    """A plugin that replaces transitions."""
+
+    class Electing:
+        @hookimpl
+        def elect_transition(self, job, proposed):
+            return elect(job, proposed)
+
+    return Electing
+
+
+def test_a_transition_may_be_replaced(end_of):
+    """By one whose guards are unchanged."""
+    plugin = electing(lambda job, proposed: attrs.evolve(proposed, to=State.DELETED, reason="not kept"))
+
+    transition = end_of(raising(ValueError("boom")), retry=Retry.never(), plugins=[plugin])
+
+    assert (State.DELETED, "not kept") == (transition.to, transition.reason)
+
+
+def test_an_end_that_takes_the_place_of_a_retry_is_due_at_no_instant(end_of):
+    """What was due is not written for a job that waits for nothing."""
+    plugin = electing(lambda job, proposed: attrs.evolve(proposed, to=State.FAILED))
+
+    transition = end_of(raising(ValueError("boom")), plugins=[plugin])
+
+    assert (State.FAILED, None) == (transition.to, transition.due_at)
+
+
+def test_nobody_s_objection_leaves_the_proposed_one(end_of):
+    """None accepts it."""
+    assert State.SUCCEEDED is end_of(lambda: 42, plugins=[electing(lambda job, proposed: None)]).to
+
+
+@pytest.mark.parametrize(
+    "elect",
+    [
+        lambda job, proposed: "deleted",
+        lambda job, proposed: attrs.evolve(proposed, job_id="another"),
+        lambda job, proposed: attrs.evolve(proposed, session="another"),
+        lambda job, proposed: attrs.evolve(proposed, fence=99),
+        lambda job, proposed: attrs.evolve(proposed, from_states=frozenset(State)),
+        lambda job, proposed: attrs.evolve(proposed, to=State.AWAITING),
+        lambda job, proposed: attrs.evolve(proposed, to=State.SCHEDULED),
+        lambda job, proposed: lifecycle.delete(job.id, at=1, reason="x", expires_at=None),
+    ],
+)
+def test_a_transition_that_guards_something_else_is_passed_over(end_of, elect, caplog):
+    """What could not be stored, or would end another's run, is logged; the proposed one is sent."""
+    transition = end_of(lambda: 42, plugins=[electing(elect)])
+
+    assert (State.SUCCEEDED, "42") == (transition.to, transition.result)
+    assert "An elect_transition hook answered" in caplog.text
+
+
+def test_every_end_may_be_replaced(make_app):
+    """A hand-back, a crash and a snooze are asked about as well."""
+    seen = []
+    fire, worker = make_app(electing(lambda job, proposed: seen.append(proposed.to)))
+    fire.task(name="task")(lambda: Snooze(HOUR)).enqueue()
+    (job,) = worker.claim()
+    run = worker.runner.prepare(job, worker.holder)
+
+    worker.runner.run(run)
+    worker.runner.hand_back(run, "x")
+    worker.runner.crashed(run, "x")
+
+    assert [State.SCHEDULED, State.ENQUEUED, State.ENQUEUED] == seen
+
+
+def test_an_end_is_made_for_its_holder(make_app):
+    """Each transition is guarded by session and fence of the claim."""
+    fire, worker = make_app()
+    fire.task(name="task")(lambda: None).enqueue()
+    (job,) = worker.claim()
+
+    ended = worker.attempt(job)
+
+    assert isinstance(ended, Ended)
+    assert (worker.holder, job.fence) == (Holder(ended.transition.session, "host:a"), ended.transition.fence)
+
+
+def test_a_wrong_snooze_is_the_task_s_failure(end_of):
+    """It is raised where it is made."""
+    transition = end_of(lambda: Snooze("1 h"), retry=Retry.never())
+
+    assert State.FAILED is transition.to
+    assert "timedelta" in transition.error.message
+
+
+# ---- what the log says -----------------------------------------------------------------------------------
+
+
+def lines_of(caplog):
+    """What the log says of failed jobs: level, text, whether with a traceback, and the fields beside it."""
+    return [record for record in caplog.records if record.name == "firelock.jobs"]
+
+
+@pytest.fixture
+def logged(make_app, caplog):
+    """Returns what is logged about the first run of a function as a task, called with these arguments."""
+    caplog.set_level("INFO")
+
+    def log(function, *args, plugins=(), settings=None, crashes=0, **options):
+        fire, worker = make_app(*plugins, settings=settings)
+        fire.task(name="task", queue="mail", **options)(function).enqueue(*args)
+        (job,) = worker.claim()
+        job.crashes = crashes
+        log.ended = worker.attempt(job)
+        return lines_of(caplog)
+
+    return log
+
+
+def test_a_retry_is_one_warning_line(logged):
+    """Who, which attempt, when again, and the error, however many lines its message has."""
+    (line,) = logged(raising(ValueError("first\nsecond")), retry=Retry.fixed(30, attempts=3, jitter=0))
+
+    assert "WARNING" == line.levelname
+    assert (
+        f"Job {logged.ended.job.id} of task 'task' failed in attempt 1, retry 1 in 30 s: "
+        "ValueError: first second"
+    ) == line.getMessage()
+    assert line.exc_info is None
+
+
+def test_a_final_failure_is_an_error_with_its_traceback(logged):
+    """The place that raised can be read in the log, without the dashboard."""
+    error = ValueError("boom")
+
+    (line,) = logged(raising(error), retry=Retry.never())
+
+    assert "ERROR" == line.levelname
+    assert (
+        f"Job {logged.ended.job.id} of task 'task' has failed in attempt 1: ValueError: boom"
+        == line.getMessage()
+    )
+    assert (ValueError, error) == line.exc_info[:2]
+    assert "fail" == line.exc_info[2].tb_next.tb_frame.f_code.co_name
+
+
+def test_a_failure_that_a_policy_deletes_is_an_error_too(logged):
+    """Nothing else would tell of it once the job is pruned."""
+    (line,) = logged(raising(ValueError("boom")), retry=Retry.never(on_exceeded="delete"))
+
+    assert ("ERROR", True) == (line.levelname, line.exc_info is not None)
+    assert "failed in attempt 1 and is deleted: ValueError: boom" in line.getMessage()
+
+
+def test_a_failure_that_is_snoozed_is_a_warning(logged):
+    """It counts as no retry, and says so."""
+    decision = RetryDecision.snooze(timedelta(seconds=20))
+
+    (line,) = logged(raising(ValueError("boom")), plugins=[deciding(decision)])
+
+    assert ("WARNING", None) == (line.levelname, line.exc_info)
+    assert "failed in attempt 1, runs again in 20 s without a retry: ValueError: boom" in line.getMessage()
+
+
+def test_a_failure_s_fields_can_be_searched(logged):
+    """Job, task, queue, attempt, retries, kind of error, fingerprint and outcome, each by itself."""
+    (line,) = logged(raising(ValueError("boom")), retry=Retry.never())
+
+    assert {
+        "event": "job_failed",
+        "job_id": logged.ended.job.id,
+        "task": "task",
+        "queue": "mail",
+        "attempt": 1,
+        "retries": 0,
+        "error_type": "ValueError",
+        "fingerprint": logged.ended.transition.error.fingerprint,
+        "outcome": "failed",
+    } == {name: getattr(line, name) for name in line.__dict__.keys() & {*_FIELDS}}
+
+
+_FIELDS = (
+    "event", "job_id", "task", "queue", "attempt", "retries", "error_type", "fingerprint", "outcome"
+)  # fmt: skip
+
+
+def test_a_log_never_holds_an_argument(logged, caplog, capsys):
+    """Neither the line nor its fields nor the traceback, whatever the job was called with."""
+
+    def fail(word: str):
+        raise ValueError(len(word))
+
+    logged(fail, "topsecret", retry=Retry.never(), tags=["word:{word}"])
+
+    assert 1 == len(lines_of(caplog))
+    assert "topsecret" not in caplog.text + repr([record.__dict__ for record in caplog.records])
+
+
+def test_arguments_that_cannot_be_read_are_logged_without_their_text(make_app, caplog):
+    """What the serializer says of them may hold them, so the line names its kind alone."""
+    fire, worker = make_app()
+
+    @fire.task(name="task")
+    def task(day: str = ""): ...
+
+    task.enqueue()
+    (job,) = worker.claim()
+    ended = worker.runner.prepare(attrs.evolve(job, arguments='{"topsecret":1}'), worker.holder)
+
+    (line,) = lines_of(caplog)
+
+    assert State.FAILED is ended.transition.to
+    assert "topsecret" in ended.transition.reason
+    assert ("ERROR", None) == (line.levelname, line.exc_info)
+    assert (
+        f"Job {job.id} of task 'task' has failed in attempt 1: its arguments cannot be read "
+        "(firelock.errors.SignatureMismatch); its history says why" == line.getMessage()
+    )
+    assert "topsecret" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("crashes", "level", "words"),
+    [
+        (0, "WARNING", "crashed in attempt 1, runs again at once: its process died: SIGSEGV"),
+        (2, "ERROR", "has failed in attempt 1: its process died: SIGSEGV"),
+    ],
+)
+def test_a_crash_is_logged_as_what_comes_of_it(make_app, caplog, crashes, level, words):
+    """A warning while it runs again, an error when it is failed for it."""
+    fire, worker = make_app()
+    fire.task(name="task")(lambda: None).enqueue()
+    (job,) = worker.claim()
+    job.crashes = crashes
+    run = worker.runner.prepare(job, worker.holder)
+    worker.runner.start(run)
+
+    worker.runner.crashed(run, "its process died: SIGSEGV")
+
+    (line,) = lines_of(caplog)
+    assert level == line.levelname
+    assert words in line.getMessage()
+
+
+def test_what_is_no_failure_is_not_logged(logged):
+    """A success, a snooze and a job that is handed back say nothing above DEBUG."""
+    assert [] == logged(lambda: 42)
+    assert [] == logged(lambda: Snooze(10))
+
+
+def test_lines_about_failed_jobs_can_be_turned_off(logged):
+    """`log_failures=False`, for those who report failures by a plugin."""
+    lines = logged(raising(ValueError("boom")), retry=Retry.never(), settings=Settings(log_failures=False))
+
+    assert [] == lines
+    assert State.FAILED is logged.ended.transition.to
+
+
+def test_an_elected_end_is_the_one_that_is_logged(logged):
+    """A plugin that makes something else of a failure is believed."""
+
+    def elect(job, proposed):
+        return attrs.evolve(proposed, to=State.DELETED)
+
+    (line,) = logged(raising(ValueError("boom")), retry=Retry.never(), plugins=[electing(elect)])
+
+    assert "failed in attempt 1 and is deleted: ValueError: boom" in line.getMessage()
+    assert "deleted" == line.outcome

@@ -1,0 +1,477 @@
+# ruff: noqa: SLF001 - single steps of a loop that otherwise needs signals and whole servers
+"""The supervisor outlives whatever becomes of its children, and blames the right jobs."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from firelock import Firelock
+from firelock.errors import StorageError, StorageUnavailable
+from firelock.server import supervisor as module
+from firelock.server.board import Board, share_memory
+from firelock.server.keeper import SessionKeeper
+from firelock.server.supervisor import ServerOptions, Supervisor, _Child
+from firelock.settings import Settings
+from firelock.values import State
+from tests.core.fakes import FailingStorage, until
+
+PLACES = 5
+ECHO = "import sys\nfor line in sys.stdin: sys.stdout.write(line); sys.stdout.flush()"
+SETTINGS = Settings(heartbeat=600, session_timeout=3_600)
+
+
+class House:
+    """A supervisor that has opened its storage, with children that are small programs."""
+
+    def __init__(self):
+        self.storage = FailingStorage()
+        self.fire = Firelock(self.storage, settings=SETTINGS)
+        self.said = []
+        self.supervisor = Supervisor(ServerOptions("shop:fire"), say=self.said.append)
+        self.keeper = SessionKeeper(
+            self.storage, SETTINGS, "server-a", on_lost=lambda _: None, on_order=lambda _: None
+        )
+        self.supervisor._storage, self.supervisor._keeper = self.storage, self.keeper
+        self.supervisor._settings, self.supervisor._is_up = SETTINGS, True
+        self.children = []
+
+    def child(self, code="input()"):
+        """A child that runs this code; it reads its orders as its standard input."""
+        read, write = os.pipe()
+        output = subprocess.PIPE if code == ECHO else None
+        process = subprocess.Popen([sys.executable, "-c", code], stdin=read, stdout=output)
+        os.close(read)
+        memory = share_memory()
+        Board.allocate(memory, PLACES).close()
+        child = _Child(0, process, memory, os.fdopen(write, "w"), time.monotonic())
+        self.supervisor._children[process.pid] = child
+        self.children.append(child)
+        return child
+
+    def with_session(self, code):
+        """A child with a session."""
+        child = self.child(code)
+        child.board = Board.attach(child.memory, PLACES)
+        self.supervisor._begin(self.keeper, child)
+        return child
+
+    def told(self, child, number=1):
+        """The next orders of a child that echoes them."""
+        return [json.loads(child.process.stdout.readline()) for _ in range(number)]
+
+    def claimed(self, child):
+        """A job that the child has claimed."""
+        job = self.fire.task(name="noop")(lambda: None).enqueue()
+        self.storage.claim(None, 1, child.session, self.storage.clock())
+        return job
+
+    def events(self, number=1):
+        """So many events are dealt with, those that come late too."""
+        for _ in range(number):
+            self.supervisor._do(self.supervisor._events.get(timeout=10))
+
+    def close(self):
+        for child in self.children:
+            child.process.kill()
+            child.process.wait()
+            if child.process.stdout is not None:
+                child.process.stdout.close()
+            with suppress(BrokenPipeError):  # what it did not live to read; the pipe is closed all the same
+                child.orders.close()
+        for child in self.supervisor._children.values():
+            if child.board is not None:
+                child.board.close()
+            os.close(child.memory)
+        self.fire.close()
+
+
+@pytest.fixture
+def house(monkeypatch):
+    """A house whose tries come at once."""
+    monkeypatch.setattr(module, "_TRY_AGAIN", 0.0)
+    house = House()
+    yield house
+    house.close()
+
+
+def test_an_order_that_a_dead_child_never_read_ends_nobody(house):
+    """The pipe of its orders breaks while it is closed; its session is ended and another child is to come."""
+    child = house.with_session("input()")
+    child.process.wait()
+    child.orders.write("not sent yet")
+
+    house.supervisor._exited(child)
+
+    assert {} == house.supervisor._children
+    assert [0] == [place for _, place, _ in house.supervisor._restarts]
+    assert [False] == [record.is_alive for record in house.storage.list_sessions()]
+
+
+def test_an_event_that_fails_does_not_end_the_supervisor(house, caplog):
+    """It is logged; the children live on."""
+
+    def fails():
+        raise ArithmeticError("unheard of")
+
+    with caplog.at_level(logging.ERROR, "firelock.server.supervisor"):
+        house.supervisor._do(fails)
+
+    assert "unheard of" in caplog.text
+
+
+def test_a_job_that_ends_its_process_with_code_0_is_a_crash(house):
+    """Nobody told the child to stop: what it ran is blamed, and another one starts."""
+    child = house.with_session("pass")
+    job = house.claimed(child)
+    child.board.start(0, job.id)
+    child.process.wait()
+
+    house.supervisor._exited(child)
+
+    record = job.refresh().record()
+    assert (State.ENQUEUED, 1) == (record.state, record.crashes)
+    assert "exit code 0" in record.reason
+    assert 1 == len(house.supervisor._restarts)
+    assert house.supervisor._stops_at is None
+
+
+def test_a_child_that_was_told_to_stop_blames_nobody(house):
+    """What it could not hand back goes back without a crash, and no other child starts."""
+    child = house.with_session("input()")
+    job = house.claimed(child)
+    child.board.start(0, job.id)
+    house.supervisor._stop()
+    child.process.wait()
+
+    house.supervisor._exited(child)
+
+    record = job.refresh().record()
+    assert (State.ENQUEUED, 0) == (record.state, record.crashes)
+    assert [] == house.supervisor._restarts
+
+
+@pytest.mark.parametrize("code", ["input()", "input(); input()"], ids=["in order", "killed"])
+def test_a_server_that_stops_says_so_last(house, code):
+    """So it is not taken for lost, though a child had to be killed."""
+    child = house.with_session(code)
+    house.supervisor._stop()
+    if code != "input()":
+        child.process.kill()
+    child.process.wait()
+
+    house.supervisor._exited(child)
+
+    (server,) = house.fire.servers.list()
+    assert (False, False) == (server.is_alive, server.is_lost)
+
+
+def test_a_session_ends_though_its_last_word_is_not_heard(house):
+    """What it held is worth more than how it is listed."""
+    child = house.with_session("input()")
+    house.supervisor._stop()
+    child.process.wait()
+    house.storage.fail("renew", StorageUnavailable("away"))
+
+    house.supervisor._exited(child)
+
+    (server,) = house.fire.servers.list()
+    assert (False, True) == (server.is_alive, server.is_lost)
+
+
+def test_a_child_that_dies_says_nothing(house):
+    """Its server lives on with the next one; were it the last, the server would be lost."""
+    child = house.with_session("pass")
+    child.process.wait()
+
+    house.supervisor._exited(child)
+
+    (server,) = house.fire.servers.list()
+    assert (False, True) == (server.is_alive, server.is_lost)
+
+
+def test_a_child_that_had_to_be_killed_fails_the_stop(house):
+    """The server did not end in order either, and says so by its exit code."""
+    child = house.with_session("input(); input()")
+    house.supervisor._stop()
+    child.process.kill()
+    child.process.wait()
+
+    house.supervisor._exited(child)
+
+    assert module.EXIT_FAILED == house.supervisor._exit_code
+
+
+def test_a_child_that_starts_in_an_outage_waits_for_its_session(house):
+    """The server goes on; the session begins as soon as the storage answers."""
+    child = house.child("import sys; sys.stdin.read()")  # lives however many orders it gets
+    house.storage.fail("begin_session", StorageUnavailable("away"), StorageUnavailable("away"))
+
+    house.supervisor._introduce(child, {"about": [], "places": PLACES})
+    assert child.session is None
+    house.events(2)
+
+    assert child.session is not None
+    assert house.supervisor._stops_at is None
+    assert child.process.poll() is None
+
+
+def test_a_session_is_ended_once_the_storage_answers(house):
+    """The jobs of a child that died in an outage need not wait for its timeout, and the blame stays right."""
+    child = house.with_session("import os; input(); os._exit(1)")
+    job = house.claimed(child)
+    child.process.wait()
+    house.storage.fail("end_session", StorageUnavailable("away"))
+
+    house.supervisor._exited(child)
+    assert State.PROCESSING == job.refresh().state
+    house.events()
+
+    record = job.refresh().record()
+    assert (State.ENQUEUED, 0) == (record.state, record.crashes)
+
+
+def test_a_new_child_of_a_quiet_server_is_quiet(house):
+    """A restart does not make a server claim that was told to claim nothing."""
+    house.supervisor._obey("quiet")
+
+    child = house.with_session("import sys; sys.exit(0 if 'quiet' in input() + input() else 1)")
+
+    assert 0 == child.process.wait()
+
+
+def test_a_child_that_never_gets_ready_is_killed(house):
+    """It hangs while it imports the app, say; one that is ready and waits for its session is left alone."""
+    hangs, waits = house.child("while True: pass"), house.child("while True: pass")
+    hangs.started_at = waits.started_at = time.monotonic() - SETTINGS.child_silence - 1
+    waits.board = Board.attach(waits.memory, PLACES)
+
+    house.supervisor._tick()
+
+    until(lambda: hangs.process.poll() is not None)
+    assert waits.process.poll() is None
+
+
+def test_a_child_that_cannot_be_started_is_tried_again(house, monkeypatch):
+    """The system gives no process for a while: the server waits for one, and nothing is left open."""
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    open_files = len(list(Path("/dev/fd").iterdir()))
+    house.supervisor._restarts.append((0.0, 3, 2))
+
+    house.supervisor._tick()
+
+    assert [(3, 2)] == [(place, deaths) for _, place, deaths in house.supervisor._restarts]
+    assert open_files == len(list(Path("/dev/fd").iterdir()))
+
+
+def test_a_server_that_can_start_no_child_says_so(monkeypatch):
+    """The first one is not waited for: something is wrong with this machine."""
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    said = []
+
+    code = Supervisor(ServerOptions("shop:fire"), say=said.append).run()
+
+    assert module.EXIT_FAILED == code
+    assert ["firelock: no process can be started: [Errno 2]"] == [line[:46] for line in said]
+
+
+# ---- the first child and its storage ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def fresh(house):
+    """A house whose supervisor has opened nothing yet."""
+    house.supervisor._storage = house.supervisor._keeper = None
+    house.supervisor._is_up = False
+    yield house
+    house.supervisor._close()
+
+
+def ready(url):
+    """What a child says once it has imported its app."""
+    return {
+        "ready": {
+            "storage": url, "settings": SETTINGS.to_json(), "workers": 3, "queues": "mail:1",
+            "about": ["Firelock server here"], "places": PLACES,
+        }
+    }  # fmt: skip
+
+
+def test_the_first_child_that_is_ready_opens_the_storage(fresh, tmp_path):
+    """The server says what it is, and the child has a session with what it told of itself."""
+    child = fresh.child()
+
+    fresh.supervisor._report(child, ready(f"sqlite:///{tmp_path / 'jobs.db'}"))
+
+    (record,) = fresh.supervisor._storage.list_sessions()
+    assert ["Firelock server here"] == fresh.said
+    assert (child.session, child.process.pid) == (record.session.id, record.session.pid)
+    assert (3, "mail:1") == (record.session.workers, record.session.queues)
+    assert (PLACES, None) == (child.board.workers, fresh.supervisor._stops_at)
+
+
+@pytest.mark.parametrize(
+    ("url", "code", "said"),
+    [
+        ("memory://alone", module.EXIT_UNREACHABLE, "lives in one process"),
+        ("sqlite:////no/such/folder/jobs.db", module.EXIT_UNREACHABLE, "no folder /no/such/folder"),
+        ("mongo://there", module.EXIT_USAGE, "mongo"),
+    ],
+)
+def test_a_storage_that_cannot_serve_ends_the_server(fresh, url, code, said):
+    """It says why, in one line and by its exit code; the child does not stay behind."""
+    child = fresh.child("while True: pass")
+
+    fresh.supervisor._report(child, ready(url))
+
+    assert said in fresh.said[-1]
+    assert -signal.SIGKILL == child.process.wait(10)
+    fresh.supervisor._exited(child)
+    assert (code, []) == (fresh.supervisor._exit_code, fresh.supervisor._restarts)
+
+
+@pytest.mark.parametrize(
+    ("code", "answer"),
+    [(2, module.EXIT_USAGE), (3, module.EXIT_UNREACHABLE), (0, module.EXIT_FAILED), (9, module.EXIT_FAILED)],
+)
+def test_a_first_child_that_ends_before_it_is_ready_ends_the_server(fresh, code, answer):
+    """The app cannot be imported, say: another child could not either, and the child has said why."""
+    child, other = fresh.child(f"raise SystemExit({code})"), fresh.child(ECHO)
+    child.process.wait()
+
+    fresh.supervisor._exited(child)
+
+    assert [{"stop": SETTINGS.grace}] == fresh.told(other)
+    assert (answer, []) == (fresh.supervisor._exit_code, fresh.supervisor._restarts)
+
+
+# ---- sessions that are lost ------------------------------------------------------------------------------
+
+
+def test_a_child_whose_session_was_lost_gets_another(house):
+    """It alone: who has a session keeps it."""
+    hit, spared = house.with_session("input()"), house.with_session("input()")
+    lost, kept = hit.session, spared.session
+
+    house.supervisor._report(hit, {"session_lost": lost})
+
+    assert lost != hit.session
+    assert kept == spared.session
+    assert {lost, hit.session, kept} == {one.session.id for one in house.storage.list_sessions()}
+
+
+def test_a_session_is_lost_once(house):
+    """Child and keeper both tell of it; the second word costs the new session nothing."""
+    child = house.with_session("input()")
+    lost = child.session
+
+    house.supervisor._begin_anew(lost)
+    new = child.session
+    house.supervisor._begin_anew(lost)
+    house.supervisor._begin_when_possible(house.keeper, child, lost)
+
+    assert new == child.session
+    assert 2 == len(house.storage.list_sessions())
+
+
+def test_a_server_that_stops_begins_no_session(house):
+    """A child that gets ready meanwhile would only have to give it up."""
+    child = house.child("input()")
+    house.supervisor._stop()
+
+    house.supervisor._report(child, {"ready": {"about": [], "places": PLACES}})
+
+    assert child.session is None
+    assert [] == house.storage.list_sessions()
+
+
+@pytest.mark.parametrize(
+    ("error", "is_stopping"),
+    [(StorageError("broken"), False), (StorageUnavailable("away"), True)],
+    ids=["no hope", "no time"],
+)
+def test_a_session_that_cannot_be_ended_waits_for_its_timeout(house, caplog, error, is_stopping):
+    """Where another try would fail too, or the server is ending; the log says so."""
+    child = house.with_session("input()")
+    if is_stopping:
+        house.supervisor._stop()
+    child.process.kill()
+    child.process.wait()
+    house.storage.fail("end_session", error)
+
+    house.supervisor._exited(child)
+
+    assert f"Session {child.session} could not be ended" in caplog.text
+    assert [True] == [one.is_alive for one in house.storage.list_sessions()]
+
+
+# ---- orders ----------------------------------------------------------------------------------------------
+
+
+def test_a_child_that_is_gone_hinders_no_order(house):
+    """The others are told all the same."""
+    gone, there = house.child("pass"), house.child(ECHO)
+    gone.process.wait()
+
+    house.supervisor._tell_all({"quiet": True})
+
+    assert [{"quiet": True}] == house.told(there)
+
+
+def test_a_second_stop_hurries_and_a_third_kills(house):
+    """Who sends the signal again wants the server to end now."""
+    heeds, ignores = house.child(ECHO), house.child("while True: pass")
+
+    house.supervisor._stop()
+    house.supervisor._stop()
+    assert [{"stop": SETTINGS.grace}, {"hurry": True}] == house.told(heeds, 2)
+    assert ignores.process.poll() is None
+    house.supervisor._stop()
+
+    assert [-signal.SIGKILL] * 2 == [heeds.process.wait(10), ignores.process.wait(10)]
+
+
+def test_an_order_to_stop_hurries_nobody(house):
+    """It may come twice, or after the signal: the first stop goes on in its own time."""
+    house.supervisor._obey("stop")
+    deadline = house.supervisor._stops_at
+
+    house.supervisor._obey("stop")
+
+    assert (1, deadline) == (house.supervisor._signals, house.supervisor._stops_at)
+
+
+def test_a_quiet_server_resumes(house):
+    """Its children claim again, and those to come are not told to be quiet."""
+    child = house.child(ECHO)
+
+    house.supervisor._obey("quiet")
+    house.supervisor._obey("resume")
+
+    later = house.with_session(ECHO)
+    house.supervisor._tell(later, {"last": True})
+    assert [{"quiet": True}, {"quiet": False}] == house.told(child, 2)
+    assert [{"session": later.session}, {"last": True}] == house.told(later, 2)
+
+
+def test_a_child_that_does_not_end_in_time_is_killed(house):
+    """Grace and margin are over: the server must not wait for ever."""
+    child = house.child("while True: pass")
+    child.board = Board.attach(child.memory, PLACES)
+    house.supervisor._stop()
+    house.supervisor._tick()
+    assert child.process.poll() is None
+    house.supervisor._stops_at = time.monotonic() - 1
+
+    house.supervisor._tick()
+
+    assert -signal.SIGKILL == child.process.wait(10)

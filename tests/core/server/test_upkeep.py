@@ -1,0 +1,516 @@
+"""What nobody waits for: due jobs, dead sessions, retention, timeouts, logs and statistics."""
+
+from __future__ import annotations
+
+import builtins
+import errno
+import io
+import logging
+import sys
+import threading
+import time
+from datetime import timedelta
+
+import attrs
+import pytest
+
+from firelock import Firelock, JobContext, Settings
+from firelock.clock import SECOND
+from firelock.errors import StorageError, StorageUnavailable
+from firelock.hookspecs import ServerInfo
+from firelock.server.board import Board
+from firelock.server.executors import Desk
+from firelock.server.metrics import Metrics
+from firelock.server.runner import CancelKind, Run
+from firelock.server.upkeep import Upkeep
+from firelock.storage import NewSession, Promotion
+from firelock.values import State
+from tests.core.fakes import FailingStorage, Worker, until
+
+FOR_EVER = 1e9
+SETTINGS = Settings(sweep=0.05, session_timeout=0.5, heartbeat=0.1)
+SELDOM = Settings(sweep=300)
+
+
+class Dispatched:
+    """What upkeep sees of a dispatcher and its coroutines."""
+
+    def __init__(self):
+        self.running = []
+        self.came = 0
+        self.watched = 0
+
+    def runs(self):
+        return self.running
+
+    def work_came(self):
+        self.came += 1
+
+    def watch(self):
+        self.watched += 1
+
+
+class Scene:
+    """An upkeep over a storage that fails as told."""
+
+    def __init__(self, settings=SETTINGS, server_id="server-a"):
+        self.storage = FailingStorage()
+        self.fire = Firelock(self.storage, settings=settings)
+        self.task = self.fire.task(name="task")(lambda: None)
+        self.worker = Worker(self.fire)
+        self.board = Board.create(1)
+        self.board.grant(FOR_EVER)
+        self.dispatched = Dispatched()
+        self.metrics = Metrics()
+        self.desk = Desk(
+            self.worker.runner, self.worker.console, self.board, ServerInfo(server_id, "host:a", "*", 1, 7),
+            None, lambda: None,
+        )  # fmt: skip
+        self.upkeep = Upkeep(
+            self.fire.runtime, self.desk, dispatcher=self.dispatched, coroutines=self.dispatched,
+            metrics=self.metrics, board=self.board,
+        )  # fmt: skip
+
+    def until_swept(self, times=1):
+        """So many sweeps that begin from now on are over."""
+        before = len(self.storage.called["list_sessions"])
+        until(lambda: len(self.storage.called["list_sessions"]) > before + times)
+
+    def run(self, **fields):
+        """A run that is under way."""
+        (job,) = self.worker.claim() or [None]
+        run = Run(
+            job, self.worker.holder, JobContext.fake(), self.task.info, (), {}, None, started=time.monotonic()
+        )
+        for name, value in fields.items():
+            setattr(run, name, value)
+        self.dispatched.running.append(run)
+        return run
+
+    def close(self):
+        self.storage.mend()
+        if self.upkeep._threads[0].ident is not None:  # noqa: SLF001 - some tests never start it
+            self.upkeep.stop(10)
+        self.board.close()
+        self.fire.close()
+
+
+@pytest.fixture
+def scene():
+    """An upkeep that sweeps twenty times a second; not started yet."""
+    scene = Scene()
+    yield scene
+    scene.close()
+
+
+@pytest.fixture
+def seldom():
+    """An upkeep that sweeps every five minutes."""
+    scene = Scene(SELDOM)
+    yield scene
+    scene.close()
+
+
+# ---- due instants ----------------------------------------------------------------------------------------
+
+
+def test_due_jobs_are_enqueued_and_announced(scene):
+    """Also those that were due before the server started."""
+    job = scene.task.schedule(timedelta(hours=1))
+    scene.storage.clock_offset = 3_600 * SECOND
+
+    scene.upkeep.start()
+
+    until(lambda: job.refresh().state is State.ENQUEUED)
+    until(lambda: scene.dispatched.came)
+
+
+def test_due_recurring_jobs_are_fired_and_announced(scene):
+    """Their jobs are enqueued."""
+    scene.task.recur("hourly", "0 * * * *")
+    scene.storage.clock_offset = 3_600 * SECOND
+
+    scene.upkeep.start()
+
+    until(lambda: scene.fire.jobs.find(recurring="hourly").jobs)
+    until(lambda: scene.dispatched.came)
+
+
+def test_an_instant_is_met_when_it_is_due(seldom):
+    """Not at the next sweep: the storage says when to look again."""
+    seldom.upkeep.start()
+    until(lambda: seldom.storage.called["promote"])
+    looks = len(seldom.storage.called["promote"])
+    job = seldom.task.schedule(0.05)
+
+    seldom.upkeep.next_due(job.record().due_at)
+
+    until(lambda: job.refresh().state is State.ENQUEUED)
+    assert looks + 2 >= len(seldom.storage.called["promote"])
+
+
+def test_an_instant_that_is_later_than_the_next_look_changes_nothing(seldom):
+    """Nor does one that is unknown."""
+    seldom.upkeep.start()
+    until(lambda: seldom.storage.called["promote"])
+    looks = len(seldom.storage.called["promote"])
+
+    seldom.upkeep.next_due(None)
+    seldom.upkeep.next_due(seldom.storage.clock() + 3_600 * SECOND)
+    seldom.upkeep.next_due(seldom.storage.clock() + 60 * SECOND)
+    until(lambda: len(seldom.storage.called["append_logs"]) >= 0 and seldom.board.silence() > 0)
+
+    assert looks == len(seldom.storage.called["promote"])
+
+
+def test_all_but_one_server_look_a_moment_later():
+    """The oldest takes a due instant at once, so that not all of them come at the same time."""
+    first, second = Scene(SELDOM, "server-a"), Scene(SELDOM, "server-b")
+    for scene in (first, second):
+        scene.storage.begin_session(NewSession("s", "server-a", "host:a", "host", 7, -1, 1e9))
+        scene.upkeep._sweep()  # noqa: SLF001 - one sweep, by hand
+
+    now = time.monotonic()
+    for scene in (first, second):
+        for duty in scene.upkeep._duties:  # noqa: SLF001
+            duty.at = now + 1_000
+        scene.upkeep.next_due(scene.storage.clock())
+
+    delays = [scene.upkeep._due.at - now for scene in (first, second)]  # noqa: SLF001
+    assert delays[0] < 0.020 <= delays[1] < 0.2
+    for scene in (first, second):
+        scene.close()
+
+
+def test_a_full_batch_goes_on_at_once(seldom):
+    """What one look could not move is moved by the next, without waiting for the sweep."""
+    moved = []
+
+    def promote(limit):
+        moved.append(limit)
+        return Promotion(limit, seldom.storage.clock()) if len(moved) < 5 else Promotion(0, None)
+
+    seldom.storage.promote = promote
+    seldom.upkeep.start()
+
+    until(lambda: len(moved) == 5)
+    assert {1_000} == set(moved)
+
+
+def test_an_instant_that_moves_nothing_is_looked_at_more_and_more_seldom(seldom):
+    """One that is due by our clock only, or a definition that cannot be fired: not for ever at once."""
+    looks = []
+
+    def promote(limit):
+        looks.append(limit)
+        return Promotion(0, seldom.storage.clock() - SECOND)
+
+    seldom.storage.promote = promote
+    seldom.upkeep.start()
+    until(lambda: len(looks) >= 4)
+    began, before = time.monotonic(), len(looks)
+    until(lambda: len(looks) > before)
+
+    assert 0.05 < time.monotonic() - began
+
+
+def test_a_recurring_job_that_fails_does_not_hinder_due_ones(scene):
+    """Each is met by itself."""
+    job = scene.task.schedule(timedelta(hours=1))
+    scene.task.recur("id", "0 * * * *")
+    record = scene.storage.get_recurring("id")
+    scene.storage.put_recurring(attrs.evolve(record, schedule="null"), keep_progress=True)
+    scene.storage.clock_offset = 3_600 * SECOND
+
+    scene.upkeep.start()
+
+    until(lambda: job.refresh().state is State.ENQUEUED)
+    until(lambda: scene.fire.recurring.get("id").error)
+
+
+def test_due_jobs_are_enqueued_where_nothing_can_be_fired(scene):
+    """An error of the look for recurring jobs is theirs alone."""
+    job = scene.task.schedule(timedelta(hours=1))
+    scene.storage.clock_offset = 3_600 * SECOND
+    scene.storage.fail_always("due_recurring", StorageError("a definition of tomorrow"))
+
+    scene.upkeep.start()
+
+    until(lambda: job.refresh().state is State.ENQUEUED)
+    until(lambda: scene.dispatched.came)
+
+
+def test_recurring_jobs_are_fired_and_announced_where_nothing_can_be_promoted(scene):
+    """And the other way round."""
+    scene.task.recur("hourly", "0 * * * *")
+    scene.storage.clock_offset = 3_600 * SECOND
+    scene.storage.fail_always("promote", StorageError("a job of tomorrow"))
+
+    scene.upkeep.start()
+
+    until(lambda: scene.fire.jobs.find(recurring="hourly").jobs)
+    until(lambda: scene.dispatched.came)
+
+
+# ---- the sweep -------------------------------------------------------------------------------------------
+
+
+def test_a_dead_session_s_jobs_go_back(scene, caplog):
+    """They are announced, and the loss is in the log."""
+    job = scene.task.enqueue()
+    scene.worker.claim()
+    scene.storage.clock_offset = int(2e9) * SECOND
+    scene.storage.called.clear()
+
+    scene.upkeep.start()
+
+    until(lambda: job.refresh().state is State.ENQUEUED)
+    until(lambda: "Server host:a was lost; 1 running jobs and 0 waiting ones are back" in caplog.text)
+    until(lambda: scene.dispatched.came)
+
+
+def test_nobody_is_reaped_until_all_could_renew_after_an_outage(scene):
+    """One full session timeout from the moment the storage answers again."""
+    scene.storage.fail_always("list_sessions", StorageUnavailable("down"))
+    scene.upkeep.start()
+    until(lambda: len(scene.storage.called["list_sessions"]) >= 3)
+    reaped = len(scene.storage.called["orphans"])
+
+    scene.storage.mend()
+    answered = time.monotonic()
+    scene.until_swept()
+    at_once = len(scene.storage.called["orphans"])
+    until(lambda: scene.storage.called["orphans"])
+
+    assert (0, 0) == (reaped, at_once)
+    assert 0.4 < time.monotonic() - answered
+
+
+def test_what_the_dispatcher_meets_counts_as_an_outage_too(seldom):
+    """It tells upkeep; a second word that the storage is there changes nothing."""
+    seldom.upkeep._sweep()  # noqa: SLF001 - one sweep, by hand
+    reaped = len(seldom.storage.called["orphans"])
+
+    seldom.upkeep.contact(is_there=False)
+    for _ in range(3):
+        seldom.upkeep._sweep()  # noqa: SLF001 - one sweep, by hand
+
+    assert reaped == len(seldom.storage.called["orphans"]) == 1
+
+
+def test_who_could_not_renew_reaps_nobody(seldom):
+    """A server whose own right has ended was cut off, or the storage was: others may be well all the same."""
+    seldom.board.grant(0)
+    seldom.upkeep._sweep()  # noqa: SLF001 - one sweep, by hand
+    without_right = len(seldom.storage.called["orphans"])
+
+    seldom.board.grant(FOR_EVER)
+    seldom.upkeep._sweep()  # noqa: SLF001 - one sweep, by hand
+
+    assert (0, 0) == (without_right, len(seldom.storage.called["orphans"]))
+
+
+def test_continuations_and_expired_jobs_are_seen_to(scene):
+    """What a settle left is released, what has expired is gone."""
+    parent = scene.task.enqueue()
+    child = parent.then(scene.task)
+    ended = [scene.worker.attempt(job) for job in scene.worker.claim()]
+    scene.storage.apply([one.transition for one in ended])
+    gone = scene.task.enqueue()
+    gone.delete()
+    scene.storage.clock_offset = 86_401 * SECOND
+
+    scene.upkeep.start()
+
+    until(lambda: child.refresh().state is State.ENQUEUED)
+    until(lambda: scene.storage.get([gone.id]) == [None])
+
+
+def test_a_sweep_yields_after_so_many_batches(seldom):
+    """Retention never keeps the thread from its other duties for long."""
+    batches = {"release": 0, "prune": 0}
+
+    def verb(name, full):
+        def call(limit):
+            batches[name] += 1
+            return limit if batches[name] <= full else 0
+
+        return call
+
+    seldom.storage.release, seldom.storage.prune = verb("release", 3), verb("prune", 1_000)
+
+    seldom.upkeep._tidy()  # noqa: SLF001 - one look, by hand
+
+    assert {"release": 4, "prune": 20} == batches
+
+
+# ---- this child ------------------------------------------------------------------------------------------
+
+
+def test_the_child_reports_what_its_process_takes(scene):
+    """Its time on processors and its memory, where the system tells it."""
+    scene.upkeep.start()
+
+    assert 0 < scene.board.cpu_seconds <= time.process_time()
+    assert (scene.board.rss_bytes > 1_000_000) is (sys.platform in {"linux", "darwin"})
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no file tells of memory")
+@pytest.mark.parametrize(
+    "told", [FileNotFoundError(errno.ENOENT, "no /proc"), OSError(errno.EMFILE, "full"), b""]
+)
+def test_a_child_whose_memory_nobody_tells_reports_all_the_same(seldom, monkeypatch, told):
+    """Without /proc, and without a descriptor for it: a child that is silent is killed with all its jobs."""
+    really_open = builtins.open
+
+    def without_proc(file, *args, **kwargs):
+        if file != "/proc/self/statm":
+            return really_open(file, *args, **kwargs)
+        if isinstance(told, bytes):
+            return io.BytesIO(told)
+        raise told
+
+    monkeypatch.setattr(builtins, "open", without_proc)
+    seldom.run()
+
+    seldom.upkeep.start()
+
+    assert (1, 0) == (seldom.board.busy, seldom.board.rss_bytes)
+    assert 0 < seldom.board.reported_at <= time.monotonic()
+
+
+def test_the_child_reports_how_busy_it_is(scene):
+    """At its start, and from then on every second or so."""
+    scene.run()
+
+    scene.upkeep.start()
+
+    assert 1 == scene.board.busy
+    scene.dispatched.running.clear()
+    until(lambda: scene.board.busy == 0)
+
+
+def test_what_jobs_say_is_written_soon(scene):
+    """Log lines twice a second."""
+    job = scene.task.enqueue()
+    scene.upkeep.start()
+
+    scene.worker.console.log(job.id, 1, "info", "half way")
+
+    until(job.log)
+
+
+def test_what_was_counted_is_written(scene):
+    """Statistics every other second, and at the end."""
+    (ended,) = scene.task.enqueue() and scene.worker.run()
+    scene.metrics.add([(ended.job, "succeeded", 0, 5)])
+
+    scene.upkeep.start()
+
+    until(lambda: scene.storage.timeline(0, SECOND))
+
+
+def test_a_run_whose_time_is_over_is_told(scene):
+    """Only then, and once."""
+    over = scene.run(timeout_seconds=0.001)
+    within, without = scene.run(timeout_seconds=1_000), scene.run()
+    waiting, told = scene.run(timeout_seconds=0.001, started=0.0), scene.run(timeout_seconds=0.001)
+    told.cancel(CancelKind.STOP, "server stopping")
+
+    scene.upkeep.start()
+    until(lambda: over.cancelled)
+    until(lambda: scene.dispatched.watched >= 3)
+
+    assert (CancelKind.TIMEOUT, "timed out after 0.001 s") == (over.cancelled, over.context.cancel_reason)
+    assert [None, None, None, CancelKind.STOP] == [run.cancelled for run in (within, without, waiting, told)]
+
+
+def test_jobs_that_must_not_overlap_end_with_the_right_to_run(scene, caplog):
+    """Others go on; it is logged once an outage."""
+    careful, other = scene.run(), scene.run()
+    careful.info = attrs.evolve(scene.task.info, on_risk="cancel")
+    scene.upkeep.start()
+    until(lambda: scene.dispatched.watched)
+    before = careful.cancelled
+
+    scene.board.grant(0)
+    until(lambda: careful.cancelled)
+    watched = scene.dispatched.watched
+    until(lambda: scene.dispatched.watched > watched + 1)
+    scene.board.grant(FOR_EVER)
+    until(lambda: scene.dispatched.watched > watched + 3)
+
+    assert (None, CancelKind.LOST, None) == (before, careful.cancelled, other.cancelled)
+    assert "the server cannot be sure that the job is still its own" == careful.context.cancel_reason
+    assert 1 == caplog.text.count("could not renew its session in time; no job is started until it can")
+
+
+def test_a_storage_that_hangs_keeps_no_job_beyond_its_time(scene):
+    """Times are watched, and the child reports, while a duty waits for an answer."""
+    asked, may_answer = threading.Event(), threading.Event()
+    promote = scene.storage.promote
+
+    def hang(limit):
+        asked.set()
+        assert may_answer.wait(20)
+        return promote(limit)
+
+    scene.storage.promote = hang
+    scene.upkeep.start()
+    assert asked.wait(10)
+
+    over, careful = scene.run(timeout_seconds=0.001), scene.run()
+    careful.info = attrs.evolve(scene.task.info, on_risk="cancel")
+    scene.board.grant(0)
+    until(lambda: over.cancelled and careful.cancelled)
+    told = (over.cancelled, careful.cancelled, may_answer.is_set())
+    may_answer.set()
+
+    assert (CancelKind.TIMEOUT, CancelKind.LOST, False) == told
+
+
+# ---- trouble ---------------------------------------------------------------------------------------------
+
+
+def test_a_duty_that_fails_hinders_no_other(scene, caplog):
+    """It is tried again at its next turn; an outage is no error."""
+    caplog.set_level(logging.DEBUG, "firelock")
+    job = scene.task.enqueue()
+    scene.worker.console.log(job.id, 1, "info", "half way")
+    scene.storage.fail("list_sessions", RuntimeError("a bug"), StorageError("refused"))
+    scene.storage.fail("promote", StorageUnavailable("down"))
+
+    scene.upkeep.start()
+
+    until(job.log)
+    scene.until_swept()
+    assert 2 == caplog.text.count("Duty sweep met an error; it is tried again.")
+    assert "Duty due: storage unavailable: down" in caplog.text
+
+
+def test_stopping_writes_what_is_left(seldom, our_threads):
+    """Logs and statistics of the last moments; no thread stays."""
+    (ended,) = seldom.task.enqueue() and seldom.worker.run()
+    seldom.upkeep.start()
+    until(lambda: seldom.storage.called["promote"])
+    seldom.worker.console.log(ended.job.id, 1, "info", "the last word")
+    seldom.metrics.add([(ended.job, "succeeded", 0, 5)])
+
+    seldom.upkeep.stop(10)
+
+    assert ["the last word"] == [line.text for line in seldom.storage.read_log(ended.job.id)]
+    assert seldom.storage.timeline(0, SECOND)
+    assert [] == our_threads("firelock-upkeep")
+
+
+def test_stopping_in_an_outage_says_what_is_lost(seldom, caplog):
+    """And goes on."""
+    (ended,) = seldom.task.enqueue() and seldom.worker.run()
+    seldom.upkeep.start()
+    seldom.metrics.add([(ended.job, "succeeded", 0, 5)])
+    seldom.storage.fail_always("record_metrics", StorageUnavailable("down"))
+    seldom.storage.fail_always("append_logs", StorageUnavailable("down"))
+
+    seldom.upkeep.stop(10)
+
+    assert "Logs or statistics of the last moments were not written: down" in caplog.text

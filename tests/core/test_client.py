@@ -1,0 +1,790 @@
+"""Making jobs: one, many, later, after another; awaited, bulk, with the options of plugins."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
+
+import pytest
+
+from firelock import Firelock, Retry, hookimpl
+from firelock.clock import SECOND, micros
+from firelock.errors import (
+    ArgumentError,
+    ConfigurationError,
+    JobNotFound,
+    ScheduleError,
+    SignatureMismatch,
+    StorageError,
+    StorageUnavailable,
+    TaskError,
+    UnknownScheme,
+    UnsupportedFeature,
+)
+from firelock.values import Edge, On, State
+from tests.core.fakes import FailingStorage, Failure
+
+LATER = datetime(2090, 11, 24, 12, tzinfo=UTC)
+
+
+def send(to: str, copies: int = 1) -> str:
+    return f"{to}×{copies}"
+
+
+async def asend(to: str) -> str:
+    return f"{to}!"
+
+
+@pytest.fixture
+def storage():
+    """A storage that can be told to fail."""
+    return FailingStorage()
+
+
+@pytest.fixture
+def fire(storage):
+    """An app over it."""
+    with Firelock(storage) as fire:
+        yield fire
+
+
+@pytest.fixture
+def mail(fire):
+    """A task with a queue, a priority and a tag of its own."""
+    return fire.task(name="mail.send", queue="mail", priority=3, tags=["to:{to}"])(send)
+
+
+def record(job):
+    """What is stored of the job."""
+    return job.refresh().record()
+
+
+# ---- one job ---------------------------------------------------------------------------------------------
+
+
+def test_an_enqueued_job_is_stored_as_it_was_called(mail):
+    """Task, arguments by name, queue, priority and tags; the handle shows them without a read."""
+    job = mail.enqueue("anna", copies=2)
+
+    stored = record(job)
+    assert ("mail.send", '{"to":"anna","copies":2}', "json", State.ENQUEUED, "mail", 3, ("to:anna",)) == (
+        stored.task, stored.arguments, stored.serializer, stored.state, stored.queue, stored.priority,
+        stored.tags,
+    )  # fmt: skip
+    assert (job.id, State.ENQUEUED, "mail", 3, ("to:anna",)) == (
+        stored.id, job.state, job.queue, job.priority, job.tags
+    )  # fmt: skip
+
+
+def test_options_of_a_call_win_over_the_task_s(mail):
+    """Queue, priority, timeout and retry are the call's; tags are added to the task's."""
+    chosen = mail.using(queue="bulk", priority=0, tags=["x", "to:anna"], timeout=5, retry=Retry(attempts=2))
+
+    stored = record(chosen.enqueue("anna"))
+
+    assert ("bulk", 0, ("to:anna", "x"), 5.0) == (
+        stored.queue, stored.priority, stored.tags, stored.timeout_seconds
+    )  # fmt: skip
+    assert Retry(attempts=2) == Retry.from_json(stored.retry)
+
+
+def test_without_options_the_job_carries_none(fire):
+    """Timeout and retry are looked up on the task when it runs, so that a deploy changes them."""
+    stored = record(fire.task(name="plain", timeout=5, retry=Retry(attempts=2))(send).enqueue("x"))
+
+    assert (None, None, ()) == (stored.timeout_seconds, stored.retry, stored.tags)
+
+
+def test_braces_in_a_tag_of_a_call_are_braces(mail):
+    """Only a task's tags are templates."""
+    assert ("to:anna", "{to}") == mail.using(tags=["{to}"]).enqueue("anna").tags
+
+
+def test_a_job_has_at_most_twenty_tags(mail, fire):
+    """The task's and the call's together; nothing is stored."""
+    with pytest.raises(ConfigurationError, match="21 tags; a job has at most 20"):
+        mail.using(tags=[f"t{number}" for number in range(20)]).enqueue("anna")
+
+    assert {} == fire.storage.counts().by_state
+
+
+@pytest.mark.parametrize(
+    ("call", "error"),
+    [
+        (lambda mail: mail.enqueue(), SignatureMismatch),
+        (lambda mail: mail.enqueue("a", 1, 2), SignatureMismatch),
+        (lambda mail: mail.enqueue("a", size=1), SignatureMismatch),
+        (lambda mail: mail.enqueue(7), ArgumentError),
+        (lambda mail: mail.using(tags=["\n"]).enqueue("a"), ArgumentError),
+        (lambda mail: mail.using(on="failed").enqueue("a"), ConfigurationError),
+    ],
+)
+def test_a_wrong_call_stores_nothing(mail, fire, storage, call, error):
+    """It is refused at the caller's line, before the storage hears of it."""
+    with pytest.raises(error):
+        call(mail)
+
+    assert [] == storage.called["insert"]
+    assert {} == fire.storage.counts().by_state
+
+
+def test_a_storage_that_is_away_is_said(mail, storage):
+    """An enqueue that did not happen raises."""
+    storage.fail_always("insert", StorageUnavailable("down"))
+
+    with pytest.raises(StorageUnavailable, match="down"):
+        mail.enqueue("anna")
+
+    assert 2 == len(storage.called["insert"])
+
+
+@pytest.mark.parametrize("is_late", [False, True], ids=["request", "reply"])
+def test_what_is_lost_on_the_way_is_sent_once_more(mail, fire, storage, is_late):
+    """Whether the request or its reply was lost: there is one job, and the caller holds it."""
+    storage.fail("insert", StorageUnavailable("reset"), is_late=is_late)
+
+    job = mail.enqueue("anna")
+
+    assert {State.ENQUEUED: 1} == fire.storage.counts().by_state
+    assert State.ENQUEUED == fire.jobs.get(job.id).state
+
+
+def test_what_the_storage_knows_not_to_be_stored_is_not_sent_again(mail, storage):
+    """It has waited as long as it was told to; a second wait would double that."""
+    busy = StorageUnavailable("busy")
+    busy.is_untouched = True
+    storage.fail_always("insert", busy)
+
+    with pytest.raises(StorageUnavailable, match="busy"):
+        mail.enqueue("anna")
+
+    assert 1 == len(storage.called["insert"])
+
+
+# ---- later -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("delay", [timedelta(minutes=5), 300, 300.0])
+def test_a_delay_counts_from_now(mail, storage, delay):
+    """A timedelta or seconds; the job is scheduled and its nominal instant is when it is due."""
+    before = storage.clock()
+
+    stored = record(mail.schedule(delay, "anna"))
+
+    assert State.SCHEDULED is stored.state
+    assert before + 300 * SECOND <= stored.due_at <= storage.clock() + 300 * SECOND
+    assert stored.due_at == stored.nominal_at
+
+
+def test_an_instant_is_exact(mail):
+    """An aware datetime of any zone is that instant."""
+    there = LATER.astimezone(timezone(timedelta(hours=5, minutes=30)))
+
+    jobs = [mail.schedule(there, "anna"), mail.using(at=there).enqueue("anna")]
+
+    assert [LATER, LATER] == [job.due_at for job in jobs]
+    assert [State.SCHEDULED] * 2 == [job.state for job in jobs]
+
+
+def test_a_delayed_call_is_scheduled_by_any_verb(mail):
+    """`using(delay=…)` holds for enqueue and for bulk."""
+    late = mail.using(delay=300)
+
+    jobs = [late.enqueue("anna"), *late.enqueue_many([("bert",)])]
+
+    assert [State.SCHEDULED] * 2 == [job.state for job in jobs]
+
+
+@pytest.mark.parametrize("when", [0, timedelta(0), datetime(2001, 1, 1, tzinfo=UTC)])
+def test_what_is_due_already_is_enqueued(mail, when):
+    """An instant in the past is due at once, and stays the job's nominal one."""
+    stored = record(mail.schedule(when, "anna"))
+
+    assert (State.ENQUEUED, None) == (stored.state, stored.due_at)
+    assert stored.nominal_at is not None
+
+
+class NoOffset(tzinfo):
+    """A zone that knows no offset."""
+
+    def utcoffset(self, instant):
+        return None
+
+
+EAST, WEST = timezone(timedelta(hours=14)), timezone(timedelta(hours=-12))
+
+
+@pytest.mark.parametrize(
+    ("when", "words"),
+    [
+        (-1, "Delay -1 is negative"),
+        (timedelta(seconds=-1), "Delay .* is negative"),
+        (-0.000_000_1, "Delay -1e-07 is negative"),
+        (float("nan"), "Delay nan is refused; pass a timedelta or a number of seconds"),
+        (float("inf"), "Delay inf is refused"),
+        (True, "Delay True is refused"),
+        ("5", "Delay '5' is refused"),
+        (date(2026, 1, 1), r"Delay datetime\.date.* is refused"),
+        (1e18, r"Delay 1e\+18 ends after the year 9999"),
+        (1e308, r"Delay 1e\+308 ends after the year 9999"),
+        (-1e308, r"Delay -1e\+308 is negative"),
+        (10**400, "Delay .* ends after the year 9999"),
+        (timedelta.max, "ends after the year 9999"),
+        (datetime(2026, 1, 1), "2026-01-01T00:00:00 has no time zone"),  # noqa: DTZ001 - that is the mistake
+        (datetime(2026, 1, 1, tzinfo=NoOffset()), "2026-01-01T00:00:00 has no time zone"),
+        (
+            datetime.max.replace(tzinfo=WEST),
+            "9999-12-31T23:59:59.999999-12:00 lies outside of the years 1 to 9999",
+        ),
+        (
+            datetime.min.replace(tzinfo=EAST),
+            r"0001-01-01T00:00:00\+14:00 lies outside of the years 1 to 9999",
+        ),
+    ],
+)
+def test_a_wrong_instant_is_refused(mail, fire, when, words):
+    """Nothing is stored for a time that is none."""
+    with pytest.raises(ScheduleError, match=words):
+        mail.schedule(when, "anna")
+
+    assert {} == fire.storage.counts().by_state
+
+
+@pytest.mark.parametrize("at", ["tomorrow", 5, date(2026, 1, 1)])
+def test_at_takes_a_datetime(mail, at):
+    """The message shows what was given and an example."""
+    with pytest.raises(ScheduleError, match=r"at=.* is no datetime; pass an aware one"):
+        mail.using(at=at).enqueue("anna")
+
+
+@pytest.mark.parametrize("instant", [datetime.max.replace(tzinfo=UTC), datetime.min.replace(tzinfo=UTC)])
+def test_the_first_and_the_last_instant_can_be_read(mail, instant):
+    """What is stored comes back as a datetime."""
+    stored = record(mail.schedule(instant, "anna"))
+
+    assert micros(instant) == stored.nominal_at
+    assert mail.schedule(instant, "anna").due_at in (instant, None)
+
+
+# ---- many ------------------------------------------------------------------------------------------------
+
+
+def test_many_are_stored_in_order_500_at_a_time(mail, storage):
+    """One handle a call; each chunk is one insert."""
+    jobs = mail.enqueue_many([(f"user {number}",) for number in range(1_201)])
+
+    assert [500, 500, 201] == [len(jobs) for (jobs,) in storage.called["insert"]]
+    assert [f"to:user {number}" for number in range(1_201)] == [job.tags[0] for job in jobs]
+    assert 1_201 == storage.counts().by_state[State.ENQUEUED]
+
+
+def test_many_of_a_task_without_tags_are_alike(fire):
+    """What the jobs share is worked out once; arguments and ids are each's own."""
+    task = fire.task(name="plain", queue="mail", priority=3)(send)
+
+    jobs = task.using(delay=300, timeout=5, retry=Retry(attempts=1)).enqueue_many([["a"], ("b", 2)])
+
+    stored = [record(job) for job in jobs]
+    assert ['{"to":"a"}', '{"to":"b","copies":2}'] == [one.arguments for one in stored]
+    assert {("mail", 3, State.SCHEDULED, 5.0)} == {
+        (one.queue, one.priority, one.state, one.timeout_seconds) for one in stored
+    }
+    assert 1 == len({(one.due_at, one.nominal_at, one.created_at, one.retry) for one in stored})
+    assert 2 == len({job.id for job in jobs})
+
+
+def test_none_are_many(fire, mail, storage):
+    """An empty list is no mistake and no insert."""
+    assert ([], [], []) == (
+        mail.enqueue_many([]),
+        fire.task(name="p")(send).enqueue_many([]),
+        fire.enqueue_many([]),
+    )
+    assert [] == storage.called["insert"]
+
+
+def test_one_wrong_call_of_many_stores_none(fire, mail):
+    """All are checked before the first is stored."""
+    plain = fire.task(name="plain")(send)
+    for task in (mail, plain):
+        with pytest.raises(ArgumentError):
+            task.enqueue_many([("a",), (7,), ("b",)])
+
+    with pytest.raises(SignatureMismatch):
+        fire.enqueue_many([mail.call("a"), plain.call()])
+
+    assert {} == fire.storage.counts().by_state
+
+
+def test_calls_of_several_tasks_are_stored_together(fire, mail, storage):
+    """Each with its own options, in the order given."""
+    plain = fire.task(name="plain")(send)
+
+    jobs = fire.enqueue_many(
+        [mail.call("a"), plain.using(queue="bulk").call("b"), plain.using(delay=9).call("c")]
+    )
+
+    assert [("mail.send", "mail"), ("plain", "bulk"), ("plain", "default")] == [
+        (job.task, job.queue) for job in jobs
+    ]
+    assert State.SCHEDULED is jobs[2].state
+    assert 1 == len(storage.called["insert"])
+
+
+@pytest.mark.parametrize("calls", [["ab"], "ab", [b"ab"], [7], [{"to": "a"}], 7])
+def test_many_takes_a_tuple_a_job(fire, mail, calls):
+    """A text would be taken apart into its characters: it is refused, whether the task has tags or not."""
+    two = fire.task(name="two")(lambda one, other: None)
+    for task in (mail, two):
+        with pytest.raises(TaskError, match=r"enqueue_many takes a tuple of arguments for each job"):
+            task.enqueue_many(calls)
+
+    assert {} == fire.storage.counts().by_state
+
+
+def test_many_takes_calls(fire, mail):
+    """`fire.enqueue_many` wants what `task.call(…)` returns."""
+    for calls in ([mail], [("a",)], [mail.call("a"), send]):
+        with pytest.raises(TaskError, match=r"fire\.enqueue_many takes what task\.call\(…\) returns"):
+            fire.enqueue_many(calls)
+
+    assert {} == fire.storage.counts().by_state
+
+
+def test_a_chunk_that_fails_stores_nothing_of_itself(mail, storage):
+    """What the former chunks stored stays."""
+    down = Failure(StorageUnavailable("down"))
+    storage.failing["insert"].extend([None, down, down])
+
+    with pytest.raises(StorageUnavailable):
+        mail.enqueue_many([("a",)] * 700)
+
+    assert 500 == storage.counts().by_state[State.ENQUEUED]
+
+
+# ---- within a transaction --------------------------------------------------------------------------------
+
+
+class TakesTransactions(FailingStorage):
+    """A storage that takes any object for a transaction of its own."""
+
+    def insert(self, jobs, *, within=None):
+        self.called["within"].append(within)
+        return super().insert(jobs)
+
+
+def test_a_transaction_goes_to_the_storage():
+    """One for all jobs of a call."""
+    storage, session = TakesTransactions(), object()
+    with Firelock(storage) as fire:
+        task = fire.task(name="plain")(send)
+        inside = task.using(within=session)
+
+        inside.enqueue("a")
+        inside.enqueue_many([("b",)])
+        fire.enqueue_many([inside.call("c"), inside.call("d")])
+
+    assert [session] * 3 == storage.called["within"]
+
+
+def test_calls_of_several_transactions_are_refused(fire, mail):
+    """No storage could keep both or neither."""
+    with pytest.raises(ConfigurationError, match="name different transactions; give each its own call"):
+        fire.enqueue_many([mail.using(within=object()).call("a"), mail.call("b")])
+
+    assert {} == fire.storage.counts().by_state
+
+
+def test_a_storage_without_transactions_refuses_one(mail, fire):
+    """memory:// has none to join, by every verb."""
+    inside = mail.using(within=object())
+    for call in (
+        lambda: inside.enqueue("a"),
+        lambda: inside.enqueue_many([("a",)]),
+        lambda: asyncio.run(inside.aenqueue("a")),
+    ):
+        with pytest.raises(UnsupportedFeature, match="has no transactions to join; enqueue without within="):
+            call()
+
+    assert {} == fire.storage.counts().by_state
+
+
+def test_an_async_session_runs_it_in_its_own_greenlet():
+    """`run_sync` of a SQLAlchemy AsyncSession gives the session that the storage joins."""
+    storage = TakesTransactions()
+
+    class AsyncSession:
+        async def run_sync(self, function):
+            return function("the session inside")
+
+    async def enqueue(task):
+        return await task.using(within=AsyncSession()).aenqueue("a")
+
+    with Firelock(storage) as fire:
+        asyncio.run(enqueue(fire.task(name="plain")(send)))
+
+    assert ["the session inside"] == storage.called["within"]
+
+
+# ---- awaited ---------------------------------------------------------------------------------------------
+
+
+def test_the_async_verbs_do_the_same(fire, mail):
+    """aenqueue, aschedule, aenqueue_many, athen."""
+
+    async def use():
+        job = await mail.aenqueue("a")
+        later = await mail.aschedule(LATER, "b")
+        many = await fire.aenqueue_many([mail.call("c")])
+        child = await job.athen(mail, "d")
+        return [job, later, *many, child]
+
+    jobs = asyncio.run(use())
+
+    assert [State.ENQUEUED, State.SCHEDULED, State.ENQUEUED, State.AWAITING] == [
+        record(job).state for job in jobs
+    ]
+
+
+def test_concurrent_awaits_share_round_trips(mail, storage):
+    """A hundred awaits of one moment are a few inserts."""
+
+    async def use():
+        return await asyncio.gather(*(mail.aenqueue(f"user {number}") for number in range(100)))
+
+    jobs = asyncio.run(use())
+
+    assert 100 == len({job.id for job in jobs})
+    assert 20 > len(storage.called["insert"])
+
+
+def test_awaiting_never_blocks_the_loop(mail, storage):
+    """The first look at the storage's clock is a round trip: it is done in a thread."""
+    seen, clock = [], storage.clock
+
+    def noted():
+        seen.append(threading.current_thread() is threading.main_thread())
+        return clock()
+
+    storage.clock = noted
+    asyncio.run(mail.aenqueue("a"))
+
+    assert {False} == set(seen)
+
+
+def test_an_awaited_error_is_its_caller_s(mail, fire):
+    """Also that of a continuation whose parent is gone, among other awaits."""
+    parent = mail.enqueue("a")
+    fire.storage.clear()
+
+    async def use():
+        return await asyncio.gather(
+            mail.aenqueue("b"), fire.client.acreate_child(parent.id, mail, ("c",), {}), return_exceptions=True
+        )
+
+    stored, refused = asyncio.run(use())
+
+    assert (State.ENQUEUED, JobNotFound) == (record(stored).state, type(refused))
+
+
+# ---- continuations ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("on", "words"),
+    [
+        (None, "has succeeded"), ("succeeded", "has succeeded"), ("failed", "has failed"),
+        ("deleted", "is deleted"), ("finished", "has ended"),
+    ],
+)  # fmt: skip
+def test_a_continuation_waits_for_its_parent(mail, on, words):
+    """It says for which end, in its edge and in words."""
+    parent = mail.enqueue("a")
+
+    stored = record(parent.then(mail.using(on=on), "b"))
+
+    assert (State.AWAITING, (Edge(parent.id, On(on or "succeeded")),)) == (stored.state, stored.parents)
+    assert f"runs when {parent.id} {words}" == stored.reason
+
+
+def test_a_continuation_keeps_its_task_s_options(mail):
+    """Queue, priority and tags are the child's own; it is never due at an instant."""
+    parent = mail.enqueue("a")
+
+    stored = record(parent.then(mail.using(queue="bulk"), "b"))
+
+    assert ("bulk", 3, ("to:b",), None, None) == (
+        stored.queue, stored.priority, stored.tags, stored.due_at, stored.nominal_at
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("options", [{"delay": 5}, {"at": LATER}])
+def test_a_continuation_has_no_instant(mail, fire, options):
+    """It runs when its parent has ended."""
+    parent = mail.enqueue("a")
+
+    with pytest.raises(ConfigurationError, match=r"delay and at cannot be given with then\(\)"):
+        parent.then(mail.using(**options), "b")
+
+    assert {State.ENQUEUED: 1} == dict(fire.storage.counts().by_state)
+
+
+@pytest.mark.parametrize("what", [send, "mail.send", None, 7])
+def test_only_a_task_continues(mail, fire, what):
+    """A function that is no task, or a call that was made already, cannot be stored."""
+    parent = mail.enqueue("a")
+
+    with pytest.raises(TaskError, match=r"then\(\) takes a task, then its arguments: job\.then\(task, …\)"):
+        parent.then(what, "b")
+    with pytest.raises(TaskError, match=r"then\(\) takes a task"):
+        asyncio.run(parent.athen(mail.call("b")))
+
+    assert {State.ENQUEUED: 1} == dict(fire.storage.counts().by_state)
+
+
+# ---- plugins ---------------------------------------------------------------------------------------------
+
+
+def app(*plugins):
+    """An app with these plugins, and a task."""
+    fire = Firelock("memory://", plugins=list(plugins))
+    return fire, fire.task(name="plain", queue="mail")(send)
+
+
+def choosing(**options):
+    """A plugin that chooses these options for every call."""
+
+    class Choosing:
+        @hookimpl
+        def job_options(self, task, call):
+            return options
+
+    return Choosing
+
+
+def test_a_plugin_chooses_what_the_caller_left_open():
+    """The caller's options win, then the plugin's, then the task's."""
+    fire, task = app(choosing(queue="tenant", priority=7, tags=["t"]))
+
+    with fire:
+        chosen, given = record(task.enqueue("a")), record(task.using(queue="bulk").enqueue("a"))
+        many = [record(job) for job in task.enqueue_many([("a",)])]
+
+    assert [("tenant", 7, ("t",)), ("bulk", 7, ("t",)), ("tenant", 7, ("t",))] == [
+        (one.queue, one.priority, one.tags) for one in (chosen, given, *many)
+    ]
+
+
+def test_a_plugin_sees_the_call():
+    """Task, arguments and the options that were given."""
+    seen = []
+
+    class Seeing:
+        @hookimpl
+        def job_options(self, task, call):
+            seen.append((task.name, call.task, call.args, call.kwargs, call.options))
+
+    fire, task = app(Seeing)
+    with fire:
+        task.using(queue="bulk").enqueue("a", copies=2)
+
+    assert [("plain", "plain", ("a",), {"copies": 2}, {"queue": "bulk"})] == seen
+
+
+def test_a_caller_s_instant_wins_over_a_plugin_s_delay():
+    """Delay and instant are two ways to say one thing."""
+    fire, task = app(choosing(delay=300))
+
+    with fire:
+        jobs = [task.schedule(LATER, "a"), task.schedule(5, "a"), task.enqueue("a")]
+
+    assert [LATER, True, True] == [
+        jobs[0].due_at, jobs[1].due_at < jobs[2].due_at, jobs[2].state is State.SCHEDULED
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"quee": "x"}, "job_options hook answered .*quee.*, which using.* does not take"),
+        ({"queue": "X"}, "Queue name 'X' is refused"),
+        ({"within": object()}, "job_options hook answered within, which only the caller can give"),
+        ({"on": "failed"}, "job_options hook answered on, which only the caller can give"),
+    ],
+)
+def test_a_plugin_s_wrong_option_is_refused(options, words):
+    """The caller learns of it before anything is stored."""
+    fire, task = app(choosing(**options))
+
+    with fire:
+        with pytest.raises(ConfigurationError, match=words):
+            task.enqueue("a")
+
+        assert {} == fire.storage.counts().by_state
+
+
+def test_observers_learn_of_stored_batches():
+    """Once a batch, after it was stored; jobs of triggers and continuations too."""
+    seen = []
+
+    class Observer:
+        @hookimpl
+        def jobs_created(self, jobs):
+            seen.append([job.arguments for job in jobs])
+
+    fire, task = app(Observer)
+    with fire:
+        first = task.enqueue("a")
+        task.enqueue_many([("b",), ("c",)])
+        first.then(task, "d")
+        asyncio.run(task.aenqueue("e"))
+        task.recur("nightly", "0 2 * * *", "f")
+        fire.recurring.trigger("nightly")
+
+    assert [["a"], ["b", "c"], ["d"], ["e"], ["f"]] == [
+        [text.removeprefix('{"to":"').removesuffix('"}') for text in batch] for batch in seen
+    ]
+
+
+def test_an_observer_s_error_touches_no_job(caplog):
+    """It is logged; the job is stored and its handle returned."""
+
+    class Broken:
+        @hookimpl
+        def jobs_created(self, jobs):
+            raise RuntimeError("boom")
+
+    fire, task = app(Broken)
+    with fire:
+        assert State.ENQUEUED is record(task.enqueue("a")).state
+
+    assert "raised in jobs_created; no job is touched" in caplog.text
+
+
+# ---- the app ---------------------------------------------------------------------------------------------
+
+
+def test_a_closed_app_stores_nothing(mail, fire):
+    """Every verb says so, at once."""
+    fire.close()
+
+    for call in (
+        lambda: mail.enqueue("a"),
+        lambda: mail.enqueue_many([("a",)]),
+        lambda: asyncio.run(mail.aenqueue("a")),
+        lambda: mail.recur("nightly", "0 2 * * *", "a"),
+    ):
+        with pytest.raises(StorageError, match="closed"):
+            call()
+
+
+def test_closing_twice_is_allowed():
+    """Also as a context manager, of either kind."""
+
+    async def use(fire):
+        async with fire as same:
+            return same is fire
+
+    fire = Firelock("memory://")
+    with fire:
+        pass
+    fire.close()
+
+    assert asyncio.run(use(fire))
+
+
+def test_the_storage_may_be_named_by_the_environment(monkeypatch):
+    """`Firelock()` reads FIRELOCK_STORAGE; without one it says what to write."""
+    monkeypatch.setenv("FIRELOCK_STORAGE", "memory://by-environment")
+    with Firelock() as fire:
+        shown = repr(fire)
+    monkeypatch.setenv("FIRELOCK_STORAGE", "")
+
+    with pytest.raises(
+        ConfigurationError, match=r'No storage is named\. Write Firelock\("sqlite:///jobs.db"\)'
+    ):
+        Firelock()
+    assert "<Firelock memory://by-environment>" == shown
+
+
+def test_another_storage_takes_everything_along():
+    """After `use_storage` jobs, locks, awaits and results are there."""
+    with Firelock("memory://one") as fire, Firelock("memory://two") as other:
+        task = fire.task(name="plain")(send)
+        fire.use_storage("memory://two")
+
+        jobs = [task.enqueue("a"), asyncio.run(task.aenqueue("b"))]
+        with fire.lock("x"):
+            is_there = other.storage.get_record("lock", "x") is not None
+
+        assert {job.id for job in jobs} == {job.id for job in other.jobs.find()}
+        assert is_there
+
+
+def test_a_storage_that_the_app_opened_is_closed_when_another_takes_its_place(tmp_path):
+    """Its connections end, and what waits for its jobs with them; also where it was taken itself before."""
+    with Firelock(f"sqlite:///{tmp_path}/one.db") as fire:
+        task, formers = fire.task(name="plain")(send), []
+        for url in (f"sqlite:///{tmp_path}/two.db", "memory://three"):
+            asyncio.run(task.aenqueue("a"))
+            formers.append(fire.storage)
+            fire.use_storage(url)
+
+        for former in formers:
+            with pytest.raises(StorageError, match="is closed; open another one"):
+                former.counts()
+        assert 0 == fire.jobs.counts().total
+
+
+def test_a_storage_that_was_passed_stays_open_when_another_takes_its_place(storage):
+    """It is its maker's to close."""
+    with Firelock(storage) as fire:
+        fire.task(name="plain")(send).enqueue("a")
+        fire.use_storage("memory://two")
+
+        assert {State.ENQUEUED: 1} == storage.counts().by_state
+
+
+def test_a_storage_that_cannot_be_opened_leaves_the_former_one(storage):
+    """It is in use, and open."""
+    with Firelock(storage) as fire:
+        with pytest.raises(UnknownScheme):
+            fire.use_storage("nowhere://")
+
+        assert fire.task(name="plain")(send).enqueue("a").id == next(iter(fire.jobs.find())).id
+
+
+def test_other_locks_stay_when_the_storage_changes():
+    """A provider of its own is not replaced."""
+    with Firelock("memory://one") as locks:
+
+        class Elsewhere:
+            @hookimpl
+            def register_lock_providers(self):
+                return {"elsewhere": lambda url: locks.storage}
+
+        with Firelock("memory://", locks="elsewhere://", plugins=[Elsewhere]) as fire:
+            fire.use_storage("memory://two")
+            with fire.lock("x"):
+                assert locks.storage.get_record("lock", "x") is not None
+
+
+@pytest.mark.parametrize("imports", ["app.tasks", 7, [7]])
+def test_imports_are_a_list_of_names(imports):
+    """One name without its list would be taken apart."""
+    with pytest.raises(ConfigurationError, match=r"imports=.* is no list of module names; write imports="):
+        Firelock("memory://", imports=imports)
+
+
+def test_imports_register_their_tasks(tmp_path, monkeypatch):
+    """The named modules are imported when a server asks for it, and only those."""
+    (tmp_path / "tasks_of_a_test.py").write_text("IMPORTED = True\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    with Firelock("memory://", imports=["tasks_of_a_test"]) as fire:
+        fire.load_imports()
+
+    import tasks_of_a_test
+
+    assert tasks_of_a_test.IMPORTED

@@ -1,0 +1,249 @@
+"""Concurrent awaits share a round trip, and each gets its own answer."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+
+from firelock.errors import JobNotFound, StorageError, StorageUnavailable
+from firelock.group_commit import GroupCommit
+from firelock.values import Edge, NewJob, State
+from tests.core.fakes import FailingStorage
+
+
+class SlowStorage(FailingStorage):
+    """A storage whose first insert waits until the test lets it go."""
+
+    def __init__(self):
+        super().__init__()
+        self.began, self.may_go = threading.Event(), threading.Event()
+
+    def insert(self, jobs, *, within=None):
+        self.began.set()
+        self.may_go.wait(10)
+        return super().insert(jobs, within=within)
+
+
+@pytest.fixture
+def storage():
+    """A storage that can be told to fail."""
+    storage = FailingStorage()
+    yield storage
+    storage.close()
+
+
+@pytest.fixture
+def commit(storage):
+    """A group commit of that storage, closed at the end."""
+    commit = GroupCommit(storage)
+    yield commit
+    commit.close()
+
+
+def job(**fields):
+    """A job that can be stored."""
+    given = {"id": f"job-{next(numbers)}", "state": State.ENQUEUED, **fields}
+    return NewJob(
+        given.pop("id"), "mail.send", "{}", "json", "default", 0, given.pop("state"), 0, **given
+    )  # fmt: skip
+
+
+numbers = iter(range(1_000_000))
+
+
+def stored(storage, jobs):
+    """Which of the jobs are stored."""
+    return [record is not None for record in storage.get([one.id for one in jobs])]
+
+
+def test_an_await_returns_when_its_job_is_stored(storage, commit):
+    """One await is one insert."""
+    one = job()
+
+    asyncio.run(commit.insert(one))
+
+    assert [True] == stored(storage, [one])
+
+
+def test_nothing_runs_before_the_first_await(storage, our_threads):
+    """The thread is started by whoever needs it first."""
+    before = len(our_threads("firelock-enqueue"))
+    commit = GroupCommit(storage)
+
+    commit.close()
+
+    assert before == len(our_threads("firelock-enqueue"))
+
+
+def test_awaits_of_one_moment_share_an_insert():
+    """What gathers while a round trip is under way goes with the next one."""
+    storage = SlowStorage()
+    commit, jobs = GroupCommit(storage), [job() for _ in range(100)]
+
+    async def enqueue():
+        first = asyncio.create_task(commit.insert(jobs[0]))
+        await asyncio.to_thread(storage.began.wait, 10)
+        others = [asyncio.create_task(commit.insert(one)) for one in jobs[1:]]
+        await asyncio.wait(others, timeout=0)
+        storage.may_go.set()
+        await asyncio.gather(first, *others)
+
+    asyncio.run(enqueue())
+    commit.close()
+
+    assert [1, 99] == [len(batch[0]) for batch in storage.called["insert"]]
+    assert [True] * 100 == stored(storage, jobs)
+
+
+def test_a_batch_has_a_largest_size():
+    """More than 500 awaits take several inserts, in order."""
+    storage = SlowStorage()
+    commit, jobs = GroupCommit(storage), [job() for _ in range(1_200)]
+
+    async def enqueue():
+        storage_is_asked = asyncio.to_thread(storage.began.wait, 10)
+        tasks = [asyncio.create_task(commit.insert(one)) for one in jobs]
+        await storage_is_asked
+        await asyncio.wait(tasks, timeout=0)
+        storage.may_go.set()
+        await asyncio.gather(*tasks)
+
+    asyncio.run(enqueue())
+    commit.close()
+
+    inserts = [batch[0] for batch in storage.called["insert"]]
+    assert 500 == max(len(batch) for batch in inserts)
+    assert jobs == [one for batch in inserts for one in batch]
+
+
+def test_one_bad_job_does_not_refuse_its_neighbours():
+    """A batch that is refused is stored one by one: each await gets the answer of its own job."""
+    storage = SlowStorage()
+    commit = GroupCommit(storage)
+    jobs = [job(), job(state=State.AWAITING, parents=(Edge("nobody"),)), job()]
+
+    async def enqueue():
+        first = asyncio.create_task(commit.insert(job()))
+        await asyncio.to_thread(storage.began.wait, 10)
+        tasks = [asyncio.create_task(commit.insert(one)) for one in jobs]
+        await asyncio.wait(tasks, timeout=0)
+        storage.may_go.set()
+        return await asyncio.gather(first, *tasks, return_exceptions=True)
+
+    answers = asyncio.run(enqueue())
+    commit.close()
+
+    assert [None, None, JobNotFound, None] == [answer and type(answer) for answer in answers]
+    assert [True, False, True] == stored(storage, jobs)
+
+
+def test_an_outage_is_met_once_a_batch():
+    """A storage that is away is asked twice a batch, not for each job; each await has an error of its own."""
+    storage = SlowStorage()
+    commit, jobs = GroupCommit(storage), [job() for _ in range(20)]
+
+    async def enqueue():
+        first = asyncio.create_task(commit.insert(job()))
+        await asyncio.to_thread(storage.began.wait, 10)
+        tasks = [asyncio.create_task(commit.insert(one)) for one in jobs]
+        await asyncio.wait(tasks, timeout=0)
+        storage.fail_always("insert", StorageUnavailable("down"))
+        storage.may_go.set()
+        await asyncio.wait([first, *tasks])
+        return [task.exception() for task in tasks]
+
+    errors = asyncio.run(enqueue())
+    commit.close()
+
+    assert [(StorageUnavailable, "down")] * 20 == [(type(error), str(error)) for error in errors]
+    assert 20 == len({id(error) for error in errors})
+    assert 4 == len(storage.called["insert"])
+
+
+def test_any_error_reaches_its_await(storage, commit):
+    """Also what no storage should raise is the awaiting coroutine's, not the thread's."""
+    storage.fail("insert", RuntimeError("a bug of a plugin"))
+
+    with pytest.raises(RuntimeError, match="a bug of a plugin"):
+        asyncio.run(commit.insert(job()))
+
+    asyncio.run(commit.insert(job()))
+
+
+def test_several_loops_are_answered(storage, commit):
+    """Coroutines of two event loops in two threads enqueue through one app."""
+    jobs = [job(), job()]
+    others = [threading.Thread(target=asyncio.run, args=(commit.insert(one),)) for one in jobs]
+
+    for other in others:
+        other.start()
+    for other in others:
+        other.join(10)
+
+    assert [True, True] == stored(storage, jobs)
+
+
+def test_a_cancelled_await_hinders_nobody():
+    """The others of its batch are answered; its own job may be stored."""
+    storage = SlowStorage()
+    commit, jobs = GroupCommit(storage), [job(), job()]
+
+    async def enqueue():
+        tasks = [asyncio.create_task(commit.insert(one)) for one in jobs]
+        await asyncio.to_thread(storage.began.wait, 10)
+        tasks[0].cancel()
+        await asyncio.wait(tasks[:1])
+        storage.may_go.set()
+        await tasks[1]
+
+    asyncio.run(enqueue())
+    commit.close()
+
+    assert stored(storage, jobs)[1]
+
+
+def test_a_loop_that_has_closed_meanwhile_is_passed_over():
+    """An answer that nobody awaits any more ends nothing: the next await is served."""
+    storage = SlowStorage()
+    commit, lost = GroupCommit(storage), job()
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(commit.insert(lost))
+    loop.run_until_complete(asyncio.wait([task], timeout=0))
+    task.cancel()
+    loop.run_until_complete(asyncio.wait([task]))
+    loop.close()
+
+    storage.may_go.set()
+    asyncio.run(commit.insert(later := job()))
+    commit.close()
+
+    assert [True, True] == stored(storage, [lost, later])
+
+
+def test_closing_stores_what_waits(our_threads):
+    """What was awaited before the close is stored before it returns."""
+    storage = SlowStorage()
+    commit, jobs = GroupCommit(storage), [job() for _ in range(3)]
+
+    async def enqueue():
+        tasks = [asyncio.create_task(commit.insert(one)) for one in jobs]
+        await asyncio.to_thread(storage.began.wait, 10)
+        storage.may_go.set()
+        await asyncio.to_thread(commit.close)
+        await asyncio.gather(*tasks)
+
+    asyncio.run(enqueue())
+
+    assert [True] * 3 == stored(storage, jobs)
+    assert [] == our_threads("firelock-enqueue")
+
+
+def test_after_the_close_nothing_is_stored(storage, commit):
+    """An await on a closed app is an error at once; closing twice is allowed."""
+    commit.close()
+    commit.close()
+
+    with pytest.raises(StorageError, match="This Firelock is closed; make a new one"):
+        asyncio.run(commit.insert(job()))

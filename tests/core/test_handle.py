@@ -1,0 +1,816 @@
+"""The handle of a job: a snapshot, and verbs that say what the job's state does not allow."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from firelock import Firelock, Retry, hookimpl
+from firelock.errors import (
+    JobConflict,
+    JobDeleted,
+    JobFailed,
+    JobNotCommitted,
+    JobNotFound,
+    ResultTimeout,
+    ResultUnavailable,
+    StorageError,
+    StorageUnavailable,
+    UnknownTask,
+)
+from firelock.memory import MemoryStorage
+from firelock.serializer import JsonSerializer
+from firelock.values import State
+from tests.core.fakes import FailingStorage, Worker
+
+LATER = datetime(2090, 11, 24, 12, tzinfo=UTC)
+
+
+class Fallible(FailingStorage):
+    """A storage with transactions: jobs enqueued within one are stored when it commits."""
+
+    def insert(self, jobs, *, within=None):
+        if within is None:
+            return super().insert(jobs)
+        within.extend(jobs)
+        return [True] * len(jobs)
+
+
+@pytest.fixture
+def fire():
+    """An app whose storage has transactions and fails as told."""
+    with Firelock(Fallible()) as fire:
+        yield fire
+
+
+@pytest.fixture
+def worker(fire):
+    """Runs its jobs by hand."""
+    return Worker(fire)
+
+
+def add(a: int, b: int = 0) -> int:
+    return a + b
+
+
+@pytest.fixture
+def adding(fire):
+    """A task that returns a number."""
+    return fire.task(name="add", queue="sums", priority=5, tags=["a:{a}"])(add)
+
+
+@pytest.fixture
+def failing(fire):
+    """A task that fails for good."""
+
+    def fail():
+        raise ValueError("no such sum")
+
+    return fire.task(name="fail", retry=Retry.never())(fail)
+
+
+# ---- the snapshot ----------------------------------------------------------------------------------------
+
+
+def test_a_handle_shows_what_it_saw_last(adding, worker):
+    """The state is that of the last look; `refresh()` looks, and returns the handle itself."""
+    job = adding.enqueue(1)
+
+    worker.run()
+    before, same = job.state, job.refresh()
+
+    assert (State.ENQUEUED, State.SUCCEEDED) == (before, job.state)
+    assert same is job
+
+
+def test_arefresh_looks_too(adding, worker):
+    """The coroutine updates the handle as the verb does, and returns it."""
+    job = adding.enqueue(1)
+
+    worker.run()
+    same = asyncio.run(job.arefresh())
+
+    assert (job, State.SUCCEEDED) == (same, job.state)
+    assert same is job
+
+
+def test_handles_of_one_job_are_equal(adding, fire):
+    """Whatever they show; they hash alike and print id, task and state."""
+    job, other = adding.enqueue(1), adding.enqueue(2)
+
+    assert job == job.refresh() == fire.jobs.get(job.id)
+    assert {job} == {job, fire.jobs.get(job.id)}
+    assert (True, True) == (job != other, job != job.id)
+    assert f"<Job {job.id} add enqueued>" == repr(job)
+
+
+def facts_of(job):
+    """Return what every property of the handle shows."""
+    return {
+        name: getattr(job, name)
+        for name, value in vars(type(job)).items()
+        if isinstance(value, property) and not name.startswith("_")
+    }
+
+
+def test_a_fresh_handle_shows_what_was_enqueued(adding):
+    """It has seen its job handed over and no more: nothing has run, nothing has failed."""
+    job = adding.schedule(LATER, 1)
+
+    shown = facts_of(job)
+
+    assert {
+        "task": "add", "state": State.SCHEDULED, "queue": "sums", "priority": 5, "tags": ("a:1",),
+        "reason": None, "created_at": job.created_at, "due_at": LATER, "next_due_at": LATER, "error": None,
+        "attempt": 0, "retries": 0, "server": None, "started_at": None, "ended_at": None,
+    } == shown  # fmt: skip
+    assert UTC is job.created_at.tzinfo
+
+
+def test_a_refreshed_handle_shows_how_its_job_ran(adding, worker):
+    """Attempt, server and instants are those of the last look."""
+    job = adding.enqueue(1)
+
+    worker.run()
+    job.refresh()
+
+    assert (1, 0, "host:a", None) == (job.attempt, job.retries, job.server, job.error)
+    assert job.created_at <= job.started_at <= job.ended_at
+
+
+def test_what_a_job_was_made_for_stays(adding, worker):
+    """`due_at` is what `JobContext.due_at` says, always; `next_due_at` is what it waits for."""
+    later, now = adding.schedule(LATER, 1), adding.enqueue(1)
+    waiting = (later.due_at, later.next_due_at, now.due_at, now.next_due_at)
+
+    later.requeue()
+    worker.run()
+    ended = [(job.due_at, job.next_due_at) for job in (later.refresh(), now.refresh())]
+
+    assert (LATER, LATER, now.created_at, None) == waiting
+    assert [(LATER, None), (now.created_at, None)] == ended
+
+
+def test_a_retry_is_what_a_job_waits_for(fire, worker):
+    """The retry's instant is the next one; what the job was made for stays."""
+
+    def fail():
+        raise ValueError
+
+    job = fire.task(name="again", retry=Retry.fixed(60, jitter=0))(fail).enqueue()
+    worker.run()
+    job.refresh()
+
+    assert job.created_at == job.due_at
+    assert timedelta(seconds=60) == job.next_due_at - fire.jobs.get(job.id).history()[-1].at
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda adding: adding.enqueue(1),
+        lambda adding: adding.enqueue_many([(1,), (2,)])[1],
+        lambda adding: adding.schedule(LATER, 1).then(adding, 2),
+        lambda adding: adding.enqueue(1).refresh(),
+        lambda adding: adding.enqueue(1).delete(),
+    ],
+    ids=["fresh", "of many", "continuation", "refreshed", "deleted"],
+)
+def test_no_property_reads_the_storage(adding, fire, make):
+    """A coroutine may look at a handle: what it shows was seen before."""
+    job = make(adding)
+    fire.storage.fail_always("get", StorageUnavailable("gone"))
+
+    shown = facts_of(job)
+
+    assert ("add", 0, None) == (shown["task"], shown["attempt"], shown["error"])
+
+
+def test_handles_of_many_jobs_are_updated_one_by_one(fire, worker):
+    """What one of them has seen, the others have not."""
+    first, second = fire.task(name="plain")(add).enqueue_many([(1,), (2,)])
+
+    worker.run()
+    first.refresh()
+
+    assert (State.SUCCEEDED, State.ENQUEUED) == (first.state, second.state)
+    assert (2, State.SUCCEEDED) == (second.result(), second.state)
+    assert [first.id, second.id] == [first.record().id, second.record().id]
+
+
+def test_a_result_leaves_the_handle_at_what_it_saw(adding, worker):
+    """Who has the result need not ask for the state."""
+    job, awaited = adding.enqueue(1), adding.enqueue(2)
+    worker.run()
+
+    job.result()
+    asyncio.run(awaited.aresult())
+
+    assert (State.SUCCEEDED, State.SUCCEEDED) == (job.state, awaited.state)
+    assert 1 == job.attempt
+
+
+def test_a_result_that_is_none_leaves_the_handle_at_what_it_saw(failing, worker):
+    """Whoever catches the error finds its cause in the handle."""
+    job = failing.enqueue()
+    worker.run()
+
+    with pytest.raises(JobFailed):
+        job.result()
+
+    assert (State.FAILED, "ValueError", 1) == (job.state, job.error.type, job.attempt)
+
+
+def test_a_result_that_is_late_leaves_the_handle_at_what_it_saw(adding, worker):
+    """The job was running when the time was over."""
+    job = adding.enqueue(1)
+    worker.claim()
+
+    with pytest.raises(ResultTimeout):
+        job.result(timeout=0)
+
+    assert (State.PROCESSING, "host:a") == (job.state, job.server)
+
+
+def test_a_handle_whose_job_is_gone_stays_at_what_it_saw(adding, fire):
+    """There is nothing newer to show."""
+    job = adding.enqueue(1)
+    fire.storage.clear()
+
+    with pytest.raises(JobNotFound):
+        job.refresh()
+
+    assert State.ENQUEUED is job.state
+
+
+def test_record_is_what_was_seen_or_is_read_now(adding, fire):
+    """A fresh handle has seen nothing stored: it reads, and shows it from then on."""
+    job = adding.enqueue(1)
+    fire.jobs.delete([job.id])
+
+    read, seen = job.record(), asyncio.run(job.arecord())
+
+    assert (State.DELETED, State.DELETED) == (read.state, job.state)
+    assert seen is read
+
+
+class Slow(MemoryStorage):
+    """A storage whose answer to a thread called slow comes when it is told to."""
+
+    def __init__(self):
+        super().__init__("")
+        self.read, self.go = threading.Event(), threading.Event()
+
+    def get(self, ids):
+        records = super().get(ids)
+        if threading.current_thread().name == "slow":
+            self.read.set()
+            assert self.go.wait(30)
+        return records
+
+
+@pytest.mark.parametrize(
+    ("verb", "state"),
+    [
+        (lambda job: job.delete(), State.DELETED),
+        (lambda job: job.result(timeout=30), State.SUCCEEDED),
+        (lambda job: asyncio.run(job.aresult(timeout=30)), State.SUCCEEDED),
+        (lambda job: job.refresh(), State.SUCCEEDED),
+    ],
+    ids=["delete", "result", "aresult", "refresh"],
+)
+def test_a_late_answer_never_takes_a_handle_back(verb, state):
+    """Of two looks by two threads the one that began last stays, whichever comes back last."""
+    storage = Slow()
+    with Firelock(storage) as fire:
+        job = fire.task(name="add")(add).enqueue(1)
+        slow = threading.Thread(target=job.refresh, name="slow")
+        slow.start()
+        assert storage.read.wait(30)
+        if state is State.SUCCEEDED:
+            Worker(fire).run()
+
+        verb(job)
+        seen = job.state
+        storage.go.set()
+        slow.join(30)
+
+        assert (state, state) == (seen, job.state)
+
+
+def test_a_job_tells_its_life(fire, worker):
+    """History, failed attempts, log and progress, with aware datetimes."""
+
+    def talk(job):
+        job.log("half way", level="warning")
+        job.progress(1, 2, "page one")
+        raise ValueError("boom")
+
+    talk.__annotations__["job"] = "JobContext"
+    job = fire.task(name="talk", retry=Retry.never())(talk).enqueue()
+    worker.run()
+
+    assert [State.ENQUEUED, State.FAILED] == [step.state for step in job.history()]
+    assert [(1, "ValueError", "boom")] == [
+        (one.attempt, one.error.type, one.error.message) for one in job.errors()
+    ]
+    assert "ValueError: boom" in job.errors()[0].error.traceback
+    assert [(1, "warning", "half way")] == [(line.number, line.level, line.text) for line in job.log()]
+    assert [] == job.log(after=1)
+    assert (1, 2, "page one") == (job.progress().done, job.progress().total, job.progress().message)
+    assert {UTC} == {one.at.tzinfo for one in (*job.history(), *job.errors(), *job.log(), job.progress())}
+
+
+def test_a_job_that_has_said_nothing_has_no_progress(adding):
+    """Absence is None, not zero."""
+    assert (None, [], []) == ((job := adding.enqueue(1)).progress(), job.log(), job.errors())
+
+
+def test_a_job_that_is_gone_is_not_found(adding, fire):
+    """A pruned job has no state of now."""
+    job = adding.enqueue(1)
+    fire.storage.clear()
+
+    for verb in (job.refresh, job.requeue, job.delete):
+        with pytest.raises(JobNotFound, match=f"Job {job.id} is not stored: .*pruned"):
+            verb()
+    with pytest.raises(JobNotFound):
+        job.then(adding, 1)
+
+
+# ---- results ---------------------------------------------------------------------------------------------
+
+
+def test_a_result_is_what_the_task_returned(adding, worker):
+    """As the type of its annotation; awaited or not."""
+    job = adding.enqueue(40, 2)
+
+    worker.run()
+
+    assert (42, 42) == (job.result(), asyncio.run(job.aresult(timeout=5)))
+
+
+def test_a_result_is_waited_for(adding, worker):
+    """Who asks before the end waits for it."""
+    job, answers = adding.enqueue(40, 2), []
+    waiting = threading.Thread(target=lambda: answers.append(job.result(timeout=10)))
+
+    waiting.start()
+    worker.run()
+    waiting.join(10)
+
+    assert [42] == answers
+
+
+def test_a_result_waits_through_retries(fire, worker):
+    """A retry is no end."""
+    failures = [ValueError("first")]
+
+    def flaky() -> str:
+        if failures:
+            raise failures.pop()
+        return "done"
+
+    job = fire.task(name="flaky", retry=Retry.fixed(0, jitter=0))(flaky).enqueue()
+    worker.run()
+    with pytest.raises(ResultTimeout):
+        job.result(timeout=0)
+    worker.run()
+
+    assert "done" == job.result()
+
+
+def test_none_is_a_result(fire, worker):
+    """A task that returns nothing has succeeded with None."""
+    job = fire.task(name="nothing")(lambda: None).enqueue()
+
+    worker.run()
+
+    assert job.result() is None
+
+
+def test_a_failed_job_has_no_result(failing, worker):
+    """The message carries the last error."""
+    job = failing.enqueue()
+    worker.run()
+
+    with pytest.raises(JobFailed, match=rf"Job {job.id} \(fail\) failed: ValueError: no such sum"):
+        job.result()
+    with pytest.raises(JobFailed):
+        asyncio.run(job.aresult())
+
+
+def test_a_deleted_job_has_no_result(adding):
+    """The message says why it was deleted."""
+    job = adding.enqueue(1)
+    job.delete()
+
+    with pytest.raises(JobDeleted, match=rf"Job {job.id} \(add\) was deleted: deleted by code\."):
+        job.result()
+
+
+@pytest.mark.parametrize("timeout", [0, 0.02])
+def test_a_result_that_is_not_there_in_time(adding, timeout):
+    """The message says for how long was waited; waiting again is allowed."""
+    job = adding.enqueue(1)
+
+    for _ in range(2):
+        with pytest.raises(ResultTimeout, match=rf"Job {job.id} \(add\) had not ended within {timeout} s"):
+            job.result(timeout=timeout)
+    with pytest.raises(ResultTimeout):
+        asyncio.run(job.aresult(timeout=timeout))
+
+
+def test_a_result_that_is_there_needs_no_time(adding, worker):
+    """A timeout of zero asks once."""
+    job = adding.enqueue(40, 2)
+    worker.run()
+
+    assert (42, 42) == (job.result(timeout=0), asyncio.run(job.aresult(timeout=0)))
+
+
+def test_a_pruned_result_is_unavailable(adding, fire):
+    """The result is gone with its job."""
+    job = adding.enqueue(1)
+    fire.storage.clear()
+
+    with pytest.raises(ResultUnavailable, match=f"Job {job.id} is not stored any more"):
+        job.result()
+
+
+class Opaque:
+    """What no JSON says."""
+
+
+def test_an_unserialisable_result_is_unavailable(fire, worker):
+    """The job has succeeded; the reason why its result is absent is told."""
+    job = fire.task(name="opaque")(lambda: Opaque()).enqueue()  # noqa: PLW0108 - a lambda of its own
+
+    worker.run()
+
+    assert State.SUCCEEDED is job.refresh().state
+    with pytest.raises(
+        ResultUnavailable, match=rf"{job.id} \(opaque\) succeeded: the result was not stored: .*Opaque"
+    ):
+        job.result()
+
+
+def untrue() -> int:
+    return None
+
+
+def test_nothing_where_something_was_promised_is_unavailable(fire, worker):
+    """A task annotated to return a number that returns None has succeeded without a storable result."""
+    job = fire.task(untrue).enqueue()
+
+    worker.run()
+
+    with pytest.raises(ResultUnavailable, match=r"the result was not stored: .*NoneType"):
+        job.result()
+
+
+def test_a_result_of_an_unknown_task_cannot_be_read(adding, fire, worker):
+    """Its type is that of a task which is not registered here."""
+    job = adding.enqueue(1)
+    worker.run()
+
+    with (
+        Firelock(fire.storage) as other,
+        pytest.raises(
+            UnknownTask, match=f"result of job {job.id} cannot be read: task 'add' is not registered here"
+        ),
+    ):
+        other.jobs.get(job.id).result()
+
+
+class Rot13(JsonSerializer):
+    """A serializer of a plugin."""
+
+    name = "rot13"
+
+    def dumps(self, value):
+        return super().dumps(value).translate(ROT13)
+
+    def loads(self, text):
+        return super().loads(text.translate(ROT13))
+
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+ROT13 = str.maketrans(LETTERS, LETTERS[13:] + LETTERS[:13])
+
+
+class Rotating:
+    """Offers it."""
+
+    @hookimpl
+    def register_serializers(self):
+        return {"rot13": Rot13()}
+
+
+def test_every_result_goes_through_its_job_s_serializer():
+    """None as well: what a serializer did not write it cannot read."""
+    with Firelock("memory://", serializer="rot13", plugins=[Rotating]) as fire:
+        jobs = [
+            fire.task(name="nothing")(lambda: None).enqueue(),
+            fire.task(name="word")(lambda: "word").enqueue(),
+        ]
+
+        Worker(fire).run()
+
+        assert ["ahyy", '"jbeq"'] == [job.record().result for job in map(type(jobs[0]).refresh, jobs)]
+        assert [None, "word"] == [job.result() for job in jobs]
+
+
+def test_a_result_of_an_uninstalled_serializer_is_unavailable():
+    """The message names the serializer that is missing."""
+    storage = FailingStorage()
+    writing = Firelock(storage, serializer="rot13", plugins=[Rotating])
+    job = writing.task(name="word")(lambda: "word").enqueue()
+    Worker(writing).run()
+
+    with Firelock(storage) as reading:
+        reading.task(name="word")(lambda: "word")
+        with pytest.raises(ResultUnavailable, match="serializer 'rot13', which is not installed here"):
+            reading.jobs.get(job.id).result()
+
+
+def test_an_outage_while_waiting_is_not_a_timeout(adding, fire):
+    """Where the storage cannot be asked at the end, that is said."""
+    job = adding.enqueue(1)
+    fire.storage.fail_always("get", StorageUnavailable("down"))
+
+    with pytest.raises(StorageUnavailable):
+        job.result(timeout=0.01)
+
+
+def test_a_closed_app_gives_no_results(adding, fire):
+    """At once, instead of waiting for ever."""
+    job = adding.enqueue(1)
+    fire.close()
+
+    with pytest.raises(StorageError, match="closed"):
+        job.result()
+    with pytest.raises(StorageError, match="closed"):
+        asyncio.run(job.aresult())
+
+
+def test_a_wait_ends_when_the_app_is_closed(adding, fire):
+    """Who waits in a coroutine is told as well."""
+    job = adding.enqueue(1)
+
+    async def wait():
+        waiting = asyncio.create_task(job.aresult())
+        await asyncio.wait([waiting], timeout=0.02)
+        await asyncio.to_thread(fire.close)
+        await waiting
+
+    with pytest.raises(StorageError, match="closed while a result was awaited"):
+        asyncio.run(wait())
+
+
+# ---- acting ----------------------------------------------------------------------------------------------
+
+PREPARE = {
+    State.ENQUEUED: lambda job, worker: None,
+    State.SCHEDULED: lambda job, worker: None,
+    State.AWAITING: lambda job, worker: None,
+    State.PROCESSING: lambda job, worker: worker.claim(),
+    State.SUCCEEDED: lambda job, worker: worker.run(),
+    State.FAILED: lambda job, worker: worker.run(),
+    State.DELETED: lambda job, worker: job.delete(),
+}
+
+
+@pytest.fixture
+def in_state(adding, failing, worker):
+    """Returns a job that is in the state."""
+
+    def make(state):
+        if state is State.AWAITING:
+            return adding.schedule(LATER, 1).then(adding, 2)
+        job = {State.SCHEDULED: lambda: adding.schedule(LATER, 1), State.FAILED: failing.enqueue}.get(
+            state, lambda: adding.enqueue(1)
+        )()
+        PREPARE[state](job, worker)
+        return job
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "state", [state for state in State if state not in (State.ENQUEUED, State.PROCESSING)]
+)
+def test_a_job_that_is_not_about_to_run_can_be_requeued(in_state, state):
+    """Its handle shows it enqueued, by this code's word."""
+    job = in_state(state)
+    assert state is job.refresh().state
+
+    again = job.requeue()
+
+    assert (State.ENQUEUED, "requeued by code") == (job.state, job.reason)
+    assert again is job
+
+
+@pytest.mark.parametrize("state", [State.ENQUEUED, State.PROCESSING])
+def test_a_job_that_is_about_to_run_cannot_be_requeued(in_state, state):
+    """The message names its state and what holds."""
+    job = in_state(state)
+
+    with pytest.raises(JobConflict, match=f"Job {job.id} is {state}; it cannot be requeued: it runs anyway"):
+        job.requeue()
+    with pytest.raises(JobConflict):
+        asyncio.run(job.arequeue())
+
+    assert state is job.state
+
+
+@pytest.mark.parametrize("state", [State.SCHEDULED, State.ENQUEUED, State.FAILED])
+def test_a_deleted_job_can_be_what_it_was(in_state, state):
+    """It is in its former state again, by this code's word, with its instant or its error."""
+    job = in_state(state)
+    before = job.refresh().record()
+    job.delete()
+
+    restored = job.restore()
+
+    assert (state, "restored by code") == (restored.state, restored.reason)
+    assert (before.due_at, before.error) == (restored.record().due_at, restored.record().error)
+    assert (before.retries, before.attempt) == (restored.retries, restored.attempt)
+
+
+@pytest.mark.parametrize(
+    ("state", "why"),
+    [
+        (State.PROCESSING, "it was running when it was deleted"),
+        (State.SUCCEEDED, "it had succeeded, and its result went with the delete"),
+        (State.AWAITING, "it waited for another job"),
+    ],
+)
+def test_a_delete_that_lost_something_is_not_taken_back(in_state, state, why):
+    """The message names what the job was and what was lost, and that it can be requeued."""
+    job = in_state(state)
+    job.delete()
+
+    with pytest.raises(JobConflict, match=rf"Job {job.id} cannot be restored: {why}.*requeue\(\)"):
+        job.restore()
+    with pytest.raises(JobConflict):
+        asyncio.run(job.arestore())
+
+    assert State.DELETED is job.refresh().state
+
+
+def test_a_parent_is_not_restored(adding):
+    """What waited for it was decided by its delete."""
+    job = adding.enqueue(1)
+    job.then(adding, 2)
+    job.delete()
+
+    with pytest.raises(JobConflict, match="continuations waited for it, and its delete decided them"):
+        job.restore()
+
+
+@pytest.mark.parametrize("state", [state for state in State if state is not State.DELETED])
+def test_what_is_not_deleted_is_not_restored(in_state, state):
+    """The message says what it is."""
+    job = in_state(state)
+
+    with pytest.raises(JobConflict, match=f"it is {state}, not deleted"):
+        job.restore()
+
+
+def test_a_job_that_changes_while_it_is_restored_stays(adding, fire, worker):
+    """It was deleted again, while it ran: what it was before the first delete is over."""
+    job = adding.enqueue(1)
+    job.delete()
+    history = fire.storage.history
+
+    def history_then_more(job_id):
+        entries = history(job_id)
+        fire.storage.history = history
+        fire.jobs.requeue([job_id])
+        worker.claim()
+        fire.jobs.delete([job_id])
+        return entries
+
+    fire.storage.history = history_then_more
+    with pytest.raises(JobConflict, match="it cannot be restored: it was changed meanwhile"):
+        job.restore()
+
+    assert State.DELETED is job.refresh().state
+
+
+def test_a_delete_is_told_though_the_storage_goes_away_after_it(caplog):
+    """Continuations that it set free wait for a server's sweep."""
+    with Firelock(FailingStorage()) as fire:
+        task = fire.task(name="add")(add)
+        parent = task.enqueue(1)
+        child = parent.then(task, 2)
+        fire.storage.fail("release", StorageUnavailable("gone"))
+
+        parent.delete()
+
+        assert (State.DELETED, State.AWAITING) == (parent.state, child.refresh().state)
+    assert "Continuations wait for the next sweep of a server: gone" in caplog.text
+
+
+@pytest.mark.parametrize("state", [state for state in State if state is not State.DELETED])
+def test_any_job_can_be_deleted(in_state, state):
+    """Its handle shows it deleted, and says when it may be pruned."""
+    job = in_state(state)
+
+    same = job.delete()
+
+    assert (State.DELETED, "deleted by code") == (job.state, job.reason)
+    assert job.record().expires_at is not None
+    assert same is job
+
+
+def test_a_deleted_job_cannot_be_deleted(in_state):
+    """Once is enough; by coroutine too."""
+    job = in_state(State.DELETED)
+
+    with pytest.raises(JobConflict, match=f"Job {job.id} is deleted; it cannot be deleted: it is already"):
+        job.delete()
+    with pytest.raises(JobConflict):
+        asyncio.run(job.adelete())
+
+
+def test_the_async_verbs_act_too(adding):
+    """adelete, then arequeue."""
+    job = adding.enqueue(1)
+
+    async def act():
+        return [(await job.adelete()).state, (await job.arequeue()).state]
+
+    assert [State.DELETED, State.ENQUEUED] == asyncio.run(act())
+
+
+def test_deleting_a_parent_decides_its_children_at_once(adding):
+    """Nobody waits for the upkeep of a server."""
+    parent = adding.enqueue(1)
+    children = [parent.then(adding, 2), parent.then(adding.using(on="deleted"), 3)]
+
+    parent.delete()
+
+    assert [State.DELETED, State.ENQUEUED] == [child.refresh().state for child in children]
+
+
+# ---- before the commit -----------------------------------------------------------------------------------
+
+
+def test_before_the_commit_a_job_is_not_there(adding, fire):
+    """Every verb says what to do, apart from a continuation in the same transaction."""
+    session = []
+    job = adding.using(within=session).enqueue(1)
+
+    for verb in (
+        job.refresh, job.result, job.requeue, job.delete, lambda: job.then(adding, 2),
+        lambda: asyncio.run(job.aresult()), lambda: asyncio.run(job.athen(adding, 2)),
+    ):  # fmt: skip
+        with pytest.raises(JobNotCommitted, match=f"Job {job.id} is not stored: .* Commit it first"):
+            verb()
+    child = job.then(adding.using(within=session), 2)
+
+    assert (State.ENQUEUED, State.AWAITING) == (job.state, child.state)
+    assert {} == fire.storage.counts().by_state
+
+
+def test_after_a_rollback_the_message_says_that_the_job_will_never_be(adding):
+    """Nobody is sent to commit what was rolled back: the job has to be enqueued again."""
+    session = []
+    job = adding.using(within=session).enqueue(1)
+    session.clear()
+
+    with pytest.raises(JobNotCommitted) as caught:
+        job.refresh()
+
+    assert (
+        f"Job {job.id} is not stored: the transaction it was enqueued in has not committed, or was rolled "
+        "back. Commit it first; if it was rolled back, there is no such job: enqueue it again."
+    ) == str(caught.value)
+
+
+def test_after_the_commit_it_is_a_job_like_any_other(adding, fire, worker):
+    """The same handle goes on."""
+    session = []
+    job = adding.using(within=session).enqueue(40, 2)
+    asynchronous = asyncio.run(adding.using(within=session).aenqueue(1))
+
+    fire.storage.insert(session)
+    worker.run()
+
+    assert (42, 1) == (job.result(timeout=5), asynchronous.result(timeout=5))
+    assert State.AWAITING is not job.then(adding, 2).refresh().state
+
+
+def test_deleting_after_the_commit_works(adding, fire):
+    """The first verb looks whether the job is there, later ones need not."""
+    session = []
+    job = adding.using(within=session, delay=timedelta(hours=1)).enqueue(1)
+    fire.storage.insert(session)
+
+    assert State.DELETED is job.delete().state
+    assert State.ENQUEUED is job.requeue().state

@@ -1,0 +1,696 @@
+"""Every hook: when it is asked, what its answer does, what its exception does not do."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import threading
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+
+import attrs
+import pytest
+
+from firelock import (
+    Command,
+    ConfigurationError,
+    Firelock,
+    JobContext,
+    JobDeleted,
+    JobFailed,
+    PluginError,
+    Retry,
+    RetryDecision,
+    Serializer,
+    Snooze,
+    State,
+    hookimpl,
+)
+from firelock.memory import MemoryStorage
+from tests.core.fakes import until
+
+
+def plugin(**hooks):
+    """An object that implements these hooks."""
+    return type("Plugin", (), {name: staticmethod(hookimpl(hook)) for name, hook in hooks.items()})()
+
+
+def noted(argument, found):
+    """A hook that keeps its one argument."""
+    hooks = {
+        "converter": lambda converter: found.append(converter),  # noqa: PLW0108 - pluggy goes by the name
+        "server": lambda server: found.append(server),  # noqa: PLW0108
+        "settled": lambda settled: found.append(settled),  # noqa: PLW0108
+    }
+    return hooks[argument]
+
+
+@pytest.fixture
+def make_app():
+    """A function that returns an app in memory with these plugins; all are closed at the end."""
+    apps = []
+
+    def make(*plugins, url="memory://", **options):
+        apps.append(Firelock(url, plugins=list(plugins), **options))
+        return apps[-1]
+
+    yield make
+    for app in apps:
+        app.close()
+
+
+def run(app, job):
+    """The job as it is once a server has ended it."""
+    with app.server(workers=1), suppress(JobFailed, JobDeleted):
+        job.result(timeout=20)
+    return job.refresh()
+
+
+def add_boom(app, *, retry=None):
+    """A task that fails, without retries unless they are given."""
+
+    @app.task(name="boom", retry=retry or Retry.never())
+    def boom(number: int) -> None:
+        raise ValueError(number)
+
+    return boom
+
+
+def add_work(app):
+    """A task that succeeds."""
+
+    @app.task(name="work")
+    def work(number: int) -> int:
+        return number
+
+    return work
+
+
+# ---- registration ----------------------------------------------------------------------------------------
+
+
+def test_register_storages_offers_a_scheme(make_app):
+    """The factory gets the whole URL, and its storage is the app's."""
+    urls = []
+
+    def factory(url):
+        urls.append(url)
+        return MemoryStorage()
+
+    app = make_app(plugin(register_storages=lambda: {"scratch": factory}), url="scratch://here?x=1")
+
+    assert ["scratch://here?x=1"] == urls
+    assert add_work(app).enqueue(1).refresh().state is State.ENQUEUED
+
+
+def test_register_storages_refuses_a_scheme_that_is_offered_twice(make_app):
+    """Two plugins with one scheme stop the start, both named."""
+    with pytest.raises(PluginError, match="both offer the storage scheme 'memory'"):
+        make_app(plugin(register_storages=lambda: {"memory": MemoryStorage}))
+
+
+def test_register_serializers_writes_new_jobs_and_reads_its_own(make_app):
+    """A job keeps the name of what wrote it, and is read by that."""
+
+    class Backwards(Serializer):
+        name = "backwards"
+
+        def dumps(self, value):
+            return json.dumps(value)[::-1]
+
+        def loads(self, text):
+            return json.loads(text[::-1])
+
+    app = make_app(plugin(register_serializers=lambda: {"backwards": Backwards()}), serializer="backwards")
+    job = add_work(app).enqueue(17)
+
+    ended = run(app, job)
+
+    assert ("backwards", '}71 :"rebmun"{', "71") == (
+        ended.record().serializer, ended.record().arguments, ended.record().result,
+    )  # fmt: skip
+    assert 17 == job.result(timeout=20)
+
+
+def test_register_lock_providers_takes_the_storage_s_place(make_app):
+    """Locks are asked of the provider that the URL names."""
+    elsewhere = MemoryStorage()
+    app = make_app(plugin(register_lock_providers=lambda: {"else": lambda url: elsewhere}), locks="else://")
+
+    with app.lock("a"):
+        is_free_there = elsewhere.acquire_lock("a", "somebody", 30)
+        is_free_here = app.storage.acquire_lock("a", "somebody", 30)
+
+    assert (None, 1) == (is_free_there, is_free_here)
+
+
+def test_register_commands_are_collected_from_every_plugin(make_app):
+    """The app knows the commands of all its plugins."""
+
+    def command(name):
+        return Command(name, "Help.", lambda parser: None, lambda options: 7)
+
+    app = make_app(
+        plugin(register_commands=lambda: [command("a"), command("b")]),
+        plugin(register_commands=lambda: [command("c")]),
+    )
+
+    commands = {found.name: found for found in app.plugins.commands()}
+    assert {"a", "b", "c"} <= commands.keys()
+    assert 7 == commands["a"].run(argparse.Namespace())
+
+
+# ---- configuration ---------------------------------------------------------------------------------------
+
+
+def test_configure_converter_is_called_once_an_app(make_app):
+    """The first argument that needs the converter has it configured; a plain one never does."""
+    seen = []
+    app = make_app(plugin(configure_converter=noted("converter", seen)))
+
+    @app.task(name="plain")
+    def plain(number: int) -> None: ...
+
+    @app.task(name="odd")
+    def odd(span: timedelta) -> None: ...
+
+    plain.enqueue(1)
+    before = len(seen)
+    odd.enqueue(timedelta(1))
+    odd.enqueue(timedelta(2))
+
+    assert (0, 1) == (before, len(seen))
+
+
+# ---- creating --------------------------------------------------------------------------------------------
+
+
+def test_job_options_yield_to_the_caller_s(make_app):
+    """What `using` gave wins, then the plugin that runs first: of an app's list the last."""
+    app = make_app(
+        plugin(job_options=lambda: {"queue": "first", "priority": 1}),
+        plugin(job_options=lambda: {"queue": "last"}),
+    )
+    work = add_work(app)
+
+    plain, given = work.enqueue(1), work.using(queue="caller").enqueue(1)
+
+    assert [("last", 1), ("caller", 1)] == [(job.queue, job.priority) for job in (plain, given)]
+
+
+def test_job_options_see_the_call(make_app):
+    """The plugin knows the task, the arguments and what the caller chose."""
+    calls = []
+    app = make_app(plugin(job_options=lambda task, call: calls.append((task.name, call))))
+
+    add_work(app).using(priority=3).enqueue(1)
+
+    [(name, call)] = calls
+    assert ("work", "work", (1,), {}, {"priority": 3}) == (
+        name, call.task, call.args, call.kwargs, call.options,
+    )  # fmt: skip
+
+
+def test_job_options_that_raise_stop_the_caller(make_app):
+    """An exception goes to the caller, and nothing is stored."""
+
+    def refuse():
+        message = "no tenant"
+        raise LookupError(message)
+
+    app = make_app(plugin(job_options=refuse))
+
+    with pytest.raises(LookupError, match="no tenant"):
+        add_work(app).enqueue(1)
+    assert {} == dict(app.storage.counts().by_state)
+
+
+def test_job_options_that_do_not_exist_are_refused(make_app):
+    """An answer that `using` would not take names the hook."""
+    app = make_app(plugin(job_options=lambda: {"colour": "red"}))
+
+    with pytest.raises(ConfigurationError, match="job_options hook answered"):
+        add_work(app).enqueue(1)
+
+
+def test_jobs_created_reports_a_batch_once(make_app):
+    """Jobs that were stored in one step are one report."""
+    batches = []
+    app = make_app(plugin(jobs_created=lambda jobs: batches.append(len(jobs))))
+    work = add_work(app)
+
+    work.enqueue_many([(number,) for number in range(501)])
+    work.enqueue(1)
+
+    assert [500, 1, 1] == batches
+
+
+def test_jobs_created_that_raises_touches_no_job(make_app, caplog):
+    """The exception is logged, other plugins are told, the job is stored."""
+    told = []
+
+    def complain():
+        message = "no audit today"
+        raise OSError(message)
+
+    app = make_app(plugin(jobs_created=lambda jobs: told.append(len(jobs))), plugin(jobs_created=complain))
+    with caplog.at_level(logging.ERROR):
+        job = add_work(app).enqueue(1)
+
+    assert [1] == told
+    assert "raised in jobs_created" in caplog.text
+    assert job.refresh().state is State.ENQUEUED
+
+
+# ---- running ---------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def noting(name, steps):
+    """Note entering and leaving."""
+    steps.append(f"enter {name}")
+    yield
+    steps.append(f"leave {name}")
+
+
+def test_job_context_is_entered_around_the_run(make_app):
+    """The plugin that runs first is outermost; one that answers None takes no part."""
+    steps = []
+    app = make_app(
+        plugin(job_context=lambda: noting("inner", steps)),
+        plugin(job_context=lambda: None),
+        plugin(job_context=lambda job, task: noting(f"outer {task.name} {job.attempt}", steps)),
+    )
+
+    @app.task(name="step")
+    def step() -> None:
+        steps.append("run")
+
+    run(app, step.enqueue())
+
+    assert ["enter outer step 1", "enter inner", "run", "leave inner", "leave outer step 1"] == steps
+
+
+def test_job_context_is_entered_around_a_coroutine(make_app):
+    """An `async def` task is wrapped alike."""
+    steps = []
+    app = make_app(plugin(job_context=lambda: noting("it", steps)))
+
+    @app.task(name="step")
+    async def step() -> None:
+        steps.append("run")
+
+    run(app, step.enqueue())
+
+    assert ["enter it", "run", "leave it"] == steps
+
+
+class Connections:
+    """A stand-in for a registry with a connection a thread, as web frameworks have; it notes what is done."""
+
+    def __init__(self):
+        self._local = threading.local()
+        self.open = {}  # by thread
+
+    def use(self):
+        """The thread's connection is open."""
+        self.open[threading.get_ident()] = self._local.connection = object()
+
+    def close(self):
+        """The connection of the very thread that calls is closed; another's cannot be."""
+        if getattr(self._local, "connection", None) is not None:
+            self._local.connection = None
+            del self.open[threading.get_ident()]
+
+
+def closing(connections):
+    """A plugin that closes the connections around each job."""
+
+    @contextmanager
+    def context():
+        connections.close()
+        try:
+            yield
+        finally:
+            connections.close()
+
+    return plugin(job_context=lambda: context())  # noqa: PLW0108 - pluggy goes by the name
+
+
+def overrun(job):
+    until(lambda: job.cancelled)
+    job.raise_if_cancelled()
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["def", "async def"])
+@pytest.mark.parametrize("end", ["returns", "raises", "runs out of time", "is deleted"])
+def test_job_context_closes_what_the_job_has_opened_in_its_thread(make_app, is_async, end):
+    """However the job ends: a thread's connections are closed in that thread."""
+    connections, opened = Connections(), threading.Event()
+    app = make_app(closing(connections))
+
+    def work(job):
+        connections.use()
+        opened.set()
+        if end == "raises":
+            raise ValueError(end)
+        if end != "returns":
+            overrun(job)
+
+    async def awork(job: JobContext) -> None:
+        connections.use()
+        opened.set()
+        if end == "raises":
+            raise ValueError(end)
+        if end != "returns":
+            await asyncio.Event().wait()
+
+    def in_thread(job: JobContext) -> None:
+        work(job)
+
+    task = app.task(
+        name="work", retry=Retry.never(), timeout=0.05 if end == "runs out of time" else None
+    )(awork if is_async else in_thread)  # fmt: skip
+
+    with app.server(workers=1, async_workers=1):
+        job = task.enqueue()
+        assert opened.wait(30)
+        if end == "is deleted":
+            job.delete()
+        with suppress(JobFailed, JobDeleted):
+            job.result(timeout=30)
+
+    assert {} == connections.open
+
+
+def test_job_context_that_raises_fails_the_attempt(make_app):
+    """An exception of the plugin's own is the attempt's."""
+
+    def broken():
+        message = "tracer is away"
+        raise RuntimeError(message)
+
+    app = make_app(plugin(job_context=broken))
+
+    ended = run(app, add_work(app).using(retry=Retry.never()).enqueue(1))
+
+    assert (State.FAILED, "RuntimeError") == (ended.state, ended.error.type)
+
+
+@pytest.mark.parametrize(
+    ("decision", "state", "reason"),
+    [
+        (RetryDecision.fail("enough"), State.FAILED, "enough"),
+        (RetryDecision.delete("not needed"), State.DELETED, "not needed"),
+    ],
+)
+def test_retry_decision_wins_over_the_task_s_policy(make_app, decision, state, reason):
+    """The plugin's word counts, although ten retries are left."""
+    app = make_app(plugin(retry_decision=lambda: decision))
+
+    ended = run(app, add_boom(app, retry=Retry()).enqueue(1))
+
+    assert (state, reason) == (ended.state, ended.reason)
+
+
+def test_retry_decision_is_asked_also_when_no_retries_are_left(make_app):
+    """The plugin sees decoded arguments, and may give one more run."""
+    asked = []
+
+    def once_more(job, error):
+        asked.append((job.args, job.attempt, str(error)))
+        return RetryDecision.retry(0) if job.attempt == 1 else None
+
+    app = make_app(plugin(retry_decision=once_more))
+
+    ended = run(app, add_boom(app).enqueue(7))
+
+    assert [((7,), 1, "7"), ((7,), 2, "7")] == asked
+    assert State.FAILED is ended.state
+
+
+def test_retry_decision_of_the_first_plugin_ends_the_question(make_app):
+    """Who answers None passes the question on; behind an answer nobody is asked."""
+    asked = []
+
+    def answer(name, decision):
+        def decide():
+            asked.append(name)
+            return decision
+
+        return plugin(retry_decision=decide)
+
+    app = make_app(
+        answer("third", RetryDecision.fail("third")),
+        answer("second", RetryDecision.fail("second")),
+        answer("first", None),
+    )
+
+    ended = run(app, add_boom(app).enqueue(1))
+
+    assert (["first", "second"], "second") == (asked, ended.reason)
+
+
+def test_retry_decision_that_raises_counts_as_none(make_app, caplog):
+    """The task's own policy decides, and the log says what happened."""
+
+    def broken():
+        message = "no idea"
+        raise RuntimeError(message)
+
+    app = make_app(plugin(retry_decision=broken))
+
+    ended = run(app, add_boom(app).enqueue(1))
+
+    assert "no retries allowed: ValueError: 1" == ended.reason
+    assert "raised in retry_decision" in caplog.text
+
+
+def test_elect_transition_replaces_the_end(make_app):
+    """The job takes the way that the plugin chose, with the guards of the proposed one."""
+    proposals = []
+
+    def vanish(job, proposed):
+        proposals.append((job.task, proposed.to))
+        return attrs.evolve(proposed, to=State.DELETED, reason="elected")
+
+    app = make_app(plugin(elect_transition=vanish))
+
+    ended = run(app, add_boom(app).enqueue(1))
+
+    assert [("boom", State.FAILED)] == proposals
+    assert (State.DELETED, "elected") == (ended.state, ended.reason)
+
+
+def test_elect_transition_that_raises_counts_as_none(make_app, caplog):
+    """The proposed end holds."""
+
+    def broken():
+        message = "no idea"
+        raise RuntimeError(message)
+
+    app = make_app(plugin(elect_transition=broken))
+
+    ended = run(app, add_work(app).enqueue(1))
+
+    assert State.SUCCEEDED is ended.state
+    assert "raised in elect_transition" in caplog.text
+
+
+def test_jobs_settled_reports_ends_that_were_accepted(make_app):
+    """Each end of an attempt is reported once, a snooze as well as a success."""
+    batches = []
+    app = make_app(plugin(jobs_settled=noted("settled", batches)))
+    runs = []
+
+    @app.task(name="twice")
+    def twice() -> str | Snooze:
+        runs.append(1)
+        return Snooze(timedelta(microseconds=1)) if len(runs) == 1 else "done"
+
+    run(app, twice.enqueue())
+
+    assert [(1, State.SCHEDULED), (1, State.SUCCEEDED)] == [
+        (end.job.attempt, end.transition.to) for settled in batches for end in settled
+    ]
+
+
+def test_jobs_settled_that_raises_touches_no_job(make_app, caplog):
+    """The exception is logged; the job has ended."""
+
+    def broken():
+        message = "no histogram"
+        raise RuntimeError(message)
+
+    app = make_app(plugin(jobs_settled=broken))
+
+    ended = run(app, add_work(app).enqueue(1))
+
+    assert State.SUCCEEDED is ended.state
+    assert "raised in jobs_settled" in caplog.text
+
+
+# ---- servers ---------------------------------------------------------------------------------------------
+
+
+def life(make_app, **hooks):
+    """The app of a server that has started and stopped."""
+    app = make_app(plugin(**hooks))
+    add_work(app)
+    with app.server(workers=3, queues=["a", "b"], name="here"):
+        pass
+    return app
+
+
+def test_server_started_and_stopped_know_the_server(make_app):
+    """Both are told once, of the same server."""
+    told = []
+
+    life(
+        make_app,
+        server_started=noted("server", told),
+        server_stopped=noted("server", told),
+    )
+
+    assert [("here", "a,b", 3)] * 2 == [(server.name, server.queues, server.workers) for server in told]
+    assert told[0] == told[1]
+
+
+def test_server_stopped_is_told_after_its_jobs_have_ended(make_app):
+    """Whoever hears of the end finds no job processing."""
+    states = []
+    app = make_app(plugin(server_stopped=lambda: states.append(job.refresh().state)))
+    job = add_work(app).enqueue(1)
+
+    run(app, job)
+
+    assert [State.SUCCEEDED] == states
+
+
+def test_worker_process_started_comes_before_the_first_job(make_app):
+    """A process is ready before it runs anything."""
+    steps = []
+    app = make_app(plugin(worker_process_started=lambda: steps.append("ready")))
+
+    @app.task(name="step")
+    def step() -> None:
+        steps.append("run")
+
+    run(app, step.enqueue())
+
+    assert ["ready", "run"] == steps
+
+
+def test_worker_process_stopped_that_raises_hinders_no_end(make_app, caplog):
+    """The exception is logged, and the server has stopped."""
+
+    def broken():
+        message = "engine is stuck"
+        raise RuntimeError(message)
+
+    app = life(make_app, worker_process_stopped=broken)
+
+    assert "raised in worker_process_stopped" in caplog.text
+    assert [False] == [server.is_alive for server in app.servers.list()]
+
+
+# ---- the dashboard, and names ----------------------------------------------------------------------------
+
+
+def hooks_of(app):
+    """The hooks that the app's own plugin implements."""
+    (own,) = [info for info in app.plugins.listing() if info.distribution == "app"]
+    return own.hooks
+
+
+def test_dashboard_pages_is_a_hook_without_arguments(make_app):
+    """A plugin may offer pages; one that asks for an argument is refused."""
+    app = make_app(plugin(dashboard_pages=lambda: ()))
+
+    assert ("dashboard_pages",) == hooks_of(app)
+    with pytest.raises(PluginError, match="dashboard_pages"):
+        make_app(plugin(dashboard_pages=lambda request: ()))
+
+
+def test_job_panels_is_a_hook_that_gets_the_job(make_app):
+    """A plugin may offer panels for a job's page."""
+    app = make_app(plugin(job_panels=lambda job: ()))
+
+    assert ("job_panels",) == hooks_of(app)
+
+
+def test_dashboard_permission_is_a_hook_that_gets_the_request(make_app):
+    """A plugin may decide who sees what."""
+    app = make_app(plugin(dashboard_permission=lambda request: None))
+
+    assert ("dashboard_permission",) == hooks_of(app)
+
+
+def test_a_misspelt_hook_stops_the_start(make_app):
+    """The error lists the hooks that exist."""
+    with pytest.raises(PluginError, match=r"jobs_create.*Known: .*jobs_created"):
+        make_app(plugin(jobs_create=lambda jobs: None))
+
+
+def test_what_plugins_offer_the_dashboard_is_gathered(make_app):
+    """Pages and panels of every plugin are there, the first plugin's first."""
+    first = plugin(dashboard_pages=lambda: ["a"], job_panels=lambda job: [f"panel of {job}"])
+    second = plugin(dashboard_pages=lambda: ["b", "c"])
+    app = make_app(second, first)
+
+    assert ["a", "b", "c"] == app.plugins.dashboard_pages()
+    assert ["panel of 7"] == app.plugins.job_panels("7")
+
+
+def test_a_panel_that_raises_has_its_error_in_its_place(make_app):
+    """One plugin's mistake costs the page of a job no other panel."""
+
+    def broken(job):
+        raise RuntimeError("no panel today")
+
+    panels = make_app(plugin(job_panels=broken), plugin(job_panels=lambda job: ["well"])).plugins.job_panels(
+        1
+    )
+
+    assert "well" in panels
+    (error,) = [panel for panel in panels if isinstance(panel, PluginError)]
+    assert "no panel today" in str(error)
+
+
+def test_pages_of_a_plugin_that_raises_have_its_error_in_their_place(make_app):
+    """One plugin's mistake costs no page of another, whether it raises at once or halfway."""
+
+    def broken():
+        raise RuntimeError("no pages today")
+
+    def halfway():
+        yield "page"
+        raise RuntimeError("no more")
+
+    app = make_app(
+        plugin(dashboard_pages=broken), plugin(dashboard_pages=halfway), plugin(dashboard_pages=lambda: 7),
+        plugin(dashboard_pages=lambda: None), plugin(dashboard_pages=lambda: ["well"]),
+    )  # fmt: skip
+
+    offered = app.plugins.dashboard_pages()
+
+    assert ["well"] == [page for page in offered if not isinstance(page, PluginError)]
+    assert 3 == len([page for page in offered if isinstance(page, PluginError)])
+
+
+def test_the_first_plugin_that_knows_a_visitor_decides(make_app):
+    """None is no answer; where nobody has one, it is None; an exception lets nobody in."""
+
+    def broken(request):
+        raise RuntimeError("no directory")
+
+    knows_nobody = plugin(dashboard_permission=lambda request: None)
+
+    assert "read" == make_app(
+        plugin(dashboard_permission=lambda request: "read"), knows_nobody
+    ).plugins.dashboard_permission("visitor")
+    assert make_app(knows_nobody).plugins.dashboard_permission("visitor") is None
+    with pytest.raises(PluginError, match="no directory"):
+        make_app(plugin(dashboard_permission=broken)).plugins.dashboard_permission("visitor")

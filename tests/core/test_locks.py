@@ -1,0 +1,472 @@
+"""Distributed locks: waited for, kept alive while held, and honest about having been lost."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from firelock import Firelock
+from firelock.errors import ConfigurationError, LockLost, LockTimeout, StorageError, StorageUnavailable
+from firelock.locks import Lock, LockKeeper
+from tests.core.fakes import FailingStorage, until
+
+
+class Locks:
+    """A lock provider in this process, whose renewals answer as the test says."""
+
+    def __init__(self):
+        self.held = {}
+        self.fence = 0
+        self.renewals = []
+        self.releases = []
+        self.answers = []
+        self.refusal = None
+        self.inside_renewal = lambda: None
+
+    def acquire_lock(self, name, owner, ttl_seconds):
+        if self.held.get(name, (owner,))[0] != owner:
+            return None
+        if name not in self.held:
+            self.fence += 1
+            self.held[name] = (owner, self.fence)
+        return self.held[name][1]
+
+    def renew_lock(self, name, owner, fence, ttl_seconds):
+        self.renewals.append((name, fence, ttl_seconds))
+        self.inside_renewal()
+        if self.answers:
+            answer = self.answers.pop(0)
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+        return self.held.get(name) == (owner, fence)
+
+    def release_lock(self, name, owner, fence):
+        self.releases.append(name)
+        if self.refusal is not None:
+            raise self.refusal
+        if self.held.get(name) != (owner, fence):
+            return False
+        del self.held[name]
+        return True
+
+
+@pytest.fixture
+def locks():
+    """A provider that holds nothing."""
+    return Locks()
+
+
+@pytest.fixture
+def keeper():
+    """A keeper of its own."""
+    return LockKeeper()
+
+
+@pytest.fixture
+def make(locks, keeper):
+    """Returns a new lock of the name "invoice:7"."""
+
+    def make(timeout=0, ttl=1_000.0, name="invoice:7"):
+        return Lock(locks, keeper, name, timeout=timeout, ttl=ttl)
+
+    return make
+
+
+# ---- holding ---------------------------------------------------------------------------------------------
+
+
+def test_a_lock_is_held_within_its_block(locks, make):
+    """Inside the block the lock has a token, afterwards it is free."""
+    with make() as lock:
+        inside = (lock.fence, lock.lost, list(locks.held))
+
+    assert (1, False, ["invoice:7"]) == inside
+    assert ({}, False) == (locks.held, lock.lost)
+
+
+def test_the_token_grows_with_each_holder(make):
+    """A later holder has a larger token, by which an old one can be refused."""
+    tokens = []
+    for _ in range(3):
+        with make() as lock:
+            tokens.append(lock.fence)
+
+    assert [1, 2, 3] == tokens
+
+
+def test_a_taken_lock_times_out(make):
+    """Who does not get it in time is told so, by name and span."""
+    with make(), pytest.raises(LockTimeout, match=r"'invoice:7' was not free within 0\.02 s"), make(0.02):
+        raise AssertionError
+
+
+def test_whoever_waits_gets_it_when_it_is_left(make):
+    """A lock that is left is taken by the one who waits for it, at once in the same process."""
+    taken = threading.Event()
+
+    def wait():
+        with make(timeout=10):
+            taken.set()
+
+    with make():
+        waiter = threading.Thread(target=wait)
+        waiter.start()
+        was_taken = taken.is_set()
+    waiter.join(10)
+
+    assert (False, True) == (was_taken, taken.is_set())
+
+
+def test_an_exception_leaves_the_lock_too(locks, make):
+    """The block's exception passes and the lock is free."""
+    with pytest.raises(KeyError), make():
+        raise KeyError
+
+    assert {} == locks.held
+
+
+def test_a_lock_object_is_used_by_one_at_a_time(locks, make):
+    """Entering a lock that is held by this very object is refused, and the outer block keeps it."""
+    lock = make()
+
+    with lock:
+        with pytest.raises(ConfigurationError, match="held through this very object; make one a use"), lock:
+            raise AssertionError
+        held = list(locks.held)
+
+    assert ["invoice:7"] == held
+    assert {} == locks.held
+
+
+def test_a_lock_object_may_be_used_again(make):
+    """After its block an object can be entered anew."""
+    lock = make()
+    with lock:
+        pass
+
+    with lock:
+        inside = (lock.fence, lock.lost)
+
+    assert (2, False) == inside
+
+
+@pytest.mark.parametrize("name", ["", "x" * 201, "a\nb", "a\0b", 7, None, b"a"])
+def test_a_bad_name_is_refused(make, name):
+    """The message shows the name and what may be used."""
+    with pytest.raises(
+        ConfigurationError, match=r"Lock name .* is refused; use 1 to 200 printable characters"
+    ):
+        make(name=name)
+
+
+@pytest.mark.parametrize(
+    ("timeout", "ttl"),
+    [
+        *[(timeout, 30) for timeout in (-1, math.nan, "5", None, True)],
+        *[(5, ttl) for ttl in (0, -1, math.nan, math.inf, "30", 1e300)],
+    ],
+)
+def test_bad_spans_are_refused(make, timeout, ttl):
+    """The message shows both spans and what they may be."""
+    with pytest.raises(ConfigurationError, match=r"takes timeout ≥ 0 and ttl > 0 seconds, ttl up to a year"):
+        make(timeout=timeout, ttl=ttl)
+
+
+def test_waiting_for_ever_is_allowed(make):
+    """A timeout without end is a choice of its own."""
+    with make(timeout=math.inf) as lock:
+        assert lock.fence == 1
+
+
+# ---- being kept alive ------------------------------------------------------------------------------------
+
+
+def test_a_held_lock_is_renewed(locks, make):
+    """A third of its life after it was taken a lock lives on; after its block nobody renews it."""
+    with make(ttl=0.6) as lock:
+        until(lambda: len(locks.renewals) >= 3)
+        was_lost = lock.lost
+
+    assert not was_lost
+    assert {("invoice:7", 1, 0.6)} == set(locks.renewals)
+
+
+def test_the_keeper_s_thread_lives_while_locks_are_held(locks, make, our_threads):
+    """No thread is left behind, and a later lock has one again."""
+    for _ in range(2):
+        with make():
+            held = len(our_threads("firelock-locks"))
+        until(lambda: not our_threads("firelock-locks"))
+        assert 1 == held
+
+
+def test_several_locks_share_a_thread(locks, make):
+    """Each is renewed in its own time."""
+    with make(ttl=0.6, name="a"), make(ttl=0.6, name="b"), make(ttl=1_000, name="c"):
+        until(lambda: {"a", "b"} <= {name for name, _, _ in locks.renewals})
+
+    assert "c" not in {name for name, _, _ in locks.renewals}
+
+
+def test_a_failed_renewal_is_tried_again(locks, make, caplog):
+    """A provider that cannot be reached for a moment costs no lock that still lives."""
+    locks.answers = [StorageUnavailable("down")]
+
+    with make(ttl=1_000) as lock:
+        first, second = lock.renew(), lock.renew()
+
+    assert (True, True, False) == (first, second, lock.lost)
+    assert "could not be renewed; trying again until it ends" in caplog.text
+
+
+def test_a_provider_that_raises_anything_stops_no_other_lock(locks, make):
+    """The thread that renews goes on, whatever a plugin's provider does."""
+    locks.answers = [RuntimeError("a bug of a plugin")]
+
+    with make(ttl=0.6):
+        until(lambda: len(locks.renewals) >= 3)
+
+    assert {} == locks.held
+
+
+def test_a_lock_that_cannot_be_renewed_ends(locks, make):
+    """When its life is over without a renewal it counts as lost, and leaving it says so."""
+    lock = make(ttl=0.03)
+    lock.__enter__()
+    locks.answers = [StorageUnavailable("down")] * 1_000
+    del locks.held["invoice:7"]
+
+    until(lambda: lock.lost)
+
+    with pytest.raises(LockLost, match=r"Lock 'invoice:7' \(fence 1\) was lost before it was left"):
+        lock.__exit__(None, None, None)
+    assert lock.lost
+
+
+def test_a_lock_that_another_took_is_lost(locks, make):
+    """A renewal that is refused says at once that the lock is gone, and is not repeated."""
+    lock = make(ttl=1.0)  # refused long before it runs out
+    lock.__enter__()
+    locks.held["invoice:7"] = ("somebody", 2)
+
+    until(lambda: lock.lost)
+    renewals = len(locks.renewals)
+
+    with pytest.raises(LockLost):
+        lock.__exit__(None, None, None)
+    assert renewals == len(locks.renewals)
+    assert {"invoice:7": ("somebody", 2)} == locks.held
+
+
+def test_the_block_s_exception_wins_over_a_lost_lock(locks, make):
+    """What went wrong first is what the caller sees."""
+
+    def work():
+        with make() as lock:
+            locks.held.clear()
+            lock.renew()
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        work()
+
+
+def test_a_renewal_that_crosses_the_leaving_loses_nothing(locks, make, our_threads):
+    """A renewal that reaches the provider after the release is refused there, but the lock was never lost."""
+    lock, began, left = make(ttl=1.0), threading.Event(), threading.Event()
+
+    def late():
+        began.set()
+        left.wait(10)
+
+    locks.inside_renewal = late
+    with lock:
+        began.wait(10)
+    left.set()
+    until(lambda: not our_threads("firelock-locks"))
+
+    assert not lock.lost
+
+
+def test_a_renewal_answered_during_the_release_loses_nothing(locks, make):
+    """The provider's word at the release decides: it was ours until then."""
+    lock = make()
+    release = locks.release_lock
+
+    def release_then_renew(*args):
+        answer = release(*args)
+        lock.renew()
+        return answer
+
+    locks.release_lock = release_then_renew
+    with lock:
+        pass
+
+    assert not lock.lost
+
+
+def test_a_release_that_fails_is_raised(locks, make):
+    """Whoever leaves a lock in an outage is told that it ends by itself only."""
+    locks.refusal = StorageUnavailable("down")
+
+    with pytest.raises(StorageUnavailable), make():
+        pass
+
+
+def test_a_release_that_fails_hides_no_exception(locks, make, caplog):
+    """The block's own exception passes, the release that failed is logged."""
+    locks.refusal = StorageError("refused")
+
+    with pytest.raises(KeyError), make():
+        raise KeyError
+
+    assert "Lock 'invoice:7' was not released; it ends by itself within 1000 s" in caplog.text
+
+
+# ---- by coroutines ---------------------------------------------------------------------------------------
+
+
+def test_coroutines_hold_it_too(locks, make):
+    """`async with` is the same lock."""
+
+    async def work():
+        async with make() as lock:
+            return lock.fence, list(locks.held)
+
+    assert ((1, ["invoice:7"]), {}) == (asyncio.run(work()), locks.held)
+
+
+def test_a_coroutine_times_out(make):
+    """Waiting in a coroutine ends with the same error."""
+
+    async def work():
+        async with make(timeout=0.02):
+            raise AssertionError
+
+    with make(), pytest.raises(LockTimeout, match=r"was not free within 0\.02 s"):
+        asyncio.run(work())
+
+
+def test_many_coroutines_take_turns(make):
+    """Those who wait keep no thread from the one who leaves: many more than there are threads get it."""
+    inside, most = 0, 0
+
+    async def work():
+        nonlocal inside, most
+        async with make(timeout=60):
+            inside += 1
+            most = max(most, inside)
+            await asyncio.to_thread(lambda: None)
+            inside -= 1
+
+    async def all_of_them():
+        await asyncio.gather(*(work() for _ in range(100)))
+
+    asyncio.run(all_of_them())
+
+    assert (1, 0) == (most, inside)
+
+
+def test_a_cancelled_wait_holds_nothing(locks, make):
+    """A coroutine that is cancelled while it waits does not get the lock later, behind everybody's back."""
+
+    async def work(lock):
+        async with lock:
+            raise AssertionError
+
+    async def give_up():
+        waiting = asyncio.create_task(work(make(timeout=60)))
+        done, _ = await asyncio.wait([waiting], timeout=0.02)
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        return done, waiting.cancelled()
+
+    with make():
+        answer = asyncio.run(give_up())
+    held = dict(locks.held)
+
+    assert ((set(), True), {}) == (answer, held)
+
+
+@pytest.mark.parametrize("refusal", [None, StorageUnavailable("down")])
+def test_a_lock_that_comes_after_the_cancellation_is_given_back(locks, make, refusal):
+    """A request that was under way may still get the lock after its coroutine was cancelled: it is left."""
+    asked, answer = threading.Event(), threading.Event()
+    acquire, locks.refusal = locks.acquire_lock, refusal
+
+    def slow(*args):
+        asked.set()
+        answer.wait(10)
+        return acquire(*args)
+
+    locks.acquire_lock = slow
+
+    async def give_up():
+        entering = asyncio.create_task(make().__aenter__())
+        await asyncio.to_thread(asked.wait, 10)
+        entering.cancel()
+        await asyncio.wait([entering])
+        answer.set()
+
+    asyncio.run(give_up())
+    until(lambda: locks.releases)
+
+    assert locks.held == {} or refusal
+
+
+class Watched(ThreadPoolExecutor):
+    """Threads of a loop that show what they were asked."""
+
+    def submit(self, *args, **kwargs):
+        self.last = super().submit(*args, **kwargs)
+        return self.last
+
+
+def test_a_lock_that_came_just_before_the_cancellation_is_given_back(locks, make):
+    """A cancellation may come between the grant and the coroutine: nobody keeps the lock."""
+
+    async def give_up():
+        threads = Watched()
+        asyncio.get_running_loop().set_default_executor(threads)
+        entering = asyncio.create_task(make().__aenter__())
+        await asyncio.wait([entering], timeout=0)
+        threads.last.result(10)
+        entering.cancel()
+        await asyncio.wait([entering])
+        return entering.cancelled()
+
+    was_cancelled = asyncio.run(give_up())
+    until(lambda: locks.releases)
+
+    assert (True, {}) == (was_cancelled, locks.held)
+
+
+# ---- of an app -------------------------------------------------------------------------------------------
+
+
+def test_an_app_s_lock_is_its_storage_s():
+    """`fire.lock` and `fire.alock` are one lock, kept by the storage."""
+
+    async def work(fire):
+        async with fire.alock("invoice:7", timeout=0):
+            return True
+
+    with Firelock("memory://") as fire:
+        with fire.lock("invoice:7") as lock, pytest.raises(LockTimeout):
+            asyncio.run(work(fire))
+
+        assert (1, True) == (lock.fence, asyncio.run(work(fire)))
+
+
+def test_an_unreachable_storage_is_said_while_waiting():
+    """An outage is no timeout: it passes."""
+    storage = FailingStorage()
+    storage.fail("acquire_lock", StorageUnavailable("down"))
+
+    with Firelock(storage) as fire, pytest.raises(StorageUnavailable), fire.lock("invoice:7"):
+        raise AssertionError

@@ -1,0 +1,74 @@
+"""The package as one sees it: its names, loaded when they are asked for, and its program."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import site
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+import firelock
+from tests.core.fakes import unmeasured
+
+
+def test_every_public_name_is_there():
+    """What the package says it has can be had, and a reader of its names is shown these alone."""
+    assert sorted(firelock.__all__) == dir(firelock)
+    assert all(getattr(firelock, name) is not None for name in firelock.__all__)
+
+
+def test_the_version_is_that_of_the_distribution():
+    """There is no second place to forget."""
+    assert version("firelock") == firelock.__version__
+
+
+UNKNOWN_TO_PIP = """
+import firelock, firelock_dashboard
+from firelock import Firelock
+
+fire = Firelock("memory://")
+job = fire.task(name="add")(lambda: 42).enqueue()
+with fire.server(workers=1, async_workers=1):
+    print(job.result(timeout=60))
+print([one.session.version for server in fire.servers.list() for one in server.sessions])
+print(repr(firelock.__version__), repr(firelock_dashboard.Dashboard(fire, auth=None).version))
+"""
+
+
+def test_a_package_that_was_not_installed_works_without_a_version(tmp_path):
+    """As in an archive, a frozen program, or by PYTHONPATH: a server begins, and its version is empty."""
+    for folder in site.getsitepackages():
+        for entry in Path(folder).iterdir():
+            if not entry.name.startswith(("firelock", "__", "_firelock")) and entry.suffix != ".pth":
+                (tmp_path / entry.name).symlink_to(entry)
+    for name in ("firelock", "firelock_dashboard"):
+        (tmp_path / name).symlink_to(Path(importlib.import_module(name).__file__).parent)
+    environment = {**unmeasured(), "PYTHONPATH": os.fspath(tmp_path)}
+
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", UNKNOWN_TO_PIP], env=environment, capture_output=True, text=True,
+        timeout=120, check=False,
+    )  # fmt: skip
+
+    assert ["42", "['']", "'' ''"] == done.stdout.splitlines(), done.stderr
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    """As of any module, so that `hasattr` and `from … import` behave."""
+    with pytest.raises(AttributeError, match="module 'firelock' has no attribute 'Firelok'"):
+        firelock.Firelok  # noqa: B018 - the access is what is tested
+    with pytest.raises(ImportError, match="cannot import name 'Firelok'"):
+        from firelock import Firelok  # noqa: F401
+
+
+@pytest.mark.parametrize(
+    "name", ["firelock.__main__", "firelock.server.isolated", "firelock.server.child_process"]
+)
+def test_to_import_a_program_runs_nothing(name):
+    """Tools that read every module of a package must not find themselves inside of one."""
+    assert callable(importlib.import_module(name).main)

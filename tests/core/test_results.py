@@ -1,0 +1,204 @@
+"""Waiting for results: one thread looks for all, each wait gets its own end."""
+
+from __future__ import annotations
+
+from concurrent.futures import CancelledError
+
+import pytest
+
+from firelock import lifecycle
+from firelock.errors import StorageError, StorageUnavailable
+from firelock.results import Results
+from firelock.storage import NewSession
+from firelock.values import Holder, NewJob, State
+from tests.core.fakes import FailingStorage, until
+
+HOLDER = Holder("session-a", "host:a")
+
+
+@pytest.fixture
+def storage():
+    """A storage with a session that can run jobs."""
+    storage = FailingStorage()
+    storage.begin_session(NewSession("session-a", "server-a", "host:a", "host", 7, 0, 1e6))
+    yield storage
+    storage.close()
+
+
+@pytest.fixture
+def results(storage):
+    """The waits of that storage, closed at the end."""
+    results = Results(storage)
+    yield results
+    results.close()
+
+
+def add(storage, job_id):
+    """The id of a job that is enqueued now."""
+    storage.insert([NewJob(job_id, "mail.send", "{}", "json", "default", 0, State.ENQUEUED, 0)])
+    return job_id
+
+
+def end(storage):
+    """Every job that is enqueued has succeeded."""
+    for job in storage.claim(None, 2_000, "session-a", 0).jobs:
+        storage.apply(
+            [
+                lifecycle.succeeded(
+                    job, HOLDER, at=1, started_at=1, result="1", result_absent=None, expires_at=None
+                )
+            ]
+        )
+
+
+def test_a_wait_ends_with_its_job(storage, results):
+    """The future has the job's record once the job is final."""
+    future = results.wait_for(add(storage, "a"))
+    assert not future.done()
+
+    end(storage)
+
+    assert ("a", State.SUCCEEDED) == (future.result(10).record.id, future.result().record.state)
+
+
+def test_a_job_that_has_ended_is_answered_at_once(storage, results):
+    """A result that is there needs no waiting."""
+    add(storage, "a")
+    end(storage)
+
+    assert "a" == results.wait_for("a").result(10).record.id
+
+
+def test_a_job_that_is_gone_is_none(results):
+    """A job that was pruned, or never stored, has no record."""
+    assert results.wait_for("nobody").result(10).record is None
+
+
+def test_all_waits_share_one_look(storage, results, our_threads):
+    """However many wait, one call a look asks for all of them; two waits for one job are one id."""
+    for number in range(30):
+        add(storage, f"job-{number}")
+
+    futures = [results.wait_for(f"job-{number}") for number in range(30)]
+    again = results.wait_for("job-0")
+    until(lambda: any(len(ids) == 30 for (ids,) in storage.called["get"]))
+    waiting = our_threads("firelock-results")
+    end(storage)
+
+    assert [f"job-{number}" for number in range(30)] == [future.result(10).record.id for future in futures]
+    assert "job-0" == again.result(10).record.id
+    assert 1 == len(waiting)
+
+
+def test_a_look_asks_for_500_at_most(storage, results):
+    """Many waits are asked for in several calls, none of them large."""
+    for number in range(1_100):
+        add(storage, f"job-{number}")
+
+    futures = [results.wait_for(f"job-{number}") for number in range(1_100)]
+    end(storage)
+
+    assert all(future.result(20).record.state is State.SUCCEEDED for future in futures)
+    assert 500 >= max(len(ids) for (ids,) in storage.called["get"])
+
+
+def test_the_thread_ends_with_the_last_wait(storage, results, our_threads):
+    """Nobody looks for nothing, and a later wait is served again."""
+    for name in ("a", "b"):
+        future = results.wait_for(add(storage, name))
+        end(storage)
+        future.result(10)
+        until(lambda: not our_threads("firelock-results"))
+
+    assert [] == our_threads("firelock-results")
+
+
+def test_a_wait_that_is_given_up_is_not_looked_for(storage, results, our_threads):
+    """After the last one gave up nothing is asked any more; another's wait for the same job goes on."""
+    add(storage, "a")
+    one, other = results.wait_for("a"), results.wait_for("a")
+
+    results.forget("a", one)
+    results.forget("a", one)
+    results.forget("never waited for", one)
+    end(storage)
+    ended = other.result(10).record
+    until(lambda: not our_threads("firelock-results"))
+
+    assert ("a", False) == (ended.id, one.done())
+
+
+def test_a_wait_that_was_cancelled_is_passed_over(storage, results):
+    """A future that nobody wants hinders no other."""
+    add(storage, "a")
+    one, other = results.wait_for("a"), results.wait_for("a")
+
+    one.cancel()
+    end(storage)
+
+    assert "a" == other.result(10).record.id
+    with pytest.raises(CancelledError):
+        one.result(0)
+
+
+def test_an_outage_is_waited_out(storage, results):
+    """While the storage is away a wait goes on; its own timeout ends it."""
+    add(storage, "a")
+    storage.fail("get", *[StorageUnavailable("down")] * 3)
+
+    future = results.wait_for("a")
+    end(storage)
+
+    assert "a" == future.result(10).record.id
+
+
+def test_an_error_of_the_storage_reaches_who_waits(storage, results):
+    """What trying again does not mend ends the wait, for everybody who waits."""
+    storage.fail("get", StorageError("broken"))
+
+    future = results.wait_for(add(storage, "a"))
+
+    with pytest.raises(StorageError, match="broken"):
+        future.result(10)
+
+
+def test_looks_become_rarer_until_somebody_new_waits(storage, results):
+    """The interval grows to a quarter of a second and starts anew with each wait."""
+    results.wait_for(add(storage, "a"))
+    until(lambda: results._interval == 0.25)  # noqa: SLF001 - what is slept is not to be measured
+
+    results.wait_for(add(storage, "b"))
+    calls = len(storage.called["get"])
+    until(lambda: len(storage.called["get"]) > calls)
+
+    assert results._interval < 0.25  # noqa: SLF001
+
+
+def test_closing_ends_every_wait(storage, results, our_threads):
+    """Who still waits is told, and no thread is left."""
+    future = results.wait_for(add(storage, "a"))
+
+    results.close()
+
+    with pytest.raises(StorageError, match="This Firelock was closed while a result was awaited"):
+        future.result(10)
+    assert [] == our_threads("firelock-results")
+
+
+def test_after_the_close_nobody_can_wait(storage, results):
+    """A wait on a closed app is an error at once, not a wait for ever; closing twice is allowed."""
+    results.close()
+    results.close()
+
+    with pytest.raises(StorageError, match="This Firelock is closed; make a new one"):
+        results.wait_for("a")
+
+
+def test_closing_passes_over_what_was_cancelled(storage, results):
+    """A future that nobody wants is left as it is."""
+    future = results.wait_for(add(storage, "a"))
+    future.cancel()
+
+    results.close()
+
+    assert future.cancelled()

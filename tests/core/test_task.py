@@ -1,0 +1,543 @@
+"""Tasks: functions that stay functions, with a name, options and typed verbs."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import sys
+import types
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Literal, Optional, TypedDict
+
+import pytest
+
+from firelock import Firelock, JobContext, Retry, State, context
+from firelock import JobContext as Ctx
+from firelock.errors import ConfigurationError, DuplicateTask, TaskError
+from firelock.retry import RetryDecision
+from firelock.task import AsyncContextTask, AsyncTask, ContextTask, Executor, OnRisk, Task, main_module_name
+from tests.core.fakes import Worker
+
+NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+def fire():
+    """An app of its own."""
+    with Firelock("memory://") as fire:
+        yield fire
+
+
+def send(to: str, copies: int = 1) -> str:
+    """Send a letter."""
+    return f"{to}×{copies}"
+
+
+async def asend(to: str) -> str:
+    return f"{to}!"
+
+
+def with_context(job: JobContext, to: str) -> str:
+    return f"{to} at attempt {job.attempt}"
+
+
+async def awith_context(job: JobContext, to: str) -> str:
+    return f"{to} at attempt {job.attempt}!"
+
+
+# ---- registering -----------------------------------------------------------------------------------------
+
+
+def test_a_task_has_the_name_of_its_function(fire):
+    """Module and qualified name, as another process would import it."""
+    task = fire.task(send)
+
+    assert (f"{__name__}.send", [task.info]) == (task.name, fire.tasks())
+
+
+def test_a_decorator_with_options_registers_too(fire):
+    """Every option ends up in the registration; a timedelta is seconds."""
+    retry = Retry(attempts=3)
+
+    @fire.task(
+        name="mail.send", queue="mail", priority=-100, retry=retry, timeout=timedelta(minutes=2),
+        tags=["to:{to}"], aliases=["mail.old"], executor="process", on_risk="cancel", remote=True,
+    )  # fmt: skip
+    def task(to: str): ...
+
+    info = task.info
+    assert ("mail.send", "mail", -100, retry, 120.0, ("to:{to}",), ("mail.old",)) == (
+        info.name, info.queue, info.priority, info.retry, info.timeout_seconds, info.tags, info.aliases,
+    )  # fmt: skip
+    assert (Executor.PROCESS, OnRisk.CANCEL, True) == (info.executor, info.on_risk, info.is_remote)
+
+
+def test_without_options_the_defaults_hold(fire):
+    """Queue default, priority 0, ten retries, no timeout; `retry=None` and `timeout=None` say the same."""
+    for info in (fire.task(send).info, fire.task(name="other", retry=None, timeout=None)(asend).info):
+        assert ("default", 0, Retry(), None, (), (), Executor.AUTO, OnRisk.CONTINUE, False) == (
+            info.queue, info.priority, info.retry, info.timeout_seconds, info.tags, info.aliases,
+            info.executor, info.on_risk, info.is_remote,
+        )  # fmt: skip
+
+
+def test_a_policy_of_your_own_is_a_retry(fire):
+    """Any object that decides will do."""
+
+    class Never:
+        def decide(self, job, error):
+            return RetryDecision.fail()
+
+    policy = Never()
+
+    assert policy is fire.task(name="mail.send", retry=policy)(send).info.retry
+
+
+def test_the_name_of_a_main_program_is_that_of_its_file(fire, monkeypatch):
+    """`python app.py` and `firelock server app:fire` call its tasks by one name."""
+    main = types.ModuleType("__main__")
+    main.__file__ = "/srv/shop/app.py"
+    monkeypatch.setitem(sys.modules, "__main__", main)
+
+    def local(): ...
+
+    local.__module__, local.__qualname__ = "__main__", "send"
+
+    assert "app.send" == fire.task(local).name
+
+
+@pytest.mark.parametrize(
+    ("attributes", "name"),
+    [
+        ({"__spec__": types.SimpleNamespace(name="shop.jobs.__main__"), "__file__": "x.py"}, "shop.jobs"),
+        ({"__spec__": types.SimpleNamespace(name="shop.jobs"), "__file__": "x.py"}, "shop.jobs"),
+        ({"__spec__": None, "__file__": "/a/app.py"}, "app"),
+        ({"__spec__": None}, "__main__"),
+    ],
+)
+def test_the_main_module_has_the_name_others_import_it_by(monkeypatch, attributes, name):
+    """`-m` gives a specification, a file its stem; an interactive session has no other name."""
+    main = types.ModuleType("__main__")
+    del main.__spec__
+    vars(main).update(attributes)
+    monkeypatch.setitem(sys.modules, "__main__", main)
+
+    assert name == main_module_name()
+
+
+def test_a_local_function_needs_a_name(fire):
+    """Nobody could find it; with a name that a server registers as well it may be a task."""
+
+    def local(): ...
+
+    with pytest.raises(
+        TaskError, match=r"local is defined inside a function, or is a lambda.*@fire\.task\(name="
+    ):
+        fire.task(local)
+    named = fire.task(name="local")(local)
+
+    assert "local" == named.name
+
+
+def test_a_method_of_a_class_without_self_may_be_a_task(fire):
+    """A qualified name is dotted; the place of a function wrapped by a decorator is its own."""
+
+    @functools.wraps(send)
+    def wrapped(*args, **kwargs):
+        return send(*args, **kwargs)
+
+    task = fire.task(name="wrapped")(wrapped)
+
+    assert f"{__file__}:{send.__code__.co_firstlineno}" == task.info.place
+    assert "x×2" == task("x", 2)
+
+
+@pytest.mark.parametrize(
+    ("thing", "words"),
+    [
+        (lambda: None, "is a lambda"),
+        (int, "it is a class"),
+        (print, "it is a builtin"),
+        (functools.partial(send, "a"), "it is a functools.partial"),
+        ("send", "it is not a function; decorate a def"),
+        (7, "it is not a function"),
+        (None, "it is not a function"),
+    ],
+)
+def test_only_plain_functions_are_tasks(fire, thing, words):
+    """Anything else is refused with what to write instead."""
+    with pytest.raises(TaskError, match=words):
+        fire.task()(thing)
+
+    assert [] == fire.tasks()
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a/b", "ä", "a\n", "x" * 201, "{x}"])
+@pytest.mark.parametrize("which", ["name", "aliases"])
+def test_a_bad_name_is_refused(fire, name, which):
+    """Names and aliases share one alphabet; the message shows it."""
+    options = {which: name if which == "name" else [name]}
+
+    with pytest.raises(
+        TaskError, match=r"Task name .* is refused; use 1 to 200 of letters, digits, '_', '.', ':'"
+    ):
+        fire.task(**options)(send)
+
+    assert [] == fire.tasks()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"queue": "Mail"}, "Queue name 'Mail' is refused"),
+        ({"queue": ""}, "Queue name '' is refused"),
+        ({"queue": None}, "Queue name None is refused"),
+        ({"priority": 101}, "Priority 101 is refused; use a whole number from -100 to 100"),
+        ({"priority": -101}, "Priority -101 is refused"),
+        ({"priority": True}, "Priority True is refused"),
+        ({"priority": 1.0}, r"Priority 1\.0 is refused"),
+        ({"timeout": 0}, "Timeout 0 is refused; pass a timedelta or seconds, above zero and up to a year"),
+        ({"timeout": -1}, "Timeout -1 is refused"),
+        ({"timeout": float("nan")}, "Timeout nan is refused"),
+        ({"timeout": float("inf")}, "Timeout inf is refused"),
+        ({"timeout": timedelta(days=400)}, r"Timeout .*\(days=400\) is refused"),
+        ({"timeout": "5"}, "Timeout '5' is refused"),
+        ({"timeout": True}, "Timeout True is refused"),
+        ({"retry": 3}, r"retry=3 is no policy; write retry=Retry\(attempts=3\)"),
+        ({"retry": True}, r"retry=True is no policy; write retry=Retry\(attempts=1\)"),
+        ({"retry": "often"}, "retry='often' is no policy; pass a Retry, or an object with decide"),
+        ({"retry": Retry}, r"retry=<class .*Retry'> is a class; pass an instance: retry=Retry\(\)"),
+        ({"tags": "one"}, r"tags='one' is one text; pass a list of texts: tags=\['one'\]"),
+        ({"tags": [7]}, r"tags=\[7\]: a tag is a text, not 7"),
+        ({"tags": 7}, "tags=7 is no list of texts"),
+        ({"aliases": "old"}, r"aliases='old' is one text; pass a list of texts: aliases=\['old'\]"),
+        ({"aliases": 7}, "aliases=7 is no list of texts"),
+        ({"aliases": [7]}, r"aliases=\[7\]: a name is a text, not 7"),
+        ({"executor": "gpu"}, "executor='gpu' is unknown; use one of auto, process"),
+        ({"on_risk": "panic"}, "on_risk='panic' is unknown; use one of continue, cancel"),
+        ({"quee": "mail"}, "Task option 'quee' is unknown; use one of name, queue, priority"),
+        ({"is_async": True}, "Task option 'is_async' is unknown"),
+        ({"timeout_seconds": 5}, "Task option 'timeout_seconds' is unknown"),
+    ],
+)
+def test_a_wrong_option_is_refused(fire, options, words):
+    """The message shows the value and what may be given; nothing is registered."""
+    with pytest.raises(ConfigurationError, match=words):
+        fire.task(**options)(send)
+
+    assert [] == fire.tasks()
+
+
+def test_a_name_is_taken_once(fire):
+    """Two functions cannot share a name; the same one may be registered again."""
+    fire.task(name="mail.send")(send)
+    fire.task(name="mail.send")(send)
+
+    with pytest.raises(DuplicateTask, match=r"Task name .* is taken: by"):
+        fire.task(name="mail.send")(asend)
+
+    assert 1 == len(fire.tasks())
+
+
+# ---- being a function ------------------------------------------------------------------------------------
+
+
+def test_a_task_is_still_its_function(fire):
+    """Called, it runs here and now; a coroutine function gives its coroutine."""
+    plain, coroutine = fire.task(send), fire.task(asend)
+
+    assert ("x×1", "x!") == (plain("x"), asyncio.run(coroutine("x")))
+
+
+def test_a_task_with_a_context_is_called_with_one(fire):
+    """A unit test passes a fake."""
+    plain, coroutine = fire.task(with_context), fire.task(awith_context)
+    job = JobContext.fake(attempt=3)
+
+    assert ("x at attempt 3", "x at attempt 3!") == (plain(job, "x"), asyncio.run(coroutine(job, "x")))
+
+
+def test_a_task_s_class_says_how_it_is_called(fire):
+    """With or without context, with or without await."""
+    kinds = [type(fire.task(function)) for function in (send, asend, with_context, awith_context)]
+
+    assert [Task, AsyncTask, ContextTask, AsyncContextTask] == kinds
+
+
+def quoted_context(job: "JobContext"):  # noqa: UP037 - as it is written without postponed annotations
+    return job.attempt
+
+
+def of_checkers_only(job: firelock.JobContext):  # noqa: F821 - as under TYPE_CHECKING
+    return job.attempt
+
+
+def of_checkers_only_renamed_module(job: fl.JobContext | None):  # noqa: F821 - as under TYPE_CHECKING
+    return job.attempt
+
+
+def renamed_context(job: Ctx):
+    return job.attempt
+
+
+def dotted_context(job: context.JobContext):
+    return job.attempt
+
+
+def optional_context(job: JobContext | None):
+    return job.attempt
+
+
+def context_by_default(job: JobContext | None = None, to: str = "x"):
+    return [job and job.attempt, to]
+
+
+def old_optional_context(job: Optional[JobContext]):  # noqa: UP045 - the older spelling
+    return job.attempt
+
+
+def annotated_context(job: Annotated[JobContext, "of the server"], other: Unheard):  # noqa: F821
+    return job.attempt
+
+
+def wrapped_context(function):
+    @functools.wraps(function)
+    def inner(*args, **kwargs):
+        return function(*args, **kwargs)
+
+    return inner
+
+
+class Theirs:
+    """A module of a user, with a class of that name."""
+
+    class JobContext(TypedDict):
+        """What they pass themselves."""
+
+        day: str
+
+
+def no_parameters(): ...
+
+
+def their_own_context(job: Theirs.JobContext, day: str): ...
+
+
+def text_of_that_name(job: Literal["JobContext"]): ...
+
+
+def real_annotation(job):
+    return job.attempt
+
+
+real_annotation.__annotations__["job"] = JobContext
+
+
+def real_optional_annotation(job):
+    return job.attempt
+
+
+real_optional_annotation.__annotations__["job"] = JobContext | None
+
+
+@pytest.mark.parametrize(
+    ("function", "takes"),
+    [
+        (quoted_context, True),
+        (of_checkers_only, True),
+        (of_checkers_only_renamed_module, True),
+        (renamed_context, True),
+        (dotted_context, True),
+        (optional_context, True),
+        (context_by_default, True),
+        (old_optional_context, True),
+        (wrapped_context(renamed_context), True),
+        (real_annotation, True),
+        (real_optional_annotation, True),
+        (no_parameters, False),
+        (send, False),
+        (their_own_context, False),
+        (text_of_that_name, False),
+    ],
+    ids=lambda value: getattr(value, "__name__", str(value)),
+)
+def test_a_context_is_recognised_however_it_is_written(fire, function, takes):
+    """By what the annotation means, not by its text; the verbs and the server agree on it."""
+    task = fire.task(function)
+
+    assert takes == task.info.takes_context
+    assert takes == fire.registry.binder(task.info).takes_context
+
+
+def test_what_else_cannot_be_resolved_does_not_hide_the_context(fire):
+    """Only the first parameter's annotation is looked at when the task is registered."""
+    task = fire.task(annotated_context)
+
+    assert task.info.takes_context
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "result"),
+    [
+        (renamed_context, (), 1),
+        (optional_context, (), 1),
+        (context_by_default, ("y",), [1, "y"]),
+        (send, ("ann",), "ann×1"),
+    ],
+)
+def test_a_job_runs_with_its_context_however_that_is_written(fire, function, arguments, result):
+    """Callers leave it out, and the server passes it."""
+    job = fire.task(function).enqueue(*arguments)
+
+    Worker(fire).run()
+
+    assert State.SUCCEEDED is job.refresh().state, job.error
+    assert result == job.result()
+
+
+def test_a_class_of_theirs_is_an_argument_like_any_other(fire):
+    """That it is called JobContext as well is no reason to leave it out."""
+    task = fire.task(their_own_context)
+
+    job = task.enqueue({"day": "x"}, "today")
+
+    assert '{"job":{"day":"x"},"day":"today"}' == job.record().arguments
+
+
+def late_context(job: LateContext): ...  # noqa: F821 - that is the mistake
+
+
+def mixed_context(job: JobContext | int): ...
+
+
+def by_name_only(*, job: JobContext): ...
+
+
+def many_contexts(*jobs: JobContext): ...
+
+
+def second_context(day: str, job: JobContext | None = None): ...
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (
+            mixed_context,
+            r"parameter 'job' is annotated JobContext \| int; write JobContext, or JobContext \| None",
+        ),
+        (by_name_only, "parameter 'job' is a JobContext; it must be the first parameter, given by position"),
+        (
+            many_contexts,
+            "parameter 'jobs' is a JobContext; it must be the first parameter, given by position",
+        ),
+    ],
+)
+def test_a_context_that_cannot_be_passed_is_refused(fire, function, message):
+    """When the task is registered, with what to write instead."""
+    with pytest.raises(TaskError, match=message):
+        fire.task(function)
+
+
+def test_a_context_that_is_not_first_is_refused(fire):
+    """When its arguments are first looked at; optional ones too."""
+    task = fire.task(second_context)
+
+    with pytest.raises(TaskError, match="parameter 'job' is a JobContext; it must be the first parameter"):
+        task.enqueue("x")
+
+
+def test_a_context_that_was_not_known_at_registration_is_refused(fire):
+    """A name that is defined below its task cannot be known; the message says what to do."""
+    task = fire.task(late_context)
+    globals()["LateContext"] = JobContext
+
+    with pytest.raises(
+        TaskError, match="'LateContext' of parameter 'job' could not be resolved when the task"
+    ):
+        task.enqueue()
+
+    del globals()["LateContext"]
+
+
+def test_a_task_shows_its_function(fire):
+    """Documentation tools and people see name, docstring, signature and module."""
+    task = fire.task(send)
+
+    assert ("Send a letter.", __name__, "send", "send") == (
+        task.__doc__, task.__module__, task.__name__, task.__qualname__
+    )  # fmt: skip
+    assert ["to", "copies"] == list(inspect.signature(task).parameters)
+
+
+def test_a_task_prints_its_name_and_options(fire):
+    """What was chosen for the call is seen."""
+    task = fire.task(name="mail.send")(send)
+
+    assert "<Task mail.send>" == repr(task)
+    assert "<TaskVerbs mail.send, queue='bulk', priority=5>" == repr(task.using(queue="bulk", priority=5))
+
+
+# ---- options of a call -----------------------------------------------------------------------------------
+
+
+def test_options_add_up(fire):
+    """`using` of `using` keeps what was given before; the task itself is untouched."""
+    task = fire.task(send)
+
+    chosen = task.using(queue="bulk", tags=["a"]).using(priority=5, queue="mail")
+
+    assert {"queue": "mail", "priority": 5, "tags": ("a",)} == chosen.options.given()
+    assert {} == task.options.given()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"queue": "Mail"}, "Queue name 'Mail' is refused"),
+        ({"priority": 200}, "Priority 200 is refused"),
+        ({"timeout": 0}, "Timeout 0 is refused"),
+        ({"on": "success"}, "on='success' is unknown; use one of succeeded, failed, deleted, finished"),
+        ({"on": 7}, "on=7 is unknown"),
+        ({"tags": "one"}, r"tags='one' is one text; pass a list of texts: tags=\['one'\]"),
+        ({"tags": [None]}, r"tags=\[None\]: a tag is a text, not None"),
+        ({"retry": 3}, r"using\(retry=3\): a policy given for one call is stored with the job"),
+        ({"delay": 5, "at": NOON}, r"using\(delay=5, at=.*\): give one of the two"),
+    ],
+)
+def test_a_wrong_option_of_a_call_is_refused(fire, options, words):
+    """At the line that gives it, before anything is stored."""
+    with pytest.raises(ConfigurationError, match=words):
+        fire.task(send).using(**options)
+
+
+def test_delay_and_instant_exclude_each_other_across_calls(fire):
+    """Also where one was given earlier; `schedule` replaces both."""
+    delayed = fire.task(send).using(delay=5)
+
+    with pytest.raises(ConfigurationError, match="give one of the two"):
+        delayed.using(at=NOON)
+    job = delayed.schedule(NOON.replace(year=2090), "x")
+
+    assert NOON.replace(year=2090) == job.due_at
+
+
+def test_a_call_is_a_value(fire):
+    """For `enqueue_many`: the task, its options, its arguments."""
+    task = fire.task(send).using(queue="bulk")
+
+    call = task.call("x", copies=2)
+
+    assert (task.info, task.options, ("x",), {"copies": 2}) == (
+        call.info,
+        call.options,
+        call.args,
+        call.kwargs,
+    )
+
+
+def test_a_name_is_a_text(fire):
+    """A name of another type is refused like one with a wrong character."""
+    with pytest.raises(TaskError, match="Task name 7 is refused"):
+        fire.task(name=7)(send)

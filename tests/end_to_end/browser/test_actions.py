@@ -1,0 +1,464 @@
+"""Each action: by a click, with its toast, and by the plain form alone, with its banner; and its effect."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from playwright.sync_api import expect
+
+from firelock import State
+from firelock.storage import JobFilter
+from firelock.testing import eventually
+from firelock_dashboard.table import TABLE
+from tests.dashboard.worker import Worker
+from tests.end_to_end.browser.visitors import Visitor
+
+ACTIONS = {route.path for route in TABLE if route.method == "POST" and not route.path.startswith("/api/")}
+acted = set()  # the paths that tests say they post to
+
+
+def acts(*paths):
+    """The test posts to these paths, with JavaScript and by the plain form; `visitor` sees whether it did."""
+
+    def marked(test):
+        test.acts = paths
+        acted.update(paths)
+        return test
+
+    return marked
+
+
+@pytest.fixture(params=[True, False], ids=["script", "form"])
+def visitor(request, served, open_context):
+    """Somebody with JavaScript, and somebody without."""
+    context = open_context(served, java_script_enabled=request.param)
+    visitor = Visitor(context.new_page(), has_script=request.param)
+    yield visitor
+    assert set(request.function.acts) <= visitor.posted
+
+
+def test_every_action_is_acted_here():
+    """An action that joins the table is done in a browser, in both ways."""
+    assert ACTIONS == acted
+
+
+def states(fire, *ids):
+    return [fire.jobs.get(one).state for one in ids]
+
+
+def one_in(fire, state):
+    """The newest job in the state."""
+    return next(iter(fire.jobs.find(state=state, limit=1)))
+
+
+def last_act(fire):
+    """What the audit says last: action and who."""
+    entry = next(iter(fire.audit.list(limit=1)))
+    return entry.action, entry.by
+
+
+def row_of(page, job):
+    return page.locator(f"tr#job-{job.id}")
+
+
+# ---- one job ---------------------------------------------------------------------------------------------
+
+
+@acts("/jobs/requeue")
+def test_a_failed_job_is_requeued(visitor, stocked):
+    """From its own page."""
+    job = one_in(stocked, State.FAILED)
+
+    visitor.go(f"/jobs/{job.id}").press("Requeue").is_told("Requeued 1")
+
+    assert State.ENQUEUED == job.refresh().state
+    assert ("jobs.requeue", "local") == last_act(stocked)
+    expect(visitor.page.locator("#region-head .badge")).to_have_text("Enqueued")
+
+
+@acts("/jobs/delete")
+def test_a_job_is_deleted_when_somebody_is_sure(visitor, stocked):
+    """From its own page, which asks first."""
+    job = one_in(stocked, State.SUCCEEDED)
+
+    visitor.go(f"/jobs/{job.id}").press("Delete").is_sure("Delete this job?", None).is_told("Deleted 1")
+
+    assert State.DELETED == job.refresh().state
+
+
+@acts("/jobs/restore")
+def test_a_delete_is_undone(visitor, stocked):
+    """By the button beside the message that tells of it, and later by the one of the job's page."""
+    job = one_in(stocked, State.FAILED)
+    place = visitor.page.locator(".toast" if visitor.has_script else "main > .banner")
+
+    visitor.go(f"/jobs/{job.id}").press("Delete").is_sure("You can take it back afterwards.", None)
+    visitor.press("Undo", within=place).is_told("Restored 1")
+    assert State.FAILED == job.refresh().state
+    job.delete()
+    visitor.go(f"/jobs/{job.id}").press("Restore").is_told("Restored 1")
+
+    assert State.FAILED == job.refresh().state
+    assert ("jobs.restore", "local") == last_act(stocked)
+
+
+@pytest.mark.parametrize("visitor", [True], ids=["script"], indirect=True)
+@acts("/jobs/delete")
+def test_a_running_job_is_kept_or_stopped(visitor, stocked):
+    """The two answers are no two kinds of cancel."""
+    job = stocked.jobs.get(Worker(stocked, timeout=3_600.0).claim().id)
+    dialog = visitor.page.locator("dialog[open]")
+
+    visitor.go(f"/jobs/{job.id}").press("Cancel").press("Keep running", within=dialog)
+    kept = job.refresh().state
+    visitor.press("Cancel").press("Stop job", within=dialog).is_told("Deleted 1")
+
+    assert (State.PROCESSING, State.DELETED) == (kept, job.refresh().state)
+
+
+@acts("/jobs/copy")
+def test_a_job_is_copied(visitor, stocked):
+    """The copy is another job, which the message leads to."""
+    job = one_in(stocked, State.FAILED)
+
+    visitor.go(f"/jobs/{job.id}").press("Duplicate").is_told("Enqueued 1 copy")
+
+    visitor.page.get_by_role("link", name="Show").first.click()
+    expect(visitor.page.locator("#region-head .badge")).to_have_text("Enqueued")
+    assert job.id not in visitor.page.url
+
+
+@acts("/jobs/reschedule")
+def test_a_scheduled_job_is_rescheduled(visitor, stocked):
+    """By a span or an instant that is typed."""
+    job = next(one for one in stocked.jobs.find(state=State.SCHEDULED) if one.task.endswith("add"))
+    due_at = job.next_due_at
+
+    page = visitor.go(f"/jobs/{job.id}").page
+    page.get_by_role("link", name="Reschedule…").click()
+    form = page.locator("form:has([name=when]):visible")
+    form.get_by_label("Run it in, or at").fill("3d")
+    visitor.press("Reschedule", form).is_told("Rescheduled 1")
+
+    assert (job.refresh().next_due_at - due_at).days in {2, 3}
+
+
+@acts("/jobs/requeue")
+def test_a_job_is_acted_on_from_its_row(visitor, stocked):
+    """By the menu of the row in a list."""
+    job = one_in(stocked, State.FAILED)
+
+    visitor.go("/jobs?state=failed")
+    menu = visitor.open_menu(row_of(visitor.page, job))
+    visitor.press("Requeue", menu).is_told("Requeued 1")
+
+    assert State.ENQUEUED == job.refresh().state
+
+
+@pytest.mark.parametrize("visitor", [False], ids=["form"], indirect=True)
+@acts()
+def test_without_a_script_a_row_leads_to_the_actions(visitor, stocked):
+    """Its menu is a plain link to the job's page, on which each of them stands."""
+    job = one_in(stocked, State.FAILED)
+
+    head = visitor.open_menu(row_of(visitor.go("/jobs?state=failed").page, job))
+
+    for action in ("Requeue", "Duplicate", "Delete"):
+        expect(head.get_by_role("button", name=re.compile(rf"^{action}"))).to_be_visible()
+
+
+@pytest.mark.parametrize("visitor", [True], ids=["script"], indirect=True)
+@acts()
+def test_a_menu_is_as_the_job_is_when_it_is_opened(visitor, stocked):
+    """Each opening asks anew."""
+    job = one_in(stocked, State.FAILED)
+    row = row_of(visitor.go("/jobs?state=failed").page, job)
+    requeue = visitor.open_menu(row).get_by_role("button", name="Requeue")
+    expect(requeue).to_be_visible()
+
+    job.requeue()
+    visitor.page.keyboard.press("Escape")
+    menu = visitor.open_menu(row)
+
+    expect(menu.get_by_role("button", name="Delete")).to_be_visible()
+    expect(requeue).to_have_count(0)
+
+
+# ---- many jobs -------------------------------------------------------------------------------------------
+
+
+@acts("/jobs/requeue")
+def test_the_selected_jobs_are_requeued(visitor, stocked):
+    """Those alone."""
+    jobs = list(stocked.jobs.find(state=State.FAILED))
+
+    visitor.go("/jobs?state=failed")
+    for job in jobs[:2]:
+        row_of(visitor.page, job).locator("input[type=checkbox]").check()
+    bar = visitor.page.locator(".bulk:visible")
+    if visitor.has_script:
+        expect(bar).to_contain_text("2 selected on this page")
+    visitor.press("Requeue" if visitor.has_script else "Requeue the selected", bar)
+    visitor.is_told("Requeued 2")
+
+    ids = [job.id for job in jobs]
+    assert [State.ENQUEUED, State.ENQUEUED, State.FAILED] == states(stocked, *ids)
+
+
+def ask_for_everything(visitor, verb):
+    """Select what matches in the list of failed jobs, and ask for this to be done to it."""
+    visitor.go("/jobs?state=failed")
+    if not visitor.has_script:
+        visitor.page.get_by_role("link", name=f"{verb} everything that matches").click()
+        return
+    visitor.page.get_by_label("Select all on this page").check()
+    bar = visitor.page.locator(".bulk:visible")
+    visitor.press("Select all 3 matching", bar)
+    expect(bar).to_contain_text("Everything that matches is selected")
+    visitor.press(verb, bar)
+
+
+def is_done_to_everything(visitor, stocked, verb, state):
+    """An operation does it to the three failed jobs, and is shown until its end."""
+    jobs = list(stocked.jobs.find(state=State.FAILED))
+    ask_for_everything(visitor, verb)
+    expect(visitor.page.locator("main")).to_contain_text("3 jobs match.")
+    visitor.press(f"{verb} them")
+
+    expect(visitor.page.locator("main > .banner")).to_contain_text("everything that matches.")
+    eventually(lambda: not stocked.operations.resumable())
+    if not visitor.has_script:
+        visitor.page.reload()
+    expect(visitor.page.locator(".operations li").first).to_contain_text("3 changed")
+    assert {state} == set(states(stocked, *(job.id for job in jobs)))
+
+
+@acts("/jobs/all/requeue")
+def test_everything_that_matches_is_requeued(visitor, stocked):
+    """After a page that says how many jobs that are."""
+    is_done_to_everything(visitor, stocked, "Requeue", State.ENQUEUED)
+
+
+@acts("/jobs/all/delete")
+def test_everything_that_matches_is_deleted(visitor, stocked):
+    """After a page that says how many jobs that are."""
+    is_done_to_everything(visitor, stocked, "Delete", State.DELETED)
+
+
+@acts("/activity/cancel")
+def test_an_operation_is_cancelled(visitor, stocked):
+    """What it has not reached stays as it is. Somebody else does it, so that it does not end meanwhile."""
+    where = JobFilter(state=State.FAILED)
+    operation = stocked.operations.start("requeue", where, by="ada")
+
+    with stocked.lock(f"operation:{operation.id}"):
+        visitor.go("/activity").press("Cancel").is_told("Cancelled: what was not reached yet stays as it is.")
+
+    assert "cancelled" == stocked.operations.get(operation.id).state
+    assert 3 == stocked.jobs.counts().by_state[State.FAILED]
+
+
+@acts("/failures/requeue")
+def test_a_cause_of_failures_is_requeued(visitor, stocked):
+    """All jobs that failed alike, when somebody is sure."""
+    visitor.go("/failures").press("Requeue")
+    visitor.is_sure("Requeue the 3 jobs that failed with ValueError?", "Requeue")
+    visitor.is_told("Requeuing 3 jobs")
+
+    eventually(lambda: stocked.jobs.counts().by_state.get(State.FAILED, 0) == 0)
+
+
+@acts("/failures/delete")
+def test_a_cause_of_failures_is_deleted(visitor, stocked):
+    """From the page of the cause, when somebody is sure."""
+    page = visitor.go("/failures").page
+    page.locator("td.cause a").click()
+    visitor.press("Delete these 3").is_sure("Delete the 3 jobs that failed with ValueError?", "Delete")
+    visitor.is_told("Deleting 3 jobs")
+
+    eventually(lambda: {State.DELETED: 4}.items() <= stocked.jobs.counts().by_state.items())
+
+
+@acts("/failures/mute", "/failures/unmute")
+def test_a_cause_of_failures_is_muted_and_unmuted(visitor, stocked):
+    """From its page for a while, and back from the list of those that are muted."""
+    visitor.go("/failures").page.locator("td.cause a").click()
+    visitor.page.locator("form[action$='/failures/mute'] button:not([type=button])").click()
+    visitor.page.get_by_text("ValueError is muted.").wait_for()
+    assert ("cause.mute", "local") == last_act(stocked)
+
+    visitor.go("/failures").press("Unmute").is_told("It is told of again.")
+    assert ("cause.unmute", "local") == last_act(stocked)
+
+
+# ---- queues ----------------------------------------------------------------------------------------------
+
+
+def queue(fire, name):
+    return next(view for view in fire.queues.list() if view.name == name)
+
+
+@acts("/queues/pause", "/queues/resume")
+def test_a_queue_is_paused_with_a_note_and_resumed(visitor, stocked):
+    """The note is shown wherever the queue is."""
+    page = visitor.go("/queues").page
+
+    page.locator("tr#queue-mail").get_by_text("Pause").first.click()
+    page.get_by_label("Note").locator("visible=true").fill("the provider is down")
+    visitor.press("Pause", page.locator("dialog[open]") if visitor.has_script else page.locator("main"))
+    visitor.is_told("Queue mail is paused")
+
+    assert (True, "the provider is down") == (queue(stocked, "mail").is_paused, queue(stocked, "mail").note)
+    visitor.go("/queues")
+    expect(page.locator("tr#queue-mail")).to_contain_text("the provider is down")
+
+    visitor.press("Resume", page.locator("tr#queue-mail")).is_told("Queue mail is resumed")
+    assert not queue(stocked, "mail").is_paused
+
+
+@acts("/queues/delete")
+def test_a_queue_is_emptied_when_its_name_was_typed(visitor, stocked):
+    """An operation deletes what waits in it."""
+    page = visitor.go("/queues/mail").page
+
+    page.get_by_label("Type the queue's name").fill("mail")
+    visitor.press("Delete all waiting").is_told("Deleting 5 jobs that wait in mail.")
+
+    eventually(lambda: queue(stocked, "mail").enqueued == 0)
+
+
+# ---- recurring jobs --------------------------------------------------------------------------------------
+
+
+@acts("/recurring/trigger")
+def test_a_recurring_job_is_run_now(visitor, stocked):
+    """A job of it is enqueued, which the message leads to."""
+    visitor.go("/recurring/view?id=nightly").press("Run now").is_told("Enqueued a run of nightly.")
+
+    assert 1 == len(stocked.recurring.runs("nightly"))
+
+
+@acts("/recurring/pause", "/recurring/resume")
+def test_a_recurring_job_is_paused_and_resumed(visitor, stocked):
+    """From the list."""
+    row = visitor.go("/recurring").page.locator("tr", has_text="hand-made")
+
+    visitor.press("Pause", visitor.open_menu(row)).is_told("hand-made is paused")
+    assert stocked.recurring.get("hand-made").is_paused
+    visitor.go("/recurring")
+    visitor.press("Resume", visitor.open_menu(row)).is_told("hand-made runs again")
+    assert not stocked.recurring.get("hand-made").is_paused
+
+
+@acts("/recurring/edit", "/recurring/reset")
+def test_a_recurring_job_is_edited_and_reset(visitor, stocked):
+    """The edit holds until it is given up for what the code says."""
+    page = visitor.go("/recurring/edit?id=nightly").page
+
+    page.get_by_label("Schedule").fill("30 3 * * *")
+    if visitor.has_script:
+        expect(page.locator("#preview")).to_contain_text("03:30")
+    page.get_by_role("button", name="Save").click()
+    expect(page.locator("main > .banner").first).to_contain_text("nightly is changed.")
+    edited = stocked.recurring.get("nightly")
+    assert ("EDITED", "30 3 * * *") == (edited.origin.name, edited.schedule.expression)
+
+    page.locator("main details.menu > summary").click()
+    visitor.press("Reset to code").is_sure("Give up the edit of nightly", None)
+    visitor.is_told("nightly is again what the code says.")
+    assert "0 2 * * *" == stocked.recurring.get("nightly").schedule.expression
+
+
+@acts("/recurring/create", "/recurring/remove")
+def test_a_recurring_job_is_created_and_removed(visitor, stocked, guard):
+    """By a form whose mistakes are told beside the fields, with what was typed kept."""
+    guard.allow("status of 400")
+    page = visitor.go("/recurring").page
+    page.locator("main").get_by_role("link", name="Create").first.click()
+    page.get_by_label("Name").fill("weekly-sum")
+    page.get_by_label("Task").fill("shop.orders.add")
+    page.get_by_label("Schedule").fill("0 99 * * *")
+    page.get_by_label("Arguments").fill('{"order": 12}')
+    page.get_by_role("button", name="Create").click()
+    expect(page.locator("#error-schedule")).to_be_visible()
+    expect(page.get_by_label("Arguments")).to_have_value('{"order": 12}')
+
+    page.get_by_label("Schedule").fill("0 9 * * 1")
+    page.get_by_role("button", name="Create").click()
+    expect(page.locator("main > .banner").first).to_contain_text("weekly-sum is created.")
+    assert "shop.orders.add" == stocked.recurring.get("weekly-sum").task
+
+    menu = visitor.open_menu(page.locator("tr", has_text="weekly-sum"))
+    visitor.press("Remove", menu).is_sure("Remove weekly-sum?", "Remove")
+    expect(page.get_by_text("weekly-sum is removed").first).to_be_visible()
+    assert "weekly-sum" not in [one.id for one in stocked.recurring.list()]
+
+
+# ---- tasks, servers, settings ----------------------------------------------------------------------------
+
+
+@acts("/tasks/run")
+def test_a_task_is_run_by_its_form(visitor, stocked, guard):
+    """What was typed becomes its arguments; what is wrong is told, and kept."""
+    guard.allow("status of 400")
+    page = visitor.go("/tasks/view?name=shop.orders.add").page
+    page.get_by_role("link", name="Run…").click()
+    page.locator("[name='args.order']").fill("77")
+    page.locator("[name='args.price']").fill("cheap")
+    page.get_by_role("button", name="Enqueue").click()
+    expect(page.locator("main .banner.bad")).to_contain_text("price")
+    expect(page.locator("[name='args.order']")).to_have_value("77")
+
+    page.locator("[name='args.price']").fill("2.25")
+    page.get_by_role("button", name="Enqueue").click()
+
+    expect(page.locator("main > .banner")).to_contain_text("A job of shop.orders.add is enqueued.")
+    job = next(iter(stocked.jobs.find(state=State.ENQUEUED, task="shop.orders.add")))
+    assert ("order:77",) == job.tags
+
+
+def server_states(fire, name):
+    """What the server's sessions say of themselves."""
+    return {one.renewal.state for view in fire.servers.list() if view.name == name for one in view.sessions}
+
+
+@acts("/servers/tell")
+def test_a_server_is_made_quiet_and_resumed(visitor, stocked):
+    """It hears it, and claims nothing until it is told to."""
+    with stocked.server(name="web-9", workers=1):
+        card = visitor.go("/servers").page.locator("section.server", has_text="web-9")
+        visitor.press("Make quiet", card).is_sure("claim no more jobs?", None).is_told(
+            "web-9 is told to claim no more"
+        )
+        eventually(lambda: server_states(stocked, "web-9") == {"quiet"})
+
+        visitor.go("/servers").press("Resume", card).is_told("web-9 is told to claim again")
+        eventually(lambda: server_states(stocked, "web-9") == {"running"})
+
+
+@acts("/servers/tell")
+def test_a_server_is_stopped(visitor, stocked):
+    """When somebody is sure."""
+    with stocked.server(name="web-9", workers=1) as server:
+        card = visitor.go("/servers").page.locator("section.server", has_text="web-9")
+        visitor.press("Stop", card).is_sure("Running jobs have its grace time", "Stop")
+        visitor.is_told("web-9 is told to stop")
+
+        eventually(lambda: not server.is_running)
+
+
+@acts("/settings")
+def test_settings_are_kept_in_this_browser(visitor):
+    """Each of them changes pages, and stays."""
+    page = visitor.go("/settings").page
+
+    for choice in ("Dark", "Compact", "Absolute", "Off"):
+        page.get_by_role("radio", name=re.compile(f"^{choice}")).check()
+    page.get_by_role("button", name="Save settings").click()
+
+    expect(page.locator("main > .banner")).to_contain_text("Settings are saved in this browser.")
+    visitor.go("/queues")
+    for name, value in (("theme", "dark"), ("density", "compact"), ("times", "absolute")):
+        expect(page.locator("html")).to_have_attribute(f"data-{name}", value)
+    expect(page.locator("#shortcuts")).to_have_attribute("data-are", "off")

@@ -1,0 +1,431 @@
+"""Pages that keep themselves current: without a reload, without taking anything from under the reader."""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+import pytest
+from playwright.sync_api import expect
+
+from firelock import State
+from tests.end_to_end.browser import seeds
+
+REGION = "#region-rows"
+
+
+@pytest.fixture
+def page(served, open_page):
+    """The page of queues, live."""
+    page = open_page(served, "/queues")
+    expect(page.locator("[data-live-chip]")).to_have_text("Live")
+    return page
+
+
+def cell(page, name):
+    """The number of enqueued jobs of a queue."""
+    return page.locator(f"tr#queue-{name} td.number").first
+
+
+def mark(page):
+    """Set a mark that a reload would lose."""
+    page.evaluate("() => { window.isSamePage = true; }")
+
+
+def await_looks(page, seconds=3):
+    """The page had time to ask a few times: what it left alone by then, it leaves alone."""
+    began = page.evaluate("() => performance.now()")
+    page.wait_for_function(
+        "([began, most]) => performance.now() - began > most", arg=[began, seconds * 1_000]
+    )
+
+
+def seconds_of(page):
+    """How long the page has been there."""
+    return page.evaluate("() => performance.now()") / 1_000
+
+
+def is_same(page):
+    return page.evaluate("() => window.isSamePage === true")
+
+
+# ---- what changes ----------------------------------------------------------------------------------------
+
+
+def test_a_number_changes_without_a_reload(page, tasks):
+    """As soon as jobs are enqueued, by whomever."""
+    mark(page)
+    expect(cell(page, "mail")).to_have_text("5")
+
+    tasks.send.enqueue_many([("a@example.com",), ("b@example.com",)])
+
+    expect(cell(page, "mail")).to_have_text("7")
+    expect(page.locator("#region-nav a", has_text="Enqueued")).to_contain_text("7")
+    assert is_same(page)
+
+
+def test_numbers_change_without_a_stream(stocked, tasks, serve, open_page):
+    """Where a stream is not to be had the page asks now and then."""
+    page = open_page(serve(stocked, without_stream=True), "/queues")
+    expect(cell(page, "mail")).to_have_text("5")
+
+    tasks.send.enqueue("a@example.com")
+
+    expect(cell(page, "mail")).to_have_text("6")
+
+
+def test_a_running_job_tells_how_far_it_is(stocked, tasks, served, open_page):
+    """Its state, progress and log come by themselves, and its end."""
+    job = tasks.work.using(queue="now").enqueue(4)
+    page = open_page(served, f"/jobs/{job.id}")
+    badge = page.locator("#region-head .badge")
+    expect(badge).to_have_text("Enqueued")
+
+    with stocked.server(queues=["now"], workers=1):
+        expect(badge).to_have_text("Processing")
+        expect(page.locator("#region-now")).to_contain_text("step one")
+        expect(page.locator("[data-log]")).to_contain_text("begun")
+        tasks.gate.set()
+        expect(badge).to_have_text("Succeeded")
+
+
+def test_what_had_nothing_to_say_is_heard_when_it_has(tmp_path, serve, open_page):
+    """A place that takes no room while nothing is wrong shows what goes wrong."""
+    fire, tasks = seeds.small(f"sqlite:///{tmp_path / 'quiet.db'}")
+    with closing(fire):
+        fire.storage.migrate()
+        job = tasks.send.enqueue("a@example.com")
+        job.delete()
+        served = serve(fire)
+        overview, page = open_page(served), open_page(served, f"/jobs/{job.id}")
+        expect(overview.locator("#region-tiles")).to_be_visible()
+        expect(overview.locator("#region-health")).to_be_hidden()
+        expect(page.locator("#region-now")).to_be_hidden()
+
+        job.requeue()
+        fire.queues.pause("mail", note="the provider is down")
+
+        expect(overview.locator("#region-health")).to_contain_text("No server is running")
+        expect(page.locator("#region-now")).to_contain_text("the provider is down")
+
+
+def test_a_chart_goes_on_by_itself(stocked, tasks, served, open_page):
+    """The live chart shows what ended within the last seconds."""
+    page = open_page(served, "/?span=live")
+    expect(page.locator("fl-chart canvas")).to_be_visible()
+
+    with stocked.server(queues=["mail"], workers=1):
+        page.wait_for_function(
+            """() => document.querySelector("fl-chart").told?.lines
+                 .some((line) => line.values.some((value) => value > 0))"""
+        )
+
+
+# ---- what is left alone ----------------------------------------------------------------------------------
+
+
+def test_a_region_is_left_alone_while_somebody_types_in_it(page, tasks):
+    """And catches up afterwards."""
+    page.evaluate("""() => {
+      const field = document.createElement("input");
+      field.id = "typed-in";
+      document.querySelector("#region-rows td").append(field);
+      field.focus();
+    }""")
+    page.keyboard.type("mine")
+
+    tasks.send.enqueue("a@example.com")
+
+    expect(page.locator("#region-nav a", has_text="Enqueued")).to_contain_text("6")  # another region did move
+    expect(cell(page, "mail")).to_have_text("5")
+    expect(page.locator("#typed-in")).to_have_value("mine")
+    page.evaluate("() => document.getElementById('typed-in').blur()")
+    expect(cell(page, "mail")).to_have_text("6")
+
+
+def test_a_region_is_left_alone_while_text_in_it_is_selected(page, tasks):
+    """So that it can be copied; it catches up afterwards."""
+    page.evaluate("() => getSelection().selectAllChildren(document.querySelector('tr#queue-mail td'))")
+
+    tasks.send.enqueue("a@example.com")
+
+    expect(page.locator("#region-nav a", has_text="Enqueued")).to_contain_text("6")
+    expect(cell(page, "mail")).to_have_text("5")
+    page.evaluate("() => getSelection().removeAllRanges()")
+    expect(cell(page, "mail")).to_have_text("6")
+
+
+def test_an_open_dialog_is_not_taken_away(page, tasks):
+    """What was typed in it stays, and the numbers behind it move when it is closed."""
+    page.locator("tr#queue-mail [data-open]").click()
+    note = page.locator("#note-mail")
+    note.fill("half a")
+
+    tasks.send.enqueue("a@example.com")
+    await_looks(page)
+    note.press_sequentially(" sentence")
+
+    expect(note).to_have_value("half a sentence")
+    expect(cell(page, "mail")).to_have_text("5")
+    page.locator("dialog[open] [data-close]").click()
+    expect(cell(page, "mail")).to_have_text("6")
+
+
+def test_the_focus_survives_a_swap(page, tasks):
+    """What had the focus has it still: the same link, by its row's id."""
+    page.locator("tr#queue-mail a").first.focus()
+    tasks.send.enqueue("a@example.com")
+
+    expect(cell(page, "mail")).to_have_text("6")
+
+    expect(page.locator("tr#queue-mail a").first).to_be_focused()
+
+
+def test_new_jobs_wait_behind_a_pill(served, tasks, open_page):
+    """Rows do not move under the pointer: how many are new is said, and they come when they are asked for."""
+    page = open_page(served, "/jobs?state=enqueued")
+    rows = page.locator("tbody tr[id]")
+    expect(rows).to_have_count(5)
+    before = [row.get_attribute("id") for row in rows.all()]
+
+    tasks.send.enqueue_many([("a@example.com",), ("b@example.com",)])
+
+    pill = page.locator(f"{REGION} .pill")
+    expect(pill).to_have_text("2 new · show")
+    assert before == [row.get_attribute("id") for row in rows.all()]
+    pill.click()
+    expect(rows).to_have_count(7)
+    expect(pill).to_have_count(0)
+
+
+def test_a_job_that_moved_on_turns_grey(stocked, served, open_page):
+    """It stays where it was until the list is opened anew."""
+    page = open_page(served, "/jobs?state=enqueued")
+    job = next(iter(stocked.jobs.find(state=State.ENQUEUED, limit=1)))
+    row = page.locator(f"tr#job-{job.id}")
+
+    job.delete()
+
+    expect(row).to_have_class("is-gone")
+    expect(row).to_contain_text("moved on")
+
+
+# ---- menus of rows ---------------------------------------------------------------------------------------
+
+
+class Held:
+    """Menus that are asked for and not answered until `let_go`."""
+
+    def __init__(self, page):
+        self._page = page
+        self._routes = []
+        page.route("**/jobs/*?part=menu", lambda route: self._routes.append(route))  # noqa: PLW0108 - it is marked
+
+    def await_asked(self, times=1):
+        """So many are asked for."""
+        for _ in range(10_000):
+            if len(self._routes) >= times:
+                return
+            self._page.evaluate("() => 0")  # meanwhile routes come in
+        raise AssertionError(f"{len(self._routes)} menus were asked for, not {times}")
+
+    def let_go(self, number=0, **answer):
+        """One of them is answered: by the dashboard, or as said; the page has its answer."""
+        address = self._routes[number].request.url
+        with self._page.expect_request_finished(lambda request: request.url == address):
+            if answer:
+                self._routes[number].fulfill(**answer)
+            else:
+                self._routes[number].continue_()
+        self._page.evaluate("() => new Promise((done) => setTimeout(done))")
+
+
+def test_a_row_that_moves_keeps_its_menu_open(stocked, served, open_page):
+    """What is open stays where it is, and can be pressed, while the rows around it are refreshed."""
+    page = open_page(served, "/jobs?state=failed")
+    job = next(iter(stocked.jobs.find(state=State.FAILED, limit=1)))
+    row = page.locator(f"tr#job-{job.id}")
+    row.locator("a[data-menu]").click()
+    menu = row.locator(".menu > .list")
+    expect(menu).to_be_visible()
+
+    job.requeue()
+    await_looks(page)
+    expect(menu).to_be_visible()
+    menu.get_by_role("button", name="Delete").click()
+    page.locator("dialog[open] button.primary").click()
+
+    expect(page.locator(".toast")).to_contain_text("Deleted 1")
+    assert State.DELETED == job.refresh().state
+
+
+@pytest.mark.parametrize("answer", [{}, {"status": 500, "body": "no"}], ids=["menu", "error"])
+def test_a_menu_that_was_closed_stays_closed(served, open_page, guard, answer):
+    """Its answer, or an error, comes too late and changes nothing."""
+    guard.allow("status of 500")
+    page = open_page(served, "/jobs?state=failed")
+    held, opener = Held(page), page.locator("tbody a[data-menu]").first
+
+    opener.click()
+    held.await_asked()
+    page.keyboard.press("Escape")
+    held.let_go(**answer)
+
+    expect(opener).to_have_attribute("aria-expanded", "false")
+    expect(page.locator("tbody .menu > .list:visible, .toast")).to_have_count(0)
+
+
+def test_of_two_menus_the_last_is_open(served, open_page):
+    """The answer for the first comes after it was left for the other."""
+    page = open_page(served, "/jobs?state=failed")
+    held, openers = Held(page), page.locator("tbody a[data-menu]")
+
+    openers.nth(0).click()
+    openers.nth(1).click()
+    held.await_asked(2)
+    held.let_go(1)
+    held.let_go(0)
+
+    rows = page.locator("tbody tr[id]")
+    expect(rows.nth(1).locator(".menu > .list")).to_be_visible()
+    expect(page.locator("tbody .menu > .list:visible")).to_have_count(1)
+
+
+def test_a_menu_of_what_is_gone_says_so(stocked, served, open_page, guard):
+    """The error is told in a toast, and the menu is closed."""
+    guard.allow("status of 404")
+    page = open_page(served, "/jobs?state=failed")
+    opener = page.locator("tbody a[data-menu]").first
+    opener.evaluate("(link) => { link.href = link.href.replace(/[^/]+$/, 'gone'); }")
+
+    opener.click()
+
+    expect(page.locator(".toast.bad")).to_have_text(
+        "Job gone is not stored: it has expired, or never existed."
+    )
+    expect(opener).to_have_attribute("aria-expanded", "false")
+
+
+def test_a_menu_says_that_nobody_answers(served, open_page, guard):
+    """In a toast."""
+    guard.allow("Failed to load resource")
+    page = open_page(served, "/jobs?state=failed")
+    page.route("**/jobs/*?part=menu", lambda route: route.abort())
+
+    page.locator("tbody a[data-menu]").first.click()
+
+    expect(page.locator(".toast.bad")).to_have_text("The dashboard did not answer. Try again.")
+
+
+# ---- the chip --------------------------------------------------------------------------------------------
+
+
+def test_the_chip_pauses_and_goes_on(page, tasks):
+    """Paused, the page stays as it is; resumed, it catches up."""
+    chip = page.locator("[data-live-chip]")
+    chip.click()
+    expect(chip).to_have_text("Paused")
+
+    tasks.send.enqueue("a@example.com")
+    await_looks(page)
+    expect(cell(page, "mail")).to_have_text("5")
+
+    chip.click()
+    expect(chip).to_have_text("Live")
+    expect(cell(page, "mail")).to_have_text("6")
+
+
+def test_the_chip_says_that_nobody_answers(page, served, tasks, guard):
+    """And the page goes on by itself as soon as somebody does."""
+    guard.allow("ERR_CONNECTION_REFUSED", "ERR_INCOMPLETE_CHUNKED_ENCODING", "ERR_CONNECTION_RESET")
+    mark(page)
+    chip = page.locator("[data-live-chip]")
+
+    served.stop()
+    expect(chip).to_have_text("Reconnecting")
+    tasks.send.enqueue("a@example.com")
+    served.start()
+
+    expect(chip).to_have_text("Live")
+    expect(cell(page, "mail")).to_have_text("6")
+    assert is_same(page)
+
+
+# ---- what it costs ---------------------------------------------------------------------------------------
+
+
+def test_a_tab_asks_at_most_twice_a_second(stocked, tasks, served, open_page):
+    """Whichever page it shows, while everything moves; a stream is one request."""
+    job = tasks.work.using(queue="now").enqueue(4)
+    asked, pages = {}, {}
+    with stocked.server(queues=["now", "mail"], workers=2):
+        for address in (
+            "/",
+            "/?span=live",
+            "/queues",
+            "/queues/mail",
+            "/jobs",
+            "/servers",
+            f"/jobs/{job.id}",
+        ):
+            page = open_page(served, address)
+            page.wait_for_function("() => firelock.isStreaming()")
+            page.on("request", lambda one, address=address: asked.setdefault(address, []).append(one.url))
+            pages[address] = page, seconds_of(page)
+        for number in range(8):
+            tasks.send.enqueue(f"{number}@example.com")
+            await_looks(page, 1)
+
+    for address, (page, began) in pages.items():
+        assert len(asked[address]) <= 2 * (seconds_of(page) - began), (address, asked[address])
+
+
+def test_a_hidden_tab_asks_nothing(page, tasks, served):
+    """It catches up when it is looked at again."""
+    hide = """(is) => {
+      Object.defineProperty(document, "hidden", { get: () => is, configurable: true });
+      document.dispatchEvent(new Event("visibilitychange"));
+    }"""
+    page.evaluate(hide, True)
+    requests = []
+    page.on("request", lambda request: requests.append(request.url))
+
+    tasks.send.enqueue("a@example.com")
+    await_looks(page, 5)
+    assert requests == []
+
+    page.evaluate(hide, False)
+    expect(cell(page, "mail")).to_have_text("6")
+
+
+def test_the_windows_of_a_browser_share_one_stream(served, stocked, open_context):
+    """One listens for all of them; when it goes, another takes its turn."""
+    context = open_context(served)
+    first, second, third = (context.new_page() for _ in range(3))
+    for page in (first, second, third):
+        page.goto("/queues")
+        expect(page.locator("[data-live-chip]")).to_have_text("Live")
+        page.wait_for_function("() => firelock.isStreaming()")
+
+    assert ["/live"] == [path for path in served.asked if path == "/live"]
+    stocked.queues.pause("mail", note="told to all of them")
+    for page in (first, second, third):
+        expect(page.locator("main")).to_contain_text("told to all of them")
+
+    first.close()
+    second.wait_for_function("() => firelock.isStreaming()")
+    stocked.queues.pause("mail", note="told by another")
+    for page in (second, third):
+        expect(page.locator("main")).to_contain_text("told by another")
+    assert 2 == len([path for path in served.asked if path == "/live"])
+
+
+def test_where_there_are_no_locks_each_window_listens(served, open_context):
+    """Outside of a secure context a browser has none; then all is as with one window."""
+    context = open_context(served)
+    context.add_init_script("Object.defineProperty(Navigator.prototype, 'locks', { value: undefined })")
+    pages = [context.new_page() for _ in range(2)]
+    for page in pages:
+        page.goto("/queues")
+        page.wait_for_function("() => firelock.isStreaming()")
+
+    assert 2 == len([path for path in served.asked if path == "/live"])

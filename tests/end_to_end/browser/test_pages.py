@@ -1,0 +1,245 @@
+"""Every page of the dashboard's table, as a visitor sees it: light, dark, wide and narrow."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from playwright.sync_api import expect
+
+from firelock_dashboard.table import TABLE
+from tests.end_to_end.browser.addresses import addresses, page_routes
+from tests.end_to_end.browser.pages import NARROW, WIDE, ask_axe, brightness, overflow
+
+PAGES = page_routes(TABLE)
+
+
+@pytest.fixture(scope="package")
+def places(shop):
+    return addresses(shop.fire)
+
+
+def test_every_page_has_an_address_here(places):
+    """A page that joins the table is walked, or says that it is none."""
+    assert sorted(PAGES) == sorted(places)
+
+
+@pytest.mark.parametrize("route", PAGES)
+def test_a_page_is_whole(shop, places, open_context, route):
+    """It has one h1, a title and its landmarks, and fits: wide and narrow, in light and in dark."""
+    page = open_context(shop, color_scheme="light").new_page()
+
+    for address in places[route]:
+        page.set_viewport_size(WIDE)
+        page.emulate_media(color_scheme="light")
+        page.goto(address)
+        expect(page.locator("h1")).to_have_count(1)
+        assert page.title().endswith("· Firelock")
+        assert page.locator("h1").inner_text().strip()
+        for landmark in ("nav#rail", "main#main", "header.bar"):
+            expect(page.locator(landmark)).to_have_count(1)
+        assert overflow(page) == []
+        light = brightness(page)
+
+        page.emulate_media(color_scheme="dark")
+        assert light > 200
+        assert brightness(page) < 60
+        page.set_viewport_size(NARROW)
+        assert overflow(page) == []
+
+
+def test_a_page_never_waits_for_its_graph_to_fit(shop, open_page):
+    """A graph follows its place a moment later: until then it is cut off, and nothing scrolls sideways."""
+    page = open_page(shop)
+    page.add_init_script("window.ResizeObserver = class { observe() {} disconnect() {} };")
+    page.set_viewport_size(WIDE)
+    page.goto("/")
+    expect(page.locator(".chart .uplot")).to_be_visible()
+
+    page.set_viewport_size(NARROW)
+
+    assert overflow(page) == []
+
+
+@pytest.mark.parametrize(
+    "address", ["/jobs/00000000-gone", "/failures/gone", "/queues/gone", "/tasks/view?name=gone", "/nowhere"]
+)
+def test_what_is_not_there_is_said(shop, guard, open_page, address):
+    """A page that is not there is a whole page too, which leads back."""
+    guard.allow("status of 404")
+
+    page = open_page(shop, address)
+
+    expect(page.locator("main")).to_be_visible()
+    expect(page.locator("main a:visible").first).to_be_visible()
+    assert overflow(page) == []
+
+
+@pytest.mark.parametrize("route", PAGES)
+def test_axe_finds_nothing_serious(shop, places, open_context, route):
+    """Nor critical: in light by every rule, in dark by those of colours, and narrow again by every rule."""
+    context = open_context(shop, bypass_csp=True, reduced_motion="reduce", color_scheme="light")
+    page = context.new_page()
+    found = []
+
+    for address in places[route]:
+        page.set_viewport_size(WIDE)
+        page.emulate_media(color_scheme="light")
+        page.goto(address)
+        found += [f"{address} light {one}" for one in ask_axe(page)]
+        page.emulate_media(color_scheme="dark")
+        found += [f"{address} dark {one}" for one in ask_axe(page, ["color-contrast"])]
+    page.set_viewport_size(NARROW)
+    found += [f"{address} narrow {one}" for one in ask_axe(page)]
+
+    assert found == []
+
+
+@pytest.mark.parametrize("address", ["/jobs?state=failed", "/recurring"])
+def test_axe_finds_nothing_in_an_open_menu(shop, open_context, address):
+    """That of a row, wide and narrow; and it does not make the page wider."""
+    page = open_context(shop, bypass_csp=True, reduced_motion="reduce", color_scheme="light").new_page()
+    page.goto(address)
+
+    page.locator("tbody a[data-menu]").first.click()
+    expect(page.locator("tbody .menu > .list")).to_be_visible()
+    found = ask_axe(page)
+    page.set_viewport_size(NARROW)
+    found += ask_axe(page)
+
+    assert found == []
+    assert overflow(page) == []
+
+
+_LINKS = """() => [...document.querySelectorAll("main a[href], nav a[href], #palette a[href]")]
+  .filter((link) => link.origin === location.origin)
+  .map((link) => link.href.slice(location.origin.length).split("#")[0])"""
+_VALUES = re.compile(r"=[^&]*|[0-9a-f-]{36}|(?<=/)[0-9a-f]{16,}")
+
+
+def test_every_link_leads_to_a_page(shop, places, open_context):
+    """One of each kind: what a page names is there, and takes the fields that its link has."""
+    page = open_context(shop).new_page()
+    tried, lost = set(), []
+
+    for address in [one for several in places.values() for one in several]:
+        page.goto(address)
+        for link in page.evaluate(_LINKS):
+            kind = _VALUES.sub("=", link)
+            if kind in tried or link == "/":
+                continue
+            tried.add(kind)
+            status = page.request.get(f"{shop.origin}{link}", max_redirects=3).status
+            if status >= 400:
+                lost.append(f"{status} {link} on {address}")
+
+    assert lost == []
+    assert len(tried) > 50
+
+
+# ---- on a phone ------------------------------------------------------------------------------------------
+
+# Not by clicks: one on a fold that is open would close what lies in it.
+_OPEN_ALL = """() => document.querySelectorAll("main details:not(.menu)")
+  .forEach((fold) => { fold.open = true; })"""
+
+# Cells, but for those that say nothing, that lie outside of the window's width.
+_OUT_OF_SIGHT = """() => [...document.querySelectorAll("main table.stacked > tbody > tr > *")]
+  .filter((cell) => cell.offsetParent && cell.innerText.trim())
+  .filter((cell) => {
+    const place = cell.getBoundingClientRect();
+    return place.right > innerWidth + 1 || place.left < 0;
+  })
+  .map((cell) => cell.innerText.trim().slice(0, 60))"""
+
+
+@pytest.mark.parametrize("route", PAGES)
+def test_a_row_is_in_sight_on_a_phone(shop, places, open_context, route):
+    """Its figures and its buttons, without scrolling sideways; each figure has its name beside it."""
+    page = open_context(shop).new_page()
+    page.set_viewport_size(NARROW)
+
+    for address in places[route]:
+        page.goto(address)
+        page.evaluate(_OPEN_ALL)
+        assert page.evaluate(_OUT_OF_SIGHT) == []
+
+
+def test_a_queue_on_a_phone_shows_count_wait_and_button(shop, open_context):
+    """What the table's head says elsewhere stands beside each figure."""
+    page = open_context(shop).new_page()
+    page.set_viewport_size(NARROW)
+    page.goto("/queues")
+    row = page.locator("tr#queue-mail")
+    names = row.evaluate(
+        """(row) => [...row.cells].filter((cell) => cell.offsetParent)
+             .map((cell) => getComputedStyle(cell, "::before").content)"""
+    )
+
+    for name in ("Load", "Enqueued", "Processing", "Oldest wait", "State"):
+        assert any(name in one for one in names)
+    expect(row.get_by_role("link", name="Pause…")).to_be_in_viewport(ratio=1)
+
+
+@pytest.mark.parametrize("state", ["enqueued", "deleted"])
+def test_the_open_tab_is_scrolled_in(shop, open_context, state):
+    """Also where the tabs are wider than the window."""
+    page = open_context(shop).new_page()
+    page.set_viewport_size(NARROW)
+
+    page.goto(f"/jobs?state={state}")
+
+    expect(page.locator(".tabs [aria-current=page]")).to_be_in_viewport(ratio=0.95)
+
+
+# ---- focus -----------------------------------------------------------------------------------------------
+
+# What shows the focus of each element that can have it: outlines anywhere, and whatever else changes with it.
+_FOCUS = """() => {
+  const seen = (one) => {
+    const is = getComputedStyle(one);
+    // Boxes are drawn by the browser: the border that they compute is not painted.
+    const isBox = one.matches("[type=checkbox], [type=radio]");
+    const borders = isBox ? [] : [is.borderTopColor, is.borderBottomColor];
+    return [is.backgroundColor, is.boxShadow, is.color, ...borders].join(" ");
+  };
+  const around = (one) => {
+    const all = [one];
+    while (all.at(-1).parentElement) all.push(all.at(-1).parentElement);
+    return all;
+  };
+  const outlined = (one) => {
+    const is = getComputedStyle(one);
+    return is.outlineStyle !== "none" && parseFloat(is.outlineWidth) > 0;
+  };
+  const wrong = [];
+  const focusable = "a[href], button, input, select, textarea, summary, [tabindex='0']";
+  for (const one of document.querySelectorAll(focusable)) {
+    if (!one.checkVisibility({ visibilityProperty: true }) || one.disabled || one.type === "hidden") continue;
+    document.getElementById("rail").querySelector("a").focus();
+    if (one === document.activeElement) document.querySelector("main").focus();
+    const before = around(one).map(seen);
+    one.focus();
+    if (document.activeElement !== one) continue;
+    const outlines = around(one).filter(outlined).length;
+    const changed = around(one).filter((each, place) => seen(each) !== before[place]).length;
+    const told = `${one.outerHTML.slice(0, 90)}: ${outlines} outlines, ${changed} other`;
+    if (outlines !== 1 || changed) wrong.push(told);
+  }
+  return [...new Set(wrong)].slice(0, 12);
+}"""
+
+
+@pytest.mark.parametrize("look", ["light", "dark", "forced"])
+@pytest.mark.parametrize("route", PAGES)
+def test_focus_is_one_outline(shop, places, open_context, route, look):
+    """Whatever has it: one outline, and nothing else changes."""
+    options = (
+        {"color_scheme": "dark", "forced_colors": "active"} if look == "forced" else {"color_scheme": look}
+    )
+    page = open_context(shop, reduced_motion="reduce", **options).new_page()
+
+    page.goto(places[route][0])
+    page.keyboard.press("Tab")
+
+    assert page.evaluate(_FOCUS) == []

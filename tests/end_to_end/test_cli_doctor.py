@@ -1,0 +1,337 @@
+"""`firelock doctor`: each finding is found, and a healthy storage has none."""
+
+from __future__ import annotations
+
+import json
+
+import attrs
+import pytest
+
+from firelock import Every, Firelock, lifecycle
+from firelock.checks import check_clock, check_schema
+from firelock.doctor import diagnose
+from firelock.memory import MemoryStorage
+from firelock.storage import Feature, Finding, Renewal, SchemaState, StorageUnavailable
+from tests.end_to_end.cli_run import begin_session, claim, fail, run
+
+SECOND = 1_000_000
+
+
+class SharedMemory(MemoryStorage):
+    """A storage about which there is nothing to say by itself."""
+
+    features = frozenset({Feature.SHARED})
+
+
+@pytest.fixture
+def app():
+    """An app with one task, on a storage without findings of its own."""
+    with Firelock(SharedMemory()) as app:
+
+        @app.task(name="shop.add")
+        def add(user: int): ...
+
+        app.add = add
+        yield app
+
+
+def found(app, *, knows_tasks=False):
+    """Return the findings of an app whose host has the storage's clock, as (is_error, what)."""
+    diagnosis = diagnose(app.runtime, host_clock=app.storage.clock, knows_tasks=knows_tasks)
+    return [(finding.is_error, finding.what) for finding in diagnosis.findings]
+
+
+def test_a_healthy_storage_has_no_findings(app):
+    """A living server, served queues and nothing that waits in vain: all is well."""
+    begin_session(app)
+    app.add.enqueue(1)
+
+    assert found(app, knows_tasks=True) == []
+
+
+def test_jobs_without_a_server_are_an_error(app):
+    """Enqueued jobs and nobody alive: nothing runs."""
+    app.add.enqueue(1)
+
+    assert found(app) == [(True, "1 job is enqueued and no server is alive.")]
+
+
+def test_a_silent_server_is_an_error(app):
+    """A session that ran out while nobody ended it is a server that is gone or stuck."""
+    begin_session(app, timeout_seconds=-5.0)
+
+    [(is_error, what)] = found(app)
+
+    assert is_error
+    assert what.startswith("Server vm:1 has been silent past its time (5")
+
+
+def test_an_ended_server_without_a_successor_is_a_warning(app):
+    """Nobody alive has its name or its queues."""
+    begin_session(app, server="vm:1", queues="mail")
+    app.storage.renew([Renewal("s1", state="stopping")])
+    app.storage.end_session("s1", (), reason="server stopped")
+    begin_session(app, "s2", server="vm:2", queues="default")
+
+    assert found(app) == [(False, "Ended within a day, and none in its place: vm:1 (queues mail).")]
+
+
+def test_a_lost_server_without_a_successor_is_a_warning(app):
+    """It was killed: it never said that it stops."""
+    begin_session(app, server="vm:1", queues="mail")
+    app.storage.end_session("s1", None, reason="its session was lost")
+    begin_session(app, "s2", server="vm:2", queues="default")
+
+    assert found(app) == [(False, "Lost within a day, and none in its place: vm:1 (queues mail).")]
+
+
+def test_a_deploy_is_no_finding(app):
+    """A server that ended and another that serves the same queues are an ordinary restart."""
+    begin_session(app, server="vm:1", queues="mail")
+    app.storage.end_session("s1", (), reason="server stopped")
+    begin_session(app, "s2", server="vm:2", queues="mail")
+
+    assert found(app) == []
+
+
+def test_a_queue_nobody_listens_to_is_an_error(app):
+    """Jobs in a queue that no living server serves are never run."""
+    begin_session(app, queues="critical:3,default:1")
+    app.add.enqueue(1)
+    app.add.using(queue="mail").enqueue(2)
+
+    assert found(app) == [(True, "Queue mail: 1 job is enqueued and no server listens to it.")]
+
+
+def test_a_paused_queue_is_a_warning(app):
+    """A pause is shown with its note and what waits behind it."""
+    begin_session(app)
+    app.queues.pause("mail", note="provider is down")
+
+    assert found(app) == [(False, "Queue mail is paused: provider is down; 0 jobs are enqueued.")]
+
+
+def test_jobs_that_servers_put_off_are_an_error(app):
+    """A task that no server knows is named with how many jobs wait for it."""
+    holder = begin_session(app)
+    app.add.enqueue(1)
+    job = claim(app, holder)
+    app.storage.apply([lifecycle.unknown_task(job, holder, at=app.storage.clock())])
+
+    assert found(app) == [(True, "1 job is put off since no server that took them knows task shop.add.")]
+
+
+def test_jobs_that_no_server_can_read_are_an_error(app):
+    """The serializer that the servers lack is named, with what to do."""
+    holder = begin_session(app)
+    app.add.enqueue(1)
+    job = claim(app, holder)
+    app.storage.apply([lifecycle.unknown_serializer(job, holder, at=app.storage.clock())])
+
+    assert found(app) == [(True, "1 job is put off since no server that took them has the serializer json.")]
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [(600, "600 jobs are"), (2_000, "2,000 jobs are"), (2_001, "At least 2,000 jobs are")],
+)
+def test_jobs_are_counted_over_every_page_of_a_sample(app, number, said):
+    """More jobs than a page holds are all looked at; where the sample ends before they do, that is said."""
+    begin_session(app)
+    Firelock(app.storage).task(name="shop.gone")(lambda number: None).enqueue_many(
+        [(one,) for one in range(number)]
+    )
+
+    assert found(app, knows_tasks=True) == [
+        (False, f"{said} enqueued for task shop.gone, which this app does not have.")
+    ]
+
+
+def test_jobs_of_tasks_that_the_app_lacks_are_a_warning(app):
+    """With the app's tasks at hand, enqueued jobs of other tasks are named."""
+    begin_session(app)
+    other = Firelock(app.storage)
+    other.task(name="shop.gone")(lambda: None).enqueue()
+
+    without, within = found(app), found(app, knows_tasks=True)
+
+    assert without == []
+    assert within == [(False, "1 job is enqueued for task shop.gone, which this app does not have.")]
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"error": "no such zone"}, (True, "Recurring job often cannot be fired: no such zone")),
+        (
+            {"is_gone": True},
+            (False, "Recurring job often is no longer declared in code and goes on running."),
+        ),
+        ({"is_paused": True}, (False, "Recurring job often is paused; it never ran.")),
+    ],
+)
+def test_recurring_jobs_that_do_not_run_are_found(app, change, expected):
+    """An error in a definition, one that is gone from code, one that is paused."""
+    from datetime import timedelta
+
+    one = app.add.recur("often", Every(timedelta(minutes=5)), 1)
+    app.storage.put_recurring(attrs.evolve(one.record, **change), keep_progress=False)
+
+    assert found(app) == [expected]
+
+
+def test_continuations_of_failed_parents_are_a_warning(app):
+    """They wait until the parent is requeued, and somebody should know."""
+    parent = app.add.enqueue(1)
+    parent.then(app.add, 2)
+    fail(app)
+    app.storage.release(10)
+
+    assert found(app) == [(False, "1 job is waiting for a parent that has failed.")]
+
+
+def test_a_storage_of_one_process_is_a_warning():
+    """memory:// is fine for tests; whoever asks is told what it does not do."""
+    with Firelock("memory://") as app:
+        [(is_error, what)] = found(app)
+
+    assert not is_error
+    assert what.startswith("This storage lives in one process")
+
+
+def test_what_the_storage_finds_is_told():
+    """`diagnose()` of the storage and `describe()` are part of the answer."""
+
+    class Ailing(SharedMemory):
+        def diagnose(self):
+            return [Finding(True, "It evicts.", "Set noeviction.")]
+
+        def describe(self):
+            return {"storage": "memory://", "durability": "none"}
+
+    with Firelock(Ailing()) as app:
+        diagnosis = diagnose(app.runtime, host_clock=app.storage.clock, knows_tasks=False)
+
+    assert list(diagnosis.findings) == [Finding(True, "It evicts.", "Set noeviction.")]
+    assert diagnosis.about["durability"] == "none"
+    assert diagnosis.has_errors
+
+
+def test_a_storage_that_does_not_answer_is_the_finding():
+    """What cannot be reached is an error among the findings, not the end of the doctor."""
+
+    class Away(SharedMemory):
+        def clock(self):
+            raise StorageUnavailable("Connection refused.")
+
+    with Firelock(Away()) as app:
+        diagnosis = diagnose(app.runtime, host_clock=lambda: 0, knows_tasks=False)
+
+    assert [(finding.is_error, finding.what) for finding in diagnosis.findings] == [
+        (True, "Connection refused.")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("found_version", "is_error", "said"),
+    [(0, False, "Nothing is stored here yet"), (1, True, "needs 2"), (3, True, "knows 2")],
+)
+def test_a_schema_of_another_version_is_found(found_version, is_error, said):
+    """Older and newer schemas are errors, none at all is a word."""
+    finding = check_schema(SchemaState(found_version, 2))
+
+    assert finding.is_error is is_error
+    assert said in finding.what
+
+
+def test_the_wanted_schema_is_no_finding():
+    """Nothing is said where the versions agree."""
+    assert check_schema(SchemaState(2, 2)) is None
+
+
+@pytest.mark.parametrize(
+    ("skew", "what"),
+    [
+        (2 * SECOND, []),
+        (-2 * SECOND, []),
+        (3 * SECOND, ["The storage's clock is 3.0 s ahead of this host's."]),
+        (-90 * SECOND, ["The storage's clock is 2 m behind this host's."]),
+    ],
+)
+def test_clocks_that_disagree_are_found(skew, what):
+    """More than two seconds between storage and host are told, in the right direction."""
+    assert [finding.what for finding in check_clock(skew, 2 * SECOND)] == what
+
+
+def test_the_skew_is_measured_from_the_middle_of_the_round_trip(app):
+    """A storage ten seconds ahead is found by a host whose clock is read before and after."""
+    here = app.storage.clock() - 10 * SECOND
+
+    diagnosis = diagnose(app.runtime, host_clock=lambda: here, knows_tasks=False)
+
+    assert [finding.what[:31] for finding in diagnosis.findings] == ["The storage's clock is 10 s ahe"]
+
+
+# ---- the command -----------------------------------------------------------------------------------------
+
+
+def test_errors_make_the_command_fail(capsys):
+    """Exit code 1, the errors first, each with its remedy."""
+    with Firelock("memory://ailing") as app:
+        app.task(name="shop.add")(lambda: None).enqueue()
+
+        ran = run(capsys, "doctor", "--storage", "memory://ailing")
+
+    assert ran.code == 1
+    assert "error    1 job is enqueued and no server is alive.\n         Start one: firelock" in ran.out
+    assert ran.out.endswith("1 error, 1 warning.\n")
+    assert ran.out.index("error  ") < ran.out.index("warning  ")
+
+
+def test_warnings_alone_do_not_fail_the_command(capsys):
+    """Exit code 0 where everything works, JSON says the same."""
+    ran = run(capsys, "doctor", "--storage", "memory://", "--json")
+
+    answer = json.loads(ran.out)
+    assert (ran.code, answer["is_well"]) == (0, True)
+    assert [finding["is_error"] for finding in answer["findings"]] == [False]
+    assert answer["about"]["servers"] == "none alive"
+
+
+def test_all_is_well(capsys, tmp_path):
+    """A storage about which there is nothing to say is told so."""
+    (tmp_path / "sound_shop.py").write_text(
+        "from firelock import Firelock\n"
+        "from firelock.memory import MemoryStorage\n"
+        "from firelock.storage import Feature\n"
+        "class Sound(MemoryStorage):\n    features = frozenset({Feature.SHARED})\n"
+        "fire = Firelock(Sound())\n"
+    )
+
+    ran = run(capsys, "doctor", "--app", f"{tmp_path / 'sound_shop.py'}:fire")
+
+    assert (ran.code, ran.error) == (0, "")
+    assert ran.out.endswith("\nAll is well.\n")
+
+
+def test_an_unreachable_storage_is_examined_all_the_same(capsys):
+    """The doctor fails with a finding where another command would end with 3."""
+    ran = run(capsys, "doctor", "--storage", "sqlite:////no/such/folder/jobs.db")
+
+    assert ran.code == 1
+    assert "there is no folder /no/such/folder" in ran.out
+
+
+def test_an_app_is_compared_with_its_jobs(capsys, tmp_path):
+    """--app imports the tasks, so that a renamed one is found."""
+    (tmp_path / "renamed_shop.py").write_text(
+        "from firelock import Firelock\n"
+        "fire = Firelock('memory://renamed')\n"
+        "@fire.task\ndef new_name(): ...\n"
+    )
+    with Firelock("memory://renamed") as app:
+        app.task(name="renamed_shop.old_name")(lambda: None).enqueue()
+
+        ran = run(capsys, "doctor", "--app", f"{tmp_path / 'renamed_shop.py'}:fire")
+
+    assert "enqueued for task renamed_shop.old_name, which this app does not have." in ran.out

@@ -1,0 +1,642 @@
+"""`firelock jobs`: what is shown, what is changed, what is left alone."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from datetime import timedelta
+
+import pytest
+
+from firelock import Firelock, lifecycle
+from firelock.cli import main
+from firelock.storage import Held
+from firelock.values import ErrorInfo, LogLine, Progress
+from tests.end_to_end.cli_run import begin_session, claim, fail, run
+
+RIVALS = """
+from firelock import Firelock
+from firelock.memory import MemoryStorage
+
+
+class Contested(MemoryStorage):
+    looks = 0
+
+    def find(self, where, **page):
+        found = super().find(where, **page)
+        self.looks += 1
+        if self.looks == 1:  # the number is looked at first
+            return found
+        fire.jobs.requeue([job.id for job in found.jobs[1:]])
+        return found
+
+
+fire = Firelock(Contested())
+jobs = fire.task(name="add")(lambda number: None).enqueue_many([(1,), (2,), (3,)])
+fire.jobs.delete([job.id for job in jobs])
+"""
+
+
+LEAVING = """
+from firelock import Firelock, StorageUnavailable
+from firelock.memory import MemoryStorage
+
+
+class Leaving(MemoryStorage):
+    answers = 0
+
+    def apply(self, transitions):
+        self.answers += 1
+        if self.answers > 1:
+            raise StorageUnavailable("The database at db.example has gone away.")
+        return super().apply(transitions)
+
+
+fire = Firelock(Leaving())
+jobs = fire.task(name="add")(lambda number: None).enqueue_many([(number,) for number in range(501)])
+"""
+
+
+class Terminal(io.StringIO):
+    """Standard error that a person looks at."""
+
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def app(request):
+    """An app whose storage the commands reach by its name."""
+    with Firelock(f"memory://{request.node.originalname}") as app:
+
+        @app.task(name="shop.add", tags=["user:{user}"])
+        def add(user: int, note: str = ""): ...
+
+        app.add = add
+        yield app
+
+
+def command(capsys, app, *words):
+    return run(capsys, "jobs", *words, "--storage", app.storage.url)
+
+
+def listed(ran):
+    return [job["id"] for job in json.loads(ran.out)["jobs"]]
+
+
+def states(app, jobs):
+    return [str(job.refresh().state) for job in jobs]
+
+
+# ---- list ------------------------------------------------------------------------------------------------
+
+
+def test_a_list_in_a_pipe_is_aligned_text(capsys, app):
+    """Titles and values stand below each other; the reason is in the last column."""
+    parent = app.add.enqueue(1)
+    child = parent.then(app.add, 2)
+
+    ran = command(capsys, app, "list", "--oldest-first")
+
+    title, first, second = ran.out.splitlines()
+    assert title.split() == ["ID", "STATE", "TASK", "QUEUE", "CHANGED", "NOTE"]
+    assert first.split()[:4] == [parent.id, "enqueued", "shop.add", "default"]
+    assert second.split()[:4] == [child.id, "awaiting", "shop.add", "default"]
+    assert second.endswith(f"runs when {parent.id} has succeeded")
+    assert first.index("shop.add") == second.index("shop.add") == title.index("TASK")
+
+
+def test_no_match_is_said_beside_the_answer(capsys, app):
+    """An empty list writes nothing to standard output, and exits 0."""
+    ran = command(capsys, app, "list")
+
+    assert (ran.code, ran.out, ran.error) == (0, "", "No job matches.\n")
+
+
+def test_a_list_says_what_jobs_wait_for_and_who_runs_them(capsys, app):
+    """Due, retry, holder and error are in the last column, in the words of the job's state."""
+    now = app.storage.clock()
+    error = ErrorInfo("builtins.ValueError", "no ink", "f1", None)
+    app.add.enqueue(1)
+    fail(app, message="no paper")
+    app.add.schedule(timedelta(hours=2), 2)
+    app.add.enqueue(3)
+    holder = begin_session(app)
+    again = lifecycle.retried(
+        claim(app, holder), holder, at=now, started_at=now, wait=7_200_000_000, reason="", error=error
+    )
+    app.storage.apply([again])
+    app.add.enqueue_many([(4,), (5,)])
+    running, _ = claim(app, holder), claim(app, holder)
+    app.storage.reconcile(holder.session, [Held(running.id, running.fence, now)])
+
+    ran = command(capsys, app, "list", "--oldest-first")
+
+    title, *lines = ran.out.splitlines()
+    assert [line[title.index("NOTE") :] for line in lines] == [
+        "builtins.ValueError: no paper",
+        "due in 2 h",
+        "retry 1, due in 2 h",
+        "on vm:1, attempt 1",
+        "claimed by vm:1, attempt 1",
+    ]
+
+
+def test_a_list_in_json_gives_jobs_as_they_are_stored(capsys, app):
+    """Arguments are values, instants ISO 8601 in UTC, what is absent is null."""
+    job = app.add.enqueue(1, "x")
+
+    ran = command(capsys, app, "list", "--json")
+
+    only = json.loads(ran.out)["jobs"][0]
+    assert only["id"] == job.id
+    assert only["arguments"] == {"user": 1, "note": "x"}
+    assert only["created_at"] == job.created_at.isoformat().replace("+00:00", "Z")
+    assert only["tags"] == ["user:1"]
+    assert only["error"] is None
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--state", "scheduled"], {"later"}),
+        (["--queue", "mail"], {"mail"}),
+        (["--tag", "user:2"], {"mail"}),
+        (["--task", "shop.add"], {"plain", "mail", "later"}),
+        (["--task", "shop.other"], set()),
+        (["--server", "vm:9"], set()),
+        (["--recurring", "nightly"], set()),
+        (["--fingerprint", "f1"], set()),
+        (["--since", "1h"], {"plain", "mail", "later"}),
+        (["--until", "1h"], set()),
+        (["--since", "2999-01-01"], set()),
+        (["--until", "2999-01-01T00:00+03:00", "--queue", "mail"], {"mail"}),
+    ],
+)
+def test_filters_choose(capsys, app, words, expected):
+    """Every filter that is given must match."""
+    jobs = {
+        "plain": app.add.enqueue(1),
+        "mail": app.add.using(queue="mail").enqueue(2),
+        "later": app.add.schedule(timedelta(hours=1), 3),
+    }
+
+    ran = command(capsys, app, "list", "--json", *words)
+
+    assert set(listed(ran)) == {jobs[name].id for name in expected}
+
+
+def test_a_time_that_is_none_is_a_usage_error(capsys, app):
+    """What is no time is refused with the forms that are."""
+    ran = command(capsys, app, "list", "--since", "yesterday")
+
+    assert ran.code == 2
+    assert "--since 'yesterday' is no time." in ran.error
+
+
+def test_pages_follow_each_other_by_cursor(capsys, app):
+    """The cursor of one page opens the next; together they are the whole."""
+    jobs = app.add.enqueue_many([(number,) for number in range(3)])
+
+    first = command(capsys, app, "list", "--json", "--limit", 2, "--oldest-first")
+    second = command(
+        capsys, app, "list", "--json", "--oldest-first", "--cursor", json.loads(first.out)["cursor"]
+    )
+
+    assert listed(first) + listed(second) == [job.id for job in jobs]
+    assert json.loads(second.out)["cursor"] is None
+
+
+def test_a_longer_list_says_how_to_go_on(capsys, app):
+    """In text the cursor is named beside the answer."""
+    app.add.enqueue_many([(number,) for number in range(3)])
+
+    ran = command(capsys, app, "list", "--limit", 2)
+
+    assert len(ran.out.splitlines()) == 3
+    assert "--cursor " in ran.error
+
+
+def test_counts_name_every_state(capsys, app):
+    """All seven states are counted, also those without a job, in all and by queue."""
+    app.add.enqueue(1)
+    app.add.schedule(60, 2)
+
+    ran = command(capsys, app, "counts", "--json")
+
+    every = {
+        "enqueued": 1, "processing": 0, "scheduled": 1, "awaiting": 0, "failed": 0, "succeeded": 0,
+        "deleted": 0,
+    }  # fmt: skip
+    assert json.loads(ran.out) == {"by_state": every, "by_queue": {"default": every}}
+
+
+def test_counts_in_a_pipe_are_aligned(capsys, app):
+    """Each state has its line, in the order of a job's life."""
+    app.add.enqueue_many([(number,) for number in range(12)])
+    app.add.schedule(60, 2)
+
+    ran = command(capsys, app, "counts")
+
+    assert [tuple(line.split()) for line in ran.out.splitlines()] == [
+        ("STATE", "JOBS"), ("enqueued", "12"), ("processing", "0"), ("scheduled", "1"), ("awaiting", "0"),
+        ("failed", "0"), ("succeeded", "0"), ("deleted", "0"),
+    ]  # fmt: skip
+    assert len({len(line) for line in ran.out.splitlines()}) == 1
+
+
+# ---- show ------------------------------------------------------------------------------------------------
+
+
+def test_show_tells_everything_of_a_job(capsys, app):
+    """Arguments, error, traceback, history, log, progress and continuations are on the page."""
+    job = app.add.enqueue(1, "ş")
+    child = job.then(app.add, 2)
+    fail(app, traceback="Traceback:\n→ File shop.py\n\tadd(1)")
+    now = app.storage.clock()
+    app.storage.append_logs(
+        {job.id: [LogLine(0, now, "info", "half way")]}, {job.id: Progress(1, 2, now, "page 1")}
+    )
+
+    ran = command(capsys, app, "show", job.id)
+
+    for told in (
+        f"Job {job.id}  failed", '{"user":1,"note":"ş"}', "user:1", "builtins.ValueError: no such file",
+        "→ File shop.py", "    add(1)", "half way", "1 of 2: page 1", f"{child.id} (awaiting)", "History",
+    ):  # fmt: skip
+        assert told in ran.out
+
+
+def test_a_page_has_only_what_there_is(capsys, app):
+    """A job that has neither run nor failed nor spoken shows no part for any of that."""
+    job = app.add.enqueue(1)
+
+    ran = command(capsys, app, "show", job.id)
+
+    assert "History" in ran.out
+    for part in ("Failed attempts", "Log", "attempt", "progress", "result"):
+        assert part not in ran.out
+
+
+def test_a_long_history_says_how_much_is_left_out(capsys, app):
+    """Where steps were dropped a line tells their number."""
+    job = app.add.enqueue(1)
+    for _ in range(150):
+        app.jobs.delete([job.id])
+        app.jobs.requeue([job.id])
+    (left_out,) = [step.elided for step in app.storage.history(job.id) if step.elided]
+
+    ran = command(capsys, app, "show", job.id)
+
+    assert left_out > 0
+    assert f"{left_out} steps are left out\n" in ran.out
+
+
+def test_a_number_that_no_json_holds_is_null(capsys, app):
+    """What --json writes is JSON, whatever number a job has reported."""
+    job = app.add.enqueue(1)
+    app.storage.append_logs({}, {job.id: Progress(math.inf, math.nan, 0)})
+
+    ran = command(capsys, app, "show", job.id, "--json")
+
+    progress = json.loads(ran.out, parse_constant=pytest.fail)["progress"]
+    assert (progress["done"], progress["total"]) == (None, None)
+
+
+def test_show_in_json_has_what_belongs_to_the_job(capsys, app):
+    """History, errors, log, progress and continuations are in the job's object."""
+    job = app.add.enqueue(1)
+    child = job.then(app.add, 2)
+    fail(app, traceback="here")
+
+    shown = json.loads(command(capsys, app, "show", job.id, "--json").out)
+
+    assert [step["state"] for step in shown["history"]] == ["enqueued", "failed"]
+    assert shown["errors"][0]["error"]["traceback"] == "here"
+    assert shown["continuations"] == [child.id]
+    assert shown["log"] == []
+    assert shown["progress"] is None
+
+
+def test_arguments_that_no_json_can_hold_stay_text(capsys, app):
+    """What another serializer wrote, or a number that is none, is given as it is stored."""
+    from firelock.cli.answers import json_text
+
+    assert json_text('{"x":NaN}', "json") == '{"x":NaN}'
+    assert json_text("[" * 100_000, "json") == "[" * 100_000
+    assert json_text('{"x":1}', "sealed") == '{"x":1}'
+    assert json_text('{"x":1}', "json") == {"x": 1}
+    assert json_text(None, "json") is None
+
+
+# ---- requeue and delete ----------------------------------------------------------------------------------
+
+
+def test_requeue_by_id_answers_for_each(capsys, app):
+    """One is requeued, one is in the wrong state, one is not stored: the exit code is that of the last."""
+    app.add.enqueue(1)
+    failed = fail(app)
+    waiting = app.add.enqueue(2)
+
+    ran = command(capsys, app, "requeue", failed, waiting.id, "nowhere", failed)
+
+    assert ran.code == 4
+    assert ran.out.splitlines() == [
+        f"{failed}  requeued",
+        f"{waiting.id}  not requeued: it is enqueued",
+        "nowhere  is not stored",
+    ]
+
+
+def test_a_refused_job_fails_the_command(capsys, app):
+    """Exit code 1 where every job is stored but not every one could be changed."""
+    job = app.add.enqueue(1)
+
+    ran = command(capsys, app, "requeue", job.id, "--json")
+
+    assert ran.code == 1
+    assert json.loads(ran.out) == {"results": [{"id": job.id, "result": "refused"}]}
+
+
+def test_requeue_all_means_failed_jobs(capsys, app):
+    """Without a state only failed jobs are run again: nothing that succeeded, nothing that waits."""
+    app.add.enqueue(1)
+    failed = fail(app)
+    later = app.add.schedule(60, 2)
+
+    ran = command(capsys, app, "requeue", "--all", "--task", "shop.add")
+
+    assert (ran.code, ran.out) == (0, "1 job requeued.\n")
+    assert states(app, [app.jobs.get(failed), later]) == ["enqueued", "scheduled"]
+
+
+def test_delete_all_walks_every_page(capsys, app):
+    """More jobs than a page holds are deleted, and counted."""
+    app.add.enqueue_many([(number,) for number in range(1_100)])
+    kept = app.add.using(queue="other").enqueue(0)
+
+    ran = command(capsys, app, "delete", "--all", "--queue", "default", "--expect", "1100")
+
+    assert ran.out == "1,100 jobs deleted.\n"
+    assert states(app, [kept]) == ["enqueued"]
+
+
+def test_above_a_thousand_jobs_a_number_is_expected(capsys, app):
+    """Of more than were expected none is touched; what a dry run counts can be said."""
+    jobs = app.add.enqueue_many([(number,) for number in range(1_002)])
+    words = ("delete", "--all", "--queue", "default")
+
+    refused = [command(capsys, app, *words), command(capsys, app, *words, "--expect", "1001")]
+
+    assert [2, 2] == [ran.code for ran in refused]
+    assert "More than 1,000 jobs would be deleted; none was." in refused[0].error
+    assert states(app, jobs[:1]) == ["enqueued"]
+    assert command(capsys, app, *words, "--dry-run").out == "1,002 jobs would be deleted.\n"
+    assert command(capsys, app, *words, "--expect", "1002").out == "1,002 jobs deleted.\n"
+
+
+def test_what_has_ended_well_is_met_by_its_number(capsys, app):
+    """A requeue of what was deleted names how many; one of failed jobs needs no number."""
+    jobs = app.add.enqueue_many([(number,) for number in range(3)])
+    command(capsys, app, "delete", *(job.id for job in jobs))
+    words = ("requeue", "--all", "--state", "deleted")
+
+    refused = command(capsys, app, *words)
+    done = command(capsys, app, *words, "--expect", "3")
+
+    assert (2, "") == (refused.code, refused.out)
+    assert "--expect 3" in refused.error
+    assert done.out == "3 jobs requeued.\n"
+
+
+def test_delete_all_passes_over_what_is_deleted(capsys, app):
+    """A second run finds nothing to do."""
+    app.add.enqueue_many([(number,) for number in range(3)])
+    command(capsys, app, "delete", "--all", "--queue", "default")
+
+    ran = command(capsys, app, "delete", "--all", "--queue", "default", "--json")
+
+    assert json.loads(ran.out) == {"is_dry_run": False, "done": 0, "refused": 0, "missing": 0}
+
+
+def test_a_dry_run_changes_nothing(capsys, app):
+    """--dry-run counts what would be changed."""
+    jobs = app.add.enqueue_many([(number,) for number in range(3)])
+
+    ran = command(capsys, app, "delete", "--all", "--queue", "default", "--dry-run")
+
+    assert ran.out == "3 jobs would be deleted.\n"
+    assert states(app, jobs) == ["enqueued"] * 3
+
+
+def test_what_changes_meanwhile_is_left_alone(capsys, tmp_path):
+    """A job that another operator has requeued between look and change is counted as refused."""
+    (tmp_path / "rivals.py").write_text(RIVALS)
+
+    ran = run(
+        capsys,
+        "jobs",
+        "requeue",
+        "--all",
+        "--state",
+        "deleted",
+        "--expect",
+        "3",
+        "--app",
+        f"{tmp_path}/rivals.py:fire",
+    )
+
+    assert ran.code == 0
+    assert ran.out == "1 job requeued.\n2 had changed meanwhile and were left alone.\n"
+
+
+@pytest.mark.parametrize("is_json", [False, True])
+def test_an_outage_among_all_says_what_was_done(capsys, tmp_path, is_json):
+    """The jobs of the pages before it are counted, and the command ends as one that reached no storage."""
+    (tmp_path / "leaving.py").write_text(LEAVING)
+    words = ["--json"] if is_json else []
+
+    ran = run(
+        capsys,
+        "jobs",
+        "delete",
+        "--all",
+        "--state",
+        "enqueued",
+        "--app",
+        f"{tmp_path}/leaving.py:fire",
+        *words,
+    )
+
+    assert 3 == ran.code
+    assert "The database at db.example has gone away." in ran.error
+    if is_json:
+        assert 500 == json.loads(ran.out)["done"]
+    else:
+        assert "500 jobs deleted.\n" == ran.out
+
+
+@pytest.mark.parametrize("is_json", [False, True])
+def test_an_outage_among_some_says_what_became_of_each(capsys, tmp_path, is_json):
+    """Ids without an answer are named, so that they can be asked for again."""
+    path = tmp_path / "leaving_too.py"
+    path.write_text(LEAVING)
+    ids = [f"nobody-{number}" for number in range(501)]
+
+    ran = run(capsys, "jobs", "delete", *ids, "--app", f"{path}:fire", *(["--json"] if is_json else []))
+
+    assert 3 == ran.code
+    assert "The storage went away when it had answered for 500 of 501 jobs" in ran.error
+    if is_json:
+        answers = json.loads(ran.out)["results"]
+        assert [{"id": ids[499], "result": "missing"}, {"id": ids[500], "result": "unknown"}] == answers[499:]
+    else:
+        lines = ran.out.splitlines()
+        assert [f"{ids[499]}  not deleted: missing", f"{ids[500]}  not known: ask again"] == lines[499:]
+
+
+def test_restore_by_id_answers_for_each(capsys, app):
+    """One is what it was, one is refused by name, one is not stored."""
+    app.add.enqueue(0)
+    failed, parent = fail(app), app.add.enqueue(1)
+    parent.then(app.add, 2)
+    app.jobs.delete([failed, parent.id])
+
+    ran = command(capsys, app, "restore", failed, parent.id, "nowhere")
+
+    assert ran.code == 4
+    assert ran.out.splitlines() == [
+        f"{failed}  restored",
+        f"{parent.id}  not restored: continuations waited for it, and its delete decided them",
+        "nowhere  is not stored",
+    ]
+    assert app.jobs.get(failed).reason == "restored from the command line"
+
+
+def test_a_refused_restore_says_why_in_json(capsys, app):
+    """The result is refused, and a sentence says why."""
+    job = app.add.enqueue(1)
+
+    ran = command(capsys, app, "restore", job.id, "--json")
+
+    assert ran.code == 1
+    assert json.loads(ran.out) == {
+        "results": [{"id": job.id, "result": "refused", "why": "it is enqueued, not deleted"}]
+    }
+
+
+def test_restore_all_takes_deleted_jobs_alone(capsys, app):
+    """The filters choose among deleted jobs; those that cannot come back are counted."""
+    jobs = app.add.enqueue_many([(number,) for number in range(3)])
+    jobs[0].then(app.add, 9)
+    app.jobs.delete([job.id for job in jobs[:2]])
+
+    ran = command(capsys, app, "restore", "--all", "--task", "shop.add")
+
+    assert (ran.code, ran.out) == (0, "1 job restored.\n2 were left alone.\n")  # the parent and its child
+    assert states(app, jobs) == ["deleted", "enqueued", "enqueued"]
+
+
+@pytest.mark.parametrize("is_json", [False, True])
+def test_a_dry_run_of_restore_counts_what_would_be_left_alone(capsys, app, is_json):
+    """It says what the command would say, and restores nothing."""
+    jobs = app.add.enqueue_many([(number,) for number in range(2)])
+    jobs[0].then(app.add, 9)
+    app.jobs.delete([job.id for job in jobs])
+    words = ["--json"] if is_json else []
+
+    ran = command(capsys, app, "restore", "--all", "--task", "shop.add", "--dry-run", *words)
+
+    assert ["deleted", "deleted"] == states(app, jobs)
+    if is_json:
+        assert {"is_dry_run": True, "done": 1, "refused": 2, "missing": 0} == json.loads(ran.out)
+    else:
+        assert "1 job would be restored.\n2 would be left alone.\n" == ran.out
+
+
+def test_a_refusal_among_all_says_what_was_done(capsys, tmp_path):
+    """What was done before it is counted; it is no outage, so the exit code is another."""
+    (tmp_path / "full.py").write_text(LEAVING.replace("StorageUnavailable", "StorageError"))
+
+    ran = run(capsys, "jobs", "delete", "--all", "--state", "enqueued", "--app", f"{tmp_path}/full.py:fire")
+
+    assert (1, "500 jobs deleted.\n") == (ran.code, ran.out)
+
+
+def test_until_chooses_among_all(capsys, app):
+    """Whoever gives a time gets the jobs before it alone."""
+    job = app.add.enqueue(1)
+
+    before = command(capsys, app, "delete", "--all", "--until", "1h")
+    after = command(capsys, app, "delete", "--all", "--until", "2999-01-01")
+
+    assert (before.out, after.out) == ("0 jobs deleted.\n", "1 job deleted.\n")
+    assert states(app, [job]) == ["deleted"]
+
+
+def test_a_person_sees_how_far_a_long_change_is(app, monkeypatch):
+    """On a terminal the last line counts, page after page, and is empty at the end."""
+    app.add.enqueue_many([(number,) for number in range(1_100)])
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+
+    words = ["jobs", "delete", "--all", "--queue", "default", "--expect", "1100"]
+    code = main([*words, "--storage", app.storage.url])
+
+    assert code == 0
+    assert terminal.getvalue() == ("\rdeleted: 500\x1b[K\rdeleted: 1,000\x1b[K\rdeleted: 1,100\x1b[K\r\x1b[K")
+
+
+def test_deleting_says_who_did_it(capsys, app):
+    """The job's reason tells that it was deleted from the command line."""
+    job = app.add.enqueue(1)
+
+    command(capsys, app, "delete", job.id)
+
+    assert job.refresh().reason == "deleted from the command line"
+
+
+def test_a_running_job_can_be_deleted(capsys, app):
+    """Delete reaches a job in processing, as everywhere."""
+    job = app.add.enqueue(1)
+    claim(app, begin_session(app))
+
+    ran = command(capsys, app, "delete", job.id)
+
+    assert (ran.code, states(app, [job])) == (0, ["deleted"])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["requeue"], "needs to know which jobs"),
+        (["requeue", "--all"], None),
+        (["delete", "--all"], "--all needs a filter"),
+        (["delete", "--all", "x"], "takes ids or --all, not both"),
+        (["delete", "x", "--state", "failed"], "takes filters, --dry-run and --expect with --all only"),
+        (["restore", "--all"], "--all needs a filter"),
+        (["restore", "x", "--state", "deleted"], "takes filters, --dry-run and --expect with --all only"),
+        (["restore", "--all", "--state", "failed"], "takes deleted jobs, not failed ones"),
+        (["delete", "x", "--dry-run"], "takes filters, --dry-run and --expect with --all only"),
+    ],
+)
+def test_bulk_changes_are_asked_for_plainly(capsys, app, words, said):
+    """No id and no filter, or both, is a usage error; requeue --all alone means what failed."""
+    ran = command(capsys, app, *words)
+
+    assert ran.code == (2 if said else 0)
+    assert said is None or said in ran.error
+
+
+def test_a_jobs_text_moves_no_cursor(capsys, app):
+    """Escape sequences, bidi marks and line ends of a job are written as escapes, everywhere."""
+    hostile = "\x1b[2J \u202egpj.exe \x07 [red]no[/red] \r\n\u2028 \x9b"
+    job = app.add.enqueue(1, hostile)
+    app.storage.append_logs({job.id: [LogLine(0, app.storage.clock(), "info", hostile)]}, {})
+    fail(app, message=hostile, traceback=hostile)
+
+    shown = command(capsys, app, "show", job.id).out + command(capsys, app, "list").out
+
+    assert [character for character in shown if not character.isprintable() and character != "\n"] == []
+    assert "\\x1b[2J \\u202egpj.exe \\x07 [red]no[/red]" in shown

@@ -1,0 +1,628 @@
+"""The command line as a whole: where it finds its storage, its exit codes, its words."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import shlex
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from firelock import Firelock
+from firelock.cli import main
+from tests.core.fakes import unmeasured
+from tests.end_to_end.cli_run import run
+
+HEAVY = ("rich", "sqlalchemy", "cattrs", "croniter", "firelock.app", "sqlite3")
+
+
+@pytest.fixture(autouse=True)
+def _empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def queue_of():
+    """Open a storage whose name is also the name of its only queue."""
+    opened = []
+
+    def open_one(name):
+        app = Firelock(f"memory://{name}")
+        app.queues.pause(name)
+        opened.append(app)
+        return app.storage.url
+
+    yield open_one
+    for app in opened:
+        app.close()
+
+
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    """Install a distribution of one module that is a plugin, and let it be the only one."""
+
+    def install_one(name, source):
+        site = tmp_path / "site"
+        info = site / f"{name}-1.0.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[firelock]\n{name} = {name}_plugin\n")
+        text = "from firelock import Command, hookimpl\n" + textwrap.dedent(source)
+        (site / f"{name}_plugin.py").write_text(text)
+        monkeypatch.delitem(sys.modules, f"{name}_plugin", raising=False)  # another test's
+        monkeypatch.syspath_prepend(site)
+        monkeypatch.setenv("FIRELOCK_PLUGINS", name)
+
+    return install_one
+
+
+def queues_seen(ran):
+    return [queue["name"] for queue in json.loads(ran.out)["queues"]]
+
+
+# ---- help ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["server"],
+        ["demo"],
+        ["jobs", "list"],
+        ["jobs", "show"],
+        ["jobs", "counts"],
+        ["jobs", "requeue"],
+        ["jobs", "delete"],
+        ["recurring", "list"],
+        ["recurring", "trigger"],
+        ["recurring", "pause"],
+        ["recurring", "resume"],
+        ["recurring", "remove"],
+        ["recurring", "next"],
+        ["queues", "list"],
+        ["queues", "pause"],
+        ["queues", "resume"],
+        ["servers", "list"],
+        ["migrate"],
+        ["doctor"],
+        ["plugins"],
+        ["version"],
+    ],
+    ids=" ".join,
+)
+def test_every_command_explains_itself(capsys, words):
+    """Each command has a help text with what it takes and where its storage comes from."""
+    ran = run(capsys, *words, "--help")
+
+    assert ran.code == 0
+    assert "--storage URL" in ran.out
+    assert ran.error == ""
+
+
+def test_the_bare_program_shows_its_commands(capsys):
+    """Without a word the program shows the same as with --help."""
+    bare, asked = run(capsys), run(capsys, "--help")
+
+    assert bare == asked
+    assert "requeue" in bare.out
+
+
+def test_help_loads_nothing_heavy():
+    """Help needs no terminal library, no driver, no application."""
+    code = (
+        "import sys; from firelock.cli import main; main(['--help']); "
+        f"print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)"
+    )
+
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=unmeasured()
+    )
+
+    assert ran.stderr == "[]\n"
+
+
+def test_python_m_firelock_is_the_command_line():
+    """`python -m firelock` is the program of the same name."""
+    ran = subprocess.run(
+        [sys.executable, "-m", "firelock", "version", "--json"], capture_output=True, text=True, check=True
+    )
+
+    assert "firelock" in json.loads(ran.stdout)
+
+
+# ---- usage -----------------------------------------------------------------------------------------------
+
+
+def test_an_unknown_command_is_answered_with_a_near_one(capsys):
+    """A misspelt command is a usage error that names what may have been meant."""
+    ran = run(capsys, "recuring", "list")
+
+    assert ran.code == 2
+    assert ran.error == (
+        "firelock has no command 'recuring'.\n  Did you mean recurring? firelock --help lists them.\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["jobs"], "a command is missing"),
+        (["jobs", "list", "--limit", "0"], "no whole number from 1 to 500"),
+        (["jobs", "list", "--state", "done"], "invalid choice: 'done'"),
+        (["jobs", "list", "--colour"], "unrecognized arguments: --colour"),
+        (["jobs", "show"], "required: ID"),
+        (["demo", "--seconds", "soon"], "no number of seconds from 3 to 600"),
+        (["migrate", "down"], "invalid choice: 'down'"),
+    ],
+)
+def test_what_cannot_be_meant_is_a_usage_error(capsys, words, said):
+    """A wrong argument is said in one line with a hint, with exit code 2."""
+    ran = run(capsys, *words)
+
+    assert ran.code == 2
+    assert ran.out == ""
+    assert said in ran.error.splitlines()[0]
+    assert "--help shows what it takes" in ran.error.splitlines()[1]
+
+
+# ---- storage ---------------------------------------------------------------------------------------------
+
+
+def test_without_a_storage_the_hint_names_every_way_to_give_one(capsys):
+    """A command that finds no storage says how to name one."""
+    ran = run(capsys, "queues", "list")
+
+    assert ran.code == 2
+    for way in ("--storage", "--app", "FIRELOCK_STORAGE", "[tool.firelock]"):
+        assert way in ran.error
+
+
+def test_the_storage_comes_from_option_then_app_then_environment_then_project(
+    capsys, monkeypatch, tmp_path, queue_of
+):
+    """--storage wins over --app, that over FIRELOCK_STORAGE, that over pyproject.toml."""
+    option, own, environment, project = (
+        queue_of(name) for name in ("option", "own", "environment", "project")
+    )
+    module = tmp_path / "ordered_shop.py"
+    module.write_text(f"from firelock import Firelock\nfire = Firelock({own!r})\n")
+    (tmp_path / "pyproject.toml").write_text(f'[tool.firelock]\nstorage = "{project}"\n')
+    app = ["--app", f"{module}:fire"]
+    listing = ["queues", "list", "--json"]
+
+    from_project = run(capsys, *listing)
+    monkeypatch.setenv("FIRELOCK_STORAGE", environment)
+    from_environment = run(capsys, *listing)
+    from_app = run(capsys, *listing, *app)
+    from_option = run(capsys, *listing, *app, "--storage", option)
+
+    assert queues_seen(from_project) == ["project"]
+    assert queues_seen(from_environment) == ["environment"]
+    assert queues_seen(from_app) == ["own"]
+    assert queues_seen(from_option) == ["option"]
+
+
+def test_the_projects_app_is_found(capsys, tmp_path, queue_of):
+    """`app` in pyproject.toml serves where nothing else names a storage."""
+    url = queue_of("theirs")
+    (tmp_path / "their_shop.py").write_text(f"from firelock import Firelock\nfire = Firelock({url!r})\n")
+    (tmp_path / "pyproject.toml").write_text('[tool.firelock]\napp = "their_shop.py:fire"\n')
+
+    ran = run(capsys, "queues", "list", "--json")
+
+    assert queues_seen(ran) == ["theirs"]
+
+
+def test_an_app_sees_the_projects_settings(capsys, tmp_path):
+    """What pyproject.toml sets holds for an app that leaves it open, and the environment stays as it was."""
+    (tmp_path / "set_shop.py").write_text(
+        "from firelock import Firelock\nfire = Firelock('memory://set')\nassert fire.settings.poll == 0.25\n"
+    )
+    (tmp_path / "pyproject.toml").write_text("[tool.firelock]\npoll = 0.25\n")
+
+    ran = run(capsys, "queues", "list", "--app", "set_shop.py:fire")
+
+    assert ran.code == 0
+    assert "FIRELOCK_POLL" not in os.environ
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[tool.firelock\n", "cannot be read"),
+        ("[tool.firelock]\nheartbeet = 3\n", "a key 'heartbeet'"),
+        ("[tool.firelock]\nstorage = 3\n", "storage = 3"),
+        ("[tool]\nfirelock = 3\n", "is no table"),
+        ('[tool.firelock]\nstorage = "memory://"\nheartbeat = "often"\n', "Setting heartbeat is 'often'"),
+    ],
+)
+def test_a_wrong_project_file_is_a_usage_error(capsys, tmp_path, text, said):
+    """What cannot be read in pyproject.toml is said, never passed over."""
+    (tmp_path / "pyproject.toml").write_text(text)
+
+    ran = run(capsys, "queues", "list")
+
+    assert ran.code == 2
+    assert said in ran.error
+
+
+def test_the_lines_of_a_broken_application_are_shown(capsys, tmp_path):
+    """An application that cannot be imported is shown its own lines, and the sentence comes last."""
+    (tmp_path / "broken_shop.py").write_text("1 / 0\n")
+
+    ran = run(capsys, "queues", "list", "--app", "broken_shop.py:fire")
+
+    assert ran.code == 2
+    assert "broken_shop.py" in ran.error
+    assert "loading.py" not in ran.error
+    assert "broken_shop.py:1: ZeroDivisionError: division by zero" in ran.error
+
+
+def test_an_app_that_is_made_on_demand_may_fail(capsys, tmp_path):
+    """What raises where the app is asked for is shown from the application's first line on."""
+    (tmp_path / "lazy_shop.py").write_text(
+        "def __getattr__(name):\n    if name == 'fire':\n        raise RuntimeError('no licence')\n"
+        "    raise AttributeError(name)\n"
+    )
+
+    ran = run(capsys, "queues", "list", "--app", "lazy_shop.py:fire")
+
+    assert ran.code == 2
+    assert "RuntimeError: no licence" in ran.error
+    assert "loading.py" not in ran.error
+
+
+def test_a_file_that_is_no_database_cannot_be_reached(capsys, tmp_path):
+    """Exit code 3 and the way to the doctor, as for any storage that gives no answer."""
+    (tmp_path / "letter.db").write_text("Dear Sir or Madam, " * 20)
+
+    ran = run(capsys, "queues", "list", "--storage", "sqlite:///letter.db")
+
+    assert ran.code == 3
+    assert "file is not a database" in ran.error.splitlines()[0]
+    assert ran.error.splitlines()[1] == "  firelock doctor looks closer."
+
+
+@pytest.mark.parametrize("scheme", ["sqlite+x", "postgresql+x", "mysql+x", "oracle", "rediss+x", "mongodb"])
+def test_a_hint_names_only_extras_that_there_are(capsys, scheme):
+    """Whatever a hint says to install can be installed."""
+    offered = importlib.metadata.metadata("firelock").get_all("Provides-Extra")
+
+    ran = run(capsys, "queues", "list", "--storage", f"{scheme}://host/db")
+
+    assert ran.code == 2
+    assert "install" in ran.error.lower()
+    assert set(re.findall(r"firelock\[(\w+)\]", ran.error)) <= set(offered)
+
+
+# ---- exit codes ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["queues", "list", "--storage", "memory://"], 0),
+        (["queues", "pause", "no such", "--storage", "memory://"], 2),
+        (["queues", "list", "--storage", "mongo://there"], 2),
+        (["queues", "list", "--storage", "nonsense"], 2),
+        (["queues", "list", "--storage", "memory://["], 2),
+        (["queues", "list", "--storage", "sqlite://[/jobs.db"], 2),
+        (["jobs", "list", "--cursor", "nowhere", "--storage", "memory://"], 1),
+        (["queues", "list", "--app", "no_such_module:fire"], 2),
+        (["queues", "list", "--storage", "sqlite:////no/such/folder/jobs.db"], 3),
+        (["jobs", "show", "no-such-job", "--storage", "memory://"], 4),
+        (["jobs", "requeue", "no-such-job", "--storage", "memory://"], 4),
+        (["recurring", "trigger", "no-such", "--storage", "memory://"], 4),
+        (["dashboard", "app:fire"], 2),
+    ],
+)
+def test_exit_codes_are_stable(capsys, words, code):
+    """0 done, 2 usage, 3 storage unreachable, 4 not found; a sentence, never a traceback."""
+    ran = run(capsys, *words)
+
+    assert ran.code == code
+    assert "Traceback" not in ran.error
+
+
+RAISER = """
+    def run(options):
+        import sys
+        from firelock import errors
+        {line}
+
+    @hookimpl
+    def register_commands():
+        return [Command("stumble", "Stumble.", lambda parser: None, run)]
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "said"),
+    [
+        ("raise errors.StorageUnavailable('Away.')", 3, "firelock: Away.\n  Is it running"),
+        ("raise errors.JobNotFound('Gone.')", 4, "firelock: Gone.\n"),
+        ("raise errors.ScheduleError('Never.')", 2, "firelock: Never.\n"),
+        ("raise errors.UnknownTask('Unknown.')", 2, "firelock: Unknown.\n"),
+        ("raise errors.SchemaMismatch('Newer.')", 1, "firelock: Newer.\n"),
+        ("raise errors.JobConflict('Two lines,\\nno more.')", 1, "firelock: Two lines,\nno more.\n"),
+        ("sys.exit(7)", 7, ""),
+        ("sys.exit()", 0, ""),
+    ],
+)
+def test_what_a_command_raises_has_its_exit_code(capsys, install, line, code, said):
+    """An error of Firelock is a sentence with the exit code of its kind; an exit is an exit."""
+    install("stumbling", RAISER.format(line=line))
+
+    ran = run(capsys, "stumble")
+
+    assert (ran.code, ran.out) == (code, "")
+    assert ran.error.startswith(said)
+    assert bool(ran.error) == bool(said)
+
+
+@pytest.mark.parametrize(
+    ("line", "error"), [("raise RuntimeError('broken')", RuntimeError), ("sys.exit('broken')", SystemExit)]
+)
+def test_what_is_no_error_of_firelock_passes(capsys, install, line, error):
+    """A mistake in a command keeps its traceback, and the text of an exit is left for Python to show."""
+    install("stumbling", RAISER.format(line=line))
+
+    with pytest.raises(error, match="broken"):
+        main(["stumble"])
+
+
+def test_an_interrupt_is_quiet(capsys, install):
+    """Ctrl-C ends a command with 130 and no word."""
+    install(
+        "interrupted",
+        """
+        def run(options):
+            raise KeyboardInterrupt
+
+        @hookimpl
+        def register_commands():
+            return [Command("wait", "Wait.", lambda parser: None, run)]
+        """,
+    )
+
+    ran = run(capsys, "wait")
+
+    assert (ran.code, ran.out, ran.error) == (130, "", "")
+
+
+@pytest.fixture
+def unread():
+    """A pipe whose reader has gone away."""
+    read, write = os.pipe()
+    os.close(read)
+    yield write
+    os.close(write)
+
+
+def run_apart(words, **streams):
+    """Run a shell's command line in a process of its own, its output kept back as for any pipe."""
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    script = f"exec {shlex.quote(sys.executable)} -m firelock {words}"
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams}
+    return subprocess.run(["sh", "-c", script], env=buffered, text=True, check=False, **streams)
+
+
+@pytest.mark.parametrize("words", ["--help", "jobs list --help", "version"])
+def test_a_reader_that_stops_reading_is_no_error(unread, words):
+    """`firelock … | head` ends quietly, whether argparse or a command has written."""
+    ran = run_apart(words, stdout=unread)
+
+    assert (ran.returncode, ran.stderr) == (0, "")
+
+
+def test_a_long_answer_that_nobody_reads_is_no_error(capsys, monkeypatch, unread):
+    """The command ends quietly also where it writes more than is kept back."""
+    with (
+        Firelock("memory://unread") as app,
+        os.fdopen(os.dup(unread), "w") as out,
+        monkeypatch.context() as patched,
+    ):
+        app.task(name="shop.add")(lambda number: None).enqueue_many([(number,) for number in range(200)])
+        patched.setattr("sys.stdout", out)
+
+        code = main(["jobs", "list", "--limit", "200", "--storage", "memory://unread"])
+
+    assert (code, capsys.readouterr().err) == (0, "")
+
+
+def test_a_problem_is_said_though_nobody_reads_the_answer(capsys, monkeypatch, unread):
+    """What was done before is lost with its reader; what went wrong is told, with its exit code."""
+    with (
+        Firelock("memory://half_read") as app,
+        os.fdopen(os.dup(unread), "w") as out,
+        monkeypatch.context() as patched,
+    ):
+        app.task(name="shop.add")(lambda: None).recur("nightly", "0 2 * * *")
+        patched.setattr("sys.stdout", out)
+
+        code = main(["recurring", "pause", "nightly", "nothing", "--storage", "memory://half_read"])
+
+    assert code == 4
+    assert capsys.readouterr().err == "firelock: No recurring job 'nothing' is stored.\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        ("version >&-", 0, ""),
+        ("queues list --storage nonsense >&-", 2, "firelock: 'nonsense' is not a storage URL"),
+        ("queues list --storage nonsense 2>&-", 2, ""),
+        ("queues list --storage nonsense >&- 2>&-", 2, ""),
+    ],
+)
+def test_streams_that_are_closed_are_no_error(words, code, said):
+    """Whoever starts a command without standard output or error gets its exit code."""
+    ran = run_apart(words)
+
+    assert (ran.returncode, ran.stdout) == (code, "")
+    assert ran.stderr.startswith(said)
+    assert len(ran.stderr.splitlines()) == bool(said)
+
+
+# ---- plugins' commands -----------------------------------------------------------------------------------
+
+
+SWEEPER = """
+    def configure(parser):
+        parser.add_argument("--app", metavar="TEXT", help="its own word, all of it")
+        parser.add_argument("what")
+
+    def sweep(options):
+        print(options.what, options.app, options.storage, type(options.open_app()).__name__)
+        return 7
+
+    @hookimpl
+    def register_commands():
+        return [Command("sweep", "Sweep 100% of it.", configure, sweep)]
+"""
+TAKER = """
+    @hookimpl
+    def register_commands():
+        return [Command("jobs", "Mine.", lambda parser: None, lambda options: 0)]
+"""
+
+
+def test_a_plugins_command_runs(capsys, install):
+    """A plugin's command has its arguments, the common ones, and opens the app that these name."""
+    install("sweeper", SWEEPER)
+
+    ran = run(capsys, "--storage", "memory://swept", "sweep", "floor")
+
+    assert ran.code == 7
+    assert ran.out == "floor None memory://swept Firelock\n"
+
+
+def test_a_plugins_command_is_in_the_help(capsys, install):
+    """--help lists what plugins offer, a percent sign and all."""
+    install("sweeper", SWEEPER)
+
+    ran = run(capsys, "--help")
+
+    assert "Sweep 100% of it." in ran.out
+
+
+def test_a_plugin_cannot_take_a_command(capsys, install):
+    """A name that is taken is refused where the plugins' commands are looked at."""
+    install("taker", TAKER)
+
+    ran = run(capsys, "--help")
+
+    assert ran.code == 2
+    assert "a command 'jobs', and that name is taken" in ran.error
+
+
+def test_an_own_command_asks_no_plugin_for_commands(capsys, install):
+    """Whatever plugins offer, the program's own commands go on."""
+    install("taker", TAKER)
+
+    ran = run(capsys, "queues", "list", "--storage", "memory://")
+
+    assert ran.code == 0
+
+
+def test_a_broken_plugin_is_named(capsys, install):
+    """A plugin that cannot be loaded is a usage error that says how to leave it out."""
+    install("cracked", "1 / 0")
+
+    ran = run(capsys, "plugins")
+
+    assert ran.code == 2
+    assert "Plugin 'cracked' of cracked 1.0 failed to load: ZeroDivisionError" in ran.error
+    assert "FIRELOCK_PLUGINS=-cracked" in ran.error
+
+
+def test_a_dashboard_takes_the_place_of_its_hint(capsys, install):
+    """The plugin that offers `dashboard` gets the command."""
+    install(
+        "board",
+        """
+        @hookimpl
+        def register_commands():
+            return [Command("dashboard", "Show.", lambda parser: None, lambda options: print("shown") or 0)]
+        """,
+    )
+
+    ran = run(capsys, "dashboard")
+
+    assert (ran.code, ran.out) == (0, "shown\n")
+
+
+# ---- versions and plugins --------------------------------------------------------------------------------
+
+
+def test_plugins_are_listed_with_their_hooks(capsys):
+    """The core's own plugin is there like any other."""
+    ran = run(capsys, "plugins", "--json")
+
+    core = next(plugin for plugin in json.loads(ran.out)["plugins"] if plugin["name"] == "core")
+    assert core["distribution"] == "firelock"
+    assert "register_storages" in core["hooks"]
+
+
+def test_plugins_are_a_table_in_the_order_of_their_hooks(capsys, install):
+    """Installed ones run first, the core's own last; each line has name, distribution, version and hooks."""
+    install("sweeper", SWEEPER)
+
+    ran = run(capsys, "plugins")
+
+    title, first, last = ran.out.splitlines()
+    assert title.split() == ["PLUGIN", "FROM", "VERSION", "HOOKS"]
+    assert first.split() == ["sweeper", "sweeper", "1.0", "register_commands"]
+    assert last.split() == ["core", "firelock", "register_serializers,", "register_storages"]
+
+
+def test_an_apps_own_plugins_are_listed(capsys, tmp_path):
+    """--app shows what the app was given, between the installed ones and the core's own."""
+    (tmp_path / "plugged_shop.py").write_text(
+        "from firelock import Firelock, hookimpl\n"
+        "class Counting:\n    @hookimpl\n    def jobs_created(self, jobs): ...\n"
+        "fire = Firelock('memory://', plugins=[Counting])\n"
+    )
+
+    ran = run(capsys, "plugins", "--json", "--app", "plugged_shop.py:fire")
+
+    *_, counting, core = json.loads(ran.out)["plugins"]
+    assert core["name"] == "core"
+    assert counting == {
+        "name": "Counting#0", "distribution": "app", "version": "", "hooks": ["jobs_created"],
+    }  # fmt: skip
+
+
+def test_version_names_what_is_installed(capsys, monkeypatch, tmp_path):
+    """Firelock's own packages, as far as they are there, and Python."""
+    for name, version in (("firelock", "9.8"), ("firelock_sql", "9.7"), ("stranger", "1.0")):
+        info = tmp_path / f"{name}-{version}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    monkeypatch.setattr("sys.path", [str(tmp_path), *(one for one in sys.path if "-packages" not in one)])
+
+    text, answer = run(capsys, "version"), run(capsys, "version", "--json")
+
+    expected = {"firelock": "9.8", "firelock-sql": "9.7", "python": platform.python_version()}
+    assert json.loads(answer.out) == expected
+    assert dict(line.split() for line in text.out.splitlines()) == expected
+
+
+def test_without_a_dashboard_the_command_says_what_shows_jobs(capsys, install):
+    """Where no plugin offers one, the commands that show jobs are named."""
+    install("sweeper", SWEEPER)
+
+    ran = run(capsys, "dashboard", "shop:fire", "--port", "80")
+
+    assert ran.code == 2
+    assert ran.error == (
+        "firelock: No installed plugin offers a dashboard.\n"
+        "  firelock jobs list and firelock doctor show what is there.\n"
+    )

@@ -1,0 +1,192 @@
+"""What a terminal gets: colours where they are wanted, tables that fit, no character that acts."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+
+import pytest
+
+from firelock import Firelock
+from firelock.cli.screen import Cell, Column, Screen, state_cell
+from firelock.cli.text import age, clock_time, isoformat, shorten, span, visible, visible_lines, width
+from tests.end_to_end.cli_run import fail, run
+
+SECOND = 1_000_000
+COLUMNS = (Column("ID", is_whole=True), Column("TASK"), Column("JOBS", is_number=True), Column("NOTE"))
+ROWS = [["a" * 30, "shop.add", 12, "x" * 200], ["b", "shop.remove_everything", 3, Cell("y", "red")]]
+
+
+class Terminal(io.StringIO):
+    """Standard output that a person looks at."""
+
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    """A terminal of 80 columns."""
+    for name in ("NO_COLOR", "FORCE_COLOR", "LINES"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "80")
+    return Terminal()
+
+
+def without_colours(text):
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
+def test_a_terminal_gets_colours(terminal):
+    """A state has its colour."""
+    Screen(out=terminal).line("Job 1  ", state_cell("failed"))
+
+    assert terminal.getvalue() == "Job 1  \x1b[1;31mfailed\x1b[0m\n"
+
+
+@pytest.mark.parametrize(("name", "value"), [("NO_COLOR", "1"), ("TERM", "dumb")])
+def test_colours_can_be_turned_off(terminal, monkeypatch, name, value):
+    """NO_COLOR and a dumb terminal get the text alone."""
+    monkeypatch.setenv(name, value)
+
+    Screen(out=terminal).table((Column("STATE"),), [[state_cell("failed")]])
+
+    assert "\x1b[31m" not in terminal.getvalue()
+    assert "[1;31m" not in terminal.getvalue()
+    assert "failed" in terminal.getvalue()
+
+
+def test_a_pipe_gets_no_colours(capsys):
+    """Whatever reads a pipe reads text."""
+    Screen().line(Cell("red", "red"))
+
+    assert capsys.readouterr().out == "red\n"
+
+
+def test_a_table_fits_the_terminal(terminal):
+    """No line is wider than the terminal; ids and numbers stay whole, the last columns give way."""
+    Screen(out=terminal).table(COLUMNS, ROWS)
+
+    lines = without_colours(terminal.getvalue()).splitlines()
+    assert len(lines) == 3
+    assert all(width(line.rstrip()) <= 80 for line in lines)
+    assert lines[1].startswith("a" * 30 + "  shop.add")
+    assert " 12  " in lines[1]
+    assert lines[1].rstrip().endswith("…")
+
+
+def test_a_table_in_a_pipe_is_never_cut(capsys):
+    """Programs get every character."""
+    Screen().table(COLUMNS, ROWS)
+
+    title, first, second = capsys.readouterr().out.splitlines()
+    assert first.endswith("x" * 200)
+    assert title.index("NOTE") == first.index("xxx") == second.rindex("y")
+
+
+def test_json_goes_to_terminals_as_well(terminal):
+    """--json is JSON wherever it is written, in ASCII alone."""
+    Screen(is_json=True, out=terminal).json({"text": "ş\x1b\u202e\ud800"})
+
+    assert terminal.getvalue().isascii()
+    assert json.loads(terminal.getvalue()) == {"text": "ş\x1b\u202e\ud800"}
+
+
+def test_markup_of_a_job_is_text_on_a_terminal(terminal):
+    """Brackets, emoji names and links mean nothing."""
+    Screen(out=terminal).line("[bold red]x[/bold red] :boom: [link=https://x.test]y[/link]")
+
+    assert terminal.getvalue() == "[bold red]x[/bold red] :boom: [link=https://x.test]y[/link]\n"
+
+
+def test_a_command_draws_hostile_jobs_on_a_terminal(terminal, capsys, monkeypatch):
+    """Of all that a job carries no escape sequence but our own colours reaches the terminal."""
+    monkeypatch.setattr("sys.stdout", terminal)
+    with Firelock("memory://hostile") as app:
+        job = app.task(name="shop.add")(lambda text: None).enqueue("\x1b[2J\u202e[red]")
+        fail(app, message="\x1b]0;title\x07", traceback="\x1b[1A\x1b[2K")
+
+        codes = [
+            run(capsys, "jobs", *words, "--storage", "memory://hostile").code
+            for words in (["list"], ["show", job.id])
+        ]
+
+    drawn = without_colours(terminal.getvalue())
+    assert codes == [0, 0]
+    assert [character for character in drawn if not character.isprintable() and character != "\n"] == []
+    assert "\\x1b]0;title\\x07" in drawn
+    assert "\\x1b[1A\\x1b[2K" in drawn
+
+
+# ---- texts -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain ş 日本 ✓", "plain ş 日本 ✓"),
+        ("\x1b[31m", "\\x1b[31m"),
+        ("a\nb\tc\rd", "a\\nb\\tc\\rd"),
+        ("\u202eabc\u2066", "\\u202eabc\\u2066"),
+        ("\u2028\u2029\ufeff\u200b", "\\u2028\\u2029\\ufeff\\u200b"),
+        ("\x7f\x80\x9b", "\\x7f\\x80\\x9b"),
+        ("\ud800", "\\ud800"),
+        ("\U000e0041", "\\U000e0041"),
+        ("1\u00a0000", "1 000"),
+    ],
+)
+def test_what_cannot_be_seen_is_written_out(text, shown):
+    """Control, format, surrogate and separator characters become escapes; letters of all scripts stay."""
+    assert visible(text) == shown
+
+
+def test_lines_stay_lines():
+    """A traceback keeps its lines; what hides in them is written out."""
+    assert visible_lines("a\r\n\tb\x1b\n") == ["a", "    b\\x1b", ""]
+
+
+@pytest.mark.parametrize(("text", "columns"), [("abc", 3), ("ş", 1), ("日本", 4), ("e\u0301", 1), ("", 0)])
+def test_width_counts_columns(text, columns):
+    """East Asian characters take two columns, combining ones none."""
+    assert width(text) == columns
+
+
+@pytest.mark.parametrize(
+    ("micros", "shown"),
+    [
+        (0, "0 ms"),
+        (35_000, "35 ms"),
+        (1_240_000, "1.2 s"),
+        (12 * SECOND, "12 s"),
+        (300 * SECOND, "5 m"),
+        (3 * 3600 * SECOND, "3 h"),
+        (4 * 86_400 * SECOND, "4 d"),
+    ],
+)
+def test_spans_are_short(micros, shown):
+    """A span has two figures or so and one unit."""
+    assert span(micros) == shown
+
+
+def test_ages_say_on_which_side_of_now():
+    """Past instants are ago, coming ones in; none is nothing."""
+    assert [age(at, 60 * SECOND) for at in (0, 60 * SECOND, 90 * SECOND, None)] == [
+        "1 m ago",
+        "0 ms ago",
+        "in 30 s",
+        "",
+    ]
+
+
+def test_instants_are_utc():
+    """People read seconds, programs microseconds."""
+    assert clock_time(1_795_572_276_560_455) == "2026-11-25 02:04:36 UTC"
+    assert isoformat(1_795_572_276_560_455) == "2026-11-25T02:04:36.560455Z"
+    assert (clock_time(None), isoformat(None)) == ("", None)
+
+
+def test_long_texts_end_with_an_ellipsis():
+    """At most so many characters, the last one telling that there were more."""
+    assert [shorten("abcdef", limit) for limit in (6, 5)] == ["abcdef", "abcd…"]

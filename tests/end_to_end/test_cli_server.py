@@ -1,0 +1,255 @@
+"""`firelock server` and `migrate` on a database file: real processes, real signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from firelock import Firelock, JobFailed
+from tests.end_to_end.cli_run import run
+
+SHOP = """
+from firelock import Firelock
+
+fire = Firelock("sqlite:///jobs.db")
+
+@fire.task
+def add(left: int, right: int) -> int:
+    return left + right
+"""
+DEADLINE = 90.0
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder with an application."""
+    (tmp_path / "cli_shop.py").write_text(SHOP)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def serve(folder):
+    """Start a server in the folder; it is stopped at the end, whatever happens."""
+    started = []
+
+    def start(*words, **environment):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "firelock", "server", *words],
+            cwd=folder,
+            env={**os.environ, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def wait_for(is_so):
+    deadline = time.monotonic() + DEADLINE
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def stop(process):
+    process.send_signal(signal.SIGTERM)
+    out, error = process.communicate(timeout=DEADLINE)
+    return process.returncode, out, error
+
+
+def test_a_server_runs_jobs_until_told_to_stop(folder, serve):
+    """It says what it is, runs what is enqueued, and ends with 0 on SIGTERM."""
+    with Firelock(f"sqlite:///{folder / 'jobs.db'}") as app:
+        add = app.task(name="cli_shop.add")(lambda left, right: left + right)
+        server = serve("cli_shop:fire", "--name", "s1", "--workers", "2", "--queues", "default:2,mail:1")
+
+        result = add.enqueue(2, 3).result(timeout=DEADLINE)
+        code, out, error = stop(server)
+
+    assert result == 5
+    assert code == 0
+    assert "Firelock server s1: 2 workers, queues default:2,mail:1, 1 tasks" in out
+    assert "jobs.db" in out
+    assert "Traceback" not in error
+
+
+def test_the_projects_app_and_settings_reach_the_server(folder, serve, capsys):
+    """pyproject.toml names app and settings; the server's processes see both."""
+    (folder / "pyproject.toml").write_text(
+        '[tool.firelock]\napp = "cli_shop:fire"\nsession_timeout = 7\nheartbeat = 2\n'
+    )
+    server = serve()
+
+    def sessions():
+        ran = run(capsys, "servers", "list", "--json", "--storage", "sqlite:///jobs.db")
+        return [one["sessions"][0] for one in json.loads(ran.out)["servers"]]
+
+    wait_for(sessions)
+    timeout = sessions()[0]["session"]["timeout_seconds"]
+    code, _, _ = stop(server)
+
+    assert (timeout, code) == (7.0, 0)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        ([], 2, "needs to know which app to run"),
+        (["cli_shop:fire", "--queues", "a b"], 2, "Queue name 'a b' is refused"),
+        (["cli_shop:fire", "--workers", "0"], 2, "no whole number from 1 to 10,000"),
+        (
+            ["cli_shop:nothing"],
+            2,
+            "Module cli_shop has no 'nothing'; its app is named 'fire': cli_shop:fire.",
+        ),
+        (["no_such_shop:fire"], 2, "No module 'no_such_shop'"),
+        (["cli_shop:fire", "--storage", "sqlite:////no/such/folder/jobs.db"], 3, "no folder /no/such/folder"),
+    ],
+)
+def test_a_server_that_cannot_start_says_why(serve, words, code, said):
+    """A sentence on standard error and the exit code of its kind."""
+    server = serve(*words)
+
+    _, error = server.communicate(timeout=DEADLINE)
+
+    assert server.returncode == code
+    assert said in error
+    assert "Traceback" not in error
+
+
+# A program whose own files may have no byte: what was written to one, or mapped, would not be there.
+NO_FILES = """
+import os, resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere this limit is not the shared memory's")
+def test_a_server_without_memory_for_its_workers_says_so_at_its_start(folder):
+    """In a sentence with the numbers; no job is killed for it later."""
+    server = subprocess.run(
+        [sys.executable, "-c", NO_FILES, "-m", "firelock", "server", "cli_shop:fire", "--workers", "8"],
+        cwd=folder, capture_output=True, text=True, timeout=DEADLINE, check=False,
+    )  # fmt: skip
+
+    assert server.returncode == 2
+    said = r"firelock: No shared memory for 108 workers, \d,\d{3} bytes: File too large"
+    assert re.search(said, server.stderr), server.stderr
+    assert "Traceback" not in server.stderr
+
+
+def test_verbose_reaches_the_processes(folder, serve):
+    """--verbose logs what is else left out, in the processes that run jobs as well."""
+    (folder / "cli_loud.py").write_text(
+        SHOP + "\nimport logging\nlogging.getLogger('shop').debug('quiet as a mouse')\n"
+        "@fire.task\ndef whisper() -> None:\n    logging.getLogger('shop').debug('a whisper')\n"
+    )
+    with Firelock(f"sqlite:///{folder / 'jobs.db'}") as app:
+        whisper = app.task(name="cli_loud.whisper")(lambda: None)
+        server = serve("cli_loud:fire", "--verbose")
+
+        job = whisper.enqueue()
+        wait_for(lambda: str(job.refresh().state) == "succeeded")
+        _, _, error = stop(server)
+
+    assert "DEBUG shop: a whisper" in error
+
+
+# ---- migrate ---------------------------------------------------------------------------------------------
+
+
+def test_migrate_makes_the_schema_once(capsys, folder):
+    """The first run tells its steps, the second that there is nothing to do."""
+    storage = ["--storage", f"sqlite:///{folder / 'new.db'}"]
+
+    before = run(capsys, "migrate", "status", *storage)
+    first = run(capsys, "migrate", *storage)
+    second = run(capsys, "migrate", "up", *storage, "--json")
+
+    assert (before.code, before.out) == (1, "The storage has no schema yet, this Firelock needs 1.\n")
+    assert first.code == 0
+    assert first.out.splitlines()[0].startswith("done  ")
+    assert json.loads(second.out) == {"steps": [], "found": 1, "wanted": 1, "is_current": True}
+
+
+def test_a_new_database_is_no_alarm(capsys, folder):
+    """The doctor says that nothing is stored yet, and makes nothing itself."""
+    ran = run(capsys, "doctor", "--storage", f"sqlite:///{folder / 'new.db'}")
+
+    assert ran.code == 0
+    assert "Nothing is stored here yet" in ran.out
+
+
+LOGGING = """
+import logging
+
+from firelock import Firelock, Retry
+
+fire = Firelock("sqlite:///jobs.db")
+
+@fire.task(retry=Retry.fixed(0, attempts=1))
+def here(word: str) -> None:
+    logging.getLogger("shop").info("at work here")
+    raise ValueError("boom here")
+
+@fire.task(executor="process", retry=Retry.fixed(0, attempts=1))
+def apart(word: str) -> None:
+    logging.getLogger("shop").info("at work apart")
+    logging.getLogger("shop").debug("in detail")
+    raise ValueError("boom apart")
+"""
+
+
+@pytest.mark.parametrize("is_verbose", [False, True])
+def test_jobs_log_alike_in_the_server_and_in_processes_of_their_own(folder, serve, is_verbose):
+    """Lines of INFO arrive, all in one format, the level of `--verbose` included; failures among them."""
+    (folder / "cli_logging.py").write_text(LOGGING)
+    with Firelock(f"sqlite:///{folder / 'jobs.db'}") as app:
+        server = serve("cli_logging:fire", "--workers", "1", *(["--verbose"] if is_verbose else []))
+        for name in ("here", "apart"):
+            job = app.task(name=f"cli_logging.{name}", remote=True)(lambda word: None).enqueue("topsecret")
+            with pytest.raises(JobFailed):
+                job.result(timeout=DEADLINE)
+
+        _, _, error = stop(server)
+
+    stamp = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}"
+    for place in ("here", "apart"):
+        assert 2 == len(re.findall(f"(?m)^{stamp} INFO shop: at work {place}$", error))
+        assert 1 == len(re.findall(f"(?m)^{stamp} WARNING firelock.jobs: .* boom {place}$", error))
+        assert 1 == len(re.findall(f"(?m)^{stamp} ERROR firelock.jobs: .* boom {place}$", error))
+        assert 1 == len(re.findall(f"(?m)^ValueError: boom {place}$", error))
+    assert (2 if is_verbose else 0) == len(re.findall(f"(?m)^{stamp} DEBUG shop: in detail$", error))
+    assert "topsecret" not in error
+
+
+def test_lines_about_failed_jobs_are_turned_off_in_the_project_s_table(folder, serve):
+    """In the server and in the processes of jobs; what a task logs itself is there."""
+    (folder / "cli_logging.py").write_text(LOGGING)
+    (folder / "pyproject.toml").write_text("[tool.firelock]\nlog_failures = false\n")
+    with Firelock(f"sqlite:///{folder / 'jobs.db'}") as app:
+        server = serve("cli_logging:fire", "--workers", "1")
+        for name in ("here", "apart"):
+            job = app.task(name=f"cli_logging.{name}", remote=True)(lambda word: None).enqueue("x")
+            with pytest.raises(JobFailed):
+                job.result(timeout=DEADLINE)
+
+        _, _, error = stop(server)
+
+    assert "INFO shop: at work apart" in error
+    assert "firelock.jobs" not in error

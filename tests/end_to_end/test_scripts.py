@@ -1,0 +1,347 @@
+"""Programs as people save them: a server inside a script, whose jobs run in processes of their own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+
+import pytest
+
+from firelock import Firelock
+from firelock.storage import NewSession
+from firelock.testing import eventually
+from tests.processes import is_there
+from tests.repository.docs.pages import ROOT, python_blocks
+
+DEADLINE = 90
+SETTINGS = {"FIRELOCK_POLL": "0.2", "FIRELOCK_SWEEP": "0.2"}
+
+# Every script of these tests counts its runs by this line, and gives up where it would run away.
+COUNT = """
+import sys
+with open("runs", "a") as runs:
+    runs.write("x")
+if len(open("runs").read()) > 3:
+    sys.exit("this script runs again and again")
+"""
+APP = """
+import os
+from firelock import Firelock, Retry
+
+fire = Firelock("sqlite:///jobs.db")
+
+@fire.task(executor="process", retry=Retry.never())
+def apart() -> int:
+    return os.getpid()
+
+@fire.task(retry=Retry.never())
+def beside() -> int:
+    return os.getpid()
+"""
+TASK_OF_THE_SCRIPT = """
+from firelock import Retry
+@fire.task(executor="process", retry=Retry.never())
+def mine() -> str:
+    return __name__
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with an app in a module of its own, `shop`."""
+    (tmp_path / "shop.py").write_text(APP)
+    return tmp_path
+
+
+@pytest.fixture
+def run(folder):
+    """Runs a script of this text in the folder, to its end; what it printed and said."""
+
+    def run(text, *command, name="script.py"):
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        return subprocess.run(
+            [sys.executable, *(command or (name,))],
+            cwd=folder, env={**os.environ, **SETTINGS}, capture_output=True, text=True, timeout=DEADLINE,
+            check=False,
+        )  # fmt: skip
+
+    return run
+
+
+def runs(folder):
+    """How often the script's top level has run."""
+    return len((folder / "runs").read_text())
+
+
+def stored(folder):
+    """The jobs in the folder's storage."""
+    with Firelock(f"sqlite:///{folder / 'jobs.db'}") as app:
+        return app.jobs.find(limit=100).jobs
+
+
+def suspect(folder, name):
+    """A job of the task waits that was running in two processes when they died."""
+    with Firelock(f"sqlite:///{folder / 'jobs.db'}") as app:
+        job = app.task(name=name)(lambda: None).enqueue()
+        for session in ("first", "second"):
+            now = app.storage.clock()
+            app.storage.begin_session(NewSession(session, "lost", "lost:1", "lost", 1, now, 30.0, 1, "*"))
+            app.storage.claim(None, 1, session, now)
+            app.storage.end_session(session, [job.id], reason="killed")
+        return job.id
+
+
+# ---- the app in a module ---------------------------------------------------------------------------------
+
+
+def test_a_job_s_process_imports_the_app_s_module_and_not_the_script(folder, run):
+    """A script that starts its server at the top level runs once, whatever process its jobs need."""
+    ended = run(
+        COUNT + "import os\nfrom shop import fire, apart\njob = apart.enqueue()\n"
+        "with fire.server(workers=1):\n    print(job.result(timeout=60) != os.getpid())\n"
+    )
+
+    assert ("True\n", 0) == (ended.stdout, ended.returncode), ended.stderr
+    assert 1 == runs(folder)
+    assert 1 == len(stored(folder))
+
+
+def test_a_suspect_s_process_imports_the_app_s_module_and_not_the_script(folder, run):
+    """A job that runs alone after two crashes is found by the same rule."""
+    job = suspect(folder, "shop.beside")
+
+    ended = run(
+        COUNT + "import os\nfrom shop import fire\n"
+        f"with fire.server(workers=1):\n    print(fire.jobs.get({job!r}).result(timeout=60) != os.getpid())\n"
+    )
+
+    assert ("True\n", 0) == (ended.stdout, ended.returncode), ended.stderr
+    assert 1 == runs(folder)
+
+
+def test_a_job_s_process_knows_the_tasks_of_modules_that_the_app_does_not_import(folder, run):
+    """Whatever module a task was registered in, its job finds it there."""
+    (folder / "mail.py").write_text("from shop import fire\n" + TASK_OF_THE_SCRIPT)
+
+    ended = run(
+        "from mail import mine\nfrom shop import fire\n"
+        "with fire.server(workers=1):\n    print(mine.enqueue().result(timeout=60))\n"
+    )
+
+    assert ("mail\n", 0) == (ended.stdout, ended.returncode), ended.stderr
+
+
+def test_a_job_s_process_finds_modules_where_the_server_does(folder, run):
+    """Beside the script, say, which was started from another folder."""
+    (folder / "parts").mkdir()
+    (folder / "parts" / "elsewhere.py").write_text(APP)
+
+    ended = run(
+        "import os\nfrom elsewhere import fire, apart\nwith fire.server(workers=1):\n"
+        "    print(apart.enqueue().result(timeout=60) != os.getpid())\n",
+        "parts/script.py", name="parts/script.py",
+    )  # fmt: skip
+
+    assert ("True\n", 0) == (ended.stdout, ended.returncode), ended.stderr
+
+
+def test_an_app_is_found_where_it_was_made(folder, run):
+    """A module that only imports it may be no good for another process: it starts the server, say."""
+    (folder / "web.py").write_text("from shop import fire\nserver = fire.server(workers=1).start()\n")
+
+    ended = run(
+        "import os, web, shop\nprint(shop.apart.enqueue().result(timeout=60) != os.getpid())\n"
+        "web.server.stop()\n"
+    )
+
+    assert ("True\n", 0) == (ended.stdout, ended.returncode), ended.stderr
+
+
+# ---- processes of jobs -----------------------------------------------------------------------------------
+
+
+def test_jobs_in_a_row_share_one_process(run):
+    """An idle one is used again, by whichever worker comes next."""
+    ended = run(
+        "from shop import fire, apart\nwith fire.server(workers=6):\n"
+        "    print(len({apart.enqueue().result(timeout=60) for _ in range(6)}))\n"
+    )
+
+    assert ("1\n", 0) == (ended.stdout, ended.returncode), ended.stderr
+
+
+OUTLIVING = """
+import ctypes, os, subprocess, sys, time
+
+@fire.task(executor="process")
+def outlive() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, 0, 0, 0, 0)  # as elsewhere: the kernel does not kill it with its parent
+    started = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    with open("new pids", "w") as pids:
+        pids.write(f"{os.getpid()} {started.pid}")
+    os.rename("new pids", "pids")
+    time.sleep(600)
+"""
+SERVING = """
+import os, time
+from shop import fire, outlive
+
+if __name__ == "__main__":
+    outlive.enqueue()
+    with fire.server(workers=1):
+        while not os.path.exists("pids"):
+            time.sleep(0.01)
+        if "fork" in sys.argv and os.fork() == 0:
+            time.sleep(600)
+        with open("killing", "w") as killing:
+            killing.write("now")
+        time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("word", ["", "fork"])
+def test_a_job_s_process_ends_with_its_server(folder, word):
+    """As does all that it started, where the kernel does not see to it or a copy of the server is left."""
+    (folder / "shop.py").write_text(APP + OUTLIVING)
+    (folder / "script.py").write_text("import sys\n" + SERVING)
+    server = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "script.py", word], cwd=folder, env={**os.environ, **SETTINGS},
+        start_new_session=True,
+    )  # fmt: skip
+    pids = []
+    try:
+        eventually(lambda: (folder / "killing").exists() or server.poll() is not None, within=DEADLINE)
+        pids = [int(pid) for pid in (folder / "pids").read_text().split()]
+
+        server.kill()
+
+        server.wait()
+        eventually(lambda: not any(is_there(pid) for pid in pids), within=30)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+# ---- the app in the script -------------------------------------------------------------------------------
+
+
+GUARDED = (
+    COUNT + APP + "if __name__ == '__main__':\n    with fire.server(workers=1):\n"
+    "        print(apart.enqueue().result(timeout=60) != os.getpid())\n"
+)
+
+
+@pytest.mark.parametrize("command", [["script.py"], ["-m", "script"]])
+def test_a_script_that_guards_its_top_level_serves_its_own_tasks(folder, run, command):
+    """Its processes import the file: that is said, and nothing below the guard runs there."""
+    ended = run(GUARDED, *command)
+
+    assert ("True\n", 0) == (ended.stdout, ended.returncode), ended.stderr
+    assert 2 == runs(folder)
+    assert 1 == len(stored(folder))
+
+
+def test_a_program_of_a_package_serves_its_own_tasks(folder, run):
+    """`python -m package.program` is found by its name, as a file it could not import its neighbours."""
+    (folder / "parts").mkdir()
+    (folder / "parts" / "__init__.py").touch()
+    (folder / "parts" / "words.py").write_text("greeting = 'hello'\n")
+    text = "from parts.words import greeting\nfrom .words import greeting\n" + GUARDED
+
+    ended = run(text, "-m", "parts.program", name="parts/program.py")
+
+    assert ("True\n", 0) == (ended.stdout, ended.returncode), ended.stderr
+
+
+def test_a_script_without_a_guard_makes_no_jobs_and_no_server_in_a_job_s_process(folder, run):
+    """Its first job fails with one sentence on what to do; its top level has run a second time, once."""
+    ended = run(
+        COUNT + APP + "job = apart.enqueue()\nwith fire.server(workers=1):\n"
+        "    try:\n        job.result(timeout=60)\n    except Exception as error:\n        print(error)\n"
+    )
+
+    assert 0 == ended.returncode, ended.stderr
+    assert "shop.apart" not in ended.stdout
+    assert "A job's process makes no jobs while it imports the app" in ended.stdout
+    assert 'below `if __name__ == "__main__":`' in ended.stdout
+    assert f"{folder / 'script.py'} runs again from its top in each process of a job" in ended.stderr
+    assert (2, 1) == (runs(folder), len(stored(folder)))
+
+
+def test_a_server_is_refused_in_a_job_s_process(folder, run):
+    """At the top level of what it imports, and in the job itself."""
+    text = APP + "@fire.task(executor='process', retry=Retry.never())\ndef serve():\n    fire.server()\n"
+
+    ended = run(
+        text + "if __name__ == '__main__':\n    with fire.server(workers=1):\n        try:\n"
+        "            serve.enqueue().result(timeout=60)\n        except Exception as error:\n"
+        "            print(error)\n"
+    )
+    at_the_top = run(
+        COUNT + "from shop import fire\n" + TASK_OF_THE_SCRIPT + "if __name__ == '__main__':\n"
+        "    job = mine.enqueue()\nwith fire.server(workers=1):\n    try:\n"
+        "        job.result(timeout=60)\n    except Exception as error:\n        print(error)\n"
+    )
+
+    refusal = "fire.server() is refused in the process of a job"
+    assert (0, 0) == (ended.returncode, at_the_top.returncode), ended.stderr + at_the_top.stderr
+    assert refusal in ended.stdout
+    assert refusal in at_the_top.stdout
+    assert 2 == runs(folder)
+
+
+def test_a_task_of_a_script_runs_apart_although_the_app_stands_elsewhere(folder, run):
+    """The script is imported for its own tasks alone, and it is said; others' jobs never see it."""
+    ended = run(
+        COUNT + "import os\nfrom shop import fire, apart\n" + TASK_OF_THE_SCRIPT
+        + "if __name__ == '__main__':\n    with fire.server(workers=1):\n"
+        "        print(apart.enqueue().result(timeout=60) != os.getpid(), len(open('runs').read()))\n"
+        "        print(mine.enqueue().result(timeout=60), len(open('runs').read()))\n"
+    )  # fmt: skip
+
+    assert ("True 1\nscript 2\n", 0) == (ended.stdout, ended.returncode), ended.stderr
+
+
+# ---- `firelock` and its files ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", [["server", "script.py:fire"], ["jobs", "list", "--app", "script.py:fire"]])
+def test_a_server_is_refused_while_a_command_imports_the_app(folder, run, words):
+    """The command has not come for another server beside it, nor to run jobs while it lists them."""
+    ended = run(APP + "with fire.server(workers=1):\n    print('served')\n", "-m", "firelock", *words)
+
+    assert ("", 2) == (ended.stdout, ended.returncode)
+    assert "fire.server() is refused while the app is imported" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_the_examples_of_the_readme_may_be_saved_as_one_file(folder, run, blocks):
+    """The first, and what is added to it: a program makes its jobs, a server that imports it makes none."""
+    examples = python_blocks((ROOT / "README.md").read_text("utf-8"))[:blocks]
+    ended = run("\n".join(example.code for example in examples), "app.py", name="app.py")
+    made = stored(folder)
+
+    server = subprocess.Popen(
+        [sys.executable, "-m", "firelock", "server", "app:fire"], cwd=folder,
+        env={**os.environ, **SETTINGS}, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        said = server.stdout.readline()
+        server.terminate()
+        server.communicate(timeout=DEADLINE)
+    finally:
+        server.kill()
+
+    assert "report of 2026-11-24" == ended.stdout.splitlines()[0], ended.stderr
+    assert f"{blocks} tasks" in said
+    assert ({job.id for job in made}, 0) == ({job.id for job in stored(folder)}, server.returncode)

@@ -1,0 +1,103 @@
+"""The documentation as its tests see it: pages, code blocks, headings and links."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+
+import attrs
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+
+ROOT = Path(__file__).parents[3]
+
+# <!-- not run: needs a mail server --> on the line above a block leaves it out, with its reason.
+_NOT_RUN = re.compile(r"<!--\s*not run:\s*(?P<reason>\S.*?)\s*-->\s*$")
+_HTML_ANCHOR = re.compile(r"""<a\s+(?:name|id)=["']([^"']+)["']""")
+
+
+@attrs.frozen
+class Block:
+    """A block of Python code in a page."""
+
+    line: int  # of its first line of code, counted from 1
+    code: str
+    not_run: str | None  # the reason for leaving it out
+
+
+def code_pages() -> list[Path]:
+    """Pages whose Python blocks are run: the README and everything in docs."""
+    return [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
+
+
+def all_pages() -> list[Path]:
+    """Every page of the project, in order of their paths."""
+    return sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("packages/*/*.md")])
+
+
+@cache
+def tokens(text: str) -> list[Token]:
+    """The page as a flat list of Markdown's tokens."""
+    return MarkdownIt("commonmark").enable("table").parse(text)
+
+
+def python_blocks(text: str) -> list[Block]:
+    """Blocks marked python, in order; blocks inside lists and quotes are found too."""
+    before = ""
+    blocks = []
+    for token in tokens(text):
+        if token.type == "fence" and token.map and token.info.split()[:1] == ["python"]:
+            reason = _NOT_RUN.search(before)
+            blocks.append(Block(token.map[0] + 2, token.content, reason["reason"] if reason else None))
+        before = token.content if token.type == "html_block" else ""
+    return blocks
+
+
+def anchors(text: str) -> set[str]:
+    """What a link may name after the #: headings in lower case with hyphens, numbered when repeated."""
+    found: set[str] = set()
+    for heading in headings(text):
+        slug = re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+        number = 0
+        while (anchor := f"{slug}-{number}" if number else slug) in found:
+            number += 1
+        found.add(anchor)
+    return found | set(_HTML_ANCHOR.findall(text))
+
+
+def headings(text: str) -> Iterator[str]:
+    """The text of each heading, without its markup."""
+    page = tokens(text)
+    for opening, inline in pairwise(page):
+        if opening.type == "heading_open":
+            yield "".join(child.content for child in inline.children or [])
+
+
+def links(text: str) -> list[str]:
+    """Where the page's links and images lead."""
+    inside = [child for token in tokens(text) for child in token.children or []]
+    targets = [str(child.attrs["href"]) for child in inside if child.type == "link_open"]
+    return targets + [str(child.attrs["src"]) for child in inside if child.type == "image"]
+
+
+def broken_links(page: Path) -> list[str]:
+    """Links to files or headings that do not exist; links to other hosts are not followed."""
+    return [
+        target
+        for target in links(page.read_text(encoding="utf-8"))
+        if not re.match(r"[a-z][a-z+.-]*:", target) and not leads_somewhere(page, target)
+    ]
+
+
+def leads_somewhere(page: Path, target: str) -> bool:
+    """True when the file is there and has the heading."""
+    path, _, anchor = target.partition("#")
+    destination = (page.parent / path).resolve() if path else page
+    if not destination.exists():
+        return False
+    if anchor and destination.suffix == ".md":
+        return anchor in anchors(destination.read_text(encoding="utf-8"))
+    return True

@@ -1,0 +1,74 @@
+"""The documentation's code runs as it is printed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.repository.docs.pages import ROOT, code_pages, python_blocks
+
+RUN_PAGE = Path(__file__).with_name("run_page.py")
+
+
+def run(page, folder):
+    """Run a page as a reader would: in a process of its own, in an empty folder, every warning an error."""
+    command = [sys.executable, "-W", "error", str(RUN_PAGE), str(page)]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=250, check=False)
+
+
+@pytest.mark.parametrize("page", code_pages(), ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_the_code_of_a_page_runs(page, tmp_path):
+    """Every block marked python runs, after those above it in the same page."""
+    outcome = run(page, tmp_path)
+
+    assert outcome.returncode == 0, outcome.stderr
+
+
+def test_blocks_share_the_page_s_namespace(tmp_path):
+    """What one block defines, the next uses; other languages are left alone; `await` may stand anywhere."""
+    page = tmp_path / "page.md"
+    page.write_text(
+        "# Page\n```python\nimport asyncio\nx = 1\n```\n"
+        "```console\n$ exit 1\n```\n"
+        "- in a list\n\n  ```python\n  await asyncio.sleep(0)\n  print(x + 1)\n  ```\n"
+    )
+
+    outcome = run(page, tmp_path)
+
+    assert (outcome.stdout, outcome.stderr, outcome.returncode) == ("2\n", "", 0)
+
+
+def test_a_failure_names_the_line_of_the_page(tmp_path):
+    """A block that fails fails its page, by the page's own line number."""
+    page = tmp_path / "page.md"
+    page.write_text("# Page\n\n```python\nx = 1\nassert x == 2\n```\n")
+
+    outcome = run(page, tmp_path)
+
+    assert outcome.returncode == 1
+    assert f'File "{page}", line 5' in outcome.stderr
+
+
+def test_a_warning_fails_a_page(tmp_path):
+    """No reader copies code that warns."""
+    page = tmp_path / "page.md"
+    page.write_text("```python\nimport warnings\nwarnings.warn('old', DeprecationWarning)\n```\n")
+
+    outcome = run(page, tmp_path)
+
+    assert outcome.returncode == 1
+
+
+def test_a_block_is_left_out_only_with_a_reason():
+    """`not run` takes effect with a reason, and for the one block below it."""
+    block = "```python\nx\n```\n"
+
+    reasons = [
+        each.not_run
+        for each in python_blocks(f"<!-- not run: x -->\n{block}{block}<!-- not run: -->\n{block}")
+    ]
+
+    assert reasons == ["x", None, None]

@@ -1,0 +1,51 @@
+"""Commands in the documentation are commands that the command line reads."""
+
+from __future__ import annotations
+
+import shlex
+
+import pytest
+
+from firelock.cli.problem import Problem
+from firelock.cli.program import (
+    _offered,
+    _parser,
+)  # what `main` reads a command with, run without the command
+from tests.repository.docs.pages import ROOT, code_pages, tokens
+
+_PROMPT = "$ firelock "
+
+
+def commands(text):
+    """The words behind each `$ firelock` in the page's console blocks."""
+    return [
+        shlex.split(line.removeprefix(_PROMPT), comments=True)
+        for token in tokens(text)
+        if token.type == "fence" and token.info.strip() == "console"
+        for line in token.content.splitlines()
+        if line.startswith(_PROMPT)
+    ]
+
+
+SHOWN = [
+    pytest.param(words, id=f"{page.relative_to(ROOT).as_posix()}: {' '.join(words)}")
+    for page in code_pages()
+    for words in commands(page.read_text(encoding="utf-8"))
+]
+
+
+@pytest.mark.parametrize("words", SHOWN)
+def test_a_command_is_read(words):
+    """What a page shows is a command with options that it takes."""
+    options = _parser(_offered()).parse_args(words)
+
+    assert callable(options.run)
+
+
+def test_a_command_that_does_not_exist_is_seen():
+    """The parser above refuses an option that no command takes."""
+    (words,) = commands("```console\n$ firelock jobs list --colour red   # a comment\n```\n")
+
+    assert ["jobs", "list", "--colour", "red"] == words
+    with pytest.raises(Problem):
+        _parser({}).parse_args(words)

@@ -1,0 +1,96 @@
+"""Who may import whom: the contracts of pyproject.toml, and what import-linter cannot say."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from tests.core.fakes import unmeasured
+from tests.repository.sources import ROOT, calls, imports, loads, package_sources
+
+DOORS = ("firelock", "firelock.storage", "firelock.testing")
+
+PURE = ("lifecycle", "outcome", "retry", "cron", "job")
+CLOCK_READS = (".now", ".utcnow", ".today", ".fromtimestamp", "time.time", "time.monotonic", "open")
+
+# Each would be paid by everyone who imports firelock, for what only some of them use.
+LOADED_WHEN_USED = {
+    "asyncio",
+    "cattrs",
+    "croniter",
+    "multiprocessing",
+    "redis",
+    "rich",
+    "sqlalchemy",
+    "sqlite3",
+}
+
+# Annotations may name its Converter anywhere; these alone need the library when a program runs.
+LOAD_CATTRS = {"firelock.conversion", "firelock.converter"}
+
+
+def is_pure(module):
+    return any(module == f"firelock.{name}" or module.startswith(f"firelock.{name}.") for name in PURE)
+
+
+def test_the_import_contracts_hold():
+    """Every contract of [tool.importlinter] is kept; asked elsewhere, since asking silences loggers."""
+    program = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True))"
+
+    asked = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+    assert (0, "") == (asked.returncode, asked.stderr), asked.stdout
+
+
+def test_backends_and_dashboard_enter_by_the_doors():
+    """Outside the core, firelock is imported by its doors only: a third party can do all that we do."""
+    outside = [source for source in package_sources() if not source.name.startswith("packages/core/")]
+
+    other_ways_in = [
+        f"{source.name}:{line} imports {name}"
+        for source in outside
+        for line, name in imports(source.tree)
+        if name.split(".")[0] == "firelock" and name not in DOORS and name.rpartition(".")[0] not in DOORS
+    ]
+
+    assert other_ways_in == []
+
+
+def test_what_decides_reads_no_clock():
+    """The modules that decide are told the instant: they never ask for it, and they open nothing."""
+    pure = [source for source in package_sources() if is_pure(source.module)]
+
+    reads = [
+        f"{source.name}:{call.lineno} calls {name}"
+        for source in pure
+        for call, name in calls(source.tree)
+        if name.endswith(CLOCK_READS)
+    ]
+
+    assert pure != []
+    assert reads == []
+
+
+def test_only_the_conversion_of_arguments_loads_cattrs():
+    """What else knows of converters is passed one."""
+    importers = {
+        source.module
+        for source in package_sources()
+        for _, name in loads(source.tree)
+        if name.split(".")[0] == "cattrs"
+    }
+
+    assert importers == LOAD_CATTRS
+
+
+def test_importing_firelock_stays_cheap():
+    """`import firelock` loads no driver and nothing that only some programs use."""
+    program = "import sys, firelock; print(*sorted(sys.modules))"
+
+    loaded = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True, env=unmeasured()
+    ).stdout
+
+    assert set(loaded.split()) & LOADED_WHEN_USED == set()

@@ -1,0 +1,44 @@
+"""Which tests run together when several workers share a run."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.sharing import together
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (
+            "tests/end_to_end/browser/test_pages.py::test_a",
+            "tests/end_to_end/browser/test_live.py::test_b[redis-6.2]",
+        ),
+        ("tests/core/test_ids.py::test_a", "tests/core/test_ids.py::test_b[x::y]"),
+        ("tests/redis/test_lists.py::test_a[redis-6.2]", "tests/redis/test_lists.py::test_b[3-redis-6.2-4]"),
+        (
+            "tests/conformance/test_redis.py::TestRedis::test_a",
+            "tests/conformance/test_redis.py::TestRedis::test_b",
+        ),
+    ],
+)
+def test_what_shares_something_stays_together(one, other):
+    """The browser, a module's fixtures and a server of one program serve one worker."""
+    assert together(one) == together(other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("tests/core/test_ids.py::test_a", "tests/core/cron/test_cron.py::test_a"),
+        ("tests/redis/test_lists.py::test_a[redis-6.2]", "tests/redis/test_lists.py::test_a[valkey-8.1]"),
+        (
+            "tests/conformance/test_redis.py::TestRedis::test_a",
+            "tests/conformance/test_redis.py::TestCluster::test_a",
+        ),
+        ("tests/faults/test_faults.py::test_a[F01-x]", "tests/faults/test_faults.py::test_a[F02-y]"),
+    ],
+)
+def test_what_shares_nothing_is_shared_out(one, other):
+    """Modules, classes and programs go to whoever is free; so does every long test by itself."""
+    assert together(one) != together(other)

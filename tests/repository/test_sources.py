@@ -1,0 +1,142 @@
+"""What sources never hold: code out of storage, statements put together from texts."""
+
+from __future__ import annotations
+
+import ast
+import re
+
+from tests.repository.sources import OF_OTHERS, ROOT, calls, dotted, imports, package_sources
+
+# Whatever turns stored bytes or text into code.
+DANGEROUS_MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "marshal", "shelve"}
+DANGEROUS_CALLS = {"eval", "exec", "__import__", "import_module", "yaml.load", "importlib.import_module"}
+
+# File and name of what is used all the same, with the reason.
+ALLOWED = {
+    ("packages/core/src/firelock/__init__.py", "import_module"): (
+        "the door loads its own modules, by the names of a table, when they are first asked for"
+    ),
+    ("packages/core/src/firelock/app.py", "import_module"): (
+        "Firelock(imports=[…]) and --import name modules of the program itself; no name comes from storage"
+    ),
+    ("packages/core/src/firelock/server/loading.py", "import_module"): (
+        "`firelock server app:fire` imports the app that its command line names"
+    ),
+    ("packages/core/src/firelock/testing/__init__.py", "import_module"): (
+        "the testers' door does as the users' door"
+    ),
+    ("packages/dashboard/src/firelock_dashboard/__init__.py", "import_module"): (
+        "the dashboard's door does as the users' door"
+    ),
+}
+
+ASSET_SUFFIXES = {".html", ".js", ".svg", ".jinja", ".j2"}
+DANGEROUS_IN_ASSETS = re.compile(
+    r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function"
+    r"|\sstyle=|\son[a-z]+=|javascript:"
+)
+
+
+def dangers(tree):
+    """Line and name of everything in a module that could turn a text into code."""
+    for line, name in imports(tree):
+        if name.split(".")[0] in DANGEROUS_MODULES:
+            yield line, name.split(".")[0]
+    for call, name in calls(tree):
+        if name in DANGEROUS_CALLS:
+            yield call.lineno, name.rpartition(".")[2]
+
+
+def interpolates(argument):
+    """True of a text that is put together: an f-string, `%`, `+` or format()."""
+    match argument:
+        case ast.JoinedStr():
+            return True
+        case ast.BinOp(op=ast.Mod() | ast.Add()):
+            return True
+        case ast.Call(func=ast.Attribute(attr="format" | "format_map" | "join")):
+            return True
+        case _:
+            return False
+
+
+def interpolated_statements(tree):
+    """Line of every statement given to text() or to a driver that is put together on the spot."""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call) or not node.args:
+            continue
+        name = dotted(node.func).rpartition(".")[2]
+        if name in {"text", "DDL", "exec_driver_sql", "literal_column"} and interpolates(node.args[0]):
+            yield node.lineno
+
+
+def test_nothing_stored_becomes_code():
+    """No module unpickles, evaluates or imports by a name, unless it is listed with its reason."""
+    used = {(source.name, name): line for source in package_sources() for line, name in dangers(source.tree)}
+
+    assert {place: line for place, line in used.items() if place not in ALLOWED} == {}
+    assert set(ALLOWED) - set(used) == set(), "an exception that nobody needs any more"
+    assert all(ALLOWED.values()), "an exception without a reason"
+
+
+def test_dangers_are_seen():
+    """The search above finds each form in which code is made from a text."""
+    program = (
+        "import pickle\nfrom marshal import loads\neval('1')\nimportlib.import_module('x')\nyaml.load(f)\n"
+    )
+
+    found = sorted(dangers(ast.parse(program)))
+
+    assert found == [(1, "pickle"), (2, "marshal"), (3, "eval"), (4, "import_module"), (5, "load")]
+
+
+def test_no_statement_is_put_together_from_texts():
+    """Values and names reach SQL as parameters and constructs, never by f-string, % or +.
+
+    Looked at is every module but the dashboard's, which has no SQL: there `text` is what people read.
+    """
+    interpolated = [
+        f"{source.name}:{line}"
+        for source in package_sources()
+        if not source.module.startswith("firelock_dashboard")
+        for line in interpolated_statements(source.tree)
+    ]
+
+    assert interpolated == []
+
+
+def test_interpolated_statements_are_seen():
+    """The search above finds each form of putting a statement together, and leaves a plain one alone."""
+    program = (
+        "text('select 1')\n"
+        "text(f'select {name}')\n"
+        "sa.text('select %s' % name)\n"
+        "sqlalchemy.text('select ' + name)\n"
+        "connection.exec_driver_sql('select {}'.format(name))\n"
+    )
+
+    lines = sorted(interpolated_statements(ast.parse(program)))
+
+    assert lines == [2, 3, 4, 5]
+
+
+def test_pages_hold_no_script_or_style_of_their_own():
+    """The dashboard's assets need nothing that its content security policy refuses."""
+    files = [path for path in ROOT.glob("packages/*/src/**/*") if path.suffix in ASSET_SUFFIXES]
+    assets = [path for path in files if not OF_OTHERS & set(path.parts)]
+
+    refused = [
+        f"{path.relative_to(ROOT).as_posix()}:{number} {found.group()}"
+        for path in assets
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if (found := DANGEROUS_IN_ASSETS.search(line))
+    ]
+
+    assert refused == []
+
+
+def test_every_source_can_be_read():
+    """The searches of this folder look at every package: each of the four has modules that parse."""
+    packages = {source.module.split(".")[0] for source in package_sources() if source.tree.body}
+
+    assert packages == {"firelock", "firelock_sql", "firelock_redis", "firelock_dashboard"}

@@ -1,0 +1,86 @@
+"""What holds for the tests themselves."""
+
+from __future__ import annotations
+
+import ast
+
+import pytest
+
+from tests.repository.sources import calls, dotted, imports, sources_of_tests
+
+NEED_A_REASON = {"pytest.mark.skip": 0, "pytest.mark.skipif": 1, "pytest.mark.xfail": 1}
+IMPERATIVE = {"pytest.skip", "pytest.xfail", "pytest.fail"}
+WAIT_FOR_REAL_PROCESSES = ("tests/faults/", "tests/end_to_end/")
+
+
+def unreasoned(tree):
+    """Line of every test that is left out without a word why."""
+    for call, name in calls(tree):
+        if name in IMPERATIVE and not call.args and not call.keywords:
+            yield call.lineno
+        if name in NEED_A_REASON and not has_reason(call, NEED_A_REASON[name]):
+            yield call.lineno
+    for node in ast.walk(tree):
+        match node:
+            case ast.FunctionDef(decorator_list=marks) | ast.ClassDef(decorator_list=marks):
+                yield from (mark.lineno for mark in marks if dotted(mark) in NEED_A_REASON)
+
+
+def has_reason(call, position):
+    """True when a mark carries a text as its reason."""
+    return any(keyword.arg == "reason" for keyword in call.keywords) or len(call.args) > position
+
+
+def test_no_test_is_left_out_without_a_reason():
+    """Whoever skips a test, or expects it to fail, says why."""
+    silent = [f"{source.name}:{line}" for source in sources_of_tests() for line in unreasoned(source.tree)]
+
+    assert silent == []
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "@pytest.mark.skip\ndef test_a(): ...",
+        "@pytest.mark.skipif(True)\ndef test_a(): ...",
+        "@pytest.mark.xfail()\ndef test_a(): ...",
+        "def test_a():\n    pytest.skip()",
+    ],
+)
+def test_a_missing_reason_is_seen(program):
+    """The search above finds each way to leave a test out."""
+    assert list(unreasoned(ast.parse(program))) != []
+
+
+def test_a_given_reason_is_enough():
+    """A mark or call that says why is left alone."""
+    program = (
+        "@pytest.mark.skipif(old, reason='3.12 brought it')\ndef test_a():\n    pytest.skip('no server')"
+    )
+
+    assert list(unreasoned(ast.parse(program))) == []
+
+
+def test_no_test_sleeps():
+    """Tests move the clock; only those of real processes wait, and then for a condition with a deadline."""
+    sleeping = [
+        f"{source.name}:{call.lineno}"
+        for source in sources_of_tests()
+        if not source.name.startswith(WAIT_FOR_REAL_PROCESSES)
+        for call, name in calls(source.tree)
+        if name in {"time.sleep", "asyncio.sleep", "sleep"}
+    ]
+
+    assert sleeping == []
+
+
+def test_nothing_of_ours_is_mocked():
+    """Tests use fakes that keep the contract; a mock keeps whatever its test believes."""
+    mocked = [
+        f"{source.name}:{line}"
+        for source in sources_of_tests()
+        for line, name in imports(source.tree)
+        if name.startswith(("unittest.mock", "mock"))
+    ]
+
+    assert mocked == []

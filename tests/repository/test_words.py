@@ -1,0 +1,108 @@
+"""One word for one thing, and none that says nothing; no word that only this or that machine understands."""
+
+from __future__ import annotations
+
+import ast
+import re
+from urllib.parse import urlsplit
+
+from tests.repository.sources import ROOT, package_sources, texts
+
+EMPTY_MODULE_NAMES = {"base", "common", "helper", "helpers", "manager", "misc", "util", "utils"}
+EMPTY_CLASS_NAME = re.compile(
+    r"^_?(Base|Abstract)[A-Z]|(Manager|Helper|Helpers|Util|Utils|Impl|Port|Processor)$"
+)
+EMPTY_FUNCTION_NAME = re.compile(r"^_?(do_\w+|process|handle)$")
+STATES = ["awaiting", "scheduled", "enqueued", "processing", "succeeded", "failed", "deleted"]
+
+# Hosts that the project may name; what RFC 2606 and RFC 6761 reserve needs no entry.
+HOSTS = {
+    "docs.python.org",
+    "keepachangelog.com",
+    "semver.org",
+    "www.sqlite.org",
+    "www.w3.org",  # the name of SVG's namespace
+}
+RESERVED_HOST = re.compile(r"(^|\.)(example(\.com|\.net|\.org)?|test|invalid|localhost)$")
+LOOPBACK = {"127.0.0.1", "::1", "0.0.0.0"}
+URL = re.compile(r"https?://[^\s\"'`)>\]}\\]+")
+
+HOME_OF_SOMEBODY = re.compile(r"(?<![\w.])/(home|Users)/[a-z]|(?<![\w.~])/root/|/work/")
+NUMBER_OF_AN_ISSUE = re.compile(
+    # Six digits are a colour.
+    r"\b(issue|PR|pull request|GH|ticket)[ -]?#?\d+\b|(?<=[ (])#\d{2,5}\b",
+    re.IGNORECASE,
+)
+
+
+def is_ours_to_name(url):
+    """True when a URL's host is reserved, loopback or listed; a host that is a placeholder names nobody."""
+    try:
+        host = (urlsplit(url).hostname or "").lower()
+    except ValueError:
+        return True
+    named = "." in host and not re.search(r"[{}$<>%…*]", host)
+    return not named or host in LOOPBACK | HOSTS or RESERVED_HOST.search(host) is not None
+
+
+def lines_with(pattern):
+    """Every line of the project's texts in which a pattern occurs; this file names the patterns."""
+    return [
+        f"{name}:{number}: {line.strip()[:120]}"
+        for name, text in texts()
+        if name != "tests/repository/test_words.py"
+        for number, line in enumerate(text.splitlines(), 1)
+        if pattern.search(line)
+    ]
+
+
+def test_every_name_says_something():
+    """No class is a manager, no module a drawer of utilities, no function just does."""
+    empty = []
+    for source in package_sources():
+        if source.path.stem in EMPTY_MODULE_NAMES:
+            empty.append(source.name)
+        for node in ast.walk(source.tree):
+            match node:
+                case ast.ClassDef(name=name) if EMPTY_CLASS_NAME.search(name):
+                    empty.append(f"{source.name}:{node.lineno} class {name}")
+                case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) if (
+                    EMPTY_FUNCTION_NAME.match(name)
+                ):
+                    empty.append(f"{source.name}:{node.lineno} def {name}")
+
+    assert empty == []
+
+
+def test_there_are_seven_states_and_no_other():
+    """The states of a job are the seven of the vocabulary, in the order of a job's life."""
+    from firelock.values import State
+
+    assert [str(state) for state in State] == STATES
+
+
+def test_every_host_is_ours_to_name():
+    """Links lead to known places, examples use reserved names, no text says where packages come from."""
+    strangers = [
+        f"{name}: {url}" for name, text in texts() for url in URL.findall(text) if not is_ours_to_name(url)
+    ]
+
+    assert strangers == []
+
+
+def test_the_lock_names_no_place():
+    """The lock holds versions and hashes; where packages come from is for whoever installs them to say."""
+    lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+
+    assert re.findall(r"\w+://\S+|--(?:extra-)?index-url\S*|--find-links\S*", lock) == []
+    assert lock.count("--hash=sha256:") > lock.count("==") > 0
+
+
+def test_no_text_knows_somebodys_folders():
+    """Nothing in the project depends on, or tells of, the machine it was written on."""
+    assert lines_with(HOME_OF_SOMEBODY) == []
+
+
+def test_no_text_sends_the_reader_to_a_tracker():
+    """A comment gives its reason itself; a number of an issue is no reason."""
+    assert lines_with(NUMBER_OF_AN_ISSUE) == []

@@ -1,0 +1,197 @@
+"""The schema of the SQL storage: made on first use, never upgraded silently."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+import threading
+from contextlib import closing
+
+import pytest
+
+from firelock.storage import JobFilter, SchemaMismatch, SchemaState, StorageError
+from firelock_sql import schema
+from firelock_sql.sqlite.opening import open_sqlite
+from tests.core.fakes import unmeasured
+
+
+@pytest.fixture
+def path(tmp_path):
+    """Where the file will be."""
+    return tmp_path / "jobs.db"
+
+
+@pytest.fixture
+def open_storage(path):
+    """A function that opens one more storage on the file, closed with the test."""
+    opened = []
+
+    def open_one():
+        opened.append(open_sqlite(f"sqlite:///{path}"))
+        return opened[-1]
+
+    yield open_one
+    for storage in opened:
+        storage.close()
+
+
+def write(path, statement):
+    """Change the file behind the storage's back."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute(statement)
+
+
+def test_opening_touches_nothing(open_storage, path):
+    """A storage that is never used leaves no file behind."""
+    open_storage()
+
+    assert not path.exists()
+
+
+def test_the_first_verb_makes_the_schema(open_storage):
+    """A reading verb will do; nothing has to be prepared."""
+    storage = open_storage()
+
+    storage.find(JobFilter(), limit=1)
+
+    assert SchemaState(schema.WANTED, schema.WANTED) == storage.schema()
+    assert [] == storage.migrate()
+
+
+def test_migrate_tells_its_steps(open_storage):
+    """On an empty file every step is taken, and told in a sentence."""
+    storage = open_storage()
+    before = storage.schema()
+
+    steps = storage.migrate()
+
+    assert SchemaState(0, schema.WANTED) == before
+    assert [migration.sentence for migration in schema.MIGRATIONS] == steps
+
+
+def test_many_may_be_the_first(open_storage):
+    """Storages that meet an empty file at the same instant agree on one schema."""
+    storages = [open_storage() for _ in range(4)]
+    barrier = threading.Barrier(len(storages))
+    answers = []
+
+    def use(storage):
+        barrier.wait()
+        answers.append(storage.counts().by_state)
+
+    threads = [threading.Thread(target=use, args=(storage,)) for storage in storages]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert [{}] * 4 == answers
+
+
+@pytest.mark.parametrize(
+    ("version", "works_with", "hint"),
+    [(schema.WANTED + 2, schema.WANTED + 1, "Upgrade firelock-sql"), (-1, -1, "firelock migrate")],
+)
+def test_a_version_too_far_is_refused(open_storage, path, version, works_with, hint):
+    """A newer schema asks for newer code, an older one for `firelock migrate`; neither is touched."""
+    open_storage().counts()
+    write(path, f"update firelock_schema set version = {version}, works_with = {works_with}")
+
+    with pytest.raises(SchemaMismatch, match=hint):
+        open_storage().counts()
+
+
+def test_servers_of_the_release_before_work_on_a_new_schema(open_storage, path):
+    """What the next release adds says from which code on it can be worked with."""
+    open_storage().counts()
+    write(path, f"insert into firelock_schema values ({schema.WANTED + 1}, 0, {schema.WANTED})")
+
+    storage = open_storage()
+
+    assert {} == storage.counts().by_state
+    assert SchemaState(schema.WANTED + 1, schema.WANTED) == storage.schema()
+
+
+def test_a_new_release_works_on_the_schema_before(open_storage, monkeypatch):
+    """Its servers may start before somebody migrates; then the step is taken, and only that one."""
+    open_storage().counts()
+    added = schema.Migration(
+        "Added a column.", lambda _: iter(["alter table firelock_locks add extra text"]), 1
+    )
+    monkeypatch.setattr(schema, "MIGRATIONS", [*schema.MIGRATIONS, added])
+    monkeypatch.setattr(schema, "WANTED", 2)
+    storage = open_storage()
+
+    before = storage.counts().by_state, storage.schema()
+    steps = storage.migrate()
+
+    assert (({}, SchemaState(1, 2)), ["Added a column."]) == (before, steps)
+    assert SchemaState(2, 2) == storage.schema()
+
+
+def test_the_statements_of_a_migration_do_what_it_does(open_storage, path, tmp_path):
+    """Who may change the schema runs them by hand; then there is nothing left to migrate."""
+    statements = open_storage().migration_sql()
+    by_hand = tmp_path / "by-hand.db"
+
+    for statement in statements:
+        write(by_hand, statement)
+
+    with closing(open_sqlite(f"sqlite:///{by_hand}")) as storage:
+        assert ([], []) == (storage.migration_sql(), storage.migrate())
+        open_storage().migrate()
+        shown = "select sql from sqlite_master order by name"
+        with closing(sqlite3.connect(path)) as made, closing(sqlite3.connect(by_hand)) as ours:
+            assert made.execute(shown).fetchall() == ours.execute(shown).fetchall()
+
+
+def test_a_newer_schema_is_not_migrated(open_storage, path):
+    """Migrations only go forward."""
+    open_storage().counts()
+    write(path, f"update firelock_schema set version = {schema.WANTED + 1}")
+
+    with pytest.raises(SchemaMismatch, match="Upgrade"):
+        open_storage().migrate()
+
+
+@pytest.mark.parametrize("use", ["counts", "schema", "migrate", "migration_sql"])
+def test_tables_from_before_the_first_release_are_told(open_storage, path, use):
+    """Whatever is asked of them, the answer is what they are and what to do; they stay as they are."""
+    open_storage().counts()
+    write(path, "alter table firelock_schema drop column works_with")
+
+    with pytest.raises(SchemaMismatch, match=r"before its first release.*Remove them.*or name another"):
+        getattr(open_storage(), use)()
+
+    with closing(sqlite3.connect(path)) as connection:
+        assert [(1,)] == connection.execute("select version from firelock_schema").fetchall()
+
+
+def test_a_file_that_is_no_database_is_told(open_storage, path):
+    """The driver's exception does not leak, and the file stays as it is."""
+    path.write_text("this is not a database, it is a letter " * 50)
+
+    with pytest.raises(StorageError, match="not an SQLite database"):
+        open_storage().counts()
+
+    assert path.read_text().startswith("this is not")
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    """A path that cannot be opened says which folder is missing."""
+    storage = open_sqlite(f"sqlite:///{tmp_path}/nowhere/jobs.db")
+
+    with pytest.raises(StorageError, match=f"no folder {tmp_path}/nowhere"):
+        storage.counts()
+
+
+def test_the_plugin_loads_no_driver():
+    """A program that opens another storage pays nothing for this one."""
+    program = "import sys, firelock_sql.plugin; print(*{'sqlalchemy', 'sqlite3'} & set(sys.modules))"
+
+    loaded = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True, env=unmeasured()
+    )
+
+    assert "" == loaded.stdout.strip()

@@ -1,0 +1,474 @@
+"""Jobs as part of a transaction of the caller's."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import subprocess
+import sys
+import threading
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+from sqlalchemy import create_engine, text
+from sqlalchemy.orm import Session, scoped_session, sessionmaker
+
+from firelock import ConfigurationError, Firelock, JobNotCommitted
+from firelock.storage import Edge, JobNotFound, NewJob, State, StorageUnavailable
+from firelock.testing import Handles, Scene
+from firelock_sql.sqlite.opening import open_sqlite
+from tests.core.fakes import unmeasured
+
+
+@pytest.fixture
+def path(tmp_path):
+    """The file of the jobs and of the caller's own rows."""
+    return tmp_path / "shop.db"
+
+
+@pytest.fixture
+def scene(path):
+    """A store with jobs at hand."""
+    handles = Handles(lambda: open_sqlite(f"sqlite:///{path}?busy_timeout=0.2"))
+    yield Scene(handles)
+    handles.close()
+
+
+@pytest.fixture
+def engine(path, scene):
+    """The caller's engine, with a table of the caller's own."""
+    engine = create_engine(f"sqlite:///{path}")
+    with engine.begin() as connection:
+        connection.execute(text("create table orders (id integer primary key)"))
+    yield engine
+    engine.dispose()
+
+
+def stored(scene):
+    """How many jobs there are, by the counts and by the rows."""
+    return sum(scene.storage.counts().by_state.values())
+
+
+@pytest.mark.parametrize("is_committed", [True, False])
+def test_a_session_decides_over_its_jobs(scene, engine, is_committed):
+    """A job is there with the order it belongs to, or neither is."""
+    job = scene.new_job(tags=("eu",))
+
+    with Session(engine) as session:
+        session.execute(text("insert into orders values (1)"))
+        answers = scene.storage.insert([job], within=session)
+        session.commit() if is_committed else session.rollback()
+
+    with engine.connect() as connection:
+        orders = connection.execute(text("select count(*) from orders")).scalar_one()
+    assert [True] == answers
+    assert (int(is_committed), int(is_committed)) == (orders, stored(scene))
+
+
+def test_a_handle_says_that_its_transaction_may_have_been_rolled_back(scene, engine):
+    """Whoever is sent to commit what was rolled back would look for a mistake that is none."""
+    with Firelock(scene.storage) as fire, Session(engine) as session:
+        task = fire.task(name="mail")(lambda: None)
+        gone = task.using(within=session).enqueue()
+        session.rollback()
+        kept = task.using(within=session).enqueue()
+        session.commit()
+
+        with pytest.raises(JobNotCommitted, match="has not committed, or was rolled back"):
+            gone.refresh()
+
+        assert State.ENQUEUED is kept.refresh().state
+
+
+@pytest.mark.parametrize("is_committed", [True, False])
+def test_a_connection_decides_over_its_jobs(scene, engine, is_committed):
+    """The same for Core, also where nothing was executed before."""
+    with engine.connect() as connection:
+        scene.storage.insert([scene.new_job()], within=connection)
+        connection.commit() if is_committed else connection.rollback()
+
+    assert int(is_committed) == stored(scene)
+
+
+@pytest.mark.parametrize("is_committed", [True, False])
+def test_a_raw_connection_decides_over_its_jobs(scene, path, is_committed):
+    """The same for the driver's own connection in its ordinary mode."""
+    with closing(sqlite3.connect(path)) as connection:
+        scene.storage.insert([scene.new_job()], within=connection)
+        connection.commit() if is_committed else connection.rollback()
+
+    assert int(is_committed) == stored(scene)
+
+
+def test_a_scoped_session_is_a_session(scene, engine):
+    """What web frameworks hand out works as well."""
+    sessions = scoped_session(sessionmaker(engine))
+
+    scene.storage.insert([scene.new_job()], within=sessions)
+    sessions.commit()
+    sessions.remove()
+
+    assert 1 == stored(scene)
+
+
+def test_nobody_sees_the_job_before_the_commit(scene, engine):
+    """Other connections see neither row nor count."""
+    with Session(engine) as session:
+        scene.storage.insert([scene.new_job()], within=session)
+        before = stored(scene)
+        session.commit()
+
+    assert (0, 1) == (before, stored(scene))
+
+
+def test_a_refused_batch_leaves_the_transaction_usable(scene, engine):
+    """An unknown parent refuses its batch; what the caller did before and after is committed."""
+    orphan = scene.new_job(state=State.AWAITING, parents=(Edge(scene.storage.new_id()),))
+
+    with Session(engine) as session:
+        session.execute(text("insert into orders values (1)"))
+        with pytest.raises(JobNotFound):
+            scene.storage.insert([scene.new_job(), orphan], within=session)
+        scene.storage.insert([scene.new_job()], within=session)
+        session.commit()
+
+    with engine.connect() as connection:
+        assert 1 == connection.execute(text("select count(*) from orders")).scalar_one()
+    assert 1 == stored(scene)
+
+
+def test_a_continuation_of_a_job_in_the_same_transaction(scene, engine):
+    """A parent that is not committed yet counts for what follows in its transaction."""
+    parent = scene.new_job()
+    child = scene.new_job(state=State.AWAITING, parents=(Edge(parent.id),))
+
+    with Session(engine) as session:
+        scene.storage.insert([parent], within=session)
+        scene.storage.insert([child], within=session)
+        session.commit()
+
+    assert State.AWAITING == scene.state(child.id)
+
+
+def test_another_database_is_refused(scene, tmp_path):
+    """A transaction on another file cannot hold these jobs; both files are named."""
+    other = create_engine(f"sqlite:///{tmp_path}/other.db")
+
+    with Session(other) as session, pytest.raises(ConfigurationError) as refused:
+        scene.storage.insert([scene.new_job()], within=session)
+
+    assert "other.db" in str(refused.value)
+    assert "shop.db" in str(refused.value)
+    other.dispose()
+
+
+def test_a_link_to_the_same_file_is_the_same_database(scene, engine, tmp_path):
+    """Files are compared, not the names they were opened by."""
+    (tmp_path / "link.db").symlink_to(tmp_path / "shop.db")
+    linked = create_engine(f"sqlite:///{tmp_path}/link.db")
+
+    with Session(linked) as session:
+        scene.storage.insert([scene.new_job()], within=session)
+        session.commit()
+
+    linked.dispose()
+    assert 1 == stored(scene)
+
+
+def test_a_connection_without_a_transaction_is_refused(scene, path):
+    """In autocommit mode there is nothing that could be rolled back, unless the caller has begun it."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        with pytest.raises(ConfigurationError, match="begin one first"):
+            scene.storage.insert([scene.new_job()], within=connection)
+        connection.execute("begin")
+        scene.storage.insert([scene.new_job()], within=connection)
+        connection.execute("commit")
+
+    assert 1 == stored(scene)
+
+
+def test_tables_are_not_made_under_a_transaction_that_writes(tmp_path):
+    """Neither would ever end: the caller is told at once what to do before, and can."""
+    path = tmp_path / "new.db"
+    storage = open_sqlite(f"sqlite:///{path}")
+    jobs = [NewJob(storage.new_id(), "tasks.run", "[]", "json", "default", 0, State.ENQUEUED, 1)]
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("create table orders (id integer primary key)")
+        connection.execute("insert into orders values (1)")
+        with pytest.raises(StorageUnavailable, match="firelock migrate"):
+            storage.insert(jobs, within=connection)
+        connection.commit()
+        storage.migrate()
+        storage.insert(jobs, within=connection)
+        connection.commit()
+
+    assert {State.ENQUEUED: 1} == storage.counts().by_state
+    storage.close()
+
+
+def test_a_stranger_is_refused(scene):
+    """What is no transaction is named by its type."""
+    with pytest.raises(ConfigurationError, match="not dict"):
+        scene.storage.insert([scene.new_job()], within={})
+
+
+# ---- telling servers -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def server(scene):
+    """Another handle, which listens and has seen everything up to now."""
+    server = scene.handles.open()
+    holder = scene.begin()
+    server.claim(None, 10, holder.session, scene.stamp())
+    server.wait(None, 0)
+    return server
+
+
+def test_servers_are_told_after_a_sessions_commit(scene, engine, server):
+    """Not while it is open, and once it has committed."""
+    with Session(engine) as session:
+        scene.storage.insert([scene.new_job()], within=session)
+        while_open = server.wait(None, 0)
+        session.commit()
+
+    assert (False, True) == (while_open, server.wait(None, 10))
+
+
+def test_a_savepoint_tells_nobody(scene, engine, server):
+    """The commit that counts is the outermost one."""
+    with Session(engine) as session:
+        with session.begin_nested():
+            scene.storage.insert([scene.new_job()], within=session)
+        after_the_savepoint = server.wait(None, 0)
+        session.commit()
+
+    assert (False, True) == (after_the_savepoint, server.wait(None, 10))
+
+
+@pytest.mark.parametrize("opens", [Session, lambda engine: engine.connect()], ids=["session", "connection"])
+def test_a_rollback_tells_nobody(scene, engine, server, opens):
+    """Servers do not look for jobs that never were; a later commit owes nothing for them."""
+    with opens(engine) as transaction:
+        scene.storage.insert([scene.new_job()], within=transaction)
+        transaction.rollback()
+        transaction.execute(text("insert into orders values (2)"))
+        transaction.commit()
+
+    assert not server.wait(None, 0)
+
+
+def test_servers_are_told_when_a_connection_is_given_back(scene, engine, server):
+    """Core has no event after its commit: the connection's way back to the pool takes its place."""
+    with engine.begin() as connection:
+        scene.storage.insert([scene.new_job()], within=connection)
+
+    assert server.wait(None, 10)
+
+
+# ---- a transaction that is not joined --------------------------------------------------------------------
+
+TELLS_LOCKS = pytest.mark.skipif(
+    not Path("/proc/locks").exists(), reason="only Linux lists the locks of a process"
+)
+
+
+@pytest.fixture
+def make_app(path, engine):
+    """Returns an app on the file of the orders that waits for other writers for so long."""
+    apps = []
+
+    def make(seconds):
+        fire = Firelock(f"sqlite:///{path}?busy_timeout={seconds}")
+        apps.append(fire)
+        fire.ship = fire.task(name="ship")(lambda: None)
+        fire.ship.enqueue()
+        return fire
+
+    yield make
+    for fire in apps:
+        fire.close()
+
+
+ORDER = text("insert into orders values (1)")
+
+
+@contextmanager
+def by_session(engine):
+    """A Session in a variable."""
+    with Session(engine) as session:
+        session.execute(ORDER)
+        yield session
+
+
+@contextmanager
+def by_connection(engine):
+    """A Connection in a variable."""
+    with engine.begin() as connection:
+        connection.execute(ORDER)
+        yield connection
+        connection.rollback()
+
+
+@contextmanager
+def by_raw_connection(engine):
+    """A driver's connection in a variable."""
+    with closing(sqlite3.connect(engine.url.database)) as connection:
+        connection.execute("insert into orders values (1)")
+        yield connection
+
+
+@TELLS_LOCKS
+@pytest.mark.parametrize("begun", [by_session, by_connection, by_raw_connection])
+def test_who_waits_for_an_own_transaction_is_told_of_within(make_app, engine, begun, caplog):
+    """Among threads nobody can know whose it is: the log says so after a second, and the error at the end."""
+    fire, over = make_app(0.3), threading.Event()
+    other = threading.Thread(target=over.wait, args=(30,))
+    other.start()
+
+    with begun(engine), pytest.raises(StorageUnavailable) as caught:
+        fire.ship.enqueue()
+    over.set()
+    other.join(30)
+
+    assert 1 == caplog.text.count("a transaction of this very process keeps a write waiting. If it is the ")
+    assert "nothing ends it: pass within=session, or commit it first." in caplog.text
+    assert "since another transaction of this process writes to it. If that is your own" in str(caught.value)
+    assert "task.using(within=session)" in str(caught.value)
+    assert caught.value.is_untouched
+    assert 1 == fire.jobs.counts().enqueued
+
+
+ALONE = """
+import sys
+from sqlalchemy import create_engine, text
+from sqlalchemy.orm import Session
+from firelock import Firelock, StorageUnavailable
+
+sessions = [Session(create_engine(f"sqlite:///{sys.argv[1]}"))]
+fire = Firelock(f"sqlite:///{sys.argv[1]}?busy_timeout=600")
+ship = fire.task(name="ship")(lambda: None)
+ship.enqueue()
+sessions[0].execute(text("create table sold (id integer)"))
+sessions[0].execute(text("insert into sold values (1)"))
+try:
+    ship.enqueue()
+except StorageUnavailable as error:
+    print(error)
+"""
+
+
+@TELLS_LOCKS
+def test_a_program_of_one_thread_waits_for_nobody_else(path):
+    """Wherever it keeps its session."""
+    said = subprocess.run(
+        [sys.executable, "-c", ALONE, str(path)], env=unmeasured(), capture_output=True, text=True,
+        timeout=60, check=True,
+    )  # fmt: skip
+
+    assert "this thread waits for its own transaction" in said.stdout
+
+
+class Lazy:
+    """What a framework makes when somebody looks at it, such as the user of a request."""
+
+    @property
+    def __class__(self):
+        raise LookupError("no request")
+
+
+@contextmanager
+def closed_connection(engine):
+    """A driver's connection that was closed."""
+    connection = sqlite3.connect(engine.url.database)
+    connection.close()
+    yield connection
+
+
+@contextmanager
+def reading_connection(engine):
+    """A driver's connection in a transaction that has only read."""
+    with closing(sqlite3.connect(engine.url.database, isolation_level=None)) as connection:
+        connection.execute("begin")
+        connection.execute("select count(*) from orders").fetchall()
+        yield connection
+
+
+@contextmanager
+def connection_of_other_rows(engine):
+    """The same, with rows of the caller's own kind."""
+    with reading_connection(engine) as connection:
+        connection.row_factory = lambda _, row: row[0]
+        yield connection
+
+
+@contextmanager
+def lazy_object(_engine):
+    """What must not be evaluated."""
+    yield Lazy()
+
+
+@TELLS_LOCKS
+@pytest.mark.parametrize(
+    "beside", [closed_connection, reading_connection, connection_of_other_rows, lazy_object]
+)
+def test_another_thread_s_transaction_is_waited_for_and_told_of(make_app, engine, caplog, beside):
+    """It may end at any time: the log names it after a second, and the job is stored when it has.
+
+    Whatever the caller holds meanwhile, also a transaction of its own that only reads.
+    """
+    fire = make_app(600)
+    begun, told = threading.Event(), threading.Event()
+
+    def keep():
+        with Session(engine) as session:
+            session.execute(ORDER)
+            begun.set()
+            told.wait(30)
+            session.commit()
+
+    class Telling(logging.Handler):
+        def emit(self, record):
+            told.set()
+
+    handler = Telling()
+    logging.getLogger("firelock_sql.sqlite.connections").addHandler(handler)
+    keeper = threading.Thread(target=keep)
+    keeper.start()
+    begun.wait(30)
+
+    with beside(engine) as held:
+        fire.ship.enqueue()
+
+    assert held is not None
+    keeper.join(30)
+    logging.getLogger("firelock_sql.sqlite.connections").removeHandler(handler)
+    assert 1 == caplog.text.count("a transaction of this very process keeps a write waiting")
+    assert 2 == fire.jobs.counts().enqueued
+
+
+@pytest.mark.parametrize("seconds", [0, 0.2])
+def test_who_has_waited_for_long_enough_is_told_of_within(make_app, engine, seconds):
+    """Whosever transaction it is; and the wait is not begun again."""
+    fire = make_app(seconds)
+    begun, done = threading.Event(), threading.Event()
+
+    def keep():
+        with Session(engine) as session:
+            session.execute(ORDER)
+            begun.set()
+            done.wait(30)
+
+    keeper = threading.Thread(target=keep)
+    keeper.start()
+    begun.wait(30)
+
+    with pytest.raises(StorageUnavailable) as caught:
+        fire.ship.enqueue()
+    done.set()
+    keeper.join(30)
+
+    assert "database is locked, and was for " in str(caught.value)
+    assert "store the job in it by task.using(within=session)." in str(caught.value)
+    assert caught.value.is_untouched
