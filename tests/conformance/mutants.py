@@ -24,7 +24,7 @@ import pytest
 from firelock.ids import new_id
 from firelock.storage import Storage, defaults
 from firelock.testing import Handles, Scene, StorageConformance
-from firelock.testing.conformance import required_feature
+from firelock.testing.conformance.kit import required_feature
 
 _TABLE = Path(__file__).with_name("mutations.txt")
 _THIRD_PARTY = Path(__file__).parents[1] / "end_to_end" / "third_party" / "firelock-files" / "src"
@@ -284,7 +284,7 @@ def _fails(case: Case, subject: Subject) -> bool:
 
 def model_catches(mutation: Mutation) -> bool:
     """Tell whether the random steps of the model test find the mutant by themselves."""
-    from firelock.testing.model import machine_for, run_machine
+    from firelock.testing.conformance.model import machine_for, run_machine
 
     with subject_of(mutation) as subject:
         try:

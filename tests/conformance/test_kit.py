@@ -11,8 +11,8 @@ import pytest
 from firelock.memory import MemoryStorage
 from firelock.storage import Feature, Storage
 from firelock.testing import Handles, StorageConformance, requires
-from firelock.testing.conformance import Conformance, required_feature, words_of
-from firelock.testing.race import race, race_two, until_none_is_left
+from firelock.testing.conformance.kit import Conformance, required_feature, words_of
+from firelock.testing.conformance.race import race, race_two, until_none_is_left
 
 pytest_plugins = ["pytester"]
 

@@ -662,7 +662,7 @@ BAD = {
 }
 
 
-@pytest.mark.filterwarnings("ignore::firelock.binder.LargeArgumentsWarning")
+@pytest.mark.filterwarnings("ignore::firelock.arguments.signature.LargeArgumentsWarning")
 @pytest.mark.parametrize("mistake", BAD)
 def test_a_mistake_is_one_clear_error_and_stores_nothing(desk, mistake):
     """The class says what to catch, the message what happened, to which value, and what to do."""

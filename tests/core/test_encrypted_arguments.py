@@ -7,7 +7,7 @@ from cryptography.fernet import Fernet
 
 from examples.encrypted_arguments import EncryptedArguments, EncryptedSerializer
 from firelock import ArgumentError, ConfigurationError, Firelock
-from firelock.arguments import compile_binder
+from firelock.arguments.signature import compile_binder
 
 OLD, NEW = Fernet.generate_key().decode(), Fernet.generate_key().decode()
 

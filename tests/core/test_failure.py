@@ -8,7 +8,7 @@ import re
 import pytest
 
 from firelock.failure import describe_failure, failure_of_text
-from firelock.words import printable
+from firelock.text import printable
 
 
 class PaymentRefused(Exception):

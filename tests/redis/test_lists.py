@@ -10,9 +10,9 @@ from functools import partial
 import pytest
 
 from firelock.storage import JobFilter, selection
-from firelock.testing.ends import deletes, fails, retries, succeeds
-from firelock.testing.handles import SECOND, STAMP
-from firelock.testing.scene import Running, Scene, error_info
+from firelock.testing.conformance.ends import deletes, fails, retries, succeeds
+from firelock.testing.conformance.handles import SECOND, STAMP
+from firelock.testing.conformance.scene import Running, Scene, error_info
 from firelock.values import JobRecord, State
 from firelock_redis.find import PAGE_COST, RARE, SCRIPT_COST
 from tests.redis.programs import Program

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from firelock.storage import NewSession, State, StorageUnavailable
-from firelock.testing.scene import Scene
+from firelock.testing.conformance.scene import Scene
 from firelock_redis.partitions import Partitions
 from tests.redis.cluster import ClusterServers
 from tests.redis.servers import RedisServer

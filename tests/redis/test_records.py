@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 
 from firelock.storage import StorageError, StorageUnavailable
-from firelock.testing.race import race
+from firelock.testing.conformance.race import race
 from firelock_redis.database import RedisDatabase
 from firelock_redis.records import (
     delete_record,

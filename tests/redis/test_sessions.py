@@ -9,9 +9,9 @@ import pytest
 
 from firelock.lifecycle import Upkeep
 from firelock.storage import Held, NewSession, Renewal, State, StorageUnavailable
-from firelock.testing.ends import deletes, requeues
-from firelock.testing.handles import DAY, SECOND
-from firelock.testing.scene import Scene
+from firelock.testing.conformance.ends import deletes, requeues
+from firelock.testing.conformance.handles import DAY, SECOND
+from firelock.testing.conformance.scene import Scene
 from firelock.values import ClaimedJob
 from firelock_redis.database import RedisDatabase
 from firelock_redis.sessions import (

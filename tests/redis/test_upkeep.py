@@ -9,9 +9,9 @@ import pytest
 
 from firelock.lifecycle import Upkeep
 from firelock.storage import Held, Promotion, RecurringRecord, Renewal, StorageUnavailable
-from firelock.testing.ends import deletes, fails, requeues, retries, snoozes, succeeds
-from firelock.testing.handles import DAY, HOUR, SECOND
-from firelock.testing.scene import Running, Scene
+from firelock.testing.conformance.ends import deletes, fails, requeues, retries, snoozes, succeeds
+from firelock.testing.conformance.handles import DAY, HOUR, SECOND
+from firelock.testing.conformance.scene import Running, Scene
 from firelock.values import Edge, LogLine, On, Progress, State
 from firelock_redis.database import RedisDatabase
 from firelock_redis.upkeep import next_due_at

@@ -26,7 +26,7 @@ LOADED_WHEN_USED = {
 }
 
 # Annotations may name its Converter anywhere; these alone need the library when a program runs.
-LOAD_CATTRS = {"firelock.conversion", "firelock.converter"}
+LOAD_CATTRS = {"firelock.arguments.conversion"}
 
 
 def is_pure(module):

@@ -8,8 +8,8 @@ from sqlalchemy import create_engine
 
 from firelock.storage import Applied, State
 from firelock.testing import Handles, Scene
-from firelock.testing.ends import deletes, fails, succeeds
-from firelock.testing.scene import Running
+from firelock.testing.conformance.ends import deletes, fails, succeeds
+from firelock.testing.conformance.scene import Running
 from firelock_sql.postgresql.arrays import text_array
 from firelock_sql.postgresql.hot import PostgresqlHot
 from firelock_sql.postgresql.opening import open_engine

@@ -6,8 +6,8 @@ import attrs
 import pytest
 
 from firelock.storage import Held, JobFilter, State
-from firelock.testing.ends import deletes, fails, retries, succeeds
-from firelock.testing.scene import Running
+from firelock.testing.conformance.ends import deletes, fails, retries, succeeds
+from firelock.testing.conformance.scene import Running
 from firelock_sql import find
 from tests.scenes import scene_at
 

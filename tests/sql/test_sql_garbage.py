@@ -10,7 +10,7 @@ import pytest
 
 from firelock.storage import JobFilter, On, RecurringRecord, State
 from firelock.testing import Handles, Scene
-from firelock.testing.ends import requeues, succeeds
+from firelock.testing.conformance.ends import requeues, succeeds
 from firelock_sql.sqlite.opening import open_sqlite
 
 

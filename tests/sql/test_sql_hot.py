@@ -10,8 +10,8 @@ import pytest
 
 from firelock.storage import Applied, Edge, Exchange, JobFilter, State, bounded_history
 from firelock.testing import Handles, Scene
-from firelock.testing.ends import deletes, fails, requeues, snoozes, succeeds
-from firelock.testing.scene import Running
+from firelock.testing.conformance.ends import deletes, fails, requeues, snoozes, succeeds
+from firelock.testing.conformance.scene import Running
 from firelock_sql.sqlite.opening import open_sqlite
 from firelock_sql.text import COMPACT_FROM
 

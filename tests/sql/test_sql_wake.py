@@ -12,7 +12,7 @@ import pytest
 
 from firelock.storage import Feature, State
 from firelock.testing import Handles, Scene
-from firelock.testing.ends import hands_back, requeues, succeeds
+from firelock.testing.conformance.ends import hands_back, requeues, succeeds
 from firelock_sql.sqlite.mailbox import Mailbox
 from firelock_sql.sqlite.opening import open_sqlite
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from firelock.storage import Applied, Feature, Held, Renewal
-from firelock.testing.ends import deletes, hands_back, requeues, succeeds
-from firelock.testing.handles import HOUR, Handles, opener
-from firelock.testing.race import race
-from firelock.testing.scene import Running, Scene
+from firelock.testing.conformance.ends import deletes, hands_back, requeues, succeeds
+from firelock.testing.conformance.handles import HOUR, Handles, opener
+from firelock.testing.conformance.race import race
+from firelock.testing.conformance.scene import Running, Scene
 from firelock.values import State
 from tests.conformance.model.session_model import REFUSALS, Keeper
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from firelock.arguments import Binder, LargeArgumentsWarning, check_callable, compile_binder
+from firelock.arguments.signature import Binder, LargeArgumentsWarning, check_callable, compile_binder
 from firelock.errors import ArgumentError, ArgumentTooLarge, SignatureMismatch, TaskError
 from firelock.serializer import JsonSerializer, JsonValue, Serializer
 
@@ -624,7 +624,7 @@ def test_json_arguments_load_no_cattrs() -> None:
     """A producer whose tasks take text and numbers stays small."""
     code = (
         "import sys\n"
-        "from firelock.arguments import compile_binder\n"
+        "from firelock.arguments.signature import compile_binder\n"
         "from firelock.serializer import JsonSerializer\n"
         "def f(a: int, b: list[str] | None = None) -> dict[str, int]: ...\n"
         "binder = compile_binder(f, task='f')\n"

@@ -21,7 +21,7 @@ import pytest
 from sqlalchemy import create_engine, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, Query, Session, mapped_column
 
-from firelock.arguments import Binder, compile_binder
+from firelock.arguments.signature import Binder, compile_binder
 from firelock.errors import ArgumentError
 from firelock.serializer import JsonSerializer
 

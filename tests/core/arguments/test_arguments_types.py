@@ -20,7 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from firelock.arguments import Binder, compile_binder, make_converter
+from firelock.arguments.signature import Binder, compile_binder, make_converter
 from firelock.errors import ArgumentError, SignatureMismatch, TaskError
 from firelock.serializer import JsonSerializer
 

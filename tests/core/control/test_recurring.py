@@ -24,7 +24,7 @@ from firelock.errors import (
 )
 from firelock.firing import fire_due
 from firelock.storage import RecurringRecord
-from firelock.testing.race import race
+from firelock.testing.conformance.race import race
 from firelock.values import State
 from tests.core.fakes import FailingStorage, Worker
 

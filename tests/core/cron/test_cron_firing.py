@@ -11,9 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from firelock.cron import Cron, Every, Firing, Misfire, due_instants
-from firelock.cron.fields import parse_fields
-from firelock.cron.timetable import Timetable
-from firelock.cron.walltimes import WallTimes
+from firelock.cron.grammar import parse_fields
+from firelock.cron.timezones import Timetable, WallTimes
 from firelock.errors import ScheduleError
 
 NOON = datetime(2026, 11, 25, 12, tzinfo=UTC)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from firelock.testing.model import run_machine
+from firelock.testing.conformance.model import run_machine
 
 
 class Counting(RuleBasedStateMachine):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     __version__: str  # which is installed; empty where none is, as in an archive or a frozen program
     from firelock.app import Firelock
+    from firelock.arguments.forms import FieldKind, Parameter
     from firelock.audit import AuditEntry
     from firelock.catalogue import TaskEntry
     from firelock.context import JobCancelled, JobContext, Snooze, current_job
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
         UnknownTask,
         UnsupportedFeature,
     )
-    from firelock.forms import FieldKind, Parameter
     from firelock.handle import Job
     from firelock.hookspecs import Command, ServerInfo, TaskCall, hookimpl
     from firelock.jobs import JobCounts, JobPage
@@ -71,7 +71,7 @@ _HOMES = {
         "SignatureMismatch", "StorageError", "StorageUnavailable", "TaskError", "UnknownScheme",
         "UnknownTask", "UnsupportedFeature",
     ),
-    "forms": ("FieldKind", "Parameter"),
+    "arguments.forms": ("FieldKind", "Parameter"),
     "handle": ("Job",),
     "hookspecs": ("Command", "ServerInfo", "TaskCall", "hookimpl"),
     "jobs": ("JobCounts", "JobPage"),

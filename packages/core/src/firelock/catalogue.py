@@ -18,8 +18,8 @@ from firelock.plugins import installed_version
 from firelock.retry import OnExceeded, Retry, RetryPolicy
 from firelock.storage import Record, Storage
 from firelock.task import main_module_name
+from firelock.text import shorten, span
 from firelock.threads import in_thread
-from firelock.words import shorten, span
 
 if TYPE_CHECKING:
     from firelock.client import Client

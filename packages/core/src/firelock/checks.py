@@ -13,8 +13,8 @@ from firelock.definitions import RecurringJob, is_newer
 from firelock.operators import Queues, QueueView, Servers, ServerView
 from firelock.recurring import stored_definitions
 from firelock.storage import Feature, Finding, JobFilter, SchemaState
+from firelock.text import age, clock_time, shorten, span
 from firelock.values import JobRecord, On, State
-from firelock.words import age, clock_time, shorten, span
 
 if TYPE_CHECKING:
     from firelock.runtime import Runtime

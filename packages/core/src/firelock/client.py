@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import attrs
 
 from firelock import lifecycle
-from firelock.arguments import format_tags
+from firelock.arguments.signature import MAX_TAGS, format_tags
 from firelock.clock import SECOND, StorageClock, micros, span_micros
 from firelock.errors import ConfigurationError, ScheduleError, StorageUnavailable, TaskError
 from firelock.handle import Job
@@ -20,13 +20,12 @@ from firelock.lifecycle import awaiting_reason
 from firelock.options import CallOptions, shown
 from firelock.storage import Applied, JobFilter
 from firelock.storage.defaults import insert_surely
-from firelock.tags import MAX_TAGS
 from firelock.task import Call, TaskInfo, TaskVerbs
 from firelock.threads import in_thread
 from firelock.values import Edge, NewJob, On, State
 
 if TYPE_CHECKING:
-    from firelock.arguments import Binder
+    from firelock.arguments.signature import Binder
     from firelock.cron import Cron, Every
     from firelock.definitions import RecurringJob
     from firelock.group_commit import GroupCommit

@@ -16,8 +16,8 @@ import attrs
 from firelock.clock import from_micros
 from firelock.errors import StorageUnavailable
 from firelock.storage import Storage
+from firelock.text import printable
 from firelock.values import ClaimedJob, LogLine, Progress
-from firelock.words import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

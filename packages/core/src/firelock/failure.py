@@ -8,8 +8,8 @@ import sysconfig
 import traceback
 from pathlib import Path
 
+from firelock.text import printable
 from firelock.values import ErrorInfo
-from firelock.words import printable
 
 __all__ = ["describe_failure", "failure_of_text"]
 

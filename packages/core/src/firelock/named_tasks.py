@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from firelock.arguments.forms import Parameter, parameters_of, texts_of, typed_arguments
 from firelock.errors import UnknownTask
-from firelock.forms import Parameter, parameters_of, texts_of, typed_arguments
 from firelock.options import shown
 from firelock.task import TaskInfo, TaskVerbs, task_of
 from firelock.threads import in_thread

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from firelock.arguments import format_tags
+from firelock.arguments.signature import MAX_TAGS, format_tags
 from firelock.client import check_tags
 from firelock.clock import from_micros, micros
 from firelock.cron import Cron, Every, parse_schedule, schedule_from_json, schedule_to_json
 from firelock.errors import ArgumentError, ConfigurationError, FirelockError, ScheduleError, UnknownTask
 from firelock.options import CallOptions, check_priority, check_queue, shown, to_tags
 from firelock.storage import RecurringRecord
-from firelock.tags import MAX_TAGS
 from firelock.task import Call
 
 if TYPE_CHECKING:

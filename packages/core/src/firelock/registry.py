@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from firelock.arguments import Binder, check_tag_templates, compile_binder, make_converter
+from firelock.arguments.signature import Binder, check_tag_templates, compile_binder, make_converter
 from firelock.context import JobContext, Snooze
 from firelock.errors import DuplicateTask
 from firelock.task import TaskInfo

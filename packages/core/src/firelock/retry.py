@@ -13,8 +13,8 @@ from typing import Literal, Protocol, Self, TypedDict, Unpack
 import attrs
 
 from firelock.errors import ConfigurationError
+from firelock.text import printable
 from firelock.values import ClaimedJob
-from firelock.words import printable
 
 __all__ = [
     "DEFAULT_WAITS",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, cas
 
 import attrs
 
-from firelock.arguments import check_callable, takes_context
+from firelock.arguments.signature import check_callable, takes_context
 from firelock.context import JobContext
 from firelock.errors import TaskError
 from firelock.options import (

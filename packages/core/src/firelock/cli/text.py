@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 
-from firelock.words import age, clock_time, isoformat, shorten, span
+from firelock.text import age, clock_time, isoformat, shorten, span
 
 __all__ = ["age", "clock_time", "isoformat", "shorten", "span", "visible", "visible_lines", "width"]
 

@@ -6,9 +6,18 @@ Only this package imports croniter, and only when the first cron expression is r
 
 from __future__ import annotations
 
-from firelock.cron.firing import Firing, due_instants
-from firelock.cron.options import Misfire, Overlap
-from firelock.cron.schedule import Cron, Every, Schedule, parse_schedule, schedule_from_json, schedule_to_json
+from firelock.cron.schedule import (
+    Cron,
+    Every,
+    Firing,
+    Misfire,
+    Overlap,
+    Schedule,
+    due_instants,
+    parse_schedule,
+    schedule_from_json,
+    schedule_to_json,
+)
 
 __all__ = [
     "Cron",

@@ -4,29 +4,170 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
-from typing import Literal, Self, TypedDict, Unpack
+from enum import StrEnum
+from functools import cache
+from typing import Literal, Self, TypedDict, TypeVar, Unpack, assert_never
+from zoneinfo import ZoneInfo, available_timezones
 
 import attrs
 
-from firelock.cron.fields import parse_fields, tidy
-from firelock.cron.notes import note_on
-from firelock.cron.options import (
-    Misfire,
-    Overlap,
-    find_zone,
-    require_instant,
-    require_span,
-    require_whole,
-    to_misfire,
-    to_misfire_limit,
-    to_overlap,
-)
-from firelock.cron.timetable import Timetable
-from firelock.cron.walltimes import WallTimes
-from firelock.cron.words import describe_cron, describe_span
+from firelock.cron.grammar import describe_cron, describe_span, parse_fields, tidy
+from firelock.cron.timezones import Timetable, WallTimes, note_on
 from firelock.errors import ScheduleError
 
-__all__ = ["Cron", "Every", "Schedule", "parse_schedule", "schedule_from_json", "schedule_to_json"]
+__all__ = [
+    "MISFIRE_LIMIT_MAX",
+    "Cron",
+    "Every",
+    "Firing",
+    "Misfire",
+    "Overlap",
+    "Schedule",
+    "due_instants",
+    "find_zone",
+    "parse_schedule",
+    "require_instant",
+    "require_span",
+    "require_whole",
+    "schedule_from_json",
+    "schedule_to_json",
+    "to_misfire",
+    "to_misfire_limit",
+    "to_overlap",
+]
+
+MISFIRE_LIMIT_MAX = 10_000
+_YEARS = (1900, 9000)
+
+
+class Misfire(StrEnum):
+    """What becomes of the instants that passed while no server could fire them."""
+
+    ONCE = "once"  # one run, for the latest of them
+    ALL = "all"  # one run for each, at most `misfire_limit`, the newest kept
+    SKIP = "skip"  # none
+
+
+class Overlap(StrEnum):
+    """What becomes of an instant whose former job has not ended."""
+
+    ALLOW = "allow"  # it fires all the same
+    SKIP = "skip"  # it is dropped
+    QUEUE_ONE = "queue_one"  # one waits for the former job, more are dropped
+
+
+_Choice = TypeVar("_Choice", Misfire, Overlap)
+
+
+def _choose(kind: type[_Choice], name: str, value: str) -> _Choice:
+    try:
+        return kind(value)
+    except ValueError as error:
+        choices = ", ".join(repr(str(choice)) for choice in kind)
+        message = f"{name}={value!r} is unknown. Use one of {choices}."
+        raise ScheduleError(message) from error
+
+
+def to_misfire(value: Misfire | str) -> Misfire:
+    """Return the misfire policy of that name.
+
+    Raises:
+        ScheduleError: no policy has that name.
+    """
+    return _choose(Misfire, "misfire", value)
+
+
+def to_overlap(value: Overlap | str) -> Overlap:
+    """Return the overlap policy of that name.
+
+    Raises:
+        ScheduleError: no policy has that name.
+    """
+    return _choose(Overlap, "overlap", value)
+
+
+def to_misfire_limit(value: int) -> int:
+    """Return the limit unchanged.
+
+    Raises:
+        ScheduleError: it is not a whole number from 1 to 10,000.
+    """
+    return require_whole("misfire_limit", value, low=1, high=MISFIRE_LIMIT_MAX)
+
+
+def require_whole(name: str, value: object, *, low: int, high: int) -> int:
+    """Return the number unchanged.
+
+    Raises:
+        ScheduleError: it is not an int (a bool is not one here) or lies outside the bounds.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        message = f"{name}={value!r} is not a whole number from {low} to {high}."
+        raise ScheduleError(message)
+    return value
+
+
+def require_span(name: str, value: object, *, low: timedelta, high: timedelta) -> timedelta:
+    """Return the span unchanged.
+
+    Raises:
+        ScheduleError: it is no timedelta or lies outside the bounds.
+    """
+    if not isinstance(value, timedelta) or not low <= value <= high:
+        message = f"{name}={value!r} is not a timedelta from {low} to {high}."
+        raise ScheduleError(message)
+    return value
+
+
+def require_instant(name: str, value: object) -> datetime:
+    """Return the instant in UTC.
+
+    Raises:
+        ScheduleError: it is no datetime, has no time zone, or lies outside the years 1900 to 9000.
+    """
+    if not isinstance(value, datetime):
+        message = f"{name}={value!r} is not a datetime. Pass an aware one, such as datetime.now(UTC)."
+        raise ScheduleError(message)
+    if value.tzinfo is None or value.utcoffset() is None:
+        message = (
+            f"{name}={value.isoformat()} has no time zone. Pass an aware one, such as datetime.now(UTC)."
+        )
+        raise ScheduleError(message)
+    if not _YEARS[0] <= value.year < _YEARS[1]:
+        message = f"{name}={value.isoformat()} lies outside the years {_YEARS[0]} to {_YEARS[1]}."
+        raise ScheduleError(message)
+    return value.astimezone(UTC)
+
+
+@cache
+def _zone_names() -> frozenset[str]:
+    # "localtime" is whatever the machine is set to: the same schedule would differ from server to server.
+    return frozenset(available_timezones() - {"localtime"})
+
+
+def find_zone(name: object) -> ZoneInfo:
+    """Return the zone of that name; the name is looked up in the list of known ones, never used as a path.
+
+    Raises:
+        ScheduleError: no zone has that name.
+    """
+    if isinstance(name, str) and name in _zone_names():
+        return ZoneInfo(name)
+    shown = repr(name[:64]) if isinstance(name, str) else repr(type(name).__name__)
+    if not _zone_names():
+        message = f"Unknown time zone {shown}: this system has no time zone data. Install the package tzdata."
+    else:
+        message = (
+            f"Unknown time zone {shown}. Use an IANA name such as 'Europe/Istanbul' or 'UTC'{_hint(name)}."
+        )
+    raise ScheduleError(message)
+
+
+def _hint(name: object) -> str:
+    folded = name.casefold() if isinstance(name, str) and len(name) <= 64 else ""  # noqa: PLR2004 (no zone is longer)
+    close = next((known for known in sorted(_zone_names()) if known.casefold() == folded), None)
+    return f"; did you mean {close!r}?" if close else ""
+
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICRO = timedelta(microseconds=1)
@@ -274,3 +415,96 @@ def schedule_from_json(text: str) -> Schedule:
             f"Stored schedule {text[:64]!r} cannot be read ({error}). Store it again with schedule_to_json."
         )
         raise ScheduleError(message) from error
+
+
+_SECOND = timedelta(seconds=1)
+_GRACE = timedelta(seconds=60)
+_LONGEST_GRACE = timedelta(hours=1)
+_FIRST_LOOK_BACK = timedelta(minutes=1)
+
+
+@attrs.frozen
+class Firing:
+    """What to run now and when to look again."""
+
+    instants: list[datetime]  # nominal instants to run, in order; each becomes one job
+    dropped: int  # instants that passed and get no run
+    next_at: datetime | None  # the first instant after now; None when none ever comes
+
+
+def due_instants(
+    schedule: Schedule,
+    *,
+    due: datetime,
+    now: datetime,
+    since: datetime | None = None,
+    grace: timedelta = _GRACE,
+) -> Firing:
+    """Return the instants to run from the stored `due` up to `now`; costs by what runs, not by the downtime.
+
+    An instant at most `grace` late is no misfire. If none is later than that, all of them run. Otherwise the
+    policy decides: `once` runs only the latest instant up to now; `all` runs those within the grace and the
+    newest `misfire_limit` of the late ones; `skip` runs those within the grace. `due` counts as an instant,
+    even if the schedule has changed since it was stored; of the schedule's own those after `since` count,
+    when it became what it is. Nothing runs while `due` is still ahead.
+
+    Raises:
+        ScheduleError: an instant is not aware, or the grace is negative or above one hour.
+    """
+    due, now = require_instant("due", due), require_instant("now", now)
+    require_span("grace", grace, low=timedelta(0), high=_LONGEST_GRACE)
+    if due > now:
+        return Firing([], 0, due)
+    start = due if since is None else min(max(due, require_instant("since", since)), now)
+    total = 1 + schedule.count(start, now)
+    on_time_from = now - grace
+    if due >= on_time_from:
+        wanted = total
+    else:
+        wanted = _wanted(schedule, schedule.count(max(start, on_time_from - _MICRO), now), total)
+    return Firing(_newest(schedule, wanted, due, start, now), total - wanted, schedule.next_after(now))
+
+
+def _wanted(schedule: Schedule, on_time: int, total: int) -> int:
+    match schedule.misfire:
+        case Misfire.ONCE:
+            return 1
+        case Misfire.ALL:
+            return min(total, on_time + schedule.misfire_limit)
+        case Misfire.SKIP:
+            return on_time
+        case _:
+            assert_never(schedule.misfire)
+
+
+def _newest(schedule: Schedule, wanted: int, due: datetime, start: datetime, now: datetime) -> list[datetime]:
+    """Return the last instants up to now, so many, in order: `due`, and the schedule's after `start`."""
+    if wanted == 0:
+        return []
+    instants: list[datetime] = []
+    if schedule.count(start, now) < wanted:
+        instants.append(due)
+    else:
+        start = _start_of(schedule, wanted, start, now)
+    while (instant := schedule.next_after(start)) is not None and instant <= now:
+        instants.append(instant)
+        start = instant
+    return instants
+
+
+def _start_of(schedule: Schedule, wanted: int, first: datetime, now: datetime) -> datetime:
+    """Return a moment, `first` or later, after which exactly `wanted` instants come up to now.
+
+    At most one instant comes a second, so that moving back by seconds meets every count.
+    """
+    span = _FIRST_LOOK_BACK
+    while now - span > first and schedule.count(now - span, now) < wanted:
+        span *= 4
+    few, enough = 0, min(span, now - first) // _SECOND + 1
+    while enough - few > 1:
+        middle = (few + enough) // 2
+        if schedule.count(now - middle * _SECOND, now) < wanted:
+            few = middle
+        else:
+            enough = middle
+    return max(first, now - enough * _SECOND)

@@ -10,18 +10,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from firelock.testing.conformance import requires
+    from firelock.testing.conformance.handles import Handles
+    from firelock.testing.conformance.kit import requires
+    from firelock.testing.conformance.locks import LockConformance
+    from firelock.testing.conformance.retries import RetryConformance
+    from firelock.testing.conformance.scene import Scene
+    from firelock.testing.conformance.serializers import SerializerConformance
+    from firelock.testing.conformance.server import ServerConformance
+    from firelock.testing.conformance.storage import StorageConformance
     from firelock.testing.enqueued import Enqueued
     from firelock.testing.faults import FaultyStorage
-    from firelock.testing.handles import Handles
-    from firelock.testing.locks import LockConformance
     from firelock.testing.manual_clock import ManualClock
-    from firelock.testing.retries import RetryConformance
-    from firelock.testing.scene import Scene
-    from firelock.testing.serializers import SerializerConformance
-    from firelock.testing.server import ServerConformance
     from firelock.testing.stepped import Drained
-    from firelock.testing.storage import StorageConformance
     from firelock.testing.tester import Tester
     from firelock.testing.waiting import eventually
 
@@ -46,17 +46,17 @@ _HOMES = {
     "Drained": "stepped",
     "Enqueued": "enqueued",
     "FaultyStorage": "faults",
-    "Handles": "handles",
-    "LockConformance": "locks",
+    "Handles": "conformance.handles",
+    "LockConformance": "conformance.locks",
     "ManualClock": "manual_clock",
-    "RetryConformance": "retries",
-    "Scene": "scene",
-    "SerializerConformance": "serializers",
-    "ServerConformance": "server",
-    "StorageConformance": "storage",
+    "RetryConformance": "conformance.retries",
+    "Scene": "conformance.scene",
+    "SerializerConformance": "conformance.serializers",
+    "ServerConformance": "conformance.server",
+    "StorageConformance": "conformance.storage",
     "Tester": "tester",
     "eventually": "waiting",
-    "requires": "conformance",
+    "requires": "conformance.kit",
 }
 
 
@@ -74,10 +74,8 @@ def _explain_assertions() -> None:
     """Pytest shows the values of the kit's failed assertions, as it does for a user's own tests."""
     import pytest
 
-    kit = (
-        f"{__name__}.{module}"
-        for module in ("locks", "model", "retries", "scene", "serializers", "server", "storage")
-    )
+    parts = ("locks", "model", "retries", "scene", "serializers", "server", "storage")
+    kit = (f"{__name__}.conformance.{part}" for part in parts)
     pytest.register_assert_rewrite(*(module for module in kit if module not in sys.modules))
 
 

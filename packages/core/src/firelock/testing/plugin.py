@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["StartTester", "firelock_tester"]
 
-pytest_plugins = ["firelock.testing.reporting"]
+pytest_plugins = ["firelock.testing.conformance.reporting"]
 
 
 class StartTester(Protocol):

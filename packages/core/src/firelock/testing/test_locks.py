@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from firelock.testing import LockConformance
-from firelock.testing.reporting import urls
+from firelock.testing.conformance.reporting import urls
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

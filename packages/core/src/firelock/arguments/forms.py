@@ -1,0 +1,278 @@
+"""A task's parameters as the fields of a form, and a form's texts as typed arguments."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from datetime import date, datetime
+from decimal import Decimal
+from enum import Enum, StrEnum
+from typing import TYPE_CHECKING, Final, Literal, cast, get_args, get_origin
+
+import attrs
+
+from firelock.arguments.codec import SCALARS, describe, is_union, unwrap
+from firelock.errors import ArgumentError, FormError
+from firelock.options import shown
+
+if TYPE_CHECKING:
+    from firelock.arguments.signature import Binder
+    from firelock.serializer import JsonValue
+
+__all__ = ["FieldKind", "Parameter", "parameters_of", "texts_of", "typed_arguments"]
+
+_TRUE: Final = frozenset({"true", "yes", "on", "1"})
+_FALSE: Final = frozenset({"false", "no", "off", "0"})
+
+
+class FieldKind(StrEnum):
+    """What is asked for, and how its text is read."""
+
+    TEXT = "text"  # as it stands; also what is stored as text, such as a UUID
+    INTEGER = "integer"
+    NUMBER = "number"
+    BOOLEAN = "boolean"  # true, yes, on, 1 or false, no, off, 0
+    DATE = "date"  # ISO 8601
+    DATETIME = "datetime"  # ISO 8601 with an offset from UTC
+    ENUM = "enum"  # one of the choices
+    JSON = "json"  # everything else
+
+
+_KINDS: Final[Mapping[object, FieldKind]] = {
+    str: FieldKind.TEXT,
+    int: FieldKind.INTEGER,
+    float: FieldKind.NUMBER,
+    Decimal: FieldKind.NUMBER,
+    bool: FieldKind.BOOLEAN,
+    date: FieldKind.DATE,
+    datetime: FieldKind.DATETIME,
+}
+
+
+@attrs.frozen
+class Parameter:
+    """One parameter of a task, as a form asks for it."""
+
+    name: str  # as arguments are stored; `*name` and `**name` for the variable ones
+    annotation_text: str  # as its author would write it; "Any" where there is none
+    kind: FieldKind
+    choices: tuple[str, ...]  # of an enum: members by name, or the values of a Literal; else empty
+    default_text: str | None  # what stands for its default; None where there is none, or no text for it
+    is_required: bool  # it has no default
+    is_optional: bool = False  # None is a value: of an empty text
+
+
+def parameters_of(binder: Binder) -> list[Parameter]:
+    """Return the parameters of a task in order, without its context."""
+    return [_parameter(binder, name, annotation) for name, annotation in binder.annotations.items()]
+
+
+def _parameter(binder: Binder, name: str, annotation: object) -> Parameter:
+    inner, is_optional = _without_none(annotation)
+    kind = _kind_of(inner)
+    return Parameter(
+        name,
+        describe(annotation),
+        kind,
+        tuple(_choices(inner)) if kind is FieldKind.ENUM else (),
+        _default_text(binder, name, kind),
+        name in binder.shape.required,
+        is_optional,
+    )
+
+
+def _without_none(annotation: object) -> tuple[object, bool]:
+    """Return what an annotation takes beside None, and whether it takes None."""
+    annotation = unwrap(annotation)
+    if not is_union(annotation):
+        return annotation, False
+    members = [unwrap(member) for member in get_args(annotation)]
+    others = [member for member in members if member not in (None, type(None))]
+    if len(others) == len(members):
+        return annotation, False
+    return (others[0] if len(others) == 1 else annotation), True
+
+
+def _kind_of(annotation: object) -> FieldKind:
+    if annotation in _KINDS:
+        return _KINDS[annotation]
+    if get_origin(annotation) is Literal or (isinstance(annotation, type) and issubclass(annotation, Enum)):
+        return FieldKind.ENUM
+    return FieldKind.TEXT if annotation in SCALARS else FieldKind.JSON
+
+
+def _choices(annotation: object) -> dict[str, object]:
+    """Return the values of an enum or a Literal by their texts."""
+    if get_origin(annotation) is Literal:
+        return {_literal_text(value): value for value in get_args(annotation)}
+    return dict(cast("type[Enum]", annotation).__members__)
+
+
+def _literal_text(value: object) -> str:
+    if isinstance(value, Enum):
+        return value.name
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _default_text(binder: Binder, name: str, kind: FieldKind) -> str | None:
+    if name not in binder.shape.defaults:
+        return None
+    default = binder.shape.defaults[name]
+    if default is None:
+        return ""
+    if kind is FieldKind.ENUM:
+        choices = _choices(_without_none(binder.annotations[name])[0])
+        return next((text for text, value in choices.items() if value == default), None)
+    stored = binder.defaults.get(name)
+    if stored is None:  # no text could be read back as it
+        return None
+    return stored if isinstance(stored, str) and kind is not FieldKind.JSON else json.dumps(stored)
+
+
+def texts_of(binder: Binder, stored: Mapping[str, JsonValue]) -> dict[str, str]:
+    """Return stored arguments as the texts that `typed_arguments` would read them from.
+
+    Left out is what no text stands for, and what is no parameter any more.
+    """
+    texts = {
+        parameter.name: _stored_text(binder, parameter, stored[parameter.name])
+        for parameter in parameters_of(binder)
+        if parameter.name in stored
+    }
+    return {name: text for name, text in texts.items() if text is not None}
+
+
+def _stored_text(binder: Binder, parameter: Parameter, stored: JsonValue) -> str | None:
+    if stored is None and parameter.is_optional:
+        return ""
+    if parameter.kind is FieldKind.ENUM:
+        try:
+            value = binder.decode_one(parameter.name, stored)
+        except ArgumentError:  # the choice is none any more
+            return None
+        choices = _choices(_without_none(binder.annotations[parameter.name])[0])
+        return next((text for text, choice in choices.items() if choice == value), None)
+    if parameter.kind is FieldKind.JSON or not isinstance(stored, str):
+        return json.dumps(stored, ensure_ascii=False)
+    return stored
+
+
+# ---- reading ---------------------------------------------------------------------------------------------
+
+
+def typed_arguments(binder: Binder, values: Mapping[str, str]) -> dict[str, object]:
+    """Return the texts of a form as arguments by name.
+
+    A parameter without a text is left out, so that its default holds. An empty text is None where that is a
+    value, an empty text where the parameter takes one, and else as if there were none.
+
+    Raises:
+        FormError: a text cannot be read, a name is unknown, or a parameter that is needed has no text; its
+            `fields` say all that is wrong.
+    """
+    fields: dict[str, str] = {}
+    arguments: dict[str, object] = {}
+    known = {parameter.name: parameter for parameter in parameters_of(binder)}
+    for name in values:
+        if name not in known:
+            fields[name] = f"is no parameter of {binder.shape.shown}"
+    for name, parameter in known.items():
+        text = values.get(name)
+        if text is not None and not isinstance(text, str):
+            fields[name] = f"{shown(text)} is no text"
+        elif text is None or _is_left_out(parameter, text):
+            if parameter.is_required:
+                fields[name] = f"is needed; enter {_wanted(parameter)}"
+        elif text == "" and parameter.is_optional:
+            arguments[name] = None
+        else:
+            try:
+                arguments[name] = _read(binder, parameter, text)
+            except (ValueError, ArithmeticError, RecursionError, ArgumentError) as error:
+                fields[name] = _explain(parameter, text, error)
+    if fields:
+        wrong = "; ".join(f"{name}: {problem}" for name, problem in fields.items())
+        message = f"These are no arguments for {binder.task}. {wrong}."
+        raise FormError(message, fields)
+    return arguments
+
+
+def _is_left_out(parameter: Parameter, text: str) -> bool:
+    return text == "" and not parameter.is_optional and parameter.kind is not FieldKind.TEXT
+
+
+def _read(binder: Binder, parameter: Parameter, text: str) -> object:
+    inner, _ = _without_none(binder.annotations[parameter.name])
+    stripped = text.strip()
+    match parameter.kind:
+        case FieldKind.TEXT:
+            return binder.decode_one(parameter.name, text)
+        case FieldKind.INTEGER:
+            return int(stripped)
+        case FieldKind.NUMBER:
+            return Decimal(stripped) if inner is Decimal else _finite(float(stripped))
+        case FieldKind.BOOLEAN:
+            return _truth(stripped.lower())
+        case FieldKind.DATE:
+            return date.fromisoformat(stripped)
+        case FieldKind.DATETIME:
+            return _instant(stripped)
+        case FieldKind.ENUM:
+            return _choices(inner)[_choice(parameter, text)]
+        case FieldKind.JSON:
+            return binder.decode_one(parameter.name, cast("JsonValue", json.loads(text)))
+
+
+def _finite(number: float) -> float:
+    if not math.isfinite(number):
+        message = "it is not finite"
+        raise ValueError(message)
+    return number
+
+
+def _truth(text: str) -> bool:
+    if text not in _TRUE | _FALSE:
+        message = "it is neither true nor false"
+        raise ValueError(message)
+    return text in _TRUE
+
+
+def _instant(text: str) -> datetime:
+    instant = datetime.fromisoformat(text)
+    if instant.tzinfo is None:
+        message = "it has no offset from UTC"
+        raise ValueError(message)
+    return instant
+
+
+def _choice(parameter: Parameter, text: str) -> str:
+    if text not in parameter.choices:
+        message = "it is no choice"
+        raise ValueError(message)
+    return text
+
+
+def _explain(parameter: Parameter, text: str, error: Exception) -> str:
+    own = f" ({error})" if isinstance(error, ArgumentError | json.JSONDecodeError) else ""
+    return f"{shown(text)} cannot be read{own}; enter {_wanted(parameter)}"
+
+
+def _wanted(parameter: Parameter) -> str:
+    match parameter.kind:
+        case FieldKind.TEXT:
+            return f"a text for {parameter.annotation_text}"
+        case FieldKind.INTEGER:
+            return "a whole number"
+        case FieldKind.NUMBER:
+            return "a number, such as 1.5"
+        case FieldKind.BOOLEAN:
+            return "true or false"
+        case FieldKind.DATE:
+            return "a date, such as 2026-11-25"
+        case FieldKind.DATETIME:
+            return "a date and time with an offset, such as 2026-11-25T10:00:00+00:00"
+        case FieldKind.ENUM:
+            return f"one of {', '.join(parameter.choices)}"
+        case FieldKind.JSON:
+            return f"JSON for {parameter.annotation_text}"

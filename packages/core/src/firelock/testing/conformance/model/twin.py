@@ -1,0 +1,101 @@
+"""Two storages to which the same is done: what they answer is compared, what they hold is compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from enum import Enum
+from typing import TypeVar
+
+import attrs
+
+from firelock.errors import FirelockError
+from firelock.storage import Storage
+from firelock.testing.conformance.handles import BASE, HOUR
+from firelock.testing.conformance.scene import Running
+
+__all__ = ["Pair", "Twin", "told"]
+
+_Answer = TypeVar("_Answer")
+
+
+def told(value: object) -> object:
+    """Return a value as the other storage has to tell it: without fences, the storage's own instants by hour.
+
+    Each storage numbers its fences as it likes, as long as they grow. Instants before `BASE` are callers'
+    stamps and stay exact; later ones come from a storage's clock, or are half-hours, so that the two clocks
+    never fall on two sides of an hour.
+    """
+    kind = type(value)
+    if attrs.has(kind):
+        names = [one.name for one in attrs.fields(kind) if one.name != "fence"]
+        return kind.__name__, {name: told(getattr(value, name)) for name in names}
+    match value:
+        case bool() | Enum() | str():
+            return value
+        case int() if value >= BASE:
+            return f"hour {(value - BASE) // HOUR}"
+        case Mapping():
+            return {key: told(one) for key, one in value.items() if told(one)}
+        case list() | tuple():
+            return [told(one) for one in value]
+        case _:
+            return value
+
+
+@attrs.frozen
+class Pair:
+    """One claim, as each of the two storages gave it."""
+
+    model: Running
+    real: Running
+
+    @property
+    def id(self) -> str:
+        """The job's id."""
+        return self.real.id
+
+
+class Twin:
+    """The model and the storage under test; every difference between them is an `AssertionError`."""
+
+    def __init__(self, model: Storage, real: Storage) -> None:
+        self.model, self.real = model, real
+        self._starts = BASE - model.clock(), BASE - real.clock()
+        self.hours = 0
+        self.advance(0)
+
+    def advance(self, hours: int) -> None:
+        """It is so many hours later for both."""
+        self.hours += hours
+        self.model.clock_offset, self.real.clock_offset = (
+            start + self.hours * HOUR for start in self._starts
+        )
+
+    def half_past(self, hours: int) -> int:
+        """Return the half-hour that many hours from now, where neither clock stands by chance."""
+        return BASE + (self.hours + hours) * HOUR + HOUR // 2
+
+    def ask(self, verb: Callable[[Storage], _Answer]) -> _Answer | None:
+        """Return the storage's answer, which is the model's as well; None where both refused alike."""
+        expected, actual = (self._tried(verb, storage) for storage in (self.model, self.real))
+        if isinstance(expected, FirelockError) or isinstance(actual, FirelockError):
+            assert type(expected) is type(actual), f"the model: {expected!r}; the storage: {actual!r}"
+            return None
+        self.compare(expected, actual)
+        return actual
+
+    def ask_each(self, on_model: Callable[[Storage], _Answer], on_real: Callable[[Storage], _Answer]) -> None:
+        """Both answer alike, each to its own form of the question."""
+        self.compare(on_model(self.model), on_real(self.real))
+
+    @staticmethod
+    def compare(expected: object, actual: object) -> None:
+        """What the model says is what the storage says."""
+        assert told(expected) == told(actual), "the storage (right) does not say what the model says (left)"
+
+    @staticmethod
+    def _tried(verb: Callable[[Storage], _Answer], storage: Storage) -> _Answer | FirelockError:
+        try:
+            return verb(storage)
+        except FirelockError as error:
+            return error

@@ -1,0 +1,186 @@
+"""Retry policies: whatever a task raises, the policy decides, and asking it changes nothing."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from datetime import timedelta
+from functools import partial
+
+import attrs
+import pytest
+
+from firelock.retry import DecisionKind, RetryDecision, RetryPolicy
+from firelock.testing.conformance.handles import BASE
+from firelock.testing.conformance.kit import REPORTED, Conformance
+from firelock.testing.conformance.race import race
+from firelock.values import ClaimedJob
+
+__all__ = ["RetryConformance"]
+
+_LONGEST = timedelta(days=365)
+
+
+class _Mute(Exception):
+    """An error that cannot even be printed."""
+
+    def __str__(self) -> str:
+        message = "no words"
+        raise RuntimeError(message)
+
+    __repr__ = __str__
+
+
+class _Rootless(BaseException):
+    """An error outside of `Exception`."""
+
+
+def _chained() -> BaseException:
+    """Return an error that is its own cause, in the end."""
+    first, second = ValueError("first"), KeyError("second")
+    first.__cause__, second.__context__ = second, first
+    return first
+
+
+def _from_nowhere() -> BaseException:
+    """Return an error of a class without a module."""
+    kind = type("Odd <locals>.É", (Exception,), {"__module__": None})
+    error: BaseException = kind()
+    return error
+
+
+_ERRORS: dict[str, BaseException] = {
+    "plain": ValueError("boom"),
+    "no message": ValueError(),
+    "many arguments": ValueError(1, None, b"\xff", "\ud800"),
+    "huge message": ValueError("x" * 1_000_000),
+    "odd message": ValueError("%s {0} \0 \x1b[31m\n東京"),
+    "mute": _Mute(),
+    "group": ExceptionGroup("several", [ValueError("a"), ExceptionGroup("more", [KeyError("b")])]),
+    "chained": _chained(),
+    "from nowhere": _from_nowhere(),
+    "not an Exception": _Rootless(),
+    "interrupt": KeyboardInterrupt(),
+    "exit": SystemExit(3),
+    "memory": MemoryError(),
+    "recursion": RecursionError("too deep"),
+    "timeout": TimeoutError(),
+}
+
+_RETRIES = (0, 1, 2, 9, 10, 11, 100, 1_000, 1_000_000)
+
+
+def _job(retries: int = 0) -> ClaimedJob:
+    return ClaimedJob(
+        "018f0000-0000-7000-8000-000000000001", "tasks.run", '{"day": "monday"}', "json", "default", 0,
+        retries + 1, retries, 0, retries + 1, BASE, BASE, BASE, BASE, ("eu",), 12.5, None, None,
+    )  # fmt: skip
+
+
+class RetryConformance(Conformance):
+    """Give `policy`: what a task's `retry=` takes."""
+
+    @pytest.fixture
+    def policy(self) -> RetryPolicy:
+        """Return the policy."""
+        message = f"{type(self).__name__} has to define the fixture policy."
+        raise NotImplementedError(message)
+
+    @pytest.fixture(autouse=True)
+    def _is_reported(self, policy: RetryPolicy, request: pytest.FixtureRequest) -> None:
+        request.node.user_properties.append((REPORTED, f"retry policy {type(policy).__name__}"))
+
+    @pytest.mark.parametrize("error", _ERRORS.values(), ids=_ERRORS)
+    def test_every_error_is_decided(self, policy: RetryPolicy, error: BaseException) -> None:
+        """Whatever was raised, the answer is a `RetryDecision` or None; nothing is raised.
+
+        If this fails: an odd exception in a task fails the job although it had retries left.
+        """
+        decision = policy.decide(_job(), error)
+
+        assert decision is None or isinstance(decision, RetryDecision)
+
+    @pytest.mark.parametrize("retries", _RETRIES)
+    def test_every_number_of_retries_is_decided(self, policy: RetryPolicy, retries: int) -> None:
+        """However often a job was retried, the answer is a decision or None.
+
+        If this fails: a list of waits is exceeded, or a wait grows beyond every number.
+        """
+        decision = policy.decide(_job(retries), ValueError("boom"))
+
+        assert decision is None or isinstance(decision, RetryDecision)
+
+    @pytest.mark.parametrize("retries", _RETRIES)
+    def test_a_wait_is_a_span_of_time(self, policy: RetryPolicy, retries: int) -> None:
+        """A wait is a timedelta of zero to 365 days, and only jobs that run again have one.
+
+        If this fails: a job is scheduled in the past, or for ever.
+        """
+        decision = policy.decide(_job(retries), ValueError("boom"))
+
+        if decision is not None and decision.kind in (DecisionKind.RETRY, DecisionKind.SNOOZE):
+            assert decision.after is not None or decision.kind is DecisionKind.RETRY
+            assert timedelta(0) <= (decision.after or timedelta(0)) <= _LONGEST
+        elif decision is not None:
+            assert decision.after is None
+
+    def test_a_reason_is_text_for_people(self, policy: RetryPolicy) -> None:
+        """A reason is None or a text that every storage takes, of at most 1,000 characters.
+
+        If this fails: the message of an error fills the history, or is refused by the storage.
+        """
+        for error in _ERRORS.values():
+            decision = policy.decide(_job(), error)
+            reason = decision.reason if decision else None
+            assert reason is None or (0 < len(reason) <= 1_000 and "\0" not in reason)
+            assert reason is None or reason == reason.encode(errors="replace").decode()
+
+    @pytest.mark.parametrize("retries", [0, 5, 50])
+    def test_the_same_question_has_the_same_answer(self, policy: RetryPolicy, retries: int) -> None:
+        """Asked again about the same job and error the decision is of the same kind; only jitter may differ.
+
+        If this fails: the policy remembers; another server, or a repeat, decides otherwise.
+        """
+        error = ValueError("boom")
+        kinds = set()
+
+        for _ in range(20):
+            for other in (KeyError("x"), error):
+                decision = policy.decide(_job(retries), other)
+                if other is error:
+                    kinds.add(decision.kind if decision else None)
+
+        assert 1 == len(kinds)
+
+    def test_asking_changes_nothing(self, policy: RetryPolicy) -> None:
+        """The job and the error are the same afterwards.
+
+        If this fails: a policy changes what is stored about the attempt.
+        """
+        job, error = _job(3), ValueError("boom", [1, 2])
+        before = (
+            attrs.astuple(job),
+            deepcopy(error.args),
+            dict(vars(error)),
+            error.__cause__,
+            error.__traceback__,
+        )
+
+        policy.decide(job, error)
+
+        assert before == (
+            attrs.astuple(job), error.args, vars(error), error.__cause__, error.__traceback__,
+        )  # fmt: skip
+
+    def test_many_threads_ask_it(self, policy: RetryPolicy) -> None:
+        """Eight threads that ask at once get the answer that each would get alone.
+
+        If this fails: one job's failure decides about another.
+        """
+
+        def kinds(retries: int) -> set[DecisionKind | None]:
+            decisions = [policy.decide(_job(retries), ValueError("boom")) for _ in range(100)]
+            return {decision.kind if decision else None for decision in decisions}
+
+        alone = [kinds(number) for number in range(8)]
+
+        assert alone == race([partial(kinds, number) for number in range(8)])

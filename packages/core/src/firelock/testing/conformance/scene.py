@@ -1,0 +1,184 @@
+"""A storage with jobs and sessions at hand: what the kit's tests arrange in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import count
+
+import attrs
+
+from firelock.ids import derived_id
+from firelock.storage import Applied, JobFilter, NewSession, Storage
+from firelock.testing.conformance.handles import SECOND, STAMP, Handles
+from firelock.values import (
+    ClaimedJob,
+    Edge,
+    ErrorInfo,
+    HistoryEntry,
+    Holder,
+    JobRecord,
+    NewJob,
+    On,
+    State,
+    Transition,
+)
+
+__all__ = ["LONG", "Running", "Scene", "error_info", "pages"]
+
+LONG = 10_000_000.0
+"""A session's timeout, in seconds, that no test outlives by chance."""
+
+
+_PAGES_LIMIT = 300  # no test stores as many jobs; a walk that is longer goes in a circle
+
+
+def error_info(fingerprint: str = "boom", **changes: str | None) -> ErrorInfo:
+    """Return a failure as text."""
+    fields = {"type": "builtins.ValueError", "message": "boom", "traceback": "Traceback: boom", **changes}
+    return ErrorInfo(fingerprint=fingerprint, **fields)  # type: ignore[arg-type]
+
+
+@attrs.frozen
+class Running:
+    """A job in the hands of a session."""
+
+    job: ClaimedJob
+    holder: Holder
+
+    @property
+    def id(self) -> str:
+        """The job's id."""
+        return self.job.id
+
+
+def pages(
+    storage: Storage, where: JobFilter, limit: int, *, oldest_first: bool = False
+) -> list[list[JobRecord]]:
+    """Return the pages of a list to its end, which has to come: one without a cursor.
+
+    Raises:
+        AssertionError: it did not within some hundred pages, or a page was longer than asked for.
+    """
+    found: list[list[JobRecord]] = []
+    cursor: str | None = None
+    for _ in range(_PAGES_LIMIT):
+        page = storage.find(where, limit=limit, cursor=cursor, oldest_first=oldest_first)
+        assert len(page.jobs) <= limit, f"a page of {limit} has {len(page.jobs)} jobs"
+        found.append(page.jobs)
+        cursor = page.cursor
+        if cursor is None:
+            return found
+    message = f"after {_PAGES_LIMIT} pages of {limit} the list has not ended: the last cursor is {cursor!r}"
+    raise AssertionError(message)
+
+
+class Scene:
+    """One storage and those who use it.
+
+    Callers' instants come from `stamp()`: one second later with each call, years behind the storage.
+    """
+
+    def __init__(self, handles: Handles) -> None:
+        self.handles = handles
+        self.storage: Storage = handles.first
+        self._stamps = count(STAMP, SECOND)
+
+    def stamp(self) -> int:
+        """Return the next instant of a caller's clock."""
+        return next(self._stamps)
+
+    def now(self) -> int:
+        """Return the storage's clock."""
+        return self.storage.clock()
+
+    def advance(self, seconds: float) -> None:
+        """It is that much later."""
+        self.handles.advance(seconds)
+
+    # ---- jobs --------------------------------------------------------------------------------------------
+
+    def new_job(self, **fields: object) -> NewJob:
+        """Return an enqueued job of the default queue, with these fields changed."""
+        parents = fields.get("parents")
+        parent = parents[0].parent_id if isinstance(parents, tuple) and parents else None
+        id = self.storage.new_id(parent)
+        if recurring_id := fields.get("recurring_id"):  # as a firing makes it
+            id = derived_id(str(recurring_id), id)
+        job = NewJob(id, "tasks.run", "[]", "json", "default", 0, State.ENQUEUED, self.stamp())
+        return attrs.evolve(job, **fields)  # type: ignore[arg-type]
+
+    def add(self, **fields: object) -> str:
+        """Store one job; return its id."""
+        job = self.new_job(**fields)
+        self.storage.insert([job])
+        return job.id
+
+    def add_many(self, number: int, **fields: object) -> list[str]:
+        """Store so many jobs in one batch; return their ids in order."""
+        jobs = [self.new_job(**fields) for _ in range(number)]
+        self.storage.insert(jobs)
+        return [job.id for job in jobs]
+
+    def schedule(self, in_seconds: float, **fields: object) -> str:
+        """Store a job that is due so long after now, by the storage's clock; return its id."""
+        due_at = self.now() + int(in_seconds * SECOND)
+        return self.add(**{"state": State.SCHEDULED, "due_at": due_at, "nominal_at": due_at, **fields})
+
+    def continuation(self, *parents: str, on: On = On.SUCCEEDED, **fields: object) -> str:
+        """Store a job that waits for the parents; return its id."""
+        edges = tuple(Edge(parent, on) for parent in parents)
+        return self.add(**{"state": State.AWAITING, "parents": edges, **fields})
+
+    def record(self, job_id: str) -> JobRecord:
+        """Return the job as stored; it has to be there."""
+        (record,) = self.storage.get([job_id])
+        assert record is not None, f"job {job_id} is not stored"
+        return record
+
+    def found(self, where: JobFilter, *, limit: int = 100, oldest_first: bool = False) -> list[str]:
+        """Return the ids of a whole list; where a storage looks for what is rare, its pages may be short."""
+        walked = pages(self.storage, where, limit, oldest_first=oldest_first)
+        return [job.id for page in walked for job in page]
+
+    def state(self, job_id: str) -> State:
+        """Return the job's state."""
+        return self.record(job_id).state
+
+    def last_entry(self, job_id: str) -> HistoryEntry:
+        """Return the newest entry of the job's history."""
+        return self.storage.history(job_id)[-1]
+
+    # ---- those who run them ------------------------------------------------------------------------------
+
+    def begin(self, name: str = "a", timeout_seconds: float = LONG) -> Holder:
+        """A session of that name has begun; return it as a holder of jobs."""
+        session = NewSession(
+            f"session-{name}", f"server-{name}", f"host:{name}", "host", 7, self.stamp(), timeout_seconds,
+            4, "*", "1",
+        )  # fmt: skip
+        self.storage.begin_session(session)
+        return Holder(session.id, session.server)
+
+    def claim(
+        self, holder: Holder, limit: int = 100, queues: Sequence[str] | None = ("default",)
+    ) -> list[ClaimedJob]:
+        """Return what the holder's session could claim."""
+        return self.storage.claim(queues, limit, holder.session, self.stamp()).jobs
+
+    def run(self, holder: Holder, job_id: str | None = None) -> Running:
+        """The holder has claimed the job, a new one unless given; nothing else may be enqueued."""
+        wanted = job_id or self.add()
+        (job,) = self.claim(holder)
+        assert wanted == job.id, f"another job was claimed than {wanted}"
+        return Running(job, holder)
+
+    def apply(self, transition: Transition) -> Applied:
+        """Return what became of this one transition."""
+        (result,) = self.storage.apply([transition])
+        return result
+
+    def settle(self, transition: Transition) -> str:
+        """The transition is applied for sure; return the job's id."""
+        result = self.apply(transition)
+        assert result.is_applied, f"{transition} was {result}"
+        return transition.job_id

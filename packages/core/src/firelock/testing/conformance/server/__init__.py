@@ -1,0 +1,34 @@
+"""The server kit: real servers over a storage. Subclass `ServerConformance` and give it an empty store."""
+
+from __future__ import annotations
+
+from firelock.testing.conformance.server.cancelling import CancellingDuty
+from firelock.testing.conformance.server.continuing import ContinuingDuty
+from firelock.testing.conformance.server.crashing import CrashingDuty
+from firelock.testing.conformance.server.ending import EndingDuty
+from firelock.testing.conformance.server.locking import LockingDuty
+from firelock.testing.conformance.server.ordering import OrderingDuty
+from firelock.testing.conformance.server.outages import OutageDuty
+from firelock.testing.conformance.server.stopping import StoppingDuty
+from firelock.testing.conformance.server.timing import TimingDuty
+
+__all__ = ["ServerConformance"]
+
+
+class ServerConformance(
+    EndingDuty, ContinuingDuty, CancellingDuty, OrderingDuty, TimingDuty, StoppingDuty, CrashingDuty,
+    OutageDuty, LockingDuty,
+):  # fmt: skip
+    """Everything that a server promises over a storage that passes `StorageConformance`.
+
+    ::
+
+        class TestMongoServer(ServerConformance):
+            @pytest.fixture
+            def storage_url(self, mongo):      # an EMPTY store that the kit may wipe
+                return mongo.new_database_url()
+
+    Real threads and, where the storage is shared, real processes; every wait is for a condition, with a
+    deadline. A storage that lives in one process gives a named URL (`memory://kit`), so that several apps
+    meet in it.
+    """

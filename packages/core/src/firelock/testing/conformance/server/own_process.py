@@ -1,0 +1,40 @@
+"""An app for servers in other processes; run this module with a storage's URL."""
+
+from __future__ import annotations
+
+import sys
+
+from firelock.app import Firelock
+from firelock.context import JobContext
+from firelock.server.supervisor import ServerOptions, Supervisor
+from firelock.testing.conformance.server.stage import pause
+
+__all__ = ["GATE", "HOLD", "RUNNING", "fire", "hold"]
+
+GATE, HOLD, RUNNING = "kit gate", "kit.hold", "running"
+
+# The children of a server find their app in a module; where its jobs live is told on the command line.
+fire = Firelock("memory://")
+
+
+def hold(context: JobContext, gate: str) -> None:
+    """The job has said that it runs, and has run until the storage holds a record of this gate."""
+    context.log(RUNNING)
+    while fire.storage.get_record(GATE, gate) is None:
+        context.raise_if_cancelled()
+        pause(0.02)
+
+
+fire.task(name=HOLD)(hold)
+
+
+def main() -> int:
+    """Serve until told to stop; return the exit code."""
+    options = ServerOptions(
+        "firelock.testing.conformance.server.own_process:fire", storage=sys.argv[1], workers=2
+    )
+    return Supervisor(options, say=print).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

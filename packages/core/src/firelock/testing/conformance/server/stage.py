@@ -1,0 +1,118 @@
+"""An app with its servers and a storage: what the tests of a real server arrange in one line."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import attrs
+import pytest
+
+from firelock.app import Firelock
+from firelock.handle import Job
+from firelock.server.inside import InsideServer
+from firelock.settings import Settings
+from firelock.storage import Storage
+from firelock.testing.conformance.kit import REPORTED, required_feature
+from firelock.testing.conformance.storage.subject import StorageFixtures, offers_or_skips
+from firelock.testing.waiting import eventually
+from firelock.values import JobRecord, State
+
+__all__ = ["PATIENCE", "QUICK", "ServerFixtures", "Stage", "pause"]
+
+PATIENCE = 10.0
+"""Seconds that a task of a test waits for its turn, so that a failed test ends."""
+
+QUICK = Settings(session_timeout=30, heartbeat=0.25, sweep=0.1, poll=0.1, grace=PATIENCE, claim_ahead=0)
+"""Nothing waits long for its turn, yet a machine that is slow for a moment costs no session."""
+
+
+def pause(seconds: float = 0.01) -> None:
+    """A moment passes in a task that looks again and again."""
+    threading.Event().wait(seconds)
+
+
+class Stage:
+    """One storage, an app on it, and every server that a test starts; all end with the test."""
+
+    def __init__(self, open_handle: Callable[[], Storage]) -> None:
+        self._open_handle = open_handle
+        self._apps: list[Firelock] = []
+        self._handles: list[Storage] = []
+        self._servers: list[InsideServer] = []
+        self.app = self._open_app(open_handle(), QUICK)
+        self.app.storage.clear()
+
+    def _open_app(self, storage: Storage, settings: Settings) -> Firelock:
+        app = Firelock(storage, settings=settings)
+        self._apps.append(app)
+        return app
+
+    def open_handle(self) -> Storage:
+        """Return one more handle of the store."""
+        handle = self._open_handle()
+        self._handles.append(handle)
+        return handle
+
+    def another_app(self, storage: Storage | None = None, **settings: float) -> Firelock:
+        """Return another app with the tasks that the first has so far, on a handle of its own."""
+        app = self._open_app(storage or self._open_handle(), attrs.evolve(QUICK, **settings))  # type: ignore[arg-type]  # its own check
+        for info in self.app.tasks():
+            app.registry.register(info)
+        return app
+
+    def serve(
+        self,
+        app: Firelock | None = None,
+        *,
+        queues: Sequence[str] | str | None = None,
+        workers: int = 4,
+        name: str | None = None,
+    ) -> InsideServer:
+        """A server runs the app's jobs from now on; return it."""
+        server = (app or self.app).server(queues=queues, workers=workers, async_workers=10, name=name)
+        self._servers.append(server)
+        return server.start()
+
+    def record(self, job: Job[Any] | str) -> JobRecord:
+        """Return the job as stored."""
+        return self.app.jobs.get(job if isinstance(job, str) else job.id).record()
+
+    def when(self, job: Job[Any] | str, is_so: Callable[[JobRecord], bool]) -> JobRecord:
+        """Return the job once this holds of it."""
+        return eventually(lambda: next(filter(is_so, [self.record(job)]), None))
+
+    def ended(self, job: Job[Any] | str) -> JobRecord:
+        """Return the job once it has ended."""
+        return self.when(job, lambda record: record.is_final)
+
+    def states(self, job: Job[Any] | str) -> list[State]:
+        """Return the states in the job's history, oldest first."""
+        return [entry.state for entry in self.app.storage.history(job if isinstance(job, str) else job.id)]
+
+    def close(self) -> None:
+        """No server runs any more and every handle is closed."""
+        for server in self._servers:
+            server.stop(grace=0)
+        for app in self._apps:
+            app.close()
+        for handle in self._handles:
+            handle.close()
+
+
+class ServerFixtures(StorageFixtures):
+    """Give `storage_url`, as for the storage kit."""
+
+    @pytest.fixture
+    def stage(self, open_handle: Callable[[], Storage], request: pytest.FixtureRequest) -> Iterator[Stage]:
+        """Yield an app on the empty store."""
+        stage = Stage(open_handle)
+        try:
+            name = stage.app.storage.url.partition(":")[0]
+            request.node.user_properties.append((REPORTED, f"{name} server"))
+            if feature := required_feature(request.function):
+                offers_or_skips(stage.app.storage, feature)
+            yield stage
+        finally:
+            stage.close()

@@ -1,0 +1,50 @@
+"""The storage kit: subclass `StorageConformance`, give it the URL of an empty store, and run pytest."""
+
+from __future__ import annotations
+
+from firelock.testing.conformance.locks import LockDuty
+from firelock.testing.conformance.storage.claim import ClaimDuty
+from firelock.testing.conformance.storage.continuations import ContinuationDuty
+from firelock.testing.conformance.storage.crowds import CrowdDuty
+from firelock.testing.conformance.storage.exchange import ExchangeDuty
+from firelock.testing.conformance.storage.find import FindDuty
+from firelock.testing.conformance.storage.guards import GuardDuty
+from firelock.testing.conformance.storage.insert import InsertDuty
+from firelock.testing.conformance.storage.life import LifeDuty
+from firelock.testing.conformance.storage.model import ModelDuty
+from firelock.testing.conformance.storage.people import PeopleDuty
+from firelock.testing.conformance.storage.promote import PromoteDuty
+from firelock.testing.conformance.storage.prune import PruneDuty
+from firelock.testing.conformance.storage.races import RaceDuty
+from firelock.testing.conformance.storage.reconcile import ReconcileDuty
+from firelock.testing.conformance.storage.records import RecordDuty
+from firelock.testing.conformance.storage.recurring import RecurringDuty
+from firelock.testing.conformance.storage.sessions import SessionDuty
+from firelock.testing.conformance.storage.settle import SettleDuty
+from firelock.testing.conformance.storage.tails import TailDuty
+from firelock.testing.conformance.storage.text import TextDuty
+
+__all__ = ["StorageConformance"]
+
+
+# pytest runs the tests of the last base first: what names its rule comes before what compares everything.
+class StorageConformance(
+    ModelDuty, CrowdDuty, RaceDuty, LockDuty, RecordDuty, RecurringDuty, PeopleDuty, FindDuty, PruneDuty,
+    ContinuationDuty, PromoteDuty, TailDuty, ReconcileDuty, SessionDuty, ExchangeDuty, GuardDuty,
+    SettleDuty, ClaimDuty, TextDuty, InsertDuty, LifeDuty,
+):  # fmt: skip
+    """Everything a storage promises.
+
+    ::
+
+        class TestMongoStorage(StorageConformance):
+            @pytest.fixture
+            def storage_url(self, mongo):      # an EMPTY store that the kit may wipe
+                return mongo.new_database_url()
+
+    Tests run in the order in which a storage is best written, from its own life to random steps. `-k` with a
+    verb's name selects the tests of the duty that it belongs to: `-k prune`, `-k claim`.
+
+    A feature that is not in `Storage.features` is not tested but has to be refused. A known gap is said by
+    overriding its test under `@pytest.mark.xfail(reason="…")`; an override without one is an error.
+    """

@@ -1,0 +1,349 @@
+"""Claim: one session at a time holds a job, in the promised order, and a dead one takes nothing."""
+
+from __future__ import annotations
+
+import json
+
+import attrs
+import pytest
+
+from firelock.storage import RecurringRecord
+from firelock.testing.conformance.ends import deletes, hands_back, requeues, succeeds
+from firelock.testing.conformance.handles import BASE, HOUR, SECOND, STAMP
+from firelock.testing.conformance.scene import Scene
+from firelock.testing.conformance.storage.subject import StorageFixtures
+from firelock.values import ClaimedJob, State
+
+__all__ = ["ClaimDuty"]
+
+
+class ClaimDuty(StorageFixtures):
+    """What `claim` promises."""
+
+    verbs = "claim"
+
+    def test_a_claimed_job_carries_what_running_it_needs(self, scene: Scene) -> None:
+        """A claimed job has its fields as stored, attempt 1, a fence, and the claim's instant.
+
+        If this fails: a server runs a job with the wrong arguments, limits or names.
+        """
+        job_id = scene.add(
+            task="reports.create", arguments="[7]", serializer="other", queue="critical", priority=-3,
+            nominal_at=STAMP + 5, tags=("b", "a"), timeout_seconds=2.5, retry="{}", recurring_id="nightly",
+        )  # fmt: skip
+        stored = scene.record(job_id)
+
+        (job,) = scene.storage.claim(["critical"], 1, scene.begin().session, STAMP + 77).jobs
+
+        expected = ClaimedJob(
+            job_id, "reports.create", "[7]", "other", "critical", -3, 1, 0, 0, job.fence,
+            stored.created_at, stored.enqueued_at or 0, STAMP + 77, STAMP + 5, ("b", "a"), 2.5, "{}",
+            "nightly",
+        )  # fmt: skip
+        assert expected == job
+        assert job.fence > 0
+
+    def test_a_claim_writes_the_holder(self, scene: Scene) -> None:
+        """The record of a claimed job names session, server, fence, attempt and the caller's instant.
+
+        If this fails: nobody can tell who runs a job, and a settle cannot be guarded.
+        """
+        job_id = scene.add(reason="enqueued by a test")
+        before = scene.record(job_id)
+
+        running = scene.run(scene.begin(), job_id)
+
+        assert attrs.evolve(
+            before, state=State.PROCESSING, reason=None, attempt=1, fence=running.job.fence,
+            session=running.holder.session, server=running.holder.server, claimed_at=running.job.claimed_at,
+            changed_at=running.job.claimed_at,
+        ) == scene.record(job_id)  # fmt: skip
+
+    def test_a_job_is_claimed_once(self, scene: Scene) -> None:
+        """What one session has claimed, no session claims again, itself included.
+
+        If this fails: jobs run twice at the same time.
+        """
+        ids = scene.add_many(3)
+        one, other = scene.begin("a"), scene.begin("b")
+
+        first = scene.claim(one)
+
+        assert ids == [job.id for job in first]
+        assert [] == scene.claim(other)
+        assert [] == scene.claim(one)
+
+    @pytest.mark.parametrize("limit", [0, 1, 3, 5, 8])
+    def test_a_claim_takes_no_more_than_its_limit(self, scene: Scene, limit: int) -> None:
+        """At most `limit` jobs are taken; none for zero.
+
+        If this fails: a server holds jobs it has no free worker for.
+        """
+        ids = scene.add_many(5)
+
+        claimed = scene.claim(scene.begin(), limit)
+
+        assert ids[:limit] == [job.id for job in claimed]
+        assert 5 - len(claimed) == scene.storage.counts().by_state.get(State.ENQUEUED, 0)
+
+    def test_higher_priority_comes_first(self, scene: Scene) -> None:
+        """Within a queue a higher priority is taken first, equals in the order they were enqueued.
+
+        If this fails: priorities are ignored, upside down, or break the order among equals.
+        """
+        ids = [scene.add(priority=priority) for priority in (0, -5, 100, 0, -100, 7, 100)]
+
+        claimed = [job.id for job in scene.claim(scene.begin())]
+
+        assert [ids[place] for place in (2, 6, 5, 0, 3, 1, 4)] == claimed
+
+    def test_queues_are_taken_in_the_order_given(self, scene: Scene) -> None:
+        """A later queue is touched only when the former ones are empty, whatever its priorities.
+
+        If this fails: strict priority among queues does not hold.
+        """
+        low = scene.add_many(3, queue="bulk", priority=100)
+        high = scene.add_many(3, queue="urgent")
+        holder = scene.begin()
+
+        first = scene.claim(holder, 4, ["urgent", "bulk"])
+        second = scene.claim(holder, 4, ["urgent", "bulk"])
+
+        assert [*high, low[0]] == [job.id for job in first]
+        assert low[1:] == [job.id for job in second]
+
+    def test_only_the_named_queues_are_touched(self, scene: Scene) -> None:
+        """A queue that is not named, or does not exist, gives nothing; no queue at all gives nothing.
+
+        If this fails: servers run jobs that were meant for others.
+        """
+        scene.add(queue="mail")
+        holder = scene.begin()
+
+        assert [] == scene.claim(holder, queues=["other", "mai", "mail2", "%"])
+        assert [] == scene.claim(holder, queues=[])
+        assert 1 == len(scene.claim(holder, queues=["other", "mail"]))
+
+    def test_every_queue_gets_its_share(self, scene: Scene) -> None:
+        """Without a list, a claim of as many jobs as there are queues with work takes from each of them.
+
+        If this fails: one busy queue starves all others.
+        """
+        scene.add_many(20, queue="busy", priority=50)
+        scene.add_many(20, queue="also-busy")
+        scene.add(queue="quiet")
+
+        claimed = scene.claim(scene.begin(), 9, None)
+
+        assert 9 == len(claimed)
+        assert {"busy", "also-busy", "quiet"} == {job.queue for job in claimed}
+
+    def test_small_claims_starve_no_queue(self, scene: Scene) -> None:
+        """Without a list, claims of one job take turns: every queue with work is served before long.
+
+        If this fails: a server with one free worker never looks behind its first queue.
+        """
+        for queue in ("a", "b", "c"):
+            scene.add_many(40, queue=queue, priority={"a": 100, "b": 0, "c": -100}[queue])
+        holder = scene.begin()
+
+        claimed = [job.queue for _ in range(30) for job in scene.claim(holder, 1, None)]
+
+        assert 30 == len(claimed)
+        assert {"a", "b", "c"} == set(claimed)
+
+    def test_every_queue_is_emptied_without_a_list(self, scene: Scene) -> None:
+        """Without a list a claim fills its limit from any queue, keeping each queue's own order.
+
+        If this fails: servers idle while work waits in a queue whose turn it is not.
+        """
+        ids = {queue: scene.add_many(number, queue=queue) for queue, number in (("a", 7), ("b", 1), ("c", 2))}
+
+        claimed = scene.claim(scene.begin(), 10, None)
+
+        assert 10 == len(claimed)
+        assert ids == {queue: [job.id for job in claimed if job.queue == queue] for queue in ids}
+
+    def test_a_paused_queue_gives_nothing(self, scene: Scene) -> None:
+        """A queue whose record says that it is paused is skipped, named or not; the others are not.
+
+        If this fails: an operator cannot stop a queue.
+        """
+        scene.add(queue="paused")
+        open_id = scene.add(queue="open")
+        settings = json.dumps({"paused": True, "note": "while the printer is mended"})
+        scene.storage.put_record("queue", "paused", settings)
+        holder = scene.begin()
+
+        named = scene.claim(holder, queues=["paused"])
+        unnamed = scene.claim(holder, queues=None)
+
+        assert [] == named
+        assert [open_id] == [job.id for job in unnamed]
+
+    @pytest.mark.parametrize("how", ["false", "deleted", "unsaid"])
+    def test_a_resumed_queue_gives_its_jobs(self, scene: Scene, how: str) -> None:
+        """A queue is open again as soon as its record does not say that it is paused.
+
+        If this fails: a resumed queue stays shut, or any record of a queue shuts it.
+        """
+        job_id = scene.add(queue="mail")
+        holder = scene.begin()
+        scene.storage.put_record("queue", "mail", json.dumps({"paused": True}))
+        assert [] == scene.claim(holder, queues=["mail"])
+
+        if how == "deleted":
+            scene.storage.delete_record("queue", "mail")
+        else:
+            settings = {"paused": False} if how == "false" else {"note": "paused: true"}
+            scene.storage.put_record("queue", "mail", json.dumps(settings))
+
+        assert [job_id] == [job.id for job in scene.claim(holder, queues=["mail"])]
+
+    def test_a_dead_session_takes_nothing(self, scene: Scene) -> None:
+        """A claim by a session that was ended takes nothing and says that the session is lost.
+
+        If this fails: a claim that was on its way when its sender was killed takes jobs nobody will run.
+        """
+        dead, well = scene.begin("dead"), scene.begin("well")
+        scene.storage.end_session(dead.session, None, reason="killed")
+        job_id = scene.add()
+
+        claim = scene.storage.claim(["default"], 10, dead.session, scene.stamp())
+
+        assert ([], True) == (claim.jobs, claim.is_session_lost)
+        assert [job_id] == [job.id for job in scene.claim(well)]
+
+    def test_a_dead_session_hides_nothing(self, scene: Scene) -> None:
+        """What a dead session asked for is there for the next one that asks, all of it and at once.
+
+        If this fails: a storage in parts believes that a part is empty, since a dead session was told
+        nothing of it.
+        """
+        dead, well = scene.begin("dead"), scene.begin("well")
+        scene.storage.end_session(dead.session, None, reason="killed")
+        added = {scene.add() for _ in range(200)}
+
+        assert scene.storage.claim(["default"], 300, dead.session, scene.stamp()).is_session_lost
+        assert added == {job.id for job in scene.claim(well, limit=300)}
+
+    def test_an_unknown_session_takes_nothing(self, scene: Scene) -> None:
+        """A session that never began, or was pruned after its death, counts as dead.
+
+        If this fails: jobs are held by a session that nobody can end.
+        """
+        scene.add()
+
+        claim = scene.storage.claim(["default"], 10, "never-begun", scene.stamp())
+
+        assert ([], True) == (claim.jobs, claim.is_session_lost)
+        assert 1 == scene.storage.counts().by_state[State.ENQUEUED]
+
+    def test_a_living_session_is_not_lost(self, scene: Scene) -> None:
+        """A claim that found nothing says nothing about its session.
+
+        If this fails: an idle server believes itself dead.
+        """
+        claim = scene.storage.claim(["default"], 10, scene.begin().session, scene.stamp())
+
+        assert ([], False) == (claim.jobs, claim.is_session_lost)
+
+    def test_attempt_and_fence_grow_with_each_claim(self, scene: Scene) -> None:
+        """Each claim of a job has attempt + 1 and a larger fence; a hand-back returns only the attempt.
+
+        If this fails: an old holder cannot be told from a new one.
+        """
+        job_id = scene.add()
+        holder = scene.begin()
+        first = scene.run(holder, job_id)
+        scene.settle(hands_back(first))
+
+        second = scene.run(holder, job_id)
+
+        assert (1, 1) == (first.job.attempt, second.job.attempt)
+        assert second.job.fence > first.job.fence
+
+    def test_a_claim_writes_no_history(self, scene: Scene) -> None:
+        """A job that was claimed has the history it had before.
+
+        If this fails: hand-backs fill the history, and the hot path pays for a write nobody reads.
+        """
+        running = scene.run(scene.begin())
+
+        assert [State.ENQUEUED] == [entry.state for entry in scene.storage.history(running.id)]
+
+    def test_a_claim_keeps_what_happened_before(self, scene: Scene) -> None:
+        """A job that was deleted and requeued before its first claim has its whole history afterwards.
+
+        If this fails: a claim takes a job that was never claimed for one to which nothing has happened.
+        """
+        job_id = scene.add()
+        scene.storage.apply([deletes(job_id), requeues(job_id)])
+        before = scene.storage.history(job_id)
+
+        scene.settle(succeeds(scene.run(scene.begin(), job_id)))
+
+        assert 3 == len(before)
+        assert before == scene.storage.history(job_id)[:-1]
+
+    def test_only_enqueued_jobs_are_claimed(self, scene: Scene) -> None:
+        """Jobs that wait for time or a parent, and jobs that have ended, are never claimed.
+
+        If this fails: the index of what is ready holds more than what is enqueued.
+        """
+        holder = scene.begin()
+        ended = scene.settle(succeeds(scene.run(holder)))
+        scene.schedule(3_600)
+        parent = scene.schedule(3_600)
+        scene.continuation(parent)
+
+        assert [] == scene.claim(holder, queues=None)
+        assert State.SUCCEEDED == scene.state(ended)
+
+    def test_a_claim_tells_the_next_due_instant(self, scene: Scene) -> None:
+        """A claim tells the earliest instant at which a scheduled or recurring job is due, None without one.
+
+        If this fails: idle servers sleep through the instant, or wake for nothing.
+        """
+        holder = scene.begin()
+
+        def next_due_at() -> int | None:
+            return scene.storage.claim(["default"], 1, holder.session, scene.stamp()).next_due_at
+
+        recurring = RecurringRecord(
+            "nightly", "tasks.run", "[]", "json", "{}", "default", next_at=BASE + HOUR
+        )
+        assert next_due_at() is None
+
+        scene.add(state=State.SCHEDULED, due_at=BASE + 3 * HOUR)
+        scene.add(state=State.SCHEDULED, due_at=BASE + 2 * HOUR, queue="other")
+        assert BASE + 2 * HOUR == next_due_at()
+
+        stored = scene.storage.put_recurring(recurring, keep_progress=False)
+        assert BASE + HOUR == next_due_at()
+
+        assert stored is not None
+        scene.storage.put_recurring(attrs.evolve(stored, is_paused=True), keep_progress=True)
+        assert BASE + 2 * HOUR == next_due_at()
+
+    def test_the_callers_clock_decides_nothing(self, scene: Scene) -> None:
+        """`now` stamps the claim; a job that is due by it alone stays scheduled.
+
+        If this fails: a server whose clock runs ahead runs jobs early.
+        """
+        scene.schedule(3_600)
+
+        claim = scene.storage.claim(["default"], 10, scene.begin().session, BASE + 1_000 * HOUR)
+        promotion = scene.storage.promote(10)
+
+        assert ([], 0) == (claim.jobs, promotion.promoted)
+
+    def test_a_job_keeps_its_place_by_the_storages_clock(self, scene: Scene) -> None:
+        """Order among equals is the order of enqueueing, not of `created_at`.
+
+        If this fails: a client whose clock is behind overtakes the others.
+        """
+        first = scene.add(created_at=STAMP + 900 * SECOND)
+        second = scene.add(created_at=STAMP - 900 * SECOND)
+
+        assert [first, second] == [job.id for job in scene.claim(scene.begin())]

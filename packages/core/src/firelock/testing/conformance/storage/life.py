@@ -1,0 +1,486 @@
+"""Life of a storage: it is made when first used, tells what it is, and closes for good."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+import attrs
+import pytest
+
+from firelock.errors import SchemaMismatch, StorageError, StorageUnavailable, UnsupportedFeature
+from firelock.storage import (
+    CONTRACT,
+    Applied,
+    Edge,
+    Feature,
+    JobFilter,
+    NewJob,
+    NewSession,
+    On,
+    Renewal,
+    Storage,
+)
+from firelock.testing.conformance.ends import deletes, reschedules, restores, succeeds
+from firelock.testing.conformance.handles import BASE, DAY, HOUR, SECOND, STAMP, Handles
+from firelock.testing.conformance.kit import requires
+from firelock.testing.conformance.scene import Scene
+from firelock.testing.conformance.storage.recurring import definition
+from firelock.testing.conformance.storage.subject import StorageFixtures
+from firelock.values import State
+
+__all__ = ["LifeDuty"]
+
+
+def _asked(storage: Storage, job: NewJob) -> list[tuple[str, Callable[[], object]]]:
+    """Return verbs that have to look into the store, each with a call of it."""
+    session = NewSession("session-z", "server-z", "host:z", "host", 7, STAMP, 60.0, 4, "*", "1")
+    return [
+        ("insert", lambda: storage.insert([job])),
+        ("claim", lambda: storage.claim(None, 1, "session-z", STAMP)),
+        ("apply", lambda: storage.apply([deletes(job.id)])),
+        ("exchange", lambda: storage.exchange([deletes(job.id)], ["default"], 1, "session-z", STAMP)),
+        ("begin_session", lambda: storage.begin_session(session)),
+        ("renew", lambda: storage.renew([Renewal("session-z", 0, "")])),
+        ("reconcile", lambda: storage.reconcile("session-z", [])),
+        ("end_session", lambda: storage.end_session("session-z", None, reason="lost")),
+        ("orphans", lambda: storage.orphans(1)),
+        ("list_sessions", storage.list_sessions),
+        ("promote", lambda: storage.promote(1)),
+        ("release", lambda: storage.release(1)),
+        ("prune", lambda: storage.prune(1)),
+        ("get", lambda: storage.get([job.id])),
+        ("find", lambda: storage.find(JobFilter(), limit=1)),
+        ("history", lambda: storage.history(job.id)),
+        ("errors", lambda: storage.errors(job.id)),
+        ("counts", storage.counts),
+        ("failure_groups", lambda: storage.failure_groups(1)),
+        ("timeline", lambda: storage.timeline(STAMP, STAMP + HOUR)),
+        ("read_log", lambda: storage.read_log(job.id)),
+        ("get_progress", lambda: storage.get_progress([job.id])),
+        ("put_recurring", lambda: storage.put_recurring(definition(), keep_progress=False)),
+        ("get_recurring", lambda: storage.get_recurring("nightly")),
+        ("list_recurring", storage.list_recurring),
+        ("due_recurring", lambda: storage.due_recurring(1)),
+        ("acquire_lock", lambda: storage.acquire_lock("lock", "owner", 60.0)),
+        ("put_record", lambda: storage.put_record("kind", "key", "value")),
+        ("get_record", lambda: storage.get_record("kind", "key")),
+        ("list_records", lambda: storage.list_records("kind")),
+        ("delete_record", lambda: storage.delete_record("kind", "key")),
+    ]  # fmt: skip
+
+
+def _never_answers(verb: str, ask: Callable[[], object]) -> None:
+    """The verb raises; what it answered else is told with its name."""
+    answer = ask()
+    pytest.fail(f"{verb} answered {answer!r}")
+
+
+class LifeDuty(StorageFixtures):
+    """What the verbs of a storage's own life promise, and its optional features."""
+
+    verbs = "migrate schema clear close clock describe diagnose wait interrupt apply_within migration_sql"
+
+    def test_migrating_twice_changes_nothing(self, storage: Storage) -> None:
+        """The schema is made once, and is then the wanted one.
+
+        If this fails: every start migrates again, or the version is not written.
+        """
+        storage.migrate()
+
+        again = storage.migrate()
+
+        assert [] == again
+        assert storage.schema().wanted == storage.schema().found
+
+    def test_it_speaks_this_version_of_the_contract(self, storage: Storage) -> None:
+        """The storage's own class names the contract's version; it names features that exist, and what it is.
+
+        If this fails: an old plugin meets new code without a word. Write `contract = 1` in the class, as a
+        number: the contract it was written for.
+        """
+        assert CONTRACT == getattr(storage, "contract", None)
+        assert storage.features <= frozenset(Feature)
+        assert storage.url
+        assert all(isinstance(key, str) and isinstance(text, str) for key, text in storage.describe().items())
+        assert [] == [finding for finding in storage.diagnose() if not (finding.what and finding.mend)]
+
+    def test_its_features_are_fixed(self, scene: Scene) -> None:
+        """What a handle offers is known before its first verb, and no verb changes it.
+
+        If this fails: who looked early, such as a server at its start, counts on what is not there any more.
+        A connection that allows less is told by `describe`.
+        """
+        storage = scene.handles.open()
+        before = storage.features
+
+        storage.counts()
+        storage.wait(None, 0)
+        storage.describe()
+
+        assert before == storage.features == scene.storage.features
+
+    def test_its_url_shows_no_password(self, storage: Storage) -> None:
+        """The shown URL, and what the storage tells of itself, are without the password.
+
+        If this fails: passwords stand in logs and on dashboards.
+        """
+        shown = [storage.url, *storage.describe().values()]
+
+        passwords = [urlsplit(text).password for text in shown if "://" in text]
+        assert [] == [password for password in passwords if password not in (None, "", "***")]
+
+    def test_its_clock_runs_forward_and_can_be_moved(self, scene: Scene) -> None:
+        """The clock does not go back, and shows the offset that tests give it.
+
+        If this fails: tests of time prove nothing, or leases end at random.
+        """
+        readings = [scene.now() for _ in range(50)]
+        scene.advance(3_600)
+        moved = scene.now()
+
+        assert sorted(readings) == readings
+        assert BASE <= readings[0]
+        assert HOUR <= moved - readings[0] < 2 * HOUR
+
+    def test_its_clock_counts_micros(self, storage: Storage) -> None:
+        """Without an offset the clock says what time it is, in micros since 1970.
+
+        If this fails: spans are a thousand times too long or too short, or instants of another era.
+        """
+        storage.clock_offset = 0
+
+        now = storage.clock()
+
+        assert STAMP < now < STAMP + 100 * 365 * DAY
+
+    def test_clear_empties_everything(self, scene: Scene) -> None:
+        """After `clear` the store is as good as new.
+
+        If this fails: one test's jobs appear in another one.
+        """
+        storage = scene.storage
+        running = scene.run(scene.begin())
+        scene.continuation(running.id, tags=("x",))
+        scene.settle(succeeds(running))
+        scene.schedule(60)
+        scene.add()
+        storage.put_record("kind", "key", "value")
+        storage.put_recurring(definition(), keep_progress=False)
+        storage.acquire_lock("lock", "owner", 60.0)
+
+        storage.clear()
+
+        assert [] == storage.find(JobFilter(), limit=10).jobs
+        assert [None] == storage.get([running.id])
+        assert 0 == sum(storage.counts().by_state.values())
+        assert ([], [], [], []) == (
+            storage.list_sessions(), storage.list_records("kind"), storage.list_recurring(),
+            storage.history(running.id),
+        )  # fmt: skip
+        assert storage.claim(None, 10, running.holder.session, scene.stamp()).is_session_lost
+        assert (0, 0) == (storage.release(10), storage.promote(10).promoted)
+        assert storage.acquire_lock("lock", "another", 60.0) is not None
+
+    def test_a_closed_storage_refuses(self, scene: Scene) -> None:
+        """Closing twice is allowed; a verb of a closed handle raises `StorageError`.
+
+        If this fails: a driver's own exception leaks, or a closed handle opens itself again.
+        """
+        storage, job = scene.storage, scene.new_job()
+
+        storage.close()
+        storage.close()
+
+        for verb in (
+            lambda: storage.insert([job]),
+            lambda: storage.get([job.id]),
+            lambda: storage.put_record("kind", "key", "value"),
+            lambda: storage.claim(None, 1, "session", 0),
+            storage.counts,
+        ):
+            with pytest.raises(StorageError):
+                verb()
+
+    def test_a_handle_closed_once_stays_closed(self, scene: Scene) -> None:
+        """After one `close` each verb of the handle raises `StorageError`, also when it is asked again.
+
+        If this fails: a closed handle connects anew in silence, and nobody closes that connection.
+        """
+        job = scene.new_job()
+        scene.storage.close()
+
+        for verb, ask in (*_asked(scene.storage, job), *_asked(scene.storage, job)):
+            with pytest.raises(StorageError):
+                _never_answers(verb, ask)
+
+    def test_a_newer_schema_is_refused(
+        self, scene: Scene, open_handle: Callable[[], Storage], make_newer_schema: Callable[[], None]
+    ) -> None:
+        """A store that a later release laid out is told from one of its own: `SchemaMismatch`, by every verb.
+
+        If this fails: old code writes into a schema that it does not know.
+        """
+        job = scene.new_job()
+        scene.storage.close()
+        make_newer_schema()
+        storage = open_handle()
+
+        try:
+            for verb, ask in (("migrate", storage.migrate), *_asked(storage, job)):
+                with pytest.raises(SchemaMismatch):
+                    _never_answers(verb, ask)
+        finally:
+            storage.close()
+
+    def test_no_driver_s_error_leaks(self, scene: Scene, open_unreachable: Callable[[], Storage]) -> None:
+        """Where the store cannot be reached every verb raises `StorageUnavailable`.
+
+        If this fails: a driver's own exception ends a server's loop, which tries again for none but
+        `StorageUnavailable`.
+        """
+        job, storage = scene.new_job(), open_unreachable()
+
+        try:
+            for verb, ask in (("migrate", storage.migrate), *_asked(storage, job)):
+                with pytest.raises(StorageUnavailable):
+                    _never_answers(verb, ask)
+        finally:
+            storage.close()
+
+    @requires(Feature.SHARED)
+    def test_handles_share_one_store(self, scene: Scene) -> None:
+        """What one handle wrote another one sees at once, and closing one leaves the other.
+
+        If this fails: servers and clients do not see each other.
+        """
+        other = scene.handles.open()
+        job_id = scene.add()
+
+        seen = other.get([job_id])
+        other.put_record("kind", "key", "from the other")
+        record = scene.storage.get_record("kind", "key")
+        scene.storage.put_record("kind", "key", "and back")
+        answered = other.get_record("kind", "key")
+        other.close()
+
+        assert [scene.record(job_id)] == seen
+        assert ["from the other", "and back"] == [one and one.value for one in (record, answered)]
+        assert [job_id] == [job.id for job in scene.claim(scene.begin())]
+
+    @requires(Feature.DURABLE)
+    def test_everything_outlives_a_restart(self, scene: Scene, handles: Handles) -> None:
+        """Jobs, histories, sessions, records, definitions and locks are there after everything was closed.
+
+        If this fails: a restart loses jobs.
+        """
+        running = scene.run(scene.begin())
+        ended = scene.settle(succeeds(running))
+        held = scene.run(running.holder)
+        waiting = scene.add(tags=("eu",))
+        scene.storage.put_record("kind", "key", "value")
+        recurring = scene.storage.put_recurring(definition(), keep_progress=False)
+        fence = scene.storage.acquire_lock("lock", "owner", 3_600.0)
+        ids = [ended, held.id, waiting]
+        before = scene.storage.get(ids), scene.storage.history(ended), scene.storage.counts()
+
+        reopened = handles.reopen()
+
+        assert before == (reopened.get(ids), reopened.history(ended), reopened.counts())
+        assert recurring == reopened.get_recurring("nightly")
+        record = reopened.get_record("kind", "key")
+        assert record is not None
+        assert "value" == record.value
+        assert fence == reopened.acquire_lock("lock", "owner", 60.0)
+        assert reopened.acquire_lock("lock", "another", 60.0) is None
+        assert reopened.apply([succeeds(held)])[0].is_applied
+        claimed = reopened.claim(["default"], 10, held.holder.session, scene.stamp()).jobs
+        assert [waiting] == [job.id for job in claimed]
+        assert [] == reopened.migrate()
+
+    def test_a_transaction_is_joined_or_refused(self, scene: Scene) -> None:
+        """`within` something that is no transaction of this store is refused, and nothing is stored.
+
+        If this fails: jobs are stored although the caller's transaction was rolled back.
+        """
+        job = scene.new_job()
+
+        with pytest.raises((UnsupportedFeature, StorageError, TypeError, ValueError)) as caught:
+            scene.storage.insert([job], within=object())
+
+        if Feature.TRANSACTIONAL_ENQUEUE not in scene.storage.features:
+            assert isinstance(caught.value, UnsupportedFeature)
+        assert [None] == scene.storage.get([job.id])
+
+    def test_a_wait_ends_by_itself(self, storage: Storage) -> None:
+        """Without work a wait answers False when its time is over.
+
+        If this fails: an idle server hangs, or believes that there is work.
+        """
+        assert not storage.wait(["default"], 0.01)
+        assert not storage.wait(None, 0.0)
+
+    def test_a_wait_can_be_interrupted(self, storage: Storage) -> None:
+        """`interrupt` ends every wait under way in this process.
+
+        If this fails: a server takes a poll's time to stop.
+        """
+        waits = [threading.Thread(target=storage.wait, args=(None, 600.0), daemon=True) for _ in range(3)]
+        for thread in waits:
+            thread.start()
+
+        for _ in range(int(self.patience / 0.01)):  # again, since a thread may not have begun to wait
+            storage.interrupt()
+            alive = [thread for thread in waits if thread.is_alive()]
+            if not alive:
+                break
+            alive[0].join(0.01)
+
+        assert [] == [thread for thread in waits if thread.is_alive()]
+
+    @requires(Feature.NOTIFY)
+    def test_new_work_ends_a_wait(self, scene: Scene) -> None:
+        """A wait answers True as soon as another handle has stored work.
+
+        If this fails: jobs wait for the poll although the storage says that they need not.
+        """
+        waiter, answers = scene.handles.open(), list[bool]()
+        thread = threading.Thread(target=lambda: answers.append(waiter.wait(None, 600.0)), daemon=True)
+        thread.start()
+
+        for _ in range(int(self.patience / 0.05)):  # again, since the thread may not have begun to wait
+            scene.add()
+            thread.join(0.05)
+            if answers:
+                break
+
+        assert [True] == answers
+        assert scene.storage.counts().by_state[State.ENQUEUED] > 0
+
+    @requires(Feature.NOTIFY)
+    def test_an_earlier_instant_ends_a_wait(self, scene: Scene) -> None:
+        """A wait answers True also where the next due instant became earlier than it was told.
+
+        If this fails: an idle server sleeps through a job that was scheduled meanwhile.
+        """
+        waiter, answers = scene.handles.open(), list[bool]()
+        waiter.promote(1)
+        thread = threading.Thread(target=lambda: answers.append(waiter.wait(None, 600.0)), daemon=True)
+        thread.start()
+
+        for number in range(int(self.patience / 0.05)):
+            scene.add(state=State.SCHEDULED, due_at=BASE + 900 * HOUR - number * SECOND)
+            thread.join(0.05)
+            if answers:
+                break
+
+        assert [True] == answers
+
+    @requires(Feature.NOTIFY)
+    def test_a_job_rescheduled_to_sooner_ends_a_wait(self, scene: Scene) -> None:
+        """A wait answers True also where a scheduled job is moved to an earlier instant.
+
+        If this fails: an idle server sleeps through a job that somebody wants to run now.
+        """
+        waiter, answers = scene.handles.open(), list[bool]()
+        job_id = scene.add(state=State.SCHEDULED, due_at=BASE + 900 * HOUR)
+        waiter.promote(1)
+        thread = threading.Thread(target=lambda: answers.append(waiter.wait(None, 600.0)), daemon=True)
+        thread.start()
+
+        for number in range(1, int(self.patience / 0.05)):
+            scene.settle(reschedules(job_id, due_at=BASE + 900 * HOUR - number * SECOND))
+            thread.join(0.05)
+            if answers:
+                break
+
+        assert [True] == answers
+
+    @requires(Feature.NOTIFY)
+    def test_a_restored_scheduled_job_ends_a_wait(self, scene: Scene) -> None:
+        """A wait answers True also where a deleted job is scheduled again, before all that is known.
+
+        If this fails: an idle server sleeps through a job whose delete was taken back.
+        """
+        waiter, answers = scene.handles.open(), list[bool]()
+        scene.add(state=State.SCHEDULED, due_at=BASE + 900 * HOUR)
+        job_id = scene.settle(deletes(scene.add(state=State.SCHEDULED, due_at=BASE + 800 * HOUR)))
+        waiter.promote(1)
+        thread = threading.Thread(target=lambda: answers.append(waiter.wait(None, 600.0)), daemon=True)
+        thread.start()
+
+        for _ in range(int(self.patience / 0.05)):
+            scene.settle(restores(job_id, State.SCHEDULED, due_at=BASE + 800 * HOUR))
+            thread.join(0.05)
+            if answers:
+                break
+            scene.settle(deletes(job_id))
+
+        assert [True] == answers
+
+    @requires(Feature.TRANSACTIONAL_ENQUEUE)
+    @pytest.mark.parametrize("commits", [True, False], ids=["commit", "rollback"])
+    def test_jobs_follow_the_callers_transaction(
+        self, scene: Scene, open_transaction: object, commits: bool
+    ) -> None:
+        """Jobs stored within a transaction are there after its commit, and never after its rollback.
+
+        If this fails: a job runs for an order that was never placed.
+        """
+        assert callable(open_transaction)
+        other = scene.handles.open()
+        job = attrs.evolve(scene.new_job(), tags=("eu",))
+
+        with open_transaction(commits) as transaction:
+            answers = scene.storage.insert([job], within=transaction)
+            seen_before_the_end = other.get([job.id])
+
+        assert ([True], [None]) == (answers, seen_before_the_end)
+        expected = [job.id] if commits else []
+        assert expected == [record.id for record in other.get([job.id]) if record]
+        assert expected == [claimed.id for claimed in scene.claim(scene.begin())]
+
+    @requires(Feature.TRANSACTIONAL_ENQUEUE)
+    @pytest.mark.parametrize("commits", [True, False], ids=["commit", "rollback"])
+    def test_an_end_follows_the_callers_transaction(
+        self, scene: Scene, open_transaction: object, commits: bool
+    ) -> None:
+        """A job ended within a transaction is at its end after the commit, and runs on after a rollback.
+
+        If this fails: a task's effects are stored and its job runs again, or the other way round.
+        """
+        assert callable(open_transaction)
+        other = scene.handles.open()
+        parent = scene.add()
+        child = scene.add(state=State.AWAITING, parents=(Edge(parent, On.SUCCEEDED),))
+        running = scene.run(scene.begin(), parent)
+
+        with open_transaction(commits) as transaction:
+            applied = scene.storage.apply_within([succeeds(running)], transaction)
+            seen_before_the_end = other.get([parent])
+
+        assert [Applied.RELEASING] == applied
+        assert [State.PROCESSING] == [record.state for record in seen_before_the_end if record]
+        (stored,) = other.get([parent])
+        assert stored is not None
+        assert (State.SUCCEEDED if commits else State.PROCESSING) == stored.state
+        other.release(10)
+        assert (State.ENQUEUED if commits else State.AWAITING) == scene.record(child).state
+        again = other.apply([succeeds(running)])
+        assert [Applied.ALREADY if commits else Applied.RELEASING] == again
+
+    @requires(Feature.TRANSACTIONAL_ENQUEUE)
+    def test_an_end_that_comes_too_late_is_refused_within_a_transaction(
+        self, scene: Scene, open_transaction: object
+    ) -> None:
+        """Who no longer holds the job is told so before the commit.
+
+        If this fails: the effects of a run that lost its job are stored.
+        """
+        assert callable(open_transaction)
+        running = scene.run(scene.begin(), scene.add())
+        scene.storage.end_session(running.holder.session, None, reason="lost")
+
+        with open_transaction(False) as transaction:
+            assert [Applied.REFUSED] == scene.storage.apply_within([succeeds(running)], transaction)

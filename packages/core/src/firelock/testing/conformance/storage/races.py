@@ -1,0 +1,260 @@
+"""Races: whatever the interleaving, what two callers were told and what is stored fit together."""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import partial
+
+from firelock.storage import Applied, Renewal, Storage
+from firelock.testing.conformance.ends import deletes, retries, succeeds
+from firelock.testing.conformance.race import ROUNDS, race, race_two, until_none_is_left
+from firelock.testing.conformance.scene import Running, Scene
+from firelock.testing.conformance.storage.subject import StorageFixtures
+from firelock.values import ClaimedJob, Edge, Holder, State
+
+__all__ = ["RaceDuty"]
+
+
+def _claim_all(storage: Storage, holder: Holder, limit: int) -> list[str]:
+    """Claim until nothing is left; return the ids in order."""
+    ids: list[str] = []
+
+    def claim() -> int:
+        jobs = storage.claim(["default"], limit, holder.session, 0).jobs
+        ids.extend(job.id for job in jobs)
+        return len(jobs)
+
+    until_none_is_left(claim)
+    return ids
+
+
+class RaceDuty(StorageFixtures):
+    """What the storage promises to callers that come at the same time, each through a handle of its own."""
+
+    def test_every_job_is_claimed_once(self, scene: Scene) -> None:
+        """Eight sessions that empty a queue together get each job once, and all of them.
+
+        If this fails: jobs run twice, or are passed over.
+        """
+        ids = scene.add_many(400)
+        calls = [
+            partial(_claim_all, scene.handles.open(), scene.begin(str(number)), limit)
+            for number, limit in enumerate((1, 2, 3, 5, 7, 11, 13, 50))
+        ]
+
+        claimed = race(calls)
+
+        assert Counter(ids) == Counter(job_id for one in claimed for job_id in one)
+        order = {job_id: place for place, job_id in enumerate(ids)}
+        assert all(sorted(one, key=order.__getitem__) == one for one in claimed)
+        assert {State.PROCESSING: 400} == {
+            state: number for state, number in scene.storage.counts().by_state.items() if number
+        }
+
+    def test_one_insert_of_eight_is_new(self, scene: Scene) -> None:
+        """Of eight clients that store one id at once exactly one is told that it is new.
+
+        If this fails: a client that hurries its repeat makes the job twice.
+        """
+        handles = [scene.handles.open() for _ in range(8)]
+        ids = []
+
+        for _ in range(ROUNDS):
+            jobs = [scene.new_job(), scene.new_job()]
+            ids += [job.id for job in jobs]
+            orders = [jobs if place % 2 else jobs[::-1] for place in range(8)]
+            answers = race(
+                [partial(handle.insert, order) for handle, order in zip(handles, orders, strict=True)]
+            )
+            assert 2 == sum(sum(answer) for answer in answers)
+
+        assert sorted(ids) == sorted(job.id for job in scene.claim(scene.begin()))
+
+    def test_a_job_ends_once(self, scene: Scene) -> None:
+        """Of two ends of one claim sent at once, one is applied and the other is a repeat, or refused.
+
+        If this fails: a settle that is sent again while the first is under way counts twice.
+        """
+        one, other, holder = scene.handles.open(), scene.handles.open(), scene.begin()
+
+        for is_repeat in [True, False] * (ROUNDS // 2):
+            running = scene.run(holder)
+            first, second = retries(running), retries(running) if is_repeat else succeeds(running)
+            results = race([partial(one.apply, [first]), partial(other.apply, [second])])
+
+            answers = sorted(result for (result,) in results)
+            other_answer = Applied.ALREADY if is_repeat else Applied.REFUSED
+            assert sorted([Applied.APPLIED, other_answer]) == answers
+            record = scene.record(running.id)
+            assert (2, record.state is State.ENQUEUED) == (
+                len(scene.storage.history(running.id)),
+                record.retries == 1,
+            )
+            scene.settle(deletes(running.id))  # leaves the queue empty for the next round
+
+    def test_a_settle_races_the_end_of_its_session(self, scene: Scene) -> None:
+        """The job either ended, and was not taken, or was taken, and its end was refused.
+
+        If this fails: a job that succeeded runs again with its success in the history, or is lost.
+        """
+        one, other = scene.handles.open(), scene.handles.open()
+
+        for number in range(ROUNDS):
+            running = scene.run(scene.begin(str(number)))
+            (result,), taken = race_two(
+                partial(one.apply, [succeeds(running)]),
+                partial(other.end_session, running.holder.session, None, reason="killed"),
+            )
+
+            expected = (
+                (Applied.APPLIED, [], State.SUCCEEDED, 0)
+                if result is Applied.APPLIED
+                else (Applied.REFUSED, [running.id], State.ENQUEUED, 1)
+            )
+            record = scene.record(running.id)
+            assert expected == (result, taken.crashed, record.state, record.crashes)
+            assert record.session is None
+            scene.storage.apply([deletes(running.id)])
+
+    def test_a_settle_races_a_delete(self, scene: Scene) -> None:
+        """The delete is applied in any case; the end is applied before it, or refused and no tail is left.
+
+        If this fails: a deleted job comes back, or is shown as stopping for ever.
+        """
+        one, other, holder = scene.handles.open(), scene.handles.open(), scene.begin()
+
+        for _ in range(ROUNDS):
+            running = scene.run(holder)
+            (settled,), (deleted,) = race(
+                [partial(one.apply, [succeeds(running)]), partial(other.apply, [deletes(running.id)])]
+            )
+
+            record = scene.record(running.id)
+            assert (Applied.APPLIED, State.DELETED, None) == (deleted, record.state, record.session)
+            states = [entry.state for entry in scene.storage.history(running.id)]
+            assert {
+                Applied.APPLIED: [State.ENQUEUED, State.SUCCEEDED, State.DELETED],
+                Applied.REFUSED: [State.ENQUEUED, State.DELETED],
+            }[settled] == states
+
+    def test_a_claim_races_a_delete(self, scene: Scene) -> None:
+        """A job deleted while it is claimed was either not taken, or leaves a tail with its holder.
+
+        If this fails: a deleted job runs and nobody knows.
+        """
+        one, other, holder = scene.handles.open(), scene.handles.open(), scene.begin()
+
+        for _ in range(ROUNDS):
+            job_id = scene.add()
+            claim, _ = race_two(
+                partial(one.claim, ["default"], 1, holder.session, scene.stamp()),
+                partial(other.apply, [deletes(job_id)]),
+            )
+
+            record = scene.record(job_id)
+            assert (State.DELETED, bool(claim.jobs)) == (record.state, record.is_stopping)
+            assert [] == scene.claim(holder)
+
+    def test_a_claim_races_the_end_of_its_session(self, scene: Scene) -> None:
+        """What a dying session still got is taken back; nothing is left in its hands.
+
+        If this fails: jobs are held by the dead and never run again.
+        """
+        one, other = scene.handles.open(), scene.handles.open()
+
+        for number in range(ROUNDS):
+            ids = scene.add_many(5)
+            holder = scene.begin(str(number))
+            claim, taken = race_two(
+                partial(one.claim, ["default"], 5, holder.session, scene.stamp()),
+                partial(other.end_session, holder.session, None, reason="killed"),
+            )
+
+            assert sorted(job.id for job in claim.jobs) == sorted(taken.crashed)
+            assert claim.is_session_lost == (not claim.jobs)
+            assert [State.ENQUEUED] * 5 == [scene.state(job_id) for job_id in ids]
+            scene.storage.apply([deletes(job_id) for job_id in ids])
+
+    def test_a_session_is_ended_once(self, scene: Scene) -> None:
+        """Two that end one session at once take its jobs once, with one crash.
+
+        If this fails: one death counts as two.
+        """
+        handles = [scene.handles.open() for _ in range(4)]
+
+        for number in range(ROUNDS):
+            holder = scene.begin(str(number), 3_600.0)
+            running = scene.run(holder)
+            scene.advance(7_200)
+            ends = [partial(one.end_session, holder.session, None, reason="killed") for one in handles[:2]]
+            race_two(partial(race, ends), partial(race, [partial(one.orphans, 10) for one in handles[2:]]))
+
+            record = scene.record(running.id)
+            assert (State.ENQUEUED, 1, 0) == (record.state, record.crashes, record.attempt)
+            assert 2 == len(scene.storage.history(running.id))
+            scene.settle(deletes(running.id))
+
+    def test_a_renewal_races_the_reaper(self, scene: Scene) -> None:
+        """An expired session is either renewed, and keeps its jobs, or taken, and is told so.
+
+        If this fails: a server goes on with jobs that somebody else was given.
+        """
+        one, other = scene.handles.open(), scene.handles.open()
+
+        for number in range(ROUNDS):
+            holder = scene.begin(str(number), 3_600.0)
+            running = scene.run(holder)
+            scene.advance(7_200)
+            (is_alive,), taken = race_two(
+                partial(one.renew, [Renewal(holder.session)]), partial(other.orphans, 10)
+            )
+
+            jobs = [job_id for orphan in taken for job_id in orphan.crashed]
+            expected = ([], State.PROCESSING) if is_alive else ([running.id], State.ENQUEUED)
+            assert expected == (jobs, scene.state(running.id))
+            scene.storage.end_session(holder.session, None, reason="over")
+            scene.settle(deletes(running.id))
+
+    def test_a_child_races_the_end_of_its_parent(self, scene: Scene) -> None:
+        """A child stored while its parent ends is enqueued once, whichever came first.
+
+        If this fails: the continuation waits for ever, or runs twice.
+        """
+        one, other, holder = scene.handles.open(), scene.handles.open(), scene.begin()
+
+        for _ in range(ROUNDS):
+            running = scene.run(holder)
+            child = scene.new_job(state=State.AWAITING, parents=(Edge(running.id),))
+
+            def end(running: Running) -> object:
+                return one.apply([succeeds(running)]), one.release(10)
+
+            race_two(partial(other.insert, [child]), partial(end, running))
+            scene.storage.release(10)
+
+            assert State.ENQUEUED == scene.state(child.id)
+            assert [child.id] == [job.id for job in scene.claim(holder)]
+            entries = [entry.state for entry in scene.storage.history(child.id)]
+            assert entries in ([State.ENQUEUED], [State.AWAITING, State.ENQUEUED])
+
+    def test_the_last_of_two_parents_releases(self, scene: Scene) -> None:
+        """Two parents that end at once release their common child once.
+
+        If this fails: each takes the other for not ended, and the child waits for ever.
+        """
+        one, other, holder = scene.handles.open(), scene.handles.open(), scene.begin()
+
+        for _ in range(ROUNDS):
+            scene.add_many(2)
+            first, second = scene.claim(holder)
+            child = scene.continuation(first.id, second.id)
+
+            def end(handle: Storage, job: ClaimedJob) -> int:
+                handle.apply([succeeds(Running(job, holder))])
+                return handle.release(10)
+
+            race([partial(end, one, first), partial(end, other, second)])
+            scene.storage.release(10)
+
+            assert [child] == [job.id for job in scene.claim(holder)]
+            assert 2 == len(scene.storage.history(child))

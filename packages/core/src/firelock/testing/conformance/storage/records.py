@@ -1,0 +1,175 @@
+"""Records: small versioned values that two people can change without losing what the other wrote."""
+
+from __future__ import annotations
+
+from firelock.storage import Record
+from firelock.testing.conformance.scene import Scene
+from firelock.testing.conformance.storage.subject import StorageFixtures
+
+__all__ = ["RecordDuty"]
+
+
+class RecordDuty(StorageFixtures):
+    """What the verbs of records promise."""
+
+    verbs = "put_record get_record list_records delete_record"
+
+    def test_a_record_is_what_was_put(self, scene: Scene) -> None:
+        """The first version of a record is 1; it comes back as put.
+
+        If this fails: settings, audit entries and the like are lost.
+        """
+        version = scene.storage.put_record("queue", "mail", '{"note": "é"}')
+
+        assert 1 == version
+        assert Record("queue", "mail", '{"note": "é"}', 1) == scene.storage.get_record("queue", "mail")
+
+    def test_what_is_not_there_is_none(self, scene: Scene) -> None:
+        """An unknown record is None, an unknown kind an empty list, a delete of nothing False.
+
+        If this fails: readers need to catch errors for what is ordinary.
+        """
+        scene.storage.put_record("queue", "mail", "1")
+
+        assert scene.storage.get_record("queue", "other") is None
+        assert scene.storage.get_record("other", "mail") is None
+        assert [] == scene.storage.list_records("other")
+        assert not scene.storage.delete_record("queue", "other")
+
+    def test_each_put_is_a_new_version(self, scene: Scene) -> None:
+        """A put without expectation replaces the value; the version grows by one, also for an equal value.
+
+        If this fails: a reader cannot tell that something was written in between.
+        """
+        versions = [scene.storage.put_record("kind", "key", value) for value in ("a", "b", "b")]
+
+        assert [1, 2, 3] == versions
+        assert Record("kind", "key", "b", 3) == scene.storage.get_record("kind", "key")
+
+    def test_a_put_may_expect_a_version(self, scene: Scene) -> None:
+        """A put that expects another version than the stored one writes nothing and answers None.
+
+        If this fails: compare-and-set loses writes; locks and recurring jobs are built on it.
+        """
+        storage = scene.storage
+        storage.put_record("kind", "key", "first")
+
+        answers = [
+            storage.put_record("kind", "key", "second", expected_version=1),
+            storage.put_record("kind", "key", "stale", expected_version=1),
+            storage.put_record("kind", "key", "ahead", expected_version=3),
+            storage.put_record("kind", "key", "third", expected_version=2),
+        ]
+
+        assert [2, None, None, 3] == answers
+        assert Record("kind", "key", "third", 3) == storage.get_record("kind", "key")
+
+    def test_zero_expects_that_none_is_stored(self, scene: Scene) -> None:
+        """Expected version 0 puts only what is not there; any other number only what is.
+
+        If this fails: two creators overwrite each other.
+        """
+        storage = scene.storage
+
+        answers = [
+            storage.put_record("kind", "key", "early", expected_version=1),
+            storage.put_record("kind", "key", "first", expected_version=0),
+            storage.put_record("kind", "key", "second", expected_version=0),
+        ]
+
+        assert [None, 1, None] == answers
+        record = storage.get_record("kind", "key")
+        assert record is not None
+        assert "first" == record.value
+
+    def test_a_delete_may_expect_a_version(self, scene: Scene) -> None:
+        """A delete that expects another version leaves the record; the right one removes it, once.
+
+        If this fails: a delete removes what somebody just wrote.
+        """
+        storage = scene.storage
+        storage.put_record("kind", "key", "a")
+        storage.put_record("kind", "key", "b")
+
+        answers = [storage.delete_record("kind", "key", expected_version=version) for version in (1, 3, 2, 2)]
+
+        assert [False, False, True, False] == answers
+        assert storage.get_record("kind", "key") is None
+        assert [] == storage.list_records("kind")
+
+    def test_a_version_never_falls(self, scene: Scene) -> None:
+        """After a delete a key's next version is larger than any before.
+
+        If this fails: someone who read before the delete overwrites what was put after it.
+        """
+        storage = scene.storage
+        storage.put_record("kind", "key", "a")
+        storage.put_record("kind", "key", "b")
+        storage.delete_record("kind", "key")
+
+        stale = storage.put_record("kind", "key", "stale", expected_version=2)
+        version = storage.put_record("kind", "key", "anew", expected_version=0)
+        storage.delete_record("kind", "key")
+        again = storage.put_record("kind", "key", "again")
+
+        assert stale is None
+        assert version is not None
+        assert again is not None
+        assert 2 < version < again
+
+    def test_kinds_and_keys_are_apart(self, scene: Scene) -> None:
+        """The same key in two kinds is two records, and a kind and key never run together.
+
+        If this fails: unrelated features overwrite each other.
+        """
+        pairs = [("a", "b"), ("b", "a"), ("a:b", "c"), ("a", "b:c"), ("a", "B"), ("ab", "c"), ("a", "bc")]
+        for place, (kind, key) in enumerate(pairs):
+            scene.storage.put_record(kind, key, str(place))
+
+        values = [scene.storage.get_record(kind, key) for kind, key in pairs]
+
+        assert ["0", "1", "2", "3", "4", "5", "6"] == [record and record.value for record in values]
+        assert ["B", "b", "b:c", "bc"] == [record.key for record in scene.storage.list_records("a")]
+
+    def test_records_are_listed_in_order_of_key(self, scene: Scene) -> None:
+        """A list is in order of the keys' code points, from `after` on, up to the limit.
+
+        If this fails: a page of records repeats some and hides others, by the store's collation.
+        """
+        keys = ["Zeta", "alpha", "beta", "Äther", "10", "2", "東京", "a b", "a-b", "ab"]
+        for key in keys:
+            scene.storage.put_record("kind", key, key)
+        pages, after = [], ""
+
+        for _ in range(5):
+            page = scene.storage.list_records("kind", after=after, limit=3)
+            pages.append([record.key for record in page])
+            after = page[-1].key if page else after
+
+        ordered = sorted(keys)
+        assert [*(ordered[start : start + 3] for start in range(0, 10, 3)), []] == pages
+        assert ordered == [record.value for record in scene.storage.list_records("kind")]
+
+    def test_after_need_not_be_a_key(self, scene: Scene) -> None:
+        """A list goes on behind any text, also when that record is gone.
+
+        If this fails: a reader stops when the record it stood at is deleted.
+        """
+        for key in "abde":
+            scene.storage.put_record("kind", key, key)
+        scene.storage.delete_record("kind", "b")
+
+        assert ["d", "e"] == [record.key for record in scene.storage.list_records("kind", after="b")]
+        assert ["d", "e"] == [record.key for record in scene.storage.list_records("kind", after="c")]
+
+    def test_a_large_value_comes_back_whole(self, scene: Scene) -> None:
+        """A record holds a value of 256 KiB, and the empty text.
+
+        If this fails: a log or catalogue that grew is cut.
+        """
+        value = "é" * (128 * 1_024)
+
+        scene.storage.put_record("kind", "large", value)
+        scene.storage.put_record("kind", "empty", "")
+
+        assert ["", value] == [record.value for record in scene.storage.list_records("kind")]

@@ -1,0 +1,366 @@
+"""Sessions: what a living one holds nobody takes; what a dead one held is back in its queue, once."""
+
+from __future__ import annotations
+
+import attrs
+import pytest
+
+from firelock.lifecycle import Upkeep
+from firelock.storage import NewSession, Renewal
+from firelock.testing.conformance.ends import crashes, retries, succeeds
+from firelock.testing.conformance.handles import BASE, DAY, SECOND, STAMP
+from firelock.testing.conformance.scene import Scene
+from firelock.testing.conformance.storage.subject import StorageFixtures
+from firelock.values import JobRecord, State
+
+__all__ = ["SessionDuty"]
+
+HOURS = 3_600.0
+
+
+class SessionDuty(StorageFixtures):
+    """What `begin_session`, `renew`, `end_session`, `orphans` and `list_sessions` promise."""
+
+    verbs = "begin_session renew end_session orphans list_sessions"
+
+    def test_a_session_is_stored_as_given(self, scene: Scene) -> None:
+        """A session is listed with every field, alive, for its timeout by the storage's clock.
+
+        If this fails: the list of servers is wrong, or a caller's clock decides how long a session lives.
+        """
+        session = NewSession(
+            "s-1", "srv-1", "web:17", "web", 17, STAMP + 5, 2 * HOURS, 20, "critical,default", "1.2"
+        )
+
+        scene.storage.begin_session(session)
+
+        (stored,) = scene.storage.list_sessions()
+        assert (session, True) == (stored.session, stored.is_alive)
+        assert BASE + 7_200 * SECOND <= stored.expires_at <= scene.now() + 7_200 * SECOND
+        assert "s-1" == stored.renewal.session
+
+    def test_a_repeated_begin_changes_nothing(self, scene: Scene) -> None:
+        """A session that begins again keeps its fields and its end.
+
+        If this fails: a begin that is sent again after a lost reply gives life to a session.
+        """
+        scene.begin("a", HOURS)
+        before = scene.storage.list_sessions()
+        scene.advance(600)
+
+        scene.begin("a", 5 * HOURS)
+
+        assert before == scene.storage.list_sessions()
+
+    def test_a_dead_session_never_begins_again(self, scene: Scene) -> None:
+        """Death is final: a begin of a dead session's id leaves it dead.
+
+        If this fails: a begin that comes late revives a session whose jobs were taken.
+        """
+        holder = scene.begin("a")
+        scene.storage.end_session(holder.session, None, reason="killed")
+
+        scene.begin("a")
+
+        assert [False] == [record.is_alive for record in scene.storage.list_sessions()]
+        assert [False] == scene.storage.renew([Renewal(holder.session)])
+
+    def test_a_renewal_gives_a_timeout_from_now(self, scene: Scene) -> None:
+        """A renewed session lives for its timeout from now and shows what its child reports.
+
+        If this fails: living servers are taken for dead.
+        """
+        holder = scene.begin("a", HOURS)
+        scene.advance(3_000)
+        renewal = Renewal(holder.session, 3, "quiet", 12_345_678, 12.5)
+
+        renewed = scene.storage.renew([renewal])
+
+        assert [True] == renewed
+        (stored,) = scene.storage.list_sessions()
+        assert renewal == stored.renewal
+        assert stored.expires_at >= BASE + 6_600 * SECOND
+        scene.advance(3_000)
+        assert [] == scene.storage.orphans(10)
+
+    def test_renewals_are_answered_each(self, scene: Scene) -> None:
+        """One call renews many sessions; dead and unknown ones answer False and stay so.
+
+        If this fails: one dead child makes its siblings' renewals fail, or is revived by them.
+        """
+        living, dead, last = scene.begin("a"), scene.begin("b"), scene.begin("c")
+        scene.storage.end_session(dead.session, None, reason="killed")
+        renewals = [Renewal(one) for one in (living.session, dead.session, "unknown", last.session)]
+
+        answers = [scene.storage.renew(renewals), scene.storage.renew(renewals)]
+
+        assert [[True, False, False, True]] * 2 == answers
+        assert 3 == len(scene.storage.list_sessions())
+        assert [] == scene.storage.renew([])
+
+    def test_an_expired_session_that_nobody_ended_lives_on(self, scene: Scene) -> None:
+        """A session is dead when it is marked, not when its time is over: it may claim, and be renewed.
+
+        If this fails: a server that paused for a moment loses jobs nobody else was given.
+        """
+        holder = scene.begin("a", HOURS)
+        running = scene.run(holder)
+        scene.advance(2 * HOURS)
+        second = scene.run(holder)
+
+        renewed = scene.storage.renew([Renewal(holder.session)])
+
+        assert [True] == renewed
+        assert [] == scene.storage.orphans(10)
+        assert [True, True] == [scene.apply(succeeds(run)).is_applied for run in (running, second)]
+
+    def test_only_expired_sessions_are_orphaned(self, scene: Scene) -> None:
+        """Orphans are the sessions that expired by the storage's clock; others keep what they hold.
+
+        If this fails: a living server's jobs run twice, or a dead one's never again.
+        """
+        short, long = scene.begin("short", HOURS), scene.begin("long", 9 * HOURS)
+        lost, kept = scene.run(short), scene.run(long)
+        assert [] == scene.storage.orphans(10)
+        scene.advance(2 * HOURS)
+
+        taken = scene.storage.orphans(10)
+
+        assert [(short.session, short.server, [lost.id], [])] == [
+            (one.session, one.server, one.crashed, one.returned) for one in taken
+        ]
+        assert (State.ENQUEUED, State.PROCESSING) == (scene.state(lost.id), scene.state(kept.id))
+        assert {short.session: False, long.session: True} == {
+            record.session.id: record.is_alive for record in scene.storage.list_sessions()
+        }
+
+    def test_a_session_is_orphaned_once(self, scene: Scene) -> None:
+        """Once taken, a session is dead: a second look finds nothing, and its renewal fails for ever.
+
+        If this fails: a job that somebody else runs by now is taken again, or gets crash after crash.
+        """
+        holder = scene.begin("a", HOURS)
+        running = scene.run(holder)
+        scene.advance(2 * HOURS)
+        scene.storage.orphans(10)
+
+        again = scene.storage.orphans(10)
+
+        assert [] == again
+        assert [False] == scene.storage.renew([Renewal(holder.session)])
+        assert 1 == scene.record(running.id).crashes
+
+    def test_an_orphaned_session_without_jobs_is_dead(self, scene: Scene) -> None:
+        """A session that held nothing is ended as well, and told.
+
+        If this fails: the list of servers never forgets, and the session may still claim.
+        """
+        holder = scene.begin("idle", HOURS)
+        scene.advance(2 * HOURS)
+
+        taken = scene.storage.orphans(10)
+
+        assert [(holder.session, [], [])] == [(one.session, one.crashed, one.returned) for one in taken]
+        assert scene.storage.claim(["default"], 1, holder.session, scene.stamp()).is_session_lost
+
+    def test_orphans_are_taken_within_a_limit(self, scene: Scene) -> None:
+        """At most so many sessions are ended by one call; the rest by the next.
+
+        If this fails: the loss of a cluster is handled in one endless step.
+        """
+        for name in "abcde":
+            scene.begin(name, HOURS)
+        scene.advance(2 * HOURS)
+
+        numbers = [len(scene.storage.orphans(2)) for _ in range(4)]
+
+        assert [2, 2, 1, 0] == numbers
+
+    def test_the_jobs_of_an_orphan_get_a_crash(self, scene: Scene) -> None:
+        """Nothing is known of a lost session: each of its jobs gets a crash and goes back to its old place.
+
+        If this fails: a job that kills its host is never found, or victims lose place, attempts or retries.
+        """
+        holder = scene.begin("a", HOURS)
+        job_id = scene.settle(retries(scene.run(holder)))
+        running = scene.run(holder, job_id)
+        before = scene.record(job_id)
+        scene.advance(2 * HOURS)
+
+        scene.storage.orphans(10)
+
+        record = scene.record(job_id)
+        assert (State.ENQUEUED, 1, 1, 1, before.enqueued_at, None, before.fence) == (
+            record.state, record.crashes, record.retries, record.attempt, record.enqueued_at, record.session,
+            record.fence,
+        )  # fmt: skip
+        entry = scene.last_entry(job_id)
+        assert (State.ENQUEUED, Upkeep.SESSION_LOST, 2, running.job.claimed_at, holder.server) == (
+            entry.state, entry.reason, entry.attempt, entry.claimed_at, entry.server,
+        )  # fmt: skip
+        assert Upkeep.SESSION_LOST == record.reason
+
+    def test_only_what_ran_is_blamed(self, scene: Scene) -> None:
+        """Jobs named as running get a crash and the reason; the others go back without a trace.
+
+        If this fails: neighbours of a poisonous job are failed with it.
+        """
+        holder = scene.begin()
+        ids = scene.add_many(4)
+        before = [scene.record(job_id) for job_id in ids]
+        scene.claim(holder)
+
+        taken = scene.storage.end_session(holder.session, {ids[1]}, reason="killed by signal 9")
+
+        assert (holder.session, holder.server, [ids[1]], sorted([ids[0], *ids[2:]])) == (
+            taken.session, taken.server, taken.crashed, sorted(taken.returned),
+        )  # fmt: skip
+        assert [0, 1, 0, 0] == [scene.record(job_id).crashes for job_id in ids]
+        assert [1, 2, 1, 1] == [len(scene.storage.history(job_id)) for job_id in ids]
+        assert [Upkeep.NOT_STARTED, "killed by signal 9", Upkeep.NOT_STARTED, Upkeep.NOT_STARTED] == [
+            scene.record(job_id).reason for job_id in ids
+        ]
+        entry = scene.last_entry(ids[1])
+        assert (State.ENQUEUED, "killed by signal 9", 1) == (entry.state, entry.reason, entry.attempt)
+        assert [_place(record) for record in before] == [_place(scene.record(job_id)) for job_id in ids]
+
+    def test_a_session_of_which_nothing_is_known_blames_all(self, scene: Scene) -> None:
+        """`running=None` gives every job a crash, an empty collection none.
+
+        If this fails: "nothing is known" is taken for "nothing ran".
+        """
+        one, other = scene.begin("a"), scene.begin("b")
+        known, unknown = scene.run(one), scene.run(other)
+
+        quiet = scene.storage.end_session(one.session, [], reason="stopped")
+        blamed = scene.storage.end_session(other.session, None, reason="host lost")
+
+        assert (([], [known.id]), ([unknown.id], [])) == (
+            (quiet.crashed, quiet.returned), (blamed.crashed, blamed.returned),
+        )  # fmt: skip
+        assert (0, 1) == (scene.record(known.id).crashes, scene.record(unknown.id).crashes)
+
+    def test_the_end_of_a_session_touches_only_its_own(self, scene: Scene) -> None:
+        """Jobs of others stay as they are, also when they are named as running.
+
+        If this fails: the death of one child takes the jobs of another.
+        """
+        dead, well = scene.begin("dead"), scene.begin("well")
+        kept = scene.run(well)
+        gone = scene.settle(succeeds(scene.run(dead)))
+        waiting = scene.add()
+        before = [scene.record(job_id) for job_id in (kept.id, gone, waiting)]
+
+        taken = scene.storage.end_session(dead.session, [kept.id, gone, waiting, "unknown"], reason="killed")
+
+        assert ([], []) == (taken.crashed, taken.returned)
+        assert before == [scene.record(job_id) for job_id in (kept.id, gone, waiting)]
+        assert scene.apply(succeeds(kept)).is_applied
+
+    def test_what_was_taken_is_claimed_anew(self, scene: Scene) -> None:
+        """Jobs taken back run again in their old order, each under a new fence.
+
+        If this fails: jobs of a dead server are lost, or it finishes what somebody else runs.
+        """
+        dead, heir = scene.begin("dead"), scene.begin("heir")
+        ids = scene.add_many(3)
+        old = scene.claim(dead)
+        scene.add()
+        scene.storage.end_session(dead.session, None, reason="killed")
+
+        new = scene.claim(heir, 3)
+
+        assert ids == [job.id for job in new]
+        assert [1, 1, 1] == [job.attempt for job in new]
+        assert all(after.fence > before.fence for before, after in zip(old, new, strict=True))
+
+    def test_many_crashes_only_count(self, scene: Scene) -> None:
+        """A session's end never fails a job, whatever its crashes: only one that ran alone is failed.
+
+        If this fails: three partitions of a network fail every job that ran then.
+        """
+        running = scene.run(scene.begin("first"))
+        job_id = scene.settle(crashes(running))
+
+        for number in range(4):
+            holder = scene.begin(f"n{number}")
+            scene.run(holder, job_id)
+            scene.storage.end_session(holder.session, None, reason="host lost")
+
+        record = scene.record(job_id)
+        assert (State.ENQUEUED, 5, 0) == (record.state, record.crashes, record.attempt)
+
+    @pytest.mark.parametrize("running", [None, []])
+    def test_ending_twice_or_the_unknown_does_nothing(self, scene: Scene, running: list[str] | None) -> None:
+        """A second end, and the end of a session that never was, take nothing.
+
+        If this fails: a supervisor that asks again takes jobs that run elsewhere by now.
+        """
+        dead, heir = scene.begin("dead"), scene.begin("heir")
+        job = scene.run(dead)
+        scene.storage.end_session(dead.session, None, reason="killed")
+        scene.run(heir, job.id)
+        before = scene.record(job.id), scene.storage.list_sessions()
+
+        taken = [scene.storage.end_session(one, running, reason="again") for one in (dead.session, "unknown")]
+
+        assert [(dead.session, [], []), ("unknown", [], [])] == [
+            (one.session, one.crashed, one.returned) for one in taken
+        ]
+        assert before == (scene.record(job.id), scene.storage.list_sessions())
+
+    def test_a_dead_session_shows_what_it_said_last(self, scene: Scene) -> None:
+        """The last renewal stays with a session that has ended.
+
+        If this fails: a server that stopped in order cannot be told from one that was killed.
+        """
+        holder, killed = scene.begin("a"), scene.begin("b")
+        scene.storage.renew(
+            [Renewal(holder.session, 0, "stopping", 7, 0.5), Renewal(killed.session, 3, "running", 9, 1.5)]
+        )
+
+        for each in (holder, killed):
+            scene.storage.end_session(each.session, (), reason="stopped")
+
+        assert [
+            Renewal(holder.session, 0, "stopping", 7, 0.5), Renewal(killed.session, 3, "running", 9, 1.5)
+        ] == [record.renewal for record in scene.storage.list_sessions()]  # fmt: skip
+
+    def test_sessions_are_listed_oldest_first(self, scene: Scene) -> None:
+        """The list has living and dead sessions in order of `started_at`.
+
+        If this fails: the list of servers jumps about.
+        """
+        for name in "cab":
+            scene.begin(name)
+        scene.storage.end_session("session-a", None, reason="killed")
+
+        listed = scene.storage.list_sessions()
+
+        assert [("session-c", True), ("session-a", False), ("session-b", True)] == [
+            (record.session.id, record.is_alive) for record in listed
+        ]
+
+    def test_dead_sessions_are_shown_for_a_day(self, scene: Scene) -> None:
+        """A dead session is pruned a day after its death; a living one stays, however old.
+
+        If this fails: nobody sees which server died last night, or the list grows for ever.
+        """
+        scene.begin("old", 90 * HOURS)
+        dead = scene.begin("dead")
+        scene.storage.end_session(dead.session, None, reason="killed")
+
+        scene.advance(20 * HOURS)
+        scene.storage.prune(100)
+        after_a_while = {record.session.id for record in scene.storage.list_sessions()}
+        scene.advance(DAY // SECOND - 19 * HOURS)
+        scene.storage.prune(100)
+
+        assert {"session-old", "session-dead"} == after_a_while
+        assert ["session-old"] == [record.session.id for record in scene.storage.list_sessions()]
+        assert [False] == scene.storage.renew([Renewal(dead.session)])
+
+
+def _place(record: JobRecord) -> JobRecord:
+    """Return the record without what a crash may change."""
+    return attrs.evolve(record, crashes=0, fence=0, reason=None, changed_at=0, claimed_at=None, server=None)

@@ -1,0 +1,221 @@
+"""Odd values: every text, number and instant comes back exactly as it went in."""
+
+from __future__ import annotations
+
+import pytest
+
+from firelock.clock import micros
+from firelock.storage import JobFilter, RecurringRecord
+from firelock.testing.conformance.ends import fails, succeeds
+from firelock.testing.conformance.handles import BASE, STAMP
+from firelock.testing.conformance.scene import Scene
+from firelock.testing.conformance.storage.subject import StorageFixtures
+from firelock.values import ErrorInfo, State
+
+__all__ = ["ODD_TEXTS", "TextDuty"]
+
+ODD_TEXTS = {
+    "percent": "100% %s %(x)s {x} $1 :name ?",
+    "underscore": "a_b\\_c\\",
+    "quotes": "'\"`; drop table jobs; --",
+    "unicode": "İstanbul ñ 東京 \U0001f525 é",
+    "white": " lead\ttab\r\nline trail ",
+    "case": "Case cASE",
+    "separators": "a:b|c,d/e{f}g\x1fh\x7f",
+}
+
+_KIB = 1_024
+
+
+class TextDuty(StorageFixtures):
+    """What every verb promises about the values it carries."""
+
+    @pytest.mark.parametrize("text", ODD_TEXTS.values(), ids=ODD_TEXTS)
+    def test_odd_text_comes_back_from_a_job(self, scene: Scene, text: str) -> None:
+        """Task, arguments, tags, reasons, results and errors are plain text, whatever is in them.
+
+        If this fails: a value is interpolated into a statement, trimmed, folded or read as a pattern.
+        """
+        job_id = scene.add(task=text, arguments=text, tags=(text, "plain"), reason=text, retry=text)
+        running = scene.run(scene.begin(), job_id)
+        error = ErrorInfo(text, text, "fingerprint", text)
+
+        scene.settle(fails(running, error))
+
+        stored = scene.record(job_id)
+        assert (text, text, (text, "plain"), text) == (
+            stored.task,
+            stored.arguments,
+            stored.tags,
+            stored.retry,
+        )
+        assert (text, text) == (running.job.task, running.job.arguments)
+        assert [error] == [attempt.error for attempt in scene.storage.errors(job_id)]
+        assert text == scene.storage.history(job_id)[0].reason
+
+    @pytest.mark.parametrize("text", ODD_TEXTS.values(), ids=ODD_TEXTS)
+    def test_odd_text_is_found_exactly(self, scene: Scene, text: str) -> None:
+        """A filter compares exactly: no pattern, no case folding, no trimming.
+
+        If this fails: % or _ acts as a wildcard, or the store's collation takes two texts for one.
+        """
+        wanted = scene.add(task=text, tags=(text,), recurring_id=text)
+        for other in (text + " ", text.swapcase(), text.replace("_", "x").replace("%", "y"), "x"):
+            if other != text:
+                scene.add(task=other, tags=(other,), recurring_id=other)
+
+        for where in (JobFilter(task=text), JobFilter(tag=text), JobFilter(recurring_id=text)):
+            assert [wanted] == scene.found(where), where
+
+    @pytest.mark.parametrize("text", ODD_TEXTS.values(), ids=ODD_TEXTS)
+    def test_odd_text_names_one_small_thing(self, scene: Scene, text: str) -> None:
+        """Records, recurring jobs and locks are told apart by the exact text of their name.
+
+        If this fails: two names share one record, or a name is cut or escaped on its way back.
+        """
+        storage = scene.storage
+        names = [text, text + " ", text + "x", text.swapcase() + "2"]
+
+        for number, name in enumerate(names):
+            storage.put_record("kind", name, f"value {number} {name}")
+            storage.put_recurring(
+                RecurringRecord(name, name, "[]", "json", "{}", "default"), keep_progress=False
+            )
+            assert storage.acquire_lock(name, f"owner {number}", 60.0) is not None
+
+        records = storage.list_records("kind")
+        assert sorted(names) == [record.key for record in records]
+        for number, name in enumerate(names):
+            record = storage.get_record("kind", name)
+            assert record is not None
+            assert f"value {number} {name}" == record.value
+            recurring = storage.get_recurring(name)
+            assert recurring is not None
+            assert (name, name) == (recurring.id, recurring.task)
+
+    @pytest.mark.parametrize("character", ["n", "\U0001f525"], ids=["one byte", "four bytes"])
+    def test_the_longest_names_are_told_apart(self, scene: Scene, character: str) -> None:
+        """Recurring ids, locks and record keys of 200 characters and tags of 100 are whole, to the last one.
+
+        If this fails: a column or an index counts bytes, and long names are refused, cut or taken for one.
+        """
+        storage = scene.storage
+        names = [character * 199 + last for last in (character, "x")]
+        tags = [tuple(f"{place:02}" + character * 97 + last for place in range(20)) for last in "ab"]
+        ids = [scene.add(tags=of_job, recurring_id=name) for of_job, name in zip(tags, names, strict=True)]
+
+        for name in names:
+            assert 1 == storage.put_record("kind", name, name)
+            definition = RecurringRecord(name, "t" * 200, "[]", "json", "{}", "q" * 64)
+            assert storage.put_recurring(definition, keep_progress=False) is not None
+            assert storage.acquire_lock(name, "owner", 60.0) is not None
+
+        assert sorted(names) == [record.key for record in storage.list_records("kind")]
+        assert sorted(names) == [one.id for one in storage.list_recurring()]
+        for job_id, of_job, name in zip(ids, tags, names, strict=True):
+            assert of_job == scene.record(job_id).tags
+            for where in (JobFilter(tag=of_job[-1]), JobFilter(recurring_id=name)):
+                assert [job_id] == scene.found(where)
+
+    def test_arguments_keep_their_exact_text(self, scene: Scene) -> None:
+        """Arguments come back byte for byte: no reordering of keys, no other spelling of numbers.
+
+        If this fails: the store parses the JSON; text that a serializer wrote is no longer its own.
+        """
+        arguments = '{"b": 1.0,  "a":1e2, "a2":"\\u00e9", "n":12345678901234567890123}'
+
+        job_id = scene.add(arguments=arguments, serializer="odd-json.2")
+
+        stored = scene.record(job_id)
+        assert (arguments, "odd-json.2") == (stored.arguments, stored.serializer)
+
+    def test_large_values_are_kept_whole(self, scene: Scene) -> None:
+        """Arguments of 32 KiB, a result of 256 KiB and a traceback of 64 KiB come back whole.
+
+        If this fails: a column or value is cut at a limit of the store.
+        """
+        arguments = '["' + "é東" * (32 * _KIB // 5 - 1) + '"]'
+        result = '"' + "r" * (256 * _KIB - 2) + '"'
+        error = ErrorInfo("builtins.ValueError", "m" * 1_000, "f" * 64, "→ line\n" * (64 * _KIB // 9))
+        holder = scene.begin()
+        succeeded = scene.run(holder, scene.add(arguments=arguments))
+        scene.settle(succeeds(succeeded, result))
+        failed = scene.run(holder)
+
+        scene.settle(fails(failed, error))
+
+        assert arguments == succeeded.job.arguments
+        assert (arguments, result) == (
+            scene.record(succeeded.id).arguments,
+            scene.record(succeeded.id).result,
+        )
+        assert [error] == [attempt.error for attempt in scene.storage.errors(failed.id)]
+
+    def test_a_result_of_null_is_not_the_absence_of_one(self, scene: Scene) -> None:
+        """The text `null`, the empty text and no text are three different results.
+
+        If this fails: a task that returned None is shown as one whose result was not kept.
+        """
+        holder = scene.begin()
+
+        kept = [
+            scene.record(scene.settle(succeeds(scene.run(holder), result))).result
+            for result in ("null", '""', None)
+        ]
+
+        assert ["null", '""', None] == kept
+
+    @pytest.mark.parametrize("priority", [-100, -1, 0, 1, 100])
+    def test_the_bounds_of_priority_are_stored(self, scene: Scene, priority: int) -> None:
+        """Every priority from −100 to 100 comes back.
+
+        If this fails: a column is unsigned or too narrow.
+        """
+        job_id = scene.add(priority=priority)
+
+        assert priority == scene.record(job_id).priority
+        assert [priority] == [job.priority for job in scene.claim(scene.begin())]
+
+    def test_instants_are_exact_to_the_micro(self, scene: Scene) -> None:
+        """Instants from 1970 to the year 9999 come back exact.
+
+        If this fails: instants pass through floats or a time type of the store.
+        """
+        from datetime import UTC, datetime
+
+        last = micros(datetime(9999, 12, 31, 23, 59, 59, 999_999, UTC))
+        jobs = [
+            scene.new_job(state=State.SCHEDULED, due_at=due_at, nominal_at=due_at, created_at=created_at)
+            for due_at, created_at in ((last, 1), (BASE + 123_457, STAMP + 1), (2**53 + 1, 999_999))
+        ]
+
+        scene.storage.insert(jobs)
+
+        records = [scene.record(job.id) for job in jobs]
+        assert [(job.due_at, job.nominal_at, job.created_at) for job in jobs] == [
+            (record.due_at, record.nominal_at, record.created_at) for record in records
+        ]
+
+    @pytest.mark.parametrize("seconds", [0.1, 1 / 3, 86_400.0, 1e-6, None])
+    def test_a_timeout_keeps_its_exact_value(self, scene: Scene, seconds: float | None) -> None:
+        """A job's timeout is a float of double precision.
+
+        If this fails: timeouts are stored rounded, or none is stored as zero.
+        """
+        job_id = scene.add(timeout_seconds=seconds)
+
+        assert seconds == scene.record(job_id).timeout_seconds
+        assert [seconds] == [job.timeout_seconds for job in scene.claim(scene.begin())]
+
+    def test_a_queue_may_have_every_character_of_its_alphabet(self, scene: Scene) -> None:
+        """Queue names of one to 64 characters of a–z, 0–9, `_`, `.` and `-` are told apart.
+
+        If this fails: a queue's name is cut, or read as a pattern or path.
+        """
+        names = ["a", "a_b", "a.b", "a-b", "axb", "0" * 64, "0" * 63]
+        ids = {name: scene.add(queue=name) for name in names}
+        holder = scene.begin()
+
+        claimed = {name: [job.id for job in scene.claim(holder, queues=[name])] for name in names}
+
+        assert {name: [job_id] for name, job_id in ids.items()} == claimed
