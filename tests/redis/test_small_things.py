@@ -198,7 +198,7 @@ def test_an_earlier_instant_wakes_those_who_sleep(database, server):
             )
         told = [message["data"] for message in iter(lambda: heard.get_message(timeout=0.2), None)]
 
-    assert ["@", "@"] == told
+    assert ["*", "*"] == told
 
 
 # ---- rollups ---------------------------------------------------------------------------------------------

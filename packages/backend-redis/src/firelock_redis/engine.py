@@ -30,7 +30,7 @@ from firelock.storage import (
 from firelock_redis import upkeep
 from firelock_redis.database import RedisDatabase
 from firelock_redis.layout import LETTERS, claimed_job, entry_line, error_line, quoted
-from firelock_redis.partitions import Turns
+from firelock_redis.partitions import PartitionTurns
 
 __all__ = ["RedisHot"]
 
@@ -64,7 +64,7 @@ class _Asked:
 class RedisHot:
     """`claim`, `apply` and `exchange` of one database."""
 
-    def __init__(self, database: RedisDatabase, turns: Turns) -> None:
+    def __init__(self, database: RedisDatabase, turns: PartitionTurns) -> None:
         self._database = database
         self._turns = turns
         # By session and id what was claimed here: record less its last line, and job. A change takes it out,

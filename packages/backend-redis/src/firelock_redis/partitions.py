@@ -13,14 +13,13 @@ from collections.abc import Iterator, Sequence
 from itertools import count
 from random import SystemRandom
 
-from firelock.storage import ClaimedJob, new_id, new_ids
-from firelock_redis.notify import ANYTHING
+from firelock.storage import ANY_QUEUE, ClaimedJob, new_id, new_ids
 
 __all__ = [
     "EVERYWHERE",
     "FIRST",
+    "PartitionTurns",
     "Partitions",
-    "Turns",
     "tag_of",
 ]
 
@@ -89,7 +88,7 @@ EVERYWHERE, FIRST = -1, 0  # partitions: all of them; the one of recurring jobs,
 _REMEMBERED = 1_000  # queues that this process claims from
 
 
-class Turns:
+class PartitionTurns:
     """What this process knows of the partitions."""
 
     def __init__(self, partitions: int) -> None:
@@ -102,11 +101,11 @@ class Turns:
 
     # ---- what is heard and done --------------------------------------------------------------------------
 
-    def note(self, partition: int, queue: str = ANYTHING) -> None:
+    def note(self, partition: int, queue: str = ANY_QUEUE) -> None:
         """There may be work of this queue in this partition, in every one where it is below 0."""
         concerned = range(self._number) if partition < 0 else (partition,)
         with self._lock:
-            if queue == ANYTHING:
+            if queue == ANY_QUEUE:
                 for hopeful in self._hope.values():
                     hopeful.update(concerned)
             else:

@@ -40,8 +40,8 @@ from firelock.storage import (
 from firelock_redis import find, health, insert, locks, logs, metrics, records, sessions, upkeep
 from firelock_redis.database import RedisDatabase
 from firelock_redis.engine import RedisHot
-from firelock_redis.notify import Wake
-from firelock_redis.partitions import EVERYWHERE, FIRST, Turns
+from firelock_redis.notify import RedisWaiting
+from firelock_redis.partitions import EVERYWHERE, FIRST, PartitionTurns
 from firelock_redis.url import RedisUrl
 
 __all__ = ["RedisStorage"]
@@ -55,9 +55,9 @@ class RedisStorage(Storage):
 
     def __init__(self, url: RedisUrl) -> None:
         self._database = RedisDatabase(url)
-        self._turns = Turns(url.partitions)
+        self._turns = PartitionTurns(url.partitions)
         self._hot = RedisHot(self._database, self._turns)
-        self._wake = Wake(self._database, self._turns.note)
+        self._waiting = RedisWaiting(self._database, self._turns.note)
         self.url = str(url)
         self.connect_url = url.text
 
@@ -88,7 +88,7 @@ class RedisStorage(Storage):
 
     @override
     def close(self) -> None:
-        self._wake.close()
+        self._waiting.close()
         self._database.close()
 
     @override
@@ -127,7 +127,7 @@ class RedisStorage(Storage):
 
     @override
     def claim(self, queues: Sequence[str] | None, limit: int, session: str, now: int) -> Claim:
-        self._wake.mark(queues)
+        self._waiting.mark(queues)
         return self._hot.claim(queues, limit, session, now)
 
     @override
@@ -143,16 +143,16 @@ class RedisStorage(Storage):
         session: str,
         now: int,
     ) -> Exchange:
-        self._wake.mark(queues)
+        self._waiting.mark(queues)
         return self._hot.exchange(transitions, queues, limit, session, now)
 
     @override
     def wait(self, queues: Sequence[str] | None, timeout_seconds: float) -> bool:
-        return self._wake.wait(queues, timeout_seconds)
+        return self._waiting.wait(queues, timeout_seconds)
 
     @override
     def interrupt(self) -> None:
-        self._wake.interrupt()
+        self._waiting.interrupt()
 
     # ---- sessions ----------------------------------------------------------------------------------------
 

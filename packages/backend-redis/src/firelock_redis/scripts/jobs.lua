@@ -167,7 +167,7 @@ local function to_back(job)
   behind[#behind + 1] = job
 end
 
--- Tell those who wait: a queue's name where it got its first work, @ where the next instant came nearer.
+-- Tell those who wait: a queue's name where it got its first work, * where the next instant came nearer.
 local function wake(message)
   call('PUBLISH', base .. 'wake', message)
 end
@@ -190,7 +190,7 @@ local function add_all(key, members)
     call('SADD', base .. 'work', queue)
     wake(queue)
   end
-  if key == 'due' and (not before or tonumber(first_score('due')) < tonumber(before)) then wake('@') end
+  if key == 'due' and (not before or tonumber(first_score('due')) < tonumber(before)) then wake('*') end
 end
 
 -- The priority is in the upper digits of a place, the order of coming below.

@@ -15,7 +15,7 @@ many('SADD', paused, names)
 call('SET', base .. 'pausing', ARGV[1])
 for _, queue in ipairs(before) do
   if call('SISMEMBER', paused, queue) == 0 then
-    call('PUBLISH', base .. 'wake', '@')
+    call('PUBLISH', base .. 'wake', '*')
     break
   end
 end

@@ -8,5 +8,5 @@
 local function set_pause(queue, is_paused)
   if call(is_paused and 'SADD' or 'SREM', base .. 'paused', queue) == 0 then return end
   call('SET', base .. 'pausing', int(math.max(clock(0), (call('GET', base .. 'pausing') or 0) + 1)))
-  if not is_paused then call('PUBLISH', base .. 'wake', '@') end
+  if not is_paused then call('PUBLISH', base .. 'wake', '*') end
 end

@@ -34,7 +34,7 @@ local function set_next(id, paused, next_at)
   end
   local first = call('ZRANGE', base .. 'rdue', 0, 0, 'WITHSCORES')[2]
   call('ZADD', base .. 'rdue', next_at, id)
-  if not first or tonumber(next_at) < tonumber(first) then call('PUBLISH', base .. 'wake', '@') end
+  if not first or tonumber(next_at) < tonumber(first) then call('PUBLISH', base .. 'wake', '*') end
 end
 
 -- Whether the definition is what its reader saw, due at the instant it saw, and not paused; nothing is written.

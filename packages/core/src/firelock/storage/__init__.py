@@ -25,6 +25,7 @@ from firelock.storage.defaults import (
     with_progress_of,
 )
 from firelock.storage.steps import StoredJob
+from firelock.storage.waiting import ANY_QUEUE, Waiting
 from firelock.values import (
     DURATION_BUCKETS,
     FINAL_STATES,
@@ -65,6 +66,7 @@ from firelock.values import (
 )
 
 __all__ = [
+    "ANY_QUEUE",
     "CONTRACT",
     "DURATION_BUCKETS",
     "FINAL_STATES",
@@ -111,6 +113,7 @@ __all__ = [
     "Transition",
     "UnsupportedFeature",
     "Upkeep",
+    "Waiting",
     "add_rollups",
     "bounded_history",
     "continuation_target",
