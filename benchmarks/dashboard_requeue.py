@@ -24,7 +24,7 @@ from benchmarks import servers
 from benchmarks.entry import exit_when_told
 from benchmarks.startup import COMMAND
 from firelock import Firelock, State, lifecycle
-from firelock.operation import Operation
+from firelock.control.bulk import Operation
 from firelock.storage import ErrorInfo, JobFilter, NewSession
 from firelock.values import Holder
 

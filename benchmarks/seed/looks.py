@@ -12,8 +12,8 @@ import attrs
 from firelock.clock import SECOND, from_micros
 
 if TYPE_CHECKING:
+    from firelock.options import TaskInfo
     from firelock.retry import Retry
-    from firelock.task import TaskInfo
 
 __all__ = [
     "Drawn",

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from benchmarks.seed.recurring import Run
     from benchmarks.seed.stage import Server
     from benchmarks.seed.year import Burst
-    from firelock.task import TaskInfo
+    from firelock.options import TaskInfo
 
 __all__ = ["RANDOM_SEED", "Seeded", "seed"]
 

@@ -480,7 +480,7 @@ def test_an_awaited_error_is_its_caller_s(mail, fire):
 
     async def use():
         return await asyncio.gather(
-            mail.aenqueue("b"), fire.client.acreate_child(parent.id, mail, ("c",), {}), return_exceptions=True
+            mail.aenqueue("b"), fire.client.acreate_child(parent.id, mail.call("c")), return_exceptions=True
         )
 
     stored, refused = asyncio.run(use())

@@ -50,7 +50,7 @@ def test_a_forked_process_goes_on_by_itself():
 
 WHILE_SHOWING = """
 import os, signal, sys
-from firelock import Firelock, handle
+from firelock import Firelock, job as handle
 
 fire = Firelock("memory://forks")
 job = fire.task(name="noop")(lambda: None).enqueue()

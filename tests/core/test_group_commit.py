@@ -7,8 +7,8 @@ import threading
 
 import pytest
 
+from firelock.client import GroupCommit
 from firelock.errors import JobNotFound, StorageError, StorageUnavailable
-from firelock.group_commit import GroupCommit
 from firelock.values import Edge, NewJob, State
 from tests.core.fakes import FailingStorage
 

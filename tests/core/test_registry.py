@@ -6,9 +6,8 @@ import attrs
 import pytest
 
 from firelock.errors import ArgumentError, DuplicateTask, TaskError
-from firelock.registry import Registry
 from firelock.settings import Settings
-from firelock.task import task_info
+from firelock.task import Registry, task_info
 
 
 @pytest.fixture

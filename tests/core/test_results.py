@@ -7,8 +7,8 @@ from concurrent.futures import CancelledError
 import pytest
 
 from firelock import lifecycle
+from firelock.client import Results
 from firelock.errors import StorageError, StorageUnavailable
-from firelock.results import Results
 from firelock.storage import NewSession
 from firelock.values import Holder, NewJob, State
 from tests.core.fakes import FailingStorage, until

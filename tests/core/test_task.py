@@ -15,8 +15,9 @@ import pytest
 from firelock import Firelock, JobContext, Retry, State, context
 from firelock import JobContext as Ctx
 from firelock.errors import ConfigurationError, DuplicateTask, TaskError
+from firelock.options import Executor, OnRisk
 from firelock.retry import RetryDecision
-from firelock.task import AsyncContextTask, AsyncTask, ContextTask, Executor, OnRisk, Task, main_module_name
+from firelock.task import AsyncContextTask, AsyncTask, ContextTask, Task, main_module_name
 from tests.core.fakes import Worker
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)

@@ -8,7 +8,8 @@ import attrs
 import pytest
 
 from firelock import RecurringJob
-from firelock.operators import QueueView, ServerView
+from firelock.control.queues import QueueView
+from firelock.control.servers import ServerView
 from firelock.storage import Finding, NewSession, RecurringRecord, Renewal, SessionRecord
 from firelock_dashboard.health import Severity, Snapshot, TroubleKind, troubles
 from firelock_dashboard.history import TaskStats

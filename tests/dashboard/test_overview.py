@@ -200,7 +200,7 @@ def test_a_paused_queue_can_be_resumed_from_its_banner(client, fire, task):
 
 def test_a_task_that_no_server_knows_is_told(client, fire, task):
     """Jobs that wait are compared with the tasks that servers told of."""
-    from firelock.catalogue import tell_tasks
+    from firelock.control.catalogue import tell_tasks
 
     serve(fire)
     tell_tasks(fire.client)

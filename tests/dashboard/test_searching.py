@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from firelock.jobs import JobPage
+from firelock.control.jobs import JobPage
 from firelock.storage import JobFilter
 from firelock_dashboard.filters import Plan
 from firelock_dashboard.icons import icon

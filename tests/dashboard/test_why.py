@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import attrs
 import pytest
 
-from firelock.operators import ServerView
+from firelock.control.servers import ServerView
 from firelock.storage import ErrorInfo, JobRecord, NewSession, Renewal, SessionRecord, State
 from firelock_dashboard.listeners import Listeners
 from firelock_dashboard.texts import Texts

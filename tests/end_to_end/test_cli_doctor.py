@@ -8,8 +8,7 @@ import attrs
 import pytest
 
 from firelock import Every, Firelock, lifecycle
-from firelock.checks import check_clock, check_schema
-from firelock.doctor import diagnose
+from firelock.control.doctor import check_clock, check_schema, diagnose
 from firelock.memory import MemoryStorage
 from firelock.storage import Feature, Finding, Renewal, SchemaState, StorageUnavailable
 from tests.end_to_end.cli_run import begin_session, claim, fail, run

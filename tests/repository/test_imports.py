@@ -10,7 +10,7 @@ from tests.repository.sources import ROOT, calls, imports, loads, package_source
 
 DOORS = ("firelock", "firelock.storage", "firelock.testing")
 
-PURE = ("lifecycle", "outcome", "retry", "cron", "job")
+PURE = ("lifecycle", "retry", "cron", "values")
 CLOCK_READS = (".now", ".utcnow", ".today", ".fromtimestamp", "time.time", "time.monotonic", "open")
 
 # Each would be paid by everyone who imports firelock, for what only some of them use.

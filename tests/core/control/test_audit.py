@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from firelock import AuditEntry, Firelock
-from firelock.audit import KEPT, PRUNES_EVERY
+from firelock.control.audit import KEPT, PRUNES_EVERY
 from firelock.errors import ConfigurationError, ScheduleError, StorageError
 from firelock.ids import newest_first_key
 from tests.core.fakes import FailingStorage

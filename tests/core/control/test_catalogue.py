@@ -9,8 +9,8 @@ from datetime import timedelta
 import pytest
 
 from firelock import Firelock, Retry, TaskEntry, __version__
-from firelock.catalogue import tell_tasks
 from firelock.clock import StorageClock, from_micros
+from firelock.control.catalogue import tell_tasks
 from firelock.errors import StorageUnavailable, UnknownTask
 from firelock.retry import OnExceeded
 from tests.core.fakes import FailingStorage, until

@@ -8,11 +8,10 @@ import attrs
 import pytest
 
 from firelock import Firelock, Operation, Retry
+from firelock.control.bulk import KEPT, Operations, Outcome, Status
 from firelock.errors import ConfigurationError, LockLost, StorageError, StorageUnavailable
 from firelock.ids import newest_first_key
 from firelock.memory import MemoryStorage
-from firelock.operation import Outcome, Status
-from firelock.operations import KEPT, Operations
 from firelock.storage import JobFilter, Page
 from firelock.values import State
 from tests.core.fakes import FailingStorage, Worker

@@ -10,6 +10,7 @@ import pytest
 
 from firelock import Firelock, Retry, hookimpl
 from firelock.clock import micros
+from firelock.control.queues import QueueView
 from firelock.errors import (
     ConfigurationError,
     JobNotFound,
@@ -17,11 +18,10 @@ from firelock.errors import (
     StorageError,
     StorageUnavailable,
 )
+from firelock.job import JobProgress
 from firelock.memory import MemoryStorage
-from firelock.operators import QueueView
 from firelock.storage import DURATION_BUCKETS, Applied, NewSession, PartlyApplied, Progress, Renewal, Rollup
 from firelock.values import State
-from firelock.views import JobProgress
 from tests.core.fakes import FailingStorage, Failure, Worker
 
 

@@ -10,8 +10,8 @@ import attrs
 import pytest
 
 from firelock import Cron, Every, Firelock, Retry
-from firelock.checks import check_all, look
 from firelock.clock import SECOND, StorageClock, from_micros, micros
+from firelock.control.doctor import check_all, look
 from firelock.cron import schedule_to_json
 from firelock.errors import (
     ArgumentError,
@@ -1006,7 +1006,7 @@ def test_removing_leaves_the_jobs(fire, reporting):
 
 def test_a_definition_read_from_storage_is_a_value(storage):
     """It says what it is, also when it never fires again."""
-    from firelock.definitions import RecurringJob
+    from firelock.recurring_job import RecurringJob
 
     definition = RecurringJob(
         RecurringRecord("id", "report", json.dumps({}), "json", "{}", "default", last_at=0, error="boom")

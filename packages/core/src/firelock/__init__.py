@@ -9,12 +9,15 @@ if TYPE_CHECKING:
     __version__: str  # which is installed; empty where none is, as in an archive or a frozen program
     from firelock.app import Firelock
     from firelock.arguments.forms import FieldKind, Parameter
-    from firelock.audit import AuditEntry
-    from firelock.catalogue import TaskEntry
     from firelock.context import JobCancelled, JobContext, Snooze, current_job
+    from firelock.control.audit import AuditEntry
+    from firelock.control.bulk import Operation, Outcome
+    from firelock.control.catalogue import TaskEntry
+    from firelock.control.doctor import Diagnosis
+    from firelock.control.jobs import JobCounts, JobPage
+    from firelock.control.queues import QueueView
+    from firelock.control.servers import ServerView
     from firelock.cron import Cron, Every, Misfire, Overlap
-    from firelock.definitions import Origin, RecurringJob, Upcoming
-    from firelock.doctor import Diagnosis
     from firelock.errors import (
         ArgumentError,
         ArgumentTooLarge,
@@ -42,28 +45,30 @@ if TYPE_CHECKING:
         UnknownTask,
         UnsupportedFeature,
     )
-    from firelock.handle import Job
     from firelock.hookspecs import Command, ServerInfo, TaskCall, hookimpl
-    from firelock.jobs import JobCounts, JobPage
+    from firelock.job import FailedAttempt, Job, JobLogLine, JobProgress, JobStep
     from firelock.locks import Lock, LockProvider
-    from firelock.operation import Operation, Outcome
-    from firelock.operators import QueueView, ServerView
+    from firelock.options import Call, TaskInfo
+    from firelock.recurring_job import Origin, RecurringJob, Upcoming
     from firelock.retry import DecisionKind, Retry, RetryDecision, RetryPolicy
     from firelock.serializer import JsonSerializer, JsonValue, Serializer
     from firelock.settings import Settings
     from firelock.storage import Applied, Finding, PartlyApplied
-    from firelock.task import Call, Task, TaskInfo
+    from firelock.task import Task
     from firelock.values import Settled, State
-    from firelock.views import FailedAttempt, JobLogLine, JobProgress, JobStep
 
 _HOMES = {
     "app": ("Firelock",),
-    "audit": ("AuditEntry",),
-    "catalogue": ("TaskEntry",),
+    "arguments.forms": ("FieldKind", "Parameter"),
     "context": ("JobCancelled", "JobContext", "Snooze", "current_job"),
+    "control.audit": ("AuditEntry",),
+    "control.bulk": ("Operation", "Outcome"),
+    "control.catalogue": ("TaskEntry",),
+    "control.doctor": ("Diagnosis",),
+    "control.jobs": ("JobCounts", "JobPage"),
+    "control.queues": ("QueueView",),
+    "control.servers": ("ServerView",),
     "cron": ("Cron", "Every", "Misfire", "Overlap"),
-    "definitions": ("Origin", "RecurringJob", "Upcoming"),
-    "doctor": ("Diagnosis",),
     "errors": (
         "ArgumentError", "ArgumentTooLarge", "ConfigurationError", "DuplicateTask", "FirelockError",
         "FormError", "JobConflict", "JobDeleted", "JobFailed", "JobNotCommitted", "JobNotFound", "LockLost",
@@ -71,20 +76,17 @@ _HOMES = {
         "SignatureMismatch", "StorageError", "StorageUnavailable", "TaskError", "UnknownScheme",
         "UnknownTask", "UnsupportedFeature",
     ),
-    "arguments.forms": ("FieldKind", "Parameter"),
-    "handle": ("Job",),
     "hookspecs": ("Command", "ServerInfo", "TaskCall", "hookimpl"),
-    "jobs": ("JobCounts", "JobPage"),
+    "job": ("FailedAttempt", "Job", "JobLogLine", "JobProgress", "JobStep"),
     "locks": ("Lock", "LockProvider"),
-    "operation": ("Operation", "Outcome"),
-    "operators": ("QueueView", "ServerView"),
+    "options": ("Call", "TaskInfo"),
+    "recurring_job": ("Origin", "RecurringJob", "Upcoming"),
     "retry": ("DecisionKind", "Retry", "RetryDecision", "RetryPolicy"),
     "serializer": ("JsonSerializer", "JsonValue", "Serializer"),
     "settings": ("Settings",),
     "storage": ("Applied", "Finding", "PartlyApplied"),
-    "task": ("Call", "Task", "TaskInfo"),
+    "task": ("Task",),
     "values": ("Settled", "State"),
-    "views": ("FailedAttempt", "JobLogLine", "JobProgress", "JobStep"),
 }  # fmt: skip
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -5,37 +5,34 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, Self, TypeVar, overload
 
-from firelock.audit import Audit
-from firelock.catalogue import Catalogue
-from firelock.client import Client
-from firelock.clock import StorageClock
-from firelock.errors import ConfigurationError, TaskError
-from firelock.group_commit import GroupCommit
-from firelock.handle import Job
+from firelock.arguments.forms import Parameter, parameters_of, texts_of, typed_arguments
+from firelock.client import Client, StorageAccess
+from firelock.control.audit import Audit
+from firelock.control.bulk import Operations
+from firelock.control.catalogue import Catalogue
+from firelock.control.jobs import Jobs
+from firelock.control.queues import Queues
+from firelock.control.recurring import Recurring
+from firelock.control.servers import Servers
+from firelock.errors import ConfigurationError, TaskError, UnknownTask
+from firelock.job import Job
 from firelock.locks import Lock, LockKeeper, LockProvider
-from firelock.named_tasks import NamedTasks
-from firelock.offers import check_contract
-from firelock.operations import Operations
-from firelock.operators import Jobs, Queues, Servers
-from firelock.plugins import Plugins
-from firelock.recurring import Recurring
-from firelock.registry import Registry
-from firelock.results import Results
+from firelock.options import Call, TaskInfo, shown
+from firelock.plugins import Plugins, check_contract
 from firelock.runtime import Runtime, ServedApp
 from firelock.settings import Settings
 from firelock.storage import Storage
 from firelock.task import (
     AsyncContextTask,
     AsyncTask,
-    Call,
     ContextTask,
+    Registry,
     Task,
-    TaskInfo,
     TaskVerbs,
     task_info,
     task_of,
@@ -43,10 +40,18 @@ from firelock.task import (
 from firelock.threads import in_thread
 
 if TYPE_CHECKING:
+    from firelock.serializer import JsonValue
+
+__all__ = [
+    "Firelock",
+]
+
+if TYPE_CHECKING:
     from typing import final
 
+    from firelock.arguments.signature import Binder
     from firelock.context import JobContext
-    from firelock.doctor import Diagnosis
+    from firelock.control.doctor import Diagnosis
     from firelock.retry import RetryPolicy
     from firelock.server.inside import InsideServer
 
@@ -54,8 +59,6 @@ if TYPE_CHECKING:
     class _Anything:
         """No parameter takes it but one that takes anything: type checkers would pass a context there."""
 
-
-__all__ = ["Firelock"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -69,7 +72,7 @@ _TASK_OPTIONS = {
 }
 
 
-class Firelock(NamedTasks, ServedApp):
+class Firelock(ServedApp):
     """An app: its tasks, and the storage its jobs live in.
 
     Args:
@@ -102,12 +105,12 @@ class Firelock(NamedTasks, ServedApp):
         self.settings = settings or Settings.from_environment()
         self.plugins = Plugins(plugins)
         self.imports = _names(imports)
-        self.storage = self._open_storage(storage)
+        opened = self._open_storage(storage)
         self._owns_storage = not isinstance(storage, Storage)
         self.registry = Registry(self.settings, self.plugins.configure_converter)
-        self._locks: LockProvider = self.plugins.open_locks(locks) if locks else self.storage
+        self._locks: LockProvider | None = self.plugins.open_locks(locks) if locks else None
         self._keeper = LockKeeper()
-        self._client = self._make_client(serializer)
+        self._client = Client(opened, self.registry, self.plugins, serializer, self.settings.retention)
         self.jobs = Jobs(self._client)
         self.queues = Queues(self._client)
         self.servers = Servers(self._client)
@@ -115,7 +118,6 @@ class Firelock(NamedTasks, ServedApp):
         self.catalogue = Catalogue(self._client)
         self.operations = Operations(self._client, self.lock)
         self.recurring: Recurring = Recurring(self._client, self._register)
-        self._client.recurring = self.recurring
 
     def _open_storage(self, storage: str | Storage | object | None) -> Storage:
         if storage is None:
@@ -132,44 +134,22 @@ class Firelock(NamedTasks, ServedApp):
             return self.plugins.open_storage(storage)
         return self.plugins.adopt_storage(storage)
 
-    def _make_client(self, serializer: str) -> Client:
-        serializers = self.plugins.serializers()
-        if serializer not in serializers:
-            message = f"Serializer {serializer!r} is unknown. Installed: {', '.join(sorted(serializers))}."
-            raise ConfigurationError(message)
-        return Client(
-            self.storage,
-            self.registry,
-            self.plugins,
-            serializers[serializer],
-            serializers,
-            StorageClock(self.storage),
-            GroupCommit(self.storage),
-            Results(self.storage),
-            self.settings.retention,
-        )
-
     def use_storage(self, storage: str | Storage) -> None:
         """Jobs live in another storage from now on. Call it before any verb.
 
         The former one is closed if the app has opened it itself; a `Storage` that was passed is its maker's.
         """
         opened = self._open_storage(storage)
-        self._client.group_commit.close()  # what was awaited is stored where it was meant to be
-        self._client.results.close()
+        self._client.access.close()  # what was awaited is stored where it was meant to be
         if self._owns_storage:
             self.storage.close()
-        self.replace_storage(opened)
+        self._client.use(StorageAccess.of(opened))
         self._owns_storage = not isinstance(storage, Storage)
 
-    def replace_storage(self, storage: Storage) -> None:
-        """As `use_storage`, but the former storage stays open, for who gives it back later."""
-        client, opened = self._client, check_contract(storage)
-        if self._locks is self.storage:
-            self._locks = opened
-        client.storage = self.storage = opened
-        client.clock = StorageClock(self.storage)
-        client.group_commit, client.results = GroupCommit(self.storage), Results(self.storage)
+    @property
+    def storage(self) -> Storage:
+        """Where its jobs live."""
+        return self._client.storage
 
     @property
     def client(self) -> Client:
@@ -260,7 +240,7 @@ class Firelock(NamedTasks, ServedApp):
         fields = {_TASK_OPTIONS[option]: value for option, value in options.items()}
         info = task_info(function, name=name, options=fields)
         self.registry.register(info)
-        return task_of(self._client, info)
+        return task_of(self._client, self.recurring, info)
 
     def enqueue_many(self, calls: Iterable[Call]) -> list[Job[Any]]:
         """The calls of `task.call(…)` are stored in order: first all checked, then 500 at a time."""
@@ -282,6 +262,102 @@ class Firelock(NamedTasks, ServedApp):
         """Return the registered tasks."""
         return list(self.registry)
 
+    # ---- tasks by the names that are stored, jobs of them by texts: for a form, a page, a command ----------
+
+    def task_named(self, name: str) -> TaskVerbs[Any, Any] | None:
+        """Return the registered task of a stored name, an alias included; None where this app has none."""
+        info = self.registry.get(name)
+        return None if info is None else task_of(self._client, self.recurring, info)
+
+    def parameters(self, name: str) -> list[Parameter]:
+        """Return the parameters of a registered task as the fields of a form, in order.
+
+        Raises:
+            UnknownTask: no task of the name is registered in this app.
+            TaskError: an annotation cannot be used.
+        """
+        return parameters_of(self._binder(name))
+
+    def texts_from_arguments(self, name: str, stored: Mapping[str, JsonValue]) -> dict[str, str]:
+        """Return arguments as a job stores them, by name, as the texts of the task's form.
+
+        Left out is what no text stands for, and what is no parameter of the task any more.
+
+        Raises:
+            UnknownTask: no task of the name is registered in this app.
+            TaskError: an annotation cannot be used.
+        """
+        return texts_of(self._binder(name), stored)
+
+    def arguments_from_text(self, name: str, values: Mapping[str, str]) -> dict[str, object]:
+        """Return a form's texts as typed arguments by name, as `fire.recurring.edit` takes them.
+
+        A parameter without a text keeps its default. An empty text is None for an optional parameter, an
+        empty text for one that takes text, and else as if there were none.
+
+        Raises:
+            UnknownTask: no task of the name is registered in this app.
+            FormError: a text cannot be read, a parameter that is needed has none, or a name is unknown.
+        """
+        return typed_arguments(self._binder(name), values)
+
+    def enqueue_text(
+        self,
+        name: str,
+        values: Mapping[str, str],
+        *,
+        queue: str | None = None,
+        priority: int | None = None,
+        delay: timedelta | float | None = None,
+        tags: Sequence[str] | None = None,
+        reason: str | None = None,
+    ) -> Job[Any]:
+        """A job of a registered task is stored, its arguments read from a form's texts.
+
+        What `arguments_from_text` returns goes through the checks of every enqueue. `reason` is what its
+        history says of its creation, for people.
+
+        Raises:
+            UnknownTask: no task of the name is registered in this app.
+            FormError: see `arguments_from_text`; it is an ArgumentError that names each wrong field.
+            ArgumentError, ConfigurationError, ScheduleError: an enqueue would refuse it as well.
+            StorageError: nothing was stored.
+        """
+        info, binder = self._info(name), self._binder(name)
+        args, kwargs = binder.shape.named_call(typed_arguments(binder, values))
+        task = task_of(self._client, self.recurring, info).using(
+            queue=queue, priority=priority, delay=delay, tags=tags
+        )
+        return self._client.create(Call(info, task.options, args, kwargs), reason)
+
+    async def aenqueue_text(
+        self,
+        name: str,
+        values: Mapping[str, str],
+        *,
+        queue: str | None = None,
+        priority: int | None = None,
+        delay: timedelta | float | None = None,
+        tags: Sequence[str] | None = None,
+        reason: str | None = None,
+    ) -> Job[Any]:
+        """Enqueue from texts without blocking the event loop."""
+        return await in_thread(
+            self.enqueue_text, name, values, queue=queue, priority=priority, delay=delay, tags=tags,
+            reason=reason,
+        )  # fmt: skip
+
+    def _binder(self, name: str) -> Binder:
+        return self.registry.binder(self._info(name))
+
+    def _info(self, name: str) -> TaskInfo:
+        info = self.registry.get(name)
+        if info is None:
+            known = ", ".join(sorted(each.name for each in self.registry)[:20]) or "none"
+            message = f"Task {shown(name)} is not registered in this app. Registered: {known}."
+            raise UnknownTask(message)
+        return info
+
     # ---- locks and servers -------------------------------------------------------------------------------
 
     def lock(self, name: str, *, timeout: float = 5, ttl: float = 30) -> Lock:
@@ -292,7 +368,7 @@ class Firelock(NamedTasks, ServedApp):
             timeout: seconds to wait for it.
             ttl: seconds it lives without a renewal; it is renewed while held.
         """
-        return Lock(self._locks, self._keeper, name, timeout=timeout, ttl=ttl)
+        return Lock(self._locks or self.storage, self._keeper, name, timeout=timeout, ttl=ttl)
 
     def alock(self, name: str, *, timeout: float = 5, ttl: float = 30) -> Lock:
         """Return a distributed lock for `async with`."""
@@ -334,7 +410,7 @@ class Firelock(NamedTasks, ServedApp):
         does not answer is a finding. `knows_tasks` tells whether this app has all its tasks, so that waiting
         jobs are compared with them; by default it has if it has any.
         """
-        from firelock.doctor import diagnose, host_clock  # noqa: PLC0415 - most programs never ask
+        from firelock.control.doctor import diagnose, host_clock  # noqa: PLC0415 - most programs never ask
 
         knows = any(True for _ in self.registry) if knows_tasks is None else knows_tasks
         return diagnose(self.runtime, host_clock=host_clock, knows_tasks=knows)
@@ -347,8 +423,7 @@ class Firelock(NamedTasks, ServedApp):
 
     def close(self) -> None:
         """Threads have ended and connections are closed; what was awaited is stored."""
-        self._client.group_commit.close()
-        self._client.results.close()
+        self._client.access.close()
         self.storage.close()
 
     async def aclose(self) -> None:

@@ -4,41 +4,54 @@ from __future__ import annotations
 
 import logging
 import math
+import os
+import threading
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
+from weakref import WeakSet
 
 import attrs
 
 from firelock import lifecycle
 from firelock.arguments.signature import MAX_TAGS, format_tags
 from firelock.clock import SECOND, StorageClock, micros, span_micros
-from firelock.errors import ConfigurationError, ScheduleError, StorageUnavailable, TaskError
-from firelock.handle import Job
+from firelock.errors import (
+    ConfigurationError,
+    ResultUnavailable,
+    ScheduleError,
+    StorageError,
+    StorageUnavailable,
+    TaskError,
+    UnknownTask,
+)
 from firelock.hookspecs import TaskCall
+from firelock.job import Job, Observation, reads
 from firelock.lifecycle import awaiting_reason
-from firelock.options import CallOptions, shown
-from firelock.storage import Applied, JobFilter
+from firelock.options import Call, CallOptions, TaskInfo, shown
+from firelock.storage import Applied, JobFilter, Storage
 from firelock.storage.defaults import insert_surely
-from firelock.task import Call, TaskInfo, TaskVerbs
 from firelock.threads import in_thread
-from firelock.values import Edge, NewJob, On, State
+from firelock.values import Edge, JobRecord, NewJob, On, State
 
 if TYPE_CHECKING:
+    import asyncio
+
     from firelock.arguments.signature import Binder
-    from firelock.cron import Cron, Every
-    from firelock.definitions import RecurringJob
-    from firelock.group_commit import GroupCommit
     from firelock.lifecycle import Retention
     from firelock.plugins import Plugins
-    from firelock.recurring import Recurring
-    from firelock.registry import Registry
-    from firelock.results import Results
     from firelock.serializer import Serializer
-    from firelock.storage import Storage
+    from firelock.task import Registry
     from firelock.values import JobRecord, Transition
 
-__all__ = ["CHUNK", "Client"]
+__all__ = [
+    "CHUNK",
+    "Client",
+    "GroupCommit",
+    "Results",
+    "StorageAccess",
+]
 
 log = logging.getLogger(__name__)
 
@@ -49,23 +62,55 @@ _FIRST = micros(datetime(1, 1, 1, tzinfo=UTC))
 _LAST = micros(datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC))
 
 
-@attrs.define(eq=False)
-class Client:
-    """Makes jobs from calls and stores them; shared by every task and handle of an app."""
+@attrs.frozen
+class StorageAccess:
+    """A storage, and what a client shares of it among its calls."""
 
     storage: Storage
-    registry: Registry
-    plugins: Plugins
-    serializer: Serializer
-    serializers: Mapping[str, Serializer]
     clock: StorageClock
     group_commit: GroupCommit
     results: Results
-    retention: Retention
-    recurring: Recurring = attrs.field(init=False)  # set by the app, which builds both
+
+    @classmethod
+    def of(cls, storage: Storage) -> StorageAccess:
+        """Return the access of an app; threads begin with the first await."""
+        return cls(storage, StorageClock(storage), GroupCommit(storage), Results(storage))
+
+    def close(self) -> None:
+        """What was awaited is stored, and the threads have ended; the storage stays open."""
+        self.group_commit.close()
+        self.results.close()
+
+
+class Client:
+    """Makes jobs from calls and stores them; shared by every task and handle of an app: their `Creator`."""
 
     makes_no_jobs: ClassVar[str | None] = None
     """Why no job may be made now, in the whole process: set while the process of a job imports the app."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        registry: Registry,
+        plugins: Plugins,
+        serializer: str,
+        retention: Retention,
+    ) -> None:
+        self.registry = registry
+        self.plugins = plugins
+        self.serializers: Mapping[str, Serializer] = plugins.serializers()
+        if serializer not in self.serializers:
+            known = ", ".join(sorted(self.serializers))
+            message = f"Serializer {serializer!r} is unknown. Installed: {known}."
+            raise ConfigurationError(message)
+        self.serializer = self.serializers[serializer]  # for new jobs
+        self.retention = retention
+        self.use(StorageAccess.of(storage))
+
+    def use(self, access: StorageAccess) -> None:
+        """Jobs live in this storage from now on; the former access is the caller's to close."""
+        self.access = access
+        self.storage, self.clock = access.storage, access.clock
 
     def check_makes_jobs(self) -> None:
         """Jobs may be made.
@@ -79,49 +124,25 @@ class Client:
 
     # ---- one job -----------------------------------------------------------------------------------------
 
-    def create(
-        self,
-        info: TaskInfo,
-        options: CallOptions,
-        args: tuple[object, ...],
-        kwargs: Mapping[str, object],
-        reason: str | None = None,
-    ) -> Job[Any]:
+    def create(self, call: Call, reason: str | None = None) -> Job[Any]:
         """The call is stored as a job; `reason` is what its history says of its creation."""
-        job = self._new_job(info, options, args, kwargs)
+        job = self._new_job(call)
         job.reason = reason
-        return self._store(job, options.within)
+        return self._store(job, call.options.within)
 
-    async def acreate(
-        self, info: TaskInfo, options: CallOptions, args: tuple[object, ...], kwargs: Mapping[str, object]
-    ) -> Job[Any]:
+    async def acreate(self, call: Call) -> Job[Any]:
         """The call is stored as a job, together with those of other coroutines that await at this moment."""
         await self._read_clock()
-        job = self._new_job(info, options, args, kwargs)
-        return await self._astore(job, options.within)
+        return await self._astore(self._new_job(call), call.options.within)
 
-    def create_child(
-        self,
-        parent_id: str,
-        task: TaskVerbs[Any, Any],
-        args: tuple[object, ...],
-        kwargs: Mapping[str, object],
-    ) -> Job[Any]:
+    def create_child(self, parent_id: str, call: Call) -> Job[Any]:
         """The call is stored as a continuation."""
-        job = self._new_child(parent_id, task, args, kwargs)
-        return self._store(job, task.options.within)
+        return self._store(self._new_child(parent_id, call), call.options.within)
 
-    async def acreate_child(
-        self,
-        parent_id: str,
-        task: TaskVerbs[Any, Any],
-        args: tuple[object, ...],
-        kwargs: Mapping[str, object],
-    ) -> Job[Any]:
+    async def acreate_child(self, parent_id: str, call: Call) -> Job[Any]:
         """The call is stored as a continuation, without blocking the event loop."""
         await self._read_clock()
-        job = self._new_child(parent_id, task, args, kwargs)
-        return await self._astore(job, task.options.within)
+        return await self._astore(self._new_child(parent_id, call), call.options.within)
 
     async def _read_clock(self) -> None:
         if not self.clock.is_fresh:
@@ -134,7 +155,7 @@ class Client:
     async def _astore(self, job: NewJob, within: object | None) -> Job[Any]:
         self.check_makes_jobs()
         if within is None:
-            await self.group_commit.insert(job)
+            await self.access.group_commit.insert(job)
         else:
             await _insert_within(self.storage, job, within)
         if self.plugins.has_jobs_created:
@@ -145,7 +166,7 @@ class Client:
 
     def create_many(self, calls: Sequence[Call]) -> list[Job[Any]]:
         """Every call is checked, then all are stored in order, 500 at a time, each chunk atomic."""
-        jobs = [self._new_job(call.info, call.options, call.args, call.kwargs) for call in calls]
+        jobs = [self._new_job(call) for call in calls]
         return self._store_many(jobs, self._common_within(calls))
 
     def create_alike(
@@ -157,7 +178,7 @@ class Client:
             return self.create_many([Call(info, options, args, {}) for args in positional])
         if not positional:
             return []
-        first = self._new_job(info, options, positional[0], {})
+        first = self._new_job(Call(info, options, positional[0], _NO_KEYWORDS))
         encode, serializer = self.registry.binder(info).encode_text, self.serializer
         shared = (
             first.serializer, first.queue, first.priority, first.state, first.created_at, first.due_at,
@@ -199,16 +220,15 @@ class Client:
 
     # ---- building ----------------------------------------------------------------------------------------
 
-    def _new_job(
-        self, info: TaskInfo, options: CallOptions, args: tuple[object, ...], kwargs: Mapping[str, object]
-    ) -> NewJob:
+    def _new_job(self, call: Call) -> NewJob:
+        info, options = call.info, call.options
         binder = self.registry.binder(info)
         if self.plugins.has_job_options:
-            options = self._ask_plugins(info, options, args, kwargs)
+            options = self._ask_plugins(call)
         if options.on is not None:
             message = f"on={str(options.on)!r} says what a continuation waits for; use it with job.then(…)."
             raise ConfigurationError(message)
-        text = binder.encode_text(args, kwargs, self.serializer)
+        text = binder.encode_text(call.args, call.kwargs, self.serializer)
         now = self.clock.now()
         due_at = self._due_at(options, now)
         is_later = due_at is not None and due_at > now
@@ -225,25 +245,19 @@ class Client:
             due_at if is_later else None,
             due_at,
             None,
-            self._tags(binder, Call(info, options, args, kwargs)) if info.tags or options.tags else (),
+            self._tags(binder, call, options.tags or ()) if info.tags or options.tags else (),
             options.timeout,
             None if options.retry is None else options.retry.to_json(),
         )
 
-    def _new_child(
-        self,
-        parent_id: str,
-        task: TaskVerbs[Any, Any],
-        args: tuple[object, ...],
-        kwargs: Mapping[str, object],
-    ) -> NewJob:
-        options = task.options
+    def _new_child(self, parent_id: str, call: Call) -> NewJob:
+        options = call.options
         if options.delay is not None or options.at is not None:
             message = (
                 "A continuation runs when its parent has ended; delay and at cannot be given with then()."
             )
             raise ConfigurationError(message)
-        job = self._new_job(task.info, attrs.evolve(options, on=None), args, kwargs)
+        job = self._new_job(attrs.evolve(call, options=attrs.evolve(options, on=None)))
         on = options.on or On.SUCCEEDED
         job.id = self.storage.new_id(parent_id)
         job.state, job.due_at, job.nominal_at = State.AWAITING, None, None
@@ -260,13 +274,11 @@ class Client:
         if meaningless := sorted(call.options.given().keys() & {"delay", "at", "on", "within"}):
             message = f"A recurring job takes no {meaningless[0]}; its schedule says when it runs."
             raise ConfigurationError(message)
-        return self._new_job(call.info, call.options, call.args, call.kwargs)
+        return self._new_job(call)
 
-    def _ask_plugins(
-        self, info: TaskInfo, options: CallOptions, args: tuple[object, ...], kwargs: Mapping[str, object]
-    ) -> CallOptions:
-        given = options.given()
-        chosen = self.plugins.job_options(info, TaskCall(info.name, args, kwargs, given))
+    def _ask_plugins(self, call: Call) -> CallOptions:
+        given = call.options.given()
+        chosen = self.plugins.job_options(call.info, TaskCall(call.info.name, call.args, call.kwargs, given))
         if callers := sorted(chosen.keys() & {"on", "within"}):
             message = f"A job_options hook answered {callers[0]}, which only the caller can give."
             raise ConfigurationError(message)
@@ -285,10 +297,10 @@ class Client:
             return now + _delay(options.delay, now)
         return None
 
-    def _tags(self, binder: Binder, call: Call) -> tuple[str, ...]:
+    def _tags(self, binder: Binder, call: Call, given: Sequence[str]) -> tuple[str, ...]:
         bound = binder.encode(call.args, call.kwargs)
         own = format_tags(call.info.tags, bound, defaults=binder.defaults)
-        tags = tuple(dict.fromkeys((*own, *check_tags(call.options.tags or ()))))
+        tags = tuple(dict.fromkeys((*own, *check_tags(given))))
         if len(tags) > MAX_TAGS:
             message = f"{len(tags)} tags; a job has at most {MAX_TAGS}, its task's and the call's together."
             raise ConfigurationError(message)
@@ -344,11 +356,37 @@ class Client:
             page = self.storage.find(JobFilter(parent_id=job_id), limit=1, cursor=page.cursor)
         return bool(page.jobs)
 
-    # ---- recurring ---------------------------------------------------------------------------------------
+    # ---- results -----------------------------------------------------------------------------------------
 
-    def recur(self, call: Call, recurring_id: str, schedule: str | Cron | Every) -> RecurringJob:
-        """See `TaskVerbs.recur`."""
-        return self.recurring.add_or_update(call, recurring_id, schedule)
+    def wait_for_end(self, job_id: str) -> Future[Observation]:
+        """Return a future of the read that sees the job ended, or gone; StorageError where this is closed."""
+        return self.access.results.wait_for(job_id)
+
+    def forget_wait(self, job_id: str, future: Future[Observation]) -> None:
+        """Nobody waits for this future any more."""
+        self.access.results.forget(job_id, future)
+
+    def decode_result(self, record: JobRecord) -> object:
+        """Return the result of a succeeded job.
+
+        Raises:
+            UnknownTask: its task is not registered here.
+            ResultUnavailable: its serializer is not installed here.
+        """
+        info = self.registry.get(record.task)
+        if info is None:
+            message = (
+                f"The result of job {record.id} cannot be read: task {record.task!r} is not registered here."
+            )
+            raise UnknownTask(message)
+        serializer = self.serializers.get(record.serializer)
+        if serializer is None:
+            message = (
+                f"The result of job {record.id} was stored by the serializer {record.serializer!r}, which is "
+                "not installed here."
+            )
+            raise ResultUnavailable(message)
+        return self.registry.binder(info).decode_result_text(record.result or "", serializer)
 
 
 def _instant(value: object) -> datetime:
@@ -402,3 +440,228 @@ async def _insert_within(storage: Storage, job: NewJob, within: object) -> None:
         storage.insert((job,), within=within)
     else:
         await run_sync(lambda session: storage.insert((job,), within=session))
+
+
+_LARGEST = 500
+
+
+class GroupCommit:
+    """One thread an app, started by the first await; it stores what gathered since its last round trip."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self._reset()
+
+    def _reset(self) -> None:
+        self._pid = os.getpid()
+        self._waiting: list[tuple[NewJob, asyncio.Future[None]]] = []
+        self._condition = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._is_closed = False
+        self._telling: WeakSet[asyncio.AbstractEventLoop] = WeakSet()  # loops that will tell the thread
+        self._is_ready = False  # the thread has been told
+
+    async def insert(self, job: NewJob) -> None:
+        """The job is stored. A cancelled await may have stored it or not; its id tells.
+
+        Raises:
+            StorageError: it is not stored.
+        """
+        import asyncio  # noqa: PLC0415 - loaded when first used
+
+        if self._pid != os.getpid():  # the thread of before a fork is the parent's
+            self._reset()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+        with self._condition:
+            if self._is_closed:
+                message = "This Firelock is closed; make a new one."
+                raise StorageError(message)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="firelock-enqueue", daemon=True)
+                self._thread.start()
+            self._waiting.append((job, future))
+            if loop not in self._telling:  # at the end of its turn: who awaits in the same turn is in it
+                self._telling.add(loop)
+                loop.call_soon(self._tell, loop)
+        await future
+
+    def _tell(self, loop: asyncio.AbstractEventLoop) -> None:
+        with self._condition:
+            self._telling.discard(loop)
+            self._is_ready = True
+            self._condition.notify()
+
+    def close(self) -> None:
+        """What waits is stored and the thread has ended."""
+        if self._pid != os.getpid():
+            return
+        with self._condition:
+            self._is_closed = True
+            self._condition.notify()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            with self._condition:
+                while not self._is_ready:
+                    if self._is_closed and not self._waiting:
+                        return
+                    if self._is_closed:
+                        break
+                    self._condition.wait()
+                batch, self._waiting = self._waiting[:_LARGEST], self._waiting[_LARGEST:]
+                self._is_ready = bool(self._waiting)
+            if not batch:
+                continue
+            self._answer(batch, self._store(batch))
+
+    def _store(self, batch: list[tuple[NewJob, asyncio.Future[None]]]) -> list[Exception | None]:
+        try:
+            insert_surely(self._storage, [job for job, _ in batch])
+        except StorageUnavailable as error:  # one by one they would meet the same outage, each for its time
+            return [_another(error) for _ in batch]
+        except Exception as error:  # noqa: BLE001 - it goes to whoever awaits
+            if len(batch) == 1:
+                return [error]
+            # One bad job, such as a continuation of an unknown parent, must not refuse its neighbours.
+            return [answer for entry in batch for answer in self._store([entry])]
+        return [None] * len(batch)
+
+    def _answer(
+        self, batch: list[tuple[NewJob, asyncio.Future[None]]], errors: list[Exception | None]
+    ) -> None:
+        loops: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[None], Exception | None]]] = {}
+        for (_, future), error in zip(batch, errors, strict=True):
+            loops.setdefault(future.get_loop(), []).append((future, error))
+        for loop, answers in loops.items():
+            try:
+                loop.call_soon_threadsafe(_resolve, answers)
+            except RuntimeError:  # the loop was closed meanwhile; nobody awaits any more
+                continue
+
+
+def _another(error: StorageUnavailable) -> StorageUnavailable:
+    """Return the error once more: each await raises one of its own, with its own traceback."""
+    other = StorageUnavailable(*error.args)
+    other.is_untouched = error.is_untouched
+    other.__cause__ = error
+    return other
+
+
+def _resolve(answers: list[tuple[asyncio.Future[None], Exception | None]]) -> None:
+    for future, error in answers:
+        if future.done():
+            continue
+        if error is None:
+            future.set_result(None)
+        else:
+            future.set_exception(error)
+
+
+_FIRST_LOOK, _LONGEST = 0.005, 0.25
+_IDS_A_CALL = 500
+
+
+"""Numbers for the looks at jobs in this process, taken before each is sent."""
+
+
+class Results:
+    """Shared by every `result()` of an app. Reads come 5 ms after a wait began, then less and less often."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self._reset()
+
+    def _reset(self) -> None:
+        self._pid = os.getpid()
+        self._condition = threading.Condition()
+        self._waiting: dict[str, list[Future[Observation]]] = {}
+        self._interval = _FIRST_LOOK
+        self._thread: threading.Thread | None = None
+        self._is_closed = False
+
+    def wait_for(self, job_id: str) -> Future[Observation]:
+        """Return a future of the look that sees the job ended, or gone.
+
+        Raises:
+            StorageError: the app is closed.
+        """
+        if self._pid != os.getpid():  # the thread of before a fork is the parent's
+            self._reset()
+        future: Future[Observation] = Future()
+        with self._condition:
+            if self._is_closed:
+                message = "This Firelock is closed; make a new one."
+                raise StorageError(message)
+            self._waiting.setdefault(job_id, []).append(future)
+            self._interval = _FIRST_LOOK
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="firelock-results", daemon=True)
+                self._thread.start()
+            self._condition.notify()
+        return future
+
+    def forget(self, job_id: str, future: Future[Observation]) -> None:
+        """Nobody waits for this future any more."""
+        with self._condition:
+            futures = self._waiting.get(job_id, [])
+            if future in futures:
+                futures.remove(future)
+            if not futures:
+                self._waiting.pop(job_id, None)
+
+    def close(self) -> None:
+        """The thread has ended; who still waits is told so by a `StorageError`."""
+        if self._pid != os.getpid():
+            return
+        with self._condition:
+            self._is_closed = True
+            thread, ids = self._thread, list(self._waiting)
+            self._condition.notify()
+        error = StorageError("This Firelock was closed while a result was awaited.")
+        self._answer(dict.fromkeys(ids, error))
+        if thread is not None:
+            thread.join()
+
+    def _run(self) -> None:
+        while True:
+            with self._condition:
+                if self._is_closed or not self._waiting:
+                    self._thread = None
+                    return
+                self._condition.wait(self._interval)
+                self._interval = min(_LONGEST, self._interval * 1.3)
+                ids = list(self._waiting)
+            for start in range(0, len(ids), _IDS_A_CALL):
+                self._look(ids[start : start + _IDS_A_CALL])
+
+    def _look(self, ids: list[str]) -> None:
+        began = next(reads)
+        try:
+            records = self._storage.get(ids)
+        except StorageUnavailable:
+            return  # the waits go on; their own timeouts end them
+        except Exception as error:  # noqa: BLE001 - it goes to whoever waits
+            self._answer(dict.fromkeys(ids, error))
+            return
+        ended = {
+            job_id: Observation(began, record)
+            for job_id, record in zip(ids, records, strict=True)
+            if record is None or record.is_final
+        }
+        self._answer(ended)
+
+    def _answer(self, ended: Mapping[str, Observation | Exception]) -> None:
+        with self._condition:
+            answers = [
+                (future, ended[job_id]) for job_id in ended for future in self._waiting.pop(job_id, [])
+            ]
+        for future, answer in answers:
+            if not future.set_running_or_notify_cancel():
+                continue
+            if isinstance(answer, Observation):
+                future.set_result(answer)
+            else:
+                future.set_exception(answer)

@@ -9,9 +9,9 @@ import attrs
 
 from firelock.clock import SECOND, from_micros, micros
 from firelock.cron import Overlap, due_instants, schedule_from_json
-from firelock.definitions import is_newer, newer_words
 from firelock.errors import StorageError, StorageUnavailable
 from firelock.ids import derived_id
+from firelock.recurring_job import is_newer, newer_words
 from firelock.retry import describe_error
 from firelock.values import Edge, JobRecord, NewJob, On, State
 

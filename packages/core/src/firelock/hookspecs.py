@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
     from firelock.context import JobContext
     from firelock.locks import LockProvider
+    from firelock.options import TaskInfo
     from firelock.retry import RetryDecision
     from firelock.serializer import Serializer
     from firelock.storage import Storage
-    from firelock.task import TaskInfo
     from firelock.values import ClaimedJob, NewJob, Settled, Transition
 
 __all__ = ["PROJECT", "Command", "ServerInfo", "TaskCall", "hookimpl", "hookspec"]

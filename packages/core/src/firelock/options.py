@@ -1,9 +1,10 @@
-"""What a call may choose: the options of `using(...)`, and the checks that tasks share with them."""
+"""The options of tasks and of calls, and their checks: `TaskInfo`, `CallOptions`, `Call`."""
 
 from __future__ import annotations
 
+import inspect
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, TypeVar
@@ -16,7 +17,11 @@ from firelock.values import On
 
 __all__ = [
     "NO_OPTIONS",
+    "Call",
     "CallOptions",
+    "Executor",
+    "OnRisk",
+    "TaskInfo",
     "check_priority",
     "check_queue",
     "check_retry",
@@ -163,3 +168,60 @@ class CallOptions:
 
 
 NO_OPTIONS = CallOptions()
+
+
+class Executor(StrEnum):
+    """Where a task's jobs run."""
+
+    AUTO = "auto"  # `def` in a thread, `async def` on the child's event loop
+    PROCESS = "process"  # in a process of its own: for CPU-bound work and work that must be killable
+
+
+class OnRisk(StrEnum):
+    """What a running job does when its server can no longer be sure that the job is its own."""
+
+    CONTINUE = "continue"
+    CANCEL = "cancel"
+
+
+def _to_executor(value: Executor | str) -> Executor:
+    return to_choice(Executor, "executor", value)
+
+
+def _to_on_risk(value: OnRisk | str) -> OnRisk:
+    return to_choice(OnRisk, "on_risk", value)
+
+
+@attrs.frozen
+class TaskInfo:
+    """A task as it was registered."""
+
+    name: str
+    function: Callable[..., Any]
+    queue: str = attrs.field(default="default", converter=check_queue)
+    priority: int = attrs.field(default=0, converter=check_priority)
+    retry: RetryPolicy = attrs.field(factory=Retry, converter=check_retry)
+    timeout_seconds: float | None = attrs.field(default=None, converter=to_timeout_seconds)
+    tags: tuple[str, ...] = attrs.field(default=(), converter=to_tags)  # may hold {parameter}
+    aliases: tuple[str, ...] = attrs.field(default=(), converter=to_aliases)
+    executor: Executor = attrs.field(default=Executor.AUTO, converter=_to_executor)
+    on_risk: OnRisk = attrs.field(default=OnRisk.CONTINUE, converter=_to_on_risk)
+    is_remote: bool = False  # a stub: it enqueues, it is never run here
+    is_async: bool = False
+    takes_context: bool = False
+
+    @property
+    def place(self) -> str:
+        """Return file and line of the function, for messages."""
+        code = getattr(inspect.unwrap(self.function), "__code__", None)
+        return f"{code.co_filename}:{code.co_firstlineno}" if code else repr(self.function)
+
+
+@attrs.frozen
+class Call:
+    """A task with its arguments and options, for `fire.enqueue_many`."""
+
+    info: TaskInfo
+    options: CallOptions
+    args: tuple[object, ...]
+    kwargs: Mapping[str, object]

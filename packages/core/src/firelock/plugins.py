@@ -5,31 +5,32 @@ from __future__ import annotations
 import inspect
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distributions, version
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import attrs
 import pluggy
 
-from firelock import hookspecs, offers
+from firelock import hookspecs
 from firelock.errors import ConfigurationError, PluginError, UnknownScheme
 from firelock.hookspecs import PROJECT, Command, ServerInfo, TaskCall
-from firelock.storage import Storage
+from firelock.storage import CONTRACT, Storage
 
 if TYPE_CHECKING:
     from cattrs import Converter
 
     from firelock.context import JobContext
     from firelock.locks import LockProvider
+    from firelock.options import TaskInfo
     from firelock.retry import RetryDecision
     from firelock.serializer import Serializer
-    from firelock.task import TaskInfo
     from firelock.values import ClaimedJob, NewJob, Settled, Transition
 
-__all__ = ["PluginInfo", "Plugins", "installed_version", "open_storage"]
+__all__ = ["PluginInfo", "Plugins", "check_contract", "installed_version", "open_storage"]
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ class Plugins:
         self._manager = pluggy.PluginManager(PROJECT)
         self._manager.add_hookspecs(hookspecs)
         self._sources: dict[str, tuple[str, str]] = {}
-        self._register(offers.Core(), "core", "firelock", "")
+        self._register(_Core(), "core", "firelock", "")
         for place, plugin in enumerate(_listed(app_plugins)):
             self._load(_name_of(plugin, place), lambda plugin=plugin: plugin, "app", "")  # type: ignore[misc]
         if use_entry_points:
@@ -162,7 +163,7 @@ class Plugins:
         sources: dict[str, str] = {}
         for implementation in reversed(self._implementations(hook)):  # the core's own first
             name = implementation.plugin_name
-            for key, offer in offers.offered(implementation.function, name, hook).items():
+            for key, offer in _read_offers(implementation.function, name, hook).items():
                 if key in found:
                     message = (
                         f"Plugins {sources[key]!r} and {name!r} both offer the {noun} {key!r}; keep one."
@@ -199,9 +200,9 @@ class Plugins:
         if factory is None:
             known = ", ".join(sorted(self._storages))
             raise UnknownScheme(
-                f"No storage for scheme {scheme!r}. Installed: {known}. {offers.install_hint(scheme)}."
+                f"No storage for scheme {scheme!r}. Installed: {known}. {_install_hint(scheme)}."
             )
-        return offers.storage(factory, url, scheme)
+        return _make_storage(factory, url, scheme)
 
     def adopt_storage(self, engine: object) -> Storage:
         """Return the storage that works on a caller's own object, such as a SQLAlchemy Engine.
@@ -216,7 +217,7 @@ class Plugins:
                 f"{engine!r} is no storage; pass a URL, a firelock.storage.Storage or a SQLAlchemy Engine."
             )
             raise ConfigurationError(message)
-        return offers.storage(factory, engine, scheme)
+        return _make_storage(factory, engine, scheme)
 
     def open_locks(self, url: str) -> LockProvider:
         """Return the lock provider of a URL.
@@ -236,12 +237,12 @@ class Plugins:
                 f"No lock provider for scheme {scheme!r}. Installed: {known}. Install one that offers it."
             )
             raise UnknownScheme(message)
-        return offers.lock_provider(factory(url), scheme)
+        return _check_lock_provider(factory(url), scheme)
 
     def serializers(self) -> dict[str, Serializer]:
         """Return every serializer by name, the core's `json` among them."""
         found = self._offers("register_serializers", "serializer")
-        return {name: offers.serializer(offer, name) for name, offer in found.items()}
+        return {name: _check_serializer(offer, name) for name, offer in found.items()}
 
     def commands(self) -> list[Command]:
         """Return the commands that plugins offer."""
@@ -425,3 +426,119 @@ def _selection(text: str) -> Callable[[str], bool]:
     denied = {name[1:] for name in names if name.startswith("-")}
     allowed = {name for name in names if not name.startswith("-")}
     return lambda name: name not in denied and (not allowed or name in allowed)
+
+
+# Of each scheme the extra that brings it. Only those stand here that this version has.
+_EXTRAS = {"sqlite": "sql", "redis": "redis", "rediss": "redis", "unix": "redis"}
+
+
+class _Core:
+    """The core's own plugin: the same hooks as strangers use."""
+
+    @hookspecs.hookimpl
+    def register_storages(self) -> Mapping[str, Callable[[str], Storage]]:
+        """Offer the storage in memory."""
+
+        def memory(url: str) -> Storage:
+            from firelock.memory import MemoryStorage  # noqa: PLC0415 - loaded when first used
+
+            return MemoryStorage(urlsplit(url).netloc)
+
+        return {"memory": memory}
+
+    @hookspecs.hookimpl
+    def register_serializers(self) -> Mapping[str, Serializer]:
+        """Offer strict JSON."""
+        from firelock.serializer import JsonSerializer  # noqa: PLC0415 - loaded when first used
+
+        return {"json": JsonSerializer()}
+
+
+def _read_offers(
+    answer: Callable[[], object], plugin: str, hook: str
+) -> Mapping[str, Callable[[str], object]]:
+    """Return what one plugin's hook offers by name.
+
+    Raises:
+        PluginError: it raised, or answered with something else than a mapping of names.
+    """
+    try:
+        offers = answer()
+    except Exception as error:
+        message = f"Plugin {plugin!r} raised in {hook}: {type(error).__name__}: {error}"
+        raise PluginError(message) from error
+    if not isinstance(offers, Mapping) or not all(isinstance(key, str) for key in offers):
+        message = f"Plugin {plugin!r} answered {hook} with {offers!r}; it takes a mapping by name."
+        raise PluginError(message)
+    return offers
+
+
+def _make_storage(factory: Callable[..., object], place: object, scheme: str) -> Storage:
+    """Return the storage that a plugin makes of a URL, or of a caller's own object.
+
+    Raises:
+        ConfigurationError: its driver cannot be imported, or it cannot read the URL.
+        PluginError: it is no storage, or one for another version of the contract.
+    """
+    try:
+        made = factory(place)
+    except ImportError as error:
+        message = f"The storage for scheme {scheme!r} cannot be imported: {error}. {_install_hint(scheme)}."
+        raise ConfigurationError(message) from error
+    except ConfigurationError:
+        raise
+    except ValueError:
+        message = f"The storage URL of scheme {scheme!r} cannot be read; look at its brackets and its port."
+        raise ConfigurationError(message) from None  # the cause may quote a password
+    if not isinstance(made, Storage):
+        message = f"The plugin for {scheme!r} returned {type(made).__name__}, no firelock.storage.Storage."
+        raise PluginError(message)
+    return check_contract(made)
+
+
+def check_contract(storage: Storage) -> Storage:
+    """Return the storage; PluginError where it speaks another version of the contract, or does not say."""
+    if getattr(storage, "contract", None) is None:
+        kind = type(storage).__name__
+        message = (
+            f"{kind} does not say for which version of the storage contract it was written. "
+            f"Write contract = {CONTRACT} in its class if it was written for this Firelock."
+        )
+        raise PluginError(message)
+    if storage.contract != CONTRACT:
+        message = (
+            f"{type(storage).__name__} speaks version {storage.contract} of the storage contract, this "
+            f"Firelock version {CONTRACT}. Install a version of the plugin that matches."
+        )
+        raise PluginError(message)
+    return storage
+
+
+def _check_lock_provider(made: object, scheme: str) -> LockProvider:
+    """Return what a plugin made for a scheme; PluginError where it has not the verbs of a lock provider."""
+    for verb in ("acquire_lock", "renew_lock", "release_lock"):
+        if not callable(getattr(made, verb, None)):
+            kind = type(made).__name__
+            message = f"The plugin for {scheme!r} returned {kind}, no lock provider: it has no {verb}."
+            raise PluginError(message)
+    return made  # type: ignore[return-value]  # its verbs were looked at
+
+
+def _check_serializer(offer: object, name: str) -> Serializer:
+    """Return what a plugin offers under a name; PluginError unless it is a serializer of this name."""
+    from firelock.serializer import Serializer  # noqa: PLC0415 - loaded when an app is made
+
+    if not isinstance(offer, Serializer) or offer.name != name:
+        kind, own = type(offer).__name__, getattr(offer, "name", None)
+        message = (
+            f"A plugin offers {kind} as the serializer {name!r}; it takes a Serializer under its own name, "
+            f"which is {own!r}: jobs are stored with it."
+        )
+        raise PluginError(message)
+    return offer
+
+
+def _install_hint(scheme: str) -> str:
+    """Return what to install for a scheme, for messages."""
+    extra = _EXTRAS.get(scheme.partition("+")[0])
+    return f'pip install "firelock[{extra}]"' if extra else "Install a plugin that offers it"

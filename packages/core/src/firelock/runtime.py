@@ -11,9 +11,9 @@ import attrs
 from firelock.client import Client
 from firelock.clock import StorageClock
 from firelock.plugins import Plugins
-from firelock.registry import Registry
 from firelock.settings import Settings
 from firelock.storage import Storage
+from firelock.task import Registry
 
 __all__ = ["Runtime", "ServedApp"]
 

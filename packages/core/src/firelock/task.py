@@ -6,45 +6,48 @@ import functools
 import inspect
 import re
 import sys
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Protocol, TypeVar, cast
 
 import attrs
 
-from firelock.arguments.signature import check_callable, takes_context
-from firelock.context import JobContext
-from firelock.errors import TaskError
+from firelock.arguments.signature import (
+    Binder,
+    check_callable,
+    check_tag_templates,
+    compile_binder,
+    make_converter,
+    takes_context,
+)
+from firelock.context import JobContext, Snooze
+from firelock.errors import DuplicateTask, TaskError
 from firelock.options import (
     NO_OPTIONS,
+    Call,
     CallOptions,
-    check_priority,
-    check_queue,
-    check_retry,
+    TaskInfo,
     to_aliases,
-    to_choice,
-    to_tags,
-    to_timeout_seconds,
 )
-from firelock.retry import Retry, RetryPolicy
+from firelock.retry import Retry
 from firelock.threads import in_thread
 
 if TYPE_CHECKING:
-    from firelock.client import Client
+    from cattrs import Converter
+
     from firelock.cron import Cron, Every
-    from firelock.definitions import RecurringJob
-    from firelock.handle import Job
+    from firelock.job import Creator, Job
+    from firelock.recurring_job import RecurringJob
+    from firelock.settings import Settings
 
 __all__ = [
     "AsyncContextTask",
     "AsyncTask",
-    "Call",
     "ContextTask",
-    "Executor",
+    "Registry",
     "Task",
-    "TaskInfo",
     "TaskVerbs",
 ]
 
@@ -52,53 +55,6 @@ P = ParamSpec("P")
 R = TypeVar("R", covariant=True)
 
 _NAME = re.compile(r"[A-Za-z0-9_.:-]{1,200}\Z")
-
-
-class Executor(StrEnum):
-    """Where a task's jobs run."""
-
-    AUTO = "auto"  # `def` in a thread, `async def` on the child's event loop
-    PROCESS = "process"  # in a process of its own: for CPU-bound work and work that must be killable
-
-
-class OnRisk(StrEnum):
-    """What a running job does when its server can no longer be sure that the job is its own."""
-
-    CONTINUE = "continue"
-    CANCEL = "cancel"
-
-
-def _to_executor(value: Executor | str) -> Executor:
-    return to_choice(Executor, "executor", value)
-
-
-def _to_on_risk(value: OnRisk | str) -> OnRisk:
-    return to_choice(OnRisk, "on_risk", value)
-
-
-@attrs.frozen
-class TaskInfo:
-    """A task as it was registered."""
-
-    name: str
-    function: Callable[..., Any]
-    queue: str = attrs.field(default="default", converter=check_queue)
-    priority: int = attrs.field(default=0, converter=check_priority)
-    retry: RetryPolicy = attrs.field(factory=Retry, converter=check_retry)
-    timeout_seconds: float | None = attrs.field(default=None, converter=to_timeout_seconds)
-    tags: tuple[str, ...] = attrs.field(default=(), converter=to_tags)  # may hold {parameter}
-    aliases: tuple[str, ...] = attrs.field(default=(), converter=to_aliases)
-    executor: Executor = attrs.field(default=Executor.AUTO, converter=_to_executor)
-    on_risk: OnRisk = attrs.field(default=OnRisk.CONTINUE, converter=_to_on_risk)
-    is_remote: bool = False  # a stub: it enqueues, it is never run here
-    is_async: bool = False
-    takes_context: bool = False
-
-    @property
-    def place(self) -> str:
-        """Return file and line of the function, for messages."""
-        code = getattr(inspect.unwrap(self.function), "__code__", None)
-        return f"{code.co_filename}:{code.co_firstlineno}" if code else repr(self.function)
 
 
 def task_info(function: Callable[..., Any], *, name: str | None, options: Mapping[str, Any]) -> TaskInfo:
@@ -150,21 +106,21 @@ def main_module_name() -> str:
 # ---- calls -----------------------------------------------------------------------------------------------
 
 
-@attrs.frozen
-class Call:
-    """A task with its arguments and options, for `fire.enqueue_many`."""
+class Definitions(Protocol):
+    """Where `recur` writes: `fire.recurring`."""
 
-    info: TaskInfo
-    options: CallOptions
-    args: tuple[object, ...]
-    kwargs: Mapping[str, object]
+    def add_or_update(self, call: Call, recurring_id: str, schedule: str | Cron | Every) -> RecurringJob:
+        """The definition is stored."""
 
 
 class TaskVerbs(Generic[P, R]):
     """Everything that makes jobs of a task. The arguments behind a verb are always the function's own."""
 
-    def __init__(self, client: Client, info: TaskInfo, options: CallOptions = NO_OPTIONS) -> None:
-        self._client = client
+    def __init__(
+        self, creator: Creator, definitions: Definitions, info: TaskInfo, options: CallOptions = NO_OPTIONS
+    ) -> None:
+        self._creator = creator
+        self._definitions = definitions
         self.info = info
         self.options = options
 
@@ -208,7 +164,8 @@ class TaskVerbs(Generic[P, R]):
             ConfigurationError: a value is out of its bounds.
         """
         given = CallOptions(queue, priority, delay, at, tags, on, within, timeout, retry)
-        return TaskVerbs(self._client, self.info, attrs.evolve(self.options, **given.given()))
+        options = attrs.evolve(self.options, **given.given())
+        return TaskVerbs(self._creator, self._definitions, self.info, options)
 
     def call(self, *args: P.args, **kwargs: P.kwargs) -> Call:
         """Return the call, to be stored with others by `fire.enqueue_many`."""
@@ -222,11 +179,11 @@ class TaskVerbs(Generic[P, R]):
             ArgumentError: an argument cannot be stored.
             StorageError: nothing was stored.
         """
-        return self._client.create(self.info, self.options, args, kwargs)
+        return self._creator.create(self.call(*args, **kwargs))
 
     async def aenqueue(self, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
         """Enqueue without blocking the event loop; concurrent awaits share one round trip."""
-        return await self._client.acreate(self.info, self.options, args, kwargs)
+        return await self._creator.acreate(self.call(*args, **kwargs))
 
     def schedule(self, when: timedelta | datetime | float, /, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
         """A job is stored that becomes due at an aware datetime, or after a timedelta or seconds.
@@ -236,13 +193,13 @@ class TaskVerbs(Generic[P, R]):
         Raises:
             ScheduleError: the datetime is naive, the delay negative or beyond the year 9999.
         """
-        return self._client.create(self.info, self._at(when), args, kwargs)
+        return self._creator.create(Call(self.info, self._at(when), args, kwargs))
 
     async def aschedule(
         self, when: timedelta | datetime | float, /, *args: P.args, **kwargs: P.kwargs
     ) -> Job[R]:
         """Schedule without blocking the event loop."""
-        return await self._client.acreate(self.info, self._at(when), args, kwargs)
+        return await self._creator.acreate(Call(self.info, self._at(when), args, kwargs))
 
     def _at(self, when: timedelta | datetime | float) -> CallOptions:
         if isinstance(when, datetime):
@@ -251,7 +208,7 @@ class TaskVerbs(Generic[P, R]):
 
     def enqueue_many(self, calls: Iterable[Sequence[object]]) -> list[Job[R]]:
         """A job is stored for each tuple of arguments: all checked first, then 500 at a time, each atomic."""
-        return self._client.create_alike(self.info, self.options, calls)
+        return self._creator.create_alike(self.info, self.options, calls)
 
     async def aenqueue_many(self, calls: Iterable[Sequence[object]]) -> list[Job[R]]:
         """Enqueue many without blocking the event loop."""
@@ -267,7 +224,7 @@ class TaskVerbs(Generic[P, R]):
         Raises:
             ScheduleError: the cron text or zone is wrong.
         """
-        return self._client.recur(self.call(*args, **kwargs), recurring_id, schedule)
+        return self._definitions.add_or_update(self.call(*args, **kwargs), recurring_id, schedule)
 
     async def arecur(
         self, recurring_id: str, schedule: str | Cron | Every, /, *args: P.args, **kwargs: P.kwargs
@@ -320,8 +277,84 @@ _KINDS: dict[tuple[bool, bool], type[TaskVerbs[Any, Any]]] = {
 }
 
 
-def task_of(client: Client, info: TaskInfo) -> TaskVerbs[Any, Any]:
+def task_of(creator: Creator, definitions: Definitions, info: TaskInfo) -> TaskVerbs[Any, Any]:
     """Return the task object of a registration, of the class that fits how it is called."""
-    task = _KINDS[info.takes_context, info.is_async](client, info)
+    task = _KINDS[info.takes_context, info.is_async](creator, definitions, info)
     functools.update_wrapper(cast("Callable[..., object]", task), info.function, updated=())
     return task
+
+
+class Registry:
+    """What an app can enqueue and what its servers can run."""
+
+    def __init__(self, settings: Settings, configure_converter: Callable[[Converter], None]) -> None:
+        self._settings = settings
+        self._configure_converter = configure_converter
+        self._by_name: dict[str, TaskInfo] = {}
+        self._aliases: dict[str, TaskInfo] = {}
+        self._binders: dict[str, Binder] = {}
+        self._converter: Converter | None = None
+        self._lock = threading.Lock()
+
+    def register(self, info: TaskInfo) -> None:
+        """The task is known by its name and aliases; the same function again, as after a reload, replaces it.
+
+        Raises:
+            DuplicateTask: another function has one of the names.
+        """
+        with self._lock:
+            for name in (info.name, *info.aliases):
+                other = self._by_name.get(name) or self._aliases.get(name)
+                if other is not None and other.place != info.place:
+                    message = (
+                        f"Task name {name!r} is taken: by {other.place} and now by {info.place}. Rename one, "
+                        'or pin a name: @fire.task(name="…").'
+                    )
+                    raise DuplicateTask(message)
+            self._by_name[info.name] = info
+            self._aliases.update(dict.fromkeys(info.aliases, info))
+            self._binders.pop(info.name, None)
+
+    def get(self, name: str) -> TaskInfo | None:
+        """Return the task of a stored name, an alias included; None where unknown."""
+        return self._by_name.get(name) or self._aliases.get(name)
+
+    def __iter__(self) -> Iterator[TaskInfo]:
+        """Iterate over the tasks in the order in which they were registered."""
+        return iter(list(self._by_name.values()))
+
+    def runnable(self) -> list[TaskInfo]:
+        """Return the tasks that a server can run: all but remote stubs."""
+        return [info for info in self if not info.is_remote]
+
+    def binder(self, info: TaskInfo) -> Binder:
+        """Return the task's binder, compiled at its first use.
+
+        Raises:
+            TaskError: an annotation cannot be resolved or is not supported.
+        """
+        binder = self._binders.get(info.name)
+        if binder is None:
+            settings = self._settings
+            binder = compile_binder(
+                info.function,
+                task=info.name,
+                converter=self._converter_once,
+                limit=settings.argument_limit,
+                warn_at=settings.argument_warning,
+                result_limit=settings.result_limit,
+                flow_types=(Snooze,),
+                context_type=JobContext,
+                was_given_context=info.takes_context,
+            )
+            check_tag_templates(info.tags, binder.parameters)
+            self._binders[info.name] = binder
+        return binder
+
+    def _converter_once(self) -> Converter:
+        with self._lock:
+            if self._converter is None:
+                converter = make_converter()
+                self._configure_converter(converter)
+                self._converter = converter  # not before: one that a plugin failed to configure is never used
+            return self._converter

@@ -14,7 +14,7 @@ from firelock.cli.text import isoformat
 from firelock.clock import micros
 
 if TYPE_CHECKING:
-    from firelock.operators import ServerView
+    from firelock.control.servers import ServerView
     from firelock.storage import RecurringRecord
     from firelock.values import JobRecord
 

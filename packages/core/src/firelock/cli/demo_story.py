@@ -16,7 +16,7 @@ from firelock.values import HistoryEntry, JobRecord, LogLine, Progress, State
 
 if TYPE_CHECKING:
     from firelock.app import Firelock
-    from firelock.handle import Job
+    from firelock.job import Job
     from firelock.storage import Storage
 
 __all__ = ["Act", "Event", "Scene", "Story"]

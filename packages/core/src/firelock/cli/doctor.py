@@ -14,7 +14,7 @@ from firelock.cli.source import has_source, open_app, project_table
 
 if TYPE_CHECKING:
     from firelock.cli.commands import Commands
-    from firelock.doctor import Diagnosis
+    from firelock.control.doctor import Diagnosis
 
 __all__ = ["add"]
 
@@ -35,7 +35,7 @@ def add(commands: Commands) -> None:
 
 
 def _examine(options: argparse.Namespace, screen: Screen) -> int:
-    from firelock.doctor import diagnose, host_clock  # noqa: PLC0415 - loaded with an app only
+    from firelock.control.doctor import diagnose, host_clock  # noqa: PLC0415 - loaded with an app only
 
     is_imported = has_source(options) and bool(options.app or project_table().get("app"))
     app = open_app(options, is_imported=is_imported)

@@ -11,7 +11,7 @@ from firelock.cli.source import connected
 from firelock.cli.text import age, clock_time, span, visible_lines
 
 if TYPE_CHECKING:
-    from firelock.handle import Job
+    from firelock.job import Job
     from firelock.values import Attempt, HistoryEntry, JobRecord, LogLine, Progress
 
 __all__ = ["show_job"]

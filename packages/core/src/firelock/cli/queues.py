@@ -11,7 +11,7 @@ from firelock.cli.source import connected
 
 if TYPE_CHECKING:
     from firelock.cli.commands import Commands
-    from firelock.operators import QueueView
+    from firelock.control.queues import QueueView
 
 __all__ = ["add"]
 

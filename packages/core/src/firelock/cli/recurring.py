@@ -18,7 +18,7 @@ from firelock.cli.text import age, clock_time, isoformat
 if TYPE_CHECKING:
     from firelock.app import Firelock
     from firelock.cli.commands import Commands
-    from firelock.definitions import RecurringJob
+    from firelock.recurring_job import RecurringJob
 
 __all__ = ["add", "all_recurring"]
 

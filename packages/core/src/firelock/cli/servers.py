@@ -12,7 +12,7 @@ from firelock.cli.text import age
 
 if TYPE_CHECKING:
     from firelock.cli.commands import Commands
-    from firelock.operators import ServerView
+    from firelock.control.servers import ServerView
 
 __all__ = ["add"]
 

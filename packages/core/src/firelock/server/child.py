@@ -13,6 +13,7 @@ import attrs
 from firelock.context import Console
 from firelock.errors import ConfigurationError, StorageError
 from firelock.hookspecs import ServerInfo
+from firelock.options import Executor
 from firelock.server.board import Board
 from firelock.server.dispatcher import Dispatcher
 from firelock.server.executors import AsyncWorkers, Desk, ThreadWorkers
@@ -20,7 +21,6 @@ from firelock.server.metrics import Metrics
 from firelock.server.queue_choice import QueueChoice
 from firelock.server.runner import CancelKind, Runner
 from firelock.server.upkeep import Upkeep
-from firelock.task import Executor
 from firelock.values import Holder
 
 if TYPE_CHECKING:

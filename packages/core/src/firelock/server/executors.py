@@ -17,18 +17,18 @@ from typing import TYPE_CHECKING
 import attrs
 
 from firelock.hookspecs import ServerInfo
+from firelock.options import Executor
 from firelock.server.board import Board
 from firelock.server.isolated import ProcessPool
 from firelock.server.runner import Ended, Run, Runner
 from firelock.server.surroundings import Surroundings
-from firelock.task import Executor
 from firelock.values import ClaimedJob, Holder
 
 if TYPE_CHECKING:
     import asyncio
 
     from firelock.context import Console
-    from firelock.task import TaskInfo
+    from firelock.options import TaskInfo
 
 __all__ = ["AsyncWorkers", "Desk", "ThreadWorkers", "Ticket"]
 

@@ -37,8 +37,8 @@ from firelock.values import ClaimedJob, ErrorInfo, Holder, State, Transition
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
+    from firelock.options import TaskInfo
     from firelock.runtime import Runtime
-    from firelock.task import TaskInfo
 
 __all__ = ["IsolatedProcess", "ProcessPool", "describe_exit"]
 

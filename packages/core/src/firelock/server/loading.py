@@ -27,7 +27,7 @@ from firelock.runtime import ServedApp
 from firelock.task import MAIN_MODULES
 
 if TYPE_CHECKING:
-    from firelock.registry import Registry
+    from firelock.task import Registry
 
 __all__ = [
     "Script",

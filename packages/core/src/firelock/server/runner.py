@@ -23,8 +23,8 @@ from firelock.values import ClaimedJob, Holder, State, Transition
 
 if TYPE_CHECKING:
     from firelock.context import Console
+    from firelock.options import TaskInfo
     from firelock.runtime import Runtime
-    from firelock.task import TaskInfo
 
 __all__ = ["CancelKind", "Ended", "ProcessDied", "Run", "Runner"]
 

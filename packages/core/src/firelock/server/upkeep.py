@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from firelock.catalogue import tell_tasks
 from firelock.clock import SECOND
+from firelock.control.catalogue import tell_tasks
 from firelock.errors import StorageError, StorageUnavailable
 from firelock.firing import fire_due
+from firelock.options import OnRisk
 from firelock.server.runner import CancelKind
-from firelock.task import OnRisk
 
 if TYPE_CHECKING:
     from firelock.runtime import Runtime

@@ -10,8 +10,9 @@ import attrs
 
 from firelock.clock import from_micros, micros, span_micros
 from firelock.errors import FirelockError, UnknownTask
-from firelock.handle import Job
-from firelock.task import TaskInfo, TaskVerbs
+from firelock.job import Job
+from firelock.options import TaskInfo
+from firelock.task import TaskVerbs
 from firelock.values import JobRecord
 
 if TYPE_CHECKING:

@@ -6,9 +6,9 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 
-from firelock.group_commit import GroupCommit
+from firelock.client import GroupCommit, Results
+from firelock.job import Observation, reads
 from firelock.memory import MemoryStorage, changes
-from firelock.results import Look, Results, began_looks
 from firelock.storage import Applied, Feature, selection
 from firelock.testing.faults import FaultyStorage
 from firelock.values import ClaimedJob, NewJob, Transition
@@ -123,18 +123,18 @@ class DirectCommit(GroupCommit):
 
 
 class DirectResults(Results):
-    """Looks once, where the app's own waits in a thread: in still time nothing ends by waiting."""
+    """Observations once, where the app's own waits in a thread: in still time nothing ends by waiting."""
 
     def __init__(self, storage: StillStorage) -> None:
         super().__init__(storage)
         self._still = storage
 
-    def wait_for(self, job_id: str) -> Future[Look]:
+    def wait_for(self, job_id: str) -> Future[Observation]:
         """Return a future that is done: with the look at a job that has ended, else with an error."""
-        future: Future[Look] = Future()
-        began, record = next(began_looks), self._still.get((job_id,))[0]
+        future: Future[Observation] = Future()
+        began, record = next(reads), self._still.get((job_id,))[0]
         if record is None or record.is_final:
-            future.set_result(Look(began, record))
+            future.set_result(Observation(began, record))
         else:
             message = (
                 f"Job {job_id} ({record.task}) is {record.state}, and nobody runs it while you wait. Call "

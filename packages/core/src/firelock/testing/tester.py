@@ -9,9 +9,10 @@ from types import TracebackType
 from typing import Any, Self
 
 from firelock.app import Firelock
+from firelock.client import StorageAccess
 from firelock.clock import StorageClock, micros
 from firelock.errors import ConfigurationError
-from firelock.handle import Job
+from firelock.job import Job
 from firelock.storage import JobFilter
 from firelock.task import TaskVerbs
 from firelock.testing.enqueued import Enqueued, decoded, expected, find_task, listed
@@ -77,19 +78,17 @@ class Tester:
 
     def _take_over(self, app: Firelock) -> Callable[[], None]:
         """The app uses the private storage; return what gives it its own again."""
-        client, storage = app.client, app.storage
-        former = client.clock, client.group_commit, client.results
-
-        def give_back() -> None:
-            app.replace_storage(storage)
-            client.clock, client.group_commit, client.results = former
-
         app.load_imports()  # as a server does
-        app.replace_storage(self._private)
-        client.clock = StorageClock(self._inside, monotonic=lambda: 0.0)
-        client.group_commit = DirectCommit(self._private, self._ainserted)
-        client.results = DirectResults(self._inside)
-        return give_back
+        former = app.client.access
+        app.client.use(
+            StorageAccess(
+                self._private,
+                StorageClock(self._inside, monotonic=lambda: 0.0),
+                DirectCommit(self._private, self._ainserted),
+                DirectResults(self._inside),
+            )
+        )
+        return lambda: app.client.use(former)
 
     @property
     def storage(self) -> FaultyStorage:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from firelock.handle import Job
+from firelock.job import Job
 from firelock.retry import Retry
 from firelock.testing.conformance.server.stage import ServerFixtures, Stage
 from firelock.values import State

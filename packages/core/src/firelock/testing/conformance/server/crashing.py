@@ -14,7 +14,7 @@ from typing import Protocol
 import pytest
 
 from firelock.context import JobContext
-from firelock.handle import Job
+from firelock.job import Job
 from firelock.lifecycle import Upkeep
 from firelock.storage import Feature
 from firelock.testing.conformance.kit import requires

@@ -10,7 +10,7 @@ import attrs
 import pytest
 
 from firelock.app import Firelock
-from firelock.handle import Job
+from firelock.job import Job
 from firelock.server.inside import InsideServer
 from firelock.settings import Settings
 from firelock.storage import Storage

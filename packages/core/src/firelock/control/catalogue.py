@@ -23,8 +23,8 @@ from firelock.threads import in_thread
 
 if TYPE_CHECKING:
     from firelock.client import Client
+    from firelock.options import TaskInfo
     from firelock.serializer import JsonValue
-    from firelock.task import TaskInfo
 
 __all__ = ["Catalogue", "TaskEntry", "tell_tasks"]
 

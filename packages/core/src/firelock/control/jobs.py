@@ -17,7 +17,7 @@ from firelock.errors import (
     StorageError,
     StorageUnavailable,
 )
-from firelock.handle import Job
+from firelock.job import Job, JobProgress
 from firelock.options import shown, to_choice
 from firelock.storage import (
     Applied,
@@ -32,7 +32,6 @@ from firelock.storage import (
 from firelock.storage.defaults import insert_surely
 from firelock.threads import in_thread
 from firelock.values import JobRecord, NewJob, State, Transition
-from firelock.views import JobProgress
 
 if TYPE_CHECKING:
     from firelock.client import Client

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, cast, overload
+
+import attrs
 
 from firelock import lifecycle
+from firelock.clock import from_micros
 from firelock.errors import (
     JobConflict,
     JobDeleted,
@@ -17,20 +21,41 @@ from firelock.errors import (
     ResultTimeout,
     ResultUnavailable,
     TaskError,
-    UnknownTask,
 )
-from firelock.results import Look, began_looks
-from firelock.storage import Applied
-from firelock.task import TaskVerbs
+from firelock.options import CallOptions
 from firelock.threads import in_thread
-from firelock.values import ErrorInfo, JobRecord, NewJob, State
-from firelock.views import FailedAttempt, JobLogLine, JobProgress, JobStep, as_datetime
+from firelock.values import (
+    Applied,
+    Attempt,
+    ErrorInfo,
+    HistoryEntry,
+    JobRecord,
+    LogLine,
+    NewJob,
+    Progress,
+    State,
+)
 
 if TYPE_CHECKING:
-    from firelock.client import Client
+    from collections.abc import Iterable, Sequence
+    from concurrent.futures import Future
+
+    from firelock.clock import StorageClock
+    from firelock.lifecycle import Retention
+    from firelock.options import Call, TaskInfo
+    from firelock.storage import Storage
     from firelock.values import Transition
 
-__all__ = ["Job"]
+__all__ = [
+    "FailedAttempt",
+    "Job",
+    "JobLogLine",
+    "JobProgress",
+    "JobStep",
+    "Observation",
+    "as_datetime",
+    "reads",
+]
 
 P = ParamSpec("P")
 R = TypeVar("R", covariant=True)
@@ -70,7 +95,7 @@ class Job(Generic[R]):
 
     def __init__(
         self,
-        client: Client,
+        client: Creator,
         record: NewJob | JobRecord,
         is_uncommitted: bool = False,
         job_id: str | None = None,
@@ -199,7 +224,7 @@ class Job(Generic[R]):
 
     def _look(self) -> JobRecord:
         """The handle shows the job as it is stored now."""
-        look = Look(next(began_looks), self._client.storage.get((self.id,))[0])
+        look = Observation(next(reads), self._client.storage.get((self.id,))[0])
         if look.record is not None:
             return self._saw(look.began, look.record)
         if self._looked == _UNCOMMITTED:
@@ -244,13 +269,13 @@ class Job(Generic[R]):
             ResultUnavailable: it succeeded without a storable result, or was pruned.
         """
         self._require_committed()
-        future = self._client.results.wait_for(self.id)
+        future = self._client.wait_for_end(self.id)
         try:
             look = future.result(timeout)
         except TimeoutError as error:
             look = self._ended_at_last(timeout, error)
         finally:
-            self._client.results.forget(self.id, future)
+            self._client.forget_wait(self.id, future)
         return self._result_of(look)
 
     async def aresult(self, timeout: float | None = None) -> R:
@@ -258,25 +283,25 @@ class Job(Generic[R]):
         import asyncio  # noqa: PLC0415 - loaded when first used
 
         await in_thread(self._require_committed)
-        future = self._client.results.wait_for(self.id)
+        future = self._client.wait_for_end(self.id)
         try:
             look = await asyncio.wait_for(asyncio.wrap_future(future), timeout)
         except TimeoutError as error:
             look = await in_thread(self._ended_at_last, timeout, error)
         finally:
-            self._client.results.forget(self.id, future)
+            self._client.forget_wait(self.id, future)
         return self._result_of(look)
 
-    def _ended_at_last(self, timeout: float | None, cause: Exception) -> Look:
+    def _ended_at_last(self, timeout: float | None, cause: Exception) -> Observation:
         """Return the look if it sees the end: nobody may have looked within a timeout as short as 0."""
-        look = Look(next(began_looks), self._client.storage.get((self.id,))[0])
+        look = Observation(next(reads), self._client.storage.get((self.id,))[0])
         if look.record is None or look.record.is_final:
             return look
         self._saw(look.began, look.record)
         message = f"Job {self.id} ({self.task}) had not ended within {timeout or 0:g} s."
         raise ResultTimeout(message) from cause
 
-    def _result_of(self, look: Look) -> R:
+    def _result_of(self, look: Observation) -> R:
         record = look.record
         if record is None:
             message = f"Job {self.id} is not stored any more; its result is gone with it."
@@ -288,20 +313,7 @@ class Job(Generic[R]):
             raise JobDeleted(f"Job {record.id} ({record.task}) was deleted: {record.reason}.")
         if record.result is None:
             raise ResultUnavailable(f"Job {record.id} ({record.task}) succeeded: {record.result_absent}")
-        info = self._client.registry.get(record.task)
-        if info is None:
-            message = (
-                f"The result of job {record.id} cannot be read: task {record.task!r} is not registered here."
-            )
-            raise UnknownTask(message)
-        serializer = self._client.serializers.get(record.serializer)
-        if serializer is None:
-            message = (
-                f"The result of job {record.id} was stored by the serializer {record.serializer!r}, which is "
-                "not installed here."
-            )
-            raise ResultUnavailable(message)
-        return cast("R", self._client.registry.binder(info).decode_result_text(record.result, serializer))
+        return cast("R", self._client.decode_result(record))
 
     def history(self) -> list[JobStep]:
         """Return the job's steps, oldest first."""
@@ -419,7 +431,7 @@ class Job(Generic[R]):
             raise JobConflict(f"Job {self.id} is {record.state}; it cannot be {done}.")
         return self
 
-    def then(self, task: TaskVerbs[P, R2], /, *args: P.args, **kwargs: P.kwargs) -> Job[R2]:
+    def then(self, task: Continuation[P, R2], /, *args: P.args, **kwargs: P.kwargs) -> Job[R2]:
         """A continuation is stored: it runs when this job has succeeded, or as `task.using(on=…)` says.
 
         Raises:
@@ -428,15 +440,15 @@ class Job(Generic[R]):
                 not within it.
         """
         self._require_visible(task)
-        return self._client.create_child(self.id, task, args, kwargs)
+        return self._client.create_child(self.id, task.call(*args, **kwargs))
 
-    async def athen(self, task: TaskVerbs[P, R2], /, *args: P.args, **kwargs: P.kwargs) -> Job[R2]:
+    async def athen(self, task: Continuation[P, R2], /, *args: P.args, **kwargs: P.kwargs) -> Job[R2]:
         """Continue without blocking the event loop."""
         await in_thread(self._require_visible, task)
-        return await self._client.acreate_child(self.id, task, args, kwargs)
+        return await self._client.acreate_child(self.id, task.call(*args, **kwargs))
 
-    def _require_visible(self, task: TaskVerbs[Any, Any]) -> None:
-        if not isinstance(task, TaskVerbs):
+    def _require_visible(self, task: Continuation[..., Any]) -> None:
+        if not callable(getattr(task, "call", None)):
             message = f"then() takes a task, then its arguments: job.then(task, …), not {task!r}."
             raise TaskError(message)
         if task.options.within is None:
@@ -445,3 +457,169 @@ class Job(Generic[R]):
 
 def _last_error(record: JobRecord) -> str:
     return f"{record.error.type}: {record.error.message}" if record.error else record.reason or "no reason"
+
+
+# ---- what a handle needs -----------------------------------------------------------------------------------
+
+
+reads = itertools.count(1)
+
+
+@attrs.frozen
+class Observation:
+    """A job as one read of the storage saw it; None where it is gone."""
+
+    began: int
+    record: JobRecord | None
+
+
+class Creator(Protocol):
+    """What tasks and handles need of an app: its client makes jobs, reads them and changes them."""
+
+    storage: Storage
+    clock: StorageClock
+    retention: Retention
+
+    def create(self, call: Call) -> Job[Any]:
+        """The call is stored as a job."""
+        ...
+
+    async def acreate(self, call: Call) -> Job[Any]:
+        """The call is stored as a job, without blocking the event loop."""
+        ...
+
+    def create_alike(
+        self, info: TaskInfo, options: CallOptions, calls: Iterable[Sequence[object]]
+    ) -> list[Job[Any]]:
+        """A job of one task is stored for each tuple of arguments."""
+        ...
+
+    def create_child(self, parent_id: str, call: Call) -> Job[Any]:
+        """The call is stored as a continuation."""
+        ...
+
+    async def acreate_child(self, parent_id: str, call: Call) -> Job[Any]:
+        """The call is stored as a continuation, without blocking the event loop."""
+        ...
+
+    def wait_for_end(self, job_id: str) -> Future[Observation]:
+        """Return a future of the read that sees the job ended, or gone."""
+        ...
+
+    def forget_wait(self, job_id: str, future: Future[Observation]) -> None:
+        """Nobody waits for this future any more."""
+        ...
+
+    def decode_result(self, record: JobRecord) -> object:
+        """Return the result of a succeeded job."""
+        ...
+
+    def release_children_soon(self) -> None:
+        """Continuations that a change set free are moved."""
+        ...
+
+    def restoration(self, record: JobRecord, *, reason: str) -> Transition | str:
+        """Return the change that takes the job's delete back, or why nothing can."""
+        ...
+
+    def apply_unless_changed(self, changes: Sequence[Transition], seen: Sequence[JobRecord]) -> list[Applied]:
+        """The changes are applied, but to a job that is no longer stored as it was seen."""
+        ...
+
+
+class Continuation(Protocol[P, R]):
+    """A task as `then` takes it: with or without `using(…)`."""
+
+    @property
+    def options(self) -> CallOptions:
+        """Those of its calls."""
+        ...
+
+    def call(self, *args: P.args, **kwargs: P.kwargs) -> Call:
+        """Return the call."""
+        ...
+
+    def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
+        """A job is stored; here for the type of its result."""
+        ...
+
+
+# ---- what it shows of a life: the contract's values with aware datetimes in place of micros ---------------
+
+
+@overload
+def as_datetime(instant: int) -> datetime: ...
+@overload
+def as_datetime(instant: int | None) -> datetime | None: ...
+def as_datetime(instant: int | None) -> datetime | None:
+    """Return micros as an aware datetime in UTC; None stays None."""
+    return None if instant is None else from_micros(instant)
+
+
+@attrs.frozen
+class JobStep:
+    """One step of a job's life."""
+
+    state: State
+    at: datetime
+    reason: str | None
+    attempt: int | None  # set where the step ends an attempt, with the three below
+    claimed_at: datetime | None
+    started_at: datetime | None
+    server: str | None
+    elided: int  # above 0: this step stands for that many left out here
+    due_at: datetime | None  # where somebody took a scheduled job away: when it would have been due
+
+    @classmethod
+    def of(cls, entry: HistoryEntry) -> JobStep:
+        """Return the step of an entry."""
+        return cls(
+            entry.state, as_datetime(entry.at), entry.reason, entry.attempt, as_datetime(entry.claimed_at),
+            as_datetime(entry.started_at), entry.server, entry.elided,
+            as_datetime(entry.due_at),
+        )  # fmt: skip
+
+
+@attrs.frozen
+class FailedAttempt:
+    """A failed attempt with its traceback."""
+
+    attempt: int
+    at: datetime
+    error: ErrorInfo
+
+    @classmethod
+    def of(cls, attempt: Attempt) -> FailedAttempt:
+        """Return the view of a stored attempt."""
+        return cls(attempt.attempt, as_datetime(attempt.at), attempt.error)
+
+
+@attrs.frozen
+class JobLogLine:
+    """One line that a job logged."""
+
+    number: int  # ascends within the job; the page cursor
+    at: datetime
+    level: str
+    text: str
+    attempt: int
+
+    @classmethod
+    def of(cls, line: LogLine) -> JobLogLine:
+        """Return the view of a stored line."""
+        return cls(line.number, as_datetime(line.at), line.level, line.text, line.attempt)
+
+
+@attrs.frozen
+class JobProgress:
+    """How far a running job says it is."""
+
+    done: float
+    total: float
+    at: datetime
+    message: str | None
+
+    @classmethod
+    def of(cls, progress: Progress) -> JobProgress:
+        """Return the view of a stored progress."""
+        return cls(progress.done, progress.total, as_datetime(progress.at), progress.message)

@@ -1,4 +1,4 @@
-"""`fire.queues`, `fire.servers`: what is there, and what is told to it. `fire.jobs` stands in `jobs`."""
+"""`fire.queues`: every queue that has jobs or settings; pausing and resuming."""
 
 from __future__ import annotations
 
@@ -9,24 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from firelock.clock import from_micros
-from firelock.errors import ConfigurationError
-from firelock.jobs import JobPage, Jobs
+from firelock.job import as_datetime
 from firelock.options import check_queue
-from firelock.storage import Record, SessionRecord
+from firelock.storage import Record
 from firelock.threads import in_thread
 from firelock.values import State
-from firelock.views import as_datetime
 
 if TYPE_CHECKING:
     from firelock.client import Client
 
-__all__ = ["JobPage", "Jobs", "QueueView", "Queues", "ServerView", "Servers"]
+__all__ = ["QueueView", "Queues"]
 
 _PAGE_LIMIT = 500
-
-
-# ---- queues ----------------------------------------------------------------------------------------------
 
 
 @attrs.frozen
@@ -106,71 +100,3 @@ def _all_records(client: Client, kind: str) -> Iterator[Record]:
     while page := client.storage.list_records(kind, after=after, limit=_PAGE_LIMIT):
         yield from page
         after = page[-1].key
-
-
-# ---- servers ---------------------------------------------------------------------------------------------
-
-
-@attrs.frozen
-class ServerView:
-    """A server with its children's sessions."""
-
-    id: str
-    name: str
-    host: str
-    queues: str
-    workers: int
-    started_at: datetime
-    is_alive: bool
-    busy: int
-    sessions: tuple[SessionRecord, ...]
-
-    @property
-    def is_lost(self) -> bool:
-        """Tell whether it is gone and none of its sessions said last that it stops: killed, or cut off."""
-        return not self.is_alive and all(one.renewal.state != "stopping" for one in self.sessions)
-
-
-class Servers:
-    """`fire.servers`: who runs jobs on this storage."""
-
-    def __init__(self, client: Client) -> None:
-        self._client = client
-
-    def list(self) -> list[ServerView]:
-        """Return the servers, oldest first; those that stopped or were lost stay for a day."""
-        by_server: dict[str, list[SessionRecord]] = {}
-        for record in self._client.storage.list_sessions():
-            by_server.setdefault(record.session.server_id, []).append(record)
-        return [_server_view(server_id, sessions) for server_id, sessions in by_server.items()]
-
-    async def alist(self) -> Sequence[ServerView]:
-        """List without blocking the event loop."""
-        return await in_thread(self.list)
-
-    def tell(self, server_id: str, order: str) -> None:
-        """Within a heartbeat the server claims no more (quiet), claims again (resume) or stops (stop)."""
-        if order not in {"quiet", "resume", "stop"}:
-            message = f"Order {order!r} is unknown; use quiet, resume or stop."
-            raise ConfigurationError(message)
-        self._client.storage.put_record("server_order", server_id, json.dumps(order))
-
-    async def atell(self, server_id: str, order: str) -> None:
-        """Tell without blocking the event loop."""
-        await in_thread(self.tell, server_id, order)
-
-
-def _server_view(server_id: str, sessions: list[SessionRecord]) -> ServerView:
-    first = sessions[0].session
-    alive = [record for record in sessions if record.is_alive]
-    return ServerView(
-        server_id,
-        first.server,
-        first.host,
-        first.queues,
-        sum(record.session.workers for record in alive),
-        from_micros(first.started_at),
-        bool(alive),
-        sum(record.renewal.busy for record in alive),
-        tuple(sessions),
-    )
