@@ -7,9 +7,8 @@ import pytest
 from psycopg import sql
 
 from firelock import StorageError, StorageUnavailable
-from firelock_sql.postgresql.failures import read_failure
-from firelock_sql.postgresql.pooler import require_usable
-from firelock_sql.servers.failures import Meaning
+from firelock_sql.postgresql.connect import read_failure, require_usable
+from firelock_sql.transaction import Meaning
 from tests.ports import HOST, free_port
 from tests.refusals import SECRET, refusal, stranger
 from tests.sql.postgresql import Postgresql

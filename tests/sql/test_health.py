@@ -13,11 +13,11 @@ from sqlalchemy import create_engine
 
 from firelock.cli import main
 from firelock.testing import eventually
+from firelock_sql.names import Names
+from firelock_sql.pool import Connections
 from firelock_sql.postgresql import health
 from firelock_sql.postgresql.database import PostgresqlDatabase
 from firelock_sql.postgresql.opening import open_url
-from firelock_sql.servers.connections import Connections
-from firelock_sql.servers.names import Names
 from tests.sql.postgresql import Postgresql
 from tests.sql.processes import PASSWORD, USER
 

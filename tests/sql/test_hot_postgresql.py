@@ -10,8 +10,8 @@ from firelock.storage import Applied, State
 from firelock.testing import Handles, Scene
 from firelock.testing.conformance.ends import deletes, fails, succeeds
 from firelock.testing.conformance.scene import Running
-from firelock_sql.postgresql.arrays import text_array
-from firelock_sql.postgresql.hot import PostgresqlHot
+from firelock_sql.postgresql.connect import text_array
+from firelock_sql.postgresql.engine import PostgresqlHot
 from firelock_sql.postgresql.opening import open_engine
 from tests.scenes import scene_at
 from tests.sql.postgresql import end_connections

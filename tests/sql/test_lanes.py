@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from firelock_sql.claim import Asked
 from firelock_sql.postgresql.lanes import Lanes, Probe
-from firelock_sql.taking import Asked
 
 LATE = 5_000_000
 NOW = 1_000_000_000

@@ -7,8 +7,8 @@ import pymysql
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from firelock_sql.mysql.failures import read_failure
-from firelock_sql.servers.failures import Meaning
+from firelock_sql.mysql.connect import read_failure
+from firelock_sql.transaction import Meaning
 
 
 @pytest.mark.parametrize(

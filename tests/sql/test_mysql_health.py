@@ -9,8 +9,8 @@ import pytest
 
 from firelock import Firelock
 from firelock.storage import Feature, Finding, SchemaState
+from firelock_sql.mysql.connect import Product
 from firelock_sql.mysql.health import Observed, describe, diagnose
-from firelock_sql.mysql.product import Product
 
 HEALTHY = Observed(
     Product("MariaDB", (11, 8, 9), "11.8.9"),

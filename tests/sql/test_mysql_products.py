@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from firelock.storage import StorageError
-from firelock_sql.mysql.product import read_product
+from firelock_sql.mysql.connect import read_product
 
 
 @pytest.mark.parametrize(

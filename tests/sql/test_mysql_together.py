@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from firelock_sql.mysql.courier import Courier
-from firelock_sql.mysql.together import TogetherCursor
+from firelock_sql.mysql.pipeline import Courier, TogetherCursor
 
 UPDATE = "UPDATE jobs SET state=%s, history=concat(jobs.history, %s) WHERE jobs.seq = %s"
 DELETE = "DELETE FROM tags WHERE tags.tag = %s AND tags.job = %s"

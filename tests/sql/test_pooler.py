@@ -10,8 +10,8 @@ import pytest
 from sqlalchemy import create_engine
 
 from firelock.storage import State
+from firelock_sql.postgresql.connect import Way
 from firelock_sql.postgresql.opening import open_engine, open_url
-from firelock_sql.postgresql.pooler import Way
 from tests.scenes import listening, scene_at
 
 LISTENERS = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND query LIKE 'LISTEN%%'"

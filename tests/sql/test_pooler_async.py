@@ -14,7 +14,7 @@ from sqlalchemy.pool import NullPool
 
 from firelock import Firelock, State
 from firelock.storage import StorageError
-from firelock_sql.postgresql.failures import read_failure
+from firelock_sql.postgresql.connect import read_failure
 
 WHO = "select pg_backend_pid()"
 

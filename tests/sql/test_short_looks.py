@@ -8,8 +8,8 @@ import pytest
 from firelock.storage import Applied
 from firelock.testing.conformance.ends import succeeds
 from firelock.testing.conformance.scene import Running
+from firelock_sql.claim import Asked
 from firelock_sql.postgresql import lanes
-from firelock_sql.taking import Asked
 from tests.scenes import scene_at
 
 

@@ -12,8 +12,8 @@ from firelock.storage import Applied, Edge, Exchange, JobFilter, State, bounded_
 from firelock.testing import Handles, Scene
 from firelock.testing.conformance.ends import deletes, fails, requeues, snoozes, succeeds
 from firelock.testing.conformance.scene import Running
+from firelock_sql.history import COMPACT_FROM
 from firelock_sql.sqlite.opening import open_sqlite
-from firelock_sql.text import COMPACT_FROM
 
 
 @pytest.fixture

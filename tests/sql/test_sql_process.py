@@ -14,7 +14,7 @@ from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 
 from firelock.storage import JobFilter, State, StorageError, StorageUnavailable
 from firelock.testing import Handles, Scene
-from firelock_sql.sqlite.failures import translated
+from firelock_sql.sqlite.database import translated
 from firelock_sql.sqlite.health import file_system_of
 from firelock_sql.sqlite.opening import open_sqlite
 from firelock_sql.statements import Statement

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from firelock_sql.claiming import ReadyRow, Turns, ready_rows
+from firelock_sql.claim import ReadyRow, Turns, ready_rows
 
 MOST_ASKED = 20
 

@@ -13,7 +13,7 @@ import pytest
 from firelock.storage import Feature, State
 from firelock.testing import Handles, Scene
 from firelock.testing.conformance.ends import hands_back, requeues, succeeds
-from firelock_sql.sqlite.mailbox import Mailbox
+from firelock_sql.sqlite.datagrams import Mailbox
 from firelock_sql.sqlite.opening import open_sqlite
 
 
@@ -209,7 +209,7 @@ def test_threads_that_send_at_once_share_one_socket(path, monkeypatch):
 
     receiver, sender = Mailbox(path), Mailbox(path)
     receiver.open()
-    monkeypatch.setattr("firelock_sql.sqlite.mailbox.socket.socket", meeting)
+    monkeypatch.setattr("firelock_sql.sqlite.datagrams.socket.socket", meeting)
     threads = [threading.Thread(target=sender.send, args=(b"default",)) for _ in range(2)]
     for thread in threads:
         thread.start()

@@ -433,7 +433,7 @@ def test_another_thread_s_transaction_is_waited_for_and_told_of(make_app, engine
             told.set()
 
     handler = Telling()
-    logging.getLogger("firelock_sql.sqlite.connections").addHandler(handler)
+    logging.getLogger("firelock_sql.sqlite.database").addHandler(handler)
     keeper = threading.Thread(target=keep)
     keeper.start()
     begun.wait(30)
@@ -443,7 +443,7 @@ def test_another_thread_s_transaction_is_waited_for_and_told_of(make_app, engine
 
     assert held is not None
     keeper.join(30)
-    logging.getLogger("firelock_sql.sqlite.connections").removeHandler(handler)
+    logging.getLogger("firelock_sql.sqlite.database").removeHandler(handler)
     assert 1 == caplog.text.count("a transaction of this very process keeps a write waiting")
     assert 2 == fire.jobs.counts().enqueued
 

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from firelock.storage import StorageUnavailable
-from firelock_sql.sqlite.connections import Connections
-from firelock_sql.sqlite.failures import translated
+from firelock_sql.sqlite.database import Connections, translated
 from firelock_sql.url import parse_sqlite_url
 
 

@@ -12,9 +12,9 @@ import pytest
 import firelock_sql
 from firelock import Firelock
 from firelock_sql.find import _CONDITIONS, _RARE_INDEXES, _count_up_to, _statement, _Walk
-from firelock_sql.mysql.dialect import dialect_of as mysql_dialect
-from firelock_sql.postgresql.dialect import dialect_of as postgresql_dialect
-from firelock_sql.servers.names import Names
+from firelock_sql.mysql.connect import dialect_of as mysql_dialect
+from firelock_sql.names import Names
+from firelock_sql.postgresql.connect import dialect_of as postgresql_dialect
 from firelock_sql.sqlite.database import _Dialect
 from firelock_sql.statements import Statement
 from firelock_sql.tables import PREFIX

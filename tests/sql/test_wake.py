@@ -16,14 +16,20 @@ from sqlalchemy import create_engine
 
 from firelock.storage import Feature
 from firelock.testing import eventually
-from firelock_sql.postgresql.channel import Channel, channel_name
-from firelock_sql.postgresql.dialect import dialect_of
-from firelock_sql.postgresql.mailbox import Mailbox
+from firelock_sql.names import Names
+from firelock_sql.pool import Connections
+from firelock_sql.postgresql.connect import Way, dialect_of
+from firelock_sql.postgresql.listener import (
+    GAP_SECONDS,
+    Channel,
+    Coalescing,
+    Mailbox,
+    Sender,
+    channel_name,
+    flush,
+    written,
+)
 from firelock_sql.postgresql.opening import open_url
-from firelock_sql.postgresql.pooler import Way
-from firelock_sql.postgresql.sender import GAP_SECONDS, Coalescing, Sender, flush, written
-from firelock_sql.servers.connections import Connections
-from firelock_sql.servers.names import Names
 from tests.scenes import listening, scene_at
 
 LISTENERS = "SELECT pid FROM pg_stat_activity WHERE datname = %s AND query LIKE 'LISTEN%%' ORDER BY pid"

@@ -9,13 +9,11 @@ import pytest
 from psycopg import sql
 from sqlalchemy import create_engine
 
-from firelock_sql.postgresql.channel import Channel
-from firelock_sql.postgresql.dialect import dialect_of
+from firelock_sql.names import Names
+from firelock_sql.pool import Connections
+from firelock_sql.postgresql.connect import Way, dialect_of
+from firelock_sql.postgresql.listener import Channel, Sender
 from firelock_sql.postgresql.opening import open_url
-from firelock_sql.postgresql.pooler import Way
-from firelock_sql.postgresql.sender import Sender
-from firelock_sql.servers.connections import Connections
-from firelock_sql.servers.names import Names
 from tests.sql.postgresql import end_connections
 
 

@@ -8,11 +8,10 @@ from typing import Any
 from sqlalchemy import bindparam, delete, exists, select, update
 
 from firelock.storage import FINAL_STATES, On, State, Upkeep, continuation_target, waiting_reason
-from firelock_sql.changes import delete_waiting, enqueue
-from firelock_sql.database import Database, Transaction
-from firelock_sql.rows import JobRow, load_rows, save_rows
+from firelock_sql.job_row import JobRow, delete_waiting, enqueue, load_rows, save_rows
 from firelock_sql.statements import Statement, among, insert_into
 from firelock_sql.tables import ONE, ZERO, edges, jobs, releasing
+from firelock_sql.transaction import Database, Transaction
 
 __all__ = [
     "delete_children",

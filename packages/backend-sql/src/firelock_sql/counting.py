@@ -15,9 +15,9 @@ from typing import Any
 
 from sqlalchemy import BigInteger, bindparam, cast, delete, func, select, union_all, update
 
-from firelock_sql.database import Database, Transaction
 from firelock_sql.statements import Statement, among, insert_into
 from firelock_sql.tables import ZERO, count_deltas, counts
+from firelock_sql.transaction import Database, Transaction
 
 __all__ = ["Folding", "add_deltas", "counted", "known_queues"]
 

@@ -1,10 +1,6 @@
-"""Pages of jobs in order of time.
+"""All jobs in order of creation, merged from the parts of one index: each queue and task is one.
 
-Two ways lead to a page. Where something in the filter is rare (a tag, a parent, a task with few jobs), all
-jobs that have it are read and sorted. Otherwise an index, or the merged parts of one, is walked in the order
-of the page and the rest of the filter is tested on the way, at most `SCANNED` rows far: a page answers in
-bounded time at any size, and may therefore be short, or empty, and still have a cursor. Indexes are named in
-the statements, so no statistics can change the plan.
+Parts are few where jobs are many, so one index serves lists of all jobs, of a queue, of a task and of both.
 """
 
 from __future__ import annotations
@@ -15,16 +11,40 @@ from heapq import merge
 from typing import Any
 
 import attrs
-from sqlalchemy import BindParameter, ColumnElement, Select, and_, bindparam, case, exists, func, or_, select
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Select,
+    and_,
+    bindparam,
+    case,
+    exists,
+    func,
+    literal_column,
+    or_,
+    select,
+)
 
-from firelock.storage import JobFilter, Page, State, selection
-from firelock_sql.database import Database, Transaction
-from firelock_sql.parts import Part, find_parts, size_of
-from firelock_sql.reads import get_jobs
-from firelock_sql.statements import Statement, Value
+from firelock.storage import (
+    Attempt,
+    Counts,
+    ErrorInfo,
+    FailureGroup,
+    HistoryEntry,
+    JobFilter,
+    JobRecord,
+    Page,
+    State,
+    bounded_history,
+    selection,
+)
+from firelock_sql.counting import counted, known_queues
+from firelock_sql.history import read_edges, read_history, read_list, read_state
+from firelock_sql.statements import Statement, Value, among
 from firelock_sql.tables import (
     ONE,
     ZERO,
+    attempt_errors,
     edges,
     is_retrying,
     is_scheduled,
@@ -33,8 +53,70 @@ from firelock_sql.tables import (
     pinned,
     text_literal,
 )
+from firelock_sql.transaction import Database, Transaction
 
-__all__ = ["SCANNED", "find_jobs"]
+__all__ = [
+    "RECORD_COLUMNS",
+    "SCANNED",
+    "Part",
+    "count_jobs",
+    "find_jobs",
+    "find_parts",
+    "get_errors",
+    "get_history",
+    "get_jobs",
+    "group_failures",
+    "read_record",
+    "size_of",
+]
+
+Part = tuple[str, str]
+"""A queue and a task."""
+
+_NEXT_TASK = Statement(
+    pinned(select(jobs.c.task), "by_task")
+    .where(jobs.c.queue == bindparam("part_queue"), jobs.c.task > bindparam("former"))
+    .order_by(jobs.c.task)
+    .limit(ONE)
+)
+_SIZE = Statement(
+    select(func.count()).select_from(
+        pinned(select(ONE).select_from(jobs), "by_task")
+        .where(jobs.c.queue == bindparam("part_queue"), jobs.c.task == bindparam("part_task"))
+        .limit(bindparam("most"))
+        .subquery()
+    )
+)
+
+
+def find_parts(tx: Transaction, queue: str | None, task: str | None) -> list[Part]:
+    """Return the parts that may hold jobs of this queue and task, of all of them where none is given."""
+    queues = [queue] if queue is not None else known_queues(tx)
+    if task is not None:
+        return [(name, task) for name in queues]
+    return [(name, found) for name in queues for found in _tasks(tx, name)]
+
+
+def _tasks(tx: Transaction, queue: str) -> list[str]:
+    """Return the tasks of a queue, by one short step along the index for each."""
+    tasks: list[str] = []
+    while found := tx.one(_NEXT_TASK, {"part_queue": queue, "former": tasks[-1] if tasks else ""}):
+        if not isinstance(found[0], str):  # bytes that somebody put there come behind every text, for ever
+            break
+        tasks.append(found[0])
+    return tasks
+
+
+def size_of(tx: Transaction, parts: list[Part], most: int) -> int:
+    """Return how many jobs the parts hold, at most about `most`."""
+    size = 0
+    for queue, task in parts:
+        found: Any = tx.one(_SIZE, {"part_queue": queue, "part_task": task, "most": most})
+        size += int(found[0])
+        if size >= most:
+            break
+    return size
+
 
 SCANNED = 20_000
 RARE = 5_000
@@ -334,3 +416,104 @@ def _behind(
     if is_oldest_first:
         return [time >= at, or_(time > again, id > behind)]
     return [time <= at, or_(time < again, id < behind)]
+
+
+_ERRORS_LIMIT = 20
+_GROUPED_LIMIT = 10_000
+
+RECORD_COLUMNS = (
+    jobs.c.id, jobs.c.task, jobs.c.arguments, jobs.c.serializer, jobs.c.state, jobs.c.queue, jobs.c.priority,
+    jobs.c.created_at, jobs.c.tags, jobs.c.due_at, jobs.c.nominal_at, jobs.c.reason, jobs.c.enqueued_at,
+    jobs.c.attempt, jobs.c.retries, jobs.c.crashes, jobs.c.fence, jobs.c.session, jobs.c.server,
+    jobs.c.claimed_at, jobs.c.started_at, jobs.c.ended_at, jobs.c.changed_at, jobs.c.expires_at,
+    jobs.c.timeout_seconds, jobs.c.retry, jobs.c.recurring_id, jobs.c.error_type, jobs.c.error_message,
+    jobs.c.error_fingerprint, jobs.c.result, jobs.c.result_absent, jobs.c.parents,
+)  # fmt: skip
+_STATE, _TAGS, _ERROR = 4, 8, 27
+
+_GET = Statement(select(*RECORD_COLUMNS).where(among(jobs.c.id, "ids")))
+_HISTORY = Statement(
+    select(
+        jobs.c.created_at, jobs.c.creation, jobs.c.history, jobs.c.is_plain_end, jobs.c.state,
+        jobs.c.changed_at, jobs.c.attempt, jobs.c.claimed_at, jobs.c.started_at, jobs.c.server,
+    ).where(jobs.c.id == bindparam("job_id"))
+)  # fmt: skip
+_ERRORS = Statement(
+    select(
+        attempt_errors.c.attempt, attempt_errors.c.at, attempt_errors.c.type, attempt_errors.c.message,
+        attempt_errors.c.fingerprint, attempt_errors.c.traceback,
+    )
+    .where(attempt_errors.c.job_id == bindparam("owner"))
+    .order_by(attempt_errors.c.seq.desc())
+    .limit(literal_column(str(_ERRORS_LIMIT)))
+)  # fmt: skip
+_FAILED = Statement(
+    pinned(
+        select(
+            jobs.c.error_fingerprint, jobs.c.error_type, jobs.c.error_message, jobs.c.task, jobs.c.changed_at,
+            jobs.c.id,
+        ),
+        "listed",
+    )
+    .where(jobs.c.state == text_literal(State.FAILED), jobs.c.state != text_literal(State.PROCESSING))
+    .order_by(jobs.c.changed_at.desc(), jobs.c.id.desc())
+    .limit(literal_column(str(_GROUPED_LIMIT)))
+)  # fmt: skip
+
+
+def read_record(row: Sequence[Any]) -> JobRecord:
+    """Return a row of `RECORD_COLUMNS` as people see it."""
+    type_, message, fingerprint, result, absent, parents = row[_ERROR:]
+    fields: list[Any] = list(row[:_ERROR])
+    fields[_STATE], fields[_TAGS] = read_state(fields[_STATE]), read_list(fields[_TAGS])
+    error = None if type_ is None else ErrorInfo(type_, message, fingerprint)
+    fields += [error, result, absent, read_edges(parents)]
+    return JobRecord(*fields)
+
+
+def get_jobs(tx: Transaction, database: Database, ids: Sequence[str]) -> list[JobRecord | None]:
+    """See `Storage.get`."""
+    found = {row[0]: read_record(row) for row in tx.all(_GET, {"ids": database.among(ids)})}
+    return [found.get(id) for id in ids]
+
+
+def get_history(tx: Transaction, job_id: str) -> list[HistoryEntry]:
+    """See `Storage.history`."""
+    found: Any = tx.one(_HISTORY, {"job_id": job_id})
+    if found is None:
+        return []
+    created_at, creation, lines, is_plain_end, state, changed_at, *attempt = found
+    history = read_history(created_at, creation, lines)
+    if is_plain_end:
+        history = bounded_history(history, HistoryEntry(read_state(state), changed_at, None, *attempt))
+    return history
+
+
+def get_errors(tx: Transaction, job_id: str) -> list[Attempt]:
+    """See `Storage.errors`."""
+    rows: Sequence[Any] = tx.all(_ERRORS, {"owner": job_id})
+    return [Attempt(row[0], row[1], ErrorInfo(*row[2:])) for row in reversed(rows)]
+
+
+def count_jobs(tx: Transaction) -> Counts:
+    """See `Storage.counts`."""
+    by_state: dict[State, int] = {}
+    by_queue: dict[str, dict[State, int]] = {}
+    for queue, name, number in counted(tx):
+        state = read_state(name)
+        by_state[state] = by_state.get(state, 0) + number
+        by_queue.setdefault(queue, {})[state] = number
+    return Counts(by_state, by_queue)
+
+
+def group_failures(tx: Transaction, limit: int) -> list[FailureGroup]:
+    """See `Storage.failure_groups`."""
+    groups: dict[str, list[Any]] = {}
+    for row in tx.all(_FAILED):
+        if row[0] is not None:
+            groups.setdefault(str(row[0]), []).append(row)
+    largest = sorted(groups.items(), key=lambda group: (-len(group[1]), group[0]))
+    return [
+        FailureGroup(fingerprint, rows[0][1], rows[0][2], rows[0][3], len(rows), rows[0][4], rows[0][5])
+        for fingerprint, rows in largest[:limit]
+    ]

@@ -20,11 +20,11 @@ from firelock.storage import (
     continuation_target,
     waiting_reason,
 )
-from firelock_sql.changes import kept_until
-from firelock_sql.database import ANY_QUEUE, Database, Transaction
+from firelock_sql.history import edges_text, entry_line, list_text
+from firelock_sql.job_row import kept_until
 from firelock_sql.statements import Statement, Value, among, insert_into
 from firelock_sql.tables import ONE, by_id, edges, is_scheduled, job_tags, jobs, pinned
-from firelock_sql.text import edges_text, entry_line, list_text
+from firelock_sql.transaction import ANY_QUEUE, Database, Transaction
 
 __all__ = ["insert_jobs"]
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from sqlalchemy import bindparam, delete, null, select, update
 
-from firelock_sql.database import Database, Transaction
 from firelock_sql.statements import Statement, among, insert_into
 from firelock_sql.tables import ONE, locks
+from firelock_sql.transaction import Database, Transaction
 
 __all__ = ["acquire_lock", "has_old_locks", "prune_locks", "release_lock", "renew_lock"]
 

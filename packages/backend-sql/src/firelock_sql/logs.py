@@ -8,9 +8,9 @@ from typing import Any
 from sqlalchemy import bindparam, delete, func, select, update
 
 from firelock.storage import LogLine, Progress
-from firelock_sql.database import Database, Transaction
 from firelock_sql.statements import Statement, among, insert_into
 from firelock_sql.tables import by_id, jobs, log_lines, progress
+from firelock_sql.transaction import Database, Transaction
 
 __all__ = ["append_logs", "get_progress", "read_log"]
 

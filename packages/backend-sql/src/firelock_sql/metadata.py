@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import Index, MetaData
 from sqlalchemy.sql import quoted_name
 
-from firelock_sql.servers.names import Names
+from firelock_sql.names import Names
 from firelock_sql.tables import METADATA, PREFIX, is_of
 
 __all__ = ["tables_of"]

@@ -10,9 +10,9 @@ from typing import Any
 from sqlalchemy import bindparam, select, update
 
 from firelock.storage import Rollup, add_rollups
-from firelock_sql.database import Transaction
 from firelock_sql.statements import Statement, insert_into
 from firelock_sql.tables import rollups
+from firelock_sql.transaction import Transaction
 
 __all__ = ["record_metrics", "timeline"]
 

@@ -9,9 +9,9 @@ from typing import Any
 from sqlalchemy import bindparam, null, select, update
 
 from firelock.storage import Record
-from firelock_sql.database import ANY_QUEUE, Transaction
 from firelock_sql.statements import Statement, insert_into
 from firelock_sql.tables import records
+from firelock_sql.transaction import ANY_QUEUE, Transaction
 
 __all__ = ["delete_record", "get_record", "list_records", "put_record"]
 

@@ -16,9 +16,9 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from firelock.storage import SchemaMismatch, SchemaState
-from firelock_sql.database import Database, Transaction
 from firelock_sql.statements import Statement, insert_into
 from firelock_sql.tables import METADATA, ONE, is_of, schema_version
+from firelock_sql.transaction import Database, Transaction
 
 __all__ = [
     "MIGRATIONS",

@@ -17,12 +17,11 @@ from firelock.storage import (
     Taken,
     Upkeep,
 )
-from firelock_sql.changes import clear_tail, take_back
-from firelock_sql.claiming import CLAIMED_COLUMNS, claimed_job, living_server
-from firelock_sql.database import Database, Transaction
-from firelock_sql.rows import load_rows, save_rows
+from firelock_sql.claim import CLAIMED_COLUMNS, claimed_job, living_server
+from firelock_sql.job_row import clear_tail, load_rows, save_rows, take_back
 from firelock_sql.statements import Statement, insert_into
 from firelock_sql.tables import jobs, pinned, sessions
+from firelock_sql.transaction import Database, Transaction
 
 __all__ = [
     "begin_session",

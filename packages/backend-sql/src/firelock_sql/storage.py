@@ -37,24 +37,13 @@ from firelock.storage import (
     Taken,
     Transition,
 )
-from firelock_sql import (
-    continuations,
-    find,
-    locks,
-    logs,
-    metrics,
-    reads,
-    records,
-    schema,
-    sessions,
-    upkeep,
-)
+from firelock_sql import continuations, find, locks, logs, metrics, records, schema, sessions, upkeep
 from firelock_sql import recurring as _recurring
-from firelock_sql.apply import apply_transitions
 from firelock_sql.insert import insert_jobs
+from firelock_sql.settle import apply_transitions
 
 if TYPE_CHECKING:
-    from firelock_sql.database import Database, Hot, Transaction
+    from firelock_sql.transaction import Database, Hot, Transaction
 
 __all__ = ["SqlStorage"]
 
@@ -256,7 +245,7 @@ class SqlStorage(Storage):
 
     @override
     def get(self, ids: Sequence[str]) -> list[JobRecord | None]:
-        return self._database.read(lambda tx: reads.get_jobs(tx, self._database, ids)) if ids else []
+        return self._database.read(lambda tx: find.get_jobs(tx, self._database, ids)) if ids else []
 
     @override
     def find(
@@ -270,19 +259,19 @@ class SqlStorage(Storage):
 
     @override
     def history(self, job_id: str) -> list[HistoryEntry]:
-        return self._database.read(lambda tx: reads.get_history(tx, job_id))
+        return self._database.read(lambda tx: find.get_history(tx, job_id))
 
     @override
     def errors(self, job_id: str) -> list[Attempt]:
-        return self._database.read(lambda tx: reads.get_errors(tx, job_id))
+        return self._database.read(lambda tx: find.get_errors(tx, job_id))
 
     @override
     def counts(self) -> Counts:
-        return self._database.read(reads.count_jobs)
+        return self._database.read(find.count_jobs)
 
     @override
     def failure_groups(self, limit: int) -> list[FailureGroup]:
-        return self._database.read(lambda tx: reads.group_failures(tx, limit))
+        return self._database.read(lambda tx: find.group_failures(tx, limit))
 
     @override
     def record_metrics(self, rollups: Sequence[Rollup]) -> None:

@@ -1,12 +1,13 @@
-"""Every table, for every SQL database. Columns marked reserved are written by nothing yet.
+"""PostgreSQL's storage parameters of busy tables, which its defaults vacuum when a fifth of one is dead.
 
-Instants are integers (micros), states and queues are plain text, so that a person with a SQL prompt can
-read it. Texts are compared byte by byte everywhere: a name is no word of a language.
+The jobs' own rows keep no room free on their pages: what changes of them is indexed, so that hardly an update
+is heap-only.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 from sqlalchemy import (
     BigInteger,
@@ -22,13 +23,82 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects import mysql
+from sqlalchemy.engine import Dialect
 from sqlalchemy.sql.elements import ColumnElement
 from sqlalchemy.types import TypeEngine
 
-from firelock_sql.indexes import PREFIX, is_of, make_index
-from firelock_sql.vacuum import CHANGED_IN_PLACE, VACUUMED_AT_ONCE, VACUUMED_EARLY
+__all__ = [
+    "CHANGED_IN_PLACE",
+    "METADATA",
+    "ONE",
+    "PREFIX",
+    "VACUUMED_AT_ONCE",
+    "VACUUMED_EARLY",
+    "ZERO",
+    "by_id",
+    "is_of",
+    "make_index",
+    "pinned",
+    "text_literal",
+]
 
-__all__ = ["METADATA", "ONE", "PREFIX", "ZERO", "by_id", "is_of", "pinned", "text_literal"]
+VACUUMED_EARLY: Mapping[str, float] = {
+    "autovacuum_vacuum_scale_factor": 0.02,
+    "autovacuum_vacuum_threshold": 1_000,
+    "autovacuum_analyze_scale_factor": 0.05,
+}
+VACUUMED_AT_ONCE: Mapping[str, float] = {
+    "autovacuum_vacuum_scale_factor": 0,
+    "autovacuum_vacuum_threshold": 1_000,
+}
+CHANGED_IN_PLACE: Mapping[str, float] = {"fillfactor": 50, **VACUUMED_AT_ONCE}
+
+
+PREFIX = "firelock_"
+_MYSQL = frozenset({"mysql", "mariadb"})
+_POSTGRESQL = frozenset({"postgresql"})
+_FOR = "firelock: dialects"  # in an index's `info`: those that have it, where not all do
+
+_Columns = ColumnElement[Any] | Column[Any]
+
+
+def make_index(
+    name: str,
+    *columns: _Columns,
+    where: ColumnElement[bool] | None = None,
+    whole: Sequence[_Columns] | None = None,
+    ordered: Sequence[_Columns] | None = None,
+) -> None:
+    """Make an index.
+
+    Args:
+        where: the rows that are in it, where a database has partial ones; every row for None.
+        whole: MySQL's, which has none, and sorts only by all that an index ends with.
+        ordered: PostgreSQL's, where rows have no number that ends every index.
+    """
+    partial = [Index(PREFIX + name, *columns, sqlite_where=where, postgresql_where=where)]
+    if ordered is not None:
+        partial[0].info[_FOR] = frozenset({"sqlite"})
+        own = Index(PREFIX + name, *ordered, sqlite_where=where, postgresql_where=where)
+        own.info[_FOR] = _POSTGRESQL
+        partial.append(own)
+    elif whole is not None:
+        partial[0].info[_FOR] = frozenset({"sqlite", "postgresql"})
+    if whole is not None:
+        partial.append(Index(PREFIX + name, *whole, info={_FOR: _MYSQL}))
+    for index in partial:
+        if _FOR in index.info:
+            index.ddl_if(callable_=cast("Any", _is_for))
+
+
+def _is_for(_ddl: object, index: Any, _bind: object, *, dialect: Dialect, **_: object) -> bool:  # noqa: ANN401 - an Index
+    return is_of(index, dialect.name)
+
+
+def is_of(index: Index, dialect: str) -> bool:
+    """Tell whether a database of this dialect has the index."""
+    return _FOR not in index.info or dialect in index.info[_FOR]
+
 
 METADATA = MetaData()
 ZERO: ColumnElement[int] = literal_column("0")

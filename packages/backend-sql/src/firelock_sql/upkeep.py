@@ -9,10 +9,10 @@ from typing import Any
 from sqlalchemy import bindparam, delete, exists, null, select, update
 
 from firelock.storage import HistoryEntry, Promotion, State, Upkeep
-from firelock_sql.claiming import next_due_at
+from firelock_sql.claim import next_due_at
 from firelock_sql.continuations import delete_children
-from firelock_sql.database import Database, Transaction
-from firelock_sql.rows import compact, load_rows
+from firelock_sql.history import COMPACT_FROM, entry_line, read_list
+from firelock_sql.job_row import compact, load_rows
 from firelock_sql.statements import Statement, among
 from firelock_sql.tables import (
     ONE,
@@ -31,7 +31,7 @@ from firelock_sql.tables import (
     sessions,
     text_literal,
 )
-from firelock_sql.text import COMPACT_FROM, entry_line, read_list
+from firelock_sql.transaction import Database, Transaction
 
 __all__ = [
     "delete_all_children",

@@ -14,25 +14,20 @@ from firelock import ConfigurationError
 from firelock.storage import Finding, StorageError, StorageUnavailable
 from firelock_sql import schema
 from firelock_sql.mysql import health
-from firelock_sql.mysql.clock import CLOCK
-from firelock_sql.mysql.courier import Courier
-from firelock_sql.mysql.dialect import DRIVERS, dialect_of
-from firelock_sql.mysql.failures import read_failure
-from firelock_sql.mysql.session import meet, runs_several
-from firelock_sql.mysql.together import TogetherCursor
-from firelock_sql.servers.database import ServerDatabase
-from firelock_sql.servers.joining import Joined, tell_nobody
+from firelock_sql.mysql.connect import CLOCK, DRIVERS, dialect_of, meet, read_failure, runs_several
+from firelock_sql.mysql.pipeline import Courier, TogetherCursor
+from firelock_sql.server_database import ServerDatabase
 from firelock_sql.tables import schema_version
+from firelock_sql.within import Joined, tell_nobody
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Dialect
 
-    from firelock_sql.database import Transaction
-    from firelock_sql.mysql.product import Product
-    from firelock_sql.servers.connections import Connections, Lent
-    from firelock_sql.servers.failures import Failure
-    from firelock_sql.servers.names import Names
+    from firelock_sql.mysql.connect import Product
+    from firelock_sql.names import Names
+    from firelock_sql.pool import Connections, Lent
     from firelock_sql.statements import Cursor, Parameter
+    from firelock_sql.transaction import Failure, Transaction
 
 __all__ = ["MysqlDatabase"]
 

@@ -10,7 +10,7 @@ import attrs
 from firelock.storage import Finding, SchemaState
 
 if TYPE_CHECKING:
-    from firelock_sql.mysql.product import Product
+    from firelock_sql.mysql.connect import Product
     from firelock_sql.statements import Cursor
 
 __all__ = ["Observed", "describe", "diagnose", "read_history_length", "read_longest", "read_settings"]

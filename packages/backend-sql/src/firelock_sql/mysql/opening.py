@@ -11,11 +11,11 @@ from sqlalchemy.pool import QueuePool
 from firelock import ConfigurationError
 from firelock.storage import Feature
 from firelock_sql.mysql.database import MysqlDatabase
-from firelock_sql.mysql.hot import MysqlHot
-from firelock_sql.servers.connections import Connections
-from firelock_sql.servers.names import Names
-from firelock_sql.servers.url import ServerUrl, parse_server_url
+from firelock_sql.mysql.engine import MysqlHot
+from firelock_sql.names import Names
+from firelock_sql.pool import Connections
 from firelock_sql.storage import SqlStorage
+from firelock_sql.url import ServerUrl, parse_server_url
 
 __all__ = ["open_engine", "open_url"]
 

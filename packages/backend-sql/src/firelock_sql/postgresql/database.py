@@ -12,27 +12,23 @@ from typing_extensions import override
 
 from firelock import ConfigurationError
 from firelock.storage import Finding
-from firelock_sql.database import Transaction
+from firelock_sql.names import table_name
+from firelock_sql.notify import Wake
 from firelock_sql.postgresql import health
-from firelock_sql.postgresql.channel import Channel
-from firelock_sql.postgresql.dialect import DRIVERS, dialect_of
-from firelock_sql.postgresql.failures import read_failure
-from firelock_sql.postgresql.mailbox import Mailbox
-from firelock_sql.postgresql.pooler import Way
-from firelock_sql.servers.database import STALE_LIMIT, Conflict, ServerDatabase
-from firelock_sql.servers.failures import Meaning
-from firelock_sql.servers.joining import Joined, tell_nobody
-from firelock_sql.servers.names import table_name
+from firelock_sql.postgresql.connect import DRIVERS, Way, dialect_of, read_failure
+from firelock_sql.postgresql.listener import Channel, Mailbox
+from firelock_sql.server_database import STALE_LIMIT, Conflict, ServerDatabase
 from firelock_sql.tables import schema_version
-from firelock_sql.wake import Wake
+from firelock_sql.transaction import Meaning, Transaction
+from firelock_sql.within import Joined, tell_nobody
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Dialect
 
-    from firelock_sql.servers.connections import Connections, Lent
-    from firelock_sql.servers.failures import Failure
-    from firelock_sql.servers.names import Names
+    from firelock_sql.names import Names
+    from firelock_sql.pool import Connections, Lent
     from firelock_sql.statements import Cursor, Parameter
+    from firelock_sql.transaction import Failure
 
 __all__ = ["PostgresqlDatabase"]
 

@@ -10,7 +10,7 @@ from sqlalchemy import Table
 from sqlalchemy.schema import CreateIndex
 
 from firelock.storage import Finding, StorageError, StorageUnavailable
-from firelock_sql.servers.names import table_name
+from firelock_sql.names import table_name
 from firelock_sql.tables import METADATA, is_of
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from typing import Any
 
 import attrs
 
-from firelock_sql.postgresql.arrays import number_array, text_array
-from firelock_sql.taking import Asked
+from firelock_sql.claim import Asked
+from firelock_sql.postgresql.connect import number_array, text_array
 
 __all__ = ["Lanes", "Look", "Probe"]
 

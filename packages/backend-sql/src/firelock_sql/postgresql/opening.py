@@ -11,13 +11,13 @@ from sqlalchemy.pool import QueuePool
 
 from firelock import ConfigurationError
 from firelock.storage import Feature
+from firelock_sql.names import Names
+from firelock_sql.pool import Connections
+from firelock_sql.postgresql.connect import patient_for
 from firelock_sql.postgresql.database import PostgresqlDatabase
-from firelock_sql.postgresql.hot import PostgresqlHot
-from firelock_sql.postgresql.patience import patient_for
-from firelock_sql.servers.connections import Connections
-from firelock_sql.servers.names import Names
-from firelock_sql.servers.url import ServerUrl, parse_server_url
+from firelock_sql.postgresql.engine import PostgresqlHot
 from firelock_sql.storage import SqlStorage
+from firelock_sql.url import ServerUrl, parse_server_url
 
 __all__ = ["open_engine", "open_url"]
 

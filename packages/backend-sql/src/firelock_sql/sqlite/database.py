@@ -3,28 +3,47 @@
 from __future__ import annotations
 
 import json
+import logging
+import math
+import os
+import random
+import shutil
 import socket
 import sqlite3
+import sys
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from inspect import isbuiltin
+from pathlib import Path
+from typing import Protocol, TypeVar
 
 from sqlalchemy import FromClause
 from sqlalchemy.dialects.sqlite.base import SQLiteCompiler
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from typing_extensions import override
 
-from firelock.storage import Finding, StorageUnavailable
+from firelock.storage import Finding, StorageError, StorageUnavailable
 from firelock_sql import schema
-from firelock_sql.database import Database, Transaction
+from firelock_sql.notify import Wake
 from firelock_sql.sqlite import health
-from firelock_sql.sqlite.connections import Connections, no_work
-from firelock_sql.sqlite.joining import joined
-from firelock_sql.sqlite.mailbox import Mailbox
+from firelock_sql.sqlite.datagrams import Mailbox
+from firelock_sql.transaction import Database, Transaction
 from firelock_sql.url import SqliteUrl
-from firelock_sql.wake import Wake
+from firelock_sql.within import joined_file
 
-__all__ = ["SqliteDatabase"]
+__all__ = [
+    "Connections",
+    "SqliteDatabase",
+    "is_alone",
+    "is_busy",
+    "is_worn",
+    "is_written_here",
+    "no_work",
+    "translated",
+]
 
 _T = TypeVar("_T")
 _MOMENT_SECONDS = 0.2
@@ -105,7 +124,7 @@ class SqliteDatabase(Database):
 
     @override
     def join(self, within: object, work: Callable[[Transaction], _T]) -> _T:
-        callers = joined(within, self.url.path)
+        callers = joined_file(within, self.url.path)
         if not self._is_checked and schema.state(self).found == 0:
             self._check_lock()
         self.ensure_schema()
@@ -121,6 +140,10 @@ class SqliteDatabase(Database):
                 "Run firelock migrate, or call storage.migrate(), before jobs are enqueued within one."
             )
             raise StorageUnavailable(message) from error
+
+    def translated(self) -> AbstractContextManager[None]:
+        """See `translated`."""
+        return translated(self.url.path)
 
     def ensure_schema(self) -> None:
         """The schema is the one this code needs; made where there is none."""
@@ -181,3 +204,388 @@ class SqliteDatabase(Database):
     def close(self) -> None:
         self._wake.close()
         self._connections.close()
+
+
+log = logging.getLogger(__name__)
+
+_READERS = 4
+_CACHE_KIB = 8_192
+_LOG_BYTES = 16 << 20  # to which the log shrinks again after a long reader has let it grow
+_STATEMENTS = 256
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.005  # seconds between two tries for the writer's place
+
+_LOOK_AFTER = 1.0  # seconds of waiting after which it is worth finding out for whom
+_LONGEST_WAIT = 10.0  # seconds that a fork waits for what is under way
+
+_open: weakref.WeakSet[Connections] = weakref.WeakSet()
+_inherited: list[object] = []  # connections that could not be closed before a fork: never touched again
+
+
+def _before_fork() -> None:
+    for connections in list(_open):
+        connections.rest()
+
+
+def _after_fork_in_parent() -> None:
+    for connections in list(_open):
+        connections.go_on()
+
+
+def _after_fork_in_child() -> None:
+    for connections in list(_open):
+        connections.begin_anew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=_after_fork_in_parent,
+        after_in_child=_after_fork_in_child,
+    )
+
+
+class _Lock(Protocol):
+    """What locks and semaphores have in common."""
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        """Return whether it is held now."""
+        ...
+
+    def release(self) -> None:
+        """It is free."""
+
+
+class Connections:
+    """Every connection to one file."""
+
+    def __init__(self, url: SqliteUrl) -> None:
+        self._url = url
+        self._is_closed = False
+        self._reset()
+        _open.add(self)
+
+    def _reset(self) -> None:
+        self._writing = threading.RLock()
+        self._writer: sqlite3.Connection | None = None
+        self._reading = threading.BoundedSemaphore(_READERS)
+        self._readers: list[sqlite3.Connection] = []
+        self._idle = threading.Lock()
+        self._resting: list[_Lock] = []
+
+    # ---- forks -------------------------------------------------------------------------------------------
+
+    def rest(self) -> None:
+        """Nothing is under way and no connection is open, until `go_on` or, in a child, `begin_anew`.
+
+        A thread that forks in the middle of its own transaction keeps it open; its child cannot use the file.
+        """
+        deadline = time.monotonic() + _LONGEST_WAIT
+        locks: list[_Lock] = [self._writing, *([self._reading] * _READERS), self._idle]
+        self._resting = [
+            lock for lock in locks if lock.acquire(timeout=max(0.0, deadline - time.monotonic()))
+        ]
+        if len(self._resting) == _READERS + 2 and not (self._writer and self._writer.in_transaction):
+            self._close_all()
+
+    def go_on(self) -> None:
+        """The parent of a fork uses the file again."""
+        resting, self._resting = self._resting, []
+        for lock in reversed(resting):
+            lock.release()
+
+    def begin_anew(self) -> None:
+        """The child of a fork uses the file with connections of its own."""
+        _inherited.append((self._writer, self._readers))
+        self._reset()
+
+    # ---- writing -----------------------------------------------------------------------------------------
+
+    def write(self, work: Callable[[sqlite3.Cursor], _T], patience_seconds: float | None = None) -> _T:
+        """The work is committed, tried again as a whole while another transaction writes.
+
+        Raises:
+            StorageUnavailable: another one wrote for all of the patience; or, after a second, it turned out
+                to be the caller's own, as nobody else is there.
+        """
+        if patience_seconds is None:
+            patience_seconds = self._url.busy_timeout_seconds
+        begun = time.monotonic()
+        look_at, deadline = begun + min(_LOOK_AFTER, patience_seconds), begun + patience_seconds
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                with translated(self._url.path), self._writing:
+                    return self._write_once(work)
+            except StorageUnavailable as error:
+                if error.__cause__ is None or not is_busy(error.__cause__):
+                    raise
+                now = time.monotonic()
+                if now >= look_at:
+                    look_at = math.inf
+                    self._look_for_writer()
+                if now >= deadline:
+                    raise self._busy(now - begun, error.__cause__) from error.__cause__
+            # SQLite's own waiting is not fair; tries at random instants are.
+            time.sleep(random.uniform(0, pause))  # noqa: S311 - not a secret
+            pause = min(pause * 1.5, _LONGEST_PAUSE)
+
+    def _look_for_writer(self) -> None:
+        """The wait may be worth it; a writer of this process is named in the log.
+
+        Raises:
+            StorageUnavailable: this thread waits for its own transaction, since there is no other.
+        """
+        path = self._url.path
+        if not is_written_here(path):
+            return
+        if is_alone():
+            message = (
+                f"SQLite database {path}: this thread waits for its own transaction, which has written to "
+                "the file and is still open. Store the job in it, by task.using(within=session).enqueue(…), "
+                "or commit it first."
+            )
+            raise _untouched(message)
+        log.warning(
+            "SQLite database %s: a transaction of this very process keeps a write waiting. If it is the "
+            "caller's own, nothing ends it: pass within=session, or commit it first.", path,
+        )  # fmt: skip
+
+    def _busy(self, waited: float, error: BaseException) -> StorageUnavailable:
+        whose = "of this process " if is_written_here(self._url.path) else ""
+        return _untouched(
+            f"SQLite database {self._url.path}: {error}, and was for {waited:.3g} s, since another "
+            f"transaction {whose}writes to it. If that is your own, store the job in it by "
+            "task.using(within=session)."
+        )
+
+    def _write_once(self, work: Callable[[sqlite3.Cursor], _T]) -> _T:
+        connection = self._writer or self._open_writer()
+        try:
+            with closing(connection.cursor()) as cursor:
+                cursor.execute("BEGIN IMMEDIATE")
+                result = work(cursor)
+                cursor.execute("COMMIT")
+        except BaseException as error:
+            self._undo(connection, error)
+            raise
+        return result
+
+    def _undo(self, connection: sqlite3.Connection, error: BaseException) -> None:
+        with suppress(sqlite3.Error):
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+        if is_worn(error):
+            self._writer = None
+            with suppress(sqlite3.Error):
+                connection.close()
+
+    def _open_writer(self) -> sqlite3.Connection:
+        connection = self._connect()
+        try:
+            connection.execute("PRAGMA journal_mode = WAL").fetchone()
+            connection.execute(f"PRAGMA synchronous = {self._url.synchronous}")
+            connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+            connection.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES}")
+        except BaseException:
+            connection.close()
+            raise
+        self._writer = connection
+        return connection
+
+    # ---- reading -----------------------------------------------------------------------------------------
+
+    def read(self, work: Callable[[sqlite3.Cursor], _T]) -> _T:
+        """Return what the work read from one snapshot."""
+        with translated(self._url.path), self._reader() as connection:
+            cursor = connection.cursor()
+            try:
+                cursor.execute("BEGIN")
+                return work(cursor)
+            finally:
+                cursor.close()
+                with suppress(sqlite3.Error):
+                    connection.execute("ROLLBACK")
+
+    @contextmanager
+    def _reader(self) -> Iterator[sqlite3.Connection]:
+        with self._reading:
+            with self._idle:
+                self.check_open()
+                connection = self._readers.pop() if self._readers else None
+            if connection is None:
+                connection = self._open_reader()
+            try:
+                yield connection
+            except BaseException as error:
+                if is_worn(error):
+                    connection.close()
+                    raise
+                self._put_back(connection)
+                raise
+            self._put_back(connection)
+
+    def _put_back(self, connection: sqlite3.Connection) -> None:
+        with self._idle:
+            if not self._is_closed:
+                self._readers.append(connection)
+                return
+        connection.close()
+
+    def _open_reader(self) -> sqlite3.Connection:
+        if not self._url.path.exists():
+            self.write(no_work)  # makes the file, in write-ahead mode, before anybody reads it
+        connection = self._connect(self._url.busy_timeout_seconds)
+        connection.execute("PRAGMA query_only = ON")
+        return connection
+
+    # ---- both --------------------------------------------------------------------------------------------
+
+    def _connect(self, timeout_seconds: float = 0.0) -> sqlite3.Connection:
+        self.check_open()
+        connection = sqlite3.connect(
+            self._url.path,
+            timeout=timeout_seconds,
+            isolation_level=None,
+            check_same_thread=False,
+            cached_statements=_STATEMENTS,
+        )
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute("PRAGMA temp_store = MEMORY")
+        return connection
+
+    def check_open(self) -> None:
+        """Nothing happens unless the storage is closed.
+
+        Raises:
+            StorageError: it is.
+        """
+        if self._is_closed:
+            message = f"The storage {self._url} is closed; open another one."
+            raise StorageError(message)
+
+    def close(self) -> None:
+        """Every connection is closed; those that read just now, when they have."""
+        with self._writing, self._idle:
+            self._is_closed = True
+            self._close_all()
+
+    def _close_all(self) -> None:
+        connections = [*self._readers, *([self._writer] if self._writer else [])]
+        self._readers, self._writer = [], None
+        for connection in connections:
+            with suppress(sqlite3.Error):
+                connection.close()
+
+
+def _untouched(message: str) -> StorageUnavailable:
+    error = StorageUnavailable(message)
+    error.is_untouched = True  # it never began
+    return error
+
+
+def no_work(_cursor: sqlite3.Cursor) -> None:
+    """Nothing: the work of a transaction that only opens the file, or only asks whether it may begin."""
+
+
+_PRIMARY = 0xFF  # the low byte of an extended code
+_BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+_PASSING = _BUSY | {
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_PROTOCOL,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_INTERRUPT,
+    sqlite3.SQLITE_NOMEM,
+}
+_FULL = 65_536  # bytes: a disk that has no more has no room for what is opened beside a file
+_NO_SPACE = "free space on its disk"
+_HINTS = {
+    sqlite3.SQLITE_FULL: _NO_SPACE,
+    sqlite3.SQLITE_READONLY: "make the file and its folder writable",
+    sqlite3.SQLITE_CORRUPT: "restore it from a backup",
+    sqlite3.SQLITE_NOTADB: "name another file, this one is not an SQLite database",
+}
+
+
+def _code(error: BaseException) -> int:
+    return (getattr(error, "sqlite_errorcode", 0) or 0) & _PRIMARY
+
+
+def is_busy(error: BaseException) -> bool:
+    """Tell whether somebody else is just writing."""
+    return isinstance(error, sqlite3.OperationalError) and _code(error) in _BUSY
+
+
+def is_worn(error: BaseException) -> bool:
+    """Tell whether the connection should be opened anew before it is used again."""
+    return isinstance(error, sqlite3.Error) and _code(error) not in _BUSY | {0, sqlite3.SQLITE_CONSTRAINT}
+
+
+@contextmanager
+def translated(path: Path) -> Iterator[None]:
+    """The driver's exceptions leave as the storage's own; no parameter is in their text.
+
+    Raises:
+        StorageUnavailable: locked, disk full, an error of input or output: trying again may help.
+        StorageError: everything else.
+    """
+    try:
+        yield
+    except sqlite3.Error as error:
+        code = _code(error)
+        hint = _hint(code, path)
+        message = f"SQLite database {path}: {error}{'; ' if hint else ''}{hint}."
+        raise (StorageUnavailable if code in _PASSING else StorageError)(message) from error
+    except (OverflowError, UnicodeError) as error:
+        message = f"SQLite database {path} cannot hold a value of this call: {type(error).__name__}."
+        raise StorageError(message) from None
+
+
+def _hint(code: int, path: Path) -> str:
+    if code == sqlite3.SQLITE_CANTOPEN and not path.parent.is_dir():
+        return f"there is no folder {path.parent}"
+    if code == sqlite3.SQLITE_IOERR and _is_full(path):  # who opens the file first is told no more than that
+        return _NO_SPACE
+    return _HINTS.get(code, "")
+
+
+def _is_full(path: Path) -> bool:
+    try:
+        return shutil.disk_usage(path.parent).free < _FULL
+    except OSError:
+        return False
+
+
+_LOCKS = Path("/proc/locks")
+_WRITERS_PLACE = 120  # the byte of the shared-memory file that a writer locks: "WAL-Index Format" of SQLite
+_FIELDS = 8  # of a line: number, POSIX, ADVISORY, WRITE, process, device and inode, first byte, last byte
+
+
+def is_written_here(path: Path) -> bool | None:
+    """Tell whether a transaction of this process writes to the file; None where the system does not say.
+
+    Only listed, never opened: closing the file would end this process's locks on it.
+    """
+    try:
+        inode = str(path.with_name(f"{path.name}-shm").stat().st_ino)
+        lines = _LOCKS.read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        fields = line.split()
+        if len(fields) != _FIELDS or (fields[1], fields[3]) != ("POSIX", "WRITE"):
+            continue
+        first, last = fields[6], fields[7]
+        if fields[5].rpartition(":")[2] == inode and first == last == str(_WRITERS_PLACE):
+            return fields[4] == str(os.getpid())
+    return None  # it ended just now, or is another container's
+
+
+def is_alone() -> bool:
+    """Tell whether nothing else of this process runs while this thread waits, and could end a transaction.
+
+    Neither another thread, however it was started, nor a greenlet, to which a `time.sleep` of its kind gives
+    way.
+    """
+    return len(sys._current_frames()) == 1 and isbuiltin(time.sleep)  # noqa: SLF001 - documented

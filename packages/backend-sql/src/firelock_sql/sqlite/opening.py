@@ -6,7 +6,7 @@ import socket
 
 from firelock.storage import Feature
 from firelock_sql.sqlite.database import SqliteDatabase
-from firelock_sql.sqlite.hot import SqliteHot
+from firelock_sql.sqlite.engine import SqliteHot
 from firelock_sql.storage import SqlStorage
 from firelock_sql.url import parse_sqlite_url
 

@@ -15,21 +15,25 @@ from firelock import ConfigurationError
 from firelock.storage import StorageError, StorageUnavailable
 from firelock_sql import schema
 from firelock_sql.counting import Folding, add_deltas
-from firelock_sql.database import Database, Transaction
-from firelock_sql.servers.failures import Failure, Meaning
-from firelock_sql.servers.joining import Joined, joined
+from firelock_sql.notify import Wake
 from firelock_sql.tables import schema_version
-from firelock_sql.wake import Wake
+from firelock_sql.transaction import Database, Failure, Meaning, Transaction
+from firelock_sql.within import Joined, joined
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sqlalchemy.engine import Dialect
 
-    from firelock_sql.servers.connections import Connections, Lent
+    from firelock_sql.pool import Connections, Lent
     from firelock_sql.statements import Cursor
 
-__all__ = ["STALE_LIMIT", "Conflict", "ServerDatabase"]
+__all__ = [
+    "STALE_LIMIT",
+    "Conflict",
+    "ServerDatabase",
+]
+
 
 _T = TypeVar("_T")
 _PATIENCE_SECONDS = 15.0  # for others who are in the way; each try waits for a lock at most two seconds

@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from enum import Enum
 from typing import Protocol, TypeVar, cast
 
 import attrs
@@ -18,7 +19,7 @@ from sqlalchemy.engine import Dialect
 from firelock.storage import Applied, Claim, Exchange, Finding, NewJob, Transition
 from firelock_sql.statements import Cursor, Parameter, Statement, Value
 
-__all__ = ["ANY_QUEUE", "Database", "Hot", "Transaction"]
+__all__ = ["ANY_QUEUE", "Database", "Failure", "Hot", "Meaning", "Transaction"]
 
 ANY_QUEUE = "*"
 """Told in place of a queue's name: something is due earlier than was known, or there are too many names."""
@@ -81,6 +82,23 @@ class Transaction:
             self.deltas[before, queue] -= 1
         if after is not None:
             self.deltas[after, queue] += 1
+
+
+class Meaning(Enum):
+    """What is to be done about it."""
+
+    CONFLICT = "others were in the way: the whole transaction is tried again"
+    LOST = "the connection is gone: what was under way may have happened"
+    PASSING = "trying again later may help"
+    LASTING = "trying again will not help"
+
+
+@attrs.frozen
+class Failure:
+    """An error of a database: what it means, and one line for people, without a value or a password."""
+
+    meaning: Meaning
+    text: str
 
 
 class Database(ABC):

@@ -17,7 +17,7 @@ import weakref
 from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
-from firelock_sql.database import ANY_QUEUE
+from firelock_sql.transaction import ANY_QUEUE
 
 __all__ = ["Mailbox", "Wake"]
 

@@ -27,15 +27,24 @@ from firelock.storage import (
     StorageUnavailable,
     Transition,
 )
-from firelock_sql.apply import apply_transitions
-from firelock_sql.claiming import Turns, has_ready, living_server, next_due_at
-from firelock_sql.database import Transaction
+from firelock_sql.claim import (
+    PLACE_IS_PARENT,
+    PLACE_SEQ,
+    Asked,
+    Taken,
+    Turns,
+    has_ready,
+    living_server,
+    next_due_at,
+    take_jobs,
+)
 from firelock_sql.insert import insert_jobs
-from firelock_sql.plain import KIND, SETTLE, SETTLE_ORDER, Clash, Holdings, are_plain, kind
+from firelock_sql.job_engine import KIND, SETTLE, SETTLE_ORDER, Clash, Holdings, are_plain, kind
+from firelock_sql.settle import apply_transitions
 from firelock_sql.sqlite.database import SqliteDatabase
 from firelock_sql.statements import Value
 from firelock_sql.tables import jobs
-from firelock_sql.taking import PLACE_IS_PARENT, PLACE_SEQ, Asked, Taken, take_jobs
+from firelock_sql.transaction import Transaction
 
 __all__ = ["SqliteHot"]
 

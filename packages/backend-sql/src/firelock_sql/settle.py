@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from sqlalchemy import bindparam, delete, literal_column, select
 
 from firelock.storage import Applied, ErrorInfo, State, Transition
-from firelock_sql.changes import change
 from firelock_sql.continuations import follow_parents, forget_awaited
-from firelock_sql.database import Database, Transaction
-from firelock_sql.rows import JobRow, load_rows, save_rows
+from firelock_sql.job_row import JobRow, change, load_rows, save_rows
 from firelock_sql.statements import Statement, insert_into
 from firelock_sql.tables import ONE, attempt_errors
+from firelock_sql.transaction import Database, Transaction
 
 __all__ = ["apply_transitions"]
 

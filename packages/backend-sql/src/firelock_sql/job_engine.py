@@ -5,17 +5,45 @@ Most jobs are so, and the hot path takes them a shorter way; both ways end the s
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from operator import attrgetter
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import attrs
 from sqlalchemy import bindparam, null, update
 
-from firelock.storage import NewJob, State, Transition
+from firelock.storage import (
+    Applied,
+    Claim,
+    Exchange,
+    NewJob,
+    State,
+    StorageError,
+    StorageUnavailable,
+    Transition,
+)
+from firelock_sql.claim import PLACE_IS_PARENT, PLACE_SEQ, Asked, Taken
+from firelock_sql.insert import insert_jobs
+from firelock_sql.settle import apply_transitions
 from firelock_sql.statements import Statement
 from firelock_sql.tables import ONE, ZERO, jobs, text_literal
 
-__all__ = ["KIND", "SETTLE", "SETTLE_ORDER", "Clash", "Held", "Holdings", "Parted", "are_plain", "kind"]
+if TYPE_CHECKING:
+    from firelock_sql.server_database import ServerDatabase
+
+__all__ = [
+    "KIND",
+    "SETTLE",
+    "SETTLE_ORDER",
+    "Clash",
+    "Held",
+    "Holdings",
+    "Parted",
+    "ServerHot",
+    "are_plain",
+    "kind",
+]
 
 # A plain job: enqueued at once, nothing special asked for.
 _asked = attrgetter(
@@ -139,3 +167,88 @@ class Holdings:
             holding = self._of.get(transition.session) if transition.session is not None else None
             if holding is not None:
                 holding.jobs.pop(transition.job_id, None)
+
+
+_D = TypeVar("_D", bound="ServerDatabase")
+
+
+class ServerHot(ABC, Generic[_D]):
+    """`insert`, `claim`, `apply` and `exchange` of one database."""
+
+    def __init__(self, database: _D) -> None:
+        self._database = database
+        self._holdings = Holdings()
+
+    def forget(self, session: str | None = None) -> None:
+        """The session has ended, or all have: what it held is not settled from memory any more."""
+        self._holdings.forget(session)
+
+    @abstractmethod
+    def insert(self, batch: Sequence[NewJob]) -> list[bool]:
+        """See `Storage.insert`."""
+
+    @abstractmethod
+    def claim(self, queues: Sequence[str] | None, limit: int, session: str, now: int) -> Claim:
+        """See `Storage.claim`; a look that finds nothing takes no lock."""
+
+    def apply(self, transitions: Sequence[Transition]) -> list[Applied]:
+        """See `Storage.apply`."""
+        if not transitions:
+            return []
+        try:
+            results = self._apply_fast(transitions)
+        except Clash:
+            results = self._database.write(lambda tx: apply_transitions(tx, self._database, transitions))
+        self._holdings.let_go(transitions)
+        return results
+
+    @abstractmethod
+    def _apply_fast(self, transitions: Sequence[Transition]) -> list[Applied]:
+        """Return the results; plain ends are written without reading, others by way of their rows.
+
+        Raises:
+            Clash: nothing of it was done, and the long way has to be taken.
+        """
+
+    def exchange(
+        self,
+        transitions: Sequence[Transition],
+        queues: Sequence[str] | None,
+        limit: int,
+        session: str,
+        now: int,
+    ) -> Exchange:
+        """See `Storage.exchange`."""
+        if not transitions:
+            return Exchange([], self.claim(queues, limit, session, now))
+        self._database.looks_for_work(queues)
+        try:
+            return self._exchange(transitions, Asked(queues, limit, session, now))
+        except StorageUnavailable:
+            raise
+        except StorageError:
+            return Exchange(self.apply(transitions), self.claim(queues, limit, session, now))
+
+    @abstractmethod
+    def _exchange(self, transitions: Sequence[Transition], asked: Asked) -> Exchange:
+        """Return what became of the transitions and of the claim, in one transaction.
+
+        What has ended is let go before what is claimed is remembered: it may be the same job.
+        """
+
+    def _insert_any(self, batch: Sequence[NewJob]) -> list[bool]:
+        """Return which of the jobs are new, whatever jobs they are."""
+        return self._database.write(lambda tx: insert_jobs(tx, self._database, batch))
+
+    def _remembered(self, asked: Asked, taken: Taken) -> Claim:
+        """Return the claim; what was claimed for sure is remembered, so that its end needs no reading."""
+        if taken.claim.is_session_lost:
+            self.forget(asked.session)
+        held = (
+            (job.id, (row[PLACE_SEQ], job.queue, job.attempt, job.claimed_at))
+            for row, job in zip(taken.rows, taken.claim.jobs, strict=True)
+            if not row[PLACE_IS_PARENT]
+        )
+        if taken.claim.jobs:
+            self._holdings.remember(asked.session, taken.server, held)
+        return taken.claim

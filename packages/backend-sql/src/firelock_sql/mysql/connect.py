@@ -1,0 +1,293 @@
+"""Which server answers: MySQL, MariaDB, or something that only speaks like them."""
+
+from __future__ import annotations
+
+import re
+import sys
+from functools import lru_cache
+from typing import Any, cast
+
+import attrs
+from sqlalchemy import FromClause, Index, Table
+from sqlalchemy.dialects.mysql.base import MySQLCompiler, MySQLDDLCompiler
+from sqlalchemy.dialects.mysql.mariadb import loader
+from sqlalchemy.dialects.mysql.pymysql import MySQLDialect_pymysql
+from sqlalchemy.engine import Dialect
+from sqlalchemy.exc import DBAPIError
+from typing_extensions import override
+
+from firelock.storage import StorageError
+from firelock_sql.names import Names, set_names
+from firelock_sql.tables import is_of
+from firelock_sql.transaction import Failure, Meaning
+
+__all__ = [
+    "CLOCK",
+    "DRIVERS",
+    "Product",
+    "dialect_of",
+    "meet",
+    "read_failure",
+    "read_product",
+    "runs_several",
+]
+
+# SKIP LOCKED, without which two claims stand in each other's way.
+_OLDEST = {"MySQL": (8, 0, 1), "MariaDB": (10, 6, 0)}
+_SINCE = {"MySQL": "8.0.1", "MariaDB": "10.6"}
+# They speak MySQL's protocol, but lock rows in another way or not at all; a claim relies on how.
+_STRANGERS = (
+    "TiDB", "Vitess", "SingleStore", "MemSQL", "OceanBase", "Dolt", "StarRocks", "Doris", "ClickHouse",
+    "Databend", "GreptimeDB", "Manticore", "PlanetScale",
+)  # fmt: skip
+_SORTED_DOWN = (10, 8, 0)
+_NUMBERS = re.compile(r"(\d+)\.(\d+)(?:\.(\d+))?")
+
+
+@attrs.frozen
+class Product:
+    """A server that Firelock can work with."""
+
+    name: str  # "MySQL" or "MariaDB"
+    version: tuple[int, ...]
+    text: str  # the version in the server's own words, without its build
+
+    @property
+    def dialect(self) -> str:
+        """Return what SQLAlchemy calls it."""
+        return self.name.lower()
+
+    @property
+    def sorts_down(self) -> bool:
+        """Tell whether an index can be kept in descending order, as the one that serves claims is."""
+        return self.name == "MySQL" or self.version >= _SORTED_DOWN
+
+    def __str__(self) -> str:
+        """Return the name and the version."""
+        return f"{self.name} {self.text}"
+
+
+def read_product(version: str, comment: str) -> Product:
+    """Return the server that says so of itself, by VERSION() and @@version_comment.
+
+    Raises:
+        StorageError: it is too old, or another product.
+    """
+    said = f"{version} {comment}"
+    for stranger in _STRANGERS:
+        if stranger.lower() in said.lower():
+            message = f"The server is {stranger} ({version}); firelock-sql works with MySQL and MariaDB."
+            raise StorageError(message)
+    name = "MariaDB" if "mariadb" in said.lower() else "MySQL"
+    # A MariaDB before 11 tells old clients that it is MySQL 5.5.5, and its own version behind that.
+    found = _NUMBERS.search(version.removeprefix("5.5.5-") if name == "MariaDB" else version)
+    if found is None:
+        message = (
+            f"The server's version {version!r} cannot be read; firelock-sql works with MySQL and MariaDB."
+        )
+        raise StorageError(message)
+    numbers = tuple(int(number or 0) for number in found.groups())
+    if numbers < _OLDEST[name]:
+        message = (
+            f"{name} {found[0]} is too old: SKIP LOCKED came with {_SINCE[name]}. Upgrade the server, or use "
+            "another storage."
+        )
+        raise StorageError(message)
+    return Product(name, numbers, found[0])
+
+
+_SEVERAL = 1 << 16  # CLIENT_MULTI_STATEMENTS
+_ASKED = "SELECT VERSION(), @@version_comment, @@SESSION.sql_mode, @@SESSION.character_set_client"
+_LOCK_SECONDS = 2
+_SESSION = (
+    "SET SESSION time_zone = '+00:00', sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'"
+    f", innodb_lock_wait_timeout = {_LOCK_SECONDS}"
+)
+# A statement of its own: the variable's name is not the same everywhere.
+_LEVEL = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED"
+# Ends what a process leaves that stands still or is cut off: others need what it has locked. MySQL
+# knows no limit for transactions alone: connections that nobody uses end as well, and are made anew.
+_IDLE = {"MariaDB": "idle_transaction_timeout = 10", "MySQL": "wait_timeout = 60"}
+
+
+def meet(driver: Any, *, is_own: bool) -> Product:  # noqa: ANN401 - any driver's connection
+    """A new connection is set as ours are, a caller's has been looked at; return which server it leads to.
+
+    Raises:
+        StorageError: the server does not do, or texts would be cut or garbled in a session of this kind.
+    """
+    cursor = driver.cursor()
+    cursor.execute(_ASKED)
+    version, comment, mode, charset = map(str, cursor.fetchone())
+    product = read_product(version, comment)
+    if is_own:
+        cursor.execute(f"{_SESSION}, {_IDLE[product.name]}")
+        cursor.execute(_LEVEL)
+    else:
+        _require(mode, charset)
+    cursor.close()
+    return product
+
+
+def _require(mode: str, charset: str) -> None:
+    if "STRICT_TRANS_TABLES" not in mode and "STRICT_ALL_TABLES" not in mode:
+        message = (
+            f"The engine's sessions have sql_mode={mode!r}, in which a text too long for its column is cut "
+            "without an error. Add STRICT_TRANS_TABLES on the server or in the engine's connections, or pass "
+            "a URL."
+        )
+        raise StorageError(message)
+    if charset != "utf8mb4":
+        message = (
+            f"The engine's sessions use the character set {charset!r}; add ?charset=utf8mb4 to its URL, or "
+            "pass the URL to firelock."
+        )
+        raise StorageError(message)
+
+
+def runs_several(driver: Any) -> bool:  # noqa: ANN401 - any driver's connection
+    """Tell whether the connection takes several statements at once; mysqlclient does not say."""
+    return bool(getattr(driver, "client_flag", 0) & _SEVERAL)
+
+
+# A deadlock, a lock not to be had in time, a key that somebody else was first to write, a row or a table that
+# has changed since the snapshot. Galera tells conflicts of a commit as deadlocks too.
+_CONFLICTS = frozenset({1213, 1205, 1062, 1020, 1412, 3572})
+_LOST = frozenset({0, 1053, 1158, 1159, 1160, 1161, 1927, 2006, 2013, 2014, 2055, 3169, 4031})
+# Too many connections, out of resources, read only while another server takes over, stopped by a limit.
+_PASSING = frozenset(
+    {1021, 1037, 1038, 1040, 1041, 1047, 1114, 1129, 1203, 1226, 1290, 1305, 1317, 1836, 1969, 2002, 2003,
+     2005, 3024}
+)  # fmt: skip
+_HINTS = {
+    1040: "lower ?pool_size=, or raise max_connections",
+    1044: "check what the user is granted: GRANT ALL ON database.* TO user",
+    1045: "check the user's name and password, and the hosts it may come from",
+    1049: "create the database, or name another",
+    1114: "there is no room left for it",
+    1129: "somebody has to run mariadb-admin flush-hosts, or mysqladmin flush-hosts",
+    1142: "check what the user is granted, and run firelock migrate as a user who may create tables",
+    1146: "run firelock migrate",
+    1153: "raise max_allowed_packet on the server, or store less in a job",
+    1203: "lower ?pool_size=, or raise what the user may have (max_user_connections)",
+    1290: "it takes no writes: a replica, or just becoming one",
+    1665: "set binlog_format=ROW on the server",
+    1836: "it takes no writes: a replica, or just becoming one",
+}
+# Told in our words where the server's own would hold values, or would say too little.
+_SENTENCES = {
+    0: "the connection is closed",
+    1062: "somebody else was first to write a key",
+    1305: "a deadlock has undone the caller's whole transaction; run it again",
+    1366: "it cannot hold a character of this call",
+    1406: "a value is too long for its column",
+}
+_TELLING = frozenset(
+    {*_HINTS, 1041, 1047, 1053, 1205, 1213, 1226, 1317, 1927, 1969, 2002, 2003, 2005, 2006, 2013,
+     3024, 4031}
+)  # fmt: skip
+_QUOTED = re.compile(r"(?:'.*'|\".*\")", re.DOTALL)
+
+
+def read_failure(error: BaseException) -> Failure | None:
+    """Return what an error of a driver means, None where it is none of its errors."""
+    if isinstance(error, DBAPIError) and error.orig is not None:  # of the engine's own first questions
+        return read_failure(error.orig)
+    if isinstance(error, RuntimeError) and "cryptography" in str(error):
+        text = 'the server asks for a password in a way that needs more: pip install "pymysql[rsa]", or TLS.'
+        return Failure(Meaning.LASTING, text)
+    if not _is_of_driver(error):
+        return None
+    number, said = _parts(error)
+    return Failure(_meaning(error, number), _text(number, said))
+
+
+def _is_of_driver(error: BaseException) -> bool:
+    loaded = (sys.modules.get(name) for name in ("pymysql", "MySQLdb", "asyncmy.errors"))
+    return any(module is not None and isinstance(error, module.MySQLError) for module in loaded)
+
+
+def _parts(error: BaseException) -> tuple[int | None, str]:
+    number, *rest = [*error.args, None]
+    if isinstance(number, int):
+        return number, str(rest[0] or "")
+    return None, str(number or "")
+
+
+def _meaning(error: BaseException, number: int | None) -> Meaning:
+    if number in _CONFLICTS:
+        return Meaning.CONFLICT
+    if number in _LOST or type(error).__name__ == "InterfaceError":
+        return Meaning.LOST
+    return Meaning.PASSING if number in _PASSING else Meaning.LASTING
+
+
+def _text(number: int | None, said: str) -> str:
+    """Return one line; what the server quotes of a statement stays out of it."""
+    if number in _SENTENCES:
+        line = _SENTENCES[number]
+    else:
+        shown = said if number in _TELLING else _QUOTED.sub("'…'", said)
+        line = next(iter(shown.strip().splitlines()), "").rstrip(".") or "an error without a word"
+    hint = _HINTS.get(number or -1, "")
+    code = "" if number is None or number in _SENTENCES else f" (error {number})"
+    return f"{line}{code}{'; ' if hint else ''}{hint}."
+
+
+DRIVERS = frozenset({"pymysql", "mysqldb", "aiomysql", "asyncmy"})
+
+
+class _Compiler(MySQLCompiler):
+    """Ties statements to the indexes that they name: statistics of a queue are always out of date."""
+
+    @override
+    def get_from_hint_text(self, table: FromClause, text: str | None) -> str | None:
+        return None if text is None else f"FORCE INDEX ({self.preparer.quote(text)})"
+
+
+class _Tables(MySQLDDLCompiler):
+    """Makes a table with its indexes in one statement, which is done as a whole or not at all."""
+
+    @override
+    def create_table_constraints(self, table: Table, **options: Any) -> str:  # type: ignore[override]
+        made = super().create_table_constraints(table, **options)  # type: ignore[no-untyped-call]
+        indexes = [index for index in table.indexes if is_of(index, self.dialect.name)]
+        return ", \n\t".join([made, *(self._index(index) for index in sorted(indexes, key=_name))])
+
+    def _index(self, index: Index) -> str:
+        self._verify_index_table(index)
+        columns = (
+            self.sql_compiler.process(column, include_table=False, literal_binds=True)
+            for column in cast("Any", index.expressions)
+        )
+        return f"INDEX {self._prepared_index_name(index)} ({', '.join(columns)})"
+
+
+def _name(index: Index) -> str:
+    return str(index.name)
+
+
+class _MySQL(MySQLDialect_pymysql):
+    statement_compiler = _Compiler  # type: ignore[assignment]  # its base's is an empty class
+    ddl_compiler = _Tables
+    makes_indexes_with_tables = True
+    supports_statement_cache = False
+
+
+class _MariaDB(loader("pymysql")):  # type: ignore[misc]  # made by a function
+    statement_compiler = _Compiler
+    ddl_compiler = _Tables
+    makes_indexes_with_tables = True
+    supports_statement_cache = False
+
+
+@lru_cache(maxsize=64)
+def dialect_of(product: str, names: Names) -> Dialect:
+    """Return the dialect of "mysql" or "mariadb" for tables of these names."""
+    dialect: Dialect = (_MariaDB if product == "mariadb" else _MySQL)(paramstyle="format")
+    set_names(dialect, names)
+    return dialect
+
+
+CLOCK = "TIMESTAMPDIFF(MICROSECOND, '1970-01-01 00:00:00', UTC_TIMESTAMP(6))"
+"""The instant at which the statement began, in micros, whatever the session's time zone is."""

@@ -1,0 +1,280 @@
+"""What psycopg's errors mean. Codes: PostgreSQL's documentation, appendix A."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Generator, Sequence
+from functools import lru_cache
+from typing import Any, ClassVar
+
+import psycopg
+from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
+from sqlalchemy.dialects.postgresql.psycopg2 import PGDialect_psycopg2
+from sqlalchemy.engine import Dialect
+from typing_extensions import override
+
+from firelock.storage import StorageError
+from firelock_sql.names import Names, set_names
+from firelock_sql.transaction import Failure, Meaning
+
+__all__ = [
+    "DRIVERS",
+    "OLDEST",
+    "PatientConnection",
+    "Way",
+    "dialect_of",
+    "number_array",
+    "patient_for",
+    "read_failure",
+    "require_usable",
+    "text_array",
+]
+
+# Serialization, deadlock, a lock not to be had in time, a unique key that somebody else was first to write.
+_CONFLICTS = frozenset({"40001", "40P01", "55P03", "23505"})
+_LOST_CLASSES = frozenset({"08"})
+_LOST = frozenset({"57P01", "57P02", "57P03", "57P05", "25P03"})
+# Out of resources, canceled, system errors, read-only while another server takes over.
+_PASSING_CLASSES = frozenset({"53", "57", "58", "55"})
+_PASSING = frozenset({"25006", "25P02", "0A000"})
+_HINTS = {
+    "28P01": "check the user's name and password",
+    "28000": "check the user's name and how this server lets it in (pg_hba.conf)",
+    "3D000": "create the database, or name another",
+    "42501": "this role may not do that; see the roles in docs/sql.md, and run firelock migrate as the owner",
+    "42P01": "run firelock migrate",
+    "3F000": "create the schema, or run firelock migrate as a role that may",
+    "25006": "it takes no writes: a standby, or just becoming one",
+}
+
+# A prepared statement that is not there, or whose name is taken: a pooler has lent another connection.
+_UNPREPARED = frozenset({"26000", "42P05"})
+_UNPREPARED_HINT = "behind a pooler asyncpg needs the settings that docs/sql.md names"
+
+_NEVER_CONNECTED = ("connection failed", "connection is bad", "connection timeout", "failed to resolve host")
+_NOISE = (
+    re.compile(r"^connection (failed|is bad): "),
+    re.compile(r"^connection to server .* failed: FATAL: +"),  # the URL stands before it
+)
+# What a connection is refused for until somebody changes something. A server that speaks another language
+# than English is not understood, and is tried again.
+_REFUSALS = (
+    ("password authentication failed|SASL authentication failed", _HINTS["28P01"]),
+    ("no password supplied", "write one into the URL, or into a password file"),
+    ("no pg_hba.conf entry|pg_hba.conf rejects|not permitted to log in", _HINTS["28000"]),
+    ("authentication failed|role .* does not exist|no such user", _HINTS["28000"]),
+    ("database .* does not exist|no such database", _HINTS["3D000"]),
+    ("permission denied for database", "grant CONNECT, as docs/sql.md shows"),
+    ("but SSL was required", "give the server a certificate, or write ?sslmode=disable if you mean that"),
+    ("certificate", "check sslrootcert and the names in the server's certificate"),
+    ("invalid response to SSL|expected authentication request", "that is no PostgreSQL; check host and port"),
+    ("^connection is bad: invalid ", "check the options of the URL"),
+)
+_ADVICE = (
+    ("Connection refused|No such file", "see whether it runs, and listens there"),
+    ("resolve host|translate host", "check the host's name"),
+    ("timeout", "check the host's name, and whether a firewall is in between"),
+    (
+        "too many (clients|connections)|connection slots|no more connections",
+        "lower ?pool_size=, or raise max_connections",
+    ),
+    ("during recovery|hot standby|session is read-only", _HINTS["25006"]),
+)
+
+
+def read_failure(error: BaseException) -> Failure | None:
+    """Return what an error of psycopg means, None where it is none of its errors."""
+    if isinstance(error, psycopg.Error):
+        code = error.sqlstate
+        return Failure(_meaning(error, code), _text(error, code))
+    return _of_another_driver(error)
+
+
+def _of_another_driver(error: BaseException) -> Failure | None:
+    """Return what an error means that a caller's connection by asyncpg or psycopg2 raised."""
+    code = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
+    if not isinstance(code, str):
+        return None
+    meaning = Meaning.CONFLICT if code in _CONFLICTS else Meaning.LASTING
+    if code[:2] in _PASSING_CLASSES | _LOST_CLASSES:
+        meaning = Meaning.PASSING
+    hint = _UNPREPARED_HINT if code in _UNPREPARED else _HINTS.get(code, "")
+    return Failure(meaning, f"error {code} of the caller's connection{'; ' if hint else ''}{hint}.")
+
+
+def _meaning(error: psycopg.Error, code: str | None) -> Meaning:
+    if code is None:
+        return _meaning_without_code(error)
+    if code in _CONFLICTS:
+        return Meaning.CONFLICT
+    if code in _LOST or code[:2] in _LOST_CLASSES:
+        return Meaning.LOST
+    if code in _PASSING or code[:2] in _PASSING_CLASSES:
+        return Meaning.PASSING
+    return Meaning.LASTING
+
+
+def _meaning_without_code(error: psycopg.Error) -> Meaning:
+    """Return what libpq means, which gives no code for a connection that was never made."""
+    if not isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
+        return Meaning.LASTING
+    said = _first_line(error)
+    if not said.startswith(_NEVER_CONNECTED):
+        return Meaning.LOST
+    return Meaning.LASTING if _refusal(said) else Meaning.PASSING
+
+
+def _text(error: psycopg.Error, code: str | None) -> str:
+    """Return the server's one line, without its details: they hold values."""
+    said = error.diag.message_primary or _first_line(error)
+    hint = _HINTS.get(code or "") or _refusal(said) or _advice(said, _ADVICE)
+    for noise in _NOISE:
+        said = noise.sub("", said)
+    return f"{said.rstrip('.')}{'; ' if hint else ''}{hint}."
+
+
+def _first_line(error: psycopg.Error) -> str:
+    """Return what was said of the last host tried, which comes first."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def _refusal(said: str) -> str:
+    return _advice(said, _REFUSALS)
+
+
+def _advice(said: str, known: Sequence[tuple[str, str]]) -> str:
+    return next((advice for pattern, advice in known if re.search(pattern, said)), "")
+
+
+log = logging.getLogger(__name__)
+
+OLDEST = 13
+_ASK = "SELECT pg_backend_pid(), version()"
+_MAJOR = 10_000  # of libpq's number of a version: 150004 is 15.4
+_STRANGERS = {"-YB-": "YugabyteDB", "Redshift": "Redshift", "Greenplum": "Greenplum", "QuestDB": "QuestDB"}
+
+
+class Way:
+    """The way from here to a server, once a connection has gone it."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self.is_pooled: bool | None = None  # None: nobody has connected yet
+
+    def meet(self, driver: Any) -> None:  # noqa: ANN401 - a psycopg connection, of whatever rows
+        """A new connection, in autocommit mode, is fit for its way; the first one costs a round trip.
+
+        Raises:
+            StorageError: this is no server that Firelock can use.
+        """
+        if self.is_pooled is None:
+            self._learn(driver)
+        if self.is_pooled:
+            driver.prepare_threshold = None
+
+    def _learn(self, driver: Any) -> None:  # noqa: ANN401 - see above
+        cursor = driver.execute(_ASK)
+        pid, version = cursor.fetchone()
+        require_usable(self._name, version, driver.info.server_version)
+        is_pooled = pid != driver.info.backend_pid
+        self.is_pooled = is_pooled
+        if is_pooled:
+            log.info(
+                "There is a pooler before %s: nothing is prepared, work is found by polling.", self._name
+            )
+
+
+def require_usable(name: str, version: str, number: int) -> None:
+    """The server is a PostgreSQL, and new enough.
+
+    Raises:
+        StorageError: it is another database that speaks its protocol, or too old.
+    """
+    stranger = next((product for mark, product in _STRANGERS.items() if mark in version), None)
+    if stranger is None and not version.startswith("PostgreSQL "):
+        stranger = version.partition(" ")[0] or "nothing known"
+    if stranger is not None:
+        message = (
+            f"{name}: it is {stranger}, which speaks PostgreSQL's protocol but locks rows by its own rules. "
+            "Jobs would not be safe there; use PostgreSQL."
+        )
+        raise StorageError(message)
+    if number < OLDEST * _MAJOR:
+        found = version.split(" ")[1].rstrip(",")
+        message = f"{name}: it is PostgreSQL {found}; Firelock needs {OLDEST} or newer. Upgrade the server."
+        raise StorageError(message)
+
+
+class PatientConnection(psycopg.Connection[Any]):
+    """It is closed when an answer takes too long."""
+
+    most_seconds: ClassVar[float]
+
+    @override
+    def wait(self, gen: Generator[Any, Any, Any], *args: Any, **named: Any) -> Any:
+        return super().wait(self._limited(gen), *args, **named)
+
+    def _limited(self, gen: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
+        """The same generator, asked for its next step until the time is over.
+
+        Raises:
+            OperationalError: it is over; psycopg looks in now and then also where nothing comes.
+        """
+        deadline = time.monotonic() + self.most_seconds
+        try:
+            wanted = next(gen)
+            while True:
+                ready = yield wanted
+                if not ready and time.monotonic() > deadline:
+                    self.pgconn.finish()
+                    message = f"connection timeout: no answer within {self.most_seconds:g} s"
+                    raise psycopg.OperationalError(message)
+                wanted = gen.send(ready)
+        except StopIteration as end:
+            return end.value
+
+
+def patient_for(seconds: float) -> type[PatientConnection]:
+    """Return the connections that wait so long."""
+    return type("PatientConnection", (PatientConnection,), {"most_seconds": seconds})
+
+
+DRIVERS = {
+    "psycopg": PGDialect_psycopg,
+    "psycopg_async": PGDialect_psycopg,
+    "psycopg2": PGDialect_psycopg2,
+    "asyncpg": PGDialect_asyncpg,
+}
+
+
+@lru_cache(maxsize=64)
+def dialect_of(driver: str, names: Names) -> Dialect:
+    """Return the dialect whose statements take their parameters as the driver does, in order."""
+    kind = DRIVERS[driver]
+    is_numbered = kind is PGDialect_asyncpg
+    dialect: Dialect = kind(paramstyle="numeric_dollar" if is_numbered else "format")
+    set_names(dialect, names)
+    return dialect
+
+
+def text_array(values: Sequence[str | None]) -> str:
+    """Return texts as one text, to be cast to text[]."""
+    if None not in values:  # nothing in any of them is to be marked, as a rule: five times as fast
+        joined = '","'.join(values)  # type: ignore[arg-type]  # there is no None among them
+        if "\\" not in joined and joined.count('"') == 2 * (len(values) - 1):
+            return f'{{"{joined}"}}'
+    return "{" + ",".join(["NULL" if value is None else _quoted(value) for value in values]) + "}"
+
+
+def _quoted(value: str) -> str:
+    if "\\" in value or '"' in value:
+        value = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{value}"'
+
+
+def number_array(values: Sequence[int | None]) -> str:
+    """Return numbers as one text, to be cast to bigint[] or integer[]."""
+    return "{" + ",".join(["NULL" if value is None else str(int(value)) for value in values]) + "}"

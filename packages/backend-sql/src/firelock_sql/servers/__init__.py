@@ -1,1 +1,0 @@
-"""What databases with a server of their own have in common."""
