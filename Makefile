@@ -11,10 +11,10 @@ SOURCES := $(wildcard packages/*/src)
 TYPED := $(SOURCES) tests/repository/typing $(sort $(dir $(wildcard benchmarks/*.py examples/*.py)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test cover check format lint types imports docs bench lock clean FORCE
+.PHONY: help setup demo test test-all cover check format lint types imports docs bench lock clean FORCE
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo "  PYTHON=python3.13 chooses the interpreter, ARGS='-k name' goes to the tool."
 
@@ -35,7 +35,10 @@ setup: $(READY) ## make .venv with everything the other targets need
 demo: $(READY) ## see Firelock at work
 	@$(BIN)/firelock demo $(ARGS)
 
-test: $(READY) ## run the tests
+test: $(READY) ## run what needs only Python: a few minutes, all day long
+	@$(BIN)/python -m pytest -q -n auto -m 'not heavy' $(ARGS)
+
+test-all: $(READY) ## run every test, with each server and browser that is here
 	@$(BIN)/python -m pytest -q -n auto $(ARGS)
 
 # The figure that counts leaves out the kit, whose checks are tests themselves; the bar is for a run of all tests.

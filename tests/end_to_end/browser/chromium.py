@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 
+from tests.processes import refuse_to_light_tests
+
 _ARGUMENTS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
@@ -20,4 +22,5 @@ def chromium_path():
 
 def launch(playwright):
     """Return a browser."""
+    refuse_to_light_tests("Chromium")
     return playwright.chromium.launch(executable_path=chromium_path(), args=list(_ARGUMENTS))
