@@ -296,7 +296,7 @@ class Ends:
         self._agenda = agenda
         self._rollups = rollups
         self._random = random
-        self._killed = failure_of_text("firelock.server.runner.ProcessDied", KILLED)
+        self._killed = failure_of_text("firelock.server.attempt.ProcessDied", KILLED)
 
     def delete(self, job: NewJob) -> Transition:
         """Somebody deletes the job before it is run."""

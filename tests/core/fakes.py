@@ -12,7 +12,7 @@ import attrs
 
 from firelock.context import Console
 from firelock.memory import MemoryStorage
-from firelock.server.runner import Ended, Runner
+from firelock.server.attempt import Ended, Runner
 from firelock.storage import Applied, NewSession
 from firelock.values import Holder
 

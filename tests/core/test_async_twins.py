@@ -12,7 +12,7 @@ import pytest
 
 from firelock import Cron, Firelock, Job, JobContext, Lock, Origin
 from firelock.memory import MemoryStorage
-from firelock.server.inside import InsideServer
+from firelock.server.embedded import InsideServer
 from firelock.storage import JobFilter, State
 from firelock.task import TaskVerbs
 from tests.core.fakes import Worker

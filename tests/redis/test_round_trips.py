@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from firelock import Settings
-from firelock.firing import fire_due
+from firelock.server.scheduler import fire_due
 from firelock.storage import NewSession, Renewal
 from tests.apps import App, app_at
 from tests.redis.counting import CountingProxy

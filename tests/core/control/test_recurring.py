@@ -22,7 +22,7 @@ from firelock.errors import (
     StorageError,
     StorageUnavailable,
 )
-from firelock.firing import fire_due
+from firelock.server.scheduler import fire_due
 from firelock.storage import RecurringRecord
 from firelock.testing.conformance.race import race
 from firelock.values import State

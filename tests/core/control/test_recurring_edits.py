@@ -19,7 +19,7 @@ from firelock.errors import (
     SignatureMismatch,
     UnknownTask,
 )
-from firelock.firing import fire_due
+from firelock.server.scheduler import fire_due
 from tests.core.fakes import FailingStorage
 
 START = datetime(2030, 1, 1, 0, 0, 30, tzinfo=UTC)

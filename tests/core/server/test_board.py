@@ -13,7 +13,7 @@ import pytest
 
 from firelock import ConfigurationError
 from firelock.ids import new_id
-from firelock.server.board import Board, share_memory
+from firelock.server.shared_memory import Board, share_memory
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def memory(request, monkeypatch):
 
 RUNS_AND_DIES = """
 import os, signal, sys
-from firelock.server.board import Board
+from firelock.server.shared_memory import Board
 
 descriptor, job_id = int(sys.argv[1]), sys.argv[2]
 board = Board.allocate(descriptor, 3)

@@ -11,7 +11,7 @@ import attrs
 import pytest
 
 from firelock import Firelock, Settings
-from firelock.server.board import Board, share_memory
+from firelock.server.shared_memory import Board, share_memory
 from firelock.server.supervisor import EXIT_FAILED, EXIT_OK, EXIT_UNREACHABLE, EXIT_USAGE, ServerOptions
 from firelock.storage import NewSession
 from firelock.values import State
@@ -64,7 +64,7 @@ class Process:
             "place": 0, "server_id": "server-a", "name": "host:a", "is_first": is_first,
         }  # fmt: skip
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "firelock.server.child_process", str(os.getpid()), str(orders),
+            [sys.executable, "-m", "firelock.server.child", str(os.getpid()), str(orders),
              str(reports), str(self.memory), json.dumps(options)],
             pass_fds=(orders, reports, self.memory), cwd=folder, stderr=subprocess.PIPE,
         )  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from firelock.server.claim_ahead import ClaimAhead
+from firelock.server.dispatcher import ClaimAhead
 
 
 def test_nothing_is_claimed_ahead_at_first():

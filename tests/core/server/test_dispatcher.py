@@ -15,12 +15,12 @@ from firelock.context import Console
 from firelock.errors import StorageError, StorageUnavailable
 from firelock.hookspecs import ServerInfo
 from firelock.memory import MemoryStorage
-from firelock.server.board import Board
+from firelock.queue_choice import parse_queues
+from firelock.server.attempt import CancelKind, Runner
 from firelock.server.dispatcher import Dispatcher
-from firelock.server.executors import AsyncWorkers, Desk, ThreadWorkers
-from firelock.server.metrics import Metrics
-from firelock.server.queue_choice import parse_queues
-from firelock.server.runner import CancelKind, Runner
+from firelock.server.shared_memory import Board
+from firelock.server.upkeep import Metrics
+from firelock.server.workers import AsyncWorkers, Desk, ThreadWorkers
 from firelock.storage import NewSession
 from firelock.values import Holder, State
 from tests.core.fakes import FailingStorage, until

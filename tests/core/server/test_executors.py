@@ -13,9 +13,9 @@ import pytest
 from firelock import Firelock, Retry, current_job
 from firelock.context import JobCancelled
 from firelock.hookspecs import ServerInfo
-from firelock.server.board import Board
-from firelock.server.executors import FLUSH_SIZE, AsyncWorkers, Desk, ThreadWorkers, Ticket
-from firelock.server.runner import CancelKind
+from firelock.server.attempt import CancelKind
+from firelock.server.shared_memory import Board
+from firelock.server.workers import FLUSH_SIZE, AsyncWorkers, Desk, ThreadWorkers, Ticket
 from firelock.values import State
 from tests.core.fakes import Worker, until
 

@@ -14,10 +14,10 @@ import pytest
 
 from firelock import Firelock, JobContext, Retry
 from firelock.hookspecs import ServerInfo
-from firelock.server.board import Board
-from firelock.server.executors import Desk, ThreadWorkers, Ticket
-from firelock.server.isolated import IsolatedProcess, ProcessPool, describe_exit
-from firelock.server.runner import CancelKind, Ended
+from firelock.server.attempt import CancelKind, Ended
+from firelock.server.job_process import IsolatedProcess, ProcessPool, describe_exit
+from firelock.server.shared_memory import Board
+from firelock.server.workers import Desk, ThreadWorkers, Ticket
 from firelock.values import State
 from tests.core.fakes import Worker, unmeasured, until
 
@@ -376,7 +376,7 @@ def test_the_process_answers_each_line(bench):
 
     import attrs
 
-    from firelock.server.isolated import _serve
+    from firelock.server.job_process import _serve
 
     bench.fire.task(name="answer")(lambda: 42)
     job = attrs.asdict(bench.claim("atalk", "x"))

@@ -9,8 +9,8 @@ import pytest
 
 from firelock import Firelock, Retry
 from firelock.hookspecs import ServerInfo
-from firelock.server.isolated import IsolatedProcess
-from firelock.server.runner import CancelKind
+from firelock.server.attempt import CancelKind
+from firelock.server.job_process import IsolatedProcess
 from firelock.values import State
 from tests.core.fakes import Worker
 

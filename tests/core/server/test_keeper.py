@@ -8,8 +8,8 @@ import pytest
 
 from firelock import Settings
 from firelock.errors import StorageError, StorageUnavailable
-from firelock.server.board import Board
-from firelock.server.keeper import SessionKeeper
+from firelock.server.session_renewal import SessionKeeper
+from firelock.server.shared_memory import Board
 from firelock.storage import NewSession
 from tests.core.fakes import FailingStorage, until
 

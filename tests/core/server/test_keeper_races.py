@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from firelock.server.board import Board
-from firelock.server.keeper import SessionKeeper
+from firelock.server.session_renewal import SessionKeeper
+from firelock.server.shared_memory import Board
 from firelock.settings import Settings
 from firelock.storage import NewSession
 from tests.core.fakes import FailingStorage, until

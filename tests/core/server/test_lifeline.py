@@ -11,7 +11,8 @@ from contextlib import suppress
 import pytest
 
 LIVES = (
-    "import sys; from firelock.server.lifeline import die_with_parent; die_with_parent(int(sys.argv[1])); "
+    "import sys; from firelock.server.process_state import die_with_parent; "
+    "die_with_parent(int(sys.argv[1])); "
 )
 PARENT = """
 import os, subprocess, sys

@@ -7,7 +7,7 @@ import pytest
 from firelock.clock import SECOND
 from firelock.errors import StorageUnavailable
 from firelock.memory import MemoryStorage
-from firelock.server.metrics import Metrics
+from firelock.server.upkeep import Metrics
 from firelock.storage import DURATION_BUCKETS, Rollup
 from firelock.values import ClaimedJob
 from tests.core.fakes import FailingStorage

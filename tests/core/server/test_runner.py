@@ -14,7 +14,7 @@ from firelock import Firelock, JobContext, Retry, Settings, Snooze, current_job,
 from firelock.clock import SECOND
 from firelock.context import JobCancelled
 from firelock.retry import DecisionKind, RetryDecision
-from firelock.server.runner import CancelKind, Ended, Run
+from firelock.server.attempt import CancelKind, Ended, Run
 from firelock.values import ClaimedJob, Holder, State
 from tests.core.fakes import Worker
 

@@ -18,8 +18,8 @@ import pytest
 from firelock import Firelock
 from firelock.errors import StorageError, StorageUnavailable
 from firelock.server import supervisor as module
-from firelock.server.board import Board, share_memory
-from firelock.server.keeper import SessionKeeper
+from firelock.server.session_renewal import SessionKeeper
+from firelock.server.shared_memory import Board, share_memory
 from firelock.server.supervisor import ServerOptions, Supervisor, _Child
 from firelock.settings import Settings
 from firelock.values import State

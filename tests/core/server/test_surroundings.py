@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from firelock.server.surroundings import Surroundings
+from firelock.server.process_state import Surroundings
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def test_a_stream_of_the_process_stays_open():
     program = """
 import sys
 from pathlib import Path
-from firelock.server.surroundings import keep_streams_open
+from firelock.server.process_state import keep_streams_open
 keep_streams_open()
 for stream in (sys.stdout, sys.stderr, sys.__stdout__):
     stream.close()
@@ -42,7 +42,7 @@ def test_a_copy_of_the_process_ends():
     """A task that forks and lets the copy return does not make a second server."""
     program = """
 import os, sys
-from firelock.server.surroundings import Surroundings
+from firelock.server.process_state import Surroundings
 surroundings = Surroundings()
 os.fork()
 surroundings.mend()

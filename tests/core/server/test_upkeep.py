@@ -18,11 +18,10 @@ from firelock import Firelock, JobContext, Settings
 from firelock.clock import SECOND
 from firelock.errors import StorageError, StorageUnavailable
 from firelock.hookspecs import ServerInfo
-from firelock.server.board import Board
-from firelock.server.executors import Desk
-from firelock.server.metrics import Metrics
-from firelock.server.runner import CancelKind, Run
-from firelock.server.upkeep import Upkeep
+from firelock.server.attempt import CancelKind, Run
+from firelock.server.shared_memory import Board
+from firelock.server.upkeep import Metrics, Upkeep
+from firelock.server.workers import Desk
 from firelock.storage import NewSession, Promotion
 from firelock.values import State
 from tests.core.fakes import FailingStorage, Worker, until

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from firelock.context import JobContext
     from firelock.control.doctor import Diagnosis
     from firelock.retry import RetryPolicy
-    from firelock.server.inside import InsideServer
+    from firelock.server.embedded import InsideServer
 
     @final
     class _Anything:
@@ -397,7 +397,7 @@ class Firelock(ServedApp):
             ConfigurationError: this process is one that a server started for a job, or a command of
                 `firelock` imports the app at this moment; and as queues and numbers are wrong.
         """
-        from firelock.server.inside import InsideServer  # noqa: PLC0415 - clients need no server
+        from firelock.server.embedded import InsideServer  # noqa: PLC0415 - clients need no server
         from firelock.server.loading import check_may_serve  # noqa: PLC0415
 
         check_may_serve()

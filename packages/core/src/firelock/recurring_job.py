@@ -16,6 +16,7 @@ from firelock.errors import ConfigurationError
 from firelock.options import shown
 from firelock.storage import RecurringRecord
 from firelock.storage.defaults import unknown_fields
+from firelock.values import NewJob, State
 
 __all__ = [
     "Origin",
@@ -26,6 +27,7 @@ __all__ = [
     "digest_of",
     "is_declared_once",
     "is_newer",
+    "job_of",
     "newer_words",
 ]
 
@@ -184,3 +186,12 @@ def is_declared_once(definition: RecurringRecord) -> bool:
         return True
     digest = definition.code_digest
     return definition.origin == "operator" and digest is not None and not digest.startswith(_OF_CALLS)
+
+
+def job_of(record: RecurringRecord, job_id: str, instant: int, now: int, reason: str) -> NewJob:
+    """Return a job of the definition, for a nominal instant."""
+    return NewJob(
+        job_id, record.task, record.arguments, record.serializer, record.queue, record.priority,
+        State.ENQUEUED, now, None, instant, reason, record.tags, record.timeout_seconds, record.retry,
+        record.id,
+    )  # fmt: skip

@@ -56,9 +56,9 @@ def add(commands: Commands) -> None:
 def _serve(options: argparse.Namespace, screen: Screen) -> int:
     import logging  # noqa: PLC0415 - loaded where there is something to log
 
-    from firelock.server.queue_choice import parse_queues  # noqa: PLC0415 - other commands run no server
+    from firelock.queue_choice import parse_queues  # noqa: PLC0415 - other commands run no server
+    from firelock.server.process_state import log_to_stderr  # noqa: PLC0415
     from firelock.server.supervisor import ServerOptions, Supervisor  # noqa: PLC0415
-    from firelock.server.surroundings import log_to_stderr  # noqa: PLC0415
 
     spec = options.spec or app_spec(options)
     if spec is None:

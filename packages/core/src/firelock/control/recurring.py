@@ -22,7 +22,6 @@ from firelock.errors import (
     ScheduleError,
     UnknownTask,
 )
-from firelock.firing import job_of
 from firelock.ids import derived_id
 from firelock.job import Job
 from firelock.options import Call, CallOptions, check_priority, check_queue, shown, to_tags
@@ -35,6 +34,7 @@ from firelock.recurring_job import (
     digest_of,
     is_declared_once,
     is_newer,
+    job_of,
     newer_words,
 )
 from firelock.storage import JobFilter, RecurringRecord, Storage

@@ -26,9 +26,9 @@ from firelock.clock import StorageClock
 from firelock.errors import ConfigurationError, FirelockError, StorageError, StorageUnavailable
 from firelock.ids import new_id
 from firelock.plugins import installed_version, open_storage
-from firelock.server.board import Board, share_memory
-from firelock.server.isolated import describe_exit
-from firelock.server.keeper import SessionKeeper
+from firelock.server.job_process import describe_exit
+from firelock.server.session_renewal import SessionKeeper
+from firelock.server.shared_memory import Board, share_memory
 from firelock.settings import Settings
 from firelock.storage import Feature, NewSession, Renewal, Storage
 
@@ -175,7 +175,7 @@ class Supervisor:
             orders_read, orders_write = self._pipe(undo)
             reports_read, reports_write = self._pipe(undo)
             process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-                [sys.executable, "-m", "firelock.server.child_process", str(os.getpid()), str(orders_read),
+                [sys.executable, "-m", "firelock.server.child", str(os.getpid()), str(orders_read),
                  str(reports_write), str(memory), self._child_options(place)],
                 pass_fds=(orders_read, reports_write, memory),
                 stdin=subprocess.DEVNULL,

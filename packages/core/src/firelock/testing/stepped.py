@@ -12,10 +12,10 @@ from firelock.app import Firelock
 from firelock.clock import SECOND
 from firelock.context import Console, JobCancelled
 from firelock.errors import ConfigurationError, JobFailed
-from firelock.firing import fire_due
 from firelock.ids import new_id
 from firelock.lifecycle import Upkeep, handed_back
-from firelock.server.runner import CancelKind, Ended, Run, Runner
+from firelock.server.attempt import CancelKind, Ended, Run, Runner
+from firelock.server.scheduler import fire_due
 from firelock.storage import Applied, NewSession
 from firelock.testing.private import StillStorage
 from firelock.values import ClaimedJob, Holder, Settled, State

@@ -11,7 +11,7 @@ import pytest
 
 from firelock.app import Firelock
 from firelock.job import Job
-from firelock.server.inside import InsideServer
+from firelock.server.embedded import InsideServer
 from firelock.settings import Settings
 from firelock.storage import Storage
 from firelock.testing.conformance.kit import REPORTED, required_feature

@@ -16,11 +16,11 @@ from firelock.errors import ConfigurationError, StorageError
 from firelock.hookspecs import ServerInfo
 from firelock.ids import new_id
 from firelock.plugins import installed_version
-from firelock.server.board import Board
+from firelock.queue_choice import parse_queues
 from firelock.server.child import Child, check_runnable
-from firelock.server.keeper import SessionKeeper
 from firelock.server.loading import locate_app, locate_tasks
-from firelock.server.queue_choice import parse_queues
+from firelock.server.session_renewal import SessionKeeper
+from firelock.server.shared_memory import Board
 from firelock.storage import NewSession, Renewal
 from firelock.threads import in_thread
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import attrs
 
 from firelock.errors import StorageUnavailable
-from firelock.server.board import Board
+from firelock.server.shared_memory import Board
 from firelock.settings import Settings
 from firelock.storage import NewSession, Renewal, Storage
 

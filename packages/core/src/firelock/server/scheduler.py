@@ -11,7 +11,7 @@ from firelock.clock import SECOND, from_micros, micros
 from firelock.cron import Overlap, due_instants, schedule_from_json
 from firelock.errors import StorageError, StorageUnavailable
 from firelock.ids import derived_id
-from firelock.recurring_job import is_newer, newer_words
+from firelock.recurring_job import is_newer, job_of, newer_words
 from firelock.retry import describe_error
 from firelock.values import Edge, JobRecord, NewJob, On, State
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from firelock.client import Client
     from firelock.storage import RecurringRecord
 
-__all__ = ["fire_due", "job_of"]
+__all__ = ["fire_due"]
 
 log = logging.getLogger(__name__)
 
@@ -146,12 +146,3 @@ def _fired_job(record: RecurringRecord, instant: int, now: int, running: JobReco
     if running is not None:
         job.state, job.parents = State.AWAITING, (Edge(running.id, On.FINISHED),)
     return job
-
-
-def job_of(record: RecurringRecord, job_id: str, instant: int, now: int, reason: str) -> NewJob:
-    """Return a job of the definition, for a nominal instant."""
-    return NewJob(
-        job_id, record.task, record.arguments, record.serializer, record.queue, record.priority,
-        State.ENQUEUED, now, None, instant, reason, record.tags, record.timeout_seconds, record.retry,
-        record.id,
-    )  # fmt: skip

@@ -18,10 +18,10 @@ import attrs
 
 from firelock.hookspecs import ServerInfo
 from firelock.options import Executor
-from firelock.server.board import Board
-from firelock.server.isolated import ProcessPool
-from firelock.server.runner import Ended, Run, Runner
-from firelock.server.surroundings import Surroundings
+from firelock.server.attempt import Ended, Run, Runner
+from firelock.server.job_process import ProcessPool
+from firelock.server.process_state import Surroundings
+from firelock.server.shared_memory import Board
 from firelock.values import ClaimedJob, Holder
 
 if TYPE_CHECKING:

@@ -27,10 +27,15 @@ from firelock.context import Console, JobCancelled, check_level, check_progress
 from firelock.errors import ConfigurationError
 from firelock.hookspecs import ServerInfo
 from firelock.lifecycle import HELD
-from firelock.server.lifeline import die_with_parent
+from firelock.server.attempt import Ended, ProcessDied, Run, Runner
 from firelock.server.loading import load_in_job_process, running_script
-from firelock.server.runner import Ended, ProcessDied, Run, Runner
-from firelock.server.surroundings import Surroundings, enable_loggers, keep_streams_open, log_to_stderr
+from firelock.server.process_state import (
+    Surroundings,
+    die_with_parent,
+    enable_loggers,
+    keep_streams_open,
+    log_to_stderr,
+)
 from firelock.task import MAIN_MODULES
 from firelock.values import ClaimedJob, ErrorInfo, Holder, State, Transition
 
@@ -74,7 +79,7 @@ class IsolatedProcess:
         self._current: Run | None = None  # whose `stop` may kill
         self._is_killed = False
         self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-            [sys.executable, "-m", "firelock.server.isolated", app_spec, str(os.getpid()),
+            [sys.executable, "-m", "firelock.server.job_process", app_spec, str(os.getpid()),
              json.dumps(attrs.asdict(server))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
 import io
 import logging
 import os
+import signal
 import sys
 
-__all__ = ["Surroundings", "enable_loggers", "keep_streams_open", "log_to_stderr"]
+__all__ = [
+    "Surroundings",
+    "die_with_parent",
+    "enable_loggers",
+    "keep_streams_open",
+    "log_to_stderr",
+]
 
 
 class _Forks:
@@ -97,3 +105,18 @@ def enable_loggers() -> None:
         )  # backends and plugins too
         if is_ours and isinstance(logger, logging.Logger):  # or a place for one
             logger.disabled = False
+
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def die_with_parent(parent: int) -> None:
+    """On Linux the kernel kills this process when its parent dies; elsewhere the end of a pipe has to do.
+
+    Args:
+        parent: the process id this process was started by; if it is gone already, exit now.
+    """
+    if sys.platform == "linux":  # pragma: no branch - the branch is the platform's
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
