@@ -12,7 +12,7 @@ from urllib.parse import unquote
 import attrs
 
 from firelock_dashboard import Dashboard
-from firelock_dashboard.links import COOKIE
+from firelock_dashboard.security.links import COOKIE
 
 _LINKED = re.compile(rb'(?:src|href)="(/files/[^"]+)"')
 _LIMIT_SECONDS = 120

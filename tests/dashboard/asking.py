@@ -10,7 +10,7 @@ from urllib.parse import unquote_to_bytes, urlencode
 import attrs
 
 from firelock_dashboard import Dashboard
-from firelock_dashboard.links import COOKIE
+from firelock_dashboard.security.links import COOKIE
 
 FORM = "application/x-www-form-urlencoded"
 

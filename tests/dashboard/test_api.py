@@ -11,7 +11,7 @@ import pytest
 from firelock import Retry, State
 from firelock_dashboard import Dashboard, bearer_tokens
 from firelock_dashboard.api import ROUTES
-from firelock_dashboard.table import TABLE
+from firelock_dashboard.app import TABLE
 from tests.core.fakes import Worker
 from tests.dashboard.asking import Browser
 

@@ -15,22 +15,22 @@ from starlette.requests import Request
 
 from firelock import Firelock, hookimpl
 from firelock.errors import ConfigurationError
-from firelock_dashboard import (
+from firelock_dashboard import (  # fmt: skip
     Access,
     Dashboard,
     Permission,
     any_of,
     basic_auth,
     bearer_tokens,
-    credentials,
     django_staff,
     fastapi_dependency,
     flask_login,
     hash_password,
-)  # fmt: skip
-from firelock_dashboard.access import LEVELS, to_access
-from firelock_dashboard.auth import access_from
+)
 from firelock_dashboard.problems import Forbidden, RequestProblem, Unauthorized
+from firelock_dashboard.security import passwords as credentials
+from firelock_dashboard.security.auth import access_from
+from firelock_dashboard.security.permissions import LEVELS, to_access
 from tests.dashboard.asking import Browser
 
 HASHED = hash_password("hashed", salt=b"0" * 16)

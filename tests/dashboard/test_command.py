@@ -18,7 +18,7 @@ from urllib.parse import urlencode, urlsplit
 
 import pytest
 
-from firelock_dashboard.links import COOKIE, Links
+from firelock_dashboard.security.links import COOKIE, Links
 from tests.dashboard.asking import FORM, Browser
 from tests.dashboard.hosts import Place, WsgiVisitor
 

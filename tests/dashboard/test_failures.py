@@ -13,9 +13,9 @@ import pytest
 from firelock import Firelock, Retry, State
 from firelock.storage import JobFilter
 from firelock_dashboard import Dashboard
-from firelock_dashboard.causes import HOURS, KEPT, Cause, Causes, Mute, muted_share, strips
 from firelock_dashboard.health import Snapshot, troubles
-from firelock_dashboard.history import TaskStats
+from firelock_dashboard.stats.causes import HOURS, KEPT, Cause, Causes, Mute, muted_share, strips
+from firelock_dashboard.stats.history import TaskStats
 from tests.core.fakes import Worker
 from tests.dashboard.asking import Browser
 from tests.dashboard.hostile_texts import assert_literal

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from firelock.storage import State
-from firelock_dashboard.access import Permission
+from firelock_dashboard.app import TABLE
+from firelock_dashboard.fields import Fields
 from firelock_dashboard.problems import BadRequest
-from firelock_dashboard.query import Fields
 from firelock_dashboard.routes import Parameter, Route
-from firelock_dashboard.table import TABLE
+from firelock_dashboard.security.permissions import Permission
 
 PLACES = {"{id}": "0190-none", "{fingerprint}": "none", "{name}": "none"}
 

@@ -8,10 +8,9 @@ import attrs
 import pytest
 
 from firelock.storage import ErrorInfo, JobFilter, JobRecord, State
-from firelock_dashboard.filters import Age, Chips, argument_at, is_found, plan
+from firelock_dashboard.fields import Fields
+from firelock_dashboard.job_search import Age, Chips, Known, argument_at, is_found, plan, read_typed
 from firelock_dashboard.problems import BadRequest
-from firelock_dashboard.query import Fields
-from firelock_dashboard.typed import Known, read_typed
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 MICROS = int(NOW.timestamp()) * 1_000_000

@@ -12,7 +12,7 @@ from firelock.control.queues import QueueView
 from firelock.control.servers import ServerView
 from firelock.storage import Finding, NewSession, RecurringRecord, Renewal, SessionRecord
 from firelock_dashboard.health import Severity, Snapshot, TroubleKind, troubles
-from firelock_dashboard.history import TaskStats
+from firelock_dashboard.stats.history import TaskStats
 
 NOW = datetime(2030, 1, 1, 12, 0, tzinfo=UTC)
 MICROS = 1_000_000

@@ -10,8 +10,8 @@ from firelock import Firelock
 from firelock.clock import SECOND, StorageClock
 from firelock.errors import ConfigurationError, StorageError
 from firelock.storage import DURATION_BUCKETS, Rollup
-from firelock_dashboard.history import History
-from firelock_dashboard.tally import HOUR, MINUTE, Hour, Tally
+from firelock_dashboard.stats.history import History
+from firelock_dashboard.stats.rollups import HOUR, MINUTE, Hour, Tally
 from tests.core.fakes import FailingStorage
 
 NOON = 1_893_499_200 * SECOND  # 2030-01-01 12:00 UTC

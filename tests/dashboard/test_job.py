@@ -15,9 +15,8 @@ import pytest
 from firelock import Firelock, State, hookimpl
 from firelock.storage import ErrorInfo, Held, NewJob, Progress, Rollup
 from firelock_dashboard import Dashboard
-from firelock_dashboard.calls import call_of, literal, pieces, summary, tree
-from firelock_dashboard.job_view import JobPage
-from firelock_dashboard.phases import phases_of, steps_of
+from firelock_dashboard.pages.job import JobPage, phases_of, steps_of
+from firelock_dashboard.payloads import call_of, literal, pieces, summary, tree
 from firelock_dashboard.tracebacks import markdown, read_traceback
 from tests.dashboard.asking import Browser
 from tests.dashboard.hostile_texts import assert_literal

@@ -13,7 +13,7 @@ import pytest
 
 from firelock import State
 from firelock_dashboard import Dashboard
-from firelock_dashboard.pages.job_actions import defused
+from firelock_dashboard.pages.jobs import defused
 from tests.dashboard.asking import Browser
 from tests.dashboard.worker import Worker
 

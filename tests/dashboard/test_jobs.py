@@ -14,11 +14,9 @@ import pytest
 from firelock import Cron, Retry
 from firelock.storage import ErrorInfo, JobFilter
 from firelock_dashboard import Dashboard
-from firelock_dashboard.filters import Chips, plan
+from firelock_dashboard.fields import Fields
+from firelock_dashboard.job_search import Chips, Known, find_page, plan
 from firelock_dashboard.pages.jobs import SIZES
-from firelock_dashboard.query import Fields
-from firelock_dashboard.searching import find_page
-from firelock_dashboard.typed import Known
 from tests.core.fakes import Worker as Failing
 from tests.dashboard.asking import Browser
 from tests.dashboard.hostile_texts import assert_literal

@@ -12,7 +12,7 @@ import pytest
 
 from firelock import ConfigurationError, Firelock, StorageUnavailable
 from firelock_dashboard import Dashboard
-from firelock_dashboard.links import COOKIE, Links
+from firelock_dashboard.security.links import COOKIE, Links
 from tests.core.fakes import FailingStorage
 from tests.dashboard.asking import Browser
 from tests.dashboard.hosts import HOSTS, PLACES, django_app, fastapi_app, flask_app, starlette_app, visitor

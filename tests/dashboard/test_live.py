@@ -13,7 +13,7 @@ from firelock import Firelock
 from firelock.errors import StorageUnavailable
 from firelock.storage import DURATION_BUCKETS, Rollup
 from firelock_dashboard import Dashboard
-from firelock_dashboard.live import Live
+from firelock_dashboard.stats.live import Live
 from tests.core.fakes import FailingStorage, until
 from tests.dashboard.asking import Browser
 

@@ -9,8 +9,8 @@ import pytest
 from firelock.clock import SECOND
 from firelock.storage import DURATION_BUCKETS, NewSession, Renewal, Rollup
 from firelock_dashboard.charts import Chart, Line, chart_of_samples, round_up, spark
-from firelock_dashboard.sampling import Sample
-from firelock_dashboard.tally import MINUTE
+from firelock_dashboard.stats.live import Sample
+from firelock_dashboard.stats.rollups import MINUTE
 
 PARTS = ("health", "tiles", "figures", "places", "runs", "nav")
 

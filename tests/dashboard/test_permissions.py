@@ -10,8 +10,8 @@ import pytest
 from firelock import Firelock
 from firelock.storage import JobFilter, State
 from firelock_dashboard import Access, Dashboard, Permission
-from firelock_dashboard.access import LEVELS
-from firelock_dashboard.table import TABLE
+from firelock_dashboard.app import TABLE
+from firelock_dashboard.security.permissions import LEVELS
 from tests.dashboard.asking import Browser
 from tests.dashboard.worker import TRACE, Worker, failure
 

@@ -13,8 +13,7 @@ import pytest
 from firelock import Cron, Every, Misfire, Overlap, RecurringJob, Retry, ScheduleError
 from firelock.cron import schedule_to_json
 from firelock.storage import RecurringRecord
-from firelock_dashboard.lane import lane_of
-from firelock_dashboard.schedules import Policies, read_schedule, schedule_text
+from firelock_dashboard.pages.recurring import Policies, lane_of, read_schedule, schedule_text
 from tests.core.fakes import Worker
 from tests.dashboard.hostile_texts import assert_literal
 

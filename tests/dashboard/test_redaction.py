@@ -11,11 +11,12 @@ import pytest
 from firelock import Firelock, Retry
 from firelock.errors import ConfigurationError
 from firelock.storage import JobRecord, State
-from firelock_dashboard import Access, Dashboard, Permission, redaction
-from firelock_dashboard.links import COOKIE
+from firelock_dashboard import Access, Dashboard, Permission
 from firelock_dashboard.payloads import IN_DETAIL, IN_LISTS
-from firelock_dashboard.redaction import MASK, Redactor, redact, redact_text
 from firelock_dashboard.routes import Route, Routes
+from firelock_dashboard.security import redaction
+from firelock_dashboard.security.links import COOKIE
+from firelock_dashboard.security.redaction import MASK, Redactor, redact, redact_text
 from tests.core.fakes import Worker
 from tests.dashboard.asking import Browser
 

@@ -9,9 +9,8 @@ import pytest
 
 from firelock.control.jobs import JobPage
 from firelock.storage import JobFilter
-from firelock_dashboard.filters import Plan
 from firelock_dashboard.icons import icon
-from firelock_dashboard.searching import count_up_to, find_page
+from firelock_dashboard.job_search import Plan, count_up_to, find_page
 
 
 @pytest.fixture

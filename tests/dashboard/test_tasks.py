@@ -11,7 +11,7 @@ import pytest
 
 from firelock import State
 from firelock_dashboard import Dashboard
-from firelock_dashboard.redaction import MASK
+from firelock_dashboard.security.redaction import MASK
 from tests.dashboard.asking import Browser
 
 

@@ -7,7 +7,7 @@ import pytest
 from firelock import Firelock
 from firelock.errors import StorageUnavailable
 from firelock_dashboard import Dashboard
-from firelock_dashboard.watch import Watch
+from firelock_dashboard.stats.watch import Watch
 from tests.core.fakes import FailingStorage, until
 
 

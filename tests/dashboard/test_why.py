@@ -9,10 +9,10 @@ import pytest
 
 from firelock.control.servers import ServerView
 from firelock.storage import ErrorInfo, JobRecord, NewSession, Renewal, SessionRecord, State
+from firelock_dashboard.formatting import span
 from firelock_dashboard.listeners import Listeners
 from firelock_dashboard.texts import Texts
 from firelock_dashboard.why import Parent, Snapshot, Weight, explain
-from firelock_dashboard.words import span
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 MICROS = int(NOW.timestamp()) * 1_000_000

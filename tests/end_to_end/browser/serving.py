@@ -8,7 +8,7 @@ import threading
 import uvicorn
 
 from firelock_dashboard import Dashboard
-from firelock_dashboard.links import COOKIE
+from firelock_dashboard.security.links import COOKIE
 
 HOST = "127.0.0.1"
 _DEADLINE = 20.0

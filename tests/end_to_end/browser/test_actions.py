@@ -10,7 +10,7 @@ from playwright.sync_api import expect
 from firelock import State
 from firelock.storage import JobFilter
 from firelock.testing import eventually
-from firelock_dashboard.table import TABLE
+from firelock_dashboard.app import TABLE
 from tests.dashboard.worker import Worker
 from tests.end_to_end.browser.visitors import Visitor
 

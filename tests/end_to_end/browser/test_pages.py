@@ -7,7 +7,7 @@ import re
 import pytest
 from playwright.sync_api import expect
 
-from firelock_dashboard.table import TABLE
+from firelock_dashboard.app import TABLE
 from tests.end_to_end.browser.addresses import addresses, page_routes
 from tests.end_to_end.browser.pages import NARROW, WIDE, ask_axe, brightness, overflow
 

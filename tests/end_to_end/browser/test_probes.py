@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from playwright.sync_api import expect
 
-from firelock_dashboard.table import TABLE
+from firelock_dashboard.app import TABLE
 from tests.end_to_end.browser.addresses import addresses, page_routes
 from tests.end_to_end.browser.probes import FIELDS, probe, probed
 

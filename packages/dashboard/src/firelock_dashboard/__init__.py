@@ -9,32 +9,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from firelock_dashboard.access import LEVELS, Access, Auth, Level, Permission
-    from firelock_dashboard.auth import (
-        any_of,
-        basic_auth,
-        bearer_tokens,
-        django_staff,
-        fastapi_dependency,
-        flask_login,
-        hash_password,
-    )  # fmt: skip
-    from firelock_dashboard.dashboard import Dashboard
+    from firelock_dashboard.app import Dashboard, dashboard_urls
     from firelock_dashboard.extensions import JobPanel, Page
-    from firelock_dashboard.for_django import dashboard_urls
-    from firelock_dashboard.visit import Visit
+    from firelock_dashboard.request import Visit
+    from firelock_dashboard.security.auth import any_of, django_staff, fastapi_dependency, flask_login
+    from firelock_dashboard.security.passwords import basic_auth, bearer_tokens, hash_password
+    from firelock_dashboard.security.permissions import LEVELS, Access, Auth, Level, Permission
 
 _HOMES = {
-    "access": ("LEVELS", "Access", "Auth", "Level", "Permission"),
-    "auth": (
-        "any_of", "basic_auth", "bearer_tokens", "django_staff", "fastapi_dependency", "flask_login",
-        "hash_password",
-    ),
-    "dashboard": ("Dashboard",),
+    "security.permissions": ("LEVELS", "Access", "Auth", "Level", "Permission"),
+    "security.auth": ("any_of", "django_staff", "fastapi_dependency", "flask_login"),
+    "security.passwords": ("basic_auth", "bearer_tokens", "hash_password"),
+    "app": ("Dashboard", "dashboard_urls"),
     "extensions": ("JobPanel", "Page"),
-    "for_django": ("dashboard_urls",),
-    "visit": ("Visit",),
-}  # fmt: skip
+    "request": ("Visit",),
+}
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [

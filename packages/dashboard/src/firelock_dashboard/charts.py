@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from firelock_dashboard.history import SPANS
+from firelock_dashboard.stats.history import SPANS
 
 if TYPE_CHECKING:
-    from firelock_dashboard.history import Series
-    from firelock_dashboard.sampling import Sample
+    from firelock_dashboard.stats.history import Series
+    from firelock_dashboard.stats.live import Sample
 
 __all__ = [
     "KINDS",

@@ -15,12 +15,12 @@ import uvicorn
 
 from firelock import ConfigurationError, StorageUnavailable
 from firelock.storage import Feature
-from firelock_dashboard.auth import basic_auth
-from firelock_dashboard.dashboard import Dashboard
-from firelock_dashboard.links import LINK_SECONDS, Links
+from firelock_dashboard.app import Dashboard
+from firelock_dashboard.security.links import LINK_SECONDS, Links
+from firelock_dashboard.security.passwords import basic_auth
 
 if TYPE_CHECKING:
-    from firelock_dashboard.dashboard import Auth
+    from firelock_dashboard.security.permissions import Auth
 
 __all__ = ["link", "serve"]
 

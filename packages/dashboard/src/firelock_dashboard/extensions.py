@@ -10,14 +10,24 @@ from typing import TYPE_CHECKING
 import attrs
 
 from firelock import PluginError
-from firelock_dashboard.access import Permission
-from firelock_dashboard.problems import RequestProblem
+from firelock_dashboard.problems import NotHere, RequestProblem
+from firelock_dashboard.routes import Route
+from firelock_dashboard.security.permissions import Permission
 
 if TYPE_CHECKING:
-    from firelock import Firelock, Job
-    from firelock_dashboard.visit import Visit
+    from starlette.responses import Response
 
-__all__ = ["JobPanel", "Offered", "Page", "pages_of", "rendered"]
+    from firelock import Firelock, Job
+    from firelock_dashboard.request import Visit
+
+__all__ = [
+    "ROUTES",
+    "JobPanel",
+    "Offered",
+    "Page",
+    "pages_of",
+    "rendered",
+]
 
 log = logging.getLogger(__name__)
 
@@ -111,3 +121,20 @@ def _words(error: BaseException) -> str:
         return str(error)
     except Exception:  # noqa: BLE001 - a stranger's class
         return "its message cannot be read"
+
+
+def show_page(visit: Visit) -> Response:
+    """A plugin's page, in the frame of all the others."""
+    wanted = visit.places["name"]
+    page = next((page for page in visit.dashboard.plugin_pages if page.name == wanted), None)
+    if page is None:
+        raise NotHere(visit.text("shared.no_page", path=f"/x/{wanted}"))
+    visit.require(page.permission)
+    body, is_bad = rendered(visit, lambda: page.render(visit), f"The page {page.name}")
+    return visit.page(
+        "extension.html", title=page.title, section=f"x:{page.name}", body=body, is_bad=is_bad,
+        status=500 if is_bad else 200,
+    )  # fmt: skip
+
+
+ROUTES = (Route("GET", "/x/{name}", Permission.READ, show_page, None),)

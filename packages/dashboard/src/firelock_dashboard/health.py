@@ -14,7 +14,7 @@ from firelock_dashboard.listeners import Listeners, ServerState, heard_at, serve
 if TYPE_CHECKING:
     from firelock import QueueView, RecurringJob, ServerView
     from firelock.storage import Finding
-    from firelock_dashboard.history import TaskStats
+    from firelock_dashboard.stats.history import TaskStats
 
 __all__ = ["Action", "Severity", "Snapshot", "Trouble", "TroubleKind", "troubles"]
 

@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.responses import JSONResponse, Response
 
-from firelock_dashboard import words
-from firelock_dashboard.access import Permission
+from firelock_dashboard import formatting
 from firelock_dashboard.assets import preferred_encoding
 from firelock_dashboard.icons import icon
 from firelock_dashboard.problems import NotHere
+from firelock_dashboard.security.permissions import Permission
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
+    from firelock_dashboard.request import Visit
     from firelock_dashboard.texts import Texts
-    from firelock_dashboard.visit import Visit
 
 __all__ = ["Pages", "packed", "show_turns", "written_out"]
 
@@ -53,9 +53,10 @@ class Pages:
         )
         self._environment.globals.update(t=texts, Permission=Permission, draw=icon)
         self._environment.filters.update(
-            count=words.count_text, span=words.span, iso=words.iso, rate=words.rate,
-            bytes=words.bytes_text, short_id=words.short_id, task_name=words.task_name,
-            task_path=words.task_path, tojson_text=_json, instant=words.instant, stamp=words.stamp,
+            count=formatting.count_text, span=formatting.span, iso=formatting.iso, rate=formatting.rate,
+            bytes=formatting.bytes_text, short_id=formatting.short_id, task_name=formatting.task_name,
+            task_path=formatting.task_path, tojson_text=_json, instant=formatting.instant,
+            stamp=formatting.stamp,
         )  # fmt: skip
 
     def render(
@@ -77,7 +78,7 @@ class Pages:
         context: dict[str, object] = {
             **values, "visit": visit, "url": visit.url, "asset": visit.url.asset, "may": visit.may,
             "title": title, "section": section, "dashboard": visit.dashboard, "now": visit.now,
-            "since": lambda at: words.ago(at, visit.now), "percent": words.percent,
+            "since": lambda at: formatting.ago(at, visit.now), "percent": formatting.percent,
             "started": time.perf_counter(), "elapsed": _elapsed,
         }  # fmt: skip
         # As a value and not an import: a block that is rendered alone has no imports of its page.
@@ -148,4 +149,4 @@ def _json(value: object) -> str:
 
 
 def _elapsed(started: float) -> str:
-    return words.span(time.perf_counter() - started)
+    return formatting.span(time.perf_counter() - started)

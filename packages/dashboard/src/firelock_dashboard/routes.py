@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from firelock_dashboard.access import Permission
+from firelock_dashboard.security.permissions import Permission
 
 if TYPE_CHECKING:
     from starlette.responses import Response
 
-    from firelock_dashboard.visit import Visit
+    from firelock_dashboard.request import Visit
 
 __all__ = ["Parameter", "Route", "Routes"]
 

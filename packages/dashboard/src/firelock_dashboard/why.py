@@ -9,8 +9,8 @@ from enum import StrEnum
 import attrs
 
 from firelock.storage import JobRecord, State
+from firelock_dashboard.formatting import instant, span
 from firelock_dashboard.listeners import Listener, Listeners
-from firelock_dashboard.words import instant, span
 
 __all__ = ["Parent", "Reason", "Snapshot", "Weight", "explain"]
 

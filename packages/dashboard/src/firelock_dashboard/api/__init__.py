@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-from firelock_dashboard.api import acting, description, reading
+from firelock_dashboard.api import act, openapi, read
 
 __all__ = ["ROUTES"]
 
-ROUTES = (*reading.ROUTES, *acting.ROUTES, *description.routes((*reading.ROUTES, *acting.ROUTES)))
+ROUTES = (*read.ROUTES, *act.ROUTES, *openapi.routes((*read.ROUTES, *act.ROUTES)))

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from firelock_dashboard.words import iso
+from firelock_dashboard.formatting import iso
 
 if TYPE_CHECKING:
     from firelock import AuditEntry, Operation, Outcome, RecurringJob
     from firelock.storage import ErrorInfo, FailureGroup, HistoryEntry, JobRecord, Rollup
-    from firelock_dashboard.causes import Cause
-    from firelock_dashboard.visit import Visit
+    from firelock_dashboard.request import Visit
+    from firelock_dashboard.stats.causes import Cause
 
 __all__ = [
     "audit_json",

@@ -1,1 +1,42 @@
-"""The pages: a module each, with its routes and views."""
+"""The pages: a module each, with its routes and views.
+
+Read `job` first: it shows most of what a page does. `jobs` and `recurring` have lists and forms as well.
+"""
+
+from __future__ import annotations
+
+from firelock_dashboard import extensions
+from firelock_dashboard.pages import (
+    activity,
+    failures,
+    job,
+    jobs,
+    navigation,
+    overview,
+    queues,
+    recurring,
+    search,
+    servers,
+    settings,
+    system,
+    tasks,
+)
+
+__all__ = ["ROUTES"]
+
+ROUTES = (
+    *overview.ROUTES,
+    *navigation.ROUTES,
+    *search.ROUTES,
+    *jobs.ROUTES,
+    *job.ROUTES,
+    *failures.ROUTES,
+    *queues.ROUTES,
+    *recurring.ROUTES,
+    *activity.ROUTES,
+    *servers.ROUTES,
+    *settings.ROUTES,
+    *system.ROUTES,
+    *tasks.ROUTES,
+    *extensions.ROUTES,
+)

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 import attrs
 
 from firelock import StorageError, StorageUnavailable
-from firelock_dashboard.access import Permission
 from firelock_dashboard.problems import BadRequest, NotHere
 from firelock_dashboard.routes import Route
+from firelock_dashboard.security.permissions import Permission
 
 if TYPE_CHECKING:
     from starlette.responses import Response
 
     from firelock import AuditEntry, JsonValue, Operation, Outcome
-    from firelock_dashboard.visit import Visit
+    from firelock_dashboard.request import Visit
 
 __all__ = ["ROUTES"]
 

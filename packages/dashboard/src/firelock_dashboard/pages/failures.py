@@ -12,22 +12,21 @@ from starlette.responses import RedirectResponse
 
 from firelock import State
 from firelock.storage import JobFilter
-from firelock_dashboard.access import Permission
-from firelock_dashboard.bulk import MANY, operation_address, start_operation
-from firelock_dashboard.causes import Cause, Mute
-from firelock_dashboard.confirming import ask_first
-from firelock_dashboard.job_view import JobPage
+from firelock_dashboard.actions import MANY, ask_first, operation_address, start_operation
+from firelock_dashboard.formatting import count_text, instant, stamp, task_name
+from firelock_dashboard.pages.job import JobPage
 from firelock_dashboard.problems import BadRequest, NotHere
 from firelock_dashboard.routes import Route
+from firelock_dashboard.security.permissions import Permission
+from firelock_dashboard.stats.causes import Cause, Mute
 from firelock_dashboard.tracebacks import markdown
-from firelock_dashboard.words import count_text, instant, stamp, task_name
 
 if TYPE_CHECKING:
     from starlette.responses import Response
 
     from firelock import Job
     from firelock import JobPage as Found
-    from firelock_dashboard.visit import Visit
+    from firelock_dashboard.request import Visit
 
 __all__ = ["ROUTES", "mute_cause", "unmute_cause"]
 

@@ -3,24 +3,44 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from functools import cached_property
 from typing import TYPE_CHECKING
 
+import attrs
 from starlette.responses import RedirectResponse, Response
 
-from firelock import JobNotFound
-from firelock.storage import JobFilter
-from firelock_dashboard.access import Permission
-from firelock_dashboard.job_view import JobPage
+from firelock import JobNotFound, PluginError
+from firelock.storage import FINAL_STATES, JobFilter, JobRecord, State
+from firelock_dashboard import why
+from firelock_dashboard.extensions import JobPanel, rendered
+from firelock_dashboard.formatting import instant, iso, short_id, stamp, task_name
+from firelock_dashboard.listeners import Listeners
+from firelock_dashboard.pages.jobs import attempts_of
+from firelock_dashboard.payloads import Call, Node, call_of, tree
 from firelock_dashboard.problems import NotHere
 from firelock_dashboard.routes import Route
-from firelock_dashboard.words import iso, short_id, task_name
+from firelock_dashboard.security.permissions import Permission
+from firelock_dashboard.suggestions import starts
+from firelock_dashboard.tracebacks import Trace, markdown, read_traceback
 
 if TYPE_CHECKING:
-    from firelock import Job
+    from firelock import FailedAttempt, Job, JobLogLine, JobProgress, JobStep, JsonValue, ServerView
+    from firelock.storage import JobRecord, SessionRecord
     from firelock_dashboard.payloads import Payload
-    from firelock_dashboard.visit import Visit
+    from firelock_dashboard.request import Visit
+    from firelock_dashboard.stats.history import TaskStats
 
-__all__ = ["ROUTES"]
+__all__ = [
+    "ROUTES",
+    "JobPage",
+    "Phase",
+    "Segment",
+    "Step",
+    "phases_of",
+    "steps_of",
+]
 
 _PART = re.compile(r"[0-9a-f-]{4,36}")
 _NEWEST = 500  # jobs whose ids are looked at for an end
@@ -121,3 +141,468 @@ ROUTES = (
     Route("GET", "/jobs/{id}/arguments", Permission.VIEW_ARGUMENTS, download_arguments),
     Route("GET", "/jobs/{id}/result", Permission.VIEW_ARGUMENTS, download_result),
 )
+
+
+_MADE_FROM = re.compile(r"(?:copied|run again with changes) from (?P<id>[A-Za-z0-9_-]{1,64})(?: by |$)")
+_CHILDREN = 20
+_PARENTS = 20
+_LOG = 200  # lines at once
+_LOG_FIRST = 500
+_AHEAD, _AHEAD_PAGES = 500, 4
+_RATE_MINUTES = 10
+_STALE = 0.6  # of a session's timeout
+_FEWEST_RUNS = 20  # of its task, for a run to be compared with: p95 of fewer is their slowest
+
+
+@attrs.frozen
+class _Parent:
+    id: str
+    on: str
+    task: str | None  # None where it is not stored any more
+    state: State | None
+
+
+@attrs.frozen
+class _Failure:
+    """A failed attempt with its traceback taken apart."""
+
+    attempt: int
+    at: datetime
+    type: str
+    message: str
+    text: str | None  # the whole traceback, redacted; None where it has none or may not be seen
+    traces: list[Trace]
+    markdown: str
+
+
+@attrs.define(slots=False)
+class JobPage:
+    """What the page of a job shows; each value is read when it is first shown."""
+
+    visit: Visit
+    handle: Job[object]
+
+    @cached_property
+    def job(self) -> JobRecord:
+        """The job."""
+        return self.handle.record()
+
+    @property
+    def state(self) -> str:
+        """The state as it is shown."""
+        return "retrying" if self.job.is_retrying else self.job.state.value
+
+    @cached_property
+    def attempts(self) -> int | None:
+        """How many attempts it may have."""
+        return attempts_of(self.visit, self.job)
+
+    # ---- its call ------------------------------------------------------------------------------------------
+
+    @cached_property
+    def given(self) -> Payload:
+        """Its arguments as this visitor may see them."""
+        return self.visit.arguments(self.job)
+
+    @cached_property
+    def call(self) -> Call | None:
+        """The call as it would be written; None where its arguments may not be seen, or cannot be read."""
+        value = self.given.value
+        return call_of(self.job.task, value, self._using()) if isinstance(value, dict) else None
+
+    def _using(self) -> dict[str, JsonValue]:
+        """Return the options in which the job differs from its task, where that is registered here."""
+        info = self.visit.fire.registry.get(self.job.task)
+        if info is None:
+            return {}
+        using: dict[str, JsonValue] = {}
+        job = self.job
+        if job.queue != info.queue:
+            using["queue"] = job.queue
+        if job.priority != info.priority:
+            using["priority"] = job.priority
+        if job.timeout_seconds != info.timeout_seconds and job.timeout_seconds is not None:
+            using["timeout"] = job.timeout_seconds
+        return using
+
+    @cached_property
+    def returned(self) -> Payload | None:
+        """What it returned as this visitor may see it; None where there is nothing."""
+        return None if self.job.result is None else self.visit.result(self.job)
+
+    @property
+    def result(self) -> Node | None:
+        """What it returned, as a tree; None where it cannot be shown as one."""
+        returned = self.returned
+        return None if returned is None or returned.reason is not None else tree(returned.value)
+
+    @property
+    def may_change(self) -> bool:
+        """Tell whether this visitor may run it with changes: its task is here, its arguments in sight."""
+        return (
+            self.visit.may(Permission.RUN_TASK)
+            and isinstance(self.given.value, dict)
+            and self.visit.fire.registry.get(self.job.task) is not None
+        )
+
+    @property
+    def former(self) -> str | None:
+        """The job that it was copied from or runs again with changes, as its first step says."""
+        first = self._history[-1].entry if self._history else None
+        found = _MADE_FROM.match((first.reason if first else None) or "")
+        return found["id"] if found else None
+
+    # ---- its life ------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _history(self) -> list[Step]:
+        return steps_of(self.handle.history())
+
+    @property
+    def steps(self) -> list[Step]:
+        """Its steps, newest first."""
+        return self._history
+
+    @cached_property
+    def started_at(self) -> datetime | None:
+        """When its last attempt started; of one that runs, as far as it shows."""
+        if self.job.state is not State.PROCESSING:
+            return instant(self.job.started_at)
+        return instant(starts(self.visit, [self.job]).get(self.job.id))
+
+    @cached_property
+    def phases(self) -> list[Phase]:
+        """Its life to scale."""
+        history = [step.entry for step in reversed(self._history)]
+        return phases_of(self.job, history, self.visit.now, started_at=self.started_at)
+
+    @property
+    def sums(self) -> Mapping[str, float]:
+        """How long it spent with what, in seconds."""
+        sums: dict[str, float] = {}
+        for phase in self.phases:
+            sums[phase.segment.kind] = sums.get(phase.segment.kind, 0) + phase.segment.seconds
+        return sums
+
+    @cached_property
+    def failures(self) -> Mapping[int, _Failure]:
+        """Its failed attempts by number."""
+        return {failed.attempt: failed for failed in map(self._failure, self.handle.errors())}
+
+    def _failure(self, failed: FailedAttempt) -> _Failure:
+        error, clean = failed.error, self.visit.redacted
+        may_see = self.visit.may(Permission.VIEW_LOGS)
+        text = clean(error.traceback) if error.traceback is not None and may_see else None
+        message = clean(error.message)
+        facts = (
+            f"Task: `{self.job.task}`", f"Job: `{self.job.id}`",
+            f"Attempt: {failed.attempt} at {stamp(failed.at)}", f"Server: {self.job.server or '–'}",
+        )  # fmt: skip
+        report = markdown(f"{error.type}: {message}".replace("\n", " ")[:300], facts, text or message)
+        return _Failure(
+            failed.attempt, failed.at, error.type, message, text, read_traceback(text) if text else [], report
+        )
+
+    # ---- what it says --------------------------------------------------------------------------------------
+
+    @cached_property
+    def progress(self) -> JobProgress | None:
+        """How far it says it is."""
+        return self.handle.progress()
+
+    @property
+    def speed(self) -> float | None:
+        """How much of it is done in a second; None where nobody can tell."""
+        started_at, said = self.started_at, self.progress
+        if said is None or started_at is None:
+            return None
+        seconds = (said.at - started_at).total_seconds()
+        if seconds < 1:  # what it said at its start tells nothing of its pace; that nothing came since does
+            seconds = (self.visit.now - started_at).total_seconds()
+        return said.done / seconds if seconds >= 1 and said.done > 0 else None
+
+    @property
+    def left(self) -> timedelta | None:
+        """How long it takes until it is done, if it goes on like this."""
+        if self.progress is None or not self.speed or self.job.state is not State.PROCESSING:
+            return None
+        return timedelta(seconds=min(max(0.0, self.progress.total - self.progress.done) / self.speed, 10**9))
+
+    @cached_property
+    def log(self) -> list[JobLogLine]:
+        """Its log lines behind the number that the query names, the newest page of them at first."""
+        after = self.visit.query.number("after", 0, least=0, most=999_999_999)
+        if not self.visit.may(Permission.VIEW_LOGS):
+            return []
+        if after:
+            return self.handle.log(after=after, limit=_LOG)
+        return self.handle.log(limit=_LOG_KEPT)[-_LOG_FIRST:]
+
+    # ---- what is around it ---------------------------------------------------------------------------------
+
+    @cached_property
+    def parents(self) -> list[_Parent]:
+        """The jobs it waits or waited for."""
+        found: list[_Parent] = []
+        for edge in self.job.parents[:_PARENTS]:
+            try:
+                parent = self.visit.fire.jobs.get(edge.parent_id)
+                found.append(_Parent(edge.parent_id, edge.on.value, parent.task, parent.state))
+            except JobNotFound:
+                found.append(_Parent(edge.parent_id, edge.on.value, None, None))
+        return found
+
+    @cached_property
+    def children(self) -> tuple[list[JobRecord], bool]:
+        """Its continuations, and whether there are more."""
+        page = self.visit.fire.jobs.page(JobFilter(parent_id=self.job.id), limit=_CHILDREN, oldest_first=True)
+        return [child.record() for child in page], page.cursor is not None
+
+    @property
+    def delete_loses(self) -> str:
+        """What a delete would lose, as the end of a key of `jobs.toml`: then it cannot be taken back."""
+        if self.children[0]:
+            return "children"
+        return self.job.state.value if self.job.state in {State.SUCCEEDED, State.AWAITING} else "one"
+
+    @cached_property
+    def why_not_restored(self) -> str | None:
+        """Why its delete cannot be taken back, as the rest of a sentence; None where it can."""
+        return self.visit.fire.jobs.why_not_restored([self.job.id])[0]
+
+    @cached_property
+    def warnings(self) -> list[tuple[str, dict[str, object]]]:
+        """What is wrong with it, as keys of `job.toml` with their values."""
+        job, found = self.job, list[tuple[str, dict[str, object]]]()
+        if job.state is State.PROCESSING:
+            held = next((one for one in self._sessions() if one.session.id == job.session), None)
+            if held is None or not held.is_alive or held.expires_at < self._now:
+                found.append(("warn_lost", {"server": job.server or "–"}))
+            elif held.expires_at - self._now < (1 - _STALE) * held.session.timeout_seconds * 1_000_000:
+                found.append(("warn_stale", {"server": job.server or "–"}))
+            elif self.started_at is None:
+                found.append(("warn_claimed", {"server": job.server or "–"}))
+        if job.is_stopping:
+            found.append(("warn_tail", {"server": job.server or "–"}))
+        return found
+
+    @property
+    def _now(self) -> int:
+        return int(self.visit.now.timestamp() * 1_000_000)
+
+    def _sessions(self) -> list[SessionRecord]:
+        return [session for server in self._servers for session in server.sessions]
+
+    @cached_property
+    def _servers(self) -> list[ServerView]:
+        return self.visit.fire.servers.list()
+
+    @property
+    def server_id(self) -> str | None:
+        """The server that holds it or held it last, where it is still known."""
+        named = [one.id for one in self._servers if one.name == self.job.server]
+        return named[-1] if named else None
+
+    @cached_property
+    def reasons(self) -> list[why.Reason]:
+        """Why it is not running, for a job that waits."""
+        if self.job.state not in {State.AWAITING, State.SCHEDULED, State.ENQUEUED}:
+            return []
+        return why.explain(self._snapshot())
+
+    def _snapshot(self) -> why.Snapshot:
+        job, visit = self.job, self.visit
+        queue = next((one for one in visit.fire.queues.list() if one.name == job.queue), None)
+        ahead, is_cut, per_minute = None, False, None
+        if job.state is State.ENQUEUED:
+            ahead, is_cut = self._ahead()
+            per_minute = self._per_minute()
+        is_paused = queue is not None and queue.is_paused
+        parents = tuple(why.Parent(one.id, one.on, one.state) for one in self.parents)
+        return why.Snapshot(
+            job, visit.now, is_paused=is_paused, note=queue.note if queue and is_paused else None,
+            listeners=Listeners(self._servers, visit.now), ahead=ahead, is_ahead_cut=is_cut,
+            per_minute=per_minute, parents=parents, is_registered=self._is_registered(),
+        )  # fmt: skip
+
+    def _ahead(self) -> tuple[int, bool]:
+        """Return how many jobs of its queue became enqueued before it; priorities are not looked at."""
+        where = JobFilter(state=State.ENQUEUED, queue=self.job.queue, until=self.job.changed_at)
+        count, cursor = 0, None
+        for _ in range(_AHEAD_PAGES):
+            page = self.visit.fire.jobs.page(where, limit=_AHEAD, cursor=cursor)
+            count, cursor = count + len(page), page.cursor
+            if cursor is None:
+                return count, False
+        return count, True
+
+    def _per_minute(self) -> float | None:
+        until = self.visit.now.replace(second=0, microsecond=0)
+        rollups = self.visit.fire.jobs.timeline(
+            until - timedelta(minutes=_RATE_MINUTES), until, queue=self.job.queue
+        )
+        return sum(one.count for one in rollups) / _RATE_MINUTES or None
+
+    def _is_registered(self) -> bool | None:
+        """Tell whether the task is known; None where no server said what it knows."""
+        if self.visit.fire.registry.get(self.job.task) is not None:
+            return True
+        reason = self.job.reason or ""
+        return False if "is not registered on server" in reason else None
+
+    @property
+    def stats(self) -> TaskStats | None:
+        """How its task's attempts of the last day ended; None where they are too few to compare with."""
+        stats = self.visit.dashboard.history.tasks(24).get(self.job.task)
+        return stats if stats is not None and stats.runs >= _FEWEST_RUNS else None
+
+    @property
+    def seconds(self) -> float | None:
+        """How long its last attempt took, or has been taking; whatever became of the job after it."""
+        if self.job.state is State.PROCESSING:
+            return None if self.started_at is None else (self.visit.now - self.started_at).total_seconds()
+        last = next((step for step in self._history if step.entry.attempt is not None), None)
+        return None if last is None else last.took
+
+    @cached_property
+    def panels(self) -> list[tuple[str, str, bool]]:
+        """What plugins add: title, content, and whether the content is what went wrong."""
+        panels: list[tuple[str, str, bool]] = []
+        for panel in self.visit.fire.plugins.job_panels(self.handle):
+            if not isinstance(panel, JobPanel):
+                wrong = str(panel) if isinstance(panel, PluginError) else _no_panel(panel)
+                panels.append((self.visit.text("job.panel_failed"), self.visit.redacted(wrong)[:1_000], True))
+                continue
+            title = panel.title if isinstance(panel.title, str) else self.visit.text("job.panel_failed")
+            made = self._rendered(panel, f"The panel {title!r:.80}")
+            panels.append((str.__str__(title), *made))
+        return panels
+
+    def _rendered(self, panel: JobPanel, name: str) -> tuple[str, bool]:
+        return rendered(self.visit, lambda: panel.render(self.visit, self.handle), name)
+
+
+def _no_panel(panel: object) -> str:
+    return f"job_panels() returned a {type(panel).__name__}; return JobPanel objects."
+
+
+_WAITS = {
+    State.AWAITING: "awaiting",
+    State.SCHEDULED: "scheduled",
+    State.ENQUEUED: "enqueued",
+    State.PROCESSING: "processing",
+}
+_LEAST = 0.4  # per cent of the bar that a segment has at least, so that it is seen
+
+
+@attrs.frozen
+class Segment:
+    """One stretch of time."""
+
+    kind: str  # awaiting, scheduled, enqueued, processing or retrying
+    start: datetime
+    end: datetime
+
+    @property
+    def seconds(self) -> float:
+        """How long it is."""
+        return (self.end - self.start).total_seconds()
+
+
+@attrs.frozen
+class Phase:
+    """A segment on a bar that is 100 wide."""
+
+    segment: Segment
+    x: float
+    width: float
+
+
+@attrs.frozen
+class Step:
+    """A step of the history with what is told by its neighbours."""
+
+    entry: JobStep
+    since: float | None  # seconds since the step before; None for the first
+    waited: float | None  # seconds from claim to start of the attempt that ended here
+    took: float | None  # seconds that this attempt ran
+
+
+def steps_of(history: Sequence[JobStep]) -> list[Step]:
+    """Return the steps, newest first."""
+    steps: list[Step] = []
+    former: JobStep | None = None
+    for entry in history:
+        waited = took = None
+        if entry.claimed_at is not None and entry.started_at is not None:
+            waited = _seconds(entry.claimed_at, entry.started_at)
+        if entry.started_at is not None:
+            took = _seconds(entry.started_at, entry.at)
+        since = None if former is None else _seconds(former.at, entry.at)
+        steps.append(Step(entry, since, waited, took))
+        former = entry
+    return steps[::-1]
+
+
+def _seconds(start: datetime, end: datetime) -> float:
+    return max(timedelta(), end - start).total_seconds()
+
+
+def phases_of(
+    job: JobRecord, history: Sequence[JobStep], now: datetime, *, started_at: datetime | None = None
+) -> list[Phase]:
+    """Return the job's life as a bar: what lay between an end and a requeue is left out of it.
+
+    `started_at` is when a running one started, where its record does not say so yet.
+    """
+    segments = _joined(_segments(job, history, now, instant(job.started_at) or started_at))
+    whole = sum(one.seconds for one in segments)
+    if whole <= 0:
+        return []
+    widths = [max(_LEAST, 100 * one.seconds / whole) for one in segments]
+    scale = 100 / sum(widths)
+    placed, x = list[Phase](), 0.0
+    for segment, width in zip(segments, widths, strict=True):
+        placed.append(Phase(segment, x, width * scale))
+        x += width * scale
+    return placed
+
+
+def _segments(
+    job: JobRecord, history: Sequence[JobStep], now: datetime, started_at: datetime | None
+) -> list[Segment]:
+    found: list[Segment] = []
+    former: JobStep | None = None
+    for entry in history:
+        if former is not None and former.state not in FINAL_STATES:
+            kind = _kind(former)
+            if entry.attempt is not None:
+                started = entry.started_at or entry.claimed_at or entry.at
+                found += [Segment(kind, former.at, started), Segment("processing", started, entry.at)]
+            else:
+                found.append(Segment(kind, former.at, entry.at))
+        former = entry
+    if former is not None and not job.is_final and former.state not in FINAL_STATES:
+        if job.state is State.PROCESSING:
+            started = started_at or now
+            found += [Segment(_kind(former), former.at, started), Segment("processing", started, now)]
+        else:
+            found.append(Segment(_kind(former), former.at, now))
+    return [one for one in found if one.end > one.start]
+
+
+def _kind(entry: JobStep) -> str:
+    """Return what a job does from this entry on; a wait behind an attempt is a pause between two."""
+    if entry.state is State.SCHEDULED and entry.attempt is not None:
+        return "retrying"
+    return _WAITS.get(entry.state, "enqueued")
+
+
+def _joined(segments: Sequence[Segment]) -> list[Segment]:
+    joined: list[Segment] = []
+    for one in segments:
+        if joined and joined[-1].kind == one.kind and joined[-1].end == one.start:
+            joined[-1] = attrs.evolve(joined[-1], end=one.end)
+        else:
+            joined.append(one)
+    return joined

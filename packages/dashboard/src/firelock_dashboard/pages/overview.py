@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from firelock_dashboard import words
-from firelock_dashboard.access import Permission
+from firelock_dashboard import formatting
 from firelock_dashboard.charts import KINDS, LIVE, SPAN_NAMES, Chart, chart_of_samples, chart_of_series, spark
 from firelock_dashboard.listeners import Listeners
 from firelock_dashboard.routes import Route
+from firelock_dashboard.security.permissions import Permission
 
 if TYPE_CHECKING:
     from starlette.responses import Response
 
     from firelock import QueueView, RecurringJob
-    from firelock_dashboard.causes import Cause
     from firelock_dashboard.health import Snapshot
-    from firelock_dashboard.history import Rates, Series, TaskStats
-    from firelock_dashboard.visit import Visit
+    from firelock_dashboard.request import Visit
+    from firelock_dashboard.stats.causes import Cause
+    from firelock_dashboard.stats.history import Rates, Series, TaskStats
 
 __all__ = ["ROUTES"]
 
@@ -100,7 +100,7 @@ def _chart(visit: Visit, span: str, kind: str) -> Chart:
 
 def _about(seconds: float) -> str:
     """Return a span in its largest unit: a tile has no room for two."""
-    number, unit = words.span(seconds).split()[:2]
+    number, unit = formatting.span(seconds).split()[:2]
     return f"{number}\N{NARROW NO-BREAK SPACE}{unit}"
 
 
@@ -151,7 +151,7 @@ class _Seen:
         return self._visit.text(f"overview.{key}", **values)
 
     def _count(self, number: int) -> str:
-        return words.count_text(number)
+        return formatting.count_text(number)
 
     def _processing(self, processing: int) -> _Tile:
         alive = Listeners(self._snapshot.servers, self._snapshot.now).all
@@ -184,7 +184,7 @@ class _Seen:
         return _Tile(
             "failed", self._count(failed), "/failures", state="failed",
             spark=spark(hour.by_outcome["failed"]),
-            hint=self._text("tile_failed_hint", percent=words.percent(failed, day.count())),
+            hint=self._text("tile_failed_hint", percent=formatting.percent(failed, day.count())),
             look="is-bad" if hour.count("failed") else "",
         )  # fmt: skip
 
@@ -192,7 +192,7 @@ class _Seen:
         enqueued = sum(queue.enqueued for queue in self._snapshot.queues if not queue.is_paused)
         ended = [sum(counts) for counts in zip(*hour.by_outcome.values(), strict=True)]
         out = sum(ended[-_MINUTES - 1 :]) / _MINUTES
-        hint = self._text("tile_rate", rate=words.rate(out)) if out else ""
+        hint = self._text("tile_rate", rate=formatting.rate(out)) if out else ""
         value, look = "–", ""
         if not enqueued:
             hint = hint or self._text("tile_nothing_waits")

@@ -11,19 +11,19 @@ import attrs
 
 from firelock import ConfigurationError, State
 from firelock.storage import JobFilter
-from firelock_dashboard.access import Permission
-from firelock_dashboard.bulk import operation_address, start_operation
+from firelock_dashboard.actions import operation_address, start_operation
 from firelock_dashboard.listeners import Listener, Listeners
 from firelock_dashboard.problems import BadRequest, NotHere
+from firelock_dashboard.request import Undo
 from firelock_dashboard.routes import Route
-from firelock_dashboard.visit import Undo
+from firelock_dashboard.security.permissions import Permission
 
 if TYPE_CHECKING:
     from starlette.responses import Response
 
     from firelock import Job, QueueView
-    from firelock_dashboard.history import Rates
-    from firelock_dashboard.visit import Visit
+    from firelock_dashboard.request import Visit
+    from firelock_dashboard.stats.history import Rates
 
 __all__ = ["ROUTES"]
 

@@ -12,19 +12,17 @@ from typing import TYPE_CHECKING
 import attrs
 
 from firelock.storage import JobFilter, JobRecord
-from firelock_dashboard import knowledge
-from firelock_dashboard.access import Permission
-from firelock_dashboard.calls import summary
-from firelock_dashboard.filters import Chips, plan
-from firelock_dashboard.payloads import IN_LISTS
+from firelock_dashboard.formatting import short_id, task_name
+from firelock_dashboard.job_search import Chips, find_page, plan
+from firelock_dashboard.payloads import IN_LISTS, summary
 from firelock_dashboard.routes import Route
-from firelock_dashboard.searching import find_page
-from firelock_dashboard.words import short_id, task_name
+from firelock_dashboard.security.permissions import Permission
+from firelock_dashboard.suggestions import known_tasks, task_names
 
 if TYPE_CHECKING:
     from starlette.responses import Response
 
-    from firelock_dashboard.visit import Visit
+    from firelock_dashboard.request import Visit
 
 __all__ = ["LONGEST", "ROUTES", "Group", "Hit", "Offer", "groups", "offers"]
 
@@ -90,7 +88,7 @@ def _rank(name: str, text: str) -> tuple[int, str]:
 
 
 def _tasks(visit: Visit, text: str) -> Group:
-    names = ((name, "", visit.url("/tasks/view", name=name)) for name in knowledge.task_names(visit))
+    names = ((name, "", visit.url("/tasks/view", name=name)) for name in task_names(visit))
     return _named("task", text, names, lambda: visit.url("/tasks", q=text))
 
 
@@ -178,7 +176,7 @@ def _arguments(visit: Visit, text: str) -> Group | None:
     """The newest jobs that were called with it, as far as one look goes."""
     if not visit.may(Permission.VIEW_ARGUMENTS):
         return None
-    asked = plan(Chips(arguments=(text,)), visit.now, knowledge.known_tasks(visit), visit.arguments_value)
+    asked = plan(Chips(arguments=(text,)), visit.now, known_tasks(visit), visit.arguments_value)
     found = find_page(visit.fire, asked, limit=_OF_A_KIND, cursor=None)
     further = visit.url("/jobs", arg=text) if found.cursor else None
     hits = [_job(visit, job) for job in found.jobs]
@@ -207,7 +205,7 @@ class Offer:
 
 def offers(visit: Visit, text: str, *, besides: str) -> list[Offer]:
     """Return where else a text may be found, but for the way that was tried."""
-    known = knowledge.known_tasks(visit).named(text)
+    known = known_tasks(visit).named(text)
     task = known[0] if len(known) == 1 else text
     by_queue = visit.dashboard.counts().by_queue.get(text, {})
     ways: list[tuple[str, str, Callable[[], str | None]]] = [

@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from firelock import State
-from firelock_dashboard import knowledge
-from firelock_dashboard.access import Permission
-from firelock_dashboard.confirming import ask_first
+from firelock_dashboard.actions import ask_first
+from firelock_dashboard.formatting import instant
 from firelock_dashboard.listeners import ServerState, heard_at, server_state
 from firelock_dashboard.problems import BadRequest, NotHere
 from firelock_dashboard.routes import Route
-from firelock_dashboard.words import instant
+from firelock_dashboard.security.permissions import Permission
+from firelock_dashboard.suggestions import starts
 
 if TYPE_CHECKING:
     from starlette.responses import Response
 
     from firelock import Job, ServerView
     from firelock.storage import SessionRecord
-    from firelock_dashboard.visit import Visit
+    from firelock_dashboard.request import Visit
 
 __all__ = ["ROUTES"]
 
@@ -115,7 +115,7 @@ def _page(visit: Visit, after: str | None) -> _Page:
     start = 0 if after is None else places.get(after, -1) + 1
     shown = alive[start : start + _SERVERS]
     running, is_cut = _running(visit, [view for view, _ in shown])
-    started = knowledge.starts(visit, (job.record() for jobs in running.values() for job in jobs))
+    started = starts(visit, (job.record() for jobs in running.values() for job in jobs))
     servers = [_server(visit, view, state, running[view.id], started, is_cut=is_cut) for view, state in shown]
     others = {view.id: view.busy for view, _ in alive} | {one.view.id: one.busy for one in servers}
     return _Page(

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from firelock_dashboard.access import Permission
 from firelock_dashboard.problems import BadRequest
+from firelock_dashboard.request import SETTINGS
 from firelock_dashboard.routes import Route
-from firelock_dashboard.visit import SETTINGS
+from firelock_dashboard.security.permissions import Permission
 
 if TYPE_CHECKING:
     from starlette.responses import Response
 
-    from firelock_dashboard.visit import Visit
+    from firelock_dashboard.request import Visit
 
 __all__ = ["ROUTES"]
 

@@ -18,18 +18,18 @@ from firelock import (
     UnknownTask,
 )
 from firelock.storage import DURATION_BUCKETS, State
-from firelock_dashboard.access import Permission
 from firelock_dashboard.problems import BadRequest, NotHere
-from firelock_dashboard.redaction import MASK
 from firelock_dashboard.routes import Route
+from firelock_dashboard.security.permissions import Permission
+from firelock_dashboard.security.redaction import MASK
 
 if TYPE_CHECKING:
     from starlette.responses import Response
 
     from firelock import Job, TaskEntry
     from firelock.storage import JobRecord
-    from firelock_dashboard.history import TaskStats
-    from firelock_dashboard.visit import Visit
+    from firelock_dashboard.request import Visit
+    from firelock_dashboard.stats.history import TaskStats
 
 __all__ = ["ROUTES", "given_arguments", "refuse_masks"]
 

@@ -14,13 +14,13 @@ import attrs
 
 from firelock import FirelockError
 from firelock.storage import State
-from firelock_dashboard.causes import Cause, Causes, muted_share, strips
 from firelock_dashboard.health import Snapshot, Trouble, troubles
+from firelock_dashboard.stats.causes import Cause, Causes, muted_share, strips
 
 if TYPE_CHECKING:
     from firelock import Diagnosis, Operation, Outcome, QueueView
     from firelock.storage import FailureGroup, Finding
-    from firelock_dashboard.dashboard import Dashboard
+    from firelock_dashboard.app import Dashboard
 
 __all__ = ["Watch"]
 

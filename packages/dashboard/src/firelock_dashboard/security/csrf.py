@@ -6,7 +6,7 @@ import ipaddress
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from firelock import ConfigurationError
 from firelock_dashboard.problems import BadRequest, Forbidden, NotLocal, RequestProblem
@@ -49,6 +49,8 @@ _LOCAL_HOST = re.compile(
 )
 _PORTS = {"http": 80, "https": 443}
 _HIDDEN_SLASHES = re.compile(rb"%2f|%5c|%00|\\", re.IGNORECASE)
+_SEGMENT = re.compile(r"[^/\\?#<>\"'\x00-\x20\x7f-\x9f]+")
+_SAFE = "/~!$&()*+,:@="
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\\]")
 
 
@@ -60,14 +62,25 @@ class Gate:
         trusts_proxy: `X-Forwarded-Host` and `-Proto` are believed.
         origins: origins besides the dashboard's own that may send forms.
         hosts: names that the dashboard answers to; None for every name.
+        prefix: where a browser finds the dashboard; None where the framework or a proxy says.
 
     Raises:
-        ConfigurationError: an origin or a host is none.
+        ConfigurationError: an origin or a host is none, or the prefix is no path.
     """
 
     def __init__(
-        self, *, is_open: bool, trusts_proxy: bool, origins: Sequence[str], hosts: Sequence[str] | None = None
+        self,
+        *,
+        is_open: bool,
+        trusts_proxy: bool,
+        origins: Sequence[str],
+        hosts: Sequence[str] | None = None,
+        prefix: str | None = None,
     ) -> None:
+        if prefix is not None and _checked_root(prefix) is None:
+            message = f"prefix={prefix!r} is no path; write /jobs, and nothing or / for the root."
+            raise ConfigurationError(message)
+        self._prefix = prefix
         self._is_open = is_open
         self._trusts_proxy = trusts_proxy
         self._origins = frozenset(map(_checked_origin, _listed("trusted_origins", origins)))
@@ -161,8 +174,21 @@ class Gate:
         return urlsplit(self.origin(request)).port or _PORTS.get(self.scheme(request), 0)
 
     def root(self, request: Request) -> str:
-        """Return the prefix that a trusted proxy says it has cut off; empty where it has not."""
-        return self._forwarded(request.headers, "prefix")
+        """Return where the dashboard is mounted as the browser sees it, without a slash at its end.
+
+        Raises:
+            BadRequest: the path is none, and a redirect to it could lead elsewhere.
+        """
+        given = self._prefix
+        if given is None:
+            prefix = self._forwarded(request.headers, "prefix")
+            given = f"{prefix.rstrip('/')}{request.scope.get('root_path', '')}"
+        root = _checked_root(given)
+        if root is None:
+            raise BadRequest(
+                f"The dashboard cannot be mounted at {given[:100]!r}; see prefix= and X-Forwarded-Prefix."
+            )
+        return root
 
     def _forwarded(self, headers: Headers, what: str) -> str:
         if not self._trusts_proxy:
@@ -300,3 +326,17 @@ def _is_host(host: str, allowed: str) -> bool:
     if allowed.startswith("*."):
         return bare.endswith(allowed[1:])
     return allowed in {host, bare}
+
+
+def _checked_root(text: str) -> str | None:
+    """Return the root percent-encoded; None where it is no path of plain segments."""
+    text = text.rstrip("/")
+    if not text:
+        return ""
+    first, *segments = text.split("/")
+    if first or not all(_SEGMENT.fullmatch(each) and each not in {".", ".."} for each in segments):
+        return None
+    try:
+        return quote(text, safe=_SAFE)
+    except UnicodeEncodeError:
+        return None

@@ -11,17 +11,17 @@ import attrs
 
 from firelock import JobNotFound, State, StorageError, StorageUnavailable
 from firelock.storage import JobFilter, JobRecord
-from firelock_dashboard.access import Permission
 from firelock_dashboard.api import shapes
 from firelock_dashboard.problems import BadRequest, NotHere
 from firelock_dashboard.routes import Parameter, Route
+from firelock_dashboard.security.permissions import Permission
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from starlette.responses import Response
 
-    from firelock_dashboard.visit import Visit
+    from firelock_dashboard.request import Visit
 
 __all__ = ["FILTERS", "ROUTES", "filter_of", "job_of"]
 

@@ -9,26 +9,28 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+import anyio
 import attrs
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from firelock.storage import State
 from firelock_dashboard import payloads
-from firelock_dashboard.access import Access, Permission
+from firelock_dashboard.fields import Fields
 from firelock_dashboard.payloads import IN_DETAIL, Payload
-from firelock_dashboard.problems import BadRequest, Forbidden
-from firelock_dashboard.query import Fields
+from firelock_dashboard.problems import BadRequest, Forbidden, RequestProblem
 from firelock_dashboard.rendering import written_out
+from firelock_dashboard.security.permissions import Access, Permission
 
 if TYPE_CHECKING:
     from starlette.requests import Request
+    from starlette.types import Scope
 
     from firelock import Firelock, JsonValue
     from firelock.storage import JobRecord, RecurringRecord
-    from firelock_dashboard.dashboard import Dashboard
+    from firelock_dashboard.app import Dashboard
     from firelock_dashboard.urls import Urls
 
-__all__ = ["SETTINGS", "SETTINGS_COOKIE", "Visit"]
+__all__ = ["SETTINGS", "SETTINGS_COOKIE", "Flash", "Undo", "Visit", "path_of", "read_body"]
 
 SETTINGS_COOKIE = "firelock_settings"
 
@@ -47,6 +49,8 @@ _UNDOES = frozenset(
 )
 _YEAR = 365 * 86_400  # seconds
 _FORM, _JSON = "application/x-www-form-urlencoded", "application/json"
+_LARGEST_BODY = 1024 * 1024
+_SECONDS = 30.0  # a body that takes longer is not waited for
 
 
 @attrs.frozen
@@ -153,7 +157,7 @@ class Visit:
     def here(self) -> str:
         """The address of this page, to come back to."""
         query = self.request.scope["query_string"].decode("latin-1")
-        path = self.request.scope["path"].removeprefix(self.request.scope.get("root_path", ""))
+        path = path_of(self.request.scope)
         pairs = [pair for pair in query.split("&") if pair and not pair.startswith("part=")]
         return self.url(path or "/") + (f"?{'&'.join(pairs)}" if pairs else "")
 
@@ -323,3 +327,46 @@ def _quoted(text: str) -> str:
 
 def _unquoted(text: str) -> str:
     return bytes.fromhex(text).decode()
+
+
+# ---- before the visit ------------------------------------------------------------------------------------
+
+
+def path_of(scope: Scope) -> str:
+    """Return the path below the mount; empty where the mount itself was asked for without its slash."""
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "")
+    if root and (path == root or path.startswith(f"{root}/")):
+        return path[len(root) :]
+    return path
+
+
+async def read_body(request: Request, *, seconds: float = _SECONDS) -> bytes:
+    """Return the body; no more of it is held than may be sent.
+
+    Raises:
+        RequestProblem: it is larger than anything that a form here sends, compressed, of another kind than
+            forms and JSON, or takes longer than `seconds`.
+    """
+    if request.headers.get("content-encoding", "identity") != "identity":
+        raise RequestProblem("Content-Encoding is not read here; send the body as it is.", status=415)
+    length = request.headers.get("content-length", "")
+    if length.isascii() and length.isdigit() and (len(length) > 9 or int(length) > _LARGEST_BODY):  # noqa: PLR2004
+        raise _too_large()
+    chunks, size = [], 0
+    with anyio.move_on_after(seconds) as deadline:
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size > _LARGEST_BODY:
+                raise _too_large()
+            chunks.append(chunk)
+    if deadline.cancelled_caught:
+        raise RequestProblem(f"The body did not arrive within {seconds:g} s; send it again.", status=408)
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if size and kind not in {_FORM, _JSON}:
+        raise RequestProblem(f"Content-Type {kind[:60]!r} is not read here; send {_FORM}.", status=415)
+    return b"".join(chunks)
+
+
+def _too_large() -> RequestProblem:
+    return RequestProblem(f"The body is larger than {_LARGEST_BODY} bytes; send less at once.", status=413)

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import attrs
 
 from firelock.storage import JobFilter, State
-from firelock_dashboard.typed import Known
-from firelock_dashboard.words import task_name
+from firelock_dashboard.formatting import task_name
+from firelock_dashboard.job_search import Known
 
 if TYPE_CHECKING:
     from firelock.storage import JobRecord
-    from firelock_dashboard.visit import Visit
+    from firelock_dashboard.request import Visit
 
 __all__ = ["Suggestion", "known_tasks", "starts", "suggestions", "task_names"]
 

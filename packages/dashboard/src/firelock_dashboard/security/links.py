@@ -21,8 +21,8 @@ from urllib.parse import urlsplit
 import attrs
 
 from firelock import ConfigurationError
-from firelock_dashboard.access import LEVELS, Access
 from firelock_dashboard.problems import Forbidden, NoSession
+from firelock_dashboard.security.permissions import LEVELS, Access
 
 if TYPE_CHECKING:
     from starlette.requests import Request

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from starlette.concurrency import run_in_threadpool
@@ -19,33 +19,32 @@ from starlette.responses import RedirectResponse, Response
 
 from firelock import ConfigurationError, Firelock, StorageUnavailable
 from firelock.storage import Feature
-from firelock_dashboard.access import LEVELS, Access, Auth, Permission
+from firelock_dashboard import api, pages
 from firelock_dashboard.assets import Assets
-from firelock_dashboard.entrance import (
-    Entrance,
-    framework_of,
-    path_of,
-    read_body,
-    refuse_other,
-    without_body,
-)  # fmt: skip
 from firelock_dashboard.extensions import Offered, Page, pages_of
-from firelock_dashboard.gate import Gate
-from firelock_dashboard.history import History
-from firelock_dashboard.links import COOKIE, ENTER, SESSION_SECONDS, Links
-from firelock_dashboard.live import EventStream, Live
+from firelock_dashboard.fields import Fields
+from firelock_dashboard.frameworks import (
+    NO_STREAM,
+    WsgiDashboard,
+    framework_of,
+    mount_in_django,
+    mount_in_flask,
+)
+from firelock_dashboard.operations import Runner
 from firelock_dashboard.problems import Forbidden, NoSession, NotHere, NotLocal, RequestProblem
-from firelock_dashboard.query import Fields
-from firelock_dashboard.redaction import Redactions, Redactor
 from firelock_dashboard.rendering import Pages, packed
+from firelock_dashboard.request import SETTINGS, SETTINGS_COOKIE, Visit, path_of, read_body
 from firelock_dashboard.routes import Route, Routes
-from firelock_dashboard.runner import Runner
-from firelock_dashboard.table import TABLE
+from firelock_dashboard.security.auth import Entrance, django_staff
+from firelock_dashboard.security.csrf import Gate
+from firelock_dashboard.security.links import COOKIE, ENTER, SESSION_SECONDS, Links
+from firelock_dashboard.security.permissions import LEVELS, Access, Auth, Permission
+from firelock_dashboard.security.redaction import Redactions, Redactor
+from firelock_dashboard.stats.history import History
+from firelock_dashboard.stats.live import EventStream, Live
+from firelock_dashboard.stats.watch import Watch
 from firelock_dashboard.texts import Texts
 from firelock_dashboard.urls import Urls
-from firelock_dashboard.visit import SETTINGS, SETTINGS_COOKIE, Visit
-from firelock_dashboard.watch import Watch
-from firelock_dashboard.wsgi import NO_STREAM, WsgiDashboard
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -53,9 +52,11 @@ if TYPE_CHECKING:
 
     from firelock.storage import Counts
 
-__all__ = ["Auth", "Dashboard"]
+__all__ = ["TABLE", "Dashboard", "dashboard_urls"]
 
 log = logging.getLogger(__name__)
+
+TABLE: tuple[Route, ...] = (*pages.ROUTES, *api.ROUTES)
 
 _COUNTS_AGE = 1.0  # seconds
 _BROKEN = 500
@@ -122,13 +123,17 @@ class Dashboard:
         self.live = Live(fire, self._count, masked=self.redactor.text, on_changed=self.watch.forget)
         self._counted: tuple[float, Counts] | None = None
         self.framework = framework
-        self.wsgi = WsgiDashboard(self)
+        self.wsgi = WsgiDashboard(self, auth)
         self.auth = auth
         self.gate = Gate(
-            is_open=auth is not None, trusts_proxy=trusts_proxy, origins=trusted_origins, hosts=allowed_hosts
+            is_open=auth is not None,
+            trusts_proxy=trusts_proxy,
+            origins=trusted_origins,
+            hosts=allowed_hosts,
+            prefix=prefix,
         )
         self.links = Links(fire)
-        self._entrance = Entrance(fire, self.gate, self.links, auth=auth, prefix=prefix)
+        self._entrance = Entrance(fire, self.gate, self.links, auth)
 
     def link(self, at: str) -> str:
         """Return a link that lets one visitor of this machine in, once, within ten minutes.
@@ -199,23 +204,21 @@ class Dashboard:
 
     def init_app(self, app: Flask, prefix: str = "/jobs") -> None:
         """A Flask application answers below the prefix with this dashboard."""
-        from firelock_dashboard.for_flask import mount  # noqa: PLC0415 - Flask is there when this is called
-
         self.framework = "flask"
-        mount(self, app, prefix.rstrip("/"))
+        mount_in_flask(self.wsgi, app, prefix.rstrip("/"))
 
     # ---- ASGI --------------------------------------------------------------------------------------------
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope["type"] != "http":
-            await refuse_other(scope, receive, send, self.close)
+            await _refuse_other(scope, receive, send, self.close)
             return
         request = Request(scope, receive)
         try:
             response = await self._answer(request)
             if request.method == "HEAD":
-                response = without_body(response)
+                response = _without_body(response)
             self.gate.protect(response)
             await response(scope, receive, send)
         except ClientDisconnect:
@@ -225,7 +228,7 @@ class Dashboard:
         urls, access, path = Urls("", self.assets), Access(), path_of(request.scope)
         try:
             self.gate.check_shape(request)
-            urls = Urls(self._entrance.root(request), self.assets)
+            urls = Urls(self.gate.root(request), self.assets)
             if path.startswith("/files/") and request.method != "POST":  # of the package: no data is in them
                 return self.assets.response(path.removeprefix("/files/"), request.headers)
             if path == ENTER and self.auth is None:
@@ -375,6 +378,40 @@ class Dashboard:
             hint=self.texts("enter.shared" if is_shared else "enter.not_shared"),
             is_followed=visit.request.headers.get("sec-fetch-site") in {"cross-site", "same-site"},
         )  # fmt: skip
+
+
+def dashboard_urls(fire: Firelock, **options: Any) -> Any:  # noqa: ANN401 - Dashboard's options; Django's include
+    """Return what Django's `path(…)` includes: every page of the dashboard below it.
+
+    Args:
+        fire: the app whose jobs are shown.
+        options: those of `Dashboard`; `auth` is `django_staff` where it is left out: staff may operate, and
+            superusers may do everything. It is asked in the view, with the user of Django's session.
+    """
+    options.setdefault("auth", django_staff)
+    options.setdefault("framework", "django")
+    return mount_in_django(Dashboard(fire, **options).wsgi)
+
+
+def _without_body(response: Response) -> Response:
+    """Return the answer to HEAD: what GET would send but for the content, also of a stream without an end."""
+    bare = Response(status_code=response.status_code)
+    bare.raw_headers = response.raw_headers
+    return bare
+
+
+async def _refuse_other(scope: Scope, receive: Receive, send: Send, close: Callable[[], None]) -> None:
+    """A lifespan is acknowledged, and its end closes what runs; a WebSocket is closed."""
+    if scope["type"] == "lifespan":
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.shutdown":
+                await run_in_threadpool(close)
+            await send({"type": f"{message['type']}.complete"})
+            if message["type"] == "lifespan.shutdown":
+                return
+    await receive()
+    await send({"type": "websocket.close", "code": 1008})
 
 
 def _installed_version() -> str:

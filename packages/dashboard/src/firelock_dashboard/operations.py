@@ -8,13 +8,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from firelock import ConfigurationError, FirelockError, StorageUnavailable
-from firelock_dashboard.filters import shown_holds
+from firelock_dashboard.job_search import shown_holds
 from firelock_dashboard.payloads import value_of
 
 if TYPE_CHECKING:
     from firelock import Firelock, JsonValue
     from firelock.storage import JobRecord
-    from firelock_dashboard.redaction import Redactor
+    from firelock_dashboard.security.redaction import Redactor
 
 __all__ = ["AT_ONCE", "Runner"]
 

@@ -1,7 +1,8 @@
-"""Who may come in: ready-made answers to `auth=`. None imports a framework before it is asked.
+"""Who may come in: how `auth=` is asked, and ready-made answers to it.
 
 An `auth` is called with each request and answers with a level, permissions, an `Access`, or None. One that
-knows how a visitor can say who they are raises `Unauthorized`, or any other `RequestProblem`.
+knows how a visitor can say who they are raises `Unauthorized`, or any other `RequestProblem`. None of those
+here imports a framework before it is asked.
 """
 
 from __future__ import annotations
@@ -9,23 +10,81 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from firelock import ConfigurationError
-from firelock_dashboard.access import LEVELS, Access, Auth, Level, to_access
-from firelock_dashboard.credentials import basic_auth, bearer_tokens, hash_password
+from firelock import ConfigurationError, Firelock
 from firelock_dashboard.problems import Forbidden, RequestProblem, Unauthorized
+from firelock_dashboard.security.permissions import ASKED, LEVELS, Access, Auth, Level, to_access
+
+if TYPE_CHECKING:
+    from firelock_dashboard.security.csrf import Gate
+    from firelock_dashboard.security.links import Links
 
 __all__ = [
-    "access_from", "any_of", "basic_auth", "bearer_tokens", "django_staff", "fastapi_dependency",
-    "flask_login", "hash_password", "refusal_of",
-]  # fmt: skip
+    "Entrance",
+    "access_from",
+    "any_of",
+    "django_staff",
+    "fastapi_dependency",
+    "flask_login",
+    "refusal_of",
+]
 
 log = logging.getLogger(__name__)
+
+
+class Entrance:
+    """Lets in who may come, to one dashboard."""
+
+    def __init__(self, fire: Firelock, gate: Gate, links: Links, auth: Auth | None) -> None:
+        self._fire = fire
+        self._gate = gate
+        self._links = links
+        self._auth = auth
+
+    async def admit(self, request: Request) -> Access:
+        """Return what the sender of the request may do.
+
+        Raises:
+            RequestProblem: nothing, or not from where the request comes.
+            StorageUnavailable: a session cannot be looked for.
+        """
+        self._gate.check_visitor(request)
+        is_own = self._gate.check_origin(request)
+        needs_token = request.method == "POST" and not is_own
+        if needs_token and not request.headers.get("authorization", "").lower().startswith("bearer "):
+            raise _without_origin()
+        access = await self._access(request)
+        if needs_token and not access.has_token:
+            raise _without_origin()
+        return access
+
+    async def _access(self, request: Request) -> Access:
+        try:
+            answer = await run_in_threadpool(self._fire.plugins.dashboard_permission, request)
+            if answer is not None:
+                return to_access(answer)
+        except Exception as error:
+            raise refusal_of(error) from error
+        asked = request.scope.get("wsgi_environ", {}).get(ASKED)
+        if isinstance(asked, RequestProblem):  # by the host, in its own thread
+            raise asked
+        if isinstance(asked, Access):
+            return asked
+        if self._auth is None:
+            return await run_in_threadpool(self._links.access, request)
+        return await access_from(self._auth, request)
+
+
+def _without_origin() -> Forbidden:
+    return Forbidden(
+        "The request does not say which page it comes from: it has neither Sec-Fetch-Site nor Origin. "
+        "A program sends a token instead: see bearer_tokens()."
+    )
 
 
 # ---- asking ----------------------------------------------------------------------------------------------

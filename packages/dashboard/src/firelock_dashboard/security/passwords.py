@@ -14,8 +14,8 @@ import attrs
 from starlette.requests import Request
 
 from firelock import ConfigurationError
-from firelock_dashboard.access import Access, Auth, Level, to_access
 from firelock_dashboard.problems import RequestProblem, Unauthorized
+from firelock_dashboard.security.permissions import Access, Auth, Level, to_access
 
 __all__ = ["basic_auth", "bearer_tokens", "hash_password"]
 

@@ -16,7 +16,7 @@ import attrs
 
 from firelock import FirelockError, State
 from firelock.storage import JobFilter
-from firelock_dashboard.words import instant
+from firelock_dashboard.formatting import instant
 
 if TYPE_CHECKING:
     from firelock import Firelock

@@ -15,19 +15,19 @@ from firelock import (
     ScheduleError,
     StorageError,
 )
-from firelock_dashboard.access import Permission
 from firelock_dashboard.api import shapes
-from firelock_dashboard.api.reading import FILTERS, filter_of
+from firelock_dashboard.api.read import FILTERS, filter_of
 from firelock_dashboard.pages.failures import mute_cause, unmute_cause
 from firelock_dashboard.pages.tasks import given_arguments, refuse_masks
 from firelock_dashboard.problems import BadRequest, NotHere
 from firelock_dashboard.routes import Parameter, Route
+from firelock_dashboard.security.permissions import Permission
 
 if TYPE_CHECKING:
     from starlette.responses import Response
 
     from firelock.storage import Applied
-    from firelock_dashboard.visit import Visit
+    from firelock_dashboard.request import Visit
 
 __all__ = ["ROUTES"]
 

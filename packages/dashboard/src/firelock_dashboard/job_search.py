@@ -7,30 +7,41 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import attrs
 
+from firelock import StorageError, StorageUnavailable
 from firelock.storage import JobFilter, JobRecord, State
+from firelock_dashboard.formatting import task_name
 from firelock_dashboard.problems import BadRequest
-from firelock_dashboard.typed import Known
 
 if TYPE_CHECKING:
-    from firelock import JsonValue
-    from firelock_dashboard.query import Fields
+    from firelock import Firelock, JsonValue
+    from firelock_dashboard.fields import Fields
 
 __all__ = [
     "ARGUMENT",
+    "COUNTED",
     "LIST_FIELDS",
+    "ROWS",
+    "SECONDS",
     "Age",
     "Chip",
     "Chips",
+    "Found",
+    "Known",
     "Plan",
     "argument_at",
+    "count_up_to",
+    "every_match",
+    "find_page",
     "is_found",
     "plan",
+    "read_typed",
 ]
 
 # The fields of a query that asks for a list of jobs, but for the state: one list has its own.
@@ -361,3 +372,250 @@ def _micros(moment: datetime | None) -> int | None:
     if moment is None:
         return None
     return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+
+
+_TYPED = re.compile(r'(?:(?P<name>[a-z]+(?:\.[\w.*-]+)?):)?(?:"(?P<quoted>[^"]*)"?|(?P<plain>\S+))')
+_LIKE_ID = re.compile(r"(?=[0-9a-f-]*\d)[0-9a-f][0-9a-f-]{5,63}")
+_RETRYING = "retrying"
+
+
+@attrs.frozen
+class Known:
+    """What is known of tasks: their names, and the templates that make tags of their arguments."""
+
+    templates: Mapping[str, tuple[str, ...]] = attrs.field(factory=dict)  # by task
+
+    def named(self, text: str) -> list[str]:
+        """Return the tasks that a text may name: the one called so in full, else all with that end."""
+        if text in self.templates:
+            return [text]
+        return sorted(name for name in self.templates if task_name(name) == text or name.endswith(f".{text}"))
+
+
+_NAMES = {
+    "state": "state", "is": "state", "task": "task", "queue": "queue", "tag": "tag", "server": "server",
+    "arg": "arg", "args": "arg", "error": "error", "id": "id", "created": "created", "age": "created",
+    "since": "since", "until": "until", "recurring": "recurring", "parent": "parent",
+    "fingerprint": "fingerprint",
+}  # fmt: skip
+_REPEATED = frozenset({"tag", "arg"})
+
+
+def read_typed(text: str, known: Known, former: Mapping[str, object] | None = None) -> list[tuple[str, str]]:
+    """Return typed text as pairs for a query, added to those that hold already; a later one takes the place.
+
+    `name:value` is a chip, quotes keep blanks. Text without a name is a task that is called so, else a state,
+    else the start of an id, else words of an error.
+    """
+    single = {name: str(value) for name, value in (former or {}).items() if value and name not in _REPEATED}
+    several = {name: [*_texts((former or {}).get(name))] for name in sorted(_REPEATED)}
+    words: list[str] = []
+    for name, value in _tokens(text):
+        if name in _REPEATED:
+            several[name].append(value)
+        elif name is not None:
+            single[name] = value
+        else:
+            found = _guess(value, known)
+            if found is None:
+                words.append(value)
+            else:
+                single[found[0]] = found[1]
+    if words:
+        single["error"] = " ".join(words)
+    return [
+        *single.items(),
+        *((name, value) for name, values in several.items() for value in dict.fromkeys(values)),
+    ]
+
+
+def _texts(value: object) -> Sequence[str]:
+    return [str(one) for one in value] if isinstance(value, list | tuple) else []
+
+
+def _tokens(text: str) -> Iterator[tuple[str | None, str]]:
+    for token in _TYPED.finditer(text):
+        name, value = token["name"], token["quoted"] if token["quoted"] is not None else token["plain"]
+        head, _, inner = (name or "").partition(".")
+        if head in {"arg", "args"} and inner:
+            yield "arg", f"{inner}:{value}"
+        elif name in _NAMES:
+            if value:
+                yield _NAMES[name], value
+        else:
+            yield None, token[0] if name else value
+
+
+def _guess(word: str, known: Known) -> tuple[str, str] | None:
+    if known.named(word):
+        return "task", word
+    if word in {*State, _RETRYING}:
+        return "state", word
+    return ("id", word) if _LIKE_ID.fullmatch(word) else None
+
+
+ROWS = 10_000
+"""So many jobs are looked at for one page."""
+
+SECONDS = 0.06
+"""So long is searched for one page, a first look apart; the rest of the page needs its time as well."""
+
+COUNTED = 10_000
+
+_CHUNK = 500
+_LOOK = 100  # jobs from one look at the clock to the next: what any page looks at, however slow the machine
+_CURSOR_LIMIT = 600
+_PLACE = re.compile(r"(?P<page>.*)\|(?P<at>-?\d{1,18})\|(?P<id>[^|]{1,200})", re.DOTALL)
+
+
+@attrs.frozen
+class Found:
+    """A page of jobs as far as was searched."""
+
+    jobs: list[JobRecord]
+    cursor: str | None  # opens what lies behind; None where all has been seen
+    looked_at: int  # jobs that were looked at; those of the page where each that was found is meant
+    is_cut: bool  # the search ended at its bounds: there may be more though the page is not full
+    last_at: int | None = None  # where in the list's order it ended, in micros
+
+
+def find_page(
+    fire: Firelock, plan: Plan, *, limit: int, cursor: str | None, oldest_first: bool = False,
+    seconds: float = SECONDS, monotonic: Callable[[], float] = time.monotonic,
+) -> Found:  # fmt: skip
+    """Return up to `limit` jobs that the plan means, behind the cursor.
+
+    Raises:
+        BadRequest: no page of this filter gave the cursor.
+    """
+    if cursor is not None and len(cursor) > _CURSOR_LIMIT:
+        raise BadRequest("cursor is none that a page gave; leave it out to start with the newest.")
+    search = _Search(fire, plan, oldest_first=oldest_first)
+    try:
+        return search.page(limit, cursor, monotonic() + seconds, monotonic)
+    except StorageUnavailable:
+        raise
+    except StorageError as error:
+        message = "cursor belongs to no page of this filter; leave it out to start with the newest."
+        raise BadRequest(message) from error
+
+
+class _Search:
+    """One walk along the storage's pages."""
+
+    def __init__(self, fire: Firelock, plan: Plan, *, oldest_first: bool) -> None:
+        self._fire = fire
+        self._plan = plan
+        self._oldest_first = oldest_first
+        self._is_by_change = plan.where.state is not None
+        self._is_by_due = bool(plan.where.by_due)
+
+    def page(self, limit: int, cursor: str | None, until: float, monotonic: Callable[[], float]) -> Found:
+        """Return a page; a cursor of ours names a page of the storage and the last job seen of it."""
+        tests = bool(self._plan.tests)
+        at, behind = _read_cursor(cursor) if tests else (cursor, None)
+        found: list[JobRecord] = []
+        looked_at, last = 0, None
+        while True:
+            began = monotonic()
+            # Where every job that is found is meant, what is missing is asked for and no more.
+            page = self._fire.jobs.page(
+                self._plan.where, limit=_CHUNK if tests else limit - len(found), cursor=at,
+                oldest_first=self._oldest_first,
+            )  # fmt: skip
+            for handle in page:
+                record = handle.record()
+                if behind is not None and not self._is_behind(record, behind):
+                    continue
+                looked_at, last = looked_at + 1, record
+                if self._plan.accepts(record):
+                    found.append(record)
+                    if len(found) == limit and tests:
+                        return self._found(
+                            found, self._cursor_in(at, record), looked_at, record, is_cut=False
+                        )
+                if tests and looked_at % _LOOK == 0 and monotonic() >= until:
+                    return self._found(found, self._cursor_in(at, record), looked_at, record, is_cut=True)
+            is_rest_empty = (
+                behind is not None and looked_at == 0
+            )  # the former part ended at the page's last job
+            at, behind = page.cursor, None
+            if at is None or len(found) >= limit:
+                return self._found(found, self._cursor_at(at), looked_at, last, is_cut=False)
+            if looked_at >= ROWS or (_is_over(began, monotonic(), until) and not is_rest_empty):
+                return self._found(found, self._cursor_at(at), looked_at, last, is_cut=True)
+
+    def _found(
+        self,
+        jobs: list[JobRecord],
+        cursor: str | None,
+        looked_at: int,
+        last: JobRecord | None,
+        *,
+        is_cut: bool,
+    ) -> Found:
+        return Found(jobs, cursor, looked_at, is_cut, None if last is None else self._time(last))
+
+    def _time(self, record: JobRecord) -> int:
+        if self._is_by_due:
+            return record.due_at or 0
+        return record.changed_at if self._is_by_change else record.created_at
+
+    def _is_behind(self, record: JobRecord, place: tuple[int, str]) -> bool:
+        here = (self._time(record), record.id)
+        return here > place if self._oldest_first else here < place
+
+    def _cursor_in(self, at: str | None, record: JobRecord) -> str:
+        return f"{at or ''}|{self._time(record)}|{record.id}"
+
+    def _cursor_at(self, at: str | None) -> str | None:
+        return at if at is None or not self._plan.tests else f"{at}|0|-"
+
+
+def _is_over(began: float, now: float, until: float) -> bool:
+    """Tell whether a further look, that takes as long as the last ends too late: it may find nothing."""
+    return now + (now - began) > until
+
+
+def _read_cursor(cursor: str | None) -> tuple[str | None, tuple[int, str] | None]:
+    if cursor is None:
+        return None, None
+    place = _PLACE.fullmatch(cursor)
+    if place is None:
+        raise BadRequest("cursor is none that a page gave; leave it out to start with the newest.")
+    behind = None if place["id"] == "-" else (int(place["at"]), place["id"])
+    return place["page"] or None, behind
+
+
+def every_match(fire: Firelock, plan: Plan, limit: int, *, oldest_first: bool = False) -> Iterator[JobRecord]:
+    """Yield up to `limit` jobs that the plan means, in the list's order, in pages as they are taken."""
+    cursor, left = None, limit
+    while left > 0:
+        page = fire.jobs.page(plan.where, limit=_CHUNK, cursor=cursor, oldest_first=oldest_first)
+        for handle in page:
+            record = handle.record()
+            if plan.accepts(record):
+                yield record
+                left -= 1
+                if left == 0:
+                    return
+        cursor = page.cursor
+        if cursor is None:
+            return
+
+
+def count_up_to(
+    fire: Firelock, plan: Plan, *, seconds: float = SECONDS, monotonic: Callable[[], float] = time.monotonic
+) -> tuple[int, bool]:
+    """Return how many jobs the plan means, and whether that is all of them; looks at most at `COUNTED`."""
+    until, counted, looked_at, cursor = monotonic() + seconds, 0, 0, None
+    while True:
+        began = monotonic()
+        page = fire.jobs.page(plan.where, limit=_CHUNK, cursor=cursor)
+        looked_at += len(page)
+        counted += sum(plan.accepts(handle.record()) for handle in page) if plan.tests else len(page)
+        cursor = page.cursor
+        if cursor is None:
+            return counted, True
+        if looked_at >= COUNTED or _is_over(began, monotonic(), until):
+            return counted, False

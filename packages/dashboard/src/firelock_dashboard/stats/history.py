@@ -18,8 +18,7 @@ import attrs
 
 from firelock import ConfigurationError, FirelockError
 from firelock.storage import State
-from firelock_dashboard.hours import Hours, read_minutes
-from firelock_dashboard.tally import HOUR, MINUTE, OUTCOMES, Fold, Tally, total
+from firelock_dashboard.stats.rollups import HOUR, MINUTE, OUTCOMES, Fold, Hours, Tally, read_minutes, total
 
 if TYPE_CHECKING:
     from firelock import Firelock
