@@ -10,6 +10,7 @@ import attrs
 from sqlalchemy import select, update
 
 from firelock.storage import (
+    ANY_QUEUE,
     FINAL_STATES,
     Edge,
     HistoryEntry,
@@ -24,7 +25,7 @@ from firelock_sql.history import edges_text, entry_line, list_text
 from firelock_sql.job_row import kept_until
 from firelock_sql.statements import Statement, Value, among, insert_into
 from firelock_sql.tables import ONE, by_id, edges, is_scheduled, job_tags, jobs, pinned
-from firelock_sql.transaction import ANY_QUEUE, Database, Transaction
+from firelock_sql.transaction import Database, Transaction
 
 __all__ = ["insert_jobs"]
 

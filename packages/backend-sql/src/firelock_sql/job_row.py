@@ -13,11 +13,11 @@ from typing import Any
 import attrs
 from sqlalchemy import bindparam, select, update
 
-from firelock.storage import FINAL_STATES, Applied, HistoryEntry, State, Transition, Upkeep
+from firelock.storage import ANY_QUEUE, FINAL_STATES, Applied, HistoryEntry, State, Transition, Upkeep
 from firelock_sql.history import COMPACT_FROM, STATES, compacted, entry_line, read_state
 from firelock_sql.statements import Statement, among
 from firelock_sql.tables import ZERO, by_id, jobs
-from firelock_sql.transaction import ANY_QUEUE, Database, Transaction
+from firelock_sql.transaction import Database, Transaction
 
 __all__ = [
     "JobRow",

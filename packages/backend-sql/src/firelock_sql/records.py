@@ -8,10 +8,10 @@ from typing import Any
 
 from sqlalchemy import bindparam, null, select, update
 
-from firelock.storage import Record
+from firelock.storage import ANY_QUEUE, Record
 from firelock_sql.statements import Statement, insert_into
 from firelock_sql.tables import records
-from firelock_sql.transaction import ANY_QUEUE, Transaction
+from firelock_sql.transaction import Transaction
 
 __all__ = ["delete_record", "get_record", "list_records", "put_record"]
 

@@ -8,12 +8,19 @@ from typing import Any
 import attrs
 from sqlalchemy import bindparam, delete, select, update
 
-from firelock.storage import NewJob, RecurringRecord, read_recurring, recurring_json, with_progress_of
+from firelock.storage import (
+    ANY_QUEUE,
+    NewJob,
+    RecurringRecord,
+    read_recurring,
+    recurring_json,
+    with_progress_of,
+)
 from firelock_sql.claim import next_due_at
 from firelock_sql.insert import insert_jobs
 from firelock_sql.statements import Statement, insert_into
 from firelock_sql.tables import is_firing, recurring
-from firelock_sql.transaction import ANY_QUEUE, Database, Transaction
+from firelock_sql.transaction import Database, Transaction
 
 __all__ = [
     "due_recurring",

@@ -5,10 +5,11 @@ from __future__ import annotations
 import random
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Callable
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from sqlalchemy import Connection
 from typing_extensions import override
 
 from firelock import ConfigurationError
@@ -16,9 +17,10 @@ from firelock.storage import StorageError, StorageUnavailable
 from firelock_sql import schema
 from firelock_sql.counting import Folding, add_deltas
 from firelock_sql.notify import Wake
+from firelock_sql.open_database import OpenDatabase
 from firelock_sql.tables import schema_version
-from firelock_sql.transaction import Database, Failure, Meaning, Transaction
-from firelock_sql.within import Joined, joined
+from firelock_sql.transaction import Failure, Meaning, Transaction
+from firelock_sql.within import Joined, TellLater
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,6 +41,7 @@ _T = TypeVar("_T")
 _PATIENCE_SECONDS = 15.0  # for others who are in the way; each try waits for a lock at most two seconds
 _LONGEST_PAUSE = 0.1
 _MOST_PLACES = 64
+_TRIES = 3  # for a key that somebody else was first to write
 STALE_LIMIT = 64  # connections of a pool that may all be dead after the server was restarted
 
 
@@ -54,16 +57,15 @@ class _Stale(Exception):
     """The connection was dead before the transaction began."""
 
 
-class ServerDatabase(Database):
+class ServerDatabase(OpenDatabase):
     """What PostgreSQL, MySQL and MariaDB have in common."""
 
     connect_url: str = ""  # with its password; empty where only the caller's engine leads there
 
-    def __init__(self, connections: Connections) -> None:
+    def __init__(self, connections: Connections, wake: Wake) -> None:
+        super().__init__(connections, wake)
         self._connections = connections
-        self._wake = Wake(None)
         self._folding = Folding()
-        self._is_checked = False
         self._places: set[str] = set()  # callers' connections that were seen to lead here
 
     # ---- what differs ------------------------------------------------------------------------------------
@@ -96,19 +98,6 @@ class ServerDatabase(Database):
     def now(self, cursor: Cursor) -> int:
         """Return the database's time in micros, asked for within a transaction."""
 
-    @property
-    @abstractmethod
-    def raw_kind(self) -> str:
-        """Return what `raw_transaction` takes, for people."""
-
-    @abstractmethod
-    def raw_transaction(self, within: object) -> Joined | None:
-        """Return the transaction of a driver's own connection; None where it is none.
-
-        Raises:
-            ConfigurationError: it is one in autocommit mode, outside of a transaction.
-        """
-
     @abstractmethod
     def dialect_for(self, callers: Dialect) -> Dialect | None:
         """Return how statements are written for a caller's connection; None where it leads elsewhere."""
@@ -120,29 +109,12 @@ class ServerDatabase(Database):
     # ---- transactions ------------------------------------------------------------------------------------
 
     @override
-    def write(self, work: Callable[[Transaction], _T]) -> _T:
-        self.ensure_schema()
-        return self.write_unchecked(work)
-
-    @override
-    def read(self, work: Callable[[Transaction], _T]) -> _T:
-        self.ensure_schema()
-        return self.read_unchecked(work)
-
-    @override
-    def write_unchecked(self, work: Callable[[Transaction], _T]) -> _T:
-        result, woken = self._transact(lambda tx: _counted(tx, work), is_writing=True)
-        if woken:
-            self.tell(woken)
-        return result
-
-    @override
-    def read_unchecked(self, work: Callable[[Transaction], _T]) -> _T:
-        return self._transact(work, is_writing=False)
-
-    def _transact(self, work: Callable[[Transaction], _T], *, is_writing: bool) -> _T:
-        """The work is done in one transaction, again from its beginning while others are in the way."""
+    def transact(self, work: Callable[[Transaction], _T], *, is_writing: bool) -> _T:
         return self.tried(lambda: self._done(work, is_writing=is_writing))
+
+    @override
+    def write_counts(self, tx: Transaction) -> None:
+        add_deltas(tx)
 
     def _done(self, work: Callable[[Transaction], _T], *, is_writing: bool) -> _T:
         """Return what the work returned; a pooled connection that is dead is put aside for another."""
@@ -238,34 +210,61 @@ class ServerDatabase(Database):
         except Exception:  # noqa: BLE001 - whatever it is, this connection is not used again
             lent.is_lost = True
 
+    # ---- transactions of callers -------------------------------------------------------------------------
+
     @override
-    def join(self, within: object, work: Callable[[Transaction], _T]) -> _T:
-        callers = joined(within, self)
-        self.ensure_schema()
-        return callers.run(self, work)
+    def connection_transaction(self, connection: Connection, tell_later: TellLater) -> Joined:
+        place = connection.engine.url.render_as_string(hide_password=True)
+        dialect = self.dialect_for(connection.dialect)
+        if dialect is None:
+            message = f"within= is a transaction on {place}, but jobs are stored in {self.name}."
+            raise ConfigurationError(message)
+        driver: Any = connection.connection.dbapi_connection
+        if self.is_in_autocommit(driver):
+            message = f"within= is a connection to {place} in autocommit mode; use one with transactions."
+            raise ConfigurationError(message)
+        if not connection.in_transaction():
+            connection.begin()  # as its first statement would have
+        return Joined(driver, dialect, place, lambda: self.cursor_of(driver), tell_later)
 
-    def borrowed(self, _driver: Any) -> AbstractContextManager[None]:  # noqa: ANN401 - any driver's connection
-        """A caller's connection runs our statements, and is as it was afterwards."""
-        return nullcontext()
+    @override
+    @contextmanager
+    def borrowed(self, driver: Any) -> Iterator[None]:
+        with self.translated():
+            yield
 
-    def check_place(self, cursor: Cursor, callers: Joined) -> None:
-        """The caller's transaction sees the very tables that our own connections see.
+    @override
+    def take_part(self, callers: Joined, work: Callable[[Transaction], _T]) -> _T:
+        """Our part is tried again where somebody else was first to write a key."""
+        for tries in range(_TRIES):
+            try:
+                return super().take_part(callers, work)
+            except Exception as error:
+                failure = self.read_failure(error)
+                is_last = tries == _TRIES - 1
+                if is_last or failure is None or failure.meaning is not Meaning.CONFLICT:
+                    raise
+        raise AssertionError
 
-        Raises:
-            ConfigurationError: it is on another database.
-        """
-        if callers.place in self._places:
-            return
-        tx = Transaction(cursor, callers.dialect, 0)
+    @override
+    def begin_joined(self, callers: Joined, cursor: Cursor) -> Transaction:
+        if callers.place not in self._places:
+            self._check_place(Transaction(cursor, callers.dialect, 0), callers.place)
+        return Transaction(cursor, callers.dialect, self.now(cursor), adds_deltas=True)
+
+    def _check_place(self, tx: Transaction, place: str) -> None:
+        """The caller's transaction sees the very tables that our own connections see."""
         own = self.read(schema.made_at)
         if not self.has_table(tx, schema_version.name) or schema.made_at(tx) != own:
             message = (
-                f"within= is a transaction on {callers.place}, which has not the tables of {self.name}. "
+                f"within= is a transaction on {place}, which has not the tables of {self.name}. "
                 "Jobs can be part of transactions on their own database alone."
             )
             raise ConfigurationError(message)
         if len(self._places) < _MOST_PLACES:
-            self._places.add(callers.place)
+            self._places.add(place)
+
+    # ---- errors ------------------------------------------------------------------------------------------
 
     @contextmanager
     def translated(self) -> Iterator[None]:
@@ -290,13 +289,7 @@ class ServerDatabase(Database):
     def _worded(self, failure: Failure) -> str:
         return f"{self.name}: {failure.text}"
 
-    # ---- the schema and the clock ------------------------------------------------------------------------
-
-    def ensure_schema(self) -> None:
-        """The schema is the one this code needs; made where there is none."""
-        if not self._is_checked:  # without a lock: to look twice is harmless, a lock held at a fork is not
-            schema.ensure(self)
-            self._is_checked = True
+    # ---- the clock ---------------------------------------------------------------------------------------
 
     @override
     def clock(self) -> int:
@@ -305,34 +298,3 @@ class ServerDatabase(Database):
     @override
     def tidy(self) -> None:
         self._folding.run(self)
-
-    # ---- waking ------------------------------------------------------------------------------------------
-
-    def tell(self, queues: set[str]) -> None:
-        """Servers that wait are told of work in these queues; the transaction that made it has committed."""
-        self._wake.tell(queues)
-
-    def looks_for_work(self, queues: Sequence[str] | None) -> None:
-        """What was told up to now is about to be seen by a claim of these queues."""
-        self._wake.mark(queues)
-
-    @override
-    def wait(self, queues: Sequence[str] | None, timeout_seconds: float) -> bool:
-        self._connections.check_open()
-        return self._wake.wait(queues, timeout_seconds)
-
-    @override
-    def interrupt(self) -> None:
-        self._wake.interrupt()
-
-    @override
-    def close(self) -> None:
-        self._wake.close()
-        self._connections.close()
-
-
-def _counted(tx: Transaction, work: Callable[[Transaction], _T]) -> tuple[_T, set[str]]:
-    """Return what the work returns, and whom to tell of what; the counts are written last of all."""
-    result: Any = work(tx)
-    add_deltas(tx)
-    return result, tx.woken

@@ -19,10 +19,8 @@ from sqlalchemy.engine import Dialect
 from firelock.storage import Applied, Claim, Exchange, Finding, NewJob, Transition
 from firelock_sql.statements import Cursor, Parameter, Statement, Value
 
-__all__ = ["ANY_QUEUE", "Database", "Failure", "Hot", "Meaning", "Transaction"]
+__all__ = ["Database", "Failure", "Hot", "Meaning", "Transaction"]
 
-ANY_QUEUE = "*"
-"""Told in place of a queue's name: something is due earlier than was known, or there are too many names."""
 
 _T = TypeVar("_T")
 Row = tuple[Value, ...]
@@ -159,6 +157,14 @@ class Database(ABC):
     @abstractmethod
     def among(self, values: Sequence[str] | Sequence[int]) -> Parameter:
         """Return a list as the one parameter that `statements.among` compares with."""
+
+    @abstractmethod
+    def tell(self, queues: set[str]) -> None:
+        """Servers that wait are told of work in these queues; the transaction that made it has committed."""
+
+    @abstractmethod
+    def looks_for_work(self, queues: Sequence[str] | None) -> None:
+        """What was told up to now is about to be seen by a claim of these queues."""
 
     @abstractmethod
     def wait(self, queues: Sequence[str] | None, timeout_seconds: float) -> bool:

@@ -16,6 +16,7 @@ from firelock_sql import schema
 from firelock_sql.mysql import health
 from firelock_sql.mysql.connect import CLOCK, DRIVERS, dialect_of, meet, read_failure, runs_several
 from firelock_sql.mysql.pipeline import Courier, TogetherCursor
+from firelock_sql.notify import Wake
 from firelock_sql.server_database import ServerDatabase
 from firelock_sql.tables import schema_version
 from firelock_sql.within import Joined, tell_nobody
@@ -51,8 +52,10 @@ _MIGRATION_SECONDS = 30
 class MysqlDatabase(ServerDatabase):
     """One database of a MySQL or MariaDB server."""
 
+    raw_kind = "a connection of PyMySQL or mysqlclient"
+
     def __init__(self, name: str, connections: Connections, names: Names, *, is_own: bool) -> None:
-        super().__init__(connections)
+        super().__init__(connections, Wake(None))
         self.name = name
         self.names = names
         self.dialect = dialect_of("mariadb", names)  # until a connection tells
@@ -150,11 +153,6 @@ class MysqlDatabase(ServerDatabase):
 
     # ---- transactions of callers -------------------------------------------------------------------------
 
-    @property
-    @override
-    def raw_kind(self) -> str:
-        return "a connection of PyMySQL or mysqlclient"
-
     @override
     def raw_transaction(self, within: Any) -> Joined | None:
         loaded = (sys.modules.get(name) for name in ("pymysql.connections", "MySQLdb.connections"))
@@ -164,7 +162,8 @@ class MysqlDatabase(ServerDatabase):
         if self.is_in_autocommit(within):
             message = f"within= is a connection to {place} in autocommit mode; use one with transactions."
             raise ConfigurationError(message)
-        return Joined(within, dialect_of(self.product.dialect, self.names), place, tell_nobody)
+        dialect = dialect_of(self.product.dialect, self.names)
+        return Joined(within, dialect, place, lambda: self.cursor_of(within), tell_nobody)
 
     @override
     def dialect_for(self, callers: Dialect) -> Dialect | None:

@@ -62,16 +62,16 @@ _SCHEMA_LOCK = 0x4669_7265_6C6F_636B  # "Firelock": one migration at a time
 class PostgresqlDatabase(ServerDatabase):
     """One database of a PostgreSQL server."""
 
+    raw_kind = "a psycopg.Connection"
+
     def __init__(self, name: str, connections: Connections, names: Names, listen: str = "auto") -> None:
-        super().__init__(connections)
         self.name = name
         self.names = names
         self.dialect = dialect_of("psycopg", names)
         self.way = Way(name)
         connections.meet = self._meet
-        if listen != "off":
-            channel = Channel(connections, names, self.dialect, self.way, is_forced=listen == "on")
-            self._wake = Wake(lambda: Mailbox(channel))
+        channel = Channel(connections, names, self.dialect, self.way, is_forced=listen == "on")
+        super().__init__(connections, Wake(None if listen == "off" else lambda: Mailbox(channel)))
 
     def _meet(self, driver: Any) -> None:  # noqa: ANN401 - a psycopg connection, of whatever rows
         self.way.meet(driver)
@@ -144,11 +144,6 @@ class PostgresqlDatabase(ServerDatabase):
         found: Any = cursor.fetchone()
         return int(found[0]) + self.clock_offset
 
-    @property
-    @override
-    def raw_kind(self) -> str:
-        return "a psycopg.Connection"
-
     @override
     def raw_transaction(self, within: object) -> Joined | None:
         if not isinstance(within, psycopg.Connection):
@@ -158,21 +153,22 @@ class PostgresqlDatabase(ServerDatabase):
         if within.autocommit and info.transaction_status is TransactionStatus.IDLE:
             message = f"within= is a connection to {place} in autocommit mode; begin a transaction first."
             raise ConfigurationError(message)
-        return Joined(within, self.dialect, place, tell_nobody)
+        return Joined(within, self.dialect, place, lambda: self.cursor_of(within), tell_nobody)
 
     @override
     @contextmanager
     def borrowed(self, driver: Any) -> Iterator[None]:
         """Nothing of ours is prepared: the caller's way may have a pooler where ours has none."""
         connection = getattr(driver, "driver_connection", driver)
-        if not hasattr(connection, "prepare_threshold"):  # psycopg2 and asyncpg
-            yield
-            return
-        before, connection.prepare_threshold = connection.prepare_threshold, None
-        try:
-            yield
-        finally:
-            connection.prepare_threshold = before
+        with super().borrowed(driver):
+            if not hasattr(connection, "prepare_threshold"):  # psycopg2 and asyncpg
+                yield
+                return
+            before, connection.prepare_threshold = connection.prepare_threshold, None
+            try:
+                yield
+            finally:
+                connection.prepare_threshold = before
 
     @override
     def dialect_for(self, callers: Dialect) -> Dialect | None:

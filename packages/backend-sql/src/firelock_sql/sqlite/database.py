@@ -15,24 +15,27 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from inspect import isbuiltin
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
-from sqlalchemy import FromClause
+from sqlalchemy import Connection, FromClause
 from sqlalchemy.dialects.sqlite.base import SQLiteCompiler
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from typing_extensions import override
 
+from firelock import ConfigurationError
 from firelock.storage import Finding, StorageError, StorageUnavailable
 from firelock_sql import schema
 from firelock_sql.notify import Wake
+from firelock_sql.open_database import OpenDatabase
 from firelock_sql.sqlite import health
 from firelock_sql.sqlite.datagrams import Mailbox
-from firelock_sql.transaction import Database, Transaction
+from firelock_sql.statements import Cursor
+from firelock_sql.transaction import Transaction
 from firelock_sql.url import SqliteUrl
-from firelock_sql.within import joined_file
+from firelock_sql.within import Joined, TellLater, tell_nobody
 
 __all__ = [
     "Connections",
@@ -68,8 +71,10 @@ class _Dialect(SQLiteDialect_pysqlite):
     supports_statement_cache = False
 
 
-class SqliteDatabase(Database):
+class SqliteDatabase(OpenDatabase):
     """One file, shared by every process of one host."""
+
+    raw_kind = "a sqlite3.Connection"
 
     def __init__(self, url: SqliteUrl) -> None:
         self.url = url
@@ -77,41 +82,21 @@ class SqliteDatabase(Database):
         self.dialect = _Dialect(paramstyle="qmark")
         self._connections = Connections(url)
         is_waking = url.is_waking and hasattr(socket, "AF_UNIX")
-        self._wake = Wake((lambda: Mailbox(url.path)) if is_waking else None)
-        self._is_checked = False
+        super().__init__(self._connections, Wake((lambda: Mailbox(url.path)) if is_waking else None))
 
     # ---- transactions ------------------------------------------------------------------------------------
 
     @override
-    def write(self, work: Callable[[Transaction], _T]) -> _T:
-        self.ensure_schema()
-        return self.write_unchecked(work)
+    def transact(self, work: Callable[[Transaction], _T], *, is_writing: bool) -> _T:
+        run = self._connections.write if is_writing else self._connections.read
+        return run(lambda cursor: work(Transaction(cursor, self.dialect, self.clock())))
 
     @override
-    def write_unchecked(self, work: Callable[[Transaction], _T]) -> _T:
-        woken: set[str] = set()
-
-        def run(cursor: sqlite3.Cursor) -> _T:
-            tx = Transaction(cursor, self.dialect, self.clock())
-            result = work(tx)
-            self.write_counts(tx)
-            woken.clear()
-            woken.update(tx.woken)
-            return result
-
-        result = self._connections.write(run)
-        if woken:
-            self.tell(woken)
-        return result
-
-    @override
-    def read(self, work: Callable[[Transaction], _T]) -> _T:
-        self.ensure_schema()
-        return self.read_unchecked(work)
-
-    @override
-    def read_unchecked(self, work: Callable[[Transaction], _T]) -> _T:
-        return self._connections.read(lambda cursor: work(Transaction(cursor, self.dialect, self.clock())))
+    def write_counts(self, tx: Transaction) -> None:
+        rows = [(state, queue, number) for (state, queue), number in tx.deltas.items() if number]
+        tx.deltas.clear()
+        if rows:
+            tx.cursor.executemany(_COUNT, rows)
 
     @override
     def has_table(self, tx: Transaction, name: str) -> bool:
@@ -123,12 +108,73 @@ class SqliteDatabase(Database):
         """The transaction holds the file."""
 
     @override
+    def clock(self) -> int:
+        return time.time_ns() // 1_000 + self.clock_offset
+
+    @override
+    def among(self, values: Sequence[str] | Sequence[int]) -> str:
+        return json.dumps(values)
+
+    @override
+    def tidy(self) -> None:
+        """Every transaction has written its counts itself."""
+
+    # ---- transactions of callers -------------------------------------------------------------------------
+
+    @override
+    def raw_transaction(self, within: object) -> Joined | None:
+        if not isinstance(within, sqlite3.Connection):
+            return None
+        return Joined(within, self.dialect, "", within.cursor, tell_nobody)
+
+    @override
+    def connection_transaction(self, connection: Connection, tell_later: TellLater) -> Joined:
+        if connection.dialect.name != "sqlite":
+            raise self._elsewhere(repr(connection.engine.url))
+        connection.exec_driver_sql("SELECT 1")  # SQLAlchemy takes note that a transaction has begun
+        pooled = connection.connection
+        cursor = cast("Callable[[], Cursor]", pooled.cursor)
+        return Joined(pooled.driver_connection, self.dialect, "", cursor, tell_later)
+
+    @override
+    @contextmanager
+    def borrowed(self, driver: Any) -> Iterator[None]:
+        with translated(self.url.path):
+            yield
+
+    @override
     def join(self, within: object, work: Callable[[Transaction], _T]) -> _T:
-        callers = joined_file(within, self.url.path)
         if not self._is_checked and schema.state(self).found == 0:
             self._check_lock()
-        self.ensure_schema()
-        return callers.run(self, work)
+        return super().join(within, work)
+
+    @override
+    def take_part(self, callers: Joined, work: Callable[[Transaction], _T]) -> _T:
+        """The driver's transaction has begun: a savepoint outside of one would commit by itself."""
+        cursor = callers.open_cursor()
+        self._check_same_file(cursor)
+        if not callers.driver.in_transaction:
+            if callers.driver.isolation_level is None:
+                message = "within= is a connection in autocommit mode without a transaction; begin one first."
+                raise ConfigurationError(message)
+            cursor.execute("BEGIN IMMEDIATE")
+        return super().take_part(callers, work)
+
+    @override
+    def begin_joined(self, callers: Joined, cursor: Cursor) -> Transaction:
+        return Transaction(cursor, self.dialect, self.clock())
+
+    def _check_same_file(self, cursor: Cursor) -> None:
+        cursor.execute("PRAGMA database_list")
+        files = {str(name): str(file or "") for _, name, file, *_ in cursor.fetchall()}
+        found = files.get("main", "")
+        if not found or Path(found).resolve() != self.url.path.resolve():
+            raise self._elsewhere(found or "a database in memory")
+
+    def _elsewhere(self, place: str) -> ConfigurationError:
+        return ConfigurationError(
+            f"within= is a transaction on {place}, but jobs are stored in {self.url.path}."
+        )
 
     def _check_lock(self) -> None:
         """Tables can be made: the caller's transaction, which would wait for us, holds no lock yet."""
@@ -141,54 +187,6 @@ class SqliteDatabase(Database):
             )
             raise StorageUnavailable(message) from error
 
-    def translated(self) -> AbstractContextManager[None]:
-        """See `translated`."""
-        return translated(self.url.path)
-
-    def ensure_schema(self) -> None:
-        """The schema is the one this code needs; made where there is none."""
-        if not self._is_checked:  # without a lock: to look twice is harmless, a lock held at a fork is not
-            schema.ensure(self)
-            self._is_checked = True
-
-    @override
-    def clock(self) -> int:
-        return time.time_ns() // 1_000 + self.clock_offset
-
-    @override
-    def among(self, values: Sequence[str] | Sequence[int]) -> str:
-        return json.dumps(values)
-
-    def write_counts(self, tx: Transaction) -> None:
-        """What the transaction changed of the counts is written, last of all."""
-        rows = [(state, queue, number) for (state, queue), number in tx.deltas.items() if number]
-        tx.deltas.clear()
-        if rows:
-            tx.cursor.executemany(_COUNT, rows)
-
-    @override
-    def tidy(self) -> None:
-        """Every transaction has written its counts itself."""
-
-    # ---- waking ------------------------------------------------------------------------------------------
-
-    def tell(self, queues: set[str]) -> None:
-        """Servers that wait are told of work in these queues; the transaction that made it has committed."""
-        self._wake.tell(queues)
-
-    def looks_for_work(self, queues: Sequence[str] | None) -> None:
-        """What was told up to now is about to be seen by a claim of these queues."""
-        self._wake.mark(queues)
-
-    @override
-    def wait(self, queues: Sequence[str] | None, timeout_seconds: float) -> bool:
-        self._connections.check_open()
-        return self._wake.wait(queues, timeout_seconds)
-
-    @override
-    def interrupt(self) -> None:
-        self._wake.interrupt()
-
     # ---- the rest ----------------------------------------------------------------------------------------
 
     @override
@@ -199,11 +197,6 @@ class SqliteDatabase(Database):
     @override
     def diagnose(self) -> list[Finding]:
         return self._connections.read(lambda cursor: health.diagnose(cursor, self.url))
-
-    @override
-    def close(self) -> None:
-        self._wake.close()
-        self._connections.close()
 
 
 log = logging.getLogger(__name__)
