@@ -10,6 +10,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, Self, TypeVar, overload
 
+from firelock.aio import in_thread, twin
 from firelock.arguments.forms import Parameter, parameters_of, texts_of, typed_arguments
 from firelock.client import Client, StorageAccess
 from firelock.control.audit import Audit
@@ -37,7 +38,6 @@ from firelock.task import (
     task_info,
     task_of,
 )
-from firelock.threads import in_thread
 
 if TYPE_CHECKING:
     from firelock.serializer import JsonValue
@@ -330,22 +330,7 @@ class Firelock(ServedApp):
         )
         return self._client.create(Call(info, task.options, args, kwargs), reason)
 
-    async def aenqueue_text(
-        self,
-        name: str,
-        values: Mapping[str, str],
-        *,
-        queue: str | None = None,
-        priority: int | None = None,
-        delay: timedelta | float | None = None,
-        tags: Sequence[str] | None = None,
-        reason: str | None = None,
-    ) -> Job[Any]:
-        """Enqueue from texts without blocking the event loop."""
-        return await in_thread(
-            self.enqueue_text, name, values, queue=queue, priority=priority, delay=delay, tags=tags,
-            reason=reason,
-        )  # fmt: skip
+    aenqueue_text = twin(enqueue_text)
 
     def _binder(self, name: str) -> Binder:
         return self.registry.binder(self._info(name))
@@ -415,9 +400,7 @@ class Firelock(ServedApp):
         knows = any(True for _ in self.registry) if knows_tasks is None else knows_tasks
         return diagnose(self.runtime, host_clock=host_clock, knows_tasks=knows)
 
-    async def adiagnose(self, *, knows_tasks: bool | None = None) -> Diagnosis:
-        """Diagnose without blocking the event loop."""
-        return await in_thread(self.diagnose, knows_tasks=knows_tasks)
+    adiagnose = twin(diagnose)
 
     # ---- life --------------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from weakref import WeakSet
 import attrs
 
 from firelock import lifecycle
+from firelock.aio import in_thread
 from firelock.arguments.signature import MAX_TAGS, format_tags
 from firelock.clock import SECOND, StorageClock, micros, span_micros
 from firelock.errors import (
@@ -32,7 +33,6 @@ from firelock.lifecycle import awaiting_reason
 from firelock.options import Call, CallOptions, TaskInfo, shown
 from firelock.storage import Applied, JobFilter, Storage
 from firelock.storage.defaults import insert_surely
-from firelock.threads import in_thread
 from firelock.values import Edge, JobRecord, NewJob, On, State
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, ca
 import attrs
 
 from firelock import lifecycle
+from firelock.aio import in_thread, twin
 from firelock.clock import from_micros
 from firelock.errors import (
     JobConflict,
@@ -23,7 +24,6 @@ from firelock.errors import (
     TaskError,
 )
 from firelock.options import CallOptions
-from firelock.threads import in_thread
 from firelock.values import (
     Applied,
     Attempt,
@@ -218,9 +218,7 @@ class Job(Generic[R]):
         """
         return self._look() if self._stored is None else self._stored
 
-    async def arecord(self) -> JobRecord:
-        """Return the contract's value without blocking the event loop."""
-        return await in_thread(self.record)
+    arecord = twin(record)
 
     def _look(self) -> JobRecord:
         """The handle shows the job as it is stored now."""
@@ -253,9 +251,7 @@ class Job(Generic[R]):
         self._look()
         return self
 
-    async def arefresh(self) -> Job[R]:
-        """Refresh without blocking the event loop."""
-        return await in_thread(self.refresh)
+    arefresh = twin(refresh)
 
     def result(self, timeout: float | None = None) -> R:
         """Return what the task returned; waits through retries, up to `timeout` seconds.
@@ -319,17 +315,13 @@ class Job(Generic[R]):
         """Return the job's steps, oldest first."""
         return [JobStep.of(entry) for entry in self._client.storage.history(self.id)]
 
-    async def ahistory(self) -> list[JobStep]:
-        """Return its steps without blocking the event loop."""
-        return await in_thread(self.history)
+    ahistory = twin(history)
 
     def errors(self) -> list[FailedAttempt]:
         """Return its failed attempts with tracebacks, oldest first."""
         return [FailedAttempt.of(attempt) for attempt in self._client.storage.errors(self.id)]
 
-    async def aerrors(self) -> list[FailedAttempt]:
-        """Return its failed attempts without blocking the event loop."""
-        return await in_thread(self.errors)
+    aerrors = twin(errors)
 
     def log(self, *, after: int = 0, limit: int = 100) -> list[JobLogLine]:
         """Return a page of what the job logged; `after` is the number of the last line seen."""
@@ -337,18 +329,14 @@ class Job(Generic[R]):
             JobLogLine.of(line) for line in self._client.storage.read_log(self.id, after=after, limit=limit)
         ]
 
-    async def alog(self, *, after: int = 0, limit: int = 100) -> list[JobLogLine]:
-        """Return a page of its log without blocking the event loop."""
-        return await in_thread(self.log, after=after, limit=limit)
+    alog = twin(log)
 
     def progress(self) -> JobProgress | None:
         """Return how far the job last said it was."""
         progress = self._client.storage.get_progress((self.id,))[0]
         return None if progress is None else JobProgress.of(progress)
 
-    async def aprogress(self) -> JobProgress | None:
-        """Return how far it said it was without blocking the event loop."""
-        return await in_thread(self.progress)
+    aprogress = twin(progress)
 
     # ---- acting ------------------------------------------------------------------------------------------
 
@@ -366,9 +354,7 @@ class Job(Generic[R]):
         self._require_committed()
         return self._apply(self._client_requeue(), "requeued: it runs anyway")
 
-    async def arequeue(self) -> Job[R]:
-        """Requeue without blocking the event loop."""
-        return await in_thread(self.requeue)
+    arequeue = twin(requeue)
 
     def delete(self) -> Job[R]:
         """The job is deleted, and the handle shows it; if it runs, it is told to stop. Return the handle.
@@ -380,9 +366,7 @@ class Job(Generic[R]):
         self._require_committed()
         return self._apply(self._client_delete(), "deleted: it is already")
 
-    async def adelete(self) -> Job[R]:
-        """Delete without blocking the event loop."""
-        return await in_thread(self.delete)
+    adelete = twin(delete)
 
     def restore(self) -> Job[R]:
         """A delete is taken back: the job is what it was, and the handle shows it; return the handle.
@@ -404,9 +388,7 @@ class Job(Generic[R]):
         applied = self._client.apply_unless_changed([change], [seen])[0]
         return self._applied(applied, "restored: it was changed meanwhile")
 
-    async def arestore(self) -> Job[R]:
-        """Restore without blocking the event loop."""
-        return await in_thread(self.restore)
+    arestore = twin(restore)
 
     def _client_requeue(self) -> Transition:
         return lifecycle.requeue(self.id, at=self._client.clock.now(), reason="requeued by code")

@@ -15,10 +15,10 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Protocol, Self
 
+from firelock.aio import in_thread
 from firelock.errors import ConfigurationError, LockLost, LockTimeout, StorageError
 from firelock.ids import new_id
 from firelock.options import shown
-from firelock.threads import in_thread
 
 __all__ = ["Lock", "LockKeeper", "LockProvider"]
 

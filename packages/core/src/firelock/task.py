@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Protocol, Ty
 
 import attrs
 
+from firelock.aio import twin
 from firelock.arguments.signature import (
     Binder,
     check_callable,
@@ -32,7 +33,6 @@ from firelock.options import (
     to_aliases,
 )
 from firelock.retry import Retry
-from firelock.threads import in_thread
 
 if TYPE_CHECKING:
     from cattrs import Converter
@@ -210,9 +210,7 @@ class TaskVerbs(Generic[P, R]):
         """A job is stored for each tuple of arguments: all checked first, then 500 at a time, each atomic."""
         return self._creator.create_alike(self.info, self.options, calls)
 
-    async def aenqueue_many(self, calls: Iterable[Sequence[object]]) -> list[Job[R]]:
-        """Enqueue many without blocking the event loop."""
-        return await in_thread(self.enqueue_many, calls)
+    aenqueue_many = twin(enqueue_many)
 
     def recur(
         self, recurring_id: str, schedule: str | Cron | Every, /, *args: P.args, **kwargs: P.kwargs
@@ -226,11 +224,7 @@ class TaskVerbs(Generic[P, R]):
         """
         return self._definitions.add_or_update(self.call(*args, **kwargs), recurring_id, schedule)
 
-    async def arecur(
-        self, recurring_id: str, schedule: str | Cron | Every, /, *args: P.args, **kwargs: P.kwargs
-    ) -> RecurringJob:
-        """Add or update without blocking the event loop."""
-        return await in_thread(self.recur, recurring_id, schedule, *args, **kwargs)
+    arecur = twin(recur)
 
 
 class Task(TaskVerbs[P, R]):

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, cast
 
 import attrs
 
+from firelock.aio import twin
 from firelock.clock import from_micros, micros
 from firelock.errors import ConfigurationError, StorageError
 from firelock.ids import is_newest_first_key, newest_first_key
 from firelock.options import shown
-from firelock.threads import in_thread
 
 if TYPE_CHECKING:
     from firelock.client import Client
@@ -101,18 +101,7 @@ class Audit:
             self._prune()
         return _entry(key, value)
 
-    async def arecord(
-        self,
-        action: str,
-        target: str,
-        *,
-        by: str,
-        at: datetime | None = None,
-        origin: str = "dashboard",
-        detail: Mapping[str, JsonValue] | None = None,
-    ) -> AuditEntry:
-        """Record without blocking the event loop."""
-        return await in_thread(self.record, action, target, by=by, at=at, origin=origin, detail=detail)
+    arecord = twin(record)
 
     def list(self, limit: int = 50, cursor: str | None = None) -> AuditPage:
         """Return a page of entries, newest first.
@@ -131,9 +120,7 @@ class Audit:
         entries = [_entry(record.key, json.loads(record.value)) for record in records[:limit]]
         return AuditPage(entries, entries[-1].id if len(records) > limit else None)
 
-    async def alist(self, limit: int = 50, cursor: str | None = None) -> AuditPage:
-        """List without blocking the event loop."""
-        return await in_thread(self.list, limit, cursor)
+    alist = twin(list)
 
     def _prune(self) -> None:
         """Room is made for all that is recorded until the next time."""

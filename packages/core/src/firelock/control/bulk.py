@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, cast
 import attrs
 
 from firelock import lifecycle
+from firelock.aio import twin
 from firelock.clock import from_micros, micros
 from firelock.errors import ConfigurationError, LockLost, LockTimeout, StorageError, StorageUnavailable
 from firelock.ids import is_newest_first_key, newest_first_key
 from firelock.options import shown, to_choice
 from firelock.storage import Applied, JobFilter, Page, Record
-from firelock.threads import in_thread
 from firelock.values import FINAL_STATES, JobRecord, State
 
 if TYPE_CHECKING:
@@ -331,17 +331,7 @@ class Operations:
         self._prune()
         return operation
 
-    async def astart(
-        self,
-        verb: str,
-        where: JobFilter,
-        *,
-        by: str,
-        reason: str | None = None,
-        contains: Mapping[str, str] | None = None,
-    ) -> Operation:
-        """Start without blocking the event loop."""
-        return await in_thread(self.start, verb, where, by=by, reason=reason, contains=contains)
+    astart = twin(start)
 
     def cancel(self, operation_id: str, by: str) -> Operation:
         """The operation changes no further chunk of jobs; one that has ended stays as it is.
@@ -356,9 +346,7 @@ class Operations:
 
         return self._change(operation_id, cancelled)
 
-    async def acancel(self, operation_id: str, by: str) -> Operation:
-        """Cancel without blocking the event loop."""
-        return await in_thread(self.cancel, operation_id, by)
+    acancel = twin(cancel)
 
     # ---- looking -----------------------------------------------------------------------------------------
 
@@ -367,9 +355,7 @@ class Operations:
         record = self._record(operation_id)
         return None if record is None else read_operation(record)
 
-    async def aget(self, operation_id: str) -> Operation | None:
-        """Get without blocking the event loop."""
-        return await in_thread(self.get, operation_id)
+    aget = twin(get)
 
     def list(self, limit: int = 50, cursor: str | None = None) -> OperationPage:
         """Return a page of operations, newest first.
@@ -388,9 +374,7 @@ class Operations:
         operations = [read_operation(record) for record in records[:limit]]
         return OperationPage(operations, operations[-1].id if len(records) > limit else None)
 
-    async def alist(self, limit: int = 50, cursor: str | None = None) -> OperationPage:
-        """List without blocking the event loop."""
-        return await in_thread(self.list, limit, cursor)
+    alist = twin(list)
 
     def outcome(self, operation_id: str) -> Outcome | None:
         """Return what became of the jobs that were requeued; None where none was, or it is no requeue.
@@ -420,9 +404,7 @@ class Operations:
             return outcome
         return self._change(operation_id, lambda stored: stored.concluded(outcome)).outcome
 
-    async def aoutcome(self, operation_id: str) -> Outcome | None:
-        """Ask for an outcome without blocking the event loop."""
-        return await in_thread(self.outcome, operation_id)
+    aoutcome = twin(outcome)
 
     def _chunks(self, operation_id: str) -> Sequence[Record]:
         """Return the records of the ids that an operation changed, in order."""
@@ -433,9 +415,7 @@ class Operations:
         """Return the operations that are not at their end, oldest first."""
         return [operation for operation in reversed([*self._all()]) if operation.is_running]
 
-    async def aresumable(self) -> Sequence[Operation]:
-        """Return those that are not at their end without blocking the event loop."""
-        return await in_thread(self.resumable)
+    aresumable = twin(resumable)
 
     # ---- doing it ----------------------------------------------------------------------------------------
 
@@ -486,22 +466,7 @@ class Operations:
             return self._stored(operation_id)
         return operation
 
-    async def arun(
-        self,
-        operation_id: str,
-        *,
-        pace: float = PACE,
-        jobs_a_second: float = JOBS_A_SECOND,
-        is_meant: Callable[[JobRecord], bool] = _always,
-        should_stop: Callable[[], bool] = _never,
-        wait: Callable[[float], object] = time.sleep,
-        monotonic: Callable[[], float] = time.monotonic,
-    ) -> Operation:
-        """Run without blocking the event loop; what it is given is called in another thread."""
-        return await in_thread(
-            self.run, operation_id, pace=pace, jobs_a_second=jobs_a_second, is_meant=is_meant,
-            should_stop=should_stop, wait=wait, monotonic=monotonic,
-        )  # fmt: skip
+    arun = twin(run)
 
     def _step(self, operation: Operation, is_meant: Callable[[JobRecord], bool]) -> Operation:
         """One chunk is done and written down; what makes no sense to try again ends the operation."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 import attrs
 
+from firelock.aio import twin
 from firelock.clock import SECOND, from_micros
 from firelock.errors import StorageError, UnknownTask
 from firelock.options import shown
@@ -19,7 +20,6 @@ from firelock.retry import OnExceeded, Retry, RetryPolicy
 from firelock.storage import Record, Storage
 from firelock.task import main_module_name
 from firelock.text import shorten, span
-from firelock.threads import in_thread
 
 if TYPE_CHECKING:
     from firelock.client import Client
@@ -86,13 +86,9 @@ class Catalogue:
         known = {name for entry in self.list() for name in (entry.name, *entry.aliases)}
         return [name for name in dict.fromkeys(names) if name not in known]
 
-    async def aunknown(self, names: Iterable[str]) -> Sequence[str]:
-        """Return the unknown ones without blocking the event loop."""
-        return await in_thread(self.unknown, names)
+    aunknown = twin(unknown)
 
-    async def aget(self, name: str) -> TaskEntry:
-        """Get without blocking the event loop."""
-        return await in_thread(self.get, name)
+    aget = twin(get)
 
     def list(self) -> list[TaskEntry]:
         """Return every task in order of name; one round trip for each 500."""
@@ -104,9 +100,7 @@ class Catalogue:
         here = [_entry_here(self._client, info) for info in registry if info.name not in entries]
         return sorted([*entries.values(), *here], key=lambda entry: entry.name)
 
-    async def alist(self) -> Sequence[TaskEntry]:
-        """List without blocking the event loop."""
-        return await in_thread(self.list)
+    alist = twin(list)
 
 
 def _records(storage: Storage) -> Iterator[Record]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import attrs
 
 from firelock import lifecycle
+from firelock.aio import in_thread, twin
 from firelock.clock import micros, span_micros
 from firelock.errors import (
     ConfigurationError,
@@ -30,7 +31,6 @@ from firelock.storage import (
     Rollup,
 )
 from firelock.storage.defaults import insert_surely
-from firelock.threads import in_thread
 from firelock.values import JobRecord, NewJob, State, Transition
 
 if TYPE_CHECKING:
@@ -158,9 +158,7 @@ class Jobs:
         """
         return Job(self._client, self._record(job_id))
 
-    async def aget(self, job_id: str) -> Job[Any]:
-        """Get without blocking the event loop."""
-        return await in_thread(self.get, job_id)
+    aget = twin(get)
 
     def find(
         self,
@@ -199,31 +197,7 @@ class Jobs:
         )  # fmt: skip
         return self.page(where, limit=limit, cursor=cursor, oldest_first=oldest_first)
 
-    async def afind(
-        self,
-        *,
-        state: str | None = None,
-        task: str | None = None,
-        queue: str | None = None,
-        tag: str | None = None,
-        server: str | None = None,
-        fingerprint: str | None = None,
-        recurring: str | None = None,
-        id_prefix: str | None = None,
-        since: datetime | None = None,
-        until: datetime | None = None,
-        limit: int = 50,
-        cursor: str | None = None,
-        oldest_first: bool = False,
-        by_due: bool = False,
-    ) -> JobPage:
-        """Find without blocking the event loop."""
-        return await in_thread(
-            self.find,
-            state=state, task=task, queue=queue, tag=tag, server=server, fingerprint=fingerprint,
-            recurring=recurring, id_prefix=id_prefix, since=since, until=until,
-            limit=limit, cursor=cursor, oldest_first=oldest_first, by_due=by_due,
-        )  # fmt: skip
+    afind = twin(find)
 
     def iterate(
         self,
@@ -303,27 +277,19 @@ class Jobs:
         page: Page = self._client.storage.find(where, limit=limit, cursor=cursor, oldest_first=oldest_first)
         return JobPage([Job(self._client, record) for record in page.jobs], page.cursor)
 
-    async def apage(
-        self, where: JobFilter, *, limit: int = 50, cursor: str | None = None, oldest_first: bool = False
-    ) -> JobPage:
-        """Return a page for a filter value without blocking the event loop."""
-        return await in_thread(self.page, where, limit=limit, cursor=cursor, oldest_first=oldest_first)
+    apage = twin(page)
 
     def counts(self) -> JobCounts:
         """Return how many jobs are in each state and queue, every state named; one round trip."""
         return JobCounts.of(self._client.storage.counts())
 
-    async def acounts(self) -> JobCounts:
-        """Count without blocking the event loop."""
-        return await in_thread(self.counts)
+    acounts = twin(counts)
 
     def failure_groups(self, limit: int = 100) -> list[FailureGroup]:
         """Return failed jobs grouped by fingerprint, largest group first; looks at the newest 10,000."""
         return self._client.storage.failure_groups(limit)
 
-    async def afailure_groups(self, limit: int = 100) -> list[FailureGroup]:
-        """Group failures without blocking the event loop."""
-        return await in_thread(self.failure_groups, limit)
+    afailure_groups = twin(failure_groups)
 
     def timeline(
         self, since: datetime, until: datetime, *, task: str | None = None, queue: str | None = None
@@ -331,20 +297,14 @@ class Jobs:
         """Return what ended in the minutes from `since` to before `until`, in order of minute."""
         return self._client.storage.timeline(micros(since), micros(until), task=task, queue=queue)
 
-    async def atimeline(
-        self, since: datetime, until: datetime, *, task: str | None = None, queue: str | None = None
-    ) -> list[Rollup]:
-        """Read the timeline without blocking the event loop."""
-        return await in_thread(self.timeline, since, until, task=task, queue=queue)
+    atimeline = twin(timeline)
 
     def progress(self, ids: Sequence[str]) -> list[JobProgress | None]:
         """Return how far each job says it is, one result an id; None where it says nothing."""
         stored = self._client.storage.get_progress(_ids(ids))
         return [None if one is None else JobProgress.of(one) for one in stored]
 
-    async def aprogress(self, ids: Sequence[str]) -> list[JobProgress | None]:
-        """Read progress without blocking the event loop."""
-        return await in_thread(self.progress, ids)
+    aprogress = twin(progress)
 
     def _record(self, job_id: str) -> JobRecord:
         record = self._client.storage.get((job_id,))[0]
@@ -368,9 +328,7 @@ class Jobs:
         now = self._client.clock.now()
         return self._apply([lifecycle.requeue(job_id, at=now, reason=reason) for job_id in _ids(ids)])
 
-    async def arequeue(self, ids: Sequence[str], *, reason: str = "requeued by code") -> list[Applied]:
-        """Requeue without blocking the event loop."""
-        return await in_thread(self.requeue, ids, reason=reason)
+    arequeue = twin(requeue)
 
     def delete(self, ids: Sequence[str], *, reason: str = "deleted by code") -> list[Applied]:
         """Each job that is not deleted is deleted, running ones are told to stop; return one result an id."""
@@ -380,9 +338,7 @@ class Jobs:
             [lifecycle.delete(job_id, at=now, reason=reason, expires_at=expires_at) for job_id in _ids(ids)]
         )
 
-    async def adelete(self, ids: Sequence[str], *, reason: str = "deleted by code") -> list[Applied]:
-        """Delete without blocking the event loop."""
-        return await in_thread(self.delete, ids, reason=reason)
+    adelete = twin(delete)
 
     def restore(self, ids: Sequence[str], *, reason: str = "restored by code") -> list[Applied]:
         """Each deleted job is scheduled, enqueued or failed as before; return one result an id.
@@ -399,9 +355,7 @@ class Jobs:
             seen={record.id: record for record in records if record is not None},
         )
 
-    async def arestore(self, ids: Sequence[str], *, reason: str = "restored by code") -> list[Applied]:
-        """Restore without blocking the event loop."""
-        return await in_thread(self.restore, ids, reason=reason)
+    arestore = twin(restore)
 
     def why_not_restored(self, ids: Sequence[str]) -> list[str | None]:
         """Return why each job cannot be restored, as the rest of a sentence; None where it can.
@@ -415,9 +369,7 @@ class Jobs:
             for one in changes
         ]
 
-    async def awhy_not_restored(self, ids: Sequence[str]) -> list[str | None]:
-        """Ask without blocking the event loop."""
-        return await in_thread(self.why_not_restored, ids)
+    awhy_not_restored = twin(why_not_restored)
 
     def _records(self, ids: Sequence[str]) -> list[JobRecord | None]:
         wanted = _ids(ids)
@@ -450,11 +402,7 @@ class Jobs:
             [lifecycle.reschedule(job_id, at=now, due_at=due_at, reason=reason) for job_id in _ids(ids)]
         )
 
-    async def areschedule(
-        self, ids: Sequence[str], when: datetime | timedelta, *, reason: str = "rescheduled by code"
-    ) -> list[Applied]:
-        """Reschedule without blocking the event loop."""
-        return await in_thread(self.reschedule, ids, when, reason=reason)
+    areschedule = twin(reschedule)
 
     def copy(self, job_id: str, *, reason: str | None = None) -> Job[Any]:
         """A new job like this one is enqueued; return its handle. The task need not be registered here.
@@ -478,9 +426,7 @@ class Jobs:
             client.plugins.jobs_created((job,))
         return Job(client, job)
 
-    async def acopy(self, job_id: str, *, reason: str | None = None) -> Job[Any]:
-        """Copy without blocking the event loop."""
-        return await in_thread(self.copy, job_id, reason=reason)
+    acopy = twin(copy)
 
     def _apply(
         self, changes: Sequence[Transition | Applied], seen: Mapping[str, JobRecord] | None = None

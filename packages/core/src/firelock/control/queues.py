@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from firelock.aio import in_thread, twin
 from firelock.job import as_datetime
 from firelock.options import check_queue
 from firelock.storage import Record
-from firelock.threads import in_thread
 from firelock.values import State
 
 if TYPE_CHECKING:
@@ -53,9 +53,7 @@ class Queues:
             for name in sorted({*by_queue, *settings})
         ]
 
-    async def alist(self) -> Sequence[QueueView]:
-        """List without blocking the event loop."""
-        return await in_thread(self.list)
+    alist = twin(list)
 
     def pause(self, name: str, *, note: str | None = None, by: str | None = None) -> None:
         """No job of the queue is claimed any more, on any server; running ones go on.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 
+from firelock.aio import in_thread, twin
 from firelock.arguments.signature import MAX_TAGS, format_tags
 from firelock.client import check_tags
 from firelock.clock import from_micros, micros
@@ -40,7 +41,6 @@ from firelock.recurring_job import (
 from firelock.storage import JobFilter, RecurringRecord, Storage
 from firelock.storage.defaults import insert_surely
 from firelock.task import TaskVerbs
-from firelock.threads import in_thread
 
 if TYPE_CHECKING:
     from firelock.client import Client
@@ -126,9 +126,7 @@ class Recurring:
                 self._client.storage.put_recurring(attrs.evolve(record, is_gone=True), keep_progress=True)
         return written
 
-    async def async_(self) -> Sequence[RecurringJob]:
-        """`sync` without blocking the event loop; `async` itself is a word of the language."""
-        return await in_thread(self.sync)
+    async_ = twin(sync)
 
     def add_or_update(self, call: Call, recurring_id: str, schedule: str | Cron | Every) -> RecurringJob:
         """The definition is stored; see `TaskVerbs.recur`."""
@@ -271,46 +269,11 @@ class Recurring:
                 log.info("Recurring job %r was reset.", recurring_id, extra={"by": by})
                 return RecurringJob(written)
 
-    async def aedit(
-        self,
-        recurring_id: str,
-        *,
-        schedule: str | Cron | Every | None = None,
-        arguments: Arguments | None = None,
-        queue: str | None = None,
-        priority: int | None = None,
-        tags: Sequence[str] | None = None,
-        by: str = "operator",
-        expected_version: int | None = None,
-    ) -> RecurringJob:
-        """Edit without blocking the event loop."""
-        return await in_thread(
-            self.edit, recurring_id, schedule=schedule, arguments=arguments, queue=queue, priority=priority,
-            tags=tags, by=by, expected_version=expected_version,
-        )  # fmt: skip
+    aedit = twin(edit)
 
-    async def acreate(
-        self,
-        task_name: str,
-        recurring_id: str,
-        schedule: str | Cron | Every,
-        arguments: Arguments = (),
-        *,
-        queue: str | None = None,
-        priority: int | None = None,
-        tags: Sequence[str] | None = None,
-        timeout: timedelta | float | None = None,
-        by: str = "operator",
-    ) -> RecurringJob:
-        """Create without blocking the event loop."""
-        return await in_thread(
-            self.create, task_name, recurring_id, schedule, arguments, queue=queue, priority=priority,
-            tags=tags, timeout=timeout, by=by,
-        )  # fmt: skip
+    acreate = twin(create)
 
-    async def areset(self, recurring_id: str, *, by: str = "operator") -> RecurringJob:
-        """Reset without blocking the event loop."""
-        return await in_thread(self.reset, recurring_id, by=by)
+    areset = twin(reset)
 
     # ---- looking -----------------------------------------------------------------------------------------
 
@@ -355,21 +318,11 @@ class Recurring:
         while (job := await in_thread(next, jobs, None)) is not None:
             yield job
 
-    async def aupcoming(
-        self, what: str | Cron | Every, count: int = 10, *, after: datetime | None = None
-    ) -> Sequence[Upcoming]:
-        """Return what comes without blocking the event loop."""
-        return await in_thread(self.upcoming, what, count, after=after)
+    aupcoming = twin(upcoming)
 
-    async def anext_instants(
-        self, what: str | Cron | Every, count: int = 10, *, after: datetime | None = None
-    ) -> Sequence[datetime]:
-        """Return the instants of what comes without blocking the event loop."""
-        return await in_thread(self.next_instants, what, count, after=after)
+    anext_instants = twin(next_instants)
 
-    async def aruns(self, recurring_id: str, limit: int = 20) -> Sequence[Job[Any]]:
-        """Return its jobs without blocking the event loop."""
-        return await in_thread(self.runs, recurring_id, limit)
+    aruns = twin(runs)
 
     # ---- operating ---------------------------------------------------------------------------------------
 
@@ -453,25 +406,15 @@ class Recurring:
         if not self._client.storage.remove_recurring(recurring_id):
             self._record(recurring_id)
 
-    async def alist(self, *, after: str = "", limit: int = 100) -> Sequence[RecurringJob]:
-        """List without blocking the event loop."""
-        return await in_thread(self.list, after=after, limit=limit)
+    alist = twin(list)
 
-    async def aget(self, recurring_id: str) -> RecurringJob:
-        """Get without blocking the event loop."""
-        return await in_thread(self.get, recurring_id)
+    aget = twin(get)
 
-    async def atrigger(self, recurring_id: str) -> Job[Any]:
-        """Trigger without blocking the event loop."""
-        return await in_thread(self.trigger, recurring_id)
+    atrigger = twin(trigger)
 
-    async def apause(self, recurring_id: str) -> RecurringJob:
-        """Pause without blocking the event loop."""
-        return await in_thread(self.pause, recurring_id)
+    apause = twin(pause)
 
-    async def aresume(self, recurring_id: str) -> RecurringJob:
-        """Resume without blocking the event loop."""
-        return await in_thread(self.resume, recurring_id)
+    aresume = twin(resume)
 
     async def aremove(self, recurring_id: str) -> None:
         """Remove without blocking the event loop."""

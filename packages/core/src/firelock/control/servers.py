@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 import attrs
 
+from firelock.aio import in_thread, twin
 from firelock.clock import from_micros
 from firelock.errors import ConfigurationError
 from firelock.storage import SessionRecord
-from firelock.threads import in_thread
 
 if TYPE_CHECKING:
     from firelock.client import Client
@@ -55,9 +54,7 @@ class Servers:
             by_server.setdefault(record.session.server_id, []).append(record)
         return [_server_view(server_id, sessions) for server_id, sessions in by_server.items()]
 
-    async def alist(self) -> Sequence[ServerView]:
-        """List without blocking the event loop."""
-        return await in_thread(self.list)
+    alist = twin(list)
 
     def tell(self, server_id: str, order: str) -> None:
         """Within a heartbeat the server claims no more (quiet), claims again (resume) or stops (stop)."""

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from firelock.aio import in_thread
 from firelock.errors import ConfigurationError, StorageError
 from firelock.hookspecs import ServerInfo
 from firelock.ids import new_id
@@ -22,7 +23,6 @@ from firelock.server.loading import locate_app, locate_tasks
 from firelock.server.session_renewal import SessionKeeper
 from firelock.server.shared_memory import Board
 from firelock.storage import NewSession, Renewal
-from firelock.threads import in_thread
 
 if TYPE_CHECKING:
     from firelock.runtime import ServedApp

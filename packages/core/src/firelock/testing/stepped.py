@@ -177,7 +177,7 @@ class SteppedServer:
 
     async def arun(self, job: ClaimedJob) -> tuple[Drained, BaseException | None]:
         """As `run`: an `async def` task on the running loop, a `def` task in a thread beside it."""
-        from firelock.threads import in_thread
+        from firelock.aio import in_thread
 
         runner, prepared = self._prepare(job)
         if isinstance(prepared, Ended):
