@@ -20,7 +20,7 @@ async def in_thread(function: Callable[P, R], /, *args: P.args, **kwargs: P.kwar
 
 
 def twin(verb: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], Coroutine[Any, Any, R]]:
-    """Return a method's twin: the same call, made without blocking the event loop. `aget = twin(get)`."""
+    """Return the async twin of a method: in its class, `aget` is the twin of `get`."""
 
     async def awaited(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
         blocking: Callable[P, R] = getattr(self, name)

@@ -120,7 +120,7 @@ class Audit:
         entries = [_entry(record.key, json.loads(record.value)) for record in records[:limit]]
         return AuditPage(entries, entries[-1].id if len(records) > limit else None)
 
-    alist = twin(list)
+    alist = twin(list)  # noqa: A003 - the verb above
 
     def _prune(self) -> None:
         """Room is made for all that is recorded until the next time."""

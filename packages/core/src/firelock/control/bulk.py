@@ -374,7 +374,7 @@ class Operations:
         operations = [read_operation(record) for record in records[:limit]]
         return OperationPage(operations, operations[-1].id if len(records) > limit else None)
 
-    alist = twin(list)
+    alist = twin(list)  # noqa: A003 - the verb above
 
     def outcome(self, operation_id: str) -> Outcome | None:
         """Return what became of the jobs that were requeued; None where none was, or it is no requeue.

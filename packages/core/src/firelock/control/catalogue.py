@@ -100,7 +100,7 @@ class Catalogue:
         here = [_entry_here(self._client, info) for info in registry if info.name not in entries]
         return sorted([*entries.values(), *here], key=lambda entry: entry.name)
 
-    alist = twin(list)
+    alist = twin(list)  # noqa: A003 - the verb above
 
 
 def _records(storage: Storage) -> Iterator[Record]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
 import attrs
 
@@ -142,6 +142,21 @@ def _every_state(counts: Mapping[State, int]) -> Mapping[State, int]:
     return {state: counts.get(state, 0) for state in State}
 
 
+class Where(TypedDict, total=False):
+    """What `find` and `iterate` look for: jobs that match all that is given."""
+
+    state: str | None
+    task: str | None
+    queue: str | None
+    tag: str | None
+    server: str | None
+    fingerprint: str | None  # of a failure, equal for those of one kind at one place
+    recurring: str | None  # the id of the recurring job that made it
+    id_prefix: str | None
+    since: datetime | None
+    until: datetime | None
+
+
 class Jobs:
     """`fire.jobs`: look at jobs and act on many."""
 
@@ -163,20 +178,11 @@ class Jobs:
     def find(
         self,
         *,
-        state: str | None = None,
-        task: str | None = None,
-        queue: str | None = None,
-        tag: str | None = None,
-        server: str | None = None,
-        fingerprint: str | None = None,
-        recurring: str | None = None,
-        id_prefix: str | None = None,
-        since: datetime | None = None,
-        until: datetime | None = None,
         limit: int = 50,
         cursor: str | None = None,
         oldest_first: bool = False,
         by_due: bool = False,
+        **where: Unpack[Where],
     ) -> JobPage:
         """Return a page of the jobs that match all that is given, newest first.
 
@@ -191,29 +197,12 @@ class Jobs:
         if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= _PAGE_LIMIT:
             message = f"limit={shown(limit)} is refused; a page holds 1 to {_PAGE_LIMIT} jobs."
             raise ConfigurationError(message)
-        where = _filter(
-            state=state, task=task, queue=queue, tag=tag, server=server, fingerprint=fingerprint,
-            recurring=recurring, id_prefix=id_prefix, since=since, until=until, by_due=by_due,
-        )  # fmt: skip
-        return self.page(where, limit=limit, cursor=cursor, oldest_first=oldest_first)
+        chosen = _filter(where, by_due=by_due)
+        return self.page(chosen, limit=limit, cursor=cursor, oldest_first=oldest_first)
 
     afind = twin(find)
 
-    def iterate(
-        self,
-        *,
-        state: str | None = None,
-        task: str | None = None,
-        queue: str | None = None,
-        tag: str | None = None,
-        server: str | None = None,
-        fingerprint: str | None = None,
-        recurring: str | None = None,
-        id_prefix: str | None = None,
-        since: datetime | None = None,
-        until: datetime | None = None,
-        oldest_first: bool = False,
-    ) -> Iterator[Job[Any]]:
+    def iterate(self, *, oldest_first: bool = False, **where: Unpack[Where]) -> Iterator[Job[Any]]:
         """Iterate over all jobs that match all that is given, as `find`, newest first.
 
         Jobs are read 500 at a time, when they are needed. They move meanwhile, so each handle shows its job
@@ -225,33 +214,12 @@ class Jobs:
             ConfigurationError: the state is unknown.
             ScheduleError: an instant has no time zone.
         """
-        where = _filter(
-            state=state, task=task, queue=queue, tag=tag, server=server, fingerprint=fingerprint,
-            recurring=recurring, id_prefix=id_prefix, since=since, until=until,
-        )  # fmt: skip
-        return (job for page in self._pages(where, oldest_first=oldest_first) for job in page)
+        chosen = _filter(where)
+        return (job for page in self._pages(chosen, oldest_first=oldest_first) for job in page)
 
-    def aiterate(
-        self,
-        *,
-        state: str | None = None,
-        task: str | None = None,
-        queue: str | None = None,
-        tag: str | None = None,
-        server: str | None = None,
-        fingerprint: str | None = None,
-        recurring: str | None = None,
-        id_prefix: str | None = None,
-        since: datetime | None = None,
-        until: datetime | None = None,
-        oldest_first: bool = False,
-    ) -> AsyncIterator[Job[Any]]:
+    def aiterate(self, *, oldest_first: bool = False, **where: Unpack[Where]) -> AsyncIterator[Job[Any]]:
         """Iterate without blocking the event loop: `async for job in fire.jobs.aiterate(state="failed")`."""
-        where = _filter(
-            state=state, task=task, queue=queue, tag=tag, server=server, fingerprint=fingerprint,
-            recurring=recurring, id_prefix=id_prefix, since=since, until=until,
-        )  # fmt: skip
-        return self._aiterate(self._pages(where, oldest_first=oldest_first))
+        return self._aiterate(self._pages(_filter(where), oldest_first=oldest_first))
 
     async def _aiterate(self, pages: Iterator[JobPage]) -> AsyncIterator[Job[Any]]:
         while (page := await in_thread(next, pages, None)) is not None:
@@ -474,33 +442,24 @@ def _partly(known: Mapping[int, Applied], count: int, error: StorageError) -> Pa
     )
 
 
-def _filter(
-    *,
-    state: str | None,
-    task: str | None,
-    queue: str | None,
-    tag: str | None,
-    server: str | None,
-    fingerprint: str | None,
-    recurring: str | None,
-    id_prefix: str | None,
-    since: datetime | None,
-    until: datetime | None,
-    by_due: bool = False,
-) -> JobFilter:
+def _filter(where: Where, *, by_due: bool = False) -> JobFilter:
+    if unknown := where.keys() - Where.__annotations__.keys():
+        message = f"find() takes no {sorted(unknown)[0]!r}; use some of {', '.join(Where.__annotations__)}."
+        raise TypeError(message)
+    state, since, until = where.get("state"), where.get("since"), where.get("until")
     chosen = None if state is None else to_choice(State, "state", state)
     if by_due and chosen not in {None, State.SCHEDULED}:
         message = f"by_due=True with state={str(chosen)!r} finds no job: only scheduled ones are due."
         raise ConfigurationError(message)
     return JobFilter(
         state=chosen,
-        task=task,
-        queue=queue,
-        tag=tag,
-        server=server,
-        fingerprint=fingerprint,
-        recurring_id=recurring,
-        id_prefix=id_prefix,
+        task=where.get("task"),
+        queue=where.get("queue"),
+        tag=where.get("tag"),
+        server=where.get("server"),
+        fingerprint=where.get("fingerprint"),
+        recurring_id=where.get("recurring"),
+        id_prefix=where.get("id_prefix"),
         since=None if since is None else micros(since),
         until=None if until is None else micros(until),
         by_due=True if by_due else None,

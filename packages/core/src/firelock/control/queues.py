@@ -53,7 +53,7 @@ class Queues:
             for name in sorted({*by_queue, *settings})
         ]
 
-    alist = twin(list)
+    alist = twin(list)  # noqa: A003 - the verb above
 
     def pause(self, name: str, *, note: str | None = None, by: str | None = None) -> None:
         """No job of the queue is claimed any more, on any server; running ones go on.

@@ -406,7 +406,7 @@ class Recurring:
         if not self._client.storage.remove_recurring(recurring_id):
             self._record(recurring_id)
 
-    alist = twin(list)
+    alist = twin(list)  # noqa: A003 - the verb above
 
     aget = twin(get)
 

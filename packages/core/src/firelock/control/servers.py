@@ -54,7 +54,7 @@ class Servers:
             by_server.setdefault(record.session.server_id, []).append(record)
         return [_server_view(server_id, sessions) for server_id, sessions in by_server.items()]
 
-    alist = twin(list)
+    alist = twin(list)  # noqa: A003 - the verb above
 
     def tell(self, server_id: str, order: str) -> None:
         """Within a heartbeat the server claims no more (quiet), claims again (resume) or stops (stop)."""
