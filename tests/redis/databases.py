@@ -1,4 +1,4 @@
-"""A server's keys as the package's own modules see them, without a storage around."""
+"""A server's storage, and its keys as they lie there."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from firelock_redis.database import RedisDatabase
+from firelock_redis.storage import RedisStorage
 from firelock_redis.url import parse_url
 from tests.redis.servers import RedisServer
 
@@ -13,14 +14,14 @@ __all__ = ["keys_of", "opened"]
 
 
 @contextmanager
-def opened(server: RedisServer, options: str = "") -> Iterator[RedisDatabase]:
-    """Yield an empty database at the server, with options such as `partitions=3`."""
+def opened(server: RedisServer, options: str = "") -> Iterator[RedisStorage]:
+    """Yield the empty storage of the server, with options such as `partitions=3`."""
     server.empty()
-    database = RedisDatabase(parse_url(server.socket_url(options)))
+    storage = RedisStorage(RedisDatabase(parse_url(server.socket_url(options))))
     try:
-        yield database
+        yield storage
     finally:
-        database.close()
+        storage.close()
 
 
 def keys_of(server: RedisServer, pattern: str = "*") -> set[str]:

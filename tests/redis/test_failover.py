@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import closing
 
+from firelock_redis.database import RedisDatabase
 from firelock_redis.storage import RedisStorage
 from firelock_redis.url import parse_url
 from tests.faults.servers import eventually
@@ -28,5 +29,5 @@ def test_who_was_silent_during_a_failover_finds_the_new_primary(program):
         job = scene.new_job()
         scene.storage.insert([job])
 
-        with closing(RedisStorage(parse_url(group.url()))) as other:
+        with closing(RedisStorage(RedisDatabase(parse_url(group.url())))) as other:
             assert other.get([job.id]) != [None]

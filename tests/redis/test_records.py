@@ -10,15 +10,10 @@ import pytest
 
 from firelock.storage import StorageError, StorageUnavailable
 from firelock.testing.conformance.race import race
-from firelock_redis.database import RedisDatabase
 from firelock_redis.records import (
-    delete_record,
-    get_record,
-    list_records,
-    put_record,
     repair_pauses,
 )
-from firelock_redis.upkeep import promote
+from firelock_redis.storage import RedisStorage
 from tests.redis.databases import keys_of, opened
 from tests.redis.servers import RedisServer
 
@@ -28,29 +23,28 @@ PAUSED, RESUMED = json.dumps({"paused": True}), json.dumps({"paused": False})
 
 
 @pytest.fixture
-def database(server: RedisServer) -> Iterator[RedisDatabase]:
+def database(server: RedisServer) -> Iterator[RedisStorage]:
     """An empty database of one partition."""
     with opened(server) as database:
         yield database
 
 
 @pytest.fixture
-def parted(server: RedisServer) -> Iterator[RedisDatabase]:
+def parted(server: RedisServer) -> Iterator[RedisStorage]:
     """An empty database of several partitions."""
     with opened(server, f"partitions={PARTITIONS}") as database:
         yield database
 
 
-def put(database: RedisDatabase, key: str, value: str, kind: str = "queue") -> int | None:
+def put(database: RedisStorage, key: str, value: str, kind: str = "queue") -> int | None:
     """The record is stored, whatever was there."""
-    return put_record(database, kind, key, value, expected_version=None)
+    return database.put_record(kind, key, value, expected_version=None)
 
 
-def paused(database: RedisDatabase) -> list[set[str]]:
+def paused(storage: RedisStorage) -> list[set[str]]:
     """Return the paused queues of each partition."""
-    return [
-        set(database.connections.call("SMEMBERS", f"{base}:paused")) for base in database.partitions.bases
-    ]
+    call, bases = storage.database.connections.call, storage.database.partitions.bases
+    return [set(call("SMEMBERS", f"{base}:paused")) for base in bases]
 
 
 # ---- versions --------------------------------------------------------------------------------------------
@@ -61,18 +55,18 @@ def test_versions_of_deleted_records_are_remembered_in_bounds(database, server):
     put(database, "old", "a", "kind")
     put(database, "first", "a", "kind")
     put(database, "first", "b", "kind")
-    delete_record(database, "kind", "first", expected_version=2)
+    database.delete_record("kind", "first", expected_version=2)
     for number in range(REMEMBERED):
         key = str(number)
         for value in "abc":
             put(database, key, value, "kind")
-        delete_record(database, "kind", key, expected_version=None)
-    delete_record(database, "kind", "old", expected_version=1)
+        database.delete_record("kind", key, expected_version=None)
+    database.delete_record("kind", "old", expected_version=1)
 
     remembered = server.client().zcard("firelock:{0}:kd:kind")
 
     assert REMEMBERED == remembered
-    assert put_record(database, "kind", "first", "late", expected_version=2) is None
+    assert database.put_record("kind", "first", "late", expected_version=2) is None
     assert 3 == put(database, "first", "anew", "kind")
     assert (3, 3) == (put(database, "never seen", "new", "kind"), put(database, "old", "anew", "kind"))
     assert 4 == put(database, "7", "anew", "kind")
@@ -84,7 +78,7 @@ def test_a_remembered_version_goes_on_by_one(database):
         put(database, "high", value, "kind")
     put(database, "low", "a", "kind")
     for key in ("high", "low"):
-        delete_record(database, "kind", key, expected_version=None)
+        database.delete_record("kind", key, expected_version=None)
 
     assert (2, 6) == (put(database, "low", "b", "kind"), put(database, "high", "f", "kind"))
 
@@ -93,7 +87,7 @@ def test_other_kinds_forget_nothing_of_one_another(database):
     """A kind's first version is 1, whatever was deleted in another."""
     put(database, "key", "a", "one")
     put(database, "key", "b", "one")
-    delete_record(database, "one", "key", expected_version=None)
+    database.delete_record("one", "key", expected_version=None)
 
     assert (1, 3) == (put(database, "key", "a", "other"), put(database, "key", "c", "one"))
 
@@ -102,7 +96,7 @@ def test_a_deleted_record_leaves_its_version_alone(database, server):
     """Of a deleted record only the number stays, and only until there is a record again."""
     put(database, "key", "a", "kind")
 
-    delete_record(database, "kind", "key", expected_version=1)
+    database.delete_record("kind", "key", expected_version=1)
     after_delete = keys_of(server)
     put(database, "key", "b", "kind")
 
@@ -118,12 +112,12 @@ def test_a_long_list_is_read_in_pages(database):
     for key in keys:
         put(database, key, key, "kind")
 
-    whole = list_records(database, "kind", after="", limit=5_000)
-    part = list_records(database, "kind", after="00100", limit=1_000)
+    whole = database.list_records("kind", after="", limit=5_000)
+    part = database.list_records("kind", after="00100", limit=1_000)
 
     assert keys == [record.key for record in whole]
     assert keys[101:1_101] == [record.key for record in part]
-    assert [] == list_records(database, "kind", after="", limit=0)
+    assert [] == database.list_records("kind", after="", limit=0)
 
 
 def test_a_list_of_large_records_is_read_half_a_megabyte_at_a_time(database):
@@ -131,8 +125,8 @@ def test_a_list_of_large_records_is_read_half_a_megabyte_at_a_time(database):
     for number in range(9):
         put(database, str(number), str(number) * 200_000, "kind")
 
-    reply = database.run("list_records", 0, "kind", "", 9)
-    records = list_records(database, "kind", after="", limit=9)
+    reply = database.database.run("list_records", 0, "kind", "", 9)
+    records = database.list_records("kind", after="", limit=9)
 
     assert (1, 1 + 2 * 3) == (reply[0], len(reply))
     assert [str(number) * 200_000 for number in range(9)] == [record.value for record in records]
@@ -148,7 +142,7 @@ def test_a_pause_reaches_every_partition(parted):
     both = paused(parted)
     put(parted, "mail", RESUMED)
     one = paused(parted)
-    delete_record(parted, "queue", "bulk", expected_version=None)
+    parted.delete_record("queue", "bulk", expected_version=None)
 
     assert [{"mail", "bulk"}] * PARTITIONS == both
     assert [{"bulk"}] * PARTITIONS == one
@@ -172,20 +166,20 @@ def test_records_of_other_kinds_pause_nothing(parted):
 
 def test_a_refused_put_pauses_nothing(parted):
     """A record that was not stored has no effect."""
-    put_record(parted, "queue", "mail", PAUSED, expected_version=3)
+    parted.put_record("queue", "mail", PAUSED, expected_version=3)
 
     assert [set()] * PARTITIONS == paused(parted)
 
 
 def test_a_partition_that_missed_a_pause_is_repaired(parted, server):
     """A partition that has lost a pause, or never heard of it, has it after a repair."""
-    bases = parted.partitions.bases
-    parted.run("put_record", 0, "queue", "mail", PAUSED, "", 1)  # and its writer died right after
+    bases = parted.database.partitions.bases
+    parted.database.run("put_record", 0, "queue", "mail", PAUSED, "", 1)  # and its writer died right after
     missed = paused(parted)
-    repair_pauses(parted)
+    repair_pauses(parted.database)
     repaired = paused(parted)
     server.client().delete(f"{bases[2]}:paused", f"{bases[2]}:pausing")
-    repair_pauses(parted)
+    repair_pauses(parted.database)
 
     assert [{"mail"}, set(), set()] == missed
     assert [{"mail"}] * PARTITIONS == repaired == paused(parted)
@@ -193,9 +187,9 @@ def test_a_partition_that_missed_a_pause_is_repaired(parted, server):
 
 def test_upkeep_repairs_pauses(parted):
     """A partition that missed a pause has it when somebody promotes."""
-    parted.run("put_record", 0, "queue", "mail", PAUSED, "", 1)
+    parted.database.run("put_record", 0, "queue", "mail", PAUSED, "", 1)
 
-    promote(parted, 10)
+    parted.promote(10)
 
     assert [{"mail"}] * PARTITIONS == paused(parted)
 
@@ -203,10 +197,10 @@ def test_upkeep_repairs_pauses(parted):
 def test_a_late_pause_undoes_nothing(parted):
     """What a partition hears late, behind something newer, is passed over."""
     put(parted, "mail", PAUSED)
-    late = parted.run("list_pauses", 0, 0)
+    late = parted.database.run("list_pauses", 0, 0)
     put(parted, "mail", RESUMED)
 
-    answers = {int(parted.run("pause", partition, *late)) for partition in (1, 2)}
+    answers = {int(parted.database.run("pause", partition, *late)) for partition in (1, 2)}
 
     assert [set()] * PARTITIONS == paused(parted)
     assert min(answers) > int(late[0])
@@ -226,11 +220,11 @@ def test_partitions_agree_after_any_race(parted):
 
 def test_what_the_first_partition_lost_is_lost_everywhere(parted, server):
     """A failover that takes a pause from the first partition takes it from all, and the next one holds."""
-    first = parted.partitions.bases[0]
+    first = parted.database.partitions.bases[0]
     put(parted, "mail", PAUSED)
     server.client().delete(f"{first}:paused", f"{first}:pausing", f"{first}:k:queue", f"{first}:kz:queue")
 
-    repair_pauses(parted)
+    repair_pauses(parted.database)
     lost = paused(parted)
     put(parted, "bulk", PAUSED)
 
@@ -240,7 +234,7 @@ def test_what_the_first_partition_lost_is_lost_everywhere(parted, server):
 
 def test_a_change_behind_a_failover_reaches_every_partition(parted, server):
     """A change that follows one that the first partition lost is no repeat of it."""
-    first, client = parted.partitions.bases[0], server.client()
+    first, client = parted.database.partitions.bases[0], server.client()
     put(parted, "mail", PAUSED)
     stamp = client.get(f"{first}:pausing")
     put(parted, "bulk", PAUSED)
@@ -254,19 +248,19 @@ def test_a_change_behind_a_failover_reaches_every_partition(parted, server):
 
 def test_one_partition_that_fails_keeps_no_other_from_a_pause(parted, server):
     """The error is raised when every other partition was told; the record is stored."""
-    server.client().set(f"{parted.partitions.bases[1]}:pausing", "no number")
+    server.client().set(f"{parted.database.partitions.bases[1]}:pausing", "no number")
 
     with pytest.raises(StorageError, match="number"):
         put(parted, "mail", PAUSED)
 
     assert [{"mail"}, set(), {"mail"}] == paused(parted)
-    assert get_record(parted, "queue", "mail") is not None
+    assert parted.get_record("queue", "mail") is not None
 
 
 def test_a_resumed_queue_wakes_those_who_wait(parted, server):
     """Each partition says when a queue is resumed in it, and not when one is paused."""
     with server.client().pubsub(ignore_subscribe_messages=True) as heard:
-        heard.subscribe(*(f"{base}:wake" for base in parted.partitions.bases))
+        heard.subscribe(*(f"{base}:wake" for base in parted.database.partitions.bases))
         for _ in range(PARTITIONS):
             heard.get_message(timeout=5.0)  # it is subscribed
         put(parted, "mail", PAUSED)
@@ -275,7 +269,7 @@ def test_a_resumed_queue_wakes_those_who_wait(parted, server):
         put(parted, "mail", RESUMED)
         channels = [message["channel"] for message in iter(lambda: heard.get_message(timeout=0.2), None)]
 
-    assert [f"{base}:wake" for base in parted.partitions.bases] == channels
+    assert [f"{base}:wake" for base in parted.database.partitions.bases] == channels
 
 
 def test_a_single_partition_pauses_in_one_step(database, server):

@@ -14,14 +14,7 @@ from firelock.testing.conformance.handles import DAY, SECOND
 from firelock.testing.conformance.scene import Scene
 from firelock.values import ClaimedJob
 from firelock_redis.database import RedisDatabase
-from firelock_redis.sessions import (
-    begin_session,
-    end_session,
-    list_sessions,
-    orphans,
-    prune_sessions,
-    renew,
-)
+from firelock_redis.storage import RedisStorage
 from firelock_redis.url import parse_url
 from tests.redis.databases import keys_of
 from tests.redis.servers import RedisServer
@@ -47,17 +40,22 @@ class Interrupted(RedisDatabase):
             raise StorageUnavailable("that node is away")
         reply = super().run(name, partition, *arguments)
         if name == "orphans" and self.renewed_late is not None:
-            assert [True] == renew(self, [Renewal(self.renewed_late)])
+            assert [True] == RedisStorage(self).renew([Renewal(self.renewed_late)])
         return reply
 
 
 @pytest.fixture
-def database(server: RedisServer) -> Iterator[Interrupted]:
+def database(server: RedisServer) -> Interrupted:
     """An empty database of several partitions."""
     server.empty()
-    database = Interrupted(parse_url(server.socket_url(OPTIONS)))
-    yield database
-    database.close()
+    return Interrupted(parse_url(server.socket_url(OPTIONS)))
+
+
+@pytest.fixture
+def storage(database: Interrupted) -> Iterator[RedisStorage]:
+    """The storage in it."""
+    with closing(RedisStorage(database)) as storage:
+        yield storage
 
 
 @pytest.fixture
@@ -133,22 +131,22 @@ def test_the_end_takes_what_is_held_in_every_partition(scene: Scene) -> None:
     assert sorted(ids) == sorted(job.id for job in scene.claim(scene.begin("b"), 10))
 
 
-def test_an_end_reaches_a_partition_before_the_begin(database: Interrupted) -> None:
+def test_an_end_reaches_a_partition_before_the_begin(database: Interrupted, storage: RedisStorage) -> None:
     """A begin that arrives in a partition after the end of the session there gives it no life."""
-    begin_session(database, session())
-    end_session(database, "a", None, reason="killed")
+    storage.begin_session(session())
+    storage.end_session("a", None, reason="killed")
 
     database.run("admit_session", 2, "a", '"host:1"')
-    begin_session(database, session())
+    storage.begin_session(session())
 
     assert ["0"] * PARTITIONS == alive_in(database)
 
 
-def test_marks_of_the_dead_go_by_themselves(database: Interrupted) -> None:
+def test_marks_of_the_dead_go_by_themselves(database: Interrupted, storage: RedisStorage) -> None:
     """What other partitions remember of a dead session expires, a day after the first one forgets it."""
-    begin_session(database, session())
+    storage.begin_session(session())
 
-    end_session(database, "a", None, reason="killed")
+    storage.end_session("a", None, reason="killed")
 
     lives = [database.connections.call("TTL", f"{base}:s:a") for base in database.partitions.bases]
     assert -1 == lives[0]
@@ -159,7 +157,7 @@ def test_marks_of_the_dead_go_by_themselves(database: Interrupted) -> None:
 
 
 def test_an_unfinished_end_is_finished_by_a_sweep(
-    database: Interrupted, scene: Scene, server: RedisServer
+    database: Interrupted, scene: Scene, server: RedisServer, storage: RedisStorage
 ) -> None:
     """A maker that was broken off leaves the session dead; a later sweep takes the rest, with its reason."""
     ids = a_job_in_each_partition(scene)
@@ -168,7 +166,7 @@ def test_an_unfinished_end_is_finished_by_a_sweep(
     database.clock_offset = scene.storage.clock_offset
     database.first_away = 2
     with pytest.raises(StorageUnavailable):
-        end_session(database, holder.session, [ids[3]], reason="killed by signal 9")
+        storage.end_session(holder.session, [ids[3]], reason="killed by signal 9")
 
     too_early = scene.storage.orphans(10)
     held = [scene.state(id) for id in ids]
@@ -190,46 +188,50 @@ def test_an_unfinished_end_is_finished_by_a_sweep(
     assert {"running", "reason"}.isdisjoint(mark)
 
 
-def test_an_end_asked_for_again_goes_on_where_it_was_broken_off(database: Interrupted) -> None:
+def test_an_end_asked_for_again_goes_on_where_it_was_broken_off(
+    database: Interrupted, storage: RedisStorage
+) -> None:
     """Who asks again finishes at once, whatever is blamed now; asked a third time there is nothing to do."""
-    begin_session(database, session())
+    storage.begin_session(session())
     database.first_away = 1
     with pytest.raises(StorageUnavailable):
-        end_session(database, "a", ["x"], reason="killed")
+        storage.end_session("a", ["x"], reason="killed")
     database.first_away = PARTITIONS
 
-    again = end_session(database, "a", None, reason="other")
-    third = end_session(database, "a", None, reason="other")
+    again = storage.end_session("a", None, reason="other")
+    third = storage.end_session("a", None, reason="other")
 
     assert (("host:1", [], []), "") == ((again.server, again.crashed, again.returned), third.server)
     assert ["0"] * PARTITIONS == alive_in(database)
 
 
-def test_a_session_that_cannot_be_ended_does_not_hinder_others(database: Interrupted) -> None:
+def test_a_session_that_cannot_be_ended_does_not_hinder_others(
+    database: Interrupted, storage: RedisStorage
+) -> None:
     """A sweep ends whom it can; where it can end nobody it fails, and all are dead in any case."""
     for name in "ab":
-        begin_session(database, session(name))
+        storage.begin_session(session(name))
     database.clock_offset = 4_000 * SECOND
     database.first_away = 3
 
     with pytest.raises(StorageUnavailable):
-        orphans(database, 10)
+        storage.orphans(10)
     database.first_away = PARTITIONS
     database.clock_offset += 11 * SECOND
-    swept = [taken.session for taken in orphans(database, 10)]
+    swept = [taken.session for taken in storage.orphans(10)]
 
     assert ["a", "b"] == sorted(swept)
-    assert [False, False] == [record.is_alive for record in list_sessions(database)]
+    assert [False, False] == [record.is_alive for record in storage.list_sessions()]
 
 
-def test_a_session_renewed_in_time_is_not_ended(database: Interrupted) -> None:
+def test_a_session_renewed_in_time_is_not_ended(database: Interrupted, storage: RedisStorage) -> None:
     """A session that is renewed between a sweep's look and its end lives on."""
-    begin_session(database, session("a"))
-    begin_session(database, session("b"))
+    storage.begin_session(session("a"))
+    storage.begin_session(session("b"))
     database.clock_offset = 4_000 * SECOND
     database.renewed_late = "a"
 
-    swept = [taken.session for taken in orphans(database, 10)]
+    swept = [taken.session for taken in storage.orphans(10)]
 
     assert (["b"], ["1"] * PARTITIONS) == (swept, alive_in(database, "a"))
 
@@ -249,16 +251,16 @@ def test_a_stray_session_is_ended_where_it_lives(scene: Scene, server: RedisServ
     assert Upkeep.SESSION_LOST == scene.record(ids[2]).reason
 
 
-def test_living_sessions_are_no_strays(database: Interrupted) -> None:
+def test_living_sessions_are_no_strays(database: Interrupted, storage: RedisStorage) -> None:
     """Pruning leaves those that live in every partition, and those that somebody is about to end."""
-    begin_session(database, session("living"))
-    begin_session(database, session("ending"))
+    storage.begin_session(session("living"))
+    storage.begin_session(session("ending"))
     database.first_away = 1
     with pytest.raises(StorageUnavailable):
-        end_session(database, "ending", None, reason="killed")
+        storage.end_session("ending", None, reason="killed")
     database.first_away = PARTITIONS
 
-    prune_sessions(database, 10)
+    storage.prune(10)
 
     assert ["1"] * PARTITIONS == alive_in(database, "living")
     assert ["0", "1", "1", "1"] == alive_in(database, "ending")

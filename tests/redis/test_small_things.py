@@ -18,18 +18,8 @@ from firelock.storage import (
     State,
     StorageError,
 )
-from firelock_redis.database import RedisDatabase
-from firelock_redis.insert import fire_recurring, insert_jobs
-from firelock_redis.locks import acquire_lock, release_lock, renew_lock
-from firelock_redis.logs import append_logs, get_progress, read_log
-from firelock_redis.metrics import prune_metrics, record_metrics, timeline
-from firelock_redis.records import (
-    due_recurring,
-    get_recurring,
-    list_recurring,
-    put_recurring,
-    remove_recurring,
-)
+from firelock_redis.metrics import prune_metrics
+from firelock_redis.storage import RedisStorage
 from tests.redis.databases import keys_of, opened
 from tests.redis.servers import RedisServer
 
@@ -41,14 +31,14 @@ BASE = 30_000_000 * MINUTE
 
 
 @pytest.fixture
-def database(server: RedisServer) -> Iterator[RedisDatabase]:
+def database(server: RedisServer) -> Iterator[RedisStorage]:
     """An empty database of one partition."""
     with opened(server) as database:
         yield database
 
 
 @pytest.fixture
-def parted(server: RedisServer) -> Iterator[RedisDatabase]:
+def parted(server: RedisServer) -> Iterator[RedisStorage]:
     """An empty database of several partitions."""
     with opened(server, "partitions=5") as database:
         yield database
@@ -59,9 +49,9 @@ def parted(server: RedisServer) -> Iterator[RedisDatabase]:
 
 def test_the_key_of_a_lock_expires(database, server):
     """Nothing is left of a lock that nobody released: its key outlives its time by a minute."""
-    fence = acquire_lock(database, "lock", "ada", 30.0)
+    fence = database.acquire_lock("lock", "ada", 30.0)
     lives = server.client().pttl("firelock:{0}:lock:lock")
-    renew_lock(database, "lock", "ada", fence, 600.0)
+    database.renew_lock("lock", "ada", fence, 600.0)
     renewed = server.client().pttl("firelock:{0}:lock:lock")
 
     assert 85_000 < lives <= 90_000
@@ -71,19 +61,19 @@ def test_the_key_of_a_lock_expires(database, server):
 def test_a_released_lock_leaves_no_key(database, server):
     """The tokens of every name are from one row, so that a released lock leaves nothing of its own."""
     for name in ("a", "b"):
-        fence = acquire_lock(database, name, "ada", 30.0)
+        fence = database.acquire_lock(name, "ada", 30.0)
         assert fence is not None
-        assert release_lock(database, name, "ada", fence)
+        assert database.release_lock(name, "ada", fence)
 
     assert {"fences", "layout"} == keys_of(server)
 
 
 def test_tokens_grow_when_the_last_ones_are_lost(database, server):
     """A failover that loses a lock and its token gives a larger token to whoever locks next."""
-    first = acquire_lock(database, "lock", "ada", 30.0)
+    first = database.acquire_lock("lock", "ada", 30.0)
     server.client().delete("firelock:{0}:lock:lock", "firelock:{0}:fences")
 
-    second = acquire_lock(database, "lock", "bob", 30.0)
+    second = database.acquire_lock("lock", "bob", 30.0)
 
     assert first is not None
     assert second is not None
@@ -94,16 +84,16 @@ def test_tokens_grow_when_the_clock_goes_back(database, server):
     """A token is larger than the last one, whatever the clock says."""
     server.client().set("firelock:{0}:fences", 4_000_000_000_000_000)
 
-    assert 4_000_000_000_000_001 == acquire_lock(database, "lock", "ada", 30.0)
+    assert 4_000_000_000_000_001 == database.acquire_lock("lock", "ada", 30.0)
 
 
 @pytest.mark.parametrize(("seconds", "is_held"), [(0.0, False), (-1e9, False), (1e-6, False), (1e30, True)])
 def test_a_lock_may_be_held_for_any_time(database, seconds, is_held):
     """A life of no time is over at once, an endless one goes on for decades."""
-    fence = acquire_lock(database, "lock", "ada", seconds)
+    fence = database.acquire_lock("lock", "ada", seconds)
 
     assert fence is not None
-    assert is_held == (acquire_lock(database, "lock", "bob", 60.0) is None)
+    assert is_held == (database.acquire_lock("lock", "bob", 60.0) is None)
 
 
 # ---- recurring -------------------------------------------------------------------------------------------
@@ -119,18 +109,18 @@ def definition(name: str = "nightly", **fields: object) -> RecurringRecord:
 def test_instants_of_a_definition_are_exact(database, next_at):
     """An instant is text on its way, so that no digit is lost, and stays when progress is kept."""
     record = definition(next_at=next_at, last_at=next_at, created_at=LAST_INSTANT, timeout_seconds=1 / 3)
-    put_recurring(database, record, keep_progress=False)
+    database.put_recurring(record, keep_progress=False)
 
-    kept = put_recurring(database, attrs.evolve(record, version=1, next_at=7), keep_progress=True)
+    kept = database.put_recurring(attrs.evolve(record, version=1, next_at=7), keep_progress=True)
 
-    assert attrs.evolve(record, version=2) == kept == get_recurring(database, "nightly")
+    assert attrs.evolve(record, version=2) == kept == database.get_recurring("nightly")
 
 
 def test_a_removed_definition_leaves_no_key(database, server):
     """Nothing of it stays, not even a version."""
-    put_recurring(database, definition(), keep_progress=False)
+    database.put_recurring(definition(), keep_progress=False)
 
-    remove_recurring(database, "nightly")
+    database.remove_recurring("nightly")
 
     assert {"layout"} == keys_of(server)
 
@@ -139,48 +129,51 @@ def test_many_definitions_are_read_in_steps(database):
     """Lists and what is due are whole and in order, however many steps they take."""
     names = [f"{number:03}" for number in range(250)]
     for number, name in enumerate(names):
-        put_recurring(database, definition(name, next_at=1 + number // 2), keep_progress=False)
+        database.put_recurring(definition(name, next_at=1 + number // 2), keep_progress=False)
 
-    assert names == [one.id for one in list_recurring(database, after="", limit=1_000)]
-    assert names[11:131] == [one.id for one in list_recurring(database, after="010", limit=120)]
-    assert names == [one.id for one in due_recurring(database, 1_000)]
-    assert names[:120] == [one.id for one in due_recurring(database, 120)]
-    assert ([], []) == (list_recurring(database, after="", limit=0), due_recurring(database, 0))
+    assert names == [one.id for one in database.list_recurring(after="", limit=1_000)]
+    assert names[11:131] == [one.id for one in database.list_recurring(after="010", limit=120)]
+    assert names == [one.id for one in database.due_recurring(1_000)]
+    assert names[:120] == [one.id for one in database.due_recurring(120)]
+    assert ([], []) == (database.list_recurring(after="", limit=0), database.due_recurring(0))
 
 
 def test_large_definitions_are_read_half_a_megabyte_at_a_time(database):
     """What one step replies is bounded by its size, and what is asked for is whole all the same."""
     names = [f"{number:02}" for number in range(9)]
     for name in names:
-        put_recurring(database, definition(name, arguments=name * 100_000), keep_progress=False)
+        database.put_recurring(definition(name, arguments=name * 100_000), keep_progress=False)
 
-    replies = [database.run("list_recurring", 0, "", 9), database.run("due_recurring", 0, 0, 0, 9)]
+    replies = [
+        database.database.run("list_recurring", 0, "", 9),
+        database.database.run("due_recurring", 0, 0, 0, 9),
+    ]
 
     assert [(1, 1 + 2 * 3)] * 2 == [(reply[0], len(reply)) for reply in replies]
-    assert names == [one.id for one in list_recurring(database, after="", limit=9)]
-    assert names == [one.id for one in due_recurring(database, 9)]
-    assert names[:5] == [one.id for one in due_recurring(database, 5)]
+    assert names == [one.id for one in database.list_recurring(after="", limit=9)]
+    assert names == [one.id for one in database.due_recurring(9)]
+    assert names[:5] == [one.id for one in database.due_recurring(5)]
 
 
 def test_an_unreadable_definition_is_shown_and_keeps_no_other_from_firing(database, server):
     """It is due and listed beside the others, as one that cannot be read; what is stored stays."""
     for name in ("bad", "good", "worse"):
-        put_recurring(database, definition(name), keep_progress=False)
+        database.put_recurring(definition(name), keep_progress=False)
     client = server.client()
     client.hset("firelock:{0}:rec:bad", "definition", "{")
     client.hset("firelock:{0}:rec:worse", "definition", '{"tags": [], "odd": 1}')
     client.hset("firelock:{0}:rec:worse", "progress", '{"dropped": 2, "even": 3}')
 
-    due = due_recurring(database, 10)
+    due = database.due_recurring(10)
     for one in due:
-        fire_recurring(database, attrs.evolve(one, next_at=9, dropped=7), 1, [])
+        database.fire_recurring(attrs.evolve(one, next_at=9, dropped=7), 1, [])
 
     assert ["bad", "good", "worse"] == [one.id for one in due]
     assert due == sorted(due, key=lambda one: one.id)
     assert [True, False, True] == [
-        one.newer is not None for one in list_recurring(database, after="", limit=9)
+        one.newer is not None for one in database.list_recurring(after="", limit=9)
     ]
-    worse = get_recurring(database, "worse")
+    worse = database.get_recurring("worse")
     assert (9, 7) == (worse.next_at, worse.dropped)
     assert {"odd": 1, "even": 3} == {name: json.loads(worse.newer)[name] for name in ("odd", "even")}
     assert "{" == client.hget("firelock:{0}:rec:bad", "definition")
@@ -193,8 +186,8 @@ def test_an_earlier_instant_wakes_those_who_sleep(database, server):
         heard.subscribe("firelock:{0}:wake")
         heard.get_message(timeout=5.0)
         for name, next_at, is_paused in puts:
-            put_recurring(
-                database, definition(name, next_at=next_at, is_paused=is_paused), keep_progress=False
+            database.put_recurring(
+                definition(name, next_at=next_at, is_paused=is_paused), keep_progress=False
             )
         told = [message["data"] for message in iter(lambda: heard.get_message(timeout=0.2), None)]
 
@@ -215,22 +208,22 @@ def test_figures_add_up_exactly(database):
     """Sums are exact as long as Lua's numbers are."""
     large = rollup(count=1 << 50)
 
-    record_metrics(database, [large, rollup()])
-    record_metrics(database, [rollup()])
+    database.record_metrics([large, rollup()])
+    database.record_metrics([rollup()])
 
     expected = rollup(count=(1 << 50) + 2)
-    assert [expected] == timeline(database, BASE, BASE + 1, task=None, queue=None)
+    assert [expected] == database.timeline(BASE, BASE + 1)
 
 
 def test_figures_of_other_buckets_are_added_where_they_fit(database):
     """Figures of a release with more buckets are added to those of one with fewer."""
     short = attrs.evolve(rollup(), histogram=(1, 2))
 
-    record_metrics(database, [short, attrs.evolve(short, histogram=(10, 20, 30))])
-    record_metrics(database, [attrs.evolve(short, task="other", histogram=(1, 2, 3))])
-    record_metrics(database, [attrs.evolve(short, task="other", histogram=(10, 20))])
+    database.record_metrics([short, attrs.evolve(short, histogram=(10, 20, 30))])
+    database.record_metrics([attrs.evolve(short, task="other", histogram=(1, 2, 3))])
+    database.record_metrics([attrs.evolve(short, task="other", histogram=(10, 20))])
 
-    found = timeline(database, BASE, BASE + 1, task=None, queue=None)
+    found = database.timeline(BASE, BASE + 1)
     assert [(11, 22, 3), (11, 22, 30)] == [one.histogram for one in found]
 
 
@@ -242,40 +235,43 @@ def test_a_long_timeline_is_whole(database):
         for number in range(2)
     ] + [rollup(BASE + 300 * MINUTE, task=f"many{number:03}") for number in range(700)]
 
-    record_metrics(database, rollups)
+    database.record_metrics(rollups)
 
     expected = sorted(rollups, key=lambda one: (one.minute, one.task))
-    following, *minutes = database.run("timeline", 0, BASE + 299 * MINUTE, BASE + DAY, "", "")
+    following, *minutes = database.database.run("timeline", 0, BASE + 299 * MINUTE, BASE + DAY, "", "")
     assert (str(BASE + 301 * MINUTE), 2) == (following, len(minutes) // 2)
-    assert expected == timeline(database, BASE, BASE + DAY, task=None, queue=None)
-    assert 700 == len(timeline(database, BASE, BASE + DAY, task="task01", queue=None))
-    assert [] == timeline(database, BASE + DAY, BASE, task=None, queue=None)
+    assert expected == database.timeline(BASE, BASE + DAY)
+    assert 700 == len(database.timeline(BASE, BASE + DAY, task="task01", queue=None))
+    assert [] == database.timeline(BASE + DAY, BASE)
 
 
 @pytest.mark.parametrize("odd", ['a","b', ',"mail",', '"', "[", "\\", ",", "", "東京\n"])
 def test_a_timeline_is_filtered_exactly(database, odd):
     """A name that looks like the text it is stored in is a name all the same."""
     kept = [rollup(task=odd), rollup(task=odd, queue="bulk")]
-    record_metrics(database, [*kept, rollup(), rollup(task=odd + "x"), rollup(task="x", queue=odd + ",")])
+    database.record_metrics([*kept, rollup(), rollup(task=odd + "x"), rollup(task="x", queue=odd + ",")])
 
-    assert sorted(kept, key=str) == sorted(timeline(database, BASE, BASE + 1, task=odd, queue=None), key=str)
-    assert [kept[0]] == timeline(database, BASE, BASE + 1, task=odd, queue="mail")
-    assert [rollup(task="x", queue=odd + ",")] == timeline(
-        database, BASE, BASE + 1, task=None, queue=odd + ","
+    assert sorted(kept, key=str) == sorted(database.timeline(BASE, BASE + 1, task=odd, queue=None), key=str)
+    assert [kept[0]] == database.timeline(BASE, BASE + 1, task=odd, queue="mail")
+    assert [rollup(task="x", queue=odd + ",")] == database.timeline(
+        BASE, BASE + 1, task=None, queue=odd + ","
     )
 
 
 def test_old_rollups_are_pruned_in_bounds(database, server):
     """Minutes older than thirty days go, so many at a time, and leave no key."""
-    now = database.run("put_record", 0, "kind", "key", "", "", "") and int(server.client().time()[0]) * SECOND
-    database.run("delete_record", 0, "kind", "key", "", 0)
+    now = (
+        database.database.run("put_record", 0, "kind", "key", "", "", "")
+        and int(server.client().time()[0]) * SECOND
+    )
+    database.database.run("delete_record", 0, "kind", "key", "", 0)
     old = [now - 30 * DAY - number * MINUTE for number in range(1, 6)]
-    record_metrics(database, [rollup(minute) for minute in [*old, now - 29 * DAY]])
+    database.record_metrics([rollup(minute) for minute in [*old, now - 29 * DAY]])
 
-    pruned = [prune_metrics(database, 3) for _ in range(3)]
-    left = timeline(database, 0, now + DAY, task=None, queue=None)
-    database.clock_offset = 2 * DAY
-    prune_metrics(database, 3)
+    pruned = [prune_metrics(database.database, 3) for _ in range(3)]
+    left = database.timeline(0, now + DAY)
+    database.database.clock_offset = 2 * DAY
+    prune_metrics(database.database, 3)
 
     assert ([3, 2, 0], [now - 29 * DAY]) == (pruned, [one.minute for one in left])
     assert {"layout", "kd:kind"} == keys_of(server)
@@ -284,12 +280,12 @@ def test_old_rollups_are_pruned_in_bounds(database, server):
 # ---- logs ------------------------------------------------------------------------------------------------
 
 
-def known(database: RedisDatabase, count: int) -> list[str]:
+def known(database: RedisStorage, count: int) -> list[str]:
     """Return ids of jobs that are there, as far as a log can tell, in every partition."""
     ids = [f"{number:036x}" for number in range(count)]
     for id in ids:
-        database.connections.call(
-            "HSET", f"{database.partitions.bases[database.partitions.of(id)]}:jobs", id, ""
+        database.database.connections.call(
+            "HSET", f"{database.database.partitions.bases[database.database.partitions.of(id)]}:jobs", id, ""
         )
     return ids
 
@@ -308,18 +304,17 @@ def test_logs_lie_beside_their_jobs(parted, server):
     """Lines and progress are in the partition of the job, and read from there."""
     ids = known(parted, 20)
     unknown = "f" * 36
-    append_logs(
-        parted,
+    parted.append_logs(
         {id: lines(place) for place, id in enumerate([*ids, unknown])},
         {id: Progress(place, 1e300, BASE, None) for place, id in enumerate([*ids, unknown])},
     )
 
-    assert [[place] for place in range(20)] == [texts(read_log(parted, id, after=0, limit=9)) for id in ids]
+    assert [[place] for place in range(20)] == [texts(parted.read_log(id, after=0, limit=9)) for id in ids]
     assert [*range(20), None, 3] == [
-        told and told.done for told in get_progress(parted, [*ids, unknown, ids[3]])
+        told and told.done for told in parted.get_progress([*ids, unknown, ids[3]])
     ]
     for id in ids:
-        base = parted.partitions.bases[parted.partitions.of(id)]
+        base = parted.database.partitions.bases[parted.database.partitions.of(id)]
         assert 2 == server.client().exists(f"{base}:g:{id}", f"{base}:o:{id}")
     assert 0 == len([key for key in keys_of(server) if unknown in key])
 
@@ -329,8 +324,8 @@ def test_a_log_of_any_length_keeps_its_newest_thousand(database):
     (id,) = known(database, 1)
     told = []
     for start, count in ((0, 3), (3, 1_000), (1_003, 2_777), (3_780, 1)):
-        append_logs(database, {id: lines(*range(start, start + count))}, {})
-        log = read_log(database, id, after=0, limit=2_000)
+        database.append_logs({id: lines(*range(start, start + count))}, {})
+        log = database.read_log(id, after=0, limit=2_000)
         told.append((texts(log)[0], log[0].number, texts(log)[-1], log[-1].number, len(log)))
 
     assert [
@@ -342,59 +337,59 @@ def test_a_log_of_any_length_keeps_its_newest_thousand(database):
 def test_a_log_is_read_on_from_any_number(database):
     """A reader that is behind the oldest line goes on with it; one that is ahead finds nothing."""
     (id,) = known(database, 1)
-    append_logs(database, {id: lines(*range(1_300))}, {})
+    database.append_logs({id: lines(*range(1_300))}, {})
 
-    assert [301, 302] == [line.number for line in read_log(database, id, after=5, limit=2)]
-    assert list(range(400, 1_000)) == [line.number for line in read_log(database, id, after=399, limit=600)]
-    assert [] == read_log(database, id, after=1_300, limit=10)
-    assert [] == read_log(database, id, after=10**18, limit=10)
-    assert [] == read_log(database, id, after=0, limit=0)
+    assert [301, 302] == [line.number for line in database.read_log(id, after=5, limit=2)]
+    assert list(range(400, 1_000)) == [line.number for line in database.read_log(id, after=399, limit=600)]
+    assert [] == database.read_log(id, after=1_300, limit=10)
+    assert [] == database.read_log(id, after=10**18, limit=10)
+    assert [] == database.read_log(id, after=0, limit=0)
 
 
 def test_lines_that_are_left_out_leave_no_gap(database):
     """Where the first of several steps leaves lines out, what stood before them is gone as well."""
     (id,) = known(database, 1)
-    append_logs(database, {id: lines(0, 1, 2)}, {})
+    database.append_logs({id: lines(0, 1, 2)}, {})
 
-    database.run("append_logs", 0, id, "", 2_000, 1, json.dumps([BASE, "INFO", "2003", 1]))
+    database.database.run("append_logs", 0, id, "", 2_000, 1, json.dumps([BASE, "INFO", "2003", 1]))
 
-    assert [2_004] == [line.number for line in read_log(database, id, after=0, limit=10)]
-    assert [2_004] == [line.number for line in read_log(database, id, after=2_003, limit=10)]
+    assert [2_004] == [line.number for line in database.read_log(id, after=0, limit=10)]
+    assert [2_004] == [line.number for line in database.read_log(id, after=2_003, limit=10)]
 
 
 def test_long_lines_are_sent_in_several_steps(database, server):
     """Megabytes of lines are cut into steps, each of them short, and come back whole."""
     (id, other) = known(database, 2)
     long = [LogLine(0, BASE, "INFO", f"{number:04}" + "x" * 4_000, 1) for number in range(1_100)]
-    append_logs(database, {}, {id: Progress(1.0, 2.0, BASE)})
+    database.append_logs({}, {id: Progress(1.0, 2.0, BASE)})
     before = server.client().info("commandstats")["cmdstat_evalsha"]["calls"]
 
-    append_logs(database, {id: long, other: lines(1)}, {id: Progress(2.0, 2.0, BASE)})
+    database.append_logs({id: long, other: lines(1)}, {id: Progress(2.0, 2.0, BASE)})
 
     steps = server.client().info("commandstats")["cmdstat_evalsha"]["calls"] - before
-    log = read_log(database, id, after=0, limit=1_000)
+    log = database.read_log(id, after=0, limit=1_000)
     assert [line.text for line in long[100:]] == [line.text for line in log]
     assert (101, 1_100) == (log[0].number, log[-1].number)
-    assert [1] == texts(read_log(database, other, after=0, limit=10))
-    assert [Progress(2.0, 2.0, BASE), None] == get_progress(database, [id, other])
+    assert [1] == texts(database.read_log(other, after=0, limit=10))
+    assert [Progress(2.0, 2.0, BASE), None] == database.get_progress([id, other])
     assert 10 <= steps <= 15
 
 
 def test_progress_of_many_jobs_is_read_in_steps(parted):
     """One answer an id, same order, also for thousands; none for none."""
     ids = known(parted, 50)
-    append_logs(parted, {}, {id: Progress(place, 50, BASE, "ü") for place, id in enumerate(ids)})
+    parted.append_logs({}, {id: Progress(place, 50, BASE, "ü") for place, id in enumerate(ids)})
     asked = [f"{number:036x}" for number in range(6_000)]
 
-    found = get_progress(parted, asked)
+    found = parted.get_progress(asked)
 
     assert [*range(50), *[None] * 5_950] == [told and told.done for told in found]
-    assert [] == get_progress(parted, [])
+    assert [] == parted.get_progress([])
 
 
 def test_a_definition_is_plain_json(database, server):
     """What is stored can be read by whoever looks into the server."""
-    put_recurring(database, definition(tags=("é",)), keep_progress=False)
+    database.put_recurring(definition(tags=("é",)), keep_progress=False)
 
     stored = server.client().hgetall("firelock:{0}:rec:nightly")
 
@@ -413,6 +408,6 @@ def test_a_queue_is_a_word(database, queue):
     jobs = [NewJob(name or "-", "t", "{}", "json", name, 0, State.ENQUEUED, BASE) for name in names]
 
     with pytest.raises(StorageError, match="white space"):
-        insert_jobs(database, jobs)
+        database.insert(jobs)
 
-    assert not database.run("ready", 0, "default")
+    assert not database.database.run("ready", 0, "default")

@@ -14,7 +14,7 @@ from firelock.testing.conformance.handles import DAY, HOUR, SECOND
 from firelock.testing.conformance.scene import Running, Scene
 from firelock.values import Edge, LogLine, On, Progress, State
 from firelock_redis.database import RedisDatabase
-from firelock_redis.upkeep import next_due_at
+from firelock_redis.upkeep import earliest_due_at
 from firelock_redis.url import parse_url
 from tests.redis.databases import keys_of
 from tests.redis.servers import RedisServer
@@ -345,12 +345,12 @@ def test_the_next_instant_is_that_of_any_partition(scene: Scene, server: RedisSe
     scene.add(id=in_partition(1, 3), state=State.SCHEDULED, due_at=at + 1)
     database = RedisDatabase(parse_url(server.socket_url(OPTIONS)))
 
-    before = next_due_at(database)
+    before = earliest_due_at(database)
     scene.storage.put_recurring(
         RecurringRecord("nightly", "tasks.run", "[]", "json", "{}", "default", next_at=at),
         keep_progress=False,
     )
-    after = next_due_at(database)
+    after = earliest_due_at(database)
 
     assert (at + 1, at) == (before, after)
     database.close()

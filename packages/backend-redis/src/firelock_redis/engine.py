@@ -15,6 +15,7 @@ from operator import attrgetter
 from typing import Any
 
 import attrs
+from typing_extensions import override
 
 from firelock.storage import (
     Applied,
@@ -27,12 +28,12 @@ from firelock.storage import (
     StorageUnavailable,
     Transition,
 )
-from firelock_redis import upkeep
 from firelock_redis.database import RedisDatabase
 from firelock_redis.layout import LETTERS, claimed_job, entry_line, error_line, quoted
-from firelock_redis.partitions import PartitionTurns
+from firelock_redis.upkeep import earliest_due_at
+from firelock_redis.verbs import RedisVerbs
 
-__all__ = ["RedisHot"]
+__all__ = ["EngineVerbs"]
 
 _MINUTE = 60_000_000
 _RESULTS = {
@@ -61,17 +62,16 @@ class _Asked:
     now: int
 
 
-class RedisHot:
-    """`claim`, `apply` and `exchange` of one database."""
+class EngineVerbs(RedisVerbs):
+    """`claim`, `apply` and `exchange`."""
 
-    def __init__(self, database: RedisDatabase, turns: PartitionTurns) -> None:
-        self._database = database
-        self._turns = turns
+    def __init__(self, database: RedisDatabase) -> None:
+        super().__init__(database)
         # By session and id what was claimed here: record less its last line, and job. A change takes it out,
         # for if its reply is lost it is sent again field by field.
         self._holdings: dict[str, dict[str, tuple[str, ClaimedJob]]] = {}
 
-    def forget(self, session: str | None = None) -> None:
+    def forget_held(self, session: str | None = None) -> None:
         """The session has ended, or all have: nothing of it is settled from memory any more."""
         if session is None:
             self._holdings.clear()
@@ -80,14 +80,17 @@ class RedisHot:
 
     # ---- verbs -------------------------------------------------------------------------------------------
 
+    @override
     def claim(self, queues: Sequence[str] | None, limit: int, session: str, now: int) -> Claim:
-        """See `Storage.claim`; one round trip, with partitions one for each that may have work."""
+        """One round trip, with partitions one for each that may have work."""
         return self.exchange([], queues, limit, session, now).claim
 
+    @override
     def apply(self, transitions: Sequence[Transition]) -> list[Applied]:
-        """See `Storage.apply`; one round trip a partition."""
+        """One round trip a partition."""
         return self._apply(transitions) if transitions else []
 
+    @override
     def exchange(
         self,
         transitions: Sequence[Transition],
@@ -96,28 +99,21 @@ class RedisHot:
         session: str,
         now: int,
     ) -> Exchange:
-        """See `Storage.exchange`; one round trip, with partitions one for each that is concerned."""
-        if self._database.partitions.number > 1:
+        """One round trip, with partitions one for each that is concerned."""
+        self._waiting.mark(queues)
+        asked = _Asked(queues, limit, session, now)
+        if self.database.partitions.number > 1:
             results = self.apply(transitions)
-            return Exchange(results, self._claim_in_turn(_Asked(queues, limit, session, now)))
-        try:
-            results, claim = self._send(0, transitions, _Asked(queues, limit, session, now))
-        except StorageUnavailable:
-            raise
-        except StorageError:
-            if not transitions:
-                raise
-            results = self._apply(transitions)
-            _, claim = self._send(0, [], _Asked(queues, limit, session, now))
-        return Exchange(results, claim)
+            return Exchange(results, self._claim_in_turn(asked))
+        return Exchange(*self._send(0, transitions, asked))
 
     def _apply(self, transitions: Sequence[Transition]) -> list[Applied]:
         """The changes are sent to their partitions; one that cannot be reached does not hinder the others."""
-        if self._database.partitions.number == 1:
+        if self.database.partitions.number == 1:
             return self._send(0, transitions, None)[0]
         places: dict[int, list[int]] = {}
         for place, transition in enumerate(transitions):
-            places.setdefault(self._database.partitions.of(transition.job_id), []).append(place)
+            places.setdefault(self.database.partitions.of(transition.job_id), []).append(place)
         results = [Applied.REFUSED] * len(transitions)
         failed: StorageError | None = None
         for partition, here in places.items():
@@ -147,13 +143,13 @@ class RedisHot:
             next_due_at = claim.next_due_at
             if claim.is_session_lost:
                 self._turns.note(partition)  # a lost session is told nothing of what is there
-                return Claim([], upkeep.next_due_at(self._database), is_session_lost=True)
+                return Claim([], earliest_due_at(self.database), is_session_lost=True)
             jobs += claim.jobs
             self._turns.found(asked.queues, partition, claim.jobs, wanted)
             if len(claim.jobs) == wanted:
                 break
         if not asked.limit:  # who wants no job asks when there will be one
-            next_due_at = upkeep.next_due_at(self._database)
+            next_due_at = earliest_due_at(self.database)
         return Claim(jobs, next_due_at)
 
     # ---- one script --------------------------------------------------------------------------------------
@@ -166,7 +162,7 @@ class RedisHot:
         results = [Applied.REFUSED] * len(transitions)
         for first in range(0, len(before), _FIELD_BY_FIELD):  # lest one script holds the server for long
             self._send_some(partition, transitions, before[first : first + _FIELD_BY_FIELD], results, None)
-        reply = self._database.run("exchange", partition, *arguments)
+        reply = self.database.run("exchange", partition, *arguments)
         letters: str = reply[0]
         closer = []
         if letters.count(_APPLIED) == len(transitions):
@@ -196,7 +192,7 @@ class RedisHot:
         return claim
 
     def _claim_arguments(self, asked: _Asked | None) -> list[Any]:
-        offset = self._database.clock_offset
+        offset = self.database.clock_offset
         if asked is None:
             return [offset, "", 0, -1, 0]
         queues = asked.queues
@@ -207,7 +203,7 @@ class RedisHot:
     def _claimed(self, partition: int, reply: Sequence[Any], asked: _Asked) -> Claim:
         next_due_at = self._turns.due(partition, int(float(reply[1])) if reply[1] else None)
         if reply[2]:
-            self.forget(asked.session)
+            self.forget_held(asked.session)
             return Claim([], next_due_at, is_session_lost=True)
         jobs: list[ClaimedJob] = []
         unreadable: list[Transition] = []

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import attrs
+from typing_extensions import override
 
 from firelock.storage import (
     Attempt,
@@ -30,24 +31,9 @@ from firelock.storage import (
 )
 from firelock_redis.database import RedisDatabase
 from firelock_redis.layout import LETTERS, quoted, read_history, record_of, state_of, task_head
+from firelock_redis.verbs import RedisVerbs
 
-__all__ = [
-    "PAGE_COST",
-    "RARE",
-    "SCRIPT_COST",
-    "Query",
-    "Texts",
-    "counts",
-    "damaged_job",
-    "errors",
-    "failure_groups",
-    "find_jobs",
-    "first_places",
-    "get",
-    "history",
-    "read_job",
-    "read_texts",
-]
+__all__ = ["PAGE_COST", "RARE", "SCRIPT_COST", "FindVerbs"]
 
 RARE = 2_000
 """Lists of at most so many jobs, all partitions together, are read whole."""
@@ -300,11 +286,91 @@ _GARBAGE = (ValueError, LookupError, TypeError, RecursionError)
 # ---- jobs ------------------------------------------------------------------------------------------------
 
 
-def get(database: RedisDatabase, ids: Sequence[str]) -> list[JobRecord | None]:
-    """See `Storage.get`; one round trip for 500 of a partition's jobs, or for a megabyte."""
-    found = read_texts(database, ids)
-    jobs = {id: read_job(id, texts) or damaged_job(id, texts, 0) for id, texts in found.items()}
-    return [jobs.get(id) for id in ids]
+class FindVerbs(RedisVerbs):
+    """The verbs by which people read jobs."""
+
+    @override
+    def get(self, ids: Sequence[str]) -> list[JobRecord | None]:
+        """One round trip for 500 of a partition's jobs, or for a megabyte."""
+        found = read_texts(self.database, ids)
+        jobs = {id: read_job(id, texts) or damaged_job(id, texts, 0) for id, texts in found.items()}
+        return [jobs.get(id) for id in ids]
+
+    @override
+    def find(
+        self, where: JobFilter, *, limit: int, cursor: str | None = None, oldest_first: bool = False
+    ) -> Page:
+        """The places of the page come first, its jobs are read behind them.
+
+        One that has left its place meanwhile is not on the page.
+        """
+        behind = None if cursor is None else selection.read_cursor(cursor, where, oldest_first=oldest_first)
+        is_scheduled = where.is_retrying or where.by_due
+        if limit <= 0 or (is_scheduled and where.state not in {None, State.SCHEDULED}):
+            return Page([], None)
+        if where.id_prefix is not None and len(where.id_prefix) >= _ID_LENGTH:
+            jobs = [job for job in self.get([where.id_prefix]) if job is not None]
+            return selection.paged(jobs, where, limit=limit, cursor=cursor, oldest_first=oldest_first)
+        places, reached = first_places(self.database, Query(where, behind, oldest_first), limit)
+        shown = places[:limit]
+        following = shown[-1] if len(places) > limit else reached
+        return Page(
+            _read_listed(self.database, where, shown),
+            None
+            if following is None
+            else selection.write_cursor(following, where, oldest_first=oldest_first),
+        )
+
+    @override
+    def history(self, job_id: str) -> list[HistoryEntry]:
+        texts = read_texts(self.database, [job_id]).get(job_id)
+        if texts is None:
+            return []
+        record, payload = texts
+        try:
+            return read_history(record, int(payload.split("\t", 3)[2]))
+        except _GARBAGE:
+            return []
+
+    @override
+    def errors(self, job_id: str) -> list[Attempt]:
+        lines = self.database.run("errors", self.database.partitions.of(job_id), job_id)
+        return [attempt for line in lines if (attempt := _read_attempt(line)) is not None]
+
+    @override
+    def counts(self) -> Counts:
+        """One round trip for 400 queues of a partition."""
+        by_state: dict[State, int] = {}
+        by_queue: dict[str, dict[State, int]] = {}
+        for partition in range(self.database.partitions.number):
+            for queue, *numbers in _counted(self.database, partition):
+                for state, number in zip(_COUNTED, numbers, strict=True):
+                    if number:
+                        by_state[state] = by_state.get(state, 0) + number
+                        states = by_queue.setdefault(queue, {})
+                        states[state] = states.get(state, 0) + number
+        return Counts(by_state, by_queue)
+
+    @override
+    def failure_groups(self, limit: int) -> list[FailureGroup]:
+        """One round trip for 500 failed jobs, besides finding them."""
+        query = Query(JobFilter(state=State.FAILED), None, is_oldest_first=False)
+        places, _ = first_places(self.database, query, _GROUPED_LIMIT)
+        sizes: Counter[str] = Counter()
+        newest: dict[str, selection.Place] = {}
+        for some, groups in _grouped(self.database, places[:_GROUPED_LIMIT]):
+            for mark, size, first in groups:
+                sizes[mark] += size
+                newest[mark] = max(some[first], newest.get(mark, some[first]))
+        largest = sorted(sizes, key=lambda mark: (-sizes[mark], mark))[: max(0, limit)]
+        samples = self.get([newest[mark][1] for mark in largest])
+        return [
+            FailureGroup(
+                mark, job.error.type, job.error.message, job.task, sizes[mark], newest[mark][0], job.id
+            )
+            for mark, job in zip(largest, samples, strict=True)
+            if job is not None and job.error is not None
+        ]
 
 
 def read_texts(database: RedisDatabase, ids: Iterable[str]) -> dict[str, Texts]:
@@ -350,24 +416,6 @@ def damaged_job(id: str, texts: Texts, at: int) -> JobRecord:
 # ---- one job ---------------------------------------------------------------------------------------------
 
 
-def history(database: RedisDatabase, job_id: str) -> list[HistoryEntry]:
-    """See `Storage.history`."""
-    texts = read_texts(database, [job_id]).get(job_id)
-    if texts is None:
-        return []
-    record, payload = texts
-    try:
-        return read_history(record, int(payload.split("\t", 3)[2]))
-    except _GARBAGE:
-        return []
-
-
-def errors(database: RedisDatabase, job_id: str) -> list[Attempt]:
-    """See `Storage.errors`."""
-    lines = database.run("errors", database.partitions.of(job_id), job_id)
-    return [attempt for line in lines if (attempt := _read_attempt(line)) is not None]
-
-
 def _read_attempt(line: str) -> Attempt | None:
     number, _, body = line.partition("\t")
     try:
@@ -380,45 +428,12 @@ def _read_attempt(line: str) -> Attempt | None:
 # ---- numbers ---------------------------------------------------------------------------------------------
 
 
-def counts(database: RedisDatabase) -> Counts:
-    """See `Storage.counts`; one round trip for 400 queues of a partition."""
-    by_state: dict[State, int] = {}
-    by_queue: dict[str, dict[State, int]] = {}
-    for partition in range(database.partitions.number):
-        for queue, *numbers in _counted(database, partition):
-            for state, number in zip(_COUNTED, numbers, strict=True):
-                if number:
-                    by_state[state] = by_state.get(state, 0) + number
-                    states = by_queue.setdefault(queue, {})
-                    states[state] = states.get(state, 0) + number
-    return Counts(by_state, by_queue)
-
-
 def _counted(database: RedisDatabase, partition: int) -> Iterator[list[Any]]:
     later, *counted = database.run("counts", partition)
     yield from counted
     while later:
         later, *counted = database.run("counts", partition, *later)
         yield from counted
-
-
-def failure_groups(database: RedisDatabase, limit: int) -> list[FailureGroup]:
-    """See `Storage.failure_groups`; one round trip for 500 failed jobs, besides finding them."""
-    query = Query(JobFilter(state=State.FAILED), None, is_oldest_first=False)
-    places, _ = first_places(database, query, _GROUPED_LIMIT)
-    sizes: Counter[str] = Counter()
-    newest: dict[str, selection.Place] = {}
-    for some, groups in _grouped(database, places[:_GROUPED_LIMIT]):
-        for mark, size, first in groups:
-            sizes[mark] += size
-            newest[mark] = max(some[first], newest.get(mark, some[first]))
-    largest = sorted(sizes, key=lambda mark: (-sizes[mark], mark))[: max(0, limit)]
-    samples = get(database, [newest[mark][1] for mark in largest])
-    return [
-        FailureGroup(mark, job.error.type, job.error.message, job.task, sizes[mark], newest[mark][0], job.id)
-        for mark, job in zip(largest, samples, strict=True)
-        if job is not None and job.error is not None
-    ]
 
 
 def _grouped(
@@ -435,30 +450,6 @@ def _grouped(
 
 
 _ID_LENGTH = 36
-
-
-def find_jobs(
-    database: RedisDatabase, where: JobFilter, *, limit: int, cursor: str | None, oldest_first: bool
-) -> Page:
-    """See `Storage.find`.
-
-    The places of the page come first, its jobs are read behind them: one that has left its place meanwhile is
-    not on the page.
-    """
-    behind = None if cursor is None else selection.read_cursor(cursor, where, oldest_first=oldest_first)
-    is_scheduled = where.is_retrying or where.by_due
-    if limit <= 0 or (is_scheduled and where.state not in {None, State.SCHEDULED}):
-        return Page([], None)
-    if where.id_prefix is not None and len(where.id_prefix) >= _ID_LENGTH:
-        jobs = [job for job in get(database, [where.id_prefix]) if job is not None]
-        return selection.paged(jobs, where, limit=limit, cursor=cursor, oldest_first=oldest_first)
-    places, reached = first_places(database, Query(where, behind, oldest_first), limit)
-    shown = places[:limit]
-    following = shown[-1] if len(places) > limit else reached
-    return Page(
-        _read_listed(database, where, shown),
-        None if following is None else selection.write_cursor(following, where, oldest_first=oldest_first),
-    )
 
 
 def _read_listed(

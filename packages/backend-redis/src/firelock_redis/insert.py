@@ -9,6 +9,8 @@ from itertools import groupby
 from operator import attrgetter
 from typing import Any
 
+from typing_extensions import override
+
 from firelock.storage import (
     FINAL_STATES,
     JobNotFound,
@@ -17,15 +19,18 @@ from firelock.storage import (
     RecurringRecord,
     State,
     StorageError,
+    UnsupportedFeature,
     Upkeep,
     continuation_target,
     waiting_reason,
 )
 from firelock_redis.database import RedisDatabase
 from firelock_redis.layout import LETTERS, lowest_place, payload_of, quoted
+from firelock_redis.partitions import FIRST
 from firelock_redis.records import progress_of, stored_progress
+from firelock_redis.verbs import RedisVerbs
 
-__all__ = ["RULES", "fire_recurring", "insert_jobs", "stored_arguments"]
+__all__ = ["RULES", "InsertVerbs"]
 
 ON_LETTERS = {On.SUCCEEDED: "S", On.FAILED: "F", On.DELETED: "D", On.FINISHED: "X"}
 _asked = attrgetter(
@@ -52,25 +57,55 @@ def _rules() -> str:
 RULES = _rules()
 
 
-def insert_jobs(database: RedisDatabase, jobs: Sequence[NewJob]) -> list[bool]:
-    """See `Storage.insert`; one round trip a partition, as a rule one."""
-    for queue in {job.queue for job in jobs}:
-        require_word(queue)
-    if database.partitions.number == 1:
-        return _insert(database, 0, jobs)
-    places: dict[int, list[int]] = {}
-    for place, job in enumerate(jobs):
-        places.setdefault(partition_of(database, job), []).append(place)
-    results = [False] * len(jobs)
-    # Those that wait first: they alone can be refused, and then nothing else has been stored yet.
-    waiting = sorted(places, key=lambda one: all(not jobs[place].parents for place in places[one]))
-    for partition in waiting:
-        here = places[partition]
-        for place, is_new in zip(
-            here, _insert(database, partition, [jobs[one] for one in here]), strict=True
+class InsertVerbs(RedisVerbs):
+    """The verbs that store jobs."""
+
+    @override
+    def insert(self, jobs: Sequence[NewJob], *, within: object | None = None) -> list[bool]:
+        """One round trip a partition, as a rule one."""
+        if within is not None:
+            message = f"Storage {self.url} has no transactions to join; enqueue without within=."
+            raise UnsupportedFeature(message)
+        if not jobs:
+            return []
+        for queue in {job.queue for job in jobs}:
+            require_word(queue)
+        if self.database.partitions.number == 1:
+            return _insert(self.database, 0, jobs)
+        places: dict[int, list[int]] = {}
+        for place, job in enumerate(jobs):
+            places.setdefault(partition_of(self.database, job), []).append(place)
+        results = [False] * len(jobs)
+        # Those that wait first: they alone can be refused, and then nothing else has been stored yet.
+        for partition in sorted(
+            places, key=lambda one: all(not jobs[place].parents for place in places[one])
         ):
-            results[place] = is_new
-    return results
+            here = [jobs[place] for place in places[partition]]
+            for place, is_new in zip(places[partition], _insert(self.database, partition, here), strict=True):
+                results[place] = is_new
+            for job in here:
+                self._turns.note(partition, job.queue)
+        return results
+
+    @override
+    def fire_recurring(
+        self, recurring: RecurringRecord, expected_next_at: int, jobs: Sequence[NewJob]
+    ) -> bool:
+        """One round trip, in the first partition."""
+        for job in jobs:
+            require_word(job.queue)
+            if partition_of(self.database, job) != 0:
+                message = f"Job {job.id} of {recurring.id!r} has no id of a recurring job's; derive it."
+                raise StorageError(message)
+        reply = self.database.run_replicated(
+            "fire", 0, self.database.clock_offset, RULES, recurring.id, recurring.version, expected_next_at,
+            "" if recurring.next_at is None else recurring.next_at,
+            progress_of(recurring, stored_progress(self.database, recurring)),
+            len(jobs), *stored_arguments(jobs),
+        )  # fmt: skip
+        raise_missing(reply)
+        self._turns.note(FIRST)
+        return bool(reply)
 
 
 @lru_cache(1_000)
@@ -113,25 +148,6 @@ def _insert(database: RedisDatabase, partition: int, jobs: Sequence[NewJob]) -> 
     )
     raise_missing(reply)
     return [bool(is_new) for is_new in reply]
-
-
-def fire_recurring(
-    database: RedisDatabase, recurring: RecurringRecord, expected_next_at: int, jobs: Sequence[NewJob]
-) -> bool:
-    """See `Storage.fire_recurring`; one round trip, in the first partition."""
-    for job in jobs:
-        require_word(job.queue)
-        if partition_of(database, job) != 0:
-            message = f"Job {job.id} of {recurring.id!r} has no id of a recurring job's; derive it."
-            raise StorageError(message)
-    reply = database.run_replicated(
-        "fire", 0, database.clock_offset, RULES, recurring.id, recurring.version, expected_next_at,
-        "" if recurring.next_at is None else recurring.next_at,
-        progress_of(recurring, stored_progress(database, recurring)),
-        len(jobs), *stored_arguments(jobs),
-    )  # fmt: skip
-    raise_missing(reply)
-    return bool(reply)
 
 
 def _is_plain(jobs: Sequence[NewJob]) -> bool:

@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
-from firelock_redis.database import RedisDatabase
+from typing_extensions import override
 
-__all__ = ["acquire_lock", "release_lock", "renew_lock"]
+from firelock_redis.verbs import RedisVerbs
+
+__all__ = ["LockVerbs"]
 
 _SECOND = 1_000_000
 _LONGEST = 1 << 51  # micros, seventy years: with the present instant still a number that Lua holds exactly
 
 
-def acquire_lock(database: RedisDatabase, name: str, owner: str, ttl_seconds: float) -> int | None:
-    """See `Storage.acquire_lock`."""
-    fence = database.run("acquire_lock", 0, database.clock_offset, name, owner, _ttl(ttl_seconds))
-    return None if fence is None else int(fence)
+class LockVerbs(RedisVerbs):
+    """The verbs of locks; all locks lie in the first partition."""
 
+    @override
+    def acquire_lock(self, name: str, owner: str, ttl_seconds: float) -> int | None:
+        fence = self.database.run(
+            "acquire_lock", 0, self.database.clock_offset, name, owner, _ttl(ttl_seconds)
+        )
+        return None if fence is None else int(fence)
 
-def renew_lock(database: RedisDatabase, name: str, owner: str, fence: int, ttl_seconds: float) -> bool:
-    """See `Storage.renew_lock`."""
-    return bool(database.run("renew_lock", 0, database.clock_offset, name, owner, fence, _ttl(ttl_seconds)))
+    @override
+    def renew_lock(self, name: str, owner: str, fence: int, ttl_seconds: float) -> bool:
+        ttl = _ttl(ttl_seconds)
+        return bool(self.database.run("renew_lock", 0, self.database.clock_offset, name, owner, fence, ttl))
 
-
-def release_lock(database: RedisDatabase, name: str, owner: str, fence: int) -> bool:
-    """See `Storage.release_lock`."""
-    return bool(database.run("release_lock", 0, database.clock_offset, name, owner, fence))
+    @override
+    def release_lock(self, name: str, owner: str, fence: int) -> bool:
+        return bool(self.database.run("release_lock", 0, self.database.clock_offset, name, owner, fence))
 
 
 def _ttl(seconds: float) -> int:

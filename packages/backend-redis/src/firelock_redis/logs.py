@@ -6,11 +6,13 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 
 import attrs
+from typing_extensions import override
 
 from firelock.storage import LogLine, Progress
 from firelock_redis.database import RedisDatabase
+from firelock_redis.verbs import RedisVerbs
 
-__all__ = ["append_logs", "get_progress", "read_log"]
+__all__ = ["LogVerbs"]
 
 _LOG_LIMIT = 1_000
 _PIECE = 50  # lines of a job that stay together
@@ -19,21 +21,46 @@ _PAGE = 125  # lines read at once
 _JOBS = 500
 
 
-def append_logs(
-    database: RedisDatabase, lines: Mapping[str, Sequence[LogLine]], progress: Mapping[str, Progress]
-) -> None:
-    """See `Storage.append_logs`; one round trip a partition, more where there is much to write."""
-    for partition, ids in _by_partition(database, sorted({*lines, *progress})).items():
-        words: list[object] = []
-        size = 0
-        for piece in _pieces(ids, lines, progress):
-            words += piece
-            size += sum(len(str(word)) for word in piece)
-            if len(words) >= _BATCH_WORDS or size >= _BATCH_SIZE:
-                database.run("append_logs", partition, *words)
-                words, size = [], 0
-        if words:
-            database.run("append_logs", partition, *words)
+class LogVerbs(RedisVerbs):
+    """The verbs of log lines and progress."""
+
+    @override
+    def append_logs(self, lines: Mapping[str, Sequence[LogLine]], progress: Mapping[str, Progress]) -> None:
+        """One round trip a partition, more where there is much to write."""
+        for partition, ids in _by_partition(self.database, sorted({*lines, *progress})).items():
+            words: list[object] = []
+            size = 0
+            for piece in _pieces(ids, lines, progress):
+                words += piece
+                size += sum(len(str(word)) for word in piece)
+                if len(words) >= _BATCH_WORDS or size >= _BATCH_SIZE:
+                    self.database.run("append_logs", partition, *words)
+                    words, size = [], 0
+            if words:
+                self.database.run("append_logs", partition, *words)
+
+    @override
+    def read_log(self, job_id: str, *, after: int = 0, limit: int = 100) -> list[LogLine]:
+        """One round trip for 125 lines."""
+        partition = self.database.partitions.of(job_id)
+        found: list[LogLine] = []
+        while (asked := min(limit - len(found), _PAGE)) > 0:
+            page = [_read(text) for text in self.database.run("read_log", partition, job_id, after, asked)]
+            found += page
+            if len(page) < asked:
+                break
+            after = page[-1].number
+        return found
+
+    @override
+    def get_progress(self, ids: Sequence[str]) -> list[Progress | None]:
+        """One round trip a partition and 500 jobs."""
+        told: dict[str, str | None] = {}
+        for partition, here in _by_partition(self.database, ids).items():
+            for first in range(0, len(here), _JOBS):
+                some = here[first : first + _JOBS]
+                told.update(zip(some, self.database.run("get_progress", partition, *some), strict=True))
+        return [None if text is None else Progress(*json.loads(text)) for text in map(told.__getitem__, ids)]
 
 
 def _by_partition(database: RedisDatabase, ids: Sequence[str]) -> dict[int, list[str]]:
@@ -61,29 +88,6 @@ def _pieces(
             told, skipped = "", 0
 
 
-def read_log(database: RedisDatabase, job_id: str, *, after: int, limit: int) -> list[LogLine]:
-    """See `Storage.read_log`; one round trip for 125 lines."""
-    partition = database.partitions.of(job_id)
-    found: list[LogLine] = []
-    while (asked := min(limit - len(found), _PAGE)) > 0:
-        page = [_read(text) for text in database.run("read_log", partition, job_id, after, asked)]
-        found += page
-        if len(page) < asked:
-            break
-        after = page[-1].number
-    return found
-
-
 def _read(text: str) -> LogLine:
     number, _, line = text.partition(" ")
     return LogLine(int(number), *json.loads(line))
-
-
-def get_progress(database: RedisDatabase, ids: Sequence[str]) -> list[Progress | None]:
-    """See `Storage.get_progress`; one round trip a partition and 500 jobs."""
-    told: dict[str, str | None] = {}
-    for partition, here in _by_partition(database, ids).items():
-        for first in range(0, len(here), _JOBS):
-            some = here[first : first + _JOBS]
-            told.update(zip(some, database.run("get_progress", partition, *some), strict=True))
-    return [None if text is None else Progress(*json.loads(text)) for text in map(told.__getitem__, ids)]

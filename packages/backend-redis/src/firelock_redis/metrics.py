@@ -7,45 +7,52 @@ from collections.abc import Iterator, Sequence
 from operator import attrgetter
 from typing import Any
 
+from typing_extensions import override
+
 from firelock.storage import Rollup
 from firelock_redis.database import RedisDatabase
+from firelock_redis.verbs import RedisVerbs
 
-__all__ = ["prune_metrics", "record_metrics", "timeline"]
+__all__ = ["MetricVerbs", "prune_metrics"]
 
 _BATCH = 100
 _order = attrgetter("minute", "task", "queue", "outcome")
 
 
-def record_metrics(database: RedisDatabase, rollups: Sequence[Rollup]) -> None:
-    """See `Storage.record_metrics`; each hundred is a step and a round trip."""
-    for first in range(0, len(rollups), _BATCH):
-        arguments: list[object] = []
-        for one in rollups[first : first + _BATCH]:
-            figures = " ".join(map(str, (one.count, one.duration, *one.histogram)))
-            arguments += (one.minute, _texts(one.task, one.queue, one.outcome), figures)
-        database.run("record_metrics", 0, *arguments)
+class MetricVerbs(RedisVerbs):
+    """The verbs of rollups; they lie in the first partition."""
+
+    @override
+    def record_metrics(self, rollups: Sequence[Rollup]) -> None:
+        """Each hundred is a step and a round trip."""
+        for first in range(0, len(rollups), _BATCH):
+            arguments: list[object] = []
+            for one in rollups[first : first + _BATCH]:
+                figures = " ".join(map(str, (one.count, one.duration, *one.histogram)))
+                arguments += (one.minute, _texts(one.task, one.queue, one.outcome), figures)
+            self.database.run("record_metrics", 0, *arguments)
+
+    @override
+    def timeline(
+        self, since: int, until: int, *, task: str | None = None, queue: str | None = None
+    ) -> list[Rollup]:
+        """One round trip for some five hundred rollups."""
+        begins = "" if task is None else _texts(task)[:-1] + ","
+        contains = "" if queue is None else "," + _texts(queue)[1:-1] + ","
+        found: list[Rollup] = []
+        following: object = since
+        while following != "":
+            following, *minutes = self.database.run("timeline", 0, following, until, begins, contains)
+            found += (
+                one
+                for one in sorted(_read(minutes), key=_order)
+                if task in {None, one.task} and queue in {None, one.queue}
+            )
+        return found
 
 
 def _texts(*texts: str) -> str:
     return json.dumps(texts, ensure_ascii=False, separators=(",", ":"))
-
-
-def timeline(
-    database: RedisDatabase, since: int, until: int, *, task: str | None, queue: str | None
-) -> list[Rollup]:
-    """See `Storage.timeline`; one round trip for some five hundred rollups."""
-    begins = "" if task is None else _texts(task)[:-1] + ","
-    contains = "" if queue is None else "," + _texts(queue)[1:-1] + ","
-    found: list[Rollup] = []
-    following: object = since
-    while following != "":
-        following, *minutes = database.run("timeline", 0, following, until, begins, contains)
-        found += (
-            one
-            for one in sorted(_read(minutes), key=_order)
-            if task in {None, one.task} and queue in {None, one.queue}
-        )
-    return found
 
 
 def _read(minutes: Sequence[Any]) -> Iterator[Rollup]:

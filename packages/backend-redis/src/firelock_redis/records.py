@@ -7,42 +7,120 @@ from collections.abc import Sequence
 from typing import Any
 
 import attrs
+from typing_extensions import override
 
 from firelock.storage import Record, RecurringRecord, StorageError, read_recurring, recurring_json
 from firelock_redis.database import RedisDatabase
+from firelock_redis.partitions import EVERYWHERE, FIRST
+from firelock_redis.verbs import RedisVerbs
 
-__all__ = [
-    "QUEUES",
-    "definition_of",
-    "delete_record",
-    "due_recurring",
-    "get_record",
-    "get_recurring",
-    "list_records",
-    "list_recurring",
-    "next_at_of",
-    "progress_of",
-    "put_record",
-    "put_recurring",
-    "remove_recurring",
-    "repair_pauses",
-    "stored_progress",
-]
+__all__ = ["RecordVerbs", "progress_of", "repair_pauses", "stored_progress"]
 
 QUEUES = "queue"
 _PAGE = 500
 
 
-def put_record(
-    database: RedisDatabase, kind: str, key: str, value: str, *, expected_version: int | None
-) -> int | None:
-    """See `Storage.put_record`; the other partitions hear of a pause right after."""
-    expected = "" if expected_version is None else expected_version
-    paused = int(_pauses(value)) if kind == QUEUES else ""
-    version = database.run("put_record", 0, kind, key, value, expected, paused)
-    if version is not None and kind == QUEUES:
-        repair_pauses(database)
-    return None if version is None else int(version)
+class RecordVerbs(RedisVerbs):
+    """The verbs of records; they lie in the first partition."""
+
+    @override
+    def put_record(
+        self, kind: str, key: str, value: str, *, expected_version: int | None = None
+    ) -> int | None:
+        """The other partitions hear of a pause right after."""
+        expected = "" if expected_version is None else expected_version
+        paused = int(_pauses(value)) if kind == QUEUES else ""
+        version = self.database.run("put_record", 0, kind, key, value, expected, paused)
+        if kind == QUEUES:
+            self._repair(is_changed=version is not None)
+        return None if version is None else int(version)
+
+    @override
+    def get_record(self, kind: str, key: str) -> Record | None:
+        found = self.database.run("get_record", 0, kind, key)
+        return None if found is None else _read(kind, key, found)
+
+    @override
+    def list_records(self, kind: str, *, after: str = "", limit: int = 100) -> list[Record]:
+        """One round trip for 500 of them, or for half a megabyte."""
+        found: list[Record] = []
+        more = True
+        while more and len(found) < limit:
+            asked = min(limit - len(found), _PAGE)
+            left, *pairs = self.database.run("list_records", 0, kind, after, asked)
+            page = [_read(kind, key, text) for key, text in zip(pairs[::2], pairs[1::2], strict=True)]
+            found += page
+            more = bool(left) or len(page) == asked
+            after = page[-1].key if page else after
+        return found
+
+    @override
+    def delete_record(self, kind: str, key: str, *, expected_version: int | None = None) -> bool:
+        """Its version stays known for as long as that matters."""
+        expected = "" if expected_version is None else expected_version
+        deleted = self.database.run("delete_record", 0, kind, key, expected, int(kind == QUEUES))
+        if kind == QUEUES:
+            self._repair(is_changed=deleted is not None)
+        return deleted is not None
+
+    def _repair(self, *, is_changed: bool) -> None:
+        if is_changed:
+            repair_pauses(self.database)
+        self._turns.note(EVERYWHERE)
+
+    @override
+    def put_recurring(self, recurring: RecurringRecord, *, keep_progress: bool) -> RecurringRecord | None:
+        version = recurring.version + 1
+        stored = self.database.run(
+            "put_recurring", 0, recurring.id, recurring.version, version, definition_of(recurring),
+            int(recurring.is_paused), next_at_of(recurring), progress_of(recurring), int(keep_progress),
+        )  # fmt: skip
+        self._turns.note(FIRST)
+        if stored is None:
+            return None
+        next_at, progress = stored
+        known: dict[str, Any] = {name: one for name, one in _object(progress).items() if name in _PROGRESS}
+        return attrs.evolve(recurring, version=version, next_at=int(next_at) if next_at else None, **known)
+
+    @override
+    def get_recurring(self, recurring_id: str) -> RecurringRecord | None:
+        stored = self.database.run("get_recurring", 0, recurring_id)
+        return None if stored[0] is None else _read_definition(recurring_id, stored)
+
+    @override
+    def list_recurring(self, *, after: str = "", limit: int = 100) -> list[RecurringRecord]:
+        """One round trip for a hundred of them, or for half a megabyte."""
+        found: list[RecurringRecord] = []
+        more = True
+        while more and limit > 0:
+            asked = min(limit, _DEFINITIONS)
+            left, *reply = self.database.run("list_recurring", 0, after, asked)
+            found += _read_all(reply)
+            more = bool(left) or len(reply) == 2 * asked
+            after, limit = reply[-2] if reply else after, limit - len(reply) // 2
+        return found
+
+    @override
+    def remove_recurring(self, recurring_id: str) -> bool:
+        is_removed = bool(self.database.run("remove_recurring", 0, recurring_id))
+        self._turns.note(FIRST)
+        return is_removed
+
+    @override
+    def due_recurring(self, limit: int) -> list[RecurringRecord]:
+        """One round trip for a hundred of them, or for half a megabyte.
+
+        One that moves between two round trips may be left out, to be found the next time.
+        """
+        found: dict[str, RecurringRecord] = {}
+        passed, more = 0, True
+        while more and passed < limit:
+            asked = min(limit - passed, _DEFINITIONS)
+            left, *reply = self.database.run("due_recurring", 0, self.database.clock_offset, passed, asked)
+            found.update((one.id, one) for one in _read_all(reply))
+            more = bool(left) or len(reply) == 2 * asked
+            passed += len(reply) // 2
+        return list(found.values())
 
 
 def _pauses(value: str) -> bool:
@@ -53,39 +131,9 @@ def _pauses(value: str) -> bool:
     return isinstance(settings, dict) and settings.get("paused") is True
 
 
-def get_record(database: RedisDatabase, kind: str, key: str) -> Record | None:
-    """See `Storage.get_record`."""
-    found = database.run("get_record", 0, kind, key)
-    return None if found is None else _read(kind, key, found)
-
-
-def list_records(database: RedisDatabase, kind: str, *, after: str, limit: int) -> list[Record]:
-    """See `Storage.list_records`; one round trip for 500 of them, or for half a megabyte."""
-    found: list[Record] = []
-    more = True
-    while more and len(found) < limit:
-        asked = min(limit - len(found), _PAGE)
-        left, *pairs = database.run("list_records", 0, kind, after, asked)
-        page = [_read(kind, key, text) for key, text in zip(pairs[::2], pairs[1::2], strict=True)]
-        found += page
-        more = bool(left) or len(page) == asked
-        after = page[-1].key if page else after
-    return found
-
-
 def _read(kind: str, key: str, text: str) -> Record:
     version, _, value = text.partition(" ")
     return Record(kind, key, value, int(version))
-
-
-def delete_record(database: RedisDatabase, kind: str, key: str, *, expected_version: int | None) -> bool:
-    """See `Storage.delete_record`; its version stays known for as long as that matters."""
-    expected = "" if expected_version is None else expected_version
-    is_queue = kind == QUEUES
-    deleted = database.run("delete_record", 0, kind, key, expected, int(is_queue))
-    if deleted is not None and is_queue:
-        repair_pauses(database)
-    return deleted is not None
 
 
 # ---- pauses in other partitions ----------------------------------------------------------------------------
@@ -181,59 +229,3 @@ def _read_definition(id: str, stored: Sequence[Any]) -> RecurringRecord:
 
 def _read_all(reply: Sequence[Any]) -> list[RecurringRecord]:
     return [_read_definition(id, stored) for id, stored in zip(reply[::2], reply[1::2], strict=True)]
-
-
-def put_recurring(
-    database: RedisDatabase, recurring: RecurringRecord, *, keep_progress: bool
-) -> RecurringRecord | None:
-    """See `Storage.put_recurring`."""
-    version = recurring.version + 1
-    stored = database.run(
-        "put_recurring", 0, recurring.id, recurring.version, version, definition_of(recurring),
-        int(recurring.is_paused), next_at_of(recurring), progress_of(recurring), int(keep_progress),
-    )  # fmt: skip
-    if stored is None:
-        return None
-    next_at, progress = stored
-    known: dict[str, Any] = {name: one for name, one in _object(progress).items() if name in _PROGRESS}
-    return attrs.evolve(recurring, version=version, next_at=int(next_at) if next_at else None, **known)
-
-
-def get_recurring(database: RedisDatabase, recurring_id: str) -> RecurringRecord | None:
-    """See `Storage.get_recurring`."""
-    stored = database.run("get_recurring", 0, recurring_id)
-    return None if stored[0] is None else _read_definition(recurring_id, stored)
-
-
-def list_recurring(database: RedisDatabase, *, after: str, limit: int) -> list[RecurringRecord]:
-    """See `Storage.list_recurring`; one round trip for a hundred of them, or for half a megabyte."""
-    found: list[RecurringRecord] = []
-    more = True
-    while more and limit > 0:
-        asked = min(limit, _DEFINITIONS)
-        left, *reply = database.run("list_recurring", 0, after, asked)
-        found += _read_all(reply)
-        more = bool(left) or len(reply) == 2 * asked
-        after, limit = reply[-2] if reply else after, limit - len(reply) // 2
-    return found
-
-
-def remove_recurring(database: RedisDatabase, recurring_id: str) -> bool:
-    """See `Storage.remove_recurring`."""
-    return bool(database.run("remove_recurring", 0, recurring_id))
-
-
-def due_recurring(database: RedisDatabase, limit: int) -> list[RecurringRecord]:
-    """See `Storage.due_recurring`; one round trip for a hundred of them, or for half a megabyte.
-
-    One that moves between two round trips may be left out, to be found the next time.
-    """
-    found: dict[str, RecurringRecord] = {}
-    passed, more = 0, True
-    while more and passed < limit:
-        asked = min(limit - passed, _DEFINITIONS)
-        left, *reply = database.run("due_recurring", 0, database.clock_offset, passed, asked)
-        found.update((one.id, one) for one in _read_all(reply))
-        more = bool(left) or len(reply) == 2 * asked
-        passed += len(reply) // 2
-    return list(found.values())

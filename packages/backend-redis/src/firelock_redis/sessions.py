@@ -11,6 +11,7 @@ import json
 from collections.abc import Collection, Iterable, Sequence
 
 import attrs
+from typing_extensions import override
 
 from firelock.storage import (
     ClaimedJob,
@@ -25,16 +26,10 @@ from firelock.storage import (
 )
 from firelock_redis.database import RedisDatabase
 from firelock_redis.layout import claimed_job, quoted, text_of
+from firelock_redis.partitions import EVERYWHERE
+from firelock_redis.verbs import RedisVerbs
 
-__all__ = [
-    "begin_session",
-    "end_session",
-    "list_sessions",
-    "orphans",
-    "prune_sessions",
-    "reconcile",
-    "renew",
-]
+__all__ = ["SessionVerbs", "prune_sessions"]
 
 _SECOND = 1_000_000
 _JOBS_AT_ONCE = 400  # that one step of an end takes back
@@ -46,36 +41,102 @@ _NOT_STARTED = quoted(Upkeep.NOT_STARTED.value)
 # ---- life ------------------------------------------------------------------------------------------------
 
 
-def begin_session(database: RedisDatabase, session: NewSession) -> None:
-    """See `Storage.begin_session`; one round trip a partition, the first one first."""
-    token = quoted(session.server)
-    timeout = int(session.timeout_seconds * _SECOND)
-    info = _json(attrs.astuple(session))
-    lives = database.run(
-        "begin_session", 0, database.clock_offset, session.id, token, info, session.started_at, timeout
-    )
-    if lives:
-        for partition in range(1, database.partitions.number):
-            database.run("admit_session", partition, session.id, token)
+class SessionVerbs(RedisVerbs):
+    """The verbs of sessions."""
 
+    @override
+    def begin_session(self, session: NewSession) -> None:
+        """One round trip a partition, the first one first."""
+        token = quoted(session.server)
+        timeout = int(session.timeout_seconds * _SECOND)
+        info = _json(attrs.astuple(session))
+        lives = self.database.run(
+            "begin_session",
+            0,
+            self.database.clock_offset,
+            session.id,
+            token,
+            info,
+            session.started_at,
+            timeout,
+        )
+        if lives:
+            for partition in range(1, self.database.partitions.number):
+                self.database.run("admit_session", partition, session.id, token)
 
-def renew(database: RedisDatabase, renewals: Sequence[Renewal]) -> list[bool]:
-    """See `Storage.renew`; one round trip."""
-    arguments: list[str] = []
-    for renewal in renewals:
-        said = [renewal.busy, renewal.state, renewal.rss_bytes, renewal.cpu_percent]
-        arguments += (renewal.session, _json(said))
-    return [bool(lives) for lives in database.run("renew", 0, database.clock_offset, *arguments)]
+    @override
+    def renew(self, renewals: Sequence[Renewal]) -> list[bool]:
+        """One round trip."""
+        arguments: list[str] = []
+        for renewal in renewals:
+            said = [renewal.busy, renewal.state, renewal.rss_bytes, renewal.cpu_percent]
+            arguments += (renewal.session, _json(said))
+        replies = self.database.run("renew", 0, self.database.clock_offset, *arguments) if renewals else []
+        return list(map(bool, replies))
 
+    @override
+    def list_sessions(self) -> list[SessionRecord]:
+        """One round trip for 500 of them."""
+        left, told = self.database.run("list_sessions", 0)
+        while left:
+            left, more = self.database.run("list_sessions", 0, *left)
+            told += more
+        fields = iter(told)
+        return [_record(*four) for four in zip(fields, fields, fields, fields, strict=True)]
 
-def list_sessions(database: RedisDatabase) -> list[SessionRecord]:
-    """See `Storage.list_sessions`; one round trip for 500 of them."""
-    left, told = database.run("list_sessions", 0)
-    while left:
-        left, more = database.run("list_sessions", 0, *left)
-        told += more
-    fields = iter(told)
-    return [_record(*four) for four in zip(fields, fields, fields, fields, strict=True)]
+    @override
+    def reconcile(self, session: str, held: Sequence[Held]) -> Reconciliation:
+        """One round trip a partition, and lost where one of them does not know it."""
+        is_lost = False
+        lost: list[int] = []
+        unknown: list[ClaimedJob] = []
+        for partition, places in enumerate(_by_partition(self.database, [one.job_id for one in held])):
+            arguments: list[str | int] = []
+            for place in places:
+                one = held[place]
+                arguments += (one.job_id, one.fence, "" if one.started_at is None else one.started_at)
+            lives, not_held, fields = self.database.run("reconcile", partition, session, *arguments)
+            is_lost = is_lost or not lives
+            lost += [places[number] for number in not_held]
+            unknown += map(_unknown, fields[::3], fields[1::3], fields[2::3])
+        return Reconciliation(is_lost, [held[place] for place in sorted(lost)], unknown)
+
+    @override
+    def end_session(self, session: str, running: Collection[str] | None, *, reason: str) -> Taken:
+        """With one partition one step, which takes 400 jobs; further ones take what is held beyond that.
+
+        Also what is held in other partitions. The session is dead from the first step on, so nothing comes to
+        it between them. Asked again, it finishes what it had to break off, blaming those that it was told of
+        at first.
+        """
+        taken = _end(self.database, session, running, reason)
+        self._turns.note(EVERYWHERE)
+        return taken or Taken(session, "", [], [])
+
+    @override
+    def orphans(self, limit: int) -> list[Taken]:
+        """Also finishes ends whose makers did not live to do so.
+
+        A session that cannot be ended now does not hinder the others: it is dead from its first step on, and
+        the next sweep finishes it.
+        """
+        expired, ending = self.database.run("orphans", 0, self.database.clock_offset, limit, _GIVEN_UP)
+        found: list[Taken] = []
+        failed: StorageUnavailable | None = None
+        reason = Upkeep.SESSION_LOST.value
+        for session in (*expired, *ending)[:limit]:
+            try:
+                taken = _end(self.database, session, None, reason, is_expired_only=True)
+            except StorageUnavailable as error:
+                failed = error
+                continue
+            if taken is not None:
+                found.append(taken)
+        if failed is not None and not found:
+            raise failed
+        if found:
+            self._turns.note(EVERYWHERE)
+        return found
 
 
 def _record(info: str, expires_at: str, alive: str, renewal: str) -> SessionRecord:
@@ -89,23 +150,6 @@ def _json(value: object) -> str:
 
 
 # ---- beliefs ---------------------------------------------------------------------------------------------
-
-
-def reconcile(database: RedisDatabase, session: str, held: Sequence[Held]) -> Reconciliation:
-    """See `Storage.reconcile`; one round trip a partition, and lost where one of them does not know it."""
-    is_lost = False
-    lost: list[int] = []
-    unknown: list[ClaimedJob] = []
-    for partition, places in enumerate(_by_partition(database, [one.job_id for one in held])):
-        arguments: list[str | int] = []
-        for place in places:
-            one = held[place]
-            arguments += (one.job_id, one.fence, "" if one.started_at is None else one.started_at)
-        lives, not_held, fields = database.run("reconcile", partition, session, *arguments)
-        is_lost = is_lost or not lives
-        lost += [places[number] for number in not_held]
-        unknown += map(_unknown, fields[::3], fields[1::3], fields[2::3])
-    return Reconciliation(is_lost, [held[place] for place in sorted(lost)], unknown)
 
 
 def _by_partition(database: RedisDatabase, ids: Iterable[str]) -> list[list[int]]:
@@ -122,18 +166,6 @@ def _unknown(id: str, record: str, payload: str) -> ClaimedJob:
 
 
 # ---- the end ---------------------------------------------------------------------------------------------
-
-
-def end_session(
-    database: RedisDatabase, session: str, running: Collection[str] | None, *, reason: str
-) -> Taken:
-    """See `Storage.end_session`.
-
-    With one partition one step, which takes 400 jobs; what is held beyond that, and in other partitions, is
-    taken by further ones. The session is dead from the first on, so nothing comes to it between them. Asked
-    again, it finishes what it had to break off, blaming those that it was told of at first.
-    """
-    return _end(database, session, running, reason) or Taken(session, "", [], [])
 
 
 def _end(
@@ -172,29 +204,6 @@ def _take_everywhere(database: RedisDatabase, taken: Taken, blamed: str, reason:
             )  # fmt: skip
             taken.crashed.extend(crashed)
             taken.returned.extend(returned)
-
-
-def orphans(database: RedisDatabase, limit: int) -> list[Taken]:
-    """See `Storage.orphans`; also finishes ends whose makers did not live to do so.
-
-    A session that cannot be ended now does not hinder the others: it is dead from its first step on, and the
-    next sweep finishes it.
-    """
-    expired, ending = database.run("orphans", 0, database.clock_offset, limit, _GIVEN_UP)
-    found: list[Taken] = []
-    failed: StorageUnavailable | None = None
-    reason = Upkeep.SESSION_LOST.value
-    for session in (*expired, *ending)[:limit]:
-        try:
-            taken = _end(database, session, None, reason, is_expired_only=True)
-        except StorageUnavailable as error:
-            failed = error
-            continue
-        if taken is not None:
-            found.append(taken)
-    if failed is not None and not found:
-        raise failed
-    return found
 
 
 def prune_sessions(database: RedisDatabase, limit: int) -> None:

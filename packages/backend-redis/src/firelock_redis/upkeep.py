@@ -10,15 +10,19 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from typing_extensions import override
+
 from firelock.storage import Promotion, Upkeep
 from firelock_redis.database import RedisDatabase
 from firelock_redis.insert import RULES
 from firelock_redis.layout import quoted
 from firelock_redis.metrics import prune_metrics
+from firelock_redis.partitions import EVERYWHERE
 from firelock_redis.records import repair_pauses
 from firelock_redis.sessions import prune_sessions
+from firelock_redis.verbs import RedisVerbs
 
-__all__ = ["next_due_at", "promote", "prune", "release"]
+__all__ = ["UpkeepVerbs", "earliest_due_at"]
 
 _PROMOTED_AT_ONCE = 250
 _RELEASED_AT_ONCE = 250
@@ -30,29 +34,52 @@ _PARENT_GONE = quoted(Upkeep.PARENT_GONE.value)
 # ---- due instants ----------------------------------------------------------------------------------------
 
 
-def next_due_at(database: RedisDatabase) -> int | None:
+def earliest_due_at(database: RedisDatabase) -> int | None:
     """Return the earliest instant of a scheduled or recurring job; one round trip a partition."""
     looks = database.run_everywhere("due", database.clock_offset, 0)
     return _earliest(look[0] for look in looks)
 
 
-def promote(database: RedisDatabase, limit: int) -> Promotion:
-    """See `Storage.promote`; partitions are asked first what each has, so that the oldest go first.
+class UpkeepVerbs(RedisVerbs):
+    """The verbs of upkeep."""
 
-    One that has other pauses than the rest missed a change of them, and is told what the first one has.
-    """
-    if database.partitions.number == 1:
-        promoted, next_due = _promote(database, 0, limit)
-        return Promotion(promoted, _instant(next_due))
-    looks = database.run_everywhere("due", database.clock_offset, limit)
-    next_dues = [look[0] for look in looks]
-    if len({look[1] for look in looks}) > 1:
-        repair_pauses(database)
-    promoted = 0
-    for partition, share in _shares(looks, limit).items():
-        moved, next_dues[partition] = _promote(database, partition, share)
-        promoted += moved
-    return Promotion(promoted, _earliest(next_dues))
+    @override
+    def promote(self, limit: int) -> Promotion:
+        """Partitions are asked first what each has, so that the oldest go first.
+
+        One that has other pauses than the rest missed a change of them, and is told what the first one has.
+        """
+        if self.database.partitions.number == 1:
+            promoted, next_due = _promote(self.database, 0, limit)
+            return Promotion(promoted, _instant(next_due))
+        looks = self.database.run_everywhere("due", self.database.clock_offset, limit)
+        next_dues = [look[0] for look in looks]
+        if len({look[1] for look in looks}) > 1:
+            repair_pauses(self.database)
+        promoted = 0
+        for partition, share in _shares(looks, limit).items():
+            moved, next_dues[partition] = _promote(self.database, partition, share)
+            promoted += moved
+        if promoted:
+            self._turns.note(EVERYWHERE)
+        return Promotion(promoted, _earliest(next_dues))
+
+    @override
+    def release(self, limit: int) -> int:
+        looked_at, _ = _in_batches(self.database, "release", limit, _RELEASED_AT_ONCE, before=[RULES])
+        if looked_at:
+            self._turns.note(EVERYWHERE)
+        return looked_at
+
+    @override
+    def prune(self, limit: int) -> int:
+        """An idle server's costs one round trip a partition, as nothing else is due."""
+        pruned, is_past = _in_batches(self.database, "prune", limit, _PRUNED_AT_ONCE, after=[_PARENT_GONE])
+        if is_past or self.database.partitions.number > 1:
+            prune_sessions(self.database, limit)
+        if is_past:
+            prune_metrics(self.database, limit)
+        return pruned
 
 
 def _shares(looks: Sequence[Sequence[str]], limit: int) -> Counter[int]:
@@ -82,21 +109,6 @@ def _instant(text: str) -> int | None:
 
 
 # ---- batches ---------------------------------------------------------------------------------------------
-
-
-def release(database: RedisDatabase, limit: int) -> int:
-    """See `Storage.release`."""
-    return _in_batches(database, "release", limit, _RELEASED_AT_ONCE, before=[RULES])[0]
-
-
-def prune(database: RedisDatabase, limit: int) -> int:
-    """See `Storage.prune`; an idle server's costs one round trip a partition, as nothing else is due."""
-    pruned, is_past = _in_batches(database, "prune", limit, _PRUNED_AT_ONCE, after=[_PARENT_GONE])
-    if is_past or database.partitions.number > 1:
-        prune_sessions(database, limit)
-    if is_past:
-        prune_metrics(database, limit)
-    return pruned
 
 
 def _in_batches(
