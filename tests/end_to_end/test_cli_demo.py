@@ -1,28 +1,38 @@
-"""`firelock demo` in this process, and what it says when its server fails it."""
+"""`firelock demo`: it shows every kind of job, in a terminal or a browser, and leaves nothing behind."""
 
 from __future__ import annotations
 
 import io
+import json
 import os
+import pty
 import re
 import signal
 import subprocess
 import sys
 import tempfile
+import urllib.request
+from collections import Counter
 from pathlib import Path
+from urllib.error import HTTPError
 
+import attrs
 import pytest
 
 from firelock.cli import main
-from firelock.cli.demo import _stop
+from firelock.cli.demo import Happened, LiveView, Scene, stop
+from firelock.cli.screen import Screen
 from firelock.plugins import open_storage
 from firelock.storage import JobFilter
+from firelock.values import JobRecord, Progress, State
 from tests.end_to_end.cli_run import run
 
+DEMO = [sys.executable, "-m", "firelock", "demo"]
 DEADLINE = 90.0
 STUBBORN = (
     "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); signal.pause()"
 )
+COLOURS = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 
 
 class Terminal(io.StringIO):
@@ -37,45 +47,192 @@ def folder(monkeypatch):
     """A folder for the demo's files, its path short enough for the sockets beside a database."""
     with tempfile.TemporaryDirectory(prefix="fl-") as folder:
         monkeypatch.setattr(tempfile, "tempdir", folder)
+        monkeypatch.setenv("TMPDIR", folder)
         yield Path(folder)
 
 
-def stored(url):
-    storage = open_storage(url)
-    try:
-        return {job.id: str(job.state) for job in storage.find(JobFilter(), limit=500).jobs}
-    finally:
-        storage.close()
-
-
-def server_of(database):
-    """Return the process id of the server, which is the parent of what runs the jobs."""
-    storage = open_storage(f"sqlite:///{database}")
-    (child,) = [record.session.pid for record in storage.list_sessions()]
-    storage.close()
-    found = subprocess.run(
-        ["ps", "-o", "ppid=", "-p", str(child)], capture_output=True, text=True, check=True
-    )
-    return int(found.stdout)
-
-
-def test_a_kept_demo_on_a_terminal_names_its_file(folder, monkeypatch):
-    """A person sees the jobs end, and which commands find them afterwards; those that are named do."""
-    for name, value in (("TERM", "xterm-256color"), ("COLUMNS", "120"), ("LINES", "40")):
+@pytest.fixture
+def terminal(monkeypatch):
+    """A terminal of 120 columns and 30 lines."""
+    for name in ("NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in (("TERM", "xterm-256color"), ("COLUMNS", "120"), ("LINES", "30")):
         monkeypatch.setenv(name, value)
-    terminal = Terminal()
+    return Terminal()
+
+
+@pytest.fixture
+def interruptible():
+    """Programs started now heed SIGINT, also where the tests were told to ignore it, as by a shell's `&`."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def begun(*words, until="succeeded"):
+    """A demo that goes on has come so far."""
+    demo = subprocess.Popen(
+        [*DEMO, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    for line in demo.stdout:
+        if until in line:
+            return demo
+    raise AssertionError(demo.communicate())
+
+
+# ---- the show --------------------------------------------------------------------------------------------
+
+
+def test_the_demo_shows_all_kinds_of_jobs(folder, capsys):
+    """Fire-and-forget, delayed, recurring, continuation; one recovers, one fails; then the file is gone."""
+    ran = run(capsys, "demo", "--seconds", "3")
+
+    assert (ran.code, ran.error) == (0, "")
+    rows = {line.partition("  ")[0]: line.split()[-1] for line in ran.out.splitlines() if line}
+    for kind in ("fire-and-forget", "bulk, one round trip", "delayed", "continuation of it", "recurring"):
+        assert rows[kind] == "succeeded"
+    assert rows["fails, then recovers"] == "succeeded"
+    assert rows["fails for good"] == "failed"
+    assert "retry 2 of 3: CardDeclined" in ran.out
+    assert "report sent to owner@shop.example" in ran.out
+    assert list(folder.iterdir()) == []
+
+
+def test_a_kept_demo_can_be_looked_at(folder, capsys):
+    """--keep leaves the file with what --json told about it; no server is left alive."""
+    ran = run(capsys, "demo", "--seconds", "3", "--keep", "--json")
+
+    answer = json.loads(ran.out)
+    storage = open_storage(f"sqlite:///{answer['file']}")
+    stored = storage.find(JobFilter(), limit=500).jobs
+    alive = [record for record in storage.list_sessions() if record.is_alive]
+    storage.close()
+    assert {job["id"]: job["state"] for job in answer["jobs"]} == {job.id: str(job.state) for job in stored}
+    assert Counter(job.state for job in stored)["failed"] == 1
+    assert alive == []
+    assert Path(answer["file"]).is_relative_to(folder)
+
+
+def test_a_kept_demo_on_a_terminal_names_its_file(folder, terminal, monkeypatch):
+    """A person sees the jobs end, and which commands find them afterwards."""
     monkeypatch.setattr("sys.stdout", terminal)
 
     code = main(["demo", "--seconds", "3", "--keep"])
 
-    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", terminal.getvalue())
-    (url,) = re.findall(r"export FIRELOCK_STORAGE=(\S+)", shown)
-    (failed,) = re.findall(r"firelock jobs requeue (\S+)", shown)
+    shown = COLOURS.sub("", terminal.getvalue())
+    (file,) = re.findall(r"export FIRELOCK_STORAGE=sqlite:///(\S+)", shown)
     assert code == 0
     assert "━" * 58 + "  over" in shown
-    assert "firelock server firelock.cli.demo_app:fire" in shown
-    assert not Path(f"{url.removeprefix('sqlite:///')}-wal").exists()  # nobody has it open any more
-    assert stored(url)[failed] == "failed"
+    assert "firelock server firelock.cli.demo_shop:fire" in shown
+    assert re.search(r"firelock jobs requeue \S+", shown)
+    assert Path(file).exists()
+    assert not Path(f"{file}-wal").exists()  # nobody has it open any more
+
+
+def drawn(terminal, *scenes):
+    """Return the lines of the last drawing of a live view, without colours."""
+    view = LiveView(Screen(out=terminal))
+    with view.open():
+        for one in scenes:
+            terminal.seek(0)
+            terminal.truncate()
+            view.show(one)
+        return COLOURS.sub("", terminal.getvalue()).replace("\r", "").splitlines()
+
+
+def test_a_scene_keeps_its_height_and_no_text_of_a_job_moves_the_cursor(terminal):
+    """However much happens the drawing has as many lines, and task names, messages and logs are visible."""
+    job = JobRecord("job-1", "shop.\x1b[2J", "{}", "json", State.PROCESSING, "default", 0, 0)
+    running = [(job, Progress(6.0, 8.0, 0, "\x1b]0;title\x07")), (job, None)] * 5
+    events = [Happened(float(number), "log", "shop.task", "\x9b1A\u202e") for number in range(40)]
+    quiet = Scene(5.0, 10.0, {State.ENQUEUED: 12}, [], [], is_last=False)
+    busy = attrs.evolve(quiet, seconds=12.5, running=running, events=events)
+
+    lines = drawn(terminal, quiet, busy)
+
+    assert len(lines) == len(drawn(terminal, quiet)) < 30
+    assert "  12 enqueued   0 processing" in lines[1]
+    assert f"   {'━' * 58}  10.0 of 10 s" == lines[3]
+    assert "━" * 18 + "─" * 6 in lines[5]
+    text = "\n".join(lines)
+    assert [] == [character for character in text if not character.isprintable() and character != "\n"]
+    for shown in ("\\x1b[2J", "\\x1b]0;title\\x07", "\\x9b1A\\u202e"):
+        assert shown in text
+
+
+# ---- in a browser ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_the_shop_is_at_work_beside_its_dashboard_until_ctrl_c(folder):
+    """On a terminal the link is printed, no browser is opened; the end is clean."""
+    ours, its = pty.openpty()
+    demo = subprocess.Popen(
+        [*DEMO, "--dashboard", "--no-browser"], stdout=its, stderr=its, start_new_session=True
+    )
+    os.close(its)
+    told = ""
+    while "Come in by" not in told:
+        told += os.read(ours, 65_536).decode()
+    told = COLOURS.sub("", told)
+    address = re.search(r"Dashboard at (http://127\.0\.0\.1:\d+/)", told)[1]
+    with pytest.raises(HTTPError) as refused:  # whoever has not come in yet
+        urllib.request.urlopen(address, timeout=30)
+
+    os.killpg(demo.pid, signal.SIGINT)  # as a terminal does
+    code = demo.wait(DEADLINE)
+    told = os.read(ours, 65_536).decode()
+    os.close(ours)
+
+    assert code == 0
+    assert b"Come in by a link" in refused.value.read()
+    assert "The shop is closed after" in told
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        (
+            ["--dashboard"],
+            "-dashboard",
+            'The dashboard is not installed; pip install "firelock[sql,dashboard]" brings it.',
+        ),
+        (["--dashboard", "--json"], "", "goes on until Ctrl-C and answers in a browser."),
+        (["--port", "80"], "", "--port and --no-browser go with --dashboard."),
+        (
+            [],
+            "-sql",
+            'The demo keeps its jobs in an SQLite file; pip install "firelock[sql]" brings that storage.',
+        ),
+    ],
+)
+def test_what_the_demo_lacks_is_said(folder, capsys, monkeypatch, case):
+    """One sentence says what to install, or which options do not go together."""
+    words, plugins, said = case
+    monkeypatch.setenv("FIRELOCK_PLUGINS", plugins)
+
+    ran = run(capsys, "demo", *words)
+
+    assert (ran.code, ran.out) == (2, "")
+    assert said in ran.error.splitlines()[0]
+    assert list(folder.iterdir()) == []
+
+
+# ---- when it goes wrong ----------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("interruptible")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_demo_that_is_interrupted_cleans_up(folder, number, code):
+    """Ctrl-C and SIGTERM stop the server and remove the file."""
+    demo = begun("--seconds", "60")
+
+    demo.send_signal(number)
+    _, error = demo.communicate(timeout=DEADLINE)
+
+    assert (demo.returncode, error) == (code, "")
+    assert list(folder.iterdir()) == []
 
 
 def test_a_demo_whose_server_does_not_start_says_so(folder, monkeypatch, capsys):
@@ -93,24 +250,18 @@ def test_a_demo_whose_server_does_not_start_says_so(folder, monkeypatch, capsys)
 
 def test_a_demo_whose_server_dies_ends(folder):
     """Whoever kills the server ends the demo with a sentence, not with a table of what will never run."""
-    demo = subprocess.Popen(
-        [sys.executable, "-m", "firelock", "demo", "--seconds", "60"],
-        env={**os.environ, "TMPDIR": str(folder)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    for line in demo.stdout:
-        if "succeeded" in line:
-            break
+    demo = begun("--seconds", "60")
+    (file,) = folder.glob("*/demo.db")
+    storage = open_storage(f"sqlite:///{file}")
+    (child,) = [record.session.pid for record in storage.list_sessions()]
+    storage.close()
+    asked = ["ps", "-o", "ppid=", "-p", str(child)]
 
-    os.kill(server_of(next(folder.glob("*/demo.db"))), signal.SIGKILL)
+    os.kill(int(subprocess.check_output(asked)), signal.SIGKILL)
     _, error = demo.communicate(timeout=DEADLINE)
 
     assert demo.returncode == 1
-    assert error == (
-        "firelock: The demo's server ended with exit code -9.\n  Its log is in server.log; --keep keeps it.\n"
-    )
+    assert error.startswith("firelock: The demo's server ended with exit code -9.\n")
 
 
 def test_a_server_that_does_not_stop_is_killed():
@@ -118,7 +269,7 @@ def test_a_server_that_does_not_stop_is_killed():
     server = subprocess.Popen([sys.executable, "-c", STUBBORN], stdout=subprocess.PIPE)
     server.stdout.readline()
 
-    _stop(server, limits=(0.0, 0.0))
+    stop(server, limits=(0.0, 0.0))
 
     server.stdout.close()
     assert server.returncode == -signal.SIGKILL

@@ -7,10 +7,7 @@ import shlex
 import pytest
 
 from firelock.cli.problem import Problem
-from firelock.cli.program import (
-    _offered,
-    _parser,
-)  # what `main` reads a command with, run without the command
+from firelock.cli.program import read_command
 from tests.repository.docs.pages import ROOT, code_pages, tokens
 
 _PROMPT = "$ firelock "
@@ -37,15 +34,15 @@ SHOWN = [
 @pytest.mark.parametrize("words", SHOWN)
 def test_a_command_is_read(words):
     """What a page shows is a command with options that it takes."""
-    options = _parser(_offered()).parse_args(words)
+    options = read_command(words)
 
     assert callable(options.run)
 
 
 def test_a_command_that_does_not_exist_is_seen():
-    """The parser above refuses an option that no command takes."""
+    """It refuses an option that no command takes."""
     (words,) = commands("```console\n$ firelock jobs list --colour red   # a comment\n```\n")
 
     assert ["jobs", "list", "--colour", "red"] == words
     with pytest.raises(Problem):
-        _parser({}).parse_args(words)
+        read_command(words)

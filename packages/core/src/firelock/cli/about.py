@@ -1,28 +1,28 @@
-"""`firelock plugins` and `firelock version`: what is installed."""
+"""What is installed: `firelock plugins`, `firelock version`, and a dashboard that is not."""
 
 from __future__ import annotations
 
 import argparse
 import platform
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
-from firelock.cli.commands import add_command
+from firelock.cli.commands import describe
+from firelock.cli.problem import Exit, Problem
 from firelock.cli.screen import Column, Screen
 from firelock.cli.source import open_app
 
 if TYPE_CHECKING:
-    from firelock.cli.commands import Commands
     from firelock.plugins import Plugins
 
-__all__ = ["add_plugins", "add_version"]
+__all__ = ["configure_dashboard", "configure_plugins", "configure_version"]
 
 _DISTRIBUTIONS = ("firelock", "firelock-sql", "firelock-redis", "firelock-dashboard")
 
 
-def add_plugins(commands: Commands) -> None:
-    """The command exists."""
-    add_command(
-        commands, "plugins", "List the loaded plugins.", _plugins,
+def configure_plugins(parser: argparse.ArgumentParser) -> None:
+    """The parser's command lists plugins."""
+    describe(
+        parser, _plugins,
         more=(
             "They stand in the order in which their hooks run; with --app also those that the app names.\n"
             "FIRELOCK_PLUGINS=-NAME leaves one out."
@@ -30,9 +30,20 @@ def add_plugins(commands: Commands) -> None:
     )  # fmt: skip
 
 
-def add_version(commands: Commands) -> None:
-    """The command exists."""
-    add_command(commands, "version", "Say which versions are installed.", _version)
+def configure_version(parser: argparse.ArgumentParser) -> None:
+    """The parser's command says versions."""
+    describe(parser, _version)
+
+
+def configure_dashboard(parser: argparse.ArgumentParser) -> None:
+    """The parser's command says that no plugin offers a dashboard; one that does takes its place."""
+    describe(parser, _no_dashboard)
+    parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+
+
+def _no_dashboard(_: argparse.Namespace, __: Screen) -> NoReturn:
+    hint = "firelock jobs list and firelock doctor show what is there."
+    raise Problem("No installed plugin offers a dashboard.", hint=hint, code=Exit.USAGE)
 
 
 def _plugins(options: argparse.Namespace, screen: Screen) -> int:

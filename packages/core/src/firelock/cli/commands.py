@@ -11,7 +11,7 @@ from firelock.cli.problem import Exit, Problem
 if TYPE_CHECKING:
     from firelock.cli.screen import Screen
 
-__all__ = ["Parser", "add_command", "add_common", "add_group", "whole"]
+__all__ = ["Parser", "add_command", "add_common", "add_group", "describe", "whole"]
 
 
 _DIGITS = 10
@@ -47,26 +47,34 @@ def add_common(parser: argparse.ArgumentParser, *, is_main: bool = False) -> Non
     )
 
 
-def add_command(
-    commands: Commands, name: str, summary: str, run: Run, *, examples: Sequence[str] = (), more: str = ""
-) -> argparse.ArgumentParser:
-    """The command exists; its arguments are added to the parser that is returned."""
-    parser = commands.add_parser(
-        name,
-        help=summary,
-        description=f"{summary}\n\n{more}" if more else summary,
-        epilog="\n".join(["examples:", *(f"  {example}" for example in examples)]) if examples else None,
-    )
-    add_common(parser)
+def describe(
+    parser: argparse.ArgumentParser, run: Run, *, more: str = "", examples: Sequence[str] = ()
+) -> None:
+    """The parser's command is run by this, and its help says more than its summary."""
     parser.set_defaults(run=run)
+    if more:
+        parser.description = f"{parser.description}\n\n{more}"
+    if examples:
+        parser.epilog = "\n".join(["examples:", *(f"  {example}" for example in examples)])
+
+
+def add_command(
+    commands: Commands, name: str, summary: str, run: Run | None = None, *,
+    more: str = "", examples: Sequence[str] = (),
+) -> argparse.ArgumentParser:  # fmt: skip
+    """The command exists; its arguments are added to the parser that is returned."""
+    parser = commands.add_parser(name, help=summary, description=summary)
+    add_common(parser)
+    if run is not None:
+        describe(parser, run, more=more, examples=examples)
     return parser
 
 
-def add_group(commands: Commands, name: str, summary: str) -> Commands:
-    """The group exists; its commands are added to what is returned."""
-    group = commands.add_parser(name, help=summary, description=summary)
-    add_common(group)
-    return group.add_subparsers(metavar="COMMAND", required=True, title="commands")
+def add_group(parser: argparse.ArgumentParser) -> Commands:
+    """The parser's command has commands of its own, to be added to what is returned."""
+    return parser.add_subparsers(
+        metavar="COMMAND", required=True, title="commands", parser_class=Parser
+    )  # fmt: skip
 
 
 def whole(most: int = 1_000_000) -> Callable[[str], int]:

@@ -1,4 +1,4 @@
-"""`firelock demo`: a server and a client at work on a file of their own, for ten seconds."""
+"""`firelock demo`: a small shop at work, for ten seconds or, beside its dashboard, until it is stopped."""
 
 from __future__ import annotations
 
@@ -10,50 +10,72 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import webbrowser
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
+from itertools import count, groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from random import Random
+from threading import Event, Thread
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from firelock.cli.commands import add_command
+import attrs
+
+from firelock.app import Firelock
+from firelock.cli import demo_shop as shop
+from firelock.cli.answers import job_answer
+from firelock.cli.commands import describe
 from firelock.cli.problem import Exit, Problem
-from firelock.cli.screen import Cell, Screen
+from firelock.cli.screen import STATE_STYLES, Cell, Column, Piece, Screen
+from firelock.cli.text import shorten, visible
+from firelock.cron import Cron, Every
+from firelock.errors import UnknownScheme
+from firelock.plugins import Plugins, open_storage
+from firelock.retry import Retry
+from firelock.storage import JobFilter
+from firelock.values import HistoryEntry, JobRecord, LogLine, Progress, State
 
 if TYPE_CHECKING:
-    from firelock.app import Firelock
-    from firelock.cli.commands import Commands
-    from firelock.cli.demo_story import Story
-    from firelock.cli.demo_view import View
-    from firelock.values import JobRecord
+    from rich.live import Live
+    from rich.table import Table
+    from rich.text import Text
 
-__all__ = ["add"]
+    from firelock.hookspecs import Command
+    from firelock.job import Job
 
-_APP = "firelock.cli.demo_app:fire"
-_SHORTEST, _LONGEST = 3.0, 600.0
+__all__ = ["Act", "Happened", "LiveView", "PlainView", "Scene", "Story", "configure", "show_summary"]
+
+_APP = "firelock.cli.demo_shop:fire"
+_SHORTEST, _LONGEST, _USUAL = 3.0, 600.0, 8.0
 _LOOK_EVERY = 0.15
+_WORKERS = 6
 _START_LIMIT, _LATE_LIMIT = 30.0, 30.0
 _STOP_LIMITS = (3.0, 15.0)
 # Short waits, so that ten seconds show what a day shows elsewhere.
 _ENVIRONMENT = {"FIRELOCK_POLL": "0.2", "FIRELOCK_SWEEP": "1", "FIRELOCK_GRACE": "2"}
 
 
-def add(commands: Commands) -> None:
-    """The command exists."""
-    parser = add_command(
-        commands, "demo", "See it at work: all kinds of jobs, in ten seconds.", _demonstrate,
+def configure(parser: argparse.ArgumentParser) -> None:
+    """The parser takes what the demo can be told."""
+    describe(
+        parser, _demonstrate,
         more=(
             "A server process runs the jobs of a small shop, this process enqueues them and looks on.\n"
-            "They live in an SQLite file of their own, removed at the end unless --keep is given."
+            "They live in an SQLite file of their own, removed at the end unless --keep is given.\n"
+            "With --dashboard the shop goes on until Ctrl-C, and you look on in a browser."
         ),
-        examples=(
-            "firelock demo",
-            "firelock demo --seconds 30 --keep",
-        ),
+        examples=("firelock demo", "firelock demo --dashboard", "firelock demo --seconds 30 --keep"),
     )  # fmt: skip
-    parser.add_argument("--seconds", type=_seconds, default=8.0, metavar="N", help="how long: 8; 3 to 600")
+    parser.add_argument("--seconds", type=_seconds, metavar="N", help="how long: 8; 3 to 600")
     parser.add_argument(
         "--keep", action="store_true", help="keep the file, to look at it with other commands"
     )
+    group = parser.add_argument_group("in a browser")
+    group.add_argument("--dashboard", action="store_true", help="show it in the dashboard, until Ctrl-C")
+    group.add_argument("--port", type=int, metavar="N", help="where, on this machine; a free one by default")
+    group.add_argument("--no-browser", action="store_true", help="print the address, open nothing")
 
 
 def _seconds(text: str) -> float:
@@ -67,28 +89,37 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-# ---- the play --------------------------------------------------------------------------------------------
-
-
 def _demonstrate(options: argparse.Namespace, screen: Screen) -> int:
+    command = _dashboard(options, screen)
     _require_sqlite()
-    with _stage(is_kept=options.keep) as folder:
-        url = f"sqlite:///{folder / 'demo.db'}"
+    with _folder(is_kept=options.keep) as folder:
+        place = Place(folder / "demo.db", is_kept=options.keep)
         if not screen.is_json:
-            _introduce(screen, folder)
-        with _server(url, folder / "server.log") as server:
-            story = _play(url, options.seconds, screen, server)
-        if screen.is_json:
-            screen.json(_answer(story, folder, is_kept=options.keep))
-        else:
-            _conclude(screen, story, url, is_kept=options.keep)
+            _introduce(screen, place)
+        shop.fire.use_storage(place.url)
+        with _server(place) as server, shop.fire as app:
+            _await_server(app, server)
+            if command is None:
+                _tell(Story(app, options.seconds or _USUAL), place, screen, server)
+            else:
+                _open(command, options, place, screen)
     return Exit.DONE
 
 
-def _require_sqlite() -> None:
-    from firelock.errors import UnknownScheme  # noqa: PLC0415 - loaded with an app only
-    from firelock.plugins import open_storage  # noqa: PLC0415
+@attrs.frozen
+class Place:
+    """Where the demo's jobs are."""
 
+    file: Path
+    is_kept: bool
+
+    @property
+    def url(self) -> str:
+        """The storage's address."""
+        return f"sqlite:///{self.file}"
+
+
+def _require_sqlite() -> None:
     try:
         open_storage("sqlite:///demo.db").close()
     except UnknownScheme as error:
@@ -98,68 +129,17 @@ def _require_sqlite() -> None:
         raise Problem(message, code=Exit.USAGE) from error
 
 
-def _introduce(screen: Screen, folder: Path) -> None:
+def _introduce(screen: Screen, place: Place) -> None:
     screen.line(Cell("Firelock demo", "bold"), "  a shop's jobs, run by a server process beside this one")
-    screen.line(Cell(f"storage  {folder / 'demo.db'}", "bright_black"))
+    screen.line(Cell(f"storage  {place.file}", "bright_black"))
     screen.flush()
-
-
-def _play(url: str, seconds: float, screen: Screen, server: subprocess.Popen[bytes]) -> Story:
-    """Everything was enqueued, and followed until it ended."""
-    from firelock.cli.demo_story import Story  # noqa: PLC0415 - loaded for the demo only
-    from firelock.cli.demo_view import view_for  # noqa: PLC0415
-
-    with _app(url) as app:
-        _await_server(app, server)
-        if not screen.is_json:
-            said = "server   demo-server, 4 workers, queues critical, mail, default, images"
-            screen.line(Cell(said, "bright_black"))
-            screen.line()
-        story = Story(app, seconds)
-        story.begin()
-        _follow(story, view_for(screen), server)
-    if server.poll() is not None:
-        raise _died(server)
-    return story
-
-
-def _follow(story: Story, view: View, server: subprocess.Popen[bytes]) -> None:
-    """What happened was shown, until all has ended, the time was over or the server had died."""
-    deadline = time.monotonic() + story.length + _LATE_LIMIT
-    with view.open():
-        while not story.is_told and time.monotonic() < deadline and server.poll() is None:
-            if story.is_time_over:
-                story.end_recurring()
-            view.show(story.look())
-            time.sleep(_LOOK_EVERY)
-        view.show(story.look(is_last=True))
-
-
-def _app(url: str) -> Firelock:
-    from firelock.cli.demo_app import fire  # noqa: PLC0415 - it makes an app when it is imported
-
-    fire.use_storage(url)
-    return fire
-
-
-def _await_server(app: Firelock, server: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + _START_LIMIT
-    while not any(session.is_alive for session in app.storage.list_sessions()):
-        if server.poll() is not None or time.monotonic() > deadline:
-            raise _died(server)
-        time.sleep(_LOOK_EVERY / 3)
-
-
-def _died(server: subprocess.Popen[bytes]) -> Problem:
-    state = "has not started" if server.poll() is None else f"ended with exit code {server.returncode}"
-    return Problem(f"The demo's server {state}.", hint="Its log is in server.log; --keep keeps it.")
 
 
 # ---- the stage -------------------------------------------------------------------------------------------
 
 
 @contextmanager
-def _stage(*, is_kept: bool) -> Iterator[Path]:
+def _folder(*, is_kept: bool) -> Iterator[Path]:
     """The block has a folder of its own, gone afterwards unless it is kept; SIGTERM cleans up as well."""
     folder = Path(tempfile.mkdtemp(prefix="firelock-demo-"))
     former = signal.signal(signal.SIGTERM, _leave)
@@ -176,22 +156,22 @@ def _leave(*_: object) -> NoReturn:
 
 
 @contextmanager
-def _server(url: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def _server(place: Place) -> Iterator[subprocess.Popen[bytes]]:
     """A real `firelock server` runs within the block."""
-    with log.open("wb") as written:
+    with (place.file.parent / "server.log").open("wb") as written:
         server = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-            [sys.executable, "-m", "firelock", "server", _APP, "--name", "demo-server",
-             "--workers", "4", "--queues", "critical,mail,default,images"],
-            env={**os.environ, **_ENVIRONMENT, "FIRELOCK_STORAGE": url},
+            [sys.executable, "-m", "firelock", "server", _APP, "--storage", place.url,
+             "--name", "demo-server", "--workers", str(_WORKERS), "--queues", "critical,mail,default,images"],
+            env={**os.environ, **_ENVIRONMENT},
             stdin=subprocess.DEVNULL, stdout=written, stderr=subprocess.STDOUT,
         )  # fmt: skip
         try:
             yield server
         finally:
-            _stop(server)
+            stop(server)
 
 
-def _stop(server: subprocess.Popen[bytes], limits: Sequence[float] = _STOP_LIMITS) -> None:
+def stop(server: subprocess.Popen[bytes], limits: Sequence[float] = _STOP_LIMITS) -> None:
     """The server has ended: in order, hurried after a while, killed where that is not enough."""
     for limit in limits:
         if server.poll() is None:
@@ -205,45 +185,482 @@ def _stop(server: subprocess.Popen[bytes], limits: Sequence[float] = _STOP_LIMIT
     server.wait()
 
 
+def _await_server(app: Firelock, server: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + _START_LIMIT
+    while not any(session.is_alive for session in app.storage.list_sessions()):
+        if server.poll() is not None or time.monotonic() > deadline:
+            raise _died(server)
+        time.sleep(_LOOK_EVERY / 3)
+
+
+def _died(server: subprocess.Popen[bytes]) -> Problem:
+    state = "has not started" if server.poll() is None else f"ended with exit code {server.returncode}"
+    return Problem(f"The demo's server {state}.", hint="Its log is in server.log; --keep keeps it.")
+
+
+# ---- in a browser ----------------------------------------------------------------------------------------
+
+
+_DECLINES = (82, 9, 6, 3)  # of 100 cards: charged at once, at the second, at the third try, once requeued
+_REMINDED = 0.3  # of the customers
+_WAITING_AT_THE_DOOR = 20
+_PHOTOS_EACH, _REPORT_EACH = 16, 40  # orders
+
+
+def _dashboard(options: argparse.Namespace, screen: Screen) -> Command | None:
+    """Return the command that shows a dashboard; None where none is asked for.
+
+    Raises:
+        Problem: no plugin offers one, or other options speak against it.
+    """
+    if not options.dashboard:
+        if options.port is not None or options.no_browser:
+            message = "--port and --no-browser go with --dashboard."
+            raise Problem(message, hint="firelock demo --dashboard", code=Exit.USAGE)
+        return None
+    if screen.is_json or options.seconds is not None:
+        message = "firelock demo --dashboard goes on until Ctrl-C and answers in a browser."
+        raise Problem(message, hint="Leave --json and --seconds out.", code=Exit.USAGE)
+    for command in Plugins().commands():
+        if command.name == "dashboard":
+            return command
+    message = 'The dashboard is not installed; pip install "firelock[sql,dashboard]" brings it.'
+    raise Problem(message, code=Exit.USAGE)
+
+
+def _open(command: Command, options: argparse.Namespace, place: Place, screen: Screen) -> None:
+    """The shop is at work and its dashboard answers, until Ctrl-C."""
+    closing = Event()
+    trade = Thread(target=_trade, args=(closing,), name="customers", daemon=True)
+    trade.start()
+    try:
+        _invite(screen)
+        command.run(_of_dashboard(command, options, place, screen))
+    finally:
+        closing.set()
+        trade.join()
+    ended = shop.fire.jobs.counts().by_state[State.SUCCEEDED]
+    kept = f"The file stays: {place.file}" if place.is_kept else "The file is gone; --keep leaves it."
+    screen.line()
+    screen.line(f"The shop is closed after {ended:,} jobs that went well. ", Cell(kept, "bright_black"))
+
+
+def _invite(screen: Screen) -> None:
+    child = next(record.session.pid for record in shop.fire.storage.list_sessions() if record.is_alive)
+    screen.line()
+    screen.line(Cell("Try", "bold"))
+    screen.facts([
+        ("Live, above the graph", "jobs by the second"),
+        ("Requeue all, by CardDeclined", "the bank answers by now: they succeed, their receipts go out"),
+        ("Queues, mail, Pause", "receipts wait; resume it, and they go out"),
+        (f"kill -9 {child}", "the process that runs the jobs: they are back within a second"),
+    ], indent=2)  # fmt: skip
+    screen.line()
+    screen.flush()
+
+
+def _of_dashboard(
+    command: Command, options: argparse.Namespace, place: Place, screen: Screen
+) -> argparse.Namespace:
+    """Return the options of `firelock dashboard` for the demo's shop."""
+    parser = argparse.ArgumentParser()
+    command.configure(parser)
+    words = ["--port", str(options.port or 0), "--title", "Firelock demo"]
+    if screen.is_terminal and not options.no_browser and _has_browser():
+        words.append("--open")
+    wanted = parser.parse_args(words)
+    wanted.is_json = False
+    wanted.open_app = lambda: _second_app(place)
+    return wanted
+
+
+def _second_app(place: Place) -> Firelock:
+    """Return an app with the shop's tasks, which the dashboard closes when it ends."""
+    app = Firelock(place.url)
+    for info in shop.fire.tasks():
+        app.registry.register(info)
+    return app
+
+
+def _has_browser() -> bool:
+    """Tell whether a browser opens on the screen of whoever asks: not far away, and none of text."""
+    if "SSH_CONNECTION" in os.environ:
+        return False
+    if sys.platform != "darwin" and not os.environ.keys() & {"DISPLAY", "WAYLAND_DISPLAY"}:
+        return False
+    try:
+        webbrowser.get()
+    except webbrowser.Error:
+        return False
+    return True
+
+
+def _trade(closing: Event) -> None:
+    """The shop was at work until it was closed: some orders a second, photos, reports, prices."""
+    random = Random()  # noqa: S311 - customers
+    shop.count_stock.recur("stock-count", Every(timedelta(seconds=5)))
+    shop.build_report.recur("nightly-report", Cron.daily(2, tz="Europe/Istanbul"), 40, 20.0)
+    shop.import_prices.using(retry=Retry.fixed(3, attempts=1)).enqueue("prices.csv")
+    _sell(1000, 3, random)
+    for number in count():
+        _sell(1001 + number, random.choices((0, 1, 2, 3), _DECLINES)[0], random)
+        if number % _PHOTOS_EACH == 0:
+            shop.resize_image.enqueue_many([(place, random.uniform(0.1, 1.2)) for place in range(1, 13)])
+        if number % _REPORT_EACH == 0:
+            shop.build_report.enqueue(12, random.uniform(5, 10)).then(shop.mail_report, "owner@shop.example")
+        if closing.wait(random.uniform(0.1, 0.7) if number > _WAITING_AT_THE_DOOR else 0):
+            return
+
+
+def _sell(order: int, declines: int, random: Random) -> None:
+    """The card is charged, then the receipt goes out, and to some customers a reminder."""
+    charged = shop.charge_card.using(retry=Retry.fixed(2, attempts=2)).enqueue(order, declines)
+    charged.then(shop.send_receipt, order)
+    if random.random() < _REMINDED:
+        shop.remind_customer.schedule(timedelta(seconds=random.uniform(5, 90)), order)
+
+
+# ---- the story of ten seconds ----------------------------------------------------------------------------
+
+
+_RECURRING = "stock-count"
+_USUAL_SECONDS = 10.0
+_IMAGES = 12
+_MOST = 500
+
+
+@attrs.frozen
+class Act:
+    """One thing that the demo shows: its kind in the vocabulary, and the jobs that show it."""
+
+    kind: str
+    task: str
+    jobs: tuple[str, ...]
+
+
+@attrs.frozen
+class Happened:
+    """Something that happened, at a second of the demo."""
+
+    seconds: float
+    word: str  # a state, or "retry" or "log"
+    task: str
+    text: str
+
+
+@attrs.frozen
+class Scene:
+    """What there is to see at one moment."""
+
+    seconds: float
+    length: float
+    by_state: Mapping[State, int]
+    running: Sequence[tuple[JobRecord, Progress | None]]
+    events: Sequence[Happened]  # those since the last scene
+    is_last: bool
+
+
+class Story:
+    """Enqueues the jobs of the demo and follows them."""
+
+    def __init__(self, app: Firelock, seconds: float) -> None:
+        self.length = seconds
+        self.acts: list[Act] = []
+        self.records: dict[str, JobRecord] = {}
+        self._storage = app.storage
+        self._pace = seconds / _USUAL_SECONDS
+        self._every = max(1, round(2 * self._pace))
+        self._began_at = self._storage.clock()
+        self._is_ending = False
+        self._seen_steps: dict[str, int] = {}
+        self._seen_lines: dict[str, int] = {}
+
+    def begin(self) -> None:
+        """Everything is enqueued: from now on this process only looks on."""
+        pace = self._pace
+        self._began_at = self._storage.clock()
+        self._act("fire-and-forget", [shop.send_receipt.enqueue(order) for order in (1001, 1002, 1003)])
+        images = [(number, pace * (0.6 + number % 4 * 0.3)) for number in range(1, _IMAGES + 1)]
+        self._act("bulk, one round trip", shop.resize_image.enqueue_many(images))
+        report = shop.build_report.enqueue(8, 4 * pace)
+        self._act("with progress", [report])
+        self._act("continuation of it", [report.then(shop.mail_report, "owner@shop.example")])
+        self._act("delayed", [shop.remind_customer.schedule(timedelta(seconds=5 * pace), 1002)])
+        patient = Retry.listed([1.2 * pace, 2 * pace], attempts=3, jitter=0)
+        self._act("fails, then recovers", [shop.charge_card.using(retry=patient).enqueue(1001, 2)])
+        once = Retry.fixed(1.5 * pace, attempts=1, jitter=0)
+        self._act("fails for good", [shop.import_prices.using(retry=once).enqueue("prices.csv")])
+        shop.count_stock.recur(_RECURRING, Every(timedelta(seconds=self._every)))
+        self.acts.append(Act("recurring", "shop.count_stock", ()))
+
+    def _act(self, kind: str, jobs: Sequence[Job[Any]]) -> None:
+        self.acts.append(Act(kind, jobs[0].task, tuple(job.id for job in jobs)))
+
+    def end_recurring(self) -> None:
+        """Nothing new comes any more, once the demo has lasted as long as it was asked to."""
+        if not self._is_ending and self._storage.clock() - self._began_at >= self.length * 1_000_000:
+            self._storage.remove_recurring(_RECURRING)
+            self._is_ending = True
+
+    @property
+    def is_told(self) -> bool:
+        """Tell whether nothing new comes and, as of the last look, every job has ended."""
+        return self._is_ending and all(record.is_final for record in self.records.values())
+
+    def look(self, *, is_last: bool = False) -> Scene:
+        """Return the present scene; what happened since the last one is in its events."""
+        records = self._storage.find(JobFilter(), limit=_MOST, oldest_first=True).jobs
+        events = [event for record in records for event in self._news_of(record)]
+        events = _merged(sorted(events, key=lambda event: event.seconds))
+        self.records = {record.id: record for record in records}
+        running = [record for record in records if record.state is State.PROCESSING]
+        progress = self._storage.get_progress([record.id for record in running]) if running else []
+        return Scene(
+            self._second(self._storage.clock()),
+            self.length,
+            self._storage.counts().by_state,
+            sorted(zip(running, progress, strict=True), key=lambda pair: pair[1] is None),
+            events,
+            is_last,
+        )
+
+    def _news_of(self, record: JobRecord) -> list[Happened]:
+        if self.records.get(record.id) == record and record.state is not State.PROCESSING:
+            return []
+        steps = self._storage.history(record.id)
+        lines = self._storage.read_log(record.id, after=self._seen_lines.get(record.id, 0))
+        if lines:
+            self._seen_lines[record.id] = lines[-1].number
+        seen, self._seen_steps[record.id] = self._seen_steps.get(record.id, 0), len(steps)
+        return [
+            *(self._step(record, step) for step in steps[seen:]),
+            *(self._line(record, line) for line in lines),
+        ]
+
+    def _step(self, record: JobRecord, step: HistoryEntry) -> Happened:
+        is_retry = step.state is State.SCHEDULED and step.attempt is not None
+        text = step.reason or ""
+        if record.recurring_id is not None and step.state is State.ENQUEUED:
+            text = f"recurring, every {self._every} s"
+        if step.state is State.SUCCEEDED and step.started_at is not None:
+            text = f"run {step.attempt}, {(step.at - step.started_at) / 1_000_000:.2f} s"
+        return Happened(self._second(step.at), "retry" if is_retry else step.state, record.task, text)
+
+    def _line(self, record: JobRecord, line: LogLine) -> Happened:
+        return Happened(self._second(line.at), "log", record.task, line.text)
+
+    def _second(self, at: int) -> float:
+        return max(0.0, (at - self._began_at) / 1_000_000)
+
+    def jobs_of(self, act: Act) -> list[JobRecord]:
+        """Return the jobs that showed it; a recurring one's are all that were made."""
+        if act.jobs:
+            return [self.records[job_id] for job_id in act.jobs if job_id in self.records]
+        return [record for record in self.records.values() if record.recurring_id == _RECURRING]
+
+
+def _merged(events: Sequence[Happened]) -> list[Happened]:
+    """Return the events with neighbours that say the same of the same task as one."""
+    merged: list[Happened] = []
+    for (word, task, text), alike in groupby(events, key=lambda event: (event.word, event.task, event.text)):
+        same = list(alike)
+        times = f"× {len(same)}" if len(same) > 1 else ""
+        merged.append(Happened(same[0].seconds, word, task, f"{times} {text}".strip()))
+    return merged
+
+
+def _tell(story: Story, place: Place, screen: Screen, server: subprocess.Popen[bytes]) -> None:
+    """Everything was enqueued, followed until it ended, and summed up."""
+    if not screen.is_json:
+        said = f"server   demo-server, {_WORKERS} workers, queues critical, mail, default, images"
+        screen.line(Cell(said, "bright_black"))
+        screen.line()
+    story.begin()
+    view = LiveView(screen) if screen.is_terminal else PlainView(screen)
+    deadline = time.monotonic() + story.length + _LATE_LIMIT
+    with view.open():
+        while not story.is_told and time.monotonic() < deadline and server.poll() is None:
+            story.end_recurring()
+            view.show(story.look())
+            time.sleep(_LOOK_EVERY)
+        view.show(story.look(is_last=True))
+    if server.poll() is not None:
+        raise _died(server)
+    if screen.is_json:
+        screen.json(_answer(story, place))
+    else:
+        _conclude(screen, story, place)
+
+
+# ---- how it looks ----------------------------------------------------------------------------------------
+
+
+_STYLES = {**STATE_STYLES, "retry": "cyan", "log": "bright_black"}
+_BAR, _LONG_BAR, _TEXT, _TASK = 24, 58, 60, 16
+_EVENTS_SHOWN, _RUNNING_SHOWN = 12, 5
+_OTHER_LINES = 15  # of the live view and what stands above it
+_ORDER = (
+    State.ENQUEUED, State.PROCESSING, State.SCHEDULED, State.AWAITING, State.SUCCEEDED, State.FAILED,
+)  # fmt: skip
+
+
+class PlainView:
+    """One line for each thing that happens; nothing where the answer is JSON."""
+
+    def __init__(self, screen: Screen) -> None:
+        self._screen = screen
+
+    def open(self) -> AbstractContextManager[object]:
+        """Return the block within which scenes are shown."""
+        return nullcontext()
+
+    def show(self, scene: Scene) -> None:
+        """The scene's events are written."""
+        if not self._screen.is_json:
+            for event in scene.events:
+                self._screen.line(*_event_pieces(event))
+            self._screen.flush()
+
+
+class LiveView:
+    """State counts, running jobs and the last events, drawn anew several times a second."""
+
+    def __init__(self, screen: Screen) -> None:
+        from rich.live import Live  # noqa: PLC0415 - loaded for terminals only
+
+        self._live: Live = Live(console=screen.console, auto_refresh=False, transient=False)
+        room = screen.console.height - _OTHER_LINES
+        self._height = max(3, min(_EVENTS_SHOWN, room))
+        self._last: deque[Happened] = deque(maxlen=self._height)
+
+    def open(self) -> AbstractContextManager[object]:
+        """Return the block within which the table lives."""
+        return self._live
+
+    def show(self, scene: Scene) -> None:
+        """The table shows the scene."""
+        from rich.console import Group  # noqa: PLC0415 - loaded for terminals only
+
+        self._last.extend(scene.events)
+        shown = Group(self._head(scene), self._running(scene), self._happened(is_last=scene.is_last))
+        self._live.update(shown, refresh=True)
+
+    def _head(self, scene: Scene) -> Text:
+        from rich.text import Text  # noqa: PLC0415 - loaded for terminals only
+
+        head = Text("\n", no_wrap=True, overflow="ellipsis")
+        for state in _ORDER:
+            count = scene.by_state.get(state, 0)
+            style = STATE_STYLES[state] if count else "bright_black"
+            head.append(f"  {count:>2}", f"bold {style}" if count else style).append(f" {state}", style)
+        share = 1.0 if scene.is_last else scene.seconds / scene.length
+        said = "over" if scene.is_last else f"{min(scene.seconds, scene.length):.1f} of {scene.length:g} s"
+        return head.append(f"\n\n   {_bar(share, _LONG_BAR)}  {said}\n", "bright_black")
+
+    def _running(self, scene: Scene) -> Table:
+        from rich.table import Table  # noqa: PLC0415 - loaded for terminals only
+        from rich.text import Text  # noqa: PLC0415
+
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 2), show_header=False)
+        shown = scene.running[:_RUNNING_SHOWN]
+        for record, progress in shown:
+            share = progress.done / progress.total if progress and progress.total else 0.0
+            bar = Text(_bar(share, _BAR), "yellow") if progress else Text("·" * _BAR, "bright_black")
+            said = visible(progress.message or "") if progress else f"attempt {record.attempt}"
+            table.add_row(
+                Text("processing", "yellow"), Text(f"{_short(record.task):<{_TASK}}"), bar, Text(said)
+            )
+        for _ in range(0 if scene.is_last else _RUNNING_SHOWN - len(shown)):  # the table keeps its height
+            table.add_row(Text(""), Text(""), Text(""), Text(""))
+        return table
+
+    def _happened(self, *, is_last: bool) -> Text:
+        from rich.text import Text  # noqa: PLC0415 - loaded for terminals only
+
+        text = Text("\n", no_wrap=True, overflow="ellipsis")
+        for event in self._last:
+            for cell in _event_pieces(event):
+                text.append(cell.text, cell.style)
+            text.append("\n")
+        if is_last:
+            text.rstrip()
+            return text
+        return text.append("\n" * (self._height - len(self._last)))
+
+
+def _bar(share: float, length: int) -> str:
+    full = round(max(0.0, min(1.0, share)) * length)
+    return "━" * full + "─" * (length - full)
+
+
+def _short(task: str) -> str:
+    return visible(task.rpartition(".")[2])
+
+
+def _event_pieces(event: Happened) -> list[Cell]:
+    style = _STYLES.get(event.word, "")
+    return [
+        Cell(f"  {event.seconds:5.1f} s  ", "bright_black"),
+        Cell(f"{event.word:<11}", style),
+        Cell(f"{_short(event.task):<{_TASK}}  "),
+        Cell(shorten(event.text, _TEXT), "bright_black" if event.word != "failed" else style),
+    ]
+
+
 # ---- afterwards ------------------------------------------------------------------------------------------
 
 
-def _failed(story: Story) -> list[JobRecord]:
-    return [record for record in story.records.values() if record.state == "failed"]
+def show_summary(screen: Screen, story: Story) -> None:
+    """What ran, act by act."""
+    columns = (
+        Column("WHAT"), Column("TASK"), Column("JOBS", is_number=True), Column("RUNS", is_number=True),
+        Column("RETRIES", is_number=True), Column("END"),
+    )  # fmt: skip
+    screen.line()
+    screen.line(Cell("What ran", "bold"))
+    screen.table(columns, [_row(story, act) for act in story.acts])
 
 
-def _conclude(screen: Screen, story: Story, url: str, *, is_kept: bool) -> None:
-    from firelock.cli.demo_view import show_summary  # noqa: PLC0415 - loaded for the demo only
+def _row(story: Story, act: Act) -> list[Piece]:
+    jobs = story.jobs_of(act)
+    ends = {record.state for record in jobs}
+    end = "none ran" if not ends else ", ".join(sorted(ends))
+    style = STATE_STYLES[next(iter(ends))] if len(ends) == 1 else ""
+    runs, retries = sum(record.attempt for record in jobs), sum(record.retries for record in jobs)
+    return [act.kind, _short(act.task), len(jobs), runs, retries or "", Cell(end, style)]
 
+
+def _conclude(screen: Screen, story: Story, place: Place) -> None:
     show_summary(screen, story)
-    for record in _failed(story):
+    for record in story.records.values():
+        if record.state != "failed":
+            continue
         error = f"{record.error.type}: {record.error.message}" if record.error else record.reason or ""
         screen.line()
         screen.line(Cell("Failed for good", "bold"), "  ", record.task, "  ", Cell(error, "red"))
         screen.line(f"  firelock jobs show {record.id}")
         screen.line(f"  firelock jobs requeue {record.id}")
-    if is_kept:
+    if place.is_kept:
         screen.line(Cell("  The file stays; these commands find it after", "bright_black"))
-        screen.line(f"  export FIRELOCK_STORAGE={url}")
+        screen.line(f"  export FIRELOCK_STORAGE={place.url}")
         screen.line(Cell("  and what is requeued is run by", "bright_black"))
-        screen.line(f"  firelock server {_APP}")
+        screen.line(f"  firelock server {_APP} --storage {place.url}")
     else:
         said = "  The file is gone now; firelock demo --keep leaves it for these commands."
         screen.line(Cell(said, "bright_black"))
     screen.line()
     screen.line(Cell("Next", "bold"))
     screen.facts([
+        ("firelock demo --dashboard", "the shop at work until you stop it, in a browser"),
         ("firelock doctor", "find what is wrong, and how to mend it"),
         ("firelock server app:fire", "run the jobs of your own app"),
         ("firelock --help", "everything else"),
     ], indent=2)  # fmt: skip
 
 
-def _answer(story: Story, folder: Path, *, is_kept: bool) -> dict[str, object]:
-    from firelock.cli.answers import job_answer  # noqa: PLC0415 - loaded for the demo only
-
+def _answer(story: Story, place: Place) -> dict[str, object]:
     return {
-        "file": str(folder / "demo.db") if is_kept else None,
+        "file": str(place.file) if place.is_kept else None,
         "acts": [
             {"kind": act.kind, "task": act.task, "jobs": [record.id for record in story.jobs_of(act)]}
             for act in story.acts

@@ -7,22 +7,21 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from firelock.cli.commands import add_command
+from firelock.cli.commands import describe
 from firelock.cli.problem import Exit
 from firelock.cli.screen import Cell, Screen
 from firelock.cli.source import has_source, open_app, project_table
 
 if TYPE_CHECKING:
-    from firelock.cli.commands import Commands
     from firelock.control.doctor import Diagnosis
 
-__all__ = ["add"]
+__all__ = ["configure"]
 
 
-def add(commands: Commands) -> None:
-    """The command exists."""
-    add_command(
-        commands, "doctor", "Find what is wrong, and how to mend it.", _examine,
+def configure(parser: argparse.ArgumentParser) -> None:
+    """The parser takes what the command can be told."""
+    describe(
+        parser, _examine,
         more=(
             "It looks at storage, clocks, servers, queues, tasks, recurring jobs and continuations. With\n"
             "--app it also compares waiting jobs with the app's tasks. Exit code 1 if anything is wrong."

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from firelock.cli.commands import Commands
     from firelock.values import JobRecord
 
-__all__ = ["add"]
+__all__ = ["configure"]
 
 _STATES = ("enqueued", "processing", "scheduled", "awaiting", "failed", "succeeded", "deleted")
 _COLUMNS = (
@@ -31,9 +31,9 @@ _COLUMNS = (
 _NOTE_LIMIT, _PAGE_LIMIT = 200, 500
 
 
-def add(commands: Commands) -> None:
-    """The group exists."""
-    group = add_group(commands, "jobs", "Look at jobs, requeue, delete and restore them.")
+def configure(parser: argparse.ArgumentParser) -> None:
+    """The parser has the group's commands."""
+    group = add_group(parser)
     listing = add_command(
         group, "list", "List jobs, newest first.", _list,
         examples=(

@@ -5,22 +5,21 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from firelock.cli.commands import add_command
+from firelock.cli.commands import describe
 from firelock.cli.problem import Exit
 from firelock.cli.screen import Cell, Screen
 from firelock.cli.source import open_app
 
 if TYPE_CHECKING:
     from firelock.app import Firelock
-    from firelock.cli.commands import Commands
 
-__all__ = ["add"]
+__all__ = ["configure"]
 
 
-def add(commands: Commands) -> None:
-    """The command exists."""
-    parser = add_command(
-        commands, "migrate", "Bring the storage's schema up to date.", _migrate,
+def configure(parser: argparse.ArgumentParser) -> None:
+    """The parser takes what the command can be told."""
+    describe(
+        parser, _migrate,
         more="Servers of this release and of the one before may run meanwhile. `sql` prints the statements, "
         "for whoever may change the schema where Firelock may not.",
         examples=(

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
+import importlib
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from firelock.cli import about, dashboard, demo, doctor, jobs, migrate, queues, recurring, server, servers
-from firelock.cli.commands import Parser, add_common
+from firelock.cli.commands import Parser, add_command, add_common
 from firelock.cli.problem import Exit, Problem, problem_of
 from firelock.cli.screen import Screen
 from firelock.cli.source import open_app
@@ -20,19 +21,23 @@ if TYPE_CHECKING:
     from firelock.cli.commands import Commands
     from firelock.hookspecs import Command
 
-__all__ = ["main"]
+__all__ = ["main", "read_command"]
 
+# What each command is for, and the function that declares it, whose module is loaded for this command alone.
 _OWN = {
-    "server": server.add,
-    "demo": demo.add,
-    "jobs": jobs.add,
-    "recurring": recurring.add,
-    "queues": queues.add,
-    "servers": servers.add,
-    "migrate": migrate.add,
-    "doctor": doctor.add,
-    "plugins": about.add_plugins,
-    "version": about.add_version,
+    "server": ("Run jobs until told to stop.", "server.configure"),
+    "demo": ("See it at work: all kinds of jobs, in ten seconds.", "demo.configure"),
+    "jobs": ("Look at jobs, requeue, delete and restore them.", "jobs.configure"),
+    "recurring": ("Look at recurring jobs, trigger and pause them.", "recurring.configure"),
+    "queues": ("Look at queues, pause and resume them.", "queues.configure"),
+    "servers": ("Look at servers.", "servers.configure"),
+    "migrate": ("Bring the storage's schema up to date.", "migrate.configure"),
+    "doctor": ("Find what is wrong, and how to mend it.", "doctor.configure"),
+    "plugins": ("List the loaded plugins.", "about.configure_plugins"),
+    "version": ("Say which versions are installed.", "about.configure_version"),
+}
+_DASHBOARD = {
+    "dashboard": ("Look at jobs in a browser, by a plugin that offers it.", "about.configure_dashboard")
 }
 _WITH_VALUE = {"--storage", "--app"}
 _EPILOG = """\
@@ -66,7 +71,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _finish(given: Sequence[str]) -> int:
     """The command has ended, and what went wrong is said; return the exit code."""
     try:
-        return _run(given)
+        options = read_command(given or ["--help"])
+        options.open_app = lambda: open_app(options)
+        code: int = options.run(options, Screen(is_json=options.is_json))
+        return code
     except SystemExit as stop:  # argparse has shown a help text, or the command has ended itself
         if stop.code is None:
             return Exit.DONE
@@ -81,34 +89,31 @@ def _finish(given: Sequence[str]) -> int:
         return problem.code
 
 
-def _run(given: Sequence[str]) -> int:
+def read_command(given: Sequence[str]) -> argparse.Namespace:
+    """Return the options of the command that the words name; `run` of them runs it.
+
+    Raises:
+        Problem: there is no such command, or it does not take these words.
+        SystemExit: the words ask for help, which is shown.
+    """
     name = _command_name(given)
     offered = _offered() if name is None or name not in _OWN else {}
-    if name is not None and name not in {*_OWN, "dashboard", *offered}:
-        raise _unknown(name, {*_OWN, "dashboard", *offered})
-    parser = _parser(offered)
-    if name is None and not given:
-        parser.print_help()
-        return Exit.DONE
-    options = parser.parse_args(given)
-    options.open_app = lambda: open_app(options)
-    code: int = options.run(options, Screen(is_json=options.is_json))
-    return code
-
-
-def _parser(offered: Mapping[str, Command]) -> Parser:
+    own = _OWN if "dashboard" in offered else {**_OWN, **_DASHBOARD}
+    if name is not None and name not in {**own, **offered}:
+        raise _unknown(name, sorted({**own, **offered}))
     parser = Parser(
         prog="firelock", description="Persistent background jobs: run, look at and mend them.", epilog=_EPILOG
     )
     add_common(parser, is_main=True)
     commands = parser.add_subparsers(metavar="COMMAND", title="commands", required=True)
-    for add in _OWN.values():
-        add(commands)
-    if "dashboard" not in offered:
-        dashboard.add(commands)
-    for command in offered.values():
-        _add_offered(commands, command)
-    return parser
+    for command, (summary, place) in own.items():
+        added = add_command(commands, command, summary)
+        if command == name:
+            module, _, configure = place.partition(".")
+            getattr(importlib.import_module(f"firelock.cli.{module}"), configure)(added)
+    for another in offered.values():
+        _add_offered(commands, another)
+    return parser.parse_args(given)
 
 
 def _command_name(given: Sequence[str]) -> str | None:
@@ -122,8 +127,8 @@ def _command_name(given: Sequence[str]) -> str | None:
     return None
 
 
-def _unknown(name: str, known: set[str]) -> Problem:
-    near = difflib.get_close_matches(name, sorted(known), n=1)
+def _unknown(name: str, known: Sequence[str]) -> Problem:
+    near = difflib.get_close_matches(name, known, n=1)
     hint = f"Did you mean {near[0]}? " if near else ""
     return Problem(
         f"firelock has no command {name!r}.", hint=f"{hint}firelock --help lists them.", code=Exit.USAGE

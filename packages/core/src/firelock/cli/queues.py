@@ -10,10 +10,9 @@ from firelock.cli.screen import Cell, Column, Piece, Screen
 from firelock.cli.source import connected
 
 if TYPE_CHECKING:
-    from firelock.cli.commands import Commands
     from firelock.control.queues import QueueView
 
-__all__ = ["add"]
+__all__ = ["configure"]
 
 _COLUMNS = (
     Column("QUEUE", is_whole=True),
@@ -25,9 +24,9 @@ _COLUMNS = (
 )
 
 
-def add(commands: Commands) -> None:
-    """The group exists."""
-    group = add_group(commands, "queues", "Look at queues, pause and resume them.")
+def configure(parser: argparse.ArgumentParser) -> None:
+    """The parser has the group's commands."""
+    group = add_group(parser)
     add_command(group, "list", "List the queues with what they hold.", _list)
     pause = add_command(
         group, "pause", "Claim no job of the queue any more, on any server; running ones go on.", _pause,
@@ -35,8 +34,8 @@ def add(commands: Commands) -> None:
     )  # fmt: skip
     pause.add_argument("--note", metavar="TEXT", help="why, for whoever looks")
     resume = add_command(group, "resume", "Claim jobs of the queue again.", _resume)
-    for parser in (pause, resume):
-        parser.add_argument("names", metavar="QUEUE", nargs="+")
+    for command in (pause, resume):
+        command.add_argument("names", metavar="QUEUE", nargs="+")
 
 
 def _list(options: argparse.Namespace, screen: Screen) -> int:

@@ -17,10 +17,9 @@ from firelock.cli.text import age, clock_time, isoformat
 
 if TYPE_CHECKING:
     from firelock.app import Firelock
-    from firelock.cli.commands import Commands
     from firelock.recurring_job import RecurringJob
 
-__all__ = ["add", "all_recurring"]
+__all__ = ["all_recurring", "configure"]
 
 _COLUMNS = (
     Column("ID", is_whole=True),
@@ -34,9 +33,9 @@ _COLUMNS = (
 _PAGE, _MOST = 500, 1_000
 
 
-def add(commands: Commands) -> None:
-    """The group exists."""
-    group = add_group(commands, "recurring", "Look at recurring jobs, trigger and pause them.")
+def configure(parser: argparse.ArgumentParser) -> None:
+    """The parser has the group's commands."""
+    group = add_group(parser)
     add_command(group, "list", "List the recurring jobs.", _list)
     trigger = add_command(
         group, "trigger", "Enqueue one run now; the schedule is not touched.", _trigger,
@@ -45,8 +44,8 @@ def add(commands: Commands) -> None:
     pause = add_command(group, "pause", "Do not run until resumed; deploys do not resume it.", _pause)
     resume = add_command(group, "resume", "Run again, from the next instant after now.", _resume)
     remove = add_command(group, "remove", "Remove the definition; the jobs it made stay.", _remove)
-    for parser in (trigger, pause, resume, remove):
-        parser.add_argument("ids", metavar="ID", nargs="+")
+    for command in (trigger, pause, resume, remove):
+        command.add_argument("ids", metavar="ID", nargs="+")
     upcoming = add_command(
         group, "next", "Show the next instants, of one recurring job or of all together.", _next,
         examples=("firelock recurring next nightly-report --count 3", "firelock recurring next"),

@@ -5,22 +5,21 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from firelock.cli.commands import add_command, whole
+from firelock.cli.commands import describe, whole
 from firelock.cli.problem import Exit, Problem
 from firelock.cli.source import app_spec, project_table, table_in_environment
 from firelock.cli.text import visible
 
 if TYPE_CHECKING:
-    from firelock.cli.commands import Commands
     from firelock.cli.screen import Screen
 
-__all__ = ["add"]
+__all__ = ["configure"]
 
 
-def add(commands: Commands) -> None:
-    """The command exists."""
-    parser = add_command(
-        commands, "server", "Run jobs until told to stop.", _serve,
+def configure(parser: argparse.ArgumentParser) -> None:
+    """The parser takes what the command can be told."""
+    describe(
+        parser, _serve,
         more=(
             "A supervisor starts processes that import the app and run its jobs. SIGTERM or Ctrl-C stops in\n"
             "order: running jobs have the grace time to end. A second signal hurries, a third one kills."

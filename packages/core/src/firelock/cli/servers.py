@@ -11,10 +11,9 @@ from firelock.cli.source import connected
 from firelock.cli.text import age
 
 if TYPE_CHECKING:
-    from firelock.cli.commands import Commands
     from firelock.control.servers import ServerView
 
-__all__ = ["add"]
+__all__ = ["configure"]
 
 _COLUMNS = (
     Column("SERVER", is_whole=True),
@@ -29,9 +28,9 @@ _COLUMNS = (
 _STYLES = {"running": "green", "ended": "bright_black", "silent": "bold red", "lost": "bold red"}
 
 
-def add(commands: Commands) -> None:
-    """The group exists."""
-    group = add_group(commands, "servers", "Look at servers.")
+def configure(parser: argparse.ArgumentParser) -> None:
+    """The parser has the group's commands."""
+    group = add_group(parser)
     add_command(group, "list", "List the servers; those that ended or were lost stay for a day.", _list)
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 
 from firelock.app import Firelock
 from firelock.context import JobContext
 
-fire = Firelock(os.environ.get("FIRELOCK_STORAGE") or "memory://")
+fire = Firelock("memory://")  # the demo names another
 
 
 class CardDeclined(Exception):
@@ -48,7 +47,7 @@ async def mail_report(job: JobContext, address: str) -> None:
     job.log(f"report sent to {address}")
 
 
-@fire.task(name="shop.remind_customer", queue="mail")
+@fire.task(name="shop.remind_customer", queue="mail", tags=["order:{order}"])
 async def remind_customer(job: JobContext, order: int) -> None:
     """Delayed: it is due some seconds after its creation."""
     job.log(f"order {order} was due at {job.due_at:%H:%M:%S}")
@@ -60,13 +59,14 @@ def count_stock(job: JobContext) -> int:
     return job.due_at.second
 
 
-@fire.task(name="shop.charge_card", queue="critical", priority=10)
+@fire.task(name="shop.charge_card", queue="critical", priority=10, tags=["order:{order}"])
 def charge_card(job: JobContext, order: int, declines: int) -> str:
     """Fails so many times, then succeeds: retries are what a job system is for."""
-    if job.retries < declines:
+    time.sleep(0.1)
+    if job.attempt <= declines:
         message = f"order {order}: the bank does not answer"
         raise CardDeclined(message)
-    job.log(f"order {order} charged in run {job.retries + 1}")
+    job.log(f"order {order} charged in run {job.attempt}")
     return "paid"
 
 
