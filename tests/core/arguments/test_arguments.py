@@ -527,7 +527,7 @@ def test_a_result_that_cannot_be_stored_is_refused_with_the_reason(
 ) -> None:
     """A return annotation never hinders a registration; it shows when there is a result to store."""
     with pytest.raises(ArgumentError) as caught:
-        binder_of(function).encode_result(value)
+        binder_of(function).encode_result_text(value, JSON)
 
     assert words in str(caught.value)
 
@@ -543,7 +543,7 @@ def test_a_result_above_the_limit_is_refused_with_its_size() -> None:
 def test_a_stored_result_of_another_type_is_refused() -> None:
     """A return annotation that changed since is named."""
     with pytest.raises(ArgumentError, match="int where str is annotated"):
-        binder_of(create_report).decode_result(5)
+        binder_of(create_report).decode_result_text("5", JSON)
 
 
 # ---- what can be a task ----------------------------------------------------------------------------------

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from firelock.arguments.signature import check_tag_templates, compile_binder, format_tags
+from firelock.arguments.signature import compile_binder
+from firelock.arguments.tags import check_tag_templates, format_tags
 from firelock.errors import ArgumentError, TaskError
 from firelock.serializer import JsonValue
 

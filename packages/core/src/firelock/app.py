@@ -324,7 +324,7 @@ class Firelock(ServedApp):
             StorageError: nothing was stored.
         """
         info, binder = self._info(name), self._binder(name)
-        args, kwargs = binder.shape.named_call(typed_arguments(binder, values))
+        args, kwargs = binder.signature.named_call(typed_arguments(binder, values))
         task = task_of(self._client, self.recurring, info).using(
             queue=queue, priority=priority, delay=delay, tags=tags
         )

@@ -16,7 +16,7 @@ import attrs
 
 from firelock import lifecycle
 from firelock.aio import in_thread
-from firelock.arguments.signature import MAX_TAGS, format_tags
+from firelock.arguments.tags import MAX_TAGS, format_tags
 from firelock.clock import SECOND, StorageClock, micros, span_micros
 from firelock.errors import (
     ConfigurationError,

@@ -15,14 +15,8 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Protocol, Ty
 import attrs
 
 from firelock.aio import twin
-from firelock.arguments.signature import (
-    Binder,
-    check_callable,
-    check_tag_templates,
-    compile_binder,
-    make_converter,
-    takes_context,
-)
+from firelock.arguments.signature import Binder, check_callable, compile_binder, make_converter, takes_context
+from firelock.arguments.tags import check_tag_templates
 from firelock.context import JobContext, Snooze
 from firelock.errors import DuplicateTask, TaskError
 from firelock.options import (

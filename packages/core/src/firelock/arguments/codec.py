@@ -1,62 +1,116 @@
-"""Annotations that are JSON already: a check for each, made once; no conversion and no cattrs."""
+"""How the values of one annotation become JSON and come back: exactly, or not at all.
+
+What is JSON already is checked and given back. Everything else is converted by cattrs, which is loaded at the
+first such value (`conversion`).
+"""
 
 from __future__ import annotations
 
+import functools
 import re
 import types
 import typing
 from base64 import b64decode, b64encode
 from collections import abc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import is_dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
-from typing import Any, Final, Literal, TypeAlias, TypeVar, Union, cast, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar, Union, cast, get_args, get_origin
 from uuid import UUID
 
-from firelock.serializer import JsonValue, Misfit
+import attrs
+
+from firelock.errors import TaskError
+from firelock.serializer import Misfit
+
+if TYPE_CHECKING:
+    from cattrs import Converter
 
 __all__ = [
     "EXACT_TYPES",
     "SCALARS",
-    "Encode",
-    "Fit",
+    "Codec",
+    "Coder",
+    "codec_of",
     "describe",
-    "fit_of",
+    "is_record",
     "is_union",
+    "json_coder",
     "mismatch",
     "unwrap",
 ]
 
-Fit: TypeAlias = Callable[[object], object]
-"""Gives the value back, an integer under `float` as float, or raises Misfit; the same in and out."""
+Coder: TypeAlias = Callable[[object], object]
+"""One side of a codec: returns the value's other form, or raises Misfit."""
 
 EXACT_TYPES: Final = frozenset({str, int, float, bool})
-"""Annotations whose fit gives back every value of exactly that type."""
+"""Annotations whose coder gives back every value of exactly that type."""
 
 _ANYTHING: Final = (Any, object)
 _LISTS: Final = (list, abc.Sequence, abc.MutableSequence, abc.Collection, abc.Iterable)
 _DICTS: Final = (dict, abc.Mapping, abc.MutableMapping)
 
 
-def fit_of(annotation: object) -> Fit | None:
-    """Return the check for an annotation that is JSON all through; None for one that needs conversion."""
+@attrs.frozen
+class Codec:
+    """How the values of one annotation are stored and given back."""
+
+    encode: Coder
+    decode: Coder
+    exact: type | None = None
+    """The type whose every value both sides give back unchanged; None where they look closer."""
+
+
+def codec_of(annotation: object, converter: Callable[[], Converter], owner: str) -> Codec:
+    """Return the codec of what `owner` is annotated with; the converter is made when it is needed.
+
+    Raises:
+        TaskError: the annotation refers to itself, or the members of a union cannot be told apart in JSON.
+    """
     annotation = unwrap(annotation)
-    if annotation in _ANYTHING:
-        return _fit_anything
-    if annotation is None or annotation is type(None):
-        return _fit_none
-    if annotation is float:
-        return _fit_float
-    if annotation in (str, int, bool):
-        return _fit_exactly(cast("type", annotation))
-    origin, arguments = get_origin(annotation) or annotation, get_args(annotation)
-    if origin in _LISTS:
-        return _fit_list(annotation, arguments)
-    if origin in _DICTS:
-        return _fit_dict(annotation, arguments)
-    if origin is Literal:
-        return _fit_literal(annotation, arguments)
-    return _fit_union(annotation, arguments) if is_union(annotation) else None
+    coder = _json_coder_for(annotation, owner)
+    if coder is not None:
+        return Codec(coder, coder, annotation if annotation in EXACT_TYPES else None)
+    _check_unions(annotation, converter, owner)
+
+    @functools.cache
+    def converted() -> Codec:
+        from firelock.arguments.conversion import converted_codec  # noqa: PLC0415 - loads cattrs
+
+        return converted_codec(annotation, converter())
+
+    return Codec(lambda value: converted().encode(value), lambda stored: converted().decode(stored))
+
+
+def _check_unions(annotation: object, converter: Callable[[], Converter], owner: str) -> None:
+    """Refuse a union whose members cannot be told apart once they are stored."""
+    if get_origin(annotation) is Literal:
+        return
+    members = [unwrap(each) for each in get_args(annotation) if not isinstance(each, list)]
+    if is_union(annotation):
+        members = [each for each in members if each not in (None, type(None))]
+        if len(members) > 1 and not _are_told_apart(annotation, members, converter):
+            raise TaskError(
+                f"{owner} is annotated {describe(annotation)}, whose members cannot be told apart in JSON. "
+                "Use one of them, a union of text, numbers and lists, or attrs classes with different fields"
+            )
+    for member in members:
+        if member is not Ellipsis and _json_coder_for(member, owner) is None:
+            _check_unions(member, converter, owner)
+
+
+def _are_told_apart(union: object, members: Sequence[object], converter: Callable[[], Converter]) -> bool:
+    if not all(map(is_record, members)):
+        return False
+    try:
+        converter().get_structure_hook(union)
+    except Exception:  # noqa: BLE001 - whatever cattrs raises, it found no way
+        return False
+    return True
+
+
+# ---- annotations -----------------------------------------------------------------------------------------
 
 
 def unwrap(annotation: object) -> object:
@@ -79,6 +133,12 @@ def is_union(annotation: object) -> bool:
     return get_origin(annotation) in (Union, types.UnionType)
 
 
+def is_record(annotation: object) -> bool:
+    """Whether the annotation is an attrs class or a dataclass."""
+    kind = get_origin(annotation) or annotation
+    return isinstance(kind, type) and (attrs.has(kind) or is_dataclass(kind))
+
+
 def describe(annotation: object) -> str:
     """Return the annotation as its author would write it."""
     if isinstance(annotation, type) and not get_args(annotation):
@@ -92,29 +152,51 @@ def mismatch(value: object, annotation: object) -> Misfit:
     return Misfit(f"{type(value).__name__} where {expected} is annotated", value, f"pass {expected}")
 
 
-# ---- one fit a kind of annotation ------------------------------------------------------------------------
+# ---- what is JSON already --------------------------------------------------------------------------------
 
 
-def _fit_anything(value: object) -> object:
+def _json_coder_for(annotation: object, owner: str) -> Coder | None:
+    try:
+        return json_coder(annotation)
+    except RecursionError as error:
+        raise TaskError(
+            f"{owner} has an annotation that refers to itself. Annotate plain JSON as Any"
+        ) from error
+
+
+def json_coder(annotation: object) -> Coder | None:
+    """Return the coder, the same in and out, of an annotation that is JSON all through; None for others."""
+    annotation = unwrap(annotation)
+    if annotation in _ANYTHING:
+        return _anything
+    if annotation is float:
+        return _float
+    if annotation in (None, type(None), str, int, bool):
+        return _exactly(type(None) if annotation is None else cast("type", annotation), annotation)
+    origin, arguments = get_origin(annotation) or annotation, get_args(annotation)
+    if origin in _LISTS:
+        return _list_coder(annotation, *(arguments or (Any,)))
+    if origin in _DICTS:
+        return _dict_coder(annotation, *(arguments or (str, Any)))
+    if origin is Literal:
+        return _literal_coder(annotation, arguments)
+    return _union_coder(annotation, arguments) if is_union(annotation) else None
+
+
+def _anything(value: object) -> object:
     return value  # check_json, which sees all that is stored, looks inside
 
 
-def _fit_none(value: object) -> object:
-    if value is None:
-        return None
-    raise mismatch(value, None)
-
-
-def _fit_exactly(kind: type) -> Fit:
-    def fit(value: object) -> object:
+def _exactly(kind: type, annotation: object) -> Coder:
+    def code(value: object) -> object:
         if type(value) is kind:
             return value
-        raise mismatch(value, kind)
+        raise mismatch(value, annotation)
 
-    return fit
+    return code
 
 
-def _fit_float(value: object) -> object:
+def _float(value: object) -> object:
     if type(value) is float:
         return value
     if type(value) is not int:
@@ -125,92 +207,81 @@ def _fit_float(value: object) -> object:
     raise Misfit(f"integer of {value.bit_length()} bits that no float equals", value, "annotate it as int")
 
 
-def _fit_list(annotation: object, arguments: tuple[object, ...]) -> Fit | None:
-    item = fit_of(arguments[0]) if arguments else _fit_anything
-    if item is None:
-        return None
+def _list_coder(annotation: object, item: object) -> Coder | None:
+    code_item = json_coder(item)
+    if code_item is None or code_item is _anything:
+        return code_item and _exactly(list, annotation)
 
-    def fit(value: object) -> object:
+    def code(value: object) -> object:
         if type(value) is not list:
             raise mismatch(value, annotation)
         done: list[object] = []
         try:
             for inner in value:
-                done.append(item(inner))  # noqa: PERF401 - how many are done says where it failed
+                done.append(code_item(inner))  # noqa: PERF401 - how many are done says where it failed
         except Misfit as misfit:
             misfit.under(len(done))
             raise
         return done
 
-    return fit if item is not _fit_anything else _fit_bare(list, annotation)
+    return code
 
 
-def _fit_dict(annotation: object, arguments: tuple[object, ...]) -> Fit | None:
-    key, inner_type = arguments or (str, Any)
-    item = fit_of(inner_type)
-    if item is None or unwrap(key) not in (str, *_ANYTHING):
-        return None
+def _dict_coder(annotation: object, key: object, item: object) -> Coder | None:
+    code_item = json_coder(item) if unwrap(key) in (str, *_ANYTHING) else None
+    if code_item is None or code_item is _anything:
+        return code_item and _exactly(dict, annotation)
 
-    def fit(value: object) -> object:
+    def code(value: object) -> object:
         if type(value) is not dict:
             raise mismatch(value, annotation)
         done: dict[object, object] = {}
         at: object = None
         try:
             for at, inner in value.items():
-                done[at] = item(inner)
+                done[at] = code_item(inner)
         except Misfit as misfit:
             misfit.under(at if type(at) is str else type(at).__name__)
             raise
         return done
 
-    return fit if item is not _fit_anything else _fit_bare(dict, annotation)
+    return code
 
 
-def _fit_bare(kind: type, annotation: object) -> Fit:
-    def fit(value: object) -> object:
-        if type(value) is kind:
-            return value
-        raise mismatch(value, annotation)
-
-    return fit
-
-
-def _fit_literal(annotation: object, arguments: tuple[object, ...]) -> Fit | None:
-    if not all(value is None or type(value) in EXACT_TYPES for value in arguments):
+def _literal_coder(annotation: object, values: tuple[object, ...]) -> Coder | None:
+    plain = {*EXACT_TYPES, type(None)}
+    if not plain.issuperset(map(type, values)):
         return None
-    allowed = {(type(value), value) for value in arguments}
+    allowed = {(type(value), value) for value in values}
 
-    def fit(value: object) -> object:
-        if (value is None or type(value) in EXACT_TYPES) and (type(value), value) in allowed:
+    def code(value: object) -> object:
+        if type(value) in plain and (type(value), value) in allowed:
             return value
         raise mismatch(value, annotation)
 
-    return fit
+    return code
 
 
-def _fit_union(annotation: object, arguments: tuple[object, ...]) -> Fit | None:
-    by_type: dict[type, Fit] = {}
-    for member in map(unwrap, arguments):
-        fit = fit_of(member)
-        if fit is None:
-            return None
-        if fit is _fit_anything:
-            return fit
+def _union_coder(annotation: object, members: tuple[object, ...]) -> Coder | None:
+    by_type: dict[type, Coder] = {}
+    for member in map(unwrap, members):
+        coder = json_coder(member)
+        if coder is None or coder is _anything:
+            return coder
         kinds = _json_types(member)
         if not kinds.isdisjoint(by_type):
             return None
-        by_type.update(dict.fromkeys(kinds, fit))
+        by_type.update(dict.fromkeys(kinds, coder))
     if float in by_type:
         by_type.setdefault(int, by_type[float])
 
-    def fit_one(value: object) -> object:
-        fit = by_type.get(type(value))
-        if fit is None:
+    def code(value: object) -> object:
+        coder = by_type.get(type(value))
+        if coder is None:
             raise mismatch(value, annotation)
-        return fit(value)
+        return coder(value)
 
-    return fit_one
+    return code
 
 
 def _json_types(member: object) -> set[type]:
@@ -221,133 +292,93 @@ def _json_types(member: object) -> set[type]:
     if origin in _DICTS:
         return {dict}
     if origin is Literal:
-        return {type(value) for value in get_args(member)}
+        return set(map(type, get_args(member)))
     if is_union(member):
-        return {kind for inner in get_args(member) for kind in _json_types(unwrap(inner))}
+        return set().union(*(_json_types(unwrap(inner)) for inner in get_args(member)))
     return {type(None) if member is None else cast("type", member)}
 
 
-Encode: TypeAlias = Callable[[object], JsonValue]
-Decode: TypeAlias = Callable[[object], object]
+# ---- what is stored as text ------------------------------------------------------------------------------
+
+_T = TypeVar("_T")
 
 _DURATION: Final = re.compile(r"(-?)PT(\d{1,14})(?:\.(\d{6}))?S", re.ASCII)
 _MICROSECOND: Final = timedelta(microseconds=1)
 
 
-def _encode_datetime(value: object) -> str:
-    if type(value) is not datetime:
-        raise mismatch(value, datetime)
-    offset = value.utcoffset()
-    if offset is None:
+def _text_codec(kind: type[_T], write: Callable[[_T], str], read: Callable[[str], _T]) -> Codec:
+    """Return the codec of a type's own values, not those of a subclass, which would come back as the type."""
+
+    def encode(value: object) -> str:
+        if type(value) is not kind:
+            raise mismatch(value, kind)
+        return write(value)
+
+    def decode(stored: object) -> _T:
+        if type(stored) is not str:
+            raise mismatch(stored, kind)
+        return read(stored)
+
+    return Codec(encode, decode)
+
+
+def _write_datetime(value: datetime) -> str:
+    if value.utcoffset() is None:
         advice = "give it a time zone: datetime.now(UTC), value.replace(tzinfo=UTC)"
         raise Misfit("naive datetime", value, advice)
-    _check_offset(offset, value)
-    return value.isoformat()
+    return _with_whole_offset(value)
 
 
-def _decode_datetime(stored: object) -> datetime:
-    value = datetime.fromisoformat(_text(stored, datetime))
+def _read_datetime(text: str) -> datetime:
+    value = datetime.fromisoformat(text)
     if value.tzinfo is None:
         raise Misfit("naive datetime", value, "give it an offset")
     return value
 
 
-def _check_offset(offset: timedelta, value: object) -> None:
-    # CPython 3.11 reads an offset of less than a second as UTC, and no zone has one.
-    if offset.microseconds:
-        raise Misfit("offset from UTC with a fraction of a second", value, "pass value.astimezone(UTC)")
-
-
-def _encode_date(value: object) -> str:
-    if type(value) is not date:
-        raise mismatch(value, date)
-    return value.isoformat()
-
-
-def _decode_date(stored: object) -> date:
-    return date.fromisoformat(_text(stored, date))
-
-
-def _encode_time(value: object) -> str:
-    if type(value) is not time:
-        raise mismatch(value, time)
-    offset = value.utcoffset()
-    if offset is not None:
-        _check_offset(offset, value)
-    elif value.tzinfo is not None:
+def _write_time(value: time) -> str:
+    if value.tzinfo is not None and value.utcoffset() is None:
         problem = "time in a zone whose offset depends on the day"
         raise Misfit(problem, value, "pass a datetime, or a naive time")
+    return _with_whole_offset(value)
+
+
+def _with_whole_offset(value: datetime | time) -> str:
+    # CPython 3.11 reads an offset of less than a second as UTC, and no zone has one.
+    if (value.utcoffset() or timedelta()).microseconds:
+        raise Misfit("offset from UTC with a fraction of a second", value, "pass value.astimezone(UTC)")
     return value.isoformat()
 
 
-def _decode_time(stored: object) -> time:
-    return time.fromisoformat(_text(stored, time))
-
-
-def _encode_timedelta(value: object) -> str:
-    if type(value) is not timedelta:
-        raise mismatch(value, timedelta)
+def _write_timedelta(value: timedelta) -> str:
     seconds, fraction = divmod(abs(value) // _MICROSECOND, 1_000_000)
     sign = "-" if value < timedelta() else ""
     return f"{sign}PT{seconds}.{fraction:06d}S" if fraction else f"{sign}PT{seconds}S"
 
 
-def _decode_timedelta(stored: object) -> timedelta:
-    found = _DURATION.fullmatch(_text(stored, timedelta))
+def _read_timedelta(text: str) -> timedelta:
+    found = _DURATION.fullmatch(text)
     if found is None:
-        raise Misfit("not a duration like PT90.500000S", stored)
+        raise Misfit("not a duration like PT90.500000S", text)
     value = timedelta(seconds=int(found[2]), microseconds=int(found[3] or 0))
     return -value if found[1] else value
 
 
-def _encode_uuid(value: object) -> str:
-    if type(value) is not UUID:
-        raise mismatch(value, UUID)
-    return str(value)
-
-
-def _decode_uuid(stored: object) -> UUID:
-    return UUID(_text(stored, UUID))
-
-
-def _encode_decimal(value: object) -> str:
-    if type(value) is not Decimal:
-        raise mismatch(value, Decimal)
+def _finite(value: Decimal) -> Decimal:
     if not value.is_finite():
         raise Misfit("Decimal that is not finite", value, "pass None or a text")
-    return str(value)
-
-
-def _decode_decimal(stored: object) -> Decimal:
-    value = Decimal(_text(stored, Decimal))
-    if not value.is_finite():
-        raise Misfit("Decimal that is not finite", value)
     return value
 
 
-def _encode_bytes(value: object) -> str:
-    if type(value) is not bytes:
-        raise mismatch(value, bytes)
-    return b64encode(value).decode()
-
-
-def _decode_bytes(stored: object) -> bytes:
-    return b64decode(_text(stored, bytes), validate=True)
-
-
-def _text(stored: object, kind: type) -> str:
-    if type(stored) is not str:
-        raise mismatch(stored, kind)
-    return stored
-
-
-SCALARS: Final[dict[type, tuple[Encode, Decode]]] = {
-    date: (_encode_date, _decode_date),
-    datetime: (_encode_datetime, _decode_datetime),
-    time: (_encode_time, _decode_time),
-    timedelta: (_encode_timedelta, _decode_timedelta),
-    UUID: (_encode_uuid, _decode_uuid),
-    Decimal: (_encode_decimal, _decode_decimal),
-    bytes: (_encode_bytes, _decode_bytes),
+SCALARS: Final[dict[type, Codec]] = {
+    date: _text_codec(date, date.isoformat, date.fromisoformat),
+    datetime: _text_codec(datetime, _write_datetime, _read_datetime),
+    time: _text_codec(time, _write_time, time.fromisoformat),
+    timedelta: _text_codec(timedelta, _write_timedelta, _read_timedelta),
+    UUID: _text_codec(UUID, str, UUID),
+    Decimal: _text_codec(Decimal, lambda value: str(_finite(value)), lambda text: _finite(Decimal(text))),
+    bytes: _text_codec(
+        bytes, lambda value: b64encode(value).decode(), lambda text: b64decode(text, validate=True)
+    ),
 }
 """How each is stored: ISO 8601 for time (an offset, no zone name), base64 for bytes, text for the others."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import date, datetime
 from decimal import Decimal
-from enum import Enum, StrEnum
-from typing import TYPE_CHECKING, Final, Literal, cast, get_args, get_origin
+from enum import Enum, EnumType, StrEnum
+from typing import TYPE_CHECKING, Final, Literal, get_args, get_origin
 
 import attrs
 
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from firelock.serializer import JsonValue
 
 __all__ = ["FieldKind", "Parameter", "parameters_of", "texts_of", "typed_arguments"]
-
-_TRUE: Final = frozenset({"true", "yes", "on", "1"})
-_FALSE: Final = frozenset({"false", "no", "off", "0"})
 
 
 class FieldKind(StrEnum):
@@ -70,60 +67,24 @@ def parameters_of(binder: Binder) -> list[Parameter]:
 
 def _parameter(binder: Binder, name: str, annotation: object) -> Parameter:
     inner, is_optional = _without_none(annotation)
-    kind = _kind_of(inner)
+    kind, choices = _kind_of(inner), _choices(inner)
     return Parameter(
         name,
         describe(annotation),
         kind,
-        tuple(_choices(inner)) if kind is FieldKind.ENUM else (),
-        _default_text(binder, name, kind),
-        name in binder.shape.required,
+        tuple(choices),
+        _default_text(binder, name, kind, choices) if name in binder.signature.defaults else None,
+        name in binder.signature.required,
         is_optional,
     )
 
 
-def _without_none(annotation: object) -> tuple[object, bool]:
-    """Return what an annotation takes beside None, and whether it takes None."""
-    annotation = unwrap(annotation)
-    if not is_union(annotation):
-        return annotation, False
-    members = [unwrap(member) for member in get_args(annotation)]
-    others = [member for member in members if member not in (None, type(None))]
-    if len(others) == len(members):
-        return annotation, False
-    return (others[0] if len(others) == 1 else annotation), True
-
-
-def _kind_of(annotation: object) -> FieldKind:
-    if annotation in _KINDS:
-        return _KINDS[annotation]
-    if get_origin(annotation) is Literal or (isinstance(annotation, type) and issubclass(annotation, Enum)):
-        return FieldKind.ENUM
-    return FieldKind.TEXT if annotation in SCALARS else FieldKind.JSON
-
-
-def _choices(annotation: object) -> dict[str, object]:
-    """Return the values of an enum or a Literal by their texts."""
-    if get_origin(annotation) is Literal:
-        return {_literal_text(value): value for value in get_args(annotation)}
-    return dict(cast("type[Enum]", annotation).__members__)
-
-
-def _literal_text(value: object) -> str:
-    if isinstance(value, Enum):
-        return value.name
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def _default_text(binder: Binder, name: str, kind: FieldKind) -> str | None:
-    if name not in binder.shape.defaults:
-        return None
-    default = binder.shape.defaults[name]
+def _default_text(binder: Binder, name: str, kind: FieldKind, choices: Mapping[str, object]) -> str | None:
+    default = binder.signature.defaults[name]
     if default is None:
         return ""
     if kind is FieldKind.ENUM:
-        choices = _choices(_without_none(binder.annotations[name])[0])
-        return next((text for text, value in choices.items() if value == default), None)
+        return _choice_of(default, choices)
     stored = binder.defaults.get(name)
     if stored is None:  # no text could be read back as it
         return None
@@ -151,11 +112,48 @@ def _stored_text(binder: Binder, parameter: Parameter, stored: JsonValue) -> str
             value = binder.decode_one(parameter.name, stored)
         except ArgumentError:  # the choice is none any more
             return None
-        choices = _choices(_without_none(binder.annotations[parameter.name])[0])
-        return next((text for text, choice in choices.items() if choice == value), None)
+        return _choice_of(value, _choices(_without_none(binder.annotations[parameter.name])[0]))
     if parameter.kind is FieldKind.JSON or not isinstance(stored, str):
         return json.dumps(stored, ensure_ascii=False)
     return stored
+
+
+# ---- annotations -----------------------------------------------------------------------------------------
+
+
+def _without_none(annotation: object) -> tuple[object, bool]:
+    """Return what an annotation takes beside None, and whether it takes None."""
+    annotation = unwrap(annotation)
+    if not is_union(annotation):
+        return annotation, False
+    members = [unwrap(member) for member in get_args(annotation)]
+    others = [member for member in members if member not in (None, type(None))]
+    return (others[0] if len(others) == 1 else annotation), len(others) < len(members)
+
+
+def _kind_of(annotation: object) -> FieldKind:
+    if annotation in _KINDS:
+        return _KINDS[annotation]
+    if _choices(annotation) or (isinstance(annotation, type) and issubclass(annotation, Enum)):
+        return FieldKind.ENUM
+    return FieldKind.TEXT if annotation in SCALARS else FieldKind.JSON
+
+
+def _choices(annotation: object) -> dict[str, object]:
+    """Return the values of an enum or a Literal by their texts; of anything else none."""
+    if get_origin(annotation) is Literal:
+        return {_literal_text(value): value for value in get_args(annotation)}
+    return dict(annotation.__members__) if isinstance(annotation, EnumType) else {}
+
+
+def _literal_text(value: object) -> str:
+    if isinstance(value, Enum):
+        return value.name
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _choice_of(value: object, choices: Mapping[str, object]) -> str | None:
+    return next((text for text, choice in choices.items() if choice == value), None)
 
 
 # ---- reading ---------------------------------------------------------------------------------------------
@@ -171,26 +169,24 @@ def typed_arguments(binder: Binder, values: Mapping[str, str]) -> dict[str, obje
         FormError: a text cannot be read, a name is unknown, or a parameter that is needed has no text; its
             `fields` say all that is wrong.
     """
-    fields: dict[str, str] = {}
-    arguments: dict[str, object] = {}
     known = {parameter.name: parameter for parameter in parameters_of(binder)}
-    for name in values:
-        if name not in known:
-            fields[name] = f"is no parameter of {binder.shape.shown}"
+    fields = {name: f"is no parameter of {binder.signature.shown}" for name in values if name not in known}
+    arguments: dict[str, object] = {}
     for name, parameter in known.items():
         text = values.get(name)
         if text is not None and not isinstance(text, str):
             fields[name] = f"{shown(text)} is no text"
-        elif text is None or _is_left_out(parameter, text):
-            if parameter.is_required:
-                fields[name] = f"is needed; enter {_wanted(parameter)}"
         elif text == "" and parameter.is_optional:
             arguments[name] = None
+        elif text is None or (text == "" and parameter.kind is not FieldKind.TEXT):
+            if parameter.is_required:
+                fields[name] = f"is needed; enter {_wanted(parameter)}"
         else:
             try:
                 arguments[name] = _read(binder, parameter, text)
-            except (ValueError, ArithmeticError, RecursionError, ArgumentError) as error:
-                fields[name] = _explain(parameter, text, error)
+            except (ValueError, LookupError, ArithmeticError, RecursionError, ArgumentError) as error:
+                own = f" ({error})" if isinstance(error, ArgumentError | json.JSONDecodeError) else ""
+                fields[name] = f"{shown(text)} cannot be read{own}; enter {_wanted(parameter)}"
     if fields:
         wrong = "; ".join(f"{name}: {problem}" for name, problem in fields.items())
         message = f"These are no arguments for {binder.task}. {wrong}."
@@ -198,81 +194,51 @@ def typed_arguments(binder: Binder, values: Mapping[str, str]) -> dict[str, obje
     return arguments
 
 
-def _is_left_out(parameter: Parameter, text: str) -> bool:
-    return text == "" and not parameter.is_optional and parameter.kind is not FieldKind.TEXT
-
-
 def _read(binder: Binder, parameter: Parameter, text: str) -> object:
     inner, _ = _without_none(binder.annotations[parameter.name])
-    stripped = text.strip()
-    match parameter.kind:
-        case FieldKind.TEXT:
-            return binder.decode_one(parameter.name, text)
-        case FieldKind.INTEGER:
-            return int(stripped)
-        case FieldKind.NUMBER:
-            return Decimal(stripped) if inner is Decimal else _finite(float(stripped))
-        case FieldKind.BOOLEAN:
-            return _truth(stripped.lower())
-        case FieldKind.DATE:
-            return date.fromisoformat(stripped)
-        case FieldKind.DATETIME:
-            return _instant(stripped)
-        case FieldKind.ENUM:
-            return _choices(inner)[_choice(parameter, text)]
-        case FieldKind.JSON:
-            return binder.decode_one(parameter.name, cast("JsonValue", json.loads(text)))
+    if parameter.kind is FieldKind.ENUM:
+        return _choices(inner)[text]
+    if parameter.kind in (FieldKind.TEXT, FieldKind.JSON):
+        stored = text if parameter.kind is FieldKind.TEXT else json.loads(text)
+        return binder.decode_one(parameter.name, stored)
+    read, _ = _READERS[parameter.kind]
+    return Decimal(text.strip()) if inner is Decimal else read(text.strip())
 
 
-def _finite(number: float) -> float:
+def _finite(text: str) -> float:
+    number = float(text)
     if not math.isfinite(number):
-        message = "it is not finite"
-        raise ValueError(message)
+        raise ValueError(text)
     return number
-
-
-def _truth(text: str) -> bool:
-    if text not in _TRUE | _FALSE:
-        message = "it is neither true nor false"
-        raise ValueError(message)
-    return text in _TRUE
 
 
 def _instant(text: str) -> datetime:
     instant = datetime.fromisoformat(text)
     if instant.tzinfo is None:
-        message = "it has no offset from UTC"
-        raise ValueError(message)
+        raise ValueError(text)
     return instant
 
 
-def _choice(parameter: Parameter, text: str) -> str:
-    if text not in parameter.choices:
-        message = "it is no choice"
-        raise ValueError(message)
-    return text
+_TRUTHS: Final = {
+    **dict.fromkeys(("true", "yes", "on", "1"), True),
+    **dict.fromkeys(("false", "no", "off", "0"), False),
+}
 
-
-def _explain(parameter: Parameter, text: str, error: Exception) -> str:
-    own = f" ({error})" if isinstance(error, ArgumentError | json.JSONDecodeError) else ""
-    return f"{shown(text)} cannot be read{own}; enter {_wanted(parameter)}"
+_READERS: Final[Mapping[FieldKind, tuple[Callable[[str], object], str]]] = {
+    FieldKind.INTEGER: (int, "a whole number"),
+    FieldKind.NUMBER: (_finite, "a number, such as 1.5"),
+    FieldKind.BOOLEAN: (lambda text: _TRUTHS[text.lower()], "true or false"),
+    FieldKind.DATE: (date.fromisoformat, "a date, such as 2026-11-25"),
+    FieldKind.DATETIME: (
+        _instant,
+        "a date and time with an offset, such as 2026-11-25T10:00:00+00:00",
+    ),
+}
 
 
 def _wanted(parameter: Parameter) -> str:
-    match parameter.kind:
-        case FieldKind.TEXT:
-            return f"a text for {parameter.annotation_text}"
-        case FieldKind.INTEGER:
-            return "a whole number"
-        case FieldKind.NUMBER:
-            return "a number, such as 1.5"
-        case FieldKind.BOOLEAN:
-            return "true or false"
-        case FieldKind.DATE:
-            return "a date, such as 2026-11-25"
-        case FieldKind.DATETIME:
-            return "a date and time with an offset, such as 2026-11-25T10:00:00+00:00"
-        case FieldKind.ENUM:
-            return f"one of {', '.join(parameter.choices)}"
-        case FieldKind.JSON:
-            return f"JSON for {parameter.annotation_text}"
+    if parameter.kind is FieldKind.ENUM:
+        return f"one of {', '.join(parameter.choices)}"
+    if parameter.kind in _READERS:
+        return _READERS[parameter.kind][1]
+    return f"{'a text' if parameter.kind is FieldKind.TEXT else 'JSON'} for {parameter.annotation_text}"

@@ -1,13 +1,11 @@
-"""Refusals by name: what no job can carry, what no task can be, and what to do instead."""
+"""What no job can carry, named with what to pass instead."""
 
 from __future__ import annotations
 
 import functools
-import inspect
 import io
 import types
-from collections.abc import Iterable, Iterator
-from dataclasses import is_dataclass
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import date, time, timedelta
 from decimal import Decimal
 from enum import Enum
@@ -16,9 +14,9 @@ from uuid import UUID
 
 import attrs
 
-from firelock.errors import TaskError
+from firelock.arguments.codec import is_record
 
-__all__ = ["Refusal", "advice_for", "check_callable", "find_refused", "refusal"]
+__all__ = ["Refusal", "advice_for", "find_refused", "refusal"]
 
 
 @attrs.frozen
@@ -35,112 +33,6 @@ class Refusal:
     """For an entity: the attributes that identify it; otherwise empty."""
 
 
-_SESSION: Final = "open it inside the task"
-_QUERY: Final = "pass the ids, or the values it filters by, and run the query inside the task"
-_REQUEST: Final = "pass the few values of it that the task needs"
-_PROXY: Final = (
-    "it stands for another value in each request and for none in a job: pass the few values of it that the "
-    "task needs, such as request.args['id'], or for g and session the value itself"
-)
-_THREAD: Final = "make it inside the task; fire.lock(...) is a lock that other processes see"
-_AWAIT: Final = "did you forget await? Pass the value it gives"
-_ARRAY: Final = "pass .tolist(), or store it elsewhere and pass a reference"
-_FRAME: Final = "store it elsewhere and pass a reference"
-_ENTITY: Final = "pass its id and load it inside the task"
-
-# By top-level package and class name: nothing is imported, and a library may move a class within itself.
-_BY_NAME: Final[dict[str, dict[str, tuple[str, str]]]] = {
-    "sqlalchemy": {
-        **dict.fromkeys(("Session", "AsyncSession", "scoped_session"), ("a database session", _SESSION)),
-        **dict.fromkeys(("Connection", "AsyncConnection"), ("a database connection", _SESSION)),
-        **dict.fromkeys(("Engine", "AsyncEngine"), ("a database engine", _SESSION)),
-        **dict.fromkeys(("Query", "Executable", "Result"), ("a query", _QUERY)),
-    },
-    "django": {
-        **dict.fromkeys(("QuerySet", "BaseManager"), ("a query", _QUERY)),
-        "HttpRequest": ("a request", _REQUEST),
-        "LazyObject": ("a lazy object of Django's, such as request.user,", _ENTITY),
-        "Promise": ("a lazy text of Django's", "pass str(text)"),
-        "BaseDatabaseWrapper": ("a database connection", _SESSION),
-    },
-    "peewee": {"BaseQuery": ("a query", _QUERY), "Database": ("a database connection", _SESSION)},
-    "tortoise": {"AwaitableQuery": ("a query", _QUERY)},
-    "mongoengine": {"BaseQuerySet": ("a query", _QUERY)},
-    "sqlite3": dict.fromkeys(("Connection", "Cursor"), ("a database connection", _SESSION)),
-    "psycopg": {"BaseConnection": ("a database connection", _SESSION)},
-    "psycopg2": {"connection": ("a database connection", _SESSION)},
-    "pymysql": {"Connection": ("a database connection", _SESSION)},
-    "asyncpg": dict.fromkeys(("Connection", "Pool"), ("a database connection", _SESSION)),
-    "aiosqlite": {"Connection": ("a database connection", _SESSION)},
-    "redis": {"Redis": ("a connection", _SESSION)},
-    "pymongo": {"MongoClient": ("a connection", _SESSION)},
-    "requests": {"Session": ("an HTTP session", _SESSION)},
-    "httpx": {"BaseClient": ("an HTTP client", _SESSION)},
-    "aiohttp": {"ClientSession": ("an HTTP session", _SESSION), "BaseRequest": ("a request", _REQUEST)},
-    "starlette": {"HTTPConnection": ("a request", _REQUEST)},
-    "werkzeug": {
-        "Request": ("a request", _REQUEST),
-        "LocalProxy": ("a framework's proxy, as Flask's request, session, g and current_app are,", _PROXY),
-    },
-    "socket": {"socket": ("a socket", _SESSION)},
-    "_socket": {"socket": ("a socket", _SESSION)},
-    "_thread": dict.fromkeys(("lock", "RLock", "LockType"), ("a lock", _THREAD)),
-    "threading": {
-        **dict.fromkeys(("_RLock", "Condition", "Semaphore", "Event", "Barrier"), ("a lock", _THREAD)),
-        "Thread": ("a thread", _THREAD),
-    },
-    "multiprocessing": {
-        "SemLock": ("a lock", _THREAD),
-        "BaseProcess": ("a process", _THREAD),
-        "_ConnectionBase": ("a connection", _SESSION),
-    },
-    "subprocess": {"Popen": ("a process", "start it inside the task")},
-    "asyncio": {
-        **dict.fromkeys(("Lock", "Event", "Condition", "Semaphore"), ("a lock", _THREAD)),
-        "Queue": ("a queue", "pass what it holds"),
-    },
-    "_asyncio": dict.fromkeys(("Future", "Task"), ("a future", _AWAIT)),
-    "concurrent": {"Future": ("a future", "pass its result()"), "Executor": ("an executor", _THREAD)},
-    "queue": dict.fromkeys(("Queue", "SimpleQueue"), ("a queue", "pass what it holds")),
-    "_queue": {"SimpleQueue": ("a queue", "pass what it holds")},
-    "tempfile": dict.fromkeys(
-        ("_TemporaryFileWrapper", "SpooledTemporaryFile"), ("an open file", "pass its path or its content")
-    ),
-    "logging": dict.fromkeys(("Logger", "LoggerAdapter"), ("a logger", "get it inside the task")),
-    "pathlib": {"PurePath": ("a path", "pass str(path); a server may see another file system")},
-    "numpy": {"generic": ("a numpy scalar", "pass .item()"), "ndarray": ("a numpy array", _ARRAY)},
-    "pandas": {
-        **dict.fromkeys(("DataFrame", "Series", "Index"), ("a pandas frame", _FRAME)),
-        "Timestamp": ("a pandas timestamp", "pass .to_pydatetime()"),
-    },
-    "polars": dict.fromkeys(("DataFrame", "LazyFrame", "Series"), ("a polars frame", _FRAME)),
-}
-
-_ENTITY_BASES: Final = {
-    ("django", "Model"),
-    ("peewee", "Model"),
-    ("tortoise", "Model"),
-    ("mongoengine", "BaseDocument"),
-    ("pony", "Entity"),
-}
-
-_BY_TYPE: Final[tuple[tuple[type | tuple[type, ...], str, str], ...]] = (
-    (io.IOBase, "an open file", "pass its path or its content"),
-    (types.CoroutineType, "a coroutine", _AWAIT),
-    ((types.GeneratorType, types.AsyncGeneratorType), "a generator", "pass a list, or what it is made from"),
-    (types.ModuleType, "a module", "import it inside the task"),
-    (
-        (types.FunctionType, types.BuiltinFunctionType, types.MethodType, functools.partial),
-        "a function",
-        "pass the data it would use, or a text that the task chooses by",
-    ),
-    (type, "a class", "pass a text that the task chooses by"),
-    (BaseException, "an exception", "pass str(error)"),
-    ((types.TracebackType, types.FrameType, types.CodeType), "an interpreter's object", "pass a text"),
-    ((range, Iterator), "an iterator", "pass a list of what it gives"),
-)
-
-
 def refusal(value: object) -> Refusal | None:
     """Return why the value cannot be an argument under any annotation; None where one may fit."""
     kind = type(value)
@@ -150,6 +42,69 @@ def refusal(value: object) -> Refusal | None:
     return found
 
 
+def find_refused(value: object, *, limit: int = 1000) -> tuple[list[str | int], object] | None:
+    """Return the first value inside that no annotation helps, and the path to it; looks at `limit` values."""
+    pending: list[tuple[list[str | int], object]] = [([], value)]
+    seen = 0
+    while pending and seen < limit:
+        path, current = pending.pop(0)
+        seen += 1
+        if refusal(current) is not None:
+            return path, current
+        if len(path) < 8:  # noqa: PLR2004 - deeper ones are named less well, never accepted
+            pending.extend(([*path, step], inner) for step, inner in _parts(current)[:limit])
+    return None
+
+
+def _parts(value: object) -> list[tuple[str | int, object]]:
+    if isinstance(value, dict):
+        return [(str(key) if type(key) is str else type(key).__name__, inner) for key, inner in value.items()]
+    if isinstance(value, Iterable) and type(value) in (list, tuple, set, frozenset):
+        return list(enumerate(value))
+    return list(_own_attributes(value).items()) if is_record(type(value)) else []
+
+
+def advice_for(value: object) -> str:
+    """Return what to do about a value that is not plain JSON, or not within its limits."""
+    refused, kind = refusal(value), type(value)
+    if refused is not None:
+        return refused.advice
+    if kind in _ADVICE:
+        return _ADVICE[kind]
+    is_annotated = _is_named_record(kind) or issubclass(kind, (Enum, date, time, timedelta, UUID, Decimal))
+    for base in (*_ADVICE, bool):
+        if issubclass(kind, base) and not is_annotated:
+            return f"pass {base.__name__}(value): it would come back as {base.__name__}"
+    if is_annotated:
+        return f"annotate the parameter with {kind.__name__}"
+    return "pass plain values (text, numbers, lists, dicts), or annotate the parameter with a dataclass"
+
+
+_BYTES: Final = "pass bytes(value) and annotate the parameter as bytes"
+
+_ADVICE: Final[Mapping[type, str]] = {
+    float: "JSON has no NaN and no infinity: pass None or a text",
+    int: "pass it as text",
+    str: "pass clean text, or annotate the parameter as bytes",
+    list: "store it elsewhere and pass a reference",
+    dict: "use text as keys and few levels, or store it elsewhere and pass a reference",
+    tuple: "annotate the parameter as tuple[...], or pass a list",
+    set: "annotate the parameter as set[...], or pass a list",
+    frozenset: "annotate the parameter as frozenset[...], or pass a list",
+    bytes: "annotate the parameter as bytes",
+    bytearray: _BYTES,
+    memoryview: _BYTES,
+}
+
+
+def _is_named_record(kind: type) -> bool:
+    is_named_tuple = issubclass(kind, tuple) and hasattr(kind, "_fields")
+    return is_named_tuple or is_record(kind) or hasattr(kind, "model_validate")
+
+
+# ---- kinds -----------------------------------------------------------------------------------------------
+
+
 @functools.lru_cache(maxsize=1024)
 def _refusal_of(kind: type) -> Refusal | None:
     bases = kind.__mro__
@@ -157,9 +112,9 @@ def _refusal_of(kind: type) -> Refusal | None:
     declared = {name for base in bases for name in ("_sa_class_manager", "_meta", "pk") if name in vars(base)}
     if "_sa_class_manager" in declared or {"_meta", "pk"} <= declared or not _ENTITY_BASES.isdisjoint(names):
         return _entity(kind)
-    for package, name in names:
-        if found := _BY_NAME.get(package, {}).get(name):
-            return Refusal(*found)
+    for name in names:
+        if found := _BY_NAME.get(name):
+            return found
     for base, noun, advice in _BY_TYPE:
         if issubclass(kind, base):
             return Refusal(noun, advice)
@@ -190,134 +145,110 @@ def _own_attributes(value: object) -> dict[str, object]:
     return found if type(found) is dict else {}
 
 
-def find_refused(value: object, *, limit: int = 1000) -> tuple[list[str | int], object] | None:
-    """Return the first value inside that no annotation helps, and the path to it; looks at `limit` values."""
-    pending: list[tuple[list[str | int], object]] = [([], value)]
-    seen = 0
-    while pending and seen < limit:
-        path, current = pending.pop(0)
-        seen += 1
-        if refusal(current) is not None:
-            return path, current
-        if len(path) < 8:  # noqa: PLR2004 - deeper ones are named less well, never accepted
-            pending.extend(([*path, step], inner) for step, inner in _parts(current)[:limit])
-    return None
-
-
-def _parts(value: object) -> list[tuple[str | int, object]]:
-    if isinstance(value, dict):
-        return [(str(key) if type(key) is str else type(key).__name__, inner) for key, inner in value.items()]
-    if type(value) in (list, tuple, set, frozenset):
-        assert isinstance(value, Iterable)  # noqa: S101 - for the type checker
-        return list(enumerate(value))
-    if attrs.has(type(value)) or is_dataclass(type(value)):
-        return list(_own_attributes(value).items())
-    return []
-
-
-def advice_for(value: object) -> str:
-    """Return what to do about a value that is not plain JSON, or not within its limits."""
-    refused = refusal(value)
-    if refused is not None:
-        return refused.advice
-    kind = type(value)
-    for known, advice in _ADVICE:
-        if kind is known:
-            return advice
-    for base in (
-        Enum,
-        bytes,
-        bytearray,
-        memoryview,
-        str,
-        bool,
-        int,
-        float,
-        list,
-        dict,
-        set,
-        frozenset,
-        tuple,
-    ):
-        if issubclass(kind, base):
-            return _advice_for_subclass(kind, base)
-    if issubclass(kind, (date, time, timedelta, UUID, Decimal)) or _is_record(kind):
-        return f"annotate the parameter with {kind.__name__}"
-    return "pass plain values (text, numbers, lists, dicts), or annotate the parameter with a dataclass"
-
-
-_ADVICE: Final[tuple[tuple[type, str], ...]] = (
-    (float, "JSON has no NaN and no infinity: pass None or a text"),
-    (int, "pass it as text"),
-    (str, "pass clean text, or annotate the parameter as bytes"),
-    (list, "store it elsewhere and pass a reference"),
-    (dict, "use text as keys and few levels, or store it elsewhere and pass a reference"),
-    (tuple, "annotate the parameter as tuple[...], or pass a list"),
-    (set, "annotate the parameter as set[...], or pass a list"),
-    (frozenset, "annotate the parameter as frozenset[...], or pass a list"),
-    (bytes, "annotate the parameter as bytes"),
-    (bytearray, "pass bytes(value) and annotate the parameter as bytes"),
-    (memoryview, "pass bytes(value) and annotate the parameter as bytes"),
+_SESSION: Final = "open it inside the task"
+_QUERY: Final = "pass the ids, or the values it filters by, and run the query inside the task"
+_REQUEST: Final = "pass the few values of it that the task needs"
+_PROXY: Final = (
+    "it stands for another value in each request and for none in a job: pass the few values of it that the "
+    "task needs, such as request.args['id'], or for g and session the value itself"
 )
+_THREAD: Final = "make it inside the task; fire.lock(...) is a lock that other processes see"
+_AWAIT: Final = "did you forget await? Pass the value it gives"
+_ARRAY: Final = "pass .tolist(), or store it elsewhere and pass a reference"
+_FRAME: Final = "store it elsewhere and pass a reference"
+_ENTITY: Final = "pass its id and load it inside the task"
+_HELD: Final = "pass what it holds"
 
+# By top-level package and class name: nothing is imported, and a library may move a class within itself.
+_BY_NAME: Final[Mapping[tuple[str, str], Refusal]] = {
+    (package, name): Refusal(noun, advice)
+    for package, names, noun, advice in (
+        ("sqlalchemy", "Session AsyncSession scoped_session", "a database session", _SESSION),
+        ("sqlalchemy", "Connection AsyncConnection", "a database connection", _SESSION),
+        ("sqlalchemy", "Engine AsyncEngine", "a database engine", _SESSION),
+        ("sqlalchemy", "Query Executable Result", "a query", _QUERY),
+        ("django", "QuerySet BaseManager", "a query", _QUERY),
+        ("django", "HttpRequest", "a request", _REQUEST),
+        ("django", "LazyObject", "a lazy object of Django's, such as request.user,", _ENTITY),
+        ("django", "Promise", "a lazy text of Django's", "pass str(text)"),
+        ("django", "BaseDatabaseWrapper", "a database connection", _SESSION),
+        ("peewee", "BaseQuery", "a query", _QUERY),
+        ("peewee", "Database", "a database connection", _SESSION),
+        ("tortoise", "AwaitableQuery", "a query", _QUERY),
+        ("mongoengine", "BaseQuerySet", "a query", _QUERY),
+        ("sqlite3", "Connection Cursor", "a database connection", _SESSION),
+        ("psycopg", "BaseConnection", "a database connection", _SESSION),
+        ("psycopg2", "connection", "a database connection", _SESSION),
+        ("pymysql", "Connection", "a database connection", _SESSION),
+        ("asyncpg", "Connection Pool", "a database connection", _SESSION),
+        ("aiosqlite", "Connection", "a database connection", _SESSION),
+        ("redis", "Redis", "a connection", _SESSION),
+        ("pymongo", "MongoClient", "a connection", _SESSION),
+        ("requests", "Session", "an HTTP session", _SESSION),
+        ("httpx", "BaseClient", "an HTTP client", _SESSION),
+        ("aiohttp", "ClientSession", "an HTTP session", _SESSION),
+        ("aiohttp", "BaseRequest", "a request", _REQUEST),
+        ("starlette", "HTTPConnection", "a request", _REQUEST),
+        ("werkzeug", "Request", "a request", _REQUEST),
+        (
+            "werkzeug",
+            "LocalProxy",
+            "a framework's proxy, as Flask's request, session, g and current_app are,",
+            _PROXY,
+        ),
+        ("socket", "socket", "a socket", _SESSION),
+        ("_socket", "socket", "a socket", _SESSION),
+        ("_thread", "lock RLock LockType", "a lock", _THREAD),
+        ("threading", "_RLock Condition Semaphore Event Barrier", "a lock", _THREAD),
+        ("threading", "Thread", "a thread", _THREAD),
+        ("multiprocessing", "SemLock", "a lock", _THREAD),
+        ("multiprocessing", "BaseProcess", "a process", _THREAD),
+        ("multiprocessing", "_ConnectionBase", "a connection", _SESSION),
+        ("subprocess", "Popen", "a process", "start it inside the task"),
+        ("asyncio", "Lock Event Condition Semaphore", "a lock", _THREAD),
+        ("asyncio", "Queue", "a queue", _HELD),
+        ("_asyncio", "Future Task", "a future", _AWAIT),
+        ("concurrent", "Future", "a future", "pass its result()"),
+        ("concurrent", "Executor", "an executor", _THREAD),
+        ("queue", "Queue SimpleQueue", "a queue", _HELD),
+        ("_queue", "SimpleQueue", "a queue", _HELD),
+        (
+            "tempfile",
+            "_TemporaryFileWrapper SpooledTemporaryFile",
+            "an open file",
+            "pass its path or its content",
+        ),
+        ("logging", "Logger LoggerAdapter", "a logger", "get it inside the task"),
+        ("pathlib", "PurePath", "a path", "pass str(path); a server may see another file system"),
+        ("numpy", "generic", "a numpy scalar", "pass .item()"),
+        ("numpy", "ndarray", "a numpy array", _ARRAY),
+        ("pandas", "DataFrame Series Index", "a pandas frame", _FRAME),
+        ("pandas", "Timestamp", "a pandas timestamp", "pass .to_pydatetime()"),
+        ("polars", "DataFrame LazyFrame Series", "a polars frame", _FRAME),
+    )
+    for name in names.split()
+}
 
-def _advice_for_subclass(kind: type, base: type) -> str:
-    if base is Enum or _is_record(kind):
-        return f"annotate the parameter with {kind.__name__}"
-    return f"pass {base.__name__}(value): it would come back as {base.__name__}"
+_ENTITY_BASES: Final = {
+    ("django", "Model"),
+    ("peewee", "Model"),
+    ("tortoise", "Model"),
+    ("mongoengine", "BaseDocument"),
+    ("pony", "Entity"),
+}
 
-
-def _is_record(kind: type) -> bool:
-    is_named_tuple = issubclass(kind, tuple) and hasattr(kind, "_fields")
-    return is_named_tuple or attrs.has(kind) or is_dataclass(kind) or hasattr(kind, "model_validate")
-
-
-# ---- what can be a task ----------------------------------------------------------------------------------
-
-
-def check_callable(function: object) -> None:
-    """Prove that an object can be a task: a plain `def` or `async def`.
-
-    Raises:
-        TaskError: it is anything else; the message says what to write instead.
-    """
-    name = getattr(function, "__qualname__", None) or repr(type(function).__name__)
-    problem = _problem_with(function)
-    if problem:
-        raise TaskError(f"{name} cannot be a task: it is {problem}.")
-
-
-def _problem_with(function: object) -> str | None:
-    for is_kind, problem in _NO_TASKS:
-        if is_kind(function):
-            return problem
-    if not inspect.isfunction(function):
-        return "not a function; decorate a def or async def"
-    names = list(inspect.signature(function).parameters)
-    in_class = "." in function.__qualname__.rpartition("<locals>.")[2]
-    if in_class and names[:1] in (["self"], ["cls"]):
-        return "a method; write a function that takes an id and loads the object"
-    return None
-
-
-_NO_TASKS: Final = (
-    (inspect.isclass, "a class; write a function that makes an instance"),
-    (inspect.iscoroutine, "a coroutine, the result of a call; pass the function itself, without ()"),
-    (inspect.isgenerator, "a generator, the result of a call; write a function that returns a list"),
-    (inspect.ismethod, "a bound method; write a function that takes an id and loads the object"),
+_BY_TYPE: Final[tuple[tuple[type | tuple[type, ...], str, str], ...]] = (
+    (io.IOBase, "an open file", "pass its path or its content"),
+    (types.CoroutineType, "a coroutine", _AWAIT),
+    ((types.GeneratorType, types.AsyncGeneratorType), "a generator", "pass a list, or what it is made from"),
+    (types.ModuleType, "a module", "import it inside the task"),
     (
-        lambda value: isinstance(value, (functools.partial, functools.partialmethod)),
-        "a functools.partial; write a def, or pass the arguments when enqueuing",
+        (types.FunctionType, types.BuiltinFunctionType, types.MethodType, functools.partial),
+        "a function",
+        "pass the data it would use, or a text that the task chooses by",
     ),
-    (
-        lambda value: isinstance(value, (staticmethod, classmethod)),
-        "a staticmethod or classmethod object; write a function of the module",
-    ),
-    (inspect.isbuiltin, "a builtin; wrap it in a def with annotated parameters"),
-    (inspect.isgeneratorfunction, "a generator function; return a list, or enqueue one job a value"),
-    (inspect.isasyncgenfunction, "an async generator function; return a list, or enqueue one job a value"),
-    (
-        lambda value: callable(value) and not inspect.isfunction(value),
-        "a callable object; write a function that calls it",
-    ),
+    (type, "a class", "pass a text that the task chooses by"),
+    (BaseException, "an exception", "pass str(error)"),
+    ((types.TracebackType, types.FrameType, types.CodeType), "an interpreter's object", "pass a text"),
+    ((range, Iterator), "an iterator", "pass a list of what it gives"),
 )

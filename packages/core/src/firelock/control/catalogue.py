@@ -203,7 +203,7 @@ def _value(client: Client, info: TaskInfo) -> Mapping[str, JsonValue]:
         "is_async": info.is_async,
         "aliases": list(info.aliases),
         "tags": list(info.tags),
-        "signature": client.registry.binder(info).shape.shown,
+        "signature": client.registry.binder(info).signature.shown,
         "summary": _summary(function),
         "place": f"{module}:{code.co_firstlineno}" if code else module,
         "version": installed_version(),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import attrs
 
 from firelock.aio import in_thread, twin
-from firelock.arguments.signature import MAX_TAGS, format_tags
+from firelock.arguments.tags import MAX_TAGS, format_tags
 from firelock.client import check_tags
 from firelock.clock import from_micros, micros
 from firelock.cron import Cron, Every, parse_schedule, schedule_from_json, schedule_to_json
@@ -483,7 +483,7 @@ def to_call(
         ArgumentError: they are neither a mapping nor a list.
     """
     if isinstance(arguments, Mapping):
-        return client.registry.binder(info).shape.named_call(arguments)
+        return client.registry.binder(info).signature.named_call(arguments)
     if isinstance(arguments, str | bytes) or not isinstance(arguments, Sequence):
         message = (
             f'arguments={shown(arguments)} are refused; pass them by name, {{"day": "mon"}}, or as a list.'

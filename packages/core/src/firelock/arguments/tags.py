@@ -1,0 +1,114 @@
+"""Tags made from a job's arguments: `user:{user_id}` → `user:42`."""
+
+from __future__ import annotations
+
+import functools
+import string
+from collections.abc import Collection, Mapping, Sequence
+from typing import Final
+
+from firelock.errors import ArgumentError, TaskError
+from firelock.serializer import JsonValue
+
+__all__ = ["MAX_TAGS", "MAX_TAG_LENGTH", "check_tag_templates", "format_tags"]
+
+MAX_TAGS: Final = 20
+MAX_TAG_LENGTH: Final = 100
+
+
+def check_tag_templates(templates: Sequence[str], parameter_names: Collection[str]) -> None:
+    """Prove that every template is a possible tag and names only parameters, plainly: `{name}`.
+
+    Raises:
+        TaskError: too many templates, an unknown name, or a field that reaches inside a value.
+    """
+    if isinstance(templates, str):
+        raise TaskError(f"tags is the text {templates!r}. Give a list: tags=[{templates!r}]")
+    if len(templates) > MAX_TAGS:
+        raise TaskError(f"{len(templates)} tags; a job has at most {MAX_TAGS}")
+    for template in templates:
+        if not isinstance(template, str):
+            raise TaskError(f"A tag is text, not {type(template).__name__}")
+        literals, names = zip(*_pieces(template), strict=True) if template else ((), ())
+        unknown = [name for name in names if name is not None and name not in parameter_names]
+        if unknown:
+            known = ", ".join(parameter_names) or "none"
+            raise TaskError(
+                f"Tag {template!r} names {unknown[0]!r}. Parameters that can be named plainly: {known}"
+            )
+        fixed = "".join(literals)
+        problem = _problem_with(fixed) if fixed or not any(names) else None
+        if problem:
+            raise TaskError(f"Tag {template!r} {problem}")
+
+
+def format_tags(
+    templates: Sequence[str], bound: JsonValue, *, defaults: Mapping[str, JsonValue] | None = None
+) -> tuple[str, ...]:
+    """Return the tags for arguments in their stored form, as `Binder.encode` gives them: in order, each once.
+
+    Numbers and truth values stand as JSON writes them. An argument that was omitted counts as its default.
+
+    Raises:
+        ArgumentError: a value is no text, number or truth value, or makes a tag too long or unprintable.
+    """
+    if not templates:
+        return ()
+    values = {**(defaults or {}), **(bound if isinstance(bound, dict) else {})}
+    return tuple(dict.fromkeys(_format(template, values) for template in templates))
+
+
+def _format(template: str, values: Mapping[str, JsonValue]) -> str:
+    tag = "".join(
+        literal if name is None else literal + _text_of(template, name, values)
+        for literal, name in _pieces(template)
+    )
+    problem = _problem_with(tag)
+    if problem:
+        raise ArgumentError(f"Tag {template!r} {problem}, with these arguments")
+    return tag
+
+
+def _text_of(template: str, name: str, values: Mapping[str, JsonValue]) -> str:
+    made = f"Tag {template!r} is made from {name!r}, which is"
+    if name not in values:
+        raise ArgumentError(f"{made} omitted; its default cannot be stored")
+    match values[name]:
+        case str(text):
+            return text
+        case True:
+            return "true"
+        case False:
+            return "false"
+        case None:
+            return "null"
+        case int() | float() as number:
+            return str(number)
+        case other:
+            kind = type(other).__name__
+            raise ArgumentError(f"{made} stored as {kind}; only text and numbers can")
+
+
+@functools.lru_cache(maxsize=1024)
+def _pieces(template: str) -> list[tuple[str, str | None]]:
+    """Split a template into literal text and the plain name that follows it."""
+    try:
+        parsed = list(string.Formatter().parse(template))
+    except ValueError as error:
+        raise TaskError(
+            f"Tag {template!r} is no template: {error}. Write a brace twice to mean itself"
+        ) from error
+    for _, name, spec, conversion in parsed:
+        if name is not None and (spec or conversion or not name.isidentifier()):
+            raise TaskError(
+                f"Tag {template!r} holds more than plain names: use {{name}} and nothing else in braces"
+            )
+    return [(literal, name) for literal, name, _, _ in parsed]
+
+
+def _problem_with(tag: str) -> str | None:
+    if not tag:
+        return "is empty"
+    if len(tag) > MAX_TAG_LENGTH:
+        return f"is {len(tag)} characters long; at most {MAX_TAG_LENGTH} are allowed"
+    return None if tag.isprintable() else "holds characters that cannot be printed"
