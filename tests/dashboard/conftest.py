@@ -12,7 +12,7 @@ from tests.dashboard.asking import Browser
 from tests.dashboard.hostile_texts import HOSTILE
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", pytest.param("sqlite", marks=pytest.mark.heavy("all pages once more"))])
 def fire(request, tmp_path):
     """An app without tasks; a test adds its own."""
     url = "memory://" if request.param == "memory" else f"sqlite:///{tmp_path / 'jobs.db'}"
