@@ -118,7 +118,7 @@ def test_bad_words_are_refused(watched):
         with pytest.raises(ConfigurationError, match=r"limit=.* is refused; a page holds 1 to 500"):
             watched.audit.list(limit)
     for cursor in ("", "nonsense", "\x00", 7):
-        with pytest.raises(StorageError, match="belongs to no page of the audit log"):
+        with pytest.raises(StorageError, match="belongs to no page of audit entries"):
             watched.audit.list(cursor=cursor)
 
 

@@ -409,9 +409,7 @@ class Firelock(ServedApp):
         self._client.access.close()
         self.storage.close()
 
-    async def aclose(self) -> None:
-        """Close without blocking the event loop."""
-        await in_thread(self.close)
+    aclose = twin(close)
 
     def __enter__(self) -> Self:
         """Return the app, closed at the end of the block."""

@@ -11,8 +11,9 @@ import attrs
 
 from firelock.aio import twin
 from firelock.clock import from_micros, micros
-from firelock.errors import ConfigurationError, StorageError
-from firelock.ids import is_newest_first_key, newest_first_key
+from firelock.control.pages import PAGE_LIMIT, newest_records
+from firelock.errors import ConfigurationError
+from firelock.ids import newest_first_key
 from firelock.options import shown
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ __all__ = ["KEPT", "PRUNES_EVERY", "Audit", "AuditEntry", "AuditPage"]
 KEPT = 10_000
 PRUNES_EVERY = 250  # entries of all processes together, between two looks at what is too old
 _KIND, _COUNT = "audit", "audit_count"
-_PAGE_LIMIT = 500
 _TEXT_LIMIT, _TARGET_LIMIT, _DETAIL_LIMIT = 200, 500, 4_096
 
 
@@ -110,15 +110,10 @@ class Audit:
             ConfigurationError: the limit is not 1 to 500.
             StorageError: no page gave this cursor.
         """
-        if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= _PAGE_LIMIT:
-            message = f"limit={shown(limit)} is refused; a page holds 1 to {_PAGE_LIMIT} entries."
-            raise ConfigurationError(message)
-        if cursor is not None and not is_newest_first_key(cursor):
-            message = f"Cursor {shown(cursor)} belongs to no page of the audit log. Start without a cursor."
-            raise StorageError(message)
-        records = self._client.storage.list_records(_KIND, after=cursor or "", limit=limit + 1)
-        entries = [_entry(record.key, json.loads(record.value)) for record in records[:limit]]
-        return AuditPage(entries, entries[-1].id if len(records) > limit else None)
+        records, following = newest_records(
+            self._client.storage, _KIND, "audit entries", limit=limit, cursor=cursor
+        )
+        return AuditPage([_entry(record.key, json.loads(record.value)) for record in records], following)
 
     alist = twin(list)  # noqa: A003 - the verb above
 
@@ -126,7 +121,7 @@ class Audit:
         """Room is made for all that is recorded until the next time."""
         storage = self._client.storage
         last = self._last_kept(KEPT - PRUNES_EVERY)
-        while last is not None and (old := storage.list_records(_KIND, after=last, limit=_PAGE_LIMIT)):
+        while last is not None and (old := storage.list_records(_KIND, after=last, limit=PAGE_LIMIT)):
             for record in old:
                 storage.delete_record(_KIND, record.key)
 
@@ -135,7 +130,7 @@ class Audit:
         after = ""
         page: Sequence[Record]
         while kept > 0:
-            page = self._client.storage.list_records(_KIND, after=after, limit=min(kept, _PAGE_LIMIT))
+            page = self._client.storage.list_records(_KIND, after=after, limit=min(kept, PAGE_LIMIT))
             if not page:
                 return None
             after, kept = page[-1].key, kept - len(page)

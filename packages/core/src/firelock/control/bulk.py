@@ -15,6 +15,7 @@ import attrs
 from firelock import lifecycle
 from firelock.aio import twin
 from firelock.clock import from_micros, micros
+from firelock.control.pages import every_record, newest_records
 from firelock.errors import ConfigurationError, LockLost, LockTimeout, StorageError, StorageUnavailable
 from firelock.ids import is_newest_first_key, newest_first_key
 from firelock.options import shown, to_choice
@@ -244,7 +245,6 @@ _IDS_KIND = "operation_ids"  # of the jobs that one requeued, a record a chunk: 
 _IDS_KEPT = 2_000  # of an operation: what is told of more is told of the first
 _CHUNK = 500
 _CHUNKS = 200  # that are looked at for an outcome
-_PAGE_LIMIT = 500
 _TEXT_LIMIT = 500
 _CONTAINS = ("argument", "error")
 _LOCK_LIFE = 30.0
@@ -364,15 +364,10 @@ class Operations:
             ConfigurationError: the limit is not 1 to 500.
             StorageError: no page gave this cursor.
         """
-        if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= _PAGE_LIMIT:
-            message = f"limit={shown(limit)} is refused; a page holds 1 to {_PAGE_LIMIT} operations."
-            raise ConfigurationError(message)
-        if cursor is not None and not is_newest_first_key(cursor):
-            message = f"Cursor {shown(cursor)} belongs to no page of operations. Start without a cursor."
-            raise StorageError(message)
-        records = self._client.storage.list_records(_KIND, after=cursor or "", limit=limit + 1)
-        operations = [read_operation(record) for record in records[:limit]]
-        return OperationPage(operations, operations[-1].id if len(records) > limit else None)
+        records, following = newest_records(
+            self._client.storage, _KIND, "operations", limit=limit, cursor=cursor
+        )
+        return OperationPage([read_operation(record) for record in records], following)
 
     alist = twin(list)  # noqa: A003 - the verb above
 
@@ -551,13 +546,7 @@ class Operations:
                 return after
 
     def _all(self) -> Iterator[Operation]:
-        cursor: str | None = None
-        while True:
-            page = self.list(_PAGE_LIMIT, cursor)
-            yield from page
-            cursor = page.cursor
-            if cursor is None:
-                return
+        return map(read_operation, every_record(self._client.storage, _KIND))
 
     def _prune(self) -> None:
         ended = [operation.id for operation in self._all() if not operation.is_running]

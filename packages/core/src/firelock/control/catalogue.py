@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, cast
 
@@ -13,11 +13,12 @@ import attrs
 
 from firelock.aio import twin
 from firelock.clock import SECOND, from_micros
+from firelock.control.pages import every_record
 from firelock.errors import StorageError, UnknownTask
 from firelock.options import shown
 from firelock.plugins import installed_version
 from firelock.retry import OnExceeded, Retry, RetryPolicy
-from firelock.storage import Record, Storage
+from firelock.storage import Record
 from firelock.task import main_module_name
 from firelock.text import shorten, span
 
@@ -31,7 +32,6 @@ __all__ = ["Catalogue", "TaskEntry", "tell_tasks"]
 log = logging.getLogger(__name__)
 
 _KIND = "task"
-_PAGE = 500
 _TOLD_AGAIN = 12 * 3_600 * SECOND  # an entry that is older is written anew, changed or not
 _FORGOTTEN = 30 * 86_400 * SECOND  # an entry that no server told of for so long is dropped
 _SUMMARY = 500
@@ -81,6 +81,8 @@ class Catalogue:
         message = f"Task {shown(name)} is unknown: no server told of it, and this app does not have it."
         raise UnknownTask(message)
 
+    aget = twin(get)
+
     def unknown(self, names: Iterable[str]) -> Sequence[str]:
         """Return those of the names that neither a server nor this app knows, aliases known too; in order."""
         known = {name for entry in self.list() for name in (entry.name, *entry.aliases)}
@@ -88,30 +90,17 @@ class Catalogue:
 
     aunknown = twin(unknown)
 
-    aget = twin(get)
-
     def list(self) -> list[TaskEntry]:
         """Return every task in order of name; one round trip for each 500."""
         registry = self._client.registry
         entries = {
             record.key: _entry(record, is_registered_here=registry.get(record.key) is not None)
-            for record in _records(self._client.storage)
+            for record in every_record(self._client.storage, _KIND)
         }
         here = [_entry_here(self._client, info) for info in registry if info.name not in entries]
         return sorted([*entries.values(), *here], key=lambda entry: entry.name)
 
     alist = twin(list)  # noqa: A003 - the verb above
-
-
-def _records(storage: Storage) -> Iterator[Record]:
-    """Yield every entry in order of name, by one round trip for each full page and the last one."""
-    after, page = "", list[Record]()
-    while not after or len(page) == _PAGE:
-        page = storage.list_records(_KIND, after=after, limit=_PAGE)
-        if not page:
-            return
-        yield from page
-        after = page[-1].key
 
 
 def _entry(record: Record, *, is_registered_here: bool) -> TaskEntry:
@@ -163,7 +152,7 @@ def tell_tasks(client: Client) -> bool:
 
 def _tell(client: Client) -> None:
     storage, now = client.storage, client.clock.now()
-    stored = {record.key: record for record in _records(storage)}
+    stored = {record.key: record for record in every_record(storage, _KIND)}
     runnable = client.registry.runnable()
     for info in runnable:
         value = _value(client, info)

@@ -11,6 +11,7 @@ import attrs
 from firelock import lifecycle
 from firelock.aio import in_thread, twin
 from firelock.clock import micros, span_micros
+from firelock.control.pages import PAGE_LIMIT, check_limit
 from firelock.errors import (
     ConfigurationError,
     JobNotFound,
@@ -40,7 +41,6 @@ __all__ = ["JobCounts", "JobPage", "Jobs"]
 
 _StateName = Literal["awaiting", "scheduled", "enqueued", "processing", "succeeded", "failed", "deleted"]
 
-_PAGE_LIMIT = 500
 _CHUNK = 500
 _LAST = micros(datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC))
 
@@ -194,11 +194,8 @@ class Jobs:
                 not 1 to 500.
             ScheduleError: an instant has no time zone.
         """
-        if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= _PAGE_LIMIT:
-            message = f"limit={shown(limit)} is refused; a page holds 1 to {_PAGE_LIMIT} jobs."
-            raise ConfigurationError(message)
         chosen = _filter(where, by_due=by_due)
-        return self.page(chosen, limit=limit, cursor=cursor, oldest_first=oldest_first)
+        return self.page(chosen, limit=check_limit(limit, "jobs"), cursor=cursor, oldest_first=oldest_first)
 
     afind = twin(find)
 
@@ -232,7 +229,7 @@ class Jobs:
             where = attrs.evolve(where, until=end if where.until is None else min(where.until, end))
         cursor = None
         while True:
-            page = self.page(where, limit=_PAGE_LIMIT, cursor=cursor, oldest_first=oldest_first)
+            page = self.page(where, limit=PAGE_LIMIT, cursor=cursor, oldest_first=oldest_first)
             yield page
             cursor = page.cursor
             if cursor is None:

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from firelock.aio import in_thread, twin
+from firelock.aio import twin
+from firelock.control.pages import every_record
 from firelock.job import as_datetime
 from firelock.options import check_queue
-from firelock.storage import Record
 from firelock.values import State
 
 if TYPE_CHECKING:
     from firelock.client import Client
 
 __all__ = ["QueueView", "Queues"]
-
-_PAGE_LIMIT = 500
 
 
 @attrs.frozen
@@ -47,7 +45,7 @@ class Queues:
         """Return every queue with what it holds, in order of name."""
         storage = self._client.storage
         by_queue = storage.counts().by_queue
-        settings = {record.key: json.loads(record.value) for record in _all_records(self._client, "queue")}
+        settings = {record.key: json.loads(record.value) for record in every_record(storage, "queue")}
         return [
             _queue_view(name, by_queue.get(name, {}), settings.get(name, {}))
             for name in sorted({*by_queue, *settings})
@@ -66,17 +64,13 @@ class Queues:
         value = json.dumps({"paused": True, "note": note, "by": by, "at": self._client.clock.now()})
         self._client.storage.put_record("queue", check_queue(name), value)
 
-    async def apause(self, name: str, *, note: str | None = None, by: str | None = None) -> None:
-        """Pause without blocking the event loop."""
-        await in_thread(self.pause, name, note=note, by=by)
+    apause = twin(pause)
 
     def resume(self, name: str) -> None:
         """Jobs of the queue are claimed again."""
         self._client.storage.put_record("queue", check_queue(name), json.dumps({"paused": False}))
 
-    async def aresume(self, name: str) -> None:
-        """Resume without blocking the event loop."""
-        await in_thread(self.resume, name)
+    aresume = twin(resume)
 
 
 def _queue_view(name: str, counts: Mapping[State, int], settings: Mapping[str, Any]) -> QueueView:
@@ -91,10 +85,3 @@ def _queue_view(name: str, counts: Mapping[State, int], settings: Mapping[str, A
         settings.get("by") if is_paused else None,
         as_datetime(settings.get("at")) if is_paused else None,
     )
-
-
-def _all_records(client: Client, kind: str) -> Iterator[Record]:
-    after = ""
-    while page := client.storage.list_records(kind, after=after, limit=_PAGE_LIMIT):
-        yield from page
-        after = page[-1].key

@@ -206,6 +206,8 @@ class Recurring:
                 log.info("Recurring job %r was edited.", recurring_id, extra={"by": by})
                 return RecurringJob(written)
 
+    aedit = twin(edit)
+
     def create(
         self,
         task_name: str,
@@ -240,6 +242,8 @@ class Recurring:
         log.info("Recurring job %r was created.", recurring_id, extra={"by": by})
         return RecurringJob(written)
 
+    acreate = twin(create)
+
     def reset(self, recurring_id: str, *, by: str = "operator") -> RecurringJob:
         """An operator's edit is given up for what the code says.
 
@@ -269,10 +273,6 @@ class Recurring:
                 log.info("Recurring job %r was reset.", recurring_id, extra={"by": by})
                 return RecurringJob(written)
 
-    aedit = twin(edit)
-
-    acreate = twin(create)
-
     areset = twin(reset)
 
     # ---- looking -----------------------------------------------------------------------------------------
@@ -297,16 +297,22 @@ class Recurring:
         start = from_micros(self._client.clock.now()) if after is None else after
         return [Upcoming(at, schedule.note(at)) for at in schedule.upcoming(start, count)]
 
+    aupcoming = twin(upcoming)
+
     def next_instants(
         self, what: str | Cron | Every, count: int = 10, *, after: datetime | None = None
     ) -> list[datetime]:
         """Return the instants of `upcoming`, without notes."""
         return [one.at for one in self.upcoming(what, count, after=after)]
 
+    anext_instants = twin(next_instants)
+
     def runs(self, recurring_id: str, limit: int = 20) -> list[Job[Any]]:
         """Return the jobs that the definition made and that are still stored, newest first."""
         where = JobFilter(recurring_id=recurring_id)
         return [Job(self._client, job) for job in self._client.storage.find(where, limit=limit).jobs]
+
+    aruns = twin(runs)
 
     def __iter__(self) -> Iterator[RecurringJob]:
         """Iterate over every definition, page by page, in order of id."""
@@ -318,12 +324,6 @@ class Recurring:
         while (job := await in_thread(next, jobs, None)) is not None:
             yield job
 
-    aupcoming = twin(upcoming)
-
-    anext_instants = twin(next_instants)
-
-    aruns = twin(runs)
-
     # ---- operating ---------------------------------------------------------------------------------------
 
     def list(self, *, after: str = "", limit: int = 100) -> list[RecurringJob]:
@@ -332,6 +332,8 @@ class Recurring:
             RecurringJob(record) for record in self._client.storage.list_recurring(after=after, limit=limit)
         ]
 
+    alist = twin(list)  # noqa: A003 - the verb above
+
     def get(self, recurring_id: str) -> RecurringJob:
         """Return the definition.
 
@@ -339,6 +341,8 @@ class Recurring:
             JobNotFound: there is none of this id.
         """
         return RecurringJob(self._record(recurring_id))
+
+    aget = twin(get)
 
     def _record(self, recurring_id: str) -> RecurringRecord:
         record = self._client.storage.get_recurring(recurring_id)
@@ -373,9 +377,13 @@ class Recurring:
             self._client.plugins.jobs_created((job,))
         return Job(self._client, job)
 
+    atrigger = twin(trigger)
+
     def pause(self, recurring_id: str) -> RecurringJob:
         """It does not run until it is resumed; deploys do not resume it."""
         return self._change(recurring_id, lambda record: attrs.evolve(record, is_paused=True), keep=True)
+
+    apause = twin(pause)
 
     def resume(self, recurring_id: str) -> RecurringJob:
         """It runs again, from its next instant after now: what fell into the pause is not made up for."""
@@ -388,6 +396,8 @@ class Recurring:
         if not self._known(recurring_id).is_paused:
             return self.get(recurring_id)
         return self._change(recurring_id, resumed, keep=False)
+
+    aresume = twin(resume)
 
     def _change(
         self, recurring_id: str, change: Callable[[RecurringRecord], RecurringRecord], *, keep: bool
@@ -406,19 +416,7 @@ class Recurring:
         if not self._client.storage.remove_recurring(recurring_id):
             self._record(recurring_id)
 
-    alist = twin(list)  # noqa: A003 - the verb above
-
-    aget = twin(get)
-
-    atrigger = twin(trigger)
-
-    apause = twin(pause)
-
-    aresume = twin(resume)
-
-    async def aremove(self, recurring_id: str) -> None:
-        """Remove without blocking the event loop."""
-        await in_thread(self.remove, recurring_id)
+    aremove = twin(remove)
 
 
 Arguments = Mapping[str, object] | Sequence[object]

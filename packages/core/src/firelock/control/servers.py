@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from firelock.aio import in_thread, twin
+from firelock.aio import twin
 from firelock.clock import from_micros
 from firelock.errors import ConfigurationError
 from firelock.storage import SessionRecord
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from firelock.client import Client
 
 __all__ = ["ServerView", "Servers"]
-
-_PAGE_LIMIT = 500
 
 
 @attrs.frozen
@@ -63,9 +61,7 @@ class Servers:
             raise ConfigurationError(message)
         self._client.storage.put_record("server_order", server_id, json.dumps(order))
 
-    async def atell(self, server_id: str, order: str) -> None:
-        """Tell without blocking the event loop."""
-        await in_thread(self.tell, server_id, order)
+    atell = twin(tell)
 
 
 def _server_view(server_id: str, sessions: list[SessionRecord]) -> ServerView:

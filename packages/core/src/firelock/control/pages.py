@@ -1,0 +1,52 @@
+"""Pages of what is stored: the check of a limit, and pages of records, newest first or all by their keys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from firelock.errors import ConfigurationError, StorageError
+from firelock.ids import is_newest_first_key
+from firelock.options import shown
+
+if TYPE_CHECKING:
+    from firelock.storage import Record, Storage
+
+__all__ = ["PAGE_LIMIT", "check_limit", "every_record", "newest_records"]
+
+PAGE_LIMIT = 500
+
+
+def check_limit(limit: int, nouns: str) -> int:
+    """Return how many a page holds; ConfigurationError unless it is 1 to 500."""
+    if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= PAGE_LIMIT:
+        message = f"limit={shown(limit)} is refused; a page holds 1 to {PAGE_LIMIT} {nouns}."
+        raise ConfigurationError(message)
+    return limit
+
+
+def newest_records(
+    storage: Storage, kind: str, nouns: str, *, limit: int, cursor: str | None
+) -> tuple[list[Record], str | None]:
+    """Return a page of records whose keys put the newest first, and the cursor of the next page.
+
+    Raises:
+        ConfigurationError: the limit is not 1 to 500.
+        StorageError: no page gave this cursor.
+    """
+    check_limit(limit, nouns)
+    if cursor is not None and not is_newest_first_key(cursor):
+        message = f"Cursor {shown(cursor)} belongs to no page of {nouns}. Start without a cursor."
+        raise StorageError(message)
+    records = storage.list_records(kind, after=cursor or "", limit=limit + 1)
+    return list(records[:limit]), records[limit - 1].key if len(records) > limit else None
+
+
+def every_record(storage: Storage, kind: str) -> Iterator[Record]:
+    """Yield every record of a kind in order of key, by one round trip for each full page and the last one."""
+    after, is_last = "", False
+    while not is_last:
+        page = storage.list_records(kind, after=after, limit=PAGE_LIMIT)
+        yield from page
+        is_last = len(page) < PAGE_LIMIT
+        after = page[-1].key if page else after
