@@ -12,7 +12,7 @@ import attrs
 
 from firelock.context import Console
 from firelock.memory import MemoryStorage
-from firelock.server.attempt import Ended, Runner
+from firelock.server.attempt import EndedRun, JobRunner
 from firelock.storage import Applied, NewSession
 from firelock.values import Holder
 
@@ -95,7 +95,7 @@ class Worker:
         self.fire = fire
         self.holder = Holder(f"session of {name}", name)
         self.console = Console(fire.client.clock.now)
-        self.runner = Runner(fire.runtime, self.console)
+        self.runner = JobRunner(fire.runtime, self.console)
         fire.storage.begin_session(
             NewSession(self.holder.session, f"server of {name}", name, "host", 7, 0, 1e9, 1, "*")
         )
@@ -107,7 +107,7 @@ class Worker:
     def attempt(self, job):
         """How one run of a claimed job ended; nothing is written."""
         run = self.runner.prepare(job, self.holder)
-        return run if isinstance(run, Ended) else self.runner.run(run)
+        return run if isinstance(run, EndedRun) else self.runner.run(run)
 
     def run(self, limit=100):
         """Run what is enqueued and settle it; return the ends."""

@@ -12,7 +12,7 @@ import pytest
 
 from firelock import Cron, Firelock, Job, JobContext, Lock, Origin
 from firelock.memory import MemoryStorage
-from firelock.server.embedded import InsideServer
+from firelock.server.embedded import EmbeddedServer
 from firelock.storage import JobFilter, State
 from firelock.task import TaskVerbs
 from tests.core.fakes import Worker
@@ -23,7 +23,7 @@ WAITS_FOR_NOTHING = {
         "arguments_from_text", "load_imports", "lock", "parameters", "server", "task",
         "task_named", "tasks", "texts_from_arguments", "use_storage",
     },
-    "InsideServer": {"run", "start", "stop"},  # `async with`; `run` hears signals in the main thread
+    "EmbeddedServer": {"run", "start", "stop"},  # `async with`; `run` hears signals in the main thread
     "JobContext": {"cancel", "completes_by", "fake", "log", "progress", "raise_if_cancelled"},
     "Lock": {"renew"},  # called by the keeper's thread; leaving it is `async with`
     "TaskVerbs": {"call", "using"},
@@ -37,7 +37,7 @@ def public_classes():
         parts = [type(part) for name, part in vars(fire).items() if not name.startswith("_")]
     parts = [part for part in parts if part.__module__.startswith("firelock.")]
     ours = [part for part in parts if "client" in inspect.signature(part).parameters]
-    return [Firelock, *ours, TaskVerbs, Job, JobContext, Lock, InsideServer]
+    return [Firelock, *ours, TaskVerbs, Job, JobContext, Lock, EmbeddedServer]
 
 
 def verbs():

@@ -11,7 +11,7 @@ import attrs
 import pytest
 
 from firelock import Firelock, Settings
-from firelock.server.shared_memory import Board, share_memory
+from firelock.server.shared_memory import ChildMemory, share_memory
 from firelock.server.supervisor import EXIT_FAILED, EXIT_OK, EXIT_UNREACHABLE, EXIT_USAGE, ServerOptions
 from firelock.storage import NewSession
 from firelock.values import State
@@ -61,7 +61,7 @@ class Process:
         self.reports, reports = os.pipe()
         options = {
             **attrs.asdict(ServerOptions("pipe_app.py:fire", workers=1, **options)),
-            "place": 0, "server_id": "server-a", "name": "host:a", "is_first": is_first,
+            "place": 0, "server_id": "server-a", "server_name": "host:a", "is_first": is_first,
         }  # fmt: skip
         self.process = subprocess.Popen(
             [sys.executable, "-m", "firelock.server.child", str(os.getpid()), str(orders),
@@ -89,7 +89,7 @@ class Process:
     def board(self):
         """What it has allocated: it is ready."""
         if self._board is None:
-            self._board = Board.attach(self.memory, 1 + SETTINGS.async_workers)
+            self._board = ChildMemory.attach(self.memory, 1 + SETTINGS.async_workers)
         return self._board
 
     def grant(self):

@@ -10,7 +10,7 @@ import pytest
 from firelock import Firelock, Retry
 from firelock.hookspecs import ServerInfo
 from firelock.server.attempt import CancelKind
-from firelock.server.job_process import IsolatedProcess
+from firelock.server.job_process import JobProcess, JobProcessSpec
 from firelock.values import State
 from tests.core.fakes import Worker
 
@@ -75,9 +75,9 @@ class Bench:
         self.worker = Worker(self.fire)
         self.processes = []
 
-    def process(self, spec="own_app.py:fire", **surroundings):
+    def process(self, spec="own_app.py:fire", **options):
         server = ServerInfo("server-a", "host:a", "*", 1, 7)
-        self.processes.append(IsolatedProcess(spec, server, **surroundings))
+        self.processes.append(JobProcess(JobProcessSpec(spec, server, **options)))
         return self.processes[-1]
 
     def prepared(self, name):

@@ -7,7 +7,7 @@ import pytest
 from firelock.clock import SECOND
 from firelock.errors import StorageUnavailable
 from firelock.memory import MemoryStorage
-from firelock.server.upkeep import Metrics
+from firelock.server.upkeep import MinuteRollups
 from firelock.storage import DURATION_BUCKETS, Rollup
 from firelock.values import ClaimedJob
 from tests.core.fakes import FailingStorage
@@ -30,7 +30,7 @@ def histogram(**buckets):
 
 def test_ends_of_one_minute_are_one_rollup():
     """Task, queue, outcome and minute make a rollup: a count, the sum of durations, a histogram."""
-    metrics, storage = Metrics(), MemoryStorage()
+    metrics, storage = MinuteRollups(), MemoryStorage()
 
     metrics.add([(job(), "succeeded", MINUTE + 1, 2_000)])
     metrics.add([(job(), "succeeded", 2 * MINUTE - 1, 5_000_000)])
@@ -46,7 +46,7 @@ def test_ends_of_one_minute_are_one_rollup():
 )
 def test_a_bucket_holds_its_upper_bound(duration, bucket):
     """A duration counts in the first bucket whose bound it does not pass; the last takes what is longer."""
-    metrics, storage = Metrics(), MemoryStorage()
+    metrics, storage = MinuteRollups(), MemoryStorage()
 
     metrics.add([(job(), "failed", 0, duration)])
     metrics.flush(storage)
@@ -56,7 +56,7 @@ def test_a_bucket_holds_its_upper_bound(duration, bucket):
 
 def test_what_differs_is_kept_apart():
     """Another task, queue, outcome or minute is another rollup."""
-    metrics, storage = Metrics(), MemoryStorage()
+    metrics, storage = MinuteRollups(), MemoryStorage()
 
     metrics.add([(job(), "succeeded", 0, 0)])
     metrics.add([(job("mail.read"), "succeeded", 0, 0)])
@@ -72,14 +72,14 @@ def test_nothing_counted_writes_nothing():
     """A flush of nothing costs no call."""
     storage = FailingStorage()
 
-    Metrics().flush(storage)
+    MinuteRollups().flush(storage)
 
     assert [] == storage.called["record_metrics"]
 
 
 def test_a_failed_flush_loses_nothing():
     """Counts whose write failed are written by the next flush, together with newer ones."""
-    metrics, storage = Metrics(), FailingStorage()
+    metrics, storage = MinuteRollups(), FailingStorage()
     storage.fail("record_metrics", StorageUnavailable("down"))
     metrics.add([(job(), "succeeded", 0, 1_000)])
 
@@ -95,7 +95,7 @@ def test_a_failed_flush_loses_nothing():
 
 def test_a_flush_writes_once():
     """What was written is not written again."""
-    metrics, storage = Metrics(), MemoryStorage()
+    metrics, storage = MinuteRollups(), MemoryStorage()
     metrics.add([(job(), "succeeded", 0, 0)])
 
     metrics.flush(storage)

@@ -17,10 +17,11 @@ import pytest
 
 from firelock import Firelock
 from firelock.errors import StorageError, StorageUnavailable
+from firelock.hookspecs import ServerInfo
 from firelock.server import supervisor as module
-from firelock.server.session_renewal import SessionKeeper
-from firelock.server.shared_memory import Board, share_memory
-from firelock.server.supervisor import ServerOptions, Supervisor, _Child
+from firelock.server.session_renewal import SessionRenewal
+from firelock.server.shared_memory import ChildMemory, share_memory
+from firelock.server.supervisor import ServerOptions, Supervisor, _KnownChild
 from firelock.settings import Settings
 from firelock.values import State
 from tests.core.fakes import FailingStorage, until
@@ -38,11 +39,12 @@ class House:
         self.fire = Firelock(self.storage, settings=SETTINGS)
         self.said = []
         self.supervisor = Supervisor(ServerOptions("shop:fire"), say=self.said.append)
-        self.keeper = SessionKeeper(
-            self.storage, SETTINGS, "server-a", on_lost=lambda _: None, on_order=lambda _: None
-        )
-        self.supervisor._storage, self.supervisor._keeper = self.storage, self.keeper
-        self.supervisor._settings, self.supervisor._is_up = SETTINGS, True
+        self.keeper = SessionRenewal(
+            self.storage, SETTINGS, ServerInfo("server-a", "host:a", "*", 1, 7),
+            on_lost=lambda _: None, on_order=lambda _: None,
+        )  # fmt: skip
+        self.supervisor._storage, self.supervisor._sessions = self.storage, self.keeper
+        self.supervisor._settings = SETTINGS
         self.children = []
 
     def child(self, code="input()"):
@@ -52,8 +54,8 @@ class House:
         process = subprocess.Popen([sys.executable, "-c", code], stdin=read, stdout=output)
         os.close(read)
         memory = share_memory()
-        Board.allocate(memory, PLACES).close()
-        child = _Child(0, process, memory, os.fdopen(write, "w"), time.monotonic())
+        ChildMemory.allocate(memory, PLACES).close()
+        child = _KnownChild(0, process, memory, os.fdopen(write, "w"), 0)
         self.supervisor._children[process.pid] = child
         self.children.append(child)
         return child
@@ -61,8 +63,8 @@ class House:
     def with_session(self, code):
         """A child with a session."""
         child = self.child(code)
-        child.board = Board.attach(child.memory, PLACES)
-        self.supervisor._begin(self.keeper, child)
+        child.memory = ChildMemory.attach(child.descriptor, PLACES)
+        self.supervisor._begin(child)
         return child
 
     def told(self, child, number=1):
@@ -89,9 +91,9 @@ class House:
             with suppress(BrokenPipeError):  # what it did not live to read; the pipe is closed all the same
                 child.orders.close()
         for child in self.supervisor._children.values():
-            if child.board is not None:
-                child.board.close()
-            os.close(child.memory)
+            if child.memory is not None:
+                child.memory.close()
+            os.close(child.descriptor)
         self.fire.close()
 
 
@@ -133,7 +135,7 @@ def test_a_job_that_ends_its_process_with_code_0_is_a_crash(house):
     """Nobody told the child to stop: what it ran is blamed, and another one starts."""
     child = house.with_session("pass")
     job = house.claimed(child)
-    child.board.start(0, job.id)
+    child.memory.start(0, job.id)
     child.process.wait()
 
     house.supervisor._exited(child)
@@ -142,14 +144,14 @@ def test_a_job_that_ends_its_process_with_code_0_is_a_crash(house):
     assert (State.ENQUEUED, 1) == (record.state, record.crashes)
     assert "exit code 0" in record.reason
     assert 1 == len(house.supervisor._restarts)
-    assert house.supervisor._stops_at is None
+    assert house.supervisor._stops_at == module._NEVER
 
 
 def test_a_child_that_was_told_to_stop_blames_nobody(house):
     """What it could not hand back goes back without a crash, and no other child starts."""
     child = house.with_session("input()")
     job = house.claimed(child)
-    child.board.start(0, job.id)
+    child.memory.start(0, job.id)
     house.supervisor._stop()
     child.process.wait()
 
@@ -216,12 +218,12 @@ def test_a_child_that_starts_in_an_outage_waits_for_its_session(house):
     child = house.child("import sys; sys.stdin.read()")  # lives however many orders it gets
     house.storage.fail("begin_session", StorageUnavailable("away"), StorageUnavailable("away"))
 
-    house.supervisor._introduce(child, {"about": [], "places": PLACES})
+    house.supervisor._introduce(child, {"about": [], "places": PLACES, "workers": 1})
     assert child.session is None
     house.events(2)
 
     assert child.session is not None
-    assert house.supervisor._stops_at is None
+    assert house.supervisor._stops_at == module._NEVER
     assert child.process.poll() is None
 
 
@@ -253,7 +255,7 @@ def test_a_child_that_never_gets_ready_is_killed(house):
     """It hangs while it imports the app, say; one that is ready and waits for its session is left alone."""
     hangs, waits = house.child("while True: pass"), house.child("while True: pass")
     hangs.started_at = waits.started_at = time.monotonic() - SETTINGS.child_silence - 1
-    waits.board = Board.attach(waits.memory, PLACES)
+    waits.memory = ChildMemory.attach(waits.descriptor, PLACES)
 
     house.supervisor._tick()
 
@@ -290,19 +292,18 @@ def test_a_server_that_can_start_no_child_says_so(monkeypatch):
 @pytest.fixture
 def fresh(house):
     """A house whose supervisor has opened nothing yet."""
-    house.supervisor._storage = house.supervisor._keeper = None
-    house.supervisor._is_up = False
+    house.supervisor._storage = house.supervisor._sessions = None
     yield house
-    house.supervisor._close()
+    if house.supervisor._sessions is not None:
+        house.supervisor._sessions.stop()
+        house.supervisor._storage.close()
 
 
 def ready(url):
     """What a child says once it has imported its app."""
     return {
-        "ready": {
-            "storage": url, "settings": SETTINGS.to_json(), "workers": 3, "queues": "mail:1",
-            "about": ["Firelock server here"], "places": PLACES,
-        }
+        "storage": url, "settings": SETTINGS.to_json(), "workers": 3, "queues": "mail:1",
+        "about": ["Firelock server here"], "places": PLACES,
     }  # fmt: skip
 
 
@@ -310,13 +311,13 @@ def test_the_first_child_that_is_ready_opens_the_storage(fresh, tmp_path):
     """The server says what it is, and the child has a session with what it told of itself."""
     child = fresh.child()
 
-    fresh.supervisor._report(child, ready(f"sqlite:///{tmp_path / 'jobs.db'}"))
+    fresh.supervisor._introduce(child, ready(f"sqlite:///{tmp_path / 'jobs.db'}"))
 
     (record,) = fresh.supervisor._storage.list_sessions()
     assert ["Firelock server here"] == fresh.said
     assert (child.session, child.process.pid) == (record.session.id, record.session.pid)
     assert (3, "mail:1") == (record.session.workers, record.session.queues)
-    assert (PLACES, None) == (child.board.workers, fresh.supervisor._stops_at)
+    assert (PLACES, module._NEVER) == (child.memory.workers, fresh.supervisor._stops_at)
 
 
 @pytest.mark.parametrize(
@@ -331,7 +332,7 @@ def test_a_storage_that_cannot_serve_ends_the_server(fresh, url, code, said):
     """It says why, in one line and by its exit code; the child does not stay behind."""
     child = fresh.child("while True: pass")
 
-    fresh.supervisor._report(child, ready(url))
+    fresh.supervisor._introduce(child, ready(url))
 
     assert said in fresh.said[-1]
     assert -signal.SIGKILL == child.process.wait(10)
@@ -362,7 +363,7 @@ def test_a_child_whose_session_was_lost_gets_another(house):
     hit, spared = house.with_session("input()"), house.with_session("input()")
     lost, kept = hit.session, spared.session
 
-    house.supervisor._report(hit, {"session_lost": lost})
+    house.supervisor._begin_anew(lost)
 
     assert lost != hit.session
     assert kept == spared.session
@@ -377,7 +378,7 @@ def test_a_session_is_lost_once(house):
     house.supervisor._begin_anew(lost)
     new = child.session
     house.supervisor._begin_anew(lost)
-    house.supervisor._begin_when_possible(house.keeper, child, lost)
+    house.supervisor._begin_when_possible(child, lost)
 
     assert new == child.session
     assert 2 == len(house.storage.list_sessions())
@@ -388,7 +389,7 @@ def test_a_server_that_stops_begins_no_session(house):
     child = house.child("input()")
     house.supervisor._stop()
 
-    house.supervisor._report(child, {"ready": {"about": [], "places": PLACES}})
+    house.supervisor._introduce(child, {"about": [], "places": PLACES, "workers": 1})
 
     assert child.session is None
     assert [] == house.storage.list_sessions()
@@ -422,7 +423,7 @@ def test_a_child_that_is_gone_hinders_no_order(house):
     gone, there = house.child("pass"), house.child(ECHO)
     gone.process.wait()
 
-    house.supervisor._tell_all({"quiet": True})
+    house.supervisor._obey("quiet")
 
     assert [{"quiet": True}] == house.told(there)
 
@@ -447,7 +448,7 @@ def test_an_order_to_stop_hurries_nobody(house):
 
     house.supervisor._obey("stop")
 
-    assert (1, deadline) == (house.supervisor._signals, house.supervisor._stops_at)
+    assert (module.ServerState.STOPPING, deadline) == (house.supervisor._state, house.supervisor._stops_at)
 
 
 def test_a_quiet_server_resumes(house):
@@ -466,7 +467,7 @@ def test_a_quiet_server_resumes(house):
 def test_a_child_that_does_not_end_in_time_is_killed(house):
     """Grace and margin are over: the server must not wait for ever."""
     child = house.child("while True: pass")
-    child.board = Board.attach(child.memory, PLACES)
+    child.memory = ChildMemory.attach(child.descriptor, PLACES)
     house.supervisor._stop()
     house.supervisor._tick()
     assert child.process.poll() is None

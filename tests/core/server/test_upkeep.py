@@ -19,9 +19,9 @@ from firelock.clock import SECOND
 from firelock.errors import StorageError, StorageUnavailable
 from firelock.hookspecs import ServerInfo
 from firelock.server.attempt import CancelKind, Run
-from firelock.server.shared_memory import Board
-from firelock.server.upkeep import Metrics, Upkeep
-from firelock.server.workers import Desk
+from firelock.server.shared_memory import ChildMemory
+from firelock.server.upkeep import ChildUpkeep
+from firelock.server.workers import DispatcherInbox, WorkerContext
 from firelock.storage import NewSession, Promotion
 from firelock.values import State
 from tests.core.fakes import FailingStorage, Worker, until
@@ -31,22 +31,28 @@ SETTINGS = Settings(sweep=0.05, session_timeout=0.5, heartbeat=0.1)
 SELDOM = Settings(sweep=300)
 
 
-class Dispatched:
-    """What upkeep sees of a dispatcher and its coroutines."""
+class FakeWorkers:
+    """What upkeep sees of workers."""
 
     def __init__(self):
         self.running = []
-        self.came = 0
         self.watched = 0
+        self.coroutines = self
 
     def runs(self):
         return self.running
 
-    def work_came(self):
-        self.came += 1
-
     def watch(self):
         self.watched += 1
+
+
+class Inbox(DispatcherInbox):
+    """Counts how often work was announced."""
+
+    came = 0
+
+    def work_came(self):
+        self.came += 1
 
 
 class Scene:
@@ -57,18 +63,13 @@ class Scene:
         self.fire = Firelock(self.storage, settings=settings)
         self.task = self.fire.task(name="task")(lambda: None)
         self.worker = Worker(self.fire)
-        self.board = Board.create(1)
+        self.board = ChildMemory.create(1)
         self.board.grant(FOR_EVER)
-        self.dispatched = Dispatched()
-        self.metrics = Metrics()
-        self.desk = Desk(
-            self.worker.runner, self.worker.console, self.board, ServerInfo(server_id, "host:a", "*", 1, 7),
-            None, lambda: None,
-        )  # fmt: skip
-        self.upkeep = Upkeep(
-            self.fire.runtime, self.desk, dispatcher=self.dispatched, coroutines=self.dispatched,
-            metrics=self.metrics, board=self.board,
-        )  # fmt: skip
+        self.dispatched, self.inbox = FakeWorkers(), Inbox()
+        context = WorkerContext(self.worker.runner, self.worker.console, self.board, self.inbox, None)
+        server = ServerInfo(server_id, "host:a", "*", 1, 7)
+        self.upkeep = ChildUpkeep(self.fire.runtime, server, context, self.dispatched)
+        self.metrics = self.upkeep.metrics
 
     def until_swept(self, times=1):
         """So many sweeps that begin from now on are over."""
@@ -121,7 +122,7 @@ def test_due_jobs_are_enqueued_and_announced(scene):
     scene.upkeep.start()
 
     until(lambda: job.refresh().state is State.ENQUEUED)
-    until(lambda: scene.dispatched.came)
+    until(lambda: scene.inbox.came)
 
 
 def test_due_recurring_jobs_are_fired_and_announced(scene):
@@ -132,7 +133,7 @@ def test_due_recurring_jobs_are_fired_and_announced(scene):
     scene.upkeep.start()
 
     until(lambda: scene.fire.jobs.find(recurring="hourly").jobs)
-    until(lambda: scene.dispatched.came)
+    until(lambda: scene.inbox.came)
 
 
 def test_an_instant_is_met_when_it_is_due(seldom):
@@ -236,7 +237,7 @@ def test_due_jobs_are_enqueued_where_nothing_can_be_fired(scene):
     scene.upkeep.start()
 
     until(lambda: job.refresh().state is State.ENQUEUED)
-    until(lambda: scene.dispatched.came)
+    until(lambda: scene.inbox.came)
 
 
 def test_recurring_jobs_are_fired_and_announced_where_nothing_can_be_promoted(scene):
@@ -248,7 +249,7 @@ def test_recurring_jobs_are_fired_and_announced_where_nothing_can_be_promoted(sc
     scene.upkeep.start()
 
     until(lambda: scene.fire.jobs.find(recurring="hourly").jobs)
-    until(lambda: scene.dispatched.came)
+    until(lambda: scene.inbox.came)
 
 
 # ---- the sweep -------------------------------------------------------------------------------------------
@@ -265,7 +266,7 @@ def test_a_dead_session_s_jobs_go_back(scene, caplog):
 
     until(lambda: job.refresh().state is State.ENQUEUED)
     until(lambda: "Server host:a was lost; 1 running jobs and 0 waiting ones are back" in caplog.text)
-    until(lambda: scene.dispatched.came)
+    until(lambda: scene.inbox.came)
 
 
 def test_nobody_is_reaped_until_all_could_renew_after_an_outage(scene):

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from firelock.context import JobContext
     from firelock.control.doctor import Diagnosis
     from firelock.retry import RetryPolicy
-    from firelock.server.embedded import InsideServer
+    from firelock.server.embedded import EmbeddedServer
 
     @final
     class _Anything:
@@ -366,7 +366,7 @@ class Firelock(ServedApp):
         workers: int | None = None,
         async_workers: int | None = None,
         name: str | None = None,
-    ) -> InsideServer:
+    ) -> EmbeddedServer:
         """Return a server inside this process: `with fire.server(): …`, or `.start()`, `.stop()`, `.run()`.
 
         What it gives up against `firelock server`: a job that keeps the interpreter busy longer than the
@@ -382,11 +382,11 @@ class Firelock(ServedApp):
             ConfigurationError: this process is one that a server started for a job, or a command of
                 `firelock` imports the app at this moment; and as queues and numbers are wrong.
         """
-        from firelock.server.embedded import InsideServer  # noqa: PLC0415 - clients need no server
+        from firelock.server.embedded import EmbeddedServer  # noqa: PLC0415 - clients need no server
         from firelock.server.loading import check_may_serve  # noqa: PLC0415
 
         check_may_serve()
-        return InsideServer(self, queues=queues, workers=workers, async_workers=async_workers, name=name)
+        return EmbeddedServer(self, queues=queues, workers=workers, async_workers=async_workers, name=name)
 
     def diagnose(self, *, knows_tasks: bool | None = None) -> Diagnosis:
         """Return what is wrong with storage, servers, queues and recurring jobs: what `firelock doctor` says.

@@ -1,11 +1,11 @@
-"""Runs one attempt and says what becomes of the job, in a thread, on an event loop or in a process."""
+"""One attempt: from a claimed job to its end, in a thread, on an event loop or in a process."""
 
 from __future__ import annotations
 
 import logging
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AsyncExitStack, ExitStack
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from firelock.clock import SECOND, span_micros
 from firelock.context import JobCancelled, JobContext, Snooze, running_job
 from firelock.errors import FirelockError, PluginError
 from firelock.failure import describe_failure
-from firelock.retry import DecisionKind, Retry, RetryDecision, describe_error, retry_reason
+from firelock.retry import DecisionKind, Retry, RetryDecision, RetryPolicy, describe_error, retry_reason
 from firelock.storage import Applied
 from firelock.values import ClaimedJob, Holder, State, Transition
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from firelock.options import TaskInfo
     from firelock.runtime import Runtime
 
-__all__ = ["CancelKind", "Ended", "ProcessDied", "Run", "Runner"]
+__all__ = ["CancelKind", "EndedRun", "JobRunner", "ProcessDied", "Run"]
 
 log = logging.getLogger(__name__)
 failures = logging.getLogger("firelock.jobs")  # a name of its own, so that people can tune these lines alone
@@ -51,7 +51,7 @@ class Run:
     holder: Holder
     context: JobContext
     info: TaskInfo
-    args: tuple[Any, ...]
+    args: tuple[Any, ...]  # the context first, where the task takes it
     kwargs: dict[str, Any]
     timeout_seconds: float | None
     started_at: int = 0  # by the storage's clock
@@ -70,7 +70,7 @@ class Run:
 
 
 @attrs.define(eq=False)
-class Ended:
+class EndedRun:
     """An attempt that ended, with the transition to send."""
 
     job: ClaimedJob
@@ -80,7 +80,7 @@ class Ended:
     tell: Callable[[], None] | None = None  # says in the log that it failed, where an end may be refused
 
 
-class Runner:
+class JobRunner:
     """Turns claimed jobs into ended ones."""
 
     def __init__(self, runtime: Runtime, console: Console) -> None:
@@ -98,7 +98,7 @@ class Runner:
 
     # ---- before ------------------------------------------------------------------------------------------
 
-    def prepare(self, job: ClaimedJob, holder: Holder) -> Run | Ended:
+    def prepare(self, job: ClaimedJob, holder: Holder) -> Run | EndedRun:
         """Return the run, ready to start, or its end where it cannot be."""
         info = self._registry.get(job.task)
         if info is None or info.is_remote:
@@ -113,11 +113,13 @@ class Runner:
         context = JobContext(job, self._console)
         context.args, context.kwargs = args, kwargs
         timeout = info.timeout_seconds if job.timeout_seconds is None else job.timeout_seconds
-        run = Run(job, holder, context, info, args, kwargs, timeout)
+        run = Run(
+            job, holder, context, info, (context, *args) if info.takes_context else args, kwargs, timeout
+        )
         context.completes_by(lambda within, result: self._complete(run, within, result))
         return run
 
-    def _put_off(self, job: ClaimedJob, transition: Transition) -> Ended:
+    def _put_off(self, job: ClaimedJob, transition: Transition) -> EndedRun:
         """Return the end of a job that waits for another server; the first of its waits is told."""
         before = (job.attempt, job.retries, job.crashes)  # a wait gives its attempt back
         if self._waits.get(job.id) == before:
@@ -127,20 +129,14 @@ class Runner:
         self._waits[job.id] = before
         if not transition.is_silent:
             log.warning("Job %s is put off: %s.", job.id, transition.reason, extra={"job_id": job.id})
-        return Ended(job, transition)
+        return EndedRun(job, transition)
 
-    def _unreadable(self, job: ClaimedJob, holder: Holder, error: Exception) -> Ended:
-        at = self._clock.now()
-        ended = Ended(
-            job,
-            lifecycle.undecodable(
-                job, holder, at=at, error=describe_failure(error),
-                expires_at=self._retention.until(State.FAILED, at),
-            ),
-        )  # fmt: skip
+    def _unreadable(self, job: ClaimedJob, holder: Holder, error: Exception) -> EndedRun:
+        at, told = self._clock.now(), describe_failure(error)
+        expires_at = self._retention.until(State.FAILED, at)
+        ended = EndedRun(job, lifecycle.undecodable(job, holder, at=at, error=told, expires_at=expires_at))
         # Without the error's words, which may hold arguments: a log is read by more people than the jobs are.
-        kind = ended.transition.error.type if ended.transition.error is not None else type(error).__name__
-        self._report(ended, f"its arguments cannot be read ({kind}); its history says why")
+        self._report(ended, f"its arguments cannot be read ({told.type}); its history says why")
         return ended
 
     def start(self, run: Run) -> None:
@@ -150,15 +146,13 @@ class Runner:
 
     # ---- during ------------------------------------------------------------------------------------------
 
-    def run(self, run: Run) -> Ended:
+    def run(self, run: Run) -> EndedRun:
         """Return the end of a `def` task, run here in this thread."""
         self.start(run)
         token = running_job.set(run.context)
         try:
             if self._plugins.has_job_context:
                 result = self._run_wrapped(run)
-            elif run.info.takes_context:
-                result = run.info.function(run.context, *run.args, **run.kwargs)
             else:
                 result = run.info.function(*run.args, **run.kwargs)
         except BaseException as error:  # noqa: BLE001 - SystemExit and the like end the job, not the worker
@@ -173,28 +167,25 @@ class Runner:
                 if not hasattr(type(context), "__enter__"):
                     raise _no_context(context, run.info)
                 contexts.enter_context(context)  # type: ignore[arg-type]  # as was just looked up
-            if run.info.takes_context:
-                return run.info.function(run.context, *run.args, **run.kwargs)
             return run.info.function(*run.args, **run.kwargs)
         return None  # where a plugin's context swallows the task's exception
 
-    async def arun(self, run: Run) -> Ended:
+    async def arun(self, run: Run) -> EndedRun:
         """Return the end of an `async def` task, run on this event loop."""
         self.start(run)
         token = running_job.set(run.context)
-        arguments = (run.context, *run.args) if run.info.takes_context else run.args
         try:
             if self._plugins.has_job_context:
-                result = await self._arun_wrapped(run, arguments)
+                result = await self._arun_wrapped(run)
             else:
-                result = await run.info.function(*arguments, **run.kwargs)
+                result = await run.info.function(*run.args, **run.kwargs)
         except BaseException as error:  # noqa: BLE001 - a cancellation ends the job; the loop goes on
             return self.raised(run, error)
         finally:
             running_job.reset(token)
         return self.returned(run, result)
 
-    async def _arun_wrapped(self, run: Run, arguments: Sequence[object]) -> object:
+    async def _arun_wrapped(self, run: Run) -> object:
         """Return what the coroutine returns; contexts that can be awaited are, in its own asyncio task."""
         async with AsyncExitStack() as contexts:
             for context in self._plugins.job_contexts(run.context, run.info):
@@ -204,19 +195,25 @@ class Runner:
                     contexts.enter_context(context)  # type: ignore[arg-type]  # as was looked up
                 else:
                     raise _no_context(context, run.info)
-            return await run.info.function(*arguments, **run.kwargs)
+            return await run.info.function(*run.args, **run.kwargs)
         return None  # where a plugin's context swallows the task's exception
 
     # ---- after: what becomes of it -----------------------------------------------------------------------
 
-    def returned(self, run: Run, result: object) -> Ended:
+    def returned(self, run: Run, result: object) -> EndedRun:
         """Return the end of a run whose task returned."""
         if run.cancelled is CancelKind.TIMEOUT:  # it ignored the cancellation; the time is over all the same
             return self.raised(run, _timeout_error(run))
         at = self._clock.now()
-        if type(result) is Snooze:
-            return self._snoozed(run, at, span_micros(result.after), result.reason)
-        return self._ended(run, self._succeeded(run, at, result), at)
+        if type(result) is not Snooze:
+            return self._ended(run, self._succeeded(run, at, result))
+        wait, reason = span_micros(result.after), result.reason
+        return self._ended(
+            run,
+            lifecycle.snoozed(
+                run.job, run.holder, at=at, started_at=run.started_at, wait=wait, reason=reason
+            ),
+        )
 
     def _succeeded(self, run: Run, at: int, result: object) -> Transition:
         text, absent = self._nothing_of(run) if result is None else self._encode_result(run, result)
@@ -250,23 +247,22 @@ class Runner:
         except BaseException as error:  # noqa: BLE001 - the job succeeded; what cannot be stored is only said
             return None, f"the result was not stored: {error}"
 
-    def raised(self, run: Run, error: BaseException) -> Ended:
+    def raised(self, run: Run, error: BaseException) -> EndedRun:
         """Return the end of a run whose task raised, was cancelled or timed out."""
-        at = self._clock.now()
         match run.cancelled:
             case CancelKind.STOP | CancelKind.LOST if _is_cancellation(error):
-                return self._ended(run, self._handed_back(run, at, run.context.cancel_reason), at)
+                return self.hand_back(run, run.context.cancel_reason)
             case CancelKind.TIMEOUT:
                 error = _timeout_error(run, error)
-        decision = self._decide(run, error)
-        ended = self._ended(run, self._transition_of(run, error, decision, at), at)
+        at = self._clock.now()
+        ended = self._ended(run, self._transition_of(run, error, self._decide(run, error), at))
         if run.cancelled is CancelKind.LOST:  # most likely it is refused, and the job did not fail
             ended.tell = lambda: self._report(ended, describe_error(error), error)
         else:
             self._report(ended, describe_error(error), error)
         return ended
 
-    def interrupted(self, run: Run, error: BaseException) -> Ended:
+    def interrupted(self, run: Run, error: BaseException) -> EndedRun:
         """Return the end of a run that met an error outside of its task: no process for it, say.
 
         What becomes of the job is the policy's, as for any failure; a decision that makes no end fails it.
@@ -277,32 +273,28 @@ class Runner:
             return self.raised(run, error)
         except BaseException as broken:
             log.exception("What is decided about job %s makes no end; it is failed.", run.job.id)
-            return self._failed(run, broken)
+            at = self._clock.now()
+            decision = RetryDecision.fail(f"no end could be made of it: {describe_error(broken)}")
+            transition = self._transition_of(run, broken, decision, at)
+            ended = EndedRun(run.job, transition, max(0, at - run.started_at))
+            self._report(ended, describe_error(broken), broken)
+            return ended
 
-    def _failed(self, run: Run, error: BaseException) -> Ended:
-        at = self._clock.now()
-        transition = lifecycle.failed(
-            run.job, run.holder, at=at, started_at=run.started_at, error=describe_failure(error),
-            reason=f"no end could be made of it: {describe_error(error)}",
-            expires_at=self._retention.until(State.FAILED, at),
-        )  # fmt: skip
-        ended = Ended(run.job, transition, max(0, at - run.started_at))
-        self._report(ended, describe_error(error), error)
-        return ended
-
-    def passed_over(self, run: Run) -> Ended:
+    def passed_over(self, run: Run) -> EndedRun:
         """Return the end of a run that was void before it started; the refusal tells that nobody runs it."""
         transition = lifecycle.handed_back(
             run.job, run.holder, at=self._clock.now(), started_at=None, reason="lost before it started"
         )
-        return Ended(run.job, transition)
+        return EndedRun(run.job, transition)
 
-    def hand_back(self, run: Run, reason: str) -> Ended:
+    def hand_back(self, run: Run, reason: str) -> EndedRun:
         """Return the end of a run that is given back: for one that cannot be waited for any longer."""
-        at = self._clock.now()
-        return self._ended(run, self._handed_back(run, at, reason), at)
+        transition = lifecycle.handed_back(
+            run.job, run.holder, at=self._clock.now(), started_at=run.started_at, reason=reason
+        )
+        return self._ended(run, transition)
 
-    def crashed(self, run: Run, reason: str) -> Ended:
+    def crashed(self, run: Run, reason: str) -> EndedRun:
         """Return the end of a run whose own process died."""
         at = self._clock.now()
         error = attrs.evolve(describe_failure(ProcessDied(reason)), traceback=None)
@@ -310,18 +302,9 @@ class Runner:
             run.job, run.holder, at=at, started_at=run.started_at, reason=reason, error=error,
             expires_at=self._retention.until(State.FAILED, at),
         )  # fmt: skip
-        ended = self._ended(run, transition, at)
+        ended = self._ended(run, transition)
         self._report(ended, reason)
         return ended
-
-    def _handed_back(self, run: Run, at: int, reason: str) -> Transition:
-        return lifecycle.handed_back(run.job, run.holder, at=at, started_at=run.started_at, reason=reason)
-
-    def _snoozed(self, run: Run, at: int, wait: int, reason: str) -> Ended:
-        transition = lifecycle.snoozed(
-            run.job, run.holder, at=at, started_at=run.started_at, wait=wait, reason=reason
-        )
-        return self._ended(run, transition, at)
 
     # ---- deciding about a failure ------------------------------------------------------------------------
 
@@ -337,11 +320,8 @@ class Runner:
 
     def _proposed(self, run: Run, error: BaseException) -> RetryDecision:
         """Return what the call's policy makes of the failure, or else the task's, or else the default."""
-        policy = run.info.retry
         try:
-            if run.job.retry is not None:
-                policy = Retry.from_json(run.job.retry)
-            decision = policy.decide(run.job, error)
+            decision = _policy(run).decide(run.job, error)
         except Exception:
             log.exception("The retry policy of task %r raised; the job is failed.", run.info.name)
             return RetryDecision.fail("the retry policy raised")
@@ -351,34 +331,26 @@ class Runner:
 
     def _transition_of(self, run: Run, error: BaseException, decision: RetryDecision, at: int) -> Transition:
         info = describe_failure(error)
-        told = f"{info.type}: {info.message}"[:200]
+        told = decision.reason or f"{info.type}: {info.message}"[:200]
         wait = span_micros(decision.after) if decision.after is not None else 0
         job, holder, started_at = run.job, run.holder, run.started_at
-        match decision.kind:
-            case DecisionKind.RETRY:
-                reason = decision.reason or retry_reason(job.retries + 1, _attempts(run), error)
-                return lifecycle.retried(
-                    job, holder, at=at, started_at=started_at, wait=wait, reason=reason, error=info
-                )
-            case DecisionKind.SNOOZE:
-                return lifecycle.snoozed(
-                    job, holder, at=at, started_at=started_at, wait=wait, reason=decision.reason or told
-                )
-            case DecisionKind.DELETE:
-                return lifecycle.deleted_by_policy(
-                    job, holder, at=at, started_at=started_at, reason=decision.reason or told, error=info,
-                    expires_at=self._retention.until(State.DELETED, at),
-                )  # fmt: skip
-            case DecisionKind.FAIL:
-                return lifecycle.failed(
-                    job, holder, at=at, started_at=started_at, reason=decision.reason or told, error=info,
-                    expires_at=self._retention.until(State.FAILED, at),
-                )  # fmt: skip
+        if decision.kind is DecisionKind.RETRY:
+            reason = decision.reason or retry_reason(job.retries + 1, _attempts(run), error)
+            return lifecycle.retried(
+                job, holder, at=at, started_at=started_at, wait=wait, reason=reason, error=info
+            )
+        if decision.kind is DecisionKind.SNOOZE:
+            return lifecycle.snoozed(job, holder, at=at, started_at=started_at, wait=wait, reason=told)
+        is_deleted = decision.kind is DecisionKind.DELETE
+        end = lifecycle.deleted_by_policy if is_deleted else lifecycle.failed
+        expires_at = self._retention.until(State.DELETED if is_deleted else State.FAILED, at)
+        return end(job, holder, at=at, started_at=started_at, reason=told, error=info, expires_at=expires_at)
 
-    def _ended(self, run: Run, transition: Transition, at: int) -> Ended:
+    def _ended(self, run: Run, transition: Transition) -> EndedRun:
+        duration = max(0, transition.at - run.started_at)
         if self._plugins.has_elect_transition:
             transition = self._elect(run.job, transition)
-        return Ended(run.job, transition, max(0, at - run.started_at), run.frees_children)
+        return EndedRun(run.job, transition, duration, run.frees_children)
 
     def _elect(self, job: ClaimedJob, proposed: Transition) -> Transition:
         """Return what a plugin puts in place of a transition, if it still is an end of this very run."""
@@ -396,7 +368,7 @@ class Runner:
 
     # ---- saying so in the log ----------------------------------------------------------------------------
 
-    def _report(self, ended: Ended, what: str, error: BaseException | None = None) -> None:
+    def _report(self, ended: EndedRun, what: str, error: BaseException | None = None) -> None:
         """A failed attempt has its line in the log: a warning if the job runs again, else an error.
 
         No line holds an argument; what the task's own exception says is its author's.
@@ -489,7 +461,11 @@ def _is_cancellation(error: BaseException) -> bool:
 def _attempts(run: Run) -> int | None:
     """Return how many retries the policy allows, where it says so."""
     try:
-        policy = run.info.retry if run.job.retry is None else Retry.from_json(run.job.retry)
+        return getattr(_policy(run), "attempts", None)
     except FirelockError:
         return None
-    return getattr(policy, "attempts", None)
+
+
+def _policy(run: Run) -> RetryPolicy:
+    """Return the call's policy, else the task's."""
+    return run.info.retry if run.job.retry is None else Retry.from_json(run.job.retry)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import signal
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -16,25 +15,24 @@ from firelock.aio import in_thread
 from firelock.errors import ConfigurationError, StorageError
 from firelock.hookspecs import ServerInfo
 from firelock.ids import new_id
-from firelock.plugins import installed_version
-from firelock.queue_choice import parse_queues
+from firelock.queue_choice import QueueChoice, parse_queues
 from firelock.server.child import Child, check_runnable
+from firelock.server.job_process import JobProcessSpec
 from firelock.server.loading import locate_app, locate_tasks
-from firelock.server.session_renewal import SessionKeeper
-from firelock.server.shared_memory import Board
-from firelock.storage import NewSession, Renewal
+from firelock.server.session_renewal import SessionRenewal
+from firelock.server.shared_memory import ChildMemory
 
 if TYPE_CHECKING:
     from firelock.runtime import ServedApp
 
-__all__ = ["InsideServer"]
+__all__ = ["EmbeddedServer"]
 
 log = logging.getLogger(__name__)
 
 _BEGIN_AGAIN = 1.0  # seconds between two tries to begin a session
 
 
-class InsideServer:
+class EmbeddedServer:
     """Supervisor and child in this process; see `Firelock.server` for what that gives up.
 
     A context manager; or `start()` and `stop()`; or `run()`, which serves until SIGINT or SIGTERM.
@@ -52,17 +50,13 @@ class InsideServer:
         settings = app.runtime.settings
         self._app = app
         self._queues = parse_queues(queues)
-        self._workers = settings.worker_count if workers is None else _at_least_one("workers", workers)
-        self._async_workers = (
+        self._threads = settings.worker_count if workers is None else _at_least_one("workers", workers)
+        self._coroutines = (
             settings.async_workers if async_workers is None else _at_least_one("async_workers", async_workers)
         )
         self.name = name or f"{socket.gethostname()}:{os.getpid()}"
-        self._child: Child | None = None
-        self._server: ServerInfo | None = None
-        self._session = ""
+        self._running: _RunningServer | None = None
         self._stopping = threading.Lock()
-        self._renewing = threading.Lock()
-        self._is_stopping = threading.Event()
         self._stop_asked = threading.Event()
 
     def start(self) -> Self:
@@ -72,109 +66,35 @@ class InsideServer:
             ConfigurationError: there is no task, or it runs already.
             StorageError: the storage cannot be reached.
         """
-        if self._child is not None:
+        if self._running is not None:
             message = f"Server {self.name} runs already; stop it first, or make another."
             raise ConfigurationError(message)
-        self._is_stopping.clear()
         self._stop_asked.clear()
-        app = self._app
-        app.load_imports()
-        app_spec, runtime = locate_app(app), app.runtime
-        check_runnable(runtime, app_spec)
-        self._runtime = runtime
-        server = self._server = ServerInfo(new_id(), self.name, str(self._queues), self._workers, os.getpid())
-        self._board = Board.create(self._workers + self._async_workers)
-        self._keeper = SessionKeeper(
-            runtime.storage, runtime.settings, server.id, on_lost=self._begin_anew, on_order=self._obey
-        )
-        try:
-            app.recurring.sync()
-            runtime.plugins.worker_process_started(server)  # before the session: nothing is left of a failure
-            self._session = self._begin()
-        except BaseException:
-            self._board.close()
-            raise
-        self._keeper.start()
-        self._child = Child(
-            runtime, self._board, server, self._queues, self._workers, self._async_workers, app_spec,
-            self._begin_anew, imports=locate_tasks(runtime.tasks),
+        self._app.load_imports()
+        server = ServerInfo(new_id(), self.name, str(self._queues), self._threads, os.getpid())
+        self._running = _RunningServer(
+            self._app, server, self._queues, threads=self._threads, coroutines=self._coroutines,
+            on_stop=self._stop_beside,
         )  # fmt: skip
-        self._child.start(self._session)
-        runtime.plugins.server_started(server)
         return self
 
-    def _begin(self) -> str:
-        server = self._server
-        if server is None:  # pragma: no cover - `start` has set it
-            raise AssertionError(self)
-        session = NewSession(
-            new_id(), server.id, server.name, socket.gethostname(), os.getpid(), self._runtime.clock.now(),
-            float(self._runtime.settings.session_timeout), self._workers, str(self._queues),
-            installed_version(),
-        )  # fmt: skip
-        self._keeper.begin(session, self._board)
-        return session.id
-
-    def _begin_anew(self, lost: str) -> None:
-        """Begin another session in a thread of its own: who finds the loss must not wait for the storage."""
-        threading.Thread(target=self._replace, args=(lost,), name="firelock-session", daemon=True).start()
-
-    def _replace(self, lost: str) -> None:
-        with self._renewing:
-            while lost == self._session and not self._is_stopping.is_set():
-                self._keeper.forget(lost)
-                try:
-                    self._session = self._begin()
-                except StorageError as error:
-                    log.warning("No new session yet, trying again: %s", error)
-                    self._is_stopping.wait(_BEGIN_AGAIN)
-                    continue
-                if self._child is not None:
-                    self._child.adopt(self._session)
-
-    def _obey(self, order: str) -> None:
-        if self._child is None:
-            return
-        if order == "stop":
-            self._stop_asked.set()
-            threading.Thread(target=self.stop, name="firelock-stop").start()
-        else:
-            self._child.quiet(is_quiet=order == "quiet")
-            self._keeper.mark("quiet" if order == "quiet" else "running")
+    def _stop_beside(self) -> None:
+        self._stop_asked.set()
+        threading.Thread(target=self.stop, name="firelock-stop").start()
 
     def stop(self, *, grace: float | None = None) -> None:
         """Running jobs had the grace time to end, the rest is handed back; stopping twice is fine."""
         with self._stopping:
-            child = self._child
-            if child is None or self._server is None:
+            if self._running is None:
                 return
-            self._is_stopping.set()
-            self._keeper.mark("stopping")
-            stuck = child.stop(self._runtime.settings.grace if grace is None else grace)
-            self._child = None
-            with self._renewing:
-                self._keeper.stop()
-                self._keeper.forget(self._session)
-            self._end_session()
-            if not stuck:  # who still runs writes to it
-                self._board.close()
-            self._runtime.plugins.server_stopped(self._server)
-            self._runtime.plugins.worker_process_stopped(self._server)
+            self._running.end(self._app.runtime.settings.grace if grace is None else grace)
+            self._running = None
         self._stop_asked.set()
-
-    def _end_session(self) -> None:
-        session = self._session
-        with contextlib.suppress(StorageError):  # how it is listed; its end matters more
-            self._runtime.storage.renew([Renewal(session, state="stopping")])
-        try:
-            self._runtime.storage.end_session(session, (), reason="server stopped")
-        except StorageError as error:
-            log.warning("Session %s could not be ended, so its jobs wait for its timeout: %s", session, error)
 
     @property
     def is_running(self) -> bool:
         """Tell whether it runs jobs."""
-        return self._child is not None
+        return self._running is not None
 
     def run(self) -> None:
         """Serve until SIGINT or SIGTERM; a second one hurries.
@@ -188,8 +108,8 @@ class InsideServer:
         former = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
         def ask(*_: object) -> None:
-            if self._stop_asked.is_set() and self._child is not None:
-                self._child.hurry()
+            if self._stop_asked.is_set() and self._running is not None:
+                self._running.hurry()
             self._stop_asked.set()
 
         for number in former:  # first: a signal that comes while it starts stops it in order
@@ -228,6 +148,95 @@ class InsideServer:
     ) -> None:
         """Stop without blocking the event loop."""
         await in_thread(self.stop)
+
+
+class _RunningServer:
+    """One life of a server, from its start to its end."""
+
+    def __init__(
+        self,
+        app: ServedApp,
+        server: ServerInfo,
+        queues: QueueChoice,
+        *,
+        threads: int,
+        coroutines: int,
+        on_stop: Callable[[], None],
+    ) -> None:
+        runtime, app_spec = app.runtime, locate_app(app)
+        check_runnable(runtime, can_be_found=app_spec is not None)
+        self._plugins = runtime.plugins
+        self._server = server
+        self._on_stop = on_stop
+        self._renewing = threading.Lock()
+        self._ending = threading.Event()
+        self._memory = ChildMemory.create(threads + coroutines)
+        self._sessions = SessionRenewal(
+            runtime.storage, runtime.settings, server, on_lost=self._begin_anew, on_order=self._obey
+        )
+        try:
+            app.recurring.sync()
+            self._plugins.worker_process_started(server)  # before the session: nothing is left of a failure
+            self._session = self._begin()
+        except BaseException:
+            self._memory.close()
+            raise
+        spec = JobProcessSpec(app_spec, server, imports=locate_tasks(runtime.tasks)) if app_spec else None
+        self._child = Child(
+            runtime, self._memory, server, queues, threads=threads, coroutines=coroutines, process_spec=spec,
+            on_session_lost=self._begin_anew,
+        )  # fmt: skip
+        self._sessions.start()
+        self._child.start(self._session)
+        self._plugins.server_started(server)
+
+    def _begin(self) -> str:
+        return self._sessions.begin(self._memory, pid=self._server.pid, workers=self._server.workers)
+
+    def _begin_anew(self, lost: str) -> None:
+        """Begin another session in a thread of its own: who finds the loss must not wait for the storage."""
+        threading.Thread(target=self._replace, args=(lost,), name="firelock-session", daemon=True).start()
+
+    def _replace(self, lost: str) -> None:
+        with self._renewing:
+            while lost == self._session and not self._ending.is_set():
+                self._sessions.forget(lost)
+                try:
+                    self._session = self._begin()
+                except StorageError as error:
+                    log.warning("No new session yet, trying again: %s", error)
+                    self._ending.wait(_BEGIN_AGAIN)
+                else:
+                    self._child.adopt(self._session)
+
+    def _obey(self, order: str) -> None:
+        if order == "stop":
+            self._on_stop()
+        else:
+            self._child.quiet(is_quiet=order == "quiet")
+            self._sessions.mark("quiet" if order == "quiet" else "running")
+
+    def hurry(self) -> None:
+        """The end waits for no job any more."""
+        self._child.hurry()
+
+    def end(self, grace: float) -> None:
+        """Running jobs had the grace time to end, the rest is handed back, and the session is over."""
+        self._ending.set()
+        self._sessions.mark("stopping")
+        stuck = self._child.stop(grace)
+        with self._renewing:
+            self._sessions.stop()
+        try:
+            self._sessions.end(self._session)
+        except StorageError as error:
+            log.warning(
+                "Session %s could not be ended, so its jobs wait for its timeout: %s", self._session, error
+            )
+        if not stuck:  # who still runs writes to it
+            self._memory.close()
+        self._plugins.server_stopped(self._server)
+        self._plugins.worker_process_stopped(self._server)
 
 
 def _at_least_one(name: str, value: int) -> int:

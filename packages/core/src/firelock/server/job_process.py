@@ -18,7 +18,7 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import IO, TYPE_CHECKING, Any
 
 import attrs
@@ -27,10 +27,11 @@ from firelock.context import Console, JobCancelled, check_level, check_progress
 from firelock.errors import ConfigurationError
 from firelock.hookspecs import ServerInfo
 from firelock.lifecycle import HELD
-from firelock.server.attempt import Ended, ProcessDied, Run, Runner
+from firelock.server.attempt import EndedRun, JobRunner, ProcessDied, Run
 from firelock.server.loading import load_in_job_process, running_script
 from firelock.server.process_state import (
-    Surroundings,
+    ProcessState,
+    describe_exit,
     die_with_parent,
     enable_loggers,
     keep_streams_open,
@@ -45,47 +46,39 @@ if TYPE_CHECKING:
     from firelock.options import TaskInfo
     from firelock.runtime import Runtime
 
-__all__ = ["IsolatedProcess", "ProcessPool", "describe_exit"]
+__all__ = ["JobProcess", "JobProcessPool", "JobProcessSpec"]
 
 log = logging.getLogger(__name__)
 
 
-class IsolatedProcess:
-    """The server's side of one such process. Used by one worker thread; a run's `stop` may come from any.
+@attrs.frozen
+class JobProcessSpec:
+    """How such a process is started."""
 
-    Args:
-        app_spec: where the app stands.
-        server: for hooks.
-        storage: a URL that takes the place of the app's own.
-        imports: modules with more tasks.
-        surroundings: folder, environment and module path that it starts with, whatever jobs made of them.
-    """
+    app_spec: str  # where the app stands
+    server: ServerInfo  # for hooks
+    storage: str | None = None  # a URL that takes the place of the app's own
+    imports: tuple[str, ...] = ()  # modules with more tasks
+    state: ProcessState = attrs.field(factory=ProcessState)  # that it starts with, whatever jobs made of it
 
-    def __init__(
-        self,
-        app_spec: str,
-        server: ServerInfo,
-        *,
-        storage: str | None = None,
-        imports: Sequence[str] = (),
-        surroundings: Surroundings | None = None,
-    ) -> None:
-        before = surroundings or Surroundings()
-        level = logging.getLogger().getEffectiveLevel()  # there it is as here, whoever chose it
-        self.imports = tuple(imports)
-        self._app = {"storage": storage, "imports": list(imports), "log_level": level, "path": before.path}
+
+class JobProcess:
+    """The server's side of one such process. Used by one worker thread; a run's `stop` may come from any."""
+
+    def __init__(self, spec: JobProcessSpec) -> None:
+        self.spec = spec
         self._is_ready = False
         self._lock = threading.Lock()
         self._current: Run | None = None  # whose `stop` may kill
         self._is_killed = False
         self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-            [sys.executable, "-m", "firelock.server.job_process", app_spec, str(os.getpid()),
-             json.dumps(attrs.asdict(server))],
+            [sys.executable, "-m", "firelock.server.job_process", spec.app_spec, str(os.getpid()),
+             json.dumps(attrs.asdict(spec.server))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,
-            cwd=before.folder,
-            env=before.environment,
+            cwd=spec.state.folder,
+            env=spec.state.environment,
         )  # fmt: skip
         out, back = self._process.stdin, self._process.stdout
         if out is None or back is None:  # pragma: no cover - both are pipes: Popen was told so
@@ -134,7 +127,7 @@ class IsolatedProcess:
             self._process.wait()
         self._back.close()
 
-    def run(self, run: Run, runner: Runner, console: Console) -> Ended:
+    def run(self, run: Run, runner: JobRunner, console: Console) -> EndedRun:
         """Return the end of the run; a process that dies without a word is a crash of its job.
 
         One that never got as far as the job is none: that is a failure, which says so.
@@ -154,7 +147,7 @@ class IsolatedProcess:
         run.stop = None
         if answer is not None and "transition" in answer:
             transition = _read_transition(answer["transition"])
-            return Ended(run.job, transition, int(answer["duration"]), bool(answer["frees_children"]))
+            return EndedRun(run.job, transition, int(answer["duration"]), bool(answer["frees_children"]))
         self.close()
         if run.cancelled is not None:
             return runner.raised(run, JobCancelled(run.context.cancel_reason))
@@ -166,7 +159,10 @@ class IsolatedProcess:
 
     def _exchange(self, run: Run, console: Console) -> dict[str, Any] | None:
         if not self._is_ready:
-            _write(self._out, self._app)
+            level = logging.getLogger().getEffectiveLevel()  # there it is as here, whoever chose it
+            spec = self.spec
+            words = {"storage": spec.storage, "imports": spec.imports, "path": spec.state.path}
+            _write(self._out, {**words, "log_level": level})
             said = json.loads(self._back.readline() or "null")
             if said is None or "unready" in said:
                 return said
@@ -190,7 +186,7 @@ def _write(pipe: IO[bytes], words: Mapping[str, Any]) -> None:
 
 
 # Those whose pipes this process holds.
-_started: weakref.WeakSet[IsolatedProcess] = weakref.WeakSet()
+_started: weakref.WeakSet[JobProcess] = weakref.WeakSet()
 
 
 def _let_go_of_all() -> None:
@@ -203,93 +199,60 @@ if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows cannot fork
     os.register_at_fork(after_in_child=_let_go_of_all)
 
 
-class ProcessPool:
+class JobProcessPool:
     """The processes of one server's jobs: an idle one is used again by whichever worker comes next.
 
     All are started by one thread, which lives as long as any of them: on Linux a process is killed when the
     thread ends that started it.
 
     Args:
-        app_spec: where the app stands.
-        server: for hooks.
-        storage: a URL that takes the place of the app's own.
-        imports: modules with more tasks.
-        surroundings: folder, environment and module path that they start with.
+        spec: how they are started.
         keep: so many stay when they are idle; the longest idle of more is closed.
     """
 
-    def __init__(
-        self,
-        app_spec: str,
-        server: ServerInfo,
-        *,
-        storage: str | None = None,
-        imports: Sequence[str] = (),
-        surroundings: Surroundings | None = None,
-        keep: int | None = None,
-    ) -> None:
-        self._app_spec = app_spec
-        self._server = server
-        self._storage = storage
-        self._imports = tuple(imports)
-        self._surroundings = surroundings
+    def __init__(self, spec: JobProcessSpec, *, keep: int | None = None) -> None:
+        self._spec = spec
         self._keep = keep or os.cpu_count() or 1
         self._lock = threading.Lock()
-        self._idle: list[IsolatedProcess] = []  # the last one was the last to work
-        self._lent: set[IsolatedProcess] = set()
-        self.surplus: list[IsolatedProcess] = []  # what `tidy` closes
+        self._idle: list[JobProcess] = []  # the last one was the last to work
+        self._lent = 0
+        self.surplus: list[JobProcess] = []  # what `tidy` closes
         self._starter: ThreadPoolExecutor | None = None
         self._is_closed = False
         self._is_told = False
 
-    def take(self, info: TaskInfo) -> IsolatedProcess:
+    def take(self, info: TaskInfo, *, is_new: bool = False) -> JobProcess:
         """Return a process for a job of this task: an idle one, or a new one; `give_back` it.
 
         Raises:
             OSError: the system gives no process.
         """
-        imports = self._imports_for(info)
+        spec = self._spec_for(info)
         with self._lock:
-            for process in reversed(self._idle):
-                if process.imports == imports and process.is_alive:
+            for process in () if is_new else reversed(self._idle):
+                if process.spec == spec and process.is_alive:
                     self._idle.remove(process)
-                    self._lent.add(process)
+                    self._lent += 1
                     return process
-        return self.start(info)
-
-    def start(self, info: TaskInfo) -> IsolatedProcess:
-        """Return a new process, in which nothing has run; `give_back` or `discard` it."""
-        imports = self._imports_for(info)
-        self._tell_of_script(imports)
-        with self._lock:
             if self._starter is None:
                 from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - loaded when first used
 
                 self._starter = ThreadPoolExecutor(1, thread_name_prefix="firelock-processes")
-            started = self._starter.submit(
-                IsolatedProcess, self._app_spec, self._server, storage=self._storage, imports=imports,
-                surroundings=self._surroundings,
-            )  # fmt: skip
+            started = self._starter.submit(JobProcess, spec)
         process = started.result()
         with self._lock:
-            self._lent.add(process)
+            self._lent += 1
         return process
 
-    def give_back(self, process: IsolatedProcess) -> None:
-        """The process is idle, if it lives; `tidy` closes what is too much."""
+    def give_back(self, process: JobProcess, *, is_used_up: bool = False) -> None:
+        """The process is idle, if it lives and may be used again; `tidy` closes what is too much."""
         with self._lock:
-            self._lent.discard(process)
+            self._lent -= 1
             self._idle.append(process)
-            keep = 0 if self._is_closed else self._keep
-            alive = [each for each in self._idle if each.is_alive]
-            self.surplus += [each for each in self._idle if each not in alive] + alive[: -keep or None]
-            self._idle = alive[-keep:] if keep else []
-
-    def discard(self, process: IsolatedProcess) -> None:
-        """Nobody uses the process again; `tidy` closes it."""
-        with self._lock:
-            self._lent.discard(process)
-            self.surplus.append(process)
+            alive = [each for each in self._idle if each.is_alive and not (is_used_up and each is process)]
+            kept = [] if self._is_closed else alive[-self._keep :]
+            self.surplus += [each for each in self._idle if each not in kept]
+            self._idle = kept
 
     def tidy(self) -> None:
         """What is too much has ended. It may take a moment: call it after the job has been handed over."""
@@ -312,40 +275,23 @@ class ProcessPool:
             self._idle = []
         self.tidy()
 
-    def _imports_for(self, info: TaskInfo) -> tuple[str, ...]:
-        """Return the modules that a job of this task needs: the running script for its own tasks alone."""
-        if info.function.__module__ not in MAIN_MODULES or (script := running_script()) is None:
-            return self._imports
-        return self._imports if self._runs(script.place) else (*self._imports, script.place)
-
-    def _runs(self, place: str) -> bool:
-        return self._app_spec.startswith(f"{place}:")
-
-    def _tell_of_script(self, imports: Sequence[str]) -> None:
-        script = running_script()
-        if self._is_told or script is None or not (self._runs(script.place) or script.place in imports):
-            return
-        self._is_told = True
-        log.log(
-            logging.INFO if script.is_guarded() else logging.WARNING,
-            "%s runs again from its top in each process of a job, since tasks or the app stand in it. Put "
-            'what is meant for one run below `if __name__ == "__main__":`, or them into a module.',
-            script.file,
-        )
-
-
-def describe_exit(code: int | None) -> str:
-    """Return how a process ended, for people: its signal's name or its exit code."""
-    if code is None:
-        return "cause unknown"
-    if code >= 0:
-        return f"exit code {code}"
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = f"signal {-code}"
-    hint = "; out of memory, perhaps" if -code == signal.SIGKILL else ""
-    return f"{name}{hint}"
+    def _spec_for(self, info: TaskInfo) -> JobProcessSpec:
+        """Return what a job of this task needs: the running script's module for its own tasks alone."""
+        spec, script = self._spec, running_script()
+        if script is None:
+            return spec
+        holds_app = spec.app_spec.startswith(f"{script.place}:")
+        if info.function.__module__ in MAIN_MODULES and not holds_app:
+            spec = attrs.evolve(spec, imports=(*spec.imports, script.place))
+        if not self._is_told and (holds_app or script.place in spec.imports):
+            self._is_told = True
+            log.log(
+                logging.INFO if script.is_guarded() else logging.WARNING,
+                "%s runs again from its top in each process of a job, since tasks or the app stand in it. "
+                'Put what is meant for one run below `if __name__ == "__main__":`, or them into a module.',
+                script.file,
+            )
+        return spec
 
 
 # ---- the process's own side ------------------------------------------------------------------------------
@@ -415,7 +361,7 @@ class _Orders:
 
 def _serve(runtime: Runtime, jobs: Iterable[bytes], say: Callable[[Mapping[str, Any]], None]) -> None:
     console = _PipeConsole(say)
-    runner, surroundings = Runner(runtime, console), Surroundings()
+    runner, state = JobRunner(runtime, console), ProcessState()
     for line in jobs:
         order = json.loads(line)
         fields = order["job"]
@@ -423,7 +369,7 @@ def _serve(runtime: Runtime, jobs: Iterable[bytes], say: Callable[[Mapping[str, 
         prepared = runner.prepare(job, Holder(*order["holder"]))
         if isinstance(prepared, Run):
             prepared = _run(runner, prepared)
-            surroundings.restore()
+            state.restore()
         say(
             {
                 "transition": _write_transition(prepared.transition),
@@ -433,7 +379,7 @@ def _serve(runtime: Runtime, jobs: Iterable[bytes], say: Callable[[Mapping[str, 
         )
 
 
-def _run(runner: Runner, run: Run) -> Ended:
+def _run(runner: JobRunner, run: Run) -> EndedRun:
     if not run.info.is_async:
         return runner.run(run)
     import asyncio  # noqa: PLC0415 - loaded when first used

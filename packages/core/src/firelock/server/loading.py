@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from firelock.task import Registry
 
 __all__ = [
-    "Script",
+    "RunningScript",
     "check_may_serve",
     "load_app",
     "load_in_job_process",
@@ -235,18 +235,18 @@ def locate_app(app: ServedApp) -> str | None:
     return f"{script.place}:{found[0][1]}"
 
 
-def locate_tasks(tasks: Registry) -> list[str]:
+def locate_tasks(tasks: Registry) -> tuple[str, ...]:
     """Return the modules of the app's tasks that another process can import by name, each once."""
     names = dict.fromkeys(info.function.__module__ for info in tasks.runnable())
-    return [
+    return tuple(
         name
         for name in names
         if name not in MAIN_MODULES and getattr(sys.modules.get(name), "__spec__", None) is not None
-    ]
+    )
 
 
 @attrs.frozen
-class Script:
+class RunningScript:
     """The program that runs here, as another process finds it."""
 
     place: str  # its module's name if it was started by that (`python -m`), else its file
@@ -266,11 +266,11 @@ class Script:
         )
 
 
-def running_script() -> Script | None:
+def running_script() -> RunningScript | None:
     """Return the program that runs here; None where it is no file of Python, as in an interactive session."""
     main = sys.modules["__main__"]
     file, spec = getattr(main, "__file__", None), getattr(main, "__spec__", None)
     if not file or not file.endswith(".py"):
         return None
     path = str(Path(file).resolve())
-    return Script(spec.name if spec is not None and spec.name else path, path)
+    return RunningScript(spec.name if spec is not None and spec.name else path, path)

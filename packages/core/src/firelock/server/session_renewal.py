@@ -1,50 +1,38 @@
-"""Keeps a server's sessions alive with one call a heartbeat, and grants each child its right to run."""
+"""Keeps the sessions of a server alive, by one call a heartbeat that grants each child its right to run."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import random
+import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from itertools import chain, repeat
 
 import attrs
 
-from firelock.errors import StorageUnavailable
-from firelock.server.shared_memory import Board
+from firelock.clock import StorageClock
+from firelock.errors import StorageError, StorageUnavailable
+from firelock.hookspecs import ServerInfo
+from firelock.ids import new_id
+from firelock.plugins import installed_version
+from firelock.server.shared_memory import ChildMemory
 from firelock.settings import Settings
-from firelock.storage import NewSession, Renewal, Storage
+from firelock.storage import NewSession, Renewal, Storage, Taken
 
-__all__ = ["SessionKeeper"]
+__all__ = ["SessionRenewal"]
 
 log = logging.getLogger(__name__)
 
 _MARGIN_SECONDS, _MARGIN_SHARE = 1.0, 0.02
 _QUICK_RETRY = 0.5
-_FIRST_WAITS = (1.5, 3.0)
+_FIRST_WAITS = (1.5, 3.0)  # at its start a server soon says what it takes: CPU needs two reports
 
 
-@attrs.define(eq=False)
-class _Kept:
-    session: NewSession
-    board: Board
-    state: str = "running"
-    told_at: float = 0.0  # when the child made the report that was told last, in monotonic seconds
-    told_cpu: float = 0.0  # what it said of its time on processors
-    cpu_percent: float = 0.0  # of one processor, between the last two reports that were told
-
-    def renewal(self, state: str) -> Renewal:
-        """Return the session's wish to live on, with what its child last reported."""
-        at, spent = self.board.reported_at, self.board.cpu_seconds
-        if at > self.told_at:
-            if self.told_at:
-                self.cpu_percent = max(0.0, 100 * (spent - self.told_cpu) / (at - self.told_at))
-            self.told_at, self.told_cpu = at, spent
-        return Renewal(self.session.id, self.board.busy, state, self.board.rss_bytes, self.cpu_percent)
-
-
-class SessionKeeper:
+class SessionRenewal:
     """Renews every session of a server. A child may start jobs until its last good renewal has run out.
 
     The right to run counts from before the renewal was sent, on the monotonic clock, less a margin: it ends
@@ -55,20 +43,21 @@ class SessionKeeper:
         self,
         storage: Storage,
         settings: Settings,
-        server_id: str,
+        server: ServerInfo,
         *,
         on_lost: Callable[[str], None],
         on_order: Callable[[str], None],
     ) -> None:
         self._storage = storage
         self._settings = settings
-        self._server_id = server_id
+        self._server = server
         self._on_lost = on_lost
         self._on_order = on_order
         self._order_version: int | None = None
-        self._kept: dict[str, _Kept] = {}
-        self._condition = threading.Condition()
-        self._is_over = False
+        self._sessions: dict[str, _Session] = {}
+        self._state = "running"
+        self._lock = threading.Lock()
+        self._over = threading.Event()
         self._is_failing = False
         self._thread = threading.Thread(target=self._run, name="firelock-sessions", daemon=True)
 
@@ -78,55 +67,65 @@ class SessionKeeper:
 
     def stop(self) -> None:
         """Nothing is renewed any more."""
-        with self._condition:
-            self._is_over = True
-            self._condition.notify()
+        self._over.set()
         self._thread.join(self._settings.heartbeat + 1)
 
-    def begin(self, session: NewSession, board: Board) -> None:
-        """The session has begun and its child may start jobs.
+    def begin(self, memory: ChildMemory, *, pid: int, workers: int) -> str:
+        """A session has begun and its child may start jobs; return its id.
 
         Raises:
             StorageError: it has not.
         """
+        session = NewSession(
+            new_id(), self._server.id, self._server.name, socket.gethostname(), pid,
+            StorageClock(self._storage).now(), float(self._settings.session_timeout), workers,
+            self._server.queues, installed_version(),
+        )  # fmt: skip
         asked_at = time.monotonic()
         self._storage.begin_session(session)
-        with self._condition:
-            self._kept[session.id] = _Kept(session, board)
-        board.begin_session()  # before the grant, which is not for what was claimed for a former session
-        board.grant(self._right_from(asked_at))
+        with self._lock:
+            self._sessions[session.id] = _Session(session.id, memory)
+        memory.begin_session()  # before the grant, which is not for what was claimed for a former session
+        memory.grant(self._right_from(asked_at))
+        return session.id
 
     def forget(self, session_id: str) -> None:
         """The session is no longer renewed, and its child may start nothing."""
-        with self._condition:
-            kept = self._kept.pop(session_id, None)
-            if kept is not None:
-                kept.board.grant(0)
+        with self._lock:
+            session = self._sessions.pop(session_id, None)
+            if session is not None:
+                session.memory.grant(0)
+
+    def end(self, session_id: str, running: Collection[str] = (), *, reason: str = "server stopped") -> Taken:
+        """The session has ended and its jobs are back, those that ran blamed for a crash.
+
+        Raises:
+            StorageError: it has not ended yet.
+        """
+        self.forget(session_id)
+        if self._state == "stopping":
+            with contextlib.suppress(StorageError):  # how it is listed; its end matters more
+                self._storage.renew([Renewal(session_id, state=self._state)])
+        return self._storage.end_session(session_id, running, reason=reason)
 
     def mark(self, state: str) -> None:
         """The sessions say this of themselves from their next renewal on: running, quiet, stopping."""
-        with self._condition:
-            for kept in self._kept.values():
-                kept.state = state
+        self._state = state
 
     def _right_from(self, asked_at: float) -> float:
         timeout = self._settings.session_timeout
-        margin = max(min(_MARGIN_SECONDS, timeout / 10), timeout * _MARGIN_SHARE)
-        return asked_at + timeout - margin
+        return asked_at + timeout - max(min(_MARGIN_SECONDS, timeout / 10), timeout * _MARGIN_SHARE)
 
     # ---- the loop ----------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        first = list(_FIRST_WAITS)  # at its start a server soon says what it takes: CPU needs two reports
-        wait = min(first.pop(0), self._settings.heartbeat)
-        while True:
-            with self._condition:
-                if not self._is_over:
-                    self._condition.wait(wait * random.uniform(0.8, 1.0))  # noqa: S311 - servers drift apart
-                if self._is_over:
-                    return
-            pause = first.pop(0) if first else self._settings.heartbeat
-            wait = min(pause if self.renew() else _QUICK_RETRY, self._settings.heartbeat)
+        heartbeat = self._settings.heartbeat
+        waits = chain(_FIRST_WAITS, repeat(heartbeat))
+        wait = next(waits)
+        while not self._over.wait(min(wait, heartbeat) * random.uniform(0.8, 1.0)):  # noqa: S311 - servers drift apart
+            wait = next(waits)
+            if not self.renew():
+                wait = _QUICK_RETRY
 
     def renew(self) -> bool:
         """Every session is renewed and orders are looked for; return whether the storage answered."""
@@ -147,32 +146,51 @@ class SessionKeeper:
         return False
 
     def _renew_all(self) -> None:
-        with self._condition:  # a board is closed once its session is forgotten
-            kept = list(self._kept.values())
-            renewals = [one.renewal(self._state_of(one)) for one in kept]
+        overdue = 3 * self._settings.heartbeat
+        with self._lock:  # a child's memory is closed once its session is forgotten
+            sessions = list(self._sessions.values())
+            renewals = [
+                session.renewal("overdue" if session.memory.silence() > overdue else self._state)
+                for session in sessions
+            ]
         asked_at = time.monotonic()
         alive = self._storage.renew(renewals) if renewals else []
         lost = []
-        with self._condition:
-            for one, is_alive in zip(kept, alive, strict=True):
-                if one.session.id not in self._kept:
+        with self._lock:
+            for session, is_alive in zip(sessions, alive, strict=True):
+                if session.id not in self._sessions:
                     continue  # forgotten meanwhile: nobody may start jobs for it
                 if is_alive:
-                    one.board.grant(self._right_from(asked_at))
+                    session.memory.grant(self._right_from(asked_at))
                 else:
-                    lost.append(one.session.id)
+                    lost.append(session.id)
         for session_id in lost:
             self.forget(session_id)
             self._on_lost(session_id)
 
-    def _state_of(self, kept: _Kept) -> str:
-        return "overdue" if kept.board.silence() > 3 * self._settings.heartbeat else kept.state
-
     def _look_for_orders(self) -> None:
-        record = self._storage.get_record("server_order", self._server_id)
+        record = self._storage.get_record("server_order", self._server.id)
         if record is None or record.version == self._order_version:
             return
         self._order_version = record.version
         order = json.loads(record.value)
         if order in {"quiet", "resume", "stop"}:
             self._on_order(order)
+
+
+@attrs.define(eq=False)
+class _Session:
+    id: str
+    memory: ChildMemory
+    told_at: float = 0.0  # when the child made the report that was told last, in monotonic seconds
+    told_cpu: float = 0.0  # what it said of its time on processors
+    cpu_percent: float = 0.0  # of one processor, between the last two reports that were told
+
+    def renewal(self, state: str) -> Renewal:
+        """Return the session's wish to live on, with what its child last reported."""
+        at, spent = self.memory.reported_at, self.memory.cpu_seconds
+        if at > self.told_at:
+            if self.told_at:
+                self.cpu_percent = max(0.0, 100 * (spent - self.told_cpu) / (at - self.told_at))
+            self.told_at, self.told_cpu = at, spent
+        return Renewal(self.id, self.memory.busy, state, self.memory.rss_bytes, self.cpu_percent)

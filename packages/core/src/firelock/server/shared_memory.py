@@ -21,15 +21,14 @@ import time
 
 from firelock.errors import ConfigurationError
 
-__all__ = ["Board", "share_memory"]
+__all__ = ["ChildMemory", "share_memory"]
 
-_HEAD = struct.Struct("<qqqqqq")
-_RIGHT, _REPORT, _BUSY, _SESSION, _CPU, _RSS = 0, 8, 16, 24, 32, 40
+_WORD = struct.Struct("<q")
+_RIGHT, _REPORT, _BUSY, _SESSION, _CPU, _RSS = range(0, 48, 8)
+_HEAD = 48
 _WIDTH = 40
 _ID = 36
-_EMPTY = bytes(_ID)
 _NANO = 1_000_000_000
-_WORD = struct.Struct("<q")
 
 
 def share_memory() -> int:
@@ -40,7 +39,7 @@ def share_memory() -> int:
     """
     try:
         if hasattr(os, "memfd_create"):
-            return os.memfd_create("firelock-board", os.MFD_CLOEXEC)
+            return os.memfd_create("firelock-child", os.MFD_CLOEXEC)
         return _open_shared_memory()
     except (OSError, ImportError) as error:
         message = f"The system gives no shared memory ({error}), without which a server has no child."
@@ -58,7 +57,7 @@ def _open_shared_memory() -> int:
     return descriptor
 
 
-class Board:
+class ChildMemory:
     """Shared memory of one child. Instants are of the monotonic clock, which a host's processes share."""
 
     def __init__(self, memory: mmap.mmap, workers: int) -> None:
@@ -67,8 +66,8 @@ class Board:
         self._adopted = 0  # the session that this process starts jobs for
 
     @classmethod
-    def create(cls, workers: int) -> Board:
-        """Return a new board, all zeros, for a server that has its workers in its own process.
+    def create(cls, workers: int) -> ChildMemory:
+        """Return new memory, all zeros, for a server that has its workers in its own process.
 
         Raises:
             ConfigurationError: there is no memory for it.
@@ -76,8 +75,8 @@ class Board:
         return cls.attach(-1, workers)
 
     @classmethod
-    def allocate(cls, descriptor: int, workers: int) -> Board:
-        """Return a new board, all zeros, in shared memory that has no size yet: the child's side.
+    def allocate(cls, descriptor: int, workers: int) -> ChildMemory:
+        """Return new memory, all zeros, behind a descriptor that has no size yet: the child's side.
 
         The memory is there from now on, not only promised: no later write can be the first to miss it.
 
@@ -93,8 +92,8 @@ class Board:
         return cls.attach(descriptor, workers)
 
     @classmethod
-    def attach(cls, descriptor: int, workers: int) -> Board:
-        """Return the board that a child has allocated there; the descriptor may be closed.
+    def attach(cls, descriptor: int, workers: int) -> ChildMemory:
+        """Return the memory that a child has allocated there; the descriptor may be closed.
 
         Raises:
             ConfigurationError: there is no memory for it.
@@ -108,28 +107,30 @@ class Board:
         """The memory is unmapped."""
         self._memory.close()
 
+    def _read(self, place: int) -> int:
+        word: int = _WORD.unpack_from(self._memory, place)[0]
+        return word
+
+    def _write(self, place: int, word: float) -> None:
+        _WORD.pack_into(self._memory, place, int(word))
+
     # ---- the right to run --------------------------------------------------------------------------------
 
     def grant(self, until: float) -> None:
         """The child may start jobs until this instant, in monotonic seconds; 0 takes the right away."""
-        _WORD.pack_into(self._memory, _RIGHT, int(until * _NANO))
+        self._write(_RIGHT, until * _NANO)
 
     def begin_session(self) -> None:
         """The child has another session: it starts nothing until it has adopted it, whatever is granted."""
-        _WORD.pack_into(self._memory, _SESSION, self._session() + 1)
+        self._write(_SESSION, self._read(_SESSION) + 1)
 
     def adopt_session(self) -> None:
         """Nothing that was claimed for a former session is left to be started here."""
-        self._adopted = self._session()
-
-    def _session(self) -> int:
-        session: int = _WORD.unpack_from(self._memory, _SESSION)[0]
-        return session
+        self._adopted = self._read(_SESSION)
 
     def may_start(self) -> bool:
         """Tell whether a job may be started now."""
-        right: int = _WORD.unpack_from(self._memory, _RIGHT)[0]
-        return time.monotonic_ns() < right and self._session() == self._adopted
+        return time.monotonic_ns() < self._read(_RIGHT) and self._read(_SESSION) == self._adopted
 
     # ---- being alive -------------------------------------------------------------------------------------
 
@@ -141,61 +142,55 @@ class Board:
             cpu_seconds: time on processors since the process began.
             rss_bytes: its memory; 0 where the system does not tell it.
         """
-        _WORD.pack_into(self._memory, _BUSY, busy)
-        _WORD.pack_into(self._memory, _CPU, int(cpu_seconds * _NANO))
-        _WORD.pack_into(self._memory, _RSS, rss_bytes)
-        _WORD.pack_into(self._memory, _REPORT, time.monotonic_ns())
+        self._write(_BUSY, busy)
+        self._write(_CPU, cpu_seconds * _NANO)
+        self._write(_RSS, rss_bytes)
+        self._write(_REPORT, time.monotonic_ns())
 
     @property
     def busy(self) -> int:
         """How many workers were busy at the last report."""
-        busy: int = _WORD.unpack_from(self._memory, _BUSY)[0]
-        return busy
+        return self._read(_BUSY)
 
     @property
     def cpu_seconds(self) -> float:
         """How long the process has been on processors, as it last reported."""
-        spent: int = _WORD.unpack_from(self._memory, _CPU)[0]
-        return spent / _NANO
+        return self._read(_CPU) / _NANO
 
     @property
     def rss_bytes(self) -> int:
         """How much memory the process had at the last report; 0 where nobody can tell."""
-        memory: int = _WORD.unpack_from(self._memory, _RSS)[0]
-        return memory
+        return self._read(_RSS)
 
     @property
     def reported_at(self) -> float:
         """When the last report was made, in monotonic seconds; 0 before the first."""
-        report: int = _WORD.unpack_from(self._memory, _REPORT)[0]
-        return report / _NANO
+        return self._read(_REPORT) / _NANO
 
     def silence(self) -> float:
         """Return the seconds since the last report; 0 before the first."""
-        report: int = _WORD.unpack_from(self._memory, _REPORT)[0]
-        return (time.monotonic_ns() - report) / _NANO if report else 0.0
+        return time.monotonic() - self.reported_at if self.reported_at else 0.0
 
     # ---- who runs what -----------------------------------------------------------------------------------
 
     def start(self, worker: int, job_id: str) -> None:
         """The worker runs this job from now on."""
-        place = _HEAD.size + worker * _WIDTH
+        place = _HEAD + worker * _WIDTH
         self._memory[place : place + _ID] = job_id.encode().ljust(_ID, b"\0")[:_ID]
 
     def end(self, worker: int) -> None:
         """The worker runs nothing."""
-        place = _HEAD.size + worker * _WIDTH
-        self._memory[place : place + _ID] = _EMPTY
+        self.start(worker, "")
 
     def running(self) -> list[str]:
         """Return the ids of the jobs that are running, or were when the child died."""
-        places = range(_HEAD.size, _HEAD.size + self.workers * _WIDTH, _WIDTH)
+        places = range(_HEAD, _size(self.workers), _WIDTH)
         ids = (self._memory[place : place + _ID].rstrip(b"\0") for place in places)
         return [job_id.decode() for job_id in ids if job_id]
 
 
 def _size(workers: int) -> int:
-    return _HEAD.size + workers * _WIDTH
+    return _HEAD + workers * _WIDTH
 
 
 def _no_memory(workers: int, error: OSError) -> ConfigurationError:

@@ -28,15 +28,11 @@ from firelock.storage import DURATION_BUCKETS, Rollup, Storage
 from firelock.values import ClaimedJob
 
 if TYPE_CHECKING:
+    from firelock.hookspecs import ServerInfo
     from firelock.runtime import Runtime
-    from firelock.server.dispatcher import Dispatcher
-    from firelock.server.shared_memory import Board
-    from firelock.server.workers import AsyncWorkers, Desk
+    from firelock.server.workers import WorkerContext, Workers
 
-__all__ = [
-    "Metrics",
-    "Upkeep",
-]
+__all__ = ["ChildUpkeep", "MinuteRollups"]
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +54,7 @@ class _Duty:
     at: float = 0.0  # monotonic
 
 
-class Upkeep:
+class ChildUpkeep:
     """Does each duty when it is time, and goes on whatever a duty meets.
 
     What asks the storage has one thread, and what looks after this child another, so that a storage that
@@ -68,21 +64,17 @@ class Upkeep:
     def __init__(
         self,
         runtime: Runtime,
-        desk: Desk,
-        *,
-        dispatcher: Dispatcher,
-        coroutines: AsyncWorkers,
-        metrics: Metrics,
-        board: Board,
+        server: ServerInfo,
+        context: WorkerContext,
+        workers: Workers,
     ) -> None:
         self._runtime = runtime
         self._storage = runtime.storage
         self._clock = runtime.clock
-        self._desk = desk
-        self._dispatcher = dispatcher
-        self._coroutines = coroutines
-        self._metrics = metrics
-        self._board = board
+        self._server = server
+        self._context = context
+        self._workers = workers
+        self.metrics = MinuteRollups()
         self._condition = threading.Condition()
         self._is_over = False
         self._is_first = True  # of the living sessions: it takes due instants at once
@@ -181,10 +173,10 @@ class Upkeep:
         except Exception as error:  # noqa: BLE001 - it is raised when due jobs have been enqueued
             refusal = error
         if fired:
-            self._dispatcher.work_came()
+            self._context.inbox.work_came()
         promotion = self._storage.promote(_BATCH)
         if promotion.promoted:
-            self._dispatcher.work_came()
+            self._context.inbox.work_came()
         next_due_at, now = promotion.next_due_at, self._clock.now()
         if next_due_at is None or next_due_at > now or fired or promotion.promoted:
             self._look_again = _FIRST_LOOK
@@ -199,8 +191,8 @@ class Upkeep:
 
     def _sweep(self) -> None:
         sessions = [record for record in self._storage.list_sessions() if record.is_alive]
-        self.contact(is_there=self._board.may_start())  # who could not renew is no judge of others
-        mine = self._desk.server.id
+        self.contact(is_there=self._context.memory.may_start())  # who could not renew is no judge of others
+        mine = self._server.id
         self._is_first = not sessions or sessions[0].session.server_id == mine
         if time.monotonic() >= self._trusts_clock_from:
             self._reap()
@@ -216,7 +208,7 @@ class Upkeep:
                 taken.server, len(taken.crashed), len(taken.returned),
                 extra={"session": taken.session},
             )  # fmt: skip
-            self._dispatcher.work_came()
+            self._context.inbox.work_came()
 
     @staticmethod
     def _in_batches(verb: Callable[[int], int]) -> None:
@@ -231,21 +223,21 @@ class Upkeep:
     # ---- this child --------------------------------------------------------------------------------------
 
     def _report(self) -> None:
-        self._board.report(
-            len(self._dispatcher.runs()), cpu_seconds=time.process_time(), rss_bytes=_resident_bytes()
+        self._context.memory.report(
+            len(self._workers.runs()), cpu_seconds=time.process_time(), rss_bytes=_resident_bytes()
         )
 
     def _flush_console(self) -> None:
-        self._desk.console.flush(self._storage)
+        self._context.console.flush(self._storage)
 
     def _flush_metrics(self) -> None:
-        self._metrics.flush(self._storage)
+        self.metrics.flush(self._storage)
 
     def _watch(self) -> None:
         """Jobs whose time is over are told so; and jobs that must not overlap, when the right to run ends."""
-        self._coroutines.watch()
+        self._workers.coroutines.watch()
         now = time.monotonic()
-        has_right = self._board.may_start()
+        has_right = self._context.memory.may_start()
         if has_right is not self._had_right:
             self._had_right = has_right
             if not has_right:
@@ -253,7 +245,7 @@ class Upkeep:
                 log.warning(
                     "This server could not renew its session in time; no job is started until it can."
                 )
-        for run in self._dispatcher.runs():
+        for run in self._workers.runs():
             if run.cancelled is not None or not run.started:
                 continue
             if run.timeout_seconds is not None and now - run.started > run.timeout_seconds:
@@ -286,7 +278,7 @@ _MINUTE = 60 * SECOND
 _BUCKETS = tuple(int(bound * SECOND) for bound in DURATION_BUCKETS)
 
 
-class Metrics:
+class MinuteRollups:
     """Counts, durations and histograms by minute, task, queue and outcome.
 
     Statistics, not truth: what a killed child had not written yet is missing in them.

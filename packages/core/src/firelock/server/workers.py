@@ -1,7 +1,7 @@
 """Where runs happen: threads for `def` tasks, an event loop for `async def`, processes for what asks for one.
 
-An executor takes tickets (claimed jobs with their holder), says how many it holds, and appends each end to
-the dispatcher's list.
+`Workers` takes claimed runs and says how many more there is room for. Each end goes to the inbox of the
+dispatcher.
 """
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from firelock.hookspecs import ServerInfo
 from firelock.options import Executor
-from firelock.server.attempt import Ended, Run, Runner
-from firelock.server.job_process import ProcessPool
-from firelock.server.process_state import Surroundings
-from firelock.server.shared_memory import Board
+from firelock.server.attempt import EndedRun, JobRunner, Run
+from firelock.server.job_process import JobProcessPool, JobProcessSpec
+from firelock.server.process_state import ProcessState
+from firelock.server.shared_memory import ChildMemory
 from firelock.values import ClaimedJob, Holder
 
 if TYPE_CHECKING:
@@ -29,22 +28,90 @@ if TYPE_CHECKING:
 
     from firelock.context import Console
     from firelock.options import TaskInfo
+    from firelock.task import Registry
 
-__all__ = ["AsyncWorkers", "Desk", "ThreadWorkers", "Ticket"]
+__all__ = ["FULL_PAUSE", "ClaimedRun", "DispatcherInbox", "WorkerContext", "Workers"]
 
 log = logging.getLogger(__name__)
 
 FLUSH_SIZE = 100  # ends that are worth a round trip of their own
 FULL_PAUSE = 0.25  # seconds until more is claimed after coroutines found no place, unless one becomes free
 SUSPECT_CRASHES = 2  # from so many crashes on a job runs alone
+_MOST_AT_ONCE = 500  # jobs of one claim
 _RIGHT_POLL = 0.05
 _LONG_WAIT = 0.050  # seconds that a coroutine waits here for a place before it goes back to its queue
 _LAST_STEPS = 0.2  # seconds for coroutines to end that are cancelled when their loop stops
 _BLOCKED = 0.7  # seconds without an answer from the event loop that are worth a warning
 
 
+class DispatcherInbox:
+    """What other threads tell the dispatcher: ends to settle, orders, and that there is work to claim."""
+
+    def __init__(self) -> None:
+        self.ended: deque[EndedRun] = deque()
+        self.orders: deque[Callable[[], None]] = deque()
+        self._flag = threading.Event()
+        self._dry = threading.Event()  # the last claim got less than it asked for
+        self._has_work = self._is_waiting = False
+
+    def finish(self, ended: EndedRun, *, is_dry: bool) -> None:
+        """The end waits to be settled; the dispatcher is woken when a batch is full or nothing else waits."""
+        self.ended.append(ended)
+        if is_dry or len(self.ended) >= FLUSH_SIZE:
+            self.wake()
+
+    def wake(self) -> None:
+        """There is something to settle, or a worker has nothing to do."""
+        if not self._flag.is_set():
+            self._flag.set()
+
+    def order(self, what: Callable[[], None]) -> None:
+        """The dispatcher does this next, between two exchanges."""
+        self.orders.append(what)
+        self._flag.set()
+
+    def work_came(self) -> None:
+        """The storage said that there is work; a dispatcher that is busy finds it by itself."""
+        self._dry.clear()
+        self._has_work = True
+        if self._is_waiting:
+            self._flag.set()
+
+    def wait_until_dry(self, timeout: float) -> None:
+        """Return when a claim has got less than it asked for since work came, or after the timeout."""
+        self._dry.wait(timeout)
+
+    # ---- the dispatcher's side ---------------------------------------------------------------------------
+
+    def begin_turn(self) -> None:
+        """The orders are done; what comes from now on wakes the next turn."""
+        self._flag.clear()
+        self._has_work = False
+        while self.orders:
+            self.orders.popleft()()
+
+    def look_again(self) -> None:
+        """The next turn does not wait."""
+        self._has_work = True
+
+    def ran_dry(self) -> None:
+        """A claim got less than it asked for."""
+        self._dry.set()
+
+    def wait(self, seconds: float) -> None:
+        """Return after so many seconds, or as soon as somebody wakes the dispatcher."""
+        self._flag.wait(seconds)
+
+    def wait_for_work(self, seconds: float) -> None:
+        """As `wait`, but also where work came or a job has ended since the turn began."""
+        self._is_waiting = True
+        if not self._has_work and not self.ended:
+            self._flag.wait(seconds)
+        self._is_waiting = False
+
+
 @attrs.define(eq=False)
-class Ticket:
+class ClaimedRun:
     """A claimed job on its way to a worker."""
 
     job: ClaimedJob
@@ -54,46 +121,99 @@ class Ticket:
 
 
 @attrs.define(eq=False)
-class Desk:
-    """What executors share with their dispatcher."""
+class WorkerContext:
+    """What the workers of a child need for a run."""
 
-    runner: Runner
+    runner: JobRunner
     console: Console
-    board: Board
-    server: ServerInfo
-    app_spec: str | None  # how a process of its own finds the app; None where it cannot
-    wake: Callable[[], None]
-    storage: str | None = None  # a URL that takes the place of the app's own there
-    imports: Sequence[str] = ()  # modules with more tasks, for there
-    surroundings: Surroundings = attrs.field(factory=Surroundings)
-    ended: deque[Ended] = attrs.field(factory=deque)
+    memory: ChildMemory
+    inbox: DispatcherInbox
+    process_spec: JobProcessSpec | None  # None: no process of its own could find the app
+    state: ProcessState = attrs.field(factory=ProcessState)
 
     def runs_apart(self, info: TaskInfo, crashes: int = 0) -> bool:
         """Tell whether a job with so many crashes runs in a process of its own, which a thread waits for."""
-        return self.app_spec is not None and (crashes >= SUSPECT_CRASHES or info.executor is Executor.PROCESS)
+        return self.process_spec is not None and (
+            crashes >= SUSPECT_CRASHES or info.executor is Executor.PROCESS
+        )
 
-    def finish(self, ended: Ended, *, is_dry: bool) -> None:
-        """The end waits to be settled; the dispatcher is woken when a batch is full or nothing else waits."""
-        self.ended.append(ended)
-        if is_dry or len(self.ended) >= FLUSH_SIZE:
-            self.wake()
+
+class Workers:
+    """The threads and the event loop of a child, as its dispatcher sees them."""
+
+    def __init__(self, context: WorkerContext, tasks: Registry, *, threads: int, coroutines: int) -> None:
+        self.threads = ThreadWorkers(context, threads)
+        self.coroutines = AsyncWorkers(context, coroutines, threads)
+        self._context = context
+        self._tasks = tasks
+        on_loop = [info.is_async and not context.runs_apart(info) for info in tasks.runnable()]
+        self._has_async, self._has_sync = any(on_loop), not all(on_loop)
+        self._window = 1 if self._has_sync else coroutines  # claims for the loop, while threads claim as well
+
+    def runs(self) -> list[Run]:
+        """Return what is running now."""
+        return [*list(self.threads.running.values()), *list(self.coroutines.running.values())]
+
+    def room(self, ahead: int, unended: int) -> int:
+        """Return how many jobs to claim now.
+
+        Args:
+            ahead: so many may wait for a thread.
+            unended: so many are held and have not ended.
+        """
+        threads, coroutines = self.threads, self.coroutines
+        if self._has_async and coroutines.is_full:
+            return 0  # a claim cannot choose, and would bring more of them
+        in_threads = len(threads.running) + threads.waiting
+        room = 0
+        if self._has_sync or not self._has_async:
+            room = max(0, threads.count + ahead - in_threads)
+        if self._has_async:
+            on_loop = max(len(coroutines.running), unended - in_threads)
+            room += max(0, min(coroutines.limit - on_loop, self._window))
+        return min(room, _MOST_AT_ONCE)
+
+    def put(self, claimed: list[ClaimedRun]) -> None:
+        """The jobs run as soon as workers are free, each where its task belongs."""
+        if not self._has_async:
+            self.threads.put(claimed)
+            return
+        on_loop = [each for each in claimed if self._is_for_loop(each.job)]
+        others = claimed if not on_loop else [each for each in claimed if not self._is_for_loop(each.job)]
+        if others:
+            self.threads.put(others)
+        if on_loop:
+            self.coroutines.put(on_loop)
+        if self._has_sync:
+            window = self._window * 2 if len(on_loop) * 2 > self._window else self._window // 2
+            self._window = max(1, min(self.coroutines.limit, window))
+
+    def _is_for_loop(self, job: ClaimedJob) -> bool:
+        info = self._tasks.get(job.task)
+        return info is not None and info.is_async and not self._context.runs_apart(info, job.crashes)
+
+    def take_back(self) -> list[ClaimedRun]:
+        """Return the jobs that have not started; they will not."""
+        return [*self.threads.take_back(), *self.coroutines.take_back()]
+
+    def close(self, timeout: float) -> None:
+        """Idle workers and the loop have ended; busy ones end with their job."""
+        self.threads.close(timeout)
+        self.coroutines.close(timeout)
 
 
 class ThreadWorkers:
     """A fixed number of threads, each running one job at a time."""
 
-    def __init__(self, desk: Desk, count: int) -> None:
+    def __init__(self, context: WorkerContext, count: int) -> None:
         self.count = count
         self.running: dict[int, Run] = {}
-        self._desk = desk
-        self._todo: queue.SimpleQueue[Ticket | None] = queue.SimpleQueue()
+        self._context = context
+        self._todo: queue.SimpleQueue[ClaimedRun | None] = queue.SimpleQueue()
         self._pushed: deque[tuple[float, int]] = deque()  # when how many had been put, for the oldest wait
         self._put_count = 0
         self._is_closed = False
-        self._pool = None if desk.app_spec is None else ProcessPool(
-            desk.app_spec, desk.server, storage=desk.storage, imports=desk.imports,
-            surroundings=desk.surroundings,
-        )  # fmt: skip
+        self._pool = None if context.process_spec is None else JobProcessPool(context.process_spec)
         self._threads = [
             threading.Thread(target=self._work, args=(worker,), name=f"firelock-worker-{worker}", daemon=True)
             for worker in range(count)
@@ -103,12 +223,12 @@ class ThreadWorkers:
 
     # ---- the dispatcher's side ---------------------------------------------------------------------------
 
-    def put(self, tickets: Sequence[Ticket]) -> None:
+    def put(self, claimed: Sequence[ClaimedRun]) -> None:
         """The jobs run as soon as workers are free, in this order."""
-        self._put_count += len(tickets)
+        self._put_count += len(claimed)
         self._pushed.append((time.monotonic(), self._put_count))
-        for ticket in tickets:
-            self._todo.put(ticket)
+        for claimed_run in claimed:
+            self._todo.put(claimed_run)
 
     @property
     def waiting(self) -> int:
@@ -127,16 +247,16 @@ class ThreadWorkers:
             self._pushed.popleft()
         return time.monotonic() - self._pushed[0][0] if self._pushed else 0.0
 
-    def take_back(self) -> list[Ticket]:
+    def take_back(self) -> list[ClaimedRun]:
         """Return the jobs that have not started; they will not."""
-        tickets: list[Ticket] = []
+        claimed: list[ClaimedRun] = []
         while True:
             try:
-                ticket = self._todo.get_nowait()
+                claimed_run = self._todo.get_nowait()
             except queue.Empty:
-                return tickets
-            if ticket is not None:
-                tickets.append(ticket)
+                return claimed
+            if claimed_run is not None:
+                claimed.append(claimed_run)
 
     def close(self, timeout: float) -> None:
         """Idle workers have ended; busy ones end with their job."""
@@ -152,67 +272,67 @@ class ThreadWorkers:
     # ---- a worker's side ---------------------------------------------------------------------------------
 
     def _work(self, worker: int) -> None:
-        pool, get, finish, is_dry = self._pool, self._todo.get, self._desk.finish, self._todo.empty
-        while (ticket := get()) is not None:
-            if ticket.is_dropped or not self._may_start(ticket):
+        pool, get, finish, is_dry = self._pool, self._todo.get, self._context.inbox.finish, self._todo.empty
+        while (claimed_run := get()) is not None:
+            if claimed_run.is_dropped or not self._may_start(claimed_run):
                 continue
-            finish(self._attempt(worker, ticket), is_dry=is_dry())
+            finish(self._attempt(worker, claimed_run), is_dry=is_dry())
             if pool is not None and pool.surplus:
                 pool.tidy()
 
-    def _may_start(self, ticket: Ticket) -> bool:
-        """Wait for the right to run; False once the ticket is void."""
-        while not self._desk.board.may_start():
-            if ticket.is_dropped or self._is_closed:
+    def _may_start(self, claimed_run: ClaimedRun) -> bool:
+        """Wait for the right to run; False once the claim is void."""
+        while not self._context.memory.may_start():
+            if claimed_run.is_dropped or self._is_closed:
                 return False
             time.sleep(_RIGHT_POLL)
-        return not ticket.is_dropped
+        return not claimed_run.is_dropped
 
-    def _attempt(self, worker: int, ticket: Ticket) -> Ended:
-        desk = self._desk
-        run = desk.runner.prepare(ticket.job, ticket.holder)
-        if type(run) is Ended:
+    def _attempt(self, worker: int, claimed_run: ClaimedRun) -> EndedRun:
+        context = self._context
+        run = context.runner.prepare(claimed_run.job, claimed_run.holder)
+        if type(run) is EndedRun:
             return run
         assert type(run) is Run  # noqa: S101 - prepare returns one of the two
         self.running[worker] = run
-        is_suspect = ticket.job.crashes >= SUSPECT_CRASHES
         try:
-            if ticket.is_dropped:  # while it was prepared, when the dispatcher could not see it running
-                return desk.runner.passed_over(run)
-            if self._pool is not None and desk.runs_apart(run.info, ticket.job.crashes):
-                return self._run_apart(run, self._pool, is_suspect=is_suspect)
-            desk.board.start(worker, ticket.job.id)
-            return desk.runner.run(run)
+            if claimed_run.is_dropped:  # while it was prepared, when the dispatcher could not see it running
+                return context.runner.passed_over(run)
+            if self._pool is not None and context.runs_apart(run.info, claimed_run.job.crashes):
+                return self._run_apart(run, self._pool)
+            context.memory.start(worker, claimed_run.job.id)
+            return context.runner.run(run)
         except BaseException as error:  # noqa: BLE001 - no process could be started, say: the thread goes on
-            return desk.runner.interrupted(run, error)
+            return context.runner.interrupted(run, error)
         finally:
-            desk.board.end(worker)
-            desk.surroundings.mend()
+            context.memory.end(worker)
+            context.state.mend()
             del self.running[worker]
 
-    def _run_apart(self, run: Run, pool: ProcessPool, *, is_suspect: bool) -> Ended:
+    def _run_apart(self, run: Run, pool: JobProcessPool) -> EndedRun:
         """Run in a process of its own: a suspect in a new one that nobody uses again, else in an idle one."""
-        process = pool.start(run.info) if is_suspect else pool.take(run.info)
+        is_suspect = run.job.crashes >= SUSPECT_CRASHES
+        process = pool.take(run.info, is_new=is_suspect)
         try:
-            return process.run(run, self._desk.runner, self._desk.console)
+            return process.run(run, self._context.runner, self._context.console)
         except BaseException:
             process.kill()  # nobody knows what it would answer next
             raise
         finally:
-            pool.discard(process) if is_suspect else pool.give_back(process)
+            pool.give_back(process, is_used_up=is_suspect)
 
 
 class AsyncWorkers:
     """One event loop in a thread of its own, started with the first `async def` job."""
 
-    def __init__(self, desk: Desk, limit: int, first_worker: int) -> None:
+    def __init__(self, context: WorkerContext, limit: int, first_worker: int) -> None:
         self.limit = limit
         self.running: dict[int, Run] = {}
-        self._desk = desk
+        self._context = context
         self._free = list(range(first_worker + limit - 1, first_worker - 1, -1))  # places on the board
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
-        self._todo: deque[tuple[float, Ticket]] = (
+        self._todo: deque[tuple[float, ClaimedRun]] = (
             deque()
         )  # since when it waits for a place or the right to run
         self._full_until = 0.0  # monotonic
@@ -220,11 +340,11 @@ class AsyncWorkers:
         self._answered_at = 0.0
         self._is_warned = False
 
-    def put(self, tickets: Sequence[Ticket]) -> None:
+    def put(self, claimed: Sequence[ClaimedRun]) -> None:
         """The jobs start now; those above the limit as soon as others have ended, in this order."""
         loop = self._loop or self._open()
         now = time.monotonic()
-        self._todo.extend((now, ticket) for ticket in tickets)
+        self._todo.extend((now, claimed_run) for claimed_run in claimed)
         loop.call_soon_threadsafe(self._start_all)
 
     @property
@@ -239,7 +359,7 @@ class AsyncWorkers:
             return True
         return len(self.running) >= self.limit and time.monotonic() < self._full_until
 
-    def take_back_late(self) -> list[Ticket]:
+    def take_back_late(self) -> list[ClaimedRun]:
         """Return the jobs that wait for a place if the first has waited too long; they will not start."""
         if self.oldest_wait() <= _LONG_WAIT:
             return []
@@ -253,14 +373,14 @@ class AsyncWorkers:
         except IndexError:
             return 0.0
 
-    def take_back(self) -> list[Ticket]:
+    def take_back(self) -> list[ClaimedRun]:
         """Return the jobs that have not started; they will not."""
-        tickets: list[Ticket] = []
+        claimed: list[ClaimedRun] = []
         while True:
             try:
-                tickets.append(self._todo.popleft()[1])
+                claimed.append(self._todo.popleft()[1])
             except IndexError:
-                return tickets
+                return claimed
 
     def _open(self) -> asyncio.AbstractEventLoop:
         import asyncio  # noqa: PLC0415 - loaded when first used
@@ -300,65 +420,67 @@ class AsyncWorkers:
         loop = self._loop
         if loop is None:  # pragma: no cover - it is set before the first call comes here
             raise AssertionError(self)
-        if not self._desk.board.may_start():
+        if not self._context.memory.may_start():
             if not self._is_polling:
                 self._is_polling = True
                 loop.call_later(_RIGHT_POLL, self._poll)
             return
         while self._free:
             try:
-                _, ticket = self._todo.popleft()
+                _, claimed_run = self._todo.popleft()
             except IndexError:
                 return
-            if not ticket.is_dropped:
-                self._start_one(loop, ticket)
+            if not claimed_run.is_dropped:
+                self._start_one(loop, claimed_run)
 
     def _poll(self) -> None:
         self._is_polling = False
         self._start_all()
 
-    def _start_one(self, loop: asyncio.AbstractEventLoop, ticket: Ticket) -> None:
-        run = self._desk.runner.prepare(ticket.job, ticket.holder)
-        if isinstance(run, Ended):
+    def _start_one(self, loop: asyncio.AbstractEventLoop, claimed_run: ClaimedRun) -> None:
+        run = self._context.runner.prepare(claimed_run.job, claimed_run.holder)
+        if isinstance(run, EndedRun):
             self._finish(run)
             return
         place = self._free.pop()
         self.running[place] = run
-        if ticket.is_dropped:  # while it was prepared, when the dispatcher could not see it running
+        if claimed_run.is_dropped:  # while it was prepared, when the dispatcher could not see it running
             del self.running[place]
             self._free.append(place)
-            self._finish(self._desk.runner.passed_over(run))
+            self._finish(self._context.runner.passed_over(run))
             return
-        self._desk.board.start(place, ticket.job.id)
-        task = loop.create_task(self._run(run, place), name=f"job {ticket.job.id} {ticket.job.task}")
+        self._context.memory.start(place, claimed_run.job.id)
+        task = loop.create_task(
+            self._run(run, place), name=f"job {claimed_run.job.id} {claimed_run.job.task}"
+        )
         run.stop = lambda: loop.call_soon_threadsafe(task.cancel)
         if run.cancelled is not None:
             loop.call_soon(task.cancel)  # after its first step: a task cancelled before it never runs its end
 
     async def _run(self, run: Run, place: int) -> None:
         try:
-            ended = await self._desk.runner.arun(run)
+            ended = await self._context.runner.arun(run)
         except BaseException as error:  # noqa: BLE001 - whatever it is, the place is free again
-            ended = self._desk.runner.interrupted(run, error)
+            ended = self._context.runner.interrupted(run, error)
         run.stop = None
-        self._desk.surroundings.mend()
-        self._desk.board.end(place)
+        self._context.state.mend()
+        self._context.memory.end(place)
         del self.running[place]
         self._free.append(place)
         self._finish(ended)
         if self._todo:
             self._start_all()
 
-    def _finish(self, ended: Ended) -> None:
+    def _finish(self, ended: EndedRun) -> None:
         """The end waits to be settled; those of one turn of the loop share one wake."""
-        self._desk.ended.append(ended)
+        self._context.inbox.ended.append(ended)
         if not self._is_waking and self._loop is not None:
             self._is_waking = True
             self._loop.call_soon(self._wake)
 
     def _wake(self) -> None:
         self._is_waking = False
-        self._desk.wake()
+        self._context.inbox.wake()
 
     # ---- watching ----------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from firelock.context import Console, JobCancelled
 from firelock.errors import ConfigurationError, JobFailed
 from firelock.ids import new_id
 from firelock.lifecycle import Upkeep, handed_back
-from firelock.server.attempt import CancelKind, Ended, Run, Runner
+from firelock.server.attempt import CancelKind, EndedRun, JobRunner, Run
 from firelock.server.scheduler import fire_due
 from firelock.storage import Applied, NewSession
 from firelock.testing.private import StillStorage
@@ -64,7 +64,7 @@ class _PlannedErrors:
         return planned.pop(0) if planned else None
 
 
-class _WatchedRunner(Runner):
+class _WatchedRunner(JobRunner):
     """The server's runner, which here also keeps what a task raised and lets planned errors be raised."""
 
     def __init__(self, app: Firelock, console: Console, planned: _PlannedErrors) -> None:
@@ -72,13 +72,13 @@ class _WatchedRunner(Runner):
         self._planned = planned
         self.errors: dict[str, BaseException] = {}
 
-    def prepare(self, job: ClaimedJob, holder: Holder) -> Run | Ended:
+    def prepare(self, job: ClaimedJob, holder: Holder) -> Run | EndedRun:
         run = super().prepare(job, holder)
         if isinstance(run, Run) and (error := self._planned.take(run.info.name)):
             run.info = attrs.evolve(run.info, function=_raises(error, is_async=run.info.is_async))
         return run
 
-    def raised(self, run: Run, error: BaseException) -> Ended:
+    def raised(self, run: Run, error: BaseException) -> EndedRun:
         self.errors[run.job.id] = error
         return super().raised(run, error)
 
@@ -172,7 +172,7 @@ class SteppedServer:
     def run(self, job: ClaimedJob) -> tuple[Drained, BaseException | None]:
         """The claimed job has run and its end is stored; return what came of it and what it raised."""
         runner, prepared = self._prepare(job)
-        ended = prepared if isinstance(prepared, Ended) else self._attempt(runner, prepared)
+        ended = prepared if isinstance(prepared, EndedRun) else self._attempt(runner, prepared)
         return self._settle(runner, ended)
 
     async def arun(self, job: ClaimedJob) -> tuple[Drained, BaseException | None]:
@@ -180,7 +180,7 @@ class SteppedServer:
         from firelock.aio import in_thread
 
         runner, prepared = self._prepare(job)
-        if isinstance(prepared, Ended):
+        if isinstance(prepared, EndedRun):
             ended = prepared
         elif prepared.info.is_async:
             ended = await self._await(runner, prepared)
@@ -194,7 +194,7 @@ class SteppedServer:
         if isinstance(prepared, Run):
             self._attempt(runner, prepared)
 
-    def _prepare(self, job: ClaimedJob) -> tuple[_WatchedRunner, Run | Ended]:
+    def _prepare(self, job: ClaimedJob) -> tuple[_WatchedRunner, Run | EndedRun]:
         runner = self._runners[self._place_of(job)]
         return runner, runner.prepare(job, self._holder)
 
@@ -202,7 +202,7 @@ class SteppedServer:
         infos = [app.registry.get(job.task) for app in self._apps]
         return next((place for place, info in enumerate(infos) if info and not info.is_remote), 0)
 
-    def _attempt(self, runner: Runner, run: Run) -> Ended:
+    def _attempt(self, runner: JobRunner, run: Run) -> EndedRun:
         if run.info.is_async:
             return self._run_coroutine(runner, run)
         self.running.append(run)
@@ -211,7 +211,7 @@ class SteppedServer:
         finally:
             self.running.remove(run)
 
-    def _run_coroutine(self, runner: Runner, run: Run) -> Ended:
+    def _run_coroutine(self, runner: JobRunner, run: Run) -> EndedRun:
         import asyncio
 
         try:
@@ -225,10 +225,10 @@ class SteppedServer:
         )
         raise ConfigurationError(message)
 
-    async def _await(self, runner: Runner, run: Run) -> Ended:
+    async def _await(self, runner: JobRunner, run: Run) -> EndedRun:
         import asyncio
 
-        attempt: Coroutine[Any, Any, Ended] = runner.arun(run)
+        attempt: Coroutine[Any, Any, EndedRun] = runner.arun(run)
         task = asyncio.create_task(attempt)
         run.stop = task.cancel
         self.running.append(run)
@@ -254,7 +254,7 @@ class SteppedServer:
 
     # ---- settling ----------------------------------------------------------------------------------------
 
-    def _settle(self, runner: _WatchedRunner, ended: Ended) -> tuple[Drained, BaseException | None]:
+    def _settle(self, runner: _WatchedRunner, ended: EndedRun) -> tuple[Drained, BaseException | None]:
         self._console.flush(self._storage)
         (applied,) = self._storage.apply([ended.transition])
         while applied is Applied.RELEASING and self._storage.release(_BATCH):
@@ -281,14 +281,14 @@ def _ends_the_job(error: BaseException) -> bool:
     return is_cancellation or isinstance(error, Exception | SystemExit)
 
 
-def _undecodable(ended: Ended) -> JobFailed | None:
+def _undecodable(ended: EndedRun) -> JobFailed | None:
     """Return the error of a job that could not even be started."""
     if ended.transition.to is not State.FAILED:
         return None
     return JobFailed(f"Job {ended.job.id} ({ended.job.task}) failed: {ended.transition.reason}")
 
 
-def _outcome(ended: Ended) -> Drained:
+def _outcome(ended: EndedRun) -> Drained:
     transition = ended.transition
     match transition.to:
         case State.SUCCEEDED:

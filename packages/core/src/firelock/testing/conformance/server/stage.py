@@ -11,7 +11,7 @@ import pytest
 
 from firelock.app import Firelock
 from firelock.job import Job
-from firelock.server.embedded import InsideServer
+from firelock.server.embedded import EmbeddedServer
 from firelock.settings import Settings
 from firelock.storage import Storage
 from firelock.testing.conformance.kit import REPORTED, required_feature
@@ -40,7 +40,7 @@ class Stage:
         self._open_handle = open_handle
         self._apps: list[Firelock] = []
         self._handles: list[Storage] = []
-        self._servers: list[InsideServer] = []
+        self._servers: list[EmbeddedServer] = []
         self.app = self._open_app(open_handle(), QUICK)
         self.app.storage.clear()
 
@@ -69,7 +69,7 @@ class Stage:
         queues: Sequence[str] | str | None = None,
         workers: int = 4,
         name: str | None = None,
-    ) -> InsideServer:
+    ) -> EmbeddedServer:
         """A server runs the app's jobs from now on; return it."""
         server = (app or self.app).server(queues=queues, workers=workers, async_workers=10, name=name)
         self._servers.append(server)

@@ -14,10 +14,11 @@ import pytest
 
 from firelock import Firelock, JobContext, Retry
 from firelock.hookspecs import ServerInfo
-from firelock.server.attempt import CancelKind, Ended
-from firelock.server.job_process import IsolatedProcess, ProcessPool, describe_exit
-from firelock.server.shared_memory import Board
-from firelock.server.workers import Desk, ThreadWorkers, Ticket
+from firelock.server.attempt import CancelKind, EndedRun
+from firelock.server.job_process import JobProcess, JobProcessPool, JobProcessSpec
+from firelock.server.process_state import describe_exit
+from firelock.server.shared_memory import ChildMemory
+from firelock.server.workers import ClaimedRun, DispatcherInbox, WorkerContext, Workers
 from firelock.values import State
 from tests.core.fakes import Worker, unmeasured, until
 
@@ -116,7 +117,7 @@ class Bench:
 
     def process(self):
         """A new process of the app."""
-        self.processes.append(IsolatedProcess(self.spec, SERVER))
+        self.processes.append(JobProcess(JobProcessSpec(self.spec, SERVER)))
         return self.processes[-1]
 
     def claim(self, name, *args, **options):
@@ -271,19 +272,25 @@ def test_an_exit_is_told_in_words(code, words):
 @pytest.fixture
 def office(bench):
     """A desk with one thread, whose processes find the bench's app."""
-    board = Board.create(1)
+    board = ChildMemory.create(1)
     board.grant(1e9)
-    desk = Desk(bench.worker.runner, bench.worker.console, board, SERVER, bench.spec, lambda: None)
-    threads = ThreadWorkers(desk, 1)
-    yield desk, threads
-    threads.close(10)
+    context = WorkerContext(
+        bench.worker.runner,
+        bench.worker.console,
+        board,
+        DispatcherInbox(),
+        JobProcessSpec(bench.spec, SERVER),
+    )
+    workers = Workers(context, bench.fire.registry, threads=1, coroutines=1)
+    yield context, workers
+    workers.close(10)
     board.close()
 
 
 def ended(desk, number):
     """The first ends, once there are so many."""
-    until(lambda: len(desk.ended) >= number, 30)
-    return list(desk.ended)
+    until(lambda: len(desk.inbox.ended) >= number, 30)
+    return list(desk.inbox.ended)
 
 
 def test_a_worker_keeps_its_process_and_replaces_a_dead_one(bench, office):
@@ -292,13 +299,13 @@ def test_a_worker_keeps_its_process_and_replaces_a_dead_one(bench, office):
     jobs = [bench.claim("talk", word) for word in ("one", "two")]
     jobs += [bench.claim("die", 11), bench.claim("talk", "three")]
 
-    threads.put([Ticket(job, bench.worker.holder) for job in jobs])
+    threads.put([ClaimedRun(job, bench.worker.holder) for job in jobs])
     ends = ended(desk, 4)
 
     pids = [one.transition.result.split()[1] for one in ends if one.transition.result]
     assert [1, 1, 0, 1] == [one.transition.to is State.SUCCEEDED for one in ends]
     assert pids[0] == pids[1] != pids[2]
-    assert [] == desk.board.running()
+    assert [] == desk.memory.running()
 
 
 def test_a_suspect_runs_alone(bench, office):
@@ -308,7 +315,7 @@ def test_a_suspect_runs_alone(bench, office):
     suspect.crashes = 2
     innocent = bench.claim("atalk", "x")
 
-    threads.put([Ticket(suspect, bench.worker.holder), Ticket(innocent, bench.worker.holder)])
+    threads.put([ClaimedRun(suspect, bench.worker.holder), ClaimedRun(innocent, bench.worker.holder)])
     ends = ended(desk, 2)
 
     assert [State.FAILED, State.SUCCEEDED] == [one.transition.to for one in ends]
@@ -317,7 +324,7 @@ def test_a_suspect_runs_alone(bench, office):
 
 def test_no_more_processes_stay_idle_than_agreed(bench):
     """The one that worked last is used again; when the pool is closed none is left."""
-    pool, info = ProcessPool(bench.spec, SERVER, keep=1), bench.tasks["talk"].info
+    pool, info = JobProcessPool(JobProcessSpec(bench.spec, SERVER), keep=1), bench.tasks["talk"].info
     first, second = pool.take(info), pool.take(info)
     pool.give_back(first)
     pool.give_back(second)
@@ -336,26 +343,26 @@ def test_no_more_processes_stay_idle_than_agreed(bench):
 
 def test_a_suspect_s_end_waits_for_no_process(bench):
     """Neither for its own nor for those that are too much: they end when its job has been handed over."""
-    pool, info = ProcessPool(bench.spec, SERVER, keep=1), bench.tasks["talk"].info
+    pool, info = JobProcessPool(JobProcessSpec(bench.spec, SERVER), keep=1), bench.tasks["talk"].info
     surplus, kept = pool.take(info), pool.take(info)
     pool.give_back(surplus)
     pool.give_back(kept)
-    suspect = pool.start(info)
+    suspect = pool.take(info, is_new=True)
 
-    pool.discard(suspect)
+    pool.give_back(suspect, is_used_up=True)
     alive = [surplus.is_alive, suspect.is_alive]
     pool.tidy()
 
     assert [True, True] == alive
     assert [False, False] == [surplus.is_alive, suspect.is_alive]
     assert kept is pool.take(info)
-    pool.discard(kept)
+    pool.give_back(kept, is_used_up=True)
     pool.close()
 
 
 def test_a_process_that_died_idle_is_not_used_again(bench):
     """Another takes its place."""
-    pool, info = ProcessPool(bench.spec, SERVER), bench.tasks["talk"].info
+    pool, info = JobProcessPool(JobProcessSpec(bench.spec, SERVER)), bench.tasks["talk"].info
     dead = pool.take(info)
     pool.give_back(dead)
     dead.kill()
@@ -389,7 +396,7 @@ def test_the_process_answers_each_line(bench):
 
     assert ["42", None] == [answer["transition"]["result"] for answer in answers]
     assert "is not registered on server host:a" in answers[1]["transition"]["reason"]
-    assert isinstance(bench.run(bench.process(), bench.start("atalk", "x")), Ended)
+    assert isinstance(bench.run(bench.process(), bench.start("atalk", "x")), EndedRun)
 
 
 # ---- what is logged there --------------------------------------------------------------------------------

@@ -422,17 +422,6 @@ def test_a_server_obeys(fire, order):
             until(lambda: fire.servers.list()[0].sessions[0].renewal.state == "running")
 
 
-def test_an_order_to_a_server_that_has_stopped_is_nothing(fire):
-    """It may come late."""
-    server = fire.server(workers=1, async_workers=1)
-    with server:
-        pass
-
-    server._obey("stop")  # noqa: SLF001 - as its keeper would
-
-    assert not server.is_running
-
-
 def test_run_serves_until_it_is_told_to_stop(fire):
     """By a signal; the former handlers are there again."""
     former = signal.getsignal(signal.SIGTERM)
@@ -516,12 +505,10 @@ def test_a_lost_session_is_replaced(make_app, caplog):
 
 def test_a_loss_that_is_told_twice_begins_one_session(fire, our_threads):
     """Claim and renewal may both find it."""
-    with fire.server(workers=1, async_workers=1) as server:
+    with fire.server(workers=1, async_workers=1):
         (view,) = fire.servers.list()
         lost = view.sessions[0].session.id
         fire.storage.end_session(lost, None, reason="server lost")
-        for _ in range(3):
-            server._begin_anew(lost)  # noqa: SLF001 - as claim and renewal would
 
         assert "x" == fire.echo.enqueue("x").result(timeout=10)
         until(lambda: "firelock-session" not in our_threads())

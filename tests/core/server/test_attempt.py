@@ -14,7 +14,7 @@ from firelock import Firelock, JobContext, Retry, Settings, Snooze, current_job,
 from firelock.clock import SECOND
 from firelock.context import JobCancelled
 from firelock.retry import DecisionKind, RetryDecision
-from firelock.server.attempt import CancelKind, Ended, Run
+from firelock.server.attempt import CancelKind, EndedRun, Run
 from firelock.values import ClaimedJob, Holder, State
 from tests.core.fakes import Worker
 
@@ -73,7 +73,7 @@ def test_a_claimed_job_becomes_a_run(make_app):
 
     run = worker.runner.prepare(job, worker.holder)
 
-    assert (("monday",), {"copies": 2}, 9.0) == (run.args, run.kwargs, run.timeout_seconds)
+    assert ((run.context, "monday"), {"copies": 2}, 9.0) == (run.args, run.kwargs, run.timeout_seconds)
     assert (("monday",), {"copies": 2}, job.id) == (run.context.args, run.context.kwargs, run.context.id)
 
 
@@ -1051,7 +1051,7 @@ def test_an_end_is_made_for_its_holder(make_app):
 
     ended = worker.attempt(job)
 
-    assert isinstance(ended, Ended)
+    assert isinstance(ended, EndedRun)
     assert (worker.holder, job.fence) == (Holder(ended.transition.session, "host:a"), ended.transition.fence)
 
 

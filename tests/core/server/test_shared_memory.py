@@ -13,13 +13,13 @@ import pytest
 
 from firelock import ConfigurationError
 from firelock.ids import new_id
-from firelock.server.shared_memory import Board, share_memory
+from firelock.server.shared_memory import ChildMemory, share_memory
 
 
 @pytest.fixture
 def board():
     """A new board with places for three workers."""
-    board = Board.create(3)
+    board = ChildMemory.create(3)
     yield board
     board.close()
 
@@ -96,10 +96,10 @@ def memory(request, monkeypatch):
 
 RUNS_AND_DIES = """
 import os, signal, sys
-from firelock.server.shared_memory import Board
+from firelock.server.shared_memory import ChildMemory
 
 descriptor, job_id = int(sys.argv[1]), sys.argv[2]
-board = Board.allocate(descriptor, 3)
+board = ChildMemory.allocate(descriptor, 3)
 board.start(2, job_id)
 os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -113,15 +113,15 @@ def test_a_board_outlives_the_program_that_wrote_it(memory):
         [sys.executable, "-c", RUNS_AND_DIES, str(memory), job_id], pass_fds=(memory,), check=False
     )
 
-    board = Board.attach(memory, 3)
+    board = ChildMemory.attach(memory, 3)
     assert [job_id] == board.running()
     board.close()
 
 
 def test_two_views_of_the_memory_are_one_board(memory):
     """A right that the supervisor grants is the child's at once."""
-    child = Board.allocate(memory, 3)
-    supervisor = Board.attach(memory, 3)
+    child = ChildMemory.allocate(memory, 3)
+    supervisor = ChildMemory.attach(memory, 3)
 
     supervisor.grant(time.monotonic() + 3_600)
 
@@ -134,8 +134,8 @@ def test_a_board_is_in_no_file(memory, monkeypatch, tmp_path):
     """It needs no folder for temporary files, and has no name by which others could find it."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
 
-    Board.allocate(memory, 3).close()
-    Board.create(3).close()
+    ChildMemory.allocate(memory, 3).close()
+    ChildMemory.create(3).close()
 
     assert 0 == os.fstat(memory).st_nlink or not hasattr(os, "memfd_create")
 
@@ -143,7 +143,7 @@ def test_a_board_is_in_no_file(memory, monkeypatch, tmp_path):
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="there, memory is never only promised")
 def test_the_memory_of_a_board_is_there(memory):
     """Not only promised: whoever writes to it first must not be killed since there is none."""
-    Board.allocate(memory, 10_000).close()
+    ChildMemory.allocate(memory, 10_000).close()
 
     assert os.fstat(memory).st_blocks * 512 >= 10_000 * 40
 
@@ -157,7 +157,7 @@ def test_memory_that_is_not_to_be_had_is_said():
             match=r"^No shared memory for 3 workers, [0-9]+ bytes: Invalid argument. Give .* more",
         ),
     ):
-        Board.allocate(nothing.fileno(), 3)
+        ChildMemory.allocate(nothing.fileno(), 3)
 
 
 def test_another_session_is_to_be_adopted_first(board):

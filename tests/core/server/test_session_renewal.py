@@ -8,35 +8,39 @@ import pytest
 
 from firelock import Settings
 from firelock.errors import StorageError, StorageUnavailable
-from firelock.server.session_renewal import SessionKeeper
-from firelock.server.shared_memory import Board
-from firelock.storage import NewSession
+from firelock.hookspecs import ServerInfo
+from firelock.server.session_renewal import SessionRenewal
+from firelock.server.shared_memory import ChildMemory
 from tests.core.fakes import FailingStorage, until
 
 SETTINGS = Settings(heartbeat=0.1, session_timeout=2)
 
 
+SERVER = ServerInfo("server-a", "host:a", "*", 1, 7)
+
+
 class Scene:
-    """A keeper over a storage that fails as told, and what it reports."""
+    """The sessions of a server, over a storage that fails as told, and what comes of them."""
 
-    def __init__(self, settings=SETTINGS):
-        self.storage = FailingStorage()
-        self.lost, self.orders, self.boards = [], [], {}
-        self.keeper = SessionKeeper(
-            self.storage, settings, "server-a", on_lost=self.lost.append, on_order=self.orders.append
-        )
+    def __init__(self, settings=SETTINGS, storage=None, on_lost=None):
+        self.storage = storage or FailingStorage()
+        self.lost, self.orders, self.children, self.ids = [], [], {}, {}
+        self.renewal = SessionRenewal(
+            self.storage, settings, SERVER, on_lost=on_lost or self.lost.append,
+            on_order=on_lost or self.orders.append,
+        )  # fmt: skip
 
-    def begin(self, name="a", timeout_seconds=1e6):
-        """A session of that name, with a board of its own."""
-        self.boards[name] = Board.create(1)
-        session = NewSession(name, "server-a", "host:a", "host", 7, 0, timeout_seconds)
-        self.keeper.begin(session, self.boards[name])
-        self.boards[name].adopt_session()
-        return self.boards[name]
+    def begin(self, name="a"):
+        """A session of that name, with the memory of a child that has adopted it."""
+        self.children[name] = child = ChildMemory.create(1)
+        self.ids[name] = self.renewal.begin(child, pid=7, workers=1)
+        child.adopt_session()
+        return child
 
-    def sessions(self):
-        """What is stored of each session's last renewal."""
-        return {one.session.id: one.renewal for one in self.storage.list_sessions()}
+    def session(self, name="a"):
+        """What is stored of its last renewal."""
+        stored = {one.session.id: one.renewal for one in self.storage.list_sessions()}
+        return stored[self.ids[name]]
 
     def renewals(self):
         return len(self.storage.called["renew"])
@@ -47,22 +51,36 @@ class Scene:
         until(lambda: len(self.storage.called["get_record"]) > before)
 
 
+class Overtaken(FailingStorage):
+    """A storage with something that happens while the answer to a renewal is on its way."""
+
+    def __init__(self):
+        super().__init__()
+        self.meanwhile = []
+
+    def renew(self, renewals):
+        answer = super().renew(renewals)
+        while self.meanwhile:
+            self.meanwhile.pop()()
+        return answer
+
+
 @pytest.fixture
 def scene():
-    """A keeper that runs, stopped at the end."""
-    scene = Scene()
-    scene.keeper.start()
+    """Sessions that are renewed until the end."""
+    scene = Scene(storage=Overtaken())
+    scene.renewal.start()
     yield scene
-    scene.keeper.stop()
-    for board in scene.boards.values():
-        board.close()
+    scene.renewal.stop()
+    for child in scene.children.values():
+        child.close()
 
 
 def test_a_session_that_has_begun_may_run_jobs(scene):
     """It is stored, and its child may start jobs."""
     board = scene.begin()
 
-    assert (True, ["a"]) == (board.may_start(), list(scene.sessions()))
+    assert (True, "running") == (board.may_start(), scene.session().state)
 
 
 def test_a_session_that_could_not_begin_may_run_none(scene):
@@ -72,7 +90,7 @@ def test_a_session_that_could_not_begin_may_run_none(scene):
     with pytest.raises(StorageUnavailable):
         scene.begin()
 
-    assert not scene.boards["a"].may_start()
+    assert not scene.children["a"].may_start()
     scene.until_renewed()
     assert 0 == scene.renewals()
 
@@ -83,11 +101,11 @@ def test_a_session_that_could_not_begin_may_run_none(scene):
 def test_the_right_to_run_ends_before_the_session(timeout, heartbeat, margin):
     """A margin before anybody else can see the session as dead, counted from before it was renewed."""
     scene, granted = Scene(Settings(session_timeout=timeout, heartbeat=heartbeat)), []
-    board = Board.create(1)
+    board = ChildMemory.create(1)
     board.grant = granted.append
     before = time.monotonic()
 
-    scene.keeper.begin(NewSession("a", "server-a", "host:a", "host", 7, 0, timeout), board)
+    scene.renewal.begin(board, pid=7, workers=1)
 
     assert before <= granted[0] - (timeout - margin) <= time.monotonic()
     board.close()
@@ -103,7 +121,7 @@ def test_all_sessions_are_renewed_in_one_call(scene):
     scene.until_renewed()
 
     (renewals,) = scene.storage.called["renew"][-1]
-    assert [("a", 3, "running"), ("b", 0, "running")] == [
+    assert [(scene.ids["a"], 3, "running"), (scene.ids["b"], 0, "running")] == [
         (one.session, one.busy, one.state) for one in renewals
     ]
     assert time.monotonic() < granted[-1]
@@ -114,14 +132,14 @@ def test_a_renewal_tells_what_the_child_takes():
     scene = Scene(Settings(heartbeat=600, session_timeout=2_000))
     board = scene.begin()
     board.report(1, cpu_seconds=10.0, rss_bytes=50_000_000)
-    scene.keeper.renew()
-    first = scene.sessions()["a"]
+    scene.renewal.renew()
+    first = scene.session()
     before = board.reported_at
 
     board.report(1, cpu_seconds=10.5, rss_bytes=60_000_000)
-    scene.keeper.renew()
+    scene.renewal.renew()
 
-    second = scene.sessions()["a"]
+    second = scene.session()
     assert (50_000_000, 60_000_000) == (first.rss_bytes, second.rss_bytes)
     assert 0.0 == first.cpu_percent
     assert second.cpu_percent == pytest.approx(50 / (board.reported_at - before), rel=1e-6)
@@ -132,10 +150,10 @@ def test_the_state_of_a_server_is_told(scene):
     """From the next renewal on."""
     scene.begin()
 
-    scene.keeper.mark("quiet")
+    scene.renewal.mark("quiet")
     scene.until_renewed()
 
-    assert "quiet" == scene.sessions()["a"].state
+    assert "quiet" == scene.session().state
 
 
 def test_a_child_that_reports_nothing_is_overdue(scene):
@@ -143,33 +161,51 @@ def test_a_child_that_reports_nothing_is_overdue(scene):
     board = scene.begin()
     board.report(1)
 
-    until(lambda: scene.sessions()["a"].state == "overdue")
+    until(lambda: scene.session().state == "overdue")
     board.report(0)
-    until(lambda: scene.sessions()["a"].state == "running")
+    until(lambda: scene.session().state == "running")
 
 
 def test_a_lost_session_is_told_once(scene):
     """It may start nothing more, the others live on."""
     lost, board = scene.begin("a"), scene.begin("b")
-    scene.storage.end_session("a", None, reason="server lost")
+    scene.storage.end_session(scene.ids["a"], None, reason="server lost")
 
     until(lambda: scene.lost)
     scene.until_renewed()
 
-    assert (["a"], False, True) == (scene.lost, lost.may_start(), board.may_start())
-    assert ["b"] == [one.session for one in scene.storage.called["renew"][-1][0]]
+    assert ([scene.ids["a"]], False, True) == (scene.lost, lost.may_start(), board.may_start())
+    assert [scene.ids["b"]] == [one.session for one in scene.storage.called["renew"][-1][0]]
 
 
 def test_a_session_that_is_forgotten_is_not_renewed(scene):
     """Its child may start nothing; forgetting twice is nothing."""
     board = scene.begin()
 
-    scene.keeper.forget("a")
-    scene.keeper.forget("a")
+    scene.renewal.forget(scene.ids["a"])
+    scene.renewal.forget(scene.ids["a"])
     renewals = scene.renewals()
     scene.until_renewed()
 
     assert (False, renewals) == (board.may_start(), scene.renewals())
+
+
+def test_a_session_forgotten_while_it_is_renewed_gets_no_right(scene):
+    """It was found dead meanwhile, or its child has died: the sessions of the others are renewed as ever."""
+    first, second = scene.begin("a"), scene.begin("b")
+    rights = []
+
+    def dies():
+        scene.renewal.forget(scene.ids["a"])
+        rights.append(first.may_start())
+        first.close()
+
+    scene.storage.meanwhile.append(dies)
+    until(lambda: rights)
+    second.grant(0)
+
+    until(second.may_start)
+    assert [False] == rights
 
 
 @pytest.mark.parametrize(
@@ -194,13 +230,13 @@ def test_after_an_outage_the_right_has_run_out():
     scene = Scene(Settings(heartbeat=0.1, session_timeout=0.5))
     board = scene.begin()
     scene.storage.fail_always("renew", StorageUnavailable("down"))
-    scene.keeper.start()
+    scene.renewal.start()
 
     until(lambda: not board.may_start())
     scene.storage.mend()
 
     until(board.may_start)
-    scene.keeper.stop()
+    scene.renewal.stop()
     board.close()
 
 
@@ -243,7 +279,7 @@ def test_what_is_no_order_is_passed_over(scene, value):
 
 def test_orders_that_cannot_be_read_cost_no_right_to_run(scene):
     """What was renewed is renewed."""
-    board, granted, grant = scene.begin(), [], scene.boards["a"].grant
+    board, granted, grant = scene.begin(), [], scene.children["a"].grant
     board.grant = lambda until: granted.append(grant(until))
     scene.storage.fail_always("get_record", StorageUnavailable("down"))
 
@@ -258,28 +294,27 @@ def test_what_an_order_or_a_loss_leads_to_does_not_end_the_renewals(caplog):
     def fail(_):
         raise RuntimeError("a bug")
 
-    scene = Scene()
-    scene.keeper = SessionKeeper(scene.storage, SETTINGS, "server-a", on_lost=fail, on_order=fail)
+    scene = Scene(on_lost=fail)
     scene.begin("a")
     board = scene.begin("b")
-    scene.storage.end_session("a", None, reason="server lost")
+    scene.storage.end_session(scene.ids["a"], None, reason="server lost")
     scene.storage.put_record("server_order", "server-a", '"stop"')
-    scene.keeper.start()
+    scene.renewal.start()
 
     until(lambda: scene.renewals() >= 3)
-    scene.keeper.stop()
+    scene.renewal.stop()
 
     assert board.may_start()
     assert 2 == caplog.text.count("RuntimeError: a bug")
-    for one in scene.boards.values():
+    for one in scene.children.values():
         one.close()
 
 
 def test_stopping_ends_the_renewals(our_threads):
     """At once, whatever the heartbeat."""
     scene = Scene(Settings(heartbeat=1_000, session_timeout=3_600))
-    scene.keeper.start()
+    scene.renewal.start()
 
-    scene.keeper.stop()
+    scene.renewal.stop()
 
     assert [] == our_threads("firelock-sessions")

@@ -1,0 +1,587 @@
+"""What a server makes of its jobs, through `fire.server()` on a storage that fails as it is told."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+
+import pytest
+
+from firelock import Firelock, JobContext, Retry, Settings, Snooze, current_job, hookimpl
+from firelock.errors import StorageError, StorageUnavailable
+from firelock.memory import MemoryStorage
+from firelock.retry import DecisionKind, RetryDecision
+from firelock.serializer import JsonSerializer
+from firelock.storage import NewSession
+from firelock.values import State
+from tests.core.fakes import FailingStorage, until
+
+PATIENT = Settings(poll=60, heartbeat=1, session_timeout=30, sweep=60)  # what needs a poll fails by its time
+QUICK = Settings(poll=0.02, heartbeat=0.2, session_timeout=30, sweep=0.1)
+
+
+class Crew:
+    """A server, and the tasks that it runs."""
+
+    def __init__(self, *plugins, workers=2, async_workers=4, settings=PATIENT, storage=None, **options):
+        self.storage = storage or FailingStorage()
+        self.fire = Firelock(self.storage, plugins=list(plugins), settings=settings, **options)
+        self.server = self.fire.server(workers=workers, async_workers=async_workers, name="host:a")
+        self.opened, self.came = threading.Event(), []
+
+    def start(self):
+        """Jobs are run from now on."""
+        self.server.start()
+        return self
+
+    def task(self, function=lambda: None, **options):
+        """A new task."""
+        return self.fire.task(name=f"task-{len(self.fire.tasks())}", **options)(function)
+
+    def gated(self, **options):
+        """A task that waits until the test opens the gate."""
+
+        def work():
+            self.came.append(current_job().id)
+            assert self.opened.wait(20)
+
+        return self.task(work, **options)
+
+    def agated(self, **options):
+        """The same as a coroutine."""
+
+        async def work():
+            self.came.append(current_job().id)
+            while not self.opened.is_set():
+                await asyncio.wait([asyncio.get_running_loop().create_future()], timeout=0.005)
+
+        return self.task(work, **options)
+
+    def count(self, state):
+        """How many jobs are in the state."""
+        return self.fire.jobs.counts().by_state.get(state, 0)
+
+    def until_all(self, state, jobs):
+        """All of them are in the state."""
+        until(lambda: all(job.refresh().state is state for job in jobs))
+
+    def lose_session(self):
+        """The storage ends the server's session, as it does with that of a server that is silent."""
+        (record,) = [each for each in self.storage.list_sessions() if each.is_alive]
+        self.storage.end_session(record.session.id, None, reason="server lost")
+
+    def close(self):
+        self.opened.set()
+        self.storage.mend()
+        self.server.stop(grace=10)
+        self.fire.close()
+
+
+@pytest.fixture
+def make_crew():
+    """Returns a crew of this size with these plugins; closed at the end."""
+    crews = []
+
+    def make(*plugins, **options):
+        crews.append(Crew(*plugins, **options))
+        return crews[-1]
+
+    yield make
+    for crew in crews:
+        crew.close()
+
+
+@pytest.fixture
+def crew(make_crew):
+    """Two threads and four coroutines."""
+    return make_crew()
+
+
+# ---- running ---------------------------------------------------------------------------------------------
+
+
+def test_many_jobs_take_few_round_trips(make_crew):
+    """Ends are settled in batches, together with the next claim."""
+    crew = make_crew(workers=1)
+    jobs = crew.task().enqueue_many([()] * 1_000)
+
+    crew.start()
+
+    until(lambda: crew.count(State.SUCCEEDED) == len(jobs))
+    assert 250 > len(crew.storage.called["exchange"]) + len(crew.storage.called["apply"])
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["thread", "loop"])
+def test_an_end_is_settled_without_waiting_for_the_poll(crew, is_async):
+    """Also while other jobs go on, for hours perhaps; and work that comes meanwhile is found at once."""
+
+    async def nothing(): ...
+
+    long, short = (
+        crew.agated() if is_async else crew.gated(),
+        crew.task(nothing if is_async else lambda: None),
+    )
+    crew.start()
+    busy = long.enqueue()
+    until(lambda: crew.came)
+
+    for _ in range(20):
+        crew.until_all(State.SUCCEEDED, short.enqueue_many([()] * 2))
+
+    assert State.PROCESSING is busy.refresh().state
+
+
+def test_no_more_is_claimed_than_there_are_workers(make_crew):
+    """Jobs of seconds stay in the queue until a worker is free, for other servers to take."""
+    crew = make_crew(settings=Settings(poll=60, claim_ahead=0))
+    crew.gated().enqueue_many([()] * 10)
+
+    crew.start()
+    until(lambda: len(crew.came) == 2)
+
+    assert (2, 8) == (crew.count(State.PROCESSING), crew.count(State.ENQUEUED))
+
+
+def test_what_waits_behind_a_long_job_is_handed_back(make_crew):
+    """After 50 ms: to its place in the queue, as if it had never been claimed."""
+    crew = make_crew(workers=1)
+    task, gated = crew.task(), crew.gated()
+    task.enqueue_many([()] * 3_000)
+    crew.start()
+    until(lambda: crew.count(State.PROCESSING) > 5)
+
+    crew.fire.enqueue_many([gated.using(priority=9).call(), *[task.using(priority=8).call()] * 400])
+    until(lambda: crew.came, 20)
+    until(lambda: crew.count(State.PROCESSING) == 1)
+
+    reasons = {
+        transition.reason
+        for name in ("apply", "exchange")
+        for transitions, *_ in crew.storage.called[name]
+        for transition in transitions
+    }
+    left = list(crew.fire.jobs.find(state="enqueued", limit=500))
+    assert "waited too long behind others" in reasons
+    assert {(0, 1)} == {(job.attempt, len(job.history())) for job in left if job.priority == 8}
+
+
+def test_without_the_right_to_run_nothing_is_claimed(make_crew, caplog):
+    """Who cannot renew its session in time starts nothing until it can again."""
+    crew = make_crew(settings=Settings(poll=0.02, heartbeat=0.1, session_timeout=0.6))
+    task = crew.task()
+    crew.start()
+    crew.storage.fail_always("renew", StorageUnavailable("cut off"))
+    until(lambda: "no job is started until it can" in caplog.text)
+    job, before = task.enqueue(), len(crew.storage.called["renew"])
+    until(lambda: len(crew.storage.called["renew"]) > before)
+    meanwhile = job.refresh().state
+
+    crew.storage.mend()
+
+    crew.until_all(State.SUCCEEDED, [job])
+    assert State.ENQUEUED is meanwhile
+
+
+def test_every_kind_of_end_is_told_and_counted(make_crew):
+    """Observers learn of each once, statistics name it; a snooze is no end that is counted."""
+    seen = []
+
+    class Observer:
+        @hookimpl
+        def jobs_settled(self, settled):
+            seen.extend((one.job.id, one.transition.to) for one in settled)
+
+    def fail():
+        raise ValueError("boom")
+
+    crew = make_crew(Observer)
+    jobs = [
+        crew.task(function, **options).enqueue()
+        for function, options in (
+            (lambda: None, {}), (fail, {"retry": Retry.never()}), (fail, {}), (lambda: Snooze(3_600), {}),
+            (fail, {"retry": Retry.never(on_exceeded="delete")}),
+        )
+    ]  # fmt: skip
+    crew.start()
+    until(lambda: len(seen) == len(jobs))
+
+    crew.server.stop()
+
+    outcomes = sorted((one.outcome, one.count) for one in crew.storage.timeline(0, 2**62))
+    assert [("deleted", 1), ("failed", 1), ("retried", 1), ("succeeded", 1)] == outcomes
+    assert sorted((job.id, job.refresh().state) for job in jobs) == sorted(seen)
+
+
+def test_a_failed_release_costs_no_claimed_job_its_place(make_crew):
+    """Children follow their parent at once; where that fails, what came with the same answer is at work."""
+    crew = make_crew(workers=1)
+    parents = crew.gated().enqueue_many([()] * 2)
+    children = [parent.then(crew.task()) for parent in parents]
+    other = crew.task().enqueue()
+    crew.storage.fail("release", StorageUnavailable("away"))
+    crew.start()
+    until(lambda: crew.came)
+    crew.opened.set()
+
+    crew.until_all(State.SUCCEEDED, [*parents, *children, other])
+    assert 1 == other.refresh().record().fence
+
+
+def test_a_policy_that_ends_in_nonsense_fails_the_job(crew, caplog):
+    """Whatever is decided about a failure, the worker goes on."""
+
+    class Nonsense:
+        def decide(self, job, error):
+            return RetryDecision(DecisionKind.RETRY, "soon")
+
+    def fail():
+        raise ValueError("boom")
+
+    bad, good = crew.task(fail, retry=Nonsense()).enqueue(), crew.task().enqueue()
+    crew.start()
+
+    crew.until_all(State.FAILED, [bad])
+    crew.until_all(State.SUCCEEDED, [good])
+    assert "no end could be made of it" in bad.refresh().reason
+    assert "TypeError" in caplog.text
+
+
+# ---- coroutines and threads ------------------------------------------------------------------------------
+
+
+def test_coroutines_and_threads_share_the_queue(crew, our_threads):
+    """Each job goes where its task runs; no loop is there before the first coroutine, none at the end."""
+    seen = {}
+
+    async def awork():
+        seen["async def"] = threading.current_thread().name
+
+    first = crew.task(lambda: seen.update({"def": threading.current_thread().name})).enqueue()
+    later = crew.task(awork)
+    crew.start()
+    crew.until_all(State.SUCCEEDED, [first])
+    before = our_threads("firelock-loop")
+    crew.until_all(State.SUCCEEDED, [later.enqueue()])
+    crew.server.stop()
+
+    assert seen["def"].startswith("firelock-worker-")
+    assert ("firelock-loop", [], []) == (seen["async def"], before, our_threads("firelock-loop"))
+
+
+def test_only_so_many_coroutines_run(make_crew):
+    """An app of coroutines alone claims as many as have a place."""
+    crew = make_crew(async_workers=3)
+    jobs = crew.agated().enqueue_many([()] * 10)
+
+    crew.start()
+    until(lambda: len(crew.came) == 3)
+    waiting = crew.count(State.ENQUEUED)
+    crew.opened.set()
+
+    crew.until_all(State.SUCCEEDED, jobs)
+    assert 7 == waiting
+
+
+def test_more_coroutines_than_places_lose_no_job(make_crew):
+    """A claim for idle threads may bring coroutines: they wait for a place, or go back for another server."""
+    crew = make_crew(workers=5, async_workers=2)
+    jobs = [*crew.agated().enqueue_many([()] * 20), *crew.task().enqueue_many([()] * 5)]
+
+    crew.start()
+    until(lambda: len(crew.came) == 2)
+    until(lambda: crew.count(State.PROCESSING) == 2)
+    crew.opened.set()
+
+    crew.until_all(State.SUCCEEDED, jobs)
+    assert 20 == len(set(crew.came))
+
+
+def test_a_callback_of_a_job_does_not_end_the_loop(crew, caplog):
+    """What it raises would end a program; the coroutines of other jobs go on."""
+
+    async def leaves():
+        loop = asyncio.get_running_loop()
+        later = loop.create_future()
+        loop.call_soon(exec, "raise SystemExit(3)")
+        loop.call_soon(later.set_result, None)
+        await later
+
+    jobs = crew.task(leaves).enqueue_many([()] * 2)
+
+    crew.start()
+
+    crew.until_all(State.SUCCEEDED, jobs)
+    assert "SystemExit: 3" in caplog.text
+
+
+def test_a_coroutine_that_blocks_the_loop_is_named(crew, caplog):
+    """Once a blockade."""
+
+    async def block():
+        until(lambda: "blocked" in caplog.text)
+
+    job = crew.task(block).enqueue()
+
+    crew.start()
+
+    crew.until_all(State.SUCCEEDED, [job])
+    assert 1 == caplog.text.count("The event loop has been blocked for")
+    assert f"by job {job.id} task-0; use a `def` task, or await." in caplog.text
+
+
+def test_a_coroutine_that_crashed_is_run_where_no_process_can_be_had(crew):
+    """An app that stands in no module: its suspects are awaited on the loop, as ever."""
+    crew.opened.set()
+    job = crew.agated().enqueue()
+    for number in range(2):
+        session = f"crashed-{number}"
+        crew.storage.begin_session(NewSession(session, "server-b", "host:b", "host", 7, 0, 1e6))
+        crew.storage.claim(None, 1, session, crew.storage.clock())
+        crew.storage.end_session(session, [job.id], reason="its process died")
+
+    crew.start()
+
+    crew.until_all(State.SUCCEEDED, [job])
+    assert (2, [job.id]) == (job.refresh().record().crashes, crew.came)
+
+
+# ---- before a run can be seen ----------------------------------------------------------------------------
+
+
+class SlowJson(JsonSerializer):
+    """Arguments that are read when the test lets them."""
+
+    name = "slow"
+
+    def __init__(self):
+        super().__init__()
+        self.reading, self.may_read = threading.Event(), threading.Event()
+
+    def loads(self, text):
+        self.reading.set()
+        assert self.may_read.wait(20)
+        return super().loads(text)
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["thread", "loop"])
+@pytest.mark.parametrize("what", ["deleted", "lost"])
+def test_a_job_that_is_no_longer_ours_before_it_starts_does_not_start(make_crew, is_async, what):
+    """It was nobody's to cancel yet: whoever was about to start it looks once more, and tells so."""
+    slow = SlowJson()
+
+    class Offers:
+        @hookimpl
+        def register_serializers(self):
+            return {"slow": slow}
+
+    crew = make_crew(Offers, serializer="slow", settings=QUICK)
+    crew.opened.set()
+    task = crew.agated() if is_async else crew.gated()
+    job = task.enqueue()
+    crew.start()
+    assert slow.reading.wait(20)
+    if what == "deleted":
+        job.delete()
+        until(lambda: job.refresh().record().session is None)
+    else:
+        crew.lose_session()
+        until(lambda: len([each for each in crew.storage.list_sessions() if each.is_alive]) == 1)
+        until(lambda: is_async or job.refresh().record().fence == 2)
+    slow.may_read.set()
+
+    crew.until_all(State.DELETED if what == "deleted" else State.SUCCEEDED, [job])
+    crew.server.stop()
+    assert ([] if what == "deleted" else [job.id]) == crew.came
+
+
+def test_a_job_deleted_while_it_runs_is_no_failure(make_crew, caplog):
+    """Who deletes a running job calls nobody out of bed."""
+    crew = make_crew(settings=QUICK)
+
+    def work(context: JobContext) -> None:
+        crew.came.append(context.id)
+        until(lambda: context.cancelled)
+        raise ValueError(context.cancel_reason)
+
+    job = crew.task(work, retry=Retry.never()).enqueue()
+    crew.start()
+    until(lambda: crew.came)
+    job.delete()
+
+    until(lambda: job.refresh().record().session is None)
+    assert State.DELETED is job.refresh().state
+    assert [] == [record for record in caplog.records if record.name == "firelock.jobs"]
+
+
+def test_a_long_run_is_shown_as_started(make_crew):
+    """From a second on its start is written while it still runs, once."""
+    crew = make_crew(settings=QUICK)
+    job = crew.gated().enqueue()
+    crew.start()
+    until(lambda: crew.came)
+    before = job.refresh().started_at
+
+    until(lambda: job.refresh().started_at)
+    told = len(crew.storage.called["reconcile"])
+    until(lambda: len(crew.storage.called["reconcile"]) > told)
+
+    starts = [held.started_at for _, helds in crew.storage.called["reconcile"] for held in helds]
+    assert (None, 1) == (before, sum(at is not None for at in starts))
+
+
+# ---- outages ---------------------------------------------------------------------------------------------
+
+
+def test_an_outage_is_told_once(crew, caplog):
+    """And so is its end; what has ended meanwhile is kept and sent."""
+    caplog.set_level(logging.INFO)
+    job = crew.gated().enqueue()
+    crew.start()
+    until(lambda: crew.came)
+    for verb in ("apply", "exchange"):
+        crew.storage.fail_always(verb, StorageUnavailable("down"))
+    crew.opened.set()
+    until(lambda: len(crew.storage.called["exchange"]) >= 3)
+
+    crew.storage.mend()
+
+    crew.until_all(State.SUCCEEDED, [job])
+    until(lambda: "Storage is back." in caplog.text)
+    assert 1 == caplog.text.count("Storage unavailable, keeping what has ended and trying again: down")
+
+
+def test_a_claim_that_is_refused_loses_no_end(crew, caplog):
+    """Where an exchange is refused the ends are settled alone."""
+    job = crew.gated().enqueue()
+    crew.start()
+    until(lambda: crew.came)
+    for verb in ("claim", "exchange"):
+        crew.storage.fail_always(verb, StorageError("no such queue"))
+    crew.opened.set()
+
+    crew.until_all(State.SUCCEEDED, [job])
+    assert "An exchange was refused; settling first, claiming in the next turn." in caplog.text
+
+
+def test_an_error_that_nobody_knows_ends_no_loop(crew, caplog):
+    """Neither the dispatcher's nor that of who waits for work; each is logged."""
+    task = crew.task()
+    crew.storage.fail("wait", ArithmeticError("unheard of"))
+    crew.storage.fail("claim", *[RuntimeError("a bug of a driver")] * 4)
+    crew.start()
+    job = task.enqueue()
+
+    crew.until_all(State.SUCCEEDED, [job])
+    assert 4 == caplog.text.count("The dispatcher met an error that it does not know; it goes on.")
+    until(lambda: "unheard of" in caplog.text)
+
+
+class Picky(FailingStorage):
+    """A storage that takes no result that says poison, or nothing at all of the jobs it bans."""
+
+    def __init__(self):
+        super().__init__()
+        self.banned = set()
+        self.outages = []
+
+    def apply(self, transitions, **options):
+        if self.outages and transitions[0].to is State.FAILED:
+            raise self.outages.pop()
+        for transition in transitions:
+            if transition.result == '"poison"' or transition.job_id in self.banned:
+                raise StorageError("value too long")
+        return MemoryStorage.apply(self, transitions, **options)
+
+
+@pytest.mark.parametrize("outages", [[], [StorageUnavailable("away")]], ids=["there", "away"])
+def test_an_end_that_cannot_be_stored_fails_its_job_alone(make_crew, caplog, outages):
+    """With the storage's words, once it answers; its neighbours' ends are stored as they are."""
+    crew = make_crew(storage=Picky())
+    crew.storage.outages += outages
+    others, bad = crew.task(), crew.task(lambda: "poison")
+    jobs = [*others.enqueue_many([()] * 3), bad.enqueue(), *others.enqueue_many([()] * 3)]
+
+    crew.start()
+    until(lambda: crew.count(State.SUCCEEDED) + crew.count(State.FAILED) == len(jobs))
+
+    poisoned = jobs.pop(3).refresh()
+    assert (State.FAILED, "its end could not be stored: value too long") == (poisoned.state, poisoned.reason)
+    assert ("host:a", True, True) == (
+        poisoned.server, poisoned.started_at is not None, poisoned.record().expires_at is not None
+    )  # fmt: skip
+    assert {State.SUCCEEDED} == {job.refresh().state for job in jobs}
+    assert f"The end of job {poisoned.id} cannot be stored: value too long" in caplog.text
+
+
+def test_an_end_that_cannot_be_stored_at_all_hinders_no_other(make_crew, caplog):
+    """It is given up: its job is found by the next comparison."""
+    crew = make_crew(storage=Picky())
+    task = crew.task()
+    bad, *jobs = task.enqueue_many([()] * 4)
+    crew.storage.banned.add(bad.id)
+
+    crew.start()
+
+    crew.until_all(State.SUCCEEDED, jobs)
+    assert f"Nothing can be stored about job {bad.id}" in caplog.text
+
+
+# ---- stopping --------------------------------------------------------------------------------------------
+
+
+class SlowClaims(FailingStorage):
+    """A storage whose claims, once they have found something, answer when the test lets them."""
+
+    def __init__(self):
+        super().__init__()
+        self.has_claimed, self.may_answer = threading.Event(), threading.Event()
+
+    def call(self, verb, args, kwargs):
+        answer = super().call(verb, args, kwargs)
+        if verb == "claim" and answer.jobs:
+            self.has_claimed.set()
+            assert self.may_answer.wait(20)
+        return answer
+
+
+def test_a_stop_waits_for_a_claim_that_is_under_way(make_crew):
+    """What it brings is given back in order: the server was not lost."""
+    crew = make_crew(storage=SlowClaims())
+
+    def heeds(context: JobContext) -> None:
+        until(lambda: context.cancelled)
+        context.raise_if_cancelled()
+
+    job = crew.task(heeds).enqueue()
+    crew.start()
+    assert crew.storage.has_claimed.wait(20)
+    stopping = threading.Thread(target=crew.server.stop, kwargs={"grace": 0})
+    stopping.start()
+    until(lambda: [each for each in crew.storage.list_sessions() if each.is_alive])
+    crew.storage.may_answer.set()
+    stopping.join(20)
+
+    record = job.refresh().record()
+    assert (State.ENQUEUED, 0, 0, "server stopping") == (
+        record.state, record.attempt, record.crashes, record.reason
+    )  # fmt: skip
+
+
+def test_what_heeds_its_cancellation_has_a_moment_even_without_grace(crew):
+    """It ends by itself before it is handed back, so that it cannot run twice at once."""
+
+    def heeds(context: JobContext) -> None:
+        crew.came.append(context.id)
+        until(lambda: context.cancelled)
+        context.raise_if_cancelled()
+
+    jobs = [crew.task(heeds).enqueue(), crew.agated().enqueue()]
+    crew.start()
+    until(lambda: len(crew.came) == 2)
+
+    crew.server.stop(grace=0)
+
+    assert {(State.ENQUEUED, "server stopping", 0)} == {
+        (job.refresh().state, job.refresh().reason, job.refresh().attempt) for job in jobs
+    }
