@@ -373,9 +373,10 @@ def longest_runs(client: redis.Redis, action: Action, names: dict[str, str]) -> 
     client.config_set("slowlog-log-slower-than", -1)
     longest: dict[str, float] = defaultdict(float)
     for entry in client.slowlog_get(10_000):
-        words: list[str] = entry["command"].decode().split(" ", 2)
+        words: list[str] = entry["command"].decode().split(" ", 6)
         if words[0] == "EVALSHA":
             name = names[words[1]]
+            name += f".{words[5]}" if words[5:] and words[5].replace("_", "").isalpha() else ""
             longest[name] = max(longest[name], entry["duration"] / 1_000)
     return longest
 

@@ -22,7 +22,7 @@ def is_enqueue(request: bytes) -> bool:
 @cache
 def _inserting() -> list[bytes]:
     names = [file.name.removesuffix(".lua") for file in files(scripts).iterdir()]
-    return [script(name).digest.encode() for name in names if name.startswith("insert") or name == "store"]
+    return [script(name).digest.encode() for name in names if name.startswith("insert")]
 
 
 def is_claim(request: bytes) -> bool:

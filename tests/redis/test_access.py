@@ -102,7 +102,7 @@ def test_every_call_of_a_script_names_its_command():
     """Where a command comes from elsewhere it is passed to `many`, and read at the place that passes it."""
     other = {(name, call) for name, text in scripts().items() for call in OTHER_CALL.findall(text)}
 
-    assert {name for name, _ in other} == {"lib.lua"}
+    assert {name for name, _ in other} == {"library.lua"}
     assert all(call.startswith("command, key, ") for _, call in other)
 
 

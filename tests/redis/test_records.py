@@ -125,7 +125,7 @@ def test_a_list_of_large_records_is_read_half_a_megabyte_at_a_time(database):
     for number in range(9):
         put(database, str(number), str(number) * 200_000, "kind")
 
-    reply = database.database.run("list_records", 0, "kind", "", 9)
+    reply = database.database.run("records.list", 0, "kind", "", 9)
     records = database.list_records("kind", after="", limit=9)
 
     assert (1, 1 + 2 * 3) == (reply[0], len(reply))
@@ -174,7 +174,7 @@ def test_a_refused_put_pauses_nothing(parted):
 def test_a_partition_that_missed_a_pause_is_repaired(parted, server):
     """A partition that has lost a pause, or never heard of it, has it after a repair."""
     bases = parted.database.partitions.bases
-    parted.database.run("put_record", 0, "queue", "mail", PAUSED, "", 1)  # and its writer died right after
+    parted.database.run("records.put", 0, "queue", "mail", PAUSED, "", 1)  # and its writer died right after
     missed = paused(parted)
     repair_pauses(parted.database)
     repaired = paused(parted)
@@ -187,7 +187,7 @@ def test_a_partition_that_missed_a_pause_is_repaired(parted, server):
 
 def test_upkeep_repairs_pauses(parted):
     """A partition that missed a pause has it when somebody promotes."""
-    parted.database.run("put_record", 0, "queue", "mail", PAUSED, "", 1)
+    parted.database.run("records.put", 0, "queue", "mail", PAUSED, "", 1)
 
     parted.promote(10)
 
@@ -197,10 +197,10 @@ def test_upkeep_repairs_pauses(parted):
 def test_a_late_pause_undoes_nothing(parted):
     """What a partition hears late, behind something newer, is passed over."""
     put(parted, "mail", PAUSED)
-    late = parted.database.run("list_pauses", 0, 0)
+    late = parted.database.run("records.pauses", 0, 0)
     put(parted, "mail", RESUMED)
 
-    answers = {int(parted.database.run("pause", partition, *late)) for partition in (1, 2)}
+    answers = {int(parted.database.run("records.pause", partition, *late)) for partition in (1, 2)}
 
     assert [set()] * PARTITIONS == paused(parted)
     assert min(answers) > int(late[0])

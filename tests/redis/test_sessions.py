@@ -36,10 +36,10 @@ class Interrupted(RedisDatabase):
 
     def run(self, name: str, partition: int, *arguments: object) -> object:
         """See `RedisDatabase.run`."""
-        if name == "take_jobs" and partition >= self.first_away:
+        if name == "sessions.take" and partition >= self.first_away:
             raise StorageUnavailable("that node is away")
         reply = super().run(name, partition, *arguments)
-        if name == "orphans" and self.renewed_late is not None:
+        if name == "sessions.orphans" and self.renewed_late is not None:
             assert [True] == RedisStorage(self).renew([Renewal(self.renewed_late)])
         return reply
 
@@ -136,7 +136,7 @@ def test_an_end_reaches_a_partition_before_the_begin(database: Interrupted, stor
     storage.begin_session(session())
     storage.end_session("a", None, reason="killed")
 
-    database.run("admit_session", 2, "a", '"host:1"')
+    database.run("sessions.admit", 2, "a", '"host:1"')
     storage.begin_session(session())
 
     assert ["0"] * PARTITIONS == alive_in(database)

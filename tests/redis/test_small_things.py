@@ -145,8 +145,8 @@ def test_large_definitions_are_read_half_a_megabyte_at_a_time(database):
         database.put_recurring(definition(name, arguments=name * 100_000), keep_progress=False)
 
     replies = [
-        database.database.run("list_recurring", 0, "", 9),
-        database.database.run("due_recurring", 0, 0, 0, 9),
+        database.database.run("records.list_recurring", 0, "", 9),
+        database.database.run("records.due_recurring", 0, 0, 9),
     ]
 
     assert [(1, 1 + 2 * 3)] * 2 == [(reply[0], len(reply)) for reply in replies]
@@ -238,7 +238,9 @@ def test_a_long_timeline_is_whole(database):
     database.record_metrics(rollups)
 
     expected = sorted(rollups, key=lambda one: (one.minute, one.task))
-    following, *minutes = database.database.run("timeline", 0, BASE + 299 * MINUTE, BASE + DAY, "", "")
+    following, *minutes = database.database.run(
+        "metrics.timeline", 0, BASE + 299 * MINUTE, BASE + DAY, "", ""
+    )
     assert (str(BASE + 301 * MINUTE), 2) == (following, len(minutes) // 2)
     assert expected == database.timeline(BASE, BASE + DAY)
     assert 700 == len(database.timeline(BASE, BASE + DAY, task="task01", queue=None))
@@ -261,10 +263,10 @@ def test_a_timeline_is_filtered_exactly(database, odd):
 def test_old_rollups_are_pruned_in_bounds(database, server):
     """Minutes older than thirty days go, so many at a time, and leave no key."""
     now = (
-        database.database.run("put_record", 0, "kind", "key", "", "", "")
+        database.database.run("records.put", 0, "kind", "key", "", "", "")
         and int(server.client().time()[0]) * SECOND
     )
-    database.database.run("delete_record", 0, "kind", "key", "", 0)
+    database.database.run("records.delete", 0, "kind", "key", "")
     old = [now - 30 * DAY - number * MINUTE for number in range(1, 6)]
     database.record_metrics([rollup(minute) for minute in [*old, now - 29 * DAY]])
 
@@ -351,7 +353,7 @@ def test_lines_that_are_left_out_leave_no_gap(database):
     (id,) = known(database, 1)
     database.append_logs({id: lines(0, 1, 2)}, {})
 
-    database.database.run("append_logs", 0, id, "", 2_000, 1, json.dumps([BASE, "INFO", "2003", 1]))
+    database.database.run("logs.append", 0, id, "", 2_000, 1, json.dumps([BASE, "INFO", "2003", 1]))
 
     assert [2_004] == [line.number for line in database.read_log(id, after=0, limit=10)]
     assert [2_004] == [line.number for line in database.read_log(id, after=2_003, limit=10)]
@@ -410,4 +412,4 @@ def test_a_queue_is_a_word(database, queue):
     with pytest.raises(StorageError, match="white space"):
         database.insert(jobs)
 
-    assert not database.database.run("ready", 0, "default")
+    assert not database.database.run("reading.ready", 0, "default")

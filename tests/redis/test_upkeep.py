@@ -390,7 +390,7 @@ def prune_once(scene: Scene, server: RedisServer) -> list[int]:
     """Return how many jobs one script pruned of those it may, and whether there is more to look at."""
     database = RedisDatabase(parse_url(server.socket_url()))
     database.clock_offset = scene.storage.clock_offset
-    pruned, more, _ = database.run("prune", 0, database.clock_offset, 1_000, '"gone"')
+    pruned, more, _ = database.run("prune", 0, 1_000, '"gone"')
     database.close()
     return [pruned, more]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from redis.exceptions import NoScriptError
@@ -46,7 +46,7 @@ class RedisDatabase:
     # ---- scripts -----------------------------------------------------------------------------------------
 
     def run(self, name: str, partition: int, *arguments: object) -> Reply:
-        """Return the reply of a script in one partition; one round trip.
+        """Return the reply of a script, named `group` or `group.verb`, in one partition; one round trip.
 
         Raises:
             StorageUnavailable: trying again may help.
@@ -71,8 +71,11 @@ class RedisDatabase:
             return self.run(name, partition, *arguments)
         if not self._is_ready:
             self.prepare()
-        wait = ("WAIT", wanted, _WAIT_MILLISECONDS)
-        reply, reached = self._run(name, partition, arguments, wait)
+        base, wait = self.partitions.bases[partition], ("WAIT", wanted, _WAIT_MILLISECONDS)
+        together = self.connections.call_together
+        reply, reached = self._run(
+            name, partition, arguments, lambda *command: together(base, [command, wait])
+        )
         if int(reached) < wanted:
             message = (
                 f"Redis at {self.url}: {reached} of {wanted} replicas confirmed the write within "
@@ -82,19 +85,18 @@ class RedisDatabase:
         return reply
 
     def _run(
-        self, name: str, partition: int, arguments: Sequence[object], *behind: Sequence[object]
+        self,
+        name: str,
+        partition: int,
+        arguments: tuple[object, ...],
+        send: Callable[..., Reply] | None = None,
     ) -> Reply:
-        """Return the script's reply; where commands go with it, theirs as well."""
-        wanted, keys = script(name), self._keys[partition]
+        wanted, send = script(name), send or self.connections.call
+        words = (*self._keys[partition], self.clock_offset, *wanted.verb, *arguments)
         try:
-            return self._call(partition, ("EVALSHA", wanted.digest, *keys, *arguments), behind)
+            return send("EVALSHA", wanted.digest, *words)
         except NoScriptError:  # a new server, or one whose scripts were flushed; nothing was run
-            return self._call(partition, ("EVAL", wanted.text, *keys, *arguments), behind)
-
-    def _call(self, partition: int, command: Sequence[object], behind: Sequence[Sequence[object]]) -> Reply:
-        if not behind:
-            return self.connections.call(*command)
-        return self.connections.call_together(self.partitions.bases[partition], [command, *behind])
+            return send("EVAL", wanted.text, *words)
 
     def information(self) -> Mapping[str, Mapping[str, Any]]:
         """Return what each primary says of itself by INFO, by where it is."""
@@ -139,7 +141,7 @@ class RedisDatabase:
         for partition, base in enumerate(self.partitions.bases):
             cursor = "0"
             while True:
-                cursor = self.run("clear", partition, cursor, f"{_escaped(base)}:*", _CLEARED_AT_ONCE)
+                cursor = self.run("prefix.clear", partition, cursor, f"{_escaped(base)}:*", _CLEARED_AT_ONCE)
                 if cursor == "0":
                     break
         self._is_ready = False
@@ -147,7 +149,7 @@ class RedisDatabase:
 
     def _layout(self, *, is_written: bool) -> tuple[int, int]:
         """Return version and number of partitions as stored, 0 and 0 for none; it may be written first."""
-        version, partitions = self._run("layout", 0, (SCHEMA, self.partitions.number, int(is_written)))
+        version, partitions = self._run("prefix.layout", 0, (SCHEMA, self.partitions.number, int(is_written)))
         return version, partitions
 
     def _require_layout(self, version: int, partitions: int) -> None:

@@ -192,13 +192,12 @@ class EngineVerbs(RedisVerbs):
         return claim
 
     def _claim_arguments(self, asked: _Asked | None) -> list[Any]:
-        offset = self.database.clock_offset
         if asked is None:
-            return [offset, "", 0, -1, 0]
+            return ["", 0, -1, 0]
         queues = asked.queues
         names = () if queues is None else tuple(dict.fromkeys(queues))
         number = -1 if queues is None else len(names)
-        return [offset, asked.session, asked.now, max(asked.limit, 0), number, *names]
+        return [asked.session, asked.now, max(asked.limit, 0), number, *names]
 
     def _claimed(self, partition: int, reply: Sequence[Any], asked: _Asked) -> Claim:
         next_due_at = self._turns.due(partition, int(float(reply[1])) if reply[1] else None)

@@ -176,7 +176,7 @@ def _ways_of(database: RedisDatabase, partition: int, where: JobFilter) -> Itera
         yield _Way(partition, _ALL)
         return
     queue = "" if where.queue is None else f"={where.queue}"
-    reply = database.run("lists", partition, letters, queue, *rare)
+    reply = database.run("reading.lists", partition, letters, queue, *rare)
     lengths = sorted(zip(reply, rare, strict=False))
     lists = dict(zip(reply[len(rare) :: 2], reply[len(rare) + 1 :: 2], strict=True))
     total = sum(lists.values())
@@ -334,7 +334,7 @@ class FindVerbs(RedisVerbs):
 
     @override
     def errors(self, job_id: str) -> list[Attempt]:
-        lines = self.database.run("errors", self.database.partitions.of(job_id), job_id)
+        lines = self.database.run("reading.errors", self.database.partitions.of(job_id), job_id)
         return [attempt for line in lines if (attempt := _read_attempt(line)) is not None]
 
     @override
@@ -382,7 +382,7 @@ def read_texts(database: RedisDatabase, ids: Iterable[str]) -> dict[str, Texts]:
     for partition, asked in by_partition.items():
         while asked:
             some = asked[:_READ_AT_ONCE]
-            texts = database.run("get", partition, *some)
+            texts = database.run("reading.get", partition, *some)
             pairs = list(zip(texts[::2], texts[1::2], strict=True))
             for id, (record, payload) in zip(some, pairs, strict=False):
                 if record is not None:
@@ -429,10 +429,10 @@ def _read_attempt(line: str) -> Attempt | None:
 
 
 def _counted(database: RedisDatabase, partition: int) -> Iterator[list[Any]]:
-    later, *counted = database.run("counts", partition)
+    later, *counted = database.run("reading.counts", partition)
     yield from counted
     while later:
-        later, *counted = database.run("counts", partition, *later)
+        later, *counted = database.run("reading.counts", partition, *later)
         yield from counted
 
 
@@ -446,7 +446,7 @@ def _grouped(
     for partition, here in by_partition.items():
         for start in range(0, len(here), _READ_AT_ONCE):
             some = here[start : start + _READ_AT_ONCE]
-            yield some, database.run("failures", partition, *(id for _, id in some))
+            yield some, database.run("reading.failures", partition, *(id for _, id in some))
 
 
 _ID_LENGTH = 36

@@ -98,7 +98,7 @@ class InsertVerbs(RedisVerbs):
                 message = f"Job {job.id} of {recurring.id!r} has no id of a recurring job's; derive it."
                 raise StorageError(message)
         reply = self.database.run_replicated(
-            "fire", 0, self.database.clock_offset, RULES, recurring.id, recurring.version, expected_next_at,
+            "insert.fire", 0, RULES, recurring.id, recurring.version, expected_next_at,
             "" if recurring.next_at is None else recurring.next_at,
             progress_of(recurring, stored_progress(self.database, recurring)),
             len(jobs), *stored_arguments(jobs),
@@ -138,22 +138,15 @@ def partition_of(database: RedisDatabase, job: NewJob) -> int:
 
 
 def _insert(database: RedisDatabase, partition: int, jobs: Sequence[NewJob]) -> list[bool]:
-    if _is_plain(jobs):
-        name = "insert" if len(jobs) > 1 else "insert_one"
-        arguments = _plain_arguments(database, jobs) if len(jobs) > 1 else _argument(database, jobs[0])
-        if database.run_replicated(name, partition, *arguments):
-            return [True] * len(jobs)
-    reply = database.run_replicated(
-        "store", partition, database.clock_offset, RULES, len(jobs), *stored_arguments(jobs)
-    )
+    if _is_plain(jobs) and database.run_replicated("insert_plain", partition, *_plain_arguments(jobs)):
+        return [True] * len(jobs)
+    reply = database.run_replicated("insert.jobs", partition, RULES, len(jobs), *stored_arguments(jobs))
     raise_missing(reply)
     return [bool(is_new) for is_new in reply]
 
 
 def _is_plain(jobs: Sequence[NewJob]) -> bool:
     """Tell whether nothing special is asked for any of the jobs, and none is there twice."""
-    if len(jobs) == 1:
-        return bool(_asked(jobs[0]) == _NOTHING_ASKED)
     return (
         len(jobs) <= _PLAIN_LIMIT
         and all(_asked(job) == _NOTHING_ASKED for job in jobs)
@@ -161,15 +154,8 @@ def _is_plain(jobs: Sequence[NewJob]) -> bool:
     )
 
 
-def _argument(database: RedisDatabase, job: NewJob) -> tuple[object, ...]:
-    return (
-        database.clock_offset, job.queue, lowest_place(job.priority), job.id, payload_of(job, is_plain=True),
-        job.created_at,
-    )  # fmt: skip
-
-
-def _plain_arguments(database: RedisDatabase, jobs: Sequence[NewJob]) -> list[Any]:
-    arguments: list[Any] = [database.clock_offset]
+def _plain_arguments(jobs: Sequence[NewJob]) -> list[Any]:
+    arguments: list[Any] = []
     for (queue, priority), run in groupby(jobs, _run):
         alike = list(run)
         arguments += (queue, lowest_place(priority), len(alike))
@@ -179,7 +165,7 @@ def _plain_arguments(database: RedisDatabase, jobs: Sequence[NewJob]) -> list[An
 
 
 def stored_arguments(jobs: Sequence[NewJob]) -> list[Any]:
-    """Return jobs as scripts/storing.lua reads them."""
+    """Return jobs as scripts/insert.lua reads them."""
     arguments: list[Any] = []
     for job in jobs:
         arguments += (

@@ -17,19 +17,17 @@ class LockVerbs(RedisVerbs):
 
     @override
     def acquire_lock(self, name: str, owner: str, ttl_seconds: float) -> int | None:
-        fence = self.database.run(
-            "acquire_lock", 0, self.database.clock_offset, name, owner, _ttl(ttl_seconds)
-        )
+        fence = self.database.run("locks.acquire", 0, name, owner, _ttl(ttl_seconds))
         return None if fence is None else int(fence)
 
     @override
     def renew_lock(self, name: str, owner: str, fence: int, ttl_seconds: float) -> bool:
         ttl = _ttl(ttl_seconds)
-        return bool(self.database.run("renew_lock", 0, self.database.clock_offset, name, owner, fence, ttl))
+        return bool(self.database.run("locks.renew", 0, name, owner, fence, ttl))
 
     @override
     def release_lock(self, name: str, owner: str, fence: int) -> bool:
-        return bool(self.database.run("release_lock", 0, self.database.clock_offset, name, owner, fence))
+        return bool(self.database.run("locks.release", 0, name, owner, fence))
 
 
 def _ttl(seconds: float) -> int:

@@ -34,10 +34,10 @@ class LogVerbs(RedisVerbs):
                 words += piece
                 size += sum(len(str(word)) for word in piece)
                 if len(words) >= _BATCH_WORDS or size >= _BATCH_SIZE:
-                    self.database.run("append_logs", partition, *words)
+                    self.database.run("logs.append", partition, *words)
                     words, size = [], 0
             if words:
-                self.database.run("append_logs", partition, *words)
+                self.database.run("logs.append", partition, *words)
 
     @override
     def read_log(self, job_id: str, *, after: int = 0, limit: int = 100) -> list[LogLine]:
@@ -45,7 +45,7 @@ class LogVerbs(RedisVerbs):
         partition = self.database.partitions.of(job_id)
         found: list[LogLine] = []
         while (asked := min(limit - len(found), _PAGE)) > 0:
-            page = [_read(text) for text in self.database.run("read_log", partition, job_id, after, asked)]
+            page = [_read(text) for text in self.database.run("logs.read", partition, job_id, after, asked)]
             found += page
             if len(page) < asked:
                 break
@@ -59,7 +59,7 @@ class LogVerbs(RedisVerbs):
         for partition, here in _by_partition(self.database, ids).items():
             for first in range(0, len(here), _JOBS):
                 some = here[first : first + _JOBS]
-                told.update(zip(some, self.database.run("get_progress", partition, *some), strict=True))
+                told.update(zip(some, self.database.run("logs.progress", partition, *some), strict=True))
         return [None if text is None else Progress(*json.loads(text)) for text in map(told.__getitem__, ids)]
 
 
@@ -73,7 +73,7 @@ def _by_partition(database: RedisDatabase, ids: Sequence[str]) -> dict[int, list
 def _pieces(
     ids: Sequence[str], lines: Mapping[str, Sequence[LogLine]], progress: Mapping[str, Progress]
 ) -> Iterator[list[object]]:
-    """Yield what scripts/append_logs.lua takes, a job's progress with the first of its lines."""
+    """Yield what scripts/logs.lua takes, a job's progress with the first of its lines."""
     for id in ids:
         told = json.dumps(attrs.astuple(progress[id]), ensure_ascii=False) if id in progress else ""
         given = lines.get(id, ())

@@ -30,7 +30,7 @@ class MetricVerbs(RedisVerbs):
             for one in rollups[first : first + _BATCH]:
                 figures = " ".join(map(str, (one.count, one.duration, *one.histogram)))
                 arguments += (one.minute, _texts(one.task, one.queue, one.outcome), figures)
-            self.database.run("record_metrics", 0, *arguments)
+            self.database.run("metrics.record", 0, *arguments)
 
     @override
     def timeline(
@@ -42,7 +42,7 @@ class MetricVerbs(RedisVerbs):
         found: list[Rollup] = []
         following: object = since
         while following != "":
-            following, *minutes = self.database.run("timeline", 0, following, until, begins, contains)
+            following, *minutes = self.database.run("metrics.timeline", 0, following, until, begins, contains)
             found += (
                 one
                 for one in sorted(_read(minutes), key=_order)
@@ -65,4 +65,4 @@ def _read(minutes: Sequence[Any]) -> Iterator[Rollup]:
 
 def prune_metrics(database: RedisDatabase, limit: int) -> int:
     """Up to `limit` minutes older than 30 days are gone with their rollups; return how many. For `prune`."""
-    return int(database.run("prune_metrics", 0, database.clock_offset, limit)) if limit > 0 else 0
+    return int(database.run("metrics.prune", 0, limit)) if limit > 0 else 0

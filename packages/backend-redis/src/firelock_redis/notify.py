@@ -64,7 +64,7 @@ class RedisWaiting(Waiting):
         """See `Storage.wait`; who has not claimed before gets a look at what there is."""
         if not self.is_marked(queues):
             self.mark(queues)
-            if any(self._database.run_everywhere("ready", *(queues or ()))):
+            if any(self._database.run_everywhere("reading.ready", *(queues or ()))):
                 return True
         return super().wait(queues, timeout_seconds)
 

@@ -30,14 +30,14 @@ class RecordVerbs(RedisVerbs):
         """The other partitions hear of a pause right after."""
         expected = "" if expected_version is None else expected_version
         paused = int(_pauses(value)) if kind == QUEUES else ""
-        version = self.database.run("put_record", 0, kind, key, value, expected, paused)
+        version = self.database.run("records.put", 0, kind, key, value, expected, paused)
         if kind == QUEUES:
             self._repair(is_changed=version is not None)
         return None if version is None else int(version)
 
     @override
     def get_record(self, kind: str, key: str) -> Record | None:
-        found = self.database.run("get_record", 0, kind, key)
+        found = self.database.run("records.get", 0, kind, key)
         return None if found is None else _read(kind, key, found)
 
     @override
@@ -47,7 +47,7 @@ class RecordVerbs(RedisVerbs):
         more = True
         while more and len(found) < limit:
             asked = min(limit - len(found), _PAGE)
-            left, *pairs = self.database.run("list_records", 0, kind, after, asked)
+            left, *pairs = self.database.run("records.list", 0, kind, after, asked)
             page = [_read(kind, key, text) for key, text in zip(pairs[::2], pairs[1::2], strict=True)]
             found += page
             more = bool(left) or len(page) == asked
@@ -58,7 +58,7 @@ class RecordVerbs(RedisVerbs):
     def delete_record(self, kind: str, key: str, *, expected_version: int | None = None) -> bool:
         """Its version stays known for as long as that matters."""
         expected = "" if expected_version is None else expected_version
-        deleted = self.database.run("delete_record", 0, kind, key, expected, int(kind == QUEUES))
+        deleted = self.database.run("records.delete", 0, kind, key, expected, int(kind == QUEUES))
         if kind == QUEUES:
             self._repair(is_changed=deleted is not None)
         return deleted is not None
@@ -72,7 +72,7 @@ class RecordVerbs(RedisVerbs):
     def put_recurring(self, recurring: RecurringRecord, *, keep_progress: bool) -> RecurringRecord | None:
         version = recurring.version + 1
         stored = self.database.run(
-            "put_recurring", 0, recurring.id, recurring.version, version, definition_of(recurring),
+            "records.put_recurring", 0, recurring.id, recurring.version, version, definition_of(recurring),
             int(recurring.is_paused), next_at_of(recurring), progress_of(recurring), int(keep_progress),
         )  # fmt: skip
         self._turns.note(FIRST)
@@ -84,7 +84,7 @@ class RecordVerbs(RedisVerbs):
 
     @override
     def get_recurring(self, recurring_id: str) -> RecurringRecord | None:
-        stored = self.database.run("get_recurring", 0, recurring_id)
+        stored = self.database.run("records.get_recurring", 0, recurring_id)
         return None if stored[0] is None else _read_definition(recurring_id, stored)
 
     @override
@@ -94,7 +94,7 @@ class RecordVerbs(RedisVerbs):
         more = True
         while more and limit > 0:
             asked = min(limit, _DEFINITIONS)
-            left, *reply = self.database.run("list_recurring", 0, after, asked)
+            left, *reply = self.database.run("records.list_recurring", 0, after, asked)
             found += _read_all(reply)
             more = bool(left) or len(reply) == 2 * asked
             after, limit = reply[-2] if reply else after, limit - len(reply) // 2
@@ -102,7 +102,7 @@ class RecordVerbs(RedisVerbs):
 
     @override
     def remove_recurring(self, recurring_id: str) -> bool:
-        is_removed = bool(self.database.run("remove_recurring", 0, recurring_id))
+        is_removed = bool(self.database.run("records.remove_recurring", 0, recurring_id))
         self._turns.note(FIRST)
         return is_removed
 
@@ -116,7 +116,7 @@ class RecordVerbs(RedisVerbs):
         passed, more = 0, True
         while more and passed < limit:
             asked = min(limit - passed, _DEFINITIONS)
-            left, *reply = self.database.run("due_recurring", 0, self.database.clock_offset, passed, asked)
+            left, *reply = self.database.run("records.due_recurring", 0, passed, asked)
             found.update((one.id, one) for one in _read_all(reply))
             more = bool(left) or len(reply) == 2 * asked
             passed += len(reply) // 2
@@ -148,11 +148,11 @@ def repair_pauses(database: RedisDatabase) -> None:
     others = range(1, database.partitions.number)
     if not others:
         return
-    pauses = database.run("list_pauses", 0, 0)
+    pauses = database.run("records.pauses", 0, 0)
     newest, failed = _tell(database, others, pauses)
     if newest > int(pauses[0]):
         # A newer change came between, or a failover has lost it: then what the first partition has holds.
-        pauses = database.run("list_pauses", 0, newest)
+        pauses = database.run("records.pauses", 0, newest)
         _, failed = _tell(database, others, pauses)
     if failed is not None:
         raise failed
@@ -163,7 +163,7 @@ def _tell(database: RedisDatabase, others: range, pauses: list[Any]) -> tuple[in
     newest, failed = 0, None
     for partition in others:
         try:
-            newest = max(newest, int(database.run("pause", partition, *pauses)))
+            newest = max(newest, int(database.run("records.pause", partition, *pauses)))
         except StorageError as error:
             failed = error
     return newest, failed
@@ -195,7 +195,7 @@ def stored_progress(database: RedisDatabase, recurring: RecurringRecord) -> str:
     """Return what is stored beside the fields that are known here: only a newer version wrote such."""
     if recurring.newer is None:
         return "{}"
-    return database.run("get_recurring", 0, recurring.id)[4] or "{}"
+    return database.run("records.get_recurring", 0, recurring.id)[4] or "{}"
 
 
 def next_at_of(recurring: RecurringRecord) -> str:

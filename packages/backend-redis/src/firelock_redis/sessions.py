@@ -51,9 +51,8 @@ class SessionVerbs(RedisVerbs):
         timeout = int(session.timeout_seconds * _SECOND)
         info = _json(attrs.astuple(session))
         lives = self.database.run(
-            "begin_session",
+            "sessions.begin",
             0,
-            self.database.clock_offset,
             session.id,
             token,
             info,
@@ -62,7 +61,7 @@ class SessionVerbs(RedisVerbs):
         )
         if lives:
             for partition in range(1, self.database.partitions.number):
-                self.database.run("admit_session", partition, session.id, token)
+                self.database.run("sessions.admit", partition, session.id, token)
 
     @override
     def renew(self, renewals: Sequence[Renewal]) -> list[bool]:
@@ -71,18 +70,17 @@ class SessionVerbs(RedisVerbs):
         for renewal in renewals:
             said = [renewal.busy, renewal.state, renewal.rss_bytes, renewal.cpu_percent]
             arguments += (renewal.session, _json(said))
-        replies = self.database.run("renew", 0, self.database.clock_offset, *arguments) if renewals else []
+        replies = self.database.run("sessions.renew", 0, *arguments) if renewals else []
         return list(map(bool, replies))
 
     @override
     def list_sessions(self) -> list[SessionRecord]:
         """One round trip for 500 of them."""
-        left, told = self.database.run("list_sessions", 0)
+        left, told = self.database.run("sessions.list", 0)
         while left:
-            left, more = self.database.run("list_sessions", 0, *left)
+            left, more = self.database.run("sessions.list", 0, *left)
             told += more
-        fields = iter(told)
-        return [_record(*four) for four in zip(fields, fields, fields, fields, strict=True)]
+        return [_record(*four) for four in told]
 
     @override
     def reconcile(self, session: str, held: Sequence[Held]) -> Reconciliation:
@@ -95,10 +93,10 @@ class SessionVerbs(RedisVerbs):
             for place in places:
                 one = held[place]
                 arguments += (one.job_id, one.fence, "" if one.started_at is None else one.started_at)
-            lives, not_held, fields = self.database.run("reconcile", partition, session, *arguments)
+            lives, not_held, others = self.database.run("sessions.reconcile", partition, session, *arguments)
             is_lost = is_lost or not lives
             lost += [places[number] for number in not_held]
-            unknown += map(_unknown, fields[::3], fields[1::3], fields[2::3])
+            unknown += (_unknown(*three) for three in others)
         return Reconciliation(is_lost, [held[place] for place in sorted(lost)], unknown)
 
     @override
@@ -120,7 +118,7 @@ class SessionVerbs(RedisVerbs):
         A session that cannot be ended now does not hinder the others: it is dead from its first step on, and
         the next sweep finishes it.
         """
-        expired, ending = self.database.run("orphans", 0, self.database.clock_offset, limit, _GIVEN_UP)
+        expired, ending = self.database.run("sessions.orphans", 0, limit, _GIVEN_UP)
         found: list[Taken] = []
         failed: StorageUnavailable | None = None
         reason = Upkeep.SESSION_LOST.value
@@ -180,7 +178,7 @@ def _end(
     partitions = database.partitions.number
     blamed = "null" if running is None else _json(list(running))
     reply = database.run(
-        "end_session", 0, database.clock_offset, session, blamed, quoted(reason), _NOT_STARTED, _JOBS_AT_ONCE,
+        "sessions.finish", 0, session, blamed, quoted(reason), _NOT_STARTED, _JOBS_AT_ONCE,
         int(partitions > 1), int(is_expired_only),
     )  # fmt: skip
     if reply is None:
@@ -189,7 +187,7 @@ def _end(
     taken = Taken(session, text_of(server) or "", crashed, returned)
     if more:
         _take_everywhere(database, taken, blamed, because)
-        database.run("ended", 0, session)
+        database.run("sessions.finished", 0, session)
     return taken
 
 
@@ -199,7 +197,7 @@ def _take_everywhere(database: RedisDatabase, taken: Taken, blamed: str, reason:
         more = True
         while more:
             more, crashed, returned = database.run(
-                "take_jobs", partition, database.clock_offset, taken.session, blamed, reason, _NOT_STARTED,
+                "sessions.take", partition, taken.session, blamed, reason, _NOT_STARTED,
                 _JOBS_AT_ONCE, _MARK_MILLISECONDS if partition else 0,
             )  # fmt: skip
             taken.crashed.extend(crashed)
@@ -215,8 +213,8 @@ def prune_sessions(database: RedisDatabase, limit: int) -> None:
     living = {
         session
         for partition in range(1, database.partitions.number)
-        for session in database.run("living", partition)
+        for session in database.run("sessions.living", partition)
     }
-    for session in database.run("prune_sessions", 0, database.clock_offset, limit, *living):
+    for session in database.run("sessions.prune", 0, limit, *living):
         reason = quoted(Upkeep.SESSION_LOST.value)
         _take_everywhere(database, Taken(session, "", [], []), "null", reason)

@@ -49,7 +49,7 @@ class RedisStorage(
 
     @override
     def clock(self) -> int:
-        return int(self.database.run("time", 0, self.database.clock_offset))
+        return int(self.database.run("prefix.clock", 0))
 
     @override
     def new_id(self, parent: str | None = None) -> str:

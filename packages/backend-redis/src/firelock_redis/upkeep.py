@@ -36,7 +36,7 @@ _PARENT_GONE = quoted(Upkeep.PARENT_GONE.value)
 
 def earliest_due_at(database: RedisDatabase) -> int | None:
     """Return the earliest instant of a scheduled or recurring job; one round trip a partition."""
-    looks = database.run_everywhere("due", database.clock_offset, 0)
+    looks = database.run_everywhere("upkeep.due", 0)
     return _earliest(look[0] for look in looks)
 
 
@@ -52,7 +52,7 @@ class UpkeepVerbs(RedisVerbs):
         if self.database.partitions.number == 1:
             promoted, next_due = _promote(self.database, 0, limit)
             return Promotion(promoted, _instant(next_due))
-        looks = self.database.run_everywhere("due", self.database.clock_offset, limit)
+        looks = self.database.run_everywhere("upkeep.due", limit)
         next_dues = [look[0] for look in looks]
         if len({look[1] for look in looks}) > 1:
             repair_pauses(self.database)
@@ -66,7 +66,7 @@ class UpkeepVerbs(RedisVerbs):
 
     @override
     def release(self, limit: int) -> int:
-        looked_at, _ = _in_batches(self.database, "release", limit, _RELEASED_AT_ONCE, before=[RULES])
+        looked_at, _ = _in_batches(self.database, "upkeep.release", limit, _RELEASED_AT_ONCE, before=[RULES])
         if looked_at:
             self._turns.note(EVERYWHERE)
         return looked_at
@@ -93,7 +93,7 @@ def _promote(database: RedisDatabase, partition: int, limit: int) -> tuple[int, 
     promoted = 0
     while True:
         asked = min(limit - promoted, _PROMOTED_AT_ONCE)
-        moved, next_due = database.run("promote", partition, database.clock_offset, asked, _DUE)
+        moved, next_due = database.run("upkeep.promote", partition, asked, _DUE)
         promoted += moved
         if moved < asked or promoted >= limit:
             return promoted, next_due
@@ -129,7 +129,7 @@ def _in_batches(
         more = 1
         while more and done < limit:
             asked = min(limit - done, at_once)
-            reply = database.run(script, partition, database.clock_offset, *before, asked, *after)
+            reply = database.run(script, partition, *before, asked, *after)
             moved, more, *others = reply
             done += moved
             is_more_due = is_more_due or any(others)

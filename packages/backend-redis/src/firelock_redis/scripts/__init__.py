@@ -1,4 +1,8 @@
-"""The scripts, one a verb, each behind the functions that it shares with others."""
+"""Lua that runs in the server: one script a group of verbs, behind the library of what scripts share.
+
+To read: library.lua, jobs.lua (how a job is stored, and how it moves), insert_plain.lua and exchange.lua,
+which run for every job; then any other group. A verb that is not asked for costs 0.2 µs of a call.
+"""
 
 from __future__ import annotations
 
@@ -8,49 +12,35 @@ from importlib.resources import files
 
 import attrs
 
-__all__ = ["Script", "script"]
+__all__ = ["RedisScript", "script"]
 
-_BEFORE = {
-    "acquire_lock": ("lock_lib",),
-    "renew_lock": ("lock_lib",),
-    "release_lock": ("lock_lib",),
-    "put_recurring": ("recurring_lib",),
-    "get_recurring": ("recurring_lib",),
-    "list_recurring": ("recurring_lib",),
-    "due_recurring": ("recurring_lib",),
-    "put_record": ("pause_lib",),
-    "delete_record": ("pause_lib",),
-    "store": ("jobs", "children", "storing"),
-    "fire": ("jobs", "children", "storing", "recurring_lib"),
-    "exchange": ("jobs", "apply", "claim"),
-    "due": ("due_lib",),
-    "promote": ("jobs", "due_lib"),
-    "release": ("jobs", "children"),
+_BEHIND = {
+    "exchange": ("jobs",),
+    "insert": ("jobs", "children", "recurring"),
     "prune": ("jobs", "children"),
-    "end_session": ("jobs", "taking"),
-    "take_jobs": ("jobs", "taking"),
-    "reconcile": ("jobs",),
+    "records": ("recurring",),
+    "sessions": ("jobs",),
+    "upkeep": ("jobs", "children"),
 }
-_ALONE = frozenset({"insert_one"})
+_ALONE = frozenset({"insert_plain"})
 
 
 @attrs.frozen
-class Script:
+class RedisScript:
     """A script as it is sent: once whole, then by its digest."""
 
-    name: str
     text: str
     digest: str
+    verb: tuple[
+        str, ...
+    ]  # what its group is told besides arguments: the verb, nothing where it has one alone
 
 
 @cache
-def script(name: str) -> Script:
-    """Return the script of this name with all that stands in front of it."""
-    before = () if name in _ALONE else ("lib", *_BEFORE.get(name, ()))
-    parts = [_read(part) for part in (*before, name)]
-    text = "\n".join(parts)
-    return Script(name, text, sha1(text.encode(), usedforsecurity=False).hexdigest())
-
-
-def _read(part: str) -> str:
-    return (files(__name__) / f"{part}.lua").read_text("utf-8")
+def script(name: str) -> RedisScript:
+    """Return the script of a group, or of `group.verb`, with all that stands in front of it."""
+    group, _, verb = name.partition(".")
+    before = () if group in _ALONE else ("library", *_BEHIND.get(group, ()))
+    text = "\n".join((files(__name__) / f"{part}.lua").read_text("utf-8") for part in (*before, group))
+    digest = sha1(text.encode(), usedforsecurity=False).hexdigest()
+    return RedisScript(text, digest, (verb,) if verb else ())

@@ -1,9 +1,9 @@
--- Continuations, as functions. Behind jobs.lua, in front of storing.lua, release.lua and prune.lua.
+-- Continuations, as functions. Behind jobs.lua, in front of insert.lua, upkeep.lua and prune.lua.
 --
 -- pend:<parent> ZSET of ties that nothing has been decided for, "on child" in order of insertion, where on is
 -- S succeeded, F failed, D deleted or X finished; n:<child> how many ties of a child are undecided, where there was more
 -- than one; c:<parent> ZSET of all children by their creation; releasing ZSET of parents whose end has not been followed
--- up, by ends, the number of the last end; looked HASH (see release.lua).
+-- up, by ends, the number of the last end; looked HASH (see upkeep.lua).
 --
 -- A parent's record has the flag + from its first child on. A child that waits no more has no ties.
 

@@ -1,7 +1,7 @@
--- `apply`, then `claim`, or one of them. Behind lib.lua, jobs.lua, apply.lua and claim.lua.
+-- `apply`, then `claim`, or one of them. Behind library.lua and jobs.lua.
 --
--- KEYS  1 base; derived: those of jobs.lua, s:<session> paused served recurring's rdue
--- ARGV  1 clock offset, 2 session that claims, 3 now of the caller, 4 limit, -1 for no claim,
+-- KEYS  1 base; derived: those of jobs.lua, s:<session> paused served rdue
+-- ARGV  2 session that claims, 3 now of the caller, 4 limit, -1 for no claim,
 --       5 number of queues, -1 for all of them, then their names; then groups of changes, each:
 --         from (letters of states), session or nothing, to (a letter), minute of expiry or -, queue, number of jobs
 --         plain where from is P, to is S and the minute is not -; for each job id, first line, at, new record;
@@ -12,7 +12,264 @@
 --       then nothing was claimed;
 --       the next due instant or nothing; 1 where the session is lost; then id, record, payload of each claimed job
 
-call('DEL', base .. 'none')  -- a first write that needs no memory: what ends and drains goes on when it is full
+-- ---- changes -------------------------------------------------------------------------------------------------------
+
+-- What became of a change: applied, applied with children to release, a repeat, refused, no such job.
+local APPLIED, RELEASING, ALREADY, REFUSED, MISSING = '0', '1', '2', '3', '4'
+
+-- Plain ends: the task returned. Each is five arguments less two: id, the record's first line as it was claimed,
+-- the instant, and the whole new record. Whoever has the first line unchanged holds the job, and nobody can have
+-- changed what is behind it. Return the results, and the numbers of those that need a closer look.
+local function end_plainly(first, count, session, queue, minute, results)
+  local ids = {}
+  for number = 1, count do ids[number] = ARGV[first + 4 * number - 4] end
+  local stored, fresh, gone, ended = records(ids), {}, {}, {}
+  local arg, done = first, 0
+  for number = 1, count do
+    local head = ARGV[arg + 1]
+    local text = stored[number]
+    if text and sub(text, 1, #head) == head then
+      local id = ARGV[arg]
+      done = done + 1
+      fresh[2 * done - 1] = id
+      fresh[2 * done] = ARGV[arg + 3]
+      gone[done] = id
+      ended[2 * done - 1] = ARGV[arg + 2]
+      ended[2 * done] = id
+      results[number] = APPLIED
+    else
+      results[number] = text and '?' or MISSING
+    end
+    arg = arg + 4
+  end
+  if done == 0 then return end
+  many('HSET', base .. 'jobs', fresh)
+  many('ZREM', base .. 'held:' .. session, gone)
+  many('ZADD', base .. 'l:S:' .. queue, ended)
+  count_running(queue, -done)
+  if minute ~= '' then expire(minute, gone) end
+end
+
+-- The guards do not hold: tell a repeat from a stranger; the holder's late end takes its tail away.
+local function refused(job, session, fence, to)
+  if session == '' or job.fence ~= fence then return REFUSED end
+  if job.session == '' then return job.state == to and ALREADY or REFUSED end
+  if job.state ~= 'P' and job.session == session then clear_tail(job) end
+  return REFUSED
+end
+
+local function keep_error(job, attempt, body, line)
+  job.error = line
+  local key = base .. 'e:' .. job.id
+  call('RPUSH', key, (attempt ~= '' and attempt or job.attempt) .. '\t' .. body)
+  call('LTRIM', key, -20, -1)
+end
+
+-- The server's clock stands still while a script runs: it is asked once for a whole batch.
+local read_at
+local function instant()
+  read_at = read_at or int(clock())
+  return read_at
+end
+
+-- The history's line of an operator's change: it says what it ended.
+local function taken_away(job, to, at, reason)
+  if job.state == 'P' then return step(to, at, reason, job.attempt, job.claimed, job.started, job.server) end
+  if job.state == 'C' then
+    return '["' .. NAMES[to] .. '",' .. at .. ',' .. null(reason) .. ',null,null,null,null,0,' .. job.due .. ']\n'
+  end
+  return step(to, at, reason)
+end
+
+-- Change one job as the fields say; empty ones leave what is there.
+local function change(job, from, session, fence, to, fields)
+  local at, entry, reason, retries, crashes, started, server, gives_back, due, expiry, result, absent = unpack(fields)
+  if not find(from, job.state, 1, true) or (session ~= '' and (job.session ~= session or job.fence ~= fence)) then
+    return refused(job, session, fence, to)
+  end
+  if session == '' and entry ~= '' then entry = taken_away(job, to, at, reason) end
+  leave(job)
+  if session ~= '' then
+    job.session = ''
+  elseif job.state == 'P' then
+    put(tails, job.session, job.id)
+  end
+  if fields[14] ~= '' then keep_error(job, fields[15], fields[14], fields[13]) end
+  job.history = job.history .. entry
+  job.state, job.changed, job.reason, job.due = to, at, reason, due
+  job.result, job.absent = '', ''
+  if to == 'S' then job.result, job.absent = result, absent end
+  job.ended, job.expires = '', ''
+  if FINAL[to] then job.ended, job.expires = at, expiry end
+  if retries ~= '' then job.retries = retries end
+  if crashes ~= '' then job.crashes = crashes end
+  if started ~= '' then job.started = started end
+  if server ~= '' then job.server = server end
+  if gives_back ~= '' then
+    job.attempt = int(job.attempt - 1)
+  elseif to == 'E' then
+    job.enqueued = instant()
+    to_back(job)
+  end
+  save(job)
+  enter(job)
+  return announce(job) and RELEASING or APPLIED
+end
+
+-- ---- claims --------------------------------------------------------------------------------------------------------
+
+-- How many to take from each of the queues, in order; all together at most the limit.
+local function shares(names, limit, in_turn)
+  local sizes, taking, left = {}, {}, limit
+  for number, queue in ipairs(names) do
+    local size = call('ZCARD', base .. 'r:' .. queue)
+    if size == 0 then
+      call('SREM', base .. 'work', queue)
+    elseif call('SISMEMBER', base .. 'paused', queue) == 1 then
+      size = 0
+    end
+    sizes[number], taking[number] = size, 0
+  end
+  if not in_turn then
+    for number, size in ipairs(sizes) do
+      taking[number] = math.min(size, left)
+      left = left - taking[number]
+    end
+    return taking
+  end
+  while left > 0 do
+    local open = {}
+    for number, size in ipairs(sizes) do
+      if size > taking[number] then open[#open + 1] = number end
+    end
+    if #open == 0 then break end
+    local each = math.max(1, math.floor(left / #open))
+    for _, number in ipairs(open) do
+      local more = math.min(each, sizes[number] - taking[number], left)
+      taking[number] = taking[number] + more
+      left = left - more
+    end
+  end
+  return taking
+end
+
+-- Every queue with work, beginning behind the one that was served last.
+local function queues_in_turn()
+  local names = call('SMEMBERS', base .. 'work')
+  if #names < 2 then return names end
+  table.sort(names)
+  local served = call('GET', base .. 'served') or ''
+  local behind, before = {}, {}
+  for _, queue in ipairs(names) do
+    if queue > served then behind[#behind + 1] = queue else before[#before + 1] = queue end
+  end
+  for _, queue in ipairs(before) do behind[#behind + 1] = queue end
+  return behind
+end
+
+local function popped(names, taking, in_turn)
+  local lines, ids = {}, {}
+  local most, last = 0, nil
+  for number, queue in ipairs(names) do
+    local line = {}
+    if taking[number] > 0 then
+      local key = base .. 'r:' .. queue
+      local members = call('ZPOPMIN', key, taking[number])
+      for pair = 1, #members, 2 do line[#line + 1] = members[pair] end
+      if call('EXISTS', key) == 0 then call('SREM', base .. 'work', queue) end
+      many('ZREM', base .. 'l:E:' .. queue, line)
+      call('HINCRBY', base .. 'running', queue, #line)
+    end
+    lines[number] = line
+    most = math.max(most, #line)
+  end
+  if #names == 1 then return lines[1], lines end
+  if not in_turn then
+    for _, line in ipairs(lines) do
+      for _, id in ipairs(line) do ids[#ids + 1] = id end
+    end
+    return ids, lines
+  end
+  for round = 1, most do
+    for number, line in ipairs(lines) do
+      if line[round] then
+        ids[#ids + 1] = line[round]
+        last = names[number]
+      end
+    end
+  end
+  if last and #names > 1 then call('SET', base .. 'served', last) end
+  return ids, lines
+end
+
+-- Jobs whose record or payload is gone or garbage are in nobody's way any more: broken SET holds them, for `doctor`.
+local function set_aside(ids, names, lines)
+  local is_broken = {}
+  for _, id in ipairs(ids) do is_broken[id] = true end
+  for number, line in ipairs(lines) do
+    for _, id in ipairs(line) do
+      if is_broken[id] then count_running(names[number], -1) end
+    end
+  end
+  many('SADD', base .. 'broken', ids)
+end
+
+-- The record of a claimed job without its last line; nil where the stored one is garbage.
+local function claimed(text, session)
+  if sub(text, 1, 5) == 'E0 0 ' then  -- never claimed, and most often without a history: no pattern is needed
+    local first = find(text, '\n', 6, true)
+    local second = find(text, '\n', first + 1, true)
+    if sub(text, second - 1, second + 1) == 'E\n\n' and not find(text, '\n', second + 2, true) then
+      return 'P1 1 ' .. sub(text, 6, first - 1) .. session .. sub(text, first, second + 1)
+    end
+  end
+  local flag, attempt, fence, rest, middle = match(text, '^E(%+?)(%d+) (%d+) ([^\n]*)\n(.*\n)')
+  return flag and 'P' .. flag .. attempt + 1 .. ' ' .. fence + 1 .. ' ' .. rest .. session .. '\n' .. middle
+end
+
+-- Take up to `limit` jobs for the session; lay id, record without its last line and payload of each into `reply`.
+local function claim(reply, names, limit, session, server, now)
+  local in_turn = not names
+  names = names or queues_in_turn()
+  local ids, lines = popped(names, shares(names, limit, in_turn), in_turn)
+  local count = #ids
+  if count == 0 then return end
+  local fresh, held, broken = {}, {}, {}
+  local fields = now .. '\t' .. now .. '\t\t\t\t\t' .. server .. '\t\t\t'
+  local size = #reply
+  for first = 1, count, CHUNK / 2 do
+    local upto = math.min(first + CHUNK / 2 - 1, count)
+    local texts = call('HMGET', base .. 'jobs', unpack(ids, first, upto))
+    local payloads = call('HMGET', base .. 'payloads', unpack(ids, first, upto))
+    for number, text in ipairs(texts) do
+      local id, payload = ids[first + number - 1], payloads[number]
+      local record = text and claimed(text, session)
+      if record and payload then
+        local two = #fresh
+        fresh[two + 1] = id
+        fresh[two + 2] = record .. fields
+        held[two + 1] = now
+        held[two + 2] = id
+        reply[size + 1] = id
+        reply[size + 2] = record
+        reply[size + 3] = payload
+        size = size + 3
+      else
+        broken[#broken + 1] = id
+      end
+    end
+    if #fresh > 0 then
+      call('HSET', base .. 'jobs', unpack(fresh))
+      many('ZADD', base .. 'held:' .. session, held)
+    end
+    fresh, held = {}, {}
+  end
+  if #broken > 0 then set_aside(broken, names, lines) end
+end
+
+-- ---- one after the other -------------------------------------------------------------------------------------------
+
+despite_full_memory()
 
 local limit, named = tonumber(ARGV[4]), tonumber(ARGV[5])
 local queues = named >= 0 and {} or nil
@@ -60,11 +317,5 @@ if alive[1] ~= '1' then
 elseif limit > 0 then
   claim(reply, queues, limit, ARGV[2], alive[2], ARGV[3])
 end
-local due = call('ZRANGE', base .. 'due', 0, 0, 'WITHSCORES')[2]
-local recurring = call('ZRANGE', base .. 'rdue', 0, 0, 'WITHSCORES')[2]
-if due and recurring then
-  reply[2] = tonumber(recurring) < tonumber(due) and recurring or due
-else
-  reply[2] = due or recurring or ''
-end
+reply[2] = next_due()
 return reply

@@ -1,13 +1,13 @@
 -- Where jobs stand that are looked for: lists are walked as one, in order of score and id, and each job that meets the
--- conditions is noted, until enough are found or enough was looked at. Behind lib.lua.
+-- conditions is noted, until enough are found or enough was looked at. Behind library.lua.
 --
 -- KEYS  1 base; derived: the lists named, jobs payloads all (see jobs.lua)
--- ARGV  1 1 for the oldest first; 2 the score to begin with, 3 the score before which to end; 4, 5 score and id of the
---       place behind which to begin; 6 how many are wanted; 7 what it may cost, in about a microsecond;
---       8 the time that is told: score, created, or changed or due, as the record says;
---       conditions: 9 beginning of the id, 10 letter of the state, 11 queue, 12 task and tab as a payload begins,
---       13 server as JSON, 14 fingerprint as JSON, 15 1 where the job waits for a retry, 0 where it does not;
---       16 the number of lists that the job has to be in, their names, and the names of the lists to walk;
+-- ARGV  2 1 for the oldest first; 3 the score to begin with, 4 the score before which to end; 5, 6 score and id of the
+--       place behind which to begin; 7 how many are wanted; 8 what it may cost, in about a microsecond;
+--       9 the time that is told: score, created, or changed or due, as the record says;
+--       conditions: 10 beginning of the id, 11 letter of the state, 12 queue, 13 task and tab as a payload begins,
+--       14 server as JSON, 15 fingerprint as JSON, 16 1 where the job waits for a retry, 0 where it does not;
+--       17 the number of lists that the job has to be in, their names, and the names of the lists to walk;
 --       nothing for what does not matter
 -- Reply 1 where all was walked, else 0; score and id of the last place looked at, nothing for none;
 --       then time and id of each job found
@@ -15,10 +15,10 @@
 local BYTES = 200000    -- texts read at once, as a rule
 local MOST = 500        -- jobs looked at together
 
-local oldest_first, since, before, place_score, place_id = ARGV[1] == '1', ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local wanted, budget, told = tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8]
-local prefix, state, queue, task, server, fingerprint, retrying = unpack(ARGV, 9, 15)
-local sets = tonumber(ARGV[16])
+local order, since, before, place_score, place_id, wanted, budget, told, prefix, state, queue, task, server, fingerprint,
+  retrying, sets = unpack(ARGV, 2, 17)
+local oldest_first = order == '1'
+wanted, budget, sets = tonumber(wanted), tonumber(budget), tonumber(sets)
 local reads_record = told == 'changed' or told == 'due' or state .. queue .. server .. fingerprint .. retrying ~= ''
 local spent = 0
 
@@ -88,7 +88,7 @@ end
 
 -- Lists by their next places, the first of all at the end; and those whose next place is to be looked at.
 local ordered, waiting = {}, {}
-for number = 17 + sets, #ARGV do waiting[#waiting + 1] = opened(ARGV[number]) end
+for number = 18 + sets, #ARGV do waiting[#waiting + 1] = opened(ARGV[number]) end
 local lists = #waiting
 
 local function put_in_order(list)
@@ -164,7 +164,7 @@ local function is_wanted_record(text)
 end
 
 local function is_in_sets(id)
-  for number = 17, 16 + sets do
+  for number = 18, 17 + sets do
     spent = spent + 0.7
     if not call('ZSCORE', base .. ARGV[number], id) then return false end
   end

@@ -1,59 +1,129 @@
--- The jobs are stored enqueued, all of them or none. Behind lib.lua: plain ones only, so that little runs for each.
+-- Storing jobs of any kind, all of them or none. Behind library.lua, jobs.lua and children.lua.
 --
--- KEYS  1 base; derived: jobs payloads all l:E:<queue> r:<queue> seq work queues; publishes on wake
--- ARGV  1 clock offset, then runs of at most a thousand jobs together that have these in common:
---         queue, place of the run's priority, number of jobs
---         and for each of them: id, payload, created_at
--- Reply 0 where one of the ids is there already and nothing was stored, else 1
+-- KEYS  those of jobs.lua and children.lua; publishes on wake
+-- ARGV  behind the verb's own parameters: for each job id, payload, state, queue, place of its priority, created_at, due_at
+--       or nothing, reason as JSON or nothing, recurring job or nothing, number of tags, tags, number of parents, and for
+--       each parent: on and id
 
-local now, last = int(clock(ARGV[1])), #ARGV
-local runs, count, at = {}, 0, 2
-while at < last do
-  runs[#runs + 1] = at
-  count = count + ARGV[at + 2]
-  at = at + 3 + 3 * ARGV[at + 2]
-end
+local verbs = {}
 
-local place = call('INCRBY', base .. 'seq', count) - count
-local records, payloads, all, queues, two = {}, {}, {}, {}, 0
-for _, start in ipairs(runs) do
-  local queue, lowest = ARGV[start], tonumber(ARGV[start + 1])
-  local lists = queues[queue]
-  if not lists then
-    lists = { listed = {}, ready = {} }
-    queues[queue] = lists
+-- Read one job out of the arguments; return it and where the next one begins.
+local function argued(at)
+  local id, payload, state, queue, place, created, due, reason, recurring = unpack(ARGV, at, at + 8)
+  local job = read(id, state .. '0 0 ' .. place .. ' ' .. queue .. ' \n0 0 0 -\n\n' .. created .. '\t\t\t\t\t' .. due
+    .. '\t\t' .. reason .. '\t\t')
+  job.payload, job.created, job.recurring, job.tags, job.parents = payload, created, recurring, {}, {}
+  at = at + 9
+  for number = 1, tonumber(ARGV[at]) do job.tags[number] = ARGV[at + number] end
+  at = at + #job.tags + 1
+  for number = 1, tonumber(ARGV[at]) do
+    job.parents[number] = { on = ARGV[at + 2 * number - 1], id = ARGV[at + 2 * number] }
   end
-  local listed, ready, size = lists.listed, lists.ready, #lists.ready
-  local middle = ' ' .. queue .. ' \n0 0 ' .. now .. ' E\n\n'
-  for arg = start + 3, start + 3 * ARGV[start + 2], 3 do
-    local id, created = ARGV[arg], ARGV[arg + 2]
-    place = place + 1
-    local spot = format('%.0f', lowest + place)
-    records[two + 1], records[two + 2] = id, 'E0 0 ' .. spot .. middle .. created .. '\t\t\t\t\t\t\t\t\t'
-    payloads[two + 1], payloads[two + 2] = id, ARGV[arg + 1]
-    all[two + 1], all[two + 2] = created, id
-    listed[size + 1], listed[size + 2] = created, id
-    ready[size + 1], ready[size + 2] = spot, id
-    two, size = two + 2, size + 2
-  end
+  return job, at + 2 * #job.parents + 1
 end
 
--- What was added for nothing is taken back: it stands in no other place yet.
-if call('ZADD', base .. 'all', 'NX', unpack(all)) < count then
-  for number = 2, two, 2 do
-    if call('HEXISTS', base .. 'jobs', all[number]) == 0 then call('ZREM', base .. 'all', all[number]) end
-  end
-  return 0
+local function index(job)
+  add('all', job.created, job.id)
+  for _, tag in ipairs(job.tags) do add('t:' .. tag, job.created, job.id) end
+  if job.recurring ~= '' then add('rj:' .. job.recurring, job.created, job.id) end
+  for _, tie in ipairs(job.parents) do add('c:' .. tie.id, job.created, job.id) end
 end
-call('HSET', base .. 'jobs', unpack(records))
-call('HSET', base .. 'payloads', unpack(payloads))
-for queue, lists in pairs(queues) do
-  call('ZADD', base .. 'l:E:' .. queue, unpack(lists.listed))
-  if call('EXISTS', base .. 'r:' .. queue) == 0 then
-    call('SADD', base .. 'work', queue)
-    call('SADD', base .. 'queues', queue)
-    call('PUBLISH', base .. 'wake', queue)
+
+-- The parents of an awaiting job: each decides at once, or is marked and waited for.
+local function tie(job, parents, now)
+  local left = #job.parents
+  local waiting = {}
+  local function ties_left() left = left - 1 return left end
+  for _, edge in ipairs(job.parents) do
+    local parent = parents[edge.id]
+    local target
+    if FINAL[parent.state] then target = decide(job, edge.on, parent, job.created, now, ties_left) end
+    if target == 'D' then return end
+    if not target then waiting[#waiting + 1] = edge end
   end
-  call('ZADD', base .. 'r:' .. queue, unpack(lists.ready))
+  if job.state ~= 'W' then return end
+  local ties = 0  -- a job may name one end of one parent twice
+  for _, edge in ipairs(waiting) do
+    local parent = parents[edge.id]
+    ties = ties + call('ZADD', base .. 'pend:' .. edge.id, call('INCR', base .. 'ties'), edge.on .. ' ' .. job.id)
+    if parent.flag == '' then
+      parent.flag = '+'
+      if not parent.is_new then save(parent) end
+    end
+  end
+  if ties > 1 then call('SET', base .. 'n:' .. job.id, ties) end
 end
-return 1
+
+-- The parents that the jobs name, by id: of this batch, or as stored. Return nil and the job and parent where one is not.
+local function parents_of(jobs)
+  local known = {}
+  for _, job in ipairs(jobs) do
+    for _, edge in ipairs(job.parents) do
+      if not known[edge.id] then
+        local text = call('HGET', base .. 'jobs', edge.id)
+        if not text then return nil, { job.id, edge.id } end
+        known[edge.id] = read(edge.id, text)
+      end
+    end
+    job.is_new = true
+    known[job.id] = job
+  end
+  return known
+end
+
+-- Store jobs from the arguments; return for each whether it is new, or nil, a job and its unknown parent.
+local function store(first, count)
+  local now = int(clock())
+  local jobs, seen, answers = {}, {}, {}
+  local at = first
+  for number = 1, tonumber(count) do
+    local job
+    job, at = argued(at)
+    local is_new = not seen[job.id] and call('HEXISTS', base .. 'jobs', job.id) == 0
+    seen[job.id] = true
+    answers[number] = is_new and 1 or 0
+    if is_new then jobs[#jobs + 1] = job end
+  end
+  local parents, missing = parents_of(jobs)
+  if not parents then return nil, missing end
+  -- Also where none is new: a WAIT behind a script that has written nothing would vouch for nothing.
+  local last = call('INCRBY', base .. 'seq', math.max(#jobs, 1))
+  local payloads, queues = {}, {}
+  for number, job in ipairs(jobs) do
+    job.place = int(job.place + last - #jobs + number)
+    if job.state == 'E' then job.enqueued = now end
+    if #job.parents > 0 and job.state == 'W' then tie(job, parents, now) end
+    if job.history == '' then job.history = step(job.state, job.created, job.reason) end
+    payloads[2 * number - 1], payloads[2 * number] = job.id, job.payload
+    queues[job.queue] = true
+    index(job)
+    save(job)
+    enter(job)
+  end
+  many('HSET', base .. 'payloads', payloads)
+  for queue in pairs(queues) do call('SADD', base .. 'queues', queue) end
+  behind = {}  -- the order of the batch is that of its places
+  flush()
+  return answers
+end
+
+-- Rules say what follows from a parent's end (see children.lua), count is the number of jobs. Reply for each job 1 where
+-- it is new, 0 where it was there; or nothing but a job's id and that of its unknown parent.
+function verbs.jobs(rules, count)
+  read_rules(rules)
+  local answers, missing = store(5, count)
+  return answers or missing
+end
+
+-- A recurring definition has fired: its jobs are stored and its progress replaced, once. Behind recurring.lua as well.
+-- Reply 1, 0 where the definition has moved on; or a job's id and that of its unknown parent.
+function verbs.fire(rules, id, version, expected_next_at, next_at, progress, count)
+  if not may_fire(id, version, expected_next_at) then return 0 end
+  read_rules(rules)
+  local answers, missing = store(10, count)
+  if not answers then return missing end
+  fired(id, next_at, progress)
+  return 1
+end
+
+return run(verbs)

@@ -1,4 +1,5 @@
--- Jobs as they are stored, and the moves between their states. Behind lib.lua, in front of a verb.
+-- Jobs as they are stored, and the moves between their states. Behind library.lua, in front of a group of verbs that moves
+-- jobs. Apart from it, as its functions are made anew for each call: 20 µs of a call that takes 25 without them.
 --
 -- A job is a field of two hashes: of payloads, written once, and of jobs, its record, rewritten at each step:
 --   state, flag, attempt, fence, place, queue, session        P1 1 42 default 0193…       flag +: has children
@@ -102,10 +103,6 @@ local function put(lists, key, id)
   if list then list[#list + 1] = id else lists[key] = { id } end
 end
 
-local function run(queue, number)
-  running[queue] = (running[queue] or 0) + number
-end
-
 local function save(job)
   if #job.history > HISTORY_BYTES then shortened(job) end
   saved[#saved + 1] = job
@@ -137,7 +134,7 @@ local function leave(job)
   local state, queue, id = job.state, job.queue, job.id
   if state == 'P' then
     put(removes, 'held:' .. job.session, id)
-    run(queue, -1)
+    running[queue] = (running[queue] or 0) - 1
     return
   end
   put(removes, 'l:' .. state .. ':' .. queue, id)
@@ -167,18 +164,15 @@ local function to_back(job)
   behind[#behind + 1] = job
 end
 
--- Tell those who wait: a queue's name where it got its first work, * where the next instant came nearer.
-local function wake(message)
-  call('PUBLISH', base .. 'wake', message)
+-- The jobs expire in that minute.
+local function expire(minute, ids)
+  many('RPUSH', base .. 'x:' .. minute, ids)
+  call('ZADD', base .. 'xs', minute, minute)
 end
 
--- The first of a ZSET by its score, as text; nil where it is empty.
-local function first_score(key)
-  return call('ZRANGE', base .. key, 0, 0, 'WITHSCORES')[2]
-end
-
-local function add_ready()
-  for _, job in ipairs(ready) do add('r:' .. job.queue, job.place, job.id) end
+-- So many more of the queue's jobs are running.
+local function count_running(queue, number)
+  if call('HINCRBY', base .. 'running', queue, number) == 0 then call('HDEL', base .. 'running', queue) end
 end
 
 local function add_all(key, members)
@@ -204,45 +198,45 @@ local function number_places()
 end
 
 local function save_all()
-  for first = 1, #saved, CHUNK / 2 do
-    local texts = {}
-    for number = first, math.min(first + CHUNK / 2 - 1, #saved) do
-      texts[#texts + 1] = saved[number].id
-      texts[#texts + 1] = written(saved[number])
-    end
-    call('HSET', base .. 'jobs', unpack(texts))
+  local texts = {}
+  for number, job in ipairs(saved) do
+    texts[2 * number - 1], texts[2 * number] = job.id, written(job)
   end
+  many('HSET', base .. 'jobs', texts)
 end
 
 local function flush()
   number_places()
   save_all()
-  add_ready()
+  for _, job in ipairs(ready) do add('r:' .. job.queue, job.place, job.id) end
   for key, ids in pairs(removes) do many('ZREM', base .. key, ids) end
   for key, members in pairs(adds) do add_all(key, members) end
   for minute, ids in pairs(buckets) do
-    many('RPUSH', base .. 'x:' .. minute, ids)
-    call('ZADD', base .. 'xs', minute, minute)
+    expire(minute, ids)
   end
   for session, ids in pairs(tails) do many('SADD', base .. 'tails:' .. session, ids) end
   for session, ids in pairs(cut) do many('SREM', base .. 'tails:' .. session, ids) end
   for queue, number in pairs(running) do
-    if number ~= 0 and call('HINCRBY', base .. 'running', queue, number) == 0 then
-      call('HDEL', base .. 'running', queue)
-    end
+    if number ~= 0 then count_running(queue, number) end
   end
-  for first = 1, #gone, CHUNK do
-    call('DEL', unpack(gone, first, math.min(first + CHUNK - 1, #gone)))
-  end
+  unlink(gone)
   saved, behind, ready, adds, removes, running, buckets, tails, cut, gone = {}, {}, {}, {}, {}, {}, {}, {}, {}, {}
 end
 
+-- The records of jobs, false for none.
 local function records(ids)
   local found = {}
   for first = 1, #ids, CHUNK do
     local some = call('HMGET', base .. 'jobs', unpack(ids, first, math.min(first + CHUNK - 1, #ids)))
     for number = 1, #some do found[first + number - 1] = some[number] end
   end
+  return found
+end
+
+-- The jobs themselves, false for none.
+local function read_all(ids)
+  local found = records(ids)
+  for number, text in ipairs(found) do found[number] = text and read(ids[number], text) end
   return found
 end
 

@@ -1,13 +1,14 @@
--- Up to `limit` jobs that have expired are gone with all that belongs to them. Behind lib.lua, jobs.lua and children.lua.
+-- Up to `limit` jobs that have expired are gone with all that belongs to them. Behind library.lua, jobs.lua and
+-- children.lua.
 --
 -- x:<minute> says which jobs were to expire then; what the record says is what holds. A job of the minute that is
 -- running and has some seconds left waits in `soon`, so that nothing is looked at twice. A job on the releasing list is
 -- passed over: `release` tells of it again.
 --
 -- KEYS  1 base; derived: those of jobs.lua and children.lua, e: g: o:<id>, sd mz; soon ZSET of jobs by their expiry
--- ARGV  1 clock offset, 2 limit, 3 reason as JSON of children that still wait for such a job
+-- ARGV  2 limit, 3 reason as JSON of children that still wait for such a job
 -- Reply how many are gone, 1 where there is more to look at, and 1 where a session or a minute of figures may be past
---       its time, which prune_sessions.lua and prune_metrics.lua look for
+--       its time, which sessions.prune and metrics.prune look for
 
 local BATCH, LOOKS, BYTES, CHILDREN = 25, 500, 1048576, 250
 local HEADER = '^(%u)(%+?)%d+ %d+ %-?%d+ (%S+) (%S*)\n[^\n]*\n(.)'  -- and whether the next line, the last error, is empty
@@ -15,9 +16,9 @@ local EXPIRES = '\n[^\t\n]*\t[^\t\n]*\t[^\t\n]*\t[^\t\n]*\t([^\t\n]*)\t'
 
 local LOG_KEY, PROGRESS_KEY = base .. 'g:', base .. 'o:'
 
-call('DEL', base .. 'none')  -- a first write that needs no memory: here it is freed
+despite_full_memory()
 
-local now = clock(ARGV[1])
+local now = clock()
 local minute, limit = math.floor(now / MINUTE), tonumber(ARGV[2])
 local pruned, looks, bytes, children = 0, 0, 0, 0
 local doomed, forgotten, is_doomed, queues = {}, {}, {}, {}
@@ -44,11 +45,10 @@ local function delete_children(parent)
   local ties = call('ZRANGE', key, 0, CHILDREN - 1)
   local ids = {}
   for number, tie in ipairs(ties) do ids[number] = sub(tie, 3) end
-  local texts, seen = records(ids), {}
-  for number, id in ipairs(ids) do
-    local child = not seen[id] and texts[number] and read(id, texts[number])
-    seen[id] = true
-    if child and child.state == 'W' then
+  local seen = {}
+  for _, child in ipairs(read_all(ids)) do
+    if child and child.state == 'W' and not seen[child.id] then
+      seen[child.id] = true
       end_child(child, parent, ARGV[3], int(now))
       follow(child)
     end
@@ -129,16 +129,14 @@ repeat
     end
   end
 until #ids == 0 or pruned >= limit or looks >= LOOKS or bytes > BYTES or children >= CHILDREN
-for first = 1, #doomed, CHUNK do
-  call('UNLINK', unpack(doomed, first, math.min(first + CHUNK - 1, #doomed)))
-end
+unlink(doomed)
 flush()
 many('HDEL', base .. 'jobs', forgotten)
 many('HDEL', base .. 'payloads', forgotten)
 forget_queues()
 
 local function is_before(list, days)
-  local at = call('ZRANGE', base .. list, 0, 0, 'WITHSCORES')[2]
+  local at = first_score(list)
   return at and tonumber(at) < now - days * 86400 * 1000000
 end
 

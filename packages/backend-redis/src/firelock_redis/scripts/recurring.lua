@@ -1,4 +1,4 @@
--- Recurring definitions, as functions. Behind lib.lua, in front of each script of recurring jobs.
+-- Recurring definitions, as functions. Behind library.lua, in front of records.lua and insert.lua.
 --
 -- rec:<id> HASH of one definition: version, definition (JSON), paused (1 or 0), next_at (nothing: never again),
 -- progress (JSON); recs ZSET of every id, for their order; rdue ZSET next_at -> id of those that fire.
@@ -32,9 +32,9 @@ local function set_next(id, paused, next_at)
     call('ZREM', base .. 'rdue', id)
     return
   end
-  local first = call('ZRANGE', base .. 'rdue', 0, 0, 'WITHSCORES')[2]
+  local first = first_score('rdue')
   call('ZADD', base .. 'rdue', next_at, id)
-  if not first or tonumber(next_at) < tonumber(first) then call('PUBLISH', base .. 'wake', '*') end
+  if not first or tonumber(next_at) < tonumber(first) then wake('*') end
 end
 
 -- Whether the definition is what its reader saw, due at the instant it saw, and not paused; nothing is written.

@@ -1,0 +1,51 @@
+-- What running jobs say. Behind library.lua.
+--
+-- g:<id> LIST of a job's newest lines, each of them "number line", numbers without gaps; o:<id> its progress; jobs says
+-- whether there is such a job.
+
+local verbs = {}
+
+local KEPT = 1000
+
+local function append(key, first, skipped, count)
+  local last = call('LINDEX', key, -1)
+  local number = tonumber(last and match(last, '^%d+') or 0) + skipped
+  local lines = {}
+  for place = 1, count do lines[place] = int(number + place) .. ' ' .. ARGV[first + place - 1] end
+  if skipped > 0 then call('DEL', key) end
+  many('RPUSH', key, lines)
+  call('LTRIM', key, -KEPT, -1)
+end
+
+-- Lines are added to the logs of jobs, and their progress is replaced. ARGV from 3: for each job, or a part of its lines: id,
+-- progress or nothing, how many lines before these are not sent since they would not stay, number of lines, the lines.
+function verbs.append()
+  local arg = 3
+  while arg < #ARGV do
+    local id, progress, skipped, count = unpack(ARGV, arg, arg + 3)
+    if call('HEXISTS', base .. 'jobs', id) == 1 then
+      if count ~= '0' then append(base .. 'g:' .. id, arg + 4, tonumber(skipped), tonumber(count)) end
+      if progress ~= '' then call('SET', base .. 'o:' .. id, progress) end
+    end
+    arg = arg + 4 + count
+  end
+end
+
+-- Up to `limit` lines of a job's log in order, those that come after a number. Reply the lines.
+function verbs.read(id, after, limit)
+  local key = base .. 'g:' .. id
+  local oldest = call('LINDEX', key, 0)
+  if not oldest then return {} end
+  -- Numbers have no gaps, so the oldest one tells where each of them is.
+  local start = math.max(0, after + 1 - match(oldest, '^%d+'))
+  return call('LRANGE', key, int(start), int(start + limit - 1))
+end
+
+-- ARGV from 3: ids, at most a thousand. Reply the progress of each, nil where there is none.
+function verbs.progress()
+  local keys = {}
+  for place = 3, #ARGV do keys[place - 2] = base .. 'o:' .. ARGV[place] end
+  return call('MGET', unpack(keys))
+end
+
+return run(verbs)

@@ -1,0 +1,69 @@
+-- Figures of what has ended. Behind library.lua.
+--
+-- m:<minute> HASH JSON of [task, queue, outcome] -> "count duration" and one number a bucket; mz ZSET of the minutes that
+-- have figures.
+
+local verbs = {}
+
+-- The sum, place by place; exact, as no figure comes near 2^53 (of micros, 285 years). One may have more places.
+local function sum(one, other)
+  local added, place = {}, 0
+  local ones, others = string.gmatch(one, '%S+'), string.gmatch(other, '%S+')
+  local left, right = ones(), others()
+  while left or right do
+    place = place + 1
+    added[place] = int((left or 0) + (right or 0))
+    left, right = ones(), others()
+  end
+  return table.concat(added, ' ')
+end
+
+-- Figures are added to those of their minutes. ARGV from 3: minute, field, figures of each rollup.
+function verbs.record()
+  for arg = 3, #ARGV, 3 do
+    local minute, field, figures = unpack(ARGV, arg, arg + 2)
+    local key = base .. 'm:' .. minute
+    local stored = call('HGET', key, field)
+    call('HSET', key, field, stored and sum(figures, stored) or figures)
+    call('ZADD', base .. 'mz', minute, minute)
+  end
+end
+
+-- The figures of the minutes from `since` on and before `till`, in order of minute: whole minutes, as many as hold five
+-- hundred rollups together, but at least one and no more than five hundred. Task is what the fields of a task begin with, or
+-- nothing; queue what the fields of a queue contain, or nothing. Reply where to go on, nothing at the end; then for each
+-- minute: it, its fields and figures.
+function verbs.timeline(since, till, task, queue)
+  local minutes = call('ZRANGEBYSCORE', base .. 'mz', since, '(' .. till, 'LIMIT', 0, 501)
+  local reply, seen = { '' }, 0
+  for place, minute in ipairs(minutes) do
+    if seen >= 500 or place > 500 then
+      reply[1] = minute
+      break
+    end
+    local stored, found = call('HGETALL', base .. 'm:' .. minute), {}
+    for field = 1, #stored, 2 do
+      seen = seen + 1
+      if find(stored[field], task, 1, true) == 1 and find(stored[field], queue, 1, true) then
+        found[#found + 1] = stored[field]
+        found[#found + 1] = stored[field + 1]
+      end
+    end
+    reply[#reply + 1] = minute
+    reply[#reply + 1] = found
+  end
+  return reply
+end
+
+-- Up to `limit` minutes whose figures are older than thirty days are gone. Reply how many.
+function verbs.prune(limit)
+  local before = int(clock() - 30 * 86400 * 1000000)
+  local minutes = call('ZRANGEBYSCORE', base .. 'mz', '-inf', '(' .. before, 'LIMIT', 0, limit)
+  local keys = {}
+  for place, minute in ipairs(minutes) do keys[place] = base .. 'm:' .. minute end
+  unlink(keys)
+  many('ZREM', base .. 'mz', minutes)
+  return #minutes
+end
+
+return run(verbs)

@@ -1,0 +1,121 @@
+-- What is read of jobs beside pages of them. Behind library.lua.
+--
+-- KEYS  those of jobs.lua, of sessions.lua: sx ending living, of records.lua: paused
+
+local verbs = {}
+
+-- Jobs as they are stored, as many of those asked for as fit into a megabyte but at least one. ARGV from 3: ids. Reply
+-- record and payload of each, nil for none, in the order asked; where there are fewer, the rest was left out.
+function verbs.get()
+  local reply, size = {}, 0
+  for first = 3, #ARGV, 10 do
+    if size > 1000000 then break end
+    local last = math.min(first + 9, #ARGV)
+    local records = call('HMGET', base .. 'jobs', unpack(ARGV, first, last))
+    local payloads = call('HMGET', base .. 'payloads', unpack(ARGV, first, last))
+    for number, text in ipairs(records) do
+      local payload, place = payloads[number], 2 * (first + number) - 7
+      reply[place], reply[place + 1] = text, payload
+      size = size + #(text or '') + #(payload or '')
+    end
+  end
+  return reply
+end
+
+-- The failed attempts of a job, oldest first. Reply for each: its number, a tab, and JSON of at, type, message, fingerprint
+-- and traceback.
+function verbs.errors(id)
+  return call('LRANGE', base .. 'e:' .. id, 0, -1)
+end
+
+-- How many jobs are in each state, queue by queue. ARGV from 3: queues, none for all of them. Reply names of queues that
+-- were left out, for a call of their own; then for each of the others: its name and the numbers of its jobs that are
+-- awaiting, scheduled, enqueued, succeeded, failed, deleted and processing.
+function verbs.counts(first)
+  local names = first and words_from(3) or call('SMEMBERS', base .. 'queues')
+  local reply, later = {}, {}
+  for place, queue in ipairs(names) do
+    if place > 400 then
+      later[#later + 1] = queue
+    else
+      local numbers = { queue }
+      for state in string.gmatch('WCESFD', '.') do
+        numbers[#numbers + 1] = call('ZCARD', base .. 'l:' .. state .. ':' .. queue)
+      end
+      numbers[#numbers + 1] = tonumber(call('HGET', base .. 'running', queue) or 0)
+      reply[#reply + 1] = numbers
+    end
+  end
+  table.insert(reply, 1, later)
+  return reply
+end
+
+-- Failed jobs, grouped by their last error's fingerprint; those without one are passed over. ARGV from 3: ids. Reply for
+-- each group: fingerprint, how many there are, the place among the ids of the first of them.
+function verbs.failures()
+  local function fingerprint(text)
+    local line = match(text, '^F[^\n]*\n[^\n]*\n([^\n]+)\n')
+    if not line then return nil end
+    local plain = match(line, ', ?"([^"\\]*)"%]$')
+    if plain then return plain end
+    local is_read, fields = pcall(cjson.decode, line)
+    return is_read and type(fields) == 'table' and type(fields[3]) == 'string' and fields[3] or nil
+  end
+  local reply, groups = {}, {}
+  for number, text in ipairs(call('HMGET', base .. 'jobs', unpack(ARGV, 3))) do
+    local mark = text and fingerprint(text)
+    local group = mark and groups[mark]
+    if group then
+      group[2] = group[2] + 1
+    elseif mark then
+      group = { mark, 1, number - 1 }
+      groups[mark] = group
+      reply[#reply + 1] = group
+    end
+  end
+  return reply
+end
+
+-- How long lists of jobs are, for who chooses which of them to read. States are letters of those whose lists are asked for;
+-- queue is = and the queue whose lists they are, nothing for every queue. ARGV from 5: names of other lists. Reply the length
+-- of each of the others; then name and length of each list of the states that is not empty.
+function verbs.lists(states, queue)
+  local reply = {}
+  for number = 5, #ARGV do reply[#reply + 1] = call('ZCARD', base .. ARGV[number]) end
+  local function tell(name)
+    local length = call('ZCARD', base .. name)
+    if length > 0 then
+      reply[#reply + 1] = name
+      reply[#reply + 1] = length
+    end
+  end
+  local queues = {}
+  if queue ~= '' then
+    queues[1] = sub(queue, 2)
+  elseif states ~= '' and states ~= 'P' then
+    queues = call('SMEMBERS', base .. 'queues')
+  end
+  for state in string.gmatch(states, '.') do
+    if state ~= 'P' then
+      for _, name in ipairs(queues) do tell('l:' .. state .. ':' .. name) end
+    elseif queue == '' or call('HGET', base .. 'running', queues[1]) then
+      -- Every session that may hold a job here: the living ones, and dead ones until all is taken from them.
+      for _, sessions in ipairs({
+        call('SMEMBERS', base .. 'living'), call('ZRANGE', base .. 'sx', 0, -1), call('ZRANGE', base .. 'ending', 0, -1),
+      }) do
+        for _, session in ipairs(sessions) do tell('held:' .. session) end
+      end
+    end
+  end
+  return reply
+end
+
+-- Whether there is something to claim. ARGV from 3: the queues, none for every one.
+function verbs.ready(first)
+  for _, queue in ipairs(first and words_from(3) or call('SMEMBERS', base .. 'work')) do
+    if call('EXISTS', base .. 'r:' .. queue) == 1 and call('SISMEMBER', base .. 'paused', queue) == 0 then return 1 end
+  end
+  return 0
+end
+
+return run(verbs)

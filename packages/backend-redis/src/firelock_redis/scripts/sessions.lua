@@ -1,0 +1,243 @@
+-- Sessions: begun, renewed, compared, ended. Behind library.lua and jobs.lua.
+--
+-- The first partition holds a session: s:<session> HASH alive (1 or 0), token (the server's name as JSON), info (JSON),
+-- timeout in micros, expires_at, renewal (JSON or nothing), while it ends also running and reason; ss ZSET of all sessions
+-- by started_at; sx ZSET of the living ones by expires_at; sd ZSET of the dead ones by the instant of their death; ending
+-- ZSET of dead sessions that may hold something, by the instant of their death. Any other partition knows what a claim
+-- asks: s:<session> HASH alive, token; living SET of the sessions that live here. What a session holds is in jobs.lua.
+
+local verbs = {}
+
+-- The session lives for its timeout from now; one that is known already stays as it is. Reply 1 where it lives.
+function verbs.begin(session, token, info, started_at, timeout)
+  despite_full_memory()
+  local key = base .. 's:' .. session
+  local alive = call('HGET', key, 'alive')
+  if alive then return tonumber(alive) end
+  local expires_at = int(clock() + timeout)
+  call('HSET', key, 'alive', '1', 'token', token, 'info', info, 'timeout', timeout, 'expires_at', expires_at, 'renewal', '')
+  call('ZADD', base .. 'ss', started_at, session)
+  call('ZADD', base .. 'sx', expires_at, session)
+  return 1
+end
+
+-- A session that lives by the first partition may claim in this one; not if it is known here, and perhaps dead.
+function verbs.admit(session, token)
+  despite_full_memory()
+  local key = base .. 's:' .. session
+  if call('EXISTS', key) == 1 then return end
+  call('HSET', key, 'alive', '1', 'token', token)
+  call('SADD', base .. 'living', session)
+end
+
+-- Each living session lives for its timeout from now. ARGV from 3: session, renewal of each. Reply for each 1 where it
+-- lives, 0 where it is dead or unknown.
+function verbs.renew()
+  despite_full_memory()
+  local now, reply = clock(), {}
+  for arg = 3, #ARGV, 2 do
+    local session = ARGV[arg]
+    local key = base .. 's:' .. session
+    local alive, timeout = unpack(call('HMGET', key, 'alive', 'timeout'))
+    if alive == '1' then
+      local expires_at = int(now + timeout)
+      call('HSET', key, 'expires_at', expires_at, 'renewal', ARGV[arg + 1])
+      call('ZADD', base .. 'sx', expires_at, session)
+    end
+    reply[#reply + 1] = alive == '1' and 1 or 0
+  end
+  return reply
+end
+
+-- Sessions, oldest first, some at a time. ARGV from 3: nothing for all, or the sessions that are wanted. Reply those for a
+-- further call; then info, expires_at, alive, renewal of each of the first ones, passing over who is gone.
+function verbs.list(first)
+  local wanted = first and words_from(3) or call('ZRANGE', base .. 'ss', 0, -1)
+  local left, reply = {}, {}
+  for place, session in ipairs(wanted) do
+    if place > 500 then
+      left[#left + 1] = session
+    else
+      local fields = call('HMGET', base .. 's:' .. session, 'info', 'expires_at', 'alive', 'renewal')
+      if fields[1] then reply[#reply + 1] = fields end
+    end
+  end
+  return { left, reply }
+end
+
+-- ---- beliefs ---------------------------------------------------------------------------------------------------
+
+-- What the session holds in this partition, compared with what its child believes. ARGV from 4: id, fence, start or
+-- nothing of each job that it believes to hold. Reply 1 where the session lives here; places among the believed of those
+-- that are not held; id, record and payload of each job that is the session's and was not named.
+function verbs.reconcile(session)
+  local STARTED = '^(.*\n[^\t\n]*\t[^\t\n]*\t)([^\t\n]*)(\t[^\n]*)$'  -- the last line, before and behind the start
+  local ids = call('ZRANGE', base .. 'held:' .. session, 0, -1)
+  for _, id in ipairs(call('SMEMBERS', base .. 'tails:' .. session)) do ids[#ids + 1] = id end
+  local stored, fences, texts = records(ids), {}, {}
+  for number, id in ipairs(ids) do
+    local text = stored[number]
+    if text then fences[id], texts[id] = match(text, '^%u%+?%d+ (%d+) '), text end
+  end
+  local lost, started, unknown = {}, {}, {}
+  for arg = 4, #ARGV, 3 do
+    local id, fence, at = ARGV[arg], ARGV[arg + 1], ARGV[arg + 2]
+    local is_named = fences[id] == fence
+    if is_named then fences[id] = nil end
+    if not is_named or sub(texts[id], 1, 1) ~= 'P' then
+      lost[#lost + 1] = (arg - 4) / 3
+    elseif at ~= '' then
+      local before, was, behind = match(texts[id], STARTED)
+      if before and was ~= at then
+        started[#started + 1] = id
+        started[#started + 1] = before .. at .. behind
+      end
+    end
+  end
+  if #started > 0 then
+    despite_full_memory()
+    many('HSET', base .. 'jobs', started)
+  end
+  for _, id in ipairs(ids) do
+    if fences[id] then
+      unknown[#unknown + 1] = { id, texts[id], call('HGET', base .. 'payloads', id) }
+    end
+  end
+  return { call('HGET', base .. 's:' .. session, 'alive') == '1' and 1 or 0, lost, unknown }
+end
+
+-- ---- the end ---------------------------------------------------------------------------------------------------
+
+-- The job is back at its old place, with a crash or without a trace.
+local function take_back(job, has_crashed, reason, not_started, now)
+  leave(job)
+  if has_crashed then
+    job.history = job.history .. step('E', now, reason, job.attempt, job.claimed, job.started, job.server)
+    job.crashes = int(job.crashes + 1)
+  end
+  job.state, job.reason, job.changed = 'E', has_crashed and reason or not_started, now
+  job.attempt, job.session = int(job.attempt - 1), ''
+  save(job)
+  enter(job)
+end
+
+local function take_tails(session, limit)
+  local key = base .. 'tails:' .. session
+  local ids = call('SRANDMEMBER', key, limit)
+  for _, job in ipairs(read_all(ids)) do
+    if job and job.session == session then clear_tail(job) end
+  end
+  many('SREM', key, ids)
+  return #ids
+end
+
+-- Take back up to `limit` jobs and tails of the session; running are the ids of those to blame as JSON, null for all.
+-- Return 1 where some are left, ids of those with a crash, and of those without.
+local function take(session, running, reason, not_started, limit)
+  local now, crashed, returned, blamed = int(clock()), {}, {}, nil
+  if running ~= 'null' then
+    blamed = {}
+    for _, id in ipairs(cjson.decode(running)) do blamed[id] = true end
+  end
+  local ids = call('ZRANGE', base .. 'held:' .. session, 0, limit - 1)
+  for number, job in ipairs(read_all(ids)) do
+    local id = ids[number]
+    if job and job.state == 'P' and job.session == session then
+      local has_crashed = not blamed or blamed[id] ~= nil
+      take_back(job, has_crashed, reason, not_started, now)
+      local list = has_crashed and crashed or returned
+      list[#list + 1] = id
+    else
+      put(removes, 'held:' .. session, id)
+    end
+  end
+  local taken = #ids
+  if taken < tonumber(limit) then taken = taken + take_tails(session, limit - taken) end
+  flush()
+  return taken >= tonumber(limit) and 1 or 0, crashed, returned
+end
+
+-- The session is dead for ever, and gives back what it holds in the first partition. Where that is not all, `ending`
+-- remembers it until `finished`, with what it takes to go on: whoever comes next does.
+--
+-- Reasons are JSON; of jobs that had not started there is another one. Reply nil where nothing is to be done; else the
+-- server as JSON, 1 where it is not all, running and reason as they were at first, ids with a crash, ids without.
+function verbs.finish(session, running, reason, not_started, limit, has_partitions, is_expired_only)
+  despite_full_memory()
+  local now, key = clock(), base .. 's:' .. session
+  local alive, token, expires_at = unpack(call('HMGET', key, 'alive', 'token', 'expires_at'))
+  if alive == '1' then
+    if is_expired_only == '1' and tonumber(expires_at) > now then return false end
+    call('HSET', key, 'alive', '0')
+    call('ZREM', base .. 'sx', session)
+    call('ZADD', base .. 'sd', int(now), session)
+  elseif call('ZSCORE', base .. 'ending', session) then
+    running, reason = unpack(call('HMGET', key, 'running', 'reason'))
+  else
+    return false
+  end
+  local more, crashed, returned = take(session, running, reason, not_started, limit)
+  if has_partitions == '1' then more = 1 end
+  if more == 1 then
+    call('HSET', key, 'running', running, 'reason', reason)
+    call('ZADD', base .. 'ending', int(now), session)
+  end
+  return { token, more, running, reason, crashed, returned }
+end
+
+-- A dead session gives back what it holds in this partition. In the first one it was marked as dead before. In another one
+-- it is marked here for so many milliseconds, also where it was not known, and so for longer than any claim or begin of it
+-- can be on its way; 0 for the first partition. Reply 1 where it holds more, ids with a crash, ids without.
+function verbs.take(session, running, reason, not_started, limit, milliseconds)
+  despite_full_memory()
+  if milliseconds ~= '0' then
+    call('HSET', base .. 's:' .. session, 'alive', '0')
+    call('PEXPIRE', base .. 's:' .. session, milliseconds)
+    call('SREM', base .. 'living', session)
+  end
+  return { take(session, running, reason, not_started, limit) }
+end
+
+-- A dead session holds nothing any more, in no partition.
+function verbs.finished(session)
+  call('ZREM', base .. 'ending', session)
+  call('HDEL', base .. 's:' .. session, 'running', 'reason')
+end
+
+-- Sessions that have to be ended: living ones that have expired, longest expired first; then dead ones whose end was begun
+-- so many micros ago and not finished, so that its maker is given up.
+function verbs.orphans(limit, given_up)
+  local now = clock()
+  return {
+    call('ZRANGEBYSCORE', base .. 'sx', '-inf', int(now), 'LIMIT', 0, limit),
+    call('ZRANGEBYSCORE', base .. 'ending', '-inf', int(now - given_up), 'LIMIT', 0, limit),
+  }
+end
+
+-- The sessions that may claim in this partition, which is any but the first.
+function verbs.living()
+  return call('SMEMBERS', base .. 'living')
+end
+
+-- Sessions that died more than a day ago are gone. ARGV from 4: the sessions that live in other partitions. Reply those
+-- among them that are dead or unknown here, and that nobody is about to end.
+function verbs.prune(limit)
+  despite_full_memory()
+  local before, strays = int(clock() - 86400 * 1000000), {}
+  for _, session in ipairs(call('ZRANGEBYSCORE', base .. 'sd', '-inf', '(' .. before, 'LIMIT', 0, limit)) do
+    if not call('ZSCORE', base .. 'ending', session) then
+      call('UNLINK', base .. 's:' .. session)
+      call('ZREM', base .. 'sd', session)
+      call('ZREM', base .. 'ss', session)
+    end
+  end
+  for arg = 4, #ARGV do
+    local session = ARGV[arg]
+    if call('HGET', base .. 's:' .. session, 'alive') ~= '1' and not call('ZSCORE', base .. 'ending', session) then
+      strays[#strays + 1] = session
+    end
+  end
+  return strays
+end
+
+return run(verbs)
