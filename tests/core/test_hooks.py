@@ -9,6 +9,7 @@ import logging
 import threading
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from types import SimpleNamespace
 
 import attrs
 import pytest
@@ -27,8 +28,10 @@ from firelock import (
     Snooze,
     State,
     hookimpl,
+    hookspec,
 )
 from firelock.memory import MemoryStorage
+from firelock.plugins import Plugins
 from tests.core.fakes import until
 
 
@@ -605,6 +608,29 @@ def hooks_of(app):
     return own.hooks
 
 
+def test_register_hookspecs_brings_hooks_that_others_implement(make_app):
+    """They are known like the core's own, with their arguments."""
+
+    @hookspec
+    def greetings(name): ...
+
+    brings = plugin(register_hookspecs=lambda: SimpleNamespace(greetings=greetings))
+    app = make_app(brings, plugin(greetings=lambda name: [f"Hello {name}"]))
+
+    assert ["Hello Ada"] == app.plugins.ask_each("greetings", name="Ada")
+    with pytest.raises(PluginError, match="greetings"):
+        make_app(brings, plugin(greetings=lambda place: []))
+    with pytest.raises(PluginError, match=r"greeting.*Known: .*greetings"):
+        make_app(brings, plugin(greeting=lambda name: []))
+
+
+def test_hooks_of_a_dashboard_that_is_not_installed_are_passed_over():
+    """A plugin may add to the dashboard and run where there is none."""
+    plugins = Plugins([plugin(dashboard_pages=lambda: ["a page"])], use_entry_points=False)
+
+    assert ("dashboard_pages",) == plugins.listing()[0].hooks
+
+
 def test_dashboard_pages_is_a_hook_without_arguments(make_app):
     """A plugin may offer pages; one that asks for an argument is refused."""
     app = make_app(plugin(dashboard_pages=lambda: ()))
@@ -640,8 +666,8 @@ def test_what_plugins_offer_the_dashboard_is_gathered(make_app):
     second = plugin(dashboard_pages=lambda: ["b", "c"])
     app = make_app(second, first)
 
-    assert ["a", "b", "c"] == app.plugins.dashboard_pages()
-    assert ["panel of 7"] == app.plugins.job_panels("7")
+    assert ["a", "b", "c"] == app.plugins.ask_each("dashboard_pages")
+    assert ["panel of 7"] == app.plugins.ask_each("job_panels", job="7")
 
 
 def test_a_panel_that_raises_has_its_error_in_its_place(make_app):
@@ -650,8 +676,8 @@ def test_a_panel_that_raises_has_its_error_in_its_place(make_app):
     def broken(job):
         raise RuntimeError("no panel today")
 
-    panels = make_app(plugin(job_panels=broken), plugin(job_panels=lambda job: ["well"])).plugins.job_panels(
-        1
+    panels = make_app(plugin(job_panels=broken), plugin(job_panels=lambda job: ["well"])).plugins.ask_each(
+        "job_panels", job=1
     )
 
     assert "well" in panels
@@ -674,7 +700,7 @@ def test_pages_of_a_plugin_that_raises_have_its_error_in_their_place(make_app):
         plugin(dashboard_pages=lambda: None), plugin(dashboard_pages=lambda: ["well"]),
     )  # fmt: skip
 
-    offered = app.plugins.dashboard_pages()
+    offered = app.plugins.ask_each("dashboard_pages")
 
     assert ["well"] == [page for page in offered if not isinstance(page, PluginError)]
     assert 3 == len([page for page in offered if isinstance(page, PluginError)])
@@ -690,7 +716,9 @@ def test_the_first_plugin_that_knows_a_visitor_decides(make_app):
 
     assert "read" == make_app(
         plugin(dashboard_permission=lambda request: "read"), knows_nobody
-    ).plugins.dashboard_permission("visitor")
-    assert make_app(knows_nobody).plugins.dashboard_permission("visitor") is None
+    ).plugins.ask_first("dashboard_permission", request="visitor")
+    assert make_app(knows_nobody).plugins.ask_first("dashboard_permission", request="visitor") is None
     with pytest.raises(PluginError, match="no directory"):
-        make_app(plugin(dashboard_permission=broken)).plugins.dashboard_permission("visitor")
+        make_app(plugin(dashboard_permission=broken)).plugins.ask_first(
+            "dashboard_permission", request="visitor"
+        )

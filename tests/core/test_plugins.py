@@ -211,7 +211,7 @@ def test_a_misspelt_hook_stops_the_start():
         def job_created(self, jobs): ...
 
     with pytest.raises(
-        PluginError, match=r"hook that does not exist.*job_created.*Known: register_storages, "
+        PluginError, match=r"hook that does not exist.*job_created.*Known: register_hookspecs, "
     ):
         Plugins([Misspelt], use_entry_points=False)
 
@@ -287,7 +287,7 @@ def test_a_plugin_without_a_hook_stops_the_start(install, plugin):
 
     with pytest.raises(PluginError, match=r"'tenants' of acme 1\.2 has no hook.*=-tenants"):
         Plugins()
-    with pytest.raises(PluginError, match=r"#0' of app has no hook.*@hookimpl.*Known: register_storages, "):
+    with pytest.raises(PluginError, match=r"#0' of app has no hook.*@hookimpl.*Known: register_hookspecs, "):
         Plugins([plugin], use_entry_points=False)
 
 
@@ -342,7 +342,7 @@ def test_hook_names_are_those_of_the_specification():
     """The list for messages and documentation is made from the specifications, in their order."""
     names = hook_names()
 
-    assert ("register_storages", "dashboard_permission") == (names[0], names[-1])
+    assert ("register_hookspecs", "worker_process_stopped") == (names[0], names[-1])
     assert {"job_options", "retry_decision", "jobs_settled"} < set(names)
     assert len(names) == len(set(names))
 

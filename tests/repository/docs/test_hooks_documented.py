@@ -8,6 +8,7 @@ import re
 
 import pytest
 
+import firelock_dashboard.hookspecs
 from firelock import hookspecs
 from tests.repository.docs.pages import ROOT, headings, python_blocks, tokens
 from tests.repository.sources import sources_of_tests
@@ -15,7 +16,8 @@ from tests.repository.sources import sources_of_tests
 PAGE = ROOT / "docs" / "plugins.md"
 HOOKS = {
     name: function
-    for name, function in inspect.getmembers(hookspecs, inspect.isfunction)
+    for brought in (hookspecs, firelock_dashboard.hookspecs)
+    for name, function in inspect.getmembers(brought, inspect.isfunction)
     if hasattr(function, f"{hookspecs.PROJECT}_spec")
 }
 LABELS = ["Called:", "How often:", "Arguments:", "Result:", "Exceptions:"]

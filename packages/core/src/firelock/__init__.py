@@ -45,7 +45,7 @@ if TYPE_CHECKING:
         UnknownTask,
         UnsupportedFeature,
     )
-    from firelock.hookspecs import Command, ServerInfo, TaskCall, hookimpl
+    from firelock.hookspecs import Command, ServerInfo, TaskCall, hookimpl, hookspec
     from firelock.job import FailedAttempt, Job, JobLogLine, JobProgress, JobStep
     from firelock.locks import Lock, LockProvider
     from firelock.options import Call, TaskInfo
@@ -76,7 +76,7 @@ _HOMES = {
         "SignatureMismatch", "StorageError", "StorageUnavailable", "TaskError", "UnknownScheme",
         "UnknownTask", "UnsupportedFeature",
     ),
-    "hookspecs": ("Command", "ServerInfo", "TaskCall", "hookimpl"),
+    "hookspecs": ("Command", "ServerInfo", "TaskCall", "hookimpl", "hookspec"),
     "job": ("FailedAttempt", "Job", "JobLogLine", "JobProgress", "JobStep"),
     "locks": ("Lock", "LockProvider"),
     "options": ("Call", "TaskInfo"),
@@ -167,6 +167,7 @@ __all__ = [
     "__version__",
     "current_job",
     "hookimpl",
+    "hookspec",
 ]
 
 

@@ -72,6 +72,20 @@ class Command:
 
 
 @hookspec
+def register_hookspecs() -> object:
+    """Bring hooks of your own, which other plugins may implement.
+
+    Called once an app, when every plugin is there and before their hooks are checked. Returns a module or
+    object whose functions under `@hookspec` are the hooks. An exception stops the start of the app.
+
+    Example:
+        @hookimpl
+        def register_hookspecs():
+            return shop.hookspecs
+    """
+
+
+@hookspec
 def register_storages() -> Mapping[str, Callable[[str], Storage]]:  # type: ignore[empty-body]
     """Offer storages by URL scheme.
 
@@ -300,49 +314,4 @@ def worker_process_stopped(server: ServerInfo) -> None:
         @hookimpl
         def worker_process_stopped(server):
             engine.dispose()
-    """
-
-
-# ---- dashboard -------------------------------------------------------------------------------------------
-
-
-@hookspec
-def dashboard_pages() -> Sequence[object]:  # type: ignore[empty-body]
-    """Offer pages to the dashboard.
-
-    Called once when a dashboard is first asked for a page. Returns page objects as the dashboard's
-    documentation describes. An exception costs this plugin's pages, and is in the log and on the page System.
-
-    Example:
-        @hookimpl
-        def dashboard_pages():
-            return [TenantsPage()]
-    """
-
-
-@hookspec
-def job_panels(job: object) -> Sequence[object]:  # type: ignore[empty-body]
-    """Offer panels for the page of one job.
-
-    Called once a view of the page. Returns panel objects as the dashboard's documentation describes. An
-    exception is shown in the panel's place.
-
-    Example:
-        @hookimpl
-        def job_panels(job):
-            return [TracePanel(job.id)]
-    """
-
-
-@hookspec(firstresult=True)
-def dashboard_permission(request: object) -> object | None:
-    """Decide what a visitor of the dashboard may do.
-
-    Called once a request. Returns a permission, or None for "not mine". An exception refuses the request.
-    The first plugin that answers something other than None decides, and no other is asked.
-
-    Example:
-        @hookimpl
-        def dashboard_permission(request):
-            return "operate" if request.user.is_staff else None
     """

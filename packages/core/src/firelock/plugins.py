@@ -36,6 +36,9 @@ log = logging.getLogger(__name__)
 
 _SELECTION = "FIRELOCK_PLUGINS"
 
+# Hooks of the dashboard, which need not be installed: whoever implements them is not refused then.
+_BROUGHT_BY_OTHERS = frozenset({"dashboard_pages", "job_panels", "dashboard_permission"})
+
 
 @attrs.frozen
 class PluginInfo:
@@ -57,12 +60,17 @@ class Plugins:
     def __init__(self, app_plugins: Sequence[object] = (), *, use_entry_points: bool = True) -> None:
         self._manager = pluggy.PluginManager(PROJECT)
         self._manager.add_hookspecs(hookspecs)
+        self._hooks = hook_names()
         self._sources: dict[str, tuple[str, str]] = {}
+        self._loaded: dict[str, object] = {}
         self._register(_Core(), "core", "firelock", "")
         for place, plugin in enumerate(_listed(app_plugins)):
             self._load(_name_of(plugin, place), lambda plugin=plugin: plugin, "app", "")  # type: ignore[misc]
         if use_entry_points:
             self._load_entry_points()
+        self._add_hookspecs()
+        for name, plugin in self._loaded.items():
+            self._check_marks(plugin, name)
         self._check_hooks()
         self._storages = self._offers("register_storages", "storage scheme")
         self._lock_providers = self._offers("register_lock_providers", "lock scheme")
@@ -82,13 +90,27 @@ class Plugins:
             message = f"Plugin {name!r} of {distribution} cannot be registered: {error}"
             raise PluginError(message) from error
         self._sources[name] = (distribution, version)
-        self._check_marks(plugin, name)
+        self._loaded[name] = plugin
+
+    def _add_hookspecs(self) -> None:
+        """The hooks that plugins bring are known like the core's own."""
+        for implementation in self._implementations("register_hookspecs"):
+            brought = self._called(implementation)
+            try:
+                self._manager.add_hookspecs(brought)  # type: ignore[arg-type]  # it takes any object
+            except (ValueError, pluggy.PluginValidationError) as error:
+                message = f"The hooks that plugin {implementation.plugin_name!r} brings do not fit: {error}"
+                raise PluginError(message) from error
+            self._hooks += hook_names(brought)
+        for hook in _BROUGHT_BY_OTHERS.difference(self._hooks):
+            for implementation in self._implementations(hook):
+                implementation.optionalhook = True  # type: ignore[misc]  # passed over, not refused
 
     def _check_marks(self, plugin: object, name: str) -> None:
         """The plugin has a hook, and nothing that looks like one and would never be called."""
         source, version = self._sources[name]
         marked = {caller.name for caller in self._manager.get_hookcallers(plugin) or []}
-        unmarked = [hook for hook in hook_names() if hook not in marked and _has_function(plugin, hook)]
+        unmarked = [hook for hook in self._hooks if hook not in marked and _has_function(plugin, hook)]
         if marked and not unmarked:
             return
         place = f"Plugin {name!r} of {source} {version}".rstrip()
@@ -103,7 +125,7 @@ class Plugins:
             message = (
                 f"{place} has no hook: {type(plugin).__name__} is a plugin by functions that have a hook's "
                 "name and stand under @hookimpl (from firelock import hookimpl). "
-                f"Known: {', '.join(hook_names())}.{instead}"
+                f"Known: {', '.join(self._hooks)}.{instead}"
             )
         raise PluginError(message)
 
@@ -139,10 +161,10 @@ class Plugins:
             self._manager.check_pending()
         except pluggy.PluginValidationError as error:
             message = (
-                f"A plugin implements a hook that does not exist: {error}. Known: {', '.join(hook_names())}."
+                f"A plugin implements a hook that does not exist: {error}. Known: {', '.join(self._hooks)}."
             )
             raise PluginError(message) from error
-        for implementation in (one for hook in hook_names() for one in self._implementations(hook)):
+        for implementation in (one for hook in self._hooks for one in self._implementations(hook)):
             if implementation.wrapper or implementation.hookwrapper:
                 hook = implementation.function.__name__
                 message = (
@@ -153,7 +175,8 @@ class Plugins:
 
     def _implementations(self, hook: str) -> list[pluggy.HookImpl]:
         """Return what plugins have for a hook, the first to be asked first."""
-        return list(reversed(getattr(self._manager.hook, hook).get_hookimpls()))
+        caller = getattr(self._manager.hook, hook, None)
+        return [] if caller is None else list(reversed(caller.get_hookimpls()))
 
     def _is_used(self, hook: str) -> bool:
         return bool(self._implementations(hook))
@@ -327,17 +350,10 @@ class Plugins:
             except Exception:
                 log.exception("Plugin %r raised in %s; no job is touched.", implementation.plugin_name, hook)
 
-    # ---- the dashboard -----------------------------------------------------------------------------------
+    # ---- hooks of others ---------------------------------------------------------------------------------
 
-    def dashboard_pages(self) -> list[object]:
-        """Return the pages for the dashboard; a plugin that raised has its `PluginError` in their place."""
-        return self._offered("dashboard_pages")
-
-    def job_panels(self, job: object) -> list[object]:
-        """Return the panels for a job's page; a plugin that raised has its `PluginError` in their place."""
-        return self._offered("job_panels", job=job)
-
-    def _offered(self, hook: str, **arguments: object) -> list[object]:
+    def ask_each(self, hook: str, **arguments: object) -> list[object]:
+        """Return what every plugin offers, in one list; a plugin that raised has its error in the place."""
         offered: list[object] = []
         for implementation in self._implementations(hook):
             try:
@@ -346,14 +362,14 @@ class Plugins:
                 offered.append(error)
         return offered
 
-    def dashboard_permission(self, request: object) -> object | None:
-        """Return what the first plugin that knows the visitor allows; None where none does.
+    def ask_first(self, hook: str, **arguments: object) -> object | None:
+        """Return the first plugin's answer that is not None; None where there is none.
 
         Raises:
-            PluginError: a plugin raised, so the request is refused.
+            PluginError: a plugin raised before anybody answered.
         """
-        for implementation in self._implementations("dashboard_permission"):
-            answer = self._called(implementation, request=request)
+        for implementation in self._implementations(hook):
+            answer = self._called(implementation, **arguments)
             if answer is not None:
                 return answer
         return None
@@ -397,9 +413,9 @@ def installed_version() -> str:
         return ""
 
 
-def hook_names() -> list[str]:
-    """Return the names of all hooks, in order."""
-    return [name for name, value in vars(hookspecs).items() if hasattr(value, f"{PROJECT}_spec")]
+def hook_names(specs: object = hookspecs) -> list[str]:
+    """Return the names of the core's hooks, or of those that a plugin brings, in order."""
+    return [name for name, value in vars(specs).items() if hasattr(value, f"{PROJECT}_spec")]
 
 
 def _listed(plugins: Sequence[object]) -> Sequence[object]:

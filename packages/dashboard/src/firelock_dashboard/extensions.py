@@ -72,7 +72,7 @@ def pages_of(fire: Firelock) -> Offered:
     """
     found: dict[str, Page] = {}
     problems: list[str] = []
-    for page in fire.plugins.dashboard_pages():
+    for page in fire.plugins.ask_each("dashboard_pages"):
         problem = _problem_of(page, found)
         if problem is None and isinstance(page, Page):
             found[page.name] = attrs.evolve(page, title=str.__str__(page.title))

@@ -1,4 +1,4 @@
-"""What this distribution adds to the command line: `firelock dashboard app:fire`."""
+"""What this distribution adds to an app: the command `firelock dashboard app:fire`, and hooks."""
 
 from __future__ import annotations
 
@@ -6,8 +6,15 @@ import argparse
 from collections.abc import Sequence
 
 from firelock import Command, hookimpl
+from firelock_dashboard import hookspecs
 
-__all__ = ["register_commands"]
+__all__ = ["register_commands", "register_hookspecs"]
+
+
+@hookimpl
+def register_hookspecs() -> object:
+    """Bring the hooks by which plugins add to the dashboard."""
+    return hookspecs
 
 
 @hookimpl

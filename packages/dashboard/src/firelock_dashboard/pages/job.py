@@ -468,7 +468,7 @@ class JobPage:
     def panels(self) -> list[tuple[str, str, bool]]:
         """What plugins add: title, content, and whether the content is what went wrong."""
         panels: list[tuple[str, str, bool]] = []
-        for panel in self.visit.fire.plugins.job_panels(self.handle):
+        for panel in self.visit.fire.plugins.ask_each("job_panels", job=self.handle):
             if not isinstance(panel, JobPanel):
                 wrong = str(panel) if isinstance(panel, PluginError) else _no_panel(panel)
                 panels.append((self.visit.text("job.panel_failed"), self.visit.redacted(wrong)[:1_000], True))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from starlette.concurrency import run_in_threadpool
@@ -65,7 +66,9 @@ class Entrance:
 
     async def _access(self, request: Request) -> Access:
         try:
-            answer = await run_in_threadpool(self._fire.plugins.dashboard_permission, request)
+            answer = await run_in_threadpool(
+                partial(self._fire.plugins.ask_first, "dashboard_permission", request=request)
+            )
             if answer is not None:
                 return to_access(answer)
         except Exception as error:
