@@ -8,14 +8,14 @@ import attrs
 import pytest
 
 from firelock.storage import ErrorInfo, JobFilter, JobRecord, State
-from firelock_dashboard.fields import Fields
-from firelock_dashboard.job_search import Age, Chips, Known, argument_at, is_found, plan, read_typed
+from firelock_dashboard.fields import SentFields
+from firelock_dashboard.job_search import Age, Chips, KnownTasks, argument_at, is_found, plan, read_typed
 from firelock_dashboard.problems import BadRequest
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 MICROS = int(NOW.timestamp()) * 1_000_000
 HOUR = 3_600_000_000
-KNOWN = Known(
+KNOWN = KnownTasks(
     {"shop.mail.send": ("user:{user_id}",), "shop.sms.send": (), "shop.pay.charge": ("user:{user_id}", "eu")}
 )
 JOB = JobRecord(
@@ -24,7 +24,7 @@ JOB = JobRecord(
 
 
 def chips(query, **more):
-    return Chips.read(Fields.parse(query), **more)
+    return Chips.read(SentFields.parse(query), **more)
 
 
 def planned(query, arguments=None, **more):

@@ -15,7 +15,7 @@ import pytest
 from firelock import Firelock, State, hookimpl
 from firelock.storage import ErrorInfo, Held, NewJob, Progress, Rollup
 from firelock_dashboard import Dashboard
-from firelock_dashboard.pages.job import JobPage, phases_of, steps_of
+from firelock_dashboard.pages.job import JobView, phases_of, steps_of
 from firelock_dashboard.payloads import call_of, literal, pieces, summary, tree
 from firelock_dashboard.tracebacks import markdown, read_traceback
 from tests.dashboard.asking import Browser
@@ -579,12 +579,12 @@ def test_a_delete_changes_no_duration(client, fire, send, ends):
     job = fire.jobs.find(oldest_first=True).jobs[0]
     claimed = worker.claim(started=False)
     getattr(worker, ends)(claimed)
-    page = JobPage(None, fire.jobs.get(job.id))
+    page = JobView(None, fire.jobs.get(job.id))
     before = page.seconds
     fire.storage.clock_offset += 3_600_000_000
     job.delete()
 
-    after = JobPage(None, fire.jobs.get(job.id)).seconds
+    after = JobView(None, fire.jobs.get(job.id)).seconds
     row = client.get("/jobs?state=deleted").text
 
     assert before is not None

@@ -14,8 +14,8 @@ import pytest
 from firelock import Cron, Retry
 from firelock.storage import ErrorInfo, JobFilter
 from firelock_dashboard import Dashboard
-from firelock_dashboard.fields import Fields
-from firelock_dashboard.job_search import Chips, Known, find_page, plan
+from firelock_dashboard.fields import SentFields
+from firelock_dashboard.job_search import Chips, KnownTasks, find_page, plan
 from firelock_dashboard.pages.jobs import SIZES
 from tests.core.fakes import Worker as Failing
 from tests.dashboard.asking import Browser
@@ -333,8 +333,8 @@ def test_a_page_of_ages_stays_the_same_list(client, send):
 def test_a_search_is_bounded_in_rows_and_says_so(fire, send):
     """It ends after ten thousand jobs, or when its time is over, and can go on."""
     send.enqueue_many([(number,) for number in range(1_200)])
-    chips = Chips.read(Fields.parse("error=never"))
-    asked = plan(chips, _now(fire), Known(), lambda job: None)
+    chips = Chips.read(SentFields.parse("error=never"))
+    asked = plan(chips, _now(fire), KnownTasks(), lambda job: None)
     ticks = count()
 
     found = find_page(fire, asked, limit=50, cursor=None, seconds=13, monotonic=lambda: next(ticks))

@@ -10,7 +10,7 @@ import pytest
 from firelock.control.jobs import JobPage
 from firelock.storage import JobFilter
 from firelock_dashboard.icons import icon
-from firelock_dashboard.job_search import Plan, count_up_to, find_page
+from firelock_dashboard.job_search import SearchPlan, count_up_to, find_page
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def test_a_search_ends_in_the_middle_of_what_a_storage_gave(fire, made, hundreds
     """Its time is over after each hundred jobs; the next page sees what was not looked at."""
     seen: list[str] = []
     seconds = hundreds + 1  # one is the beginning of the look
-    plan = Plan(JobFilter(), (lambda job: bool(seen.append(job.id)),))
+    plan = SearchPlan(JobFilter(), (lambda job: bool(seen.append(job.id)),))
 
     found = find_page(fire, plan, limit=25, cursor=None, seconds=seconds, monotonic=_ticks())
     while found.cursor is not None:
@@ -43,7 +43,7 @@ def test_a_part_goes_on_where_a_page_of_the_storage_has_nothing_left(fire, made)
     """What was cut behind the last job of such a page is no end of the search, however late it is."""
     for _ in range(250):
         fire.jobs.copy(made[0])
-    plan = Plan(JobFilter(), (lambda _: False,))
+    plan = SearchPlan(JobFilter(), (lambda _: False,))
     found = find_page(fire, plan, limit=25, cursor=None, seconds=6, monotonic=_ticks())
 
     rest = find_page(fire, plan, limit=25, cursor=found.cursor, seconds=0, monotonic=_ticks())
@@ -54,7 +54,7 @@ def test_a_part_goes_on_where_a_page_of_the_storage_has_nothing_left(fire, made)
 
 def test_a_page_is_not_cut_where_every_job_is_meant(fire, made):
     """There is nothing to search for: a slow storage gives whole pages all the same."""
-    found = find_page(fire, Plan(JobFilter()), limit=25, cursor=None, seconds=0, monotonic=_ticks())
+    found = find_page(fire, SearchPlan(JobFilter()), limit=25, cursor=None, seconds=0, monotonic=_ticks())
 
     assert made[:25] == [job.id for job in found.jobs]
     assert not found.is_cut
@@ -66,11 +66,13 @@ def test_no_look_is_begun_that_would_end_too_late(each, looks):
     clock = Clock()
     pages = Pages(clock, each)
 
-    found = find_page(pages.fire, Plan(JobFilter()), limit=25, cursor=None, seconds=0.06, monotonic=clock)
+    found = find_page(
+        pages.fire, SearchPlan(JobFilter()), limit=25, cursor=None, seconds=0.06, monotonic=clock
+    )
 
     assert (looks, True, "further") == (pages.looks, found.is_cut, found.cursor)
     assert (0, False) == count_up_to(
-        Pages(clock, each).fire, Plan(JobFilter()), seconds=0.06, monotonic=clock
+        Pages(clock, each).fire, SearchPlan(JobFilter()), seconds=0.06, monotonic=clock
     )
 
 

@@ -34,7 +34,7 @@ def tick():
 def watch(storage, tick):
     fire = Firelock(storage)
     dashboard = Dashboard(fire)
-    yield Watch(dashboard, monotonic=tick)
+    yield Watch(fire, dashboard.history, monotonic=tick)
     dashboard.close()
     fire.close()
 

@@ -6,10 +6,8 @@ It opens nothing until the first request, since a mounted application gets no li
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -20,9 +18,8 @@ from starlette.responses import RedirectResponse, Response
 from firelock import ConfigurationError, Firelock, StorageUnavailable
 from firelock.storage import Feature
 from firelock_dashboard import api, pages
-from firelock_dashboard.assets import Assets
-from firelock_dashboard.extensions import Offered, Page, pages_of
-from firelock_dashboard.fields import Fields
+from firelock_dashboard.extensions import Page, PluginPages, plugin_pages, route_of
+from firelock_dashboard.fields import SentFields
 from firelock_dashboard.frameworks import (
     NO_STREAM,
     WsgiDashboard,
@@ -30,27 +27,22 @@ from firelock_dashboard.frameworks import (
     mount_in_django,
     mount_in_flask,
 )
-from firelock_dashboard.operations import Runner
 from firelock_dashboard.problems import Forbidden, NoSession, NotHere, NotLocal, RequestProblem
-from firelock_dashboard.rendering import Pages, packed
-from firelock_dashboard.request import SETTINGS, SETTINGS_COOKIE, Visit, path_of, read_body
+from firelock_dashboard.rendering import packed
+from firelock_dashboard.request import Visit, path_of, read_body
 from firelock_dashboard.routes import Route, Routes
 from firelock_dashboard.security.auth import Entrance, django_staff
 from firelock_dashboard.security.csrf import Gate
 from firelock_dashboard.security.links import COOKIE, ENTER, SESSION_SECONDS, Links
-from firelock_dashboard.security.permissions import LEVELS, Access, Auth, Permission
-from firelock_dashboard.security.redaction import Redactions, Redactor
-from firelock_dashboard.stats.history import History
-from firelock_dashboard.stats.live import EventStream, Live
-from firelock_dashboard.stats.watch import Watch
-from firelock_dashboard.texts import Texts
+from firelock_dashboard.security.permissions import Access, Auth, Permission
+from firelock_dashboard.security.redaction import Redactions
+from firelock_dashboard.site import Site
+from firelock_dashboard.stats.live import EventStream
 from firelock_dashboard.urls import Urls
 
 if TYPE_CHECKING:
     from flask import Flask
     from starlette.types import Receive, Scope, Send
-
-    from firelock.storage import Counts
 
 __all__ = ["TABLE", "Dashboard", "dashboard_urls"]
 
@@ -58,11 +50,10 @@ log = logging.getLogger(__name__)
 
 TABLE: tuple[Route, ...] = (*pages.ROUTES, *api.ROUTES)
 
-_COUNTS_AGE = 1.0  # seconds
 _BROKEN = 500
 
 
-class Dashboard:
+class Dashboard(Site):
     """The dashboard of an app's jobs, to be mounted or served.
 
     Args:
@@ -106,34 +97,22 @@ class Dashboard:
         redact: Redactions = (),
         framework: str | None = None,
     ) -> None:
-        self.fire = fire
-        self.title = title
-        self.back_url = _checked_back(back_url)
-        self.environment = environment
-        self.is_read_only = read_only
-        self.texts = Texts()
-        self.pages = Pages(self.texts)
-        self.assets = Assets()
-        self.redactor = Redactor(redact)
-        self.routes = Routes([route for route in TABLE if not (read_only and route.is_action)])
-        self.version = _installed_version()
-        self.history = History(fire)
-        self.watch = Watch(self)
-        self.runner = Runner(fire, redactor=self.redactor, is_allowed=not read_only, on_ended=self.forget)
-        self.live = Live(fire, self._count, masked=self.redactor.text, on_changed=self.watch.forget)
-        self._counted: tuple[float, Counts] | None = None
-        self.framework = framework
-        self.wsgi = WsgiDashboard(self, auth)
-        self.auth = auth
-        self.gate = Gate(
+        gate = Gate(
             is_open=auth is not None,
             trusts_proxy=trusts_proxy,
             origins=trusted_origins,
             hosts=allowed_hosts,
             prefix=prefix,
         )
+        super().__init__(
+            fire, gate, is_read_only=read_only, title=title, back_url=_checked_back(back_url),
+            environment=environment, redact=redact,
+        )  # fmt: skip
+        self.auth = auth
+        self.framework = framework
         self.links = Links(fire)
-        self._entrance = Entrance(fire, self.gate, self.links, auth)
+        self.wsgi = WsgiDashboard(self, auth)
+        self._entrance = Entrance(fire, gate, self.links, auth)
 
     def link(self, at: str) -> str:
         """Return a link that lets one visitor of this machine in, once, within ten minutes.
@@ -152,55 +131,25 @@ class Dashboard:
             raise ConfigurationError(message)
         return self.links.make(at)
 
-    def may(self, access: Access, permission: Permission) -> bool:
-        """Tell whether the access allows this on this dashboard."""
-        if self.is_read_only and permission not in LEVELS["read"]:
-            return False
-        return access.may(permission)
-
     @cached_property
-    def _offered(self) -> Offered:
-        return pages_of(self.fire)  # asked once
+    def _plugins(self) -> PluginPages:
+        return plugin_pages(self.fire)  # asked once
 
     @property
     def plugin_pages(self) -> Sequence[Page]:
         """The pages that plugins add."""
-        return self._offered.pages
+        return self._plugins.pages
 
     @property
     def plugin_problems(self) -> Sequence[str]:
         """What is wrong with pages that plugins meant to add."""
-        return self._offered.problems
+        return self._plugins.problems
 
-    def counts(self) -> Counts:
-        """Return how many jobs are in each state and queue, at most a second old: every page shows them."""
-        counted, now = self._counted, time.monotonic()
-        if counted is None or now - counted[0] > _COUNTS_AGE:
-            return self._count()
-        return counted[1]
-
-    def forget(self) -> None:
-        """Whoever has just changed something sees it at once."""
-        self._counted = None
-        self.watch.forget()
-
-    def _count(self) -> Counts:
-        counts = self.fire.jobs.counts()
-        self._counted = (time.monotonic(), counts)
-        self.history.note_depths(counts)
-        return counts
-
-    def close(self) -> None:
-        """Streams and threads have ended. The app stays open: it is whoever made it that closes it."""
-        self.live.close()
-        self.runner.close()
-        self.history.close()
-
-    @staticmethod
-    def settings_of(request: Request) -> dict[str, str]:
-        """Return the settings that the visitor's cookie holds; unknown names and values are passed over."""
-        pairs = (pair.partition("=") for pair in request.cookies.get(SETTINGS_COOKIE, "").split("."))
-        return {name: value for name, _, value in pairs if value in SETTINGS.get(name, ())}
+    @cached_property
+    def routes(self) -> Routes:
+        """What can be asked for here, the plugins' pages among it."""
+        table = [route for route in TABLE if not (self.is_read_only and route.is_action)]
+        return Routes([*table, *map(route_of, self.plugin_pages)])
 
     def init_app(self, app: Flask, prefix: str = "/jobs") -> None:
         """A Flask application answers below the prefix with this dashboard."""
@@ -271,7 +220,7 @@ class Dashboard:
         return response
 
     def _streamed(self, request: Request) -> Response:
-        Fields.parse(request.scope["query_string"].decode("latin-1")).check(())
+        SentFields.parse(request.scope["query_string"].decode("latin-1")).check(())
         if NO_STREAM in (request.scope.get("extensions") or {}):
             return Response(status_code=204)  # by which an EventSource gives up, and the page asks instead
         return EventStream(self.live, partial(self._is_reader, request))
@@ -349,10 +298,9 @@ class Dashboard:
         title = self.texts(key) if key in self.texts else self.texts("shared.problem_400")
         if problem.status < _BROKEN and visit.may(Permission.READ):
             try:
-                return self.pages.render(
-                    visit, "problem.html", title=title, section="", part=None,
-                    values={"message": message, "status": problem.status, "code": problem.status},
-                )  # fmt: skip
+                return visit.render(
+                    "problem.html", title=title, section="", message=message, code=problem.status
+                )
             except Exception:
                 log.exception("the page of a problem failed")
         if isinstance(problem, NoSession):
@@ -361,7 +309,7 @@ class Dashboard:
         if isinstance(problem, NotLocal):
             title = self.texts("refused.local_only")
             code = self.texts(f"refused.{self.framework or framework_of(visit.request.scope)}").strip()
-        return self.pages.render_alone(
+        return self.templates.render(
             "refused.html", url=visit.url, title=title, message=message, status=problem.status, code=code
         )
 
@@ -371,7 +319,7 @@ class Dashboard:
         is_shared = Feature.SHARED in self.fire.storage.features
         is_here = visit.request.method == "GET" and not visit.part
         path = path_of(visit.request.scope)
-        return self.pages.render_alone(
+        return self.templates.render(
             "enter.html", url=visit.url, title=self.texts("enter.title"), message=message,
             enter=visit.url(ENTER), back=visit.here if is_here and path != ENTER else "",
             code=self.texts("enter.command" if is_shared else "enter.code", place=place),
@@ -412,14 +360,6 @@ async def _refuse_other(scope: Scope, receive: Receive, send: Send, close: Calla
                 return
     await receive()
     await send({"type": "websocket.close", "code": 1008})
-
-
-def _installed_version() -> str:
-    """Return which version is installed; nothing where none is, as in an archive or a frozen program."""
-    try:
-        return version("firelock-dashboard")
-    except PackageNotFoundError:
-        return ""
 
 
 def _checked_back(address: str | None) -> str | None:

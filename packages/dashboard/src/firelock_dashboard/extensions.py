@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from firelock import PluginError
-from firelock_dashboard.problems import NotHere, RequestProblem
+from firelock_dashboard.problems import RequestProblem
 from firelock_dashboard.routes import Route
 from firelock_dashboard.security.permissions import Permission
 
@@ -20,14 +20,7 @@ if TYPE_CHECKING:
     from firelock import Firelock, Job
     from firelock_dashboard.request import Visit
 
-__all__ = [
-    "ROUTES",
-    "JobPanel",
-    "Offered",
-    "Page",
-    "pages_of",
-    "rendered",
-]
+__all__ = ["JobPanel", "Page", "PluginPages", "plugin_pages", "rendered", "route_of"]
 
 log = logging.getLogger(__name__)
 
@@ -58,14 +51,14 @@ class JobPanel:
 
 
 @attrs.frozen
-class Offered:
+class PluginPages:
     """What plugins offer: the pages that can be shown, and what is wrong with the others."""
 
     pages: Sequence[Page]
     problems: Sequence[str]
 
 
-def pages_of(fire: Firelock) -> Offered:
+def plugin_pages(fire: Firelock) -> PluginPages:
     """Return the pages that the app's plugins offer, in the order of the plugins.
 
     One that cannot be shown costs nothing but itself: what is wrong with it is in the log.
@@ -79,7 +72,7 @@ def pages_of(fire: Firelock) -> Offered:
         else:
             problems.append(str(problem))
             log.error("A page of a plugin is left out: %s", problem)
-    return Offered(list(found.values()), problems)
+    return PluginPages(list(found.values()), problems)
 
 
 def _problem_of(page: object, found: Container[str]) -> str | None:
@@ -95,6 +88,19 @@ def _problem_of(page: object, found: Container[str]) -> str | None:
     if not callable(page.render) or not isinstance(page.permission, Permission):
         return f"The page {page.name!r} has no function render, or no Permission; give both."
     return None
+
+
+def route_of(page: Page) -> Route:
+    """Return the route of a plugin's page, in the frame of all the others; its query is its own affair."""
+
+    def show(visit: Visit) -> Response:
+        body, is_bad = rendered(visit, lambda: page.render(visit), f"The page {page.name}")
+        return visit.page(
+            "extension.html", title=page.title, section=f"x:{page.name}", body=body, is_bad=is_bad,
+            status=500 if is_bad else 200,
+        )  # fmt: skip
+
+    return Route("GET", f"/x/{page.name}", page.permission, show, None)
 
 
 def rendered(visit: Visit, make: Callable[[], object], name: str) -> tuple[str, bool]:
@@ -121,20 +127,3 @@ def _words(error: BaseException) -> str:
         return str(error)
     except Exception:  # noqa: BLE001 - a stranger's class
         return "its message cannot be read"
-
-
-def show_page(visit: Visit) -> Response:
-    """A plugin's page, in the frame of all the others."""
-    wanted = visit.places["name"]
-    page = next((page for page in visit.dashboard.plugin_pages if page.name == wanted), None)
-    if page is None:
-        raise NotHere(visit.text("shared.no_page", path=f"/x/{wanted}"))
-    visit.require(page.permission)
-    body, is_bad = rendered(visit, lambda: page.render(visit), f"The page {page.name}")
-    return visit.page(
-        "extension.html", title=page.title, section=f"x:{page.name}", body=body, is_bad=is_bad,
-        status=500 if is_bad else 200,
-    )  # fmt: skip
-
-
-ROUTES = (Route("GET", "/x/{name}", Permission.READ, show_page, None),)

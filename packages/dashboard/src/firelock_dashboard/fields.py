@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl
 
 from firelock_dashboard.problems import BadRequest
 
-__all__ = ["Fields"]
+__all__ = ["SentFields"]
 
 C = TypeVar("C", bound=StrEnum)
 
@@ -24,7 +24,7 @@ _DIGITS = 9
 _NAME = 60  # characters of a name that is unknown
 
 
-class Fields:
+class SentFields:
     """The fields of a query or a form, each read by name; a wrong one raises `BadRequest` that names it."""
 
     def __init__(self, pairs: Iterable[tuple[str, str]], *, without_value: Iterable[str] = ()) -> None:
@@ -34,7 +34,7 @@ class Fields:
             self._values.setdefault(name, []).append(value)
 
     @classmethod
-    def parse(cls, text: str) -> Fields:
+    def parse(cls, text: str) -> SentFields:
         """Return the fields of an urlencoded text.
 
         Raises:
@@ -48,7 +48,7 @@ class Fields:
         return cls(pairs)
 
     @classmethod
-    def parse_json(cls, body: bytes) -> Fields:
+    def parse_json(cls, body: bytes) -> SentFields:
         """Return the fields of a JSON object: texts, numbers, booleans, null, and lists of them.
 
         Raises:

@@ -21,7 +21,7 @@ from firelock_dashboard.problems import BadRequest
 
 if TYPE_CHECKING:
     from firelock import Firelock, JsonValue
-    from firelock_dashboard.fields import Fields
+    from firelock_dashboard.fields import SentFields
 
 __all__ = [
     "ARGUMENT",
@@ -32,9 +32,9 @@ __all__ = [
     "Age",
     "Chip",
     "Chips",
-    "Found",
-    "Known",
-    "Plan",
+    "JobsFound",
+    "KnownTasks",
+    "SearchPlan",
     "argument_at",
     "count_up_to",
     "every_match",
@@ -115,7 +115,7 @@ class Chips:
     fingerprint: str | None = None
 
     @classmethod
-    def read(cls, fields: Fields, *, is_retrying: bool = False) -> Chips:
+    def read(cls, fields: SentFields, *, is_retrying: bool = False) -> Chips:
         """Return the chips of a query.
 
         Raises:
@@ -170,7 +170,7 @@ class Chips:
         return not self.shown()
 
 
-def _several(fields: Fields, name: str, limit: int) -> tuple[str, ...]:
+def _several(fields: SentFields, name: str, limit: int) -> tuple[str, ...]:
     values = [value.strip() for value in fields.every(name, limit=limit)]
     for value in values:
         if len(value) > _TEXT or "\0" in value:
@@ -188,7 +188,7 @@ def _iso(moment: datetime | None) -> str | None:
 
 
 @attrs.frozen
-class Plan:
+class SearchPlan:
     """How chips are answered: by a filter of the storage, and by tests of the jobs that it finds."""
 
     where: JobFilter
@@ -204,9 +204,9 @@ class Plan:
 
 
 def plan(
-    chips: Chips, now: datetime, known: Known, arguments: Arguments, *, by_due: bool = False,
+    chips: Chips, now: datetime, known: KnownTasks, arguments: Arguments, *, by_due: bool = False,
     masked: Callable[[str], str] = str,
-) -> Plan:  # fmt: skip
+) -> SearchPlan:  # fmt: skip
     """Return how these chips are answered at this instant; pure.
 
     An argument is looked up by a tag where the tasks that may be meant make a tag of it. The age is a window
@@ -247,10 +247,10 @@ def plan(
         chips.fingerprint, chips.recurring, chips.id, chips.parent, since, until, chips.is_retrying or None,
         by_due=by_due or None,
     )  # fmt: skip
-    return Plan(where, tuple(tests), contains, is_whole, by_tag, several)
+    return SearchPlan(where, tuple(tests), contains, is_whole, by_tag, several)
 
 
-def _task(text: str | None, known: Known) -> tuple[str | None, tuple[str, ...]]:
+def _task(text: str | None, known: KnownTasks) -> tuple[str | None, tuple[str, ...]]:
     """Return the one task that a text names, or the text itself, and which others it may name."""
     if text is None:
         return None, ()
@@ -258,7 +258,7 @@ def _task(text: str | None, known: Known) -> tuple[str | None, tuple[str, ...]]:
     return (named[0], ()) if len(named) == 1 else (text, tuple(named))
 
 
-def _made_tag(wanted: str, task: str | None, known: Known) -> str | None:
+def _made_tag(wanted: str, task: str | None, known: KnownTasks) -> str | None:
     """Return the tag that the tasks make of this argument alone; None where any of them makes another."""
     found = ARGUMENT.fullmatch(wanted)
     if found is None or not found["value"]:
@@ -380,7 +380,7 @@ _RETRYING = "retrying"
 
 
 @attrs.frozen
-class Known:
+class KnownTasks:
     """What is known of tasks: their names, and the templates that make tags of their arguments."""
 
     templates: Mapping[str, tuple[str, ...]] = attrs.field(factory=dict)  # by task
@@ -401,7 +401,9 @@ _NAMES = {
 _REPEATED = frozenset({"tag", "arg"})
 
 
-def read_typed(text: str, known: Known, former: Mapping[str, object] | None = None) -> list[tuple[str, str]]:
+def read_typed(
+    text: str, known: KnownTasks, former: Mapping[str, object] | None = None
+) -> list[tuple[str, str]]:
     """Return typed text as pairs for a query, added to those that hold already; a later one takes the place.
 
     `name:value` is a chip, quotes keep blanks. Text without a name is a task that is called so, else a state,
@@ -446,7 +448,7 @@ def _tokens(text: str) -> Iterator[tuple[str | None, str]]:
             yield None, token[0] if name else value
 
 
-def _guess(word: str, known: Known) -> tuple[str, str] | None:
+def _guess(word: str, known: KnownTasks) -> tuple[str, str] | None:
     if known.named(word):
         return "task", word
     if word in {*State, _RETRYING}:
@@ -469,7 +471,7 @@ _PLACE = re.compile(r"(?P<page>.*)\|(?P<at>-?\d{1,18})\|(?P<id>[^|]{1,200})", re
 
 
 @attrs.frozen
-class Found:
+class JobsFound:
     """A page of jobs as far as was searched."""
 
     jobs: list[JobRecord]
@@ -480,9 +482,9 @@ class Found:
 
 
 def find_page(
-    fire: Firelock, plan: Plan, *, limit: int, cursor: str | None, oldest_first: bool = False,
+    fire: Firelock, plan: SearchPlan, *, limit: int, cursor: str | None, oldest_first: bool = False,
     seconds: float = SECONDS, monotonic: Callable[[], float] = time.monotonic,
-) -> Found:  # fmt: skip
+) -> JobsFound:  # fmt: skip
     """Return up to `limit` jobs that the plan means, behind the cursor.
 
     Raises:
@@ -503,14 +505,14 @@ def find_page(
 class _Search:
     """One walk along the storage's pages."""
 
-    def __init__(self, fire: Firelock, plan: Plan, *, oldest_first: bool) -> None:
+    def __init__(self, fire: Firelock, plan: SearchPlan, *, oldest_first: bool) -> None:
         self._fire = fire
         self._plan = plan
         self._oldest_first = oldest_first
         self._is_by_change = plan.where.state is not None
         self._is_by_due = bool(plan.where.by_due)
 
-    def page(self, limit: int, cursor: str | None, until: float, monotonic: Callable[[], float]) -> Found:
+    def page(self, limit: int, cursor: str | None, until: float, monotonic: Callable[[], float]) -> JobsFound:
         """Return a page; a cursor of ours names a page of the storage and the last job seen of it."""
         tests = bool(self._plan.tests)
         at, behind = _read_cursor(cursor) if tests else (cursor, None)
@@ -553,8 +555,8 @@ class _Search:
         last: JobRecord | None,
         *,
         is_cut: bool,
-    ) -> Found:
-        return Found(jobs, cursor, looked_at, is_cut, None if last is None else self._time(last))
+    ) -> JobsFound:
+        return JobsFound(jobs, cursor, looked_at, is_cut, None if last is None else self._time(last))
 
     def _time(self, record: JobRecord) -> int:
         if self._is_by_due:
@@ -587,7 +589,9 @@ def _read_cursor(cursor: str | None) -> tuple[str | None, tuple[int, str] | None
     return place["page"] or None, behind
 
 
-def every_match(fire: Firelock, plan: Plan, limit: int, *, oldest_first: bool = False) -> Iterator[JobRecord]:
+def every_match(
+    fire: Firelock, plan: SearchPlan, limit: int, *, oldest_first: bool = False
+) -> Iterator[JobRecord]:
     """Yield up to `limit` jobs that the plan means, in the list's order, in pages as they are taken."""
     cursor, left = None, limit
     while left > 0:
@@ -605,7 +609,11 @@ def every_match(fire: Firelock, plan: Plan, limit: int, *, oldest_first: bool = 
 
 
 def count_up_to(
-    fire: Firelock, plan: Plan, *, seconds: float = SECONDS, monotonic: Callable[[], float] = time.monotonic
+    fire: Firelock,
+    plan: SearchPlan,
+    *,
+    seconds: float = SECONDS,
+    monotonic: Callable[[], float] = time.monotonic,
 ) -> tuple[int, bool]:
     """Return how many jobs the plan means, and whether that is all of them; looks at most at `COUNTED`."""
     until, counted, looked_at, cursor = monotonic() + seconds, 0, 0, None

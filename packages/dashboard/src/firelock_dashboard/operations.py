@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from firelock.storage import JobRecord
     from firelock_dashboard.security.redaction import Redactor
 
-__all__ = ["AT_ONCE", "Runner"]
+__all__ = ["AT_ONCE", "OperationRunner"]
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ AT_ONCE = 4
 _PAUSE = 2.0  # seconds before a storage that went away is asked again
 
 
-class Runner:
+class OperationRunner:
     """The operations that one dashboard does; none twice at once, and none where it may change nothing."""
 
     def __init__(

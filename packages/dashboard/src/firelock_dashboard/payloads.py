@@ -16,11 +16,11 @@ __all__ = [
     "CUT",
     "IN_DETAIL",
     "IN_LISTS",
-    "Call",
     "Given",
     "Node",
     "Payload",
     "Piece",
+    "ShownCall",
     "call_of",
     "hidden",
     "literal",
@@ -162,7 +162,7 @@ class Given:
 
 
 @attrs.frozen
-class Call:
+class ShownCall:
     """A call of a task by stored arguments."""
 
     function: str
@@ -184,7 +184,7 @@ class Call:
 
 def call_of(
     task: str, arguments: Mapping[str, JsonValue], using: Mapping[str, JsonValue] | None = None
-) -> Call:
+) -> ShownCall:
     """Return the call that stored arguments, by the names of their parameters, came from.
 
     `*name` holds what was given by position behind the parameters, `**name` what was given by other names.
@@ -200,7 +200,7 @@ def call_of(
         else:
             given.append(Given("" if by_position else name, name, literal(value)))
     options = tuple(Given(name, name, literal(value)) for name, value in (using or {}).items())
-    return Call(task_name(task), tuple(given), options)
+    return ShownCall(task_name(task), tuple(given), options)
 
 
 def _stars(name: str) -> int:

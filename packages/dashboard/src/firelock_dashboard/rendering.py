@@ -6,9 +6,7 @@ import json
 import re
 import secrets
 import struct
-import time
 import zlib
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -17,16 +15,14 @@ from starlette.responses import JSONResponse, Response
 from firelock_dashboard import formatting
 from firelock_dashboard.assets import preferred_encoding
 from firelock_dashboard.icons import icon
-from firelock_dashboard.problems import NotHere
 from firelock_dashboard.security.permissions import Permission
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-    from firelock_dashboard.request import Visit
     from firelock_dashboard.texts import Texts
 
-__all__ = ["Pages", "packed", "show_turns", "written_out"]
+__all__ = ["Templates", "packed", "show_turns", "written_out"]
 
 _PACKED = ("text/html", "application/json")
 _WORTH = 1_000  # bytes: less than that comes in one packet anyway
@@ -39,7 +35,7 @@ _TURNS = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _READ = re.compile(r""">[^<]+|\b(?:title|aria-label|placeholder|alt|label|data-confirm|data-text)="[^"]*\"""")
 
 
-class Pages:
+class Templates:
     """The templates, compiled at their first use."""
 
     def __init__(self, texts: Texts) -> None:
@@ -51,7 +47,9 @@ class Pages:
             lstrip_blocks=True,
             auto_reload=False,  # a page has some twenty templates: each would be a look at the disk
         )
-        self._environment.globals.update(t=texts, Permission=Permission, draw=icon)
+        self._environment.globals.update(
+            t=texts, Permission=Permission, draw=icon, percent=formatting.percent
+        )
         self._environment.filters.update(
             count=formatting.count_text, span=formatting.span, iso=formatting.iso, rate=formatting.rate,
             bytes=formatting.bytes_text, short_id=formatting.short_id, task_name=formatting.task_name,
@@ -59,41 +57,20 @@ class Pages:
             stamp=formatting.stamp,
         )  # fmt: skip
 
-    def render(
-        self,
-        visit: Visit,
-        template: str,
-        *,
-        title: str,
-        section: str,
-        part: str | None,
-        values: Mapping[str, object],
-    ) -> str:
-        """Return a page, or its block `part_<name>` where one part is wanted alone.
+    def render(self, template: str, **values: object) -> str:
+        """Return a page that stands alone: it asks neither the storage nor who looks at it."""
+        return show_turns(self._environment.get_template(template).render(values))
 
-        Raises:
-            NotHere: the page has no part of that name.
-        """
+    def render_page(self, template: str, context: dict[str, object], part: str | None = None) -> str | None:
+        """Return a page, or its block `part_<name>` where one part is wanted; None where it has none."""
         page = self._environment.get_template(template)
-        context: dict[str, object] = {
-            **values, "visit": visit, "url": visit.url, "asset": visit.url.asset, "may": visit.may,
-            "title": title, "section": section, "dashboard": visit.dashboard, "now": visit.now,
-            "since": lambda at: formatting.ago(at, visit.now), "percent": formatting.percent,
-            "started": time.perf_counter(), "elapsed": _elapsed,
-        }  # fmt: skip
         # As a value and not an import: a block that is rendered alone has no imports of its page.
         context["p"] = self._environment.get_template("parts.html").make_module(context)
         if part is None:
             return show_turns(page.render(context))
         base = self._environment.get_template("base.html")
         block = page.blocks.get(f"part_{part}") or base.blocks.get(f"part_{part}")
-        if block is None:
-            raise NotHere(visit.text("shared.no_part", part=part))
-        return show_turns("".join(block(page.new_context(context))))
-
-    def render_alone(self, template: str, **values: object) -> str:
-        """Return a page that stands alone: it asks neither the storage nor who looks at it."""
-        return show_turns(self._environment.get_template(template).render(values))
+        return None if block is None else show_turns("".join(block(page.new_context(context))))
 
 
 def packed(request: Request, response: Response, *, scheme: str) -> Response:
@@ -146,7 +123,3 @@ def written_out(text: str) -> str:
 def _json(value: object) -> str:
     """Return JSON as text, to be escaped like any other: Jinja's own `tojson` marks it as safe."""
     return json.dumps(value, ensure_ascii=False, default=str)
-
-
-def _elapsed(started: float) -> str:
-    return formatting.span(time.perf_counter() - started)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
@@ -15,9 +16,10 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from firelock.storage import State
 from firelock_dashboard import payloads
-from firelock_dashboard.fields import Fields
+from firelock_dashboard.fields import SentFields
+from firelock_dashboard.formatting import ago, span
 from firelock_dashboard.payloads import IN_DETAIL, Payload
-from firelock_dashboard.problems import BadRequest, Forbidden, RequestProblem
+from firelock_dashboard.problems import BadRequest, Forbidden, NotHere, RequestProblem
 from firelock_dashboard.rendering import written_out
 from firelock_dashboard.security.permissions import Access, Permission
 
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
     from firelock import Firelock, JsonValue
     from firelock.storage import JobRecord, RecurringRecord
-    from firelock_dashboard.app import Dashboard
+    from firelock_dashboard.site import Site
     from firelock_dashboard.urls import Urls
 
 __all__ = ["SETTINGS", "SETTINGS_COOKIE", "Flash", "Undo", "Visit", "path_of", "read_body"]
@@ -87,7 +89,7 @@ class Visit:
 
     def __init__(
         self,
-        dashboard: Dashboard,
+        dashboard: Site,
         request: Request,
         urls: Urls,
         *,
@@ -110,20 +112,20 @@ class Visit:
         return self.dashboard.fire
 
     @cached_property
-    def query(self) -> Fields:
+    def query(self) -> SentFields:
         """The fields of the query."""
-        return Fields.parse(self.request.scope["query_string"].decode("latin-1"))
+        return SentFields.parse(self.request.scope["query_string"].decode("latin-1"))
 
     @cached_property
-    def form(self) -> Fields:
+    def form(self) -> SentFields:
         """The fields of a posted form, or of a JSON object that a program posted."""
         kind = self.request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind == _JSON:
-            return Fields.parse_json(self.body)
+            return SentFields.parse_json(self.body)
         if kind != _FORM:
             raise BadRequest(f"Content-Type {kind[:60]!r} is not read here; send {_FORM}.", status=415)
         try:
-            return Fields.parse(self.body.decode("ascii"))
+            return SentFields.parse(self.body.decode("ascii"))
         except UnicodeDecodeError as error:
             raise BadRequest("The form is not urlencoded; send ASCII with percent signs.") from error
 
@@ -163,7 +165,13 @@ class Visit:
 
     def setting(self, name: str) -> str:
         """Return one of the visitor's settings, kept in a cookie."""
-        return self.dashboard.settings_of(self.request).get(name, SETTINGS[name][0])
+        return self._settings.get(name, SETTINGS[name][0])
+
+    @property
+    def _settings(self) -> dict[str, str]:
+        """What the cookie holds; unknown names and values are passed over."""
+        pairs = (pair.partition("=") for pair in self.request.cookies.get(SETTINGS_COOKIE, "").split("."))
+        return {name: value for name, _, value in pairs if value in SETTINGS.get(name, ())}
 
     def state_counts(self) -> dict[str, int]:
         """Return how many jobs are in each state, every state named."""
@@ -239,13 +247,30 @@ class Visit:
         them does not pay for them.
         """
         part = self.part if status < 400 else None  # noqa: PLR2004 - what went wrong is shown whole
-        html = self.dashboard.pages.render(
-            self, template, title=title, section=section, part=part, values=values
-        )
+        html = self.render(template, title=title, section=section, part=part, **values)
         headers = {"ETag": _etag(html)}
         if self.request.headers.get("if-none-match") == headers["ETag"]:
             return Response(status_code=304, headers=headers)
         return Response(html, status, headers, "text/html; charset=utf-8")
+
+    def render(
+        self, template: str, *, title: str, section: str, part: str | None = None, **values: object
+    ) -> str:
+        """Return a page as text, or the one part of it.
+
+        Raises:
+            NotHere: the page has no part of that name.
+        """
+        began = time.perf_counter()
+        context: dict[str, object] = {
+            **values, "visit": self, "url": self.url, "asset": self.url.asset, "may": self.may,
+            "title": title, "section": section, "dashboard": self.dashboard, "now": self.now,
+            "since": lambda at: ago(at, self.now), "elapsed": lambda: span(time.perf_counter() - began),
+        }  # fmt: skip
+        html = self.dashboard.templates.render_page(template, context, part)
+        if html is None:
+            raise NotHere(self.text("shared.no_part", part=part))
+        return html
 
     def json(self, value: object, status: int = 200) -> Response:
         """Return JSON."""
@@ -281,8 +306,8 @@ class Visit:
 
     def keep_settings(self, response: Response, changes: Mapping[str, str]) -> None:
         """The visitor's browser keeps these settings beside those that it has."""
-        kept = {**self.dashboard.settings_of(self.request), **changes}
-        value = ".".join(f"{name}={value}" for name, value in kept.items() if name in SETTINGS)
+        kept = {**self._settings, **changes}
+        value = ".".join(f"{name}={value}" for name, value in kept.items())
         self.set_cookie(response, SETTINGS_COOKIE, value, _YEAR)
 
     def take_flash(self) -> Flash | None:

@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
     from firelock_dashboard.request import Visit
 
-__all__ = ["Parameter", "Route", "Routes"]
+__all__ = ["ApiParameter", "Route", "Routes"]
 
 _PLACE = re.compile(r"\{([a-z_]+)(:path)?\}")
 
 
 @attrs.frozen
-class Parameter:
+class ApiParameter:
     """A field of a query or a form, for the description of the JSON API."""
 
     name: str
@@ -52,7 +52,7 @@ class Route:
     is_personal: bool = False  # changes nothing but what the visitor sees; there on a read-only dashboard too
     is_api: bool = False  # answers JSON, its errors too
     summary: str = ""  # for the description of the JSON API
-    parameters: tuple[Parameter, ...] = ()  # likewise
+    parameters: tuple[ApiParameter, ...] = ()  # likewise
 
     @cached_property
     def query_fields(self) -> tuple[str, ...] | None:

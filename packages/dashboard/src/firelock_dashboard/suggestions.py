@@ -10,7 +10,7 @@ import attrs
 
 from firelock.storage import JobFilter, State
 from firelock_dashboard.formatting import task_name
-from firelock_dashboard.job_search import Known
+from firelock_dashboard.job_search import KnownTasks
 
 if TYPE_CHECKING:
     from firelock.storage import JobRecord
@@ -37,13 +37,13 @@ class Suggestion:
     is_whole: bool = True  # nothing has to follow: it may be asked for at once
 
 
-def known_tasks(visit: Visit) -> Known:
+def known_tasks(visit: Visit) -> KnownTasks:
     """Return what this process and, where servers said so, they know of tasks."""
     templates = {info.name: info.tags for info in visit.fire.tasks()}
     catalogue = getattr(visit.fire, "catalogue", None)
     for entry in catalogue.list() if catalogue is not None else ():
         templates.setdefault(entry.name, tuple(entry.tags))
-    return Known(templates)
+    return KnownTasks(templates)
 
 
 def starts(visit: Visit, jobs: Iterable[JobRecord]) -> dict[str, int]:

@@ -8,7 +8,7 @@ from itertools import groupby
 
 import attrs
 
-__all__ = ["Frame", "Group", "Trace", "markdown", "read_traceback"]
+__all__ = ["Frame", "FrameGroup", "Trace", "markdown", "read_traceback"]
 
 # What the core writes: an arrow before frames of the application, and words between chained exceptions.
 _FRAME = re.compile(r'(?P<mark>→ |  )File "(?P<file>[^"\n]*)", line (?P<line>\d+|None), in (?P<function>.*)')
@@ -36,7 +36,7 @@ class Frame:
 
 
 @attrs.frozen
-class Group:
+class FrameGroup:
     """Frames that follow each other and are all the application's own, or all of libraries."""
 
     is_own: bool
@@ -48,7 +48,7 @@ class Trace:
     """One exception of a chain."""
 
     lead: str  # how it follows from the one before; empty for the first
-    groups: tuple[Group, ...]
+    groups: tuple[FrameGroup, ...]
     last: str  # type and message, and all that is no frame
 
 
@@ -76,7 +76,8 @@ def read_traceback(text: str) -> list[Trace]:
 
 def _trace(lead: str, frames: Iterable[Frame], rest: Iterable[str]) -> Trace:
     groups = tuple(
-        Group(is_own, tuple(members)) for is_own, members in groupby(frames, key=lambda frame: frame.is_own)
+        FrameGroup(is_own, tuple(members))
+        for is_own, members in groupby(frames, key=lambda frame: frame.is_own)
     )
     return Trace(lead, groups, "\n".join(rest).strip("\n"))
 

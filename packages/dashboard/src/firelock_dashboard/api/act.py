@@ -20,7 +20,7 @@ from firelock_dashboard.api.read import FILTERS, filter_of
 from firelock_dashboard.pages.failures import mute_cause, unmute_cause
 from firelock_dashboard.pages.tasks import given_arguments, refuse_masks
 from firelock_dashboard.problems import BadRequest, NotHere
-from firelock_dashboard.routes import Parameter, Route
+from firelock_dashboard.routes import ApiParameter, Route
 from firelock_dashboard.security.permissions import Permission
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 __all__ = ["ROUTES"]
 
 _MOST_IDS = 500
-_IDS = Parameter("id", "The jobs' ids, at most 500.", "array", is_required=True)
-_RECURRING = Parameter("id", "The definition's id.", is_required=True)
+_IDS = ApiParameter("id", "The jobs' ids, at most 500.", "array", is_required=True)
+_RECURRING = ApiParameter("id", "The definition's id.", is_required=True)
 
 
 # ---- jobs ------------------------------------------------------------------------------------------------
@@ -222,7 +222,11 @@ def run_task(visit: Visit) -> Response:
 
 
 def _post(
-    path: str, permission: Permission, view: Callable[[Visit], Response], summary: str, *parameters: Parameter
+    path: str,
+    permission: Permission,
+    view: Callable[[Visit], Response],
+    summary: str,
+    *parameters: ApiParameter,
 ) -> Route:
     return Route("POST", f"/api{path}", permission, view, is_api=True, summary=summary, parameters=parameters)
 
@@ -255,25 +259,25 @@ ROUTES = (
         reschedule_jobs,
         "Scheduled jobs become due at another instant.",
         _IDS,
-        Parameter("in", "A span from now, such as 90s, 15m, 2h, 3d."),
-        Parameter("at", "An instant.", "date-time"),
+        ApiParameter("in", "A span from now, such as 90s, 15m, 2h, 3d."),
+        ApiParameter("at", "An instant.", "date-time"),
     ),
     _post(
         "/jobs/copy",
         Permission.REQUEUE,
         copy_job,
         "A new job like this one is enqueued.",
-        Parameter("id", "The job's id.", is_required=True),
+        ApiParameter("id", "The job's id.", is_required=True),
     ),
     _post(
         "/operations",
         Permission.READ,
         start_operation,
         "Everything that matches is requeued or deleted, in the background; needs that permission.",
-        Parameter("verb", "What to do.", choices=("requeue", "delete"), is_required=True),
+        ApiParameter("verb", "What to do.", choices=("requeue", "delete"), is_required=True),
         *FILTERS,
-        Parameter("argument", "A text that the stored arguments hold."),
-        Parameter("error", "A text that the last error's type or message holds."),
+        ApiParameter("argument", "A text that the stored arguments hold."),
+        ApiParameter("error", "A text that the last error's type or message holds."),
     ),
     _post(
         "/operations/{id}/cancel",
@@ -286,31 +290,31 @@ ROUTES = (
         Permission.REQUEUE,
         mute_failures,
         "The cause is listed apart and in no banner.",
-        Parameter("fingerprint", "Which cause.", is_required=True),
-        Parameter("for", "A span such as 2h, 7d; where left out until it is unmuted."),
-        Parameter("note", "Why, for people."),
+        ApiParameter("fingerprint", "Which cause.", is_required=True),
+        ApiParameter("for", "A span such as 2h, 7d; where left out until it is unmuted."),
+        ApiParameter("note", "Why, for people."),
     ),
     _post(
         "/failures/unmute",
         Permission.REQUEUE,
         unmute_failures,
         "The cause is told of again.",
-        Parameter("fingerprint", "Which cause.", is_required=True),
+        ApiParameter("fingerprint", "Which cause.", is_required=True),
     ),
     _post(
         "/queues/pause",
         Permission.PAUSE_QUEUE,
         pause_queue,
         "No job of the queue is claimed any more.",
-        Parameter("queue", "Its name.", is_required=True),
-        Parameter("note", "Why, for people."),
+        ApiParameter("queue", "Its name.", is_required=True),
+        ApiParameter("note", "Why, for people."),
     ),
     _post(
         "/queues/resume",
         Permission.PAUSE_QUEUE,
         resume_queue,
         "Jobs of the queue are claimed again.",
-        Parameter("queue", "Its name.", is_required=True),
+        ApiParameter("queue", "Its name.", is_required=True),
     ),
     _post(
         "/recurring/trigger",
@@ -345,17 +349,17 @@ ROUTES = (
         Permission.STOP_SERVER,
         tell_server,
         "Within a heartbeat the server does as told.",
-        Parameter("server", "Its id.", is_required=True),
-        Parameter("order", "What to do.", choices=("quiet", "resume", "stop"), is_required=True),
+        ApiParameter("server", "Its id.", is_required=True),
+        ApiParameter("order", "What to do.", choices=("quiet", "resume", "stop"), is_required=True),
     ),
     _post(
         "/tasks/run",
         Permission.RUN_TASK,
         run_task,
         "A job of the task is enqueued.",
-        Parameter("task", "Its name.", is_required=True),
-        Parameter("args.NAME", "The argument NAME as text: dates as ISO, structures as JSON."),
-        Parameter("queue", "Instead of the task's."),
-        Parameter("delay", "Run this much later, such as 15m."),
+        ApiParameter("task", "Its name.", is_required=True),
+        ApiParameter("args.NAME", "The argument NAME as text: dates as ISO, structures as JSON."),
+        ApiParameter("queue", "Instead of the task's."),
+        ApiParameter("delay", "Run this much later, such as 15m."),
     ),
 )

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from firelock_dashboard.routes import Parameter, Route
+from firelock_dashboard.routes import ApiParameter, Route
 from firelock_dashboard.security.permissions import Permission
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def _name(route: Route) -> str:
     return "_".join([route.method.lower(), *words])
 
 
-def _schema(parameter: Parameter) -> dict[str, Any]:
+def _schema(parameter: ApiParameter) -> dict[str, Any]:
     told: dict[str, Any] = {"description": parameter.doc}
     if parameter.kind == "array":
         return told | {"type": "array", "items": {"type": "string"}}
@@ -108,7 +108,7 @@ def _schema(parameter: Parameter) -> dict[str, Any]:
     return told | {"type": parameter.kind}
 
 
-def _query(parameter: Parameter) -> dict[str, Any]:
+def _query(parameter: ApiParameter) -> dict[str, Any]:
     schema = _schema(parameter)
     doc = schema.pop("description")
     return {

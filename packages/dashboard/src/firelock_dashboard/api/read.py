@@ -13,7 +13,7 @@ from firelock import JobNotFound, State, StorageError, StorageUnavailable
 from firelock.storage import JobFilter, JobRecord
 from firelock_dashboard.api import shapes
 from firelock_dashboard.problems import BadRequest, NotHere
-from firelock_dashboard.routes import Parameter, Route
+from firelock_dashboard.routes import ApiParameter, Route
 from firelock_dashboard.security.permissions import Permission
 
 if TYPE_CHECKING:
@@ -30,26 +30,26 @@ _LONGEST = timedelta(hours=24)
 _MOST = 500  # in one page
 
 FILTERS = (
-    Parameter("state", "Only jobs in this state.", choices=tuple(State)),
-    Parameter("task", "Only jobs of this task, by its whole name."),
-    Parameter("queue", "Only jobs of this queue."),
-    Parameter("tag", "Only jobs with this tag."),
-    Parameter("server", "Only jobs that this server holds or held last."),
-    Parameter("fingerprint", "Only failures of this kind."),
-    Parameter("recurring", "Only jobs of this recurring definition."),
-    Parameter("parent", "Only continuations of this job."),
-    Parameter("id", "Only jobs whose id begins so."),
-    Parameter("retrying", "Only jobs that wait for a retry.", "boolean"),
-    Parameter(
+    ApiParameter("state", "Only jobs in this state.", choices=tuple(State)),
+    ApiParameter("task", "Only jobs of this task, by its whole name."),
+    ApiParameter("queue", "Only jobs of this queue."),
+    ApiParameter("tag", "Only jobs with this tag."),
+    ApiParameter("server", "Only jobs that this server holds or held last."),
+    ApiParameter("fingerprint", "Only failures of this kind."),
+    ApiParameter("recurring", "Only jobs of this recurring definition."),
+    ApiParameter("parent", "Only continuations of this job."),
+    ApiParameter("id", "Only jobs whose id begins so."),
+    ApiParameter("retrying", "Only jobs that wait for a retry.", "boolean"),
+    ApiParameter(
         "since",
         "Not before; by the last change of state where a state is given, else by creation.",
         "date-time",
     ),
-    Parameter("until", "Before; by the same time.", "date-time"),
+    ApiParameter("until", "Before; by the same time.", "date-time"),
 )
 _PAGE = (
-    Parameter("limit", "How many, 1 to 500; 50 where left out.", "integer"),
-    Parameter("cursor", "Where the next page begins, as the last one named it."),
+    ApiParameter("limit", "How many, 1 to 500; 50 where left out.", "integer"),
+    ApiParameter("cursor", "Where the next page begins, as the last one named it."),
 )
 
 
@@ -246,7 +246,7 @@ def _get(
     path: str,
     view: Callable[[Visit], Response],
     summary: str,
-    *parameters: Parameter,
+    *parameters: ApiParameter,
     permission: Permission = Permission.READ,
 ) -> Route:
     return Route("GET", f"/api{path}", permission, view, is_api=True, summary=summary, parameters=parameters)
@@ -259,8 +259,8 @@ ROUTES = (
         "A page of jobs in order of time, newest first.",
         *FILTERS,
         *_PAGE,
-        Parameter("oldest_first", "In the other order.", "boolean"),
-        Parameter(
+        ApiParameter("oldest_first", "In the other order.", "boolean"),
+        ApiParameter(
             "by_due",
             "Scheduled jobs alone, in order of when they are due; with oldest_first the soonest first.",
             "boolean",
@@ -271,10 +271,10 @@ ROUTES = (
         "/jobs/timeline",
         show_timeline,
         "What ended in each minute, by task, queue and outcome; 24 hours at most.",
-        Parameter("since", "An hour before `until` where left out.", "date-time"),
-        Parameter("until", "Now where left out.", "date-time"),
-        Parameter("task", "Only of this task."),
-        Parameter("queue", "Only of this queue."),
+        ApiParameter("since", "An hour before `until` where left out.", "date-time"),
+        ApiParameter("until", "Now where left out.", "date-time"),
+        ApiParameter("task", "Only of this task."),
+        ApiParameter("queue", "Only of this queue."),
     ),
     _get("/jobs/{id}", show_job, "One job with arguments and result."),
     _get("/jobs/{id}/history", show_history, "A job's steps, oldest first."),
@@ -289,7 +289,7 @@ ROUTES = (
         show_log,
         "What a job logged, and its progress.",
         _PAGE[0],
-        Parameter("after", "The number of the last line seen.", "integer"),
+        ApiParameter("after", "The number of the last line seen.", "integer"),
         permission=Permission.VIEW_LOGS,
     ),
     _get(
@@ -305,7 +305,7 @@ ROUTES = (
         list_recurring,
         "A page of recurring definitions in order of id.",
         _PAGE[0],
-        Parameter("after", "The id behind which the page begins."),
+        ApiParameter("after", "The id behind which the page begins."),
     ),
     _get("/servers", list_servers, "The servers with their sessions."),
     _get("/tasks", list_tasks, "The tasks that servers or this process know."),

@@ -5,7 +5,6 @@ Read `job` first: it shows most of what a page does. `jobs` and `recurring` have
 
 from __future__ import annotations
 
-from firelock_dashboard import extensions
 from firelock_dashboard.pages import (
     activity,
     failures,
@@ -38,5 +37,4 @@ ROUTES = (
     *settings.ROUTES,
     *system.ROUTES,
     *tasks.ROUTES,
-    *extensions.ROUTES,
 )

@@ -14,7 +14,7 @@ from firelock import State
 from firelock.storage import JobFilter
 from firelock_dashboard.actions import MANY, ask_first, operation_address, start_operation
 from firelock_dashboard.formatting import count_text, instant, stamp, task_name
-from firelock_dashboard.pages.job import JobPage
+from firelock_dashboard.pages.job import JobView
 from firelock_dashboard.problems import BadRequest, NotHere
 from firelock_dashboard.routes import Route
 from firelock_dashboard.security.permissions import Permission
@@ -24,8 +24,7 @@ from firelock_dashboard.tracebacks import markdown
 if TYPE_CHECKING:
     from starlette.responses import Response
 
-    from firelock import Job
-    from firelock import JobPage as Found
+    from firelock import Job, JobPage
     from firelock_dashboard.request import Visit
 
 __all__ = ["ROUTES", "mute_cause", "unmute_cause"]
@@ -76,7 +75,7 @@ def _shown(visit: Visit, message: str) -> str:
 
 
 @attrs.define(slots=False)
-class _Page:
+class _CausePage:
     """One cause, each value read when it is first shown."""
 
     visit: Visit
@@ -93,7 +92,7 @@ class _Page:
         return self._found.cursor is not None
 
     @cached_property
-    def _found(self) -> Found:
+    def _found(self) -> JobPage:
         return self.visit.fire.jobs.page(_where(self.fingerprint), limit=_SAMPLE)
 
     @cached_property
@@ -139,7 +138,7 @@ class _Page:
     @cached_property
     def failure(self) -> Any:  # noqa: ANN401 - what the page of a job makes of an attempt
         """The last failed attempt of the newest, its traceback taken apart; None where none is kept."""
-        failures = JobPage(self.visit, self.newest).failures
+        failures = JobView(self.visit, self.newest).failures
         return failures[max(failures)] if failures else None
 
     @cached_property
@@ -206,7 +205,7 @@ def _failed_at(job: Job[Any]) -> datetime | None:
 
 def show_failure(visit: Visit) -> Response:
     """One cause: a traceback that stands for all, where it happens, the jobs."""
-    page = _Page(visit, visit.places["fingerprint"][:_FINGERPRINT])
+    page = _CausePage(visit, visit.places["fingerprint"][:_FINGERPRINT])
     is_whole = visit.part is None  # its only live region is the navigation, in which is nothing of the cause
     if is_whole and not page.sample:
         raise NotHere(visit.text("failures.unknown"))
@@ -230,7 +229,7 @@ def delete(visit: Visit) -> Response:
 def _start(visit: Visit, verb: str) -> Response:
     fingerprint = visit.form.required("fingerprint", limit=_FINGERPRINT)
     visit.dashboard.forget()  # what is counted for a question is counted now
-    page = _Page(visit, fingerprint)
+    page = _CausePage(visit, fingerprint)
     if not page.sample:
         return visit.done(visit.text("failures.none_left"), to="/failures", kind="note")
     if page.is_many:
@@ -282,7 +281,7 @@ def mute_cause(visit: Visit, fingerprint: str, span: timedelta | None, note: str
 
     It is muted for the span, without one until it is unmuted.
     """
-    page = _Page(visit, fingerprint)
+    page = _CausePage(visit, fingerprint)
     cause = page.known
     if cause is None and page.sample:  # a rare one, which is in no list
         task, newest_at = page.newest.task, page.newest_at

@@ -18,7 +18,7 @@ from firelock_dashboard.extensions import JobPanel, rendered
 from firelock_dashboard.formatting import instant, iso, short_id, stamp, task_name
 from firelock_dashboard.listeners import Listeners
 from firelock_dashboard.pages.jobs import attempts_of
-from firelock_dashboard.payloads import Call, Node, call_of, tree
+from firelock_dashboard.payloads import Node, ShownCall, call_of, tree
 from firelock_dashboard.problems import NotHere
 from firelock_dashboard.routes import Route
 from firelock_dashboard.security.permissions import Permission
@@ -34,10 +34,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ROUTES",
-    "JobPage",
+    "JobView",
     "Phase",
     "Segment",
-    "Step",
+    "ShownStep",
     "phases_of",
     "steps_of",
 ]
@@ -57,7 +57,7 @@ def show_job(visit: Visit) -> Response:
         if visit.wants_json:
             raise NotHere(visit.text("job.gone_one", id=job_id[:_SHOWN])) from error
         return _gone(visit, job_id)
-    page = JobPage(visit, handle)
+    page = JobView(visit, handle)
     title = f"{task_name(page.job.task)} {short_id(page.job.id)}"
     return visit.page("job.html", title=title, section="jobs", page=page, job=page.job)
 
@@ -176,7 +176,7 @@ class _Failure:
 
 
 @attrs.define(slots=False)
-class JobPage:
+class JobView:
     """What the page of a job shows; each value is read when it is first shown."""
 
     visit: Visit
@@ -205,7 +205,7 @@ class JobPage:
         return self.visit.arguments(self.job)
 
     @cached_property
-    def call(self) -> Call | None:
+    def call(self) -> ShownCall | None:
         """The call as it would be written; None where its arguments may not be seen, or cannot be read."""
         value = self.given.value
         return call_of(self.job.task, value, self._using()) if isinstance(value, dict) else None
@@ -255,11 +255,11 @@ class JobPage:
     # ---- its life ------------------------------------------------------------------------------------------
 
     @cached_property
-    def _history(self) -> list[Step]:
+    def _history(self) -> list[ShownStep]:
         return steps_of(self.handle.history())
 
     @property
-    def steps(self) -> list[Step]:
+    def steps(self) -> list[ShownStep]:
         """Its steps, newest first."""
         return self._history
 
@@ -519,7 +519,7 @@ class Phase:
 
 
 @attrs.frozen
-class Step:
+class ShownStep:
     """A step of the history with what is told by its neighbours."""
 
     entry: JobStep
@@ -528,9 +528,9 @@ class Step:
     took: float | None  # seconds that this attempt ran
 
 
-def steps_of(history: Sequence[JobStep]) -> list[Step]:
+def steps_of(history: Sequence[JobStep]) -> list[ShownStep]:
     """Return the steps, newest first."""
-    steps: list[Step] = []
+    steps: list[ShownStep] = []
     former: JobStep | None = None
     for entry in history:
         waited = took = None
@@ -539,7 +539,7 @@ def steps_of(history: Sequence[JobStep]) -> list[Step]:
         if entry.started_at is not None:
             took = _seconds(entry.started_at, entry.at)
         since = None if former is None else _seconds(former.at, entry.at)
-        steps.append(Step(entry, since, waited, took))
+        steps.append(ShownStep(entry, since, waited, took))
         former = entry
     return steps[::-1]
 

@@ -19,7 +19,7 @@ from starlette.responses import RedirectResponse, StreamingResponse
 from firelock import ConfigurationError, JobNotFound, Retry, ScheduleError
 from firelock.storage import Applied, JobFilter, JobRecord, State
 from firelock_dashboard.actions import MANY
-from firelock_dashboard.fields import Fields
+from firelock_dashboard.fields import SentFields
 from firelock_dashboard.formatting import instant, iso
 from firelock_dashboard.job_search import (
     ARGUMENT,
@@ -27,9 +27,9 @@ from firelock_dashboard.job_search import (
     SECONDS,
     Chip,
     Chips,
-    Found,
-    Known,
-    Plan,
+    JobsFound,
+    KnownTasks,
+    SearchPlan,
     count_up_to,
     every_match,
     find_page,
@@ -68,7 +68,7 @@ _ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _TABS = ("", "enqueued", "processing", "scheduled", "retrying", "awaiting", "succeeded", "failed", "deleted")
 
 
-class Order(StrEnum):
+class ListOrder(StrEnum):
     """How a list is ordered: by time, or, where jobs are scheduled, by when they are due."""
 
     NEWEST = "newest"
@@ -79,7 +79,7 @@ class Order(StrEnum):
     @property
     def is_by_due(self) -> bool:
         """Tell whether it is by when jobs are due."""
-        return self in {Order.SOONEST, Order.LATEST}
+        return self in {ListOrder.SOONEST, ListOrder.LATEST}
 
 
 @attrs.frozen
@@ -91,7 +91,7 @@ class _Tab:
 
 
 @attrs.frozen
-class _Row:
+class _JobRow:
     record: JobRecord
     state: str  # as it is shown: a state, or "retrying"
     call: str | None  # the arguments on one line; None where they may not be seen
@@ -139,7 +139,7 @@ class Listing:
     visit: Visit
     chips: Chips
     size: int
-    order: Order
+    order: ListOrder
     cursor: str | None
     at: datetime  # the instant from which ages count
 
@@ -157,14 +157,14 @@ class Listing:
             visit.require(Permission.VIEW_ARGUMENTS)
         size = query.number("limit", _SIZE, least=SIZES[0], most=SIZES[-1])
         is_scheduled = chips.is_retrying or chips.state is State.SCHEDULED
-        order = query.choice("order", Order) or (Order.SOONEST if is_scheduled else Order.NEWEST)
+        order = query.choice("order", ListOrder) or (ListOrder.SOONEST if is_scheduled else ListOrder.NEWEST)
         if order.is_by_due and not is_scheduled:
             raise BadRequest(f"order={order} is for scheduled jobs and retries; give newest or oldest.")
         cursor = query.maybe("cursor", limit=600)
         return cls(visit, chips, size, order, cursor, query.moment("at") or visit.now)
 
     @cached_property
-    def known(self) -> Known:
+    def known(self) -> KnownTasks:
         """What is known of tasks."""
         return known_tasks(self.visit)
 
@@ -176,24 +176,24 @@ class Listing:
     @property
     def is_oldest_first(self) -> bool:
         """Tell whether the list's time ascends."""
-        return self.order in {Order.OLDEST, Order.SOONEST}
+        return self.order in {ListOrder.OLDEST, ListOrder.SOONEST}
 
     @property
     def turned(self) -> str:
         """The address of the list in the other direction."""
         other = {
-            Order.NEWEST: Order.OLDEST, Order.OLDEST: Order.NEWEST,
-            Order.SOONEST: Order.LATEST, Order.LATEST: Order.SOONEST,
+            ListOrder.NEWEST: ListOrder.OLDEST, ListOrder.OLDEST: ListOrder.NEWEST,
+            ListOrder.SOONEST: ListOrder.LATEST, ListOrder.LATEST: ListOrder.SOONEST,
         }[self.order]  # fmt: skip
         return self.link(order=None if other is self._usual else other)
 
     @property
-    def _usual(self) -> Order:
+    def _usual(self) -> ListOrder:
         is_scheduled = self.chips.is_retrying or self.chips.state is State.SCHEDULED
-        return Order.SOONEST if is_scheduled else Order.NEWEST
+        return ListOrder.SOONEST if is_scheduled else ListOrder.NEWEST
 
     @cached_property
-    def plan(self) -> Plan:
+    def plan(self) -> SearchPlan:
         """How the chips are answered."""
         return plan(
             self.chips, self.at, self.known, self._arguments, by_due=self.is_by_due,
@@ -204,18 +204,18 @@ class Listing:
         return self.visit.arguments_value(job)
 
     @cached_property
-    def found(self) -> Found:
+    def found(self) -> JobsFound:
         """The jobs of the page."""
         return find_page(
             self.visit.fire, self.plan, limit=self.size, cursor=self.cursor, oldest_first=self.is_oldest_first
         )
 
     @cached_property
-    def rows(self) -> list[_Row]:
+    def rows(self) -> list[_JobRow]:
         """The jobs of the page with what stands beside them."""
         started = starts(self.visit, self.found.jobs)
         return [
-            _Row(
+            _JobRow(
                 job,
                 "retrying" if job.is_retrying else job.state.value,
                 self._call(job),
@@ -290,7 +290,7 @@ class Listing:
         is_retrying = name == "retrying"
         query = {**self.query(), "state": None if is_retrying or not name else name}
         # By due or by change: neither order nor window mean the same in the other.
-        if (name in {"scheduled", "retrying"}) != (self._usual is Order.SOONEST):
+        if (name in {"scheduled", "retrying"}) != (self._usual is ListOrder.SOONEST):
             query |= dict.fromkeys(("order", "since", "until"))
         return self.visit.url.of("/retries" if is_retrying else "/jobs", query)
 
@@ -414,11 +414,11 @@ def _from_typed(visit: Visit, *, is_retrying: bool) -> Response:
 
 def _check(address: str, path: str, pairs: dict[str, list[str]]) -> None:
     """A chip that is wrong is told now, not behind a redirect."""
-    from firelock_dashboard.fields import Fields  # noqa: PLC0415 - for this check alone
+    from firelock_dashboard.fields import SentFields  # noqa: PLC0415 - for this check alone
 
     if len(address) > 8_000:  # noqa: PLR2004 - what servers take as an address
         raise BadRequest("q makes an address that is too long; leave something out.")
-    Chips.read(Fields.parse(urlencode(pairs, doseq=True)), is_retrying=path == "/retries")
+    Chips.read(SentFields.parse(urlencode(pairs, doseq=True)), is_retrying=path == "/retries")
 
 
 def suggest(visit: Visit) -> Response:
@@ -510,9 +510,9 @@ def _ids(visit: Visit) -> list[str]:
     return list(dict.fromkeys(ids))
 
 
-def _when(form: Fields) -> datetime | timedelta:
+def _when(form: SentFields) -> datetime | timedelta:
     value = form.required("when", limit=60)
-    fields = Fields([("when", value.removeprefix("+"))])
+    fields = SentFields([("when", value.removeprefix("+"))])
     span = fields.span("when") if value[-1].isalpha() and value[:-1].removeprefix("+").isdigit() else None
     moment = fields.moment("when") if span is None else None
     assert span is not None or moment is not None  # noqa: S101 - `required`

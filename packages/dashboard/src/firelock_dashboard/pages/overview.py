@@ -46,7 +46,7 @@ class _Tile:
 
 
 @attrs.frozen
-class _Queue:
+class _QueueLine:
     view: QueueView
     oldest_at: datetime | None
     rates: Rates | None
@@ -204,11 +204,11 @@ class _Seen:
 
     # ---- tables ------------------------------------------------------------------------------------------
 
-    def queues(self) -> list[_Queue]:
+    def queues(self) -> list[_QueueLine]:
         """The queues with most to do."""
         seen = self._snapshot
         fullest = sorted(seen.queues, key=lambda one: (-one.enqueued, -one.processing, one.name))[:_QUEUES]
-        return [_Queue(one, seen.oldest.get(one.name), self._rates.get(one.name)) for one in fullest]
+        return [_QueueLine(one, seen.oldest.get(one.name), self._rates.get(one.name)) for one in fullest]
 
     def failures(self) -> Sequence[Cause]:
         """The causes of most failures, but for those that are muted."""

@@ -49,7 +49,7 @@ class _State(StrEnum):
 
 
 @attrs.frozen
-class _Queue:
+class _QueueRow:
     view: QueueView
     oldest_at: datetime | None  # since when the first in line waits
     wait: _Wait
@@ -92,8 +92,8 @@ class _Queue:
 
 
 @attrs.frozen
-class _Page:
-    queues: list[_Queue]
+class _QueuesPage:
+    queues: list[_QueueRow]
     total: int
     most: int  # jobs of the fullest queue of all pages: the bars of all have this one scale
     after: str | None  # the name behind which the next page begins
@@ -108,7 +108,7 @@ def show_queues(visit: Visit) -> Response:
     )  # fmt: skip
 
 
-def _page(visit: Visit, after: str) -> _Page:
+def _page(visit: Visit, after: str) -> _QueuesPage:
     views = visit.fire.queues.list()
     left = [view for view in views if view.name > after]
     shown = left[:_SHOWN]
@@ -116,17 +116,17 @@ def _page(visit: Visit, after: str) -> _Page:
     rates = visit.dashboard.history.queues(minutes=10)
     queues = [_queue(visit, view, listeners, rates) for view in shown]
     most = max((_jobs_in(view) for view in views), default=0)
-    return _Page(queues, len(views), most, shown[-1].name if len(left) > _SHOWN else None)
+    return _QueuesPage(queues, len(views), most, shown[-1].name if len(left) > _SHOWN else None)
 
 
 def _jobs_in(view: QueueView) -> int:
     return view.processing + view.enqueued + view.scheduled
 
 
-def _queue(visit: Visit, view: QueueView, listeners: Listeners, rates: dict[str, Rates]) -> _Queue:
+def _queue(visit: Visit, view: QueueView, listeners: Listeners, rates: dict[str, Rates]) -> _QueueRow:
     rate = rates.get(view.name)
     oldest_at = _oldest_at(visit, view)
-    return _Queue(
+    return _QueueRow(
         view, oldest_at, _wait(oldest_at, visit.now),
         rate.out_per_minute if rate else 0.0, rate.in_per_minute if rate else None,
         tuple(listeners.of(view.name)),

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from firelock import AuditEntry, Job, RecurringJob, Upcoming
-    from firelock_dashboard.fields import Fields
+    from firelock_dashboard.fields import SentFields
     from firelock_dashboard.payloads import Payload
     from firelock_dashboard.request import Visit
 
@@ -50,7 +50,7 @@ __all__ = [
     "Bucket",
     "Lane",
     "Policies",
-    "Row",
+    "RecurringRow",
     "id_in",
     "known",
     "lane_of",
@@ -69,7 +69,7 @@ _PAGE = 500
 
 
 @attrs.frozen
-class Row:
+class RecurringRow:
     """A definition as a line."""
 
     job: RecurringJob
@@ -104,20 +104,20 @@ class _Runs:
 
 
 @attrs.frozen
-class _Page:
-    rows: list[Row]
+class _RecurringPage:
+    rows: list[RecurringRow]
     next: str | None
     is_cut: bool  # the search ended before the last definition
 
 
-def row_of(job: RecurringJob) -> Row:
+def row_of(job: RecurringJob) -> RecurringRow:
     """Return a definition as it is shown."""
     mark = hashlib.blake2b(job.id.encode(), digest_size=8).hexdigest()
     try:
         schedule = job.schedule
-        return Row(job, mark, schedule.describe(), schedule_text(schedule), zone_of(schedule))
+        return RecurringRow(job, mark, schedule.describe(), schedule_text(schedule), zone_of(schedule))
     except ScheduleError:
-        return Row(job, mark, None, None, None)
+        return RecurringRow(job, mark, None, None, None)
 
 
 # ---- the list --------------------------------------------------------------------------------------------
@@ -133,7 +133,7 @@ def show_recurring(visit: Visit) -> Response:
     )  # fmt: skip
 
 
-def _page(visit: Visit, after: str, wanted: str) -> _Page:
+def _page(visit: Visit, after: str, wanted: str) -> _RecurringPage:
     if not wanted:
         found = visit.fire.recurring.list(after=after, limit=_SHOWN + 1)
         is_cut = False
@@ -143,7 +143,7 @@ def _page(visit: Visit, after: str, wanted: str) -> _Page:
         found, is_cut = matching[: _SHOWN + 1], len(looked) > _SEARCHED and len(matching) <= _SHOWN
     shown = found[:_SHOWN]
     following = shown[-1].id if len(found) > _SHOWN else None
-    return _Page([row_of(one) for one in shown], following, is_cut)
+    return _RecurringPage([row_of(one) for one in shown], following, is_cut)
 
 
 def _from(visit: Visit, after: str) -> Iterator[RecurringJob]:
@@ -179,7 +179,7 @@ def _lane(visit: Visit) -> Lane:
 # ---- what is done to one ---------------------------------------------------------------------------------
 
 
-def id_in(fields: Fields) -> str:
+def id_in(fields: SentFields) -> str:
     """Return the id that was sent, as it is: it may begin or end with a space.
 
     Raises:
@@ -299,7 +299,7 @@ def show_one(visit: Visit) -> Response:
     )  # fmt: skip
 
 
-def _upcoming(visit: Visit, row: Row) -> list[_Instant]:
+def _upcoming(visit: Visit, row: RecurringRow) -> list[_Instant]:
     if row.words is None:
         return []
     return _in_zone(visit.fire.recurring.upcoming(row.job.schedule, _NEXT, after=visit.now), row.zone)
@@ -417,7 +417,7 @@ class _Sent:
     priority: int | None = None
 
 
-def _read(form: Fields, before: Cron | Every | None) -> _Sent:
+def _read(form: SentFields, before: Cron | Every | None) -> _Sent:
     overlap = form.one_of("overlap", [str(one) for one in Overlap], "allow")
     misfire = form.one_of("misfire", [str(one) for one in Misfire], "once")
     values = {

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from firelock_dashboard.request import Visit
 
-__all__ = ["LONGEST", "ROUTES", "Group", "Hit", "Offer", "groups", "offers"]
+__all__ = ["LONGEST", "ROUTES", "Hit", "HitGroup", "Offer", "groups", "offers"]
 
 LONGEST = 200  # characters that are searched for
 
@@ -47,7 +47,7 @@ class Hit:
 
 
 @attrs.frozen
-class Group:
+class HitGroup:
     """What was found of one kind."""
 
     kind: str  # a key of search.toml: task, queue, recurring, server, job, tag, argument, error
@@ -56,11 +56,11 @@ class Group:
     further: str | None = None  # the address of all of them, where there may be more
 
 
-def groups(visit: Visit, text: str) -> list[Group]:
+def groups(visit: Visit, text: str) -> list[HitGroup]:
     """Return what is found for a text, by kind; nothing for an empty one."""
     if not text:
         return []
-    looks: tuple[Callable[[Visit, str], Group | None], ...] = (
+    looks: tuple[Callable[[Visit, str], HitGroup | None], ...] = (
         _jobs, _tasks, _queues, _recurring, _servers, _tag, _errors, _arguments,
     )  # fmt: skip
     found = (look(visit, text) for look in looks)
@@ -70,13 +70,15 @@ def groups(visit: Visit, text: str) -> list[Group]:
 # ---- what is called so -----------------------------------------------------------------------------------
 
 
-def _named(kind: str, text: str, ones: Iterable[tuple[str, str, str]], further: Callable[[], str]) -> Group:
+def _named(
+    kind: str, text: str, ones: Iterable[tuple[str, str, str]], further: Callable[[], str]
+) -> HitGroup:
     """Return those of (name, what is said beside it, address) whose words hold all words of the text."""
     words = text.casefold().split()
     matches = [one for one in ones if all(word in f"{one[0]} {one[1]}".casefold() for word in words)]
     matches.sort(key=lambda one: _rank(one[0].casefold(), text.casefold()))
     hits = [Hit(name, more, address) for name, more, address in matches[:_OF_A_KIND]]
-    return Group(kind, hits, is_called_so=True, further=further() if len(matches) > _OF_A_KIND else None)
+    return HitGroup(kind, hits, is_called_so=True, further=further() if len(matches) > _OF_A_KIND else None)
 
 
 def _rank(name: str, text: str) -> tuple[int, str]:
@@ -87,12 +89,12 @@ def _rank(name: str, text: str) -> tuple[int, str]:
     return (1 if name.startswith(text) or last.startswith(text) else 2), name
 
 
-def _tasks(visit: Visit, text: str) -> Group:
+def _tasks(visit: Visit, text: str) -> HitGroup:
     names = ((name, "", visit.url("/tasks/view", name=name)) for name in task_names(visit))
     return _named("task", text, names, lambda: visit.url("/tasks", q=text))
 
 
-def _queues(visit: Visit, text: str) -> Group:
+def _queues(visit: Visit, text: str) -> HitGroup:
     ones = (
         (queue.name, visit.text("search.enqueued", count=queue.enqueued), visit.url(f"/queues/{queue.name}"))
         for queue in visit.dashboard.watch.snapshot().queues
@@ -105,7 +107,7 @@ def _queues(visit: Visit, text: str) -> Group:
     )  # fmt: skip
 
 
-def _recurring(visit: Visit, text: str) -> Group:
+def _recurring(visit: Visit, text: str) -> HitGroup:
     ones = (
         (one.id, one.task, visit.url("/recurring/view", id=one.id))
         for one in visit.dashboard.watch.snapshot().recurring
@@ -113,7 +115,7 @@ def _recurring(visit: Visit, text: str) -> Group:
     return _named("recurring", text, ones, lambda: visit.url("/recurring", q=text))
 
 
-def _servers(visit: Visit, text: str) -> Group:
+def _servers(visit: Visit, text: str) -> HitGroup:
     ones = (
         (one.name, one.host, f"{visit.url('/servers')}#server-{one.id}")
         for one in visit.dashboard.watch.snapshot().servers
@@ -121,13 +123,13 @@ def _servers(visit: Visit, text: str) -> Group:
     return _named("server", text, ones, lambda: visit.url("/servers"))
 
 
-def _jobs(visit: Visit, text: str) -> Group | None:
+def _jobs(visit: Visit, text: str) -> HitGroup | None:
     """Jobs whose id begins so."""
     if len(text) < _LEAST_OF_ID or not _WORD.fullmatch(text):
         return None
     page = visit.fire.jobs.page(JobFilter(id_prefix=text), limit=_OF_A_KIND)
     further = visit.url("/jobs", id=text) if page.cursor else None
-    return Group("job", [_job(visit, job.record()) for job in page], is_called_so=True, further=further)
+    return HitGroup("job", [_job(visit, job.record()) for job in page], is_called_so=True, further=further)
 
 
 # ---- what is in it ---------------------------------------------------------------------------------------
@@ -142,17 +144,17 @@ def _job(visit: Visit, job: JobRecord) -> Hit:
     )  # fmt: skip
 
 
-def _tag(visit: Visit, text: str) -> Group:
+def _tag(visit: Visit, text: str) -> HitGroup:
     counted = _count(visit, JobFilter(tag=text))
     hits = [Hit(text, _jobs_said(visit, counted), visit.url("/jobs", tag=text))]
-    return Group("tag", hits if counted != "0" else [])
+    return HitGroup("tag", hits if counted != "0" else [])
 
 
 def _jobs_said(visit: Visit, counted: str) -> str:
     return visit.text("search.jobs", count=1 if counted == "1" else 2, number=counted)
 
 
-def _errors(visit: Visit, text: str) -> Group:
+def _errors(visit: Visit, text: str) -> HitGroup:
     found = list(_causes(visit, text))
     hits = [
         Hit(f"{task_name(kind)}: {message}"[:_LINE], _jobs_said(visit, str(count)),
@@ -160,7 +162,7 @@ def _errors(visit: Visit, text: str) -> Group:
         for kind, message, count, fingerprint in found[:_OF_A_KIND]
     ]  # fmt: skip
     further = visit.url("/jobs", state="failed", error=text) if len(found) > _OF_A_KIND else None
-    return Group("error", hits, further=further)
+    return HitGroup("error", hits, further=further)
 
 
 def _causes(visit: Visit, text: str) -> Iterator[tuple[str, str, int, str]]:
@@ -172,7 +174,7 @@ def _causes(visit: Visit, text: str) -> Iterator[tuple[str, str, int, str]]:
             yield group.type, message, group.count, group.fingerprint
 
 
-def _arguments(visit: Visit, text: str) -> Group | None:
+def _arguments(visit: Visit, text: str) -> HitGroup | None:
     """The newest jobs that were called with it, as far as one look goes."""
     if not visit.may(Permission.VIEW_ARGUMENTS):
         return None
@@ -183,7 +185,7 @@ def _arguments(visit: Visit, text: str) -> Group | None:
     if not hits and found.is_cut:
         hits = [Hit(visit.text("search.go_on"), "", further or "")]
         further = None
-    return Group("argument", hits, further=further)
+    return HitGroup("argument", hits, further=further)
 
 
 # ---- the same text elsewhere -----------------------------------------------------------------------------

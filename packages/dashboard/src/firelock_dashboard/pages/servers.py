@@ -89,7 +89,7 @@ class _Server:
 
 
 @attrs.frozen
-class _Page:
+class _ServersPage:
     servers: list[_Server]
     lost: list[_Server]
     alive: int
@@ -107,7 +107,7 @@ def show_servers(visit: Visit) -> Response:
     )  # fmt: skip
 
 
-def _page(visit: Visit, after: str | None) -> _Page:
+def _page(visit: Visit, after: str | None) -> _ServersPage:
     judged = [(view, server_state(view, visit.now)) for view in visit.fire.servers.list()]
     alive = [(view, state) for view, state in judged if not state.is_gone]
     lost = [(view, state) for view, state in judged if state.is_gone][-_LOST:]
@@ -118,7 +118,7 @@ def _page(visit: Visit, after: str | None) -> _Page:
     started = starts(visit, (job.record() for jobs in running.values() for job in jobs))
     servers = [_server(visit, view, state, running[view.id], started, is_cut=is_cut) for view, state in shown]
     others = {view.id: view.busy for view, _ in alive} | {one.view.id: one.busy for one in servers}
-    return _Page(
+    return _ServersPage(
         servers, [_server(visit, view, state, [], {}) for view, state in reversed(lost)],
         len(alive), sum(view.workers for view, _ in alive), sum(others.values()),
         shown[-1][0].id if start + _SERVERS < len(alive) else None,

@@ -40,7 +40,7 @@ _MOST_TASKS = 500
 
 
 @attrs.frozen
-class _Row:
+class _TaskRow:
     name: str
     entry: TaskEntry | None  # None: jobs of it ended, and nobody knows it
     stats: TaskStats | None  # None: none ended within the hours
@@ -55,11 +55,11 @@ def show_tasks(visit: Visit) -> Response:
     )  # fmt: skip
 
 
-def _rows(visit: Visit, wanted: str) -> list[_Row]:
+def _rows(visit: Visit, wanted: str) -> list[_TaskRow]:
     entries = {entry.name: entry for entry in visit.fire.catalogue.list()}
     stats = visit.dashboard.history.tasks(_HOURS)
     names = [name for name in sorted({*entries, *stats}) if wanted in name.casefold()]
-    return [_Row(name, entries.get(name), stats.get(name)) for name in names[:_MOST_TASKS]]
+    return [_TaskRow(name, entries.get(name), stats.get(name)) for name in names[:_MOST_TASKS]]
 
 
 # ---- one task --------------------------------------------------------------------------------------------

@@ -46,7 +46,7 @@ _MICRO = 1_000_000
 
 
 @attrs.define
-class _Known:
+class _SeenSession:
     """A session that was found in the storage."""
 
     ends: float  # both by the monotonic clock
@@ -59,7 +59,7 @@ class Links:
     def __init__(self, fire: Firelock, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._fire = fire
         self._monotonic = monotonic
-        self._known: dict[str, _Known] = {}  # by the session's hash
+        self._known: dict[str, _SeenSession] = {}  # by the session's hash
         self._lock = threading.Lock()
 
     # ---- links -------------------------------------------------------------------------------------------
@@ -144,7 +144,7 @@ class Links:
                 return False
             if len(self._known) >= _KEPT:
                 self._known.clear()
-            self._known[key] = _Known(now + left / _MICRO, now)
+            self._known[key] = _SeenSession(now + left / _MICRO, now)
         return True
 
     # ---- records -----------------------------------------------------------------------------------------

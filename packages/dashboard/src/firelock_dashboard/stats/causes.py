@@ -75,7 +75,7 @@ class Cause:
 
 
 @attrs.frozen
-class _Known:
+class _CauseRecord:
     """What a record says."""
 
     type: str
@@ -86,7 +86,7 @@ class _Known:
     version: int = 0
 
     @classmethod
-    def read(cls, record: Record) -> _Known | None:
+    def read(cls, record: Record) -> _CauseRecord | None:
         """Return what the record says; None where it cannot be read."""
         try:
             value: dict[str, Any] = json.loads(record.value)
@@ -167,7 +167,7 @@ class Causes:
     def _cause(
         self,
         group: FailureGroup,
-        known: Mapping[str, _Known],
+        known: Mapping[str, _CauseRecord],
         hours: Mapping[str, tuple[int, ...]],
         now: datetime,
     ) -> Cause:
@@ -180,7 +180,8 @@ class Causes:
             mute = former.mute if former else None
             version = former.version if former else 0
             self._remember(
-                group.fingerprint, _Known(group.type, group.task, first_at, group.newest_at, mute, version)
+                group.fingerprint,
+                _CauseRecord(group.type, group.task, first_at, group.newest_at, mute, version),
             )
         mute = former.mute if former and former.mute and former.mute.is_on(now) else None
         return Cause(
@@ -206,13 +207,13 @@ class Causes:
     def mute(self, cause: Cause, mute: Mute) -> None:
         """The cause is muted; a former mute is replaced."""
         first_at, seen_at = cause.first_at or mute.at, cause.newest_at or mute.at
-        known = _Known(cause.type, cause.task, _micros(first_at), _micros(seen_at), mute)
+        known = _CauseRecord(cause.type, cause.task, _micros(first_at), _micros(seen_at), mute)
         self._fire.storage.put_record(_KIND, cause.fingerprint, known.text)
 
     def unmute(self, fingerprint: str) -> bool:
         """The cause is not muted any more; False where it was not."""
         record = self._fire.storage.get_record(_KIND, fingerprint)
-        known = None if record is None else _Known.read(record)
+        known = None if record is None else _CauseRecord.read(record)
         if known is None or known.mute is None:
             return False
         text = attrs.evolve(known, mute=None).text
@@ -221,9 +222,11 @@ class Causes:
 
     # ---- the records ---------------------------------------------------------------------------------------
 
-    def _remembered(self) -> dict[str, _Known]:
+    def _remembered(self) -> dict[str, _CauseRecord]:
         found = {
-            record.key: known for record in self._records() if (known := _Known.read(record)) is not None
+            record.key: known
+            for record in self._records()
+            if (known := _CauseRecord.read(record)) is not None
         }
         self._forget(found)
         return found
@@ -236,7 +239,7 @@ class Causes:
             if len(page) < _PAGE:
                 return
 
-    def _remember(self, fingerprint: str, known: _Known) -> None:
+    def _remember(self, fingerprint: str, known: _CauseRecord) -> None:
         """It is written, unless somebody else was quicker or nothing may be written here."""
         if self._is_read_only:
             return
@@ -245,7 +248,7 @@ class Causes:
         except FirelockError as error:
             log.info("Cause %s could not be remembered: %s", fingerprint, error)
 
-    def _forget(self, known: dict[str, _Known]) -> None:
+    def _forget(self, known: dict[str, _CauseRecord]) -> None:
         if self._is_read_only or len(known) <= KEPT:
             return
         oldest = sorted(

@@ -49,7 +49,7 @@ _ASKS_EVERY = 30.0
 
 
 @attrs.frozen
-class Event:
+class LiveEvent:
     """One thing that listeners are told."""
 
     number: int  # ascends
@@ -89,7 +89,7 @@ class Live:
         self._listeners = 0
         self._wanted_until = float("-inf")
         self._number = 0
-        self._events: deque[Event] = deque(maxlen=_EVENTS)
+        self._events: deque[LiveEvent] = deque(maxlen=_EVENTS)
         self._samples: deque[Sample] = deque(maxlen=_SAMPLES)
         self._waiting: set[str] = set()  # topics that moved and were not told yet
         self._told_at: dict[str, float] = {}
@@ -119,7 +119,7 @@ class Live:
             self._start()
             return list(self._samples)
 
-    def after(self, number: int) -> list[Event]:
+    def after(self, number: int) -> list[LiveEvent]:
         """Return the events above this number that are still there, oldest first."""
         with self._lock:
             return [event for event in self._events if event.number > number]
@@ -170,7 +170,7 @@ class Live:
 
     def _tell(self, name: str, text: str) -> None:
         self._number += 1
-        self._events.append(Event(self._number, name, text))
+        self._events.append(LiveEvent(self._number, name, text))
 
     # ---- the thread ----------------------------------------------------------------------------------------
 

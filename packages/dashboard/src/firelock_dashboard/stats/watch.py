@@ -18,9 +18,9 @@ from firelock_dashboard.health import Snapshot, Trouble, troubles
 from firelock_dashboard.stats.causes import Cause, Causes, muted_share, strips
 
 if TYPE_CHECKING:
-    from firelock import Diagnosis, Operation, Outcome, QueueView
+    from firelock import Diagnosis, Firelock, Operation, Outcome, QueueView
     from firelock.storage import FailureGroup, Finding
-    from firelock_dashboard.app import Dashboard
+    from firelock_dashboard.stats.history import History
 
 __all__ = ["Watch"]
 
@@ -53,7 +53,7 @@ _FINDINGS = _Age(30.0, float("inf"))
 
 
 @attrs.define
-class _Kept:
+class _Reading:
     value: Any
     read_at: float
     is_read_again: bool = False
@@ -66,12 +66,20 @@ class Watch:
     who comes after a long pause waits for it.
     """
 
-    def __init__(self, dashboard: Dashboard, *, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._dashboard = dashboard
+    def __init__(
+        self,
+        fire: Firelock,
+        history: History,
+        *,
+        is_read_only: bool = False,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._fire = fire
+        self._history = history
         self._monotonic = monotonic
         self._lock = threading.RLock()  # what is kept may be made of what is kept
-        self._kept: dict[str, _Kept] = {}
-        self.remembered = Causes(dashboard.fire, is_read_only=dashboard.is_read_only)
+        self._kept: dict[str, _Reading] = {}
+        self.remembered = Causes(fire, is_read_only=is_read_only)
 
     def troubles(self) -> list[Trouble]:
         """Return what is wrong, worst first."""
@@ -83,7 +91,7 @@ class Watch:
 
     def failure_groups(self, limit: int = 5) -> list[FailureGroup]:
         """Return the largest groups of failed jobs, about ten seconds old."""
-        jobs = self._dashboard.fire.jobs
+        jobs = self._fire.jobs
         return self._keep(f"groups {limit}", _GROUPS, lambda: jobs.failure_groups(limit))
 
     def causes(self) -> list[Cause]:
@@ -98,12 +106,12 @@ class Watch:
         """Return what came of a requeue as far as it is known, about five seconds old."""
         if operation.outcome is not None or not operation.changed:
             return operation.outcome
-        operations = self._dashboard.fire.operations
+        operations = self._fire.operations
         return self._keep(f"outcome {operation.id}", _OUTCOMES, lambda: operations.outcome(operation.id))
 
     def diagnosis(self) -> Diagnosis:
         """Return what is right and wrong with the app and its storage, about ten seconds old."""
-        return self._keep("diagnosis", _GROUPS, self._dashboard.fire.diagnose)
+        return self._keep("diagnosis", _GROUPS, self._fire.diagnose)
 
     def forget(self) -> None:
         """What is asked for next is read anew: somebody has just changed something."""
@@ -118,18 +126,18 @@ class Watch:
             kept = self._kept.get(name)
             passed = float("inf") if kept is None else self._monotonic() - kept.read_at
             if kept is None or passed > age.shown:
-                kept = self._kept[name] = _Kept(read(), self._monotonic())
+                kept = self._kept[name] = _Reading(read(), self._monotonic())
             elif passed > age.new and not kept.is_read_again:
                 kept.is_read_again = True
                 self._read_beside(name, kept, read)
             value: T = kept.value
         return value
 
-    def _read_beside(self, name: str, former: _Kept, read: Callable[[], object]) -> None:
+    def _read_beside(self, name: str, former: _Reading, read: Callable[[], object]) -> None:
         def work() -> None:
             kept = None
             try:
-                kept = _Kept(read(), self._monotonic())
+                kept = _Reading(read(), self._monotonic())
             except FirelockError as error:
                 log.info("%s could not be read: %s", name, error)
             with self._lock:
@@ -145,10 +153,10 @@ class Watch:
     # ---- looking -------------------------------------------------------------------------------------------
 
     def _now(self) -> datetime:
-        return datetime.fromtimestamp(self._dashboard.fire.client.clock.now() / 1_000_000, UTC)
+        return datetime.fromtimestamp(self._fire.client.clock.now() / 1_000_000, UTC)
 
     def _causes(self) -> list[Cause]:
-        hours = self._keep("strips", _STRIPS, lambda: strips(self._dashboard.fire, self._now()))
+        hours = self._keep("strips", _STRIPS, lambda: strips(self._fire, self._now()))
         return self.remembered.list(self.failure_groups(_CAUSES), hours, self._now())
 
     def _muted_shares(self, tasks: Sequence[str]) -> dict[str, float]:
@@ -157,10 +165,10 @@ class Watch:
         if not muted:
             return {}
         since = self._now() - _LATELY
-        return {task: muted_share(self._dashboard.fire, task, muted, since) for task in tasks}
+        return {task: muted_share(self._fire, task, muted, since) for task in tasks}
 
     def _look(self) -> Snapshot:
-        fire, history = self._dashboard.fire, self._dashboard.history
+        fire, history = self._fire, self._history
         now = fire.client.clock.now() / 1_000_000
         skew = now - time.time()
         queues = fire.queues.list()
@@ -183,7 +191,7 @@ class Watch:
         waiting = [queue.name for queue in queues if queue.enqueued][:_QUEUES]
         if not waiting:
             return {}, {}
-        jobs = self._dashboard.fire.jobs
+        jobs = self._fire.jobs
         oldest: dict[str, datetime] = {}
         first = list(jobs.find(state=State.ENQUEUED, limit=_FIRST_JOBS, oldest_first=True))
         others = [name for name in waiting if name not in {job.queue for job in first}]
@@ -196,11 +204,11 @@ class Watch:
 
     def _known_tasks(self) -> frozenset[str]:
         """Return the names that servers told of within 30 days; none where none ever told."""
-        told = (entry for entry in self._dashboard.fire.catalogue.list() if entry.seen_at is not None)
+        told = (entry for entry in self._fire.catalogue.list() if entry.seen_at is not None)
         return frozenset(name for entry in told for name in (entry.name, *entry.aliases))
 
     def _findings(self) -> Sequence[Finding]:
         """Return what the storage found wrong with itself; at first nothing, since it may take its time."""
         with self._lock:
-            self._kept.setdefault("findings", _Kept([], float("-inf")))
-        return self._keep("findings", _FINDINGS, self._dashboard.fire.storage.diagnose)
+            self._kept.setdefault("findings", _Reading([], float("-inf")))
+        return self._keep("findings", _FINDINGS, self._fire.storage.diagnose)

@@ -1,0 +1,98 @@
+"""What a dashboard is made of, for its pages: texts, templates, statistics, and work in the background."""
+
+from __future__ import annotations
+
+import time
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
+
+from firelock_dashboard.assets import Assets
+from firelock_dashboard.operations import OperationRunner
+from firelock_dashboard.rendering import Templates
+from firelock_dashboard.security.permissions import LEVELS, Access, Permission
+from firelock_dashboard.security.redaction import Redactions, Redactor
+from firelock_dashboard.stats.history import History
+from firelock_dashboard.stats.live import Live
+from firelock_dashboard.stats.watch import Watch
+from firelock_dashboard.texts import Texts
+
+if TYPE_CHECKING:
+    from firelock import Firelock
+    from firelock.storage import Counts
+    from firelock_dashboard.security.csrf import Gate
+
+__all__ = ["Site"]
+
+_COUNTS_AGE = 1.0  # seconds
+
+
+class Site:
+    """One dashboard as its pages know it; `Dashboard` is one that answers requests."""
+
+    def __init__(
+        self,
+        fire: Firelock,
+        gate: Gate,
+        *,
+        is_read_only: bool,
+        title: str,
+        back_url: str | None,
+        environment: str | None,
+        redact: Redactions,
+    ) -> None:
+        self.fire = fire
+        self.gate = gate
+        self.is_read_only = is_read_only
+        self.title = title
+        self.back_url = back_url
+        self.environment = environment
+        self.version = _installed_version()
+        self.texts = Texts()
+        self.templates = Templates(self.texts)
+        self.assets = Assets()
+        self.redactor = Redactor(redact)
+        self.history = History(fire)
+        self.watch = Watch(fire, self.history, is_read_only=is_read_only)
+        self.runner = OperationRunner(
+            fire, redactor=self.redactor, is_allowed=not is_read_only, on_ended=self.forget
+        )
+        self.live = Live(fire, self._count, masked=self.redactor.text, on_changed=self.watch.forget)
+        self._counted: tuple[float, Counts] | None = None
+
+    def may(self, access: Access, permission: Permission) -> bool:
+        """Tell whether the access allows this on this dashboard."""
+        if self.is_read_only and permission not in LEVELS["read"]:
+            return False
+        return access.may(permission)
+
+    def counts(self) -> Counts:
+        """Return how many jobs are in each state and queue, at most a second old: every page shows them."""
+        counted, now = self._counted, time.monotonic()
+        if counted is None or now - counted[0] > _COUNTS_AGE:
+            return self._count()
+        return counted[1]
+
+    def _count(self) -> Counts:
+        counts = self.fire.jobs.counts()
+        self._counted = (time.monotonic(), counts)
+        self.history.note_depths(counts)
+        return counts
+
+    def forget(self) -> None:
+        """Whoever has just changed something sees it at once."""
+        self._counted = None
+        self.watch.forget()
+
+    def close(self) -> None:
+        """Streams and threads have ended. The app stays open: it is whoever made it that closes it."""
+        self.live.close()
+        self.runner.close()
+        self.history.close()
+
+
+def _installed_version() -> str:
+    """Return which version is installed; nothing where none is, as in an archive or a frozen program."""
+    try:
+        return version("firelock-dashboard")
+    except PackageNotFoundError:
+        return ""
