@@ -13,9 +13,7 @@ import pytest
 from firelock import Firelock, Retry, State
 from firelock.storage import JobFilter
 from firelock_dashboard import Dashboard
-from firelock_dashboard.health import Snapshot, troubles
 from firelock_dashboard.stats.causes import HOURS, KEPT, Cause, Causes, Mute, muted_share, strips
-from firelock_dashboard.stats.history import TaskStats
 from tests.core.fakes import Worker
 from tests.dashboard.asking import Browser
 from tests.dashboard.hostile_texts import assert_literal
@@ -299,17 +297,6 @@ def test_a_muted_cause_counts_in_no_banner(fire, failing, dashboard):
 
     assert {"shop.charge": 0.75, "shop.build": 0.0, "none": 0.0} == shares
     assert 1.0 == muted_share(fire, "shop.charge", muted, since)
-
-
-@pytest.mark.parametrize(("share", "told"), [(0.0, [0.6]), (0.5, [0.3]), (0.9, []), (1.0, [])])
-def test_a_banner_tells_the_rate_of_what_is_not_muted(share, told):
-    """Of 20 runs 12 failed: with half of them muted three in ten, with nine of ten too few to tell of."""
-    stats = TaskStats(20, 8, 12, 0, 0.1, 0.1, 0.1, None)
-
-    found = troubles(Snapshot(datetime.now(UTC), lately={"t": stats}, usually={"t": attrs.evolve(
-        stats, runs=520, succeeded=508)}, muted_shares={"t": share}))  # fmt: skip
-
-    assert told == [one.values["rate"] for one in found]
 
 
 # ---- one cause -------------------------------------------------------------------------------------------

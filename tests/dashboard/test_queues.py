@@ -8,9 +8,8 @@ from datetime import UTC, datetime, timedelta
 import attrs
 import pytest
 
-from firelock import State
+from firelock import ServerState, Sight, State
 from firelock.storage import JobFilter, NewSession, Renewal
-from firelock_dashboard.listeners import Listeners, ServerState, queue_names, server_state
 from firelock_dashboard.pages import queues
 from tests.dashboard.hostile_texts import assert_literal
 
@@ -47,32 +46,16 @@ def actions(fire):
 # ---- what a server listens to ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("text", "names"),
-    [
-        ("*", None),
-        (" * ", None),
-        ("mail", ("mail",)),
-        ("a,b", ("a", "b")),
-        ("a:3, b:1", ("a", "b")),
-        ("", ()),
-    ],
-)
-def test_what_a_server_serves_is_read(text, names):
-    """As servers write it: every queue, names in order, names with weights."""
-    assert names == queue_names(text)
-
-
 def test_only_who_claims_listens(fire):
     """A quiet server takes nothing, a lost one neither; a queue that is not named is not served."""
     serve(fire, "all")
     serve(fire, "some", "mail:2,sums:1", workers=3)
     serve(fire, "quiet", state="quiet")
-    listeners = Listeners(fire.servers.list(), datetime.now(UTC))
+    sight = Sight(fire.storage.clock(), servers=fire.servers.list())
 
-    assert ["all", "some"] == [one.server.name for one in listeners.of("mail")]
-    assert (13, 10) == (listeners.slots("mail"), listeners.slots("other"))
-    assert ["all", "some", "quiet"] == [one.server.name for one in listeners.all]
+    assert ["all", "some"] == [one.name for one in sight.listening("mail")]
+    assert ["all"] == [one.name for one in sight.listening("other")]
+    assert ["all", "some", "quiet"] == [one.name for one in sight.alive]
 
 
 def test_a_server_that_is_late_is_stale_and_then_lost(fire):
@@ -80,19 +63,13 @@ def test_a_server_that_is_late_is_stale_and_then_lost(fire):
     serve(fire)
     (server,) = fire.servers.list()
     (record,) = server.sessions
-    expires_at = datetime.fromtimestamp(record.expires_at / 1_000_000, UTC)
-    timeout = timedelta(seconds=record.session.timeout_seconds)
+    timeout = int(record.session.timeout_seconds * 1_000_000)
 
-    def state_at(left):
-        return server_state(server, expires_at - timeout * left)
+    states = [server.state_at(record.expires_at - timeout * left // 10) for left in (9, 1, 0)]
 
-    assert [ServerState.ACTIVE, ServerState.STALE, ServerState.LOST] == [
-        state_at(0.9),
-        state_at(0.1),
-        state_at(0),
-    ]
+    assert [ServerState.ACTIVE, ServerState.STALE, ServerState.LOST] == states
     gone = attrs.evolve(server, is_alive=False, sessions=(attrs.evolve(record, is_alive=False),))
-    assert ServerState.LOST is server_state(gone, expires_at - timeout)
+    assert ServerState.LOST is gone.state_at(record.expires_at - timeout)
 
 
 def test_a_server_that_said_that_it_stops_has_ended(fire):
@@ -102,7 +79,7 @@ def test_a_server_that_said_that_it_stops_has_ended(fire):
     (record,) = server.sessions
     gone = attrs.evolve(server, is_alive=False, sessions=(attrs.evolve(record, is_alive=False),))
 
-    assert ServerState.ENDED is server_state(gone, datetime.now(UTC))
+    assert ServerState.ENDED is gone.state_at(fire.storage.clock())
 
 
 # ---- the list --------------------------------------------------------------------------------------------
@@ -184,7 +161,7 @@ def test_what_clears_and_what_grows(fire, mail):
     (view,) = fire.queues.list()
 
     def queue(out, into):
-        return queues._Queue(view, None, "fine", out, into, ())  # noqa: SLF001 - the figures of one row
+        return queues.QueueRow(view, None, "fine", out, into, [])
 
     assert timedelta(minutes=1) == queue(2.0, None).clears_in
     assert timedelta(minutes=2) == queue(2.0, 1.0).clears_in

@@ -95,7 +95,7 @@ def test_an_action_makes_everything_forgotten(watch, storage):
 
 def test_what_the_storage_finds_is_told_when_it_is_known(watch, storage, our_threads):
     """A diagnosis may take its time: nobody waits for it."""
-    watch.snapshot()
+    watch.sight()
 
     until(lambda: storage.called["diagnose"])
     until(lambda: not our_threads("firelock-watch"))

@@ -8,7 +8,7 @@ import attrs
 import pytest
 
 from firelock import Every, Firelock, lifecycle
-from firelock.control.doctor import check_clock, check_schema, diagnose
+from firelock.control.doctor import Sight, check_clock, check_schema, diagnose
 from firelock.memory import MemoryStorage
 from firelock.storage import Feature, Finding, Renewal, SchemaState, StorageUnavailable
 from tests.end_to_end.cli_run import begin_session, claim, fail, run
@@ -259,7 +259,7 @@ def test_the_wanted_schema_is_no_finding():
 )
 def test_clocks_that_disagree_are_found(skew, what):
     """More than two seconds between storage and host are told, in the right direction."""
-    assert [finding.what for finding in check_clock(skew, 2 * SECOND)] == what
+    assert [finding.what for finding in check_clock(Sight(0, skew=skew))] == what
 
 
 def test_the_skew_is_measured_from_the_middle_of_the_round_trip(app):

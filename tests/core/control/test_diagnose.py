@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from firelock import Diagnosis, Finding, Firelock
+from firelock import Diagnosis, Firelock
 from firelock.errors import SchemaMismatch, StorageUnavailable
 from tests.core.fakes import FailingStorage
 
@@ -32,9 +32,10 @@ def test_an_app_finds_what_doctor_finds(storage):
     assert isinstance(diagnosis, Diagnosis)
     assert diagnosis.has_errors
     assert (
-        Finding(True, "1 job is enqueued and no server is alive.", "Start one: firelock server app:fire")
-        in diagnosis.findings
-    )
+        "no_server",
+        "1 job is enqueued and no server is alive.",
+        "Start one: firelock server app:fire",
+    ) in [(finding.code, finding.what, finding.mend) for finding in diagnosis.findings]
     assert storage.url == diagnosis.about["storage"]
     assert words(diagnosis) == words(asyncio.run(fire.adiagnose()))
 

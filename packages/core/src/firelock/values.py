@@ -526,6 +526,9 @@ class Finding:
     is_error: bool
     what: str
     mend: str
+    code: str = "storage"  # which rule found it, for programs and for who words it otherwise
+    values: Mapping[str, object] = attrs.field(factory=dict)  # what the words are about: names and numbers
+    since: int | None = None  # micros
 
 
 @attrs.frozen

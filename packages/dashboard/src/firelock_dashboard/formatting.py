@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 __all__ = [
-    "ago", "bytes_text", "count_text", "instant", "iso", "percent", "rate", "short_id", "span", "stamp",
-    "task_name", "task_path",
+    "ago", "bytes_text", "count_text", "instant", "iso", "micros", "percent", "rate", "short_id", "span",
+    "stamp", "task_name", "task_path",
 ]  # fmt: skip
 
 _THIN = " "  # a thin space that does not break
@@ -52,6 +52,11 @@ def instant(at: int | datetime | None) -> datetime | None:
     if at is None or isinstance(at, datetime):
         return at
     return datetime.fromtimestamp(at / 1_000_000, UTC)
+
+
+def micros(moment: datetime) -> int:
+    """Return an aware datetime as micros since 1970; exact."""
+    return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
 
 
 def iso(at: int | datetime | None) -> str:

@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from firelock.storage import State
 from firelock_dashboard import payloads
 from firelock_dashboard.fields import SentFields
-from firelock_dashboard.formatting import ago, span
+from firelock_dashboard.formatting import ago, micros, span
 from firelock_dashboard.payloads import IN_DETAIL, Payload
 from firelock_dashboard.problems import BadRequest, Forbidden, NotHere, RequestProblem
 from firelock_dashboard.rendering import written_out
@@ -144,6 +144,11 @@ class Visit:
     def now(self) -> datetime:
         """The storage's time."""
         return datetime.fromtimestamp(self.fire.client.clock.now() / 1_000_000, UTC)
+
+    @property
+    def now_micros(self) -> int:
+        """The same instant in micros."""
+        return micros(self.now)
 
     @property
     def part(self) -> str | None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import attrs
 
 from firelock import lifecycle
 from firelock.control.queues import Queues, QueueView
 from firelock.control.recurring import stored_definitions
-from firelock.control.servers import Servers, ServerView
+from firelock.control.servers import Servers, ServerState, ServerView, heard_at
 from firelock.errors import SchemaMismatch, StorageError
 from firelock.recurring_job import RecurringJob, is_newer
 from firelock.storage import Feature, Finding, JobFilter, SchemaState
@@ -23,18 +23,28 @@ if TYPE_CHECKING:
     from firelock.runtime import Runtime
 
 __all__ = [
+    "LONG_WAIT",
     "Diagnosis",
     "Sight",
     "check_all",
     "check_clock",
+    "check_running",
     "check_schema",
     "diagnose",
     "host_clock",
+    "lacks_serializer",
+    "lacks_task",
     "look",
-]
+]  # fmt: skip
 
 _MICROS = 1_000_000
 _WIDEST_SKEW = 2 * _MICROS
+LONG_WAIT = 600 * _MICROS  # of the first job of a queue
+_LOST_LATELY = 3_600 * _MICROS
+_LATE_FIRING = 120 * _MICROS
+_MANY_PAUSED = 100  # jobs
+_FEWEST_RUNS = 10  # below which a rate says nothing
+_HIGH_RATE, _TIMES_USUAL, _VERY_HIGH_RATE = 0.1, 3.0, 0.5
 
 
 @attrs.frozen
@@ -69,7 +79,7 @@ def diagnose(runtime: Runtime, *, host_clock: Callable[[], int], knows_tasks: bo
         schema = check_schema(runtime.storage.schema())
         if schema is not None:
             return Diagnosis(about, [schema])
-        findings += check_clock(_skew(runtime, host_clock), _WIDEST_SKEW)
+        findings += check_clock(Sight(0, skew=_skew(runtime, host_clock)))
         about.update(runtime.storage.describe())
         findings += runtime.storage.diagnose()
         sight = look(runtime, knows_tasks=knows_tasks)
@@ -96,23 +106,43 @@ _WAITS_IN_VAIN = lifecycle.waiting_reason(On.SUCCEEDED, State.FAILED).partition(
 
 @attrs.frozen
 class Sight:
-    """What was read of a storage, in one go."""
+    """What was read of a storage, in one go; what nobody has looked at is left as it is."""
 
     now: int
-    is_shared: bool
-    queues: Sequence[QueueView]
-    servers: Sequence[ServerView]
-    recurring: Sequence[RecurringJob]
-    unknown_here: Mapping[str, int]  # task → enqueued jobs of it, where the app does not know the task
-    unregistered: Mapping[str, int]  # task → jobs that some server put off for it
-    unreadable: Mapping[str, int]  # serializer → jobs that some server put off for it
-    in_vain: int  # continuations of failed parents
-    by_state: Mapping[State, int]
+    queues: Sequence[QueueView] = ()
+    servers: Sequence[ServerView] = ()
+    recurring: Sequence[RecurringJob] = ()
+    by_state: Mapping[State, int] = attrs.field(factory=dict)
+    is_shared: bool = True
+    skew: int = 0  # by how much the storage's clock is ahead of this host's, in micros
+    storage: Sequence[Finding] = ()  # what the storage found wrong with itself
+    unknown_here: Mapping[str, int] = attrs.field(factory=dict)  # enqueued jobs by task the app does not know
+    unregistered: Mapping[str, int] = attrs.field(factory=dict)  # jobs by task, put off by servers for it
+    unreadable: Mapping[str, int] = attrs.field(factory=dict)  # jobs by serializer, put off for it
+    unknown_tasks: Mapping[str, int] = attrs.field(factory=dict)  # enqueued jobs by task no server told of
+    in_vain: int = 0  # continuations of failed parents
+    oldest: Mapping[str, int] = attrs.field(factory=dict)  # since when the first job of a queue waits
+    lately: Mapping[str, EndedRuns] = attrs.field(factory=dict)  # by task, of some minutes
+    usually: Mapping[str, EndedRuns] = attrs.field(factory=dict)  # of the day
+    muted: Mapping[str, float] = attrs.field(factory=dict)  # which part of a task's failures nobody asks for
 
     @property
     def alive(self) -> list[ServerView]:
         """The servers with a session that has not run out."""
-        return [server for server in self.servers if _is_alive(server, self.now)]
+        return [server for server in self.servers if not server.state_at(self.now).is_gone]
+
+    def listening(self, queue: str) -> list[ServerView]:
+        """Return who claims from the queue now; quiet and stopping servers do not."""
+        return [
+            server
+            for server in self.servers
+            if server.state_at(self.now).is_claiming and server.listens_to(queue)
+        ]
+
+    @property
+    def enqueued(self) -> int:
+        """How many jobs wait in all queues."""
+        return sum(queue.enqueued for queue in self.queues)
 
     def about(self) -> dict[str, str]:
         """Return a line for servers and one for jobs."""
@@ -123,6 +153,18 @@ class Sight:
             "servers": f"{len(alive)} alive: {names}" if alive else "none alive",
             "jobs": states or "none",
         }
+
+
+class EndedRuns(Protocol):
+    """How a task's attempts ended within a while."""
+
+    @property
+    def runs(self) -> int:
+        """How many ended."""
+
+    @property
+    def failed_attempts(self) -> int:
+        """How many of them did not succeed."""
 
 
 def look(runtime: Runtime, *, knows_tasks: bool) -> Sight:
@@ -136,19 +178,21 @@ def look(runtime: Runtime, *, knows_tasks: bool) -> Sight:
     unregistered: Counter[str] = Counter()
     unreadable: Counter[str] = Counter()
     for job in _sample(runtime, State.SCHEDULED):
-        unregistered[job.task] += _lacks_task(job)
-        unreadable[job.serializer] += _lacks_serializer(job)
+        unregistered[job.task] += lacks_task(job)
+        unreadable[job.serializer] += lacks_serializer(job)
     return Sight(
         now,
-        Feature.SHARED in storage.features,
-        Queues(runtime.client).list(),
-        Servers(runtime.client).list(),
-        list(map(RecurringJob, stored_definitions(storage))),
-        unknown,
-        +unregistered,
-        +unreadable,
-        sum((job.reason or "").startswith(_WAITS_IN_VAIN) for job in _sample(runtime, State.AWAITING)),
-        storage.counts().by_state,
+        queues=Queues(runtime.client).list(),
+        servers=Servers(runtime.client).list(),
+        recurring=list(map(RecurringJob, stored_definitions(storage))),
+        by_state=storage.counts().by_state,
+        is_shared=Feature.SHARED in storage.features,
+        unknown_here=unknown,
+        unregistered=+unregistered,
+        unreadable=+unreadable,
+        in_vain=sum(
+            (job.reason or "").startswith(_WAITS_IN_VAIN) for job in _sample(runtime, State.AWAITING)
+        ),
     )
 
 
@@ -162,12 +206,12 @@ def _sample(runtime: Runtime, state: State) -> Iterator[JobRecord]:
             return
 
 
-def _lacks_task(job: JobRecord) -> bool:
+def lacks_task(job: JobRecord) -> bool:
     """Tell whether a server put the job off since it does not know the task: see `lifecycle.unknown_task`."""
     return (job.reason or "").startswith(f"task {job.task!r} is not registered on server ")
 
 
-def _lacks_serializer(job: JobRecord) -> bool:
+def lacks_serializer(job: JobRecord) -> bool:
     """Tell whether a server put it off since it cannot read it: see `lifecycle.unknown_serializer`."""
     return (job.reason or "").startswith(f"serializer {job.serializer!r} is not installed on server ")
 
@@ -191,14 +235,13 @@ def check_schema(schema: SchemaState) -> Finding | None:
     return Finding(True, what, "Upgrade Firelock here, or use the release that wrote it.")
 
 
-def check_clock(skew: int, widest: int) -> list[Finding]:
-    """Return whether this host and the storage disagree about the time."""
-    if abs(skew) <= widest:
-        return []
-    word = "ahead of" if skew > 0 else "behind"
-    what = f"The storage's clock is {span(skew)} {word} this host's."
-    mend = "Let both follow a time server. Jobs go by the storage's clock, logs by the host's."
-    return [Finding(False, what, mend)]
+def check_clock(sight: Sight) -> Iterator[Finding]:
+    """Yield whether this host and the storage disagree about the time."""
+    if abs(sight.skew) > _WIDEST_SKEW:
+        word = "ahead of" if sight.skew > 0 else "behind"
+        what = f"The storage's clock is {span(sight.skew)} {word} this host's."
+        mend = "Let both follow a time server. Jobs go by the storage's clock, logs by the host's."
+        yield Finding(False, what, mend, "skew", {"seconds": abs(sight.skew) / _MICROS})
 
 
 # ---- everything else -------------------------------------------------------------------------------------
@@ -207,89 +250,235 @@ def check_clock(skew: int, widest: int) -> list[Finding]:
 def check_all(sight: Sight) -> list[Finding]:
     """Return every finding: servers, queues, tasks, recurring jobs, continuations, in this order."""
     return [
-        *_check_sharing(sight),
-        *_check_servers(sight),
-        *_check_queues(sight),
-        *_check_tasks(sight),
-        *_check_recurring(sight),
-        *_check_continuations(sight),
-    ]
+        finding
+        for check in (
+            _check_sharing, _check_no_server, _check_silence, _check_missing, _check_paused,
+            _check_listeners, _check_unregistered, _check_unreadable, _check_unknown_here,
+            _check_recurring, _check_gone, _check_continuations,
+        )
+        for finding in check(sight)
+    ]  # fmt: skip
+
+
+def check_running(sight: Sight) -> list[Finding]:
+    """Return what somebody who watches has to know, the worst kinds first: what goes wrong at this moment."""
+    return [
+        finding
+        for check in (
+            _check_no_server, _storage_errors, _check_listeners, _check_unknown_tasks, _check_lost,
+            _check_failing, _check_recurring, _check_late, _check_long_waits, _check_full_pauses, check_clock,
+        )
+        for finding in check(sight)
+    ]  # fmt: skip
 
 
 def _check_sharing(sight: Sight) -> Iterator[Finding]:
     if not sight.is_shared:
         what = "This storage lives in one process: no other one sees its jobs, and they end with it."
-        yield Finding(False, what, "Use sqlite:///jobs.db or a server for jobs that matter.")
+        yield Finding(False, what, "Use sqlite:///jobs.db or a server for jobs that matter.", "not_shared")
 
 
-def _check_servers(sight: Sight) -> Iterator[Finding]:
-    alive = sight.alive
-    enqueued = sum(queue.enqueued for queue in sight.queues)
-    if enqueued and not alive:
-        what = f"{_jobs(enqueued)} enqueued and no server is alive."
-        yield Finding(True, what, "Start one: firelock server app:fire")
+def _storage_errors(sight: Sight) -> Iterator[Finding]:
+    return (finding for finding in sight.storage if finding.is_error)
+
+
+# ---- servers ---------------------------------------------------------------------------------------------
+
+
+def _check_no_server(sight: Sight) -> Iterator[Finding]:
+    if sight.enqueued and not sight.alive:
+        what = f"{_jobs(sight.enqueued)} enqueued and no server is alive."
+        yield Finding(
+            True, what, "Start one: firelock server app:fire", "no_server", {"count": sight.enqueued},
+            min(sight.oldest.values(), default=None),
+        )  # fmt: skip
+
+
+def _check_silence(sight: Sight) -> Iterator[Finding]:
     for server in sight.servers:
-        if server.is_alive and not _is_alive(server, sight.now):
+        if server.is_alive and not server.living(sight.now):
             last = max(record.expires_at for record in server.sessions)
             what = f"Server {server.name} has been silent past its time ({age(last, sight.now)})."
             mend = "If it is gone, start another one; its jobs go back to their queues at the next sweep."
-            yield Finding(True, what, mend)
-    missing = _unreplaced([server for server in sight.servers if not server.is_alive], alive)
+            yield Finding(True, what, mend, "server_silent", {"server": server.name}, last)
+
+
+def _check_missing(sight: Sight) -> Iterator[Finding]:
+    missing = _unreplaced([server for server in sight.servers if not server.is_alive], sight.alive)
     if ended := [server for server in missing if not server.is_lost]:
         what = f"Ended within a day, and none in its place: {_names(ended)}."
-        yield Finding(False, what, "Nothing to do if that was meant; else start them again.")
+        yield Finding(False, what, "Nothing to do if that was meant; else start them again.", "server_ended")
     if lost := [server for server in missing if server.is_lost]:
         what = f"Lost within a day, and none in its place: {_names(lost)}."
         mend = "It was killed or cut off; what it ran is back in its queues. Start it again if it is missed."
-        yield Finding(False, what, mend)
+        yield Finding(False, what, mend, "server_missing")
 
 
-def _check_queues(sight: Sight) -> Iterator[Finding]:
-    alive = sight.alive
-    served = {name for server in alive for name in _queue_names(server.queues)}
-    for queue in sight.queues:
+def _check_lost(sight: Sight) -> Iterator[Finding]:
+    """Servers that missed renewals, and such as were lost in the midst of work and did not come back."""
+    states = [(server, server.state_at(sight.now)) for server in sight.servers]
+    back = {server.name for server, state in states if not state.is_gone}
+    silent = [
+        server
+        for server, state in states
+        if state is ServerState.STALE
+        or (state is ServerState.LOST and server.name not in back and _was_working(server, sight.now))
+    ]
+    if silent:
+        heard = max(heard_at(record, sight.now) for server in silent for record in server.sessions)
+        names = ", ".join(sorted(server.name for server in silent)[:3])
+        yield Finding(
+            True, f"No longer heard of: {_names(silent)}.", "Look at the host and its log, or start another.",
+            "server_lost", {"count": len(silent), "servers": names}, heard,
+        )  # fmt: skip
+
+
+def _was_working(server: ServerView, now: int) -> bool:
+    return any(
+        record.renewal.busy
+        and record.renewal.state != "stopping"
+        and now - heard_at(record, now) < _LOST_LATELY
+        for record in server.sessions
+    )
+
+
+# ---- queues ----------------------------------------------------------------------------------------------
+
+
+def _check_paused(sight: Sight) -> Iterator[Finding]:
+    for queue in sorted(sight.queues, key=lambda queue: -queue.enqueued):
         if queue.is_paused:
             note = f": {queue.note}" if queue.note else ""
             what = f"Queue {queue.name} is paused{note}; {_jobs(queue.enqueued)} enqueued."
-            yield Finding(False, what, f"firelock queues resume {queue.name}")
-        if queue.enqueued and alive and not {"*", queue.name} & served:
+            yield Finding(
+                False, what, f"firelock queues resume {queue.name}", "paused",
+                {"queue": queue.name, "count": queue.enqueued, "note": queue.note or ""},
+                sight.oldest.get(queue.name),
+            )  # fmt: skip
+
+
+def _check_full_pauses(sight: Sight) -> Iterator[Finding]:
+    queues = [queue for queue in sight.queues if queue.enqueued >= _MANY_PAUSED]
+    return _check_paused(attrs.evolve(sight, queues=queues))
+
+
+def _check_listeners(sight: Sight) -> Iterator[Finding]:
+    if not sight.alive:
+        return  # said already
+    for queue in sorted(sight.queues, key=lambda queue: -queue.enqueued):
+        if queue.enqueued and not queue.is_paused and not sight.listening(queue.name):
             what = f"Queue {queue.name}: {_jobs(queue.enqueued)} enqueued and no server listens to it."
-            yield Finding(True, what, f"Start one that does: firelock server app:fire --queues {queue.name}")
+            yield Finding(
+                True, what, f"Start one that does: firelock server app:fire --queues {queue.name}",
+                "no_listener", {"queue": queue.name, "count": queue.enqueued}, sight.oldest.get(queue.name),
+            )  # fmt: skip
 
 
-def _check_tasks(sight: Sight) -> Iterator[Finding]:
+def _check_long_waits(sight: Sight) -> Iterator[Finding]:
+    for queue in sight.queues:
+        since = sight.oldest.get(queue.name)
+        is_long = since is not None and sight.now - since >= LONG_WAIT
+        if is_long and not queue.is_paused and sight.listening(queue.name):
+            yield Finding(
+                False, f"The first job of queue {queue.name} waits for long.", "Give it more workers.",
+                "long_wait", {"queue": queue.name, "count": queue.enqueued}, since,
+            )  # fmt: skip
+
+
+# ---- tasks -----------------------------------------------------------------------------------------------
+
+
+def _check_unregistered(sight: Sight) -> Iterator[Finding]:
     for task, count in sorted(sight.unregistered.items()):
         jobs = _seen(sight, State.SCHEDULED, count)
         what = f"{jobs} put off since no server that took them knows task {task}."
         mend = "Deploy the code that has it, add its module by --import, or keep its old name as an alias."
-        yield Finding(True, what, mend)
+        yield Finding(True, what, mend, "unregistered", {"task": task, "count": count})
+
+
+def _check_unreadable(sight: Sight) -> Iterator[Finding]:
     for serializer, count in sorted(sight.unreadable.items()):
         jobs = _seen(sight, State.SCHEDULED, count)
         what = f"{jobs} put off since no server that took them has the serializer {serializer}."
         mend = "Install the plugin that offers it where the servers run, and restart them."
-        yield Finding(True, what, mend)
+        yield Finding(True, what, mend, "unreadable", {"serializer": serializer, "count": count})
+
+
+def _check_unknown_here(sight: Sight) -> Iterator[Finding]:
     for task, count in sorted(sight.unknown_here.items()):
-        what = (
-            f"{_seen(sight, State.ENQUEUED, count)} enqueued for task {task}, which this app does not have."
-        )
-        yield Finding(
-            False, what, "Nothing to do if another app has it; else look for a task renamed or removed."
-        )
+        jobs = _seen(sight, State.ENQUEUED, count)
+        what = f"{jobs} enqueued for task {task}, which this app does not have."
+        mend = "Nothing to do if another app has it; else look for a task renamed or removed."
+        yield Finding(False, what, mend, "unknown_here", {"task": task, "count": count})
+
+
+def _check_unknown_tasks(sight: Sight) -> Iterator[Finding]:
+    for task, count in sorted(sight.unknown_tasks.items(), key=lambda one: (-one[1], one[0])):
+        what = f"{_jobs(count)} enqueued for task {task}, which no server knows."
+        mend = "Deploy the code that has it, or keep its old name as an alias."
+        yield Finding(True, what, mend, "unknown_task", {"task": task, "count": count})
+
+
+def _check_failing(sight: Sight) -> Iterator[Finding]:
+    found = []
+    for task, ended in sight.lately.items():
+        if ended.runs < _FEWEST_RUNS:
+            continue
+        told = ended.failed_attempts * (1 - sight.muted.get(task, 0.0))
+        rate, usual = told / ended.runs, _usual_rate(ended, sight.usually.get(task))
+        if rate >= (_VERY_HIGH_RATE if usual is None else max(_HIGH_RATE, _TIMES_USUAL * usual)):
+            found.append((rate, task, usual))
+    for rate, task, usual in sorted(found, key=lambda one: (-one[0], one[1])):
+        what = f"Task {task} fails in {rate:.0%} of its attempts."
+        values = {"task": task, "rate": rate, "usual": usual}
+        yield Finding(rate >= _VERY_HIGH_RATE, what, "Look at its errors.", "failing", values)
+
+
+def _usual_rate(lately: EndedRuns, usually: EndedRuns | None) -> float | None:
+    """Return the day's rate of failed attempts, less what has just ended; None where that is too little."""
+    runs = 0 if usually is None else usually.runs - lately.runs
+    if usually is None or runs < _FEWEST_RUNS:
+        return None
+    return max(0, usually.failed_attempts - lately.failed_attempts) / runs
+
+
+# ---- recurring jobs and continuations ----------------------------------------------------------------------
 
 
 def _check_recurring(sight: Sight) -> Iterator[Finding]:
     for one in sight.recurring:
-        if one.error is not None:
+        if one.error is not None and not one.is_paused:
             what = f"Recurring job {one.id} cannot be fired: {shorten(one.error, 300)}"
             mend = "Upgrade what is of the older version" if is_newer(one.record) else "Mend its definition"
-            yield Finding(True, what, f"{mend}, or firelock recurring remove {one.id}")
-        elif one.record.is_gone:
+            yield Finding(
+                True, what, f"{mend}, or firelock recurring remove {one.id}", "recurring_error",
+                {"recurring": one.id, "error": one.error}, one.record.last_at,
+            )  # fmt: skip
+
+
+def _check_late(sight: Sight) -> Iterator[Finding]:
+    late = sorted(
+        (one.record.next_at, one.id)
+        for one in sight.recurring
+        if one.record.next_at is not None and sight.now - one.record.next_at > _LATE_FIRING
+        if not one.is_paused and not one.error
+    )
+    if late:  # mostly for one reason: no server is there to fire them
+        since, first = late[0]
+        values = {"count": len(late), "recurring": first, "others": len(late) - 1}
+        what = f"Recurring job {first} did not fire in time."
+        yield Finding(False, what, "Start a server: each of them fires.", "recurring_late", values, since)
+
+
+def _check_gone(sight: Sight) -> Iterator[Finding]:
+    for one in sight.recurring:
+        if one.error is None and one.record.is_gone:
             what = f"Recurring job {one.id} is no longer declared in code and goes on running."
-            yield Finding(False, what, f"firelock recurring remove {one.id}")
+            yield Finding(False, what, f"firelock recurring remove {one.id}", "recurring_gone")
         if one.is_paused:
             last = clock_time(one.record.last_at)
             what = f"Recurring job {one.id} is paused; it {f'last ran for {last}' if last else 'never ran'}."
-            yield Finding(False, what, f"firelock recurring resume {one.id}")
+            yield Finding(False, what, f"firelock recurring resume {one.id}", "recurring_paused")
 
 
 def _check_continuations(sight: Sight) -> Iterator[Finding]:
@@ -298,19 +487,10 @@ def _check_continuations(sight: Sight) -> Iterator[Finding]:
         mend = (
             "Requeue the parents (firelock jobs list --state failed), or delete them and what waits goes too."
         )
-        yield Finding(False, what, mend)
+        yield Finding(False, what, mend, "in_vain", {"count": sight.in_vain})
 
 
 # ---- words -----------------------------------------------------------------------------------------------
-
-
-def _is_alive(server: ServerView, now: int) -> bool:
-    return any(record.is_alive and record.expires_at > now for record in server.sessions)
-
-
-def _queue_names(queues: str) -> list[str]:
-    """Return the names in a choice of queues as a server writes it: "*", "a,b" or "a:3,b:1"."""
-    return [part.partition(":")[0].strip() for part in queues.split(",")]
 
 
 def _unreplaced(ended: Sequence[ServerView], alive: Sequence[ServerView]) -> list[ServerView]:

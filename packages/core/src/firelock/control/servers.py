@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import datetime
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 import attrs
@@ -11,12 +12,42 @@ import attrs
 from firelock.aio import twin
 from firelock.clock import from_micros
 from firelock.errors import ConfigurationError
+from firelock.queue_choice import parse_queues
 from firelock.storage import SessionRecord
 
 if TYPE_CHECKING:
     from firelock.client import Client
 
-__all__ = ["ServerView", "Servers"]
+__all__ = ["ServerState", "ServerView", "Servers", "heard_at", "is_stale"]
+
+_MICROS = 1_000_000
+_STALE_AFTER = 0.6  # of the session's timeout: at least three renewals fit into it
+
+
+class ServerState(StrEnum):
+    """How a server is, the best of its sessions first."""
+
+    ACTIVE = "active"
+    STALE = "stale"  # it has missed a renewal
+    QUIET = "quiet"  # it claims nothing, since it was told so
+    STOPPING = "stopping"
+    LOST = "lost"  # its sessions have ended, or run out, without a word
+    ENDED = "ended"  # it stopped, and said so
+
+    @property
+    def is_gone(self) -> bool:
+        """Tell whether it runs no more."""
+        return self in {ServerState.LOST, ServerState.ENDED}
+
+    @property
+    def is_claiming(self) -> bool:
+        """Tell whether it takes jobs."""
+        return self in {ServerState.ACTIVE, ServerState.STALE}
+
+
+def heard_at(record: SessionRecord, now: int) -> int:
+    """Return when a session was renewed last: its timeout before it expires, never after now."""
+    return min(now, record.expires_at - int(record.session.timeout_seconds * _MICROS))
 
 
 @attrs.frozen
@@ -37,6 +68,36 @@ class ServerView:
     def is_lost(self) -> bool:
         """Tell whether it is gone and none of its sessions said last that it stops: killed, or cut off."""
         return not self.is_alive and all(one.renewal.state != "stopping" for one in self.sessions)
+
+    def living(self, now: int) -> list[SessionRecord]:
+        """Return the sessions that have not ended and not run out."""
+        return [one for one in self.sessions if one.is_alive and one.expires_at > now]
+
+    def state_at(self, now: int) -> ServerState:
+        """Return how it is by its living sessions; where none is left, by what it said last."""
+        alive = self.living(now)
+        said = {one.renewal.state for one in alive}
+        if not alive:
+            return ServerState.LOST if self.is_alive or self.is_lost else ServerState.ENDED
+        if "stopping" in said:
+            return ServerState.STOPPING
+        if "quiet" in said:
+            return ServerState.QUIET
+        if "overdue" in said or any(is_stale(one, now) for one in alive):
+            return ServerState.STALE
+        return ServerState.ACTIVE
+
+    @property
+    def queue_names(self) -> tuple[str, ...] | None:
+        """The queues that it takes jobs of, in its order; None for every queue."""
+        try:
+            return parse_queues(self.queues).names
+        except ConfigurationError:  # a stranger's server may say anything of itself
+            return ()
+
+    def listens_to(self, queue: str) -> bool:
+        """Tell whether it takes jobs of this queue, were it not quiet."""
+        return self.queue_names is None or queue in self.queue_names
 
 
 class Servers:
@@ -62,6 +123,11 @@ class Servers:
         self._client.storage.put_record("server_order", server_id, json.dumps(order))
 
     atell = twin(tell)
+
+
+def is_stale(record: SessionRecord, now: int) -> bool:
+    """Tell whether a session has missed renewals, though its time has not run out."""
+    return now - heard_at(record, now) > _STALE_AFTER * record.session.timeout_seconds * _MICROS
 
 
 def _server_view(server_id: str, sessions: list[SessionRecord]) -> ServerView:

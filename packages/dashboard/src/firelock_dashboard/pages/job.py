@@ -11,12 +11,10 @@ from typing import TYPE_CHECKING
 import attrs
 from starlette.responses import RedirectResponse, Response
 
-from firelock import JobNotFound, PluginError
+from firelock import JobNotFound, PluginError, is_stale, lacks_task
 from firelock.storage import FINAL_STATES, JobFilter, JobRecord, State
-from firelock_dashboard import why
 from firelock_dashboard.extensions import JobPanel, rendered
 from firelock_dashboard.formatting import instant, iso, short_id, stamp, task_name
-from firelock_dashboard.listeners import Listeners
 from firelock_dashboard.pages.jobs import attempts_of
 from firelock_dashboard.payloads import Node, ShownCall, call_of, tree
 from firelock_dashboard.problems import NotHere
@@ -24,6 +22,7 @@ from firelock_dashboard.routes import Route
 from firelock_dashboard.security.permissions import Permission
 from firelock_dashboard.suggestions import starts
 from firelock_dashboard.tracebacks import Trace, markdown, read_traceback
+from firelock_dashboard.waiting import Parent, Reason, Waiting, explain
 
 if TYPE_CHECKING:
     from firelock import FailedAttempt, Job, JobLogLine, JobProgress, JobStep, JsonValue, ServerView
@@ -150,7 +149,6 @@ _LOG = 200  # lines at once
 _LOG_FIRST = 500
 _AHEAD, _AHEAD_PAGES = 500, 4
 _RATE_MINUTES = 10
-_STALE = 0.6  # of a session's timeout
 _FEWEST_RUNS = 20  # of its task, for a run to be compared with: p95 of fewer is their slowest
 
 
@@ -376,19 +374,15 @@ class JobView:
         job, found = self.job, list[tuple[str, dict[str, object]]]()
         if job.state is State.PROCESSING:
             held = next((one for one in self._sessions() if one.session.id == job.session), None)
-            if held is None or not held.is_alive or held.expires_at < self._now:
+            if held is None or not held.is_alive or held.expires_at < self.visit.now_micros:
                 found.append(("warn_lost", {"server": job.server or "–"}))
-            elif held.expires_at - self._now < (1 - _STALE) * held.session.timeout_seconds * 1_000_000:
+            elif is_stale(held, self.visit.now_micros):
                 found.append(("warn_stale", {"server": job.server or "–"}))
             elif self.started_at is None:
                 found.append(("warn_claimed", {"server": job.server or "–"}))
         if job.is_stopping:
             found.append(("warn_tail", {"server": job.server or "–"}))
         return found
-
-    @property
-    def _now(self) -> int:
-        return int(self.visit.now.timestamp() * 1_000_000)
 
     def _sessions(self) -> list[SessionRecord]:
         return [session for server in self._servers for session in server.sessions]
@@ -404,13 +398,13 @@ class JobView:
         return named[-1] if named else None
 
     @cached_property
-    def reasons(self) -> list[why.Reason]:
+    def reasons(self) -> list[Reason]:
         """Why it is not running, for a job that waits."""
         if self.job.state not in {State.AWAITING, State.SCHEDULED, State.ENQUEUED}:
             return []
-        return why.explain(self._snapshot())
+        return explain(self._snapshot())
 
-    def _snapshot(self) -> why.Snapshot:
+    def _snapshot(self) -> Waiting:
         job, visit = self.job, self.visit
         queue = next((one for one in visit.fire.queues.list() if one.name == job.queue), None)
         ahead, is_cut, per_minute = None, False, None
@@ -418,10 +412,10 @@ class JobView:
             ahead, is_cut = self._ahead()
             per_minute = self._per_minute()
         is_paused = queue is not None and queue.is_paused
-        parents = tuple(why.Parent(one.id, one.on, one.state) for one in self.parents)
-        return why.Snapshot(
+        parents = tuple(Parent(one.id, one.on, one.state) for one in self.parents)
+        return Waiting(
             job, visit.now, is_paused=is_paused, note=queue.note if queue and is_paused else None,
-            listeners=Listeners(self._servers, visit.now), ahead=ahead, is_ahead_cut=is_cut,
+            servers=self._servers, ahead=ahead, is_ahead_cut=is_cut,
             per_minute=per_minute, parents=parents, is_registered=self._is_registered(),
         )  # fmt: skip
 
@@ -447,8 +441,7 @@ class JobView:
         """Tell whether the task is known; None where no server said what it knows."""
         if self.visit.fire.registry.get(self.job.task) is not None:
             return True
-        reason = self.job.reason or ""
-        return False if "is not registered on server" in reason else None
+        return False if lacks_task(self.job) else None
 
     @property
     def stats(self) -> TaskStats | None:

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from functools import cached_property
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import attrs
 
+from firelock import LONG_WAIT, check_running
 from firelock_dashboard import formatting
 from firelock_dashboard.charts import KINDS, LIVE, SPAN_NAMES, Chart, chart_of_samples, chart_of_series, spark
-from firelock_dashboard.listeners import Listeners
 from firelock_dashboard.routes import Route
 from firelock_dashboard.security.permissions import Permission
 
 if TYPE_CHECKING:
     from starlette.responses import Response
 
-    from firelock import QueueView, RecurringJob
-    from firelock_dashboard.health import Snapshot
+    from firelock import QueueView, RecurringJob, Sight
+    from firelock.storage import Finding
     from firelock_dashboard.request import Visit
     from firelock_dashboard.stats.causes import Cause
     from firelock_dashboard.stats.history import Rates, Series, TaskStats
@@ -29,7 +30,6 @@ __all__ = ["ROUTES"]
 _SPAN, _KIND = "1h", "throughput"
 _QUEUES, _TASKS, _RECURRING, _GROUPS = 8, 6, 6, 5
 _MINUTES = 10  # by which the pace is told
-_LONG_WAIT = timedelta(minutes=10)
 
 
 @attrs.frozen
@@ -48,7 +48,7 @@ class _Tile:
 @attrs.frozen
 class _QueueLine:
     view: QueueView
-    oldest_at: datetime | None
+    oldest_at: int | None
     rates: Rates | None
 
 
@@ -56,6 +56,74 @@ class _QueueLine:
 class _Task:
     name: str
     stats: TaskStats
+
+
+# ---- banners ---------------------------------------------------------------------------------------------
+
+_OF_A_KIND = 3
+_PAGES = {  # of each kind of trouble: what stands on its button, and where that leads
+    "no_server": ("to_servers", "/servers"),
+    "server_lost": ("to_servers", "/servers"),
+    "storage": ("to_system", "/system"),
+    "skew": ("to_system", "/system"),
+    "no_listener": ("to_queue", "/queues/{queue}"),
+    "long_wait": ("to_queue", "/queues/{queue}"),
+    "unknown_task": ("to_jobs", "/jobs"),
+    "failing": ("to_failures", "/failures"),
+    "recurring_error": ("to_recurring", "/recurring"),
+    "recurring_late": ("to_recurring", "/recurring"),
+}
+
+
+@attrs.frozen
+class _Action:
+    """What to do: a page to look at, or, with a permission, a form to send."""
+
+    text: str  # a key of overview.toml
+    path: str
+    fields: Mapping[str, object] = attrs.field(factory=dict)  # of the query, or of the form
+    permission: str | None = None
+
+
+@attrs.frozen
+class _Banner:
+    """One thing that is wrong; its words are `trouble_…` in overview.toml."""
+
+    kind: str
+    look: str  # bad or warn
+    values: Mapping[str, object]
+    since: int | None
+    action: _Action
+
+
+def _banners(sight: Sight) -> list[_Banner]:
+    """Return what is wrong, worst first; at most three of a kind, and then how many more."""
+    shown: list[_Banner] = []
+    for code, found in groupby(check_running(sight), key=lambda finding: finding.code):
+        of_kind = list(found)
+        shown += [_banner(finding) for finding in of_kind[:_OF_A_KIND]]
+        if len(of_kind) > _OF_A_KIND:
+            more = {"count": len(of_kind) - _OF_A_KIND, "kind": code}
+            page = _Action("show", "/" + shown[-1].action.path.split("/")[1])
+            shown.append(_Banner("more", shown[-1].look, more, None, page))
+    return sorted(shown, key=lambda banner: banner.look != "bad")
+
+
+def _banner(finding: Finding) -> _Banner:
+    values = {"what": finding.what, "mend": finding.mend, **finding.values}
+    if finding.code == "paused":
+        action = _Action("resume", "/queues/resume", {"queue": values["queue"]}, "pause_queue")
+    else:
+        text, path = _PAGES.get(finding.code, _PAGES["storage"])
+        fields = {}
+        if finding.code == "unknown_task":
+            fields = {"state": "enqueued", "task": values["task"]}
+        elif finding.code == "failing":
+            fields = {"task": values["task"]}
+        elif finding.code.startswith("recurring") and not values.get("others"):
+            fields = {"q": values["recurring"]}
+        action = _Action(text, path.format(**values), fields)
+    return _Banner(finding.code, "bad" if finding.is_error else "warn", values, finding.since, action)
 
 
 # ---- the page --------------------------------------------------------------------------------------------
@@ -67,7 +135,7 @@ def show_overview(visit: Visit) -> Response:
     seen = _Seen(visit)
     return visit.page(
         "overview.html", title=visit.text("nav.overview"), section="overview", span=span, kind=kind,
-        spans=SPAN_NAMES, is_new=lambda: seen.is_new, troubles=visit.dashboard.watch.troubles,
+        spans=SPAN_NAMES, is_new=lambda: seen.is_new, troubles=lambda: _banners(seen.sight),
         tiles=seen.tiles, chart=lambda: _chart(visit, span, kind), queues=seen.queues,
         failures=seen.failures, tasks=seen.tasks, recurring=seen.recurring,
         storage_url=_storage_url(visit), missing=lambda: visit.dashboard.history.series("24h").missing,
@@ -112,13 +180,14 @@ class _Seen:
         self._dashboard = visit.dashboard
 
     @property
-    def _snapshot(self) -> Snapshot:
-        return self._dashboard.watch.snapshot()
+    def sight(self) -> Sight:
+        """What the tiles and the banners are told from."""
+        return self._dashboard.watch.sight()
 
     @property
     def is_new(self) -> bool:
         """Tell whether there never was a job, as far as can be seen."""
-        counts, seen = self._dashboard.counts(), self._snapshot
+        counts, seen = self._dashboard.counts(), self.sight
         return not (any(counts.by_state.values()) or seen.usually or seen.recurring)
 
     @cached_property
@@ -154,8 +223,8 @@ class _Seen:
         return formatting.count_text(number)
 
     def _processing(self, processing: int) -> _Tile:
-        alive = Listeners(self._snapshot.servers, self._snapshot.now).all
-        slots = sum(one.server.workers for one in alive)
+        alive = self.sight.alive
+        slots = sum(one.workers for one in alive)
         return _Tile(
             "processing", self._count(processing), "/jobs", {"state": "processing"},
             unit=self._text("tile_of_slots", count=self._count(slots)) if slots else "",
@@ -164,19 +233,19 @@ class _Seen:
         )  # fmt: skip
 
     def _oldest_wait(self) -> _Tile:
-        seen = self._snapshot
+        seen = self.sight
         running = {queue.name: at for queue, at in self._waiting() if not queue.is_paused}
         if not running:
             return _Tile("oldest", "–", "/queues", hint=self._text("tile_nothing_waits"))
         queue = min(running, key=lambda name: running[name])
         waited = seen.now - running[queue]
         return _Tile(
-            "oldest", _about(waited.total_seconds()), f"/queues/{queue}",
-            hint=self._text("tile_in_queue", queue=queue), look="is-warn" if waited >= _LONG_WAIT else "",
+            "oldest", _about(waited / 1_000_000), f"/queues/{queue}",
+            hint=self._text("tile_in_queue", queue=queue), look="is-warn" if waited >= LONG_WAIT else "",
         )  # fmt: skip
 
-    def _waiting(self) -> list[tuple[QueueView, datetime]]:
-        seen = self._snapshot
+    def _waiting(self) -> list[tuple[QueueView, int]]:
+        seen = self.sight
         return [(queue, seen.oldest[queue.name]) for queue in seen.queues if queue.name in seen.oldest]
 
     def _failed(self, day: Series, hour: Series) -> _Tile:
@@ -189,7 +258,7 @@ class _Seen:
         )  # fmt: skip
 
     def _backlog(self, hour: Series) -> _Tile:
-        enqueued = sum(queue.enqueued for queue in self._snapshot.queues if not queue.is_paused)
+        enqueued = sum(queue.enqueued for queue in self.sight.queues if not queue.is_paused)
         ended = [sum(counts) for counts in zip(*hour.by_outcome.values(), strict=True)]
         out = sum(ended[-_MINUTES - 1 :]) / _MINUTES
         hint = self._text("tile_rate", rate=formatting.rate(out)) if out else ""
@@ -206,7 +275,7 @@ class _Seen:
 
     def queues(self) -> list[_QueueLine]:
         """The queues with most to do."""
-        seen = self._snapshot
+        seen = self.sight
         fullest = sorted(seen.queues, key=lambda one: (-one.enqueued, -one.processing, one.name))[:_QUEUES]
         return [_QueueLine(one, seen.oldest.get(one.name), self._rates.get(one.name)) for one in fullest]
 
@@ -221,7 +290,7 @@ class _Seen:
 
     def recurring(self) -> list[RecurringJob]:
         """The recurring jobs that run next."""
-        coming = [one for one in self._snapshot.recurring if one.next_at and not one.is_paused]
+        coming = [one for one in self.sight.recurring if one.next_at and not one.is_paused]
         return sorted(coming, key=lambda one: (one.next_at or datetime.max.replace(tzinfo=UTC), one.id))[
             :_RECURRING
         ]

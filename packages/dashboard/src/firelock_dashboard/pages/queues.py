@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from firelock import ConfigurationError, State
+from firelock import ConfigurationError, Sight, State
 from firelock.storage import JobFilter
 from firelock_dashboard.actions import operation_address, start_operation
-from firelock_dashboard.listeners import Listener, Listeners
 from firelock_dashboard.problems import BadRequest, NotHere
 from firelock_dashboard.request import Undo
 from firelock_dashboard.routes import Route
@@ -21,11 +20,11 @@ from firelock_dashboard.security.permissions import Permission
 if TYPE_CHECKING:
     from starlette.responses import Response
 
-    from firelock import Job, QueueView
+    from firelock import Job, QueueView, ServerView
     from firelock_dashboard.request import Visit
     from firelock_dashboard.stats.history import Rates
 
-__all__ = ["ROUTES"]
+__all__ = ["ROUTES", "QueueRow"]
 
 _SHOWN = 25  # queues on a page: each is asked for the job that waits longest
 _LATE, _VERY_LATE = timedelta(minutes=5), timedelta(minutes=30)
@@ -49,28 +48,34 @@ class _State(StrEnum):
 
 
 @attrs.frozen
-class _QueueRow:
+class QueueRow:
+    """A queue as a line: what it holds, how it moves, who listens."""
+
     view: QueueView
     oldest_at: datetime | None  # since when the first in line waits
     wait: _Wait
     out_per_minute: float
     in_per_minute: float | None  # None until it is known
-    listeners: tuple[Listener, ...]
+    listeners: list[ServerView]
 
     @property
     def name(self) -> str:
+        """Its name."""
         return self.view.name
 
     @property
     def total(self) -> int:
+        """How many jobs it holds that are not at their end."""
         return _jobs_in(self.view)
 
     @property
     def slots(self) -> int:
-        return sum(one.server.workers for one in self.listeners)
+        """How many of its jobs could run at once, shared with the servers' other queues."""
+        return sum(one.workers for one in self.listeners)
 
     @property
     def state(self) -> _State:
+        """How it is, in a word."""
         if self.view.is_paused:
             return _State.PAUSED
         if self.listeners:
@@ -93,7 +98,7 @@ class _QueueRow:
 
 @attrs.frozen
 class _QueuesPage:
-    queues: list[_QueueRow]
+    queues: list[QueueRow]
     total: int
     most: int  # jobs of the fullest queue of all pages: the bars of all have this one scale
     after: str | None  # the name behind which the next page begins
@@ -112,9 +117,9 @@ def _page(visit: Visit, after: str) -> _QueuesPage:
     views = visit.fire.queues.list()
     left = [view for view in views if view.name > after]
     shown = left[:_SHOWN]
-    listeners = Listeners(visit.fire.servers.list(), visit.now)
+    sight = Sight(visit.now_micros, servers=visit.fire.servers.list())
     rates = visit.dashboard.history.queues(minutes=10)
-    queues = [_queue(visit, view, listeners, rates) for view in shown]
+    queues = [_queue(visit, view, sight, rates) for view in shown]
     most = max((_jobs_in(view) for view in views), default=0)
     return _QueuesPage(queues, len(views), most, shown[-1].name if len(left) > _SHOWN else None)
 
@@ -123,13 +128,13 @@ def _jobs_in(view: QueueView) -> int:
     return view.processing + view.enqueued + view.scheduled
 
 
-def _queue(visit: Visit, view: QueueView, listeners: Listeners, rates: dict[str, Rates]) -> _QueueRow:
+def _queue(visit: Visit, view: QueueView, sight: Sight, rates: dict[str, Rates]) -> QueueRow:
     rate = rates.get(view.name)
     oldest_at = _oldest_at(visit, view)
-    return _QueueRow(
+    return QueueRow(
         view, oldest_at, _wait(oldest_at, visit.now),
         rate.out_per_minute if rate else 0.0, rate.in_per_minute if rate else None,
-        tuple(listeners.of(view.name)),
+        sight.listening(view.name),
     )  # fmt: skip
 
 
@@ -181,12 +186,12 @@ def show_queue(visit: Visit) -> Response:
     views = {view.name: view for view in visit.fire.queues.list()}
     if name not in views:
         raise NotHere(visit.text("queues.unknown", queue=name))
-    listeners = Listeners(visit.fire.servers.list(), visit.now)
+    sight = Sight(visit.now_micros, servers=visit.fire.servers.list())
     return visit.page(
         "queue.html", title=visit.text("queues.title", queue=name), section="queues", name=name,
-        queue=lambda: _queue(visit, views[name], listeners, visit.dashboard.history.queues(minutes=10)),
+        queue=lambda: _queue(visit, views[name], sight, visit.dashboard.history.queues(minutes=10)),
         head=lambda: _head(visit, views[name]), waiting=lambda: views[name].enqueued,
-        others=lambda: [one for one in listeners.all if one.listens_to(name)],
+        others=lambda: [(one, one.state_at(sight.now)) for one in sight.alive if one.listens_to(name)],
     )  # fmt: skip
 
 

@@ -97,7 +97,7 @@ def _tasks(visit: Visit, text: str) -> HitGroup:
 def _queues(visit: Visit, text: str) -> HitGroup:
     ones = (
         (queue.name, visit.text("search.enqueued", count=queue.enqueued), visit.url(f"/queues/{queue.name}"))
-        for queue in visit.dashboard.watch.snapshot().queues
+        for queue in visit.dashboard.watch.sight().queues
     )
     # Matched by the name alone: what is said beside it is a number.
     words = text.casefold().split()
@@ -110,7 +110,7 @@ def _queues(visit: Visit, text: str) -> HitGroup:
 def _recurring(visit: Visit, text: str) -> HitGroup:
     ones = (
         (one.id, one.task, visit.url("/recurring/view", id=one.id))
-        for one in visit.dashboard.watch.snapshot().recurring
+        for one in visit.dashboard.watch.sight().recurring
     )
     return _named("recurring", text, ones, lambda: visit.url("/recurring", q=text))
 
@@ -118,7 +118,7 @@ def _recurring(visit: Visit, text: str) -> HitGroup:
 def _servers(visit: Visit, text: str) -> HitGroup:
     ones = (
         (one.name, one.host, f"{visit.url('/servers')}#server-{one.id}")
-        for one in visit.dashboard.watch.snapshot().servers
+        for one in visit.dashboard.watch.sight().servers
     )
     return _named("server", text, ones, lambda: visit.url("/servers"))
 

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from firelock import State
+from firelock import ServerState, State, heard_at
 from firelock_dashboard.actions import ask_first
 from firelock_dashboard.formatting import instant
-from firelock_dashboard.listeners import ServerState, heard_at, server_state
 from firelock_dashboard.problems import BadRequest, NotHere
 from firelock_dashboard.routes import Route
 from firelock_dashboard.security.permissions import Permission
@@ -52,7 +51,7 @@ class _Session:
     busy: int
     cpu_percent: float
     rss_bytes: int
-    heard_at: datetime
+    heard_at: int
 
 
 @attrs.frozen
@@ -71,7 +70,7 @@ class _Server:
         return self.view.sessions[-1].session.version
 
     @property
-    def heard_at(self) -> datetime:
+    def heard_at(self) -> int:
         """When it was heard of last, by whichever of its sessions was heard of longest ago."""
         return min(one.heard_at for one in self.sessions)
 
@@ -108,7 +107,7 @@ def show_servers(visit: Visit) -> Response:
 
 
 def _page(visit: Visit, after: str | None) -> _ServersPage:
-    judged = [(view, server_state(view, visit.now)) for view in visit.fire.servers.list()]
+    judged = [(view, view.state_at(visit.now_micros)) for view in visit.fire.servers.list()]
     alive = [(view, state) for view, state in judged if not state.is_gone]
     lost = [(view, state) for view, state in judged if state.is_gone][-_LOST:]
     places = {view.id: place for place, (view, _) in enumerate(alive)}
@@ -152,8 +151,8 @@ def _server(
     visit: Visit, view: ServerView, state: ServerState, jobs: Sequence[Job[Any]], started: Mapping[str, int],
     *, is_cut: bool = False,
 ) -> _Server:  # fmt: skip
-    now = visit.now
-    living = [one for one in view.sessions if one.is_alive and instant(one.expires_at) > now]  # type: ignore[operator]
+    now = visit.now_micros
+    living = view.living(now)
     records = living or list(view.sessions)
     pids = {one.session.id: one.session.pid for one in view.sessions}
     records_of = Counter(job.record().session for job in jobs)
@@ -188,7 +187,7 @@ def _run(job: Job[Any], pids: Mapping[str, int], started: Mapping[str, int]) -> 
     )
 
 
-def _session(record: SessionRecord, now: datetime, busy: int | None) -> _Session:
+def _session(record: SessionRecord, now: int, busy: int | None) -> _Session:
     said = record.renewal
     return _Session(
         record.session.pid, said.state, record.session.workers, said.busy if busy is None else busy,
@@ -203,7 +202,7 @@ def order_server(visit: Visit) -> Response:
     server = next((one for one in visit.fire.servers.list() if one.id == server_id), None)
     if server is None:
         raise NotHere(visit.text("servers.unknown", server=server_id))
-    if server_state(server, visit.now).is_gone:
+    if server.state_at(visit.now_micros).is_gone:
         raise BadRequest(visit.text("servers.is_lost", server=server.name))
     if order == "stop":
         question = visit.text("servers.stop_confirm", server=server.name)

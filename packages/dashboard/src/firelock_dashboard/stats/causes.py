@@ -16,7 +16,7 @@ import attrs
 
 from firelock import FirelockError, State
 from firelock.storage import JobFilter
-from firelock_dashboard.formatting import instant
+from firelock_dashboard.formatting import instant, micros
 
 if TYPE_CHECKING:
     from firelock import Firelock
@@ -108,8 +108,8 @@ class _CauseRecord:
         """The record's value."""
         mute = self.mute
         told = None if mute is None else {
-            "by": mute.by, "at": _micros(mute.at), "note": mute.note,
-            "until": None if mute.until is None else _micros(mute.until),
+            "by": mute.by, "at": micros(mute.at), "note": mute.note,
+            "until": None if mute.until is None else micros(mute.until),
         }  # fmt: skip
         return json.dumps(
             {
@@ -126,10 +126,6 @@ def _moment(at: int) -> datetime:
     moment = instant(int(at))
     assert moment is not None  # noqa: S101 - it is given
     return moment
-
-
-def _micros(moment: datetime) -> int:
-    return int(moment.timestamp() * 1_000_000)
 
 
 class Causes:
@@ -207,7 +203,7 @@ class Causes:
     def mute(self, cause: Cause, mute: Mute) -> None:
         """The cause is muted; a former mute is replaced."""
         first_at, seen_at = cause.first_at or mute.at, cause.newest_at or mute.at
-        known = _CauseRecord(cause.type, cause.task, _micros(first_at), _micros(seen_at), mute)
+        known = _CauseRecord(cause.type, cause.task, micros(first_at), micros(seen_at), mute)
         self._fire.storage.put_record(_KIND, cause.fingerprint, known.text)
 
     def unmute(self, fingerprint: str) -> bool:
@@ -265,7 +261,7 @@ def strips(fire: Firelock, now: datetime) -> dict[str, tuple[int, ...]]:
 
     The oldest hour first, the last one ends now. Of the newest 10,000 failed jobs.
     """
-    end = _micros(now)
+    end = micros(now)
     where, cursor, looked_at = JobFilter(state=State.FAILED, since=end - HOURS * _HOUR), None, 0
     found: dict[str, list[int]] = {}
     while looked_at < _LOOKED_AT:
@@ -284,7 +280,7 @@ def strips(fire: Firelock, now: datetime) -> dict[str, tuple[int, ...]]:
 
 def muted_share(fire: Firelock, task: str, muted: set[str], since: datetime) -> float:
     """Return which part of a task's newest failures has muted causes, 0 to 1; retries count as well."""
-    at = _micros(since)
+    at = micros(since)
     errors = [
         record.error.fingerprint
         for where in (

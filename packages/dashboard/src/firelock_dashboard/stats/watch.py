@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 
-from firelock import FirelockError
+from firelock import FirelockError, Sight
 from firelock.storage import State
-from firelock_dashboard.health import Snapshot, Trouble, troubles
 from firelock_dashboard.stats.causes import Cause, Causes, muted_share, strips
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ class _Age:
     shown: float
 
 
-_SNAPSHOT = _Age(2.0, 2.0)
+_SIGHT = _Age(2.0, 2.0)
 _WAITS = _Age(4.0, 15.0)
 _TASKS = _Age(15.0, 60.0)
 _GROUPS = _Age(10.0, 60.0)
@@ -81,13 +80,9 @@ class Watch:
         self._kept: dict[str, _Reading] = {}
         self.remembered = Causes(fire, is_read_only=is_read_only)
 
-    def troubles(self) -> list[Trouble]:
-        """Return what is wrong, worst first."""
-        return troubles(self.snapshot())
-
-    def snapshot(self) -> Snapshot:
+    def sight(self) -> Sight:
         """Return what there is to see, at most two seconds old."""
-        return self._keep("snapshot", _SNAPSHOT, self._look)
+        return self._keep("sight", _SIGHT, self._look)
 
     def failure_groups(self, limit: int = 5) -> list[FailureGroup]:
         """Return the largest groups of failed jobs, about ten seconds old."""
@@ -167,22 +162,22 @@ class Watch:
         since = self._now() - _LATELY
         return {task: muted_share(self._fire, task, muted, since) for task in tasks}
 
-    def _look(self) -> Snapshot:
+    def _look(self) -> Sight:
         fire, history = self._fire, self._history
-        now = fire.client.clock.now() / 1_000_000
-        skew = now - time.time()
+        now = fire.client.clock.now()
+        skew = now - time.time_ns() // 1_000
         queues = fire.queues.list()
         oldest, unknown = self._keep("waits", _WAITS, lambda: self._waits(queues))
         lately = history.lately()
         failing = [task for task, stats in lately.items() if stats.failed_attempts]
-        return Snapshot(
-            datetime.fromtimestamp(now, UTC), queues, fire.servers.list(),
-            fire.recurring.list(limit=_RECURRING), oldest, unknown, lately, history.tasks(),
-            self._findings(), skew,
-            self._keep("muted shares", _GROUPS, lambda: self._muted_shares(failing)),
+        return Sight(
+            now, queues, fire.servers.list(), fire.recurring.list(limit=_RECURRING), skew=skew,
+            storage=self._findings(), unknown_tasks=unknown, oldest=oldest, lately=lately,
+            usually=history.tasks(),
+            muted=self._keep("muted shares", _GROUPS, lambda: self._muted_shares(failing)),
         )  # fmt: skip
 
-    def _waits(self, queues: Sequence[QueueView]) -> tuple[dict[str, datetime], dict[str, int]]:
+    def _waits(self, queues: Sequence[QueueView]) -> tuple[dict[str, int], dict[str, int]]:
         """Return since when the first job of each queue has been there, and tasks that no server knows.
 
         Of fifty queues and two hundred jobs at most. One read tells both for the jobs that have waited
@@ -192,13 +187,13 @@ class Watch:
         if not waiting:
             return {}, {}
         jobs = self._fire.jobs
-        oldest: dict[str, datetime] = {}
+        oldest: dict[str, int] = {}
         first = list(jobs.find(state=State.ENQUEUED, limit=_FIRST_JOBS, oldest_first=True))
         others = [name for name in waiting if name not in {job.queue for job in first}]
         for name in others:
             first += jobs.find(state=State.ENQUEUED, queue=name, limit=1, oldest_first=True)
         for job in first:
-            oldest.setdefault(job.queue, datetime.fromtimestamp(job.record().changed_at / 1_000_000, UTC))
+            oldest.setdefault(job.queue, job.record().changed_at)
         known = self._keep("known tasks", _TASKS, self._known_tasks)
         return oldest, Counter(job.task for job in first if known and job.task not in known)
 

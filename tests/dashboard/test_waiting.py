@@ -10,9 +10,8 @@ import pytest
 from firelock.control.servers import ServerView
 from firelock.storage import ErrorInfo, JobRecord, NewSession, Renewal, SessionRecord, State
 from firelock_dashboard.formatting import span
-from firelock_dashboard.listeners import Listeners
 from firelock_dashboard.texts import Texts
-from firelock_dashboard.why import Parent, Snapshot, Weight, explain
+from firelock_dashboard.waiting import Parent, Waiting, Weight, explain
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 MICROS = int(NOW.timestamp()) * 1_000_000
@@ -26,7 +25,7 @@ def server(queues, *, state="running", workers=4, busy=0, name="web-1"):
 
 
 def snapshot(*servers, job=JOB, **more):
-    return Snapshot(job, NOW, listeners=Listeners(servers, NOW), **more)
+    return Waiting(job, NOW, servers=servers, **more)
 
 
 def keys(at):
@@ -192,4 +191,4 @@ def test_each_reason_has_its_sentence():
 
 def test_the_default_of_a_snapshot_has_no_servers():
     """Nothing is known, so nobody listens."""
-    assert ["why_no_servers"] == keys(Snapshot(JOB, NOW + timedelta(seconds=1)))
+    assert ["why_no_servers"] == keys(Waiting(JOB, NOW + timedelta(seconds=1)))

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 import attrs
 
+from firelock import Sight, lacks_serializer
 from firelock.storage import JobRecord, State
-from firelock_dashboard.formatting import instant, span
-from firelock_dashboard.listeners import Listener, Listeners
+from firelock_dashboard.formatting import instant, micros, span
 
-__all__ = ["Parent", "Reason", "Snapshot", "Weight", "explain"]
+if TYPE_CHECKING:
+    from firelock import ServerView
+
+__all__ = ["Parent", "Reason", "Waiting", "Weight", "explain"]
 
 _RECENT = 10.0  # seconds within which a wait needs no reason
 
@@ -35,20 +39,24 @@ class Parent:
 
 
 @attrs.frozen
-class Snapshot:
+class Waiting:
     """What holds around a job at one instant."""
 
     job: JobRecord
     now: datetime
     is_paused: bool = False
     note: str | None = None  # why the queue is paused
-    listeners: Listeners = attrs.field(factory=lambda: Listeners((), datetime.min.replace(tzinfo=UTC)))
+    servers: Sequence[ServerView] = ()
     ahead: int | None = None  # enqueued jobs in front of it; None where they were not counted
     is_ahead_cut: bool = False  # there are at least so many
     per_minute: float | None = None  # how many jobs of its queue ended in a minute of late
     parents: tuple[Parent, ...] = ()
     is_registered: bool | None = None  # whether any living server knows the task; None where nobody can tell
-    servers_of_task: tuple[str, ...] = ()
+
+    @property
+    def sight(self) -> Sight:
+        """The servers as they are at this instant."""
+        return Sight(micros(self.now), servers=self.servers)
 
 
 @attrs.frozen
@@ -62,7 +70,7 @@ class Reason:
     query: Mapping[str, str] = attrs.field(factory=dict)
 
 
-def explain(at: Snapshot) -> list[Reason]:
+def explain(at: Waiting) -> list[Reason]:
     """Return the reasons, those that need somebody first; empty for a job that runs or has ended."""
     match at.job.state:
         case State.AWAITING:
@@ -79,7 +87,7 @@ def explain(at: Snapshot) -> list[Reason]:
     return sorted(reasons, key=lambda reason: order.index(reason.weight))
 
 
-def _of_parents(at: Snapshot) -> Iterator[Reason]:
+def _of_parents(at: Waiting) -> Iterator[Reason]:
     for parent in at.parents:
         values = {"id": parent.id, "on": parent.on}
         path = f"/jobs/{parent.id}"
@@ -93,7 +101,7 @@ def _of_parents(at: Snapshot) -> Iterator[Reason]:
         yield Reason("why_no_parent", Weight.BAD)
 
 
-def _of_schedule(at: Snapshot) -> Iterator[Reason]:
+def _of_schedule(at: Waiting) -> Iterator[Reason]:
     due_at = instant(at.job.due_at)
     left = None if due_at is None else (due_at - at.now).total_seconds()
     values: dict[str, object] = {
@@ -103,7 +111,7 @@ def _of_schedule(at: Snapshot) -> Iterator[Reason]:
     }
     if left is not None and left < -_RECENT:
         yield Reason("why_overdue", Weight.BAD, values, "/servers")
-    elif (at.job.reason or "").startswith(f"serializer {at.job.serializer!r} is not installed on server "):
+    elif lacks_serializer(at.job):
         yield Reason("why_unreadable", Weight.BAD, {"serializer": at.job.serializer, **values}, "/servers")
     elif at.job.is_retrying:
         error = at.job.error
@@ -115,34 +123,31 @@ def _of_schedule(at: Snapshot) -> Iterator[Reason]:
         yield Reason("why_due", Weight.NOTE, values)
 
 
-def _of_task(at: Snapshot) -> Iterator[Reason]:
+def _of_task(at: Waiting) -> Iterator[Reason]:
     if at.is_registered is False:
         yield Reason("why_unregistered", Weight.BAD, {"task": at.job.task}, "/tasks")
 
 
-def _of_queue(at: Snapshot) -> Iterator[Reason]:
+def _of_queue(at: Waiting) -> Iterator[Reason]:
     queue = at.job.queue
     if at.is_paused:
         key = "why_paused_note" if at.note else "why_paused"
         yield Reason(key, Weight.BAD, {"queue": queue, "note": at.note}, "/queues")
-    if not at.listeners.all:
+    alive = at.sight.alive
+    if not alive:
         yield Reason("why_no_servers", Weight.BAD, {}, "/servers")
         return
-    listening = [one for one in at.listeners.all if one.listens_to(queue)]
+    listening = [one for one in alive if one.listens_to(queue)]
     if not listening:
-        heard = ", ".join(_shown(one) for one in at.listeners.all[:5])
+        heard = ", ".join(f"{one.name} ({one.queues})" for one in alive[:5])
         yield Reason("why_no_listener", Weight.BAD, {"queue": queue, "listeners": heard}, "/servers")
-    elif not any(one.state.is_claiming for one in listening):
-        names = ", ".join(one.server.name for one in listening[:5])
+    elif not at.sight.listening(queue):
+        names = ", ".join(one.name for one in listening[:5])
         yield Reason("why_quiet", Weight.BAD, {"servers": names, "queue": queue}, "/servers")
 
 
-def _shown(one: Listener) -> str:
-    return f"{one.server.name} ({one.server.queues})"
-
-
-def _of_line(at: Snapshot) -> Iterator[Reason]:
-    listening = at.listeners.of(at.job.queue)
+def _of_line(at: Waiting) -> Iterator[Reason]:
+    listening = at.sight.listening(at.job.queue)
     if at.is_paused or not listening or at.is_registered is False:
         return
     query = {"state": "enqueued", "queue": at.job.queue}
@@ -154,8 +159,8 @@ def _of_line(at: Snapshot) -> Iterator[Reason]:
             key += "_rate"
         yield Reason(key, Weight.NOTE, values, "/jobs", query)
         return
-    workers = sum(one.server.workers for one in listening)
-    busy = sum(one.server.busy for one in listening)
+    workers = sum(one.workers for one in listening)
+    busy = sum(one.busy for one in listening)
     if workers and busy >= workers:
         yield Reason("why_busy", Weight.NOTE, {"count": workers}, "/servers")
     elif at.ahead == 0:
