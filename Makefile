@@ -11,7 +11,7 @@ SOURCES := $(wildcard packages/*/src)
 TYPED := $(SOURCES) tests/repository/typing $(sort $(dir $(wildcard benchmarks/*.py examples/*.py)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all cover check format lint types imports docs bench lock clean FORCE
+.PHONY: help setup demo test test-all cover check format lint types imports docs bench path sizes lock clean FORCE
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -70,6 +70,12 @@ docs: $(READY) ## run the documentation's code, follow its links, look for a hea
 
 bench: $(READY) ## measure Firelock against its peers and the floor
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+path: $(READY) ## say which files one job crosses (ARGS='sqlite redis')
+	@$(BIN)/python -m benchmarks.reading_path $(ARGS)
+
+sizes: $(READY) ## count tokens (ARGS='packages --since COMMIT --files')
+	@$(BIN)/python -m benchmarks.sizes $(ARGS)
 
 # The lock names versions and hashes, no place to download from: see CONTRIBUTING.md.
 # UPGRADE=--upgrade takes the newest of everything.

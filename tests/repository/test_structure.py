@@ -1,0 +1,186 @@
+"""How the house is built: imports lead down, every class and every file has a name of its own.
+
+Each rule has a list of what still breaks it. A list only gets shorter: what is new is refused, and so is an
+entry that is no longer needed.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections import defaultdict
+
+import pytest
+
+from tests.repository.sources import package_sources
+
+# Modules that stand in a circle of imports.
+IN_A_CIRCLE: set[str] = {
+    "firelock.arguments.codec",
+    "firelock.arguments.conversion",
+    "firelock.arguments.refusals",
+    "firelock.server.dispatcher",
+    "firelock.server.upkeep",
+    "firelock.storage.contract",
+    "firelock.storage.defaults",
+    "firelock_dashboard.actions",
+    "firelock_dashboard.api",
+    "firelock_dashboard.api.act",
+    "firelock_dashboard.api.openapi",
+    "firelock_dashboard.api.read",
+    "firelock_dashboard.api.shapes",
+    "firelock_dashboard.app",
+    "firelock_dashboard.extensions",
+    "firelock_dashboard.pages",
+    "firelock_dashboard.pages.activity",
+    "firelock_dashboard.pages.failures",
+    "firelock_dashboard.pages.job",
+    "firelock_dashboard.pages.jobs",
+    "firelock_dashboard.pages.navigation",
+    "firelock_dashboard.pages.overview",
+    "firelock_dashboard.pages.queues",
+    "firelock_dashboard.pages.recurring",
+    "firelock_dashboard.pages.search",
+    "firelock_dashboard.pages.servers",
+    "firelock_dashboard.pages.settings",
+    "firelock_dashboard.pages.system",
+    "firelock_dashboard.pages.tasks",
+    "firelock_dashboard.rendering",
+    "firelock_dashboard.request",
+    "firelock_dashboard.routes",
+    "firelock_dashboard.stats.watch",
+    "firelock_dashboard.suggestions",
+    "firelock_sql.postgresql.database",
+    "firelock_sql.postgresql.health",
+}
+
+# Classes whose name another one has.
+CLASSES_TWICE: set[str] = {
+    "Call",
+    "Connections",
+    "Fields",
+    "Found",
+    "Group",
+    "JobPage",
+    "Mailbox",
+    "Order",
+    "Page",
+    "Parameter",
+    "Progress",
+    "Runner",
+    "Scene",
+    "Script",
+    "Snapshot",
+    "Taken",
+    "Upkeep",
+    "_Compiler",
+    "_Kept",
+    "_Known",
+    "_Page",
+    "_Queue",
+    "_Row",
+}
+
+# Files of one distribution that have the name of another, by distribution.
+FILES_TWICE: set[str] = set()
+
+# Files here mirror others on purpose: each dialect has the same rooms, the kit has a file for each part of
+# the contract, and the command line one for each part of what people ask for.
+MIRRORS = (
+    "firelock_sql.sqlite.", "firelock_sql.postgresql.", "firelock_sql.mysql.", "firelock.testing.",
+    "firelock.cli.",
+)  # fmt: skip
+
+
+def trees(sources):
+    """Return the syntax tree of each module, by its dotted name."""
+    return {source.module: source.tree for source in sources}
+
+
+def arrows(modules):
+    """Return for each module those of the product that it names in an import, wherever that stands."""
+    found = {}
+    for name, tree in modules.items():
+        found[name] = set()
+        for node in ast.walk(tree):
+            named = []
+            if isinstance(node, ast.Import):
+                named = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                named = [
+                    inner if (inner := f"{node.module}.{alias.name}") in modules else node.module
+                    for alias in node.names
+                ]
+            found[name].update(one for one in named if one in modules)
+    return found
+
+
+def in_a_circle(graph):
+    """Return the nodes from which an arrow leads back to themselves, by whichever way."""
+    left = {name: set(others) for name, others in graph.items()}
+    while True:  # what nothing points at, or what points at nothing, is in no circle
+        pointed_at = set().union(*left.values()) if left else set()
+        ends = {name for name, others in left.items() if name not in pointed_at or not others}
+        if not ends:
+            break
+        left = {name: others - ends for name, others in left.items() if name not in ends}
+    return {name for name in left if _leads_back(left, name)}
+
+
+def _leads_back(graph, name):
+    seen, open_ = set(), list(graph[name])
+    while open_:
+        if (one := open_.pop()) == name:
+            return True
+        if one not in seen:
+            seen.add(one)
+            open_ += graph[one]
+    return False
+
+
+def classes_twice(modules):
+    """Return the names that two classes have."""
+    found = defaultdict(set)
+    for name, tree in modules.items():
+        for node in tree.body:
+            if isinstance(node, ast.ClassDef):
+                found[node.name].add(name)
+    return {name for name, places in found.items() if len(places) > 1}
+
+
+def files_twice(sources):
+    """Return distribution and name of the files that have another one's name; doors of folders have none."""
+    found = defaultdict(set)
+    for source in sources:
+        if source.path.name != "__init__.py" and not source.module.startswith(MIRRORS):
+            found[f"{source.module.partition('.')[0]}: {source.path.name}"].add(source.name)
+    return {name for name, places in found.items() if len(places) > 1}
+
+
+@pytest.mark.parametrize(
+    ("find", "listed"),
+    [
+        (lambda sources: in_a_circle(arrows(trees(sources))), IN_A_CIRCLE),
+        (lambda sources: classes_twice(trees(sources)), CLASSES_TWICE),
+        (files_twice, FILES_TWICE),
+    ],
+    ids=["no import leads in a circle", "no class name is there twice", "no file name is there twice"],
+)
+def test_the_house_has(find, listed):
+    """Nothing breaks the rule but what is listed, and nothing is listed that keeps it."""
+    found = find(package_sources())
+
+    assert sorted(found - listed) == [], "new: mend it"
+    assert sorted(listed - found) == [], "mended: delete these from the list in this file"
+
+
+def test_a_circle_is_seen_wherever_its_imports_stand():
+    """Those that only type checkers see count, and those inside of functions; what leads there does not."""
+    modules = {
+        "a": ast.parse("if TYPE_CHECKING:\n    from b import B"),
+        "b": ast.parse("def f():\n    from c import d"),
+        "c": ast.parse(""),
+        "c.d": ast.parse("import a"),
+        "e": ast.parse("from a import A"),
+    }
+
+    assert in_a_circle(arrows(modules)) == {"a", "b", "c.d"}
