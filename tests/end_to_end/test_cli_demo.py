@@ -20,7 +20,7 @@ import attrs
 import pytest
 
 from firelock.cli import main
-from firelock.cli.demo import Happened, LiveView, Scene, stop
+from firelock.cli.demo import Happened, LiveView, Moment, stop
 from firelock.cli.screen import Screen
 from firelock.plugins import open_storage
 from firelock.storage import JobFilter
@@ -145,7 +145,7 @@ def test_a_scene_keeps_its_height_and_no_text_of_a_job_moves_the_cursor(terminal
     job = JobRecord("job-1", "shop.\x1b[2J", "{}", "json", State.PROCESSING, "default", 0, 0)
     running = [(job, Progress(6.0, 8.0, 0, "\x1b]0;title\x07")), (job, None)] * 5
     events = [Happened(float(number), "log", "shop.task", "\x9b1A\u202e") for number in range(40)]
-    quiet = Scene(5.0, 10.0, {State.ENQUEUED: 12}, [], [], is_last=False)
+    quiet = Moment(5.0, 10.0, {State.ENQUEUED: 12}, [], [], is_last=False)
     busy = attrs.evolve(quiet, seconds=12.5, running=running, events=events)
 
     lines = drawn(terminal, quiet, busy)

@@ -493,7 +493,7 @@ def test_an_outage_among_some_says_what_became_of_each(capsys, tmp_path, is_json
         assert [{"id": ids[499], "result": "missing"}, {"id": ids[500], "result": "unknown"}] == answers[499:]
     else:
         lines = ran.out.splitlines()
-        assert [f"{ids[499]}  not deleted: missing", f"{ids[500]}  not known: ask again"] == lines[499:]
+        assert [f"{ids[499]}  is not stored", f"{ids[500]}  not known: ask again"] == lines[499:]
 
 
 def test_restore_by_id_answers_for_each(capsys, app):

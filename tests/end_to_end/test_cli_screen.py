@@ -9,8 +9,8 @@ import re
 import pytest
 
 from firelock import Firelock
-from firelock.cli.screen import Cell, Column, Screen, state_cell
-from firelock.cli.text import age, clock_time, isoformat, shorten, span, visible, visible_lines, width
+from firelock.cli.screen import Cell, Column, Screen, state_cell, visible, visible_lines, width
+from firelock.text import age, clock_time, isoformat, shorten, span
 from tests.end_to_end.cli_run import fail, run
 
 SECOND = 1_000_000

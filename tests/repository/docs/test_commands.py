@@ -6,7 +6,7 @@ import shlex
 
 import pytest
 
-from firelock.cli.problem import Problem
+from firelock.cli.commands import Problem
 from firelock.cli.program import read_command
 from tests.repository.docs.pages import ROOT, code_pages, tokens
 

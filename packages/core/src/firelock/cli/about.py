@@ -6,8 +6,7 @@ import argparse
 import platform
 from typing import TYPE_CHECKING, NoReturn
 
-from firelock.cli.commands import describe
-from firelock.cli.problem import Exit, Problem
+from firelock.cli.commands import Exit, Problem, describe
 from firelock.cli.screen import Column, Screen
 from firelock.cli.source import open_app
 

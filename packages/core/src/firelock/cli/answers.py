@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 import attrs
 
-from firelock.cli.text import isoformat
 from firelock.clock import micros
+from firelock.text import isoformat
 
 if TYPE_CHECKING:
     from firelock.control.servers import ServerView

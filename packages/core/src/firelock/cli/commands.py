@@ -1,20 +1,48 @@
-"""How commands are declared: name, help with examples, options that every command has."""
+"""What every command is made of: a parser with help, common options, an exit code, a problem's sentence."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from enum import IntEnum
 from typing import TYPE_CHECKING, NoReturn
-
-from firelock.cli.problem import Exit, Problem
 
 if TYPE_CHECKING:
     from firelock.cli.screen import Screen
 
-__all__ = ["Parser", "add_command", "add_common", "add_group", "describe", "whole"]
-
+__all__ = [
+    "Exit",
+    "Parser",
+    "Problem",
+    "add_command",
+    "add_common",
+    "add_group",
+    "describe",
+    "whole",
+]
 
 _DIGITS = 10
+
+
+class Exit(IntEnum):
+    """The exit codes; scripts rely on them."""
+
+    DONE = 0
+    FAILED = 1
+    USAGE = 2
+    UNREACHABLE = 3
+    NOT_FOUND = 4
+    INTERRUPTED = 130
+
+
+class Problem(Exception):
+    """A command ends here, with this sentence, this hint and this exit code."""
+
+    def __init__(self, sentence: str, *, hint: str = "", code: Exit = Exit.FAILED) -> None:
+        super().__init__(sentence)
+        self.sentence = sentence
+        self.hint = hint
+        self.code = code
 
 
 class Parser(argparse.ArgumentParser):
@@ -33,7 +61,7 @@ class Parser(argparse.ArgumentParser):
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[Parser]  # noqa: SLF001 - argparse names it so
-    Run = Callable[[argparse.Namespace, Screen], int]
+    Run = Callable[[argparse.Namespace, Screen], int | None]  # None is Exit.DONE
 
 
 def add_common(parser: argparse.ArgumentParser, *, is_main: bool = False) -> None:

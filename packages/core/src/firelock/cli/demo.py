@@ -26,15 +26,14 @@ import attrs
 from firelock.app import Firelock
 from firelock.cli import demo_shop as shop
 from firelock.cli.answers import job_answer
-from firelock.cli.commands import describe
-from firelock.cli.problem import Exit, Problem
-from firelock.cli.screen import STATE_STYLES, Cell, Column, Piece, Screen
-from firelock.cli.text import shorten, visible
+from firelock.cli.commands import Exit, Problem, describe
+from firelock.cli.screen import STATE_STYLES, Cell, Column, Piece, Screen, visible
 from firelock.cron import Cron, Every
 from firelock.errors import UnknownScheme
 from firelock.plugins import Plugins, open_storage
 from firelock.retry import Retry
 from firelock.storage import JobFilter
+from firelock.text import shorten
 from firelock.values import HistoryEntry, JobRecord, LogLine, Progress, State
 
 if TYPE_CHECKING:
@@ -45,7 +44,7 @@ if TYPE_CHECKING:
     from firelock.hookspecs import Command
     from firelock.job import Job
 
-__all__ = ["Act", "Happened", "LiveView", "PlainView", "Scene", "Story", "configure", "show_summary"]
+__all__ = ["Act", "Happened", "LiveView", "PlainView", "Moment", "Story", "configure", "show_summary"]
 
 _APP = "firelock.cli.demo_shop:fire"
 _SHORTEST, _LONGEST, _USUAL = 3.0, 600.0, 8.0
@@ -349,7 +348,7 @@ class Happened:
 
 
 @attrs.frozen
-class Scene:
+class Moment:
     """What there is to see at one moment."""
 
     seconds: float
@@ -407,7 +406,7 @@ class Story:
         """Tell whether nothing new comes and, as of the last look, every job has ended."""
         return self._is_ending and all(record.is_final for record in self.records.values())
 
-    def look(self, *, is_last: bool = False) -> Scene:
+    def look(self, *, is_last: bool = False) -> Moment:
         """Return the present scene; what happened since the last one is in its events."""
         records = self._storage.find(JobFilter(), limit=_MOST, oldest_first=True).jobs
         events = [event for record in records for event in self._news_of(record)]
@@ -415,7 +414,7 @@ class Story:
         self.records = {record.id: record for record in records}
         running = [record for record in records if record.state is State.PROCESSING]
         progress = self._storage.get_progress([record.id for record in running]) if running else []
-        return Scene(
+        return Moment(
             self._second(self._storage.clock()),
             self.length,
             self._storage.counts().by_state,
@@ -514,7 +513,7 @@ class PlainView:
         """Return the block within which scenes are shown."""
         return nullcontext()
 
-    def show(self, scene: Scene) -> None:
+    def show(self, scene: Moment) -> None:
         """The scene's events are written."""
         if not self._screen.is_json:
             for event in scene.events:
@@ -537,7 +536,7 @@ class LiveView:
         """Return the block within which the table lives."""
         return self._live
 
-    def show(self, scene: Scene) -> None:
+    def show(self, scene: Moment) -> None:
         """The table shows the scene."""
         from rich.console import Group  # noqa: PLC0415 - loaded for terminals only
 
@@ -545,7 +544,7 @@ class LiveView:
         shown = Group(self._head(scene), self._running(scene), self._happened(is_last=scene.is_last))
         self._live.update(shown, refresh=True)
 
-    def _head(self, scene: Scene) -> Text:
+    def _head(self, scene: Moment) -> Text:
         from rich.text import Text  # noqa: PLC0415 - loaded for terminals only
 
         head = Text("\n", no_wrap=True, overflow="ellipsis")
@@ -557,7 +556,7 @@ class LiveView:
         said = "over" if scene.is_last else f"{min(scene.seconds, scene.length):.1f} of {scene.length:g} s"
         return head.append(f"\n\n   {_bar(share, _LONG_BAR)}  {said}\n", "bright_black")
 
-    def _running(self, scene: Scene) -> Table:
+    def _running(self, scene: Moment) -> Table:
         from rich.table import Table  # noqa: PLC0415 - loaded for terminals only
         from rich.text import Text  # noqa: PLC0415
 

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from firelock.cli.commands import describe
-from firelock.cli.problem import Exit
+from firelock.cli.commands import Exit, describe
 from firelock.cli.screen import Cell, Screen
 from firelock.cli.source import has_source, open_app, project_table
 

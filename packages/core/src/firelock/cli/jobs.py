@@ -3,23 +3,37 @@
 from __future__ import annotations
 
 import argparse
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from firelock.cli.commands import add_command, add_group, whole
-from firelock.cli.filters import add_filters, filter_of
-from firelock.cli.job_changes import delete_jobs, requeue_jobs, restore_jobs
-from firelock.cli.job_page import show_job
-from firelock.cli.screen import Cell, Column, Piece, Screen, state_cell
+import attrs
+
+from firelock.cli.answers import answer_of, job_answer
+from firelock.cli.commands import Exit, Problem, add_command, add_group, whole
+from firelock.cli.screen import Cell, Column, Piece, Screen, state_cell, visible_lines
 from firelock.cli.source import connected
-from firelock.cli.text import age, shorten
+from firelock.errors import StorageError
+from firelock.storage import Applied, JobFilter, PartlyApplied
+from firelock.text import age, clock_time, shorten, span
+from firelock.values import State
 
 if TYPE_CHECKING:
+    from firelock.app import Firelock
     from firelock.cli.commands import Commands
-    from firelock.values import JobRecord
+    from firelock.job import Job
+    from firelock.values import Attempt, HistoryEntry, JobRecord, LogLine, Progress
+
+    _Apply = Callable[[Sequence[str]], list[Applied]]
 
 __all__ = ["configure"]
 
-_STATES = ("enqueued", "processing", "scheduled", "awaiting", "failed", "succeeded", "deleted")
+_STATES = (
+    State.ENQUEUED, State.PROCESSING, State.SCHEDULED, State.AWAITING, State.FAILED, State.SUCCEEDED,
+    State.DELETED,
+)  # fmt: skip
 _COLUMNS = (
     Column("ID", is_whole=True),
     Column("STATE", is_whole=True),
@@ -41,14 +55,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
             "firelock jobs list --task shop.send_mail --limit 100 --json",
         ),
     )  # fmt: skip
-    add_filters(listing)
+    _add_filters(listing)
     listing.add_argument(
         "--limit", type=whole(_PAGE_LIMIT), default=50, metavar="N", help="of a page: 50, at most 500"
     )
     listing.add_argument("--cursor", metavar="TEXT", help="the next page, as the last one named it")
     listing.add_argument("--oldest-first", action="store_true", help="in the other order")
     show = add_command(
-        group, "show", "Show one job: its arguments, errors, history and log.", show_job,
+        group, "show", "Show one job: its arguments, errors, history and log.", _show,
         examples=("firelock jobs show 01a21072-9d46-7c87-a484-8087cf5d557e",),
     )  # fmt: skip
     show.add_argument("id", metavar="ID")
@@ -58,7 +72,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def _add_changes(group: Commands) -> None:
     requeue = add_command(
-        group, "requeue", "Run jobs again, with their retries given back.", requeue_jobs,
+        group, "requeue", "Run jobs again, with their retries given back.", _change_jobs,
         more="With --all the filters choose; failed jobs are meant unless --state says otherwise.",
         examples=(
             "firelock jobs requeue 01a21072-9d46-7c87-a484-8087cf5d557e",
@@ -66,7 +80,7 @@ def _add_changes(group: Commands) -> None:
         ),
     )  # fmt: skip
     delete = add_command(
-        group, "delete", "Delete jobs; running ones are told to stop.", delete_jobs,
+        group, "delete", "Delete jobs; running ones are told to stop.", _change_jobs,
         more="With --all the filters choose, and at least one has to be given.",
         examples=(
             "firelock jobs delete 01a21072-9d46-7c87-a484-8087cf5d557e",
@@ -74,7 +88,7 @@ def _add_changes(group: Commands) -> None:
         ),
     )  # fmt: skip
     restore = add_command(
-        group, "restore", "Take a delete back: jobs are what they were before.", restore_jobs,
+        group, "restore", "Take a delete back: jobs are what they were before.", _change_jobs,
         more="Scheduled, enqueued and failed jobs come back. What was running, had succeeded, waited for "
         "another job or had continuations is left alone.",
         examples=(
@@ -82,46 +96,38 @@ def _add_changes(group: Commands) -> None:
             "firelock jobs restore --all --task shop.send_mail --since 1h",
         ),
     )  # fmt: skip
-    for parser in (requeue, delete, restore):
+    for parser, change in ((requeue, _REQUEUE), (delete, _DELETE), (restore, _RESTORE)):
+        parser.set_defaults(change=change, expect=None)
         parser.add_argument("ids", metavar="ID", nargs="*")
         parser.add_argument(
             "--all", action="store_true", dest="is_all", help="every job that the filters choose"
         )
         parser.add_argument("--dry-run", action="store_true", help="with --all: count them, change nothing")
-    for parser in (requeue, delete):
-        parser.add_argument(
-            "--expect", metavar="N", type=whole(),
-            help="with --all: at most so many; asked for above 1,000, and where some have ended well",
-        )  # fmt: skip
-    for parser in (requeue, delete, restore):
-        add_filters(parser)
+        if change is not _RESTORE:
+            parser.add_argument(
+                "--expect", metavar="N", type=whole(),
+                help="with --all: at most so many; asked for above 1,000, and where some have ended well",
+            )  # fmt: skip
+        _add_filters(parser)
 
 
 # ---- list ------------------------------------------------------------------------------------------------
 
 
-def _list(options: argparse.Namespace, screen: Screen) -> int:
-    from firelock.cli.answers import job_answer  # noqa: PLC0415 - loaded with an app only
-
+def _list(options: argparse.Namespace, screen: Screen) -> None:
     with connected(options) as app:
         now = app.client.clock.now()
         page = app.jobs.page(
-            filter_of(options, now),
-            limit=options.limit,
-            cursor=options.cursor,
+            _filter_of(options, now), limit=options.limit, cursor=options.cursor,
             oldest_first=options.oldest_first,
-        )
+        )  # fmt: skip
     records = [job.record() for job in page.jobs]
-    if screen.is_json:
-        screen.json({"jobs": [job_answer(record) for record in records], "cursor": page.cursor})
-        return 0
-    if not records:
-        screen.note("No job matches.")
-        return 0
-    screen.table(_COLUMNS, [_row(record, now) for record in records])
-    if page.cursor is not None:
+    screen.listing(
+        "jobs", map(job_answer, records), _COLUMNS, (_row(record, now) for record in records),
+        empty="No job matches.", cursor=page.cursor,
+    )  # fmt: skip
+    if page.cursor is not None and not screen.is_json:
         screen.note(f"There are more; the same command with --cursor {page.cursor} shows them.")
-    return 0
 
 
 def _row(record: JobRecord, now: int) -> list[Piece]:
@@ -149,17 +155,387 @@ def _note(record: JobRecord, now: int) -> str:
 # ---- counts ----------------------------------------------------------------------------------------------
 
 
-def _counts(options: argparse.Namespace, screen: Screen) -> int:
+def _counts(options: argparse.Namespace, screen: Screen) -> None:
     with connected(options) as app:
         counts = app.jobs.counts()
-    by_state = {str(state): number for state, number in counts.by_state.items()}
     if screen.is_json:
-        by_queue = {
-            queue: {str(state): number for state, number in states.items()}
-            for queue, states in counts.by_queue.items()
-        }
-        screen.json({"by_state": {name: by_state[name] for name in _STATES}, "by_queue": by_queue})
+        screen.json(
+            {"by_state": {state: counts.by_state[state] for state in _STATES}, "by_queue": counts.by_queue}
+        )
     else:
-        rows: list[list[Piece]] = [[state_cell(name), by_state[name]] for name in _STATES]
+        rows: list[list[Piece]] = [[state_cell(state), counts.by_state[state]] for state in _STATES]
         screen.table((Column("STATE"), Column("JOBS", is_number=True)), rows)
-    return 0
+
+
+# ---- show ----------------------------------------------------------------------------------------------
+
+
+_LOG_LINES, _CHILDREN = 1_000, 50
+_HISTORY = (Column("AT"), Column("STATE"), Column("ATTEMPT", is_number=True), Column("RAN"), Column("REASON"))
+
+
+def _show(options: argparse.Namespace, screen: Screen) -> None:
+    """The job is shown; its newest traceback in full, former failures by a line."""
+    with connected(options) as app:
+        job = app.jobs.get(options.id)
+        now = app.client.clock.now()
+        children = list(app.jobs.page(JobFilter(parent_id=job.id), limit=_CHILDREN, oldest_first=True))
+        storage = app.storage
+        history, errors = storage.history(job.id), storage.errors(job.id)
+        (progress,) = storage.get_progress([job.id])
+        log = storage.read_log(job.id, limit=_LOG_LINES)
+    if screen.is_json:
+        screen.json({
+            **job_answer(job.record()),
+            "history": answer_of(history), "errors": answer_of(errors), "log": answer_of(log),
+            "progress": answer_of(progress), "continuations": [child.id for child in children],
+        })  # fmt: skip
+        return
+    record = job.record()
+    screen.line(Cell(f"Job {record.id}", "bold"), "  ", state_cell(record.state))
+    screen.facts([*_what(record), *_when(record, now), *_end(record, progress, children)], indent=2)
+    _show_history(screen, history)
+    _show_errors(screen, errors)
+    _show_log(screen, log)
+
+
+def _what(record: JobRecord) -> list[tuple[str, Piece]]:
+    queue = record.queue if not record.priority else f"{record.queue}, priority {record.priority}"
+    return [
+        ("task", record.task),
+        ("arguments", record.arguments),
+        ("serializer", record.serializer if record.serializer != "json" else ""),
+        ("queue", queue),
+        ("tags", ", ".join(record.tags)),
+        ("recurring", record.recurring_id or ""),
+        ("timeout", f"{record.timeout_seconds:g} s" if record.timeout_seconds else ""),
+        ("reason", record.reason or ""),
+    ]
+
+
+def _when(record: JobRecord, now: int) -> list[tuple[str, Piece]]:
+    instants = (
+        ("created", record.created_at),
+        ("due", record.due_at),
+        ("enqueued", record.enqueued_at),
+        ("claimed", record.claimed_at),
+        ("started", record.started_at),
+        ("ended", record.ended_at),
+        ("kept until", record.expires_at),
+    )
+    return [(name, f"{clock_time(at)}, {age(at, now)}" if at else "") for name, at in instants]
+
+
+def _end(
+    record: JobRecord, progress: Progress | None, children: Sequence[Job[object]]
+) -> list[tuple[str, Piece]]:
+    counts = f"{record.attempt}, {record.retries} retries, {record.crashes} crashes" if record.attempt else ""
+    return [
+        ("attempt", counts),
+        ("server", record.server or ""),
+        ("progress", _progress(progress)),
+        ("result", record.result or record.result_absent or ""),
+        ("error", Cell(f"{record.error.type}: {record.error.message}", "red") if record.error else ""),
+        ("runs after", ", ".join(f"{edge.parent_id} ({edge.on})" for edge in record.parents)),
+        ("then", ", ".join(f"{child.id} ({child.state})" for child in children)),
+    ]
+
+
+def _progress(progress: Progress | None) -> str:
+    if progress is None:
+        return ""
+    said = f": {progress.message}" if progress.message else ""
+    return f"{progress.done:g} of {progress.total:g}{said}"
+
+
+def _show_history(screen: Screen, history: Sequence[HistoryEntry]) -> None:
+    screen.heading("History")
+    screen.table(_HISTORY, [_history_row(entry) for entry in history])
+
+
+def _history_row(entry: HistoryEntry) -> list[Piece]:
+    if entry.elided:
+        return [clock_time(entry.at), "…", "", "", f"{entry.elided} steps are left out"]
+    ran = span(entry.at - entry.started_at) if entry.started_at else ""
+    return [clock_time(entry.at), state_cell(entry.state), entry.attempt or "", ran, entry.reason or ""]
+
+
+def _show_errors(screen: Screen, errors: Sequence[Attempt]) -> None:
+    if not errors:
+        return
+    screen.heading("Failed attempts")
+    for failed in errors:
+        said = f"{failed.error.type}: {failed.error.message}"
+        screen.line(f"  {failed.attempt}  {clock_time(failed.at)}  ", Cell(said, "red"))
+    for line in visible_lines((errors[-1].error.traceback or "").rstrip()):
+        screen.line("     ", Cell(line, "bright_black"))
+
+
+def _show_log(screen: Screen, log: Sequence[LogLine]) -> None:
+    if not log:
+        return
+    screen.heading("Log")
+    for line in log:
+        for text in visible_lines(line.text):
+            screen.line(f"  {clock_time(line.at)}  {line.level:<8}", text)
+
+
+# ---- change --------------------------------------------------------------------------------------------
+
+
+_PAGE = 500
+_MANY = 1_000
+_ENDED = frozenset({State.SUCCEEDED, State.DELETED})
+
+
+@attrs.frozen
+class _Change:
+    """What is done to jobs, in the words of its answers."""
+
+    verb: str  # of `app.jobs`
+    done: str
+    of: frozenset[State]  # states that it changes
+    usual: State | None = None  # the state that --all means without --state
+
+
+_REQUEUE = _Change("requeue", "requeued", frozenset(State) - {State.ENQUEUED, State.PROCESSING}, State.FAILED)
+_DELETE = _Change("delete", "deleted", frozenset(State) - {State.DELETED})
+_RESTORE = _Change("restore", "restored", frozenset(State), State.DELETED)
+
+
+def _change_jobs(options: argparse.Namespace, screen: Screen) -> int:
+    """The jobs are changed: some by id, or all that filters choose."""
+    change: _Change = options.change
+    if options.is_all and options.state is None and (change is _REQUEUE or _has_filters(options)):
+        options.state = change.usual  # whoever means others says so: nothing that succeeded is run twice
+    _check(options, change)
+
+    with connected(options) as app:
+
+        def apply(ids: Sequence[str]) -> list[Applied]:
+            verb: Callable[..., list[Applied]] = getattr(app.jobs, change.verb)
+            return verb(ids, reason=f"{change.done} from the command line")
+
+        if options.is_all:
+            return _change_all(app, options, screen, apply)
+        return _change_some(app, list(dict.fromkeys(options.ids)), screen, change, apply)
+
+
+def _check(options: argparse.Namespace, change: _Change) -> None:
+    what = f"firelock jobs {change.verb}"
+    if options.is_all and options.ids:
+        message = f"{what} takes ids or --all, not both."
+        raise Problem(message, hint="Leave one of them out.", code=Exit.USAGE)
+    if options.is_all and not _has_filters(options):
+        message = f"{what} --all needs a filter."
+        raise Problem(message, hint="Give one, as --state failed or --queue mail.", code=Exit.USAGE)
+    if not options.is_all and not options.ids:
+        message = f"{what} needs to know which jobs."
+        hint = "Give ids, or --all and a filter, as --all --state failed."
+        raise Problem(message, hint=hint, code=Exit.USAGE)
+    given = _has_filters(options) or options.dry_run or options.expect
+    if not options.is_all and given:
+        message = f"{what} takes filters, --dry-run and --expect with --all only."
+        raise Problem(message, hint="Add --all in place of the ids.", code=Exit.USAGE)
+    if change is _RESTORE and options.state not in {None, State.DELETED}:
+        message = f"firelock jobs restore takes deleted jobs, not {options.state} ones."
+        raise Problem(message, hint="Leave --state out.", code=Exit.USAGE)
+
+
+def _change_some(app: Firelock, ids: Sequence[str], screen: Screen, change: _Change, apply: _Apply) -> int:
+    try:
+        results = apply(ids)
+    except PartlyApplied as error:  # what was answered is said; the storage is asked no more
+        _tell(screen, change, ids, error.results, {})
+        raise
+    left = [job_id for job_id, result in zip(ids, results, strict=True) if not result.is_applied]
+    whys = _whys(app, change, left)
+    if not screen.is_json:
+        stored = {record.id: record for record in app.storage.get(left) if record is not None}
+        whys = {job_id: f"it is {record.state}" for job_id, record in stored.items()} | whys
+    _tell(screen, change, ids, results, whys)
+    if Applied.MISSING in results:
+        return Exit.NOT_FOUND
+    return Exit.FAILED if left else Exit.DONE
+
+
+def _tell(
+    screen: Screen, change: _Change, ids: Sequence[str], results: Sequence[Applied | None],
+    whys: Mapping[str, str],
+) -> None:  # fmt: skip
+    """What became of each job is said; None is not known."""
+    pairs = list(zip(ids, results, strict=True))
+    if screen.is_json:
+        screen.json({
+            "results": [
+                {"id": job_id, "result": _word(result)} | ({"why": whys[job_id]} if job_id in whys else {})
+                for job_id, result in pairs
+            ]
+        })  # fmt: skip
+        return
+    for job_id, result in pairs:
+        if result is None:
+            said = Cell("not known: ask again", "red")
+        elif result is Applied.MISSING:
+            said = Cell("is not stored", "red")
+        elif result.is_applied:
+            said = Cell(change.done, "green")
+        else:
+            said = Cell(f"not {change.done}: {whys.get(job_id, _word(result))}", "yellow")
+        screen.line(job_id, "  ", said)
+
+
+def _word(result: Applied | None) -> str:
+    if result is None:
+        return "unknown"
+    return "done" if result.is_applied else str(result)
+
+
+def _whys(app: Firelock, change: _Change, ids: Sequence[str]) -> dict[str, str]:
+    """Return why jobs cannot be restored; the other changes need no word."""
+    if change is not _RESTORE or not ids:
+        return {}
+    whys = zip(ids, app.jobs.why_not_restored(ids), strict=True)
+    return {job_id: why for job_id, why in whys if why is not None}
+
+
+def _change_all(app: Firelock, options: argparse.Namespace, screen: Screen, apply: _Apply) -> int:
+    change, now = options.change, app.client.clock.now()
+    where = _filter_of(options, now)
+    if where.until is None:
+        where = attrs.evolve(where, until=now + 1)  # a job that comes into the state meanwhile is not meant
+    if change is not _RESTORE and not options.dry_run:
+        _check_number(app, where, options, change)
+    counted: Counter[str] = Counter(done=0, refused=0, missing=0)
+    try:
+        for page in _found(app, where):
+            ids = [record.id for record in page if record.state in change.of]
+            if options.dry_run:
+                refused = len(_whys(app, change, ids))
+                counted.update(done=len(ids) - refused, refused=refused)
+            elif ids:
+                counted.update(map(_word, apply(ids)))
+            screen.progress(f"{change.done}: {counted['done']:,}")
+    except StorageError:
+        screen.end_progress()
+        if counted.total():  # that ends the command, and what was done until then is done
+            _report(screen, change, counted, is_dry=options.dry_run)
+        raise
+    screen.end_progress()
+    _report(screen, change, counted, is_dry=options.dry_run)
+    return Exit.DONE
+
+
+def _check_number(app: Firelock, where: JobFilter, options: argparse.Namespace, change: _Change) -> None:
+    """Whoever means many jobs, or some that have ended well or were deleted, has said how many.
+
+    Raises:
+        Problem: they have not, or there are more.
+    """
+    most = _MANY if options.expect is None else options.expect
+    counted, has_ended = 0, False
+    for page in _found(app, where):
+        meant = [record.state for record in page if record.state in change.of]
+        counted += len(meant)
+        has_ended = has_ended or not _ENDED.isdisjoint(meant)
+        if counted > most:
+            raise Problem(
+                f"More than {most:,} jobs would be {change.done}; none was.",
+                hint="--dry-run counts them; then give --expect with the number.", code=Exit.USAGE,
+            )  # fmt: skip
+    if has_ended and options.expect is None:
+        raise Problem(
+            f"Some of the {counted:,} jobs have ended well or were deleted; none was {change.done}.",
+            hint=f"Give --state failed, or --expect {counted} where they are meant.", code=Exit.USAGE,
+        )  # fmt: skip
+
+
+def _found(app: Firelock, where: JobFilter) -> Iterator[Sequence[JobRecord]]:
+    cursor = None
+    while True:
+        page = app.storage.find(where, limit=_PAGE, cursor=cursor)
+        yield page.jobs
+        cursor = page.cursor
+        if cursor is None:
+            return
+
+
+def _report(screen: Screen, change: _Change, counted: Counter[str], *, is_dry: bool) -> None:
+    if screen.is_json:
+        screen.json({"is_dry_run": is_dry, **counted})
+        return
+    jobs = f"{counted['done']:,} {'job' if counted['done'] == 1 else 'jobs'}"
+    if is_dry:
+        screen.line(f"{jobs} would be {change.done}.")
+        if counted["refused"]:
+            screen.line(f"{counted['refused']:,} would be left alone.")
+        return
+    screen.line(f"{jobs} {change.done}.")
+    if counted["refused"]:
+        left = "were left alone" if change is _RESTORE else "had changed meanwhile and were left alone"
+        screen.line(f"{counted['refused']:,} {left}.")
+
+
+# ---- which jobs ----------------------------------------------------------------------------------------
+
+
+_TEXTS = ("state", "task", "queue", "tag", "server", "recurring", "fingerprint")
+_AGO = re.compile(r"(\d{1,6})([smhd])\Z")
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def _add_filters(parser: argparse.ArgumentParser) -> None:
+    """The parser takes the filters; what is given must all match."""
+    group = parser.add_argument_group("which jobs")
+    group.add_argument("--state", choices=[*State], metavar="STATE", help=", ".join(State))
+    group.add_argument("--task", metavar="NAME", help="the task's name, as shop.send_mail")
+    group.add_argument("--queue", metavar="NAME", help="the queue's name")
+    group.add_argument("--tag", metavar="TAG", help="one of the job's tags, in full")
+    group.add_argument("--server", metavar="NAME", help="the server that holds it or held it last")
+    group.add_argument("--recurring", metavar="ID", help="the recurring job that made it")
+    group.add_argument("--fingerprint", metavar="TEXT", help="the fingerprint of its last error")
+    when = "ISO 8601, in UTC unless it says otherwise, or a span back from now: 30m, 2h, 7d"
+    group.add_argument("--since", metavar="TIME", help=f"not before; {when}")
+    group.add_argument("--until", metavar="TIME", help="before; as --since")
+
+
+def _has_filters(options: argparse.Namespace) -> bool:
+    """Tell whether any filter is given."""
+    return any(getattr(options, name) is not None for name in (*_TEXTS, "since", "until"))
+
+
+def _filter_of(options: argparse.Namespace, now: int) -> JobFilter:
+    """Return the filter that the options say; `now` is the storage's.
+
+    Raises:
+        Problem: a time cannot be read.
+    """
+    return JobFilter(
+        state=None if options.state is None else State(options.state),
+        task=options.task,
+        queue=options.queue,
+        tag=options.tag,
+        server=options.server,
+        recurring_id=options.recurring,
+        fingerprint=options.fingerprint,
+        since=_instant("--since", options.since, now),
+        until=_instant("--until", options.until, now),
+    )
+
+
+def _instant(option: str, text: str | None, now: int) -> int | None:
+    if text is None:
+        return None
+    if ago := _AGO.match(text):
+        return now - timedelta(**{_UNITS[ago[2]]: int(ago[1])}) // timedelta(microseconds=1)
+    try:
+        instant = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise Problem(
+            f"{option} {text!r} is no time.",
+            hint="Write 2026-11-25, 2026-11-25T14:30, 2026-11-25T14:30+03:00, or a span as 30m, 2h, 7d.",
+            code=Exit.USAGE,
+        ) from error
+    aware = instant if instant.tzinfo else instant.replace(tzinfo=UTC)
+    return (aware - _EPOCH) // timedelta(microseconds=1)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from firelock.cli.commands import describe
-from firelock.cli.problem import Exit
+from firelock.cli.commands import Exit, describe
 from firelock.cli.screen import Cell, Screen
 from firelock.cli.source import open_app
 

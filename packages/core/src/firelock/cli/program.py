@@ -11,11 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from firelock.cli.commands import Parser, add_command, add_common
-from firelock.cli.problem import Exit, Problem, problem_of
-from firelock.cli.screen import Screen
+from firelock.cli.commands import Exit, Parser, Problem, add_command, add_common
+from firelock.cli.screen import Screen, visible, visible_lines
 from firelock.cli.source import open_app
-from firelock.cli.text import visible, visible_lines
 
 if TYPE_CHECKING:
     from firelock.cli.commands import Commands
@@ -25,7 +23,7 @@ __all__ = ["main", "read_command"]
 
 # What each command is for, and the function that declares it, whose module is loaded for this command alone.
 _OWN = {
-    "server": ("Run jobs until told to stop.", "server.configure"),
+    "server": ("Run jobs until told to stop.", "servers.configure_server"),
     "demo": ("See it at work: all kinds of jobs, in ten seconds.", "demo.configure"),
     "jobs": ("Look at jobs, requeue, delete and restore them.", "jobs.configure"),
     "recurring": ("Look at recurring jobs, trigger and pause them.", "recurring.configure"),
@@ -73,8 +71,7 @@ def _finish(given: Sequence[str]) -> int:
     try:
         options = read_command(given or ["--help"])
         options.open_app = lambda: open_app(options)
-        code: int = options.run(options, Screen(is_json=options.is_json))
-        return code
+        return options.run(options, Screen(is_json=options.is_json)) or Exit.DONE
     except SystemExit as stop:  # argparse has shown a help text, or the command has ended itself
         if stop.code is None:
             return Exit.DONE
@@ -82,7 +79,7 @@ def _finish(given: Sequence[str]) -> int:
             return stop.code
         raise  # a text, which Python shows
     except Exception as error:
-        problem = problem_of(error)
+        problem = _problem_of(error)
         if problem is None:
             raise
         _report(problem)
@@ -187,6 +184,26 @@ def _flush() -> None:
         sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _problem_of(error: Exception) -> Problem | None:
+    """Return what an error of Firelock means to the person at the command line; None for any other error."""
+    from firelock import errors  # noqa: PLC0415 - a command that goes well never needs it
+
+    match error:
+        case Problem():
+            return error
+        case errors.StorageUnavailable():
+            hint = "Is it running, and is its address right? firelock doctor looks closer."
+            return Problem(str(error), hint=hint, code=Exit.UNREACHABLE)
+        case errors.JobNotFound():
+            return Problem(str(error), code=Exit.NOT_FOUND)
+        case errors.ConfigurationError() | errors.ScheduleError() | errors.TaskError():
+            return Problem(str(error), code=Exit.USAGE)
+        case errors.FirelockError():
+            return Problem(str(error))
+        case _:
+            return None
 
 
 def _report(problem: Problem) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from firelock.cli.answers import answer_of
 from firelock.cli.commands import add_command, add_group
 from firelock.cli.screen import Cell, Column, Piece, Screen
 from firelock.cli.source import connected
@@ -38,18 +39,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         command.add_argument("names", metavar="QUEUE", nargs="+")
 
 
-def _list(options: argparse.Namespace, screen: Screen) -> int:
-    from firelock.cli.answers import answer_of  # noqa: PLC0415 - loaded with an app only
-
+def _list(options: argparse.Namespace, screen: Screen) -> None:
     with connected(options) as app:
         queues = app.queues.list()
-    if screen.is_json:
-        screen.json({"queues": answer_of(queues)})
-    elif not queues:
-        screen.note("There is no queue yet; the first job makes one.")
-    else:
-        screen.table(_COLUMNS, [_row(queue) for queue in queues])
-    return 0
+    screen.listing(
+        "queues", map(answer_of, queues), _COLUMNS, map(_row, queues),
+        empty="There is no queue yet; the first job makes one.",
+    )  # fmt: skip
 
 
 def _row(queue: QueueView) -> list[Piece]:
@@ -58,24 +54,11 @@ def _row(queue: QueueView) -> list[Piece]:
     return [queue.name, queue.enqueued, queue.processing, queue.scheduled, state, note]
 
 
-def _pause(options: argparse.Namespace, screen: Screen) -> int:
+def _pause(options: argparse.Namespace, screen: Screen) -> None:
     with connected(options) as app:
-        for name in options.names:
-            app.queues.pause(name, note=options.note)
-    return _said(options, screen, "paused")
+        screen.each(options.names, "paused", lambda name: app.queues.pause(name, note=options.note))
 
 
-def _resume(options: argparse.Namespace, screen: Screen) -> int:
+def _resume(options: argparse.Namespace, screen: Screen) -> None:
     with connected(options) as app:
-        for name in options.names:
-            app.queues.resume(name)
-    return _said(options, screen, "resumed")
-
-
-def _said(options: argparse.Namespace, screen: Screen, done: str) -> int:
-    if screen.is_json:
-        screen.json({done: options.names})
-    else:
-        for name in options.names:
-            screen.line(Cell(name), "  ", Cell(done, "green"))
-    return 0
+        screen.each(options.names, "resumed", app.queues.resume)

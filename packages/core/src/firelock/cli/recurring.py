@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import argparse
 import heapq
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import datetime
 from itertools import islice
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
+from firelock.cli.answers import recurring_answer
 from firelock.cli.commands import add_command, add_group, whole
 from firelock.cli.screen import Cell, Column, Piece, Screen
 from firelock.cli.source import connected
-from firelock.cli.text import age, clock_time, isoformat
+from firelock.clock import from_micros, micros
+from firelock.cron import Cron
+from firelock.errors import ScheduleError
+from firelock.text import age, clock_time, isoformat
 
 if TYPE_CHECKING:
     from firelock.app import Firelock
@@ -65,19 +69,14 @@ def all_recurring(app: Firelock) -> Iterator[RecurringJob]:
 # ---- list ------------------------------------------------------------------------------------------------
 
 
-def _list(options: argparse.Namespace, screen: Screen) -> int:
-    from firelock.cli.answers import recurring_answer  # noqa: PLC0415 - loaded with an app only
-
+def _list(options: argparse.Namespace, screen: Screen) -> None:
     with connected(options) as app:
         now = app.client.clock.now()
         definitions = list(all_recurring(app))
-    if screen.is_json:
-        screen.json({"recurring": [recurring_answer(one.record) for one in definitions]})
-    elif not definitions:
-        screen.note("There is no recurring job.")
-    else:
-        screen.table(_COLUMNS, [_row(one, now) for one in definitions])
-    return 0
+    screen.listing(
+        "recurring", (recurring_answer(one.record) for one in definitions),
+        _COLUMNS, (_row(one, now) for one in definitions), empty="There is no recurring job.",
+    )  # fmt: skip
 
 
 def _row(one: RecurringJob, now: int) -> list[Piece]:
@@ -95,8 +94,6 @@ def _row(one: RecurringJob, now: int) -> list[Piece]:
 
 
 def _schedule(one: RecurringJob) -> str:
-    from firelock.errors import ScheduleError  # noqa: PLC0415 - loaded with an app only
-
     try:
         return one.schedule.describe()
     except ScheduleError:
@@ -114,64 +111,49 @@ def _note(one: RecurringJob) -> Cell:
 # ---- acting ----------------------------------------------------------------------------------------------
 
 
-def _trigger(options: argparse.Namespace, screen: Screen) -> int:
+def _trigger(options: argparse.Namespace, screen: Screen) -> None:
     with connected(options) as app:
         jobs = [app.recurring.trigger(recurring_id) for recurring_id in options.ids]
     if screen.is_json:
         screen.json({"jobs": [{"id": job.id, "task": job.task} for job in jobs]})
-        return 0
+        return
     for recurring_id, job in zip(options.ids, jobs, strict=True):
-        screen.line(Cell(recurring_id), "  enqueued as job ", Cell(job.id, "green"))
-    return 0
+        screen.line(recurring_id, "  enqueued as job ", Cell(job.id, "green"))
 
 
-def _pause(options: argparse.Namespace, screen: Screen) -> int:
-    return _each(options, screen, "paused", lambda app, recurring_id: app.recurring.pause(recurring_id))
-
-
-def _resume(options: argparse.Namespace, screen: Screen) -> int:
-    return _each(options, screen, "resumed", lambda app, recurring_id: app.recurring.resume(recurring_id))
-
-
-def _remove(options: argparse.Namespace, screen: Screen) -> int:
-    return _each(options, screen, "removed", lambda app, recurring_id: app.recurring.remove(recurring_id))
-
-
-def _each(
-    options: argparse.Namespace, screen: Screen, done: str, act: Callable[[Firelock, str], object]
-) -> int:
+def _pause(options: argparse.Namespace, screen: Screen) -> None:
     with connected(options) as app:
-        for recurring_id in options.ids:
-            act(app, recurring_id)
-            if not screen.is_json:
-                screen.line(Cell(recurring_id), "  ", Cell(done, "green"))
-    if screen.is_json:
-        screen.json({done: options.ids})
-    return 0
+        screen.each(options.ids, "paused", app.recurring.pause)
+
+
+def _resume(options: argparse.Namespace, screen: Screen) -> None:
+    with connected(options) as app:
+        screen.each(options.ids, "resumed", app.recurring.resume)
+
+
+def _remove(options: argparse.Namespace, screen: Screen) -> None:
+    with connected(options) as app:
+        screen.each(options.ids, "removed", app.recurring.remove)
 
 
 # ---- next ------------------------------------------------------------------------------------------------
 
 
-def _next(options: argparse.Namespace, screen: Screen) -> int:
+def _next(options: argparse.Namespace, screen: Screen) -> None:
     with connected(options) as app:
         now = app.client.clock.now()
         chosen = [app.recurring.get(options.id)] if options.id else list(all_recurring(app))
     shown = chosen if options.id else [one for one in chosen if not one.is_paused]
     agenda = list(_agenda(shown, now, options.count))
-    if screen.is_json:
-        screen.json({"next": [{"id": one.id, "at": isoformat(at)} for at, one in agenda]})
-        return 0
     for one in chosen:
-        if one.is_paused:
+        if one.is_paused and not screen.is_json:
             screen.note(f"{one.id} is paused: it does not run before it is resumed.")
-    if not agenda:
-        screen.note("Nothing comes.")
-        return 0
-    columns = (Column("AT"), Column("LOCAL"), Column("IN"), Column("ID", is_whole=True), Column("TASK"))
-    rows = [[clock_time(at), _local(at, one), age(at, now), one.id, one.task] for at, one in agenda]
-    screen.table(columns, rows)
-    return 0
+    screen.listing(
+        "next", ({"id": one.id, "at": isoformat(at)} for at, one in agenda),
+        (Column("AT"), Column("LOCAL"), Column("IN"), Column("ID", is_whole=True), Column("TASK")),
+        ([clock_time(at), _local(at, one), age(at, now), one.id, one.task] for at, one in agenda),
+        empty="Nothing comes.",
+    )  # fmt: skip
 
 
 def _agenda(chosen: list[RecurringJob], now: int, count: int) -> Iterator[tuple[int, RecurringJob]]:
@@ -180,9 +162,6 @@ def _agenda(chosen: list[RecurringJob], now: int, count: int) -> Iterator[tuple[
 
 
 def _instants(one: RecurringJob, now: int, count: int) -> list[tuple[int, RecurringJob]]:
-    from firelock.clock import from_micros, micros  # noqa: PLC0415 - loaded with an app only
-    from firelock.errors import ScheduleError  # noqa: PLC0415
-
     try:
         return [(micros(instant), one) for instant in one.schedule.upcoming(from_micros(now), count)]
     except ScheduleError:
@@ -191,9 +170,6 @@ def _instants(one: RecurringJob, now: int, count: int) -> list[tuple[int, Recurr
 
 def _local(at: int, one: RecurringJob) -> str:
     """Return the wall time in the schedule's own zone."""
-    from firelock.clock import from_micros  # noqa: PLC0415 - loaded with an app only
-    from firelock.cron import Cron  # noqa: PLC0415
-
     schedule = one.schedule
     if not isinstance(schedule, Cron) or schedule.tz == "UTC":
         return ""

@@ -5,16 +5,25 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, TextIO
-
-from firelock.cli.text import visible, width
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-__all__ = ["Cell", "Column", "Screen", "state_cell"]
+__all__ = [
+    "STATE_STYLES",
+    "Cell",
+    "Column",
+    "Piece",
+    "Screen",
+    "state_cell",
+    "visible",
+    "visible_lines",
+    "width",
+]
 
 STATE_STYLES = {
     "awaiting": "magenta",
@@ -85,6 +94,32 @@ class Screen:
     def json(self, answer: Mapping[str, object]) -> None:
         """The answer is written as JSON of ASCII alone: no byte of a job's text reaches the terminal."""
         self._out.write(json.dumps(answer, indent=2) + "\n")
+
+    def listing(
+        self, name: str, answers: Iterable[object], columns: Sequence[Column],
+        rows: Iterable[Sequence[Piece]], *, empty: str, **more: object,
+    ) -> None:  # fmt: skip
+        """The answers stand under their name in JSON, or the rows in a table, or a note says that none is."""
+        if self.is_json:
+            self.json({name: list(answers), **more})
+        elif shown := list(rows):
+            self.table(columns, shown)
+        else:
+            self.note(empty)
+
+    def each(self, names: Sequence[str], done: str, act: Callable[[str], object]) -> None:
+        """Each of the names was acted on, and a word says so, one by one."""
+        for name in names:
+            act(name)
+            if not self.is_json:
+                self.line(name, "  ", Cell(done, "green"))
+        if self.is_json:
+            self.json({done: names})
+
+    def heading(self, title: str, *pieces: Piece) -> None:
+        """A new part begins, with an empty line before it."""
+        self.line()
+        self.line(Cell(title, "bold"), *pieces)
 
     def table(self, columns: Sequence[Column], rows: Sequence[Sequence[Piece]]) -> None:
         """The rows are shown under the columns' titles."""
@@ -189,3 +224,44 @@ def _fitted(columns: Sequence[Column], widths: Sequence[int], room: int) -> list
             fitted[place] -= given
             excess -= given
     return fitted
+
+
+_ASCII, _LATIN = 0x7F, 0xFF
+
+
+def visible(text: str) -> str:
+    """Return the text in one line; control, format and other unseen characters are written as escapes."""
+    if text.isprintable():
+        return text
+    return "".join(character if character.isprintable() else _escaped(character) for character in text)
+
+
+def _escaped(character: str) -> str:
+    if unicodedata.category(character) == "Zs":
+        return " "
+    if character in "\n\t\r":
+        return {"\n": "\\n", "\t": "\\t", "\r": "\\r"}[character]
+    code = ord(character)
+    if code <= _LATIN:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"  # noqa: PLR2004 - as Python writes them
+
+
+def visible_lines(text: str) -> list[str]:
+    """Return the lines of a text, each visible; a tab is four spaces."""
+    return [visible(line.removesuffix("\r").replace("\t", "    ")) for line in text.split("\n")]
+
+
+def width(text: str) -> int:
+    """Return how many columns the text takes on a terminal."""
+    if text.isascii():
+        return len(text)
+    return sum(_columns(character) for character in text)
+
+
+def _columns(character: str) -> int:
+    if ord(character) <= _ASCII:
+        return 1
+    if unicodedata.combining(character):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1

@@ -1,19 +1,85 @@
-"""`firelock servers`: who runs jobs on this storage."""
+"""Servers: `firelock server` runs one, `firelock servers` lists them."""
 
 from __future__ import annotations
 
 import argparse
 from typing import TYPE_CHECKING
 
-from firelock.cli.commands import add_command, add_group
-from firelock.cli.screen import Cell, Column, Piece, Screen
-from firelock.cli.source import connected
-from firelock.cli.text import age
+from firelock.cli.answers import server_answer
+from firelock.cli.commands import Exit, Problem, add_command, add_group, describe, whole
+from firelock.cli.screen import Cell, Column, Piece, Screen, visible
+from firelock.cli.source import app_spec, connected, project_table, table_in_environment
+from firelock.text import age
 
 if TYPE_CHECKING:
     from firelock.control.servers import ServerView
 
-__all__ = ["configure"]
+__all__ = ["configure", "configure_server"]
+
+
+def configure_server(parser: argparse.ArgumentParser) -> None:
+    """The parser takes what the command can be told."""
+    describe(
+        parser, _serve,
+        more=(
+            "A supervisor starts processes that import the app and run its jobs. SIGTERM or Ctrl-C stops in\n"
+            "order: running jobs have the grace time to end. A second signal hurries, a third one kills."
+        ),
+        examples=(
+            "firelock server shop.jobs:fire",
+            "firelock server shop.jobs:fire --queues critical,default --workers 20   strict order",
+            "firelock server shop.jobs:fire --queues critical:3,default:1            by weight",
+            "firelock server shop/jobs.py:fire --processes 4",
+        ),
+    )  # fmt: skip
+    parser.add_argument("spec", metavar="MODULE:NAME", nargs="?", help="the app, as shop.jobs:fire")
+    parser.add_argument(
+        "--queues", metavar="LIST", help="which queues, and which first; every one by default"
+    )
+    parser.add_argument(
+        "--workers", type=whole(10_000), metavar="N", help="threads in all; five a core by default"
+    )
+    parser.add_argument("--async-workers", type=whole(), metavar="N", help="async jobs at once in a process")
+    parser.add_argument("--processes", type=whole(), default=1, metavar="N", help="processes: 1")
+    parser.add_argument("--name", metavar="TEXT", help="for people; host:pid by default")
+    parser.add_argument(
+        "--import",
+        action="append",
+        default=[],
+        dest="imports",
+        metavar="MODULE",
+        help="a module with more tasks",
+    )
+    parser.add_argument("--verbose", action="store_true", help="log everything")
+
+
+def _serve(options: argparse.Namespace, screen: Screen) -> int:
+    import logging  # noqa: PLC0415 - loaded where there is something to log
+
+    from firelock.queue_choice import parse_queues  # noqa: PLC0415 - other commands run no server
+    from firelock.server.process_state import log_to_stderr  # noqa: PLC0415
+    from firelock.server.supervisor import ServerOptions, Supervisor  # noqa: PLC0415
+
+    spec = options.spec or app_spec(options)
+    if spec is None:
+        message = "firelock server needs to know which app to run."
+        hint = 'Name it, as shop.jobs:fire, or write app = "shop.jobs:fire" below [tool.firelock].'
+        raise Problem(message, hint=hint, code=Exit.USAGE)
+    parse_queues(options.queues)  # a wrong one is said here, before any process starts
+    log_to_stderr(logging.DEBUG if options.verbose else logging.INFO)
+    server = ServerOptions(
+        spec, queues=options.queues, workers=options.workers, async_workers=options.async_workers,
+        processes=options.processes, name=options.name, imports=tuple(options.imports),
+        storage=options.storage, is_verbose=options.verbose,
+    )  # fmt: skip
+
+    def say(line: str) -> None:
+        screen.line(visible(line))
+        screen.flush()
+
+    with table_in_environment(project_table()):
+        return Supervisor(server, say=say).run()
+
 
 _COLUMNS = (
     Column("SERVER", is_whole=True),
@@ -34,19 +100,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_command(group, "list", "List the servers; those that ended or were lost stay for a day.", _list)
 
 
-def _list(options: argparse.Namespace, screen: Screen) -> int:
-    from firelock.cli.answers import server_answer  # noqa: PLC0415 - loaded with an app only
-
+def _list(options: argparse.Namespace, screen: Screen) -> None:
     with connected(options) as app:
         now = app.client.clock.now()
         servers = app.servers.list()
-    if screen.is_json:
-        screen.json({"servers": [server_answer(server, now) for server in servers]})
-    elif not servers:
-        screen.note("No server has been here within a day; start one: firelock server app:fire")
-    else:
-        screen.table(_COLUMNS, [_row(server, now) for server in servers])
-    return 0
+    screen.listing(
+        "servers", (server_answer(server, now) for server in servers),
+        _COLUMNS, (_row(server, now) for server in servers),
+        empty="No server has been here within a day; start one: firelock server app:fire",
+    )  # fmt: skip
 
 
 def _row(server: ServerView, now: int) -> list[Piece]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, cast
 
-from firelock.cli.problem import Exit, Problem
+from firelock.cli.commands import Exit, Problem
 
 if TYPE_CHECKING:
     from firelock.app import Firelock
