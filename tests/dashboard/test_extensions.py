@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import closing
-
 import pytest
 from markupsafe import Markup
 
@@ -199,21 +197,3 @@ def test_a_panel_stands_on_the_page_of_a_job(browse):
     assert "Trace" in page
     assert f"&lt;{job.id}&gt;" in page
     assert "no trace today" in page
-
-
-def test_a_plugin_lets_people_in(browse):
-    """Its answer comes before auth's; None leaves it to auth."""
-    assert 200 == browse(Tenants(level="read"), auth=lambda request: "none").get("/queues").status
-    assert 403 == browse(Tenants(level=None), auth=lambda request: "none").get("/queues").status
-
-
-def test_a_plugin_that_raises_lets_nobody_in(browse):
-    """An error in a permission hook refuses the request."""
-
-    class Broken:
-        @hookimpl
-        def dashboard_permission(self, request):
-            raise RuntimeError("no directory")
-
-    with closing(browse(Broken())) as browser:
-        assert browser.get("/queues").status in {403, 500, 503}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -12,10 +11,8 @@ import pytest
 
 from firelock import Firelock, Retry, State
 from firelock.storage import JobFilter
-from firelock_dashboard import Dashboard
 from firelock_dashboard.stats.causes import HOURS, KEPT, Cause, Causes, Mute, muted_share, strips
 from tests.core.fakes import Worker
-from tests.dashboard.asking import Browser
 from tests.dashboard.hostile_texts import assert_literal
 
 
@@ -336,28 +333,6 @@ def test_a_report_is_ready_to_be_pasted(fire, client, failing):
     )
 
 
-def test_secrets_in_messages_are_masked(fire, client, failing):
-    """On both pages; the stored job keeps them."""
-    ids = failing(1, "cannot reach postgres://app:hunter2@db/shop")
-
-    for target in ("/failures", f"/failures/{fingerprint_of(fire, ids[0])}"):
-        assert "hunter2" not in client.get(target).text
-
-
-def test_without_the_right_to_logs_there_is_no_traceback(fire, failing):
-    """Nor a report, which holds one."""
-    ids = failing(1)
-    dashboard = Dashboard(fire, auth=lambda request: {"read"})
-    browser = Browser(dashboard)
-
-    page = browser.get(f"/failures/{fingerprint_of(fire, ids[0])}").text
-    browser.close()
-    dashboard.close()
-
-    assert "raise TimeoutError" not in page
-    assert 'id="report"' not in page
-
-
 def test_an_unknown_fingerprint_is_not_here(client, failing):
     """404, with what may have become of it."""
     failing(1)
@@ -472,13 +447,3 @@ def test_a_missing_fingerprint_is_refused(fire, client, verb):
     assert "fingerprint is missing" in missing.text
     assert ("note", "No failed job has this cause any more.") == (unknown["kind"], unknown["message"])
     assert [] == fire.operations.list().operations
-
-
-def test_hostile_texts_are_shown_literally(fire, client, failing, hostile):
-    """In a message, which stands in lists, tracebacks, reports and questions."""
-    ids = failing(1, hostile[:2_000]) + failing(1, json.dumps(hostile)[:2_000], "build")
-
-    for target in ("/failures", *(f"/failures/{fingerprint_of(fire, job_id)}" for job_id in ids)):
-        answer = client.get(target)
-        assert 200 == answer.status
-        assert_literal(answer.text)

@@ -12,7 +12,7 @@ from urllib.parse import quote
 import attrs
 import pytest
 
-from firelock import Firelock, State, hookimpl
+from firelock import State
 from firelock.storage import ErrorInfo, Held, NewJob, Progress, Rollup
 from firelock_dashboard import Dashboard
 from firelock_dashboard.pages.job import JobView, phases_of, steps_of
@@ -273,14 +273,6 @@ def test_a_job_of_a_lost_server_is_warned_of(client, fire, send):
     assert "has not been heard of for too long" in seen(client.part(f"/jobs/{job.id}", "now"))
 
 
-def test_a_claimed_job_that_has_not_started_is_told(client, fire, send):
-    """It has a holder and no start."""
-    job = send.enqueue(1)
-    Worker(fire).claim(started=False)
-
-    assert "has not started it yet" in seen(client.part(f"/jobs/{job.id}", "now"))
-
-
 @pytest.mark.parametrize("says", ["progress", "a log line"])
 def test_a_job_that_says_something_has_started(client, fire, send, says):
     """What it told since its claim shows that it runs, before its start is stored; lists know it too."""
@@ -337,12 +329,6 @@ def test_a_part_of_an_id_leads_to_its_job(client, send):
     assert f"/jobs/{job.id}" == client.get(f"/jobs/{job.id[-8:]}").location
     send.enqueue(2)
     assert 404 == client.get(f"/jobs/{job.id[:6]}").status
-
-
-@pytest.mark.parametrize("name", ["log", "arguments", "result"])
-def test_nothing_of_a_gone_job_is_downloaded(client, name):
-    """A 404, not a file."""
-    assert 404 == client.get(f"/jobs/gone/{name}").status
 
 
 # ---- who may see what ------------------------------------------------------------------------------------
@@ -410,38 +396,6 @@ def test_hostile_texts_are_shown_literally(client, fire, send, hostile):
 # ---- what plugins add ------------------------------------------------------------------------------------
 
 
-def test_a_plugins_panel_is_shown_and_one_that_fails_costs_only_itself():
-    """The error stands in its place."""
-    from firelock_dashboard.extensions import JobPanel
-
-    class Panels:
-        @hookimpl
-        def job_panels(self, job):
-            return [
-                JobPanel("Trace", lambda visit, job: f"<b>{job.id}"),
-                JobPanel("Broken", lambda visit, job: 1 / 0),
-            ]
-
-    class Worse:
-        @hookimpl
-        def job_panels(self, job):
-            raise RuntimeError("no panel today")
-
-    with closing(Firelock("memory://", plugins=[Panels(), Worse()])) as fire:
-
-        @fire.task(name="a.b")
-        def run() -> None: ...
-
-        job = run.enqueue()
-        with closing(Dashboard(fire)) as dashboard, closing(Browser(dashboard)) as browser:
-            answer = browser.get(f"/jobs/{job.id}")
-
-    assert 200 == answer.status
-    assert f"&lt;b&gt;{job.id}" in answer.text
-    assert "ZeroDivisionError" in answer.text
-    assert "no panel today" in answer.text
-
-
 # ---- calls -----------------------------------------------------------------------------------------------
 
 
@@ -501,16 +455,6 @@ def test_a_traceback_is_taken_apart():
     assert "OSError: no route" == first.last
     assert "That caused the following:" == second.lead
     assert [("send", "connect(host)")] == [(one.function, one.code) for one in second.groups[0].frames]
-
-
-@pytest.mark.parametrize(
-    "text", ["", "no traceback at all", "Traceback (most recent call last):\n", "→ File"]
-)
-def test_a_text_of_another_form_is_kept(text):
-    """Nothing is lost but an empty head."""
-    assert text.removeprefix("Traceback (most recent call last):\n") == "".join(
-        one.last for one in read_traceback(text)
-    )
 
 
 def test_a_real_failure_is_taken_apart():

@@ -226,25 +226,6 @@ def test_without_a_script_the_page_comes_back_with_the_message(client, failed):
     assert "Requeued 3" in client.get("/jobs?state=failed").text
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        "/jobs/requeue", "/jobs/delete", "/jobs/copy", "/jobs/reschedule",
-        "/jobs/all/requeue", "/jobs/all/delete",
-    ],
-)  # fmt: skip
-def test_who_may_only_read_changes_nothing(fire, failed, path):
-    """Neither by hand nor by a form."""
-    with (
-        closing(Dashboard(fire, auth=lambda request: "read")) as dashboard,
-        closing(Browser(dashboard)) as reader,
-    ):
-        assert 403 == reader.post(path, {"id": failed, "when": "5m"}).status
-        assert "Requeue</button>" not in reader.get("/jobs?state=failed").text
-
-    assert [State.FAILED] * 3 == states(fire, failed)
-
-
 # ---- everything that matches -----------------------------------------------------------------------------
 
 
@@ -269,17 +250,6 @@ def test_everything_that_matches_is_done_by_an_operation(client, dashboard, fire
     assert [State.ENQUEUED] * 3 == states(fire, failed)
     assert "jobs.requeue" == audited(fire)[0][0]
     assert State.ENQUEUED == later.refresh().state
-
-
-def test_an_operation_knows_words_of_an_error(client, dashboard, fire, failed):
-    """Only those jobs are touched."""
-    client.post("/jobs/all/delete?state=failed&error=nothing+like+this", {})
-    dashboard.runner.join(20)
-    assert [State.FAILED] * 3 == states(fire, failed)
-
-    client.post("/jobs/all/delete?state=failed&error=smtp", {})
-    dashboard.runner.join(20)
-    assert [State.DELETED] * 3 == states(fire, failed)
 
 
 def test_what_an_operation_cannot_be_told_is_refused(client, failed):
@@ -369,15 +339,6 @@ def test_no_cell_begins_like_a_formula(client, fire, text):
     for row in csv.reader(io.StringIO(client.get("/jobs/export").text)):
         assert not [cell for cell in row if cell.startswith(("=", "+", "-", "@", "\t", "\r"))]
     assert defused(text) == f"'{text}"
-
-
-def test_arguments_are_not_exported_to_who_may_not_see_them(fire, failed):
-    """Their column is empty."""
-    dashboard = Dashboard(fire, auth=lambda request: {"read"})
-    with closing(dashboard), closing(Browser(dashboard)) as reader:
-        text = reader.get("/jobs/export").text
-
-    assert "note 1" not in text
 
 
 @pytest.mark.parametrize("query", ["format=xml", "state=x", "format=csv&created=never"])

@@ -8,11 +8,12 @@ from contextlib import closing
 import pytest
 
 from firelock import Firelock
-from firelock.storage import JobFilter, State
+from firelock.storage import JobFilter, NewSession, Renewal, State
 from firelock_dashboard import Access, Dashboard, Permission
 from firelock_dashboard.app import TABLE
 from firelock_dashboard.security.permissions import LEVELS
 from tests.dashboard.asking import Browser
+from tests.dashboard.hostile_texts import HOSTILE, assert_literal
 from tests.dashboard.worker import TRACE, Worker, failure
 
 # ---- the matrix ------------------------------------------------------------------------------------------
@@ -354,3 +355,27 @@ def test_who_may_do_nothing_has_no_buttons(seeded, options):
     }
 
     assert set() == actions
+
+
+def test_hostile_texts_are_shown_literally():
+    """In arguments, errors, logs, notes, the audit, and in what servers say: on every page there is."""
+    with closing(Firelock("memory://")) as fire:
+        send = fire.task(name="shop.charge")(lambda note: None)
+        worker = Worker(fire)
+        now = fire.client.clock.now()
+        for place, text in enumerate(HOSTILE):
+            send.enqueue(text[:4_000])
+            job = worker.claim()
+            worker.say(job, text)
+            worker.fail(job, failure(text, traceback=f"{TRACE}\n    {text}"))
+            fire.queues.pause(f"q{place}", note=text[:500], by=text)
+            fire.audit.record("jobs.delete", text, by=text, detail={"note": text})
+            fire.storage.begin_session(
+                NewSession(f"s{place}", f"v{place}", text, text, 7, now, 86_400.0, 2, text, text)
+            )
+            fire.storage.renew([Renewal(f"s{place}", 1, text)])
+        fire.recurring.create("shop.charge", "nightly", "0 2 * * *", {"note": "x"})
+
+        for answer in read_all(fire, Permission).values():
+            if answer.header("content-type", "").startswith("text/html"):
+                assert_literal(answer.text)

@@ -11,7 +11,6 @@ import pytest
 from firelock import ServerState, Sight, State
 from firelock.storage import JobFilter, NewSession, Renewal
 from firelock_dashboard.pages import queues
-from tests.dashboard.hostile_texts import assert_literal
 
 DAY = 86_400
 
@@ -320,15 +319,3 @@ def test_an_empty_queue_starts_no_operation(fire, client):
 
     assert ("note", "Nothing waits in mail.") == (said["kind"], said["message"])
     assert [] == fire.operations.list().operations
-
-
-def test_hostile_texts_are_shown_literally(fire, client, mail, hostile):
-    """In a note, in a visitor's name, in a server's name and choice of queues, in a task's name."""
-    mail.enqueue(1)
-    fire.queues.pause("mail", note=hostile, by=hostile)
-    serve(fire, hostile, f"mail,{hostile}")
-
-    for target in ("/queues", "/queues/mail"):
-        answer = client.get(target)
-        assert 200 == answer.status
-        assert_literal(answer.text)

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import html
 import re
-from contextlib import closing
 
 import pytest
 
 from firelock import Cron, Retry, State
 from firelock.storage import NewSession
-from firelock_dashboard import Dashboard, Permission
 from tests.core.fakes import Worker
-from tests.dashboard.asking import Browser
 from tests.dashboard.hostile_texts import assert_literal
 
 DAY = 86_400
@@ -88,20 +85,6 @@ def test_each_kind_is_bounded(fire, client):
     assert 6 == len(tasks)
     assert "/tasks/view?name=shop.up" == tasks[0]
     assert "/tasks?q=up" == tasks[-1]
-
-
-def test_what_is_masked_is_not_found(client, shop):
-    """Neither in arguments nor in errors: a search would tell what a secret is."""
-    assert {} == found(client, "hunter2")
-
-
-def test_who_may_not_see_arguments_searches_none(fire, shop):
-    """The rest is found."""
-    dashboard = Dashboard(fire, auth=lambda request: {Permission.READ})
-    with closing(dashboard), closing(Browser(dashboard)) as client:
-        assert "Jobs called with it" not in found(client, "izmir")
-        assert ["/queues/reports"] == found(client, "reports")["Queues"]
-        assert "izmir" not in client.get("/search?q=reports").text
 
 
 def test_the_page_shows_what_the_palette_shows(client, shop):

@@ -10,7 +10,6 @@ import pytest
 from firelock import lifecycle
 from firelock.storage import ErrorInfo, Held, LogLine, NewSession, Progress, Renewal
 from firelock.values import Holder
-from tests.dashboard.hostile_texts import assert_literal
 
 DAY = 86_400
 
@@ -118,23 +117,6 @@ def test_what_runs_is_busy_before_any_heartbeat_says_so(client, serving, send):
     assert "1 server · 5 of 6 slots busy" in some
     assert 2 == some.count("5 of 6 slots busy")
     assert 2 == all_of_them.count("6 of 6 slots busy")
-
-
-@pytest.mark.parametrize("says", ["progress", "a log line"])
-def test_a_job_that_said_something_has_started(fire, client, serving, send, says):
-    """Progress or a line of this attempt tells that it runs, before its start is stored."""
-    job = send.enqueue(1)
-    serving.claim(serving("web-1"), 1)
-    at = fire.client.clock.now()
-    if says == "progress":
-        fire.storage.append_logs({}, {job.id: Progress(1, 10, at)})
-    else:
-        fire.storage.append_logs({job.id: [LogLine(0, at, "info", "sending", 1)]}, {})
-
-    page = client.part("/servers", "servers").text
-
-    assert [job.id] == slots(page, "is-started")
-    assert "claimed, not started" not in page
 
 
 def test_what_an_earlier_attempt_said_tells_nothing(fire, client, serving, send):
@@ -279,22 +261,3 @@ def test_a_wrong_order_is_refused(fire, client, serving, form, refusal):
     assert told in answer.text
     assert [] == fire.storage.list_records("server_order", limit=10)
     assert [] == actions(fire)
-
-
-def test_hostile_texts_are_shown_literally(fire, client, serving, send, hostile):
-    """In names, hosts, queues, versions, states, and in the tasks that run."""
-    now = fire.client.clock.now()
-    for server in ("alive", "gone"):
-        session = NewSession(
-            f"{server}{hostile}", f"{server}{hostile}", hostile, hostile, 7, now, DAY, 2, hostile, hostile
-        )
-        fire.storage.begin_session(session)
-        fire.storage.renew([Renewal(session.id, 1, hostile)])
-    fire.storage.end_session(session.id, (), reason="stopped")
-    send.enqueue(1)
-    serving.claim(f"alive{hostile}", 1, started=1)
-
-    answer = client.get("/servers")
-
-    assert 200 == answer.status
-    assert_literal(answer.text)

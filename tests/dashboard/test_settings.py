@@ -8,7 +8,7 @@ from contextlib import closing
 import pytest
 
 from firelock import Firelock
-from firelock_dashboard import Access, Dashboard, Permission
+from firelock_dashboard import Dashboard
 from firelock_dashboard.request import SETTINGS
 from tests.dashboard.asking import Browser
 
@@ -149,18 +149,6 @@ def test_a_message_links_into_the_dashboard_only(client, link, is_shown):
 
     assert is_shown == (f'href="{link}"' in message)
     assert "evil" not in text
-
-
-def test_readers_have_settings_and_strangers_none(fire):
-    """Reading is enough, on a read-only dashboard too."""
-    for access, options, status in (
-        (Access(frozenset({Permission.READ})), {}, 303),
-        (Access(frozenset({Permission.READ})), {"read_only": True}, 303),
-        (Access(), {}, 403),
-    ):  # fmt: skip
-        dashboard = Dashboard(fire, auth=lambda _, access=access: access, **options)
-        with closing(Browser(dashboard)) as browser:
-            assert status == browser.post("/settings", {"theme": "dark"}).status
 
 
 def test_settings_are_not_audited(fire, client):
