@@ -279,7 +279,7 @@ def test_the_thread_ends_when_nobody_looks(history, tick):
 def test_a_percentile_lies_within_its_bucket():
     """Percentiles are interpolated on a logarithmic scale; none where nothing ended."""
     tally = Tally()
-    tally.add(rollup(0, count=100, seconds=0.5))
+    tally.merge(Tally.of(rollup(0, count=100, seconds=0.5)))
 
     assert pytest.approx(0.3 * (1 / 0.3) ** 0.5) == tally.quantile(0.5)
     assert pytest.approx(1.0) == tally.quantile(1.0)

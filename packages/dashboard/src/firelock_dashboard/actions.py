@@ -1,25 +1,24 @@
-"""The question before an action that cannot be taken back, for visitors without JavaScript.
-
-With it the page asks in a dialog, and the script says that somebody was asked.
-"""
+"""What pages and the API do alike: asking first, and changes with their entry in the audit."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+from firelock import ConfigurationError, FirelockError, StorageUnavailable
+from firelock_dashboard.problems import BadRequest
 
 if TYPE_CHECKING:
     from starlette.responses import Response
 
     from firelock import JsonValue, Operation
-    from firelock.storage import JobFilter
+    from firelock.storage import Applied, JobFilter
     from firelock_dashboard.request import Visit
 
 __all__ = [
-    "MANY",
-    "ask_first",
-    "operation_address",
-    "start_operation",
-]
+    "MANY", "ask_first", "change_jobs", "operation_address", "refusing", "set_pause", "start_operation",
+]  # fmt: skip
 
 _SURE = "sure"
 
@@ -70,3 +69,36 @@ def start_operation(
 def operation_address(visit: Visit, operation: Operation) -> str:
     """Return where the operation is shown."""
     return f"{visit.url('/activity')}#operation-{operation.id}"
+
+
+@contextmanager
+def refusing(*kinds: type[FirelockError], field: str = "") -> Iterator[None]:
+    """What the core refuses with one of these is the visitor's mistake, in the core's words."""
+    try:
+        yield
+    except StorageUnavailable:
+        raise
+    except kinds as error:
+        raise BadRequest(f"{field}: {error}" if field else str(error)) from error
+
+
+def change_jobs(visit: Visit, verb: str, ids: Sequence[str]) -> Sequence[Applied]:
+    """The jobs are requeued, deleted or restored, in the visitor's name; return what became of each."""
+    jobs = visit.fire.jobs
+    change = {"requeue": jobs.requeue, "delete": jobs.delete, "restore": jobs.restore}[verb]
+    return change(ids, reason=f"{verb}d by {visit.who}")
+
+
+def set_pause(visit: Visit, queue: str, note: str | None, *, is_paused: bool) -> None:
+    """The queue is paused, with the note, or goes on; the audit tells of it.
+
+    Raises:
+        BadRequest: that is no name of a queue.
+    """
+    with refusing(ConfigurationError, field="queue"):
+        if is_paused:
+            visit.fire.queues.pause(queue, note=note, by=visit.who)
+            visit.audit("queue.pause", queue, note=note)
+        else:
+            visit.fire.queues.resume(queue)
+            visit.audit("queue.resume", queue)

@@ -16,7 +16,7 @@ import attrs
 
 from firelock import StorageError, StorageUnavailable
 from firelock.storage import JobFilter, JobRecord, State
-from firelock_dashboard.formatting import task_name
+from firelock_dashboard.formatting import micros, task_name
 from firelock_dashboard.problems import BadRequest
 
 if TYPE_CHECKING:
@@ -369,9 +369,7 @@ def _leaf(value: JsonValue) -> str:
 
 
 def _micros(moment: datetime | None) -> int | None:
-    if moment is None:
-        return None
-    return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+    return None if moment is None else micros(moment)
 
 
 _TYPED = re.compile(r'(?:(?P<name>[a-z]+(?:\.[\w.*-]+)?):)?(?:"(?P<quoted>[^"]*)"?|(?P<plain>\S+))')

@@ -15,6 +15,7 @@ from firelock import (
     ScheduleError,
     StorageError,
 )
+from firelock_dashboard.actions import change_jobs, refusing, set_pause
 from firelock_dashboard.api import shapes
 from firelock_dashboard.api.read import FILTERS, filter_of
 from firelock_dashboard.pages.failures import mute_cause, unmute_cause
@@ -46,28 +47,19 @@ def _given_ids(visit: Visit) -> list[str]:
     return ids
 
 
-def _answer(visit: Visit, action: str, ids: Sequence[str], results: Sequence[Applied]) -> Response:
+def _answer(visit: Visit, verb: str, ids: Sequence[str], results: Sequence[Applied]) -> Response:
     changed = sum(result.is_applied for result in results)
-    visit.audit(action, f"{changed} jobs", ids=list(ids[:10]), skipped=len(ids) - changed)
+    visit.audit(f"job.{verb}", f"{changed} jobs", ids=list(ids[:10]), skipped=len(ids) - changed)
     told = {job_id: str(result) for job_id, result in zip(ids, results, strict=True)}
     return visit.json({"changed": changed, "results": told})
 
 
-def requeue_jobs(visit: Visit) -> Response:
-    ids = _given_ids(visit)
-    results = visit.fire.jobs.requeue(ids, reason=f"requeued by {visit.who}")
-    return _answer(visit, "job.requeue", ids, results)
+def _change_jobs(verb: str, permission: Permission, summary: str) -> Route:
+    def change(visit: Visit) -> Response:
+        ids = _given_ids(visit)
+        return _answer(visit, verb, ids, change_jobs(visit, verb, ids))
 
-
-def delete_jobs(visit: Visit) -> Response:
-    ids = _given_ids(visit)
-    return _answer(visit, "job.delete", ids, visit.fire.jobs.delete(ids, reason=f"deleted by {visit.who}"))
-
-
-def restore_jobs(visit: Visit) -> Response:
-    ids = _given_ids(visit)
-    results = visit.fire.jobs.restore(ids, reason=f"restored by {visit.who}")
-    return _answer(visit, "job.restore", ids, results)
+    return _post(f"/jobs/{verb}", permission, change, summary, _IDS)
 
 
 def reschedule_jobs(visit: Visit) -> Response:
@@ -75,11 +67,9 @@ def reschedule_jobs(visit: Visit) -> Response:
     when: Any = visit.form.span("in") or visit.form.moment("at")
     if when is None:
         raise BadRequest("in and at are missing; give a span as 15m, or an instant.")
-    try:
+    with refusing(ScheduleError):
         results = visit.fire.jobs.reschedule(ids, when)
-    except ScheduleError as error:
-        raise BadRequest(str(error)) from error
-    return _answer(visit, "job.reschedule", ids, results)
+    return _answer(visit, "reschedule", ids, results)
 
 
 def copy_job(visit: Visit) -> Response:
@@ -102,10 +92,8 @@ def start_operation(visit: Visit) -> Response:
     where = filter_of(visit, is_form=True)
     if verb == "requeue" and where.state is None and not where.is_retrying:
         raise BadRequest(visit.text("jobs.all_needs_state"))
-    try:
+    with refusing(ConfigurationError):
         operation = visit.fire.operations.start(verb, where, by=visit.who, contains=contains or None)
-    except ConfigurationError as error:
-        raise BadRequest(str(error)) from error
     visit.dashboard.runner.start(operation.id)
     visit.audit(f"operation.{verb}", operation.id)
     return visit.json(shapes.operation_json(operation), 202)
@@ -139,34 +127,24 @@ def unmute_failures(visit: Visit) -> Response:
 # ---- queues, recurring, servers, tasks ---------------------------------------------------------------------
 
 
-def pause_queue(visit: Visit) -> Response:
-    name, note = visit.form.required("queue", limit=64), visit.form.maybe("note", limit=500)
-    try:
-        visit.fire.queues.pause(name, note=note, by=visit.who)
-    except ConfigurationError as error:
-        raise BadRequest(str(error)) from error
-    visit.audit("queue.pause", name, note=note)
-    return visit.json({"queue": name, "is_paused": True})
+def _change_queue(verb: str, summary: str, *parameters: ApiParameter) -> Route:
+    def change(visit: Visit) -> Response:
+        name, is_paused = visit.form.required("queue", limit=64), verb == "pause"
+        note = visit.form.maybe("note", limit=500) if is_paused else None
+        set_pause(visit, name, note, is_paused=is_paused)
+        return visit.json({"queue": name, "is_paused": is_paused})
 
-
-def resume_queue(visit: Visit) -> Response:
-    name = visit.form.required("queue", limit=64)
-    try:
-        visit.fire.queues.resume(name)
-    except ConfigurationError as error:
-        raise BadRequest(str(error)) from error
-    visit.audit("queue.resume", name)
-    return visit.json({"queue": name, "is_paused": False})
+    queue = ApiParameter("queue", "Its name.", is_required=True)
+    return _post(f"/queues/{verb}", Permission.PAUSE_QUEUE, change, summary, queue, *parameters)
 
 
 def _recurring(visit: Visit, verb: str, act: Callable[[str], object]) -> str:
     recurring_id = visit.form.required("id", limit=200)
     try:
-        act(recurring_id)
+        with refusing(JobConflict):
+            act(recurring_id)
     except JobNotFound as error:
         raise NotHere(str(error)) from error
-    except JobConflict as error:
-        raise BadRequest(str(error)) from error
     visit.audit(f"recurring.{verb}", recurring_id)
     return recurring_id
 
@@ -232,26 +210,18 @@ def _post(
 
 
 ROUTES = (
-    _post(
-        "/jobs/requeue",
-        Permission.REQUEUE,
-        requeue_jobs,
-        "Jobs that are neither enqueued nor processing are enqueued.",
-        _IDS,
+    _change_jobs(
+        "requeue", Permission.REQUEUE, "Jobs that are neither enqueued nor processing are enqueued."
     ),
-    _post(
-        "/jobs/delete",
+    _change_jobs(
+        "delete",
         Permission.DELETE,
-        delete_jobs,
         "Jobs are deleted; running ones are told to stop.",
-        _IDS,
     ),
-    _post(
-        "/jobs/restore",
+    _change_jobs(
+        "restore",
         Permission.DELETE,
-        restore_jobs,
         "Deletes are taken back where nothing was lost by them; others are refused.",
-        _IDS,
     ),
     _post(
         "/jobs/reschedule",
@@ -301,21 +271,10 @@ ROUTES = (
         "The cause is told of again.",
         ApiParameter("fingerprint", "Which cause.", is_required=True),
     ),
-    _post(
-        "/queues/pause",
-        Permission.PAUSE_QUEUE,
-        pause_queue,
-        "No job of the queue is claimed any more.",
-        ApiParameter("queue", "Its name.", is_required=True),
-        ApiParameter("note", "Why, for people."),
+    _change_queue(
+        "pause", "No job of the queue is claimed any more.", ApiParameter("note", "Why, for people.")
     ),
-    _post(
-        "/queues/resume",
-        Permission.PAUSE_QUEUE,
-        resume_queue,
-        "Jobs of the queue are claimed again.",
-        ApiParameter("queue", "Its name.", is_required=True),
-    ),
+    _change_queue("resume", "Jobs of the queue are claimed again."),
     _post(
         "/recurring/trigger",
         Permission.TRIGGER,

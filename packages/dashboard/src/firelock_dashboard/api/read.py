@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import attrs
 
-from firelock import JobNotFound, State, StorageError, StorageUnavailable
+from firelock import JobNotFound, State, StorageError
 from firelock.storage import JobFilter, JobRecord
+from firelock_dashboard.actions import refusing
 from firelock_dashboard.api import shapes
+from firelock_dashboard.formatting import micros
 from firelock_dashboard.problems import BadRequest, NotHere
 from firelock_dashboard.routes import ApiParameter, Route
 from firelock_dashboard.security.permissions import Permission
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = ["FILTERS", "ROUTES", "filter_of", "job_of"]
 
-_MICROS = 1_000_000
 _LONGEST = timedelta(hours=24)
 _MOST = 500  # in one page
 
@@ -67,7 +68,7 @@ def filter_of(visit: Visit, *, is_form: bool = False) -> JobFilter:
 
 
 def _micros(moment: datetime | None) -> int | None:
-    return None if moment is None else int(moment.timestamp() * _MICROS)
+    return None if moment is None else micros(moment)
 
 
 def job_of(visit: Visit, job_id: str) -> JobRecord:
@@ -86,16 +87,6 @@ def _limit(visit: Visit) -> int:
     return visit.query.number("limit", 50, least=1, most=_MOST)
 
 
-def _paged(read: Callable[[], Any]) -> Any:  # noqa: ANN401 - a page of whatever is read
-    """Return the page; a cursor that belongs to none is the visitor's mistake."""
-    try:
-        return read()
-    except StorageUnavailable:
-        raise
-    except StorageError as error:
-        raise BadRequest(f"cursor: {error}") from error
-
-
 # ---- jobs ------------------------------------------------------------------------------------------------
 
 
@@ -106,9 +97,8 @@ def list_jobs(visit: Visit) -> Response:
         if where.state not in {None, State.SCHEDULED}:
             raise BadRequest(f"by_due is for scheduled jobs; leave out state={where.state}, or by_due.")
         where = attrs.evolve(where, by_due=True)
-    page = _paged(
-        lambda: visit.fire.jobs.page(where, limit=limit, cursor=cursor, oldest_first=is_oldest_first)
-    )
+    with refusing(StorageError, field="cursor"):
+        page = visit.fire.jobs.page(where, limit=limit, cursor=cursor, oldest_first=is_oldest_first)
     jobs = [shapes.job_json(visit, job.record()) for job in page]
     return visit.json({"jobs": jobs, "cursor": page.cursor})
 
@@ -210,7 +200,8 @@ def list_tasks(visit: Visit) -> Response:
 
 def list_operations(visit: Visit) -> Response:
     limit, cursor = _limit(visit), visit.query.maybe("cursor", limit=100)
-    page = _paged(lambda: visit.fire.operations.list(limit=limit, cursor=cursor))
+    with refusing(StorageError, field="cursor"):
+        page = visit.fire.operations.list(limit=limit, cursor=cursor)
     return visit.json({"operations": [shapes.operation_json(one) for one in page], "cursor": page.cursor})
 
 
@@ -223,7 +214,8 @@ def show_operation(visit: Visit) -> Response:
 
 def list_audit(visit: Visit) -> Response:
     limit, cursor = _limit(visit), visit.query.maybe("cursor", limit=100)
-    page = _paged(lambda: visit.fire.audit.list(limit=limit, cursor=cursor))
+    with refusing(StorageError, field="cursor"):
+        page = visit.fire.audit.list(limit=limit, cursor=cursor)
     return visit.json({"entries": [shapes.audit_json(entry) for entry in page], "cursor": page.cursor})
 
 

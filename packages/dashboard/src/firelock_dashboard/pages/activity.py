@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from firelock import StorageError, StorageUnavailable
-from firelock_dashboard.problems import BadRequest, NotHere
+from firelock import StorageError
+from firelock_dashboard.actions import refusing
+from firelock_dashboard.problems import NotHere
 from firelock_dashboard.routes import Route
 from firelock_dashboard.security.permissions import Permission
 
@@ -30,12 +31,8 @@ _OPEN = 3
 def show_activity(visit: Visit) -> Response:
     """The operations, newest first, and the audit."""
     cursor = visit.query.maybe("cursor", limit=100)
-    try:
+    with refusing(StorageError, field="cursor"):
         entries = visit.fire.audit.list(limit=_ENTRIES, cursor=cursor)
-    except StorageUnavailable:
-        raise
-    except StorageError as error:
-        raise BadRequest(f"cursor: {error}") from error
     return visit.page(
         "activity.html", title=visit.text("nav.activity"), section="activity", entries=entries,
         cursor=cursor, operations=lambda: visit.fire.operations.list(limit=_OPERATIONS).operations,

@@ -18,7 +18,7 @@ from starlette.responses import RedirectResponse, StreamingResponse
 
 from firelock import ConfigurationError, JobNotFound, Retry, ScheduleError
 from firelock.storage import Applied, JobFilter, JobRecord, State
-from firelock_dashboard.actions import MANY
+from firelock_dashboard.actions import MANY, change_jobs, operation_address, refusing
 from firelock_dashboard.fields import SentFields
 from firelock_dashboard.formatting import instant, iso
 from firelock_dashboard.job_search import (
@@ -448,14 +448,14 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 def requeue(visit: Visit) -> Response:
     """The jobs are enqueued, each that is neither enqueued nor running."""
     ids = _ids(visit)
-    return _answer(visit, "requeue", ids, visit.fire.jobs.requeue(ids, reason=f"requeued by {visit.who}"))
+    return _answer(visit, "requeue", ids, change_jobs(visit, "requeue", ids))
 
 
 def delete(visit: Visit) -> Response:
     """The jobs are deleted; those that run are told to stop."""
     ids = _ids(visit)
     before = visit.fire.storage.get(ids)
-    results = visit.fire.jobs.delete(ids, reason=f"deleted by {visit.who}")
+    results = change_jobs(visit, "delete", ids)
     lost_nothing = [
         job.id
         for job, result in zip(before, results, strict=True)
@@ -468,7 +468,7 @@ def delete(visit: Visit) -> Response:
 def restore(visit: Visit) -> Response:
     """Deletes are taken back, where they lost nothing; of one job it is said why not."""
     ids = _ids(visit)
-    results = visit.fire.jobs.restore(ids, reason=f"restored by {visit.who}")
+    results = change_jobs(visit, "restore", ids)
     if len(ids) == 1 and results[0] is Applied.REFUSED:
         why = visit.fire.jobs.why_not_restored(ids)[0]
         raise BadRequest(visit.text("job.not_restored", why=why or "it was changed meanwhile"))
@@ -478,10 +478,8 @@ def restore(visit: Visit) -> Response:
 def reschedule(visit: Visit) -> Response:
     """The jobs, each that is scheduled, become due at another time."""
     ids, when = _ids(visit), _when(visit.form)
-    try:
+    with refusing(ScheduleError):
         results = visit.fire.jobs.reschedule(ids, when, reason=f"rescheduled by {visit.who}")
-    except ScheduleError as error:
-        raise BadRequest(str(error)) from error
     return _answer(visit, "reschedule", ids, results, when=str(when))
 
 
@@ -657,19 +655,17 @@ def _start(visit: Visit, verb: str) -> Response:
         if visit.wants_json:
             raise BadRequest(problem)
         return _ask(visit, wish, counted, problem=problem)
-    try:
+    with refusing(ConfigurationError):
         operation = visit.fire.operations.start(
             wish.verb, plan.where, by=visit.who, contains=plan.contains or None
         )
-    except ConfigurationError as error:
-        raise BadRequest(str(error)) from error
     query: dict[str, JsonValue] = {
         name: str(value) for name, value in wish.listing.chips.query().items() if value
     }
     target = visit.text("jobs.everything")
     visit.audit(f"jobs.{wish.verb}", target, operation=operation.id, filter=query)
     visit.dashboard.runner.start(operation.id)
-    link = f"{visit.url('/activity')}#operation-{operation.id}"
+    link = operation_address(visit, operation)
     return visit.done(visit.text(f"jobs.started_{wish.verb}"), to="/activity", kind="note", link=link)
 
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from firelock import ConfigurationError, Sight, State
+from firelock import Sight, State
 from firelock.storage import JobFilter
-from firelock_dashboard.actions import operation_address, start_operation
+from firelock_dashboard.actions import operation_address, set_pause, start_operation
 from firelock_dashboard.problems import BadRequest, NotHere
 from firelock_dashboard.request import Undo
 from firelock_dashboard.routes import Route
@@ -214,11 +214,7 @@ def _head(visit: Visit, view: QueueView) -> _Head:
 def pause_queue(visit: Visit) -> Response:
     """No job of the queue is claimed any more."""
     name, note = _named(visit), visit.form.maybe("note", limit=_NOTE)
-    try:
-        visit.fire.queues.pause(name, note=note, by=visit.who)
-    except ConfigurationError as error:
-        raise BadRequest(f"queue: {error}") from error
-    visit.audit("queue.pause", name, note=note)
+    set_pause(visit, name, note, is_paused=True)
     undo = Undo("/queues/resume", {"queue": [name]})
     return visit.done(visit.text("queues.paused", queue=name), to="/queues", undo=undo)
 
@@ -227,11 +223,7 @@ def resume_queue(visit: Visit) -> Response:
     """Jobs of the queue are claimed again."""
     name = _named(visit)
     before = next((view for view in visit.fire.queues.list() if view.name == name), None)
-    try:
-        visit.fire.queues.resume(name)
-    except ConfigurationError as error:
-        raise BadRequest(f"queue: {error}") from error
-    visit.audit("queue.resume", name)
+    set_pause(visit, name, None, is_paused=False)
     undo = None
     if before is not None and before.is_paused:
         undo = Undo("/queues/pause", {"queue": [name], "note": [before.note or ""]})

@@ -29,7 +29,7 @@ from firelock import (
     State,
     UnknownTask,
 )
-from firelock_dashboard.actions import ask_first
+from firelock_dashboard.actions import ask_first, refusing
 from firelock_dashboard.problems import BadRequest, NotHere
 from firelock_dashboard.request import Undo
 from firelock_dashboard.routes import Route
@@ -208,10 +208,8 @@ def known(visit: Visit, recurring_id: str) -> RecurringJob:
 def trigger(visit: Visit) -> Response:
     """A job of the definition is enqueued now."""
     recurring_id = known(visit, id_in(visit.form)).id
-    try:
+    with refusing(JobConflict):
         job = visit.fire.recurring.trigger(recurring_id)
-    except JobConflict as error:
-        raise BadRequest(str(error)) from error
     visit.audit("recurring.trigger", recurring_id, job=job.id)
     message = visit.text("recurring.triggered", id=recurring_id)
     return visit.done(message, to="/recurring", link=visit.url(f"/jobs/{job.id}"))
@@ -229,10 +227,8 @@ def resume(visit: Visit) -> Response:
 
 def _changed(visit: Visit, verb: str, change: Callable[[str], RecurringJob]) -> Response:
     before = known(visit, id_in(visit.form))
-    try:
+    with refusing(JobConflict):
         change(before.id)
-    except JobConflict as error:
-        raise BadRequest(str(error)) from error
     visit.audit(f"recurring.{verb}", before.id)
     undo = None
     if before.is_paused is (verb == "resume"):
@@ -246,10 +242,8 @@ _OPPOSITES = {"pause": "resume", "resume": "pause"}
 def reset(visit: Visit) -> Response:
     """An edit made here is given up for what the code says."""
     recurring_id = known(visit, id_in(visit.form)).id
-    try:
+    with refusing(JobConflict):
         after = visit.fire.recurring.reset(recurring_id, by=visit.who)
-    except JobConflict as error:
-        raise BadRequest(str(error)) from error
     visit.audit("recurring.reset", recurring_id, version=after.version)
     key = "recurring.awaits_code" if after.awaits_code else "recurring.was_reset"
     return visit.done(visit.text(key, id=recurring_id), to="/recurring")

@@ -53,12 +53,10 @@ class Tally:
     histogram: tuple[int, ...] = _NOTHING  # no list: the garbage collector passes over tuples of numbers
     last: int = 0  # the newest minute in which anything ended, in micros; 0 for never
 
-    def add(self, rollup: Rollup) -> None:
-        """A rollup is part of the sum."""
-        self.counts[rollup.outcome] = self.counts.get(rollup.outcome, 0) + rollup.count
-        self.duration += rollup.duration
-        self.histogram = _sum(self.histogram, rollup.histogram)
-        self.last = max(self.last, rollup.minute)
+    @classmethod
+    def of(cls, rollup: Rollup) -> Tally:
+        """Return a rollup as a sum."""
+        return cls({rollup.outcome: rollup.count}, rollup.duration, tuple(rollup.histogram), rollup.minute)
 
     def merge(self, other: Tally) -> None:
         """Another sum is part of this one."""
@@ -135,9 +133,10 @@ class Fold:
 
     def add(self, rollup: Rollup) -> None:
         """A rollup is part of the sums."""
-        self.all.add(rollup)
-        self.tasks.setdefault(rollup.task, Tally()).add(rollup)
-        self.queues.setdefault(rollup.queue, Tally()).add(rollup)
+        tally = Tally.of(rollup)
+        self.all.merge(tally)
+        self.tasks.setdefault(rollup.task, Tally()).merge(tally)
+        self.queues.setdefault(rollup.queue, Tally()).merge(tally)
 
     def merge(self, other: Fold) -> None:
         """Other sums are part of these."""
