@@ -191,17 +191,6 @@ def test_a_serializer_that_raises_anything_ends_no_loop(make_app):
 # ---- returning -------------------------------------------------------------------------------------------
 
 
-def test_a_run_that_returns_has_succeeded(end_of):
-    """With its result, attempt, server, start and time to be pruned."""
-    transition = end_of(lambda: 42)
-
-    assert (State.SUCCEEDED, "42", None, 1, "host:a") == (
-        transition.to, transition.result, transition.result_absent, transition.attempt, transition.server
-    )  # fmt: skip
-    assert transition.claimed_at <= transition.started_at <= transition.at
-    assert transition.expires_at - transition.at == 86_400 * SECOND
-
-
 def test_an_end_knows_how_long_its_run_took(make_app):
     """In micros of the storage's clock."""
     fire, worker = make_app()
@@ -216,23 +205,6 @@ def test_an_end_knows_how_long_its_run_took(make_app):
     assert 60 * SECOND <= ended.duration < 61 * SECOND
 
 
-def test_a_coroutine_runs_on_its_loop(make_app):
-    """With context, contextvar and result like a function."""
-    fire, worker = make_app()
-
-    @fire.task(name="task")
-    async def task(job: JobContext, day: str) -> str:
-        return f"{day} {job.id == current_job().id}"
-
-    task.enqueue("monday")
-    (job,) = worker.claim()
-    run = worker.runner.prepare(job, worker.holder)
-
-    ended = asyncio.run(worker.runner.arun(run))
-
-    assert (State.SUCCEEDED, '"monday True"') == (ended.transition.to, ended.transition.result)
-
-
 def test_a_run_is_the_current_job_while_it_runs(end_of):
     """And nobody's afterwards."""
     seen = []
@@ -242,16 +214,6 @@ def test_a_run_is_the_current_job_while_it_runs(end_of):
     assert [1] == seen
     with pytest.raises(LookupError):
         current_job()
-
-
-def test_a_result_that_cannot_be_stored_is_no_failure(end_of):
-    """The job has succeeded, and says why it has no result."""
-    transition = end_of(lambda: object())  # noqa: PLW0108 - a function of its own
-
-    assert (State.SUCCEEDED, None) == (transition.to, transition.result)
-    assert transition.result_absent.startswith(
-        "the result was not stored: The result of task, of type object"
-    )
 
 
 @pytest.mark.parametrize(
@@ -280,31 +242,11 @@ def test_a_snooze_is_a_span(after):
 # ---- failing ---------------------------------------------------------------------------------------------
 
 
-def test_a_failed_run_is_retried(end_of):
-    """After the policy's wait, with a reason that counts, the error and its traceback."""
-    transition = end_of(raising(ValueError("boom")), retry=Retry.fixed(HOUR, attempts=3, jitter=0))
-
-    assert (State.SCHEDULED, 1, "retry 1 of 3: ValueError: boom") == (
-        transition.to, transition.retries, transition.reason
-    )  # fmt: skip
-    assert 3_600 * SECOND == transition.due_at - transition.at
-    assert ("ValueError", "boom") == (transition.error.type, transition.error.message)
-    assert "ValueError: boom" in transition.error.traceback
-
-
 def test_a_retry_without_a_wait_is_enqueued(end_of):
     """It has no instant to wait for."""
     transition = end_of(raising(ValueError("boom")), retry=Retry.fixed(0, jitter=0))
 
     assert (State.ENQUEUED, 1, None) == (transition.to, transition.retries, transition.due_at)
-
-
-def test_without_retries_left_a_job_fails(end_of):
-    """It may be pruned a month later."""
-    transition = end_of(raising(ValueError("boom")), retry=Retry.never())
-
-    assert (State.FAILED, "no retries allowed: ValueError: boom") == (transition.to, transition.reason)
-    assert 30 * 86_400 * SECOND == transition.expires_at - transition.at
 
 
 def test_a_policy_may_delete_what_is_exhausted(end_of):
@@ -419,21 +361,6 @@ def test_whatever_a_task_raises_is_a_failure_of_its_job(end_of, error):
     assert (State.SCHEDULED, 1) == (transition.to, transition.retries)
 
 
-def test_a_coroutine_s_failure_is_a_failure_too(make_app):
-    """A cancellation that nobody asked for as well."""
-    fire, worker = make_app()
-
-    async def task():
-        raise asyncio.CancelledError
-
-    fire.task(name="task")(task).enqueue()
-    (job,) = worker.claim()
-
-    ended = asyncio.run(worker.runner.arun(worker.runner.prepare(job, worker.holder)))
-
-    assert (State.SCHEDULED, 1) == (ended.transition.to, ended.transition.retries)
-
-
 # ---- being told to end -----------------------------------------------------------------------------------
 
 
@@ -530,42 +457,6 @@ def test_a_run_is_cancelled_once():
 
 
 # ---- ends that no run gave -------------------------------------------------------------------------------
-
-
-def test_a_run_may_be_handed_back_from_outside(make_app):
-    """For one that cannot be waited for any longer: its later end is refused."""
-    fire, worker = make_app()
-    fire.task(name="task")(lambda: None).enqueue()
-    run = worker.runner.prepare(*worker.claim(), worker.holder)
-    worker.runner.start(run)
-
-    transition = worker.runner.hand_back(run, "server stopped").transition
-
-    assert (State.ENQUEUED, True, "server stopped") == (
-        transition.to,
-        transition.gives_back,
-        transition.reason,
-    )
-
-
-@pytest.mark.parametrize(("crashes", "to"), [(0, State.ENQUEUED), (1, State.ENQUEUED), (2, State.FAILED)])
-def test_a_process_that_died_is_a_crash_of_its_job(make_app, crashes, to):
-    """The third that was surely its own fails it."""
-    fire, worker = make_app()
-    fire.task(name="task")(lambda: None).enqueue()
-    (job,) = worker.claim()
-    run = worker.runner.prepare(attrs.evolve(job, crashes=crashes), worker.holder)
-    worker.runner.start(run)
-
-    transition = worker.runner.crashed(run, "its process died: SIGSEGV").transition
-
-    assert (to, crashes + 1, "its process died: SIGSEGV") == (
-        transition.to,
-        transition.crashes,
-        transition.reason,
-    )
-    assert transition.error.type.endswith("ProcessDied")
-    assert transition.error.traceback is None
 
 
 # ---- the hooks -------------------------------------------------------------------------------------------

@@ -24,16 +24,6 @@ def test_running_dry_raises_it():
     assert [1, 2, 3] == grown
 
 
-def test_it_never_passes_its_limit():
-    """However often workers run dry, no more than the limit is held."""
-    ahead = ClaimAhead(40)
-
-    for _ in range(1_000):
-        ahead.ran_dry()
-
-    assert 40 == ahead.ahead
-
-
 def test_a_limit_of_zero_holds_nothing():
     """A server that is told not to claim ahead does not."""
     ahead = ClaimAhead(0)

@@ -76,13 +76,6 @@ def scene():
         child.close()
 
 
-def test_a_session_that_has_begun_may_run_jobs(scene):
-    """It is stored, and its child may start jobs."""
-    board = scene.begin()
-
-    assert (True, "running") == (board.may_start(), scene.session().state)
-
-
 def test_a_session_that_could_not_begin_may_run_none(scene):
     """The error passes; nothing is kept of it."""
     scene.storage.fail("begin_session", StorageUnavailable("down"))

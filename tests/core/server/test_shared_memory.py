@@ -39,15 +39,6 @@ def test_a_right_holds_until_its_instant(board):
     assert (True, False) == (before, after)
 
 
-def test_zero_takes_the_right_away(board):
-    """A right that was granted ends when zero is granted."""
-    board.grant(time.monotonic() + 3_600)
-
-    board.grant(0)
-
-    assert not board.may_start()
-
-
 def test_a_report_ends_the_silence(board):
     """The supervisor reads how many are busy and how long ago that was said."""
     before = time.monotonic()
@@ -116,18 +107,6 @@ def test_a_board_outlives_the_program_that_wrote_it(memory):
     board = ChildMemory.attach(memory, 3)
     assert [job_id] == board.running()
     board.close()
-
-
-def test_two_views_of_the_memory_are_one_board(memory):
-    """A right that the supervisor grants is the child's at once."""
-    child = ChildMemory.allocate(memory, 3)
-    supervisor = ChildMemory.attach(memory, 3)
-
-    supervisor.grant(time.monotonic() + 3_600)
-
-    assert child.may_start()
-    child.close()
-    supervisor.close()
 
 
 def test_a_board_is_in_no_file(memory, monkeypatch, tmp_path):

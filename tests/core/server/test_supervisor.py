@@ -147,21 +147,6 @@ def test_a_job_that_ends_its_process_with_code_0_is_a_crash(house):
     assert house.supervisor._stops_at == module._NEVER
 
 
-def test_a_child_that_was_told_to_stop_blames_nobody(house):
-    """What it could not hand back goes back without a crash, and no other child starts."""
-    child = house.with_session("input()")
-    job = house.claimed(child)
-    child.memory.start(0, job.id)
-    house.supervisor._stop()
-    child.process.wait()
-
-    house.supervisor._exited(child)
-
-    record = job.refresh().record()
-    assert (State.ENQUEUED, 0) == (record.state, record.crashes)
-    assert [] == house.supervisor._restarts
-
-
 @pytest.mark.parametrize("code", ["input()", "input(); input()"], ids=["in order", "killed"])
 def test_a_server_that_stops_says_so_last(house, code):
     """So it is not taken for lost, though a child had to be killed."""
@@ -183,17 +168,6 @@ def test_a_session_ends_though_its_last_word_is_not_heard(house):
     house.supervisor._stop()
     child.process.wait()
     house.storage.fail("renew", StorageUnavailable("away"))
-
-    house.supervisor._exited(child)
-
-    (server,) = house.fire.servers.list()
-    assert (False, True) == (server.is_alive, server.is_lost)
-
-
-def test_a_child_that_dies_says_nothing(house):
-    """Its server lives on with the next one; were it the last, the server would be lost."""
-    child = house.with_session("pass")
-    child.process.wait()
 
     house.supervisor._exited(child)
 

@@ -114,28 +114,6 @@ def seldom():
 # ---- due instants ----------------------------------------------------------------------------------------
 
 
-def test_due_jobs_are_enqueued_and_announced(scene):
-    """Also those that were due before the server started."""
-    job = scene.task.schedule(timedelta(hours=1))
-    scene.storage.clock_offset = 3_600 * SECOND
-
-    scene.upkeep.start()
-
-    until(lambda: job.refresh().state is State.ENQUEUED)
-    until(lambda: scene.inbox.came)
-
-
-def test_due_recurring_jobs_are_fired_and_announced(scene):
-    """Their jobs are enqueued."""
-    scene.task.recur("hourly", "0 * * * *")
-    scene.storage.clock_offset = 3_600 * SECOND
-
-    scene.upkeep.start()
-
-    until(lambda: scene.fire.jobs.find(recurring="hourly").jobs)
-    until(lambda: scene.inbox.came)
-
-
 def test_an_instant_is_met_when_it_is_due(seldom):
     """Not at the next sweep: the storage says when to look again."""
     seldom.upkeep.start()

@@ -28,6 +28,7 @@ _RIGHT, _REPORT, _BUSY, _SESSION, _CPU, _RSS = range(0, 48, 8)
 _HEAD = 48
 _WIDTH = 40
 _ID = 36
+_EMPTY = bytes(_ID)
 _NANO = 1_000_000_000
 
 
@@ -180,7 +181,8 @@ class ChildMemory:
 
     def end(self, worker: int) -> None:
         """The worker runs nothing."""
-        self.start(worker, "")
+        place = _HEAD + worker * _WIDTH
+        self._memory[place : place + _ID] = _EMPTY
 
     def running(self) -> list[str]:
         """Return the ids of the jobs that are running, or were when the child died."""

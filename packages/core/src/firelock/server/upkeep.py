@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -86,12 +87,15 @@ class ChildUpkeep:
         # is a second net, and seldom, so that an idle server stays below two storage calls a second.
         self._due = _Duty("due", _SELDOM * settings.sweep, self._promote_and_fire)
         self._catalogue = _Duty("catalogue", _CATALOGUE, self._tell_tasks)
+        self._flushes = [
+            _Duty("console", _CONSOLE, lambda: context.console.flush(runtime.storage)),
+            _Duty("metrics", _METRICS, lambda: self.metrics.flush(runtime.storage)),
+        ]
         self._duties = [
             self._due,
             _Duty("sweep", settings.sweep, self._sweep),
             _Duty("tidy", _SELDOM * settings.sweep, self._tidy),
-            _Duty("console", _CONSOLE, self._flush_console),
-            _Duty("metrics", _METRICS, self._flush_metrics),
+            *self._flushes,
             self._catalogue,
         ]
         near = [_Duty("report", _REPORT, self._report), _Duty("watch", _WATCH, self._watch)]
@@ -114,9 +118,9 @@ class ChildUpkeep:
         deadline = time.monotonic() + timeout
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
-        for flush in (self._flush_console, self._flush_metrics):
+        for flush in self._flushes:
             try:
-                flush()
+                flush.run()
             except StorageError as error:
                 log.warning("Logs or statistics of the last moments were not written: %s", error)
 
@@ -190,18 +194,11 @@ class ChildUpkeep:
     # ---- the sweep ---------------------------------------------------------------------------------------
 
     def _sweep(self) -> None:
-        sessions = [record for record in self._storage.list_sessions() if record.is_alive]
+        first = next((record.session for record in self._storage.list_sessions() if record.is_alive), None)
+        self._is_first = first is None or first.server_id == self._server.id
         self.contact(is_there=self._context.memory.may_start())  # who could not renew is no judge of others
-        mine = self._server.id
-        self._is_first = not sessions or sessions[0].session.server_id == mine
-        if time.monotonic() >= self._trusts_clock_from:
-            self._reap()
-
-    def _tidy(self) -> None:
-        self._in_batches(self._storage.release)
-        self._in_batches(self._storage.prune)
-
-    def _reap(self) -> None:
+        if time.monotonic() < self._trusts_clock_from:
+            return
         for taken in self._storage.orphans(100):
             log.warning(
                 "Server %s was lost; %d running jobs and %d waiting ones are back in their queues.",
@@ -210,11 +207,11 @@ class ChildUpkeep:
             )  # fmt: skip
             self._context.inbox.work_came()
 
-    @staticmethod
-    def _in_batches(verb: Callable[[int], int]) -> None:
-        for _ in range(_BATCHES_A_SWEEP):
-            if verb(_BATCH) < _BATCH:
-                return
+    def _tidy(self) -> None:
+        for verb in (self._storage.release, self._storage.prune):
+            for _ in range(_BATCHES_A_SWEEP):
+                if verb(_BATCH) < _BATCH:
+                    break
 
     def _tell_tasks(self) -> None:
         if not tell_tasks(self._runtime.client):
@@ -226,12 +223,6 @@ class ChildUpkeep:
         self._context.memory.report(
             len(self._workers.runs()), cpu_seconds=time.process_time(), rss_bytes=_resident_bytes()
         )
-
-    def _flush_console(self) -> None:
-        self._context.console.flush(self._storage)
-
-    def _flush_metrics(self) -> None:
-        self.metrics.flush(self._storage)
 
     def _watch(self) -> None:
         """Jobs whose time is over are told so; and jobs that must not overlap, when the right to run ends."""
@@ -286,17 +277,13 @@ class MinuteRollups:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._sums: dict[tuple[int, str, str, str], list[int]] = {}
+        self._sums = _no_sums()
 
     def add(self, ends: Iterable[tuple[ClaimedJob, str, int, int]]) -> None:
         """Ended attempts are counted: each its job, outcome, instant and duration in micros."""
         with self._lock:
-            sums_of = self._sums
             for job, outcome, at, duration in ends:
-                key = (at // _MINUTE, job.task, job.queue, outcome)
-                sums = sums_of.get(key)
-                if sums is None:
-                    sums = sums_of[key] = [0] * (len(_BUCKETS) + 3)
+                sums = self._sums[at // _MINUTE, job.task, job.queue, outcome]
                 sums[0] += 1
                 sums[1] += duration
                 sums[2 + bisect_left(_BUCKETS, duration)] += 1
@@ -304,7 +291,7 @@ class MinuteRollups:
     def flush(self, storage: Storage) -> None:
         """What was counted is in the storage; on its error it is counted still and the error passes."""
         with self._lock:
-            sums, self._sums = self._sums, {}
+            sums, self._sums = self._sums, _no_sums()
         if not sums:
             return
         rollups = [
@@ -314,11 +301,11 @@ class MinuteRollups:
         try:
             storage.record_metrics(rollups)
         except BaseException:
-            self._put_back(sums)
+            with self._lock:
+                for key, older in sums.items():
+                    self._sums[key] = [a + b for a, b in zip(older, self._sums[key], strict=True)]
             raise
 
-    def _put_back(self, sums: dict[tuple[int, str, str, str], list[int]]) -> None:
-        with self._lock:
-            for key, older in sums.items():
-                newer = self._sums.get(key, [0] * len(older))
-                self._sums[key] = [a + b for a, b in zip(older, newer, strict=True)]
+
+def _no_sums() -> defaultdict[tuple[int, str, str, str], list[int]]:
+    return defaultdict(lambda: [0] * (len(_BUCKETS) + 3))  # how many, how long, and the histogram
