@@ -422,7 +422,7 @@ def test_an_order_to_stop_hurries_nobody(house):
 
     house.supervisor._obey("stop")
 
-    assert (module.ServerState.STOPPING, deadline) == (house.supervisor._state, house.supervisor._stops_at)
+    assert (module.ServerMode.STOPPING, deadline) == (house.supervisor._state, house.supervisor._stops_at)
 
 
 def test_a_quiet_server_resumes(house):

@@ -70,7 +70,7 @@ class ChildOptions(ServerOptions):
     is_first: bool  # it speaks for the server: nobody has yet
 
 
-class ServerState(StrEnum):
+class ServerMode(StrEnum):
     """What a server is asked to do."""
 
     RUNNING = "running"
@@ -106,13 +106,13 @@ class Supervisor:
         self._storage: Storage | None = None
         self._settings = Settings()
         self._sessions: SessionRenewal | None = None  # until a child has said which storage it has
-        self._state = ServerState.RUNNING
+        self._state = ServerMode.RUNNING
         self._stops_at = _NEVER
         self._exit_code = EXIT_OK
 
     @property
     def _is_stopping(self) -> bool:
-        return self._state in {ServerState.STOPPING, ServerState.HURRYING}
+        return self._state in {ServerMode.STOPPING, ServerMode.HURRYING}
 
     # ---- the loop ----------------------------------------------------------------------------------------
 
@@ -271,7 +271,7 @@ class Supervisor:
             return  # it has been told to stop
         child.session = self._sessions.begin(child.memory, pid=child.process.pid, workers=child.workers)
         self._tell(child, {"session": child.session})
-        if self._state is ServerState.QUIET:
+        if self._state is ServerMode.QUIET:
             self._tell(child, {"quiet": True})
 
     def _begin_when_possible(self, child: _KnownChild, former: str | None) -> None:
@@ -358,9 +358,9 @@ class Supervisor:
         except OSError:
             log.debug("Child %d ended before it could be told %s.", child.process.pid, order)
 
-    def _enter(self, state: ServerState, order: dict[str, Any]) -> None:
+    def _enter(self, state: ServerMode, order: dict[str, Any]) -> None:
         self._state = state
-        if self._sessions is not None and state is not ServerState.HURRYING:
+        if self._sessions is not None and state is not ServerMode.HURRYING:
             self._sessions.mark(state)
         for child in self._children.values():
             self._tell(child, order)
@@ -369,10 +369,10 @@ class Supervisor:
         """First: children stop in order. Again: they hand back at once. A third time: they are killed."""
         if not self._is_stopping:
             self._stops_at = time.monotonic() + self._settings.grace + _STOP_MARGIN
-            self._enter(ServerState.STOPPING, {"stop": self._settings.grace})
-        elif self._state is ServerState.STOPPING:
+            self._enter(ServerMode.STOPPING, {"stop": self._settings.grace})
+        elif self._state is ServerMode.STOPPING:
             self._stops_at = time.monotonic() + _STOP_MARGIN
-            self._enter(ServerState.HURRYING, {"hurry": True})
+            self._enter(ServerMode.HURRYING, {"hurry": True})
         else:
             for child in self._children.values():
                 child.process.kill()
@@ -385,7 +385,7 @@ class Supervisor:
             self._stop()
         else:
             is_quiet = order == "quiet"
-            self._enter(ServerState.QUIET if is_quiet else ServerState.RUNNING, {"quiet": is_quiet})
+            self._enter(ServerMode.QUIET if is_quiet else ServerMode.RUNNING, {"quiet": is_quiet})
 
 
 def _pipe(undo: contextlib.ExitStack) -> tuple[int, int]:
