@@ -111,9 +111,7 @@ class EngineVerbs(RedisVerbs):
         """The changes are sent to their partitions; one that cannot be reached does not hinder the others."""
         if self.database.partitions.number == 1:
             return self._send(0, transitions, None)[0]
-        places: dict[int, list[int]] = {}
-        for place, transition in enumerate(transitions):
-            places.setdefault(self.database.partitions.of(transition.job_id), []).append(place)
+        places = self.database.partitions.parted(range(len(transitions)), lambda at: transitions[at].job_id)
         results = [Applied.REFUSED] * len(transitions)
         failed: StorageError | None = None
         for partition, here in places.items():

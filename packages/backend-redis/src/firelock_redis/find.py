@@ -1,4 +1,6 @@
-"""Where the jobs of a list stand: the lists that hold its parts are read and merged as far as a page needs.
+"""What people read of jobs: pages in order of time, single ones, numbers over all.
+
+The lists that hold the parts of a page are read and merged as far as it needs.
 
 Each partition keeps a list of its own for every state and queue, by the instant of the change; for every tag,
 parent and recurring job, by creation; one of its scheduled jobs, by when they are due; and one of all its
@@ -12,6 +14,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from operator import itemgetter
 from typing import Any
 
 import attrs
@@ -376,10 +379,7 @@ class FindVerbs(RedisVerbs):
 def read_texts(database: RedisDatabase, ids: Iterable[str]) -> dict[str, Texts]:
     """Return the texts of the jobs that are stored."""
     found: dict[str, Texts] = {}
-    by_partition: dict[int, list[str]] = {}
-    for id in dict.fromkeys(ids):
-        by_partition.setdefault(database.partitions.of(id), []).append(id)
-    for partition, asked in by_partition.items():
+    for partition, asked in database.partitions.parted(dict.fromkeys(ids)).items():
         while asked:
             some = asked[:_READ_AT_ONCE]
             texts = database.run("reading.get", partition, *some)
@@ -440,10 +440,7 @@ def _grouped(
     database: RedisDatabase, places: Sequence[selection.Place]
 ) -> Iterator[tuple[list[selection.Place], list[Any]]]:
     """Yield places, newest first, and for each fingerprint among them how many and the first one's number."""
-    by_partition: dict[int, list[selection.Place]] = {}
-    for place in places:
-        by_partition.setdefault(database.partitions.of(place[1]), []).append(place)
-    for partition, here in by_partition.items():
+    for partition, here in database.partitions.parted(places, itemgetter(1)).items():
         for start in range(0, len(here), _READ_AT_ONCE):
             some = here[start : start + _READ_AT_ONCE]
             yield some, database.run("reading.failures", partition, *(id for _, id in some))

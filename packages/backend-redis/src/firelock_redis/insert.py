@@ -72,9 +72,8 @@ class InsertVerbs(RedisVerbs):
             require_word(queue)
         if self.database.partitions.number == 1:
             return _insert(self.database, 0, jobs)
-        places: dict[int, list[int]] = {}
-        for place, job in enumerate(jobs):
-            places.setdefault(partition_of(self.database, job), []).append(place)
+        require_parents_beside(self.database, jobs)
+        places = self.database.partitions.parted(range(len(jobs)), lambda place: jobs[place].id)
         results = [False] * len(jobs)
         # Those that wait first: they alone can be refused, and then nothing else has been stored yet.
         for partition in sorted(
@@ -92,9 +91,10 @@ class InsertVerbs(RedisVerbs):
         self, recurring: RecurringRecord, expected_next_at: int, jobs: Sequence[NewJob]
     ) -> bool:
         """One round trip, in the first partition."""
+        require_parents_beside(self.database, jobs)
         for job in jobs:
             require_word(job.queue)
-            if partition_of(self.database, job) != 0:
+            if self.database.partitions.of(job.id) != 0:
                 message = f"Job {job.id} of {recurring.id!r} has no id of a recurring job's; derive it."
                 raise StorageError(message)
         reply = self.database.run_replicated(
@@ -120,21 +120,20 @@ def require_word(queue: str) -> None:
         raise StorageError(message)
 
 
-def partition_of(database: RedisDatabase, job: NewJob) -> int:
-    """Return where the job lies, which is where its parents are.
+def require_parents_beside(database: RedisDatabase, jobs: Sequence[NewJob]) -> None:
+    """Each job lies where its parents are.
 
     Raises:
         JobNotFound: a parent lies elsewhere, so that no script sees both.
     """
-    partition = database.partitions.of(job.id)
-    for edge in job.parents:
-        if database.partitions.of(edge.parent_id) != partition:
+    partition_of = database.partitions.of
+    for id, parent in ((job.id, edge.parent_id) for job in jobs for edge in job.parents):
+        if partition_of(parent) != partition_of(id):
             message = (
-                f"Job {job.id} is to wait for {edge.parent_id}, which lies in another partition; make its id "
+                f"Job {id} is to wait for {parent}, which lies in another partition; make its id "
                 "with new_id(parent), and its parents' ids beside one another. Nothing was stored."
             )
             raise JobNotFound(message)
-    return partition
 
 
 def _insert(database: RedisDatabase, partition: int, jobs: Sequence[NewJob]) -> list[bool]:

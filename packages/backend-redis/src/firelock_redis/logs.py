@@ -9,7 +9,6 @@ import attrs
 from typing_extensions import override
 
 from firelock.storage import LogLine, Progress
-from firelock_redis.database import RedisDatabase
 from firelock_redis.verbs import RedisVerbs
 
 __all__ = ["LogVerbs"]
@@ -27,7 +26,7 @@ class LogVerbs(RedisVerbs):
     @override
     def append_logs(self, lines: Mapping[str, Sequence[LogLine]], progress: Mapping[str, Progress]) -> None:
         """One round trip a partition, more where there is much to write."""
-        for partition, ids in _by_partition(self.database, sorted({*lines, *progress})).items():
+        for partition, ids in self.database.partitions.parted(sorted({*lines, *progress})).items():
             words: list[object] = []
             size = 0
             for piece in _pieces(ids, lines, progress):
@@ -56,18 +55,11 @@ class LogVerbs(RedisVerbs):
     def get_progress(self, ids: Sequence[str]) -> list[Progress | None]:
         """One round trip a partition and 500 jobs."""
         told: dict[str, str | None] = {}
-        for partition, here in _by_partition(self.database, ids).items():
+        for partition, here in self.database.partitions.parted(ids).items():
             for first in range(0, len(here), _JOBS):
                 some = here[first : first + _JOBS]
                 told.update(zip(some, self.database.run("logs.progress", partition, *some), strict=True))
         return [None if text is None else Progress(*json.loads(text)) for text in map(told.__getitem__, ids)]
-
-
-def _by_partition(database: RedisDatabase, ids: Sequence[str]) -> dict[int, list[str]]:
-    found: dict[int, list[str]] = {}
-    for id in ids:
-        found.setdefault(database.partitions.of(id), []).append(id)
-    return found
 
 
 def _pieces(

@@ -1,4 +1,4 @@
-"""Partitions: which one a job lies in, and the names under which the cluster spreads them.
+"""Partitions of the keys: in which one a job lies, in which ones a claim looks.
 
 All keys of a partition have one hash tag, so each of its verbs is one script on one node. The partition of a
 job is in the last two digits of its id; derived ids, those of recurring jobs, lie in the first one, beside
@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import threading
 from binascii import crc_hqx
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count
 from random import SystemRandom
+from typing import TypeVar
 
 from firelock.storage import ANY_QUEUE, ClaimedJob, new_id, new_ids
 
@@ -22,6 +23,8 @@ __all__ = [
     "Partitions",
     "tag_of",
 ]
+
+T = TypeVar("T")
 
 SLOTS = 16_384
 _TOGETHER = 500  # ids made one after another for one partition: a batch of jobs is one step
@@ -55,6 +58,13 @@ class Partitions:
             return int(id[-2:], 16) % self.number
         except ValueError:
             return crc_hqx(id.encode(errors="surrogatepass"), 0) % self.number
+
+    def parted(self, things: Iterable[T], id_of: Callable[[T], str] = str) -> dict[int, list[T]]:
+        """Return the things by the partition of the job that each is about."""
+        found: dict[int, list[T]] = {}
+        for thing in things:
+            found.setdefault(self.of(id_of(thing)), []).append(thing)
+        return found
 
     def new_id(self, parent: str | None) -> str:
         """Return a new id: beside its parent, or in the partition whose turn it is."""

@@ -8,7 +8,7 @@ each of the others in the step that takes the jobs there; what its maker did not
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 
 import attrs
 from typing_extensions import override
@@ -88,7 +88,9 @@ class SessionVerbs(RedisVerbs):
         is_lost = False
         lost: list[int] = []
         unknown: list[ClaimedJob] = []
-        for partition, places in enumerate(_by_partition(self.database, [one.job_id for one in held])):
+        parted = self.database.partitions.parted(range(len(held)), lambda place: held[place].job_id)
+        for partition in range(self.database.partitions.number):
+            places = parted.get(partition, [])
             arguments: list[str | int] = []
             for place in places:
                 one = held[place]
@@ -148,14 +150,6 @@ def _json(value: object) -> str:
 
 
 # ---- beliefs ---------------------------------------------------------------------------------------------
-
-
-def _by_partition(database: RedisDatabase, ids: Iterable[str]) -> list[list[int]]:
-    """Return the places of the ids, by the partition in which each lies."""
-    places: list[list[int]] = [[] for _ in range(database.partitions.number)]
-    for place, id in enumerate(ids):
-        places[database.partitions.of(id)].append(place)
-    return places
 
 
 def _unknown(id: str, record: str, payload: str) -> ClaimedJob:
