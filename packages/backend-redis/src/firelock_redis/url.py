@@ -16,6 +16,7 @@ __all__ = ["RedisUrl", "parse_url"]
 MAX_PARTITIONS = 256
 _CLUSTER_PARTITIONS = 16
 _PORT, _SENTINEL_PORT = 6379, 26379
+_NO_AND_YES = ("false", "true")
 _PREFIX = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 _TLS = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname")
 _OPTIONS = frozenset(
@@ -141,12 +142,8 @@ def _chosen(text: str, scheme: str, options: Mapping[str, str]) -> dict[str, obj
     if not _PREFIX.fullmatch(prefix):
         raise _wrong(text, f"has the prefix {prefix!r}", "Use 1 to 64 letters, digits and _ . : - only.")
     default = _CLUSTER_PARTITIONS if scheme.endswith("+cluster") else 1
-    durability = options.get("durability", "server")
-    if durability not in {"server", "replicated"}:
-        raise _wrong(text, f"has durability={durability!r}", "Write durability=replicated, or leave it out.")
-    eviction = options.get("eviction", "refuse")
-    if eviction not in {"refuse", "allow"}:
-        raise _wrong(text, f"has eviction={eviction!r}", "Write eviction=allow, or leave it out.")
+    durability = _choice(text, options, "durability", "server", "replicated")
+    eviction = _choice(text, options, "eviction", "refuse", "allow")
     return {
         "prefix": prefix,
         "partitions": _number(text, options, "partitions", default, (1, MAX_PARTITIONS)),
@@ -166,14 +163,20 @@ def _number(text: str, options: Mapping[str, str], name: str, default: int, with
     return int(value)
 
 
+def _choice(text: str, options: Mapping[str, str], name: str, *choices: str) -> str:
+    """Return what was chosen, the first where nothing was."""
+    value = options.get(name, choices[0])
+    if value not in choices:
+        raise _wrong(text, f"has {name}={value!r}", f"Write {' or '.join(choices)}, or leave it out.")
+    return value
+
+
 def _tls(text: str, options: Mapping[str, str]) -> dict[str, object]:
     chosen: dict[str, object] = {name: options[name] for name in _TLS if name in options}
-    wants = options.get("ssl_cert_reqs", "required")
-    if wants not in {"required", "optional", "none"}:
-        raise _wrong(text, f"has ssl_cert_reqs={wants!r}", "Write required, optional or none.")
-    checks = options.get("ssl_check_hostname", "false" if wants == "none" else "true")
-    if checks not in {"true", "false"}:
-        raise _wrong(text, f"has ssl_check_hostname={checks!r}", "Write true or false.")
+    wants = _choice(text, options, "ssl_cert_reqs", "required", "optional", "none")
+    checks = _choice(
+        text, options, "ssl_check_hostname", *(_NO_AND_YES if wants == "none" else _NO_AND_YES[::-1])
+    )
     return {**chosen, "ssl_cert_reqs": wants, "ssl_check_hostname": checks == "true"}
 
 

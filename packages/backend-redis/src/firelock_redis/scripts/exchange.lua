@@ -118,7 +118,7 @@ end
 
 -- ---- claims --------------------------------------------------------------------------------------------------------
 
--- How many to take from each of the queues, in order; all together at most the limit.
+-- How many to take from each of the queues, all together at most the limit: in order as many as there are, in turn alike.
 local function shares(names, limit, in_turn)
   local sizes, taking, left = {}, {}, limit
   for number, queue in ipairs(names) do
@@ -130,20 +130,13 @@ local function shares(names, limit, in_turn)
     end
     sizes[number], taking[number] = size, 0
   end
-  if not in_turn then
-    for number, size in ipairs(sizes) do
-      taking[number] = math.min(size, left)
-      left = left - taking[number]
-    end
-    return taking
-  end
   while left > 0 do
     local open = {}
     for number, size in ipairs(sizes) do
       if size > taking[number] then open[#open + 1] = number end
     end
     if #open == 0 then break end
-    local each = math.max(1, math.floor(left / #open))
+    local each = in_turn and math.max(1, math.floor(left / #open)) or left
     for _, number in ipairs(open) do
       local more = math.min(each, sizes[number] - taking[number], left)
       taking[number] = taking[number] + more
@@ -155,16 +148,12 @@ end
 
 -- Every queue with work, beginning behind the one that was served last.
 local function queues_in_turn()
-  local names = call('SMEMBERS', base .. 'work')
-  if #names < 2 then return names end
-  table.sort(names)
-  local served = call('GET', base .. 'served') or ''
-  local behind, before = {}, {}
-  for _, queue in ipairs(names) do
-    if queue > served then behind[#behind + 1] = queue else before[#before + 1] = queue end
-  end
-  for _, queue in ipairs(before) do behind[#behind + 1] = queue end
-  return behind
+  local names, served = call('SMEMBERS', base .. 'work'), call('GET', base .. 'served') or ''
+  table.sort(names, function(one, other)
+    if (one > served) ~= (other > served) then return one > served end
+    return one < other
+  end)
+  return names
 end
 
 local function popped(names, taking, in_turn)
@@ -216,13 +205,6 @@ end
 
 -- The record of a claimed job without its last line; nil where the stored one is garbage.
 local function claimed(text, session)
-  if sub(text, 1, 5) == 'E0 0 ' then  -- never claimed, and most often without a history: no pattern is needed
-    local first = find(text, '\n', 6, true)
-    local second = find(text, '\n', first + 1, true)
-    if sub(text, second - 1, second + 1) == 'E\n\n' and not find(text, '\n', second + 2, true) then
-      return 'P1 1 ' .. sub(text, 6, first - 1) .. session .. sub(text, first, second + 1)
-    end
-  end
   local flag, attempt, fence, rest, middle = match(text, '^E(%+?)(%d+) (%d+) ([^\n]*)\n(.*\n)')
   return flag and 'P' .. flag .. attempt + 1 .. ' ' .. fence + 1 .. ' ' .. rest .. session .. '\n' .. middle
 end

@@ -33,14 +33,15 @@ at = 2
 while at < last do
   local queue, lowest, upto = ARGV[at], ARGV[at + 1], at + 3 * ARGV[at + 2]
   local middle, line = ' ' .. queue .. ' \n0 0 ' .. now .. ' E\n\n', base .. 'r:' .. queue
-  local records, payloads, listed, ready, two = {}, {}, {}, {}, 0
+  local listed = upto + 3 > last and at == 2 and all or {}  -- a run alone is the whole batch
+  local records, payloads, ready, two = {}, {}, {}, 0
   for arg = at + 3, upto, 3 do
     local id, created = ARGV[arg], ARGV[arg + 2]
     place = place + 1
     local spot = format('%.0f', lowest + place)
     records[two + 1], records[two + 2] = id, 'E0 0 ' .. spot .. middle .. created .. '\t\t\t\t\t\t\t\t\t'
     payloads[two + 1], payloads[two + 2] = id, ARGV[arg + 1]
-    listed[two + 1], listed[two + 2] = created, id
+    if listed ~= all then listed[two + 1], listed[two + 2] = created, id end
     ready[two + 1], ready[two + 2] = spot, id
     two = two + 2
   end

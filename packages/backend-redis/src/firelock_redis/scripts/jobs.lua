@@ -85,7 +85,13 @@ end
 
 -- ---- a batch of moves: each job at most once, written by flush ------------------------------------------------
 
-local saved, behind, ready, adds, removes, running, buckets, tails, cut, gone = {}, {}, {}, {}, {}, {}, {}, {}, {}, {}
+local saved, behind, ready, adds, removes, running, buckets, tails, cut, gone
+
+local function begin_batch()
+  saved, behind, ready, adds, removes, running, buckets, tails, cut, gone = {}, {}, {}, {}, {}, {}, {}, {}, {}, {}
+end
+
+begin_batch()
 
 local function add(key, score, id)
   local list = adds[key]
@@ -220,7 +226,7 @@ local function flush()
     if number ~= 0 then count_running(queue, number) end
   end
   unlink(gone)
-  saved, behind, ready, adds, removes, running, buckets, tails, cut, gone = {}, {}, {}, {}, {}, {}, {}, {}, {}, {}
+  begin_batch()
 end
 
 -- The records of jobs, false for none.
