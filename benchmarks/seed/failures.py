@@ -7,7 +7,7 @@ from random import Random
 
 import attrs
 
-from firelock.failure import failure_of_text
+from firelock.server.failure import failure_of_text
 from firelock.values import ErrorInfo
 
 __all__ = [

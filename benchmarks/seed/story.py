@@ -19,9 +19,9 @@ from benchmarks.seed.stage import Stage
 from benchmarks.seed.year import DAY, HOUR, MINUTE, Fate, Plan, Rhythm, Sizes, Year
 from firelock import lifecycle
 from firelock.clock import SECOND, span_micros
-from firelock.failure import failure_of_text
 from firelock.lifecycle import awaiting_reason, waiting_reason
 from firelock.retry import DecisionKind
+from firelock.server.failure import failure_of_text
 from firelock.storage import DURATION_BUCKETS, Held, Rollup, Storage
 from firelock.values import ClaimedJob, Edge, LogLine, NewJob, On, Progress, State, Transition
 

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from firelock.failure import describe_failure, failure_of_text
+from firelock.server.failure import describe_failure, failure_of_text
 from firelock.text import printable
 
 

@@ -459,7 +459,7 @@ def test_a_traceback_is_taken_apart():
 
 def test_a_real_failure_is_taken_apart():
     """As the core writes it."""
-    from firelock.failure import describe_failure
+    from firelock.server.failure import describe_failure
 
     try:
         raise ValueError("broke")

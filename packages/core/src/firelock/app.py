@@ -23,7 +23,7 @@ from firelock.control.servers import Servers
 from firelock.errors import ConfigurationError, TaskError, UnknownTask
 from firelock.job import Job
 from firelock.locks import Lock, LockKeeper, LockProvider
-from firelock.options import Call, TaskInfo, shown
+from firelock.options import Call, TaskInfo
 from firelock.plugins import Plugins, check_contract
 from firelock.runtime import Runtime, ServedApp
 from firelock.settings import Settings
@@ -38,6 +38,7 @@ from firelock.task import (
     task_info,
     task_of,
 )
+from firelock.text import shown
 
 if TYPE_CHECKING:
     from firelock.serializer import JsonValue

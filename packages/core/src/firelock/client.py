@@ -30,9 +30,10 @@ from firelock.errors import (
 from firelock.hookspecs import TaskCall
 from firelock.job import Job, Observation, reads
 from firelock.lifecycle import awaiting_reason
-from firelock.options import Call, CallOptions, TaskInfo, shown
+from firelock.options import Call, CallOptions, TaskInfo
 from firelock.storage import Applied, JobFilter, Storage
 from firelock.storage.defaults import insert_surely
+from firelock.text import shown
 from firelock.values import Edge, JobRecord, NewJob, On, State
 
 if TYPE_CHECKING:

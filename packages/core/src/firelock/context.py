@@ -16,7 +16,7 @@ import attrs
 from firelock.clock import from_micros
 from firelock.errors import StorageUnavailable
 from firelock.storage import Storage
-from firelock.text import printable
+from firelock.text import printable, shorten
 from firelock.values import ClaimedJob, LogLine, Progress
 
 if TYPE_CHECKING:
@@ -236,7 +236,7 @@ class Console:
     def log(self, job_id: str, attempt: int, level: str, text: str) -> None:
         """One line waits to be written; it is cut at 4,096 characters."""
         check_level(level)
-        line = LogLine(0, self._now(), level, _shortened(text), attempt)
+        line = LogLine(0, self._now(), level, shorten(printable(text), _TEXT_LIMIT), attempt)
         with self._lock:
             lines = self._lines[job_id]
             if len(lines) >= _JOB_LIMIT:
@@ -247,7 +247,9 @@ class Console:
     def progress(self, job_id: str, done: float, total: float, message: str | None) -> None:
         """The newest progress of the job waits to be written."""
         check_progress(done, total)
-        progress = Progress(done, total, self._now(), None if message is None else _shortened(message))
+        progress = Progress(
+            done, total, self._now(), None if message is None else shorten(printable(message), _TEXT_LIMIT)
+        )
         with self._lock:
             self._progress[job_id] = progress
 
@@ -310,11 +312,6 @@ def _is_finite(value: object) -> bool:
         return math.isfinite(value)
     except OverflowError:  # a whole number that no float holds
         return False
-
-
-def _shortened(text: str) -> str:
-    text = printable(str(text))
-    return text if len(text) <= _TEXT_LIMIT else f"{text[: _TEXT_LIMIT - 1]}…"
 
 
 _LONGEST = timedelta(days=365)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
+from typing import Any
 
 import attrs
 
@@ -52,24 +53,25 @@ _UNKNOWN_FIRST, _UNKNOWN_LONGEST = 15 * _SECOND, 300 * _SECOND
 
 # Where each state may go, as an undirected check on everything below and on every storage's history.
 ALLOWED: dict[State, frozenset[State]] = {
-    State.AWAITING: frozenset({State.ENQUEUED, State.DELETED}),
-    State.SCHEDULED: frozenset({State.SCHEDULED, State.ENQUEUED, State.DELETED}),
-    State.ENQUEUED: frozenset({State.PROCESSING, State.DELETED}),
-    State.PROCESSING: frozenset(
-        {State.SUCCEEDED, State.FAILED, State.DELETED, State.SCHEDULED, State.ENQUEUED}
-    ),
-    State.SUCCEEDED: frozenset({State.ENQUEUED, State.DELETED}),
-    State.FAILED: frozenset({State.ENQUEUED, State.DELETED}),
-    State.DELETED: frozenset({State.ENQUEUED, State.SCHEDULED, State.FAILED}),
+    before: frozenset(after)
+    for before, after in {
+        State.AWAITING: (State.ENQUEUED, State.DELETED),
+        State.SCHEDULED: (State.SCHEDULED, State.ENQUEUED, State.DELETED),
+        State.ENQUEUED: (State.PROCESSING, State.DELETED),
+        State.PROCESSING: (State.SUCCEEDED, State.FAILED, State.DELETED, State.SCHEDULED, State.ENQUEUED),
+        State.SUCCEEDED: (State.ENQUEUED, State.DELETED),
+        State.FAILED: (State.ENQUEUED, State.DELETED),
+        State.DELETED: (State.ENQUEUED, State.SCHEDULED, State.FAILED),
+    }.items()
 }
 
 HELD = frozenset({State.PROCESSING})
-_WAITING_FOR_TIME = frozenset({State.SCHEDULED})
-_DELETABLE = frozenset(State) - {State.DELETED}
-_DELETED = frozenset({State.DELETED})
 RESTORABLE = frozenset({State.SCHEDULED, State.ENQUEUED, State.FAILED})
 """What a deleted job can be again: nothing of these is lost with the delete."""
-_REQUEUABLE = frozenset({State.AWAITING, State.SCHEDULED, State.SUCCEEDED, State.FAILED, State.DELETED})
+_WAITING_FOR_TIME = frozenset({State.SCHEDULED})
+_DELETED = frozenset({State.DELETED})
+_DELETABLE = frozenset(State) - _DELETED
+_REQUEUABLE = frozenset(State) - {State.ENQUEUED, State.PROCESSING}
 
 
 class Upkeep(StrEnum):
@@ -84,7 +86,7 @@ class Upkeep(StrEnum):
 
 @attrs.frozen
 class Retention:
-    """How long ended jobs stay, in micros; None keeps them."""
+    """How long ended jobs stay, in micros, by their state; None keeps them."""
 
     succeeded: int | None
     failed: int | None
@@ -92,15 +94,7 @@ class Retention:
 
     def until(self, state: State, at: int) -> int | None:
         """Return when a job that ended at this instant may be pruned; None for never."""
-        match state:
-            case State.SUCCEEDED:
-                span = self.succeeded
-            case State.FAILED:
-                span = self.failed
-            case State.DELETED:
-                span = self.deleted
-            case _:
-                return None
+        span: int | None = getattr(self, state, None)
         return None if span is None else at + span
 
 
@@ -118,9 +112,9 @@ def succeeded(
     expires_at: int | None,
 ) -> Transition:
     """The task returned: the job is succeeded and keeps its result, or the reason why there is none."""
-    return Transition(
-        job.id, HELD, holder.session, job.fence, State.SUCCEEDED, at, None, job.attempt, job.claimed_at,
-        started_at, holder.server, False, None, None, None, None, result, result_absent, expires_at,
+    return _end(
+        job, holder, State.SUCCEEDED, at, started_at, result=result, result_absent=result_absent,
+        expires_at=expires_at,
     )  # fmt: skip
 
 
@@ -135,11 +129,10 @@ def retried(
     error: ErrorInfo,
 ) -> Transition:
     """The task raised and has retries left: it waits in `scheduled`, or is `enqueued` at once for no wait."""
-    to = State.SCHEDULED if wait > 0 else State.ENQUEUED
-    return Transition(
-        job.id, HELD, holder.session, job.fence, to, at, reason, job.attempt, job.claimed_at, started_at,
-        holder.server, retries=job.retries + 1, due_at=at + wait if wait > 0 else None, error=error,
-    )  # fmt: skip
+    to, due_at = (State.SCHEDULED, at + wait) if wait > 0 else (State.ENQUEUED, None)
+    return _end(
+        job, holder, to, at, started_at, reason=reason, retries=job.retries + 1, due_at=due_at, error=error
+    )
 
 
 def failed(
@@ -153,10 +146,7 @@ def failed(
     expires_at: int | None,
 ) -> Transition:
     """The task raised and nothing is left to try: the job is failed."""
-    return Transition(
-        job.id, HELD, holder.session, job.fence, State.FAILED, at, reason, job.attempt, job.claimed_at,
-        started_at, holder.server, error=error, expires_at=expires_at,
-    )  # fmt: skip
+    return _end(job, holder, State.FAILED, at, started_at, reason=reason, error=error, expires_at=expires_at)
 
 
 def deleted_by_policy(
@@ -170,48 +160,40 @@ def deleted_by_policy(
     expires_at: int | None,
 ) -> Transition:
     """The task raised for the last time and its policy prefers to delete it."""
-    ended = failed(
-        job, holder, at=at, started_at=started_at, reason=reason, error=error, expires_at=expires_at
-    )
-    ended.to = State.DELETED
-    return ended
+    return _end(job, holder, State.DELETED, at, started_at, reason=reason, error=error, expires_at=expires_at)
+
+
+def undecodable(
+    job: ClaimedJob, holder: Holder, *, at: int, error: ErrorInfo, expires_at: int | None
+) -> Transition:
+    """The stored arguments cannot be read: the job is failed, never retried, its text kept."""
+    reason = f"arguments cannot be read: {error.message}"
+    return _end(job, holder, State.FAILED, at, None, reason=reason, error=error, expires_at=expires_at)
 
 
 def snoozed(
-    job: ClaimedJob,
-    holder: Holder,
-    *,
-    at: int,
-    started_at: int,
-    wait: int,
-    reason: str,
+    job: ClaimedJob, holder: Holder, *, at: int, started_at: int, wait: int, reason: str
 ) -> Transition:
     """The task asked to be run later: it is scheduled and the attempt is given back.
 
     Also for no wait at all: what goes straight back keeps its place, ahead of all that waited meanwhile.
     """
-    return Transition(
-        job.id, HELD, holder.session, job.fence, State.SCHEDULED, at, reason, job.attempt, job.claimed_at,
-        started_at, holder.server, gives_back=True, due_at=at + wait,
-    )  # fmt: skip
+    return _end(
+        job, holder, State.SCHEDULED, at, started_at, reason=reason, gives_back=True, due_at=at + wait
+    )
 
 
 def handed_back(
-    job: ClaimedJob,
-    holder: Holder,
-    *,
-    at: int,
-    started_at: int | None,
-    reason: str,
+    job: ClaimedJob, holder: Holder, *, at: int, started_at: int | None, reason: str
 ) -> Transition:
     """The server gives the job back: it is enqueued at its old place and the attempt is given back.
 
     A job that never started leaves no trace of it in its history.
     """
-    return Transition(
-        job.id, HELD, holder.session, job.fence, State.ENQUEUED, at, reason, job.attempt, job.claimed_at,
-        started_at, holder.server, gives_back=True, is_silent=started_at is None,
-    )  # fmt: skip
+    is_silent = started_at is None
+    return _end(
+        job, holder, State.ENQUEUED, at, started_at, reason=reason, gives_back=True, is_silent=is_silent
+    )
 
 
 def unknown_task(job: ClaimedJob, holder: Holder, *, at: int) -> Transition:
@@ -221,45 +203,34 @@ def unknown_task(job: ClaimedJob, holder: Holder, *, at: int) -> Transition:
     job that has run before each one is, unless the caller knows of a former one and makes it silent.
     """
     reason = f"task {job.task!r} is not registered on server {holder.server}; waiting for one that knows it"
-    return _put_off(job, holder, at=at, reason=reason)
+    return _put_off(job, holder, at, reason)
 
 
 def unknown_serializer(job: ClaimedJob, holder: Holder, *, at: int) -> Transition:
     """What wrote the arguments is not installed here: as for a task that is not known."""
     missing = f"serializer {job.serializer!r} is not installed on server {holder.server}"
-    reason = f"{missing}; waiting for one that has it"
-    return _put_off(job, holder, at=at, reason=reason)
+    return _put_off(job, holder, at, f"{missing}; waiting for one that has it")
 
 
-def _put_off(job: ClaimedJob, holder: Holder, *, at: int, reason: str) -> Transition:
+def _put_off(job: ClaimedJob, holder: Holder, at: int, reason: str) -> Transition:
     age = max(0, at - job.created_at)
-    wait = min(_UNKNOWN_LONGEST, max(_UNKNOWN_FIRST, age // 2))
+    due_at = at + min(_UNKNOWN_LONGEST, max(_UNKNOWN_FIRST, age // 2))
     # Who was put off before became enqueued again later than it was made for, however long it waited then.
     # One that has run did as well, by its retry, requeue or crash: rather a wait told twice than never.
     made_for = job.created_at if job.nominal_at is None else job.nominal_at
-    return Transition(
-        job.id, HELD, holder.session, job.fence, State.SCHEDULED, at, reason, job.attempt, job.claimed_at,
-        None, holder.server, gives_back=True, due_at=at + wait,
-        is_silent=job.enqueued_at - made_for >= _UNKNOWN_FIRST and not _has_run(job),
-    )  # fmt: skip
-
-
-def _has_run(job: ClaimedJob) -> bool:
-    """Tell whether an attempt before this one counted, or crashed."""
-    return (job.attempt, job.retries, job.crashes) != (1, 0, 0)
-
-
-def undecodable(
-    job: ClaimedJob,
-    holder: Holder,
-    *,
-    at: int,
-    error: ErrorInfo,
-    expires_at: int | None,
-) -> Transition:
-    """The stored arguments cannot be read: the job is failed, never retried, its text kept."""
-    reason = f"arguments cannot be read: {error.message}"
-    return failed(job, holder, at=at, started_at=None, reason=reason, error=error, expires_at=expires_at)
+    has_run = (job.attempt, job.retries, job.crashes) != (1, 0, 0)
+    is_silent = job.enqueued_at - made_for >= _UNKNOWN_FIRST and not has_run
+    return _end(
+        job,
+        holder,
+        State.SCHEDULED,
+        at,
+        None,
+        reason=reason,
+        gives_back=True,
+        due_at=due_at,
+        is_silent=is_silent,
+    )
 
 
 def crashed_alone(
@@ -278,10 +249,24 @@ def crashed_alone(
     """
     crashes = job.crashes + 1
     is_over = crashes >= CRASH_LIMIT
+    return _end(
+        job, holder, State.FAILED if is_over else State.ENQUEUED, at, started_at, reason=reason,
+        gives_back=not is_over, crashes=crashes, error=error, expires_at=expires_at if is_over else None,
+    )  # fmt: skip
+
+
+def _end(
+    job: ClaimedJob,
+    holder: Holder,
+    to: State,
+    at: int,
+    started_at: int | None,
+    **written: Any,  # noqa: ANN401 - fields of the transition
+) -> Transition:
+    """Return the end of the attempt that the holder was given, under its fence."""
     return Transition(
-        job.id, HELD, holder.session, job.fence, State.FAILED if is_over else State.ENQUEUED, at, reason,
-        job.attempt, job.claimed_at, started_at, holder.server, gives_back=not is_over, crashes=crashes,
-        error=error, expires_at=expires_at if is_over else None,
+        job.id, HELD, holder.session, job.fence, to, at, attempt=job.attempt, claimed_at=job.claimed_at,
+        started_at=started_at, server=holder.server, **written,
     )  # fmt: skip
 
 
@@ -346,11 +331,9 @@ def former(history: Sequence[HistoryEntry]) -> Former | None:
     if len(history) < 2 or history[-1].state is not State.DELETED:  # noqa: PLR2004 - a creation and a delete
         return None
     last = history[-1]
-    if last.attempt is not None:
-        return Former(State.PROCESSING)
-    if last.due_at is not None:
+    if last.attempt is None and last.due_at is not None:
         return Former(State.SCHEDULED, last.due_at)
-    return Former(history[-2].state)
+    return Former(State.PROCESSING if last.attempt is not None else history[-2].state)
 
 
 # ---- what a storage decides, as data ---------------------------------------------------------------------

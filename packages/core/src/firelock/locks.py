@@ -18,7 +18,7 @@ from typing import Protocol, Self
 from firelock.aio import in_thread
 from firelock.errors import ConfigurationError, LockLost, LockTimeout, StorageError
 from firelock.ids import new_id
-from firelock.options import shown
+from firelock.text import shown
 
 __all__ = ["Lock", "LockKeeper", "LockProvider"]
 

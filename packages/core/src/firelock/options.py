@@ -13,6 +13,7 @@ import attrs
 
 from firelock.errors import ConfigurationError
 from firelock.retry import Retry, RetryPolicy
+from firelock.text import shown
 from firelock.values import On
 
 __all__ = [
@@ -25,7 +26,6 @@ __all__ = [
     "check_priority",
     "check_queue",
     "check_retry",
-    "shown",
     "to_aliases",
     "to_choice",
     "to_tags",
@@ -36,7 +36,6 @@ Choice = TypeVar("Choice", bound=StrEnum)
 
 _QUEUE = re.compile(r"[a-z0-9_.-]{1,64}\Z")
 _PRIORITY = 100
-_SHOWN = 100
 _TIMEOUT_LIMIT = 366 * 86_400.0
 
 
@@ -50,15 +49,6 @@ def check_queue(name: str) -> str:
         message = f"Queue name {shown(name)} is refused; use 1 to 64 of a-z, 0-9, '_', '.', '-'."
         raise ConfigurationError(message)
     return name
-
-
-def shown(value: object) -> str:
-    """Return a value as a message shows it: its repr, cut where it is long or cannot be made."""
-    try:
-        text = repr(value)
-    except Exception:  # noqa: BLE001 - an int of too many digits, or a stranger's __repr__
-        text = f"a value of type {type(value).__name__}"
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 def check_priority(value: int) -> int:

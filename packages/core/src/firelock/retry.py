@@ -8,12 +8,13 @@ import random as randomness
 from collections.abc import Callable, Collection, Sequence
 from datetime import timedelta
 from enum import StrEnum
-from typing import Literal, Protocol, Self, TypedDict, Unpack
+from types import UnionType
+from typing import Any, Literal, Protocol, Self, TypedDict, Unpack, cast
 
 import attrs
 
 from firelock.errors import ConfigurationError
-from firelock.text import printable
+from firelock.text import message_of, printable, shorten, shown
 from firelock.values import ClaimedJob
 
 __all__ = [
@@ -131,42 +132,39 @@ class RetryOptions(TypedDict, total=False):
 # ---- checking what was given -----------------------------------------------------------------------------
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _require_number(
+    name: str,
+    value: Any,  # noqa: ANN401 - whatever a caller passed
+    wanted: str,
+    *,
+    kinds: type | UnionType = int | float,
+    low: int = 0,
+    high: float,
+) -> None:
+    # The comparison turns away what timedelta would choke on: nan, infinities, numbers of any size.
+    is_number = isinstance(value, kinds) and not isinstance(value, bool)
+    if not is_number or not low <= value <= high:
+        message = f"{name}={shown(value)} is {wanted}"
+        raise ConfigurationError(message)
 
 
 def _to_span(name: str, value: object) -> timedelta:
     if isinstance(value, timedelta) and timedelta(0) <= value <= _LONGEST:
         return value
-    # The comparison turns away what timedelta would choke on: nan, infinities, numbers of any size.
-    if isinstance(value, int | float) and _is_number(value) and 0 <= value <= _LONGEST.total_seconds():
-        return timedelta(seconds=value)
-    message = (
-        f"{name}={_shown(value)} is no wait. Pass a timedelta, or seconds as a number, from 0 to 365 days."
-    )
-    raise ConfigurationError(message)
+    wanted = "no wait. Pass a timedelta, or seconds as a number, from 0 to 365 days."
+    _require_number(name, value, wanted, high=_LONGEST.total_seconds())
+    return timedelta(seconds=cast("float", value))
 
 
 def _to_attempts(value: int) -> int:
-    if not _is_whole(value) or not 0 <= value <= _ATTEMPTS_LIMIT:
-        message = (
-            f"attempts={_shown(value)} is not a whole number from 0 to {_ATTEMPTS_LIMIT}. "
-            "It counts the retries after the first run."
-        )
-        raise ConfigurationError(message)
+    wanted = f"not a whole number from 0 to {_ATTEMPTS_LIMIT}. It counts the retries after the first run."
+    _require_number("attempts", value, wanted, kinds=int, high=_ATTEMPTS_LIMIT)
     return value
 
 
 def _to_jitter(value: float) -> float:
-    if not _is_number(value) or not 0 <= value <= 1:
-        message = (
-            f"jitter={_shown(value)} is not a number from 0 to 1. 0.1 spreads each wait by 10 % either way."
-        )
-        raise ConfigurationError(message)
+    wanted = "not a number from 0 to 1. 0.1 spreads each wait by 10 % either way."
+    _require_number("jitter", value, wanted, high=1)
     return float(value)
 
 
@@ -179,7 +177,7 @@ def _to_waits(
         return _POLYNOMIAL
     if not isinstance(value, list | tuple) or not 1 <= len(value) <= _ATTEMPTS_LIMIT:
         message = (
-            f"waits={_shown(value)} is not a list of 1 to {_ATTEMPTS_LIMIT} waits. Use Retry.fixed(60) "
+            f"waits={shown(value)} is not a list of 1 to {_ATTEMPTS_LIMIT} waits. Use Retry.fixed(60) "
             "for one wait, Retry.listed([60, 300]) for several."
         )
         raise ConfigurationError(message)
@@ -190,14 +188,14 @@ def _to_on_exceeded(value: OnExceeded | str) -> OnExceeded:
     try:
         return OnExceeded(value)
     except ValueError as error:
-        message = f"on_exceeded={_shown(value)} is unknown. Use 'fail' or 'delete'."
+        message = f"on_exceeded={shown(value)} is unknown. Use 'fail' or 'delete'."
         raise ConfigurationError(message) from error
 
 
 def _to_names(value: ExceptionKind | Collection[ExceptionKind]) -> tuple[str, ...]:
     kinds = [value] if isinstance(value, str | type) else value
     if not isinstance(kinds, list | tuple | set | frozenset) or len(kinds) > _NAMES_LIMIT:
-        message = f"{_shown(value)} is no list of up to {_NAMES_LIMIT} exceptions: classes or 'module.Name'."
+        message = f"{shown(value)} is no list of up to {_NAMES_LIMIT} exceptions: classes or 'module.Name'."
         raise ConfigurationError(message)
     names = [_to_name(kind) for kind in kinds]
     return tuple(sorted(names) if isinstance(kinds, set | frozenset) else names)
@@ -213,7 +211,7 @@ def _to_name(kind: object) -> str:
     if isinstance(kind, type) and issubclass(kind, BaseException):
         return _qualified(kind)
     message = (
-        f"{_shown(kind)} is no exception. Pass a class, the name of a built-in one, or 'module.Name' "
+        f"{shown(kind)} is no exception. Pass a class, the name of a built-in one, or 'module.Name' "
         "with the module that defines it."
     )
     raise ConfigurationError(message)
@@ -221,14 +219,6 @@ def _to_name(kind: object) -> str:
 
 def _qualified(kind: type) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
-
-
-def _shown(value: object) -> str:
-    try:
-        shown = repr(value)
-    except Exception:  # noqa: BLE001 - a stranger's __repr__, or an int of too many digits
-        shown = f"a value of type {type(value).__name__}"
-    return shown if len(shown) <= 64 else f"{shown[:64]}…"  # noqa: PLR2004 (enough to know it again)
 
 
 # ---- the policy ------------------------------------------------------------------------------------------
@@ -285,9 +275,9 @@ class Retry:
         if not wait or wait > most:
             message = f"first={wait} is not above zero and up to longest={most}."
             raise ConfigurationError(message)
-        if not _is_number(factor) or not 1 <= factor <= _FACTOR_LIMIT:
-            message = f"factor={_shown(factor)} is not a number from 1 to {_FACTOR_LIMIT}."
-            raise ConfigurationError(message)
+        _require_number(
+            "factor", factor, f"not a number from 1 to {_FACTOR_LIMIT}.", low=1, high=_FACTOR_LIMIT
+        )
         waits = [wait]
         for _ in range(_to_attempts(options.get("attempts", _ATTEMPTS)) - 1):
             wait = min(wait * factor, most)
@@ -330,19 +320,16 @@ class Retry:
         self, job: HasRetries, error: BaseException, *, random: Callable[[], float] = randomness.random
     ) -> RetryDecision:
         """Return what becomes of the job: retried while retries are left and the exception is wanted."""
+        described = describe_error(error)
         if not self.wants(error):
-            return RetryDecision.fail(f"not retried by policy: {describe_error(error)}")
+            return RetryDecision.fail(f"not retried by policy: {described}")
         if job.retries < self.attempts:
             number = job.retries + 1
             reason = retry_reason(number, self.attempts, error)
             return RetryDecision.retry(self.wait(number, random), reason=reason)
         made = f"all {self.attempts} retries made" if self.attempts else "no retries allowed"
-        reason = f"{made}: {describe_error(error)}"
-        match self.on_exceeded:
-            case OnExceeded.FAIL:
-                return RetryDecision.fail(reason)
-            case OnExceeded.DELETE:
-                return RetryDecision.delete(reason)
+        end = RetryDecision.delete if self.on_exceeded is OnExceeded.DELETE else RetryDecision.fail
+        return end(f"{made}: {described}")
 
     def to_json(self) -> str:
         """Return compact JSON from which `from_json` makes an equal policy; waits are in micros."""
@@ -387,12 +374,7 @@ def describe_error(error: BaseException) -> str:
 
     Works for exceptions whose own `__str__` raises.
     """
-    try:
-        message = str(error)
-    except BaseException as broken:  # noqa: BLE001 - an exception may do anything in __str__
-        message = f"(its message cannot be read: {type(broken).__name__})"
-    # Cut first, since a message may have any size; lone surrogates and NULs are what storages refuse.
-    words = printable(" ".join(message[: 2 * _MESSAGE_LIMIT].split()))
-    if len(words) > _MESSAGE_LIMIT:
-        words = f"{words[: _MESSAGE_LIMIT - 1]}…"
-    return f"{type(error).__name__}: {words}" if words else type(error).__name__
+    # Cut before it is split, since a message may have any size.
+    said = shorten(" ".join(message_of(error)[: 2 * _MESSAGE_LIMIT].split()), _MESSAGE_LIMIT)
+    name = type(error).__name__
+    return f"{name}: {said}" if said else name

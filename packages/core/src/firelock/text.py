@@ -1,4 +1,4 @@
-"""Instants, spans and long texts as people read them."""
+"""Instants, spans and values as people read them."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ __all__ = [
     "age",
     "clock_time",
     "isoformat",
+    "message_of",
     "printable",
     "shorten",
+    "shown",
     "span",
 ]
 
 _SECOND = 1_000_000
 _UNITS = ((86_400, "d"), (3_600, "h"), (60, "m"))
 _TENTH, _FEW = 0.1, 10
+_SHOWN = 101  # characters of a value that a message shows: enough to know it again
 
 
 def printable(text: str) -> str:
@@ -24,6 +27,23 @@ def printable(text: str) -> str:
 def shorten(text: str, limit: int) -> str:
     """Return the text, cut to so many characters with an ellipsis."""
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def shown(value: object) -> str:
+    """Return a value as a message shows it: its repr, cut where it is long or cannot be made."""
+    try:
+        text = repr(value)
+    except Exception:  # noqa: BLE001 - an int of too many digits, or a stranger's __repr__
+        text = f"a value of type {type(value).__name__}"
+    return shorten(text, _SHOWN)
+
+
+def message_of(error: BaseException) -> str:
+    """Return what an exception says, fit for every storage, also where its own `__str__` raises."""
+    try:
+        return printable(str(error))
+    except BaseException as broken:  # noqa: BLE001 - an exception may do anything in __str__
+        return f"(its message cannot be read: {type(broken).__name__})"
 
 
 def isoformat(instant: int | None) -> str | None:

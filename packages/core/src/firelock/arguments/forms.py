@@ -14,7 +14,7 @@ import attrs
 
 from firelock.arguments.codec import SCALARS, describe, is_union, unwrap
 from firelock.errors import ArgumentError, FormError
-from firelock.options import shown
+from firelock.text import shown
 
 if TYPE_CHECKING:
     from firelock.arguments.signature import Binder

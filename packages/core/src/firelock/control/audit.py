@@ -14,7 +14,7 @@ from firelock.clock import from_micros, micros
 from firelock.control.pages import PAGE_LIMIT, newest_records
 from firelock.errors import ConfigurationError
 from firelock.ids import newest_first_key
-from firelock.options import shown
+from firelock.text import shorten, shown
 
 if TYPE_CHECKING:
     from firelock.client import Client
@@ -141,7 +141,7 @@ def _cut(name: str, text: object, limit: int) -> str:
     if not isinstance(text, str):
         message = f"{name}={shown(text)} is no text."
         raise ConfigurationError(message)
-    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+    return shorten(text, limit)
 
 
 def _cut_detail(detail: object) -> dict[str, JsonValue] | None:

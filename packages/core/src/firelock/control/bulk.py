@@ -18,8 +18,9 @@ from firelock.clock import from_micros, micros
 from firelock.control.pages import every_record, newest_records
 from firelock.errors import ConfigurationError, LockLost, LockTimeout, StorageError, StorageUnavailable
 from firelock.ids import is_newest_first_key, newest_first_key
-from firelock.options import shown, to_choice
+from firelock.options import to_choice
 from firelock.storage import Applied, JobFilter, Page, Record
+from firelock.text import shown
 from firelock.values import FINAL_STATES, JobRecord, State
 
 if TYPE_CHECKING:

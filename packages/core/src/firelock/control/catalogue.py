@@ -15,12 +15,11 @@ from firelock.aio import twin
 from firelock.clock import SECOND, from_micros
 from firelock.control.pages import every_record
 from firelock.errors import StorageError, UnknownTask
-from firelock.options import shown
 from firelock.plugins import installed_version
 from firelock.retry import OnExceeded, Retry, RetryPolicy
 from firelock.storage import Record
 from firelock.task import main_module_name
-from firelock.text import shorten, span
+from firelock.text import shorten, shown, span
 
 if TYPE_CHECKING:
     from firelock.client import Client

@@ -20,7 +20,7 @@ from firelock.errors import (
     StorageUnavailable,
 )
 from firelock.job import Job, JobProgress
-from firelock.options import shown, to_choice
+from firelock.options import to_choice
 from firelock.storage import (
     Applied,
     Counts,
@@ -32,6 +32,7 @@ from firelock.storage import (
     Rollup,
 )
 from firelock.storage.defaults import insert_surely
+from firelock.text import shown
 from firelock.values import JobRecord, NewJob, State, Transition
 
 if TYPE_CHECKING:

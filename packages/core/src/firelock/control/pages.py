@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from firelock.errors import ConfigurationError, StorageError
 from firelock.ids import is_newest_first_key
-from firelock.options import shown
+from firelock.text import shown
 
 if TYPE_CHECKING:
     from firelock.storage import Record, Storage

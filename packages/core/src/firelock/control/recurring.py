@@ -25,7 +25,7 @@ from firelock.errors import (
 )
 from firelock.ids import derived_id
 from firelock.job import Job
-from firelock.options import Call, CallOptions, check_priority, check_queue, shown, to_tags
+from firelock.options import Call, CallOptions, check_priority, check_queue, to_tags
 from firelock.recurring_job import (
     Origin,
     RecurringJob,
@@ -41,6 +41,7 @@ from firelock.recurring_job import (
 from firelock.storage import JobFilter, RecurringRecord, Storage
 from firelock.storage.defaults import insert_surely
 from firelock.task import TaskVerbs
+from firelock.text import shown
 
 if TYPE_CHECKING:
     from firelock.client import Client

@@ -16,8 +16,8 @@ from firelock import lifecycle
 from firelock.clock import SECOND, span_micros
 from firelock.context import JobCancelled, JobContext, Snooze, running_job
 from firelock.errors import FirelockError, PluginError
-from firelock.failure import describe_failure
 from firelock.retry import DecisionKind, Retry, RetryDecision, RetryPolicy, describe_error, retry_reason
+from firelock.server.failure import describe_failure
 from firelock.storage import Applied
 from firelock.values import ClaimedJob, Holder, State, Transition
 

@@ -18,8 +18,8 @@ import attrs
 
 from firelock import lifecycle
 from firelock.errors import StorageError, StorageUnavailable
-from firelock.failure import describe_failure
 from firelock.server.attempt import CancelKind, EndedRun, Run
+from firelock.server.failure import describe_failure
 from firelock.server.workers import FLUSH_SIZE, FULL_PAUSE, ClaimedRun, WorkerContext, Workers
 from firelock.storage import Applied, Claim, Exchange, Held
 from firelock.values import ClaimedJob, Holder, Settled, State, Transition

@@ -8,7 +8,7 @@ import sysconfig
 import traceback
 from pathlib import Path
 
-from firelock.text import printable
+from firelock.text import message_of, printable, shorten
 from firelock.values import ErrorInfo
 
 __all__ = ["describe_failure", "failure_of_text"]
@@ -25,7 +25,7 @@ _FOREIGN = tuple(
     f"{place}/"
     for path in (
         *(sysconfig.get_paths()[key] for key in ("stdlib", "platstdlib", "purelib", "platlib")),
-        str(Path(__file__).parent),
+        str(Path(__file__).parents[1]),
     )
     for place in {path, str(Path(path).resolve())}
 )
@@ -41,7 +41,7 @@ def describe_failure(error: BaseException) -> ErrorInfo:
     """
     told = traceback.TracebackException.from_exception(error, compact=True)
     name = _type_name(type(error))
-    message = _cut(_message(error), _MESSAGE_LIMIT)
+    message = shorten(message_of(error), _MESSAGE_LIMIT)
     text = "\n".join(_chain(told, 0))
     if len(text) > _TRACEBACK_LIMIT:
         half = _TRACEBACK_LIMIT // 2
@@ -51,28 +51,17 @@ def describe_failure(error: BaseException) -> ErrorInfo:
 
 def failure_of_text(kind: str, message: str) -> ErrorInfo:
     """Return a failure that no exception stands for, such as the death of a process."""
-    return ErrorInfo(kind, _cut(message, _MESSAGE_LIMIT), _fingerprint(kind, message, ""), None)
+    return ErrorInfo(kind, shorten(message, _MESSAGE_LIMIT), _fingerprint(kind, message, ""), None)
 
 
 def _type_name(kind: type[BaseException]) -> str:
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
-def _message(error: BaseException) -> str:
-    try:
-        return printable(str(error))
-    except BaseException as broken:  # noqa: BLE001 - an exception may do anything in __str__
-        return f"(its message cannot be read: {type(broken).__name__})"
-
-
-def _cut(text: str, limit: int) -> str:
-    return text if len(text) <= limit else f"{text[: limit - 1]}…"
-
-
 def _chain(told: traceback.TracebackException, depth: int) -> list[str]:
-    lines: list[str] = []
     if depth >= _CHAIN_LIMIT:
         return ["  … more chained exceptions left out …"]
+    lines: list[str] = []
     if told.__cause__ is not None:
         lines += [*_chain(told.__cause__, depth + 1), "", "That caused the following:", ""]
     elif told.__context__ is not None and not told.__suppress_context__:
@@ -89,20 +78,16 @@ def _chain(told: traceback.TracebackException, depth: int) -> list[str]:
 
 
 def _frames(frames: list[traceback.FrameSummary]) -> list[str]:
-    half = _FRAME_LIMIT // 2
-    if len(frames) <= _FRAME_LIMIT:
+    half, left_out = _FRAME_LIMIT // 2, len(frames) - _FRAME_LIMIT
+    if left_out <= 0:
         return [line for frame in frames for line in _frame(frame)]
-    first = [line for frame in frames[:half] for line in _frame(frame)]
-    last = [line for frame in frames[-half:] for line in _frame(frame)]
-    return [*first, f"  … {len(frames) - 2 * half} frames left out …", *last]
+    return [*_frames(frames[:half]), f"  … {left_out} frames left out …", *_frames(frames[-half:])]
 
 
 def _frame(frame: traceback.FrameSummary) -> list[str]:
     mark = _OWN_MARK if _is_own(frame.filename) else _PLAIN_MARK
-    lines = [f'{mark}File "{frame.filename}", line {frame.lineno}, in {frame.name}']
-    if frame.line:
-        lines.append(f"    {printable(frame.line)}")
-    return lines
+    code = [f"    {printable(frame.line)}"] if frame.line else []
+    return [f'{mark}File "{frame.filename}", line {frame.lineno}, in {frame.name}', *code]
 
 
 def _is_own(filename: str) -> bool:
@@ -113,10 +98,8 @@ def _is_own(filename: str) -> bool:
 
 def _own_top(told: traceback.TracebackException) -> str:
     """Return the innermost own frame as "file:function", the place that people look at first."""
-    for frame in reversed(told.stack):
-        if _is_own(frame.filename):
-            return f"{Path(frame.filename).name}:{frame.name}"
-    return ""
+    own = (frame for frame in reversed(told.stack) if _is_own(frame.filename))
+    return next((f"{Path(frame.filename).name}:{frame.name}" for frame in own), "")
 
 
 def _fingerprint(kind: str, message: str, place: str) -> str:
