@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from firelock.cron import Cron, Every, Misfire, Overlap, parse_schedule, schedule_from_json, schedule_to_json
-from firelock.cron import schedule as schedules
+from firelock.cron import timezones as zones
 from firelock.errors import ScheduleError
 
 NEW_YEAR = datetime(2026, 1, 1, tzinfo=UTC)
@@ -167,10 +167,10 @@ def test_an_unknown_zone_is_refused(zone, words):
 @pytest.fixture
 def _no_zones(monkeypatch):
     """A system without time zone data; the names are read once a process, so they are forgotten twice."""
-    monkeypatch.setattr(schedules, "available_timezones", set)
-    schedules._zone_names.cache_clear()  # noqa: SLF001
+    monkeypatch.setattr(zones, "available_timezones", set)
+    zones._zone_names.cache_clear()  # noqa: SLF001
     yield
-    schedules._zone_names.cache_clear()  # noqa: SLF001
+    zones._zone_names.cache_clear()  # noqa: SLF001
 
 
 @pytest.mark.usefixtures("_no_zones")

@@ -1,9 +1,8 @@
-"""Cron text becomes lists of numbers and day rules; whatever is wrong is refused with its field and column.
+"""The grammar of cron expressions: what each field of a text allows.
 
-The grammar is checked here, since croniter takes more than crontab does (hashes, random values, years) and
-names no column. croniter then expands names, ranges and steps. It is given the forms in which it agrees with
-crontab: wrapped ranges with a step and ranges of one value are spelled out first
-(test_cron_fields.py names both).
+Each item is checked here, since croniter takes more than crontab does (hashes, random values, years) and
+names no column. croniter then reads names, ranges and steps, in the forms in which it agrees with crontab:
+wrapped ranges with a step and ranges of one value are spelled out first (test_cron_fields.py names both).
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ from __future__ import annotations
 import re
 from calendar import monthrange
 from collections.abc import Sequence
-from datetime import timedelta
 from functools import lru_cache
 from typing import Protocol
 
@@ -22,6 +20,7 @@ from firelock.errors import ScheduleError
 __all__ = [
     "LENGTH_LIMIT",
     "MACROS",
+    "MONTHS",
     "DayRule",
     "Fields",
     "LastDay",
@@ -31,8 +30,7 @@ __all__ = [
     "NearestWorkday",
     "NthWeekday",
     "days_in",
-    "describe_cron",
-    "describe_span",
+    "describe_fields",
     "parse_fields",
     "shape_of",
     "shapes_of",
@@ -51,9 +49,14 @@ MACROS = {
     "@every_minute": "* * * * *",
     "@every_second": "* * * * * *",
 }
+MONTHS = (
+    "January", "February", "March", "April", "May", "June",
+    "July", "August", "September", "October", "November", "December",
+)  # fmt: skip
+_WEEKDAYS = ("Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday")
+_WEEK = len(_WEEKDAYS)
+_ORDINALS = ("first", "second", "third", "fourth", "fifth")
 _ITEM_LIMIT = 60
-_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
-_WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
 _WITHOUT_SECONDS, _WITH_SECONDS = 5, 6
 
 _FOREIGN = re.compile(r"[^0-9A-Za-z*?,/#@_ \t-]")
@@ -76,17 +79,32 @@ class _Kind:
     names: tuple[str, ...] = ()
     forms: str = "a number, *, a range a-b, a step /n, or a list of these"
 
+    def number(self, text: str) -> int:
+        """Return the value of a number or name; ValueError says what is wrong with it."""
+        if text.isdigit():
+            return _bounded("value", text, low=self.low, high=self.high)
+        if text not in self.names:
+            known = f"known are {', '.join(self.names)}" if self.names else "this field has no names"
+            message = f"unknown name {text!r}; {known}"
+            raise ValueError(message)
+        return self.names.index(text) + self.low
+
+
+def _short(names: Sequence[str]) -> tuple[str, ...]:
+    return tuple(name[:3].lower() for name in names)
+
 
 _SECOND = _Kind("seconds", 0, 59, 60)
 _MINUTE = _Kind("minutes", 0, 59, 60)
 _HOUR = _Kind("hours", 0, 23, 24)
 _DAY = _Kind("day of month", 1, 31, 31, forms="a number, *, ?, a-b, /n, L, L-3, LW, 15W, or a list of these")
 _MONTH = _Kind(
-    "month", 1, 12, 12, _MONTHS, forms="a number, a name such as jan, *, a-b, /n, or a list of these"
+    "month", 1, 12, 12, _short(MONTHS), "a number, a name such as jan, *, a-b, /n, or a list of these"
 )
 _WEEKDAY = _Kind(
-    "day of week", 0, 7, 7, _WEEKDAYS, forms="a number, a name such as mon, *, ?, a-b, /n, 5L, 5#2, or a list"
-)
+    "day of week", 0, 7, 7, _short(_WEEKDAYS),
+    "a number, a name such as mon, *, ?, a-b, /n, 5L, 5#2, or a list",
+)  # fmt: skip
 _KINDS = (_SECOND, _MINUTE, _HOUR, _DAY, _MONTH, _WEEKDAY)
 
 
@@ -107,14 +125,6 @@ class Fields:
     is_interval: bool  # seconds, minutes or hours use *, a range or a step
 
 
-@attrs.frozen
-class _Piece:
-    """A part of the expression, lower case, and where it starts (1 is the first column)."""
-
-    text: str
-    column: int
-
-
 @attrs.define
 class _Read:
     """What the items of one field came to."""
@@ -132,25 +142,23 @@ def tidy(expression: str) -> str:
     """
     if not isinstance(expression, str):
         message = f"A cron expression is text, not {type(expression).__name__}. Write it as in '0 2 * * *'."
-        raise ScheduleError(message)
-    if len(expression) > LENGTH_LIMIT:
+    elif len(expression) > LENGTH_LIMIT:
         message = (
             f"Cron expression {expression[:32]!r}… has {len(expression):,} characters; at most "
             f"{LENGTH_LIMIT} are read. Use ranges and steps, or several recurring jobs."
         )
-        raise ScheduleError(message)
-    if foreign := _FOREIGN.search(expression):
+    elif foreign := _FOREIGN.search(expression):
         message = (
             f"Cron expression {expression!r}, column {foreign.start() + 1}: character {foreign.group()!r} "
             "has no meaning. Use ASCII digits, letters and * ? , - / # with spaces between the fields."
         )
-        raise ScheduleError(message)
-    if not expression.strip():
+    elif not expression.strip():
         message = (
             "The cron expression is empty. Write five fields, such as '0 2 * * *', or six with seconds first."
         )
-        raise ScheduleError(message)
-    return " ".join(expression.split())
+    else:
+        return " ".join(expression.split())
+    raise ScheduleError(message)
 
 
 @lru_cache(maxsize=1_024)
@@ -163,11 +171,23 @@ def parse_fields(expression: str) -> Fields:
         ScheduleError: a field is wrong, or no date matches the expression.
     """
     pieces = _split(expression)
-    reads = {
-        kind.name: _read_field(expression, kind, piece)
-        for kind, piece in zip(_KINDS[-len(pieces) :], pieces, strict=True)
-    }
-    fields = _expand(expression, reads, has_interval=any(set("*-/") & set(p.text) for p in pieces[:-3]))
+    kinds = _KINDS[-len(pieces) :]
+    reads = {kind: _read_field(expression, kind, *piece) for kind, piece in zip(kinds, pieces, strict=True)}
+    values = _expand(expression, reads)
+    day, weekday = reads[_DAY], reads[_WEEKDAY]
+    fields = Fields(
+        seconds=values.get(_SECOND, (0,)),
+        minutes=values[_MINUTE],
+        hours=values[_HOUR],
+        days=values[_DAY],
+        months=values[_MONTH],
+        weekdays=values[_WEEKDAY],
+        day_rules=tuple(day.rules),
+        weekday_rules=tuple(weekday.rules),
+        any_day=day.is_any,
+        any_weekday=weekday.is_any,
+        is_interval=any(set("*-/") & set(text) for _, text in pieces[:-3]),
+    )
     if not any(days_in(fields, shape) for month in fields.months for shape in shapes_of(month)):
         message = (
             f"Cron expression {expression!r} never fires: no month it names has such a day. "
@@ -177,7 +197,8 @@ def parse_fields(expression: str) -> Fields:
     return fields
 
 
-def _split(expression: str) -> list[_Piece]:
+def _split(expression: str) -> list[tuple[int, str]]:
+    """Return the fields, lower case, each after its column."""
     text = expression.lower()
     if text.startswith("@"):
         if text not in MACROS:
@@ -185,7 +206,7 @@ def _split(expression: str) -> list[_Piece]:
             message = f"Cron expression {expression!r} is unknown. Use one of {known}, or five or six fields."
             raise ScheduleError(message)
         text = MACROS[text]
-    pieces = [_Piece(match.group(), match.start() + 1) for match in re.finditer(r"[^ ]+", text)]
+    pieces = [(match.start() + 1, match.group()) for match in re.finditer(r"[^ ]+", text)]
     if len(pieces) not in {_WITHOUT_SECONDS, _WITH_SECONDS}:
         message = (
             f"Cron expression {expression!r} has {len(pieces)} fields. Write five (minutes, hours, day of "
@@ -195,33 +216,26 @@ def _split(expression: str) -> list[_Piece]:
     return pieces
 
 
-def _read_field(expression: str, kind: _Kind, piece: _Piece) -> _Read:
-    texts = piece.text.split(",")
-    if len(texts) > _ITEM_LIMIT:
-        raise _refusal(
-            expression, kind, piece, f"the list has {len(texts)} items; at most {_ITEM_LIMIT} are read"
+def _read_field(expression: str, kind: _Kind, column: int, field: str) -> _Read:
+    items, item, read = field.split(","), field, _Read()
+    try:
+        if len(items) > _ITEM_LIMIT:
+            message = f"the list has {len(items)} items; at most {_ITEM_LIMIT} are read"
+            raise ValueError(message)
+        for item in items:
+            is_any = item == "?" and kind in {_DAY, _WEEKDAY} and len(items) == 1
+            _read_item(kind, "*" if is_any else item, read)
+            column += len(item) + 1
+    except ValueError as error:
+        message = (
+            f"Cron expression {expression!r}, {kind.name} {item!r} (column {column}): {error}. "
+            f"Write {kind.forms}."
         )
-    read = _Read()
-    column = piece.column
-    for text in texts:
-        try:
-            _read_item(kind, text, read, is_alone=len(texts) == 1)
-        except ValueError as error:
-            raise _refusal(expression, kind, _Piece(text, column), str(error)) from None
-        column += len(text) + 1
+        raise ScheduleError(message) from None
     return read
 
 
-def _refusal(expression: str, kind: _Kind, piece: _Piece, problem: str) -> ScheduleError:
-    return ScheduleError(
-        f"Cron expression {expression!r}, {kind.name} {piece.text!r} (column {piece.column}): {problem}. "
-        f"Write {kind.forms}."
-    )
-
-
-def _read_item(kind: _Kind, text: str, read: _Read, *, is_alone: bool) -> None:
-    if text == "?" and kind in {_DAY, _WEEKDAY} and is_alone:
-        text = "*"
+def _read_item(kind: _Kind, text: str, read: _Read) -> None:
     if rule := _day_rule(kind, text):
         read.rules.append(rule)
         return
@@ -229,7 +243,7 @@ def _read_item(kind: _Kind, text: str, read: _Read, *, is_alone: bool) -> None:
     if found is None or (found["low"] == "*" and found["high"]):
         message = "this form is not read here" if text else "an item is missing"
         raise ValueError(message)
-    read.plain.extend(_plain_forms(kind, found["low"], found["high"], found["step"]))
+    read.plain.extend(_plain_forms(kind, *found.group("low", "high", "step")))
     read.is_any |= text in {"*", "*/1"}
 
 
@@ -238,31 +252,29 @@ def _day_rule(kind: _Kind, text: str) -> DayRule | None:
         if text == "lw":
             return LastWorkday()
         if found := _LAST_DAY.fullmatch(text):
-            return LastDay(_bounded("offset from the last day", int(found[1] or 0), low=0, high=30))
+            return LastDay(_bounded("offset from the last day", found[1] or "0", low=0, high=30))
         if found := _NEAREST_WORKDAY.fullmatch(text):
-            return NearestWorkday(_number(kind, found[1]))
+            return NearestWorkday(kind.number(found[1]))
     if kind is _WEEKDAY:
         if found := _LAST_WEEKDAY.fullmatch(text):
-            return LastWeekday(_number(kind, found[1]) % 7)
+            return LastWeekday(kind.number(found[1]) % _WEEK)
         if found := _NTH_WEEKDAY.fullmatch(text):
-            return NthWeekday(
-                _number(kind, found[1]) % 7, _bounded("week of the month", int(found[2]), low=1, high=5)
-            )
+            nth = _bounded("week of the month", found[2], low=1, high=5)
+            return NthWeekday(kind.number(found[1]) % _WEEK, nth)
     return None
 
 
 def _plain_forms(kind: _Kind, low: str, high: str | None, step: str | None) -> list[str]:
     """Return the item in forms that croniter expands as crontab does."""
-    stride = _bounded("step", int(step), low=1, high=kind.count) if step else 1
+    stride = _bounded("step", step or "1", low=1, high=kind.count)
     if low == "*":
         return [f"*/{stride}"]
-    start = _number(kind, low)
-    top = kind.low + kind.count - 1
+    start, top = kind.number(low), kind.low + kind.count - 1
     if high is None and step is None:
         return [low]
-    end = top if high is None else _number(kind, high)
-    if kind is _WEEKDAY and (start, end) != (0, 7):
-        start, end = start % 7, end % 7
+    end = top if high is None else kind.number(high)
+    if kind is _WEEKDAY and (start, end) != (0, _WEEK):
+        start, end = start % _WEEK, end % _WEEK
     else:
         end = min(end, top)
     if start < end:
@@ -271,78 +283,39 @@ def _plain_forms(kind: _Kind, low: str, high: str | None, step: str | None) -> l
     return [str(kind.low + (start - kind.low + ahead) % kind.count) for ahead in range(0, span + 1, stride)]
 
 
-def _number(kind: _Kind, text: str) -> int:
-    if text.isdigit():
-        return _bounded("value", int(text), low=kind.low, high=kind.high)
-    if text not in kind.names:
-        known = f"known are {', '.join(kind.names)}" if kind.names else "this field has no names"
-        message = f"unknown name {text!r}; {known}"
-        raise ValueError(message)
-    return kind.names.index(text) + kind.low
-
-
-def _bounded(what: str, value: int, *, low: int, high: int) -> int:
+def _bounded(what: str, text: str, *, low: int, high: int) -> int:
+    value = int(text)
     if not low <= value <= high:
         message = f"{what} {value} is not between {low} and {high}"
         raise ValueError(message)
     return value
 
 
-def _expand(expression: str, reads: dict[str, _Read], *, has_interval: bool) -> Fields:
+def _expand(expression: str, reads: dict[_Kind, _Read]) -> dict[_Kind, tuple[int, ...]]:
     from croniter import croniter  # noqa: PLC0415 - 60 ms that only users of cron expressions pay
 
-    order = [kind for kind in (_MINUTE, _HOUR, _DAY, _MONTH, _WEEKDAY, _SECOND) if kind.name in reads]
-    # A field of rules only must still be something croniter reads; its values are not used below.
-    texts = [",".join(reads[kind.name].plain) or "*" for kind in order]
+    kinds = [kind for kind in (*_KINDS[1:], _SECOND) if kind in reads]  # in croniter's order
+    # A field of rules only must still be something croniter reads; its values are not used.
+    texts = [",".join(reads[kind].plain) or "*" for kind in kinds]
     try:
         expanded, _ = croniter.expand(" ".join(texts))
     except ValueError as error:
         message = f"Cron expression {expression!r} cannot be read: {error}"
         raise ScheduleError(message) from error
-    values = {
-        kind.name: _values(kind, found) if reads[kind.name].plain else ()
-        for kind, found in zip(order, expanded, strict=True)
+    return {
+        kind: _values(kind, found) if reads[kind].plain else ()
+        for kind, found in zip(kinds, expanded, strict=True)
     }
-    day, weekday = reads[_DAY.name], reads[_WEEKDAY.name]
-    return Fields(
-        seconds=values.get(_SECOND.name, (0,)),
-        minutes=values[_MINUTE.name],
-        hours=values[_HOUR.name],
-        days=values[_DAY.name],
-        months=values[_MONTH.name],
-        weekdays=values[_WEEKDAY.name],
-        day_rules=tuple(day.rules),
-        weekday_rules=tuple(weekday.rules),
-        any_day=day.is_any,
-        any_weekday=weekday.is_any,
-        is_interval=has_interval,
-    )
 
 
 def _values(kind: _Kind, expanded: Sequence[int | str]) -> tuple[int, ...]:
     if "*" in expanded:
         return tuple(range(kind.low, kind.low + kind.count))
-    return tuple(sorted(int(value) for value in expanded))
+    return tuple(sorted(map(int, expanded)))
 
 
-def days_in(fields: Fields, month: MonthShape) -> tuple[int, ...]:
-    """Return the days of such a month that match, in order; months the expression excludes are not looked at.
+# ---- days of a month -------------------------------------------------------------------------------------
 
-    Day of month and day of week combine as in crontab: a day matches either when both are restricted.
-    """
-    by_day = {day for day in fields.days if day <= month.length} | _ruled(fields.day_rules, month)
-    by_weekday = {day for day in range(1, month.length + 1) if month.weekday(day) in fields.weekdays}
-    by_weekday |= _ruled(fields.weekday_rules, month)
-    if fields.any_day or fields.any_weekday:
-        return tuple(sorted(by_day & by_weekday))
-    return tuple(sorted(by_day | by_weekday))
-
-
-def _ruled(rules: Sequence[DayRule], month: MonthShape) -> set[int]:
-    return {day for rule in rules if (day := rule.day(month)) is not None}
-
-
-_WEEK = 7
 _LENGTHS = {2: (28, 29), 4: (30,), 6: (30,), 9: (30,), 11: (30,)}
 
 
@@ -369,8 +342,24 @@ def shapes_of(month: int) -> list[MonthShape]:
     return [MonthShape(length, first) for length in _LENGTHS.get(month, (31,)) for first in range(_WEEK)]
 
 
+def days_in(fields: Fields, month: MonthShape) -> tuple[int, ...]:
+    """Return the days of such a month that match, in order; months the expression excludes are not looked at.
+
+    Day of month and day of week combine as in crontab: a day matches either when both are restricted.
+    """
+    by_day = {day for day in fields.days if day <= month.length} | _ruled(fields.day_rules, month)
+    by_weekday = {day for day in range(1, month.length + 1) if month.weekday(day) in fields.weekdays}
+    by_weekday |= _ruled(fields.weekday_rules, month)
+    is_one_enough = not (fields.any_day or fields.any_weekday)
+    return tuple(sorted(by_day | by_weekday if is_one_enough else by_day & by_weekday))
+
+
+def _ruled(rules: Sequence[DayRule], month: MonthShape) -> set[int]:
+    return {day for rule in rules if (day := rule.day(month)) is not None}
+
+
 class DayRule(Protocol):
-    """A rule that names at most one day of a month."""
+    """A rule that names at most one day of a month; `str` of it is its name for people."""
 
     def day(self, month: MonthShape) -> int | None:
         """Return the day; None where the month has none."""
@@ -387,20 +376,10 @@ class LastDay:
         """Return the day; None where it would lie before the first."""
         return month.length - self.before if self.before < month.length else None
 
-
-@attrs.frozen
-class LastWorkday:
-    """`LW`: the last Monday to Friday."""
-
-    def day(self, month: MonthShape) -> int:
-        """Return the day; every month has one."""
-        match month.weekday(month.length):
-            case 0:
-                return month.length - 2
-            case 6:
-                return month.length - 1
-            case _:
-                return month.length
+    def __str__(self) -> str:
+        if not self.before:
+            return "the last day"
+        return f"the day {self.before} day{'s' if self.before > 1 else ''} before the last"
 
 
 @attrs.frozen
@@ -411,15 +390,31 @@ class NearestWorkday:
 
     def day(self, month: MonthShape) -> int | None:
         """Return the day; None where the month is too short for the target."""
-        if self.target > month.length:
+        target = self.target
+        if target > month.length:
             return None
-        match month.weekday(self.target):
+        match month.weekday(target):
             case 6:
-                return self.target - 1 if self.target > 1 else self.target + 2
+                return target - 1 if target > 1 else target + 2
             case 0:
-                return self.target + 1 if self.target < month.length else self.target - 2
+                return target + 1 if target < month.length else target - 2
             case _:
-                return self.target
+                return target
+
+    def __str__(self) -> str:
+        return f"the working day nearest to day {self.target}"
+
+
+@attrs.frozen
+class LastWorkday:
+    """`LW`: the last Monday to Friday."""
+
+    def day(self, month: MonthShape) -> int | None:
+        """Return the day; every month has one."""
+        return NearestWorkday(month.length).day(month)
+
+    def __str__(self) -> str:
+        return "the last working day"
 
 
 @attrs.frozen
@@ -434,6 +429,11 @@ class NthWeekday:
         day = 1 + (self.weekday - month.first) % _WEEK + _WEEK * (self.nth - 1)
         return day if day <= month.length else None
 
+    def __str__(self) -> str:
+        return (
+            f"the {('first', 'second', 'third', 'fourth', 'fifth')[self.nth - 1]} {_WEEKDAYS[self.weekday]}"
+        )
+
 
 @attrs.frozen
 class LastWeekday:
@@ -445,42 +445,30 @@ class LastWeekday:
         """Return the day; every month has one."""
         return month.length - (month.weekday(month.length) - self.weekday) % _WEEK
 
+    def __str__(self) -> str:
+        return f"the last {_WEEKDAYS[self.weekday]}"
 
-_MONTHS_IN_FULL = (
-    "January", "February", "March", "April", "May", "June",
-    "July", "August", "September", "October", "November", "December",
-)  # fmt: skip
-_WEEKDAYS_IN_FULL = ("Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday")
-_ORDINALS = ("first", "second", "third", "fourth", "fifth")
+
+# ---- in words --------------------------------------------------------------------------------------------
+
 _CLOCK_TIMES = 6  # more of them read better as a rule
 _RUN = 3  # from so many neighbours on, "9 to 17" instead of a list
 
 
-def describe_cron(fields: Fields) -> str:
+def describe_fields(fields: Fields) -> str:
     """Return when the fields match: "at 02:00 every day", "every 15 minutes on Monday to Friday"."""
     times = len(fields.hours) * len(fields.minutes) * len(fields.seconds)
     is_clock = times <= _CLOCK_TIMES and not fields.is_interval
-    days = _days(fields)
     parts = [_clock_times(fields) if is_clock else _rule(fields)]
-    if days:
-        parts.append(days)
+    days = "" if fields.any_day else f"on {_listed(_month_days(fields))} of the month"
+    weekdays = "" if fields.any_weekday else f"on {_listed(_month_weekdays(fields))}"
+    if days or weekdays:
+        parts.append(" or ".join(filter(None, (days, weekdays))))
     elif is_clock:
         parts.append("every day")
-    if len(fields.months) < len(_MONTHS_IN_FULL):
-        parts.append(f"in {_spans(fields.months, [_MONTHS_IN_FULL[month - 1] for month in fields.months])}")
+    if len(fields.months) < len(MONTHS):
+        parts.append(f"in {_spans(fields.months, [MONTHS[month - 1] for month in fields.months])}")
     return " ".join(parts)
-
-
-def describe_span(span: timedelta) -> str:
-    """Return "every 90 minutes": the span in the largest unit that divides it."""
-    for unit, name in ((86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second")):
-        if not span % timedelta(seconds=unit):
-            return _every(span // timedelta(seconds=unit), name)
-    return f"every {span.total_seconds():g} seconds"
-
-
-def _every(count: int, name: str) -> str:
-    return f"every {name}" if count == 1 else f"every {count} {name}s"
 
 
 def _listed(words: Sequence[str]) -> str:
@@ -497,10 +485,8 @@ def _spans(numbers: Sequence[int], words: Sequence[str]) -> str:
             runs.append([at])
     listed: list[str] = []
     for run in runs:
-        if len(run) >= _RUN:
-            listed.append(f"{words[run[0]]} to {words[run[-1]]}")
-        else:
-            listed.extend(words[at] for at in run)
+        is_joined = len(run) >= _RUN
+        listed += [f"{words[run[0]]} to {words[run[-1]]}"] if is_joined else [words[at] for at in run]
     return _listed(listed)
 
 
@@ -516,59 +502,32 @@ def _clock_times(fields: Fields) -> str:
 
 
 def _rule(fields: Fields) -> str:
-    seconds, minutes, hours = fields.seconds, fields.minutes, fields.hours
-    parts = [] if seconds == (0,) else [_unit(seconds, 60, "second")]
-    if len(minutes) < 60 or not parts or not parts[0].startswith("every"):  # noqa: PLR2004 (minutes of an hour)
-        parts.append(_unit(minutes, 60, "minute"))
-    if len(hours) < 24 or not parts[-1].startswith("every"):  # noqa: PLR2004 (hours of a day)
-        parts.append(_unit(hours, 24, "hour"))
+    parts = [] if fields.seconds == (0,) else [_unit(fields.seconds, _SECOND)]
+    for values, kind in ((fields.minutes, _MINUTE), (fields.hours, _HOUR)):
+        is_restricted = len(values) < kind.count
+        if is_restricted or not parts or not parts[-1].startswith("every"):
+            parts.append(_unit(values, kind))
     rule = " of ".join(parts)
     return rule if rule.startswith("every") else f"at {rule}"
 
 
-def _unit(values: Sequence[int], size: int, name: str) -> str:
-    step = size // len(values)
-    if len(values) > 1 and tuple(values) == tuple(range(0, size, step)):
-        return _every(step, name)
-    plural = "s" if len(values) > 1 else ""
-    return f"{name}{plural} {_spans(values, [str(value) for value in values])}"
-
-
-def _days(fields: Fields) -> str:
-    days = "" if fields.any_day else f"on {_listed(_month_days(fields))} of the month"
-    weekdays = "" if fields.any_weekday else f"on {_listed(_month_weekdays(fields))}"
-    return f"{days} or {weekdays}" if days and weekdays else days or weekdays
+def _unit(values: Sequence[int], kind: _Kind) -> str:
+    step, name = kind.count // len(values), kind.name.removesuffix("s")
+    if len(values) > 1 and tuple(values) == tuple(range(0, kind.count, step)):
+        return f"every {name}" if step == 1 else f"every {step} {name}s"
+    return f"{name if len(values) == 1 else kind.name} {_spans(values, list(map(str, values)))}"
 
 
 def _month_days(fields: Fields) -> list[str]:
-    words = [_rule_words(rule) for rule in fields.day_rules]
+    words = list(map(str, fields.day_rules))
     if fields.days:
         plural = "s" if len(fields.days) > 1 else ""
-        words.insert(0, f"day{plural} {_spans(fields.days, [str(day) for day in fields.days])}")
+        words.insert(0, f"day{plural} {_spans(fields.days, list(map(str, fields.days)))}")
     return words
 
 
 def _month_weekdays(fields: Fields) -> list[str]:
     # A week that people read begins on Monday, so that mon-fri and sat-sun are runs.
-    ordered = sorted((weekday + 6) % 7 for weekday in fields.weekdays)
-    words = [_spans(ordered, [_WEEKDAYS_IN_FULL[(day + 1) % 7] for day in ordered])] if ordered else []
-    return words + [f"{_rule_words(rule)} of the month" for rule in fields.weekday_rules]
-
-
-def _rule_words(rule: DayRule) -> str:
-    match rule:
-        case LastDay(before=0):
-            return "the last day"
-        case LastDay(before=before):
-            return f"the day {before} day{'s' if before > 1 else ''} before the last"
-        case LastWorkday():
-            return "the last working day"
-        case NearestWorkday(target=target):
-            return f"the working day nearest to day {target}"
-        case NthWeekday(weekday=weekday, nth=nth):
-            return f"the {_ORDINALS[nth - 1]} {_WEEKDAYS_IN_FULL[weekday]}"
-        case LastWeekday(weekday=weekday):
-            return f"the last {_WEEKDAYS_IN_FULL[weekday]}"
-        case _:
-            message = f"No words for {rule!r}."
-            raise NotImplementedError(message)
+    ordered = sorted((weekday - 1) % _WEEK for weekday in fields.weekdays)
+    words = [_spans(ordered, [_WEEKDAYS[(day + 1) % _WEEK] for day in ordered])] if ordered else []
+    return words + [f"{rule} of the month" for rule in fields.weekday_rules]

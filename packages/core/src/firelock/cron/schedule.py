@@ -1,22 +1,19 @@
-"""The two schedules a recurring job may have, as values that compare, hash, print and store as JSON."""
+"""The schedules of recurring jobs: values that compare, hash, print, store as JSON and say what they owe."""
 
 from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from functools import cache
 from typing import Literal, Self, TypedDict, TypeVar, Unpack, assert_never
-from zoneinfo import ZoneInfo, available_timezones
 
 import attrs
 
-from firelock.cron.grammar import describe_cron, describe_span, parse_fields, tidy
-from firelock.cron.timezones import Timetable, WallTimes, note_on
+from firelock.cron.grammar import describe_fields, parse_fields, tidy
+from firelock.cron.timezones import Timetable, WallTimes, find_zone
 from firelock.errors import ScheduleError
 
 __all__ = [
-    "MISFIRE_LIMIT_MAX",
     "Cron",
     "Every",
     "Firing",
@@ -24,19 +21,12 @@ __all__ = [
     "Overlap",
     "Schedule",
     "due_instants",
-    "find_zone",
     "parse_schedule",
-    "require_instant",
-    "require_span",
-    "require_whole",
     "schedule_from_json",
     "schedule_to_json",
-    "to_misfire",
-    "to_misfire_limit",
-    "to_overlap",
 ]
 
-MISFIRE_LIMIT_MAX = 10_000
+_MISFIRE_LIMIT_MAX = 10_000
 _YEARS = (1900, 9000)
 
 
@@ -68,105 +58,44 @@ def _choose(kind: type[_Choice], name: str, value: str) -> _Choice:
         raise ScheduleError(message) from error
 
 
-def to_misfire(value: Misfire | str) -> Misfire:
-    """Return the misfire policy of that name.
-
-    Raises:
-        ScheduleError: no policy has that name.
-    """
+def _to_misfire(value: Misfire | str) -> Misfire:
     return _choose(Misfire, "misfire", value)
 
 
-def to_overlap(value: Overlap | str) -> Overlap:
-    """Return the overlap policy of that name.
-
-    Raises:
-        ScheduleError: no policy has that name.
-    """
+def _to_overlap(value: Overlap | str) -> Overlap:
     return _choose(Overlap, "overlap", value)
 
 
-def to_misfire_limit(value: int) -> int:
-    """Return the limit unchanged.
-
-    Raises:
-        ScheduleError: it is not a whole number from 1 to 10,000.
-    """
-    return require_whole("misfire_limit", value, low=1, high=MISFIRE_LIMIT_MAX)
+def _to_misfire_limit(value: int) -> int:
+    return _require_whole("misfire_limit", value, high=_MISFIRE_LIMIT_MAX)
 
 
-def require_whole(name: str, value: object, *, low: int, high: int) -> int:
-    """Return the number unchanged.
-
-    Raises:
-        ScheduleError: it is not an int (a bool is not one here) or lies outside the bounds.
-    """
+def _require_whole(name: str, value: object, *, low: int = 1, high: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         message = f"{name}={value!r} is not a whole number from {low} to {high}."
         raise ScheduleError(message)
     return value
 
 
-def require_span(name: str, value: object, *, low: timedelta, high: timedelta) -> timedelta:
-    """Return the span unchanged.
-
-    Raises:
-        ScheduleError: it is no timedelta or lies outside the bounds.
-    """
+def _require_span(name: str, value: object, *, low: timedelta, high: timedelta) -> timedelta:
     if not isinstance(value, timedelta) or not low <= value <= high:
         message = f"{name}={value!r} is not a timedelta from {low} to {high}."
         raise ScheduleError(message)
     return value
 
 
-def require_instant(name: str, value: object) -> datetime:
-    """Return the instant in UTC.
-
-    Raises:
-        ScheduleError: it is no datetime, has no time zone, or lies outside the years 1900 to 9000.
-    """
+def _require_instant(name: str, value: object) -> datetime:
+    """Return the instant in UTC."""
+    remedy = "Pass an aware one, such as datetime.now(UTC)."
     if not isinstance(value, datetime):
-        message = f"{name}={value!r} is not a datetime. Pass an aware one, such as datetime.now(UTC)."
-        raise ScheduleError(message)
-    if value.tzinfo is None or value.utcoffset() is None:
-        message = (
-            f"{name}={value.isoformat()} has no time zone. Pass an aware one, such as datetime.now(UTC)."
-        )
-        raise ScheduleError(message)
-    if not _YEARS[0] <= value.year < _YEARS[1]:
+        message = f"{name}={value!r} is not a datetime. {remedy}"
+    elif value.utcoffset() is None:
+        message = f"{name}={value.isoformat()} has no time zone. {remedy}"
+    elif not _YEARS[0] <= value.year < _YEARS[1]:
         message = f"{name}={value.isoformat()} lies outside the years {_YEARS[0]} to {_YEARS[1]}."
-        raise ScheduleError(message)
-    return value.astimezone(UTC)
-
-
-@cache
-def _zone_names() -> frozenset[str]:
-    # "localtime" is whatever the machine is set to: the same schedule would differ from server to server.
-    return frozenset(available_timezones() - {"localtime"})
-
-
-def find_zone(name: object) -> ZoneInfo:
-    """Return the zone of that name; the name is looked up in the list of known ones, never used as a path.
-
-    Raises:
-        ScheduleError: no zone has that name.
-    """
-    if isinstance(name, str) and name in _zone_names():
-        return ZoneInfo(name)
-    shown = repr(name[:64]) if isinstance(name, str) else repr(type(name).__name__)
-    if not _zone_names():
-        message = f"Unknown time zone {shown}: this system has no time zone data. Install the package tzdata."
     else:
-        message = (
-            f"Unknown time zone {shown}. Use an IANA name such as 'Europe/Istanbul' or 'UTC'{_hint(name)}."
-        )
+        return value.astimezone(UTC)
     raise ScheduleError(message)
-
-
-def _hint(name: object) -> str:
-    folded = name.casefold() if isinstance(name, str) and len(name) <= 64 else ""  # noqa: PLR2004 (no zone is longer)
-    close = next((known for known in sorted(_zone_names()) if known.casefold() == folded), None)
-    return f"; did you mean {close!r}?" if close else ""
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -187,7 +116,7 @@ class CronOptions(TypedDict, total=False):
 
 
 def _upcoming(schedule: Schedule, after: datetime, count: int) -> list[datetime]:
-    require_whole("count", count, low=0, high=_UPCOMING_MAX)
+    _require_whole("count", count, low=0, high=_UPCOMING_MAX)
     instants: list[datetime] = []
     while len(instants) < count and (instant := schedule.next_after(after)) is not None:
         instants.append(instant)
@@ -208,9 +137,9 @@ class Cron:
 
     expression: str = attrs.field(converter=tidy)
     tz: str = attrs.field(default="UTC", kw_only=True)
-    misfire: Misfire = attrs.field(default=Misfire.ONCE, kw_only=True, converter=to_misfire)
-    misfire_limit: int = attrs.field(default=100, kw_only=True, converter=to_misfire_limit)
-    overlap: Overlap = attrs.field(default=Overlap.ALLOW, kw_only=True, converter=to_overlap)
+    misfire: Misfire = attrs.field(default=Misfire.ONCE, kw_only=True, converter=_to_misfire)
+    misfire_limit: int = attrs.field(default=100, kw_only=True, converter=_to_misfire_limit)
+    overlap: Overlap = attrs.field(default=Overlap.ALLOW, kw_only=True, converter=_to_overlap)
     _timetable: Timetable = attrs.field(init=False, eq=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
@@ -242,7 +171,7 @@ class Cron:
     @classmethod
     def monthly(cls, day: int = 1, hour: int = 0, minute: int = 0, **options: Unpack[CronOptions]) -> Self:
         """Return the schedule that fires once a month; a month without that day is left out."""
-        require_whole("day", day, low=1, high=31)
+        _require_whole("day", day, high=31)
         return cls(f"{_time(hour, minute)} {day} * *", **options)
 
     @classmethod
@@ -250,8 +179,8 @@ class Cron:
         cls, month: int = 1, day: int = 1, hour: int = 0, minute: int = 0, **options: Unpack[CronOptions]
     ) -> Self:
         """Return the schedule that fires once a year; a year without that day is left out."""
-        require_whole("month", month, low=1, high=12)
-        require_whole("day", day, low=1, high=31)
+        _require_whole("month", month, high=12)
+        _require_whole("day", day, high=31)
         return cls(f"{_time(hour, minute)} {day} {month} *", **options)
 
     def next_after(self, instant: datetime) -> datetime | None:
@@ -260,7 +189,7 @@ class Cron:
         Raises:
             ScheduleError: the instant is not aware.
         """
-        return self._timetable.next_after(require_instant("instant", instant))
+        return self._timetable.next_after(_require_instant("instant", instant))
 
     def upcoming(self, after: datetime, count: int) -> list[datetime]:
         """Return the next instants strictly after, in order; fewer than `count` if no more come.
@@ -272,31 +201,31 @@ class Cron:
 
     def count(self, after: datetime, until: datetime) -> int:
         """Return how many instants lie after the first and not after the second, without walking them."""
-        return self._timetable.count(require_instant("after", after), require_instant("until", until))
+        return self._timetable.count(_require_instant("after", after), _require_instant("until", until))
 
     def note(self, instant: datetime) -> str | None:
         """Return what a change of clocks does to one of its instants, for people; None where nothing.
 
         "02:30 does not exist on 29 March: runs at 03:00".
         """
-        return note_on(self._timetable, require_instant("instant", instant))
+        return self._timetable.note(_require_instant("instant", instant))
 
     def describe(self) -> str:
         """Return the schedule in English words: "at 02:00 every day, Europe/Istanbul"."""
-        return f"{describe_cron(self._timetable.walls.fields)}, {self.tz}"
+        return f"{describe_fields(self._timetable.walls.fields)}, {self.tz}"
 
 
 def _minute(minute: int) -> int:
-    return require_whole("minute", minute, low=0, high=59)
+    return _require_whole("minute", minute, low=0, high=59)
 
 
 def _time(hour: int, minute: int) -> str:
-    return f"{_minute(minute)} {require_whole('hour', hour, low=0, high=23)}"
+    return f"{_minute(minute)} {_require_whole('hour', hour, low=0, high=23)}"
 
 
 def _weekday(day: str | int) -> str:
     if not isinstance(day, str):
-        return str(require_whole("day", day, low=0, high=7))
+        return str(_require_whole("day", day, low=0, high=7))
     folded = day.lower()
     if folded not in _WEEKDAYS and folded not in {name[:3] for name in _WEEKDAYS}:
         message = f"day={day!r} is no weekday. Use a name such as 'mon' or 'monday', or 0 to 7."
@@ -305,11 +234,11 @@ def _weekday(day: str | int) -> str:
 
 
 def _to_interval(value: timedelta) -> timedelta:
-    return require_span("interval", value, low=_SHORTEST, high=_LONGEST)
+    return _require_span("interval", value, low=_SHORTEST, high=_LONGEST)
 
 
 def _to_anchor(value: datetime | None) -> datetime:
-    return _EPOCH if value is None else require_instant("anchor", value)
+    return _EPOCH if value is None else _require_instant("anchor", value)
 
 
 @attrs.frozen
@@ -323,9 +252,9 @@ class Every:
     """
 
     interval: timedelta = attrs.field(converter=_to_interval)
-    misfire: Misfire = attrs.field(default=Misfire.ONCE, kw_only=True, converter=to_misfire)
-    misfire_limit: int = attrs.field(default=100, kw_only=True, converter=to_misfire_limit)
-    overlap: Overlap = attrs.field(default=Overlap.ALLOW, kw_only=True, converter=to_overlap)
+    misfire: Misfire = attrs.field(default=Misfire.ONCE, kw_only=True, converter=_to_misfire)
+    misfire_limit: int = attrs.field(default=100, kw_only=True, converter=_to_misfire_limit)
+    overlap: Overlap = attrs.field(default=Overlap.ALLOW, kw_only=True, converter=_to_overlap)
     anchor: datetime = attrs.field(default=None, kw_only=True, converter=_to_anchor)
 
     def next_after(self, instant: datetime) -> datetime:
@@ -334,7 +263,7 @@ class Every:
         Raises:
             ScheduleError: the instant is not aware.
         """
-        return self.anchor + (self._periods(require_instant("instant", instant)) + 1) * self.interval
+        return self.anchor + (self._periods(_require_instant("instant", instant)) + 1) * self.interval
 
     def upcoming(self, after: datetime, count: int) -> list[datetime]:
         """Return the next instants strictly after, in order.
@@ -346,17 +275,19 @@ class Every:
 
     def count(self, after: datetime, until: datetime) -> int:
         """Return how many instants lie strictly after the first and not after the second."""
-        passed = self._periods(require_instant("until", until)) - self._periods(
-            require_instant("after", after)
-        )
-        return max(passed, 0)
+        start, end = _require_instant("after", after), _require_instant("until", until)
+        return max(0, self._periods(end) - self._periods(start))
 
     def note(self, instant: datetime) -> None:
         """Return None: no clock on a wall touches it."""
 
     def describe(self) -> str:
         """Return the schedule in English words: "every 5 minutes"."""
-        return describe_span(self.interval)
+        for unit, name in ((86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second")):
+            count, rest = divmod(self.interval, timedelta(seconds=unit))
+            if not rest:
+                return f"every {name}" if count == 1 else f"every {count} {name}s"
+        return f"every {self.interval.total_seconds():g} seconds"
 
     def _periods(self, instant: datetime) -> int:
         return (instant - self.anchor) // self.interval
@@ -451,11 +382,11 @@ def due_instants(
     Raises:
         ScheduleError: an instant is not aware, or the grace is negative or above one hour.
     """
-    due, now = require_instant("due", due), require_instant("now", now)
-    require_span("grace", grace, low=timedelta(0), high=_LONGEST_GRACE)
+    due, now = _require_instant("due", due), _require_instant("now", now)
+    _require_span("grace", grace, low=timedelta(0), high=_LONGEST_GRACE)
     if due > now:
         return Firing([], 0, due)
-    start = due if since is None else min(max(due, require_instant("since", since)), now)
+    start = due if since is None else min(max(due, _require_instant("since", since)), now)
     total = 1 + schedule.count(start, now)
     on_time_from = now - grace
     if due >= on_time_from:

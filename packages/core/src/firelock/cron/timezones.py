@@ -1,26 +1,25 @@
-"""Wall times become instants: what a time zone's changes do to a schedule is decided here and nowhere else.
+"""What a time zone does to wall times: it makes them instants.
 
-A wall time that a change skips (a gap) fires at the first instant after it. One that comes twice (an overlap)
-fires in the first pass; an interval-like expression fires in both. Instants are UTC and whole seconds.
+A wall time that a change of clocks skips (a gap) fires at the first instant after it. One that comes twice
+(an overlap) fires in the first pass; an interval-like expression fires in both. Instants are UTC and whole
+seconds.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from zoneinfo import ZoneInfo
+from functools import cache
+from math import prod
+from zoneinfo import ZoneInfo, available_timezones
 
 import attrs
 
-from firelock.cron.grammar import Fields, days_in, shape_of
+from firelock.cron.grammar import MONTHS, Fields, days_in, shape_of
+from firelock.errors import ScheduleError
 
-__all__ = [
-    "SEARCH_YEARS",
-    "Timetable",
-    "WallTimes",
-    "note_on",
-]
+__all__ = ["SEARCH_YEARS", "Timetable", "WallTimes", "find_zone"]
 
 _SECOND = timedelta(seconds=1)
 # Since 1900 no zone has changed twice within 3.9 days, and none was put back by more than 23 hours. The first
@@ -74,6 +73,32 @@ class Timetable:
                 total += bool(swallowed and not self.walls.count(new, new + _SECOND))
             wall = new if new > old or self.walls.fields.is_interval else old
         return total + self.walls.count(wall, self._wall(end) + _SECOND)
+
+    def note(self, at: datetime) -> str | None:
+        """Return what a change of clocks does to one of the instants, for people; None where nothing."""
+        return self._note_on_gap(at) or self._note_on_overlap(at)
+
+    def _note_on_gap(self, at: datetime) -> str | None:
+        before, here = self._wall(at - _SECOND) + _SECOND, self._wall(at)
+        skipped = self.walls.count(before, here)
+        if not skipped:
+            return None
+        first = self.walls.at_or_after(before) or before
+        if skipped > 1:
+            gap = f"{_clock(before)} to {_clock(here)} does not exist on {_day(first)}"
+            return f"{gap}: its {skipped:,} times run once, at {_clock(here)}"
+        runs_anyway = self.walls.count(here, here + _SECOND)
+        outcome = f"the run at {_clock(here)} stands for it" if runs_anyway else f"runs at {_clock(here)}"
+        return f"{_clock(first)} does not exist on {_day(first)}: {outcome}"
+
+    def _note_on_overlap(self, at: datetime) -> str | None:
+        here = at.astimezone(self.zone)
+        if here.replace(fold=0).utcoffset() == here.replace(fold=1).utcoffset():
+            return None
+        comes_twice = f"{_clock(here)} comes twice on {_day(here)}"
+        if not self.walls.fields.is_interval:
+            return f"{comes_twice}: runs once, the first time"
+        return f"{comes_twice}: runs both times, this is the {'second' if here.fold else 'first'}"
 
     def _offset(self, instant: datetime) -> timedelta:
         return instant.astimezone(self.zone).utcoffset() or timedelta(0)
@@ -133,16 +158,57 @@ def _instant(wall: datetime, offset: timedelta) -> datetime:
     return (wall - offset).replace(tzinfo=UTC)
 
 
+def _clock(wall: datetime) -> str:
+    return f"{wall:%H:%M:%S}" if wall.second else f"{wall:%H:%M}"
+
+
+def _day(wall: datetime) -> str:
+    return f"{wall.day} {MONTHS[wall.month - 1]}"
+
+
+# ---- zones -----------------------------------------------------------------------------------------------
+
+
+@cache
+def _zone_names() -> frozenset[str]:
+    # "localtime" is whatever the machine is set to: the same schedule would differ from server to server.
+    return frozenset(available_timezones() - {"localtime"})
+
+
+def find_zone(name: object) -> ZoneInfo:
+    """Return the zone of that name; the name is looked up in the list of known ones, never used as a path.
+
+    Raises:
+        ScheduleError: no zone has that name.
+    """
+    if isinstance(name, str) and name in _zone_names():
+        return ZoneInfo(name)
+    shown = repr(name[:64]) if isinstance(name, str) else repr(type(name).__name__)
+    if not _zone_names():
+        message = f"Unknown time zone {shown}: this system has no time zone data. Install the package tzdata."
+    else:
+        message = (
+            f"Unknown time zone {shown}. Use an IANA name such as 'Europe/Istanbul' or 'UTC'{_hint(name)}."
+        )
+    raise ScheduleError(message)
+
+
+def _hint(name: object) -> str:
+    folded = name.casefold() if isinstance(name, str) and len(name) <= 64 else ""  # noqa: PLR2004 (no zone is longer)
+    close = next((known for known in sorted(_zone_names()) if known.casefold() == folded), None)
+    return f"; did you mean {close!r}?" if close else ""
+
+
+# ---- wall times ------------------------------------------------------------------------------------------
+
 # 29 February falls on a given weekday every 28 years, every 40 across a year such as 2100.
 SEARCH_YEARS = 40
-_JANUARY, _DECEMBER = 1, 12
-
-_Time = tuple[int, int, int]
+_DECEMBER = 12
 
 
 @attrs.frozen
 class WallTimes:
-    """All wall times that match, found and counted without walking from one to the next."""
+    """All naive local times that match, found and counted without walking from one to the next."""
 
     fields: Fields
     _days: dict[tuple[int, int], tuple[int, ...]] = attrs.field(
@@ -151,19 +217,17 @@ class WallTimes:
 
     def at_or_after(self, wall: datetime) -> datetime | None:
         """Return the first match that is not before the whole second `wall`; None if 40 years hold none."""
-        days = self._days_of(wall.year, wall.month)
-        if wall.day in days:
-            time = self._time_at_or_after(wall.hour, wall.minute, wall.second)
-            if time is not None:
-                return datetime(wall.year, wall.month, wall.day, *time)  # noqa: DTZ001 (wall times are naive)
-        later = bisect_right(days, wall.day)
-        if later < len(days):
-            return self._first_on(wall.year, wall.month, days[later])
-        year, month = wall.year, wall.month
-        for _ in range(SEARCH_YEARS * _DECEMBER):
-            year, month = (year, month + 1) if month < _DECEMBER else (year + 1, _JANUARY)
-            if days := self._days_of(year, month):
-                return self._first_on(year, month, days[0])
+        today = self._at_or_after((wall.hour, wall.minute, wall.second))
+        first = tuple(unit[0] for unit in self._units())
+        year, month, day = wall.year, wall.month, wall.day + (today is None)
+        for _ in range(SEARCH_YEARS * _DECEMBER + 1):
+            days = self._days_of(year, month)
+            at = bisect_left(days, day)
+            if at < len(days):
+                is_today = (year, month, days[at]) == (wall.year, wall.month, wall.day)
+                hour, minute, second = today if is_today and today else first
+                return datetime(year, month, days[at], hour, minute, second)  # noqa: DTZ001 (wall times are naive)
+            (year, month), day = _month_after(year, month), 1
         return None
 
     def count(self, start: datetime, end: datetime) -> int:
@@ -174,8 +238,12 @@ class WallTimes:
         year, month = start.year, start.month
         while (year, month) < (end.year, end.month):
             whole_days += len(self._days_of(year, month))
-            year, month = (year, month + 1) if month < _DECEMBER else (year + 1, _JANUARY)
-        return whole_days * self._times_a_day() + self._passed_in_month(end) - self._passed_in_month(start)
+            year, month = _month_after(year, month)
+        times = whole_days * prod(map(len, self._units()))
+        return times + self._passed_in_month(end) - self._passed_in_month(start)
+
+    def _units(self) -> tuple[tuple[int, ...], ...]:
+        return self.fields.hours, self.fields.minutes, self.fields.seconds
 
     def _days_of(self, year: int, month: int) -> tuple[int, ...]:
         if month not in self.fields.months:
@@ -187,82 +255,27 @@ class WallTimes:
             days = self._days[key] = days_in(self.fields, shape)
         return days
 
-    def _first_on(self, year: int, month: int, day: int) -> datetime:
-        fields = self.fields
-        first = (fields.hours[0], fields.minutes[0], fields.seconds[0])
-        return datetime(year, month, day, *first)  # noqa: DTZ001 (wall times are naive)
-
-    def _time_at_or_after(self, hour: int, minute: int, second: int) -> _Time | None:
-        hours, minutes, seconds = self.fields.hours, self.fields.minutes, self.fields.seconds
-        at_hour = bisect_left(hours, hour)
-        if at_hour < len(hours) and hours[at_hour] == hour:
-            at_minute = bisect_left(minutes, minute)
-            if at_minute < len(minutes) and minutes[at_minute] == minute:
-                at_second = bisect_left(seconds, second)
-                if at_second < len(seconds):
-                    return hour, minute, seconds[at_second]
-                at_minute += 1
-            if at_minute < len(minutes):
-                return hour, minutes[at_minute], seconds[0]
-            at_hour += 1
-        return (hours[at_hour], minutes[0], seconds[0]) if at_hour < len(hours) else None
-
-    def _times_a_day(self) -> int:
-        return len(self.fields.hours) * len(self.fields.minutes) * len(self.fields.seconds)
+    def _at_or_after(self, time: tuple[int, int, int]) -> tuple[int, ...] | None:
+        """Return the first matching time of a day that is not before this one."""
+        units = self._units()
+        for depth in (2, 1, 0):  # what stands before the unit is kept, the unit itself may have to move on
+            kept, unit = time[:depth], units[depth]
+            at = bisect_left(unit, time[depth] + (depth < 2))  # noqa: PLR2004 - a second may stay as it is
+            if at < len(unit) and all(value in one for value, one in zip(kept, units, strict=False)):
+                return (*kept, unit[at], *(later[0] for later in units[depth + 1 :]))
+        return None
 
     def _passed_in_month(self, wall: datetime) -> int:
         """Return how many matches of the month lie before this wall time."""
-        days = self._days_of(wall.year, wall.month)
-        passed = bisect_left(days, wall.day) * self._times_a_day()
-        if wall.day not in days:
-            return passed
-        hours, minutes, seconds = self.fields.hours, self.fields.minutes, self.fields.seconds
-        passed += bisect_left(hours, wall.hour) * len(minutes) * len(seconds)
-        if wall.hour not in hours:
-            return passed
-        passed += bisect_left(minutes, wall.minute) * len(seconds)
-        return passed + (bisect_left(seconds, wall.second) if wall.minute in minutes else 0)
+        units = (self._days_of(wall.year, wall.month), *self._units())
+        passed, size = 0, prod(map(len, units))
+        for value, unit in zip((wall.day, wall.hour, wall.minute, wall.second), units, strict=True):
+            size //= max(1, len(unit))
+            passed += bisect_left(unit, value) * size
+            if value not in unit:
+                break
+        return passed
 
 
-_MONTHS = (
-    "January", "February", "March", "April", "May", "June",
-    "July", "August", "September", "October", "November", "December",
-)  # fmt: skip
-
-
-def note_on(timetable: Timetable, at: datetime) -> str | None:
-    """Return the note on an instant at which the timetable fires; None where no clock was changed."""
-    return _note_on_gap(timetable, at) or _note_on_overlap(timetable, at)
-
-
-def _note_on_gap(timetable: Timetable, at: datetime) -> str | None:
-    before = (at - _SECOND).astimezone(timetable.zone).replace(tzinfo=None, fold=0) + _SECOND
-    here = at.astimezone(timetable.zone).replace(tzinfo=None, fold=0)
-    skipped = timetable.walls.count(before, here) if before < here else 0
-    if not skipped:
-        return None
-    first = timetable.walls.at_or_after(before) or before
-    if skipped > 1:
-        gap = f"{_clock(before)} to {_clock(here)} does not exist on {_day(first)}"
-        return f"{gap}: its {skipped:,} times run once, at {_clock(here)}"
-    runs_anyway = timetable.walls.count(here, here + _SECOND)
-    outcome = f"the run at {_clock(here)} stands for it" if runs_anyway else f"runs at {_clock(here)}"
-    return f"{_clock(first)} does not exist on {_day(first)}: {outcome}"
-
-
-def _note_on_overlap(timetable: Timetable, at: datetime) -> str | None:
-    here = at.astimezone(timetable.zone)
-    if here.replace(fold=0).utcoffset() == here.replace(fold=1).utcoffset():
-        return None
-    comes_twice = f"{_clock(here)} comes twice on {_day(here)}"
-    if not timetable.walls.fields.is_interval:
-        return f"{comes_twice}: runs once, the first time"
-    return f"{comes_twice}: runs both times, this is the {'second' if here.fold else 'first'}"
-
-
-def _clock(wall: datetime) -> str:
-    return f"{wall:%H:%M:%S}" if wall.second else f"{wall:%H:%M}"
-
-
-def _day(wall: datetime) -> str:
-    return f"{wall.day} {_MONTHS[wall.month - 1]}"
+def _month_after(year: int, month: int) -> tuple[int, int]:
+    return (year, month + 1) if month < _DECEMBER else (year + 1, 1)
