@@ -18,7 +18,7 @@ def pay(card: str, cents: int) -> list[int]: ...
 BINDER = compile_binder(pay, task="tests.pay")
 
 
-def test_arguments_come_back_and_cannot_be_read_in_between() -> None:
+def test_arguments_come_back_and_cannot_be_read_in_between():
     """The stored text is a token that shows nothing of the arguments."""
     serializer = EncryptedSerializer([NEW])
 
@@ -29,7 +29,7 @@ def test_arguments_come_back_and_cannot_be_read_in_between() -> None:
     assert (("4111", 995), {}) == BINDER.decode_text(text, serializer)
 
 
-def test_a_waiting_job_is_read_after_a_rotation() -> None:
+def test_a_waiting_job_is_read_after_a_rotation():
     """A new key in front writes, the old one behind it still reads."""
     waiting = BINDER.encode_text(("4111", 995), {}, EncryptedSerializer([OLD]))
     rotated = EncryptedSerializer([NEW, OLD])
@@ -40,7 +40,7 @@ def test_a_waiting_job_is_read_after_a_rotation() -> None:
     assert (("4111", 995), {}) == BINDER.decode_text(fresh, EncryptedSerializer([NEW]))
 
 
-def test_a_dropped_key_reads_nothing() -> None:
+def test_a_dropped_key_reads_nothing():
     """What was written with it is an ArgumentError, never plain text."""
     waiting = BINDER.encode_text(("4111", 995), {}, EncryptedSerializer([OLD]))
 
@@ -60,7 +60,7 @@ def test_a_dropped_key_reads_nothing() -> None:
         lambda text: text + "é",
     ],
 )
-def test_changed_text_is_refused(change) -> None:
+def test_changed_text_is_refused(change):
     """Cut, altered, replaced by plain JSON or not even ASCII: nothing of it reaches the task."""
     serializer = EncryptedSerializer([NEW])
     text = BINDER.encode_text(("4111", 995), {}, serializer)
@@ -69,7 +69,7 @@ def test_changed_text_is_refused(change) -> None:
         BINDER.decode_text(change(text), serializer)
 
 
-def test_what_json_cannot_hold_is_refused_before_it_is_encrypted() -> None:
+def test_what_json_cannot_hold_is_refused_before_it_is_encrypted():
     """The core checks around a serializer that does not check itself."""
     with pytest.raises(ArgumentError, match="lone surrogate"):
         BINDER.encode_text(("\ud800", 1), {}, EncryptedSerializer([NEW]))
@@ -77,7 +77,7 @@ def test_what_json_cannot_hold_is_refused_before_it_is_encrypted() -> None:
         BINDER.encode_text(("x", 2**63), {}, EncryptedSerializer([NEW]))
 
 
-def test_results_are_encrypted_as_well() -> None:
+def test_results_are_encrypted_as_well():
     """The same serializer writes what a task returns."""
     serializer = EncryptedSerializer([NEW])
 
@@ -88,7 +88,7 @@ def test_results_are_encrypted_as_well() -> None:
 
 
 @pytest.mark.parametrize("keys", [[], ["short"], [NEW, "secret-but-wrong"]])
-def test_a_wrong_key_is_refused_and_not_shown(keys: list[str]) -> None:
+def test_a_wrong_key_is_refused_and_not_shown(keys):
     """A key that slipped into the wrong place does not end in a log."""
     with pytest.raises(ConfigurationError) as caught:
         EncryptedSerializer(keys)
@@ -97,7 +97,7 @@ def test_a_wrong_key_is_refused_and_not_shown(keys: list[str]) -> None:
     assert not any(key in str(caught.value) for key in keys)
 
 
-def test_keys_come_from_the_environment_newest_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_come_from_the_environment_newest_first(monkeypatch):
     """The order in the variable is the order of rotation."""
     monkeypatch.setenv("APP_ENCRYPTION_KEYS", f"{NEW},{OLD}")
 
@@ -106,7 +106,7 @@ def test_keys_come_from_the_environment_newest_first(monkeypatch: pytest.MonkeyP
     assert {"a": 1} == EncryptedSerializer([NEW]).loads(serializer.dumps({"a": 1}))
 
 
-def test_an_app_stores_tokens_and_reads_them_back() -> None:
+def test_an_app_stores_tokens_and_reads_them_back():
     """Plugged in by name, the serializer writes each job's arguments."""
     with Firelock("memory://", serializer="encrypted", plugins=[EncryptedArguments([NEW])]) as fire:
         task = fire.task(name="tests.pay")(pay)

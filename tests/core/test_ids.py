@@ -144,7 +144,7 @@ def test_anything_else_is_no_id(text):
     assert not is_id(text)
 
 
-def test_many_ids_at_once_ascend_and_differ() -> None:
+def test_many_ids_at_once_ascend_and_differ():
     """A batch of ids lies between the ids made before and after it."""
     before = new_id()
 

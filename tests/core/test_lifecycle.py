@@ -195,34 +195,6 @@ def test_an_end_that_started_says_when(end):
     assert (None if never_ran else STARTED_AT) == end(claimed()).started_at
 
 
-def test_an_operator_needs_no_claim():
-    """Delete and requeue name no session and no fence, and end no attempt."""
-    changes = [
-        lifecycle.delete("j1", at=AT, reason="deleted by ada", expires_at=EXPIRES_AT),
-        lifecycle.requeue("j1", at=AT, reason="requeued by ada"),
-    ]
-
-    assert [(None, None, None)] * 2 == [(one.session, one.fence, one.attempt) for one in changes]
-    assert [
-        HistoryEntry(State.DELETED, AT, "deleted by ada"),
-        HistoryEntry(State.ENQUEUED, AT, "requeued by ada"),
-    ] == [one.entry() for one in changes]
-
-
-def test_a_requeue_gives_retries_and_crashes_back():
-    """A requeued job starts over with no retry and no crash counted, and expires no more."""
-    transition = lifecycle.requeue("j1", at=AT, reason="requeued")
-
-    assert (0, 0, None) == (transition.retries, transition.crashes, transition.expires_at)
-
-
-def test_a_delete_counts_nothing():
-    """A delete leaves retries and crashes as they are and says when the job may be pruned."""
-    transition = lifecycle.delete("j1", at=AT, reason="deleted", expires_at=EXPIRES_AT)
-
-    assert (None, None, EXPIRES_AT) == (transition.retries, transition.crashes, transition.expires_at)
-
-
 @pytest.mark.parametrize(
     ("steps", "expected"),
     [
@@ -271,33 +243,6 @@ def test_a_restore_leads_back_where_nothing_is_lost(state):
 # ---- how an attempt ends ---------------------------------------------------------------------------------
 
 
-def test_a_success_keeps_its_result():
-    """A job that returned is succeeded with the result, and its attempt counts."""
-    transition = succeeded(claimed(), result='"done"')
-
-    assert (State.SUCCEEDED, '"done"', None, EXPIRES_AT, False) == (
-        transition.to, transition.result, transition.result_absent, transition.expires_at,
-        transition.gives_back,
-    )  # fmt: skip
-
-
-def test_a_success_without_a_result_says_why():
-    """A result that was not kept leaves its reason in its place."""
-    transition = succeeded(claimed(), result=None, result_absent="larger than 256 KiB")
-
-    assert (None, "larger than 256 KiB") == (transition.result, transition.result_absent)
-
-
-@given(retries=st.integers(min_value=0, max_value=1_000), wait=spans)
-def test_a_retry_waits_from_its_end(retries, wait):
-    """A retry is scheduled for the end plus the wait, counts one more retry and keeps the error."""
-    transition = retried(claimed(retries=retries), wait)
-
-    assert (State.SCHEDULED, AT + wait, retries + 1, ERROR, False) == (
-        transition.to, transition.due_at, transition.retries, transition.error, transition.gives_back,
-    )  # fmt: skip
-
-
 @pytest.mark.parametrize("wait", [0, -1])
 def test_a_retry_without_a_wait_is_enqueued(wait):
     """No wait means at once: the job is enqueued, and nothing is due."""
@@ -306,40 +251,11 @@ def test_a_retry_without_a_wait_is_enqueued(wait):
     assert (State.ENQUEUED, None, 5) == (transition.to, transition.due_at, transition.retries)
 
 
-@pytest.mark.parametrize(("end", "state"), [(failed, State.FAILED), (deleted_by_policy, State.DELETED)])
-def test_a_last_failure_ends_the_job(end, state):
-    """With nothing left to try the job ends with its error, its attempt counted and no retry added."""
-    transition = end(claimed())
-
-    assert (state, ERROR, EXPIRES_AT, False, None) == (
-        transition.to, transition.error, transition.expires_at, transition.gives_back, transition.retries,
-    )  # fmt: skip
-
-
-@given(wait=spans)
-def test_a_snooze_gives_the_attempt_back(wait):
-    """A snoozed job is scheduled; neither attempt nor retry nor crash counts and no error is kept."""
-    transition = snoozed(claimed(), wait)
-
-    assert (State.SCHEDULED, AT + wait, True, None, None, None) == (
-        transition.to, transition.due_at, transition.gives_back, transition.retries, transition.crashes,
-        transition.error,
-    )  # fmt: skip
-
-
 def test_a_snooze_without_a_wait_lines_up_again():
     """A snooze of nothing is due at once, behind those that waited meanwhile, not ahead of them."""
     transition = snoozed(claimed(), 0)
 
     assert (State.SCHEDULED, transition.at, True) == (transition.to, transition.due_at, transition.gives_back)
-
-
-@pytest.mark.parametrize(("started_at", "is_silent"), [(None, True), (STARTED_AT, False)])
-def test_a_hand_back_leaves_a_trace_only_of_a_start(started_at, is_silent):
-    """A job given back returns its attempt; its history tells of it only where it had started."""
-    transition = handed_back(claimed(), started_at)
-
-    assert (State.ENQUEUED, True, is_silent) == (transition.to, transition.gives_back, transition.is_silent)
 
 
 def test_arguments_that_cannot_be_read_fail_the_job():
@@ -443,20 +359,6 @@ def test_an_unknown_task_is_named():
     reason = unknown_task(claimed(task="billing.charge")).reason
 
     assert "task 'billing.charge' is not registered on server host:a; waiting for one that knows it" == reason
-
-
-# ---- crashes ---------------------------------------------------------------------------------------------
-
-
-@given(crashes=st.integers(min_value=0, max_value=10))
-def test_the_third_crash_fails_the_job(crashes):
-    """A crash alone is counted; from the third on the job is failed, before it goes back to its queue."""
-    transition = crashed_alone(claimed(crashes=crashes))
-
-    is_over = crashes + 1 >= 3
-    expected = (State.FAILED, False, EXPIRES_AT) if is_over else (State.ENQUEUED, True, None)
-    assert expected == (transition.to, transition.gives_back, transition.expires_at)
-    assert (crashes + 1, ERROR) == (transition.crashes, transition.error)
 
 
 # ---- continuations ---------------------------------------------------------------------------------------

@@ -45,7 +45,7 @@ def circular() -> list[object]:
 
 
 @pytest.fixture(params=[True, False], ids=["orjson", "standard-library"])
-def serializer(request: pytest.FixtureRequest) -> JsonSerializer:
+def serializer(request):
     return JsonSerializer(use_orjson=request.param)
 
 
@@ -63,9 +63,7 @@ json_values = st.recursive(
 
 
 @given(value=json_values, wrote_fast=st.booleans(), read_fast=st.booleans())
-def test_every_strict_value_comes_back_equal_whoever_wrote_it(
-    value: JsonValue, wrote_fast: bool, read_fast: bool
-) -> None:
+def test_every_strict_value_comes_back_equal_whoever_wrote_it(value, wrote_fast, read_fast):
     """A value written by either path and read by either path is equal and of the same types."""
     text = JsonSerializer(use_orjson=wrote_fast).dumps(value)
 
@@ -104,9 +102,7 @@ def test_every_strict_value_comes_back_equal_whoever_wrote_it(
     ],
     ids=short,
 )
-def test_a_value_that_would_not_come_back_equal_is_refused_with_its_path(
-    serializer: JsonSerializer, value: JsonValue, words: str
-) -> None:
+def test_a_value_that_would_not_come_back_equal_is_refused_with_its_path(serializer, value, words):
     """Both paths refuse the same values with the same words."""
     with pytest.raises(ArgumentError) as caught:
         serializer.dumps(value)
@@ -117,22 +113,20 @@ def test_a_value_that_would_not_come_back_equal_is_refused_with_its_path(
 @pytest.mark.parametrize(
     "value", [nest(65), nest(100_000), {"a": circular()}], ids=["65", "100000", "circular"]
 )
-def test_too_deep_or_circular_is_refused_without_exhausting_the_stack(
-    serializer: JsonSerializer, value: JsonValue
-) -> None:
+def test_too_deep_or_circular_is_refused_without_exhausting_the_stack(serializer, value):
     """Depth is counted, so neither a long nor an endless nesting recurses far."""
     with pytest.raises(ArgumentError, match="nested deeper than 64 levels, or contains itself at"):
         serializer.dumps(value)
 
 
-def test_sixty_four_levels_are_allowed(serializer: JsonSerializer) -> None:
+def test_sixty_four_levels_are_allowed(serializer):
     """The limit itself still fits, both ways."""
     value = nest(64)
 
     assert value == serializer.loads(serializer.dumps(value))
 
 
-def test_a_long_shallow_value_is_read(serializer: JsonSerializer) -> None:
+def test_a_long_shallow_value_is_read(serializer):
     """Many containers beside each other are no depth."""
     value: JsonValue = [{"a": [1]}] * 100
 
@@ -170,7 +164,7 @@ def test_a_long_shallow_value_is_read(serializer: JsonSerializer) -> None:
     ],
     ids=short,
 )
-def test_tampered_text_is_refused_with_its_place(serializer: JsonSerializer, text: str, words: str) -> None:
+def test_tampered_text_is_refused_with_its_place(serializer, text, words):
     """What the writer cannot have written is an ArgumentError on both paths, with the same words."""
     if "trailing comma" in words and sys.version_info < (3, 13):
         words = "not JSON: Expecting value at character 3"
@@ -181,7 +175,7 @@ def test_tampered_text_is_refused_with_its_place(serializer: JsonSerializer, tex
     assert words == str(caught.value)
 
 
-def test_bytes_are_not_text(serializer: JsonSerializer) -> None:
+def test_bytes_are_not_text(serializer):
     """Stored bytes are decoded by the storage; the serializer reads text alone."""
     with pytest.raises(ArgumentError, match="not JSON text but bytes"):
         serializer.loads(b"1")  # type: ignore[arg-type]
@@ -203,9 +197,7 @@ def test_bytes_are_not_text(serializer: JsonSerializer) -> None:
         ),
     ],
 )
-def test_other_writers_json_is_read_as_plain_values(
-    serializer: JsonSerializer, text: str, value: JsonValue
-) -> None:
+def test_other_writers_json_is_read_as_plain_values(serializer, text, value):
     """White space, escapes, other number forms and keys that mean something elsewhere are plain JSON."""
     back = serializer.loads(text)
 
@@ -213,7 +205,7 @@ def test_other_writers_json_is_read_as_plain_values(
 
 
 @given(text=st.text('[]{}",:0123456789.eE+-aNInfty\\ud\0 ', max_size=60))
-def test_any_text_gives_the_same_answer_on_both_paths(text: str) -> None:
+def test_any_text_gives_the_same_answer_on_both_paths(text):
     """Whatever is stored, both paths give an equal value or refuse with ArgumentError and equal words."""
     answers = []
     for use_orjson in (True, False):
@@ -226,7 +218,7 @@ def test_any_text_gives_the_same_answer_on_both_paths(text: str) -> None:
 
 
 @given(text=st.text())
-def test_check_json_agrees_with_unicode(text: str) -> None:
+def test_check_json_agrees_with_unicode(text):
     """Text passes exactly when it can be encoded and holds no NUL."""
     try:
         allowed = "\0" not in text and bool(text.encode() or True)
@@ -243,13 +235,13 @@ def test_check_json_agrees_with_unicode(text: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "JSON", "a b", "x" * 33, "a/b", "json\n", 7])
-def test_a_serializer_name_that_cannot_be_stored_is_refused(name: object) -> None:
+def test_a_serializer_name_that_cannot_be_stored_is_refused(name):
     """Names are short, lower case and plain, since they stand in every row."""
     with pytest.raises(ConfigurationError, match="Use 1 to 32 characters of a-z 0-9"):
         type("Custom", (Serializer,), {"name": name})
 
 
-def test_importing_the_module_loads_neither_orjson_nor_cattrs() -> None:
+def test_importing_the_module_loads_neither_orjson_nor_cattrs():
     """The serializer is on the users' import path, so it stays cheap until it is used."""
     code = (
         "import sys, firelock.serializer; print({'orjson', 'cattrs', 'typing_extensions'} & set(sys.modules))"
@@ -261,7 +253,7 @@ def test_importing_the_module_loads_neither_orjson_nor_cattrs() -> None:
     assert expected == done.stdout.strip()
 
 
-def test_without_orjson_the_standard_library_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_orjson_the_standard_library_serves(monkeypatch):
     """A missing orjson changes nothing by default, and is an error only where it was asked for."""
     monkeypatch.setitem(sys.modules, "orjson", None)
 

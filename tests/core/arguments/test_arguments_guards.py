@@ -75,7 +75,7 @@ def refusal_of(function: Callable[..., object], *args: object, **kwargs: object)
 
 
 @pytest.mark.parametrize("function", [send_mail, welcome])
-def test_an_entity_is_refused_with_the_call_by_its_id(function: Callable[..., object]) -> None:
+def test_an_entity_is_refused_with_the_call_by_its_id(function):
     """Whatever the annotation, the message shows the call as it should be."""
     name = function.__name__
 
@@ -88,7 +88,7 @@ def test_an_entity_is_refused_with_the_call_by_its_id(function: Callable[..., ob
     assert expected == message
 
 
-def test_the_other_arguments_stay_in_the_call_that_is_shown() -> None:
+def test_the_other_arguments_stay_in_the_call_that_is_shown():
     """The line can be copied over the wrong one."""
     message = refusal_of(charge, 1, User(id=1), note="x")
 
@@ -97,14 +97,14 @@ def test_the_other_arguments_stay_in_the_call_that_is_shown() -> None:
     assert message.endswith("charge.enqueue(order, user.id, note=note)")
 
 
-def test_an_entity_with_a_composite_key_is_passed_by_all_of_it() -> None:
+def test_an_entity_with_a_composite_key_is_passed_by_all_of_it():
     """Every column of the primary key is named."""
     message = refusal_of(send_mail, Membership(group=1, member=2))
 
     assert message.endswith("send_mail.enqueue(user.group, user.member)")
 
 
-def test_a_mapped_dataclass_is_an_entity() -> None:
+def test_a_mapped_dataclass_is_an_entity():
     """It could be stored and rebuilt, and would come back as a row that the database never gave."""
     message = refusal_of(open_account, Account(id=1))
 
@@ -120,9 +120,7 @@ def test_a_mapped_dataclass_is_an_entity() -> None:
         (send_mail, (User(id=1),), "$.user[0]"),
     ],
 )
-def test_an_entity_inside_of_an_argument_is_found(
-    function: Callable[..., object], value: object, place: str
-) -> None:
+def test_an_entity_inside_of_an_argument_is_found(function, value, place):
     """The message says where it is."""
     message = refusal_of(function, value)
 
@@ -148,7 +146,7 @@ def made_by(module: str, name: str, **attributes: object) -> object:
         (made_by("mongoengine.base.document", "BaseDocument", pk=1), "pk"),
     ],
 )
-def test_other_libraries_entities_are_known_by_their_names(value: object, key: str) -> None:
+def test_other_libraries_entities_are_known_by_their_names(value, key):
     """Nothing is imported to find out."""
     message = refusal_of(send_mail, value)
 
@@ -201,14 +199,14 @@ async def async_numbers() -> Any:
         (lambda: made_by("pandas.core.frame", "DataFrame"), "passes a pandas frame (Sub)"),
     ],
 )  # fmt: skip
-def test_what_no_job_can_carry_is_refused_by_name(make: Callable[[], object], words: str) -> None:
+def test_what_no_job_can_carry_is_refused_by_name(make, words):
     """Each with what to do instead."""
     assert words in refusal_of(send_mail, make())
 
 
 @pytest.mark.parametrize("is_bound", [False, True])
 @pytest.mark.parametrize("name", ["request", "session", "g", "current_app"])
-def test_a_proxy_of_flask_is_refused_by_name(name: str, is_bound: bool) -> None:
+def test_a_proxy_of_flask_is_refused_by_name(name, is_bound):
     """It is no iterator, though it can do what one can; within a request and outside of one alike."""
     app = flask.Flask("shop")
     app.secret_key = "only for this test"
@@ -223,7 +221,7 @@ def test_a_proxy_of_flask_is_refused_by_name(name: str, is_bound: bool) -> None:
     )
 
 
-def test_open_things_are_refused_by_name() -> None:
+def test_open_things_are_refused_by_name():
     """Files, sockets, connections, cursors and processes belong to this process."""
     with (
         tempfile.NamedTemporaryFile() as temporary,
@@ -246,7 +244,7 @@ def test_open_things_are_refused_by_name() -> None:
     database.engine.dispose()
 
 
-def test_a_coroutine_is_asked_about_its_await() -> None:
+def test_a_coroutine_is_asked_about_its_await():
     """A forgotten await is the usual reason."""
 
     async def load() -> User: ...
@@ -259,7 +257,7 @@ def test_a_coroutine_is_asked_about_its_await() -> None:
     assert "passes a coroutine (coroutine) in argument 'user' (position 1); did you forget await?" in message
 
 
-def test_a_future_is_asked_about_its_await() -> None:
+def test_a_future_is_asked_about_its_await():
     """So is what asyncio gives for a task that was started."""
     loop = asyncio.new_event_loop()
 
@@ -270,7 +268,7 @@ def test_a_future_is_asked_about_its_await() -> None:
     assert "did you forget await?" in message
 
 
-def test_a_refused_value_among_further_arguments_is_named() -> None:
+def test_a_refused_value_among_further_arguments_is_named():
     """`*args` and `**kwargs` are looked through as well."""
 
     def run(*rest: Any, **more: Any) -> None: ...

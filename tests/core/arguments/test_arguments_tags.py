@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import date
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,7 +11,6 @@ from hypothesis import strategies as st
 from firelock.arguments.signature import compile_binder
 from firelock.arguments.tags import check_tag_templates, format_tags
 from firelock.errors import ArgumentError, TaskError
-from firelock.serializer import JsonValue
 
 
 @pytest.mark.parametrize(
@@ -29,19 +27,19 @@ from firelock.serializer import JsonValue
         ("user:{x}", "{y.__class__}", "user:{y.__class__}"),
     ],
 )
-def test_a_tag_is_the_template_with_the_stored_values(template: str, value: JsonValue, tag: str) -> None:
+def test_a_tag_is_the_template_with_the_stored_values(template, value, tag):
     """Text stands as it is, other values as JSON writes them; a value is never a template itself."""
     check_tag_templates([template], ["x"])
 
     assert (tag,) == format_tags([template], {"x": value})
 
 
-def test_equal_tags_are_given_once_in_order() -> None:
+def test_equal_tags_are_given_once_in_order():
     """Two templates may meet."""
     assert ("b", "a") == format_tags(["{x}", "a", "{y}"], {"x": "b", "y": "a"})
 
 
-def test_an_omitted_argument_counts_as_its_default() -> None:
+def test_an_omitted_argument_counts_as_its_default():
     """The default stands in its stored form, as a given value would."""
 
     def run(x: int, day: date = date(2026, 1, 1), other: object = print) -> None: ...
@@ -80,7 +78,7 @@ def test_an_omitted_argument_counts_as_its_default() -> None:
     ],
     ids=lambda value: ascii(value)[:30],
 )
-def test_a_template_that_cannot_make_tags_is_refused_at_registration(templates: Any, words: str) -> None:
+def test_a_template_that_cannot_make_tags_is_refused_at_registration(templates, words):
     """Only plain names of parameters stand in braces: no way leads from a tag into an object."""
     with pytest.raises(TaskError) as caught:
         check_tag_templates(templates, ["x"])
@@ -99,7 +97,7 @@ def test_a_template_that_cannot_make_tags_is_refused_at_registration(templates: 
     ],
     ids=lambda value: ascii(value)[:20],
 )
-def test_a_value_that_cannot_stand_in_a_tag_is_refused_at_the_call(value: JsonValue, words: str) -> None:
+def test_a_value_that_cannot_stand_in_a_tag_is_refused_at_the_call(value, words):
     """The caller learns it before anything is stored."""
     with pytest.raises(ArgumentError) as caught:
         format_tags(["{x}"], {"x": value})
@@ -108,7 +106,7 @@ def test_a_value_that_cannot_stand_in_a_tag_is_refused_at_the_call(value: JsonVa
 
 
 @given(template=st.text("{}x.!:[]0a ", max_size=12), value=st.text(max_size=5) | st.integers())
-def test_no_template_and_no_value_raises_anything_else(template: str, value: JsonValue) -> None:
+def test_no_template_and_no_value_raises_anything_else(template, value):
     """What passes registration makes a tag or an ArgumentError."""
     try:
         check_tag_templates([template], ["x", "a"])

@@ -188,7 +188,7 @@ def exact(value: object) -> str:
     ],
     ids=lambda value: ascii(value)[:40],
 )
-def test_a_value_comes_back_as_it_was(annotation: object, value: object) -> None:
+def test_a_value_comes_back_as_it_was(annotation, value):
     """Equal, and of the same types all through."""
     back = sent(annotation, value)
 
@@ -251,9 +251,7 @@ def test_a_value_comes_back_as_it_was(annotation: object, value: object) -> None
     ],
     ids=lambda value: ascii(value)[:40],
 )  # fmt: skip
-def test_a_value_that_is_not_of_its_annotation_is_refused(
-    annotation: object, value: object, words: str
-) -> None:
+def test_a_value_that_is_not_of_its_annotation_is_refused(annotation, value, words):
     """Nothing is coerced and nothing is lost; the message names the parameter, its position and the fix."""
     with pytest.raises(ArgumentError) as caught:
         binder_for(annotation).encode_text((value,), {}, JSON)
@@ -268,20 +266,20 @@ class SubPoint(Point):
     z: int = 0
 
 
-def test_a_subclass_is_refused_where_its_base_is_annotated() -> None:
+def test_a_subclass_is_refused_where_its_base_is_annotated():
     """It would come back as the base, without what it adds."""
     with pytest.raises(ArgumentError, match="SubPoint where Point is annotated"):
         binder_for(Point).encode((SubPoint(1),), {})
 
 
-def test_an_integer_under_float_comes_back_as_float() -> None:
+def test_an_integer_under_float_comes_back_as_float():
     """The one widening there is, for annotations of JSON and inside of classes."""
     assert exact(1.0) == exact(sent(float, 1))
     assert exact([2.0, None]) == exact(sent(list[float | None], [2, None]))
     assert exact(Point(1, 2.0)) == exact(sent(Point, Point(1, 2)))
 
 
-def test_classes_that_hold_themselves_come_back() -> None:
+def test_classes_that_hold_themselves_come_back():
     """A tree is data as long as it ends."""
     back = sent(Node, Node(1, [Node(2, [Node(3)])], Node(4)))
 
@@ -291,7 +289,7 @@ def test_classes_that_hold_themselves_come_back() -> None:
     assert 4 == back.parent.value
 
 
-def test_a_class_that_contains_itself_is_refused() -> None:
+def test_a_class_that_contains_itself_is_refused():
     """An endless value ends in an ArgumentError."""
     node = Node(1)
     node.children.append(node)
@@ -300,7 +298,7 @@ def test_a_class_that_contains_itself_is_refused() -> None:
         binder_for(Node).encode((node,), {})
 
 
-def test_an_instant_keeps_its_offset_and_loses_the_zones_name() -> None:
+def test_an_instant_keeps_its_offset_and_loses_the_zones_name():
     """Also in the hour that a zone repeats, where Python calls it unequal to itself in any other zone."""
     zone = ZoneInfo("Europe/Berlin")
     value = datetime(2026, 10, 25, 2, 30, fold=1, tzinfo=zone)
@@ -321,13 +319,13 @@ class Moody(tzinfo):
         return None
 
 
-def test_a_time_zone_that_raises_is_an_argument_error() -> None:
+def test_a_time_zone_that_raises_is_an_argument_error():
     """A stranger's code inside a value cannot break the caller in its own way."""
     with pytest.raises(ArgumentError, match="does not fit datetime: no idea"):
         binder_for(datetime).encode((datetime(2026, 1, 1, tzinfo=Moody()),), {})
 
 
-def test_equal_sets_give_equal_text() -> None:
+def test_equal_sets_give_equal_text():
     """A set's order depends on the process, its stored form does not."""
     binder = binder_for(set[str])
 
@@ -370,9 +368,7 @@ def test_equal_sets_give_equal_text() -> None:
     ],
     ids=lambda value: ascii(value)[:40],
 )
-def test_a_stored_value_that_is_not_of_its_annotation_is_refused(
-    annotation: object, stored: Any, words: str
-) -> None:
+def test_a_stored_value_that_is_not_of_its_annotation_is_refused(annotation, stored, words):
     """Reading coerces as little as writing, and says where the trouble is."""
     with pytest.raises(ArgumentError) as caught:
         binder_for(annotation).decode({"x": stored})
@@ -380,7 +376,7 @@ def test_a_stored_value_that_is_not_of_its_annotation_is_refused(
     assert words in str(caught.value)
 
 
-def test_a_field_with_a_default_may_be_added_while_jobs_wait() -> None:
+def test_a_field_with_a_default_may_be_added_while_jobs_wait():
     """Old jobs get the default, as an old call would."""
     back, _ = binder_for(Point).decode({"x": {"x": 1}})
 
@@ -409,7 +405,7 @@ class Twin:
     ],
     ids=str,
 )
-def test_a_union_that_json_cannot_tell_apart_is_refused_at_registration(annotation: object) -> None:
+def test_a_union_that_json_cannot_tell_apart_is_refused_at_registration(annotation):
     """Otherwise a text might come back as a date, or the reverse."""
     with pytest.raises(TaskError, match=r"parameter 'x' is annotated .* cannot be told apart in JSON"):
         binder_for(annotation)
@@ -420,7 +416,7 @@ class Mixed:
     value: str | date
 
 
-def test_a_union_inside_of_a_class_is_refused_at_the_first_value() -> None:
+def test_a_union_inside_of_a_class_is_refused_at_the_first_value():
     """A class's fields are read when the first value comes."""
     with pytest.raises(ArgumentError, match=r"str \| datetime.date is not a type that can be stored"):
         binder_for(Mixed).encode((Mixed("a"),), {})
@@ -429,7 +425,7 @@ def test_a_union_inside_of_a_class_is_refused_at_the_first_value() -> None:
 # ---- an app's own types ----------------------------------------------------------------------------------
 
 
-def test_an_apps_converter_stores_the_apps_own_types() -> None:
+def test_an_apps_converter_stores_the_apps_own_types():
     """What a hook taught the converter is used, and asked for no sooner than needed."""
     asked: list[int] = []
 
@@ -461,7 +457,7 @@ class Money:
         return hash(self.cents)
 
 
-def test_an_apps_lossy_converter_is_caught() -> None:
+def test_an_apps_lossy_converter_is_caught():
     """A value that does not come back equal is refused, whoever converted it."""
 
     def converter():
@@ -474,7 +470,7 @@ def test_an_apps_lossy_converter_is_caught() -> None:
         binder_for(Money, converter=converter).encode((Money(5),), {})
 
 
-def test_a_pydantic_model_comes_back_as_itself() -> None:
+def test_a_pydantic_model_comes_back_as_itself():
     """Models work where pydantic is installed, and are read back by their own rules."""
     pydantic = pytest.importorskip("pydantic")
 
@@ -544,7 +540,7 @@ def annotated(draw: st.DrawFn) -> tuple[Any, Any]:
 
 @settings(suppress_health_check=[HealthCheck.too_slow], max_examples=200)
 @given(case=annotated())
-def test_every_value_of_every_supported_annotation_comes_back(case: tuple[Any, Any]) -> None:
+def test_every_value_of_every_supported_annotation_comes_back(case):
     """The round trip is exact for whatever hypothesis finds."""
     annotation, value = case
 
@@ -597,7 +593,7 @@ annotations = st.sampled_from(
 
 @settings(max_examples=300)
 @given(annotation=annotations, value=anything)
-def test_a_hostile_value_is_stored_whole_or_refused_by_our_errors(annotation: Any, value: Any) -> None:
+def test_a_hostile_value_is_stored_whole_or_refused_by_our_errors(annotation, value):
     """No value makes encoding raise anything else, and what is stored comes back the same."""
     binder = binder_for(annotation)
     with warnings.catch_warnings():
@@ -629,7 +625,7 @@ def test_a_hostile_value_is_stored_whole_or_refused_by_our_errors(annotation: An
         max_leaves=8,
     ),
 )
-def test_whatever_is_stored_decodes_or_is_refused_by_our_errors(annotation: Any, stored: Any) -> None:
+def test_whatever_is_stored_decodes_or_is_refused_by_our_errors(annotation, stored):
     """No row makes decoding raise anything else."""
     try:
         binder_for(annotation).decode({"x": stored})
