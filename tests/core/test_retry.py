@@ -26,7 +26,7 @@ from firelock.retry import (
 MINUTE, HOUR, YEAR = timedelta(minutes=1), timedelta(hours=1), timedelta(days=365)
 
 
-def middle() -> float:
+def middle():
     """A random number at which jitter changes nothing."""
     return 0.5
 
@@ -45,11 +45,11 @@ class Refused(ConnectionError):
 class Unspeakable(Exception):
     """An exception that cannot say what happened."""
 
-    def __str__(self) -> str:
+    def __str__(self):
         raise RuntimeError
 
 
-def seconds(policy: Retry, count: int) -> list[float]:
+def seconds(policy, count):
     """Return the first waits of a policy without jitter."""
     return [policy.wait(number, middle).total_seconds() for number in range(1, count + 1)]
 
@@ -355,7 +355,7 @@ def test_a_value_that_cannot_be_shown_is_still_refused():
     """A value whose own repr raises is named by its type."""
 
     class Silent:
-        def __repr__(self) -> str:
+        def __repr__(self):
             raise RuntimeError
 
     with pytest.raises(ConfigurationError, match="waits=a value of type Silent"):

@@ -27,18 +27,18 @@ class Text(str):
     __slots__ = ()
 
 
-def short(value: object) -> str:
+def short(value):
     return ascii(value)[:24] if isinstance(value, str) else type(value).__name__
 
 
-def nest(depth: int) -> list[object]:
+def nest(depth):
     value: list[object] = []
     for _ in range(depth - 1):
         value = [value]
     return value
 
 
-def circular() -> list[object]:
+def circular():
     value: list[object] = []
     value.append(value)
     return value

@@ -11,14 +11,14 @@ from firelock.cron import Cron
 from firelock.errors import ScheduleError
 
 
-def days_of(expression: str, year: int, month: int) -> list[int]:
+def days_of(expression, year, month):
     """Return the days of a month on which the expression fires at midnight."""
     start = datetime(year, month, 1, tzinfo=UTC)
     fires = Cron(expression).upcoming(start - timedelta(seconds=1), 31)
     return [fire.day for fire in fires if (fire.year, fire.month) == (year, month)]
 
 
-def hours_of(expression: str) -> list[int]:
+def hours_of(expression):
     """Return the hours of one day in which the expression fires."""
     start = datetime(2026, 6, 1, tzinfo=UTC)
     fires = Cron(expression).upcoming(start - timedelta(seconds=1), 24)

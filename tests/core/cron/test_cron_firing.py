@@ -19,7 +19,7 @@ NOON = datetime(2026, 11, 25, 12, tzinfo=UTC)
 SECOND, MINUTE = timedelta(seconds=1), timedelta(minutes=1)
 
 
-def minutes(*offsets: int) -> list[datetime]:
+def minutes(*offsets):
     """Return noon moved by so many minutes each."""
     return [NOON + offset * MINUTE for offset in offsets]
 
@@ -160,7 +160,7 @@ def test_wrong_moments_are_refused(due, now, grace):
 # ---- against a plain list of all instants -------------------------------------------------------------
 
 
-def owed(schedule: Cron | Every, due: datetime, now: datetime, since: datetime | None = None) -> Firing:
+def owed(schedule, due, now, since=None):
     """Return the answer by listing every instant, as the policies are described."""
     passed = [due]
     while (following := schedule.next_after(max(passed[-1], since or due))) <= now:
@@ -213,11 +213,11 @@ class Counted:
     asked: int = 0
     cron: Cron = attrs.field(factory=lambda: Cron("* * * * * *", tz="Europe/Berlin"))
 
-    def next_after(self, instant: datetime) -> datetime | None:
+    def next_after(self, instant):
         self.asked += 1
         return self.cron.next_after(instant)
 
-    def count(self, after: datetime, until: datetime) -> int:
+    def count(self, after, until):
         self.asked += 1
         return self.cron.count(after, until)
 

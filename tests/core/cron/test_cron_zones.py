@@ -16,7 +16,7 @@ from firelock.cron import Cron
 MINUTE, SECOND = timedelta(minutes=1), timedelta(seconds=1)
 
 
-def instant(text: str) -> datetime:
+def instant(text):
     """Return 'YYYY-MM-DD HH:MM' as an instant in UTC."""
     return datetime.fromisoformat(text).replace(tzinfo=UTC)
 
@@ -144,7 +144,7 @@ class Reference:
     }
     BOUNDS = ((0, 60), (0, 24), (1, 31), (1, 12), (0, 7))
 
-    def __init__(self, expression: str, zone: str) -> None:
+    def __init__(self, expression, zone):
         parts = expression.lower().split()
         self.step = SECOND if len(parts) == 6 else MINUTE
         self.second = parts[0] if len(parts) == 6 else "0"
@@ -152,7 +152,7 @@ class Reference:
         self.zone = ZoneInfo(zone)
         self.is_interval = any(sign in " ".join([self.second, *self.parts[:2]]) for sign in "*-/")
 
-    def fires(self, after: datetime, until: datetime, *, overlap: timedelta) -> list[datetime]:
+    def fires(self, after, until, *, overlap):
         """Return the instants after the first and not after the second; overlaps are no longer than given."""
         found = []
         now = after - overlap
@@ -173,10 +173,10 @@ class Reference:
                 found.append(now)
         return found
 
-    def wall(self, now: datetime) -> datetime:
+    def wall(self, now):
         return now.astimezone(self.zone).replace(tzinfo=None, fold=0)
 
-    def matches(self, wall: datetime) -> bool:
+    def matches(self, wall):
         minute, hour, day, month, weekday = self.parts
         if not (
             self.numbers(self.second, wall.second, 0)
@@ -191,10 +191,10 @@ class Reference:
             return by_day and by_weekday
         return by_day or by_weekday
 
-    def numbers(self, text: str, value: int, field: int) -> bool:
+    def numbers(self, text, value, field):
         return any(self.number(item, value, field) for item in text.split(","))
 
-    def number(self, item: str, value: int, field: int) -> bool:
+    def number(self, item, value, field):
         low, size = self.BOUNDS[field]
         span, _, step = item.partition("/")
         first, _, last = span.partition("-")
@@ -206,11 +206,11 @@ class Reference:
         ahead = (value - start) % size
         return ahead <= (end - start) % size and ahead % int(step or 1) == 0
 
-    def value(self, text: str, field: int) -> int:
+    def value(self, text, field):
         number = self.NAMES.get(field, {}).get(text)
         return int(text) % (7 if field == 4 else 100) if number is None else number
 
-    def day(self, item: str, wall: datetime) -> bool:
+    def day(self, item, wall):
         last = monthrange(wall.year, wall.month)[1]
         workdays = [day for day in range(1, last + 1) if wall.replace(day=day).weekday() < 5]
         if item == "lw":
@@ -222,7 +222,7 @@ class Reference:
             return target <= last and wall.day == min(workdays, key=lambda day: abs(day - target))
         return self.number(item, wall.day, 2)
 
-    def weekday(self, item: str, wall: datetime) -> bool:
+    def weekday(self, item, wall):
         today = (wall.weekday() + 1) % 7
         if "#" in item:
             weekday, _, nth = item.partition("#")
@@ -233,9 +233,7 @@ class Reference:
         return self.number(item, today, 4)
 
 
-def assert_equals_the_walk(
-    expression: str, zone: str, after: datetime, until: datetime, *, overlap: timedelta = timedelta(hours=2)
-) -> None:
+def assert_equals_the_walk(expression, zone, after, until, *, overlap=timedelta(hours=2)):
     """Fail unless the schedule fires, and counts, exactly as the reference."""
     cron = Cron(expression, tz=zone)
     expected = Reference(expression, zone).fires(after, until, overlap=overlap)
@@ -244,7 +242,7 @@ def assert_equals_the_walk(
     assert len(expected) == cron.count(after, until), f"{expression} in {zone} from {after}"
 
 
-def changes(zone: str, first: int, last: int) -> list[datetime]:
+def changes(zone, first, last):
     """Return the instants from which another offset holds, in the years from first to last."""
     place = ZoneInfo(zone)
     found = []
@@ -321,7 +319,7 @@ def test_a_rare_change_equals_the_walk(zone, change):
         assert_equals_the_walk(expression, zone, middle - day, middle + day, overlap=day)
 
 
-def spans(low: int, high: int, *names: str):
+def spans(low, high, *names):
     """Return texts for one item of a field: a value, a range (wrapped too), either with a step."""
     value = st.integers(low, high).map(str)
     if names:
