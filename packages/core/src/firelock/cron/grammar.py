@@ -21,8 +21,8 @@ __all__ = [
     "LENGTH_LIMIT",
     "MACROS",
     "MONTHS",
+    "CronFields",
     "DayRule",
-    "Fields",
     "LastDay",
     "LastWeekday",
     "LastWorkday",
@@ -109,7 +109,7 @@ _KINDS = (_SECOND, _MINUTE, _HOUR, _DAY, _MONTH, _WEEKDAY)
 
 
 @attrs.frozen
-class Fields:
+class CronFields:
     """A cron expression read: what each field allows, sorted. Weekdays count from Sunday = 0."""
 
     seconds: tuple[int, ...]
@@ -162,7 +162,7 @@ def tidy(expression: str) -> str:
 
 
 @lru_cache(maxsize=1_024)
-def parse_fields(expression: str) -> Fields:
+def parse_fields(expression: str) -> CronFields:
     """Return what the expression allows, field by field; the expression is tidy.
 
     Read once: whoever shows or fires stored definitions asks for the same again and again.
@@ -175,7 +175,7 @@ def parse_fields(expression: str) -> Fields:
     reads = {kind: _read_field(expression, kind, *piece) for kind, piece in zip(kinds, pieces, strict=True)}
     values = _expand(expression, reads)
     day, weekday = reads[_DAY], reads[_WEEKDAY]
-    fields = Fields(
+    fields = CronFields(
         seconds=values.get(_SECOND, (0,)),
         minutes=values[_MINUTE],
         hours=values[_HOUR],
@@ -342,7 +342,7 @@ def shapes_of(month: int) -> list[MonthShape]:
     return [MonthShape(length, first) for length in _LENGTHS.get(month, (31,)) for first in range(_WEEK)]
 
 
-def days_in(fields: Fields, month: MonthShape) -> tuple[int, ...]:
+def days_in(fields: CronFields, month: MonthShape) -> tuple[int, ...]:
     """Return the days of such a month that match, in order; months the expression excludes are not looked at.
 
     Day of month and day of week combine as in crontab: a day matches either when both are restricted.
@@ -455,7 +455,7 @@ _CLOCK_TIMES = 6  # more of them read better as a rule
 _RUN = 3  # from so many neighbours on, "9 to 17" instead of a list
 
 
-def describe_fields(fields: Fields) -> str:
+def describe_fields(fields: CronFields) -> str:
     """Return when the fields match: "at 02:00 every day", "every 15 minutes on Monday to Friday"."""
     times = len(fields.hours) * len(fields.minutes) * len(fields.seconds)
     is_clock = times <= _CLOCK_TIMES and not fields.is_interval
@@ -490,7 +490,7 @@ def _spans(numbers: Sequence[int], words: Sequence[str]) -> str:
     return _listed(listed)
 
 
-def _clock_times(fields: Fields) -> str:
+def _clock_times(fields: CronFields) -> str:
     shows_seconds = fields.seconds != (0,)
     times = [
         f"{hour:02}:{minute:02}" + (f":{second:02}" if shows_seconds else "")
@@ -501,7 +501,7 @@ def _clock_times(fields: Fields) -> str:
     return f"at {_listed(times)}"
 
 
-def _rule(fields: Fields) -> str:
+def _rule(fields: CronFields) -> str:
     parts = [] if fields.seconds == (0,) else [_unit(fields.seconds, _SECOND)]
     for values, kind in ((fields.minutes, _MINUTE), (fields.hours, _HOUR)):
         is_restricted = len(values) < kind.count
@@ -518,7 +518,7 @@ def _unit(values: Sequence[int], kind: _Kind) -> str:
     return f"{name if len(values) == 1 else kind.name} {_spans(values, list(map(str, values)))}"
 
 
-def _month_days(fields: Fields) -> list[str]:
+def _month_days(fields: CronFields) -> list[str]:
     words = list(map(str, fields.day_rules))
     if fields.days:
         plural = "s" if len(fields.days) > 1 else ""
@@ -526,7 +526,7 @@ def _month_days(fields: Fields) -> list[str]:
     return words
 
 
-def _month_weekdays(fields: Fields) -> list[str]:
+def _month_weekdays(fields: CronFields) -> list[str]:
     # A week that people read begins on Monday, so that mon-fri and sat-sun are runs.
     ordered = sorted((weekday - 1) % _WEEK for weekday in fields.weekdays)
     words = [_spans(ordered, [_WEEKDAYS[(day + 1) % _WEEK] for day in ordered])] if ordered else []

@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo, available_timezones
 
 import attrs
 
-from firelock.cron.grammar import MONTHS, Fields, days_in, shape_of
+from firelock.cron.grammar import MONTHS, CronFields, days_in, shape_of
 from firelock.errors import ScheduleError
 
 __all__ = ["SEARCH_YEARS", "Timetable", "WallTimes", "find_zone"]
@@ -210,7 +210,7 @@ _DECEMBER = 12
 class WallTimes:
     """All naive local times that match, found and counted without walking from one to the next."""
 
-    fields: Fields
+    fields: CronFields
     _days: dict[tuple[int, int], tuple[int, ...]] = attrs.field(
         init=False, factory=dict, eq=False, repr=False
     )
