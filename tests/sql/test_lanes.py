@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from firelock_sql.claim import Asked
+from firelock_sql.claim import ClaimRequest
 from firelock_sql.postgresql.lanes import Lanes, Probe
 
 LATE = 5_000_000
@@ -34,28 +34,28 @@ def lanes(clock):
 
 
 def asked(queues=("mail",), limit=2):
-    return Asked(queues, limit, "session", NOW)
+    return ClaimRequest(queues, limit, "session", NOW)
 
 
-def after_a_long_look(lanes, *claimed, queues=("mail",), steps=100_000):
-    """The next look, after several whole ones that took so many steps; the last claimed these."""
-    lanes.looked(lanes.look(asked(queues)), [], steps)
-    lanes.looked(lanes.look(asked(queues)), [], steps)
-    lanes.looked(lanes.look(asked(queues)), claimed, steps)
+def after_a_long_look(lanes, *claimed, queues=("mail",), micros=100_000):
+    """The next look, after several whole ones that took so many micros; the last claimed these."""
+    lanes.looked(lanes.look(asked(queues)), [], micros)
+    lanes.looked(lanes.look(asked(queues)), [], micros)
+    lanes.looked(lanes.look(asked(queues)), claimed, micros)
     return lanes.look(asked(queues))
 
 
-def test_looks_of_few_steps_are_whole(lanes):
-    """What a look steps over for each job that it claims is not long."""
-    look = after_a_long_look(lanes, *[("mail", 0, 1, n) for n in range(500)], steps=32_000)
+def test_quick_looks_are_whole(lanes):
+    """What a look takes for each job that it claims is not long."""
+    look = after_a_long_look(lanes, *[("mail", 0, 1, n) for n in range(500)], micros=32_000)
 
     assert look.probes is None
 
 
 def test_one_long_look_is_none_and_two_with_a_short_between_are_none(lanes):
     """The first along entries that nobody sees any more marks them: nothing has to wait for that."""
-    for steps in (100_000, 100_000, 3, 100_000, 100_000):
-        lanes.looked(lanes.look(asked()), [("mail", 0, 10, 3)], steps)
+    for micros in (100_000, 100_000, 3, 100_000, 100_000):
+        lanes.looked(lanes.look(asked()), [("mail", 0, 10, 3)], micros)
 
     assert lanes.look(asked()).probes is None
 
@@ -74,19 +74,19 @@ def test_after_a_long_look_lanes_begin_behind_what_was_claimed(lanes):
 
 
 def test_looks_are_whole_again_after_a_rest(lanes, clock):
-    """The rest is as long as the look was, many times: half a second for 100,000 steps."""
+    """The rest is as long as the look was, many times: two seconds for a tenth."""
     after_a_long_look(lanes, ("mail", 0, 10, 3))
 
-    clock.seconds = 0.49
+    clock.seconds = 1.9
     assert lanes.look(asked()).probes is not None
-    clock.seconds = 0.5
+    clock.seconds = 2.0
     assert lanes.look(asked()).probes is None
 
 
 def test_places_stay_known_from_one_rest_to_the_next(lanes, clock):
     """A whole look claims what came late; the lanes begin where they did."""
     after_a_long_look(lanes, ("mail", 0, 10, 3))
-    clock.seconds = 1.0
+    clock.seconds = 3.0
 
     lanes.looked(lanes.look(asked()), [("mail", 0, 5, 1)], 100_000)
 
@@ -155,6 +155,6 @@ def test_a_server_of_all_queues_probes_the_gaps_between_them(lanes):
 
 def test_no_more_than_a_thousand_lanes_are_known(lanes):
     """What grows is bounded; those beyond are looked for between the others."""
-    look = after_a_long_look(lanes, *[("mail", n, 10, n) for n in range(1_200)], steps=1_000_000)
+    look = after_a_long_look(lanes, *[("mail", n, 10, n) for n in range(1_200)], micros=1_000_000)
 
     assert 2 * 1_000 + 1 == len(look.probes)

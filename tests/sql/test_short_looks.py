@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import psycopg
 import pytest
 
 from firelock.storage import Applied
-from firelock.testing.conformance.ends import succeeds
+from firelock.testing.conformance.ends import hands_back, succeeds
 from firelock.testing.conformance.scene import Running
-from firelock_sql.claim import Asked
 from firelock_sql.postgresql import lanes
 from tests.scenes import scene_at
 
@@ -23,10 +21,10 @@ def scene(postgresql):
 @pytest.fixture
 def short_looks(monkeypatch):
     """Each whole look is a long one, after which all looks are short."""
-    monkeypatch.setattr(lanes, "_MANY", -1)
-    monkeypatch.setattr(lanes, "_STEPS_OF_A_JOB", 0)
+    monkeypatch.setattr(lanes, "_LONG", -1)
+    monkeypatch.setattr(lanes, "_MICROS_OF_A_JOB", 0)
     monkeypatch.setattr(lanes, "_IN_A_ROW", 1)
-    monkeypatch.setattr(lanes, "_SECONDS_OF_A_STEP", 1e6)
+    monkeypatch.setattr(lanes, "_REST", 1e9)
 
 
 def ids(claimed):
@@ -105,7 +103,7 @@ def test_a_short_look_passes_a_paused_queue_over_and_comes_back(scene):
 
 @pytest.mark.usefixtures("short_looks")
 def test_a_settle_claims_by_a_short_look_beside(scene):
-    """One statement does both, as ever."""
+    """One statement settles, another one claims."""
     holder = begun(scene)
     next_id = scene.add()
     job = scene.claim(holder)[0]
@@ -120,22 +118,15 @@ def test_a_settle_claims_by_a_short_look_beside(scene):
     assert [other] == ids(found.claim.jobs)
 
 
-def test_looks_become_short_while_a_snapshot_is_held(scene, postgresql, monkeypatch):
-    """What was claimed since then is not stepped over by each claim."""
-    monkeypatch.setattr(lanes, "_MANY", 500)
-    monkeypatch.setattr(lanes, "_SECONDS_OF_A_STEP", 1e6)
-    with psycopg.connect(postgresql.socket_url()) as held:
-        held.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-        held.execute("SELECT count(*) FROM pg_class")
-        holder = scene.begin()
-        for _ in range(6):
-            scene.add_many(500)
-            jobs = scene.claim(holder, 500)
-            scene.storage.apply([succeeds(Running(job, holder)) for job in jobs])
-        scene.add()
+def test_looks_become_short_once_several_were_long(scene, monkeypatch):
+    """The server tells how long each took."""
+    monkeypatch.setattr(lanes, "_LONG", 0)
+    monkeypatch.setattr(lanes, "_MICROS_OF_A_JOB", 0)
+    monkeypatch.setattr(lanes, "_REST", 1e9)
+    holder = scene.begin()
+    late, *_, job_id = [scene.add() for _ in range(5)]
+    jobs = [scene.claim(holder, 1)[0] for _ in range(3)]
+    scene.storage.apply([hands_back(Running(jobs[0], holder))])
 
-        job = scene.claim(holder)[0]
-        asked = Asked(["default"], 1, holder.session, scene.stamp())
-        look = scene.storage._hot._lanes.look(asked)  # noqa: SLF001 - where it looks shows nowhere else
-
-    assert job.enqueued_at == max(probe.after[0] for probe in look.probes)
+    assert job_id not in [job.id for job in jobs]
+    assert late not in ids(scene.claim(holder, 10))

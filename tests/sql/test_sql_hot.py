@@ -178,23 +178,6 @@ def test_looks_that_find_nothing_commit_nothing(scene, commits):
     assert 0 == commits()
 
 
-def test_an_exchange_that_breaks_in_its_claim_keeps_its_settles(scene, path):
-    """An error that trying again does not mend is met by settle and claim alone."""
-    holder = scene.begin()
-    running = scene.run(holder)
-    scene.add(queue="broken")
-    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        connection.execute(
-            "create trigger broken before update of claimed_at on firelock_jobs "
-            "when new.queue = 'broken' begin select raise(abort, 'broken'); end"
-        )
-
-    with pytest.raises(Exception, match="broken"):
-        scene.storage.exchange([succeeds(running)], ["broken"], 10, holder.session, scene.stamp())
-
-    assert State.SUCCEEDED == scene.state(running.id)
-
-
 def test_an_empty_exchange_is_nothing(scene):
     """No ends and no room: nothing is done, the session is known to live."""
     holder = scene.begin()

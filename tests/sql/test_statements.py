@@ -5,9 +5,12 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import re
+import sqlite3
 from contextlib import closing
 
+import psycopg
 import pytest
+from sqlalchemy.schema import CreateIndex, CreateTable
 
 import firelock_sql
 from firelock import Firelock
@@ -17,7 +20,7 @@ from firelock_sql.names import Names
 from firelock_sql.postgresql.connect import dialect_of as postgresql_dialect
 from firelock_sql.sqlite.database import _Dialect
 from firelock_sql.statements import Statement
-from firelock_sql.tables import PREFIX
+from firelock_sql.tables import METADATA, PREFIX, is_of
 
 OURS = Names("elsewhere", "mine_")
 DIALECTS = {
@@ -60,9 +63,11 @@ def every_statement():
 STATEMENTS = every_statement()
 
 
-def statements_for(dialect):
+def statements_for(dialect, *, but=None):
     """Every statement that this dialect may have to run: what all databases share, and its own."""
-    others = {f"firelock_sql.{folder}." for folder in FOLDERS.values() if folder != FOLDERS[dialect]}
+    others = {but or "nothing"} | {
+        f"firelock_sql.{folder}." for folder in FOLDERS.values() if folder != FOLDERS[dialect]
+    }
     return [one for name, one in STATEMENTS.items() if not name.startswith(tuple(others))]
 
 
@@ -145,15 +150,46 @@ def test_a_list_is_the_last_parameter_of_a_change(dialect):
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_a_text_has_a_place_for_every_parameter(dialect):
     """Where a driver counts places, no percent sign stands for anything else."""
-    place = {"postgresql": "%s", "sqlite": "?"}.get(dialect, "%s")
+    place = r"\?" if dialect == "sqlite" else r"%(?:\(\w+\))?s"
 
     wrong = [
         compiled.text
         for one in statements_for(dialect)
-        if (compiled := one.compiled(DIALECTS[dialect])).text.count(place) != len(compiled.names)
+        if len(re.findall(place, (compiled := one.compiled(DIALECTS[dialect])).text)) != len(compiled.names)
     ]
 
     assert wrong == []
+
+
+def test_sqlite_takes_every_statement():
+    """Each one is explained, whatever its parameters."""
+    with closing(sqlite3.connect(":memory:")) as connection:
+        for table in METADATA.sorted_tables:
+            connection.execute(str(CreateTable(table).compile(dialect=DIALECTS["sqlite"])))
+            for index in table.indexes:
+                if is_of(index, "sqlite"):
+                    connection.execute(str(CreateIndex(index).compile(dialect=DIALECTS["sqlite"])))
+        for statement in statements_for(
+            "sqlite", but="firelock_sql.find."
+        ):  # those are tied to partial indexes
+            compiled = statement.compiled(DIALECTS["sqlite"])
+            explained = connection.execute(f"EXPLAIN {compiled.text}", [None] * len(compiled.names))
+
+            assert explained.fetchall()
+
+
+def test_postgresql_takes_every_statement(postgresql):
+    """Each one is explained by the server, as its own kind of parameters."""
+    with closing(Firelock(postgresql.url())) as fire:
+        fire.storage.migrate()
+    dialect = postgresql_dialect("psycopg", Names())
+
+    with psycopg.connect(postgresql.socket_url(), autocommit=True) as connection:
+        for statement in statements_for("postgresql"):
+            compiled = statement.compiled(dialect)
+            values = dict.fromkeys(compiled.names) if "%(" in compiled.text else [None] * len(compiled.names)
+
+            assert connection.execute(f"EXPLAIN {compiled.text}", values).fetchall()
 
 
 def test_mariadb_takes_every_statement(mariadb):

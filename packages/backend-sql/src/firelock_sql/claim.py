@@ -44,7 +44,6 @@ __all__ = [
     "READY",
     "SERVER",
     "SERVING",
-    "Asked",
     "Found",
     "ReadyRow",
     "Taken",
@@ -52,7 +51,6 @@ __all__ = [
     "claimed_job",
     "has_ready",
     "living_server",
-    "lost",
     "next_due_at",
     "queues_along_the_ready",
     "ready_of",
@@ -244,7 +242,7 @@ _TAKE = Statement(
 
 
 @attrs.frozen
-class Asked:
+class ClaimRequest:
     """What a claim asks for."""
 
     queues: Sequence[str] | None
@@ -255,9 +253,9 @@ class Asked:
 
 @attrs.frozen
 class Found:
-    """What a living session of this server may take: rows that are ready, and locked."""
+    """What a session may take: rows that are ready, and locked."""
 
-    server: str
+    server: str | None  # the session's; None where that is dead or unknown
     rows: Sequence[Any]
     next_due_at: int | None
 
@@ -271,30 +269,26 @@ class Taken:
     server: str
 
 
-def take_jobs(tx: Transaction, database: Database, asked: Asked, turns: Turns) -> Taken:
+def take_jobs(tx: Transaction, database: Database, request: ClaimRequest, turns: Turns) -> Taken:
     """See `Storage.claim`."""
-    server = serving(tx, asked.session)
-    if server is None:
-        return lost(next_due_at(tx))
-    rows = ready_rows(tx, asked.queues, asked.limit, turns) if asked.limit > 0 else []
-    return take_rows(tx, database, asked, Found(server, rows, next_due_at(tx)))
+    server = serving(tx, request.session)
+    is_claiming = server is not None and request.limit > 0
+    rows = ready_rows(tx, request.queues, request.limit, turns) if is_claiming else []
+    return take_rows(tx, database, request, Found(server, rows, next_due_at(tx)))
 
 
-def lost(next_due_at: int | None) -> Taken:
-    """Return the claim of a session that is dead or unknown."""
-    return Taken(Claim([], next_due_at, is_session_lost=True), [], "")
-
-
-def take_rows(tx: Transaction, database: Database, asked: Asked, found: Found) -> Taken:
+def take_rows(tx: Transaction, database: Database, request: ClaimRequest, found: Found) -> Taken:
     """The rows become the session's; return the claim."""
-    now, rows = asked.now, found.rows
+    if found.server is None:
+        return Taken(Claim([], found.next_due_at, is_session_lost=True), [], "")
+    now, rows = request.now, found.rows
     claimed, unreadable = _claimed_of(rows, now)
     if unreadable:
         rows = [row for row in rows if row[0] not in unreadable]
         apply_transitions(tx, database, [_quarantine(id, now) for id in unreadable])
     if rows:
         seqs = database.among([row[PLACE_SEQ] for row in rows])
-        taken = {"holder": asked.session, "new_server": found.server, "now": now, "now_again": now}
+        taken = {"holder": request.session, "new_server": found.server, "now": now, "now_again": now}
         tx.run_many(_TAKE, [{**taken, "seqs": seqs}])
         for queue, number in Counter(row[4] for row in rows).items():
             tx.deltas[_ENQUEUED, queue] -= number

@@ -1,6 +1,7 @@
-"""What is ordinary: jobs that ask for nothing, and ends of which the storage hears the first time.
+"""The verbs that run for every job, and which of them are plain: what most jobs are, done a shorter way.
 
-Most jobs are so, and the hot path takes them a shorter way; both ways end the same.
+A plain job asks for nothing; a plain end is a success that the storage hears of the first time. What a
+session has claimed through this process is remembered, so that its plain ends need no reading.
 """
 
 from __future__ import annotations
@@ -8,42 +9,18 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from operator import attrgetter
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import attrs
-from sqlalchemy import bindparam, null, update
 
-from firelock.storage import (
-    Applied,
-    Claim,
-    Exchange,
-    NewJob,
-    State,
-    StorageError,
-    StorageUnavailable,
-    Transition,
-)
-from firelock_sql.claim import PLACE_IS_PARENT, PLACE_SEQ, Asked, Taken
+from firelock.storage import Applied, Claim, Exchange, NewJob, State, Transition
+from firelock_sql.claim import PLACE_IS_PARENT, PLACE_SEQ, ClaimRequest, Taken, Turns, take_jobs
 from firelock_sql.insert import insert_jobs
 from firelock_sql.settle import apply_transitions
-from firelock_sql.statements import Statement
-from firelock_sql.tables import ONE, ZERO, jobs, text_literal
+from firelock_sql.statements import Text, Value
+from firelock_sql.transaction import Database, Transaction
 
-if TYPE_CHECKING:
-    from firelock_sql.server_database import ServerDatabase
-
-__all__ = [
-    "KIND",
-    "SETTLE",
-    "SETTLE_ORDER",
-    "Clash",
-    "Held",
-    "Holdings",
-    "Parted",
-    "ServerHot",
-    "are_plain",
-    "kind",
-]
+__all__ = ["KIND", "SETTLE", "Held", "Holdings", "JobEngine", "Parted", "are_plain", "kind", "settle_values"]
 
 # A plain job: enqueued at once, nothing special asked for.
 _asked = attrgetter(
@@ -59,42 +36,28 @@ _odd = attrgetter(
 )
 _NOTHING_ODD = (State.SUCCEEDED, frozenset({State.PROCESSING}), None, None, None, None, None, False, False)
 
-# Settles one plain end, guarded by all that its claim knew; run once an end, by drivers that take many.
-SETTLE = Statement(
-    update(jobs)
-    .where(
-        jobs.c.seq == bindparam("row_seq"),
-        jobs.c.id == bindparam("job_id"),  # a number is given out again after the last row was pruned
-        jobs.c.session == bindparam("holder"),
-        jobs.c.fence == bindparam("token"),
-        jobs.c.state == text_literal(State.PROCESSING),
-        jobs.c.is_parent == ZERO,
-    )
-    .ordered_values(
-        (jobs.c.state, text_literal(State.SUCCEEDED)),
-        (jobs.c.changed_at, bindparam("at")),
-        (jobs.c.ended_at, bindparam("at_again")),
-        (jobs.c.started_at, bindparam("new_started_at")),
-        (jobs.c.expires_at, bindparam("new_expires_at")),
-        (jobs.c.result, bindparam("new_result")),
-        (jobs.c.result_absent, bindparam("new_result_absent")),
-        (jobs.c.is_plain_end, ONE),
-        (jobs.c.session, null()),
-        (jobs.c.reason, null()),
-        (jobs.c.due_at, null()),
-    )
-)
-SETTLE_ORDER = (
-    "at", "at_again", "new_started_at", "new_expires_at", "new_result", "new_result_absent", "row_seq",
-    "job_id", "holder", "token",
-)  # fmt: skip
+# Settles one plain end, guarded by all that its claim knew; run once an end, by drivers that take many. The
+# id is asked for too: a number is given out again after the last row was pruned.
+SETTLE = Text("""
+UPDATE firelock_jobs
+SET state = 'succeeded', changed_at = :at, ended_at = :at_again, started_at = :started_at,
+    expires_at = :expires_at, result = :result, result_absent = :result_absent, is_plain_end = 1,
+    session = NULL, reason = NULL, due_at = NULL
+WHERE seq = :seq AND id = :id AND session = :holder AND fence = :token AND state = 'processing'
+    AND is_parent = 0
+""")
+
+
+def settle_values(end: Transition, held: Held) -> tuple[Value, ...]:
+    """Return the parameters of `SETTLE`."""
+    return (
+        end.at, end.at, end.started_at, end.expires_at, end.result, end.result_absent, held[0], end.job_id,
+        end.session, end.fence,
+    )  # fmt: skip
+
 
 Held = tuple[int, str, int, int]
 """Of a claimed job: seq, queue, attempt, claimed_at."""
-
-
-class Clash(Exception):
-    """Something in the batch is not plain after all; the transaction is undone and done the long way."""
 
 
 def are_plain(batch: Sequence[NewJob]) -> bool:
@@ -149,7 +112,12 @@ class Holdings:
         return held if is_current else None
 
     def parted(self, transitions: Sequence[Transition], session: str | None) -> Parted:
-        """Return the plain ends of one session, whichever comes first if none is given, apart from others."""
+        """Return the plain ends of one session, whichever comes first if none is given, apart from others.
+
+        None is plain where a job is there twice: the order counts.
+        """
+        if len({one.job_id for one in transitions}) < len(transitions):
+            return Parted([], list(range(len(transitions))))
         parted = Parted()
         for place, transition in enumerate(transitions):
             held = self.plainly_held(transition)
@@ -169,15 +137,16 @@ class Holdings:
                 holding.jobs.pop(transition.job_id, None)
 
 
-_D = TypeVar("_D", bound="ServerDatabase")
+_D = TypeVar("_D", bound=Database)
 
 
-class ServerHot(ABC, Generic[_D]):
-    """`insert`, `claim`, `apply` and `exchange` of one database."""
+class JobEngine(ABC, Generic[_D]):
+    """`insert`, `claim`, `apply` and `exchange` of one database, in the fastest form that it has."""
 
     def __init__(self, database: _D) -> None:
         self._database = database
         self._holdings = Holdings()
+        self._turns = Turns()
 
     def forget(self, session: str | None = None) -> None:
         """The session has ended, or all have: what it held is not settled from memory any more."""
@@ -187,68 +156,64 @@ class ServerHot(ABC, Generic[_D]):
     def insert(self, batch: Sequence[NewJob]) -> list[bool]:
         """See `Storage.insert`."""
 
+    def insert_any(self, batch: Sequence[NewJob]) -> list[bool]:
+        """Return which of the jobs are new, whatever jobs they are."""
+        return self._database.write(lambda tx: insert_jobs(tx, self._database, batch))
+
     @abstractmethod
-    def claim(self, queues: Sequence[str] | None, limit: int, session: str, now: int) -> Claim:
+    def claim(self, request: ClaimRequest) -> Claim:
         """See `Storage.claim`; a look that finds nothing takes no lock."""
 
     def apply(self, transitions: Sequence[Transition]) -> list[Applied]:
         """See `Storage.apply`."""
         if not transitions:
             return []
-        try:
-            results = self._apply_fast(transitions)
-        except Clash:
-            results = self._database.write(lambda tx: apply_transitions(tx, self._database, transitions))
+        results = self.settle(transitions)
         self._holdings.let_go(transitions)
         return results
 
     @abstractmethod
-    def _apply_fast(self, transitions: Sequence[Transition]) -> list[Applied]:
-        """Return the results; plain ends are written without reading, others by way of their rows.
+    def settle(self, transitions: Sequence[Transition]) -> list[Applied]:
+        """Return the results; plain ends are written without reading, others by way of their rows."""
 
-        Raises:
-            Clash: nothing of it was done, and the long way has to be taken.
-        """
-
-    def exchange(
-        self,
-        transitions: Sequence[Transition],
-        queues: Sequence[str] | None,
-        limit: int,
-        session: str,
-        now: int,
-    ) -> Exchange:
+    def exchange(self, transitions: Sequence[Transition], request: ClaimRequest) -> Exchange:
         """See `Storage.exchange`."""
         if not transitions:
-            return Exchange([], self.claim(queues, limit, session, now))
-        self._database.looks_for_work(queues)
-        try:
-            return self._exchange(transitions, Asked(queues, limit, session, now))
-        except StorageUnavailable:
-            raise
-        except StorageError:
-            return Exchange(self.apply(transitions), self.claim(queues, limit, session, now))
+            return Exchange([], self.claim(request))
+        self._database.looks_for_work(request.queues)
+        return self.settle_and_claim(transitions, request)
 
     @abstractmethod
-    def _exchange(self, transitions: Sequence[Transition], asked: Asked) -> Exchange:
-        """Return what became of the transitions and of the claim, in one transaction.
+    def settle_and_claim(self, transitions: Sequence[Transition], request: ClaimRequest) -> Exchange:
+        """Return what became of the transitions and of the claim.
 
         What has ended is let go before what is claimed is remembered: it may be the same job.
         """
 
-    def _insert_any(self, batch: Sequence[NewJob]) -> list[bool]:
-        """Return which of the jobs are new, whatever jobs they are."""
-        return self._database.write(lambda tx: insert_jobs(tx, self._database, batch))
+    def take(self, tx: Transaction, request: ClaimRequest) -> Taken:
+        """Return what the session has claimed, by the statements that serve every database."""
+        return take_jobs(tx, self._database, request, self._turns)
 
-    def _remembered(self, asked: Asked, taken: Taken) -> Claim:
+    def apply_rest(
+        self, tx: Transaction, transitions: Sequence[Transition], places: Sequence[int]
+    ) -> list[Applied]:
+        """Return the results of all; those at these places are applied now, the others are already."""
+        results = [Applied.APPLIED] * len(transitions)
+        if places:
+            found = apply_transitions(tx, self._database, [transitions[place] for place in places])
+            for place, result in zip(places, found, strict=True):
+                results[place] = result
+        return results
+
+    def remembered(self, request: ClaimRequest, taken: Taken) -> Claim:
         """Return the claim; what was claimed for sure is remembered, so that its end needs no reading."""
         if taken.claim.is_session_lost:
-            self.forget(asked.session)
+            self.forget(request.session)
         held = (
             (job.id, (row[PLACE_SEQ], job.queue, job.attempt, job.claimed_at))
             for row, job in zip(taken.rows, taken.claim.jobs, strict=True)
             if not row[PLACE_IS_PARENT]
         )
         if taken.claim.jobs:
-            self._holdings.remember(asked.session, taken.server, held)
+            self._holdings.remember(request.session, taken.server, held)
         return taken.claim

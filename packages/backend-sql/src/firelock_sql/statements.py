@@ -6,6 +6,7 @@ source of SQL for every dialect. Parameters are named; `Statement.bind` puts the
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol, cast
 
@@ -16,8 +17,11 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql import ClauseElement, insert
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.elements import BindParameter, ColumnElement
+from typing_extensions import override
 
-__all__ = ["Cursor", "Parameter", "Statement", "Value", "among", "dialect_key", "insert_into"]
+from firelock_sql.tables import METADATA, PREFIX
+
+__all__ = ["Cursor", "Parameter", "Statement", "Text", "Value", "among", "dialect_key", "insert_into"]
 
 Value = str | int | float | bytes | None
 Parameter = Value | Sequence[str] | Sequence[int]
@@ -128,6 +132,34 @@ class Statement:
         constants = compiled.constants
         values = [parameters[name] if name in parameters else constants[name] for name in compiled.names]
         return compiled.text, cast("list[Parameter]", values)
+
+
+class Text(Statement):
+    """A statement of a hot verb: a text that a person can read, and run in the database's shell.
+
+    Its parameters are written `:name`; a schema and prefix of the user's choice replace those of its tables.
+    """
+
+    def __init__(self, text: str) -> None:
+        self._text = " ".join(
+            text.split()
+        )  # psycopg remembers how it read texts of less than 4,096 characters
+        self._compiled = {}
+
+    @override
+    def _compile(self, dialect: Dialect) -> _Compiled:
+        style = _STYLES[dialect.name]
+        parts = _NAMED.split(self._text)
+        text = "".join(style.format(part) if place % 2 else part for place, part in enumerate(parts))
+        preparer = dialect.identifier_preparer
+        tables = {table.name: preparer.format_table(table) for table in METADATA.sorted_tables}
+        text = _OURS.sub(lambda found: tables.get(found[0]) or preparer.quote(found[0]), text)
+        return _Compiled(text, tuple(parts[1::2]), {})
+
+
+_NAMED = re.compile(r"(?<!:):([a-z_]+)")
+_OURS = re.compile(rf"\b{PREFIX}\w+")
+_STYLES = {"sqlite": "?", "postgresql": "%({})s", "mysql": "%s", "mariadb": "%s"}
 
 
 def dialect_key(dialect: Dialect) -> str:

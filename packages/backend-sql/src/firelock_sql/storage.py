@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 
@@ -39,11 +39,13 @@ from firelock.storage import (
 )
 from firelock_sql import continuations, find, locks, logs, metrics, records, schema, sessions, upkeep
 from firelock_sql import recurring as _recurring
+from firelock_sql.claim import ClaimRequest
 from firelock_sql.insert import insert_jobs
 from firelock_sql.settle import apply_transitions
 
 if TYPE_CHECKING:
-    from firelock_sql.transaction import Database, Hot, Transaction
+    from firelock_sql.job_engine import JobEngine
+    from firelock_sql.transaction import Database, Transaction
 
 __all__ = ["SqlStorage"]
 
@@ -56,9 +58,9 @@ class SqlStorage(Storage):
 
     contract = 1
 
-    def __init__(self, database: Database, hot: Hot, features: frozenset[Feature]) -> None:
+    def __init__(self, database: Database, engine: JobEngine[Any], features: frozenset[Feature]) -> None:
         self._database = database
-        self._hot = hot
+        self._engine = engine
         self._locks_looked_at: int | None = None
         self.features = features
         self.url = database.name
@@ -90,7 +92,7 @@ class SqlStorage(Storage):
     @override
     def clear(self) -> None:
         self._database.write(schema.clear)
-        self._hot.forget()
+        self._engine.forget()
 
     @override
     def close(self) -> None:
@@ -113,16 +115,16 @@ class SqlStorage(Storage):
     @override
     def insert(self, jobs: Sequence[NewJob], *, within: object | None = None) -> list[bool]:
         if within is None:
-            return self._hot.insert(jobs)
+            return self._engine.insert(jobs)
         return self._database.join(within, lambda tx: insert_jobs(tx, self._database, jobs))
 
     @override
     def claim(self, queues: Sequence[str] | None, limit: int, session: str, now: int) -> Claim:
-        return self._hot.claim(queues, limit, session, now)
+        return self._engine.claim(ClaimRequest(queues, limit, session, now))
 
     @override
     def apply(self, transitions: Sequence[Transition]) -> list[Applied]:
-        return self._hot.apply(transitions)
+        return self._engine.apply(transitions)
 
     @override
     def apply_within(self, transitions: Sequence[Transition], within: object) -> list[Applied]:
@@ -137,7 +139,7 @@ class SqlStorage(Storage):
         session: str,
         now: int,
     ) -> Exchange:
-        return self._hot.exchange(transitions, queues, limit, session, now)
+        return self._engine.exchange(transitions, ClaimRequest(queues, limit, session, now))
 
     @override
     def wait(self, queues: Sequence[str] | None, timeout_seconds: float) -> bool:
@@ -168,7 +170,7 @@ class SqlStorage(Storage):
         taken = self._database.write(
             lambda tx: sessions.end_session(tx, self._database, session, running, reason=reason)
         )
-        self._hot.forget(session)
+        self._engine.forget(session)
         return taken or Taken(session, "", [], [])
 
     @override

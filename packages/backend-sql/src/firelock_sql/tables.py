@@ -171,7 +171,6 @@ jobs = Table(
     Column("expires_at", BigInteger),
     Column("reason", _TEXT),
     _count("is_parent"),  # 1: edges of children that nothing was decided for may exist
-    Column("held_by", _NAME),  # reserved: what keeps an enqueued job from being ready, such as a limit
     # written once
     Column("task", _NAME, nullable=False),
     Column("arguments", _TEXT, nullable=False),
@@ -199,7 +198,7 @@ jobs = Table(
 )
 
 _ENQUEUED, _SCHEDULED = text_literal("enqueued"), text_literal("scheduled")
-is_ready = (jobs.c.state == _ENQUEUED) & jobs.c.session.is_(None) & jobs.c.held_by.is_(None)
+is_ready = (jobs.c.state == _ENQUEUED) & jobs.c.session.is_(None)
 is_scheduled = jobs.c.state == _SCHEDULED
 is_retrying = is_scheduled & (jobs.c.retries > ZERO)
 
@@ -246,22 +245,6 @@ make_index("retrying", jobs.c.changed_at, where=is_retrying, whole=(jobs.c.retri
 INDEXED_BY = {
     name.removeprefix(PREFIX): f"INDEXED BY {name}" for name in (str(index.name) for index in jobs.indexes)
 }
-
-# Reserved: what few jobs will have. On the jobs' own rows these columns cost every job 0.4 µs.
-job_ties = Table(
-    PREFIX + "job_ties",
-    METADATA,
-    Column("job_id", _NAME, primary_key=True),
-    Column("pending", Integer),  # members of a batch that have not ended
-    Column("batch_id", _NAME),
-    Column("waits_for", _NAME),  # what an awaiting job waits for, if not for parents: its kind and key
-    Column("waits_for_key", _NAME),
-    Column("limit_key", _NAME),
-    Column("unique_key", _NAME),
-    Column("unique_until", _NAME),  # the point at which the key is free again
-    Column("start_before", BigInteger),
-    sqlite_with_rowid=False,
-)
 
 # Written only for jobs with tags; serves lists by tag.
 job_tags = Table(

@@ -11,15 +11,15 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
-from typing import Protocol, TypeVar, cast
+from typing import TypeVar, cast
 
 import attrs
 from sqlalchemy.engine import Dialect
 
-from firelock.storage import Applied, Claim, Exchange, Finding, NewJob, Transition
+from firelock.storage import Finding
 from firelock_sql.statements import Cursor, Parameter, Statement, Value
 
-__all__ = ["Database", "Failure", "Hot", "Meaning", "Transaction"]
+__all__ = ["Database", "Failure", "Meaning", "Transaction"]
 
 
 _T = TypeVar("_T")
@@ -185,34 +185,3 @@ class Database(ABC):
     @abstractmethod
     def close(self) -> None:
         """Every connection is closed; a later transaction raises `StorageError`."""
-
-
-class Hot(Protocol):
-    """The verbs that run for every job, in the fastest form a database has."""
-
-    def insert(self, batch: Sequence[NewJob]) -> list[bool]:
-        """See `Storage.insert`."""
-        ...
-
-    def claim(self, queues: Sequence[str] | None, limit: int, session: str, now: int) -> Claim:
-        """See `Storage.claim`."""
-        ...
-
-    def apply(self, transitions: Sequence[Transition]) -> list[Applied]:
-        """See `Storage.apply`."""
-        ...
-
-    def exchange(
-        self,
-        transitions: Sequence[Transition],
-        queues: Sequence[str] | None,
-        limit: int,
-        session: str,
-        now: int,
-    ) -> Exchange:
-        """See `Storage.exchange`."""
-        ...
-
-    def forget(self, session: str | None = None) -> None:
-        """Nothing is remembered of what the session, or any, has claimed."""
-        ...

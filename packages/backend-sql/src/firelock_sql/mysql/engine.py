@@ -8,10 +8,10 @@ are the very same queues, nothing more is asked.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import attrs
 from sqlalchemy import bindparam, insert, literal_column, select
@@ -36,37 +36,37 @@ from firelock_sql.claim import (
     READY,
     SERVER,
     SERVING,
-    Asked,
+    ClaimRequest,
     Found,
     ReadyRow,
     Taken,
     Turns,
-    lost,
     queues_along_the_ready,
     ready_of,
     rows_in_turn,
     take_rows,
 )
 from firelock_sql.insert import insert_jobs, insert_new
-from firelock_sql.job_engine import SETTLE, SETTLE_ORDER, Clash, Held, ServerHot, are_plain
+from firelock_sql.job_engine import SETTLE, JobEngine, are_plain, settle_values
 from firelock_sql.mysql.connect import CLOCK
 from firelock_sql.settle import apply_transitions
 from firelock_sql.statements import Statement, among
 from firelock_sql.tables import ONE, by_id, jobs, text_literal
 
 if TYPE_CHECKING:
-    from firelock_sql.mysql.pipeline import Answer, TogetherCursor, Written
+    from firelock_sql.mysql.pipeline import TogetherCursor, Written
     from firelock_sql.server_database import ServerDatabase
     from firelock_sql.statements import Parameter
-    from firelock_sql.transaction import Database, Transaction
+    from firelock_sql.transaction import Transaction
 
 __all__ = [
     "Claims",
-    "MysqlHot",
+    "MysqlEngine",
     "cursor_of",
 ]
 
 _MOST_GUESSED = 32  # queues; of more each one is asked for by itself
+_T = TypeVar("_T")
 _COMMIT: Written = ("COMMIT", ())
 
 _Question = tuple["Statement", Mapping[str, object]]
@@ -94,37 +94,35 @@ class Claims:
         self._turns = Turns()
         self._guess: list[str] = []  # the queues that had work, in order
 
-    def look(self, tx: Transaction, asked: Asked) -> Claim | None:
+    def look(self, tx: Transaction, request: ClaimRequest) -> Claim | None:
         """Return the claim where it takes nothing, None where there may be work; end the transaction."""
-        names = _once_each(asked.queues)
+        names = _once_each(request.queues)
         questions: list[_Question] = [(NEXT_WITH_WORK, {"former": ""})]
         if names is not None:
             questions = [(IS_READY, {"queue": name}) for name in names]
-        known = _ask(tx, SERVER, asked, questions, is_last=True)
+        known = _ask(tx, SERVER, request, questions, is_last=True)
         if known.server is None:
             return Claim([], known.next_due_at, is_session_lost=True)
-        if asked.limit > 0 and _may_have_work(names, known):
+        if request.limit > 0 and _may_have_work(names, known):
             return None
         return Claim([], known.next_due_at)
 
-    def take(self, tx: Transaction, database: Database, asked: Asked) -> Taken:
-        """Return what the session has claimed."""
-        names = _once_each(asked.queues)
+    def find(self, tx: Transaction, request: ClaimRequest) -> Found:
+        """Return what the session may take, locked."""
+        names = _once_each(request.queues)
         if names is None:
-            known, rows = self._ready_of_all(tx, asked)
+            known, rows = self._ready_of_all(tx, request)
         else:
-            known, rows = _ready_of_some(tx, asked, names)
-        if known.server is None:
-            return lost(known.next_due_at)
-        return take_rows(tx, database, asked, Found(known.server, rows, known.next_due_at))
+            known, rows = _ready_of_some(tx, request, names)
+        return Found(known.server, rows, known.next_due_at)
 
-    def _ready_of_all(self, tx: Transaction, asked: Asked) -> tuple[_Known, Sequence[ReadyRow]]:
+    def _ready_of_all(self, tx: Transaction, request: ClaimRequest) -> tuple[_Known, Sequence[ReadyRow]]:
         guess = self._guess
         questions: list[_Question] = [(NEXT_WITH_WORK, {"former": name}) for name in ["", *guess]]
         if len(guess) == 1:
-            questions.append((READY, {"queue": guess[0], "most": asked.limit}))
-        known = _ask(tx, SERVING, asked, questions if asked.limit > 0 else [])
-        if known.server is None or asked.limit <= 0:
+            questions.append((READY, {"queue": guess[0], "most": request.limit}))
+        known = _ask(tx, SERVING, request, questions if request.limit > 0 else [])
+        if known.server is None or request.limit <= 0:
             return known, []
         found = [str(rows[0][0]) if rows else None for rows in known.others[: len(guess) + 1]]
         is_right = found == [*guess, None]
@@ -133,21 +131,23 @@ class Claims:
         opened = [name for name in names if name not in known.paused]
         if is_right and opened == guess and len(guess) == 1:
             return known, known.others[-1]
-        return known, rows_in_turn(tx, self._turns.of(opened), asked.limit, self._turns)
+        return known, rows_in_turn(tx, self._turns.of(opened), request.limit, self._turns)
 
 
-def _ready_of_some(tx: Transaction, asked: Asked, names: Sequence[str]) -> tuple[_Known, Sequence[ReadyRow]]:
+def _ready_of_some(
+    tx: Transaction, request: ClaimRequest, names: Sequence[str]
+) -> tuple[_Known, Sequence[ReadyRow]]:
     """Return the rows of the queues in their order; those of the first are asked for with all else."""
-    questions: list[_Question] = [(READY, {"queue": name, "most": asked.limit}) for name in names[:1]]
-    known = _ask(tx, SERVING, asked, questions if asked.limit > 0 else [])
+    questions: list[_Question] = [(READY, {"queue": name, "most": request.limit}) for name in names[:1]]
+    known = _ask(tx, SERVING, request, questions if request.limit > 0 else [])
     rows: list[ReadyRow] = []
-    if known.server is None or asked.limit <= 0:
+    if known.server is None or request.limit <= 0:
         return known, rows
     for name in names:
-        if len(rows) >= asked.limit:
+        if len(rows) >= request.limit:
             break
         if name not in known.paused:
-            rows += known.others[0] if name == names[0] else ready_of(tx, name, asked.limit - len(rows))
+            rows += known.others[0] if name == names[0] else ready_of(tx, name, request.limit - len(rows))
     return known, rows
 
 
@@ -160,13 +160,13 @@ def _may_have_work(names: Sequence[str] | None, known: _Known) -> bool:
 def _ask(
     tx: Transaction,
     server: Statement,
-    asked: Asked,
+    request: ClaimRequest,
     questions: Sequence[_Question],
     *,
     is_last: bool = False,
 ) -> _Known:
     """Return what a claim has to know, and the answers to the questions, all in one round trip."""
-    every: list[_Question] = [(server, {"session": asked.session}), (PAUSED, {}), (DUE, {}), (FIRING, {})]
+    every: list[_Question] = [(server, {"session": request.session}), (PAUSED, {}), (DUE, {}), (FIRING, {})]
     written = [statement.bind(tx.dialect, parameters) for statement, parameters in [*every, *questions]]
     found: list[Sequence[Any]] = cursor_of(tx).each([*written, _COMMIT] if is_last else written)
     tx.is_ended = is_last
@@ -236,27 +236,7 @@ _LOCK = Statement(
 )
 
 
-@attrs.frozen
-class _Settled:
-    """Plain ends on their way to the server."""
-
-    tx: Transaction
-    number: int
-    answers: Sequence[Answer]
-
-    def check(self) -> None:
-        """Every one of them was settled.
-
-        Raises:
-            Clash: one was not.
-        """
-        if any(answer.rowcount < 0 for answer in self.answers):
-            cursor_of(self.tx).send()
-        if sum(answer.rowcount for answer in self.answers) != self.number:
-            raise Clash
-
-
-class MysqlHot(ServerHot["ServerDatabase"]):
+class MysqlEngine(JobEngine["ServerDatabase"]):
     """`insert`, `claim`, `apply` and `exchange` of one database."""
 
     def __init__(self, database: ServerDatabase) -> None:
@@ -267,38 +247,31 @@ class MysqlHot(ServerHot["ServerDatabase"]):
 
     @override
     def insert(self, batch: Sequence[NewJob]) -> list[bool]:
-        """See `Storage.insert`; one round trip where the jobs are plain and none is known."""
+        """One round trip where the jobs are plain and none is known, which the unique key tells."""
         if not batch:
             return []
-        if not any(job.parents for job in batch):
-            tries = count()
-            try:
-                self._database.write(lambda tx: self._insert_unknown(tx, batch, next(tries)))
-            except Clash:
-                pass
-            else:
-                return [True] * len(batch)
-        return self._insert_any(batch)
+        if any(job.parents for job in batch):
+            return self.insert_any(batch)
+        tries = count()
+        return self._database.write(lambda tx: self._insert(tx, batch, is_first=next(tries) == 0))
 
-    def _insert_unknown(self, tx: Transaction, batch: Sequence[NewJob], tries: int) -> None:
-        if tx.is_again:
-            self._insert_again(tx, batch)
-        elif tries:  # a key was known, or somebody was in the way
-            raise Clash
-        elif are_plain(batch):
+    def _insert(self, tx: Transaction, batch: Sequence[NewJob], *, is_first: bool) -> list[bool]:
+        """Return which are new.
+
+        Raises:
+            StorageUnavailable: one is known, by the first try, whose answer was lost, or from long before.
+        """
+        if not is_first:
+            answers = insert_jobs(tx, self._database, batch)
+            if tx.is_again and not all(answers):
+                message = f"{self._database.name}: the connection was lost; the jobs may have been stored."
+                raise StorageUnavailable(message)
+            return answers
+        if are_plain(batch):
             self._insert_plain(tx, batch)
         else:
             insert_new(tx, self._database, batch)
-
-    def _insert_again(self, tx: Transaction, batch: Sequence[NewJob]) -> None:
-        """The jobs are stored, unless one is: by the first try perhaps, perhaps long before.
-
-        Raises:
-            StorageUnavailable: one is, and so nobody can tell whether it is new.
-        """
-        if not all(insert_jobs(tx, self._database, batch)):
-            message = f"{self._database.name}: the connection was lost; the jobs may have been stored."
-            raise StorageUnavailable(message)
+        return [True] * len(batch)
 
     def _insert_plain(self, tx: Transaction, batch: Sequence[NewJob]) -> None:
         tx.may_repeat = True  # a job that is stored already is known then
@@ -325,86 +298,63 @@ class MysqlHot(ServerHot["ServerDatabase"]):
     # ---- claim -------------------------------------------------------------------------------------------
 
     @override
-    def claim(self, queues: Sequence[str] | None, limit: int, session: str, now: int) -> Claim:
-        """See `Storage.claim`; a look that finds nothing takes no lock, and is one round trip."""
-        self._database.looks_for_work(queues)
-        asked = Asked(queues, limit, session, now)
-        idle = self._database.read(lambda tx: self._claims.look(tx, asked))
-        if idle is None:
-            return self._remembered(asked, self._database.write(lambda tx: self._take(tx, asked)))
-        if idle.is_session_lost:
-            self.forget(session)
-        return idle
+    def claim(self, request: ClaimRequest) -> Claim:
+        """A look that finds nothing takes no lock, and is one round trip."""
+        self._database.looks_for_work(request.queues)
+        idle = self._database.read(lambda tx: self._claims.look(tx, request))
+        if idle is not None:
+            return self.remembered(request, Taken(idle, [], ""))
+        return self.remembered(request, self._database.write(lambda tx: self.take(tx, request)))
 
-    def _take(self, tx: Transaction, asked: Asked) -> Taken:
-        return self._claims.take(tx, self._database, asked)
+    @override
+    def take(self, tx: Transaction, request: ClaimRequest) -> Taken:
+        return take_rows(tx, self._database, request, self._claims.find(tx, request))
 
     # ---- apply -------------------------------------------------------------------------------------------
 
     @override
-    def _apply_fast(self, transitions: Sequence[Transition]) -> list[Applied]:
-        def settle(tx: Transaction) -> list[Applied]:
-            results, settled = self._put_ends(tx, transitions)
-            settled.check()
-            return results
+    def settle(self, transitions: Sequence[Transition]) -> list[Applied]:
+        results, _ = self._database.write(lambda tx: self._settle(tx, transitions, lambda: None))
+        return results
 
-        return self._database.write(settle)
+    def _settle(
+        self, tx: Transaction, transitions: Sequence[Transition], ask: Callable[[], _T]
+    ) -> tuple[list[Applied], _T]:
+        """Return the results and what `ask` returns, whose questions go with the plain ends.
 
-    def _put_ends(self, tx: Transaction, transitions: Sequence[Transition]) -> tuple[list[Applied], _Settled]:
-        """Return the results, if what settles the plain ones turns out to have changed them all."""
+        Where an end turns out not to be plain, all are applied by way of their rows, and `ask` asks again.
+        """
         batch = self._holdings.parted(transitions, None)
         if not batch.plain:
-            return apply_transitions(tx, self._database, transitions), _Settled(tx, 0, [])
-        results = [Applied.APPLIED] * len(transitions)
+            return apply_transitions(tx, self._database, transitions), ask()
         if batch.others:
             ids = [transition.job_id for transition in transitions]
-            if len(set(ids)) < len(ids):
-                raise Clash
             tx.all(_LOCK, {"ids": self._database.among(ids)})  # all in one order, as everywhere
-        settled = self._settle(tx, batch.plain)
-        if batch.others:
-            others = [transitions[place] for place in batch.others]
-            found = apply_transitions(tx, self._database, others)
-            for place, result in zip(batch.others, found, strict=True):
-                results[place] = result
-        return results, settled
-
-    def _settle(self, tx: Transaction, plain: Sequence[tuple[Transition, Held]]) -> _Settled:
-        rows: list[Sequence[Parameter]] = [
-            (
-                end.at, end.at, end.started_at, end.expires_at, end.result, end.result_absent, seq,
-                end.job_id, end.session, end.fence,
-            )
-            for end, (seq, *_) in plain
-        ]  # fmt: skip
-        answers = cursor_of(tx).executemany(SETTLE.text(tx.dialect, *SETTLE_ORDER), rows)
-        for queue, number in Counter(queue for _, (_, queue, *_) in plain).items():
+        cursor = cursor_of(tx)
+        cursor.put("SAVEPOINT plain")
+        rows = [settle_values(end, held) for end, held in batch.plain]
+        answers = cursor.executemany(SETTLE.compiled(tx.dialect).text, rows)
+        results = self.apply_rest(tx, transitions, batch.others)
+        found = ask()
+        cursor.send()
+        if sum(answer.rowcount for answer in answers) != len(rows):
+            cursor.put("ROLLBACK TO SAVEPOINT plain")
+            return apply_transitions(tx, self._database, transitions), ask()
+        for queue, number in Counter(held[1] for _, held in batch.plain).items():
             tx.deltas[_PROCESSING, queue] -= number
             tx.deltas[_SUCCEEDED, queue] += number
-        return _Settled(tx, len(rows), answers)
+        return results, found
 
     # ---- exchange ----------------------------------------------------------------------------------------
 
     @override
-    def _exchange(self, transitions: Sequence[Transition], asked: Asked) -> Exchange:
-        def lock_session(tx: Transaction) -> None:
-            """It is locked before the jobs are, as by who ends a session."""
-            cursor_of(tx).put(*SERVING.bind(tx.dialect, {"session": asked.session}))
+    def settle_and_claim(self, transitions: Sequence[Transition], request: ClaimRequest) -> Exchange:
+        def both(tx: Transaction) -> tuple[list[Applied], Taken]:
+            # The session is locked before the jobs are, as by who ends a session.
+            cursor_of(tx).put(*SERVING.bind(tx.dialect, {"session": request.session}))
+            results, found = self._settle(tx, transitions, lambda: self._claims.find(tx, request))
+            return results, take_rows(tx, self._database, request, found)
 
-        def fast(tx: Transaction) -> tuple[list[Applied], Taken]:
-            lock_session(tx)
-            results, settled = self._put_ends(tx, transitions)
-            taken = self._take(tx, asked)
-            settled.check()
-            return results, taken
-
-        def slow(tx: Transaction) -> tuple[list[Applied], Taken]:
-            lock_session(tx)
-            return apply_transitions(tx, self._database, transitions), self._take(tx, asked)
-
-        try:
-            results, taken = self._database.write(fast)
-        except Clash:
-            results, taken = self._database.write(slow)
+        results, taken = self._database.write(both)
         self._holdings.let_go(transitions)
-        return Exchange(results, self._remembered(asked, taken))
+        return Exchange(results, self.remembered(request, taken))

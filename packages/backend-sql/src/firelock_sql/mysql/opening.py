@@ -11,7 +11,7 @@ from sqlalchemy.pool import QueuePool
 from firelock import ConfigurationError
 from firelock.storage import Feature
 from firelock_sql.mysql.database import MysqlDatabase
-from firelock_sql.mysql.engine import MysqlHot
+from firelock_sql.mysql.engine import MysqlEngine
 from firelock_sql.names import Names
 from firelock_sql.pool import Connections
 from firelock_sql.storage import SqlStorage
@@ -63,7 +63,7 @@ def _storage(
 ) -> SqlStorage:
     database = MysqlDatabase(shown, connections, names, is_own=is_own)
     features = {Feature.SHARED, Feature.DURABLE, Feature.TRANSACTIONAL_ENQUEUE}
-    storage = SqlStorage(database, MysqlHot(database), frozenset(features))
+    storage = SqlStorage(database, MysqlEngine(database), frozenset(features))
     storage.connect_url = connect_url
     return storage
 

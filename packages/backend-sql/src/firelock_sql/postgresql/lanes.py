@@ -2,7 +2,7 @@
 
 A snapshot that somebody holds open, anywhere in the server, keeps the index entry of every job that was
 claimed since then. A look from the index's beginning steps over all of them: at a rate of 500 jobs a second,
-after an hour, over 1.8 million, for each claim. So the steps of looks are counted. Once several took many,
+after an hour, over 1.8 million, for each claim. So looks are timed by the server. Once several were long,
 the next ones begin in each lane (a priority of a queue) behind what was claimed there last, and only now and
 then one is whole again.
 
@@ -18,19 +18,16 @@ from typing import Any
 
 import attrs
 
-from firelock_sql.claim import Asked
+from firelock.clock import SECOND
+from firelock_sql.claim import ClaimRequest
 from firelock_sql.postgresql.connect import number_array, text_array
 
 __all__ = ["Lanes", "Look", "Probe"]
 
-_MANY = (
-    30_000  # steps beyond which a look was a long one, some milliseconds; for each claimed job there are few
-)
-_STEPS_OF_A_JOB = 4
-_IN_A_ROW = (
-    3  # long looks; the first along entries that nobody sees any more marks them, and the next is short
-)
-_SECONDS_OF_A_STEP = 5e-6  # of rest after a long look: some twenty times what a step takes
+_LONG = 10_000  # micros beyond which a look was a long one; each claimed job may take some more
+_MICROS_OF_A_JOB = 100
+_IN_A_ROW = 3  # long looks; the first along entries that nobody sees any more marks them, the next is short
+_REST = 20  # times as long as a long look took
 _LATE = 5_000_000  # micros for which a transaction may be open and its jobs not wait for a whole look
 _MOST_LANES = 1_000
 _BEFORE_ALL = (-1, -1)
@@ -55,23 +52,24 @@ class Probe:
 class Look:
     """A claim, and where it looks: everywhere, or by probes."""
 
-    asked: Asked
+    request: ClaimRequest
     probes: Sequence[Probe] | None = None
 
     @property
     def values(self) -> dict[str, object]:
         """The parameters of a short look."""
         probes = self.probes or ()
-        known = sorted({probe.queue for probe in probes})
+        is_of_all = self.request.queues is None  # of named ones none is new
+        known = sorted({probe.queue for probe in probes}) if is_of_all else []
         return {
             "probe_queues": text_array([probe.queue for probe in probes]),
             "lows": number_array([probe.low for probe in probes]),
             "highs": number_array([probe.high for probe in probes]),
             "ats": number_array([probe.after[0] for probe in probes]),
             "afters": number_array([probe.after[1] for probe in probes]),
-            "gap_lows": text_array(["", *known[:-1]]),
+            "gap_lows": text_array(["", *known][:-1]),
             "gap_highs": text_array(known),
-            "last_known": known[-1] if known else "",
+            "last_known": known[-1] if known else None,
         }
 
 
@@ -84,35 +82,35 @@ class Lanes:
         self._whole_at = clock()
         self._long_looks = 0
 
-    def look(self, asked: Asked) -> Look:
+    def look(self, request: ClaimRequest) -> Look:
         """Return where the next claim looks."""
         if self._clock() >= self._whole_at:
-            return Look(asked)
+            return Look(request)
         places = self._places.copy()
         known = dict.fromkeys(queue for queue, _ in sorted(places))
-        queues = known if asked.queues is None else dict.fromkeys(asked.queues)
+        queues = known if request.queues is None else dict.fromkeys(request.queues)
         if known.keys().isdisjoint(queues):
-            return Look(asked)
-        return Look(asked, [probe for queue in queues for probe in _probes(queue, places)])
+            return Look(request)
+        return Look(request, [probe for queue in queues for probe in _probes(queue, places)])
 
     def looked(self, look: Look, claimed: Sequence[Claimed], told: Any) -> None:  # noqa: ANN401 - by the look
-        """A look claimed these; a whole one has told its steps, a short one which queues it found open."""
+        """A look claimed these; a whole one has told its micros, a short one which queues it found open."""
         if look.probes is not None:
-            self._looked_shortly(look.asked, claimed, set(told or ()))
-        elif (told or 0) <= _MANY + _STEPS_OF_A_JOB * len(claimed):
+            self._looked_shortly(look.request, claimed, set(told or ()))
+        elif told <= _LONG + _MICROS_OF_A_JOB * len(claimed):
             self._long_looks = 0
             self._know((one[0], one[1]) for one in claimed)
         else:
             self._long_looks += 1
             self._pass(claimed)
             if self._long_looks >= _IN_A_ROW:
-                self._whole_at = self._clock() + told * _SECONDS_OF_A_STEP
+                self._whole_at = self._clock() + told * _REST / SECOND
 
-    def _looked_shortly(self, asked: Asked, claimed: Sequence[Claimed], queues: set[str]) -> None:
+    def _looked_shortly(self, request: ClaimRequest, claimed: Sequence[Claimed], queues: set[str]) -> None:
         self._pass(claimed)
-        if len(claimed) < asked.limit:  # all that there was: its lanes are passed but for what comes late
+        if len(claimed) < request.limit:  # all that there was: its lanes are passed but for what comes late
             lanes = [lane for lane in self._places.copy() if lane[0] in queues]
-            self._pass([(*lane, asked.now - _LATE, 0) for lane in lanes])
+            self._pass([(*lane, request.now - _LATE, 0) for lane in lanes])
 
     def _know(self, lanes: Iterable[Lane]) -> None:
         for lane in set(lanes).difference(self._places):

@@ -15,7 +15,7 @@ from firelock_sql.names import Names
 from firelock_sql.pool import Connections
 from firelock_sql.postgresql.connect import patient_for
 from firelock_sql.postgresql.database import PostgresqlDatabase
-from firelock_sql.postgresql.engine import PostgresqlHot
+from firelock_sql.postgresql.engine import PostgresqlEngine
 from firelock_sql.storage import SqlStorage
 from firelock_sql.url import ServerUrl, parse_server_url
 
@@ -57,7 +57,7 @@ def _storage(shown: str, connect_url: str, connections: Connections, names: Name
     features = {Feature.SHARED, Feature.DURABLE, Feature.TRANSACTIONAL_ENQUEUE}
     if listen != "off":  # what a pooler makes of it is known when it is met: `describe` says it then
         features.add(Feature.NOTIFY)
-    storage = SqlStorage(database, PostgresqlHot(database), frozenset(features))
+    storage = SqlStorage(database, PostgresqlEngine(database), frozenset(features))
     storage.connect_url = connect_url
     return storage
 

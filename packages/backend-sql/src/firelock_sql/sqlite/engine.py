@@ -5,8 +5,7 @@ executemany (binding costs more than inserting: 17 parameters 4.3, 8 parameters 
 then one UPDATE of all 3.2 against UPDATE … RETURNING 4.0; settling by guarded executemany 2.8 against
 reading the rows first 4.5 and UPDATE … FROM (VALUES …) 6.0.
 
-What is out of the ordinary is done by `insert.insert_jobs` and `apply.apply_transitions`; both end the
-same.
+What is out of the ordinary is done by `insert_jobs` and `apply_transitions`; both end the same.
 """
 
 from __future__ import annotations
@@ -17,36 +16,17 @@ from functools import cache
 from itertools import chain
 from operator import attrgetter
 
-from firelock.storage import (
-    Applied,
-    Claim,
-    Exchange,
-    NewJob,
-    State,
-    StorageError,
-    StorageUnavailable,
-    Transition,
-)
-from firelock_sql.claim import (
-    PLACE_IS_PARENT,
-    PLACE_SEQ,
-    Asked,
-    Taken,
-    Turns,
-    has_ready,
-    living_server,
-    next_due_at,
-    take_jobs,
-)
-from firelock_sql.insert import insert_jobs
-from firelock_sql.job_engine import KIND, SETTLE, SETTLE_ORDER, Clash, Holdings, are_plain, kind
-from firelock_sql.settle import apply_transitions
-from firelock_sql.sqlite.database import SqliteDatabase
-from firelock_sql.statements import Value
-from firelock_sql.tables import jobs
-from firelock_sql.transaction import Transaction
+from typing_extensions import override
 
-__all__ = ["SqliteHot"]
+from firelock.storage import Applied, Claim, Exchange, NewJob, State, Transition
+from firelock_sql.claim import ClaimRequest, Taken, has_ready, living_server, next_due_at
+from firelock_sql.insert import insert_jobs
+from firelock_sql.job_engine import KIND, SETTLE, JobEngine, are_plain, kind, settle_values
+from firelock_sql.settle import apply_transitions
+from firelock_sql.tables import jobs
+from firelock_sql.transaction import Database, Transaction
+
+__all__ = ["SqliteEngine"]
 
 _PROCESSING, _SUCCEEDED, _ENQUEUED = State.PROCESSING.value, State.SUCCEEDED.value, State.ENQUEUED.value
 
@@ -55,39 +35,27 @@ _own, _kind_and_own = attrgetter(*_OWN), attrgetter(*KIND, *_OWN)
 _SIZES = (100, 10, 1)  # rows in one VALUES
 
 
-class SqliteHot:
-    """`insert`, `claim`, `apply` and `exchange` of one database."""
-
-    def __init__(self, database: SqliteDatabase) -> None:
-        self._database = database
-        self._turns = Turns()
-        self._holdings = Holdings()
-
-    def forget(self, session: str | None = None) -> None:
-        """The session has ended, or all have: what it held is not settled from memory any more."""
-        self._holdings.forget(session)
+class SqliteEngine(JobEngine[Database]):
+    """`insert`, `claim`, `apply` and `exchange` of one file."""
 
     # ---- insert ------------------------------------------------------------------------------------------
 
+    @override
     def insert(self, batch: Sequence[NewJob]) -> list[bool]:
-        """See `Storage.insert`."""
         if not batch:
             return []
-        if are_plain(batch):
-            try:
-                self._database.write(lambda tx: self._insert_plain(tx, batch))
-            except Clash:
-                pass
-            else:
-                return [True] * len(batch)
-        return self._database.write(lambda tx: insert_jobs(tx, self._database, batch))
+        if not are_plain(batch):
+            return self.insert_any(batch)
+        return self._database.write(lambda tx: self._insert_plain(tx, batch))
 
-    def _insert_plain(self, tx: Transaction, batch: Sequence[NewJob]) -> None:
+    def _insert_plain(self, tx: Transaction, batch: Sequence[NewJob]) -> list[bool]:
+        """Return which of the plain jobs are new; where one was known, others are stored the longer way."""
         kinds = Counter(map(kind, batch))
         is_uniform = len(kinds) == 1
         common = [tx.now, *(kind(batch[0]) if is_uniform else ())]
         values = _own if is_uniform else _kind_and_own
         done = stored = 0
+        tx.cursor.execute("SAVEPOINT plain")
         for size in _SIZES:
             text = _many_rows(size, is_uniform=is_uniform)
             while len(batch) - done >= size:
@@ -96,139 +64,61 @@ class SqliteHot:
                 stored += tx.cursor.rowcount
                 done += size
         if stored != len(batch):
-            raise Clash
+            tx.cursor.execute("ROLLBACK TO plain")
+            return insert_jobs(tx, self._database, batch)
         for (queue, *_), number in kinds.items():
             tx.deltas[_ENQUEUED, queue] += number
             tx.woken.add(queue)
+        return [True] * len(batch)
 
     # ---- claim -------------------------------------------------------------------------------------------
 
-    def claim(self, queues: Sequence[str] | None, limit: int, session: str, now: int) -> Claim:
-        """See `Storage.claim`; a look that finds nothing takes no lock."""
-        self._database.looks_for_work(queues)
-        idle = self._database.read(lambda tx: self._look(tx, queues, limit, session))
+    @override
+    def claim(self, request: ClaimRequest) -> Claim:
+        self._database.looks_for_work(request.queues)
+        idle = self._database.read(lambda tx: _look(tx, request))
         if idle is not None:
-            return self._kept(session, Taken(idle, [], ""))
-        asked = Asked(queues, limit, session, now)
-        return self._kept(session, self._database.write(lambda tx: self._claim(tx, asked)))
-
-    def _look(self, tx: Transaction, queues: Sequence[str] | None, limit: int, session: str) -> Claim | None:
-        """Return the claim where it takes nothing, None where there may be work."""
-        if living_server(tx, session) is None:
-            return Claim([], next_due_at(tx), is_session_lost=True)
-        if limit > 0 and has_ready(tx, queues):
-            return None
-        return Claim([], next_due_at(tx))
-
-    def _claim(self, tx: Transaction, asked: Asked) -> Taken:
-        return take_jobs(tx, self._database, asked, self._turns)
-
-    def _kept(self, session: str, taken: Taken) -> Claim:
-        """What was claimed for sure is remembered, so that its end needs no reading."""
-        claim = taken.claim
-        if claim.is_session_lost:
-            self.forget(session)
-        if claim.jobs:
-            self._holdings.remember(
-                session,
-                taken.server,
-                (
-                    (job.id, (row[PLACE_SEQ], job.queue, job.attempt, job.claimed_at))
-                    for row, job in zip(taken.rows, claim.jobs, strict=True)
-                    if not row[PLACE_IS_PARENT]
-                ),
-            )
-        return claim
+            return self.remembered(request, Taken(idle, [], ""))
+        return self.remembered(request, self._database.write(lambda tx: self.take(tx, request)))
 
     # ---- apply -------------------------------------------------------------------------------------------
 
-    def apply(self, transitions: Sequence[Transition]) -> list[Applied]:
-        """See `Storage.apply`."""
-        if not transitions:
-            return []
-        try:
-            results = self._database.write(lambda tx: self._apply_fast(tx, transitions))
-        except Clash:
-            results = self._database.write(lambda tx: apply_transitions(tx, self._database, transitions))
-        self._holdings.let_go(transitions)
-        return results
+    @override
+    def settle(self, transitions: Sequence[Transition]) -> list[Applied]:
+        return self._database.write(lambda tx: self._settle(tx, transitions))
 
-    def _apply_fast(self, tx: Transaction, transitions: Sequence[Transition]) -> list[Applied]:
-        """Plain ends are written without reading, others by way of their rows."""
-        results = [Applied.APPLIED] * len(transitions)
-        plain: list[tuple[Value, ...]] = []
-        queues: list[str] = []
-        others: list[int] = []
-        for place, transition in enumerate(transitions):
-            queue = self._plain_end(transition, plain)
-            if queue is None:
-                others.append(place)
-            else:
-                queues.append(queue)
-        if others and plain and len({transition.job_id for transition in transitions}) < len(transitions):
-            raise Clash
-        if plain:
-            tx.cursor.executemany(SETTLE.text(tx.dialect, *SETTLE_ORDER), plain)
-            if tx.cursor.rowcount != len(plain):
-                raise Clash
-            for queue, number in Counter(queues).items():
+    def _settle(self, tx: Transaction, transitions: Sequence[Transition]) -> list[Applied]:
+        """Return the results; where an end turns out not to be plain, all go by way of their rows."""
+        batch = self._holdings.parted(transitions, None)
+        if batch.plain:
+            tx.cursor.execute("SAVEPOINT plain")
+            tx.cursor.executemany(
+                SETTLE.compiled(tx.dialect).text, [settle_values(end, held) for end, held in batch.plain]
+            )
+            if tx.cursor.rowcount != len(batch.plain):
+                tx.cursor.execute("ROLLBACK TO plain")
+                return apply_transitions(tx, self._database, transitions)
+            for queue, number in Counter(held[1] for _, held in batch.plain).items():
                 tx.deltas[_PROCESSING, queue] -= number
                 tx.deltas[_SUCCEEDED, queue] += number
-        if others:
-            found = apply_transitions(tx, self._database, [transitions[place] for place in others])
-            for place, result in zip(others, found, strict=True):
-                results[place] = result
-        return results
+        return self.apply_rest(tx, transitions, batch.others)
 
-    def _plain_end(self, transition: Transition, plain: list[tuple[Value, ...]]) -> str | None:
-        """Lay the parameters of a plain end with the others; return its queue, None where it is not plain."""
-        held = self._holdings.plainly_held(transition)
-        if held is None:
-            return None
-        seq, queue, *_ = held
-        at = transition.at
-        plain.append(
-            (at, at, transition.started_at, transition.expires_at, transition.result,
-            transition.result_absent,
-             seq, transition.job_id, transition.session, transition.fence)
-        )  # fmt: skip
-        return queue
-
-    # ---- exchange ----------------------------------------------------------------------------------------
-
-    def exchange(
-        self,
-        transitions: Sequence[Transition],
-        queues: Sequence[str] | None,
-        limit: int,
-        session: str,
-        now: int,
-    ) -> Exchange:
-        """See `Storage.exchange`."""
-        if not transitions:
-            return Exchange([], self.claim(queues, limit, session, now))
-        self._database.looks_for_work(queues)
-
-        asked = Asked(queues, limit, session, now)
-
-        def both(tx: Transaction, *, is_fast: bool) -> tuple[list[Applied], Taken]:
-            if is_fast:
-                results = self._apply_fast(tx, transitions)
-            else:
-                results = apply_transitions(tx, self._database, transitions)
-            return results, self._claim(tx, asked)
-
-        try:
-            try:
-                results, taken = self._database.write(lambda tx: both(tx, is_fast=True))
-            except Clash:
-                results, taken = self._database.write(lambda tx: both(tx, is_fast=False))
-        except StorageUnavailable:
-            raise
-        except StorageError:
-            return Exchange(self.apply(transitions), self.claim(queues, limit, session, now))
+    @override
+    def settle_and_claim(self, transitions: Sequence[Transition], request: ClaimRequest) -> Exchange:
+        results, taken = self._database.write(
+            lambda tx: (self._settle(tx, transitions), self.take(tx, request))
+        )
         self._holdings.let_go(transitions)
-        return Exchange(results, self._kept(session, taken))
+        return Exchange(results, self.remembered(request, taken))
+
+
+def _look(tx: Transaction, request: ClaimRequest) -> Claim | None:
+    """Return the claim where it takes nothing, None where there may be work."""
+    if living_server(tx, request.session) is None:
+        return Claim([], next_due_at(tx), is_session_lost=True)
+    if request.limit > 0 and has_ready(tx, request.queues):
+        return None
+    return Claim([], next_due_at(tx))
 
 
 @cache

@@ -6,7 +6,7 @@ import socket
 
 from firelock.storage import Feature
 from firelock_sql.sqlite.database import SqliteDatabase
-from firelock_sql.sqlite.engine import SqliteHot
+from firelock_sql.sqlite.engine import SqliteEngine
 from firelock_sql.storage import SqlStorage
 from firelock_sql.url import parse_sqlite_url
 
@@ -20,4 +20,4 @@ def open_sqlite(url: str) -> SqlStorage:
     features = {Feature.SHARED, Feature.DURABLE, Feature.TRANSACTIONAL_ENQUEUE}
     if parsed.is_waking and hasattr(socket, "AF_UNIX"):
         features.add(Feature.NOTIFY)
-    return SqlStorage(database, SqliteHot(database), frozenset(features))
+    return SqlStorage(database, SqliteEngine(database), frozenset(features))
