@@ -265,11 +265,8 @@ def test_jobs_that_others_store_too_are_stored_in_everybodys_order(scene, monkey
     jobs, told = [scene.new_job(), scene.new_job()], []
 
     class Cursor:
-        def execute(self, text, values, *, prepare):
+        def execute(self, text, values):
             told.append(values["ids"])
-
-        def fetchall(self):
-            return [[None]]
 
     def twice(self, work):
         work(Cursor())

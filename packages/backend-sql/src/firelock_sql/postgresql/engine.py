@@ -9,6 +9,7 @@ from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
+from psycopg.errors import UniqueViolation
 from sqlalchemy import select
 from typing_extensions import override
 
@@ -27,27 +28,20 @@ if TYPE_CHECKING:
 
 __all__ = ["CLAIM_BEHIND", "EXCHANGE", "INSERT", "PostgresqlEngine"]
 
-# Stores plain jobs that are not known yet, and tells which if not all were new. What several have alike,
-# their kind, is told once; the clock is read once, as it would be for each row among a row's columns.
+# Stores plain jobs of one kind, none of which is known. The clock is read once, as it would be for each row
+# among a row's columns. That a job is known the unique key tells, by an error: to look for them first costs
+# the server 11.2 µs a job where this costs 9.4 (ON CONFLICT 12.3), and ids are new but for lost replies.
 INSERT = Text("""
 WITH stored AS (
     INSERT INTO firelock_jobs
         (state, enqueued_at, queue, priority, task, serializer, id, arguments, created_at, changed_at)
-    SELECT 'enqueued', clock.now, (:queue::text[])[job.kind], (:priority::integer[])[job.kind],
-        (:task::text[])[job.kind], (:serializer::text[])[job.kind], job.id, job.arguments, job.at, job.at
+    SELECT 'enqueued', clock.now, :queue, :priority::integer, :task, :serializer, job.id, job.arguments,
+        job.at, job.at
     FROM (
         SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint + :offset AS now OFFSET 0
-    ) AS clock, unnest(
-        :ids::text[], :arguments::text[], :ats::bigint[], :kinds::integer[]
-    ) AS job (id, arguments, at, kind)
-    ON CONFLICT (id) DO NOTHING
-    RETURNING id, queue
-), counted AS (
-    INSERT INTO firelock_count_deltas (state, queue, jobs)
-    SELECT 'enqueued', queue, count(*) FROM stored GROUP BY queue
+    ) AS clock, unnest(:ids::text[], :arguments::text[], :ats::bigint[]) AS job (id, arguments, at)
 )
-SELECT CASE WHEN (SELECT count(*) FROM stored) < cardinality(:ids::text[])
-    THEN ARRAY(SELECT id FROM stored) END
+INSERT INTO firelock_count_deltas (state, queue, jobs) VALUES ('enqueued', :queue, cardinality(:ids::text[]))
 """)
 
 # Settles plain ends, and claims what there is room for; either may be asked for alone.
@@ -241,6 +235,10 @@ _IN_LANE = itemgetter(_QUEUE, _PRIORITY, _ENQUEUED_AT, _SEQ)
 _Plain = Sequence[tuple[Transition, Held]]
 
 
+class _Known(Exception):
+    """A job of the batch was stored before."""
+
+
 class PostgresqlEngine(JobEngine["PostgresqlDatabase"]):
     """`insert`, `claim`, `apply` and `exchange` of one database."""
 
@@ -269,20 +267,38 @@ class PostgresqlEngine(JobEngine["PostgresqlDatabase"]):
         if not are_plain(batch):
             return self.insert_any(batch)
         orders = _orders(batch)
+        kinds = set(map(kind, batch))
+        try:
+            if len(kinds) == 1:
+                self._run(lambda cursor: self._store(cursor, next(orders)))
+            else:
+                self._database.write(lambda tx: self._store_kinds(tx.cursor, next(orders)))
+        except _Known:
+            return self.insert_any(batch)
+        self._database.tell({queue for queue, *_ in kinds})
+        return [True] * len(batch)
 
-        def store(cursor: Any) -> list[Any]:  # noqa: ANN401 - psycopg's
-            values = _stored(next(orders)) | {"offset": self._database.clock_offset}
-            return self._rows(cursor, INSERT, values)
+    def _store_kinds(self, cursor: Any, batch: Sequence[NewJob]) -> None:  # noqa: ANN401 - psycopg's
+        for one in dict.fromkeys(map(kind, batch)):
+            self._store(cursor, [job for job in batch if kind(job) == one])
 
-        [[stored]] = self._run(store)
-        self._database.tell({job.queue for job in batch})
-        if stored is None:
-            return [True] * len(batch)
-        left, answers = set(stored), []
-        for job in batch:  # of one that is there twice the second is not new
-            answers.append(job.id in left)
-            left.discard(job.id)
-        return answers
+    def _store(self, cursor: Any, batch: Sequence[NewJob]) -> None:  # noqa: ANN401 - psycopg's
+        """The jobs of one kind are stored.
+
+        Raises:
+            _Known: one of them was stored before; the transaction is of no use any more.
+        """
+        values = {
+            "ids": text_array([job.id for job in batch]),
+            "arguments": text_array([job.arguments for job in batch]),
+            "ats": number_array([job.created_at for job in batch]),
+            "offset": self._database.clock_offset,
+            **dict(zip(KIND, kind(batch[0]), strict=True)),
+        }
+        try:
+            cursor.execute(INSERT.compiled(self._database.dialect).text, values)
+        except UniqueViolation as error:
+            raise _Known from error
 
     # ---- claim -------------------------------------------------------------------------------------------
 
@@ -437,20 +453,6 @@ def _orders(batch: Sequence[NewJob]) -> Iterator[Sequence[NewJob]]:
     """Yield the jobs as they are given; from then on, as others store some too, in everybody's order."""
     yield batch
     yield from repeat(sorted(batch, key=attrgetter("id")))
-
-
-def _stored(batch: Sequence[NewJob]) -> dict[str, object]:
-    """Return what an insert is told of the jobs."""
-    kinds: dict[Any, int] = {}
-    values: dict[str, object] = {
-        "kinds": number_array([kinds.setdefault(kind(job), len(kinds) + 1) for job in batch]),
-        "ids": text_array([job.id for job in batch]),
-        "arguments": text_array([job.arguments for job in batch]),
-        "ats": number_array([job.created_at for job in batch]),
-    }
-    for name, column in zip(KIND, zip(*kinds, strict=True), strict=True):
-        values[name] = number_array(column) if name == "priority" else text_array(column)
-    return values
 
 
 def _ended(plain: _Plain) -> dict[str, object]:
