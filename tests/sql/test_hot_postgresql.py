@@ -11,7 +11,6 @@ from firelock.testing import Handles, Scene
 from firelock.testing.conformance.ends import deletes, fails, succeeds
 from firelock.testing.conformance.scene import Running
 from firelock_sql.postgresql.connect import text_array
-from firelock_sql.postgresql.engine import PostgresqlEngine
 from firelock_sql.postgresql.opening import open_engine
 from tests.scenes import scene_at
 from tests.sql.postgresql import end_connections
@@ -71,27 +70,7 @@ def test_a_batch_of_several_kinds_is_stored_and_counted(scene):
     assert {"q0": {State.PROCESSING: 2}, "q1": {State.PROCESSING: 2}} == scene.storage.counts().by_queue
 
 
-def test_of_a_batch_that_is_partly_stored_the_rest_is(scene):
-    """The short way finds a key taken and stores nothing; the long way tells one from another."""
-    batch = [scene.new_job() for _ in range(3)]
-    scene.storage.insert(batch[:1])
-
-    assert [False, True, True] == scene.storage.insert(batch)
-    assert {State.ENQUEUED: 3} == scene.storage.counts().by_state
-
-
 # ---- ends ------------------------------------------------------------------------------------------------
-
-
-def test_one_stranger_does_not_keep_the_others_from_their_end(scene):
-    """A job that somebody has deleted meanwhile: its end is refused, the rest is settled."""
-    jobs = running(scene, 3)
-    scene.handles.open().apply([deletes(jobs[1].id)])
-
-    answer = exchange(scene, [succeeds(one) for one in jobs])
-
-    assert [Applied.APPLIED, Applied.REFUSED, Applied.APPLIED] == answer.results
-    assert {State.SUCCEEDED: 2, State.DELETED: 1} == scene.storage.counts().by_state
 
 
 ENDS = {
@@ -133,27 +112,7 @@ def test_plain_ends_and_others_are_settled_together(scene):
     assert {State.SUCCEEDED: 2, State.FAILED: 1, State.PROCESSING: 1} == scene.storage.counts().by_state
 
 
-def test_an_end_that_comes_twice_is_known(scene):
-    """In one batch, and with the next one."""
-    (job,) = running(scene, 1)
-    end = succeeds(job)
-
-    assert [Applied.APPLIED, Applied.ALREADY] == exchange(scene, [end, end]).results
-    assert [Applied.ALREADY] == exchange(scene, [end]).results
-
-
 # ---- claims ----------------------------------------------------------------------------------------------
-
-
-def test_a_full_queue_takes_what_others_leave(scene):
-    """Of all queues each has its share; what one does not need the others get."""
-    for queue, number in (("a", 1), ("b", 20), ("c", 2)):
-        scene.add_many(number, queue=queue)
-
-    jobs = scene.claim(scene.begin(), limit=12, queues=None)
-
-    taken = [job.queue for job in jobs]
-    assert [1, 9, 2] == [taken.count(queue) for queue in "abc"]
 
 
 def test_a_look_that_finds_nothing_writes_nothing(scene, admin):
@@ -258,25 +217,6 @@ def test_transactions_are_planned_as_the_server_likes(scene, admin):
 def show(cursor, name):
     """A setting as it is now."""
     return cursor.execute(f"SHOW {name}").fetchone()[0]
-
-
-def test_jobs_that_others_store_too_are_stored_in_everybodys_order(scene, monkeypatch):
-    """From the second try on: two that store the same jobs in opposite orders meet again and again."""
-    jobs, told = [scene.new_job(), scene.new_job()], []
-
-    class Cursor:
-        def execute(self, text, values):
-            told.append(values["ids"])
-
-    def twice(self, work):
-        work(Cursor())
-        return work(Cursor())
-
-    monkeypatch.setattr(PostgresqlEngine, "_run", twice)
-    scene.storage.insert(jobs[::-1])
-
-    ids = [job.id for job in jobs]
-    assert [text_array(ids[::-1]), text_array(ids)] == told
 
 
 # ---- arrays ----------------------------------------------------------------------------------------------

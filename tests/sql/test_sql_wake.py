@@ -63,41 +63,6 @@ def test_an_insert_wakes_another_handle(scene, server):
     assert server.wait(None, 10)
 
 
-def test_one_wake_up_ends_one_wait(scene, server):
-    """A server that was told and looked is not told again."""
-    scene.add()
-    first = server.wait(None, 10)
-
-    assert (True, False) == (first, server.wait(None, 0))
-
-
-def test_what_came_between_claim_and_wait_counts(scene, holder, server):
-    """A job stored after the claim looked, and before the wait began, ends the wait."""
-    listening(scene, holder, server, ["default"])
-    scene.add()
-
-    assert server.wait(["default"], 10)
-
-
-def test_a_claim_sees_what_was_told_before_it(scene, holder, server):
-    """A wake-up for a job that the claim has taken ends no wait."""
-    scene.add()
-
-    server.claim(None, 10, holder.session, scene.stamp())
-
-    assert not server.wait(None, 0)
-
-
-def test_another_queue_wakes_nobody(scene, holder, server):
-    """A server that serves some queues is not woken for others."""
-    listening(scene, holder, server, ["mail"])
-    scene.add(queue="default")
-    of_another = server.wait(["mail"], 0)
-    scene.add(queue="mail")
-
-    assert (False, True) == (of_another, server.wait(["mail"], 10))
-
-
 @pytest.mark.parametrize("change", ["requeue", "hand back", "end of a session", "promote", "resume"])
 def test_everything_that_makes_work_is_told(scene, holder, server, change):
     """A job may become claimable in many ways; servers are told of each."""
@@ -123,27 +88,6 @@ def test_everything_that_makes_work_is_told(scene, holder, server, change):
     assert server.wait(None, 10)
 
 
-def test_a_settle_wakes_nobody(scene, holder, server):
-    """An ordinary end makes no work."""
-    running = scene.run(holder)
-    listening(scene, holder, server)
-
-    scene.settle(succeeds(running))
-
-    assert not server.wait(None, 0)
-
-
-def test_only_an_earlier_instant_is_told(scene, holder, server):
-    """Servers sleep until the next due instant: a later one needs no wake-up, an earlier one does."""
-    scene.schedule(1_000)
-    listening(scene, holder, server)
-    scene.schedule(2_000)
-    later = server.wait(None, 0)
-    scene.schedule(500)
-
-    assert (False, True) == (later, server.wait(None, 10))
-
-
 def test_a_wait_under_way_is_ended_from_outside(scene, server):
     """The listener of one handle and a second one that waits beside it both return."""
     answers = []
@@ -159,19 +103,6 @@ def test_a_wait_under_way_is_ended_from_outside(scene, server):
             thread.join(0.05)
 
     assert [True, True] == answers
-
-
-def test_interrupt_ends_a_wait_under_way(server):
-    """A server that stops does not wait for its poll."""
-    answers = []
-    thread = threading.Thread(target=lambda: answers.append(server.wait(None, 60)), daemon=True)
-    thread.start()
-
-    while thread.is_alive():
-        server.interrupt()
-        thread.join(0.05)
-
-    assert [False] == answers
 
 
 def test_a_full_socket_blocks_nobody(scene, server):

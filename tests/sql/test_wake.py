@@ -27,7 +27,6 @@ from firelock_sql.postgresql.listener import (
     Sender,
     channel_name,
     flush,
-    written,
 )
 from firelock_sql.postgresql.opening import open_url
 from tests.scenes import listening, scene_at
@@ -61,24 +60,6 @@ def test_an_insert_wakes_another_handle(scene, server):
     scene.add()
 
     assert server.wait(None, 30)
-
-
-def test_another_queue_wakes_nobody(scene):
-    """A server that serves some queues is not woken for others: the last message was its own."""
-    server = listening(scene.handles.open(), ["mail"])
-    answers = []
-    thread = threading.Thread(target=lambda: answers.append(server.wait(["mail"], 30)), daemon=True)
-    thread.start()
-    scene.add(queue="default")
-    other = listening(scene.handles.open(), ["default"])
-
-    scene.add(queue="default")
-    assert other.wait(["default"], 30)
-    was_woken = bool(answers)
-    scene.add(queue="mail")
-    thread.join(30)
-
-    assert (False, [True]) == (was_woken, answers)
 
 
 def test_nobody_hears_himself(scene, postgresql, open_mailbox):
@@ -211,27 +192,6 @@ def test_a_quiet_queue_is_named_at_once_and_a_busy_one_at_the_end():
     assert pytest.approx(0.6 * GAP_SECONDS) == pause
     assert ["a"] == rest
     assert line.pause(5 * GAP_SECONDS) is None
-
-
-def test_queues_do_not_wait_for_each_other():
-    """A busy queue holds no other one up."""
-    line = Coalescing()
-    line.add(["a"])
-    line.take(0.0)
-
-    line.add(["a", "b"])
-
-    assert ["b"] == line.take(GAP_SECONDS / 2)
-    assert ["a"] == line.take(GAP_SECONDS)
-
-
-def test_many_queues_are_one_message():
-    """What does not fit into one says that any queue may have work."""
-    few, many = [f"q{number}" for number in range(100)], [f"queue.{number:050}" for number in range(200)]
-
-    assert few == written(few).split("\n")
-    assert "*" == written(many)
-    assert len(written(["q" * 7_900]).encode()) < 8_000
 
 
 def test_a_burst_of_enqueues_is_few_notifications(scene, postgresql):

@@ -1,4 +1,4 @@
-"""Which jobs a claim takes: the queues it looks at, and each one's share."""
+"""A claim: the queues it looks at, each one's share, and how rows become a session's."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""All jobs in order of creation, merged from the parts of one index: each queue and task is one.
+"""What people read of the jobs: pages in order of time, single ones, numbers over all.
 
-Parts are few where jobs are many, so one index serves lists of all jobs, of a queue, of a task and of both.
+A page without a state is merged from the parts of one index, one for each queue and task; every other one
+walks along one index, and looks at so many jobs and no more.
 """
 
 from __future__ import annotations

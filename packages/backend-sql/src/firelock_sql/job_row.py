@@ -1,4 +1,4 @@
-"""Working copies of jobs: read in one statement, changed in memory, written back in one.
+"""A job's row under change: read in one statement, changed in memory, written back in one.
 
 Between reading and writing nobody comes between, since the transaction holds the rows (on SQLite the
 database). Rows are locked in the order of their ids: two batches that meet wait for each other, they never

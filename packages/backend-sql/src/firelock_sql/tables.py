@@ -1,7 +1,7 @@
-"""PostgreSQL's storage parameters of busy tables, which its defaults vacuum when a fifth of one is dead.
+"""Every table and index, for every SQL database.
 
-The jobs' own rows keep no room free on their pages: what changes of them is indexed, so that hardly an update
-is heap-only.
+Instants are integers (micros), states and queues are plain text, so that a person with a SQL prompt can
+read it. Texts are compared byte by byte everywhere: a name is no word of a language.
 """
 
 from __future__ import annotations

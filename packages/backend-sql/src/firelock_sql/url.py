@@ -1,4 +1,4 @@
-"""The URL of an SQLite storage: a path and how careful to be with it."""
+"""The URLs of storages: of SQLite a path, of servers SQLAlchemy's own, with options of ours behind them."""
 
 from __future__ import annotations
 

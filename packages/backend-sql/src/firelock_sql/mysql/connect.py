@@ -1,4 +1,4 @@
-"""Which server answers: MySQL, MariaDB, or something that only speaks like them."""
+"""What a connection to MySQL or MariaDB is like: its server, its settings, what its errors mean."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Claims in few round trips: all that a claim has to know is asked for at once.
+"""The verbs that run for every job, on MySQL and MariaDB, in few round trips.
 
-A server that serves every queue first has to learn which ones have work. They are nearly always those that
-had some the last time: they are asked for together, each one's successor with it, and where these answers
-are the very same queues, nothing more is asked.
+All that a claim has to know is asked for at once. A server that serves every queue first has to learn which
+ones have work. They are nearly always those that had some the last time: they are asked for together, each
+one's successor with it, and where these answers are the very same queues, nothing more is asked.
 """
 
 from __future__ import annotations

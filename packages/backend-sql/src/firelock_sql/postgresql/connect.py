@@ -1,4 +1,9 @@
-"""What psycopg's errors mean. Codes: PostgreSQL's documentation, appendix A."""
+"""What a connection to PostgreSQL is like: its way and its patience, what its errors mean, how it writes.
+
+A pooler such as PgBouncer lends a client another connection for each transaction: what a session keeps is
+lost there, or found by somebody else. It is known by its process ids: at its start a connection is told one,
+to cancel by, and a pooler tells a number of its own. Codes of errors: PostgreSQL's documentation, appendix A.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One SQLite file as the verbs see it."""
+"""One SQLite file as the verbs see it: one connection that writes, guarded by a lock, a few that read."""
 
 from __future__ import annotations
 
