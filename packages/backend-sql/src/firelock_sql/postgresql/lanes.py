@@ -18,7 +18,6 @@ from typing import Any
 
 import attrs
 
-from firelock.clock import SECOND
 from firelock_sql.claim import ClaimRequest
 from firelock_sql.postgresql.connect import number_array, text_array
 
@@ -104,7 +103,7 @@ class Lanes:
             self._long_looks += 1
             self._pass(claimed)
             if self._long_looks >= _IN_A_ROW:
-                self._whole_at = self._clock() + told * _REST / SECOND
+                self._whole_at = self._clock() + told * _REST / 1_000_000
 
     def _looked_shortly(self, request: ClaimRequest, claimed: Sequence[Claimed], queues: set[str]) -> None:
         self._pass(claimed)

@@ -2,7 +2,8 @@
 
 While a notification commits, the server lets no other one do so. Sent with each enqueue, notifications would
 line all of them up. So a thread sends them, after the commit, by a transaction of its own, and a queue is
-named at most once in five milliseconds: at once when it was quiet before, and once more at the end of a burst.
+named at most once in five milliseconds: at once when it was quiet before, and once more at the end of a
+burst.
 """
 
 from __future__ import annotations
