@@ -232,20 +232,6 @@ def test_counts_name_every_state(capsys, app):
     assert json.loads(ran.out) == {"by_state": every, "by_queue": {"default": every}}
 
 
-def test_counts_in_a_pipe_are_aligned(capsys, app):
-    """Each state has its line, in the order of a job's life."""
-    app.add.enqueue_many([(number,) for number in range(12)])
-    app.add.schedule(60, 2)
-
-    ran = command(capsys, app, "counts")
-
-    assert [tuple(line.split()) for line in ran.out.splitlines()] == [
-        ("STATE", "JOBS"), ("enqueued", "12"), ("processing", "0"), ("scheduled", "1"), ("awaiting", "0"),
-        ("failed", "0"), ("succeeded", "0"), ("deleted", "0"),
-    ]  # fmt: skip
-    assert len({len(line) for line in ran.out.splitlines()}) == 1
-
-
 # ---- show ------------------------------------------------------------------------------------------------
 
 
@@ -595,16 +581,6 @@ def test_deleting_says_who_did_it(capsys, app):
     command(capsys, app, "delete", job.id)
 
     assert job.refresh().reason == "deleted from the command line"
-
-
-def test_a_running_job_can_be_deleted(capsys, app):
-    """Delete reaches a job in processing, as everywhere."""
-    job = app.add.enqueue(1)
-    claim(app, begin_session(app))
-
-    ran = command(capsys, app, "delete", job.id)
-
-    assert (ran.code, states(app, [job])) == (0, ["deleted"])
 
 
 @pytest.mark.parametrize(
