@@ -6,14 +6,12 @@ import asyncio
 import inspect
 import keyword
 import threading
-from datetime import UTC, datetime
 
 import pytest
 
-from firelock import Cron, Firelock, Job, JobContext, Lock, Origin
+from firelock import Firelock, Job, JobContext, Lock
 from firelock.memory import MemoryStorage
 from firelock.server.embedded import EmbeddedServer
-from firelock.storage import JobFilter, State
 from firelock.task import TaskVerbs
 from tests.core.fakes import Worker
 
@@ -168,73 +166,6 @@ def test_a_job_tells_its_life_by_coroutine(fire):
 
     assert (job.history(), job.errors(), job.log(), job.progress(), job.record()) == told
     assert all(told)
-
-
-def test_many_are_acted_on_with_a_reason_by_coroutine(fire, adding):
-    """The reason stands in the jobs' histories."""
-    first, second = adding.enqueue_many([(1,), (2,)])
-
-    async def act():
-        await fire.jobs.adelete([first.id, second.id], reason="not wanted")
-        await fire.jobs.arequeue([second.id], reason="wanted after all")
-
-    result_of(fire, act())
-
-    assert ["not wanted", "wanted after all"] == [job.refresh().reason for job in (first, second)]
-
-
-def test_recurring_jobs_are_kept_by_coroutine(fire, adding):
-    """Declared ones are written, each is met, its instants are told."""
-    fire.recurring("nightly", "0 2 * * *", 1)(adding)
-    noon = datetime(2026, 1, 1, 12, tzinfo=UTC)
-
-    async def keep():
-        written = await fire.recurring.async_()
-        met = [one.id async for one in fire.recurring]
-        edited = await fire.recurring.aedit("nightly", schedule=Cron("0 3 * * *"), by="ann")
-        made = await fire.recurring.acreate("add", "weekly", "0 0 * * 0", [2], queue="bulk")
-        instants = await fire.recurring.anext_instants("nightly", 1, after=noon)
-        return [one.id for one in written], met, edited.origin, made.record.queue, instants
-
-    assert (
-        ["nightly"],
-        ["nightly"],
-        Origin.EDITED,
-        "bulk",
-        [datetime(2026, 1, 2, 3, tzinfo=UTC)],
-    ) == result_of(fire, keep())
-
-
-def test_operations_are_run_by_coroutine(fire, adding):
-    """Started, listed, run and looked at again."""
-    adding.enqueue_many([(1,), (2,)])
-
-    async def operate():
-        started = await fire.operations.astart("delete", JobFilter(state=State.ENQUEUED), by="ann")
-        waiting = [one.id for one in await fire.operations.aresumable()]
-        ended = await fire.operations.arun(started.id, pace=0)
-        listed = await fire.operations.alist(limit=1)
-        found = await fire.operations.aget(started.id)
-        cancelled = await fire.operations.acancel(started.id, by="bob")
-        return started.id, waiting, ended, listed.operations, found, cancelled
-
-    id, waiting, ended, listed, found, cancelled = result_of(fire, operate())
-
-    assert ([id], 2, "done") == (waiting, ended.changed, ended.state)
-    assert [ended] == listed
-    assert ended == found == cancelled
-
-
-def test_a_server_is_told_by_coroutine(fire):
-    """The order is stored for its next heartbeat."""
-    result_of(fire, fire.servers.atell("a server", "quiet"))
-
-    assert '"quiet"' == fire.storage.get_record("server_order", "a server").value
-
-
-def test_unknown_tasks_are_found_by_coroutine(fire, adding):
-    """Those that neither a server nor this app knows."""
-    assert ["sub"] == result_of(fire, fire.catalogue.aunknown(["add", "sub"]))
 
 
 def test_an_app_is_closed_by_coroutine(fire, adding):

@@ -32,10 +32,6 @@ def send(to: str, copies: int = 1) -> str:
     return f"{to}×{copies}"
 
 
-async def asend(to: str) -> str:
-    return f"{to}!"
-
-
 @pytest.fixture
 def storage():
     """A storage that can be told to fail."""
@@ -251,13 +247,6 @@ def test_a_wrong_instant_is_refused(mail, fire, when, words):
     assert {} == fire.storage.counts().by_state
 
 
-@pytest.mark.parametrize("at", ["tomorrow", 5, date(2026, 1, 1)])
-def test_at_takes_a_datetime(mail, at):
-    """The message shows what was given and an example."""
-    with pytest.raises(ScheduleError, match=r"at=.* is no datetime; pass an aware one"):
-        mail.using(at=at).enqueue("anna")
-
-
 @pytest.mark.parametrize("instant", [datetime.max.replace(tzinfo=UTC), datetime.min.replace(tzinfo=UTC)])
 def test_the_first_and_the_last_instant_can_be_read(mail, instant):
     """What is stored comes back as a datetime."""
@@ -430,23 +419,6 @@ def test_an_async_session_runs_it_in_its_own_greenlet():
 # ---- awaited ---------------------------------------------------------------------------------------------
 
 
-def test_the_async_verbs_do_the_same(fire, mail):
-    """aenqueue, aschedule, aenqueue_many, athen."""
-
-    async def use():
-        job = await mail.aenqueue("a")
-        later = await mail.aschedule(LATER, "b")
-        many = await fire.aenqueue_many([mail.call("c")])
-        child = await job.athen(mail, "d")
-        return [job, later, *many, child]
-
-    jobs = asyncio.run(use())
-
-    assert [State.ENQUEUED, State.SCHEDULED, State.ENQUEUED, State.AWAITING] == [
-        record(job).state for job in jobs
-    ]
-
-
 def test_concurrent_awaits_share_round_trips(mail, storage):
     """A hundred awaits of one moment are a few inserts."""
 
@@ -563,35 +535,6 @@ def choosing(**options):
     return Choosing
 
 
-def test_a_plugin_chooses_what_the_caller_left_open():
-    """The caller's options win, then the plugin's, then the task's."""
-    fire, task = app(choosing(queue="tenant", priority=7, tags=["t"]))
-
-    with fire:
-        chosen, given = record(task.enqueue("a")), record(task.using(queue="bulk").enqueue("a"))
-        many = [record(job) for job in task.enqueue_many([("a",)])]
-
-    assert [("tenant", 7, ("t",)), ("bulk", 7, ("t",)), ("tenant", 7, ("t",))] == [
-        (one.queue, one.priority, one.tags) for one in (chosen, given, *many)
-    ]
-
-
-def test_a_plugin_sees_the_call():
-    """Task, arguments and the options that were given."""
-    seen = []
-
-    class Seeing:
-        @hookimpl
-        def job_options(self, task, call):
-            seen.append((task.name, call.task, call.args, call.kwargs, call.options))
-
-    fire, task = app(Seeing)
-    with fire:
-        task.using(queue="bulk").enqueue("a", copies=2)
-
-    assert [("plain", "plain", ("a",), {"copies": 2}, {"queue": "bulk"})] == seen
-
-
 def test_a_caller_s_instant_wins_over_a_plugin_s_delay():
     """Delay and instant are two ways to say one thing."""
     fire, task = app(choosing(delay=300))
@@ -602,64 +545,6 @@ def test_a_caller_s_instant_wins_over_a_plugin_s_delay():
     assert [LATER, True, True] == [
         jobs[0].due_at, jobs[1].due_at < jobs[2].due_at, jobs[2].state is State.SCHEDULED
     ]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"quee": "x"}, "job_options hook answered .*quee.*, which using.* does not take"),
-        ({"queue": "X"}, "Queue name 'X' is refused"),
-        ({"within": object()}, "job_options hook answered within, which only the caller can give"),
-        ({"on": "failed"}, "job_options hook answered on, which only the caller can give"),
-    ],
-)
-def test_a_plugin_s_wrong_option_is_refused(options, words):
-    """The caller learns of it before anything is stored."""
-    fire, task = app(choosing(**options))
-
-    with fire:
-        with pytest.raises(ConfigurationError, match=words):
-            task.enqueue("a")
-
-        assert {} == fire.storage.counts().by_state
-
-
-def test_observers_learn_of_stored_batches():
-    """Once a batch, after it was stored; jobs of triggers and continuations too."""
-    seen = []
-
-    class Observer:
-        @hookimpl
-        def jobs_created(self, jobs):
-            seen.append([job.arguments for job in jobs])
-
-    fire, task = app(Observer)
-    with fire:
-        first = task.enqueue("a")
-        task.enqueue_many([("b",), ("c",)])
-        first.then(task, "d")
-        asyncio.run(task.aenqueue("e"))
-        task.recur("nightly", "0 2 * * *", "f")
-        fire.recurring.trigger("nightly")
-
-    assert [["a"], ["b", "c"], ["d"], ["e"], ["f"]] == [
-        [text.removeprefix('{"to":"').removesuffix('"}') for text in batch] for batch in seen
-    ]
-
-
-def test_an_observer_s_error_touches_no_job(caplog):
-    """It is logged; the job is stored and its handle returned."""
-
-    class Broken:
-        @hookimpl
-        def jobs_created(self, jobs):
-            raise RuntimeError("boom")
-
-    fire, task = app(Broken)
-    with fire:
-        assert State.ENQUEUED is record(task.enqueue("a")).state
-
-    assert "raised in jobs_created; no job is touched" in caplog.text
 
 
 # ---- the app ---------------------------------------------------------------------------------------------
@@ -677,21 +562,6 @@ def test_a_closed_app_stores_nothing(mail, fire):
     ):
         with pytest.raises(StorageError, match="closed"):
             call()
-
-
-def test_closing_twice_is_allowed():
-    """Also as a context manager, of either kind."""
-
-    async def use(fire):
-        async with fire as same:
-            return same is fire
-
-    fire = Firelock("memory://")
-    with fire:
-        pass
-    fire.close()
-
-    assert asyncio.run(use(fire))
 
 
 def test_the_storage_may_be_named_by_the_environment(monkeypatch):

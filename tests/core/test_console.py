@@ -8,9 +8,9 @@ from itertools import count
 
 import pytest
 
-from firelock.context import LEVELS, Console
+from firelock.context import Console
 from firelock.errors import StorageError, StorageUnavailable
-from firelock.values import LogLine, NewJob, Progress, State
+from firelock.values import NewJob, State
 from tests.core.fakes import FailingStorage
 
 
@@ -35,18 +35,6 @@ def texts(storage, job_id="a"):
     return [line.text for line in storage.read_log(job_id, limit=2_000)]
 
 
-def test_lines_and_progress_are_written_together(console, storage):
-    """One flush is one call; lines keep their instant, level and attempt."""
-    console.log("a", 2, "warning", "disk is nearly full")
-    console.progress("a", 3, 10, "third page")
-
-    console.flush(storage)
-
-    assert [LogLine(1, 1, "warning", "disk is nearly full", 2)] == storage.read_log("a")
-    assert [Progress(3, 10, 2, "third page")] == storage.get_progress(["a"])
-    assert 1 == len(storage.called["append_logs"])
-
-
 def test_only_the_newest_progress_is_written(console, storage):
     """A job that reports often costs one write."""
     for done in range(5):
@@ -65,16 +53,6 @@ def test_nothing_said_writes_nothing(console, storage):
     console.flush(storage)
 
     assert (1, ["once"]) == (len(storage.called["append_logs"]), texts(storage))
-
-
-@pytest.mark.parametrize("level", LEVELS)
-def test_every_level_is_kept(console, storage, level):
-    """The four levels are those of logging, below critical."""
-    console.log("a", 1, level, "said")
-
-    console.flush(storage)
-
-    assert [level] == [line.level for line in storage.read_log("a")]
 
 
 def test_an_unknown_level_is_refused(console):

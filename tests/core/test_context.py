@@ -8,7 +8,7 @@ import pytest
 
 from firelock import JobContext, current_job
 from firelock.clock import micros
-from firelock.context import Console, JobCancelled, running_job
+from firelock.context import Console, JobCancelled
 from firelock.errors import ScheduleError
 from firelock.memory import MemoryStorage
 from firelock.values import ClaimedJob, NewJob, State
@@ -82,17 +82,6 @@ def test_what_a_job_says_goes_to_its_console():
     assert [(1, 2, "page one")] == [
         (one.done, one.total, one.message) for one in storage.get_progress([job.id])
     ]
-
-
-def test_current_job_is_the_one_of_this_thread():
-    """Inside a run it is the run's context."""
-    job = context()
-    token = running_job.set(job)
-
-    found = current_job()
-    running_job.reset(token)
-
-    assert job is found
 
 
 def test_outside_of_a_job_there_is_none():

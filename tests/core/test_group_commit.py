@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from firelock.client import GroupCommit
-from firelock.errors import JobNotFound, StorageError, StorageUnavailable
+from firelock.errors import JobNotFound, StorageUnavailable
 from firelock.values import Edge, NewJob, State
 from tests.core.fakes import FailingStorage
 
@@ -56,45 +56,6 @@ numbers = iter(range(1_000_000))
 def stored(storage, jobs):
     """Which of the jobs are stored."""
     return [record is not None for record in storage.get([one.id for one in jobs])]
-
-
-def test_an_await_returns_when_its_job_is_stored(storage, commit):
-    """One await is one insert."""
-    one = job()
-
-    asyncio.run(commit.insert(one))
-
-    assert [True] == stored(storage, [one])
-
-
-def test_nothing_runs_before_the_first_await(storage, our_threads):
-    """The thread is started by whoever needs it first."""
-    before = len(our_threads("firelock-enqueue"))
-    commit = GroupCommit(storage)
-
-    commit.close()
-
-    assert before == len(our_threads("firelock-enqueue"))
-
-
-def test_awaits_of_one_moment_share_an_insert():
-    """What gathers while a round trip is under way goes with the next one."""
-    storage = SlowStorage()
-    commit, jobs = GroupCommit(storage), [job() for _ in range(100)]
-
-    async def enqueue():
-        first = asyncio.create_task(commit.insert(jobs[0]))
-        await asyncio.to_thread(storage.began.wait, 10)
-        others = [asyncio.create_task(commit.insert(one)) for one in jobs[1:]]
-        await asyncio.wait(others, timeout=0)
-        storage.may_go.set()
-        await asyncio.gather(first, *others)
-
-    asyncio.run(enqueue())
-    commit.close()
-
-    assert [1, 99] == [len(batch[0]) for batch in storage.called["insert"]]
-    assert [True] * 100 == stored(storage, jobs)
 
 
 def test_a_batch_has_a_largest_size():
@@ -160,16 +121,6 @@ def test_an_outage_is_met_once_a_batch():
     assert [(StorageUnavailable, "down")] * 20 == [(type(error), str(error)) for error in errors]
     assert 20 == len({id(error) for error in errors})
     assert 4 == len(storage.called["insert"])
-
-
-def test_any_error_reaches_its_await(storage, commit):
-    """Also what no storage should raise is the awaiting coroutine's, not the thread's."""
-    storage.fail("insert", RuntimeError("a bug of a plugin"))
-
-    with pytest.raises(RuntimeError, match="a bug of a plugin"):
-        asyncio.run(commit.insert(job()))
-
-    asyncio.run(commit.insert(job()))
 
 
 def test_several_loops_are_answered(storage, commit):
@@ -238,12 +189,3 @@ def test_closing_stores_what_waits(our_threads):
 
     assert [True] * 3 == stored(storage, jobs)
     assert [] == our_threads("firelock-enqueue")
-
-
-def test_after_the_close_nothing_is_stored(storage, commit):
-    """An await on a closed app is an error at once; closing twice is allowed."""
-    commit.close()
-    commit.close()
-
-    with pytest.raises(StorageError, match="This Firelock is closed; make a new one"):
-        asyncio.run(commit.insert(job()))

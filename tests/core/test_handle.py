@@ -213,17 +213,6 @@ def test_a_result_leaves_the_handle_at_what_it_saw(adding, worker):
     assert 1 == job.attempt
 
 
-def test_a_result_that_is_none_leaves_the_handle_at_what_it_saw(failing, worker):
-    """Whoever catches the error finds its cause in the handle."""
-    job = failing.enqueue()
-    worker.run()
-
-    with pytest.raises(JobFailed):
-        job.result()
-
-    assert (State.FAILED, "ValueError", 1) == (job.state, job.error.type, job.attempt)
-
-
 def test_a_result_that_is_late_leaves_the_handle_at_what_it_saw(adding, worker):
     """The job was running when the time was over."""
     job = adding.enqueue(1)
@@ -353,18 +342,6 @@ def test_a_result_is_what_the_task_returned(adding, worker):
     assert (42, 42) == (job.result(), asyncio.run(job.aresult(timeout=5)))
 
 
-def test_a_result_is_waited_for(adding, worker):
-    """Who asks before the end waits for it."""
-    job, answers = adding.enqueue(40, 2), []
-    waiting = threading.Thread(target=lambda: answers.append(job.result(timeout=10)))
-
-    waiting.start()
-    worker.run()
-    waiting.join(10)
-
-    assert [42] == answers
-
-
 def test_a_result_waits_through_retries(fire, worker):
     """A retry is no end."""
     failures = [ValueError("first")]
@@ -422,14 +399,6 @@ def test_a_result_that_is_not_there_in_time(adding, timeout):
             job.result(timeout=timeout)
     with pytest.raises(ResultTimeout):
         asyncio.run(job.aresult(timeout=timeout))
-
-
-def test_a_result_that_is_there_needs_no_time(adding, worker):
-    """A timeout of zero asks once."""
-    job = adding.enqueue(40, 2)
-    worker.run()
-
-    assert (42, 42) == (job.result(timeout=0), asyncio.run(job.aresult(timeout=0)))
 
 
 def test_a_pruned_result_is_unavailable(adding, fire):
@@ -728,26 +697,6 @@ def test_any_job_can_be_deleted(in_state, state):
     assert same is job
 
 
-def test_a_deleted_job_cannot_be_deleted(in_state):
-    """Once is enough; by coroutine too."""
-    job = in_state(State.DELETED)
-
-    with pytest.raises(JobConflict, match=f"Job {job.id} is deleted; it cannot be deleted: it is already"):
-        job.delete()
-    with pytest.raises(JobConflict):
-        asyncio.run(job.adelete())
-
-
-def test_the_async_verbs_act_too(adding):
-    """adelete, then arequeue."""
-    job = adding.enqueue(1)
-
-    async def act():
-        return [(await job.adelete()).state, (await job.arequeue()).state]
-
-    assert [State.DELETED, State.ENQUEUED] == asyncio.run(act())
-
-
 def test_deleting_a_parent_decides_its_children_at_once(adding):
     """Nobody waits for the upkeep of a server."""
     parent = adding.enqueue(1)
@@ -778,21 +727,6 @@ def test_before_the_commit_a_job_is_not_there(adding, fire):
     assert {} == fire.storage.counts().by_state
 
 
-def test_after_a_rollback_the_message_says_that_the_job_will_never_be(adding):
-    """Nobody is sent to commit what was rolled back: the job has to be enqueued again."""
-    session = []
-    job = adding.using(within=session).enqueue(1)
-    session.clear()
-
-    with pytest.raises(JobNotCommitted) as caught:
-        job.refresh()
-
-    assert (
-        f"Job {job.id} is not stored: the transaction it was enqueued in has not committed, or was rolled "
-        "back. Commit it first; if it was rolled back, there is no such job: enqueue it again."
-    ) == str(caught.value)
-
-
 def test_after_the_commit_it_is_a_job_like_any_other(adding, fire, worker):
     """The same handle goes on."""
     session = []
@@ -804,13 +738,3 @@ def test_after_the_commit_it_is_a_job_like_any_other(adding, fire, worker):
 
     assert (42, 1) == (job.result(timeout=5), asynchronous.result(timeout=5))
     assert State.AWAITING is not job.then(adding, 2).refresh().state
-
-
-def test_deleting_after_the_commit_works(adding, fire):
-    """The first verb looks whether the job is there, later ones need not."""
-    session = []
-    job = adding.using(within=session, delay=timedelta(hours=1)).enqueue(1)
-    fire.storage.insert(session)
-
-    assert State.DELETED is job.delete().state
-    assert State.ENQUEUED is job.requeue().state

@@ -13,7 +13,6 @@ from firelock import lifecycle
 from firelock.lifecycle import (
     ALLOWED,
     CRASH_LIMIT,
-    HELD,
     HISTORY_LIMIT,
     Retention,
     bounded_history,
@@ -168,17 +167,6 @@ def test_what_operators_ask_for_is_legal(transition):
 
 
 @every_end
-@given(fence=st.integers(min_value=1, max_value=2**53))
-def test_an_end_is_guarded_by_its_holder(end, fence):
-    """Only the session that claimed, with the fence it got, ends an attempt, and only while it runs."""
-    transition = end(claimed(fence=fence))
-
-    assert (HELD, "session-a", fence, "host:a") == (
-        transition.from_states, transition.session, transition.fence, transition.server,
-    )  # fmt: skip
-
-
-@every_end
 def test_an_end_tells_which_attempt_it_ends(end):
     """The history entry of an end carries state, instant, reason, attempt, claim, start and server."""
     transition = end(claimed(attempt=3, claimed_at=3_000))
@@ -240,33 +228,6 @@ def test_a_restore_leads_back_where_nothing_is_lost(state):
             lifecycle.restore("j1", before, at=AT, reason="restored", expires_at=EXPIRES_AT)
 
 
-# ---- how an attempt ends ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("wait", [0, -1])
-def test_a_retry_without_a_wait_is_enqueued(wait):
-    """No wait means at once: the job is enqueued, and nothing is due."""
-    transition = retried(claimed(retries=4), wait)
-
-    assert (State.ENQUEUED, None, 5) == (transition.to, transition.due_at, transition.retries)
-
-
-def test_a_snooze_without_a_wait_lines_up_again():
-    """A snooze of nothing is due at once, behind those that waited meanwhile, not ahead of them."""
-    transition = snoozed(claimed(), 0)
-
-    assert (State.SCHEDULED, transition.at, True) == (transition.to, transition.due_at, transition.gives_back)
-
-
-def test_arguments_that_cannot_be_read_fail_the_job():
-    """An undecodable job fails at once with the reader's message, whatever retries it has."""
-    transition = undecodable(claimed(retries=0))
-
-    assert (State.FAILED, "arguments cannot be read: no such day", ERROR, EXPIRES_AT) == (
-        transition.to, transition.reason, transition.error, transition.expires_at,
-    )  # fmt: skip
-
-
 # ---- tasks that nobody knows here ------------------------------------------------------------------------
 
 
@@ -312,15 +273,6 @@ def test_a_series_of_waits_is_told_once(age_seconds, wait_seconds, is_silent):
     assert (wait_seconds * SECOND, is_silent) == (transition.due_at - at, transition.is_silent)
 
 
-@pytest.mark.parametrize("before", [{"retries": 1}, {"attempt": 2}, {"crashes": 1}])
-def test_a_wait_of_a_job_that_has_run_is_told(before):
-    """It became enqueued late by its retry, its requeue or its crash; nobody has told of a wait yet."""
-    at = 1_000 + 3_600 * SECOND
-    job = claimed(**{"attempt": 1, "retries": 0, "created_at": 1_000, "enqueued_at": at, **before})
-
-    assert not unknown_task(job, at).is_silent
-
-
 @pytest.mark.parametrize("nominal_at", [None, 1_000 + 7_200 * SECOND])
 def test_a_first_wait_is_told_however_long_the_job_lay_in_its_queue(nominal_at):
     """A series begins with the first server that cannot run it, not with the job."""
@@ -352,13 +304,6 @@ def test_a_job_from_a_clock_ahead_waits_the_shortest_time():
     transition = unknown_task(claimed(created_at=AT + 60 * SECOND))
 
     assert 15 * SECOND == transition.due_at - AT
-
-
-def test_an_unknown_task_is_named():
-    """The reason names the task and the server that does not know it."""
-    reason = unknown_task(claimed(task="billing.charge")).reason
-
-    assert "task 'billing.charge' is not registered on server host:a; waiting for one that knows it" == reason
 
 
 # ---- continuations ---------------------------------------------------------------------------------------

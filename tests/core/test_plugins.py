@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import logging
 import types
 from importlib.metadata import EntryPoint
 
@@ -13,15 +11,10 @@ import pytest
 
 from firelock import Firelock, hookimpl
 from firelock.errors import ConfigurationError, PluginError, StorageError, UnknownScheme
-from firelock.hookspecs import Command, ServerInfo
 from firelock.memory import MemoryStorage
 from firelock.plugins import PluginInfo, Plugins, hook_names, open_storage
 from firelock.serializer import JsonSerializer
 from firelock.storage import CONTRACT, Storage, shown_url
-from firelock.values import Settled
-
-SERVER = ServerInfo("id", "host:1", "*", 1, 1)
-
 
 # ---- plugins that are installed --------------------------------------------------------------------------
 
@@ -203,19 +196,6 @@ def test_plugins_are_given_in_a_list(plugins):
         Firelock("memory://", plugins=plugins)
 
 
-def test_a_misspelt_hook_stops_the_start():
-    """The message names the plugin, the hook and those there are."""
-
-    class Misspelt:
-        @hookimpl
-        def job_created(self, jobs): ...
-
-    with pytest.raises(
-        PluginError, match=r"hook that does not exist.*job_created.*Known: register_hookspecs, "
-    ):
-        Plugins([Misspelt], use_entry_points=False)
-
-
 def test_a_misspelt_argument_stops_the_start():
     """A hook takes the arguments of its specification, or some of them."""
 
@@ -359,18 +339,6 @@ def offering(hook, **offers):
     return type(f"Offers{'And'.join(offers)}", (), {hook: hookimpl(offer)})
 
 
-@pytest.mark.parametrize(
-    ("hook", "noun"),
-    [("register_storages", "storage scheme"), ("register_lock_providers", "lock scheme")],
-)
-def test_a_scheme_has_one_plugin(hook, noun):
-    """Two plugins that offer one scheme are refused, both by name."""
-    one, other = offering(hook, acme=MemoryStorage), offering(hook, acme=MemoryStorage)
-
-    with pytest.raises(PluginError, match=f"'Offersacme#0' and 'Offersacme#1' both offer the {noun} 'acme'"):
-        Plugins([one, other], use_entry_points=False)
-
-
 def test_the_core_s_names_are_taken():
     """Neither memory:// nor json can be replaced."""
     with pytest.raises(
@@ -422,28 +390,7 @@ def test_an_unknown_serializer_is_refused():
         Firelock("memory://", serializer="xml")
 
 
-def test_commands_of_all_plugins_are_offered():
-    """The command line asks once."""
-    command = Command("vacuum", "Vacuum.", lambda parser: None, lambda arguments: 0)
-
-    class Commands:
-        @hookimpl
-        def register_commands(self):
-            return [command]
-
-    assert [command] == Plugins([Commands], use_entry_points=False).commands()
-
-
 # ---- storages by URL -------------------------------------------------------------------------------------
-
-
-def test_a_storage_is_found_by_its_scheme():
-    """The factory gets the whole URL."""
-    plugin = offering("register_storages", acme=MemoryStorage)
-
-    storage = open_storage("acme://here", [plugin])
-
-    assert "memory://acme://here" == storage.url
 
 
 @pytest.mark.parametrize(
@@ -555,16 +502,6 @@ def test_what_is_no_storage_is_refused(storage):
 # ---- locks by URL ----------------------------------------------------------------------------------------
 
 
-def test_locks_may_live_elsewhere():
-    """An app's locks are those of the provider of the URL."""
-    elsewhere = MemoryStorage("elsewhere")
-    plugin = offering("register_lock_providers", acme=lambda url: elsewhere)
-
-    with Firelock("memory://", locks="acme://", plugins=[plugin]) as fire, fire.lock("x"):
-        assert elsewhere.get_record("lock", "x") is not None
-        assert fire.storage.get_record("lock", "x") is None
-
-
 @pytest.mark.parametrize(
     ("locks", "words"),
     [
@@ -639,83 +576,6 @@ def test_hooks_run_from_entry_points_to_the_app_s_last_and_first(install):
     assert ["installed", "b#1", "a#0", "core"] == [info.name for info in plugins.listing()]
 
 
-@pytest.mark.parametrize("hook", ["retry_decision", "elect_transition"])
-def test_the_first_answer_decides(hook):
-    """Who says None leaves it to the next; after an answer nobody is asked."""
-    log = []
-    plugins = Plugins(
-        [answering(hook, answer, log, name) for name, answer in (("c", "late"), ("b", "early"), ("a", None))],
-        use_entry_points=False,
-    )
-
-    answer = ask(plugins, hook)
-
-    assert ("early", ["a", "b"]) == (answer, log)
-
-
-def ask(plugins, hook):
-    """The answer of a question whose arguments do not matter."""
-    return getattr(plugins, hook)(*[None] * (4 if hook == "retry_decision" else 2))
-
-
-@pytest.mark.parametrize("hook", ["retry_decision", "elect_transition"])
-def test_a_question_that_raises_counts_as_no_answer(hook, caplog):
-    """It is logged, and the next plugin is asked as if the first had said None."""
-    log = []
-    plugins = Plugins(
-        [
-            answering(hook, answer, log, name)
-            for name, answer in (("b", "answer"), ("a", RuntimeError("boom")))
-        ],
-        use_entry_points=False,
-    )
-
-    answer = ask(plugins, hook)
-
-    assert ("answer", ["a", "b"]) == (answer, log)
-    assert f"Plugin 'a#1' raised in {hook}; no answer." in caplog.text
-
-
-@pytest.mark.parametrize("hook", ["retry_decision", "elect_transition"])
-def test_nobody_s_answer_is_none(hook):
-    """Without a plugin, and where all say None, nothing is decided."""
-    silent = answering(hook, None, [], "a")
-
-    assert [None, None] == [
-        ask(Plugins(app_plugins, use_entry_points=False), hook) for app_plugins in ((), (silent,))
-    ]
-
-
-def test_options_of_all_plugins_are_joined():
-    """For each option the first plugin that gives it wins."""
-    log = []
-    plugins = Plugins(
-        [
-            answering("job_options", {"queue": "b", "priority": 5}, log, "b"),
-            answering("job_options", {"queue": "a", "tags": ["x"]}, log, "a"),
-            answering("job_options", None, log, "none"),
-        ],
-        use_entry_points=False,
-    )
-
-    assert {"queue": "a", "tags": ["x"], "priority": 5} == plugins.job_options(None, None)
-
-
-def test_contexts_are_given_outermost_first():
-    """Plugins that wrap nothing are left out."""
-    contexts = [contextlib.nullcontext(name) for name in "ab"]
-    plugins = Plugins(
-        [
-            answering("job_context", contexts[1], [], "b"),
-            answering("job_context", None, [], "none"),
-            answering("job_context", contexts[0], [], "a"),
-        ],
-        use_entry_points=False,
-    )
-
-    assert contexts == plugins.job_contexts(None, None)
-
-
 def test_an_unused_hook_costs_a_boolean():
     """Whoever is on the hot path asks first whether anybody is there."""
     hooks = (
@@ -734,61 +594,3 @@ def test_an_unused_hook_costs_a_boolean():
 
     assert [False] * 6 == [getattr(without, f"has_{name}") for name in hooks]
     assert [[name == hook for name in hooks] for hook in hooks] == answers
-
-
-# ---- reporting -------------------------------------------------------------------------------------------
-
-OBSERVERS = {
-    "jobs_created": [],
-    "jobs_settled": [],
-    "server_started": SERVER,
-    "server_stopped": SERVER,
-    "worker_process_stopped": SERVER,
-}
-
-
-@pytest.mark.parametrize("hook", OBSERVERS)
-def test_an_observer_s_error_is_logged(hook, caplog):
-    """It reaches neither the job nor the next observer."""
-    log = []
-    plugins = Plugins(
-        [answering(hook, answer, log, name) for name, answer in (("b", None), ("a", RuntimeError("boom")))],
-        use_entry_points=False,
-    )
-
-    with caplog.at_level(logging.ERROR):
-        getattr(plugins, hook)(OBSERVERS[hook])
-
-    assert ["a", "b"] == log
-    assert f"Plugin 'a#1' raised in {hook}; no job is touched." in caplog.text
-    assert "RuntimeError: boom" in caplog.text
-
-
-def test_an_observer_gets_what_happened():
-    """The values go through as they are."""
-    seen = []
-
-    class Observer:
-        @hookimpl
-        def jobs_settled(self, settled):
-            seen.extend(settled)
-
-        @hookimpl
-        def worker_process_started(self, server):
-            seen.append(server)
-
-    plugins, end = Plugins([Observer], use_entry_points=False), Settled(None, None, 5)
-    plugins.jobs_settled([end])
-    plugins.worker_process_started(SERVER)
-
-    assert [end, SERVER] == seen
-
-
-def test_a_process_that_cannot_be_prepared_is_not_used():
-    """The exception of worker_process_started passes: it ends the process."""
-    plugins = Plugins(
-        [answering("worker_process_started", RuntimeError("no engine"), [], "a")], use_entry_points=False
-    )
-
-    with pytest.raises(RuntimeError, match="no engine"):
-        plugins.worker_process_started(SERVER)

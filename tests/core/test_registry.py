@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 import pytest
 
-from firelock.errors import ArgumentError, DuplicateTask, TaskError
+from firelock.errors import ArgumentError, TaskError
 from firelock.settings import Settings
 from firelock.task import Registry, task_info
 
@@ -42,34 +42,12 @@ def test_a_name_that_nobody_registered_leads_nowhere(registry):
     assert [None, None] == [registry.get("os.system"), registry.get("builtins.eval")]
 
 
-def test_tasks_are_listed_in_order(registry):
-    """The order is that of registration; aliases are no tasks of their own."""
-    registry.register(info(aliases=("b",)))
-    registry.register(info(receive, "mail.receive"))
-
-    assert ["mail.send", "mail.receive"] == [task.name for task in registry]
-
-
 def test_a_stub_is_not_run_here(registry):
     """A remote task can be enqueued, not run."""
     registry.register(info(is_remote=True))
     registry.register(info(receive, "mail.receive"))
 
     assert ["mail.receive"] == [task.name for task in registry.runnable()]
-
-
-@pytest.mark.parametrize(
-    ("name", "aliases"),
-    [("mail.send", ()), ("mail.old", ()), ("other", ("mail.send",)), ("other", ("mail.old",))],
-)
-def test_a_name_belongs_to_one_function(registry, name, aliases):
-    """Neither a name nor an alias may be taken twice; the message names both places."""
-    registry.register(info(aliases=("mail.old",)))
-
-    with pytest.raises(DuplicateTask, match=rf"taken: by {__file__}:\d+ and now by {__file__}:\d+"):
-        registry.register(info(receive, name, aliases=aliases))
-
-    assert ["mail.send"] == [task.name for task in registry]
 
 
 def test_the_same_function_again_replaces_itself(registry):

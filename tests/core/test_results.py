@@ -8,7 +8,7 @@ import pytest
 
 from firelock import lifecycle
 from firelock.client import Results
-from firelock.errors import StorageError, StorageUnavailable
+from firelock.errors import StorageError
 from firelock.storage import NewSession
 from firelock.values import Holder, NewJob, State
 from tests.core.fakes import FailingStorage, until
@@ -49,29 +49,6 @@ def end(storage):
                 )
             ]
         )
-
-
-def test_a_wait_ends_with_its_job(storage, results):
-    """The future has the job's record once the job is final."""
-    future = results.wait_for(add(storage, "a"))
-    assert not future.done()
-
-    end(storage)
-
-    assert ("a", State.SUCCEEDED) == (future.result(10).record.id, future.result().record.state)
-
-
-def test_a_job_that_has_ended_is_answered_at_once(storage, results):
-    """A result that is there needs no waiting."""
-    add(storage, "a")
-    end(storage)
-
-    assert "a" == results.wait_for("a").result(10).record.id
-
-
-def test_a_job_that_is_gone_is_none(results):
-    """A job that was pruned, or never stored, has no record."""
-    assert results.wait_for("nobody").result(10).record is None
 
 
 def test_all_waits_share_one_look(storage, results, our_threads):
@@ -141,17 +118,6 @@ def test_a_wait_that_was_cancelled_is_passed_over(storage, results):
         one.result(0)
 
 
-def test_an_outage_is_waited_out(storage, results):
-    """While the storage is away a wait goes on; its own timeout ends it."""
-    add(storage, "a")
-    storage.fail("get", *[StorageUnavailable("down")] * 3)
-
-    future = results.wait_for("a")
-    end(storage)
-
-    assert "a" == future.result(10).record.id
-
-
 def test_an_error_of_the_storage_reaches_who_waits(storage, results):
     """What trying again does not mend ends the wait, for everybody who waits."""
     storage.fail("get", StorageError("broken"))
@@ -172,26 +138,6 @@ def test_looks_become_rarer_until_somebody_new_waits(storage, results):
     until(lambda: len(storage.called["get"]) > calls)
 
     assert results._interval < 0.25  # noqa: SLF001
-
-
-def test_closing_ends_every_wait(storage, results, our_threads):
-    """Who still waits is told, and no thread is left."""
-    future = results.wait_for(add(storage, "a"))
-
-    results.close()
-
-    with pytest.raises(StorageError, match="This Firelock was closed while a result was awaited"):
-        future.result(10)
-    assert [] == our_threads("firelock-results")
-
-
-def test_after_the_close_nobody_can_wait(storage, results):
-    """A wait on a closed app is an error at once, not a wait for ever; closing twice is allowed."""
-    results.close()
-    results.close()
-
-    with pytest.raises(StorageError, match="This Firelock is closed; make a new one"):
-        results.wait_for("a")
 
 
 def test_closing_passes_over_what_was_cancelled(storage, results):

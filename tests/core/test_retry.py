@@ -71,11 +71,6 @@ def test_jitter_spreads_a_wait_by_ten_percent(drawn, share):
     assert timedelta(seconds=100) * share == Retry.fixed(100).wait(1, lambda: drawn)
 
 
-def test_fixed_waits_the_same():
-    """One wait before every retry."""
-    assert [30, 30, 30] == seconds(Retry.fixed(timedelta(seconds=30)), 3)
-
-
 def test_listed_repeats_its_last_wait():
     """The waits come in the order listed; the last one repeats."""
     assert [1, 0, 2.5, 2.5] == seconds(Retry.listed([1, timedelta(0), 2.5]), 4)
@@ -158,30 +153,11 @@ def test_the_first_retry_has_number_one():
 # ---- deciding -----------------------------------------------------------------------------------------
 
 
-def test_a_failure_is_retried_while_retries_are_left():
-    """With retries left the decision is to retry, after the wait of that retry, and its reason counts."""
-    decision = Retry().decide(Retried(2), ConnectionError("refused"), random=middle)
-
-    assert RetryDecision.retry(15 * MINUTE, reason="retry 3 of 10: ConnectionError: refused") == decision
-
-
 def test_attempts_are_retries_after_the_first_run():
     """attempts=2 allows two retries: the third failure is final."""
     kinds = [Retry(2).decide(Retried(made), ValueError(), random=middle).kind for made in range(4)]
 
     assert ["retry", "retry", "fail", "fail"] == kinds
-
-
-def test_exhausted_retries_fail_the_job():
-    """When all retries are made the job fails, and the reason says so."""
-    decision = Retry(3).decide(Retried(3), ConnectionError("refused"))
-
-    assert RetryDecision.fail("all 3 retries made: ConnectionError: refused") == decision
-
-
-def test_exhausted_retries_may_delete_the_job():
-    """on_exceeded="delete" ends the job deleted."""
-    assert DecisionKind.DELETE is Retry(3, on_exceeded="delete").decide(Retried(3), ValueError()).kind
 
 
 def test_never_lets_the_first_failure_decide():

@@ -132,11 +132,6 @@ def test_a_switch_is_read_from_the_environment(text, expected):
     assert settings.log_failures is expected
 
 
-def test_a_switch_is_read_from_the_table():
-    """As TOML writes it."""
-    assert Settings.from_environment({"log_failures": False}, {}).log_failures is False
-
-
 def test_a_word_that_is_no_switch_is_refused():
     """With the words that are."""
     with pytest.raises(ConfigurationError, match="FIRELOCK_LOG_FAILURES='maybe' is neither true nor false"):

@@ -536,9 +536,3 @@ def test_a_call_is_a_value(fire):
         call.args,
         call.kwargs,
     )
-
-
-def test_a_name_is_a_text(fire):
-    """A name of another type is refused like one with a wrong character."""
-    with pytest.raises(TaskError, match="Task name 7 is refused"):
-        fire.task(name=7)(send)

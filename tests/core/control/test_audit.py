@@ -43,16 +43,6 @@ def test_what_was_done_is_kept_as_it_was_told(fire):
     assert [entry] == fire.audit.list().entries
 
 
-def test_an_entry_is_of_now_and_of_the_dashboard(fire):
-    """By the storage's clock, unless told otherwise."""
-    before = datetime.now(UTC) - timedelta(minutes=1)
-
-    entry = asyncio.run(fire.audit.arecord("queue.pause", "mail", by="ada"))
-
-    assert before < entry.at < before + timedelta(minutes=2)
-    assert ("dashboard", None) == (entry.origin, entry.detail)
-
-
 def test_the_newest_are_first(fire):
     """In order of their instants, and of one instant the last recorded first; pages follow each other."""
     for number in range(3):
@@ -148,15 +138,6 @@ def test_to_record_costs_two_small_writes(watched):
     assert 2 * (PRUNES_EVERY - 1) == len(watched.storage.called["put_record"])
     watched.audit.record("a", "b", by="ada")
     assert [] != watched.storage.called["list_records"]
-
-
-def test_another_storage_has_its_own_log(fire):
-    """After `use_storage` nothing is read from the former one."""
-    fire.audit.record("a", "b", by="ada")
-
-    fire.use_storage("memory://audit-of-another")
-
-    assert [] == fire.audit.list().entries
 
 
 def _targets(fire):

@@ -140,20 +140,6 @@ def test_what_no_server_told_of_for_thirty_days_is_dropped(server, storage):
     assert ["other"] == [record.key for record in storage.list_records("task")]
 
 
-def test_every_page_of_a_long_catalogue_is_read(storage):
-    """Five hundred entries and some make two pages."""
-    fire = app(storage)
-    for number in range(501):
-        fire.task(name=f"task{number:03}")(charge)
-    tell_tasks(fire.client)
-    before = len(storage.called["list_records"])
-
-    entries = app(storage).catalogue.list()
-
-    assert (501, "task500") == (len(entries), entries[-1].name)
-    assert before + 2 == len(storage.called["list_records"])
-
-
 def test_stubs_of_code_elsewhere_are_not_told(storage):
     """A server tells what it can run."""
     fire = app(storage)

@@ -102,24 +102,6 @@ def test_what_comes_later_is_left_alone(fire):
     assert 7 == fire.operations.start("delete", sooner, by="ada").where.until
 
 
-@pytest.mark.parametrize(
-    ("where", "expected"),
-    [
-        (JobFilter(queue="bulk"), 5),
-        (JobFilter(state=State.FAILED), 2),
-        (JobFilter(queue="bulk", state=State.ENQUEUED), 3),
-        (JobFilter(queue="nobody"), 0),
-        (JobFilter(task="send"), None),
-        (JobFilter(state=State.FAILED, since=0), None),
-    ],
-)
-def test_how_much_there_is_to_do_is_told_where_counts_know(fire, where, expected):
-    """By state and queue alone; nothing is searched for it."""
-    fill(fire, 3, failed=2)
-
-    assert expected == fire.operations.start("delete", where, by="ada").expected
-
-
 def test_everything_is_never_deleted(watched):
     """A filter that was left empty by mistake costs no job."""
     fill(watched, 1)
@@ -331,21 +313,6 @@ def test_one_that_lost_its_lock_writes_nothing_more(watched):
     assert (Status.RUNNING, 99, 500) == (seen.state, seen.fence, watched.operations.get(operation.id).changed)
 
 
-def test_a_lock_that_ends_under_the_runner_ends_its_work(watched):
-    """It is told that it may not be alone, and goes no further."""
-    fill(watched, 1_200)
-    operation = watched.operations.start("delete", BULK, by="ada")
-    name = f"operation:{operation.id}"
-
-    def lose(_):
-        watched.storage.clock_offset += 10**9
-        assert watched.storage.acquire_lock(name, "another", 600.0) is not None
-
-    seen = watched.operations.run(operation.id, wait=lose, should_stop=after(1))
-
-    assert (Status.RUNNING, 500) == (seen.state, seen.changed)
-
-
 def test_a_lock_that_is_lost_for_sure_is_asked_before_each_chunk(watched):
     """Not one chunk more is begun; and nobody waits for a lock that another holds."""
     fill(watched, 1_200)
@@ -437,18 +404,6 @@ def test_what_trying_again_cannot_help_has_failed(watched):
 
 
 # ---- cancelling ------------------------------------------------------------------------------------------
-
-
-def test_a_cancelled_one_changes_nothing_more(fire):
-    """Who cancelled it and what was done until then are kept."""
-    fill(fire, 1_200)
-    operation = fire.operations.start("delete", BULK, by="ada")
-
-    seen = fire.operations.run(operation.id, wait=lambda _: fire.operations.cancel(operation.id, "bob"))
-
-    assert (Status.CANCELLED, "bob", 500) == (seen.state, seen.cancelled_by, seen.changed)
-    assert {State.DELETED: 500, State.ENQUEUED: 700} == states(fire)
-    assert seen == run(fire, operation)
 
 
 def test_a_cancel_during_a_chunk_counts_the_chunk(watched):
@@ -553,16 +508,6 @@ def test_an_operation_on_a_list_by_due_is_one_on_its_jobs(fire):
         fire.operations.start("delete", attrs.evolve(by_due, state=State.FAILED), by="ada")
 
 
-def test_a_state_as_text_is_a_state(fire):
-    """It resumes like any other: its cursor belongs to the filter as it is read back."""
-    fill(fire, 600)
-    operation = fire.operations.start("delete", JobFilter(state="enqueued"), by="ada")
-
-    run(fire, operation, should_stop=after(1))
-
-    assert 600 == run(fire, operation).changed
-
-
 @pytest.mark.parametrize("place", ["where", "record"])
 def test_what_a_newer_version_asked_for_is_shown_as_failed(watched, place):
     """It is not run by half, not lost, and not touched: a newer process goes on with it."""
@@ -583,16 +528,6 @@ def test_what_a_newer_version_asked_for_is_shown_as_failed(watched, place):
     assert [] == watched.operations.resumable()
     assert before == watched.storage.get_record("operation", operation.id)
     assert {State.ENQUEUED: 3} == states(watched)
-
-
-def test_another_storage_has_its_own_operations(fire):
-    """After `use_storage` they are kept, locked and run there."""
-    fire.operations.start("delete", BULK, by="ada")
-    fire.use_storage("memory://operations-of-another")
-    fill(fire, 2)
-
-    assert [] == fire.operations.list().operations
-    assert 2 == run(fire, fire.operations.start("delete", BULK, by="ada")).changed
 
 
 class OldLock:

@@ -9,7 +9,6 @@ from itertools import islice
 import pytest
 
 from firelock import Firelock, Retry, hookimpl
-from firelock.clock import micros
 from firelock.control.queues import QueueView
 from firelock.errors import (
     ConfigurationError,
@@ -18,9 +17,8 @@ from firelock.errors import (
     StorageError,
     StorageUnavailable,
 )
-from firelock.job import JobProgress
 from firelock.memory import MemoryStorage
-from firelock.storage import DURATION_BUCKETS, Applied, NewSession, PartlyApplied, Progress, Renewal, Rollup
+from firelock.storage import Applied, NewSession, PartlyApplied, Renewal
 from firelock.values import State
 from tests.core.fakes import FailingStorage, Failure, Worker
 
@@ -53,13 +51,6 @@ def adding(fire):
 # ---- looking ---------------------------------------------------------------------------------------------
 
 
-def test_a_job_is_found_by_its_id(fire, adding):
-    """By coroutine too."""
-    job = adding.enqueue(1)
-
-    assert job == fire.jobs.get(job.id) == asyncio.run(fire.jobs.aget(job.id))
-
-
 @pytest.mark.parametrize("job_id", ["", "nobody", "x" * 10_000, "'; drop table job; --", 7, None])
 def test_an_unknown_id_is_not_found(fire, job_id):
     """Whatever it looks like, it is an id that is not stored."""
@@ -86,38 +77,6 @@ def test_jobs_are_found_by_what_they_are(fire, adding, worker):
     assert [waiting] == found(state="enqueued", task="add", queue="sums", tag="a:2")
     assert [] == found(state="enqueued", task="other")
     assert [waiting, good] == list(asyncio.run(fire.jobs.afind(task="add", limit=2)))
-
-
-def test_jobs_are_found_by_the_recurring_job_that_made_them(fire, adding):
-    """A trigger's job belongs to its definition."""
-    adding.recur("nightly", "0 2 * * *", 1)
-    made = fire.recurring.trigger("nightly")
-    adding.enqueue(1)
-
-    assert [made] == list(fire.jobs.find(recurring="nightly"))
-
-
-def test_jobs_are_found_by_their_time(fire, adding):
-    """From `since` to before `until`, both aware."""
-    job = adding.enqueue(1)
-    at = job.created_at
-
-    assert [job] == list(fire.jobs.find(since=at, until=at + timedelta(microseconds=1)))
-    assert [] == list(fire.jobs.find(until=at))
-    with pytest.raises(ScheduleError, match="no time zone"):
-        fire.jobs.find(since=datetime(2026, 1, 1))  # noqa: DTZ001 - that is the mistake
-
-
-def test_pages_follow_each_other(fire, adding):
-    """A cursor opens the next page, in either direction; the last page has none."""
-    jobs = adding.enqueue_many([(number,) for number in range(5)])
-
-    first = fire.jobs.find(limit=2, oldest_first=True)
-    second = fire.jobs.find(limit=2, oldest_first=True, cursor=first.cursor)
-    third = fire.jobs.find(limit=2, oldest_first=True, cursor=second.cursor)
-
-    assert [jobs[:2], jobs[2:4], jobs[4:]] == [first.jobs, second.jobs, third.jobs]
-    assert (2, None) == (len(first), third.cursor)
 
 
 @pytest.mark.parametrize("limit", [0, 501, -1, True, 1.5, "5", None])
@@ -155,19 +114,6 @@ def test_jobs_are_counted(fire, adding, worker):
     )  # fmt: skip
     assert (4, {"sums"}) == (counts.total, set(counts.by_queue))
     assert counts == asyncio.run(fire.jobs.acounts())
-
-
-def test_every_state_is_counted_though_no_job_is_in_it(fire, adding):
-    """Nobody has to ask whether a state is there: zero is a number."""
-    adding.enqueue(1)
-
-    counts = fire.jobs.counts()
-
-    none_but_one = {**dict.fromkeys(State, 0), State.ENQUEUED: 1}
-    assert none_but_one == counts.by_state
-    assert {"sums": none_but_one} == counts.by_queue
-    assert list(none_but_one.values()) == [counts[state] for state in State]
-    assert (0, 1) == (counts["failed"], counts["enqueued"])
 
 
 @pytest.mark.parametrize("state", [state for state in State if state is not State.SCHEDULED])
@@ -237,17 +183,6 @@ def test_an_iterator_refuses_what_find_refuses_at_once(fire):
         fire.jobs.aiterate(state="running")
     with pytest.raises(ScheduleError, match="no time zone"):
         fire.jobs.iterate(until=datetime(2026, 1, 1))  # noqa: DTZ001 - that is the mistake
-
-
-@pytest.mark.parametrize("oldest_first", [True, False])
-def test_jobs_may_be_changed_while_one_iterates(fire, adding, oldest_first):
-    """Each that matched at the beginning comes once, though each leaves the list as soon as it has come."""
-    jobs = adding.enqueue_many([(number,) for number in range(1_101)])
-
-    seen = [job.delete().id for job in fire.jobs.iterate(state="enqueued", oldest_first=oldest_first)]
-
-    assert {job.id for job in jobs} == set(seen)
-    assert 1_101 == len(seen)
 
 
 @pytest.mark.parametrize("oldest_first", [True, False])
@@ -352,15 +287,6 @@ def test_a_refusal_among_many_tells_what_was_done(fire, adding):
     )
 
 
-def test_an_outage_of_many_is_one(fire, adding):
-    """Who tries again after an outage does so after this one."""
-    jobs = adding.enqueue_many([(number,) for number in range(501)])
-    fail_in_turn(fire.storage, "apply", None, StorageUnavailable("gone"))
-
-    with pytest.raises(StorageUnavailable):
-        fire.jobs.delete([job.id for job in jobs])
-
-
 def test_a_job_that_changed_meanwhile_is_not_restored(fire, adding, worker):
     """It was deleted again, while it ran: what it was before the first delete is over."""
     changed, same = adding.enqueue(1), adding.enqueue(2)
@@ -442,12 +368,6 @@ def test_many_are_restored_with_an_answer_each(fire, adding, worker):
     assert (State.ENQUEUED, "it was a mistake") == (waiting.refresh().state, waiting.refresh().reason)
     assert (State.FAILED, [refused]) == (failed.refresh().state, asyncio.run(fire.jobs.arestore([failed.id])))
     assert ["it is failed, not deleted"] == asyncio.run(fire.jobs.awhy_not_restored([failed.id]))
-
-
-def test_none_are_many(fire):
-    """An empty list asks nothing of the storage."""
-    assert ([], []) == (fire.jobs.requeue([]), fire.jobs.delete([]))
-    assert [] == fire.storage.called["apply"]
 
 
 @pytest.mark.parametrize("verb", ["requeue", "delete"])
@@ -579,50 +499,6 @@ def test_what_is_not_stored_is_not_copied(fire):
         fire.jobs.copy("nobody")
 
 
-# ---- what dashboards show --------------------------------------------------------------------------------
-
-
-def test_failures_are_grouped(fire, adding, worker):
-    """As the storage groups them, the largest first."""
-    adding.enqueue_many([(-1,), (-1,), (1,)])
-    worker.run()
-
-    (group,) = fire.jobs.failure_groups()
-
-    assert ("add", 2, "ValueError") == (group.task, group.count, group.type)
-    assert [group] == fire.jobs.failure_groups(limit=1) == asyncio.run(fire.jobs.afailure_groups(1))
-
-
-def test_a_timeline_is_read_between_two_instants(fire):
-    """From `since` to before `until`, of one task or queue where asked for."""
-    start = datetime(2026, 1, 1, tzinfo=UTC)
-    minutes = [micros(start + timedelta(minutes=number)) for number in range(3)]
-    empty = (0,) * (len(DURATION_BUCKETS) + 1)
-    rollups = [Rollup(minute, "add", "sums", "succeeded", 1, 5, empty) for minute in minutes]
-    fire.storage.record_metrics(rollups)
-    end = start + timedelta(minutes=2)
-
-    assert rollups[:2] == fire.jobs.timeline(start, end, task="add")
-    assert [] == asyncio.run(fire.jobs.atimeline(start, end, queue="other"))
-    with pytest.raises(ScheduleError, match="no time zone"):
-        fire.jobs.timeline(datetime(2026, 1, 1), end)  # noqa: DTZ001 - that is the mistake
-
-
-def test_progress_is_read_for_many_at_once(fire, adding):
-    """One answer an id; None where a job says nothing."""
-    job = adding.enqueue(1)
-    fire.storage.append_logs({}, {job.id: Progress(3, 10, 5_000_000, "rows")})
-
-    progress = fire.jobs.progress([job.id, "nobody"])
-
-    at = datetime(1970, 1, 1, 0, 0, 5, tzinfo=UTC)
-    assert (
-        [JobProgress(3, 10, at, "rows"), None] == progress == asyncio.run(fire.jobs.aprogress([job.id, ""]))
-    )
-    with pytest.raises(ConfigurationError, match="is one text; pass a list of ids"):
-        fire.jobs.progress(job.id)
-
-
 # ---- queues ----------------------------------------------------------------------------------------------
 
 
@@ -641,31 +517,6 @@ def test_queues_show_what_they_hold(fire, adding, worker):
         QueueView("sums", 2, 1, 1, False, None),
     ] == fire.queues.list()
     assert fire.queues.list() == asyncio.run(fire.queues.alist())
-
-
-def test_a_paused_queue_is_not_claimed(fire, adding, worker):
-    """Until it is resumed; its jobs stay where they are."""
-    adding.enqueue(1)
-
-    fire.queues.pause("sums")
-    while_paused = worker.run()
-    fire.queues.resume("sums")
-    after = worker.run()
-
-    assert (0, 1) == (len(while_paused), len(after))
-    assert [QueueView("sums", 0, 0, 0, False, None)] == fire.queues.list()
-
-
-def test_coroutines_pause_and_resume(fire):
-    """With a note as well."""
-
-    async def use():
-        await fire.queues.apause("bulk", note="x")
-        paused = await fire.queues.alist()
-        await fire.queues.aresume("bulk")
-        return paused + await fire.queues.alist()
-
-    assert [(True, "x"), (False, None)] == [(view.is_paused, view.note) for view in asyncio.run(use())]
 
 
 def test_more_queues_than_a_page(fire):
@@ -713,14 +564,6 @@ def test_a_server_is_the_sum_of_its_sessions(fire):
     assert datetime(1970, 1, 1, tzinfo=UTC) == one.started_at
     assert (0, 0, False) == (other.workers, other.busy, other.is_alive)
     assert list(servers.values()) == asyncio.run(fire.servers.alist())
-
-
-@pytest.mark.parametrize("order", ["quiet", "resume", "stop"])
-def test_a_server_is_told(fire, order):
-    """The order waits for the server's next heartbeat."""
-    fire.servers.tell("server-a", order)
-
-    assert f'"{order}"' == fire.storage.get_record("server_order", "server-a").value
 
 
 def test_an_unknown_order_is_refused(fire):

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import attrs
 import pytest
 
-from firelock import Cron, Every, Firelock, Retry
+from firelock import Cron, Firelock, Retry
 from firelock.clock import SECOND, StorageClock, from_micros, micros
 from firelock.control.doctor import check_all, look
 from firelock.cron import schedule_to_json
@@ -18,12 +18,10 @@ from firelock.errors import (
     ConfigurationError,
     JobConflict,
     JobNotFound,
-    ScheduleError,
     StorageError,
     StorageUnavailable,
 )
 from firelock.server.scheduler import fire_due
-from firelock.storage import RecurringRecord
 from firelock.testing.conformance.race import race
 from firelock.values import State
 from tests.core.fakes import FailingStorage, Worker
@@ -119,14 +117,6 @@ def test_a_definition_is_stored_with_its_call(fire, reporting):
     assert definition == fire.recurring.get("nightly")
 
 
-@pytest.mark.parametrize("schedule", ["0 2 * * *", Cron("0 2 * * *"), Every(timedelta(minutes=5))])
-def test_a_schedule_is_a_text_or_a_value(reporting, schedule):
-    """A bare text is a cron expression in UTC."""
-    definition = reporting.recur("id", schedule)
-
-    assert definition.schedule == (Cron("0 2 * * *") if isinstance(schedule, str) else schedule)
-
-
 def test_the_same_definition_again_writes_nothing(reporting, storage):
     """Scripts that run at every deploy cost a read."""
     first = reporting.recur("id", "0 2 * * *")
@@ -180,29 +170,6 @@ def test_an_id_is_kept_exactly(fire, reporting, recurring_id):
     reporting.recur(recurring_id, "* * * * *")
 
     assert [recurring_id] == [definition.id for definition in fire.recurring.list()]
-
-
-@pytest.mark.parametrize(
-    ("schedule", "words"),
-    [
-        ("", "empty"), ("* * *", "fields"), ("60 * * * *", "minute"), ("0 0 30 2 *", "never|no date"),
-        (7, "7"), (None, "None"), (timedelta(minutes=5), "Every"),
-    ],
-)  # fmt: skip
-def test_a_bad_schedule_is_refused(fire, reporting, schedule, words):
-    """Nothing is stored for what never fires."""
-    with pytest.raises(ScheduleError, match=f"(?i){words}"):
-        reporting.recur("id", schedule)
-
-    assert [] == fire.recurring.list()
-
-
-def test_an_unknown_zone_is_refused(fire, reporting):
-    """The message names it."""
-    with pytest.raises(ScheduleError, match="Mars/Olympus"):
-        reporting.recur("id", Cron("* * * * *", tz="Mars/Olympus"))
-
-    assert [] == fire.recurring.list()
 
 
 @pytest.mark.parametrize("options", [{"delay": 5}, {"at": START}, {"on": "failed"}, {"within": object()}])
@@ -330,22 +297,6 @@ def edit(storage, schedule):
     assert storage.put_recurring(edited, keep_progress=False)
 
 
-def test_an_operator_s_edit_survives_until_the_code_changes(storage):
-    """A deploy of the same code leaves it; one with another definition wins."""
-    fire, _ = make_app(storage)
-    declare(fire)
-    fire.recurring.sync()
-    edit(storage, Cron("0 5 * * *"))
-    changed, _ = make_app(storage)
-    declare(changed, "0 3 * * *")
-
-    fire.recurring.sync()
-    same = fire.recurring.get("id").schedule
-    changed.recurring.sync()
-
-    assert (Cron("0 5 * * *"), Cron("0 3 * * *")) == (same, changed.recurring.get("id").schedule)
-
-
 def test_an_operator_s_edit_survives_a_rolling_deploy(storage):
     """A server without the definition flags it, the next one with it unflags it: nothing else changes."""
     fire, _ = make_app(storage)
@@ -383,23 +334,6 @@ def test_a_run_that_is_not_due_follows_the_new_schedule(storage):
     changed = task.recur("id", "0 2 * * *")
 
     assert datetime(2030, 1, 1, 2, tzinfo=UTC) == changed.next_at
-
-
-def test_a_change_that_loses_a_race_is_made_again(storage):
-    """Two deploys at once: both end with a definition that one of them wrote."""
-    fire, task = make_app(storage)
-    task.recur("id", "* * * * *")
-    put = storage.put_recurring
-
-    def meddle(recurring, *, keep_progress):
-        storage.put_recurring = put
-        fire.recurring.pause("id")
-        return put(recurring, keep_progress=keep_progress)
-
-    storage.put_recurring = meddle
-    changed = task.recur("id", "0 2 * * *")
-
-    assert (True, Cron("0 2 * * *")) == (changed.is_paused, changed.schedule)
 
 
 def test_two_apps_that_define_at_once_agree(storage):
@@ -442,27 +376,6 @@ def test_a_due_instant_makes_its_job(fire, reporting, advance):
     assert (START.replace(minute=1, second=0), START.replace(minute=2, second=0)) == (
         definition.last_at, definition.next_at
     )  # fmt: skip
-
-
-def test_an_instant_is_fired_once(fire, reporting, advance):
-    """Looking again finds nothing."""
-    reporting.recur("id", "* * * * *")
-    advance(minutes=1)
-
-    assert [1, 0, 0] == [fire_due(fire.client) for _ in range(3)]
-    assert [1] == due_at(made(fire))
-
-
-def test_two_apps_that_race_fire_each_instant_once(storage, advance):
-    """However the two interleave, each minute has one job."""
-    apps = [make_app(storage)[0] for _ in range(2)]
-    make_app(storage)[1].recur("id", "* * * * *")
-
-    for _ in range(12):
-        advance(minutes=1)
-        race([lambda fire=fire: fire_due(fire.client) for fire in apps])
-
-    assert list(range(1, 13)) == due_at(made(apps[0]))
 
 
 def test_an_app_that_comes_late_fires_nothing(storage, advance):
@@ -782,16 +695,6 @@ def test_a_definition_that_is_no_object_is_shown_and_can_be_removed(fire, report
 # ---- overlaps --------------------------------------------------------------------------------------------
 
 
-def test_overlapping_runs_are_allowed_by_default(fire, reporting, advance):
-    """Each instant has its job, whatever the former one does."""
-    reporting.recur("id", "* * * * *")
-    for _ in range(3):
-        advance(minutes=1)
-        fire_due(fire.client)
-
-    assert [State.ENQUEUED] * 3 == [job.state for job in made(fire)]
-
-
 def test_skip_drops_an_instant_while_the_former_job_has_not_ended(fire, reporting, advance):
     """Waiting counts as running; after its end the next instant has its job."""
     worker = Worker(fire)
@@ -859,18 +762,6 @@ def test_queue_one_goes_on_after_its_waiting_job_has_started(fire, reporting, ad
     assert [State.SUCCEEDED, State.ENQUEUED, State.AWAITING] == [job.state for job in made(fire)]
 
 
-def test_a_waiting_run_starts_however_the_former_one_ended(fire, reporting, advance):
-    """A failure or deletion ends it as well."""
-    reporting.recur("id", Cron("* * * * *", overlap="queue_one"))
-    for _ in range(2):
-        advance(minutes=1)
-        fire_due(fire.client)
-
-    made(fire)[0].delete()
-
-    assert [State.DELETED, State.ENQUEUED] == [job.state for job in made(fire)]
-
-
 @pytest.mark.parametrize("overlap", ["skip", "queue_one"])
 def test_missed_instants_of_one_that_must_not_overlap_are_one_run(fire, reporting, advance, overlap):
     """Made up for at once they would overlap each other: only the latest runs."""
@@ -909,22 +800,6 @@ def test_a_definition_that_cannot_be_fired_shows_why(fire, reporting, storage, a
     assert 1 == len(made(fire))
 
 
-def test_a_definition_whose_job_is_refused_hinders_no_other(fire, reporting, storage, advance):
-    """What the storage refuses to store is shown on its definition."""
-    for name in ("a", "b", "c"):
-        reporting.recur(name, "* * * * *")
-    advance(minutes=1)
-    storage.failing["fire_recurring"].append(None)
-    storage.fail("fire_recurring", StorageError("value too long"))
-
-    fired = fire_due(fire.client)
-
-    assert 2 == fired
-    assert [None, "StorageError: value too long", None] == [
-        definition.error for definition in fire.recurring.list()
-    ]
-
-
 def test_an_outage_ends_the_look(fire, reporting, storage, advance):
     """A second refusal in a row is no definition's own. Nothing is lost: the next look fires what is due."""
     for name in ("a", "b", "c"):
@@ -941,15 +816,6 @@ def test_an_outage_ends_the_look(fire, reporting, storage, advance):
 
 
 # ---- operating -------------------------------------------------------------------------------------------
-
-
-def test_definitions_are_listed_in_order_of_id(fire, reporting):
-    """Page by page, by coroutine too."""
-    for name in ("c", "a", "b"):
-        reporting.recur(name, "0 2 * * *")
-
-    assert ["a", "b", "c"] == [one.id for one in fire.recurring.list()]
-    assert ["b"] == [one.id for one in asyncio.run(fire.recurring.alist(after="a", limit=1))]
 
 
 @pytest.mark.parametrize("verb", ["get", "trigger", "pause", "resume", "remove"])
@@ -1002,19 +868,6 @@ def test_removing_leaves_the_jobs(fire, reporting):
 
     assert [] == fire.recurring.list()
     assert State.ENQUEUED is job.refresh().state
-
-
-def test_a_definition_read_from_storage_is_a_value(storage):
-    """It says what it is, also when it never fires again."""
-    from firelock.recurring_job import RecurringJob
-
-    definition = RecurringJob(
-        RecurringRecord("id", "report", json.dumps({}), "json", "{}", "default", last_at=0, error="boom")
-    )
-
-    assert (None, datetime(1970, 1, 1, tzinfo=UTC), "boom") == (
-        definition.next_at, definition.last_at, definition.error
-    )  # fmt: skip
 
 
 def test_a_definition_that_cannot_even_show_its_error_hinders_no_other(

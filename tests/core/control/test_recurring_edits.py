@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from datetime import UTC, datetime, timedelta
 
 import attrs
@@ -403,20 +402,3 @@ def test_runs_are_the_jobs_of_a_definition_newest_first(declared, storage):
 
     assert [jobs[2], jobs[1]] == declared.recurring.runs("nightly", 2)
     assert jobs[::-1] == declared.recurring.runs("nightly")
-
-
-def test_the_verbs_have_async_twins(declared):
-    """Each returns what its sync form does."""
-
-    async def every_verb():
-        recurring = declared.recurring
-        edited = await recurring.aedit("nightly", queue="bulk")
-        created = await recurring.acreate("report", "extra", "0 6 * * *", ["fri"], priority=1)
-        reset = await recurring.areset("nightly")
-        upcoming = await recurring.aupcoming("nightly", 1)
-        return edited.queue, created.priority, reset.queue, upcoming, await recurring.aruns("nightly")
-
-    queue, priority, reset_queue, upcoming, runs = asyncio.run(every_verb())
-
-    assert ("bulk", 1, "default", []) == (queue, priority, reset_queue, runs)
-    assert [datetime(2030, 1, 1, 2, tzinfo=UTC)] == [one.at for one in upcoming]

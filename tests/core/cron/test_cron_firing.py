@@ -24,43 +24,6 @@ def minutes(*offsets):
     return [NOON + offset * MINUTE for offset in offsets]
 
 
-def test_the_due_instant_fires_with_its_nominal_time():
-    """A run a little late carries the instant it was due at, not the moment it was noticed."""
-    firing = due_instants(Cron("0 * * * *"), due=NOON, now=NOON + 700 * timedelta(milliseconds=1))
-
-    assert Firing([NOON], 0, NOON + timedelta(hours=1)) == firing
-
-
-@pytest.mark.parametrize("misfire", list(Misfire))
-def test_within_the_grace_every_instant_fires(misfire):
-    """Instants at most 60 s late are no misfires: all run under every policy."""
-    firing = due_instants(Cron("*/20 * * * * *", misfire=misfire), due=NOON, now=NOON + MINUTE)
-
-    assert [NOON, NOON + 20 * SECOND, NOON + 40 * SECOND, NOON + MINUTE] == firing.instants
-    assert firing.dropped == 0
-
-
-def test_once_runs_the_latest_instant_only():
-    """After a downtime `once` gives one run, for the latest instant up to now."""
-    firing = due_instants(Cron("*/5 * * * *"), due=NOON, now=NOON + 17 * MINUTE)
-
-    assert Firing(minutes(15), 3, NOON + 20 * MINUTE) == firing
-
-
-def test_once_gives_one_run_when_only_the_due_instant_was_missed():
-    """The single missed instant runs, however late."""
-    firing = due_instants(Cron("0 12 * * *"), due=NOON, now=NOON + timedelta(hours=23))
-
-    assert Firing([NOON], 0, NOON + timedelta(days=1)) == firing
-
-
-def test_all_runs_every_missed_instant():
-    """After a downtime `all` gives one run for each instant, in order."""
-    firing = due_instants(Cron("*/5 * * * *", misfire="all"), due=NOON, now=NOON + 17 * MINUTE)
-
-    assert Firing(minutes(0, 5, 10, 15), 0, NOON + 20 * MINUTE) == firing
-
-
 def test_all_keeps_the_newest_up_to_its_limit():
     """Beyond `misfire_limit` the oldest missed instants are dropped; those within the grace are extra."""
     schedule = Cron("* * * * *", misfire="all", misfire_limit=2)
@@ -68,20 +31,6 @@ def test_all_keeps_the_newest_up_to_its_limit():
     firing = due_instants(schedule, due=NOON, now=NOON + 10 * MINUTE + 30 * SECOND)
 
     assert Firing(minutes(8, 9, 10), 8, NOON + 11 * MINUTE) == firing
-
-
-def test_skip_runs_only_what_is_within_the_grace():
-    """After a downtime `skip` drops what is late and runs what is on time."""
-    firing = due_instants(Cron("*/5 * * * *", misfire="skip"), due=NOON, now=NOON + 15 * MINUTE + 40 * SECOND)
-
-    assert Firing(minutes(15), 3, NOON + 20 * MINUTE) == firing
-
-
-def test_skip_may_run_nothing():
-    """Where every instant is late `skip` runs none and still says when to look again."""
-    firing = due_instants(Cron("0 12 * * *", misfire="skip"), due=NOON, now=NOON + 2 * MINUTE)
-
-    assert Firing([], 1, NOON + timedelta(days=1)) == firing
 
 
 @pytest.mark.parametrize(("late", "runs"), [(60 * SECOND, 1), (60 * SECOND + timedelta(microseconds=1), 0)])
@@ -129,15 +78,6 @@ def test_a_search_without_a_match_ends():
     fields = attrs.evolve(parse_fields("0 0 28 2 *"), days=(30,))
 
     assert Timetable(WallTimes(fields), ZoneInfo("Europe/Berlin")).next_after(NOON) is None
-
-
-def test_every_fires_by_the_same_policies():
-    """A fixed span obeys misfire and limit as a cron expression does."""
-    schedule = Every(timedelta(minutes=7), anchor=NOON, misfire="all", misfire_limit=2)
-
-    firing = due_instants(schedule, due=NOON, now=NOON + 30 * MINUTE)
-
-    assert Firing(minutes(21, 28), 3, NOON + 35 * MINUTE) == firing
 
 
 @pytest.mark.parametrize(

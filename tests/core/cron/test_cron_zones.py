@@ -360,26 +360,6 @@ def test_any_expression_equals_the_walk_by_minutes(times, dates, zone, start):
     assert_equals_the_walk(" ".join(times + dates), zone, after, after + timedelta(hours=40))
 
 
-CHANGES = {
-    zone: changes(zone, 2024, 2030) for zone in ("Europe/Berlin", "Australia/Lord_Howe", "America/Santiago")
-}
-
-
-@settings(max_examples=40, deadline=None)
-@given(
-    times=st.tuples(field(spans(0, 59)), field(spans(0, 59)), field(spans(0, 23))),
-    zone=st.sampled_from(sorted(CHANGES)),
-    spread=st.integers(-7_200, 7_200),
-    which=st.integers(0, 13),
-)
-def test_any_expression_with_seconds_equals_the_walk(times, zone, spread, which):
-    """Any expression of six fields, near any change, fires as the second-by-second walk says."""
-    after = CHANGES[zone][which] + spread * SECOND
-
-    until = after + timedelta(minutes=10)
-    assert_equals_the_walk(" ".join([*times, "*", "*", "*"]), zone, after, until, overlap=timedelta(hours=1))
-
-
 @pytest.mark.parametrize(
     ("expression", "more"),
     [

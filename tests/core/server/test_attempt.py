@@ -14,8 +14,8 @@ from firelock import Firelock, JobContext, Retry, Settings, Snooze, current_job,
 from firelock.clock import SECOND
 from firelock.context import JobCancelled
 from firelock.retry import DecisionKind, RetryDecision
-from firelock.server.attempt import CancelKind, EndedRun, Run
-from firelock.values import ClaimedJob, Holder, State
+from firelock.server.attempt import CancelKind, Run
+from firelock.values import ClaimedJob, State
 from tests.core.fakes import Worker
 
 HOUR = timedelta(hours=1)
@@ -59,22 +59,6 @@ def raising(error):
 
 
 # ---- before ----------------------------------------------------------------------------------------------
-
-
-def test_a_claimed_job_becomes_a_run(make_app):
-    """With its decoded arguments, its context and its timeout."""
-    fire, worker = make_app()
-
-    @fire.task(name="task", timeout=9)
-    def task(job: JobContext, day: str, *, copies: int = 1): ...
-
-    task.enqueue("monday", copies=2)
-    (job,) = worker.claim()
-
-    run = worker.runner.prepare(job, worker.holder)
-
-    assert ((run.context, "monday"), {"copies": 2}, 9.0) == (run.args, run.kwargs, run.timeout_seconds)
-    assert (("monday",), {"copies": 2}, job.id) == (run.context.args, run.context.kwargs, run.context.id)
 
 
 def test_a_call_s_timeout_wins_over_the_task_s(make_app):
@@ -128,23 +112,6 @@ def test_what_cannot_be_read_fails_and_is_never_retried(make_app, changes, words
     assert transition.expires_at > transition.at
     assert transition.reason.startswith("arguments cannot be read: ")
     assert words in transition.reason
-
-
-def test_a_job_of_a_missing_serializer_waits_for_a_server_that_has_it(make_app, caplog):
-    """Nobody can tell whether its arguments are sound: it is put off as for an unknown task, logged once."""
-    fire, worker = make_app()
-    fire.task(name="task")(lambda: None).enqueue()
-    (job,) = worker.claim()
-    later = attrs.evolve(job, serializer="rot13", enqueued_at=job.enqueued_at + 60 * SECOND)
-
-    first = worker.runner.prepare(attrs.evolve(job, serializer="rot13"), worker.holder).transition
-    again = worker.runner.prepare(later, worker.holder).transition
-
-    reason = "serializer 'rot13' is not installed on server host:a; waiting for one that has it"
-    assert (State.SCHEDULED, True, None, reason) == (first.to, first.gives_back, first.error, first.reason)
-    assert 15 * SECOND == first.due_at - first.at
-    assert (False, True) == (first.is_silent, again.is_silent)
-    assert [f"Job {job.id} is put off: {reason}."] == caplog.messages
 
 
 def test_each_series_of_waits_of_a_job_that_has_run_is_told_once(make_app, caplog):
@@ -205,17 +172,6 @@ def test_an_end_knows_how_long_its_run_took(make_app):
     assert 60 * SECOND <= ended.duration < 61 * SECOND
 
 
-def test_a_run_is_the_current_job_while_it_runs(end_of):
-    """And nobody's afterwards."""
-    seen = []
-
-    end_of(lambda: seen.append(current_job().attempt))
-
-    assert [1] == seen
-    with pytest.raises(LookupError):
-        current_job()
-
-
 @pytest.mark.parametrize(
     ("snooze", "wait"),
     [(Snooze(HOUR, "not yet"), 3_600 * SECOND), (Snooze(0.5), SECOND // 2), (Snooze(0), 0)],
@@ -240,13 +196,6 @@ def test_a_snooze_is_a_span(after):
 
 
 # ---- failing ---------------------------------------------------------------------------------------------
-
-
-def test_a_retry_without_a_wait_is_enqueued(end_of):
-    """It has no instant to wait for."""
-    transition = end_of(raising(ValueError("boom")), retry=Retry.fixed(0, jitter=0))
-
-    assert (State.ENQUEUED, 1, None) == (transition.to, transition.retries, transition.due_at)
 
 
 def test_a_policy_may_delete_what_is_exhausted(end_of):
@@ -389,25 +338,6 @@ def obey(job):
     job.raise_if_cancelled()
 
 
-@pytest.mark.parametrize("kind", [CancelKind.STOP, CancelKind.LOST])
-def test_a_run_that_obeys_is_handed_back(cancelled_end, kind):
-    """Enqueued, attempt given back, no retry; the first reason stands."""
-    transition = cancelled_end(kind, obey)
-
-    assert (State.ENQUEUED, True, None, f"told: {kind}") == (
-        transition.to, transition.gives_back, transition.retries, transition.reason
-    )  # fmt: skip
-
-
-@pytest.mark.parametrize("kind", [CancelKind.STOP, CancelKind.LOST])
-def test_a_run_that_ends_all_the_same_has_ended(cancelled_end, kind):
-    """What it returned is its result; what it raised is its failure."""
-    returned = cancelled_end(kind, lambda job: 42)
-    raised = cancelled_end(kind, lambda job: raising(ValueError("boom"))(), retry=Retry.never())
-
-    assert (State.SUCCEEDED, State.FAILED) == (returned.to, raised.to)
-
-
 def test_a_cancellation_is_known_by_its_class(cancelled_end):
     """A subclass of asyncio's is one; an error of the task's own that happens to have the name is none."""
 
@@ -423,16 +353,6 @@ def test_a_cancellation_is_known_by_its_class(cancelled_end):
     inherited = cancelled_end(CancelKind.STOP, lambda job: raising(OfALibrary())(), retry=Retry.never())
 
     assert (State.FAILED, State.ENQUEUED) == (own.to, inherited.to)
-
-
-@pytest.mark.parametrize("then", [obey, lambda job: 42, lambda job: raising(ValueError("boom"))()])
-def test_a_run_whose_time_is_over_has_failed(cancelled_end, then):
-    """Whether it obeyed, returned or raised; it is retried as its policy says."""
-    transition = cancelled_end(CancelKind.TIMEOUT, then, timeout=0.5)
-
-    assert (State.SCHEDULED, 1, "TimeoutError", "timed out after 0.5 s") == (
-        transition.to, transition.retries, transition.error.type, transition.error.message
-    )  # fmt: skip
 
 
 def test_a_timeout_tells_what_it_interrupted(cancelled_end):
@@ -456,9 +376,6 @@ def test_a_run_is_cancelled_once():
     assert (["stopped"], CancelKind.STOP, "stop") == (stops, run.cancelled, run.context.cancel_reason)
 
 
-# ---- ends that no run gave -------------------------------------------------------------------------------
-
-
 # ---- the hooks -------------------------------------------------------------------------------------------
 
 
@@ -473,17 +390,6 @@ def deciding(answer, asked=None):
             return answer
 
     return Deciding
-
-
-def test_a_retry_decision_wins_over_the_policy(end_of):
-    """Also over retries that are exhausted."""
-    transition = end_of(
-        raising(ValueError("boom")), retry=Retry.never(), plugins=[deciding(RetryDecision.retry(HOUR))]
-    )
-
-    assert (State.SCHEDULED, 1, "retry 1 of 0: ValueError: boom") == (
-        transition.to, transition.retries, transition.reason
-    )  # fmt: skip
 
 
 def test_a_retry_decision_stands_where_the_stored_retry_cannot_be_read(make_app):
@@ -651,16 +557,6 @@ def wrapped_end(request, make_app):
     return end
 
 
-def test_contexts_are_entered_before_the_run_and_left_after_it(wrapped_end):
-    """The one that was asked first is the outermost."""
-    log = []
-
-    transition = wrapped_end(lambda: log.append("runs"), wrapping("inner", log), wrapping("outer", log))
-
-    assert ["outer enters 1", "inner enters 1", "runs", "inner leaves", "outer leaves"] == log
-    assert State.SUCCEEDED is transition.to
-
-
 def test_contexts_see_the_task_s_exception(wrapped_end):
     """From the inside out; then the job fails with it."""
     log = []
@@ -688,41 +584,11 @@ def test_an_exception_of_a_context_fails_the_attempt(wrapped_end):
     ]
 
 
-def test_a_hook_that_makes_no_context_fails_the_attempt(wrapped_end):
-    """Its exception is the job's; what is no context manager is named."""
-
-    class Raises:
-        @hookimpl
-        def job_context(self, job, task):
-            raise RuntimeError("no context")
-
-    class Odd:
-        @hookimpl
-        def job_context(self, job, task):
-            return "odd"
-
-    raises, odd = wrapped_end(lambda: 42, Raises), wrapped_end(lambda: 42, Odd)
-
-    assert (State.FAILED, "no context") == (raises.to, raises.error.message)
-    assert (State.FAILED, True) == (odd.to, "context manager" in odd.error.message)
-
-
 def test_a_context_that_swallows_the_exception_makes_it_a_success(wrapped_end):
     """As in any `with`; the result is None."""
     transition = wrapped_end(raising(ValueError("boom")), wrapping("outer", [], swallows=True))
 
     assert (State.SUCCEEDED, "null") == (transition.to, transition.result)
-
-
-def test_a_context_gives_way_to_nobody_where_it_is_none(wrapped_end):
-    """A plugin that wraps nothing costs nothing."""
-
-    class Nothing:
-        @hookimpl
-        def job_context(self, job, task):
-            return None
-
-    assert "42" == wrapped_end(lambda: 42, Nothing).result
 
 
 class Noting:
@@ -763,25 +629,6 @@ def answering_context(make):
             return make()
 
     return Answering
-
-
-@pytest.mark.parametrize(("error", "kind"), [(None, None), (ValueError("boom"), ValueError)])
-def test_a_function_runs_in_the_thread_of_its_contexts(make_app, error, kind):
-    """Entered and left in the very thread that runs the task, whatever becomes of it."""
-    log = []
-    fire, worker = make_app(answering_context(lambda: Noting(log)))
-
-    def work():
-        log.append(("run", threading.get_ident()))
-        if error is not None:
-            raise error
-
-    fire.task(name="task", retry=Retry.never())(work).enqueue()
-
-    worker.run()
-
-    here = threading.get_ident()
-    assert [("enter", here), ("run", here), ("exit", here, kind)] == log
 
 
 @pytest.mark.parametrize(("error", "kind"), [(None, None), (ValueError("boom"), ValueError)])
@@ -850,20 +697,6 @@ def test_what_is_no_context_manager_is_named(end_of):
     assert "job_context answered a value of type int, which is no context manager" in transition.error.message
 
 
-def test_a_context_and_a_job_context_argument_go_together(make_app):
-    """The task still gets its first parameter."""
-    fire, worker = make_app(wrapping("outer", []))
-
-    @fire.task(name="task")
-    def task(job: JobContext, day: str) -> str:
-        return f"{day} {job.attempt}"
-
-    task.enqueue("monday")
-    (ended,) = worker.run()
-
-    assert '"monday 1"' == ended.transition.result
-
-
 def electing(elect):
     """A plugin that replaces transitions."""
 
@@ -875,15 +708,6 @@ def electing(elect):
     return Electing
 
 
-def test_a_transition_may_be_replaced(end_of):
-    """By one whose guards are unchanged."""
-    plugin = electing(lambda job, proposed: attrs.evolve(proposed, to=State.DELETED, reason="not kept"))
-
-    transition = end_of(raising(ValueError("boom")), retry=Retry.never(), plugins=[plugin])
-
-    assert (State.DELETED, "not kept") == (transition.to, transition.reason)
-
-
 def test_an_end_that_takes_the_place_of_a_retry_is_due_at_no_instant(end_of):
     """What was due is not written for a job that waits for nothing."""
     plugin = electing(lambda job, proposed: attrs.evolve(proposed, to=State.FAILED))
@@ -891,11 +715,6 @@ def test_an_end_that_takes_the_place_of_a_retry_is_due_at_no_instant(end_of):
     transition = end_of(raising(ValueError("boom")), plugins=[plugin])
 
     assert (State.FAILED, None) == (transition.to, transition.due_at)
-
-
-def test_nobody_s_objection_leaves_the_proposed_one(end_of):
-    """None accepts it."""
-    assert State.SUCCEEDED is end_of(lambda: 42, plugins=[electing(lambda job, proposed: None)]).to
 
 
 @pytest.mark.parametrize(
@@ -932,26 +751,6 @@ def test_every_end_may_be_replaced(make_app):
     worker.runner.crashed(run, "x")
 
     assert [State.SCHEDULED, State.ENQUEUED, State.ENQUEUED] == seen
-
-
-def test_an_end_is_made_for_its_holder(make_app):
-    """Each transition is guarded by session and fence of the claim."""
-    fire, worker = make_app()
-    fire.task(name="task")(lambda: None).enqueue()
-    (job,) = worker.claim()
-
-    ended = worker.attempt(job)
-
-    assert isinstance(ended, EndedRun)
-    assert (worker.holder, job.fence) == (Holder(ended.transition.session, "host:a"), ended.transition.fence)
-
-
-def test_a_wrong_snooze_is_the_task_s_failure(end_of):
-    """It is raised where it is made."""
-    transition = end_of(lambda: Snooze("1 h"), retry=Retry.never())
-
-    assert State.FAILED is transition.to
-    assert "timedelta" in transition.error.message
 
 
 # ---- what the log says -----------------------------------------------------------------------------------
@@ -1003,14 +802,6 @@ def test_a_final_failure_is_an_error_with_its_traceback(logged):
     )
     assert (ValueError, error) == line.exc_info[:2]
     assert "fail" == line.exc_info[2].tb_next.tb_frame.f_code.co_name
-
-
-def test_a_failure_that_a_policy_deletes_is_an_error_too(logged):
-    """Nothing else would tell of it once the job is pruned."""
-    (line,) = logged(raising(ValueError("boom")), retry=Retry.never(on_exceeded="delete"))
-
-    assert ("ERROR", True) == (line.levelname, line.exc_info is not None)
-    assert "failed in attempt 1 and is deleted: ValueError: boom" in line.getMessage()
 
 
 def test_a_failure_that_is_snoozed_is_a_warning(logged):
@@ -1101,12 +892,6 @@ def test_a_crash_is_logged_as_what_comes_of_it(make_app, caplog, crashes, level,
     (line,) = lines_of(caplog)
     assert level == line.levelname
     assert words in line.getMessage()
-
-
-def test_what_is_no_failure_is_not_logged(logged):
-    """A success, a snooze and a job that is handed back say nothing above DEBUG."""
-    assert [] == logged(lambda: 42)
-    assert [] == logged(lambda: Snooze(10))
 
 
 def test_lines_about_failed_jobs_can_be_turned_off(logged):

@@ -7,11 +7,6 @@ import pytest
 from firelock.server.dispatcher import ClaimAhead
 
 
-def test_nothing_is_claimed_ahead_at_first():
-    """Before anything was observed a server claims for its free workers only."""
-    assert 0 == ClaimAhead(500).ahead
-
-
 def test_running_dry_raises_it():
     """Each time workers had nothing to do while there was work, one more and 5 % are held."""
     ahead = ClaimAhead(500)
@@ -22,15 +17,6 @@ def test_running_dry_raises_it():
         grown.append(ahead.ahead)
 
     assert [1, 2, 3] == grown
-
-
-def test_a_limit_of_zero_holds_nothing():
-    """A server that is told not to claim ahead does not."""
-    ahead = ClaimAhead(0)
-
-    ahead.ran_dry()
-
-    assert 0 == ahead.ahead
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import threading
@@ -12,9 +11,8 @@ from pathlib import Path
 import pytest
 
 import firelock
-from firelock import Firelock, JobContext, Settings, current_job, hookimpl
+from firelock import Firelock, Settings, current_job, hookimpl
 from firelock.errors import ConfigurationError, StorageUnavailable, TaskError
-from firelock.storage import Applied
 from firelock.values import State
 from tests.core.fakes import FailingStorage, until
 
@@ -131,16 +129,6 @@ def test_without_a_number_a_server_has_the_settings_workers(fire):
         (view,) = fire.servers.list()
 
     assert (SETTINGS.worker_count, True) == (view.workers, server.name.endswith(f":{os.getpid()}"))
-
-
-def test_coroutines_use_it_too(fire):
-    """`async with`, without blocking their loop."""
-
-    async def use():
-        async with fire.server(workers=1, async_workers=1):
-            return await fire.echo.enqueue("x").aresult(timeout=10)
-
-    assert "x" == asyncio.run(use())
 
 
 @pytest.mark.parametrize(
@@ -285,44 +273,6 @@ def test_observers_follow_a_server_s_life(make_app):
     assert [("prepared", "web-1"), ("started", 2), ("stopped", os.getpid()), ("cleaned up", "*")] == seen
 
 
-def test_jobs_are_wrapped_and_observed(make_app):
-    """The whole way: created, wrapped, settled."""
-    import contextlib
-
-    seen = []
-
-    class Observer:
-        @hookimpl
-        def jobs_created(self, jobs):
-            seen.append("created")
-
-        @hookimpl
-        def job_context(self, job, task):
-            @contextlib.contextmanager
-            def context():
-                seen.append("entered")
-                yield
-                seen.append("left")
-
-            return context()
-
-        @hookimpl
-        def jobs_settled(self, settled):
-            seen.append("settled")
-
-    fire = make_app(Observer)
-
-    @fire.task(name="task")
-    def task(job: JobContext):
-        seen.append("runs")
-
-    with fire.server(workers=1, async_workers=1):
-        task.enqueue()
-        until(lambda: "settled" in seen)
-
-    assert ["created", "entered", "runs", "left", "settled"] == seen
-
-
 # ---- stopping --------------------------------------------------------------------------------------------
 
 
@@ -342,19 +292,6 @@ def test_a_stop_waits_for_running_jobs(make_app):
 
     assert (State.SUCCEEDED, State.ENQUEUED) == (running.refresh().state, waiting.refresh().state)
     assert 0 == waiting.refresh().attempt
-
-
-def test_after_the_grace_time_jobs_are_cancelled_and_handed_back(make_app):
-    """Their attempt is given back."""
-    fire = make_app()
-    gate = Gate(fire)
-    with fire.server(workers=1, async_workers=1) as server:
-        job = gate.task.enqueue()
-        gate.came.wait(10)
-        server.stop(grace=0)
-
-    again = job.refresh()
-    assert (State.ENQUEUED, 0, "server stopping") == (again.state, again.attempt, again.reason)
 
 
 def test_a_job_that_ignores_its_cancellation_is_handed_back_while_it_runs(make_app, caplog, our_threads):
@@ -480,29 +417,6 @@ def test_run_belongs_to_the_main_thread(fire):
 # ---- sessions --------------------------------------------------------------------------------------------
 
 
-def test_a_lost_session_is_replaced(make_app, caplog):
-    """What ran is cancelled and runs again, for the new session; an outage meanwhile is waited out."""
-    fire = make_app()
-    gate = Gate(fire)
-    echo = fire.task(name="echo")(lambda: "x")
-    with fire.server(workers=1, async_workers=1):
-        job = gate.task.enqueue()
-        gate.came.wait(10)
-        (view,) = fire.servers.list()
-        fire.storage.fail("begin_session", StorageUnavailable("down"))
-        fire.storage.end_session(view.sessions[0].session.id, None, reason="server lost")
-
-        until(lambda: len(fire.servers.list()[0].sessions) == 2)
-        gate.opened.set()
-
-        assert job.result(timeout=10) is None
-        assert "x" == echo.enqueue().result(timeout=10)
-
-    assert "No new session yet, trying again: down" in caplog.text
-    assert "The session of this server was lost" in caplog.text
-    assert (2, 1) == (job.refresh().record().fence, job.refresh().record().crashes)
-
-
 def test_a_loss_that_is_told_twice_begins_one_session(fire, our_threads):
     """Claim and renewal may both find it."""
     with fire.server(workers=1, async_workers=1):
@@ -513,21 +427,6 @@ def test_a_loss_that_is_told_twice_begins_one_session(fire, our_threads):
         assert "x" == fire.echo.enqueue("x").result(timeout=10)
         until(lambda: "firelock-session" not in our_threads())
         assert 2 == len(fire.servers.list()[0].sessions)
-
-
-def test_an_operator_s_requeue_of_a_running_job_is_refused(make_app):
-    """It runs already; deleting it tells it to end."""
-    fire = make_app()
-    gate = Gate(fire)
-    with fire.server(workers=1, async_workers=1):
-        job = gate.task.enqueue()
-        gate.came.wait(10)
-
-        assert [Applied.REFUSED] == fire.jobs.requeue([job.id])
-        job.delete()
-        gate.opened.set()
-
-    assert State.DELETED is job.refresh().state
 
 
 @pytest.mark.parametrize("error", [StorageUnavailable("down"), RuntimeError("a bug of a driver")])

@@ -185,19 +185,6 @@ def test_every_kind_of_end_comes_back(bench):
     assert (State.FAILED, "fail decided in True") == (decided.to, decided.reason)
 
 
-def test_contexts_of_plugins_are_entered_and_left_there(bench, tmp_path):
-    """In the thread that runs the task, by `await` for a coroutine, also where the task raises."""
-    process = bench.process()
-    for name, word in (("talk", "x"), ("fail", "boom"), ("atalk", "x")):
-        bench.run(process, bench.start(name, word))
-
-    assert [
-        "enter talk True", "exit None talk True",
-        "enter fail True", "exit ValueError fail True",
-        "aenter atalk True", "aexit None atalk True",
-    ] == (tmp_path / "stopped.contexts").read_text().splitlines()  # fmt: skip
-
-
 @pytest.mark.parametrize(
     ("kind", "to", "reason"),
     [(CancelKind.TIMEOUT, State.SCHEDULED, "timed out after 5 s"), (CancelKind.STOP, State.ENQUEUED, "x")],
@@ -448,34 +435,3 @@ def test_a_host_s_logging_is_left_alone_and_its_level_is_that_of_its_processes(t
     assert "True\n" == said.stdout
     assert 1 == len(re.findall(f"(?m)^{stamp} ERROR firelock.jobs: Job .* ValueError: boom$", said.stderr))
     assert lines == len(re.findall(f"(?m)^{stamp} INFO shop: at work$", said.stderr))
-
-
-CONFIGURED_APP = """
-import logging.config
-from firelock import Firelock, Retry
-
-logging.config.dictConfig({
-    "version": 1,
-    "formatters": {"own": {"format": "OWN %(levelname)s %(name)s: %(message)s"}},
-    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "own"}},
-    "root": {"level": "INFO", "handlers": ["console"]},
-})
-fire = Firelock("memory://")
-
-@fire.task(executor="process", retry=Retry.never())
-def work() -> None:
-    raise ValueError("boom")
-"""
-
-
-def test_an_app_that_configures_logging_silences_no_failure_in_its_processes(tmp_path):
-    """What `dictConfig` disables unless told not to are the loggers that were there before the app."""
-    (tmp_path / "logging_app.py").write_text(CONFIGURED_APP)
-    (tmp_path / "host.py").write_text(LOGGING_HOST)
-
-    said = subprocess.run(
-        [sys.executable, "host.py"], cwd=tmp_path, env=unmeasured(), capture_output=True, text=True,
-        timeout=90, check=True,
-    )  # fmt: skip
-
-    assert 1 == len(re.findall("(?m)^OWN ERROR firelock.jobs: Job .* ValueError: boom$", said.stderr))

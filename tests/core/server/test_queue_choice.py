@@ -10,14 +10,6 @@ from firelock.errors import ConfigurationError
 from firelock.queue_choice import QueueChoice, parse_queues
 
 
-@pytest.mark.parametrize("queues", [None, "*"])
-def test_without_names_every_queue_is_served(queues):
-    """No list means every queue, and so does the star that such a choice prints."""
-    choice = parse_queues(queues)
-
-    assert (None, "*") == (choice.order(), str(choice))
-
-
 @pytest.mark.parametrize("queues", [["critical", "default"], "critical,default", " critical , default ,"])
 def test_a_list_is_a_strict_order(queues):
     """Names in a list or a text are looked at in the order given, each time."""

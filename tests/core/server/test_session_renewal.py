@@ -139,16 +139,6 @@ def test_a_renewal_tells_what_the_child_takes():
     board.close()
 
 
-def test_the_state_of_a_server_is_told(scene):
-    """From the next renewal on."""
-    scene.begin()
-
-    scene.renewal.mark("quiet")
-    scene.until_renewed()
-
-    assert "quiet" == scene.session().state
-
-
 def test_a_child_that_reports_nothing_is_overdue(scene):
     """Three heartbeats without a word, whatever its server says of itself."""
     board = scene.begin()
@@ -169,18 +159,6 @@ def test_a_lost_session_is_told_once(scene):
 
     assert ([scene.ids["a"]], False, True) == (scene.lost, lost.may_start(), board.may_start())
     assert [scene.ids["b"]] == [one.session for one in scene.storage.called["renew"][-1][0]]
-
-
-def test_a_session_that_is_forgotten_is_not_renewed(scene):
-    """Its child may start nothing; forgetting twice is nothing."""
-    board = scene.begin()
-
-    scene.renewal.forget(scene.ids["a"])
-    scene.renewal.forget(scene.ids["a"])
-    renewals = scene.renewals()
-    scene.until_renewed()
-
-    assert (False, renewals) == (board.may_start(), scene.renewals())
 
 
 def test_a_session_forgotten_while_it_is_renewed_gets_no_right(scene):
@@ -234,16 +212,6 @@ def test_after_an_outage_the_right_has_run_out():
 
 
 # ---- orders ----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("order", ["quiet", "resume", "stop"])
-def test_an_order_is_heard_within_a_heartbeat(scene, order):
-    """Once, however often it is read."""
-    scene.storage.put_record("server_order", "server-a", f'"{order}"')
-    until(lambda: scene.orders)
-    scene.until_renewed()
-
-    assert [order] == scene.orders
 
 
 def test_an_order_may_be_given_again(scene):
@@ -301,13 +269,3 @@ def test_what_an_order_or_a_loss_leads_to_does_not_end_the_renewals(caplog):
     assert 2 == caplog.text.count("RuntimeError: a bug")
     for one in scene.children.values():
         one.close()
-
-
-def test_stopping_ends_the_renewals(our_threads):
-    """At once, whatever the heartbeat."""
-    scene = Scene(Settings(heartbeat=1_000, session_timeout=3_600))
-    scene.renewal.start()
-
-    scene.renewal.stop()
-
-    assert [] == our_threads("firelock-sessions")

@@ -24,11 +24,6 @@ def board():
     board.close()
 
 
-def test_a_new_board_grants_nothing(board):
-    """Until the supervisor says so, no job may be started, nobody is busy and nobody is silent."""
-    assert (False, 0, 0.0, []) == (board.may_start(), board.busy, board.silence(), board.running())
-
-
 def test_a_right_holds_until_its_instant(board):
     """A job may be started before the instant granted, not after it."""
     board.grant(time.monotonic() + 3_600)
@@ -37,16 +32,6 @@ def test_a_right_holds_until_its_instant(board):
     after = board.may_start()
 
     assert (True, False) == (before, after)
-
-
-def test_a_report_ends_the_silence(board):
-    """The supervisor reads how many are busy and how long ago that was said."""
-    before = time.monotonic()
-
-    board.report(2)
-
-    assert 2 == board.busy
-    assert 0 <= board.silence() <= time.monotonic() - before
 
 
 def test_a_report_says_what_the_process_takes(board):

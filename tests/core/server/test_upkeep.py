@@ -233,20 +233,6 @@ def test_recurring_jobs_are_fired_and_announced_where_nothing_can_be_promoted(sc
 # ---- the sweep -------------------------------------------------------------------------------------------
 
 
-def test_a_dead_session_s_jobs_go_back(scene, caplog):
-    """They are announced, and the loss is in the log."""
-    job = scene.task.enqueue()
-    scene.worker.claim()
-    scene.storage.clock_offset = int(2e9) * SECOND
-    scene.storage.called.clear()
-
-    scene.upkeep.start()
-
-    until(lambda: job.refresh().state is State.ENQUEUED)
-    until(lambda: "Server host:a was lost; 1 running jobs and 0 waiting ones are back" in caplog.text)
-    until(lambda: scene.inbox.came)
-
-
 def test_nobody_is_reaped_until_all_could_renew_after_an_outage(scene):
     """One full session timeout from the moment the storage answers again."""
     scene.storage.fail_always("list_sessions", StorageUnavailable("down"))
@@ -325,14 +311,6 @@ def test_a_sweep_yields_after_so_many_batches(seldom):
 # ---- this child ------------------------------------------------------------------------------------------
 
 
-def test_the_child_reports_what_its_process_takes(scene):
-    """Its time on processors and its memory, where the system tells it."""
-    scene.upkeep.start()
-
-    assert 0 < scene.board.cpu_seconds <= time.process_time()
-    assert (scene.board.rss_bytes > 1_000_000) is (sys.platform in {"linux", "darwin"})
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no file tells of memory")
 @pytest.mark.parametrize(
     "told", [FileNotFoundError(errno.ENOENT, "no /proc"), OSError(errno.EMFILE, "full"), b""]
@@ -368,16 +346,6 @@ def test_the_child_reports_how_busy_it_is(scene):
     until(lambda: scene.board.busy == 0)
 
 
-def test_what_jobs_say_is_written_soon(scene):
-    """Log lines twice a second."""
-    job = scene.task.enqueue()
-    scene.upkeep.start()
-
-    scene.worker.console.log(job.id, 1, "info", "half way")
-
-    until(job.log)
-
-
 def test_what_was_counted_is_written(scene):
     """Statistics every other second, and at the end."""
     (ended,) = scene.task.enqueue() and scene.worker.run()
@@ -386,21 +354,6 @@ def test_what_was_counted_is_written(scene):
     scene.upkeep.start()
 
     until(lambda: scene.storage.timeline(0, SECOND))
-
-
-def test_a_run_whose_time_is_over_is_told(scene):
-    """Only then, and once."""
-    over = scene.run(timeout_seconds=0.001)
-    within, without = scene.run(timeout_seconds=1_000), scene.run()
-    waiting, told = scene.run(timeout_seconds=0.001, started=0.0), scene.run(timeout_seconds=0.001)
-    told.cancel(CancelKind.STOP, "server stopping")
-
-    scene.upkeep.start()
-    until(lambda: over.cancelled)
-    until(lambda: scene.dispatched.watched >= 3)
-
-    assert (CancelKind.TIMEOUT, "timed out after 0.001 s") == (over.cancelled, over.context.cancel_reason)
-    assert [None, None, None, CancelKind.STOP] == [run.cancelled for run in (within, without, waiting, told)]
 
 
 def test_jobs_that_must_not_overlap_end_with_the_right_to_run(scene, caplog):

@@ -24,7 +24,7 @@ from firelock.storage import (
     defaults,
     next_recurring_at,
 )
-from firelock.values import ErrorInfo, Holder, LogLine, NewJob, Progress, State
+from firelock.values import ErrorInfo, Holder, NewJob, State
 
 HOLDER = Holder("session-a", "host:a")
 
@@ -141,22 +141,6 @@ def test_an_interrupt_ends_every_wait(storage):
 # ---- what is derived from the tables ---------------------------------------------------------------------
 
 
-def test_failures_are_grouped_by_their_fingerprint(storage):
-    """The largest group first, told by its newest job; what did not fail, or nobody knows how, is in none."""
-    oldest = fail(storage, "f1", "a")
-    newest = fail(storage, "f2", "b", "c")[-1]
-    fail(storage, None, "d")
-    insert(storage)
-
-    groups = storage.failure_groups(10)
-
-    assert [("f2", 2, newest), ("f1", 1, oldest[0])] == [
-        (group.fingerprint, group.count, group.sample_id) for group in groups
-    ]
-    assert "no c" == groups[0].message
-    assert groups[:1] == storage.failure_groups(1)
-
-
 def test_groups_reach_beyond_a_page(storage, monkeypatch):
     """Every failure counts, up to a limit that keeps the answer quick."""
     monkeypatch.setattr(defaults, "_PAGE", 2)
@@ -165,18 +149,6 @@ def test_groups_reach_beyond_a_page(storage, monkeypatch):
     assert [5] == [group.count for group in storage.failure_groups(10)]
     monkeypatch.setattr(defaults, "GROUPED_LIMIT", 3)
     assert [4] == [group.count for group in storage.failure_groups(10)]
-
-
-def test_a_forgotten_job_leaves_no_log_and_no_progress(storage):
-    """What was kept for one that was pruned is gone, and for that one alone."""
-    gone, kept = insert(storage), insert(storage)
-    lines = [LogLine(0, 5, "info", "hello")]
-    storage.append_logs({gone: lines, kept: lines}, {gone: Progress(1, 2, 5), kept: Progress(1, 2, 5)})
-
-    defaults.forget_job(storage, gone)
-
-    assert ([], 1) == (storage.read_log(gone), len(storage.read_log(kept)))
-    assert [None, Progress(1, 2, 5)] == storage.get_progress([gone, kept])
 
 
 def test_ids_of_a_storage_with_ids_of_its_own_are_its_own():
