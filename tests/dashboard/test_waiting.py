@@ -11,7 +11,7 @@ from firelock.control.servers import ServerView
 from firelock.storage import ErrorInfo, JobRecord, NewSession, Renewal, SessionRecord, State
 from firelock_dashboard.formatting import span
 from firelock_dashboard.texts import Texts
-from firelock_dashboard.waiting import Parent, Waiting, Weight, explain
+from firelock_dashboard.waiting import JobWait, Parent, Weight, explain
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 MICROS = int(NOW.timestamp()) * 1_000_000
@@ -25,7 +25,7 @@ def server(queues, *, state="running", workers=4, busy=0, name="web-1"):
 
 
 def snapshot(*servers, job=JOB, **more):
-    return Waiting(job, NOW, servers=servers, **more)
+    return JobWait(job, NOW, servers=servers, **more)
 
 
 def keys(at):

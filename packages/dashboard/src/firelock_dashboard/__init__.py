@@ -1,6 +1,9 @@
 """The dashboard of Firelock: see everything, fix anything, in one line.
 
-`app.mount("/jobs", Dashboard(fire))` in FastAPI and Starlette; docs/dashboard.md tells of the others.
+`app.mount("/jobs", Dashboard(fire))` in FastAPI and Starlette; docs/dashboard.md tells of the others. Read
+`app` (a request comes in), `request` (what a view gets), `site` (what it finds there), then a page such as
+`pages/queues`. Who may come in is under `security/`, what counts and remembers under `stats/`, what programs
+ask under `api/`; `extensions` and `hookspecs` are for plugins.
 """
 
 from __future__ import annotations

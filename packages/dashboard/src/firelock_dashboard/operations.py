@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 
 from firelock import ConfigurationError, FirelockError, StorageUnavailable
 from firelock_dashboard.job_search import shown_holds
-from firelock_dashboard.payloads import value_of
 
 if TYPE_CHECKING:
-    from firelock import Firelock, JsonValue
+    from firelock import Firelock
     from firelock.storage import JobRecord
-    from firelock_dashboard.security.redaction import Redactor
+    from firelock_dashboard.payloads import PayloadReader
 
 __all__ = ["AT_ONCE", "OperationRunner"]
 
@@ -32,13 +31,13 @@ class OperationRunner:
     def __init__(
         self,
         fire: Firelock,
+        payloads: PayloadReader,
         *,
-        redactor: Redactor,
         is_allowed: bool = True,
         on_ended: Callable[[], None] = lambda: None,
     ) -> None:
         self._fire = fire
-        self._redactor = redactor
+        self._payloads = payloads
         self._on_ended = on_ended
         self._is_allowed = is_allowed
         self._threads: dict[str, threading.Thread] = {}
@@ -87,13 +86,7 @@ class OperationRunner:
         """Return what holds the wanted texts against what is shown: a number of jobs tells no secret."""
         operation = self._fire.operations.get(operation_id)
         contains = operation.contains if operation else {}
-        return shown_holds(contains, self._arguments, self._redactor.text)
-
-    def _arguments(self, record: JobRecord) -> JsonValue:
-        return value_of(
-            record.arguments, record.serializer, serializers=self._fire.client.serializers,
-            redactor=self._redactor, task=record.task,
-        )  # fmt: skip
+        return shown_holds(contains, self._payloads.arguments, self._payloads.redactor.text)
 
     def _finish(self, operation_id: str) -> None:
         while not self._ending.is_set():

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import attrs
 
 from firelock import JsonValue, Serializer
 from firelock_dashboard.formatting import task_name
 from firelock_dashboard.security.redaction import Redactor
+
+if TYPE_CHECKING:
+    from firelock.storage import JobRecord, RecurringRecord
 
 __all__ = [
     "CUT",
@@ -19,16 +23,15 @@ __all__ = [
     "Given",
     "Node",
     "Payload",
+    "PayloadReader",
     "Piece",
     "ShownCall",
     "call_of",
     "hidden",
     "literal",
-    "payload_of",
     "pieces",
     "summary",
     "tree",
-    "value_of",
 ]
 
 IN_LISTS = 4 * 1024  # characters
@@ -53,52 +56,40 @@ def hidden(reason: str) -> Payload:
     return Payload(reason=reason, is_hidden=True)
 
 
-def payload_of(
-    stored: object,
-    serializer: str,
-    *,
-    serializers: Mapping[str, Serializer],
-    redactor: Redactor,
-    task: str,
-    limit: int | None,
-) -> Payload:
-    """Return the stored text as a value, redacted; text that cannot be read is given raw, with the reason.
+@attrs.frozen
+class PayloadReader:
+    """Reads what was stored of jobs, as one dashboard may show it.
 
     Stored text is judged, never trusted: whoever writes to the storage may have left anything.
     """
-    text = stored if isinstance(stored, str) else str(stored)
-    reader = serializers.get(serializer)
-    if reader is None:
-        return _raw(
-            text,
-            f"It was stored by the serializer {serializer!r}, which is not installed here.",
-            redactor,
-            task,
-            limit,
-        )
-    try:
-        value = redactor.value(reader.loads(text), task)
-        shown = json.dumps(value, ensure_ascii=False, indent=2)
-        line = json.dumps(value, ensure_ascii=False)
-    except Exception as error:  # noqa: BLE001 - a stranger's serializer, a stranger's text
-        return _raw(text, f"It cannot be read: {error}", redactor, task, limit)
-    return _cut(Payload(shown, line, value, size=len(shown)), limit)
 
+    serializers: Mapping[str, Serializer]
+    redactor: Redactor
 
-def value_of(
-    stored: object, serializer: str, *, serializers: Mapping[str, Serializer], redactor: Redactor, task: str
-) -> JsonValue:
-    """Return the stored text as a value, redacted; None where it cannot be read.
+    def payload(self, record: JobRecord | RecurringRecord, stored: object, limit: int | None) -> Payload:
+        """Return stored text as a value, redacted; what cannot be read is given raw, with the reason."""
+        text = stored if isinstance(stored, str) else str(stored)
+        reader = self.serializers.get(record.serializer)
+        if reader is None:
+            reason = f"It was stored by the serializer {record.serializer!r}, which is not installed here."
+            return _raw(text, reason, self.redactor, record.task, limit)
+        try:
+            value = self.redactor.value(reader.loads(text), record.task)
+            shown = json.dumps(value, ensure_ascii=False, indent=2)
+            line = json.dumps(value, ensure_ascii=False)
+        except Exception as error:  # noqa: BLE001 - a stranger's serializer, a stranger's text
+            return _raw(text, f"It cannot be read: {error}", self.redactor, record.task, limit)
+        return _cut(Payload(shown, line, value, size=len(shown)), limit)
 
-    What `payload_of` returns as its value, without texts to show: for those who look through many jobs.
-    """
-    reader = serializers.get(serializer)
-    if reader is None:
-        return None
-    try:
-        return redactor.value(reader.loads(stored if isinstance(stored, str) else str(stored)), task)
-    except Exception:  # noqa: BLE001 - a stranger's serializer, a stranger's text
-        return None
+    def arguments(self, record: JobRecord) -> JsonValue:
+        """Return a job's arguments alone, redacted, without texts to show; None where they cannot be read."""
+        reader = self.serializers.get(record.serializer)
+        try:
+            return (
+                None if reader is None else self.redactor.value(reader.loads(record.arguments), record.task)
+            )
+        except Exception:  # noqa: BLE001 - a stranger's serializer, a stranger's text
+            return None
 
 
 def _raw(text: str, reason: str, redactor: Redactor, task: str, limit: int | None) -> Payload:

@@ -15,10 +15,9 @@ import attrs
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from firelock.storage import State
-from firelock_dashboard import payloads
 from firelock_dashboard.fields import SentFields
 from firelock_dashboard.formatting import ago, micros, span
-from firelock_dashboard.payloads import IN_DETAIL, Payload
+from firelock_dashboard.payloads import IN_DETAIL, Payload, hidden
 from firelock_dashboard.problems import BadRequest, Forbidden, NotHere, RequestProblem
 from firelock_dashboard.rendering import written_out
 from firelock_dashboard.security.permissions import Access, Permission
@@ -220,10 +219,7 @@ class Visit:
         """Return what a job was called with, decoded and redacted; None where it cannot be read or seen."""
         if not self.may(Permission.VIEW_ARGUMENTS):
             return None
-        return payloads.value_of(
-            record.arguments, record.serializer, serializers=self.fire.client.serializers,
-            redactor=self.dashboard.redactor, task=record.task,
-        )  # fmt: skip
+        return self.dashboard.payloads.arguments(record)
 
     def result(self, record: JobRecord, *, limit: int | None = IN_DETAIL) -> Payload:
         """Return what a job returned, as `arguments` does; only where `record.result` is not None."""
@@ -235,11 +231,8 @@ class Visit:
 
     def _payload(self, record: JobRecord | RecurringRecord, stored: object, limit: int | None) -> Payload:
         if not self.may(Permission.VIEW_ARGUMENTS):
-            return payloads.hidden(self.text("shared.not_allowed", permission=Permission.VIEW_ARGUMENTS))
-        return payloads.payload_of(
-            stored, record.serializer, serializers=self.fire.client.serializers,
-            redactor=self.dashboard.redactor, task=record.task, limit=limit,
-        )  # fmt: skip
+            return hidden(self.text("shared.not_allowed", permission=Permission.VIEW_ARGUMENTS))
+        return self.dashboard.payloads.payload(record, stored, limit)
 
     # ---- ways to answer ----------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from firelock_dashboard.assets import Assets
 from firelock_dashboard.operations import OperationRunner
+from firelock_dashboard.payloads import PayloadReader
 from firelock_dashboard.rendering import Templates
 from firelock_dashboard.security.permissions import LEVELS, Access, Permission
 from firelock_dashboard.security.redaction import Redactions, Redactor
@@ -51,11 +52,10 @@ class Site:
         self.templates = Templates(self.texts)
         self.assets = Assets()
         self.redactor = Redactor(redact)
+        self.payloads = PayloadReader(fire.client.serializers, self.redactor)
         self.history = History(fire)
         self.watch = Watch(fire, self.history, is_read_only=is_read_only)
-        self.runner = OperationRunner(
-            fire, redactor=self.redactor, is_allowed=not is_read_only, on_ended=self.forget
-        )
+        self.runner = OperationRunner(fire, self.payloads, is_allowed=not is_read_only, on_ended=self.forget)
         self.live = Live(fire, self._count, masked=self.redactor.text, on_changed=self.watch.forget)
         self._counted: tuple[float, Counts] | None = None
 

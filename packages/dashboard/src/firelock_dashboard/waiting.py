@@ -16,7 +16,7 @@ from firelock_dashboard.formatting import instant, micros, span
 if TYPE_CHECKING:
     from firelock import ServerView
 
-__all__ = ["Parent", "Reason", "Waiting", "Weight", "explain"]
+__all__ = ["JobWait", "Parent", "Reason", "Weight", "explain"]
 
 _RECENT = 10.0  # seconds within which a wait needs no reason
 
@@ -39,7 +39,7 @@ class Parent:
 
 
 @attrs.frozen
-class Waiting:
+class JobWait:
     """What holds around a job at one instant."""
 
     job: JobRecord
@@ -70,7 +70,7 @@ class Reason:
     query: Mapping[str, str] = attrs.field(factory=dict)
 
 
-def explain(at: Waiting) -> list[Reason]:
+def explain(at: JobWait) -> list[Reason]:
     """Return the reasons, those that need somebody first; empty for a job that runs or has ended."""
     match at.job.state:
         case State.AWAITING:
@@ -87,7 +87,7 @@ def explain(at: Waiting) -> list[Reason]:
     return sorted(reasons, key=lambda reason: order.index(reason.weight))
 
 
-def _of_parents(at: Waiting) -> Iterator[Reason]:
+def _of_parents(at: JobWait) -> Iterator[Reason]:
     for parent in at.parents:
         values = {"id": parent.id, "on": parent.on}
         path = f"/jobs/{parent.id}"
@@ -101,7 +101,7 @@ def _of_parents(at: Waiting) -> Iterator[Reason]:
         yield Reason("why_no_parent", Weight.BAD)
 
 
-def _of_schedule(at: Waiting) -> Iterator[Reason]:
+def _of_schedule(at: JobWait) -> Iterator[Reason]:
     due_at = instant(at.job.due_at)
     left = None if due_at is None else (due_at - at.now).total_seconds()
     values: dict[str, object] = {
@@ -123,12 +123,12 @@ def _of_schedule(at: Waiting) -> Iterator[Reason]:
         yield Reason("why_due", Weight.NOTE, values)
 
 
-def _of_task(at: Waiting) -> Iterator[Reason]:
+def _of_task(at: JobWait) -> Iterator[Reason]:
     if at.is_registered is False:
         yield Reason("why_unregistered", Weight.BAD, {"task": at.job.task}, "/tasks")
 
 
-def _of_queue(at: Waiting) -> Iterator[Reason]:
+def _of_queue(at: JobWait) -> Iterator[Reason]:
     queue = at.job.queue
     if at.is_paused:
         key = "why_paused_note" if at.note else "why_paused"
@@ -146,7 +146,7 @@ def _of_queue(at: Waiting) -> Iterator[Reason]:
         yield Reason("why_quiet", Weight.BAD, {"servers": names, "queue": queue}, "/servers")
 
 
-def _of_line(at: Waiting) -> Iterator[Reason]:
+def _of_line(at: JobWait) -> Iterator[Reason]:
     listening = at.sight.listening(at.job.queue)
     if at.is_paused or not listening or at.is_registered is False:
         return

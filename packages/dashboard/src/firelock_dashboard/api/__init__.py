@@ -1,6 +1,7 @@
 """The JSON API under /api: everything that pages show and do, for programs.
 
-/api/openapi.json describes it.
+Read `read` and `act`, which name their routes at their ends, then `shapes`, which makes JSON of the core's
+values; `openapi` describes all of it at /api/openapi.json.
 """
 
 from __future__ import annotations

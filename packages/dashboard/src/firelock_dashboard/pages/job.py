@@ -22,7 +22,7 @@ from firelock_dashboard.routes import Route
 from firelock_dashboard.security.permissions import Permission
 from firelock_dashboard.suggestions import starts
 from firelock_dashboard.tracebacks import Trace, markdown, read_traceback
-from firelock_dashboard.waiting import Parent, Reason, Waiting, explain
+from firelock_dashboard.waiting import JobWait, Parent, Reason, explain
 
 if TYPE_CHECKING:
     from firelock import FailedAttempt, Job, JobLogLine, JobProgress, JobStep, JsonValue, ServerView
@@ -404,7 +404,7 @@ class JobView:
             return []
         return explain(self._snapshot())
 
-    def _snapshot(self) -> Waiting:
+    def _snapshot(self) -> JobWait:
         job, visit = self.job, self.visit
         queue = next((one for one in visit.fire.queues.list() if one.name == job.queue), None)
         ahead, is_cut, per_minute = None, False, None
@@ -413,7 +413,7 @@ class JobView:
             per_minute = self._per_minute()
         is_paused = queue is not None and queue.is_paused
         parents = tuple(Parent(one.id, one.on, one.state) for one in self.parents)
-        return Waiting(
+        return JobWait(
             job, visit.now, is_paused=is_paused, note=queue.note if queue and is_paused else None,
             servers=self._servers, ahead=ahead, is_ahead_cut=is_cut,
             per_minute=per_minute, parents=parents, is_registered=self._is_registered(),

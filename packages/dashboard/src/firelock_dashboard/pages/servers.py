@@ -44,7 +44,7 @@ class _Running:
 
 
 @attrs.frozen
-class _Session:
+class _ServerProcess:
     pid: int
     state: str
     workers: int
@@ -59,7 +59,7 @@ class _Server:
     view: ServerView
     state: ServerState
     busy: int  # slots that what runs takes: told by the jobs, since heartbeats are seconds apart
-    sessions: list[_Session]  # those that live; all of them where none does
+    sessions: list[_ServerProcess]  # those that live; all of them where none does
     running: list[_Running]  # at most _SLOTS
     more: int  # running ones that are not among these
     free: int  # slots that are drawn empty
@@ -187,9 +187,9 @@ def _run(job: Job[Any], pids: Mapping[str, int], started: Mapping[str, int]) -> 
     )
 
 
-def _session(record: SessionRecord, now: int, busy: int | None) -> _Session:
+def _session(record: SessionRecord, now: int, busy: int | None) -> _ServerProcess:
     said = record.renewal
-    return _Session(
+    return _ServerProcess(
         record.session.pid, said.state, record.session.workers, said.busy if busy is None else busy,
         said.cpu_percent, said.rss_bytes, heard_at(record, now),
     )  # fmt: skip

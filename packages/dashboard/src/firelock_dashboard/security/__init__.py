@@ -1,5 +1,5 @@
 """Who may do what, and what nobody may see.
 
-`permissions` says what there is to be allowed; `csrf` refuses requests by their shape and origin; `auth` asks
-who comes, `passwords` and `links` are two ways to say it; `redaction` masks secrets in what is shown.
+Read `permissions` first, which says what there is to be allowed; `csrf` refuses requests by their shape and
+origin; `auth` asks who comes, `passwords` and `links` are two ways to say it; `redaction` masks secrets.
 """
