@@ -348,22 +348,6 @@ def test_a_listener_that_is_gone_by_its_socket_is_gone(fire):
     dashboard.close()
 
 
-def test_where_no_stream_can_be_kept_open_there_is_none(client, dashboard):
-    """WSGI mounts answer 204, by which a browser gives up listening; the page asks instead."""
-    answer = client.get("/live", extensions={"firelock.no_stream": {}})
-
-    assert (204, b"") == (answer.status, answer.body)
-    assert dashboard.live._thread is None  # noqa: SLF001
-
-
-def test_who_may_not_read_may_not_listen(fire):
-    """The stream stands behind auth like every page."""
-    browser = Browser(Dashboard(fire, auth=lambda request: "none"))
-
-    assert 403 == browser.get("/live").status
-    browser.close()
-
-
 def test_who_may_not_read_any_more_is_told_nothing_more(fire):
     """A stream has no end of its own, so its visitor is asked for again now and then."""
     levels = iter(["read", "read", "none"])
