@@ -253,7 +253,7 @@ BAD = {
         PluginError,
         "A plugin implements a hook that does not exist",
         "job_created",
-        "Known: register_storages",
+        "register_storages",
     ),
     "misspelt argument of a hook": (
         lambda desk: desk.app(WrongArgument),
