@@ -107,16 +107,6 @@ def test_the_oldest_supported_and_newer_ones_are_used(told):
     database_of(told).prepare()
 
 
-def test_an_evicting_policy_is_refused_unless_it_is_accepted():
-    """A policy that takes keys with an expiry alone takes locks."""
-    told = {"maxmemory_policy": "volatile-lru"}
-
-    with pytest.raises(StorageError, match=r"volatile-lru.*noeviction.*\?eviction=allow"):
-        database_of(told).prepare()
-
-    database_of(told, options="eviction=allow").prepare()
-
-
 # ---- what is said of it ----------------------------------------------------------------------------------
 
 

@@ -31,14 +31,14 @@ _MOVING_PAUSE = 0.02  # seconds between two tries while a slot moves
 _FAILURES = (driver.RedisError, driver.RedisClusterException, OSError)  # the second is none of the first
 
 
-class _Process:
+class _Fork:
     """The process that runs; asking the system for it at each call would be 0.5 µs of it."""
 
     id = os.getpid()
 
 
 def _note_fork() -> None:
-    _Process.id = os.getpid()
+    _Fork.id = os.getpid()
 
 
 if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows cannot fork
@@ -56,7 +56,7 @@ class RedisConnections:
         self._url = url
         self._idle: list[tuple[AbstractConnection, float]] = []
         self._number = 0  # of the generation: connections of a former one are not used again
-        self._process = _Process.id
+        self._process = _Fork.id
         self._is_closed = False
         self._sentinel = _sentinel(url) if url.is_sentinel else None
 
@@ -122,8 +122,8 @@ class RedisConnections:
     def _take(self) -> AbstractConnection:
         if self._is_closed:
             raise _closed(self._url)
-        if self._process != _Process.id:  # a fork makes connections of its own
-            self._idle, self._process = [], _Process.id
+        if self._process != _Fork.id:  # a fork makes connections of its own
+            self._idle, self._process = [], _Fork.id
         try:
             connection, used_at = self._idle.pop()
         except IndexError:
@@ -196,7 +196,7 @@ class ClusterConnections:
         self._url = url
         self._lock = threading.Lock()
         self._client: RedisCluster | None = None
-        self._process = _Process.id
+        self._process = _Fork.id
         self._is_closed = False
 
     # ---- calls -------------------------------------------------------------------------------------------
@@ -279,11 +279,11 @@ class ClusterConnections:
         if self._is_closed:
             raise _closed(self._url)
         client = self._client
-        if client is not None and self._process == _Process.id:
+        if client is not None and self._process == _Fork.id:
             return client
         with self._lock:
-            if self._client is None or self._process != _Process.id:
-                self._client, self._process = self._open(), _Process.id
+            if self._client is None or self._process != _Fork.id:
+                self._client, self._process = self._open(), _Fork.id
             return self._client
 
     def _open(self) -> RedisCluster:
