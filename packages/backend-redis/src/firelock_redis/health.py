@@ -118,13 +118,13 @@ _SYNCED: Mapping[str | None, str] = {
 def diagnose(database: RedisDatabase) -> list[Finding]:
     """Return what may go wrong with this Redis, and how to mend it; of a cluster's nodes, each by itself."""
     primaries = _primaries(database)
-    found: dict[Finding, list[str]] = {}
+    found: dict[str, tuple[Finding, list[str]]] = {}
     for primary in primaries:
         for finding in _findings(database, primary):
-            found.setdefault(finding, []).append(primary.where)
+            found.setdefault(finding.what, (finding, []))[1].append(primary.where)
     findings = [
         finding if len(primaries) == 1 else attrs.evolve(finding, what=f"{', '.join(where)}: {finding.what}")
-        for finding, where in found.items()
+        for finding, where in found.values()
     ]
     return [*findings, *_broken(database)]
 
