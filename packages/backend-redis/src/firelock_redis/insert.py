@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import groupby
 from operator import attrgetter
 from typing import Any
 
@@ -37,7 +36,6 @@ _asked = attrgetter(
     "state", "due_at", "nominal_at", "reason", "tags", "timeout_seconds", "retry", "recurring_id", "parents"
 )
 _NOTHING_ASKED = (State.ENQUEUED, None, None, None, (), None, None, None, ())
-_run = attrgetter("queue", "priority")
 _PLAIN_LIMIT = 1_000  # jobs whose keys and values one command of a script can take
 
 
@@ -148,18 +146,21 @@ def _is_plain(jobs: Sequence[NewJob]) -> bool:
     """Tell whether nothing special is asked for any of the jobs, and none is there twice."""
     return (
         len(jobs) <= _PLAIN_LIMIT
-        and all(_asked(job) == _NOTHING_ASKED for job in jobs)
+        and all(map(_NOTHING_ASKED.__eq__, map(_asked, jobs)))
         and len({job.id for job in jobs}) == len(jobs)
     )
 
 
 def _plain_arguments(jobs: Sequence[NewJob]) -> list[Any]:
+    """Return jobs as scripts/insert_plain.lua reads them, in runs of one queue and priority."""
     arguments: list[Any] = []
-    for (queue, priority), run in groupby(jobs, _run):
-        alike = list(run)
-        arguments += (queue, lowest_place(priority), len(alike))
-        for job in alike:
-            arguments += (job.id, payload_of(job, is_plain=True), job.created_at)
+    run, head = None, 0
+    for job in jobs:
+        if run != (job.queue, job.priority):
+            run, head = (job.queue, job.priority), len(arguments)
+            arguments += (job.queue, lowest_place(job.priority), 0)
+        arguments[head + 2] += 1
+        arguments += (job.id, payload_of(job, is_plain=True), job.created_at)
     return arguments
 
 
