@@ -72,6 +72,7 @@ class Dispatcher:
         *,
         on_session_lost: Callable[[str], None],
     ) -> None:
+        self._client = runtime.client
         self._storage = runtime.storage
         self._clock = runtime.clock
         self._settings = runtime.settings
@@ -200,7 +201,7 @@ class Dispatcher:
         is_full = self._give_out(reply.claim, limit)
         if is_releasing:  # last: whatever this meets, what was claimed is at work
             self._inbox.look_again()
-            self._settler.release()
+            self._client.release_children()  # upkeep does what is left
         self._wait(is_more_likely=is_full)
 
     def _limit(self) -> int:
@@ -362,7 +363,6 @@ class _Settler:
     """
 
     def __init__(self, runtime: Runtime, context: WorkerContext, metrics: MinuteRollups) -> None:
-        self._client = runtime.client
         self._storage = runtime.storage
         self._clock = runtime.clock
         self._plugins = runtime.plugins
@@ -514,10 +514,6 @@ class _Settler:
         if accepted and self._plugins.has_jobs_settled:
             self._plugins.jobs_settled([Settled(end.job, end.transition, end.duration) for end in accepted])
         return Applied.RELEASING in results or any(end.frees_children for end in accepted)
-
-    def release(self) -> None:
-        """Continuations that the last ends set free are moved; upkeep does what is left."""
-        self._client.release_children()
 
 
 def _outcome(transition: Transition) -> str | None:

@@ -329,12 +329,12 @@ class AsyncWorkers:
         self.limit = limit
         self.running: dict[int, Run] = {}
         self._context = context
-        self._free = list(range(first_worker + limit - 1, first_worker - 1, -1))  # places on the board
+        self._free = list(
+            range(first_worker + limit - 1, first_worker - 1, -1)
+        )  # their places in the child's memory
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
-        self._todo: deque[tuple[float, ClaimedRun]] = (
-            deque()
-        )  # since when it waits for a place or the right to run
+        self._todo: deque[tuple[float, ClaimedRun]] = deque()  # and since when it waits for its start
         self._full_until = 0.0  # monotonic
         self._is_polling = self._is_waking = self._is_closing = False
         self._answered_at = 0.0
@@ -345,7 +345,7 @@ class AsyncWorkers:
         loop = self._loop or self._open()
         now = time.monotonic()
         self._todo.extend((now, claimed_run) for claimed_run in claimed)
-        loop.call_soon_threadsafe(self._start_all)
+        loop.call_soon_threadsafe(self._start_all, loop)
 
     @property
     def waiting(self) -> int:
@@ -415,15 +415,12 @@ class AsyncWorkers:
 
     # ---- on the loop -------------------------------------------------------------------------------------
 
-    def _start_all(self) -> None:
+    def _start_all(self, loop: asyncio.AbstractEventLoop) -> None:
         """What waits has started, as far as there are places and the right to run."""
-        loop = self._loop
-        if loop is None:  # pragma: no cover - it is set before the first call comes here
-            raise AssertionError(self)
         if not self._context.memory.may_start():
             if not self._is_polling:
                 self._is_polling = True
-                loop.call_later(_RIGHT_POLL, self._poll)
+                loop.call_later(_RIGHT_POLL, self._poll, loop)
             return
         while self._free:
             try:
@@ -433,9 +430,9 @@ class AsyncWorkers:
             if not claimed_run.is_dropped:
                 self._start_one(loop, claimed_run)
 
-    def _poll(self) -> None:
+    def _poll(self, loop: asyncio.AbstractEventLoop) -> None:
         self._is_polling = False
-        self._start_all()
+        self._start_all(loop)
 
     def _start_one(self, loop: asyncio.AbstractEventLoop, claimed_run: ClaimedRun) -> None:
         run = self._context.runner.prepare(claimed_run.job, claimed_run.holder)
@@ -451,13 +448,13 @@ class AsyncWorkers:
             return
         self._context.memory.start(place, claimed_run.job.id)
         task = loop.create_task(
-            self._run(run, place), name=f"job {claimed_run.job.id} {claimed_run.job.task}"
+            self._run(loop, run, place), name=f"job {claimed_run.job.id} {claimed_run.job.task}"
         )
         run.stop = lambda: loop.call_soon_threadsafe(task.cancel)
         if run.cancelled is not None:
             loop.call_soon(task.cancel)  # after its first step: a task cancelled before it never runs its end
 
-    async def _run(self, run: Run, place: int) -> None:
+    async def _run(self, loop: asyncio.AbstractEventLoop, run: Run, place: int) -> None:
         try:
             ended = await self._context.runner.arun(run)
         except BaseException as error:  # noqa: BLE001 - whatever it is, the place is free again
@@ -469,7 +466,7 @@ class AsyncWorkers:
         self._free.append(place)
         self._finish(ended)
         if self._todo:
-            self._start_all()
+            self._start_all(loop)
 
     def _finish(self, ended: EndedRun) -> None:
         """The end waits to be settled; those of one turn of the loop share one wake."""
