@@ -7,6 +7,7 @@ entry that is no longer needed.
 from __future__ import annotations
 
 import ast
+import os
 from collections import defaultdict
 
 import pytest
@@ -30,8 +31,6 @@ CLASSES_TWICE: set[str] = {
     "Mailbox",
     "Page",
     "Progress",
-    "Scene",
-    "ServerState",
     "Taken",
     "Waiting",
     "_Compiler",
@@ -133,6 +132,8 @@ def test_the_house_has(find, listed):
     found = find(package_sources())
 
     assert sorted(found - listed) == [], "new: mend it"
+    if "CI" in os.environ:  # there the whole is looked at; elsewhere a rule may be mended half-way
+        assert sorted(listed - found) == [], "mended: delete these from the list in this file"
 
 
 def test_a_circle_is_seen_wherever_its_imports_stand():

@@ -252,7 +252,7 @@ def _invite(screen: Screen) -> None:
         ("Live, above the graph", "jobs by the second"),
         ("Requeue all, by CardDeclined", "the bank answers by now: they succeed, their receipts go out"),
         ("Queues, mail, Pause", "receipts wait; resume it, and they go out"),
-        (f"kill -9 {child}", "the process that runs the jobs: they are back within a second"),
+        (f"kill -9 {child}", "the process that runs the jobs: its jobs come back, another one runs them"),
     ], indent=2)  # fmt: skip
     screen.line()
     screen.flush()
