@@ -25,7 +25,7 @@ from benchmarks.entry import exit_when_told
 from benchmarks.startup import COMMAND
 from firelock import Firelock, State, lifecycle
 from firelock.control.bulk import Operation
-from firelock.storage import ErrorInfo, JobFilter, NewSession
+from firelock.storage import ClaimRequest, ErrorInfo, JobFilter, NewSession
 from firelock.values import Holder
 
 SECONDS = 2.0
@@ -89,7 +89,7 @@ def fail(app: ModuleType, number: int) -> None:
     for first in range(0, number, _CHUNK):
         app.charge.enqueue_many([(each,) for each in range(first, min(first + _CHUNK, number))])
     storage.begin_session(NewSession(holder.session, "server", holder.server, "benchmark", 1, 0, 100_000.0))
-    while claimed := storage.claim([app.FAILING], _CHUNK, holder.session, storage.clock()).jobs:
+    while claimed := storage.claim(ClaimRequest([app.FAILING], _CHUNK, holder.session, storage.clock())).jobs:
         now = storage.clock()
         storage.apply([
             lifecycle.failed(job, holder, at=now, started_at=now, reason="no", error=_ERROR, expires_at=None)

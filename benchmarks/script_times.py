@@ -27,6 +27,7 @@ from benchmarks.redis_server import RedisServer
 from firelock import Firelock, lifecycle
 from firelock.storage import (
     DURATION_BUCKETS,
+    ClaimRequest,
     Edge,
     ErrorInfo,
     Held,
@@ -97,7 +98,9 @@ class Stage:
     def claimed(self, number: int = BATCH) -> list[ClaimedJob]:
         """So many new jobs are in the hands of the session."""
         self.stored(number)
-        return self.storage.claim([QUEUE], number, self.holder.session, self.storage.clock()).jobs
+        return self.storage.claim(
+            ClaimRequest([QUEUE], number, self.holder.session, self.storage.clock())
+        ).jobs
 
     def ends(self, jobs: Sequence[ClaimedJob], *, kept: int = 86_400) -> list[Transition]:
         """Return how these succeed, to be kept so many seconds."""
@@ -123,7 +126,7 @@ class Stage:
     def exchanged(self, ends: Sequence[Transition]) -> list[ClaimedJob]:
         """These are settled and as many others claimed."""
         now, session = self.storage.clock(), self.holder.session
-        return self.storage.exchange(ends, [QUEUE], BATCH, session, now).claim.jobs
+        return self.storage.exchange(ends, ClaimRequest([QUEUE], BATCH, session, now)).claim.jobs
 
     def finished(self, number: int, *, kept: int = 86_400) -> None:
         """So many jobs have succeeded."""
@@ -224,7 +227,7 @@ def prune_tagged(stage: Stage) -> Action:
     stage.stored(1_000, tags=("customer:2",))
     for _ in range(0, 1_000, BATCH):
         now, session = stage.storage.clock(), stage.holder.session
-        jobs = stage.storage.claim([QUEUE], BATCH, session, now).jobs
+        jobs = stage.storage.claim(ClaimRequest([QUEUE], BATCH, session, now)).jobs
         stage.storage.apply(stage.ends(jobs, kept=-60))
     return partial(stage.storage.prune, 1_000)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
-from firelock.storage import Storage
+from firelock.storage import ClaimRequest, Storage
 from firelock.testing import Handles, Scene
 from firelock.testing.conformance.handles import opener
 
@@ -21,6 +21,8 @@ def scene_at(url: str) -> Iterator[Scene]:
 
 def listening(storage: Storage, queues: list[str] | None = None) -> Storage:
     """Return the storage, once its connection that hears of work is there."""
-    storage.claim(queues, 0, "nobody", 0)  # whoever has looked for work hears of what it may have missed
+    storage.claim(
+        ClaimRequest(queues, 0, "nobody", 0)
+    )  # whoever has looked for work hears of what it may have missed
     assert storage.wait(queues, 30), "the first connection counts as news"
     return storage

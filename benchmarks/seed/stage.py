@@ -12,7 +12,7 @@ import attrs
 from benchmarks.seed.year import DAY, HOUR, MINUTE
 from firelock.clock import SECOND
 from firelock.ids import new_id
-from firelock.storage import NewSession, Renewal
+from firelock.storage import ClaimRequest, NewSession, Renewal
 from firelock.values import Holder
 
 if TYPE_CHECKING:
@@ -114,7 +114,9 @@ class Stage:
         for _ in range(_TRIES):
             if len(taken) >= count:
                 break
-            taken += self.storage.claim(QUEUES, count - len(taken), server.session.id, claimed_at).jobs
+            taken += self.storage.claim(
+                ClaimRequest(QUEUES, count - len(taken), server.session.id, claimed_at)
+            ).jobs
         if len(taken) != count:
             raise Disturbed(f"{count} jobs were to be claimed, {len(taken)} were there")
         return taken

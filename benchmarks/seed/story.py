@@ -255,7 +255,7 @@ class Past:
         if self._agenda.gap(place) < _GAP_FOR_CHILD:
             plan.is_child = self._ends.open[parent.id].has_child = False
             return
-        job.id = self._stage.storage.new_id(parent.id)
+        job.id = self._stage.storage.new_ids(1, parent.id)[0]
         job.state, job.parents = State.AWAITING, (Edge(parent.id),)
         job.reason = awaiting_reason(job.parents[0].on, parent.id)
         self._agenda.expected(place + 1).released += 1
@@ -500,7 +500,7 @@ class Present:
         def awaiting() -> NewJob:
             parent = self._random.choice(parents)
             job = self._job(self._one_of(_NEXT), self._stage.now - int(self._random.random() * 2 * MINUTE))
-            job.id = self._stage.storage.new_id(parent)
+            job.id = self._stage.storage.new_ids(1, parent)[0]
             is_failed = parent in hopeless
             on = On.SUCCEEDED if is_failed else self._random.choice(_ONS)
             job.state, job.parents = State.AWAITING, (Edge(parent, on),)
@@ -525,7 +525,7 @@ class Present:
     def _job(self, look: Look, created_at: int) -> NewJob:
         drawn = look.draw(self._random, created_at)
         return NewJob(
-            self._stage.storage.new_id(), look.name, drawn.arguments, "json", look.queue, look.priority,
+            self._stage.storage.new_ids(1)[0], look.name, drawn.arguments, "json", look.queue, look.priority,
             State.ENQUEUED, created_at, tags=drawn.tags,
         )  # fmt: skip
 

@@ -7,10 +7,11 @@ slips of somebody who writes a storage for the first time.
 from __future__ import annotations
 
 import importlib.util
+import sqlite3
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from inspect import signature
@@ -22,7 +23,8 @@ import attrs
 import pytest
 
 from firelock.ids import new_id
-from firelock.storage import Storage, defaults
+from firelock.memory import MemoryStorage
+from firelock.storage import Storage, derived, row_storage
 from firelock.testing import Handles, Scene, StorageConformance
 from firelock.testing.conformance.kit import required_feature
 
@@ -30,11 +32,7 @@ _TABLE = Path(__file__).with_name("mutations.txt")
 _THIRD_PARTY = Path(__file__).parents[1] / "end_to_end" / "third_party" / "firelock-files" / "src"
 _STRANGER = "firelock_files"
 _ORIGINAL = "firelock.memory"
-_SHARED, _SHARED_MODULES = "firelock.storage", {"steps", "selection"}  # what the model shares with others
-_DERIVED = (
-    "put_recurring", "due_recurring", "fire_recurring", "acquire_lock", "renew_lock", "release_lock",
-    "append_logs", "record_metrics", "timeline", "failure_groups",
-)  # fmt: skip
+_RULES = "firelock.storage.rules"  # what the model shares with others
 _numbers = count()
 
 
@@ -91,20 +89,17 @@ class _Mutator(MetaPathFinder, Loader):
         name = module.__name__.removeprefix(self._package).removeprefix(".")
         path = self._path(name)
         source = path.read_text("utf-8")
-        if name == self._mutation.module.removeprefix(f"{_STRANGER}."):
+        if (name or "memory") == self._mutation.module.removeprefix(f"{_STRANGER}."):
             source = mutated(source, self._mutation)
         original = _STRANGER if self._is_strange else _ORIGINAL
         exec(compile(source.replace(original, self._package), str(path), "exec"), vars(module))
-        if self._is_strange:
-            return
-        for shared in _SHARED_MODULES & vars(module).keys():
-            setattr(module, shared, importlib.import_module(f"{self._package}.{shared}"))
+        if not self._is_strange and not name:
+            vars(module)["rules"] = importlib.import_module(f"{self._package}.rules")
 
     def _path(self, name: str) -> Path:
         if self._is_strange:
             return _THIRD_PARTY / _STRANGER / f"{name or '__init__'}.py"
-        original = f"{_SHARED if name in _SHARED_MODULES else _ORIGINAL}.{name}".rstrip(".")
-        spec = importlib.util.find_spec(original)
+        spec = importlib.util.find_spec(_RULES if name else _ORIGINAL)
         assert spec is not None
         assert spec.origin is not None
         return Path(spec.origin)
@@ -123,9 +118,12 @@ class Subject:
 def subject_of(mutation: Mutation) -> Iterator[Subject]:
     """Yield one store of the mutant; it is empty, and gone afterwards."""
     name = f"mutant_{next(_numbers)}"
-    if mutation.module == "defaults":
+    if mutation.module == "derived":
         with _kept(name, _derived_mutant(name, mutation)) as subject:
             yield subject
+    elif mutation.module == "row_storage":
+        with tempfile.TemporaryDirectory() as folder:
+            yield _stranger(Path(folder), _row_mutant(name, mutation))
     elif mutation.module.startswith(_STRANGER):
         with tempfile.TemporaryDirectory() as folder, _imported(name, mutation) as package:
             yield _stranger(Path(folder), package.FileStorage)
@@ -144,21 +142,20 @@ def _kept(name: str, storage: Callable[[str], Storage]) -> Iterator[Subject]:
 
 
 def _stranger(folder: Path, storage: Callable[[str], Storage]) -> Subject:
-    journal = folder / "jobs" / "journal"
+    path = folder / "jobs"
     (folder / "file").touch()
 
-    def make_newer_schema() -> None:
-        journal.write_bytes(journal.read_bytes().replace(b"firelock-files 1", b"firelock-files 2"))
-
-    def clean_up() -> None:
-        if journal.exists() and journal.read_bytes().startswith(b"firelock-files 2"):
-            journal.unlink()
+    def change_layout(layout: int) -> None:
+        with closing(sqlite3.connect(path)) as connection, connection:
+            connection.execute("update rows set value = ? where key = 'layout'", (layout,))
 
     fixtures = {
-        "make_newer_schema": make_newer_schema,
+        "make_newer_schema": lambda: change_layout(2),
         "open_unreachable": lambda: storage(f"files://{folder}/file/jobs"),
     }
-    return Subject(lambda: storage(f"files://{folder}/jobs?sync=off"), fixtures, clean_up)
+    return Subject(
+        lambda: storage(f"files://{path}?sync=off"), fixtures, lambda: path.exists() and change_layout(1)
+    )
 
 
 @contextmanager
@@ -174,26 +171,35 @@ def _imported(package: str, mutation: Mutation) -> Iterator[ModuleType]:
             del sys.modules[name]
 
 
-def _derived_mutant(name: str, mutation: Mutation) -> Callable[[str], Storage]:
-    from firelock.memory import MemoryStorage
-
+def _changed(name: str, original: ModuleType, mutation: Mutation) -> ModuleType:
+    """Return the module with the mutation in it."""
     module = ModuleType(name)
-    assert defaults.__file__ is not None
-    source = mutated(Path(defaults.__file__).read_text("utf-8"), mutation)
-    exec(compile(source, defaults.__file__, "exec"), vars(module))
+    path = str(original.__file__)
+    sys.modules[name] = module  # where the annotations of its values are looked up
+    exec(compile(mutated(Path(path).read_text("utf-8"), mutation), path, "exec"), vars(module))
+    return module
 
-    def verb(name: str) -> Callable[..., object]:
-        def derived(self: MemoryStorage, *arguments: object, **options: object) -> object:
-            return getattr(module, name)(self, *arguments, **_OPTIONS.get(name, {}) | options)
 
-        return derived
-
-    verbs = {name: verb(name) for name in _DERIVED}
+def _derived_mutant(name: str, mutation: Mutation) -> Callable[[str], Storage]:
+    module = _changed(name, derived, mutation)
+    verbs = {
+        name: verb
+        for name, verb in vars(module.DerivedStorage).items()
+        if callable(verb) and name not in {*vars(MemoryStorage), "__init__"}
+    }
     # Without a step of their own the derived verbs stand on compare-and-set alone.
     return type("MutantStorage", (MemoryStorage,), {"one_step": lambda _: nullcontext(), **verbs})
 
 
-_OPTIONS: dict[str, dict[str, object]] = {"timeline": {"task": None, "queue": None}}
+def _row_mutant(name: str, mutation: Mutation) -> Callable[[str], Storage]:
+    """Return the stranger's storage, on mutated rows."""
+    rows = _changed(name, row_storage, mutation)
+    path = _THIRD_PARTY / _STRANGER / "storage.py"
+    stranger = vars(ModuleType(f"{name}_files")) | {"RowStorage": rows.RowStorage}
+    source = path.read_text("utf-8").replace("RowStorage, ", "")
+    exec(compile(source, str(path), "exec"), stranger)
+    storage: Callable[[str], Storage] = stranger["FileStorage"]
+    return storage
 
 
 # ---- running the kit on it -------------------------------------------------------------------------------

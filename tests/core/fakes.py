@@ -13,7 +13,7 @@ import attrs
 from firelock.context import Console
 from firelock.memory import MemoryStorage
 from firelock.server.attempt import EndedRun, JobRunner
-from firelock.storage import Applied, NewSession
+from firelock.storage import Applied, ClaimRequest, NewSession
 from firelock.values import Holder
 
 DEADLINE = 30.0  # seconds until a condition that does not come true fails its test
@@ -102,7 +102,9 @@ class Worker:
 
     def claim(self, limit=100):
         """What could be claimed."""
-        return self.fire.storage.claim(None, limit, self.holder.session, self.fire.client.clock.now()).jobs
+        return self.fire.storage.claim(
+            ClaimRequest(None, limit, self.holder.session, self.fire.client.clock.now())
+        ).jobs
 
     def attempt(self, job):
         """How one run of a claimed job ended; nothing is written."""

@@ -42,7 +42,7 @@ def test_only_the_newest_progress_is_written(console, storage):
 
     console.flush(storage)
 
-    assert [4] == [progress.done for progress in storage.get_progress(["a"])]
+    assert [4] == [one.progress.done for one in storage.get(["a"])]
 
 
 def test_nothing_said_writes_nothing(console, storage):
@@ -71,7 +71,7 @@ def test_progress_is_made_of_plain_numbers(console, storage, done, total):
         console.progress("a", done, total, None)
 
     console.flush(storage)
-    assert [None] == storage.get_progress(["a"])
+    assert [None] == [one.progress for one in storage.get(["a"])]
 
 
 def test_a_long_text_is_cut(console, storage):
@@ -82,7 +82,7 @@ def test_a_long_text_is_cut(console, storage):
     console.flush(storage)
 
     assert ["x" * 4_095 + "…"] == texts(storage)
-    assert "y" * 4_095 + "…" == storage.get_progress(["a"])[0].message
+    assert "y" * 4_095 + "…" == storage.get(["a"])[0].progress.message
 
 
 def test_whatever_is_logged_is_text(console, storage):
@@ -119,7 +119,7 @@ def test_lines_wait_while_the_storage_is_away(console, storage):
     console.flush(storage)
 
     assert ["first", "second"] == texts(storage)
-    assert [1] == [progress.done for progress in storage.get_progress(["a"])]
+    assert [1] == [one.progress.done for one in storage.get(["a"])]
 
 
 def test_newer_progress_wins_over_what_waited(console, storage):
@@ -132,7 +132,7 @@ def test_newer_progress_wins_over_what_waited(console, storage):
     console.progress("a", 2, 2, None)
     console.flush(storage)
 
-    assert [2] == [progress.done for progress in storage.get_progress(["a"])]
+    assert [2] == [one.progress.done for one in storage.get(["a"])]
 
 
 def test_refused_lines_hinder_nothing(console, storage, caplog):

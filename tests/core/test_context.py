@@ -69,7 +69,7 @@ def test_except_exception_lets_a_cancellation_pass():
 def test_what_a_job_says_goes_to_its_console():
     """Log lines carry the attempt; progress is the job's."""
     storage, console = MemoryStorage(), Console(lambda: 5)
-    job = JobContext(claimed(id=storage.new_id()), console)
+    job = JobContext(claimed(id=storage.new_ids(1)[0]), console)
     storage.insert([NewJob(job.id, "mail.send", "{}", "json", "default", 0, State.ENQUEUED, 0)])
 
     job.log("half way", level="debug")
@@ -80,7 +80,7 @@ def test_what_a_job_says_goes_to_its_console():
         (one.text, one.level, one.attempt) for one in storage.read_log(job.id)
     ]
     assert [(1, 2, "page one")] == [
-        (one.done, one.total, one.message) for one in storage.get_progress([job.id])
+        (one.done, one.total, one.message) for one in [storage.get([job.id])[0].progress]
     ]
 
 

@@ -13,6 +13,7 @@ from firelock import lifecycle
 from firelock.clock import SECOND
 from firelock.memory import MemoryStorage
 from firelock.storage import (
+    ClaimRequest,
     Feature,
     NewSession,
 )
@@ -30,7 +31,7 @@ def session(id="session-a", timeout_seconds=1e9):
 def new_job(storage, **fields):
     """An enqueued job of the default queue, with these fields changed."""
     given = {"queue": "default", "priority": 0, "state": State.ENQUEUED, "created_at": 1_000, **fields}
-    return NewJob(storage.new_id(), "tasks.run", "[]", "json", **given)
+    return NewJob(storage.new_ids(1)[0], "tasks.run", "[]", "json", **given)
 
 
 def insert(storage, **fields):
@@ -42,7 +43,7 @@ def insert(storage, **fields):
 
 def claim(storage, limit=100, queues=None):
     """What the session could claim."""
-    return storage.claim(queues, limit, "session-a", 2_000).jobs
+    return storage.claim(ClaimRequest(queues, limit, "session-a", 2_000)).jobs
 
 
 def success(job, expires_at=None):
@@ -164,7 +165,7 @@ def containers(thing):
 
 
 def test_pruned_jobs_leave_nothing_behind(storage):
-    """When every job is pruned, no index, log, progress or version of any of them is left."""
+    """When every job is pruned, no index, log or progress of any of them is left."""
     parent = insert(storage, queue="a")
     insert(storage, queue="b", state=State.AWAITING, parents=(Edge(parent, On.FINISHED),))
     insert(storage, queue="c", state=State.AWAITING, parents=(Edge(parent, On.FAILED),))
@@ -182,4 +183,3 @@ def test_pruned_jobs_leave_nothing_behind(storage):
     states = table.pop("by_state")
     assert dict.fromkeys(table, 0) == {name: len(value) for name, value in table.items()}
     assert not any(states.values())
-    assert not any(vars(store.records)["_deleted"].values())

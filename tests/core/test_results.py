@@ -9,7 +9,7 @@ import pytest
 from firelock import lifecycle
 from firelock.client import Results
 from firelock.errors import StorageError
-from firelock.storage import NewSession
+from firelock.storage import ClaimRequest, NewSession
 from firelock.values import Holder, NewJob, State
 from tests.core.fakes import FailingStorage, until
 
@@ -41,7 +41,7 @@ def add(storage, job_id):
 
 def end(storage):
     """Every job that is enqueued has succeeded."""
-    for job in storage.claim(None, 2_000, "session-a", 0).jobs:
+    for job in storage.claim(ClaimRequest(None, 2_000, "session-a", 0)).jobs:
         storage.apply(
             [
                 lifecycle.succeeded(

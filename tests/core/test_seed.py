@@ -90,7 +90,7 @@ def test_every_seeded_life_is_legal_and_in_order(storage, jobs):
     """A claim writes no step, so what a run ends stands after enqueued; what has ended stays for years."""
     now = storage.clock()
     for job in jobs:
-        steps = storage.history(job.id)
+        steps = storage.history(job.id).entries
 
         if job.state in {State.SUCCEEDED, State.FAILED}:
             instants = [job.created_at, job.enqueued_at, job.claimed_at, job.started_at, job.ended_at, now]

@@ -360,8 +360,8 @@ def test_who_may_not_see_arguments_and_logs_is_told_so(fire, send):
 
 def test_arguments_that_cannot_be_read_are_shown_as_stored(client, fire, send):
     """With the reason."""
-    job = NewJob(fire.storage.new_id(), "a.b", "{not json", "json", "default", 0, State.ENQUEUED, 1)
-    other = attrs.evolve(job, id=fire.storage.new_id(), arguments="[1, 2]", serializer="pickle")
+    job = NewJob(fire.storage.new_ids(1)[0], "a.b", "{not json", "json", "default", 0, State.ENQUEUED, 1)
+    other = attrs.evolve(job, id=fire.storage.new_ids(1)[0], arguments="[1, 2]", serializer="pickle")
     fire.storage.insert([job, other])
 
     assert "{not json" in seen(client.get(f"/jobs/{job.id}"))
@@ -373,7 +373,7 @@ def test_hostile_texts_are_shown_literally(client, fire, send, hostile):
     """Bad input 110: in arguments, tags, reason, error, traceback, log, progress and result."""
     printable = "".join(char for char in hostile if char.isprintable())[:60] or "x"
     text = json.dumps({hostile[:200]: hostile, "list": [hostile]})
-    ids = [fire.storage.new_id() for _ in range(3)]
+    ids = [fire.storage.new_ids(1)[0] for _ in range(3)]
     new = NewJob(
         ids[0], "a.b", text, "json", "default", 0, State.ENQUEUED, fire.storage.clock(), reason=hostile[:500],
         tags=(printable,),

@@ -8,7 +8,7 @@ import attrs
 import pytest
 
 from firelock import lifecycle
-from firelock.storage import ErrorInfo, Held, LogLine, NewSession, Progress, Renewal
+from firelock.storage import ClaimRequest, ErrorInfo, Held, LogLine, NewSession, Progress, Renewal
 from firelock.values import Holder
 
 DAY = 86_400
@@ -34,7 +34,7 @@ class Serving:
     def claim(self, session, count, *, started=0):
         """The session claims jobs; so many of them were seen to run."""
         now = self.fire.client.clock.now()
-        jobs = self.fire.storage.claim(None, count, session, now).jobs
+        jobs = self.fire.storage.claim(ClaimRequest(None, count, session, now)).jobs
         held = [
             Held(job.id, job.fence, now - 15_000_000 if place < started else None)
             for place, job in enumerate(jobs)
@@ -124,7 +124,7 @@ def test_what_an_earlier_attempt_said_tells_nothing(fire, client, serving, send)
     job = send.enqueue(1)
     session = serving("web-1")
     now = fire.client.clock.now()
-    (first,) = fire.storage.claim(None, 1, session, now).jobs
+    (first,) = fire.storage.claim(ClaimRequest(None, 1, session, now)).jobs
     fire.storage.append_logs(
         {job.id: [LogLine(0, now, "info", "sending", 1)]}, {job.id: Progress(1, 10, now - 1)}
     )

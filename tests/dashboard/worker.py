@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from firelock import lifecycle
 from firelock.ids import new_id
-from firelock.storage import ErrorInfo, Held, LogLine, NewSession, Progress
+from firelock.storage import ClaimRequest, ErrorInfo, Held, LogLine, NewSession, Progress
 from firelock.values import Holder
 
 TRACE = """Traceback (most recent call last):
@@ -41,7 +41,7 @@ class Worker:
     def claim(self, *, started=True):
         """Take the next job of any queue; it has been running for a second."""
         now = self.storage.clock()
-        job = self.storage.claim(None, 1, self.holder.session, now).jobs[0]
+        job = self.storage.claim(ClaimRequest(None, 1, self.holder.session, now)).jobs[0]
         if started:
             self.storage.reconcile(self.holder.session, [Held(job.id, job.fence, now + 2_000)])
         return job

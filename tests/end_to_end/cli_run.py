@@ -6,7 +6,7 @@ import attrs
 
 from firelock import lifecycle
 from firelock.cli import main
-from firelock.storage import NewSession
+from firelock.storage import ClaimRequest, NewSession
 from firelock.values import ErrorInfo, Holder
 
 
@@ -39,7 +39,7 @@ def begin_session(app, session="s1", *, server="vm:1", queues="*", timeout_secon
 
 def claim(app, holder):
     """The only enqueued job, taken by the session."""
-    return app.storage.claim(None, 1, holder.session, app.storage.clock()).jobs[0]
+    return app.storage.claim(ClaimRequest(None, 1, holder.session, app.storage.clock())).jobs[0]
 
 
 def fail(app, *, message="no such file", traceback=None):

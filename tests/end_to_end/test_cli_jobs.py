@@ -46,7 +46,7 @@ from firelock.memory import MemoryStorage
 class Leaving(MemoryStorage):
     answers = 0
 
-    def apply(self, transitions):
+    def apply(self, transitions, *, within=None):
         self.answers += 1
         if self.answers > 1:
             raise StorageUnavailable("The database at db.example has gone away.")
@@ -271,7 +271,7 @@ def test_a_long_history_says_how_much_is_left_out(capsys, app):
     for _ in range(150):
         app.jobs.delete([job.id])
         app.jobs.requeue([job.id])
-    (left_out,) = [step.elided for step in app.storage.history(job.id) if step.elided]
+    (left_out,) = [step.elided for step in app.storage.history(job.id).entries if step.elided]
 
     ran = command(capsys, app, "show", job.id)
 

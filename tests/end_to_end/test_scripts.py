@@ -11,7 +11,7 @@ from contextlib import suppress
 import pytest
 
 from firelock import Firelock
-from firelock.storage import NewSession
+from firelock.storage import ClaimRequest, NewSession
 from firelock.testing import eventually
 from tests.processes import is_there
 from tests.repository.docs.pages import ROOT, python_blocks
@@ -91,7 +91,7 @@ def suspect(folder, name):
         for session in ("first", "second"):
             now = app.storage.clock()
             app.storage.begin_session(NewSession(session, "lost", "lost:1", "lost", 1, now, 30.0, 1, "*"))
-            app.storage.claim(None, 1, session, now)
+            app.storage.claim(ClaimRequest(None, 1, session, now))
             app.storage.end_session(session, [job.id], reason="killed")
         return job.id
 

@@ -169,7 +169,7 @@ def _unwritten(
 
 def is_legal(app: Firelock, job_id: str) -> bool:
     """Tell whether each step of a job's history may follow the one before."""
-    return is_legal_history(app.storage.history(job_id))
+    return is_legal_history(app.storage.history(job_id).entries)
 
 
 def is_legal_history(history: Sequence[HistoryEntry]) -> bool:

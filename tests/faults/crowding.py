@@ -21,7 +21,7 @@ from pathlib import Path
 from firelock import Firelock, FirelockError
 from firelock.lifecycle import HELD
 from firelock.plugins import open_storage
-from firelock.storage import NewSession, Storage
+from firelock.storage import ClaimRequest, NewSession, Storage
 from firelock.values import NewJob, State, Transition
 from tests.faults.forking import end_of, start_fork
 from tests.faults.ledger import Ledger, read_ledger
@@ -49,7 +49,7 @@ def write_for_ever(url: str, folder: Path, seed: int) -> None:
         storage.insert(jobs)
         ledger.write("inserted", note=",".join(job.id for job in jobs))
         ledger.write("begin")
-        claim = storage.claim(None, chance.randint(1, 100), session, 1)
+        claim = storage.claim(ClaimRequest(None, chance.randint(1, 100), session, 1))
         ends = [
             Transition(job.id, HELD, session, job.fence, State.SUCCEEDED, 1, attempt=job.attempt)
             for job in claim.jobs
@@ -59,7 +59,7 @@ def write_for_ever(url: str, folder: Path, seed: int) -> None:
 
 
 def _job(storage: Storage) -> NewJob:
-    return NewJob(storage.new_id(), "work", '{"a":[1]}' * 20, "json", "default", 0, State.ENQUEUED, 1)
+    return NewJob(storage.new_ids(1)[0], "work", '{"a":[1]}' * 20, "json", "default", 0, State.ENQUEUED, 1)
 
 
 def kill_writers(url: str, folder: Path, kills: int) -> dict[str, object]:

@@ -20,7 +20,7 @@ import attrs
 
 from firelock import Firelock
 from firelock.lifecycle import succeeded
-from firelock.storage import Applied, NewSession, Storage, StorageError
+from firelock.storage import Applied, ClaimRequest, NewSession, Storage, StorageError
 from firelock.values import FINAL_STATES, Holder, JobRecord, NewJob, State
 from tests.faults.checker import is_legal_history
 from tests.faults.written import KINDS, Left, digest, left_behind, remove
@@ -213,7 +213,7 @@ def _assert_sound(storage: Storage, plain: sqlite3.Connection) -> None:
     _assert_counts(storage, records)
     _assert_belongings(plain, records)
     for record in records:
-        history = storage.history(record.id)
+        history = storage.history(record.id).entries
         before = State.ENQUEUED if record.state is State.PROCESSING else record.state
         assert history[-1].state is before, (record, history)
         assert is_legal_history(history), (record, history)
@@ -254,7 +254,7 @@ def _work_on(storage: Storage) -> None:
     now, holder = storage.clock(), Holder("next", "next")
     storage.begin_session(NewSession("next", "next", "next", "host", 1, now, 3_600))
     ready = storage.counts().by_state.get(State.ENQUEUED, 0)
-    claim = storage.claim(None, _MANY, "next", now)
+    claim = storage.claim(ClaimRequest(None, _MANY, "next", now))
     assert len(claim.jobs) == ready, (len(claim.jobs), ready)
     answers = storage.apply(
         [
@@ -355,7 +355,7 @@ def _use(copy: Copy, path: Path) -> None:
             storage.counts,
             lambda: storage.get(list(copy.left.states(_MANY))),
             lambda: storage.begin_session(session),
-            lambda: storage.claim(None, 10, "next", now),
+            lambda: storage.claim(ClaimRequest(None, 10, "next", now)),
             lambda: storage.insert([job]),
             lambda: storage.promote(10),
             lambda: storage.release(10),

@@ -23,7 +23,7 @@ import attrs
 
 from firelock import Firelock
 from firelock.lifecycle import failed, retried, succeeded
-from firelock.storage import Applied, NewSession, Renewal, Storage
+from firelock.storage import Applied, ClaimRequest, NewSession, Renewal, Storage
 from firelock.values import ClaimedJob, Edge, ErrorInfo, Holder, NewJob, On, State, Transition
 from tests.faults.forking import end_of, start_fork
 from tests.faults.ledger import Ledger, read_ledger
@@ -174,7 +174,9 @@ class _Writer:
 
     def claim(self) -> None:
         """Some jobs are the writer's."""
-        claim = self.storage.claim(_QUEUES, self.chance.randint(1, 20), "writer", self.storage.clock())
+        claim = self.storage.claim(
+            ClaimRequest(_QUEUES, self.chance.randint(1, 20), "writer", self.storage.clock())
+        )
         self.held += claim.jobs
         assert claim.jobs
         self.note("claimed", [job.id for job in claim.jobs])

@@ -214,9 +214,9 @@ def look(fire: Firelock, succeeded: str, failed: str) -> None:
     assert succeeded in [one.id for one in fire.jobs.find(task="ship", limit=100)]
     assert fire.jobs.counts().by_state["failed"] == 1
     assert fire.storage.failure_groups(limit=5)
-    assert len(fire.storage.errors(failed)) == 2
-    assert fire.storage.history(failed)
-    assert fire.storage.get_progress([succeeded]) != [None]
+    assert len(fire.storage.history(failed).errors) == 2
+    assert fire.storage.history(failed).entries
+    assert [one and one.progress for one in fire.storage.get([succeeded])] != [None]
     assert fire.storage.timeline(0, 1 << 60)
     fire.storage.clock_offset = int(timedelta(days=40).total_seconds() * 1_000_000)
     while fire.storage.prune(1_000):

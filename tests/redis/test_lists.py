@@ -9,7 +9,7 @@ from functools import partial
 
 import pytest
 
-from firelock.storage import JobFilter, selection
+from firelock.storage import JobFilter, rules
 from firelock.testing.conformance.ends import deletes, fails, retries, succeeds
 from firelock.testing.conformance.handles import SECOND, STAMP
 from firelock.testing.conformance.scene import Running, Scene, error_info
@@ -47,7 +47,7 @@ def walked(scene: Scene, where: JobFilter, limit: int, *, oldest_first: bool = F
 
 def expected(jobs: Sequence[JobRecord], where: JobFilter, *, oldest_first: bool = False) -> list[JobRecord]:
     """Return the jobs of the list, in order, by the rules that every storage has in common."""
-    return selection.paged(jobs, where, limit=len(jobs) + 1, cursor=None, oldest_first=oldest_first).jobs
+    return rules.paged(jobs, where, limit=len(jobs) + 1, cursor=None, oldest_first=oldest_first).jobs
 
 
 def ids(jobs: Sequence[JobRecord]) -> list[str]:
@@ -364,16 +364,16 @@ def test_what_cannot_be_read_of_a_past_is_left_out(scene, server):
     holder = scene.begin()
     job_id = scene.settle(retries(scene.run(holder)))
     scene.settle(fails(scene.run(holder, job_id)))
-    history, errors = scene.storage.history(job_id), scene.storage.errors(job_id)
+    history, errors = scene.history(job_id), scene.errors(job_id)
     client = server.client()
 
     overwrite(server, "jobs", job_id, ('["failed"', '["banana"'))
     client.lset(f"firelock:{{0}}:e:{job_id}", 0, "garbage")
 
-    assert history[:-1] == scene.storage.history(job_id)
-    assert errors[1:] == scene.storage.errors(job_id)
+    assert history[:-1] == scene.history(job_id)
+    assert errors[1:] == scene.errors(job_id)
     overwrite(server, "jobs", job_id, None, "garbage")
-    assert [] == scene.storage.history(job_id)
+    assert [] == scene.history(job_id)
 
 
 def test_a_job_whose_record_is_gone_is_passed_over(scene, server):
@@ -383,4 +383,4 @@ def test_a_job_whose_record_is_gone_is_passed_over(scene, server):
 
     assert [good] == ids(walked(scene, JobFilter(), 1))
     assert [None] == scene.storage.get([gone])
-    assert [] == scene.storage.history(gone)
+    assert [] == scene.history(gone)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from firelock.storage import NewSession, State, StorageUnavailable
+from firelock.storage import ClaimRequest, NewSession, State, StorageUnavailable
 from firelock.testing.conformance.scene import Scene
 from firelock_redis.partitions import Partitions
 from tests.redis.cluster import ClusterServers
@@ -76,14 +76,14 @@ def test_a_partition_on_its_way_is_neither_read_nor_written(
         move.move_some(moved)
 
     for call in (
-        lambda: scene.storage.claim(None, 10, "a", 1),
+        lambda: scene.storage.claim(ClaimRequest(None, 10, "a", 1)),
         lambda: scene.storage.insert([scene.new_job(id=f"{9:030x}-{FIRST:02x}")]),
     ):
         with pytest.raises(StorageUnavailable, match="a slot is being moved"):
             call()
     move.end()
 
-    assert ids == [job.id for job in scene.storage.claim(None, 10, "a", 1).jobs]
+    assert ids == [job.id for job in scene.storage.claim(ClaimRequest(None, 10, "a", 1)).jobs]
     assert {State.PROCESSING: 5} == scene.storage.counts().by_state
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from firelock import Settings
 from firelock.server.scheduler import fire_due
-from firelock.storage import NewSession, Renewal
+from firelock.storage import ClaimRequest, NewSession, Renewal
 from tests.apps import App, app_at
 from tests.redis.counting import CountingProxy
 from tests.redis.servers import RedisServer
@@ -99,7 +99,7 @@ def test_an_idle_server_sends_two_commands_a_second(counted, proxy):
     storage, settings = counted.fire.storage, Settings()
     storage.begin_session(NewSession("session", "server", "name", "host", 7, 0, 30.0))
     duties = {
-        settings.poll: [lambda: storage.claim(None, 10, "session", 0)],
+        settings.poll: [lambda: storage.claim(ClaimRequest(None, 10, "session", 0))],
         settings.heartbeat * 0.9: [  # on average: servers drift apart
             lambda: storage.renew([Renewal("session", 0, "running")]),
             lambda: storage.get_record("server_order", "server"),

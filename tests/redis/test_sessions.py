@@ -8,7 +8,7 @@ from contextlib import closing
 import pytest
 
 from firelock.lifecycle import Upkeep
-from firelock.storage import Held, NewSession, Renewal, State, StorageUnavailable
+from firelock.storage import ClaimRequest, Held, NewSession, Renewal, State, StorageUnavailable
 from firelock.testing.conformance.ends import deletes, requeues
 from firelock.testing.conformance.handles import DAY, SECOND
 from firelock.testing.conformance.scene import Scene
@@ -127,7 +127,7 @@ def test_the_end_takes_what_is_held_in_every_partition(scene: Scene) -> None:
     assert [(State.ENQUEUED, None)] * 4 == [
         (record.state, record.session) for record in map(scene.record, ids)
     ]
-    assert scene.storage.claim(None, 10, holder.session, scene.stamp()).is_session_lost
+    assert scene.storage.claim(ClaimRequest(None, 10, holder.session, scene.stamp())).is_session_lost
     assert sorted(ids) == sorted(job.id for job in scene.claim(scene.begin("b"), 10))
 
 
@@ -323,7 +323,7 @@ def test_texts_of_any_kind_pass_through_a_session(scene: Scene) -> None:
     scene.storage.begin_session(NewSession("a", odd, odd, odd, 1, 5, 60.0, 1, odd, odd))
     job = scene.new_job(id=odd)
     scene.storage.insert([job])
-    scene.storage.claim(["default"], 1, "a", 5)
+    scene.storage.claim(ClaimRequest(["default"], 1, "a", 5))
 
     taken = scene.storage.end_session("a", [odd], reason=odd)
 

@@ -313,7 +313,7 @@ def test_logs_lie_beside_their_jobs(parted, server):
 
     assert [[place] for place in range(20)] == [texts(parted.read_log(id, after=0, limit=9)) for id in ids]
     assert [*range(20), None, 3] == [
-        told and told.done for told in parted.get_progress([*ids, unknown, ids[3]])
+        told and told.done for told in [one and one.progress for one in parted.get([*ids, unknown, ids[3]])]
     ]
     for id in ids:
         base = parted.database.partitions.bases[parted.database.partitions.of(id)]
@@ -373,7 +373,7 @@ def test_long_lines_are_sent_in_several_steps(database, server):
     assert [line.text for line in long[100:]] == [line.text for line in log]
     assert (101, 1_100) == (log[0].number, log[-1].number)
     assert [1] == texts(database.read_log(other, after=0, limit=10))
-    assert [Progress(2.0, 2.0, BASE), None] == database.get_progress([id, other])
+    assert [Progress(2.0, 2.0, BASE), None] == [one and one.progress for one in database.get([id, other])]
     assert 10 <= steps <= 15
 
 
@@ -383,10 +383,10 @@ def test_progress_of_many_jobs_is_read_in_steps(parted):
     parted.append_logs({}, {id: Progress(place, 50, BASE, "ü") for place, id in enumerate(ids)})
     asked = [f"{number:036x}" for number in range(6_000)]
 
-    found = parted.get_progress(asked)
+    found = [one and one.progress for one in parted.get(asked)]
 
     assert [*range(50), *[None] * 5_950] == [told and told.done for told in found]
-    assert [] == parted.get_progress([])
+    assert [] == [one and one.progress for one in parted.get([])]
 
 
 def test_a_definition_is_plain_json(database, server):

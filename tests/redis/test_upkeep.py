@@ -252,7 +252,7 @@ def test_a_parent_named_twice_decides_once(scene: Scene, server: RedisServer) ->
     release_all(scene)
 
     assert [(State.ENQUEUED, 2), (State.ENQUEUED, 2), (State.DELETED, 2)] == [
-        (scene.state(child), len(scene.storage.history(child))) for child in (same, both, neither)
+        (scene.state(child), len(scene.history(child))) for child in (same, both, neither)
     ]
     assert not {key for key in keys_of(server) if key.startswith(("pend:", "n:"))}
 
@@ -269,7 +269,7 @@ def test_a_child_of_several_pruned_parents_is_deleted_once(scene: Scene, server:
 
     pruned = scene.storage.prune(10)
 
-    assert (2, State.DELETED, 2) == (pruned, scene.state(child), len(scene.storage.history(child)))
+    assert (2, State.DELETED, 2) == (pruned, scene.state(child), len(scene.history(child)))
     assert not {key for key in keys_of(server) if key.startswith(("pend:", "n:"))}
 
 

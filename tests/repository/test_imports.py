@@ -26,7 +26,7 @@ LOADED_WHEN_USED = {
 }
 
 # Annotations may name its Converter anywhere; these alone need the library when a program runs.
-LOAD_CATTRS = {"firelock.arguments.conversion"}
+LOAD_CATTRS = {"firelock.arguments.conversion", "firelock.storage.row_storage"}
 
 
 def is_pure(module):
@@ -73,7 +73,7 @@ def test_what_decides_reads_no_clock():
     assert reads == []
 
 
-def test_only_the_conversion_of_arguments_loads_cattrs():
+def test_only_arguments_and_rows_load_cattrs():
     """What else knows of converters is passed one."""
     importers = {
         source.module

@@ -19,8 +19,6 @@ IN_A_CIRCLE: set[str] = {
     "firelock.arguments.codec",
     "firelock.arguments.conversion",
     "firelock.arguments.refusals",
-    "firelock.storage.contract",
-    "firelock.storage.defaults",
     "firelock_sql.postgresql.database",
     "firelock_sql.postgresql.health",
 }

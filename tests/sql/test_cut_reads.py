@@ -93,7 +93,7 @@ def test_a_read_is_answered_whichever_answer_of_mysql_is_lost(on_mysql, read):
 
 def new_job(storage):
     """A job of a task that nobody runs."""
-    return NewJob(storage.new_id(), "task", "{}", "json", "default", 0, State.ENQUEUED, storage.clock())
+    return NewJob(storage.new_ids(1)[0], "task", "{}", "json", "default", 0, State.ENQUEUED, storage.clock())
 
 
 def assert_a_write_is_done_once(proxy, storage):

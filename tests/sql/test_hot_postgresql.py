@@ -6,7 +6,7 @@ import pytest
 from psycopg import sql
 from sqlalchemy import create_engine
 
-from firelock.storage import Applied, State
+from firelock.storage import Applied, ClaimRequest, State
 from firelock.testing import Handles, Scene
 from firelock.testing.conformance.ends import deletes, fails, succeeds
 from firelock.testing.conformance.scene import Running
@@ -37,7 +37,7 @@ def exchange(scene, ends, limit=10):
     """What becomes of the ends, and what is claimed beside them."""
     session = ends[0].session
     assert session is not None
-    return scene.storage.exchange(ends, ["default"], limit, session, scene.stamp())
+    return scene.storage.exchange(ends, ClaimRequest(["default"], limit, session, scene.stamp()))
 
 
 # ---- what is stored --------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from firelock_sql.claim import ClaimRequest
+from firelock.storage import ClaimRequest
 from firelock_sql.postgresql.lanes import Lanes, Probe
 
 LATE = 5_000_000

@@ -8,7 +8,15 @@ import attrs
 import pytest
 
 from firelock import Firelock, State
-from firelock.storage import Applied, ErrorInfo, NewJob, NewSession, StorageUnavailable, Transition
+from firelock.storage import (
+    Applied,
+    ClaimRequest,
+    ErrorInfo,
+    NewJob,
+    NewSession,
+    StorageUnavailable,
+    Transition,
+)
 from tests.faults.proxy import FaultProxy
 
 NOW = 1_700_000_000_000_000
@@ -72,7 +80,7 @@ def failure(claimed):
 
 def claim(storage, number=MOST):
     """So many jobs, claimed."""
-    return storage.claim(["mail"], number, "s", NOW + 1).jobs
+    return storage.claim(ClaimRequest(["mail"], number, "s", NOW + 1)).jobs
 
 
 @pytest.mark.parametrize("number", [1, 500])
@@ -100,7 +108,9 @@ def test_any_text_is_stored_as_it_is(storage, text, is_alike):
 
     storage.insert(batch)
 
-    claimed = sorted(storage.claim([f"mail{text}"], MOST, "s", NOW + 1).jobs, key=lambda one: one.id)
+    claimed = sorted(
+        storage.claim(ClaimRequest([f"mail{text}"], MOST, "s", NOW + 1)).jobs, key=lambda one: one.id
+    )
     assert [(one.id, one.task, one.arguments, one.priority) for one in claimed] == [
         (one.id, one.task, one.arguments, one.priority) for one in batch
     ]
@@ -112,10 +122,12 @@ def test_an_exchange_is_two_round_trips(storage, proxy, queues):
     """A hundred jobs are settled and the next hundred found; these are taken, and all is committed."""
     storage.insert(jobs(3 * MOST))
     claimed = claim(storage)
-    storage.exchange([success(claimed.pop())], queues, 1, "s", NOW + 9)  # which queues have work is learnt
+    storage.exchange(
+        [success(claimed.pop())], ClaimRequest(queues, 1, "s", NOW + 9)
+    )  # which queues have work is learnt
     before = proxy.traffic
 
-    exchange = storage.exchange([success(one) for one in claimed], queues, MOST, "s", NOW + 9)
+    exchange = storage.exchange([success(one) for one in claimed], ClaimRequest(queues, MOST, "s", NOW + 9))
 
     assert set(exchange.results) == {Applied.APPLIED}
     assert len(exchange.claim.jobs) == MOST
@@ -127,7 +139,7 @@ def test_a_look_that_finds_nothing_is_one_round_trip(storage, proxy, queues):
     """An idle server asks no more than it has to."""
     before = proxy.traffic
 
-    assert storage.claim(queues, MOST, "s", NOW + 1).jobs == []
+    assert storage.claim(ClaimRequest(queues, MOST, "s", NOW + 1)).jobs == []
 
     assert (proxy.traffic - before).trips == 1
 
@@ -138,7 +150,7 @@ def test_a_guess_of_the_queues_that_was_wrong_costs_nothing_but_time(storage, qu
     found = []
     for number, queue in enumerate(["b", "a", "b", "c"]):
         storage.insert([attrs.evolve(job(f"{queue}{number}"), queue=queue)])
-        found += [one.id for one in storage.claim(queues, MOST, "s", NOW + 1).jobs]
+        found += [one.id for one in storage.claim(ClaimRequest(queues, MOST, "s", NOW + 1)).jobs]
 
     assert found == ["b0", "a1", "b2", "c3"][: 3 if queues else 4]
 
@@ -146,10 +158,10 @@ def test_a_guess_of_the_queues_that_was_wrong_costs_nothing_but_time(storage, qu
 def test_more_queues_than_are_guessed_cost_no_questions_for_nothing(storage, proxy):
     """Each of very many is asked for by itself; none of them twice."""
     storage.insert([attrs.evolve(one, queue=f"q{place:02}") for place, one in enumerate(jobs(40))])
-    first = storage.claim(None, 1, "s", NOW + 1).jobs
+    first = storage.claim(ClaimRequest(None, 1, "s", NOW + 1)).jobs
     before = proxy.traffic
 
-    storage.exchange([success(first[0])], None, 1, "s", NOW + 2)
+    storage.exchange([success(first[0])], ClaimRequest(None, 1, "s", NOW + 2))
 
     assert (proxy.traffic - before).trips <= 1 + 40 + 1 + 1  # all else, each queue, its job, the end
     assert (proxy.traffic - before).sent < 18_000  # a question each, not two
@@ -159,11 +171,14 @@ def test_more_queues_than_are_guessed_cost_no_questions_for_nothing(storage, pro
 def test_nothing_is_taken_that_was_not_asked_for(storage, queues):
     """No job beside ends where none is wanted, and none of a queue that was paused since its last claim."""
     storage.insert(jobs(5))
-    first, second = claim(storage, 1), storage.claim(None, 1, "s", NOW + 2).jobs  # its queue is known now
+    first, second = (
+        claim(storage, 1),
+        storage.claim(ClaimRequest(None, 1, "s", NOW + 2)).jobs,
+    )  # its queue is known now
 
-    nothing = storage.exchange([success(first[0])], queues, 0, "s", NOW + 3)
+    nothing = storage.exchange([success(first[0])], ClaimRequest(queues, 0, "s", NOW + 3))
     storage.put_record("queue", "mail", '{"paused": true}')
-    paused = storage.exchange([success(second[0])], queues, 5, "s", NOW + 4)
+    paused = storage.exchange([success(second[0])], ClaimRequest(queues, 5, "s", NOW + 4))
 
     assert (nothing.claim.jobs, paused.claim.jobs) == ([], [])
     assert storage.counts().by_state == {State.SUCCEEDED: 2, State.ENQUEUED: 3}
@@ -179,7 +194,7 @@ def test_an_end_from_memory_is_the_one_that_reading_would_have_written(storage, 
 
     one, other = storage.get(["a", "b"])
     assert attrs.evolve(one, id="b") == other
-    assert storage.history("a") == storage.history("b")
+    assert storage.history("a").entries == storage.history("b").entries
     assert one.state is State.SUCCEEDED
     assert storage.counts().by_state == {State.SUCCEEDED: 2}
 
@@ -226,7 +241,7 @@ def test_an_exchange_that_is_cut_off_before_its_end_is_done_again(storage, proxy
     first = claim(storage, 2)
     lose(proxy)
 
-    exchange = storage.exchange([success(one) for one in first], ["mail"], 2, "s", NOW + 9)
+    exchange = storage.exchange([success(one) for one in first], ClaimRequest(["mail"], 2, "s", NOW + 9))
 
     assert exchange.results == [Applied.APPLIED] * 2
     assert [one.attempt for one in exchange.claim.jobs] == [1, 1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 import pytest
 
-from firelock.storage import Held, JobFilter, State
+from firelock.storage import ClaimRequest, Held, JobFilter, State
 from firelock.testing.conformance.ends import deletes, fails, retries, succeeds
 from firelock.testing.conformance.scene import Running
 from firelock_sql import find
@@ -61,7 +61,7 @@ def test_no_verb_reads_more_than_it_returns(scene, reads):
         taken.extend(Running(job, holder) for job in scene.claim(holder, LIMIT, queues))
 
     def exchange(ends, limit=LIMIT):
-        claim = storage.exchange(ends, QUEUES, limit, session, scene.stamp()).claim
+        claim = storage.exchange(ends, ClaimRequest(QUEUES, limit, session, scene.stamp())).claim
         taken.extend(Running(job, holder) for job in claim.jobs)
 
     calls = {

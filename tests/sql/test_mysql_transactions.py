@@ -14,6 +14,7 @@ from sqlalchemy.pool import NullPool, QueuePool
 from firelock import Firelock, State
 from firelock.storage import (
     Applied,
+    ClaimRequest,
     Edge,
     NewJob,
     NewSession,
@@ -258,7 +259,7 @@ def test_a_transaction_that_stays_open_holds_up_neither_upkeep_nor_pruning(maria
     with engine.connect() as connection:
         storage.insert([job("open", tags=("red",))], within=connection)
         storage.promote(100)
-        claimed = storage.claim(["mail"], 50, "s", NOW + 2).jobs
+        claimed = storage.claim(ClaimRequest(["mail"], 50, "s", NOW + 2)).jobs
         pruned = storage.prune(1_000)
         connection.rollback()
 

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from sqlalchemy import create_engine
 
-from firelock.storage import State
+from firelock.storage import ClaimRequest, State
 from firelock_sql.postgresql.connect import Way
 from firelock_sql.postgresql.opening import open_engine, open_url
 from tests.scenes import listening, scene_at
@@ -128,6 +128,6 @@ def test_statements_that_run_often_work_on_any_connection(scene):
     holder = scene.begin()
     for _ in range(12):
         scene.add()
-        scene.storage.claim(None, 1, holder.session, scene.stamp())
+        scene.storage.claim(ClaimRequest(None, 1, holder.session, scene.stamp()))
 
     assert {State.PROCESSING: 12} == scene.storage.counts().by_state

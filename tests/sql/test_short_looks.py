@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from firelock.storage import Applied
+from firelock.storage import Applied, ClaimRequest
 from firelock.testing.conformance.ends import hands_back, succeeds
 from firelock.testing.conformance.scene import Running
 from firelock_sql.postgresql import lanes
@@ -110,7 +110,7 @@ def test_a_settle_claims_by_a_short_look_beside(scene):
     other = scene.add()
 
     found = scene.storage.exchange(
-        [succeeds(Running(job, holder))], ["default"], 10, holder.session, scene.stamp()
+        [succeeds(Running(job, holder))], ClaimRequest(["default"], 10, holder.session, scene.stamp())
     )
 
     assert next_id == job.id

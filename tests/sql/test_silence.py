@@ -8,6 +8,7 @@ from contextlib import closing
 import pytest
 
 from firelock import Firelock, StorageUnavailable
+from firelock.storage import ClaimRequest
 from firelock_sql.postgresql import opening
 from tests.faults.proxy import FaultProxy
 
@@ -30,7 +31,7 @@ def far(postgresql, line, monkeypatch):
 
 @pytest.mark.parametrize(
     "ask",
-    [lambda fire: fire.jobs.counts(), lambda fire: fire.storage.claim(None, 1, "session", 1)],
+    [lambda fire: fire.jobs.counts(), lambda fire: fire.storage.claim(ClaimRequest(None, 1, "session", 1))],
     ids=["a transaction", "one statement"],
 )
 def test_a_silent_connection_is_given_up(far, line, ask):

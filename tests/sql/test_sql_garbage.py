@@ -76,7 +76,7 @@ def test_what_only_describes_a_job_keeps_it_from_nothing(scene, path, column, ga
 
     assert job_id == job.id
     assert [job_id] == [found.id for found in scene.storage.find(JobFilter(), limit=10).jobs]
-    assert State.ENQUEUED is scene.storage.history(job_id)[0].state
+    assert State.ENQUEUED is scene.history(job_id)[0].state
 
 
 def test_a_job_with_tags_nobody_can_read_is_pruned(scene, path):

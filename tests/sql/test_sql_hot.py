@@ -8,7 +8,7 @@ from contextlib import closing
 import attrs
 import pytest
 
-from firelock.storage import Applied, State, bounded_history
+from firelock.storage import Applied, ClaimRequest, State, bounded_history
 from firelock.testing import Handles, Scene
 from firelock.testing.conformance.ends import deletes, fails, requeues, snoozes, succeeds
 from firelock.testing.conformance.scene import Running
@@ -50,7 +50,7 @@ def commits(path, scene):
 def told(scene, job_id):
     """Everything the storage says of a job, but for its id."""
     record = attrs.evolve(scene.record(job_id), id="", created_at=0, changed_at=0, enqueued_at=0)
-    history = [attrs.evolve(entry, at=0) for entry in scene.storage.history(job_id)]
+    history = [attrs.evolve(entry, at=0) for entry in scene.history(job_id)]
     return attrs.evolve(record, claimed_at=0, started_at=0, ended_at=0), [
         attrs.evolve(entry, claimed_at=entry.claimed_at and 1, started_at=entry.started_at and 1)
         for entry in history
@@ -76,9 +76,9 @@ def test_what_follows_a_plain_end_keeps_it_in_the_history(scene):
 
     scene.settle(requeues(running.id))
 
-    states = [entry.state for entry in scene.storage.history(running.id)]
+    states = [entry.state for entry in scene.history(running.id)]
     assert [State.ENQUEUED, State.SUCCEEDED, State.ENQUEUED] == states
-    assert end == scene.storage.history(running.id)[1]
+    assert end == scene.history(running.id)[1]
 
 
 def test_a_mixed_batch_is_answered_in_order(scene):
@@ -114,7 +114,7 @@ def test_a_number_that_is_given_out_again_settles_nobody_else(scene):
 def test_a_history_of_any_length_reads_as_if_bounded_at_each_step(scene):
     """Lines that were rewritten to save space read like those that were never rewritten."""
     job_id, holder = scene.add(), scene.begin()
-    expected = scene.storage.history(job_id)
+    expected = scene.history(job_id)
 
     for _ in range(COMPACT_FROM + 30):
         (job,) = scene.claim(holder)
@@ -123,7 +123,7 @@ def test_a_history_of_any_length_reads_as_if_bounded_at_each_step(scene):
         scene.settle(snoozed)
         expected = bounded_history(expected, snoozed.entry())
 
-    assert expected == scene.storage.history(job_id)
+    assert expected == scene.history(job_id)
 
 
 @pytest.mark.parametrize("number", [1, 8, 63, 500])
@@ -145,7 +145,7 @@ def test_an_exchange_is_one_commit(scene, commits):
     ends = [succeeds(Running(job, holder)) for job in scene.claim(holder)]
     commits()
 
-    answer = scene.storage.exchange(ends, None, 100, holder.session, scene.stamp())
+    answer = scene.storage.exchange(ends, ClaimRequest(None, 100, holder.session, scene.stamp()))
 
     assert 1 == commits()
     assert (100, 100) == (answer.results.count(Applied.APPLIED), len(answer.claim.jobs))
@@ -158,7 +158,7 @@ def test_looks_that_find_nothing_commit_nothing(scene, commits):
     commits()
 
     scene.claim(holder)
-    scene.storage.exchange([], None, 10, holder.session, scene.stamp())
+    scene.storage.exchange([], ClaimRequest(None, 10, holder.session, scene.stamp()))
     scene.storage.promote(10)
     scene.storage.release(10)
     scene.storage.orphans(10)

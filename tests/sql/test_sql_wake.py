@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from firelock.storage import Feature, State
+from firelock.storage import ClaimRequest, Feature, State
 from firelock.testing import Handles, Scene
 from firelock.testing.conformance.ends import hands_back, requeues, succeeds
 from firelock_sql.sqlite.datagrams import Mailbox
@@ -46,7 +46,7 @@ def server(scene, holder):
 
 def listening(scene, holder, storage, queues=None):
     """The handle again, after a claim that found nothing and a look at its socket."""
-    storage.claim(queues, 0, holder.session, scene.stamp())
+    storage.claim(ClaimRequest(queues, 0, holder.session, scene.stamp()))
     storage.wait(queues, 0)
     return storage
 

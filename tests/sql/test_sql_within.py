@@ -15,7 +15,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from firelock import ConfigurationError, Firelock, JobNotCommitted
-from firelock.storage import Edge, JobNotFound, NewJob, State, StorageUnavailable
+from firelock.storage import ClaimRequest, Edge, JobNotFound, NewJob, State, StorageUnavailable
 from firelock.testing import Handles, Scene
 from firelock_sql.sqlite.opening import open_sqlite
 from tests.core.fakes import unmeasured
@@ -124,7 +124,7 @@ def test_nobody_sees_the_job_before_the_commit(scene, engine):
 
 def test_a_refused_batch_leaves_the_transaction_usable(scene, engine):
     """An unknown parent refuses its batch; what the caller did before and after is committed."""
-    orphan = scene.new_job(state=State.AWAITING, parents=(Edge(scene.storage.new_id()),))
+    orphan = scene.new_job(state=State.AWAITING, parents=(Edge(scene.storage.new_ids(1)[0]),))
 
     with Session(engine) as session:
         session.execute(text("insert into orders values (1)"))
@@ -192,7 +192,7 @@ def test_tables_are_not_made_under_a_transaction_that_writes(tmp_path):
     """Neither would ever end: the caller is told at once what to do before, and can."""
     path = tmp_path / "new.db"
     storage = open_sqlite(f"sqlite:///{path}")
-    jobs = [NewJob(storage.new_id(), "tasks.run", "[]", "json", "default", 0, State.ENQUEUED, 1)]
+    jobs = [NewJob(storage.new_ids(1)[0], "tasks.run", "[]", "json", "default", 0, State.ENQUEUED, 1)]
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("create table orders (id integer primary key)")
         connection.execute("insert into orders values (1)")
@@ -221,7 +221,7 @@ def server(scene):
     """Another handle, which listens and has seen everything up to now."""
     server = scene.handles.open()
     holder = scene.begin()
-    server.claim(None, 10, holder.session, scene.stamp())
+    server.claim(ClaimRequest(None, 10, holder.session, scene.stamp()))
     server.wait(None, 0)
     return server
 

@@ -14,7 +14,7 @@ import pytest
 from psycopg import sql
 from sqlalchemy import create_engine
 
-from firelock.storage import Feature
+from firelock.storage import ClaimRequest, Feature
 from firelock.testing import eventually
 from firelock_sql.names import Names
 from firelock_sql.pool import Connections
@@ -322,7 +322,7 @@ def test_the_child_of_a_fork_listens_for_itself(scene, server, admin):
     child = os.fork()
     if child == 0:
         try:
-            server.claim(None, 0, "nobody", 0)
+            server.claim(ClaimRequest(None, 0, "nobody", 0))
             is_told = server.wait(None, 30) and server.counts().by_state == {}
             server.close()
         finally:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from firelock.storage import Applied, Feature, Held, Renewal
+from firelock.storage import Applied, ClaimRequest, Feature, Held, Renewal
 from firelock.testing.conformance.ends import deletes, hands_back, requeues, succeeds
 from firelock.testing.conformance.handles import HOUR, Handles, opener
 from firelock.testing.conformance.race import race
@@ -105,7 +105,7 @@ def test_a_repeated_settle_is_already_applied(scene: Scene) -> None:
     result = scene.apply(succeeds(first))
 
     assert Applied.ALREADY == result
-    assert [State.ENQUEUED, State.SUCCEEDED] == [step.state for step in scene.storage.history(first.id)]
+    assert [State.ENQUEUED, State.SUCCEEDED] == [step.state for step in scene.history(first.id)]
 
 
 # ---- sessions --------------------------------------------------------------------------------------------
@@ -143,7 +143,7 @@ def test_an_ended_session_claims_nothing(scene: Scene) -> None:
     a, job_id = scene.begin("a"), scene.add()
     scene.storage.end_session(a.session, (), reason="died")
 
-    claim = scene.storage.claim(None, 10, a.session, scene.stamp())
+    claim = scene.storage.claim(ClaimRequest(None, 10, a.session, scene.stamp()))
 
     assert ([], True) == (claim.jobs, claim.is_session_lost)
     assert State.ENQUEUED == scene.state(job_id)
@@ -158,7 +158,7 @@ def test_a_claim_beside_the_end_of_its_session_leaves_nothing_behind(scene: Scen
         race(
             [
                 lambda a=a: scene.storage.end_session(a.session, (), reason="died"),  # type: ignore[misc]
-                lambda a=a: other.claim(None, 10, a.session, scene.stamp()),  # type: ignore[misc]
+                lambda a=a: other.claim(ClaimRequest(None, 10, a.session, scene.stamp())),  # type: ignore[misc]
             ]
         )
 

@@ -166,7 +166,7 @@ def test_one_process_runs_job_after_job(bench, tmp_path):
     assert [("one", "1", "t"), ("two", "1", "t")] == [(one[0], *one[2:]) for one in results]
     assert results[0][1] == results[1][1] != str(os.getpid())
     assert [["one"], ["two"]] == [[line.text for line in bench.fire.storage.read_log(one)] for one in job_ids]
-    assert ["half way"] * 2 == [one.message for one in bench.fire.storage.get_progress(job_ids)]
+    assert ["half way"] * 2 == [one.progress.message for one in bench.fire.storage.get(job_ids)]
     assert (True, False, "host:a") == (alive, process.is_alive, (tmp_path / "stopped").read_text())
 
 

@@ -13,7 +13,7 @@ from firelock.errors import StorageError, StorageUnavailable
 from firelock.memory import MemoryStorage
 from firelock.retry import DecisionKind, RetryDecision
 from firelock.serializer import JsonSerializer
-from firelock.storage import NewSession
+from firelock.storage import ClaimRequest, NewSession
 from firelock.values import State
 from tests.core.fakes import FailingStorage, until
 
@@ -337,7 +337,7 @@ def test_a_coroutine_that_crashed_is_run_where_no_process_can_be_had(crew):
     for number in range(2):
         session = f"crashed-{number}"
         crew.storage.begin_session(NewSession(session, "server-b", "host:b", "host", 7, 0, 1e6))
-        crew.storage.claim(None, 1, session, crew.storage.clock())
+        crew.storage.claim(ClaimRequest(None, 1, session, crew.storage.clock()))
         crew.storage.end_session(session, [job.id], reason="its process died")
 
     crew.start()

@@ -23,6 +23,7 @@ from firelock.server.session_renewal import SessionRenewal
 from firelock.server.shared_memory import ChildMemory, share_memory
 from firelock.server.supervisor import ServerOptions, Supervisor, _KnownChild
 from firelock.settings import Settings
+from firelock.storage import ClaimRequest
 from firelock.values import State
 from tests.core.fakes import FailingStorage, until
 
@@ -74,7 +75,7 @@ class House:
     def claimed(self, child):
         """A job that the child has claimed."""
         job = self.fire.task(name="noop")(lambda: None).enqueue()
-        self.storage.claim(None, 1, child.session, self.storage.clock())
+        self.storage.claim(ClaimRequest(None, 1, child.session, self.storage.clock()))
         return job
 
     def events(self, number=1):

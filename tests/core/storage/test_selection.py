@@ -6,7 +6,7 @@ import pytest
 
 from firelock.errors import StorageError
 from firelock.storage import JobFilter
-from firelock.storage.selection import (
+from firelock.storage.rules import (
     paged,
     read_cursor,
     write_cursor,

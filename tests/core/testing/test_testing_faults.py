@@ -89,7 +89,7 @@ def test_a_storage_that_is_away_does_nothing(storage):
     assert [None] == storage.get(["a"])
 
 
-@pytest.mark.parametrize("verb", ["enqueue", "_closing", "close", "interrupt", "new_id", "one_step"])
+@pytest.mark.parametrize("verb", ["enqueue", "_closing", "close", "interrupt", "new_ids", "one_step"])
 def test_what_is_no_verb_that_can_fail_is_refused(storage, verb):
     """A name with a slip would never fail anything."""
     with pytest.raises(ConfigurationError, match=f"'{verb}'.*claim, .*insert"):

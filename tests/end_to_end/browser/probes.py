@@ -54,12 +54,12 @@ def _insert(fire):
     storage = fire.storage
     arguments = json.dumps({probe("key"): probe("argument")})
     new = NewJob(
-        storage.new_id(), probe("task"), arguments, "json", "mail", 0, State.ENQUEUED, storage.clock(),
+        storage.new_ids(1)[0], probe("task"), arguments, "json", "mail", 0, State.ENQUEUED, storage.clock(),
         reason=probe("reason"), tags=(probe("tag"),),
     )  # fmt: skip
-    kept = attrs.evolve(new, id=storage.new_id(), queue=probe("queue"), recurring_id=probe("recurring"))
-    due = attrs.evolve(new, id=storage.new_id(), state=State.SCHEDULED, due_at=storage.clock() + 10**11)
-    storage.insert([attrs.evolve(new, id=storage.new_id()) for _ in range(4)])
+    kept = attrs.evolve(new, id=storage.new_ids(1)[0], queue=probe("queue"), recurring_id=probe("recurring"))
+    due = attrs.evolve(new, id=storage.new_ids(1)[0], state=State.SCHEDULED, due_at=storage.clock() + 10**11)
+    storage.insert([attrs.evolve(new, id=storage.new_ids(1)[0]) for _ in range(4)])
     storage.insert([kept, due])
 
 

@@ -15,7 +15,7 @@ from sqlalchemy import text
 
 from firelock import Firelock
 from firelock.lifecycle import HELD
-from firelock.storage import NewSession
+from firelock.storage import ClaimRequest, NewSession
 from firelock.values import NewJob, State, Transition
 from firelock_sql.server_database import ServerDatabase
 from firelock_sql.storage import SqlStorage
@@ -66,7 +66,7 @@ class _Storm:
             time.sleep(0.02)
             return
         jobs = [
-            NewJob(storage.new_id(), "work", "{}", "json", chance.choice("abc"), 0, State.ENQUEUED,
+            NewJob(storage.new_ids(1)[0], "work", "{}", "json", chance.choice("abc"), 0, State.ENQUEUED,
                    storage.clock())
             for _ in range(chance.randint(1, 100))
         ]  # fmt: skip
@@ -79,7 +79,7 @@ class _Storm:
         session = f"session-{threading.get_ident()}-{chance.random()}"
         storage.begin_session(NewSession(session, "server", "server", "host", 1, 0, 3_600))
         for _ in range(5):
-            jobs = list(storage.claim(None, chance.randint(1, 30), session, 1).jobs)
+            jobs = list(storage.claim(ClaimRequest(None, chance.randint(1, 30), session, 1)).jobs)
             chance.shuffle(jobs)  # a batch of ends has no order
             ends = [
                 Transition(job.id, HELD, session, job.fence, State.SUCCEEDED, 1, attempt=job.attempt,

@@ -76,7 +76,14 @@ def _insert(on: Stage, change: Callable[[NewJob], NewJob]) -> str | None:
     """Return the id of an odd job; None where the storage refuses it, as it may an odd queue."""
     storage = on.fire.storage
     job = NewJob(
-        storage.new_id(), "work", '{"seconds":0.0}', "json", "default", 0, State.ENQUEUED, storage.clock()
+        storage.new_ids(1)[0],
+        "work",
+        '{"seconds":0.0}',
+        "json",
+        "default",
+        0,
+        State.ENQUEUED,
+        storage.clock(),
     )
     odd = change(job)
     try:

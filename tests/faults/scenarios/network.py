@@ -243,7 +243,7 @@ def lost_replies_to_enqueue(place: Place, size: Size) -> list[str]:
         proxy.lose_reply(lambda one: matches(one) and chance.random() < share / size.rounds, times=None)
         for _ in range(size.jobs):
             job = NewJob(
-                fire.storage.new_id(), "work", '{"seconds":0}', "json", "default", 0, State.ENQUEUED,
+                fire.storage.new_ids(1)[0], "work", '{"seconds":0}', "json", "default", 0, State.ENQUEUED,
                 on.fire.storage.clock(),
             )  # fmt: skip
             while not _is_inserted(fire, job):

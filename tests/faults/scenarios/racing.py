@@ -103,8 +103,10 @@ def _interfere(parent: Job[int], chance: random.Random) -> None:
 
 def _wrong_fate(on: Stage, pair: _Pair, starts: int) -> str | None:
     """Return what is wrong with the child, None where its fate is one that an end of its parent explains."""
-    child, history = on.record(pair.child), on.fire.storage.history(pair.child)
-    ends = [entry.state for entry in on.fire.storage.history(pair.parent) if entry.state in FINAL_STATES]
+    child, history = on.record(pair.child), on.fire.storage.history(pair.child).entries
+    ends = [
+        entry.state for entry in on.fire.storage.history(pair.parent).entries if entry.state in FINAL_STATES
+    ]
     targets = {continuation_target(pair.on, end) for end in ends}
     told = f"{pair} ended {child.state} after {starts} runs, its parent went through {ends}: {history}"
     if child.state is State.SUCCEEDED:

@@ -21,6 +21,7 @@ from firelock.storage import (
     Applied,
     Claim,
     ClaimedJob,
+    ClaimRequest,
     ErrorInfo,
     Exchange,
     State,
@@ -52,16 +53,6 @@ _NOTHING_ODD = (State.SUCCEEDED, frozenset({State.PROCESSING}), None, None, None
 _kind = attrgetter("from_states", "session", "to")
 
 
-@attrs.define
-class _Asked:
-    """A claim that goes with the changes."""
-
-    queues: Sequence[str] | None
-    limit: int
-    session: str
-    now: int
-
-
 class EngineVerbs(RedisVerbs):
     """`claim`, `apply` and `exchange`."""
 
@@ -81,31 +72,24 @@ class EngineVerbs(RedisVerbs):
     # ---- verbs -------------------------------------------------------------------------------------------
 
     @override
-    def claim(self, queues: Sequence[str] | None, limit: int, session: str, now: int) -> Claim:
+    def claim(self, request: ClaimRequest) -> Claim:
         """One round trip, with partitions one for each that may have work."""
-        return self.exchange([], queues, limit, session, now).claim
+        return self.exchange([], request).claim
 
     @override
-    def apply(self, transitions: Sequence[Transition]) -> list[Applied]:
+    def apply(self, transitions: Sequence[Transition], *, within: object | None = None) -> list[Applied]:
         """One round trip a partition."""
+        self.refuse_within(within)
         return self._apply(transitions) if transitions else []
 
     @override
-    def exchange(
-        self,
-        transitions: Sequence[Transition],
-        queues: Sequence[str] | None,
-        limit: int,
-        session: str,
-        now: int,
-    ) -> Exchange:
+    def exchange(self, transitions: Sequence[Transition], request: ClaimRequest) -> Exchange:
         """One round trip, with partitions one for each that is concerned."""
-        self._waiting.mark(queues)
-        asked = _Asked(queues, limit, session, now)
+        self._waiting.mark(request.queues)
         if self.database.partitions.number > 1:
             results = self.apply(transitions)
-            return Exchange(results, self._claim_in_turn(asked))
-        return Exchange(*self._send(0, transitions, asked))
+            return Exchange(results, self._claim_in_turn(request))
+        return Exchange(*self._send(0, transitions, request))
 
     def _apply(self, transitions: Sequence[Transition]) -> list[Applied]:
         """The changes are sent to their partitions; one that cannot be reached does not hinder the others."""
@@ -128,7 +112,7 @@ class EngineVerbs(RedisVerbs):
             raise failed
         return results
 
-    def _claim_in_turn(self, asked: _Asked) -> Claim:
+    def _claim_in_turn(self, asked: ClaimRequest) -> Claim:
         jobs: list[ClaimedJob] = []
         next_due_at = None
         for partition in self._turns.order(asked.queues):
@@ -153,7 +137,7 @@ class EngineVerbs(RedisVerbs):
     # ---- one script --------------------------------------------------------------------------------------
 
     def _send(
-        self, partition: int, transitions: Sequence[Transition], asked: _Asked | None
+        self, partition: int, transitions: Sequence[Transition], asked: ClaimRequest | None
     ) -> tuple[list[Applied], Claim]:
         arguments = self._claim_arguments(asked)
         order, before = self._lay(transitions, arguments)
@@ -181,7 +165,7 @@ class EngineVerbs(RedisVerbs):
         transitions: Sequence[Transition],
         places: Sequence[int],
         results: list[Applied],
-        asked: _Asked | None,
+        asked: ClaimRequest | None,
     ) -> Claim:
         """The changes at these places are sent by themselves, and what became of them is in the results."""
         found, claim = self._send(partition, [transitions[place] for place in places], asked)
@@ -189,7 +173,7 @@ class EngineVerbs(RedisVerbs):
             results[place] = result
         return claim
 
-    def _claim_arguments(self, asked: _Asked | None) -> list[Any]:
+    def _claim_arguments(self, asked: ClaimRequest | None) -> list[Any]:
         if asked is None:
             return ["", 0, -1, 0]
         queues = asked.queues
@@ -197,7 +181,7 @@ class EngineVerbs(RedisVerbs):
         number = -1 if queues is None else len(names)
         return [asked.session, asked.now, max(asked.limit, 0), number, *names]
 
-    def _claimed(self, partition: int, reply: Sequence[Any], asked: _Asked) -> Claim:
+    def _claimed(self, partition: int, reply: Sequence[Any], asked: ClaimRequest) -> Claim:
         next_due_at = self._turns.due(partition, int(float(reply[1])) if reply[1] else None)
         if reply[2]:
             self.forget_held(asked.session)
@@ -283,7 +267,7 @@ class EngineVerbs(RedisVerbs):
         return job.queue, (transition.job_id, head + "\n", at, fresh)
 
 
-def _quarantine(id: str, fence: int, asked: _Asked) -> Transition:
+def _quarantine(id: str, fence: int, asked: ClaimRequest) -> Transition:
     """Return the end of a job whose payload cannot be read: failed, kept until a person deletes it."""
     error = ErrorInfo("firelock.StorageError", "a key holds what nobody wrote there", "unreadable payload")
     reason = f"the stored job cannot be read: {error.message}"

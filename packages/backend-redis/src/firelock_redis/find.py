@@ -25,12 +25,13 @@ from firelock.storage import (
     Counts,
     ErrorInfo,
     FailureGroup,
-    HistoryEntry,
     JobFilter,
+    JobHistory,
     JobRecord,
     Page,
+    Progress,
     State,
-    selection,
+    rules,
 )
 from firelock_redis.database import RedisDatabase
 from firelock_redis.layout import LETTERS, quoted, read_history, record_of, state_of, task_head
@@ -60,14 +61,14 @@ class Query:
     """What is looked for, in which direction, behind which place."""
 
     where: JobFilter
-    behind: selection.Place | None
+    behind: rules.Place | None
     is_oldest_first: bool
 
-    def is_before(self, one: selection.Place, other: selection.Place) -> bool:
+    def is_before(self, one: rules.Place, other: rules.Place) -> bool:
         """Tell whether the first place comes before the other in the list."""
         return one < other if self.is_oldest_first else one > other
 
-    def is_shown(self, place: selection.Place) -> bool:
+    def is_shown(self, place: rules.Place) -> bool:
         """Tell whether the place is within the window of time and behind the cursor."""
         since, until = self.where.since, self.where.until
         return (
@@ -76,7 +77,7 @@ class Query:
             and (self.behind is None or self.is_before(self.behind, place))
         )
 
-    def in_order(self, places: Sequence[selection.Place]) -> list[selection.Place]:
+    def in_order(self, places: Sequence[rules.Place]) -> list[rules.Place]:
         """Return the places in the order of the list."""
         return sorted(places, reverse=not self.is_oldest_first)
 
@@ -89,9 +90,9 @@ class _Way:
     lists: Sequence[str]
     sets: Sequence[str] = ()  # lists that a job has to be in as well
     told: str = "score"  # another time than that of the lists: they are read whole
-    reached: selection.Place | None = None
+    reached: rules.Place | None = None
     is_done: bool = False
-    places: list[selection.Place] = attrs.field(factory=list)  # found, not taken yet
+    places: list[rules.Place] = attrs.field(factory=list)  # found, not taken yet
 
     def read(self, database: RedisDatabase, query: Query, wanted: int, cost: int) -> bool:
         """More places are here, or all there are; return whether it stopped for having cost enough."""
@@ -106,7 +107,7 @@ class _Way:
         return not self.is_done and len(found) < wanted
 
     def _read_whole(self, database: RedisDatabase, query: Query) -> None:
-        found: list[selection.Place] = []
+        found: list[rules.Place] = []
         while not self.is_done:
             start = ("", "", *(self.reached or _NOWHERE))
             found += self._walk(database, query, start, _AT_ONCE, SCRIPT_COST)
@@ -114,7 +115,7 @@ class _Way:
 
     def _walk(
         self, database: RedisDatabase, query: Query, start: tuple[object, ...], wanted: int, cost: int
-    ) -> list[selection.Place]:
+    ) -> list[rules.Place]:
         is_done, time, id, *found = database.run(
             "find", self.partition, int(query.is_oldest_first), *start, wanted, cost, self.told,
             *self._conditions(query.where), len(self.sets), *self.sets, *self.lists,
@@ -139,7 +140,7 @@ class _Way:
             "" if where.is_retrying is None else int(where.is_retrying),
         )
 
-    def take_until(self, query: Query, horizon: selection.Place | None) -> list[selection.Place]:
+    def take_until(self, query: Query, horizon: rules.Place | None) -> list[rules.Place]:
         """Return the places up to the horizon, all where there is none; they are gone from here."""
         if horizon is None:
             taken, self.places = self.places, []
@@ -235,14 +236,14 @@ def _letters(where: JobFilter, *, is_rare: bool) -> str:
 
 def first_places(
     database: RedisDatabase, query: Query, limit: int
-) -> tuple[list[selection.Place], selection.Place | None]:
+) -> tuple[list[rules.Place], rules.Place | None]:
     """Return the first places in order, more than `limit` where there are, and how far was looked if not all.
 
     One round trip a partition, and two where lists are to be chosen from; more for a limit above 1,000.
     """
     ways = list(_ways(database, query.where))
-    found: list[selection.Place] = []
-    horizon: selection.Place | None = None
+    found: list[rules.Place] = []
+    horizon: rules.Place | None = None
     cost = min(SCRIPT_COST, max(_LEAST_COST, PAGE_COST // max(1, len(ways))))
     turn = spent = 0
     while True:
@@ -261,14 +262,14 @@ def first_places(
             return found, horizon
 
 
-def _least_reached(query: Query, ways: Sequence[_Way]) -> selection.Place | None:
+def _least_reached(query: Query, ways: Sequence[_Way]) -> rules.Place | None:
     reached = [way.reached for way in ways if not way.is_done and way.reached is not None]
     if not reached:
         return None
     return min(reached) if query.is_oldest_first else max(reached)
 
 
-Texts = tuple[str, str]
+Texts = tuple[str, str, str | None]
 """A job's record and payload as they are stored."""
 
 _READ_AT_ONCE = 500
@@ -307,38 +308,34 @@ class FindVerbs(RedisVerbs):
 
         One that has left its place meanwhile is not on the page.
         """
-        behind = None if cursor is None else selection.read_cursor(cursor, where, oldest_first=oldest_first)
+        behind = None if cursor is None else rules.read_cursor(cursor, where, oldest_first=oldest_first)
         is_scheduled = where.is_retrying or where.by_due
         if limit <= 0 or (is_scheduled and where.state not in {None, State.SCHEDULED}):
             return Page([], None)
         if where.id_prefix is not None and len(where.id_prefix) >= _ID_LENGTH:
             jobs = [job for job in self.get([where.id_prefix]) if job is not None]
-            return selection.paged(jobs, where, limit=limit, cursor=cursor, oldest_first=oldest_first)
+            return rules.paged(jobs, where, limit=limit, cursor=cursor, oldest_first=oldest_first)
         places, reached = first_places(self.database, Query(where, behind, oldest_first), limit)
         shown = places[:limit]
         following = shown[-1] if len(places) > limit else reached
         return Page(
             _read_listed(self.database, where, shown),
-            None
-            if following is None
-            else selection.write_cursor(following, where, oldest_first=oldest_first),
+            None if following is None else rules.write_cursor(following, where, oldest_first=oldest_first),
         )
 
     @override
-    def history(self, job_id: str) -> list[HistoryEntry]:
+    def history(self, job_id: str) -> JobHistory:
+        """Two round trips: the tracebacks lie apart."""
+        lines = self.database.run("reading.errors", self.database.partitions.of(job_id), job_id)
+        attempts = [attempt for line in lines if (attempt := _read_attempt(line)) is not None]
         texts = read_texts(self.database, [job_id]).get(job_id)
         if texts is None:
-            return []
-        record, payload = texts
+            return JobHistory([], attempts)
+        record, payload, _ = texts
         try:
-            return read_history(record, int(payload.split("\t", 3)[2]))
+            return JobHistory(read_history(record, int(payload.split("\t", 3)[2])), attempts)
         except _GARBAGE:
-            return []
-
-    @override
-    def errors(self, job_id: str) -> list[Attempt]:
-        lines = self.database.run("reading.errors", self.database.partitions.of(job_id), job_id)
-        return [attempt for line in lines if (attempt := _read_attempt(line)) is not None]
+            return JobHistory([], attempts)
 
     @override
     def counts(self) -> Counts:
@@ -360,7 +357,7 @@ class FindVerbs(RedisVerbs):
         query = Query(JobFilter(state=State.FAILED), None, is_oldest_first=False)
         places, _ = first_places(self.database, query, _GROUPED_LIMIT)
         sizes: Counter[str] = Counter()
-        newest: dict[str, selection.Place] = {}
+        newest: dict[str, rules.Place] = {}
         for some, groups in _grouped(self.database, places[:_GROUPED_LIMIT]):
             for mark, size, first in groups:
                 sizes[mark] += size
@@ -383,25 +380,27 @@ def read_texts(database: RedisDatabase, ids: Iterable[str]) -> dict[str, Texts]:
         while asked:
             some = asked[:_READ_AT_ONCE]
             texts = database.run("reading.get", partition, *some)
-            pairs = list(zip(texts[::2], texts[1::2], strict=True))
-            for id, (record, payload) in zip(some, pairs, strict=False):
+            read = list(zip(texts[::3], texts[1::3], texts[2::3], strict=True))
+            for id, (record, payload, progress) in zip(some, read, strict=False):
                 if record is not None:
-                    found[id] = record, payload or ""
-            asked = asked[len(pairs) :]  # noqa: PLW2901
+                    found[id] = record, payload or "", progress
+            asked = asked[len(read) :]  # noqa: PLW2901
     return found
 
 
 def read_job(id: str, texts: Texts) -> JobRecord | None:
     """Return the job; None where its texts are not what was written."""
+    record, payload, progress = texts
     try:
-        return record_of(id, *texts)
+        job = record_of(id, record, payload)
+        return job if progress is None else attrs.evolve(job, progress=Progress(*json.loads(progress)))
     except _GARBAGE:
         return None
 
 
 def damaged_job(id: str, texts: Texts, at: int) -> JobRecord:
     """Return what is shown of a job whose texts cannot be read; one in a state nobody knows has failed."""
-    record, payload = texts
+    record, payload, _ = texts
     head, _, arguments = payload.partition("\n")
     try:
         state = state_of(record[:1])
@@ -437,8 +436,8 @@ def _counted(database: RedisDatabase, partition: int) -> Iterator[list[Any]]:
 
 
 def _grouped(
-    database: RedisDatabase, places: Sequence[selection.Place]
-) -> Iterator[tuple[list[selection.Place], list[Any]]]:
+    database: RedisDatabase, places: Sequence[rules.Place]
+) -> Iterator[tuple[list[rules.Place], list[Any]]]:
     """Yield places, newest first, and for each fingerprint among them how many and the first one's number."""
     for partition, here in database.partitions.parted(places, itemgetter(1)).items():
         for start in range(0, len(here), _READ_AT_ONCE):
@@ -449,9 +448,7 @@ def _grouped(
 _ID_LENGTH = 36
 
 
-def _read_listed(
-    database: RedisDatabase, where: JobFilter, places: Sequence[selection.Place]
-) -> list[JobRecord]:
+def _read_listed(database: RedisDatabase, where: JobFilter, places: Sequence[rules.Place]) -> list[JobRecord]:
     """Return the jobs that still stand where they were found."""
     found = read_texts(database, [id for _, id in places])
     jobs: list[JobRecord] = []
@@ -461,6 +458,6 @@ def _read_listed(
         job = read_job(id, texts)
         if job is None:
             jobs.append(damaged_job(id, texts, at))
-        elif selection.matches(job, where) and float(selection.listed_at(job, where)) == at:
+        elif rules.matches(job, where) and float(rules.listed_at(job, where)) == at:
             jobs.append(job)
     return jobs

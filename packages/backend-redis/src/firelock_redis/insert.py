@@ -18,7 +18,6 @@ from firelock.storage import (
     RecurringRecord,
     State,
     StorageError,
-    UnsupportedFeature,
     Upkeep,
     continuation_target,
     waiting_reason,
@@ -61,9 +60,7 @@ class InsertVerbs(RedisVerbs):
     @override
     def insert(self, jobs: Sequence[NewJob], *, within: object | None = None) -> list[bool]:
         """One round trip a partition, as a rule one."""
-        if within is not None:
-            message = f"Storage {self.url} has no transactions to join; enqueue without within=."
-            raise UnsupportedFeature(message)
+        self.refuse_within(within)
         if not jobs:
             return []
         for queue in {job.queue for job in jobs}:

@@ -51,16 +51,6 @@ class LogVerbs(RedisVerbs):
             after = page[-1].number
         return found
 
-    @override
-    def get_progress(self, ids: Sequence[str]) -> list[Progress | None]:
-        """One round trip a partition and 500 jobs."""
-        told: dict[str, str | None] = {}
-        for partition, here in self.database.partitions.parted(ids).items():
-            for first in range(0, len(here), _JOBS):
-                some = here[first : first + _JOBS]
-                told.update(zip(some, self.database.run("logs.progress", partition, *some), strict=True))
-        return [None if text is None else Progress(*json.loads(text)) for text in map(told.__getitem__, ids)]
-
 
 def _pieces(
     ids: Sequence[str], lines: Mapping[str, Sequence[LogLine]], progress: Mapping[str, Progress]

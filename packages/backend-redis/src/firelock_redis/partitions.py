@@ -66,17 +66,15 @@ class Partitions:
             found.setdefault(self.of(id_of(thing)), []).append(thing)
         return found
 
-    def new_id(self, parent: str | None) -> str:
-        """Return a new id: beside its parent, or in the partition whose turn it is."""
-        if self.number == 1:
-            return new_id()
-        return self._placed(new_id(), self.of(parent) if parent is not None else self._next(1))
-
-    def new_ids(self, count: int) -> list[str]:
-        """Return so many new ids in ascending order, whole batches of them in one partition."""
-        ids = new_ids(count)
+    def new_ids(self, count: int, parent: str | None) -> list[str]:
+        """Return so many new ids in ascending order: beside their parent, else by turns of whole batches."""
+        ids = [new_id()] if count == 1 else new_ids(count)
         if self.number == 1:
             return ids
+        if parent is not None:
+            return [self._placed(id, self.of(parent)) for id in ids]
+        if count == 1:
+            return [self._placed(ids[0], self._next(1))]
         return [
             self._placed(id, partition)
             for start in range(0, count, _TOGETHER)

@@ -52,12 +52,8 @@ class RedisStorage(
         return int(self.database.run("prefix.clock", 0))
 
     @override
-    def new_id(self, parent: str | None = None) -> str:
-        return self.database.partitions.new_id(parent)
-
-    @override
-    def new_ids(self, count: int) -> list[str]:
-        return self.database.partitions.new_ids(count)
+    def new_ids(self, count: int, parent: str | None = None) -> list[str]:
+        return self.database.partitions.new_ids(count, parent)
 
     # ---- the layout --------------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from firelock.storage import Storage
+from firelock.storage import DerivedStorage
 from firelock_redis.database import RedisDatabase
 from firelock_redis.notify import RedisWaiting
 from firelock_redis.partitions import PartitionTurns
@@ -10,10 +10,11 @@ from firelock_redis.partitions import PartitionTurns
 __all__ = ["RedisVerbs"]
 
 
-class RedisVerbs(Storage):
+class RedisVerbs(DerivedStorage):
     """One Redis, and what this process knows of the work in it."""
 
     def __init__(self, database: RedisDatabase) -> None:
+        super().__init__()
         self.database = database
         self._turns = PartitionTurns(database.partitions.number)
         self._waiting = RedisWaiting(database, self._turns.note)

@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 from sqlalchemy import bindparam, null, select, update
 
-from firelock.storage import Claim, ClaimedJob, ErrorInfo, State, Transition
+from firelock.storage import Claim, ClaimedJob, ClaimRequest, ErrorInfo, State, Transition
 from firelock_sql.history import read_list
 from firelock_sql.settle import apply_transitions
 from firelock_sql.statements import Statement, among
@@ -239,16 +239,6 @@ _TAKE = Statement(
         (jobs.c.reason, null()),
     )
 )
-
-
-@attrs.frozen
-class ClaimRequest:
-    """What a claim asks for."""
-
-    queues: Sequence[str] | None
-    limit: int
-    session: str
-    now: int
 
 
 @attrs.frozen

@@ -35,9 +35,10 @@ from firelock.storage import (
     JobFilter,
     JobRecord,
     Page,
+    Progress,
     State,
     bounded_history,
-    selection,
+    rules,
 )
 from firelock_sql.counting import counted, known_queues
 from firelock_sql.history import read_edges, read_history, read_list, read_state
@@ -52,6 +53,7 @@ from firelock_sql.tables import (
     job_tags,
     jobs,
     pinned,
+    progress,
     text_literal,
 )
 from firelock_sql.transaction import Database, Transaction
@@ -202,7 +204,7 @@ class _Query:
     time: str
     limit: int
     is_oldest_first: bool
-    place: selection.Place | None  # of the cursor
+    place: rules.Place | None  # of the cursor
 
     def walk(self, index: str | None, led_by: frozenset[str]) -> _Walk:
         """Return the walk along an index that answers some of the conditions."""
@@ -234,11 +236,11 @@ def find_jobs(
         if state not in {None, State.SCHEDULED}:
             return Page([], None)
         state = State.SCHEDULED
-    place = None if cursor is None else selection.read_cursor(cursor, where, oldest_first=oldest_first)
+    place = None if cursor is None else rules.read_cursor(cursor, where, oldest_first=oldest_first)
     order = "due_at" if where.by_due else "created_at" if state is None else "changed_at"
     query = _Query(conditions, parameters, state, order, limit, oldest_first, place)
     rows, most = _rows(tx, query)
-    found: list[selection.Place] = []
+    found: list[rules.Place] = []
     looked_at, last = 0, (0, "")
     for time, id, is_match in rows:
         looked_at, last = looked_at + 1, (time, id)
@@ -254,7 +256,7 @@ def find_jobs(
         following = last
     return Page(
         [one for one in records if one is not None],
-        None if following is None else selection.write_cursor(following, where, oldest_first=oldest_first),
+        None if following is None else rules.write_cursor(following, where, oldest_first=oldest_first),
     )
 
 
@@ -432,7 +434,11 @@ RECORD_COLUMNS = (
 )  # fmt: skip
 _STATE, _TAGS, _ERROR = 4, 8, 27
 
-_GET = Statement(select(*RECORD_COLUMNS).where(among(jobs.c.id, "ids")))
+_GET = Statement(
+    select(*RECORD_COLUMNS, progress.c.done, progress.c.total, progress.c.at, progress.c.message)
+    .select_from(jobs.outerjoin(progress, progress.c.job_id == jobs.c.id))
+    .where(among(jobs.c.id, "ids"))
+)
 _HISTORY = Statement(
     select(
         jobs.c.created_at, jobs.c.creation, jobs.c.history, jobs.c.is_plain_end, jobs.c.state,
@@ -463,12 +469,13 @@ _FAILED = Statement(
 
 
 def read_record(row: Sequence[Any]) -> JobRecord:
-    """Return a row of `RECORD_COLUMNS` as people see it."""
-    type_, message, fingerprint, result, absent, parents = row[_ERROR:]
+    """Return a row of `RECORD_COLUMNS` and the progress behind them as people see it."""
+    type_, message, fingerprint, result, absent, parents, done, *said = row[_ERROR:]
     fields: list[Any] = list(row[:_ERROR])
     fields[_STATE], fields[_TAGS] = read_state(fields[_STATE]), read_list(fields[_TAGS])
     error = None if type_ is None else ErrorInfo(type_, message, fingerprint)
-    fields += [error, result, absent, read_edges(parents)]
+    told = None if done is None else Progress(done, *said)
+    fields += [error, result, absent, read_edges(parents), told]
     return JobRecord(*fields)
 
 

@@ -12,7 +12,7 @@ from firelock_sql.statements import Statement, among, insert_into
 from firelock_sql.tables import by_id, jobs, log_lines, progress
 from firelock_sql.transaction import Database, Transaction
 
-__all__ = ["append_logs", "get_progress", "read_log"]
+__all__ = ["append_logs", "read_log"]
 
 _LOG_LIMIT = 1_000
 
@@ -44,11 +44,6 @@ _REPLACE_PROGRESS = Statement(
         total=bindparam("new_total"),
         at=bindparam("new_at"),
         message=bindparam("new_message"),
-    )
-)
-_GET_PROGRESS = Statement(
-    select(progress.c.job_id, progress.c.done, progress.c.total, progress.c.at, progress.c.message).where(
-        among(progress.c.job_id, "ids")
     )
 )
 
@@ -100,10 +95,3 @@ def read_log(tx: Transaction, job_id: str, *, after: int, limit: int) -> list[Lo
     """See `Storage.read_log`."""
     rows: Sequence[Any] = tx.all(_READ, {"of_job": job_id, "after": after, "most": limit})
     return [LogLine(*row) for row in rows]
-
-
-def get_progress(tx: Transaction, database: Database, ids: Sequence[str]) -> list[Progress | None]:
-    """See `Storage.get_progress`."""
-    rows: Sequence[Any] = tx.all(_GET_PROGRESS, {"ids": database.among(ids)})
-    found = {row[0]: Progress(*row[1:]) for row in rows}
-    return [found.get(id) for id in ids]

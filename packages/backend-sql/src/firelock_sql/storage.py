@@ -9,16 +9,17 @@ from typing_extensions import override
 
 from firelock.storage import (
     Applied,
-    Attempt,
     Claim,
+    ClaimRequest,
     Counts,
+    DerivedStorage,
     Exchange,
     FailureGroup,
     Feature,
     Finding,
     Held,
-    HistoryEntry,
     JobFilter,
+    JobHistory,
     JobRecord,
     LogLine,
     NewJob,
@@ -33,13 +34,11 @@ from firelock.storage import (
     Rollup,
     SchemaState,
     SessionRecord,
-    Storage,
     Taken,
     Transition,
 )
 from firelock_sql import continuations, find, locks, logs, metrics, records, schema, sessions, upkeep
 from firelock_sql import recurring as _recurring
-from firelock_sql.claim import ClaimRequest
 from firelock_sql.insert import insert_jobs
 from firelock_sql.settle import apply_transitions
 
@@ -53,7 +52,7 @@ _PRUNED_AT_ONCE = 500
 _LOCKS_EVERY = 3_600_000_000
 
 
-class SqlStorage(Storage):
+class SqlStorage(DerivedStorage):
     """A storage in an SQL database."""
 
     contract = 1
@@ -81,8 +80,8 @@ class SqlStorage(Storage):
     def migrate(self) -> list[str]:
         return schema.migrate(self._database)
 
-    @override
     def migration_sql(self) -> list[str]:
+        """See `SqlSchema.migration_sql`."""
         return schema.statements(self._database)
 
     @override
@@ -119,27 +118,18 @@ class SqlStorage(Storage):
         return self._database.join(within, lambda tx: insert_jobs(tx, self._database, jobs))
 
     @override
-    def claim(self, queues: Sequence[str] | None, limit: int, session: str, now: int) -> Claim:
-        return self._engine.claim(ClaimRequest(queues, limit, session, now))
+    def claim(self, request: ClaimRequest) -> Claim:
+        return self._engine.claim(request)
 
     @override
-    def apply(self, transitions: Sequence[Transition]) -> list[Applied]:
-        return self._engine.apply(transitions)
-
-    @override
-    def apply_within(self, transitions: Sequence[Transition], within: object) -> list[Applied]:
+    def apply(self, transitions: Sequence[Transition], *, within: object | None = None) -> list[Applied]:
+        if within is None:
+            return self._engine.apply(transitions)
         return self._database.join(within, lambda tx: apply_transitions(tx, self._database, transitions))
 
     @override
-    def exchange(
-        self,
-        transitions: Sequence[Transition],
-        queues: Sequence[str] | None,
-        limit: int,
-        session: str,
-        now: int,
-    ) -> Exchange:
-        return self._engine.exchange(transitions, ClaimRequest(queues, limit, session, now))
+    def exchange(self, transitions: Sequence[Transition], request: ClaimRequest) -> Exchange:
+        return self._engine.exchange(transitions, request)
 
     @override
     def wait(self, queues: Sequence[str] | None, timeout_seconds: float) -> bool:
@@ -260,12 +250,10 @@ class SqlStorage(Storage):
         )
 
     @override
-    def history(self, job_id: str) -> list[HistoryEntry]:
-        return self._database.read(lambda tx: find.get_history(tx, job_id))
-
-    @override
-    def errors(self, job_id: str) -> list[Attempt]:
-        return self._database.read(lambda tx: find.get_errors(tx, job_id))
+    def history(self, job_id: str) -> JobHistory:
+        return self._database.read(
+            lambda tx: JobHistory(find.get_history(tx, job_id), find.get_errors(tx, job_id))
+        )
 
     @override
     def counts(self) -> Counts:
@@ -294,10 +282,6 @@ class SqlStorage(Storage):
     @override
     def read_log(self, job_id: str, *, after: int = 0, limit: int = 100) -> list[LogLine]:
         return self._database.read(lambda tx: logs.read_log(tx, job_id, after=after, limit=limit))
-
-    @override
-    def get_progress(self, ids: Sequence[str]) -> list[Progress | None]:
-        return self._database.read(lambda tx: logs.get_progress(tx, self._database, ids)) if ids else []
 
     # ---- recurring ---------------------------------------------------------------------------------------
 

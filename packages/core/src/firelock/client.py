@@ -32,7 +32,7 @@ from firelock.job import Job, Observation, reads
 from firelock.lifecycle import awaiting_reason
 from firelock.options import Call, CallOptions, TaskInfo
 from firelock.storage import Applied, JobFilter, Storage
-from firelock.storage.defaults import insert_surely
+from firelock.storage.derived import insert_surely
 from firelock.text import shown
 from firelock.values import Edge, JobRecord, NewJob, On, State
 
@@ -235,7 +235,7 @@ class Client:
         is_later = due_at is not None and due_at > now
         queue, priority = options.queue, options.priority
         return NewJob(
-            self.storage.new_id(),
+            self.storage.new_ids(1)[0],
             info.name,
             text,
             self.serializer.name,
@@ -260,7 +260,7 @@ class Client:
             raise ConfigurationError(message)
         job = self._new_job(attrs.evolve(call, options=attrs.evolve(options, on=None)))
         on = options.on or On.SUCCEEDED
-        job.id = self.storage.new_id(parent_id)
+        job.id = self.storage.new_ids(1, parent_id)[0]
         job.state, job.due_at, job.nominal_at = State.AWAITING, None, None
         job.reason = awaiting_reason(on, parent_id)
         job.parents = (Edge(parent_id, on),)
@@ -326,7 +326,7 @@ class Client:
         """
         if record.state is not State.DELETED:
             return f"it is {record.state}, not deleted"
-        former = lifecycle.former(self.storage.history(record.id))
+        former = lifecycle.former(self.storage.history(record.id).entries)
         if former is None:
             return "its history does not tell what it was"
         refusal = former.refusal

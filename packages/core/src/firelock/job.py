@@ -313,13 +313,13 @@ class Job(Generic[R]):
 
     def history(self) -> list[JobStep]:
         """Return the job's steps, oldest first."""
-        return [JobStep.of(entry) for entry in self._client.storage.history(self.id)]
+        return [JobStep.of(entry) for entry in self._client.storage.history(self.id).entries]
 
     ahistory = twin(history)
 
     def errors(self) -> list[FailedAttempt]:
         """Return its failed attempts with tracebacks, oldest first."""
-        return [FailedAttempt.of(attempt) for attempt in self._client.storage.errors(self.id)]
+        return [FailedAttempt.of(attempt) for attempt in self._client.storage.history(self.id).errors]
 
     aerrors = twin(errors)
 
@@ -333,8 +333,8 @@ class Job(Generic[R]):
 
     def progress(self) -> JobProgress | None:
         """Return how far the job last said it was."""
-        progress = self._client.storage.get_progress((self.id,))[0]
-        return None if progress is None else JobProgress.of(progress)
+        record = self._client.storage.get((self.id,))[0]
+        return None if record is None or record.progress is None else JobProgress.of(record.progress)
 
     aprogress = twin(progress)
 

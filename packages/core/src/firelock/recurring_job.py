@@ -14,7 +14,7 @@ from firelock.clock import from_micros
 from firelock.cron import Cron, Every, schedule_from_json
 from firelock.errors import ConfigurationError
 from firelock.storage import RecurringRecord
-from firelock.storage.defaults import unknown_fields
+from firelock.storage.derived import unknown_fields
 from firelock.text import shown
 from firelock.values import NewJob, State
 

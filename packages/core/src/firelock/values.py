@@ -170,6 +170,14 @@ class Attempt:
 
 
 @attrs.frozen
+class JobHistory:
+    """What a job has been through; both are empty for an unknown one."""
+
+    entries: list[HistoryEntry]  # its creation, then one step after another that was not silent
+    errors: list[Attempt]  # oldest first, the last 20 at most
+
+
+@attrs.frozen
 class Progress:
     """How far a running job says it is."""
 
@@ -192,7 +200,7 @@ class LogLine:
 
 @attrs.frozen
 class JobRecord:
-    """A job as it is stored, without its history, tracebacks, log lines and progress."""
+    """A job as it is stored, without its history, tracebacks and log lines."""
 
     id: str
     task: str
@@ -225,6 +233,7 @@ class JobRecord:
     result: str | None = None  # serialized; None until succeeded
     result_absent: str | None = None  # why a succeeded job has no result
     parents: tuple[Edge, ...] = ()
+    progress: Progress | None = None  # how far it last said it is; stored apart, so `find` may leave it out
 
     @property
     def is_final(self) -> bool:
@@ -358,6 +367,16 @@ _IN_STORAGE = frozenset({Applied.APPLIED, Applied.RELEASING, Applied.ALREADY})
 
 
 # ---- claiming --------------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class ClaimRequest:
+    """What a session asks for when it claims."""
+
+    queues: Sequence[str] | None  # in the order in which they are taken; None: all, each getting its share
+    limit: int  # jobs at most
+    session: str
+    now: int  # stamp of what is claimed
 
 
 @attrs.frozen

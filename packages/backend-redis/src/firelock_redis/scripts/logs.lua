@@ -41,11 +41,4 @@ function verbs.read(id, after, limit)
   return call('LRANGE', key, int(start), int(start + limit - 1))
 end
 
--- ARGV from 3: ids, at most a thousand. Reply the progress of each, nil where there is none.
-function verbs.progress()
-  local keys = {}
-  for place = 3, #ARGV do keys[place - 2] = base .. 'o:' .. ARGV[place] end
-  return call('MGET', unpack(keys))
-end
-
 return run(verbs)

@@ -5,7 +5,7 @@
 local verbs = {}
 
 -- Jobs as they are stored, as many of those asked for as fit into a megabyte but at least one. ARGV from 3: ids. Reply
--- record and payload of each, nil for none, in the order asked; where there are fewer, the rest was left out.
+-- record, payload and progress of each, nil for none, in the order asked; where there are fewer, the rest was left out.
 function verbs.get()
   local reply, size = {}, 0
   for first = 3, #ARGV, 10 do
@@ -13,9 +13,12 @@ function verbs.get()
     local last = math.min(first + 9, #ARGV)
     local records = call('HMGET', base .. 'jobs', unpack(ARGV, first, last))
     local payloads = call('HMGET', base .. 'payloads', unpack(ARGV, first, last))
+    local keys = {}
+    for place = first, last do keys[place - first + 1] = base .. 'o:' .. ARGV[place] end
+    local told = call('MGET', unpack(keys))
     for number, text in ipairs(records) do
-      local payload, place = payloads[number], 2 * (first + number) - 7
-      reply[place], reply[place + 1] = text, payload
+      local payload, place = payloads[number], 3 * (first + number) - 11
+      reply[place], reply[place + 1], reply[place + 2] = text, payload, told[number]
       size = size + #(text or '') + #(payload or '')
     end
   end

@@ -21,6 +21,7 @@ from typing_extensions import override
 from firelock.storage import (
     Applied,
     Claim,
+    ClaimRequest,
     Exchange,
     NewJob,
     State,
@@ -36,7 +37,6 @@ from firelock_sql.claim import (
     READY,
     SERVER,
     SERVING,
-    ClaimRequest,
     Found,
     ReadyRow,
     Taken,

@@ -13,8 +13,8 @@ from psycopg.errors import UniqueViolation
 from sqlalchemy import select
 from typing_extensions import override
 
-from firelock.storage import Applied, Claim, Exchange, NewJob, Transition
-from firelock_sql.claim import ClaimRequest, Taken, claimed_job, serving
+from firelock.storage import Applied, Claim, ClaimRequest, Exchange, NewJob, Transition
+from firelock_sql.claim import Taken, claimed_job, serving
 from firelock_sql.job_engine import KIND, Held, JobEngine, Parted, are_plain, kind
 from firelock_sql.postgresql.connect import number_array, text_array
 from firelock_sql.postgresql.lanes import Lanes, Look

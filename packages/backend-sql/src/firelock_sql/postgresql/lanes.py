@@ -18,7 +18,7 @@ from typing import Any
 
 import attrs
 
-from firelock_sql.claim import ClaimRequest
+from firelock.storage import ClaimRequest
 from firelock_sql.postgresql.connect import number_array, text_array
 
 __all__ = ["Lanes", "Look", "Probe"]

@@ -413,7 +413,8 @@ class Story:
         events = _merged(sorted(events, key=lambda event: event.seconds))
         self.records = {record.id: record for record in records}
         running = [record for record in records if record.state is State.PROCESSING]
-        progress = self._storage.get_progress([record.id for record in running]) if running else []
+        told = self._storage.get([record.id for record in running]) if running else []
+        progress = [record.progress if record else None for record in told]
         return Moment(
             self._second(self._storage.clock()),
             self.length,
@@ -426,7 +427,7 @@ class Story:
     def _news_of(self, record: JobRecord) -> list[Happened]:
         if self.records.get(record.id) == record and record.state is not State.PROCESSING:
             return []
-        steps = self._storage.history(record.id)
+        steps = self._storage.history(record.id).entries
         lines = self._storage.read_log(record.id, after=self._seen_lines.get(record.id, 0))
         if lines:
             self._seen_lines[record.id] = lines[-1].number

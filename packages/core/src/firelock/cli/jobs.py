@@ -181,21 +181,20 @@ def _show(options: argparse.Namespace, screen: Screen) -> None:
         now = app.client.clock.now()
         children = list(app.jobs.page(JobFilter(parent_id=job.id), limit=_CHILDREN, oldest_first=True))
         storage = app.storage
-        history, errors = storage.history(job.id), storage.errors(job.id)
-        (progress,) = storage.get_progress([job.id])
+        history, progress = storage.history(job.id), job.record().progress
         log = storage.read_log(job.id, limit=_LOG_LINES)
     if screen.is_json:
         screen.json({
             **job_answer(job.record()),
-            "history": answer_of(history), "errors": answer_of(errors), "log": answer_of(log),
+            "history": answer_of(history.entries), "errors": answer_of(history.errors), "log": answer_of(log),
             "progress": answer_of(progress), "continuations": [child.id for child in children],
         })  # fmt: skip
         return
     record = job.record()
     screen.line(Cell(f"Job {record.id}", "bold"), "  ", state_cell(record.state))
     screen.facts([*_what(record), *_when(record, now), *_end(record, progress, children)], indent=2)
-    _show_history(screen, history)
-    _show_errors(screen, errors)
+    _show_history(screen, history.entries)
+    _show_errors(screen, history.errors)
     _show_log(screen, log)
 
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from firelock.cli.commands import Exit, describe
 from firelock.cli.screen import Cell, Screen
 from firelock.cli.source import open_app
+from firelock.errors import UnsupportedFeature
+from firelock.storage import SqlSchema
 
 if TYPE_CHECKING:
     from firelock.app import Firelock
@@ -37,8 +39,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _print_sql(app: Firelock, screen: Screen) -> int:
+    storage = app.storage
     try:
-        statements = app.storage.migration_sql()
+        if not isinstance(storage, SqlSchema):
+            message = f"Storage {storage.url} has no SQL; firelock migrate does what is to be done."
+            raise UnsupportedFeature(message)
+        statements = storage.migration_sql()
     finally:
         app.close()
     if screen.is_json:

@@ -31,7 +31,7 @@ from firelock.storage import (
     PartlyUnavailable,
     Rollup,
 )
-from firelock.storage.defaults import insert_surely
+from firelock.storage.derived import insert_surely
 from firelock.text import shown
 from firelock.values import JobRecord, NewJob, State, Transition
 
@@ -267,8 +267,8 @@ class Jobs:
 
     def progress(self, ids: Sequence[str]) -> list[JobProgress | None]:
         """Return how far each job says it is, one result an id; None where it says nothing."""
-        stored = self._client.storage.get_progress(_ids(ids))
-        return [None if one is None else JobProgress.of(one) for one in stored]
+        records = self._client.storage.get(_ids(ids))
+        return [JobProgress.of(one.progress) if one and one.progress else None for one in records]
 
     aprogress = twin(progress)
 
@@ -382,7 +382,7 @@ class Jobs:
         client, record = self._client, self._record(job_id)
         client.check_makes_jobs()
         job = NewJob(
-            client.storage.new_id(), record.task, record.arguments, record.serializer, record.queue,
+            client.storage.new_ids(1)[0], record.task, record.arguments, record.serializer, record.queue,
             record.priority, State.ENQUEUED, client.clock.now(), tags=record.tags,
             reason=f"copied from {record.id}" if reason is None else reason,
             timeout_seconds=record.timeout_seconds, retry=record.retry,

@@ -39,7 +39,7 @@ from firelock.recurring_job import (
     newer_words,
 )
 from firelock.storage import JobFilter, RecurringRecord, Storage
-from firelock.storage.defaults import insert_surely
+from firelock.storage.derived import insert_surely
 from firelock.task import TaskVerbs
 from firelock.text import shown
 
@@ -371,7 +371,7 @@ class Recurring:
         self._client.check_makes_jobs()
         now = self._client.clock.now()
         # Derived like those of its instants: with partitions they lie together, and one may wait for another.
-        job_id = derived_id("by hand", record.id, self._client.storage.new_id())
+        job_id = derived_id("by hand", record.id, self._client.storage.new_ids(1)[0])
         job = job_of(record, job_id, now, now, "triggered by hand")
         insert_surely(self._client.storage, (job,))
         if self._client.plugins.has_jobs_created:

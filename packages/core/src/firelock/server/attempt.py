@@ -225,7 +225,7 @@ class JobRunner:
     def _complete(self, run: Run, within: object, result: object) -> None:
         """The job succeeds with the task's own transaction; the end that is sent later is a repeat."""
         transition = self._succeeded(run, self._clock.now(), result)
-        applied = self._storage.apply_within([transition], within)[0]
+        applied = self._storage.apply([transition], within=within)[0]
         if not applied.is_applied:
             message = "the job is no longer this run's; nothing of its transaction may stay"
             raise JobCancelled(message)

@@ -21,7 +21,7 @@ from firelock.errors import StorageError, StorageUnavailable
 from firelock.server.attempt import CancelKind, EndedRun, Run
 from firelock.server.failure import describe_failure
 from firelock.server.workers import FLUSH_SIZE, FULL_PAUSE, ClaimedRun, WorkerContext, Workers
-from firelock.storage import Applied, Claim, Exchange, Held
+from firelock.storage import Applied, Claim, ClaimRequest, Exchange, Held
 from firelock.values import ClaimedJob, Holder, Settled, State, Transition
 
 if TYPE_CHECKING:
@@ -215,10 +215,10 @@ class Dispatcher:
         transitions = self._settler.transitions()
         holder = self._holder
         if limit and holder is not None:
-            now, order = self._clock.now(), self._queues.order()
+            request = ClaimRequest(self._queues.order(), limit, holder.session, self._clock.now())
             if transitions:
-                return self._settler.exchange(transitions, order, limit, holder.session, now)
-            return Exchange([], self._storage.claim(order, limit, holder.session, now))
+                return self._settler.exchange(transitions, request)
+            return Exchange([], self._storage.claim(request))
         return Exchange(self._settler.apply(transitions) if transitions else [], Claim([]))
 
     def _give_out(self, claim: Claim, limit: int) -> bool:
@@ -443,12 +443,10 @@ class _Settler:
 
     # ---- sending -----------------------------------------------------------------------------------------
 
-    def exchange(
-        self, transitions: list[Transition], order: Sequence[str] | None, limit: int, session: str, now: int
-    ) -> Exchange:
+    def exchange(self, transitions: list[Transition], request: ClaimRequest) -> Exchange:
         """Settle and claim in one; where that is refused, settle alone, so that a bad claim loses no end."""
         try:
-            return self._storage.exchange(transitions, order, limit, session, now)
+            return self._storage.exchange(transitions, request)
         except StorageUnavailable:
             raise
         except StorageError:

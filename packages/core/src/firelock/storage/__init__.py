@@ -11,20 +11,18 @@ from firelock.errors import (
 )
 from firelock.ids import new_id, new_ids
 from firelock.lifecycle import HISTORY_LIMIT, Upkeep, bounded_history, continuation_target, waiting_reason
-from firelock.storage import selection, steps
-from firelock.storage.address import shown_url
-from firelock.storage.contract import CONTRACT, Storage
-from firelock.storage.defaults import (
+from firelock.storage import rules
+from firelock.storage.contract import CONTRACT, SqlSchema, Storage, shown_url
+from firelock.storage.derived import (
+    DerivedStorage,
     add_rollups,
-    forget_job,
-    next_recurring_at,
-    prune_locks,
-    prune_rollups,
     read_recurring,
     recurring_json,
+    with_progress,
     with_progress_of,
 )
-from firelock.storage.steps import StoredJob
+from firelock.storage.row_storage import Rows, RowStorage
+from firelock.storage.rules import StoredJob
 from firelock.storage.waiting import ANY_QUEUE, Waiting
 from firelock.values import (
     DURATION_BUCKETS,
@@ -33,6 +31,7 @@ from firelock.values import (
     Attempt,
     Claim,
     ClaimedJob,
+    ClaimRequest,
     Counts,
     Edge,
     ErrorInfo,
@@ -43,6 +42,7 @@ from firelock.values import (
     Held,
     HistoryEntry,
     JobFilter,
+    JobHistory,
     JobRecord,
     LogLine,
     NewJob,
@@ -74,8 +74,10 @@ __all__ = [
     "Applied",
     "Attempt",
     "Claim",
+    "ClaimRequest",
     "ClaimedJob",
     "Counts",
+    "DerivedStorage",
     "Edge",
     "ErrorInfo",
     "Exchange",
@@ -85,6 +87,7 @@ __all__ = [
     "Held",
     "HistoryEntry",
     "JobFilter",
+    "JobHistory",
     "JobNotFound",
     "JobRecord",
     "LogLine",
@@ -101,9 +104,12 @@ __all__ = [
     "RecurringRecord",
     "Renewal",
     "Rollup",
+    "RowStorage",
+    "Rows",
     "SchemaMismatch",
     "SchemaState",
     "SessionRecord",
+    "SqlSchema",
     "State",
     "Storage",
     "StorageError",
@@ -117,17 +123,13 @@ __all__ = [
     "add_rollups",
     "bounded_history",
     "continuation_target",
-    "forget_job",
     "new_id",
     "new_ids",
-    "next_recurring_at",
-    "prune_locks",
-    "prune_rollups",
     "read_recurring",
     "recurring_json",
-    "selection",
+    "rules",
     "shown_url",
-    "steps",
     "waiting_reason",
+    "with_progress",
     "with_progress_of",
 ]  # fmt: skip

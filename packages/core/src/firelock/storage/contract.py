@@ -1,33 +1,33 @@
-"""The storage contract: one class.
+"""The storage contract: one abstract class.
 
 A storage keeps jobs and applies guarded changes; it decides nothing that `lifecycle` does not give as data.
 Every verb is thread-safe, takes and gives batches, and is one atomic step unless it says otherwise. Its own
 clock judges what is due or dead and stamps what it moves by itself; callers' instants only stamp. A driver's
 exception never leaves it: it becomes `StorageUnavailable` (trying again may help) or `StorageError` (not).
-Verbs with a body are derived from others. See docs/writing-a-storage.md; `firelock.testing` proves all this.
+`DerivedStorage` makes some verbs out of others. See docs/writing-a-storage.md; `firelock.testing` proves all.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import ClassVar
+from contextlib import AbstractContextManager
+from typing import ClassVar, Protocol, runtime_checkable
+from urllib.parse import urlsplit, urlunsplit
 
-from firelock.ids import new_id, new_ids
-from firelock.storage import defaults
+from firelock.errors import StorageError
 from firelock.values import (
     Applied,
-    Attempt,
     Claim,
+    ClaimRequest,
     Counts,
     Exchange,
     FailureGroup,
     Feature,
     Finding,
     Held,
-    HistoryEntry,
     JobFilter,
+    JobHistory,
     JobRecord,
     LogLine,
     NewJob,
@@ -46,7 +46,7 @@ from firelock.values import (
     Transition,
 )
 
-__all__ = ["CONTRACT", "Storage"]
+__all__ = ["CONTRACT", "SqlSchema", "Storage", "shown_url"]
 
 CONTRACT = 1
 
@@ -70,17 +70,9 @@ class Storage(ABC):
             SchemaMismatch: the stored schema is newer than this code.
         """
 
-    def migration_sql(self) -> list[str]:
-        """Return the statements by which somebody else does what `migrate` would; none where it is done.
-
-        Raises:
-            UnsupportedFeature: this storage has no such language.
-        """
-        return defaults.migration_sql(self)
-
+    @abstractmethod
     def schema(self) -> SchemaState:
         """Return the stored schema's version and the wanted one."""
-        return SchemaState(CONTRACT, CONTRACT)
 
     @abstractmethod
     def clear(self) -> None:
@@ -94,22 +86,17 @@ class Storage(ABC):
     def clock(self) -> int:
         """Return the storage's own time in micros, `clock_offset` included."""
 
-    def new_id(self, parent: str | None = None) -> str:  # noqa: ARG002 - a storage with partitions reads it
-        """Return an id for a new job; one that must lie beside its parent names it."""
-        return new_id()
+    @abstractmethod
+    def new_ids(self, count: int, parent: str | None = None) -> list[str]:
+        """Return ids for new jobs in ascending order; those that must lie beside their parent name it."""
 
-    def new_ids(self, count: int) -> list[str]:
-        """Return ids for jobs without parents, in ascending order."""
-        make = type(self).new_id
-        return new_ids(count) if make is Storage.new_id else [make(self) for _ in range(count)]
-
+    @abstractmethod
     def describe(self) -> Mapping[str, str]:
         """Return what a server says at its start and `doctor` shows."""
-        return {"storage": self.url}
 
+    @abstractmethod
     def diagnose(self) -> list[Finding]:
         """Return what is wrong with the storage itself and how to mend it."""
-        return []
 
     # ---- the hot path ------------------------------------------------------------------------------------
 
@@ -133,7 +120,7 @@ class Storage(ABC):
         """
 
     @abstractmethod
-    def claim(self, queues: Sequence[str] | None, limit: int, session: str, now: int) -> Claim:
+    def claim(self, request: ClaimRequest) -> Claim:
         """Up to `limit` enqueued jobs are processing for this session; return them in the order to run them.
 
         Queues are taken in the order given, a later one only when the former ones are empty; None means every
@@ -148,7 +135,7 @@ class Storage(ABC):
         """
 
     @abstractmethod
-    def apply(self, transitions: Sequence[Transition]) -> list[Applied]:
+    def apply(self, transitions: Sequence[Transition], *, within: object | None = None) -> list[Applied]:
         """Each transition whose guards hold is written; return one result a transition, in order.
 
         Written are: state, reason, `changed_at` = at; `ended_at` = at and `expires_at` (both empty where
@@ -167,49 +154,37 @@ class Storage(ABC):
         the tail is gone. The end of a job with children puts it on the releasing list in the same step.
         `ALREADY` answers a settle alone, and never one of a job with a tail.
 
-        Several transitions of one job are applied in order. One refused never hinders another.
-        """
-
-    def apply_within(self, transitions: Sequence[Transition], within: object) -> list[Applied]:
-        """`apply` as part of a transaction of the caller's in the same database, to commit or roll back.
+        Several transitions of one job are applied in order. One refused never hinders another. `within` as in
+        `insert`.
 
         Raises:
-            UnsupportedFeature: `Feature.TRANSACTIONAL_ENQUEUE` is not offered.
+            UnsupportedFeature: `within` is given and not offered.
         """
-        return defaults.apply_within(self, transitions, within)
 
-    def exchange(
-        self,
-        transitions: Sequence[Transition],
-        queues: Sequence[str] | None,
-        limit: int,
-        session: str,
-        now: int,
-    ) -> Exchange:
+    @abstractmethod
+    def exchange(self, transitions: Sequence[Transition], request: ClaimRequest) -> Exchange:
         """`apply`, then `claim`: one round trip or one transaction where the storage can.
 
         An error that is not a lost connection is met by each alone, so that a bad claim never loses a settle.
         """
-        results = self.apply(transitions) if transitions else []
-        return Exchange(results, self.claim(queues, limit, session, now))
 
-    def wait(self, queues: Sequence[str] | None, timeout_seconds: float) -> bool:  # noqa: ARG002
+    @abstractmethod
+    def wait(self, queues: Sequence[str] | None, timeout_seconds: float) -> bool:
         """Return True as soon as there may be work, False after the timeout; a hint, the poll is the truth.
 
         True also where the next due instant has become earlier than `claim` or `promote` said last.
         """
-        return defaults.wait(self, timeout_seconds)
 
+    @abstractmethod
     def interrupt(self) -> None:
         """Every `wait` under way in this process returns soon."""
-        defaults.interrupt(self)
 
+    @abstractmethod
     def one_step(self) -> AbstractContextManager[object]:
         """Verbs that this thread calls within the block are one atomic step, where a storage can do that.
 
         Without it the derived verbs are still right, but a firing that an edit overtakes may leave its jobs.
         """
-        return nullcontext()
 
     # ---- sessions ----------------------------------------------------------------------------------------
 
@@ -294,7 +269,7 @@ class Storage(ABC):
 
     @abstractmethod
     def get(self, ids: Sequence[str]) -> list[JobRecord | None]:
-        """Return one record an id, same order; None where unknown."""
+        """Return one record an id, with its progress, same order; None where unknown."""
 
     @abstractmethod
     def find(
@@ -311,79 +286,72 @@ class Storage(ABC):
         """
 
     @abstractmethod
-    def history(self, job_id: str) -> list[HistoryEntry]:
-        """Return the job's steps, oldest first: its creation, then one for each that was not silent.
+    def history(self, job_id: str) -> JobHistory:
+        """Return the job's steps and its failed attempts with their tracebacks, each oldest first.
 
-        At most `lifecycle.HISTORY_LIMIT` entries, one of them for a middle left out. None for an unknown job.
+        At most `lifecycle.HISTORY_LIMIT` steps, one of them for a middle left out; the last 20 attempts.
         """
-
-    @abstractmethod
-    def errors(self, job_id: str) -> list[Attempt]:
-        """Return the failed attempts with their tracebacks, oldest first, at most the last 20."""
 
     @abstractmethod
     def counts(self) -> Counts:
         """Return how many jobs are in each state and queue; exact, and cheap at any size."""
 
+    @abstractmethod
     def failure_groups(self, limit: int) -> list[FailureGroup]:
         """Return failed jobs grouped by fingerprint, largest group first; looks at the newest 10,000."""
-        return defaults.failure_groups(self, limit)
 
+    @abstractmethod
     def record_metrics(self, rollups: Sequence[Rollup]) -> None:
         """The counts, durations and histograms are added to those stored."""
-        defaults.record_metrics(self, rollups)
 
+    @abstractmethod
     def timeline(
         self, since: int, until: int, *, task: str | None = None, queue: str | None = None
     ) -> list[Rollup]:
         """Return the rollups of minutes in [since, until), in order of minute."""
-        return defaults.timeline(self, since, until, task=task, queue=queue)
 
+    @abstractmethod
     def append_logs(self, lines: Mapping[str, Sequence[LogLine]], progress: Mapping[str, Progress]) -> None:
         """The lines are added to their jobs' logs and the progress replaces the former.
 
         Unknown jobs are passed over. A line's `number` is given by the storage. The newest 1,000 lines stay.
         """
-        defaults.append_logs(self, lines, progress)
 
+    @abstractmethod
     def read_log(self, job_id: str, *, after: int = 0, limit: int = 100) -> list[LogLine]:
         """Return log lines with a number above `after`, in order."""
-        return defaults.read_log(self, job_id, after=after, limit=limit)
-
-    def get_progress(self, ids: Sequence[str]) -> list[Progress | None]:
-        """Return the last progress of each job, None where there is none."""
-        return defaults.get_progress(self, ids)
 
     # ---- recurring ---------------------------------------------------------------------------------------
 
+    @abstractmethod
     def put_recurring(self, recurring: RecurringRecord, *, keep_progress: bool) -> RecurringRecord | None:
         """The definition is stored with version + 1 if its stored version is still `recurring.version`.
 
         Version 0 means that none is stored. With `keep_progress` the stored progress (`next_at` to `owed_at`)
         stays whatever it is by then. Return what is now stored, None where the version had moved on.
         """
-        return defaults.put_recurring(self, recurring, keep_progress=keep_progress)
 
+    @abstractmethod
     def get_recurring(self, recurring_id: str) -> RecurringRecord | None:
         """Return the definition, None where unknown."""
-        return defaults.get_recurring(self, recurring_id)
 
+    @abstractmethod
     def list_recurring(self, *, after: str = "", limit: int = 100) -> list[RecurringRecord]:
         """Return definitions in order of id, by code points, those above `after`.
 
         One that a newer version wrote, or that cannot be read, is among them, here and where due: its fields
         as far as they are known, the whole in `newer`. What is put or fired with it leaves the rest as it is.
         """
-        return defaults.list_recurring(self, after=after, limit=limit)
 
+    @abstractmethod
     def remove_recurring(self, recurring_id: str) -> bool:
         """The definition is gone; return whether there was one. Jobs it made stay."""
-        return defaults.remove_recurring(self, recurring_id)
 
+    @abstractmethod
     def due_recurring(self, limit: int) -> list[RecurringRecord]:
         """Return definitions that are due by the storage's clock and not paused, longest due first."""
-        return defaults.due_recurring(self, limit)
 
+    @abstractmethod
     def fire_recurring(
         self, recurring: RecurringRecord, expected_next_at: int, jobs: Sequence[NewJob]
     ) -> bool:
@@ -392,25 +360,24 @@ class Storage(ABC):
         Only if the stored `next_at` is the expected one, the version `recurring`'s, and it is not paused;
         else False. The jobs' ids are derived from definition and instant, so that a repeat makes none twice.
         """
-        return defaults.fire_recurring(self, recurring, expected_next_at, jobs)
 
     # ---- locks and small records ---------------------------------------------------------------------------
 
+    @abstractmethod
     def acquire_lock(self, name: str, owner: str, ttl_seconds: float) -> int | None:
         """Return a fencing token if the lock was free or its life had ended, else None.
 
         Tokens of one name only grow, also after release, and after it was pruned. Its holder gets the same
         token again and a new life.
         """
-        return defaults.acquire_lock(self, name, owner, ttl_seconds)
 
+    @abstractmethod
     def renew_lock(self, name: str, owner: str, fence: int, ttl_seconds: float) -> bool:
         """The lock lives on for the ttl from now; False where it is not this owner's with this token."""
-        return defaults.renew_lock(self, name, owner, fence, ttl_seconds)
 
+    @abstractmethod
     def release_lock(self, name: str, owner: str, fence: int) -> bool:
         """The lock is free; False where it was no longer this owner's with this token."""
-        return defaults.release_lock(self, name, owner, fence)
 
     @abstractmethod
     def put_record(
@@ -432,3 +399,30 @@ class Storage(ABC):
     @abstractmethod
     def delete_record(self, kind: str, key: str, *, expected_version: int | None = None) -> bool:
         """The record is gone; False where there was none or its version is not the expected one."""
+
+
+@runtime_checkable
+class SqlSchema(Protocol):
+    """A storage whose schema somebody else can make, by statements; not every storage has such a language."""
+
+    def migration_sql(self) -> list[str]:
+        """Return the statements that do what `migrate` would; none where it is done."""
+        ...
+
+
+def shown_url(url: str) -> str:
+    """Return a URL without its password, for `Storage.url`, messages and logs.
+
+    Raises:
+        StorageError: it cannot be read, and so not be shown: a password may stand anywhere in it.
+    """
+    try:
+        parts = urlsplit(url)
+        secret = parts.password
+    except ValueError as error:
+        message = "The storage URL cannot be read; a bracket or port in it is wrong."
+        raise StorageError(message) from error
+    if secret is None:
+        return url
+    user, _, host = parts.netloc.rpartition("@")
+    return urlunsplit(parts._replace(netloc=f"{user.partition(':')[0]}:***@{host}"))

@@ -81,9 +81,9 @@ class Waiting:
 
     def wait(self, queues: Sequence[str] | None, timeout_seconds: float) -> bool:
         """See `Storage.wait`."""
-        deadline, key = time.monotonic() + timeout_seconds, _key(queues)
+        deadline = time.monotonic() + timeout_seconds
         with self.changed:
-            interrupts = self._interrupts
+            interrupts, key = self._interrupts, _key(queues)
             self._waiters += 1
             try:
                 while True:

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 
 from firelock.client import GroupCommit, Results
 from firelock.job import Observation, reads
-from firelock.memory import MemoryStorage, changes
-from firelock.storage import Applied, Feature, selection
+from firelock.memory import MemoryStorage
+from firelock.storage import Applied, Feature, rules
 from firelock.testing.faults import FaultyStorage
 from firelock.values import ClaimedJob, NewJob, Transition
 
@@ -51,15 +51,11 @@ class StillStorage(MemoryStorage):
         with self._tick():
             return super().insert(jobs)
 
-    def apply(self, transitions: Sequence[Transition]) -> list[Applied]:
-        """See `Storage.apply`."""
+    def apply(self, transitions: Sequence[Transition], *, within: object | None = None) -> list[Applied]:
+        """See `Storage.apply`; as with `insert`, it is applied at once."""
+        del within
         with self._tick():
             return super().apply(transitions)
-
-    def apply_within(self, transitions: Sequence[Transition], within: object) -> list[Applied]:
-        """See `Storage.apply_within`; as with `insert`, it is applied at once."""
-        del within
-        return self.apply(transitions)
 
     def release(self, limit: int) -> int:
         """See `Storage.release`."""
@@ -70,11 +66,13 @@ class StillStorage(MemoryStorage):
         """The job is processing for this session, out of its turn; None where no claim would take it."""
         with self._open() as store:
             living, row = store.sessions.living(session), store.table.rows[job_id]
-            is_paused = selection.is_pausing(self.get_record("queue", row.record.queue))
+            is_paused = rules.is_pausing(self.get_record("queue", row.record.queue))
             if living is None or not row.is_ready or is_paused:
                 return None
             name = living.session.server
-            return changes.claim(store.table, row, session=session, server=name, now=now).claimed()
+            claimed = rules.claimed_by(row, session, name, now=now)
+            store.table.put(claimed)
+            return claimed.claimed()
 
     def descendants(self, job_id: str) -> list[str]:
         """Return the ids of the job's continuations and of theirs, in the order in which they were made."""

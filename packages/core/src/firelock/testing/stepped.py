@@ -16,7 +16,7 @@ from firelock.ids import new_id
 from firelock.lifecycle import Upkeep, handed_back
 from firelock.server.attempt import CancelKind, EndedRun, JobRunner, Run
 from firelock.server.scheduler import fire_due
-from firelock.storage import Applied, NewSession
+from firelock.storage import Applied, ClaimRequest, NewSession
 from firelock.testing.private import StillStorage
 from firelock.values import ClaimedJob, Holder, Settled, State
 
@@ -116,7 +116,7 @@ class SteppedServer:
     def next_job(self, queues: Sequence[str] | None) -> ClaimedJob | None:
         """Return the job that a server would take next; it is claimed. None when nothing is due."""
         self.bring_due()
-        claim = self._storage.claim(queues, 1, self._holder.session, self._clock.now())
+        claim = self._storage.claim(ClaimRequest(queues, 1, self._holder.session, self._clock.now()))
         return claim.jobs[0] if claim.jobs else None
 
     def claim_only(self, job_id: str) -> ClaimedJob | None:

@@ -121,7 +121,7 @@ def show_job(visit: Visit) -> Response:
 def show_history(visit: Visit) -> Response:
     job = job_of(visit, visit.places["id"])
     return visit.json(
-        {"history": [shapes.history_json(visit, one) for one in visit.fire.storage.history(job.id)]}
+        {"history": [shapes.history_json(visit, one) for one in visit.fire.storage.history(job.id).entries]}
     )
 
 

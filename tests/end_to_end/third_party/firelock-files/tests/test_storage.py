@@ -1,6 +1,9 @@
-"""The kit, on a folder of its own for each test; without fsync, which no test can tell from none."""
+"""The kit, on a file of its own for each test; without fsync, which no test can tell from none."""
 
 from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
 
 import pytest
 from firelock_files import FileStorage
@@ -17,10 +20,11 @@ class TestFileStorage(StorageConformance):
 
     @pytest.fixture
     def make_newer_schema(self, tmp_path):
-        journal = tmp_path / "jobs" / "journal"
-        return lambda: journal.write_bytes(
-            journal.read_bytes().replace(b"firelock-files 1", b"firelock-files 2")
-        )
+        def make():
+            with closing(sqlite3.connect(tmp_path / "jobs")) as connection, connection:
+                connection.execute("update rows set value = '2' where key = 'layout'")
+
+        return make
 
     @pytest.fixture
     def open_unreachable(self, tmp_path):

@@ -8,9 +8,10 @@ from itertools import count
 import attrs
 
 from firelock.ids import derived_id
-from firelock.storage import Applied, JobFilter, NewSession, Storage
+from firelock.storage import Applied, ClaimRequest, JobFilter, NewSession, Storage
 from firelock.testing.conformance.handles import SECOND, STAMP, Handles
 from firelock.values import (
+    Attempt,
     ClaimedJob,
     Edge,
     ErrorInfo,
@@ -101,7 +102,7 @@ class Scene:
         """Return an enqueued job of the default queue, with these fields changed."""
         parents = fields.get("parents")
         parent = parents[0].parent_id if isinstance(parents, tuple) and parents else None
-        id = self.storage.new_id(parent)
+        id = self.storage.new_ids(1, parent)[0]
         if recurring_id := fields.get("recurring_id"):  # as a firing makes it
             id = derived_id(str(recurring_id), id)
         job = NewJob(id, "tasks.run", "[]", "json", "default", 0, State.ENQUEUED, self.stamp())
@@ -146,7 +147,15 @@ class Scene:
 
     def last_entry(self, job_id: str) -> HistoryEntry:
         """Return the newest entry of the job's history."""
-        return self.storage.history(job_id)[-1]
+        return self.history(job_id)[-1]
+
+    def history(self, job_id: str) -> list[HistoryEntry]:
+        """Return the job's steps."""
+        return self.storage.history(job_id).entries
+
+    def errors(self, job_id: str) -> list[Attempt]:
+        """Return the job's failed attempts."""
+        return self.storage.history(job_id).errors
 
     # ---- those who run them ------------------------------------------------------------------------------
 
@@ -163,7 +172,7 @@ class Scene:
         self, holder: Holder, limit: int = 100, queues: Sequence[str] | None = ("default",)
     ) -> list[ClaimedJob]:
         """Return what the holder's session could claim."""
-        return self.storage.claim(queues, limit, holder.session, self.stamp()).jobs
+        return self.storage.claim(ClaimRequest(queues, limit, holder.session, self.stamp())).jobs
 
     def run(self, holder: Holder, job_id: str | None = None) -> Running:
         """The holder has claimed the job, a new one unless given; nothing else may be enqueued."""

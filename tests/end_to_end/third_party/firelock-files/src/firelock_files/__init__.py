@@ -1,4 +1,4 @@
-"""Firelock's jobs in plain files of one folder."""
+"""Firelock's jobs in one plain file."""
 
 from __future__ import annotations
 

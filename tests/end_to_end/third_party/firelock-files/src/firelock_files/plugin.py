@@ -10,7 +10,7 @@ from firelock.storage import Storage
 
 @hookimpl
 def register_storages() -> Mapping[str, Callable[[str], Storage]]:
-    """The scheme `files` opens a folder."""
+    """The scheme `files` opens a file."""
     from firelock_files.storage import FileStorage  # loaded by the first who wants one
 
     return {"files": FileStorage}

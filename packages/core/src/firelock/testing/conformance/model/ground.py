@@ -69,7 +69,7 @@ class Ground:
         number = next(self._made)
         parents = fields.get("parents", ())
         assert isinstance(parents, tuple)
-        id = self.twin.real.new_id(_BESIDE)
+        id = self.twin.real.new_ids(1, _BESIDE)[0]
         if recurring_id := fields.get("recurring_id"):  # as a firing makes it
             id = derived_id(str(recurring_id), id)
         job = NewJob(

@@ -8,7 +8,7 @@ from hypothesis.stateful import rule
 
 from firelock import lifecycle
 from firelock.lifecycle import continuation_target
-from firelock.storage import Applied, Held, NewSession, Renewal, Taken
+from firelock.storage import Applied, ClaimRequest, Held, NewSession, Renewal, Taken
 from firelock.testing.conformance import ends
 from firelock.testing.conformance.handles import HOUR, SECOND
 from firelock.testing.conformance.model.ground import PICK, SOME, Ground
@@ -105,7 +105,7 @@ class JobRules(Ground):
         model_ends, real_ends = self._ends_of(settles)
         now = self.stamp()
         model, real = (
-            storage.exchange(transitions, queues, limit, holder.session, now)
+            storage.exchange(transitions, ClaimRequest(queues, limit, holder.session, now))
             for storage, transitions in ((self.twin.model, model_ends), (self.twin.real, real_ends))
         )
         self.twin.compare(model.results, real.results)
@@ -185,7 +185,7 @@ class JobRules(Ground):
 
     def _restore(self, job_id: str, at: int) -> Transition:
         """A delete is taken back as the history tells, where that can be; else it is tried for a queue."""
-        former = lifecycle.former(self.twin.model.history(job_id))
+        former = lifecycle.former(self.twin.model.history(job_id).entries)
         if former is None or former.state not in lifecycle.RESTORABLE:
             return ends.restores(job_id, State.ENQUEUED, at=at)
         return ends.restores(job_id, former.state, due_at=former.due_at, at=at, expires_at=at + _KEPT)

@@ -81,12 +81,12 @@ class StorageMachine(JobRules, SmallRules, RuleBasedStateMachine):
 
     def _compare_pasts(self, ids: list[str]) -> None:
         for job_id in ids:
-            model, real = (storage.history(job_id) for storage in (self.twin.model, self.twin.real))
+            model, real = (storage.history(job_id).entries for storage in (self.twin.model, self.twin.real))
             self.twin.compare(
                 [self._free_entry(job_id, one) for one in model],
                 [self._free_entry(job_id, one) for one in real],
             )
-            self.twin.ask(lambda storage, job_id=job_id: storage.errors(job_id))  # type: ignore[misc]
+            self.twin.ask(lambda storage, job_id=job_id: storage.history(job_id).errors)  # type: ignore[misc]
             for before, after in pairwise(real):
                 assert _may_follow(before.state, after.state), f"from {before.state} to {after.state}"
 

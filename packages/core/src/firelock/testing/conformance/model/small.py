@@ -129,7 +129,7 @@ class SmallRules(Ground):
     def _log(self, job_id: str, lines: list[LogLine], progress: Progress) -> None:
         self.twin.ask(lambda storage: storage.append_logs({job_id: lines}, {job_id: progress}))
         self.twin.ask(lambda storage: [attrs.evolve(one, number=0) for one in storage.read_log(job_id)])
-        self.twin.ask(lambda storage: storage.get_progress([job_id]))
+        self.twin.ask(lambda storage: [one and one.progress for one in storage.get([job_id])])
         numbers = [line.number for line in self.twin.real.read_log(job_id)]
         assert sorted(set(numbers)) == numbers, "lines of a log are not in order of number"
 

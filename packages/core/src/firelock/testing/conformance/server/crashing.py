@@ -16,7 +16,7 @@ import pytest
 from firelock.context import JobContext
 from firelock.job import Job
 from firelock.lifecycle import Upkeep
-from firelock.storage import Feature
+from firelock.storage import ClaimRequest, Feature
 from firelock.testing.conformance.kit import requires
 from firelock.testing.conformance.server.own_process import GATE, HOLD, RUNNING, hold
 from firelock.testing.conformance.server.stage import PATIENCE, ServerFixtures, Stage
@@ -100,7 +100,7 @@ class CrashingDuty(ServerFixtures):
         eventually(lambda: any(one.is_alive for one in stage.app.storage.list_sessions()))
         (session,) = [one.session.id for one in stage.app.storage.list_sessions() if one.is_alive]
 
-        claimed = stage.app.storage.claim(["elsewhere"], 1, session, stage.app.storage.clock())
+        claimed = stage.app.storage.claim(ClaimRequest(["elsewhere"], 1, session, stage.app.storage.clock()))
 
         assert [job.id] == [one.id for one in claimed.jobs]
         record = stage.when(job, lambda record: record.state is State.ENQUEUED)

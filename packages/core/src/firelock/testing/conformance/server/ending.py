@@ -103,7 +103,14 @@ class EndingDuty(ServerFixtures):
         task = stage.app.task(name="kit.reads")(reads)
         storage = stage.app.storage
         broken = NewJob(
-            storage.new_id(), task.name, '{"number": ', "json", "default", 0, State.ENQUEUED, storage.clock()
+            storage.new_ids(1)[0],
+            task.name,
+            '{"number": ',
+            "json",
+            "default",
+            0,
+            State.ENQUEUED,
+            storage.clock(),
         )
         storage.insert([broken])
         job = task.enqueue(7)
@@ -143,7 +150,7 @@ class EndingDuty(ServerFixtures):
         task = stage.app.task(name="kit.reads")(reads)
         storage = stage.app.storage
         sealed = NewJob(
-            storage.new_id(),
+            storage.new_ids(1)[0],
             task.name,
             "sealed",
             "kit-sealing",

@@ -89,7 +89,9 @@ class Stage:
 
     def states(self, job: Job[Any] | str) -> list[State]:
         """Return the states in the job's history, oldest first."""
-        return [entry.state for entry in self.app.storage.history(job if isinstance(job, str) else job.id)]
+        return [
+            entry.state for entry in self.app.storage.history(job if isinstance(job, str) else job.id).entries
+        ]
 
     def close(self) -> None:
         """No server runs any more and every handle is closed."""

@@ -7,7 +7,7 @@ import json
 import attrs
 import pytest
 
-from firelock.storage import RecurringRecord
+from firelock.storage import ClaimRequest, RecurringRecord
 from firelock.testing.conformance.ends import deletes, hands_back, requeues, succeeds
 from firelock.testing.conformance.handles import BASE, HOUR, SECOND, STAMP
 from firelock.testing.conformance.scene import Scene
@@ -33,7 +33,7 @@ class ClaimDuty(StorageFixtures):
         )  # fmt: skip
         stored = scene.record(job_id)
 
-        (job,) = scene.storage.claim(["critical"], 1, scene.begin().session, STAMP + 77).jobs
+        (job,) = scene.storage.claim(ClaimRequest(["critical"], 1, scene.begin().session, STAMP + 77)).jobs
 
         expected = ClaimedJob(
             job_id, "reports.create", "[7]", "other", "critical", -3, 1, 0, 0, job.fence,
@@ -209,7 +209,7 @@ class ClaimDuty(StorageFixtures):
         scene.storage.end_session(dead.session, None, reason="killed")
         job_id = scene.add()
 
-        claim = scene.storage.claim(["default"], 10, dead.session, scene.stamp())
+        claim = scene.storage.claim(ClaimRequest(["default"], 10, dead.session, scene.stamp()))
 
         assert ([], True) == (claim.jobs, claim.is_session_lost)
         assert [job_id] == [job.id for job in scene.claim(well)]
@@ -224,7 +224,9 @@ class ClaimDuty(StorageFixtures):
         scene.storage.end_session(dead.session, None, reason="killed")
         added = {scene.add() for _ in range(200)}
 
-        assert scene.storage.claim(["default"], 300, dead.session, scene.stamp()).is_session_lost
+        assert scene.storage.claim(
+            ClaimRequest(["default"], 300, dead.session, scene.stamp())
+        ).is_session_lost
         assert added == {job.id for job in scene.claim(well, limit=300)}
 
     def test_an_unknown_session_takes_nothing(self, scene: Scene) -> None:
@@ -234,7 +236,7 @@ class ClaimDuty(StorageFixtures):
         """
         scene.add()
 
-        claim = scene.storage.claim(["default"], 10, "never-begun", scene.stamp())
+        claim = scene.storage.claim(ClaimRequest(["default"], 10, "never-begun", scene.stamp()))
 
         assert ([], True) == (claim.jobs, claim.is_session_lost)
         assert 1 == scene.storage.counts().by_state[State.ENQUEUED]
@@ -244,7 +246,7 @@ class ClaimDuty(StorageFixtures):
 
         If this fails: an idle server believes itself dead.
         """
-        claim = scene.storage.claim(["default"], 10, scene.begin().session, scene.stamp())
+        claim = scene.storage.claim(ClaimRequest(["default"], 10, scene.begin().session, scene.stamp()))
 
         assert ([], False) == (claim.jobs, claim.is_session_lost)
 
@@ -270,7 +272,7 @@ class ClaimDuty(StorageFixtures):
         """
         running = scene.run(scene.begin())
 
-        assert [State.ENQUEUED] == [entry.state for entry in scene.storage.history(running.id)]
+        assert [State.ENQUEUED] == [entry.state for entry in scene.history(running.id)]
 
     def test_a_claim_keeps_what_happened_before(self, scene: Scene) -> None:
         """A job that was deleted and requeued before its first claim has its whole history afterwards.
@@ -279,12 +281,12 @@ class ClaimDuty(StorageFixtures):
         """
         job_id = scene.add()
         scene.storage.apply([deletes(job_id), requeues(job_id)])
-        before = scene.storage.history(job_id)
+        before = scene.history(job_id)
 
         scene.settle(succeeds(scene.run(scene.begin(), job_id)))
 
         assert 3 == len(before)
-        assert before == scene.storage.history(job_id)[:-1]
+        assert before == scene.history(job_id)[:-1]
 
     def test_only_enqueued_jobs_are_claimed(self, scene: Scene) -> None:
         """Jobs that wait for time or a parent, and jobs that have ended, are never claimed.
@@ -308,7 +310,9 @@ class ClaimDuty(StorageFixtures):
         holder = scene.begin()
 
         def next_due_at() -> int | None:
-            return scene.storage.claim(["default"], 1, holder.session, scene.stamp()).next_due_at
+            return scene.storage.claim(
+                ClaimRequest(["default"], 1, holder.session, scene.stamp())
+            ).next_due_at
 
         recurring = RecurringRecord(
             "nightly", "tasks.run", "[]", "json", "{}", "default", next_at=BASE + HOUR
@@ -333,7 +337,7 @@ class ClaimDuty(StorageFixtures):
         """
         scene.schedule(3_600)
 
-        claim = scene.storage.claim(["default"], 10, scene.begin().session, BASE + 1_000 * HOUR)
+        claim = scene.storage.claim(ClaimRequest(["default"], 10, scene.begin().session, BASE + 1_000 * HOUR))
         promotion = scene.storage.promote(10)
 
         assert ([], 0) == (claim.jobs, promotion.promoted)

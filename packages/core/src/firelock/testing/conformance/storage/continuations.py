@@ -97,7 +97,7 @@ class ContinuationDuty(StorageFixtures):
             record.state, record.reason, record.ended_at is not None,
         )  # fmt: skip
         assert [(target, record.created_at, reason)] == [
-            (entry.state, entry.at, entry.reason) for entry in scene.storage.history(child)
+            (entry.state, entry.at, entry.reason) for entry in scene.history(child)
         ]
         claimable = [child] if target is State.ENQUEUED else []
         assert claimable == [job.id for job in scene.claim(scene.begin())]
@@ -147,7 +147,7 @@ class ContinuationDuty(StorageFixtures):
         assert before <= record.enqueued_at <= scene.now()
         entry = HistoryEntry(State.ENQUEUED, record.changed_at, "parent succeeded")
         assert entry == scene.last_entry(child)
-        assert 2 == len(scene.storage.history(child))
+        assert 2 == len(scene.history(child))
         assert [child] == [job.id for job in scene.claim(scene.begin())]
 
     def test_a_child_is_released_once(self, scene: Scene) -> None:
@@ -166,7 +166,7 @@ class ContinuationDuty(StorageFixtures):
         scene.storage.release(10)
 
         assert State.SUCCEEDED == scene.state(child)
-        assert 3 == len(scene.storage.history(child))
+        assert 3 == len(scene.history(child))
 
     def test_the_last_parent_releases(self, scene: Scene) -> None:
         """A child of several parents is enqueued with the last of them, whatever the order.
@@ -200,7 +200,7 @@ class ContinuationDuty(StorageFixtures):
         scene.storage.release(10)
 
         assert (State.DELETED, State.DELETED) == (after_the_first, scene.state(child))
-        assert 2 == len(scene.storage.history(child))
+        assert 2 == len(scene.history(child))
 
     def test_a_parent_that_has_ended_counts_among_several(self, scene: Scene) -> None:
         """Of several parents, those that ended before the child was stored are already counted.
@@ -331,7 +331,7 @@ class ContinuationDuty(StorageFixtures):
 
         assert [3, 3, 1] == steps
         assert 0 == scene.storage.release(3)
-        assert [2] * 7 == [len(scene.storage.history(child)) for child in children]
+        assert [2] * 7 == [len(scene.history(child)) for child in children]
         assert sorted(children) == sorted(job.id for job in scene.claim(scene.begin()))
 
     @pytest.mark.parametrize("change", [deletes, requeues])

@@ -7,7 +7,7 @@ from functools import partial
 
 import attrs
 
-from firelock.storage import Applied, Storage
+from firelock.storage import Applied, ClaimRequest, Storage
 from firelock.testing.conformance.ends import deletes, fails, gives_up, requeues, succeeds
 from firelock.testing.conformance.handles import BASE, HOUR
 from firelock.testing.conformance.race import ROUNDS, race, race_two, until_none_is_left
@@ -37,7 +37,7 @@ class CrowdDuty(StorageFixtures):
 
         assert 0 == scene.storage.release(10)
         assert sorted(children) == sorted(job.id for job in scene.claim(holder))
-        assert {2} == {len(scene.storage.history(child)) for child in children}
+        assert {2} == {len(scene.history(child)) for child in children}
 
     def test_due_jobs_are_promoted_once_by_many(self, scene: Scene) -> None:
         """Four that promote together enqueue each due job once.
@@ -54,7 +54,7 @@ class CrowdDuty(StorageFixtures):
         moved = race([partial(promote, handle) for handle in handles])
 
         assert 60 == sum(moved)
-        assert {2} == {len(scene.storage.history(job_id)) for job_id in ids}
+        assert {2} == {len(scene.history(job_id)) for job_id in ids}
         assert sorted(ids) == sorted(job.id for job in scene.claim(scene.begin()))
 
     def test_one_instant_fires_once_by_many(self, scene: Scene) -> None:
@@ -151,7 +151,7 @@ class CrowdDuty(StorageFixtures):
         workers = [(scene.handles.open(), scene.begin(str(number))) for number in range(3)]
 
         def work(handle: Storage, holder: Holder) -> int:
-            jobs = handle.claim(["default"], 7, holder.session, 0).jobs
+            jobs = handle.claim(ClaimRequest(["default"], 7, holder.session, 0)).jobs
             runs = [Running(job, holder) for job in jobs]
             handle.apply([(succeeds, fails, gives_up)[place % 3](run) for place, run in enumerate(runs)])
             return len(jobs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from firelock.storage import Applied
+from firelock.storage import Applied, ClaimRequest
 from firelock.testing.conformance.ends import deletes, fails, hands_back, retries, succeeds
 from firelock.testing.conformance.scene import Running, Scene
 from firelock.testing.conformance.storage.subject import StorageFixtures
@@ -29,7 +29,7 @@ class ExchangeDuty(StorageFixtures):
         waiting = scene.add()
 
         exchange = scene.storage.exchange(
-            [succeeds(runs[0]), fails(runs[1])], ["default"], 5, holder.session, scene.stamp()
+            [succeeds(runs[0]), fails(runs[1])], ClaimRequest(["default"], 5, holder.session, scene.stamp())
         )
 
         assert [Applied.APPLIED, Applied.APPLIED] == exchange.results
@@ -45,7 +45,9 @@ class ExchangeDuty(StorageFixtures):
         holder = scene.begin()
         first = scene.run(holder)
 
-        exchange = scene.storage.exchange([hands_back(first)], queues, 1, holder.session, scene.stamp())
+        exchange = scene.storage.exchange(
+            [hands_back(first)], ClaimRequest(queues, 1, holder.session, scene.stamp())
+        )
 
         (job,) = exchange.claim.jobs
         assert ([Applied.APPLIED], first.id, 1) == (exchange.results, job.id, job.attempt)
@@ -61,10 +63,10 @@ class ExchangeDuty(StorageFixtures):
         job_id = scene.add()
         scene.add()
 
-        claims = scene.storage.exchange([], ["default"], 1, holder.session, scene.stamp())
+        claims = scene.storage.exchange([], ClaimRequest(["default"], 1, holder.session, scene.stamp()))
         (job,) = claims.claim.jobs
         settles = scene.storage.exchange(
-            [succeeds(Running(job, holder))], ["default"], 0, holder.session, scene.stamp()
+            [succeeds(Running(job, holder))], ClaimRequest(["default"], 0, holder.session, scene.stamp())
         )
 
         assert ([], job_id) == (claims.results, job.id)
@@ -82,7 +84,7 @@ class ExchangeDuty(StorageFixtures):
         scene.storage.end_session(holder.session, None, reason="killed")
 
         exchange = scene.storage.exchange(
-            [succeeds(running), retries(running)], ["default"], 5, holder.session, scene.stamp()
+            [succeeds(running), retries(running)], ClaimRequest(["default"], 5, holder.session, scene.stamp())
         )
 
         assert Applied.REFUSED == exchange.results[0]
@@ -99,7 +101,7 @@ class ExchangeDuty(StorageFixtures):
         waiting = scene.add()
 
         exchange = scene.storage.exchange(
-            [deletes(waiting), succeeds(running)], ["default"], 5, one.session, scene.stamp()
+            [deletes(waiting), succeeds(running)], ClaimRequest(["default"], 5, one.session, scene.stamp())
         )
 
         assert ([Applied.APPLIED, Applied.APPLIED], []) == (exchange.results, exchange.claim.jobs)
@@ -113,7 +115,9 @@ class ExchangeDuty(StorageFixtures):
         running = scene.run(holder)
         child = scene.continuation(running.id)
 
-        exchange = scene.storage.exchange([succeeds(running)], ["default"], 5, holder.session, scene.stamp())
+        exchange = scene.storage.exchange(
+            [succeeds(running)], ClaimRequest(["default"], 5, holder.session, scene.stamp())
+        )
 
         assert [Applied.RELEASING] == exchange.results
         assert 1 == scene.storage.release(10)

@@ -32,7 +32,7 @@ class FindDuty(StorageFixtures):
         If this fails: a caller reads another job's record as its own.
         """
         ids = scene.add_many(3)
-        unknown = scene.storage.new_id()
+        unknown = scene.storage.new_ids(1)[0]
 
         records = scene.storage.get([ids[2], unknown, ids[0], ids[2]])
 

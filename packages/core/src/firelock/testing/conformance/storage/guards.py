@@ -41,13 +41,13 @@ class GuardDuty(StorageFixtures):
         stale = scene.run(holder)
         scene.settle(hands_back(stale))
         scene.run(holder, stale.id)
-        before = scene.record(stale.id), scene.storage.history(stale.id)
+        before = scene.record(stale.id), scene.history(stale.id)
 
         result = scene.apply(end(stale))
 
         assert Applied.REFUSED == result
-        assert before == (scene.record(stale.id), scene.storage.history(stale.id))
-        assert [] == scene.storage.errors(stale.id)
+        assert before == (scene.record(stale.id), scene.history(stale.id))
+        assert [] == scene.errors(stale.id)
 
     def test_another_session_never_settles(self, scene: Scene) -> None:
         """The right fence in the hands of another session is refused.
@@ -85,13 +85,13 @@ class GuardDuty(StorageFixtures):
         If this fails: the end of a pruned job raises, or brings half a job back.
         """
         running = scene.run(scene.begin())
-        ghost = Running(attrs.evolve(running.job, id=scene.storage.new_id()), running.holder)
+        ghost = Running(attrs.evolve(running.job, id=scene.storage.new_ids(1)[0]), running.holder)
 
         results = scene.storage.apply([succeeds(ghost), deletes(ghost.id), requeues(ghost.id)])
 
         assert [Applied.MISSING] * 3 == results
         assert [None] == scene.storage.get([ghost.id])
-        assert [] == scene.storage.history(ghost.id)
+        assert [] == scene.history(ghost.id)
 
     @pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
     def test_a_repeat_is_already_applied(self, scene: Scene, end: Callable[[Running], Transition]) -> None:
@@ -101,13 +101,13 @@ class GuardDuty(StorageFixtures):
         """
         running = scene.run(scene.begin())
         first = scene.apply(end(running))
-        before = scene.record(running.id), scene.storage.history(running.id)
+        before = scene.record(running.id), scene.history(running.id)
 
         second = scene.apply(end(running))
 
         assert (Applied.APPLIED, Applied.ALREADY) == (first, second)
-        assert before == (scene.record(running.id), scene.storage.history(running.id))
-        assert len(scene.storage.errors(running.id)) <= 1
+        assert before == (scene.record(running.id), scene.history(running.id))
+        assert len(scene.errors(running.id)) <= 1
 
     def test_a_repeat_after_the_next_claim_is_refused(self, scene: Scene) -> None:
         """Once the job has moved on to another claim, the repeat is as stale as any other.
@@ -147,7 +147,7 @@ class GuardDuty(StorageFixtures):
         results = [scene.apply(deletes(job_id)), scene.apply(deletes(job_id))]
 
         assert [Applied.APPLIED, Applied.REFUSED] == results
-        assert 2 == len(scene.storage.history(job_id))
+        assert 2 == len(scene.history(job_id))
 
     def test_one_refusal_hinders_no_other(self, scene: Scene) -> None:
         """Results come in the order of the transitions, and each stands for itself.
@@ -163,7 +163,7 @@ class GuardDuty(StorageFixtures):
             [
                 succeeds(runs[0]),
                 succeeds(Running(runs[1].job, stranger)),
-                deletes(scene.storage.new_id()),
+                deletes(scene.storage.new_ids(1)[0]),
                 fails(runs[2]),
                 retries(runs[3], due_at=BASE + HOUR),
             ]
@@ -200,7 +200,7 @@ class GuardDuty(StorageFixtures):
         assert [applied, applied, already, applied, applied, applied, refused] == results
         assert (State.DELETED, State.ENQUEUED) == (scene.state(running.id), scene.state(other))
         assert [State.ENQUEUED, State.SUCCEEDED, State.ENQUEUED, State.DELETED] == [
-            entry.state for entry in scene.storage.history(running.id)
+            entry.state for entry in scene.history(running.id)
         ]
 
     def test_an_empty_batch_is_nothing_to_apply(self, scene: Scene) -> None:
@@ -238,7 +238,7 @@ class GuardDuty(StorageFixtures):
                 succeeds(Running(running.job, scene.begin("b"))),
                 deletes(ended),
                 requeues(running.id),
-                deletes(scene.storage.new_id()),
+                deletes(scene.storage.new_ids(1)[0]),
             ]
         )
 

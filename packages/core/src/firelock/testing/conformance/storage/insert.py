@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import attrs
 import pytest
 
@@ -83,7 +85,7 @@ class InsertDuty(StorageFixtures):
 
         assert [False] == repeated
         assert before == scene.record(job.id)
-        assert 1 == len(scene.storage.history(job.id))
+        assert 1 == len(scene.history(job.id))
         assert {State.ENQUEUED: 1} == _present(scene.storage.counts().by_state)
 
     def test_inserting_again_does_not_touch_a_running_job(self, scene: Scene) -> None:
@@ -140,7 +142,7 @@ class InsertDuty(StorageFixtures):
         If this fails: a refused call leaves half of its jobs behind, and its repeat makes them run twice.
         """
         first, last = scene.new_job(), scene.new_job()
-        orphan = scene.new_job(state=State.AWAITING, parents=(Edge(scene.storage.new_id()),))
+        orphan = scene.new_job(state=State.AWAITING, parents=(Edge(scene.storage.new_ids(1)[0]),))
 
         with pytest.raises(JobNotFound):
             scene.storage.insert([first, orphan, last])
@@ -195,18 +197,20 @@ class InsertDuty(StorageFixtures):
 
         scene.storage.insert([job])
 
-        assert [HistoryEntry(State.SCHEDULED, job.created_at, "in an hour")] == scene.storage.history(job.id)
+        assert [HistoryEntry(State.SCHEDULED, job.created_at, "in an hour")] == scene.history(job.id)
 
     def test_new_ids_are_unique_and_insertable(self, scene: Scene) -> None:
-        """`new_id` gives short texts that no two jobs share, also where a parent is named.
+        """`new_ids` gives short texts that no two jobs share, also where a parent is named.
 
         If this fails: two jobs share an id and one of them is taken for a repeat.
         """
         parent = scene.add()
-        ids = [scene.storage.new_id() for _ in range(1_000)]
-        ids += [scene.storage.new_id(parent) for _ in range(1_000)]
+        ids = [scene.storage.new_ids(1, beside)[0] for beside in (None, parent) for _ in range(1_000)]
+        batches = [scene.storage.new_ids(1_000, beside) for beside in (None, parent)]
+        ids += chain.from_iterable(batches)
 
-        assert 2_000 == len(set(ids))
+        assert 4_000 == len(set(ids))
+        assert all(sorted(batch, key=lambda one: one[:13]) == batch for batch in batches)
         assert all(0 < len(one) <= 64 for one in ids)
         scene.continuation(parent, id=ids[-1])
         assert ids[-1] == scene.record(ids[-1]).id

@@ -13,6 +13,7 @@ from firelock.errors import SchemaMismatch, StorageError, StorageUnavailable, Un
 from firelock.storage import (
     CONTRACT,
     Applied,
+    ClaimRequest,
     Edge,
     Feature,
     JobFilter,
@@ -36,11 +37,12 @@ __all__ = ["LifeDuty"]
 def _asked(storage: Storage, job: NewJob) -> list[tuple[str, Callable[[], object]]]:
     """Return verbs that have to look into the store, each with a call of it."""
     session = NewSession("session-z", "server-z", "host:z", "host", 7, STAMP, 60.0, 4, "*", "1")
+    request = ClaimRequest(["default"], 1, session.id, STAMP)
     return [
         ("insert", lambda: storage.insert([job])),
-        ("claim", lambda: storage.claim(None, 1, "session-z", STAMP)),
+        ("claim", lambda: storage.claim(request)),
         ("apply", lambda: storage.apply([deletes(job.id)])),
-        ("exchange", lambda: storage.exchange([deletes(job.id)], ["default"], 1, "session-z", STAMP)),
+        ("exchange", lambda: storage.exchange([deletes(job.id)], request)),
         ("begin_session", lambda: storage.begin_session(session)),
         ("renew", lambda: storage.renew([Renewal("session-z", 0, "")])),
         ("reconcile", lambda: storage.reconcile("session-z", [])),
@@ -52,13 +54,12 @@ def _asked(storage: Storage, job: NewJob) -> list[tuple[str, Callable[[], object
         ("prune", lambda: storage.prune(1)),
         ("get", lambda: storage.get([job.id])),
         ("find", lambda: storage.find(JobFilter(), limit=1)),
-        ("history", lambda: storage.history(job.id)),
-        ("errors", lambda: storage.errors(job.id)),
+        ("history", lambda: storage.history(job.id).entries),
+        ("errors", lambda: storage.history(job.id).errors),
         ("counts", storage.counts),
         ("failure_groups", lambda: storage.failure_groups(1)),
         ("timeline", lambda: storage.timeline(STAMP, STAMP + HOUR)),
         ("read_log", lambda: storage.read_log(job.id)),
-        ("get_progress", lambda: storage.get_progress([job.id])),
         ("put_recurring", lambda: storage.put_recurring(definition(), keep_progress=False)),
         ("get_recurring", lambda: storage.get_recurring("nightly")),
         ("list_recurring", storage.list_recurring),
@@ -80,7 +81,7 @@ def _never_answers(verb: str, ask: Callable[[], object]) -> None:
 class LifeDuty(StorageFixtures):
     """What the verbs of a storage's own life promise, and its optional features."""
 
-    verbs = "migrate schema clear close clock describe diagnose wait interrupt apply_within migration_sql"
+    verbs = "migrate schema clear close clock describe diagnose wait interrupt"
 
     def test_migrating_twice_changes_nothing(self, storage: Storage) -> None:
         """The schema is made once, and is then the wanted one.
@@ -177,9 +178,9 @@ class LifeDuty(StorageFixtures):
         assert 0 == sum(storage.counts().by_state.values())
         assert ([], [], [], []) == (
             storage.list_sessions(), storage.list_records("kind"), storage.list_recurring(),
-            storage.history(running.id),
+            storage.history(running.id).entries,
         )  # fmt: skip
-        assert storage.claim(None, 10, running.holder.session, scene.stamp()).is_session_lost
+        assert storage.claim(ClaimRequest(None, 10, running.holder.session, scene.stamp())).is_session_lost
         assert (0, 0) == (storage.release(10), storage.promote(10).promoted)
         assert storage.acquire_lock("lock", "another", 60.0) is not None
 
@@ -197,7 +198,7 @@ class LifeDuty(StorageFixtures):
             lambda: storage.insert([job]),
             lambda: storage.get([job.id]),
             lambda: storage.put_record("kind", "key", "value"),
-            lambda: storage.claim(None, 1, "session", 0),
+            lambda: storage.claim(ClaimRequest(None, 1, "session", 0)),
             storage.counts,
         ):
             with pytest.raises(StorageError):
@@ -283,11 +284,11 @@ class LifeDuty(StorageFixtures):
         recurring = scene.storage.put_recurring(definition(), keep_progress=False)
         fence = scene.storage.acquire_lock("lock", "owner", 3_600.0)
         ids = [ended, held.id, waiting]
-        before = scene.storage.get(ids), scene.storage.history(ended), scene.storage.counts()
+        before = scene.storage.get(ids), scene.history(ended), scene.storage.counts()
 
         reopened = handles.reopen()
 
-        assert before == (reopened.get(ids), reopened.history(ended), reopened.counts())
+        assert before == (reopened.get(ids), reopened.history(ended).entries, reopened.counts())
         assert recurring == reopened.get_recurring("nightly")
         record = reopened.get_record("kind", "key")
         assert record is not None
@@ -295,7 +296,7 @@ class LifeDuty(StorageFixtures):
         assert fence == reopened.acquire_lock("lock", "owner", 60.0)
         assert reopened.acquire_lock("lock", "another", 60.0) is None
         assert reopened.apply([succeeds(held)])[0].is_applied
-        claimed = reopened.claim(["default"], 10, held.holder.session, scene.stamp()).jobs
+        claimed = reopened.claim(ClaimRequest(["default"], 10, held.holder.session, scene.stamp())).jobs
         assert [waiting] == [job.id for job in claimed]
         assert [] == reopened.migrate()
 
@@ -457,7 +458,7 @@ class LifeDuty(StorageFixtures):
         running = scene.run(scene.begin(), parent)
 
         with open_transaction(commits) as transaction:
-            applied = scene.storage.apply_within([succeeds(running)], transaction)
+            applied = scene.storage.apply([succeeds(running)], within=transaction)
             seen_before_the_end = other.get([parent])
 
         assert [Applied.RELEASING] == applied
@@ -483,4 +484,4 @@ class LifeDuty(StorageFixtures):
         scene.storage.end_session(running.holder.session, None, reason="lost")
 
         with open_transaction(False) as transaction:
-            assert [Applied.REFUSED] == scene.storage.apply_within([succeeds(running)], transaction)
+            assert [Applied.REFUSED] == scene.storage.apply([succeeds(running)], within=transaction)

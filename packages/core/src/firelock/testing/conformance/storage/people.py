@@ -38,7 +38,7 @@ def _by_queue(counts: Counts) -> dict[str, dict[State, int]]:
 class PeopleDuty(StorageFixtures):
     """What the reading verbs beside `get` and `find` promise."""
 
-    verbs = "history errors counts failure_groups record_metrics timeline append_logs read_log get_progress"
+    verbs = "history counts failure_groups record_metrics timeline append_logs read_log"
 
     def test_a_history_is_every_step_in_order(self, scene: Scene) -> None:
         """A job's history is what happened to it, oldest first, each step with its own instant.
@@ -52,7 +52,7 @@ class PeopleDuty(StorageFixtures):
         scene.settle(requeues(job_id, at=end.at + 1))
         scene.settle(deletes(job_id, at=end.at + 2))
 
-        history = scene.storage.history(job_id)
+        history = scene.history(job_id)
 
         assert [
             (State.ENQUEUED, None), (State.ENQUEUED, 1), (State.SUCCEEDED, 2), (State.ENQUEUED, None),
@@ -67,14 +67,14 @@ class PeopleDuty(StorageFixtures):
         """
         job_id = scene.add()
         changes = [change(job_id, at=scene.stamp()) for _ in range(80) for change in (deletes, requeues)]
-        expected: list[HistoryEntry] = scene.storage.history(job_id)
+        expected: list[HistoryEntry] = scene.history(job_id)
         for change in changes:
             expected = bounded_history(expected, change.entry())
 
         for start in range(0, len(changes), 7):
             scene.storage.apply(changes[start : start + 7])
 
-        history = scene.storage.history(job_id)
+        history = scene.history(job_id)
         assert expected == history
         assert (HISTORY_LIMIT, 161) == (len(history), sum(entry.elided or 1 for entry in history))
 
@@ -90,7 +90,7 @@ class PeopleDuty(StorageFixtures):
                 retries(scene.run(holder, job_id), error=error_info(f"f{number}", traceback=f"t{number}"))
             )
 
-        errors = scene.storage.errors(job_id)
+        errors = scene.errors(job_id)
 
         assert list(range(4, 24)) == [attempt.attempt for attempt in errors]
         assert [f"t{number}" for number in range(4, 24)] == [attempt.error.traceback for attempt in errors]
@@ -100,11 +100,11 @@ class PeopleDuty(StorageFixtures):
 
         If this fails: a page about a pruned job is an error.
         """
-        unknown = scene.storage.new_id()
+        unknown = scene.storage.new_ids(1)[0]
 
         assert ([], [], [], [None]) == (
-            scene.storage.history(unknown), scene.storage.errors(unknown), scene.storage.read_log(unknown),
-            scene.storage.get_progress([unknown]),
+            scene.history(unknown), scene.errors(unknown), scene.storage.read_log(unknown),
+            [one and one.progress for one in scene.storage.get([unknown])],
         )  # fmt: skip
 
     def test_counts_follow_every_move(self, scene: Scene) -> None:
@@ -256,14 +256,14 @@ class PeopleDuty(StorageFixtures):
         scene.storage.append_logs({}, {told: first})
         scene.storage.append_logs({}, {told: last})
 
-        assert [None, last] == scene.storage.get_progress([untold, told])
+        assert [None, last] == [one and one.progress for one in scene.storage.get([untold, told])]
 
     def test_lines_of_unknown_jobs_are_passed_over(self, scene: Scene) -> None:
         """Log lines and progress of a job that is gone are dropped; the others are kept.
 
         If this fails: one pruned job makes a server lose the log of a whole batch, or leaves rows behind.
         """
-        known, unknown = scene.add(), scene.storage.new_id()
+        known, unknown = scene.add(), scene.storage.new_ids(1)[0]
         line, progress = LogLine(0, 1, "INFO", "kept"), Progress(1.0, 2.0, 3)
 
         scene.storage.append_logs({unknown: [line], known: [line]}, {unknown: progress, known: progress})
@@ -271,4 +271,4 @@ class PeopleDuty(StorageFixtures):
         assert (["kept"], []) == (
             [one.text for one in scene.storage.read_log(known)], scene.storage.read_log(unknown),
         )  # fmt: skip
-        assert [progress, None] == scene.storage.get_progress([known, unknown])
+        assert [progress, None] == [one and one.progress for one in scene.storage.get([known, unknown])]

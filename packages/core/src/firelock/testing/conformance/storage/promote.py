@@ -50,7 +50,7 @@ class PromoteDuty(StorageFixtures):
 
         scene.storage.promote(10)
 
-        creation, entry = scene.storage.history(job_id)
+        creation, entry = scene.history(job_id)
         assert State.SCHEDULED == creation.state
         assert HistoryEntry(State.ENQUEUED, scene.record(job_id).changed_at, Upkeep.DUE) == entry
 
@@ -153,7 +153,7 @@ class PromoteDuty(StorageFixtures):
         assert (State.SCHEDULED, BASE + 5 * HOUR, BASE + HOUR, "rescheduled by ada", move.at) == (
             record.state, record.due_at, record.nominal_at, record.reason, record.changed_at,
         )  # fmt: skip
-        assert [State.SCHEDULED] == [entry.state for entry in scene.storage.history(later)[:-1]]
+        assert [State.SCHEDULED] == [entry.state for entry in scene.history(later)[:-1]]
         moved = HistoryEntry(State.SCHEDULED, move.at, "rescheduled by ada", due_at=BASE + HOUR)
         assert moved == scene.last_entry(later)
         assert 2 == scene.storage.counts().by_state[State.SCHEDULED]
@@ -179,7 +179,7 @@ class PromoteDuty(StorageFixtures):
 
         assert Promotion(1, BASE + 3 * HOUR) == scene.storage.promote(10)
         assert (State.ENQUEUED, State.SCHEDULED) == (scene.state(past), scene.state(twice))
-        assert 3 == len(scene.storage.history(twice))
+        assert 3 == len(scene.history(twice))
 
     def test_a_rescheduled_retry_is_still_a_retry(self, scene: Scene) -> None:
         """Its retries stay counted and its error stays.
@@ -209,7 +209,7 @@ class PromoteDuty(StorageFixtures):
         before = scene.storage.get(ids)
 
         results = scene.storage.apply(
-            [reschedules(id, due_at=BASE + HOUR) for id in [*ids, scene.storage.new_id()]]
+            [reschedules(id, due_at=BASE + HOUR) for id in [*ids, scene.storage.new_ids(1)[0]]]
         )
 
         assert [Applied.REFUSED] * 5 + [Applied.MISSING] == results

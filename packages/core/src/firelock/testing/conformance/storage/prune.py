@@ -36,8 +36,8 @@ class PruneDuty(StorageFixtures):
         storage = scene.storage
         assert 1 == pruned
         assert ([None], [], [], [], [None]) == (
-            storage.get([running.id]), storage.history(running.id), storage.errors(running.id),
-            storage.read_log(running.id), storage.get_progress([running.id]),
+            storage.get([running.id]), scene.history(running.id), scene.errors(running.id),
+            storage.read_log(running.id), [one and one.progress for one in storage.get([running.id])],
         )  # fmt: skip
         assert [] == storage.find(JobFilter(), limit=10).jobs
         assert [] == scene.found(JobFilter(tag="eu"))
@@ -115,8 +115,8 @@ class PruneDuty(StorageFixtures):
 
         assert [True] == again
         assert ("[2]", 0, 1, []) == (
-            scene.record(job.id).arguments, scene.record(job.id).attempt, len(scene.storage.history(job.id)),
-            scene.storage.errors(job.id),
+            scene.record(job.id).arguments, scene.record(job.id).attempt, len(scene.history(job.id)),
+            scene.errors(job.id),
         )  # fmt: skip
 
     def test_children_that_still_wait_are_deleted_first(self, scene: Scene) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from functools import partial
 
-from firelock.storage import Applied, Renewal, Storage
+from firelock.storage import Applied, ClaimRequest, Renewal, Storage
 from firelock.testing.conformance.ends import deletes, retries, succeeds
 from firelock.testing.conformance.race import ROUNDS, race, race_two, until_none_is_left
 from firelock.testing.conformance.scene import Running, Scene
@@ -20,7 +20,7 @@ def _claim_all(storage: Storage, holder: Holder, limit: int) -> list[str]:
     ids: list[str] = []
 
     def claim() -> int:
-        jobs = storage.claim(["default"], limit, holder.session, 0).jobs
+        jobs = storage.claim(ClaimRequest(["default"], limit, holder.session, 0)).jobs
         ids.extend(job.id for job in jobs)
         return len(jobs)
 
@@ -87,7 +87,7 @@ class RaceDuty(StorageFixtures):
             assert sorted([Applied.APPLIED, other_answer]) == answers
             record = scene.record(running.id)
             assert (2, record.state is State.ENQUEUED) == (
-                len(scene.storage.history(running.id)),
+                len(scene.history(running.id)),
                 record.retries == 1,
             )
             scene.settle(deletes(running.id))  # leaves the queue empty for the next round
@@ -131,7 +131,7 @@ class RaceDuty(StorageFixtures):
 
             record = scene.record(running.id)
             assert (Applied.APPLIED, State.DELETED, None) == (deleted, record.state, record.session)
-            states = [entry.state for entry in scene.storage.history(running.id)]
+            states = [entry.state for entry in scene.history(running.id)]
             assert {
                 Applied.APPLIED: [State.ENQUEUED, State.SUCCEEDED, State.DELETED],
                 Applied.REFUSED: [State.ENQUEUED, State.DELETED],
@@ -147,7 +147,7 @@ class RaceDuty(StorageFixtures):
         for _ in range(ROUNDS):
             job_id = scene.add()
             claim, _ = race_two(
-                partial(one.claim, ["default"], 1, holder.session, scene.stamp()),
+                partial(one.claim, ClaimRequest(["default"], 1, holder.session, scene.stamp())),
                 partial(other.apply, [deletes(job_id)]),
             )
 
@@ -166,7 +166,7 @@ class RaceDuty(StorageFixtures):
             ids = scene.add_many(5)
             holder = scene.begin(str(number))
             claim, taken = race_two(
-                partial(one.claim, ["default"], 5, holder.session, scene.stamp()),
+                partial(one.claim, ClaimRequest(["default"], 5, holder.session, scene.stamp())),
                 partial(other.end_session, holder.session, None, reason="killed"),
             )
 
@@ -191,7 +191,7 @@ class RaceDuty(StorageFixtures):
 
             record = scene.record(running.id)
             assert (State.ENQUEUED, 1, 0) == (record.state, record.crashes, record.attempt)
-            assert 2 == len(scene.storage.history(running.id))
+            assert 2 == len(scene.history(running.id))
             scene.settle(deletes(running.id))
 
     def test_a_renewal_races_the_reaper(self, scene: Scene) -> None:
@@ -234,7 +234,7 @@ class RaceDuty(StorageFixtures):
 
             assert State.ENQUEUED == scene.state(child.id)
             assert [child.id] == [job.id for job in scene.claim(holder)]
-            entries = [entry.state for entry in scene.storage.history(child.id)]
+            entries = [entry.state for entry in scene.history(child.id)]
             assert entries in ([State.ENQUEUED], [State.AWAITING, State.ENQUEUED])
 
     def test_the_last_of_two_parents_releases(self, scene: Scene) -> None:
@@ -257,4 +257,4 @@ class RaceDuty(StorageFixtures):
             scene.storage.release(10)
 
             assert [child] == [job.id for job in scene.claim(holder)]
-            assert 2 == len(scene.storage.history(child))
+            assert 2 == len(scene.history(child))

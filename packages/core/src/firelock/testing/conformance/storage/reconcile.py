@@ -105,7 +105,7 @@ class ReconcileDuty(StorageFixtures):
         scene.storage.reconcile(holder.session, [_held(started), _held(waiting)])
 
         assert (at, None) == (scene.record(started.id).started_at, scene.record(waiting.id).started_at)
-        assert [1, 1] == [len(scene.storage.history(run.id)) for run in (started, waiting)]
+        assert [1, 1] == [len(scene.history(run.id)) for run in (started, waiting)]
 
     def test_a_lost_job_is_not_marked_as_started(self, scene: Scene) -> None:
         """A start reported by a former holder is passed over.

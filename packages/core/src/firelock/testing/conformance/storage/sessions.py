@@ -6,7 +6,7 @@ import attrs
 import pytest
 
 from firelock.lifecycle import Upkeep
-from firelock.storage import NewSession, Renewal
+from firelock.storage import ClaimRequest, NewSession, Renewal
 from firelock.testing.conformance.ends import crashes, retries, succeeds
 from firelock.testing.conformance.handles import BASE, DAY, SECOND, STAMP
 from firelock.testing.conformance.scene import Scene
@@ -161,7 +161,9 @@ class SessionDuty(StorageFixtures):
         taken = scene.storage.orphans(10)
 
         assert [(holder.session, [], [])] == [(one.session, one.crashed, one.returned) for one in taken]
-        assert scene.storage.claim(["default"], 1, holder.session, scene.stamp()).is_session_lost
+        assert scene.storage.claim(
+            ClaimRequest(["default"], 1, holder.session, scene.stamp())
+        ).is_session_lost
 
     def test_orphans_are_taken_within_a_limit(self, scene: Scene) -> None:
         """At most so many sessions are ended by one call; the rest by the next.
@@ -216,7 +218,7 @@ class SessionDuty(StorageFixtures):
             taken.session, taken.server, taken.crashed, sorted(taken.returned),
         )  # fmt: skip
         assert [0, 1, 0, 0] == [scene.record(job_id).crashes for job_id in ids]
-        assert [1, 2, 1, 1] == [len(scene.storage.history(job_id)) for job_id in ids]
+        assert [1, 2, 1, 1] == [len(scene.history(job_id)) for job_id in ids]
         assert [Upkeep.NOT_STARTED, "killed by signal 9", Upkeep.NOT_STARTED, Upkeep.NOT_STARTED] == [
             scene.record(job_id).reason for job_id in ids
         ]

@@ -67,7 +67,7 @@ class SettleDuty(StorageFixtures):
             State.FAILED, end.at, "no retries left", 1, running.job.claimed_at, end.started_at,
             running.holder.server,
         ) == scene.last_entry(running.id)  # fmt: skip
-        assert 2 == len(scene.storage.history(running.id))
+        assert 2 == len(scene.history(running.id))
 
     def test_an_absent_result_has_its_reason(self, scene: Scene) -> None:
         """A success without a result says why there is none.
@@ -96,7 +96,7 @@ class SettleDuty(StorageFixtures):
         assert (State.FAILED, attrs.evolve(error, traceback=None), end.at, BASE + HOUR) == (
             record.state, record.error, record.ended_at, record.expires_at,
         )  # fmt: skip
-        assert [Attempt(1, end.at, error)] == scene.storage.errors(running.id)
+        assert [Attempt(1, end.at, error)] == scene.errors(running.id)
 
     def test_a_retry_waits_in_scheduled(self, scene: Scene) -> None:
         """A retried job is scheduled, counts the retry, keeps the attempt and queue, and has not ended.
@@ -113,7 +113,7 @@ class SettleDuty(StorageFixtures):
             record.session,
         )  # fmt: skip
         assert record.is_retrying
-        assert [1] == [attempt.attempt for attempt in scene.storage.errors(running.id)]
+        assert [1] == [attempt.attempt for attempt in scene.errors(running.id)]
 
     def test_a_retry_without_wait_is_enqueued_behind_the_others(self, scene: Scene) -> None:
         """A retry at once gets a new place in its queue, by the storage's clock.
@@ -185,7 +185,7 @@ class SettleDuty(StorageFixtures):
         assert (State.ENQUEUED, before.enqueued_at, 0, None) == (
             record.state, record.enqueued_at, record.attempt, record.session,
         )  # fmt: skip
-        assert (2 if has_started else 1) == len(scene.storage.history(running.id))
+        assert (2 if has_started else 1) == len(scene.history(running.id))
         assert [running.id, other] == [job.id for job in scene.claim(holder)]
 
     def test_jobs_handed_back_stand_before_equals_that_came_with_them(self, scene: Scene) -> None:
@@ -220,7 +220,7 @@ class SettleDuty(StorageFixtures):
         assert (State.SCHEDULED, wait.due_at, wait.reason, 0, wait.at) == (
             record.state, record.due_at, record.reason, record.attempt, record.changed_at,
         )  # fmt: skip
-        assert 1 == len(scene.storage.history(running.id))
+        assert 1 == len(scene.history(running.id))
 
     def test_a_crash_alone_is_counted_apart(self, scene: Scene) -> None:
         """A job whose process died is enqueued, one crash more, attempt given back, the error kept.
@@ -235,7 +235,7 @@ class SettleDuty(StorageFixtures):
         record = scene.record(running.id)
         assert (State.ENQUEUED, 1, 0, 0) == (record.state, record.crashes, record.attempt, record.retries)
         assert 1 == scene.run(holder, running.id).job.crashes
-        assert ["crash"] == [attempt.error.fingerprint for attempt in scene.storage.errors(running.id)]
+        assert ["crash"] == [attempt.error.fingerprint for attempt in scene.errors(running.id)]
 
     def test_the_last_crash_fails_the_job(self, scene: Scene) -> None:
         """The third crash fails the job with its reason, the attempt counted.
@@ -305,7 +305,7 @@ class SettleDuty(StorageFixtures):
             record.state, record.retries, record.crashes, record.attempt, record.ended_at, record.expires_at,
             record.result, record.result_absent, record.changed_at,
         )  # fmt: skip
-        assert 5 == len(scene.storage.history(job_id))
+        assert 5 == len(scene.history(job_id))
         assert 3 == scene.run(holder, job_id).job.attempt
 
     @pytest.mark.parametrize("state", ["scheduled", "failed", "deleted", "succeeded"])
@@ -399,7 +399,7 @@ class SettleDuty(StorageFixtures):
         """
         error = error_info("f1")
         job_id = scene.settle(fails(scene.run(scene.begin()), error))
-        errors = scene.storage.errors(job_id)
+        errors = scene.errors(job_id)
         scene.settle(deletes(job_id))
         at = scene.stamp()
 
@@ -409,7 +409,7 @@ class SettleDuty(StorageFixtures):
         assert (State.FAILED, attrs.evolve(error, traceback=None), BASE + HOUR, at) == (
             record.state, record.error, record.expires_at, record.ended_at,
         )  # fmt: skip
-        assert errors == scene.storage.errors(job_id)
+        assert errors == scene.errors(job_id)
         assert {State.FAILED: 1} == {
             state: number for state, number in scene.storage.counts().by_state.items() if number
         }
@@ -423,9 +423,9 @@ class SettleDuty(StorageFixtures):
         holder = scene.begin()
         ids = [scene.settle(ENDS[name](scene.run(holder))) for name in ("succeeds", "fails")]
         ids += [scene.run(holder).id, scene.add(), scene.schedule(60)]
-        before = [(scene.record(job_id), scene.storage.history(job_id)) for job_id in ids]
+        before = [(scene.record(job_id), scene.history(job_id)) for job_id in ids]
 
         results = scene.storage.apply([restores(job_id, State.ENQUEUED) for job_id in ids])
 
         assert [Applied.REFUSED] * 5 == results
-        assert before == [(scene.record(job_id), scene.storage.history(job_id)) for job_id in ids]
+        assert before == [(scene.record(job_id), scene.history(job_id)) for job_id in ids]

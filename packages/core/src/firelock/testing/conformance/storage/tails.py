@@ -85,7 +85,7 @@ class TailDuty(StorageFixtures):
         If this fails: a deleted job succeeds after all, or is shown as stopping for ever.
         """
         running = _deleted_while_running(scene)
-        history = scene.storage.history(running.id)
+        history = scene.history(running.id)
 
         result = scene.apply(end(running))
 
@@ -93,7 +93,7 @@ class TailDuty(StorageFixtures):
         assert (Applied.REFUSED, State.DELETED, None, False) == (
             result, record.state, record.session, record.is_stopping,
         )  # fmt: skip
-        assert history == scene.storage.history(running.id)
+        assert history == scene.history(running.id)
         assert (None, 0, 1) == (record.result, record.retries, record.attempt)
 
     def test_only_the_holder_clears_its_tail(self, scene: Scene) -> None:
@@ -152,7 +152,7 @@ class TailDuty(StorageFixtures):
         """
         deleted, requeued = _deleted_while_running(scene, "a"), _deleted_while_running(scene, "a")
         scene.settle(requeues(requeued.id))
-        histories = [scene.storage.history(run.id) for run in (deleted, requeued)]
+        histories = [scene.history(run.id) for run in (deleted, requeued)]
 
         taken = scene.storage.end_session(deleted.holder.session, None, reason="killed")
 
@@ -161,7 +161,7 @@ class TailDuty(StorageFixtures):
             (record.state, record.is_stopping, record.crashes)
             for record in (scene.record(deleted.id), scene.record(requeued.id))
         ]
-        assert histories == [scene.storage.history(run.id) for run in (deleted, requeued)]
+        assert histories == [scene.history(run.id) for run in (deleted, requeued)]
         assert _is_claimable(scene, requeued.id)
 
     def test_an_orphaned_session_loses_its_tails(self, scene: Scene) -> None:

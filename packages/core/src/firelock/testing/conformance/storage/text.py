@@ -50,8 +50,8 @@ class TextDuty(StorageFixtures):
             stored.retry,
         )
         assert (text, text) == (running.job.task, running.job.arguments)
-        assert [error] == [attempt.error for attempt in scene.storage.errors(job_id)]
-        assert text == scene.storage.history(job_id)[0].reason
+        assert [error] == [attempt.error for attempt in scene.errors(job_id)]
+        assert text == scene.history(job_id)[0].reason
 
     @pytest.mark.parametrize("text", ODD_TEXTS.values(), ids=ODD_TEXTS)
     def test_odd_text_is_found_exactly(self, scene: Scene, text: str) -> None:
@@ -149,7 +149,7 @@ class TextDuty(StorageFixtures):
             scene.record(succeeded.id).arguments,
             scene.record(succeeded.id).result,
         )
-        assert [error] == [attempt.error for attempt in scene.storage.errors(failed.id)]
+        assert [error] == [attempt.error for attempt in scene.errors(failed.id)]
 
     def test_a_result_of_null_is_not_the_absence_of_one(self, scene: Scene) -> None:
         """The text `null`, the empty text and no text are three different results.

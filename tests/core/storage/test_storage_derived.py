@@ -16,15 +16,15 @@ from firelock.errors import StorageError, StorageUnavailable
 from firelock.memory import MemoryStorage
 from firelock.storage import (
     DURATION_BUCKETS,
+    ClaimRequest,
+    DerivedStorage,
     NewSession,
     Page,
     RecurringRecord,
     Rollup,
-    Storage,
-    defaults,
-    next_recurring_at,
+    derived,
 )
-from firelock.values import ErrorInfo, Holder, NewJob, State
+from firelock.values import ErrorInfo, Holder, LogLine, NewJob, State
 
 HOLDER = Holder("session-a", "host:a")
 
@@ -33,7 +33,8 @@ class SmallStorage(MemoryStorage):
     """Tables, and whatever else the contract derives from them; rivals come before its next writes."""
 
     features = frozenset()
-    wait, interrupt, exchange = Storage.wait, Storage.interrupt, Storage.exchange
+    wait, interrupt = DerivedStorage.wait, DerivedStorage.interrupt
+    exchange = DerivedStorage.exchange
 
     def __init__(self):
         super().__init__()
@@ -59,7 +60,7 @@ def storage():
 
 def insert(storage, task="tasks.run"):
     """The id of a job that is stored now."""
-    job = NewJob(storage.new_id(), task, "[]", "json", "default", 0, State.ENQUEUED, 0)
+    job = NewJob(storage.new_ids(1)[0], task, "[]", "json", "default", 0, State.ENQUEUED, 0)
     storage.insert([job])
     return job.id
 
@@ -69,10 +70,10 @@ def fail(storage, fingerprint, *tasks):
     failed = []
     for task in tasks:
         insert(storage, task)
-        (job,) = storage.exchange([], None, 1, HOLDER.session, storage.clock()).claim.jobs
+        (job,) = storage.exchange([], ClaimRequest(None, 1, HOLDER.session, storage.clock())).claim.jobs
         error = ErrorInfo("builtins.ValueError", f"no {task}", fingerprint) if fingerprint else None
         end = lifecycle.failed(job, HOLDER, at=0, started_at=0, reason="failed", error=error, expires_at=None)
-        storage.exchange([end], None, 0, HOLDER.session, 0)
+        storage.exchange([end], ClaimRequest(None, 0, HOLDER.session, 0))
         failed.append(job.id)
     return failed
 
@@ -82,27 +83,26 @@ def fail(storage, fingerprint, *tasks):
 
 def test_a_change_that_was_overtaken_is_made_again(storage):
     """It is made of what the rival left, so that neither is lost."""
-    storage.put_record("list", "a", "x")
-    storage.rivals.append(lambda: MemoryStorage.put_record(storage, "list", "a", "xy"))
+    job, line = insert(storage), LogLine(0, 5, "info", "hello")
+    storage.rivals.append(lambda: storage.append_logs({job: [line]}, {}))
 
-    answer = defaults.change_record(
-        storage, "list", "a", lambda record: (record.value + "z", len(record.value))
-    )
+    storage.append_logs({job: [line]}, {})
 
-    assert ("xyz", 2) == (storage.get_record("list", "a").value, answer)
+    assert [1, 2] == [line.number for line in storage.read_log(job)]
 
 
 def test_a_change_that_is_always_overtaken_gives_up(storage):
     """The storage is taken for unavailable: the caller tries again later."""
+    job, line = insert(storage), LogLine(0, 5, "info", "hello")
 
     def rival():
-        MemoryStorage.put_record(storage, "list", "a", "x")
+        MemoryStorage.put_record(storage, "log", job, "[]")
         storage.rivals.append(rival)
 
     storage.rivals.append(rival)
 
     with pytest.raises(StorageUnavailable, match="times in a row"):
-        defaults.change_record(storage, "list", "a", lambda record: ("y", None))
+        storage.append_logs({job: [line]}, {})
 
 
 def test_a_lock_that_a_rival_takes_meanwhile_is_not_had(storage):
@@ -143,33 +143,19 @@ def test_an_interrupt_ends_every_wait(storage):
 
 def test_groups_reach_beyond_a_page(storage, monkeypatch):
     """Every failure counts, up to a limit that keeps the answer quick."""
-    monkeypatch.setattr(defaults, "_PAGE", 2)
+    monkeypatch.setattr(derived, "_PAGE", 2)
     fail(storage, "f1", *"abcde")
 
     assert [5] == [group.count for group in storage.failure_groups(10)]
-    monkeypatch.setattr(defaults, "GROUPED_LIMIT", 3)
+    monkeypatch.setattr(derived, "GROUPED_LIMIT", 3)
     assert [4] == [group.count for group in storage.failure_groups(10)]
-
-
-def test_ids_of_a_storage_with_ids_of_its_own_are_its_own():
-    """A batch is made by the storage's own way too."""
-
-    class Numbered(SmallStorage):
-        def new_id(self, parent=None):
-            self.made = getattr(self, "made", 0) + 1
-            return f"job-{self.made}"
-
-    storage = Numbered()
-
-    assert ["job-1", "job-2"] == storage.new_ids(2)
-    storage.close()
 
 
 def test_a_storage_has_no_steps_until_it_says_so():
     """The contract's own step is none: verbs within are as they are alone."""
     storage = SmallStorage()
 
-    with Storage.one_step(storage):
+    with DerivedStorage.one_step(storage):
         storage.put_record("list", "a", "x")
 
     assert "x" == storage.get_record("list", "a").value
@@ -211,13 +197,13 @@ def test_the_next_due_instant_is_one_record():
         storage.put_recurring(record, keep_progress=False)
     first = storage.get_recurring("000")
 
-    told = [next_recurring_at(storage) for _ in range(2)]
-    reads = [storage.reads(lambda: next_recurring_at(storage)) for _ in range(3)]
+    told = [storage.next_recurring_at() for _ in range(2)]
+    reads = [storage.reads(storage.next_recurring_at) for _ in range(3)]
     storage.fire_recurring(attrs.evolve(first, next_at=at + 10_000), at, [])
-    after_a_firing = [storage.reads(lambda: next_recurring_at(storage)) for _ in range(2)]
+    after_a_firing = [storage.reads(storage.next_recurring_at) for _ in range(2)]
 
     assert ([at, at], [1, 1, 1], [601, 1]) == (told, reads, after_a_firing)
-    assert at + 1 == next_recurring_at(storage)
+    assert at + 1 == storage.next_recurring_at()
 
 
 def test_the_next_due_instant_follows_every_change():
@@ -244,7 +230,7 @@ def test_the_next_due_instant_follows_every_change():
             storage.put_recurring(attrs.evolve(stored, **wanted), keep_progress=chance.random() < 0.3)
         if chance.random() < 0.7:
             every = [one.next_at for one in storage.list_recurring() if one.next_at and not one.is_paused]
-            told = next_recurring_at(storage)
+            told = storage.next_recurring_at()
             wrong += [(turn, told)] if told != min(every, default=None) else []
 
     assert wrong == []
@@ -276,8 +262,8 @@ def test_a_list_that_begins_where_it_ended_is_told(verb):
     histogram = (0,) * (len(DURATION_BUCKETS) + 1)
     storage.record_metrics([Rollup(60_000_000, "task", "default", "succeeded", 1, 1, histogram)])
     asks = {
-        "due_recurring": lambda: defaults.due_recurring(storage, 1),
-        "timeline": lambda: defaults.timeline(storage, 0, 120_000_000, task=None, queue=None),
+        "due_recurring": lambda: storage.due_recurring(1),
+        "timeline": lambda: storage.timeline(0, 120_000_000),
     }
 
     with pytest.raises(StorageError, match="list_records has to leave `after` out"):
@@ -287,4 +273,4 @@ def test_a_list_that_begins_where_it_ended_is_told(verb):
 def test_pages_that_never_end_are_told():
     """A cursor that is answered with itself is a fault of `find`, not a reason to ask for ever."""
     with pytest.raises(StorageError, match="find has to go on"):
-        defaults.failure_groups(Circling(), 5)
+        Circling().failure_groups(5)
