@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import groupby
 from operator import attrgetter
 from typing import Any
 
@@ -35,6 +36,7 @@ _asked = attrgetter(
     "state", "due_at", "nominal_at", "reason", "tags", "timeout_seconds", "retry", "recurring_id", "parents"
 )
 _NOTHING_ASKED = (State.ENQUEUED, None, None, None, (), None, None, None, ())
+_run = attrgetter("queue", "priority")
 _PLAIN_LIMIT = 1_000  # jobs whose keys and values one command of a script can take
 
 
@@ -151,13 +153,13 @@ def _is_plain(jobs: Sequence[NewJob]) -> bool:
 def _plain_arguments(jobs: Sequence[NewJob]) -> list[Any]:
     """Return jobs as scripts/insert_plain.lua reads them, in runs of one queue and priority."""
     arguments: list[Any] = []
-    run, head = None, 0
-    for job in jobs:
-        if run != (job.queue, job.priority):
-            run, head = (job.queue, job.priority), len(arguments)
-            arguments += (job.queue, lowest_place(job.priority), 0)
-        arguments[head + 2] += 1
-        arguments += (job.id, payload_of(job, is_plain=True), job.created_at)
+    for (queue, priority), run in groupby(jobs, _run):
+        alike = list(run)
+        arguments += (queue, lowest_place(priority), len(alike))
+        for job in alike:
+            arguments += (job.created_at, job.id)
+        for job in alike:
+            arguments += (job.id, payload_of(job, is_plain=True))
     return arguments
 
 
