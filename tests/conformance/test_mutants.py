@@ -6,6 +6,8 @@ import pytest
 
 from tests.conformance.mutants import Mutation, cases, catcher, mutations
 
+pytestmark = pytest.mark.heavy("each of hundreds of faults runs tests of the kit")
+
 FAULTS = [mutation for mutation in mutations() if not mutation.legal]
 
 

@@ -13,6 +13,8 @@ from .session_model import check, told
 from .state import World, normalised
 from .variants import CALM, DEEP, PROTOCOL, VARIANTS, Variant
 
+pytestmark = pytest.mark.heavy("explores the protocol to its last state")
+
 BROKEN = [variant for variant in VARIANTS if variant.expected is not Verdict.SAFE]
 
 
