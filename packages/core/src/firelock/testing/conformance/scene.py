@@ -136,6 +136,15 @@ class Scene:
         assert record is not None, f"job {job_id} is not stored"
         return record
 
+    def check(self, job_id: str, **expected: object) -> None:
+        """The job is stored with these fields."""
+        record = self.record(job_id)
+        assert expected == {name: getattr(record, name) for name in expected}
+
+    def by_state(self) -> dict[State, int]:
+        """Return how many jobs there are in each state that has some."""
+        return {state: number for state, number in self.storage.counts().by_state.items() if number}
+
     def found(self, where: JobFilter, *, limit: int = 100, oldest_first: bool = False) -> list[str]:
         """Return the ids of a whole list; where a storage looks for what is rare, its pages may be short."""
         walked = pages(self.storage, where, limit, oldest_first=oldest_first)
@@ -174,9 +183,18 @@ class Scene:
         """Return what the holder's session could claim."""
         return self.storage.claim(ClaimRequest(queues, limit, holder.session, self.stamp())).jobs
 
-    def run(self, holder: Holder, job_id: str | None = None) -> Running:
-        """The holder has claimed the job, a new one unless given; nothing else may be enqueued."""
-        wanted = job_id or self.add()
+    def claim_ids(
+        self, holder: Holder | None = None, limit: int = 100, queues: Sequence[str] | None = ("default",)
+    ) -> list[str]:
+        """Return the ids of what the holder's session, a new one unless given, could claim."""
+        return [job.id for job in self.claim(holder or self.begin(), limit, queues)]
+
+    def run(self, holder: Holder | None = None, job_id: str | None = None) -> Running:
+        """The holder, a new session unless given, has claimed the job, a new one unless given.
+
+        Nothing else may be enqueued.
+        """
+        holder, wanted = holder or self.begin(), job_id or self.add()
         (job,) = self.claim(holder)
         assert wanted == job.id, f"another job was claimed than {wanted}"
         return Running(job, holder)

@@ -51,7 +51,7 @@ class ClaimDuty(StorageFixtures):
         job_id = scene.add(reason="enqueued by a test")
         before = scene.record(job_id)
 
-        running = scene.run(scene.begin(), job_id)
+        running = scene.run(job_id=job_id)
 
         assert attrs.evolve(
             before, state=State.PROCESSING, reason=None, attempt=1, fence=running.job.fence,
@@ -93,7 +93,7 @@ class ClaimDuty(StorageFixtures):
         """
         ids = [scene.add(priority=priority) for priority in (0, -5, 100, 0, -100, 7, 100)]
 
-        claimed = [job.id for job in scene.claim(scene.begin())]
+        claimed = scene.claim_ids()
 
         assert [ids[place] for place in (2, 6, 5, 0, 3, 1, 4)] == claimed
 
@@ -198,7 +198,7 @@ class ClaimDuty(StorageFixtures):
             settings = {"paused": False} if how == "false" else {"note": "paused: true"}
             scene.storage.put_record("queue", "mail", json.dumps(settings))
 
-        assert [job_id] == [job.id for job in scene.claim(holder, queues=["mail"])]
+        assert [job_id] == scene.claim_ids(holder, queues=["mail"])
 
     def test_a_dead_session_takes_nothing(self, scene: Scene) -> None:
         """A claim by a session that was ended takes nothing and says that the session is lost.
@@ -212,7 +212,7 @@ class ClaimDuty(StorageFixtures):
         claim = scene.storage.claim(ClaimRequest(["default"], 10, dead.session, scene.stamp()))
 
         assert ([], True) == (claim.jobs, claim.is_session_lost)
-        assert [job_id] == [job.id for job in scene.claim(well)]
+        assert [job_id] == scene.claim_ids(well)
 
     def test_a_dead_session_hides_nothing(self, scene: Scene) -> None:
         """What a dead session asked for is there for the next one that asks, all of it and at once.
@@ -227,7 +227,7 @@ class ClaimDuty(StorageFixtures):
         assert scene.storage.claim(
             ClaimRequest(["default"], 300, dead.session, scene.stamp())
         ).is_session_lost
-        assert added == {job.id for job in scene.claim(well, limit=300)}
+        assert added == set(scene.claim_ids(well, limit=300))
 
     def test_an_unknown_session_takes_nothing(self, scene: Scene) -> None:
         """A session that never began, or was pruned after its death, counts as dead.
@@ -270,7 +270,7 @@ class ClaimDuty(StorageFixtures):
 
         If this fails: hand-backs fill the history, and the hot path pays for a write nobody reads.
         """
-        running = scene.run(scene.begin())
+        running = scene.run()
 
         assert [State.ENQUEUED] == [entry.state for entry in scene.history(running.id)]
 
@@ -283,7 +283,7 @@ class ClaimDuty(StorageFixtures):
         scene.storage.apply([deletes(job_id), requeues(job_id)])
         before = scene.history(job_id)
 
-        scene.settle(succeeds(scene.run(scene.begin(), job_id)))
+        scene.settle(succeeds(scene.run(job_id=job_id)))
 
         assert 3 == len(before)
         assert before == scene.history(job_id)[:-1]
@@ -350,4 +350,4 @@ class ClaimDuty(StorageFixtures):
         first = scene.add(created_at=STAMP + 900 * SECOND)
         second = scene.add(created_at=STAMP - 900 * SECOND)
 
-        assert [first, second] == [job.id for job in scene.claim(scene.begin())]
+        assert [first, second] == scene.claim_ids()

@@ -24,7 +24,7 @@ _table = pytest.mark.parametrize(("on", "end"), _TABLE, ids=[f"{on}-{end}" for o
 
 def _ended(scene: Scene, end: State, job_id: str | None = None, expires_at: int | None = None) -> str:
     """Bring a job, a new one unless given, to its end; return its id."""
-    running = scene.run(scene.begin(), job_id)
+    running = scene.run(job_id=job_id)
     match end:
         case State.SUCCEEDED:
             return scene.settle(succeeds(running, expires_at=expires_at))
@@ -54,10 +54,12 @@ class ContinuationDuty(StorageFixtures):
 
         child = scene.continuation(one, other, on=On.FINISHED)
 
-        record = scene.record(child)
-        assert (State.AWAITING, (Edge(one, On.FINISHED), Edge(other, On.FINISHED)), None) == (
-            record.state, record.parents, record.enqueued_at,
-        )  # fmt: skip
+        scene.check(
+            child,
+            state=State.AWAITING,
+            parents=(Edge(one, On.FINISHED), Edge(other, On.FINISHED)),
+            enqueued_at=None,
+        )
         assert [] == scene.claim(scene.begin(), queues=None)
         assert 0 == scene.storage.release(10)
 
@@ -74,10 +76,8 @@ class ContinuationDuty(StorageFixtures):
         looked_at = scene.storage.release(10)
 
         target = continuation_target(on, end)
-        record = scene.record(child)
-        assert (1, target or State.AWAITING, _expected_reason(on, end, target)) == (
-            looked_at, record.state, record.reason,
-        )  # fmt: skip
+        scene.check(child, state=target or State.AWAITING, reason=_expected_reason(on, end, target))
+        assert 1 == looked_at
         assert 0 == scene.storage.release(10)
 
     @_table
@@ -100,7 +100,7 @@ class ContinuationDuty(StorageFixtures):
             (entry.state, entry.at, entry.reason) for entry in scene.history(child)
         ]
         claimable = [child] if target is State.ENQUEUED else []
-        assert claimable == [job.id for job in scene.claim(scene.begin())]
+        assert claimable == scene.claim_ids()
 
     def test_the_end_of_a_parent_is_told(self, scene: Scene) -> None:
         """The end of a job with waiting children answers `releasing`, its repeat `already`.
@@ -148,7 +148,7 @@ class ContinuationDuty(StorageFixtures):
         entry = HistoryEntry(State.ENQUEUED, record.changed_at, "parent succeeded")
         assert entry == scene.last_entry(child)
         assert 2 == len(scene.history(child))
-        assert [child] == [job.id for job in scene.claim(scene.begin())]
+        assert [child] == scene.claim_ids()
 
     def test_a_child_is_released_once(self, scene: Scene) -> None:
         """A second end of the parent changes nothing for children that were decided.
@@ -208,7 +208,7 @@ class ContinuationDuty(StorageFixtures):
         If this fails: a child of one finished and one running job waits for ever, or runs at once.
         """
         ended = _ended(scene, State.SUCCEEDED)
-        running = scene.run(scene.begin())
+        running = scene.run()
         child = scene.continuation(ended, running.id)
         before = scene.state(child)
 
@@ -244,7 +244,7 @@ class ContinuationDuty(StorageFixtures):
         child = scene.continuation(parent)
         scene.settle(requeues(parent))
 
-        running = scene.run(scene.begin(), parent)
+        running = scene.run(job_id=parent)
         result = scene.apply(succeeds(running))
         scene.storage.release(10)
 
@@ -332,7 +332,7 @@ class ContinuationDuty(StorageFixtures):
         assert [3, 3, 1] == steps
         assert 0 == scene.storage.release(3)
         assert [2] * 7 == [len(scene.history(child)) for child in children]
-        assert sorted(children) == sorted(job.id for job in scene.claim(scene.begin()))
+        assert sorted(children) == sorted(scene.claim_ids())
 
     @pytest.mark.parametrize("change", [deletes, requeues])
     def test_a_child_that_left_is_not_released(

@@ -150,7 +150,7 @@ class FindDuty(StorageFixtures):
         If this fails: what starts next is on the last page of what is scheduled.
         """
         late, soon, later = (scene.schedule(60 * minutes) for minutes in (20, 10, 30))
-        retrying = scene.settle(retries(scene.run(scene.begin()), due_at=scene.now() + 15 * 60 * SECOND))
+        retrying = scene.settle(retries(scene.run(), due_at=scene.now() + 15 * 60 * SECOND))
         scene.add()
 
         by_due = JobFilter(state=State.SCHEDULED, by_due=True)
@@ -174,7 +174,7 @@ class FindDuty(StorageFixtures):
         }
         ids = [scene.add(due_at=at, **fields) for at in due]
         scene.add(**{**fields, "due_at": due[1], "queue": "other", "task": "read", "tags": ("us",)})
-        ended = scene.settle(retries(scene.run(scene.begin()), due_at=due[2] + 1))
+        ended = scene.settle(retries(scene.run(), due_at=due[2] + 1))
 
         for where in (JobFilter(queue="mail"), JobFilter(task="send"), JobFilter(tag="eu")):
             within = attrs.evolve(where, by_due=True, since=due[1], until=due[3], is_retrying=False)

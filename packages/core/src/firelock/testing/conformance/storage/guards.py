@@ -84,7 +84,7 @@ class GuardDuty(StorageFixtures):
 
         If this fails: the end of a pruned job raises, or brings half a job back.
         """
-        running = scene.run(scene.begin())
+        running = scene.run()
         ghost = Running(attrs.evolve(running.job, id=scene.storage.new_ids(1)[0]), running.holder)
 
         results = scene.storage.apply([succeeds(ghost), deletes(ghost.id), requeues(ghost.id)])
@@ -99,7 +99,7 @@ class GuardDuty(StorageFixtures):
 
         If this fails: after a lost reply a server takes its success for a lost job, or counts a retry twice.
         """
-        running = scene.run(scene.begin())
+        running = scene.run()
         first = scene.apply(end(running))
         before = scene.record(running.id), scene.history(running.id)
 
@@ -129,7 +129,7 @@ class GuardDuty(StorageFixtures):
 
         If this fails: a job that succeeded is failed by a late time-out.
         """
-        running = scene.run(scene.begin())
+        running = scene.run()
         scene.settle(succeeds(running))
 
         results = scene.storage.apply([fails(running), retries(running), gives_up(running)])
@@ -181,7 +181,7 @@ class GuardDuty(StorageFixtures):
 
         If this fails: a batch is applied by job instead of by order, or only the last transition is kept.
         """
-        running = scene.run(scene.begin())
+        running = scene.run()
         other = scene.add()
 
         results = scene.storage.apply(

@@ -67,10 +67,7 @@ class InsertDuty(StorageFixtures):
         claimed = scene.claim(scene.begin())
 
         assert [] == claimed
-        stored = scene.record(job_id)
-        assert (State.SCHEDULED, due_at, due_at, None) == (
-            stored.state, stored.due_at, stored.nominal_at, stored.enqueued_at,
-        )  # fmt: skip
+        scene.check(job_id, state=State.SCHEDULED, due_at=due_at, nominal_at=due_at, enqueued_at=None)
 
     def test_inserting_again_changes_nothing(self, scene: Scene) -> None:
         """A second insert of an id answers False and leaves the job as it was.
@@ -86,7 +83,7 @@ class InsertDuty(StorageFixtures):
         assert [False] == repeated
         assert before == scene.record(job.id)
         assert 1 == len(scene.history(job.id))
-        assert {State.ENQUEUED: 1} == _present(scene.storage.counts().by_state)
+        assert {State.ENQUEUED: 1} == scene.by_state()
 
     def test_inserting_again_does_not_touch_a_running_job(self, scene: Scene) -> None:
         """A repeat that arrives while the job runs, or after its end, changes nothing.
@@ -95,7 +92,7 @@ class InsertDuty(StorageFixtures):
         """
         job = scene.new_job()
         scene.storage.insert([job])
-        running = scene.run(scene.begin(), job.id)
+        running = scene.run(job_id=job.id)
 
         while_running = scene.storage.insert([job])
         scene.settle(succeeds(running))
@@ -148,7 +145,7 @@ class InsertDuty(StorageFixtures):
             scene.storage.insert([first, orphan, last])
 
         assert [None, None, None] == scene.storage.get([first.id, orphan.id, last.id])
-        assert {} == _present(scene.storage.counts().by_state)
+        assert {} == scene.by_state()
         assert [True] == scene.storage.insert([first])
 
     def test_a_parent_may_stand_earlier_in_the_batch(self, scene: Scene) -> None:
@@ -185,7 +182,7 @@ class InsertDuty(StorageFixtures):
         """
         ids = scene.add_many(1_000, tags=("bulk", "night"))
 
-        assert {State.ENQUEUED: 1_000} == _present(scene.storage.counts().by_state)
+        assert {State.ENQUEUED: 1_000} == scene.by_state()
         assert ids == [record.id for record in scene.storage.get(ids) if record]
 
     def test_the_creation_is_the_first_entry_of_the_history(self, scene: Scene) -> None:
@@ -214,8 +211,3 @@ class InsertDuty(StorageFixtures):
         assert all(0 < len(one) <= 64 for one in ids)
         scene.continuation(parent, id=ids[-1])
         assert ids[-1] == scene.record(ids[-1]).id
-
-
-def _present(counts: object) -> dict[object, int]:
-    assert hasattr(counts, "items")
-    return {state: number for state, number in counts.items() if number}

@@ -162,7 +162,7 @@ class LifeDuty(StorageFixtures):
         If this fails: one test's jobs appear in another one.
         """
         storage = scene.storage
-        running = scene.run(scene.begin())
+        running = scene.run()
         scene.continuation(running.id, tags=("x",))
         scene.settle(succeeds(running))
         scene.schedule(60)
@@ -268,7 +268,7 @@ class LifeDuty(StorageFixtures):
 
         assert [scene.record(job_id)] == seen
         assert ["from the other", "and back"] == [one and one.value for one in (record, answered)]
-        assert [job_id] == [job.id for job in scene.claim(scene.begin())]
+        assert [job_id] == scene.claim_ids()
 
     @requires(Feature.DURABLE)
     def test_everything_outlives_a_restart(self, scene: Scene, handles: Handles) -> None:
@@ -276,7 +276,7 @@ class LifeDuty(StorageFixtures):
 
         If this fails: a restart loses jobs.
         """
-        running = scene.run(scene.begin())
+        running = scene.run()
         ended = scene.settle(succeeds(running))
         held = scene.run(running.holder)
         waiting = scene.add(tags=("eu",))
@@ -340,24 +340,30 @@ class LifeDuty(StorageFixtures):
 
         assert [] == [thread for thread in waits if thread.is_alive()]
 
+    def _ends_a_wait(self, scene: Scene, step: Callable[[int], object]) -> None:
+        """A wait of another handle answers True soon after a step, which is done again and again."""
+        waiter, answers = scene.handles.open(), list[bool]()
+        waiter.promote(1)  # tells it the next due instant
+        thread = threading.Thread(target=lambda: answers.append(waiter.wait(None, 600.0)), daemon=True)
+        thread.start()
+
+        for number in range(int(self.patience / 0.05)):  # again, since the thread may not have begun to wait
+            step(number)
+            thread.join(0.05)
+            if answers:
+                break
+
+        assert [True] == answers
+
     @requires(Feature.NOTIFY)
     def test_new_work_ends_a_wait(self, scene: Scene) -> None:
         """A wait answers True as soon as another handle has stored work.
 
         If this fails: jobs wait for the poll although the storage says that they need not.
         """
-        waiter, answers = scene.handles.open(), list[bool]()
-        thread = threading.Thread(target=lambda: answers.append(waiter.wait(None, 600.0)), daemon=True)
-        thread.start()
+        self._ends_a_wait(scene, lambda _: scene.add())
 
-        for _ in range(int(self.patience / 0.05)):  # again, since the thread may not have begun to wait
-            scene.add()
-            thread.join(0.05)
-            if answers:
-                break
-
-        assert [True] == answers
-        assert scene.storage.counts().by_state[State.ENQUEUED] > 0
+        assert State.ENQUEUED in scene.by_state()
 
     @requires(Feature.NOTIFY)
     def test_an_earlier_instant_ends_a_wait(self, scene: Scene) -> None:
@@ -365,18 +371,10 @@ class LifeDuty(StorageFixtures):
 
         If this fails: an idle server sleeps through a job that was scheduled meanwhile.
         """
-        waiter, answers = scene.handles.open(), list[bool]()
-        waiter.promote(1)
-        thread = threading.Thread(target=lambda: answers.append(waiter.wait(None, 600.0)), daemon=True)
-        thread.start()
-
-        for number in range(int(self.patience / 0.05)):
-            scene.add(state=State.SCHEDULED, due_at=BASE + 900 * HOUR - number * SECOND)
-            thread.join(0.05)
-            if answers:
-                break
-
-        assert [True] == answers
+        self._ends_a_wait(
+            scene,
+            lambda number: scene.add(state=State.SCHEDULED, due_at=BASE + 900 * HOUR - number * SECOND),
+        )
 
     @requires(Feature.NOTIFY)
     def test_a_job_rescheduled_to_sooner_ends_a_wait(self, scene: Scene) -> None:
@@ -384,19 +382,14 @@ class LifeDuty(StorageFixtures):
 
         If this fails: an idle server sleeps through a job that somebody wants to run now.
         """
-        waiter, answers = scene.handles.open(), list[bool]()
         job_id = scene.add(state=State.SCHEDULED, due_at=BASE + 900 * HOUR)
-        waiter.promote(1)
-        thread = threading.Thread(target=lambda: answers.append(waiter.wait(None, 600.0)), daemon=True)
-        thread.start()
 
-        for number in range(1, int(self.patience / 0.05)):
-            scene.settle(reschedules(job_id, due_at=BASE + 900 * HOUR - number * SECOND))
-            thread.join(0.05)
-            if answers:
-                break
-
-        assert [True] == answers
+        self._ends_a_wait(
+            scene,
+            lambda number: scene.settle(
+                reschedules(job_id, due_at=BASE + 900 * HOUR - (number + 1) * SECOND)
+            ),
+        )
 
     @requires(Feature.NOTIFY)
     def test_a_restored_scheduled_job_ends_a_wait(self, scene: Scene) -> None:
@@ -404,21 +397,15 @@ class LifeDuty(StorageFixtures):
 
         If this fails: an idle server sleeps through a job whose delete was taken back.
         """
-        waiter, answers = scene.handles.open(), list[bool]()
         scene.add(state=State.SCHEDULED, due_at=BASE + 900 * HOUR)
         job_id = scene.settle(deletes(scene.add(state=State.SCHEDULED, due_at=BASE + 800 * HOUR)))
-        waiter.promote(1)
-        thread = threading.Thread(target=lambda: answers.append(waiter.wait(None, 600.0)), daemon=True)
-        thread.start()
 
-        for _ in range(int(self.patience / 0.05)):
+        def restore_again(number: int) -> None:
+            if number:
+                scene.settle(deletes(job_id))
             scene.settle(restores(job_id, State.SCHEDULED, due_at=BASE + 800 * HOUR))
-            thread.join(0.05)
-            if answers:
-                break
-            scene.settle(deletes(job_id))
 
-        assert [True] == answers
+        self._ends_a_wait(scene, restore_again)
 
     @requires(Feature.TRANSACTIONAL_ENQUEUE)
     @pytest.mark.parametrize("commits", [True, False], ids=["commit", "rollback"])
@@ -440,7 +427,7 @@ class LifeDuty(StorageFixtures):
         assert ([True], [None]) == (answers, seen_before_the_end)
         expected = [job.id] if commits else []
         assert expected == [record.id for record in other.get([job.id]) if record]
-        assert expected == [claimed.id for claimed in scene.claim(scene.begin())]
+        assert expected == scene.claim_ids()
 
     @requires(Feature.TRANSACTIONAL_ENQUEUE)
     @pytest.mark.parametrize("commits", [True, False], ids=["commit", "rollback"])
@@ -455,7 +442,7 @@ class LifeDuty(StorageFixtures):
         other = scene.handles.open()
         parent = scene.add()
         child = scene.add(state=State.AWAITING, parents=(Edge(parent, On.SUCCEEDED),))
-        running = scene.run(scene.begin(), parent)
+        running = scene.run(job_id=parent)
 
         with open_transaction(commits) as transaction:
             applied = scene.storage.apply([succeeds(running)], within=transaction)
@@ -480,7 +467,7 @@ class LifeDuty(StorageFixtures):
         If this fails: the effects of a run that lost its job are stored.
         """
         assert callable(open_transaction)
-        running = scene.run(scene.begin(), scene.add())
+        running = scene.run(job_id=scene.add())
         scene.storage.end_session(running.holder.session, None, reason="lost")
 
         with open_transaction(False) as transaction:

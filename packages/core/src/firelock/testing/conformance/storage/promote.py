@@ -38,7 +38,7 @@ class PromoteDuty(StorageFixtures):
         assert record.enqueued_at is not None
         assert before <= record.enqueued_at <= scene.now()
         assert before <= record.changed_at <= scene.now()
-        assert [job_id] == [job.id for job in scene.claim(scene.begin())]
+        assert [job_id] == scene.claim_ids()
 
     def test_a_promotion_is_one_history_entry(self, scene: Scene) -> None:
         """The history of a promoted job tells that it was due, and when it was moved.
@@ -107,7 +107,7 @@ class PromoteDuty(StorageFixtures):
         scene.storage.promote(10)
         third = scene.add()
 
-        assert [first, second, third] == [job.id for job in scene.claim(scene.begin())]
+        assert [first, second, third] == scene.claim_ids()
 
     def test_a_job_is_promoted_once(self, scene: Scene) -> None:
         """What was promoted is no longer due, also after it was claimed.
@@ -135,7 +135,7 @@ class PromoteDuty(StorageFixtures):
 
         assert Promotion(0, None) == promotion
         assert (State.DELETED, State.ENQUEUED) == (scene.state(deleted), scene.state(requeued))
-        assert [requeued] == [job.id for job in scene.claim(scene.begin())]
+        assert [requeued] == scene.claim_ids()
 
     def test_a_rescheduled_job_is_due_at_its_new_instant(self, scene: Scene) -> None:
         """Of a rescheduled job the due instant changes, and the history has one entry more.
@@ -149,17 +149,21 @@ class PromoteDuty(StorageFixtures):
         results = scene.storage.apply([move, reschedules(sooner, due_at=BASE + 2 * HOUR)])
 
         assert [Applied.APPLIED, Applied.APPLIED] == results
-        record = scene.record(later)
-        assert (State.SCHEDULED, BASE + 5 * HOUR, BASE + HOUR, "rescheduled by ada", move.at) == (
-            record.state, record.due_at, record.nominal_at, record.reason, record.changed_at,
-        )  # fmt: skip
+        scene.check(
+            later,
+            state=State.SCHEDULED,
+            due_at=BASE + 5 * HOUR,
+            nominal_at=BASE + HOUR,
+            reason="rescheduled by ada",
+            changed_at=move.at,
+        )
         assert [State.SCHEDULED] == [entry.state for entry in scene.history(later)[:-1]]
         moved = HistoryEntry(State.SCHEDULED, move.at, "rescheduled by ada", due_at=BASE + HOUR)
         assert moved == scene.last_entry(later)
         assert 2 == scene.storage.counts().by_state[State.SCHEDULED]
         scene.advance(3 * 3_600)
         assert Promotion(1, BASE + 5 * HOUR) == scene.storage.promote(10)
-        assert [sooner] == [job.id for job in scene.claim(scene.begin())]
+        assert [sooner] == scene.claim_ids()
 
     def test_a_job_rescheduled_into_the_past_is_due_at_once(self, scene: Scene) -> None:
         """The next promotion takes it, and one that is moved twice counts once, at its last instant.
@@ -186,14 +190,20 @@ class PromoteDuty(StorageFixtures):
 
         If this fails: a job whose retry is moved begins to count anew, and is tried for ever.
         """
-        job_id = scene.settle(retries(scene.run(scene.begin()), due_at=BASE + HOUR))
+        job_id = scene.settle(retries(scene.run(), due_at=BASE + HOUR))
         before = scene.record(job_id)
 
         scene.settle(reschedules(job_id, due_at=BASE + 2 * HOUR))
 
-        after = scene.record(job_id)
-        assert (1, 1, True) == (after.retries, after.attempt, after.is_retrying)
-        assert (before.error, before.fence, before.server) == (after.error, after.fence, after.server)
+        scene.check(
+            job_id,
+            retries=1,
+            attempt=1,
+            is_retrying=True,
+            error=before.error,
+            fence=before.fence,
+            server=before.server,
+        )
 
     def test_only_what_is_scheduled_is_rescheduled(self, scene: Scene) -> None:
         """Jobs in other states are left alone, and told so.
@@ -232,7 +242,7 @@ class PromoteDuty(StorageFixtures):
         promotion = scene.storage.promote(10)
 
         assert Promotion(2, None) == promotion
-        assert sorted(ids) == sorted(job.id for job in scene.claim(holder, queues=["critical"]))
+        assert sorted(ids) == sorted(scene.claim_ids(holder, queues=["critical"]))
 
     def test_a_recurring_instant_counts_as_the_next(self, scene: Scene) -> None:
         """The next due instant is the earliest of scheduled and recurring jobs.

@@ -25,7 +25,7 @@ class PruneDuty(StorageFixtures):
 
         If this fails: a store fills up with what nobody can see.
         """
-        running = scene.run(scene.begin(), scene.add(tags=("eu",)))
+        running = scene.run(job_id=scene.add(tags=("eu",)))
         progress = Progress(1.0, 2.0, scene.stamp())
         scene.storage.append_logs({running.id: [LogLine(0, 1, "INFO", "hello")]}, {running.id: progress})
         scene.settle(fails(running, expires_at=BASE + HOUR))
@@ -107,7 +107,7 @@ class PruneDuty(StorageFixtures):
         """
         job = scene.new_job()
         scene.storage.insert([job])
-        scene.settle(fails(scene.run(scene.begin(), job.id), expires_at=BASE + HOUR))
+        scene.settle(fails(scene.run(job_id=job.id), expires_at=BASE + HOUR))
         scene.advance(7_200)
         scene.storage.prune(10)
 
@@ -127,7 +127,7 @@ class PruneDuty(StorageFixtures):
         parent = scene.add()
         child = scene.continuation(parent)
         grandchild = scene.continuation(child, on=On.DELETED)
-        running = scene.run(scene.begin(), parent)
+        running = scene.run(job_id=parent)
         end = fails(running)
         scene.settle(attrs.evolve(end, expires_at=end.at + 3 * HOUR))
         scene.storage.release(10)
@@ -155,7 +155,7 @@ class PruneDuty(StorageFixtures):
         parent = scene.add()
         children = [scene.continuation(parent, queue=queue) for queue in ("default", "mail", "default")]
         grandchildren = [scene.continuation(child, on=On.DELETED) for child in children]
-        scene.settle(fails(scene.run(scene.begin(), parent), expires_at=BASE + HOUR))
+        scene.settle(fails(scene.run(job_id=parent), expires_at=BASE + HOUR))
         scene.storage.release(10)
         scene.advance(7_200)
 
@@ -175,7 +175,7 @@ class PruneDuty(StorageFixtures):
         """
         parent = scene.add()
         child = scene.continuation(parent)
-        scene.settle(succeeds(scene.run(scene.begin(), parent), expires_at=BASE + HOUR))
+        scene.settle(succeeds(scene.run(job_id=parent), expires_at=BASE + HOUR))
         scene.advance(7_200)
 
         too_early = scene.storage.prune(10)

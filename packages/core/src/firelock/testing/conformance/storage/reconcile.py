@@ -25,7 +25,7 @@ class ReconcileDuty(StorageFixtures):
 
         If this fails: servers stop jobs that are rightly theirs, or hand back what they run.
         """
-        running = scene.run(scene.begin())
+        running = scene.run()
 
         found = scene.storage.reconcile(running.holder.session, [_held(running)])
 

@@ -214,11 +214,8 @@ class RecurringDuty(StorageFixtures):
 
         assert fired
         assert attrs.evolve(moved, queue="default", priority=0) == scene.storage.get_recurring("nightly")
-        record = scene.record(job.id)
-        assert (State.ENQUEUED, "nightly", BASE + HOUR) == (
-            record.state, record.recurring_id, record.nominal_at,
-        )  # fmt: skip
-        assert [job.id] == [claimed.id for claimed in scene.claim(scene.begin())]
+        scene.check(job.id, state=State.ENQUEUED, recurring_id="nightly", nominal_at=BASE + HOUR)
+        assert [job.id] == scene.claim_ids()
 
     def test_an_instant_fires_once(self, scene: Scene) -> None:
         """A second server that read the same definition fires nothing.

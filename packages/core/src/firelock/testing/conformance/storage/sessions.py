@@ -289,8 +289,7 @@ class SessionDuty(StorageFixtures):
             scene.run(holder, job_id)
             scene.storage.end_session(holder.session, None, reason="host lost")
 
-        record = scene.record(job_id)
-        assert (State.ENQUEUED, 5, 0) == (record.state, record.crashes, record.attempt)
+        scene.check(job_id, state=State.ENQUEUED, crashes=5, attempt=0)
 
     @pytest.mark.parametrize("running", [None, []])
     def test_ending_twice_or_the_unknown_does_nothing(self, scene: Scene, running: list[str] | None) -> None:

@@ -39,7 +39,7 @@ class SettleDuty(StorageFixtures):
 
         If this fails: results are lost, or a finished job still looks held.
         """
-        running = scene.run(scene.begin())
+        running = scene.run()
         before = scene.record(running.id)
         end = succeeds(running, '{"pages": 3}', expires_at=BASE + 24 * HOUR)
 
@@ -58,7 +58,7 @@ class SettleDuty(StorageFixtures):
 
         If this fails: people cannot see what happened when, and where.
         """
-        running = scene.run(scene.begin())
+        running = scene.run()
         end = fails(running)
 
         scene.settle(end)
@@ -74,28 +74,30 @@ class SettleDuty(StorageFixtures):
 
         If this fails: a result that was too large looks like None.
         """
-        running = scene.run(scene.begin())
+        running = scene.run()
 
         scene.settle(succeeds(running, None, absent="300 KiB is above the limit of 256 KiB"))
 
-        record = scene.record(running.id)
-        assert (None, "300 KiB is above the limit of 256 KiB") == (record.result, record.result_absent)
+        scene.check(running.id, result=None, result_absent="300 KiB is above the limit of 256 KiB")
 
     def test_a_failure_keeps_its_traceback_apart(self, scene: Scene) -> None:
         """A failed job carries its error without the traceback; `errors` has the traceback, by attempt.
 
         If this fails: lists of jobs move megabytes of tracebacks, or the traceback is lost.
         """
-        running = scene.run(scene.begin())
+        running = scene.run()
         error = error_info("f1", traceback="→ app.py line 7")
         end = fails(running, error, expires_at=BASE + HOUR)
 
         scene.settle(end)
 
-        record = scene.record(running.id)
-        assert (State.FAILED, attrs.evolve(error, traceback=None), end.at, BASE + HOUR) == (
-            record.state, record.error, record.ended_at, record.expires_at,
-        )  # fmt: skip
+        scene.check(
+            running.id,
+            state=State.FAILED,
+            error=attrs.evolve(error, traceback=None),
+            ended_at=end.at,
+            expires_at=BASE + HOUR,
+        )
         assert [Attempt(1, end.at, error)] == scene.errors(running.id)
 
     def test_a_retry_waits_in_scheduled(self, scene: Scene) -> None:
@@ -103,16 +105,21 @@ class SettleDuty(StorageFixtures):
 
         If this fails: retries run at once, are not counted, or lose their queue.
         """
-        running = scene.run(scene.begin())
+        running = scene.run()
 
         scene.settle(retries(running, due_at=BASE + HOUR))
 
-        record = scene.record(running.id)
-        assert (State.SCHEDULED, BASE + HOUR, 1, 1, "default", None, None) == (
-            record.state, record.due_at, record.retries, record.attempt, record.queue, record.ended_at,
-            record.session,
-        )  # fmt: skip
-        assert record.is_retrying
+        scene.check(
+            running.id,
+            state=State.SCHEDULED,
+            due_at=BASE + HOUR,
+            retries=1,
+            attempt=1,
+            queue="default",
+            ended_at=None,
+            session=None,
+            is_retrying=True,
+        )
         assert [1] == [attempt.attempt for attempt in scene.errors(running.id)]
 
     def test_a_retry_without_wait_is_enqueued_behind_the_others(self, scene: Scene) -> None:
@@ -131,7 +138,7 @@ class SettleDuty(StorageFixtures):
         assert (State.ENQUEUED, None) == (record.state, record.due_at)
         assert record.enqueued_at is not None
         assert record.enqueued_at >= BASE + 60 * SECOND
-        assert [other, running.id] == [job.id for job in scene.claim(holder)]
+        assert [other, running.id] == scene.claim_ids(holder)
 
     def test_a_new_attempt_starts_afresh(self, scene: Scene) -> None:
         """The next claim of a retried job has attempt 2, retries 1 and no start; the last error stays.
@@ -143,24 +150,21 @@ class SettleDuty(StorageFixtures):
 
         second = scene.run(holder, job_id)
 
-        record = scene.record(job_id)
+        scene.check(job_id, started_at=None, error=error_info(traceback=None))
         assert (2, 1) == (second.job.attempt, second.job.retries)
-        assert (None, error_info(traceback=None)) == (record.started_at, record.error)
 
     def test_a_snooze_gives_the_attempt_back(self, scene: Scene) -> None:
         """A snoozed job is scheduled with the attempt it had before, and counts no retry.
 
         If this fails: a job that waits politely runs out of attempts.
         """
-        running = scene.run(scene.begin())
+        running = scene.run()
 
         scene.settle(snoozes(running, due_at=BASE + HOUR))
 
-        record = scene.record(running.id)
-        assert (State.SCHEDULED, BASE + HOUR, 0, 0) == (
-            record.state, record.due_at, record.attempt, record.retries,
-        )  # fmt: skip
-        assert not record.is_retrying
+        scene.check(
+            running.id, state=State.SCHEDULED, due_at=BASE + HOUR, attempt=0, retries=0, is_retrying=False
+        )
         assert (State.SCHEDULED, "snoozed", 1) == (
             scene.last_entry(running.id).state,
             scene.last_entry(running.id).reason,
@@ -181,12 +185,9 @@ class SettleDuty(StorageFixtures):
 
         scene.settle(hands_back(running, has_started=has_started))
 
-        record = scene.record(running.id)
-        assert (State.ENQUEUED, before.enqueued_at, 0, None) == (
-            record.state, record.enqueued_at, record.attempt, record.session,
-        )  # fmt: skip
+        scene.check(running.id, state=State.ENQUEUED, enqueued_at=before.enqueued_at, attempt=0, session=None)
         assert (2 if has_started else 1) == len(scene.history(running.id))
-        assert [running.id, other] == [job.id for job in scene.claim(holder)]
+        assert [running.id, other] == scene.claim_ids(holder)
 
     def test_jobs_handed_back_stand_before_equals_that_came_with_them(self, scene: Scene) -> None:
         """Of a batch that was claimed in part, what is handed back is still before the rest.
@@ -202,7 +203,7 @@ class SettleDuty(StorageFixtures):
                 lifecycle.handed_back(job, holder, at=scene.stamp(), started_at=None, reason="too many")
             )
 
-        assert ids == [job.id for job in scene.claim(holder)]
+        assert ids == scene.claim_ids(holder)
 
     def test_a_silent_wait_changes_the_job_alone(self, scene: Scene) -> None:
         """A repeated wait for an unknown task is scheduled anew without an entry in the history.
@@ -215,11 +216,15 @@ class SettleDuty(StorageFixtures):
 
         scene.settle(wait)
 
-        record = scene.record(running.id)
+        scene.check(
+            running.id,
+            state=State.SCHEDULED,
+            due_at=wait.due_at,
+            reason=wait.reason,
+            attempt=0,
+            changed_at=wait.at,
+        )
         assert wait.is_silent
-        assert (State.SCHEDULED, wait.due_at, wait.reason, 0, wait.at) == (
-            record.state, record.due_at, record.reason, record.attempt, record.changed_at,
-        )  # fmt: skip
         assert 1 == len(scene.history(running.id))
 
     def test_a_crash_alone_is_counted_apart(self, scene: Scene) -> None:
@@ -232,8 +237,7 @@ class SettleDuty(StorageFixtures):
 
         scene.settle(crashes(running))
 
-        record = scene.record(running.id)
-        assert (State.ENQUEUED, 1, 0, 0) == (record.state, record.crashes, record.attempt, record.retries)
+        scene.check(running.id, state=State.ENQUEUED, crashes=1, attempt=0, retries=0)
         assert 1 == scene.run(holder, running.id).job.crashes
         assert ["crash"] == [attempt.error.fingerprint for attempt in scene.errors(running.id)]
 
@@ -249,25 +253,32 @@ class SettleDuty(StorageFixtures):
 
         scene.settle(crashes(running, expires_at=BASE + HOUR))
 
-        record = scene.record(running.id)
-        assert (State.FAILED, 3, 1, "killed by signal 9", BASE + HOUR) == (
-            record.state, record.crashes, record.attempt, record.reason, record.expires_at,
-        )  # fmt: skip
+        scene.check(
+            running.id,
+            state=State.FAILED,
+            crashes=3,
+            attempt=1,
+            reason="killed by signal 9",
+            expires_at=BASE + HOUR,
+        )
 
     def test_a_policy_may_delete_what_failed(self, scene: Scene) -> None:
         """A job deleted by its policy has ended, keeps its error and leaves no tail.
 
         If this fails: a job deleted by its own holder looks as if somebody still ran it.
         """
-        running = scene.run(scene.begin())
+        running = scene.run()
 
         scene.settle(gives_up(running, expires_at=BASE + HOUR))
 
-        record = scene.record(running.id)
-        assert (State.DELETED, None, False, "retries exhausted") == (
-            record.state, record.session, record.is_stopping, record.reason,
-        )  # fmt: skip
-        assert record.error == error_info(traceback=None)
+        scene.check(
+            running.id,
+            state=State.DELETED,
+            session=None,
+            is_stopping=False,
+            reason="retries exhausted",
+            error=error_info(traceback=None),
+        )
 
     def test_an_operators_delete_ends_a_waiting_job(self, scene: Scene) -> None:
         """A deleted job has ended for a reason, expires as told and is not claimed.
@@ -279,11 +290,16 @@ class SettleDuty(StorageFixtures):
 
         result = scene.apply(deletes(job_id, at=at, expires_at=BASE + HOUR))
 
-        record = scene.record(job_id)
-        assert (Applied.APPLIED, State.DELETED, at, at, BASE + HOUR, "deleted by ada", None) == (
-            result, record.state, record.ended_at, record.changed_at, record.expires_at, record.reason,
-            record.session,
-        )  # fmt: skip
+        scene.check(
+            job_id,
+            state=State.DELETED,
+            ended_at=at,
+            changed_at=at,
+            expires_at=BASE + HOUR,
+            reason="deleted by ada",
+            session=None,
+        )
+        assert Applied.APPLIED == result
         assert HistoryEntry(State.DELETED, at, "deleted by ada") == scene.last_entry(job_id)
         assert [] == scene.claim(scene.begin())
 
@@ -300,11 +316,18 @@ class SettleDuty(StorageFixtures):
 
         scene.settle(requeues(job_id, at=at))
 
-        record = scene.record(job_id)
-        assert (State.ENQUEUED, 0, 0, 2, None, None, None, None, at) == (
-            record.state, record.retries, record.crashes, record.attempt, record.ended_at, record.expires_at,
-            record.result, record.result_absent, record.changed_at,
-        )  # fmt: skip
+        scene.check(
+            job_id,
+            state=State.ENQUEUED,
+            retries=0,
+            crashes=0,
+            attempt=2,
+            ended_at=None,
+            expires_at=None,
+            result=None,
+            result_absent=None,
+            changed_at=at,
+        )
         assert 5 == len(scene.history(job_id))
         assert 3 == scene.run(holder, job_id).job.attempt
 
@@ -327,13 +350,11 @@ class SettleDuty(StorageFixtures):
 
         scene.settle(requeues(job_id))
 
-        assert [job_id] == [job.id for job in scene.claim(holder)]
+        assert [job_id] == scene.claim_ids(holder)
         scene.advance(7_200)
         assert 0 == scene.storage.promote(10).promoted
         assert [] == scene.claim(holder)
-        assert {State.PROCESSING: 1} == {
-            state: number for state, number in scene.storage.counts().by_state.items() if number
-        }
+        assert {State.PROCESSING: 1} == scene.by_state()
 
     def test_taking_a_scheduled_job_away_keeps_its_instant(self, scene: Scene) -> None:
         """The entry of a delete, a requeue or a move of a scheduled job says when it would have been due.
@@ -359,18 +380,25 @@ class SettleDuty(StorageFixtures):
 
         If this fails: undoing a delete runs a retry at once, or never.
         """
-        job_id = scene.settle(retries(scene.run(scene.begin()), due_at=BASE + HOUR))
+        job_id = scene.settle(retries(scene.run(), due_at=BASE + HOUR))
         scene.settle(deletes(job_id, expires_at=BASE + 9 * HOUR))
         at = scene.stamp()
 
         result = scene.apply(restores(job_id, State.SCHEDULED, due_at=BASE + HOUR, at=at))
 
-        record = scene.record(job_id)
-        assert (Applied.APPLIED, State.SCHEDULED, BASE + HOUR, 1, 1, None, None, at, "restored by ada") == (
-            result, record.state, record.due_at, record.retries, record.attempt, record.ended_at,
-            record.expires_at, record.changed_at, record.reason,
-        )  # fmt: skip
-        assert record.is_retrying
+        scene.check(
+            job_id,
+            state=State.SCHEDULED,
+            due_at=BASE + HOUR,
+            retries=1,
+            attempt=1,
+            ended_at=None,
+            expires_at=None,
+            changed_at=at,
+            reason="restored by ada",
+            is_retrying=True,
+        )
+        assert Applied.APPLIED == result
         assert HistoryEntry(State.SCHEDULED, at, "restored by ada") == scene.last_entry(job_id)
         scene.advance(3_700)
         assert 1 == scene.storage.promote(10).promoted
@@ -387,7 +415,7 @@ class SettleDuty(StorageFixtures):
 
         scene.settle(restores(job_id, State.ENQUEUED))
 
-        assert [other, job_id] == [job.id for job in scene.claim(holder)]
+        assert [other, job_id] == scene.claim_ids(holder)
         assert [] == scene.claim(holder)
         scene.advance(7_200)
         assert 0 == scene.storage.prune(10)
@@ -398,21 +426,22 @@ class SettleDuty(StorageFixtures):
         If this fails: undoing a delete of a failed job loses why it failed.
         """
         error = error_info("f1")
-        job_id = scene.settle(fails(scene.run(scene.begin()), error))
+        job_id = scene.settle(fails(scene.run(), error))
         errors = scene.errors(job_id)
         scene.settle(deletes(job_id))
         at = scene.stamp()
 
         scene.settle(restores(job_id, State.FAILED, at=at, expires_at=BASE + HOUR))
 
-        record = scene.record(job_id)
-        assert (State.FAILED, attrs.evolve(error, traceback=None), BASE + HOUR, at) == (
-            record.state, record.error, record.expires_at, record.ended_at,
-        )  # fmt: skip
+        scene.check(
+            job_id,
+            state=State.FAILED,
+            error=attrs.evolve(error, traceback=None),
+            expires_at=BASE + HOUR,
+            ended_at=at,
+        )
         assert errors == scene.errors(job_id)
-        assert {State.FAILED: 1} == {
-            state: number for state, number in scene.storage.counts().by_state.items() if number
-        }
+        assert {State.FAILED: 1} == scene.by_state()
         assert ["f1"] == [group.fingerprint for group in scene.storage.failure_groups(10)]
 
     def test_only_a_deleted_job_is_restored(self, scene: Scene) -> None:

@@ -22,7 +22,7 @@ def _deleted_while_running(scene: Scene, name: str = "a", timeout_seconds: float
 
 
 def _is_claimable(scene: Scene, job_id: str) -> bool:
-    return [job_id] == [job.id for job in scene.claim(scene.begin("claims"))]
+    return [job_id] == scene.claim_ids(scene.begin("claims"))
 
 
 class TailDuty(StorageFixtures):
@@ -48,7 +48,7 @@ class TailDuty(StorageFixtures):
 
         If this fails: nobody can see that a cancelled job ran, since when and where.
         """
-        running = scene.run(scene.begin())
+        running = scene.run()
         started_at = scene.stamp()
         held = Held(running.id, running.job.fence, started_at)
         scene.storage.reconcile(running.holder.session, [held])
@@ -89,12 +89,17 @@ class TailDuty(StorageFixtures):
 
         result = scene.apply(end(running))
 
-        record = scene.record(running.id)
-        assert (Applied.REFUSED, State.DELETED, None, False) == (
-            result, record.state, record.session, record.is_stopping,
-        )  # fmt: skip
+        scene.check(
+            running.id,
+            state=State.DELETED,
+            session=None,
+            is_stopping=False,
+            result=None,
+            retries=0,
+            attempt=1,
+        )
+        assert Applied.REFUSED == result
         assert history == scene.history(running.id)
-        assert (None, 0, 1) == (record.result, record.retries, record.attempt)
 
     def test_only_the_holder_clears_its_tail(self, scene: Scene) -> None:
         """The end of an earlier claim, or of another session, leaves the tail.
@@ -121,8 +126,8 @@ class TailDuty(StorageFixtures):
 
         result = scene.apply(requeues(running.id))
 
-        record = scene.record(running.id)
-        assert (Applied.APPLIED, State.ENQUEUED, True) == (result, record.state, record.is_stopping)
+        scene.check(running.id, state=State.ENQUEUED, is_stopping=True)
+        assert Applied.APPLIED == result
         assert not _is_claimable(scene, running.id)
         assert [] == scene.claim(running.holder, queues=None)
 

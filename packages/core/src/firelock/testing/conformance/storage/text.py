@@ -37,18 +37,12 @@ class TextDuty(StorageFixtures):
         If this fails: a value is interpolated into a statement, trimmed, folded or read as a pattern.
         """
         job_id = scene.add(task=text, arguments=text, tags=(text, "plain"), reason=text, retry=text)
-        running = scene.run(scene.begin(), job_id)
+        running = scene.run(job_id=job_id)
         error = ErrorInfo(text, text, "fingerprint", text)
 
         scene.settle(fails(running, error))
 
-        stored = scene.record(job_id)
-        assert (text, text, (text, "plain"), text) == (
-            stored.task,
-            stored.arguments,
-            stored.tags,
-            stored.retry,
-        )
+        scene.check(job_id, task=text, arguments=text, tags=(text, "plain"), retry=text)
         assert (text, text) == (running.job.task, running.job.arguments)
         assert [error] == [attempt.error for attempt in scene.errors(job_id)]
         assert text == scene.history(job_id)[0].reason
@@ -126,8 +120,7 @@ class TextDuty(StorageFixtures):
 
         job_id = scene.add(arguments=arguments, serializer="odd-json.2")
 
-        stored = scene.record(job_id)
-        assert (arguments, "odd-json.2") == (stored.arguments, stored.serializer)
+        scene.check(job_id, arguments=arguments, serializer="odd-json.2")
 
     def test_large_values_are_kept_whole(self, scene: Scene) -> None:
         """Arguments of 32 KiB, a result of 256 KiB and a traceback of 64 KiB come back whole.
@@ -216,6 +209,6 @@ class TextDuty(StorageFixtures):
         ids = {name: scene.add(queue=name) for name in names}
         holder = scene.begin()
 
-        claimed = {name: [job.id for job in scene.claim(holder, queues=[name])] for name in names}
+        claimed = {name: scene.claim_ids(holder, queues=[name]) for name in names}
 
         assert {name: [job_id] for name, job_id in ids.items()} == claimed
