@@ -28,7 +28,6 @@ CLASSES_TWICE: set[str] = {
     "Connections",
     "Mailbox",
     "Page",
-    "Progress",
     "Taken",
     "Waiting",
     "_Compiler",

@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 __all__ = [
     "FIRST_IDS",
     "KEPT",
+    "ChunkDone",
     "Operation",
     "OperationPage",
     "Operations",
     "Outcome",
-    "Progress",
     "Status",
     "Verb",
     "read_operation",
@@ -68,8 +68,8 @@ class Status(StrEnum):
 
 
 @attrs.frozen
-class Progress:
-    """What became of the jobs of one page."""
+class ChunkDone:
+    """What was done to one chunk of jobs."""
 
     seen: int
     changed: int
@@ -147,16 +147,16 @@ class Operation:
             job.error is not None and wanted["error"] in f"{job.error.type}: {job.error.message}".casefold()
         )
 
-    def advanced(self, progress: Progress, cursor: str | None, at: datetime) -> Operation:
+    def advanced(self, done: ChunkDone, cursor: str | None, at: datetime) -> Operation:
         """Return the operation behind a page; one that was cancelled meanwhile stays so and counts it."""
         return attrs.evolve(
             self,
             updated_at=at,
-            total_seen=self.total_seen + progress.seen,
-            changed=self.changed + progress.changed,
-            skipped=self.skipped + progress.skipped,
-            missing=self.missing + progress.missing,
-            first_ids=(*self.first_ids, *progress.ids)[:FIRST_IDS],
+            total_seen=self.total_seen + done.seen,
+            changed=self.changed + done.changed,
+            skipped=self.skipped + done.skipped,
+            missing=self.missing + done.missing,
+            first_ids=(*self.first_ids, *done.ids)[:FIRST_IDS],
             cursor=cursor,
         )
 
@@ -470,8 +470,8 @@ class Operations:
             page = self._client.storage.find(
                 operation.where, limit=_CHUNK, cursor=operation.cursor, oldest_first=True
             )
-            progress = self._apply(operation, page, is_meant)
-            self._keep_ids(operation, progress.ids)
+            done = self._apply(operation, page, is_meant)
+            self._keep_ids(operation, done.ids)
         except StorageUnavailable:
             raise
         except StorageError as error:
@@ -479,15 +479,15 @@ class Operations:
             return self._change(
                 operation.id, lambda stored: stored.ended(Status.FAILED, self._now(), error=text)
             )
-        return self._change(operation.id, lambda stored: self._advanced(stored, operation, page, progress))
+        return self._change(operation.id, lambda stored: self._advanced(stored, operation, page, done))
 
-    def _advanced(self, stored: Operation, before: Operation, page: Page, progress: Progress) -> Operation:
+    def _advanced(self, stored: Operation, before: Operation, page: Page, done: ChunkDone) -> Operation:
         if stored.fence != before.fence:  # another took over: what it writes down is the truth
             return stored
-        after = stored.advanced(progress, page.cursor, self._now())
+        after = stored.advanced(done, page.cursor, self._now())
         return after.ended(Status.DONE, self._now()) if page.cursor is None else after
 
-    def _apply(self, operation: Operation, page: Page, is_meant: Callable[[JobRecord], bool]) -> Progress:
+    def _apply(self, operation: Operation, page: Page, is_meant: Callable[[JobRecord], bool]) -> ChunkDone:
         matching = [job for job in page.jobs if operation.is_meant(job) and is_meant(job)]
         transitions = [self._transition(operation, job) for job in matching]
         wanted = [one for one in transitions if one.from_states]
@@ -497,7 +497,7 @@ class Operations:
         changed = [one.job_id for one, result in zip(wanted, results, strict=True) if result.is_applied]
         missing = results.count(Applied.MISSING)
         skipped = len(matching) - len(changed) - missing
-        return Progress(len(page.jobs), len(changed), skipped, missing, tuple(changed))
+        return ChunkDone(len(page.jobs), len(changed), skipped, missing, tuple(changed))
 
     def _keep_ids(self, operation: Operation, ids: Sequence[str]) -> None:
         """What a requeue changed is written down by its ids; a chunk done again changes none."""
