@@ -29,18 +29,14 @@ CLASSES_TWICE: set[str] = {
     "Mailbox",
     "Page",
     "Taken",
-    "Waiting",
     "_Compiler",
     "_Known",
-    "_Process",
     "_Session",
     "_Tables",
 }
 
 # Files of one distribution that have the name of another, by distribution.
-FILES_TWICE: set[str] = {
-    "firelock: pages.py",
-}
+FILES_TWICE: set[str] = set()
 
 # Files here mirror others on purpose: each dialect has the same rooms, the kit has a file for each part of
 # the contract, and the command line one for each part of what people ask for.
