@@ -156,6 +156,16 @@ def test_waiting_for_ever_is_allowed(make):
 # ---- being kept alive ------------------------------------------------------------------------------------
 
 
+def test_a_held_lock_is_renewed(locks, make):
+    """A third of its life after it was taken a lock lives on; after its block nobody renews it."""
+    with make(ttl=0.6) as lock:
+        until(lambda: len(locks.renewals) >= 3)
+        was_lost = lock.lost
+
+    assert not was_lost
+    assert {("invoice:7", 1, 0.6)} == set(locks.renewals)
+
+
 def test_the_keeper_s_thread_lives_while_locks_are_held(locks, make, our_threads):
     """No thread is left behind, and a later lock has one again."""
     for _ in range(2):
