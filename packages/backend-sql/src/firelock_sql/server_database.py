@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine import Dialect
 
+    from firelock_sql.names import Names
     from firelock_sql.pool import Connections, Lent
     from firelock_sql.statements import Cursor
 
@@ -60,6 +61,7 @@ class _Stale(Exception):
 class ServerDatabase(OpenDatabase):
     """What PostgreSQL, MySQL and MariaDB have in common."""
 
+    names: Names
     connect_url: str = ""  # with its password; empty where only the caller's engine leads there
 
     def __init__(self, connections: Connections, wake: Wake) -> None:

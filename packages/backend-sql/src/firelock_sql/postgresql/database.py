@@ -186,8 +186,9 @@ class PostgresqlDatabase(ServerDatabase):
 
     @override
     def describe(self) -> Mapping[str, str]:
-        wake = self._wake.describe()
-        return health.describe(self, wake)
+        described = health.describe(self)  # a connection has told by now whether there is a pooler
+        pooler = "between here and the server" if self.way.is_pooled else "none"
+        return {**described, "pooler": pooler, "wake": self._wake.describe()}
 
     @override
     def diagnose(self) -> list[Finding]:

@@ -14,7 +14,7 @@ from firelock_sql.names import table_name
 from firelock_sql.tables import METADATA, is_of
 
 if TYPE_CHECKING:
-    from firelock_sql.postgresql.database import PostgresqlDatabase
+    from firelock_sql.server_database import ServerDatabase
 
 __all__ = ["Limits", "describe", "diagnose", "durability"]
 
@@ -76,7 +76,7 @@ _INDEXES = (
 _NOTIFICATIONS = "SELECT pg_notification_queue_usage()"
 
 
-def _ask(database: PostgresqlDatabase, query: str, *values: object) -> list[tuple[Any, ...]]:
+def _ask(database: ServerDatabase, query: str, *values: object) -> list[tuple[Any, ...]]:
     def ask(tx: Any) -> list[tuple[Any, ...]]:  # noqa: ANN401 - a Transaction, whose rows hold anything here
         tx.cursor.execute(query, list(values))
         rows: list[tuple[Any, ...]] = tx.cursor.fetchall()
@@ -85,18 +85,18 @@ def _ask(database: PostgresqlDatabase, query: str, *values: object) -> list[tupl
     return database.read_unchecked(ask)
 
 
-def _names(database: PostgresqlDatabase) -> list[str]:
+def _names(database: ServerDatabase) -> list[str]:
     return [table_name(database.dialect, table) for table in METADATA.sorted_tables]
 
 
-def _settings(database: PostgresqlDatabase) -> Mapping[str, str]:
+def _settings(database: ServerDatabase) -> Mapping[str, str]:
     return {str(name): str(value) for name, value in _ask(database, _SETTINGS)}
 
 
 # ---- for people ------------------------------------------------------------------------------------------
 
 
-def describe(database: PostgresqlDatabase, wake: str) -> Mapping[str, str]:
+def describe(database: ServerDatabase) -> Mapping[str, str]:
     """Return what the server is and how safe jobs are in it."""
     settings = _settings(database)
     ((size,),) = _ask(database, _SIZE, _names(database))
@@ -107,8 +107,6 @@ def describe(database: PostgresqlDatabase, wake: str) -> Mapping[str, str]:
         "durability": durability(settings),
         "size": f"{size / 1024 / 1024:.1f} MiB",
         "connections": f"{connections} of {settings['max_connections']}",
-        "pooler": "between here and the server" if database.way.is_pooled else "none",
-        "wake": wake,
     }
 
 
@@ -132,7 +130,7 @@ def durability(settings: Mapping[str, str]) -> str:
 # ---- what may go wrong -----------------------------------------------------------------------------------
 
 
-def diagnose(database: PostgresqlDatabase, limits: Limits = Limits()) -> list[Finding]:
+def diagnose(database: ServerDatabase, limits: Limits = Limits()) -> list[Finding]:
     """Return what may go wrong with this server, and how to mend it; what may not be seen is one of them."""
     findings: list[Finding] = []
     for what, check in _CHECKS.items():
@@ -147,7 +145,7 @@ def diagnose(database: PostgresqlDatabase, limits: Limits = Limits()) -> list[Fi
     return findings
 
 
-def _about_the_role(database: PostgresqlDatabase, _: Limits) -> Iterator[Finding]:
+def _about_the_role(database: ServerDatabase, _: Limits) -> Iterator[Finding]:
     ((role, sees_all, is_standby),) = _ask(database, _ROLE)
     if is_standby:
         yield Finding(
@@ -161,7 +159,7 @@ def _about_the_role(database: PostgresqlDatabase, _: Limits) -> Iterator[Finding
         )  # fmt: skip
 
 
-def _about_durability(database: PostgresqlDatabase, _: Limits) -> Iterator[Finding]:
+def _about_durability(database: ServerDatabase, _: Limits) -> Iterator[Finding]:
     settings = _settings(database)
     losses = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
     for name, value in losses.items():
@@ -177,7 +175,7 @@ def _about_durability(database: PostgresqlDatabase, _: Limits) -> Iterator[Findi
         yield Finding(True, "autovacuum is off: tables grow, and claims slow down.", "Set autovacuum on.")
 
 
-def _about_dead_rows(database: PostgresqlDatabase, limits: Limits) -> Iterator[Finding]:
+def _about_dead_rows(database: ServerDatabase, limits: Limits) -> Iterator[Finding]:
     for name, live, dead, seconds in _ask(database, _DEAD, _names(database)):
         if dead > max(limits.dead_rows, live * limits.dead_share):
             last = "it was never vacuumed" if seconds is None else f"the last vacuum was {_span(seconds)} ago"
@@ -188,7 +186,7 @@ def _about_dead_rows(database: PostgresqlDatabase, limits: Limits) -> Iterator[F
             )  # fmt: skip
 
 
-def _about_snapshots(database: PostgresqlDatabase, limits: Limits) -> Iterator[Finding]:
+def _about_snapshots(database: ServerDatabase, limits: Limits) -> Iterator[Finding]:
     for pid, application, role, seconds in _ask(database, _SNAPSHOTS):
         if seconds is not None and seconds >= limits.old_seconds:
             yield Finding(
@@ -204,7 +202,7 @@ def _about_snapshots(database: PostgresqlDatabase, limits: Limits) -> Iterator[F
         )  # fmt: skip
 
 
-def _about_idle_transactions(database: PostgresqlDatabase, limits: Limits) -> Iterator[Finding]:
+def _about_idle_transactions(database: ServerDatabase, limits: Limits) -> Iterator[Finding]:
     idle = [row for row in _ask(database, _IDLE) if row[3] is not None and row[3] >= limits.idle_seconds]
     if idle:
         pid, application, role, seconds = idle[0]
@@ -217,7 +215,7 @@ def _about_idle_transactions(database: PostgresqlDatabase, limits: Limits) -> It
         )
 
 
-def _about_prepared(database: PostgresqlDatabase, limits: Limits) -> Iterator[Finding]:
+def _about_prepared(database: ServerDatabase, limits: Limits) -> Iterator[Finding]:
     for gid, seconds in _ask(database, _PREPARED):
         if seconds >= limits.old_seconds:
             yield Finding(
@@ -226,15 +224,13 @@ def _about_prepared(database: PostgresqlDatabase, limits: Limits) -> Iterator[Fi
             )  # fmt: skip
 
 
-def _about_indexes(database: PostgresqlDatabase, _: Limits) -> Iterator[Finding]:
+def _about_indexes(database: ServerDatabase, _: Limits) -> Iterator[Finding]:
     found = {str(name): bool(is_valid) for name, is_valid in _ask(database, _INDEXES, _names(database))}
     for table in METADATA.sorted_tables:
         yield from _broken_indexes(database, table, found)
 
 
-def _broken_indexes(
-    database: PostgresqlDatabase, table: Table, found: Mapping[str, bool]
-) -> Iterator[Finding]:
+def _broken_indexes(database: ServerDatabase, table: Table, found: Mapping[str, bool]) -> Iterator[Finding]:
     for index in sorted(table.indexes, key=lambda index: str(index.name)):
         name = database.names.of(str(index.name))
         if not is_of(index, database.dialect.name) or found.get(name):
@@ -246,7 +242,7 @@ def _broken_indexes(
             yield Finding(True, f"Index {name} is missing: jobs are looked for one by one.", f"{make};")
 
 
-def _about_connections(database: PostgresqlDatabase, limits: Limits) -> Iterator[Finding]:
+def _about_connections(database: ServerDatabase, limits: Limits) -> Iterator[Finding]:
     settings = _settings(database)
     most = int(settings["max_connections"]) - int(settings["superuser_reserved_connections"])
     ((number,),) = _ask(database, _CONNECTIONS)
@@ -257,7 +253,7 @@ def _about_connections(database: PostgresqlDatabase, limits: Limits) -> Iterator
         )  # fmt: skip
 
 
-def _about_notifications(database: PostgresqlDatabase, limits: Limits) -> Iterator[Finding]:
+def _about_notifications(database: ServerDatabase, limits: Limits) -> Iterator[Finding]:
     ((usage,),) = _ask(database, _NOTIFICATIONS)
     if usage >= limits.full_queue:
         yield Finding(
@@ -266,7 +262,7 @@ def _about_notifications(database: PostgresqlDatabase, limits: Limits) -> Iterat
         )  # fmt: skip
 
 
-_Check = Callable[["PostgresqlDatabase", Limits], "Iterator[Finding]"]
+_Check = Callable[["ServerDatabase", Limits], "Iterator[Finding]"]
 _CHECKS: Mapping[str, _Check] = {
     "who it is": _about_the_role,
     "settings": _about_durability,
