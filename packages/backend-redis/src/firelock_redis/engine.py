@@ -46,10 +46,6 @@ _RESULTS = {
 }
 _APPLIED, _LOOK_CLOSER = "0", "?"
 _FIELD_BY_FIELD = 200  # changes that one script makes of those that are not plain ends
-_odd = attrgetter(
-    "to", "from_states", "reason", "error", "retries", "crashes", "due_at", "gives_back", "is_silent"
-)
-_NOTHING_ODD = (State.SUCCEEDED, frozenset({State.PROCESSING}), None, None, None, None, None, False, False)
 _kind = attrgetter("from_states", "session", "to")
 
 
@@ -246,7 +242,7 @@ class EngineVerbs(RedisVerbs):
         """Return a plain end: queue, and id, first line, instant, record as arguments; None for another."""
         holding = self._holdings.get(transition.session or "")
         held = holding.pop(transition.job_id, None) if holding is not None else None
-        if held is None or transition.started_at is None or _odd(transition) != _NOTHING_ODD:
+        if held is None or transition.started_at is None or not transition.is_plain_success:
             return None
         record, job = held
         if (transition.fence, transition.attempt, transition.claimed_at) != (

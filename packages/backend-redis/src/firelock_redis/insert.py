@@ -17,7 +17,6 @@ from firelock.storage import (
     NewJob,
     On,
     RecurringRecord,
-    State,
     StorageError,
     Upkeep,
     continuation_target,
@@ -146,6 +145,7 @@ def _is_plain(jobs: Sequence[NewJob]) -> bool:
     return (
         len(jobs) <= _PLAIN_LIMIT
         and all(map(_NOTHING_ASKED.__eq__, map(_asked, jobs)))
+        and all(job.is_plain for job in jobs)
         and len({job.id for job in jobs}) == len(jobs)
     )
 

@@ -110,7 +110,7 @@ def _decide_edges(
     children: dict[str, JobRow],
 ) -> None:
     """Each edge of an ended parent is decided, or its child says why not; a child moves with its last one."""
-    ended = parent.state_value
+    ended = parent.state
     deleted: dict[str, str] = {}  # child: reason
     decided: list[int] = []
     satisfied: set[str] = set()

@@ -15,26 +15,17 @@ import attrs
 
 from firelock.storage import Applied, Claim, ClaimRequest, Exchange, NewJob, State, Transition
 from firelock_sql.claim import PLACE_IS_PARENT, PLACE_SEQ, Taken, Turns, take_jobs
+from firelock.storage import Applied, Claim, Exchange, NewJob, Transition
+from firelock_sql.claim import PLACE_IS_PARENT, PLACE_SEQ, ClaimRequest, Taken, Turns, take_jobs
 from firelock_sql.insert import insert_jobs
 from firelock_sql.settle import apply_transitions
 from firelock_sql.statements import Text, Value
 from firelock_sql.transaction import Database, Transaction
 
-__all__ = ["KIND", "SETTLE", "Held", "Holdings", "JobEngine", "Parted", "are_plain", "kind", "settle_values"]
+__all__ = ["KIND", "SETTLE", "Held", "Holdings", "JobEngine", "Parted", "kind", "settle_values"]
 
-# A plain job: enqueued at once, nothing special asked for.
-_asked = attrgetter(
-    "state", "due_at", "nominal_at", "reason", "tags", "timeout_seconds", "retry", "recurring_id", "parents"
-)
-_NOTHING_ASKED = (State.ENQUEUED, None, None, None, (), None, None, None, ())
 KIND = ("queue", "priority", "task", "serializer")  # as a rule the same for every job of a batch
 kind = attrgetter(*KIND)
-
-# A plain end: the task returned, the first the storage hears of it.
-_odd = attrgetter(
-    "to", "from_states", "reason", "error", "retries", "crashes", "due_at", "gives_back", "is_silent"
-)
-_NOTHING_ODD = (State.SUCCEEDED, frozenset({State.PROCESSING}), None, None, None, None, None, False, False)
 
 # Settles one plain end, guarded by all that its claim knew; run once an end, by drivers that take many. The
 # id is asked for too: a number is given out again after the last row was pruned.
@@ -58,11 +49,6 @@ def settle_values(end: Transition, held: Held) -> tuple[Value, ...]:
 
 Held = tuple[int, str, int, int]
 """Of a claimed job: seq, queue, attempt, claimed_at."""
-
-
-def are_plain(batch: Sequence[NewJob]) -> bool:
-    """Tell whether each of the jobs is a plain one."""
-    return all(_asked(job) == _NOTHING_ASKED for job in batch)
 
 
 @attrs.define
@@ -103,7 +89,7 @@ class Holdings:
         """Return the job whose plain end this is; None where it is not one."""
         session = transition.session
         holding = self._of.get(session) if session is not None else None
-        if holding is None or _odd(transition) != _NOTHING_ODD or transition.server != holding.server:
+        if holding is None or not transition.is_plain_success or transition.server != holding.server:
             return None
         held = holding.jobs.get(transition.job_id)
         if held is None or transition.started_at is None:

@@ -8,13 +8,23 @@ stand in each other's way.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import attrs
 from sqlalchemy import bindparam, select, update
 
-from firelock.storage import ANY_QUEUE, FINAL_STATES, Applied, HistoryEntry, State, Transition, Upkeep
-from firelock_sql.history import COMPACT_FROM, STATES, compacted, entry_line, read_state
+from firelock.storage import (
+    ANY_QUEUE,
+    FINAL_STATES,
+    Applied,
+    HistoryEntry,
+    JobRecord,
+    State,
+    Transition,
+    Upkeep,
+    steps,
+)
+from firelock_sql.history import COMPACT_FROM, compacted, entry_line, read_state
 from firelock_sql.statements import Statement, among
 from firelock_sql.tables import ZERO, by_id, jobs
 from firelock_sql.transaction import Database, Transaction
@@ -44,7 +54,7 @@ class JobRow:
     is_parent: int
     history_lines: int
     is_plain_end: int
-    state: str
+    state: State
     reason: str | None
     changed_at: int
     enqueued_at: int | None
@@ -68,12 +78,11 @@ class JobRow:
     is_changed: bool = False
 
     def __attrs_post_init__(self) -> None:
-        if self.state not in STATES:
-            self.state = read_state(self.state).value
+        self.state = read_state(self.state)
         if self.is_plain_end:  # what the columns say now is history with the next change
             self.note(
                 HistoryEntry(
-                    self.state_value,
+                    self.state,
                     self.changed_at,
                     None,
                     self.attempt,
@@ -83,15 +92,10 @@ class JobRow:
                 )
             )
 
-    @property
-    def state_value(self) -> State:
-        """Return the state as the enumeration's member."""
-        return STATES[self.state]
-
-    def move(self, tx: Transaction, to: str) -> None:
+    def move(self, tx: Transaction, to: State) -> None:
         """The job is in that state, and the counts will say so."""
-        if to != self.state:
-            tx.moved(self.queue, self.state, to)
+        if to is not self.state:
+            tx.moved(self.queue, self.state.value, to.value)
         self.state = to
         self.is_changed = True
 
@@ -153,7 +157,7 @@ _SAVE_ORDER = (*(f"new_{column.name}" for column in _WRITTEN), "new_lines", "new
 
 def _saved(row: JobRow) -> tuple[str | int | float | None, ...]:
     return (
-        row.state, row.reason, row.changed_at, row.enqueued_at, row.attempt, row.retries, row.crashes,
+        row.state.value, row.reason, row.changed_at, row.enqueued_at, row.attempt, row.retries, row.crashes,
         row.fence, row.session, row.server, row.claimed_at, row.started_at, row.due_at, row.ended_at,
         row.expires_at, row.result, row.result_absent, row.error_type, row.error_message,
         row.error_fingerprint, "".join(row.added), len(row.added), row.seq,
@@ -177,8 +181,8 @@ def change(tx: Transaction, row: JobRow, transition: Transition) -> Applied:
     is_final, is_success = to in FINAL_STATES, to is State.SUCCEEDED
     if _is_due_sooner(row, transition):
         tx.woken.add(ANY_QUEUE)  # who sleeps until the next due instant; see the kit's life.py
-    entry = None if transition.is_silent else _entry(row, transition)
-    row.move(tx, to.value)
+    entry = None if transition.is_silent else steps.entry_of(transition, cast("JobRecord", row))
+    row.move(tx, to)
     row.reason = transition.reason
     row.changed_at = transition.at
     row.ended_at = transition.at if is_final else None
@@ -224,22 +228,6 @@ def _is_due_sooner(row: JobRow, transition: Transition) -> bool:
     return row.due_at is None or transition.due_at < row.due_at
 
 
-def _entry(row: JobRow, transition: Transition) -> HistoryEntry:
-    """Return the history's entry; an operator's says what it ended."""
-    entry = transition.entry()
-    if transition.session is not None:
-        return entry
-    if row.state == State.PROCESSING:
-        return attrs.evolve(
-            entry,
-            attempt=row.attempt,
-            claimed_at=row.claimed_at,
-            started_at=row.started_at,
-            server=row.server,
-        )
-    return attrs.evolve(entry, due_at=row.due_at) if row.state == State.SCHEDULED else entry
-
-
 def _refused(tx: Transaction, row: JobRow, transition: Transition) -> Applied:
     """Tell a repeat from a stranger; the holder's late end takes its own tail away."""
     if transition.session is None or row.fence != transition.fence:
@@ -272,7 +260,7 @@ def take_back(tx: Transaction, row: JobRow, *, crash: str | None) -> None:
             )
         )
         row.crashes += 1
-    row.move(tx, State.ENQUEUED.value)
+    row.move(tx, State.ENQUEUED)
     row.reason = crash or Upkeep.NOT_STARTED.value
     row.changed_at = tx.now
     row.session = None
@@ -282,7 +270,7 @@ def take_back(tx: Transaction, row: JobRow, *, crash: str | None) -> None:
 
 def enqueue(tx: Transaction, row: JobRow, reason: str) -> None:
     """The storage itself moved the job to its queue: it was due, or its last parent has ended."""
-    row.move(tx, State.ENQUEUED.value)
+    row.move(tx, State.ENQUEUED)
     row.reason, row.changed_at, row.enqueued_at, row.due_at = reason, tx.now, tx.now, None
     row.note(HistoryEntry(State.ENQUEUED, tx.now, reason))
     _tell_if_claimable(tx, row)
@@ -290,7 +278,7 @@ def enqueue(tx: Transaction, row: JobRow, reason: str) -> None:
 
 def delete_waiting(tx: Transaction, row: JobRow, parent: JobRow, reason: str) -> None:
     """The waiting job is deleted, and kept as long after its end as its parent after its own."""
-    row.move(tx, State.DELETED.value)
+    row.move(tx, State.DELETED)
     row.reason, row.changed_at, row.ended_at = reason, tx.now, tx.now
     row.expires_at = kept_until(tx.now, parent.ended_at, parent.expires_at)
     row.note(HistoryEntry(State.DELETED, tx.now, reason))

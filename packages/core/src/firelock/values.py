@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from operator import attrgetter
 
 import attrs
 
@@ -109,6 +110,17 @@ class NewJob:
     retry: str | None = None  # a `Retry` given for this call, as its JSON
     recurring_id: str | None = None
     parents: tuple[Edge, ...] = ()
+
+    @property
+    def is_plain(self) -> bool:
+        """Tell whether it asks for nothing but a queue and a priority, as most jobs do."""
+        return _asked(self) == _NOTHING_ASKED
+
+
+_asked = attrgetter(
+    "state", "due_at", "nominal_at", "reason", "tags", "timeout_seconds", "retry", "recurring_id", "parents"
+)
+_NOTHING_ASKED = (State.ENQUEUED, None, None, None, (), None, None, None, ())
 
 
 @attrs.define
@@ -294,6 +306,11 @@ class Transition:
         False  # writes no history entry: a hand-back of a job that never started, a repeated wait
     )
 
+    @property
+    def is_plain_success(self) -> bool:
+        """Tell whether it says no more than that the task has returned."""
+        return _odd(self) == _NOTHING_ODD
+
     def entry(self) -> HistoryEntry:
         """Return what this transition adds to the job's history; see `Storage.apply` for an operator's."""
         return HistoryEntry(
@@ -305,6 +322,12 @@ class Transition:
             self.started_at,
             self.server,
         )
+
+
+_odd = attrgetter(
+    "to", "from_states", "reason", "error", "retries", "crashes", "due_at", "gives_back", "is_silent"
+)
+_NOTHING_ODD = (State.SUCCEEDED, frozenset({State.PROCESSING}), None, None, None, None, None, False, False)
 
 
 @attrs.frozen

@@ -47,7 +47,7 @@ from firelock_sql.claim import (
     take_rows,
 )
 from firelock_sql.insert import insert_jobs, insert_new
-from firelock_sql.job_engine import SETTLE, JobEngine, are_plain, settle_values
+from firelock_sql.job_engine import SETTLE, JobEngine, settle_values
 from firelock_sql.mysql.connect import CLOCK
 from firelock_sql.settle import apply_transitions
 from firelock_sql.statements import Statement, among
@@ -267,7 +267,7 @@ class MysqlEngine(JobEngine["ServerDatabase"]):
                 message = f"{self._database.name}: the connection was lost; the jobs may have been stored."
                 raise StorageUnavailable(message)
             return answers
-        if are_plain(batch):
+        if all(job.is_plain for job in batch):
             self._insert_plain(tx, batch)
         else:
             insert_new(tx, self._database, batch)

@@ -16,6 +16,9 @@ from typing_extensions import override
 from firelock.storage import Applied, Claim, ClaimRequest, Exchange, NewJob, Transition
 from firelock_sql.claim import Taken, claimed_job, serving
 from firelock_sql.job_engine import KIND, Held, JobEngine, Parted, are_plain, kind
+from firelock.storage import Applied, Claim, Exchange, NewJob, Transition
+from firelock_sql.claim import ClaimRequest, Taken, claimed_job, serving
+from firelock_sql.job_engine import KIND, Held, JobEngine, Parted, kind
 from firelock_sql.postgresql.connect import number_array, text_array
 from firelock_sql.postgresql.lanes import Lanes, Look
 from firelock_sql.settle import apply_transitions
@@ -264,7 +267,7 @@ class PostgresqlEngine(JobEngine["PostgresqlDatabase"]):
     def insert(self, batch: Sequence[NewJob]) -> list[bool]:
         if not batch:
             return []
-        if not are_plain(batch):
+        if not all(job.is_plain for job in batch):
             return self.insert_any(batch)
         orders = _orders(batch)
         kinds = set(map(kind, batch))

@@ -21,7 +21,7 @@ from typing_extensions import override
 from firelock.storage import Applied, Claim, ClaimRequest, Exchange, NewJob, State, Transition
 from firelock_sql.claim import Taken, has_ready, living_server, next_due_at
 from firelock_sql.insert import insert_jobs
-from firelock_sql.job_engine import KIND, SETTLE, JobEngine, are_plain, kind, settle_values
+from firelock_sql.job_engine import KIND, SETTLE, JobEngine, kind, settle_values
 from firelock_sql.settle import apply_transitions
 from firelock_sql.tables import jobs
 from firelock_sql.transaction import Database, Transaction
@@ -44,7 +44,7 @@ class SqliteEngine(JobEngine[Database]):
     def insert(self, batch: Sequence[NewJob]) -> list[bool]:
         if not batch:
             return []
-        if not are_plain(batch):
+        if not all(job.is_plain for job in batch):
             return self.insert_any(batch)
         return self._database.write(lambda tx: self._insert_plain(tx, batch))
 
