@@ -14,7 +14,7 @@ from sqlalchemy import create_engine
 from firelock.cli import main
 from firelock.testing import eventually
 from firelock_sql.names import Names
-from firelock_sql.pool import Connections
+from firelock_sql.pool import EnginePool
 from firelock_sql.postgresql import health
 from firelock_sql.postgresql.database import PostgresqlDatabase
 from firelock_sql.postgresql.opening import open_url
@@ -43,7 +43,7 @@ def found(storage, word):
 
 def found_at_once(url, word, **limits):
     """What is found with this word in it by somebody less patient."""
-    with closing(Connections("here", lambda: create_engine(url), is_own=True)) as connections:
+    with closing(EnginePool("here", lambda: create_engine(url), is_own=True)) as connections:
         findings = health.diagnose(PostgresqlDatabase("here", connections, Names()), health.Limits(**limits))
     return [(one.is_error, one.what, one.mend) for one in findings if word in one.what]
 

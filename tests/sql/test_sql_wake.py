@@ -13,7 +13,7 @@ import pytest
 from firelock.storage import ClaimRequest, Feature, State
 from firelock.testing import Handles, Scene
 from firelock.testing.conformance.ends import hands_back, requeues, succeeds
-from firelock_sql.sqlite.datagrams import Mailbox
+from firelock_sql.sqlite.datagrams import SocketMailbox
 from firelock_sql.sqlite.opening import open_sqlite
 
 
@@ -138,7 +138,7 @@ def test_threads_that_send_at_once_share_one_socket(path, monkeypatch):
         made.append(real(*args))
         return made[-1]
 
-    receiver, sender = Mailbox(path), Mailbox(path)
+    receiver, sender = SocketMailbox(path), SocketMailbox(path)
     receiver.open()
     monkeypatch.setattr("firelock_sql.sqlite.datagrams.socket.socket", meeting)
     threads = [threading.Thread(target=sender.send, args=(b"default",)) for _ in range(2)]
@@ -191,7 +191,7 @@ def short_folder(monkeypatch):
 def test_a_path_that_is_too_long_moves_to_the_temporary_folder(tmp_path, short_folder):
     """The address of a socket is short; two processes find the same folder all the same."""
     database = tmp_path / ("long" * 30) / "jobs.db"
-    receiver, sender = Mailbox(database), Mailbox(database)
+    receiver, sender = SocketMailbox(database), SocketMailbox(database)
     receiver.open()
 
     sender.send(b"default")
@@ -209,7 +209,7 @@ def test_a_path_that_is_too_long_without_a_temporary_folder_is_polled(tmp_path, 
         raise FileNotFoundError(2, "No usable temporary directory found")
 
     monkeypatch.setattr(tempfile, "gettempdir", nowhere)
-    mailbox = Mailbox(tmp_path / ("long" * 20) / "jobs.db")
+    mailbox = SocketMailbox(tmp_path / ("long" * 20) / "jobs.db")
     mailbox._folder.parent.mkdir()  # noqa: SLF001 - as the database's folder
 
     mailbox.open()

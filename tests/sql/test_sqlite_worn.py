@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from firelock.storage import StorageUnavailable
-from firelock_sql.sqlite.database import Connections, translated
+from firelock_sql.sqlite.database import FileConnections, translated
 from firelock_sql.url import parse_sqlite_url
 
 
 @pytest.fixture
 def connections(tmp_path):
     """The connections of a process to a file with one table."""
-    with closing(Connections(parse_sqlite_url(f"sqlite:///{tmp_path}/jobs.db"))) as connections:
+    with closing(FileConnections(parse_sqlite_url(f"sqlite:///{tmp_path}/jobs.db"))) as connections:
         connections.write(lambda cursor: cursor.execute("CREATE TABLE pieces (piece BLOB)"))
         yield connections
 

@@ -17,13 +17,13 @@ from sqlalchemy import create_engine
 from firelock.storage import ClaimRequest, Feature
 from firelock.testing import eventually
 from firelock_sql.names import Names
-from firelock_sql.pool import Connections
+from firelock_sql.pool import EnginePool
 from firelock_sql.postgresql.connect import Way, dialect_of
 from firelock_sql.postgresql.listener import (
     GAP_SECONDS,
     Channel,
+    ChannelMailbox,
     Coalescing,
-    Mailbox,
     Sender,
     channel_name,
     flush,
@@ -108,11 +108,11 @@ def open_mailbox(postgresql):
     opened = []
 
     def open_one():
-        connections = Connections("here", lambda: create_engine(postgresql.engine_url()), is_own=False)
+        connections = EnginePool("here", lambda: create_engine(postgresql.engine_url()), is_own=False)
         way, names = Way("here"), Names()
         connections.meet = way.meet
         channel = Channel(connections, names, dialect_of("psycopg", names), way, is_forced=False)
-        mailbox = Mailbox(channel)
+        mailbox = ChannelMailbox(channel)
         opened.append((mailbox, connections))
         mailbox.take()  # as a claim looks: then the first connection is news
         mailbox.open()

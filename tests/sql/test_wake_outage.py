@@ -10,7 +10,7 @@ from psycopg import sql
 from sqlalchemy import create_engine
 
 from firelock_sql.names import Names
-from firelock_sql.pool import Connections
+from firelock_sql.pool import EnginePool
 from firelock_sql.postgresql.connect import Way, dialect_of
 from firelock_sql.postgresql.listener import Channel, Sender
 from firelock_sql.postgresql.opening import open_url
@@ -23,7 +23,7 @@ def channel(postgresql):
     with closing(open_url(postgresql.url())) as storage:
         storage.migrate()
     engine = create_engine(postgresql.engine_url(), isolation_level="AUTOCOMMIT")
-    connections = Connections("here", lambda: engine, is_own=True)
+    connections = EnginePool("here", lambda: engine, is_own=True)
     names = Names()
     yield Channel(connections, names, dialect_of("psycopg", names), Way("here"), is_forced=False)
     connections.close()

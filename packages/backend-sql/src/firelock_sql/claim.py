@@ -44,9 +44,9 @@ __all__ = [
     "READY",
     "SERVER",
     "SERVING",
-    "Found",
     "ReadyRow",
-    "Taken",
+    "ReadyRows",
+    "TakenRows",
     "Turns",
     "claimed_job",
     "has_ready",
@@ -243,6 +243,17 @@ _TAKE = Statement(
 
 @attrs.frozen
 class Found:
+class ClaimRequest:
+    """What a claim asks for."""
+
+    queues: Sequence[str] | None
+    limit: int
+    session: str
+    now: int
+
+
+@attrs.frozen
+class ReadyRows:
     """What a session may take: rows that are ready, and locked."""
 
     server: str | None  # the session's; None where that is dead or unknown
@@ -251,7 +262,7 @@ class Found:
 
 
 @attrs.frozen
-class Taken:
+class TakenRows:
     """What a claim has taken, and the rows as they were before."""
 
     claim: Claim
@@ -259,18 +270,18 @@ class Taken:
     server: str
 
 
-def take_jobs(tx: Transaction, database: Database, request: ClaimRequest, turns: Turns) -> Taken:
+def take_jobs(tx: Transaction, database: Database, request: ClaimRequest, turns: Turns) -> TakenRows:
     """See `Storage.claim`."""
     server = serving(tx, request.session)
     is_claiming = server is not None and request.limit > 0
     rows = ready_rows(tx, request.queues, request.limit, turns) if is_claiming else []
-    return take_rows(tx, database, request, Found(server, rows, next_due_at(tx)))
+    return take_rows(tx, database, request, ReadyRows(server, rows, next_due_at(tx)))
 
 
-def take_rows(tx: Transaction, database: Database, request: ClaimRequest, found: Found) -> Taken:
+def take_rows(tx: Transaction, database: Database, request: ClaimRequest, found: ReadyRows) -> TakenRows:
     """The rows become the session's; return the claim."""
     if found.server is None:
-        return Taken(Claim([], found.next_due_at, is_session_lost=True), [], "")
+        return TakenRows(Claim([], found.next_due_at, is_session_lost=True), [], "")
     now, rows = request.now, found.rows
     claimed, unreadable = _claimed_of(rows, now)
     if unreadable:
@@ -283,7 +294,7 @@ def take_rows(tx: Transaction, database: Database, request: ClaimRequest, found:
         for queue, number in Counter(row[4] for row in rows).items():
             tx.deltas[_ENQUEUED, queue] -= number
             tx.deltas[_PROCESSING, queue] += number
-    return Taken(Claim(claimed, found.next_due_at), rows, found.server)
+    return TakenRows(Claim(claimed, found.next_due_at), rows, found.server)
 
 
 def _claimed_of(rows: Sequence[Any], now: int) -> tuple[list[ClaimedJob], list[str]]:

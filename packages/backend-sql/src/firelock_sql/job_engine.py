@@ -16,7 +16,7 @@ import attrs
 from firelock.storage import Applied, Claim, ClaimRequest, Exchange, NewJob, State, Transition
 from firelock_sql.claim import PLACE_IS_PARENT, PLACE_SEQ, Taken, Turns, take_jobs
 from firelock.storage import Applied, Claim, Exchange, NewJob, Transition
-from firelock_sql.claim import PLACE_IS_PARENT, PLACE_SEQ, ClaimRequest, Taken, Turns, take_jobs
+from firelock_sql.claim import PLACE_IS_PARENT, PLACE_SEQ, ClaimRequest, TakenRows, Turns, take_jobs
 from firelock_sql.insert import insert_jobs
 from firelock_sql.settle import apply_transitions
 from firelock_sql.statements import Text, Value
@@ -176,7 +176,7 @@ class JobEngine(ABC, Generic[_D]):
         What has ended is let go before what is claimed is remembered: it may be the same job.
         """
 
-    def take(self, tx: Transaction, request: ClaimRequest) -> Taken:
+    def take(self, tx: Transaction, request: ClaimRequest) -> TakenRows:
         """Return what the session has claimed, by the statements that serve every database."""
         return take_jobs(tx, self._database, request, self._turns)
 
@@ -191,7 +191,7 @@ class JobEngine(ABC, Generic[_D]):
                 results[place] = result
         return results
 
-    def remembered(self, request: ClaimRequest, taken: Taken) -> Claim:
+    def remembered(self, request: ClaimRequest, taken: TakenRows) -> Claim:
         """Return the claim; what was claimed for sure is remembered, so that its end needs no reading."""
         if taken.claim.is_session_lost:
             self.forget(request.session)

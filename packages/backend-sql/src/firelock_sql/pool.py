@@ -18,11 +18,11 @@ from sqlalchemy.exc import TimeoutError as NoConnectionLeft
 
 from firelock.storage import StorageError, StorageUnavailable
 
-__all__ = ["Connections", "Lent"]
+__all__ = ["EnginePool", "Lent"]
 
 _MET = "firelock: met"  # in what the pool keeps beside a connection
 
-_living: weakref.WeakSet[Connections] = weakref.WeakSet()
+_living: weakref.WeakSet[EnginePool] = weakref.WeakSet()
 
 
 def _leave_behind() -> None:
@@ -44,7 +44,7 @@ class Lent:
     is_last: bool = False  # no other one is tried where this one is dead
 
 
-class Connections:
+class EnginePool:
     """The pool, as transactions see it."""
 
     def __init__(self, name: str, make_engine: Callable[[], Engine], *, is_own: bool) -> None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Dialect
 
     from firelock_sql.names import Names
-    from firelock_sql.pool import Connections, Lent
+    from firelock_sql.pool import EnginePool, Lent
     from firelock_sql.statements import Cursor
 
 __all__ = [
@@ -64,7 +64,7 @@ class ServerDatabase(OpenDatabase):
     names: Names
     connect_url: str = ""  # with its password; empty where only the caller's engine leads there
 
-    def __init__(self, connections: Connections, wake: Wake) -> None:
+    def __init__(self, connections: EnginePool, wake: Wake) -> None:
         super().__init__(connections, wake)
         self._connections = connections
         self._folding = Folding()

@@ -237,7 +237,7 @@ def _text(number: int | None, said: str) -> str:
 DRIVERS = frozenset({"pymysql", "mysqldb", "aiomysql", "asyncmy"})
 
 
-class _Compiler(MySQLCompiler):
+class _MysqlCompiler(MySQLCompiler):
     """Ties statements to the indexes that they name: statistics of a queue are always out of date."""
 
     @override
@@ -245,7 +245,7 @@ class _Compiler(MySQLCompiler):
         return None if text is None else f"FORCE INDEX ({self.preparer.quote(text)})"
 
 
-class _Tables(MySQLDDLCompiler):
+class _MysqlTables(MySQLDDLCompiler):
     """Makes a table with its indexes in one statement, which is done as a whole or not at all."""
 
     @override
@@ -268,15 +268,15 @@ def _name(index: Index) -> str:
 
 
 class _MySQL(MySQLDialect_pymysql):
-    statement_compiler = _Compiler  # type: ignore[assignment]  # its base's is an empty class
-    ddl_compiler = _Tables
+    statement_compiler = _MysqlCompiler  # type: ignore[assignment]  # its base's is an empty class
+    ddl_compiler = _MysqlTables
     makes_indexes_with_tables = True
     supports_statement_cache = False
 
 
 class _MariaDB(loader("pymysql")):  # type: ignore[misc]  # made by a function
-    statement_compiler = _Compiler
-    ddl_compiler = _Tables
+    statement_compiler = _MysqlCompiler
+    ddl_compiler = _MysqlTables
     makes_indexes_with_tables = True
     supports_statement_cache = False
 

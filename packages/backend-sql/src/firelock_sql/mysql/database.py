@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from firelock_sql.mysql.connect import Product
     from firelock_sql.names import Names
-    from firelock_sql.pool import Connections, Lent
+    from firelock_sql.pool import EnginePool, Lent
     from firelock_sql.statements import Cursor, Parameter
     from firelock_sql.transaction import Failure, Transaction
 
@@ -54,7 +54,7 @@ class MysqlDatabase(ServerDatabase):
 
     raw_kind = "a connection of PyMySQL or mysqlclient"
 
-    def __init__(self, name: str, connections: Connections, names: Names, *, is_own: bool) -> None:
+    def __init__(self, name: str, connections: EnginePool, names: Names, *, is_own: bool) -> None:
         super().__init__(connections, Wake(None))
         self.name = name
         self.names = names

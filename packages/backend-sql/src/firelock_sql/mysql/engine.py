@@ -38,8 +38,10 @@ from firelock_sql.claim import (
     SERVER,
     SERVING,
     Found,
+    ClaimRequest,
     ReadyRow,
-    Taken,
+    ReadyRows,
+    TakenRows,
     Turns,
     queues_along_the_ready,
     ready_of,
@@ -78,7 +80,7 @@ def cursor_of(tx: Transaction) -> TogetherCursor:
 
 
 @attrs.frozen
-class _Known:
+class _Answers:
     """What a claim knows by its first round trip."""
 
     server: str | None
@@ -107,16 +109,16 @@ class Claims:
             return None
         return Claim([], known.next_due_at)
 
-    def find(self, tx: Transaction, request: ClaimRequest) -> Found:
+    def find(self, tx: Transaction, request: ClaimRequest) -> ReadyRows:
         """Return what the session may take, locked."""
         names = _once_each(request.queues)
         if names is None:
             known, rows = self._ready_of_all(tx, request)
         else:
             known, rows = _ready_of_some(tx, request, names)
-        return Found(known.server, rows, known.next_due_at)
+        return ReadyRows(known.server, rows, known.next_due_at)
 
-    def _ready_of_all(self, tx: Transaction, request: ClaimRequest) -> tuple[_Known, Sequence[ReadyRow]]:
+    def _ready_of_all(self, tx: Transaction, request: ClaimRequest) -> tuple[_Answers, Sequence[ReadyRow]]:
         guess = self._guess
         questions: list[_Question] = [(NEXT_WITH_WORK, {"former": name}) for name in ["", *guess]]
         if len(guess) == 1:
@@ -136,7 +138,7 @@ class Claims:
 
 def _ready_of_some(
     tx: Transaction, request: ClaimRequest, names: Sequence[str]
-) -> tuple[_Known, Sequence[ReadyRow]]:
+) -> tuple[_Answers, Sequence[ReadyRow]]:
     """Return the rows of the queues in their order; those of the first are asked for with all else."""
     questions: list[_Question] = [(READY, {"queue": name, "most": request.limit}) for name in names[:1]]
     known = _ask(tx, SERVING, request, questions if request.limit > 0 else [])
@@ -151,7 +153,7 @@ def _ready_of_some(
     return known, rows
 
 
-def _may_have_work(names: Sequence[str] | None, known: _Known) -> bool:
+def _may_have_work(names: Sequence[str] | None, known: _Answers) -> bool:
     if names is None:  # the first queue may be a paused one: a claim looks at the others as well
         return any(known.others)
     return any(rows and name not in known.paused for name, rows in zip(names, known.others, strict=True))
@@ -164,7 +166,7 @@ def _ask(
     questions: Sequence[_Question],
     *,
     is_last: bool = False,
-) -> _Known:
+) -> _Answers:
     """Return what a claim has to know, and the answers to the questions, all in one round trip."""
     every: list[_Question] = [(server, {"session": request.session}), (PAUSED, {}), (DUE, {}), (FIRING, {})]
     written = [statement.bind(tx.dialect, parameters) for statement, parameters in [*every, *questions]]
@@ -172,7 +174,7 @@ def _ask(
     tx.is_ended = is_last
     living, paused, due, firing, *others = found
     instants = [row[0] for row in (*due, *firing)]
-    return _Known(
+    return _Answers(
         str(living[0][0]) if living else None,
         frozenset(row[0] for row in paused),
         min(instants, default=None),
@@ -303,11 +305,11 @@ class MysqlEngine(JobEngine["ServerDatabase"]):
         self._database.looks_for_work(request.queues)
         idle = self._database.read(lambda tx: self._claims.look(tx, request))
         if idle is not None:
-            return self.remembered(request, Taken(idle, [], ""))
+            return self.remembered(request, TakenRows(idle, [], ""))
         return self.remembered(request, self._database.write(lambda tx: self.take(tx, request)))
 
     @override
-    def take(self, tx: Transaction, request: ClaimRequest) -> Taken:
+    def take(self, tx: Transaction, request: ClaimRequest) -> TakenRows:
         return take_rows(tx, self._database, request, self._claims.find(tx, request))
 
     # ---- apply -------------------------------------------------------------------------------------------
@@ -349,7 +351,7 @@ class MysqlEngine(JobEngine["ServerDatabase"]):
 
     @override
     def settle_and_claim(self, transitions: Sequence[Transition], request: ClaimRequest) -> Exchange:
-        def both(tx: Transaction) -> tuple[list[Applied], Taken]:
+        def both(tx: Transaction) -> tuple[list[Applied], TakenRows]:
             # The session is locked before the jobs are, as by who ends a session.
             cursor_of(tx).put(*SERVING.bind(tx.dialect, {"session": request.session}))
             results, found = self._settle(tx, transitions, lambda: self._claims.find(tx, request))

@@ -13,7 +13,7 @@ from firelock.storage import Feature
 from firelock_sql.mysql.database import MysqlDatabase
 from firelock_sql.mysql.engine import MysqlEngine
 from firelock_sql.names import Names
-from firelock_sql.pool import Connections
+from firelock_sql.pool import EnginePool
 from firelock_sql.storage import SqlStorage
 from firelock_sql.url import ServerUrl, parse_server_url
 
@@ -36,7 +36,7 @@ def open_url(url: str) -> SqlStorage:
     parsed = parse_server_url(url, scheme=url.partition(":")[0].partition("+")[0], choices={}, known=_KNOWN)
     driver = _driver_of(parsed)
     shown = str(parsed)
-    connections = Connections(shown, lambda: _make_engine(parsed, driver), is_own=True)
+    connections = EnginePool(shown, lambda: _make_engine(parsed, driver), is_own=True)
     return _storage(shown, parsed.connect_url, connections, parsed.names, is_own=True)
 
 
@@ -54,12 +54,12 @@ def open_engine(engine: Engine) -> SqlStorage:
         )
         raise ConfigurationError(message)
     shown = engine.url.set(query={}, drivername=engine.dialect.name).render_as_string(hide_password=True)
-    connections = Connections(shown, lambda: engine, is_own=False)
+    connections = EnginePool(shown, lambda: engine, is_own=False)
     return _storage(shown, "", connections, Names(), is_own=False)
 
 
 def _storage(
-    shown: str, connect_url: str, connections: Connections, names: Names, *, is_own: bool
+    shown: str, connect_url: str, connections: EnginePool, names: Names, *, is_own: bool
 ) -> SqlStorage:
     database = MysqlDatabase(shown, connections, names, is_own=is_own)
     features = {Feature.SHARED, Feature.DURABLE, Feature.TRANSACTIONAL_ENQUEUE}

@@ -16,7 +16,7 @@ from firelock_sql.names import table_name
 from firelock_sql.notify import Wake
 from firelock_sql.postgresql import health
 from firelock_sql.postgresql.connect import DRIVERS, Way, dialect_of, read_failure
-from firelock_sql.postgresql.listener import Channel, Mailbox
+from firelock_sql.postgresql.listener import Channel, ChannelMailbox
 from firelock_sql.server_database import STALE_LIMIT, Conflict, ServerDatabase
 from firelock_sql.tables import schema_version
 from firelock_sql.transaction import Meaning, Transaction
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Dialect
 
     from firelock_sql.names import Names
-    from firelock_sql.pool import Connections, Lent
+    from firelock_sql.pool import EnginePool, Lent
     from firelock_sql.statements import Cursor, Parameter
     from firelock_sql.transaction import Failure
 
@@ -64,14 +64,14 @@ class PostgresqlDatabase(ServerDatabase):
 
     raw_kind = "a psycopg.Connection"
 
-    def __init__(self, name: str, connections: Connections, names: Names, listen: str = "auto") -> None:
+    def __init__(self, name: str, connections: EnginePool, names: Names, listen: str = "auto") -> None:
         self.name = name
         self.names = names
         self.dialect = dialect_of("psycopg", names)
         self.way = Way(name)
         connections.meet = self._meet
         channel = Channel(connections, names, self.dialect, self.way, is_forced=listen == "on")
-        super().__init__(connections, Wake(None if listen == "off" else lambda: Mailbox(channel)))
+        super().__init__(connections, Wake(None if listen == "off" else lambda: ChannelMailbox(channel)))
 
     def _meet(self, driver: Any) -> None:  # noqa: ANN401 - a psycopg connection, of whatever rows
         self.way.meet(driver)

@@ -17,7 +17,7 @@ from firelock.storage import Applied, Claim, ClaimRequest, Exchange, NewJob, Tra
 from firelock_sql.claim import Taken, claimed_job, serving
 from firelock_sql.job_engine import KIND, Held, JobEngine, Parted, are_plain, kind
 from firelock.storage import Applied, Claim, Exchange, NewJob, Transition
-from firelock_sql.claim import ClaimRequest, Taken, claimed_job, serving
+from firelock_sql.claim import ClaimRequest, TakenRows, claimed_job, serving
 from firelock_sql.job_engine import KIND, Held, JobEngine, Parted, kind
 from firelock_sql.postgresql.connect import number_array, text_array
 from firelock_sql.postgresql.lanes import Lanes, Look
@@ -238,7 +238,7 @@ _IN_LANE = itemgetter(_QUEUE, _PRIORITY, _ENQUEUED_AT, _SEQ)
 _Plain = Sequence[tuple[Transition, Held]]
 
 
-class _Known(Exception):
+class _KnownJob(Exception):
     """A job of the batch was stored before."""
 
 
@@ -276,7 +276,7 @@ class PostgresqlEngine(JobEngine["PostgresqlDatabase"]):
                 self._run(lambda cursor: self._store(cursor, next(orders)))
             else:
                 self._database.write(lambda tx: self._store_kinds(tx.cursor, next(orders)))
-        except _Known:
+        except _KnownJob:
             return self.insert_any(batch)
         self._database.tell({queue for queue, *_ in kinds})
         return [True] * len(batch)
@@ -289,7 +289,7 @@ class PostgresqlEngine(JobEngine["PostgresqlDatabase"]):
         """The jobs of one kind are stored.
 
         Raises:
-            _Known: one of them was stored before; the transaction is of no use any more.
+            _KnownJob: one of them was stored before; the transaction is of no use any more.
         """
         values = {
             "ids": text_array([job.id for job in batch]),
@@ -301,7 +301,7 @@ class PostgresqlEngine(JobEngine["PostgresqlDatabase"]):
         try:
             cursor.execute(INSERT.compiled(self._database.dialect).text, values)
         except UniqueViolation as error:
-            raise _Known from error
+            raise _KnownJob from error
 
     # ---- claim -------------------------------------------------------------------------------------------
 
@@ -438,7 +438,7 @@ class PostgresqlEngine(JobEngine["PostgresqlDatabase"]):
 
     def _both(
         self, tx: Transaction, transitions: Sequence[Transition], batch: Parted, request: ClaimRequest
-    ) -> tuple[list[Applied], Taken]:
+    ) -> tuple[list[Applied], TakenRows]:
         serving(tx, request.session)
         return self._settle_mixed(tx, transitions, batch), self.take(tx, request)
 

@@ -35,14 +35,14 @@ from firelock_sql.transaction import Meaning
 if TYPE_CHECKING:
     from sqlalchemy.engine import Dialect
 
-    from firelock_sql.pool import Connections
+    from firelock_sql.pool import EnginePool
     from firelock_sql.postgresql.connect import Way
 
 __all__ = [
     "GAP_SECONDS",
     "Channel",
+    "ChannelMailbox",
     "Coalescing",
-    "Mailbox",
     "Sender",
     "channel_name",
     "flush",
@@ -62,7 +62,7 @@ class Channel:
     """Where messages about these tables are sent and heard. Nothing is connected before the first one."""
 
     def __init__(
-        self, connections: Connections, names: Names, dialect: Dialect, way: Way, *, is_forced: bool
+        self, connections: EnginePool, names: Names, dialect: Dialect, way: Way, *, is_forced: bool
     ) -> None:
         self._connections = connections
         self._names = names
@@ -273,7 +273,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 _ORIGIN = "@"  # begins the line that names the process a message is from
 
 
-class Mailbox:
+class ChannelMailbox:
     """One process's connection that hears, and the way to those of all others."""
 
     def __init__(self, channel: Channel) -> None:

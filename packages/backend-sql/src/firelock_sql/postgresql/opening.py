@@ -12,7 +12,7 @@ from sqlalchemy.pool import QueuePool
 from firelock import ConfigurationError
 from firelock.storage import Feature
 from firelock_sql.names import Names
-from firelock_sql.pool import Connections
+from firelock_sql.pool import EnginePool
 from firelock_sql.postgresql.connect import patient_for
 from firelock_sql.postgresql.database import PostgresqlDatabase
 from firelock_sql.postgresql.engine import PostgresqlEngine
@@ -31,7 +31,7 @@ def open_url(url: str) -> SqlStorage:
     """Return the storage of a `postgresql://` URL; nothing is connected yet."""
     known = {option.keyword.decode() for option in Conninfo.get_defaults()}
     parsed = parse_server_url(url, scheme="postgresql", choices=_CHOICES, known=known)
-    connections = Connections(str(parsed), lambda: _make_engine(parsed), is_own=True)
+    connections = EnginePool(str(parsed), lambda: _make_engine(parsed), is_own=True)
     return _storage(str(parsed), parsed.connect_url, connections, parsed.names, parsed.options["listen"])
 
 
@@ -48,11 +48,11 @@ def open_engine(engine: Engine) -> SqlStorage:
         )
         raise ConfigurationError(message)
     shown = engine.url.set(query={}, drivername="postgresql").render_as_string(hide_password=True)
-    connections = Connections(shown, lambda: engine, is_own=False)
+    connections = EnginePool(shown, lambda: engine, is_own=False)
     return _storage(shown, "", connections, Names(), "auto")
 
 
-def _storage(shown: str, connect_url: str, connections: Connections, names: Names, listen: str) -> SqlStorage:
+def _storage(shown: str, connect_url: str, connections: EnginePool, names: Names, listen: str) -> SqlStorage:
     database = PostgresqlDatabase(shown, connections, names, listen)
     features = {Feature.SHARED, Feature.DURABLE, Feature.TRANSACTIONAL_ENQUEUE}
     if listen != "off":  # what a pooler makes of it is known when it is met: `describe` says it then

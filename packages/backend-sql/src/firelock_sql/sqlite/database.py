@@ -31,14 +31,14 @@ from firelock_sql import schema
 from firelock_sql.notify import Wake
 from firelock_sql.open_database import OpenDatabase
 from firelock_sql.sqlite import health
-from firelock_sql.sqlite.datagrams import Mailbox
+from firelock_sql.sqlite.datagrams import SocketMailbox
 from firelock_sql.statements import Cursor
 from firelock_sql.transaction import Transaction
 from firelock_sql.url import SqliteUrl
 from firelock_sql.within import Joined, TellLater, tell_nobody
 
 __all__ = [
-    "Connections",
+    "FileConnections",
     "SqliteDatabase",
     "is_alone",
     "is_busy",
@@ -56,7 +56,7 @@ _COUNT = (
 )
 
 
-class _Compiler(SQLiteCompiler):
+class _SqliteCompiler(SQLiteCompiler):
     """Writes `INDEXED BY` where a statement names its index, which SQLAlchemy's own leaves out."""
 
     @override
@@ -67,7 +67,7 @@ class _Compiler(SQLiteCompiler):
 class _Dialect(SQLiteDialect_pysqlite):
     """The dialect that statements are compiled for."""
 
-    statement_compiler = _Compiler
+    statement_compiler = _SqliteCompiler
     supports_statement_cache = False
 
 
@@ -80,9 +80,9 @@ class SqliteDatabase(OpenDatabase):
         self.url = url
         self.name = str(url)
         self.dialect = _Dialect(paramstyle="qmark")
-        self._connections = Connections(url)
+        self._connections = FileConnections(url)
         is_waking = url.is_waking and hasattr(socket, "AF_UNIX")
-        super().__init__(self._connections, Wake((lambda: Mailbox(url.path)) if is_waking else None))
+        super().__init__(self._connections, Wake((lambda: SocketMailbox(url.path)) if is_waking else None))
 
     # ---- transactions ------------------------------------------------------------------------------------
 
@@ -210,7 +210,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.005  # seconds between two tries for the
 _LOOK_AFTER = 1.0  # seconds of waiting after which it is worth finding out for whom
 _LONGEST_WAIT = 10.0  # seconds that a fork waits for what is under way
 
-_open: weakref.WeakSet[Connections] = weakref.WeakSet()
+_open: weakref.WeakSet[FileConnections] = weakref.WeakSet()
 _inherited: list[object] = []  # connections that could not be closed before a fork: never touched again
 
 
@@ -248,7 +248,7 @@ class _Lock(Protocol):
         """It is free."""
 
 
-class Connections:
+class FileConnections:
     """Every connection to one file."""
 
     def __init__(self, url: SqliteUrl) -> None:

@@ -21,14 +21,14 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["Mailbox"]
+__all__ = ["SocketMailbox"]
 
 _LONGEST_ADDRESS = 103  # bytes; Linux takes 107, macOS 103
 _NAME_LENGTH = 24  # "/" and the longest name of a socket
 _FRESH_NS = 50_000_000  # a folder that changed so lately may have changed again within the same tick
 
 
-class Mailbox:
+class SocketMailbox:
     """One process's socket, and the way to those of all others. Only `send` and `nudge` are thread-safe."""
 
     def __init__(self, database: Path) -> None:

@@ -20,6 +20,8 @@ from typing_extensions import override
 
 from firelock.storage import Applied, Claim, ClaimRequest, Exchange, NewJob, State, Transition
 from firelock_sql.claim import Taken, has_ready, living_server, next_due_at
+from firelock.storage import Applied, Claim, Exchange, NewJob, State, Transition
+from firelock_sql.claim import ClaimRequest, TakenRows, has_ready, living_server, next_due_at
 from firelock_sql.insert import insert_jobs
 from firelock_sql.job_engine import KIND, SETTLE, JobEngine, kind, settle_values
 from firelock_sql.settle import apply_transitions
@@ -78,7 +80,7 @@ class SqliteEngine(JobEngine[Database]):
         self._database.looks_for_work(request.queues)
         idle = self._database.read(lambda tx: _look(tx, request))
         if idle is not None:
-            return self.remembered(request, Taken(idle, [], ""))
+            return self.remembered(request, TakenRows(idle, [], ""))
         return self.remembered(request, self._database.write(lambda tx: self.take(tx, request)))
 
     # ---- apply -------------------------------------------------------------------------------------------
