@@ -59,7 +59,7 @@ class _Holding:
 
 @attrs.define
 class Parted:
-    """Transitions, parted: plain ends in the order of their ids, and the places of all others."""
+    """Transitions, parted: plain ends, and the places of all others."""
 
     plain: list[tuple[Transition, Held]] = attrs.field(factory=list)
     others: list[int] = attrs.field(factory=list)
@@ -112,7 +112,6 @@ class Holdings:
             else:
                 session = transition.session
                 parted.plain.append((transition, held))
-        parted.plain.sort(key=lambda one: one[0].job_id)
         return parted
 
     def let_go(self, transitions: Iterable[Transition]) -> None:

@@ -334,7 +334,8 @@ class MysqlEngine(JobEngine["ServerDatabase"]):
             tx.all(_LOCK, {"ids": self._database.among(ids)})  # all in one order, as everywhere
         cursor = cursor_of(tx)
         cursor.put("SAVEPOINT plain")
-        rows = [settle_values(end, held) for end, held in batch.plain]
+        plain = sorted(batch.plain, key=lambda one: one[0].job_id)
+        rows = [settle_values(end, held) for end, held in plain]
         answers = cursor.executemany(SETTLE.compiled(tx.dialect).text, rows)
         results = self.apply_rest(tx, transitions, batch.others)
         found = ask()

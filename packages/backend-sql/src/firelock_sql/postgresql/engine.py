@@ -459,9 +459,10 @@ def _orders(batch: Sequence[NewJob]) -> Iterator[Sequence[NewJob]]:
 
 
 def _ended(plain: _Plain) -> dict[str, object]:
-    """Return what a settle is told of plain ends."""
+    """Return what a settle is told of plain ends, in the order of their ids."""
     if not plain:
         return _NO_ENDS
+    plain = sorted(plain, key=lambda one: one[0].job_id)
     ends = [transition for transition, _ in plain]
     return {
         "seqs": number_array([held[0] for _, held in plain]),

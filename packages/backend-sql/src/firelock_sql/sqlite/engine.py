@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
-from itertools import chain
+from itertools import chain, compress
 from operator import attrgetter
 
 from typing_extensions import override
@@ -22,9 +22,9 @@ from firelock.storage import Applied, Claim, ClaimRequest, Exchange, NewJob, Sta
 from firelock_sql.claim import Taken, has_ready, living_server, next_due_at
 from firelock.storage import Applied, Claim, Exchange, NewJob, State, Transition
 from firelock_sql.claim import ClaimRequest, TakenRows, has_ready, living_server, next_due_at
-from firelock_sql.insert import insert_jobs
 from firelock_sql.job_engine import KIND, SETTLE, JobEngine, kind, settle_values
 from firelock_sql.settle import apply_transitions
+from firelock_sql.statements import Text
 from firelock_sql.tables import jobs
 from firelock_sql.transaction import Database, Transaction
 
@@ -35,6 +35,7 @@ _PROCESSING, _SUCCEEDED, _ENQUEUED = State.PROCESSING.value, State.SUCCEEDED.val
 _OWN = ("id", "arguments", "created_at")
 _own, _kind_and_own = attrgetter(*_OWN), attrgetter(*KIND, *_OWN)
 _SIZES = (100, 10, 1)  # rows in one VALUES
+_NEWEST = Text("SELECT id FROM firelock_jobs ORDER BY seq DESC LIMIT :most")
 
 
 class SqliteEngine(JobEngine[Database]):
@@ -51,13 +52,12 @@ class SqliteEngine(JobEngine[Database]):
         return self._database.write(lambda tx: self._insert_plain(tx, batch))
 
     def _insert_plain(self, tx: Transaction, batch: Sequence[NewJob]) -> list[bool]:
-        """Return which of the plain jobs are new; where one was known, others are stored the longer way."""
+        """Return which of the plain jobs are new: those that are stored now have the highest numbers."""
         kinds = Counter(map(kind, batch))
         is_uniform = len(kinds) == 1
         common = [tx.now, *(kind(batch[0]) if is_uniform else ())]
         values = _own if is_uniform else _kind_and_own
         done = stored = 0
-        tx.cursor.execute("SAVEPOINT plain")
         for size in _SIZES:
             text = _many_rows(size, is_uniform=is_uniform)
             while len(batch) - done >= size:
@@ -65,13 +65,17 @@ class SqliteEngine(JobEngine[Database]):
                 tx.cursor.execute(text, [*common, *chain.from_iterable(rows)])
                 stored += tx.cursor.rowcount
                 done += size
+        answers = [True] * len(batch)
         if stored != len(batch):
-            tx.cursor.execute("ROLLBACK TO plain")
-            return insert_jobs(tx, self._database, batch)
+            new = {row[0] for row in tx.all(_NEWEST, {"most": stored})}
+            for place, job in enumerate(batch):
+                answers[place] = job.id in new
+                new.discard(job.id)  # of one that is there twice the second is not new
+            kinds = Counter(map(kind, compress(batch, answers)))
         for (queue, *_), number in kinds.items():
             tx.deltas[_ENQUEUED, queue] += number
             tx.woken.add(queue)
-        return [True] * len(batch)
+        return answers
 
     # ---- claim -------------------------------------------------------------------------------------------
 
@@ -100,6 +104,7 @@ class SqliteEngine(JobEngine[Database]):
             if tx.cursor.rowcount != len(batch.plain):
                 tx.cursor.execute("ROLLBACK TO plain")
                 return apply_transitions(tx, self._database, transitions)
+            tx.cursor.execute("RELEASE plain")
             for queue, number in Counter(held[1] for _, held in batch.plain).items():
                 tx.deltas[_PROCESSING, queue] -= number
                 tx.deltas[_SUCCEEDED, queue] += number
