@@ -48,18 +48,12 @@ IN_A_CIRCLE: set[str] = {
     "firelock_dashboard.routes",
     "firelock_dashboard.stats.watch",
     "firelock_dashboard.suggestions",
+    "firelock.storage.contract",
+    "firelock.storage.defaults",
 }
 
 # Classes whose name another one has.
 CLASSES_TWICE: set[str] = {
-    "Connections",
-    "Mailbox",
-    "Call",
-    "Event",
-    "Fields",
-    "Group",
-    "JobPage",
-    "Order",
     "Page",
     "Taken",
     "_Compiler",
@@ -69,6 +63,9 @@ CLASSES_TWICE: set[str] = {
     "Waiting",
     "_Kept",
     "_Page",
+    "Scene",
+    "ServerState",
+    "Waiting",
     "_Process",
     "_Session",
 }

@@ -17,6 +17,7 @@ from firelock.storage import (
     NewJob,
     On,
     RecurringRecord,
+    State,
     StorageError,
     Upkeep,
     continuation_target,
@@ -35,7 +36,6 @@ _asked = attrgetter(
     "state", "due_at", "nominal_at", "reason", "tags", "timeout_seconds", "retry", "recurring_id", "parents"
 )
 _NOTHING_ASKED = (State.ENQUEUED, None, None, None, (), None, None, None, ())
-_run = attrgetter("queue", "priority")
 _PLAIN_LIMIT = 1_000  # jobs whose keys and values one command of a script can take
 
 
@@ -145,7 +145,6 @@ def _is_plain(jobs: Sequence[NewJob]) -> bool:
     return (
         len(jobs) <= _PLAIN_LIMIT
         and all(map(_NOTHING_ASKED.__eq__, map(_asked, jobs)))
-        and all(job.is_plain for job in jobs)
         and len({job.id for job in jobs}) == len(jobs)
     )
 
