@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import bindparam, literal_column, select, update
+from sqlalchemy import bindparam, select
 
 from firelock.storage import (
     Held,
@@ -19,7 +19,7 @@ from firelock.storage import (
 )
 from firelock_sql.claim import CLAIMED_COLUMNS, claimed_job, living_server
 from firelock_sql.job_row import clear_tail, load_rows, save_rows, take_back
-from firelock_sql.statements import Statement, insert_into
+from firelock_sql.statements import Statement, Text, insert_into
 from firelock_sql.tables import jobs, pinned, sessions
 from firelock_sql.transaction import Database, Transaction
 
@@ -41,43 +41,28 @@ _BEGIN = insert_into(
     sessions, "id", "server_id", "server", "host", "pid", "started_at", "timeout_seconds", "workers",
     "queues", "version", "expires_at",
 )  # fmt: skip
-_KNOWN = Statement(select(sessions.c.id).where(sessions.c.id == bindparam("session")))
-_TIMEOUT = Statement(
-    select(sessions.c.timeout_seconds).where(sessions.c.id == bindparam("session"), _is_alive)
-)
-_RENEW = Statement(
-    update(sessions)
-    .where(sessions.c.id == bindparam("session"), _is_alive)
-    .values(
-        expires_at=bindparam("new_expires_at"),
-        busy=bindparam("new_busy"),
-        reported=bindparam("new_reported"),
-        rss_bytes=bindparam("new_rss_bytes"),
-        cpu_percent=bindparam("new_cpu_percent"),
-    )
-)
-_DIE = Statement(
-    update(sessions).where(sessions.c.id == bindparam("session"), _is_alive).values(died_at=bindparam("at"))
-)
+_KNOWN = Text("SELECT id FROM firelock_sessions WHERE id = :session")
+_TIMEOUT = Text("SELECT timeout_seconds FROM firelock_sessions WHERE id = :session AND died_at IS NULL")
+_RENEW = Text("""
+UPDATE firelock_sessions
+SET expires_at = :expires_at, busy = :busy, reported = :reported, rss_bytes = :rss_bytes,
+    cpu_percent = :cpu_percent
+WHERE id = :session AND died_at IS NULL
+""")
+_DIE = Text("UPDATE firelock_sessions SET died_at = :at WHERE id = :session AND died_at IS NULL")
 _LOCK = Statement(
     select(sessions.c.server, sessions.c.expires_at)
     .where(sessions.c.id == bindparam("session"), _is_alive)
     .with_for_update()
 )
-_EXPIRED = Statement(
-    select(sessions.c.id)
-    .where(_is_alive, sessions.c.expires_at <= bindparam("now"))
-    .order_by(sessions.c.expires_at)
-    .limit(bindparam("most"))
-)
-_LIST = Statement(
-    select(
-        sessions.c.id, sessions.c.server_id, sessions.c.server, sessions.c.host, sessions.c.pid,
-        sessions.c.started_at, sessions.c.timeout_seconds, sessions.c.workers, sessions.c.queues,
-        sessions.c.version, sessions.c.expires_at, sessions.c.died_at, sessions.c.busy, sessions.c.reported,
-        sessions.c.rss_bytes, sessions.c.cpu_percent,
-    ).order_by(sessions.c.started_at, sessions.c.id)
-)  # fmt: skip
+_EXPIRED = Text("""
+SELECT id FROM firelock_sessions WHERE died_at IS NULL AND expires_at <= :now ORDER BY expires_at LIMIT :most
+""")
+_LIST = Text("""
+SELECT id, server_id, server, host, pid, started_at, timeout_seconds, workers, queues, version, expires_at,
+    died_at, busy, reported, rss_bytes, cpu_percent
+FROM firelock_sessions ORDER BY started_at, id
+""")
 _HELD_IDS = Statement(
     pinned(select(jobs.c.id), "holder").where(jobs.c.session == bindparam("holder")).order_by(jobs.c.seq)
 )
@@ -86,16 +71,10 @@ _HELD = Statement(
     .where(jobs.c.session == bindparam("holder"))
     .order_by(jobs.c.seq)
 )
-_START = Statement(
-    update(jobs)
-    .where(
-        jobs.c.id == bindparam("job_id"),
-        jobs.c.session == bindparam("holder"),
-        jobs.c.fence == bindparam("token"),
-        jobs.c.state == literal_column(repr(State.PROCESSING.value)),
-    )
-    .values(started_at=bindparam("new_started_at"))
-)
+_START = Text("""
+UPDATE firelock_jobs SET started_at = :started_at
+WHERE id = :job_id AND session = :holder AND fence = :token AND state = 'processing'
+""")
 
 
 def begin_session(tx: Transaction, session: NewSession) -> None:
@@ -133,11 +112,11 @@ def _renew(tx: Transaction, renewal: Renewal) -> bool:
         _RENEW,
         {
             "session": renewal.session,
-            "new_expires_at": tx.now + int(found[0] * _SECOND),
-            "new_busy": renewal.busy,
-            "new_reported": renewal.state,
-            "new_rss_bytes": renewal.rss_bytes,
-            "new_cpu_percent": renewal.cpu_percent,
+            "expires_at": tx.now + int(found[0] * _SECOND),
+            "busy": renewal.busy,
+            "reported": renewal.state,
+            "rss_bytes": renewal.rss_bytes,
+            "cpu_percent": renewal.cpu_percent,
         },
     )
     return renewed > 0
@@ -151,7 +130,7 @@ def reconcile(tx: Transaction, session: str, held: Sequence[Held]) -> Reconcilia
     for one in held:
         if one.started_at is not None and stored.get((one.job_id, one.fence)) == State.PROCESSING:
             started = {"job_id": one.job_id, "holder": session, "token": one.fence}
-            tx.run(_START, {**started, "new_started_at": one.started_at})
+            tx.run(_START, {**started, "started_at": one.started_at})
     named = {(one.job_id, one.fence) for one in held}
     return Reconciliation(
         is_lost,

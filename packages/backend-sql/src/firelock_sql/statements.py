@@ -135,15 +135,14 @@ class Statement:
 
 
 class Text(Statement):
-    """A statement of a hot verb: a text that a person can read, and run in the database's shell.
+    """A statement as a text that a person can read, and run in the database's shell.
 
     Its parameters are written `:name`; a schema and prefix of the user's choice replace those of its tables.
     """
 
     def __init__(self, text: str) -> None:
-        self._text = " ".join(
-            text.split()
-        )  # psycopg remembers how it read texts of less than 4,096 characters
+        # On one line: psycopg remembers how it read texts of less than 4,096 characters.
+        self._text = " ".join(text.split())
         self._compiled = {}
 
     @override
@@ -155,6 +154,13 @@ class Text(Statement):
         tables = {table.name: preparer.format_table(table) for table in METADATA.sorted_tables}
         text = _OURS.sub(lambda found: tables.get(found[0]) or preparer.quote(found[0]), text)
         return _Compiled(text, tuple(parts[1::2]), {})
+
+    @override
+    def bind(self, dialect: Dialect, parameters: Mapping[str, object]) -> tuple[str, list[Parameter]]:
+        """Return its text and its parameters; psycopg is given them by name."""
+        if dialect.name == "postgresql":
+            return self.compiled(dialect).text, cast("list[Parameter]", parameters)
+        return super().bind(dialect, parameters)
 
 
 _NAMED = re.compile(r"(?<!:):([a-z_]+)")
