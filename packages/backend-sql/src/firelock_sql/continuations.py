@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import bindparam, delete, exists, select, update
+from sqlalchemy import delete, select, update
 
 from firelock.storage import FINAL_STATES, On, State, Upkeep, continuation_target, waiting_reason
 from firelock_sql.job_row import JobRow, delete_waiting, enqueue, load_rows, save_rows
-from firelock_sql.statements import Statement, among, insert_into
-from firelock_sql.tables import ONE, ZERO, edges, jobs, releasing
+from firelock_sql.statements import Statement, Text, among, insert_into
+from firelock_sql.tables import ONE, ZERO, edges, releasing
 from firelock_sql.transaction import Database, Transaction
 
 __all__ = [
@@ -30,15 +30,11 @@ _OFF_THE_LIST = Statement(delete(releasing).where(among(releasing.c.parent_id, "
 _PUT_ON_THE_LIST = insert_into(releasing, "parent_id", "after")
 _first = select(releasing.c.parent_id, releasing.c.after).limit(ONE)
 _FIRST_ON_THE_LIST, _TAKE_FIRST = Statement(_first), Statement(_first.with_for_update(skip_locked=True))
-_MOVE_ON = Statement(
-    update(releasing).where(releasing.c.parent_id == bindparam("parent")).values(after=bindparam("looked_at"))
-)
-_OPEN_EDGES = Statement(
-    select(edges.c.seq, edges.c.child_id, edges.c.awaited)
-    .where(edges.c.parent_id == bindparam("parent"), _is_open, edges.c.seq > bindparam("looked_at"))
-    .order_by(edges.c.seq)
-    .limit(bindparam("most"))
-)
+_MOVE_ON = Text("UPDATE firelock_releasing SET after = :looked_at WHERE parent_id = :parent")
+_OPEN_EDGES = Text("""
+SELECT seq, child_id, awaited FROM firelock_edges
+WHERE parent_id = :parent AND is_decided = 0 AND seq > :looked_at ORDER BY seq LIMIT :most
+""")
 _DECIDE = Statement(update(edges).where(among(edges.c.seq, "edges")).values(is_decided=ONE))
 _DECIDE_ALL_OF = Statement(
     update(edges).where(among(edges.c.child_id, "ids"), _is_open).values(is_decided=ONE)
@@ -46,14 +42,10 @@ _DECIDE_ALL_OF = Statement(
 _STILL_WAITING = Statement(
     select(edges.c.child_id).where(among(edges.c.child_id, "ids"), _is_open).distinct()
 )
-_UNMARK = Statement(
-    update(jobs)
-    .where(
-        jobs.c.id == bindparam("parent"),
-        ~exists(ONE).where(edges.c.parent_id == bindparam("parent_again"), _is_open),
-    )
-    .values(is_parent=ZERO)
-)
+_UNMARK = Text("""
+UPDATE firelock_jobs SET is_parent = 0 WHERE id = :parent
+    AND NOT EXISTS (SELECT 1 FROM firelock_edges WHERE parent_id = :parent AND is_decided = 0)
+""")
 
 
 def forget_awaited(tx: Transaction, database: Database, ids: Sequence[str]) -> None:
@@ -96,7 +88,7 @@ def _release_parent(tx: Transaction, database: Database, parent_id: str, *, afte
         _decide_edges(tx, database, parent, found, rows)
     if len(found) < limit or parent is None:
         tx.run(_OFF_THE_LIST, {"ids": database.among([parent_id])})
-        tx.run(_UNMARK, {"parent": parent_id, "parent_again": parent_id})
+        tx.run(_UNMARK, {"parent": parent_id})
     else:
         tx.run(_MOVE_ON, {"parent": parent_id, "looked_at": found[-1][0]})
     return len(found)

@@ -13,9 +13,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sqlalchemy import BigInteger, bindparam, cast, delete, func, select, union_all, update
+from sqlalchemy import BigInteger, bindparam, cast, delete, func, select, union_all
 
-from firelock_sql.statements import Statement, among, insert_into
+from firelock_sql.statements import Statement, Text, among, insert_into
 from firelock_sql.tables import ZERO, count_deltas, counts
 from firelock_sql.transaction import Database, Transaction
 
@@ -26,7 +26,7 @@ _WORTH_FOLDING = 200
 _LONG_SECONDS = 0.05
 _REST = 20  # times as long as a long fold took
 
-_IN_PLACE = Statement(select(counts.c.queue, counts.c.state, counts.c.jobs).where(counts.c.jobs != ZERO))
+_IN_PLACE = Text("SELECT queue, state, jobs FROM firelock_counts WHERE jobs <> 0")
 _both = union_all(
     select(counts.c.queue, counts.c.state, counts.c.jobs),
     select(count_deltas.c.queue, count_deltas.c.state, count_deltas.c.jobs),
@@ -35,17 +35,15 @@ _sum = cast(func.sum(_both.c.jobs), BigInteger)
 _SUMMED = Statement(
     select(_both.c.queue, _both.c.state, _sum).group_by(_both.c.queue, _both.c.state).having(_sum != ZERO)
 )
-_QUEUES = Statement(select(counts.c.queue).distinct().order_by(counts.c.queue))
-_ALL_QUEUES = Statement(select(_both.c.queue).distinct().order_by(_both.c.queue))
+_QUEUES = Text("SELECT DISTINCT queue FROM firelock_counts ORDER BY queue")
+_ALL_QUEUES = Text("""
+SELECT queue FROM firelock_counts UNION SELECT queue FROM firelock_count_deltas ORDER BY queue
+""")
 
 _ADD = insert_into(count_deltas, "state", "queue", "jobs")
-_some = (
-    select(count_deltas.c.seq)
-    .where(count_deltas.c.seq > bindparam("after"))
-    .limit(bindparam("most"))
-    .subquery()
-)
-_NUMBER = Statement(select(func.count(), func.min(_some.c.seq)).select_from(_some))
+_NUMBER = Text("""
+SELECT count(*), min(seq) FROM (SELECT seq FROM firelock_count_deltas WHERE seq > :after LIMIT :most) AS few
+""")
 _TAKE = Statement(
     select(count_deltas.c.seq, count_deltas.c.state, count_deltas.c.queue, count_deltas.c.jobs)
     .where(count_deltas.c.seq > bindparam("after"))
@@ -54,11 +52,7 @@ _TAKE = Statement(
     .with_for_update(skip_locked=True)
 )
 _DROP = Statement(delete(count_deltas).where(among(count_deltas.c.seq, "seqs")))
-_COUNT = Statement(
-    update(counts)
-    .where(counts.c.state == bindparam("of_state"), counts.c.queue == bindparam("of_queue"))
-    .values(jobs=counts.c.jobs + bindparam("more"))
-)
+_COUNT = Text("UPDATE firelock_counts SET jobs = jobs + :more WHERE state = :of_state AND queue = :of_queue")
 _FIRST = insert_into(counts, "state", "queue", "jobs")
 
 

@@ -25,7 +25,7 @@ from firelock.storage import (
     steps,
 )
 from firelock_sql.history import COMPACT_FROM, compacted, entry_line, read_state
-from firelock_sql.statements import Statement, among
+from firelock_sql.statements import Statement, Text, among
 from firelock_sql.tables import ZERO, by_id, jobs
 from firelock_sql.transaction import Database, Transaction
 
@@ -123,12 +123,8 @@ _SAVE = Statement(
         (jobs.c.is_plain_end, ZERO),
     )
 )
-_HISTORY = Statement(select(jobs.c.creation, jobs.c.history).where(jobs.c.seq == bindparam("row_seq")))
-_REWRITE = Statement(
-    update(jobs)
-    .where(jobs.c.seq == bindparam("row_seq"))
-    .values(history=bindparam("new_history"), history_lines=bindparam("new_count"))
-)
+_HISTORY = Text("SELECT creation, history FROM firelock_jobs WHERE seq = :seq")
+_REWRITE = Text("UPDATE firelock_jobs SET history = :history, history_lines = :number WHERE seq = :seq")
 
 
 def load_rows(tx: Transaction, database: Database, ids: Sequence[str]) -> dict[str, JobRow]:
@@ -166,11 +162,11 @@ def _saved(row: JobRow) -> tuple[str | int | float | None, ...]:
 
 def compact(tx: Transaction, row: JobRow) -> None:
     """The job's history is stored without its middle; what is read from it stays the same."""
-    found: Any = tx.one(_HISTORY, {"row_seq": row.seq})
+    found: Any = tx.one(_HISTORY, {"seq": row.seq})
     creation, lines = found
     history = compacted(row.created_at, creation, lines)
     row.history_lines = history.count("\n")
-    tx.run(_REWRITE, {"row_seq": row.seq, "new_history": history, "new_count": row.history_lines})
+    tx.run(_REWRITE, {"seq": row.seq, "history": history, "number": row.history_lines})
 
 
 def change(tx: Transaction, row: JobRow, transition: Transition) -> Applied:

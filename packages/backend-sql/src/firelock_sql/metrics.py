@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from operator import attrgetter
 from typing import Any
 
-from sqlalchemy import bindparam, select, update
+from sqlalchemy import bindparam, select
 
 from firelock.storage import Rollup, add_rollups
-from firelock_sql.statements import Statement, insert_into
+from firelock_sql.statements import Statement, Text, insert_into
 from firelock_sql.tables import rollups
 from firelock_sql.transaction import Transaction
 
@@ -28,20 +28,14 @@ _is_this = (
 )
 _GET = Statement(select(*_COLUMNS).where(_is_this).with_for_update())
 _PUT = insert_into(rollups, *(column.name for column in _COLUMNS))
-_REPLACE = Statement(
-    update(rollups)
-    .where(_is_this)
-    .values(
-        count=bindparam("new_count"),
-        duration=bindparam("new_duration"),
-        histogram=bindparam("new_histogram"),
-    )
-)
-_SINCE = Statement(
-    select(*_COLUMNS)
-    .where(rollups.c.minute >= bindparam("since"), rollups.c.minute < bindparam("until"))
-    .order_by(rollups.c.minute, rollups.c.task, rollups.c.queue, rollups.c.outcome)
-)
+_REPLACE = Text("""
+UPDATE firelock_rollups SET count = :new_count, duration = :new_duration, histogram = :new_histogram
+WHERE minute = :of_minute AND task = :of_task AND queue = :of_queue AND outcome = :of_outcome
+""")
+_SINCE = Text("""
+SELECT minute, task, queue, outcome, count, duration, histogram FROM firelock_rollups
+WHERE minute >= :since AND minute < :until ORDER BY minute, task, queue, outcome
+""")
 
 
 def _read(row: Any) -> Rollup:  # noqa: ANN401 - a driver's row
