@@ -36,6 +36,7 @@ _asked = attrgetter(
     "state", "due_at", "nominal_at", "reason", "tags", "timeout_seconds", "retry", "recurring_id", "parents"
 )
 _NOTHING_ASKED = (State.ENQUEUED, None, None, None, (), None, None, None, ())
+_run = attrgetter("queue", "priority")
 _PLAIN_LIMIT = 1_000  # jobs whose keys and values one command of a script can take
 
 

@@ -242,17 +242,6 @@ _TAKE = Statement(
 
 
 @attrs.frozen
-class Found:
-class ClaimRequest:
-    """What a claim asks for."""
-
-    queues: Sequence[str] | None
-    limit: int
-    session: str
-    now: int
-
-
-@attrs.frozen
 class ReadyRows:
     """What a session may take: rows that are ready, and locked."""
 

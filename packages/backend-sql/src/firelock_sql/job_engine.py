@@ -13,10 +13,8 @@ from typing import Generic, TypeVar
 
 import attrs
 
-from firelock.storage import Applied, Claim, ClaimRequest, Exchange, NewJob, State, Transition
-from firelock_sql.claim import PLACE_IS_PARENT, PLACE_SEQ, Taken, Turns, take_jobs
-from firelock.storage import Applied, Claim, Exchange, NewJob, Transition
-from firelock_sql.claim import PLACE_IS_PARENT, PLACE_SEQ, ClaimRequest, TakenRows, Turns, take_jobs
+from firelock.storage import Applied, Claim, ClaimRequest, Exchange, NewJob, Transition
+from firelock_sql.claim import PLACE_IS_PARENT, PLACE_SEQ, TakenRows, Turns, take_jobs
 from firelock_sql.insert import insert_jobs
 from firelock_sql.settle import apply_transitions
 from firelock_sql.statements import Text, Value

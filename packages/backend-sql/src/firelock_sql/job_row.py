@@ -22,7 +22,7 @@ from firelock.storage import (
     State,
     Transition,
     Upkeep,
-    steps,
+    rules,
 )
 from firelock_sql.history import COMPACT_FROM, compacted, entry_line, read_state
 from firelock_sql.statements import Statement, Text, among
@@ -177,7 +177,7 @@ def change(tx: Transaction, row: JobRow, transition: Transition) -> Applied:
     is_final, is_success = to in FINAL_STATES, to is State.SUCCEEDED
     if _is_due_sooner(row, transition):
         tx.woken.add(ANY_QUEUE)  # who sleeps until the next due instant; see the kit's life.py
-    entry = None if transition.is_silent else steps.entry_of(transition, cast("JobRecord", row))
+    entry = None if transition.is_silent else rules.entry_of(transition, cast("JobRecord", row))
     row.move(tx, to)
     row.reason = transition.reason
     row.changed_at = transition.at

@@ -37,8 +37,6 @@ from firelock_sql.claim import (
     READY,
     SERVER,
     SERVING,
-    Found,
-    ClaimRequest,
     ReadyRow,
     ReadyRows,
     TakenRows,

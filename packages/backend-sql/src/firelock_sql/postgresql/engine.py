@@ -14,10 +14,7 @@ from sqlalchemy import select
 from typing_extensions import override
 
 from firelock.storage import Applied, Claim, ClaimRequest, Exchange, NewJob, Transition
-from firelock_sql.claim import Taken, claimed_job, serving
-from firelock_sql.job_engine import KIND, Held, JobEngine, Parted, are_plain, kind
-from firelock.storage import Applied, Claim, Exchange, NewJob, Transition
-from firelock_sql.claim import ClaimRequest, TakenRows, claimed_job, serving
+from firelock_sql.claim import TakenRows, claimed_job, serving
 from firelock_sql.job_engine import KIND, Held, JobEngine, Parted, kind
 from firelock_sql.postgresql.connect import number_array, text_array
 from firelock_sql.postgresql.lanes import Lanes, Look

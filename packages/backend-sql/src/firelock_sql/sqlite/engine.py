@@ -19,9 +19,7 @@ from operator import attrgetter
 from typing_extensions import override
 
 from firelock.storage import Applied, Claim, ClaimRequest, Exchange, NewJob, State, Transition
-from firelock_sql.claim import Taken, has_ready, living_server, next_due_at
-from firelock.storage import Applied, Claim, Exchange, NewJob, State, Transition
-from firelock_sql.claim import ClaimRequest, TakenRows, has_ready, living_server, next_due_at
+from firelock_sql.claim import TakenRows, has_ready, living_server, next_due_at
 from firelock_sql.job_engine import KIND, SETTLE, JobEngine, kind, settle_values
 from firelock_sql.settle import apply_transitions
 from firelock_sql.statements import Text
