@@ -24,18 +24,6 @@ IN_A_CIRCLE: set[str] = {
 # Classes whose name another one has.
 CLASSES_TWICE: set[str] = {
     "Page",
-    "Taken",
-    "_Compiler",
-    "_Known",
-    "Snapshot",
-    "Upkeep",
-    "Waiting",
-    "_Kept",
-    "_Page",
-    "Scene",
-    "ServerState",
-    "Progress",
-    "_Process",
     "_Session",
 }
 
