@@ -178,8 +178,8 @@ def exchange_failures(stage: Stage) -> Action:
 def claim_everywhere(stage: Stage) -> Action:
     """A batch is claimed from every queue."""
     stage.stored()
-    now = stage.storage.clock()
-    return partial(stage.storage.claim, None, BATCH, stage.holder.session, now)
+    request = ClaimRequest(None, BATCH, stage.holder.session, stage.storage.clock())
+    return partial(stage.storage.claim, request)
 
 
 def requeue(stage: Stage) -> Action:
