@@ -6,17 +6,16 @@ first such value (`conversion`).
 
 from __future__ import annotations
 
-import functools
 import re
 import types
 import typing
 from base64 import b64decode, b64encode
 from collections import abc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import is_dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar, Union, cast, get_args, get_origin
+from typing import Any, Final, Literal, TypeAlias, TypeVar, Union, cast, get_args, get_origin
 from uuid import UUID
 
 import attrs
@@ -24,19 +23,16 @@ import attrs
 from firelock.errors import TaskError
 from firelock.serializer import Misfit
 
-if TYPE_CHECKING:
-    from cattrs import Converter
-
 __all__ = [
     "EXACT_TYPES",
     "SCALARS",
     "Codec",
     "Coder",
-    "codec_of",
     "describe",
     "is_record",
     "is_union",
     "json_coder",
+    "json_coder_for",
     "mismatch",
     "unwrap",
 ]
@@ -60,54 +56,6 @@ class Codec:
     decode: Coder
     exact: type | None = None
     """The type whose every value both sides give back unchanged; None where they look closer."""
-
-
-def codec_of(annotation: object, converter: Callable[[], Converter], owner: str) -> Codec:
-    """Return the codec of what `owner` is annotated with; the converter is made when it is needed.
-
-    Raises:
-        TaskError: the annotation refers to itself, or the members of a union cannot be told apart in JSON.
-    """
-    annotation = unwrap(annotation)
-    coder = _json_coder_for(annotation, owner)
-    if coder is not None:
-        return Codec(coder, coder, annotation if annotation in EXACT_TYPES else None)
-    _check_unions(annotation, converter, owner)
-
-    @functools.cache
-    def converted() -> Codec:
-        from firelock.arguments.conversion import converted_codec  # noqa: PLC0415 - loads cattrs
-
-        return converted_codec(annotation, converter())
-
-    return Codec(lambda value: converted().encode(value), lambda stored: converted().decode(stored))
-
-
-def _check_unions(annotation: object, converter: Callable[[], Converter], owner: str) -> None:
-    """Refuse a union whose members cannot be told apart once they are stored."""
-    if get_origin(annotation) is Literal:
-        return
-    members = [unwrap(each) for each in get_args(annotation) if not isinstance(each, list)]
-    if is_union(annotation):
-        members = [each for each in members if each not in (None, type(None))]
-        if len(members) > 1 and not _are_told_apart(annotation, members, converter):
-            raise TaskError(
-                f"{owner} is annotated {describe(annotation)}, whose members cannot be told apart in JSON. "
-                "Use one of them, a union of text, numbers and lists, or attrs classes with different fields"
-            )
-    for member in members:
-        if member is not Ellipsis and _json_coder_for(member, owner) is None:
-            _check_unions(member, converter, owner)
-
-
-def _are_told_apart(union: object, members: Sequence[object], converter: Callable[[], Converter]) -> bool:
-    if not all(map(is_record, members)):
-        return False
-    try:
-        converter().get_structure_hook(union)
-    except Exception:  # noqa: BLE001 - whatever cattrs raises, it found no way
-        return False
-    return True
 
 
 # ---- annotations -----------------------------------------------------------------------------------------
@@ -155,7 +103,8 @@ def mismatch(value: object, annotation: object) -> Misfit:
 # ---- what is JSON already --------------------------------------------------------------------------------
 
 
-def _json_coder_for(annotation: object, owner: str) -> Coder | None:
+def json_coder_for(annotation: object, owner: str) -> Coder | None:
+    """As `json_coder`; TaskError where the annotation of `owner` refers to itself."""
     try:
         return json_coder(annotation)
     except RecursionError as error:

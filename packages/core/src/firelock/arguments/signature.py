@@ -16,11 +16,32 @@ import typing
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from inspect import Parameter
-from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias, Union, Unpack, cast, get_args, get_origin
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Final,
+    Literal,
+    NoReturn,
+    TypeAlias,
+    Union,
+    Unpack,
+    cast,
+    get_args,
+    get_origin,
+)
 
 import attrs
 
-from firelock.arguments.codec import EXACT_TYPES, Codec, Coder, codec_of, describe, is_union, unwrap
+from firelock.arguments.codec import (
+    EXACT_TYPES,
+    Codec,
+    Coder,
+    describe,
+    is_record,
+    is_union,
+    json_coder_for,
+    unwrap,
+)
 from firelock.arguments.refusals import advice_for, find_refused, refusal
 from firelock.errors import ArgumentError, ArgumentTooLarge, SignatureMismatch, TaskError
 from firelock.serializer import JsonValue, Misfit, Serializer, check_json
@@ -97,7 +118,7 @@ def compile_binder(
         if resolver.is_context(parameter):
             raise TaskError(f"Task {task!r}: {owner} is a JobContext; it must be the first parameter")
         key, annotation = _stored_as(parameter, resolver.resolve(parameter.annotation, owner))
-        codecs[key] = codec_of(annotation, converter, f"Task {task!r}: {owner}")
+        codecs[key] = _codec_of(annotation, converter, f"Task {task!r}: {owner}")
         annotations[key] = annotation
     return Binder(
         task=task,
@@ -294,7 +315,7 @@ def _result_codec(
         if is_union(annotation):
             members = tuple(each for each in get_args(annotation) if each not in flow_types)
             annotation = Union[members] if members else None  # noqa: UP007 - made from a tuple
-        return codec_of(annotation, converter, owner)
+        return _codec_of(annotation, converter, owner)
     except TaskError as error:
         reason = str(error)
 
@@ -771,3 +792,51 @@ def _level_outside() -> int:
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("firelock."):
         level, frame = level + 1, frame.f_back
     return level
+
+
+def _codec_of(annotation: object, converter: Callable[[], Converter], owner: str) -> Codec:
+    """Return the codec of what `owner` is annotated with; the converter is made when it is needed.
+
+    Raises:
+        TaskError: the annotation refers to itself, or the members of a union cannot be told apart in JSON.
+    """
+    annotation = unwrap(annotation)
+    coder = json_coder_for(annotation, owner)
+    if coder is not None:
+        return Codec(coder, coder, annotation if annotation in EXACT_TYPES else None)
+    _check_unions(annotation, converter, owner)
+
+    @functools.cache
+    def converted() -> Codec:
+        from firelock.arguments.conversion import converted_codec  # noqa: PLC0415 - loads cattrs
+
+        return converted_codec(annotation, converter())
+
+    return Codec(lambda value: converted().encode(value), lambda stored: converted().decode(stored))
+
+
+def _check_unions(annotation: object, converter: Callable[[], Converter], owner: str) -> None:
+    """Refuse a union whose members cannot be told apart once they are stored."""
+    if get_origin(annotation) is Literal:
+        return
+    members = [unwrap(each) for each in get_args(annotation) if not isinstance(each, list)]
+    if is_union(annotation):
+        members = [each for each in members if each not in (None, type(None))]
+        if len(members) > 1 and not _are_told_apart(annotation, members, converter):
+            raise TaskError(
+                f"{owner} is annotated {describe(annotation)}, whose members cannot be told apart in JSON. "
+                "Use one of them, a union of text, numbers and lists, or attrs classes with different fields"
+            )
+    for member in members:
+        if member is not Ellipsis and json_coder_for(member, owner) is None:
+            _check_unions(member, converter, owner)
+
+
+def _are_told_apart(union: object, members: Sequence[object], converter: Callable[[], Converter]) -> bool:
+    if not all(map(is_record, members)):
+        return False
+    try:
+        converter().get_structure_hook(union)
+    except Exception:  # noqa: BLE001 - whatever cattrs raises, it found no way
+        return False
+    return True
