@@ -12,7 +12,7 @@ from firelock.control.bulk import KEPT, Operations, Outcome, Status
 from firelock.errors import ConfigurationError, LockLost, StorageError, StorageUnavailable
 from firelock.ids import newest_first_key
 from firelock.memory import MemoryStorage
-from firelock.storage import JobFilter, Page
+from firelock.storage import FoundJobs, JobFilter
 from firelock.values import State
 from tests.core.fakes import FailingStorage, Worker
 
@@ -336,7 +336,7 @@ def test_an_empty_page_is_not_the_last(watched):
     fill(watched, 5)
     operation = watched.operations.start("delete", BULK, by="ada")
     find = watched.storage.find
-    pages = [Page([], find(operation.where, limit=1, oldest_first=True).cursor)]
+    pages = [FoundJobs([], find(operation.where, limit=1, oldest_first=True).cursor)]
     watched.storage.find = lambda *args, **options: pages.pop() if pages else find(*args, **options)
 
     done = run(watched, operation)

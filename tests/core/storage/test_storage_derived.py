@@ -18,8 +18,8 @@ from firelock.storage import (
     DURATION_BUCKETS,
     ClaimRequest,
     DerivedStorage,
+    FoundJobs,
     NewSession,
-    Page,
     RecurringRecord,
     Rollup,
     derived,
@@ -251,7 +251,7 @@ class Circling(SmallStorage):
     """A storage whose pages never end."""
 
     def find(self, where, *, limit, cursor=None, oldest_first=False):
-        return Page([], "again")
+        return FoundJobs([], "again")
 
 
 @pytest.mark.parametrize("verb", ["due_recurring", "timeline"])

@@ -25,10 +25,10 @@ from firelock.storage import (
     Counts,
     ErrorInfo,
     FailureGroup,
+    FoundJobs,
     JobFilter,
     JobHistory,
     JobRecord,
-    Page,
     Progress,
     State,
     rules,
@@ -303,7 +303,7 @@ class FindVerbs(RedisVerbs):
     @override
     def find(
         self, where: JobFilter, *, limit: int, cursor: str | None = None, oldest_first: bool = False
-    ) -> Page:
+    ) -> FoundJobs:
         """The places of the page come first, its jobs are read behind them.
 
         One that has left its place meanwhile is not on the page.
@@ -311,14 +311,14 @@ class FindVerbs(RedisVerbs):
         behind = None if cursor is None else rules.read_cursor(cursor, where, oldest_first=oldest_first)
         is_scheduled = where.is_retrying or where.by_due
         if limit <= 0 or (is_scheduled and where.state not in {None, State.SCHEDULED}):
-            return Page([], None)
+            return FoundJobs([], None)
         if where.id_prefix is not None and len(where.id_prefix) >= _ID_LENGTH:
             jobs = [job for job in self.get([where.id_prefix]) if job is not None]
             return rules.paged(jobs, where, limit=limit, cursor=cursor, oldest_first=oldest_first)
         places, reached = first_places(self.database, Query(where, behind, oldest_first), limit)
         shown = places[:limit]
         following = shown[-1] if len(places) > limit else reached
-        return Page(
+        return FoundJobs(
             _read_listed(self.database, where, shown),
             None if following is None else rules.write_cursor(following, where, oldest_first=oldest_first),
         )

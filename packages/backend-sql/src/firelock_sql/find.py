@@ -31,10 +31,10 @@ from firelock.storage import (
     Counts,
     ErrorInfo,
     FailureGroup,
+    FoundJobs,
     HistoryEntry,
     JobFilter,
     JobRecord,
-    Page,
     Progress,
     State,
     bounded_history,
@@ -228,13 +228,13 @@ def find_jobs(
     limit: int,
     cursor: str | None,
     oldest_first: bool,
-) -> Page:
+) -> FoundJobs:
     """See `Storage.find`."""
     conditions, parameters = _read_filter(where)
     state = where.state
     if where.by_due:
         if state not in {None, State.SCHEDULED}:
-            return Page([], None)
+            return FoundJobs([], None)
         state = State.SCHEDULED
     place = None if cursor is None else rules.read_cursor(cursor, where, oldest_first=oldest_first)
     order = "due_at" if where.by_due else "created_at" if state is None else "changed_at"
@@ -254,7 +254,7 @@ def find_jobs(
         following = found[limit - 1]
     elif looked_at == most:
         following = last
-    return Page(
+    return FoundJobs(
         [one for one in records if one is not None],
         None if following is None else rules.write_cursor(following, where, oldest_first=oldest_first),
     )

@@ -17,6 +17,7 @@ from firelock.storage import (
     FailureGroup,
     Feature,
     Finding,
+    FoundJobs,
     Held,
     JobFilter,
     JobHistory,
@@ -24,7 +25,6 @@ from firelock.storage import (
     LogLine,
     NewJob,
     NewSession,
-    Page,
     Progress,
     Promotion,
     Reconciliation,
@@ -242,7 +242,7 @@ class SqlStorage(DerivedStorage):
     @override
     def find(
         self, where: JobFilter, *, limit: int, cursor: str | None = None, oldest_first: bool = False
-    ) -> Page:
+    ) -> FoundJobs:
         return self._database.read(
             lambda tx: find.find_jobs(
                 tx, self._database, where, limit=limit, cursor=cursor, oldest_first=oldest_first

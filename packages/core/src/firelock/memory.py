@@ -28,13 +28,13 @@ from firelock.values import (
     Counts,
     Exchange,
     Feature,
+    FoundJobs,
     Held,
     JobFilter,
     JobHistory,
     JobRecord,
     NewJob,
     NewSession,
-    Page,
     Promotion,
     Reconciliation,
     Record,
@@ -288,7 +288,7 @@ class MemoryStorage(DerivedStorage):
 
     def find(
         self, where: JobFilter, *, limit: int, cursor: str | None = None, oldest_first: bool = False
-    ) -> Page:
+    ) -> FoundJobs:
         """See `Storage.find`."""
         with self._open() as store:
             return store.table.find(where, limit=limit, cursor=cursor, oldest_first=oldest_first)
@@ -506,7 +506,7 @@ class Table:
             _discard(self.children, edge.parent_id, id)
         del self.rows[id]
 
-    def find(self, where: JobFilter, *, limit: int, cursor: str | None, oldest_first: bool) -> Page:
+    def find(self, where: JobFilter, *, limit: int, cursor: str | None, oldest_first: bool) -> FoundJobs:
         """See `Storage.find`."""
         start = None
         if cursor is not None:
@@ -519,7 +519,7 @@ class Table:
         if found and len(found) > limit > 0:
             (at,), id = found[limit - 1]
             following = rules.write_cursor((at, id), where, oldest_first=oldest_first)
-        return Page([self.rows[id].record for _, id in found[:limit]], following)
+        return FoundJobs([self.rows[id].record for _, id in found[:limit]], following)
 
     def _in_order(self, where: JobFilter, start: Entry | None, *, oldest_first: bool) -> Iterator[Entry]:
         """Yield the entries of the filter's time window behind `start`; its other fields are not read."""

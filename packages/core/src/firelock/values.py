@@ -30,6 +30,7 @@ __all__ = [
     "FailureGroup",
     "Feature",
     "Finding",
+    "FoundJobs",
     "Held",
     "HistoryEntry",
     "Holder",
@@ -39,7 +40,6 @@ __all__ = [
     "NewJob",
     "NewSession",
     "On",
-    "Page",
     "PartlyApplied",
     "PartlyUnavailable",
     "Progress",
@@ -520,7 +520,7 @@ class JobFilter:
 
 
 @attrs.frozen
-class Page:
+class FoundJobs:
     """One page of jobs; `cursor` opens the next one, None after the last."""
 
     jobs: list[JobRecord]

@@ -19,7 +19,7 @@ from firelock.control.pages import every_record, newest_records
 from firelock.errors import ConfigurationError, LockLost, LockTimeout, StorageError, StorageUnavailable
 from firelock.ids import is_newest_first_key, newest_first_key
 from firelock.options import to_choice
-from firelock.storage import Applied, JobFilter, Page, Record
+from firelock.storage import Applied, FoundJobs, JobFilter, Record
 from firelock.text import shown
 from firelock.values import FINAL_STATES, JobRecord, State
 
@@ -481,13 +481,15 @@ class Operations:
             )
         return self._change(operation.id, lambda stored: self._advanced(stored, operation, page, done))
 
-    def _advanced(self, stored: Operation, before: Operation, page: Page, done: ChunkDone) -> Operation:
+    def _advanced(self, stored: Operation, before: Operation, page: FoundJobs, done: ChunkDone) -> Operation:
         if stored.fence != before.fence:  # another took over: what it writes down is the truth
             return stored
         after = stored.advanced(done, page.cursor, self._now())
         return after.ended(Status.DONE, self._now()) if page.cursor is None else after
 
-    def _apply(self, operation: Operation, page: Page, is_meant: Callable[[JobRecord], bool]) -> ChunkDone:
+    def _apply(
+        self, operation: Operation, page: FoundJobs, is_meant: Callable[[JobRecord], bool]
+    ) -> ChunkDone:
         matching = [job for job in page.jobs if operation.is_meant(job) and is_meant(job)]
         transitions = [self._transition(operation, job) for job in matching]
         wanted = [one for one in transitions if one.from_states]

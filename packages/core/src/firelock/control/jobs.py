@@ -25,8 +25,8 @@ from firelock.storage import (
     Applied,
     Counts,
     FailureGroup,
+    FoundJobs,
     JobFilter,
-    Page,
     PartlyApplied,
     PartlyUnavailable,
     Rollup,
@@ -240,7 +240,9 @@ class Jobs:
         self, where: JobFilter, *, limit: int = 50, cursor: str | None = None, oldest_first: bool = False
     ) -> JobPage:
         """Return a page for a filter value, as dashboards build it."""
-        page: Page = self._client.storage.find(where, limit=limit, cursor=cursor, oldest_first=oldest_first)
+        page: FoundJobs = self._client.storage.find(
+            where, limit=limit, cursor=cursor, oldest_first=oldest_first
+        )
         return JobPage([Job(self._client, record) for record in page.jobs], page.cursor)
 
     apage = twin(page)

@@ -54,7 +54,7 @@ class SessionRenewal:
         self._on_lost = on_lost
         self._on_order = on_order
         self._order_version: int | None = None
-        self._sessions: dict[str, _Session] = {}
+        self._sessions: dict[str, _RenewedSession] = {}
         self._state = "running"
         self._lock = threading.Lock()
         self._over = threading.Event()
@@ -84,7 +84,7 @@ class SessionRenewal:
         asked_at = time.monotonic()
         self._storage.begin_session(session)
         with self._lock:
-            self._sessions[session.id] = _Session(session.id, memory)
+            self._sessions[session.id] = _RenewedSession(session.id, memory)
         memory.begin_session()  # before the grant, which is not for what was claimed for a former session
         memory.grant(self._right_from(asked_at))
         return session.id
@@ -179,7 +179,7 @@ class SessionRenewal:
 
 
 @attrs.define(eq=False)
-class _Session:
+class _RenewedSession:
     id: str
     memory: ChildMemory
     told_at: float = 0.0  # when the child made the report that was told last, in monotonic seconds

@@ -25,6 +25,7 @@ from firelock.values import (
     FailureGroup,
     Feature,
     Finding,
+    FoundJobs,
     Held,
     JobFilter,
     JobHistory,
@@ -32,7 +33,6 @@ from firelock.values import (
     LogLine,
     NewJob,
     NewSession,
-    Page,
     Progress,
     Promotion,
     Reconciliation,
@@ -274,7 +274,7 @@ class Storage(ABC):
     @abstractmethod
     def find(
         self, where: JobFilter, *, limit: int, cursor: str | None = None, oldest_first: bool = False
-    ) -> Page:
+    ) -> FoundJobs:
         """Return a page of matching jobs in order of time, newest first unless told otherwise.
 
         Time is `due_at` where the filter is by due, which finds scheduled jobs alone; else `changed_at` where

@@ -29,13 +29,13 @@ from firelock.values import (
     Claim,
     ClaimRequest,
     Counts,
+    FoundJobs,
     Held,
     JobFilter,
     JobHistory,
     JobRecord,
     NewJob,
     NewSession,
-    Page,
     Promotion,
     Reconciliation,
     Record,
@@ -309,7 +309,7 @@ class RowStorage(DerivedStorage):
 
     def find(
         self, where: JobFilter, *, limit: int, cursor: str | None = None, oldest_first: bool = False
-    ) -> Page:
+    ) -> FoundJobs:
         """See `Storage.find`."""
         place = None if cursor is None else rules.read_cursor(cursor, where, oldest_first=oldest_first)
 
@@ -325,7 +325,7 @@ class RowStorage(DerivedStorage):
             last = found[limit - 1]
             place = rules.listed_at(last, where), last.id
             following = rules.write_cursor(place, where, oldest_first=oldest_first)
-        return Page(found[:limit], following)
+        return FoundJobs(found[:limit], following)
 
     def history(self, job_id: str) -> JobHistory:
         """See `Storage.history`."""

@@ -25,13 +25,13 @@ from firelock.values import (
     Attempt,
     ClaimedJob,
     Edge,
+    FoundJobs,
     Held,
     HistoryEntry,
     JobFilter,
     JobRecord,
     NewJob,
     NewSession,
-    Page,
     Reconciliation,
     Record,
     Renewal,
@@ -409,7 +409,7 @@ def _seal(where: JobFilter, oldest_first: bool) -> str:
 
 def paged(
     jobs: Iterable[JobRecord], where: JobFilter, *, limit: int, cursor: str | None, oldest_first: bool
-) -> Page:
+) -> FoundJobs:
     """Return the page that `Storage.find` promises, out of jobs in any order; costs a look at each."""
     behind = None if cursor is None else read_cursor(cursor, where, oldest_first=oldest_first)
     wanted = (job for job in jobs if matches(job, where) and is_in_window(job, where))
@@ -423,7 +423,7 @@ def paged(
     shown = found[:limit]
     has_more = bool(shown) and len(found) > limit
     following = write_cursor(shown[-1][:2], where, oldest_first=oldest_first) if has_more else None
-    return Page([job for _, _, job in shown], following)
+    return FoundJobs([job for _, _, job in shown], following)
 
 
 # ---- queues ----------------------------------------------------------------------------------------------
