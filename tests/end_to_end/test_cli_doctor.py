@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 
 import attrs
 import pytest
@@ -171,12 +172,19 @@ def test_jobs_of_tasks_that_the_app_lacks_are_a_warning(app):
 )
 def test_recurring_jobs_that_do_not_run_are_found(app, change, expected):
     """An error in a definition, one that is gone from code, one that is paused."""
-    from datetime import timedelta
-
     one = app.add.recur("often", Every(timedelta(minutes=5)), 1)
     app.storage.put_recurring(attrs.evolve(one.record, **change), keep_progress=False)
 
     assert found(app) == [expected]
+
+
+def test_a_paused_recurring_job_that_cannot_be_fired_is_found(app):
+    """Whoever resumes it would resume what is broken."""
+    one = app.add.recur("often", Every(timedelta(minutes=5)), 1)
+    broken = attrs.evolve(one.record, is_paused=True, error="no such zone")
+    app.storage.put_recurring(broken, keep_progress=False)
+
+    assert (True, "Recurring job often cannot be fired: no such zone") in found(app)
 
 
 def test_continuations_of_failed_parents_are_a_warning(app):

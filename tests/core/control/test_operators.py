@@ -183,6 +183,8 @@ def test_an_iterator_refuses_what_find_refuses_at_once(fire):
         fire.jobs.aiterate(state="running")
     with pytest.raises(ScheduleError, match="no time zone"):
         fire.jobs.iterate(until=datetime(2026, 1, 1))  # noqa: DTZ001 - that is the mistake
+    with pytest.raises(TypeError, match=r"aiterate\(\) takes no 'limit'; jobs are looked for by state, task"):
+        fire.jobs.aiterate(limit=5)
 
 
 @pytest.mark.parametrize("oldest_first", [True, False])

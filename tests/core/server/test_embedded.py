@@ -459,3 +459,52 @@ def test_a_stop_says_when_the_last_ends_cannot_be_written(make_app, caplog, monk
 
     assert "The last ends could not be written: the storage does not answer." in caplog.text
     until(lambda: "firelock-dispatcher" not in our_threads())
+
+
+def has_beaten(fire, times=3):
+    """Returns what becomes true once the server's session was renewed so often, orders read each time."""
+    beats = set()
+
+    def is_so():
+        beats.add(fire.servers.list()[0].sessions[0].expires_at)
+        return len(beats) > times
+
+    return is_so
+
+
+def test_a_stop_that_is_ordered_while_it_starts_is_obeyed(make_app):
+    """A hook may take its time, and an order that is read meanwhile is not forgotten."""
+
+    class Slow:
+        @hookimpl
+        def server_started(self, server):
+            fire.servers.tell(server.id, "stop")
+            until(has_beaten(fire), 10)
+
+    fire = make_app(Slow())
+    fire.task(name="noop")(lambda: None)
+    server = fire.server()
+
+    server.start()
+
+    until(lambda: not server.is_running, 10)
+
+
+def test_a_server_that_stops_resumes_nothing(make_app):
+    """An order to go on that comes during the grace time brings no further job."""
+    fire = make_app()
+    gate, later = Gate(fire, obeys=False), fire.task(name="later")(lambda: None)
+    server = fire.server(workers=2).start()
+    gate.task.enqueue()
+    assert gate.came.wait(10)
+    stopping = threading.Thread(target=server.stop)
+    stopping.start()
+    until(lambda: fire.servers.list()[0].sessions[0].renewal.state == "stopping", 10)
+    job = later.enqueue()
+
+    fire.servers.tell(fire.servers.list()[0].id, "resume")
+    until(has_beaten(fire), 10)
+
+    assert State.ENQUEUED == job.refresh().state
+    gate.opened.set()
+    stopping.join(10)

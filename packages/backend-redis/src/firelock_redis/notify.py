@@ -50,6 +50,10 @@ class RedisWaiting(Waiting):
     def leave_behind(self) -> None:
         """This is another process than the one that listened: it listens for itself."""
         super().leave_behind()
+        is_over = self._is_over.is_set()
+        self._is_over = threading.Event()  # a thread that is not here may hold the former one's lock
+        if is_over:
+            self._is_over.set()
         self._begin_listening()
 
     # ---- waiting -----------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The one table that maps each route to its permission and its view; nothing is reached past it."""
+"""What a route is and how an address finds one; `TABLE` in `app` has all, and nothing is reached past it."""
 
 from __future__ import annotations
 

@@ -335,11 +335,14 @@ class MysqlEngine(JobEngine["ServerDatabase"]):
         plain = sorted(batch.plain, key=lambda one: one[0].job_id)
         rows = [settle_values(end, held) for end, held in plain]
         answers = cursor.executemany(SETTLE.compiled(tx.dialect).text, rows)
+        deltas = dict(tx.deltas)
         results = self.apply_rest(tx, transitions, batch.others)
         found = ask()
         cursor.send()
         if sum(answer.rowcount for answer in answers) != len(rows):
             cursor.put("ROLLBACK TO SAVEPOINT plain")
+            tx.deltas.clear()
+            tx.deltas.update(deltas)
             return apply_transitions(tx, self._database, transitions), ask()
         for queue, number in Counter(held[1] for _, held in batch.plain).items():
             tx.deltas[_PROCESSING, queue] -= number

@@ -132,11 +132,11 @@ class Sight:
         return [server for server in self.servers if not server.state_at(self.now).is_gone]
 
     def listening(self, queue: str) -> list[ServerView]:
-        """Return who claims from the queue now; quiet and stopping servers do not."""
+        """Return who claims from the queue, or will have stopped in a moment; quiet servers do not."""
         return [
             server
             for server in self.servers
-            if server.state_at(self.now).is_claiming and server.listens_to(queue)
+            if server.state_at(self.now).is_listening and server.listens_to(queue)
         ]
 
     @property
@@ -266,7 +266,7 @@ def check_running(sight: Sight) -> list[Finding]:
         finding
         for check in (
             _check_no_server, _storage_errors, _check_listeners, _check_unknown_tasks, _check_lost,
-            _check_failing, _check_recurring, _check_late, _check_long_waits, _check_full_pauses, check_clock,
+            _check_failing, _check_unpaused, _check_late, _check_long_waits, _check_full_pauses, check_clock,
         )
         for finding in check(sight)
     ]  # fmt: skip
@@ -445,9 +445,15 @@ def _usual_rate(lately: EndedRuns, usually: EndedRuns | None) -> float | None:
 # ---- recurring jobs and continuations ----------------------------------------------------------------------
 
 
+def _check_unpaused(sight: Sight) -> Iterator[Finding]:
+    return _check_recurring(
+        attrs.evolve(sight, recurring=[one for one in sight.recurring if not one.is_paused])
+    )
+
+
 def _check_recurring(sight: Sight) -> Iterator[Finding]:
     for one in sight.recurring:
-        if one.error is not None and not one.is_paused:
+        if one.error is not None:
             what = f"Recurring job {one.id} cannot be fired: {shorten(one.error, 300)}"
             mend = "Upgrade what is of the older version" if is_newer(one.record) else "Mend its definition"
             yield Finding(

@@ -195,7 +195,7 @@ class Jobs:
                 not 1 to 500.
             ScheduleError: an instant has no time zone.
         """
-        chosen = _filter(where, by_due=by_due)
+        chosen = _filter("find", where, by_due=by_due)
         return self.page(chosen, limit=check_limit(limit, "jobs"), cursor=cursor, oldest_first=oldest_first)
 
     afind = twin(find)
@@ -212,12 +212,12 @@ class Jobs:
             ConfigurationError: the state is unknown.
             ScheduleError: an instant has no time zone.
         """
-        chosen = _filter(where)
+        chosen = _filter("iterate", where)
         return (job for page in self._pages(chosen, oldest_first=oldest_first) for job in page)
 
     def aiterate(self, *, oldest_first: bool = False, **where: Unpack[Where]) -> AsyncIterator[Job[Any]]:
         """Iterate without blocking the event loop: `async for job in fire.jobs.aiterate(state="failed")`."""
-        return self._aiterate(self._pages(_filter(where), oldest_first=oldest_first))
+        return self._aiterate(self._pages(_filter("aiterate", where), oldest_first=oldest_first))
 
     async def _aiterate(self, pages: Iterator[JobPage]) -> AsyncIterator[Job[Any]]:
         while (page := await in_thread(next, pages, None)) is not None:
@@ -269,7 +269,7 @@ class Jobs:
 
     def progress(self, ids: Sequence[str]) -> list[JobProgress | None]:
         """Return how far each job says it is, one result an id; None where it says nothing."""
-        records = self._client.storage.get(_ids(ids))
+        records = self._records(ids)
         return [JobProgress.of(one.progress) if one and one.progress else None for one in records]
 
     aprogress = twin(progress)
@@ -442,9 +442,10 @@ def _partly(known: Mapping[int, Applied], count: int, error: StorageError) -> Pa
     )
 
 
-def _filter(where: Where, *, by_due: bool = False) -> JobFilter:
+def _filter(verb: str, where: Where, *, by_due: bool = False) -> JobFilter:
     if unknown := where.keys() - Where.__annotations__.keys():
-        message = f"find() takes no {sorted(unknown)[0]!r}; use some of {', '.join(Where.__annotations__)}."
+        known = ", ".join(Where.__annotations__)
+        message = f"{verb}() takes no {sorted(unknown)[0]!r}; jobs are looked for by {known}."
         raise TypeError(message)
     state, since, until = where.get("state"), where.get("since"), where.get("until")
     chosen = None if state is None else to_choice(State, "state", state)

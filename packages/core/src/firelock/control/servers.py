@@ -40,9 +40,9 @@ class ServerState(StrEnum):
         return self in {ServerState.LOST, ServerState.ENDED}
 
     @property
-    def is_claiming(self) -> bool:
-        """Tell whether it takes jobs."""
-        return self in {ServerState.ACTIVE, ServerState.STALE}
+    def is_listening(self) -> bool:
+        """Tell whether it takes jobs, or is about to be gone: a deploy is no reason for alarm."""
+        return self in {ServerState.ACTIVE, ServerState.STALE, ServerState.STOPPING}
 
 
 def heard_at(record: SessionRecord, now: int) -> int:

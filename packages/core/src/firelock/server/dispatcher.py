@@ -162,7 +162,8 @@ class Dispatcher:
     # ---- the loop ----------------------------------------------------------------------------------------
 
     def _enter(self, state: DispatcherState) -> None:
-        self._state = state
+        if self._state is not DispatcherState.STOPPED:  # for good, whatever was ordered behind it
+            self._state = state
 
     def _run(self) -> None:
         while self._state is not DispatcherState.STOPPED:

@@ -76,6 +76,8 @@ class EmbeddedServer:
             self._app, server, self._queues, threads=self._threads, coroutines=self._coroutines,
             on_stop=self._stop_beside,
         )  # fmt: skip
+        if self._stop_asked.is_set():  # while it started
+            self.stop()
         return self
 
     def _stop_beside(self) -> None:
@@ -210,6 +212,8 @@ class _RunningServer:
                     self._child.adopt(self._session)
 
     def _obey(self, order: str) -> None:
+        if self._ending.is_set():
+            return
         if order == "stop":
             self._on_stop()
         else:

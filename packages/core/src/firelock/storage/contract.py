@@ -165,7 +165,8 @@ class Storage(ABC):
     def exchange(self, transitions: Sequence[Transition], request: ClaimRequest) -> Exchange:
         """`apply`, then `claim`: one round trip or one transaction where the storage can.
 
-        An error that is not a lost connection is met by each alone, so that a bad claim never loses a settle.
+        Where one of the two is refused, the other may be as well: the caller then does each alone, so that a
+        bad claim never loses a settle.
         """
 
     @abstractmethod

@@ -1,6 +1,7 @@
-"""The pages: a module each, with its routes and views.
+"""The pages: a module each, with its routes and views, a template and a file of texts of the same name.
 
-Read `job` first: it shows most of what a page does. `jobs` and `recurring` have lists and forms as well.
+Read `job` first: it shows most of what a page does. `jobs` and `recurring` have lists and forms as well. What
+the navigation lists stands in templates/nav.html.
 """
 
 from __future__ import annotations

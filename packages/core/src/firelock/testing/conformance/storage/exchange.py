@@ -54,6 +54,24 @@ class ExchangeDuty(StorageFixtures):
         assert job.fence > first.job.fence
         assert Applied.REFUSED == scene.apply(succeeds(first))
 
+    def test_a_batch_of_ends_moves_each_job_once(self, scene: Scene) -> None:
+        """The counts equal the jobs after ends of several kinds, one of a job with a child since its claim.
+
+        If this fails: what a batch writes is written again for a part of it, and counts stay wrong for ever.
+        """
+        holder = scene.begin()
+        scene.add_many(3)
+        runs = [Running(job, holder) for job in scene.claim(holder)]
+        scene.continuation(runs[0].id)
+
+        exchange = scene.storage.exchange(
+            [succeeds(runs[0]), fails(runs[1]), succeeds(runs[2])],
+            ClaimRequest(["default"], 0, holder.session, scene.stamp()),
+        )
+
+        assert [Applied.RELEASING, Applied.APPLIED, Applied.APPLIED] == exchange.results
+        assert {State.SUCCEEDED: 2, State.FAILED: 1, State.AWAITING: 1} == scene.by_state()
+
     def test_an_exchange_may_only_settle_or_only_claim(self, scene: Scene) -> None:
         """No ends, or a limit of zero, are ordinary.
 
