@@ -35,7 +35,7 @@ def brightness(page):
 
 # ---- axe -------------------------------------------------------------------------------------------------
 
-AXE = Path(__file__).parents[1] / "dashboard" / "node_modules" / "axe-core" / "axe.min.js"
+AXE = Path(__file__).parents[2] / "dashboard" / "node_modules" / "axe-core" / "axe.min.js"
 _ASK_AXE = """async (rules) => {
   const options = { resultTypes: ["violations"] };
   if (rules) options.runOnly = { type: "rule", values: rules };

@@ -11,7 +11,7 @@ from firelock_dashboard.app import TABLE
 from tests.end_to_end.browser.addresses import addresses, page_routes
 from tests.end_to_end.browser.pages import NARROW, WIDE, ask_axe, brightness, overflow
 
-PAGES = page_routes(TABLE)
+PAGES = [*page_routes(TABLE), "/x/{name}"]  # a page of a plugin has a route of its own
 
 
 @pytest.fixture(scope="package")

@@ -182,7 +182,7 @@ def move_slots(place: Place, size: Size) -> list[str]:
     ):
         server = on.server()
         on.up()
-        bases = on.fire.storage._database.partitions.bases  # type: ignore[attr-defined]  # noqa: SLF001
+        bases = on.fire.storage.database.partitions.bases  # type: ignore[attr-defined]
         with feeding(on) as feed:
             await_progress(on, time.monotonic())
             for number in range(size.rounds):
