@@ -259,11 +259,12 @@ class PeopleDuty(StorageFixtures):
         assert [None, last] == [one and one.progress for one in scene.storage.get([untold, told])]
 
     def test_lines_of_unknown_jobs_are_passed_over(self, scene: Scene) -> None:
-        """Log lines and progress of a job that is gone are dropped; the others are kept.
+        """Log lines and progress of a job that is gone are dropped, none are a later one's; others are kept.
 
         If this fails: one pruned job makes a server lose the log of a whole batch, or leaves rows behind.
         """
-        known, unknown = scene.add(), scene.storage.new_ids(1)[0]
+        known, job = scene.add(), scene.new_job()
+        unknown = job.id
         line, progress = LogLine(0, 1, "INFO", "kept"), Progress(1.0, 2.0, 3)
 
         scene.storage.append_logs({unknown: [line], known: [line]}, {unknown: progress, known: progress})
@@ -271,4 +272,6 @@ class PeopleDuty(StorageFixtures):
         assert (["kept"], []) == (
             [one.text for one in scene.storage.read_log(known)], scene.storage.read_log(unknown),
         )  # fmt: skip
-        assert [progress, None] == [one and one.progress for one in scene.storage.get([known, unknown])]
+        scene.storage.insert([job])
+        assert (progress, None) == (scene.record(known).progress, scene.record(unknown).progress)
+        assert [] == scene.storage.read_log(unknown)
