@@ -1,15 +1,19 @@
-"""What a client does whose primary was replaced while it was silent."""
+"""What a client does while a primary is away, and when it was replaced while the client was silent."""
 
 from __future__ import annotations
 
 import time
 from contextlib import closing
 
+import pytest
+
+from firelock.storage import StorageUnavailable
 from firelock_redis.database import RedisDatabase
 from firelock_redis.storage import RedisStorage
 from firelock_redis.url import parse_url
 from tests.faults.servers import eventually
 from tests.redis.sentinel import SentinelGroup
+from tests.redis.servers import RedisServer
 from tests.scenes import scene_at
 
 _SILENCE = 1.1  # seconds after which a connection is looked at before it is used
@@ -31,3 +35,19 @@ def test_who_was_silent_during_a_failover_finds_the_new_primary(program):
 
         with closing(RedisStorage(RedisDatabase(parse_url(group.url())))) as other:
             assert other.get([job.id]) != [None]
+
+
+def test_who_was_refused_tries_in_another_partition(program):
+    """One that cannot store does not refuse whoever tries again until 500 jobs have gone by."""
+    with RedisServer(program) as server, scene_at(server.url(options="partitions=16")) as scene:
+        scene.storage.insert([scene.new_job()])
+        server.kill()
+
+        tried = set()
+        for _ in range(20):
+            job = scene.new_job(id=scene.storage.new_ids(1)[0])
+            with pytest.raises(StorageUnavailable):
+                scene.storage.insert([job])
+            tried.add(job.id[-2:])
+
+    assert len(tried) > 1

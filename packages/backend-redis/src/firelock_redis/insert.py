@@ -19,6 +19,7 @@ from firelock.storage import (
     RecurringRecord,
     State,
     StorageError,
+    StorageUnavailable,
     Upkeep,
     continuation_target,
     waiting_reason,
@@ -77,7 +78,12 @@ class InsertVerbs(RedisVerbs):
             places, key=lambda one: all(not jobs[place].parents for place in places[one])
         ):
             here = [jobs[place] for place in places[partition]]
-            for place, is_new in zip(places[partition], _insert(self.database, partition, here), strict=True):
+            try:
+                stored = _insert(self.database, partition, here)
+            except StorageUnavailable:
+                self.database.partitions.begin_anywhere()  # who tries again is not refused 500 times in a row
+                raise
+            for place, is_new in zip(places[partition], stored, strict=True):
                 results[place] = is_new
             for job in here:
                 self._turns.note(partition, job.queue)

@@ -48,7 +48,11 @@ class Partitions:
         self.number = number
         self.bases = [f"{prefix}:{{{tag_of(one, number)}}}" for one in range(number)]
         self._lock = threading.Lock()
-        self._made = SystemRandom().randrange(number) * _TOGETHER
+        self.begin_anywhere()
+
+    def begin_anywhere(self) -> None:
+        """The turn goes on at a partition by chance: those of one node lie side by side."""
+        self._made = SystemRandom().randrange(self.number) * _TOGETHER
 
     def of(self, id: str) -> int:
         """Return the partition that the id says; any text is an id of one of them."""
