@@ -19,6 +19,7 @@ SERVICE = "firelock"
 _SENTINELS = 3
 _QUORUM = 2
 _FAILOVER = 30.0
+_TRIED_AGAIN_AFTER = 10.0  # seconds after an attempt that came to nothing; Sentinels take twice their setting
 
 
 class SentinelGroup:
@@ -159,7 +160,7 @@ def _watch(primary: RedisServer, password: str | None, down_after: float) -> dic
     lines = [
         f"monitor {SERVICE} {HOST} {primary.port} {_QUORUM}",
         f"down-after-milliseconds {SERVICE} {int(down_after * 1_000)}",
-        f"failover-timeout {SERVICE} {int(_FAILOVER * 500)}",
+        f"failover-timeout {SERVICE} {int(_TRIED_AGAIN_AFTER * 500)}",
         f"parallel-syncs {SERVICE} 1",
     ]
     if password is not None:
