@@ -30,7 +30,7 @@ def test_what_shares_something_stays_together(one, other):
 @pytest.mark.parametrize(
     ("one", "other"),
     [
-        ("tests/core/test_ids.py::test_a", "tests/core/cron/test_cron.py::test_a"),
+        ("tests/core/test_ids.py::test_a", "tests/core/cron/test_schedule.py::test_a"),
         ("tests/redis/test_lists.py::test_a[redis-6.2]", "tests/redis/test_lists.py::test_a[valkey-8.1]"),
         (
             "tests/conformance/test_redis.py::TestRedis::test_a",

@@ -2,7 +2,7 @@
 
 Each item is checked here, since croniter takes more than crontab does (hashes, random values, years) and
 names no column. croniter then reads names, ranges and steps, in the forms in which it agrees with crontab:
-wrapped ranges with a step and ranges of one value are spelled out first (test_cron_fields.py names both).
+wrapped ranges with a step and ranges of one value are spelled out first (test_grammar.py names both).
 """
 
 from __future__ import annotations
