@@ -56,16 +56,6 @@ def test_a_span_may_be_a_timedelta():
     assert 90 == Settings(grace=timedelta(minutes=1.5)).grace
 
 
-def test_five_workers_a_core_unless_set(monkeypatch):
-    """Without a number of its own a server has five threads a core, and five where cores are unknown."""
-    monkeypatch.setattr("os.cpu_count", lambda: 4)
-    of_four = Settings().worker_count
-    monkeypatch.setattr("os.cpu_count", lambda: None)
-    of_unknown = Settings().worker_count
-
-    assert (20, 5, 3) == (of_four, of_unknown, Settings(workers=3).worker_count)
-
-
 def test_retention_is_in_micros():
     """What keep_… says in seconds is what ended jobs get."""
     settings = Settings(keep_succeeded=1, keep_failed=timedelta(days=2), keep_deleted=0)

@@ -13,6 +13,7 @@ import pytest
 import firelock
 from firelock import Firelock, Settings, current_job, hookimpl
 from firelock.errors import ConfigurationError, StorageUnavailable, TaskError
+from firelock.server.workers import thread_count
 from firelock.values import State
 from tests.core.fakes import FailingStorage, until
 
@@ -121,6 +122,15 @@ def test_a_server_is_seen_by_others(fire):
     assert (False, False) == (dead.is_alive, dead.is_lost)
 
 
+def test_five_workers_a_core_unless_set(monkeypatch):
+    """Without a number of its own a server has five threads a core, and five where cores are unknown."""
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    of_four = thread_count(0)
+    monkeypatch.setattr("os.cpu_count", lambda: None)
+
+    assert (20, 5, 3) == (of_four, thread_count(0), thread_count(3))
+
+
 def test_without_a_number_a_server_has_the_settings_workers(fire):
     """And a name of host and process."""
     server = fire.server()
@@ -128,7 +138,7 @@ def test_without_a_number_a_server_has_the_settings_workers(fire):
     with server:
         (view,) = fire.servers.list()
 
-    assert (SETTINGS.worker_count, True) == (view.workers, server.name.endswith(f":{os.getpid()}"))
+    assert (thread_count(SETTINGS.workers), True) == (view.workers, server.name.endswith(f":{os.getpid()}"))
 
 
 @pytest.mark.parametrize(

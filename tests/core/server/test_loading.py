@@ -10,7 +10,8 @@ import pytest
 
 from firelock import Firelock
 from firelock.errors import ConfigurationError, UnknownScheme
-from firelock.server.loading import load_app, load_module, locate_app
+from firelock.server.embedded import locate_app
+from firelock.server.loading import load_app, load_module
 from tests.core.fakes import unmeasured
 
 APP = """

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from firelock.server.process_state import ProcessState
+from firelock.server.attempt import ProcessState
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_a_copy_of_the_process_ends():
     """A task that forks and lets the copy return does not make a second server."""
     program = """
 import os, sys
-from firelock.server.process_state import ProcessState
+from firelock.server.attempt import ProcessState
 surroundings = ProcessState()
 os.fork()
 surroundings.mend()

@@ -258,9 +258,10 @@ class Circling(SmallStorage):
 def test_a_list_that_begins_where_it_ended_is_told(verb):
     """What is derived from lists of records does not go round for ever: it says which list is at fault."""
     storage = Inclusive()
-    storage.put_recurring(RecurringRecord("a", "task", "[]", "json", "{}", "default"), keep_progress=False)
     histogram = (0,) * (len(DURATION_BUCKETS) + 1)
-    storage.record_metrics([Rollup(60_000_000, "task", "default", "succeeded", 1, 1, histogram)])
+    for name in map(str, range(500)):  # a full page: behind a shorter one nobody asks again
+        storage.put_recurring(RecurringRecord(name, "task", "[]", "json", "{}", "q"), keep_progress=False)
+        storage.record_metrics([Rollup(60_000_000, name, "q", "succeeded", 1, 1, histogram)])
     asks = {
         "due_recurring": lambda: storage.due_recurring(1),
         "timeline": lambda: storage.timeline(0, 120_000_000),

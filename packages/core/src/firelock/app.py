@@ -384,9 +384,10 @@ class Firelock(ServedApp):
                 `firelock` imports the app at this moment; and as queues and numbers are wrong.
         """
         from firelock.server.embedded import EmbeddedServer  # noqa: PLC0415 - clients need no server
-        from firelock.server.loading import check_may_serve  # noqa: PLC0415
 
-        check_may_serve()
+        if self.serves_not is not None:
+            message = f"fire.server() is refused {self.serves_not}."
+            raise ConfigurationError(message)
         return EmbeddedServer(self, queues=queues, workers=workers, async_workers=async_workers, name=name)
 
     def diagnose(self, *, knows_tasks: bool | None = None) -> Diagnosis:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import attrs
 
@@ -39,6 +39,9 @@ class Declarations(Protocol):
 
 class ServedApp(abc.ABC):
     """What a server asks of an app that it finds by name; `Firelock` is one."""
+
+    serves_not: ClassVar[str | None] = None
+    """When no server may be started, and what to do; set while an app is imported, and in a job's process."""
 
     module: str | None
     imports: Sequence[str]

@@ -81,11 +81,6 @@ class Settings:
         return cls(**values)  # type: ignore[arg-type]
 
     @property
-    def worker_count(self) -> int:
-        """Return the number of threads of a server: as set, else five a core."""
-        return self.workers or 5 * (os.cpu_count() or 1)
-
-    @property
     def retention(self) -> Retention:
         """Return how long ended jobs stay, in micros."""
         return Retention(

@@ -335,7 +335,8 @@ class Registry:
                 context_type=JobContext,
                 was_given_context=info.takes_context,
             )
-            check_tag_templates(info.tags, binder.parameters)
+            if info.tags:
+                check_tag_templates(info.tags, binder.parameters)
             self._binders[info.name] = binder
         return binder
 

@@ -56,7 +56,7 @@ def configure_server(parser: argparse.ArgumentParser) -> None:
 def _serve(options: argparse.Namespace, screen: Screen) -> int:
     import logging  # noqa: PLC0415 - loaded where there is something to log
 
-    from firelock.queue_choice import parse_queues  # noqa: PLC0415 - other commands run no server
+    from firelock.server.dispatcher import parse_queues  # noqa: PLC0415 - other commands run no server
     from firelock.server.process_state import log_to_stderr  # noqa: PLC0415
     from firelock.server.supervisor import ServerOptions, Supervisor  # noqa: PLC0415
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import logging
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, cast
@@ -13,13 +14,13 @@ import attrs
 
 from firelock.aio import twin
 from firelock.clock import SECOND, from_micros
-from firelock.control.pages import every_record
 from firelock.errors import StorageError, UnknownTask
 from firelock.plugins import installed_version
 from firelock.retry import OnExceeded, Retry, RetryPolicy
 from firelock.storage import Record
+from firelock.storage.derived import every_record
 from firelock.task import main_module_name
-from firelock.text import shorten, shown, span
+from firelock.text import shown, span
 
 if TYPE_CHECKING:
     from firelock.client import Client
@@ -104,23 +105,13 @@ class Catalogue:
 
 def _entry(record: Record, *, is_registered_here: bool) -> TaskEntry:
     value = json.loads(record.value)
-    return TaskEntry(
-        name=record.key,
-        queue=value["queue"],
-        priority=value["priority"],
-        retry=value["retry"],
-        timeout_seconds=value["timeout_seconds"],
-        executor=value["executor"],
-        is_async=value["is_async"],
-        aliases=tuple(value["aliases"]),
-        tags=tuple(value["tags"]),
-        signature=value["signature"],
-        summary=value["summary"],
-        place=value["place"],
-        version=value["version"],
-        seen_at=from_micros(value["seen_at"]),
-        is_registered_here=is_registered_here,
-    )
+    told = {field.name: value[field.name] for field in attrs.fields(TaskEntry) if field.name in value} | {
+        "retry": value["retry"] if isinstance(value["retry"], str) else _retry_words(**value["retry"]),
+        "aliases": tuple(value["aliases"]),
+        "tags": tuple(value["tags"]),
+        "seen_at": from_micros(value["seen_at"]),
+    }
+    return TaskEntry(name=record.key, is_registered_here=is_registered_here, **told)
 
 
 def _entry_here(client: Client, info: TaskInfo) -> TaskEntry:
@@ -185,7 +176,7 @@ def _value(client: Client, info: TaskInfo) -> Mapping[str, JsonValue]:
     return {
         "queue": info.queue,
         "priority": info.priority,
-        "retry": _retry_words(info.retry),
+        "retry": _retry_facts(info.retry),
         "timeout_seconds": info.timeout_seconds,
         "executor": str(info.executor),
         "is_async": info.is_async,
@@ -198,20 +189,27 @@ def _value(client: Client, info: TaskInfo) -> Mapping[str, JsonValue]:
     }
 
 
-def _retry_words(policy: RetryPolicy) -> str:
-    """Return "10 retries, after 1 m, 5 m, 15 m …": a policy for people."""
+def _retry_facts(policy: RetryPolicy) -> JsonValue:
+    """Return what `_retry_words` makes words of; of a stranger's policy its name."""
     if not isinstance(policy, Retry):
         return f"by {type(policy).__name__}"
-    if not policy.attempts:
-        return "no retries" + ", then deleted" * (policy.on_exceeded is OnExceeded.DELETE)
-    count = f"{policy.attempts} {'retry' if policy.attempts == 1 else 'retries'}"
-    waits = policy.waits if isinstance(policy.waits, tuple) else ()
-    spans = [span(wait // _MICRO) for wait in waits[: min(policy.attempts, _WAITS_SHOWN)]]
-    has_more = len(waits) > len(spans) < policy.attempts
-    growing = f"after {', '.join(spans)}{' …' * has_more}" if spans else "with growing waits"
-    return f"{count}, {growing}" + ", then deleted" * (policy.on_exceeded is OnExceeded.DELETE)
+    waits = policy.waits[: policy.attempts] if isinstance(policy.waits, tuple) else ()
+    return {
+        "attempts": policy.attempts,
+        "waits": [wait // _MICRO for wait in waits[: _WAITS_SHOWN + 1]],
+        "then": ", then deleted" * (policy.on_exceeded is OnExceeded.DELETE),
+    }
+
+
+def _retry_words(attempts: int, waits: Sequence[int], then: str) -> str:
+    """Return "10 retries, after 1 m, 5 m, 15 m …": a policy for people."""
+    if not attempts:
+        return f"no retries{then}"
+    spans = ", ".join(map(span, waits[:_WAITS_SHOWN])) + " …" * (len(waits) > _WAITS_SHOWN)
+    growing = f"after {spans}" if spans else "with growing waits"
+    return f"{attempts} {'retry' if attempts == 1 else 'retries'}, {growing}{then}"
 
 
 def _summary(function: object) -> str:
     paragraph = (inspect.getdoc(function) or "").strip().partition("\n\n")[0]
-    return shorten(" ".join(paragraph.split()), _SUMMARY)
+    return textwrap.shorten(paragraph, _SUMMARY, placeholder=" …")

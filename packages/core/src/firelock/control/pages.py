@@ -1,8 +1,7 @@
-"""Pages of what is stored: the check of a limit, and pages of records, newest first or all by their keys."""
+"""Pages of what is stored: the check of a limit, and pages of records, newest first."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from firelock.errors import ConfigurationError, StorageError
@@ -12,7 +11,7 @@ from firelock.text import shown
 if TYPE_CHECKING:
     from firelock.storage import Record, Storage
 
-__all__ = ["PAGE_LIMIT", "check_limit", "every_record", "newest_records"]
+__all__ = ["PAGE_LIMIT", "check_limit", "newest_records"]
 
 PAGE_LIMIT = 500
 
@@ -40,13 +39,3 @@ def newest_records(
         raise StorageError(message)
     records = storage.list_records(kind, after=cursor or "", limit=limit + 1)
     return list(records[:limit]), records[limit - 1].key if len(records) > limit else None
-
-
-def every_record(storage: Storage, kind: str) -> Iterator[Record]:
-    """Yield every record of a kind in order of key, by one round trip for each full page and the last one."""
-    after, is_last = "", False
-    while not is_last:
-        page = storage.list_records(kind, after=after, limit=PAGE_LIMIT)
-        yield from page
-        is_last = len(page) < PAGE_LIMIT
-        after = page[-1].key if page else after

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from firelock.aio import twin
-from firelock.control.pages import every_record
 from firelock.job import as_datetime
 from firelock.options import check_queue
+from firelock.storage.derived import every_record
 from firelock.values import State
 
 if TYPE_CHECKING:

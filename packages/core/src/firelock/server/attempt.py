@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -26,13 +27,48 @@ if TYPE_CHECKING:
     from firelock.options import TaskInfo
     from firelock.runtime import Runtime
 
-__all__ = ["CancelKind", "EndedRun", "JobRunner", "ProcessDied", "Run"]
+__all__ = ["CancelKind", "EndedRun", "JobRunner", "ProcessDied", "ProcessState", "Run"]
 
 log = logging.getLogger(__name__)
 failures = logging.getLogger("firelock.jobs")  # a name of its own, so that people can tune these lines alone
 
 _JSON = "json"
 _REMEMBERED = 10_000  # jobs that were put off
+
+
+class ProcessState:
+    """What a process was like before its first job.
+
+    Only what is broken for everybody is mended after each job. What may be somebody's intent is left alone,
+    since other jobs run beside it.
+    """
+
+    def __init__(self) -> None:
+        self._recursion = sys.getrecursionlimit()
+        self._pid = os.getpid()
+        self.folder = _folder()
+        self.environment = dict(os.environ)
+        self.path = [each or self.folder or "." for each in sys.path]  # where modules are found
+
+    def mend(self) -> None:
+        """The recursion limit is no lower than before; a copy that a task forked and let return has ended."""
+        if self._pid != os.getpid():
+            os._exit(0)
+        if sys.getrecursionlimit() < self._recursion:
+            sys.setrecursionlimit(self._recursion)
+
+    def restore(self) -> None:
+        """For a process that runs one job at a time: mended, and in its former folder."""
+        self.mend()
+        if self.folder is not None:
+            os.chdir(self.folder)
+
+
+def _folder() -> str | None:
+    try:
+        return os.getcwd()  # noqa: PTH109 - a text, as processes take it
+    except OSError:  # it was removed
+        return None
 
 
 class CancelKind(StrEnum):
@@ -89,7 +125,7 @@ class JobRunner:
         self._plugins = runtime.plugins
         self._serializers = runtime.client.serializers
         self._clock = runtime.clock
-        self._retention = runtime.settings.retention
+        self._retention = runtime.client.retention
         self._keep = self._retention.succeeded
         self._logs_failures = runtime.settings.log_failures
         self._console = console

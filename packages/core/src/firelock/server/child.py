@@ -17,16 +17,15 @@ from firelock.context import Console
 from firelock.errors import ConfigurationError, FirelockError, StorageError
 from firelock.hookspecs import ServerInfo
 from firelock.options import Executor
-from firelock.queue_choice import QueueChoice, parse_queues
 from firelock.server.attempt import CancelKind, JobRunner
-from firelock.server.dispatcher import Dispatcher
+from firelock.server.dispatcher import Dispatcher, QueueChoice, parse_queues
 from firelock.server.job_process import JobProcessSpec
 from firelock.server.loading import load_app, load_module
 from firelock.server.process_state import die_with_parent, enable_loggers, keep_streams_open, log_to_stderr
 from firelock.server.shared_memory import ChildMemory
 from firelock.server.supervisor import EXIT_FAILED, EXIT_OK, ChildOptions, exit_code_of, share
 from firelock.server.upkeep import ChildUpkeep
-from firelock.server.workers import DispatcherInbox, WorkerContext, Workers
+from firelock.server.workers import DispatcherInbox, WorkerContext, Workers, thread_count
 from firelock.values import Holder
 
 if TYPE_CHECKING:
@@ -216,7 +215,7 @@ class ChildProcess:
         runtime = app.runtime
         check_runnable(runtime, can_be_found=True)
         queues = parse_queues(options.queues)
-        total = options.workers or runtime.settings.worker_count
+        total = thread_count(options.workers or runtime.settings.workers)
         coroutines = options.async_workers or runtime.settings.async_workers
         threads = share(total, options.processes, options.place)
         memory = ChildMemory.allocate(self._memory, threads + coroutines)

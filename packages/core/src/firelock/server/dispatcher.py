@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 import attrs
 
 from firelock import lifecycle
-from firelock.errors import StorageError, StorageUnavailable
+from firelock.errors import ConfigurationError, StorageError, StorageUnavailable
+from firelock.options import check_queue
 from firelock.server.attempt import CancelKind, EndedRun, Run
 from firelock.server.failure import describe_failure
 from firelock.server.workers import FLUSH_SIZE, FULL_PAUSE, ClaimedRun, WorkerContext, Workers
@@ -25,11 +26,10 @@ from firelock.storage import Applied, Claim, ClaimRequest, Exchange, Held
 from firelock.values import ClaimedJob, Holder, Settled, State, Transition
 
 if TYPE_CHECKING:
-    from firelock.queue_choice import QueueChoice
     from firelock.runtime import Runtime
     from firelock.server.upkeep import ChildUpkeep, MinuteRollups
 
-__all__ = ["ClaimAhead", "Dispatcher"]
+__all__ = ["ClaimAhead", "Dispatcher", "QueueChoice", "parse_queues"]
 
 log = logging.getLogger(__name__)
 
@@ -37,9 +37,83 @@ _FLUSH_WAIT = 0.010  # an end waits at most this long for company
 _LONG_RUN = 1.0  # seconds from which a run is worth a reconciliation a second, so that a delete reaches it
 _FIRST_PAUSE, _SECOND_PAUSE, _LONGEST_PAUSE = 0.01, 0.1, 5.0  # a lost connection is soon made anew
 _IDLE_HEARTBEATS = 3
+_HEAVIEST = 1_000  # weight of a queue
 _SHOWN_AS_STARTED = 1.0  # seconds from which `started_at` is written while the job still runs
 _LONG_WAIT, _TOO_LONG_WAIT = 0.020, 0.050
 _IN_STORAGE = frozenset(result for result in Applied if result.is_applied)
+
+
+@attrs.frozen
+class QueueChoice:
+    """Every queue, a strict order, or a weighted one that is drawn anew for each claim."""
+
+    names: tuple[str, ...] | None
+    weights: tuple[int, ...] | None = None
+
+    def order(self) -> Sequence[str] | None:
+        """Return the queues of the next claim, first to last; None for every queue.
+
+        By weights a queue comes first as often as its share, so a heavy one is preferred and none starves.
+        """
+        if self.names is None or self.weights is None:
+            return self.names
+        drawn = [random.random() ** (1 / weight) for weight in self.weights]  # noqa: S311 - a fair draw
+        return [name for _, name in sorted(zip(drawn, self.names, strict=True), reverse=True)]
+
+    def __str__(self) -> str:
+        """Return the choice as it would be written."""
+        if self.names is None:
+            return "*"
+        if self.weights is None:
+            return ",".join(self.names)
+        return ",".join(f"{name}:{weight}" for name, weight in zip(self.names, self.weights, strict=True))
+
+
+def parse_queues(queues: Sequence[str] | str | None) -> QueueChoice:
+    """Return the choice for a list of names, a text "critical,default" or "critical:3,default:1", or None.
+
+    None and "*" are every queue.
+
+    Raises:
+        ConfigurationError: a name or weight is wrong, named twice, or only some have weights.
+    """
+    if queues is None or queues == "*":
+        return QueueChoice(None)
+    pairs = [part.strip().partition(":") for part in _parts(queues) if part.strip()]
+    names = tuple(check_queue(name) for name, _, _ in pairs)
+    if not names:
+        message = f"queues={queues!r} names no queue; leave it out to serve every queue."
+        raise ConfigurationError(message)
+    if len(set(names)) < len(names):
+        message = f"queues={queues!r} names a queue twice."
+        raise ConfigurationError(message)
+    weighted = [bool(colon) for _, colon, _ in pairs]
+    if not any(weighted):
+        return QueueChoice(names)
+    if not all(weighted):
+        message = f"queues={queues!r}: give every queue a weight (critical:3,default:1), or none."
+        raise ConfigurationError(message)
+    return QueueChoice(names, tuple(_weight(text, queues) for _, _, text in pairs))
+
+
+def _parts(queues: Sequence[str] | str) -> list[str]:
+    if isinstance(queues, str):
+        return queues.split(",")
+    if not isinstance(queues, list | tuple):
+        message = f"queues={queues!r}: name queues in a list or a text."
+        raise ConfigurationError(message)
+    for name in queues:
+        if not isinstance(name, str):
+            message = f"queues={queues!r}: a queue is named by a text, not by {name!r}."
+            raise ConfigurationError(message)
+    return list(queues)
+
+
+def _weight(text: str, queues: Sequence[str] | str) -> int:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= _HEAVIEST):
+        message = f"queues={queues!r}: weight {text!r} is no whole number from 1 to {_HEAVIEST}."
+        raise ConfigurationError(message)
+    return int(text)
 
 
 class DispatcherState(StrEnum):
@@ -367,7 +441,7 @@ class _Settler:
         self._storage = runtime.storage
         self._clock = runtime.clock
         self._plugins = runtime.plugins
-        self._retention = runtime.settings.retention
+        self._retention = runtime.client.retention
         self._console = context.console
         self._inbox = context.inbox
         self._metrics = metrics

@@ -6,26 +6,29 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Sequence
-from types import TracebackType
+from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Self
 
 from firelock.aio import in_thread
 from firelock.errors import ConfigurationError, StorageError
 from firelock.hookspecs import ServerInfo
 from firelock.ids import new_id
-from firelock.queue_choice import QueueChoice, parse_queues
 from firelock.server.child import Child, check_runnable
-from firelock.server.job_process import JobProcessSpec
-from firelock.server.loading import locate_app, locate_tasks
+from firelock.server.dispatcher import QueueChoice, parse_queues
+from firelock.server.job_process import JobProcessSpec, running_script
 from firelock.server.session_renewal import SessionRenewal
 from firelock.server.shared_memory import ChildMemory
+from firelock.server.workers import thread_count
+from firelock.task import MAIN_MODULES
 
 if TYPE_CHECKING:
     from firelock.runtime import ServedApp
+    from firelock.task import Registry
 
-__all__ = ["EmbeddedServer"]
+__all__ = ["EmbeddedServer", "locate_app"]
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +53,9 @@ class EmbeddedServer:
         settings = app.runtime.settings
         self._app = app
         self._queues = parse_queues(queues)
-        self._threads = settings.worker_count if workers is None else _at_least_one("workers", workers)
+        self._threads = (
+            thread_count(settings.workers) if workers is None else _at_least_one("workers", workers)
+        )
         self._coroutines = (
             settings.async_workers if async_workers is None else _at_least_one("async_workers", async_workers)
         )
@@ -248,3 +253,37 @@ def _at_least_one(name: str, value: int) -> int:
         message = f"{name}={value!r} is refused; pass a whole number from 1 to 10000."
         raise ConfigurationError(message)
     return value
+
+
+# ---- naming the app, for the processes of jobs ------------------------------------------------------------
+
+
+def locate_app(app: ServedApp) -> str | None:
+    """Return a text by which another process finds this app; None if it stands in no module's globals.
+
+    The module that made it comes first, then any other, and the program that runs here last: importing that
+    runs its top level again.
+    """
+    found = [
+        (name, attribute)
+        for name, module in list(sys.modules.items())
+        for attribute, value in list(vars(module).items() if isinstance(module, ModuleType) else ())
+        if value is app
+    ]
+    modules = [(name, attribute) for name, attribute in found if name not in MAIN_MODULES]
+    if modules:
+        name, attribute = min(modules, key=lambda each: each[0] != app.module)
+        return f"{name}:{attribute}"
+    if not found or (script := running_script()) is None:
+        return None
+    return f"{script.place}:{found[0][1]}"
+
+
+def locate_tasks(tasks: Registry) -> tuple[str, ...]:
+    """Return the modules of the app's tasks that another process can import by name, each once."""
+    names = dict.fromkeys(info.function.__module__ for info in tasks.runnable())
+    return tuple(
+        name
+        for name in names
+        if name not in MAIN_MODULES and getattr(sys.modules.get(name), "__spec__", None) is not None
+    )

@@ -8,6 +8,7 @@ brings the jobs ends, and with it the process and all that it started, in the mi
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import json
 import logging
@@ -19,6 +20,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import attrs
@@ -27,10 +29,9 @@ from firelock.context import Console, JobCancelled, check_level, check_progress
 from firelock.errors import ConfigurationError
 from firelock.hookspecs import ServerInfo
 from firelock.lifecycle import HELD
-from firelock.server.attempt import EndedRun, JobRunner, ProcessDied, Run
-from firelock.server.loading import load_in_job_process, running_script
+from firelock.server.attempt import EndedRun, JobRunner, ProcessDied, ProcessState, Run
+from firelock.server.loading import load_in_job_process
 from firelock.server.process_state import (
-    ProcessState,
     describe_exit,
     die_with_parent,
     enable_loggers,
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     from firelock.options import TaskInfo
     from firelock.runtime import Runtime
 
-__all__ = ["JobProcess", "JobProcessPool", "JobProcessSpec"]
+__all__ = ["JobProcess", "JobProcessPool", "JobProcessSpec", "running_script"]
 
 log = logging.getLogger(__name__)
 
@@ -292,6 +293,37 @@ class JobProcessPool:
                 script.file,
             )
         return spec
+
+
+@attrs.frozen
+class RunningScript:
+    """The program that runs here, as another process finds it."""
+
+    place: str  # its module's name if it was started by that (`python -m`), else its file
+    file: str
+
+    def is_guarded(self) -> bool:
+        """Tell whether something at its top level asks for `__name__`, so that not all of it runs again."""
+        try:
+            tree = ast.parse(Path(self.file).read_bytes())
+        except (OSError, SyntaxError, ValueError):
+            return False
+        return any(
+            isinstance(name, ast.Name) and name.id == "__name__"
+            for statement in tree.body
+            if isinstance(statement, ast.If)
+            for name in ast.walk(statement.test)
+        )
+
+
+def running_script() -> RunningScript | None:
+    """Return the program that runs here; None where it is no file of Python, as in an interactive session."""
+    main = sys.modules["__main__"]
+    file, spec = getattr(main, "__file__", None), getattr(main, "__spec__", None)
+    if not file or not file.endswith(".py"):
+        return None
+    path = str(Path(file).resolve())
+    return RunningScript(spec.name if spec is not None and spec.name else path, path)
 
 
 # ---- the process's own side ------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ command has not come for one, and in the process of a job each would start more 
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import importlib
 import importlib.util
@@ -17,27 +16,15 @@ from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
-
-import attrs
 
 from firelock.client import Client
 from firelock.errors import ConfigurationError
 from firelock.runtime import ServedApp
-from firelock.task import MAIN_MODULES
-
-if TYPE_CHECKING:
-    from firelock.task import Registry
 
 __all__ = [
-    "RunningScript",
-    "check_may_serve",
     "load_app",
     "load_in_job_process",
     "load_module",
-    "locate_app",
-    "locate_tasks",
-    "running_script",
 ]
 
 _OF_DJANGO = ("AppRegistryNotReady", "ImproperlyConfigured")  # what it raises before it is set up
@@ -47,36 +34,14 @@ _REMEDY = (
 )
 
 
-class _Process:
-    """What this process is, for code that it imports and calls."""
-
-    is_of_job = False  # a server started it for jobs, one after another
-    imports_app = False  # at this moment
-
-
-def check_may_serve() -> None:
-    """This process may become a server.
-
-    Raises:
-        ConfigurationError: it is the process of a job, or imports an app for a command at this moment.
-    """
-    if _Process.is_of_job:
-        message = (
-            f"fire.server() is refused in the process of a job, which would start more and more: {_REMEDY}."
-        )
-        raise ConfigurationError(message)
-    if _Process.imports_app:
-        message = f"fire.server() is refused while the app is imported by a command of firelock: {_REMEDY}."
-        raise ConfigurationError(message)
-
-
 @contextlib.contextmanager
 def _importing() -> Iterator[None]:
-    former, _Process.imports_app = _Process.imports_app, True
+    former = ServedApp.serves_not
+    ServedApp.serves_not = former or f"while the app is imported by a command of firelock: {_REMEDY}"
     try:
         yield
     finally:
-        _Process.imports_app = former
+        ServedApp.serves_not = former
 
 
 def load_in_job_process(spec: str, *, storage: str | None, imports: Sequence[str]) -> ServedApp:
@@ -85,7 +50,7 @@ def load_in_job_process(spec: str, *, storage: str | None, imports: Sequence[str
     Raises:
         ConfigurationError: as `load_app`, and where what is imported starts a server or makes jobs.
     """
-    _Process.is_of_job = True
+    ServedApp.serves_not = f"in the process of a job, which would start more and more: {_REMEDY}"
     Client.makes_no_jobs = (
         "A job's process makes no jobs while it imports the app, or each would make more and more: "
         'enqueue below `if __name__ == "__main__":` in a script, or inside a function.'
@@ -208,69 +173,3 @@ def _load_file(path: Path) -> ModuleType:
             raise
         raise _failed(str(path), error) from error
     return module
-
-
-# ---- naming an app, for another process ------------------------------------------------------------------
-
-
-def locate_app(app: ServedApp) -> str | None:
-    """Return a text by which another process finds this app; None if it stands in no module's globals.
-
-    The module that made it comes first, then any other, and the program that runs here last: importing that
-    runs its top level again.
-    """
-    found = [
-        (name, attribute)
-        for name, module in list(sys.modules.items())
-        for attribute, value in list(vars(module).items() if isinstance(module, ModuleType) else ())
-        if value is app
-    ]
-    modules = [(name, attribute) for name, attribute in found if name not in MAIN_MODULES]
-    if modules:
-        name, attribute = min(modules, key=lambda each: each[0] != app.module)
-        return f"{name}:{attribute}"
-    script = running_script()
-    if not found or script is None:
-        return None
-    return f"{script.place}:{found[0][1]}"
-
-
-def locate_tasks(tasks: Registry) -> tuple[str, ...]:
-    """Return the modules of the app's tasks that another process can import by name, each once."""
-    names = dict.fromkeys(info.function.__module__ for info in tasks.runnable())
-    return tuple(
-        name
-        for name in names
-        if name not in MAIN_MODULES and getattr(sys.modules.get(name), "__spec__", None) is not None
-    )
-
-
-@attrs.frozen
-class RunningScript:
-    """The program that runs here, as another process finds it."""
-
-    place: str  # its module's name if it was started by that (`python -m`), else its file
-    file: str
-
-    def is_guarded(self) -> bool:
-        """Tell whether something at its top level asks for `__name__`, so that not all of it runs again."""
-        try:
-            tree = ast.parse(Path(self.file).read_bytes())
-        except (OSError, SyntaxError, ValueError):
-            return False
-        return any(
-            isinstance(name, ast.Name) and name.id == "__name__"
-            for statement in tree.body
-            if isinstance(statement, ast.If)
-            for name in ast.walk(statement.test)
-        )
-
-
-def running_script() -> RunningScript | None:
-    """Return the program that runs here; None where it is no file of Python, as in an interactive session."""
-    main = sys.modules["__main__"]
-    file, spec = getattr(main, "__file__", None), getattr(main, "__spec__", None)
-    if not file or not file.endswith(".py"):
-        return None
-    path = str(Path(file).resolve())
-    return RunningScript(spec.name if spec is not None and spec.name else path, path)

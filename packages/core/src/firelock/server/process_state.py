@@ -1,4 +1,4 @@
-"""The state of a process that runs jobs: set up before the first of them, and mended after each."""
+"""A process of a server: what it is set up with, and how its end is told."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import signal
 import sys
 
 __all__ = [
-    "ProcessState",
     "describe_exit",
     "die_with_parent",
     "enable_loggers",
@@ -18,9 +17,6 @@ __all__ = [
 ]
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
-
-
-# ---- before the first job --------------------------------------------------------------------------------
 
 
 def die_with_parent(parent: int) -> None:
@@ -73,61 +69,6 @@ def enable_loggers() -> None:
         is_ours = f"{name}.".startswith(("firelock.", "firelock_"))  # backends and plugins too
         if is_ours and isinstance(logger, logging.Logger):  # or a place for one
             logger.disabled = False
-
-
-# ---- after each job --------------------------------------------------------------------------------------
-
-
-class _Forks:
-    """How often this process is a copy of a copy."""
-
-    count = 0
-
-
-def _count_fork() -> None:
-    _Forks.count += 1
-
-
-if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows cannot fork
-    os.register_at_fork(after_in_child=_count_fork)
-
-
-class ProcessState:
-    """What a process was like before its first job.
-
-    Only what is broken for everybody is mended after each job. What may be somebody's intent is left alone,
-    since other jobs run beside it.
-    """
-
-    def __init__(self) -> None:
-        self._recursion = sys.getrecursionlimit()
-        self._forks = _Forks.count
-        self.folder = _folder()
-        self.environment = dict(os.environ)
-        self.path = [each or self.folder or "." for each in sys.path]  # where modules are found
-
-    def mend(self) -> None:
-        """The recursion limit is no lower than before; a copy that a task forked and let return has ended."""
-        if self._forks != _Forks.count:
-            os._exit(0)
-        if sys.getrecursionlimit() < self._recursion:
-            sys.setrecursionlimit(self._recursion)
-
-    def restore(self) -> None:
-        """For a process that runs one job at a time: mended, and in its former folder."""
-        self.mend()
-        if self.folder is not None:
-            os.chdir(self.folder)
-
-
-def _folder() -> str | None:
-    try:
-        return os.getcwd()  # noqa: PTH109 - a text, as processes take it
-    except OSError:  # it was removed
-        return None
-
-
-# ---- after its end ---------------------------------------------------------------------------------------
 
 
 def describe_exit(code: int | None) -> str:

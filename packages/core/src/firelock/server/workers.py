@@ -7,6 +7,7 @@ dispatcher.
 from __future__ import annotations
 
 import logging
+import os
 import queue
 import threading
 import time
@@ -17,9 +18,8 @@ from typing import TYPE_CHECKING
 import attrs
 
 from firelock.options import Executor
-from firelock.server.attempt import EndedRun, JobRunner, Run
+from firelock.server.attempt import EndedRun, JobRunner, ProcessState, Run
 from firelock.server.job_process import JobProcessPool, JobProcessSpec
-from firelock.server.process_state import ProcessState
 from firelock.server.shared_memory import ChildMemory
 from firelock.values import ClaimedJob, Holder
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from firelock.options import TaskInfo
     from firelock.task import Registry
 
-__all__ = ["FULL_PAUSE", "ClaimedRun", "DispatcherInbox", "WorkerContext", "Workers"]
+__all__ = ["FULL_PAUSE", "ClaimedRun", "DispatcherInbox", "WorkerContext", "Workers", "thread_count"]
 
 log = logging.getLogger(__name__)
 
@@ -200,6 +200,11 @@ class Workers:
         """Idle workers and the loop have ended; busy ones end with their job."""
         self.threads.close(timeout)
         self.coroutines.close(timeout)
+
+
+def thread_count(workers: int) -> int:
+    """Return how many threads a server has, where so many are set: five a core if none are."""
+    return workers or 5 * (os.cpu_count() or 1)
 
 
 class ThreadWorkers:

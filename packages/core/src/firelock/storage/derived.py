@@ -38,6 +38,7 @@ from firelock.values import (
 __all__ = [
     "DerivedStorage",
     "add_rollups",
+    "every_record",
     "insert_surely",
     "read_recurring",
     "recurring_json",
@@ -138,22 +139,6 @@ class DerivedStorage(Storage):
                     return answer
         raise _overtaken(kind, key)
 
-    def _all_records(self, kind: str, *, after: str = "") -> Iterator[Record]:
-        """Yield every record of a kind above `after`, page by page, in order of key.
-
-        Raises:
-            StorageError: a page went no further than the one before, so that there would be no end.
-        """
-        while page := self.list_records(kind, after=after, limit=_PAGE):
-            if page[-1].key <= after:
-                message = (
-                    f"{self._named} listed {kind} {page[-1].key!r} where those above {after!r} were asked "
-                    "for. Its list_records has to leave `after` out, and to keep to the order of keys."
-                )
-                raise StorageError(message)
-            yield from page
-            after = page[-1].key
-
     def prune_derived(self, pruned: Sequence[str], now: int, limit: int) -> None:
         """What the records hold of pruned jobs is gone, and what is too old; for a storage's `prune`.
 
@@ -169,7 +154,7 @@ class DerivedStorage(Storage):
         before, last = now - _DAY, self._locks_pruned_before
         if last is not None and last <= before < last + _HOUR:
             return
-        for record in self._all_records("lock"):
+        for record in every_record(self, "lock"):
             if _read_lock(record)[2] < before:
                 self.delete_record("lock", record.key, expected_version=record.version)
         self._locks_pruned_before = before
@@ -210,7 +195,7 @@ class DerivedStorage(Storage):
     ) -> list[Rollup]:
         """See `Storage.timeline`."""
         found: list[Rollup] = []
-        for rollup in map(_read_rollup, self._all_records("rollup", after=f"{since:020d}")):
+        for rollup in map(_read_rollup, every_record(self, "rollup", after=f"{since:020d}")):
             if rollup.minute >= until:
                 break
             if task in (None, rollup.task) and queue in (None, rollup.queue):
@@ -293,7 +278,7 @@ class DerivedStorage(Storage):
 
     def _firing(self) -> list[RecurringRecord]:
         """Return the definitions that fire some time, the first one first."""
-        every = map(_read_record, self._all_records("recurring"))
+        every = map(_read_record, every_record(self, "recurring"))
         firing = [one for one in every if _fires_at(one) is not None]
         return sorted(firing, key=lambda one: (one.next_at or 0, one.id))
 
@@ -443,6 +428,25 @@ def _read_lock(record: Record | None) -> tuple[str | None, int, int]:
 def _is_held(record: Record | None, owner: str, fence: int, now: int) -> bool:
     holder, held_fence, ends_at = _read_lock(record)
     return holder == owner and held_fence == fence and ends_at > now
+
+
+def every_record(storage: Storage, kind: str, *, after: str = "") -> Iterator[Record]:
+    """Yield every record of a kind above `after` in order of key, by one round trip a page and the last one.
+
+    Raises:
+        StorageError: a page went no further than the one before, so that there would be no end.
+    """
+    while page := storage.list_records(kind, after=after, limit=_PAGE):
+        if page[-1].key <= after:
+            message = (
+                f"{type(storage).__name__} listed {kind} {page[-1].key!r} where those above {after!r} were "
+                "asked for. Its list_records has to leave `after` out, and to keep to the order of keys."
+            )
+            raise StorageError(message)
+        yield from page
+        if len(page) < _PAGE:
+            return
+        after = page[-1].key
 
 
 def insert_surely(storage: Storage, jobs: Sequence[NewJob]) -> None:
