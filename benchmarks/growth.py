@@ -27,21 +27,23 @@ class Table:
     name: str
     columns: tuple[str, ...]
     """Without a number that the database itself gives out."""
+    keys: frozenset[str]
 
 
 def read_tables(connection: sqlite3.Connection) -> list[Table]:
     """Return the tables of a database."""
     names = connection.execute("select name from sqlite_master where type = 'table' order by name").fetchall()
-    return [Table(name, read_columns(connection, name)) for (name,) in names]
+    return [read_table(connection, name) for (name,) in names]
 
 
-def read_columns(connection: sqlite3.Connection, table: str) -> tuple[str, ...]:
+def read_table(connection: sqlite3.Connection, table: str) -> Table:
     """Return the columns of a table, without a primary key that is a number given out by SQLite."""
     columns = connection.execute("select name, type, pk from pragma_table_info(?)", (table,)).fetchall()
-    keys = [name for name, _, place in columns if place]
-    return tuple(
+    keys = frozenset(name for name, _, place in columns if place)
+    copied = tuple(
         name for name, kind, place in columns if not (place and len(keys) == 1 and kind.upper() in INTEGERS)
     )
+    return Table(table, copied, keys)
 
 
 INTEGERS = ("INTEGER", "BIGINT")
@@ -122,8 +124,12 @@ def copy_rows(connection: sqlite3.Connection, table: Table, *, key: str) -> None
 
 
 def add_counts(connection: sqlite3.Connection, tables: Collection[Table], jobs: Table) -> None:
-    """Set the counter row of the finished jobs of each queue to what is stored."""
-    counts = find_table([table for table in tables if table != jobs], "state", "queue")
+    """Set the counter row of the finished jobs of each queue to what is stored; no change is left to add."""
+    counters = [table for table in tables if table != jobs and {"state", "queue"} <= set(table.columns)]
+    counts = find_table([table for table in counters if table.keys == {"state", "queue"}])
+    for changes in counters:
+        if changes != counts:
+            connection.execute(f'delete from "{changes.name}"')
     (number,) = (column for column in counts.columns if column not in {"state", "queue"})
     connection.execute(
         f"""

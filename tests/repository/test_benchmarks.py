@@ -1,0 +1,30 @@
+"""The benchmarks run on the schema there is: some of them write their rows behind Firelock's back."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.heavy
+def test_a_database_is_filled_behind_firelock_s_back():
+    scenario = [
+        "--scenario",
+        "growth",
+        "--contender",
+        "firelock",
+        "--quick",
+        "--jobs",
+        "2000",
+        "--repeat",
+        "1",
+    ]
+    run = subprocess.run(
+        [sys.executable, "-m", "benchmarks", *scenario], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
