@@ -20,7 +20,6 @@ from firelock.errors import (
     StorageUnavailable,
     TaskError,
     UnknownScheme,
-    UnsupportedFeature,
 )
 from firelock.values import Edge, On, State
 from tests.core.fakes import FailingStorage, Failure
@@ -105,26 +104,6 @@ def test_a_job_has_at_most_twenty_tags(mail, fire):
     assert {} == fire.storage.counts().by_state
 
 
-@pytest.mark.parametrize(
-    ("call", "error"),
-    [
-        (lambda mail: mail.enqueue(), SignatureMismatch),
-        (lambda mail: mail.enqueue("a", 1, 2), SignatureMismatch),
-        (lambda mail: mail.enqueue("a", size=1), SignatureMismatch),
-        (lambda mail: mail.enqueue(7), ArgumentError),
-        (lambda mail: mail.using(tags=["\n"]).enqueue("a"), ArgumentError),
-        (lambda mail: mail.using(on="failed").enqueue("a"), ConfigurationError),
-    ],
-)
-def test_a_wrong_call_stores_nothing(mail, fire, storage, call, error):
-    """It is refused at the caller's line, before the storage hears of it."""
-    with pytest.raises(error):
-        call(mail)
-
-    assert [] == storage.called["insert"]
-    assert {} == fire.storage.counts().by_state
-
-
 def test_a_storage_that_is_away_is_said(mail, storage):
     """An enqueue that did not happen raises."""
     storage.fail_always("insert", StorageUnavailable("down"))
@@ -174,22 +153,13 @@ def test_a_delay_counts_from_now(mail, storage, delay):
 
 
 def test_an_instant_is_exact(mail):
-    """An aware datetime of any zone is that instant."""
+    """Whatever its zone, and by whichever verb."""
     there = LATER.astimezone(timezone(timedelta(hours=5, minutes=30)))
+    late = mail.using(at=there)
 
-    jobs = [mail.schedule(there, "anna"), mail.using(at=there).enqueue("anna")]
+    jobs = [mail.schedule(there, "anna"), late.enqueue("anna"), *late.enqueue_many([("bert",)])]
 
-    assert [LATER, LATER] == [job.due_at for job in jobs]
-    assert [State.SCHEDULED] * 2 == [job.state for job in jobs]
-
-
-def test_a_delayed_call_is_scheduled_by_any_verb(mail):
-    """`using(delay=…)` holds for enqueue and for bulk."""
-    late = mail.using(delay=300)
-
-    jobs = [late.enqueue("anna"), *late.enqueue_many([("bert",)])]
-
-    assert [State.SCHEDULED] * 2 == [job.state for job in jobs]
+    assert [(LATER, State.SCHEDULED)] * 3 == [(job.due_at, job.state) for job in jobs]
 
 
 @pytest.mark.parametrize("when", [0, timedelta(0), datetime(2001, 1, 1, tzinfo=UTC)])
@@ -214,16 +184,13 @@ EAST, WEST = timezone(timedelta(hours=14)), timezone(timedelta(hours=-12))
 @pytest.mark.parametrize(
     ("when", "words"),
     [
-        (-1, "Delay -1 is negative"),
         (timedelta(seconds=-1), "Delay .* is negative"),
         (-0.000_000_1, "Delay -1e-07 is negative"),
         (float("nan"), "Delay nan is refused; pass a timedelta or a number of seconds"),
-        (float("inf"), "Delay inf is refused"),
         (True, "Delay True is refused"),
         ("5", "Delay '5' is refused"),
         (date(2026, 1, 1), r"Delay datetime\.date.* is refused"),
         (1e18, r"Delay 1e\+18 ends after the year 9999"),
-        (1e308, r"Delay 1e\+308 ends after the year 9999"),
         (-1e308, r"Delay -1e\+308 is negative"),
         (10**400, "Delay .* ends after the year 9999"),
         (timedelta.max, "ends after the year 9999"),
@@ -260,7 +227,7 @@ def test_the_first_and_the_last_instant_can_be_read(mail, instant):
 
 
 def test_many_are_stored_in_order_500_at_a_time(mail, storage):
-    """One handle a call; each chunk is one insert."""
+    """A long list takes several calls of the storage, each whole."""
     jobs = mail.enqueue_many([(f"user {number}",) for number in range(1_201)])
 
     assert [500, 500, 201] == [len(jobs) for (jobs,) in storage.called["insert"]]
@@ -332,15 +299,6 @@ def test_many_takes_a_tuple_a_job(fire, mail, calls):
     assert {} == fire.storage.counts().by_state
 
 
-def test_many_takes_calls(fire, mail):
-    """`fire.enqueue_many` wants what `task.call(…)` returns."""
-    for calls in ([mail], [("a",)], [mail.call("a"), send]):
-        with pytest.raises(TaskError, match=r"fire\.enqueue_many takes what task\.call\(…\) returns"):
-            fire.enqueue_many(calls)
-
-    assert {} == fire.storage.counts().by_state
-
-
 def test_a_chunk_that_fails_stores_nothing_of_itself(mail, storage):
     """What the former chunks stored stays."""
     down = Failure(StorageUnavailable("down"))
@@ -375,28 +333,6 @@ def test_a_transaction_goes_to_the_storage():
         fire.enqueue_many([inside.call("c"), inside.call("d")])
 
     assert [session] * 3 == storage.called["within"]
-
-
-def test_calls_of_several_transactions_are_refused(fire, mail):
-    """No storage could keep both or neither."""
-    with pytest.raises(ConfigurationError, match="name different transactions; give each its own call"):
-        fire.enqueue_many([mail.using(within=object()).call("a"), mail.call("b")])
-
-    assert {} == fire.storage.counts().by_state
-
-
-def test_a_storage_without_transactions_refuses_one(mail, fire):
-    """memory:// has none to join, by every verb."""
-    inside = mail.using(within=object())
-    for call in (
-        lambda: inside.enqueue("a"),
-        lambda: inside.enqueue_many([("a",)]),
-        lambda: asyncio.run(inside.aenqueue("a")),
-    ):
-        with pytest.raises(UnsupportedFeature, match="has no transactions to join; enqueue without within="):
-            call()
-
-    assert {} == fire.storage.counts().by_state
 
 
 def test_an_async_session_runs_it_in_its_own_greenlet():
@@ -573,20 +509,6 @@ def test_observers_learn_of_stored_batches():
     ]
 
 
-def test_a_closed_app_stores_nothing(mail, fire):
-    """Every verb says so, at once."""
-    fire.close()
-
-    for call in (
-        lambda: mail.enqueue("a"),
-        lambda: mail.enqueue_many([("a",)]),
-        lambda: asyncio.run(mail.aenqueue("a")),
-        lambda: mail.recur("nightly", "0 2 * * *", "a"),
-    ):
-        with pytest.raises(StorageError, match="closed"):
-            call()
-
-
 def test_the_storage_may_be_named_by_the_environment(monkeypatch):
     """`Firelock()` reads FIRELOCK_STORAGE; without one it says what to write."""
     monkeypatch.setenv("FIRELOCK_STORAGE", "memory://by-environment")
@@ -668,16 +590,3 @@ def test_imports_are_a_list_of_names(imports):
     """One name without its list would be taken apart."""
     with pytest.raises(ConfigurationError, match=r"imports=.* is no list of module names; write imports="):
         Firelock("memory://", imports=imports)
-
-
-def test_imports_register_their_tasks(tmp_path, monkeypatch):
-    """The named modules are imported when a server asks for it, and only those."""
-    (tmp_path / "tasks_of_a_test.py").write_text("IMPORTED = True\n")
-    monkeypatch.syspath_prepend(tmp_path)
-
-    with Firelock("memory://", imports=["tasks_of_a_test"]) as fire:
-        fire.load_imports()
-
-    import tasks_of_a_test
-
-    assert tasks_of_a_test.IMPORTED
