@@ -486,29 +486,6 @@ def test_a_caller_s_instant_wins_over_a_plugin_s_delay():
 # ---- the app ---------------------------------------------------------------------------------------------
 
 
-def test_observers_learn_of_stored_batches():
-    """Once a batch, after it was stored; jobs of triggers and continuations too."""
-    seen = []
-
-    class Observer:
-        @hookimpl
-        def jobs_created(self, jobs):
-            seen.append([job.arguments for job in jobs])
-
-    fire, task = app(Observer)
-    with fire:
-        first = task.enqueue("a")
-        task.enqueue_many([("b",), ("c",)])
-        first.then(task, "d")
-        asyncio.run(task.aenqueue("e"))
-        task.recur("nightly", "0 2 * * *", "f")
-        fire.recurring.trigger("nightly")
-
-    assert [["a"], ["b", "c"], ["d"], ["e"], ["f"]] == [
-        [text.removeprefix('{"to":"').removesuffix('"}') for text in batch] for batch in seen
-    ]
-
-
 def test_the_storage_may_be_named_by_the_environment(monkeypatch):
     """`Firelock()` reads FIRELOCK_STORAGE; without one it says what to write."""
     monkeypatch.setenv("FIRELOCK_STORAGE", "memory://by-environment")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import logging
+import os
 import threading
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -15,6 +15,7 @@ import attrs
 import pytest
 
 from firelock import (
+    ArgumentError,
     Command,
     ConfigurationError,
     Firelock,
@@ -38,16 +39,6 @@ from tests.core.fakes import until
 def plugin(**hooks):
     """An object that implements these hooks."""
     return type("Plugin", (), {name: staticmethod(hookimpl(hook)) for name, hook in hooks.items()})()
-
-
-def noted(argument, found):
-    """A hook that keeps its one argument."""
-    hooks = {
-        "converter": lambda converter: found.append(converter),  # noqa: PLW0108 - pluggy goes by the name
-        "server": lambda server: found.append(server),  # noqa: PLW0108
-        "settled": lambda settled: found.append(settled),  # noqa: PLW0108
-    }
-    return hooks[argument]
 
 
 @pytest.fixture
@@ -108,12 +99,6 @@ def test_register_storages_offers_a_scheme(make_app):
     assert add_work(app).enqueue(1).refresh().state is State.ENQUEUED
 
 
-def test_register_storages_refuses_a_scheme_that_is_offered_twice(make_app):
-    """Two plugins with one scheme stop the start, both named."""
-    with pytest.raises(PluginError, match="both offer the storage scheme 'memory'"):
-        make_app(plugin(register_storages=lambda: {"memory": MemoryStorage}))
-
-
 def test_register_serializers_writes_new_jobs_and_reads_its_own(make_app):
     """A job keeps the name of what wrote it, and is read by that."""
 
@@ -169,9 +154,9 @@ def test_register_commands_are_collected_from_every_plugin(make_app):
 
 
 def test_configure_converter_is_called_once_an_app(make_app):
-    """The first argument that needs the converter has it configured; a plain one never does."""
+    """Not before a type needs it: plain JSON arguments never load the converter."""
     seen = []
-    app = make_app(plugin(configure_converter=noted("converter", seen)))
+    app = make_app(plugin(configure_converter=lambda converter: seen.append(converter)))  # noqa: PLW0108
 
     @app.task(name="plain")
     def plain(number: int) -> None: ...
@@ -185,6 +170,22 @@ def test_configure_converter_is_called_once_an_app(make_app):
     odd.enqueue(timedelta(2))
 
     assert (0, 1) == (before, len(seen))
+
+
+def test_configure_converter_that_raises_leaves_none_half_made(make_app):
+    """Neither the first use goes on with it, nor the next."""
+
+    def refuse():
+        raise RuntimeError("no such currency")
+
+    app = make_app(plugin(configure_converter=refuse))
+
+    @app.task(name="odd")
+    def odd(span: timedelta) -> None: ...
+
+    for _ in range(2):
+        with pytest.raises((RuntimeError, ArgumentError), match="no such currency"):
+            odd.enqueue(timedelta(1))
 
 
 # ---- creating --------------------------------------------------------------------------------------------
@@ -239,32 +240,19 @@ def test_job_options_that_do_not_exist_are_refused(make_app):
 
 
 def test_jobs_created_reports_a_batch_once(make_app):
-    """Jobs that were stored in one step are one report."""
+    """Whoever made it: a call, a chunk of many, a continuation, a coroutine, a trigger."""
     batches = []
     app = make_app(plugin(jobs_created=lambda jobs: batches.append(len(jobs))))
     work = add_work(app)
 
+    first = work.enqueue(1)
     work.enqueue_many([(number,) for number in range(501)])
-    work.enqueue(1)
+    first.then(work, 2)
+    asyncio.run(work.aenqueue(3))
+    work.recur("nightly", "0 2 * * *", 4)
+    app.recurring.trigger("nightly")
 
-    assert [500, 1, 1] == batches
-
-
-def test_jobs_created_that_raises_touches_no_job(make_app, caplog):
-    """The exception is logged, other plugins are told, the job is stored."""
-    told = []
-
-    def complain():
-        message = "no audit today"
-        raise OSError(message)
-
-    app = make_app(plugin(jobs_created=lambda jobs: told.append(len(jobs))), plugin(jobs_created=complain))
-    with caplog.at_level(logging.ERROR):
-        job = add_work(app).enqueue(1)
-
-    assert [1] == told
-    assert "raised in jobs_created" in caplog.text
-    assert job.refresh().state is State.ENQUEUED
+    assert [1, 500, 1, 1, 1, 1] == batches
 
 
 # ---- running ---------------------------------------------------------------------------------------------
@@ -294,20 +282,6 @@ def test_job_context_is_entered_around_the_run(make_app):
     run(app, step.enqueue())
 
     assert ["enter outer step 1", "enter inner", "run", "leave inner", "leave outer step 1"] == steps
-
-
-def test_job_context_is_entered_around_a_coroutine(make_app):
-    """An `async def` task is wrapped alike."""
-    steps = []
-    app = make_app(plugin(job_context=lambda: noting("it", steps)))
-
-    @app.task(name="step")
-    async def step() -> None:
-        steps.append("run")
-
-    run(app, step.enqueue())
-
-    assert ["enter it", "run", "leave it"] == steps
 
 
 class Connections:
@@ -456,21 +430,6 @@ def test_retry_decision_of_the_first_plugin_ends_the_question(make_app):
     assert (["first", "second"], "second") == (asked, ended.reason)
 
 
-def test_retry_decision_that_raises_counts_as_none(make_app, caplog):
-    """The task's own policy decides, and the log says what happened."""
-
-    def broken():
-        message = "no idea"
-        raise RuntimeError(message)
-
-    app = make_app(plugin(retry_decision=broken))
-
-    ended = run(app, add_boom(app).enqueue(1))
-
-    assert "no retries allowed: ValueError: 1" == ended.reason
-    assert "raised in retry_decision" in caplog.text
-
-
 def test_elect_transition_replaces_the_end(make_app):
     """The job takes the way that the plugin chose, with the guards of the proposed one."""
     proposals = []
@@ -487,26 +446,10 @@ def test_elect_transition_replaces_the_end(make_app):
     assert (State.DELETED, "elected") == (ended.state, ended.reason)
 
 
-def test_elect_transition_that_raises_counts_as_none(make_app, caplog):
-    """The proposed end holds."""
-
-    def broken():
-        message = "no idea"
-        raise RuntimeError(message)
-
-    app = make_app(plugin(elect_transition=broken))
-
-    ended = run(app, add_work(app).enqueue(1))
-
-    assert State.SUCCEEDED is ended.state
-    assert "raised in elect_transition" in caplog.text
-
-
 def test_jobs_settled_reports_ends_that_were_accepted(make_app):
-    """Each end of an attempt is reported once, a snooze as well as a success."""
-    batches = []
-    app = make_app(plugin(jobs_settled=noted("settled", batches)))
-    runs = []
+    """Every end of an attempt, a snooze too."""
+    ends, runs = [], []
+    app = make_app(plugin(jobs_settled=lambda settled: ends.extend(settled)))  # noqa: PLW0108
 
     @app.task(name="twice")
     def twice() -> str | Snooze:
@@ -516,49 +459,27 @@ def test_jobs_settled_reports_ends_that_were_accepted(make_app):
     run(app, twice.enqueue())
 
     assert [(1, State.SCHEDULED), (1, State.SUCCEEDED)] == [
-        (end.job.attempt, end.transition.to) for settled in batches for end in settled
+        (end.job.attempt, end.transition.to) for end in ends
     ]
-
-
-def test_jobs_settled_that_raises_touches_no_job(make_app, caplog):
-    """The exception is logged; the job has ended."""
-
-    def broken():
-        message = "no histogram"
-        raise RuntimeError(message)
-
-    app = make_app(plugin(jobs_settled=broken))
-
-    ended = run(app, add_work(app).enqueue(1))
-
-    assert State.SUCCEEDED is ended.state
-    assert "raised in jobs_settled" in caplog.text
 
 
 # ---- servers ---------------------------------------------------------------------------------------------
 
 
-def life(make_app, **hooks):
-    """The app of a server that has started and stopped."""
-    app = make_app(plugin(**hooks))
+def test_server_started_and_stopped_know_the_server(make_app):
+    """They stand between what prepares and what cleans up a process."""
+    told = []
+
+    def telling(step):
+        return lambda server: told.append((step, server.name, server.queues, server.workers, server.pid))
+
+    hooks = ["worker_process_started", "server_started", "server_stopped", "worker_process_stopped"]
+    app = make_app(plugin(**{hook: telling(hook) for hook in hooks}))
     add_work(app)
     with app.server(workers=3, queues=["a", "b"], name="here"):
         pass
-    return app
 
-
-def test_server_started_and_stopped_know_the_server(make_app):
-    """Both are told once, of the same server."""
-    told = []
-
-    life(
-        make_app,
-        server_started=noted("server", told),
-        server_stopped=noted("server", told),
-    )
-
-    assert [("here", "a,b", 3)] * 2 == [(server.name, server.queues, server.workers) for server in told]
-    assert told[0] == told[1]
+    assert [(hook, "here", "a,b", 3, os.getpid()) for hook in hooks] == told
 
 
 def test_server_stopped_is_told_after_its_jobs_have_ended(make_app):
@@ -586,26 +507,7 @@ def test_worker_process_started_comes_before_the_first_job(make_app):
     assert ["ready", "run"] == steps
 
 
-def test_worker_process_stopped_that_raises_hinders_no_end(make_app, caplog):
-    """The exception is logged, and the server has stopped."""
-
-    def broken():
-        message = "engine is stuck"
-        raise RuntimeError(message)
-
-    app = life(make_app, worker_process_stopped=broken)
-
-    assert "raised in worker_process_stopped" in caplog.text
-    assert [False] == [server.is_alive for server in app.servers.list()]
-
-
 # ---- the dashboard, and names ----------------------------------------------------------------------------
-
-
-def hooks_of(app):
-    """The hooks that the app's own plugin implements."""
-    (own,) = [info for info in app.plugins.listing() if info.distribution == "app"]
-    return own.hooks
 
 
 def test_register_hookspecs_brings_hooks_that_others_implement(make_app):
@@ -631,62 +533,49 @@ def test_hooks_of_a_dashboard_that_is_not_installed_are_passed_over():
     assert ("dashboard_pages",) == plugins.listing()[0].hooks
 
 
-def test_dashboard_pages_is_a_hook_without_arguments(make_app):
-    """A plugin may offer pages; one that asks for an argument is refused."""
-    app = make_app(plugin(dashboard_pages=lambda: ()))
-
-    assert ("dashboard_pages",) == hooks_of(app)
-    with pytest.raises(PluginError, match="dashboard_pages"):
-        make_app(plugin(dashboard_pages=lambda request: ()))
-
-
-def test_job_panels_is_a_hook_that_gets_the_job(make_app):
-    """A plugin may offer panels for a job's page."""
-    app = make_app(plugin(job_panels=lambda job: ()))
-
-    assert ("job_panels",) == hooks_of(app)
-
-
-def test_dashboard_permission_is_a_hook_that_gets_the_request(make_app):
-    """A plugin may decide who sees what."""
-    app = make_app(plugin(dashboard_permission=lambda request: None))
-
-    assert ("dashboard_permission",) == hooks_of(app)
-
-
 def test_a_misspelt_hook_stops_the_start(make_app):
     """The error lists the hooks that exist."""
     with pytest.raises(PluginError, match=r"jobs_create.*Known: .*jobs_created"):
         make_app(plugin(jobs_create=lambda jobs: None))
 
 
-def test_what_plugins_offer_the_dashboard_is_gathered(make_app):
-    """Pages and panels of every plugin are there, the first plugin's first."""
-    first = plugin(dashboard_pages=lambda: ["a"], job_panels=lambda job: [f"panel of {job}"])
-    second = plugin(dashboard_pages=lambda: ["b", "c"])
-    app = make_app(second, first)
+def test_worker_process_stopped_and_others_that_raise_touch_no_job(make_app, caplog):
+    """What is told or asked and raises is logged, and counts as no answer."""
 
-    assert ["a", "b", "c"] == app.plugins.ask_each("dashboard_pages")
-    assert ["panel of 7"] == app.plugins.ask_each("job_panels", job="7")
+    def broken():
+        message = "no idea"
+        raise RuntimeError(message)
+
+    hooks = ["jobs_created", "elect_transition", "jobs_settled", "retry_decision", "worker_process_stopped"]
+    told = []
+    app = make_app(
+        plugin(jobs_created=lambda jobs: told.append(len(jobs))), plugin(**dict.fromkeys(hooks, broken))
+    )
+    good, bad = run(app, add_work(app).enqueue(1)), run(app, add_boom(app).enqueue(1))
+
+    assert (State.SUCCEEDED, "no retries allowed: ValueError: 1") == (good.state, bad.reason)
+    assert [1, 1] == told
+    assert [] == [hook for hook in hooks if f"raised in {hook}" not in caplog.text]
+    assert {False} == {server.is_alive for server in app.servers.list()}
 
 
-def test_a_panel_that_raises_has_its_error_in_its_place(make_app):
-    """One plugin's mistake costs the page of a job no other panel."""
+def test_job_panels_get_the_job_and_an_error_stands_in_its_place(make_app):
+    """One plugin's error costs its panel alone."""
 
     def broken(job):
         raise RuntimeError("no panel today")
 
-    panels = make_app(plugin(job_panels=broken), plugin(job_panels=lambda job: ["well"])).plugins.ask_each(
-        "job_panels", job=1
-    )
+    panels = make_app(
+        plugin(job_panels=broken), plugin(job_panels=lambda job: [f"panel of {job}"])
+    ).plugins.ask_each("job_panels", job=1)
 
-    assert "well" in panels
+    assert "panel of 1" in panels
     (error,) = [panel for panel in panels if isinstance(panel, PluginError)]
     assert "no panel today" in str(error)
 
 
-def test_pages_of_a_plugin_that_raises_have_its_error_in_their_place(make_app):
-    """One plugin's mistake costs no page of another, whether it raises at once or halfway."""
+def test_dashboard_pages_that_raise_have_their_error_in_their_place(make_app):
+    """The pages of the others are gathered, the last plugin's first."""
 
     def broken():
         raise RuntimeError("no pages today")
@@ -695,18 +584,17 @@ def test_pages_of_a_plugin_that_raises_have_its_error_in_their_place(make_app):
         yield "page"
         raise RuntimeError("no more")
 
-    app = make_app(
-        plugin(dashboard_pages=broken), plugin(dashboard_pages=halfway), plugin(dashboard_pages=lambda: 7),
-        plugin(dashboard_pages=lambda: None), plugin(dashboard_pages=lambda: ["well"]),
-    )  # fmt: skip
+    answers = [lambda: ["b", "c"], broken, halfway, lambda: 7, lambda: None, lambda: ["a"]]
 
-    offered = app.plugins.ask_each("dashboard_pages")
+    offered = make_app(*[plugin(dashboard_pages=answer) for answer in answers]).plugins.ask_each(
+        "dashboard_pages"
+    )
 
-    assert ["well"] == [page for page in offered if not isinstance(page, PluginError)]
+    assert ["a", "b", "c"] == [page for page in offered if not isinstance(page, PluginError)]
     assert 3 == len([page for page in offered if isinstance(page, PluginError)])
 
 
-def test_the_first_plugin_that_knows_a_visitor_decides(make_app):
+def test_dashboard_permission_of_the_first_plugin_that_knows_a_visitor_decides(make_app):
     """None is no answer; where nobody has one, it is None; an exception lets nobody in."""
 
     def broken(request):

@@ -168,109 +168,43 @@ def test_what_operators_ask_for_is_legal(transition):
 
 @every_end
 def test_an_end_tells_which_attempt_it_ends(end):
-    """The history entry of an end carries state, instant, reason, attempt, claim, start and server."""
+    """Its number, its instants and its server; what never ran has not started."""
     transition = end(claimed(attempt=3, claimed_at=3_000))
 
-    expected = HistoryEntry(transition.to, AT, transition.reason, 3, 3_000, transition.started_at, "host:a")
-    assert expected == transition.entry()
+    started = None if end in (unknown_task, undecodable) else STARTED_AT
+    assert (
+        HistoryEntry(transition.to, AT, transition.reason, 3, 3_000, started, "host:a") == transition.entry()
+    )
 
 
-@every_end
-def test_an_end_that_started_says_when(end):
-    """A start is reported by every end but those of a claim that never ran."""
-    never_ran = end in (unknown_task, undecodable)
-
-    assert (None if never_ran else STARTED_AT) == end(claimed()).started_at
-
-
-@pytest.mark.parametrize(
-    ("steps", "expected"),
-    [
-        ([HistoryEntry(State.DELETED, 2, "deleted")], lifecycle.Former(State.ENQUEUED)),
-        ([HistoryEntry(State.DELETED, 2, "deleted", due_at=9)], lifecycle.Former(State.SCHEDULED, 9)),
-        ([HistoryEntry(State.DELETED, 2, "deleted", 1, 1)], lifecycle.Former(State.PROCESSING)),
-        (
-            [HistoryEntry(State.FAILED, 2, "no", 1, 1, 1, "a"), HistoryEntry(State.DELETED, 3, "deleted")],
-            lifecycle.Former(State.FAILED),
-        ),
-        (
-            [HistoryEntry(State.SUCCEEDED, 2, None, 1, 1, 1, "a"), HistoryEntry(State.DELETED, 3, "deleted")],
-            lifecycle.Former(State.SUCCEEDED),
-        ),
-        ([HistoryEntry(State.DELETED, 2, "deleted"), HistoryEntry(State.ENQUEUED, 3, "requeued")], None),
-        ([], None),
-    ],
-    ids=["enqueued", "scheduled", "processing", "failed", "succeeded", "requeued since", "never deleted"],
-)
-def test_the_history_tells_what_a_deleted_job_was(steps, expected):
-    """What a job was is told by the entry of its delete, and else by the one before."""
-    history = [HistoryEntry(State.ENQUEUED, 1), *steps]
-
-    assert expected == lifecycle.former(history)
-
-
-@pytest.mark.parametrize("state", State)
-def test_a_restore_leads_back_where_nothing_is_lost(state):
-    """Scheduled, enqueued and failed jobs come back, by a legal step; others are refused by a sentence."""
-    before = lifecycle.Former(state, due_at=9)
-
-    if state in lifecycle.RESTORABLE:
-        change = lifecycle.restore("j1", before, at=AT, reason="restored", expires_at=EXPIRES_AT)
-        assert (frozenset({State.DELETED}), state, None, None) == (
-            change.from_states, change.to, change.session, change.retries,
-        )  # fmt: skip
-        assert (9 if state is State.SCHEDULED else None) == change.due_at
-        assert (EXPIRES_AT if state is State.FAILED else None) == change.expires_at
-        assert lifecycle.is_legal(State.DELETED, state)
-        assert before.refusal is None
-    else:
-        with pytest.raises(ValueError, match=f"cannot be {state} again"):
-            lifecycle.restore("j1", before, at=AT, reason="restored", expires_at=EXPIRES_AT)
+@pytest.mark.parametrize("state", sorted(set(State) - lifecycle.RESTORABLE))
+def test_a_restore_leads_back_only_where_nothing_is_lost(state):
+    """Elsewhere it is a mistake of the caller."""
+    with pytest.raises(ValueError, match=f"cannot be {state} again"):
+        lifecycle.restore("j1", lifecycle.Former(state), at=AT, reason="restored", expires_at=EXPIRES_AT)
 
 
 # ---- tasks that nobody knows here ------------------------------------------------------------------------
 
 
-@given(created_at=instants, age=instants)
-def test_an_unknown_task_waits_within_bounds(created_at, age):
-    """The wait is at least 15 s, at most 5 min, and the attempt is given back."""
+@given(created_at=instants, age=st.integers(-(2**40), 2**53))
+def test_an_unknown_task_waits_half_its_age_within_bounds(created_at, age):
+    """From 15 seconds to five minutes, also where another clock was ahead."""
     at = created_at + age
-
     transition = unknown_task(claimed(created_at=created_at), at)
 
     assert (State.SCHEDULED, True) == (transition.to, transition.gives_back)
-    assert 15 * SECOND <= transition.due_at - at <= 300 * SECOND
+    assert min(max(age // 2, 15 * SECOND), 300 * SECOND) == transition.due_at - at
 
 
-@given(one=instants, other=instants)
-def test_an_unknown_task_waits_longer_with_age(one, other):
-    """An older job never waits shorter than a younger one."""
-    younger, older = sorted((one, other))
-
-    waits = [unknown_task(claimed(created_at=0), age).due_at - age for age in (younger, older)]
-
-    assert sorted(waits) == waits
-
-
-@pytest.mark.parametrize(
-    ("age_seconds", "wait_seconds", "is_silent"),
-    [
-        (0, 15, False),
-        (14, 15, False),
-        (15, 15, True),
-        (16, 15, True),
-        (60, 30, True),
-        (599, 299.5, True),
-        (601, 300, True),
-    ],
-)
-def test_a_series_of_waits_is_told_once(age_seconds, wait_seconds, is_silent):
-    """The wait is half the age within its bounds; the history tells of the first one alone."""
-    at = 1_000 + age_seconds * SECOND
+@pytest.mark.parametrize(("age", "is_silent"), [(0, False), (14, False), (15, True), (601, True)])
+def test_a_series_of_waits_is_told_once(age, is_silent):
+    """A job that has been put off before is put off silently."""
+    at = 1_000 + age * SECOND
 
     transition = unknown_task(claimed(created_at=1_000, enqueued_at=at, attempt=1, retries=0), at)
 
-    assert (wait_seconds * SECOND, is_silent) == (transition.due_at - at, transition.is_silent)
+    assert is_silent == transition.is_silent
 
 
 @pytest.mark.parametrize("nominal_at", [None, 1_000 + 7_200 * SECOND])
@@ -299,13 +233,6 @@ def test_a_missing_serializer_is_named():
     assert unknown_task(job).due_at == transition.due_at
 
 
-def test_a_job_from_a_clock_ahead_waits_the_shortest_time():
-    """A job created after now, by a skewed clock, has no negative age."""
-    transition = unknown_task(claimed(created_at=AT + 60 * SECOND))
-
-    assert 15 * SECOND == transition.due_at - AT
-
-
 # ---- continuations ---------------------------------------------------------------------------------------
 
 RUNS, ENDS_TOO = State.ENQUEUED, State.DELETED
@@ -329,31 +256,16 @@ def test_a_parents_end_decides_its_continuations(on, parent, target):
     assert target is continuation_target(on, parent)
 
 
-def test_every_end_of_a_parent_is_answered():
-    """Each end, and each wish, has an answer: a legal way on from waiting, or none for a failed parent."""
-    answers = {(on, parent): continuation_target(on, parent) for on, parent in product(On, FINAL_STATES)}
-
-    assert {State.FAILED} == {parent for (_, parent), target in answers.items() if target is None}
-    assert all(target is None or target in ALLOWED[State.AWAITING] for target in answers.values())
-
-
 @pytest.mark.parametrize(("on", "parent"), list(product(On, sorted(set(State) - FINAL_STATES))))
 def test_a_parent_on_its_way_decides_nothing(on, parent):
     """While the parent has not ended, its continuations wait."""
     assert continuation_target(on, parent) is None
 
 
-@pytest.mark.parametrize(
-    ("on", "reason"),
-    [
-        (On.SUCCEEDED, "parent failed; runs when it has succeeded"),
-        (On.DELETED, "parent failed; runs when it is deleted"),
-        (On.FINISHED, "parent failed; runs when it has ended"),
-    ],
-)
-def test_a_child_that_waits_on_says_why(on, reason):
-    """The reason names how the parent ended and what the child waits for."""
-    assert reason == waiting_reason(on, State.FAILED)
+def test_a_child_that_waits_on_says_why():
+    """The reason says what became of its parent, and what it waits for."""
+    assert "parent failed; runs when it has succeeded" == waiting_reason(On.SUCCEEDED, State.FAILED)
+    assert "parent failed; runs when it is deleted" == waiting_reason(On.DELETED, State.FAILED)
 
 
 # ---- how long an ended job stays -------------------------------------------------------------------------
@@ -361,23 +273,12 @@ def test_a_child_that_waits_on_says_why(on, reason):
 
 @given(at=instants, spans=st.tuples(spans, spans, spans))
 def test_each_end_has_its_own_retention(at, spans):
-    """An ended job may be pruned its state's span after its end."""
-    retention = Retention(*spans)
+    """Counted from the end; none keeps for ever, and what has not ended never expires."""
+    retention, ends = Retention(*spans), (State.SUCCEEDED, State.FAILED, State.DELETED)
 
-    ends = (State.SUCCEEDED, State.FAILED, State.DELETED)
     assert [at + span for span in spans] == [retention.until(state, at) for state in ends]
-
-
-@pytest.mark.parametrize("state", sorted(FINAL_STATES))
-def test_no_retention_keeps_for_ever(state):
-    """Without a span an ended job is never pruned."""
-    assert Retention(None, None, None).until(state, AT) is None
-
-
-@pytest.mark.parametrize("state", sorted(set(State) - FINAL_STATES))
-def test_a_job_that_has_not_ended_never_expires(state):
-    """Retention speaks of ends alone."""
-    assert Retention(1, 1, 1).until(state, AT) is None
+    assert {None} == {retention.until(state, at) for state in set(State) - FINAL_STATES}
+    assert {None} == {Retention(None, None, None).until(state, at) for state in State}
 
 
 # ---- histories -------------------------------------------------------------------------------------------
@@ -393,17 +294,13 @@ def grown(steps):
 
 @given(steps=st.integers(min_value=0, max_value=4 * HISTORY_LIMIT))
 def test_a_history_is_bounded_and_loses_no_count(steps):
-    """However many steps, at most the limit stays, and what was left out is counted exactly."""
+    """What is left out is counted, in its place; up to the limit nothing is."""
     history = grown(steps)
 
     assert min(steps, HISTORY_LIMIT) == len(history)
     assert steps == sum(entry.elided or 1 for entry in history)
     assert sorted(entry.at for entry in history) == [entry.at for entry in history]
-
-
-def test_a_history_up_to_the_limit_is_whole():
-    """Nothing is left out before there are too many entries."""
-    assert list(range(HISTORY_LIMIT)) == [entry.at for entry in grown(HISTORY_LIMIT)]
+    assert steps > HISTORY_LIMIT or list(range(steps)) == [entry.at for entry in history]
 
 
 def test_a_long_history_keeps_its_beginning_and_its_end():

@@ -84,27 +84,13 @@ def test_exponential_doubles_up_to_the_longest():
     assert [86_400] == seconds(Retry.exponential(1, attempts=100), 100)[-1:]
 
 
-@pytest.mark.parametrize(
-    ("number", "least", "most"),
-    [
-        (1, 15, 44),
-        (2, 16, 74),
-        (3, 31, 118),
-        (4, 96, 212),
-        (5, 271, 416),
-        (6, 640, 814),
-        (7, 1311, 1514),
-        (8, 2416, 2648),
-        (9, 4111, 4372),
-        (10, 6576, 6866),
-    ],
-)
-def test_polynomial_is_hangfires_table(number, least, most):
-    """Retry n waits (n - 1)⁴ + 15 + r·n seconds, r from 0 to 29."""
-    policy = Retry.polynomial()
+@pytest.mark.parametrize("number", range(1, 11))
+def test_polynomial_is_hangfires_table(number):
+    """From 15 to 44 seconds before the first retry, from 6,576 to 6,866 before the tenth."""
+    policy, least = Retry.polynomial(), (number - 1) ** 4 + 15
 
     assert timedelta(seconds=least) == policy.wait(number, lambda: 0.0)
-    assert timedelta(seconds=most) == policy.wait(number, lambda: 0.999_999)
+    assert timedelta(seconds=least + 29 * number) == policy.wait(number, lambda: 0.999_999)
 
 
 def test_polynomial_takes_jitter_on_top():
@@ -181,10 +167,8 @@ def test_the_default_chance_keeps_within_the_jitter():
         ({"only_on": [ConnectionError]}, ConnectionError(), "retry"),
         ({"only_on": [OSError]}, Refused(), "retry"),
         ({"only_on": OSError}, Refused(), "retry"),
-        ({"only_on": [ConnectionError]}, ValueError(), "fail"),
         ({"only_on": [ConnectionError]}, OSError(), "fail"),
         ({"only_on": ["builtins.OSError"]}, Refused(), "retry"),
-        ({"only_on": ["OSError"]}, Refused(), "retry"),
         ({"only_on": "IOError"}, Refused(), "retry"),
         ({"only_on": [f"{Refused.__module__}.Refused"]}, Refused(), "retry"),
         ({"only_on": ["elsewhere.Refused"]}, Refused(), "fail"),
@@ -276,23 +260,15 @@ def test_what_is_no_wait_is_refused(use, wait):
     [
         (lambda: Retry(-1), "attempts=-1 is not a whole number from 0 to 1000. It counts the retries"),
         (lambda: Retry(1001), "attempts=1001 is"),
-        (lambda: Retry(10**9), "attempts=1000000000 is"),
         (lambda: Retry(10**5000), "attempts=a value of type int is"),
         (lambda: Retry(True), "attempts=True is"),
-        (lambda: Retry(2.0), "attempts=2.0 is"),
         (lambda: Retry("3"), "attempts='3' is"),
-        (lambda: Retry(None), "attempts=None is"),
-        (lambda: Retry.exponential(1, attempts=-1), "attempts=-1 is"),
         (lambda: Retry(jitter=-0.1), "jitter=-0.1 is not a number from 0 to 1"),
         (lambda: Retry(jitter=1.1), "jitter=1.1 is"),
         (lambda: Retry(jitter=float("nan")), "jitter=nan is"),
-        (lambda: Retry(jitter=True), "jitter=True is"),
-        (lambda: Retry(jitter="0.1"), "jitter='0.1' is"),
         (lambda: Retry(waits=[]), "waits=[] is not a list of 1 to 1000 waits. Use Retry.fixed(60)"),
         (lambda: Retry(waits=60), "waits=60 is not a list"),
-        (lambda: Retry(waits=MINUTE), "is not a list of 1 to 1000 waits"),
         (lambda: Retry(waits="linear"), "waits='linear' is not a list"),
-        (lambda: Retry(waits=lambda number: number), "is not a list of 1 to 1000 waits"),
         (lambda: Retry(waits=[1] * 1001), "is not a list of 1 to 1000 waits"),
         (lambda: Retry(waits=[1, -1]), "waits[1]=-1 is no wait"),
         (lambda: Retry.exponential(0), "first=0:00:00 is not above zero"),
@@ -302,14 +278,10 @@ def test_what_is_no_wait_is_refused(use, wait):
         ),
         (lambda: Retry.exponential(1, factor=0.5), "factor=0.5 is not a number from 1 to 100"),
         (lambda: Retry.exponential(1, factor=float("inf")), "factor=inf is"),
-        (lambda: Retry.exponential(1, factor="2"), "factor='2' is"),
         (lambda: Retry(on_exceeded="retry"), "on_exceeded='retry' is unknown. Use 'fail' or 'delete'."),
-        (lambda: Retry(on_exceeded=None), "on_exceeded=None is unknown"),
         (lambda: Retry(only_on=[int]), "<class 'int'> is no exception"),
-        (lambda: Retry(only_on=[ValueError()]), "ValueError() is no exception"),
         (lambda: Retry(only_on=["Busy"]), "'Busy' is no exception. Pass a class"),
         (lambda: Retry(only_on=["print"]), "is no exception"),
-        (lambda: Retry(only_on=[""]), "'' is no exception"),
         (lambda: Retry(only_on=["app..Busy"]), "'app..Busy' is no exception"),
         (lambda: Retry(only_on=["os; import os.path"]), "is no exception"),
         (lambda: Retry(except_on=["a." * 200 + "b"]), "is no exception"),

@@ -74,12 +74,9 @@ def test_settings_come_back_from_their_text():
     ("values", "words"),
     [
         ({"poll": 0}, "Setting poll is 0; it takes a number from 0.01 to 60"),
-        ({"poll": float("nan")}, "Setting poll is nan"),
         ({"grace": -1}, "Setting grace is -1"),
-        ({"grace": "25"}, "Setting grace is '25'"),
         ({"grace": None}, "Setting grace is None"),
         ({"grace": float("inf")}, "Setting grace is inf"),
-        ({"workers": -1}, "Setting workers is -1"),
         ({"workers": 10**6}, "Setting workers is 1000000"),
         ({"workers": True}, "Setting workers is True"),
         ({"workers": 2.5}, "Setting workers is 2.5; it takes a whole number from 0 to 10000"),
@@ -100,12 +97,6 @@ def test_a_text_that_is_no_number_is_refused(text):
     """The message names the variable and what it holds."""
     with pytest.raises(ConfigurationError, match=f"FIRELOCK_WORKERS={text!r} is not a number"):
         Settings.from_environment(environment={"FIRELOCK_WORKERS": text})
-
-
-def test_a_number_of_things_is_whole_in_the_environment_too():
-    """FIRELOCK_WORKERS=2.5 is refused like workers=2.5."""
-    with pytest.raises(ConfigurationError, match=r"Setting workers is 2\.5; it takes a whole"):
-        Settings.from_environment(environment={"FIRELOCK_WORKERS": "2.5"})
 
 
 @pytest.mark.parametrize(

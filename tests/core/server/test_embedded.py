@@ -250,39 +250,6 @@ def test_a_plugin_that_cannot_prepare_stops_the_start(make_app, our_threads):
     assert ([], []) == (fire.servers.list(), our_threads())
 
 
-# ---- hooks -----------------------------------------------------------------------------------------------
-
-
-def test_observers_follow_a_server_s_life(make_app):
-    """Prepared before it is started, cleaned up after it has stopped."""
-    seen = []
-
-    class Observer:
-        @hookimpl
-        def worker_process_started(self, server):
-            seen.append(("prepared", server.name))
-
-        @hookimpl
-        def server_started(self, server):
-            seen.append(("started", server.workers))
-
-        @hookimpl
-        def server_stopped(self, server):
-            seen.append(("stopped", server.pid))
-
-        @hookimpl
-        def worker_process_stopped(self, server):
-            seen.append(("cleaned up", server.queues))
-
-    fire = make_app(Observer)
-    fire.task(name="task")(lambda: None)
-
-    with fire.server(workers=2, async_workers=1, name="web-1"):
-        pass
-
-    assert [("prepared", "web-1"), ("started", 2), ("stopped", os.getpid()), ("cleaned up", "*")] == seen
-
-
 # ---- stopping --------------------------------------------------------------------------------------------
 
 
