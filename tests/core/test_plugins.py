@@ -313,7 +313,7 @@ def test_a_hook_wrapper_is_refused(mark):
             yield
 
     with pytest.raises(
-        PluginError, match="'Wrapping#0'.*(Firelock has no hook wrappers|cannot be registered)"
+        PluginError, match=r"'Wrapping#0'.*(Firelock has no hook wrappers|cannot be registered)"
     ):
         Plugins([Wrapping], use_entry_points=False)
 
