@@ -48,7 +48,7 @@ def test_only_the_newest_progress_is_written(console, storage):
 def test_nothing_said_writes_nothing(console, storage):
     """A flush of nothing costs no call, and what was written is not written again."""
     console.flush(storage)
-    console.log("a", 1, "info", "once")
+    console.log("a", 1, "debug", "once")
     console.flush(storage)
     console.flush(storage)
 
@@ -108,30 +108,18 @@ def test_a_job_that_logs_too_fast_keeps_its_newest_lines(console, storage):
 
 
 def test_lines_wait_while_the_storage_is_away(console, storage):
-    """A flush that meets an outage raises and keeps all; the next one writes it in order."""
+    """They are written with what comes after them; of progress the newer wins."""
     storage.fail("append_logs", StorageUnavailable("down"))
-    console.log("a", 1, "info", "first")
-    console.progress("a", 1, 2, None)
-
-    with pytest.raises(StorageUnavailable):
-        console.flush(storage)
-    console.log("a", 1, "info", "second")
+    for text, done in (("first", 1), ("second", 2)):
+        console.log("a", 1, "info", text)
+        console.progress("a", done, 2, None)
+        if done == 1:
+            with pytest.raises(StorageUnavailable):
+                console.flush(storage)
+            assert [] == texts(storage)
     console.flush(storage)
 
     assert ["first", "second"] == texts(storage)
-    assert [1] == [one.progress.done for one in storage.get(["a"])]
-
-
-def test_newer_progress_wins_over_what_waited(console, storage):
-    """Progress reported after a failed flush is the one that is written."""
-    storage.fail("append_logs", StorageUnavailable("down"))
-    console.progress("a", 1, 2, None)
-
-    with pytest.raises(StorageUnavailable):
-        console.flush(storage)
-    console.progress("a", 2, 2, None)
-    console.flush(storage)
-
     assert [2] == [one.progress.done for one in storage.get(["a"])]
 
 

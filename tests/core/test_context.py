@@ -6,82 +6,43 @@ from datetime import UTC, datetime
 
 import pytest
 
-from firelock import JobContext, current_job
-from firelock.clock import micros
-from firelock.context import Console, JobCancelled
+from firelock import Firelock, JobContext, current_job
+from firelock.context import JobCancelled
 from firelock.errors import ScheduleError
-from firelock.memory import MemoryStorage
-from firelock.values import ClaimedJob, NewJob, State
-
-NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
-
-
-def claimed(**fields):
-    """A claimed job with these fields."""
-    given = {
-        "id": "a", "task": "mail.send", "arguments": "{}", "serializer": "json", "queue": "bulk",
-        "priority": 7, "attempt": 3, "retries": 2, "crashes": 0, "fence": 9, "created_at": micros(NOON),
-        "enqueued_at": 0, "claimed_at": 0, "tags": ("x",), "recurring_id": "nightly",
-    }  # fmt: skip
-    return ClaimedJob(**{**given, **fields})
-
-
-def context(**fields):
-    """The context of a claimed job."""
-    return JobContext(claimed(**fields), Console(lambda: 0))
+from tests.core.fakes import Worker
 
 
 def test_a_job_knows_itself():
-    """The context says what was stored of the job and which run this is."""
-    job = context()
+    """What a task may ask is what was claimed."""
+    seen = []
 
-    assert ("a", "mail.send", 3, 2, 9, "bulk", 7, ("x",), "nightly") == (
+    def note(job: JobContext) -> None:
+        seen.append(job)
+
+    with Firelock("memory://") as fire:
+        fire.task(name="note", queue="bulk", priority=7, tags=["x"])(note).recur("nightly", "0 2 * * *")
+        made = fire.recurring.trigger("nightly")
+        Worker(fire).run()
+
+    (job,) = seen
+    assert (made.id, "note", 1, 0, 1, "bulk", 7, ("x",), "nightly", made.due_at) == (
         job.id, job.task, job.attempt, job.retries, job.fence, job.queue, job.priority, job.tags,
-        job.recurring_id,
+        job.recurring_id, job.due_at,
     )  # fmt: skip
 
 
-def test_due_at_is_the_nominal_instant():
-    """A job that was made for an instant is due then, whenever it runs; any other when it was created."""
-    later = NOON.replace(hour=13)
-
-    assert (later, NOON) == (context(nominal_at=micros(later)).due_at, context().due_at)
-
-
 def test_a_cancelled_job_is_told_once():
-    """The first reason stands; raise_if_cancelled raises it."""
-    job = context()
-    job.raise_if_cancelled()
+    """The first reason stays; `except Exception` lets it pass."""
+    job = JobContext.fake()
 
+    job.raise_if_cancelled()
     job.cancel("deleted")
     job.cancel("timed out")
 
     assert job.cancelled
-    with pytest.raises(JobCancelled, match="deleted"):
+    with pytest.raises(JobCancelled, match="deleted") as caught:
         job.raise_if_cancelled()
-
-
-def test_except_exception_lets_a_cancellation_pass():
-    """A task that catches every Exception is still cancelled."""
-    assert not issubclass(JobCancelled, Exception)
-
-
-def test_what_a_job_says_goes_to_its_console():
-    """Log lines carry the attempt; progress is the job's."""
-    storage, console = MemoryStorage(), Console(lambda: 5)
-    job = JobContext(claimed(id=storage.new_ids(1)[0]), console)
-    storage.insert([NewJob(job.id, "mail.send", "{}", "json", "default", 0, State.ENQUEUED, 0)])
-
-    job.log("half way", level="debug")
-    job.progress(1, 2, "page one")
-    console.flush(storage)
-
-    assert [("half way", "debug", 3)] == [
-        (one.text, one.level, one.attempt) for one in storage.read_log(job.id)
-    ]
-    assert [(1, 2, "page one")] == [
-        (one.done, one.total, one.message) for one in [storage.get([job.id])[0].progress]
-    ]
+    assert not isinstance(caught.value, Exception)
 
 
 def test_outside_of_a_job_there_is_none():
@@ -105,14 +66,15 @@ def test_a_fake_is_a_first_attempt():
 
 
 def test_a_fake_is_what_its_test_needs():
-    """Attempt, retries, instant, queue and tags are as given."""
-    job = JobContext.fake(
-        id="x", attempt=2, retries=1, due_at=NOON, queue="bulk", tags=("t",), cancelled=True
-    )
+    """Each field can be given."""
+    given = {
+        "id": "x", "attempt": 2, "retries": 1, "due_at": datetime(2026, 11, 24, 12, tzinfo=UTC),
+        "queue": "bulk", "tags": ("t",), "cancelled": True,
+    }  # fmt: skip
 
-    assert ("x", 2, 1, NOON, "bulk", ("t",), True) == (
-        job.id, job.attempt, job.retries, job.due_at, job.queue, job.tags, job.cancelled,
-    )  # fmt: skip
+    job = JobContext.fake(**given)
+
+    assert given == {name: getattr(job, name) for name in given}
     with pytest.raises(JobCancelled):
         job.raise_if_cancelled()
 

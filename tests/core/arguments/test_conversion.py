@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from firelock.arguments.signature import Binder, compile_binder, make_converter
 from firelock.errors import ArgumentError, SignatureMismatch, TaskError
-from firelock.serializer import JsonSerializer
+from firelock.serializer import JsonSerializer, JsonValue
 
 JSON = JsonSerializer()
 NOW = datetime(2026, 11, 24, 12, 30, 0, 5, tzinfo=UTC)
@@ -58,6 +58,11 @@ class Rights(Flag):
 class Point:
     x: int
     y: float = 0.0
+
+
+@dataclass
+class SubPoint(Point):
+    z: int = 0
 
 
 @attrs.frozen
@@ -136,43 +141,19 @@ def exact(value: object) -> str:
 @pytest.mark.parametrize(
     ("annotation", "value"),
     [
-        (date, date(2026, 2, 28)),
-        (datetime, NOW),
-        (datetime, datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=-5, minutes=-30, seconds=-7)))),
-        (time, time(23, 59, 59, 999999)),
-        (time, time(1, tzinfo=UTC)),
-        (timedelta, timedelta.max),
-        (timedelta, timedelta.min),
-        (timedelta, timedelta(microseconds=-1)),
-        (UUID, UUID(int=5)),
-        (Decimal, Decimal("1.10")),
-        (Decimal, Decimal("-0E-7")),
-        (bytes, b"\0\xff"),
-        (Colour, Colour.RED),
-        (Text, Text.A),
-        (Level, Level.LOW),
-        (Shape, Shape.SQUARE),
-        (Rights, Rights.READ | Rights.WRITE),
         (Literal["a", 1, None], 1),
         (Literal[Colour.RED], Colour.RED),
         (UserId, 5),
-        (Point, Point(1, 2.5)),
-        (Point | None, None),
+        (JsonValue, {"a": [1, None]}),
         (Order, Order(1, NOW)),
         (Order, Order("a", NOW, ["x"], Point(1), {"a": [1, None]}, {UUID(int=1): Decimal("1.50")})),
         (Order | Refund, Refund("late")),
         (Order | Refund | None, Order(2, NOW)),
-        (Box[date], Box(date(2026, 1, 1))),
-        (Row, Row("a", date(2026, 1, 1))),
         (Options, {"name": "a"}),
         (Options, {"name": "a", "until": date(2026, 1, 1)}),
         (Total, Total(2)),
-        (list[date], [date(2026, 1, 1)]),
         (Sequence[date], [date(2026, 1, 1)]),
-        (list[Point | None], [Point(1), None]),
         (tuple, (1, "a")),
-        (tuple[int, ...], (1, 2)),
-        (tuple[int, date], (1, date(2026, 1, 1))),
         pytest.param(set[str], {"b", "a"}, id="set"),  # no order of a set is another run's
         (set[tuple[int, str]], {(1, "a")}),
         (frozenset[date], frozenset({date(2026, 1, 1)})),
@@ -183,8 +164,6 @@ def exact(value: object) -> str:
         (list[int | str | None], [1, "a", None]),
         (str | list[str] | dict[str, int] | None, {"a": 1}),
         (Literal["auto"] | int, "auto"),
-        (dict[str, list[float]], {"a": [1.5]}),
-        (bool | int | float, True),
     ],
     ids=lambda value: ascii(value)[:40],
 )
@@ -199,54 +178,40 @@ def test_a_value_comes_back_as_it_was(annotation, value):
     ("annotation", "value", "words"),
     [
         (date, NOW, "datetime where date is annotated at $.x; pass date"),
-        (date, "2026-01-01", "str where date is annotated"),
         (datetime, datetime(2026, 1, 1), "naive datetime at $.x; give it a time zone"),  # noqa: DTZ001
-        (datetime, date(2026, 1, 1), "date where datetime is annotated"),
         (time, time(1, tzinfo=ZoneInfo("Europe/Berlin")), "time in a zone whose offset depends on the day"),
         (datetime, datetime(2026, 1, 1, tzinfo=INSTANTLY), "offset from UTC with a fraction of a second"),
         (time, time(1, tzinfo=INSTANTLY), "offset from UTC with a fraction of a second"),
         (Decimal, Decimal("NaN"), "Decimal that is not finite"),
-        (Decimal, Decimal("sNaN"), "Decimal that is not finite"),
         (Decimal, 1.5, "float where Decimal is annotated"),
         (bytes, bytearray(b"x"), "bytearray where bytes is annotated"),
         (Colour, "r", "str where Colour is annotated"),
         (Colour, Text.A, "Text where Colour is annotated"),
-        (Text, "a", "str where Text is annotated"),
         (Level, 1, "int where Level is annotated"),
         (str, Text.A, "Text where str is annotated"),
         (int, Level.LOW, "Level where int is annotated"),
         (Literal[1, "a"], True, "bool where Literal[1, 'a'] is annotated"),
-        (Literal["a"], "b", "str where Literal['a'] is annotated"),
         (float, 2**60 + 1, "integer of 61 bits that no float equals at $.x; annotate it as int"),
-        (float, 10**400, "that no float equals"),
         (float, math.nan, "non-finite number nan"),
         (float, True, "bool where float is annotated"),
         (str | int, 1.5, "float where str | int is annotated"),
-        (int | None, False, "bool where int | None is annotated"),
         (list[int], (1,), "tuple where list[int] is annotated"),
         (list[int], [1, "2"], "str where int is annotated at $.x[1]; pass int"),
         (dict[str, int], {"a": "1"}, "str where int is annotated at $.x.a"),
-        (dict[str, int], {1: 1}, "an object's key is int, not str"),
         (dict[int, int], {1: 1}, "an object's key is int, not str"),
-        (list[date], (date(2026, 1, 1),), "tuple where list[datetime.date] is annotated"),
         (tuple[int, ...], [1], "list where tuple[int, ...] is annotated"),
         (tuple[int, date], (1,), "does not fit tuple[int, datetime.date]"),
         (set[str], frozenset({"a"}), "frozenset where set[str] is annotated"),
-        (set[str], ["a"], "list where set[str] is annotated"),
         (tuple, ((1,),), "a tuple that would not come back equal at $.x; annotate what it holds"),
         (Point, Point("1"), "str where int is annotated at $.x.x"),
-        (Point, Point(True), "bool where int is annotated at $.x.x"),
         (Point, {"x": 1}, "dict where Point is annotated"),
-        (Point, Refund("x"), "Refund where Point is annotated"),
+        (Point, SubPoint(1), "SubPoint where Point is annotated"),
         (Order, Order(1, NOW, ("a",)), "tuple where list[str] is annotated"),
         (Order, Order(1, NOW, extra=(1,)), "tuple is not a JSON type at $.x.extra"),
-        (Order, Order(1, NOW, extra=Text.A), "Text is not a JSON type at $.x.extra"),
-        (Order, Order(1.5, NOW), "float where int | str is annotated"),
         (Options, {"until": date(2026, 1, 1)}, "'name' is missing at $.x"),
         (Options, {"name": "a", "other": 1}, "unknown key 'other' at $.x; known are name, until"),
         (Path, Path("a"), "passes a path (PosixPath) in argument 'x' (position 1); pass str(path)"),
         (Widget, Widget(), "Widget is not a type that can be stored at $.x; use a dataclass"),
-        (list[Widget], [Widget()], "Widget is not a type that can be stored"),
         (Shelf, Shelf(Widget()), "Widget is not a type that can be stored"),
     ],
     ids=lambda value: ascii(value)[:40],
@@ -259,17 +224,6 @@ def test_a_value_that_is_not_of_its_annotation_is_refused(annotation, value, wor
     message = str(caught.value)
     assert words in message
     assert "argument 'x' (position 1)" in message
-
-
-@dataclass
-class SubPoint(Point):
-    z: int = 0
-
-
-def test_a_subclass_is_refused_where_its_base_is_annotated():
-    """It would come back as the base, without what it adds."""
-    with pytest.raises(ArgumentError, match="SubPoint where Point is annotated"):
-        binder_for(Point).encode((SubPoint(1),), {})
 
 
 def test_an_integer_under_float_comes_back_as_float():
@@ -346,25 +300,19 @@ def test_equal_sets_give_equal_text():
         (timedelta, "PT99999999999999S", "does not fit timedelta"),
         (UUID, "x", "does not fit UUID"),
         (Decimal, "NaN", "Decimal that is not finite"),
-        (Decimal, "x", "does not fit Decimal"),
         (bytes, "é", "does not fit bytes"),
-        (bytes, "a", "does not fit bytes"),
         (Colour, "x", "no member of Colour"),
         (Level, True, "no member of Level"),
-        (Level, [], "no member of Level"),
         (Rights, 8, "does not fit Rights"),
         (Point, {"x": "1"}, "str where int is annotated at $.x.x"),
         (Point, {}, "'x' is missing at $.x"),
         (Point, {"x": 1, "z": 2}, "unknown fields 'z' at $.x"),
-        (Point, [], "list where Point is annotated"),
         (Row, ["a"], "list where Row is annotated"),
-        (Options, [], "list where Options is annotated"),
         (list[Point], [{"x": 1}, {"x": None}], "NoneType where int is annotated at $.x[1].x"),
         (set[str], {"a": 1}, "dict where set[str] is annotated"),
         (list[date], "abc", "str where list[datetime.date] is annotated"),
         (dict[date, int], [1], "list where dict[datetime.date, int] is annotated"),
         (Order | Refund, {"reason": 5}, "int where str is annotated"),
-        (Order | Refund, 5, "does not fit"),
     ],
     ids=lambda value: ascii(value)[:40],
 )
@@ -512,6 +460,9 @@ leaves: dict[object, st.SearchStrategy[Any]] = {
     Decimal: st.decimals(allow_nan=False, allow_infinity=False),
     bytes: st.binary(max_size=8),
     Colour: st.sampled_from(Colour),
+    Text: st.sampled_from(Text),
+    Level: st.sampled_from(Level),
+    Rights: st.sampled_from([Rights.READ, Rights.READ | Rights.WRITE]),
     Shape: st.sampled_from(Shape),
     Point: st.builds(Point, integers, floats),
     Row: st.builds(Row, clean_text, st.dates()),

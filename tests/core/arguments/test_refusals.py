@@ -74,18 +74,22 @@ def refusal_of(function: Callable[..., object], *args: object, **kwargs: object)
     return str(caught.value)
 
 
-@pytest.mark.parametrize("function", [send_mail, welcome])
-def test_an_entity_is_refused_with_the_call_by_its_id(function):
-    """Whatever the annotation, the message shows the call as it should be."""
-    name = function.__name__
+@pytest.mark.parametrize(
+    ("function", "entity", "name"),
+    [
+        (send_mail, User(id=1, name="Ann"), "user"),
+        (welcome, User(id=1, name="Ann"), "user"),
+        (open_account, Account(id=1), "account"),
+    ],
+)
+def test_an_entity_is_refused_with_the_call_by_its_id(function, entity, name):
+    """Whatever the annotation says, and a mapped dataclass too."""
+    task, kind = function.__name__, type(entity).__name__
 
-    message = refusal_of(function, User(id=1, name="Ann"))
-
-    expected = (
-        f"{name}.enqueue(user) passes the entity User as argument 'user' (position 1); pass user.id and load "
-        f"the User inside the task: {name}.enqueue(user.id)"
-    )
-    assert expected == message
+    assert (
+        f"{task}.enqueue({name}) passes the entity {kind} as argument '{name}' (position 1); pass {name}.id "
+        f"and load the {kind} inside the task: {task}.enqueue({name}.id)"
+    ) == refusal_of(function, entity)
 
 
 def test_the_other_arguments_stay_in_the_call_that_is_shown():
@@ -104,24 +108,15 @@ def test_an_entity_with_a_composite_key_is_passed_by_all_of_it():
     assert message.endswith("send_mail.enqueue(user.group, user.member)")
 
 
-def test_a_mapped_dataclass_is_an_entity():
-    """It could be stored and rebuilt, and would come back as a row that the database never gave."""
-    message = refusal_of(open_account, Account(id=1))
-
-    assert "passes the entity Account" in message
-    assert message.endswith("open_account.enqueue(account.id)")
-
-
 @pytest.mark.parametrize(
     ("function", "value", "place"),
     [
         (invite, [User(id=1)], "$.users[0]"),
-        (send_mail, {"who": [User(id=1)]}, "$.user.who[0]"),
-        (send_mail, (User(id=1),), "$.user[0]"),
+        (send_mail, {"who": (User(id=1),)}, "$.user.who[0]"),
     ],
 )
 def test_an_entity_inside_of_an_argument_is_found(function, value, place):
-    """The message says where it is."""
+    """The message says where."""
     message = refusal_of(function, value)
 
     assert "passes the entity User (User) in argument 'user" in message
@@ -244,28 +239,18 @@ def test_open_things_are_refused_by_name():
     database.engine.dispose()
 
 
-def test_a_coroutine_is_asked_about_its_await():
-    """A forgotten await is the usual reason."""
+def test_what_is_awaited_is_asked_about_its_await():
+    """A coroutine or a future where its result was meant."""
 
     async def load() -> User: ...
 
-    coroutine = load()
-
-    message = refusal_of(send_mail, coroutine)
-
+    loop, coroutine = asyncio.new_event_loop(), load()
+    messages = [refusal_of(send_mail, coroutine), refusal_of(send_mail, loop.create_future())]
     coroutine.close()
-    assert "passes a coroutine (coroutine) in argument 'user' (position 1); did you forget await?" in message
-
-
-def test_a_future_is_asked_about_its_await():
-    """So is what asyncio gives for a task that was started."""
-    loop = asyncio.new_event_loop()
-
-    message = refusal_of(send_mail, loop.create_future())
-
     loop.close()
-    assert "passes a future (Future)" in message
-    assert "did you forget await?" in message
+
+    for message, kind in zip(messages, ("coroutine (coroutine)", "future (Future)"), strict=True):
+        assert f"passes a {kind} in argument 'user' (position 1); did you forget await?" in message
 
 
 def test_a_refused_value_among_further_arguments_is_named():

@@ -238,15 +238,6 @@ def test_a_context_is_never_stored_and_is_left_to_the_run():
     assert (("x",), {}) == binder.decode({"day": "x"})
 
 
-def test_a_context_elsewhere_is_refused():
-    """Type checkers strip it from the front only."""
-
-    def run(day: str, ctx: JobContext) -> None: ...
-
-    with pytest.raises(TaskError, match="parameter 'ctx' is a JobContext; it must be the first parameter"):
-        binder_of(run)
-
-
 # ---- annotations -----------------------------------------------------------------------------------------
 
 
@@ -276,14 +267,6 @@ def test_a_local_type_is_found_in_the_namespace_that_is_passed_in():
     assert (None,) == binder_of(run, namespace={"Local": Local}).decode({"value": None})[0]
 
 
-def test_json_value_can_be_annotated():
-    """Our own name for plain JSON means what Any means."""
-
-    def run(payload: JsonValue) -> None: ...
-
-    assert '{"payload":{"a":[1,null]}}' == binder_of(run).encode_text(({"a": [1, None]},), {}, JSON)
-
-
 # ---- values ----------------------------------------------------------------------------------------------
 
 
@@ -294,7 +277,11 @@ def test_json_value_can_be_annotated():
         (2**63, "of type int: integer out of range: 64 bits, allowed is -2^63 to 2^63 - 1 at $.x; pass"),
         ("a\0", "of type str: NUL character in text at $.x"),
         ("\ud800", "of type str: lone surrogate in text (character 0) at $.x"),
-        ({1: 2}, "of type dict: an object's key is int, not str at $.x"),
+        ({1: 2}, "of type dict: an object's key is int, not str at $.x; use text as keys"),
+        (
+            functools.reduce(lambda inner, _: [inner], range(100_000), []),
+            "of type list: nested deeper than 64 levels, or contains itself",
+        ),
         ((1, 2), "of type tuple: tuple is not a JSON type at $.x; annotate the parameter as tuple[...]"),
         ({"a": {1}}, "of type dict: set is not a JSON type at $.x.a; annotate the parameter as set[...]"),
         (frozenset(), "annotate the parameter as frozenset[...]"),
@@ -318,28 +305,6 @@ def nested(depth: int) -> list[object]:
     for _ in range(depth - 1):
         value = [value]
     return value
-
-
-def circular() -> dict[str, object]:
-    value: dict[str, object] = {}
-    value["self"] = [value]
-    return value
-
-
-@pytest.mark.parametrize("value", [nested(64), nested(100_000), circular()], ids=["65", "100000", "circular"])
-def test_a_deep_or_circular_value_is_refused_and_the_process_lives(value):
-    """The arguments are one level themselves, so a value may be 63 deep; no RecursionError comes out."""
-    with pytest.raises(ArgumentError, match="nested deeper than 64 levels, or contains itself"):
-        binder_of(anything).encode((value,), {})
-
-
-@pytest.mark.parametrize("value", ["5", True, 5.0, None, [5]], ids=repr)
-def test_an_int_is_not_what_merely_looks_like_one(value):
-    """Nothing is coerced to int: no text, no truth value, no float."""
-    with pytest.raises(
-        ArgumentError, match=rf"of type {type(value).__name__}: {type(value).__name__} where int"
-    ):
-        binder_of(resize).encode((value,), {})
 
 
 @pytest.mark.parametrize(("function", "name"), [(resize, "by name"), (everything, "further arguments")])
@@ -379,12 +344,6 @@ def test_the_limit_counts_bytes_and_is_itself_allowed():
     assert limit == len(text.encode())
     with pytest.raises(ArgumentTooLarge, match=f"send has {limit + 1} bytes"):
         binder.encode_text(("x", body), {}, JSON)
-
-
-def test_a_huge_text_is_refused():
-    """A text of many megabytes is measured and refused like any other."""
-    with pytest.raises(ArgumentTooLarge, match=r"8,388,6\d\d bytes of arguments"):
-        binder_of(send).encode_text(("", "x" * 2**23), {}, JSON)
 
 
 def test_large_arguments_are_warned_of_once_a_task_at_the_callers_line():
@@ -532,7 +491,6 @@ async def fetch() -> None: ...
         (len, "len cannot be a task: it is a builtin; wrap it in a def"),
         (functools.lru_cache(create_report), "it is a callable object; write a function that calls it"),
         (5, "'int' cannot be a task: it is not a function; decorate a def or async def"),
-        (None, "'NoneType' cannot be a task"),
     ],
     ids=lambda value: None if isinstance(value, str) else type(value).__name__,
 )
@@ -545,24 +503,10 @@ def test_what_is_no_plain_function_cannot_be_a_task(candidate, words):
 
 
 def test_a_coroutine_cannot_be_a_task():
-    """A call in place of the function is the usual slip."""
+    """A call by mistake, `fire.task(fetch())`, is told."""
     coroutine = fetch()
 
     with pytest.raises(TaskError, match=r"it is a coroutine, the result of a call; pass the function itself"):
         check_callable(coroutine)
+
     coroutine.close()
-
-
-@pytest.mark.parametrize("candidate", [create_report, fetch, lambda day: day])
-def test_plain_functions_can_be_tasks(candidate):
-    """def, async def and lambda pass; whether a name can be found again is the registry's question."""
-    check_callable(candidate)
-
-
-def test_a_wrapped_function_is_read_through_its_wrapper():
-    """functools.wraps keeps the signature, so the decorator order does not matter."""
-
-    @functools.wraps(create_report)
-    def wrapper(*args: object, **kwargs: object) -> object: ...
-
-    assert ("day",) == binder_of(wrapper).parameters

@@ -8,7 +8,6 @@ import re
 import pytest
 
 from firelock.server.failure import describe_failure, failure_of_text
-from firelock.text import printable
 
 
 class PaymentRefused(Exception):
@@ -241,11 +240,6 @@ def test_what_no_storage_takes_is_made_visible():
     assert "a\\0b\\ud800" == info.message
     assert "\0" not in info.traceback
     assert info.traceback.encode()
-
-
-def test_printable_text_is_left_alone():
-    """Umlauts, emoji and line ends are text like any other."""
-    assert "ä 🔥\n" == printable("ä 🔥\n")
 
 
 # ---- failures without an exception -----------------------------------------------------------------------
