@@ -10,10 +10,9 @@ import importlib.util
 import sqlite3
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import closing, contextmanager, nullcontext
 from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
 from inspect import signature
 from itertools import count, product
 from pathlib import Path
@@ -48,7 +47,7 @@ class Mutation:
     legal: str = ""  # why the contract allows it, where it does: no test may notice then
 
 
-def mutations() -> list[Mutation]:
+def mutations():
     """Return the mutations of the table, in order."""
     module, found = "", []
     for block in _TABLE.read_text("utf-8").split("\n\n"):
@@ -65,7 +64,7 @@ def mutations() -> list[Mutation]:
 # ---- making a mutant -------------------------------------------------------------------------------------
 
 
-def mutated(source: str, mutation: Mutation) -> str:
+def mutated(source, mutation):
     """Return the source with the mutation in it; it has to be there."""
     if mutation.old not in source:
         message = f"Mutation {mutation.name!r} finds nothing to change in {mutation.module}: {mutation.old!r}"
@@ -76,16 +75,16 @@ def mutated(source: str, mutation: Mutation) -> str:
 class _Mutator(MetaPathFinder, Loader):
     """Imports a storage's package under another name, one module of it changed."""
 
-    def __init__(self, package: str, mutation: Mutation) -> None:
+    def __init__(self, package, mutation):
         self._package, self._mutation = package, mutation
         self._is_strange = mutation.module.startswith(_STRANGER)
 
-    def find_spec(self, name: str, path: object, target: object = None) -> ModuleSpec | None:
+    def find_spec(self, name, path, target=None):
         if name != self._package and not name.startswith(f"{self._package}."):
             return None
         return importlib.util.spec_from_loader(name, self, is_package=name == self._package)
 
-    def exec_module(self, module: ModuleType) -> None:
+    def exec_module(self, module):
         name = module.__name__.removeprefix(self._package).removeprefix(".")
         path = self._path(name)
         source = path.read_text("utf-8")
@@ -96,7 +95,7 @@ class _Mutator(MetaPathFinder, Loader):
         if not self._is_strange and not name:
             vars(module)["rules"] = importlib.import_module(f"{self._package}.rules")
 
-    def _path(self, name: str) -> Path:
+    def _path(self, name):
         if self._is_strange:
             return _THIRD_PARTY / _STRANGER / f"{name or '__init__'}.py"
         spec = importlib.util.find_spec(_RULES if name else _ORIGINAL)
@@ -115,7 +114,7 @@ class Subject:
 
 
 @contextmanager
-def subject_of(mutation: Mutation) -> Iterator[Subject]:
+def subject_of(mutation):
     """Yield one store of the mutant; it is empty, and gone afterwards."""
     name = f"mutant_{next(_numbers)}"
     if mutation.module == "derived":
@@ -133,7 +132,7 @@ def subject_of(mutation: Mutation) -> Iterator[Subject]:
 
 
 @contextmanager
-def _kept(name: str, storage: Callable[[str], Storage]) -> Iterator[Subject]:
+def _kept(name, storage):
     keeper = storage(name)  # a named store lives as long as one of its handles
     try:
         yield Subject(lambda: storage(name))
@@ -141,11 +140,11 @@ def _kept(name: str, storage: Callable[[str], Storage]) -> Iterator[Subject]:
         keeper.close()
 
 
-def _stranger(folder: Path, storage: Callable[[str], Storage]) -> Subject:
+def _stranger(folder, storage):
     path = folder / "jobs"
     (folder / "file").touch()
 
-    def change_layout(layout: int) -> None:
+    def change_layout(layout):
         with closing(sqlite3.connect(path)) as connection, connection:
             connection.execute("update rows set value = ? where key = 'layout'", (layout,))
 
@@ -159,7 +158,7 @@ def _stranger(folder: Path, storage: Callable[[str], Storage]) -> Subject:
 
 
 @contextmanager
-def _imported(package: str, mutation: Mutation) -> Iterator[ModuleType]:
+def _imported(package, mutation):
     """Yield the changed package, imported under this name."""
     finder = _Mutator(package, mutation)
     sys.meta_path.insert(0, finder)
@@ -171,7 +170,7 @@ def _imported(package: str, mutation: Mutation) -> Iterator[ModuleType]:
             del sys.modules[name]
 
 
-def _changed(name: str, original: ModuleType, mutation: Mutation) -> ModuleType:
+def _changed(name, original, mutation):
     """Return the module with the mutation in it."""
     module = ModuleType(name)
     path = str(original.__file__)
@@ -180,7 +179,7 @@ def _changed(name: str, original: ModuleType, mutation: Mutation) -> ModuleType:
     return module
 
 
-def _derived_mutant(name: str, mutation: Mutation) -> Callable[[str], Storage]:
+def _derived_mutant(name, mutation):
     module = _changed(name, derived, mutation)
     verbs = {
         name: verb
@@ -191,15 +190,14 @@ def _derived_mutant(name: str, mutation: Mutation) -> Callable[[str], Storage]:
     return type("MutantStorage", (MemoryStorage,), {"one_step": lambda _: nullcontext(), **verbs})
 
 
-def _row_mutant(name: str, mutation: Mutation) -> Callable[[str], Storage]:
+def _row_mutant(name, mutation):
     """Return the stranger's storage, on mutated rows."""
     rows = _changed(name, row_storage, mutation)
     path = _THIRD_PARTY / _STRANGER / "storage.py"
     stranger = vars(ModuleType(f"{name}_files")) | {"RowStorage": rows.RowStorage}
     source = path.read_text("utf-8").replace("RowStorage, ", "")
     exec(compile(source, str(path), "exec"), stranger)
-    storage: Callable[[str], Storage] = stranger["FileStorage"]
-    return storage
+    return stranger["FileStorage"]
 
 
 # ---- running the kit on it -------------------------------------------------------------------------------
@@ -222,7 +220,7 @@ class Case:
     name: str
     parameters: dict[str, object]
 
-    def run(self, subject: Subject) -> None:
+    def run(self, subject):
         """The test passed, or raises; one that asks for what the mutant does not have passes."""
         test = getattr(_Hasty(), self.name)
         if _OPTIONAL & signature(test).parameters.keys() - subject.fixtures.keys():
@@ -231,7 +229,7 @@ class Case:
         feature = required_feature(test)
         try:
             if feature is None or feature in handles.first.features:
-                known: dict[str, object] = {
+                known = {
                     "handles": handles, "scene": Scene(handles), "storage": handles.first, "locks": handles,
                     "open_handle": subject.open_handle, "name": f"lock:{new_id()}", **subject.fixtures,
                     **self.parameters,
@@ -242,7 +240,7 @@ class Case:
             subject.clean_up()
 
 
-def cases(duty: str | None = None) -> Iterator[Case]:
+def cases(duty=None):
     """Yield the kit's tests, of one duty where it is named; not the model test, which compares two models."""
     for base in reversed(StorageConformance.__mro__):  # in the order in which pytest runs them
         owner = base.__name__.removesuffix("Duty")
@@ -253,14 +251,14 @@ def cases(duty: str | None = None) -> Iterator[Case]:
                 yield from (Case(owner, name, parameters) for parameters in _parametrized(test))
 
 
-def _parametrized(test: object) -> Iterator[dict[str, object]]:
+def _parametrized(test):
     marks = [mark for mark in getattr(test, "pytestmark", []) if mark.name == "parametrize"]
     choices = [[_named(mark.args[0], values) for values in mark.args[1]] for mark in marks]
     for choice in product(*choices):
         yield {name: value for named in choice for name, value in named.items()}
 
 
-def _named(names: str | Sequence[str], values: object) -> dict[str, object]:
+def _named(names, values):
     if isinstance(names, str):
         return {names: values}
     assert isinstance(values, tuple)
@@ -270,7 +268,7 @@ def _named(names: str | Sequence[str], values: object) -> dict[str, object]:
 _ROUNDS = 25
 
 
-def catcher(mutation: Mutation, duty: str | None = None, *, rounds: int = _ROUNDS) -> Case | None:
+def catcher(mutation, duty=None, *, rounds=_ROUNDS):
     """Return the first test that fails on the mutant, None where all pass.
 
     A mutant that only a race can show may be spared by chance, and so gets more rounds.
@@ -280,7 +278,7 @@ def catcher(mutation: Mutation, duty: str | None = None, *, rounds: int = _ROUND
         return next((case for case in tried if _fails(case, subject)), None)
 
 
-def _fails(case: Case, subject: Subject) -> bool:
+def _fails(case, subject):
     try:
         case.run(subject)
     except (Exception, pytest.fail.Exception):  # noqa: BLE001 - whatever a mutant raises, it was caught
@@ -288,7 +286,7 @@ def _fails(case: Case, subject: Subject) -> bool:
     return False
 
 
-def model_catches(mutation: Mutation) -> bool:
+def model_catches(mutation):
     """Tell whether the random steps of the model test find the mutant by themselves."""
     from firelock.testing.conformance.model import machine_for, run_machine
 
@@ -300,7 +298,7 @@ def model_catches(mutation: Mutation) -> bool:
     return False
 
 
-def _found(mutation: Mutation, *, by_model: bool) -> str | None:
+def _found(mutation, *, by_model):
     if by_model:
         return "random steps" if model_catches(mutation) else None
     case = catcher(mutation, mutation.duty) if not mutation.legal else None
@@ -308,7 +306,7 @@ def _found(mutation: Mutation, *, by_model: bool) -> str | None:
     return f"{case.duty}: {case.name}" if case else None
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(arguments):
     """Print each mutant with the test that catches it; with `--model`, what random steps alone find.
 
     A word that is no option chooses the modules whose name begins so. The exit code is 0 where every fault is

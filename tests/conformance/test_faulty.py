@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 
 from firelock.plugins import open_storage
-from firelock.storage import Storage
 from firelock.testing import FaultyStorage, StorageConformance
 
 
 class TestFaultless(StorageConformance):
     @pytest.fixture
-    def open_handle(self) -> Callable[[], Storage]:
+    def open_handle(self):
         return lambda: FaultyStorage.around(open_storage("memory://faultless"))

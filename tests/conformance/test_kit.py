@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from itertools import groupby
 
 import pytest
@@ -41,13 +40,13 @@ class _Part(Conformance):
 
 
 @pytest.mark.parametrize("replacement", [lambda _: None, None], ids=["another test", "nothing"])
-def test_a_test_is_not_silenced(replacement: Callable[[object], None] | None) -> None:
+def test_a_test_is_not_silenced(replacement):
     """A test that is overridden, or set to None, is refused when the class is made."""
     with pytest.raises(TypeError, match="replaces the test of _Part"):
         type("TestMine", (_Part,), {"test_a_rule": replacement})
 
 
-def test_a_known_gap_is_said() -> None:
+def test_a_known_gap_is_said():
     """A test may be overridden under an xfail with a reason; without a reason it may not."""
 
     def gap(self: object) -> None: ...
@@ -63,7 +62,7 @@ def test_a_known_gap_is_said() -> None:
         type("TestMine", (_Part,), {"test_a_rule": unexplained(silent)})
 
 
-def test_two_parts_share_no_name() -> None:
+def test_two_parts_share_no_name():
     """Two parts of the kit that give two tests one name are refused, since one would hide the other."""
     other = type("_Other", (Conformance,), {"test_a_rule": lambda _: None})
 
@@ -71,14 +70,14 @@ def test_two_parts_share_no_name() -> None:
         type("TestBoth", (_Part, other), {})
 
 
-def test_tests_of_ones_own_are_welcome() -> None:
+def test_tests_of_ones_own_are_welcome():
     """A subclass may add tests."""
     own = type("TestMine", (_Part,), {"test_my_rule": lambda _: None})
 
     assert {"test_a_rule", "test_my_rule"} <= set(dir(own))
 
 
-def test_a_feature_is_marked_on_its_test() -> None:
+def test_a_feature_is_marked_on_its_test():
     """`requires` says which feature a test needs; without it a test needs none."""
 
     @requires(Feature.NOTIFY)
@@ -88,7 +87,7 @@ def test_a_feature_is_marked_on_its_test() -> None:
     assert required_feature(_Part.test_a_rule) is None
 
 
-def test_every_test_of_the_kit_states_its_rule_and_its_failure() -> None:
+def test_every_test_of_the_kit_states_its_rule_and_its_failure():
     """Each docstring is a rule in one sentence, and says what its failure means."""
     tests = {
         name: getattr(StorageConformance, name) for name in dir(StorageConformance) if name.startswith("test")
@@ -104,7 +103,7 @@ def test_every_test_of_the_kit_states_its_rule_and_its_failure() -> None:
     assert [] == silent
 
 
-def test_random_steps_come_last(pytester: pytest.Pytester) -> None:
+def test_random_steps_come_last(pytester):
     """Tests that name a rule run before the one that compares everything, and each duty's tests together."""
     pytester.makepyfile(test_mine=_SUITE.partition("    @pytest.mark.xfail")[0])
 
@@ -120,7 +119,7 @@ _PARTS = {base.__name__.removesuffix("Duty").lower() for base in StorageConforma
 
 
 @pytest.mark.parametrize("verb", sorted(name for name in vars(Storage) if callable(vars(Storage)[name])))
-def test_a_verb_has_a_duty(verb: str) -> None:
+def test_a_verb_has_a_duty(verb):
     """Each verb of the contract is named by a part of the kit, which `-k` selects by it."""
     if verb.startswith("_"):
         return
@@ -132,7 +131,7 @@ def test_a_verb_has_a_duty(verb: str) -> None:
 
 
 @pytest.mark.parametrize("word", ["prune", "release", "put_record"])
-def test_a_verb_selects_the_tests_of_its_duty(pytester: pytest.Pytester, word: str) -> None:
+def test_a_verb_selects_the_tests_of_its_duty(pytester, word):
     """`-k VERB` runs every test of the part about it, whatever the tests are called."""
     pytester.makepyfile(test_mine=_SUITE)
 
@@ -144,7 +143,7 @@ def test_a_verb_selects_the_tests_of_its_duty(pytester: pytest.Pytester, word: s
     assert 3 * len(selected) < len([name for name in dir(StorageConformance) if name.startswith("test")])
 
 
-def test_handles_move_together() -> None:
+def test_handles_move_together():
     """Every handle sees the time that the test says, and the first one emptied the store."""
     keeper = MemoryStorage("kit-handles")
     keeper.put_record("kind", "key", "value")
@@ -158,14 +157,14 @@ def test_handles_move_together() -> None:
     handles.close()
 
 
-def test_a_handle_that_is_not_shared_is_the_first_again() -> None:
+def test_a_handle_that_is_not_shared_is_the_first_again():
     """Where a storage is not shared, every handle is the same one; where it is, each is new."""
 
     class Shared(MemoryStorage):
         features = frozenset({Feature.SHARED})
 
-    def opened(kind: type[Storage]) -> bool:
-        handles = Handles(lambda: kind("kit-shared"))  # type: ignore[call-arg]
+    def opened(kind):
+        handles = Handles(lambda: kind("kit-shared"))
         try:
             return handles.open() is handles.first
         finally:
@@ -174,10 +173,10 @@ def test_a_handle_that_is_not_shared_is_the_first_again() -> None:
     assert (True, False) == (opened(MemoryStorage), opened(Shared))
 
 
-def test_a_race_tells_its_errors() -> None:
+def test_a_race_tells_its_errors():
     """An error of any racer is raised; answers come in the order of the calls."""
 
-    def fails() -> int:
+    def fails():
         raise LookupError
 
     assert [1, 2, 3] == race([lambda: 1, lambda: 2, lambda: 3])
@@ -186,13 +185,13 @@ def test_a_race_tells_its_errors() -> None:
         race([lambda: 1, fails])
 
 
-def test_an_endless_job_is_told() -> None:
+def test_an_endless_job_is_told():
     """Steps that never come to an end are a failure, not a hanging test."""
     with pytest.raises(AssertionError, match="still something left"):
         until_none_is_left(lambda: 1)
 
 
-def test_the_summary_tells_of_each_storage(pytester: pytest.Pytester) -> None:
+def test_the_summary_tells_of_each_storage(pytester):
     """A run of the kit ends with what passed, what is a known gap, and what is not offered."""
     pytester.makepyfile(test_mine=_SUITE)
 
@@ -203,7 +202,7 @@ def test_the_summary_tells_of_each_storage(pytester: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(["memory conformance: 1 passed, 1 xfailed, 2 not offered (durable, shared)"])
 
 
-def test_the_kit_runs_without_a_file(pytester: pytest.Pytester) -> None:
+def test_the_kit_runs_without_a_file(pytester):
     """A storage is tested by its URL alone; without a URL the kit asks for one."""
     form = [
         "--pyargs",
@@ -222,7 +221,7 @@ def test_the_kit_runs_without_a_file(pytester: pytest.Pytester) -> None:
     assert "Which storage? Give --storage URL" in str(unnamed.outlines + unnamed.errlines)
 
 
-def test_the_door_opens_without_pytest_and_hypothesis() -> None:
+def test_the_door_opens_without_pytest_and_hypothesis():
     """The door of the testers loads what is used, when it is used."""
     import subprocess
     import sys

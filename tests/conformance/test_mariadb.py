@@ -2,39 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-
 import pytest
 
 from firelock.plugins import open_storage
-from firelock.storage import Storage
 from firelock.testing import LockConformance, StorageConformance
 from tests.ports import free_port
-from tests.sql.databases import MysqlDatabase, newer_schema
-from tests.sql.transactions import OpenTransaction, by_connection, by_session
+from tests.sql.databases import newer_schema
+from tests.sql.transactions import by_connection, by_session
 
 
 class TestMariadb(StorageConformance):
     model_runs = 20  # each step is several round trips
 
     @pytest.fixture
-    def storage_url(self, mariadb: MysqlDatabase) -> str:
+    def storage_url(self, mariadb):
         return mariadb.url()
 
     @pytest.fixture
-    def make_newer_schema(self, mariadb: MysqlDatabase) -> Iterator[Callable[[], None]]:
+    def make_newer_schema(self, mariadb):
         yield from newer_schema(mariadb.engine_url())
 
     @pytest.fixture
-    def open_unreachable(self, mariadb: MysqlDatabase) -> Callable[[], Storage]:
+    def open_unreachable(self, mariadb):
         return lambda: open_storage(mariadb.url(port=free_port()))
 
     @pytest.fixture(params=[by_connection, by_session], ids=lambda way: way.__name__)
-    def open_transaction(self, request: pytest.FixtureRequest, mariadb: MysqlDatabase) -> OpenTransaction:
+    def open_transaction(self, request, mariadb):
         return request.param(mariadb)
 
 
 class TestMariadbLocks(LockConformance):
     @pytest.fixture
-    def lock_url(self, mariadb: MysqlDatabase) -> str:
+    def lock_url(self, mariadb):
         return mariadb.url()

@@ -9,5 +9,5 @@ from firelock.testing import StorageConformance
 
 class TestMemory(StorageConformance):
     @pytest.fixture
-    def storage_url(self) -> str:
+    def storage_url(self):
         return "memory://conformance"

@@ -11,13 +11,13 @@ pytestmark = pytest.mark.heavy("each of hundreds of faults runs tests of the kit
 FAULTS = [mutation for mutation in mutations() if not mutation.legal]
 
 
-def named(mutation: Mutation) -> str:
+def named(mutation):
     """The mutation's place and name, as a test is chosen by."""
     return f"{mutation.module}: {mutation.name}".replace(" ", "-")
 
 
 @pytest.mark.parametrize("mutation", FAULTS, ids=named)
-def test_every_mutant_is_caught(mutation: Mutation) -> None:
+def test_every_mutant_is_caught(mutation):
     """A storage with one fault fails a test of the part of the kit that is about it."""
     assert catcher(mutation, mutation.duty) is not None, (
         f"no test of {mutation.duty}Duty notices: {mutation.name}"
@@ -25,13 +25,13 @@ def test_every_mutant_is_caught(mutation: Mutation) -> None:
 
 
 @pytest.mark.parametrize("mutation", [mutation for mutation in mutations() if mutation.legal], ids=named)
-def test_what_the_contract_allows_is_let_be(mutation: Mutation) -> None:
+def test_what_the_contract_allows_is_let_be(mutation):
     """A change with a reason why it is legal turns no test of its duty red: the kit asks for no more."""
     assert catcher(mutation, mutation.duty, rounds=1) is None, f"it is no fault: {mutation.legal}"
 
 
 @pytest.mark.parametrize("module", ["memory", "row_storage", "firelock_files.storage"])
-def test_the_unbroken_storages_are_not_caught(module: str) -> None:
+def test_the_unbroken_storages_are_not_caught(module):
     """The same runner finds nothing wrong with either storage as it is."""
     unbroken = Mutation("nothing", "", module, "from __future__", "from __future__")
 

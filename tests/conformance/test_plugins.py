@@ -7,27 +7,27 @@ from datetime import timedelta
 
 import pytest
 
-from firelock.retry import Retry, RetryPolicy
-from firelock.serializer import JsonSerializer, Serializer
+from firelock.retry import Retry
+from firelock.serializer import JsonSerializer
 from firelock.testing import LockConformance, RetryConformance, SerializerConformance
 from tests.repository.docs.pages import ROOT, python_blocks
 
 
 class TestLocksInMemory(LockConformance):
     @pytest.fixture
-    def lock_url(self) -> str:
+    def lock_url(self):
         return "memory://locks"
 
 
 class TestJson(SerializerConformance):
     @pytest.fixture
-    def serializer(self) -> Serializer:
+    def serializer(self):
         return JsonSerializer(use_orjson=False)
 
 
 class TestFastJson(SerializerConformance):
     @pytest.fixture
-    def serializer(self) -> Serializer:
+    def serializer(self):
         pytest.importorskip("orjson")
         return JsonSerializer(use_orjson=True)
 
@@ -36,10 +36,10 @@ class TestTheExampleOfTheDocuments(SerializerConformance):
     """What `docs/plugins.md` shows is what people copy."""
 
     @pytest.fixture
-    def serializer(self) -> Serializer:
+    def serializer(self):
         page = (ROOT / "docs" / "plugins.md").read_text("utf-8")
         (block,) = [one for one in python_blocks(page) if "(Serializer):" in one.code]
-        shown: dict[str, type[Serializer]] = {}
+        shown = {}
         exec(block.code.partition("\n\n\nclass SqueezedArguments")[0], shown)
         return shown["Squeezed"]()
 
@@ -48,33 +48,31 @@ class TestTheEncryptedExample(SerializerConformance):
     """An encryption writes another text each time."""
 
     @pytest.fixture
-    def serializer(self) -> Serializer:
+    def serializer(self):
         shown = runpy.run_path(str(ROOT / "examples" / "encrypted_arguments.py"))
-        encrypted: Serializer = shown["EncryptedSerializer"]([shown["Fernet"].generate_key().decode()])
-        return encrypted
+        return shown["EncryptedSerializer"]([shown["Fernet"].generate_key().decode()])
 
 
 class TestRetry(RetryConformance):
     @pytest.fixture(
         params=[Retry(), Retry(attempts=0, on_exceeded="delete"), Retry(only_on=[ValueError], jitter=1)]
     )
-    def policy(self, request: pytest.FixtureRequest) -> RetryPolicy:
-        policy: Retry = request.param
-        return policy
+    def policy(self, request):
+        return request.param
 
 
-def test_the_kit_finds_a_policy_that_remembers() -> None:
+def test_the_kit_finds_a_policy_that_remembers():
     """A policy that decides by how often it was asked is found out."""
 
     class Forgetful:
-        def __init__(self) -> None:
+        def __init__(self):
             self.asked = 0
 
-        def decide(self, job: object, error: BaseException, /) -> object:
+        def decide(self, job, error, /):
             from firelock.retry import RetryDecision
 
             self.asked += 1
             return RetryDecision.fail() if self.asked > 3 else RetryDecision.retry(timedelta(seconds=1))
 
     with pytest.raises(AssertionError):
-        RetryConformance().test_the_same_question_has_the_same_answer(Forgetful(), 0)  # type: ignore[arg-type]
+        RetryConformance().test_the_same_question_has_the_same_answer(Forgetful(), 0)

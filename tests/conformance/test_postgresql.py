@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-
 import pytest
 
 from firelock.plugins import open_storage
-from firelock.storage import Storage
 from firelock.testing import LockConformance, StorageConformance
 from tests.ports import free_port
-from tests.sql.databases import PostgresqlDatabase, newer_schema
-from tests.sql.transactions import OpenTransaction, by_connection, by_driver, by_session
+from tests.sql.databases import newer_schema
+from tests.sql.transactions import by_connection, by_driver, by_session
 
 WAYS = [by_connection, by_session, by_driver]
 
@@ -20,27 +17,25 @@ class TestPostgresql(StorageConformance):
     model_runs = 20  # each step is several round trips
 
     @pytest.fixture
-    def storage_url(self, postgresql: PostgresqlDatabase) -> str:
+    def storage_url(self, postgresql):
         return postgresql.url()
 
     @pytest.fixture
-    def make_newer_schema(self, postgresql: PostgresqlDatabase) -> Iterator[Callable[[], None]]:
+    def make_newer_schema(self, postgresql):
         yield from newer_schema(postgresql.engine_url())
 
     @pytest.fixture
-    def open_unreachable(self, postgresql: PostgresqlDatabase) -> Callable[[], Storage]:
+    def open_unreachable(self, postgresql):
         return lambda: open_storage(postgresql.url(port=free_port()))
 
     @pytest.fixture(params=WAYS, ids=lambda way: way.__name__)
-    def open_transaction(
-        self, request: pytest.FixtureRequest, postgresql: PostgresqlDatabase
-    ) -> OpenTransaction:
+    def open_transaction(self, request, postgresql):
         return request.param(postgresql)
 
 
 class TestPostgresqlLocks(LockConformance):
     @pytest.fixture
-    def lock_url(self, postgresql: PostgresqlDatabase) -> str:
+    def lock_url(self, postgresql):
         return postgresql.url()
 
 
@@ -48,25 +43,23 @@ class TestPgbouncer(StorageConformance):
     model_runs = 10  # each step is several round trips
 
     @pytest.fixture
-    def storage_url(self, pgbouncer: PostgresqlDatabase) -> str:
+    def storage_url(self, pgbouncer):
         return pgbouncer.url("listen=off")  # nobody listens through it, which the kit cannot know
 
     @pytest.fixture
-    def make_newer_schema(self, pgbouncer: PostgresqlDatabase) -> Iterator[Callable[[], None]]:
+    def make_newer_schema(self, pgbouncer):
         yield from newer_schema(pgbouncer.engine_url())
 
     @pytest.fixture
-    def open_unreachable(self, pgbouncer: PostgresqlDatabase) -> Callable[[], Storage]:
+    def open_unreachable(self, pgbouncer):
         return lambda: open_storage(pgbouncer.url(port=free_port()))
 
     @pytest.fixture(params=WAYS, ids=lambda way: way.__name__)
-    def open_transaction(
-        self, request: pytest.FixtureRequest, pgbouncer: PostgresqlDatabase
-    ) -> OpenTransaction:
+    def open_transaction(self, request, pgbouncer):
         return request.param(pgbouncer)
 
 
 class TestPgbouncerLocks(LockConformance):
     @pytest.fixture
-    def lock_url(self, pgbouncer: PostgresqlDatabase) -> str:
+    def lock_url(self, pgbouncer):
         return pgbouncer.url()

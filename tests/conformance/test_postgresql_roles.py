@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -12,22 +11,21 @@ import pytest
 from firelock.storage import StorageError
 from firelock.testing import StorageConformance
 from firelock_sql.postgresql.opening import open_url
-from tests.sql.databases import PostgresqlDatabase
 from tests.sql.fixtures import here
 from tests.sql.processes import PASSWORD, USER
-from tests.sql.programs import PostgresqlProgram, one_postgresql
+from tests.sql.programs import one_postgresql
 
 _PAGE = Path(__file__).parents[2] / "docs" / "sql.md"
 
 
 @pytest.fixture(scope="module", params=one_postgresql())
-def postgresql_program(request: pytest.FixtureRequest) -> PostgresqlProgram:
+def postgresql_program(request):
     """Roles are the same on every version."""
     return here(request.param)
 
 
 @pytest.fixture(scope="module")
-def roles(postgresql: PostgresqlDatabase) -> Iterator[tuple[str, str]]:
+def roles(postgresql):
     """Yield the URLs of owner and user, made by the script of docs/sql.md; the owner has migrated."""
     (script,) = [part.partition("```")[0] for part in _PAGE.read_text("utf-8").split("```sql\n")[1:]]
     owner, user = f"{postgresql.name}_owner", f"{postgresql.name}_user"
@@ -53,11 +51,11 @@ class TestUser(StorageConformance):
     model_runs = 10  # each step is several round trips
 
     @pytest.fixture
-    def storage_url(self, roles: tuple[str, str]) -> str:
+    def storage_url(self, roles):
         return roles[1]
 
 
-def test_the_user_may_not_migrate(roles: tuple[str, str]) -> None:
+def test_the_user_may_not_migrate(roles):
     """Where there are no tables yet, the line says who has to make them."""
     refusal = "permission denied for schema jobs; .*run firelock migrate as the owner"
     storage = open_url(roles[1].replace("schema=jobs", "schema=jobs&prefix=other_"))
@@ -66,13 +64,13 @@ def test_the_user_may_not_migrate(roles: tuple[str, str]) -> None:
         storage.migrate()
 
 
-def test_the_owner_may_migrate_again(roles: tuple[str, str]) -> None:
+def test_the_owner_may_migrate_again(roles):
     """He needs no right to create schemas where his own exists."""
     with closing(open_url(roles[0])) as storage:
         assert [] == storage.migrate()
 
 
-def test_doctor_works_as_the_user(roles: tuple[str, str]) -> None:
+def test_doctor_works_as_the_user(roles):
     """What the role may not see is told; nothing of it is an error."""
     with closing(open_url(roles[1])) as storage:
         said, findings = storage.describe(), storage.diagnose()

@@ -2,43 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 
 from firelock.plugins import open_storage
-from firelock.storage import Storage
 from firelock.testing import LockConformance, StorageConformance
 from tests.ports import free_port
-from tests.redis.cluster import ClusterServers
-from tests.redis.sentinel import SentinelGroup
-from tests.redis.servers import RedisServer
 
 
 class TestRedis(StorageConformance):
     model_runs = 50  # on each of several programs
 
     @pytest.fixture
-    def storage_url(self, server: RedisServer) -> str:
+    def storage_url(self, server):
         server.empty()
         return server.url()
 
     @pytest.fixture
-    def make_newer_schema(self, server: RedisServer) -> Callable[[], None]:
-        def make_newer() -> None:
+    def make_newer_schema(self, server):
+        def make_newer():
             (layout,) = [str(key) for key in server.ask("KEYS", "*layout")]
             server.ask("HSET", layout, "version", "100")
 
         return make_newer
 
     @pytest.fixture
-    def open_unreachable(self, server: RedisServer) -> Callable[[], Storage]:
+    def open_unreachable(self, server):
         return lambda: open_storage(server.url(port=free_port()))
 
 
 class TestRedisLocks(LockConformance):
     @pytest.fixture
-    def lock_url(self, server: RedisServer) -> str:
+    def lock_url(self, server):
         server.empty()
         return server.url()
 
@@ -47,7 +41,7 @@ class TestSentinel(StorageConformance):
     model_runs = 20  # the commands are those of a Redis alone
 
     @pytest.fixture
-    def storage_url(self, group: SentinelGroup) -> str:
+    def storage_url(self, group):
         group.empty()
         return group.url()
 
@@ -57,13 +51,13 @@ class TestCluster(StorageConformance):
     model_runs = 20  # each step is several round trips
 
     @pytest.fixture
-    def storage_url(self, cluster: ClusterServers) -> str:
+    def storage_url(self, cluster):
         cluster.empty()
         return cluster.url("partitions=16")
 
 
 class TestClusterLocks(LockConformance):
     @pytest.fixture
-    def lock_url(self, cluster: ClusterServers) -> str:
+    def lock_url(self, cluster):
         cluster.empty()
         return cluster.url("partitions=16")

@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 
 from firelock.testing import ServerConformance
-from tests.sql.databases import MysqlDatabase
 
 
 class TestMariadbServer(ServerConformance):
     @pytest.fixture
-    def storage_url(self, mariadb: MysqlDatabase) -> str:
+    def storage_url(self, mariadb):
         return mariadb.url()

@@ -9,5 +9,5 @@ from firelock.testing import ServerConformance
 
 class TestMemoryServer(ServerConformance):
     @pytest.fixture
-    def storage_url(self) -> str:
+    def storage_url(self):
         return "memory://server-conformance"

@@ -5,16 +5,15 @@ from __future__ import annotations
 import pytest
 
 from firelock.testing import ServerConformance
-from tests.sql.databases import PostgresqlDatabase
 
 
 class TestPostgresqlServer(ServerConformance):
     @pytest.fixture
-    def storage_url(self, postgresql: PostgresqlDatabase) -> str:
+    def storage_url(self, postgresql):
         return postgresql.url()
 
 
 class TestPgbouncerServer(ServerConformance):
     @pytest.fixture
-    def storage_url(self, pgbouncer: PostgresqlDatabase) -> str:
+    def storage_url(self, pgbouncer):
         return pgbouncer.url("listen=off")  # nobody listens through it, which the kit cannot know

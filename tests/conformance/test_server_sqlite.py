@@ -9,5 +9,5 @@ from firelock.testing import ServerConformance
 
 class TestSqliteServer(ServerConformance):
     @pytest.fixture
-    def storage_url(self, tmp_path) -> str:
+    def storage_url(self, tmp_path):
         return f"sqlite:///{tmp_path}/jobs.db"

@@ -13,7 +13,7 @@ from tests.faults.scenarios import SCENARIOS, NotHere, Size
 from tests.faults.storages import is_played_on, opened
 
 
-def main() -> int:
+def main():
     """Play one scenario and print its figures; without a name, list them."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults")
     parser.add_argument("name", nargs="?", choices=sorted(SCENARIOS))

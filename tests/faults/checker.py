@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Sequence
 from itertools import pairwise
 
 import attrs
 
-from firelock import Firelock
 from firelock.lifecycle import ALLOWED
-from firelock.values import FINAL_STATES, HistoryEntry, JobRecord, State
-from tests.faults.ledger import Event
+from firelock.values import FINAL_STATES, State
 
-__all__ = ["Report", "check", "is_legal", "quantiles"]
+__all__ = ["Report", "check", "is_legal", "late_ends", "quantiles", "stored"]
 
 _PAGE = 500
 _DYING = 0.005  # seconds that a killed process may still be seen to act
@@ -45,11 +42,11 @@ class Report:
     ]  # how old the ends were that a kill took before they were written, in seconds
 
     @property
-    def recovery(self) -> list[float]:
+    def recovery(self):
         """Return how long each interrupted job took to run again."""
         return [one.seconds for one in self.recoveries]
 
-    def lines(self) -> list[str]:
+    def lines(self):
         """Return the figures for people."""
         p50, p99, most = quantiles(self.recovery)
         shown = (
@@ -67,12 +64,26 @@ class Report:
         ]
 
     @property
-    def is_clean(self) -> bool:
-        """Tell whether nothing was lost, stuck, illegal or repeated without a cause."""
-        return not (self.lost or self.stuck or self.unexplained or self.illegal)
+    def brief(self):
+        """What matters, in one line."""
+        return (
+            f"jobs {self.jobs}, lost {self.lost}, stuck {self.stuck}, "
+            f"repeats {self.repeats}, unexplained {self.unexplained}"
+        )
+
+    def assert_well(self, *, repeats="explained", loses=False):
+        """No job is lost, stuck or failed, and each repeat has a cause.
+
+        With repeats="none" there is none; with "any" a cause is not asked for. A storage that `loses` what it
+        was told may forget jobs and steps of their histories.
+        """
+        assert loses or self.lost == self.illegal == 0, self.lines()
+        assert repeats == "any" or self.unexplained == 0, self.lines()
+        assert repeats != "none" or self.repeats == 0, self.lines()
+        assert self.stuck == self.failed == 0, self.lines()
 
 
-def quantiles(spans: Collection[float]) -> tuple[float, float, float]:
+def quantiles(spans):
     """Return median, 99th percentile and maximum; zeros of nothing."""
     if not spans:
         return 0.0, 0.0, 0.0
@@ -80,10 +91,10 @@ def quantiles(spans: Collection[float]) -> tuple[float, float, float]:
     return ordered[len(ordered) // 2], ordered[int(len(ordered) * 0.99)], ordered[-1]
 
 
-def check(app: Firelock, acknowledged: Collection[str], events: Sequence[Event]) -> Report:
+def check(app, acknowledged, events):
     """Return the report on the jobs that were acknowledged to their clients."""
-    records = _records(app, list(acknowledged))
-    starts: defaultdict[str, list[Event]] = defaultdict(list)
+    records = {one.id: one for one in stored(app.storage, acknowledged) if one is not None}
+    starts = defaultdict(list)
     for event in events:
         if event.what == "start":
             starts[event.job].append(event)
@@ -108,7 +119,7 @@ def check(app: Firelock, acknowledged: Collection[str], events: Sequence[Event])
     )
 
 
-def _is_explained(before: Event, after: Event, gone: dict[int, list[float]]) -> bool:
+def _is_explained(before, after, gone):
     """Tell whether the run's process, or the child that had it run apart, died or froze between two starts.
 
     A process of its own may have ended in order, with its job's end still on the way through the child.
@@ -117,20 +128,30 @@ def _is_explained(before: Event, after: Event, gone: dict[int, list[float]]) -> 
     return any(before.at - _DYING <= at <= after.at for at in deaths)
 
 
-def _records(app: Firelock, ids: list[str]) -> dict[str, JobRecord]:
-    found: dict[str, JobRecord] = {}
-    for start in range(0, len(ids), _PAGE):
-        page = app.storage.get(ids[start : start + _PAGE])
-        found.update((record.id, record) for record in page if record is not None)
-    return found
+def stored(storage, ids):
+    """Return the jobs as they are stored, in order; None where one is not."""
+    ids = list(ids)
+    pages = (storage.get(ids[start : start + _PAGE]) for start in range(0, len(ids), _PAGE))
+    return [record for page in pages for record in page]
 
 
-def _noted(events: Sequence[Event], *whats: str) -> dict[int, list[float]]:
+def late_ends(events):
+    """Return the ends of runs whose job had been claimed anew before."""
+    newest, late = {}, []
+    for event in events:
+        if event.what == "start":
+            newest[event.job] = event.fence
+        elif event.what == "end" and event.fence < newest.get(event.job, 0):
+            late.append(event)
+    return late
+
+
+def _noted(events, *whats):
     """Return when such events befell each process; the note of one lists the process ids.
 
     Who dies with another may act a while after it: "gone" says that this is over.
     """
-    noted: defaultdict[int, list[float]] = defaultdict(list)
+    noted = defaultdict(list)
     for event in events:
         if event.what in whats:
             for pid in event.note.split(","):
@@ -138,9 +159,7 @@ def _noted(events: Sequence[Event], *whats: str) -> dict[int, list[float]]:
     return noted
 
 
-def _recoveries(
-    events: Sequence[Event], starts: dict[str, list[Event]], killed: dict[int, list[float]]
-) -> list[Recovery]:
+def _recoveries(events, starts, killed):
     """Return for each interrupted run the time from its process's death to the job's next start."""
     ended = {(event.job, event.pid, event.fence) for event in events if event.what == "end"}
     spans = []
@@ -152,9 +171,7 @@ def _recoveries(
     return spans
 
 
-def _unwritten(
-    events: Sequence[Event], starts: dict[str, list[Event]], killed: dict[int, list[float]]
-) -> list[float]:
+def _unwritten(events, starts, killed):
     """Return for each run that had ended and was repeated how long before its process's death it had."""
     ended = {(event.job, event.pid, event.fence): event.at for event in events if event.what == "end"}
     spans = []
@@ -167,12 +184,12 @@ def _unwritten(
     return spans
 
 
-def is_legal(app: Firelock, job_id: str) -> bool:
+def is_legal(app, job_id):
     """Tell whether each step of a job's history may follow the one before."""
     return is_legal_history(app.storage.history(job_id).entries)
 
 
-def is_legal_history(history: Sequence[HistoryEntry]) -> bool:
+def is_legal_history(history):
     """Tell whether each step may follow the one before; a claim leaves no entry of its own."""
     for before, after in pairwise(history):
         via_claim = before.state is State.ENQUEUED and after.state in ALLOWED[State.PROCESSING]

@@ -1,8 +1,8 @@
 """A process that dies at the n-th call of a storage's verb, before or after its effect, and what is left.
 
-`python -m tests.faults.crashing URL FOLDER MOST DEPTH` plays a small program once to count its calls, then
-once a point with a death there, each time followed by a clean server that finishes what is left. Each run is
-a fork of this process, which never opens the storage itself. It prints a line of JSON a point.
+A small program is played once to count its calls, then once a point with a death there, each time followed
+by a clean server that finishes what is left. Each run is a fork of this process, which never opens the
+storage itself.
 """
 
 from __future__ import annotations
@@ -10,21 +10,18 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 import threading
 from collections import Counter
-from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from itertools import pairwise
-from pathlib import Path
 
 import attrs
 
-from firelock import Every, Firelock, Job, JobContext, Retry, Settings
+from firelock import Every, Firelock, JobContext, Retry, Settings
 from firelock.plugins import open_storage
-from firelock.storage import JobFilter, Storage
+from firelock.storage import JobFilter
 from firelock.testing import FaultyStorage
-from firelock.values import FINAL_STATES, JobRecord, State
+from firelock.values import FINAL_STATES, State
 from tests.faults.checker import is_legal
 from tests.faults.forking import in_fork
 from tests.faults.ledger import Ledger, read_ledger
@@ -52,13 +49,13 @@ class Point:
 class CrashingStorage(FaultyStorage):
     """Counts each verb's calls, and ends the process at one of them."""
 
-    def __init__(self, inside: Storage, point: Point | None) -> None:
+    def __init__(self, inside, point):
         super().__init__(inside)
-        self.calls: Counter[str] = Counter()
+        self.calls = Counter()
         self._point = point
         self._counting = threading.Lock()
 
-    def pass_on(self, verb: str, *args: object, **kwargs: object) -> object:
+    def pass_on(self, verb, *args, **kwargs):
         """Do as the storage inside does, up to the point."""
         with self._counting:
             self.calls[verb] += 1
@@ -77,7 +74,7 @@ class CrashingStorage(FaultyStorage):
 class App:
     """An app with a task for each way through."""
 
-    def __init__(self, storage: Storage | str, folder: Path) -> None:
+    def __init__(self, storage, folder):
         self.fire = fire = Firelock(storage, settings=_SETTINGS)
         self.folder, self.ledger = folder, Ledger(folder)
 
@@ -92,22 +89,22 @@ class App:
 
         self.plain, self.flaky = plain, flaky
 
-    def acknowledge(self, *jobs: Job[None]) -> None:
+    def acknowledge(self, *jobs):
         """The jobs' clients know that they are stored."""
         for job in jobs:
             self.ledger.write("acknowledged", job=job.id)
 
-    def acknowledged(self) -> list[str]:
+    def acknowledged(self):
         """Return the ids of jobs that must not be lost."""
         return [event.job for event in read_ledger(self.folder) if event.what == "acknowledged"]
 
-    def unended(self, ids: Iterable[str]) -> int:
+    def unended(self, ids):
         """Return how many of the jobs have not ended."""
         records = self.fire.storage.get(list(ids))
         return sum(record is not None and record.state not in FINAL_STATES for record in records)
 
 
-def play(url: str, folder: Path, point: Point | None) -> None:
+def play(url, folder, point):
     """Enqueue, schedule, continue, delete and recur; serve until all has ended; write the calls it took."""
     storage = CrashingStorage(open_storage(url), point)
     app = App(storage, folder)
@@ -126,7 +123,7 @@ def play(url: str, folder: Path, point: Point | None) -> None:
     (folder / "calls").write_text(json.dumps(storage.calls))
 
 
-def recover(url: str, folder: Path) -> None:
+def recover(url, folder):
     """A clean server has finished what was left; what is wrong all the same is written to a file."""
     app = App(url, folder)
     ids = app.acknowledged()
@@ -139,12 +136,12 @@ def recover(url: str, folder: Path) -> None:
     app.fire.close()
 
 
-def _left(app: App) -> int:
+def _left(app):
     counts = app.fire.jobs.counts().by_state
     return sum(count for state, count in counts.items() if state not in FINAL_STATES)
 
 
-def _wrong(app: App, ids: Sequence[str]) -> list[str]:
+def _wrong(app, ids):
     records = app.fire.storage.get(ids)
     wrong = [f"{job_id} is lost" for job_id, record in zip(ids, records, strict=True) if record is None]
     every = app.fire.storage.find(JobFilter(), limit=500).jobs
@@ -154,7 +151,7 @@ def _wrong(app: App, ids: Sequence[str]) -> list[str]:
     return wrong + _wrong_instants([one for one in every if one.recurring_id])
 
 
-def _wrong_instants(runs: Iterable[JobRecord]) -> list[str]:
+def _wrong_instants(runs):
     instants = sorted(run.nominal_at or 0 for run in runs)
     gaps = [after - before for before, after in pairwise(instants)]
     return [f"{gap / 1e6:g} s between two recurring instants" for gap in gaps if gap != 1_000_000]
@@ -163,13 +160,13 @@ def _wrong_instants(runs: Iterable[JobRecord]) -> list[str]:
 # ---- one run after the other -----------------------------------------------------------------------------
 
 
-def _clear(url: str) -> None:
+def _clear(url):
     storage = open_storage(url)
     storage.clear()
     storage.close()
 
 
-def _points(calls: dict[str, int], most: int, depth: int) -> list[Point]:
+def _points(calls, most, depth):
     """Return points for each verb's first calls, evenly chosen where there are too many."""
     every = [
         Point(verb, number, is_after)
@@ -181,7 +178,7 @@ def _points(calls: dict[str, int], most: int, depth: int) -> list[Point]:
     return [every[place * len(every) // most] for place in range(most)] if most < len(every) else every
 
 
-def _try(url: str, folder: Path, point: Point | None) -> tuple[int, list[str]]:
+def _try(url, folder, point):
     """Return the exit code of the program and what was wrong afterwards."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -192,19 +189,10 @@ def _try(url: str, folder: Path, point: Point | None) -> tuple[int, list[str]]:
     return code, json.loads((folder / "wrong").read_text())
 
 
-def main() -> int:
-    """Print a line for each point: it, the exit code of the program there, what was wrong afterwards."""
-    url, given, most, depth = sys.argv[1:]
-    folder = Path(given)
-    code, wrong = _try(url, folder, None)
+def main(url, folder, most, depth):
+    """Return for each point: it, the exit code of the program there, what was wrong afterwards."""
+    tried = [(None, *_try(url, folder, None))]
     calls = json.loads((folder / "calls").read_text())
-    sys.stdout.write(json.dumps([None, code, wrong]) + "\n")
-    for point in _points(calls, int(most), int(depth)):
-        code, wrong = _try(url, folder, point)
-        sys.stdout.write(json.dumps([attrs.astuple(point), code, wrong]) + "\n")
-        sys.stdout.flush()
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return tried + [
+        (attrs.astuple(point), *_try(url, folder, point)) for point in _points(calls, most, depth)
+    ]

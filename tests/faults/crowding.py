@@ -1,7 +1,6 @@
 """Many writers of one SQLite file: killed within their writes, or kept waiting by strangers.
 
-`python -m tests.faults.crowding kill|crowd URL FOLDER NUMBER SECONDS` prints its figures as JSON. Its
-processes are forks of one that keeps no connection open.
+Its processes are forks of one that keeps no connection open.
 """
 
 from __future__ import annotations
@@ -11,9 +10,7 @@ import os
 import random
 import signal
 import sqlite3
-import sys
 import time
-from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -21,7 +18,7 @@ from pathlib import Path
 from firelock import Firelock, FirelockError
 from firelock.lifecycle import HELD
 from firelock.plugins import open_storage
-from firelock.storage import ClaimRequest, NewSession, Storage
+from firelock.storage import ClaimRequest, NewSession
 from firelock.values import NewJob, State, Transition
 from tests.faults.forking import end_of, start_fork
 from tests.faults.ledger import Ledger, read_ledger
@@ -31,14 +28,14 @@ _KILLS_A_FILE = 25
 _PATIENCE = 60.0  # seconds that the stranger may wait for the file
 
 
-def _file_of(url: str) -> Path:
+def _file_of(url):
     return Path(url.removeprefix("sqlite:///").partition("?")[0])
 
 
 # ---- writers that are killed -----------------------------------------------------------------------------
 
 
-def write_for_ever(url: str, folder: Path, seed: int) -> None:
+def write_for_ever(url, folder, seed):
     """Insert, claim and settle in chunks; the ledger says before and after each what the storage said."""
     chance, ledger, storage = random.Random(seed), Ledger(folder), open_storage(url)
     session = f"session-{os.getpid()}"
@@ -58,15 +55,15 @@ def write_for_ever(url: str, folder: Path, seed: int) -> None:
         ledger.write("settled", note=",".join(job.id for job in claim.jobs))
 
 
-def _job(storage: Storage) -> NewJob:
+def _job(storage):
     return NewJob(storage.new_ids(1)[0], "work", '{"a":[1]}' * 20, "json", "default", 0, State.ENQUEUED, 1)
 
 
-def kill_writers(url: str, folder: Path, kills: int) -> dict[str, object]:
+def kill_writers(url, folder, kills):
     """Return the figures of so many writers killed within a write, on a new file now and then."""
     chance, path = random.Random(36), _file_of(url)
     damaged = within = acknowledged = 0
-    lost: list[str] = []
+    lost = []
     for number in range(kills):
         if number % _KILLS_A_FILE == 0:
             _remove(path, folder)
@@ -84,23 +81,23 @@ def kill_writers(url: str, folder: Path, kills: int) -> dict[str, object]:
     return {"within": within, "damaged": damaged, "acknowledged": acknowledged, "lost": lost}
 
 
-def _remove(path: Path, folder: Path) -> None:
+def _remove(path, folder):
     for ledger in folder.glob("*.jsonl"):
         ledger.unlink()
     for suffix in ("", "-wal", "-shm"):
         Path(f"{path}{suffix}").unlink(missing_ok=True)
 
 
-def _is_whole(path: Path) -> bool:
+def _is_whole(path):
     """Tell whether SQLite finds no damage and the counts are those of the jobs."""
     with closing(sqlite3.connect(path)) as connection:
-        answer: str = connection.execute("PRAGMA integrity_check").fetchone()[0]
+        answer = connection.execute("PRAGMA integrity_check").fetchone()[0]
         by_state = dict(connection.execute("SELECT state, count(*) FROM firelock_jobs GROUP BY state"))
         counted = dict(connection.execute("SELECT state, jobs FROM firelock_counts WHERE jobs > 0"))
     return answer == "ok" and by_state == counted
 
 
-def _compare(path: Path, folder: Path) -> tuple[int, list[str]]:
+def _compare(path, folder):
     """Return how many jobs were acknowledged, and those whose insert or end is not there."""
     with closing(sqlite3.connect(path)) as connection:
         states = dict(connection.execute("SELECT id, state FROM firelock_jobs"))
@@ -109,7 +106,7 @@ def _compare(path: Path, folder: Path) -> tuple[int, list[str]]:
     return len(inserted), lost + [job for job in settled if states.get(job) != State.SUCCEEDED]
 
 
-def _noted(folder: Path, what: str) -> Iterator[str]:
+def _noted(folder, what):
     for event in read_ledger(folder):
         if event.what == what and event.note:
             yield from event.note.split(",")
@@ -118,7 +115,7 @@ def _noted(folder: Path, what: str) -> Iterator[str]:
 # ---- writers that have to wait ---------------------------------------------------------------------------
 
 
-def enqueue_for(url: str, folder: Path, seconds: float) -> None:
+def enqueue_for(url, folder, seconds):
     """Enqueue one job after the other; write how long each took, in seconds, and what went wrong.
 
     It goes on until the stranger has held the file and let go, however late a busy machine lets it begin.
@@ -126,7 +123,7 @@ def enqueue_for(url: str, folder: Path, seconds: float) -> None:
     fire = Firelock(url)
 
     @fire.task(name="work", remote=True)
-    def work(seconds: float) -> int: ...  # type: ignore[empty-body]
+    def work(seconds: float) -> int: ...
 
     deadline, took, errors = time.monotonic() + seconds, [], []
     latest = deadline + _PATIENCE
@@ -141,7 +138,7 @@ def enqueue_for(url: str, folder: Path, seconds: float) -> None:
     (folder / f"enqueued-{os.getpid()}.json").write_text(json.dumps([took, errors]))
 
 
-def hold_the_file(path: Path, folder: Path, wait: float, hold: float) -> None:
+def hold_the_file(path, folder, wait, hold):
     """A stranger writes into the same file and takes its time."""
     time.sleep(wait)
     with closing(sqlite3.connect(path, timeout=_PATIENCE, isolation_level=None)) as connection:
@@ -154,7 +151,7 @@ def hold_the_file(path: Path, folder: Path, wait: float, hold: float) -> None:
     (folder / "held.json").write_text(json.dumps([began, time.monotonic()]))
 
 
-def read_for(path: Path, seconds: float) -> None:
+def read_for(path, seconds):
     """A reader keeps its snapshot, so that the write-ahead log cannot be emptied behind it."""
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("BEGIN")
@@ -163,13 +160,13 @@ def read_for(path: Path, seconds: float) -> None:
         connection.execute("ROLLBACK")
 
 
-def crowd(url: str, folder: Path, clients: int, seconds: float) -> dict[str, object]:
+def crowd(url, folder, clients, seconds):
     """Return what so many clients met beside a long reader and a stranger who holds the file for a third."""
     path = _file_of(url)
     storage = open_storage(url)
     storage.migrate()
     storage.close()
-    works: list[Callable[[], None]] = [
+    works = [
         partial(read_for, path, seconds),
         partial(hold_the_file, path, folder, seconds / 4, seconds / 3),
         *[partial(enqueue_for, url, folder, seconds)] * clients,
@@ -186,15 +183,15 @@ def crowd(url: str, folder: Path, clients: int, seconds: float) -> dict[str, obj
     return {**_waits(folder), "peak": peak, "at_end": at_end, "after": _size_of_log(path)}
 
 
-def _size_of_log(path: Path) -> int:
+def _size_of_log(path):
     log = Path(f"{path}-wal")
     return log.stat().st_size if log.exists() else 0
 
 
-def _waits(folder: Path) -> dict[str, object]:
+def _waits(folder):
     held, freed = json.loads((folder / "held.json").read_text())
-    took: list[tuple[float, float]] = []
-    errors: list[str] = []
+    took = []
+    errors = []
     for path in folder.glob("enqueued-*.json"):
         some, wrong = json.loads(path.read_text())
         took += some
@@ -204,18 +201,6 @@ def _waits(folder: Path) -> dict[str, object]:
     return {"errors": errors, "free": free, "held": waiting}
 
 
-def main() -> int:
-    """Print the figures of one of the two as JSON."""
-    kind, url, given, number, seconds = sys.argv[1:]
-    folder = Path(given)
-    folder.mkdir(parents=True, exist_ok=True)
-    if kind == "kill":
-        figures = kill_writers(url, folder, int(number))
-    else:
-        figures = crowd(url, folder, int(number), float(seconds))
-    sys.stdout.write(json.dumps(figures))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def main(url, folder, kind, number, seconds):
+    """Return the figures of one of the two."""
+    return kill_writers(url, folder, number) if kind == "kill" else crowd(url, folder, number, seconds)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Engine, NullPool, Pool, create_engine, make_url, text
+from sqlalchemy import NullPool, create_engine, make_url, text
 
 __all__ = ["TABLE", "database", "effects"]
 
@@ -10,7 +10,7 @@ TABLE = "CREATE TABLE effects (job VARCHAR(64) NOT NULL, fence BIGINT NOT NULL)"
 _DRIVERS = {"postgresql": "postgresql+psycopg", "mysql": "mysql+pymysql"}
 
 
-def database(url: str, pool: type[Pool] = NullPool) -> Engine:
+def database(url, pool=NullPool):
     """Return the user's own engine in the database of the jobs; it keeps no connection unless asked to."""
     made = make_url(url)
     driver = _DRIVERS.get(made.drivername, made.drivername)
@@ -19,7 +19,7 @@ def database(url: str, pool: type[Pool] = NullPool) -> Engine:
     return create_engine(made.set(drivername=driver, query={}), poolclass=pool, connect_args=arguments)
 
 
-def effects(url: str) -> list[str]:
+def effects(url):
     """Return the job of each effect."""
     with database(url).connect() as connection:
         return [job for (job,) in connection.execute(text("SELECT job FROM effects"))]

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Callable
 
 __all__ = ["end_of", "in_fork", "start_fork"]
 
 
-def start_fork(work: Callable[[], None]) -> int:
+def start_fork(work):
     """Return the id of a process that does the work and exits with 0, or with 1 where it raises."""
     pid = os.fork()
     if pid:
@@ -26,11 +25,11 @@ def start_fork(work: Callable[[], None]) -> int:
     os._exit(code)
 
 
-def end_of(pid: int) -> int:
+def end_of(pid):
     """Return how the process ended: its exit code, or the negative signal."""
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def in_fork(work: Callable[[], None]) -> int:
+def in_fork(work):
     """Return how a process ended that did the work."""
     return end_of(start_fork(work))

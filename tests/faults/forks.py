@@ -1,7 +1,4 @@
-"""A process that forks while it serves jobs and its threads enqueue.
-
-`python -m tests.faults.forks URL FOLDER FORKS JOBS` exits with 0 where every fork could work on its own.
-"""
+"""A process that forks while it serves jobs and its threads enqueue."""
 
 from __future__ import annotations
 
@@ -12,7 +9,6 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -21,10 +17,8 @@ from firelock import Firelock, Settings
 from tests.faults.forking import start_fork
 from tests.faults.ledger import Ledger
 
-url, given, forks, jobs = sys.argv[1:]
-folder, count = Path(given), int(jobs)
-folder.mkdir(parents=True, exist_ok=True)
-ledger = Ledger(folder)
+url, folder, forks, count = json.loads(sys.argv[2])
+ledger = Ledger(Path(folder))
 fire = Firelock(url, settings=Settings(session_timeout=5, heartbeat=1, poll=0.5, workers=4))
 
 
@@ -34,7 +28,7 @@ def double(number: int) -> int:
     return 2 * number
 
 
-def use(number: int) -> int:
+def use(number):
     """Enqueue one by one and many at once, await, lock, and get results; return how many jobs there were."""
     handles = [double.enqueue(one) for one in range(count)]
     handles += double.enqueue_many([(one,) for one in range(count)])
@@ -47,27 +41,27 @@ def use(number: int) -> int:
     return len(handles)
 
 
-async def _await_many() -> list[object]:
+async def _await_many():
     return list(await asyncio.gather(*[double.aenqueue(one) for one in range(count)]))
 
 
-def inherited() -> list[str]:
+def inherited():
     """Return what this process has open of the storage before it has used it: its parent's, then."""
-    links: list[str] = []
+    links = []
     for path in Path("/proc/self/fd").iterdir():
         with suppress(OSError):  # the one by which the folder was read
             links.append(str(path.readlink()))
     return [link for link in links if link.startswith(url.removeprefix("sqlite:///"))]
 
 
-def in_child(number: int) -> None:
+def in_child(number):
     """Say what was inherited, and use everything."""
     ledger.write("inherited", note=json.dumps(inherited()))
     use(number)
     fire.close()
 
 
-def enqueue_until(is_over: Callable[[], bool]) -> None:
+def enqueue_until(is_over):
     """One of the threads that are in the middle of something at each fork."""
     number = 0
     while not is_over():
@@ -75,7 +69,7 @@ def enqueue_until(is_over: Callable[[], bool]) -> None:
         number += 1
 
 
-def await_end(pid: int, within: float) -> int:
+def await_end(pid, within):
     """Return the exit code of a child, 99 where it hangs."""
     deadline = time.monotonic() + within
     while time.monotonic() < deadline:
@@ -88,15 +82,18 @@ def await_end(pid: int, within: float) -> int:
     return 99
 
 
-def main() -> int:
-    """Fork by hand and by multiprocessing, with threads and a server at work; then go on as before."""
+def main(*_):
+    """Fork by hand and by multiprocessing, with threads and a server at work; then go on as before.
+
+    Return how each fork by hand ended: with 0 where it could work on its own.
+    """
     over = threading.Event()
     threads = [threading.Thread(target=enqueue_until, args=(over.is_set,)) for _ in range(3)]
     with fire.server(workers=4):
         use(0)
         for thread in threads:
             thread.start()
-        codes = [await_end(start_fork(partial(in_child, number)), 60) for number in range(int(forks))]
+        codes = [await_end(start_fork(partial(in_child, number)), 60) for number in range(forks)]
         with multiprocessing.get_context("fork").Pool(2) as pool:
             assert pool.map(use, range(2)) == [3 * count] * 2
         over.set()
@@ -104,9 +101,4 @@ def main() -> int:
             thread.join()
         use(-1)
     fire.close()
-    sys.stdout.write(json.dumps(codes))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return codes

@@ -9,8 +9,6 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import attrs
 
@@ -34,11 +32,11 @@ class Event:
 class Ledger:
     """Appends this process's events to its own file in a folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder):
         self._folder = folder
         self._opened = (0, -1)  # by which process, and as which file
 
-    def write(self, what: str, *, job: str = "", attempt: int = 0, fence: int = 0, note: str = "") -> None:
+    def write(self, what, *, job="", attempt=0, fence=0, note=""):
         """The event is in the file before this returns."""
         pid = os.getpid()
         if self._opened[0] != pid:  # replaced as a whole, since several threads may come here at once
@@ -48,12 +46,12 @@ class Ledger:
         os.write(self._opened[1], line.encode() + b"\n")
 
 
-def read_ledger(folder: Path) -> list[Event]:
+def read_ledger(folder):
     """Return every event of every process, in order of time."""
     return sorted(_events(folder), key=lambda event: event.at)
 
 
-def _events(folder: Path) -> Iterator[Event]:
+def _events(folder):
     for path in folder.glob("*.jsonl"):
         for line in path.read_text().splitlines():
             yield Event(*json.loads(line))
@@ -62,12 +60,12 @@ def _events(folder: Path) -> Iterator[Event]:
 class Tail:
     """What is written from now on, read once: a whole ledger takes the longer the longer a scenario runs."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder):
         self._folder = folder
         self._read = {path: path.stat().st_size for path in folder.glob("*.jsonl")}
-        self._started: set[str] = set()
+        self._started = set()
 
-    def has_started(self, job_id: str) -> bool:
+    def has_started(self, job_id):
         """Tell whether a run of the job has started since."""
         for path in self._folder.glob("*.jsonl"):
             with path.open("rb") as file:

@@ -1,27 +1,22 @@
-"""Contenders for one lock, whose holders are killed or paused.
-
-`python -m tests.faults.locking URL FOLDER CONTENDERS ROUNDS TTL` writes a ledger in FOLDER.
-"""
+"""Contenders for one lock, whose holders are killed or paused."""
 
 from __future__ import annotations
 
 import os
 import random
 import signal
-import sys
 import time
 from functools import partial
-from pathlib import Path
 
 from firelock import Firelock, LockLost
 from tests.faults.forking import end_of, start_fork
-from tests.faults.ledger import Event, Ledger, read_ledger
+from tests.faults.ledger import Ledger, read_ledger
 from tests.faults.servers import eventually
 
 _MOMENT_SECONDS = 0.4  # and a holder that goes on then is still within the bound of the next one's wait
 
 
-def contend(url: str, folder: Path, ttl: float, seed: int) -> None:
+def contend(url, folder, ttl, seed):
     """Take the lock, hold it a while, write under it unless it is lost, again and again until told to end."""
     chance, ledger, fire = random.Random(seed), Ledger(folder), Firelock(url)
     while not (folder / "over").exists():
@@ -35,13 +30,13 @@ def contend(url: str, folder: Path, ttl: float, seed: int) -> None:
     fire.close()
 
 
-def holder(folder: Path) -> Event | None:
+def holder(folder):
     """Return the entry of who holds the lock now, None where nobody does."""
     entries = [event for event in read_ledger(folder) if event.what in {"enter", "write", "lost"}]
     return entries[-1] if entries and entries[-1].what == "enter" else None
 
 
-def disturb(url: str, folder: Path, ttl: float, contenders: list[int], seed: int) -> None:
+def disturb(url, folder, ttl, contenders, seed):
     """The holder is killed, and replaced, or paused for twice the lock's life; somebody else has entered."""
     chance, ledger = random.Random(seed), Ledger(folder)
     eventually(lambda: holder(folder) is not None, 20, "somebody holds the lock")
@@ -63,7 +58,7 @@ def disturb(url: str, folder: Path, ttl: float, contenders: list[int], seed: int
         os.kill(held.pid, signal.SIGCONT)
 
 
-def _is_answering(url: str, frozen: int) -> bool:
+def _is_answering(url, frozen):
     """Tell whether the storage takes a write; where it does not, who is frozen goes on.
 
     It stood still within a write then, and SQLite has one writer: nobody could take the lock until then.
@@ -79,37 +74,30 @@ def _is_answering(url: str, frozen: int) -> bool:
     return True
 
 
-def _write(url: str) -> None:
+def _write(url):
     fire = Firelock(url)
     fire.storage.put_record("faults", "is it there?", "1")
     fire.close()
 
 
-def _has_ended(pid: int) -> bool:
+def _has_ended(pid):
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
-def _has_entered_after(folder: Path, held: Event) -> bool:
+def _has_entered_after(folder, held):
     return any(event.what == "enter" and event.at > held.at for event in read_ledger(folder))
 
 
-def main() -> int:
+def main(url, folder, count, rounds, ttl):
     """Disturb so many holders; every contender ends in the end."""
-    url, given, count, rounds, ttl = sys.argv[1:]
-    folder = Path(given)
-    folder.mkdir(parents=True, exist_ok=True)
     _write(url)  # so that every fork finds the storage's modules loaded
-    contenders = [start_fork(partial(contend, url, folder, float(ttl), -seed)) for seed in range(int(count))]
+    contenders = [start_fork(partial(contend, url, folder, ttl, -seed)) for seed in range(count)]
     try:
-        for seed in range(int(rounds)):
-            disturb(url, folder, float(ttl), contenders, seed)
+        for seed in range(rounds):
+            disturb(url, folder, ttl, contenders, seed)
     except BaseException:
         for pid in contenders:
             os.kill(pid, signal.SIGKILL)  # one that is frozen as well, which nobody else would let go on
         raise
     (folder / "over").touch()
-    return max(end_of(pid) for pid in contenders)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return [end_of(pid) for pid in contenders]

@@ -12,19 +12,17 @@ import random
 import socket
 import struct
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TypeAlias
 
 import attrs
 
 __all__ = ["Address", "FaultProxy", "Slowness", "Traffic"]
 
-Address: TypeAlias = "tuple[str, int] | Path"
-Matches: TypeAlias = Callable[[bytes], bool]
+Address = "tuple[str, int] | Path"
+Matches = Callable[[bytes], bool]
 
 _HOST = "127.0.0.1"
 _CHUNK = 65_536
@@ -40,7 +38,7 @@ class Traffic:
     sent: int = 0  # bytes that reached the server
     received: int = 0  # bytes that reached the client
 
-    def __sub__(self, earlier: Traffic) -> Traffic:
+    def __sub__(self, earlier):
         """What has passed since."""
         before = attrs.astuple(earlier)
         return Traffic(*(now - then for now, then in zip(attrs.astuple(self), before, strict=True)))
@@ -73,7 +71,7 @@ class _Order:
     after: int  # bytes of the reply that pass
 
 
-def _every(request: bytes) -> bool:
+def _every(request):
     del request
     return True
 
@@ -81,19 +79,19 @@ def _every(request: bytes) -> bool:
 class _Rules:
     """What holds now for every connection, and what was counted; changed by the proxy's thread alone."""
 
-    def __init__(self, on_sent: Callable[[int, bytes], None] | None) -> None:
+    def __init__(self, on_sent):
         self.on_sent = on_sent
         self.opens = asyncio.Event()  # every piece passes here; closed in a black hole
         self.opens.set()
         self.is_refusing = False
         self.slowness = Slowness()
-        self.change: Callable[[bytes], bytes] | None = None
-        self.orders: list[_Order] = []
+        self.change = None
+        self.orders = []
         self.lost = 0
         self.traffic = Traffic()
         self._chance = random.Random(0)
 
-    def heal(self) -> None:
+    def heal(self):
         """No fault is left."""
         self.is_refusing = False
         self.slowness = Slowness()
@@ -101,12 +99,12 @@ class _Rules:
         self.orders.clear()
         self.opens.set()
 
-    def count(self, **more: int) -> None:
+    def count(self, **more):
         """So much more has passed."""
         counted = {name: getattr(self.traffic, name) + number for name, number in more.items()}
         self.traffic = attrs.evolve(self.traffic, **counted)
 
-    def order_for(self, loss: _Loss, request: bytes) -> _Order | None:
+    def order_for(self, loss, request):
         """Return the order by which this turn is lost, None where it passes."""
         for order in self.orders:
             if order.loss is loss and order.left != 0 and order.matches(request):
@@ -115,12 +113,12 @@ class _Rules:
                 return order
         return None
 
-    def pieces(self, read: bytes) -> list[bytes]:
+    def pieces(self, read):
         """Return what was read in the pieces in which it is written."""
         size = self.slowness.piece or max(1, len(read))
         return [read[place : place + size] for place in range(0, len(read), size)]
 
-    async def let_pass(self, piece: bytes) -> None:
+    async def let_pass(self, piece):
         """The piece has waited as long as the line makes it wait."""
         slowness = self.slowness
         wait = slowness.delay + self._chance.uniform(-slowness.jitter, slowness.jitter)
@@ -134,19 +132,19 @@ class _Rules:
 class _Line:
     """One client's connection with the one to the server that stands for it."""
 
-    def __init__(self, rules: _Rules, number: int, client: asyncio.StreamWriter) -> None:
+    def __init__(self, rules, number, client):
         self.task = asyncio.current_task()
         self._rules = rules
         self._number = number
         self._client = client
-        self._server: asyncio.StreamWriter | None = None
+        self._server = None
         self._request = bytearray()  # since the server's last word
         self._is_answered = True  # the server has said something since the last request began
-        self._left: int | None = None  # of a reply that is being lost, how many bytes may yet pass
+        self._left = None  # of a reply that is being lost, how many bytes may yet pass
 
-    async def run(self, from_client: asyncio.StreamReader, target: Address) -> None:
+    async def run(self, from_client, target):
         """Both directions pass until either ends, and then both have."""
-        ways: list[asyncio.Task[None]] = []
+        ways = []
         try:
             from_server, self._server = await _connect(target)
             ways = [
@@ -162,7 +160,7 @@ class _Line:
             if self._server is not None:
                 self._server.close()
 
-    async def _send(self, reader: asyncio.StreamReader, server: asyncio.StreamWriter) -> None:
+    async def _send(self, reader, server):
         while read := await reader.read(_CHUNK):
             if self._is_answered:
                 self._request.clear()
@@ -180,7 +178,7 @@ class _Line:
                 server.write(piece)
                 await server.drain()
 
-    async def _receive(self, reader: asyncio.StreamReader) -> None:
+    async def _receive(self, reader):
         while read := await reader.read(_CHUNK):
             if self._rules.change is not None:
                 read = self._rules.change(read)
@@ -200,20 +198,20 @@ class _Line:
                     self.reset()
                     return
 
-    def reset(self) -> None:
+    def reset(self):
         """Both ends get a reset instead of an end."""
         for writer in (self._client, self._server):
             if writer is not None:
                 _reset(writer)
 
 
-async def _connect(target: Address) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def _connect(target):
     if isinstance(target, Path):
         return await asyncio.open_unix_connection(target)
     return await asyncio.open_connection(*target)
 
 
-def _reset(writer: asyncio.StreamWriter) -> None:
+def _reset(writer):
     """The other end gets RST, or by a socket of this machine a plain end; what was not yet sent is lost."""
     sock = writer.get_extra_info("socket")
     if sock is not None and sock.family in {socket.AF_INET, socket.AF_INET6}:
@@ -236,23 +234,23 @@ class FaultProxy:
 
     def __init__(
         self,
-        target: Address,
+        target,
         *,
-        listens_at: Path | None = None,
-        on_sent: Callable[[int, bytes], None] | None = None,
-    ) -> None:
+        listens_at=None,
+        on_sent=None,
+    ):
         self._target = target
         self._path = listens_at
         self._rules = _Rules(on_sent)
-        self._lines: set[_Line] = set()
+        self._lines = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="fault proxy", daemon=True)
-        self._server: asyncio.Server | None = None
+        self._server = None
         self.port = 0
 
     # ---- its life ----------------------------------------------------------------------------------------
 
-    def __enter__(self) -> Self:
+    def __enter__(self):
         """It listens."""
         self._thread.start()
         self._tell(self._listen())
@@ -260,10 +258,10 @@ class FaultProxy:
 
     def __exit__(
         self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+        kind,
+        error,
+        trace,
+    ):
         """Every connection is closed and nobody listens any more."""
         self._tell(self._close())
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -271,21 +269,27 @@ class FaultProxy:
         self._loop.close()
 
     @property
-    def address(self) -> Address:
+    def address(self):
         """Where it listens."""
         return self._path or (_HOST, self.port)
 
-    def _tell(self, work: Coroutine[Any, Any, None]) -> None:
+    def _tell(self, work):
         asyncio.run_coroutine_threadsafe(work, self._loop).result(_DEADLINE)
 
-    async def _listen(self) -> None:
+    def _do(self, act, *arguments):
+        async def done():
+            act(*arguments)
+
+        self._tell(done())
+
+    async def _listen(self):
         if self._path is None:
             self._server = await asyncio.start_server(self._accept, _HOST, 0)
             self.port = self._server.sockets[0].getsockname()[1]
         else:
             self._server = await asyncio.start_unix_server(self._accept, self._path)
 
-    async def _close(self) -> None:
+    async def _close(self):
         self._rules.is_refusing = True
         await self._reset()
         # Whom the loop is about to accept while its server closes would keep a connection that nobody serves.
@@ -296,7 +300,7 @@ class FaultProxy:
         if self._path is not None:
             self._path.unlink(missing_ok=True)
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _accept(self, reader, writer):
         if self._rules.is_refusing:
             _reset(writer)
             return
@@ -311,16 +315,16 @@ class FaultProxy:
 
     # ---- what it is told ---------------------------------------------------------------------------------
 
-    def lose_request(self, matching: Matches = _every, *, times: int | None = 1) -> None:
+    def lose_request(self, matching=_every, *, times=1):
         """The next requests that match never reach the server; their connections are reset.
 
         Args:
             matching: is given what has come of the request so far.
             times: how many of them; None for every one until `heal`.
         """
-        self._tell(self._order(_Order(_Loss.REQUEST, matching, times, 0)))
+        self._do(self._rules.orders.append, _Order(_Loss.REQUEST, matching, times, 0))
 
-    def lose_reply(self, matching: Matches = _every, *, times: int | None = 1, after: int = 0) -> None:
+    def lose_reply(self, matching=_every, *, times=1, after=0):
         """The server does what the next matching requests ask and answers; the client gets a reset instead.
 
         Args:
@@ -328,49 +332,37 @@ class FaultProxy:
             times: how many of them; None for every one until `heal`.
             after: bytes of each reply that the client gets before the reset; a shorter reply passes whole.
         """
-        self._tell(self._order(_Order(_Loss.REPLY, matching, times, after)))
+        self._do(self._rules.orders.append, _Order(_Loss.REPLY, matching, times, after))
 
-    def black_hole(self) -> None:
+    def black_hole(self):
         """Nothing passes in either direction and nobody learns it; what is held passes after `heal`."""
-        self._tell(self._hold())
+        self._do(self._rules.opens.clear)
 
-    def slow(self, slowness: Slowness) -> None:
+    def slow(self, slowness):
         """Everything passes so slowly."""
-        self._tell(self._slow(slowness))
+        self._do(setattr, self._rules, "slowness", slowness)
 
-    def alter(self, change: Callable[[bytes], bytes]) -> None:
+    def alter(self, change):
         """What servers say is changed, or kept back, on its way to the clients.
 
         Args:
             change: is given a piece as it came and returns what passes of it.
         """
-        self._tell(self._alter(change))
+        self._do(setattr, self._rules, "change", change)
 
-    def reset(self) -> None:
+    def reset(self):
         """Every connection has been reset at both ends; new ones are served."""
         self._tell(self._reset())
 
-    def refuse(self) -> None:
+    def refuse(self):
         """Every connection has been reset, and new ones are as soon as they are made."""
         self._tell(self._refuse())
 
-    def heal(self) -> None:
+    def heal(self):
         """Everything passes, what was held first."""
-        self._tell(self._heal())
+        self._do(self._rules.heal)
 
-    async def _order(self, order: _Order) -> None:
-        self._rules.orders.append(order)
-
-    async def _hold(self) -> None:
-        self._rules.opens.clear()
-
-    async def _slow(self, slowness: Slowness) -> None:
-        self._rules.slowness = slowness
-
-    async def _alter(self, change: Callable[[bytes], bytes]) -> None:
-        self._rules.change = change
-
-    async def _reset(self) -> None:
+    async def _reset(self):
         tasks = [line.task for line in self._lines if line.task is not None]
         for line in self._lines:
             line.reset()
@@ -378,26 +370,23 @@ class FaultProxy:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _refuse(self) -> None:
+    async def _refuse(self):
         self._rules.is_refusing = True
         await self._reset()
-
-    async def _heal(self) -> None:
-        self._rules.heal()
 
     # ---- what it tells -----------------------------------------------------------------------------------
 
     @property
-    def traffic(self) -> Traffic:
+    def traffic(self):
         """What has passed so far."""
         return self._rules.traffic
 
     @property
-    def lost(self) -> int:
+    def lost(self):
         """How many requests and replies were lost by `lose_request` and `lose_reply`."""
         return self._rules.lost
 
     @property
-    def connections(self) -> int:
+    def connections(self):
         """How many connections there are."""
         return len(self._lines)

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,39 +48,31 @@ class Place:
     slack: float = 0.0  # seconds that a machine with other work may take beside each bound
 
     @property
-    def settings(self) -> Settings:
+    def settings(self):
         """The settings of the servers under test."""
         return Settings.from_environment(environment=self.timings)
 
     @property
-    def recovery_bound(self) -> float:
+    def recovery_bound(self):
         """By when a lost server's jobs run again: session timeout + sweep + poll + half a second."""
         settings = self.settings
         return settings.session_timeout + settings.sweep + settings.poll + 0.5
 
-    def at(self, storage: str) -> Place:
-        """Return the place with another storage."""
-        return attrs.evolve(self, storage=storage)
-
-    def below(self, folder: Path) -> Place:
-        """Return the place with another folder."""
-        return attrs.evolve(self, folder=folder)
-
-    def within(self, bound: float) -> float:
+    def within(self, bound):
         """Return a bound in seconds as it is held against what was measured."""
         return bound + self.slack
 
     @property
-    def ledger_folder(self) -> Path:
+    def ledger_folder(self):
         """Where the processes write what happened."""
         return self.folder / "ledger"
 
-    def ledger(self) -> Ledger:
+    def ledger(self):
         """Return this process's own ledger."""
         self.ledger_folder.mkdir(exist_ok=True)
         return Ledger(self.ledger_folder)
 
-    def environment(self) -> dict[str, str]:
+    def environment(self):
         """Return the environment of a server or client under test."""
         root = Path(__file__).parents[2]
         return {
@@ -98,13 +90,13 @@ class Server:
 
     def __init__(
         self,
-        place: Place,
-        name: str,
+        place,
+        name,
         *,
-        workers: int = 4,
-        processes: int = 1,
-        app: str = "tests.faults.apps.work:fire",
-    ) -> None:
+        workers=4,
+        processes=1,
+        app="tests.faults.apps.work:fire",
+    ):
         self.processes = processes
         place.ledger_folder.mkdir(exist_ok=True)
         self.log = place.folder / f"{name}.log"
@@ -117,11 +109,11 @@ class Server:
             )  # fmt: skip
 
     @property
-    def pid(self) -> int:
+    def pid(self):
         """The supervisor's process id."""
         return self.process.pid
 
-    def children(self) -> list[int]:
+    def children(self):
         """Return the process ids of the children, as the kernel knows them."""
         try:
             text = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()
@@ -129,11 +121,11 @@ class Server:
             return []
         return [int(pid) for pid in text.split()]
 
-    def family(self) -> list[int]:
+    def family(self):
         """Return the process ids of all that the supervisor started, directly or not."""
         return _started_by(self.pid)
 
-    def kill(self) -> list[int]:
+    def kill(self):
         """Kill every process of the server at once; return their process ids."""
         pids = [self.pid, *self.family()]
         for pid in pids:
@@ -141,18 +133,18 @@ class Server:
         self.process.wait()
         return pids
 
-    def signal(self, number: int) -> None:
+    def signal(self, number):
         """Send the supervisor a signal."""
         kill(self.pid, number)
 
-    def freeze(self, *, frozen: bool) -> list[int]:
+    def freeze(self, *, frozen):
         """Stop every process of the server where it stands, or let them go on; return their process ids."""
         pids = [self.pid, *self.family()]
         for pid in pids:
             kill(pid, signal.SIGSTOP if frozen else signal.SIGCONT)
         return pids
 
-    def stop(self, timeout: float = 30) -> int:
+    def stop(self, timeout=30):
         """Ask it to stop and return its exit code; kill it when it does not."""
         if self.process.poll() is None:
             self.process.terminate()
@@ -163,7 +155,7 @@ class Server:
             raise
 
 
-def kill(pid: int, number: int = signal.SIGKILL) -> None:
+def kill(pid, number=signal.SIGKILL):
     """The process has got the signal, unless it is gone."""
     try:
         os.kill(pid, number)
@@ -171,15 +163,15 @@ def kill(pid: int, number: int = signal.SIGKILL) -> None:
         return
 
 
-def _started_by(pid: int) -> list[int]:
-    own: list[int] = []
+def _started_by(pid):
+    own = []
     for path in Path(f"/proc/{pid}/task").glob("*/children"):
         with suppress(OSError):  # it has ended meanwhile
             own += map(int, path.read_text().split())
     return [*own, *(one for child in own for one in _started_by(child))]
 
 
-def is_running(pid: int) -> bool:
+def is_running(pid):
     """Tell whether there is such a process; one that ended and waits to be asked about does not run."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
@@ -187,7 +179,7 @@ def is_running(pid: int) -> bool:
         return False
 
 
-def eventually(is_so: Callable[[], bool], within: float, what: str) -> float:
+def eventually(is_so, within, what):
     """Return the seconds it took until a condition held; fail when the deadline passes."""
     began = time.monotonic()
     while not is_so():

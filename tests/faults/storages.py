@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TypeAlias
 
 from tests.faults.servers import Place
 from tests.redis.programs import Program, programs
@@ -17,7 +14,7 @@ from tests.sql.programs import Missing, MysqlProgram, PostgresqlProgram, mysqls,
 
 __all__ = ["AnyProgram", "is_played_on", "opened", "place_on", "scheme_of", "sql_server"]
 
-AnyProgram: TypeAlias = Program | PostgresqlProgram | MysqlProgram
+AnyProgram = Program | PostgresqlProgram | MysqlProgram
 
 _SCHEMES = {
     "unix": "redis", "rediss": "redis", "valkey": "redis", "valkeys": "redis", "postgres": "postgresql",
@@ -26,23 +23,23 @@ _SCHEMES = {
 _DATABASE = "jobs"
 
 
-def scheme_of(storage: str) -> str:
+def scheme_of(storage):
     """Return what kind of storage a URL or a server's word means, as scenarios declare it."""
     scheme = storage.partition(":")[0].partition("-")[0].partition("+")[0]
     return _SCHEMES.get(scheme, scheme)
 
 
-def is_played_on(schemes: tuple[str, ...], storage: str) -> bool:
+def is_played_on(schemes, storage):
     """Tell whether a scenario that declares these schemes is for a storage: a URL or a server's word."""
     return not schemes or scheme_of(storage) in schemes
 
 
-def _programs() -> tuple[AnyProgram, ...]:
+def _programs():
     return (*programs(), *postgresqls(), *mysqls())
 
 
 @contextmanager
-def opened(storage: str | None, folder: Path, slack: float = 0.0) -> Iterator[Place]:
+def opened(storage, folder, slack=0.0):
     """Yield a place in the folder.
 
     Args:
@@ -72,7 +69,7 @@ def opened(storage: str | None, folder: Path, slack: float = 0.0) -> Iterator[Pl
 
 
 @contextmanager
-def place_on(program: AnyProgram, folder: Path, slack: float = 0.0) -> Iterator[Place]:
+def place_on(program, folder, slack=0.0):
     """Yield a place on a server of its own."""
     if isinstance(program, Program):
         with RedisServer(program) as redis:
@@ -83,9 +80,7 @@ def place_on(program: AnyProgram, folder: Path, slack: float = 0.0) -> Iterator[
 
 
 @contextmanager
-def sql_server(
-    program: object, options: Mapping[str, str] | None = None, *, is_pooled: bool = False
-) -> Iterator[tuple[Postgresql | Mariadb, str]]:
+def sql_server(program, options=None, *, is_pooled=False):
     """Yield a running server of its own, and the URL of an empty database on it, behind PgBouncer or not."""
     server: Postgresql | Mariadb
     if isinstance(program, PostgresqlProgram):

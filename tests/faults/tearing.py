@@ -1,18 +1,15 @@
 """Copies of a SQLite file whose write-ahead log is damaged, and what our storage makes of them.
 
-`python -m tests.faults.tearing URL FOLDER COPIES COMMITS SEED` prints its figures as JSON. The last copy is
-laid where the URL says, for servers to go on with.
+The last copy is laid where the URL says, for servers to go on with.
 """
 
 from __future__ import annotations
 
-import json
 import random
 import sqlite3
-import sys
 import traceback
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -20,8 +17,8 @@ import attrs
 
 from firelock import Firelock
 from firelock.lifecycle import succeeded
-from firelock.storage import Applied, ClaimRequest, NewSession, Storage, StorageError
-from firelock.values import FINAL_STATES, Holder, JobRecord, NewJob, State
+from firelock.storage import Applied, ClaimRequest, NewSession, StorageError
+from firelock.values import FINAL_STATES, Holder, NewJob, State
 from tests.faults.checker import is_legal_history
 from tests.faults.written import KINDS, Left, digest, left_behind, remove
 
@@ -32,54 +29,54 @@ _MANY = 1_000_000
 # ---- the damage ------------------------------------------------------------------------------------------
 
 
-def _cut(content: bytes, chance: random.Random) -> bytes:
+def _cut(content, chance):
     return content[: chance.randrange(len(content))]
 
 
-def _flipped(content: bytes, chance: random.Random) -> bytes:
+def _flipped(content, chance):
     changed = bytearray(content)
     for _ in range(chance.choice([1, 1, 2, 8, 64])):
         changed[chance.randrange(len(changed))] ^= 1 << chance.randrange(8)
     return bytes(changed)
 
 
-def _scrawled(content: bytes, chance: random.Random) -> bytes:
+def _scrawled(content, chance):
     return _replaced(content, chance, chance.randbytes(chance.choice([1, 24, 512, 20_000])))
 
 
-def _holed(content: bytes, chance: random.Random) -> bytes:
+def _holed(content, chance):
     return _replaced(content, chance, bytes(chance.choice([512, 4_096, 65_536])))
 
 
-def _replaced(content: bytes, chance: random.Random, piece: bytes) -> bytes:
+def _replaced(content, chance, piece):
     start = chance.randrange(len(content))
     return (content[:start] + piece + content[start + len(piece) :])[: len(content)]
 
 
-def _blank_at_the_end(content: bytes, chance: random.Random) -> bytes:
+def _blank_at_the_end(content, chance):
     good = _cut(content, chance)
     return good + bytes(len(content) - len(good))
 
 
-def _bad_head(content: bytes, chance: random.Random) -> bytes:
+def _bad_head(content, chance):
     return _flipped(content[:32], chance) + content[32:]
 
 
-def _grown(content: bytes, chance: random.Random) -> bytes:
+def _grown(content, chance):
     return content + chance.randbytes(chance.choice([1, 4_120, 50_000]))
 
 
-def _gone(_content: bytes, _chance: random.Random) -> None:
+def _gone(_content, _chance):
     return None
 
 
-def _whole(content: bytes, _chance: random.Random) -> bytes:
+def _whole(content, _chance):
     return content
 
 
 _Damage = Callable[[bytes, random.Random], bytes | None]
 # What may befall a log, and how often; then the index, which says where in the log each page is.
-_LOG: dict[str, tuple[_Damage, int]] = {
+_LOG = {
     "cut": (_cut, 6),
     "flipped bits": (_flipped, 6),
     "scrawled over": (_scrawled, 4),
@@ -90,7 +87,7 @@ _LOG: dict[str, tuple[_Damage, int]] = {
     "gone": (_gone, 1),
     "whole": (_whole, 1),
 }
-_INDEX: dict[str, tuple[_Damage, int]] = {
+_INDEX = {
     "whole": (_whole, 2),
     "gone": (_gone, 1),
     "flipped bits": (_flipped, 1),
@@ -100,11 +97,11 @@ _INDEX: dict[str, tuple[_Damage, int]] = {
 }
 
 
-def _drawn(kinds: dict[str, tuple[_Damage, int]], chance: random.Random) -> str:
+def _drawn(kinds, chance):
     return chance.choices(list(kinds), [weight for _, weight in kinds.values()])[0]
 
 
-def _alike(one: bytes, other: bytes) -> int:
+def _alike(one, other):
     """Return up to where two contents are the same."""
     low, high = 0, min(len(one), len(other))
     while low < high:
@@ -130,23 +127,23 @@ class Copy:
     place: int  # up to where its log is what it was
 
     @property
-    def is_in_file(self) -> bool:
+    def is_in_file(self):
         """Tell whether the damage is where the log's pages are in the file as well."""
         return self.place < self.left.folded
 
     @property
-    def commits(self) -> int:
+    def commits(self):
         """How many commits are whole: those before the damage."""
         return self.left.before(self.place)
 
-    def __str__(self) -> str:
+    def __str__(self):
         return (
             f"copy {self.number}, {self.left.kind}: log {self.log} from byte {self.place}"
             f" of {self.left.ends[-1]}, index {self.index}"
         )
 
 
-def _copied(left: Left, path: Path, number: int, chance: random.Random) -> Copy:
+def _copied(left, path, number, chance):
     """Return the copy that was laid there."""
     log_kind, index_kind = _drawn(_LOG, chance), _drawn(_INDEX, chance)
     log = _LOG[log_kind][0](left.log, chance)
@@ -154,7 +151,7 @@ def _copied(left: Left, path: Path, number: int, chance: random.Random) -> Copy:
     return Copy(left, number, log_kind, index_kind, _alike(left.log, log or b""))
 
 
-def check(copy: Copy, path: Path) -> None:
+def check(copy, path):
     """Our storage opens the copy: it has the commits before the damage and no other, and works on.
 
     Raises:
@@ -175,16 +172,16 @@ def check(copy: Copy, path: Path) -> None:
     remove(again)
 
 
-def _plain(path: Path) -> sqlite3.Connection:
+def _plain(path):
     return sqlite3.connect(path, isolation_level=None)
 
 
-def _copy_as_it_is(path: Path, to: Path) -> None:
+def _copy_as_it_is(path, to):
     for suffix in ("", "-wal"):
         Path(f"{to}{suffix}").write_bytes(Path(f"{path}{suffix}").read_bytes())
 
 
-def _assert_states(storage: Storage, left: Left, commits: int) -> None:
+def _assert_states(storage, left, commits):
     """Each job is there, in the state that its writer was told, if that was committed by then."""
     expected, everything = left.states(commits), left.states(_MANY)
     found = zip(everything, storage.get(list(everything)), strict=True)
@@ -192,19 +189,19 @@ def _assert_states(storage: Storage, left: Left, commits: int) -> None:
     assert states == expected, _difference(states, expected)
 
 
-def _difference(states: dict[str, State], expected: dict[str, State]) -> str:
+def _difference(states, expected):
     ids = [id for id in {**states, **expected} if states.get(id) != expected.get(id)]
     named = [f"{id}: {states.get(id)}, not {expected.get(id)}" for id in ids[:5]]
     return f"{len(ids)} jobs are not as they were by then: {'; '.join(named)}"
 
 
-def _assert_whole(plain: sqlite3.Connection) -> None:
+def _assert_whole(plain):
     """SQLite finds no damage."""
     told = plain.execute("PRAGMA integrity_check").fetchall()
     assert told == [("ok",)], told[:3]
 
 
-def _assert_sound(storage: Storage, plain: sqlite3.Connection) -> None:
+def _assert_sound(storage, plain):
     """SQLite finds no damage, and no job is there by halves."""
     _assert_whole(plain)
     ids = [id for (id,) in plain.execute("SELECT id FROM firelock_jobs")]
@@ -220,7 +217,7 @@ def _assert_sound(storage: Storage, plain: sqlite3.Connection) -> None:
         assert (record.session is not None) is (record.state is State.PROCESSING), record
 
 
-def _assert_counts(storage: Storage, records: Sequence[JobRecord]) -> None:
+def _assert_counts(storage, records):
     counts = storage.counts()
     by_state = Counter(record.state for record in records)
     by_queue = Counter((record.queue, record.state) for record in records)
@@ -234,7 +231,7 @@ def _assert_counts(storage: Storage, records: Sequence[JobRecord]) -> None:
     assert stored == by_queue, counts
 
 
-def _assert_belongings(plain: sqlite3.Connection, records: Sequence[JobRecord]) -> None:
+def _assert_belongings(plain, records):
     """Tags, ties and failures are those of the jobs that are there."""
     tags = {(record.id, tag) for record in records for tag in record.tags}
     assert set(plain.execute("SELECT job_id, tag FROM firelock_job_tags")) == tags
@@ -249,7 +246,7 @@ def _assert_belongings(plain: sqlite3.Connection, records: Sequence[JobRecord]) 
     assert failures == {record.id for record in records if record.error is not None}
 
 
-def _work_on(storage: Storage) -> None:
+def _work_on(storage):
     """Another process takes what waits, and stores more."""
     now, holder = storage.clock(), Holder("next", "next")
     storage.begin_session(NewSession("next", "next", "next", "host", 1, now, 3_600))
@@ -284,7 +281,7 @@ class _Figures:
     by_kind: Counter[str] = attrs.field(factory=Counter)
     in_file: Counter[str] = attrs.field(factory=Counter)
 
-    def count(self, copy: Copy) -> None:
+    def count(self, copy):
         """The copy is among them."""
         self.by_kind[copy.log] += 1
         if not copy.is_in_file:
@@ -293,9 +290,9 @@ class _Figures:
             self.jobs += len(copy.left.states(copy.commits))
 
 
-def tear(path: Path, folder: Path, copies: int, commits: int, seed: int) -> dict[str, object]:
+def main(url, folder, copies, commits, seed):
     """Return the figures of so many damaged copies, a few of each original."""
-    chance, figures = random.Random(seed), _Figures()
+    path, chance, figures = Path(url.removeprefix("sqlite:///")), random.Random(seed), _Figures()
     of_one = min(_COPIES_OF_ONE, -(-copies // len(KINDS)))
     for number in range(copies):
         if number % of_one == 0:
@@ -310,7 +307,7 @@ def tear(path: Path, folder: Path, copies: int, commits: int, seed: int) -> dict
     return {**attrs.asdict(figures), "left": left_to_do}
 
 
-def _lay_for_servers(path: Path, folder: Path, commits: int, chance: random.Random) -> list[str]:
+def _lay_for_servers(path, folder, commits, chance):
     """One damaged copy more is there, its writer's session is over; return the jobs that have not ended."""
     left = left_behind("kept", path, folder, commits, chance.getrandbits(32))
     place = left.ends[len(left.ends) // 2] + 1
@@ -322,14 +319,14 @@ def _lay_for_servers(path: Path, folder: Path, commits: int, chance: random.Rand
     return [id for id, state in states.items() if state not in FINAL_STATES]
 
 
-def _try(action: Callable[[Copy, Path], None], copy: Copy, path: Path, figures: _Figures) -> None:
+def _try(action, copy, path, figures):
     try:
         action(copy, path)
     except Exception:  # noqa: BLE001 - whatever it is, it is told
         figures.wrong.append(f"{copy}: {traceback.format_exc(limit=-3)}")
 
 
-def _outcome(copy: Copy, path: Path) -> str:
+def _outcome(copy, path):
     """Return what became of a copy of which SQLite promises nothing: its log is older than its file."""
     try:
         with Firelock(f"sqlite:///{path}") as fire, closing(_plain(path)) as plain:
@@ -345,13 +342,13 @@ def _outcome(copy: Copy, path: Path) -> str:
         return f"refused: {error.__cause__}"
 
 
-def _use(copy: Copy, path: Path) -> None:
+def _use(copy, path):
     """Verbs of all kinds find what they find, or say what is wrong with the file."""
     with Firelock(f"sqlite:///{path}") as fire:
         storage, now = fire.storage, 1
         session = NewSession("next", "next", "next", "host", 1, now, 3_600)
         job = NewJob("more", "work", "{}", "json", "default", 0, State.ENQUEUED, now)
-        verbs: list[Callable[[], object]] = [
+        verbs = [
             storage.counts,
             lambda: storage.get(list(copy.left.states(_MANY))),
             lambda: storage.begin_session(session),
@@ -364,17 +361,3 @@ def _use(copy: Copy, path: Path) -> None:
         for verb in verbs:
             with suppress(StorageError):
                 verb()
-
-
-def main() -> int:
-    """Print the figures as JSON."""
-    url, given, copies, commits, seed = sys.argv[1:]
-    folder = Path(given)
-    folder.mkdir(parents=True, exist_ok=True)
-    figures = tear(Path(url.removeprefix("sqlite:///")), folder, int(copies), int(commits), int(seed))
-    sys.stdout.write(json.dumps(figures))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -23,60 +23,28 @@ _ON_EVERY_STORAGE = os.environ.get("CI") == "true" or "FIRELOCK_TEST_REDIS" in o
 _ON_EVERY_DATABASE = os.environ.get("FIRELOCK_TEST_SQL") == "all"
 
 
-def _of_databases(scheme):
-    """Return what shows that effects happen once, and everything else where all is to be tested.
+def _on(scheme, programs):
+    """Each scenario that is played on the storages of a scheme, on each of its programs.
 
-    The others start and kill servers by the dozen: their bounds want a machine of their own.
+    Of databases that is what shows that effects happen once, and everything else where all is to be tested:
+    the others start and kill servers by the dozen, and their bounds want a machine of their own.
     """
-    return [
-        scenario
-        for scenario in SCENARIOS.values()
-        if is_played_on(scenario.schemes, scheme)
-        and (_ON_EVERY_DATABASE or scenario.name == "complete-within")
+    scenarios = [
+        one
+        for one in SCENARIOS.values()
+        if is_played_on(one.schemes, scheme)
+        and {"sqlite": True, "redis": one.schemes or _ON_EVERY_STORAGE}.get(
+            scheme, _ON_EVERY_DATABASE or one.name == "complete-within"
+        )
     ]
+    chosen = pytest.mark.parametrize("scenario", scenarios, ids=lambda one: f"{one.fault}-{one.name}")
+    return lambda test: chosen(pytest.mark.parametrize("program", programs)(test))
 
 
-@pytest.mark.parametrize(
-    "scenario",
-    [scenario for scenario in SCENARIOS.values() if is_played_on(scenario.schemes, "sqlite")],
-    ids=lambda scenario: f"{scenario.fault}-{scenario.name}",
-)
-def test_a_fault_does_no_harm(scenario, tmp_path):
-    """What a scenario breaks on purpose loses nothing, blocks nobody and is recovered from in time."""
-    with opened(None, tmp_path, _SLACK) as place:
-        try:
-            figures = scenario.play(place, scenario.short)
-        except NotHere as reason:
-            pytest.skip(str(reason))
-
-    assert figures != []
-
-
-@pytest.mark.parametrize(
-    "scenario",
-    [
-        scenario
-        for scenario in SCENARIOS.values()
-        if is_played_on(scenario.schemes, "redis") and (scenario.schemes or _ON_EVERY_STORAGE)
-    ],
-    ids=lambda scenario: f"{scenario.fault}-{scenario.name}",
-)
-@pytest.mark.parametrize("program", programs_of_groups())  # the kit runs on each; faults take minutes
-def test_a_fault_does_no_harm_on_redis(scenario, program, tmp_path):
-    """As above, on a Redis of the test's own; what befalls a Redis is tried on nothing else."""
-    with opened(str(program), tmp_path, _SLACK) as place:
-        try:
-            figures = scenario.play(place, scenario.short)
-        except NotHere as reason:
-            pytest.skip(str(reason))
-
-    assert figures != []
-
-
-def _play_on_a_database(scenario, program, folder):
+def _play(scenario, program, folder):
     if isinstance(program, Missing):
         program.tell()
-    with opened(str(program), folder, _SLACK) as place:
+    with opened(program and str(program), folder, _SLACK) as place:
         try:
             figures = scenario.play(place, scenario.short)
         except NotHere as reason:
@@ -85,19 +53,25 @@ def _play_on_a_database(scenario, program, folder):
     assert figures != []
 
 
-@pytest.mark.parametrize(
-    "scenario", _of_databases("postgresql"), ids=lambda scenario: f"{scenario.fault}-{scenario.name}"
-)
-@pytest.mark.parametrize("program", chosen_postgresqls()[:1])  # the kit runs on each; faults take minutes
+@_on("sqlite", [None])
+def test_a_fault_does_no_harm(scenario, program, tmp_path):
+    """What a scenario breaks on purpose loses nothing, blocks nobody and is recovered from in time."""
+    _play(scenario, program, tmp_path)
+
+
+@_on("redis", programs_of_groups())  # the kit runs on each; faults take minutes
+def test_a_fault_does_no_harm_on_redis(scenario, program, tmp_path):
+    """As above, on a Redis of the test's own; what befalls a Redis is tried on nothing else."""
+    _play(scenario, program, tmp_path)
+
+
+@_on("postgresql", chosen_postgresqls()[:1])  # the kit runs on each; faults take minutes
 def test_a_fault_does_no_harm_on_postgresql(scenario, program, tmp_path):
     """As above, on a PostgreSQL of the test's own."""
-    _play_on_a_database(scenario, program, tmp_path)
+    _play(scenario, program, tmp_path)
 
 
-@pytest.mark.parametrize(
-    "scenario", _of_databases("mysql"), ids=lambda scenario: f"{scenario.fault}-{scenario.name}"
-)
-@pytest.mark.parametrize("program", chosen_mysqls())
+@_on("mysql", chosen_mysqls())
 def test_a_fault_does_no_harm_on_mysql(scenario, program, tmp_path):
     """As above, on a MariaDB or MySQL of the test's own."""
-    _play_on_a_database(scenario, program, tmp_path)
+    _play(scenario, program, tmp_path)

@@ -14,7 +14,6 @@ import random
 import signal
 import sqlite3
 import struct
-from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -24,7 +23,7 @@ import attrs
 from firelock import Firelock
 from firelock.lifecycle import failed, retried, succeeded
 from firelock.storage import Applied, ClaimRequest, NewSession, Renewal, Storage
-from firelock.values import ClaimedJob, Edge, ErrorInfo, Holder, NewJob, On, State, Transition
+from firelock.values import ClaimedJob, Edge, ErrorInfo, Holder, NewJob, On, State
 from tests.faults.forking import end_of, start_fork
 from tests.faults.ledger import Ledger, read_ledger
 
@@ -61,23 +60,23 @@ class Left:
     folded: int  # up to where in the log its pages are in the file as well
 
     @property
-    def first(self) -> int:
+    def first(self):
         """How many commits the file has without the log."""
         return len(self.steps) - len(self.ends)
 
-    def before(self, place: int) -> int:
+    def before(self, place):
         """Return how many commits there are when the log is good up to a place."""
         return self.first + sum(end <= place for end in self.ends)
 
-    def states(self, commits: int) -> dict[str, State]:
+    def states(self, commits):
         """Return every job that is stored after so many commits."""
         return {id: state for step in self.steps[:commits] for id, state in step.states.items()}
 
-    def digest(self, commits: int) -> str:
+    def digest(self, commits):
         """Return the digest of all that is stored after so many commits; tables without rows are nothing."""
         return self.steps[commits - 1].digest if commits else _of_rows([])
 
-    def lay(self, path: Path, *, log: bytes | None, index: bytes | None) -> None:
+    def lay(self, path, *, log, index):
         """The files are there, with another log and index, or without them."""
         for suffix, content in zip(_SUFFIXES, (self.file, log, index), strict=True):
             beside = Path(f"{path}{suffix}")
@@ -86,12 +85,12 @@ class Left:
                 beside.write_bytes(content)
 
 
-def digest(connection: sqlite3.Connection) -> str:
+def digest(connection):
     """Return the digest of every row of our tables, but of the one that says when they were made."""
     return _of_rows(_rows(connection))
 
 
-def _rows(connection: sqlite3.Connection) -> Iterator[str]:
+def _rows(connection):
     names = connection.execute(
         "SELECT name FROM sqlite_master WHERE type = 'table' AND name LIKE 'firelock#_%' ESCAPE '#'"
         " AND name <> 'firelock_schema' ORDER BY name"
@@ -101,7 +100,7 @@ def _rows(connection: sqlite3.Connection) -> Iterator[str]:
             yield f"{name} {row}\n"
 
 
-def _of_rows(rows: Iterator[str] | Sequence[str]) -> str:
+def _of_rows(rows):
     total = hashlib.blake2b(digest_size=16)
     for row in rows:
         total.update(row.encode("utf-8", "surrogatepass"))
@@ -122,14 +121,14 @@ class _Writer:
     known: dict[str, State] = attrs.field(factory=dict)
     held: list[ClaimedJob] = attrs.field(factory=list)
 
-    def begin(self) -> None:
+    def begin(self):
         """There are tables and a session."""
         self.storage.migrate()
         self.note("migrate", [])
         self.storage.begin_session(NewSession("writer", "writer", "writer", "host", os.getpid(), 0, _HOUR))
         self.note("begin", [])
 
-    def note(self, what: str, ids: Sequence[str]) -> None:
+    def note(self, what, ids):
         """The ledger says what was just committed: these jobs are in these states now."""
         records = self.storage.get(ids)
         states = {record.id: record.state for record in records if record is not None}
@@ -137,7 +136,7 @@ class _Writer:
         self.known.update(states)
         self.ledger.write(what, note=json.dumps([states, digest(self.plain)]))
 
-    def step(self) -> None:
+    def step(self):
         """One commit more, of whatever kind is possible and comes up."""
         kinds = [self.insert] * 4 + [self.renew]
         kinds += [self.claim] * 3 * self._has(State.ENQUEUED)
@@ -145,10 +144,10 @@ class _Writer:
         kinds += [self.promote] * 2 * self._has(State.SCHEDULED)
         self.chance.choice(kinds)()
 
-    def _has(self, state: State) -> bool:
+    def _has(self, state):
         return state in self.known.values()
 
-    def insert(self) -> None:
+    def insert(self):
         """Jobs are stored: plain ones, or such with tags, parents and instants; some are long."""
         chance, now = self.chance, self.storage.clock()
         is_plain = chance.random() < 0.5
@@ -157,7 +156,7 @@ class _Writer:
         assert all(self.storage.insert(jobs))
         self.note("inserted", [job.id for job in jobs])
 
-    def _job(self, id: str, now: int, is_plain: bool) -> NewJob:
+    def _job(self, id, now, is_plain):
         chance = self.chance
         arguments = '{"seconds":0.0}' + " " * chance.choice([0, 0, 200, 9_000])
         job = NewJob(id, "work", arguments, "json", chance.choice(_QUEUES), 0, State.ENQUEUED, now)
@@ -172,7 +171,7 @@ class _Writer:
             return attrs.evolve(job, state=State.SCHEDULED, due_at=now)
         return job
 
-    def claim(self) -> None:
+    def claim(self):
         """Some jobs are the writer's."""
         claim = self.storage.claim(
             ClaimRequest(_QUEUES, self.chance.randint(1, 20), "writer", self.storage.clock())
@@ -181,7 +180,7 @@ class _Writer:
         assert claim.jobs
         self.note("claimed", [job.id for job in claim.jobs])
 
-    def settle(self) -> None:
+    def settle(self):
         """Some of its jobs have ended one way or the other, or wait for another try."""
         self.chance.shuffle(self.held)
         count = self.chance.randint(1, len(self.held))
@@ -194,7 +193,7 @@ class _Writer:
         if Applied.RELEASING in answers:
             self.release()
 
-    def _end(self, job: ClaimedJob, now: int) -> Transition:
+    def _end(self, job, now):
         error = ErrorInfo("ValueError", "odd", "f" * 8, "→ here\n" * 40)
         match self.chance.choice("ssssfr"):
             case "f":
@@ -208,17 +207,17 @@ class _Writer:
                     job, _HOLDER, at=now, started_at=now, result='"done"', result_absent=None, expires_at=None
                 )
 
-    def release(self) -> None:
+    def release(self):
         """Children of ended parents are moved."""
         assert self.storage.release(10_000)
         self.note("released", [id for id, state in self.known.items() if state is State.AWAITING])
 
-    def promote(self) -> None:
+    def promote(self):
         """What was scheduled is due."""
         assert self.storage.promote(10_000).promoted
         self.note("promoted", [id for id, state in self.known.items() if state is State.SCHEDULED])
 
-    def renew(self) -> None:
+    def renew(self):
         """The session lives on."""
         assert self.storage.renew([Renewal("writer", busy=len(self.held))]) == [True]
         self.note("renewed", [])
@@ -227,12 +226,12 @@ class _Writer:
 # ---- what becomes of the log -----------------------------------------------------------------------------
 
 
-def _pages(path: Path) -> int:
+def _pages(path):
     """Return how many pages the log's file holds, old ones behind its end included."""
     return Path(f"{path}-wal").stat().st_size // (_FRAME_HEADER + _PAGE)
 
 
-def _young(writer: _Writer, path: Path, commits: int) -> None:
+def _young(writer, path, commits):
     """Everything since the file was made is in the log, nothing in the file."""
     for _ in range(commits):
         if _pages(path) > _FOLDED_PAGES * 3 // 4:
@@ -240,7 +239,7 @@ def _young(writer: _Writer, path: Path, commits: int) -> None:
         writer.step()
 
 
-def _kept(writer: _Writer, path: Path, commits: int) -> None:
+def _kept(writer, path, commits):
     """A reader keeps the log from being folded into the file, so that it grows and grows."""
     _fill_file(writer)
     reader = _reader(path)
@@ -249,14 +248,14 @@ def _kept(writer: _Writer, path: Path, commits: int) -> None:
     assert reader.in_transaction
 
 
-def _fill_file(writer: _Writer) -> None:
+def _fill_file(writer):
     """What was written is in the file, and the log is empty."""
     for _ in range(10):
         writer.step()
     writer.plain.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
 
 
-def _turned(writer: _Writer, path: Path, commits: int) -> None:
+def _turned(writer, path, commits):
     """The log has been folded in and begun anew; behind its end are pages of its former life."""
     while _pages(path) < _FOLDED_PAGES:
         writer.step()
@@ -264,7 +263,7 @@ def _turned(writer: _Writer, path: Path, commits: int) -> None:
         writer.step()
 
 
-def _folded(writer: _Writer, path: Path, commits: int) -> None:
+def _folded(writer, path, commits):
     """The first half of the log is in the file as well, and a reader keeps the log from beginning anew."""
     _fill_file(writer)
     for _ in range(commits // 2):
@@ -276,14 +275,14 @@ def _folded(writer: _Writer, path: Path, commits: int) -> None:
     assert reader.in_transaction
 
 
-def _reader(path: Path) -> sqlite3.Connection:
+def _reader(path):
     connection = sqlite3.connect(path, isolation_level=None)
     connection.execute("BEGIN")
     connection.execute("SELECT count(*) FROM firelock_jobs").fetchone()
     return connection
 
 
-KINDS: dict[str, Callable[[_Writer, Path, int], None]] = {
+KINDS = {
     "young": _young,
     "kept": _kept,
     "turned": _turned,
@@ -291,7 +290,7 @@ KINDS: dict[str, Callable[[_Writer, Path, int], None]] = {
 }
 
 
-def left_behind(kind: str, path: Path, folder: Path, commits: int, seed: int) -> Left:
+def left_behind(kind, path, folder, commits, seed):
     """Return what a process left that wrote about so many commits and then died by `kill -9`."""
     remove(path)
     for ledger in folder.glob("*.jsonl"):
@@ -309,7 +308,7 @@ def left_behind(kind: str, path: Path, folder: Path, commits: int, seed: int) ->
     return Left(kind, file, log, index, steps, ends, frames[folded - 1][0] if folded else 0)
 
 
-def _write(kind: str, path: Path, folder: Path, commits: int, seed: int) -> None:
+def _write(kind, path, folder, commits, seed):
     fire = Firelock(f"sqlite:///{path}")
     with closing(sqlite3.connect(path, isolation_level=None)) as plain:
         writer = _Writer(fire.storage, Ledger(folder), plain, random.Random(seed))
@@ -318,7 +317,7 @@ def _write(kind: str, path: Path, folder: Path, commits: int, seed: int) -> None
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _frames(log: bytes) -> Iterator[tuple[int, bool]]:
+def _frames(log):
     """Yield where each frame of the log's present life ends, and whether a commit ends with it.
 
     https://www.sqlite.org/fileformat2.html#walformat
@@ -331,7 +330,7 @@ def _frames(log: bytes) -> Iterator[tuple[int, bool]]:
         yield start + length, log[start + 4 : start + 8] != bytes(4)
 
 
-def remove(path: Path) -> None:
+def remove(path):
     """There is no such file, and nothing of it."""
     for suffix in _SUFFIXES:
         Path(f"{path}{suffix}").unlink(missing_ok=True)

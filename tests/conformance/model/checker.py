@@ -8,8 +8,7 @@ from enum import StrEnum
 import attrs
 
 from .moves import first_world, moves
-from .rules import Bounds, Rules
-from .state import FRESH, RUNNING, UP, World, normalised
+from .state import FRESH, RUNNING, UP, normalised
 
 
 class Verdict(StrEnum):
@@ -39,7 +38,7 @@ class Finding:
     trail: tuple[str, ...] = ()
 
 
-def explore(rules: Rules, bounds: Bounds, promises: frozenset[Promise] = ALL_PROMISES) -> Finding:
+def explore(rules, bounds, promises=ALL_PROMISES):
     """The finding for one variant, after all its worlds or up to the first broken promise, breadth first.
 
     Safe means that every promise holds in every world, and that ordinary steps lead from each to an end.
@@ -48,7 +47,7 @@ def explore(rules: Rules, bounds: Bounds, promises: frozenset[Promise] = ALL_PRO
     number = {first: 0}
     worlds = [first]
     came_from = [0]
-    ordinary_from: list[list[int]] = [[]]
+    ordinary_from = [[]]
     for here, world in enumerate(worlds):
         if broken_promise(world, promises):
             trail, last = _trail(rules, bounds, worlds, came_from, here)
@@ -69,7 +68,7 @@ def explore(rules: Rules, bounds: Bounds, promises: frozenset[Promise] = ALL_PRO
     return Finding(Verdict.STUCK, len(worlds), "no ordinary step leads to an end any more", trail)
 
 
-def broken_promise(world: World, promises: frozenset[Promise] = ALL_PROMISES) -> str:
+def broken_promise(world, promises=ALL_PROMISES):
     """The promise that does not hold in this world, in words; empty when all do."""
     if world.broken and Promise.ENDS in promises:
         return world.broken
@@ -89,7 +88,7 @@ def broken_promise(world: World, promises: frozenset[Promise] = ALL_PROMISES) ->
     return ""
 
 
-def _first_stuck(worlds: list[World], ordinary_from: list[list[int]]) -> int | None:
+def _first_stuck(worlds, ordinary_from):
     ends = [here for here, world in enumerate(worlds) if world.job.is_final]
     leads_to_end = bytearray(len(worlds))
     for here in ends:
@@ -104,9 +103,7 @@ def _first_stuck(worlds: list[World], ordinary_from: list[list[int]]) -> int | N
     return None if stuck < 0 else stuck
 
 
-def _trail(
-    rules: Rules, bounds: Bounds, worlds: list[World], came_from: list[int], last: int
-) -> tuple[tuple[str, ...], World]:
+def _trail(rules, bounds, worlds, came_from, last):
     """Walks the shortest way again without renumbering, so that fences and sessions keep their names."""
     way = [last]
     while way[-1]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from .rules import AtExit, Bounds, Reconciler, Rules
+from .rules import AtExit, Reconciler
 from .state import (
     CLAIM,
     CLAIMED,
@@ -26,8 +24,6 @@ from .state import (
     Call,
     Child,
     Held,
-    Move,
-    World,
     with_call,
     with_child,
 )
@@ -38,7 +34,7 @@ UNSEEN = Child(EXITED, NOBODY, ())
 """A child whose exit nobody will report, since its supervisor is gone."""
 
 
-def child_moves(world: World, index: int, rules: Rules, bounds: Bounds) -> Iterator[Move]:
+def child_moves(world, index, rules, bounds):
     """All steps of one living child."""
     child = world.children[index]
     yield from _calls(world, index, child, rules, bounds)
@@ -54,7 +50,7 @@ def child_moves(world: World, index: int, rules: Rules, bounds: Bounds) -> Itera
         yield told, True, _begun_anew(world, child.session)
 
 
-def _calls(world: World, index: int, child: Child, rules: Rules, bounds: Bounds) -> Iterator[Move]:
+def _calls(world, index, child, rules, bounds):
     if len(world.wire) >= bounds.wire:
         return
     open_kinds = {call.kind for call in world.wire if call.sender == index}
@@ -70,7 +66,7 @@ def _calls(world: World, index: int, child: Child, rules: Rules, bounds: Bounds)
             yield f"child {index} sends the end of fence {held.fence}", True, with_call(world, call)
 
 
-def _goes_on(world: World, index: int, child: Child, held: Held, bounds: Bounds) -> Iterator[Move]:
+def _goes_on(world, index, child, held, bounds):
     fence = held.fence
     if held.phase == RUNNING:
         done = _with_phase(child, fence, DONE)
@@ -84,26 +80,26 @@ def _goes_on(world: World, index: int, child: Child, held: Held, bounds: Bounds)
         yield f"child {index} hands fence {fence} back", False, after
 
 
-def _hand_back(session: int, fence: int, attempt: int) -> Call:
+def _hand_back(session, fence, attempt):
     """Nobody waits for its answer: one that is lost is found again by reconciling."""
     return Call(RETURN, SENT, NOBODY, (fence,), attempt, NO_FENCE, session)
 
 
-def fences_of(*children: Child) -> tuple[int, ...]:
+def fences_of(*children):
     """The fences that these children hold."""
     return tuple(sorted(held.fence for child in children for held in child.held))
 
 
-def _with_phase(child: Child, fence: int, phase: str) -> Child:
+def _with_phase(child, fence, phase):
     held = tuple(held._replace(phase=phase) if held.fence == fence else held for held in child.held)
     return child._replace(held=held)
 
 
-def _without(child: Child, fence: int) -> Child:
+def _without(child, fence):
     return child._replace(held=tuple(held for held in child.held if held.fence != fence))
 
 
-def _exited(world: World, index: int, rules: Rules) -> World:
+def _exited(world, index, rules):
     """Its slots still show its supervisor what ran; what it had sent may still be carried out."""
     child = world.children[index]
     shown = tuple(held for held in child.held if held.phase == RUNNING or rules.at_exit is AtExit.TAKE_HELD)
@@ -111,17 +107,17 @@ def _exited(world: World, index: int, rules: Rules) -> World:
     return with_child(hung_up(world, index), index, gone)
 
 
-def hung_up(world: World, sender: int) -> World:
+def hung_up(world, sender):
     """The world in which a sender waits for nothing any more."""
     wire = (call._replace(sender=NOBODY) if call.sender == sender else call for call in world.wire)
     return world._replace(wire=tuple(call for call in wire if call.sender != NOBODY or _may_still_run(call)))
 
 
-def _may_still_run(call: Call) -> bool:
+def _may_still_run(call):
     return call.stage == SENT and call.kind != RECONCILE
 
 
-def _begun_anew(world: World, session: int) -> World:
+def _begun_anew(world, session):
     """Whoever had this session has dropped everything and begun a new one."""
     members = [index for index, child in enumerate(world.children) if child.session == session]
     for index in members:
@@ -130,7 +126,7 @@ def _begun_anew(world: World, session: int) -> World:
     return hung_up(world, SUPERVISOR)._replace(sessions=(*world.sessions, FRESH))
 
 
-def handled(world: World, call: Call) -> World:
+def handled(world, call):
     """The world after the sender has read the answer to its claim or its settle."""
     child = world.children[call.sender]
     fence = call.fences[0]
@@ -142,7 +138,7 @@ def handled(world: World, call: Call) -> World:
     return with_child(world, call.sender, _without(child, fence))
 
 
-def reconciled(world: World, call: Call, rules: Rules) -> World:
+def reconciled(world, call, rules):
     """Lost runs have stopped and will let their end be refused; what nobody knows is on its way back."""
     asked = range(len(world.children)) if call.sender == SUPERVISOR else (call.sender,)
     for index in asked:

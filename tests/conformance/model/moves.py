@@ -6,23 +6,20 @@ acts: from every world the former alone must lead to an end.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from .children import child_moves
-from .rules import Bounds, Rules
-from .state import ENQUEUED, NO_FENCE, NOBODY, UP, Job, Move, World
+from .state import ENQUEUED, NO_FENCE, NOBODY, UP, Job, World
 from .supervisor import started, supervisor_moves
 from .surroundings import network_moves, operator_moves, time_moves
 
 
-def first_world(rules: Rules) -> World:
+def first_world(rules):
     """One enqueued job, one server with two children, nothing on its way."""
     job = Job(ENQUEUED, NOBODY, NO_FENCE, attempt=0, crashes=0, ended=False)
     nothing = World(job, sessions=(), children=(), supervisor=False, wire=(), broken="")
     return started(nothing, rules)
 
 
-def moves(world: World, rules: Rules, bounds: Bounds) -> Iterator[Move]:
+def moves(world, rules, bounds):
     """All steps from here."""
     for index, child in enumerate(world.children):
         if child.status == UP:

@@ -35,7 +35,7 @@ class Refusal:
 
 _CLAIM = "claim for A: J, fence 1"
 
-REFUSALS: tuple[Refusal, ...] = (
+REFUSALS = (
     Refusal(
         "guard without the fence",
         "the_same_session_never_settles_with_an_old_fence",

@@ -14,7 +14,6 @@ Left out: a second job (jobs meet only in batches), retries, and arithmetic with
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from time import perf_counter
 
 from .checker import Finding, Verdict, explore
@@ -24,19 +23,19 @@ from .variants import DEEP, VARIANTS, Variant
 __all__ = ["DEEP", "REFUSALS", "VARIANTS", "Finding", "Keeper", "Refusal", "Variant", "Verdict", "check"]
 
 
-def check(variant: Variant) -> Finding:
+def check(variant):
     """The finding for one variant, in the world and by the promises it names."""
     return explore(variant.rules, variant.bounds, variant.promises)
 
 
-def told(variant: Variant, finding: Finding) -> str:
+def told(variant, finding):
     """A finding in words, with its counter-example step by step."""
     steps = [f"\n  {number:2}. {step}" for number, step in enumerate(finding.trail, start=1)]
     reason = f"\n      → {finding.reason}" if finding.reason else ""
     return f"{variant.name}: {finding.verdict}, {finding.states:,} states{''.join(steps)}{reason}"
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(arguments):
     """Every variant is explored and told; 1 where one is not as expected."""
     is_deep = bool({"--deep", "--all"}.intersection(arguments))
     surprises = 0

@@ -2,41 +2,41 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
-ENQUEUED: Final = "enqueued"
-PROCESSING: Final = "processing"
-SUCCEEDED: Final = "succeeded"
-FAILED: Final = "failed"
-DELETED: Final = "deleted"
-FINAL: Final = (SUCCEEDED, FAILED, DELETED)
+ENQUEUED = "enqueued"
+PROCESSING = "processing"
+SUCCEEDED = "succeeded"
+FAILED = "failed"
+DELETED = "deleted"
+FINAL = (SUCCEEDED, FAILED, DELETED)
 
-FRESH: Final = "fresh"
-LAPSED: Final = "lapsed"
-DEAD: Final = "dead"
+FRESH = "fresh"
+LAPSED = "lapsed"
+DEAD = "dead"
 
-UP: Final = "up"
-EXITED: Final = "exited"
-HALF_ENDED: Final = "half ended"
+UP = "up"
+EXITED = "exited"
+HALF_ENDED = "half ended"
 
-CLAIMED: Final = "claimed"
-RUNNING: Final = "running"
-DONE: Final = "done"
+CLAIMED = "claimed"
+RUNNING = "running"
+DONE = "done"
 
-CLAIM: Final = "claim"
-SETTLE: Final = "settle"
-RETURN: Final = "return"
-RECONCILE: Final = "reconcile"
+CLAIM = "claim"
+SETTLE = "settle"
+RETURN = "return"
+RECONCILE = "reconcile"
 
-SENT: Final = "sent"
-TAKEN: Final = "taken"
-APPLIED: Final = "applied"
-REFUSED: Final = "refused"
-TOLD: Final = "told"
+SENT = "sent"
+TAKEN = "taken"
+APPLIED = "applied"
+REFUSED = "refused"
+TOLD = "told"
 
-NOBODY: Final = -1
-SUPERVISOR: Final = 2
-NO_FENCE: Final = 0
+NOBODY = -1
+SUPERVISOR = 2
+NO_FENCE = 0
 
 
 class Job(NamedTuple):
@@ -50,12 +50,12 @@ class Job(NamedTuple):
     ended: bool  # seen by the checker alone: an end of this fence has been accepted
 
     @property
-    def has_tail(self) -> bool:
+    def has_tail(self):
         """Whether a holder of old may still be running it."""
         return self.session != NOBODY and self.state != PROCESSING
 
     @property
-    def is_final(self) -> bool:
+    def is_final(self):
         """Whether nothing is left to be done, not even by a holder of old."""
         return self.state in FINAL and not self.has_tail
 
@@ -103,42 +103,42 @@ Move = tuple[str, bool, World]
 """What happens, in words; whether it does by itself when nothing more goes wrong; the world after it."""
 
 
-def with_child(world: World, index: int, child: Child) -> World:
+def with_child(world, index, child):
     """The world in which one child has changed."""
     children = world.children
     return world._replace(children=(*children[:index], child, *children[index + 1 :]))
 
 
-def with_session(world: World, session: int, state: str) -> World:
+def with_session(world, session, state):
     """The world in which one session has changed."""
     rows = world.sessions
     return world._replace(sessions=(*rows[:session], state, *rows[session + 1 :]))
 
 
-def with_call(world: World, call: Call) -> World:
+def with_call(world, call):
     """The world with one more call on the wire."""
     return world._replace(wire=(*world.wire, call))
 
 
-def without_call(world: World, call: Call) -> World:
+def without_call(world, call):
     """The world in which a call is over."""
     position = world.wire.index(call)
     return world._replace(wire=world.wire[:position] + world.wire[position + 1 :])
 
 
-def answered(world: World, call: Call, answer: Call) -> World:
+def answered(world, call, answer):
     """The world in which a call has its answer; it is over at once when nobody waits."""
     position = world.wire.index(call)
     answers = () if call.sender == NOBODY else (answer,)
     return world._replace(wire=world.wire[:position] + answers + world.wire[position + 1 :])
 
 
-def kept_sessions(children: tuple[Child, ...], supervisor: bool) -> set[int]:
+def kept_sessions(children, supervisor):
     """Sessions that somebody renews or works under; the others lapse, and it matters to nobody when."""
     return {child.session for child in children if supervisor or child.status == UP}
 
 
-def normalised(world: World) -> World:
+def normalised(world):
     """The one world that stands for all that behave like this one.
 
     Sessions and fences are only ever compared with each other, so they are renumbered from what is still
@@ -157,14 +157,14 @@ def normalised(world: World) -> World:
 _SWAPPED = {0: 1, 1: 0, SUPERVISOR: SUPERVISOR, NOBODY: NOBODY}
 
 
-def _is_later(first: Child, second: Child, world: World) -> bool:
+def _is_later(first, second, world):
     rows = (*world.sessions, "")
     one = (first.status, first.held, rows[first.session])
     other = (second.status, second.held, rows[second.session])
     return one > other or (one == other and _spoken_of(0, world) > _spoken_of(1, world))
 
 
-def _spoken_of(index: int, world: World) -> tuple[bool, list[tuple[str, str, bool, tuple[int, ...], int]]]:
+def _spoken_of(index, world):
     session = world.children[index].session
     calls = [call for call in world.wire if call.session == session and call.sender in (index, NOBODY)]
     said = sorted(
@@ -173,9 +173,7 @@ def _spoken_of(index: int, world: World) -> tuple[bool, list[tuple[str, str, boo
     return world.job.session == session, said
 
 
-def _renumber_fences(
-    job: Job, children: tuple[Child, ...], wire: tuple[Call, ...]
-) -> tuple[Job, tuple[Child, ...], tuple[Call, ...]]:
+def _renumber_fences(job, children, wire):
     spoken = {held.fence for child in children for held in child.held}
     for call in wire:
         spoken.update(call.fences)
@@ -205,10 +203,8 @@ def _renumber_fences(
     )
 
 
-def _renumber_sessions(
-    job: Job, sessions: tuple[str, ...], children: tuple[Child, ...], supervisor: bool, wire: tuple[Call, ...]
-) -> tuple[Job, tuple[str, ...], tuple[Child, ...], bool, tuple[Call, ...]]:
-    order: dict[int, int] = {}
+def _renumber_sessions(job, sessions, children, supervisor, wire):
+    order = {}
     for child in children:
         if child.session != NOBODY:
             order.setdefault(child.session, len(order))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from .rules import Reconciler, Rules, Token
+from .rules import Reconciler, Token
 from .state import (
     APPLIED,
     CLAIM,
@@ -21,15 +21,12 @@ from .state import (
     SUCCEEDED,
     TAKEN,
     TOLD,
-    Call,
-    Job,
-    World,
     answered,
     without_call,
 )
 
 
-def executed(world: World, call: Call, rules: Rules) -> World:
+def executed(world, call, rules):
     """The world after the storage has carried out one request."""
     if call.kind == CLAIM:
         return _claim(world, call, rules)
@@ -38,7 +35,7 @@ def executed(world: World, call: Call, rules: Rules) -> World:
     return _end(world, call, rules)
 
 
-def _claim(world: World, call: Call, rules: Rules) -> World:
+def _claim(world, call, rules):
     job = world.job
     is_free = job.state == ENQUEUED and not (job.has_tail and rules.tail_blocks_claim)
     is_entitled = world.sessions[call.session] != DEAD or not rules.claim_tests_session
@@ -51,7 +48,7 @@ def _claim(world: World, call: Call, rules: Rules) -> World:
     return answered(world._replace(job=job), call, answer)
 
 
-def _end(world: World, call: Call, rules: Rules) -> World:
+def _end(world, call, rules):
     job = world.job
     if _accepts(job, call, rules):
         after = _succeeded(job) if call.kind == SETTLE else _returned(job)
@@ -64,7 +61,7 @@ def _end(world: World, call: Call, rules: Rules) -> World:
     return answered(world, call, call._replace(stage=REFUSED))
 
 
-def _accepts(job: Job, call: Call, rules: Rules) -> bool:
+def _accepts(job, call, rules):
     if rules.guard_state and job.state != PROCESSING:
         return False
     if rules.guard_session and job.session != call.session:
@@ -80,7 +77,7 @@ def _accepts(job: Job, call: Call, rules: Rules) -> bool:
             assert_never(rules.token)
 
 
-def _broken_by_end(job: Job, call: Call) -> str:
+def _broken_by_end(job, call):
     if (job.fence,) != call.fences:
         return f"an end with fence {call.fences[0]} is accepted while the job's fence is {job.fence}"
     if job.state != PROCESSING:
@@ -88,20 +85,20 @@ def _broken_by_end(job: Job, call: Call) -> str:
     return f"a second end is accepted for fence {job.fence}" if job.ended else ""
 
 
-def end_stands(job: Job, call: Call) -> bool:
+def end_stands(job, call):
     """Whether the job is where this very end has put it."""
     return job.state == SUCCEEDED and (job.fence,) == call.fences
 
 
-def _succeeded(job: Job) -> Job:
+def _succeeded(job):
     return job._replace(state=SUCCEEDED, session=NOBODY, ended=True)
 
 
-def _returned(job: Job) -> Job:
+def _returned(job):
     return job._replace(state=ENQUEUED, session=NOBODY, attempt=job.attempt - 1, ended=True)
 
 
-def _reconcile(world: World, call: Call, rules: Rules) -> World:
+def _reconcile(world, call, rules):
     job = world.job
     mine = job.fence if job.session == call.session else NO_FENCE
     lost = tuple(fence for fence in call.fences if fence != mine or job.has_tail)
@@ -115,7 +112,7 @@ def _reconcile(world: World, call: Call, rules: Rules) -> World:
     return answered(world, call, answer)
 
 
-def taken(job: Job, session: int, *, crashed: bool, crash_limit: int = 0) -> Job:
+def taken(job, session, *, crashed, crash_limit=0):
     """The job after a session has lost it: back in its queue, or failed by its crashes; a tail is cleared."""
     if job.session != session or job.has_tail:
         return job._replace(session=NOBODY) if job.session == session else job
@@ -126,12 +123,12 @@ def taken(job: Job, session: int, *, crashed: bool, crash_limit: int = 0) -> Job
     )
 
 
-def deleted(job: Job, rules: Rules) -> Job:
+def deleted(job, rules):
     """The job after an operator has deleted it; its holder stays on the row as a tail."""
     return job._replace(state=DELETED, session=job.session if rules.delete_leaves_tail else NOBODY)
 
 
-def requeued(job: Job) -> Job:
+def requeued(job):
     """The job after an operator has requeued it, under its tail if it has one.
 
     Its attempts begin anew, so that the graph stays finite; no guard of the protocol reads them.

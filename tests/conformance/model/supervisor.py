@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from .children import UNSEEN, fences_of, hung_up
-from .rules import AtExit, Bounds, Reconciler, Rules
+from .rules import AtExit, Reconciler
 from .state import (
     DEAD,
     FRESH,
@@ -19,9 +17,6 @@ from .state import (
     UP,
     Call,
     Child,
-    Job,
-    Move,
-    World,
     with_call,
     with_child,
     with_session,
@@ -29,7 +24,7 @@ from .state import (
 from .storage import taken
 
 
-def started(world: World, rules: Rules) -> World:
+def started(world, rules):
     """The world in which a server has begun, each child, or both together, with a session of its own."""
     sessions = (0, 0) if rules.shared_session else (0, 1)
     children = tuple(Child(UP, len(world.sessions) + new, ()) for new in sessions)
@@ -37,7 +32,7 @@ def started(world: World, rules: Rules) -> World:
     return world._replace(supervisor=True, children=children, sessions=rows)
 
 
-def supervisor_moves(world: World, rules: Rules, bounds: Bounds) -> Iterator[Move]:
+def supervisor_moves(world, rules, bounds):
     """All steps of the supervisor."""
     if not world.supervisor:
         if all(child.status != UP for child in world.children):
@@ -60,7 +55,7 @@ def supervisor_moves(world: World, rules: Rules, bounds: Bounds) -> Iterator[Mov
             yield _notices_exit(world, index, rules, bounds)
 
 
-def _renewed(world: World, rules: Rules) -> World:
+def _renewed(world, rules):
     renewable = (LAPSED,) if rules.death_is_final else (LAPSED, DEAD)
     for child in world.children:
         if world.sessions[child.session] in renewable:
@@ -68,7 +63,7 @@ def _renewed(world: World, rules: Rules) -> World:
     return world
 
 
-def _notices_exit(world: World, index: int, rules: Rules, bounds: Bounds) -> Move:
+def _notices_exit(world, index, rules, bounds):
     child = world.children[index]
     is_half_ended = child.status == HALF_ENDED
     takes = world._replace(job=_taken_at_exit(world.job, child, rules, bounds))
@@ -91,7 +86,7 @@ def _notices_exit(world: World, index: int, rules: Rules, bounds: Bounds) -> Mov
             return f"the supervisor replaces child {index} under the same session", True, after
 
 
-def _taken_at_exit(job: Job, child: Child, rules: Rules, bounds: Bounds) -> Job:
+def _taken_at_exit(job, child, rules, bounds):
     shown = [held for held in child.held if held.fence == job.fence]
     if rules.at_exit is AtExit.REPORT or (rules.at_exit is AtExit.TAKE_HELD and not shown):
         return job
@@ -99,6 +94,6 @@ def _taken_at_exit(job: Job, child: Child, rules: Rules, bounds: Bounds) -> Job:
     return taken(job, child.session, crashed=crashed, crash_limit=bounds.crash_limit)
 
 
-def _replaced(world: World, index: int) -> World:
+def _replaced(world, index):
     child = Child(UP, len(world.sessions), ())
     return with_child(world, index, child)._replace(sessions=(*world.sessions, FRESH))

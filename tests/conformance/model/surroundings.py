@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from .children import handled, reconciled
-from .rules import Bounds, Rules
 from .state import (
     CLAIM,
     DEAD,
@@ -19,9 +16,6 @@ from .state import (
     SENT,
     SETTLE,
     SUPERVISOR,
-    Call,
-    Move,
-    World,
     kept_sessions,
     with_call,
     with_session,
@@ -30,7 +24,7 @@ from .state import (
 from .storage import deleted, executed, requeued, taken
 
 
-def network_moves(world: World, rules: Rules, bounds: Bounds) -> Iterator[Move]:
+def network_moves(world, rules, bounds):
     """Every call is carried out, answered, lost or given up, in any order."""
     for call in dict.fromkeys(world.wire):
         words = _words(call)
@@ -49,7 +43,7 @@ def network_moves(world: World, rules: Rules, bounds: Bounds) -> Iterator[Move]:
         yield f"the reply to {words} is handled: {_answer(call)}", True, after
 
 
-def _words(call: Call) -> str:
+def _words(call):
     sender = {NOBODY: "nobody", SUPERVISOR: "the supervisor"}.get(call.sender, f"child {call.sender}")
     if call.kind == RETURN:
         return f"the hand-back of fence {call.fences[0]}"
@@ -59,7 +53,7 @@ def _words(call: Call) -> str:
     return f"the {what} of {sender} under session {call.session}"
 
 
-def _answer(call: Call) -> str:
+def _answer(call):
     if call.kind == CLAIM:
         return f"fence {call.fences[0]}"
     if call.kind == SETTLE:
@@ -67,7 +61,7 @@ def _answer(call: Call) -> str:
     return f"lost {list(call.fences)}, unknown {call.unknown or 'none'}"
 
 
-def time_moves(world: World, rules: Rules, bounds: Bounds) -> Iterator[Move]:
+def time_moves(world, rules, bounds):
     """A session lapses, which is nobody's fault where nobody renews it; another server's reaper ends it.
 
     Marking dead and taking is one step, and everything taken gets a crash: nothing is known of that host.
@@ -87,7 +81,7 @@ def time_moves(world: World, rules: Rules, bounds: Bounds) -> Iterator[Move]:
                 yield f"another server reaps session {session}", True, after
 
 
-def operator_moves(world: World, rules: Rules) -> Iterator[Move]:
+def operator_moves(world, rules):
     """An operator deletes and requeues whenever the state allows it."""
     job = world.job
     if job.state != DELETED:

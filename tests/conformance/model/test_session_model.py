@@ -10,20 +10,20 @@ from .moves import first_world, moves
 from .refusals import REFUSALS
 from .rules import Bounds, Rules
 from .session_model import check, told
-from .state import World, normalised
-from .variants import CALM, DEEP, PROTOCOL, VARIANTS, Variant
+from .state import normalised
+from .variants import CALM, DEEP, PROTOCOL, VARIANTS
 
 pytestmark = pytest.mark.heavy("explores the protocol to its last state")
 
 BROKEN = [variant for variant in VARIANTS if variant.expected is not Verdict.SAFE]
 
 
-def named(variant: Variant) -> str:
+def named(variant):
     return variant.name
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=named)
-def test_a_variant_is_as_safe_as_its_rules_make_it(variant: Variant) -> None:
+def test_a_variant_is_as_safe_as_its_rules_make_it(variant):
     """The protocol is safe and always able to end; what lacks one of its rules is not, in so many steps."""
     finding = check(variant)
 
@@ -31,7 +31,7 @@ def test_a_variant_is_as_safe_as_its_rules_make_it(variant: Variant) -> None:
     assert (variant.expected, variant.steps) == (finding.verdict, len(finding.trail))
 
 
-def test_every_rule_is_one_that_something_breaks_without() -> None:
+def test_every_rule_is_one_that_something_breaks_without():
     """No rule of the protocol stands untried: each is changed by a variant that is unsafe or gets stuck."""
     rules = {field.name for field in attrs.fields(Rules)}
 
@@ -42,7 +42,7 @@ def test_every_rule_is_one_that_something_breaks_without() -> None:
     assert rules == changed
 
 
-def test_every_bad_luck_meets_the_protocol() -> None:
+def test_every_bad_luck_meets_the_protocol():
     """Each kind of bad luck occurs in one of the protocol's own worlds, and all together in the deep one."""
     luck = {name for name, bound in attrs.asdict(CALM).items() if bound is False}
 
@@ -53,7 +53,7 @@ def test_every_bad_luck_meets_the_protocol() -> None:
 
 
 @pytest.mark.parametrize("shared_session", [False, True])
-def test_numbering_a_world_changes_none_of_its_steps(shared_session: bool) -> None:
+def test_numbering_a_world_changes_none_of_its_steps(shared_session):
     """From a world as it came about and from its normal form the same steps lead to the same worlds."""
     rules, bounds = Rules(shared_session=shared_session), Bounds(slots=2, wire=3)
     choice = Random(7)
@@ -66,12 +66,12 @@ def test_numbering_a_world_changes_none_of_its_steps(shared_session: bool) -> No
         world = choice.choice(list(moves(world, rules, bounds)))[2]
 
 
-def _next_worlds(world: World, rules: Rules, bounds: Bounds) -> set[World]:
+def _next_worlds(world, rules, bounds):
     """Without those that change nothing, as reaping a session that nobody speaks of any more."""
     return {normalised(after) for _, _, after in moves(world, rules, bounds)} - {normalised(world)}
 
 
-def test_every_broken_variant_names_what_must_be_refused() -> None:
+def test_every_broken_variant_names_what_must_be_refused():
     """Each broken variant has one refusal, and no two refusals share a name."""
     assert [variant.name for variant in BROKEN] == [refusal.variant for refusal in REFUSALS]
     assert len(REFUSALS) == len({refusal.name for refusal in REFUSALS})

@@ -5,9 +5,6 @@ One test for each refusal that a storage keeps, named after it; the last test se
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from firelock.storage import Applied, ClaimRequest, Feature, Held, Renewal
@@ -23,7 +20,7 @@ _ROUNDS = 25
 
 
 @pytest.fixture(params=["memory", "sqlite"])
-def scene(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Scene]:
+def scene(request, tmp_path):
     """Return an empty storage of each kind."""
     url = "memory://refusals" if request.param == "memory" else f"sqlite:///{tmp_path}/jobs.db"
     handles = Handles(opener(url))
@@ -31,12 +28,12 @@ def scene(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Scene]:
     handles.close()
 
 
-def held(running: Running) -> list[Held]:
+def held(running):
     """Return what a child that runs this job names when it reconciles."""
     return [Held(running.id, running.job.fence)]
 
 
-def holder_of(scene: Scene, job_id: str) -> tuple[State, str | None, int]:
+def holder_of(scene, job_id):
     """Return who holds the job, as stored."""
     record = scene.record(job_id)
     return record.state, record.session, record.fence
@@ -45,7 +42,7 @@ def holder_of(scene: Scene, job_id: str) -> tuple[State, str | None, int]:
 # ---- guards ----------------------------------------------------------------------------------------------
 
 
-def test_the_same_session_never_settles_with_an_old_fence(scene: Scene) -> None:
+def test_the_same_session_never_settles_with_an_old_fence(scene):
     """A hand-back that is sent again after the job was claimed anew is refused."""
     a = scene.begin("a")
     first = scene.run(a)
@@ -58,7 +55,7 @@ def test_the_same_session_never_settles_with_an_old_fence(scene: Scene) -> None:
     assert (State.PROCESSING, a.session, 2) == holder_of(scene, first.id)
 
 
-def test_an_ended_session_never_settles_what_another_has_claimed(scene: Scene) -> None:
+def test_an_ended_session_never_settles_what_another_has_claimed(scene):
     """A late success of a dead holder does not end another's run."""
     a, b = scene.begin("a"), scene.begin("b")
     first = scene.run(a)
@@ -71,7 +68,7 @@ def test_an_ended_session_never_settles_what_another_has_claimed(scene: Scene) -
     assert (State.PROCESSING, b.session, 2) == holder_of(scene, first.id)
 
 
-def test_an_attempt_number_given_back_opens_no_guard(scene: Scene) -> None:
+def test_an_attempt_number_given_back_opens_no_guard(scene):
     """Two claims may have the same attempt number, never the same fence."""
     a = scene.begin("a")
     first = scene.run(a)
@@ -85,7 +82,7 @@ def test_an_attempt_number_given_back_opens_no_guard(scene: Scene) -> None:
     assert (State.PROCESSING, a.session, 2) == holder_of(scene, first.id)
 
 
-def test_a_deleted_job_accepts_no_end_of_its_holder(scene: Scene) -> None:
+def test_a_deleted_job_accepts_no_end_of_its_holder(scene):
     """The end of a job that was deleted meanwhile is refused, and clears the tail."""
     a = scene.begin("a")
     first = scene.run(a)
@@ -97,7 +94,7 @@ def test_a_deleted_job_accepts_no_end_of_its_holder(scene: Scene) -> None:
     assert (State.DELETED, None) == holder_of(scene, first.id)[:2]
 
 
-def test_a_repeated_settle_is_already_applied(scene: Scene) -> None:
+def test_a_repeated_settle_is_already_applied(scene):
     """An end whose answer was lost is sent again: told as applied, written once."""
     first = scene.run(scene.begin("a"))
     scene.settle(succeeds(first))
@@ -111,7 +108,7 @@ def test_a_repeated_settle_is_already_applied(scene: Scene) -> None:
 # ---- sessions --------------------------------------------------------------------------------------------
 
 
-def test_a_dead_session_is_never_renewed(scene: Scene) -> None:
+def test_a_dead_session_is_never_renewed(scene):
     """Who was declared dead stays dead, however often it asks."""
     a = scene.begin("a", _SHORT)
     first = scene.run(a)
@@ -124,7 +121,7 @@ def test_a_dead_session_is_never_renewed(scene: Scene) -> None:
     assert (State.ENQUEUED, None) == holder_of(scene, first.id)[:2]
 
 
-def test_orphans_takes_nothing_from_a_living_session(scene: Scene) -> None:
+def test_orphans_takes_nothing_from_a_living_session(scene):
     """A session that was late but has renewed keeps what it holds."""
     a = scene.begin("a", _SHORT)
     first = scene.run(a)
@@ -138,7 +135,7 @@ def test_orphans_takes_nothing_from_a_living_session(scene: Scene) -> None:
     assert (State.PROCESSING, a.session, 1) == holder_of(scene, first.id)
 
 
-def test_an_ended_session_claims_nothing(scene: Scene) -> None:
+def test_an_ended_session_claims_nothing(scene):
     """A claim that was on its way when its session ended takes no job."""
     a, job_id = scene.begin("a"), scene.add()
     scene.storage.end_session(a.session, (), reason="died")
@@ -149,7 +146,7 @@ def test_an_ended_session_claims_nothing(scene: Scene) -> None:
     assert State.ENQUEUED == scene.state(job_id)
 
 
-def test_a_claim_beside_the_end_of_its_session_leaves_nothing_behind(scene: Scene) -> None:
+def test_a_claim_beside_the_end_of_its_session_leaves_nothing_behind(scene):
     """Whichever comes first, no job is left processing for the session that ended."""
     other = scene.handles.open()
     for number in range(_ROUNDS):
@@ -157,8 +154,8 @@ def test_a_claim_beside_the_end_of_its_session_leaves_nothing_behind(scene: Scen
 
         race(
             [
-                lambda a=a: scene.storage.end_session(a.session, (), reason="died"),  # type: ignore[misc]
-                lambda a=a: other.claim(ClaimRequest(None, 10, a.session, scene.stamp())),  # type: ignore[misc]
+                lambda a=a: scene.storage.end_session(a.session, (), reason="died"),
+                lambda a=a: other.claim(ClaimRequest(None, 10, a.session, scene.stamp())),
             ]
         )
 
@@ -166,21 +163,19 @@ def test_a_claim_beside_the_end_of_its_session_leaves_nothing_behind(scene: Scen
         scene.settle(deletes(job_id))
 
 
-def test_a_session_is_never_dead_with_a_job_in_hand(scene: Scene) -> None:
+def test_a_session_is_never_dead_with_a_job_in_hand(scene):
     """A session is taken from as it is marked dead: nobody can look in between."""
     other = scene.handles.open()
     for number in range(_ROUNDS):
         a = scene.begin(f"a{number}")
         first = scene.run(a)
-        seen: list[tuple[bool, State]] = []
+        seen = []
 
-        def look(
-            session: str = a.session, job_id: str = first.id, seen: list[tuple[bool, State]] = seen
-        ) -> None:
+        def look(session=a.session, job_id=first.id, seen=seen):
             dead = any(one.session.id == session and not one.is_alive for one in other.list_sessions())
             seen.append((dead, scene.record(job_id).state))
 
-        race([lambda a=a: scene.storage.end_session(a.session, None, reason="died"), look])  # type: ignore[list-item, misc]
+        race([lambda a=a: scene.storage.end_session(a.session, None, reason="died"), look])
 
         assert (True, State.PROCESSING) not in seen
         assert (State.ENQUEUED, None) == holder_of(scene, first.id)[:2]
@@ -190,7 +185,7 @@ def test_a_session_is_never_dead_with_a_job_in_hand(scene: Scene) -> None:
 # ---- reconciling -----------------------------------------------------------------------------------------
 
 
-def test_reconcile_names_the_unknown_and_moves_nothing(scene: Scene) -> None:
+def test_reconcile_names_the_unknown_and_moves_nothing(scene):
     """The list may be older than a claim whose reply has just arrived, so only the child may hand back."""
     a = scene.begin("a")
     first = scene.run(a)
@@ -201,7 +196,7 @@ def test_reconcile_names_the_unknown_and_moves_nothing(scene: Scene) -> None:
     assert Applied.APPLIED == scene.apply(succeeds(first))
 
 
-def test_a_claim_whose_reply_was_lost_is_found_again(scene: Scene) -> None:
+def test_a_claim_whose_reply_was_lost_is_found_again(scene):
     """What the child hands back of it is enqueued, the attempt given back."""
     a, job_id = scene.begin("a"), scene.add()
     scene.claim(a)  # the reply is lost
@@ -214,7 +209,7 @@ def test_a_claim_whose_reply_was_lost_is_found_again(scene: Scene) -> None:
     assert (State.ENQUEUED, None, 0) == (record.state, record.session, record.attempt)
 
 
-def test_reconcile_names_a_tail_that_its_child_does_not_hold(scene: Scene) -> None:
+def test_reconcile_names_a_tail_that_its_child_does_not_hold(scene):
     """Else a job deleted and requeued behind a lost reply would never be claimable again."""
     a, b, job_id = scene.begin("a"), scene.begin("b"), scene.add()
     scene.claim(a)  # the reply is lost
@@ -228,7 +223,7 @@ def test_reconcile_names_a_tail_that_its_child_does_not_hold(scene: Scene) -> No
     assert [job_id] == [job.id for job in scene.claim(b)]
 
 
-def test_a_child_never_sees_what_its_neighbour_holds(scene: Scene) -> None:
+def test_a_child_never_sees_what_its_neighbour_holds(scene):
     """Each child has a session of its own; another's jobs are not unknown to it."""
     a, b = scene.begin("a"), scene.begin("b")
     first = scene.run(a)
@@ -242,7 +237,7 @@ def test_a_child_never_sees_what_its_neighbour_holds(scene: Scene) -> None:
 # ---- tails -----------------------------------------------------------------------------------------------
 
 
-def test_a_deleted_job_keeps_its_holder_until_it_has_stopped(scene: Scene) -> None:
+def test_a_deleted_job_keeps_its_holder_until_it_has_stopped(scene):
     """The holder learns that the job is lost to it; until its end is refused its name stays on the row."""
     a = scene.begin("a")
     first = scene.run(a)
@@ -255,7 +250,7 @@ def test_a_deleted_job_keeps_its_holder_until_it_has_stopped(scene: Scene) -> No
 
 
 @pytest.mark.parametrize("end", ["refused end", "dead session"])
-def test_a_job_requeued_under_a_tail_is_not_claimable(scene: Scene, end: str) -> None:
+def test_a_job_requeued_under_a_tail_is_not_claimable(scene, end):
     """Two live runs of one job are impossible: the second begins when the first is surely over."""
     a, b = scene.begin("a"), scene.begin("b")
     first = scene.run(a)
@@ -278,12 +273,12 @@ def test_a_job_requeued_under_a_tail_is_not_claimable(scene: Scene, end: str) ->
 @pytest.mark.parametrize(
     "refusal", [one for one in REFUSALS if one.keeper is Keeper.STORAGE], ids=lambda one: one.name
 )
-def test_each_refusal_of_a_storage_has_its_test(refusal: object) -> None:
+def test_each_refusal_of_a_storage_has_its_test(refusal):
     """A variant added to the model needs its test here."""
-    assert f"test_{refusal.name}" in globals()  # type: ignore[attr-defined]
+    assert f"test_{refusal.name}" in globals()
 
 
-def test_sqlite_is_opened_twice(tmp_path: Path) -> None:
+def test_sqlite_is_opened_twice(tmp_path):
     """The races above run on two handles where the storage is shared."""
     handles = Handles(opener(f"sqlite:///{tmp_path}/jobs.db"))
 

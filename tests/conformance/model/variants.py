@@ -28,7 +28,7 @@ class Variant:
     promises: frozenset[Promise] = ALL_PROMISES
 
 
-def _with(**luck: bool) -> Bounds:
+def _with(**luck):
     return attrs.evolve(CALM, **luck)
 
 

@@ -36,7 +36,7 @@ _TASKS = (("mail.send_receipt", "mail"), ("stock.reserve", "stock"), ("reports.d
 _IDLE = threading.Event()  # never set
 
 
-def _work(number: int, customer: str) -> str:
+def _work(number, customer):
     _IDLE.wait(0.05)
     if number % 17 == 0:
         raise ValueError(f"no mailbox for {customer}")

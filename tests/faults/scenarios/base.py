@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable
 from contextlib import contextmanager
 from typing import Any
 
 import attrs
 
-from firelock import Firelock
+from firelock import Firelock, StorageUnavailable
 from firelock.task import TaskVerbs
-from firelock.values import FINAL_STATES, JobRecord
-from tests.faults.checker import Report, check
-from tests.faults.ledger import Event, Ledger, read_ledger
+from firelock.values import FINAL_STATES
+from tests.faults.checker import check, stored
+from tests.faults.ledger import Ledger, Tail, read_ledger
 from tests.faults.servers import Place, Server, eventually
 
-__all__ = ["SCENARIOS", "NotHere", "Scenario", "Size", "Stage", "forgetting", "scenario", "stage"]
+__all__ = ["SCENARIOS", "NotHere", "Scenario", "Size", "Stage", "at", "forgetting", "scenario", "stage"]
 
 
 @attrs.frozen
@@ -45,20 +46,18 @@ class Scenario:
     schemes: tuple[str, ...]  # the storages it is for; empty: every one
 
     @property
-    def title(self) -> str:
+    def title(self):
         """The first line of its description."""
         return (self.play.__doc__ or "").splitlines()[0]
 
 
-SCENARIOS: dict[str, Scenario] = {}
+SCENARIOS = {}
 
 
-def scenario(
-    name: str, fault: str, *, full: Size, short: Size, schemes: Sequence[str] = ()
-) -> Callable[[Callable[[Place, Size], list[str]]], Callable[[Place, Size], list[str]]]:
+def scenario(name, fault, *, full, short, schemes=()):
     """Register a function as a scenario."""
 
-    def register(play: Callable[[Place, Size], list[str]]) -> Callable[[Place, Size], list[str]]:
+    def register(play):
         SCENARIOS[name] = Scenario(name, fault, play, full, short, tuple(schemes))
         return play
 
@@ -76,9 +75,7 @@ class Stage:
     acknowledged: set[str] = attrs.field(factory=set)
     _stubs: dict[str, TaskVerbs[Any, Any]] = attrs.field(factory=dict)
 
-    def server(
-        self, *, workers: int = 4, processes: int = 1, app: str = "work", place: Place | None = None
-    ) -> Server:
+    def server(self, *, workers=4, processes=1, app="work", place=None):
         """Return a new server of one of the apps under test, at the stage's place unless one is named."""
         name = f"server-{len(self.servers) + 1}"
         server = Server(
@@ -88,18 +85,24 @@ class Stage:
         self.servers.append(server)
         return server
 
-    def replace(self, server: Server, **options: Any) -> Server:
+    def serve(self, number=1, **options):
+        """Return so many new servers, which are up."""
+        servers = [self.server(**options) for _ in range(number)]
+        self.up(*servers)
+        return servers
+
+    def replace(self, server, **options):
         """Return a server in the place of one that is gone."""
         self.servers.remove(server)
         server.process.wait()
         return self.server(**options)
 
-    def up(self, *servers: Server, within: float = 30) -> None:
+    def up(self, *servers, within=30):
         """Each child of the servers, of all unless named, holds a session."""
         named = servers or tuple(self.servers)
         eventually(lambda: self._are_up(named), within, "servers are up")
 
-    def _are_up(self, servers: Sequence[Server]) -> bool:
+    def _are_up(self, servers):
         pids = {
             record.session.pid
             for view in self.fire.servers.list()
@@ -111,78 +114,111 @@ class Stage:
             for server in servers
         )
 
+    def forgetting_all(self):
+        """What the servers run meanwhile may be run again: the storage forgets."""
+        return forgetting(self.ledger, [pid for one in self.servers for pid in (one.pid, *one.family())])
+
+    def note(self, what, *pids):
+        """The ledger says what has befallen the processes."""
+        self.ledger.write(what, note=",".join(map(str, pids)))
+
     # ---- jobs --------------------------------------------------------------------------------------------
 
-    def task(self, name: str) -> TaskVerbs[Any, Any]:
+    def task(self, name):
         """Return a stub of a task: the code runs in the servers. It takes a number of seconds."""
         if name not in self._stubs:
 
-            def stub(seconds: float) -> int: ...  # type: ignore[empty-body]
+            def stub(seconds: float) -> int: ...
 
             self._stubs[name] = self.fire.task(name=name, remote=True)(stub)
         return self._stubs[name]
 
-    def enqueue(self, jobs: int, seconds: float | Callable[[], float], *, task: str = "work") -> list[str]:
+    def enqueue(self, jobs, seconds, *, task="work"):
         """Return the ids of so many jobs, acknowledged by the storage."""
         arguments = [(seconds() if callable(seconds) else seconds,) for _ in range(jobs)]
         ids = [job.id for job in self.task(task).enqueue_many(arguments)]
         self.acknowledged.update(ids)
         return ids
 
-    def await_starts(self, ids: Sequence[str], *, times: int = 1, within: float = 30) -> None:
+    def await_starts(self, ids, *, times=1, within=30):
         """Each of the jobs has started so often."""
 
-        def have_started() -> bool:
+        def have_started():
             starts = Counter(event.job for event in self.events() if event.what == "start")
             return all(starts[job_id] >= times for job_id in ids)
 
         eventually(have_started, within, f"jobs have started {times} times")
 
-    def release(self, until: Callable[[], bool] = lambda: True) -> None:
+    def await_progress(self, within=30):
+        """Return how long it took until a job started that was enqueued from now on."""
+        began, fresh, tail = time.monotonic(), [], Tail(self.place.ledger_folder)
+
+        def has_started():
+            if not fresh:
+                try:
+                    fresh.extend(self.enqueue(1, 0.0))
+                except StorageUnavailable:
+                    return False
+            return tail.has_started(fresh[0])
+
+        eventually(has_started, within, "a new job starts")
+        return time.monotonic() - began
+
+    def release(self, until=lambda: True):
         """Jobs that are there until they are let go end now; all have ended, and `until` holds."""
         mark = self.place.ledger_folder / "released"
         mark.touch()
         eventually(lambda: self.unfinished() == 0 and until(), 30, "released jobs have ended")
         mark.unlink()
 
-    def unfinished(self) -> int:
+    def unfinished(self):
         """Return how many stored jobs have not ended."""
         counts = self.fire.jobs.counts().by_state
         return sum(count for state, count in counts.items() if state not in FINAL_STATES)
 
-    def keep_busy(self, least: int, seconds: float | Callable[[], float], *, by: int = 1_000) -> None:
+    def keep_busy(self, least, seconds, *, by=1_000):
         """There are at least so many unfinished jobs."""
         if self.unfinished() < least:
             self.enqueue(by, seconds)
 
-    def events(self) -> list[Event]:
+    def events(self):
         """Return what the ledger says by now."""
         return read_ledger(self.place.ledger_folder)
 
-    def record(self, job_id: str) -> JobRecord:
+    def record(self, job_id):
         """Return a job as it is stored."""
         record = self.fire.storage.get((job_id,))[0]
         assert record is not None, job_id
         return record
 
-    def records(self, named: Iterable[str] | None = None) -> list[JobRecord]:
+    def records(self, named=None):
         """Return the jobs that are stored, of all that were acknowledged unless named."""
-        ids = sorted(self.acknowledged) if named is None else list(named)
-        pages = (self.fire.storage.get(ids[start : start + 500]) for start in range(0, len(ids), 500))
-        return [record for page in pages for record in page if record is not None]
+        ids = sorted(self.acknowledged) if named is None else named
+        return [record for record in stored(self.fire.storage, ids) if record is not None]
 
-    def finish(self, within: float = 120) -> Report:
-        """Wait until every job has ended and return the report."""
+    def await_end(self, within=120):
+        """Every job has ended."""
         eventually(lambda: self.unfinished() == 0, within, "all jobs have ended")
-        return self.report()
 
-    def report(self) -> Report:
+    def finish(self, within=120, *, repeats="explained", loses=False):
+        """Return the report once all jobs have ended, and well; without repeats no session was lost."""
+        self.await_end(within)
+        report = self.report()
+        report.assert_well(repeats=repeats, loses=loses)
+        assert repeats != "none" or not self.said("was lost")
+        return report
+
+    def said(self, words):
+        """Return how often the servers' logs have these words."""
+        return sum(server.log.read_text().count(words) for server in self.servers)
+
+    def report(self):
         """Return the report on what was acknowledged and what the ledger says by now."""
         return check(self.fire, self.acknowledged, self.events())
 
 
 @contextmanager
-def stage(place: Place, **timings: float) -> Iterator[Stage]:
+def stage(place, **timings):
     """Open a stage; its servers are killed at the end, whatever happens. Timings replace the place's."""
     changed = {f"FIRELOCK_{name.upper()}": str(value) for name, value in timings.items()}
     place = attrs.evolve(place, timings={**place.timings, **changed})
@@ -196,15 +232,22 @@ def stage(place: Place, **timings: float) -> Iterator[Stage]:
         fire.close()
 
 
+def at(place, storage, name="", **timings):
+    """Open a stage at another storage than the place's, in a folder below the place's where that is named."""
+    folder = place.folder / name
+    folder.mkdir(exist_ok=True)
+    return stage(attrs.evolve(place, storage=storage, folder=folder), **timings)
+
+
 @contextmanager
-def forgetting(ledger: Ledger, pids: Iterable[int]) -> Iterator[None]:
+def forgetting(ledger, pids):
     """What these processes run meanwhile may be run again, and the ledger says so all the time.
 
     What the storage forgets of them shows later, and they go on until then.
     """
     note, over = ",".join(map(str, pids)), threading.Event()
 
-    def mark() -> None:
+    def mark():
         while True:
             ledger.write("freeze", note=note)
             if over.wait(0.02):

@@ -6,9 +6,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
-from typing import Any
 
 import attrs
 from sqlalchemy import text
@@ -21,10 +19,8 @@ from firelock_sql.server_database import ServerDatabase
 from firelock_sql.storage import SqlStorage
 from firelock_sql.transaction import Meaning
 from tests.faults.effects import database as engine_of
-from tests.faults.scenarios.base import Size, Stage, scenario, stage
-from tests.faults.scenarios.databases import SQL, lost_sessions
-from tests.faults.scenarios.feeding import figures
-from tests.faults.servers import Place, eventually
+from tests.faults.scenarios.base import Size, scenario, stage
+from tests.faults.scenarios.databases import SQL
 
 # ---- everybody at once -----------------------------------------------------------------------------------
 
@@ -43,7 +39,7 @@ class _Storm:
     errors: list[BaseException] = attrs.field(factory=list)
     ids: list[str] = attrs.field(factory=list)
 
-    def threads(self) -> list[threading.Thread]:
+    def threads(self):
         """Return whoever takes part."""
         works = [self.claim] * _CLAIMERS + [self.operate] * _OPERATORS
         works += [self.insert, self.insert, self.prune, self.promote, self.release]
@@ -52,14 +48,14 @@ class _Storm:
             for number, work in enumerate(works)
         ]
 
-    def _run(self, work: Callable[[random.Random], None], chance: random.Random) -> None:
+    def _run(self, work, chance):
         try:
             while time.monotonic() < self.until:
                 work(chance)
         except BaseException as error:  # noqa: BLE001 - the scenario tells
             self.errors.append(error)
 
-    def insert(self, chance: random.Random) -> None:
+    def insert(self, chance):
         """Jobs are stored, unless there are many."""
         storage = self.fire.storage
         if self.fire.jobs.counts().by_state.get(State.ENQUEUED, 0) > 2_000:
@@ -73,7 +69,7 @@ class _Storm:
         self.done["inserted"] += sum(storage.insert(jobs))
         self.ids = [*self.ids[-2_000:], *(job.id for job in jobs)]
 
-    def claim(self, chance: random.Random) -> None:
+    def claim(self, chance):
         """Jobs are claimed by a session, which ends some and is ended with the others."""
         storage = self.fire.storage
         session = f"session-{threading.get_ident()}-{chance.random()}"
@@ -90,28 +86,28 @@ class _Storm:
             storage.apply(ends)
         storage.end_session(session, [], reason="over")
 
-    def operate(self, chance: random.Random) -> None:
+    def operate(self, chance):
         """An operator deletes or requeues a page of jobs, whatever they do."""
         page = chance.sample(self.ids, min(len(self.ids), 60))
         act = chance.choice([self.fire.jobs.delete, self.fire.jobs.requeue])
         self.done["actions"] += sum(result.is_applied for result in act(page))
 
-    def prune(self, chance: random.Random) -> None:
+    def prune(self, chance):
         """Retention."""
         self.done["pruned"] += self.fire.storage.prune(chance.randint(1, 500))
 
-    def promote(self, chance: random.Random) -> None:
+    def promote(self, chance):
         """The scheduler's look, which folds the counts as well."""
         self.fire.storage.promote(chance.randint(1, 500))
         self.done["looks"] += 1
 
-    def release(self, chance: random.Random) -> None:
+    def release(self, chance):
         """The look for children of what has ended."""
         self.fire.storage.release(chance.randint(1, 500))
 
 
 @scenario("deadlock-storm", "F27", full=Size(0, 60), short=Size(0, 4), schemes=SQL)
-def deadlock_storm(place: Place, size: Size) -> list[str]:
+def deadlock_storm(place, size):
     """Sixteen claimers, operators, retention and the scheduler at the same rows: nobody sees an error.
 
     For `rounds` seconds; counts are those of the rows at the end.
@@ -138,13 +134,13 @@ def deadlock_storm(place: Place, size: Size) -> list[str]:
     ]
 
 
-def _count_conflicts(fire: Firelock, found: Counter[str]) -> None:
+def _count_conflicts(fire, found):
     assert isinstance(fire.storage, SqlStorage)
-    database: Any = fire.storage._database  # noqa: SLF001 - conflicts are told nobody
+    database = fire.storage._database  # noqa: SLF001 - conflicts are told nobody
     assert isinstance(database, ServerDatabase)
     read = database.read_failure
 
-    def read_failure(error: BaseException) -> Any:
+    def read_failure(error):
         failure = read(error)
         if failure is not None and failure.meaning is Meaning.CONFLICT:
             number = next(iter(error.args), None)
@@ -154,7 +150,7 @@ def _count_conflicts(fire: Firelock, found: Counter[str]) -> None:
     database.read_failure = read_failure
 
 
-def _deadlocks(place: Place) -> int:
+def _deadlocks(place):
     with engine_of(place.storage).connect() as connection:
         if place.storage.startswith("postgresql"):
             asked = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
@@ -163,7 +159,7 @@ def _deadlocks(place: Place) -> int:
         return int(row[1]) if row else 0
 
 
-def _stored(url: str) -> dict[State, int]:
+def _stored(url):
     with engine_of(url).connect() as connection:
         asked = "SELECT state, count(*) FROM firelock_jobs GROUP BY state"
         return {State(state): count for state, count in connection.execute(text(asked))}
@@ -176,16 +172,14 @@ _LOCK = "SELECT id FROM firelock_jobs WHERE state IN (:processing, :enqueued) LI
 
 
 @scenario("strangers-locks", "F28", full=Size(300, 10), short=Size(150, 1), schemes=SQL)
-def strangers_locks(place: Place, size: Size) -> list[str]:
+def strangers_locks(place, size):
     """A stranger locks rows of waiting and running jobs for longer than anybody waits: none is repeated.
 
     At least `jobs` jobs; `rounds` times for three seconds.
     """
     locked = 0
     with stage(place) as on:
-        on.server()
-        on.server()
-        on.up()
+        on.serve(2)
         for _ in range(size.rounds):
             on.enqueue(size.jobs, 0.05)
             with engine_of(place.storage).connect() as connection:
@@ -193,13 +187,10 @@ def strangers_locks(place: Place, size: Size) -> list[str]:
                 locked += len(connection.execute(text(_LOCK), states).fetchall())
                 time.sleep(_HELD)
                 connection.rollback()
-        report = on.finish()
-        lost = lost_sessions(on)
-    assert report.is_clean, report.lines()
-    assert (report.failed, report.repeats, lost) == (0, 0, 0), (report.lines(), lost)
+        report = on.finish(repeats="none")
     assert locked > 0
     return [
-        f"{figures(report)}, sessions lost {lost}",
+        f"{report.brief}, sessions lost 0",
         f"rows locked {locked}, {size.rounds} times for {_HELD:.0f} s",
     ]
 
@@ -208,40 +199,35 @@ _READERS = 4
 
 
 @scenario("held-snapshots", "F24", full=Size(6_000, 2), short=Size(300, 1), schemes=["postgresql"])
-def held_snapshots(place: Place, size: Size) -> list[str]:
+def held_snapshots(place, size):
     """Transactions stay open for the whole run, one that wrote and readers with their snapshots.
 
     `jobs` jobs without them, and `rounds` times as many with them.
     """
     with stage(place) as on:
-        on.server(workers=8)
-        on.server(workers=8)
-        on.up()
+        on.serve(2, workers=8)
         _rate(on, size.jobs)  # everybody has connected
         base = _rate(on, size.jobs)
         with _held_open(place.storage):
             held = [_rate(on, size.jobs) for _ in range(size.rounds)]
-        report = on.finish()
-        lost = lost_sessions(on)
-    assert report.is_clean, report.lines()
-    assert (report.failed, report.repeats, lost) == (0, 0, 0), (report.lines(), lost)
+        report = on.finish(repeats="none")
     shares = ", ".join(f"{rate / base * 100:.0f} %" for rate in held)
     return [
-        f"{figures(report)}, sessions lost {lost}",
+        f"{report.brief}, sessions lost 0",
         f"at {shares} of the rate without ({base:.0f}/s)",
     ]
 
 
-def _rate(on: Stage, jobs: int) -> float:
+def _rate(on, jobs):
     began = time.monotonic()
     for _ in range(jobs // 100):
         on.enqueue(100, 0.0)
-    eventually(lambda: on.unfinished() == 0, 240, "all jobs have ended")
+    on.await_end(240)
     return jobs / (time.monotonic() - began)
 
 
 @contextmanager
-def _held_open(url: str) -> Iterator[None]:
+def _held_open(url):
     engine = engine_of(url)
     with ExitStack() as stack:
         writer = stack.enter_context(closing(engine.connect()))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -11,11 +10,12 @@ import attrs
 
 from firelock.storage import JobFilter, StorageError
 from firelock.values import NewJob, State
-from tests.faults.scenarios.base import Size, Stage, scenario, stage
-from tests.faults.servers import Place, eventually
+from tests.faults.checker import stored
+from tests.faults.scenarios.base import Size, scenario, stage
+from tests.faults.servers import eventually
 
 # What clients of another make or version may store, by what is wrong with it.
-_ODD: dict[str, Callable[[NewJob], NewJob]] = {
+_ODD = {
     "no JSON": lambda job: attrs.evolve(job, arguments="{seconds: 1"),
     "nothing": lambda job: attrs.evolve(job, arguments=""),
     "another shape": lambda job: attrs.evolve(job, arguments="[1, 2]"),
@@ -27,13 +27,13 @@ _ODD: dict[str, Callable[[NewJob], NewJob]] = {
     "not a number": lambda job: attrs.evolve(job, arguments='{"seconds":NaN}'),
 }
 # Jobs that wait for a server which knows more, with the words of their reason.
-_WAITING: dict[str, tuple[Callable[[NewJob], NewJob], str]] = {
+_WAITING = {
     "an unknown task": (lambda job: attrs.evolve(job, task="nobody.knows.it"), "not registered"),
     "an unknown serializer": (lambda job: attrs.evolve(job, serializer="pickle"), "not installed"),
     "no serializer": (lambda job: attrs.evolve(job, serializer=""), "not installed"),
 }
 # Jobs that are well and run, although something beside them is not.
-_BEARABLE: dict[str, Callable[[NewJob], NewJob]] = {
+_BEARABLE = {
     "a retry policy that is none": lambda job: attrs.evolve(job, retry="{"),
     "a retry policy of another kind": lambda job: attrs.evolve(job, retry='{"kind":"banana"}'),
     "a negative timeout": lambda job: attrs.evolve(job, timeout_seconds=-1.0),
@@ -42,15 +42,14 @@ _BEARABLE: dict[str, Callable[[NewJob], NewJob]] = {
 
 
 @scenario("odd-jobs", "F42", full=Size(20_000, 20), short=Size(200, 1))
-def odd_jobs(place: Place, size: Size) -> list[str]:
+def odd_jobs(place, size):
     """Arguments nobody can read: failed with the reason, text kept; unknown tasks and serializers: they wait.
 
     `rounds` of each kind among `jobs` good ones.
     """
     with stage(place) as on:
-        on.server()
-        on.up()
-        odd: dict[str, str] = {}
+        on.serve()
+        odd = {}
         for _ in range(size.rounds):
             for kind, change in {**_ODD, **_BEARABLE}.items():
                 on.enqueue(size.jobs // (size.rounds * (len(_ODD) + len(_BEARABLE) + 1)), 0.0)
@@ -63,16 +62,15 @@ def odd_jobs(place: Place, size: Size) -> list[str]:
         eventually(lambda: _unended(on) == 0, 60, "the good jobs have ended")
         eventually(lambda: _left(on, odd) == 0, 60, "the odd jobs have ended")
         report = on.report()
+        report.assert_well()
         for job_id, kind in odd.items():
             _assert_quarantined(on, job_id, kind)
-    assert report.is_clean, report.lines()
-    assert report.failed == 0, report.lines()
     return [
         f"good {report.jobs}: all succeeded; odd {len(odd)} of {len(set(odd.values()))} kinds quarantined"
     ]
 
 
-def _insert(on: Stage, change: Callable[[NewJob], NewJob]) -> str | None:
+def _insert(on, change):
     """Return the id of an odd job; None where the storage refuses it, as it may an odd queue."""
     storage = on.fire.storage
     job = NewJob(
@@ -94,16 +92,16 @@ def _insert(on: Stage, change: Callable[[NewJob], NewJob]) -> str | None:
     return job.id
 
 
-def _unended(on: Stage) -> int:
+def _unended(on):
     return sum(not record.is_final for record in on.records())
 
 
-def _left(on: Stage, odd: dict[str, str]) -> int:
+def _left(on, odd):
     named = [job_id for job_id, kind in odd.items() if kind not in _WAITING]
     return sum(not on.record(job_id).is_final for job_id in named)
 
 
-def _assert_quarantined(on: Stage, job_id: str, kind: str) -> None:
+def _assert_quarantined(on, job_id, kind):
     record = on.record(job_id)
     if kind in _WAITING:
         assert record.state is State.SCHEDULED, (kind, record)
@@ -147,7 +145,7 @@ _GARBAGE = {
 
 
 @scenario("corrupt-rows", "F42", full=Size(20_000, 20), short=Size(200, 1), schemes=["sqlite"])
-def corrupt_rows(place: Place, size: Size) -> list[str]:
+def corrupt_rows(place, size):
     """Each column of some waiting jobs is overwritten with garbage: all other jobs run, lists can be read.
 
     `rounds` rows for each column among `jobs` good ones.
@@ -157,8 +155,7 @@ def corrupt_rows(place: Place, size: Size) -> list[str]:
         bad = {on.enqueue(1, 0.0)[0]: column for _ in range(size.rounds) for column in _GARBAGE}
         good += on.enqueue(size.jobs // 10, 0.0)
         _overwrite(place, bad)
-        server = on.server()
-        on.up()
+        (server,) = on.serve()
         eventually(lambda: _all_succeeded(on, good), 60, "the good jobs have ended")
         on.fire.jobs.find(limit=500)
         for state in State:
@@ -171,7 +168,7 @@ def corrupt_rows(place: Place, size: Size) -> list[str]:
     ]
 
 
-def _overwrite(place: Place, bad: dict[str, str]) -> None:
+def _overwrite(place, bad):
     path = Path(place.storage.removeprefix("sqlite:///").partition("?")[0])
     with closing(sqlite3.connect(path)) as connection, connection:
         for job_id, column in bad.items():
@@ -179,6 +176,5 @@ def _overwrite(place: Place, bad: dict[str, str]) -> None:
             connection.execute(statement, (_GARBAGE[column], job_id))
 
 
-def _all_succeeded(on: Stage, ids: list[str]) -> bool:
-    pages = (on.fire.storage.get(ids[start : start + 500]) for start in range(0, len(ids), 500))
-    return all(record is not None and record.state is State.SUCCEEDED for page in pages for record in page)
+def _all_succeeded(on, ids):
+    return all(record and record.state is State.SUCCEEDED for record in stored(on.fire.storage, ids))

@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-
 from tests.faults.crashing import CRASHED
+from tests.faults.program import run_program
 from tests.faults.scenarios.base import Size, scenario
-from tests.faults.servers import Place
 
 
 @scenario("crash-points", "F04", full=Size(1_000, 12), short=Size(6, 2))
-def crash_points(place: Place, size: Size) -> list[str]:
+def crash_points(place, size):
     """A server and client dies before or after the n-th call of each verb; a clean server finishes the rest.
 
     `jobs` bounds the points, `rounds` the calls of one verb.
     """
-    with (place.folder / "crashing.log").open("w") as log:
-        done = subprocess.run(
-            [sys.executable, "-m", "tests.faults.crashing", place.storage, str(place.folder / "crashing"),
-             str(size.jobs), str(size.rounds)],
-            env=place.environment(), stdout=subprocess.PIPE, stderr=log, check=True, text=True,
-        )  # fmt: skip
-    results = [json.loads(line) for line in done.stdout.splitlines()]
+    results = run_program(place, "crashing", size.jobs, size.rounds)
     wrong = [result for result in results if result[2]]
     assert wrong == [], wrong
     assert results[0][1] == 0, "the program without a death"

@@ -7,36 +7,22 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, suppress
 
 import psycopg
 import pymysql
 
 from firelock import Firelock, StorageUnavailable
-from tests.faults.scenarios.base import Size, Stage, scenario, stage
-from tests.faults.scenarios.feeding import await_progress, end, feeding, figures, outage
-from tests.faults.servers import Place, eventually
+from tests.faults.scenarios.base import Size, at, scenario
+from tests.faults.scenarios.feeding import feeding
+from tests.faults.servers import eventually
 from tests.faults.storages import sql_server
-from tests.sql.mariadb import Mariadb
 from tests.sql.postgresql import Postgresql
 from tests.sql.processes import USER
 
-__all__ = ["PATIENT", "SQL", "at", "lost_sessions"]
+__all__ = ["PATIENT", "SQL"]
 
 SQL = ["postgresql", "mysql"]
-
-
-@contextmanager
-def at(place: Place, storage: str, **timings: float) -> Iterator[Stage]:
-    """Yield a stage at another storage than the place's."""
-    with stage(place.at(storage), **timings) as on:
-        yield on
-
-
-def lost_sessions(on: Stage) -> int:
-    """Return how often a server found its session lost."""
-    return sum(server.log.read_text().count("this server was lost") for server in on.servers)
 
 
 # ---- it goes away ----------------------------------------------------------------------------------------
@@ -45,40 +31,35 @@ PATIENT = {"session_timeout": 10.0, "heartbeat": 1.0}  # longer than a restart t
 
 
 @scenario("restart-database", "F21", full=Size(0, 50), short=Size(0, 3), schemes=SQL)
-def restart_database(place: Place, size: Size) -> list[str]:
+def restart_database(place, size):
     """The server ends under load and comes back: in order, at once without a word, or killed; by turns.
 
     `rounds` times, with a session that outlives it.
     """
     chance = random.Random(21)
-    back: list[float] = []
+    back = []
     with (
         sql_server(place.program, is_pooled=place.is_pooled) as (database, url),
         at(place, url, **PATIENT) as on,
         feeding(on) as feed,
     ):
-        on.server()
-        on.server()
-        on.up()
+        on.serve(2)
         for number in range(size.rounds):
-            await_progress(on, time.monotonic())
+            on.await_progress()
             time.sleep(chance.uniform(0.0, 0.3))
             _end_somehow(database, number)
             database.start()
-            back.append(await_progress(on, time.monotonic()))
+            back.append(on.await_progress())
         feed.stop()
-        report = end(on)
-        lost = lost_sessions(on)
-    assert report.is_clean, report.lines()
-    assert (report.failed, report.repeats, lost) == (0, 0, 0), (report.lines(), lost)
+        report = on.finish(repeats="none")
     assert max(back) <= place.within(5.0), back
     return [
-        f"{figures(report)}, restarts {size.rounds}, sessions lost {lost}",
-        f"at work again {max(back):.2f} s after it answered at most, {outage(feed)}",
+        f"{report.brief}, restarts {size.rounds}, sessions lost 0",
+        f"at work again {max(back):.2f} s after it answered at most, {feed.outage}",
     ]
 
 
-def _end_somehow(database: Postgresql | Mariadb, number: int) -> None:
+def _end_somehow(database, number):
     match number % 3:
         case 0:
             database.stop()
@@ -93,7 +74,7 @@ def _end_somehow(database: Postgresql | Mariadb, number: int) -> None:
 
 
 @scenario("kill-connections", "F22", full=Size(4_000, 2), short=Size(400, 2), schemes=SQL)
-def kill_connections(place: Place, size: Size) -> list[str]:
+def kill_connections(place, size):
     """An operator ends connections, `rounds` a second: nothing is lost or repeated, and work goes on.
 
     `jobs` jobs of 10 ms without it, and as many with it.
@@ -104,9 +85,7 @@ def kill_connections(place: Place, size: Size) -> list[str]:
         sql_server(place.program, is_pooled=place.is_pooled) as (database, url),
         at(place, url) as on,
     ):
-        on.server()
-        on.server()
-        on.up()
+        on.serve(2)
         spans = []
         for is_bad in (False, True):
             over = threading.Event()
@@ -124,18 +103,15 @@ def kill_connections(place: Place, size: Size) -> list[str]:
             spans.append(time.monotonic() - began)
         killer.join()
         killed = killer.killed
-        report = on.finish()
-        lost = lost_sessions(on)
-    assert report.is_clean, report.lines()
-    assert (report.failed, report.repeats, lost) == (0, 0, 0), (report.lines(), lost)
+        report = on.finish(repeats="none")
     assert killed > 0
     return [
-        f"{figures(report)}, connections killed {killed}, sessions lost {lost}, refused enqueues {refused}",
+        f"{report.brief}, connections killed {killed}, sessions lost 0, refused enqueues {refused}",
         f"at {spans[0] / spans[1] * 100:.0f} % of the rate without ({size.jobs / spans[0]:.0f}/s)",
     ]
 
 
-def _is_enqueued(on: Stage, jobs: int) -> bool:
+def _is_enqueued(on, jobs):
     try:
         on.enqueue(jobs, 0.01)
     except StorageUnavailable:  # the client's own connection was killed
@@ -143,7 +119,7 @@ def _is_enqueued(on: Stage, jobs: int) -> bool:
     return True
 
 
-def _is_idle(on: Stage) -> bool:
+def _is_idle(on):
     with suppress(StorageUnavailable):
         return on.unfinished() == 0
     return False
@@ -152,9 +128,7 @@ def _is_idle(on: Stage) -> bool:
 class _Killer(threading.Thread):
     """Ends one of the storage's connections now and then."""
 
-    def __init__(
-        self, database: Postgresql | Mariadb, over: threading.Event, pause: float, chance: random.Random
-    ) -> None:
+    def __init__(self, database, over, pause, chance):
         super().__init__(name="killer")
         self.killed = 0
         self._database = database
@@ -162,14 +136,14 @@ class _Killer(threading.Thread):
         self._pause = pause
         self._chance = chance
 
-    def run(self) -> None:
+    def run(self):
         """They end until it is over."""
         kill = self._in_postgresql if isinstance(self._database, Postgresql) else self._in_mysql
         with closing(self._database.connect()) as connection:
             while not self._over.wait(self._pause):
                 self.killed += kill(connection)
 
-    def _in_postgresql(self, connection: psycopg.Connection) -> bool:
+    def _in_postgresql(self, connection):
         found = connection.execute(
             "SELECT pid FROM pg_stat_activity WHERE usename = %s ORDER BY pid", [USER]
         ).fetchall()
@@ -178,7 +152,7 @@ class _Killer(threading.Thread):
         connection.execute("SELECT pg_terminate_backend(%s)", self._chance.choice(found))
         return True
 
-    def _in_mysql(self, connection: pymysql.connections.Connection) -> bool:
+    def _in_mysql(self, connection):
         with connection.cursor() as cursor:
             cursor.execute(
                 "SELECT id FROM information_schema.processlist WHERE user = %s ORDER BY id", [USER]
@@ -195,39 +169,34 @@ class _Killer(threading.Thread):
 
 
 @scenario("no-connections-left", "F25", full=Size(600, 10), short=Size(100, 3), schemes=SQL)
-def no_connections_left(place: Place, size: Size) -> list[str]:
+def no_connections_left(place, size):
     """Strangers take every connection that the server has: who is connected works on, others get a clear no.
 
     `jobs` jobs, for `rounds` seconds.
     """
     name = "max_connections" if place.storage.startswith("postgresql") else "max-connections"
     with sql_server(place.program, {name: "40"}) as (database, url), at(place, url) as on:
-        on.server()
-        on.server()
-        on.up()
+        on.serve(2)
         on.enqueue(100, 0.01)
-        eventually(lambda: on.unfinished() == 0, 60, "the first jobs have ended")
+        on.await_end(60)
         with ExitStack() as strangers:
             taken = _take_all(database, strangers)
             began = time.monotonic()
             on.enqueue(size.jobs, 0.01)
             refusal = _refusal(url)
-            eventually(lambda: on.unfinished() == 0, 120, "all jobs have ended")
+            on.await_end(120)
             span = time.monotonic() - began
             time.sleep(max(0.0, began + size.rounds - time.monotonic()))
         eventually(lambda: _is_let_in(url), 10, "a new client is let in")
-        report = on.finish()
-        lost = lost_sessions(on)
-    assert report.is_clean, report.lines()
-    assert (report.failed, report.repeats, lost) == (0, 0, 0), (report.lines(), lost)
+        report = on.finish(repeats="none")
     assert "pool_size" in refusal, refusal
     return [
-        f"{figures(report)}, sessions lost {lost}; {taken} connections of strangers for {size.rounds} s",
+        f"{report.brief}, sessions lost 0; {taken} connections of strangers for {size.rounds} s",
         f"{size.jobs / span:.0f} jobs/s meanwhile; a new client is told: {refusal}",
     ]
 
 
-def _take_all(database: Postgresql | Mariadb, strangers: ExitStack) -> int:
+def _take_all(database, strangers):
     """Return how many connections were to be had; they are open until the strangers leave."""
     taken = 0
     while True:
@@ -242,13 +211,13 @@ def _take_all(database: Postgresql | Mariadb, strangers: ExitStack) -> int:
         taken += 1
 
 
-def _connect_to(database: Mariadb) -> pymysql.connections.Connection:
+def _connect_to(database):
     return pymysql.connect(
         host="127.0.0.1", port=database.port, user=USER, password="secret", database="jobs"
     )
 
 
-def _refusal(url: str) -> str:
+def _refusal(url):
     with Firelock(url) as fire:
         try:
             fire.jobs.counts()
@@ -257,7 +226,7 @@ def _refusal(url: str) -> str:
     raise AssertionError("there was a connection left")
 
 
-def _is_let_in(url: str) -> bool:
+def _is_let_in(url):
     with Firelock(url) as fire, suppress(StorageUnavailable):
         fire.jobs.counts()
         return True
@@ -265,25 +234,21 @@ def _is_let_in(url: str) -> bool:
 
 
 @scenario("small-pools", "F39", full=Size(1_000, 2), short=Size(150, 1), schemes=SQL)
-def small_pools(place: Place, size: Size) -> list[str]:
+def small_pools(place, size):
     """A server with twenty workers has pools of one connection, then of two: nobody waits for ever.
 
     `jobs` jobs for each pool up to `rounds` connections.
     """
-    rates: list[str] = []
+    rates = []
     for pool in range(1, size.rounds + 1):
         storage = f"{place.storage}?pool_size={pool}"
         with at(place, storage) as on:
-            server = on.server(workers=20)
-            on.up()
+            (server,) = on.serve(workers=20)
             began = time.monotonic()
             on.enqueue(size.jobs, 0.02)
-            report = on.finish()
+            on.finish(repeats="none")
             rates.append(f"pool of {pool}: {size.jobs / (time.monotonic() - began):.0f} jobs/s")
-            lost = lost_sessions(on)
             assert server.stop() == 0
             log = server.log.read_text()
-        assert report.is_clean, report.lines()
-        assert (report.failed, report.repeats, lost) == (0, 0, 0), (report.lines(), lost)
         assert "is in use" not in log, log[-2_000:]
     return [*rates, "lost 0, repeats 0, sessions lost 0, nobody was refused a connection"]

@@ -7,17 +7,16 @@ import shutil
 import sqlite3
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from firelock import Firelock, StorageUnavailable
-from tests.faults.scenarios.base import NotHere, Size, Stage, scenario
-from tests.faults.scenarios.databases import PATIENT, at
-from tests.faults.scenarios.feeding import Feed, await_progress, end, feeding, figures, outage
-from tests.faults.servers import Place, Server, eventually
+from tests.faults.scenarios.base import NotHere, Size, at, scenario
+from tests.faults.scenarios.databases import PATIENT
+from tests.faults.scenarios.feeding import feeding
+from tests.faults.servers import eventually
 from tests.faults.storages import scheme_of
 from tests.sql.postgresql import Postgresql
 from tests.sql.processes import account
@@ -31,7 +30,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @scenario("full-disk", "F35", full=Size(0, 3), short=Size(0, 1), schemes=["sqlite", "postgresql"])
-def full_disk(place: Place, size: Size) -> list[str]:
+def full_disk(place, size):
     """The disk is full: enqueue says so; nothing is lost or damaged, and all goes on when there is space.
 
     `rounds` times, on a small disk in memory, which only root may mount.
@@ -43,36 +42,34 @@ def full_disk(place: Place, size: Size) -> list[str]:
 # ---- of a file -------------------------------------------------------------------------------------------
 
 
-def _full_disk_of_file(place: Place, rounds: int) -> list[str]:
+def _full_disk_of_file(place, rounds):
     folder = place.folder / "disk"
     folder.mkdir()
     path, filler = folder / "jobs.db", folder / "filler"
-    back: list[float] = []
-    busy: list[float] = []
+    back = []
+    busy = []
     with _small_disk(folder, _DISK_OF_FILE):
         with at(place, f"sqlite:///{path}", **PATIENT) as on:
-            server = on.server()
-            on.up()
+            (server,) = on.serve()
             with feeding(on) as feed:
                 for _ in range(rounds):
-                    await_progress(on, time.monotonic(), 60)
+                    on.await_progress(60)
                     busy.append(_meet_full_disk(on, feed, server, filler))
                     filler.unlink()
                     back.append(_await_start(on, time.monotonic()))
-            report = end(on)
+            report = on.finish()
             assert server.stop() == 0
             log = server.log.read_text()
         assert _integrity(path) == "ok"
         first = _refusal_of_first(path, filler)
-    assert report.is_clean, report.lines()
-    assert (report.failed, report.repeats) == (0, 0), report.lines()
+    assert report.repeats == 0, report.lines()
     assert all("free space on its disk" in text for text in feed.refusals), feed.refusals[-3:]
     assert "Traceback" not in log, log[-3_000:]
     assert "ERROR" not in log, log[-3_000:]
     assert max(busy) <= _BUSY, busy
     return [
-        f"{figures(report)}, full {rounds} times; integrity_check ok",
-        f"refused enqueues {len(feed.refusals)}, each with one line; {outage(feed)}",
+        f"{report.brief}, full {rounds} times; integrity_check ok",
+        f"refused enqueues {len(feed.refusals)}, each with one line; {feed.outage}",
         f"the server stayed up and took {max(busy):.2f} processors meanwhile at most",
         f"at work {max(back):.2f} s after there was space at most",
         *sorted(set(feed.refusals)),
@@ -80,7 +77,7 @@ def _full_disk_of_file(place: Place, rounds: int) -> list[str]:
     ]
 
 
-def _meet_full_disk(on: Stage, feed: Feed, server: Server, filler: Path) -> float:
+def _meet_full_disk(on, feed, server, filler):
     """Client and server have met the full disk for a while; return how many processors the server took."""
     refused, met = len(feed.refusals), _met(server)
     on.enqueue(_BACKLOG, 0.005)  # a server that has nothing left to write would not meet it
@@ -95,32 +92,32 @@ def _meet_full_disk(on: Stage, feed: Feed, server: Server, filler: Path) -> floa
     return (_processor_seconds(family) - took) / (time.monotonic() - began)
 
 
-def _met(server: Server) -> int:
+def _met(server):
     return server.log.read_text().count("Storage unavailable, keeping what has ended")
 
 
-def _processor_seconds(pids: Sequence[int]) -> float:
+def _processor_seconds(pids):
     """Return what the processes have used so far."""
     used = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13] for pid in pids]
     return sum(int(ticks) for times in used for ticks in times) / _TICKS
 
 
-def _await_start(on: Stage, since: float) -> float:
+def _await_start(on, since):
     """Return how long after an instant the first job started: those that waited come first."""
 
-    def starts() -> list[float]:
+    def starts():
         return [event.at for event in on.events() if event.what == "start" and event.at > since]
 
     eventually(lambda: starts() != [], 30, "a job starts")
     return min(starts()) - since
 
 
-def _integrity(path: Path) -> str:
+def _integrity(path):
     with closing(sqlite3.connect(path)) as connection:
         return str(connection.execute("PRAGMA integrity_check").fetchone()[0])
 
 
-def _refusal_of_first(path: Path, filler: Path) -> str:
+def _refusal_of_first(path, filler):
     """Return what somebody is told who opens the file while nobody has it open and there is no space."""
     _fill(filler)
     with Firelock(f"sqlite:///{path}") as fire:
@@ -134,35 +131,32 @@ def _refusal_of_first(path: Path, filler: Path) -> str:
 # ---- of a server -----------------------------------------------------------------------------------------
 
 
-def _full_disk_of_server(place: Place, rounds: int) -> list[str]:
-    refused: set[str] = set()
+def _full_disk_of_server(place, rounds):
+    refused = set()
     down = 0
     options = {"max_wal_size": "48MB", "min_wal_size": "32MB", "fsync": "on"}
     with _server_on_small_disk(place, options) as (database, url), at(place, url, **PATIENT) as on:
-        on.server()
-        on.up()
+        on.serve()
         for _ in range(rounds):
-            await_progress(on, time.monotonic())
+            on.await_progress()
             filler = database.folder / "filler"
             _fill(filler)
             refused |= _refusals(on)
             filler.unlink()
             down += _start_again(database)
-            await_progress(on, time.monotonic(), 60)
-        report = end(on)
-    assert report.is_clean, report.lines()
-    assert report.failed == 0, report.lines()
+            on.await_progress(60)
+        report = on.finish()
     assert refused, "nobody was refused"
     return [
-        f"{figures(report)}, full {rounds} times, of them the server went down {down}",
+        f"{report.brief}, full {rounds} times, of them the server went down {down}",
         *sorted(refused),
     ]
 
 
 @contextmanager
-def _server_on_small_disk(place: Place, options: dict[str, str]) -> Iterator[tuple[Postgresql, str]]:
+def _server_on_small_disk(place, options):
     assert place.program is not None
-    database = Postgresql(place.program, options)  # type: ignore[arg-type]  # the scheme says so
+    database = Postgresql(place.program, options)
     who = account()
     try:
         with (
@@ -175,7 +169,7 @@ def _server_on_small_disk(place: Place, options: dict[str, str]) -> Iterator[tup
         shutil.rmtree(database.folder, ignore_errors=True)  # it could not go while it was mounted on
 
 
-def _refusals(on: Stage) -> set[str]:
+def _refusals(on):
     """Return what clients are told when there is no space: jobs are enqueued until then."""
     for _ in range(100):
         try:
@@ -185,7 +179,7 @@ def _refusals(on: Stage) -> set[str]:
     return set()
 
 
-def _start_again(database: Postgresql) -> bool:
+def _start_again(database):
     """Tell whether the server had gone down by itself and had to be started."""
     with suppress(AssertionError):
         eventually(lambda: not database.is_running, 3, "it goes down")
@@ -199,7 +193,7 @@ def _start_again(database: Postgresql) -> bool:
 
 
 @contextmanager
-def _small_disk(folder: Path, mebibytes: int, *options: str) -> Iterator[None]:
+def _small_disk(folder, mebibytes, *options):
     """A disk in memory is mounted on the folder meanwhile.
 
     Raises:
@@ -221,7 +215,7 @@ def _small_disk(folder: Path, mebibytes: int, *options: str) -> Iterator[None]:
         subprocess.run(["umount", str(folder)], check=True)
 
 
-def _fill(path: Path) -> None:
+def _fill(path):
     with path.open("wb", buffering=0) as file, suppress(OSError):
         while file.write(b"\0" * 65_536):
             pass

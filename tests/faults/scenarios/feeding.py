@@ -4,28 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 
 import attrs
 
 from firelock import Firelock, StorageUnavailable
-from tests.faults.checker import Report
-from tests.faults.ledger import Tail
-from tests.faults.scenarios.base import Stage, forgetting
-from tests.faults.servers import eventually
+from tests.faults.scenarios.base import Stage
 
-__all__ = [
-    "BATCH",
-    "Feed",
-    "await_progress",
-    "end",
-    "feeding",
-    "figures",
-    "forgetting_all",
-    "outage",
-    "stub",
-]
+__all__ = ["BATCH", "Feed", "feeding", "stub"]
 
 BATCH = 10
 
@@ -42,7 +28,7 @@ class Feed:
     _ended: threading.Event = attrs.field(factory=threading.Event)
     _failed: list[BaseException] = attrs.field(factory=list)
 
-    def run(self) -> None:
+    def run(self):
         """Jobs are stored until it is over; each that was acknowledged counts, no other."""
         task = self.fire.task(name="work", remote=True)(stub)
         answered, is_refused = time.monotonic(), False
@@ -63,23 +49,28 @@ class Feed:
         finally:
             self._ended.set()
 
-    def stop(self) -> None:
+    def stop(self):
         """The last call has been answered: nothing is enqueued any more."""
         self._over.set()
         self._ended.wait()
 
-    def end(self) -> None:
+    @property
+    def outage(self):
+        """For how long the client had no answer."""
+        return f"the longest outage for a client {max(self.outages, default=0):.1f} s"
+
+    def end(self):
         """What went wrong is raised."""
         if self._failed:
             raise self._failed[0]
 
 
-def stub(seconds: float) -> int:  # type: ignore[empty-body]
+def stub(seconds: float) -> int:
     """Stand for the task `work`."""
 
 
 @contextmanager
-def feeding(on: Stage, storage: str | None = None) -> Iterator[Feed]:
+def feeding(on, storage=None):
     """Yield a client of its own that enqueues meanwhile."""
     with Firelock(storage or on.place.storage) as fire:
         feed = Feed(on, fire)
@@ -91,44 +82,3 @@ def feeding(on: Stage, storage: str | None = None) -> Iterator[Feed]:
             feed.stop()
             thread.join()
         feed.end()
-
-
-def forgetting_all(on: Stage) -> AbstractContextManager[None]:
-    """What the servers run meanwhile may be run again: the storage forgets."""
-    return forgetting(on.ledger, [pid for server in on.servers for pid in (server.pid, *server.family())])
-
-
-def await_progress(on: Stage, since: float, within: float = 30) -> float:
-    """Return how long after an instant a job started that was enqueued behind it."""
-    fresh: list[str] = []
-    tail = Tail(on.place.ledger_folder)
-
-    def has_started() -> bool:
-        if not fresh:
-            try:
-                fresh.extend(on.enqueue(1, 0.0))
-            except StorageUnavailable:
-                return False
-        return tail.has_started(fresh[0])
-
-    eventually(has_started, within, "a new job starts")
-    return time.monotonic() - since
-
-
-def end(on: Stage, within: float = 60) -> Report:
-    """Return the report once every job has ended."""
-    eventually(lambda: on.unfinished() == 0, within, "all jobs have ended")
-    return on.report()
-
-
-def figures(report: Report) -> str:
-    """Return what matters of a report in one line."""
-    return (
-        f"jobs {report.jobs}, lost {report.lost}, stuck {report.stuck}, "
-        f"repeats {report.repeats}, unexplained {report.unexplained}"
-    )
-
-
-def outage(feed: Feed) -> str:
-    """Return for how long the client had no answer."""
-    return f"the longest outage for a client {max(feed.outages, default=0):.1f} s"

@@ -6,9 +6,9 @@ import random
 import threading
 import time
 
-from tests.faults.ledger import Event
-from tests.faults.scenarios.base import Size, Stage, scenario, stage
-from tests.faults.servers import Place, Server, eventually
+from tests.faults.checker import late_ends
+from tests.faults.scenarios.base import Size, scenario, stage
+from tests.faults.servers import eventually
 
 _QUICK = {"session_timeout": 1.0, "heartbeat": 0.3, "sweep": 0.2, "poll": 0.1}
 _SESSIONS = 5  # how many session timeouts a job holds everything for
@@ -18,23 +18,21 @@ _SESSIONS = 5  # how many session timeouts a job holds everything for
 
 
 @scenario("zombies", "F08", full=Size(40, 60), short=Size(30, 1))
-def zombies(place: Place, size: Size) -> list[str]:
+def zombies(place, size):
     """A server is stopped in its tracks for three sessions, then goes on: its late ends are refused.
 
     The job is another server's by then, whose fence is newer; the zombie comes back with a new session.
     """
-    came_back: list[float] = []
+    came_back = []
     with stage(place, **_QUICK) as on:
         zombie, other = on.server(), on.server()
         for _ in range(size.rounds):
             on.up()
             came_back.append(_play_dead(on, zombie, size.jobs))
         report = on.finish()
-        late = _late_ends(on)
+        late = late_ends(on.events())
         refused = sum(server.log.read_text().count("was refused") for server in (zombie, other))
         records = on.records()
-    assert report.is_clean, report.lines()
-    assert report.failed == 0, report.lines()
     assert late, "no run was frozen"
     assert refused >= len(late), (refused, late)
     assert [record for record in records if record.result != str(record.fence)] == []
@@ -45,10 +43,10 @@ def zombies(place: Place, size: Size) -> list[str]:
     ]
 
 
-def _play_dead(on: Stage, zombie: Server, jobs: int) -> float:
+def _play_dead(on, zombie, jobs):
     """Return how long the server took to run jobs again after it had been frozen for three sessions."""
     chance = random.Random(8)
-    pids: list[int] = []
+    pids = []
     for _ in range(20):
         on.keep_busy(jobs, lambda: chance.uniform(0.4, 0.8), by=jobs)
         eventually(lambda: _runs(on, zombie), 20, "the zombie runs jobs")
@@ -59,14 +57,14 @@ def _play_dead(on: Stage, zombie: Server, jobs: int) -> float:
         zombie.freeze(frozen=False)  # it stood still within a write, and SQLite has one writer
     else:
         raise AssertionError(pids)
-    on.ledger.write("freeze", note=",".join(map(str, pids)))
+    on.note("freeze", *pids)
     time.sleep(3 * _QUICK["session_timeout"])
     zombie.freeze(frozen=False)
     awoke = time.monotonic()
     return eventually(lambda: _began_after(on, zombie, awoke), 20, "it is back")
 
 
-def _is_answering(on: Stage) -> bool:
+def _is_answering(on):
     """Tell whether the storage takes a write within a moment."""
     write = threading.Thread(target=on.fire.storage.put_record, args=("faults", "is it there?", "1"))
     write.start()
@@ -74,91 +72,70 @@ def _is_answering(on: Stage) -> bool:
     return not write.is_alive()
 
 
-def _runs(on: Stage, server: Server) -> bool:
+def _runs(on, server):
     open_runs = _open_runs(on.events())
     return any(event.pid in server.children() for event in open_runs)
 
 
-def _open_runs(events: list[Event]) -> list[Event]:
+def _open_runs(events):
     ended = {(event.job, event.pid, event.fence) for event in events if event.what in {"end", "cancelled"}}
     starts = [event for event in events if event.what == "start"]
     return [event for event in starts if (event.job, event.pid, event.fence) not in ended]
 
 
-def _began_after(on: Stage, server: Server, at: float) -> bool:
+def _began_after(on, server, at):
     on.keep_busy(20, 0.2, by=20)
     pids = server.family()
     return any(event.what == "start" and event.pid in pids and event.at > at for event in on.events())
-
-
-def _late_ends(on: Stage) -> list[Event]:
-    """Return the ends of runs whose job had been claimed anew before."""
-    events = on.events()
-    newest: dict[str, int] = {}
-    late = []
-    for event in events:
-        if event.what == "start":
-            newest[event.job] = event.fence
-        elif event.what == "end" and event.fence < newest.get(event.job, 0):
-            late.append(event)
-    return late
 
 
 # ---- jobs that hold everything ---------------------------------------------------------------------------
 
 
 @scenario("hold-the-interpreter", "F11", full=Size(40, 10), short=Size(20, 1))
-def hold_the_interpreter(place: Place, size: Size) -> list[str]:
+def hold_the_interpreter(place, size):
     """A job keeps its child's interpreter for five session timeouts: nobody takes its jobs for lost."""
     seconds = _SESSIONS * _QUICK["session_timeout"]
     with stage(place, **_QUICK) as on:
-        on.server(app="holding")
-        on.server(app="holding")
-        on.up()
+        on.serve(2, app="holding")
         for number in range(size.rounds):
             on.enqueue(size.jobs, 0.05)
             held = on.enqueue(1, seconds, task=("hold-in-c", "hold-in-regex")[number % 2])
             on.await_starts(held)
             on.enqueue(size.jobs, 0.05)
-            eventually(lambda: on.unfinished() == 0, 60, "all jobs have ended")
-        report = on.report()
+            on.await_end(60)
+        report = on.finish(repeats="none")
         _assert_no_reclaim(on)
-    assert report.is_clean, report.lines()
-    assert report.failed == report.repeats == 0, report.lines()
     return [*report.lines(), f"held for {seconds:.0f} s of a session of 1 s: sessions lost 0"]
 
 
 @scenario("block-the-loop", "F12", full=Size(40, 10), short=Size(20, 1))
-def block_the_loop(place: Place, size: Size) -> list[str]:
+def block_the_loop(place, size):
     """A coroutine blocks the event loop for five session timeouts: nothing is lost, a warning names it."""
     seconds = _SESSIONS * _QUICK["session_timeout"]
-    warned: list[float] = []
+    warned = []
     with stage(place, **_QUICK) as on:
-        server = on.server(app="holding")
-        on.up()
+        (server,) = on.serve(app="holding")
         for _ in range(size.rounds):
             on.enqueue(size.jobs, 0.05)
             blocker = on.enqueue(1, seconds, task="block-the-loop")
             on.enqueue(size.jobs, 0.05, task="awork")
             on.await_starts(blocker)
             warned.append(_await_words(server, f"by job {blocker[0]}"))
-            eventually(lambda: on.unfinished() == 0, 60, "all jobs have ended")
-        report = on.report()
+            on.await_end(60)
+        report = on.finish(repeats="none")
         warnings = server.log.read_text().count("has been blocked")
         _assert_no_reclaim(on)
-    assert report.is_clean, report.lines()
-    assert report.failed == report.repeats == 0, report.lines()
     assert warnings == size.rounds, warnings
     assert max(warned) <= place.within(1.0), warned
     return [*report.lines(), f"named within {max(warned):.2f} s, {warnings} warnings; sessions lost 0"]
 
 
-def _await_words(server: Server, words: str) -> float:
+def _await_words(server, words):
     return eventually(lambda: words in server.log.read_text(), 5, f"the log says {words!r}")
 
 
-def _assert_no_reclaim(on: Stage) -> None:
+def _assert_no_reclaim(on):
     sessions = [record for view in on.fire.servers.list() for record in view.sessions]
     assert all(record.is_alive for record in sessions), sessions
     assert len(sessions) == len(on.servers), sessions
-    assert not any("was lost" in server.log.read_text() for server in on.servers)

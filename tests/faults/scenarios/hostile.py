@@ -5,15 +5,14 @@ from __future__ import annotations
 import signal
 import time
 
-from firelock.values import JobRecord
-from tests.faults.scenarios.base import Size, Stage, scenario, stage
+from tests.faults.scenarios.base import Size, scenario, stage
 from tests.faults.scenarios.kills import left_over
-from tests.faults.servers import Place, eventually
+from tests.faults.servers import eventually
 
 _WHERE = ("thread", "loop", "process")
 
 # What becomes of each: its state, and a word of its error; None where it depends on where it runs.
-_KINDS: dict[str, tuple[str, str] | None] = {
+_KINDS = {
     "base-exception": ("failed", "BaseException"),
     "system-exit": ("failed", "SystemExit"),
     "keyboard-interrupt": ("failed", "KeyboardInterrupt"),
@@ -38,14 +37,13 @@ _KINDS: dict[str, tuple[str, str] | None] = {
 
 
 @scenario("hostile-python", "F41", full=Size(5, 1), short=Size(1, 1))
-def hostile_python(place: Place, size: Size) -> list[str]:
+def hostile_python(place, size):
     """Jobs that raise anything and break their streams, limits, loop and surroundings: the next one is clean.
 
     In threads, on the event loop and in processes of their own; `jobs` probes behind each.
     """
     with stage(place, grace=1) as on:
-        server = on.server(app="hostile", workers=2)
-        on.up()
+        (server,) = on.serve(app="hostile", workers=2)
         child = server.children()
         for where in _WHERE:
             for kind, expected in _KINDS.items():
@@ -67,14 +65,14 @@ def hostile_python(place: Place, size: Size) -> list[str]:
     ]
 
 
-def _play(on: Stage, task: str) -> JobRecord:
+def _play(on, task):
     """Return a job of the task when it has ended."""
     (job_id,) = on.enqueue(1, 0.0, task=task)
     eventually(lambda: on.record(job_id).is_final, 30, f"{task} has ended")
     return on.record(job_id)
 
 
-def _assert_ended(record: JobRecord, expected: tuple[str, str] | None) -> None:
+def _assert_ended(record, expected):
     assert record.is_final, record
     assert record.crashes == 0, record
     if expected is not None:

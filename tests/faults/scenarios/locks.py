@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections import Counter
 from itertools import pairwise
 
 from tests.faults.checker import quantiles
-from tests.faults.ledger import Event, read_ledger
+from tests.faults.ledger import read_ledger
+from tests.faults.program import run_program
 from tests.faults.scenarios.base import Size, scenario
-from tests.faults.servers import Place
 
 _TTL = 0.6
 _LONGEST_WAIT = 0.25  # between two looks at a taken lock
@@ -18,18 +16,13 @@ _SLACK = 0.3
 
 
 @scenario("lock-holders", "F49", full=Size(8, 200), short=Size(8, 3))
-def lock_holders(place: Place, size: Size) -> list[str]:
+def lock_holders(place, size):
     """Holders of a lock are killed or paused past its life: fences only grow, two never both hold it.
 
     `jobs` contenders; each holds the lock for up to a quarter of its life.
     """
-    folder = place.folder / "locking"
-    subprocess.run(
-        [sys.executable, "-m", "tests.faults.locking", place.storage, str(folder), str(size.jobs),
-         str(size.rounds), str(_TTL)],
-        env=place.environment(), check=True,
-    )  # fmt: skip
-    events = read_ledger(folder)
+    assert not any(run_program(place, "locking", size.jobs, size.rounds, _TTL))
+    events = read_ledger(place.folder / "locking")
     entries, asleep = _entries(events)
     disturbed = _disturbed(events)
     _assert_nobody_wrote_late(events, asleep | disturbed.keys())
@@ -47,13 +40,13 @@ def lock_holders(place: Place, size: Size) -> list[str]:
     ]
 
 
-def _disturbed(events: list[Event]) -> dict[int, float]:
+def _disturbed(events):
     """Return when who held it was killed or paused, by fence.
 
     Who was meant may have left the lock meanwhile, or taken it anew: what it held when it was hit counts.
     """
-    held: dict[int, int] = {}
-    disturbed: dict[int, float] = {}
+    held = {}
+    disturbed = {}
     for event in events:
         if event.what == "enter":
             held[event.pid] = event.fence
@@ -64,7 +57,7 @@ def _disturbed(events: list[Event]) -> dict[int, float]:
     return disturbed
 
 
-def _entries(events: list[Event]) -> tuple[list[Event], set[int]]:
+def _entries(events):
     """Return the entries, in which fences grow, and the fences of those frozen before they told of theirs.
 
     Such a one tells of its entry when it goes on, long after others have entered.
@@ -72,8 +65,8 @@ def _entries(events: list[Event]) -> tuple[list[Event], set[int]]:
     told = [event for event in events if event.what == "enter"]
     frozen = {int(event.note) for event in events if event.what == "freeze"}
     assert len({event.fence for event in told}) == len(told), "two had the same fence"
-    entries: list[Event] = []
-    asleep: set[int] = set()
+    entries = []
+    asleep = set()
     for event in told:
         if not entries or event.fence > entries[-1].fence:
             entries.append(event)
@@ -83,7 +76,7 @@ def _entries(events: list[Event]) -> tuple[list[Event], set[int]]:
     return entries, asleep
 
 
-def _assert_nobody_wrote_late(events: list[Event], disturbed: set[int]) -> None:
+def _assert_nobody_wrote_late(events, disturbed):
     """Nobody writes under the lock when another has entered; one who slept is told that it is lost."""
     newest = 0
     for event in events:

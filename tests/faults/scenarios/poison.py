@@ -6,9 +6,9 @@ import random
 import time
 from collections import Counter
 
-from firelock.values import JobRecord, State
-from tests.faults.scenarios.base import Size, Stage, scenario, stage
-from tests.faults.servers import Place, eventually
+from firelock.values import State
+from tests.faults.scenarios.base import Size, scenario, stage
+from tests.faults.servers import eventually
 
 _KINDS = (
     "exit", "memory", "segfault", "fork-bomb", "async-exit", "abort", "overflow", "kill", "apart-kill",
@@ -17,23 +17,22 @@ _CRASHES = 3
 
 
 @scenario("poison", "F40", full=Size(5_000, 45), short=Size(300, 3))
-def poison(place: Place, size: Size) -> list[str]:
+def poison(place, size):
     """Jobs that exit, abort, overrun, fork or run out of memory, among good ones: each fails by itself.
 
     `jobs` good ones, `rounds` poisonous ones of nine kinds, on one server with two children.
     """
     with stage(place) as on:
-        server = on.server(workers=8, processes=2, app="poison")
-        on.up()
+        (server,) = on.serve(workers=8, processes=2, app="poison")
         began = time.monotonic()
         on.enqueue(size.jobs, 0.01)
-        on.finish()
+        on.await_end()
         alone = time.monotonic() - began
         began = time.monotonic()
         kinds = _mix(on, size)
         eventually(lambda: _good_left(on, kinds) == 0, 300, "the good jobs have ended")
         together = time.monotonic() - began
-        on.finish(300)
+        on.await_end(300)
         took = time.monotonic() - began
         records = on.records()
         starts = Counter(event.job for event in on.events() if event.what == "start")
@@ -53,10 +52,10 @@ def poison(place: Place, size: Size) -> list[str]:
     ]
 
 
-def _mix(on: Stage, size: Size) -> dict[str, str]:
+def _mix(on, size):
     """Return the kind of each poisonous job; they are spread among the good ones."""
     chance = random.Random(40)
-    kinds: dict[str, str] = {}
+    kinds = {}
     share = size.jobs // size.rounds
     for number in range(size.rounds):
         on.enqueue(chance.randrange(1, share), 0.01)
@@ -67,12 +66,12 @@ def _mix(on: Stage, size: Size) -> dict[str, str]:
     return kinds
 
 
-def _good_left(on: Stage, kinds: dict[str, str]) -> int:
+def _good_left(on, kinds):
     bad_left = sum(not record.is_final for record in on.fire.storage.get(list(kinds)) if record is not None)
     return on.unfinished() - bad_left
 
 
-def _assert_failed_by_itself(kind: str, record: JobRecord) -> None:
+def _assert_failed_by_itself(kind, record):
     assert record.state is State.FAILED, (kind, record.state, record.reason)
     if kind == "memory":
         assert record.crashes == 0, record

@@ -3,43 +3,28 @@
 from __future__ import annotations
 
 import random
-import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import attrs
 
-from firelock import FirelockError, Job, JobNotFound
+from firelock import FirelockError, JobNotFound
 from firelock.lifecycle import continuation_target
 from firelock.values import FINAL_STATES, On, State
 from tests.faults.checker import is_legal
-from tests.faults.ledger import Event
-from tests.faults.scenarios.base import Size, Stage, scenario, stage
-from tests.faults.servers import Place, eventually
+from tests.faults.scenarios.base import Size, scenario, stage
+from tests.faults.servers import eventually
 
 _CLIENTS = 4
 _CHUNK = 50
 
 
-def _from_threads(work: Callable[[int], None]) -> None:
+def _from_threads(work):
     """Each client has done its work, all at the same time."""
-    errors: list[BaseException] = []
-
-    def run(seed: int) -> None:
-        try:
-            work(seed)
-        except BaseException as error:  # noqa: BLE001 - raised again below
-            errors.append(error)
-
-    threads = [threading.Thread(target=run, args=(seed,)) for seed in range(_CLIENTS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]
+    with ThreadPoolExecutor(_CLIENTS) as clients:
+        list(clients.map(work, range(_CLIENTS)))
 
 
 # ---- continuations ---------------------------------------------------------------------------------------
@@ -53,21 +38,19 @@ class _Pair:
 
 
 @scenario("continuations", "F46", full=Size(20_000, 1), short=Size(400, 1))
-def continuations(place: Place, size: Size) -> list[str]:
+def continuations(place, size):
     """Children are attached while their parents run, fail, are deleted and requeued: each has one fate.
 
     `jobs` pairs.
     """
-    pairs: list[_Pair] = []
+    pairs = []
     with stage(place) as on:
-        on.server()
-        on.server()
-        on.up()
+        on.serve(2)
         _from_threads(lambda seed: _attach(on, size.jobs // _CLIENTS, random.Random(seed), pairs))
         parents = [pair.parent for pair in pairs]
         eventually(lambda: all(record.is_final for record in on.records(parents)), 120, "parents have ended")
         on.fire.jobs.delete([one.id for one in on.records(parents) if one.state is State.FAILED])
-        eventually(lambda: on.unfinished() == 0, 60, "the children have ended")
+        on.await_end(60)
         starts = Counter(event.job for event in on.events() if event.what == "start")
         wrong = [why for pair in pairs if (why := _wrong_fate(on, pair, starts[pair.child]))]
         fates = Counter(str(record.state) for record in on.records(pair.child for pair in pairs))
@@ -75,7 +58,7 @@ def continuations(place: Place, size: Size) -> list[str]:
     return [f"pairs {len(pairs)}: one fate each ({dict(fates)}), stuck 0, run twice 0"]
 
 
-def _attach(on: Stage, pairs: int, chance: random.Random, made: list[_Pair]) -> None:
+def _attach(on, pairs, chance, made):
     """Make parents in chunks, and a child for each, and interfere, all at random instants."""
     child = on.task("work")
     for _ in range(max(1, pairs // _CHUNK)):
@@ -90,7 +73,7 @@ def _attach(on: Stage, pairs: int, chance: random.Random, made: list[_Pair]) -> 
             time.sleep(chance.choice((0.0, 0.0, 0.002)))
 
 
-def _interfere(parent: Job[int], chance: random.Random) -> None:
+def _interfere(parent, chance):
     """Delete or requeue one parent of five."""
     try:
         if chance.random() < 0.15:
@@ -101,7 +84,7 @@ def _interfere(parent: Job[int], chance: random.Random) -> None:
         return
 
 
-def _wrong_fate(on: Stage, pair: _Pair, starts: int) -> str | None:
+def _wrong_fate(on, pair, starts):
     """Return what is wrong with the child, None where its fate is one that an end of its parent explains."""
     child, history = on.record(pair.child), on.fire.storage.history(pair.child).entries
     ends = [
@@ -118,17 +101,16 @@ def _wrong_fate(on: Stage, pair: _Pair, starts: int) -> str | None:
 
 
 @scenario("expiring-parents", "F46", full=Size(10_000, 1), short=Size(200, 1))
-def expiring_parents(place: Place, size: Size) -> list[str]:
+def expiring_parents(place, size):
     """Parents are pruned a moment after their end, while children are attached: the child runs, or is none.
 
     `jobs` pairs.
     """
-    pairs: list[_Pair] = []
+    pairs = []
     with stage(place, keep_succeeded=0.05, keep_deleted=0.05, sweep=0.05) as on:
-        on.server()
-        on.up()
+        on.serve()
         _from_threads(lambda seed: _attach_late(on, size.jobs // _CLIENTS, random.Random(seed), pairs))
-        eventually(lambda: on.unfinished() == 0, 60, "the children have ended")
+        on.await_end(60)
         eventually(lambda: sum(on.fire.jobs.counts().by_state.values()) == 0, 60, "everything was pruned")
         starts = Counter(event.job for event in on.events() if event.what == "start")
     runs = {True: 1, False: 0}  # of a child that waits for success, and of one that waits for anything else
@@ -137,7 +119,7 @@ def expiring_parents(place: Place, size: Size) -> list[str]:
     return [f"pairs {size.jobs}: attached {len(pairs)}, the others' parents were gone; stuck 0, fates right"]
 
 
-def _attach_late(on: Stage, pairs: int, chance: random.Random, made: list[_Pair]) -> None:
+def _attach_late(on, pairs, chance, made):
     """Make parents in chunks, and a child for each while they run, end and are pruned."""
     task = on.task("work")
     for _ in range(pairs // 10):
@@ -163,21 +145,19 @@ class _Said:
 
 
 @scenario("operators", "F48", full=Size(2_000, 100_000), short=Size(120, 2_000))
-def operators(place: Place, size: Size) -> list[str]:
+def operators(place, size):
     """Deletes and requeues race the workers: histories are legal, the last word stands, no two runs overlap.
 
     `rounds` actions on `jobs` jobs.
     """
     chance, said = random.Random(48), _Said()
     with stage(place) as on:
-        on.server()
-        on.server()
-        on.up()
+        on.serve(2)
         ids = on.enqueue(size.jobs, lambda: chance.uniform(0.0, 0.05))
         shares = [ids[seed::_CLIENTS] for seed in range(_CLIENTS)]
         actions = size.rounds // _CLIENTS
         _from_threads(lambda seed: _act(on, shares[seed], actions, said))
-        eventually(lambda: on.unfinished() == 0, 120, "all jobs have ended")
+        on.await_end(120)
         eventually(lambda: not any(record.is_stopping for record in on.records()), 30, "no tail is left")
         illegal = [job_id for job_id in ids if not is_legal(on.fire, job_id)]
         records = {record.id: record for record in on.records()}
@@ -191,7 +171,7 @@ def operators(place: Place, size: Size) -> list[str]:
     return [f"actions {told} on {size.jobs} jobs: illegal histories 0, resurrected 0, overlapping runs 0"]
 
 
-def _act(on: Stage, ids: list[str], actions: int, said: _Said) -> None:
+def _act(on, ids, actions, said):
     """Delete or requeue one job after the other; nobody else acts on these."""
     chance = random.Random(len(said.last))
     for _ in range(actions):
@@ -205,9 +185,9 @@ def _act(on: Stage, ids: list[str], actions: int, said: _Said) -> None:
         time.sleep(chance.choice((0.0, 0.0, 0.001)))
 
 
-def _overlaps(events: list[Event]) -> list[tuple[Event, Event]]:
+def _overlaps(events):
     """Return pairs of runs of one job of which the second began before the first had ended."""
-    runs: defaultdict[str, list[tuple[Event, float]]] = defaultdict(list)
+    runs = defaultdict(list)
     ends = {(event.job, event.fence): event.at for event in events if event.what in {"end", "cancelled"}}
     for event in events:
         if event.what == "start":

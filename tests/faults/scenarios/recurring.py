@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import time
 from datetime import timedelta
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import attrs
 
 from firelock import Cron, Every, Firelock
 from firelock.clock import SECOND
-from firelock.storage import JobFilter, Storage
-from firelock.values import JobRecord, State
-from tests.faults.scenarios.base import Size, Stage, scenario, stage
+from firelock.storage import JobFilter
+from firelock.testing.conformance.scene import pages
+from firelock.values import State
+from tests.faults.scenarios.base import Size, scenario, stage
 from tests.faults.scenarios.kills import kill_whole
-from tests.faults.servers import Place, eventually
+from tests.faults.servers import eventually
 
 __all__ = ["runs_of"]
 
@@ -24,7 +25,7 @@ _SERVERS = 3
 
 
 @scenario("recurring-kills", "F43", full=Size(50, 120), short=Size(10, 4))
-def recurring_kills(place: Place, size: Size) -> list[str]:
+def recurring_kills(place, size):
     """Definitions that fire every second, servers killed every two: one job for each instant, none missing.
 
     `jobs` definitions for `rounds` seconds on three servers.
@@ -47,7 +48,7 @@ def recurring_kills(place: Place, size: Size) -> list[str]:
         eventually(lambda: _all_fired_until(on, last), 20, "every instant so far has fired")
         for name in names:
             on.fire.recurring.remove(name)
-        eventually(lambda: on.unfinished() == 0, 60, "all jobs have ended")
+        on.await_end(60)
         runs = {name: runs_of(on.fire.storage, name) for name in names}
         late = max(run.created_at - (run.nominal_at or 0) for one in runs.values() for run in one)
     for name, one in runs.items():
@@ -62,21 +63,14 @@ def recurring_kills(place: Place, size: Size) -> list[str]:
     ]
 
 
-def _all_fired_until(on: Stage, instant: int) -> bool:
+def _all_fired_until(on, instant):
     records = on.fire.storage.list_recurring(limit=1_000)
     return all((record.last_at or 0) >= instant for record in records)
 
 
-def runs_of(storage: Storage, recurring_id: str) -> list[JobRecord]:
+def runs_of(storage, recurring_id):
     """Return every job that a definition has made."""
-    runs: list[JobRecord] = []
-    cursor: str | None = None
-    while True:
-        page = storage.find(JobFilter(recurring_id=recurring_id), limit=500, cursor=cursor)
-        runs += page.jobs
-        cursor = page.cursor
-        if cursor is None:
-            return runs
+    return list(chain.from_iterable(pages(storage, JobFilter(recurring_id=recurring_id), 500)))
 
 
 # ---- nobody there ----------------------------------------------------------------------------------------
@@ -103,7 +97,7 @@ _MISSED = [
 
 
 @scenario("scheduler-down", "F45", full=Size(0, 20), short=Size(0, 2))
-def scheduler_down(place: Place, size: Size) -> list[str]:
+def scheduler_down(place, size):
     """Nobody fires for an hour of the storage's clock: each misfire policy makes exactly the jobs it says."""
     fire = Firelock(place.storage, settings=place.settings)
 
@@ -112,7 +106,7 @@ def scheduler_down(place: Place, size: Size) -> list[str]:
 
     storage = fire.storage
     storage.clock_offset += 30 * SECOND - storage.clock() % _MINUTE  # half past a minute
-    counts: dict[str, int] = {}
+    counts = {}
     for number in range(size.rounds):
         for one in _MISSED:
             tick.recur(f"{one.name}-{number}", one.schedule)
@@ -130,5 +124,5 @@ def scheduler_down(place: Place, size: Size) -> list[str]:
     return [f"an hour down, {size.rounds} times; jobs of each policy: {counts}"]
 
 
-def _none_is_due(storage: Storage) -> bool:
+def _none_is_due(storage):
     return storage.due_recurring(1) == []

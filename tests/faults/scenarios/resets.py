@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from firelock import Firelock
 from tests.faults.checker import quantiles
-from tests.faults.proxy import FaultProxy
-from tests.faults.scenarios.base import Size, Stage, scenario, stage
+from tests.faults.scenarios.base import Size, scenario, stage
 from tests.faults.scenarios.network import NETWORKED, behind_proxy
-from tests.faults.servers import Place, eventually
 
 _PAUSE = 0.2  # seconds between two resets
 _CONNECTS = 10  # as often as a stranger could connect meanwhile, at least
@@ -21,30 +18,26 @@ _TURNS = 5  # good and bad ones, since the load of a machine changes
 
 
 @scenario("resets", "F20", full=Size(4_000, 1), short=Size(500, 1), schemes=NETWORKED)
-def resets(place: Place, size: Size) -> list[str]:
+def resets(place, size):
     """Every connection is reset five times a second: nothing is lost or repeated, and work goes on.
 
     `jobs` jobs of 10 ms without resets, and as many with them, in five turns each. Where a stranger takes
     more than 20 ms to connect and ask for the time, the machine is busy: resets come at ten times that. Each
     may cost the work three times that, and a twentieth of a second.
     """
-    good: list[float] = []
-    bad: list[float] = []
-    connecting: list[float] = []
-    done: list[float] = []
+    good = []
+    bad = []
+    connecting = []
+    done = []
     with stage(place) as on, behind_proxy(on.place) as (proxy, far):
-        server = on.server(place=far)
-        on.up()
+        on.serve(place=far)
         for _ in range(_TURNS):
             with _every(_LOOK, lambda: connecting.append(_connect(place))):
                 good.append(_span(on, size.jobs // _TURNS))
                 pause = max(_PAUSE, _CONNECTS * quantiles(connecting)[0])
                 with _every(pause, lambda: done.append(_reset(proxy))):
                     bad.append(_span(on, size.jobs // _TURNS))
-        report = on.finish()
-        log = server.log.read_text()
-    assert report.is_clean, report.lines()
-    assert (report.failed, report.repeats, log.count("was lost")) == (0, 0, 0), report.lines()
+        report = on.finish(repeats="none")
     cost = sum(bad) - sum(good)
     p50, _, most = quantiles(connecting)
     told = (
@@ -60,15 +53,15 @@ def resets(place: Place, size: Size) -> list[str]:
     ]
 
 
-def _span(on: Stage, jobs: int) -> float:
+def _span(on, jobs):
     """Return how long so many jobs took."""
     began = time.monotonic()
     on.enqueue(jobs, 0.01)
-    eventually(lambda: on.unfinished() == 0, 240, "all jobs have ended")
+    on.await_end(240)
     return time.monotonic() - began
 
 
-def _connect(place: Place) -> float:
+def _connect(place):
     """Return how long a stranger took to connect and ask for the time."""
     began = time.monotonic()
     with Firelock(place.storage) as stranger:
@@ -76,17 +69,17 @@ def _connect(place: Place) -> float:
     return time.monotonic() - began
 
 
-def _reset(proxy: FaultProxy) -> float:
+def _reset(proxy):
     proxy.reset()
     return time.monotonic()
 
 
 @contextmanager
-def _every(pause: float, act: Callable[[], None]) -> Iterator[None]:
+def _every(pause, act):
     """Meanwhile a thread does it time after time, and once at least."""
     over = threading.Event()
 
-    def run() -> None:
+    def run():
         while True:
             act()
             if over.wait(pause):

@@ -7,38 +7,35 @@ import signal
 import time
 
 from tests.faults.checker import quantiles
-from tests.faults.scenarios.base import Size, Stage, scenario, stage
+from tests.faults.scenarios.base import Size, scenario, stage
 from tests.faults.scenarios.kills import kill_whole
-from tests.faults.servers import Place, Server, eventually
+from tests.faults.servers import eventually
 
 _HELD = ("held", "aheld", "pheld")  # in a thread, on the event loop, in a process of its own
 _ONCE_RUN = (1, 0, 0)  # attempt, retries, crashes of a job of which every interruption was given back
 
 
 @scenario("rolling-restart", "F05", full=Size(4_000, 200), short=Size(300, 3))
-def rolling_restart(place: Place, size: Size) -> list[str]:
+def rolling_restart(place, size):
     """TERM to one server after the other under load, each after its successor is up: nothing is repeated."""
     chance = random.Random(5)
-    exits: list[float] = []
+    exits = []
     with stage(place) as on:
         on.enqueue(size.jobs, lambda: chance.uniform(0.005, 0.1))
-        servers = [on.server(), on.server()]
-        on.up()
+        servers = on.serve(2)
         for _ in range(size.rounds):
             servers.append(on.server())
             on.up()
             on.keep_busy(200, lambda: chance.uniform(0.005, 0.1), by=400)
             time.sleep(chance.uniform(0.0, 0.3))
             exits.append(_stop(on, servers.pop(0)))
-        report = on.finish()
+        report = on.finish(repeats="none")
         burnt = [record for record in on.records() if record.attempt != 1]
-    assert report.is_clean, report.lines()
-    assert report.failed == report.repeats == 0, report.lines()
     assert burnt == []
     return [*report.lines(), f"attempts all 1; a server ended within {max(exits):.2f} s at most"]
 
 
-def _stop(on: Stage, server: Server, number: int = signal.SIGTERM) -> float:
+def _stop(on, server, number=signal.SIGTERM):
     """Return how long the server took to end in order."""
     began = time.monotonic()
     server.signal(number)
@@ -48,13 +45,13 @@ def _stop(on: Stage, server: Server, number: int = signal.SIGTERM) -> float:
 
 
 @scenario("outlive-the-grace", "F06", full=Size(4, 60), short=Size(2, 1))
-def outlive_the_grace(place: Place, size: Size) -> list[str]:
+def outlive_the_grace(place, size):
     """TERM with jobs longer than the grace time: handed back, no attempt burnt, soon at work elsewhere.
 
     `jobs` of each kind: in threads, on the event loop, in processes of their own.
     """
-    soon: list[float] = []
-    apart: list[float] = []
+    soon = []
+    apart = []
     with stage(place, grace=0.5) as on:
         old = on.server(workers=2 * size.jobs)
         for _ in range(size.rounds):
@@ -68,9 +65,8 @@ def outlive_the_grace(place: Place, size: Size) -> list[str]:
             soon += _pauses(on, [*kinds["held"], *kinds["aheld"]])
             apart += _pauses(on, kinds["pheld"])
             on.release()
-        report = on.report()
+        report = on.finish(repeats="any")
         records = on.records()
-    assert (report.lost, report.stuck, report.failed, report.illegal) == (0, 0, 0, 0), report.lines()
     assert {(record.attempt, record.retries, record.crashes) for record in records} == {_ONCE_RUN}
     bound = place.settings.poll + 0.5
     assert max(soon) <= place.within(bound), sorted(soon)
@@ -81,7 +77,7 @@ def outlive_the_grace(place: Place, size: Size) -> list[str]:
     ]
 
 
-def _pauses(on: Stage, ids: list[str]) -> list[float]:
+def _pauses(on, ids):
     """Return for each job the time from its cancellation to its start; from the first one seen, else."""
     events = [event for event in on.events() if event.job in set(ids)]
     starts = {event.job: event.at for event in events if event.what == "start"}  # the last one
@@ -91,9 +87,9 @@ def _pauses(on: Stage, ids: list[str]) -> list[float]:
 
 
 @scenario("deaf-jobs", "F06", full=Size(4, 20), short=Size(2, 1))
-def deaf_jobs(place: Place, size: Size) -> list[str]:
+def deaf_jobs(place, size):
     """TERM with threads that ignore it: handed back under their feet, the server ends, late ends refused."""
-    exits: list[float] = []
+    exits = []
     with stage(place, grace=0.2) as on:
         for _ in range(size.rounds):
             old = on.server(workers=size.jobs)
@@ -104,15 +100,14 @@ def deaf_jobs(place: Place, size: Size) -> list[str]:
             on.await_starts(ids, times=2)
             on.release()
             _stop(on, new)
-        report = on.report()
+        report = on.finish(repeats="any")
         records = on.records()
-    assert (report.lost, report.stuck, report.failed, report.illegal) == (0, 0, 0, 0), report.lines()
     assert {(record.attempt, record.retries, record.crashes) for record in records} == {_ONCE_RUN}
     return [f"jobs {report.jobs}, lost 0, stuck 0, attempts all 1; a server ended within {max(exits):.2f} s"]
 
 
 @scenario("impatient-stop", "F07", full=Size(60, 100), short=Size(20, 1))
-def impatient_stop(place: Place, size: Size) -> list[str]:
+def impatient_stop(place, size):
     """TERM, and KILL a second later, as impatient orchestrators do: lost 0, repeats only of what ran."""
     chance = random.Random(7)
     workers = 4
@@ -133,17 +128,15 @@ def impatient_stop(place: Place, size: Size) -> list[str]:
             assert victim.process.returncode in {0, -signal.SIGKILL}
             servers.append(on.replace(victim))
         report = on.finish(300)
-    assert report.is_clean, report.lines()
-    assert report.failed == 0, report.lines()
     assert report.repeats <= workers * size.rounds, report.lines()
     return report.lines()
 
 
 @scenario("ask-twice", "F07", full=Size(4, 100), short=Size(2, 1))
-def ask_twice(place: Place, size: Size) -> list[str]:
+def ask_twice(place, size):
     """INT twice hurries and ends with 0, nothing lost; a third time kills and ends with 1."""
-    twice: list[float] = []
-    thrice: list[float] = []
+    twice = []
+    thrice = []
     with stage(place, grace=20) as on:
         for _ in range(size.rounds):
             server = on.server(workers=2 * size.jobs)
@@ -158,8 +151,7 @@ def ask_twice(place: Place, size: Size) -> list[str]:
             on.await_starts(deaf, times=2)
             on.release()
             _stop(on, server)
-        report = on.report()
-    assert (report.lost, report.stuck, report.failed, report.illegal) == (0, 0, 0, 0), report.lines()
+        report = on.finish(repeats="any")
     assert max(twice) < 10, twice
     return [
         f"jobs {report.jobs}, lost 0, stuck 0",
@@ -168,7 +160,7 @@ def ask_twice(place: Place, size: Size) -> list[str]:
     ]
 
 
-def _ask(on: Stage, server: Server, times: int) -> float:
+def _ask(on, server, times):
     """Return how long a server took to end that was interrupted so often."""
     began = time.monotonic()
     for _ in range(times):
