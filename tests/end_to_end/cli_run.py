@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+
 import attrs
+import pytest
 
 from firelock import lifecycle
 from firelock.cli import main
@@ -18,13 +21,24 @@ class Ran:
     out: str
     error: str
 
+    @property
+    def json(self):
+        """What it wrote, as a value."""
+        return json.loads(self.out)
 
-def run(capsys, *arguments):
-    """The command has run; its exit code and what it wrote."""
-    capsys.readouterr()
-    code = main([str(argument) for argument in arguments])
-    written = capsys.readouterr()
-    return Ran(code, written.out, written.err)
+
+@attrs.frozen
+class Run:
+    """Runs commands in this process."""
+
+    capsys: pytest.CaptureFixture[str]
+
+    def __call__(self, *arguments):
+        """The command has run; its exit code and what it wrote."""
+        self.capsys.readouterr()
+        code = main([str(argument) for argument in arguments])
+        written = self.capsys.readouterr()
+        return Ran(code, written.out, written.err)
 
 
 def begin_session(app, session="s1", *, server="vm:1", queues="*", timeout_seconds=30.0):

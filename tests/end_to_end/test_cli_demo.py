@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import pty
 import re
@@ -25,7 +24,6 @@ from firelock.cli.screen import Screen
 from firelock.plugins import open_storage
 from firelock.storage import JobFilter
 from firelock.values import JobRecord, Progress, State
-from tests.end_to_end.cli_run import run
 
 DEMO = [sys.executable, "-m", "firelock", "demo"]
 DEADLINE = 90.0
@@ -83,9 +81,9 @@ def begun(*words, until="succeeded"):
 # ---- the show --------------------------------------------------------------------------------------------
 
 
-def test_the_demo_shows_all_kinds_of_jobs(folder, capsys):
+def test_the_demo_shows_all_kinds_of_jobs(folder, run):
     """Fire-and-forget, delayed, recurring, continuation; one recovers, one fails; then the file is gone."""
-    ran = run(capsys, "demo", "--seconds", "3")
+    ran = run("demo", "--seconds", "3")
 
     assert (ran.code, ran.error) == (0, "")
     rows = {line.partition("  ")[0]: line.split()[-1] for line in ran.out.splitlines() if line}
@@ -98,11 +96,11 @@ def test_the_demo_shows_all_kinds_of_jobs(folder, capsys):
     assert list(folder.iterdir()) == []
 
 
-def test_a_kept_demo_can_be_looked_at(folder, capsys):
+def test_a_kept_demo_can_be_looked_at(folder, run):
     """--keep leaves the file with what --json told about it; no server is left alive."""
-    ran = run(capsys, "demo", "--seconds", "3", "--keep", "--json")
+    ran = run("demo", "--seconds", "3", "--keep", "--json")
 
-    answer = json.loads(ran.out)
+    answer = ran.json
     storage = open_storage(f"sqlite:///{answer['file']}")
     stored = storage.find(JobFilter(), limit=500).jobs
     alive = [record for record in storage.list_sessions() if record.is_alive]
@@ -207,12 +205,12 @@ def test_the_shop_is_at_work_beside_its_dashboard_until_ctrl_c(folder):
         ),
     ],
 )
-def test_what_the_demo_lacks_is_said(folder, capsys, monkeypatch, case):
+def test_what_the_demo_lacks_is_said(folder, run, monkeypatch, case):
     """One sentence says what to install, or which options do not go together."""
     words, plugins, said = case
     monkeypatch.setenv("FIRELOCK_PLUGINS", plugins)
 
-    ran = run(capsys, "demo", *words)
+    ran = run("demo", *words)
 
     assert (ran.code, ran.out) == (2, "")
     assert said in ran.error.splitlines()[0]
@@ -235,11 +233,11 @@ def test_a_demo_that_is_interrupted_cleans_up(folder, number, code):
     assert list(folder.iterdir()) == []
 
 
-def test_a_demo_whose_server_does_not_start_says_so(folder, monkeypatch, capsys):
+def test_a_demo_whose_server_does_not_start_says_so(folder, monkeypatch, run):
     """The exit code of the server is told, and nothing stays behind."""
     monkeypatch.setenv("PYTHONHASHSEED", "no number")  # with which no interpreter starts
 
-    ran = run(capsys, "demo")
+    ran = run("demo")
 
     assert ran.code == 1
     assert ran.error == (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from datetime import timedelta
 
 import attrs
@@ -12,7 +11,7 @@ from firelock import Every, Firelock, lifecycle
 from firelock.control.doctor import Sight, check_clock, check_schema, diagnose
 from firelock.memory import MemoryStorage
 from firelock.storage import Feature, Finding, Renewal, SchemaState, StorageUnavailable
-from tests.end_to_end.cli_run import begin_session, claim, fail, run
+from tests.end_to_end.cli_run import begin_session, claim, fail
 
 SECOND = 1_000_000
 
@@ -282,12 +281,12 @@ def test_the_skew_is_measured_from_the_middle_of_the_round_trip(app):
 # ---- the command -----------------------------------------------------------------------------------------
 
 
-def test_errors_make_the_command_fail(capsys):
+def test_errors_make_the_command_fail(run):
     """Exit code 1, the errors first, each with its remedy."""
     with Firelock("memory://ailing") as app:
         app.task(name="shop.add")(lambda: None).enqueue()
 
-        ran = run(capsys, "doctor", "--storage", "memory://ailing")
+        ran = run("doctor", "--storage", "memory://ailing")
 
     assert ran.code == 1
     assert "error    1 job is enqueued and no server is alive.\n         Start one: firelock" in ran.out
@@ -295,17 +294,17 @@ def test_errors_make_the_command_fail(capsys):
     assert ran.out.index("error  ") < ran.out.index("warning  ")
 
 
-def test_warnings_alone_do_not_fail_the_command(capsys):
+def test_warnings_alone_do_not_fail_the_command(run):
     """Exit code 0 where everything works, JSON says the same."""
-    ran = run(capsys, "doctor", "--storage", "memory://", "--json")
+    ran = run("doctor", "--storage", "memory://", "--json")
 
-    answer = json.loads(ran.out)
+    answer = ran.json
     assert (ran.code, answer["is_well"]) == (0, True)
     assert [finding["is_error"] for finding in answer["findings"]] == [False]
     assert answer["about"]["servers"] == "none alive"
 
 
-def test_all_is_well(capsys, tmp_path):
+def test_all_is_well(run, tmp_path):
     """A storage about which there is nothing to say is told so."""
     (tmp_path / "sound_shop.py").write_text(
         "from firelock import Firelock\n"
@@ -315,21 +314,21 @@ def test_all_is_well(capsys, tmp_path):
         "fire = Firelock(Sound())\n"
     )
 
-    ran = run(capsys, "doctor", "--app", f"{tmp_path / 'sound_shop.py'}:fire")
+    ran = run("doctor", "--app", f"{tmp_path / 'sound_shop.py'}:fire")
 
     assert (ran.code, ran.error) == (0, "")
     assert ran.out.endswith("\nAll is well.\n")
 
 
-def test_an_unreachable_storage_is_examined_all_the_same(capsys):
+def test_an_unreachable_storage_is_examined_all_the_same(run):
     """The doctor fails with a finding where another command would end with 3."""
-    ran = run(capsys, "doctor", "--storage", "sqlite:////no/such/folder/jobs.db")
+    ran = run("doctor", "--storage", "sqlite:////no/such/folder/jobs.db")
 
     assert ran.code == 1
     assert "there is no folder /no/such/folder" in ran.out
 
 
-def test_an_app_is_compared_with_its_jobs(capsys, tmp_path):
+def test_an_app_is_compared_with_its_jobs(run, tmp_path):
     """--app imports the tasks, so that a renamed one is found."""
     (tmp_path / "renamed_shop.py").write_text(
         "from firelock import Firelock\n"
@@ -339,6 +338,6 @@ def test_an_app_is_compared_with_its_jobs(capsys, tmp_path):
     with Firelock("memory://renamed") as app:
         app.task(name="renamed_shop.old_name")(lambda: None).enqueue()
 
-        ran = run(capsys, "doctor", "--app", f"{tmp_path / 'renamed_shop.py'}:fire")
+        ran = run("doctor", "--app", f"{tmp_path / 'renamed_shop.py'}:fire")
 
     assert "enqueued for task renamed_shop.old_name, which this app does not have." in ran.out

@@ -13,7 +13,7 @@ from firelock import Firelock, lifecycle
 from firelock.cli import main
 from firelock.storage import Held
 from firelock.values import ErrorInfo, LogLine, Progress
-from tests.end_to_end.cli_run import begin_session, claim, fail, run
+from tests.end_to_end.cli_run import begin_session, claim, fail
 
 RIVALS = """
 from firelock import Firelock
@@ -77,27 +77,29 @@ def app(request):
         yield app
 
 
-def command(capsys, app, *words):
-    return run(capsys, "jobs", *words, "--storage", app.storage.url)
+@pytest.fixture
+def command(run, app):
+    """Run a command about the app's jobs."""
+    return lambda *words: run("jobs", *words, "--storage", app.storage.url)
 
 
 def listed(ran):
-    return [job["id"] for job in json.loads(ran.out)["jobs"]]
+    return [job["id"] for job in ran.json["jobs"]]
 
 
-def states(app, jobs):
+def states(jobs):
     return [str(job.refresh().state) for job in jobs]
 
 
 # ---- list ------------------------------------------------------------------------------------------------
 
 
-def test_a_list_in_a_pipe_is_aligned_text(capsys, app):
+def test_a_list_in_a_pipe_is_aligned_text(command, app):
     """Titles and values stand below each other; the reason is in the last column."""
     parent = app.add.enqueue(1)
     child = parent.then(app.add, 2)
 
-    ran = command(capsys, app, "list", "--oldest-first")
+    ran = command("list", "--oldest-first")
 
     title, first, second = ran.out.splitlines()
     assert title.split() == ["ID", "STATE", "TASK", "QUEUE", "CHANGED", "NOTE"]
@@ -107,14 +109,14 @@ def test_a_list_in_a_pipe_is_aligned_text(capsys, app):
     assert first.index("shop.add") == second.index("shop.add") == title.index("TASK")
 
 
-def test_no_match_is_said_beside_the_answer(capsys, app):
+def test_no_match_is_said_beside_the_answer(command):
     """An empty list writes nothing to standard output, and exits 0."""
-    ran = command(capsys, app, "list")
+    ran = command("list")
 
     assert (ran.code, ran.out, ran.error) == (0, "", "No job matches.\n")
 
 
-def test_a_list_says_what_jobs_wait_for_and_who_runs_them(capsys, app):
+def test_a_list_says_what_jobs_wait_for_and_who_runs_them(command, app):
     """Due, retry, holder and error are in the last column, in the words of the job's state."""
     now = app.storage.clock()
     error = ErrorInfo("builtins.ValueError", "no ink", "f1", None)
@@ -131,7 +133,7 @@ def test_a_list_says_what_jobs_wait_for_and_who_runs_them(capsys, app):
     running, _ = claim(app, holder), claim(app, holder)
     app.storage.reconcile(holder.session, [Held(running.id, running.fence, now)])
 
-    ran = command(capsys, app, "list", "--oldest-first")
+    ran = command("list", "--oldest-first")
 
     title, *lines = ran.out.splitlines()
     assert [line[title.index("NOTE") :] for line in lines] == [
@@ -143,13 +145,13 @@ def test_a_list_says_what_jobs_wait_for_and_who_runs_them(capsys, app):
     ]
 
 
-def test_a_list_in_json_gives_jobs_as_they_are_stored(capsys, app):
+def test_a_list_in_json_gives_jobs_as_they_are_stored(command, app):
     """Arguments are values, instants ISO 8601 in UTC, what is absent is null."""
     job = app.add.enqueue(1, "x")
 
-    ran = command(capsys, app, "list", "--json")
+    ran = command("list", "--json")
 
-    only = json.loads(ran.out)["jobs"][0]
+    only = ran.json["jobs"][0]
     assert only["id"] == job.id
     assert only["arguments"] == {"user": 1, "note": "x"}
     assert only["created_at"] == job.created_at.isoformat().replace("+00:00", "Z")
@@ -174,7 +176,7 @@ def test_a_list_in_json_gives_jobs_as_they_are_stored(capsys, app):
         (["--until", "2999-01-01T00:00+03:00", "--queue", "mail"], {"mail"}),
     ],
 )
-def test_filters_choose(capsys, app, words, expected):
+def test_filters_choose(command, app, words, expected):
     """Every filter that is given must match."""
     jobs = {
         "plain": app.add.enqueue(1),
@@ -182,60 +184,58 @@ def test_filters_choose(capsys, app, words, expected):
         "later": app.add.schedule(timedelta(hours=1), 3),
     }
 
-    ran = command(capsys, app, "list", "--json", *words)
+    ran = command("list", "--json", *words)
 
     assert set(listed(ran)) == {jobs[name].id for name in expected}
 
 
-def test_a_time_that_is_none_is_a_usage_error(capsys, app):
+def test_a_time_that_is_none_is_a_usage_error(command):
     """What is no time is refused with the forms that are."""
-    ran = command(capsys, app, "list", "--since", "yesterday")
+    ran = command("list", "--since", "yesterday")
 
     assert ran.code == 2
     assert "--since 'yesterday' is no time." in ran.error
 
 
-def test_pages_follow_each_other_by_cursor(capsys, app):
+def test_pages_follow_each_other_by_cursor(command, app):
     """The cursor of one page opens the next; together they are the whole."""
     jobs = app.add.enqueue_many([(number,) for number in range(3)])
 
-    first = command(capsys, app, "list", "--json", "--limit", 2, "--oldest-first")
-    second = command(
-        capsys, app, "list", "--json", "--oldest-first", "--cursor", json.loads(first.out)["cursor"]
-    )
+    first = command("list", "--json", "--limit", 2, "--oldest-first")
+    second = command("list", "--json", "--oldest-first", "--cursor", first.json["cursor"])
 
     assert listed(first) + listed(second) == [job.id for job in jobs]
-    assert json.loads(second.out)["cursor"] is None
+    assert second.json["cursor"] is None
 
 
-def test_a_longer_list_says_how_to_go_on(capsys, app):
+def test_a_longer_list_says_how_to_go_on(command, app):
     """In text the cursor is named beside the answer."""
     app.add.enqueue_many([(number,) for number in range(3)])
 
-    ran = command(capsys, app, "list", "--limit", 2)
+    ran = command("list", "--limit", 2)
 
     assert len(ran.out.splitlines()) == 3
     assert "--cursor " in ran.error
 
 
-def test_counts_name_every_state(capsys, app):
+def test_counts_name_every_state(command, app):
     """All seven states are counted, also those without a job, in all and by queue."""
     app.add.enqueue(1)
     app.add.schedule(60, 2)
 
-    ran = command(capsys, app, "counts", "--json")
+    ran = command("counts", "--json")
 
     every = {
         "enqueued": 1, "processing": 0, "scheduled": 1, "awaiting": 0, "failed": 0, "succeeded": 0,
         "deleted": 0,
     }  # fmt: skip
-    assert json.loads(ran.out) == {"by_state": every, "by_queue": {"default": every}}
+    assert ran.json == {"by_state": every, "by_queue": {"default": every}}
 
 
 # ---- show ------------------------------------------------------------------------------------------------
 
 
-def test_show_tells_everything_of_a_job(capsys, app):
+def test_show_tells_everything_of_a_job(command, app):
     """Arguments, error, traceback, history, log, progress and continuations are on the page."""
     job = app.add.enqueue(1, "ş")
     child = job.then(app.add, 2)
@@ -245,7 +245,7 @@ def test_show_tells_everything_of_a_job(capsys, app):
         {job.id: [LogLine(0, now, "info", "half way")]}, {job.id: Progress(1, 2, now, "page 1")}
     )
 
-    ran = command(capsys, app, "show", job.id)
+    ran = command("show", job.id)
 
     for told in (
         f"Job {job.id}  failed", '{"user":1,"note":"ş"}', "user:1", "builtins.ValueError: no such file",
@@ -254,18 +254,18 @@ def test_show_tells_everything_of_a_job(capsys, app):
         assert told in ran.out
 
 
-def test_a_page_has_only_what_there_is(capsys, app):
+def test_a_page_has_only_what_there_is(command, app):
     """A job that has neither run nor failed nor spoken shows no part for any of that."""
     job = app.add.enqueue(1)
 
-    ran = command(capsys, app, "show", job.id)
+    ran = command("show", job.id)
 
     assert "History" in ran.out
     for part in ("Failed attempts", "Log", "attempt", "progress", "result"):
         assert part not in ran.out
 
 
-def test_a_long_history_says_how_much_is_left_out(capsys, app):
+def test_a_long_history_says_how_much_is_left_out(command, app):
     """Where steps were dropped a line tells their number."""
     job = app.add.enqueue(1)
     for _ in range(150):
@@ -273,30 +273,30 @@ def test_a_long_history_says_how_much_is_left_out(capsys, app):
         app.jobs.requeue([job.id])
     (left_out,) = [step.elided for step in app.storage.history(job.id).entries if step.elided]
 
-    ran = command(capsys, app, "show", job.id)
+    ran = command("show", job.id)
 
     assert left_out > 0
     assert f"{left_out} steps are left out\n" in ran.out
 
 
-def test_a_number_that_no_json_holds_is_null(capsys, app):
+def test_a_number_that_no_json_holds_is_null(command, app):
     """What --json writes is JSON, whatever number a job has reported."""
     job = app.add.enqueue(1)
     app.storage.append_logs({}, {job.id: Progress(math.inf, math.nan, 0)})
 
-    ran = command(capsys, app, "show", job.id, "--json")
+    ran = command("show", job.id, "--json")
 
     progress = json.loads(ran.out, parse_constant=pytest.fail)["progress"]
     assert (progress["done"], progress["total"]) == (None, None)
 
 
-def test_show_in_json_has_what_belongs_to_the_job(capsys, app):
+def test_show_in_json_has_what_belongs_to_the_job(command, app):
     """History, errors, log, progress and continuations are in the job's object."""
     job = app.add.enqueue(1)
     child = job.then(app.add, 2)
     fail(app, traceback="here")
 
-    shown = json.loads(command(capsys, app, "show", job.id, "--json").out)
+    shown = command("show", job.id, "--json").json
 
     assert [step["state"] for step in shown["history"]] == ["enqueued", "failed"]
     assert shown["errors"][0]["error"]["traceback"] == "here"
@@ -305,7 +305,7 @@ def test_show_in_json_has_what_belongs_to_the_job(capsys, app):
     assert shown["progress"] is None
 
 
-def test_arguments_that_no_json_can_hold_stay_text(capsys, app):
+def test_arguments_that_no_json_can_hold_stay_text():
     """What another serializer wrote, or a number that is none, is given as it is stored."""
     from firelock.cli.answers import json_text
 
@@ -319,13 +319,13 @@ def test_arguments_that_no_json_can_hold_stay_text(capsys, app):
 # ---- requeue and delete ----------------------------------------------------------------------------------
 
 
-def test_requeue_by_id_answers_for_each(capsys, app):
+def test_requeue_by_id_answers_for_each(command, app):
     """One is requeued, one is in the wrong state, one is not stored: the exit code is that of the last."""
     app.add.enqueue(1)
     failed = fail(app)
     waiting = app.add.enqueue(2)
 
-    ran = command(capsys, app, "requeue", failed, waiting.id, "nowhere", failed)
+    ran = command("requeue", failed, waiting.id, "nowhere", failed)
 
     assert ran.code == 4
     assert ran.out.splitlines() == [
@@ -335,93 +335,92 @@ def test_requeue_by_id_answers_for_each(capsys, app):
     ]
 
 
-def test_a_refused_job_fails_the_command(capsys, app):
+def test_a_refused_job_fails_the_command(command, app):
     """Exit code 1 where every job is stored but not every one could be changed."""
     job = app.add.enqueue(1)
 
-    ran = command(capsys, app, "requeue", job.id, "--json")
+    ran = command("requeue", job.id, "--json")
 
     assert ran.code == 1
-    assert json.loads(ran.out) == {"results": [{"id": job.id, "result": "refused"}]}
+    assert ran.json == {"results": [{"id": job.id, "result": "refused"}]}
 
 
-def test_requeue_all_means_failed_jobs(capsys, app):
+def test_requeue_all_means_failed_jobs(command, app):
     """Without a state only failed jobs are run again: nothing that succeeded, nothing that waits."""
     app.add.enqueue(1)
     failed = fail(app)
     later = app.add.schedule(60, 2)
 
-    ran = command(capsys, app, "requeue", "--all", "--task", "shop.add")
+    ran = command("requeue", "--all", "--task", "shop.add")
 
     assert (ran.code, ran.out) == (0, "1 job requeued.\n")
-    assert states(app, [app.jobs.get(failed), later]) == ["enqueued", "scheduled"]
+    assert states([app.jobs.get(failed), later]) == ["enqueued", "scheduled"]
 
 
-def test_delete_all_walks_every_page(capsys, app):
+def test_delete_all_walks_every_page(command, app):
     """More jobs than a page holds are deleted, and counted."""
     app.add.enqueue_many([(number,) for number in range(1_100)])
     kept = app.add.using(queue="other").enqueue(0)
 
-    ran = command(capsys, app, "delete", "--all", "--queue", "default", "--expect", "1100")
+    ran = command("delete", "--all", "--queue", "default", "--expect", "1100")
 
     assert ran.out == "1,100 jobs deleted.\n"
-    assert states(app, [kept]) == ["enqueued"]
+    assert states([kept]) == ["enqueued"]
 
 
-def test_above_a_thousand_jobs_a_number_is_expected(capsys, app):
+def test_above_a_thousand_jobs_a_number_is_expected(command, app):
     """Of more than were expected none is touched; what a dry run counts can be said."""
     jobs = app.add.enqueue_many([(number,) for number in range(1_002)])
     words = ("delete", "--all", "--queue", "default")
 
-    refused = [command(capsys, app, *words), command(capsys, app, *words, "--expect", "1001")]
+    refused = [command(*words), command(*words, "--expect", "1001")]
 
     assert [2, 2] == [ran.code for ran in refused]
     assert "More than 1,000 jobs would be deleted; none was." in refused[0].error
-    assert states(app, jobs[:1]) == ["enqueued"]
-    assert command(capsys, app, *words, "--dry-run").out == "1,002 jobs would be deleted.\n"
-    assert command(capsys, app, *words, "--expect", "1002").out == "1,002 jobs deleted.\n"
+    assert states(jobs[:1]) == ["enqueued"]
+    assert command(*words, "--dry-run").out == "1,002 jobs would be deleted.\n"
+    assert command(*words, "--expect", "1002").out == "1,002 jobs deleted.\n"
 
 
-def test_what_has_ended_well_is_met_by_its_number(capsys, app):
+def test_what_has_ended_well_is_met_by_its_number(command, app):
     """A requeue of what was deleted names how many; one of failed jobs needs no number."""
     jobs = app.add.enqueue_many([(number,) for number in range(3)])
-    command(capsys, app, "delete", *(job.id for job in jobs))
+    command("delete", *(job.id for job in jobs))
     words = ("requeue", "--all", "--state", "deleted")
 
-    refused = command(capsys, app, *words)
-    done = command(capsys, app, *words, "--expect", "3")
+    refused = command(*words)
+    done = command(*words, "--expect", "3")
 
     assert (2, "") == (refused.code, refused.out)
     assert "--expect 3" in refused.error
     assert done.out == "3 jobs requeued.\n"
 
 
-def test_delete_all_passes_over_what_is_deleted(capsys, app):
+def test_delete_all_passes_over_what_is_deleted(command, app):
     """A second run finds nothing to do."""
     app.add.enqueue_many([(number,) for number in range(3)])
-    command(capsys, app, "delete", "--all", "--queue", "default")
+    command("delete", "--all", "--queue", "default")
 
-    ran = command(capsys, app, "delete", "--all", "--queue", "default", "--json")
+    ran = command("delete", "--all", "--queue", "default", "--json")
 
-    assert json.loads(ran.out) == {"is_dry_run": False, "done": 0, "refused": 0, "missing": 0}
+    assert ran.json == {"is_dry_run": False, "done": 0, "refused": 0, "missing": 0}
 
 
-def test_a_dry_run_changes_nothing(capsys, app):
+def test_a_dry_run_changes_nothing(command, app):
     """--dry-run counts what would be changed."""
     jobs = app.add.enqueue_many([(number,) for number in range(3)])
 
-    ran = command(capsys, app, "delete", "--all", "--queue", "default", "--dry-run")
+    ran = command("delete", "--all", "--queue", "default", "--dry-run")
 
     assert ran.out == "3 jobs would be deleted.\n"
-    assert states(app, jobs) == ["enqueued"] * 3
+    assert states(jobs) == ["enqueued"] * 3
 
 
-def test_what_changes_meanwhile_is_left_alone(capsys, tmp_path):
+def test_what_changes_meanwhile_is_left_alone(run, tmp_path):
     """A job that another operator has requeued between look and change is counted as refused."""
     (tmp_path / "rivals.py").write_text(RIVALS)
 
     ran = run(
-        capsys,
         "jobs",
         "requeue",
         "--all",
@@ -438,13 +437,12 @@ def test_what_changes_meanwhile_is_left_alone(capsys, tmp_path):
 
 
 @pytest.mark.parametrize("is_json", [False, True])
-def test_an_outage_among_all_says_what_was_done(capsys, tmp_path, is_json):
+def test_an_outage_among_all_says_what_was_done(run, tmp_path, is_json):
     """The jobs of the pages before it are counted, and the command ends as one that reached no storage."""
     (tmp_path / "leaving.py").write_text(LEAVING)
     words = ["--json"] if is_json else []
 
     ran = run(
-        capsys,
         "jobs",
         "delete",
         "--all",
@@ -458,38 +456,38 @@ def test_an_outage_among_all_says_what_was_done(capsys, tmp_path, is_json):
     assert 3 == ran.code
     assert "The database at db.example has gone away." in ran.error
     if is_json:
-        assert 500 == json.loads(ran.out)["done"]
+        assert 500 == ran.json["done"]
     else:
         assert "500 jobs deleted.\n" == ran.out
 
 
 @pytest.mark.parametrize("is_json", [False, True])
-def test_an_outage_among_some_says_what_became_of_each(capsys, tmp_path, is_json):
+def test_an_outage_among_some_says_what_became_of_each(run, tmp_path, is_json):
     """Ids without an answer are named, so that they can be asked for again."""
     path = tmp_path / "leaving_too.py"
     path.write_text(LEAVING)
     ids = [f"nobody-{number}" for number in range(501)]
 
-    ran = run(capsys, "jobs", "delete", *ids, "--app", f"{path}:fire", *(["--json"] if is_json else []))
+    ran = run("jobs", "delete", *ids, "--app", f"{path}:fire", *(["--json"] if is_json else []))
 
     assert 3 == ran.code
     assert "The storage went away when it had answered for 500 of 501 jobs" in ran.error
     if is_json:
-        answers = json.loads(ran.out)["results"]
+        answers = ran.json["results"]
         assert [{"id": ids[499], "result": "missing"}, {"id": ids[500], "result": "unknown"}] == answers[499:]
     else:
         lines = ran.out.splitlines()
         assert [f"{ids[499]}  is not stored", f"{ids[500]}  not known: ask again"] == lines[499:]
 
 
-def test_restore_by_id_answers_for_each(capsys, app):
+def test_restore_by_id_answers_for_each(command, app):
     """One is what it was, one is refused by name, one is not stored."""
     app.add.enqueue(0)
     failed, parent = fail(app), app.add.enqueue(1)
     parent.then(app.add, 2)
     app.jobs.delete([failed, parent.id])
 
-    ran = command(capsys, app, "restore", failed, parent.id, "nowhere")
+    ran = command("restore", failed, parent.id, "nowhere")
 
     assert ran.code == 4
     assert ran.out.splitlines() == [
@@ -500,65 +498,65 @@ def test_restore_by_id_answers_for_each(capsys, app):
     assert app.jobs.get(failed).reason == "restored from the command line"
 
 
-def test_a_refused_restore_says_why_in_json(capsys, app):
+def test_a_refused_restore_says_why_in_json(command, app):
     """The result is refused, and a sentence says why."""
     job = app.add.enqueue(1)
 
-    ran = command(capsys, app, "restore", job.id, "--json")
+    ran = command("restore", job.id, "--json")
 
     assert ran.code == 1
-    assert json.loads(ran.out) == {
+    assert ran.json == {
         "results": [{"id": job.id, "result": "refused", "why": "it is enqueued, not deleted"}]
     }
 
 
-def test_restore_all_takes_deleted_jobs_alone(capsys, app):
+def test_restore_all_takes_deleted_jobs_alone(command, app):
     """The filters choose among deleted jobs; those that cannot come back are counted."""
     jobs = app.add.enqueue_many([(number,) for number in range(3)])
     jobs[0].then(app.add, 9)
     app.jobs.delete([job.id for job in jobs[:2]])
 
-    ran = command(capsys, app, "restore", "--all", "--task", "shop.add")
+    ran = command("restore", "--all", "--task", "shop.add")
 
     assert (ran.code, ran.out) == (0, "1 job restored.\n2 were left alone.\n")  # the parent and its child
-    assert states(app, jobs) == ["deleted", "enqueued", "enqueued"]
+    assert states(jobs) == ["deleted", "enqueued", "enqueued"]
 
 
 @pytest.mark.parametrize("is_json", [False, True])
-def test_a_dry_run_of_restore_counts_what_would_be_left_alone(capsys, app, is_json):
+def test_a_dry_run_of_restore_counts_what_would_be_left_alone(command, app, is_json):
     """It says what the command would say, and restores nothing."""
     jobs = app.add.enqueue_many([(number,) for number in range(2)])
     jobs[0].then(app.add, 9)
     app.jobs.delete([job.id for job in jobs])
     words = ["--json"] if is_json else []
 
-    ran = command(capsys, app, "restore", "--all", "--task", "shop.add", "--dry-run", *words)
+    ran = command("restore", "--all", "--task", "shop.add", "--dry-run", *words)
 
-    assert ["deleted", "deleted"] == states(app, jobs)
+    assert ["deleted", "deleted"] == states(jobs)
     if is_json:
-        assert {"is_dry_run": True, "done": 1, "refused": 2, "missing": 0} == json.loads(ran.out)
+        assert {"is_dry_run": True, "done": 1, "refused": 2, "missing": 0} == ran.json
     else:
         assert "1 job would be restored.\n2 would be left alone.\n" == ran.out
 
 
-def test_a_refusal_among_all_says_what_was_done(capsys, tmp_path):
+def test_a_refusal_among_all_says_what_was_done(run, tmp_path):
     """What was done before it is counted; it is no outage, so the exit code is another."""
     (tmp_path / "full.py").write_text(LEAVING.replace("StorageUnavailable", "StorageError"))
 
-    ran = run(capsys, "jobs", "delete", "--all", "--state", "enqueued", "--app", f"{tmp_path}/full.py:fire")
+    ran = run("jobs", "delete", "--all", "--state", "enqueued", "--app", f"{tmp_path}/full.py:fire")
 
     assert (1, "500 jobs deleted.\n") == (ran.code, ran.out)
 
 
-def test_until_chooses_among_all(capsys, app):
+def test_until_chooses_among_all(command, app):
     """Whoever gives a time gets the jobs before it alone."""
     job = app.add.enqueue(1)
 
-    before = command(capsys, app, "delete", "--all", "--until", "1h")
-    after = command(capsys, app, "delete", "--all", "--until", "2999-01-01")
+    before = command("delete", "--all", "--until", "1h")
+    after = command("delete", "--all", "--until", "2999-01-01")
 
     assert (before.out, after.out) == ("0 jobs deleted.\n", "1 job deleted.\n")
-    assert states(app, [job]) == ["deleted"]
+    assert states([job]) == ["deleted"]
 
 
 def test_a_person_sees_how_far_a_long_change_is(app, monkeypatch):
@@ -574,11 +572,11 @@ def test_a_person_sees_how_far_a_long_change_is(app, monkeypatch):
     assert terminal.getvalue() == ("\rdeleted: 500\x1b[K\rdeleted: 1,000\x1b[K\rdeleted: 1,100\x1b[K\r\x1b[K")
 
 
-def test_deleting_says_who_did_it(capsys, app):
+def test_deleting_says_who_did_it(command, app):
     """The job's reason tells that it was deleted from the command line."""
     job = app.add.enqueue(1)
 
-    command(capsys, app, "delete", job.id)
+    command("delete", job.id)
 
     assert job.refresh().reason == "deleted from the command line"
 
@@ -597,22 +595,22 @@ def test_deleting_says_who_did_it(capsys, app):
         (["delete", "x", "--dry-run"], "takes filters, --dry-run and --expect with --all only"),
     ],
 )
-def test_bulk_changes_are_asked_for_plainly(capsys, app, words, said):
+def test_bulk_changes_are_asked_for_plainly(command, words, said):
     """No id and no filter, or both, is a usage error; requeue --all alone means what failed."""
-    ran = command(capsys, app, *words)
+    ran = command(*words)
 
     assert ran.code == (2 if said else 0)
     assert said is None or said in ran.error
 
 
-def test_a_jobs_text_moves_no_cursor(capsys, app):
+def test_a_jobs_text_moves_no_cursor(command, app):
     """Escape sequences, bidi marks and line ends of a job are written as escapes, everywhere."""
     hostile = "\x1b[2J \u202egpj.exe \x07 [red]no[/red] \r\n\u2028 \x9b"
     job = app.add.enqueue(1, hostile)
     app.storage.append_logs({job.id: [LogLine(0, app.storage.clock(), "info", hostile)]}, {})
     fail(app, message=hostile, traceback=hostile)
 
-    shown = command(capsys, app, "show", job.id).out + command(capsys, app, "list").out
+    shown = command("show", job.id).out + command("list").out
 
     assert [character for character in shown if not character.isprintable() and character != "\n"] == []
     assert "\\x1b[2J \\u202egpj.exe \\x07 [red]no[/red]" in shown

@@ -17,7 +17,6 @@ import pytest
 from firelock import Firelock
 from firelock.cli import main
 from tests.core.fakes import unmeasured
-from tests.end_to_end.cli_run import run
 
 HEAVY = ("rich", "sqlalchemy", "cattrs", "croniter", "firelock.app", "sqlite3")
 
@@ -63,7 +62,7 @@ def install(tmp_path, monkeypatch):
 
 
 def queues_seen(ran):
-    return [queue["name"] for queue in json.loads(ran.out)["queues"]]
+    return [queue["name"] for queue in ran.json["queues"]]
 
 
 # ---- help ------------------------------------------------------------------------------------------------
@@ -97,24 +96,24 @@ def queues_seen(ran):
     ],
     ids=" ".join,
 )
-def test_every_command_explains_itself(capsys, words):
+def test_every_command_explains_itself(run, words):
     """Each command has a help text with what it takes and where its storage comes from."""
-    ran = run(capsys, *words, "--help")
+    ran = run(*words, "--help")
 
     assert ran.code == 0
     assert "--storage URL" in ran.out
     assert ran.error == ""
 
 
-def test_the_bare_program_shows_its_commands(capsys):
+def test_the_bare_program_shows_its_commands(run):
     """Without a word the program shows the same as with --help."""
-    bare, asked = run(capsys), run(capsys, "--help")
+    bare, asked = run(), run("--help")
 
     assert bare == asked
     assert "requeue" in bare.out
 
 
-def test_help_loads_nothing_heavy():
+def test_help_loads_nothing_heavy(run):
     """Help needs no terminal library, no driver, no application."""
     code = (
         "import sys; from firelock.cli import main; main(['--help']); "
@@ -128,7 +127,7 @@ def test_help_loads_nothing_heavy():
     assert ran.stderr == "[]\n"
 
 
-def test_python_m_firelock_is_the_command_line():
+def test_python_m_firelock_is_the_command_line(run):
     """`python -m firelock` is the program of the same name."""
     ran = subprocess.run(
         [sys.executable, "-m", "firelock", "version", "--json"], capture_output=True, text=True, check=True
@@ -140,9 +139,9 @@ def test_python_m_firelock_is_the_command_line():
 # ---- usage -----------------------------------------------------------------------------------------------
 
 
-def test_an_unknown_command_is_answered_with_a_near_one(capsys):
+def test_an_unknown_command_is_answered_with_a_near_one(run):
     """A misspelt command is a usage error that names what may have been meant."""
-    ran = run(capsys, "recuring", "list")
+    ran = run("recuring", "list")
 
     assert ran.code == 2
     assert ran.error == (
@@ -162,9 +161,9 @@ def test_an_unknown_command_is_answered_with_a_near_one(capsys):
         (["migrate", "down"], "invalid choice: 'down'"),
     ],
 )
-def test_what_cannot_be_meant_is_a_usage_error(capsys, words, said):
+def test_what_cannot_be_meant_is_a_usage_error(run, words, said):
     """A wrong argument is said in one line with a hint, with exit code 2."""
-    ran = run(capsys, *words)
+    ran = run(*words)
 
     assert ran.code == 2
     assert ran.out == ""
@@ -175,18 +174,16 @@ def test_what_cannot_be_meant_is_a_usage_error(capsys, words, said):
 # ---- storage ---------------------------------------------------------------------------------------------
 
 
-def test_without_a_storage_the_hint_names_every_way_to_give_one(capsys):
+def test_without_a_storage_the_hint_names_every_way_to_give_one(run):
     """A command that finds no storage says how to name one."""
-    ran = run(capsys, "queues", "list")
+    ran = run("queues", "list")
 
     assert ran.code == 2
     for way in ("--storage", "--app", "FIRELOCK_STORAGE", "[tool.firelock]"):
         assert way in ran.error
 
 
-def test_the_storage_comes_from_option_then_app_then_environment_then_project(
-    capsys, monkeypatch, tmp_path, queue_of
-):
+def test_the_storage_comes_from_option_app_environment_project(run, monkeypatch, tmp_path, queue_of):
     """--storage wins over --app, that over FIRELOCK_STORAGE, that over pyproject.toml."""
     option, own, environment, project = (
         queue_of(name) for name in ("option", "own", "environment", "project")
@@ -197,11 +194,11 @@ def test_the_storage_comes_from_option_then_app_then_environment_then_project(
     app = ["--app", f"{module}:fire"]
     listing = ["queues", "list", "--json"]
 
-    from_project = run(capsys, *listing)
+    from_project = run(*listing)
     monkeypatch.setenv("FIRELOCK_STORAGE", environment)
-    from_environment = run(capsys, *listing)
-    from_app = run(capsys, *listing, *app)
-    from_option = run(capsys, *listing, *app, "--storage", option)
+    from_environment = run(*listing)
+    from_app = run(*listing, *app)
+    from_option = run(*listing, *app, "--storage", option)
 
     assert queues_seen(from_project) == ["project"]
     assert queues_seen(from_environment) == ["environment"]
@@ -209,25 +206,25 @@ def test_the_storage_comes_from_option_then_app_then_environment_then_project(
     assert queues_seen(from_option) == ["option"]
 
 
-def test_the_projects_app_is_found(capsys, tmp_path, queue_of):
+def test_the_projects_app_is_found(run, tmp_path, queue_of):
     """`app` in pyproject.toml serves where nothing else names a storage."""
     url = queue_of("theirs")
     (tmp_path / "their_shop.py").write_text(f"from firelock import Firelock\nfire = Firelock({url!r})\n")
     (tmp_path / "pyproject.toml").write_text('[tool.firelock]\napp = "their_shop.py:fire"\n')
 
-    ran = run(capsys, "queues", "list", "--json")
+    ran = run("queues", "list", "--json")
 
     assert queues_seen(ran) == ["theirs"]
 
 
-def test_an_app_sees_the_projects_settings(capsys, tmp_path):
+def test_an_app_sees_the_projects_settings(run, tmp_path):
     """What pyproject.toml sets holds for an app that leaves it open, and the environment stays as it was."""
     (tmp_path / "set_shop.py").write_text(
         "from firelock import Firelock\nfire = Firelock('memory://set')\nassert fire.settings.poll == 0.25\n"
     )
     (tmp_path / "pyproject.toml").write_text("[tool.firelock]\npoll = 0.25\n")
 
-    ran = run(capsys, "queues", "list", "--app", "set_shop.py:fire")
+    ran = run("queues", "list", "--app", "set_shop.py:fire")
 
     assert ran.code == 0
     assert "FIRELOCK_POLL" not in os.environ
@@ -243,21 +240,21 @@ def test_an_app_sees_the_projects_settings(capsys, tmp_path):
         ('[tool.firelock]\nstorage = "memory://"\nheartbeat = "often"\n', "Setting heartbeat is 'often'"),
     ],
 )
-def test_a_wrong_project_file_is_a_usage_error(capsys, tmp_path, text, said):
+def test_a_wrong_project_file_is_a_usage_error(run, tmp_path, text, said):
     """What cannot be read in pyproject.toml is said, never passed over."""
     (tmp_path / "pyproject.toml").write_text(text)
 
-    ran = run(capsys, "queues", "list")
+    ran = run("queues", "list")
 
     assert ran.code == 2
     assert said in ran.error
 
 
-def test_the_lines_of_a_broken_application_are_shown(capsys, tmp_path):
+def test_the_lines_of_a_broken_application_are_shown(run, tmp_path):
     """An application that cannot be imported is shown its own lines, and the sentence comes last."""
     (tmp_path / "broken_shop.py").write_text("1 / 0\n")
 
-    ran = run(capsys, "queues", "list", "--app", "broken_shop.py:fire")
+    ran = run("queues", "list", "--app", "broken_shop.py:fire")
 
     assert ran.code == 2
     assert "broken_shop.py" in ran.error
@@ -265,25 +262,25 @@ def test_the_lines_of_a_broken_application_are_shown(capsys, tmp_path):
     assert "broken_shop.py:1: ZeroDivisionError: division by zero" in ran.error
 
 
-def test_an_app_that_is_made_on_demand_may_fail(capsys, tmp_path):
+def test_an_app_that_is_made_on_demand_may_fail(run, tmp_path):
     """What raises where the app is asked for is shown from the application's first line on."""
     (tmp_path / "lazy_shop.py").write_text(
         "def __getattr__(name):\n    if name == 'fire':\n        raise RuntimeError('no licence')\n"
         "    raise AttributeError(name)\n"
     )
 
-    ran = run(capsys, "queues", "list", "--app", "lazy_shop.py:fire")
+    ran = run("queues", "list", "--app", "lazy_shop.py:fire")
 
     assert ran.code == 2
     assert "RuntimeError: no licence" in ran.error
     assert "loading.py" not in ran.error
 
 
-def test_a_file_that_is_no_database_cannot_be_reached(capsys, tmp_path):
+def test_a_file_that_is_no_database_cannot_be_reached(run, tmp_path):
     """Exit code 3 and the way to the doctor, as for any storage that gives no answer."""
     (tmp_path / "letter.db").write_text("Dear Sir or Madam, " * 20)
 
-    ran = run(capsys, "queues", "list", "--storage", "sqlite:///letter.db")
+    ran = run("queues", "list", "--storage", "sqlite:///letter.db")
 
     assert ran.code == 3
     assert "file is not a database" in ran.error.splitlines()[0]
@@ -291,11 +288,11 @@ def test_a_file_that_is_no_database_cannot_be_reached(capsys, tmp_path):
 
 
 @pytest.mark.parametrize("scheme", ["sqlite+x", "postgresql+x", "mysql+x", "oracle", "rediss+x", "mongodb"])
-def test_a_hint_names_only_extras_that_there_are(capsys, scheme):
+def test_a_hint_names_only_extras_that_there_are(run, scheme):
     """Whatever a hint says to install can be installed."""
     offered = importlib.metadata.metadata("firelock").get_all("Provides-Extra")
 
-    ran = run(capsys, "queues", "list", "--storage", f"{scheme}://host/db")
+    ran = run("queues", "list", "--storage", f"{scheme}://host/db")
 
     assert ran.code == 2
     assert "install" in ran.error.lower()
@@ -323,9 +320,9 @@ def test_a_hint_names_only_extras_that_there_are(capsys, scheme):
         (["dashboard", "app:fire"], 2),
     ],
 )
-def test_exit_codes_are_stable(capsys, words, code):
+def test_exit_codes_are_stable(run, words, code):
     """0 done, 2 usage, 3 storage unreachable, 4 not found; a sentence, never a traceback."""
-    ran = run(capsys, *words)
+    ran = run(*words)
 
     assert ran.code == code
     assert "Traceback" not in ran.error
@@ -356,11 +353,11 @@ RAISER = """
         ("sys.exit()", 0, ""),
     ],
 )
-def test_what_a_command_raises_has_its_exit_code(capsys, install, line, code, said):
+def test_what_a_command_raises_has_its_exit_code(run, install, line, code, said):
     """An error of Firelock is a sentence with the exit code of its kind; an exit is an exit."""
     install("stumbling", RAISER.format(line=line))
 
-    ran = run(capsys, "stumble")
+    ran = run("stumble")
 
     assert (ran.code, ran.out) == (code, "")
     assert ran.error.startswith(said)
@@ -370,7 +367,7 @@ def test_what_a_command_raises_has_its_exit_code(capsys, install, line, code, sa
 @pytest.mark.parametrize(
     ("line", "error"), [("raise RuntimeError('broken')", RuntimeError), ("sys.exit('broken')", SystemExit)]
 )
-def test_what_is_no_error_of_firelock_passes(capsys, install, line, error):
+def test_what_is_no_error_of_firelock_passes(install, line, error):
     """A mistake in a command keeps its traceback, and the text of an exit is left for Python to show."""
     install("stumbling", RAISER.format(line=line))
 
@@ -378,7 +375,7 @@ def test_what_is_no_error_of_firelock_passes(capsys, install, line, error):
         main(["stumble"])
 
 
-def test_an_interrupt_is_quiet(capsys, install):
+def test_an_interrupt_is_quiet(run, install):
     """Ctrl-C ends a command with 130 and no word."""
     install(
         "interrupted",
@@ -392,7 +389,7 @@ def test_an_interrupt_is_quiet(capsys, install):
         """,
     )
 
-    ran = run(capsys, "wait")
+    ran = run("wait")
 
     assert (ran.code, ran.out, ran.error) == (130, "", "")
 
@@ -494,56 +491,56 @@ TAKER = """
 """
 
 
-def test_a_plugins_command_runs(capsys, install):
+def test_a_plugins_command_runs(run, install):
     """A plugin's command has its arguments, the common ones, and opens the app that these name."""
     install("sweeper", SWEEPER)
 
-    ran = run(capsys, "--storage", "memory://swept", "sweep", "floor")
+    ran = run("--storage", "memory://swept", "sweep", "floor")
 
     assert ran.code == 7
     assert ran.out == "floor None memory://swept Firelock\n"
 
 
-def test_a_plugins_command_is_in_the_help(capsys, install):
+def test_a_plugins_command_is_in_the_help(run, install):
     """--help lists what plugins offer, a percent sign and all."""
     install("sweeper", SWEEPER)
 
-    ran = run(capsys, "--help")
+    ran = run("--help")
 
     assert "Sweep 100% of it." in ran.out
 
 
-def test_a_plugin_cannot_take_a_command(capsys, install):
+def test_a_plugin_cannot_take_a_command(run, install):
     """A name that is taken is refused where the plugins' commands are looked at."""
     install("taker", TAKER)
 
-    ran = run(capsys, "--help")
+    ran = run("--help")
 
     assert ran.code == 2
     assert "a command 'jobs', and that name is taken" in ran.error
 
 
-def test_an_own_command_asks_no_plugin_for_commands(capsys, install):
+def test_an_own_command_asks_no_plugin_for_commands(run, install):
     """Whatever plugins offer, the program's own commands go on."""
     install("taker", TAKER)
 
-    ran = run(capsys, "queues", "list", "--storage", "memory://")
+    ran = run("queues", "list", "--storage", "memory://")
 
     assert ran.code == 0
 
 
-def test_a_broken_plugin_is_named(capsys, install):
+def test_a_broken_plugin_is_named(run, install):
     """A plugin that cannot be loaded is a usage error that says how to leave it out."""
     install("cracked", "1 / 0")
 
-    ran = run(capsys, "plugins")
+    ran = run("plugins")
 
     assert ran.code == 2
     assert "Plugin 'cracked' of cracked 1.0 failed to load: ZeroDivisionError" in ran.error
     assert "FIRELOCK_PLUGINS=-cracked" in ran.error
 
 
-def test_a_dashboard_takes_the_place_of_its_hint(capsys, install):
+def test_a_dashboard_takes_the_place_of_its_hint(run, install):
     """The plugin that offers `dashboard` gets the command."""
     install(
         "board",
@@ -554,7 +551,7 @@ def test_a_dashboard_takes_the_place_of_its_hint(capsys, install):
         """,
     )
 
-    ran = run(capsys, "dashboard")
+    ran = run("dashboard")
 
     assert (ran.code, ran.out) == (0, "shown\n")
 
@@ -562,20 +559,20 @@ def test_a_dashboard_takes_the_place_of_its_hint(capsys, install):
 # ---- versions and plugins --------------------------------------------------------------------------------
 
 
-def test_plugins_are_listed_with_their_hooks(capsys):
+def test_plugins_are_listed_with_their_hooks(run):
     """The core's own plugin is there like any other."""
-    ran = run(capsys, "plugins", "--json")
+    ran = run("plugins", "--json")
 
-    core = next(plugin for plugin in json.loads(ran.out)["plugins"] if plugin["name"] == "core")
+    core = next(plugin for plugin in ran.json["plugins"] if plugin["name"] == "core")
     assert core["distribution"] == "firelock"
     assert "register_storages" in core["hooks"]
 
 
-def test_plugins_are_a_table_in_the_order_of_their_hooks(capsys, install):
+def test_plugins_are_a_table_in_the_order_of_their_hooks(run, install):
     """Installed ones run first, the core's own last; each line has name, distribution, version and hooks."""
     install("sweeper", SWEEPER)
 
-    ran = run(capsys, "plugins")
+    ran = run("plugins")
 
     title, first, last = ran.out.splitlines()
     assert title.split() == ["PLUGIN", "FROM", "VERSION", "HOOKS"]
@@ -583,7 +580,7 @@ def test_plugins_are_a_table_in_the_order_of_their_hooks(capsys, install):
     assert last.split() == ["core", "firelock", "register_serializers,", "register_storages"]
 
 
-def test_an_apps_own_plugins_are_listed(capsys, tmp_path):
+def test_an_apps_own_plugins_are_listed(run, tmp_path):
     """--app shows what the app was given, between the installed ones and the core's own."""
     (tmp_path / "plugged_shop.py").write_text(
         "from firelock import Firelock, hookimpl\n"
@@ -591,16 +588,16 @@ def test_an_apps_own_plugins_are_listed(capsys, tmp_path):
         "fire = Firelock('memory://', plugins=[Counting])\n"
     )
 
-    ran = run(capsys, "plugins", "--json", "--app", "plugged_shop.py:fire")
+    ran = run("plugins", "--json", "--app", "plugged_shop.py:fire")
 
-    *_, counting, core = json.loads(ran.out)["plugins"]
+    *_, counting, core = ran.json["plugins"]
     assert core["name"] == "core"
     assert counting == {
         "name": "Counting#0", "distribution": "app", "version": "", "hooks": ["jobs_created"],
     }  # fmt: skip
 
 
-def test_version_names_what_is_installed(capsys, monkeypatch, tmp_path):
+def test_version_names_what_is_installed(run, monkeypatch, tmp_path):
     """Firelock's own packages, as far as they are there, and Python."""
     for name, version in (("firelock", "9.8"), ("firelock_sql", "9.7"), ("stranger", "1.0")):
         info = tmp_path / f"{name}-{version}.dist-info"
@@ -608,18 +605,18 @@ def test_version_names_what_is_installed(capsys, monkeypatch, tmp_path):
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
     monkeypatch.setattr("sys.path", [str(tmp_path), *(one for one in sys.path if "-packages" not in one)])
 
-    text, answer = run(capsys, "version"), run(capsys, "version", "--json")
+    text, answer = run("version"), run("version", "--json")
 
     expected = {"firelock": "9.8", "firelock-sql": "9.7", "python": platform.python_version()}
-    assert json.loads(answer.out) == expected
+    assert answer.json == expected
     assert dict(line.split() for line in text.out.splitlines()) == expected
 
 
-def test_without_a_dashboard_the_command_says_what_shows_jobs(capsys, install):
+def test_without_a_dashboard_the_command_says_what_shows_jobs(run, install):
     """Where no plugin offers one, the commands that show jobs are named."""
     install("sweeper", SWEEPER)
 
-    ran = run(capsys, "dashboard", "shop:fire", "--port", "80")
+    ran = run("dashboard", "shop:fire", "--port", "80")
 
     assert ran.code == 2
     assert ran.error == (

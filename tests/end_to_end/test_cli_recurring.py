@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from datetime import timedelta
 
 import attrs
@@ -10,7 +9,7 @@ import pytest
 
 from firelock import Cron, Every, Firelock
 from firelock.storage import Renewal
-from tests.end_to_end.cli_run import begin_session, run
+from tests.end_to_end.cli_run import begin_session
 
 
 @pytest.fixture
@@ -26,18 +25,20 @@ def app(request):
         yield app
 
 
-def command(capsys, app, *words):
-    return run(capsys, *words, "--storage", app.storage.url)
+@pytest.fixture
+def command(run, app):
+    """Run a command on the app's storage."""
+    return lambda *words: run(*words, "--storage", app.storage.url)
 
 
-def test_recurring_jobs_are_listed_in_words(capsys, app):
+def test_recurring_jobs_are_listed_in_words(command, app):
     """Schedule and next instant are readable; paused ones, those gone from code and errors say so."""
     for name, change in (("gone", {"is_gone": True}), ("wrong", {"error": "no such zone"})):
         one = app.report.recur(name, Every(timedelta(minutes=5)))
         app.storage.put_recurring(attrs.evolve(one.record, **change), keep_progress=False)
     app.recurring.pause("nightly")
 
-    ran = command(capsys, app, "recurring", "list")
+    ran = command("recurring", "list")
 
     lines = {line.split()[0]: line for line in ran.out.splitlines()}
     assert "at 02:00 every day, Europe/Istanbul" in lines["nightly"]
@@ -47,71 +48,71 @@ def test_recurring_jobs_are_listed_in_words(capsys, app):
     assert lines["wrong"].endswith("no such zone")
 
 
-def test_recurring_jobs_in_json_have_their_schedule_as_a_value(capsys, app):
+def test_recurring_jobs_in_json_have_their_schedule_as_a_value(command):
     """Schedule and arguments are values, not texts within a text."""
-    ran = command(capsys, app, "recurring", "list", "--json")
+    ran = command("recurring", "list", "--json")
 
-    only = json.loads(ran.out)["recurring"][0]
+    only = ran.json["recurring"][0]
     assert only["schedule"]["cron"] == "0 2 * * *"
     assert only["arguments"] == {"day": "x"}
     assert only["next_at"].endswith("Z")
 
 
-def test_a_trigger_enqueues_a_run(capsys, app):
+def test_a_trigger_enqueues_a_run(command, app):
     """The id of the new job is told, and the schedule is not touched."""
     before = app.recurring.get("nightly").next_at
 
-    ran = command(capsys, app, "recurring", "trigger", "nightly", "--json")
+    ran = command("recurring", "trigger", "nightly", "--json")
 
-    job = app.jobs.get(json.loads(ran.out)["jobs"][0]["id"])
+    job = app.jobs.get(ran.json["jobs"][0]["id"])
     assert (job.task, str(job.state)) == ("shop.report", "enqueued")
     assert app.recurring.get("nightly").next_at == before
 
 
-def test_pause_resume_and_remove_change_the_definition(capsys, app):
+def test_pause_resume_and_remove_change_the_definition(command, app):
     """Each verb is done and told."""
-    paused = command(capsys, app, "recurring", "pause", "nightly")
+    paused = command("recurring", "pause", "nightly")
     is_paused = app.recurring.get("nightly").is_paused
-    resumed = command(capsys, app, "recurring", "resume", "nightly")
+    resumed = command("recurring", "resume", "nightly")
     is_still_paused = app.recurring.get("nightly").is_paused
-    removed = command(capsys, app, "recurring", "remove", "nightly", "--json")
+    removed = command("recurring", "remove", "nightly", "--json")
 
     assert (paused.out, is_paused) == ("nightly  paused\n", True)
     assert (resumed.out, is_still_paused) == ("nightly  resumed\n", False)
-    assert json.loads(removed.out) == {"removed": ["nightly"]}
+    assert removed.json == {"removed": ["nightly"]}
     assert app.recurring.list() == []
 
 
-def test_without_recurring_jobs_the_list_says_so(capsys):
+def test_without_recurring_jobs_the_list_says_so(run):
     """Nothing is written to standard output, and the exit code is 0."""
-    listed = run(capsys, "recurring", "list", "--storage", "memory://")
-    upcoming = run(capsys, "recurring", "next", "--storage", "memory://")
+    listed = run("recurring", "list", "--storage", "memory://")
+    upcoming = run("recurring", "next", "--storage", "memory://")
 
     assert (listed.code, listed.out, listed.error) == (0, "", "There is no recurring job.\n")
     assert (upcoming.code, upcoming.out, upcoming.error) == (0, "", "Nothing comes.\n")
 
 
-def test_a_schedule_that_cannot_be_read_hides_nothing(capsys, app):
+def test_a_schedule_that_cannot_be_read_hides_nothing(command, app):
     """The list says so, the agenda goes on without it, and it can be removed."""
     strange = app.report.recur("strange", Cron.daily(3)).record
     app.storage.put_recurring(attrs.evolve(strange, schedule='{"when": "often"}'), keep_progress=False)
 
-    listed = command(capsys, app, "recurring", "list")
-    alone = command(capsys, app, "recurring", "next", "strange")
-    together = command(capsys, app, "recurring", "next", "--json")
-    removed = command(capsys, app, "recurring", "remove", "strange")
+    listed = command("recurring", "list")
+    alone = command("recurring", "next", "strange")
+    together = command("recurring", "next", "--json")
+    removed = command("recurring", "remove", "strange")
 
     assert "cannot be read" in listed.out.splitlines()[2]
     assert (alone.code, alone.out, alone.error) == (0, "", "Nothing comes.\n")
-    assert {one["id"] for one in json.loads(together.out)["next"]} == {"nightly"}
+    assert {one["id"] for one in together.json["next"]} == {"nightly"}
     assert removed.code == 0
 
 
-def test_triggers_are_told_one_by_one(capsys, app):
+def test_triggers_are_told_one_by_one(command, app):
     """Each line has the definition's id and that of the job it made."""
     app.report.recur("weekly", Cron.daily(3))
 
-    ran = command(capsys, app, "recurring", "trigger", "nightly", "weekly")
+    ran = command("recurring", "trigger", "nightly", "weekly")
 
     jobs = [job.id for job in app.jobs.find(oldest_first=True)]
     assert ran.out.splitlines() == [
@@ -120,68 +121,68 @@ def test_triggers_are_told_one_by_one(capsys, app):
     ]
 
 
-def test_changes_in_json_are_one_answer(capsys, app):
+def test_changes_in_json_are_one_answer(command, app):
     """However many are named, standard output is one JSON value."""
     app.report.recur("weekly", Cron.daily(3))
 
-    ran = command(capsys, app, "recurring", "pause", "nightly", "weekly", "--json")
+    ran = command("recurring", "pause", "nightly", "weekly", "--json")
 
-    assert json.loads(ran.out) == {"paused": ["nightly", "weekly"]}
+    assert ran.json == {"paused": ["nightly", "weekly"]}
     assert [one.is_paused for one in app.recurring.list()] == [True, True]
 
 
-def test_next_shows_instants_of_one(capsys, app):
+def test_next_shows_instants_of_one(command):
     """The next instants are in UTC, and in the schedule's own zone beside it."""
-    ran = command(capsys, app, "recurring", "next", "nightly", "--count", 2)
+    ran = command("recurring", "next", "nightly", "--count", 2)
 
     _, first, second = ran.out.splitlines()
     assert " 23:00:00 UTC" in first
     assert " 02:00:00 Europe/Istanbul" in second
 
 
-def test_next_of_all_is_one_agenda(capsys, app):
+def test_next_of_all_is_one_agenda(command, app):
     """Without an id the instants of all running definitions come in order of time."""
     app.report.recur("often", Every(timedelta(hours=12)))
     app.report.recur("stopped", Every(timedelta(seconds=1)))
     app.recurring.pause("stopped")
 
-    ran = command(capsys, app, "recurring", "next", "--count", 6, "--json")
+    ran = command("recurring", "next", "--count", 6, "--json")
 
-    agenda = json.loads(ran.out)["next"]
+    agenda = ran.json["next"]
     assert {one["id"] for one in agenda} == {"nightly", "often"}
     assert [one["at"] for one in agenda] == sorted(one["at"] for one in agenda)
     assert len(agenda) == 6
 
 
-def test_next_of_a_paused_one_says_that_it_is(capsys, app):
+def test_next_of_a_paused_one_says_that_it_is(command, app):
     """A paused definition's instants are shown with the word that none will run."""
     app.recurring.pause("nightly")
 
-    ran = command(capsys, app, "recurring", "next", "nightly")
+    ran = command("recurring", "next", "nightly")
 
     assert len(ran.out.splitlines()) == 11
     assert ran.error == "nightly is paused: it does not run before it is resumed.\n"
 
 
 @pytest.mark.parametrize("schedule", [Cron.daily(2), Every(timedelta(hours=1))])
-def test_instants_in_utc_are_told_once(capsys, app, schedule):
+def test_instants_in_utc_are_told_once(command, app, schedule):
     """A schedule without a zone of its own has no second time beside it."""
     app.report.recur("plain", schedule)
 
-    ran = command(capsys, app, "recurring", "next", "plain", "--count", 1)
+    ran = command("recurring", "next", "plain", "--count", 1)
 
     title, line = ran.out.splitlines()
     assert title.split() == ["AT", "LOCAL", "IN", "ID", "TASK"]
     assert line[title.index("LOCAL") : title.index("IN")].strip() == ""
 
 
-def test_next_of_all_shows_none_of_those_that_are_paused(capsys, app):
+def test_next_of_all_shows_none_of_those_that_are_paused(command, app):
     """Where every definition is paused nothing comes, and each is named."""
     app.report.recur("weekly", Cron.daily(3))
     for name in ("nightly", "weekly"):
         app.recurring.pause(name)
 
-    ran = command(capsys, app, "recurring", "next")
+    ran = command("recurring", "next")
 
     assert (ran.code, ran.out) == (0, "")
     assert ran.error.splitlines() == [
@@ -194,32 +195,32 @@ def test_next_of_all_shows_none_of_those_that_are_paused(capsys, app):
 # ---- queues ----------------------------------------------------------------------------------------------
 
 
-def test_queues_are_listed_with_what_they_hold(capsys, app):
+def test_queues_are_listed_with_what_they_hold(command, app):
     """Enqueued and scheduled jobs are counted; a pause shows with its note."""
     app.report.using(queue="mail").enqueue()
     app.report.using(queue="mail").schedule(60)
 
-    command(capsys, app, "queues", "pause", "mail", "--note", "down")
-    ran = command(capsys, app, "queues", "list")
+    command("queues", "pause", "mail", "--note", "down")
+    ran = command("queues", "list")
 
     assert ran.out.splitlines()[1].split() == ["mail", "1", "0", "1", "paused", "down"]
 
 
-def test_a_paused_queue_is_resumed(capsys, app):
+def test_a_paused_queue_is_resumed(command, app):
     """Resume takes the pause away, and its note."""
     app.queues.pause("mail", note="down")
 
-    ran = command(capsys, app, "queues", "resume", "mail", "default", "--json")
-    listed = json.loads(command(capsys, app, "queues", "list", "--json").out)["queues"]
+    ran = command("queues", "resume", "mail", "default", "--json")
+    listed = command("queues", "list", "--json").json["queues"]
 
-    assert json.loads(ran.out) == {"resumed": ["mail", "default"]}
+    assert ran.json == {"resumed": ["mail", "default"]}
     assert {(queue["name"], queue["is_paused"]) for queue in listed} == {("default", False), ("mail", False)}
 
 
 # ---- servers ---------------------------------------------------------------------------------------------
 
 
-def test_servers_are_listed_with_what_they_say(capsys, app):
+def test_servers_are_listed_with_what_they_say(command, app):
     """A living server says what it does; one that ended stays for a day, as one that was lost."""
     begin_session(app, "s1", server="vm:1", queues="critical:3,default:1")
     begin_session(app, "s2", server="vm:2")
@@ -228,8 +229,8 @@ def test_servers_are_listed_with_what_they_say(capsys, app):
     begin_session(app, "s3", server="vm:3")
     app.storage.end_session("s3", None, reason="its session was lost")
 
-    ran = command(capsys, app, "servers", "list")
-    answers = json.loads(command(capsys, app, "servers", "list", "--json").out)["servers"]
+    ran = command("servers", "list")
+    answers = command("servers", "list", "--json").json["servers"]
 
     _, first, second, third = ran.out.splitlines()
     assert third.split()[:5] == ["vm:3", "lost", "vm", "*", "0"]
@@ -240,20 +241,20 @@ def test_servers_are_listed_with_what_they_say(capsys, app):
     assert second.split()[:5] == ["vm:2", "ended", "vm", "*", "0"]
 
 
-def test_a_server_whose_time_ran_out_is_silent(capsys, app):
+def test_a_server_whose_time_ran_out_is_silent(command, app):
     """Nobody has ended the session yet, but it has not been renewed in time."""
     begin_session(app, "s1", server="vm:1", timeout_seconds=-1.0)
 
-    text = command(capsys, app, "servers", "list").out
-    answer = json.loads(command(capsys, app, "servers", "list", "--json").out)["servers"][0]
+    text = command("servers", "list").out
+    answer = command("servers", "list", "--json").json["servers"][0]
 
     assert text.splitlines()[1].split()[:2] == ["vm:1", "silent"]
     assert (answer["name"], answer["is_alive"]) == ("vm:1", False)
 
 
-def test_no_server_is_said_beside_the_answer(capsys, app):
+def test_no_server_is_said_beside_the_answer(command, app):
     """Without any server the hint is how to start one."""
-    ran = command(capsys, app, "servers", "list")
+    ran = command("servers", "list")
 
     assert (ran.code, ran.out) == (0, "")
     assert "firelock server app:fire" in ran.error

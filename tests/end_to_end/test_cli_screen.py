@@ -11,7 +11,7 @@ import pytest
 from firelock import Firelock
 from firelock.cli.screen import Cell, Column, Screen, state_cell, visible, visible_lines, width
 from firelock.text import age, clock_time, isoformat, shorten, span
-from tests.end_to_end.cli_run import fail, run
+from tests.end_to_end.cli_run import fail
 
 SECOND = 1_000_000
 COLUMNS = (Column("ID", is_whole=True), Column("TASK"), Column("JOBS", is_number=True), Column("NOTE"))
@@ -101,7 +101,7 @@ def test_markup_of_a_job_is_text_on_a_terminal(terminal):
     assert terminal.getvalue() == "[bold red]x[/bold red] :boom: [link=https://x.test]y[/link]\n"
 
 
-def test_a_command_draws_hostile_jobs_on_a_terminal(terminal, capsys, monkeypatch):
+def test_a_command_draws_hostile_jobs_on_a_terminal(terminal, run, monkeypatch):
     """Of all that a job carries no escape sequence but our own colours reaches the terminal."""
     monkeypatch.setattr("sys.stdout", terminal)
     with Firelock("memory://hostile") as app:
@@ -109,7 +109,7 @@ def test_a_command_draws_hostile_jobs_on_a_terminal(terminal, capsys, monkeypatc
         fail(app, message="\x1b]0;title\x07", traceback="\x1b[1A\x1b[2K")
 
         codes = [
-            run(capsys, "jobs", *words, "--storage", "memory://hostile").code
+            run("jobs", *words, "--storage", "memory://hostile").code
             for words in (["list"], ["show", job.id])
         ]
 

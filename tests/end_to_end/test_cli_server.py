@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -13,7 +12,6 @@ import time
 import pytest
 
 from firelock import Firelock, JobFailed
-from tests.end_to_end.cli_run import run
 
 SHOP = """
 from firelock import Firelock
@@ -87,7 +85,7 @@ def test_a_server_runs_jobs_until_told_to_stop(folder, serve):
     assert "Traceback" not in error
 
 
-def test_the_projects_app_and_settings_reach_the_server(folder, serve, capsys):
+def test_the_projects_app_and_settings_reach_the_server(folder, serve, run):
     """pyproject.toml names app and settings; the server's processes see both."""
     (folder / "pyproject.toml").write_text(
         '[tool.firelock]\napp = "cli_shop:fire"\nsession_timeout = 7\nheartbeat = 2\n'
@@ -95,8 +93,8 @@ def test_the_projects_app_and_settings_reach_the_server(folder, serve, capsys):
     server = serve()
 
     def sessions():
-        ran = run(capsys, "servers", "list", "--json", "--storage", "sqlite:///jobs.db")
-        return [one["sessions"][0] for one in json.loads(ran.out)["servers"]]
+        ran = run("servers", "list", "--json", "--storage", "sqlite:///jobs.db")
+        return [one["sessions"][0] for one in ran.json["servers"]]
 
     wait_for(sessions)
     timeout = sessions()[0]["session"]["timeout_seconds"]
@@ -140,7 +138,7 @@ os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere this limit is not the shared memory's")
-def test_a_server_without_memory_for_its_workers_says_so_at_its_start(folder):
+def test_a_server_without_memory_for_its_workers_says_so_at_its_start(folder, run):
     """In a sentence with the numbers; no job is killed for it later."""
     server = subprocess.run(
         [sys.executable, "-c", NO_FILES, "-m", "firelock", "server", "cli_shop:fire", "--workers", "8"],
@@ -173,23 +171,23 @@ def test_verbose_reaches_the_processes(folder, serve):
 # ---- migrate ---------------------------------------------------------------------------------------------
 
 
-def test_migrate_makes_the_schema_once(capsys, folder):
+def test_migrate_makes_the_schema_once(run, folder):
     """The first run tells its steps, the second that there is nothing to do."""
     storage = ["--storage", f"sqlite:///{folder / 'new.db'}"]
 
-    before = run(capsys, "migrate", "status", *storage)
-    first = run(capsys, "migrate", *storage)
-    second = run(capsys, "migrate", "up", *storage, "--json")
+    before = run("migrate", "status", *storage)
+    first = run("migrate", *storage)
+    second = run("migrate", "up", *storage, "--json")
 
     assert (before.code, before.out) == (1, "The storage has no schema yet, this Firelock needs 1.\n")
     assert first.code == 0
     assert first.out.splitlines()[0].startswith("done  ")
-    assert json.loads(second.out) == {"steps": [], "found": 1, "wanted": 1, "is_current": True}
+    assert second.json == {"steps": [], "found": 1, "wanted": 1, "is_current": True}
 
 
-def test_a_new_database_is_no_alarm(capsys, folder):
+def test_a_new_database_is_no_alarm(run, folder):
     """The doctor says that nothing is stored yet, and makes nothing itself."""
-    ran = run(capsys, "doctor", "--storage", f"sqlite:///{folder / 'new.db'}")
+    ran = run("doctor", "--storage", f"sqlite:///{folder / 'new.db'}")
 
     assert ran.code == 0
     assert "Nothing is stored here yet" in ran.out

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import count
 
 import attrs
 
 from firelock.ids import derived_id
-from firelock.storage import Applied, ClaimRequest, JobFilter, NewSession, Storage
+from firelock.storage import (
+    Applied,
+    ClaimRequest,
+    Exchange,
+    Held,
+    JobFilter,
+    NewSession,
+    Promotion,
+    Reconciliation,
+    Storage,
+    Taken,
+)
 from firelock.testing.conformance.handles import SECOND, STAMP, Handles
 from firelock.values import (
     Attempt,
@@ -98,6 +109,10 @@ class Scene:
 
     # ---- jobs --------------------------------------------------------------------------------------------
 
+    def new_id(self) -> str:
+        """Return an id that no job has."""
+        return self.storage.new_ids(1)[0]
+
     def new_job(self, **fields: object) -> NewJob:
         """Return an enqueued job of the default queue, with these fields changed."""
         parents = fields.get("parents")
@@ -177,11 +192,52 @@ class Scene:
         self.storage.begin_session(session)
         return Holder(session.id, session.server)
 
+    def lose(
+        self, holder: Holder, *, running: Collection[str] | None = None, reason: str = "killed"
+    ) -> Taken:
+        """The holder's session has ended, by who knows of these running jobs; return what it held."""
+        return self.storage.end_session(holder.session, running, reason=reason)
+
+    def request(
+        self, holder: Holder, limit: int = 100, queues: Sequence[str] | None = ("default",)
+    ) -> ClaimRequest:
+        """Return what the holder's session asks for."""
+        return ClaimRequest(queues, limit, holder.session, self.stamp())
+
+    def exchange(
+        self, holder: Holder, ends: Sequence[Transition], limit: int = 5,
+        queues: Sequence[str] | None = ("default",),
+    ) -> Exchange:  # fmt: skip
+        """Return what became of these transitions, and what the holder's session could claim behind them."""
+        return self.storage.exchange(ends, self.request(holder, limit, queues))
+
+    def reconcile(self, holder: Holder, held: Sequence[Held]) -> Reconciliation:
+        """Return where the storage differs from what the holder's session believes to hold."""
+        return self.storage.reconcile(holder.session, held)
+
+    # ---- upkeep ------------------------------------------------------------------------------------------
+
+    def release(self, limit: int = 10) -> int:
+        """Children of ended parents are decided; return how many were looked at."""
+        return self.storage.release(limit)
+
+    def promote(self, limit: int = 10) -> Promotion:
+        """What is due is enqueued; return how much that was."""
+        return self.storage.promote(limit)
+
+    def prune(self, limit: int = 10) -> int:
+        """What expired is gone; return how much that was."""
+        return self.storage.prune(limit)
+
+    def orphans(self, limit: int = 10) -> list[Taken]:
+        """Sessions that expired are ended; return what was taken from each."""
+        return self.storage.orphans(limit)
+
     def claim(
         self, holder: Holder, limit: int = 100, queues: Sequence[str] | None = ("default",)
     ) -> list[ClaimedJob]:
         """Return what the holder's session could claim."""
-        return self.storage.claim(ClaimRequest(queues, limit, holder.session, self.stamp())).jobs
+        return self.storage.claim(self.request(holder, limit, queues)).jobs
 
     def claim_ids(
         self, holder: Holder | None = None, limit: int = 100, queues: Sequence[str] | None = ("default",)

@@ -206,10 +206,10 @@ class ClaimDuty(StorageFixtures):
         If this fails: a claim that was on its way when its sender was killed takes jobs nobody will run.
         """
         dead, well = scene.begin("dead"), scene.begin("well")
-        scene.storage.end_session(dead.session, None, reason="killed")
+        scene.lose(dead)
         job_id = scene.add()
 
-        claim = scene.storage.claim(ClaimRequest(["default"], 10, dead.session, scene.stamp()))
+        claim = scene.storage.claim(scene.request(dead, 10))
 
         assert ([], True) == (claim.jobs, claim.is_session_lost)
         assert [job_id] == scene.claim_ids(well)
@@ -221,12 +221,10 @@ class ClaimDuty(StorageFixtures):
         nothing of it.
         """
         dead, well = scene.begin("dead"), scene.begin("well")
-        scene.storage.end_session(dead.session, None, reason="killed")
+        scene.lose(dead)
         added = {scene.add() for _ in range(200)}
 
-        assert scene.storage.claim(
-            ClaimRequest(["default"], 300, dead.session, scene.stamp())
-        ).is_session_lost
+        assert scene.storage.claim(scene.request(dead, 300)).is_session_lost
         assert added == set(scene.claim_ids(well, limit=300))
 
     def test_an_unknown_session_takes_nothing(self, scene: Scene) -> None:
@@ -246,7 +244,7 @@ class ClaimDuty(StorageFixtures):
 
         If this fails: an idle server believes itself dead.
         """
-        claim = scene.storage.claim(ClaimRequest(["default"], 10, scene.begin().session, scene.stamp()))
+        claim = scene.storage.claim(scene.request(scene.begin(), 10))
 
         assert ([], False) == (claim.jobs, claim.is_session_lost)
 
@@ -310,9 +308,7 @@ class ClaimDuty(StorageFixtures):
         holder = scene.begin()
 
         def next_due_at() -> int | None:
-            return scene.storage.claim(
-                ClaimRequest(["default"], 1, holder.session, scene.stamp())
-            ).next_due_at
+            return scene.storage.claim(scene.request(holder, 1)).next_due_at
 
         recurring = RecurringRecord(
             "nightly", "tasks.run", "[]", "json", "{}", "default", next_at=BASE + HOUR
@@ -338,7 +334,7 @@ class ClaimDuty(StorageFixtures):
         scene.schedule(3_600)
 
         claim = scene.storage.claim(ClaimRequest(["default"], 10, scene.begin().session, BASE + 1_000 * HOUR))
-        promotion = scene.storage.promote(10)
+        promotion = scene.promote()
 
         assert ([], 0) == (claim.jobs, promotion.promoted)
 

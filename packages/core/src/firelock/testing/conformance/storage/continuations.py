@@ -61,7 +61,7 @@ class ContinuationDuty(StorageFixtures):
             enqueued_at=None,
         )
         assert [] == scene.claim(scene.begin(), queues=None)
-        assert 0 == scene.storage.release(10)
+        assert 0 == scene.release()
 
     @_table
     def test_the_end_of_the_parent_decides_the_child(self, scene: Scene, on: On, end: State) -> None:
@@ -73,12 +73,12 @@ class ContinuationDuty(StorageFixtures):
         child = scene.continuation(parent, on=on)
         _ended(scene, end, parent)
 
-        looked_at = scene.storage.release(10)
+        looked_at = scene.release()
 
         target = continuation_target(on, end)
         scene.check(child, state=target or State.AWAITING, reason=_expected_reason(on, end, target))
         assert 1 == looked_at
-        assert 0 == scene.storage.release(10)
+        assert 0 == scene.release()
 
     @_table
     def test_a_parent_that_has_ended_decides_at_once(self, scene: Scene, on: On, end: State) -> None:
@@ -126,7 +126,7 @@ class ContinuationDuty(StorageFixtures):
         child = scene.continuation(parent, on=On.DELETED)
 
         result = scene.apply(deletes(parent))
-        scene.storage.release(10)
+        scene.release()
 
         assert (Applied.RELEASING, State.ENQUEUED) == (result, scene.state(child))
 
@@ -140,7 +140,7 @@ class ContinuationDuty(StorageFixtures):
         _ended(scene, State.SUCCEEDED, parent)
         before = scene.now()
 
-        scene.storage.release(10)
+        scene.release()
 
         record = scene.record(child)
         assert record.enqueued_at is not None
@@ -158,12 +158,12 @@ class ContinuationDuty(StorageFixtures):
         parent = scene.add()
         child = scene.continuation(parent)
         _ended(scene, State.SUCCEEDED, parent)
-        scene.storage.release(10)
+        scene.release()
         _ended(scene, State.SUCCEEDED, child)
 
         scene.settle(requeues(parent))
         _ended(scene, State.SUCCEEDED, parent)
-        scene.storage.release(10)
+        scene.release()
 
         assert State.SUCCEEDED == scene.state(child)
         assert 3 == len(scene.history(child))
@@ -180,7 +180,7 @@ class ContinuationDuty(StorageFixtures):
 
         for job in reversed(scene.claim(holder)):
             scene.settle(succeeds(Running(job, holder)))
-            scene.storage.release(10)
+            scene.release()
             states.append(scene.state(child))
 
         assert [State.AWAITING, State.AWAITING, State.ENQUEUED] == states
@@ -193,11 +193,11 @@ class ContinuationDuty(StorageFixtures):
         first, second = scene.add_many(2)
         child = scene.continuation(first, second)
         scene.settle(deletes(first))
-        scene.storage.release(10)
+        scene.release()
         after_the_first = scene.state(child)
 
         _ended(scene, State.SUCCEEDED, second)
-        scene.storage.release(10)
+        scene.release()
 
         assert (State.DELETED, State.DELETED) == (after_the_first, scene.state(child))
         assert 2 == len(scene.history(child))
@@ -213,7 +213,7 @@ class ContinuationDuty(StorageFixtures):
         before = scene.state(child)
 
         scene.settle(succeeds(running))
-        scene.storage.release(10)
+        scene.release()
 
         assert (State.AWAITING, State.ENQUEUED) == (before, scene.state(child))
 
@@ -225,12 +225,12 @@ class ContinuationDuty(StorageFixtures):
         parent = scene.add()
         child = scene.continuation(parent)
         _ended(scene, State.FAILED, parent)
-        scene.storage.release(10)
+        scene.release()
         waiting = scene.record(child)
         scene.settle(requeues(parent))
 
         _ended(scene, State.SUCCEEDED, parent)
-        scene.storage.release(10)
+        scene.release()
 
         assert (State.AWAITING, waiting_reason(On.SUCCEEDED, State.FAILED)) == (waiting.state, waiting.reason)
         assert State.ENQUEUED == scene.state(child)
@@ -246,7 +246,7 @@ class ContinuationDuty(StorageFixtures):
 
         running = scene.run(job_id=parent)
         result = scene.apply(succeeds(running))
-        scene.storage.release(10)
+        scene.release()
 
         assert (Applied.RELEASING, State.ENQUEUED) == (result, scene.state(child))
 
@@ -259,9 +259,9 @@ class ContinuationDuty(StorageFixtures):
         gone, left = scene.continuation(parent), scene.continuation(parent)
         _ended(scene, State.SUCCEEDED, parent)
         scene.settle(deletes(gone, expires_at=BASE - HOUR))
-        assert 1 == scene.storage.prune(10)
+        assert 1 == scene.prune()
 
-        until_none_is_left(lambda: scene.storage.release(1))
+        until_none_is_left(lambda: scene.release(1))
 
         assert ([None], State.ENQUEUED) == (scene.storage.get([gone]), scene.state(left))
 
@@ -275,10 +275,10 @@ class ContinuationDuty(StorageFixtures):
         _ended(scene, State.SUCCEEDED, parent)
         scene.settle(requeues(parent))
 
-        scene.storage.release(10)
+        scene.release()
         while_running = scene.state(child)
         _ended(scene, State.DELETED, parent)
-        scene.storage.release(10)
+        scene.release()
 
         assert (State.AWAITING, State.DELETED) == (while_running, scene.state(child))
 
@@ -293,7 +293,7 @@ class ContinuationDuty(StorageFixtures):
         wanted = scene.continuation(child, on=On.DELETED)
         scene.settle(deletes(parent))
 
-        rounds = [scene.storage.release(10) for _ in range(5)]
+        rounds = [scene.release() for _ in range(5)]
 
         assert (3, 0) == (sum(rounds), rounds[-1])
         assert [State.DELETED, State.DELETED, State.ENQUEUED] == [
@@ -311,7 +311,7 @@ class ContinuationDuty(StorageFixtures):
         at = scene.stamp()
 
         scene.storage.apply([deletes(kept), deletes(expiring, at=at, expires_at=at + 3 * HOUR)])
-        scene.storage.release(10)
+        scene.release()
 
         forever, bounded = (scene.record(child) for child in children)
         assert (State.DELETED, None) == (forever.state, forever.expires_at)
@@ -327,10 +327,10 @@ class ContinuationDuty(StorageFixtures):
         children = [scene.continuation(parent) for _ in range(7)]
         _ended(scene, State.SUCCEEDED, parent)
 
-        steps = [scene.storage.release(3) for _ in range(3)]
+        steps = [scene.release(3) for _ in range(3)]
 
         assert [3, 3, 1] == steps
-        assert 0 == scene.storage.release(3)
+        assert 0 == scene.release(3)
         assert [2] * 7 == [len(scene.history(child)) for child in children]
         assert sorted(children) == sorted(scene.claim_ids())
 
@@ -348,7 +348,7 @@ class ContinuationDuty(StorageFixtures):
         before = scene.record(child)
 
         scene.storage.apply([deletes(parent)])
-        scene.storage.release(10)
+        scene.release()
 
         assert before == scene.record(child)
 
@@ -361,7 +361,7 @@ class ContinuationDuty(StorageFixtures):
         children = {scene.continuation(parent), scene.continuation(other, parent)}
         scene.continuation(other)
         scene.settle(deletes(parent))
-        scene.storage.release(10)
+        scene.release()
 
         found = scene.found(JobFilter(parent_id=parent))
 

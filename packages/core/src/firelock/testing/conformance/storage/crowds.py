@@ -35,7 +35,7 @@ class CrowdDuty(StorageFixtures):
 
         race([partial(until_none_is_left, partial(handle.release, 7)) for handle in handles])
 
-        assert 0 == scene.storage.release(10)
+        assert 0 == scene.release()
         assert sorted(children) == sorted(scene.claim_ids(holder))
         assert {2} == {len(scene.history(child)) for child in children}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from firelock.storage import Applied, ClaimRequest
+from firelock.storage import Applied
 from firelock.testing.conformance.ends import deletes, fails, hands_back, retries, succeeds
 from firelock.testing.conformance.scene import Running, Scene
 from firelock.testing.conformance.storage.subject import StorageFixtures
@@ -28,9 +28,7 @@ class ExchangeDuty(StorageFixtures):
         runs = [Running(job, holder) for job in scene.claim(holder)]
         waiting = scene.add()
 
-        exchange = scene.storage.exchange(
-            [succeeds(runs[0]), fails(runs[1])], ClaimRequest(["default"], 5, holder.session, scene.stamp())
-        )
+        exchange = scene.exchange(holder, [succeeds(runs[0]), fails(runs[1])])
 
         assert [Applied.APPLIED, Applied.APPLIED] == exchange.results
         assert [waiting] == [job.id for job in exchange.claim.jobs]
@@ -45,9 +43,7 @@ class ExchangeDuty(StorageFixtures):
         holder = scene.begin()
         first = scene.run(holder)
 
-        exchange = scene.storage.exchange(
-            [hands_back(first)], ClaimRequest(queues, 1, holder.session, scene.stamp())
-        )
+        exchange = scene.exchange(holder, [hands_back(first)], 1, queues)
 
         (job,) = exchange.claim.jobs
         assert ([Applied.APPLIED], first.id, 1) == (exchange.results, job.id, job.attempt)
@@ -64,10 +60,7 @@ class ExchangeDuty(StorageFixtures):
         runs = [Running(job, holder) for job in scene.claim(holder)]
         scene.continuation(runs[0].id)
 
-        exchange = scene.storage.exchange(
-            [succeeds(runs[0]), fails(runs[1]), succeeds(runs[2])],
-            ClaimRequest(["default"], 0, holder.session, scene.stamp()),
-        )
+        exchange = scene.exchange(holder, [succeeds(runs[0]), fails(runs[1]), succeeds(runs[2])], 0)
 
         assert [Applied.RELEASING, Applied.APPLIED, Applied.APPLIED] == exchange.results
         assert {State.SUCCEEDED: 2, State.FAILED: 1, State.AWAITING: 1} == scene.by_state()
@@ -81,11 +74,9 @@ class ExchangeDuty(StorageFixtures):
         job_id = scene.add()
         scene.add()
 
-        claims = scene.storage.exchange([], ClaimRequest(["default"], 1, holder.session, scene.stamp()))
+        claims = scene.exchange(holder, [], 1)
         (job,) = claims.claim.jobs
-        settles = scene.storage.exchange(
-            [succeeds(Running(job, holder))], ClaimRequest(["default"], 0, holder.session, scene.stamp())
-        )
+        settles = scene.exchange(holder, [succeeds(Running(job, holder))], 0)
 
         assert ([], job_id) == (claims.results, job.id)
         assert ([Applied.APPLIED], [], False) == (
@@ -99,11 +90,9 @@ class ExchangeDuty(StorageFixtures):
         """
         holder = scene.begin("dead")
         running = scene.run(holder)
-        scene.storage.end_session(holder.session, None, reason="killed")
+        scene.lose(holder)
 
-        exchange = scene.storage.exchange(
-            [succeeds(running), retries(running)], ClaimRequest(["default"], 5, holder.session, scene.stamp())
-        )
+        exchange = scene.exchange(holder, [succeeds(running), retries(running)])
 
         assert Applied.REFUSED == exchange.results[0]
         assert ([], True) == (exchange.claim.jobs, exchange.claim.is_session_lost)
@@ -118,9 +107,7 @@ class ExchangeDuty(StorageFixtures):
         running = scene.run(other)
         waiting = scene.add()
 
-        exchange = scene.storage.exchange(
-            [deletes(waiting), succeeds(running)], ClaimRequest(["default"], 5, one.session, scene.stamp())
-        )
+        exchange = scene.exchange(one, [deletes(waiting), succeeds(running)])
 
         assert ([Applied.APPLIED, Applied.APPLIED], []) == (exchange.results, exchange.claim.jobs)
 
@@ -133,10 +120,8 @@ class ExchangeDuty(StorageFixtures):
         running = scene.run(holder)
         child = scene.continuation(running.id)
 
-        exchange = scene.storage.exchange(
-            [succeeds(running)], ClaimRequest(["default"], 5, holder.session, scene.stamp())
-        )
+        exchange = scene.exchange(holder, [succeeds(running)])
 
         assert [Applied.RELEASING] == exchange.results
-        assert 1 == scene.storage.release(10)
+        assert 1 == scene.release()
         assert State.ENQUEUED == scene.state(child)

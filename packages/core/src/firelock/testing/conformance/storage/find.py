@@ -32,7 +32,7 @@ class FindDuty(StorageFixtures):
         If this fails: a caller reads another job's record as its own.
         """
         ids = scene.add_many(3)
-        unknown = scene.storage.new_ids(1)[0]
+        unknown = scene.new_id()
 
         records = scene.storage.get([ids[2], unknown, ids[0], ids[2]])
 
@@ -241,7 +241,7 @@ class FindDuty(StorageFixtures):
 
         scene.add(created_at=STAMP + 50)
         scene.settle(deletes(ids[4], expires_at=BASE - HOUR))
-        scene.storage.prune(10)
+        scene.prune()
         rest = scene.storage.find(JobFilter(), limit=10, cursor=page.cursor)
 
         assert ([ids[3], ids[2], ids[1], ids[0]], None) == ([job.id for job in rest.jobs], rest.cursor)

@@ -85,7 +85,7 @@ class GuardDuty(StorageFixtures):
         If this fails: the end of a pruned job raises, or brings half a job back.
         """
         running = scene.run()
-        ghost = Running(attrs.evolve(running.job, id=scene.storage.new_ids(1)[0]), running.holder)
+        ghost = Running(attrs.evolve(running.job, id=scene.new_id()), running.holder)
 
         results = scene.storage.apply([succeeds(ghost), deletes(ghost.id), requeues(ghost.id)])
 
@@ -163,7 +163,7 @@ class GuardDuty(StorageFixtures):
             [
                 succeeds(runs[0]),
                 succeeds(Running(runs[1].job, stranger)),
-                deletes(scene.storage.new_ids(1)[0]),
+                deletes(scene.new_id()),
                 fails(runs[2]),
                 retries(runs[3], due_at=BASE + HOUR),
             ]
@@ -238,7 +238,7 @@ class GuardDuty(StorageFixtures):
                 succeeds(Running(running.job, scene.begin("b"))),
                 deletes(ended),
                 requeues(running.id),
-                deletes(scene.storage.new_ids(1)[0]),
+                deletes(scene.new_id()),
             ]
         )
 

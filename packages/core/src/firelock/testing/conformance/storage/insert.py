@@ -139,7 +139,7 @@ class InsertDuty(StorageFixtures):
         If this fails: a refused call leaves half of its jobs behind, and its repeat makes them run twice.
         """
         first, last = scene.new_job(), scene.new_job()
-        orphan = scene.new_job(state=State.AWAITING, parents=(Edge(scene.storage.new_ids(1)[0]),))
+        orphan = scene.new_job(state=State.AWAITING, parents=(Edge(scene.new_id()),))
 
         with pytest.raises(JobNotFound):
             scene.storage.insert([first, orphan, last])

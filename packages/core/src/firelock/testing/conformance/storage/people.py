@@ -100,7 +100,7 @@ class PeopleDuty(StorageFixtures):
 
         If this fails: a page about a pruned job is an error.
         """
-        unknown = scene.storage.new_ids(1)[0]
+        unknown = scene.new_id()
 
         assert ([], [], [], [None]) == (
             scene.history(unknown), scene.errors(unknown), scene.storage.read_log(unknown),
@@ -120,7 +120,7 @@ class PeopleDuty(StorageFixtures):
         runs = [Running(job, holder) for job in scene.claim(holder, 5, ["mail", "bulk"])]
         scene.storage.apply([succeeds(runs[0]), fails(runs[1]), retries(runs[2], due_at=BASE + HOUR)])
         scene.storage.apply([deletes(mail[3]), deletes(bulk[1]), requeues(runs[0].id), deletes(parent)])
-        scene.storage.release(10)
+        scene.release()
 
         counts = scene.storage.counts()
 
@@ -143,9 +143,9 @@ class PeopleDuty(StorageFixtures):
         scene.settle(deletes(scene.add(queue="c"), expires_at=BASE + HOUR))
         scene.advance(7_200)
 
-        scene.storage.promote(10)
-        scene.storage.orphans(10)
-        scene.storage.prune(10)
+        scene.promote()
+        scene.orphans()
+        scene.prune()
 
         counts = scene.storage.counts()
         assert {"a": {State.ENQUEUED: 1}, "b": {State.ENQUEUED: 1}} == _by_queue(counts)

@@ -28,7 +28,7 @@ class PromoteDuty(StorageFixtures):
         scene.advance(7_200)
         before = scene.now()
 
-        promotion = scene.storage.promote(10)
+        promotion = scene.promote()
 
         record = scene.record(job_id)
         assert Promotion(1, None) == promotion
@@ -48,7 +48,7 @@ class PromoteDuty(StorageFixtures):
         job_id = scene.schedule(3_600)
         scene.advance(7_200)
 
-        scene.storage.promote(10)
+        scene.promote()
 
         creation, entry = scene.history(job_id)
         assert State.SCHEDULED == creation.state
@@ -64,7 +64,7 @@ class PromoteDuty(StorageFixtures):
         due = scene.add(state=State.SCHEDULED, due_at=BASE + 2 * HOUR)
         scene.advance(3 * 3_600)
 
-        promotion = scene.storage.promote(10)
+        promotion = scene.promote()
 
         assert Promotion(1, BASE + 5 * HOUR) == promotion
         assert (State.SCHEDULED, State.ENQUEUED) == (scene.state(later), scene.state(due))
@@ -76,7 +76,7 @@ class PromoteDuty(StorageFixtures):
         """
         scene.add()
 
-        assert Promotion(0, None) == scene.storage.promote(10)
+        assert Promotion(0, None) == scene.promote()
 
     def test_the_longest_due_are_first(self, scene: Scene) -> None:
         """Within the limit the oldest due instants are moved first; the rest is due at once.
@@ -87,9 +87,9 @@ class PromoteDuty(StorageFixtures):
         ids = {hour: scene.add(state=State.SCHEDULED, due_at=BASE + hour * HOUR) for hour in hours}
         scene.advance(9 * 3_600)
 
-        first = scene.storage.promote(2)
+        first = scene.promote(2)
         moved = {hour for hour in hours if scene.state(ids[hour]) is State.ENQUEUED}
-        rest = scene.storage.promote(10)
+        rest = scene.promote()
 
         assert (Promotion(2, BASE + 3 * HOUR), {1, 2}) == (first, moved)
         assert Promotion(2, None) == rest
@@ -102,9 +102,9 @@ class PromoteDuty(StorageFixtures):
         first = scene.schedule(3_600)
         second = scene.schedule(2 * 3_600)
         scene.advance(5_400)
-        scene.storage.promote(10)
+        scene.promote()
         scene.advance(5_400)
-        scene.storage.promote(10)
+        scene.promote()
         third = scene.add()
 
         assert [first, second, third] == scene.claim_ids()
@@ -116,10 +116,10 @@ class PromoteDuty(StorageFixtures):
         """
         scene.schedule(3_600)
         scene.advance(7_200)
-        scene.storage.promote(10)
+        scene.promote()
         scene.claim(scene.begin())
 
-        assert Promotion(0, None) == scene.storage.promote(10)
+        assert Promotion(0, None) == scene.promote()
         assert 1 == scene.storage.counts().by_state[State.PROCESSING]
 
     def test_what_left_scheduled_is_not_due(self, scene: Scene) -> None:
@@ -131,7 +131,7 @@ class PromoteDuty(StorageFixtures):
         scene.storage.apply([deletes(deleted), requeues(requeued)])
         scene.advance(7_200)
 
-        promotion = scene.storage.promote(10)
+        promotion = scene.promote()
 
         assert Promotion(0, None) == promotion
         assert (State.DELETED, State.ENQUEUED) == (scene.state(deleted), scene.state(requeued))
@@ -162,7 +162,7 @@ class PromoteDuty(StorageFixtures):
         assert moved == scene.last_entry(later)
         assert 2 == scene.storage.counts().by_state[State.SCHEDULED]
         scene.advance(3 * 3_600)
-        assert Promotion(1, BASE + 5 * HOUR) == scene.storage.promote(10)
+        assert Promotion(1, BASE + 5 * HOUR) == scene.promote()
         assert [sooner] == scene.claim_ids()
 
     def test_a_job_rescheduled_into_the_past_is_due_at_once(self, scene: Scene) -> None:
@@ -181,7 +181,7 @@ class PromoteDuty(StorageFixtures):
             ]
         )
 
-        assert Promotion(1, BASE + 3 * HOUR) == scene.storage.promote(10)
+        assert Promotion(1, BASE + 3 * HOUR) == scene.promote()
         assert (State.ENQUEUED, State.SCHEDULED) == (scene.state(past), scene.state(twice))
         assert 3 == len(scene.history(twice))
 
@@ -218,13 +218,11 @@ class PromoteDuty(StorageFixtures):
         ids = [deleted, running, ended, enqueued, waiting]
         before = scene.storage.get(ids)
 
-        results = scene.storage.apply(
-            [reschedules(id, due_at=BASE + HOUR) for id in [*ids, scene.storage.new_ids(1)[0]]]
-        )
+        results = scene.storage.apply([reschedules(id, due_at=BASE + HOUR) for id in [*ids, scene.new_id()]])
 
         assert [Applied.REFUSED] * 5 + [Applied.MISSING] == results
         assert before == scene.storage.get(ids)
-        assert Promotion(0, None) == scene.storage.promote(10)
+        assert Promotion(0, None) == scene.promote()
 
     def test_retries_and_snoozes_are_promoted_too(self, scene: Scene) -> None:
         """A job that waits for its retry, or was snoozed, comes back to its own queue.
@@ -239,7 +237,7 @@ class PromoteDuty(StorageFixtures):
             ids.append(scene.settle(end(Running(job, holder), due_at=BASE + HOUR)))
         scene.advance(7_200)
 
-        promotion = scene.storage.promote(10)
+        promotion = scene.promote()
 
         assert Promotion(2, None) == promotion
         assert sorted(ids) == sorted(scene.claim_ids(holder, queues=["critical"]))
@@ -255,7 +253,7 @@ class PromoteDuty(StorageFixtures):
         )
         scene.add(state=State.SCHEDULED, due_at=BASE + 2 * HOUR)
 
-        assert Promotion(0, BASE + HOUR) == scene.storage.promote(10)
+        assert Promotion(0, BASE + HOUR) == scene.promote()
 
     def test_promotion_is_bounded_by_its_limit(self, scene: Scene) -> None:
         """A thousand due jobs are moved in bounded steps, each job once.
@@ -265,7 +263,7 @@ class PromoteDuty(StorageFixtures):
         scene.add_many(1_000, state=State.SCHEDULED, due_at=BASE + SECOND)
         scene.advance(60)
 
-        moved = [scene.storage.promote(400).promoted for _ in range(4)]
+        moved = [scene.promote(400).promoted for _ in range(4)]
 
         assert [400, 400, 200, 0] == moved
         assert 1_000 == scene.storage.counts().by_state[State.ENQUEUED]

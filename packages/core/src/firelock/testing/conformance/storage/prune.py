@@ -30,7 +30,7 @@ class PruneDuty(StorageFixtures):
         scene.settle(fails(running, expires_at=BASE + HOUR))
         scene.advance(7_200)
 
-        pruned = scene.storage.prune(10)
+        pruned = scene.prune()
 
         storage = scene.storage
         assert 1 == pruned
@@ -55,7 +55,7 @@ class PruneDuty(StorageFixtures):
         waiting += [scene.continuation(waiting[1]), scene.add()]
         scene.advance(3_600)
 
-        pruned = scene.storage.prune(10)
+        pruned = scene.prune()
 
         assert 0 == pruned
         assert None not in scene.storage.get([later, never, *waiting])
@@ -68,7 +68,7 @@ class PruneDuty(StorageFixtures):
         kept = scene.settle(deletes(scene.add(), at=BASE - 900 * DAY, expires_at=BASE + HOUR))
         gone = scene.settle(deletes(scene.add(), at=BASE + 900 * DAY, expires_at=BASE - HOUR))
 
-        pruned = scene.storage.prune(10)
+        pruned = scene.prune()
 
         assert (1, [gone]) == (pruned, [one for one in (kept, gone) if scene.storage.get([one]) == [None]])
 
@@ -81,7 +81,7 @@ class PruneDuty(StorageFixtures):
         scene.storage.apply([deletes(job_id, expires_at=BASE + HOUR) for job_id in ids])
         scene.advance(7_200)
 
-        steps = [scene.storage.prune(10) for _ in range(4)]
+        steps = [scene.prune() for _ in range(4)]
 
         assert [10, 10, 5, 0] == steps
         assert [None] * 25 == scene.storage.get(ids)
@@ -95,7 +95,7 @@ class PruneDuty(StorageFixtures):
         scene.settle(requeues(job_id))
         scene.advance(7_200)
 
-        pruned = scene.storage.prune(10)
+        pruned = scene.prune()
 
         assert (0, State.ENQUEUED) == (pruned, scene.state(job_id))
 
@@ -111,7 +111,7 @@ class PruneDuty(StorageFixtures):
         scene.storage.append_logs({job.id: [LogLine(0, 1, "INFO", "hello")]}, {job.id: progress})
         scene.settle(fails(running, expires_at=BASE + HOUR))
         scene.advance(7_200)
-        scene.storage.prune(10)
+        scene.prune()
 
         again = scene.storage.insert([attrs.evolve(job, arguments="[2]")])
 
@@ -133,11 +133,11 @@ class PruneDuty(StorageFixtures):
         running = scene.run(job_id=parent)
         end = fails(running)
         scene.settle(attrs.evolve(end, expires_at=end.at + 3 * HOUR))
-        scene.storage.release(10)
+        scene.release()
         assert State.AWAITING == scene.state(child)
 
-        scene.storage.prune(10)
-        scene.storage.release(10)
+        scene.prune()
+        scene.release()
 
         record = scene.record(child)
         assert ([None], State.DELETED, Upkeep.PARENT_GONE) == (
@@ -159,11 +159,11 @@ class PruneDuty(StorageFixtures):
         children = [scene.continuation(parent, queue=queue) for queue in ("default", "mail", "default")]
         grandchildren = [scene.continuation(child, on=On.DELETED) for child in children]
         scene.settle(fails(scene.run(job_id=parent), expires_at=BASE + HOUR))
-        scene.storage.release(10)
+        scene.release()
         scene.advance(7_200)
 
-        pruned = scene.storage.prune(1)
-        scene.storage.release(10)
+        pruned = scene.prune(1)
+        scene.release()
 
         assert (1, [None]) == (pruned, scene.storage.get([parent]))
         assert [(State.DELETED, Upkeep.PARENT_GONE)] * 3 == [
@@ -181,9 +181,9 @@ class PruneDuty(StorageFixtures):
         scene.settle(succeeds(scene.run(job_id=parent), expires_at=BASE + HOUR))
         scene.advance(7_200)
 
-        too_early = scene.storage.prune(10)
-        scene.storage.release(10)
-        after_the_release = scene.storage.prune(10)
+        too_early = scene.prune()
+        scene.release()
+        after_the_release = scene.prune()
 
         assert (0, 1, State.ENQUEUED) == (too_early, after_the_release, scene.state(child))
 
@@ -196,10 +196,10 @@ class PruneDuty(StorageFixtures):
         parent = scene.run(holder)
         child = scene.continuation(parent.id)
         scene.settle(succeeds(parent, expires_at=BASE + HOUR))
-        scene.storage.release(10)
+        scene.release()
         scene.advance(7_200)
 
-        pruned = scene.storage.prune(10)
+        pruned = scene.prune()
         ended = scene.settle(succeeds(scene.run(holder, child)))
 
         assert (1, State.SUCCEEDED) == (pruned, scene.state(ended))
@@ -242,6 +242,6 @@ class PruneDuty(StorageFixtures):
             [Rollup(minute, "tasks.run", "default", "succeeded", 1, SECOND, histogram) for minute in minutes]
         )
 
-        scene.storage.prune(100)
+        scene.prune(100)
 
         assert [BASE - 29 * DAY, BASE] == [rollup.minute for rollup in scene.storage.timeline(0, BASE + DAY)]

@@ -145,7 +145,7 @@ class RaceDuty(StorageFixtures):
         for _ in range(ROUNDS):
             job_id = scene.add()
             claim, _ = race_two(
-                partial(one.claim, ClaimRequest(["default"], 1, holder.session, scene.stamp())),
+                partial(one.claim, scene.request(holder, 1)),
                 partial(other.apply, [deletes(job_id)]),
             )
 
@@ -164,7 +164,7 @@ class RaceDuty(StorageFixtures):
             ids = scene.add_many(5)
             holder = scene.begin(str(number))
             claim, taken = race_two(
-                partial(one.claim, ClaimRequest(["default"], 5, holder.session, scene.stamp())),
+                partial(one.claim, scene.request(holder, 5)),
                 partial(other.end_session, holder.session, None, reason="killed"),
             )
 
@@ -210,7 +210,7 @@ class RaceDuty(StorageFixtures):
             jobs = [job_id for orphan in taken for job_id in orphan.crashed]
             expected = ([], State.PROCESSING) if is_alive else ([running.id], State.ENQUEUED)
             assert expected == (jobs, scene.state(running.id))
-            scene.storage.end_session(holder.session, None, reason="over")
+            scene.lose(holder, reason="over")
             scene.settle(deletes(running.id))
 
     def test_a_child_races_the_end_of_its_parent(self, scene: Scene) -> None:
@@ -228,7 +228,7 @@ class RaceDuty(StorageFixtures):
                 return one.apply([succeeds(running)]), one.release(10)
 
             race_two(partial(other.insert, [child]), partial(end, running))
-            scene.storage.release(10)
+            scene.release()
 
             assert State.ENQUEUED == scene.state(child.id)
             assert [child.id] == scene.claim_ids(holder)
@@ -252,7 +252,7 @@ class RaceDuty(StorageFixtures):
                 return handle.release(10)
 
             race([partial(end, one, first), partial(end, other, second)])
-            scene.storage.release(10)
+            scene.release()
 
             assert [child] == scene.claim_ids(holder)
             assert 2 == len(scene.history(child))

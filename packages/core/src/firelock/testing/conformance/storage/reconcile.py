@@ -27,7 +27,7 @@ class ReconcileDuty(StorageFixtures):
         """
         running = scene.run()
 
-        found = scene.storage.reconcile(running.holder.session, [_held(running)])
+        found = scene.reconcile(running.holder, [_held(running)])
 
         assert (False, [], []) == (found.is_session_lost, found.lost, found.unknown)
 
@@ -41,7 +41,7 @@ class ReconcileDuty(StorageFixtures):
         claimed = scene.claim(holder)
         named = Running(claimed[1], holder)
 
-        found = scene.storage.reconcile(holder.session, [_held(named)])
+        found = scene.reconcile(holder, [_held(named)])
 
         unknown = sorted(found.unknown, key=lambda job: job.id)
         assert sorted([claimed[0], claimed[2]], key=lambda job: job.id) == unknown
@@ -54,7 +54,7 @@ class ReconcileDuty(StorageFixtures):
         """
         holder = scene.begin()
         lost_reply = scene.run(holder)
-        (job,) = scene.storage.reconcile(holder.session, []).unknown
+        (job,) = scene.reconcile(holder, []).unknown
 
         result = scene.apply(hands_back(Running(job, holder)))
 
@@ -73,7 +73,7 @@ class ReconcileDuty(StorageFixtures):
         strange = scene.run(other)
         held = [_held(ended), _held(deleted), _held(kept), _held(strange), Held("unknown", 1)]
 
-        found = scene.storage.reconcile(holder.session, held)
+        found = scene.reconcile(holder, held)
 
         assert [held[0], held[1], held[3], held[4]] == found.lost
 
@@ -87,7 +87,7 @@ class ReconcileDuty(StorageFixtures):
         scene.settle(hands_back(stale))
         fresh = scene.run(holder, stale.id)
 
-        found = scene.storage.reconcile(holder.session, [_held(stale)])
+        found = scene.reconcile(holder, [_held(stale)])
 
         assert ([_held(stale)], [fresh.job]) == (found.lost, found.unknown)
 
@@ -101,8 +101,8 @@ class ReconcileDuty(StorageFixtures):
         started, waiting = (Running(job, holder) for job in scene.claim(holder))
         at = scene.stamp()
 
-        scene.storage.reconcile(holder.session, [_held(started, at), _held(waiting)])
-        scene.storage.reconcile(holder.session, [_held(started), _held(waiting)])
+        scene.reconcile(holder, [_held(started, at), _held(waiting)])
+        scene.reconcile(holder, [_held(started), _held(waiting)])
 
         assert (at, None) == (scene.record(started.id).started_at, scene.record(waiting.id).started_at)
         assert [1, 1] == [len(scene.history(run.id)) for run in (started, waiting)]
@@ -117,7 +117,7 @@ class ReconcileDuty(StorageFixtures):
         scene.settle(hands_back(stale))
         fresh = scene.run(other, stale.id)
 
-        found = scene.storage.reconcile(holder.session, [_held(stale, scene.stamp())])
+        found = scene.reconcile(holder, [_held(stale, scene.stamp())])
 
         assert ([stale.id], None) == ([one.job_id for one in found.lost], scene.record(fresh.id).started_at)
 
@@ -128,9 +128,9 @@ class ReconcileDuty(StorageFixtures):
         """
         holder = scene.begin()
         running = scene.run(holder)
-        scene.storage.end_session(holder.session, None, reason="killed")
+        scene.lose(holder)
 
-        dead = scene.storage.reconcile(holder.session, [_held(running)])
+        dead = scene.reconcile(holder, [_held(running)])
         unknown = scene.storage.reconcile("never-begun", [])
 
         assert (True, [_held(running)], []) == (dead.is_session_lost, dead.lost, dead.unknown)
@@ -145,6 +145,6 @@ class ReconcileDuty(StorageFixtures):
         scene.run(other)
         scene.add()
 
-        found = scene.storage.reconcile(holder.session, [])
+        found = scene.reconcile(holder, [])
 
         assert ([], []) == (found.lost, found.unknown)

@@ -6,7 +6,7 @@ import attrs
 import pytest
 
 from firelock.lifecycle import Upkeep
-from firelock.storage import ClaimRequest, NewSession, Renewal
+from firelock.storage import NewSession, Renewal
 from firelock.testing.conformance.ends import crashes, retries, succeeds
 from firelock.testing.conformance.handles import BASE, DAY, SECOND, STAMP
 from firelock.testing.conformance.scene import Scene
@@ -58,7 +58,7 @@ class SessionDuty(StorageFixtures):
         If this fails: a begin that comes late revives a session whose jobs were taken.
         """
         holder = scene.begin("a")
-        scene.storage.end_session(holder.session, None, reason="killed")
+        scene.lose(holder)
 
         scene.begin("a")
 
@@ -81,7 +81,7 @@ class SessionDuty(StorageFixtures):
         assert renewal == stored.renewal
         assert stored.expires_at >= BASE + 6_600 * SECOND
         scene.advance(3_000)
-        assert [] == scene.storage.orphans(10)
+        assert [] == scene.orphans()
 
     def test_renewals_are_answered_each(self, scene: Scene) -> None:
         """One call renews many sessions; dead and unknown ones answer False and stay so.
@@ -89,7 +89,7 @@ class SessionDuty(StorageFixtures):
         If this fails: one dead child makes its siblings' renewals fail, or is revived by them.
         """
         living, dead, last = scene.begin("a"), scene.begin("b"), scene.begin("c")
-        scene.storage.end_session(dead.session, None, reason="killed")
+        scene.lose(dead)
         renewals = [Renewal(one) for one in (living.session, dead.session, "unknown", last.session)]
 
         answers = [scene.storage.renew(renewals), scene.storage.renew(renewals)]
@@ -111,7 +111,7 @@ class SessionDuty(StorageFixtures):
         renewed = scene.storage.renew([Renewal(holder.session)])
 
         assert [True] == renewed
-        assert [] == scene.storage.orphans(10)
+        assert [] == scene.orphans()
         assert [True, True] == [scene.apply(succeeds(run)).is_applied for run in (running, second)]
 
     def test_only_expired_sessions_are_orphaned(self, scene: Scene) -> None:
@@ -121,10 +121,10 @@ class SessionDuty(StorageFixtures):
         """
         short, long = scene.begin("short", HOURS), scene.begin("long", 9 * HOURS)
         lost, kept = scene.run(short), scene.run(long)
-        assert [] == scene.storage.orphans(10)
+        assert [] == scene.orphans()
         scene.advance(2 * HOURS)
 
-        taken = scene.storage.orphans(10)
+        taken = scene.orphans()
 
         assert [(short.session, short.server, [lost.id], [])] == [
             (one.session, one.server, one.crashed, one.returned) for one in taken
@@ -142,9 +142,9 @@ class SessionDuty(StorageFixtures):
         holder = scene.begin("a", HOURS)
         running = scene.run(holder)
         scene.advance(2 * HOURS)
-        scene.storage.orphans(10)
+        scene.orphans()
 
-        again = scene.storage.orphans(10)
+        again = scene.orphans()
 
         assert [] == again
         assert [False] == scene.storage.renew([Renewal(holder.session)])
@@ -158,12 +158,10 @@ class SessionDuty(StorageFixtures):
         holder = scene.begin("idle", HOURS)
         scene.advance(2 * HOURS)
 
-        taken = scene.storage.orphans(10)
+        taken = scene.orphans()
 
         assert [(holder.session, [], [])] == [(one.session, one.crashed, one.returned) for one in taken]
-        assert scene.storage.claim(
-            ClaimRequest(["default"], 1, holder.session, scene.stamp())
-        ).is_session_lost
+        assert scene.storage.claim(scene.request(holder, 1)).is_session_lost
 
     def test_orphans_are_taken_within_a_limit(self, scene: Scene) -> None:
         """At most so many sessions are ended by one call; the rest by the next.
@@ -174,7 +172,7 @@ class SessionDuty(StorageFixtures):
             scene.begin(name, HOURS)
         scene.advance(2 * HOURS)
 
-        numbers = [len(scene.storage.orphans(2)) for _ in range(4)]
+        numbers = [len(scene.orphans(2)) for _ in range(4)]
 
         assert [2, 2, 1, 0] == numbers
 
@@ -189,7 +187,7 @@ class SessionDuty(StorageFixtures):
         before = scene.record(job_id)
         scene.advance(2 * HOURS)
 
-        scene.storage.orphans(10)
+        scene.orphans()
 
         record = scene.record(job_id)
         assert (State.ENQUEUED, 1, 1, 1, before.enqueued_at, None, before.fence) == (
@@ -212,7 +210,7 @@ class SessionDuty(StorageFixtures):
         before = [scene.record(job_id) for job_id in ids]
         scene.claim(holder)
 
-        taken = scene.storage.end_session(holder.session, {ids[1]}, reason="killed by signal 9")
+        taken = scene.lose(holder, running={ids[1]}, reason="killed by signal 9")
 
         assert (holder.session, holder.server, [ids[1]], sorted([ids[0], *ids[2:]])) == (
             taken.session, taken.server, taken.crashed, sorted(taken.returned),
@@ -234,8 +232,8 @@ class SessionDuty(StorageFixtures):
         one, other = scene.begin("a"), scene.begin("b")
         known, unknown = scene.run(one), scene.run(other)
 
-        quiet = scene.storage.end_session(one.session, [], reason="stopped")
-        blamed = scene.storage.end_session(other.session, None, reason="host lost")
+        quiet = scene.lose(one, running=[], reason="stopped")
+        blamed = scene.lose(other, reason="host lost")
 
         assert (([], [known.id]), ([unknown.id], [])) == (
             (quiet.crashed, quiet.returned), (blamed.crashed, blamed.returned),
@@ -253,7 +251,7 @@ class SessionDuty(StorageFixtures):
         waiting = scene.add()
         before = [scene.record(job_id) for job_id in (kept.id, gone, waiting)]
 
-        taken = scene.storage.end_session(dead.session, [kept.id, gone, waiting, "unknown"], reason="killed")
+        taken = scene.lose(dead, running=[kept.id, gone, waiting, "unknown"], reason="killed")
 
         assert ([], []) == (taken.crashed, taken.returned)
         assert before == [scene.record(job_id) for job_id in (kept.id, gone, waiting)]
@@ -268,7 +266,7 @@ class SessionDuty(StorageFixtures):
         ids = scene.add_many(3)
         old = scene.claim(dead)
         scene.add()
-        scene.storage.end_session(dead.session, None, reason="killed")
+        scene.lose(dead)
 
         new = scene.claim(heir, 3)
 
@@ -287,7 +285,7 @@ class SessionDuty(StorageFixtures):
         for number in range(4):
             holder = scene.begin(f"n{number}")
             scene.run(holder, job_id)
-            scene.storage.end_session(holder.session, None, reason="host lost")
+            scene.lose(holder, reason="host lost")
 
         scene.check(job_id, state=State.ENQUEUED, crashes=5, attempt=0)
 
@@ -299,7 +297,7 @@ class SessionDuty(StorageFixtures):
         """
         dead, heir = scene.begin("dead"), scene.begin("heir")
         job = scene.run(dead)
-        scene.storage.end_session(dead.session, None, reason="killed")
+        scene.lose(dead)
         scene.run(heir, job.id)
         before = scene.record(job.id), scene.storage.list_sessions()
 
@@ -321,7 +319,7 @@ class SessionDuty(StorageFixtures):
         )
 
         for each in (holder, killed):
-            scene.storage.end_session(each.session, (), reason="stopped")
+            scene.lose(each, running=(), reason="stopped")
 
         assert [
             Renewal(holder.session, 0, "stopping", 7, 0.5), Renewal(killed.session, 3, "running", 9, 1.5)
@@ -349,13 +347,13 @@ class SessionDuty(StorageFixtures):
         """
         scene.begin("old", 90 * HOURS)
         dead = scene.begin("dead")
-        scene.storage.end_session(dead.session, None, reason="killed")
+        scene.lose(dead)
 
         scene.advance(20 * HOURS)
-        scene.storage.prune(100)
+        scene.prune(100)
         after_a_while = {record.session.id for record in scene.storage.list_sessions()}
         scene.advance(DAY // SECOND - 19 * HOURS)
-        scene.storage.prune(100)
+        scene.prune(100)
 
         assert {"session-old", "session-dead"} == after_a_while
         assert ["session-old"] == [record.session.id for record in scene.storage.list_sessions()]

@@ -352,7 +352,7 @@ class SettleDuty(StorageFixtures):
 
         assert [job_id] == scene.claim_ids(holder)
         scene.advance(7_200)
-        assert 0 == scene.storage.promote(10).promoted
+        assert 0 == scene.promote().promoted
         assert [] == scene.claim(holder)
         assert {State.PROCESSING: 1} == scene.by_state()
 
@@ -401,7 +401,7 @@ class SettleDuty(StorageFixtures):
         assert Applied.APPLIED == result
         assert HistoryEntry(State.SCHEDULED, at, "restored by ada") == scene.last_entry(job_id)
         scene.advance(3_700)
-        assert 1 == scene.storage.promote(10).promoted
+        assert 1 == scene.promote().promoted
 
     def test_a_restored_enqueued_job_is_claimed_once(self, scene: Scene) -> None:
         """A restored job stands at the end of its queue, once, and does not expire.
@@ -418,7 +418,7 @@ class SettleDuty(StorageFixtures):
         assert [other, job_id] == scene.claim_ids(holder)
         assert [] == scene.claim(holder)
         scene.advance(7_200)
-        assert 0 == scene.storage.prune(10)
+        assert 0 == scene.prune()
 
     def test_a_restored_failed_job_has_its_error(self, scene: Scene) -> None:
         """A restored job has failed as before, with its error and traceback, and expires as told.

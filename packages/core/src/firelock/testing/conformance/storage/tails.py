@@ -51,7 +51,7 @@ class TailDuty(StorageFixtures):
         running = scene.run()
         started_at = scene.stamp()
         held = Held(running.id, running.job.fence, started_at)
-        scene.storage.reconcile(running.holder.session, [held])
+        scene.reconcile(running.holder, [held])
         at = scene.stamp()
 
         scene.settle(deletes(running.id, at=at))
@@ -159,7 +159,7 @@ class TailDuty(StorageFixtures):
         scene.settle(requeues(requeued.id))
         histories = [scene.history(run.id) for run in (deleted, requeued)]
 
-        taken = scene.storage.end_session(deleted.holder.session, None, reason="killed")
+        taken = scene.lose(deleted.holder)
 
         assert ([], []) == (taken.crashed, taken.returned)
         assert [(State.DELETED, False, 0), (State.ENQUEUED, False, 0)] == [
@@ -178,7 +178,7 @@ class TailDuty(StorageFixtures):
         scene.settle(requeues(running.id))
         scene.advance(7_200)
 
-        scene.storage.orphans(10)
+        scene.orphans()
 
         assert _is_claimable(scene, running.id)
 
