@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 
 import attrs
 import pytest
@@ -33,10 +34,10 @@ class Run:
 
     capsys: pytest.CaptureFixture[str]
 
-    def __call__(self, *arguments):
-        """The command has run; its exit code and what it wrote."""
+    def __call__(self, words="", *more):
+        """The command of these words, parted by blanks, and of more has run; its exit code, what it wrote."""
         self.capsys.readouterr()
-        code = main([str(argument) for argument in arguments])
+        code = main([*shlex.split(words), *map(str, more)])
         written = self.capsys.readouterr()
         return Ran(code, written.out, written.err)
 

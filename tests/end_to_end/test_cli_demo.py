@@ -83,7 +83,7 @@ def begun(*words, until="succeeded"):
 
 def test_the_demo_shows_all_kinds_of_jobs(folder, run):
     """Fire-and-forget, delayed, recurring, continuation; one recovers, one fails; then the file is gone."""
-    ran = run("demo", "--seconds", "3")
+    ran = run("demo --seconds 3")
 
     assert (ran.code, ran.error) == (0, "")
     rows = {line.partition("  ")[0]: line.split()[-1] for line in ran.out.splitlines() if line}
@@ -98,7 +98,7 @@ def test_the_demo_shows_all_kinds_of_jobs(folder, run):
 
 def test_a_kept_demo_can_be_looked_at(folder, run):
     """--keep leaves the file with what --json told about it; no server is left alive."""
-    ran = run("demo", "--seconds", "3", "--keep", "--json")
+    ran = run("demo --seconds 3 --keep --json")
 
     answer = ran.json
     storage = open_storage(f"sqlite:///{answer['file']}")
@@ -192,14 +192,14 @@ def test_the_shop_is_at_work_beside_its_dashboard_until_ctrl_c(folder):
     "case",
     [
         (
-            ["--dashboard"],
+            "--dashboard",
             "-dashboard",
             'The dashboard is not installed; pip install "firelock[sql,dashboard]" brings it.',
         ),
-        (["--dashboard", "--json"], "", "goes on until Ctrl-C and answers in a browser."),
-        (["--port", "80"], "", "--port and --no-browser go with --dashboard."),
+        ("--dashboard --json", "", "goes on until Ctrl-C and answers in a browser."),
+        ("--port 80", "", "--port and --no-browser go with --dashboard."),
         (
-            [],
+            "",
             "-sql",
             'The demo keeps its jobs in an SQLite file; pip install "firelock[sql]" brings that storage.',
         ),
@@ -210,7 +210,7 @@ def test_what_the_demo_lacks_is_said(folder, run, monkeypatch, case):
     words, plugins, said = case
     monkeypatch.setenv("FIRELOCK_PLUGINS", plugins)
 
-    ran = run("demo", *words)
+    ran = run(f"demo {words}")
 
     assert (ran.code, ran.out) == (2, "")
     assert said in ran.error.splitlines()[0]

@@ -38,7 +38,7 @@ def test_recurring_jobs_are_listed_in_words(command, app):
         app.storage.put_recurring(attrs.evolve(one.record, **change), keep_progress=False)
     app.recurring.pause("nightly")
 
-    ran = command("recurring", "list")
+    ran = command("recurring list")
 
     lines = {line.split()[0]: line for line in ran.out.splitlines()}
     assert "at 02:00 every day, Europe/Istanbul" in lines["nightly"]
@@ -50,7 +50,7 @@ def test_recurring_jobs_are_listed_in_words(command, app):
 
 def test_recurring_jobs_in_json_have_their_schedule_as_a_value(command):
     """Schedule and arguments are values, not texts within a text."""
-    ran = command("recurring", "list", "--json")
+    ran = command("recurring list --json")
 
     only = ran.json["recurring"][0]
     assert only["schedule"]["cron"] == "0 2 * * *"
@@ -62,7 +62,7 @@ def test_a_trigger_enqueues_a_run(command, app):
     """The id of the new job is told, and the schedule is not touched."""
     before = app.recurring.get("nightly").next_at
 
-    ran = command("recurring", "trigger", "nightly", "--json")
+    ran = command("recurring trigger nightly --json")
 
     job = app.jobs.get(ran.json["jobs"][0]["id"])
     assert (job.task, str(job.state)) == ("shop.report", "enqueued")
@@ -71,11 +71,11 @@ def test_a_trigger_enqueues_a_run(command, app):
 
 def test_pause_resume_and_remove_change_the_definition(command, app):
     """Each verb is done and told."""
-    paused = command("recurring", "pause", "nightly")
+    paused = command("recurring pause nightly")
     is_paused = app.recurring.get("nightly").is_paused
-    resumed = command("recurring", "resume", "nightly")
+    resumed = command("recurring resume nightly")
     is_still_paused = app.recurring.get("nightly").is_paused
-    removed = command("recurring", "remove", "nightly", "--json")
+    removed = command("recurring remove nightly --json")
 
     assert (paused.out, is_paused) == ("nightly  paused\n", True)
     assert (resumed.out, is_still_paused) == ("nightly  resumed\n", False)
@@ -85,8 +85,8 @@ def test_pause_resume_and_remove_change_the_definition(command, app):
 
 def test_without_recurring_jobs_the_list_says_so(run):
     """Nothing is written to standard output, and the exit code is 0."""
-    listed = run("recurring", "list", "--storage", "memory://")
-    upcoming = run("recurring", "next", "--storage", "memory://")
+    listed = run("recurring list --storage memory://")
+    upcoming = run("recurring next --storage memory://")
 
     assert (listed.code, listed.out, listed.error) == (0, "", "There is no recurring job.\n")
     assert (upcoming.code, upcoming.out, upcoming.error) == (0, "", "Nothing comes.\n")
@@ -97,10 +97,10 @@ def test_a_schedule_that_cannot_be_read_hides_nothing(command, app):
     strange = app.report.recur("strange", Cron.daily(3)).record
     app.storage.put_recurring(attrs.evolve(strange, schedule='{"when": "often"}'), keep_progress=False)
 
-    listed = command("recurring", "list")
-    alone = command("recurring", "next", "strange")
-    together = command("recurring", "next", "--json")
-    removed = command("recurring", "remove", "strange")
+    listed = command("recurring list")
+    alone = command("recurring next strange")
+    together = command("recurring next --json")
+    removed = command("recurring remove strange")
 
     assert "cannot be read" in listed.out.splitlines()[2]
     assert (alone.code, alone.out, alone.error) == (0, "", "Nothing comes.\n")
@@ -112,7 +112,7 @@ def test_triggers_are_told_one_by_one(command, app):
     """Each line has the definition's id and that of the job it made."""
     app.report.recur("weekly", Cron.daily(3))
 
-    ran = command("recurring", "trigger", "nightly", "weekly")
+    ran = command("recurring trigger nightly weekly")
 
     jobs = [job.id for job in app.jobs.find(oldest_first=True)]
     assert ran.out.splitlines() == [
@@ -125,7 +125,7 @@ def test_changes_in_json_are_one_answer(command, app):
     """However many are named, standard output is one JSON value."""
     app.report.recur("weekly", Cron.daily(3))
 
-    ran = command("recurring", "pause", "nightly", "weekly", "--json")
+    ran = command("recurring pause nightly weekly --json")
 
     assert ran.json == {"paused": ["nightly", "weekly"]}
     assert [one.is_paused for one in app.recurring.list()] == [True, True]
@@ -133,7 +133,7 @@ def test_changes_in_json_are_one_answer(command, app):
 
 def test_next_shows_instants_of_one(command):
     """The next instants are in UTC, and in the schedule's own zone beside it."""
-    ran = command("recurring", "next", "nightly", "--count", 2)
+    ran = command("recurring next nightly --count 2")
 
     _, first, second = ran.out.splitlines()
     assert " 23:00:00 UTC" in first
@@ -146,7 +146,7 @@ def test_next_of_all_is_one_agenda(command, app):
     app.report.recur("stopped", Every(timedelta(seconds=1)))
     app.recurring.pause("stopped")
 
-    ran = command("recurring", "next", "--count", 6, "--json")
+    ran = command("recurring next --count 6 --json")
 
     agenda = ran.json["next"]
     assert {one["id"] for one in agenda} == {"nightly", "often"}
@@ -158,7 +158,7 @@ def test_next_of_a_paused_one_says_that_it_is(command, app):
     """A paused definition's instants are shown with the word that none will run."""
     app.recurring.pause("nightly")
 
-    ran = command("recurring", "next", "nightly")
+    ran = command("recurring next nightly")
 
     assert len(ran.out.splitlines()) == 11
     assert ran.error == "nightly is paused: it does not run before it is resumed.\n"
@@ -169,7 +169,7 @@ def test_instants_in_utc_are_told_once(command, app, schedule):
     """A schedule without a zone of its own has no second time beside it."""
     app.report.recur("plain", schedule)
 
-    ran = command("recurring", "next", "plain", "--count", 1)
+    ran = command("recurring next plain --count 1")
 
     title, line = ran.out.splitlines()
     assert title.split() == ["AT", "LOCAL", "IN", "ID", "TASK"]
@@ -182,7 +182,7 @@ def test_next_of_all_shows_none_of_those_that_are_paused(command, app):
     for name in ("nightly", "weekly"):
         app.recurring.pause(name)
 
-    ran = command("recurring", "next")
+    ran = command("recurring next")
 
     assert (ran.code, ran.out) == (0, "")
     assert ran.error.splitlines() == [
@@ -200,8 +200,8 @@ def test_queues_are_listed_with_what_they_hold(command, app):
     app.report.using(queue="mail").enqueue()
     app.report.using(queue="mail").schedule(60)
 
-    command("queues", "pause", "mail", "--note", "down")
-    ran = command("queues", "list")
+    command("queues pause mail --note down")
+    ran = command("queues list")
 
     assert ran.out.splitlines()[1].split() == ["mail", "1", "0", "1", "paused", "down"]
 
@@ -210,8 +210,8 @@ def test_a_paused_queue_is_resumed(command, app):
     """Resume takes the pause away, and its note."""
     app.queues.pause("mail", note="down")
 
-    ran = command("queues", "resume", "mail", "default", "--json")
-    listed = command("queues", "list", "--json").json["queues"]
+    ran = command("queues resume mail default --json")
+    listed = command("queues list --json").json["queues"]
 
     assert ran.json == {"resumed": ["mail", "default"]}
     assert {(queue["name"], queue["is_paused"]) for queue in listed} == {("default", False), ("mail", False)}
@@ -229,8 +229,8 @@ def test_servers_are_listed_with_what_they_say(command, app):
     begin_session(app, "s3", server="vm:3")
     app.storage.end_session("s3", None, reason="its session was lost")
 
-    ran = command("servers", "list")
-    answers = command("servers", "list", "--json").json["servers"]
+    ran = command("servers list")
+    answers = command("servers list --json").json["servers"]
 
     _, first, second, third = ran.out.splitlines()
     assert third.split()[:5] == ["vm:3", "lost", "vm", "*", "0"]
@@ -245,8 +245,8 @@ def test_a_server_whose_time_ran_out_is_silent(command, app):
     """Nobody has ended the session yet, but it has not been renewed in time."""
     begin_session(app, "s1", server="vm:1", timeout_seconds=-1.0)
 
-    text = command("servers", "list").out
-    answer = command("servers", "list", "--json").json["servers"][0]
+    text = command("servers list").out
+    answer = command("servers list --json").json["servers"][0]
 
     assert text.splitlines()[1].split()[:2] == ["vm:1", "silent"]
     assert (answer["name"], answer["is_alive"]) == ("vm:1", False)
@@ -254,7 +254,7 @@ def test_a_server_whose_time_ran_out_is_silent(command, app):
 
 def test_no_server_is_said_beside_the_answer(command, app):
     """Without any server the hint is how to start one."""
-    ran = command("servers", "list")
+    ran = command("servers list")
 
     assert (ran.code, ran.out) == (0, "")
     assert "firelock server app:fire" in ran.error

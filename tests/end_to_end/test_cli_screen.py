@@ -109,8 +109,7 @@ def test_a_command_draws_hostile_jobs_on_a_terminal(terminal, run, monkeypatch):
         fail(app, message="\x1b]0;title\x07", traceback="\x1b[1A\x1b[2K")
 
         codes = [
-            run("jobs", *words, "--storage", "memory://hostile").code
-            for words in (["list"], ["show", job.id])
+            run(f"jobs {words}", "--storage", "memory://hostile").code for words in ("list", f"show {job.id}")
         ]
 
     drawn = without_colours(terminal.getvalue())

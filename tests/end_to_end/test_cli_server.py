@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -93,7 +94,7 @@ def test_the_projects_app_and_settings_reach_the_server(folder, serve, run):
     server = serve()
 
     def sessions():
-        ran = run("servers", "list", "--json", "--storage", "sqlite:///jobs.db")
+        ran = run("servers list --json --storage sqlite:///jobs.db")
         return [one["sessions"][0] for one in ran.json["servers"]]
 
     wait_for(sessions)
@@ -106,21 +107,21 @@ def test_the_projects_app_and_settings_reach_the_server(folder, serve, run):
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        ([], 2, "needs to know which app to run"),
-        (["cli_shop:fire", "--queues", "a b"], 2, "Queue name 'a b' is refused"),
-        (["cli_shop:fire", "--workers", "0"], 2, "no whole number from 1 to 10,000"),
+        ("", 2, "needs to know which app to run"),
+        ("cli_shop:fire --queues 'a b'", 2, "Queue name 'a b' is refused"),
+        ("cli_shop:fire --workers 0", 2, "no whole number from 1 to 10,000"),
         (
-            ["cli_shop:nothing"],
+            "cli_shop:nothing",
             2,
             "Module cli_shop has no 'nothing'; its app is named 'fire': cli_shop:fire.",
         ),
-        (["no_such_shop:fire"], 2, "No module 'no_such_shop'"),
-        (["cli_shop:fire", "--storage", "sqlite:////no/such/folder/jobs.db"], 3, "no folder /no/such/folder"),
+        ("no_such_shop:fire", 2, "No module 'no_such_shop'"),
+        ("cli_shop:fire --storage sqlite:////no/such/folder/jobs.db", 3, "no folder /no/such/folder"),
     ],
 )
 def test_a_server_that_cannot_start_says_why(serve, words, code, said):
     """A sentence on standard error and the exit code of its kind."""
-    server = serve(*words)
+    server = serve(*shlex.split(words))
 
     _, error = server.communicate(timeout=DEADLINE)
 
@@ -175,9 +176,9 @@ def test_migrate_makes_the_schema_once(run, folder):
     """The first run tells its steps, the second that there is nothing to do."""
     storage = ["--storage", f"sqlite:///{folder / 'new.db'}"]
 
-    before = run("migrate", "status", *storage)
+    before = run("migrate status", *storage)
     first = run("migrate", *storage)
-    second = run("migrate", "up", *storage, "--json")
+    second = run("migrate up", *storage, "--json")
 
     assert (before.code, before.out) == (1, "The storage has no schema yet, this Firelock needs 1.\n")
     assert first.code == 0
@@ -187,7 +188,7 @@ def test_migrate_makes_the_schema_once(run, folder):
 
 def test_a_new_database_is_no_alarm(run, folder):
     """The doctor says that nothing is stored yet, and makes nothing itself."""
-    ran = run("doctor", "--storage", f"sqlite:///{folder / 'new.db'}")
+    ran = run("doctor --storage", f"sqlite:///{folder / 'new.db'}")
 
     assert ran.code == 0
     assert "Nothing is stored here yet" in ran.out

@@ -73,6 +73,11 @@ def run(folder):
     return run
 
 
+def assert_prints(ended, text):
+    """The script has ended in order, and printed this."""
+    assert (text, 0) == (ended.stdout, ended.returncode), ended.stderr
+
+
 def runs(folder):
     """How often the script's top level has run."""
     return len((folder / "runs").read_text())
@@ -106,7 +111,7 @@ def test_a_job_s_process_imports_the_app_s_module_and_not_the_script(folder, run
         "with fire.server(workers=1):\n    print(job.result(timeout=60) != os.getpid())\n"
     )
 
-    assert ("True\n", 0) == (ended.stdout, ended.returncode), ended.stderr
+    assert_prints(ended, "True\n")
     assert 1 == runs(folder)
     assert 1 == len(stored(folder))
 
@@ -120,7 +125,7 @@ def test_a_suspect_s_process_imports_the_app_s_module_and_not_the_script(folder,
         f"with fire.server(workers=1):\n    print(fire.jobs.get({job!r}).result(timeout=60) != os.getpid())\n"
     )
 
-    assert ("True\n", 0) == (ended.stdout, ended.returncode), ended.stderr
+    assert_prints(ended, "True\n")
     assert 1 == runs(folder)
 
 
@@ -133,7 +138,7 @@ def test_a_job_s_process_knows_the_tasks_of_modules_that_the_app_does_not_import
         "with fire.server(workers=1):\n    print(mine.enqueue().result(timeout=60))\n"
     )
 
-    assert ("mail\n", 0) == (ended.stdout, ended.returncode), ended.stderr
+    assert_prints(ended, "mail\n")
 
 
 def test_a_job_s_process_finds_modules_where_the_server_does(folder, run):
@@ -147,7 +152,7 @@ def test_a_job_s_process_finds_modules_where_the_server_does(folder, run):
         "parts/script.py", name="parts/script.py",
     )  # fmt: skip
 
-    assert ("True\n", 0) == (ended.stdout, ended.returncode), ended.stderr
+    assert_prints(ended, "True\n")
 
 
 def test_an_app_is_found_where_it_was_made(folder, run):
@@ -159,7 +164,7 @@ def test_an_app_is_found_where_it_was_made(folder, run):
         "web.server.stop()\n"
     )
 
-    assert ("True\n", 0) == (ended.stdout, ended.returncode), ended.stderr
+    assert_prints(ended, "True\n")
 
 
 # ---- processes of jobs -----------------------------------------------------------------------------------
@@ -172,7 +177,7 @@ def test_jobs_in_a_row_share_one_process(run):
         "    print(len({apart.enqueue().result(timeout=60) for _ in range(6)}))\n"
     )
 
-    assert ("1\n", 0) == (ended.stdout, ended.returncode), ended.stderr
+    assert_prints(ended, "1\n")
 
 
 OUTLIVING = """
@@ -245,7 +250,7 @@ def test_a_script_that_guards_its_top_level_serves_its_own_tasks(folder, run, co
     """Its processes import the file: that is said, and nothing below the guard runs there."""
     ended = run(GUARDED, *command)
 
-    assert ("True\n", 0) == (ended.stdout, ended.returncode), ended.stderr
+    assert_prints(ended, "True\n")
     assert 2 == runs(folder)
     assert 1 == len(stored(folder))
 
@@ -259,7 +264,7 @@ def test_a_program_of_a_package_serves_its_own_tasks(folder, run):
 
     ended = run(text, "-m", "parts.program", name="parts/program.py")
 
-    assert ("True\n", 0) == (ended.stdout, ended.returncode), ended.stderr
+    assert_prints(ended, "True\n")
 
 
 def test_a_script_without_a_guard_makes_no_jobs_and_no_server_in_a_job_s_process(folder, run):
@@ -308,7 +313,7 @@ def test_a_task_of_a_script_runs_apart_although_the_app_stands_elsewhere(folder,
         "        print(mine.enqueue().result(timeout=60), len(open('runs').read()))\n"
     )  # fmt: skip
 
-    assert ("True 1\nscript 2\n", 0) == (ended.stdout, ended.returncode), ended.stderr
+    assert_prints(ended, "True 1\nscript 2\n")
 
 
 # ---- `firelock` and its files ----------------------------------------------------------------------------

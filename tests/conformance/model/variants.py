@@ -137,3 +137,28 @@ DEEP = (
         if variant.expected is UNSAFE
     ),
 )
+
+# What each broken variant would let happen is refused by a storage, which a test of the kit sees; else it is
+# told who keeps the rule.
+REFUSALS = {
+    "guard without the fence": "test_a_stale_fence_never_settles",
+    "guard of the state alone": "test_another_session_never_settles test_what_was_taken_is_claimed_anew",
+    "attempt as the fence": "test_a_stale_fence_never_settles",
+    "guard without the state": "test_the_holders_end_is_refused_and_clears_the_tail",
+    "repeats told as refused": "test_a_repeat_is_already_applied",
+    "a dead session revives": "test_renewals_are_answered_each test_a_session_is_orphaned_once",
+    "reaper without the session test": "test_only_expired_sessions_are_orphaned",
+    "claim ignores its own session": "test_only_a_living_session_claims",
+    "end takes, then marks": "test_a_claim_races_the_end_of_its_session",
+    "end marks, then takes": "test_a_settle_races_the_end_of_its_session",
+    "storage hands back": "test_what_the_child_does_not_name_is_unknown",
+    "hand-back during a claim": "a child, which waits for its claim and asks again",
+    "no reconciliation": "test_the_unknown_can_be_handed_back",
+    "reconcile overlooks tails": "test_the_holder_learns_of_the_delete",
+    "shared session, exit reported": "a supervisor, which ends the session of a child that died",
+    "shared session, held taken at exit": "a supervisor, which gives the new child a session of its own",
+    "shared session, supervisor hands back": "a supervisor, which never reconciles for its children",
+    "shared session, a child hands back": "test_others_are_not_mentioned",
+    "delete without a tail": "test_a_delete_while_running_leaves_a_tail",
+    "claim under a tail": "test_a_requeue_under_a_tail_waits_for_it",
+}

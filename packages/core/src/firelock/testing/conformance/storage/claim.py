@@ -12,7 +12,7 @@ from firelock.testing.conformance.ends import deletes, hands_back, requeues, suc
 from firelock.testing.conformance.handles import BASE, HOUR, SECOND, STAMP
 from firelock.testing.conformance.scene import Scene
 from firelock.testing.conformance.storage.subject import StorageFixtures
-from firelock.values import ClaimedJob, State
+from firelock.values import ClaimedJob, Holder, State
 
 __all__ = ["ClaimDuty"]
 
@@ -124,45 +124,32 @@ class ClaimDuty(StorageFixtures):
         assert [] == scene.claim(holder, queues=[])
         assert 1 == len(scene.claim(holder, queues=["other", "mail"]))
 
-    def test_every_queue_gets_its_share(self, scene: Scene) -> None:
-        """Without a list, a claim of as many jobs as there are queues with work takes from each of them.
+    @pytest.mark.parametrize(
+        ("stored", "limit", "times"),
+        [((20, 20, 1), 9, 1), ((40, 40, 40), 1, 30), ((7, 1, 2), 10, 1)],
+        ids=["a share each", "in turn", "to the last job"],
+    )
+    def test_every_queue_is_served_without_a_list(
+        self, scene: Scene, stored: tuple[int, int, int], limit: int, times: int
+    ) -> None:
+        """Without a list claims are filled from all queues with work, whatever priorities jobs have, in turn.
 
-        If this fails: one busy queue starves all others.
+        Each queue keeps its own order.
+
+        If this fails: a busy queue starves all others, or servers idle while work waits in a queue whose turn
+        it is not.
         """
-        scene.add_many(20, queue="busy", priority=50)
-        scene.add_many(20, queue="also-busy")
-        scene.add(queue="quiet")
-
-        claimed = scene.claim(scene.begin(), 9, None)
-
-        assert 9 == len(claimed)
-        assert {"busy", "also-busy", "quiet"} == {job.queue for job in claimed}
-
-    def test_small_claims_starve_no_queue(self, scene: Scene) -> None:
-        """Without a list, claims of one job take turns: every queue with work is served before long.
-
-        If this fails: a server with one free worker never looks behind its first queue.
-        """
-        for queue in ("a", "b", "c"):
-            scene.add_many(40, queue=queue, priority={"a": 100, "b": 0, "c": -100}[queue])
+        kinds = zip("abc", stored, (100, 0, -100), strict=True)
+        ids = {name: scene.add_many(number, queue=name, priority=one) for name, number, one in kinds}
         holder = scene.begin()
 
-        claimed = [job.queue for _ in range(30) for job in scene.claim(holder, 1, None)]
+        claimed = [job for _ in range(times) for job in scene.claim(holder, limit, None)]
 
-        assert 30 == len(claimed)
-        assert {"a", "b", "c"} == set(claimed)
-
-    def test_every_queue_is_emptied_without_a_list(self, scene: Scene) -> None:
-        """Without a list a claim fills its limit from any queue, keeping each queue's own order.
-
-        If this fails: servers idle while work waits in a queue whose turn it is not.
-        """
-        ids = {queue: scene.add_many(number, queue=queue) for queue, number in (("a", 7), ("b", 1), ("c", 2))}
-
-        claimed = scene.claim(scene.begin(), 10, None)
-
-        assert 10 == len(claimed)
-        assert ids == {queue: [job.id for job in claimed if job.queue == queue] for queue in ids}
+        assert limit * times == len(claimed)
+        for name, stored_ids in ids.items():
+            own = [job.id for job in claimed if job.queue == name]
+            assert own
+            assert stored_ids[: len(own)] == own
 
     def test_a_paused_queue_gives_nothing(self, scene: Scene) -> None:
         """A queue whose record says that it is paused is skipped, named or not; the others are not.
@@ -200,53 +187,24 @@ class ClaimDuty(StorageFixtures):
 
         assert [job_id] == scene.claim_ids(holder, queues=["mail"])
 
-    def test_a_dead_session_takes_nothing(self, scene: Scene) -> None:
-        """A claim by a session that was ended takes nothing and says that the session is lost.
+    def test_only_a_living_session_claims(self, scene: Scene) -> None:
+        """A session that was ended, or never began, takes nothing and is told that it is lost, no other is.
 
-        If this fails: a claim that was on its way when its sender was killed takes jobs nobody will run.
+        What a dead one asked for is there for the next that asks, all of it and at once.
+
+        If this fails: a claim that was on its way when its sender was killed takes jobs that nobody will run,
+        an idle server believes itself dead, or a storage in parts believes that a part is empty.
         """
         dead, well = scene.begin("dead"), scene.begin("well")
         scene.lose(dead)
-        job_id = scene.add()
-
-        claim = scene.storage.claim(scene.request(dead, 10))
-
-        assert ([], True) == (claim.jobs, claim.is_session_lost)
-        assert [job_id] == scene.claim_ids(well)
-
-    def test_a_dead_session_hides_nothing(self, scene: Scene) -> None:
-        """What a dead session asked for is there for the next one that asks, all of it and at once.
-
-        If this fails: a storage in parts believes that a part is empty, since a dead session was told
-        nothing of it.
-        """
-        dead, well = scene.begin("dead"), scene.begin("well")
-        scene.lose(dead)
+        idle = scene.storage.claim(scene.request(well))
         added = {scene.add() for _ in range(200)}
 
-        assert scene.storage.claim(scene.request(dead, 300)).is_session_lost
-        assert added == set(scene.claim_ids(well, limit=300))
+        lost = [scene.storage.claim(scene.request(one, 300)) for one in (dead, Holder("never-begun", "x"))]
 
-    def test_an_unknown_session_takes_nothing(self, scene: Scene) -> None:
-        """A session that never began, or was pruned after its death, counts as dead.
-
-        If this fails: jobs are held by a session that nobody can end.
-        """
-        scene.add()
-
-        claim = scene.storage.claim(ClaimRequest(["default"], 10, "never-begun", scene.stamp()))
-
-        assert ([], True) == (claim.jobs, claim.is_session_lost)
-        assert 1 == scene.storage.counts().by_state[State.ENQUEUED]
-
-    def test_a_living_session_is_not_lost(self, scene: Scene) -> None:
-        """A claim that found nothing says nothing about its session.
-
-        If this fails: an idle server believes itself dead.
-        """
-        claim = scene.storage.claim(scene.request(scene.begin(), 10))
-
-        assert ([], False) == (claim.jobs, claim.is_session_lost)
+        assert ([], False) == (idle.jobs, idle.is_session_lost)
+        assert [([], True)] * 2 == [(claim.jobs, claim.is_session_lost) for claim in lost]
+        assert added == set(scene.claim_ids(well, 300))
 
     def test_attempt_and_fence_grow_with_each_claim(self, scene: Scene) -> None:
         """Each claim of a job has attempt + 1 and a larger fence; a hand-back returns only the attempt.
@@ -264,27 +222,21 @@ class ClaimDuty(StorageFixtures):
         assert second.job.fence > first.job.fence
 
     def test_a_claim_writes_no_history(self, scene: Scene) -> None:
-        """A job that was claimed has the history it had before.
+        """A job has the history after its claim that it had before, also one deleted and requeued meanwhile.
 
-        If this fails: hand-backs fill the history, and the hot path pays for a write nobody reads.
-        """
-        running = scene.run()
-
-        assert [State.ENQUEUED] == [entry.state for entry in scene.history(running.id)]
-
-    def test_a_claim_keeps_what_happened_before(self, scene: Scene) -> None:
-        """A job that was deleted and requeued before its first claim has its whole history afterwards.
-
-        If this fails: a claim takes a job that was never claimed for one to which nothing has happened.
+        If this fails: hand-backs fill the history, and the hot path pays for a write nobody reads; or a claim
+        takes a job that was never claimed for one to which nothing has happened.
         """
         job_id = scene.add()
         scene.storage.apply([deletes(job_id), requeues(job_id)])
         before = scene.history(job_id)
 
-        scene.settle(succeeds(scene.run(job_id=job_id)))
+        running = scene.run(job_id=job_id)
+        claimed = scene.history(job_id)
+        scene.settle(succeeds(running))
 
         assert 3 == len(before)
-        assert before == scene.history(job_id)[:-1]
+        assert before == claimed == scene.history(job_id)[:-1]
 
     def test_only_enqueued_jobs_are_claimed(self, scene: Scene) -> None:
         """Jobs that wait for time or a parent, and jobs that have ended, are never claimed.
@@ -327,23 +279,15 @@ class ClaimDuty(StorageFixtures):
         assert BASE + 2 * HOUR == next_due_at()
 
     def test_the_callers_clock_decides_nothing(self, scene: Scene) -> None:
-        """`now` stamps the claim; a job that is due by it alone stays scheduled.
+        """`now` stamps the claim; a job that is due by it alone stays scheduled. Nor does `created_at` order.
 
-        If this fails: a server whose clock runs ahead runs jobs early.
+        If this fails: a server whose clock runs ahead runs jobs early, or a client whose clock is behind
+        overtakes the others.
         """
         scene.schedule(3_600)
+        first, second = (scene.add(created_at=STAMP + late * SECOND) for late in (900, -900))
 
         claim = scene.storage.claim(ClaimRequest(["default"], 10, scene.begin().session, BASE + 1_000 * HOUR))
-        promotion = scene.promote()
 
-        assert ([], 0) == (claim.jobs, promotion.promoted)
-
-    def test_a_job_keeps_its_place_by_the_storages_clock(self, scene: Scene) -> None:
-        """Order among equals is the order of enqueueing, not of `created_at`.
-
-        If this fails: a client whose clock is behind overtakes the others.
-        """
-        first = scene.add(created_at=STAMP + 900 * SECOND)
-        second = scene.add(created_at=STAMP - 900 * SECOND)
-
-        assert [first, second] == scene.claim_ids()
+        assert [first, second] == [job.id for job in claim.jobs]
+        assert 0 == scene.promote().promoted

@@ -44,17 +44,20 @@ class InsertDuty(StorageFixtures):
         assert expected == stored
 
     def test_an_enqueued_job_is_stamped_by_the_storage(self, scene: Scene) -> None:
-        """`enqueued_at` is the storage's clock, `created_at` is the caller's.
+        """`enqueued_at` is the storage's clock; `created_at` and the first entry of the history the caller's.
 
-        If this fails: a client with a wrong clock gets its jobs run before or after everybody else's.
+        If this fails: a client with a wrong clock gets its jobs run before or after everybody else's, or
+        people cannot see when and why a job came to be.
         """
         before = scene.now()
+        job = scene.new_job(reason="by a test")
 
-        job_id = scene.add()
+        scene.storage.insert([job])
 
-        enqueued_at = scene.record(job_id).enqueued_at
+        enqueued_at = scene.record(job.id).enqueued_at
         assert enqueued_at is not None
         assert before <= enqueued_at <= scene.now()
+        assert [HistoryEntry(State.ENQUEUED, job.created_at, "by a test")] == scene.history(job.id)
 
     def test_a_scheduled_job_waits_outside_its_queue(self, scene: Scene) -> None:
         """A scheduled job keeps its instant and is not claimable.
@@ -70,68 +73,49 @@ class InsertDuty(StorageFixtures):
         scene.check(job_id, state=State.SCHEDULED, due_at=due_at, nominal_at=due_at, enqueued_at=None)
 
     def test_inserting_again_changes_nothing(self, scene: Scene) -> None:
-        """A second insert of an id answers False and leaves the job as it was.
+        """A second insert of an id answers False and leaves the job as it was: waiting, running or ended.
 
         If this fails: a client that sends again after a lost reply makes the job twice or resets it.
         """
         job = scene.new_job()
+        again = attrs.evolve(job, arguments="[2]", queue="other", tags=("x",))
         scene.storage.insert([job])
-        before = scene.record(job.id)
 
-        repeated = scene.storage.insert([attrs.evolve(job, arguments="[2]", queue="other", tags=("x",))])
+        def is_passed_over() -> bool:
+            before = scene.record(job.id), scene.history(job.id)
+            answer = scene.storage.insert([again])
+            return (answer, before) == ([False], (scene.record(job.id), scene.history(job.id)))
 
-        assert [False] == repeated
-        assert before == scene.record(job.id)
-        assert 1 == len(scene.history(job.id))
-        assert {State.ENQUEUED: 1} == scene.by_state()
-
-    def test_inserting_again_does_not_touch_a_running_job(self, scene: Scene) -> None:
-        """A repeat that arrives while the job runs, or after its end, changes nothing.
-
-        If this fails: a late repeat puts a job that is running, or done, back into its queue.
-        """
-        job = scene.new_job()
-        scene.storage.insert([job])
+        assert is_passed_over()
         running = scene.run(job_id=job.id)
-
-        while_running = scene.storage.insert([job])
+        assert is_passed_over()
         scene.settle(succeeds(running))
-        after_its_end = scene.storage.insert([job])
-
-        assert ([False], [False]) == (while_running, after_its_end)
-        assert State.SUCCEEDED == scene.state(job.id)
-        assert [] == scene.claim(running.holder)
+        assert is_passed_over()
+        assert {State.SUCCEEDED: 1} == scene.by_state()
+        assert [] == scene.claim(running.holder, queues=None)
 
     def test_a_batch_tells_of_each_job_whether_it_is_new(self, scene: Scene) -> None:
-        """Insert answers per job, in order.
+        """Insert answers per job, in order; the first of two equal ids in a batch counts.
 
-        If this fails: a client cannot tell which of its jobs were there already.
+        If this fails: a client cannot tell which of its jobs were there already, or a batch with a repeat
+        fails as a whole, or is claimed twice.
         """
         old, new, other = (scene.new_job() for _ in range(3))
         scene.storage.insert([old])
 
-        answers = scene.storage.insert([new, old, other])
+        answers = scene.storage.insert([new, old, other, attrs.evolve(new, arguments="[2]")])
 
-        assert [True, False, True] == answers
-
-    def test_one_id_twice_in_a_batch_is_one_job(self, scene: Scene) -> None:
-        """The first of two equal ids in a batch counts.
-
-        If this fails: a batch with a repeat fails as a whole, or is claimed twice.
-        """
-        job = scene.new_job()
-
-        answers = scene.storage.insert([job, attrs.evolve(job, arguments="[2]")])
-
-        assert [True, False] == answers
-        assert ["[]"] == [claimed.arguments for claimed in scene.claim(scene.begin())]
+        assert [True, False, True, False] == answers
+        assert ["[]"] * 3 == [claimed.arguments for claimed in scene.claim(scene.begin())]
 
     def test_an_empty_batch_is_nothing(self, scene: Scene) -> None:
-        """No jobs, no answers, no error.
+        """No jobs, transitions, ids or renewals: no answers, no error.
 
         If this fails: callers need a condition before each call.
         """
-        assert [] == scene.storage.insert([])
+        storage = scene.storage
+
+        assert ([], [], [], []) == (storage.insert([]), storage.apply([]), storage.get([]), storage.renew([]))
 
     def test_a_batch_is_stored_whole_or_not_at_all(self, scene: Scene) -> None:
         """One unknown parent refuses the whole batch.
@@ -174,27 +158,6 @@ class InsertDuty(StorageFixtures):
         claimed = scene.claim(scene.begin())
 
         assert [*(job.id for job in first), *second] == [job.id for job in claimed]
-
-    def test_a_large_batch_is_one_call(self, scene: Scene) -> None:
-        """A thousand jobs are stored by one call.
-
-        If this fails: a limit on the number of bound values of a statement or script is hit.
-        """
-        ids = scene.add_many(1_000, tags=("bulk", "night"))
-
-        assert {State.ENQUEUED: 1_000} == scene.by_state()
-        assert ids == [record.id for record in scene.storage.get(ids) if record]
-
-    def test_the_creation_is_the_first_entry_of_the_history(self, scene: Scene) -> None:
-        """A new job's history holds its creation: state, the caller's instant, reason.
-
-        If this fails: people cannot see when and why a job came to be.
-        """
-        job = scene.new_job(state=State.SCHEDULED, due_at=BASE + 9, reason="in an hour")
-
-        scene.storage.insert([job])
-
-        assert [HistoryEntry(State.SCHEDULED, job.created_at, "in an hour")] == scene.history(job.id)
 
     def test_new_ids_are_unique_and_insertable(self, scene: Scene) -> None:
         """`new_ids` gives short texts that no two jobs share, also where a parent is named.

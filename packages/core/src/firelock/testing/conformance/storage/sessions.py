@@ -96,7 +96,6 @@ class SessionDuty(StorageFixtures):
 
         assert [[True, False, False, True]] * 2 == answers
         assert 3 == len(scene.storage.list_sessions())
-        assert [] == scene.storage.renew([])
 
     def test_an_expired_session_that_nobody_ended_lives_on(self, scene: Scene) -> None:
         """A session is dead when it is marked, not when its time is over: it may claim, and be renewed.
