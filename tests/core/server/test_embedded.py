@@ -485,3 +485,26 @@ def test_a_server_that_stops_resumes_nothing(make_app):
     assert State.ENQUEUED == job.refresh().state
     gate.opened.set()
     stopping.join(10)
+
+
+@pytest.mark.parametrize("name", ["sessions", "worker-1", "upkeep", "waker"])
+def test_a_start_that_fails_leaves_nothing_behind(fire, monkeypatch, name):
+    """Where the system gives no thread, those that have begun end, and so does the session."""
+    start = threading.Thread.start
+
+    def refuse(thread):
+        if thread.name == f"firelock-{name}":
+            message = "can't start new thread"
+            raise RuntimeError(message)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    before = set(threading.enumerate())
+
+    with pytest.raises(RuntimeError, match="start new thread"):
+        fire.server(workers=3).start()
+
+    assert [False] == [server.is_alive for server in fire.servers.list()]
+    until(
+        lambda: not any(thread.name.startswith("firelock-") for thread in {*threading.enumerate()} - before)
+    )

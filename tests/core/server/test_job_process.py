@@ -269,6 +269,7 @@ def office(bench):
         JobProcessSpec(bench.spec, SERVER),
     )
     workers = Workers(context, bench.fire.registry, threads=1, coroutines=1)
+    workers.start()
     yield context, workers
     workers.close(10)
     board.close()

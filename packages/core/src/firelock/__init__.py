@@ -195,8 +195,7 @@ def __getattr__(name: str) -> object:
         return value
     home = _HOME_OF.get(name)
     if home is None:
-        message = f"module 'firelock' has no attribute {name!r}"
-        raise AttributeError(message)
+        raise AttributeError(f"module 'firelock' has no attribute {name!r}")
     value = globals()[name] = getattr(import_module(f"firelock.{home}"), name)
     return value
 

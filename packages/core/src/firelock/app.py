@@ -124,11 +124,10 @@ class Firelock(ServedApp):
         if storage is None:
             storage = os.environ.get("FIRELOCK_STORAGE")
         if storage is None or storage == "":
-            message = (
+            raise ConfigurationError(
                 'No storage is named. Write Firelock("sqlite:///jobs.db"), or set FIRELOCK_STORAGE; '
                 "memory:// keeps jobs in this process only."
             )
-            raise ConfigurationError(message)
         if isinstance(storage, Storage):
             return check_contract(storage)
         if isinstance(storage, str):
@@ -234,8 +233,7 @@ class Firelock(ServedApp):
         for option in options:
             if option not in _TASK_OPTIONS:
                 known = ", ".join(("name", *_TASK_OPTIONS))
-                message = f"Task option {option!r} is unknown; use one of {known}."
-                raise ConfigurationError(message)
+                raise ConfigurationError(f"Task option {option!r} is unknown; use one of {known}.")
         if options.get("retry", ...) is None:
             del options["retry"]
         fields = {_TASK_OPTIONS[option]: value for option, value in options.items()}
@@ -340,8 +338,7 @@ class Firelock(ServedApp):
         info = self.registry.get(name)
         if info is None:
             known = ", ".join(sorted(each.name for each in self.registry)[:20]) or "none"
-            message = f"Task {shown(name)} is not registered in this app. Registered: {known}."
-            raise UnknownTask(message)
+            raise UnknownTask(f"Task {shown(name)} is not registered in this app. Registered: {known}.")
         return info
 
     # ---- locks and servers -------------------------------------------------------------------------------
@@ -386,8 +383,7 @@ class Firelock(ServedApp):
         from firelock.server.embedded import EmbeddedServer  # noqa: PLC0415 - clients need no server
 
         if self.serves_not is not None:
-            message = f"fire.server() is refused {self.serves_not}."
-            raise ConfigurationError(message)
+            raise ConfigurationError(f"fire.server() is refused {self.serves_not}.")
         return EmbeddedServer(self, queues=queues, workers=workers, async_workers=async_workers, name=name)
 
     def diagnose(self, *, knows_tasks: bool | None = None) -> Diagnosis:
@@ -442,8 +438,9 @@ class Firelock(ServedApp):
 
 def _names(imports: Sequence[str]) -> tuple[str, ...]:
     if not isinstance(imports, list | tuple) or not all(isinstance(name, str) for name in imports):
-        message = f'imports={imports!r} is no list of module names; write imports=["app.tasks"].'
-        raise ConfigurationError(message)
+        raise ConfigurationError(
+            f'imports={imports!r} is no list of module names; write imports=["app.tasks"].'
+        )
     return tuple(imports)
 
 
@@ -451,8 +448,7 @@ def _calls(calls: Iterable[Call]) -> list[Call]:
     given = list(calls)
     for call in given:
         if not isinstance(call, Call):
-            message = f"fire.enqueue_many takes what task.call(…) returns, not {call!r}."
-            raise TaskError(message)
+            raise TaskError(f"fire.enqueue_many takes what task.call(…) returns, not {call!r}.")
     return given
 
 

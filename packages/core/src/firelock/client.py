@@ -102,8 +102,7 @@ class Client:
         self.serializers: Mapping[str, Serializer] = plugins.serializers()
         if serializer not in self.serializers:
             known = ", ".join(sorted(self.serializers))
-            message = f"Serializer {serializer!r} is unknown. Installed: {known}."
-            raise ConfigurationError(message)
+            raise ConfigurationError(f"Serializer {serializer!r} is unknown. Installed: {known}.")
         self.serializer = self.serializers[serializer]  # for new jobs
         self.retention = retention
         self.use(StorageAccess.of(storage))
@@ -215,8 +214,9 @@ class Client:
     def _common_within(self, calls: Iterable[Call]) -> object | None:
         found = {id(call.options.within): call.options.within for call in calls}
         if len(found) > 1:
-            message = "The calls of one enqueue_many name different transactions; give each its own call."
-            raise ConfigurationError(message)
+            raise ConfigurationError(
+                "The calls of one enqueue_many name different transactions; give each its own call."
+            )
         return next(iter(found.values()), None)
 
     # ---- building ----------------------------------------------------------------------------------------
@@ -227,8 +227,9 @@ class Client:
         if self.plugins.has_job_options:
             options = self._ask_plugins(call)
         if options.on is not None:
-            message = f"on={str(options.on)!r} says what a continuation waits for; use it with job.then(…)."
-            raise ConfigurationError(message)
+            raise ConfigurationError(
+                f"on={str(options.on)!r} says what a continuation waits for; use it with job.then(…)."
+            )
         text = binder.encode_text(call.args, call.kwargs, self.serializer)
         now = self.clock.now()
         due_at = self._due_at(options, now)
@@ -254,10 +255,9 @@ class Client:
     def _new_child(self, parent_id: str, call: Call) -> NewJob:
         options = call.options
         if options.delay is not None or options.at is not None:
-            message = (
+            raise ConfigurationError(
                 "A continuation runs when its parent has ended; delay and at cannot be given with then()."
             )
-            raise ConfigurationError(message)
         job = self._new_job(attrs.evolve(call, options=attrs.evolve(options, on=None)))
         on = options.on or On.SUCCEEDED
         job.id = self.storage.new_ids(1, parent_id)[0]
@@ -273,23 +273,26 @@ class Client:
             ConfigurationError: an option has no meaning for a recurring job.
         """
         if meaningless := sorted(call.options.given().keys() & {"delay", "at", "on", "within"}):
-            message = f"A recurring job takes no {meaningless[0]}; its schedule says when it runs."
-            raise ConfigurationError(message)
+            raise ConfigurationError(
+                f"A recurring job takes no {meaningless[0]}; its schedule says when it runs."
+            )
         return self._new_job(call)
 
     def _ask_plugins(self, call: Call) -> CallOptions:
         given = call.options.given()
         chosen = self.plugins.job_options(call.info, TaskCall(call.info.name, call.args, call.kwargs, given))
         if callers := sorted(chosen.keys() & {"on", "within"}):
-            message = f"A job_options hook answered {callers[0]}, which only the caller can give."
-            raise ConfigurationError(message)
+            raise ConfigurationError(
+                f"A job_options hook answered {callers[0]}, which only the caller can give."
+            )
         if given.keys() & {"delay", "at"}:  # two ways to say one thing: the caller has said it
             chosen = {name: value for name, value in chosen.items() if name not in {"delay", "at"}}
         try:
             return CallOptions(**{**chosen, **given})
         except TypeError as error:
-            message = f"A job_options hook answered {chosen!r}, which using(…) does not take: {error}"
-            raise ConfigurationError(message) from error
+            raise ConfigurationError(
+                f"A job_options hook answered {chosen!r}, which using(…) does not take: {error}"
+            ) from error
 
     def _due_at(self, options: CallOptions, now: int) -> int | None:
         if options.at is not None:
@@ -303,8 +306,9 @@ class Client:
         own = format_tags(call.info.tags, bound, defaults=binder.defaults)
         tags = tuple(dict.fromkeys((*own, *check_tags(given))))
         if len(tags) > MAX_TAGS:
-            message = f"{len(tags)} tags; a job has at most {MAX_TAGS}, its task's and the call's together."
-            raise ConfigurationError(message)
+            raise ConfigurationError(
+                f"{len(tags)} tags; a job has at most {MAX_TAGS}, its task's and the call's together."
+            )
         return tags
 
     def release_children(self) -> None:
@@ -376,43 +380,38 @@ class Client:
         """
         info = self.registry.get(record.task)
         if info is None:
-            message = (
+            raise UnknownTask(
                 f"The result of job {record.id} cannot be read: task {record.task!r} is not registered here."
             )
-            raise UnknownTask(message)
         serializer = self.serializers.get(record.serializer)
         if serializer is None:
-            message = (
+            raise ResultUnavailable(
                 f"The result of job {record.id} was stored by the serializer {record.serializer!r}, which is "
                 "not installed here."
             )
-            raise ResultUnavailable(message)
         return self.registry.binder(info).decode_result_text(record.result or "", serializer)
 
 
 def _instant(value: object) -> datetime:
     if not isinstance(value, datetime):
-        message = f"at={value!r} is no datetime; pass an aware one: datetime.now(UTC) + timedelta(hours=1)."
-        raise ScheduleError(message)
+        raise ScheduleError(
+            f"at={value!r} is no datetime; pass an aware one: datetime.now(UTC) + timedelta(hours=1)."
+        )
     bare = value if value.utcoffset() is not None else value.replace(tzinfo=None)
     if bare.tzinfo is not None and not _FIRST <= micros(bare) <= _LAST:
-        message = f"{value.isoformat()} lies outside of the years 1 to 9999, in UTC."
-        raise ScheduleError(message)
+        raise ScheduleError(f"{value.isoformat()} lies outside of the years 1 to 9999, in UTC.")
     return bare
 
 
 def _delay(value: timedelta | float, now: int) -> int:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not isinstance(value, timedelta) and not (is_number and abs(value) < math.inf):
-        message = f"Delay {shown(value)} is refused; pass a timedelta or a number of seconds."
-        raise ScheduleError(message)
+        raise ScheduleError(f"Delay {shown(value)} is refused; pass a timedelta or a number of seconds.")
     span = value if not isinstance(value, timedelta) else span_micros(value) / SECOND
     if span < 0:
-        message = f"Delay {shown(value)} is negative; pass zero or more."
-        raise ScheduleError(message)
+        raise ScheduleError(f"Delay {shown(value)} is negative; pass zero or more.")
     if span > (_LAST - now) / SECOND:
-        message = f"Delay {shown(value)} ends after the year 9999; pass a shorter one."
-        raise ScheduleError(message)
+        raise ScheduleError(f"Delay {shown(value)} ends after the year 9999; pass a shorter one.")
     return span_micros(value) if isinstance(value, timedelta) else int(value * SECOND)
 
 
@@ -421,11 +420,10 @@ def _each_positional(calls: Iterable[Sequence[object]]) -> list[tuple[object, ..
     given = list(calls) if isinstance(calls, Iterable) and not isinstance(calls, str | bytes) else [calls]
     for args in given:
         if not isinstance(args, tuple | list):
-            message = (
+            raise TaskError(
                 f"enqueue_many takes a tuple of arguments for each job, not {args!r}: "
                 "task.enqueue_many([(1,), (2,)])."
             )
-            raise TaskError(message)
     return [tuple(args) for args in given]
 
 
@@ -476,8 +474,7 @@ class GroupCommit:
         future: asyncio.Future[None] = loop.create_future()
         with self._condition:
             if self._is_closed:
-                message = "This Firelock is closed; make a new one."
-                raise StorageError(message)
+                raise StorageError("This Firelock is closed; make a new one.")
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="firelock-enqueue", daemon=True)
                 self._thread.start()
@@ -594,8 +591,7 @@ class Results:
         future: Future[Observation] = Future()
         with self._condition:
             if self._is_closed:
-                message = "This Firelock is closed; make a new one."
-                raise StorageError(message)
+                raise StorageError("This Firelock is closed; make a new one.")
             self._waiting.setdefault(job_id, []).append(future)
             self._interval = _FIRST_LOOK
             if self._thread is None:

@@ -29,10 +29,9 @@ def micros(instant: datetime) -> int:
         ScheduleError: the datetime has no time zone.
     """
     if instant.tzinfo is None:
-        message = (
+        raise ScheduleError(
             f"{instant.isoformat()} has no time zone. Pass an aware datetime, such as datetime.now(UTC) + …"
         )
-        raise ScheduleError(message)
     return (instant - _EPOCH) // _MICRO
 
 

@@ -172,8 +172,9 @@ class JobContext:
             ConfigurationError: the transaction is on another database.
         """
         if self._complete is None:
-            message = "This context is not of a job that a server runs; complete_within() ends one that is."
-            raise LookupError(message)
+            raise LookupError(
+                "This context is not of a job that a server runs; complete_within() ends one that is."
+            )
         self._complete(session, result)
 
     async def acomplete_within(self, session: object, result: object = None) -> None:
@@ -208,8 +209,9 @@ def current_job() -> JobContext:
     try:
         return running_job.get()
     except LookupError:
-        message = "No job is running here; current_job() works inside a task that a server runs."
-        raise LookupError(message) from None
+        raise LookupError(
+            "No job is running here; current_job() works inside a task that a server runs."
+        ) from None
 
 
 log = logging.getLogger(__name__)
@@ -294,15 +296,13 @@ class Console:
 def check_level(level: str) -> None:
     """Return if there is such a level; else ValueError, which fails the job that used it."""
     if level not in LEVELS:
-        message = f"Log level {level!r} is unknown; use one of {', '.join(LEVELS)}."
-        raise ValueError(message)
+        raise ValueError(f"Log level {level!r} is unknown; use one of {', '.join(LEVELS)}.")
 
 
 def check_progress(done: float, total: float) -> None:
     """Return if both are finite numbers; else ValueError, which fails the job that reported them."""
     if not _is_finite(done) or not _is_finite(total):
-        message = f"({done!r}, {total!r}) is no progress; pass two finite numbers, done and total."
-        raise ValueError(message)
+        raise ValueError(f"({done!r}, {total!r}) is no progress; pass two finite numbers, done and total.")
 
 
 def _is_finite(value: object) -> bool:
@@ -325,8 +325,7 @@ def _to_span(value: timedelta | float) -> timedelta:
     ):
         return timedelta(seconds=value)
     if not isinstance(value, timedelta) or not timedelta(0) <= value <= _LONGEST:
-        message = f"Snooze({value!r}): pass a timedelta, or seconds, from 0 to 365 days."
-        raise ValueError(message)
+        raise ValueError(f"Snooze({value!r}): pass a timedelta, or seconds, from 0 to 365 days.")
     return value
 
 

@@ -6,7 +6,7 @@ import itertools
 import os
 import threading
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, Self, TypeVar, cast, overload
 
 import attrs
 
@@ -26,13 +26,9 @@ from firelock.errors import (
 from firelock.options import CallOptions
 from firelock.values import (
     Applied,
-    Attempt,
     ErrorInfo,
-    HistoryEntry,
     JobRecord,
-    LogLine,
     NewJob,
-    Progress,
     State,
 )
 
@@ -176,38 +172,32 @@ class Job(Generic[R]):
     @property
     def error(self) -> ErrorInfo | None:
         """The last failure, as last seen, without its traceback (see `errors()`)."""
-        stored = self._stored
-        return None if stored is None else stored.error
+        return getattr(self._record, "error", None)
 
     @property
     def attempt(self) -> int:
         """How many attempts it had, as last seen, the running one included; 0 before the first."""
-        stored = self._stored
-        return 0 if stored is None else stored.attempt
+        return getattr(self._record, "attempt", 0)
 
     @property
     def retries(self) -> int:
         """How many retries were scheduled, as last seen, since its creation or last requeue."""
-        stored = self._stored
-        return 0 if stored is None else stored.retries
+        return getattr(self._record, "retries", 0)
 
     @property
     def server(self) -> str | None:
         """The server that runs it or ran it last, as last seen; None before the first attempt."""
-        stored = self._stored
-        return None if stored is None else stored.server
+        return getattr(self._record, "server", None)
 
     @property
     def started_at(self) -> datetime | None:
         """When its last attempt started, as last seen, in UTC."""
-        stored = self._stored
-        return None if stored is None else as_datetime(stored.started_at)
+        return as_datetime(getattr(self._record, "started_at", None))
 
     @property
     def ended_at(self) -> datetime | None:
         """When it ended, as last seen, in UTC; None before."""
-        stored = self._stored
-        return None if stored is None else as_datetime(stored.ended_at)
+        return as_datetime(getattr(self._record, "ended_at", None))
 
     # ---- reading -----------------------------------------------------------------------------------------
 
@@ -226,13 +216,11 @@ class Job(Generic[R]):
         if look.record is not None:
             return self._saw(look.began, look.record)
         if self._looked == _UNCOMMITTED:
-            message = (
+            raise JobNotCommitted(
                 f"Job {self.id} is not stored: the transaction it was enqueued in has not committed, or was "
                 "rolled back. Commit it first; if it was rolled back, there is no such job: enqueue it again."
             )
-            raise JobNotCommitted(message)
-        message = f"Job {self.id} is not stored: it was never committed, or it has been pruned."
-        raise JobNotFound(message)
+        raise JobNotFound(f"Job {self.id} is not stored: it was never committed, or it has been pruned.")
 
     def _saw(self, began: int, record: JobRecord) -> JobRecord:
         """The handle shows this from now on, unless it shows a look that began later; return the record."""
@@ -294,14 +282,14 @@ class Job(Generic[R]):
         if look.record is None or look.record.is_final:
             return look
         self._saw(look.began, look.record)
-        message = f"Job {self.id} ({self.task}) had not ended within {timeout or 0:g} s."
-        raise ResultTimeout(message) from cause
+        raise ResultTimeout(
+            f"Job {self.id} ({self.task}) had not ended within {timeout or 0:g} s."
+        ) from cause
 
     def _result_of(self, look: Observation) -> R:
         record = look.record
         if record is None:
-            message = f"Job {self.id} is not stored any more; its result is gone with it."
-            raise ResultUnavailable(message)
+            raise ResultUnavailable(f"Job {self.id} is not stored any more; its result is gone with it.")
         self._saw(look.began, record)
         if record.state is State.FAILED:
             raise JobFailed(f"Job {record.id} ({record.task}) failed: {_last_error(record)}")
@@ -352,7 +340,10 @@ class Job(Generic[R]):
             JobNotFound: it is not stored.
         """
         self._require_committed()
-        return self._apply(self._client_requeue(), "requeued: it runs anyway")
+        now = self._client.clock.now()
+        return self._apply(
+            lifecycle.requeue(self.id, at=now, reason="requeued by code"), "requeued: it runs anyway"
+        )
 
     arequeue = twin(requeue)
 
@@ -364,7 +355,10 @@ class Job(Generic[R]):
             JobNotFound: it is not stored.
         """
         self._require_committed()
-        return self._apply(self._client_delete(), "deleted: it is already")
+        now = self._client.clock.now()
+        expires_at = self._client.retention.until(State.DELETED, now)
+        change = lifecycle.delete(self.id, at=now, reason="deleted by code", expires_at=expires_at)
+        return self._apply(change, "deleted: it is already")
 
     adelete = twin(delete)
 
@@ -383,24 +377,13 @@ class Job(Generic[R]):
         seen = self._look()
         change = self._client.restoration(seen, reason="restored by code")
         if isinstance(change, str):
-            message = f"Job {self.id} cannot be restored: {change}. requeue() runs a deleted job again."
-            raise JobConflict(message)
+            raise JobConflict(
+                f"Job {self.id} cannot be restored: {change}. requeue() runs a deleted job again."
+            )
         applied = self._client.apply_unless_changed([change], [seen])[0]
         return self._applied(applied, "restored: it was changed meanwhile")
 
     arestore = twin(restore)
-
-    def _client_requeue(self) -> Transition:
-        return lifecycle.requeue(self.id, at=self._client.clock.now(), reason="requeued by code")
-
-    def _client_delete(self) -> Transition:
-        now = self._client.clock.now()
-        return lifecycle.delete(
-            self.id,
-            at=now,
-            reason="deleted by code",
-            expires_at=self._client.retention.until(State.DELETED, now),
-        )
 
     def _apply(self, transition: Transition, done: str) -> Job[R]:
         return self._applied(self._client.storage.apply((transition,))[0], done)
@@ -431,8 +414,7 @@ class Job(Generic[R]):
 
     def _require_visible(self, task: Continuation[..., Any]) -> None:
         if not callable(getattr(task, "call", None)):
-            message = f"then() takes a task, then its arguments: job.then(task, …), not {task!r}."
-            raise TaskError(message)
+            raise TaskError(f"then() takes a task, then its arguments: job.then(task, …), not {task!r}.")
         if task.options.within is None:
             self._require_committed()
 
@@ -538,8 +520,21 @@ def as_datetime(instant: int | None) -> datetime | None:
     return None if instant is None else from_micros(instant)
 
 
+class _View:
+    """A value of the contract, as people see it."""
+
+    @classmethod
+    def of(cls, value: object) -> Self:
+        """Return the view of a stored value."""
+        names = [field.name for field in attrs.fields(cls)]  # type: ignore[arg-type]  # each view is one of attrs
+        return cls(**{
+            name: as_datetime(getattr(value, name)) if name.endswith("at") else getattr(value, name)
+            for name in names
+        })  # fmt: skip
+
+
 @attrs.frozen
-class JobStep:
+class JobStep(_View):
     """One step of a job's life."""
 
     state: State
@@ -552,32 +547,18 @@ class JobStep:
     elided: int  # above 0: this step stands for that many left out here
     due_at: datetime | None  # where somebody took a scheduled job away: when it would have been due
 
-    @classmethod
-    def of(cls, entry: HistoryEntry) -> JobStep:
-        """Return the step of an entry."""
-        return cls(
-            entry.state, as_datetime(entry.at), entry.reason, entry.attempt, as_datetime(entry.claimed_at),
-            as_datetime(entry.started_at), entry.server, entry.elided,
-            as_datetime(entry.due_at),
-        )  # fmt: skip
-
 
 @attrs.frozen
-class FailedAttempt:
+class FailedAttempt(_View):
     """A failed attempt with its traceback."""
 
     attempt: int
     at: datetime
     error: ErrorInfo
 
-    @classmethod
-    def of(cls, attempt: Attempt) -> FailedAttempt:
-        """Return the view of a stored attempt."""
-        return cls(attempt.attempt, as_datetime(attempt.at), attempt.error)
-
 
 @attrs.frozen
-class JobLogLine:
+class JobLogLine(_View):
     """One line that a job logged."""
 
     number: int  # ascends within the job; the page cursor
@@ -586,22 +567,12 @@ class JobLogLine:
     text: str
     attempt: int
 
-    @classmethod
-    def of(cls, line: LogLine) -> JobLogLine:
-        """Return the view of a stored line."""
-        return cls(line.number, as_datetime(line.at), line.level, line.text, line.attempt)
-
 
 @attrs.frozen
-class JobProgress:
+class JobProgress(_View):
     """How far a running job says it is."""
 
     done: float
     total: float
     at: datetime
     message: str | None
-
-    @classmethod
-    def of(cls, progress: Progress) -> JobProgress:
-        """Return the view of a stored progress."""
-        return cls(progress.done, progress.total, as_datetime(progress.at), progress.message)

@@ -297,8 +297,7 @@ def restore(job_id: str, former: Former, *, at: int, reason: str, expires_at: in
         ValueError: the former state is none of `RESTORABLE`; see `Former.refusal`.
     """
     if former.state not in RESTORABLE:
-        message = f"Job {job_id} cannot be {former.state} again: {former.refusal}."
-        raise ValueError(message)
+        raise ValueError(f"Job {job_id} cannot be {former.state} again: {former.refusal}.")
     return Transition(
         job_id, _DELETED, None, None, former.state, at, reason,
         due_at=former.due_at if former.state is State.SCHEDULED else None,

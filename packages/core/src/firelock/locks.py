@@ -98,14 +98,12 @@ class Lock:
     def _left(self, deadline: float) -> float:
         left = deadline - time.monotonic()
         if left <= 0:
-            message = f"Lock {self.name!r} was not free within {self._timeout:g} s."
-            raise LockTimeout(message)
+            raise LockTimeout(f"Lock {self.name!r} was not free within {self._timeout:g} s.")
         return left
 
     def _try(self) -> bool:
         if self._is_held:
-            message = f"Lock {self.name!r} is held through this very object; make one a use."
-            raise ConfigurationError(message)
+            raise ConfigurationError(f"Lock {self.name!r} is held through this very object; make one a use.")
         asked_at = time.monotonic()
         fence = self._provider.acquire_lock(self.name, self._owner, self._ttl)
         if fence is None:
@@ -163,11 +161,10 @@ class Lock:
             return
         if kind is None and not released:
             self._is_lost = True
-            message = (
+            raise LockLost(
                 f"Lock {self.name!r} (fence {self.fence}) was lost before it was left: work under it may "
                 "have overlapped with another holder's."
             )
-            raise LockLost(message)
 
     async def __aexit__(
         self,
@@ -210,16 +207,16 @@ class Lock:
 
 def _check_name(name: object) -> None:
     if not isinstance(name, str) or not 0 < len(name) <= _NAME_LIMIT or not name.isprintable():
-        message = f"Lock name {shown(name)} is refused; use 1 to {_NAME_LIMIT} printable characters."
-        raise ConfigurationError(message)
+        raise ConfigurationError(
+            f"Lock name {shown(name)} is refused; use 1 to {_NAME_LIMIT} printable characters."
+        )
 
 
 def _check_spans(timeout: object, ttl: object) -> None:
     if not _is_between(timeout, 0, float("inf")) or not _is_between(ttl, _SHORTEST_LIFE, _LONGEST_LIFE):
-        message = (
+        raise ConfigurationError(
             f"A lock takes timeout ≥ 0 and ttl > 0 seconds, ttl up to a year, not {timeout!r} and {ttl!r}."
         )
-        raise ConfigurationError(message)
 
 
 def _is_between(value: object, least: float, most: float) -> bool:

@@ -46,16 +46,18 @@ def check_queue(name: str) -> str:
         ConfigurationError: it has other characters than `a-z 0-9 _ . -`, or more than 64.
     """
     if not isinstance(name, str) or not _QUEUE.match(name):
-        message = f"Queue name {shown(name)} is refused; use 1 to 64 of a-z, 0-9, '_', '.', '-'."
-        raise ConfigurationError(message)
+        raise ConfigurationError(
+            f"Queue name {shown(name)} is refused; use 1 to 64 of a-z, 0-9, '_', '.', '-'."
+        )
     return name
 
 
 def check_priority(value: int) -> int:
     """Return a priority; ConfigurationError outside of -100 to 100."""
     if isinstance(value, bool) or not isinstance(value, int) or not -_PRIORITY <= value <= _PRIORITY:
-        message = f"Priority {shown(value)} is refused; use a whole number from -{_PRIORITY} to {_PRIORITY}."
-        raise ConfigurationError(message)
+        raise ConfigurationError(
+            f"Priority {shown(value)} is refused; use a whole number from -{_PRIORITY} to {_PRIORITY}."
+        )
     return value
 
 
@@ -65,24 +67,22 @@ def to_timeout_seconds(value: timedelta | float | None) -> float | None:
         return None
     seconds = value.total_seconds() if isinstance(value, timedelta) else value
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= _TIMEOUT_LIMIT:
-        message = (
+        raise ConfigurationError(
             f"Timeout {shown(value)} is refused; pass a timedelta or seconds, above zero and up to a year."
         )
-        raise ConfigurationError(message)
     return float(seconds)
 
 
 def check_retry(value: object) -> RetryPolicy:
     """Return a retry policy; ConfigurationError for what cannot decide."""
     if isinstance(value, bool | int):
-        message = f"retry={value!r} is no policy; write retry=Retry(attempts={int(value)})."
-        raise ConfigurationError(message)
+        raise ConfigurationError(f"retry={value!r} is no policy; write retry=Retry(attempts={int(value)}).")
     if isinstance(value, type):
-        message = f"retry={value!r} is a class; pass an instance: retry={value.__name__}()."
-        raise ConfigurationError(message)
+        raise ConfigurationError(f"retry={value!r} is a class; pass an instance: retry={value.__name__}().")
     if not callable(getattr(value, "decide", None)):
-        message = f"retry={value!r} is no policy; pass a Retry, or an object with decide(job, error)."
-        raise ConfigurationError(message)
+        raise ConfigurationError(
+            f"retry={value!r} is no policy; pass a Retry, or an object with decide(job, error)."
+        )
     return value  # type: ignore[return-value]
 
 
@@ -98,16 +98,15 @@ def to_aliases(names: Iterable[str]) -> tuple[str, ...]:
 
 def _to_texts(option: str, noun: str, values: object) -> tuple[str, ...]:
     if isinstance(values, str):
-        message = f"{option}={values!r} is one text; pass a list of texts: {option}=[{values!r}]."
-        raise ConfigurationError(message)
+        raise ConfigurationError(
+            f"{option}={values!r} is one text; pass a list of texts: {option}=[{values!r}]."
+        )
     if not isinstance(values, Iterable):
-        message = f"{option}={values!r} is no list of texts."
-        raise ConfigurationError(message)
+        raise ConfigurationError(f"{option}={values!r} is no list of texts.")
     texts = tuple(values)
     for text in texts:
         if not isinstance(text, str):
-            message = f"{option}={list(texts)!r}: a {noun} is a text, not {text!r}."
-            raise ConfigurationError(message)
+            raise ConfigurationError(f"{option}={list(texts)!r}: a {noun} is a text, not {text!r}.")
     return texts
 
 
@@ -116,8 +115,7 @@ def to_choice(kind: type[Choice], option: str, value: str) -> Choice:
     try:
         return kind(value)
     except ValueError as error:
-        message = f"{option}={value!r} is unknown; use one of {', '.join(kind)}."
-        raise ConfigurationError(message) from error
+        raise ConfigurationError(f"{option}={value!r} is unknown; use one of {', '.join(kind)}.") from error
 
 
 def _optional_on(value: str | None) -> On | None:
@@ -141,16 +139,14 @@ class CallOptions:
     @retry.validator
     def _is_storable(self, _: object, value: object) -> None:
         if value is not None and not isinstance(value, Retry):
-            message = (
+            raise ConfigurationError(
                 f"using(retry={value!r}): a policy given for one call is stored with the job, so it must be "
                 "a Retry. Set an object of your own on the task: @fire.task(retry=…)."
             )
-            raise ConfigurationError(message)
 
     def __attrs_post_init__(self) -> None:
         if self.delay is not None and self.at is not None:
-            message = f"using(delay={self.delay!r}, at={self.at!r}): give one of the two."
-            raise ConfigurationError(message)
+            raise ConfigurationError(f"using(delay={self.delay!r}, at={self.at!r}): give one of the two.")
 
     def given(self) -> dict[str, Any]:
         """Return the options that were given."""

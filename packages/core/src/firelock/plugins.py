@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distributions, version
@@ -87,20 +87,20 @@ class Plugins:
         try:
             self._manager.register(plugin, name)
         except (ValueError, pluggy.PluginValidationError) as error:
-            message = f"Plugin {name!r} of {distribution} cannot be registered: {error}"
-            raise PluginError(message) from error
+            raise PluginError(f"Plugin {name!r} of {distribution} cannot be registered: {error}") from error
         self._sources[name] = (distribution, version)
         self._loaded[name] = plugin
 
     def _add_hookspecs(self) -> None:
         """The hooks that plugins bring are known like the core's own."""
         for implementation in self._implementations("register_hookspecs"):
-            brought = self._called(implementation)
+            brought = self._called("register_hookspecs", implementation)
             try:
                 self._manager.add_hookspecs(brought)  # type: ignore[arg-type]  # it takes any object
             except (ValueError, pluggy.PluginValidationError) as error:
-                message = f"The hooks that plugin {implementation.plugin_name!r} brings do not fit: {error}"
-                raise PluginError(message) from error
+                raise PluginError(
+                    f"The hooks that plugin {implementation.plugin_name!r} brings do not fit: {error}"
+                ) from error
             self._hooks += hook_names(brought)
         for hook in _BROUGHT_BY_OTHERS.difference(self._hooks):
             for implementation in self._implementations(hook):
@@ -141,37 +141,35 @@ class Plugins:
         if name in self._sources:
             if self._sources[name] == (source, version):  # one distribution that is found twice on the path
                 return
-            message = (
+            raise PluginError(
                 f"Two plugins are named {name!r}: one of {self._sources[name][0]}, one of {source}. "
                 f"Uninstall one, or set {_SELECTION}=-{name}."
             )
-            raise PluginError(message)
         try:
             plugin = load()
             plugin = plugin() if inspect.isclass(plugin) else plugin
         except Exception as error:
             place = f"{source} {version}".strip()
             instead = "Mend it." if source == "app" else f"Mend or uninstall it, or set {_SELECTION}=-{name}."
-            message = f"Plugin {name!r} of {place} failed to load: {type(error).__name__}: {error}. {instead}"
-            raise PluginError(message) from error
+            raise PluginError(
+                f"Plugin {name!r} of {place} failed to load: {type(error).__name__}: {error}. {instead}"
+            ) from error
         self._register(plugin, name, source, version)
 
     def _check_hooks(self) -> None:
         try:
             self._manager.check_pending()
         except pluggy.PluginValidationError as error:
-            message = (
+            raise PluginError(
                 f"A plugin implements a hook that does not exist: {error}. Known: {', '.join(self._hooks)}."
-            )
-            raise PluginError(message) from error
+            ) from error
         for implementation in (one for hook in self._hooks for one in self._implementations(hook)):
             if implementation.wrapper or implementation.hookwrapper:
                 hook = implementation.function.__name__
-                message = (
+                raise PluginError(
                     f"Plugin {implementation.plugin_name!r} wraps {hook}; Firelock has no hook wrappers, so "
                     "that one plugin's error reaches no other. Implement the hook itself."
                 )
-                raise PluginError(message)
 
     def _implementations(self, hook: str) -> list[pluggy.HookImpl]:
         """Return what plugins have for a hook, the first to be asked first."""
@@ -186,12 +184,16 @@ class Plugins:
         sources: dict[str, str] = {}
         for implementation in reversed(self._implementations(hook)):  # the core's own first
             name = implementation.plugin_name
-            for key, offer in _read_offers(implementation.function, name, hook).items():
+            offers = self._called(hook, implementation)
+            if not isinstance(offers, Mapping) or not all(isinstance(key, str) for key in offers):
+                raise PluginError(
+                    f"Plugin {name!r} answered {hook} with {offers!r}; it takes a mapping by name."
+                )
+            for key, offer in offers.items():
                 if key in found:
-                    message = (
+                    raise PluginError(
                         f"Plugins {sources[key]!r} and {name!r} both offer the {noun} {key!r}; keep one."
                     )
-                    raise PluginError(message)
                 found[key], sources[key] = offer, name
         return found
 
@@ -215,10 +217,9 @@ class Plugins:
         scheme, separator, _ = url.partition("://")
         if not separator:
             shown = f"…{url[url.rindex('@') :]}" if "@" in url else url  # what stands before it may be secret
-            message = (
+            raise ConfigurationError(
                 f"{shown!r} is not a storage URL; write scheme://…, such as sqlite:///jobs.db or memory://."
             )
-            raise ConfigurationError(message)
         factory = self._storages.get(scheme)
         if factory is None:
             known = ", ".join(sorted(self._storages))
@@ -236,10 +237,9 @@ class Plugins:
         scheme = str(url).partition("://")[0].partition("+")[0]
         factory = self._storages.get(scheme) if url is not None else None
         if factory is None:
-            message = (
+            raise ConfigurationError(
                 f"{engine!r} is no storage; pass a URL, a firelock.storage.Storage or a SQLAlchemy Engine."
             )
-            raise ConfigurationError(message)
         return _make_storage(factory, engine, scheme)
 
     def open_locks(self, url: str) -> LockProvider:
@@ -251,15 +251,13 @@ class Plugins:
         """
         scheme, separator, _ = url.partition("://")
         if not separator:
-            message = f"{url!r} is not the URL of a lock provider; write scheme://…."
-            raise ConfigurationError(message)
+            raise ConfigurationError(f"{url!r} is not the URL of a lock provider; write scheme://….")
         factory = self._lock_providers.get(scheme)
         if factory is None:
             known = ", ".join(sorted(self._lock_providers)) or "none"
-            message = (
+            raise UnknownScheme(
                 f"No lock provider for scheme {scheme!r}. Installed: {known}. Install one that offers it."
             )
-            raise UnknownScheme(message)
         return _check_lock_provider(factory(url), scheme)
 
     def serializers(self) -> dict[str, Serializer]:
@@ -305,17 +303,16 @@ class Plugins:
         return elected
 
     def _ask(self, hook: str, **arguments: object) -> object:
+        answers = self._answers(hook, "no answer", arguments)
+        return next((answer for answer in answers if answer is not None), None)
+
+    def _answers(self, hook: str, outcome: str, arguments: Mapping[str, object]) -> Iterator[object]:
+        """Yield what each plugin answers; of one that raised, the log says so."""
         for implementation in self._implementations(hook):
             try:
-                answer: object = implementation.function(
-                    *(arguments[name] for name in implementation.argnames)
-                )
+                yield implementation.function(*(arguments[name] for name in implementation.argnames))
             except Exception:
-                log.exception("Plugin %r raised in %s; no answer.", implementation.plugin_name, hook)
-                continue
-            if answer is not None:
-                return answer
-        return None
+                log.exception("Plugin %r raised in %s; %s.", implementation.plugin_name, hook, outcome)
 
     # ---- reporting ---------------------------------------------------------------------------------------
 
@@ -344,11 +341,8 @@ class Plugins:
         self._tell("worker_process_stopped", server=server)
 
     def _tell(self, hook: str, **arguments: object) -> None:
-        for implementation in self._implementations(hook):
-            try:
-                implementation.function(*(arguments[name] for name in implementation.argnames))
-            except Exception:
-                log.exception("Plugin %r raised in %s; no job is touched.", implementation.plugin_name, hook)
+        for _ in self._answers(hook, "no job is touched", arguments):
+            pass
 
     # ---- hooks of others ---------------------------------------------------------------------------------
 
@@ -357,7 +351,7 @@ class Plugins:
         offered: list[object] = []
         for implementation in self._implementations(hook):
             try:
-                offered += self._asked(implementation, **arguments)
+                offered += self._asked(hook, implementation, **arguments)
             except PluginError as error:
                 offered.append(error)
         return offered
@@ -368,35 +362,33 @@ class Plugins:
         Raises:
             PluginError: a plugin raised before anybody answered.
         """
-        for implementation in self._implementations(hook):
-            answer = self._called(implementation, **arguments)
-            if answer is not None:
-                return answer
-        return None
+        answers = (self._called(hook, one, **arguments) for one in self._implementations(hook))
+        return next((answer for answer in answers if answer is not None), None)
 
-    def _asked(self, implementation: pluggy.HookImpl, **arguments: object) -> list[object]:
-        answer = self._called(implementation, **arguments)
+    def _asked(self, hook: str, implementation: pluggy.HookImpl, **arguments: object) -> list[object]:
+        answer = self._called(hook, implementation, **arguments)
         if answer is None:
             return []
-        plugin, hook = implementation.plugin_name, implementation.function.__name__
         if not isinstance(answer, Iterable) or isinstance(answer, str | bytes):
-            message = f"Plugin {plugin!r} returned a {type(answer).__name__} from {hook}; return a list."
-            raise PluginError(message)
+            raise PluginError(
+                f"Plugin {implementation.plugin_name!r} returned a {type(answer).__name__} from "
+                f"{hook}; return a list."
+            )
         try:
             return list(answer)
         except Exception as error:  # of a generator
-            message = f"Plugin {plugin!r} raised in {hook}: {type(error).__name__}: {error}"
-            raise PluginError(message) from error
+            raise _raised(hook, implementation, error) from error
 
-    def _called(self, implementation: pluggy.HookImpl, **arguments: object) -> object:
+    def _called(self, hook: str, implementation: pluggy.HookImpl, **arguments: object) -> object:
         try:
             return implementation.function(*(arguments[name] for name in implementation.argnames))
         except Exception as error:
-            hook = implementation.function.__name__
-            message = (
-                f"Plugin {implementation.plugin_name!r} raised in {hook}: {type(error).__name__}: {error}"
-            )
-            raise PluginError(message) from error
+            raise _raised(hook, implementation, error) from error
+
+
+def _raised(hook: str, implementation: pluggy.HookImpl, error: Exception) -> PluginError:
+    place = f"Plugin {implementation.plugin_name!r} raised in {hook}"
+    return PluginError(f"{place}: {type(error).__name__}: {error}")
 
 
 def open_storage(url: str, plugins: Sequence[object] = ()) -> Storage:
@@ -420,8 +412,7 @@ def hook_names(specs: object = hookspecs) -> list[str]:
 
 def _listed(plugins: Sequence[object]) -> Sequence[object]:
     if not isinstance(plugins, list | tuple):
-        message = f"plugins={plugins!r} is no list; write plugins=[…]."
-        raise ConfigurationError(message)
+        raise ConfigurationError(f"plugins={plugins!r} is no list; write plugins=[…].")
     return plugins
 
 
@@ -470,25 +461,6 @@ class _Core:
         return {"json": JsonSerializer()}
 
 
-def _read_offers(
-    answer: Callable[[], object], plugin: str, hook: str
-) -> Mapping[str, Callable[[str], object]]:
-    """Return what one plugin's hook offers by name.
-
-    Raises:
-        PluginError: it raised, or answered with something else than a mapping of names.
-    """
-    try:
-        offers = answer()
-    except Exception as error:
-        message = f"Plugin {plugin!r} raised in {hook}: {type(error).__name__}: {error}"
-        raise PluginError(message) from error
-    if not isinstance(offers, Mapping) or not all(isinstance(key, str) for key in offers):
-        message = f"Plugin {plugin!r} answered {hook} with {offers!r}; it takes a mapping by name."
-        raise PluginError(message)
-    return offers
-
-
 def _make_storage(factory: Callable[..., object], place: object, scheme: str) -> Storage:
     """Return the storage that a plugin makes of a URL, or of a caller's own object.
 
@@ -499,16 +471,19 @@ def _make_storage(factory: Callable[..., object], place: object, scheme: str) ->
     try:
         made = factory(place)
     except ImportError as error:
-        message = f"The storage for scheme {scheme!r} cannot be imported: {error}. {_install_hint(scheme)}."
-        raise ConfigurationError(message) from error
+        raise ConfigurationError(
+            f"The storage for scheme {scheme!r} cannot be imported: {error}. {_install_hint(scheme)}."
+        ) from error
     except ConfigurationError:
         raise
     except ValueError:
-        message = f"The storage URL of scheme {scheme!r} cannot be read; look at its brackets and its port."
-        raise ConfigurationError(message) from None  # the cause may quote a password
+        raise ConfigurationError(
+            f"The storage URL of scheme {scheme!r} cannot be read; look at its brackets and its port."
+        ) from None  # the cause may quote a password
     if not isinstance(made, Storage):
-        message = f"The plugin for {scheme!r} returned {type(made).__name__}, no firelock.storage.Storage."
-        raise PluginError(message)
+        raise PluginError(
+            f"The plugin for {scheme!r} returned {type(made).__name__}, no firelock.storage.Storage."
+        )
     return check_contract(made)
 
 
@@ -516,17 +491,15 @@ def check_contract(storage: Storage) -> Storage:
     """Return the storage; PluginError where it speaks another version of the contract, or does not say."""
     if getattr(storage, "contract", None) is None:
         kind = type(storage).__name__
-        message = (
+        raise PluginError(
             f"{kind} does not say for which version of the storage contract it was written. "
             f"Write contract = {CONTRACT} in its class if it was written for this Firelock."
         )
-        raise PluginError(message)
     if storage.contract != CONTRACT:
-        message = (
+        raise PluginError(
             f"{type(storage).__name__} speaks version {storage.contract} of the storage contract, this "
             f"Firelock version {CONTRACT}. Install a version of the plugin that matches."
         )
-        raise PluginError(message)
     return storage
 
 
@@ -535,8 +508,9 @@ def _check_lock_provider(made: object, scheme: str) -> LockProvider:
     for verb in ("acquire_lock", "renew_lock", "release_lock"):
         if not callable(getattr(made, verb, None)):
             kind = type(made).__name__
-            message = f"The plugin for {scheme!r} returned {kind}, no lock provider: it has no {verb}."
-            raise PluginError(message)
+            raise PluginError(
+                f"The plugin for {scheme!r} returned {kind}, no lock provider: it has no {verb}."
+            )
     return made  # type: ignore[return-value]  # its verbs were looked at
 
 
@@ -546,11 +520,10 @@ def _check_serializer(offer: object, name: str) -> Serializer:
 
     if not isinstance(offer, Serializer) or offer.name != name:
         kind, own = type(offer).__name__, getattr(offer, "name", None)
-        message = (
+        raise PluginError(
             f"A plugin offers {kind} as the serializer {name!r}; it takes a Serializer under its own name, "
             f"which is {own!r}: jobs are stored with it."
         )
-        raise PluginError(message)
     return offer
 
 

@@ -144,8 +144,7 @@ def _require_number(
     # The comparison turns away what timedelta would choke on: nan, infinities, numbers of any size.
     is_number = isinstance(value, kinds) and not isinstance(value, bool)
     if not is_number or not low <= value <= high:
-        message = f"{name}={shown(value)} is {wanted}"
-        raise ConfigurationError(message)
+        raise ConfigurationError(f"{name}={shown(value)} is {wanted}")
 
 
 def _to_span(name: str, value: object) -> timedelta:
@@ -176,11 +175,10 @@ def _to_waits(
     if value == _POLYNOMIAL:
         return _POLYNOMIAL
     if not isinstance(value, list | tuple) or not 1 <= len(value) <= _ATTEMPTS_LIMIT:
-        message = (
+        raise ConfigurationError(
             f"waits={shown(value)} is not a list of 1 to {_ATTEMPTS_LIMIT} waits. Use Retry.fixed(60) "
             "for one wait, Retry.listed([60, 300]) for several."
         )
-        raise ConfigurationError(message)
     return tuple(_to_span(f"waits[{place}]", wait) for place, wait in enumerate(value))
 
 
@@ -188,15 +186,15 @@ def _to_on_exceeded(value: OnExceeded | str) -> OnExceeded:
     try:
         return OnExceeded(value)
     except ValueError as error:
-        message = f"on_exceeded={shown(value)} is unknown. Use 'fail' or 'delete'."
-        raise ConfigurationError(message) from error
+        raise ConfigurationError(f"on_exceeded={shown(value)} is unknown. Use 'fail' or 'delete'.") from error
 
 
 def _to_names(value: ExceptionKind | Collection[ExceptionKind]) -> tuple[str, ...]:
     kinds = [value] if isinstance(value, str | type) else value
     if not isinstance(kinds, list | tuple | set | frozenset) or len(kinds) > _NAMES_LIMIT:
-        message = f"{shown(value)} is no list of up to {_NAMES_LIMIT} exceptions: classes or 'module.Name'."
-        raise ConfigurationError(message)
+        raise ConfigurationError(
+            f"{shown(value)} is no list of up to {_NAMES_LIMIT} exceptions: classes or 'module.Name'."
+        )
     names = [_to_name(kind) for kind in kinds]
     return tuple(sorted(names) if isinstance(kinds, set | frozenset) else names)
 
@@ -210,11 +208,10 @@ def _to_name(kind: object) -> str:
             return kind
     if isinstance(kind, type) and issubclass(kind, BaseException):
         return _qualified(kind)
-    message = (
+    raise ConfigurationError(
         f"{shown(kind)} is no exception. Pass a class, the name of a built-in one, or 'module.Name' "
         "with the module that defines it."
     )
-    raise ConfigurationError(message)
 
 
 def _qualified(kind: type) -> str:
@@ -273,8 +270,7 @@ class Retry:
         """Return the policy whose waits grow by a factor up to the longest, jitter excluded."""
         wait, most = _to_span("first", first), _to_span("longest", longest)
         if not wait or wait > most:
-            message = f"first={wait} is not above zero and up to longest={most}."
-            raise ConfigurationError(message)
+            raise ConfigurationError(f"first={wait} is not above zero and up to longest={most}.")
         _require_number(
             "factor", factor, f"not a number from 1 to {_FACTOR_LIMIT}.", low=1, high=_FACTOR_LIMIT
         )
@@ -301,8 +297,7 @@ class Retry:
             ConfigurationError: the number is below 1.
         """
         if retry_number < 1:
-            message = f"retry_number={retry_number} is below 1, the first retry."
-            raise ConfigurationError(message)
+            raise ConfigurationError(f"retry_number={retry_number} is below 1, the first retry.")
         if isinstance(self.waits, tuple):
             wait = self.waits[min(retry_number, len(self.waits)) - 1]
         else:
@@ -345,8 +340,7 @@ class Retry:
         """
         try:
             if len(text) > _JSON_LIMIT:
-                message = f"{len(text):,} characters"
-                raise ValueError(message)
+                raise ValueError(f"{len(text):,} characters")
             stored = json.loads(text)
             if stored["waits"] != _POLYNOMIAL:
                 stored["waits"] = [wait * _MICRO for wait in stored["waits"]]
@@ -354,10 +348,9 @@ class Retry:
         except ConfigurationError:
             raise
         except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
-            message = (
+            raise ConfigurationError(
                 f"Stored retry policy {text[:64]!r} cannot be read ({error}). Store it again with to_json()."
-            )
-            raise ConfigurationError(message) from error
+            ) from error
 
 
 # ---- words -----------------------------------------------------------------------------------------------

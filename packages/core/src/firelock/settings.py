@@ -102,34 +102,32 @@ class Settings:
         for field in attrs.fields(Settings):
             _check(field, getattr(self, field.name))
         if self.session_timeout < 3 * self.heartbeat:
-            message = (
+            raise ConfigurationError(
                 f"session_timeout {self.session_timeout:g} s is less than three heartbeats of "
                 f"{self.heartbeat:g} s: a living server would lose its jobs. Raise it or lower heartbeat."
             )
-            raise ConfigurationError(message)
 
 
 def _check(field: attrs.Attribute[object], value: object) -> None:
     if str(field.type) == "bool":
         if not isinstance(value, bool):
-            message = f"Setting {field.name} is {value!r}; it takes true or false."
-            raise ConfigurationError(message)
+            raise ConfigurationError(f"Setting {field.name} is {value!r}; it takes true or false.")
         return
     least, most = field.metadata["least"], field.metadata["most"]
     is_whole = str(field.type) == "int"  # annotations are text in this module
     kinds = int if is_whole else int | float
     if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value <= most:
         noun = "whole number" if is_whole else "number"
-        message = f"Setting {field.name} is {value!r}; it takes a {noun} from {least:g} to {most:g}."
-        raise ConfigurationError(message)
+        raise ConfigurationError(
+            f"Setting {field.name} is {value!r}; it takes a {noun} from {least:g} to {most:g}."
+        )
 
 
 def _read(name: str, text: str) -> float:
     try:
         return int(text) if text.strip().isdigit() else float(text)
     except ValueError as error:
-        message = f"{name}={text!r} is not a number."
-        raise ConfigurationError(message) from error
+        raise ConfigurationError(f"{name}={text!r} is not a number.") from error
 
 
 _SWITCHES = dict.fromkeys(("1", "true", "yes", "on"), True) | dict.fromkeys(
@@ -140,6 +138,5 @@ _SWITCHES = dict.fromkeys(("1", "true", "yes", "on"), True) | dict.fromkeys(
 def _read_switch(name: str, text: str) -> bool:
     value = _SWITCHES.get(text.strip().lower())
     if value is None:
-        message = f"{name}={text!r} is neither true nor false; write 1 or 0."
-        raise ConfigurationError(message)
+        raise ConfigurationError(f"{name}={text!r} is neither true nor false; write 1 or 0.")
     return value

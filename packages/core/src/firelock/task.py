@@ -62,8 +62,9 @@ def task_info(function: Callable[..., Any], *, name: str | None, options: Mappin
     is_async = inspect.iscoroutinefunction(function)
     for each in (name, *to_aliases(options.get("aliases", ()))):
         if each is not None and not (isinstance(each, str) and _NAME.match(each)):
-            message = f"Task name {each!r} is refused; use 1 to 200 of letters, digits, '_', '.', ':', '-'."
-            raise TaskError(message)
+            raise TaskError(
+                f"Task name {each!r} is refused; use 1 to 200 of letters, digits, '_', '.', ':', '-'."
+            )
     return TaskInfo(
         name or _default_name(function), function, is_async=is_async,
         takes_context=takes_context(function, JobContext, task=name or function.__qualname__), **options,
@@ -73,11 +74,10 @@ def task_info(function: Callable[..., Any], *, name: str | None, options: Mappin
 def _default_name(function: Callable[..., Any]) -> str:
     qualname = function.__qualname__
     if "<" in qualname:
-        message = (
+        raise TaskError(
             f"{qualname} is defined inside a function, or is a lambda: another process cannot find it. Move "
             'it to a module, or give it a name that a server registers as well: @fire.task(name="…").'
         )
-        raise TaskError(message)
     module = function.__module__
     module = main_module_name() if module in MAIN_MODULES else module.removesuffix(".__main__")
     return f"{module}.{qualname}"
@@ -294,11 +294,10 @@ class Registry:
             for name in (info.name, *info.aliases):
                 other = self._by_name.get(name) or self._aliases.get(name)
                 if other is not None and other.place != info.place:
-                    message = (
+                    raise DuplicateTask(
                         f"Task name {name!r} is taken: by {other.place} and now by {info.place}. Rename one, "
                         'or pin a name: @fire.task(name="…").'
                     )
-                    raise DuplicateTask(message)
             self._by_name[info.name] = info
             self._aliases.update(dict.fromkeys(info.aliases, info))
             self._binders.pop(info.name, None)

@@ -189,8 +189,7 @@ def typed_arguments(binder: Binder, values: Mapping[str, str]) -> dict[str, obje
                 fields[name] = f"{shown(text)} cannot be read{own}; enter {_wanted(parameter)}"
     if fields:
         wrong = "; ".join(f"{name}: {problem}" for name, problem in fields.items())
-        message = f"These are no arguments for {binder.task}. {wrong}."
-        raise FormError(message, fields)
+        raise FormError(f"These are no arguments for {binder.task}. {wrong}.", fields)
     return arguments
 
 

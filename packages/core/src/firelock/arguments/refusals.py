@@ -160,73 +160,79 @@ _ENTITY: Final = "pass its id and load it inside the task"
 _HELD: Final = "pass what it holds"
 
 # By top-level package and class name: nothing is imported, and a library may move a class within itself.
-_BY_NAME: Final[Mapping[tuple[str, str], Refusal]] = {
-    (package, name): Refusal(noun, advice)
-    for package, names, noun, advice in (
-        ("sqlalchemy", "Session AsyncSession scoped_session", "a database session", _SESSION),
-        ("sqlalchemy", "Connection AsyncConnection", "a database connection", _SESSION),
-        ("sqlalchemy", "Engine AsyncEngine", "a database engine", _SESSION),
-        ("sqlalchemy", "Query Executable Result", "a query", _QUERY),
-        ("django", "QuerySet BaseManager", "a query", _QUERY),
-        ("django", "HttpRequest", "a request", _REQUEST),
-        ("django", "LazyObject", "a lazy object of Django's, such as request.user,", _ENTITY),
-        ("django", "Promise", "a lazy text of Django's", "pass str(text)"),
-        ("django", "BaseDatabaseWrapper", "a database connection", _SESSION),
-        ("peewee", "BaseQuery", "a query", _QUERY),
-        ("peewee", "Database", "a database connection", _SESSION),
-        ("tortoise", "AwaitableQuery", "a query", _QUERY),
-        ("mongoengine", "BaseQuerySet", "a query", _QUERY),
-        ("sqlite3", "Connection Cursor", "a database connection", _SESSION),
-        ("psycopg", "BaseConnection", "a database connection", _SESSION),
-        ("psycopg2", "connection", "a database connection", _SESSION),
-        ("pymysql", "Connection", "a database connection", _SESSION),
-        ("asyncpg", "Connection Pool", "a database connection", _SESSION),
-        ("aiosqlite", "Connection", "a database connection", _SESSION),
-        ("redis", "Redis", "a connection", _SESSION),
-        ("pymongo", "MongoClient", "a connection", _SESSION),
-        ("requests", "Session", "an HTTP session", _SESSION),
-        ("httpx", "BaseClient", "an HTTP client", _SESSION),
-        ("aiohttp", "ClientSession", "an HTTP session", _SESSION),
-        ("aiohttp", "BaseRequest", "a request", _REQUEST),
-        ("starlette", "HTTPConnection", "a request", _REQUEST),
-        ("werkzeug", "Request", "a request", _REQUEST),
+_BY_NAME: Final[Mapping[tuple[str, ...], Refusal]] = {
+    tuple(place.split(".")): Refusal(noun, advice)
+    for noun, advice, places in (
         (
-            "werkzeug",
-            "LocalProxy",
+            "a database session",
+            _SESSION,
+            "sqlalchemy.Session sqlalchemy.AsyncSession sqlalchemy.scoped_session",
+        ),
+        (
+            "a database connection",
+            _SESSION,
+            """
+            sqlalchemy.Connection sqlalchemy.AsyncConnection django.BaseDatabaseWrapper
+            peewee.Database sqlite3.Connection sqlite3.Cursor psycopg.BaseConnection
+            psycopg2.connection pymysql.Connection asyncpg.Connection asyncpg.Pool
+            aiosqlite.Connection
+            """,
+        ),
+        ("a database engine", _SESSION, "sqlalchemy.Engine sqlalchemy.AsyncEngine"),
+        (
+            "a query",
+            _QUERY,
+            """
+            sqlalchemy.Query sqlalchemy.Executable sqlalchemy.Result django.QuerySet
+            django.BaseManager peewee.BaseQuery tortoise.AwaitableQuery mongoengine.BaseQuerySet
+            """,
+        ),
+        (
+            "a request",
+            _REQUEST,
+            "django.HttpRequest aiohttp.BaseRequest starlette.HTTPConnection werkzeug.Request",
+        ),
+        ("a lazy object of Django's, such as request.user,", _ENTITY, "django.LazyObject"),
+        ("a lazy text of Django's", "pass str(text)", "django.Promise"),
+        ("a connection", _SESSION, "redis.Redis pymongo.MongoClient multiprocessing._ConnectionBase"),
+        ("an HTTP session", _SESSION, "requests.Session aiohttp.ClientSession"),
+        ("an HTTP client", _SESSION, "httpx.BaseClient"),
+        (
             "a framework's proxy, as Flask's request, session, g and current_app are,",
             _PROXY,
+            "werkzeug.LocalProxy",
         ),
-        ("socket", "socket", "a socket", _SESSION),
-        ("_socket", "socket", "a socket", _SESSION),
-        ("_thread", "lock RLock LockType", "a lock", _THREAD),
-        ("threading", "_RLock Condition Semaphore Event Barrier", "a lock", _THREAD),
-        ("threading", "Thread", "a thread", _THREAD),
-        ("multiprocessing", "SemLock", "a lock", _THREAD),
-        ("multiprocessing", "BaseProcess", "a process", _THREAD),
-        ("multiprocessing", "_ConnectionBase", "a connection", _SESSION),
-        ("subprocess", "Popen", "a process", "start it inside the task"),
-        ("asyncio", "Lock Event Condition Semaphore", "a lock", _THREAD),
-        ("asyncio", "Queue", "a queue", _HELD),
-        ("_asyncio", "Future Task", "a future", _AWAIT),
-        ("concurrent", "Future", "a future", "pass its result()"),
-        ("concurrent", "Executor", "an executor", _THREAD),
-        ("queue", "Queue SimpleQueue", "a queue", _HELD),
-        ("_queue", "SimpleQueue", "a queue", _HELD),
+        ("a socket", _SESSION, "socket.socket _socket.socket"),
         (
-            "tempfile",
-            "_TemporaryFileWrapper SpooledTemporaryFile",
+            "a lock",
+            _THREAD,
+            """
+            _thread.lock _thread.RLock _thread.LockType threading._RLock threading.Condition
+            threading.Semaphore threading.Event threading.Barrier multiprocessing.SemLock
+            asyncio.Lock asyncio.Event asyncio.Condition asyncio.Semaphore
+            """,
+        ),
+        ("a thread", _THREAD, "threading.Thread"),
+        ("a process", _THREAD, "multiprocessing.BaseProcess"),
+        ("a process", "start it inside the task", "subprocess.Popen"),
+        ("a queue", _HELD, "asyncio.Queue queue.Queue queue.SimpleQueue _queue.SimpleQueue"),
+        ("a future", _AWAIT, "_asyncio.Future _asyncio.Task"),
+        ("a future", "pass its result()", "concurrent.Future"),
+        ("an executor", _THREAD, "concurrent.Executor"),
+        (
             "an open file",
             "pass its path or its content",
+            "tempfile._TemporaryFileWrapper tempfile.SpooledTemporaryFile",
         ),
-        ("logging", "Logger LoggerAdapter", "a logger", "get it inside the task"),
-        ("pathlib", "PurePath", "a path", "pass str(path); a server may see another file system"),
-        ("numpy", "generic", "a numpy scalar", "pass .item()"),
-        ("numpy", "ndarray", "a numpy array", _ARRAY),
-        ("pandas", "DataFrame Series Index", "a pandas frame", _FRAME),
-        ("pandas", "Timestamp", "a pandas timestamp", "pass .to_pydatetime()"),
-        ("polars", "DataFrame LazyFrame Series", "a polars frame", _FRAME),
+        ("a logger", "get it inside the task", "logging.Logger logging.LoggerAdapter"),
+        ("a path", "pass str(path); a server may see another file system", "pathlib.PurePath"),
+        ("a numpy scalar", "pass .item()", "numpy.generic"),
+        ("a numpy array", _ARRAY, "numpy.ndarray"),
+        ("a pandas frame", _FRAME, "pandas.DataFrame pandas.Series pandas.Index"),
+        ("a pandas timestamp", "pass .to_pydatetime()", "pandas.Timestamp"),
+        ("a polars frame", _FRAME, "polars.DataFrame polars.LazyFrame polars.Series"),
     )
-    for name in names.split()
+    for place in places.split()
 }
 
 _ENTITY_BASES: Final = {

@@ -627,8 +627,9 @@ class Binder:
                 bound[name] = self._codecs[name].decode(each)
         except Misfit as misfit:
             misfit.under(name)
-            message = f"A stored argument of {self.signature.shown} does not fit: {misfit}"
-            raise ArgumentError(message) from misfit
+            raise ArgumentError(
+                f"A stored argument of {self.signature.shown} does not fit: {misfit}"
+            ) from misfit
         return (tuple(bound.values()), {}) if is_plain else self.signature.unbind(bound)
 
     def decode_one(self, name: str, stored: JsonValue) -> object:

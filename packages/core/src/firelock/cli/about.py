@@ -6,7 +6,7 @@ import argparse
 import platform
 from typing import TYPE_CHECKING, NoReturn
 
-from firelock.cli.commands import Exit, Problem, describe
+from firelock.cli.commands import Problem, describe
 from firelock.cli.screen import Column, Screen
 from firelock.cli.source import open_app
 
@@ -42,7 +42,7 @@ def configure_dashboard(parser: argparse.ArgumentParser) -> None:
 
 def _no_dashboard(_: argparse.Namespace, __: Screen) -> NoReturn:
     hint = "firelock jobs list and firelock doctor show what is there."
-    raise Problem("No installed plugin offers a dashboard.", hint=hint, code=Exit.USAGE)
+    raise Problem("No installed plugin offers a dashboard.", hint=hint)
 
 
 def _plugins(options: argparse.Namespace, screen: Screen) -> int:

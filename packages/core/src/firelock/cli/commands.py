@@ -38,7 +38,7 @@ class Exit(IntEnum):
 class Problem(Exception):
     """A command ends here, with this sentence, this hint and this exit code."""
 
-    def __init__(self, sentence: str, *, hint: str = "", code: Exit = Exit.FAILED) -> None:
+    def __init__(self, sentence: str, *, hint: str = "", code: Exit = Exit.USAGE) -> None:
         super().__init__(sentence)
         self.sentence = sentence
         self.hint = hint
@@ -56,7 +56,7 @@ class Parser(argparse.ArgumentParser):
         """Refuse what was typed."""
         message = message.replace("the following arguments are required: COMMAND", "a command is missing")
         hint = f"{self.prog} --help shows what it takes."
-        raise Problem(f"{self.prog}: {message}.", hint=hint, code=Exit.USAGE)
+        raise Problem(f"{self.prog}: {message}.", hint=hint)
 
 
 if TYPE_CHECKING:
@@ -110,8 +110,7 @@ def whole(most: int = 1_000_000) -> Callable[[str], int]:
 
     def read(text: str) -> int:
         if not (text.isascii() and text.isdigit() and len(text) < _DIGITS and 1 <= int(text) <= most):
-            message = f"{text!r} is no whole number from 1 to {most:,}"
-            raise argparse.ArgumentTypeError(message)
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 to {most:,}")
         return int(text)
 
     return read

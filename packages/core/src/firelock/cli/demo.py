@@ -83,8 +83,9 @@ def _seconds(text: str) -> float:
     except ValueError:
         seconds = 0.0
     if not _SHORTEST <= seconds <= _LONGEST:
-        message = f"{text!r} is no number of seconds from {_SHORTEST:g} to {_LONGEST:g}"
-        raise argparse.ArgumentTypeError(message)
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no number of seconds from {_SHORTEST:g} to {_LONGEST:g}"
+        )
     return seconds
 
 
@@ -122,10 +123,9 @@ def _require_sqlite() -> None:
     try:
         open_storage("sqlite:///demo.db").close()
     except UnknownScheme as error:
-        message = (
-            'The demo keeps its jobs in an SQLite file; pip install "firelock[sql]" brings that storage.'
-        )
-        raise Problem(message, code=Exit.USAGE) from error
+        raise Problem(
+            'The demo keeps its jobs in an SQLite file; pip install "firelock[sql]" brings that storage.',
+        ) from error
 
 
 def _introduce(screen: Screen, place: Place) -> None:
@@ -194,7 +194,9 @@ def _await_server(app: Firelock, server: subprocess.Popen[bytes]) -> None:
 
 def _died(server: subprocess.Popen[bytes]) -> Problem:
     state = "has not started" if server.poll() is None else f"ended with exit code {server.returncode}"
-    return Problem(f"The demo's server {state}.", hint="Its log is in server.log; --keep keeps it.")
+    return Problem(
+        f"The demo's server {state}.", hint="Its log is in server.log; --keep keeps it.", code=Exit.FAILED
+    )
 
 
 # ---- in a browser ----------------------------------------------------------------------------------------
@@ -214,17 +216,20 @@ def _dashboard(options: argparse.Namespace, screen: Screen) -> Command | None:
     """
     if not options.dashboard:
         if options.port is not None or options.no_browser:
-            message = "--port and --no-browser go with --dashboard."
-            raise Problem(message, hint="firelock demo --dashboard", code=Exit.USAGE)
+            raise Problem(
+                "--port and --no-browser go with --dashboard.",
+                hint="firelock demo --dashboard",
+            )
         return None
     if screen.is_json or options.seconds is not None:
-        message = "firelock demo --dashboard goes on until Ctrl-C and answers in a browser."
-        raise Problem(message, hint="Leave --json and --seconds out.", code=Exit.USAGE)
+        raise Problem(
+            "firelock demo --dashboard goes on until Ctrl-C and answers in a browser.",
+            hint="Leave --json and --seconds out.",
+        )
     for command in Plugins().commands():
         if command.name == "dashboard":
             return command
-    message = 'The dashboard is not installed; pip install "firelock[sql,dashboard]" brings it.'
-    raise Problem(message, code=Exit.USAGE)
+    raise Problem('The dashboard is not installed; pip install "firelock[sql,dashboard]" brings it.')
 
 
 def _open(command: Command, options: argparse.Namespace, place: Place, screen: Screen) -> None:

@@ -64,8 +64,7 @@ def charge_card(job: JobContext, order: int, declines: int) -> str:
     """Fails so many times, then succeeds: retries are what a job system is for."""
     time.sleep(0.1)
     if job.attempt <= declines:
-        message = f"order {order}: the bank does not answer"
-        raise CardDeclined(message)
+        raise CardDeclined(f"order {order}: the bank does not answer")
     job.log(f"order {order} charged in run {job.attempt}")
     return "paid"
 
@@ -73,5 +72,4 @@ def charge_card(job: JobContext, order: int, declines: int) -> str:
 @fire.task(name="shop.import_prices")
 def import_prices(path: str) -> int:
     """Fails for good: no retry mends a broken file."""
-    message = f"{path}: line 3 has no price"
-    raise ValueError(message)
+    raise ValueError(f"{path}: line 3 has no price")

@@ -323,22 +323,27 @@ def _change_jobs(options: argparse.Namespace, screen: Screen) -> int:
 def _check(options: argparse.Namespace, change: _Change) -> None:
     what = f"firelock jobs {change.verb}"
     if options.is_all and options.ids:
-        message = f"{what} takes ids or --all, not both."
-        raise Problem(message, hint="Leave one of them out.", code=Exit.USAGE)
+        raise Problem(f"{what} takes ids or --all, not both.", hint="Leave one of them out.")
     if options.is_all and not _has_filters(options):
-        message = f"{what} --all needs a filter."
-        raise Problem(message, hint="Give one, as --state failed or --queue mail.", code=Exit.USAGE)
+        raise Problem(
+            f"{what} --all needs a filter.",
+            hint="Give one, as --state failed or --queue mail.",
+        )
     if not options.is_all and not options.ids:
         message = f"{what} needs to know which jobs."
         hint = "Give ids, or --all and a filter, as --all --state failed."
-        raise Problem(message, hint=hint, code=Exit.USAGE)
+        raise Problem(message, hint=hint)
     given = _has_filters(options) or options.dry_run or options.expect
     if not options.is_all and given:
-        message = f"{what} takes filters, --dry-run and --expect with --all only."
-        raise Problem(message, hint="Add --all in place of the ids.", code=Exit.USAGE)
+        raise Problem(
+            f"{what} takes filters, --dry-run and --expect with --all only.",
+            hint="Add --all in place of the ids.",
+        )
     if change is _RESTORE and options.state not in {None, State.DELETED}:
-        message = f"firelock jobs restore takes deleted jobs, not {options.state} ones."
-        raise Problem(message, hint="Leave --state out.", code=Exit.USAGE)
+        raise Problem(
+            f"firelock jobs restore takes deleted jobs, not {options.state} ones.",
+            hint="Leave --state out.",
+        )
 
 
 def _change_some(app: Firelock, ids: Sequence[str], screen: Screen, change: _Change, apply: _Apply) -> int:
@@ -440,12 +445,12 @@ def _check_number(app: Firelock, where: JobFilter, options: argparse.Namespace, 
         if counted > most:
             raise Problem(
                 f"More than {most:,} jobs would be {change.done}; none was.",
-                hint="--dry-run counts them; then give --expect with the number.", code=Exit.USAGE,
+                hint="--dry-run counts them; then give --expect with the number.",
             )  # fmt: skip
     if has_ended and options.expect is None:
         raise Problem(
             f"Some of the {counted:,} jobs have ended well or were deleted; none was {change.done}.",
-            hint=f"Give --state failed, or --expect {counted} where they are meant.", code=Exit.USAGE,
+            hint=f"Give --state failed, or --expect {counted} where they are meant.",
         )  # fmt: skip
 
 
@@ -534,7 +539,6 @@ def _instant(option: str, text: str | None, now: int) -> int | None:
         raise Problem(
             f"{option} {text!r} is no time.",
             hint="Write 2026-11-25, 2026-11-25T14:30, 2026-11-25T14:30+03:00, or a span as 30m, 2h, 7d.",
-            code=Exit.USAGE,
         ) from error
     aware = instant if instant.tzinfo else instant.replace(tzinfo=UTC)
     return (aware - _EPOCH) // timedelta(microseconds=1)

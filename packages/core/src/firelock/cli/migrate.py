@@ -42,8 +42,9 @@ def _print_sql(app: Firelock, screen: Screen) -> int:
     storage = app.storage
     try:
         if not isinstance(storage, SqlSchema):
-            message = f"Storage {storage.url} has no SQL; firelock migrate does what is to be done."
-            raise UnsupportedFeature(message)
+            raise UnsupportedFeature(
+                f"Storage {storage.url} has no SQL; firelock migrate does what is to be done."
+            )
         statements = storage.migration_sql()
     finally:
         app.close()

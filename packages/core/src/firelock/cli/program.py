@@ -127,9 +127,7 @@ def _command_name(given: Sequence[str]) -> str | None:
 def _unknown(name: str, known: Sequence[str]) -> Problem:
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"Did you mean {near[0]}? " if near else ""
-    return Problem(
-        f"firelock has no command {name!r}.", hint=f"{hint}firelock --help lists them.", code=Exit.USAGE
-    )
+    return Problem(f"firelock has no command {name!r}.", hint=f"{hint}firelock --help lists them.")
 
 
 # ---- commands of plugins ---------------------------------------------------------------------------------
@@ -147,8 +145,9 @@ def _offered() -> dict[str, Command]:
     commands: dict[str, Command] = {}
     for command in Plugins().commands():
         if command.name in _OWN or command.name in commands:
-            message = f"A plugin offers a command {command.name!r}, and that name is taken; uninstall it."
-            raise PluginError(message)
+            raise PluginError(
+                f"A plugin offers a command {command.name!r}, and that name is taken; uninstall it."
+            )
         commands[command.name] = command
     return commands
 
@@ -199,9 +198,9 @@ def _problem_of(error: Exception) -> Problem | None:
         case errors.JobNotFound():
             return Problem(str(error), code=Exit.NOT_FOUND)
         case errors.ConfigurationError() | errors.ScheduleError() | errors.TaskError():
-            return Problem(str(error), code=Exit.USAGE)
-        case errors.FirelockError():
             return Problem(str(error))
+        case errors.FirelockError():
+            return Problem(str(error), code=Exit.FAILED)
         case _:
             return None
 

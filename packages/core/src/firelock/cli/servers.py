@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from firelock.cli.answers import server_answer
-from firelock.cli.commands import Exit, Problem, add_command, add_group, describe, whole
+from firelock.cli.commands import Problem, add_command, add_group, describe, whole
 from firelock.cli.screen import Cell, Column, Piece, Screen, visible
 from firelock.cli.source import app_spec, connected, project_table, table_in_environment
 from firelock.text import age
@@ -64,7 +64,7 @@ def _serve(options: argparse.Namespace, screen: Screen) -> int:
     if spec is None:
         message = "firelock server needs to know which app to run."
         hint = 'Name it, as shop.jobs:fire, or write app = "shop.jobs:fire" below [tool.firelock].'
-        raise Problem(message, hint=hint, code=Exit.USAGE)
+        raise Problem(message, hint=hint)
     parse_queues(options.queues)  # a wrong one is said here, before any process starts
     log_to_stderr(logging.DEBUG if options.verbose else logging.INFO)
     server = ServerOptions(

@@ -36,8 +36,10 @@ def project_table() -> dict[str, object]:
     try:
         document: object = tomllib.loads(_PROJECT.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        message = f"{_PROJECT} cannot be read: {error}."
-        raise Problem(message, hint="Mend it, or run the command elsewhere.", code=Exit.USAGE) from error
+        raise Problem(
+            f"{_PROJECT} cannot be read: {error}.",
+            hint="Mend it, or run the command elsewhere.",
+        ) from error
     for key in ("tool", "firelock"):
         document = document.get(key, {}) if isinstance(document, dict) else {}
     return _checked(document)
@@ -49,17 +51,23 @@ def _checked(table: object) -> dict[str, object]:
     from firelock.settings import Settings  # noqa: PLC0415
 
     if not isinstance(table, dict):
-        message = f"[tool.firelock] in {_PROJECT} is no table."
-        raise Problem(message, hint='Write [tool.firelock] and below it storage = "…".', code=Exit.USAGE)
+        raise Problem(
+            f"[tool.firelock] in {_PROJECT} is no table.",
+            hint='Write [tool.firelock] and below it storage = "…".',
+        )
     plain = {key: value for key, value in table.items() if not isinstance(value, dict)}
     known = {*_PLACES, *(field.name for field in attrs.fields(Settings))}
     if strangers := sorted(plain.keys() - known):
-        message = f"[tool.firelock] in {_PROJECT} has a key {strangers[0]!r} that Firelock does not know."
-        raise Problem(message, hint=f"Known: {', '.join(sorted(known))}.", code=Exit.USAGE)
+        raise Problem(
+            f"[tool.firelock] in {_PROJECT} has a key {strangers[0]!r} that Firelock does not know.",
+            hint=f"Known: {', '.join(sorted(known))}.",
+        )
     for place in _PLACES:
         if not isinstance(plain.get(place, ""), str):
-            message = f"{place} = {plain[place]!r} in [tool.firelock] is no text."
-            raise Problem(message, hint=f'Write {place} = "…".', code=Exit.USAGE)
+            raise Problem(
+                f"{place} = {plain[place]!r} in [tool.firelock] is no text.",
+                hint=f'Write {place} = "…".',
+            )
     return plain
 
 
@@ -114,7 +122,6 @@ def open_app(options: argparse.Namespace, *, is_imported: bool = False) -> Firel
                 "Give --storage sqlite:///jobs.db or --app shop.jobs:fire, set FIRELOCK_STORAGE, or write "
                 'storage = "…" below [tool.firelock] in pyproject.toml.'
             ),
-            code=Exit.USAGE,
         )
     from firelock.app import Firelock  # noqa: PLC0415 - help and version need no app
     from firelock.settings import Settings  # noqa: PLC0415
@@ -133,8 +140,10 @@ def _load(spec: str, url: str | None, table: Mapping[str, object]) -> Firelock:
         raise
     except Exception as error:
         traceback.print_exception(error.with_traceback(_own_lines(error)))
-        message = f"{spec!r} cannot be imported: {type(error).__name__}: {error}"
-        raise Problem(message, hint="The traceback above is the application's.", code=Exit.USAGE) from error
+        raise Problem(
+            f"{spec!r} cannot be imported: {type(error).__name__}: {error}",
+            hint="The traceback above is the application's.",
+        ) from error
 
 
 def _own_lines(error: Exception) -> TracebackType | None:

@@ -139,8 +139,7 @@ class Audit:
 
 def _cut(name: str, text: object, limit: int) -> str:
     if not isinstance(text, str):
-        message = f"{name}={shown(text)} is no text."
-        raise ConfigurationError(message)
+        raise ConfigurationError(f"{name}={shown(text)} is no text.")
     return shorten(text, limit)
 
 
@@ -148,13 +147,13 @@ def _cut_detail(detail: object) -> dict[str, JsonValue] | None:
     if detail is None:
         return None
     if not isinstance(detail, Mapping):
-        message = f"detail={shown(detail)} is no mapping; pass names and JSON values."
-        raise ConfigurationError(message)
+        raise ConfigurationError(f"detail={shown(detail)} is no mapping; pass names and JSON values.")
     try:
         text = json.dumps(dict(detail), allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
-        message = f"detail={shown(detail)} cannot be stored as JSON: {error}. Pass texts, numbers, lists."
-        raise ConfigurationError(message) from error
+        raise ConfigurationError(
+            f"detail={shown(detail)} cannot be stored as JSON: {error}. Pass texts, numbers, lists."
+        ) from error
     if len(text) > _DETAIL_LIMIT:
         return {"cut": f"{text[: _DETAIL_LIMIT - 200]}…"}
     return cast("dict[str, JsonValue]", json.loads(text))

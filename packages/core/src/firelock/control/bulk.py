@@ -312,14 +312,14 @@ class Operations:
         chosen, meant = to_choice(Verb, "verb", verb), _check_filter(where)
         wanted = _contains(contains)
         if chosen is Verb.DELETE and meant == JobFilter() and not wanted:
-            message = "An empty filter would delete every job. Give one, as JobFilter(state=State.FAILED)."
-            raise ConfigurationError(message)
+            raise ConfigurationError(
+                "An empty filter would delete every job. Give one, as JobFilter(state=State.FAILED)."
+            )
         if chosen is Verb.REQUEUE and meant.state is None and not meant.is_retrying:
-            message = (
+            raise ConfigurationError(
                 "A requeue without a state would run again what has succeeded. Give the filter one, as "
                 "JobFilter(state=State.FAILED)."
             )
-            raise ConfigurationError(message)
         who = _text("by", by)
         why = f"{chosen.past} by {who}" if reason is None else _text("reason", reason)
         now = self._client.storage.clock()
@@ -574,29 +574,27 @@ class Operations:
 
 def _known(operation_id: str, record: Record | None) -> Record:
     if record is None:
-        message = f"Operation {shown(operation_id)} is not stored: the id is wrong, or it is long over."
-        raise ConfigurationError(message)
+        raise ConfigurationError(
+            f"Operation {shown(operation_id)} is not stored: the id is wrong, or it is long over."
+        )
     return record
 
 
 def _check_filter(where: JobFilter) -> JobFilter:
     """Return the filter as it will be read back: its cursors belong to its very fields."""
     if not isinstance(where, JobFilter):
-        message = f"where={shown(where)} is no filter; write JobFilter(state=State.FAILED)."
-        raise ConfigurationError(message)
+        raise ConfigurationError(f"where={shown(where)} is no filter; write JobFilter(state=State.FAILED).")
     if where.by_due:
         if where.since is not None or where.until is not None:
-            message = (
+            raise ConfigurationError(
                 "A filter by due with since or until is refused: an operation's window is that of its jobs' "
                 "last change. Leave out by_due, or the window."
             )
-            raise ConfigurationError(message)
         if where.state not in {None, State.SCHEDULED}:
-            message = (
+            raise ConfigurationError(
                 f"A filter by due with state={where.state} is refused: only scheduled jobs are due. Leave "
                 "out one of them."
             )
-            raise ConfigurationError(message)
         where = attrs.evolve(where, by_due=None, state=State.SCHEDULED)
     return where if where.state is None else attrs.evolve(where, state=to_choice(State, "state", where.state))
 
@@ -605,17 +603,16 @@ def _contains(contains: Mapping[str, str] | None) -> dict[str, str]:
     given = dict(contains or {})
     for name, text in given.items():
         if name not in _CONTAINS:
-            message = f"contains={shown(given)}: {shown(name)} is unknown; use {' or '.join(_CONTAINS)}."
-            raise ConfigurationError(message)
+            raise ConfigurationError(
+                f"contains={shown(given)}: {shown(name)} is unknown; use {' or '.join(_CONTAINS)}."
+            )
         _text(f"contains[{name!r}]", text)
     return {name: text for name, text in given.items() if text}
 
 
 def _text(name: str, text: object) -> str:
     if not isinstance(text, str):
-        message = f"{name}={shown(text)} is no text."
-        raise ConfigurationError(message)
+        raise ConfigurationError(f"{name}={shown(text)} is no text.")
     if len(text) > _TEXT_LIMIT:
-        message = f"{name} has {len(text):,} characters; use at most {_TEXT_LIMIT}."
-        raise ConfigurationError(message)
+        raise ConfigurationError(f"{name} has {len(text):,} characters; use at most {_TEXT_LIMIT}.")
     return text

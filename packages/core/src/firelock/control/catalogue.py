@@ -78,8 +78,9 @@ class Catalogue:
             return _entry(record, is_registered_here=info is not None)
         if info is not None:
             return _entry_here(self._client, info)
-        message = f"Task {shown(name)} is unknown: no server told of it, and this app does not have it."
-        raise UnknownTask(message)
+        raise UnknownTask(
+            f"Task {shown(name)} is unknown: no server told of it, and this app does not have it."
+        )
 
     aget = twin(get)
 

@@ -277,8 +277,9 @@ class Jobs:
     def _record(self, job_id: str) -> JobRecord:
         record = self._client.storage.get((job_id,))[0]
         if record is None:
-            message = f"Job {shown(job_id)} is not stored: the id is wrong, or the job has been pruned."
-            raise JobNotFound(message)
+            raise JobNotFound(
+                f"Job {shown(job_id)} is not stored: the id is wrong, or the job has been pruned."
+            )
         return record
 
     # ---- acting ------------------------------------------------------------------------------------------
@@ -445,13 +446,13 @@ def _partly(known: Mapping[int, Applied], count: int, error: StorageError) -> Pa
 def _filter(verb: str, where: Where, *, by_due: bool = False) -> JobFilter:
     if unknown := where.keys() - Where.__annotations__.keys():
         known = ", ".join(Where.__annotations__)
-        message = f"{verb}() takes no {sorted(unknown)[0]!r}; jobs are looked for by {known}."
-        raise TypeError(message)
+        raise TypeError(f"{verb}() takes no {sorted(unknown)[0]!r}; jobs are looked for by {known}.")
     state, since, until = where.get("state"), where.get("since"), where.get("until")
     chosen = None if state is None else to_choice(State, "state", state)
     if by_due and chosen not in {None, State.SCHEDULED}:
-        message = f"by_due=True with state={str(chosen)!r} finds no job: only scheduled ones are due."
-        raise ConfigurationError(message)
+        raise ConfigurationError(
+            f"by_due=True with state={str(chosen)!r} finds no job: only scheduled ones are due."
+        )
     return JobFilter(
         state=chosen,
         task=where.get("task"),
@@ -470,16 +471,13 @@ def _filter(verb: str, where: Where, *, by_due: bool = False) -> JobFilter:
 def _ids(ids: Sequence[str]) -> list[str]:
     """Return the ids; a single one, which would be taken apart, and what is none are refused."""
     if isinstance(ids, str | bytes):
-        message = f"ids={ids!r} is one text; pass a list of ids."
-        raise ConfigurationError(message)
+        raise ConfigurationError(f"ids={ids!r} is one text; pass a list of ids.")
     if not isinstance(ids, Iterable):
-        message = f"ids={ids!r} is no list of ids."
-        raise ConfigurationError(message)
+        raise ConfigurationError(f"ids={ids!r} is no list of ids.")
     listed = list(ids)
     for job_id in listed:
         if not isinstance(job_id, str):
-            message = f"{job_id!r} is no id; pass texts, such as job.id."
-            raise ConfigurationError(message)
+            raise ConfigurationError(f"{job_id!r} is no id; pass texts, such as job.id.")
     return listed
 
 
@@ -490,9 +488,9 @@ def _due_at(when: datetime | timedelta, now: int) -> int:
     elif isinstance(when, datetime):
         due_at = micros(when)
     else:
-        message = f"when={shown(when)} is no instant; pass an aware datetime, or a timedelta from now."
-        raise ScheduleError(message)
+        raise ScheduleError(
+            f"when={shown(when)} is no instant; pass an aware datetime, or a timedelta from now."
+        )
     if due_at > _LAST:
-        message = f"when={shown(when)} ends after the year 9999; pass an earlier one."
-        raise ScheduleError(message)
+        raise ScheduleError(f"when={shown(when)} ends after the year 9999; pass an earlier one.")
     return max(0, due_at)

@@ -19,8 +19,7 @@ PAGE_LIMIT = 500
 def check_limit(limit: int, nouns: str) -> int:
     """Return how many a page holds; ConfigurationError unless it is 1 to 500."""
     if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= PAGE_LIMIT:
-        message = f"limit={shown(limit)} is refused; a page holds 1 to {PAGE_LIMIT} {nouns}."
-        raise ConfigurationError(message)
+        raise ConfigurationError(f"limit={shown(limit)} is refused; a page holds 1 to {PAGE_LIMIT} {nouns}.")
     return limit
 
 
@@ -35,7 +34,6 @@ def newest_records(
     """
     check_limit(limit, nouns)
     if cursor is not None and not is_newest_first_key(cursor):
-        message = f"Cursor {shown(cursor)} belongs to no page of {nouns}. Start without a cursor."
-        raise StorageError(message)
+        raise StorageError(f"Cursor {shown(cursor)} belongs to no page of {nouns}. Start without a cursor.")
     records = storage.list_records(kind, after=cursor or "", limit=limit + 1)
     return list(records[:limit]), records[limit - 1].key if len(records) > limit else None

@@ -116,8 +116,7 @@ class Servers:
     def tell(self, server_id: str, order: str) -> None:
         """Within a heartbeat the server claims no more (quiet), claims again (resume) or stops (stop)."""
         if order not in {"quiet", "resume", "stop"}:
-            message = f"Order {order!r} is unknown; use quiet, resume or stop."
-            raise ConfigurationError(message)
+            raise ConfigurationError(f"Order {order!r} is unknown; use quiet, resume or stop.")
         self._client.storage.put_record("server_order", server_id, json.dumps(order))
 
     atell = twin(tell)

@@ -85,8 +85,7 @@ class _Kind:
             return _bounded("value", text, low=self.low, high=self.high)
         if text not in self.names:
             known = f"known are {', '.join(self.names)}" if self.names else "this field has no names"
-            message = f"unknown name {text!r}; {known}"
-            raise ValueError(message)
+            raise ValueError(f"unknown name {text!r}; {known}")
         return self.names.index(text) + self.low
 
 
@@ -189,11 +188,10 @@ def parse_fields(expression: str) -> CronFields:
         is_interval=any(set("*-/") & set(text) for _, text in pieces[:-3]),
     )
     if not any(days_in(fields, shape) for month in fields.months for shape in shapes_of(month)):
-        message = (
+        raise ScheduleError(
             f"Cron expression {expression!r} never fires: no month it names has such a day. "
             "Correct the day of month (L is the last day) or the month."
         )
-        raise ScheduleError(message)
     return fields
 
 
@@ -203,16 +201,16 @@ def _split(expression: str) -> list[tuple[int, str]]:
     if text.startswith("@"):
         if text not in MACROS:
             known = ", ".join(MACROS)
-            message = f"Cron expression {expression!r} is unknown. Use one of {known}, or five or six fields."
-            raise ScheduleError(message)
+            raise ScheduleError(
+                f"Cron expression {expression!r} is unknown. Use one of {known}, or five or six fields."
+            )
         text = MACROS[text]
     pieces = [(match.start() + 1, match.group()) for match in re.finditer(r"[^ ]+", text)]
     if len(pieces) not in {_WITHOUT_SECONDS, _WITH_SECONDS}:
-        message = (
+        raise ScheduleError(
             f"Cron expression {expression!r} has {len(pieces)} fields. Write five (minutes, hours, day of "
             "month, month, day of week) or six with seconds first."
         )
-        raise ScheduleError(message)
     return pieces
 
 
@@ -220,18 +218,16 @@ def _read_field(expression: str, kind: _Kind, column: int, field: str) -> _Read:
     items, item, read = field.split(","), field, _Read()
     try:
         if len(items) > _ITEM_LIMIT:
-            message = f"the list has {len(items)} items; at most {_ITEM_LIMIT} are read"
-            raise ValueError(message)
+            raise ValueError(f"the list has {len(items)} items; at most {_ITEM_LIMIT} are read")
         for item in items:
             is_any = item == "?" and kind in {_DAY, _WEEKDAY} and len(items) == 1
             _read_item(kind, "*" if is_any else item, read)
             column += len(item) + 1
     except ValueError as error:
-        message = (
+        raise ScheduleError(
             f"Cron expression {expression!r}, {kind.name} {item!r} (column {column}): {error}. "
             f"Write {kind.forms}."
-        )
-        raise ScheduleError(message) from None
+        ) from None
     return read
 
 
@@ -241,8 +237,7 @@ def _read_item(kind: _Kind, text: str, read: _Read) -> None:
         return
     found = _PLAIN.fullmatch(text)
     if found is None or (found["low"] == "*" and found["high"]):
-        message = "this form is not read here" if text else "an item is missing"
-        raise ValueError(message)
+        raise ValueError("this form is not read here" if text else "an item is missing")
     read.plain.extend(_plain_forms(kind, *found.group("low", "high", "step")))
     read.is_any |= text in {"*", "*/1"}
 
@@ -286,8 +281,7 @@ def _plain_forms(kind: _Kind, low: str, high: str | None, step: str | None) -> l
 def _bounded(what: str, text: str, *, low: int, high: int) -> int:
     value = int(text)
     if not low <= value <= high:
-        message = f"{what} {value} is not between {low} and {high}"
-        raise ValueError(message)
+        raise ValueError(f"{what} {value} is not between {low} and {high}")
     return value
 
 
@@ -300,8 +294,7 @@ def _expand(expression: str, reads: dict[_Kind, _Read]) -> dict[_Kind, tuple[int
     try:
         expanded, _ = croniter.expand(" ".join(texts))
     except ValueError as error:
-        message = f"Cron expression {expression!r} cannot be read: {error}"
-        raise ScheduleError(message) from error
+        raise ScheduleError(f"Cron expression {expression!r} cannot be read: {error}") from error
     return {
         kind: _values(kind, found) if reads[kind].plain else ()
         for kind, found in zip(kinds, expanded, strict=True)

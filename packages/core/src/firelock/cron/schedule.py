@@ -54,8 +54,7 @@ def _choose(kind: type[_Choice], name: str, value: str) -> _Choice:
         return kind(value)
     except ValueError as error:
         choices = ", ".join(repr(str(choice)) for choice in kind)
-        message = f"{name}={value!r} is unknown. Use one of {choices}."
-        raise ScheduleError(message) from error
+        raise ScheduleError(f"{name}={value!r} is unknown. Use one of {choices}.") from error
 
 
 def _to_misfire(value: Misfire | str) -> Misfire:
@@ -72,15 +71,13 @@ def _to_misfire_limit(value: int) -> int:
 
 def _require_whole(name: str, value: object, *, low: int = 1, high: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        message = f"{name}={value!r} is not a whole number from {low} to {high}."
-        raise ScheduleError(message)
+        raise ScheduleError(f"{name}={value!r} is not a whole number from {low} to {high}.")
     return value
 
 
 def _require_span(name: str, value: object, *, low: timedelta, high: timedelta) -> timedelta:
     if not isinstance(value, timedelta) or not low <= value <= high:
-        message = f"{name}={value!r} is not a timedelta from {low} to {high}."
-        raise ScheduleError(message)
+        raise ScheduleError(f"{name}={value!r} is not a timedelta from {low} to {high}.")
     return value
 
 
@@ -228,8 +225,7 @@ def _weekday(day: str | int) -> str:
         return str(_require_whole("day", day, low=0, high=7))
     folded = day.lower()
     if folded not in _WEEKDAYS and folded not in {name[:3] for name in _WEEKDAYS}:
-        message = f"day={day!r} is no weekday. Use a name such as 'mon' or 'monday', or 0 to 7."
-        raise ScheduleError(message)
+        raise ScheduleError(f"day={day!r} is no weekday. Use a name such as 'mon' or 'monday', or 0 to 7.")
     return folded[:3]
 
 
@@ -306,8 +302,9 @@ def parse_schedule(value: str | Cron | Every) -> Schedule:
         return value
     if isinstance(value, str):
         return Cron(value)
-    message = f"{value!r} is no schedule. Pass Cron('0 2 * * *'), Every(timedelta(minutes=5)) or a cron text."
-    raise ScheduleError(message)
+    raise ScheduleError(
+        f"{value!r} is no schedule. Pass Cron('0 2 * * *'), Every(timedelta(minutes=5)) or a cron text."
+    )
 
 
 def schedule_to_json(schedule: Schedule) -> str:
@@ -333,8 +330,7 @@ def schedule_from_json(text: str) -> Schedule:
     """
     try:
         if len(text) > _JSON_LIMIT:
-            message = f"{len(text):,} characters"
-            raise ValueError(message)
+            raise ValueError(f"{len(text):,} characters")
         stored = json.loads(text)
         if "cron" in stored:
             return Cron(stored.pop("cron"), **stored)
@@ -342,10 +338,9 @@ def schedule_from_json(text: str) -> Schedule:
     except ScheduleError:
         raise
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
-        message = (
+        raise ScheduleError(
             f"Stored schedule {text[:64]!r} cannot be read ({error}). Store it again with schedule_to_json."
-        )
-        raise ScheduleError(message) from error
+        ) from error
 
 
 _SECOND = timedelta(seconds=1)

@@ -263,8 +263,7 @@ class JobRunner:
         transition = self._succeeded(run, self._clock.now(), result)
         applied = self._storage.apply([transition], within=within)[0]
         if not applied.is_applied:
-            message = "the job is no longer this run's; nothing of its transaction may stay"
-            raise JobCancelled(message)
+            raise JobCancelled("the job is no longer this run's; nothing of its transaction may stay")
         run.frees_children = applied is Applied.RELEASING
 
     def _nothing_of(self, run: Run) -> tuple[str | None, str | None]:

@@ -86,9 +86,10 @@ class Child:
         self._is_over = threading.Event()
 
     def start(self, session_id: str) -> None:
-        """Jobs are claimed and run for this session."""
+        """Jobs are claimed and run for this session; where that fails, `stop` ends what has started."""
         self._memory.adopt_session()
         self._dispatcher.start(Holder(session_id, self._server.name))
+        self._workers.start()
         self._upkeep.start()  # after the session is adopted: before, the right to run looks lost
         log.info("Jobs are run from now on.", extra={"session": session_id})
         self._waker.start()
@@ -150,7 +151,8 @@ class Child:
             log.error("The last ends could not be written: the storage does not answer.")
         self._upkeep.stop(_SETTLE_GRACE)
         self._workers.close(_THREAD_GRACE)
-        self._waker.join(_THREAD_GRACE)
+        if self._waker.is_alive():
+            self._waker.join(_THREAD_GRACE)
         return stuck
 
     def _wait_until_idle(self, seconds: float) -> None:
@@ -177,19 +179,17 @@ def check_runnable(runtime: Runtime, *, can_be_found: bool) -> None:
     """
     tasks = runtime.tasks.runnable()
     if not tasks:
-        message = (
+        raise ConfigurationError(
             "This server has no task to run. Decorate functions with @fire.task, and name their modules in "
             'Firelock(imports=["app.tasks"]) or by --import.'
         )
-        raise ConfigurationError(message)
     for info in tasks:
         runtime.tasks.binder(info)
         if info.executor is Executor.PROCESS and not can_be_found:
-            message = (
+            raise ConfigurationError(
                 f'Task {info.name!r} has executor="process", but the app stands in no module that another '
                 "process could import. Make it a module's global variable."
             )
-            raise ConfigurationError(message)
 
 
 # ---- the process that a supervisor started: `python -m firelock.server.child` -----------------------------

@@ -82,17 +82,16 @@ def parse_queues(queues: Sequence[str] | str | None) -> QueueChoice:
     pairs = [part.strip().partition(":") for part in _parts(queues) if part.strip()]
     names = tuple(check_queue(name) for name, _, _ in pairs)
     if not names:
-        message = f"queues={queues!r} names no queue; leave it out to serve every queue."
-        raise ConfigurationError(message)
+        raise ConfigurationError(f"queues={queues!r} names no queue; leave it out to serve every queue.")
     if len(set(names)) < len(names):
-        message = f"queues={queues!r} names a queue twice."
-        raise ConfigurationError(message)
+        raise ConfigurationError(f"queues={queues!r} names a queue twice.")
     weighted = [bool(colon) for _, colon, _ in pairs]
     if not any(weighted):
         return QueueChoice(names)
     if not all(weighted):
-        message = f"queues={queues!r}: give every queue a weight (critical:3,default:1), or none."
-        raise ConfigurationError(message)
+        raise ConfigurationError(
+            f"queues={queues!r}: give every queue a weight (critical:3,default:1), or none."
+        )
     return QueueChoice(names, tuple(_weight(text, queues) for _, _, text in pairs))
 
 
@@ -100,19 +99,18 @@ def _parts(queues: Sequence[str] | str) -> list[str]:
     if isinstance(queues, str):
         return queues.split(",")
     if not isinstance(queues, list | tuple):
-        message = f"queues={queues!r}: name queues in a list or a text."
-        raise ConfigurationError(message)
+        raise ConfigurationError(f"queues={queues!r}: name queues in a list or a text.")
     for name in queues:
         if not isinstance(name, str):
-            message = f"queues={queues!r}: a queue is named by a text, not by {name!r}."
-            raise ConfigurationError(message)
+            raise ConfigurationError(f"queues={queues!r}: a queue is named by a text, not by {name!r}.")
     return list(queues)
 
 
 def _weight(text: str, queues: Sequence[str] | str) -> int:
     if not (text.isascii() and text.isdigit() and 1 <= int(text) <= _HEAVIEST):
-        message = f"queues={queues!r}: weight {text!r} is no whole number from 1 to {_HEAVIEST}."
-        raise ConfigurationError(message)
+        raise ConfigurationError(
+            f"queues={queues!r}: weight {text!r} is no whole number from 1 to {_HEAVIEST}."
+        )
     return int(text)
 
 
@@ -230,7 +228,8 @@ class Dispatcher:
         """The loop has ended; False if it did not in time."""
         self._inbox.order(lambda: self._enter(DispatcherState.STOPPED))
         self._inbox.ran_dry()  # who waits for that ends too
-        self._thread.join(timeout)
+        if self._thread.is_alive():  # or its start has failed
+            self._thread.join(timeout)
         return not self._thread.is_alive()
 
     # ---- the loop ----------------------------------------------------------------------------------------
@@ -337,17 +336,16 @@ class Dispatcher:
 
     def _idle_time(self) -> float:
         """Return how long to wait at most: the poll, or a moment while jobs wait here behind long ones."""
-        coroutines = self._workers.coroutines
-        if self._workers.threads.waiting or coroutines.waiting:
+        if self._workers.has_waiting:
             return _FLUSH_WAIT
         poll = self._settings.poll
-        return min(poll, FULL_PAUSE) if coroutines.is_full else poll
+        return min(poll, FULL_PAUSE) if self._workers.is_loop_full else poll
 
     # ---- handing back ------------------------------------------------------------------------------------
 
     def _hand_back_late(self) -> None:
-        wait = self._workers.threads.oldest_wait()
-        late = self._workers.coroutines.take_back_late()
+        wait, coroutines = self._workers.threads.oldest_wait(), self._workers.coroutines
+        late = [] if coroutines is None else coroutines.take_back_late()
         if wait and self._ahead.observe(wait):
             late += self._workers.threads.take_back()
         self._hand_back(late, "waited too long behind others")

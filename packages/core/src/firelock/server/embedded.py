@@ -9,6 +9,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -72,8 +73,7 @@ class EmbeddedServer:
             StorageError: the storage cannot be reached.
         """
         if self._running is not None:
-            message = f"Server {self.name} runs already; stop it first, or make another."
-            raise ConfigurationError(message)
+            raise ConfigurationError(f"Server {self.name} runs already; stop it first, or make another.")
         self._stop_asked.clear()
         self._app.load_imports()
         server = ServerInfo(new_id(), self.name, str(self._queues), self._threads, os.getpid())
@@ -110,8 +110,9 @@ class EmbeddedServer:
             ConfigurationError: it is called from another thread than the main one; and as `start`.
         """
         if threading.current_thread() is not threading.main_thread():
-            message = "run() hears signals, which only the main thread can; use start() and stop() elsewhere."
-            raise ConfigurationError(message)
+            raise ConfigurationError(
+                "run() hears signals, which only the main thread can; use start() and stop() elsewhere."
+            )
         former = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
         def ask(*_: object) -> None:
@@ -181,20 +182,22 @@ class _RunningServer:
         self._sessions = SessionRenewal(
             runtime.storage, runtime.settings, server, on_lost=self._begin_anew, on_order=self._obey
         )
-        try:
+        with ExitStack() as undo:  # what has begun ends where something fails
+            undo.callback(self._memory.close)
             app.recurring.sync()
-            self._plugins.worker_process_started(server)  # before the session: nothing is left of a failure
+            self._plugins.worker_process_started(server)
             self._session = self._begin()
-        except BaseException:
-            self._memory.close()
-            raise
-        spec = JobProcessSpec(app_spec, server, imports=locate_tasks(runtime.tasks)) if app_spec else None
-        self._child = Child(
-            runtime, self._memory, server, queues, threads=threads, coroutines=coroutines, process_spec=spec,
-            on_session_lost=self._begin_anew,
-        )  # fmt: skip
-        self._sessions.start()
-        self._child.start(self._session)
+            undo.callback(self._end_session)
+            spec = JobProcessSpec(app_spec, server, imports=locate_tasks(runtime.tasks)) if app_spec else None
+            self._child = Child(
+                runtime, self._memory, server, queues, threads=threads, coroutines=coroutines,
+                process_spec=spec, on_session_lost=self._begin_anew,
+            )  # fmt: skip
+            undo.callback(self._sessions.stop)
+            self._sessions.start()
+            undo.callback(self._child.stop, 0)
+            self._child.start(self._session)
+            undo.pop_all()
         self._plugins.server_started(server)
 
     def _begin(self) -> str:
@@ -236,22 +239,24 @@ class _RunningServer:
         stuck = self._child.stop(grace)
         with self._renewing:
             self._sessions.stop()
+        self._end_session()
+        if not stuck:  # who still runs writes to it
+            self._memory.close()
+        self._plugins.server_stopped(self._server)
+        self._plugins.worker_process_stopped(self._server)
+
+    def _end_session(self) -> None:
         try:
             self._sessions.end(self._session)
         except StorageError as error:
             log.warning(
                 "Session %s could not be ended, so its jobs wait for its timeout: %s", self._session, error
             )
-        if not stuck:  # who still runs writes to it
-            self._memory.close()
-        self._plugins.server_stopped(self._server)
-        self._plugins.worker_process_stopped(self._server)
 
 
 def _at_least_one(name: str, value: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 10_000:  # noqa: PLR2004
-        message = f"{name}={value!r} is refused; pass a whole number from 1 to 10000."
-        raise ConfigurationError(message)
+        raise ConfigurationError(f"{name}={value!r} is refused; pass a whole number from 1 to 10000.")
     return value
 
 

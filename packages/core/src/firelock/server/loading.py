@@ -76,8 +76,9 @@ def load_app(spec: str, *, storage: str | None = None) -> ServedApp:
     """
     place, colon, attribute = spec.rpartition(":")
     if not colon or not place or not attribute:
-        message = f"{spec!r} names no app; write module:name, such as shop.jobs:fire, or file.py:name."
-        raise ConfigurationError(message)
+        raise ConfigurationError(
+            f"{spec!r} names no app; write module:name, such as shop.jobs:fire, or file.py:name."
+        )
     app: object = (module := load_module(place))
     named = f"file {place}" if place.endswith(".py") else f"module {place}"
     reached: list[str] = []
@@ -126,8 +127,9 @@ def _load_name(name: str) -> ModuleType:
         raise
     except Exception as error:
         if isinstance(error, ModuleNotFoundError) and error.name and f"{name}.".startswith(f"{error.name}."):
-            message = f"No module {name!r} here ({Path.cwd()}) or installed; check the name and the folder."
-            raise ConfigurationError(message) from error
+            raise ConfigurationError(
+                f"No module {name!r} here ({Path.cwd()}) or installed; check the name and the folder."
+            ) from error
         raise _failed(name, error) from error
 
 
@@ -150,12 +152,10 @@ def _failed(name: str, error: Exception) -> ConfigurationError:
 def _load_file(path: Path) -> ModuleType:
     """Import a file under its stem, so that its tasks have the names its own `__main__` gives them."""
     if not path.is_file():
-        message = f"No file {str(path)!r}."
-        raise ConfigurationError(message)
+        raise ConfigurationError(f"No file {str(path)!r}.")
     path = path.resolve()
     if path.stem in sys.stdlib_module_names:
-        message = f"{str(path)!r} has the name of a module of Python; rename it."
-        raise ConfigurationError(message)
+        raise ConfigurationError(f"{str(path)!r} has the name of a module of Python; rename it.")
     loaded = sys.modules.get(path.stem)
     if loaded is not None and getattr(loaded, "__file__", None) == str(path):
         return loaded

@@ -68,7 +68,8 @@ class SessionRenewal:
     def stop(self) -> None:
         """Nothing is renewed any more."""
         self._over.set()
-        self._thread.join(self._settings.heartbeat + 1)
+        if self._thread.is_alive():
+            self._thread.join(self._settings.heartbeat + 1)
 
     def begin(self, memory: ChildMemory, *, pid: int, workers: int) -> str:
         """A session has begun and its child may start jobs; return its id.

@@ -248,11 +248,10 @@ class Supervisor:
     def _open(self, ready: dict[str, Any]) -> None:
         storage = open_storage(ready["storage"])
         if Feature.SHARED not in storage.features:
-            message = (
+            raise StorageError(
                 f"{storage.url} lives in one process, and a server's children are others. Use "
                 "sqlite:///jobs.db, or run fire.server() inside the process that enqueues."
             )
-            raise StorageError(message)
         self._storage = storage
         self._settings = Settings.from_json(ready["settings"])
         self._sessions = SessionRenewal(

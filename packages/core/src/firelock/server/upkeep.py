@@ -117,7 +117,8 @@ class ChildUpkeep:
             self._condition.notify_all()
         deadline = time.monotonic() + timeout
         for thread in self._threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
+            if thread.is_alive():  # or its start has failed
+                thread.join(max(0.0, deadline - time.monotonic()))
         for flush in self._flushes:
             try:
                 flush.run()
@@ -226,7 +227,8 @@ class ChildUpkeep:
 
     def _watch(self) -> None:
         """Jobs whose time is over are told so; and jobs that must not overlap, when the right to run ends."""
-        self._workers.coroutines.watch()
+        if self._workers.coroutines is not None:
+            self._workers.coroutines.watch()
         now = time.monotonic()
         has_right = self._context.memory.may_start()
         if has_right is not self._had_right:

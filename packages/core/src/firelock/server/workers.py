@@ -142,17 +142,34 @@ class Workers:
     """The threads and the event loop of a child, as its dispatcher sees them."""
 
     def __init__(self, context: WorkerContext, tasks: Registry, *, threads: int, coroutines: int) -> None:
-        self.threads = ThreadWorkers(context, threads)
-        self.coroutines = AsyncWorkers(context, coroutines, threads)
         self._context = context
         self._tasks = tasks
         on_loop = [info.is_async and not context.runs_apart(info) for info in tasks.runnable()]
-        self._has_async, self._has_sync = any(on_loop), not all(on_loop)
+        self._has_sync = not on_loop or not all(on_loop)
         self._window = 1 if self._has_sync else coroutines  # claims for the loop, while threads claim as well
+        self.threads = ThreadWorkers(context, threads)
+        self.coroutines = AsyncWorkers(context, coroutines, threads) if any(on_loop) else None
+        self._both: list[ThreadWorkers | AsyncWorkers] = (
+            [self.threads] if self.coroutines is None else [self.threads, self.coroutines]
+        )
+
+    def start(self) -> None:
+        """Threads wait for jobs."""
+        self.threads.start()
 
     def runs(self) -> list[Run]:
         """Return what is running now."""
-        return [*list(self.threads.running.values()), *list(self.coroutines.running.values())]
+        return [run for each in self._both for run in list(each.running.values())]
+
+    @property
+    def has_waiting(self) -> bool:
+        """Tell whether jobs wait here for a worker."""
+        return any(each.waiting for each in self._both)
+
+    @property
+    def is_loop_full(self) -> bool:
+        """Tell whether more coroutines would find no place."""
+        return self.coroutines is not None and self.coroutines.is_full
 
     def room(self, ahead: int, unended: int) -> int:
         """Return how many jobs to claim now.
@@ -161,32 +178,33 @@ class Workers:
             ahead: so many may wait for a thread.
             unended: so many are held and have not ended.
         """
-        threads, coroutines = self.threads, self.coroutines
-        if self._has_async and coroutines.is_full:
+        if self.is_loop_full:
             return 0  # a claim cannot choose, and would bring more of them
+        threads, coroutines = self.threads, self.coroutines
         in_threads = len(threads.running) + threads.waiting
-        room = 0
-        if self._has_sync or not self._has_async:
-            room = max(0, threads.count + ahead - in_threads)
-        if self._has_async:
+        room = max(0, threads.count + ahead - in_threads) if self._has_sync else 0
+        if coroutines is not None:
             on_loop = max(len(coroutines.running), unended - in_threads)
             room += max(0, min(coroutines.limit - on_loop, self._window))
         return min(room, _MOST_AT_ONCE)
 
     def put(self, claimed: list[ClaimedRun]) -> None:
         """The jobs run as soon as workers are free, each where its task belongs."""
-        if not self._has_async:
+        if self.coroutines is None:
             self.threads.put(claimed)
-            return
+        else:
+            self._put_apart(claimed, self.coroutines)
+
+    def _put_apart(self, claimed: list[ClaimedRun], coroutines: AsyncWorkers) -> None:
         on_loop = [each for each in claimed if self._is_for_loop(each.job)]
         others = claimed if not on_loop else [each for each in claimed if not self._is_for_loop(each.job)]
         if others:
             self.threads.put(others)
         if on_loop:
-            self.coroutines.put(on_loop)
+            coroutines.put(on_loop)
         if self._has_sync:
             window = self._window * 2 if len(on_loop) * 2 > self._window else self._window // 2
-            self._window = max(1, min(self.coroutines.limit, window))
+            self._window = max(1, min(coroutines.limit, window))
 
     def _is_for_loop(self, job: ClaimedJob) -> bool:
         info = self._tasks.get(job.task)
@@ -194,12 +212,12 @@ class Workers:
 
     def take_back(self) -> list[ClaimedRun]:
         """Return the jobs that have not started; they will not."""
-        return [*self.threads.take_back(), *self.coroutines.take_back()]
+        return [claimed for each in self._both for claimed in each.take_back()]
 
     def close(self, timeout: float) -> None:
         """Idle workers and the loop have ended; busy ones end with their job."""
-        self.threads.close(timeout)
-        self.coroutines.close(timeout)
+        for each in self._both:
+            each.close(timeout)
 
 
 def thread_count(workers: int) -> int:
@@ -223,6 +241,9 @@ class ThreadWorkers:
             threading.Thread(target=self._work, args=(worker,), name=f"firelock-worker-{worker}", daemon=True)
             for worker in range(count)
         ]
+
+    def start(self) -> None:
+        """The threads wait for jobs."""
         for thread in self._threads:
             thread.start()
 
@@ -270,7 +291,8 @@ class ThreadWorkers:
             self._todo.put(None)
         deadline = time.monotonic() + timeout
         for thread in self._threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
+            if thread.is_alive():  # or its start has failed
+                thread.join(max(0.0, deadline - time.monotonic()))
         if self._pool is not None:
             self._pool.close()
 
