@@ -7,7 +7,7 @@ from contextlib import closing
 
 import pytest
 
-from firelock.storage import StorageUnavailable
+from firelock.storage import StorageError, StorageUnavailable
 from firelock_redis.database import RedisDatabase
 from firelock_redis.storage import RedisStorage
 from firelock_redis.url import parse_url
@@ -51,3 +51,16 @@ def test_who_was_refused_tries_in_another_partition(program):
             tried.add(job.id[-2:])
 
     assert len(tried) > 1
+
+
+def test_a_partition_that_fails_keeps_back_no_job_of_others(server):
+    """What was claimed before it failed is handed over: else it would wait until its session ends."""
+    server.empty()
+    with scene_at(server.socket_url("partitions=2")) as scene:
+        heir, job = scene.begin("heir"), scene.new_job(id=f"{0:032x}")
+        scene.storage.insert([job])
+        server.client().set("firelock:{1}:work", "nobody's")
+
+        assert [claimed.id for claimed in scene.claim(heir, 2)] == [job.id]
+        with pytest.raises(StorageError):
+            scene.claim(heir, 2)

@@ -117,7 +117,9 @@ class EngineVerbs(RedisVerbs):
                 _, claim = self._send(partition, [], attrs.evolve(asked, limit=wanted))
             except StorageError:
                 self._turns.note(partition)  # nobody has looked: what is there must not wait for its poll
-                raise
+                if not jobs:
+                    raise
+                break  # who claims holds these already: they would wait until its session ends
             next_due_at = claim.next_due_at
             if claim.is_session_lost:
                 self._turns.note(partition)  # a lost session is told nothing of what is there
