@@ -70,35 +70,22 @@ class RedisConnections:
             StorageError: it refuses.
             NoScriptError: of the driver, for the one who knows the script.
         """
-        with self.taken() as connection:
-            connection.send_command(*words)
-            return connection.read_response()
+        return self._ask(lambda connection: _answer(connection, words))
 
     def call_together(self, _key: str, commands: Sequence[Sequence[object]]) -> list[Reply]:
         """Return the replies to commands sent together; an error is raised when all replies are read."""
-        with self.taken() as connection:
-            connection.send_packed_command(connection.pack_commands(commands))
-            replies, failed = [], None
-            for _ in commands:
-                try:
-                    replies.append(connection.read_response())
-                except driver.ResponseError as error:
-                    failed = failed or error
-            if failed is not None:
-                raise failed
-            return replies
+        return self._ask(lambda connection: _answers(connection, commands))
 
     def ask_primaries(self, *words: object) -> Mapping[str, Reply]:
         """Return each primary's reply to a command without a key, by where it is."""
         return {str(self._url): self.call(*words)}
 
-    @contextmanager
-    def taken(self) -> Iterator[AbstractConnection]:
-        """Yield a connection that nobody else uses meanwhile."""
+    def _ask(self, ask: Callable[[AbstractConnection], _T]) -> _T:
+        """Return the answer by a connection that nobody else uses meanwhile."""
         number, connection = self._number, None
         try:
             connection = self._take()
-            yield connection
+            answer = ask(connection)
         except driver.NoScriptError:
             self._give_back(number, connection)
             raise
@@ -114,8 +101,8 @@ class RedisConnections:
         except BaseException:
             _drop(connection)
             raise
-        else:
-            self._give_back(number, connection)
+        self._give_back(number, connection)
+        return answer
 
     # ---- taking and giving back --------------------------------------------------------------------------
 
@@ -233,8 +220,7 @@ class ClusterConnections:
         pool = client.get_redis_connection(node).connection_pool
         connection = pool.get_connection()
         try:
-            connection.send_packed_command(connection.pack_commands(commands))
-            return [connection.read_response() for _ in commands]
+            return _answers(connection, commands)
         except BaseException:
             connection.disconnect()
             raise
@@ -362,6 +348,25 @@ else:
             return [pack_command(cast("Any", words))]
 
     _packer = _Packer()
+
+
+def _answer(connection: AbstractConnection, words: Sequence[object]) -> Reply:
+    connection.send_command(*words)
+    return connection.read_response()
+
+
+def _answers(connection: AbstractConnection, commands: Sequence[Sequence[object]]) -> list[Reply]:
+    """Return the replies to commands sent together; an error is raised when all replies are read."""
+    connection.send_packed_command(connection.pack_commands(commands))
+    replies, failed = [], None
+    for _ in commands:
+        try:
+            replies.append(connection.read_response())
+        except driver.ResponseError as error:
+            failed = failed or error
+    if failed is not None:
+        raise failed
+    return replies
 
 
 def _is_spoilt(connection: AbstractConnection) -> bool:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import groupby
-from operator import attrgetter
 from typing import Any
 
 from typing_extensions import override
@@ -17,7 +15,6 @@ from firelock.storage import (
     NewJob,
     On,
     RecurringRecord,
-    State,
     StorageError,
     StorageUnavailable,
     Upkeep,
@@ -25,7 +22,7 @@ from firelock.storage import (
     waiting_reason,
 )
 from firelock_redis.database import RedisDatabase
-from firelock_redis.layout import LETTERS, lowest_place, payload_of, quoted
+from firelock_redis.layout import LETTERS, lowest_place, payload_of, quoted, rare_of
 from firelock_redis.partitions import FIRST
 from firelock_redis.records import progress_of, stored_progress
 from firelock_redis.verbs import RedisVerbs
@@ -33,11 +30,6 @@ from firelock_redis.verbs import RedisVerbs
 __all__ = ["RULES", "InsertVerbs"]
 
 ON_LETTERS = {On.SUCCEEDED: "S", On.FAILED: "F", On.DELETED: "D", On.FINISHED: "X"}
-_asked = attrgetter(
-    "state", "due_at", "nominal_at", "reason", "tags", "timeout_seconds", "retry", "recurring_id", "parents"
-)
-_NOTHING_ASKED = (State.ENQUEUED, None, None, None, (), None, None, None, ())
-_run = attrgetter("queue", "priority")
 _PLAIN_LIMIT = 1_000  # jobs whose keys and values one command of a script can take
 
 
@@ -140,32 +132,31 @@ def require_parents_beside(database: RedisDatabase, jobs: Sequence[NewJob]) -> N
 
 
 def _insert(database: RedisDatabase, partition: int, jobs: Sequence[NewJob]) -> list[bool]:
-    if _is_plain(jobs) and database.run_replicated("insert_plain", partition, *_plain_arguments(jobs)):
+    plain = _plain_arguments(jobs)
+    if plain is not None and database.run_replicated("insert_plain", partition, *plain):
         return [True] * len(jobs)
     reply = database.run_replicated("insert.jobs", partition, RULES, len(jobs), *stored_arguments(jobs))
     raise_missing(reply)
     return [bool(is_new) for is_new in reply]
 
 
-def _is_plain(jobs: Sequence[NewJob]) -> bool:
-    """Tell whether nothing special is asked for any of the jobs, and none is there twice."""
-    return (
-        len(jobs) <= _PLAIN_LIMIT
-        and all(map(_NOTHING_ASKED.__eq__, map(_asked, jobs)))
-        and len({job.id for job in jobs}) == len(jobs)
-    )
+def _plain_arguments(jobs: Sequence[NewJob]) -> list[Any] | None:
+    """Return jobs as scripts/insert_plain.lua reads them, in runs of one queue and priority.
 
-
-def _plain_arguments(jobs: Sequence[NewJob]) -> list[Any]:
-    """Return jobs as scripts/insert_plain.lua reads them, in runs of one queue and priority."""
+    None where something special is asked for one of them, or where they are too many.
+    """
+    if len(jobs) > _PLAIN_LIMIT:
+        return None
     arguments: list[Any] = []
-    for (queue, priority), run in groupby(jobs, _run):
-        alike = list(run)
-        arguments += (queue, lowest_place(priority), len(alike))
-        for job in alike:
-            arguments += (job.created_at, job.id)
-        for job in alike:
-            arguments += (job.id, payload_of(job, is_plain=True))
+    run, count = None, 0  # what the jobs of the present run have in common, and where their number stands
+    for job in jobs:
+        if not job.is_plain:
+            return None
+        if (job.queue, job.priority) != run:
+            run, count = (job.queue, job.priority), len(arguments) + 2
+            arguments += (job.queue, lowest_place(job.priority), 0)
+        arguments += (job.id, payload_of(job))
+        arguments[count] += 1
     return arguments
 
 
@@ -174,7 +165,7 @@ def stored_arguments(jobs: Sequence[NewJob]) -> list[Any]:
     arguments: list[Any] = []
     for job in jobs:
         arguments += (
-            job.id, payload_of(job), LETTERS[job.state], job.queue, lowest_place(job.priority),
+            job.id, payload_of(job, rare_of(job)), LETTERS[job.state], job.queue, lowest_place(job.priority),
             job.created_at, "" if job.due_at is None else job.due_at,
             "" if job.reason is None else quoted(job.reason), job.recurring_id or "",
             len(job.tags), *job.tags, len(job.parents),

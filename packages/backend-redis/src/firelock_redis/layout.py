@@ -31,6 +31,7 @@ __all__ = [
     "lowest_place",
     "payload_of",
     "quoted",
+    "rare_of",
     "read_history",
     "record_of",
     "state_of",
@@ -74,7 +75,6 @@ def lowest_place(priority: int) -> int:
 # ---- payload ---------------------------------------------------------------------------------------------
 
 
-@lru_cache(1_000)
 def _on_one_line(text: str) -> str:
     return text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n")
 
@@ -92,15 +92,17 @@ def task_head(task: str) -> str:
     return f"{_on_one_line(task)}\t"
 
 
-def payload_of(job: NewJob, *, is_plain: bool = False) -> str:
+@lru_cache(1_000)
+def _head(task: str, serializer: str) -> str:
+    return f"{task_head(task)}{_on_one_line(serializer)}\t"
+
+
+def payload_of(job: NewJob, rare: str = "") -> str:
     """Return what is written of a job once; a plain one has none of the rarer fields."""
-    rare = "" if is_plain else _rare(job)
-    return (
-        f"{_on_one_line(job.task)}\t{_on_one_line(job.serializer)}\t{job.created_at}\t{rare}\n{job.arguments}"
-    )
+    return f"{_head(job.task, job.serializer)}{job.created_at}\t{rare}\n{job.arguments}"
 
 
-def _rare(job: NewJob) -> str:
+def rare_of(job: NewJob) -> str:
     """Return the fields that most jobs do without, as JSON without a line's end; nothing for none."""
     parents = [[edge.parent_id, edge.on.value] for edge in job.parents]
     fields = [job.nominal_at, job.tags, job.timeout_seconds, job.retry, job.recurring_id, parents]
