@@ -6,7 +6,7 @@ What the module of the mistake proves (options, plugins, settings, schedules, lo
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, date, datetime
+from datetime import date
 
 import attrs
 import pytest
@@ -26,8 +26,6 @@ from firelock.errors import (
     UnsupportedFeature,
 )
 from tests.core.fakes import FailingStorage, Worker
-
-LATER = datetime(2090, 1, 1, tzinfo=UTC)
 
 
 def send(to: str, copies: int = 1) -> str:
@@ -106,6 +104,11 @@ BAD = [
         lambda desk: desk.send.using(at=date(2090, 1, 1)).enqueue("x"),
         ScheduleError,
         "at=datetime.date(2090, 1, 1) is no datetime; pass an aware one",
+    ),
+    (
+        lambda desk: desk.fire.servers.tell("id", "restart"),
+        ConfigurationError,
+        "Order 'restart' is unknown; use quiet, resume or stop.",
     ),
     (lambda desk: desk.send.recur("id", "* * * *", "x"), ScheduleError, "'* * * *'"),
     (
