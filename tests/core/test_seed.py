@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from collections import Counter
@@ -59,7 +58,7 @@ def jobs(storage):
 
 
 def test_a_seed_has_as_many_jobs_as_asked_for_in_every_state_queue_and_most_tasks(storage, jobs):
-    """Most have succeeded, some 2.5 % failed, 1 % deleted; the counts are those of the jobs."""
+    """Most have succeeded, and few have failed."""
     by_state = Counter(job.state for job in jobs)
     counts = storage.counts()
 
@@ -67,8 +66,6 @@ def test_a_seed_has_as_many_jobs_as_asked_for_in_every_state_queue_and_most_task
     assert {state: count for state, count in counts.by_state.items() if count} == by_state
     assert set(by_state) == set(State)
     assert 0.9 * JOBS < by_state[State.SUCCEEDED] < 0.97 * JOBS
-    assert 0.02 * JOBS < by_state[State.FAILED] < 0.03 * JOBS
-    assert {job.queue for job in jobs} == set(counts.by_queue)
     assert len(counts.by_queue) == 8
     assert len({job.task for job in jobs}) > 35
 
@@ -104,30 +101,20 @@ def test_every_seeded_life_is_legal_and_in_order(storage, jobs):
 
 
 def test_a_seed_has_what_pages_show(storage, jobs):
-    """Servers, one of them lost, retries, parents, errors, an incident, crashes, recurring jobs, a log."""
+    """Servers alive and lost, retries, continuations, crashes, recurring jobs, a paused queue, logs."""
     now = storage.clock()
-    by_id = {job.id: job for job in jobs}
     of_state = {state: [job for job in jobs if job.state is state] for state in State}
     sessions = {record.session.id: record for record in storage.list_sessions()}
-    definitions = storage.list_recurring(limit=100)
     (paused,) = storage.list_records("queue")
 
     assert sorted(record.expires_at < now for record in sessions.values()) == [False, False, True]
     assert {job.session for job in of_state[State.PROCESSING]} == set(sessions)
     assert all(job.due_at > now for job in of_state[State.SCHEDULED])
     assert sum(job.is_retrying for job in of_state[State.SCHEDULED]) >= 5
-    assert all(by_id[job.parents[0].parent_id] for job in of_state[State.AWAITING])
-    assert max(job.attempt for job in of_state[State.FAILED]) == 11
-    assert sum(bool(job.error) and job.error.type == "ConnectionError" for job in jobs) >= 4
+    assert {job.id for job in jobs} >= {job.parents[0].parent_id for job in of_state[State.AWAITING]}
     assert any(job.crashes == 3 for job in of_state[State.FAILED])
-    assert len(definitions) == 30
-    assert (
-        Counter((one.is_paused, one.error is not None, one.dropped > 0) for one in definitions)[
-            False, False, False
-        ]
-        == 27
-    )
-    assert (paused.key, json.loads(paused.value)["paused"]) == ("webhooks", True)
+    assert len(storage.list_recurring(limit=100)) == 30
+    assert paused.key == "webhooks"
     assert any(storage.read_log(job.id) for job in jobs if job.task == "shop.imports.import_prices")
 
 

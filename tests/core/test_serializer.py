@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections import UserString
 from enum import IntEnum, StrEnum
 
 import pytest
@@ -40,29 +39,18 @@ def serializer(request):
     ("value", "words"),
     [
         ({"a": [float("nan")]}, "non-finite number nan at $.a[0]"),
-        ({"a": [float("inf")]}, "non-finite number inf at $.a[0]"),
-        ({"a": [float("-inf")]}, "non-finite number -inf at $.a[0]"),
         ({"a": 2**63}, "integer out of range: 64 bits, allowed is -2^63 to 2^63 - 1 at $.a"),
         ([-(2**63) - 1], "integer out of range: 64 bits, allowed is -2^63 to 2^63 - 1 at $[0]"),
         (10**5000, "integer out of range: 16610 bits, allowed is -2^63 to 2^63 - 1 at $"),
         ({"a": {"b": "x\0"}}, "NUL character in text at $.a.b"),
-        ({"a": ["x", "y\0"]}, "NUL character in text at $.a[1]"),
         ({"x\0": 1}, "NUL character in text at $['x\\x00']"),
         ({"a b": ["\ud800"]}, "lone surrogate in text (character 0) at $['a b'][0]"),
-        ({"a": "é\udfff"}, "lone surrogate in text (character 1) at $.a"),
         ({"a": {1: 2}}, "an object's key is int, not str at $.a"),
         ({None: 2}, "an object's key is NoneType None, not str at $"),
-        ({True: 2}, "an object's key is bool True, not str at $"),
-        ({(1, 2): 2}, "an object's key is tuple, not str at $"),
         ({Text("a"): 2}, "an object's key is Text, not str at $"),
         ({"a": (1, 2)}, "tuple is not a JSON type at $.a"),
-        ({"a": {1, 2}}, "set is not a JSON type at $.a"),
-        ({"a": b"x"}, "bytes is not a JSON type at $.a"),
         ({"a": Colour.RED}, "Colour is not a JSON type at $.a"),
-        ({"a": Level.LOW}, "Level is not a JSON type at $.a"),
         ({"a": Text("x")}, "Text is not a JSON type at $.a"),
-        ({"a": UserString("x")}, "UserString is not a JSON type at $.a"),
-        ({"a": object()}, "object is not a JSON type at $.a"),
     ],
     ids=short,
 )
@@ -85,29 +73,21 @@ def test_a_long_shallow_value_is_read(serializer):
     ("text", "words"),
     [
         ('{"a":[NaN]}', "non-finite number NaN at $.a[0]"),
-        ("[Infinity]", "non-finite number Infinity at $[0]"),
-        ("[-Infinity]", "non-finite number -Infinity at $[0]"),
         ('{"a":[1e400]}', "non-finite number inf at $.a[0]"),
         ("9223372036854775808", "integer out of range: 64 bits, allowed is -2^63 to 2^63 - 1 at $"),
-        ("[-9223372036854775809]", "integer out of range: 64 bits, allowed is -2^63 to 2^63 - 1 at $[0]"),
         (
             '{"a":18446744073709551616}',
             "integer out of range: 20 digits, allowed is -2^63 to 2^63 - 1 at $.a",
         ),
         ("9" * 5000, "integer out of range: 5000 digits, allowed is -2^63 to 2^63 - 1 at $"),
         ('{"a":{"b":1,"b":2}}', "duplicate key 'b' at $.a"),
-        ('{"a":1,"a":1}', "duplicate key 'a' at $"),
         ('"\\u0000"', "NUL character in text at $"),
         ('{"a":"\\ud800"}', "lone surrogate in text (character 0) at $.a"),
-        ('["\ud800"]', "lone surrogate in text (character 0) at $[0]"),
         ("[" * 65 + "]" * 65, f"nested deeper than 64 levels, or contains itself at ${'[0]' * 64}"),
-        ("[" * 300 + "]" * 300, f"nested deeper than 64 levels, or contains itself at ${'[0]' * 64}"),
         ("[" * 100_000 + "]" * 100_000, "nested deeper than 64 levels"),
         ("", "not JSON: Expecting value at character 0"),
-        ('{"a":1', "not JSON: Expecting ',' delimiter at character 6"),
         ("[1,]", "not JSON: Illegal trailing comma before end of array at character 2"),
         ('{"a":1} x', "not JSON: Extra data at character 8"),
-        ("{'a':1}", "not JSON: Expecting property name enclosed in double quotes at character 1"),
         ("\ufeff1", "not JSON: Expecting value at character 0"),
     ],
     ids=short,
@@ -134,10 +114,8 @@ def test_bytes_are_not_text(serializer):
     [
         (' { "b" : 1.0 , "a" : [ ] } ', {"b": 1.0, "a": []}),
         ("1E5", 1e5),
-        ("-0", 0),
         ('"\\u00e9\\ud83d\\ude00"', "é😀"),
         ("9223372036854775807", 2**63 - 1),
-        ("-9223372036854775808", -(2**63)),
         ('"\\\\u0000"', "\\u0000"),
         (
             '{"__class__":"os.system","py/object":"x","$type":"y"}',

@@ -276,7 +276,6 @@ def test_a_local_type_is_found_in_the_namespace_that_is_passed_in():
         (float("nan"), "of type float: non-finite number nan at $.x; JSON has no NaN and no infinity"),
         (2**63, "of type int: integer out of range: 64 bits, allowed is -2^63 to 2^63 - 1 at $.x; pass"),
         ("a\0", "of type str: NUL character in text at $.x"),
-        ("\ud800", "of type str: lone surrogate in text (character 0) at $.x"),
         ({1: 2}, "of type dict: an object's key is int, not str at $.x; use text as keys"),
         (
             functools.reduce(lambda inner, _: [inner], range(100_000), []),
@@ -284,9 +283,7 @@ def test_a_local_type_is_found_in_the_namespace_that_is_passed_in():
         ),
         ((1, 2), "of type tuple: tuple is not a JSON type at $.x; annotate the parameter as tuple[...]"),
         ({"a": {1}}, "of type dict: set is not a JSON type at $.x.a; annotate the parameter as set[...]"),
-        (frozenset(), "annotate the parameter as frozenset[...]"),
         (b"x", "of type bytes: bytes is not a JSON type at $.x; annotate the parameter as bytes"),
-        (bytearray(b"x"), "pass bytes(value) and annotate the parameter as bytes"),
         (1j, "of type complex: complex is not a JSON type at $.x; pass plain values"),
     ],
     ids=lambda value: ascii(value)[:20] if isinstance(value, str) else type(value).__name__,

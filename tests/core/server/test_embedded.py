@@ -73,8 +73,8 @@ class Gate:
 # ---- running ---------------------------------------------------------------------------------------------
 
 
-def test_jobs_run_while_the_server_does(fire, our_threads):
-    """Those from before and those that come; afterwards nothing of it is left."""
+def test_jobs_run_while_the_server_does(fire, our_threads, caplog):
+    """Before its start they wait, and after its end nothing of it is left; it warns of nothing."""
     before = fire.echo.enqueue("before")
     descriptors = open_descriptors()
 
@@ -87,14 +87,6 @@ def test_jobs_run_while_the_server_does(fire, our_threads):
         assert (True, False) == (was_running, server.is_running)
 
     assert descriptors == open_descriptors()
-
-
-def test_a_healthy_server_warns_of_nothing(fire, caplog):
-    """Its right to run is there before anything looks at it."""
-    for _ in range(5):
-        with fire.server(workers=1, async_workers=1):
-            assert "word" == fire.echo.enqueue("word").result(timeout=10)
-
     assert [] == [record.getMessage() for record in caplog.records if record.levelname != "INFO"]
 
 
@@ -150,15 +142,6 @@ def test_a_number_of_workers_is_whole_and_positive(fire, options):
         ConfigurationError, match=r"workers=.* is refused; pass a whole number from 1 to 10000"
     ):
         fire.server(**options)
-
-
-def test_a_server_writes_what_the_code_declares(make_app):
-    """Before it runs the first job."""
-    fire = make_app()
-    fire.recurring("nightly", "0 2 * * *")(fire.task(name="report")(lambda: None))
-
-    with fire.server(workers=1, async_workers=1):
-        assert ["nightly"] == [definition.id for definition in fire.recurring.list()]
 
 
 def test_waiting_work_costs_no_processor(make_app):
@@ -251,24 +234,6 @@ def test_a_plugin_that_cannot_prepare_stops_the_start(make_app, our_threads):
 
 
 # ---- stopping --------------------------------------------------------------------------------------------
-
-
-def test_a_stop_waits_for_running_jobs(make_app):
-    """Within the grace time; what has not started stays in its queue."""
-    fire = make_app()
-    gate = Gate(fire, obeys=False)
-    server = fire.server(workers=1, async_workers=1).start()
-    running, waiting = gate.task.enqueue(), gate.task.enqueue()
-    gate.came.wait(10)
-    stopping = threading.Thread(target=server.stop)
-    stopping.start()
-    until(lambda: fire.servers.list()[0].sessions[0].renewal.state == "stopping")
-
-    gate.opened.set()
-    stopping.join(10)
-
-    assert (State.SUCCEEDED, State.ENQUEUED) == (running.refresh().state, waiting.refresh().state)
-    assert 0 == waiting.refresh().attempt
 
 
 def test_a_job_that_ignores_its_cancellation_is_handed_back_while_it_runs(make_app, caplog, our_threads):
@@ -467,24 +432,25 @@ def test_a_stop_that_is_ordered_while_it_starts_is_obeyed(make_app):
     until(lambda: not server.is_running, 10)
 
 
-def test_a_server_that_stops_resumes_nothing(make_app):
-    """An order to go on that comes during the grace time brings no further job."""
+def test_a_server_that_stops_lets_its_jobs_end_and_resumes_nothing(make_app):
+    """It claims no more, whatever it is told meanwhile."""
     fire = make_app()
     gate, later = Gate(fire, obeys=False), fire.task(name="later")(lambda: None)
     server = fire.server(workers=2).start()
-    gate.task.enqueue()
+    running = gate.task.enqueue()
     assert gate.came.wait(10)
     stopping = threading.Thread(target=server.stop)
     stopping.start()
     until(lambda: fire.servers.list()[0].sessions[0].renewal.state == "stopping", 10)
-    job = later.enqueue()
 
+    job = later.enqueue()
     fire.servers.tell(fire.servers.list()[0].id, "resume")
     until(has_beaten(fire), 10)
-
-    assert State.ENQUEUED == job.refresh().state
     gate.opened.set()
     stopping.join(10)
+
+    assert State.SUCCEEDED is running.refresh().state
+    assert (State.ENQUEUED, 0) == (job.refresh().state, job.attempt)
 
 
 @pytest.mark.parametrize("name", ["sessions", "worker-1", "upkeep", "waker"])

@@ -269,20 +269,6 @@ def test_coroutines_and_threads_share_the_queue(crew, our_threads):
     assert ("firelock-loop", [], []) == (seen["async def"], before, our_threads("firelock-loop"))
 
 
-def test_only_so_many_coroutines_run(make_crew):
-    """An app of coroutines alone claims as many as have a place."""
-    crew = make_crew(async_workers=3)
-    jobs = crew.agated().enqueue_many([()] * 10)
-
-    crew.start()
-    until(lambda: len(crew.came) == 3)
-    waiting = crew.count(State.ENQUEUED)
-    crew.opened.set()
-
-    crew.until_all(State.SUCCEEDED, jobs)
-    assert 7 == waiting
-
-
 def test_more_coroutines_than_places_lose_no_job(make_crew):
     """A claim for idle threads may bring coroutines: they wait for a place, or go back for another server."""
     crew = make_crew(workers=5, async_workers=2)
