@@ -138,13 +138,6 @@ def result_of(fire, coroutine):
     return result
 
 
-def test_many_are_enqueued_by_coroutine(fire, adding):
-    """As many handles as tuples, in order."""
-    jobs = result_of(fire, adding.aenqueue_many([(1,), (2,)]))
-
-    assert jobs == list(fire.jobs.iterate(oldest_first=True))
-
-
 def test_a_job_tells_its_life_by_coroutine(fire):
     """History, failed attempts, log, progress and record, as the verbs say them."""
 

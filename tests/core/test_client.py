@@ -9,7 +9,7 @@ from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
 import pytest
 
 from firelock import Firelock, Retry, hookimpl
-from firelock.clock import SECOND, micros
+from firelock.clock import micros
 from firelock.errors import (
     ArgumentError,
     ConfigurationError,
@@ -138,18 +138,6 @@ def test_what_the_storage_knows_not_to_be_stored_is_not_sent_again(mail, storage
 
 
 # ---- later -----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("delay", [timedelta(minutes=5), 300, 300.0])
-def test_a_delay_counts_from_now(mail, storage, delay):
-    """A timedelta or seconds; the job is scheduled and its nominal instant is when it is due."""
-    before = storage.clock()
-
-    stored = record(mail.schedule(delay, "anna"))
-
-    assert State.SCHEDULED is stored.state
-    assert before + 300 * SECOND <= stored.due_at <= storage.clock() + 300 * SECOND
-    assert stored.due_at == stored.nominal_at
 
 
 def test_an_instant_is_exact(mail):

@@ -533,12 +533,6 @@ def test_hooks_of_a_dashboard_that_is_not_installed_are_passed_over():
     assert ("dashboard_pages",) == plugins.listing()[0].hooks
 
 
-def test_a_misspelt_hook_stops_the_start(make_app):
-    """The error lists the hooks that exist."""
-    with pytest.raises(PluginError, match=r"jobs_create.*Known: .*jobs_created"):
-        make_app(plugin(jobs_create=lambda jobs: None))
-
-
 def test_worker_process_stopped_and_others_that_raise_touch_no_job(make_app, caplog):
     """What is told or asked and raises is logged, and counts as no answer."""
 

@@ -203,18 +203,6 @@ def test_a_class_defined_in_a_function_matches():
     assert not policy.wants(Exception())
 
 
-# ---- decisions ----------------------------------------------------------------------------------------
-
-
-def test_a_decision_holds_what_it_was_given():
-    """Each way to decide makes a value with its kind, wait and reason."""
-    assert RetryDecision(DecisionKind.RETRY, None, None) == RetryDecision.retry()
-    assert RetryDecision(DecisionKind.RETRY, MINUTE, "busy") == RetryDecision.retry(60, reason="busy")
-    assert RetryDecision(DecisionKind.SNOOZE, MINUTE, None) == RetryDecision.snooze(MINUTE)
-    assert RetryDecision(DecisionKind.FAIL, None, "gone") == RetryDecision.fail("gone")
-    assert RetryDecision(DecisionKind.DELETE, None, None) == RetryDecision.delete()
-
-
 # ---- wrong values -------------------------------------------------------------------------------------
 
 NO_WAITS = [

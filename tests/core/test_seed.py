@@ -11,7 +11,6 @@ from itertools import pairwise
 import pytest
 
 from benchmarks.seed.shop import fire
-from benchmarks.seed.stage import Disturbed, Stage
 from benchmarks.seed.story import seed
 from firelock.lifecycle import is_legal
 from firelock.plugins import open_storage
@@ -118,29 +117,6 @@ def test_a_seed_has_what_pages_show(storage, jobs):
     assert any(storage.read_log(job.id) for job in jobs if job.task == "shop.imports.import_prices")
 
 
-def test_the_rollups_of_a_seed_add_up_to_its_jobs(storage, jobs):
-    """What they say has succeeded in the last 20 days is what has."""
-    now = storage.clock()
-    since = (now - 20 * DAY) // DAY * DAY
-
-    rollups = storage.timeline(since, now + 60 * SECOND)
-    ended = [job for job in jobs if job.state is State.SUCCEEDED and job.ended_at >= since]
-
-    assert sum(rollup.count for rollup in rollups if rollup.outcome == "succeeded") == len(ended)
-
-
-def test_the_same_number_tells_the_same_story():
-    """Given the same now, two storages have equal jobs but for ids, and another number makes other ones."""
-
-    def told(number):
-        with closing(open_storage("memory://")) as storage:
-            for _ in seed(storage, fire.tasks(), 1_000, now=NOW, random_seed=number):
-                pass
-            return sorted((job.created_at, job.task, job.arguments, job.state) for job in all_jobs(storage))
-
-    assert told(1) == told(1) != told(2)
-
-
 def test_a_seed_that_is_broken_off_leaves_whole_jobs_that_nobody_holds():
     """No job is left processing, no session alive, no clock wrong."""
     with closing(open_storage("memory://")) as storage:
@@ -153,17 +129,6 @@ def test_a_seed_that_is_broken_off_leaves_whole_jobs_that_nobody_holds():
         assert State.PROCESSING not in {job.state for job in jobs}
         assert not any(record.is_alive for record in storage.list_sessions())
         assert storage.clock_offset == 0
-
-
-def test_a_seed_that_meets_work_of_others_stops():
-    """Where jobs are missing when they are to be claimed, somebody else took them."""
-    with closing(open_storage("memory://")) as storage:
-        stage = Stage(storage, None)
-
-        with pytest.raises(Disturbed, match="1 jobs were to be claimed, 0 were there"), stage.opened():
-            stage.claim(1, stage.servers[0], stage.now)
-
-        assert not any(record.is_alive for record in storage.list_sessions())
 
 
 def test_a_storage_is_seeded_from_the_command_line_once(tmp_path):

@@ -375,7 +375,6 @@ def test_what_else_cannot_be_resolved_does_not_hide_the_context(fire):
     ("function", "arguments", "result"),
     [
         (renamed_context, (), 1),
-        (optional_context, (), 1),
         (context_by_default, ("y",), [1, "y"]),
         (send, ("ann",), "ann×1"),
     ],

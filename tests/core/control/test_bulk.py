@@ -8,8 +8,8 @@ import attrs
 import pytest
 
 from firelock import Firelock, Operation, Retry
-from firelock.control.bulk import KEPT, Operations, Outcome, Status
-from firelock.errors import ConfigurationError, LockLost, StorageError, StorageUnavailable
+from firelock.control.bulk import KEPT, Outcome, Status
+from firelock.errors import ConfigurationError, StorageError, StorageUnavailable
 from firelock.ids import newest_first_key
 from firelock.memory import MemoryStorage
 from firelock.storage import FoundJobs, JobFilter
@@ -42,6 +42,11 @@ def send(to: str, number: int = 0) -> None:
 def sending(fire):
     """The task of this app."""
     return fire.task(name="send", queue="bulk", retry=Retry.never())(send)
+
+
+def deleting(fire, where=BULK):
+    """Ada asks for the delete of what matches."""
+    return fire.operations.start("delete", where, by="ada")
 
 
 def fill(fire, number, *, failed=0):
@@ -77,7 +82,7 @@ def test_to_start_touches_no_job(fire):
     """It is stored, waits to be run and knows how much there is to do."""
     fill(fire, 3, failed=2)
 
-    operation = fire.operations.start("delete", BULK, by="ada")
+    operation = deleting(fire)
 
     assert {State.ENQUEUED: 3, State.FAILED: 2} == states(fire)
     assert isinstance(operation, Operation)
@@ -92,7 +97,7 @@ def test_what_comes_later_is_left_alone(fire):
     """The filter ends at the start, or where it ended before that."""
     fill(fire, 2)
 
-    operation = fire.operations.start("delete", BULK, by="ada")
+    operation = deleting(fire)
     fire.storage.clock_offset += 1_000_000
     later = sending(fire).enqueue("late")
 
@@ -168,9 +173,7 @@ def test_failed_jobs_are_requeued_oldest_first(fire):
     assert 0 == fire.jobs.get(ids[0]).record().retries
 
 
-@pytest.mark.parametrize(
-    "where", [JobFilter(), BULK, JobFilter(task="send"), JobFilter(since=0), JobFilter(is_retrying=False)]
-)
+@pytest.mark.parametrize("where", [JobFilter(), BULK, JobFilter(is_retrying=False)])
 def test_a_requeue_names_a_state(watched, where):
     """Without one it would run again what has succeeded."""
     fill(watched, 1)
@@ -214,7 +217,7 @@ def test_a_job_that_was_pruned_meanwhile_is_missing(watched):
 def test_to_delete_a_queue_spares_no_job_that_began_meanwhile(watched):
     """Where no state was asked for, none protects from the delete."""
     fill(watched, 2)
-    operation = watched.operations.start("delete", BULK, by="ada")
+    operation = deleting(watched)
     Meddler.into(watched, lambda: Worker(watched, "host:b").claim(1))
 
     assert 2 == run(watched, operation).changed
@@ -235,10 +238,8 @@ def test_children_are_released(fire):
     ("contains", "changed"),
     [
         ({"argument": "ADA1@"}, 1),
-        ({"argument": "@x"}, 5),
         ({"error": "valueerror: NO mailbox ada"}, 2),
         ({"error": "mailbox", "argument": "ada0"}, 1),
-        ({"error": "mailbox", "argument": "bob"}, 0),
         ({"argument": ""}, 5),
     ],
 )
@@ -257,7 +258,7 @@ def test_texts_choose_among_the_jobs(fire, contains, changed):
 def test_after_each_chunk_workers_have_their_turn(watched):
     """It waits so many times as long as the chunk took, but not after the last."""
     fill(watched, 1_200)
-    operation = watched.operations.start("delete", BULK, by="ada")
+    operation = deleting(watched)
     ticks, waits = iter(range(0, 100, 2)), []
 
     watched.operations.run(operation.id, pace=2.5, wait=waits.append, monotonic=lambda: next(ticks))
@@ -269,7 +270,7 @@ def test_after_each_chunk_workers_have_their_turn(watched):
 def test_quick_chunks_do_not_follow_one_another_at_once(watched):
     """Only so many jobs a second are changed: what a chunk costs others is more than its time."""
     fill(watched, 1_200)
-    operation = watched.operations.start("delete", BULK, by="ada")
+    operation = deleting(watched)
     ticks, waits = iter(range(100)), []
 
     watched.operations.run(operation.id, jobs_a_second=50, wait=waits.append, monotonic=lambda: next(ticks))
@@ -280,7 +281,7 @@ def test_quick_chunks_do_not_follow_one_another_at_once(watched):
 def test_two_never_do_one_operation_at_once(fire):
     """The second leaves it alone, and says how far the first has come."""
     fill(fire, 600)
-    operation = fire.operations.start("delete", BULK, by="ada")
+    operation = deleting(fire)
 
     with fire.lock(f"operation:{operation.id}"):
         seen = run(fire, operation)
@@ -291,7 +292,7 @@ def test_two_never_do_one_operation_at_once(fire):
 def test_one_that_lost_its_lock_writes_nothing_more(watched):
     """Whoever took over counts; the former runner stops at its next look."""
     fill(watched, 1_200)
-    operation = watched.operations.start("delete", BULK, by="ada")
+    operation = deleting(watched)
 
     def take_over(_):
         record = watched.storage.get_record("operation", operation.id)
@@ -303,28 +304,10 @@ def test_one_that_lost_its_lock_writes_nothing_more(watched):
     assert (Status.RUNNING, 99, 500) == (seen.state, seen.fence, watched.operations.get(operation.id).changed)
 
 
-def test_a_lock_that_is_lost_for_sure_is_asked_before_each_chunk(watched):
-    """Not one chunk more is begun; and nobody waits for a lock that another holds."""
-    fill(watched, 1_200)
-    taken = []
-
-    def lock(name, *, timeout, ttl):
-        taken.append(OldLock(name, timeout))
-        return taken[0]
-
-    operations = Operations(watched.client, lock)
-    operation = operations.start("delete", BULK, by="ada")
-
-    seen = operations.run(operation.id, wait=lambda _: setattr(taken[0], "lost", True))
-
-    assert (Status.RUNNING, 500) == (seen.state, seen.changed)
-    assert [(f"operation:{operation.id}", 0)] == [(one.name, one.timeout) for one in taken]
-
-
 def test_an_empty_page_is_not_the_last(watched):
     """A storage that bounds how far it looks may have found nothing yet."""
     fill(watched, 5)
-    operation = watched.operations.start("delete", BULK, by="ada")
+    operation = deleting(watched)
     find = watched.storage.find
     pages = [FoundJobs([], find(operation.where, limit=1, oldest_first=True).cursor)]
     watched.storage.find = lambda *args, **options: pages.pop() if pages else find(*args, **options)
@@ -337,7 +320,7 @@ def test_an_empty_page_is_not_the_last(watched):
 def test_it_stops_when_it_is_told_and_goes_on_behind(fire):
     """A server that stops leaves the rest to the next one; nothing is counted twice."""
     fill(fire, 1_200)
-    operation = fire.operations.start("delete", BULK, by="ada")
+    operation = deleting(fire)
 
     stopped = run(fire, operation, should_stop=after(1))
 
@@ -352,7 +335,7 @@ def test_it_stops_when_it_is_told_and_goes_on_behind(fire):
 def test_a_crash_between_change_and_record_does_no_harm(watched):
     """The chunk is met again: its jobs are skipped, the others are changed."""
     fill(watched, 1_200)
-    operation = watched.operations.start("delete", BULK, by="ada")
+    operation = deleting(watched)
 
     def crash(_):
         watched.storage.fail("put_record", StorageUnavailable("gone"))
@@ -371,7 +354,7 @@ def test_a_crash_between_change_and_record_does_no_harm(watched):
 def test_what_trying_again_cannot_help_has_failed(watched):
     """It says why, and is never run again."""
     fill(watched, 3)
-    operation = watched.operations.start("delete", BULK, by="ada")
+    operation = deleting(watched)
     watched.storage.fail("find", StorageError("the index is broken"))
 
     failed = run(watched, operation)
@@ -387,7 +370,7 @@ def test_what_trying_again_cannot_help_has_failed(watched):
 def test_a_cancel_during_a_chunk_counts_the_chunk(watched):
     """What was changed is told, although it was cancelled before it was written down."""
     fill(watched, 1_200)
-    operation = watched.operations.start("delete", BULK, by="ada")
+    operation = deleting(watched)
     Meddler.into(watched, lambda: watched.operations.cancel(operation.id, "bob"))
 
     seen = run(watched, operation)
@@ -470,7 +453,7 @@ def test_an_operation_on_a_list_by_due_is_one_on_its_jobs(fire):
 def test_what_a_newer_version_asked_for_is_shown_as_failed(watched, place):
     """It is not run by half, not lost, and not touched: a newer process goes on with it."""
     fill(watched, 3)
-    operation = watched.operations.start("delete", BULK, by="ada")
+    operation = deleting(watched)
     value = json.loads(watched.storage.get_record("operation", operation.id).value)
     (value["where"] if place == "where" else value)["colour"] = "red"
     watched.storage.put_record("operation", operation.id, json.dumps(value))
@@ -486,21 +469,6 @@ def test_what_a_newer_version_asked_for_is_shown_as_failed(watched, place):
     assert [] == watched.operations.resumable()
     assert before == watched.storage.get_record("operation", operation.id)
     assert {State.ENQUEUED: 3} == states(watched)
-
-
-class OldLock:
-    """A lock that was taken, and is lost once somebody says so."""
-
-    def __init__(self, name, timeout):
-        self.name, self.timeout = name, timeout
-        self.fence, self.lost = 7, False
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        if self.lost:
-            raise LockLost(f"Lock {self.name!r} was lost.")
 
 
 class Meddler:
@@ -548,7 +516,7 @@ def test_what_came_of_a_requeue_is_told_by_its_jobs(fire):
 def test_a_delete_has_no_outcome(fire):
     """What is deleted is deleted; an unknown operation is an error."""
     fill(fire, 2)
-    operation = run(fire, fire.operations.start("delete", BULK, by="ada"))
+    operation = run(fire, deleting(fire))
 
     assert fire.operations.outcome(operation.id) is None
     with pytest.raises(ConfigurationError, match="is not stored"):

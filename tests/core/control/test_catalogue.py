@@ -160,6 +160,12 @@ def test_a_storage_that_fails_is_logged_and_nothing_else(server, storage, caplog
     assert tell_tasks(server.client)
 
 
+class Patience:
+    """A policy of one's own."""
+
+    def decide(self, job, error): ...
+
+
 @pytest.mark.parametrize(
     ("retry", "words"),
     [
@@ -168,26 +174,15 @@ def test_a_storage_that_fails_is_logged_and_nothing_else(server, storage, caplog
         (Retry(attempts=6), "6 retries, after 1 m, 5 m, 15 m, 1 h …"),
         (Retry.polynomial(), "10 retries, with growing waits"),
         (Retry.never(on_exceeded=OnExceeded.DELETE), "no retries, then deleted"),
+        (Patience(), "by Patience"),
     ],
 )
 def test_a_retry_policy_is_told_in_words(storage, retry, words):
-    """For people."""
+    """How often and how far apart, or by whom."""
     fire = app(storage)
     fire.task(name="charge", retry=retry)(charge)
 
     assert words == fire.catalogue.get("charge").retry
-
-
-def test_a_policy_of_ones_own_is_told_by_its_class(storage):
-    """Its words are its own."""
-
-    class Patience:
-        def decide(self, job, error): ...
-
-    fire = app(storage)
-    fire.task(name="charge", retry=Patience())(charge)
-
-    assert "by Patience" == fire.catalogue.get("charge").retry
 
 
 def test_a_running_server_has_told_of_its_tasks():

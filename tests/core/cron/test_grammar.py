@@ -123,21 +123,6 @@ def test_croniter_differs_on_a_range_of_one_value():
     assert [5] == hours_of("0 5-5 * * *")
 
 
-def test_croniter_differs_on_rules_that_meet_the_other_day_field():
-    """The 13th or the second Friday, as with any two restricted fields; croniter takes both together."""
-    fires = croniter("0 0 13 * 5#2", datetime(2026, 12, 1)).all_next(datetime)  # noqa: DTZ001 (croniter's wall time)
-
-    assert datetime(2026, 12, 13) not in [next(fires) for _ in range(3)]  # noqa: DTZ001
-    assert [11, 13] == days_of("0 0 13 * 5#2", 2026, 12)
-
-
-def test_croniter_differs_on_the_workday_nearest_to_a_day_the_month_lacks():
-    """31W skips a month of 30 days, as 31 does; croniter moves it to the last working day."""
-    assert datetime(2026, 6, 30) == croniter("0 0 31W * *", datetime(2026, 6, 1)).get_next(datetime)  # noqa: DTZ001
-
-    assert [] == days_of("0 0 31W * *", 2026, 6)
-
-
 # ---- what is refused -----------------------------------------------------------------------------------
 
 REFUSED = [

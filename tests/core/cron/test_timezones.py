@@ -204,24 +204,6 @@ def test_any_expression_equals_the_walk_by_minutes(times, dates, zone, start):
     assert_equals_the_walk(" ".join(times + dates), zone, after, after + timedelta(hours=40))
 
 
-@pytest.mark.parametrize(
-    ("expression", "more"),
-    [
-        ("30 2-2 * * *", 1),  # the gap moves one, the overlap doubles one
-        ("0,15,30 2 * * *", -2),  # the gap makes one of three
-        ("0 * * * *", 0),
-        ("30 2 * * *", 0),
-    ],
-)
-def test_counting_sees_two_changes_that_cancel_out(expression, more):
-    """Though the offset ends as it began, the count knows the gap and the overlap between."""
-    cron = Cron(expression, tz="Europe/Berlin")
-    after, until = instant("2026-02-01 00:00"), instant("2026-11-30 00:00")
-    a_day = cron.count(after, after + timedelta(days=1))
-
-    assert a_day * (until - after).days + more == cron.count(after, until)
-
-
 @settings(max_examples=60, deadline=None)
 @given(
     times=TIMES,

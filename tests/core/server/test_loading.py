@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from firelock import Firelock
-from firelock.errors import ConfigurationError, UnknownScheme
+from firelock.errors import ConfigurationError
 from firelock.server.embedded import locate_app
 from firelock.server.loading import load_app, load_module
 from tests.core.fakes import unmeasured
@@ -102,14 +102,6 @@ def test_a_storage_takes_the_place_of_the_app_s_own(write):
     app = load_app("shop_of_test:fire", storage="memory://elsewhere")
 
     assert "memory://elsewhere" == app.storage.url
-
-
-def test_an_unknown_storage_is_refused(write):
-    """With the usual words."""
-    write("shop_of_test.py")
-
-    with pytest.raises(UnknownScheme, match="No storage for scheme 'mongo'"):
-        load_app("shop_of_test:fire", storage="mongo://")
 
 
 def test_the_imports_of_an_app_are_done(write):

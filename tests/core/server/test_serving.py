@@ -552,22 +552,3 @@ def test_a_stop_waits_for_a_claim_that_is_under_way(make_crew):
     assert (State.ENQUEUED, 0, 0, "server stopping") == (
         record.state, record.attempt, record.crashes, record.reason
     )  # fmt: skip
-
-
-def test_what_heeds_its_cancellation_has_a_moment_even_without_grace(crew):
-    """It ends by itself before it is handed back, so that it cannot run twice at once."""
-
-    def heeds(context: JobContext) -> None:
-        crew.came.append(context.id)
-        until(lambda: context.cancelled)
-        context.raise_if_cancelled()
-
-    jobs = [crew.task(heeds).enqueue(), crew.agated().enqueue()]
-    crew.start()
-    until(lambda: len(crew.came) == 2)
-
-    crew.server.stop(grace=0)
-
-    assert {(State.ENQUEUED, "server stopping", 0)} == {
-        (job.refresh().state, job.refresh().reason, job.refresh().attempt) for job in jobs
-    }

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from firelock import ConfigurationError, Firelock, StorageError, StorageUnavailable
+from firelock import ConfigurationError, StorageError, StorageUnavailable
 from firelock.memory import MemoryStorage
 from firelock.storage import Storage
 from firelock.testing import FaultyStorage
@@ -91,21 +91,6 @@ def test_it_has_the_clock_and_the_features_of_the_storage_inside(storage):
     assert storage.inside.clock_offset == storage.clock_offset == 5_000_000
     assert storage.inside.features == storage.features
     assert storage.inside.url == storage.url
-
-
-def test_an_app_takes_it_as_its_storage(storage):
-    """A program meets the fault where it enqueues, and nowhere else."""
-
-    def runs() -> None: ...
-
-    with Firelock(storage) as fire:
-        task = fire.task(name="runs")(runs)
-        storage.fail_next("insert", times=2)  # what fails once is sent again
-
-        with pytest.raises(StorageUnavailable):
-            task.enqueue()
-
-        assert State.ENQUEUED == task.enqueue().state
 
 
 def test_threads_share_the_faults(storage):
