@@ -37,7 +37,6 @@ from firelock.storage import (
     NewSession,
     On,
     Progress,
-    RecurringRecord,
     Renewal,
     Rollup,
     State,
@@ -338,14 +337,12 @@ def recurring(stage: Stage) -> Action:
     """A hundred definitions are due, read and listed."""
     storage, now = stage.storage, stage.storage.clock()
     for number in range(100):
-        definition = RecurringRecord(
-            f"definition-{number:03}", "task", "[]", "json", '{"every": 60}', QUEUE, next_at=now
-        )
-        storage.put_recurring(definition, keep_progress=False)
+        value = '{"schedule": {"every": 60}, "note": "as long as a short definition"}'
+        storage.put_record("recurring", f"definition-{number:03}", value, due_at=now)
 
     def work() -> None:
-        storage.due_recurring(100)
-        storage.list_recurring(limit=100)
+        storage.due_records("recurring", 100)
+        storage.list_records("recurring", limit=100)
 
     return work
 

@@ -12,7 +12,7 @@ from benchmarks.seed.year import DAY, DAYS, HOUR, MINUTE
 from firelock.clock import from_micros, micros
 from firelock.cron import Cron, schedule_to_json
 from firelock.ids import derived_id
-from firelock.storage import RecurringRecord
+from firelock.recurring_job import RecurringRecord, get_recurring, put_recurring
 from firelock.values import NewJob, State
 
 if TYPE_CHECKING:
@@ -145,6 +145,6 @@ class Definitions:
     def write(self, storage: Storage) -> None:
         """The definitions are stored; those of a former seed are replaced."""
         for record in self._records:
-            stored = storage.get_recurring(record.id)
+            stored = get_recurring(storage, record.id)
             version = stored.version if stored else 0
-            storage.put_recurring(attrs.evolve(record, version=version), keep_progress=False)
+            put_recurring(storage, attrs.evolve(record, version=version), keep_progress=False)

@@ -142,7 +142,7 @@ class Stage:
     def insert(self, jobs: Sequence[NewJob], at: int) -> None:
         """The jobs are stored at this instant."""
         self.travel(at)
-        if jobs and not all(self.storage.insert(jobs)):
+        if jobs and not all(self.storage.insert(jobs).is_new):
             raise Disturbed("a job's id was there before")
 
     def apply(self, transitions: Sequence[Transition]) -> list[Applied]:

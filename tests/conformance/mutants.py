@@ -11,7 +11,7 @@ import sqlite3
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager
 from importlib.abc import Loader, MetaPathFinder
 from inspect import signature
 from itertools import count, product
@@ -186,8 +186,7 @@ def _derived_mutant(name, mutation):
         for name, verb in vars(module.DerivedStorage).items()
         if callable(verb) and name not in {*vars(MemoryStorage), "__init__"}
     }
-    # Without a step of their own the derived verbs stand on compare-and-set alone.
-    return type("MutantStorage", (MemoryStorage,), {"one_step": lambda _: nullcontext(), **verbs})
+    return type("MutantStorage", (MemoryStorage,), verbs)
 
 
 def _row_mutant(name, mutation):

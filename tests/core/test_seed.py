@@ -12,6 +12,7 @@ import pytest
 
 from benchmarks.seed.shop import fire
 from benchmarks.seed.story import seed
+from firelock.control.recurring import stored_definitions
 from firelock.lifecycle import is_legal
 from firelock.plugins import open_storage
 from firelock.serializer import JsonSerializer
@@ -112,7 +113,7 @@ def test_a_seed_has_what_pages_show(storage, jobs):
     assert sum(job.is_retrying for job in of_state[State.SCHEDULED]) >= 5
     assert {job.id for job in jobs} >= {job.parents[0].parent_id for job in of_state[State.AWAITING]}
     assert any(job.crashes == 3 for job in of_state[State.FAILED])
-    assert len(storage.list_recurring(limit=100)) == 30
+    assert len(list(stored_definitions(storage))) == 30
     assert paused.key == "webhooks"
     assert any(storage.read_log(job.id) for job in jobs if job.task == "shop.imports.import_prices")
 

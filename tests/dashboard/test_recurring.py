@@ -12,7 +12,7 @@ import pytest
 
 from firelock import Cron, Every, Misfire, Overlap, RecurringJob, Retry, ScheduleError
 from firelock.cron import schedule_to_json
-from firelock.storage import RecurringRecord
+from firelock.recurring_job import RecurringRecord, put_recurring
 from firelock_dashboard.pages.recurring import Policies, lane_of, read_schedule, schedule_text
 from tests.core.fakes import Worker
 from tests.dashboard.hostile_texts import assert_literal
@@ -198,8 +198,10 @@ def test_where_a_definition_came_from_is_told(fire, client, report, nightly):
     fire.recurring.create("shop.report", "made", "0 4 * * *", ["wed"])
     fire.recurring.edit("nightly", priority=3)
     record = fire.recurring.get("called").record
-    fire.storage.put_recurring(
-        attrs.evolve(record, id="lost", origin="code", is_gone=True, version=0), keep_progress=False
+    put_recurring(
+        fire.storage,
+        attrs.evolve(record, id="lost", origin="code", is_gone=True, version=0),
+        keep_progress=False,
     )
 
     page = client.part("/recurring", "rows").text
@@ -211,7 +213,7 @@ def test_where_a_definition_came_from_is_told(fire, client, report, nightly):
 def test_a_schedule_that_cannot_be_read_is_told(fire, client, report, nightly):
     """The row and the page stand all the same."""
     broken = attrs.evolve(nightly.record, id="broken", schedule="{}", version=0)
-    fire.storage.put_recurring(broken, keep_progress=False)
+    put_recurring(fire.storage, broken, keep_progress=False)
 
     assert "The stored schedule cannot be read" in client.get("/recurring").text
     assert "The stored schedule cannot be read" in client.get(view("broken")).text
@@ -222,8 +224,7 @@ def test_a_schedule_that_cannot_be_read_is_told(fire, client, report, nightly):
 def test_a_definition_of_a_newer_version_is_shown_as_such(client, fire, nightly, value):
     """Beside the others; what it says is not known here, and a change of it is refused in words."""
     record = {**attrs.asdict(nightly.record), **value}
-    newer = attrs.evolve(nightly.record, id="newer", version=0, newer=json.dumps(record))
-    fire.storage.put_recurring(newer, keep_progress=False)
+    fire.storage.put_record("recurring", "newer", json.dumps(record))
 
     pages = [client.get(path).text for path in ("/recurring", view("newer"))]
     refused = client.post("/recurring/pause", {"id": "newer"})
@@ -562,9 +563,9 @@ def test_hostile_texts_are_shown_literally(fire, client, report, hostile):
     evil = attrs.evolve(
         record, id=hostile[:200], task=hostile, queue=hostile, tags=(hostile,), error=hostile, version=0
     )
-    fire.storage.put_recurring(evil, keep_progress=False)
-    fire.storage.put_recurring(
-        attrs.evolve(evil, id="raw", arguments=hostile, version=0), keep_progress=False
+    put_recurring(fire.storage, evil, keep_progress=False)
+    put_recurring(
+        fire.storage, attrs.evolve(evil, id="raw", arguments=hostile, version=0), keep_progress=False
     )
 
     targets = [

@@ -10,6 +10,7 @@ import pytest
 from firelock import Every, Firelock, lifecycle
 from firelock.control.doctor import Sight, check_clock, check_schema, diagnose
 from firelock.memory import MemoryStorage
+from firelock.recurring_job import put_recurring
 from firelock.storage import Feature, Finding, Renewal, SchemaState
 from tests.end_to_end.cli_run import begin_session, claim, fail
 
@@ -153,7 +154,7 @@ def test_jobs_are_counted_over_every_page_of_a_sample(app, number, said):
 def test_recurring_jobs_that_do_not_run_are_found(app, change, expected):
     """An error in a definition, one that is gone from code, one that is paused."""
     one = app.add.recur("often", Every(timedelta(minutes=5)), 1)
-    app.storage.put_recurring(attrs.evolve(one.record, **change), keep_progress=False)
+    put_recurring(app.storage, attrs.evolve(one.record, **change), keep_progress=False)
 
     assert found(app) == [expected]
 
@@ -162,7 +163,7 @@ def test_a_paused_recurring_job_that_cannot_be_fired_is_found(app):
     """Whoever resumes it would resume what is broken."""
     one = app.add.recur("often", Every(timedelta(minutes=5)), 1)
     broken = attrs.evolve(one.record, is_paused=True, error="no such zone")
-    app.storage.put_recurring(broken, keep_progress=False)
+    put_recurring(app.storage, broken, keep_progress=False)
 
     assert (True, "Recurring job often cannot be fired: no such zone") in found(app)
 

@@ -8,6 +8,7 @@ import attrs
 import pytest
 
 from firelock import Cron, Every, Firelock
+from firelock.recurring_job import put_recurring
 from firelock.storage import Renewal
 from tests.end_to_end.cli_run import begin_session
 
@@ -35,7 +36,7 @@ def test_recurring_jobs_are_listed_in_words(command, app):
     """Schedule and next instant are readable; paused ones, those gone from code and errors say so."""
     for name, change in (("gone", {"is_gone": True}), ("wrong", {"error": "no such zone"})):
         one = app.report.recur(name, Every(timedelta(minutes=5)))
-        app.storage.put_recurring(attrs.evolve(one.record, **change), keep_progress=False)
+        put_recurring(app.storage, attrs.evolve(one.record, **change), keep_progress=False)
     app.recurring.pause("nightly")
 
     ran = command("recurring list")
@@ -95,7 +96,7 @@ def test_without_recurring_jobs_the_list_says_so(run):
 def test_a_schedule_that_cannot_be_read_hides_nothing(command, app):
     """The list says so, the agenda goes on without it, and it can be removed."""
     strange = app.report.recur("strange", Cron.daily(3)).record
-    app.storage.put_recurring(attrs.evolve(strange, schedule='{"when": "often"}'), keep_progress=False)
+    put_recurring(app.storage, attrs.evolve(strange, schedule='{"when": "often"}'), keep_progress=False)
 
     listed = command("recurring list")
     alone = command("recurring next strange")

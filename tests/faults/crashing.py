@@ -33,7 +33,7 @@ CRASHED = 86  # the exit code of a process that died at its point
 _SETTINGS = Settings(
     session_timeout=0.5, heartbeat=0.1, sweep=0.1, poll=0.05, grace=5, keep_deleted=0, workers=2
 )
-_NO_POINTS = frozenset({"close", "interrupt", "new_ids", "schema", "one_step", "describe", "wait"})
+_NO_POINTS = frozenset({"close", "interrupt", "new_ids", "schema", "describe", "wait"})
 _RECURRING = "each second"
 
 

@@ -264,7 +264,7 @@ def _work_on(storage):
         NewJob(f"more-{number}", "work", '{"seconds":0.0}', "json", "default", 0, State.ENQUEUED, now)
         for number in range(20)
     ]
-    assert all(storage.insert(more))
+    assert all(storage.insert(more).is_new)
     storage.release(_MANY)
     storage.promote(_MANY)
 

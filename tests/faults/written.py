@@ -153,7 +153,7 @@ class _Writer:
         is_plain = chance.random() < 0.5
         count = chance.choice([1, 3, 10, 40])
         jobs = [self._job(f"job-{len(self.known) + number:06}", now, is_plain) for number in range(count)]
-        assert all(self.storage.insert(jobs))
+        assert all(self.storage.insert(jobs).is_new)
         self.note("inserted", [job.id for job in jobs])
 
     def _job(self, id, now, is_plain):

@@ -18,7 +18,6 @@ from tests.redis.databases import keys_of, opened
 from tests.redis.servers import RedisServer
 
 PARTITIONS = 3
-REMEMBERED = 1_000
 PAUSED, RESUMED = json.dumps({"paused": True}), json.dumps({"paused": False})
 
 
@@ -50,39 +49,6 @@ def paused(storage: RedisStorage) -> list[set[str]]:
 # ---- versions --------------------------------------------------------------------------------------------
 
 
-def test_versions_of_deleted_records_are_remembered_in_bounds(database, server):
-    """Past a thousand deleted keys of a kind the lowest versions are forgotten, and none ever falls."""
-    put(database, "old", "a", "kind")
-    put(database, "first", "a", "kind")
-    put(database, "first", "b", "kind")
-    database.delete_record("kind", "first", expected_version=2)
-    for number in range(REMEMBERED):
-        key = str(number)
-        for value in "abc":
-            put(database, key, value, "kind")
-        database.delete_record("kind", key, expected_version=None)
-    database.delete_record("kind", "old", expected_version=1)
-
-    remembered = server.client().zcard("firelock:{0}:kd:kind")
-
-    assert REMEMBERED == remembered
-    assert database.put_record("kind", "first", "late", expected_version=2) is None
-    assert 3 == put(database, "first", "anew", "kind")
-    assert (3, 3) == (put(database, "never seen", "new", "kind"), put(database, "old", "anew", "kind"))
-    assert 4 == put(database, "7", "anew", "kind")
-
-
-def test_a_remembered_version_goes_on_by_one(database):
-    """What another key had does not move a key whose own version is known."""
-    for value in "abcde":
-        put(database, "high", value, "kind")
-    put(database, "low", "a", "kind")
-    for key in ("high", "low"):
-        database.delete_record("kind", key, expected_version=None)
-
-    assert (2, 6) == (put(database, "low", "b", "kind"), put(database, "high", "f", "kind"))
-
-
 def test_other_kinds_forget_nothing_of_one_another(database):
     """A kind's first version is 1, whatever was deleted in another."""
     put(database, "key", "a", "one")
@@ -93,14 +59,17 @@ def test_other_kinds_forget_nothing_of_one_another(database):
 
 
 def test_a_deleted_record_leaves_its_version_alone(database, server):
-    """Of a deleted record only the number stays, and only until there is a record again."""
+    """Of what is deleted only the largest number stays."""
     put(database, "key", "a", "kind")
 
     database.delete_record("kind", "key", expected_version=1)
     after_delete = keys_of(server)
     put(database, "key", "b", "kind")
 
-    assert ({"kd:kind", "layout"}, {"k:kind", "kz:kind", "layout"}) == (after_delete, keys_of(server))
+    assert ({"kf:kind", "layout"}, {"k:kind", "kf:kind", "kz:kind", "layout"}) == (
+        after_delete,
+        keys_of(server),
+    )
 
 
 # ---- lists -----------------------------------------------------------------------------------------------
@@ -174,7 +143,9 @@ def test_a_refused_put_pauses_nothing(parted):
 def test_a_partition_that_missed_a_pause_is_repaired(parted, server):
     """A partition that has lost a pause, or never heard of it, has it after a repair."""
     bases = parted.database.partitions.bases
-    parted.database.run("records.put", 0, "queue", "mail", PAUSED, "", 1)  # and its writer died right after
+    parted.database.run(
+        "records.put", 0, "queue", "mail", PAUSED, "", "", 1
+    )  # and its writer died right after
     missed = paused(parted)
     repair_pauses(parted.database)
     repaired = paused(parted)
@@ -187,7 +158,7 @@ def test_a_partition_that_missed_a_pause_is_repaired(parted, server):
 
 def test_upkeep_repairs_pauses(parted):
     """A partition that missed a pause has it when somebody promotes."""
-    parted.database.run("records.put", 0, "queue", "mail", PAUSED, "", 1)
+    parted.database.run("records.put", 0, "queue", "mail", PAUSED, "", "", 1)
 
     parted.promote(10)
 

@@ -13,7 +13,8 @@ from firelock.storage import (
     LogLine,
     NewJob,
     Progress,
-    RecurringRecord,
+    Record,
+    RecordChange,
     Rollup,
     State,
     StorageError,
@@ -96,102 +97,81 @@ def test_a_lock_may_be_held_for_any_time(database, seconds, is_held):
     assert is_held == (database.acquire_lock("lock", "bob", 60.0) is None)
 
 
-# ---- recurring -------------------------------------------------------------------------------------------
+# ---- due records -----------------------------------------------------------------------------------------
 
 
-def definition(name: str = "nightly", **fields: object) -> RecurringRecord:
-    """Return a definition with these fields changed."""
-    made = RecurringRecord(name, "tasks.run", "[]", "json", '{"every": 300}', "default", next_at=1)
-    return attrs.evolve(made, **fields)
+@pytest.mark.parametrize("due_at", [1, 2**53 + 1, LAST_INSTANT, None])
+def test_instants_of_a_record_are_exact(database, due_at):
+    """An instant is text on its way, so that no digit is lost."""
+    database.put_record("kind", "key", "a value, with spaces", due_at=due_at)
+
+    assert Record("kind", "key", "a value, with spaces", 1, due_at) == database.get_record("kind", "key")
 
 
-@pytest.mark.parametrize("next_at", [1, 2**53 + 1, LAST_INSTANT, None])
-def test_instants_of_a_definition_are_exact(database, next_at):
-    """An instant is text on its way, so that no digit is lost, and stays when progress is kept."""
-    record = definition(next_at=next_at, last_at=next_at, created_at=LAST_INSTANT, timeout_seconds=1 / 3)
-    database.put_recurring(record, keep_progress=False)
+def test_a_deleted_record_leaves_one_key_a_kind(database, server):
+    """The largest version alone stays."""
+    for key in ("a", "b"):
+        database.put_record("recurring", key, "{}", due_at=1)
 
-    kept = database.put_recurring(attrs.evolve(record, version=1, next_at=7), keep_progress=True)
+    for key in ("a", "b"):
+        database.delete_record("recurring", key)
 
-    assert attrs.evolve(record, version=2) == kept == database.get_recurring("nightly")
-
-
-def test_a_removed_definition_leaves_no_key(database, server):
-    """Nothing of it stays, not even a version."""
-    database.put_recurring(definition(), keep_progress=False)
-
-    database.remove_recurring("nightly")
-
-    assert {"layout"} == keys_of(server)
+    assert {"layout", "kf:recurring"} == keys_of(server)
 
 
-def test_many_definitions_are_read_in_steps(database):
-    """Lists and what is due are whole and in order, however many steps they take."""
-    names = [f"{number:03}" for number in range(250)]
+def test_many_due_records_are_read_in_steps(database):
+    """What is due is whole and in order, however many steps it takes."""
+    names = [f"{number:04}" for number in range(1_200)]
     for number, name in enumerate(names):
-        database.put_recurring(definition(name, next_at=1 + number // 2), keep_progress=False)
+        database.put_record("recurring", name, "{}", due_at=1 + number // 2)
 
-    assert names == [one.id for one in database.list_recurring(after="", limit=1_000)]
-    assert names[11:131] == [one.id for one in database.list_recurring(after="010", limit=120)]
-    assert names == [one.id for one in database.due_recurring(1_000)]
-    assert names[:120] == [one.id for one in database.due_recurring(120)]
-    assert ([], []) == (database.list_recurring(after="", limit=0), database.due_recurring(0))
+    assert names == [one.key for one in database.due_records("recurring", 2_000)]
+    assert names[:620] == [one.key for one in database.due_records("recurring", 620)]
+    assert [] == database.due_records("recurring", 0)
 
 
-def test_large_definitions_are_read_half_a_megabyte_at_a_time(database):
+def test_large_records_are_read_half_a_megabyte_at_a_time(database):
     """What one step replies is bounded by its size, and what is asked for is whole all the same."""
     names = [f"{number:02}" for number in range(9)]
     for name in names:
-        database.put_recurring(definition(name, arguments=name * 100_000), keep_progress=False)
+        database.put_record("recurring", name, name * 100_000, due_at=1)
 
     replies = [
-        database.database.run("records.list_recurring", 0, "", 9),
-        database.database.run("records.due_recurring", 0, 0, 9),
+        database.database.run("records.list", 0, "recurring", "", 9),
+        database.database.run("records.due", 0, "recurring", 0, 9),
     ]
 
     assert [(1, 1 + 2 * 3)] * 2 == [(reply[0], len(reply)) for reply in replies]
-    assert names == [one.id for one in database.list_recurring(after="", limit=9)]
-    assert names == [one.id for one in database.due_recurring(9)]
-    assert names[:5] == [one.id for one in database.due_recurring(5)]
-
-
-def test_an_unreadable_definition_is_shown_and_keeps_no_other_from_firing(database, server):
-    """It is due and listed beside the others, as one that cannot be read; what is stored stays."""
-    for name in ("bad", "good", "worse"):
-        database.put_recurring(definition(name), keep_progress=False)
-    client = server.client()
-    client.hset("firelock:{0}:rec:bad", "definition", "{")
-    client.hset("firelock:{0}:rec:worse", "definition", '{"tags": [], "odd": 1}')
-    client.hset("firelock:{0}:rec:worse", "progress", '{"dropped": 2, "even": 3}')
-
-    due = database.due_recurring(10)
-    for one in due:
-        database.fire_recurring(attrs.evolve(one, next_at=9, dropped=7), 1, [])
-
-    assert ["bad", "good", "worse"] == [one.id for one in due]
-    assert due == sorted(due, key=lambda one: one.id)
-    assert [True, False, True] == [
-        one.newer is not None for one in database.list_recurring(after="", limit=9)
-    ]
-    worse = database.get_recurring("worse")
-    assert (9, 7) == (worse.next_at, worse.dropped)
-    assert {"odd": 1, "even": 3} == {name: json.loads(worse.newer)[name] for name in ("odd", "even")}
-    assert "{" == client.hget("firelock:{0}:rec:bad", "definition")
+    assert names == [one.key for one in database.list_records("recurring", limit=9)]
+    assert names == [one.key for one in database.due_records("recurring", 9)]
+    assert names[:5] == [one.key for one in database.due_records("recurring", 5)]
 
 
 def test_an_earlier_instant_wakes_those_who_sleep(database, server):
     """Whoever sleeps until the next instant is told when there is an earlier one, and only then."""
-    puts = [("b", 5, False), ("c", 9, False), ("a", 3, False), ("d", 1, True), ("e", None, False)]
+    puts = [("b", 5), ("c", 9), ("a", 3), ("d", None)]
     with server.client().pubsub(ignore_subscribe_messages=True) as heard:
         heard.subscribe("firelock:{0}:wake")
         heard.get_message(timeout=5.0)
-        for name, next_at, is_paused in puts:
-            database.put_recurring(
-                definition(name, next_at=next_at, is_paused=is_paused), keep_progress=False
-            )
+        for name, due_at in puts:
+            database.put_record("recurring", name, "{}", due_at=due_at)
+        database.put_record("other", "e", "{}", due_at=1)
         told = [message["data"] for message in iter(lambda: heard.get_message(timeout=0.2), None)]
 
     assert ["*", "*"] == told
+
+
+def test_jobs_of_another_partition_are_refused_beside_a_record(parted):
+    """No script sees both: nothing is stored, neither the jobs nor the record."""
+    jobs = [NewJob(f"{number:036x}", "t", "[]", "json", "q", 0, State.ENQUEUED, BASE) for number in (0, 1)]
+    change = RecordChange("recurring", "nightly", "{}", 0)
+
+    with pytest.raises(StorageError, match="does not lie beside record 'nightly'"):
+        parted.insert(jobs, only_if=change)
+
+    assert ([None, None], None) == (
+        parted.get([job.id for job in jobs]), parted.get_record("recurring", "nightly"),
+    )  # fmt: skip
 
 
 # ---- rollups ---------------------------------------------------------------------------------------------
@@ -263,7 +243,7 @@ def test_a_timeline_is_filtered_exactly(database, odd):
 def test_old_rollups_are_pruned_in_bounds(database, server):
     """Minutes older than thirty days go, so many at a time, and leave no key."""
     now = (
-        database.database.run("records.put", 0, "kind", "key", "", "", "")
+        database.database.run("records.put", 0, "kind", "key", "", "", "", "")
         and int(server.client().time()[0]) * SECOND
     )
     database.database.run("records.delete", 0, "kind", "key", "")
@@ -276,7 +256,7 @@ def test_old_rollups_are_pruned_in_bounds(database, server):
     prune_metrics(database.database, 3)
 
     assert ([3, 2, 0], [now - 29 * DAY]) == (pruned, [one.minute for one in left])
-    assert {"layout", "kd:kind"} == keys_of(server)
+    assert {"layout", "kf:kind"} == keys_of(server)
 
 
 # ---- logs ------------------------------------------------------------------------------------------------
@@ -384,17 +364,6 @@ def test_progress_of_many_jobs_is_read_in_steps(parted):
 
     assert [*range(50), *[None] * 5_950] == [told and told.done for told in found]
     assert [] == [one and one.progress for one in parted.get([])]
-
-
-def test_a_definition_is_plain_json(database, server):
-    """What is stored can be read by whoever looks into the server."""
-    database.put_recurring(definition(tags=("é",)), keep_progress=False)
-
-    stored = server.client().hgetall("firelock:{0}:rec:nightly")
-
-    assert ["é"] == json.loads(stored["definition"])["tags"]
-    expected = {"owed_at": None, "last_at": None, "last_job_id": None, "dropped": 0, "error": None}
-    assert expected == json.loads(stored["progress"])
 
 
 # ---- names ------------------------------------------------------------------------------------------------

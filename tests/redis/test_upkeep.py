@@ -8,7 +8,7 @@ import attrs
 import pytest
 
 from firelock.lifecycle import Upkeep
-from firelock.storage import Held, Promotion, RecurringRecord, Renewal, StorageUnavailable
+from firelock.storage import Held, Promotion, Renewal, StorageUnavailable
 from firelock.testing.conformance.ends import deletes, fails, requeues, retries, snoozes, succeeds
 from firelock.testing.conformance.handles import DAY, HOUR, SECOND
 from firelock.testing.conformance.scene import Running, Scene
@@ -346,10 +346,7 @@ def test_the_next_instant_is_that_of_any_partition(scene: Scene, server: RedisSe
     database = RedisDatabase(parse_url(server.socket_url(OPTIONS)))
 
     before = earliest_due_at(database)
-    scene.storage.put_recurring(
-        RecurringRecord("nightly", "tasks.run", "[]", "json", "{}", "default", next_at=at),
-        keep_progress=False,
-    )
+    scene.storage.put_record("recurring", "nightly", "{}", due_at=at)
     after = earliest_due_at(database)
 
     assert (at + 1, at) == (before, after)

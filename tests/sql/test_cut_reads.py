@@ -103,9 +103,9 @@ def assert_a_write_is_done_once(proxy, storage):
         job = new_job(storage)
         lose(proxy, number)
         try:
-            told.append(storage.insert([job]) == [True])
+            told.append(storage.insert([job]).is_new == [True])
         except StorageUnavailable:
-            told.append(storage.get([job.id]) == [None] or storage.insert([job]) == [False])
+            told.append(storage.get([job.id]) == [None] or storage.insert([job]).is_new == [False])
         proxy.heal()
 
     assert [True] * 4 == told

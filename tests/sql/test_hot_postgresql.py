@@ -61,7 +61,7 @@ def test_a_batch_of_several_kinds_is_stored_and_counted(scene):
     """Each job with its own queue, priority and task; the counts know each queue."""
     batch = [scene.new_job(queue=f"q{n % 2}", priority=n, task=f"t{n}") for n in range(4)]
 
-    assert [True] * 4 == scene.storage.insert(batch)
+    assert [True] * 4 == scene.storage.insert(batch).is_new
 
     jobs = scene.claim(scene.begin(), queues=["q1", "q0"])
     assert [("q1", 3, "t3"), ("q1", 1, "t1"), ("q0", 2, "t2"), ("q0", 0, "t0")] == [

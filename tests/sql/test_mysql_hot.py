@@ -221,14 +221,14 @@ def test_an_enqueue_whose_answer_is_lost_is_told(storage, proxy):
         storage.insert([job("a"), job("b")])
 
     assert storage.counts().by_state == {State.ENQUEUED: 2}
-    assert storage.insert([job("a"), job("b")]) == [False, False]
+    assert storage.insert([job("a"), job("b")]).is_new == [False, False]
 
 
 def test_an_enqueue_that_is_lost_on_its_way_is_done_again(storage, proxy):
     """It was not stored: nobody has to know."""
     proxy.lose_request()
 
-    assert storage.insert([job("a"), job("b")]) == [True, True]
+    assert storage.insert([job("a"), job("b")]).is_new == [True, True]
 
     assert storage.counts().by_state == {State.ENQUEUED: 2}
     assert proxy.lost == 1

@@ -137,7 +137,7 @@ def test_dead_connections_of_the_pool_are_not_seen(mariadb, storage):
     storage.insert([job("a")])
     kill_all(mariadb)
 
-    inserted = storage.insert([job("b")])
+    inserted = storage.insert([job("b")]).is_new
 
     assert inserted == [True]
     assert storage.counts().by_state == {State.ENQUEUED: 2}

@@ -5,10 +5,9 @@ from __future__ import annotations
 import sqlite3
 from contextlib import closing
 
-import attrs
 import pytest
 
-from firelock.storage import JobFilter, On, RecurringRecord, State
+from firelock.storage import JobFilter, On, State
 from firelock.testing import Handles, Scene
 from firelock.testing.conformance.ends import requeues, succeeds
 from firelock_sql.sqlite.opening import open_sqlite
@@ -104,21 +103,3 @@ def test_a_task_that_is_no_text_ends_no_list(scene, path):
     overwrite(path, job_ids[0], "task", b"\xff")
 
     assert [job_ids[1]] == [found.id for found in scene.storage.find(JobFilter(), limit=10).jobs]
-
-
-def test_a_recurring_definition_nobody_can_read_is_shown_and_keeps_no_other_from_firing(scene, path):
-    """It is due and listed beside the others, as one that cannot be read; what is stored stays."""
-    for name in ("bad", "good"):
-        record = RecurringRecord(name, "tasks.run", "[]", "json", "{}", "default", next_at=1)
-        scene.storage.put_recurring(record, keep_progress=False)
-    with closing(sqlite3.connect(path)) as connection, connection:
-        connection.execute("UPDATE firelock_recurring SET definition = '{' WHERE id = 'bad'")
-
-    due = scene.storage.due_recurring(10)
-    scene.storage.fire_recurring(attrs.evolve(due[0], next_at=9), 1, [])
-
-    assert [("bad", "{", 1), ("good", None, 1)] == [(one.id, one.newer, one.next_at) for one in due]
-    bad = scene.storage.get_recurring("bad")
-    assert ("{", 9, 1) == (bad.newer, bad.next_at, bad.version)
-    assert ["bad", "good"] == [record.id for record in scene.storage.list_recurring()]
-    assert scene.storage.remove_recurring("bad")

@@ -93,7 +93,7 @@ def _store_one(scene):
     """Store a job in a forked child, and end it."""
     code = 1
     try:
-        code = 0 if scene.storage.insert([scene.new_job(task="tasks.child")]) == [True] else 2
+        code = 0 if scene.storage.insert([scene.new_job(task="tasks.child")]).is_new == [True] else 2
     finally:
         os._exit(code)
 
@@ -124,7 +124,7 @@ def test_a_transaction_that_fails_leaves_nothing(scene):
         scene.storage.insert([good, bad])
 
     assert [None, None] == scene.storage.get([good.id, bad.id])
-    assert [True] == scene.storage.insert([good])
+    assert [True] == scene.storage.insert([good]).is_new
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def test_a_session_decides_over_its_jobs(scene, engine, is_committed):
 
     with Session(engine) as session:
         session.execute(text("insert into orders values (1)"))
-        answers = scene.storage.insert([job], within=session)
+        answers = scene.storage.insert([job], within=session).is_new
         session.commit() if is_committed else session.rollback()
 
     with engine.connect() as connection:

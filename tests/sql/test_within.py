@@ -185,7 +185,7 @@ def test_a_key_that_a_snapshot_hides_is_told(fire, task, engine):
         with pytest.raises(StorageUnavailable):
             fire.storage.insert([job], within=connection)
 
-        assert [True] == fire.storage.insert([attrs.evolve(job, id="0190-seen")], within=connection)
+        assert [True] == fire.storage.insert([attrs.evolve(job, id="0190-seen")], within=connection).is_new
         connection.commit()
     assert 2 == enqueued(fire)
 

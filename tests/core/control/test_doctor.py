@@ -10,7 +10,8 @@ import pytest
 from firelock import RecurringJob, Sight, check_running
 from firelock.control.queues import QueueView
 from firelock.control.servers import ServerView
-from firelock.storage import Finding, NewSession, RecurringRecord, Renewal, SessionRecord
+from firelock.recurring_job import RecurringRecord
+from firelock.storage import Finding, NewSession, Renewal, SessionRecord
 
 NOW = datetime(2030, 1, 1, 12, 0, tzinfo=UTC)
 MICROS = 1_000_000

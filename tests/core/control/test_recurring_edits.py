@@ -18,6 +18,7 @@ from firelock.errors import (
     SignatureMismatch,
     UnknownTask,
 )
+from firelock.recurring_job import get_recurring, put_recurring
 from firelock.server.scheduler import fire_due
 from tests.core.fakes import FailingStorage
 
@@ -84,13 +85,13 @@ def test_an_edit_changes_what_is_given_and_nothing_else(declared):
 
 def test_an_edit_without_a_change_writes_nothing(declared, storage):
     """A form that is sent as it was shown leaves the definition its code's."""
-    written = len(storage.called["put_recurring"])
+    written = len(storage.called["put_record"])
 
     same = declared.recurring.edit(
         "nightly", schedule="0 2 * * *", arguments={"day": "mon"}, queue="default", tags=["day:mon"]
     )
 
-    assert (Origin.CODE, written) == (same.origin, len(storage.called["put_recurring"]))
+    assert (Origin.CODE, written) == (same.origin, len(storage.called["put_record"]))
 
 
 def test_another_schedule_moves_the_next_instant(declared):
@@ -196,15 +197,16 @@ def test_an_edit_of_what_somebody_changed_meanwhile_is_a_conflict(declared):
 
 def test_two_edits_at_once_are_both_made(declared, storage):
     """The one that comes second reads again, and changes what the first has left."""
-    put, other = storage.put_recurring, []
+    put = storage.put_record
 
-    def put_after_another(record, *, keep_progress):
-        if not other:
-            other.append(True)
-            put(attrs.evolve(storage.get_recurring("nightly"), priority=9), keep_progress=True)
-        return put(record, keep_progress=keep_progress)
+    def put_after_another(*args, **kwargs):
+        storage.put_record = put
+        put_recurring(
+            storage, attrs.evolve(get_recurring(storage, "nightly"), priority=9), keep_progress=True
+        )
+        return put(*args, **kwargs)
 
-    storage.put_recurring = put_after_another
+    storage.put_record = put_after_another
 
     edited = declared.recurring.edit("nightly", queue="bulk")
 

@@ -201,7 +201,7 @@ def test_a_process_for_a_job_needs_an_app_that_others_can_find(make_app):
         fire.server(workers=1).start()
 
 
-@pytest.mark.parametrize("verb", ["begin_session", "list_recurring"])
+@pytest.mark.parametrize("verb", ["begin_session", "list_records"])
 def test_a_storage_that_is_away_stops_the_start(fire, verb, our_threads):
     """Nothing is left behind, and the next start may succeed."""
     fire.storage.fail(verb, StorageUnavailable("down"))

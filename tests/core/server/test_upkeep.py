@@ -18,6 +18,7 @@ from firelock import Firelock, JobContext, Settings
 from firelock.clock import SECOND
 from firelock.errors import StorageError, StorageUnavailable
 from firelock.hookspecs import ServerInfo
+from firelock.recurring_job import get_recurring, put_recurring
 from firelock.server.attempt import CancelKind, Run
 from firelock.server.shared_memory import ChildMemory
 from firelock.server.upkeep import ChildUpkeep
@@ -196,8 +197,8 @@ def test_a_recurring_job_that_fails_does_not_hinder_due_ones(scene):
     """Each is met by itself."""
     job = scene.task.schedule(timedelta(hours=1))
     scene.task.recur("id", "0 * * * *")
-    record = scene.storage.get_recurring("id")
-    scene.storage.put_recurring(attrs.evolve(record, schedule="null"), keep_progress=True)
+    record = get_recurring(scene.storage, "id")
+    put_recurring(scene.storage, attrs.evolve(record, schedule="null"), keep_progress=True)
     scene.storage.clock_offset = 3_600 * SECOND
 
     scene.upkeep.start()
@@ -210,7 +211,7 @@ def test_due_jobs_are_enqueued_where_nothing_can_be_fired(scene):
     """An error of the look for recurring jobs is theirs alone."""
     job = scene.task.schedule(timedelta(hours=1))
     scene.storage.clock_offset = 3_600 * SECOND
-    scene.storage.fail_always("due_recurring", StorageError("a definition of tomorrow"))
+    scene.storage.fail_always("due_records", StorageError("a definition of tomorrow"))
 
     scene.upkeep.start()
 

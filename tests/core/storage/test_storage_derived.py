@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import random
 import threading
 from collections import deque
-from contextlib import nullcontext
 
-import attrs
 import pytest
 
 from firelock import lifecycle
-from firelock.clock import SECOND
 from firelock.errors import StorageError, StorageUnavailable
 from firelock.memory import MemoryStorage
 from firelock.storage import (
@@ -20,7 +16,6 @@ from firelock.storage import (
     DerivedStorage,
     FoundJobs,
     NewSession,
-    RecurringRecord,
     Rollup,
     derived,
 )
@@ -40,13 +35,10 @@ class SmallStorage(MemoryStorage):
         super().__init__()
         self.rivals = deque()
 
-    def one_step(self):
-        return nullcontext()
-
-    def put_record(self, kind, key, value, *, expected_version=None):
+    def put_record(self, *args, **kwargs):
         if self.rivals:
             self.rivals.popleft()()
-        return super().put_record(kind, key, value, expected_version=expected_version)
+        return super().put_record(*args, **kwargs)
 
 
 @pytest.fixture
@@ -151,91 +143,6 @@ def test_groups_reach_beyond_a_page(storage, monkeypatch):
     assert [4] == [group.count for group in storage.failure_groups(10)]
 
 
-def test_a_storage_has_no_steps_until_it_says_so():
-    """The contract's own step is none: verbs within are as they are alone."""
-    storage = SmallStorage()
-
-    with DerivedStorage.one_step(storage):
-        storage.put_record("list", "a", "x")
-
-    assert "x" == storage.get_record("list", "a").value
-    storage.close()
-
-
-# ---- what a claim costs ----------------------------------------------------------------------------------
-
-
-class Counted(MemoryStorage):
-    """A storage that counts the records which are read."""
-
-    def __init__(self):
-        super().__init__()
-        self.read = 0
-
-    def get_record(self, kind, key):
-        self.read += 1
-        return super().get_record(kind, key)
-
-    def list_records(self, kind, *, after="", limit=100):
-        records = super().list_records(kind, after=after, limit=limit)
-        self.read += len(records)
-        return records
-
-    def reads(self, call):
-        """Return what the call reads."""
-        before = self.read
-        call()
-        return self.read - before
-
-
-def test_the_next_due_instant_is_one_record():
-    """However many definitions there are, who asks reads one; and all again where the first has changed."""
-    storage = Counted()
-    at = storage.clock() + 3_600 * SECOND
-    for number in range(600):
-        record = RecurringRecord(f"{number:03}", "t", "[]", "json", "{}", "default", next_at=at + number)
-        storage.put_recurring(record, keep_progress=False)
-    first = storage.get_recurring("000")
-
-    told = [storage.next_recurring_at() for _ in range(2)]
-    reads = [storage.reads(storage.next_recurring_at) for _ in range(3)]
-    storage.fire_recurring(attrs.evolve(first, next_at=at + 10_000), at, [])
-    after_a_firing = [storage.reads(storage.next_recurring_at) for _ in range(2)]
-
-    assert ([at, at], [1, 1, 1], [601, 1]) == (told, reads, after_a_firing)
-    assert at + 1 == storage.next_recurring_at()
-
-
-def test_the_next_due_instant_follows_every_change():
-    """Added earlier, paused, resumed, moved, fired, removed: it is what a look at all of them says."""
-    storage, chance = MemoryStorage(), random.Random(7)
-    at = storage.clock() + 3_600 * SECOND
-    wrong = []
-    for turn in range(300):
-        name = chance.choice("abcd")
-        stored = storage.get_recurring(name)
-        wanted = {
-            "next_at": chance.choice([None, at + chance.randrange(9)]),
-            "is_paused": chance.random() < 0.3,
-        }
-        if stored is None:
-            stored = RecurringRecord(name, "t", "[]", "json", "{}", "default")
-            storage.put_recurring(attrs.evolve(stored, **wanted), keep_progress=False)
-        elif chance.random() < 0.2:
-            storage.remove_recurring(name)
-        elif stored.next_at is not None and chance.random() < 0.5:
-            moved = attrs.evolve(stored, next_at=wanted["next_at"])
-            storage.fire_recurring(moved, stored.next_at, [])
-        else:
-            storage.put_recurring(attrs.evolve(stored, **wanted), keep_progress=chance.random() < 0.3)
-        if chance.random() < 0.7:
-            every = [one.next_at for one in storage.list_recurring() if one.next_at and not one.is_paused]
-            told = storage.next_recurring_at()
-            wrong += [(turn, told)] if told != min(every, default=None) else []
-
-    assert wrong == []
-
-
 # ---- walks that have no end ------------------------------------------------------------------------------
 
 
@@ -254,21 +161,15 @@ class Circling(SmallStorage):
         return FoundJobs([], "again")
 
 
-@pytest.mark.parametrize("verb", ["due_recurring", "timeline"])
-def test_a_list_that_begins_where_it_ended_is_told(verb):
+def test_a_list_that_begins_where_it_ended_is_told():
     """What is derived from lists of records does not go round for ever: it says which list is at fault."""
     storage = Inclusive()
     histogram = (0,) * (len(DURATION_BUCKETS) + 1)
     for name in map(str, range(500)):  # a full page: behind a shorter one nobody asks again
-        storage.put_recurring(RecurringRecord(name, "task", "[]", "json", "{}", "q"), keep_progress=False)
         storage.record_metrics([Rollup(60_000_000, name, "q", "succeeded", 1, 1, histogram)])
-    asks = {
-        "due_recurring": lambda: storage.due_recurring(1),
-        "timeline": lambda: storage.timeline(0, 120_000_000),
-    }
 
     with pytest.raises(StorageError, match="list_records has to leave `after` out"):
-        asks[verb]()
+        storage.timeline(0, 120_000_000)
 
 
 def test_pages_that_never_end_are_told():

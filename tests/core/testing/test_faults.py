@@ -31,7 +31,7 @@ def test_a_verb_fails_as_often_as_told(storage):
             storage.insert([job()])
 
     assert [None] == storage.get(["a"])
-    assert [True] == storage.insert([job()])
+    assert [True] == storage.insert([job()]).is_new
 
 
 def test_a_verb_can_fail_after_its_effect(storage):
@@ -42,7 +42,7 @@ def test_a_verb_can_fail_after_its_effect(storage):
         storage.insert([job()])
 
     assert "a" == storage.get(["a"])[0].id
-    assert [False] == storage.insert([job()])
+    assert [False] == storage.insert([job()]).is_new
 
 
 def test_faults_of_one_verb_come_in_turn(storage):
@@ -70,7 +70,7 @@ def test_a_storage_that_is_away_does_nothing(storage):
     assert [None] == storage.get(["a"])
 
 
-@pytest.mark.parametrize("verb", ["enqueue", "_closing", "close", "interrupt", "new_ids", "one_step"])
+@pytest.mark.parametrize("verb", ["enqueue", "_closing", "close", "interrupt", "new_ids"])
 def test_what_is_no_verb_that_can_fail_is_refused(storage, verb):
     """A name with a slip would never fail anything."""
     with pytest.raises(ConfigurationError, match=f"'{verb}'.*claim, .*insert"):

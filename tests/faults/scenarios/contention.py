@@ -66,7 +66,7 @@ class _Storm:
                    storage.clock())
             for _ in range(chance.randint(1, 100))
         ]  # fmt: skip
-        self.done["inserted"] += sum(storage.insert(jobs))
+        self.done["inserted"] += sum(storage.insert(jobs).is_new)
         self.ids = [*self.ids[-2_000:], *(job.id for job in jobs)]
 
     def claim(self, chance):

@@ -9,7 +9,7 @@ from itertools import chain, pairwise
 import attrs
 
 from firelock import Cron, Every, Firelock
-from firelock.clock import SECOND
+from firelock.clock import SECOND, micros
 from firelock.storage import JobFilter
 from firelock.testing.conformance.scene import pages
 from firelock.values import State
@@ -64,8 +64,7 @@ def recurring_kills(place, size):
 
 
 def _all_fired_until(on, instant):
-    records = on.fire.storage.list_recurring(limit=1_000)
-    return all((record.last_at or 0) >= instant for record in records)
+    return all(job.last_at is not None and micros(job.last_at) >= instant for job in on.fire.recurring)
 
 
 def runs_of(storage, recurring_id):
@@ -125,4 +124,4 @@ def scheduler_down(place, size):
 
 
 def _none_is_due(storage):
-    return storage.due_recurring(1) == []
+    return storage.due_records("recurring", 1) == []

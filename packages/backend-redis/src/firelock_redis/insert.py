@@ -11,10 +11,12 @@ from typing_extensions import override
 
 from firelock.storage import (
     FINAL_STATES,
+    Applied,
+    Inserted,
     JobNotFound,
     NewJob,
     On,
-    RecurringRecord,
+    RecordChange,
     StorageError,
     StorageUnavailable,
     Upkeep,
@@ -23,9 +25,7 @@ from firelock.storage import (
 )
 from firelock_redis.database import RedisDatabase
 from firelock_redis.layout import LETTERS, lowest_place, payload_of, quoted, rare_of
-from firelock_redis.partitions import FIRST
-from firelock_redis.records import progress_of, stored_progress
-from firelock_redis.verbs import RedisVerbs
+from firelock_redis.records import RecordVerbs, pausing
 
 __all__ = ["RULES", "InsertVerbs"]
 
@@ -49,19 +49,21 @@ def _rules() -> str:
 RULES = _rules()
 
 
-class InsertVerbs(RedisVerbs):
+class InsertVerbs(RecordVerbs):
     """The verbs that store jobs."""
 
     @override
-    def insert(self, jobs: Sequence[NewJob], *, within: object | None = None) -> list[bool]:
+    def insert(
+        self, jobs: Sequence[NewJob], *, within: object | None = None, only_if: RecordChange | None = None
+    ) -> Inserted:
         """One round trip a partition, as a rule one."""
         self.refuse_within(within)
-        if not jobs:
-            return []
         for queue in {job.queue for job in jobs}:
             require_word(queue)
-        if self.database.partitions.number == 1:
-            return _insert(self.database, 0, jobs)
+        if only_if is not None:
+            return self._insert_if(jobs, only_if)
+        if self.database.partitions.number == 1 and jobs:
+            return Inserted(_insert(self.database, 0, jobs))
         require_parents_beside(self.database, jobs)
         places = self.database.partitions.parted(range(len(jobs)), lambda place: jobs[place].id)
         results = [False] * len(jobs)
@@ -79,28 +81,26 @@ class InsertVerbs(RedisVerbs):
                 results[place] = is_new
             for job in here:
                 self._turns.note(partition, job.queue)
-        return results
+        return Inserted(results)
 
-    @override
-    def fire_recurring(
-        self, recurring: RecurringRecord, expected_next_at: int, jobs: Sequence[NewJob]
-    ) -> bool:
-        """One round trip, in the first partition."""
+    def _insert_if(self, jobs: Sequence[NewJob], change: RecordChange) -> Inserted:
+        """One round trip, in the first partition, where all records are."""
         require_parents_beside(self.database, jobs)
         for job in jobs:
-            require_word(job.queue)
             if self.database.partitions.of(job.id) != 0:
-                message = f"Job {job.id} of {recurring.id!r} has no id of a recurring job's; derive it."
+                message = (
+                    f"Job {job.id} does not lie beside record {change.key!r}; derive its id by derived_id."
+                )
                 raise StorageError(message)
         reply = self.database.run_replicated(
-            "insert.fire", 0, RULES, recurring.id, recurring.version, expected_next_at,
-            "" if recurring.next_at is None else recurring.next_at,
-            progress_of(recurring, stored_progress(self.database, recurring)),
-            len(jobs), *stored_arguments(jobs),
+            "insert.jobs_if", 0, RULES, len(jobs), change.kind, change.key, change.value,
+            change.expected_version, "" if change.due_at is None else change.due_at,
+            pausing(change.kind, change.value), *stored_arguments(jobs),
         )  # fmt: skip
         raise_missing(reply)
-        self._turns.note(FIRST)
-        return bool(reply)
+        answer = (Applied.APPLIED, Applied.ALREADY, Applied.REFUSED)[reply[0]]
+        self.note_record(change.kind, is_changed=answer is Applied.APPLIED)
+        return Inserted([bool(one) for one in reply[1:]] or [False] * len(jobs), answer)
 
 
 @lru_cache(1_000)

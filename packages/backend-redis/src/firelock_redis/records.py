@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
-import attrs
 from typing_extensions import override
 
-from firelock.storage import Record, RecurringRecord, StorageError, read_recurring, recurring_json
+from firelock.storage import Record, StorageError
 from firelock_redis.database import RedisDatabase
 from firelock_redis.partitions import EVERYWHERE, FIRST
 from firelock_redis.verbs import RedisVerbs
 
-__all__ = ["RecordVerbs", "progress_of", "repair_pauses", "stored_progress"]
+__all__ = ["RecordVerbs", "pausing", "repair_pauses"]
 
-QUEUES = "queue"
+QUEUES, RECURRING = "queue", "recurring"
 _PAGE = 500
 
 
@@ -25,14 +24,18 @@ class RecordVerbs(RedisVerbs):
 
     @override
     def put_record(
-        self, kind: str, key: str, value: str, *, expected_version: int | None = None
+        self,
+        kind: str,
+        key: str,
+        value: str,
+        *,
+        expected_version: int | None = None,
+        due_at: int | None = None,
     ) -> int | None:
         """The other partitions hear of a pause right after."""
-        expected = "" if expected_version is None else expected_version
-        paused = int(_pauses(value)) if kind == QUEUES else ""
-        version = self.database.run("records.put", 0, kind, key, value, expected, paused)
-        if kind == QUEUES:
-            self._repair(is_changed=version is not None)
+        change = kind, key, value, _text(expected_version), _text(due_at), pausing(kind, value)
+        version = self.database.run("records.put", 0, *change)
+        self.note_record(kind, is_changed=version is not None)
         return None if version is None else int(version)
 
     @override
@@ -42,85 +45,56 @@ class RecordVerbs(RedisVerbs):
 
     @override
     def list_records(self, kind: str, *, after: str = "", limit: int = 100) -> list[Record]:
-        """One round trip for 500 of them, or for half a megabyte."""
-        found: list[Record] = []
-        more = True
-        while more and len(found) < limit:
-            asked = min(limit - len(found), _PAGE)
-            left, *pairs = self.database.run("records.list", 0, kind, after, asked)
-            page = [_read(kind, key, text) for key, text in zip(pairs[::2], pairs[1::2], strict=True)]
-            found += page
-            more = bool(left) or len(page) == asked
-            after = page[-1].key if page else after
-        return found
+        def page(before: list[Record], asked: int) -> list[Any]:
+            last = before[-1].key if before else after
+            return list(self.database.run("records.list", 0, kind, last, asked))
+
+        return _pages(kind, limit, page)
+
+    @override
+    def due_records(self, kind: str, limit: int) -> list[Record]:
+        """One that moves between two round trips may be left out, to be found the next time."""
+        found = _pages(
+            kind, limit, lambda before, asked: self.database.run("records.due", 0, kind, len(before), asked)
+        )
+        return list({record.key: record for record in found}.values())
 
     @override
     def delete_record(self, kind: str, key: str, *, expected_version: int | None = None) -> bool:
-        """Its version stays known for as long as that matters."""
-        expected = "" if expected_version is None else expected_version
-        deleted = self.database.run("records.delete", 0, kind, key, expected, int(kind == QUEUES))
-        if kind == QUEUES:
-            self._repair(is_changed=deleted is not None)
+        """Its version is not forgotten: any other goes on from it."""
+        deleted = self.database.run("records.delete", 0, kind, key, _text(expected_version))
+        self.note_record(kind, is_changed=deleted is not None)
         return deleted is not None
 
-    def _repair(self, *, is_changed: bool) -> None:
-        if is_changed:
-            repair_pauses(self.database)
-        self._turns.note(EVERYWHERE)
+    def note_record(self, kind: str, *, is_changed: bool) -> None:
+        """What this process knows of the work follows a record that was written."""
+        if kind == QUEUES:
+            if is_changed:
+                repair_pauses(self.database)
+            self._turns.note(EVERYWHERE)
+        elif kind == RECURRING:
+            self._turns.note(FIRST)
 
-    @override
-    def put_recurring(self, recurring: RecurringRecord, *, keep_progress: bool) -> RecurringRecord | None:
-        version = recurring.version + 1
-        stored = self.database.run(
-            "records.put_recurring", 0, recurring.id, recurring.version, version, definition_of(recurring),
-            int(recurring.is_paused), next_at_of(recurring), progress_of(recurring), int(keep_progress),
-        )  # fmt: skip
-        self._turns.note(FIRST)
-        if stored is None:
-            return None
-        next_at, progress = stored
-        known: dict[str, Any] = {name: one for name, one in _object(progress).items() if name in _PROGRESS}
-        return attrs.evolve(recurring, version=version, next_at=int(next_at) if next_at else None, **known)
 
-    @override
-    def get_recurring(self, recurring_id: str) -> RecurringRecord | None:
-        stored = self.database.run("records.get_recurring", 0, recurring_id)
-        return None if stored[0] is None else _read_definition(recurring_id, stored)
+def _pages(kind: str, limit: int, page: Callable[[list[Record], int], list[Any]]) -> list[Record]:
+    """Return up to `limit` records, by one round trip for 500 of them, or for half a megabyte."""
+    found: list[Record] = []
+    more = True
+    while more and len(found) < limit:
+        asked = min(limit - len(found), _PAGE)
+        left, *pairs = page(found, asked)
+        found += [_read(kind, key, text) for key, text in zip(pairs[::2], pairs[1::2], strict=True)]
+        more = bool(left) or len(pairs) == 2 * asked
+    return found
 
-    @override
-    def list_recurring(self, *, after: str = "", limit: int = 100) -> list[RecurringRecord]:
-        """One round trip for a hundred of them, or for half a megabyte."""
-        found: list[RecurringRecord] = []
-        more = True
-        while more and limit > 0:
-            asked = min(limit, _DEFINITIONS)
-            left, *reply = self.database.run("records.list_recurring", 0, after, asked)
-            found += _read_all(reply)
-            more = bool(left) or len(reply) == 2 * asked
-            after, limit = reply[-2] if reply else after, limit - len(reply) // 2
-        return found
 
-    @override
-    def remove_recurring(self, recurring_id: str) -> bool:
-        is_removed = bool(self.database.run("records.remove_recurring", 0, recurring_id))
-        self._turns.note(FIRST)
-        return is_removed
+def pausing(kind: str, value: str) -> int | str:
+    """Return 1 where a queue's record pauses it, else 0; nothing for another kind of record."""
+    return int(_pauses(value)) if kind == QUEUES else ""
 
-    @override
-    def due_recurring(self, limit: int) -> list[RecurringRecord]:
-        """One round trip for a hundred of them, or for half a megabyte.
 
-        One that moves between two round trips may be left out, to be found the next time.
-        """
-        found: dict[str, RecurringRecord] = {}
-        passed, more = 0, True
-        while more and passed < limit:
-            asked = min(limit - passed, _DEFINITIONS)
-            left, *reply = self.database.run("records.due_recurring", 0, passed, asked)
-            found.update((one.id, one) for one in _read_all(reply))
-            more = bool(left) or len(reply) == 2 * asked
-            passed += len(reply) // 2
-        return list(found.values())
+def _text(number: int | None) -> str:
+    return "" if number is None else str(number)
 
 
 def _pauses(value: str) -> bool:
@@ -132,8 +106,8 @@ def _pauses(value: str) -> bool:
 
 
 def _read(kind: str, key: str, text: str) -> Record:
-    version, _, value = text.partition(" ")
-    return Record(kind, key, value, int(version))
+    version, due_at, value = text.split(" ", 2)
+    return Record(kind, key, value, int(version), int(due_at) if due_at else None)
 
 
 # ---- pauses in other partitions ----------------------------------------------------------------------------
@@ -167,65 +141,3 @@ def _tell(database: RedisDatabase, others: range, pauses: list[Any]) -> tuple[in
         except StorageError as error:
             failed = error
     return newest, failed
-
-
-_PROGRESS = ("owed_at", "last_at", "last_job_id", "dropped", "error")
-_BESIDE = {"id", "version", "is_paused", "next_at", *_PROGRESS}
-_DEFINITIONS = 100
-
-
-def definition_of(recurring: RecurringRecord) -> str:
-    """Return what a firing leaves alone, as JSON; what a newer version wrote as it is."""
-    text = recurring_json(recurring)
-    try:
-        fields = json.loads(text)
-    except ValueError:
-        return text
-    if not isinstance(fields, dict):
-        return text
-    return _dumped({name: value for name, value in fields.items() if name not in _BESIDE})
-
-
-def progress_of(recurring: RecurringRecord, stored: str = "{}") -> str:
-    """Return what a firing replaces beside the next instant, as JSON, within what is stored of it."""
-    return _dumped({**_object(stored), **{name: getattr(recurring, name) for name in _PROGRESS}})
-
-
-def stored_progress(database: RedisDatabase, recurring: RecurringRecord) -> str:
-    """Return what is stored beside the fields that are known here: only a newer version wrote such."""
-    if recurring.newer is None:
-        return "{}"
-    return database.run("records.get_recurring", 0, recurring.id)[4] or "{}"
-
-
-def next_at_of(recurring: RecurringRecord) -> str:
-    """Return the next instant as text; nothing where none ever comes."""
-    return "" if recurring.next_at is None else str(recurring.next_at)
-
-
-def _dumped(fields: dict[str, object]) -> str:
-    return json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
-
-
-def _object(text: str) -> dict[str, object]:
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _read_definition(id: str, stored: Sequence[Any]) -> RecurringRecord:
-    """Return the definition, which nothing keeps from being read: see `read_recurring`."""
-    version, definition, paused, next_at, progress = stored
-    beside = {
-        **_object(progress or ""),
-        "version": int(version),
-        "is_paused": paused == "1",
-        "next_at": int(next_at) if next_at else None,
-    }
-    return read_recurring(id, definition or "", beside)
-
-
-def _read_all(reply: Sequence[Any]) -> list[RecurringRecord]:
-    return [_read_definition(id, stored) for id, stored in zip(reply[::2], reply[1::2], strict=True)]

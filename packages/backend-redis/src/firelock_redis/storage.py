@@ -15,7 +15,6 @@ from firelock_redis.locks import LockVerbs
 from firelock_redis.logs import LogVerbs
 from firelock_redis.metrics import MetricVerbs
 from firelock_redis.partitions import EVERYWHERE
-from firelock_redis.records import RecordVerbs
 from firelock_redis.sessions import SessionVerbs
 from firelock_redis.upkeep import UpkeepVerbs
 
@@ -28,7 +27,6 @@ class RedisStorage(
     SessionVerbs,
     UpkeepVerbs,
     FindVerbs,
-    RecordVerbs,
     LockVerbs,
     LogVerbs,
     MetricVerbs,

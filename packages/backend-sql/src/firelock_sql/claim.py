@@ -17,9 +17,9 @@ from firelock_sql.settle import apply_transitions
 from firelock_sql.statements import Statement, among
 from firelock_sql.tables import (
     ONE,
+    RECURRING,
     ZERO,
     counts,
-    is_firing,
     is_paused_queue,
     is_ready,
     is_scheduled,
@@ -80,7 +80,12 @@ DUE = Statement(
     .order_by(jobs.c.due_at)
     .limit(ONE)
 )
-FIRING = Statement(select(recurring.c.next_at).where(is_firing).order_by(recurring.c.next_at).limit(ONE))
+FIRING = Statement(
+    select(recurring.c.due_at)
+    .where(recurring.c.kind == text_literal(RECURRING), recurring.c.due_at.is_not(None))
+    .order_by(recurring.c.due_at)
+    .limit(ONE)
+)
 
 # In the order of ClaimedJob's fields, `tags` still as text, then what the storage needs itself.
 CLAIMED_COLUMNS = (

@@ -1,4 +1,7 @@
-"""Small versioned records."""
+"""Small versioned records; the definitions of recurring jobs, which change often, have a table of their own.
+
+Of those that are gone a row without a key stays, one a kind: no later version falls below its own.
+"""
 
 from __future__ import annotations
 
@@ -6,58 +9,109 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import bindparam, null, select, update
+import attrs
+from sqlalchemy import Table, bindparam, delete, select, update
 
-from firelock.storage import ANY_QUEUE, Record
+from firelock.storage import ANY_QUEUE, Applied, Inserted, NewJob, Record, RecordChange, rules
+from firelock_sql.claim import next_due_at
+from firelock_sql.insert import insert_jobs
 from firelock_sql.statements import Statement, insert_into
-from firelock_sql.tables import records
-from firelock_sql.transaction import Transaction
+from firelock_sql.tables import RECURRING, records, recurring
+from firelock_sql.transaction import Database, Transaction
 
-__all__ = ["delete_record", "get_record", "list_records", "put_record"]
+__all__ = ["delete_record", "due_records", "get_record", "insert_if", "list_records", "put_record"]
 
 _QUEUE = "queue"
-_is_this = (records.c.kind == bindparam("of_kind")) & (records.c.key == bindparam("of_key"))
+_FLOOR = ""  # the key of the row that stays
 
-_GET = Statement(select(records.c.value, records.c.version).where(_is_this))
-_LOCK = Statement(select(records.c.value, records.c.version).where(_is_this).with_for_update())
-_PUT = insert_into(records, "kind", "key", "value", "version", "is_paused")
-_REPLACE = Statement(
+
+class _Statements:
+    """What is asked of a table of records."""
+
+    def __init__(self, table: Table) -> None:
+        columns = select(table.c.kind, table.c.key, table.c.value, table.c.version, table.c.due_at)
+        of_kind = table.c.kind == bindparam("of_kind")
+        of_key = of_kind & (table.c.key == bindparam("of_key"))
+        some = columns.limit(bindparam("most"))
+        self.get = Statement(columns.where(of_key))
+        self.lock = Statement(columns.where(of_key).with_for_update())
+        self.put = insert_into(table, "kind", "key", "value", "version", "due_at")
+        self.replace = Statement(
+            update(table)
+            .where(of_key)
+            .values(
+                value=bindparam("new_value"),
+                version=bindparam("new_version"),
+                due_at=bindparam("new_due_at"),
+            )
+        )
+        self.delete = Statement(delete(table).where(of_key))
+        self.list = Statement(some.where(of_kind, table.c.key > bindparam("after")).order_by(table.c.key))
+        self.due = Statement(
+            some.where(of_kind, table.c.due_at.is_not(None), table.c.due_at <= bindparam("now")).order_by(
+                table.c.due_at, table.c.key
+            )
+        )
+
+
+_OF_RECORDS, _OF_RECURRING = _Statements(records), _Statements(recurring)
+_PAUSE = Statement(
     update(records)
-    .where(_is_this)
-    .values(value=bindparam("new_value"), version=bindparam("new_version"), is_paused=bindparam("new_paused"))
+    .where(records.c.kind == bindparam("of_kind"), records.c.key == bindparam("of_key"))
+    .values(is_paused=bindparam("new_paused"))
 )
-_DELETE = Statement(update(records).where(_is_this).values(value=null(), is_paused=bindparam("new_paused")))
-_LIST = Statement(
-    select(records.c.kind, records.c.key, records.c.value, records.c.version)
-    .where(
-        records.c.kind == bindparam("of_kind"),
-        records.c.key > bindparam("after"),
-        records.c.value.is_not(None),
-    )
-    .order_by(records.c.key)
-    .limit(bindparam("most"))
-)
+
+
+def _of(kind: str) -> _Statements:
+    return _OF_RECURRING if kind == RECURRING else _OF_RECORDS
 
 
 def put_record(
-    tx: Transaction, kind: str, key: str, value: str, *, expected_version: int | None
+    tx: Transaction, kind: str, key: str, value: str, *, expected_version: int | None, due_at: int | None
 ) -> int | None:
     """See `Storage.put_record`."""
-    found: Any = tx.one(_LOCK, {"of_kind": kind, "of_key": key})
-    stored = 0 if found is None or found[0] is None else found[1]
-    if expected_version not in {None, stored}:
+    found = _locked(tx, kind, key)
+    version = found.version if found else 0
+    if expected_version not in {None, version}:
         return None
-    is_paused = int(kind == _QUEUE and _pauses(value))
-    if kind == _QUEUE and not is_paused:
-        tx.woken.add(key)
-    if found is None:
-        row = {"kind": kind, "key": key, "value": value, "version": 1, "is_paused": is_paused}
-        tx.run(_PUT, row)
-        return 1
-    version: int = found[1] + 1
-    of = {"of_kind": kind, "of_key": key}
-    tx.run(_REPLACE, {**of, "new_value": value, "new_version": version, "new_paused": is_paused})
+    return _replace(tx, found, RecordChange(kind, key, value, version, due_at))
+
+
+def insert_if(tx: Transaction, database: Database, jobs: Sequence[NewJob], change: RecordChange) -> Inserted:
+    """See `Storage.insert`; the record is locked first, so that one of several changes it."""
+    found = _locked(tx, change.kind, change.key)
+    answer = rules.checked(found, change)
+    if answer is not Applied.APPLIED:
+        return Inserted([False] * len(jobs), answer)
+    is_new = insert_jobs(tx, database, jobs) if jobs else []
+    _replace(tx, found, change)
+    return Inserted(is_new)
+
+
+def _replace(tx: Transaction, found: Record | None, change: RecordChange) -> int:
+    kind, key, due_at = change.kind, change.key, change.due_at
+    if kind == RECURRING and due_at is not None:
+        first = next_due_at(tx)
+        if first is None or due_at < first:
+            tx.woken.add(ANY_QUEUE)
+    last = found or get_record(tx, kind, _FLOOR)
+    version = 1 + (last.version if last else 0)
+    _write(tx, Record(kind, key, change.value, version, due_at), is_new=found is None)
+    if kind == _QUEUE:
+        is_paused = _pauses(change.value)
+        tx.run(_PAUSE, {"of_kind": kind, "of_key": key, "new_paused": int(is_paused)})
+        if not is_paused:
+            tx.woken.add(key)
     return version
+
+
+def _write(tx: Transaction, record: Record, *, is_new: bool) -> None:
+    if is_new:
+        tx.run(_of(record.kind).put, attrs.asdict(record))
+    else:
+        of = {"of_kind": record.kind, "of_key": record.key}
+        new = {"new_value": record.value, "new_version": record.version, "new_due_at": record.due_at}
+        tx.run(_of(record.kind).replace, {**of, **new})
 
 
 def _pauses(value: str) -> bool:
@@ -68,23 +122,39 @@ def _pauses(value: str) -> bool:
     return isinstance(settings, dict) and settings.get("paused") is True
 
 
+def _locked(tx: Transaction, kind: str, key: str) -> Record | None:
+    """Return the record, which nobody else changes until the end of the transaction."""
+    found: Any = tx.one(_of(kind).lock, {"of_kind": kind, "of_key": key})
+    return None if found is None else Record(*found)
+
+
 def get_record(tx: Transaction, kind: str, key: str) -> Record | None:
     """See `Storage.get_record`."""
-    found: Any = tx.one(_GET, {"of_kind": kind, "of_key": key})
-    return None if found is None or found[0] is None else Record(kind, key, *found)
+    found: Any = tx.one(_of(kind).get, {"of_kind": kind, "of_key": key})
+    return None if found is None else Record(*found)
 
 
 def list_records(tx: Transaction, kind: str, *, after: str, limit: int) -> list[Record]:
     """See `Storage.list_records`."""
-    rows: Sequence[Any] = tx.all(_LIST, {"of_kind": kind, "after": after, "most": limit})
+    rows: Sequence[Any] = tx.all(_of(kind).list, {"of_kind": kind, "after": after, "most": limit})
+    return [Record(*row) for row in rows]
+
+
+def due_records(tx: Transaction, kind: str, limit: int) -> list[Record]:
+    """See `Storage.due_records`."""
+    rows: Sequence[Any] = tx.all(_of(kind).due, {"of_kind": kind, "now": tx.now, "most": limit})
     return [Record(*row) for row in rows]
 
 
 def delete_record(tx: Transaction, kind: str, key: str, *, expected_version: int | None) -> bool:
-    """See `Storage.delete_record`; the row stays without a value, so that its version never falls."""
-    found: Any = tx.one(_LOCK, {"of_kind": kind, "of_key": key})
-    if found is None or found[0] is None or expected_version not in {None, found[1]}:
+    """See `Storage.delete_record`."""
+    found = _locked(tx, kind, key)
+    if found is None or expected_version not in {None, found.version}:
         return False
+    tx.run(_of(kind).delete, {"of_kind": kind, "of_key": key})
+    floor = _locked(tx, kind, _FLOOR)
+    if floor is None or floor.version < found.version:
+        _write(tx, Record(kind, _FLOOR, "", found.version), is_new=floor is None)
     if kind == _QUEUE:
         tx.woken.add(ANY_QUEUE)
-    return tx.run(_DELETE, {"of_kind": kind, "of_key": key, "new_paused": 0}) > 0
+    return True

@@ -19,6 +19,7 @@ from firelock.storage import (
     Finding,
     FoundJobs,
     Held,
+    Inserted,
     JobFilter,
     JobHistory,
     JobRecord,
@@ -29,7 +30,7 @@ from firelock.storage import (
     Promotion,
     Reconciliation,
     Record,
-    RecurringRecord,
+    RecordChange,
     Renewal,
     Rollup,
     SchemaState,
@@ -38,7 +39,6 @@ from firelock.storage import (
     Transition,
 )
 from firelock_sql import continuations, find, locks, logs, metrics, records, schema, sessions, upkeep
-from firelock_sql import recurring as _recurring
 from firelock_sql.insert import insert_jobs
 from firelock_sql.settle import apply_transitions
 
@@ -112,10 +112,18 @@ class SqlStorage(DerivedStorage):
     # ---- the hot path ------------------------------------------------------------------------------------
 
     @override
-    def insert(self, jobs: Sequence[NewJob], *, within: object | None = None) -> list[bool]:
-        if within is None:
-            return self._engine.insert(jobs)
-        return self._database.join(within, lambda tx: insert_jobs(tx, self._database, jobs))
+    def insert(
+        self, jobs: Sequence[NewJob], *, within: object | None = None, only_if: RecordChange | None = None
+    ) -> Inserted:
+        if within is None and only_if is None:
+            return Inserted(self._engine.insert(jobs))
+
+        def insert(tx: Transaction) -> Inserted:
+            if only_if is not None:
+                return records.insert_if(tx, self._database, jobs, only_if)
+            return Inserted(insert_jobs(tx, self._database, jobs))
+
+        return self._database.write(insert) if within is None else self._database.join(within, insert)
 
     @override
     def claim(self, request: ClaimRequest) -> Claim:
@@ -283,38 +291,6 @@ class SqlStorage(DerivedStorage):
     def read_log(self, job_id: str, *, after: int = 0, limit: int = 100) -> list[LogLine]:
         return self._database.read(lambda tx: logs.read_log(tx, job_id, after=after, limit=limit))
 
-    # ---- recurring ---------------------------------------------------------------------------------------
-
-    @override
-    def put_recurring(self, recurring: RecurringRecord, *, keep_progress: bool) -> RecurringRecord | None:
-        return self._database.write(
-            lambda tx: _recurring.put_recurring(tx, recurring, keep_progress=keep_progress)
-        )
-
-    @override
-    def get_recurring(self, recurring_id: str) -> RecurringRecord | None:
-        return self._database.read(lambda tx: _recurring.get_recurring(tx, recurring_id))
-
-    @override
-    def list_recurring(self, *, after: str = "", limit: int = 100) -> list[RecurringRecord]:
-        return self._database.read(lambda tx: _recurring.list_recurring(tx, after=after, limit=limit))
-
-    @override
-    def remove_recurring(self, recurring_id: str) -> bool:
-        return self._database.write(lambda tx: _recurring.remove_recurring(tx, recurring_id))
-
-    @override
-    def due_recurring(self, limit: int) -> list[RecurringRecord]:
-        return self._database.read(lambda tx: _recurring.due_recurring(tx, limit))
-
-    @override
-    def fire_recurring(
-        self, recurring: RecurringRecord, expected_next_at: int, jobs: Sequence[NewJob]
-    ) -> bool:
-        return self._database.write(
-            lambda tx: _recurring.fire_recurring(tx, self._database, recurring, expected_next_at, jobs)
-        )
-
     # ---- locks and records -------------------------------------------------------------------------------
 
     @override
@@ -331,10 +307,18 @@ class SqlStorage(DerivedStorage):
 
     @override
     def put_record(
-        self, kind: str, key: str, value: str, *, expected_version: int | None = None
+        self,
+        kind: str,
+        key: str,
+        value: str,
+        *,
+        expected_version: int | None = None,
+        due_at: int | None = None,
     ) -> int | None:
         return self._database.write(
-            lambda tx: records.put_record(tx, kind, key, value, expected_version=expected_version)
+            lambda tx: records.put_record(
+                tx, kind, key, value, expected_version=expected_version, due_at=due_at
+            )
         )
 
     @override
@@ -344,6 +328,10 @@ class SqlStorage(DerivedStorage):
     @override
     def list_records(self, kind: str, *, after: str = "", limit: int = 100) -> list[Record]:
         return self._database.read(lambda tx: records.list_records(tx, kind, after=after, limit=limit))
+
+    @override
+    def due_records(self, kind: str, limit: int) -> list[Record]:
+        return self._database.read(lambda tx: records.due_records(tx, kind, limit))
 
     @override
     def delete_record(self, kind: str, key: str, *, expected_version: int | None = None) -> bool:

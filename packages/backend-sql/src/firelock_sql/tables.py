@@ -338,23 +338,32 @@ sessions = Table(
     postgresql_with=CHANGED_IN_PLACE,
 )
 
-recurring = Table(
-    PREFIX + "recurring",
-    METADATA,
-    Column("id", _NAME, primary_key=True),
-    Column("version", Integer, nullable=False),
-    Column("next_at", BigInteger),
-    _count("is_paused"),
-    Column("definition", _TEXT, nullable=False),  # JSON of a RecurringRecord
-    sqlite_with_rowid=False,
-)
-is_firing = (recurring.c.is_paused == ZERO) & recurring.c.next_at.is_not(None)
+RECURRING = "recurring"  # the kind of records that counts in the next due instant
+
+
+def _records(name: str, *more: Column[Any]) -> Table:
+    table = Table(
+        PREFIX + name,
+        METADATA,
+        Column("kind", _NAME, primary_key=True),
+        Column("key", _NAME, primary_key=True),  # nothing: the largest version of a kind's that are gone
+        Column("value", _TEXT, nullable=False),
+        Column("version", Integer, nullable=False),
+        Column("due_at", BigInteger),
+        *more,
+        sqlite_with_rowid=False,
+    )
+    # serves firing and the next due instant
+    make_index(f"due_{name}", table.c.kind, table.c.due_at, where=table.c.due_at.is_not(None))
+    return table
+
+
+records = _records("records", _count("is_paused"))  # 1: the settings of a queue that claims pass over
+recurring = _records("recurring")  # what a firing changes, apart from what claims read
+is_paused_queue = records.c.is_paused == ONE
 make_index(
-    "recurring_due",
-    recurring.c.next_at,
-    where=is_firing,
-    whole=(recurring.c.is_paused, recurring.c.next_at),
-)  # serves firing and the next due instant
+    "paused_queues", records.c.key, where=is_paused_queue, whole=(records.c.is_paused, records.c.key)
+)  # serves claim; empty as a rule
 
 locks = Table(
     PREFIX + "locks",
@@ -366,21 +375,6 @@ locks = Table(
     sqlite_with_rowid=False,
     postgresql_with=CHANGED_IN_PLACE,
 )
-
-records = Table(
-    PREFIX + "records",
-    METADATA,
-    Column("kind", _NAME, primary_key=True),
-    Column("key", _NAME, primary_key=True),
-    Column("value", _TEXT),  # empty: deleted; the row stays, so that its version never falls
-    Column("version", Integer, nullable=False),
-    _count("is_paused"),  # 1: the settings of a queue that claims pass over
-    sqlite_with_rowid=False,
-)
-is_paused_queue = records.c.is_paused == ONE
-make_index(
-    "paused_queues", records.c.key, where=is_paused_queue, whole=(records.c.is_paused, records.c.key)
-)  # serves claim; empty as a rule
 
 rollups = Table(
     PREFIX + "rollups",

@@ -345,14 +345,12 @@ class Client:
     def apply_unless_changed(self, changes: Sequence[Transition], seen: Sequence[JobRecord]) -> list[Applied]:
         """`Storage.apply`, but a job that is no longer stored as it was seen is left alone: REFUSED.
 
-        One step with the look at it where the storage has such (`Storage.one_step`). Elsewhere a change in
-        the one round trip between the two is not noticed.
+        A change in the one round trip between the look and that is not noticed.
         """
-        with self.storage.one_step():
-            stored = self.storage.get([change.job_id for change in changes])
-            is_as_seen = [one is None or one == former for one, former in zip(stored, seen, strict=True)]
-            wanted = [change for change, is_same in zip(changes, is_as_seen, strict=True) if is_same]
-            answers = iter(self.storage.apply(wanted) if wanted else ())
+        stored = self.storage.get([change.job_id for change in changes])
+        is_as_seen = [one is None or one == former for one, former in zip(stored, seen, strict=True)]
+        wanted = [change for change, is_same in zip(changes, is_as_seen, strict=True) if is_same]
+        answers = iter(self.storage.apply(wanted) if wanted else ())
         return [next(answers) if is_same else Applied.REFUSED for is_same in is_as_seen]
 
     def _had_children(self, job_id: str) -> bool:

@@ -30,6 +30,7 @@ from firelock.values import (
     Feature,
     FoundJobs,
     Held,
+    Inserted,
     JobFilter,
     JobHistory,
     JobRecord,
@@ -38,6 +39,7 @@ from firelock.values import (
     Promotion,
     Reconciliation,
     Record,
+    RecordChange,
     Renewal,
     SessionRecord,
     State,
@@ -49,7 +51,6 @@ __all__ = ["MemoryStorage"]
 
 _DAY = 86_400 * SECOND
 _SPARE = 64  # dead entries of an order that are never worth sweeping out
-DELETED_KNOWN = 1_000  # deleted records of a kind whose versions are known; of all others the highest is
 
 Key = tuple[int, ...]
 Entry = tuple[Key, str]
@@ -109,10 +110,16 @@ class MemoryStorage(DerivedStorage):
 
     # ---- the hot path ------------------------------------------------------------------------------------
 
-    def insert(self, jobs: Sequence[NewJob], *, within: object | None = None) -> list[bool]:
+    def insert(
+        self, jobs: Sequence[NewJob], *, within: object | None = None, only_if: RecordChange | None = None
+    ) -> Inserted:
         """See `Storage.insert`."""
         self.refuse_within(within)
         with self._open() as store:
+            if only_if is not None:
+                answer = rules.checked(store.records.get(only_if.kind, only_if.key), only_if)
+                if answer is not Applied.APPLIED:
+                    return Inserted([False] * len(jobs), answer)
             now, rows = self.clock(), store.table.rows
             new: dict[str, StoredJob] = {}
             is_new = []
@@ -124,8 +131,10 @@ class MemoryStorage(DerivedStorage):
                     new[job.id] = rules.stored(job, parents, sequence=sequence, now=now)
             for row in new.values():
                 store.table.add(row)
+            if only_if is not None:
+                store.put_record(only_if)
             store.changed.notify_all()
-        return is_new
+        return Inserted(is_new)
 
     def claim(self, request: ClaimRequest) -> Claim:
         """See `Storage.claim`."""
@@ -155,10 +164,6 @@ class MemoryStorage(DerivedStorage):
         with self._open():
             return super().exchange(transitions, request)
 
-    def one_step(self) -> Store:
-        """See `Storage.one_step`."""
-        return self._open()
-
     def wait(self, queues: Sequence[str] | None, timeout_seconds: float) -> bool:
         """See `Storage.wait`."""
         self._open()
@@ -187,12 +192,8 @@ class MemoryStorage(DerivedStorage):
         return self._told_due_at
 
     def _earliest(self, store: Store) -> int | None:
-        if store.is_recurring_stale:
-            store.recurring_due_at = self.next_recurring_at()
-            store.is_recurring_stale = False
-        first = store.table.due.first()
-        instants = (first[0][0] if first else None, store.recurring_due_at)
-        return min((instant for instant in instants if instant is not None), default=None)
+        firsts = store.table.due.first(), store.records.of("recurring").due.first()
+        return rules.earliest(*(first[0][0] for first in firsts if first))
 
     # ---- sessions ----------------------------------------------------------------------------------------
 
@@ -307,13 +308,20 @@ class MemoryStorage(DerivedStorage):
     # ---- small records -----------------------------------------------------------------------------------
 
     def put_record(
-        self, kind: str, key: str, value: str, *, expected_version: int | None = None
+        self,
+        kind: str,
+        key: str,
+        value: str,
+        *,
+        expected_version: int | None = None,
+        due_at: int | None = None,
     ) -> int | None:
         """See `Storage.put_record`."""
         with self._open() as store:
-            version = store.records.put(kind, key, value, expected_version)
-            store.note_record(kind, key)
-            return version
+            if expected_version is None:
+                stored = store.records.get(kind, key)
+                expected_version = stored.version if stored else 0
+            return store.put_record(RecordChange(kind, key, value, expected_version, due_at))
 
     def get_record(self, kind: str, key: str) -> Record | None:
         """See `Storage.get_record`."""
@@ -323,13 +331,18 @@ class MemoryStorage(DerivedStorage):
     def list_records(self, kind: str, *, after: str = "", limit: int = 100) -> list[Record]:
         """See `Storage.list_records`."""
         with self._open() as store:
-            return store.records.list(kind, after, limit)
+            return store.records.page(kind, after, limit)
+
+    def due_records(self, kind: str, limit: int) -> list[Record]:
+        """See `Storage.due_records`."""
+        with self._open() as store:
+            return store.records.due(kind, self.clock(), limit)
 
     def delete_record(self, kind: str, key: str, *, expected_version: int | None = None) -> bool:
         """See `Storage.delete_record`."""
         with self._open() as store:
             is_deleted = store.records.delete(kind, key, expected_version)
-            store.note_record(kind, key)
+            store.note_queue(kind, key)
             return is_deleted
 
 
@@ -374,8 +387,6 @@ class Store:
         self.table = Table()
         self.sessions = Sessions()
         self.records = Records()
-        self.recurring_due_at: int | None = None
-        self.is_recurring_stale = False
         self._paused: set[str] = set()
         self._served = ""  # the queue that served last where a claim named none
 
@@ -386,21 +397,20 @@ class Store:
     def __exit__(self, *_: object) -> None:
         self.changed.release()
 
-    def note_record(self, kind: str, key: str) -> None:
-        """What is derived from the record follows it, and those who wait look again."""
-        if kind == "queue":
-            self._note_queue(key)
-        elif kind in {"recurring", "due"}:
-            self.is_recurring_stale = True
-        else:
-            return
-        self.changed.notify_all()
+    def put_record(self, change: RecordChange) -> int | None:
+        """See `Storage.put_record`."""
+        version = self.records.put(change)
+        self.note_queue(change.kind, change.key)
+        if change.due_at is not None:
+            self.changed.notify_all()
+        return version
 
-    def _note_queue(self, queue: str) -> None:
-        if rules.is_pausing(self.records.get("queue", queue)):
-            self._paused.add(queue)
-        else:
-            self._paused.discard(queue)
+    def note_queue(self, kind: str, key: str) -> None:
+        """Where the record is a queue's, what it says holds, and those who wait look again."""
+        if kind == "queue":
+            pauses = rules.is_pausing(self.records.get(kind, key))
+            (self._paused.add if pauses else self._paused.discard)(key)
+            self.changed.notify_all()
 
     def has_ready(self, queues: Sequence[str] | None) -> bool:
         """Tell whether a claim of these queues would take something."""
@@ -712,54 +722,61 @@ class Sessions:
 
 
 class Records:
-    """The records of every kind; versions outlive them."""
+    """The records of every kind."""
 
     def __init__(self) -> None:
-        self._records: dict[str, dict[str, Record]] = {}
-        self._keys: dict[str, list[str]] = {}  # sorted
-        self._deleted: dict[str, dict[str, int]] = {}  # the last versions, the longest deleted first
-        self._floors: dict[str, int] = {}  # the highest version of a kind that was forgotten
+        self._kinds: defaultdict[str, RecordKind] = defaultdict(RecordKind)
 
-    def put(self, kind: str, key: str, value: str, expected_version: int | None) -> int | None:
+    def of(self, kind: str) -> RecordKind:
+        """Return those of a kind."""
+        return self._kinds[kind]
+
+    def put(self, change: RecordChange) -> int | None:
         """See `Storage.put_record`."""
-        stored = self.get(kind, key)
-        if expected_version not in (None, stored.version if stored else 0):
+        of, key = self.of(change.kind), change.key
+        stored = of.records.get(key)
+        if change.expected_version != (stored.version if stored else 0):
             return None
         if stored is None:
-            before = self._deleted.get(kind, {}).pop(key, self._floors.get(kind, 0))
-            insort(self._keys.setdefault(kind, []), key)
-        else:
-            before = stored.version
-        version = before + 1
-        self._records.setdefault(kind, {})[key] = Record(kind, key, value, version)
+            insort(of.keys, key)
+        version = 1 + (stored.version if stored else of.floor)
+        of.records[key] = Record(change.kind, key, change.value, version, change.due_at)
+        of.due.drop(key)
+        if change.due_at is not None:
+            of.due.put(key, change.due_at)
         return version
 
     def get(self, kind: str, key: str) -> Record | None:
         """See `Storage.get_record`."""
-        return self._records.get(kind, {}).get(key)
+        return self.of(kind).records.get(key)
 
-    def list(self, kind: str, after: str, limit: int) -> list[Record]:
+    def page(self, kind: str, after: str, limit: int) -> list[Record]:
         """See `Storage.list_records`."""
-        keys = self._keys.get(kind, [])
-        begin = bisect_right(keys, after)
-        return [self._records[kind][key] for key in keys[begin : begin + limit]]
+        of = self.of(kind)
+        begin = bisect_right(of.keys, after)
+        return [of.records[key] for key in of.keys[begin : begin + limit]]
+
+    def due(self, kind: str, now: int, limit: int) -> list[Record]:
+        """See `Storage.due_records`."""
+        of = self.of(kind)
+        return [of.records[key] for key in islice(of.due.up_to(now), limit)]
 
     def delete(self, kind: str, key: str, expected_version: int | None) -> bool:
         """See `Storage.delete_record`."""
-        stored = self.get(kind, key)
+        of, stored = self.of(kind), self.get(kind, key)
         if stored is None or expected_version not in (None, stored.version):
             return False
-        del self._records[kind][key]
-        keys = self._keys[kind]
-        del keys[bisect_right(keys, key) - 1]
-        deleted = self._deleted.setdefault(kind, {})
-        deleted[key] = stored.version
-        if len(deleted) > DELETED_KNOWN:
-            forgotten = deleted.pop(next(iter(deleted)))
-            self._floors[kind] = max(self._floors.get(kind, 0), forgotten)
+        del of.records[key], of.keys[bisect_left(of.keys, key)]
+        of.due.drop(key)
+        of.floor = max(of.floor, stored.version)
         return True
 
-    def forget(self, kind: str, key: str) -> None:
-        """The record is gone and its version too: a job's id never comes back."""
-        self.delete(kind, key, None)
-        self._deleted.get(kind, {}).pop(key, None)
+
+class RecordKind:
+    """The records of one kind; the largest version of those that are gone outlives them."""
+
+    def __init__(self) -> None:
+        self.records: dict[str, Record] = {}
+        self.keys: list[str] = []  # sorted
+        self.due = Order()  # due_at
+        self.floor = 0

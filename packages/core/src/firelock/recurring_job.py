@@ -1,35 +1,49 @@
-"""What is stored of a recurring job, as its readers see it: the definition, its origin, what comes."""
+"""What is stored of a recurring job, as its readers see it: the definition, its origin, what comes.
+
+A definition is a record of the kind `recurring`, due when it is to fire. It has a version of its own in its
+value, which a firing leaves: an edit that was begun before one does not conflict with it.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
+from functools import cache
+from typing import Any, get_type_hints
 
 import attrs
 
 from firelock.clock import from_micros
 from firelock.cron import Cron, Every, schedule_from_json
 from firelock.errors import ConfigurationError
-from firelock.storage import RecurringRecord
-from firelock.storage.derived import unknown_fields
+from firelock.storage import Storage
 from firelock.text import shown
-from firelock.values import NewJob, State
+from firelock.values import NewJob, Record, State
 
 __all__ = [
+    "RECURRING",
     "Origin",
     "RecurringJob",
+    "RecurringRecord",
     "Upcoming",
     "awaiting_code",
     "check_recurring_id",
     "digest_of",
+    "get_recurring",
     "is_declared_once",
     "is_newer",
     "job_of",
     "newer_words",
+    "put_recurring",
+    "read_recurring",
+    "recurring_json",
 ]
+
+RECURRING = "recurring"
+"""The kind of the records that definitions are."""
 
 _ID_LIMIT = 200
 _OF_CALLS = "call:"  # before the digest of what `recur()` wrote, so that an edit of it is told from others
@@ -51,6 +65,42 @@ class Upcoming:
 
     at: datetime
     note: str | None = None  # what a change of clocks does to it, for people; None where nothing
+
+
+@attrs.frozen
+class RecurringRecord:
+    """A recurring definition and how far it has come."""
+
+    id: str
+    task: str
+    arguments: str
+    serializer: str
+    schedule: str  # JSON of a Cron or Every
+    queue: str
+    priority: int = 0
+    tags: tuple[str, ...] = ()
+    timeout_seconds: float | None = None
+    retry: str | None = None
+    is_paused: bool = False
+    origin: str = "call"  # call: by recur(); code: declared; operator: edited by hand
+    code_digest: str | None = None  # of the definition in code, as last seen by a server
+    is_gone: bool = False  # declared once, no longer in code
+    created_at: int = 0
+    updated_at: int = 0
+    version: int = 0  # of the definition; 0 for not stored yet
+    timed_at: int = 0  # since when the instants of its schedule are what they are: earlier ones are not its
+    # progress: written by firing, kept by an update of the definition
+    next_at: int | None = None  # None: never again
+    last_at: int | None = None  # the last instant fired, nominal
+    last_job_id: str | None = None
+    dropped: int = 0  # missed instants given up, in all
+    error: str | None = None  # why the last firing failed
+    newer: str | None = None  # the value as stored, where something in it is not known here
+
+    @property
+    def due_at(self) -> int | None:
+        """When it is to fire; None for never, or while it is paused."""
+        return None if self.is_paused else self.next_at
 
 
 @attrs.frozen
@@ -124,8 +174,7 @@ class RecurringJob:
     @property
     def next_at(self) -> datetime | None:
         """The next instant it runs for, one that could not be fired yet among them; None for never."""
-        owed_at, next_at = self.record.owed_at, self.record.next_at
-        return None if next_at is None else from_micros(next_at if owed_at is None else owed_at)
+        return None if self.record.next_at is None else from_micros(self.record.next_at)
 
     @property
     def last_at(self) -> datetime | None:
@@ -145,10 +194,11 @@ def is_newer(definition: RecurringRecord) -> bool:
 
 def newer_words(definition: RecurringRecord) -> str:
     """Return what is unknown of a definition that a newer version wrote, and what to do."""
-    unknown = unknown_fields(definition)
-    if unknown is None:
+    kept = _object("{}" if definition.newer is None else definition.newer)
+    if kept is None:
         return f"The definition cannot be read: {shown(definition.newer)}. Remove it and add it again."
-    names = ", ".join(unknown or ["schedule"])
+    unknown = {name for name, value in kept.items() if not _is_known(name, value)}
+    names = ", ".join(sorted({*unknown, *(_NEEDED - kept.keys())}) or ["schedule"])
     return (
         f"A newer version of Firelock wrote this definition: {names} is unknown here. It is neither fired "
         "nor changed by this process; upgrade it."
@@ -195,3 +245,87 @@ def job_of(record: RecurringRecord, job_id: str, instant: int, now: int, reason:
         State.ENQUEUED, now, None, instant, reason, record.tags, record.timeout_seconds, record.retry,
         record.id,
     )  # fmt: skip
+
+
+# ---- as a record -----------------------------------------------------------------------------------------
+
+_NEEDED = {"task", "arguments", "serializer", "schedule", "queue"}
+_PROGRESS = ("next_at", "last_at", "last_job_id", "dropped", "error")
+
+
+def put_recurring(
+    storage: Storage, recurring: RecurringRecord, *, keep_progress: bool
+) -> RecurringRecord | None:
+    """The definition is stored with version + 1 if the stored version is still its own, 0 for none.
+
+    With `keep_progress` the stored progress (`next_at` to `error`) stays whatever it is by then. Return what
+    is now stored, None where the version had moved on.
+    """
+    while True:
+        record = storage.get_record(RECURRING, recurring.id)
+        stored = read_recurring(record) if record else None
+        if (stored.version if stored else 0) != recurring.version:
+            return None
+        wanted = attrs.evolve(recurring, version=recurring.version + 1)
+        if keep_progress and stored is not None:
+            wanted = attrs.evolve(wanted, **{name: getattr(stored, name) for name in _PROGRESS})
+        written = storage.put_record(
+            RECURRING,
+            recurring.id,
+            recurring_json(wanted),
+            expected_version=record.version if record else 0,
+            due_at=wanted.due_at,
+        )
+        if written is not None:  # else it has fired meanwhile, or somebody changed it
+            return wanted
+
+
+def get_recurring(storage: Storage, recurring_id: str) -> RecurringRecord | None:
+    """Return the stored definition, None where there is none."""
+    record = storage.get_record(RECURRING, recurring_id)
+    return read_recurring(record) if record else None
+
+
+def recurring_json(recurring: RecurringRecord) -> str:
+    """Return the value of the definition's record."""
+    fields = attrs.asdict(recurring)
+    del fields["newer"]
+    return json.dumps(fields, ensure_ascii=False)
+
+
+def read_recurring(record: Record) -> RecurringRecord:
+    """Return the definition of a record; nothing is refused.
+
+    Where a newer version wrote it, or nobody can read it, `newer` is set, and every field that can be told.
+    """
+    stored = _object(record.value)
+    fields = {**(stored or {}), "id": record.key}
+    known: dict[str, Any] = {name: value for name, value in fields.items() if _is_known(name, value)}
+    is_whole = stored is not None and known.keys() >= fields.keys() | _NEEDED
+    known["tags"] = tuple(known.get("tags", ()))
+    return RecurringRecord(
+        **{**dict.fromkeys(_NEEDED, ""), **known}, newer=None if is_whole else record.value
+    )
+
+
+@cache
+def _kinds() -> Mapping[str, Any]:
+    """Return what a value of each field has to be."""
+    hints = get_type_hints(RecurringRecord)
+    del hints["newer"]
+    return {**hints, "timeout_seconds": float | int | None, "tags": list}
+
+
+def _object(text: str) -> dict[str, object] | None:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _is_known(name: str, value: object) -> bool:
+    kinds = _kinds()
+    if name not in kinds or not isinstance(value, kinds[name]):
+        return False
+    return name != "tags" or all(isinstance(tag, str) for tag in value)

@@ -34,6 +34,7 @@ __all__ = [
     "Held",
     "HistoryEntry",
     "Holder",
+    "Inserted",
     "JobFilter",
     "JobRecord",
     "LogLine",
@@ -46,7 +47,7 @@ __all__ = [
     "Promotion",
     "Reconciliation",
     "Record",
-    "RecurringRecord",
+    "RecordChange",
     "Renewal",
     "Rollup",
     "SchemaState",
@@ -592,37 +593,23 @@ class Record:
     key: str
     value: str  # JSON text
     version: int  # 1 at first, grows by one with each change, never falls, not even after delete and put
+    due_at: int | None = None  # when `due_records` gives it; None for never
 
 
 @attrs.frozen
-class RecurringRecord:
-    """A recurring definition and how far it has come."""
+class RecordChange:
+    """A record that is replaced together with an insert, if it has the expected version."""
 
-    id: str
-    task: str
-    arguments: str
-    serializer: str
-    schedule: str  # JSON of a Cron or Every
-    queue: str
-    priority: int = 0
-    tags: tuple[str, ...] = ()
-    timeout_seconds: float | None = None
-    retry: str | None = None
-    is_paused: bool = False
-    origin: str = "call"  # call: by recur(); code: declared; operator: edited by hand
-    code_digest: str | None = None  # of the definition in code, as last seen by a server
-    is_gone: bool = False  # declared once, no longer in code
-    created_at: int = 0
-    updated_at: int = 0
-    version: int = 0  # of the definition; 0 for not stored yet
-    timed_at: int = 0  # since when the instants of its schedule are what they are: earlier ones are not its
-    # progress: written by firing, kept by an update of the definition
-    next_at: int | None = None  # None: never again
-    last_at: int | None = None  # the last instant fired, nominal
-    last_job_id: str | None = None
-    dropped: int = 0  # missed instants given up, in all
-    error: str | None = None  # why the last firing failed
-    owed_at: int | None = None  # the nominal instant still to be fired, where `next_at` is another try for it
-    # set by the storage that reads it: the whole as JSON, where there is something that this version does not
-    # know, or cannot read; it stays stored whatever else is written
-    newer: str | None = None
+    kind: str
+    key: str
+    value: str
+    expected_version: int  # 0: none is stored
+    due_at: int | None = None
+
+
+@attrs.frozen
+class Inserted:
+    """What became of an insert: of each job, and of the record that it depended on."""
+
+    is_new: list[bool]  # per job; False: it was there before, or nothing was stored
+    record: Applied = Applied.APPLIED  # ALREADY: it holds the new value at the next version. Or REFUSED

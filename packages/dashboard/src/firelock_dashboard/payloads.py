@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import attrs
 
@@ -14,7 +14,7 @@ from firelock_dashboard.formatting import task_name
 from firelock_dashboard.security.redaction import Redactor
 
 if TYPE_CHECKING:
-    from firelock.storage import JobRecord, RecurringRecord
+    from firelock.storage import JobRecord
 
 __all__ = [
     "CUT",
@@ -56,6 +56,25 @@ def hidden(reason: str) -> Payload:
     return Payload(reason=reason, is_hidden=True)
 
 
+class Called(Protocol):
+    """A job or the definition of a recurring one: what is called, and with what."""
+
+    @property
+    def task(self) -> str:
+        """The task."""
+        ...
+
+    @property
+    def arguments(self) -> str:
+        """Its arguments as stored."""
+        ...
+
+    @property
+    def serializer(self) -> str:
+        """Who stored them."""
+        ...
+
+
 @attrs.frozen
 class PayloadReader:
     """Reads what was stored of jobs, as one dashboard may show it.
@@ -66,7 +85,7 @@ class PayloadReader:
     serializers: Mapping[str, Serializer]
     redactor: Redactor
 
-    def payload(self, record: JobRecord | RecurringRecord, stored: object, limit: int | None) -> Payload:
+    def payload(self, record: Called, stored: object, limit: int | None) -> Payload:
         """Return stored text as a value, redacted; what cannot be read is given raw, with the reason."""
         text = stored if isinstance(stored, str) else str(stored)
         reader = self.serializers.get(record.serializer)

@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from firelock.storage import State
 from firelock_dashboard.fields import SentFields
 from firelock_dashboard.formatting import ago, micros, span
-from firelock_dashboard.payloads import IN_DETAIL, Payload, hidden
+from firelock_dashboard.payloads import IN_DETAIL, Called, Payload, hidden
 from firelock_dashboard.problems import BadRequest, Forbidden, NotHere, RequestProblem
 from firelock_dashboard.rendering import written_out
 from firelock_dashboard.security.permissions import Access, Permission
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from starlette.types import Scope
 
     from firelock import Firelock, JsonValue
-    from firelock.storage import JobRecord, RecurringRecord
+    from firelock.storage import JobRecord
     from firelock_dashboard.site import Site
     from firelock_dashboard.urls import Urls
 
@@ -211,7 +211,7 @@ class Visit:
 
     # ---- what a job holds, as this visitor may see it -----------------------------------------------------
 
-    def arguments(self, record: JobRecord | RecurringRecord, *, limit: int | None = IN_DETAIL) -> Payload:
+    def arguments(self, record: Called, *, limit: int | None = IN_DETAIL) -> Payload:
         """Return what a job was called with: decoded, redacted, and cut to the limit, None for a download."""
         return self._payload(record, record.arguments, limit)
 
@@ -229,7 +229,7 @@ class Visit:
         """Return a message, a traceback or a log line without what is unmistakably a secret."""
         return self.dashboard.redactor.text(text)
 
-    def _payload(self, record: JobRecord | RecurringRecord, stored: object, limit: int | None) -> Payload:
+    def _payload(self, record: Called, stored: object, limit: int | None) -> Payload:
         if not self.may(Permission.VIEW_ARGUMENTS):
             return hidden(self.text("shared.not_allowed", permission=Permission.VIEW_ARGUMENTS))
         return self.dashboard.payloads.payload(record, stored, limit)

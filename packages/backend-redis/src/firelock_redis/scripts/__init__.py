@@ -16,9 +16,9 @@ __all__ = ["RedisScript", "script"]
 
 _BEHIND = {
     "exchange": ("jobs",),
-    "insert": ("jobs", "children", "recurring"),
+    "insert": ("jobs", "children", "record"),
     "prune": ("jobs", "children"),
-    "records": ("recurring",),
+    "records": ("record",),
     "sessions": ("jobs",),
     "upkeep": ("jobs", "children"),
 }

@@ -1,6 +1,6 @@
 -- `apply`, then `claim`, or one of them. Behind library.lua and jobs.lua.
 --
--- KEYS  1 base; derived: those of jobs.lua, s:<session> paused served rdue
+-- KEYS  1 base; derived: those of jobs.lua, s:<session> paused served due:recurring
 -- ARGV  2 session that claims, 3 now of the caller, 4 limit, -1 for no claim,
 --       5 number of queues, -1 for all of them, then their names; then groups of changes, each:
 --         from (letters of states), session or nothing, to (a letter), minute of expiry or -, queue, number of jobs

@@ -115,15 +115,19 @@ function verbs.jobs(rules, count)
   return answers or missing
 end
 
--- A recurring definition has fired: its jobs are stored and its progress replaced, once. Behind recurring.lua as well.
--- Reply 1, 0 where the definition has moved on; or a job's id and that of its unknown parent.
-function verbs.fire(rules, id, version, expected_next_at, next_at, progress, count)
-  if not may_fire(id, version, expected_next_at) then return 0 end
+-- The jobs are stored if a record has the expected version, and it is replaced. Reply as `jobs` does, behind a 0; or but 1
+-- where the record holds the new value and instant at the next version, else 2.
+function verbs.jobs_if(rules, count, kind, key, value, expected, due_at, paused)
+  local stored, version = stored_record(kind, key)
+  if version ~= expected then
+    return { stored == int(expected + 1) .. ' ' .. due_at .. ' ' .. value and 1 or 2 }
+  end
   read_rules(rules)
-  local answers, missing = store(10, count)
+  local answers, missing = store(11, count)
   if not answers then return missing end
-  fired(id, next_at, progress)
-  return 1
+  put_record(stored, version, kind, key, value, due_at, paused)
+  table.insert(answers, 1, 0)
+  return answers
 end
 
 return run(verbs)

@@ -59,7 +59,7 @@ end
 
 -- The earliest due instant of a scheduled job or a recurring definition as text, nothing where there is none.
 local function next_due()
-  local due, recurring = first_score('due'), first_score('rdue')
+  local due, recurring = first_score('due'), first_score('due:recurring')
   if due and recurring then return tonumber(recurring) < tonumber(due) and recurring or due end
   return due or recurring or ''
 end

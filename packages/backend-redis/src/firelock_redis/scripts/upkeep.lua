@@ -1,6 +1,6 @@
 -- What moves by itself: due jobs, children of ended parents. Behind library.lua, jobs.lua and children.lua.
 --
--- KEYS  those of jobs.lua and children.lua, rdue, pausing; publishes on wake
+-- KEYS  those of jobs.lua and children.lua, due:recurring, pausing; publishes on wake
 
 local verbs = {}
 

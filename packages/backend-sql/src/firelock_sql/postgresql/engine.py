@@ -135,7 +135,7 @@ FROM (
             ELSE (SELECT server FROM firelock_sessions WHERE id = :session AND died_at IS NULL) END,
         least(
             (SELECT due_at FROM firelock_jobs WHERE state = 'scheduled' ORDER BY due_at LIMIT 1),
-            (SELECT min(next_at) FROM firelock_recurring WHERE is_paused = 0 AND next_at IS NOT NULL)
+            (SELECT min(due_at) FROM firelock_recurring WHERE kind = 'recurring' AND due_at IS NOT NULL)
         ),
         (SELECT count(*) FROM open),
         CASE WHEN (SELECT count(*) FROM settled) < cardinality(:seqs::bigint[])
@@ -212,7 +212,7 @@ FROM (
     SELECT (SELECT server FROM holder),
         least(
             (SELECT due_at FROM firelock_jobs WHERE state = 'scheduled' ORDER BY due_at LIMIT 1),
-            (SELECT min(next_at) FROM firelock_recurring WHERE is_paused = 0 AND next_at IS NOT NULL)
+            (SELECT min(due_at) FROM firelock_recurring WHERE kind = 'recurring' AND due_at IS NOT NULL)
         ),
         (SELECT array_agg(name) FROM open)
 ) AS said LEFT JOIN claimed ON true

@@ -15,7 +15,7 @@ from firelock.text import isoformat
 
 if TYPE_CHECKING:
     from firelock.control.servers import ServerView
-    from firelock.storage import RecurringRecord
+    from firelock.recurring_job import RecurringRecord
     from firelock.values import JobRecord
 
 __all__ = ["answer_of", "job_answer", "json_text", "recurring_answer", "server_answer"]

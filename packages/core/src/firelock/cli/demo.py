@@ -31,6 +31,7 @@ from firelock.cli.screen import STATE_STYLES, Cell, Column, Piece, Screen, visib
 from firelock.cron import Cron, Every
 from firelock.errors import UnknownScheme
 from firelock.plugins import Plugins, open_storage
+from firelock.recurring_job import RECURRING
 from firelock.retry import Retry
 from firelock.storage import JobFilter
 from firelock.text import shorten
@@ -403,7 +404,7 @@ class Story:
     def end_recurring(self) -> None:
         """Nothing new comes any more, once the demo has lasted as long as it was asked to."""
         if not self._is_ending and self._storage.clock() - self._began_at >= self.length * 1_000_000:
-            self._storage.remove_recurring(_RECURRING)
+            self._storage.delete_record(RECURRING, _RECURRING)
             self._is_ending = True
 
     @property

@@ -27,19 +27,24 @@ from firelock.ids import derived_id
 from firelock.job import Job
 from firelock.options import Call, CallOptions, check_priority, check_queue, to_tags
 from firelock.recurring_job import (
+    RECURRING,
     Origin,
     RecurringJob,
+    RecurringRecord,
     Upcoming,
     awaiting_code,
     check_recurring_id,
     digest_of,
+    get_recurring,
     is_declared_once,
     is_newer,
     job_of,
     newer_words,
+    put_recurring,
+    read_recurring,
 )
-from firelock.storage import JobFilter, RecurringRecord, Storage
-from firelock.storage.derived import insert_surely
+from firelock.storage import JobFilter, Storage
+from firelock.storage.derived import every_record, insert_surely
 from firelock.task import TaskVerbs
 from firelock.text import shown
 
@@ -63,15 +68,10 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_PAGE = 500
-
 
 def stored_definitions(storage: Storage) -> Iterator[RecurringRecord]:
     """Yield every definition in order of id, page by page."""
-    after = ""
-    while page := storage.list_recurring(after=after, limit=_PAGE):
-        yield from page
-        after = page[-1].id
+    return map(read_recurring, every_record(storage, RECURRING))
 
 
 @attrs.frozen
@@ -124,7 +124,7 @@ class Recurring:
             )
             is_gone = is_ours and record.id not in self._declared
             if is_gone and not record.is_gone:
-                self._client.storage.put_recurring(attrs.evolve(record, is_gone=True), keep_progress=True)
+                put_recurring(self._client.storage, attrs.evolve(record, is_gone=True), keep_progress=True)
         return written
 
     async_ = twin(sync)
@@ -137,7 +137,7 @@ class Recurring:
     def _put(self, call: Call, recurring_id: str, schedule: Cron | Every, *, origin: str) -> RecurringJob:
         definition = self._as_written(call, recurring_id, schedule, origin)
         while True:
-            stored = self._client.storage.get_recurring(recurring_id)
+            stored = get_recurring(self._client.storage, recurring_id)
             if stored and is_newer(stored):
                 log.warning("Recurring job %r is left as it is. %s", recurring_id, newer_words(stored))
                 return RecurringJob(stored)
@@ -145,7 +145,7 @@ class Recurring:
                 if not stored.is_gone:
                     return RecurringJob(stored)  # an operator's edit survives until the code changes
                 back = attrs.evolve(stored, is_gone=False)
-                written = self._client.storage.put_recurring(back, keep_progress=True)
+                written = put_recurring(self._client.storage, back, keep_progress=True)
             else:
                 written = put_definition(self._client, definition, stored)
             if written:
@@ -329,9 +329,8 @@ class Recurring:
 
     def list(self, *, after: str = "", limit: int = 100) -> list[RecurringJob]:
         """Return a page of definitions in order of id, those above `after`."""
-        return [
-            RecurringJob(record) for record in self._client.storage.list_recurring(after=after, limit=limit)
-        ]
+        records = self._client.storage.list_records(RECURRING, after=after, limit=limit)
+        return [RecurringJob(read_recurring(record)) for record in records]
 
     alist = twin(list)  # noqa: A003 - the verb above
 
@@ -346,7 +345,7 @@ class Recurring:
     aget = twin(get)
 
     def _record(self, recurring_id: str) -> RecurringRecord:
-        record = self._client.storage.get_recurring(recurring_id)
+        record = get_recurring(self._client.storage, recurring_id)
         if record is None:
             message = f"No recurring job {recurring_id!r} is stored."
             raise JobNotFound(message)
@@ -392,7 +391,7 @@ class Recurring:
         def resumed(record: RecurringRecord) -> RecurringRecord:
             first = schedule_from_json(record.schedule).next_after(from_micros(self._client.clock.now()))
             next_at = None if first is None else micros(first)
-            return attrs.evolve(record, is_paused=False, next_at=next_at, owed_at=None)
+            return attrs.evolve(record, is_paused=False, next_at=next_at)
 
         if not self._known(recurring_id).is_paused:
             return self.get(recurring_id)
@@ -405,7 +404,7 @@ class Recurring:
     ) -> RecurringJob:
         while True:
             changed = attrs.evolve(change(self._known(recurring_id)), updated_at=self._client.clock.now())
-            if written := self._client.storage.put_recurring(changed, keep_progress=keep):
+            if written := put_recurring(self._client.storage, changed, keep_progress=keep):
                 return RecurringJob(written)
 
     def remove(self, recurring_id: str) -> None:
@@ -414,7 +413,7 @@ class Recurring:
         Raises:
             JobNotFound: there is none of this id.
         """
-        if not self._client.storage.remove_recurring(recurring_id):
+        if not self._client.storage.delete_record(RECURRING, recurring_id):
             self._record(recurring_id)
 
     aremove = twin(remove)
@@ -568,7 +567,7 @@ def put_definition(
     next_at = None if first is None else micros(first)
     if stored is None:
         new = attrs.evolve(definition, created_at=now, updated_at=now, timed_at=now, next_at=next_at)
-        return client.storage.put_recurring(new, keep_progress=False)
+        return put_recurring(client.storage, new, keep_progress=False)
     changed = attrs.evolve(
         definition,
         created_at=stored.created_at,
@@ -581,9 +580,9 @@ def put_definition(
         last_job_id=stored.last_job_id,
         dropped=stored.dropped,
     )
-    is_due = stored.owed_at is not None or (stored.next_at is not None and stored.next_at <= now)
+    is_due = stored.next_at is not None and stored.next_at <= now
     keeps = stored.schedule == definition.schedule or is_due
-    return client.storage.put_recurring(changed, keep_progress=keeps)
+    return put_recurring(client.storage, changed, keep_progress=keeps)
 
 
 def _has_same_instants(stored: RecurringRecord, definition: RecurringRecord) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import attrs
@@ -11,13 +12,14 @@ from firelock.clock import SECOND, from_micros, micros
 from firelock.cron import Overlap, due_instants, schedule_from_json
 from firelock.errors import StorageError, StorageUnavailable
 from firelock.ids import derived_id
-from firelock.recurring_job import is_newer, job_of, newer_words
+from firelock.recurring_job import RECURRING, is_newer, job_of, newer_words, read_recurring, recurring_json
 from firelock.retry import describe_error
-from firelock.values import Edge, JobRecord, NewJob, On, State
+from firelock.values import Applied, Edge, JobRecord, NewJob, On, RecordChange, State
 
 if TYPE_CHECKING:
     from firelock.client import Client
-    from firelock.storage import RecurringRecord
+    from firelock.recurring_job import RecurringRecord
+    from firelock.values import Record
 
 __all__ = ["fire_due"]
 
@@ -38,7 +40,7 @@ def fire_due(client: Client, *, limit: int = 100) -> int:
             what else was due has been fired in the latter case.
     """
     fired, outage = 0, None
-    for record in client.storage.due_recurring(limit):
+    for record in client.storage.due_records(RECURRING, limit):
         try:
             fired += _fire_or_postpone(client, record)
         except StorageUnavailable as error:
@@ -50,62 +52,52 @@ def fire_due(client: Client, *, limit: int = 100) -> int:
     return fired
 
 
-def _fire_or_postpone(client: Client, record: RecurringRecord) -> bool:
-    if is_newer(record):
-        _pass_by(client, record)
+def _fire_or_postpone(client: Client, record: Record) -> bool:
+    definition = read_recurring(record)
+    if is_newer(definition):
+        if definition.next_at in {None, record.due_at}:
+            log.warning("Recurring job %r is not fired here: %s", record.key, newer_words(definition))
+        _postpone(client, record, record.value, _PASS_BY)
         return False
     try:
-        return _fire(client, record)
+        return _fire(client, record, definition)
     except StorageUnavailable:
         raise
     except Exception as error:  # noqa: BLE001 - whatever one definition holds, the others go on
-        _postpone(client, record, error)
+        log.warning("Recurring job %r cannot be fired: %s", record.key, error)
+        broken = attrs.evolve(definition, error=describe_error(error))
+        _postpone(client, record, recurring_json(broken), _RETRY_AFTER)
         return False
 
 
-def _fire(client: Client, record: RecurringRecord) -> bool:
-    due_at = record.next_at
-    if due_at is None:
-        return False
-    progress, jobs = _firing(client, record, max(client.clock.now(), due_at))
-    if not client.storage.fire_recurring(progress, due_at, jobs):
+def _fire(client: Client, record: Record, definition: RecurringRecord) -> bool:
+    """The jobs are stored and the definition moves on, if it is still what it was: one step, once."""
+    progress, jobs = _firing(client, definition, max(client.clock.now(), record.due_at or 0))
+    if not _replace(client, record, recurring_json(progress), progress.due_at, jobs):
         return False
     if jobs and client.plugins.has_jobs_created:
         client.plugins.jobs_created(jobs)
     return True
 
 
-def _postpone(client: Client, record: RecurringRecord, error: Exception) -> None:
-    """The definition shows why it was not fired and is due again in a minute."""
-    log.warning("Recurring job %r cannot be fired: %s", record.id, error)
-    later = attrs.evolve(_later(client, record, _RETRY_AFTER), error=describe_error(error))
+def _postpone(client: Client, record: Record, value: str, after: int) -> None:
+    """The definition is due again in a while, for the same instant."""
     try:
-        client.storage.fire_recurring(later, record.next_at or 0, [])
+        _replace(client, record, value, client.clock.now() + after, [])
     except StorageUnavailable:
         raise
     except StorageError:
-        log.exception("Recurring job %r cannot even show its error.", record.id)
+        log.exception("Recurring job %r cannot be put off.", record.key)
 
 
-def _pass_by(client: Client, record: RecurringRecord) -> None:
-    """The definition, whose value stays as it is, is looked at again in a while, for the same instant."""
-    if record.owed_at is None:
-        log.warning("Recurring job %r is not fired here: %s", record.id, newer_words(record))
-    try:
-        client.storage.fire_recurring(_later(client, record, _PASS_BY), record.next_at or 0, [])
-    except StorageUnavailable:
-        raise
-    except StorageError:
-        log.exception("Recurring job %r cannot be put off.", record.id)
-
-
-def _later(client: Client, record: RecurringRecord, after: int) -> RecurringRecord:
-    return attrs.evolve(record, next_at=client.clock.now() + after, owed_at=record.owed_at or record.next_at)
+def _replace(client: Client, record: Record, value: str, due_at: int | None, jobs: Sequence[NewJob]) -> bool:
+    change = RecordChange(RECURRING, record.key, value, record.version, due_at)
+    return client.storage.insert(jobs, only_if=change).record is Applied.APPLIED
 
 
 def _firing(client: Client, record: RecurringRecord, now: int) -> tuple[RecurringRecord, list[NewJob]]:
     schedule = schedule_from_json(record.schedule)
-    due_at = record.owed_at or record.next_at or now
+    due_at = record.next_at or now
     firing = due_instants(
         schedule, due=from_micros(due_at), now=from_micros(now), since=from_micros(record.timed_at)
     )
@@ -118,7 +110,6 @@ def _firing(client: Client, record: RecurringRecord, now: int) -> tuple[Recurrin
     progress = attrs.evolve(
         record,
         next_at=None if firing.next_at is None else micros(firing.next_at),
-        owed_at=None,
         last_at=instants[-1] if instants else record.last_at,
         last_job_id=jobs[-1].id if jobs else record.last_job_id,
         dropped=record.dropped + firing.dropped + len(instants) - len(kept),

@@ -20,10 +20,7 @@ from firelock.storage.contract import CONTRACT, SqlSchema, Storage, shown_url
 from firelock.storage.derived import (
     DerivedStorage,
     add_rollups,
-    read_recurring,
-    recurring_json,
     with_progress,
-    with_progress_of,
 )
 from firelock.storage.row_storage import Rows, RowStorage
 from firelock.storage.rules import StoredJob
@@ -46,6 +43,7 @@ from firelock.values import (
     FoundJobs,
     Held,
     HistoryEntry,
+    Inserted,
     JobFilter,
     JobHistory,
     JobRecord,
@@ -59,7 +57,7 @@ from firelock.values import (
     Promotion,
     Reconciliation,
     Record,
-    RecurringRecord,
+    RecordChange,
     Renewal,
     Rollup,
     SchemaState,
@@ -91,6 +89,7 @@ __all__ = [
     "FoundJobs",
     "Held",
     "HistoryEntry",
+    "Inserted",
     "JobFilter",
     "JobHistory",
     "JobNotFound",
@@ -105,7 +104,7 @@ __all__ = [
     "Promotion",
     "Reconciliation",
     "Record",
-    "RecurringRecord",
+    "RecordChange",
     "Renewal",
     "Rollup",
     "RowStorage",
@@ -129,11 +128,8 @@ __all__ = [
     "continuation_target",
     "new_id",
     "new_ids",
-    "read_recurring",
-    "recurring_json",
     "rules",
     "shown_url",
     "waiting_reason",
     "with_progress",
-    "with_progress_of",
 ]  # fmt: skip

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import AbstractContextManager
 from typing import ClassVar, Protocol, runtime_checkable
 from urllib.parse import urlsplit, urlunsplit
 
@@ -27,6 +26,7 @@ from firelock.values import (
     Finding,
     FoundJobs,
     Held,
+    Inserted,
     JobFilter,
     JobHistory,
     JobRecord,
@@ -37,7 +37,7 @@ from firelock.values import (
     Promotion,
     Reconciliation,
     Record,
-    RecurringRecord,
+    RecordChange,
     Renewal,
     Rollup,
     SchemaState,
@@ -101,7 +101,9 @@ class Storage(ABC):
     # ---- the hot path ------------------------------------------------------------------------------------
 
     @abstractmethod
-    def insert(self, jobs: Sequence[NewJob], *, within: object | None = None) -> list[bool]:
+    def insert(
+        self, jobs: Sequence[NewJob], *, within: object | None = None, only_if: RecordChange | None = None
+    ) -> Inserted:
         """All the jobs are stored, or none; return per job whether it is new (False: it was there before).
 
         A job already there is left as it is, its parents unread; an id twice in one batch is new once.
@@ -114,8 +116,14 @@ class Storage(ABC):
         `within` is a transaction of the caller's in the same database, which then commits or rolls back the
         jobs; it needs `Feature.TRANSACTIONAL_ENQUEUE`.
 
+        `only_if` replaces a record in the same step, also where there are no jobs: as `put_record` would, if
+        it has the expected version. Else nothing is stored: ALREADY where it holds the new value and instant
+        at the next version, so that a lost reply is harmless, REFUSED otherwise. With partitions each job
+        has to lie beside the record, as those with ids of `derived_id` do.
+
         Raises:
             JobNotFound: a parent is not stored; nothing was.
+            StorageError: a job does not lie beside the record; nothing was stored.
             UnsupportedFeature: `within` is given and not offered.
         """
 
@@ -179,13 +187,6 @@ class Storage(ABC):
     @abstractmethod
     def interrupt(self) -> None:
         """Every `wait` under way in this process returns soon."""
-
-    @abstractmethod
-    def one_step(self) -> AbstractContextManager[object]:
-        """Verbs that this thread calls within the block are one atomic step, where a storage can do that.
-
-        Without it the derived verbs are still right, but a firing that an edit overtakes may leave its jobs.
-        """
 
     # ---- sessions ----------------------------------------------------------------------------------------
 
@@ -322,46 +323,6 @@ class Storage(ABC):
     def read_log(self, job_id: str, *, after: int = 0, limit: int = 100) -> list[LogLine]:
         """Return log lines with a number above `after`, in order."""
 
-    # ---- recurring ---------------------------------------------------------------------------------------
-
-    @abstractmethod
-    def put_recurring(self, recurring: RecurringRecord, *, keep_progress: bool) -> RecurringRecord | None:
-        """The definition is stored with version + 1 if its stored version is still `recurring.version`.
-
-        Version 0 means that none is stored. With `keep_progress` the stored progress (`next_at` to `owed_at`)
-        stays whatever it is by then. Return what is now stored, None where the version had moved on.
-        """
-
-    @abstractmethod
-    def get_recurring(self, recurring_id: str) -> RecurringRecord | None:
-        """Return the definition, None where unknown."""
-
-    @abstractmethod
-    def list_recurring(self, *, after: str = "", limit: int = 100) -> list[RecurringRecord]:
-        """Return definitions in order of id, by code points, those above `after`.
-
-        One that a newer version wrote, or that cannot be read, is among them, here and where due: its fields
-        as far as they are known, the whole in `newer`. What is put or fired with it leaves the rest as it is.
-        """
-
-    @abstractmethod
-    def remove_recurring(self, recurring_id: str) -> bool:
-        """The definition is gone; return whether there was one. Jobs it made stay."""
-
-    @abstractmethod
-    def due_recurring(self, limit: int) -> list[RecurringRecord]:
-        """Return definitions that are due by the storage's clock and not paused, longest due first."""
-
-    @abstractmethod
-    def fire_recurring(
-        self, recurring: RecurringRecord, expected_next_at: int, jobs: Sequence[NewJob]
-    ) -> bool:
-        """The jobs are stored and the progress replaced by that of `recurring`, once.
-
-        Only if the stored `next_at` is the expected one, the version `recurring`'s, and it is not paused;
-        else False. The jobs' ids are derived from definition and instant, so that a repeat makes none twice.
-        """
-
     # ---- locks and small records ---------------------------------------------------------------------------
 
     @abstractmethod
@@ -382,11 +343,19 @@ class Storage(ABC):
 
     @abstractmethod
     def put_record(
-        self, kind: str, key: str, value: str, *, expected_version: int | None = None
+        self,
+        kind: str,
+        key: str,
+        value: str,
+        *,
+        expected_version: int | None = None,
+        due_at: int | None = None,
     ) -> int | None:
         """The record is stored; return its new version, None where the stored one is not the expected one.
 
         Expected 0: none is stored; None: whatever is there. Versions of a key only grow, also after a delete.
+        The instant replaces the former one. Of the kind `recurring` it counts in the next due instant that
+        `claim` and `promote` tell; servers that sleep until a later one are told.
         """
 
     @abstractmethod
@@ -396,6 +365,10 @@ class Storage(ABC):
     @abstractmethod
     def list_records(self, kind: str, *, after: str = "", limit: int = 100) -> list[Record]:
         """Return records of a kind in order of key, by code points, those above `after`."""
+
+    @abstractmethod
+    def due_records(self, kind: str, limit: int) -> list[Record]:
+        """Return records of a kind whose instant has come by the storage's clock, longest due first."""
 
     @abstractmethod
     def delete_record(self, kind: str, key: str, *, expected_version: int | None = None) -> bool:

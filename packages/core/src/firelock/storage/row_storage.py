@@ -22,7 +22,7 @@ from firelock.clock import SECOND
 from firelock.errors import SchemaMismatch, StorageError
 from firelock.lifecycle import Upkeep
 from firelock.storage import rules
-from firelock.storage.derived import DerivedStorage, fired, with_progress
+from firelock.storage.derived import DerivedStorage, with_progress
 from firelock.storage.rules import StoredJob
 from firelock.values import (
     Applied,
@@ -31,6 +31,7 @@ from firelock.values import (
     Counts,
     FoundJobs,
     Held,
+    Inserted,
     JobFilter,
     JobHistory,
     JobRecord,
@@ -39,7 +40,7 @@ from firelock.values import (
     Promotion,
     Reconciliation,
     Record,
-    RecurringRecord,
+    RecordChange,
     Renewal,
     SchemaState,
     SessionRecord,
@@ -58,7 +59,6 @@ _LAYOUT_KEY = "layout"
 _DAY = 86_400 * SECOND
 _LONGEST_ID = 64
 _PAGE = 200  # rows that are read at once where nobody knows how many will be wanted
-_FORGOTTEN = {"lock", "log", "progress", "rollup"}  # kinds that remember one version for all that is gone
 
 _T = TypeVar("_T")
 
@@ -147,19 +147,30 @@ class RowStorage(DerivedStorage):
 
     # ---- the hot path ------------------------------------------------------------------------------------
 
-    def insert(self, jobs: Sequence[NewJob], *, within: object | None = None) -> list[bool]:
+    def insert(
+        self, jobs: Sequence[NewJob], *, within: object | None = None, only_if: RecordChange | None = None
+    ) -> Inserted:
         """See `Storage.insert`."""
         self.refuse_within(within)
         now = self.clock()
-        return self._step(lambda tables: [_insert(tables, job, now) for job in jobs])
+
+        def insert(tables: _Tables) -> Inserted:
+            if only_if is not None:
+                answer = rules.checked(tables.record(only_if.kind, only_if.key), only_if)
+                if answer is not Applied.APPLIED:
+                    return Inserted([False] * len(jobs), answer)
+                tables.put_record(only_if)
+            return Inserted([_insert(tables, job, now) for job in jobs])
+
+        return self._step(insert)
 
     def claim(self, request: ClaimRequest) -> Claim:
         """See `Storage.claim`."""
-        recurring_at, served = self.next_recurring_at(), self._served
+        served = self._served
 
         def claim(tables: _Tables) -> Claim:
             living = tables.living(request.session)
-            next_due_at = _earliest(tables.next_due_at(), recurring_at)
+            next_due_at = tables.next_due_at()
             if living is None:
                 return Claim([], next_due_at, is_session_lost=True)
             names = tables.queues() if request.queues is None else request.queues
@@ -255,13 +266,13 @@ class RowStorage(DerivedStorage):
 
     def promote(self, limit: int) -> Promotion:
         """See `Storage.promote`."""
-        now, recurring_at = self.clock(), self.next_recurring_at()
+        now = self.clock()
 
         def promote(tables: _Tables) -> Promotion:
             due = tables.up_to("due/", now, limit)
             for row in due:
                 tables.put(rules.promoted(row, now=now))
-            return Promotion(len(due), _earliest(tables.next_due_at(), recurring_at))
+            return Promotion(len(due), tables.next_due_at())
 
         return self._step(promote)
 
@@ -343,31 +354,25 @@ class RowStorage(DerivedStorage):
 
     # ---- records -----------------------------------------------------------------------------------------
 
-    def fire_recurring(
-        self, recurring: RecurringRecord, expected_next_at: int, jobs: Sequence[NewJob]
-    ) -> bool:
-        """See `Storage.fire_recurring`; jobs and progress are one step, so that no edit comes between."""
-        now = self.clock()
-
-        def fire(tables: _Tables) -> bool:
-            value = fired(tables.record("recurring", recurring.id), recurring, expected_next_at)
-            if value is None:
-                return False
-            for job in jobs:
-                _insert(tables, job, now)
-            tables.put_record("recurring", recurring.id, value, None)
-            return True
-
-        is_fired = self._step(fire)
-        if is_fired:
-            self._note_fired(recurring, expected_next_at)
-        return is_fired
-
     def put_record(
-        self, kind: str, key: str, value: str, *, expected_version: int | None = None
+        self,
+        kind: str,
+        key: str,
+        value: str,
+        *,
+        expected_version: int | None = None,
+        due_at: int | None = None,
     ) -> int | None:
         """See `Storage.put_record`."""
-        return self._step(lambda tables: tables.put_record(kind, key, value, expected_version))
+
+        def put(tables: _Tables) -> int | None:
+            stored = tables.record(kind, key)
+            version = stored.version if stored else 0
+            if expected_version not in (None, version):
+                return None
+            return tables.put_record(RecordChange(kind, key, value, version, due_at))
+
+        return self._step(put)
 
     def get_record(self, kind: str, key: str) -> Record | None:
         """See `Storage.get_record`."""
@@ -379,6 +384,18 @@ class RowStorage(DerivedStorage):
         found = self._step(lambda tables: tables.rows.scan(prefix, start=prefix + after, limit=limit))
         return [_record(kind, name.removeprefix(prefix), text) for name, text in found]
 
+    def due_records(self, kind: str, limit: int) -> list[Record]:
+        """See `Storage.due_records`."""
+        now = self.clock()
+
+        def due(tables: _Tables) -> list[Record]:
+            found = tables.rows.scan(f"due-record/{kind}/", limit=limit)
+            places = [key.removeprefix(f"due-record/{kind}/").partition("/") for key, _ in found]
+            records = [tables.record(kind, key) for at, _, key in places if int(at, 16) <= now]
+            return [record for record in records if record is not None]
+
+        return self._step(due)
+
     def delete_record(self, kind: str, key: str, *, expected_version: int | None = None) -> bool:
         """See `Storage.delete_record`."""
 
@@ -387,8 +404,8 @@ class RowStorage(DerivedStorage):
             if stored is None or expected_version not in (None, stored.version):
                 return False
             tables.rows.delete(f"record/{kind}/{key}")
-            gone = _gone_key(kind, key)
-            tables.rows.put(gone, str(max(stored.version, int(tables.rows.get(gone) or 0))))
+            tables.put_due(stored, None)
+            tables.rows.put(f"gone/{kind}", str(max(stored.version, tables.last_gone(kind))))
             return True
 
         return self._step(delete)
@@ -533,9 +550,16 @@ class _Tables:
         return found
 
     def next_due_at(self) -> int | None:
-        """Return the instant of the scheduled job that is due first."""
-        first = self.rows.scan("due/", limit=1)
-        return int(first[0][0].split("/")[1], 16) if first else None
+        """Return the instant of what is due first, a scheduled job or a recurring one."""
+        prefixes = ("due/", "due-record/recurring/")
+        firsts = [(prefix, self.rows.scan(prefix, limit=1)) for prefix in prefixes]
+        return rules.earliest(
+            *(
+                int(found[0][0].removeprefix(prefix).partition("/")[0], 16)
+                for prefix, found in firsts
+                if found
+            )
+        )
 
     def held(self, session: str) -> list[StoredJob]:
         """Return what the session holds, and its tails."""
@@ -615,14 +639,24 @@ class _Tables:
         text = self.rows.get(f"record/{kind}/{key}")
         return None if text is None else _record(kind, key, text)
 
-    def put_record(self, kind: str, key: str, value: str, expected_version: int | None) -> int | None:
-        """See `Storage.put_record`."""
-        stored = self.record(kind, key)
-        if expected_version not in (None, stored.version if stored else 0):
-            return None
-        version = 1 + (stored.version if stored else int(self.rows.get(_gone_key(kind, key)) or 0))
-        self.rows.put(f"record/{kind}/{key}", json.dumps([version, value], ensure_ascii=False))
+    def put_record(self, change: RecordChange) -> int:
+        """The record, which has the expected version, is replaced; return its new version."""
+        kind, key, stored = change.kind, change.key, self.record(change.kind, change.key)
+        version = 1 + (stored.version if stored else self.last_gone(kind))
+        text = json.dumps([version, change.value, change.due_at], ensure_ascii=False)
+        self.rows.put(f"record/{kind}/{key}", text)
+        self.put_due(stored, Record(kind, key, change.value, version, change.due_at))
         return version
+
+    def put_due(self, before: Record | None, after: Record | None) -> None:
+        """The record is found by its instant as it is after, and not as it was before."""
+        for record, write in ((before, self.rows.delete), (after, lambda key: self.rows.put(key, ""))):
+            if record is not None and record.due_at is not None:
+                write(f"due-record/{record.kind}/{record.due_at:016x}/{record.key}")
+
+    def last_gone(self, kind: str) -> int:
+        """Return the largest version of the records of a kind that are gone; every other goes on from it."""
+        return int(self.rows.get(f"gone/{kind}") or 0)
 
 
 def _places(row: StoredJob | None) -> set[str]:
@@ -645,18 +679,9 @@ def _places(row: StoredJob | None) -> set[str]:
     return places
 
 
-def _gone_key(kind: str, key: str) -> str:
-    """Return the row that remembers the last version of a record that is gone."""
-    return f"gone/{kind}/" if kind in _FORGOTTEN else f"gone/{kind}/{key}"
-
-
 def _record(kind: str, key: str, text: str) -> Record:
-    version, value = json.loads(text)
-    return Record(kind, key, value, version)
-
-
-def _earliest(*instants: int | None) -> int | None:
-    return min((instant for instant in instants if instant is not None), default=None)
+    version, value, due_at = json.loads(text)
+    return Record(kind, key, value, version, due_at)
 
 
 @cache

@@ -34,6 +34,7 @@ from firelock.values import (
     NewSession,
     Reconciliation,
     Record,
+    RecordChange,
     Renewal,
     SessionRecord,
     State,
@@ -45,7 +46,9 @@ __all__ = [
     "StoredJob",
     "applied",
     "begun",
+    "checked",
     "claimed_by",
+    "earliest",
     "ended_with",
     "entry_of",
     "followed",
@@ -424,6 +427,22 @@ def paged(
     has_more = bool(shown) and len(found) > limit
     following = write_cursor(shown[-1][:2], where, oldest_first=oldest_first) if has_more else None
     return FoundJobs([job for _, _, job in shown], following)
+
+
+# ---- records ---------------------------------------------------------------------------------------------
+
+
+def earliest(*instants: int | None) -> int | None:
+    """Return the first of the instants that there are; None for none."""
+    return min((instant for instant in instants if instant is not None), default=None)
+
+
+def checked(stored: Record | None, change: RecordChange) -> Applied:
+    """Return what becomes of an insert that depends on this record, and of the record."""
+    if (stored.version if stored else 0) == change.expected_version:
+        return Applied.APPLIED
+    wanted = Record(change.kind, change.key, change.value, change.expected_version + 1, change.due_at)
+    return Applied.ALREADY if stored == wanted else Applied.REFUSED
 
 
 # ---- queues ----------------------------------------------------------------------------------------------

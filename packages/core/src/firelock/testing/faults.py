@@ -22,7 +22,7 @@ _Kind = TypeVar("_Kind", bound=type)
 _VERBS = tuple(
     name for name, value in vars(Storage).items() if inspect.isfunction(value) and not name.startswith("_")
 )
-_NEVER_FAIL = frozenset({"close", "interrupt", "new_ids", "one_step"})  # what one that is away does as well
+_NEVER_FAIL = frozenset({"close", "interrupt", "new_ids"})  # what one that is away does as well
 
 
 @attrs.define(eq=False)

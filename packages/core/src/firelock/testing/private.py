@@ -11,7 +11,7 @@ from firelock.job import Observation, reads
 from firelock.memory import MemoryStorage
 from firelock.storage import Applied, Feature, rules
 from firelock.testing.faults import FaultyStorage
-from firelock.values import ClaimedJob, NewJob, Transition
+from firelock.values import ClaimedJob, Inserted, NewJob, RecordChange, Transition
 
 __all__ = ["DirectCommit", "DirectResults", "PrivateStorage", "StillStorage"]
 
@@ -45,11 +45,13 @@ class StillStorage(MemoryStorage):
             finally:
                 self._shown_ticks = 0
 
-    def insert(self, jobs: Sequence[NewJob], *, within: object | None = None) -> list[bool]:
+    def insert(
+        self, jobs: Sequence[NewJob], *, within: object | None = None, only_if: RecordChange | None = None
+    ) -> Inserted:
         """See `Storage.insert`; a transaction is accepted and does not matter: the jobs are there at once."""
         del within
         with self._tick():
-            return super().insert(jobs)
+            return super().insert(jobs, only_if=only_if)
 
     def apply(self, transitions: Sequence[Transition], *, within: object | None = None) -> list[Applied]:
         """See `Storage.apply`; as with `insert`, it is applied at once."""
@@ -91,16 +93,20 @@ class PrivateStorage(FaultyStorage):
 
     on_insert: Callable[[Sequence[NewJob]], None]
 
-    def insert(self, jobs: Sequence[NewJob], *, within: object | None = None) -> list[bool]:
+    def insert(
+        self, jobs: Sequence[NewJob], *, within: object | None = None, only_if: RecordChange | None = None
+    ) -> Inserted:
         """See `Storage.insert`."""
-        answer = self.store(jobs, within=within)
+        answer = self.store(jobs, within=within, only_if=only_if)
         self.on_insert(jobs)
         return answer
 
-    def store(self, jobs: Sequence[NewJob], *, within: object | None = None) -> list[bool]:
+    def store(
+        self, jobs: Sequence[NewJob], *, within: object | None = None, only_if: RecordChange | None = None
+    ) -> Inserted:
         """The jobs are stored, and nobody is told."""
-        answer = self.pass_on("insert", jobs, within=within)
-        assert isinstance(answer, list)
+        answer = self.pass_on("insert", jobs, within=within, only_if=only_if)
+        assert isinstance(answer, Inserted)
         return answer
 
 

@@ -69,7 +69,7 @@ class StorageMachine(JobRules, SmallRules, RuleBasedStateMachine):
         self.twin.ask(lambda storage: storage.counts())
         self.twin.ask(lambda storage: storage.list_sessions())
         self.twin.ask(lambda storage: storage.list_records("kind"))
-        self.twin.ask(lambda storage: storage.list_recurring())
+        self.twin.ask(lambda storage: storage.list_records("recurring"))
         records = {record.id: record for record in self.twin.real.get(ids) if record is not None}
         self._compare_pasts([one for one, record in records.items() if self.records.get(one) != record])
         self.records = records

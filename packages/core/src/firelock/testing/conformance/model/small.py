@@ -8,8 +8,8 @@ import attrs
 from hypothesis import strategies as st
 from hypothesis.stateful import rule
 
-from firelock.storage import DURATION_BUCKETS, JobFilter, RecurringRecord, Rollup, Storage
-from firelock.testing.conformance.handles import HOUR, SECOND, STAMP
+from firelock.storage import DURATION_BUCKETS, Applied, JobFilter, RecordChange, Rollup, Storage
+from firelock.testing.conformance.handles import SECOND, STAMP
 from firelock.testing.conformance.model.ground import PICK, QUEUES, Ground
 from firelock.testing.conformance.scene import pages
 from firelock.values import LogLine, Progress, State
@@ -44,41 +44,32 @@ class SmallRules(Ground):
 
     # ---- recurring ---------------------------------------------------------------------------------------
 
-    @rule(
-        name=_NAMES,
-        hours=st.integers(-2, 3),
-        is_paused=st.booleans(),
-        keep=st.booleans(),
-        is_stale=st.booleans(),
-    )
-    def define(self, name: str, hours: int, is_paused: bool, keep: bool, is_stale: bool) -> None:
-        """A definition is stored or edited, now and then from a stale reading, or removed."""
-        stored = self.twin.real.get_recurring(name)
-        if stored is not None and is_stale and is_paused:
-            self.twin.ask(lambda storage: storage.remove_recurring(name))
+    @rule(name=_NAMES, hours=st.none() | st.integers(-2, 3), deletes=st.booleans())
+    def define(self, name: str, hours: int | None, deletes: bool) -> None:
+        """A definition is stored, edited, paused or removed."""
+        if deletes and hours is None:
+            self.twin.ask(lambda storage: storage.delete_record("recurring", name))
             return
-        version = max(0, (stored.version if stored else 0) - is_stale)
-        recurring = RecurringRecord(
-            name, "tasks.run", f"[{hours}]", "json", "{}", "default", tags=("a", name), is_paused=is_paused,
-            created_at=self.stamp(), version=version, next_at=self.instant(hours),
-        )  # fmt: skip
-        self.twin.ask(lambda storage: storage.put_recurring(recurring, keep_progress=keep))
+        due_at = None if hours is None else self.instant(hours)
+        value = str(self.stamp())
+        self.twin.ask(lambda storage: storage.put_record("recurring", name, value, due_at=due_at))
 
-    @rule(hours=st.integers(1, 3), how=st.sampled_from(["as read", "late", "edited"]))
-    def fire(self, hours: int, how: str) -> None:
-        """A server looks for what is due and fires the first, as it read it or as it was before."""
-        due = self.twin.ask(lambda storage: storage.due_recurring(2))
+    @rule(hours=st.none() | st.integers(1, 3), how=st.sampled_from(["as read", "late", "twice"]))
+    def fire(self, hours: int | None, how: str) -> None:
+        """A server looks for what is due and fires the first, as it read it, as it was before, or twice."""
+        due = self.twin.ask(lambda storage: storage.due_records("recurring", 2))
         if not due:
             return
         first = due[0]
-        assert first.next_at is not None
-        job = self.new_job(recurring_id=first.id, nominal_at=first.next_at)
-        moved = attrs.evolve(
-            first, next_at=self.instant(hours), last_at=first.next_at, last_job_id=job.id, dropped=hours,
-            arguments="not written", version=first.version - (how == "edited"),
+        job = self.new_job(recurring_id=first.key, nominal_at=first.due_at)
+        moved = RecordChange(
+            "recurring", first.key, str(self.stamp()), first.version - (how == "late"),
+            None if hours is None else self.instant(hours),
         )  # fmt: skip
-        expected = first.next_at - HOUR if how == "late" else first.next_at
-        if self.twin.ask(lambda storage: storage.fire_recurring(moved, expected, [job])):
+        answer = self.twin.ask(lambda storage: storage.insert([job], only_if=moved))
+        if how == "twice":
+            self.twin.ask(lambda storage: storage.insert([job], only_if=moved))
+        if answer is not None and answer.record is Applied.APPLIED:
             self.jobs[job.id] = job
 
     # ---- locks -------------------------------------------------------------------------------------------

@@ -7,10 +7,11 @@ import json
 import attrs
 import pytest
 
-from firelock.storage import ClaimRequest, RecurringRecord
+from firelock.storage import ClaimRequest
 from firelock.testing.conformance.ends import deletes, hands_back, requeues, succeeds
 from firelock.testing.conformance.handles import BASE, HOUR, SECOND, STAMP
 from firelock.testing.conformance.scene import Scene
+from firelock.testing.conformance.storage.recurring import due_once
 from firelock.testing.conformance.storage.subject import StorageFixtures
 from firelock.values import ClaimedJob, Holder, State
 
@@ -262,20 +263,17 @@ class ClaimDuty(StorageFixtures):
         def next_due_at() -> int | None:
             return scene.storage.claim(scene.request(holder, 1)).next_due_at
 
-        recurring = RecurringRecord(
-            "nightly", "tasks.run", "[]", "json", "{}", "default", next_at=BASE + HOUR
-        )
+        scene.storage.put_record("other", "nightly", "{}", due_at=BASE)
         assert next_due_at() is None
 
         scene.add(state=State.SCHEDULED, due_at=BASE + 3 * HOUR)
         scene.add(state=State.SCHEDULED, due_at=BASE + 2 * HOUR, queue="other")
         assert BASE + 2 * HOUR == next_due_at()
 
-        stored = scene.storage.put_recurring(recurring, keep_progress=False)
+        due_once(scene)
         assert BASE + HOUR == next_due_at()
 
-        assert stored is not None
-        scene.storage.put_recurring(attrs.evolve(stored, is_paused=True), keep_progress=True)
+        due_once(scene, due_at=None)
         assert BASE + 2 * HOUR == next_due_at()
 
     def test_the_callers_clock_decides_nothing(self, scene: Scene) -> None:

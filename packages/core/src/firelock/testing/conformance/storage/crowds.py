@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from functools import partial
 
-import attrs
-
-from firelock.storage import Applied, ClaimRequest, Storage
+from firelock.storage import DURATION_BUCKETS, Applied, ClaimRequest, Rollup, Storage
 from firelock.testing.conformance.ends import deletes, fails, gives_up, requeues, succeeds
-from firelock.testing.conformance.handles import BASE, HOUR
+from firelock.testing.conformance.handles import BASE, HOUR, STAMP
 from firelock.testing.conformance.race import ROUNDS, race, race_two, until_none_is_left
 from firelock.testing.conformance.scene import Running, Scene
-from firelock.testing.conformance.storage.recurring import definition
+from firelock.testing.conformance.storage.recurring import due_once
 from firelock.testing.conformance.storage.subject import StorageFixtures
-from firelock.values import Holder, State
+from firelock.values import Holder, RecordChange, State
 
 __all__ = ["CrowdDuty"]
 
@@ -62,47 +60,69 @@ class CrowdDuty(StorageFixtures):
 
         If this fails: a nightly report is sent eight times.
         """
-        recurring = scene.storage.put_recurring(definition(), keep_progress=False)
-        assert recurring is not None
+        version = due_once(scene)
         handles = [scene.handles.open() for _ in range(8)]
 
         for hour in range(1, ROUNDS + 1):
             job = scene.new_job(recurring_id="nightly")
-            moved = attrs.evolve(recurring, next_at=BASE + (hour + 1) * HOUR, last_job_id=job.id)
+            moved = [
+                RecordChange("recurring", "nightly", f"by {place}", version, BASE + hour * HOUR)
+                for place in range(len(handles))
+            ]
             fired = race(
-                [partial(handle.fire_recurring, moved, BASE + hour * HOUR, [job]) for handle in handles]
+                [
+                    partial(handle.insert, [job], only_if=change)
+                    for handle, change in zip(handles, moved, strict=True)
+                ]
             )
-            assert 1 == sum(fired)
-            assert moved == scene.storage.get_recurring("nightly")
+            version += 1
+            winner = [one.record for one in fired].index(Applied.APPLIED)
+            assert {Applied.APPLIED: 1, Applied.REFUSED: 7} == Counter(one.record for one in fired)
+            record = scene.storage.get_record("recurring", "nightly")
+            assert record is not None
+            assert (moved[winner].value, version) == (record.value, record.version)
             assert [job.id] == scene.claim_ids()
 
     def test_an_edit_races_a_firing(self, scene: Scene) -> None:
-        """An edit that keeps the progress, and a firing, both hold, or the firing did nothing.
+        """Of an edit and a firing that both read one definition, one does nothing.
 
         If this fails: a deploy at two o'clock makes the nightly job run twice, or not at all.
         """
         one, other = scene.handles.open(), scene.handles.open()
-        stored = scene.storage.put_recurring(definition(), keep_progress=False)
+        version = due_once(scene)
 
         for hour in range(1, ROUNDS + 1):
-            assert stored is not None
-            edit = attrs.evolve(stored, arguments=f"[{hour}]")
             job = scene.new_job(recurring_id="nightly")
-            moved = attrs.evolve(stored, next_at=BASE + (hour + 1) * HOUR)
+            moved = RecordChange("recurring", "nightly", "fired", version, BASE + hour * HOUR)
             fired, edited = race_two(
-                partial(one.fire_recurring, moved, BASE + hour * HOUR, [job]),
-                partial(other.put_recurring, edit, keep_progress=True),
+                partial(one.insert, [job], only_if=moved),
+                partial(other.put_record, "recurring", "nightly", "edited", expected_version=version),
             )
 
-            assert edited is not None
-            stored = scene.storage.get_recurring("nightly")
-            assert stored is not None
-            assert (f"[{hour}]", BASE + (hour + fired) * HOUR) == (stored.arguments, stored.next_at)
-            assert fired == (scene.storage.get([job.id]) != [None])
-            if not fired:
-                moved = attrs.evolve(stored, next_at=BASE + (hour + 1) * HOUR)
-                assert scene.storage.fire_recurring(moved, BASE + hour * HOUR, [])
-                stored = moved
+            is_fired = fired.record is Applied.APPLIED
+            version += 1
+            record = scene.storage.get_record("recurring", "nightly")
+            assert record is not None
+            assert ("fired" if is_fired else "edited", version) == (record.value, record.version)
+            assert [is_fired, is_fired] == [edited is None, scene.storage.get([job.id]) != [None]]
+
+    def test_figures_of_many_add_up(self, scene: Scene) -> None:
+        """Four servers that add to the same minute arrive at the sum.
+
+        If this fails: statistics lose what another server counted at the same time.
+        """
+        histogram = (1, *(0 for _ in DURATION_BUCKETS))
+        rollup = Rollup(STAMP, "task", "default", "succeeded", 1, 1, histogram)
+        handles = [scene.handles.open() for _ in range(4)]
+
+        def add(handle: Storage) -> None:
+            for _ in range(ROUNDS):
+                handle.record_metrics([rollup])
+
+        race([partial(add, handle) for handle in handles])
+
+        (total,) = scene.storage.timeline(STAMP, STAMP + 1)
+        assert (4 * ROUNDS, 4 * ROUNDS) == (total.count, total.histogram[0])
 
     def test_counting_in_a_record_loses_nothing(self, scene: Scene) -> None:
         """Six that count in one record by compare-and-set arrive at the sum.

@@ -83,7 +83,7 @@ class InsertDuty(StorageFixtures):
 
         def is_passed_over() -> bool:
             before = scene.record(job.id), scene.history(job.id)
-            answer = scene.storage.insert([again])
+            answer = scene.storage.insert([again]).is_new
             return (answer, before) == ([False], (scene.record(job.id), scene.history(job.id)))
 
         assert is_passed_over()
@@ -103,7 +103,7 @@ class InsertDuty(StorageFixtures):
         old, new, other = (scene.new_job() for _ in range(3))
         scene.storage.insert([old])
 
-        answers = scene.storage.insert([new, old, other, attrs.evolve(new, arguments="[2]")])
+        answers = scene.storage.insert([new, old, other, attrs.evolve(new, arguments="[2]")]).is_new
 
         assert [True, False, True, False] == answers
         assert ["[]"] * 3 == [claimed.arguments for claimed in scene.claim(scene.begin())]
@@ -115,7 +115,12 @@ class InsertDuty(StorageFixtures):
         """
         storage = scene.storage
 
-        assert ([], [], [], []) == (storage.insert([]), storage.apply([]), storage.get([]), storage.renew([]))
+        assert ([], [], [], []) == (
+            storage.insert([]).is_new,
+            storage.apply([]),
+            storage.get([]),
+            storage.renew([]),
+        )
 
     def test_a_batch_is_stored_whole_or_not_at_all(self, scene: Scene) -> None:
         """One unknown parent refuses the whole batch.
@@ -130,7 +135,7 @@ class InsertDuty(StorageFixtures):
 
         assert [None, None, None] == scene.storage.get([first.id, orphan.id, last.id])
         assert {} == scene.by_state()
-        assert [True] == scene.storage.insert([first])
+        assert [True] == scene.storage.insert([first]).is_new
 
     def test_a_parent_may_stand_earlier_in_the_batch(self, scene: Scene) -> None:
         """A parent in the same batch, before its child, counts as stored.
@@ -140,7 +145,7 @@ class InsertDuty(StorageFixtures):
         parent = scene.new_job()
         child = scene.new_job(state=State.AWAITING, parents=(Edge(parent.id),))
 
-        answers = scene.storage.insert([parent, child])
+        answers = scene.storage.insert([parent, child]).is_new
 
         assert [True, True] == answers
         assert State.AWAITING == scene.state(child.id)

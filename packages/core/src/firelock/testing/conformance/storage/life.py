@@ -27,7 +27,7 @@ from firelock.testing.conformance.ends import deletes, reschedules, restores, su
 from firelock.testing.conformance.handles import BASE, DAY, HOUR, SECOND, STAMP, Handles
 from firelock.testing.conformance.kit import requires
 from firelock.testing.conformance.scene import Scene
-from firelock.testing.conformance.storage.recurring import definition
+from firelock.testing.conformance.storage.recurring import due_once
 from firelock.testing.conformance.storage.subject import StorageFixtures
 from firelock.values import State
 
@@ -60,10 +60,7 @@ def _asked(storage: Storage, job: NewJob) -> list[tuple[str, Callable[[], object
         ("failure_groups", lambda: storage.failure_groups(1)),
         ("timeline", lambda: storage.timeline(STAMP, STAMP + HOUR)),
         ("read_log", lambda: storage.read_log(job.id)),
-        ("put_recurring", lambda: storage.put_recurring(definition(), keep_progress=False)),
-        ("get_recurring", lambda: storage.get_recurring("nightly")),
-        ("list_recurring", storage.list_recurring),
-        ("due_recurring", lambda: storage.due_recurring(1)),
+        ("due_records", lambda: storage.due_records("recurring", 1)),
         ("acquire_lock", lambda: storage.acquire_lock("lock", "owner", 60.0)),
         ("put_record", lambda: storage.put_record("kind", "key", "value")),
         ("get_record", lambda: storage.get_record("kind", "key")),
@@ -168,7 +165,7 @@ class LifeDuty(StorageFixtures):
         scene.schedule(60)
         scene.add()
         storage.put_record("kind", "key", "value")
-        storage.put_recurring(definition(), keep_progress=False)
+        due_once(scene)
         storage.acquire_lock("lock", "owner", 60.0)
 
         storage.clear()
@@ -177,7 +174,7 @@ class LifeDuty(StorageFixtures):
         assert [None] == storage.get([running.id])
         assert 0 == sum(storage.counts().by_state.values())
         assert ([], [], [], []) == (
-            storage.list_sessions(), storage.list_records("kind"), storage.list_recurring(),
+            storage.list_sessions(), storage.list_records("kind"), storage.list_records("recurring"),
             storage.history(running.id).entries,
         )  # fmt: skip
         assert storage.claim(ClaimRequest(None, 10, running.holder.session, scene.stamp())).is_session_lost
@@ -281,7 +278,8 @@ class LifeDuty(StorageFixtures):
         held = scene.run(running.holder)
         waiting = scene.add(tags=("eu",))
         scene.storage.put_record("kind", "key", "value")
-        recurring = scene.storage.put_recurring(definition(), keep_progress=False)
+        due_once(scene)
+        recurring = scene.storage.get_record("recurring", "nightly")
         fence = scene.storage.acquire_lock("lock", "owner", 3_600.0)
         ids = [ended, held.id, waiting]
         before = scene.storage.get(ids), scene.history(ended), scene.storage.counts()
@@ -289,7 +287,7 @@ class LifeDuty(StorageFixtures):
         reopened = handles.reopen()
 
         assert before == (reopened.get(ids), reopened.history(ended).entries, reopened.counts())
-        assert recurring == reopened.get_recurring("nightly")
+        assert recurring == reopened.get_record("recurring", "nightly")
         record = reopened.get_record("kind", "key")
         assert record is not None
         assert "value" == record.value
@@ -421,7 +419,7 @@ class LifeDuty(StorageFixtures):
         job = attrs.evolve(scene.new_job(), tags=("eu",))
 
         with open_transaction(commits) as transaction:
-            answers = scene.storage.insert([job], within=transaction)
+            answers = scene.storage.insert([job], within=transaction).is_new
             seen_before_the_end = other.get([job.id])
 
         assert ([True], [None]) == (answers, seen_before_the_end)

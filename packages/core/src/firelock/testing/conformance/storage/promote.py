@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from firelock.lifecycle import Upkeep
-from firelock.storage import Applied, Promotion, RecurringRecord
+from firelock.storage import Applied, Promotion
 from firelock.testing.conformance.ends import deletes, requeues, reschedules, retries, snoozes, succeeds
 from firelock.testing.conformance.handles import BASE, HOUR, SECOND
 from firelock.testing.conformance.scene import Running, Scene
+from firelock.testing.conformance.storage.recurring import due_once
 from firelock.testing.conformance.storage.subject import StorageFixtures
 from firelock.values import HistoryEntry, State
 
@@ -247,10 +248,8 @@ class PromoteDuty(StorageFixtures):
 
         If this fails: idle servers sleep through a recurring job.
         """
-        scene.storage.put_recurring(
-            RecurringRecord("nightly", "tasks.run", "[]", "json", "{}", "default", next_at=BASE + HOUR),
-            keep_progress=False,
-        )
+        scene.storage.put_record("other", "nightly", "{}", due_at=BASE)
+        due_once(scene)
         scene.add(state=State.SCHEDULED, due_at=BASE + 2 * HOUR)
 
         assert Promotion(0, BASE + HOUR) == scene.promote()

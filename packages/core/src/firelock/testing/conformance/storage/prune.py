@@ -113,7 +113,7 @@ class PruneDuty(StorageFixtures):
         scene.advance(7_200)
         scene.prune()
 
-        again = scene.storage.insert([attrs.evolve(job, arguments="[2]")])
+        again = scene.storage.insert([attrs.evolve(job, arguments="[2]")]).is_new
 
         assert [True] == again
         assert ("[2]", 0, 1, []) == (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from firelock.clock import micros
-from firelock.storage import JobFilter, RecurringRecord
+from firelock.storage import JobFilter, Record
 from firelock.testing.conformance.ends import fails, succeeds
 from firelock.testing.conformance.handles import BASE, STAMP
 from firelock.testing.conformance.scene import Scene
@@ -72,9 +72,7 @@ class TextDuty(StorageFixtures):
 
         for number, name in enumerate(names):
             storage.put_record("kind", name, f"value {number} {name}")
-            storage.put_recurring(
-                RecurringRecord(name, name, "[]", "json", "{}", "default"), keep_progress=False
-            )
+            storage.put_record("recurring", name, name)
             assert storage.acquire_lock(name, f"owner {number}", 60.0) is not None
 
         records = storage.list_records("kind")
@@ -83,9 +81,7 @@ class TextDuty(StorageFixtures):
             record = storage.get_record("kind", name)
             assert record is not None
             assert f"value {number} {name}" == record.value
-            recurring = storage.get_recurring(name)
-            assert recurring is not None
-            assert (name, name) == (recurring.id, recurring.task)
+            assert Record("recurring", name, name, 1) == storage.get_record("recurring", name)
 
     @pytest.mark.parametrize("character", ["n", "\U0001f525"], ids=["one byte", "four bytes"])
     def test_the_longest_names_are_told_apart(self, scene: Scene, character: str) -> None:
@@ -100,12 +96,11 @@ class TextDuty(StorageFixtures):
 
         for name in names:
             assert 1 == storage.put_record("kind", name, name)
-            definition = RecurringRecord(name, "t" * 200, "[]", "json", "{}", "q" * 64)
-            assert storage.put_recurring(definition, keep_progress=False) is not None
+            assert 1 == storage.put_record("recurring", name, name)
             assert storage.acquire_lock(name, "owner", 60.0) is not None
 
         assert sorted(names) == [record.key for record in storage.list_records("kind")]
-        assert sorted(names) == [one.id for one in storage.list_recurring()]
+        assert sorted(names) == [record.key for record in storage.list_records("recurring")]
         for job_id, of_job, name in zip(ids, tags, names, strict=True):
             assert of_job == scene.record(job_id).tags
             for where in (JobFilter(tag=of_job[-1]), JobFilter(recurring_id=name)):
