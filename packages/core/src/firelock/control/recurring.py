@@ -70,7 +70,7 @@ T = TypeVar("T")
 
 
 def stored_definitions(storage: Storage) -> Iterator[RecurringRecord]:
-    """Yield every definition in order of id, page by page."""
+    """Return every definition in order of id."""
     return map(read_recurring, every_record(storage, RECURRING))
 
 
