@@ -127,7 +127,7 @@ def test_a_renewal_tells_what_the_child_takes():
     board.report(1, cpu_seconds=10.0, rss_bytes=50_000_000)
     scene.renewal.renew()
     first = scene.session()
-    before = board.reported_at
+    before = board.last_report().at
 
     board.report(1, cpu_seconds=10.5, rss_bytes=60_000_000)
     scene.renewal.renew()
@@ -135,7 +135,7 @@ def test_a_renewal_tells_what_the_child_takes():
     second = scene.session()
     assert (50_000_000, 60_000_000) == (first.rss_bytes, second.rss_bytes)
     assert 0.0 == first.cpu_percent
-    assert second.cpu_percent == pytest.approx(50 / (board.reported_at - before), rel=1e-6)
+    assert second.cpu_percent == pytest.approx(50 / (board.last_report().at - before), rel=1e-6)
     board.close()
 
 

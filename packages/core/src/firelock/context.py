@@ -264,9 +264,11 @@ class Console:
         Raises:
             StorageUnavailable: nothing was written.
         """
+        if self._lines or self._progress:
+            self._send(storage)
+
+    def _send(self, storage: Storage) -> None:
         with self._lock:
-            if not self._lines and not self._progress:
-                return
             lines, progress, left_out = dict(self._lines), self._progress, dict(self._left_out)
             self._lines.clear()
             self._left_out.clear()

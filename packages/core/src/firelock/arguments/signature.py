@@ -97,27 +97,25 @@ def compile_binder(
             cannot be told apart in JSON, a JobContext is annotated elsewhere than first, or the first
             parameter turns out to be one, or to be none, though it looked otherwise at registration.
     """
-    check_callable(function)
     resolver = _Resolver(function, task, context_type, namespace or {})
     parameters = list(inspect.signature(function).parameters.values())
-    has_context = bool(parameters) and resolver.is_context(parameters[0])
-    if was_given_context not in {None, has_context}:
-        first = parameters[0]
-        raise TaskError(
-            f"Task {task!r}: the annotation {first.annotation!r} of parameter {first.name!r} could not be "
-            "resolved when the task was registered, and is taken otherwise now. Define or import what it "
-            "names above the task."
-        )
-    if has_context:
-        parameters = parameters[1:]
+    has_context = was_given_context
+    if has_context is not False:
+        has_context = bool(parameters) and resolver.is_context(parameters[0])
+        if has_context < bool(was_given_context):
+            raise _taken_otherwise(task, parameters[0])
+        parameters = parameters[has_context:]
     converter = functools.cache(converter or make_converter)
     codecs: dict[str, Codec] = {}
     annotations: dict[str, object] = {}
     for parameter in parameters:
         owner = f"parameter {parameter.name!r}"
-        if resolver.is_context(parameter):
+        meaning = resolver.resolve(parameter.annotation, owner)
+        if context_type is not None and context_type in _members(meaning):
+            if parameter is parameters[0] and not has_context:
+                raise _taken_otherwise(task, parameter)
             raise TaskError(f"Task {task!r}: {owner} is a JobContext; it must be the first parameter")
-        key, annotation = _stored_as(parameter, resolver.resolve(parameter.annotation, owner))
+        key, annotation = _stored_as(parameter, meaning)
         codecs[key] = _codec_of(annotation, converter, f"Task {task!r}: {owner}")
         annotations[key] = annotation
     return Binder(
@@ -130,6 +128,14 @@ def compile_binder(
         limit=limit,
         warn_at=warn_at,
         result_limit=result_limit,
+    )
+
+
+def _taken_otherwise(task: str, first: Parameter) -> TaskError:
+    return TaskError(
+        f"Task {task!r}: the annotation {first.annotation!r} of parameter {first.name!r} could not be "
+        "resolved when the task was registered, and is taken otherwise now. Define or import what it "
+        "names above the task."
     )
 
 
@@ -249,11 +255,11 @@ class _Resolver:
         if context is None:
             return False
         meaning = unwrap(self._meaning(parameter.annotation, context))
-        members = [unwrap(each) for each in get_args(meaning)] if is_union(meaning) else [meaning]
-        if not any(each is context for each in members):
+        members = _members(meaning)
+        if context not in members:
             return False
         name = context.__name__
-        if any(each is not context and each is not type(None) for each in members):
+        if {*members} - {context, type(None)}:
             shown = describe(meaning).replace(f"{context.__module__}.{name}", name)
             raise TaskError(f"{owner} is annotated {shown}; write {name}, or {name} | None")
         if parameter.kind not in _POSITIONAL:
@@ -284,6 +290,12 @@ class _Resolver:
                     return None
             except Exception:  # noqa: BLE001 - `resolve` says what is wrong with it, when types are needed
                 return None
+
+
+def _members(meaning: object) -> list[object]:
+    """Return what a union allows, or the one thing that it is."""
+    meaning = unwrap(meaning)
+    return [unwrap(each) for each in get_args(meaning)] if is_union(meaning) else [meaning]
 
 
 def _closure(function: types.FunctionType) -> dict[str, object]:
@@ -660,12 +672,11 @@ class Binder:
             ArgumentError: it would not come back equal; the message is the reason why it is absent.
         """
         try:
-            stored = _checked(self._result.encode(value))
+            text = _dumps(serializer, cast("JsonValue", self._result.encode(value)))
         except Misfit as misfit:
             kind = type(value).__name__
             hint = _hint(misfit).replace("the parameter", "the result")
             raise ArgumentError(f"The result of {self.task}, of type {kind}: {misfit}{hint}") from misfit
-        text = _dumps(serializer, stored)
         if len(text) > self.result_limit // _WIDEST_CHARACTER and _bytes(text) > self.result_limit:
             raise ArgumentTooLarge(
                 f"The result of {self.task} is {_bytes(text):,} bytes, above the limit of "

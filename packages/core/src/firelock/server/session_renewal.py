@@ -19,7 +19,7 @@ from firelock.errors import StorageError, StorageUnavailable
 from firelock.hookspecs import ServerInfo
 from firelock.ids import new_id
 from firelock.plugins import installed_version
-from firelock.server.shared_memory import ChildMemory
+from firelock.server.shared_memory import ChildMemory, Report
 from firelock.settings import Settings
 from firelock.storage import NewSession, Renewal, Storage, Taken
 
@@ -85,7 +85,7 @@ class SessionRenewal:
         asked_at = time.monotonic()
         self._storage.begin_session(session)
         with self._lock:
-            self._sessions[session.id] = _RenewedSession(session.id, memory)
+            self._sessions[session.id] = _RenewedSession(session.id, memory, memory.last_report())
         memory.begin_session()  # before the grant, which is not for what was claimed for a former session
         memory.grant(self._right_from(asked_at))
         return session.id
@@ -183,15 +183,15 @@ class SessionRenewal:
 class _RenewedSession:
     id: str
     memory: ChildMemory
-    told_at: float = 0.0  # when the child made the report that was told last, in monotonic seconds
-    told_cpu: float = 0.0  # what it said of its time on processors
+    told: Report  # what its child had reported when that was told last
     cpu_percent: float = 0.0  # of one processor, between the last two reports that were told
 
     def renewal(self, state: str) -> Renewal:
         """Return the session's wish to live on, with what its child last reported."""
-        at, spent = self.memory.reported_at, self.memory.cpu_seconds
-        if at > self.told_at:
-            if self.told_at:
-                self.cpu_percent = max(0.0, 100 * (spent - self.told_cpu) / (at - self.told_at))
-            self.told_at, self.told_cpu = at, spent
-        return Renewal(self.id, self.memory.busy, state, self.memory.rss_bytes, self.cpu_percent)
+        report, told = self.memory.last_report(), self.told
+        if report.at > told.at:
+            if told.at:
+                spent = report.cpu_seconds - told.cpu_seconds
+                self.cpu_percent = max(0.0, 100 * spent / (report.at - told.at))
+            self.told = report
+        return Renewal(self.id, report.busy, state, report.rss_bytes, self.cpu_percent)

@@ -7,8 +7,8 @@ nothing in it needs an orderly end.
 The memory belongs to no file: a full or read-only disk cannot take it away. A child is another program, so it
 gets the memory as a descriptor, and gives it its size once it knows how many workers it has.
 
-Layout, little-endian: right to run (monotonic ns) · last report (monotonic ns) · busy workers · number of the
-session · time on processors (ns) · memory (bytes), then 40 bytes a worker: the id of its job, or zeros.
+Layout, little-endian: right to run (monotonic ns) · number of the session · last report (monotonic ns) · busy
+workers · time on processors (ns) · memory (bytes), then 40 bytes a worker: the id of its job, or zeros.
 """
 
 from __future__ import annotations
@@ -19,12 +19,15 @@ import secrets
 import struct
 import time
 
+import attrs
+
 from firelock.errors import ConfigurationError
 
 __all__ = ["ChildMemory", "share_memory"]
 
 _WORD = struct.Struct("<q")
-_RIGHT, _REPORT, _BUSY, _SESSION, _CPU, _RSS = range(0, 48, 8)
+_REPORT = struct.Struct("<qqqq")
+_RIGHT, _SESSION, _REPORTED = 0, 8, 16
 _HEAD = 48
 _WIDTH = 40
 _ID = 36
@@ -56,6 +59,16 @@ def _open_shared_memory() -> int:
     descriptor: int = _posixshmem.shm_open(name, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
     _posixshmem.shm_unlink(name)
     return descriptor
+
+
+@attrs.frozen
+class Report:
+    """What a child last said of itself."""
+
+    at: float  # in monotonic seconds; 0 before the first
+    busy: int  # workers that run a job
+    cpu_seconds: float  # time on processors since its process began
+    rss_bytes: int  # its memory; 0 where the system does not tell it
 
 
 class ChildMemory:
@@ -136,41 +149,20 @@ class ChildMemory:
     # ---- being alive -------------------------------------------------------------------------------------
 
     def report(self, busy: int, *, cpu_seconds: float = 0.0, rss_bytes: int = 0) -> None:
-        """The child lives, so many of its workers are busy, and its process takes so much.
+        """The child lives, so many of its workers are busy, and its process takes so much."""
+        _REPORT.pack_into(
+            self._memory, _REPORTED, time.monotonic_ns(), busy, int(cpu_seconds * _NANO), rss_bytes
+        )
 
-        Args:
-            busy: workers that run a job.
-            cpu_seconds: time on processors since the process began.
-            rss_bytes: its memory; 0 where the system does not tell it.
-        """
-        self._write(_BUSY, busy)
-        self._write(_CPU, cpu_seconds * _NANO)
-        self._write(_RSS, rss_bytes)
-        self._write(_REPORT, time.monotonic_ns())
-
-    @property
-    def busy(self) -> int:
-        """How many workers were busy at the last report."""
-        return self._read(_BUSY)
-
-    @property
-    def cpu_seconds(self) -> float:
-        """How long the process has been on processors, as it last reported."""
-        return self._read(_CPU) / _NANO
-
-    @property
-    def rss_bytes(self) -> int:
-        """How much memory the process had at the last report; 0 where nobody can tell."""
-        return self._read(_RSS)
-
-    @property
-    def reported_at(self) -> float:
-        """When the last report was made, in monotonic seconds; 0 before the first."""
-        return self._read(_REPORT) / _NANO
+    def last_report(self) -> Report:
+        """Return the last report; all zeros before the first."""
+        at, busy, cpu, rss = _REPORT.unpack_from(self._memory, _REPORTED)
+        return Report(at / _NANO, busy, cpu / _NANO, rss)
 
     def silence(self) -> float:
         """Return the seconds since the last report; 0 before the first."""
-        return time.monotonic() - self.reported_at if self.reported_at else 0.0
+        at = self.last_report().at
+        return time.monotonic() - at if at else 0.0
 
     # ---- who runs what -----------------------------------------------------------------------------------
 
