@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-__all__ = ["in_thread", "twin"]
-
 S = TypeVar("S")
 P = ParamSpec("P")
 R = TypeVar("R")

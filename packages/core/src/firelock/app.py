@@ -43,10 +43,6 @@ from firelock.text import shown
 if TYPE_CHECKING:
     from firelock.serializer import JsonValue
 
-__all__ = [
-    "Firelock",
-]
-
 if TYPE_CHECKING:
     from typing import final
 

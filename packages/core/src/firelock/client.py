@@ -46,14 +46,6 @@ if TYPE_CHECKING:
     from firelock.task import Registry
     from firelock.values import JobRecord, Transition
 
-__all__ = [
-    "CHUNK",
-    "Client",
-    "GroupCommit",
-    "Results",
-    "StorageAccess",
-]
-
 log = logging.getLogger(__name__)
 
 RELEASE_LIMIT = 1_000

@@ -13,8 +13,6 @@ from typing import Protocol
 
 from firelock.errors import ScheduleError, StorageUnavailable
 
-__all__ = ["SECOND", "StorageClock", "from_micros", "micros", "span_micros"]
-
 SECOND = 1_000_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICRO = timedelta(microseconds=1)

@@ -22,18 +22,6 @@ from firelock.values import ClaimedJob, LogLine, Progress
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = [
-    "LEVELS",
-    "Console",
-    "JobCancelled",
-    "JobContext",
-    "Snooze",
-    "check_level",
-    "check_progress",
-    "current_job",
-    "running_job",
-]
-
 running_job: ContextVar[JobContext] = ContextVar("firelock_running_job")
 
 

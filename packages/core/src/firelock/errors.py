@@ -4,34 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-__all__ = [
-    "ArgumentError",
-    "ArgumentTooLarge",
-    "ConfigurationError",
-    "DuplicateTask",
-    "FirelockError",
-    "FormError",
-    "JobConflict",
-    "JobDeleted",
-    "JobFailed",
-    "JobNotCommitted",
-    "JobNotFound",
-    "LockLost",
-    "LockTimeout",
-    "PluginError",
-    "ResultTimeout",
-    "ResultUnavailable",
-    "ScheduleError",
-    "SchemaMismatch",
-    "SignatureMismatch",
-    "StorageError",
-    "StorageUnavailable",
-    "TaskError",
-    "UnknownScheme",
-    "UnknownTask",
-    "UnsupportedFeature",
-]
-
 
 class FirelockError(Exception):
     """Root of every error that Firelock raises on purpose."""

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from firelock.storage import Storage
     from firelock.values import ClaimedJob, NewJob, Settled, Transition
 
-__all__ = ["PROJECT", "Command", "ServerInfo", "TaskCall", "hookimpl", "hookspec"]
-
 PROJECT = "firelock"
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)

@@ -9,8 +9,6 @@ import threading
 import time
 import uuid
 
-__all__ = ["derived_id", "is_id", "is_newest_first_key", "new_id", "new_ids", "newest_first_key"]
-
 _NAMESPACE = uuid.UUID("5b1f0d0e-6f3a-7c54-9d5e-f17e10c4a000")
 _HEX = frozenset("0123456789abcdef")
 _DASHES = (8, 13, 18, 23)

@@ -42,17 +42,6 @@ if TYPE_CHECKING:
     from firelock.storage import Storage
     from firelock.values import Transition
 
-__all__ = [
-    "FailedAttempt",
-    "Job",
-    "JobLogLine",
-    "JobProgress",
-    "JobStep",
-    "Observation",
-    "as_datetime",
-    "reads",
-]
-
 P = ParamSpec("P")
 R = TypeVar("R", covariant=True)
 R2 = TypeVar("R2")

@@ -15,36 +15,6 @@ import attrs
 
 from firelock.values import ClaimedJob, ErrorInfo, HistoryEntry, Holder, On, State, Transition
 
-__all__ = [
-    "ALLOWED",
-    "CRASH_LIMIT",
-    "HELD",
-    "HISTORY_LIMIT",
-    "RESTORABLE",
-    "Former",
-    "Retention",
-    "Upkeep",
-    "awaiting_reason",
-    "bounded_history",
-    "continuation_target",
-    "crashed_alone",
-    "delete",
-    "deleted_by_policy",
-    "failed",
-    "former",
-    "handed_back",
-    "is_legal",
-    "requeue",
-    "reschedule",
-    "restore",
-    "retried",
-    "snoozed",
-    "succeeded",
-    "undecodable",
-    "unknown_task",
-    "waiting_reason",
-]
-
 CRASH_LIMIT = 3
 HISTORY_LIMIT = 100
 _HISTORY_HEAD = HISTORY_LIMIT // 2

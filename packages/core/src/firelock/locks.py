@@ -20,8 +20,6 @@ from firelock.errors import ConfigurationError, LockLost, LockTimeout, StorageEr
 from firelock.ids import new_id
 from firelock.text import shown
 
-__all__ = ["Lock", "LockKeeper", "LockProvider"]
-
 log = logging.getLogger(__name__)
 
 _NAME_LIMIT = 200

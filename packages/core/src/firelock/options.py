@@ -16,22 +16,6 @@ from firelock.retry import Retry, RetryPolicy
 from firelock.text import shown
 from firelock.values import On
 
-__all__ = [
-    "NO_OPTIONS",
-    "Call",
-    "CallOptions",
-    "Executor",
-    "OnRisk",
-    "TaskInfo",
-    "check_priority",
-    "check_queue",
-    "check_retry",
-    "to_aliases",
-    "to_choice",
-    "to_tags",
-    "to_timeout_seconds",
-]
-
 Choice = TypeVar("Choice", bound=StrEnum)
 
 _QUEUE = re.compile(r"[a-z0-9_.-]{1,64}\Z")

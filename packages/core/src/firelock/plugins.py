@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from firelock.serializer import Serializer
     from firelock.values import ClaimedJob, NewJob, Settled, Transition
 
-__all__ = ["PluginInfo", "Plugins", "check_contract", "installed_version", "open_storage"]
-
 log = logging.getLogger(__name__)
 
 _SELECTION = "FIRELOCK_PLUGINS"

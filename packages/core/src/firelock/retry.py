@@ -17,17 +17,6 @@ from firelock.errors import ConfigurationError
 from firelock.text import message_of, printable, shorten, shown
 from firelock.values import ClaimedJob
 
-__all__ = [
-    "DEFAULT_WAITS",
-    "DecisionKind",
-    "OnExceeded",
-    "Retry",
-    "RetryDecision",
-    "RetryPolicy",
-    "describe_error",
-    "retry_reason",
-]
-
 Span = timedelta | float  # a number is seconds
 ExceptionKind = type[BaseException] | str  # a text is "module.Name", the module being the one that defines it
 

@@ -15,8 +15,6 @@ from firelock.settings import Settings
 from firelock.storage import Storage
 from firelock.task import Registry
 
-__all__ = ["Runtime", "ServedApp"]
-
 
 @attrs.frozen
 class Runtime:

@@ -11,8 +11,6 @@ from typing import Any, ClassVar, Final, NoReturn, TypeAlias, cast
 
 from firelock.errors import ArgumentError, ConfigurationError
 
-__all__ = ["MAX_DEPTH", "JsonSerializer", "JsonValue", "Misfit", "Serializer", "check_json"]
-
 JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, JsonValue] | None"
 
 MAX_DEPTH: Final = 64

@@ -13,8 +13,6 @@ import attrs
 from firelock.errors import ConfigurationError
 from firelock.lifecycle import Retention
 
-__all__ = ["Settings"]
-
 _DAY = 86_400.0
 _MICROS = 1_000_000
 

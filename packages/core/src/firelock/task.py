@@ -36,15 +36,6 @@ if TYPE_CHECKING:
     from firelock.recurring_job import RecurringJob
     from firelock.settings import Settings
 
-__all__ = [
-    "AsyncContextTask",
-    "AsyncTask",
-    "ContextTask",
-    "Registry",
-    "Task",
-    "TaskVerbs",
-]
-
 P = ParamSpec("P")
 R = TypeVar("R", covariant=True)
 

@@ -2,17 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = [
-    "age",
-    "clock_time",
-    "isoformat",
-    "message_of",
-    "printable",
-    "shorten",
-    "shown",
-    "span",
-]
-
 _SECOND = 1_000_000
 _UNITS = ((86_400, "d"), (3_600, "h"), (60, "m"))
 _TENTH, _FEW = 0.1, 10

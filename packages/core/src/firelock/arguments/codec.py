@@ -23,20 +23,6 @@ import attrs
 from firelock.errors import TaskError
 from firelock.serializer import Misfit
 
-__all__ = [
-    "EXACT_TYPES",
-    "SCALARS",
-    "Codec",
-    "Coder",
-    "describe",
-    "is_record",
-    "is_union",
-    "json_coder",
-    "json_coder_for",
-    "mismatch",
-    "unwrap",
-]
-
 Coder: TypeAlias = Callable[[object], object]
 """One side of a codec: returns the value's other form, or raises Misfit."""
 

@@ -43,8 +43,6 @@ from firelock.arguments.codec import EXACT_TYPES, SCALARS, Codec, describe, is_r
 from firelock.arguments.refusals import refusal
 from firelock.serializer import Misfit, check_json
 
-__all__ = ["converted_codec", "strict_converter"]
-
 _Structure: TypeAlias = Callable[[Any, Any], object]
 _Unstructure: TypeAlias = Callable[[Any], object]
 

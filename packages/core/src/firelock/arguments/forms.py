@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from firelock.arguments.signature import Binder
     from firelock.serializer import JsonValue
 
-__all__ = ["FieldKind", "Parameter", "parameters_of", "texts_of", "typed_arguments"]
-
 
 class FieldKind(StrEnum):
     """What is asked for, and how its text is read."""

@@ -16,8 +16,6 @@ import attrs
 
 from firelock.arguments.codec import is_record
 
-__all__ = ["Refusal", "advice_for", "find_refused", "refusal"]
-
 
 @attrs.frozen
 class Refusal:

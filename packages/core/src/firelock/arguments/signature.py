@@ -49,17 +49,6 @@ from firelock.serializer import JsonValue, Misfit, Serializer, check_json
 if TYPE_CHECKING:
     from cattrs import Converter
 
-__all__ = [
-    "Binder",
-    "LargeArgumentsWarning",
-    "Signature",
-    "check_callable",
-    "compile_binder",
-    "make_converter",
-    "signature_of",
-    "takes_context",
-]
-
 _WIDEST_CHARACTER: Final = 4
 """Bytes of UTF-8: text of fewer than a quarter of the limit's characters needs no counting."""
 _LONGEST_DEFAULT: Final = 80  # characters of a default that a signature shows

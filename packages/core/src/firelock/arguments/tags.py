@@ -10,8 +10,6 @@ from typing import Final
 from firelock.errors import ArgumentError, TaskError
 from firelock.serializer import JsonValue
 
-__all__ = ["MAX_TAGS", "MAX_TAG_LENGTH", "check_tag_templates", "format_tags"]
-
 MAX_TAGS: Final = 20
 MAX_TAG_LENGTH: Final = 100
 

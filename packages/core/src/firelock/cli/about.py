@@ -13,8 +13,6 @@ from firelock.cli.source import open_app
 if TYPE_CHECKING:
     from firelock.plugins import Plugins
 
-__all__ = ["configure_dashboard", "configure_plugins", "configure_version"]
-
 _DISTRIBUTIONS = ("firelock", "firelock-sql", "firelock-redis", "firelock-dashboard")
 
 

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from firelock.recurring_job import RecurringRecord
     from firelock.values import JobRecord
 
-__all__ = ["answer_of", "job_answer", "json_text", "recurring_answer", "server_answer"]
-
 
 def answer_of(value: object) -> object:
     """Return a frozen value as JSON can hold it."""

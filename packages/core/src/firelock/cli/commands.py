@@ -10,17 +10,6 @@ from typing import TYPE_CHECKING, NoReturn
 if TYPE_CHECKING:
     from firelock.cli.screen import Screen
 
-__all__ = [
-    "Exit",
-    "Parser",
-    "Problem",
-    "add_command",
-    "add_common",
-    "add_group",
-    "describe",
-    "whole",
-]
-
 _DIGITS = 10
 
 

@@ -45,8 +45,6 @@ if TYPE_CHECKING:
     from firelock.hookspecs import Command
     from firelock.job import Job
 
-__all__ = ["Act", "Happened", "LiveView", "Moment", "PlainView", "Story", "configure", "show_summary"]
-
 _APP = "firelock.cli.demo_shop:fire"
 _SHORTEST, _LONGEST, _USUAL = 3.0, 600.0, 8.0
 _LOOK_EVERY = 0.15

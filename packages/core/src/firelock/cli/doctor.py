@@ -14,8 +14,6 @@ from firelock.cli.source import has_source, open_app, project_table
 if TYPE_CHECKING:
     from firelock.control.doctor import Diagnosis
 
-__all__ = ["configure"]
-
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """The parser takes what the command can be told."""

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
     _Apply = Callable[[Sequence[str]], list[Applied]]
 
-__all__ = ["configure"]
-
 _STATES = (
     State.ENQUEUED, State.PROCESSING, State.SCHEDULED, State.AWAITING, State.FAILED, State.SUCCEEDED,
     State.DELETED,

@@ -14,8 +14,6 @@ from firelock.storage import SqlSchema
 if TYPE_CHECKING:
     from firelock.app import Firelock
 
-__all__ = ["configure"]
-
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """The parser takes what the command can be told."""

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from firelock.cli.commands import Commands
     from firelock.hookspecs import Command
 
-__all__ = ["main", "read_command"]
-
 # What each command is for, and the function that declares it, whose module is loaded for this command alone.
 _OWN = {
     "server": ("Run jobs until told to stop.", "servers.configure_server"),

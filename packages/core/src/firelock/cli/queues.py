@@ -13,8 +13,6 @@ from firelock.cli.source import connected
 if TYPE_CHECKING:
     from firelock.control.queues import QueueView
 
-__all__ = ["configure"]
-
 _COLUMNS = (
     Column("QUEUE", is_whole=True),
     Column("ENQUEUED", is_number=True),

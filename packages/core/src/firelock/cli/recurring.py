@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from firelock.app import Firelock
     from firelock.recurring_job import RecurringJob
 
-__all__ = ["all_recurring", "configure"]
-
 _COLUMNS = (
     Column("ID", is_whole=True),
     Column("TASK"),

@@ -13,18 +13,6 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-__all__ = [
-    "STATE_STYLES",
-    "Cell",
-    "Column",
-    "Piece",
-    "Screen",
-    "state_cell",
-    "visible",
-    "visible_lines",
-    "width",
-]
-
 STATE_STYLES = {
     "awaiting": "magenta",
     "scheduled": "cyan",

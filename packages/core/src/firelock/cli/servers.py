@@ -14,8 +14,6 @@ from firelock.text import age
 if TYPE_CHECKING:
     from firelock.control.servers import ServerView
 
-__all__ = ["configure", "configure_server"]
-
 
 def configure_server(parser: argparse.ArgumentParser) -> None:
     """The parser takes what the command can be told."""

@@ -17,8 +17,6 @@ from firelock.cli.commands import Exit, Problem
 if TYPE_CHECKING:
     from firelock.app import Firelock
 
-__all__ = ["app_spec", "connected", "has_source", "open_app", "project_table", "table_in_environment"]
-
 _PROJECT = Path("pyproject.toml")
 _PLACES = ("storage", "app")
 _VARIABLE = "FIRELOCK_STORAGE"

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from firelock.serializer import JsonValue
     from firelock.storage import Record
 
-__all__ = ["KEPT", "PRUNES_EVERY", "Audit", "AuditEntry", "AuditPage"]
-
 KEPT = 10_000
 PRUNES_EVERY = 250  # entries of all processes together, between two looks at what is too old
 _KIND, _COUNT = "audit", "audit_count"

@@ -29,20 +29,6 @@ if TYPE_CHECKING:
     from firelock.locks import Lock
     from firelock.values import Transition
 
-__all__ = [
-    "FIRST_IDS",
-    "KEPT",
-    "ChunkDone",
-    "Operation",
-    "OperationPage",
-    "Operations",
-    "Outcome",
-    "Status",
-    "Verb",
-    "read_operation",
-    "write_operation",
-]
-
 FIRST_IDS = 10
 _INSTANTS = ("started_at", "updated_at", "ended_at")
 

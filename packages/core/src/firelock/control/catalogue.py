@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from firelock.options import TaskInfo
     from firelock.serializer import JsonValue
 
-__all__ = ["Catalogue", "TaskEntry", "tell_tasks"]
-
 log = logging.getLogger(__name__)
 
 _KIND = "task"

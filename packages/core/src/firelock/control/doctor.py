@@ -22,21 +22,6 @@ from firelock.values import JobRecord, On, State
 if TYPE_CHECKING:
     from firelock.runtime import Runtime
 
-__all__ = [
-    "LONG_WAIT",
-    "Diagnosis",
-    "Sight",
-    "check_all",
-    "check_clock",
-    "check_running",
-    "check_schema",
-    "diagnose",
-    "host_clock",
-    "lacks_serializer",
-    "lacks_task",
-    "look",
-]  # fmt: skip
-
 _MICROS = 1_000_000
 _WIDEST_SKEW = 2 * _MICROS
 LONG_WAIT = 600 * _MICROS  # of the first job of a queue

@@ -38,8 +38,6 @@ from firelock.values import JobRecord, NewJob, State, Transition
 if TYPE_CHECKING:
     from firelock.client import Client
 
-__all__ = ["JobCounts", "JobPage", "Jobs"]
-
 _StateName = Literal["awaiting", "scheduled", "enqueued", "processing", "succeeded", "failed", "deleted"]
 
 _CHUNK = 500

@@ -11,8 +11,6 @@ from firelock.text import shown
 if TYPE_CHECKING:
     from firelock.storage import Record, Storage
 
-__all__ = ["PAGE_LIMIT", "check_limit", "newest_records"]
-
 PAGE_LIMIT = 500
 
 

@@ -18,8 +18,6 @@ from firelock.values import State
 if TYPE_CHECKING:
     from firelock.client import Client
 
-__all__ = ["QueueView", "Queues"]
-
 
 @attrs.frozen
 class QueueView:

@@ -17,8 +17,6 @@ from firelock.storage import SessionRecord
 if TYPE_CHECKING:
     from firelock.client import Client
 
-__all__ = ["ServerState", "ServerView", "Servers", "heard_at", "is_stale"]
-
 _MICROS = 1_000_000
 _STALE_AFTER = 0.6  # of the session's timeout: at least three renewals fit into it
 

@@ -17,26 +17,6 @@ import attrs
 
 from firelock.errors import ScheduleError
 
-__all__ = [
-    "LENGTH_LIMIT",
-    "MACROS",
-    "MONTHS",
-    "CronFields",
-    "DayRule",
-    "LastDay",
-    "LastWeekday",
-    "LastWorkday",
-    "MonthShape",
-    "NearestWorkday",
-    "NthWeekday",
-    "days_in",
-    "describe_fields",
-    "parse_fields",
-    "shape_of",
-    "shapes_of",
-    "tidy",
-]
-
 LENGTH_LIMIT = 256
 MACROS = {
     "@yearly": "0 0 1 1 *",

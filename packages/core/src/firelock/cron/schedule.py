@@ -13,19 +13,6 @@ from firelock.cron.grammar import describe_fields, parse_fields, tidy
 from firelock.cron.timezones import Timetable, WallTimes, find_zone
 from firelock.errors import ScheduleError
 
-__all__ = [
-    "Cron",
-    "Every",
-    "Firing",
-    "Misfire",
-    "Overlap",
-    "Schedule",
-    "due_instants",
-    "parse_schedule",
-    "schedule_from_json",
-    "schedule_to_json",
-]
-
 _MISFIRE_LIMIT_MAX = 10_000
 _YEARS = (1900, 9000)
 

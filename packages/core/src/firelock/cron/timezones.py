@@ -19,8 +19,6 @@ import attrs
 from firelock.cron.grammar import MONTHS, CronFields, days_in, shape_of
 from firelock.errors import ScheduleError
 
-__all__ = ["SEARCH_YEARS", "Timetable", "WallTimes", "find_zone"]
-
 _SECOND = timedelta(seconds=1)
 # Since 1900 no zone has changed twice within 3.9 days, and none was put back by more than 23 hours. The first
 # bounds how far apart two looks at the offset may be, the second how far ahead wall times may repeat.

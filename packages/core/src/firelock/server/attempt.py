@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from firelock.options import TaskInfo
     from firelock.runtime import Runtime
 
-__all__ = ["CancelKind", "EndedRun", "JobRunner", "ProcessDied", "ProcessState", "Run"]
-
 log = logging.getLogger(__name__)
 failures = logging.getLogger("firelock.jobs")  # a name of its own, so that people can tune these lines alone
 

@@ -31,8 +31,6 @@ from firelock.values import Holder
 if TYPE_CHECKING:
     from firelock.runtime import Runtime
 
-__all__ = ["Child", "check_runnable"]
-
 log = logging.getLogger("firelock.server.child")  # also where this module is the program
 
 _PROGRAM = "firelock"

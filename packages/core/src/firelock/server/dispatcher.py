@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from firelock.runtime import Runtime
     from firelock.server.upkeep import ChildUpkeep, MinuteRollups
 
-__all__ = ["ClaimAhead", "Dispatcher", "QueueChoice", "parse_queues"]
-
 log = logging.getLogger(__name__)
 
 _FLUSH_WAIT = 0.010  # an end waits at most this long for company

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from firelock.runtime import ServedApp
     from firelock.task import Registry
 
-__all__ = ["EmbeddedServer", "locate_app"]
-
 log = logging.getLogger(__name__)
 
 _BEGIN_AGAIN = 1.0  # seconds between two tries to begin a session

@@ -11,8 +11,6 @@ from pathlib import Path
 from firelock.text import message_of, printable, shorten
 from firelock.values import ErrorInfo
 
-__all__ = ["describe_failure", "failure_of_text"]
-
 _MESSAGE_LIMIT = 1_000
 _TRACEBACK_LIMIT = 16 * 1024
 _CHAIN_LIMIT = 10

@@ -47,8 +47,6 @@ if TYPE_CHECKING:
     from firelock.options import TaskInfo
     from firelock.runtime import Runtime
 
-__all__ = ["JobProcess", "JobProcessPool", "JobProcessSpec", "running_script"]
-
 log = logging.getLogger(__name__)
 
 

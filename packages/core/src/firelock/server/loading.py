@@ -21,12 +21,6 @@ from firelock.client import Client
 from firelock.errors import ConfigurationError
 from firelock.runtime import ServedApp
 
-__all__ = [
-    "load_app",
-    "load_in_job_process",
-    "load_module",
-]
-
 _OF_DJANGO = ("AppRegistryNotReady", "ImproperlyConfigured")  # what it raises before it is set up
 _PACKAGE = str(Path(__file__).parents[1])
 _REMEDY = (

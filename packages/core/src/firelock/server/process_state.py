@@ -8,14 +8,6 @@ import os
 import signal
 import sys
 
-__all__ = [
-    "describe_exit",
-    "die_with_parent",
-    "enable_loggers",
-    "keep_streams_open",
-    "log_to_stderr",
-]
-
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 

@@ -23,8 +23,6 @@ from firelock.server.shared_memory import ChildMemory, Report
 from firelock.settings import Settings
 from firelock.storage import NewSession, Renewal, Storage, Taken
 
-__all__ = ["SessionRenewal"]
-
 log = logging.getLogger(__name__)
 
 _MARGIN_SECONDS, _MARGIN_SHARE = 1.0, 0.02

@@ -33,8 +33,6 @@ from firelock.server.shared_memory import ChildMemory, share_memory
 from firelock.settings import Settings
 from firelock.storage import Feature, Storage
 
-__all__ = ["ChildOptions", "ServerOptions", "Supervisor"]
-
 log = logging.getLogger(__name__)
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_UNREACHABLE = 0, 1, 2, 3

@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from firelock.runtime import Runtime
     from firelock.server.workers import WorkerContext, Workers
 
-__all__ = ["ChildUpkeep", "MinuteRollups"]
-
 log = logging.getLogger(__name__)
 
 _BATCH = 1_000

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from firelock.options import TaskInfo
     from firelock.task import Registry
 
-__all__ = ["FULL_PAUSE", "ClaimedRun", "DispatcherInbox", "WorkerContext", "Workers", "thread_count"]
-
 log = logging.getLogger(__name__)
 
 FLUSH_SIZE = 100  # ends that are worth a round trip of their own
