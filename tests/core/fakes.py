@@ -10,6 +10,7 @@ from collections import defaultdict, deque
 
 import attrs
 
+from firelock import hookimpl
 from firelock.context import Console
 from firelock.memory import MemoryStorage
 from firelock.server.attempt import EndedRun, JobRunner
@@ -31,6 +32,11 @@ def until(is_so, seconds=DEADLINE):
 def unmeasured():
     """The environment, less what has a process measure its coverage: that loads modules of its own."""
     return {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
+
+
+def plugin(**hooks):
+    """A plugin with these functions as its hooks."""
+    return type("Plugin", (), {name: staticmethod(hookimpl(hook)) for name, hook in hooks.items()})()
 
 
 @attrs.frozen

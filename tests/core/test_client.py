@@ -8,7 +8,7 @@ from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
 
 import pytest
 
-from firelock import Firelock, Retry, hookimpl
+from firelock import Firelock, Retry
 from firelock.clock import micros
 from firelock.errors import (
     ArgumentError,
@@ -22,7 +22,7 @@ from firelock.errors import (
     UnknownScheme,
 )
 from firelock.values import Edge, On, State
-from tests.core.fakes import FailingStorage, Failure
+from tests.core.fakes import FailingStorage, Failure, plugin
 
 LATER = datetime(2090, 11, 24, 12, tzinfo=UTC)
 
@@ -442,33 +442,14 @@ def test_only_a_task_continues(mail, fire, what):
 # ---- plugins ---------------------------------------------------------------------------------------------
 
 
-def app(*plugins):
-    """An app with these plugins, and a task."""
-    fire = Firelock("memory://", plugins=list(plugins))
-    return fire, fire.task(name="plain", queue="mail")(send)
-
-
-def choosing(**options):
-    """A plugin that chooses these options for every call."""
-
-    class Choosing:
-        @hookimpl
-        def job_options(self, task, call):
-            return options
-
-    return Choosing
-
-
 def test_a_caller_s_instant_wins_over_a_plugin_s_delay():
     """Delay and instant are two ways to say one thing."""
-    fire, task = app(choosing(delay=300))
-
-    with fire:
+    with Firelock("memory://", plugins=[plugin(job_options=lambda: {"delay": 300})]) as fire:
+        task = fire.task(name="plain")(send)
         jobs = [task.schedule(LATER, "a"), task.schedule(5, "a"), task.enqueue("a")]
 
-    assert [LATER, True, True] == [
-        jobs[0].due_at, jobs[1].due_at < jobs[2].due_at, jobs[2].state is State.SCHEDULED
-    ]  # fmt: skip
+    assert (LATER, State.SCHEDULED) == (jobs[0].due_at, jobs[2].state)
+    assert jobs[1].due_at < jobs[2].due_at
 
 
 # ---- the app ---------------------------------------------------------------------------------------------
@@ -536,16 +517,12 @@ def test_a_storage_that_cannot_be_opened_leaves_the_former_one(storage):
 
 
 def test_other_locks_stay_when_the_storage_changes():
-    """A provider of its own is not replaced."""
+    """What was named by locks= is apart from the storage."""
     with Firelock("memory://one") as locks:
-
-        class Elsewhere:
-            @hookimpl
-            def register_lock_providers(self):
-                return {"elsewhere": lambda url: locks.storage}
-
-        with Firelock("memory://", locks="elsewhere://", plugins=[Elsewhere]) as fire:
+        elsewhere = plugin(register_lock_providers=lambda: {"elsewhere": lambda url: locks.storage})
+        with Firelock("memory://", locks="elsewhere://", plugins=[elsewhere]) as fire:
             fire.use_storage("memory://two")
+
             with fire.lock("x"):
                 assert locks.storage.get_record("lock", "x") is not None
 

@@ -28,17 +28,11 @@ from firelock import (
     Serializer,
     Snooze,
     State,
-    hookimpl,
     hookspec,
 )
 from firelock.memory import MemoryStorage
 from firelock.plugins import Plugins
-from tests.core.fakes import until
-
-
-def plugin(**hooks):
-    """An object that implements these hooks."""
-    return type("Plugin", (), {name: staticmethod(hookimpl(hook)) for name, hook in hooks.items()})()
+from tests.core.fakes import plugin, until
 
 
 @pytest.fixture
@@ -284,73 +278,38 @@ def test_job_context_is_entered_around_the_run(make_app):
     assert ["enter outer step 1", "enter inner", "run", "leave inner", "leave outer step 1"] == steps
 
 
-class Connections:
-    """A stand-in for a registry with a connection a thread, as web frameworks have; it notes what is done."""
-
-    def __init__(self):
-        self._local = threading.local()
-        self.open = {}  # by thread
-
-    def use(self):
-        """The thread's connection is open."""
-        self.open[threading.get_ident()] = self._local.connection = object()
-
-    def close(self):
-        """The connection of the very thread that calls is closed; another's cannot be."""
-        if getattr(self._local, "connection", None) is not None:
-            self._local.connection = None
-            del self.open[threading.get_ident()]
-
-
-def closing(connections):
-    """A plugin that closes the connections around each job."""
-
-    @contextmanager
-    def context():
-        connections.close()
-        try:
-            yield
-        finally:
-            connections.close()
-
-    return plugin(job_context=lambda: context())  # noqa: PLW0108 - pluggy goes by the name
-
-
-def overrun(job):
-    until(lambda: job.cancelled)
-    job.raise_if_cancelled()
-
-
 @pytest.mark.parametrize("is_async", [False, True], ids=["def", "async def"])
 @pytest.mark.parametrize("end", ["returns", "raises", "runs out of time", "is deleted"])
 def test_job_context_closes_what_the_job_has_opened_in_its_thread(make_app, is_async, end):
-    """However the job ends: a thread's connections are closed in that thread."""
-    connections, opened = Connections(), threading.Event()
-    app = make_app(closing(connections))
+    """However the job ends: connections of a thread, as of web frameworks, are closed in that thread."""
+    connections, opened = {}, threading.Event()
 
-    def work(job):
-        connections.use()
+    @contextmanager
+    def context():
+        try:
+            yield
+        finally:
+            connections.pop(threading.get_ident(), None)
+
+    def work(job: JobContext) -> None:
+        connections[threading.get_ident()] = object()
         opened.set()
         if end == "raises":
             raise ValueError(end)
-        if end != "returns":
-            overrun(job)
+        until(lambda: end == "returns" or job.cancelled)
+        job.raise_if_cancelled()
 
     async def awork(job: JobContext) -> None:
-        connections.use()
+        connections[threading.get_ident()] = object()
         opened.set()
         if end == "raises":
             raise ValueError(end)
         if end != "returns":
             await asyncio.Event().wait()
 
-    def in_thread(job: JobContext) -> None:
-        work(job)
-
-    task = app.task(
-        name="work", retry=Retry.never(), timeout=0.05 if end == "runs out of time" else None
-    )(awork if is_async else in_thread)  # fmt: skip
-
+    app = make_app(plugin(job_context=lambda: context()))  # noqa: PLW0108 - pluggy goes by the name
+    timeout = 0.05 if end == "runs out of time" else None
+    task = app.task(name="work", retry=Retry.never(), timeout=timeout)(awork if is_async else work)
     with app.server(workers=1, async_workers=1):
         job = task.enqueue()
         assert opened.wait(30)
@@ -359,7 +318,7 @@ def test_job_context_closes_what_the_job_has_opened_in_its_thread(make_app, is_a
         with suppress(JobFailed, JobDeleted):
             job.result(timeout=30)
 
-    assert {} == connections.open
+    assert {} == connections
 
 
 def test_job_context_that_raises_fails_the_attempt(make_app):

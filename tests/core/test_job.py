@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from firelock import Firelock, Retry, hookimpl
+from firelock import Firelock, Retry
 from firelock.errors import (
     JobConflict,
     JobDeleted,
@@ -24,7 +24,7 @@ from firelock.errors import (
 from firelock.memory import MemoryStorage
 from firelock.serializer import JsonSerializer
 from firelock.values import State
-from tests.core.fakes import FailingStorage, Worker
+from tests.core.fakes import FailingStorage, Worker, plugin
 
 LATER = datetime(2090, 11, 24, 12, tzinfo=UTC)
 
@@ -380,17 +380,12 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"
 ROT13 = str.maketrans(LETTERS, LETTERS[13:] + LETTERS[:13])
 
 
-class Rotating:
-    """Offers it."""
-
-    @hookimpl
-    def register_serializers(self):
-        return {"rot13": Rot13()}
+ROTATING = plugin(register_serializers=lambda: {"rot13": Rot13()})
 
 
 def test_every_result_goes_through_its_job_s_serializer():
     """None as well: what a serializer did not write it cannot read."""
-    with Firelock("memory://", serializer="rot13", plugins=[Rotating]) as fire:
+    with Firelock("memory://", serializer="rot13", plugins=[ROTATING]) as fire:
         jobs = [
             fire.task(name="nothing")(lambda: None).enqueue(),
             fire.task(name="word")(lambda: "word").enqueue(),
@@ -405,7 +400,7 @@ def test_every_result_goes_through_its_job_s_serializer():
 def test_a_result_of_an_uninstalled_serializer_is_unavailable():
     """The message names the serializer that is missing."""
     storage = FailingStorage()
-    writing = Firelock(storage, serializer="rot13", plugins=[Rotating])
+    writing = Firelock(storage, serializer="rot13", plugins=[ROTATING])
     job = writing.task(name="word")(lambda: "word").enqueue()
     Worker(writing).run()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from itertools import product
 
 import attrs
@@ -39,65 +40,24 @@ def claimed(**changes):
     return attrs.evolve(job, **changes)
 
 
-def succeeded(job, **changes):
-    """The end of a run that returned."""
-    given = {"result": "1", "result_absent": None, "expires_at": EXPIRES_AT, **changes}
-    return lifecycle.succeeded(job, HOLDER, at=AT, started_at=STARTED_AT, **given)
-
-
-def retried(job, wait=SECOND):
-    """The end of a run that raised and is tried again."""
-    return lifecycle.retried(
-        job, HOLDER, at=AT, started_at=STARTED_AT, wait=wait, reason="retry", error=ERROR
-    )
-
-
-def failed(job):
-    """The end of a run that raised for the last time."""
-    return lifecycle.failed(
-        job, HOLDER, at=AT, started_at=STARTED_AT, reason="no retries", error=ERROR, expires_at=EXPIRES_AT
-    )  # fmt: skip
-
-
-def deleted_by_policy(job):
-    """The end of a run that raised for the last time, where the policy deletes."""
-    return lifecycle.deleted_by_policy(
-        job, HOLDER, at=AT, started_at=STARTED_AT, reason="given up", error=ERROR, expires_at=EXPIRES_AT
-    )  # fmt: skip
-
-
-def snoozed(job, wait=SECOND):
-    """The end of a run that asked for another time."""
-    return lifecycle.snoozed(job, HOLDER, at=AT, started_at=STARTED_AT, wait=wait, reason="snoozed")
-
-
-def handed_back(job, started_at=STARTED_AT):
-    """The end of a claim that the server gave back."""
-    return lifecycle.handed_back(job, HOLDER, at=AT, started_at=started_at, reason="server stopped")
-
-
-def unknown_task(job, at=AT):
-    """The end of a claim whose task nobody here knows."""
-    return lifecycle.unknown_task(job, HOLDER, at=at)
-
-
-def undecodable(job):
-    """The end of a claim whose arguments cannot be read."""
-    return lifecycle.undecodable(job, HOLDER, at=AT, error=ERROR, expires_at=EXPIRES_AT)
-
-
-def crashed_alone(job):
-    """The end of a run that took its own process along."""
-    return lifecycle.crashed_alone(
-        job, HOLDER, at=AT, started_at=STARTED_AT, reason="signal 9", error=ERROR, expires_at=EXPIRES_AT
-    )  # fmt: skip
-
-
 ENDS = [
-    succeeded, retried, failed, deleted_by_policy, snoozed, handed_back, unknown_task, undecodable,
-    crashed_alone,
+    "succeeded", "retried", "failed", "deleted_by_policy", "snoozed", "handed_back", "unknown_task",
+    "undecodable", "crashed_alone",
 ]  # fmt: skip
-every_end = pytest.mark.parametrize("end", ENDS, ids=lambda end: end.__name__)
+GIVEN = {
+    "at": AT, "started_at": STARTED_AT, "wait": SECOND, "reason": "a reason", "error": ERROR, "result": "1",
+    "result_absent": None, "expires_at": EXPIRES_AT,
+}  # fmt: skip
+
+
+def end_of(job, end, **given):
+    """How the attempt ends, made of what such an end takes."""
+    make = getattr(lifecycle, end)
+    taken = inspect.signature(make).parameters
+    return make(job, HOLDER, **{name: value for name, value in {**GIVEN, **given}.items() if name in taken})
+
+
+every_end = pytest.mark.parametrize("end", ENDS)
 
 
 # ---- where a job may go ----------------------------------------------------------------------------------
@@ -125,7 +85,7 @@ def test_only_a_run_leads_to_success_or_failure():
 @pytest.mark.parametrize("crashes", range(CRASH_LIMIT + 1))
 def test_every_end_of_an_attempt_is_legal(end, crashes):
     """Whatever ends an attempt takes the job where the table allows."""
-    transition = end(claimed(crashes=crashes))
+    transition = end_of(claimed(crashes=crashes), end)
 
     assert all(lifecycle.is_legal(before, transition.to) for before in transition.from_states)
 
@@ -152,12 +112,11 @@ def test_what_operators_ask_for_is_legal(transition):
 @every_end
 def test_an_end_tells_which_attempt_it_ends(end):
     """Its number, its instants and its server; what never ran has not started."""
-    transition = end(claimed(attempt=3, claimed_at=3_000))
+    transition = end_of(claimed(attempt=3, claimed_at=3_000), end)
 
-    started = None if end in (unknown_task, undecodable) else STARTED_AT
-    assert (
-        HistoryEntry(transition.to, AT, transition.reason, 3, 3_000, started, "host:a") == transition.entry()
-    )
+    started = None if end in {"unknown_task", "undecodable"} else STARTED_AT
+    expected = HistoryEntry(transition.to, AT, transition.reason, 3, 3_000, started, "host:a")
+    assert expected == transition.entry()
 
 
 @pytest.mark.parametrize("state", sorted(set(State) - lifecycle.RESTORABLE))
@@ -174,7 +133,7 @@ def test_a_restore_leads_back_only_where_nothing_is_lost(state):
 def test_an_unknown_task_waits_half_its_age_within_bounds(created_at, age):
     """From 15 seconds to five minutes, also where another clock was ahead."""
     at = created_at + age
-    transition = unknown_task(claimed(created_at=created_at), at)
+    transition = end_of(claimed(created_at=created_at), "unknown_task", at=at)
 
     assert (State.SCHEDULED, True) == (transition.to, transition.gives_back)
     assert min(max(age // 2, 15 * SECOND), 300 * SECOND) == transition.due_at - at
@@ -185,7 +144,8 @@ def test_a_series_of_waits_is_told_once(age, is_silent):
     """A job that has been put off before is put off silently."""
     at = 1_000 + age * SECOND
 
-    transition = unknown_task(claimed(created_at=1_000, enqueued_at=at, attempt=1, retries=0), at)
+    job = claimed(created_at=1_000, enqueued_at=at, attempt=1, retries=0)
+    transition = end_of(job, "unknown_task", at=at)
 
     assert is_silent == transition.is_silent
 
@@ -198,7 +158,7 @@ def test_a_first_wait_is_told_however_long_the_job_lay_in_its_queue(nominal_at):
         created_at=1_000, nominal_at=nominal_at, enqueued_at=since + 5 * SECOND, attempt=1, retries=0
     )
 
-    first = unknown_task(job, since + 3_600 * SECOND)
+    first = end_of(job, "unknown_task", at=since + 3_600 * SECOND)
 
     assert not first.is_silent
 
@@ -213,7 +173,7 @@ def test_a_missing_serializer_is_named():
         "serializer 'encrypted' is not installed on server host:a; waiting for one that has it"
         == transition.reason
     )
-    assert unknown_task(job).due_at == transition.due_at
+    assert end_of(job, "unknown_task").due_at == transition.due_at
 
 
 # ---- continuations ---------------------------------------------------------------------------------------

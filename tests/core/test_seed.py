@@ -12,7 +12,6 @@ import pytest
 
 from benchmarks.seed.shop import fire
 from benchmarks.seed.story import seed
-from firelock.control.recurring import stored_definitions
 from firelock.lifecycle import is_legal
 from firelock.plugins import open_storage
 from firelock.serializer import JsonSerializer
@@ -98,24 +97,6 @@ def test_every_seeded_life_is_legal_and_in_order(storage, jobs):
             state = State.PROCESSING if after.attempt is not None else before.state
             assert before.at <= after.at
             assert is_legal(state, after.state), (job.id, before, after)
-
-
-def test_a_seed_has_what_pages_show(storage, jobs):
-    """Servers alive and lost, retries, continuations, crashes, recurring jobs, a paused queue, logs."""
-    now = storage.clock()
-    of_state = {state: [job for job in jobs if job.state is state] for state in State}
-    sessions = {record.session.id: record for record in storage.list_sessions()}
-    (paused,) = storage.list_records("queue")
-
-    assert sorted(record.expires_at < now for record in sessions.values()) == [False, False, True]
-    assert {job.session for job in of_state[State.PROCESSING]} == set(sessions)
-    assert all(job.due_at > now for job in of_state[State.SCHEDULED])
-    assert sum(job.is_retrying for job in of_state[State.SCHEDULED]) >= 5
-    assert {job.id for job in jobs} >= {job.parents[0].parent_id for job in of_state[State.AWAITING]}
-    assert any(job.crashes == 3 for job in of_state[State.FAILED])
-    assert len(list(stored_definitions(storage))) == 30
-    assert paused.key == "webhooks"
-    assert any(storage.read_log(job.id) for job in jobs if job.task == "shop.imports.import_prices")
 
 
 def test_a_seed_that_is_broken_off_leaves_whole_jobs_that_nobody_holds():

@@ -255,27 +255,19 @@ def test_texts_choose_among_the_jobs(fire, contains, changed):
 # ---- sharing with others ---------------------------------------------------------------------------------
 
 
-def test_after_each_chunk_workers_have_their_turn(watched):
-    """It waits so many times as long as the chunk took, but not after the last."""
+@pytest.mark.parametrize(
+    ("step", "options", "waited"), [(2, {"pace": 2.5}, 5.0), (1, {"jobs_a_second": 50}, 9.0)]
+)
+def test_after_each_chunk_workers_have_their_turn(watched, step, options, waited):
+    """So many times as long as the chunk took, or until the rate allows more; but not after the last."""
     fill(watched, 1_200)
     operation = deleting(watched)
-    ticks, waits = iter(range(0, 100, 2)), []
+    ticks, waits = iter(range(0, 100, step)), []
 
-    watched.operations.run(operation.id, pace=2.5, wait=waits.append, monotonic=lambda: next(ticks))
+    watched.operations.run(operation.id, wait=waits.append, monotonic=lambda: next(ticks), **options)
 
-    assert [5.0, 5.0] == waits
+    assert [waited] * 2 == waits
     assert [500, 500, 200] == [len(changes) for (changes,) in watched.storage.called["apply"][-3:]]
-
-
-def test_quick_chunks_do_not_follow_one_another_at_once(watched):
-    """Only so many jobs a second are changed: what a chunk costs others is more than its time."""
-    fill(watched, 1_200)
-    operation = deleting(watched)
-    ticks, waits = iter(range(100)), []
-
-    watched.operations.run(operation.id, jobs_a_second=50, wait=waits.append, monotonic=lambda: next(ticks))
-
-    assert [9.0, 9.0] == waits
 
 
 def test_two_never_do_one_operation_at_once(fire):

@@ -6,16 +6,17 @@ import os
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 import firelock
-from firelock import Firelock, Settings, current_job, hookimpl
+from firelock import Firelock, Settings, current_job
 from firelock.errors import ConfigurationError, StorageUnavailable, TaskError
 from firelock.server.workers import thread_count
 from firelock.values import State
-from tests.core.fakes import FailingStorage, until
+from tests.core.fakes import FailingStorage, plugin, until
 
 SETTINGS = Settings(heartbeat=0.1, session_timeout=2, sweep=0.1, poll=0.2, grace=5)
 
@@ -217,14 +218,12 @@ def test_a_storage_that_is_away_stops_the_start(fire, verb, our_threads):
 
 
 def test_a_plugin_that_cannot_prepare_stops_the_start(make_app, our_threads):
-    """Nothing is left behind."""
+    """Nothing has started when it is asked."""
 
-    class Unprepared:
-        @hookimpl
-        def worker_process_started(self, server):
-            raise RuntimeError("no engine")
+    def unprepared():
+        raise RuntimeError("no engine")
 
-    fire = make_app(Unprepared)
+    fire = make_app(plugin(worker_process_started=unprepared))
     fire.task(name="task")(lambda: None)
 
     with pytest.raises(RuntimeError, match="no engine"):
@@ -259,16 +258,12 @@ def test_a_stop_in_an_outage_ends_all_the_same(make_app, caplog, monkeypatch, ou
     monkeypatch.setattr("firelock.server.child._SETTLE_GRACE", 0.3)
     seen = []
 
-    class Observer:
-        @hookimpl
-        def server_stopped(self, server):
-            seen.append("stopped")
-
-        @hookimpl
-        def worker_process_stopped(self, server):
-            seen.append("cleaned up")
-
-    fire = make_app(Observer)
+    fire = make_app(
+        plugin(
+            server_stopped=lambda: seen.append("stopped"),
+            worker_process_stopped=lambda: seen.append("cleaned up"),
+        )
+    )
     gate = Gate(fire)
     server = fire.server(workers=1, async_workers=1).start()
     gate.task.enqueue()
@@ -338,21 +333,13 @@ def test_a_second_signal_hurries(make_app):
 
 def test_run_belongs_to_the_main_thread(fire):
     """Only there a signal can be heard: refused before anything has started."""
-    errors = []
+    with ThreadPoolExecutor() as threads:
+        error = threads.submit(fire.server(workers=1, async_workers=1).run).exception(10)
 
-    def run():
-        try:
-            fire.server(workers=1, async_workers=1).run()
-        except ConfigurationError as error:
-            errors.append(str(error))
-
-    other = threading.Thread(target=run)
-    other.start()
-    other.join(10)
-
-    assert [
-        "run() hears signals, which only the main thread can; use start() and stop() elsewhere."
-    ] == errors
+    assert isinstance(error, ConfigurationError)
+    assert "run() hears signals, which only the main thread can; use start() and stop() elsewhere." == str(
+        error
+    )
     assert [] == fire.servers.list()
 
 
@@ -406,13 +393,11 @@ def has_beaten(fire, times=3):
 def test_a_stop_that_is_ordered_while_it_starts_is_obeyed(make_app):
     """A hook may take its time, and an order that is read meanwhile is not forgotten."""
 
-    class Slow:
-        @hookimpl
-        def server_started(self, server):
-            fire.servers.tell(server.id, "stop")
-            until(has_beaten(fire), 10)
+    def slow(server):
+        fire.servers.tell(server.id, "stop")
+        until(has_beaten(fire), 10)
 
-    fire = make_app(Slow())
+    fire = make_app(plugin(server_started=slow))
     fire.task(name="noop")(lambda: None)
     server = fire.server()
 

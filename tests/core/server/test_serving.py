@@ -8,14 +8,14 @@ import threading
 
 import pytest
 
-from firelock import Firelock, JobContext, Retry, Settings, Snooze, current_job, hookimpl
+from firelock import Firelock, JobContext, Retry, Settings, Snooze, current_job
 from firelock.errors import StorageError, StorageUnavailable
 from firelock.memory import MemoryStorage
 from firelock.retry import DecisionKind, RetryDecision
 from firelock.serializer import JsonSerializer
 from firelock.storage import ClaimRequest, NewSession
 from firelock.values import State
-from tests.core.fakes import FailingStorage, until
+from tests.core.fakes import FailingStorage, plugin, until
 
 PATIENT = Settings(poll=60, heartbeat=1, session_timeout=30, sweep=60)  # what needs a poll fails by its time
 QUICK = Settings(poll=0.02, heartbeat=0.2, session_timeout=30, sweep=0.1)
@@ -187,15 +187,12 @@ def test_every_kind_of_end_is_told_and_counted(make_crew):
     """Observers learn of each once, statistics name it; a snooze is no end that is counted."""
     seen = []
 
-    class Observer:
-        @hookimpl
-        def jobs_settled(self, settled):
-            seen.extend((one.job.id, one.transition.to) for one in settled)
-
     def fail():
         raise ValueError("boom")
 
-    crew = make_crew(Observer)
+    crew = make_crew(
+        plugin(jobs_settled=lambda settled: seen.extend((one.job.id, one.transition.to) for one in settled))
+    )
     jobs = [
         crew.task(function, **options).enqueue()
         for function, options in (
@@ -356,12 +353,7 @@ def test_a_job_that_is_no_longer_ours_before_it_starts_does_not_start(make_crew,
     """It was nobody's to cancel yet: whoever was about to start it looks once more, and tells so."""
     slow = SlowJson()
 
-    class Offers:
-        @hookimpl
-        def register_serializers(self):
-            return {"slow": slow}
-
-    crew = make_crew(Offers, serializer="slow", settings=QUICK)
+    crew = make_crew(plugin(register_serializers=lambda: {"slow": slow}), serializer="slow", settings=QUICK)
     crew.opened.set()
     task = crew.agated() if is_async else crew.gated()
     job = task.enqueue()

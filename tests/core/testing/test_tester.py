@@ -17,10 +17,10 @@ from firelock import (
     State,
     StorageUnavailable,
     UnknownTask,
-    hookimpl,
 )
 from firelock.testing import Drained, Tester
 from firelock.values import NewJob
+from tests.core.fakes import plugin
 
 
 async def one_turn():
@@ -250,27 +250,18 @@ def test_what_a_job_says_is_stored(shop, tester):
 
 def test_hooks_are_asked_as_on_a_server():
     """A plugin wraps the run and learns of the end."""
-
-    class Watching:
-        def __init__(self):
-            self.seen = []
-
-        @hookimpl
-        def job_context(self, job, task):
-            self.seen.append(("run", task.name))
-
-        @hookimpl
-        def jobs_settled(self, settled):
-            self.seen += [("settled", one.transition.to) for one in settled]
-
-    watching = Watching()
+    seen = []
+    watching = plugin(
+        job_context=lambda task: seen.append(task.name),
+        jobs_settled=lambda settled: seen.extend(one.transition.to for one in settled),
+    )
     shop = Shop(plugins=[watching])
     with Tester(shop.fire) as tester:
         shop.note.enqueue("a")
 
         tester.drain()
 
-    assert [("run", "note"), ("settled", State.SUCCEEDED)] == watching.seen
+    assert ["note", State.SUCCEEDED] == seen
 
 
 def test_an_async_task_is_drained_on_a_loop_of_its_own(shop, tester):
