@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import attrs
 import pytest
 
 from firelock import Firelock, Operation, Retry
-from firelock.control.bulk import KEPT, Outcome, Status
+from firelock.control.bulk import KEPT, Operations, Outcome, Status
 from firelock.errors import ConfigurationError, StorageError, StorageUnavailable
 from firelock.ids import newest_first_key
 from firelock.memory import MemoryStorage
@@ -294,6 +296,18 @@ def test_one_that_lost_its_lock_writes_nothing_more(watched):
     seen = watched.operations.run(operation.id, wait=take_over)
 
     assert (Status.RUNNING, 99, 500) == (seen.state, seen.fence, watched.operations.get(operation.id).changed)
+
+
+def test_a_lock_that_is_lost_for_sure_is_asked_before_each_chunk(watched):
+    """As that of a provider which tells no fence, it is the only sign."""
+    fill(watched, 1_200)
+    lock = SimpleNamespace(fence=7, lost=False)
+    operations = Operations(watched.client, lambda name, **_: nullcontext(lock))
+    operation = operations.start("delete", BULK, by="ada")
+
+    seen = operations.run(operation.id, wait=lambda _: setattr(lock, "lost", True))
+
+    assert (Status.RUNNING, 500) == (seen.state, seen.changed)
 
 
 def test_an_empty_page_is_not_the_last(watched):
