@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from itertools import product
 
 import attrs
 import pytest
@@ -88,22 +87,6 @@ def test_every_end_of_an_attempt_is_legal(end, crashes):
     transition = end_of(claimed(crashes=crashes), end)
 
     assert all(lifecycle.is_legal(before, transition.to) for before in transition.from_states)
-
-
-@pytest.mark.parametrize(
-    "transition",
-    [
-        lifecycle.delete("j1", at=AT, reason="deleted", expires_at=None),
-        lifecycle.requeue("j1", at=AT, reason="requeued"),
-    ],
-    ids=["delete", "requeue"],
-)
-def test_what_operators_ask_for_is_legal(transition):
-    """From each state that an operator's change accepts, the table allows it, and from no other."""
-    accepted = {state for state in State if state in transition.from_states}
-    allowed = {state for state in State if lifecycle.is_legal(state, transition.to)}
-
-    assert accepted == allowed - ({State.PROCESSING} if transition.to is State.ENQUEUED else set())
 
 
 # ---- who may move it -------------------------------------------------------------------------------------
@@ -193,12 +176,6 @@ def test_a_parents_end_decides_its_continuations(on, targets):
     ends = (State.SUCCEEDED, State.FAILED, State.DELETED)
 
     assert targets == tuple(continuation_target(on, parent) for parent in ends)
-
-
-@pytest.mark.parametrize(("on", "parent"), list(product(On, sorted(set(State) - FINAL_STATES))))
-def test_a_parent_on_its_way_decides_nothing(on, parent):
-    """While the parent has not ended, its continuations wait."""
-    assert continuation_target(on, parent) is None
 
 
 def test_a_child_that_waits_on_says_why():

@@ -275,25 +275,6 @@ def test_what_is_no_function_may_have_a_hook_s_name():
     assert ["Busy#0"] == names(Plugins([Busy], use_entry_points=False))
 
 
-def test_a_hook_may_take_fewer_arguments():
-    """What a plugin does not need it need not name."""
-    seen = []
-
-    class Curt:
-        @hookimpl
-        def jobs_settled(self):
-            seen.append("settled")
-
-        @hookimpl
-        def elect_transition(self, job):
-            return job
-
-    plugins = Plugins([Curt], use_entry_points=False)
-    plugins.jobs_settled([])
-
-    assert (["settled"], "the job") == (seen, plugins.elect_transition("the job", "proposed"))
-
-
 @pytest.mark.parametrize("mark", ["wrapper", "hookwrapper"])
 def test_a_hook_wrapper_is_refused(mark):
     """A plugin cannot stand around others' answers."""
@@ -556,23 +537,3 @@ def test_hooks_run_from_entry_points_to_the_app_s_last_and_first(install):
 
     assert ["installed", "b", "a"] == log
     assert ["installed", "b#1", "a#0", "core"] == [info.name for info in plugins.listing()]
-
-
-def test_an_unused_hook_costs_a_boolean():
-    """Whoever is on the hot path asks first whether anybody is there."""
-    hooks = (
-        "job_options",
-        "jobs_created",
-        "job_context",
-        "retry_decision",
-        "elect_transition",
-        "jobs_settled",
-    )
-    without = Plugins(use_entry_points=False)
-    answers = []
-    for hook in hooks:
-        plugins = Plugins([answering(hook, None, [], "a")], use_entry_points=False)
-        answers.append([getattr(plugins, f"has_{name}") for name in hooks])
-
-    assert [False] * 6 == [getattr(without, f"has_{name}") for name in hooks]
-    assert [[name == hook for name in hooks] for hook in hooks] == answers

@@ -99,20 +99,6 @@ def test_every_seeded_life_is_legal_and_in_order(storage, jobs):
             assert is_legal(state, after.state), (job.id, before, after)
 
 
-def test_a_seed_that_is_broken_off_leaves_whole_jobs_that_nobody_holds():
-    """No job is left processing, no session alive, no clock wrong."""
-    with closing(open_storage("memory://")) as storage:
-        steps = seed(storage, fire.tasks(), 1_000)
-        made = next(step.jobs for step in steps if step.jobs >= 300)
-        steps.close()
-
-        jobs = all_jobs(storage)
-        assert len(jobs) == made
-        assert State.PROCESSING not in {job.state for job in jobs}
-        assert not any(record.is_alive for record in storage.list_sessions())
-        assert storage.clock_offset == 0
-
-
 def test_a_storage_is_seeded_from_the_command_line_once(tmp_path):
     """It says what it made; a storage that somebody may work with is left alone."""
 

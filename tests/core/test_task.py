@@ -57,23 +57,6 @@ def test_a_task_has_the_name_of_its_function(fire):
     assert (f"{__name__}.send", [task.info]) == (task.name, fire.tasks())
 
 
-def test_a_decorator_with_options_registers_too(fire):
-    """Every option ends up in the registration; a timedelta is seconds."""
-    retry = Retry(attempts=3)
-
-    @fire.task(
-        name="mail.send", queue="mail", priority=-100, retry=retry, timeout=timedelta(minutes=2),
-        tags=["to:{to}"], aliases=["mail.old"], executor="process", on_risk="cancel", remote=True,
-    )  # fmt: skip
-    def task(to: str): ...
-
-    info = task.info
-    assert ("mail.send", "mail", -100, retry, 120.0, ("to:{to}",), ("mail.old",)) == (
-        info.name, info.queue, info.priority, info.retry, info.timeout_seconds, info.tags, info.aliases,
-    )  # fmt: skip
-    assert (Executor.PROCESS, OnRisk.CANCEL, True) == (info.executor, info.on_risk, info.is_remote)
-
-
 def test_without_options_the_defaults_hold(fire):
     """Queue default, priority 0, ten retries, no timeout; `retry=None` and `timeout=None` say the same."""
     for info in (fire.task(send).info, fire.task(name="other", retry=None, timeout=None)(asend).info):
@@ -81,6 +64,7 @@ def test_without_options_the_defaults_hold(fire):
             info.queue, info.priority, info.retry, info.timeout_seconds, info.tags, info.aliases,
             info.executor, info.on_risk, info.is_remote,
         )  # fmt: skip
+    assert OnRisk.CANCEL is fire.task(name="careful", on_risk="cancel")(send).info.on_risk
 
 
 def test_the_name_of_a_main_program_is_that_of_its_file(fire, monkeypatch):
