@@ -46,8 +46,6 @@ def span_micros(span: timedelta) -> int:
 class HasClock(Protocol):
     """What a `StorageClock` needs of a storage."""
 
-    clock_offset: int
-
     def clock(self) -> int:
         """Return the storage's own time in micros."""
         ...
@@ -83,7 +81,11 @@ class StorageClock:
             machine = self._monotonic()
         read_at, base, offset = reading
         elapsed = machine - read_at
-        return base + int(elapsed * SECOND) + self._storage.clock_offset - offset
+        return base + int(elapsed * SECOND) + self._offset() - offset
+
+    def _offset(self) -> int:
+        """Return what a test has added to the storage's clock, so that it holds before the next reading."""
+        return getattr(self._storage, "clock_offset", 0)
 
     def _read(self, former: tuple[float, int, int] | None) -> tuple[float, int, int]:
         try:
@@ -93,5 +95,5 @@ class StorageClock:
                 raise
             self._asks_again_at = self._monotonic() + _ASK_AGAIN_SECONDS
             return former
-        self._reading = (self._monotonic(), base, self._storage.clock_offset)
+        self._reading = (self._monotonic(), base, self._offset())
         return self._reading

@@ -71,6 +71,7 @@ class MemoryStorage(DerivedStorage):
         self.url = f"memory://{name}"
         self._store = Store.named(name)
         self._is_closed = False
+        self.clock_offset = 0  # micros, moved by tests
         self._waiters = _Waiters(self._store.changed, self._may_work)
         self._told_due_at: int | None = None  # the next due instant as `claim` or `promote` said last
 

@@ -58,7 +58,6 @@ class Storage(ABC):
     features: frozenset[Feature] = frozenset()  # known before the first verb, the same ever after
     url: str = ""  # as it may be shown: absolute, without a password
     connect_url: str = ""  # by which another process opens it, password included: never shown; empty if none
-    clock_offset: int = 0  # micros added to the storage's clock; only tests and seeds move it
 
     # ---- life --------------------------------------------------------------------------------------------
 
@@ -84,7 +83,7 @@ class Storage(ABC):
 
     @abstractmethod
     def clock(self) -> int:
-        """Return the storage's own time in micros, `clock_offset` included."""
+        """Return the storage's own time in micros; tests move it: see `firelock.testing.MovableClock`."""
 
     @abstractmethod
     def new_ids(self, count: int, parent: str | None = None) -> list[str]:

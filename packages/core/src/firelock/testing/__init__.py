@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from firelock.testing.enqueued import Enqueued
     from firelock.testing.faults import FaultyStorage
     from firelock.testing.manual_clock import ManualClock
+    from firelock.testing.movable_clock import MovableClock
     from firelock.testing.stepped import Drained
     from firelock.testing.tester import Tester
     from firelock.testing.waiting import eventually
@@ -32,6 +33,7 @@ __all__ = [
     "Handles",
     "LockConformance",
     "ManualClock",
+    "MovableClock",
     "RetryConformance",
     "Scene",
     "SerializerConformance",
@@ -49,6 +51,7 @@ _HOMES = {
     "Handles": "conformance.handles",
     "LockConformance": "conformance.locks",
     "ManualClock": "manual_clock",
+    "MovableClock": "movable_clock",
     "RetryConformance": "conformance.retries",
     "Scene": "conformance.scene",
     "SerializerConformance": "conformance.serializers",

@@ -14,6 +14,7 @@ import attrs
 
 from firelock.errors import ConfigurationError, StorageUnavailable
 from firelock.storage import Storage
+from firelock.testing.movable_clock import movable
 
 __all__ = ["FaultyStorage"]
 
@@ -82,11 +83,11 @@ class FaultyStorage(Storage):
     @property
     def clock_offset(self) -> int:
         """The offset of the storage inside."""
-        return self.inside.clock_offset
+        return movable(self.inside).clock_offset
 
     @clock_offset.setter
     def clock_offset(self, offset: int) -> None:
-        self.inside.clock_offset = offset
+        movable(self.inside).clock_offset = offset
 
     # ---- faults to come ----------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from functools import partial
 
 from firelock.clock import SECOND, micros
 from firelock.storage import Feature, Storage
+from firelock.testing.movable_clock import movable
 
 __all__ = ["BASE", "DAY", "HOUR", "SECOND", "STAMP", "Handles", "opener"]
 
@@ -42,11 +43,11 @@ class Handles:
         self.first = self._open()
         self.first.clear()
         self._offset = BASE - self.first.clock()
-        self.first.clock_offset = self._offset
+        movable(self.first).clock_offset = self._offset
 
     def _open(self) -> Storage:
         handle = self._open_handle()
-        handle.clock_offset = self._offset
+        movable(handle).clock_offset = self._offset
         self._opened.append(handle)
         return handle
 
@@ -64,7 +65,7 @@ class Handles:
         """It is that much later for every handle."""
         self._offset += int(seconds * SECOND)
         for handle in self._opened:
-            handle.clock_offset = self._offset
+            movable(handle).clock_offset = self._offset
 
     def close(self) -> None:
         """Every handle is closed."""

@@ -13,6 +13,7 @@ from firelock.locks import LockProvider
 from firelock.testing.conformance.handles import SECOND
 from firelock.testing.conformance.kit import REPORTED, Conformance
 from firelock.testing.conformance.race import ROUNDS, race
+from firelock.testing.movable_clock import movable
 
 __all__ = ["LockConformance", "LockDuty", "LockHandles"]
 
@@ -287,13 +288,7 @@ class _Providers:
             self._move(provider)
 
     def _move(self, provider: LockProvider) -> None:
-        if not hasattr(provider, "clock_offset"):
-            message = (
-                f"{type(provider).__name__} has no clock_offset: micros that are added to a lock provider's "
-                f"clock, so that tests can move its time instead of sleeping."
-            )
-            raise TypeError(message)
-        provider.clock_offset = self._offset
+        movable(provider).clock_offset = self._offset
 
     def close(self) -> None:
         for provider in self._opened:

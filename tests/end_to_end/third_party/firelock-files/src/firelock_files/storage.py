@@ -37,6 +37,7 @@ class FileStorage(RowStorage):
         self._connection: sqlite3.Connection | None = None
         self._process = os.getpid()
         self._is_closed = False
+        self.clock_offset = 0  # micros, moved by tests
 
     def step(self, body: Callable[[Rows], Answer]) -> Answer:
         with self._lock:

@@ -12,6 +12,7 @@ from firelock.errors import FirelockError
 from firelock.storage import Storage
 from firelock.testing.conformance.handles import BASE, HOUR
 from firelock.testing.conformance.scene import Running
+from firelock.testing.movable_clock import movable
 
 __all__ = ["Pair", "Twin", "told"]
 
@@ -67,7 +68,7 @@ class Twin:
     def advance(self, hours: int) -> None:
         """It is so many hours later for both."""
         self.hours += hours
-        self.model.clock_offset, self.real.clock_offset = (
+        movable(self.model).clock_offset, movable(self.real).clock_offset = (
             start + self.hours * HOUR for start in self._starts
         )
 

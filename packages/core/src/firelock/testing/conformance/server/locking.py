@@ -6,6 +6,7 @@ import threading
 
 from firelock.retry import Retry
 from firelock.testing.conformance.server.stage import PATIENCE, ServerFixtures, Stage
+from firelock.testing.movable_clock import movable
 from firelock.testing.waiting import eventually
 from firelock.values import State
 
@@ -57,7 +58,7 @@ class LockingDuty(ServerFixtures):
         stage.serve()
         assert held.wait(PATIENCE)
         later = stage.open_handle()
-        later.clock_offset += _HOUR
+        movable(later).clock_offset += _HOUR
 
         stolen = later.acquire_lock("kit", "another", _LIFE)
 

@@ -29,6 +29,7 @@ from firelock.testing.conformance.kit import requires
 from firelock.testing.conformance.scene import Scene
 from firelock.testing.conformance.storage.recurring import due_once
 from firelock.testing.conformance.storage.subject import StorageFixtures
+from firelock.testing.movable_clock import movable
 from firelock.values import State
 
 __all__ = ["LifeDuty"]
@@ -147,7 +148,7 @@ class LifeDuty(StorageFixtures):
 
         If this fails: spans are a thousand times too long or too short, or instants of another era.
         """
-        storage.clock_offset = 0
+        movable(storage).clock_offset = 0
 
         now = storage.clock()
 
