@@ -203,10 +203,16 @@ local function set_aside(ids, names, lines)
   many('SADD', base .. 'broken', ids)
 end
 
+-- Of most jobs it is the first: a number takes 0.3 µs to be written.
+local function following(number)
+  return number == '0' and '1' or number + 1
+end
+
 -- The record of a claimed job without its last line; nil where the stored one is garbage.
 local function claimed(text, session)
-  local flag, attempt, fence, rest, middle = match(text, '^E(%+?)(%d+) (%d+) ([^\n]*)\n(.*\n)')
-  return flag and 'P' .. flag .. attempt + 1 .. ' ' .. fence + 1 .. ' ' .. rest .. session .. '\n' .. middle
+  local flag, attempt, fence, place, line, last = match(text, '^E(%+?)(%d+) (%d+) ()[^\n]*()\n.*()\n')
+  return flag and 'P' .. flag .. following(attempt) .. ' ' .. following(fence) .. ' ' .. sub(text, place, line - 1)
+    .. session .. sub(text, line, last)
 end
 
 -- Take up to `limit` jobs for the session; lay id, record without its last line and payload of each into `reply`.
