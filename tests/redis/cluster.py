@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Self
 
@@ -11,9 +10,10 @@ from tests.ports import HOST
 from tests.redis.programs import Program
 from tests.redis.servers import DEADLINE, RedisServer
 
-__all__ = ["SLOTS", "ClusterServers"]
+__all__ = ["ClusterServers"]
 
-SLOTS = 16_384
+_PRIMARIES = 3
+_SLOTS = 16_384
 _BATCH = 100
 _FAILOVER = 30.0
 
@@ -23,40 +23,25 @@ class ClusterServers:
 
     Args:
         program: which Redis or Valkey.
-        primaries: how many, three at least.
         replicas: how many for each primary.
-        options: what each node's configuration has in addition. A password given as `requirepass` and
-            `masterauth` is in `url` as well.
         node_timeout: seconds without an answer after which a node takes another one for lost.
     """
 
-    def __init__(
-        self,
-        program: Program,
-        *,
-        primaries: int = 3,
-        replicas: int = 0,
-        options: Mapping[str, str | Sequence[str]] | None = None,
-        node_timeout: float = 2,
-    ) -> None:
+    def __init__(self, program: Program, *, replicas: int = 0, node_timeout: float = 2) -> None:
         self._stack = ExitStack()
         own = {
             "cluster-enabled": "yes",
             "cluster-config-file": "nodes.conf",
             "cluster-node-timeout": "1000",  # while they get to know each other, which takes a few of these
             "cluster-replica-validity-factor": "0",
-            **(options or {}),
         }
-        self.nodes = [RedisServer(program, own) for _ in range(primaries * (1 + replicas))]
-        self._primaries = primaries
+        self.nodes = [RedisServer(program, own) for _ in range(_PRIMARIES * (1 + replicas))]
         self._node_timeout = str(int(node_timeout * 1_000))
 
     def url(self, options: str = "") -> str:
         """Return Firelock's URL of the cluster."""
-        password = self.nodes[0].password
-        secret = f":{password}@" if password else ""
         hosts = ",".join(f"{HOST}:{node.port}" for node in self.nodes)
-        return f"redis+cluster://{secret}{hosts}{'?' if options else ''}{options}"
+        return f"redis+cluster://{hosts}{'?' if options else ''}{options}"
 
     # ---- its life ----------------------------------------------------------------------------------------
 
@@ -90,13 +75,13 @@ class ClusterServers:
         )
 
     def _share_slots(self) -> None:
-        count = self._primaries
-        for place, node in enumerate(self.nodes[:count]):
-            node.ask("CLUSTER", "ADDSLOTS", *range(SLOTS * place // count, SLOTS * (place + 1) // count))
+        for place, node in enumerate(self.nodes[:_PRIMARIES]):
+            first, behind = _SLOTS * place // _PRIMARIES, _SLOTS * (place + 1) // _PRIMARIES
+            node.ask("CLUSTER", "ADDSLOTS", *range(first, behind))
 
     def _follow(self) -> None:
-        for place, node in enumerate(self.nodes[self._primaries :]):
-            primary = self.nodes[place % self._primaries]
+        for place, node in enumerate(self.nodes[_PRIMARIES:]):
+            primary = self.nodes[place % _PRIMARIES]
             node.ask("CLUSTER", "REPLICATE", self.id_of(primary))
 
     def await_agreement(self) -> None:
@@ -125,14 +110,6 @@ class ClusterServers:
         """Return the nodes that own slots, as a running node sees it."""
         ports = {port for _, port, _ in _owners(self._living())}
         return [node for node in self.nodes if node.port in ports]
-
-    def replicas_of(self, primary: RedisServer) -> list[RedisServer]:
-        """Return the running nodes that follow a primary, be it down."""
-        return [
-            node
-            for node in self.nodes
-            if node.is_running and node.info("replication").get("master_port") == str(primary.port)
-        ]
 
     def owner_of(self, slot: int) -> RedisServer:
         """Return the primary that has a slot."""
@@ -169,9 +146,8 @@ class ClusterServers:
         keys = source.ask("CLUSTER", "GETKEYSINSLOT", slot, limit)
         assert isinstance(keys, list)
         if keys:
-            secret = ["AUTH", to.password] if to.password else []
             timeout = int(DEADLINE * 1_000)
-            source.ask("MIGRATE", HOST, to.port, "", 0, timeout, "REPLACE", *secret, "KEYS", *keys)
+            source.ask("MIGRATE", HOST, to.port, "", 0, timeout, "REPLACE", "KEYS", *keys)
         return len(keys)
 
     def end_move(self, slot: int, source: RedisServer, to: RedisServer) -> None:
@@ -180,12 +156,6 @@ class ClusterServers:
         others = [node for node in self.primaries() if node not in {source, to}]
         for node in (to, source, *others):
             node.ask("CLUSTER", "SETSLOT", slot, "NODE", name)
-        self.await_agreement()
-
-    def failover(self, replica: RedisServer) -> None:
-        """The replica has taken over from its primary, which was there and now follows it."""
-        replica.ask("CLUSTER", "FAILOVER")
-        eventually(lambda: replica in self.primaries(), within=_FAILOVER)
         self.await_agreement()
 
     def await_failover(self, lost: RedisServer) -> None:

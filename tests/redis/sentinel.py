@@ -29,7 +29,6 @@ class SentinelGroup:
         program: which Redis or Valkey, for the Sentinels as well.
         replicas: how many.
         options: what the primary's and the replicas' configurations have in addition.
-        password: what the primary and the replicas ask for; the Sentinels ask for none.
         down_after: seconds without an answer after which a Sentinel takes a server for lost.
     """
 
@@ -39,24 +38,20 @@ class SentinelGroup:
         *,
         replicas: int = 1,
         options: Mapping[str, str | Sequence[str]] | None = None,
-        password: str | None = None,
         down_after: float = 1,
     ) -> None:
         self._stack = ExitStack()
-        secrets = {} if password is None else {"requirepass": password, "masterauth": password}
-        given = {**secrets, **(options or {})}
-        first = RedisServer(program, given)
-        others = [RedisServer(program, given | _follows(first)) for _ in range(replicas)]
+        first = RedisServer(program, options)
+        following = {**(options or {}), "replicaof": f"{HOST} {first.port}"}
+        others = [RedisServer(program, following) for _ in range(replicas)]
         self.servers = [first, *others]
-        watch = _watch(first, password, down_after)
+        watch = _watch(first, down_after)
         self.sentinels = [RedisServer(program, watch, arguments=["--sentinel"]) for _ in range(_SENTINELS)]
 
     def url(self, options: str = "", *, service: str = SERVICE) -> str:
         """Return Firelock's URL of the group."""
-        password = self.servers[0].password
-        secret = f":{password}@" if password else ""
         hosts = ",".join(f"{HOST}:{sentinel.port}" for sentinel in self.sentinels)
-        return f"redis+sentinel://{secret}{hosts}/{service}{'?' if options else ''}{options}"
+        return f"redis+sentinel://{hosts}/{service}{'?' if options else ''}{options}"
 
     # ---- its life ----------------------------------------------------------------------------------------
 
@@ -113,15 +108,6 @@ class SentinelGroup:
         primary = self.primary()
         return [server for server in self.servers if server is not primary]
 
-    def failover(self) -> RedisServer:
-        """Return another primary, chosen by an operator's order; the old one goes on until it is told.
-
-        It takes writes meanwhile, which are lost when it follows: some ten seconds. `is_replicated` tells.
-        """
-        before = self.primary()
-        self._living_sentinels()[0].ask("SENTINEL", "FAILOVER", SERVICE)
-        return self.await_failover(before)
-
     def await_failover(self, before: RedisServer) -> RedisServer:
         """Return the primary once it is another one than before, and every Sentinel says so."""
         eventually(lambda: self._has_replaced(before), within=_FAILOVER)
@@ -152,17 +138,11 @@ class SentinelGroup:
         self.primary().empty()
 
 
-def _follows(primary: RedisServer) -> dict[str, str]:
-    return {"replicaof": f"{HOST} {primary.port}"}
-
-
-def _watch(primary: RedisServer, password: str | None, down_after: float) -> dict[str, str | list[str]]:
+def _watch(primary: RedisServer, down_after: float) -> dict[str, str | list[str]]:
     lines = [
         f"monitor {SERVICE} {HOST} {primary.port} {_QUORUM}",
         f"down-after-milliseconds {SERVICE} {int(down_after * 1_000)}",
         f"failover-timeout {SERVICE} {int(_TRIED_AGAIN_AFTER * 500)}",
         f"parallel-syncs {SERVICE} 1",
     ]
-    if password is not None:
-        lines.append(f"auth-pass {SERVICE} {password}")
     return {"sentinel": lines}

@@ -35,7 +35,7 @@ class RedisServer(Process):
     Args:
         program: which Redis or Valkey.
         options: lines of its configuration, `{"maxmemory": "10mb"}`; a list for an option that is repeated. A
-            password given as `requirepass` is used by `client` and `url` as well.
+            password given as `requirepass` is used by `client` as well.
         tls: a folder with `ca.crt`, `server.crt` and `server.key`; it then listens with TLS alone.
         arguments: words behind the configuration's name, such as `--sentinel`.
 
@@ -69,12 +69,6 @@ class RedisServer(Process):
     # ---- where it is -------------------------------------------------------------------------------------
 
     @property
-    def password(self) -> str | None:
-        """The password of its options."""
-        password = self.options.get("requirepass")
-        return None if password is None else str(password)
-
-    @property
     def address(self) -> tuple[str, int]:
         """Host and port."""
         return HOST, self.port
@@ -82,13 +76,11 @@ class RedisServer(Process):
     def url(self, *, port: int | None = None, options: str = "") -> str:
         """Return Firelock's URL of it, or of a proxy's port before it, with options such as `prefix=a`."""
         scheme = "rediss" if self._tls else "redis"
-        secret = f":{self.password}@" if self.password else ""
-        return f"{scheme}://{secret}{HOST}:{port or self.port}/0{'?' if options else ''}{options}"
+        return f"{scheme}://{HOST}:{port or self.port}/0{'?' if options else ''}{options}"
 
     def socket_url(self, options: str = "") -> str:
         """Return Firelock's URL of its socket."""
-        secret = f":{self.password}@" if self.password else ""
-        return f"unix://{secret}{self.socket}{'?' if options else ''}{options}"
+        return f"unix://{self.socket}{'?' if options else ''}{options}"
 
     def client(self) -> redis.Redis:
         """Return a client of the test's own, by the socket; it is closed with the server.
@@ -107,8 +99,8 @@ class RedisServer(Process):
 
     def _connect(self) -> redis.Redis:
         return redis.Redis(
-            unix_socket_path=str(self.socket), password=self.password, decode_responses=True, protocol=2,
-            socket_timeout=DEADLINE, retry=None,
+            unix_socket_path=str(self.socket), password=self.options.get("requirepass"),
+            decode_responses=True, protocol=2, socket_timeout=DEADLINE, retry=None,
         )  # fmt: skip
 
     # ---- its life ----------------------------------------------------------------------------------------

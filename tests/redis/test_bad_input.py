@@ -18,70 +18,51 @@ def stored(fire):
     return sum(fire.jobs.counts().by_state.values())
 
 
+def assert_says(line: str, *words: str) -> None:
+    """All of these words are in the line."""
+    assert [word for word in words if word not in line] == [], line
+
+
 # ---- who may come in -------------------------------------------------------------------------------------
 
 
-def test_a_wrong_password_is_said_and_not_shown(program):
-    """It is neither in the error nor in what led to it."""
-    with RedisServer(program, {"requirepass": "right"}) as server:
-        line = refusal(f"redis://:{SECRET}@{HOST}:{server.port}/0", StorageError)
+@pytest.mark.parametrize(
+    ("password", "login", "said"),
+    [
+        ("right", f":{SECRET}@", "refuses the user name or the password"),
+        (SECRET, "", "wants a password"),
+    ],
+    ids=["wrong", "missing"],
+)
+def test_a_password_that_is_not_right_is_said_and_not_shown(program, password, login, said):
+    """It is neither in the error nor in what led to it, and the server is not said to be away."""
+    with RedisServer(program, {"requirepass": password}) as server:
+        line = refusal(f"redis://{login}{HOST}:{server.port}/0", StorageError)
 
-    assert f"redis://:***@{HOST}:{server.port}/0" in line
-    assert "refuses the user name or the password" in line
-
-
-def test_a_missing_password_is_asked_for(program):
-    """A server that wants one is not mistaken for one that is away."""
-    with RedisServer(program, {"requirepass": SECRET}) as server:
-        line = refusal(f"redis://{HOST}:{server.port}/0", StorageError)
-
-    assert f"{HOST}:{server.port}" in line
-    assert "wants a password" in line
+    assert_says(line, f"redis://{login and ':***@'}{HOST}:{server.port}/0", said)
 
 
-def test_a_user_without_the_rights_is_told_where_they_are_listed(program):
-    """The line leads to the commands that Firelock uses."""
+@pytest.mark.parametrize(
+    "rights", [["+@read"], ["+@read", "+evalsha", "+eval", "+del", "+time"]], ids=["all", "in a script"]
+)
+def test_a_user_without_the_rights_is_told_where_they_are_listed(program, rights):
+    """The line leads to the commands that Firelock uses; old servers say it in other words in a script."""
     with RedisServer(program) as server:
-        server.ask("ACL", "SETUSER", "reader", "on", f">{SECRET}", "~*", "+@read", "+@connection", "+info")
-
-        line = refusal(f"redis://reader:{SECRET}@{HOST}:{server.port}/0", StorageError)
-
-    assert "redis://reader:***@" in line
-    assert "may not" in line
-    assert "docs/redis.md" in line
-
-
-def test_a_right_that_is_missing_within_a_script_is_told_alike(program):
-    """Old servers say it in other words there."""
-    with RedisServer(program) as server:
-        rights = ("+@read", "+@connection", "+info", "+evalsha", "+eval", "+del", "+time")
+        rights = (*rights, "+@connection", "+info")
         server.ask("ACL", "SETUSER", "reader", "on", f">{SECRET}", "~*", *rights)
 
         line = refusal(f"redis://reader:{SECRET}@{HOST}:{server.port}/0", StorageError)
 
-    assert "may not" in line
-    assert "docs/redis.md" in line
+    assert_says(line, "redis://reader:***@", "may not", "docs/redis.md")
 
 
 # ---- who is there ----------------------------------------------------------------------------------------
 
 
-def test_a_port_at_which_nobody_listens_is_named():
-    """A server may yet be started there, so that trying again may help."""
-    port = free_port()
-
-    line = refusal(f"redis://{HOST}:{port}/0", StorageUnavailable)
-
-    assert f"{HOST}:{port}" in line
-    assert "cannot be reached" in line
-
-
-def test_a_socket_that_is_not_there_is_named(tmp_path):
-    """The path is in the line."""
-    line = refusal(f"unix://{tmp_path}/none.sock", StorageUnavailable)
-
-    assert f"{tmp_path}/none.sock" in line
-    assert "cannot be reached" in line
+def test_a_place_where_nobody_listens_is_named(tmp_path):
+    """A server may yet be started at the port or the socket, so that trying again may help."""
+    for place in (f"redis://{HOST}:{free_port()}/0", f"unix://{tmp_path}/none.sock"):
+        assert_says(refusal(place, StorageUnavailable), place, "cannot be reached")
 
 
 def test_a_server_that_does_not_answer_is_given_up(server):
@@ -91,8 +72,7 @@ def test_a_server_that_does_not_answer_is_given_up(server):
 
         line = refusal(server.url(port=proxy.port, options="timeout=1"), StorageUnavailable)
 
-    assert f"{HOST}:{proxy.port}" in line
-    assert "did not answer in time" in line
+    assert_says(line, f"{HOST}:{proxy.port}", "did not answer in time")
 
 
 def test_what_is_no_redis_is_said():
@@ -100,40 +80,39 @@ def test_what_is_no_redis_is_said():
     with stranger() as port:
         line = refusal(f"redis://{HOST}:{port}/0", StorageError)
 
-    assert f"{HOST}:{port}" in line
-    assert "does not speak Redis" in line
+    assert_says(line, f"{HOST}:{port}", "does not speak Redis")
+
+
+@pytest.mark.parametrize(
+    ("url", "kind", "said"),
+    [
+        ("rediss://{}/0", StorageUnavailable, ["does not speak TLS", "use redis://"]),
+        ("redis+cluster://{}", StorageError, ["no cluster", "use redis://"]),
+        ("redis+sentinel://{}/firelock", StorageError, ["no Sentinel", "use redis://"]),
+        ("redis://{}/99", StorageError, ["/99", "database 99"]),  # it has sixteen
+    ],
+    ids=["tls", "cluster", "sentinel", "database"],
+)
+def test_a_single_server_is_taken_for_nothing_else(server, url, kind, said):
+    """The line names the scheme to use instead, or what there is not."""
+    place = f"{HOST}:{server.port}"
+
+    assert_says(refusal(url.format(place), kind), place, *said)
 
 
 # ---- TLS -------------------------------------------------------------------------------------------------
 
 
-def test_tls_to_a_plain_port_is_said(server):
-    """The line names the scheme to use instead."""
-    line = refusal(f"rediss://{HOST}:{server.port}/0", StorageUnavailable)
-
-    assert f"{HOST}:{server.port}" in line
-    assert "does not speak TLS" in line
-    assert "redis://" in line
-
-
 @pytest.mark.parametrize("program", with_tls())
-def test_a_plain_url_to_a_tls_port_is_said(program, tmp_path):
-    """The line names the scheme to use instead."""
+def test_a_tls_port_is_used_by_its_scheme_and_authority(program, tmp_path):
+    """The line names the scheme, or the option that says whom to trust; with both, the server is used."""
     with RedisServer(program, tls=write_certificates(tmp_path)) as server:
-        line = refusal(f"redis://{HOST}:{server.port}/0", StorageUnavailable)
-
-    assert f"{HOST}:{server.port}" in line
-    assert "rediss://" in line
-
-
-@pytest.mark.parametrize("program", with_tls())
-def test_a_certificate_that_nobody_vouches_for_is_refused(program, tmp_path):
-    """The line names the option that says whom to trust; with it, the server is used."""
-    with RedisServer(program, tls=write_certificates(tmp_path)) as server:
-        line = refusal(server.url(), StorageUnavailable)
+        plain = refusal(f"redis://{HOST}:{server.port}/0", StorageUnavailable)
+        doubted = refusal(server.url(), StorageUnavailable)
         trusting = Firelock(server.url(options=f"ssl_ca_certs={tmp_path}/ca.crt"))
 
-        assert "ssl_ca_certs=" in line
+        assert_says(plain, f"{HOST}:{server.port}", "rediss://")
+        assert_says(doubted, "ssl_ca_certs=")
         assert 0 == stored(trusting)
         trusting.close()
 
@@ -146,62 +125,23 @@ def test_a_replica_is_told_from_its_primary(program, server):
     with RedisServer(program, {"replicaof": f"{HOST} {server.port}"}) as replica:
         line = refusal(replica.url(), StorageUnavailable)
 
-    assert f"{HOST}:{replica.port}" in line
-    assert "it is a replica" in line
-    assert "redis+sentinel://" in line
-
-
-def test_a_cluster_is_not_looked_for_at_a_single_server(server):
-    """The line names the scheme to use instead."""
-    line = refusal(f"redis+cluster://{HOST}:{server.port}", StorageError)
-
-    assert f"{HOST}:{server.port}" in line
-    assert "no cluster" in line
-    assert "use redis://" in line
+    assert_says(line, f"{HOST}:{replica.port}", "it is a replica", "redis+sentinel://")
 
 
 def test_a_node_of_a_cluster_is_not_taken_for_a_single_server(cluster):
     """The same from every node, also from that to which the first key belongs."""
-    lines = {node.port: refusal(node.url(), StorageError) for node in cluster.nodes}
-
-    for port, line in lines.items():
-        assert f"{HOST}:{port}" in line
-        assert "node of a cluster" in line
-        assert "use redis+cluster://" in line
+    for node in cluster.nodes:
+        line = refusal(node.url(), StorageError)
+        assert_says(line, f"{HOST}:{node.port}", "node of a cluster", "use redis+cluster://")
 
 
-def test_an_unknown_service_is_named(group):
-    """The Sentinels answer, but know no such name."""
-    line = refusal(group.url(service="nobody"), StorageUnavailable)
+def test_a_sentinel_is_asked_for_a_service_that_it_knows(group):
+    """An unknown one is named, and a Sentinel is not taken for a server."""
+    sentinel = group.sentinels[0]
 
-    assert "'nobody'" in line
-    assert "Look at the name" in line
-
-
-def test_a_server_is_not_taken_for_a_sentinel(server):
-    """The line says so, and names the scheme to use instead."""
-    line = refusal(f"redis+sentinel://{HOST}:{server.port}/firelock", StorageError)
-
-    assert f"{HOST}:{server.port}" in line
-    assert "no Sentinel" in line
-    assert "use redis://" in line
-
-
-def test_a_sentinel_is_not_taken_for_a_server(group):
-    """The line says so, and names the scheme to use instead."""
-    line = refusal(group.sentinels[0].url(), StorageError)
-
-    assert f"{HOST}:{group.sentinels[0].port}" in line
-    assert "a Sentinel" in line
-    assert "use redis+sentinel://" in line
-
-
-def test_a_database_that_there_is_not_is_named(server):
-    """A server has sixteen, unless its configuration says otherwise."""
-    line = refusal(f"redis://{HOST}:{server.port}/99", StorageError)
-
-    assert f"{HOST}:{server.port}/99" in line
-    assert "database 99" in line
+    assert_says(refusal(group.url(service="nobody"), StorageUnavailable), "'nobody'", "Look at the name")
+    line = refusal(sentinel.url(), StorageError)
+    assert_says(line, f"{HOST}:{sentinel.port}", "a Sentinel", "use redis+sentinel://")
 
 
 # ---- what it does to jobs --------------------------------------------------------------------------------
@@ -213,9 +153,7 @@ def test_an_evicting_policy_is_refused_before_the_first_job(program):
         line = refusal(server.url(), StorageError)
         careless = Firelock(server.url(options="eviction=allow"))
 
-        assert "allkeys-lru" in line
-        assert "Set maxmemory-policy noeviction" in line
-        assert "?eviction=allow" in line
+        assert_says(line, "allkeys-lru", "Set maxmemory-policy noeviction", "?eviction=allow")
         assert 0 == stored(careless)
         careless.close()
 

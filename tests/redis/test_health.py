@@ -227,55 +227,61 @@ def test_a_server_prints_all_of_it_at_its_start(server, program, tmp_path):
 # ---- what is found ---------------------------------------------------------------------------------------
 
 
-def test_nothing_is_found_where_all_is_well():
-    """An append-only file, a limit for memory and room below it."""
-    assert [] == found({})
+REPLICATED = "durability=replicated&replicas=2"
+EVICTING = "maxmemory-policy is allkeys-lfu: jobs or locks are dropped when memory is full."
 
 
-def test_a_replica_is_found():
-    """It takes no writes, at least not for long."""
-    assert (True, "It is a replica.") in found({"role": "slave"})
-
-
-def test_an_evicting_policy_is_an_error_and_where_it_was_accepted_a_warning():
-    """Who wrote ?eviction=allow knows, and is reminded."""
-    told = {"maxmemory_policy": "allkeys-lfu"}
-    what = "maxmemory-policy is allkeys-lfu: jobs or locks are dropped when memory is full."
-
-    assert [(True, what)] == found(told)
-    assert [(False, what)] == found(told, options="eviction=allow")
+@pytest.mark.parametrize("told", [{}, {"used_memory": 899}, {"connected_slaves": 2}])
+def test_nothing_is_found_where_all_is_well(told):
+    """An append-only file, a limit for memory, a tenth of it free, and the replicas that are waited for."""
+    assert [] == found(told, options=REPLICATED if told.get("connected_slaves") else "")
 
 
 @pytest.mark.parametrize(
-    ("save", "what"),
+    ("told", "options", "what"),
     [
-        ("", "No append-only file and no snapshots: a restart loses every job."),
-        ("3600 1", "Snapshots alone: a crash of the server loses what came after the last one."),
+        ({"role": "slave"}, "", "It is a replica."),
+        ({"maxmemory_policy": "allkeys-lfu"}, "", EVICTING),
+        ({"aof_last_write_status": "err"}, "", "The server could not write its append-only file."),
+        ({"aof_last_bgrewrite_status": "err"}, "", "The server could not write its append-only file anew."),
+        ({"rdb_last_bgsave_status": "err"}, "", "The server could not write its last snapshot."),
+        (
+            {"used_memory": 950}, "",
+            "Memory is 95 % of maxmemory; when it is full, no job is accepted.",
+        ),
+        (
+            {"connected_slaves": 1}, REPLICATED,
+            "1 of 2 replicas of ?durability=replicated are connected: each enqueue fails.",
+        ),
     ],
-)
-def test_a_missing_append_only_file_is_a_warning(save, what):
-    """What would be lost depends on the snapshots."""
-    assert [(False, what)] == found({"aof_enabled": 0}, settings=[("save", save)])
-
-
-def test_a_file_that_is_never_synced_is_a_warning():
-    """The system writes it when it likes."""
-    assert [(False, "appendfsync is no: a power failure loses jobs.")] == found(
-        {}, settings=[("save", ""), ("appendfsync", "no")]
-    )
+)  # fmt: skip
+def test_what_keeps_jobs_from_being_stored_is_an_error(told, options, what):
+    """Now, or when its memory is full or its primary is found."""
+    assert [(True, what)] == found(told, options=options)
 
 
 @pytest.mark.parametrize(
-    ("name", "what"),
+    ("told", "options", "settings", "what"),
     [
-        ("aof_last_write_status", "its append-only file"),
-        ("aof_last_bgrewrite_status", "its append-only file anew"),
-        ("rdb_last_bgsave_status", "its last snapshot"),
+        ({"maxmemory_policy": "allkeys-lfu"}, "eviction=allow", {}, EVICTING),  # who wrote it is reminded
+        (
+            {"maxmemory": 0}, "", {},
+            "maxmemory is not set: the system may end the server when memory is short.",
+        ),
+        (
+            {"aof_enabled": 0}, "", {"save": ""},
+            "No append-only file and no snapshots: a restart loses every job.",
+        ),
+        (
+            {"aof_enabled": 0}, "", {"save": "3600 1"},
+            "Snapshots alone: a crash of the server loses what came after the last one.",
+        ),
+        ({}, "", {"save": "", "appendfsync": "no"}, "appendfsync is no: a power failure loses jobs."),
     ],
-)
-def test_a_disk_that_cannot_be_written_is_an_error(name, what):
-    """Each of the three writes is told apart."""
-    assert [(True, f"The server could not write {what}.")] == found({name: "err"})
+)  # fmt: skip
+def test_what_may_lose_jobs_is_a_warning(told, options, settings, what):
+    """Jobs are stored meanwhile."""
+    assert [(False, what)] == found(told, options=options, settings=settings.items())
 
 
 def test_a_snapshot_that_fails_on_a_real_server_is_found(program):
@@ -290,31 +296,6 @@ def test_a_snapshot_that_fails_on_a_real_server_is_found(program):
 
         assert "The server could not write its last snapshot." in [finding.what for finding in findings]
         database.close()
-
-
-def test_a_memory_that_is_nearly_full_is_an_error():
-    """From nine tenths on."""
-    assert [] == found({"used_memory": 899})
-    assert [(True, "Memory is 95 % of maxmemory; when it is full, no job is accepted.")] == found(
-        {"used_memory": 950}
-    )
-
-
-def test_a_memory_without_a_limit_is_a_warning():
-    """The system ends the server where Redis would have refused a job."""
-    assert [(False, "maxmemory is not set: the system may end the server when memory is short.")] == found(
-        {"maxmemory": 0}
-    )
-
-
-def test_missing_replicas_are_an_error_where_they_are_waited_for():
-    """Every enqueue fails meanwhile."""
-    options = "durability=replicated&replicas=2"
-
-    assert [] == found({"connected_slaves": 2}, options=options)
-    assert [(True, "1 of 2 replicas of ?durability=replicated are connected: each enqueue fails.")] == found(
-        {"connected_slaves": 1}, options=options
-    )
 
 
 def test_nodes_are_named_where_there_are_several():

@@ -158,25 +158,6 @@ def test_processing_jobs_are_listed_until_their_session_has_ended(scene):
     assert {job.id for job in bulk} == listed()
 
 
-def test_a_whole_id_is_looked_up(scene):
-    """The rest of the filter is judged, and what follows an id is no beginning of another."""
-    id = scene.add(queue="mail")
-
-    assert [id] == ids(walked(scene, JobFilter(id_prefix=id, queue="mail", state=State.ENQUEUED), 5))
-    assert [] == walked(scene, JobFilter(id_prefix=id, queue="bulk"), 5)
-    assert [] == walked(scene, JobFilter(id_prefix=id + "0"), 5)
-    assert [] == walked(scene, JobFilter(id_prefix=id, until=1), 5)
-
-
-def test_no_page_holds_nothing(scene):
-    """A limit of nought is an empty page, and the last one."""
-    scene.add()
-
-    page = scene.storage.find(JobFilter(), limit=0)
-
-    assert ([], None) == (page.jobs, page.cursor)
-
-
 # ---- a crowd -----------------------------------------------------------------------------------------------
 
 

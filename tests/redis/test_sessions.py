@@ -8,8 +8,7 @@ from contextlib import closing
 import pytest
 
 from firelock.lifecycle import Upkeep
-from firelock.storage import ClaimRequest, Held, NewSession, Renewal, State, StorageUnavailable
-from firelock.testing.conformance.ends import deletes, requeues
+from firelock.storage import ClaimRequest, NewSession, Renewal, State, StorageUnavailable
 from firelock.testing.conformance.handles import DAY, SECOND
 from firelock.testing.conformance.scene import Scene
 from firelock.values import ClaimedJob
@@ -103,32 +102,6 @@ def all_claimed(scene: Scene) -> list[ClaimedJob]:
 
 
 # ---- begin and end in every partition ----------------------------------------------------------------------
-
-
-def test_a_session_may_claim_in_every_partition(scene: Scene) -> None:
-    """A begun session claims wherever there is work."""
-    ids = a_job_in_each_partition(scene)
-
-    claimed = scene.claim(scene.begin(), len(ids))
-
-    assert sorted(ids) == sorted(job.id for job in claimed)
-
-
-def test_the_end_takes_what_is_held_in_every_partition(scene: Scene) -> None:
-    """Jobs come back from all partitions, what ran with a crash; tails go, and no claim is left."""
-    ids = a_job_in_each_partition(scene)
-    holder = scene.begin()
-    scene.claim(holder, len(ids))
-    scene.storage.apply([deletes(ids[3]), requeues(ids[3])])
-
-    taken = scene.storage.end_session(holder.session, [ids[1]], reason="killed")
-
-    assert (holder.server, [ids[1]], [ids[0], ids[2]]) == (taken.server, taken.crashed, taken.returned)
-    assert [(State.ENQUEUED, None)] * 4 == [
-        (record.state, record.session) for record in map(scene.record, ids)
-    ]
-    assert scene.storage.claim(ClaimRequest(None, 10, holder.session, scene.stamp())).is_session_lost
-    assert sorted(ids) == sorted(job.id for job in scene.claim(scene.begin("b"), 10))
 
 
 def test_an_end_reaches_a_partition_before_the_begin(database: Interrupted, storage: RedisStorage) -> None:
@@ -298,22 +271,6 @@ def test_sessions_beyond_a_page_are_all_listed(scene: Scene) -> None:
     listed = scene.storage.list_sessions()
 
     assert [f"session-{name}" for name in names] == [record.session.id for record in listed]
-
-
-def test_a_child_that_holds_jobs_in_every_partition_agrees(scene: Scene) -> None:
-    """Beliefs are compared partition by partition; lost ones come in the order given, starts are written."""
-    ids = a_job_in_each_partition(scene)
-    holder = scene.begin()
-    jobs = {job.id: job for job in scene.claim(holder, len(ids))}
-    held = [Held(id, jobs[id].fence, 77 if id == ids[1] else None) for id in reversed(ids[:3])]
-    scene.storage.apply([deletes(ids[2])])
-
-    found = scene.storage.reconcile(holder.session, [Held("none", 1), *held])
-
-    assert (False, [Held("none", 1), held[0]], [jobs[ids[3]]]) == (
-        found.is_session_lost, found.lost, found.unknown,
-    )  # fmt: skip
-    assert [None, 77] == [scene.record(id).started_at for id in ids[:2]]
 
 
 @alone

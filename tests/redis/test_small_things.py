@@ -354,18 +354,6 @@ def test_long_lines_are_sent_in_several_steps(database, server):
     assert 10 <= steps <= 15
 
 
-def test_progress_of_many_jobs_is_read_in_steps(parted):
-    """One answer an id, same order, also for thousands; none for none."""
-    ids = known(parted, 50)
-    parted.append_logs({}, {id: Progress(place, 50, BASE, "ü") for place, id in enumerate(ids)})
-    asked = [f"{number:036x}" for number in range(6_000)]
-
-    found = [one and one.progress for one in parted.get(asked)]
-
-    assert [*range(50), *[None] * 5_950] == [told and told.done for told in found]
-    assert [] == [one and one.progress for one in parted.get([])]
-
-
 # ---- names ------------------------------------------------------------------------------------------------
 
 

@@ -8,13 +8,12 @@ import attrs
 import pytest
 
 from firelock.lifecycle import Upkeep
-from firelock.storage import Held, Promotion, Renewal, StorageUnavailable
+from firelock.storage import Held, Renewal, StorageUnavailable
 from firelock.testing.conformance.ends import deletes, fails, requeues, retries, snoozes, succeeds
 from firelock.testing.conformance.handles import DAY, HOUR, SECOND
 from firelock.testing.conformance.scene import Running, Scene
 from firelock.values import Edge, LogLine, On, Progress, State
 from firelock_redis.database import RedisDatabase
-from firelock_redis.upkeep import earliest_due_at
 from firelock_redis.url import parse_url
 from tests.redis.databases import keys_of
 from tests.redis.servers import RedisServer
@@ -35,7 +34,6 @@ def scene(server: RedisServer, request: pytest.FixtureRequest) -> Iterator[Scene
         yield scene
 
 
-parted = pytest.mark.parametrize("scene", [OPTIONS], ids=["parted"], indirect=True)
 alone_and_parted = pytest.mark.parametrize("scene", ["", OPTIONS], ids=["alone", "parted"], indirect=True)
 
 
@@ -122,17 +120,6 @@ def test_a_queue_without_jobs_is_forgotten(scene: Scene, server: RedisServer) ->
 
     assert {"default"} == set(scene.storage.counts().by_queue)
     assert {"default"} == set(server.client().smembers("firelock:{0}:queues"))
-
-
-def test_rare_fields_of_any_length_are_found(scene: Scene, server: RedisServer) -> None:
-    """Tags beyond what a first look reads of a payload are forgotten too."""
-    tags = tuple(f"{number:03}" + "é" * 30 for number in range(10))
-    job_id = scene.add(tags=tags, arguments='["' + "x" * 5_000 + '"]')
-    scene.storage.apply([deletes(job_id, expires_at=scene.now())])
-
-    scene.storage.prune(10)
-
-    assert set() == {key for key in keys_of(server) if key.startswith("t:")}
 
 
 def test_a_tail_goes_with_its_job(scene: Scene, server: RedisServer) -> None:
@@ -288,17 +275,6 @@ def test_a_tie_goes_with_who_waits_no_more(scene: Scene, server: RedisServer) ->
     assert not {key for key in keys_of(server) if key.startswith(("pend:", "n:"))}
 
 
-def test_a_chain_is_released_within_one_script(scene: Scene) -> None:
-    """A parent that one step has just deleted is known as it is by now when its children are looked at."""
-    chain = [scene.add()]
-    for _ in range(10):
-        chain.append(scene.continuation(chain[-1]))
-    scene.settle(deletes(chain[0]))
-
-    assert 10 == scene.storage.release(100)
-    assert [State.DELETED] * 11 == [scene.state(job_id) for job_id in chain]
-
-
 def test_a_parent_with_many_waiting_children_is_pruned_in_steps(scene: Scene, server: RedisServer) -> None:
     """More waiting children than one script deletes are all deleted before their parent goes."""
     parent = scene.add()
@@ -316,57 +292,6 @@ def test_a_parent_with_many_waiting_children_is_pruned_in_steps(scene: Scene, se
 
 
 # ---- partitions and bounds ---------------------------------------------------------------------------------
-
-
-@parted
-def test_the_longest_due_of_all_partitions_are_first(scene: Scene) -> None:
-    """Within the limit the oldest due instants are moved, wherever they lie."""
-    at = scene.now()
-    ids = [in_partition(number, number % PARTITIONS) for number in range(8)]
-    instants = [at - (number * 5 % 8) * SECOND for number in range(8)]
-    scene.storage.insert(
-        [
-            scene.new_job(id=id, state=State.SCHEDULED, due_at=due)
-            for id, due in zip(ids, instants, strict=True)
-        ]
-    )
-
-    promotion = scene.storage.promote(3)
-
-    moved = {place for place, id in enumerate(ids) if scene.state(id) is State.ENQUEUED}
-    oldest = sorted(range(8), key=instants.__getitem__)
-    assert (Promotion(3, instants[oldest[3]]), set(oldest[:3])) == (promotion, moved)
-
-
-@parted
-def test_the_next_instant_is_that_of_any_partition(scene: Scene, server: RedisServer) -> None:
-    """The next due instant is the earliest of all partitions, recurring definitions among them."""
-    at = scene.now() + HOUR
-    scene.add(id=in_partition(1, 3), state=State.SCHEDULED, due_at=at + 1)
-    database = RedisDatabase(parse_url(server.socket_url(OPTIONS)))
-
-    before = earliest_due_at(database)
-    scene.storage.put_record("recurring", "nightly", "{}", due_at=at)
-    after = earliest_due_at(database)
-
-    assert (at + 1, at) == (before, after)
-    database.close()
-
-
-@parted
-def test_every_partition_is_pruned_and_released(scene: Scene) -> None:
-    """Limits count over all partitions, and no partition is left out for ever."""
-    at = scene.now()
-    ids = [in_partition(number, number % PARTITIONS) for number in range(12)]
-    scene.storage.insert([scene.new_job(id=id) for id in ids])
-    children = [scene.continuation(id, on=On.DELETED) for id in ids]
-    scene.storage.apply([deletes(id, expires_at=at) for id in ids])
-
-    released = [scene.storage.release(5) for _ in range(4)]
-    pruned = [scene.storage.prune(5) for _ in range(4)]
-
-    assert ([5, 5, 2, 0], [5, 5, 2, 0]) == (released, pruned)
-    assert [State.ENQUEUED] * 12 == [scene.state(child) for child in children]
 
 
 def test_more_than_one_script_moves_is_moved_by_one_call(scene: Scene) -> None:
