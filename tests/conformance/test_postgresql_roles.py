@@ -10,7 +10,7 @@ import pytest
 
 from firelock.storage import StorageError
 from firelock.testing import StorageConformance
-from firelock_sql.postgresql.opening import open_url
+from firelock_sql.postgresql.storage import open_url
 from tests.sql.fixtures import here
 from tests.sql.processes import PASSWORD, USER
 from tests.sql.programs import one_postgresql

@@ -10,8 +10,8 @@ import pytest
 from sqlalchemy import create_engine
 
 from firelock.storage import JobFilter, NewJob, State, StorageUnavailable
-from firelock_sql.mysql import opening as mysql_opening
-from firelock_sql.postgresql import opening as postgresql_opening
+from firelock_sql.mysql import storage as mysql_opening
+from firelock_sql.postgresql import storage as postgresql_opening
 from tests.faults.proxy import FaultProxy
 from tests.sql.postgresql import end_connections
 

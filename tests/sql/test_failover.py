@@ -7,7 +7,7 @@ from contextlib import closing
 import pytest
 
 from firelock import Firelock, StorageUnavailable
-from firelock_sql.postgresql.opening import open_url
+from firelock_sql.postgresql.storage import open_url
 from tests.ports import HOST
 from tests.sql.postgresql import Postgresql
 from tests.sql.processes import PASSWORD, USER

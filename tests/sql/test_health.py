@@ -17,7 +17,7 @@ from firelock_sql.names import Names
 from firelock_sql.pool import EnginePool
 from firelock_sql.postgresql import health
 from firelock_sql.postgresql.database import PostgresqlDatabase
-from firelock_sql.postgresql.opening import open_url
+from firelock_sql.postgresql.storage import open_url
 from tests.sql.postgresql import Postgresql
 from tests.sql.processes import PASSWORD, USER
 

@@ -11,7 +11,7 @@ from firelock.testing import Handles, Scene
 from firelock.testing.conformance.ends import deletes, fails, succeeds
 from firelock.testing.conformance.scene import Running
 from firelock_sql.postgresql.connect import text_array
-from firelock_sql.postgresql.opening import open_engine
+from firelock_sql.postgresql.storage import open_engine
 from tests.scenes import scene_at
 from tests.sql.postgresql import end_connections
 

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from firelock_sql.mysql.connect import read_failure
-from firelock_sql.transaction import Meaning
+from firelock_sql.server_database import Meaning
 
 
 @pytest.mark.parametrize(

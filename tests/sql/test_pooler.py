@@ -11,7 +11,7 @@ from sqlalchemy import create_engine
 
 from firelock.storage import ClaimRequest, State
 from firelock_sql.postgresql.connect import Way
-from firelock_sql.postgresql.opening import open_engine, open_url
+from firelock_sql.postgresql.storage import open_engine, open_url
 from tests.scenes import listening, scene_at
 
 LISTENERS = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND query LIKE 'LISTEN%%'"

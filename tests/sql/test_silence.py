@@ -9,7 +9,7 @@ import pytest
 
 from firelock import Firelock, StorageUnavailable
 from firelock.storage import ClaimRequest
-from firelock_sql.postgresql import opening
+from firelock_sql.postgresql import storage as opening
 from tests.faults.proxy import FaultProxy
 
 

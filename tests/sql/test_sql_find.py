@@ -7,14 +7,14 @@ import pytest
 from firelock.storage import JobFilter, State
 from firelock.testing import Handles, Scene
 from firelock_sql.find import RARE, SCANNED
-from firelock_sql.sqlite.opening import open_sqlite
+from firelock_sql.sqlite.storage import SqliteStorage
 
 
 @pytest.fixture(scope="module")
 def crowd(tmp_path_factory):
     """A store with more jobs than one page may look at; the oldest one is special."""
     path = tmp_path_factory.mktemp("crowd") / "jobs.db"
-    handles = Handles(lambda: open_sqlite(f"sqlite:///{path}?synchronous=normal"))
+    handles = Handles(lambda: SqliteStorage(f"sqlite:///{path}?synchronous=normal"))
     scene = Scene(handles)
     scene.first = scene.add(priority=3)
     scene.claim(scene.begin())

@@ -10,7 +10,7 @@ import pytest
 from firelock.storage import JobFilter, On, State
 from firelock.testing import Handles, Scene
 from firelock.testing.conformance.ends import requeues, succeeds
-from firelock_sql.sqlite.opening import open_sqlite
+from firelock_sql.sqlite.storage import SqliteStorage
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def path(tmp_path):
 @pytest.fixture
 def scene(path):
     """A store with jobs at hand."""
-    handles = Handles(lambda: open_sqlite(f"sqlite:///{path}?synchronous=normal"))
+    handles = Handles(lambda: SqliteStorage(f"sqlite:///{path}?synchronous=normal"))
     yield Scene(handles)
     handles.close()
 

@@ -12,8 +12,8 @@ from firelock.storage import Applied, ClaimRequest, State, bounded_history
 from firelock.testing import Handles, Scene
 from firelock.testing.conformance.ends import deletes, fails, requeues, snoozes, succeeds
 from firelock.testing.conformance.scene import Running
-from firelock_sql.history import COMPACT_FROM
-from firelock_sql.sqlite.opening import open_sqlite
+from firelock_sql.job_row import COMPACT_FROM
+from firelock_sql.sqlite.storage import SqliteStorage
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def path(tmp_path):
 @pytest.fixture
 def scene(path):
     """A store with jobs at hand."""
-    handles = Handles(lambda: open_sqlite(f"sqlite:///{path}?synchronous=normal"))
+    handles = Handles(lambda: SqliteStorage(f"sqlite:///{path}?synchronous=normal"))
     yield Scene(handles)
     handles.close()
 

@@ -11,7 +11,7 @@ from sqlalchemy.schema import CreateIndex
 
 from firelock import ConfigurationError
 from firelock_sql.metadata import tables_of
-from firelock_sql.sqlite.opening import open_sqlite
+from firelock_sql.sqlite.storage import SqliteStorage
 
 
 def shown(engine):
@@ -29,7 +29,7 @@ def shown(engine):
 def test_they_are_the_tables_of_a_migration(tmp_path):
     """Made by either, a storage finds the same, and works on it once the version is written."""
     by_tool, by_us = (create_engine(f"sqlite:///{tmp_path}/{name}.db", poolclass=NullPool) for name in "ab")
-    with closing(open_sqlite(f"sqlite:///{tmp_path}/b.db")) as storage:
+    with closing(SqliteStorage(f"sqlite:///{tmp_path}/b.db")) as storage:
         statements = storage.migration_sql()
         storage.migrate()
 
@@ -38,7 +38,7 @@ def test_they_are_the_tables_of_a_migration(tmp_path):
         connection.execute(text(statements[-1]))
 
     assert shown(by_us) == shown(by_tool)
-    with closing(open_sqlite(f"sqlite:///{tmp_path}/a.db")) as storage:
+    with closing(SqliteStorage(f"sqlite:///{tmp_path}/a.db")) as storage:
         assert ({}, []) == (storage.counts().by_state, storage.migrate())
 
 

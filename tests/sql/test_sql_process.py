@@ -9,16 +9,13 @@ import warnings
 from contextlib import closing
 
 import pytest
-from sqlalchemy import bindparam, select
-from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 
 from firelock.storage import JobFilter, State, StorageError, StorageUnavailable
 from firelock.testing import Handles, Scene
+from firelock_sql.schema import jobs, sessions
 from firelock_sql.sqlite.database import translated
 from firelock_sql.sqlite.health import file_system_of
-from firelock_sql.sqlite.opening import open_sqlite
-from firelock_sql.statements import Statement
-from firelock_sql.tables import jobs, sessions
+from firelock_sql.sqlite.storage import SqliteStorage
 
 
 @pytest.fixture
@@ -30,7 +27,7 @@ def path(tmp_path):
 @pytest.fixture
 def scene(path):
     """A store with jobs at hand; a writer waits for no more than a moment."""
-    handles = Handles(lambda: open_sqlite(f"sqlite:///{path}?busy_timeout=0.05"))
+    handles = Handles(lambda: SqliteStorage(f"sqlite:///{path}?busy_timeout=0.05"))
     yield Scene(handles)
     handles.close()
 
@@ -64,7 +61,7 @@ def test_after_a_fork_the_child_opens_its_own(scene):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_a_fork_waits_for_what_is_under_way(tmp_path):
     """Children forked while other threads write and read inherit no transaction: each is free to write."""
-    handles = Handles(lambda: open_sqlite(f"sqlite:///{tmp_path}/busy.db?synchronous=normal"))
+    handles = Handles(lambda: SqliteStorage(f"sqlite:///{tmp_path}/busy.db?synchronous=normal"))
     scene, is_over = Scene(handles), threading.Event()
 
     def write_and_read():
@@ -149,19 +146,7 @@ def test_the_drivers_errors_say_whether_to_try_again(tmp_path, statements, expec
     assert "a.db" in str(raised.value)
 
 
-# ---- statements ------------------------------------------------------------------------------------------
-
-
-def test_parameters_in_another_order_are_refused():
-    """Whoever binds by position is told at once when a statement has changed under him."""
-    statement = Statement(
-        select(jobs.c.id).where(jobs.c.queue == bindparam("a"), jobs.c.task == bindparam("b"))
-    )
-    dialect = SQLiteDialect_pysqlite(paramstyle="qmark")
-
-    assert statement.text(dialect, "a", "b").startswith("SELECT")
-    with pytest.raises(AssertionError, match="parameters are"):
-        statement.text(dialect, "b", "a")
+# ---- tables ----------------------------------------------------------------------------------------------
 
 
 def test_one_table_looks_like_the_jobs_and_one_like_the_counts():
@@ -177,7 +162,7 @@ def test_the_description_says_what_a_power_failure_may_take(path):
     """Durability above all: with full, what was acknowledged is on the disk; with normal it may not be."""
     described = {}
     for synchronous in ("full", "normal"):
-        storage = open_sqlite(f"sqlite:///{path}?synchronous={synchronous}")
+        storage = SqliteStorage(f"sqlite:///{path}?synchronous={synchronous}")
         described[synchronous] = storage.describe()
         storage.close()
 
@@ -189,7 +174,7 @@ def test_the_description_says_what_a_power_failure_may_take(path):
 @pytest.mark.parametrize(("synchronous", "is_found"), [("full", False), ("normal", True)])
 def test_less_than_full_durability_is_found(path, synchronous, is_found):
     """The doctor mentions it, with the way back, and not as an error."""
-    storage = open_sqlite(f"sqlite:///{path}?synchronous={synchronous}")
+    storage = SqliteStorage(f"sqlite:///{path}?synchronous={synchronous}")
 
     found = [one for one in storage.diagnose() if "synchronous" in one.what]
 

@@ -12,7 +12,7 @@ import pytest
 
 from firelock.storage import JobFilter, SchemaMismatch, SchemaState, StorageError
 from firelock_sql import schema
-from firelock_sql.sqlite.opening import open_sqlite
+from firelock_sql.sqlite.storage import SqliteStorage
 from tests.core.fakes import unmeasured
 
 
@@ -28,7 +28,7 @@ def open_storage(path):
     opened = []
 
     def open_one():
-        opened.append(open_sqlite(f"sqlite:///{path}"))
+        opened.append(SqliteStorage(f"sqlite:///{path}"))
         return opened[-1]
 
     yield open_one
@@ -138,7 +138,7 @@ def test_the_statements_of_a_migration_do_what_it_does(open_storage, path, tmp_p
     for statement in statements:
         write(by_hand, statement)
 
-    with closing(open_sqlite(f"sqlite:///{by_hand}")) as storage:
+    with closing(SqliteStorage(f"sqlite:///{by_hand}")) as storage:
         assert ([], []) == (storage.migration_sql(), storage.migrate())
         open_storage().migrate()
         shown = "select sql from sqlite_master order by name"
@@ -180,7 +180,7 @@ def test_a_file_that_is_no_database_is_told(open_storage, path):
 
 def test_a_missing_folder_is_named(tmp_path):
     """A path that cannot be opened says which folder is missing."""
-    storage = open_sqlite(f"sqlite:///{tmp_path}/nowhere/jobs.db")
+    storage = SqliteStorage(f"sqlite:///{tmp_path}/nowhere/jobs.db")
 
     with pytest.raises(StorageError, match=f"no folder {tmp_path}/nowhere"):
         storage.counts()

@@ -16,18 +16,17 @@ class Looking:
         self.ready = {"a": ["a1"], "b": ["b1", "b2", "b3"]}
         self.asked = 0
 
-    def one(self, statement, parameters):
+    def one(self, statement, former):
         """The row of the next queue behind one, None behind the last."""
-        return min(((queue,) for queue in self.ready if queue > parameters["former"]), default=None)
+        return min(((queue,) for queue in self.ready if queue > former), default=None)
 
-    def all(self, statement, parameters=None):
+    def all(self, statement, queue=None, most=0):
         """The first rows of a queue; nothing is paused."""
-        if parameters is None:
+        if queue is None:
             return []
         self.asked += 1
         assert self.asked <= MOST_ASKED, "it asks without an end"
-        queue, skipped = parameters["queue"], parameters.get("skipped", 0)
-        found = [row_of(id, queue) for id in self.ready[queue]][skipped : skipped + parameters["most"]]
+        found = [row_of(id, queue) for id in self.ready[queue]][:most]
         if queue == "b" and "b0" not in self.ready["b"]:
             self.ready["b"].insert(0, "b0")
         return found

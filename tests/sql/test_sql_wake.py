@@ -13,8 +13,8 @@ import pytest
 from firelock.storage import ClaimRequest, Feature, State
 from firelock.testing import Handles, Scene
 from firelock.testing.conformance.ends import hands_back, requeues, succeeds
-from firelock_sql.sqlite.datagrams import SocketMailbox
-from firelock_sql.sqlite.opening import open_sqlite
+from firelock_sql.notify import SocketMailbox
+from firelock_sql.sqlite.storage import SqliteStorage
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def path():
 @pytest.fixture
 def scene(path):
     """A store with jobs at hand."""
-    handles = Handles(lambda: open_sqlite(f"sqlite:///{path}"))
+    handles = Handles(lambda: SqliteStorage(f"sqlite:///{path}"))
     yield Scene(handles)
     handles.close()
 
@@ -140,7 +140,7 @@ def test_threads_that_send_at_once_share_one_socket(path, monkeypatch):
 
     receiver, sender = SocketMailbox(path), SocketMailbox(path)
     receiver.open()
-    monkeypatch.setattr("firelock_sql.sqlite.datagrams.socket.socket", meeting)
+    monkeypatch.setattr("firelock_sql.notify.socket.socket", meeting)
     threads = [threading.Thread(target=sender.send, args=(b"default",)) for _ in range(2)]
     for thread in threads:
         thread.start()
@@ -222,7 +222,7 @@ def test_a_path_that_is_too_long_without_a_temporary_folder_is_polled(tmp_path, 
 
 def test_without_wake_ups_notify_is_not_offered(path):
     """wake=off is said by the features and the description; no folder appears."""
-    storage = open_sqlite(f"sqlite:///{path}?wake=off")
+    storage = SqliteStorage(f"sqlite:///{path}?wake=off")
 
     answer = storage.wait(None, 0)
 

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 from firelock import ConfigurationError, Firelock, JobNotCommitted
 from firelock.storage import ClaimRequest, Edge, JobNotFound, NewJob, State, StorageUnavailable
 from firelock.testing import Handles, Scene
-from firelock_sql.sqlite.opening import open_sqlite
+from firelock_sql.sqlite.storage import SqliteStorage
 from tests.core.fakes import unmeasured
 
 
@@ -30,7 +30,7 @@ def path(tmp_path):
 @pytest.fixture
 def scene(path):
     """A store with jobs at hand."""
-    handles = Handles(lambda: open_sqlite(f"sqlite:///{path}?busy_timeout=0.2"))
+    handles = Handles(lambda: SqliteStorage(f"sqlite:///{path}?busy_timeout=0.2"))
     yield Scene(handles)
     handles.close()
 
@@ -191,7 +191,7 @@ def test_a_connection_without_a_transaction_is_refused(scene, path):
 def test_tables_are_not_made_under_a_transaction_that_writes(tmp_path):
     """Neither would ever end: the caller is told at once what to do before, and can."""
     path = tmp_path / "new.db"
-    storage = open_sqlite(f"sqlite:///{path}")
+    storage = SqliteStorage(f"sqlite:///{path}")
     jobs = [NewJob(storage.new_ids(1)[0], "tasks.run", "[]", "json", "default", 0, State.ENQUEUED, 1)]
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("create table orders (id integer primary key)")

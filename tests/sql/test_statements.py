@@ -10,6 +10,7 @@ from contextlib import closing
 
 import psycopg
 import pytest
+from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 import firelock_sql
@@ -18,19 +19,18 @@ from firelock_sql.find import _CONDITIONS, _RARE_INDEXES, _count_up_to, _stateme
 from firelock_sql.mysql.connect import dialect_of as mysql_dialect
 from firelock_sql.names import Names
 from firelock_sql.postgresql.connect import dialect_of as postgresql_dialect
-from firelock_sql.sqlite.database import _Dialect
-from firelock_sql.statements import Statement
-from firelock_sql.tables import METADATA, PREFIX, is_of
+from firelock_sql.schema import METADATA, PREFIX, is_of
+from firelock_sql.transaction import Text
 
 OURS = Names("elsewhere", "mine_")
 DIALECTS = {
     "mysql": mysql_dialect("mysql", OURS),
     "mariadb": mysql_dialect("mariadb", OURS),
     "postgresql": postgresql_dialect("psycopg", OURS),
-    "sqlite": _Dialect(paramstyle="qmark"),
+    "sqlite": SQLiteDialect_pysqlite(paramstyle="qmark"),
 }
 FOLDERS = {"mysql": "mysql", "mariadb": "mysql", "postgresql": "postgresql", "sqlite": "sqlite"}
-LISTS = {"ids", "seqs", "edges"}
+LISTS = {"ids", "seqs"}
 
 
 def walks():
@@ -46,12 +46,12 @@ def walks():
 
 
 def every_statement():
-    """Every `Statement` of the package by where it is defined."""
+    """Every `Text` of the package by where it is defined."""
     found = {}
     for module in pkgutil.walk_packages(firelock_sql.__path__, "firelock_sql."):
         for name, value in vars(importlib.import_module(module.name)).items():
             for place, one in enumerate(value if isinstance(value, list) else [value]):
-                if isinstance(one, Statement):
+                if isinstance(one, Text):
                     found[f"{module.name}.{name}.{place}"] = one
     for place, walk in enumerate(walks()):
         found[f"firelock_sql.find.walk.{place}"] = _statement(walk)

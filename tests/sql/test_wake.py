@@ -28,7 +28,7 @@ from firelock_sql.postgresql.listener import (
     channel_name,
     flush,
 )
-from firelock_sql.postgresql.opening import open_url
+from firelock_sql.postgresql.storage import open_url
 from tests.scenes import listening, scene_at
 
 LISTENERS = "SELECT pid FROM pg_stat_activity WHERE datname = %s AND query LIKE 'LISTEN%%' ORDER BY pid"

@@ -13,7 +13,7 @@ from firelock_sql.names import Names
 from firelock_sql.pool import EnginePool
 from firelock_sql.postgresql.connect import Way, dialect_of
 from firelock_sql.postgresql.listener import Channel, Sender
-from firelock_sql.postgresql.opening import open_url
+from firelock_sql.postgresql.storage import open_url
 from tests.sql.postgresql import end_connections
 
 

@@ -15,9 +15,8 @@ from firelock import Firelock
 from firelock.lifecycle import HELD
 from firelock.storage import ClaimRequest, NewSession
 from firelock.values import NewJob, State, Transition
-from firelock_sql.server_database import ServerDatabase
+from firelock_sql.server_database import Meaning, ServerDatabase
 from firelock_sql.storage import SqlStorage
-from firelock_sql.transaction import Meaning
 from tests.faults.effects import database as engine_of
 from tests.faults.scenarios.base import Size, scenario, stage
 from tests.faults.scenarios.databases import SQL

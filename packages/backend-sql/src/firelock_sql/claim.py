@@ -9,31 +9,13 @@ from itertools import chain, zip_longest
 from typing import Any
 
 import attrs
-from sqlalchemy import bindparam, null, select, update
 
 from firelock.storage import Claim, ClaimedJob, ClaimRequest, ErrorInfo, State, Transition
-from firelock_sql.history import read_list
+from firelock_sql.job_row import CLAIMED_COLUMNS, read_list
 from firelock_sql.settle import apply_transitions
-from firelock_sql.statements import Statement, among
-from firelock_sql.tables import (
-    ONE,
-    RECURRING,
-    ZERO,
-    counts,
-    is_paused_queue,
-    is_ready,
-    is_scheduled,
-    jobs,
-    pinned,
-    records,
-    recurring,
-    sessions,
-    text_literal,
-)
-from firelock_sql.transaction import Database, Transaction
+from firelock_sql.transaction import Text, Transaction
 
 __all__ = [
-    "CLAIMED_COLUMNS",
     "DUE",
     "FIRING",
     "IS_READY",
@@ -48,7 +30,6 @@ __all__ = [
     "ReadyRows",
     "TakenRows",
     "Turns",
-    "claimed_job",
     "has_ready",
     "living_server",
     "next_due_at",
@@ -61,51 +42,31 @@ __all__ = [
     "take_rows",
 ]
 
-_server = select(sessions.c.server).where(sessions.c.id == bindparam("session"), sessions.c.died_at.is_(None))
-SERVER = Statement(_server)
-SERVING = Statement(_server.with_for_update(read=True, key_share=True))
-PAUSED = Statement(select(records.c.key).where(is_paused_queue))
-NEXT_WITH_WORK = Statement(
-    pinned(select(jobs.c.queue), "ready")
-    .where(is_ready, jobs.c.queue > bindparam("former"))
-    .order_by(jobs.c.queue)
-    .limit(ONE)
-)
-_WITH_WORK = Statement(
-    select(counts.c.queue).where(counts.c.state == text_literal(State.ENQUEUED), counts.c.jobs > ZERO)
-)
-DUE = Statement(
-    pinned(select(jobs.c.due_at), "due")
-    .where(is_scheduled, jobs.c.due_at.is_not(None))
-    .order_by(jobs.c.due_at)
-    .limit(ONE)
-)
-FIRING = Statement(
-    select(recurring.c.due_at)
-    .where(recurring.c.kind == text_literal(RECURRING), recurring.c.due_at.is_not(None))
-    .order_by(recurring.c.due_at)
-    .limit(ONE)
-)
-
-# In the order of ClaimedJob's fields, `tags` still as text, then what the storage needs itself.
-CLAIMED_COLUMNS = (
-    jobs.c.id, jobs.c.task, jobs.c.arguments, jobs.c.serializer, jobs.c.queue, jobs.c.priority,
-    jobs.c.attempt, jobs.c.retries, jobs.c.crashes, jobs.c.fence, jobs.c.created_at, jobs.c.enqueued_at,
-    jobs.c.claimed_at, jobs.c.nominal_at, jobs.c.tags, jobs.c.timeout_seconds, jobs.c.retry,
-    jobs.c.recurring_id,
-)  # fmt: skip
-READY = Statement(
-    pinned(select(*CLAIMED_COLUMNS, jobs.c.seq, jobs.c.is_parent), "ready")
-    .where(is_ready, jobs.c.queue == bindparam("queue"))
-    .order_by(jobs.c.priority.desc(), jobs.c.enqueued_at, jobs.c.seq)
-    .limit(bindparam("most"))
-    .with_for_update(skip_locked=True, key_share=True)
-)
-IS_READY = Statement(
-    pinned(select(ONE).select_from(jobs), "ready")
-    .where(is_ready, jobs.c.queue == bindparam("queue"))
-    .limit(ONE)
-)
+SERVER = Text("SELECT server FROM firelock_sessions WHERE id = :session AND died_at IS NULL")
+SERVING = Text("SELECT server FROM firelock_sessions WHERE id = :session AND died_at IS NULL FOR KEY SHARE")
+PAUSED = Text("SELECT key FROM firelock_records WHERE is_paused = 1")
+NEXT_WITH_WORK = Text("""
+SELECT queue FROM firelock_jobs INDEXED BY firelock_ready
+WHERE state = 'enqueued' AND session IS NULL AND queue > :former ORDER BY queue LIMIT 1
+""")
+_WITH_WORK = Text("SELECT queue FROM firelock_counts WHERE state = 'enqueued' AND jobs > 0")
+DUE = Text("""
+SELECT due_at FROM firelock_jobs INDEXED BY firelock_due
+WHERE state = 'scheduled' AND due_at IS NOT NULL ORDER BY due_at LIMIT 1
+""")
+FIRING = Text("""
+SELECT due_at FROM firelock_recurring
+WHERE kind = 'recurring' AND due_at IS NOT NULL ORDER BY due_at LIMIT 1
+""")
+READY = Text(f"""
+SELECT {CLAIMED_COLUMNS}, seq, is_parent FROM firelock_jobs INDEXED BY firelock_ready
+WHERE state = 'enqueued' AND session IS NULL AND queue = :queue
+ORDER BY priority DESC, enqueued_at, seq LIMIT :most FOR NO KEY UPDATE SKIP LOCKED
+""")  # noqa: S608 - names of columns
+IS_READY = Text("""
+SELECT 1 FROM firelock_jobs INDEXED BY firelock_ready
+WHERE state = 'enqueued' AND session IS NULL AND queue = :queue LIMIT 1
+""")
 
 ReadyRow = tuple[Any, ...]
 
@@ -133,25 +94,24 @@ class Turns:
 
 def living_server(tx: Transaction, session: str) -> str | None:
     """Return the name of the session's server; None where the session is dead or unknown."""
-    found = tx.one(SERVER, {"session": session})
+    found = tx.one(SERVER, session=session)
     return None if found is None else str(found[0])
 
 
 def serving(tx: Transaction, session: str) -> str | None:
     """Return what `living_server` does; the session cannot end before this transaction."""
-    found = tx.one(SERVING, {"session": session})
+    found = tx.one(SERVING, session=session)
     return None if found is None else str(found[0])
 
 
 def next_due_at(tx: Transaction) -> int | None:
     """Return the earliest instant of a scheduled or recurring job."""
-    found: list[Any] = [row[0] for row in (tx.one(DUE), tx.one(FIRING)) if row is not None]
-    return min(found, default=None)
+    return min((row[0] for row in (tx.one(DUE), tx.one(FIRING)) if row is not None), default=None)
 
 
 def has_ready(tx: Transaction, queues: Sequence[str] | None) -> bool:
     """Tell whether a claim would take anything."""
-    return any(tx.one(IS_READY, {"queue": queue}) for queue in _open_queues(tx, queues))
+    return any(tx.one(IS_READY, queue=queue) for queue in _open_queues(tx, queues))
 
 
 def ready_rows(tx: Transaction, queues: Sequence[str] | None, limit: int, turns: Turns) -> list[ReadyRow]:
@@ -185,14 +145,14 @@ def _queues_with_work(tx: Transaction) -> list[str]:
 def queues_along_the_ready(tx: Transaction) -> list[str]:
     """Return every queue with ready jobs, by one short step along their index for each."""
     names: list[str] = []
-    while found := tx.one(NEXT_WITH_WORK, {"former": names[-1] if names else ""}):
+    while found := tx.one(NEXT_WITH_WORK, former=names[-1] if names else ""):
         names.append(str(found[0]))
     return names
 
 
 def ready_of(tx: Transaction, queue: str, limit: int) -> list[ReadyRow]:
     """Return the first rows of one queue, which nobody else can claim now."""
-    return tx.all(READY, {"queue": queue, "most": limit})
+    return tx.all(READY, queue=queue, most=limit)
 
 
 def rows_in_turn(tx: Transaction, names: Sequence[str], limit: int, turns: Turns) -> list[ReadyRow]:
@@ -219,31 +179,15 @@ def rows_in_turn(tx: Transaction, names: Sequence[str], limit: int, turns: Turns
     return rows
 
 
-def claimed_job(row: Sequence[Any]) -> ClaimedJob:
-    """Return a row of `CLAIMED_COLUMNS` as its session sees it."""
-    job = ClaimedJob(*row)
-    job.tags = read_list(row[14])
-    return job
-
-
 PLACE_SEQ, PLACE_IS_PARENT = 18, 19
 _PROCESSING, _ENQUEUED = State.PROCESSING.value, State.ENQUEUED.value
 
-_TAKE = Statement(
-    update(jobs)
-    .where(among(jobs.c.seq, "seqs"))
-    .ordered_values(
-        (jobs.c.state, text_literal(_PROCESSING)),
-        (jobs.c.attempt, jobs.c.attempt + ONE),
-        (jobs.c.fence, jobs.c.fence + ONE),
-        (jobs.c.session, bindparam("holder")),
-        (jobs.c.server, bindparam("new_server")),
-        (jobs.c.claimed_at, bindparam("now")),
-        (jobs.c.changed_at, bindparam("now_again")),
-        (jobs.c.started_at, null()),
-        (jobs.c.reason, null()),
-    )
-)
+_TAKE = Text("""
+UPDATE firelock_jobs
+SET state = 'processing', attempt = attempt + 1, fence = fence + 1, session = :session, server = :server,
+    claimed_at = :now, changed_at = :now, started_at = NULL, reason = NULL
+WHERE seq IN :seqs
+""")
 
 
 @attrs.frozen
@@ -264,15 +208,15 @@ class TakenRows:
     server: str
 
 
-def take_jobs(tx: Transaction, database: Database, request: ClaimRequest, turns: Turns) -> TakenRows:
+def take_jobs(tx: Transaction, request: ClaimRequest, turns: Turns) -> TakenRows:
     """See `Storage.claim`."""
     server = serving(tx, request.session)
     is_claiming = server is not None and request.limit > 0
     rows = ready_rows(tx, request.queues, request.limit, turns) if is_claiming else []
-    return take_rows(tx, database, request, ReadyRows(server, rows, next_due_at(tx)))
+    return take_rows(tx, request, ReadyRows(server, rows, next_due_at(tx)))
 
 
-def take_rows(tx: Transaction, database: Database, request: ClaimRequest, found: ReadyRows) -> TakenRows:
+def take_rows(tx: Transaction, request: ClaimRequest, found: ReadyRows) -> TakenRows:
     """The rows become the session's; return the claim."""
     if found.server is None:
         return TakenRows(Claim([], found.next_due_at, is_session_lost=True), [], "")
@@ -280,14 +224,12 @@ def take_rows(tx: Transaction, database: Database, request: ClaimRequest, found:
     claimed, unreadable = _claimed_of(rows, now)
     if unreadable:
         rows = [row for row in rows if row[0] not in unreadable]
-        apply_transitions(tx, database, [_quarantine(id, now) for id in unreadable])
+        apply_transitions(tx, [_quarantine(id, now) for id in unreadable])
     if rows:
-        seqs = database.among([row[PLACE_SEQ] for row in rows])
-        taken = {"holder": request.session, "new_server": found.server, "now": now, "now_again": now}
-        tx.run_many(_TAKE, [{**taken, "seqs": seqs}])
+        seqs = [row[PLACE_SEQ] for row in rows]
+        tx.run_many(_TAKE, [{"session": request.session, "server": found.server, "now": now, "seqs": seqs}])
         for queue, number in Counter(row[4] for row in rows).items():
-            tx.deltas[_ENQUEUED, queue] -= number
-            tx.deltas[_PROCESSING, queue] += number
+            tx.moved(queue, _ENQUEUED, _PROCESSING, number)
     return TakenRows(Claim(claimed, found.next_due_at), rows, found.server)
 
 

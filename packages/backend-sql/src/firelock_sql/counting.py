@@ -13,11 +13,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sqlalchemy import BigInteger, bindparam, cast, delete, func, select, union_all
-
-from firelock_sql.statements import Statement, Text, among, insert_into
-from firelock_sql.tables import ZERO, count_deltas, counts
-from firelock_sql.transaction import Database, Transaction
+from firelock_sql.database import Database
+from firelock_sql.transaction import Text, Transaction, insert_into
 
 __all__ = ["Folding", "add_deltas", "counted", "known_queues"]
 
@@ -27,38 +24,34 @@ _LONG_SECONDS = 0.05
 _REST = 20  # times as long as a long fold took
 
 _IN_PLACE = Text("SELECT queue, state, jobs FROM firelock_counts WHERE jobs <> 0")
-_both = union_all(
-    select(counts.c.queue, counts.c.state, counts.c.jobs),
-    select(count_deltas.c.queue, count_deltas.c.state, count_deltas.c.jobs),
-).subquery()
-_sum = cast(func.sum(_both.c.jobs), BigInteger)
-_SUMMED = Statement(
-    select(_both.c.queue, _both.c.state, _sum).group_by(_both.c.queue, _both.c.state).having(_sum != ZERO)
-)
+_SUMMED = Text("""
+SELECT queue, state, sum(jobs) FROM (
+    SELECT queue, state, jobs FROM firelock_counts
+    UNION ALL SELECT queue, state, jobs FROM firelock_count_deltas
+) AS both_kinds GROUP BY queue, state HAVING sum(jobs) <> 0
+""")
 _QUEUES = Text("SELECT DISTINCT queue FROM firelock_counts ORDER BY queue")
 _ALL_QUEUES = Text("""
 SELECT queue FROM firelock_counts UNION SELECT queue FROM firelock_count_deltas ORDER BY queue
 """)
 
-_ADD = insert_into(count_deltas, "state", "queue", "jobs")
+_ADD = insert_into("firelock_count_deltas", "state", "queue", "jobs")
 _NUMBER = Text("""
 SELECT count(*), min(seq) FROM (SELECT seq FROM firelock_count_deltas WHERE seq > :after LIMIT :most) AS few
 """)
-_TAKE = Statement(
-    select(count_deltas.c.seq, count_deltas.c.state, count_deltas.c.queue, count_deltas.c.jobs)
-    .where(count_deltas.c.seq > bindparam("after"))
-    .order_by(count_deltas.c.seq)
-    .limit(bindparam("most"))
-    .with_for_update(skip_locked=True)
-)
-_DROP = Statement(delete(count_deltas).where(among(count_deltas.c.seq, "seqs")))
-_COUNT = Text("UPDATE firelock_counts SET jobs = jobs + :more WHERE state = :of_state AND queue = :of_queue")
-_FIRST = insert_into(counts, "state", "queue", "jobs")
+_TAKE = Text("""
+SELECT seq, state, queue, jobs FROM firelock_count_deltas
+WHERE seq > :after ORDER BY seq LIMIT :most FOR UPDATE SKIP LOCKED
+""")
+_DROP = Text("DELETE FROM firelock_count_deltas WHERE seq IN :seqs")
+_COUNT = Text("UPDATE firelock_counts SET jobs = jobs + :more WHERE state = :state AND queue = :queue")
+_FIRST = insert_into("firelock_counts", "state", "queue", "jobs")
 
 
 def counted(tx: Transaction) -> Sequence[tuple[Any, ...]]:
     """Return queue, state and number of jobs, where there are any."""
-    return tx.all(_SUMMED if tx.adds_deltas else _IN_PLACE)
+    rows = tx.all(_SUMMED if tx.adds_deltas else _IN_PLACE)
+    return [(queue, state, int(number)) for queue, state, number in rows]
 
 
 def known_queues(tx: Transaction) -> list[str]:
@@ -100,7 +93,7 @@ class Folding:
             if number < _WORTH_FOLDING:
                 self._last = max(self._last, first - 1)
                 break
-            last = database.write(lambda tx: _fold(tx, database, after))
+            last = database.write(lambda tx: _fold(tx, after))
             if not last:  # who folds beside has taken them
                 break
             self._last = max(self._last, last)
@@ -111,19 +104,19 @@ class Folding:
 
 def _some_after(tx: Transaction, after: int) -> tuple[int, int]:
     """Return how many differences there are, up to those worth folding, and the number of the first, or 0."""
-    found: Any = tx.one(_NUMBER, {"after": after, "most": _WORTH_FOLDING})
-    return int(found[0]), int(found[1] or 0)
+    number, first = tx.one(_NUMBER, after=after, most=_WORTH_FOLDING)
+    return int(number), int(first or 0)
 
 
-def _fold(tx: Transaction, database: Database, after: int) -> int:
+def _fold(tx: Transaction, after: int) -> int:
     """Some differences are part of the counts; return the last one's number, 0 where others take all."""
-    rows: Sequence[Any] = tx.all(_TAKE, {"after": after, "most": _FOLDED_AT_ONCE})
+    rows = tx.all(_TAKE, after=after, most=_FOLDED_AT_ONCE)
     more: Counter[tuple[str, str]] = Counter()
     for _, state, queue, jobs in rows:
         more[state, queue] += jobs
     for (state, queue), number in sorted(more.items()):
-        if number and not tx.run(_COUNT, {"of_state": state, "of_queue": queue, "more": number}):
-            tx.run(_FIRST, {"state": state, "queue": queue, "jobs": number})
+        if number and not tx.run(_COUNT, state=state, queue=queue, more=number):
+            tx.run(_FIRST, state=state, queue=queue, jobs=number)
     if rows:
-        tx.run(_DROP, {"seqs": database.among([row[0] for row in rows])})
+        tx.run(_DROP, seqs=[row[0] for row in rows])
     return int(rows[-1][0]) if rows else 0

@@ -1,46 +1,186 @@
-"""A job's row under change: read in one statement, changed in memory, written back in one.
+"""A job as its row holds it: how columns are read, and how a row is changed in memory and written back.
 
-Between reading and writing nobody comes between, since the transaction holds the rows (on SQLite the
-database). Rows are locked in the order of their ids: two batches that meet wait for each other, they never
-stand in each other's way.
+What cannot be read reads as nothing: a line that somebody wrote by hand must not keep a job from being shown,
+or others from being claimed.
+
+Between reading a row to change it and writing it back nobody comes between, since the transaction holds it
+(on SQLite the database). Rows are locked in the order of their ids: two batches that meet wait for each
+other, they never stand in each other's way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any, cast
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from operator import attrgetter
+from typing import Any
 
 import attrs
-from sqlalchemy import bindparam, select, update
 
 from firelock.storage import (
-    ANY_QUEUE,
-    FINAL_STATES,
-    Applied,
+    HISTORY_LIMIT,
+    Attempt,
+    ClaimedJob,
+    Edge,
+    ErrorInfo,
     HistoryEntry,
+    JobHistory,
     JobRecord,
+    On,
+    Progress,
     State,
-    Transition,
-    Upkeep,
-    rules,
+    bounded_history,
 )
-from firelock_sql.history import COMPACT_FROM, compacted, entry_line, read_state
-from firelock_sql.statements import Statement, Text, among
-from firelock_sql.tables import ZERO, by_id, jobs
-from firelock_sql.transaction import Database, Transaction
+from firelock_sql.transaction import Text, Transaction
 
 __all__ = [
+    "CLAIMED_COLUMNS",
+    "COMPACT_FROM",
     "JobRow",
-    "change",
-    "clear_tail",
+    "claimed_job",
     "compact",
-    "delete_waiting",
-    "enqueue",
-    "kept_until",
+    "edges_text",
+    "entry_line",
+    "get_history",
+    "get_jobs",
+    "list_text",
     "load_rows",
+    "read_list",
+    "read_state",
     "save_rows",
-    "take_back",
 ]
+
+COMPACT_FROM = 2 * HISTORY_LIMIT
+"""Lines of history from which on the text is rewritten without its middle; reading bounds it anyway."""
+
+# ---- columns ---------------------------------------------------------------------------------------------
+
+
+def list_text(values: Sequence[str]) -> str | None:
+    """Return texts as a column holds them: nothing for none."""
+    return json.dumps(values, ensure_ascii=False) if values else None
+
+
+def read_list(text: str | None) -> tuple[str, ...]:
+    """Return what `list_text` wrote."""
+    try:
+        return tuple(map(str, json.loads(text))) if text else ()
+    except (TypeError, ValueError):
+        return ()
+
+
+def edges_text(parents: Sequence[Edge]) -> str | None:
+    """Return a job's ties to its parents as a column holds them."""
+    return json.dumps([[edge.parent_id, edge.on.value] for edge in parents]) if parents else None
+
+
+def _read_edges(text: str | None) -> tuple[Edge, ...]:
+    try:
+        return tuple(Edge(parent_id, On(on)) for parent_id, on in json.loads(text)) if text else ()
+    except (TypeError, ValueError):
+        return ()
+
+
+_STATES = {state.value: state for state in State}
+
+
+def read_state(text: str) -> State:
+    """Return the state of that name; a job in a state that nobody knows is one that has failed."""
+    return _STATES.get(text, State.FAILED)
+
+
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+_in_order = attrgetter(*(field.name for field in attrs.fields(HistoryEntry)))
+
+
+def entry_line(entry: HistoryEntry) -> str:
+    """Return one step of a job's life as one line."""
+    state, *fields = _in_order(entry)
+    while len(fields) > 1 and fields[-1] in {None, 0}:
+        fields.pop()
+    return _encode([state.value, *fields]) + "\n"
+
+
+def _read_line(line: str) -> HistoryEntry | None:
+    try:
+        state, *rest = json.loads(line)
+        return HistoryEntry(_STATES[state], *rest)
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _read_history(created_at: int, creation: str | None, lines: str) -> list[HistoryEntry]:
+    """Return a job's history, its middle left out where it is long."""
+    first = None if creation is None else _read_line(creation)
+    history = [first or HistoryEntry(State.ENQUEUED, created_at)]
+    for line in lines.split("\n")[:-1]:  # not splitlines(): a reason may hold separators of its own
+        if (entry := _read_line(line)) is not None:
+            history = bounded_history(history, entry)
+    return history
+
+
+# ---- as it is read ---------------------------------------------------------------------------------------
+
+# In the order of ClaimedJob's fields, `tags` still as text.
+CLAIMED_COLUMNS = ", ".join(field.name for field in attrs.fields(ClaimedJob))
+_ERROR = 27  # the place behind the columns that are fields of a JobRecord as they stand
+_RECORD_COLUMNS = (
+    *(field.name for field in attrs.fields(JobRecord)[:_ERROR]),
+    "error_type", "error_message", "error_fingerprint", "result", "result_absent", "parents",
+)  # fmt: skip
+_STATE, _TAGS = 4, 8
+
+_GET = Text(
+    f"SELECT {', '.join(f'job.{name}' for name in _RECORD_COLUMNS)}, done, total, at, message"  # noqa: S608
+    " FROM firelock_jobs AS job LEFT JOIN firelock_progress AS said ON said.job_id = job.id WHERE id IN :ids"
+)
+_HISTORY = Text("""
+SELECT created_at, creation, history, is_plain_end, state, changed_at, attempt, claimed_at, started_at, server
+FROM firelock_jobs WHERE id = :id
+""")
+_ERRORS = Text("""
+SELECT attempt, at, type, message, fingerprint, traceback FROM firelock_attempt_errors
+WHERE job_id = :id ORDER BY seq DESC LIMIT 20
+""")
+
+
+def claimed_job(row: Sequence[Any]) -> ClaimedJob:
+    """Return a row of `CLAIMED_COLUMNS` as its session sees it."""
+    job = ClaimedJob(*row)
+    job.tags = read_list(row[14])
+    return job
+
+
+def get_jobs(tx: Transaction, ids: Sequence[str]) -> list[JobRecord | None]:
+    """See `Storage.get`."""
+    found = {row[0]: _read_record(row) for row in tx.all(_GET, ids=list(ids))}
+    return [found.get(id) for id in ids]
+
+
+def _read_record(row: Sequence[Any]) -> JobRecord:
+    type_, message, fingerprint, result, absent, parents, done, *said = row[_ERROR:]
+    fields: list[Any] = list(row[:_ERROR])
+    fields[_STATE], fields[_TAGS] = read_state(fields[_STATE]), read_list(fields[_TAGS])
+    error = None if type_ is None else ErrorInfo(type_, message, fingerprint)
+    told = None if done is None else Progress(done, *said)
+    fields += [error, result, absent, _read_edges(parents), told]
+    return JobRecord(*fields)
+
+
+def get_history(tx: Transaction, job_id: str) -> JobHistory:
+    """See `Storage.history`."""
+    found = tx.one(_HISTORY, id=job_id)
+    if found is None:
+        return JobHistory([], [])
+    created_at, creation, lines, is_plain_end, state, changed_at, *attempt = found
+    history = _read_history(created_at, creation, lines)
+    if is_plain_end:
+        history = bounded_history(history, HistoryEntry(read_state(state), changed_at, None, *attempt))
+    errors = [Attempt(row[0], row[1], ErrorInfo(*row[2:])) for row in tx.all(_ERRORS, id=job_id)]
+    return JobHistory(history, errors[::-1])
+
+
+# ---- as it is changed ------------------------------------------------------------------------------------
 
 
 @attrs.define(eq=False)
@@ -80,66 +220,51 @@ class JobRow:
     def __attrs_post_init__(self) -> None:
         self.state = read_state(self.state)
         if self.is_plain_end:  # what the columns say now is history with the next change
-            self.note(
-                HistoryEntry(
-                    self.state,
-                    self.changed_at,
-                    None,
-                    self.attempt,
-                    self.claimed_at,
-                    self.started_at,
-                    self.server,
-                )
-            )
+            self.note(self.state, self.changed_at, None, of_attempt=True)
 
-    def move(self, tx: Transaction, to: State) -> None:
-        """The job is in that state, and the counts will say so."""
+    def move(self, tx: Transaction, to: State, **fields: object) -> None:
+        """The job is in that state, with these fields, and the counts will say so."""
         if to is not self.state:
             tx.moved(self.queue, self.state.value, to.value)
         self.state = to
+        self.change(fields)
+
+    def change(self, fields: Mapping[str, object]) -> None:
+        """The job has these fields."""
+        for name, value in fields.items():
+            setattr(self, name, value)
         self.is_changed = True
 
-    def note(self, entry: HistoryEntry) -> None:
+    def note(self, state: State, at: int, reason: str | None, *, of_attempt: bool = False) -> None:
         """The history has one entry more."""
-        self.added.append(entry_line(entry))
+        attempt = (self.attempt, self.claimed_at, self.started_at, self.server) if of_attempt else ()
+        self.added.append(entry_line(HistoryEntry(state, at, reason, *attempt)))
 
 
-_READ = tuple(
-    jobs.c[field.name] for field in attrs.fields(JobRow) if field.name not in {"added", "is_changed"}
+_READ = [field.name for field in attrs.fields(JobRow)][:-2]
+_WRITTEN = _READ[_READ.index("state") :]
+_values_of = attrgetter(*_WRITTEN)
+_LOAD = Text(
+    f"SELECT {', '.join(_READ)} FROM firelock_jobs INDEXED BY id WHERE id IN :ids"  # noqa: S608 - names
+    " ORDER BY id FOR NO KEY UPDATE"
 )
-_FIRST_WRITTEN = 7  # the columns before it are not written by name
-_WRITTEN = _READ[_FIRST_WRITTEN:]
-
-_LOAD = Statement(
-    by_id(select(*_READ)).where(among(jobs.c.id, "ids")).order_by(jobs.c.id).with_for_update(key_share=True)
+_SAVE = Text(
+    f"UPDATE firelock_jobs SET {', '.join(f'{name} = :{name}' for name in _WRITTEN)},"  # noqa: S608 - names
+    " history = history || :lines, history_lines = history_lines + :number, is_plain_end = 0 WHERE seq = :seq"
 )
-_SAVE = Statement(
-    update(jobs)
-    .where(jobs.c.seq == bindparam("row_seq"))
-    .ordered_values(
-        *((column, bindparam(f"new_{column.name}")) for column in _WRITTEN),
-        (jobs.c.history, jobs.c.history + bindparam("new_lines")),
-        (jobs.c.history_lines, jobs.c.history_lines + bindparam("new_count")),
-        (jobs.c.is_plain_end, ZERO),
-    )
-)
-_HISTORY = Text("SELECT creation, history FROM firelock_jobs WHERE seq = :seq")
+_TEXT = Text("SELECT creation, history FROM firelock_jobs WHERE seq = :seq")
 _REWRITE = Text("UPDATE firelock_jobs SET history = :history, history_lines = :number WHERE seq = :seq")
 
 
-def load_rows(tx: Transaction, database: Database, ids: Sequence[str]) -> dict[str, JobRow]:
+def load_rows(tx: Transaction, ids: Iterable[str]) -> dict[str, JobRow]:
     """Return the jobs that are stored, by id; locked in order of id where a database locks rows."""
-    found: Iterable[Any] = tx.all(_LOAD, {"ids": database.among(ids)})
-    return {row[1]: JobRow(*row) for row in found}
+    return {row[1]: JobRow(*row) for row in tx.all(_LOAD, ids=list(ids))}
 
 
 def save_rows(tx: Transaction, rows: Iterable[JobRow]) -> None:
     """The rows that changed are written."""
     changed = [row for row in rows if row.is_changed]
-    if not changed:
-        return
-    text = _SAVE.text(tx.dialect, *_SAVE_ORDER)
-    tx.cursor.executemany(text, [_saved(row) for row in changed])
+    tx.run_many(_SAVE, map(_saved, changed))
     for row in changed:
         row.is_changed = False
         row.history_lines += len(row.added)
@@ -148,138 +273,16 @@ def save_rows(tx: Transaction, rows: Iterable[JobRow]) -> None:
             compact(tx, row)
 
 
-_SAVE_ORDER = (*(f"new_{column.name}" for column in _WRITTEN), "new_lines", "new_count", "row_seq")
-
-
-def _saved(row: JobRow) -> tuple[str | int | float | None, ...]:
-    return (
-        row.state.value, row.reason, row.changed_at, row.enqueued_at, row.attempt, row.retries, row.crashes,
-        row.fence, row.session, row.server, row.claimed_at, row.started_at, row.due_at, row.ended_at,
-        row.expires_at, row.result, row.result_absent, row.error_type, row.error_message,
-        row.error_fingerprint, "".join(row.added), len(row.added), row.seq,
-    )  # fmt: skip
+def _saved(row: JobRow) -> dict[str, Any]:
+    values: dict[str, Any] = dict(zip(_WRITTEN, _values_of(row), strict=True))
+    values["state"] = row.state.value
+    values["lines"], values["number"], values["seq"] = "".join(row.added), len(row.added), row.seq
+    return values
 
 
 def compact(tx: Transaction, row: JobRow) -> None:
     """The job's history is stored without its middle; what is read from it stays the same."""
-    found: Any = tx.one(_HISTORY, {"seq": row.seq})
-    creation, lines = found
-    history = compacted(row.created_at, creation, lines)
+    creation, lines = tx.one(_TEXT, seq=row.seq)
+    history = "".join(map(entry_line, _read_history(row.created_at, creation, lines)[1:]))
     row.history_lines = history.count("\n")
-    tx.run(_REWRITE, {"seq": row.seq, "history": history, "number": row.history_lines})
-
-
-def change(tx: Transaction, row: JobRow, transition: Transition) -> Applied:
-    """The transition is in the row if its guards hold; return what became of it, children aside."""
-    if row.state not in transition.from_states or not _is_holder(row, transition):
-        return _refused(tx, row, transition)
-    to = transition.to
-    is_final, is_success = to in FINAL_STATES, to is State.SUCCEEDED
-    if _is_due_sooner(row, transition):
-        tx.woken.add(ANY_QUEUE)  # who sleeps until the next due instant; see the kit's life.py
-    entry = None if transition.is_silent else rules.entry_of(transition, cast("JobRecord", row))
-    row.move(tx, to)
-    row.reason = transition.reason
-    row.changed_at = transition.at
-    row.ended_at = transition.at if is_final else None
-    row.expires_at = transition.expires_at if is_final else None
-    row.due_at = transition.due_at
-    row.result = transition.result if is_success else None
-    row.result_absent = transition.result_absent if is_success else None
-    _write_what_is_given(row, transition)
-    if transition.session is not None:
-        row.session = None
-    if transition.gives_back:
-        row.attempt -= 1
-    elif to is State.ENQUEUED:
-        row.enqueued_at = tx.now
-    if entry is not None:
-        row.note(entry)
-    _tell_if_claimable(tx, row)
-    return Applied.APPLIED
-
-
-def _write_what_is_given(row: JobRow, transition: Transition) -> None:
-    if transition.retries is not None:
-        row.retries = transition.retries
-    if transition.crashes is not None:
-        row.crashes = transition.crashes
-    if transition.started_at is not None:
-        row.started_at = transition.started_at
-    if transition.server is not None:
-        row.server = transition.server
-    if (error := transition.error) is not None:
-        row.error_type, row.error_message = error.type, error.message
-        row.error_fingerprint = error.fingerprint
-
-
-def _is_holder(row: JobRow, transition: Transition) -> bool:
-    return transition.session is None or (row.session == transition.session and row.fence == transition.fence)
-
-
-def _is_due_sooner(row: JobRow, transition: Transition) -> bool:
-    """Tell whether somebody moved a scheduled job to an earlier instant, or restored one."""
-    if transition.session is not None or transition.due_at is None:
-        return False
-    return row.due_at is None or transition.due_at < row.due_at
-
-
-def _refused(tx: Transaction, row: JobRow, transition: Transition) -> Applied:
-    """Tell a repeat from a stranger; the holder's late end takes its own tail away."""
-    if transition.session is None or row.fence != transition.fence:
-        return Applied.REFUSED
-    if row.session is None:
-        return Applied.ALREADY if row.state == transition.to else Applied.REFUSED
-    if row.session == transition.session and row.state != State.PROCESSING:
-        clear_tail(tx, row)
-    return Applied.REFUSED
-
-
-def _tell_if_claimable(tx: Transaction, row: JobRow) -> None:
-    if row.session is None and row.state == State.ENQUEUED:
-        tx.woken.add(row.queue)
-
-
-def clear_tail(tx: Transaction, row: JobRow) -> None:
-    """The job's former holder is gone; a requeued job is claimable."""
-    row.session = None
-    row.is_changed = True
-    _tell_if_claimable(tx, row)
-
-
-def take_back(tx: Transaction, row: JobRow, *, crash: str | None) -> None:
-    """The dead session's job is at its old place, with a crash where a reason is given."""
-    if crash is not None:
-        row.note(
-            HistoryEntry(
-                State.ENQUEUED, tx.now, crash, row.attempt, row.claimed_at, row.started_at, row.server
-            )
-        )
-        row.crashes += 1
-    row.move(tx, State.ENQUEUED)
-    row.reason = crash or Upkeep.NOT_STARTED.value
-    row.changed_at = tx.now
-    row.session = None
-    row.attempt -= 1
-    _tell_if_claimable(tx, row)
-
-
-def enqueue(tx: Transaction, row: JobRow, reason: str) -> None:
-    """The storage itself moved the job to its queue: it was due, or its last parent has ended."""
-    row.move(tx, State.ENQUEUED)
-    row.reason, row.changed_at, row.enqueued_at, row.due_at = reason, tx.now, tx.now, None
-    row.note(HistoryEntry(State.ENQUEUED, tx.now, reason))
-    _tell_if_claimable(tx, row)
-
-
-def delete_waiting(tx: Transaction, row: JobRow, parent: JobRow, reason: str) -> None:
-    """The waiting job is deleted, and kept as long after its end as its parent after its own."""
-    row.move(tx, State.DELETED)
-    row.reason, row.changed_at, row.ended_at = reason, tx.now, tx.now
-    row.expires_at = kept_until(tx.now, parent.ended_at, parent.expires_at)
-    row.note(HistoryEntry(State.DELETED, tx.now, reason))
-
-
-def kept_until(at: int, ended_at: int | None, expires_at: int | None) -> int | None:
-    """Return when a child that ends at `at` may be pruned, from its parent's end and expiry."""
-    return None if ended_at is None or expires_at is None else at + expires_at - ended_at
+    tx.run(_REWRITE, seq=row.seq, history=history, number=row.history_lines)

@@ -15,7 +15,7 @@ from sqlalchemy import Index, MetaData
 from sqlalchemy.sql import quoted_name
 
 from firelock_sql.names import Names
-from firelock_sql.tables import METADATA, PREFIX, is_of
+from firelock_sql.schema import METADATA, PREFIX, is_of
 
 __all__ = ["tables_of"]
 

@@ -11,7 +11,7 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.sql.compiler import IdentifierPreparer
 
 from firelock import ConfigurationError
-from firelock_sql.tables import PREFIX
+from firelock_sql.schema import PREFIX
 
 __all__ = ["Names", "index_name", "set_names", "table_name"]
 

@@ -30,29 +30,27 @@ def register_storages() -> Mapping[str, Callable[[str], Storage]]:
 
 def _open_sqlite(url: str | Engine) -> Storage:
     """Open a URL, or the database of a caller's Engine, by connections of our own with our own settings."""
-    from firelock_sql.sqlite.opening import open_sqlite  # noqa: PLC0415 - loads the driver
+    from firelock_sql.sqlite.storage import SqliteStorage  # noqa: PLC0415 - loads the driver
 
-    if isinstance(url, str):
-        return open_sqlite(url)
-    return open_sqlite(f"sqlite:///{url.url.database or ''}")
+    return SqliteStorage(url if isinstance(url, str) else f"sqlite:///{url.url.database or ''}")
 
 
 def _open_postgresql(url: str | Engine) -> Storage:
     """Open a URL, or a caller's database by the caller's Engine."""
     try:
-        from firelock_sql.postgresql import opening  # noqa: PLC0415 - loads the driver
+        from firelock_sql.postgresql import storage  # noqa: PLC0415 - loads the driver
     except ModuleNotFoundError as error:
         raise _no_driver("PostgreSQL", "psycopg", "postgresql") from error
-    return opening.open_url(url) if isinstance(url, str) else opening.open_engine(url)
+    return storage.open_url(url) if isinstance(url, str) else storage.open_engine(url)
 
 
 def _open_mysql(url: str | Engine) -> Storage:
     """Open a URL, or a caller's database by the caller's Engine."""
     try:
-        from firelock_sql.mysql import opening  # noqa: PLC0415 - loads the driver
+        from firelock_sql.mysql import storage  # noqa: PLC0415 - loads the driver
     except ModuleNotFoundError as error:
         raise _no_driver("MySQL", "PyMySQL", "mysql") from error
-    return opening.open_url(url) if isinstance(url, str) else opening.open_engine(url)
+    return storage.open_url(url) if isinstance(url, str) else storage.open_engine(url)
 
 
 def _no_driver(database: str, driver: str, extra: str) -> ConfigurationError:

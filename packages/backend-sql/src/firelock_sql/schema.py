@@ -1,4 +1,7 @@
-"""The schema and its versions: made on first use, never upgraded silently.
+"""The schema: every table and index, for every SQL database, and the migrations that make them.
+
+Instants are integers (micros), states and queues are plain text, so that a person with a SQL prompt can
+read it. Texts are compared byte by byte everywhere: a name is no word of a language.
 
 A migration only goes forward. Releases roll: each migration says which schema the oldest code knows that
 still works on the new one, and the code says which is the oldest schema that it still works on. So servers of
@@ -7,31 +10,406 @@ a release and of the one before can share a storage, before the migration and af
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, cast
 
 import attrs
-from sqlalchemy import delete, func, insert, select, text
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Double,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    insert,
+    literal_column,
+    text,
+)
+from sqlalchemy.dialects import mysql
 from sqlalchemy.engine import Dialect
 from sqlalchemy.schema import CreateIndex, CreateTable
-
-from firelock.storage import SchemaMismatch, SchemaState
-from firelock_sql.statements import Statement, insert_into
-from firelock_sql.tables import METADATA, ONE, is_of, schema_version
-from firelock_sql.transaction import Database, Transaction
+from sqlalchemy.sql.elements import ColumnElement
+from sqlalchemy.types import TypeEngine
 
 __all__ = [
+    "CHANGED_IN_PLACE",
+    "METADATA",
     "MIGRATIONS",
     "OLDEST",
+    "PREFIX",
+    "RECURRING",
+    "VACUUMED_AT_ONCE",
+    "VACUUMED_EARLY",
     "WANTED",
     "Migration",
-    "clear",
-    "ensure",
-    "made_at",
-    "migrate",
-    "state",
-    "statements",
+    "is_of",
+    "make_index",
+    "script",
 ]
+
+VACUUMED_EARLY: Mapping[str, float] = {
+    "autovacuum_vacuum_scale_factor": 0.02,
+    "autovacuum_vacuum_threshold": 1_000,
+    "autovacuum_analyze_scale_factor": 0.05,
+}
+VACUUMED_AT_ONCE: Mapping[str, float] = {
+    "autovacuum_vacuum_scale_factor": 0,
+    "autovacuum_vacuum_threshold": 1_000,
+}
+CHANGED_IN_PLACE: Mapping[str, float] = {"fillfactor": 50, **VACUUMED_AT_ONCE}
+
+
+PREFIX = "firelock_"
+_MYSQL = frozenset({"mysql", "mariadb"})
+_POSTGRESQL = frozenset({"postgresql"})
+_FOR = "firelock: dialects"  # in an index's `info`: those that have it, where not all do
+
+_Columns = ColumnElement[Any] | Column[Any]
+
+
+def make_index(
+    name: str,
+    *columns: _Columns,
+    where: ColumnElement[bool] | None = None,
+    whole: Sequence[_Columns] | None = None,
+    ordered: Sequence[_Columns] | None = None,
+) -> None:
+    """Make an index.
+
+    Args:
+        where: the rows that are in it, where a database has partial ones; every row for None.
+        whole: MySQL's, which has none, and sorts only by all that an index ends with.
+        ordered: PostgreSQL's, where rows have no number that ends every index.
+    """
+    partial = [Index(PREFIX + name, *columns, sqlite_where=where, postgresql_where=where)]
+    if ordered is not None:
+        partial[0].info[_FOR] = frozenset({"sqlite"})
+        own = Index(PREFIX + name, *ordered, sqlite_where=where, postgresql_where=where)
+        own.info[_FOR] = _POSTGRESQL
+        partial.append(own)
+    elif whole is not None:
+        partial[0].info[_FOR] = frozenset({"sqlite", "postgresql"})
+    if whole is not None:
+        partial.append(Index(PREFIX + name, *whole, info={_FOR: _MYSQL}))
+    for index in partial:
+        if _FOR in index.info:
+            index.ddl_if(callable_=cast("Any", _is_for))
+
+
+def _is_for(_ddl: object, index: Any, _bind: object, *, dialect: Dialect, **_: object) -> bool:  # noqa: ANN401 - an Index
+    return is_of(index, dialect.name)
+
+
+def is_of(index: Index, dialect: str) -> bool:
+    """Tell whether a database of this dialect has the index."""
+    return _FOR not in index.info or dialect in index.info[_FOR]
+
+
+METADATA = MetaData()
+ZERO: ColumnElement[int] = literal_column("0")
+ONE: ColumnElement[int] = literal_column("1")
+# SQLite gives out row numbers only to a column whose type is exactly INTEGER.
+_NUMBER = BigInteger().with_variant(Integer, "sqlite")
+_EXACT = {"mysql": "utf8mb4_0900_bin", "mariadb": "utf8mb4_nopad_bin"}  # no blank at an end is passed over
+_NAME_LENGTH = 255  # characters; keys of MySQL need a length, and the longest name of the core has 200
+
+
+def _exactly(lengthy: type[mysql.VARCHAR | mysql.MEDIUMTEXT], *length: int) -> TypeEngine[str]:
+    kind: TypeEngine[str] = Text().with_variant(Text(collation="C"), "postgresql")
+    for dialect, collation in _EXACT.items():
+        kind = kind.with_variant(lengthy(*length, charset="utf8mb4", collation=collation), dialect)
+    return kind
+
+
+_WORD, _NAME, _TEXT = (
+    _exactly(mysql.VARCHAR, 32),
+    _exactly(mysql.VARCHAR, _NAME_LENGTH),
+    _exactly(mysql.MEDIUMTEXT),
+)
+_EMPTY = text("('')")
+
+
+def _count(name: str) -> Column[int]:
+    return Column(name, Integer, nullable=False, server_default="0")
+
+
+jobs = Table(
+    PREFIX + "jobs",
+    METADATA,
+    Column("seq", _NUMBER, primary_key=True),  # order of insertion
+    Column("id", _NAME, nullable=False, unique=True),
+    Column("state", _WORD, nullable=False),
+    Column("queue", _NAME, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("enqueued_at", BigInteger),
+    Column("changed_at", BigInteger, nullable=False),
+    _count("attempt"),
+    _count("retries"),
+    _count("crashes"),
+    _count("fence"),
+    Column("session", _NAME),
+    Column("server", _NAME),
+    Column("claimed_at", BigInteger),
+    Column("started_at", BigInteger),
+    Column("due_at", BigInteger),
+    Column("ended_at", BigInteger),
+    Column("expires_at", BigInteger),
+    Column("reason", _TEXT),
+    _count("is_parent"),  # 1: edges of children that nothing was decided for may exist
+    # written once
+    Column("task", _NAME, nullable=False),
+    Column("arguments", _TEXT, nullable=False),
+    Column("serializer", _NAME, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("nominal_at", BigInteger),
+    Column("tags", _TEXT),  # JSON list
+    Column("timeout_seconds", Double),
+    Column("retry", _TEXT),
+    Column("recurring_id", _NAME),
+    Column("parents", _TEXT),  # JSON list of [parent, on]
+    Column(
+        "creation", _TEXT
+    ),  # the first line of history, where it is not plainly "enqueued, without a reason"
+    # written when an attempt ends
+    Column("result", _TEXT),
+    Column("result_absent", _NAME),
+    Column("error_type", _TEXT),
+    Column("error_message", _TEXT),
+    Column("error_fingerprint", _NAME),
+    Column("history", _TEXT, nullable=False, server_default=_EMPTY),  # one JSON list a line: see `history`
+    _count("history_lines"),
+    _count("is_plain_end"),  # 1: the last step is not in `history`, it is what the other columns say
+    postgresql_with=VACUUMED_EARLY,
+)
+
+is_ready = (jobs.c.state == literal_column("'enqueued'")) & jobs.c.session.is_(None)
+is_scheduled = jobs.c.state == literal_column("'scheduled'")
+is_retrying = is_scheduled & (jobs.c.retries > ZERO)
+
+
+# serves claim
+make_index(
+    "ready",
+    jobs.c.queue,
+    jobs.c.priority.desc(),
+    jobs.c.enqueued_at,
+    where=is_ready,
+    whole=(jobs.c.state, jobs.c.queue, jobs.c.session, jobs.c.priority.desc(), jobs.c.enqueued_at),
+    ordered=(jobs.c.queue, jobs.c.priority.desc(), jobs.c.enqueued_at, jobs.c.seq),
+)
+# serves promote, the next due instant and lists by due; scheduled jobs alone have one
+make_index("due", jobs.c.due_at, jobs.c.id, where=is_scheduled)
+# serves reconcile, the end of a session, and lists of processing jobs, which are never many
+make_index("holder", jobs.c.session, where=jobs.c.session.is_not(None))
+# serves lists of every other state; to leave processing out saves 0.5 µs of a job's 9
+make_index(
+    "listed",
+    jobs.c.state,
+    jobs.c.changed_at,
+    where=jobs.c.state != literal_column("'processing'"),
+    whole=(jobs.c.state, jobs.c.changed_at, jobs.c.id),
+)
+# serves prune
+make_index("expires", jobs.c.expires_at, where=jobs.c.expires_at.is_not(None))
+# serves lists without a state, merged from its parts; an index for each filter costs an insert 0.5 µs
+make_index(
+    "by_task",
+    jobs.c.queue,
+    jobs.c.task,
+    jobs.c.created_at,
+    whole=(jobs.c.queue, jobs.c.task, jobs.c.created_at, jobs.c.id),
+)
+# serves the runs of a recurring job
+make_index("by_recurring", jobs.c.recurring_id, jobs.c.created_at, where=jobs.c.recurring_id.is_not(None))
+# serves the jobs of a failure group
+make_index("by_fingerprint", jobs.c.error_fingerprint, where=jobs.c.error_fingerprint.is_not(None))
+# serves lists of retrying jobs among any number of scheduled ones
+make_index("retrying", jobs.c.changed_at, where=is_retrying, whole=(jobs.c.retries, jobs.c.due_at))
+
+# Written only for jobs with tags; serves lists by tag.
+job_tags = Table(
+    PREFIX + "job_tags",
+    METADATA,
+    Column("tag", _NAME, primary_key=True),
+    Column("created_at", BigInteger, primary_key=True),
+    Column("job_id", _NAME, primary_key=True),
+    sqlite_with_rowid=False,
+)
+
+# The tie of a child to a parent; decided once, kept while the child is.
+edges = Table(
+    PREFIX + "edges",
+    METADATA,
+    Column("seq", _NUMBER, primary_key=True),
+    Column("parent_id", _NAME, nullable=False),
+    Column("child_id", _NAME, nullable=False),
+    Column("awaited", _WORD, nullable=False),  # the end of the parent that the child waits for
+    _count("is_decided"),
+)
+Index(PREFIX + "edges_of_parent", edges.c.parent_id, edges.c.is_decided, edges.c.seq)  # release, lists
+Index(PREFIX + "edges_of_child", edges.c.child_id)  # what a child still waits for, prune
+
+# Ended parents whose children are still to be looked at, and the last edge that was.
+releasing = Table(
+    PREFIX + "releasing",
+    METADATA,
+    Column("parent_id", _NAME, primary_key=True),
+    Column("after", BigInteger, nullable=False, server_default="0"),
+    sqlite_with_rowid=False,
+    postgresql_with=VACUUMED_AT_ONCE,
+)
+
+attempt_errors = Table(
+    PREFIX + "attempt_errors",
+    METADATA,
+    Column("seq", _NUMBER, primary_key=True),
+    Column("job_id", _NAME, nullable=False, index=True),
+    Column("attempt", Integer, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("type", _TEXT, nullable=False),
+    Column("message", _TEXT, nullable=False),
+    Column("fingerprint", _NAME, nullable=False),
+    Column("traceback", _TEXT),
+)
+
+# How many jobs of each queue are in each state. On SQLite one row each, changed in place.
+counts = Table(
+    PREFIX + "counts",
+    METADATA,
+    Column("state", _WORD, primary_key=True),
+    Column("queue", _NAME, primary_key=True),
+    Column("jobs", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+    postgresql_with=CHANGED_IN_PLACE,
+)
+
+# Where transactions run side by side a row that each of them changes would line them up: they add rows here,
+# and upkeep folds these into the ones above.
+count_deltas = Table(
+    PREFIX + "count_deltas",
+    METADATA,
+    Column("seq", _NUMBER, primary_key=True),
+    Column("state", _WORD, nullable=False),
+    Column("queue", _NAME, nullable=False),
+    Column("jobs", BigInteger, nullable=False),
+    postgresql_with=VACUUMED_AT_ONCE,
+)
+
+sessions = Table(
+    PREFIX + "sessions",
+    METADATA,
+    Column("id", _NAME, primary_key=True),
+    Column("server_id", _NAME, nullable=False),
+    Column("server", _NAME, nullable=False),
+    Column("host", _NAME, nullable=False),
+    Column("pid", BigInteger, nullable=False),
+    Column("started_at", BigInteger, nullable=False),
+    Column("timeout_seconds", Double, nullable=False),
+    Column("workers", Integer, nullable=False),
+    Column("queues", _TEXT, nullable=False),
+    Column("version", _NAME, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    Column("died_at", BigInteger),  # set for ever once the session is dead
+    _count("busy"),
+    Column("reported", _WORD, nullable=False, server_default="running"),
+    Column("rss_bytes", BigInteger, nullable=False, server_default="0"),
+    Column("cpu_percent", Double, nullable=False, server_default="0"),
+    sqlite_with_rowid=False,
+    postgresql_with=CHANGED_IN_PLACE,
+)
+
+RECURRING = "recurring"  # the kind of records that counts in the next due instant
+
+
+def _records(name: str, *more: Column[Any]) -> Table:
+    table = Table(
+        PREFIX + name,
+        METADATA,
+        Column("kind", _NAME, primary_key=True),
+        Column("key", _NAME, primary_key=True),  # nothing: the largest version of a kind's that are gone
+        Column("value", _TEXT, nullable=False),
+        Column("version", Integer, nullable=False),
+        Column("due_at", BigInteger),
+        *more,
+        sqlite_with_rowid=False,
+    )
+    # serves firing and the next due instant
+    make_index(f"due_{name}", table.c.kind, table.c.due_at, where=table.c.due_at.is_not(None))
+    return table
+
+
+records = _records("records", _count("is_paused"))  # 1: the settings of a queue that claims pass over
+recurring = _records("recurring")  # what a firing changes, apart from what claims read
+is_paused_queue = records.c.is_paused == ONE
+make_index(
+    "paused_queues", records.c.key, where=is_paused_queue, whole=(records.c.is_paused, records.c.key)
+)  # serves claim; empty as a rule
+
+locks = Table(
+    PREFIX + "locks",
+    METADATA,
+    Column("name", _NAME, primary_key=True),
+    Column("owner", _NAME),  # empty: free, since `expires_at`
+    Column("fence", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+    postgresql_with=CHANGED_IN_PLACE,
+)
+
+rollups = Table(
+    PREFIX + "rollups",
+    METADATA,
+    Column("minute", BigInteger, primary_key=True),
+    Column("task", _NAME, primary_key=True),
+    Column("queue", _NAME, primary_key=True),
+    Column("outcome", _WORD, primary_key=True),
+    Column("count", BigInteger, nullable=False),
+    Column("duration", BigInteger, nullable=False),
+    Column("histogram", _TEXT, nullable=False),  # JSON list
+    sqlite_with_rowid=False,
+)
+
+log_lines = Table(
+    PREFIX + "log_lines",
+    METADATA,
+    Column("job_id", _NAME, primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("at", BigInteger, nullable=False),
+    Column("level", _NAME, nullable=False),
+    Column("line", _TEXT, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+progress = Table(
+    PREFIX + "progress",
+    METADATA,
+    Column("job_id", _NAME, primary_key=True),
+    Column("done", Double, nullable=False),
+    Column("total", Double, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("message", _TEXT),
+    sqlite_with_rowid=False,
+)
+
+schema_version = Table(
+    PREFIX + "schema",
+    METADATA,
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("at", BigInteger, nullable=False),
+    Column("works_with", Integer, nullable=False),  # the schema that the oldest code knows which works on it
+)
+
+
+@attrs.frozen
+class Migration:
+    """One version of the schema."""
+
+    sentence: str  # what it did, for people
+    statements: Callable[[Dialect], Iterator[str]]
+    works_with: int  # the schema that the oldest code knows which works on this one
 
 
 def _tables(dialect: Dialect) -> Iterator[str]:
@@ -45,145 +423,15 @@ def _tables(dialect: Dialect) -> Iterator[str]:
             yield str(CreateIndex(index, if_not_exists=True).compile(dialect=dialect)).strip()
 
 
-@attrs.frozen
-class Migration:
-    """One version of the schema."""
-
-    sentence: str  # what it did, for people
-    statements: Callable[[Dialect], Iterator[str]]
-    works_with: int  # the schema that the oldest code knows which works on this one
-
-
 MIGRATIONS = [Migration("Created the tables of version 1.", _tables, works_with=1)]
 WANTED = len(MIGRATIONS)
 OLDEST = 1
 """The oldest schema on which this code works."""
 
-# Whatever columns there are: tables of development versions lack the last one.
-_VERSION = Statement(
-    select(text("*")).select_from(schema_version).order_by(schema_version.c.version.desc()).limit(ONE)
-)
-_RECORD = insert_into(schema_version, "version", "at", "works_with")
 
-
-def _found(database: Database, tx: Transaction) -> int:
-    return _stored(database, tx)[0]
-
-
-def _stored(database: Database, tx: Transaction) -> tuple[int, int]:
-    """Return the version, 0 for none, and the schema that the oldest code must know which works on it.
-
-    Raises:
-        SchemaMismatch: the tables are those of a development version.
-    """
-    if not database.has_table(tx, schema_version.name):
-        return 0, 0
-    row: Any = tx.one(_VERSION)
-    match row:
-        case None:
-            return 0, 0
-        case [version, _, works_with, *_]:
-            return int(version), int(works_with)
-        case _:
-            raise SchemaMismatch(_unreleased(database))
-
-
-_MADE_AT = Statement(select(func.min(schema_version.c.at)))
-
-
-def made_at(tx: Transaction) -> int:
-    """Return the instant at which these tables were made, which tells them from all others."""
-    row: Any = tx.one(_MADE_AT)
-    return int(row[0] or 0)
-
-
-def state(database: Database) -> SchemaState:
-    """Return the stored version and the wanted one."""
-    return SchemaState(database.read_unchecked(lambda tx: _found(database, tx)), WANTED)
-
-
-def ensure(database: Database) -> None:
-    """The schema is one this code works on, made where there is none.
-
-    Raises:
-        SchemaMismatch: it is too old or too new.
-    """
-    found, works_with = database.read_unchecked(lambda tx: _stored(database, tx))
-    if found == 0:
-        migrate(database)
-    elif found < OLDEST:
-        message = (
-            f"{database.name} has schema {found}, this version of firelock-sql needs {WANTED}. "
-            "Run firelock migrate."
-        )
-        raise SchemaMismatch(message)
-    elif works_with > WANTED:
-        raise SchemaMismatch(_newer(database, found))
-
-
-def statements(database: Database) -> list[str]:
-    """Return the SQL by which somebody else migrates, from the stored version or from nothing.
-
-    Raises:
-        SchemaMismatch: the stored schema is newer than this code.
-    """
-    found = state(database).found
-    if found > WANTED:
-        raise SchemaMismatch(_newer(database, found))
-    return database.read_unchecked(lambda tx: [*_script(tx, found)])
-
-
-def _script(tx: Transaction, found: int) -> Iterator[str]:
+def script(dialect: Dialect, found: int, now: int) -> Iterator[list[str]]:
+    """Yield the statements of each migration that comes after a version, the row that records it last."""
     for version, migration in enumerate(MIGRATIONS[found:], start=found + 1):
-        yield from migration.statements(tx.dialect)
-        row = insert(schema_version).values(version=version, at=tx.now, works_with=migration.works_with)
-        yield str(row.compile(dialect=tx.dialect, compile_kwargs={"literal_binds": True}))
-
-
-def migrate(database: Database) -> list[str]:
-    """See `Storage.migrate`."""
-    return database.write_unchecked(lambda tx: _migrate_alone(database, tx))
-
-
-def _migrate_alone(database: Database, tx: Transaction) -> list[str]:
-    database.prepare_migration(tx)
-    try:
-        return _migrate(database, tx)
-    finally:
-        database.finish_migration(tx)
-
-
-def _migrate(database: Database, tx: Transaction) -> list[str]:
-    found = _found(database, tx)
-    if found > WANTED:
-        raise SchemaMismatch(_newer(database, found))
-    steps: list[str] = []
-    for version, migration in enumerate(MIGRATIONS[found:], start=found + 1):
-        for statement in migration.statements(tx.dialect):
-            tx.cursor.execute(statement)
-        tx.run(_RECORD, {"version": version, "at": tx.now, "works_with": migration.works_with})
-        steps.append(migration.sentence)
-    return steps
-
-
-def _newer(database: Database, found: int) -> str:
-    return (
-        f"{database.name} has schema {found}, this version of firelock-sql knows {WANTED}. "
-        "Upgrade firelock-sql here, or use the release that wrote it."
-    )
-
-
-def _unreleased(database: Database) -> str:
-    return (
-        f"{database.name} has tables that a Firelock made before its first release; no release reads them. "
-        "Remove them, on SQLite by removing the file, or name another database."
-    )
-
-
-_EMPTY = [Statement(delete(table)) for table in METADATA.sorted_tables if table is not schema_version]
-
-
-def clear(tx: Transaction) -> None:
-    """Nothing is stored but the version of the schema."""
-    for statement in _EMPTY:
-        tx.run(statement)
+        row = insert(schema_version).values(version=version, at=now, works_with=migration.works_with)
+        recorded = row.compile(dialect=dialect, compile_kwargs={"literal_binds": True})
+        yield [*migration.statements(dialect), str(recorded)]

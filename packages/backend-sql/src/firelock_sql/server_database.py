@@ -7,19 +7,19 @@ import time
 from abc import abstractmethod
 from collections.abc import Callable
 from contextlib import contextmanager, suppress
+from enum import Enum
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import attrs
 from sqlalchemy import Connection
 from typing_extensions import override
 
 from firelock import ConfigurationError
 from firelock.storage import StorageError, StorageUnavailable
-from firelock_sql import schema
 from firelock_sql.counting import Folding, add_deltas
+from firelock_sql.database import Database
 from firelock_sql.notify import Wake
-from firelock_sql.open_database import OpenDatabase
-from firelock_sql.tables import schema_version
-from firelock_sql.transaction import Failure, Meaning, Transaction
+from firelock_sql.transaction import Transaction
 from firelock_sql.within import Joined, TellLater
 
 if TYPE_CHECKING:
@@ -29,11 +29,13 @@ if TYPE_CHECKING:
 
     from firelock_sql.names import Names
     from firelock_sql.pool import EnginePool, Lent
-    from firelock_sql.statements import Cursor
+    from firelock_sql.transaction import Cursor
 
 __all__ = [
     "STALE_LIMIT",
     "Conflict",
+    "Failure",
+    "Meaning",
     "ServerDatabase",
 ]
 
@@ -44,6 +46,23 @@ _LONGEST_PAUSE = 0.1
 _MOST_PLACES = 64
 _TRIES = 3  # for a key that somebody else was first to write
 STALE_LIMIT = 64  # connections of a pool that may all be dead after the server was restarted
+
+
+class Meaning(Enum):
+    """What is to be done about it."""
+
+    CONFLICT = "others were in the way: the whole transaction is tried again"
+    LOST = "the connection is gone: what was under way may have happened"
+    PASSING = "trying again later may help"
+    LASTING = "trying again will not help"
+
+
+@attrs.frozen
+class Failure:
+    """An error of a database: what it means, and one line for people, without a value or a password."""
+
+    meaning: Meaning
+    text: str
 
 
 class Conflict(Exception):
@@ -58,11 +77,11 @@ class _Stale(Exception):
     """The connection was dead before the transaction began."""
 
 
-class ServerDatabase(OpenDatabase):
+class ServerDatabase(Database):
     """What PostgreSQL, MySQL and MariaDB have in common."""
 
     names: Names
-    connect_url: str = ""  # with its password; empty where only the caller's engine leads there
+    connect_url = ""
 
     def __init__(self, connections: EnginePool, wake: Wake) -> None:
         super().__init__(connections, wake)
@@ -256,8 +275,8 @@ class ServerDatabase(OpenDatabase):
 
     def _check_place(self, tx: Transaction, place: str) -> None:
         """The caller's transaction sees the very tables that our own connections see."""
-        own = self.read(schema.made_at)
-        if not self.has_table(tx, schema_version.name) or schema.made_at(tx) != own:
+        own = self.read(self.made_at)
+        if not self.has_tables(tx) or self.made_at(tx) != own:
             message = (
                 f"within= is a transaction on {place}, which has not the tables of {self.name}. "
                 "Jobs can be part of transactions on their own database alone."

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any
 
-from sqlalchemy import bindparam, select
+from typing_extensions import override
 
 from firelock.storage import (
     Held,
@@ -17,30 +16,22 @@ from firelock.storage import (
     Taken,
     Upkeep,
 )
-from firelock_sql.claim import CLAIMED_COLUMNS, claimed_job, living_server
-from firelock_sql.job_row import clear_tail, load_rows, save_rows, take_back
-from firelock_sql.statements import Statement, Text, insert_into
-from firelock_sql.tables import jobs, pinned, sessions
-from firelock_sql.transaction import Database, Transaction
+from firelock_sql.claim import living_server
+from firelock_sql.database import SqlVerbs
+from firelock_sql.job_row import CLAIMED_COLUMNS, claimed_job, load_rows, save_rows
+from firelock_sql.settle import clear_tail, take_back
+from firelock_sql.transaction import Text, Transaction, insert_into
 
-__all__ = [
-    "begin_session",
-    "end_expired",
-    "end_session",
-    "expired_sessions",
-    "list_sessions",
-    "reconcile",
-    "renew",
-]
+__all__ = ["SqlSessionVerbs", "end_expired"]
 
 _SECOND = 1_000_000
 _LONGEST_WAIT = _SECOND // 4  # for the right to write, when nobody holds it for long
-_is_alive = sessions.c.died_at.is_(None)
 
-_BEGIN = insert_into(
-    sessions, "id", "server_id", "server", "host", "pid", "started_at", "timeout_seconds", "workers",
-    "queues", "version", "expires_at",
+_FIELDS = (
+    "id", "server_id", "server", "host", "pid", "started_at", "timeout_seconds", "workers", "queues",
+    "version",
 )  # fmt: skip
+_BEGIN = insert_into("firelock_sessions", *_FIELDS, "expires_at")
 _KNOWN = Text("SELECT id FROM firelock_sessions WHERE id = :session")
 _TIMEOUT = Text("SELECT timeout_seconds FROM firelock_sessions WHERE id = :session AND died_at IS NULL")
 _RENEW = Text("""
@@ -50,135 +41,129 @@ SET expires_at = :expires_at, busy = :busy, reported = :reported, rss_bytes = :r
 WHERE id = :session AND died_at IS NULL
 """)
 _DIE = Text("UPDATE firelock_sessions SET died_at = :at WHERE id = :session AND died_at IS NULL")
-_LOCK = Statement(
-    select(sessions.c.server, sessions.c.expires_at)
-    .where(sessions.c.id == bindparam("session"), _is_alive)
-    .with_for_update()
+_LOCK = Text(
+    "SELECT server, expires_at FROM firelock_sessions WHERE id = :session AND died_at IS NULL FOR UPDATE"
 )
 _EXPIRED = Text("""
 SELECT id FROM firelock_sessions WHERE died_at IS NULL AND expires_at <= :now ORDER BY expires_at LIMIT :most
 """)
-_LIST = Text("""
-SELECT id, server_id, server, host, pid, started_at, timeout_seconds, workers, queues, version, expires_at,
-    died_at, busy, reported, rss_bytes, cpu_percent
+_LIST = Text(f"""
+SELECT {", ".join(_FIELDS)}, expires_at, died_at, busy, reported, rss_bytes, cpu_percent
 FROM firelock_sessions ORDER BY started_at, id
-""")
-_HELD_IDS = Statement(
-    pinned(select(jobs.c.id), "holder").where(jobs.c.session == bindparam("holder")).order_by(jobs.c.seq)
-)
-_HELD = Statement(
-    pinned(select(*CLAIMED_COLUMNS, jobs.c.state), "holder")
-    .where(jobs.c.session == bindparam("holder"))
-    .order_by(jobs.c.seq)
-)
+""")  # noqa: S608 - names of columns
+_HELD = Text(f"""
+SELECT {CLAIMED_COLUMNS}, state FROM firelock_jobs INDEXED BY firelock_holder
+WHERE session = :session ORDER BY seq
+""")  # noqa: S608 - names of columns
 _START = Text("""
 UPDATE firelock_jobs SET started_at = :started_at
-WHERE id = :job_id AND session = :holder AND fence = :token AND state = 'processing'
+WHERE id = :id AND session = :session AND fence = :fence AND state = 'processing'
 """)
 
 
-def begin_session(tx: Transaction, session: NewSession) -> None:
-    """See `Storage.begin_session`."""
-    if tx.one(_KNOWN, {"session": session.id}) is not None:
-        return
-    tx.run(
-        _BEGIN,
-        {
-            "id": session.id,
-            "server_id": session.server_id,
-            "server": session.server,
-            "host": session.host,
-            "pid": session.pid,
-            "started_at": session.started_at,
-            "timeout_seconds": session.timeout_seconds,
-            "workers": session.workers,
-            "queues": session.queues,
-            "version": session.version,
-            "expires_at": tx.now + int(session.timeout_seconds * _SECOND),
-        },
-    )
+class SqlSessionVerbs(SqlVerbs):
+    """What servers say of their children."""
 
+    @override
+    def begin_session(self, session: NewSession) -> None:
+        fields = {name: getattr(session, name) for name in _FIELDS}
 
-def renew(tx: Transaction, renewals: Sequence[Renewal]) -> list[bool]:
-    """See `Storage.renew`."""
-    return [_renew(tx, renewal) for renewal in renewals]
+        def begin(tx: Transaction) -> None:
+            if tx.one(_KNOWN, session=session.id) is None:
+                tx.run(_BEGIN, **fields, expires_at=tx.now + int(session.timeout_seconds * _SECOND))
+
+        self._database.write(begin)
+
+    @override
+    def renew(self, renewals: Sequence[Renewal]) -> list[bool]:
+        return self._database.write(lambda tx: [_renew(tx, one) for one in renewals]) if renewals else []
+
+    @override
+    def reconcile(self, session: str, held: Sequence[Held]) -> Reconciliation:
+        is_writing = any(one.started_at is not None for one in held)
+        transact = self._database.write if is_writing else self._database.read
+        return transact(lambda tx: _reconcile(tx, session, held))
+
+    @override
+    def end_session(self, session: str, running: Collection[str] | None, *, reason: str) -> Taken:
+        taken = self._database.write(lambda tx: _end(tx, session, running, reason))
+        return taken or Taken(session, "", [], [])
+
+    @override
+    def orphans(self, limit: int) -> list[Taken]:
+        def expired(tx: Transaction) -> list[str]:
+            return [str(row[0]) for row in tx.all(_EXPIRED, now=tx.now, most=limit)]
+
+        ended = [self._end_expired(session) for session in self._database.read(expired)]
+        return [taken for taken in ended if taken is not None]
+
+    def _end_expired(self, session: str) -> Taken | None:
+        asked_at = self._database.clock()
+        return self._database.write(lambda tx: end_expired(tx, session, asked_at))
+
+    @override
+    def list_sessions(self) -> list[SessionRecord]:
+        rows = self._database.read(lambda tx: tx.all(_LIST))
+        return [
+            SessionRecord(NewSession(*row[:10]), row[10], row[11] is None, Renewal(row[0], *row[12:]))
+            for row in rows
+        ]
 
 
 def _renew(tx: Transaction, renewal: Renewal) -> bool:
-    found: Any = tx.one(_TIMEOUT, {"session": renewal.session})
+    found = tx.one(_TIMEOUT, session=renewal.session)
     if found is None:
         return False
-    renewed = tx.run(
-        _RENEW,
-        {
-            "session": renewal.session,
-            "expires_at": tx.now + int(found[0] * _SECOND),
-            "busy": renewal.busy,
-            "reported": renewal.state,
-            "rss_bytes": renewal.rss_bytes,
-            "cpu_percent": renewal.cpu_percent,
-        },
-    )
-    return renewed > 0
+    expires_at = tx.now + int(found[0] * _SECOND)
+    told = {"busy": renewal.busy, "rss_bytes": renewal.rss_bytes, "cpu_percent": renewal.cpu_percent}
+    return tx.run(_RENEW, session=renewal.session, expires_at=expires_at, reported=renewal.state, **told) > 0
 
 
-def reconcile(tx: Transaction, session: str, held: Sequence[Held]) -> Reconciliation:
+def _reconcile(tx: Transaction, session: str, held: Sequence[Held]) -> Reconciliation:
     """See `Storage.reconcile`; writes only where a start is given."""
     is_lost = living_server(tx, session) is None
-    rows: Sequence[Any] = tx.all(_HELD, {"holder": session})
-    stored = {(row[0], row[9]): row[-1] for row in rows}  # (id, fence): state
+    left = {(row[0], row[9]): row for row in tx.all(_HELD, session=session)}  # by id and fence
+    lost = []
     for one in held:
-        if one.started_at is not None and stored.get((one.job_id, one.fence)) == State.PROCESSING:
-            started = {"job_id": one.job_id, "holder": session, "token": one.fence}
-            tx.run(_START, {**started, "started_at": one.started_at})
-    named = {(one.job_id, one.fence) for one in held}
-    return Reconciliation(
-        is_lost,
-        [one for one in held if stored.get((one.job_id, one.fence)) != State.PROCESSING],
-        [claimed_job(row[:-1]) for row in rows if (row[0], row[9]) not in named],
-    )
+        row = left.pop((one.job_id, one.fence), None)
+        if row is None or row[-1] != State.PROCESSING:
+            lost.append(one)
+        elif one.started_at is not None:
+            tx.run(_START, id=one.job_id, session=session, fence=one.fence, started_at=one.started_at)
+    return Reconciliation(is_lost, lost, [claimed_job(row[:-1]) for row in left.values()])
 
 
-def end_session(
+def _end(
     tx: Transaction,
-    database: Database,
     session: str,
     running: Collection[str] | None,
-    *,
     reason: str,
+    *,
     is_expired_only: bool = False,
 ) -> Taken | None:
     """See `Storage.end_session`; with `is_expired_only` one that lives on is left alone: None."""
-    found: Any = tx.one(_LOCK, {"session": session})  # a claim under way has ended, none begins
+    found = tx.one(_LOCK, session=session)  # a claim under way has ended, none begins
     if found is None or (is_expired_only and found[1] > tx.now):
         return None
-    tx.run(_DIE, {"session": session, "at": tx.now})
-    ids = [str(row[0]) for row in tx.all(_HELD_IDS, {"holder": session})]
-    rows = load_rows(tx, database, ids)
-    crashed: list[str] = []
-    returned: list[str] = []
+    tx.run(_DIE, session=session, at=tx.now)
+    ids = [row[0] for row in tx.all(_HELD, session=session)]
+    rows = load_rows(tx, ids)
+    taken = Taken(session, str(found[0]), [], [])
     for id in ids:
         row = rows.get(id)
         if row is None or row.session != session:  # its end came first
             continue
         if row.state != State.PROCESSING:
             clear_tail(tx, row)
-        elif running is None or id in running:
-            take_back(tx, row, crash=reason)
-            crashed.append(id)
-        else:
-            take_back(tx, row, crash=None)
-            returned.append(id)
+            continue
+        is_crash = running is None or id in running
+        take_back(tx, row, crash=reason if is_crash else None)
+        (taken.crashed if is_crash else taken.returned).append(id)
     save_rows(tx, rows.values())
-    return Taken(session, str(found[0]), crashed, returned)
+    return taken
 
 
-def expired_sessions(tx: Transaction, limit: int) -> list[str]:
-    """Return the sessions that expired and that nobody has marked dead, the longest expired first."""
-    return [str(row[0]) for row in tx.all(_EXPIRED, {"now": tx.now, "most": limit})]
-
-
-def end_expired(tx: Transaction, database: Database, session: str, asked_at: int) -> Taken | None:
+def end_expired(tx: Transaction, session: str, asked_at: int) -> Taken | None:
     """The session is ended if it is still expired, and could have been renewed.
 
     Who had to wait for the database was not the only one: those who want to renew come first, and the session
@@ -186,14 +171,4 @@ def end_expired(tx: Transaction, database: Database, session: str, asked_at: int
     """
     if tx.now - asked_at > _LONGEST_WAIT:
         return None
-    reason = Upkeep.SESSION_LOST.value
-    return end_session(tx, database, session, None, reason=reason, is_expired_only=True)
-
-
-def list_sessions(tx: Transaction) -> list[SessionRecord]:
-    """See `Storage.list_sessions`."""
-    rows: Sequence[Any] = tx.all(_LIST)
-    return [
-        SessionRecord(NewSession(*row[:10]), row[10], row[11] is None, Renewal(row[0], *row[12:]))
-        for row in rows
-    ]
+    return _end(tx, session, None, Upkeep.SESSION_LOST.value, is_expired_only=True)

@@ -1,69 +1,175 @@
-"""`SqlStorage`: the contract, each verb one transaction."""
+"""`SqlStorage`: the verbs that run for every job, and which of these are plain; each one is a transaction.
+
+A plain job asks for nothing; a plain end is a success that the storage hears of the first time. What most
+jobs are is done a shorter way: what a session has claimed through this process is remembered, so that its
+plain ends need no reading. Each dialect has a class of its own, in its fastest form. The other verbs are in
+groups, each of which is a base of this class: `sessions`, `upkeep`, `find`, `logs`, `records`, `locks`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from abc import abstractmethod
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from operator import attrgetter
 
+import attrs
 from typing_extensions import override
 
 from firelock.storage import (
     Applied,
     Claim,
     ClaimRequest,
-    Counts,
-    DerivedStorage,
     Exchange,
-    FailureGroup,
     Feature,
     Finding,
-    FoundJobs,
-    Held,
     Inserted,
-    JobFilter,
     JobHistory,
     JobRecord,
-    LogLine,
     NewJob,
-    NewSession,
-    Progress,
-    Promotion,
-    Reconciliation,
-    Record,
     RecordChange,
-    Renewal,
-    Rollup,
     SchemaState,
-    SessionRecord,
     Taken,
     Transition,
 )
-from firelock_sql import continuations, find, locks, logs, metrics, records, schema, sessions, upkeep
+from firelock_sql.claim import (
+    PLACE_IS_PARENT,
+    PLACE_SEQ,
+    TakenRows,
+    Turns,
+    has_ready,
+    living_server,
+    next_due_at,
+    take_jobs,
+)
+from firelock_sql.database import Database
+from firelock_sql.find import SqlReadingVerbs
 from firelock_sql.insert import insert_jobs
+from firelock_sql.job_row import get_history, get_jobs
+from firelock_sql.locks import SqlLockVerbs
+from firelock_sql.logs import SqlLogVerbs
+from firelock_sql.records import SqlRecordVerbs, insert_if
+from firelock_sql.sessions import SqlSessionVerbs
 from firelock_sql.settle import apply_transitions
+from firelock_sql.transaction import Text, Transaction, Value
+from firelock_sql.upkeep import SqlUpkeepVerbs
 
-if TYPE_CHECKING:
-    from firelock_sql.job_engine import JobEngine
-    from firelock_sql.transaction import Database, Transaction
+__all__ = ["KIND", "LOCK", "SETTLE", "Held", "Parted", "SqlStorage", "kind", "settle_values"]
 
-__all__ = ["SqlStorage"]
+KIND = ("queue", "priority", "task", "serializer")  # as a rule the same for every job of a batch
+kind = attrgetter(*KIND)
 
-_PRUNED_AT_ONCE = 500
-_LOCKS_EVERY = 3_600_000_000
+# Settles one plain end, guarded by all that its claim knew; run once an end, by drivers that take many. The
+# id is asked for too: a number is given out again after the last row was pruned.
+SETTLE = Text("""
+UPDATE firelock_jobs
+SET state = 'succeeded', changed_at = :at, ended_at = :at, started_at = :started_at,
+    expires_at = :expires_at, result = :result, result_absent = :result_absent, is_plain_end = 1,
+    session = NULL, reason = NULL, due_at = NULL
+WHERE seq = :seq AND id = :id AND session = :holder AND fence = :token AND state = 'processing'
+    AND is_parent = 0
+""")
 
 
-class SqlStorage(DerivedStorage):
+def settle_values(end: Transition, held: Held) -> tuple[Value, ...]:
+    """Return the parameters of `SETTLE`."""
+    return (
+        end.at, end.at, end.started_at, end.expires_at, end.result, end.result_absent, held[0], end.job_id,
+        end.session, end.fence,
+    )  # fmt: skip
+
+
+# Locks what is about to be settled, in one order, as everywhere.
+LOCK = Text("SELECT 1 FROM firelock_jobs INDEXED BY id WHERE id IN :ids ORDER BY id FOR NO KEY UPDATE")
+
+Held = tuple[int, str, int, int]
+"""Of a claimed job: seq, queue, attempt, claimed_at."""
+
+
+@attrs.define
+class _Holding:
+    server: str
+    jobs: dict[str, Held] = attrs.field(factory=dict)
+
+
+@attrs.define
+class Parted:
+    """Transitions, parted: plain ends, and the places of all others."""
+
+    plain: list[tuple[Transition, Held]] = attrs.field(factory=list)
+    others: list[int] = attrs.field(factory=list)
+
+
+class Holdings:
+    """What each session has claimed through this process: enough to settle it without reading."""
+
+    def __init__(self) -> None:
+        self._of: dict[str, _Holding] = {}
+
+    def forget(self, session: str | None) -> None:
+        """The session has ended, or all have: what it held is not settled from memory any more."""
+        if session is None:
+            self._of.clear()
+        else:
+            self._of.pop(session, None)
+
+    def remember(self, session: str, server: str, claimed: Iterable[tuple[str, Held]]) -> None:
+        """The session of this server has claimed these jobs, by id, for sure."""
+        holding = self._of.get(session)
+        if holding is None:
+            holding = self._of[session] = _Holding(server)
+        holding.jobs.update(claimed)
+
+    def plainly_held(self, transition: Transition) -> Held | None:
+        """Return the job whose plain end this is; None where it is not one."""
+        session = transition.session
+        holding = self._of.get(session) if session is not None else None
+        if holding is None or not transition.is_plain_success or transition.server != holding.server:
+            return None
+        held = holding.jobs.get(transition.job_id)
+        if held is None or transition.started_at is None:
+            return None
+        is_current = transition.attempt == held[2] and transition.claimed_at == held[3]
+        return held if is_current else None
+
+    def parted(self, transitions: Sequence[Transition], session: str | None) -> Parted:
+        """Return the plain ends of one session, whichever comes first if none is given, apart from others.
+
+        None is plain where a job is there twice: the order counts.
+        """
+        if len({one.job_id for one in transitions}) < len(transitions):
+            return Parted([], list(range(len(transitions))))
+        parted = Parted()
+        for place, transition in enumerate(transitions):
+            held = self.plainly_held(transition)
+            if held is None or transition.session != (session or transition.session):
+                parted.others.append(place)
+            else:
+                session = transition.session
+                parted.plain.append((transition, held))
+        return parted
+
+    def let_go(self, transitions: Iterable[Transition]) -> None:
+        """The transitions are stored, whatever became of them."""
+        for transition in transitions:
+            holding = self._of.get(transition.session) if transition.session is not None else None
+            if holding is not None:
+                holding.jobs.pop(transition.job_id, None)
+
+
+class SqlStorage(SqlSessionVerbs, SqlUpkeepVerbs, SqlReadingVerbs, SqlLogVerbs, SqlRecordVerbs, SqlLockVerbs):
     """A storage in an SQL database."""
 
     contract = 1
 
-    def __init__(self, database: Database, engine: JobEngine[Any], features: frozenset[Feature]) -> None:
+    def __init__(self, database: Database, *, is_notified: bool) -> None:
         self._database = database
-        self._engine = engine
-        self._locks_looked_at: int | None = None
-        self.features = features
+        self._holdings = Holdings()
+        self._turns = Turns()
+        self.features = frozenset({Feature.SHARED, Feature.DURABLE, Feature.TRANSACTIONAL_ENQUEUE}) | (
+            {Feature.NOTIFY} if is_notified else set()
+        )
         self.url = database.name
-        self.connect_url = database.name  # an SQLite URL holds no password
+        self.connect_url = database.connect_url
 
     # ---- life --------------------------------------------------------------------------------------------
 
@@ -78,20 +184,20 @@ class SqlStorage(DerivedStorage):
 
     @override
     def migrate(self) -> list[str]:
-        return schema.migrate(self._database)
+        return self._database.migrate()
 
     def migration_sql(self) -> list[str]:
         """See `SqlSchema.migration_sql`."""
-        return schema.statements(self._database)
+        return self._database.migration_sql()
 
     @override
     def schema(self) -> SchemaState:
-        return schema.state(self._database)
+        return self._database.schema_state()
 
     @override
     def clear(self) -> None:
-        self._database.write(schema.clear)
-        self._engine.forget()
+        self._database.clear()
+        self._holdings.forget(None)
 
     @override
     def close(self) -> None:
@@ -109,6 +215,23 @@ class SqlStorage(DerivedStorage):
     def diagnose(self) -> list[Finding]:
         return self._database.diagnose()
 
+    @override
+    def end_session(self, session: str, running: Collection[str] | None, *, reason: str) -> Taken:
+        taken = super().end_session(session, running, reason=reason)
+        self._holdings.forget(session)
+        return taken
+
+    # ---- waiting -----------------------------------------------------------------------------------------
+
+    @override
+    def wait(self, queues: Sequence[str] | None, timeout_seconds: float) -> bool:
+        self._database.check_open()
+        return self._database.wake.wait(queues, timeout_seconds)
+
+    @override
+    def interrupt(self) -> None:
+        self._database.wake.interrupt()
+
     # ---- the hot path ------------------------------------------------------------------------------------
 
     @override
@@ -116,225 +239,100 @@ class SqlStorage(DerivedStorage):
         self, jobs: Sequence[NewJob], *, within: object | None = None, only_if: RecordChange | None = None
     ) -> Inserted:
         if within is None and only_if is None:
-            return Inserted(self._engine.insert(jobs))
+            return Inserted(self._insert(jobs) if jobs else [])
 
         def insert(tx: Transaction) -> Inserted:
-            if only_if is not None:
-                return records.insert_if(tx, self._database, jobs, only_if)
-            return Inserted(insert_jobs(tx, self._database, jobs))
+            return Inserted(insert_jobs(tx, jobs)) if only_if is None else insert_if(tx, jobs, only_if)
 
         return self._database.write(insert) if within is None else self._database.join(within, insert)
 
+    @abstractmethod
+    def _insert(self, batch: Sequence[NewJob]) -> list[bool]:
+        """Return which of some jobs are new, in a transaction of their own."""
+
+    def _insert_any(self, batch: Sequence[NewJob]) -> list[bool]:
+        """Return which of the jobs are new, whatever jobs they are."""
+        return self._database.write(lambda tx: insert_jobs(tx, batch))
+
     @override
     def claim(self, request: ClaimRequest) -> Claim:
-        return self._engine.claim(request)
+        """A look that finds nothing takes no lock."""
+        self._database.wake.mark(request.queues)
+        idle = self._database.read(lambda tx: self._look(tx, request))
+        if idle is not None:
+            return self._remembered(request, TakenRows(idle, [], ""))
+        return self._remembered(request, self._database.write(lambda tx: self._take(tx, request)))
+
+    def _look(self, tx: Transaction, request: ClaimRequest) -> Claim | None:
+        """Return the claim where it takes nothing, None where there may be work."""
+        if living_server(tx, request.session) is None:
+            return Claim([], next_due_at(tx), is_session_lost=True)
+        if request.limit > 0 and has_ready(tx, request.queues):
+            return None
+        return Claim([], next_due_at(tx))
+
+    def _take(self, tx: Transaction, request: ClaimRequest) -> TakenRows:
+        """Return what the session has claimed."""
+        return take_jobs(tx, request, self._turns)
 
     @override
     def apply(self, transitions: Sequence[Transition], *, within: object | None = None) -> list[Applied]:
-        if within is None:
-            return self._engine.apply(transitions)
-        return self._database.join(within, lambda tx: apply_transitions(tx, self._database, transitions))
+        if within is not None:
+            return self._database.join(within, lambda tx: apply_transitions(tx, transitions))
+        if not transitions:
+            return []
+        results = self._settle(transitions)
+        self._holdings.let_go(transitions)
+        return results
+
+    @abstractmethod
+    def _settle(self, transitions: Sequence[Transition]) -> list[Applied]:
+        """Return the results; plain ends are written without reading, others by way of their rows."""
 
     @override
     def exchange(self, transitions: Sequence[Transition], request: ClaimRequest) -> Exchange:
-        return self._engine.exchange(transitions, request)
+        if not transitions:
+            return Exchange([], self.claim(request))
+        self._database.wake.mark(request.queues)
+        return self._settle_and_claim(transitions, request)
 
-    @override
-    def wait(self, queues: Sequence[str] | None, timeout_seconds: float) -> bool:
-        return self._database.wait(queues, timeout_seconds)
+    @abstractmethod
+    def _settle_and_claim(self, transitions: Sequence[Transition], request: ClaimRequest) -> Exchange:
+        """Return what became of the transitions and of the claim.
 
-    @override
-    def interrupt(self) -> None:
-        self._database.interrupt()
-
-    # ---- sessions ----------------------------------------------------------------------------------------
-
-    @override
-    def begin_session(self, session: NewSession) -> None:
-        self._database.write(lambda tx: sessions.begin_session(tx, session))
-
-    @override
-    def renew(self, renewals: Sequence[Renewal]) -> list[bool]:
-        return self._database.write(lambda tx: sessions.renew(tx, renewals)) if renewals else []
-
-    @override
-    def reconcile(self, session: str, held: Sequence[Held]) -> Reconciliation:
-        is_writing = any(one.started_at is not None for one in held)
-        transact = self._database.write if is_writing else self._database.read
-        return transact(lambda tx: sessions.reconcile(tx, session, held))
-
-    @override
-    def end_session(self, session: str, running: Collection[str] | None, *, reason: str) -> Taken:
-        taken = self._database.write(
-            lambda tx: sessions.end_session(tx, self._database, session, running, reason=reason)
-        )
-        self._engine.forget(session)
-        return taken or Taken(session, "", [], [])
-
-    @override
-    def orphans(self, limit: int) -> list[Taken]:
-        expired = self._database.read(lambda tx: sessions.expired_sessions(tx, limit))
-        ended = [self._end_expired(session) for session in expired]
-        return [taken for taken in ended if taken is not None]
-
-    def _end_expired(self, session: str) -> Taken | None:
-        asked_at = self._database.clock()
-        return self._database.write(lambda tx: sessions.end_expired(tx, self._database, session, asked_at))
-
-    @override
-    def list_sessions(self) -> list[SessionRecord]:
-        return self._database.read(sessions.list_sessions)
-
-    # ---- upkeep ------------------------------------------------------------------------------------------
-
-    @override
-    def promote(self, limit: int) -> Promotion:
-        """Up to `limit` due jobs are enqueued; a look that finds none takes no lock."""
-        self._database.tidy()
-        idle = self._database.read(lambda tx: None if upkeep.has_due(tx) else upkeep.not_due(tx))
-        return idle or self._database.write(lambda tx: upkeep.promote(tx, self._database, limit))
-
-    @override
-    def release(self, limit: int) -> int:
-        if not self._database.read(continuations.has_releasing):
-            return 0
-        return self._database.write(lambda tx: continuations.release(tx, self._database, limit))
-
-    @override
-    def prune(self, limit: int) -> int:
-        """Up to `limit` expired jobs are gone, some hundreds in a transaction."""
-        has_news, has_locks = self._database.read(self._has_old)
-        if has_news:
-            self._database.write(upkeep.prune_old_news)
-        if has_locks:
-            self._prune_locks()
-        pruned = 0
-        while pruned < limit:
-            wanted = min(limit - pruned, _PRUNED_AT_ONCE)
-            gone = self._prune_some(wanted)
-            pruned += gone
-            if gone < wanted:
-                break
-        return pruned
-
-    def _has_old(self, tx: Transaction) -> tuple[bool, bool]:
-        """Tell whether there is old news, and whether there are old locks.
-
-        Those are looked for once an hour: no index leads to them, since every renewal would change it.
+        What has ended is let go before what is claimed is remembered: it may be the same job.
         """
-        news, last = upkeep.has_old_news(tx), self._locks_looked_at
-        if last is not None and 0 <= tx.now - last < _LOCKS_EVERY:
-            return news, False
-        self._locks_looked_at = tx.now
-        return news, locks.has_old_locks(tx)
 
-    def _prune_locks(self) -> None:
-        pruned = _PRUNED_AT_ONCE
-        while pruned == _PRUNED_AT_ONCE:
-            pruned = self._database.write(lambda tx: locks.prune_locks(tx, self._database, _PRUNED_AT_ONCE))
+    def _apply_rest(
+        self, tx: Transaction, transitions: Sequence[Transition], places: Sequence[int]
+    ) -> list[Applied]:
+        """Return the results of all; those at these places are applied now, the others are already."""
+        results = [Applied.APPLIED] * len(transitions)
+        if places:
+            found = apply_transitions(tx, [transitions[place] for place in places])
+            for place, result in zip(places, found, strict=True):
+                results[place] = result
+        return results
 
-    def _prune_some(self, limit: int) -> int:
-        expired = self._database.read(lambda tx: upkeep.expired_jobs(tx, limit))
-        for job_id, is_parent in expired:
-            if is_parent:
-                upkeep.delete_all_children(self._database, job_id)
-        ids = [job_id for job_id, _ in expired]
-        return self._database.write(lambda tx: upkeep.prune_jobs(tx, self._database, ids)) if ids else 0
+    def _remembered(self, request: ClaimRequest, taken: TakenRows) -> Claim:
+        """Return the claim; what was claimed for sure is remembered, so that its end needs no reading."""
+        if taken.claim.is_session_lost:
+            self._holdings.forget(request.session)
+        held = (
+            (job.id, (row[PLACE_SEQ], job.queue, job.attempt, job.claimed_at))
+            for row, job in zip(taken.rows, taken.claim.jobs, strict=True)
+            if not row[PLACE_IS_PARENT]
+        )
+        if taken.claim.jobs:
+            self._holdings.remember(request.session, taken.server, held)
+        return taken.claim
 
-    # ---- what people read --------------------------------------------------------------------------------
+    # ---- single jobs -------------------------------------------------------------------------------------
 
     @override
     def get(self, ids: Sequence[str]) -> list[JobRecord | None]:
-        return self._database.read(lambda tx: find.get_jobs(tx, self._database, ids)) if ids else []
-
-    @override
-    def find(
-        self, where: JobFilter, *, limit: int, cursor: str | None = None, oldest_first: bool = False
-    ) -> FoundJobs:
-        return self._database.read(
-            lambda tx: find.find_jobs(
-                tx, self._database, where, limit=limit, cursor=cursor, oldest_first=oldest_first
-            )
-        )
+        return self._database.read(lambda tx: get_jobs(tx, ids)) if ids else []
 
     @override
     def history(self, job_id: str) -> JobHistory:
-        return self._database.read(
-            lambda tx: JobHistory(find.get_history(tx, job_id), find.get_errors(tx, job_id))
-        )
-
-    @override
-    def counts(self) -> Counts:
-        return self._database.read(find.count_jobs)
-
-    @override
-    def failure_groups(self, limit: int) -> list[FailureGroup]:
-        return self._database.read(lambda tx: find.group_failures(tx, limit))
-
-    @override
-    def record_metrics(self, rollups: Sequence[Rollup]) -> None:
-        if rollups:
-            self._database.write(lambda tx: metrics.record_metrics(tx, rollups))
-
-    @override
-    def timeline(
-        self, since: int, until: int, *, task: str | None = None, queue: str | None = None
-    ) -> list[Rollup]:
-        return self._database.read(lambda tx: metrics.timeline(tx, since, until, task=task, queue=queue))
-
-    @override
-    def append_logs(self, lines: Mapping[str, Sequence[LogLine]], progress: Mapping[str, Progress]) -> None:
-        if lines or progress:
-            self._database.write(lambda tx: logs.append_logs(tx, self._database, lines, progress))
-
-    @override
-    def read_log(self, job_id: str, *, after: int = 0, limit: int = 100) -> list[LogLine]:
-        return self._database.read(lambda tx: logs.read_log(tx, job_id, after=after, limit=limit))
-
-    # ---- locks and records -------------------------------------------------------------------------------
-
-    @override
-    def acquire_lock(self, name: str, owner: str, ttl_seconds: float) -> int | None:
-        return self._database.write(lambda tx: locks.acquire_lock(tx, name, owner, ttl_seconds))
-
-    @override
-    def renew_lock(self, name: str, owner: str, fence: int, ttl_seconds: float) -> bool:
-        return self._database.write(lambda tx: locks.renew_lock(tx, name, owner, fence, ttl_seconds))
-
-    @override
-    def release_lock(self, name: str, owner: str, fence: int) -> bool:
-        return self._database.write(lambda tx: locks.release_lock(tx, name, owner, fence))
-
-    @override
-    def put_record(
-        self,
-        kind: str,
-        key: str,
-        value: str,
-        *,
-        expected_version: int | None = None,
-        due_at: int | None = None,
-    ) -> int | None:
-        return self._database.write(
-            lambda tx: records.put_record(
-                tx, kind, key, value, expected_version=expected_version, due_at=due_at
-            )
-        )
-
-    @override
-    def get_record(self, kind: str, key: str) -> Record | None:
-        return self._database.read(lambda tx: records.get_record(tx, kind, key))
-
-    @override
-    def list_records(self, kind: str, *, after: str = "", limit: int = 100) -> list[Record]:
-        return self._database.read(lambda tx: records.list_records(tx, kind, after=after, limit=limit))
-
-    @override
-    def due_records(self, kind: str, limit: int) -> list[Record]:
-        return self._database.read(lambda tx: records.due_records(tx, kind, limit))
-
-    @override
-    def delete_record(self, kind: str, key: str, *, expected_version: int | None = None) -> bool:
-        return self._database.write(
-            lambda tx: records.delete_record(tx, kind, key, expected_version=expected_version)
-        )
+        return self._database.read(lambda tx: get_history(tx, job_id))

@@ -1,201 +1,213 @@
-"""What keeps a storage in order: due jobs, jobs nobody needs any more."""
+"""What keeps a storage in order: due jobs, ended parents, old things, rollups of what ended."""
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any
 
-from sqlalchemy import bindparam, delete, exists, null, select, update
+from typing_extensions import override
 
-from firelock.storage import HistoryEntry, Promotion, State, Upkeep
+from firelock.storage import HistoryEntry, Promotion, Rollup, State, Upkeep, add_rollups
+from firelock_sql import locks
 from firelock_sql.claim import next_due_at
-from firelock_sql.continuations import delete_children
-from firelock_sql.history import COMPACT_FROM, entry_line, read_list
-from firelock_sql.job_row import compact, load_rows
-from firelock_sql.statements import Statement, among
-from firelock_sql.tables import (
-    ONE,
-    ZERO,
-    attempt_errors,
-    by_id,
-    edges,
-    is_scheduled,
-    job_tags,
-    jobs,
-    log_lines,
-    pinned,
-    progress,
-    releasing,
-    rollups,
-    sessions,
-    text_literal,
-)
-from firelock_sql.transaction import Database, Transaction
+from firelock_sql.database import SqlVerbs
+from firelock_sql.job_row import COMPACT_FROM, compact, entry_line, load_rows, read_list
+from firelock_sql.settle import delete_children, release_children
+from firelock_sql.transaction import Text, Transaction, insert_into
 
-__all__ = [
-    "delete_all_children",
-    "expired_jobs",
-    "has_due",
-    "has_old_news",
-    "not_due",
-    "promote",
-    "prune_jobs",
-    "prune_old_news",
-]
+__all__ = ["SqlUpkeepVerbs"]
 
-_DAY = 86_400_000_000
+_HOUR = 3_600_000_000
+_DAY = 24 * _HOUR
 _CHILDREN_AT_ONCE = 1_000
+_PRUNED_AT_ONCE = 500
 
-_due = (
-    pinned(select(jobs.c.seq, jobs.c.id, jobs.c.queue, jobs.c.history_lines), "due")
-    .where(is_scheduled, jobs.c.due_at <= bindparam("now"))
-    .order_by(jobs.c.due_at, jobs.c.id)
-    .limit(bindparam("most"))
-)
-_DUE, _TAKE_DUE = Statement(_due), Statement(_due.with_for_update(skip_locked=True, key_share=True))
-_PROMOTE = Statement(
-    update(jobs)
-    .where(among(jobs.c.seq, "seqs"))
-    .ordered_values(
-        (jobs.c.state, text_literal(State.ENQUEUED)),
-        (jobs.c.reason, bindparam("new_reason")),
-        (jobs.c.changed_at, bindparam("now")),
-        (jobs.c.enqueued_at, bindparam("now_again")),
-        (jobs.c.due_at, null()),
-        (jobs.c.history, jobs.c.history + bindparam("line")),
-        (jobs.c.history_lines, jobs.c.history_lines + ONE),
-    )
-)
-_EXPIRED = Statement(
-    pinned(select(jobs.c.id, jobs.c.is_parent), "expires")
-    .where(
-        jobs.c.expires_at.is_not(None),
-        jobs.c.expires_at <= bindparam("now"),
-        ~exists(ONE).where(releasing.c.parent_id == jobs.c.id),
-    )
-    .order_by(jobs.c.expires_at)
-    .limit(bindparam("most"))
-)
-_LOCK = Statement(
-    by_id(select(jobs.c.id))
-    .where(among(jobs.c.id, "ids"))
-    .order_by(jobs.c.id)
-    .with_for_update(skip_locked=True)
-)
-_BELONGINGS = Statement(
-    select(jobs.c.id, jobs.c.state, jobs.c.queue, jobs.c.tags, jobs.c.created_at).where(
-        among(jobs.c.id, "ids"),
-        jobs.c.expires_at <= bindparam("now"),
-        ~exists(ONE).where(edges.c.parent_id == jobs.c.id, edges.c.is_decided == ZERO),
-    )
-)
-_UNTAG = Statement(
-    delete(job_tags).where(
-        job_tags.c.tag == bindparam("tag"),
-        job_tags.c.created_at == bindparam("created"),
-        job_tags.c.job_id == bindparam("job"),
-    )
-)
+_DUE = """
+SELECT seq, id, queue, history_lines FROM firelock_jobs INDEXED BY firelock_due
+WHERE state = 'scheduled' AND due_at <= :now ORDER BY due_at, id LIMIT :most
+"""
+_IS_DUE, _TAKE_DUE = Text(_DUE), Text(f"{_DUE} FOR NO KEY UPDATE SKIP LOCKED")
+_PROMOTE = Text("""
+UPDATE firelock_jobs
+SET state = 'enqueued', reason = :reason, changed_at = :now, enqueued_at = :now, due_at = NULL,
+    history = history || :line, history_lines = history_lines + 1
+WHERE seq IN :seqs
+""")
+_IS_RELEASING = Text("SELECT 1 FROM firelock_releasing LIMIT 1")
+_EXPIRED = Text("""
+SELECT id, is_parent FROM firelock_jobs INDEXED BY firelock_expires
+WHERE expires_at IS NOT NULL AND expires_at <= :now
+    AND NOT EXISTS (SELECT 1 FROM firelock_releasing WHERE parent_id = firelock_jobs.id)
+ORDER BY expires_at LIMIT :most
+""")
+_LOCK = Text("""
+SELECT id FROM firelock_jobs INDEXED BY id WHERE id IN :ids ORDER BY id FOR UPDATE SKIP LOCKED
+""")
+_BELONGINGS = Text("""
+SELECT id, state, queue, tags, created_at FROM firelock_jobs
+WHERE id IN :ids AND expires_at <= :now
+    AND NOT EXISTS (SELECT 1 FROM firelock_edges WHERE parent_id = firelock_jobs.id AND is_decided = 0)
+""")
+_UNTAG = Text("DELETE FROM firelock_job_tags WHERE tag = :tag AND created_at = :created_at AND job_id = :job")
 _DELETE = [
-    Statement(delete(table).where(among(column, "ids")))
+    Text(f"DELETE FROM firelock_{table} WHERE {column} IN :ids")  # noqa: S608 - names of ours
     for table, column in (
-        (attempt_errors, attempt_errors.c.job_id),
-        (log_lines, log_lines.c.job_id),
-        (progress, progress.c.job_id),
-        (edges, edges.c.child_id),
-        (edges, edges.c.parent_id),
-        (jobs, jobs.c.id),
+        ("attempt_errors", "job_id"),
+        ("log_lines", "job_id"),
+        ("progress", "job_id"),
+        ("edges", "child_id"),
+        ("edges", "parent_id"),
+        ("jobs", "id"),
     )
 ]
-_OLD_SESSIONS = Statement(delete(sessions).where(sessions.c.died_at < bindparam("before")))
-_HAS_OLD_SESSIONS = Statement(
-    select(ONE).select_from(sessions).where(sessions.c.died_at < bindparam("before")).limit(ONE)
-)
-_OLD_ROLLUPS = Statement(delete(rollups).where(rollups.c.minute < bindparam("before")))
-_HAS_OLD_ROLLUPS = Statement(
-    select(ONE).select_from(rollups).where(rollups.c.minute < bindparam("before")).limit(ONE)
-)
+_HAS_OLD_NEWS = Text("""
+SELECT 1 WHERE EXISTS (SELECT 1 FROM firelock_sessions WHERE died_at < :dead_before)
+    OR EXISTS (SELECT 1 FROM firelock_rollups WHERE minute < :before)
+""")
+_HAS_OLD_LOCKS = Text("SELECT 1 FROM firelock_locks WHERE expires_at < :before AND name > '' LIMIT 1")
+_OLD_SESSIONS = Text("DELETE FROM firelock_sessions WHERE died_at < :before")
+_OLD_ROLLUPS = Text("DELETE FROM firelock_rollups WHERE minute < :before")
+
+_COLUMNS = ("minute", "task", "queue", "outcome", "count", "duration", "histogram")
+_ROLLUP = f"SELECT {', '.join(_COLUMNS)} FROM firelock_rollups WHERE"  # noqa: S608 - names of columns
+_THIS = "minute = :minute AND task = :task AND queue = :queue AND outcome = :outcome"
+_GET = Text(f"{_ROLLUP} {_THIS} FOR UPDATE")
+_PUT = insert_into("firelock_rollups", *_COLUMNS)
+_REPLACE = Text(f"""
+UPDATE firelock_rollups SET count = :count, duration = :duration, histogram = :histogram WHERE {_THIS}
+""")  # noqa: S608 - a condition of ours
+_SINCE = Text(f"{_ROLLUP} minute >= :since AND minute < :until ORDER BY minute, task, queue, outcome")
 
 
-def has_due(tx: Transaction) -> bool:
-    """Tell whether a scheduled job is due."""
-    return bool(tx.all(_DUE, {"now": tx.now, "most": 1}))
+class SqlUpkeepVerbs(SqlVerbs):
+    """What servers do for all."""
+
+    _locks_looked_at: int | None = None
+
+    @override
+    def promote(self, limit: int) -> Promotion:
+        """Up to `limit` due jobs are enqueued; a look that finds none takes no lock."""
+        self._database.tidy()
+
+        def idle(tx: Transaction) -> Promotion | None:
+            return None if tx.all(_IS_DUE, now=tx.now, most=1) else Promotion(0, next_due_at(tx))
+
+        return self._database.read(idle) or self._database.write(lambda tx: _promote(tx, limit))
+
+    @override
+    def release(self, limit: int) -> int:
+        if not self._database.read(lambda tx: tx.one(_IS_RELEASING)):
+            return 0
+        return self._database.write(lambda tx: release_children(tx, limit))
+
+    @override
+    def prune(self, limit: int) -> int:
+        """Up to `limit` expired jobs are gone, some hundreds in a transaction."""
+        has_news, has_locks = self._database.read(self._has_old)
+        if has_news:
+            self._database.write(_prune_old_news)
+        if has_locks:
+            self._prune_locks()
+        pruned = 0
+        while pruned < limit:
+            wanted = min(limit - pruned, _PRUNED_AT_ONCE)
+            gone = self._prune_some(wanted)
+            pruned += gone
+            if gone < wanted:
+                break
+        return pruned
+
+    def _has_old(self, tx: Transaction) -> tuple[bool, bool]:
+        """Tell whether there is old news, and whether there are old locks.
+
+        Those are looked for once an hour: no index leads to them, since every renewal would change it.
+        """
+        news = tx.one(_HAS_OLD_NEWS, dead_before=tx.now - _DAY, before=tx.now - 30 * _DAY) is not None
+        last = self._locks_looked_at
+        if last is not None and 0 <= tx.now - last < _HOUR:
+            return news, False
+        self._locks_looked_at = tx.now
+        return news, tx.one(_HAS_OLD_LOCKS, before=tx.now - _DAY) is not None
+
+    def _prune_locks(self) -> None:
+        pruned = _PRUNED_AT_ONCE
+        while pruned == _PRUNED_AT_ONCE:
+            pruned = self._database.write(lambda tx: locks.prune_locks(tx, _PRUNED_AT_ONCE))
+
+    def _prune_some(self, limit: int) -> int:
+        def expired(tx: Transaction) -> list[Any]:
+            return tx.all(_EXPIRED, now=tx.now, most=limit)
+
+        found = self._database.read(expired)
+        for job_id, is_parent in found:
+            while is_parent and self._delete_children(job_id):
+                continue
+        ids = [job_id for job_id, _ in found]
+        return self._database.write(lambda tx: _prune_jobs(tx, ids)) if ids else 0
+
+    def _delete_children(self, parent_id: str) -> int:
+        return self._database.write(lambda tx: delete_children(tx, parent_id, _CHILDREN_AT_ONCE))
+
+    @override
+    def record_metrics(self, rollups: Sequence[Rollup]) -> None:
+        if rollups:
+            self._database.write(lambda tx: _record(tx, rollups))
+
+    @override
+    def timeline(
+        self, since: int, until: int, *, task: str | None = None, queue: str | None = None
+    ) -> list[Rollup]:
+        rows = self._database.read(lambda tx: tx.all(_SINCE, since=since, until=until))
+        return [one for one in map(_read, rows) if task in {None, one.task} and queue in {None, one.queue}]
 
 
-def not_due(tx: Transaction) -> Promotion:
-    """Return the promotion that moved nothing."""
-    return Promotion(0, next_due_at(tx))
-
-
-def promote(tx: Transaction, database: Database, limit: int) -> Promotion:
-    """See `Storage.promote`."""
-    due: Sequence[Any] = tx.all(_TAKE_DUE, {"now": tx.now, "most": limit})
+def _promote(tx: Transaction, limit: int) -> Promotion:
+    due = tx.all(_TAKE_DUE, now=tx.now, most=limit)
     if due:
-        line = entry_line(HistoryEntry(State.ENQUEUED, tx.now, Upkeep.DUE.value))
-        seqs = database.among([row[0] for row in due])
-        parameters = {"now": tx.now, "now_again": tx.now, "new_reason": Upkeep.DUE.value, "line": line}
-        tx.run(_PROMOTE, {**parameters, "seqs": seqs})
+        reason = Upkeep.DUE.value
+        line = entry_line(HistoryEntry(State.ENQUEUED, tx.now, reason))
+        tx.run(_PROMOTE, now=tx.now, reason=reason, line=line, seqs=[row[0] for row in due])
         for queue, number in Counter(row[2] for row in due).items():
-            tx.deltas[State.SCHEDULED.value, queue] -= number
-            tx.deltas[State.ENQUEUED.value, queue] += number
+            tx.moved(queue, State.SCHEDULED.value, State.ENQUEUED.value, number)
             tx.woken.add(queue)
-        _bound_histories(tx, database, [row[1] for row in due if row[3] + 1 >= COMPACT_FROM])
+        if long := [row[1] for row in due if row[3] + 1 >= COMPACT_FROM]:
+            for one in load_rows(tx, long).values():
+                compact(tx, one)
     return Promotion(len(due), next_due_at(tx))
 
 
-def _bound_histories(tx: Transaction, database: Database, ids: Sequence[str]) -> None:
-    if ids:
-        for row in load_rows(tx, database, ids).values():
-            compact(tx, row)
-
-
-def expired_jobs(tx: Transaction, limit: int) -> list[tuple[str, bool]]:
-    """Return jobs that may be pruned, the longest expired first, and whether children may wait for each."""
-    found: Sequence[Any] = tx.all(_EXPIRED, {"now": tx.now, "most": limit})
-    return [(id, bool(is_parent)) for id, is_parent in found]
-
-
-def delete_all_children(database: Database, parent_id: str) -> None:
-    """No child waits for the job any more; a bounded number of them at a time."""
-    while database.write(lambda tx: delete_children(tx, database, parent_id, _CHILDREN_AT_ONCE)):
-        continue
-
-
-def prune_jobs(tx: Transaction, database: Database, ids: Sequence[str]) -> int:
+def _prune_jobs(tx: Transaction, ids: list[str]) -> int:
     """Return how many of the jobs are gone; one that was changed meanwhile, or is just being, stays."""
-    held = [str(row[0]) for row in tx.all(_LOCK, {"ids": database.among(ids)})]
-    found: Sequence[Any] = tx.all(_BELONGINGS, {"ids": database.among(held), "now": tx.now})
-    gone = database.among([row[0] for row in found])
+    held = [str(row[0]) for row in tx.all(_LOCK, ids=ids)]
+    found = tx.all(_BELONGINGS, ids=held, now=tx.now)
+    gone = [row[0] for row in found]
     for statement in _DELETE:
-        tx.run(statement, {"ids": gone})
-    tags = [
-        {"tag": tag, "created": created_at, "job": id}
-        for id, _, _, tags, created_at in found
-        if tags
-        for tag in read_list(tags)
-    ]
-    tx.run_many(_UNTAG, tags)
-    for _, state, queue, _, _ in found:
+        tx.run(statement, ids=gone)
+    for id, state, queue, tags, created_at in found:
+        tx.run_many(_UNTAG, [{"tag": tag, "created_at": created_at, "job": id} for tag in read_list(tags)])
         tx.moved(queue, state, None)
     return len(found)
 
 
-def has_old_news(tx: Transaction) -> bool:
-    """Tell whether a dead session or a rollup may be pruned."""
-    sessions_before, rollups_before = _limits(tx)
-    return bool(
-        tx.one(_HAS_OLD_SESSIONS, {"before": sessions_before})
-        or tx.one(_HAS_OLD_ROLLUPS, {"before": rollups_before})
-    )
-
-
-def prune_old_news(tx: Transaction) -> None:
+def _prune_old_news(tx: Transaction) -> None:
     """Dead sessions older than a day and rollups older than 30 days are gone."""
-    sessions_before, rollups_before = _limits(tx)
-    tx.run(_OLD_SESSIONS, {"before": sessions_before})
-    tx.run(_OLD_ROLLUPS, {"before": rollups_before})
+    tx.run(_OLD_SESSIONS, before=tx.now - _DAY)
+    tx.run(_OLD_ROLLUPS, before=tx.now - 30 * _DAY)
 
 
-def _limits(tx: Transaction) -> tuple[int, int]:
-    return tx.now - _DAY, tx.now - 30 * _DAY
+def _read(row: Any) -> Rollup:  # noqa: ANN401 - a driver's row
+    minute, task, queue, outcome, count, duration, histogram = row
+    return Rollup(minute, task, queue, outcome, count, duration, tuple(json.loads(histogram)))
+
+
+def _record(tx: Transaction, new: Sequence[Rollup]) -> None:
+    """See `Storage.record_metrics`; in one order, so that two servers' rollups of a minute never cross."""
+    for rollup in sorted(new, key=attrgetter("minute", "task", "queue", "outcome")):
+        this = {name: getattr(rollup, name) for name in _COLUMNS[:4]}
+        found = tx.one(_GET, **this)
+        total = rollup if found is None else add_rollups(_read(found), rollup)
+        numbers = {"count": total.count, "duration": total.duration, "histogram": json.dumps(total.histogram)}
+        tx.run(_PUT if found is None else _REPLACE, **this, **numbers)

@@ -12,7 +12,7 @@ from sqlalchemy.exc import ArgumentError
 
 from firelock import ConfigurationError
 from firelock_sql.names import Names
-from firelock_sql.tables import PREFIX
+from firelock_sql.schema import PREFIX
 
 __all__ = [
     "ServerUrl",

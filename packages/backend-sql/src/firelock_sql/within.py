@@ -15,7 +15,7 @@ import attrs
 from sqlalchemy import Connection, event
 from sqlalchemy.engine import Dialect
 
-from firelock_sql.statements import Cursor
+from firelock_sql.transaction import Cursor
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session

@@ -1,6 +1,5 @@
 """MySQL and MariaDB, by PyMySQL or mysqlclient.
 
-Read `engine` first (the verbs that run for every job), then `pipeline`, by which its statements share round
-trips, `database` (transactions), `connect` (which server it is, what errors mean), `health`; `opening` makes
-a storage of a URL or of a caller's engine.
+Read `storage` first (the verbs that run for every job), then `pipeline`, by which its statements share round
+trips, `database` (transactions), `connect` (which server it is, what errors mean), `health`.
 """

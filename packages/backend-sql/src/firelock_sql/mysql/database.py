@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
@@ -12,13 +12,12 @@ from typing_extensions import override
 
 from firelock import ConfigurationError
 from firelock.storage import Finding, StorageError, StorageUnavailable
-from firelock_sql import schema
 from firelock_sql.mysql import health
 from firelock_sql.mysql.connect import CLOCK, DRIVERS, dialect_of, meet, read_failure, runs_several
 from firelock_sql.mysql.pipeline import Courier, TogetherCursor
 from firelock_sql.notify import Wake
+from firelock_sql.schema import schema_version
 from firelock_sql.server_database import ServerDatabase
-from firelock_sql.tables import schema_version
 from firelock_sql.within import Joined, tell_nobody
 
 if TYPE_CHECKING:
@@ -27,8 +26,8 @@ if TYPE_CHECKING:
     from firelock_sql.mysql.connect import Product
     from firelock_sql.names import Names
     from firelock_sql.pool import EnginePool, Lent
-    from firelock_sql.statements import Cursor, Parameter
-    from firelock_sql.transaction import Failure, Transaction
+    from firelock_sql.server_database import Failure
+    from firelock_sql.transaction import Cursor, Transaction
 
 __all__ = ["MysqlDatabase"]
 
@@ -54,13 +53,13 @@ class MysqlDatabase(ServerDatabase):
 
     raw_kind = "a connection of PyMySQL or mysqlclient"
 
-    def __init__(self, name: str, connections: EnginePool, names: Names, *, is_own: bool) -> None:
+    def __init__(self, name: str, connections: EnginePool, names: Names) -> None:
         super().__init__(connections, Wake(None))
         self.name = name
         self.names = names
         self.dialect = dialect_of("mariadb", names)  # until a connection tells
         self._product: Product | None = None
-        self._is_own = is_own
+        self._is_own = connections.is_own
         connections.meet = self._meet
 
     def _meet(self, driver: Any) -> None:  # noqa: ANN401 - any driver's connection
@@ -120,17 +119,11 @@ class MysqlDatabase(ServerDatabase):
         found: Any = cursor.fetchone()
         return int(found[0]) + self.clock_offset
 
-    @override
-    def among(self, values: Sequence[str] | Sequence[int]) -> Parameter:
-        """The driver writes the values, each one quoted; among none there is nothing, not even NULL."""
-        return tuple(values) or (None,)  # type: ignore[return-value]
-
     # ---- the schema --------------------------------------------------------------------------------------
 
     @override
-    def has_table(self, tx: Transaction, name: str) -> bool:
-        assert name == schema_version.name  # noqa: S101 - the only one that is asked for
-        tx.cursor.execute(_HAS_TABLE, [self.names.schema, self.names.of(name)])
+    def has_tables(self, tx: Transaction) -> bool:
+        tx.cursor.execute(_HAS_TABLE, [self.names.schema, self.names.of(schema_version.name)])
         return tx.cursor.fetchone() is not None
 
     @override
@@ -180,7 +173,7 @@ class MysqlDatabase(ServerDatabase):
     @override
     def describe(self) -> Mapping[str, str]:
         settings = self.read_unchecked(lambda tx: health.read_settings(tx.cursor))
-        return health.describe(self.name, self.product, settings, self._wake.describe())
+        return health.describe(self.name, self.product, settings, self.wake.describe())
 
     @override
     def diagnose(self) -> list[Finding]:
@@ -190,7 +183,7 @@ class MysqlDatabase(ServerDatabase):
         settings, history, now = self.read_unchecked(ask)
         ahead = now - self.clock_offset - time.time_ns() // 1_000
         longest = self._read_longest()
-        seen = health.Observed(self.product, settings, schema.state(self), ahead, history, longest)
+        seen = health.Observed(self.product, settings, self.schema_state(), ahead, history, longest)
         return health.diagnose(seen)
 
     def _read_longest(self) -> tuple[int, int] | None:

@@ -11,7 +11,7 @@ from firelock.storage import Finding, SchemaState
 
 if TYPE_CHECKING:
     from firelock_sql.mysql.connect import Product
-    from firelock_sql.statements import Cursor
+    from firelock_sql.transaction import Cursor
 
 __all__ = ["Observed", "describe", "diagnose", "read_history_length", "read_longest", "read_settings"]
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import attrs
 
 if TYPE_CHECKING:
-    from firelock_sql.statements import Parameter, Value
+    from firelock_sql.transaction import Parameter, Value
 
 __all__ = [
     "Answer",

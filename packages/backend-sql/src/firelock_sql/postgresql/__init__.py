@@ -1,6 +1,6 @@
 """PostgreSQL, by psycopg 3.
 
-Read `engine` first: its statements do each verb in one round trip. Then `database` (transactions), `connect`
+Read `storage` first: its statements do each verb in one round trip. Then `database` (transactions), `connect`
 (what errors mean, poolers), `listener` (LISTEN and NOTIFY), `lanes` (where claims look while a snapshot is
-held open), `health`; `opening` makes a storage of a URL or of a caller's engine.
+held open), `health`.
 """

@@ -23,7 +23,7 @@ from typing_extensions import override
 
 from firelock.storage import StorageError
 from firelock_sql.names import Names, set_names
-from firelock_sql.transaction import Failure, Meaning
+from firelock_sql.server_database import Failure, Meaning
 
 __all__ = [
     "DRIVERS",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,9 +17,9 @@ from firelock_sql.notify import Wake
 from firelock_sql.postgresql import health
 from firelock_sql.postgresql.connect import DRIVERS, Way, dialect_of, read_failure
 from firelock_sql.postgresql.listener import Channel, ChannelMailbox
-from firelock_sql.server_database import STALE_LIMIT, Conflict, ServerDatabase
-from firelock_sql.tables import schema_version
-from firelock_sql.transaction import Meaning, Transaction
+from firelock_sql.schema import schema_version
+from firelock_sql.server_database import STALE_LIMIT, Conflict, Meaning, ServerDatabase
+from firelock_sql.transaction import Transaction
 from firelock_sql.within import Joined, tell_nobody
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from firelock_sql.names import Names
     from firelock_sql.pool import EnginePool, Lent
-    from firelock_sql.statements import Cursor, Parameter
-    from firelock_sql.transaction import Failure
+    from firelock_sql.server_database import Failure
+    from firelock_sql.transaction import Cursor
 
 __all__ = ["PostgresqlDatabase"]
 
@@ -120,8 +120,7 @@ class PostgresqlDatabase(ServerDatabase):
         return cursor, int(cursor.fetchone()[0])
 
     @override
-    def has_table(self, tx: Transaction, name: str) -> bool:
-        assert name == schema_version.name  # noqa: S101 - the only one that is asked for
+    def has_tables(self, tx: Transaction) -> bool:
         # A name of our own, not a caller's value; drivers differ in how they would take a parameter.
         tx.cursor.execute(f"SELECT to_regclass('{table_name(tx.dialect, schema_version)}') IS NOT NULL")
         found: Any = tx.cursor.fetchone()
@@ -181,14 +180,10 @@ class PostgresqlDatabase(ServerDatabase):
         return bool(driver.autocommit)
 
     @override
-    def among(self, values: Sequence[str] | Sequence[int]) -> Parameter:
-        return list(values)  # type: ignore[return-value]  # psycopg and asyncpg take lists
-
-    @override
     def describe(self) -> Mapping[str, str]:
         described = health.describe(self)  # a connection has told by now whether there is a pooler
         pooler = "between here and the server" if self.way.is_pooled else "none"
-        return {**described, "pooler": pooler, "wake": self._wake.describe()}
+        return {**described, "pooler": pooler, "wake": self.wake.describe()}
 
     @override
     def diagnose(self) -> list[Finding]:

@@ -28,9 +28,8 @@ from psycopg import sql
 from firelock.storage import ANY_QUEUE
 from firelock_sql.names import Names, table_name
 from firelock_sql.postgresql.connect import read_failure
-from firelock_sql.server_database import STALE_LIMIT
-from firelock_sql.tables import jobs
-from firelock_sql.transaction import Meaning
+from firelock_sql.schema import jobs
+from firelock_sql.server_database import STALE_LIMIT, Meaning
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Dialect

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
@@ -14,26 +13,22 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from inspect import isbuiltin
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
-from sqlalchemy import Connection, FromClause
-from sqlalchemy.dialects.sqlite.base import SQLiteCompiler
+from sqlalchemy import Connection
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from typing_extensions import override
 
 from firelock import ConfigurationError
 from firelock.storage import Finding, StorageError, StorageUnavailable
-from firelock_sql import schema
-from firelock_sql.notify import Wake
-from firelock_sql.open_database import OpenDatabase
+from firelock_sql.database import Database
+from firelock_sql.notify import SocketMailbox, Wake
 from firelock_sql.sqlite import health
-from firelock_sql.sqlite.datagrams import SocketMailbox
-from firelock_sql.statements import Cursor
-from firelock_sql.transaction import Transaction
+from firelock_sql.transaction import Cursor, Transaction
 from firelock_sql.url import SqliteUrl
 from firelock_sql.within import Joined, TellLater, tell_nobody
 
@@ -56,30 +51,15 @@ _COUNT = (
 )
 
 
-class _SqliteCompiler(SQLiteCompiler):
-    """Writes `INDEXED BY` where a statement names its index, which SQLAlchemy's own leaves out."""
-
-    @override
-    def get_from_hint_text(self, table: FromClause, text: str | None) -> str | None:
-        return text
-
-
-class _Dialect(SQLiteDialect_pysqlite):
-    """The dialect that statements are compiled for."""
-
-    statement_compiler = _SqliteCompiler
-    supports_statement_cache = False
-
-
-class SqliteDatabase(OpenDatabase):
+class SqliteDatabase(Database):
     """One file, shared by every process of one host."""
 
     raw_kind = "a sqlite3.Connection"
 
     def __init__(self, url: SqliteUrl) -> None:
         self.url = url
-        self.name = str(url)
-        self.dialect = _Dialect(paramstyle="qmark")
+        self.name = self.connect_url = str(url)  # it holds no password
+        self.dialect = SQLiteDialect_pysqlite(paramstyle="qmark")
         self._connections = FileConnections(url)
         is_waking = url.is_waking and hasattr(socket, "AF_UNIX")
         super().__init__(self._connections, Wake((lambda: SocketMailbox(url.path)) if is_waking else None))
@@ -99,8 +79,8 @@ class SqliteDatabase(OpenDatabase):
             tx.cursor.executemany(_COUNT, rows)
 
     @override
-    def has_table(self, tx: Transaction, name: str) -> bool:
-        tx.cursor.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", (name,))
+    def has_tables(self, tx: Transaction) -> bool:
+        tx.cursor.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'firelock_schema'")
         return tx.cursor.fetchone() is not None
 
     @override
@@ -110,10 +90,6 @@ class SqliteDatabase(OpenDatabase):
     @override
     def clock(self) -> int:
         return time.time_ns() // 1_000 + self.clock_offset
-
-    @override
-    def among(self, values: Sequence[str] | Sequence[int]) -> str:
-        return json.dumps(values)
 
     @override
     def tidy(self) -> None:
@@ -144,7 +120,7 @@ class SqliteDatabase(OpenDatabase):
 
     @override
     def join(self, within: object, work: Callable[[Transaction], _T]) -> _T:
-        if not self._is_checked and schema.state(self).found == 0:
+        if not self._is_checked and self.schema_state().found == 0:
             self._check_lock()
         return super().join(within, work)
 
@@ -191,7 +167,7 @@ class SqliteDatabase(OpenDatabase):
 
     @override
     def describe(self) -> Mapping[str, str]:
-        wake = self._wake.describe()
+        wake = self.wake.describe()
         return self._connections.read(lambda cursor: health.describe(cursor, self.url, wake))
 
     @override

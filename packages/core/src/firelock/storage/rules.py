@@ -1,7 +1,8 @@
 """The rules of the contract as pure functions of what is stored: no clock, no input or output.
 
 For storages that hold whole jobs in their hands, as `MemoryStorage` does. One that changes columns by
-statements of its own calls those of its lists and queues; of the rest the contract says the same in words.
+statements of its own calls those of transitions, lists and queues; of the rest the contract says the same in
+words.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ __all__ = [
     "ended_with",
     "entry_of",
     "followed",
+    "is_holder",
     "is_in_window",
     "is_pausing",
     "listed_at",
@@ -66,6 +68,7 @@ __all__ = [
     "stored",
     "taken_back",
     "write_cursor",
+    "written",
 ]
 
 Place = tuple[int, str]
@@ -225,13 +228,13 @@ def applied(row: StoredJob, transition: Transition, *, now: int) -> tuple[Stored
     Whether an applied one is `releasing` is for the storage to say. A refused one may still take a tail away.
     """
     job = row.record
-    if job.state not in transition.from_states or not _is_holder(job, transition):
+    if job.state not in transition.from_states or not is_holder(job, transition):
         return _refused(row, transition)
     if transition.error is not None:
         failure = Attempt(transition.attempt or job.attempt, transition.at, transition.error)
         row = attrs.evolve(row, attempts=(*row.attempts, failure)[-_ERRORS_LIMIT:])
     entry = None if transition.is_silent else entry_of(transition, job)
-    return _changed(row, entry, **_written(job, transition, now)), Applied.APPLIED
+    return _changed(row, entry, **written(job, transition, now)), Applied.APPLIED
 
 
 def entry_of(transition: Transition, job: JobRecord) -> HistoryEntry:
@@ -250,11 +253,12 @@ def entry_of(transition: Transition, job: JobRecord) -> HistoryEntry:
     return attrs.evolve(entry, due_at=job.due_at) if job.state is State.SCHEDULED else entry
 
 
-def _is_holder(job: JobRecord, transition: Transition) -> bool:
+def is_holder(job: JobRecord, transition: Transition) -> bool:
+    """Tell whether the transition comes from who holds the job, or needs no holder."""
     return transition.session is None or (transition.session, transition.fence) == (job.session, job.fence)
 
 
-def _written(job: JobRecord, transition: Transition, now: int) -> dict[str, object]:
+def written(job: JobRecord, transition: Transition, now: int) -> dict[str, object]:
     """Return the fields that an applied transition gives the job."""
     is_success = transition.to is State.SUCCEEDED
     fields: dict[str, object] = {

@@ -1,4 +1,4 @@
-"""The verbs that run for every job, on MySQL and MariaDB, in few round trips.
+"""A MySQL or MariaDB storage: the verbs that run for every job, in few round trips.
 
 All that a claim has to know is asked for at once. A server that serves every queue first has to learn which
 ones have work. They are nearly always those that had some the last time: they are asked for together, each
@@ -7,17 +7,19 @@ one's successor with it, and where these answers are the very same queues, nothi
 
 from __future__ import annotations
 
+import importlib.util
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import attrs
-from sqlalchemy import bindparam, insert, literal_column, select
-from sqlalchemy.sql.elements import ColumnElement
+from sqlalchemy import Engine, create_engine
+from sqlalchemy.pool import QueuePool
 from typing_extensions import override
 
+from firelock import ConfigurationError
 from firelock.storage import (
     Applied,
     Claim,
@@ -47,29 +49,23 @@ from firelock_sql.claim import (
     take_rows,
 )
 from firelock_sql.insert import insert_jobs, insert_new
-from firelock_sql.job_engine import SETTLE, JobEngine, settle_values
 from firelock_sql.mysql.connect import CLOCK
+from firelock_sql.mysql.database import MysqlDatabase
+from firelock_sql.mysql.pipeline import TogetherCursor, Written
+from firelock_sql.names import Names
+from firelock_sql.pool import EnginePool
 from firelock_sql.settle import apply_transitions
-from firelock_sql.statements import Statement, among
-from firelock_sql.tables import ONE, by_id, jobs, text_literal
+from firelock_sql.storage import LOCK, SETTLE, SqlStorage, settle_values
+from firelock_sql.transaction import Text, Transaction
+from firelock_sql.url import ServerUrl, parse_server_url
 
-if TYPE_CHECKING:
-    from firelock_sql.mysql.pipeline import TogetherCursor, Written
-    from firelock_sql.server_database import ServerDatabase
-    from firelock_sql.statements import Parameter
-    from firelock_sql.transaction import Transaction
-
-__all__ = [
-    "Claims",
-    "MysqlEngine",
-    "cursor_of",
-]
+__all__ = ["Claims", "MysqlStorage", "cursor_of", "open_engine", "open_url"]
 
 _MOST_GUESSED = 32  # queues; of more each one is asked for by itself
 _T = TypeVar("_T")
 _COMMIT: Written = ("COMMIT", ())
 
-_Question = tuple["Statement", Mapping[str, object]]
+_Question = tuple[Text, Mapping[str, object]]
 
 
 def cursor_of(tx: Transaction) -> TogetherCursor:
@@ -159,7 +155,7 @@ def _may_have_work(names: Sequence[str] | None, known: _Answers) -> bool:
 
 def _ask(
     tx: Transaction,
-    server: Statement,
+    server: Text,
     request: ClaimRequest,
     questions: Sequence[_Question],
     *,
@@ -167,7 +163,7 @@ def _ask(
 ) -> _Answers:
     """Return what a claim has to know, and the answers to the questions, all in one round trip."""
     every: list[_Question] = [(server, {"session": request.session}), (PAUSED, {}), (DUE, {}), (FIRING, {})]
-    written = [statement.bind(tx.dialect, parameters) for statement, parameters in [*every, *questions]]
+    written = [_written(tx, *question) for question in [*every, *questions]]
     found: list[Sequence[Any]] = cursor_of(tx).each([*written, _COMMIT] if is_last else written)
     tx.is_ended = is_last
     living, paused, due, firing, *others = found
@@ -178,6 +174,11 @@ def _ask(
         min(instants, default=None),
         others[: len(questions)],
     )
+
+
+def _written(tx: Transaction, statement: Text, parameters: Mapping[str, object]) -> Written:
+    compiled = statement.compiled(tx.dialect)
+    return compiled.text, compiled.bind(parameters)
 
 
 def _once_each(queues: Sequence[str] | None) -> list[str] | None:
@@ -191,78 +192,51 @@ _ENQUEUED, _PROCESSING, _SUCCEEDED = (
 )
 
 
-def _insert(**values: ColumnElement[Any]) -> Statement:
-    """Return the statement that stores one plain job."""
-    return Statement(insert(jobs).values(state=text_literal(_ENQUEUED), **values))
-
-
-_CLOCK: ColumnElement[int] = literal_column(CLOCK)
-_INSERT = _insert(
-    id=bindparam("new_id"),
-    queue=bindparam("new_queue"),
-    priority=bindparam("new_priority"),
-    enqueued_at=_CLOCK + bindparam("offset"),
-    changed_at=bindparam("new_changed_at"),
-    task=bindparam("new_task"),
-    arguments=bindparam("new_arguments"),
-    serializer=bindparam("new_serializer"),
-    created_at=bindparam("new_created_at"),
-)
-_INSERT_ORDER = (
-    "new_id", "new_queue", "new_priority", "offset", "new_changed_at", "new_task", "new_arguments",
-    "new_serializer", "new_created_at",
-)  # fmt: skip
+_OWN = ("id", "arguments")
 # What all jobs of a batch have alike is told once: to write nine values a job is half of the client's time.
 _ALIKE = ("queue", "priority", "task", "serializer", "created_at")
-_alike = attrgetter(*_ALIKE)
-_TELL_ALIKE = f"SET {', '.join(f'@new_{name} = %s' for name in _ALIKE)}, @new_now = {CLOCK} + %s"
-_INSERT_ALIKE = _insert(
-    id=bindparam("new_id"),
-    queue=literal_column("@new_queue"),
-    priority=literal_column("@new_priority"),
-    enqueued_at=literal_column("@new_now"),
-    changed_at=literal_column("@new_created_at"),
-    task=literal_column("@new_task"),
-    arguments=bindparam("new_arguments"),
-    serializer=literal_column("@new_serializer"),
-    created_at=literal_column("@new_created_at"),
+_own, _alike = attrgetter(*_OWN), attrgetter(*_ALIKE)
+_COLUMNS = ", ".join((*_OWN, *_ALIKE, "changed_at", "enqueued_at", "state"))
+_INSERT = Text(f"""
+INSERT INTO firelock_jobs ({_COLUMNS}) VALUES (
+    :id, :arguments, :queue, :priority, :task, :serializer, :created_at, :created_at, {CLOCK} + :offset,
+    'enqueued'
 )
+""")  # noqa: S608 - names of columns
+_TELL_ALIKE = f"SET {', '.join(f'@{name} = %s' for name in _ALIKE)}, @now = {CLOCK} + %s"
+_INSERT_ALIKE = Text(f"""
+INSERT INTO firelock_jobs ({_COLUMNS})
+VALUES (:id, :arguments, @queue, @priority, @task, @serializer, @created_at, @created_at, @now, 'enqueued')
+""")  # noqa: S608 - names of columns
 
-_LOCK = Statement(
-    by_id(select(ONE).select_from(jobs))
-    .where(among(jobs.c.id, "ids"))
-    .order_by(jobs.c.id)
-    .with_for_update(key_share=True)
-)
 
+class MysqlStorage(SqlStorage):
+    """Jobs in one database of a MySQL or MariaDB server."""
 
-class MysqlEngine(JobEngine["ServerDatabase"]):
-    """`insert`, `claim`, `apply` and `exchange` of one database."""
-
-    def __init__(self, database: ServerDatabase) -> None:
-        super().__init__(database)
+    def __init__(self, shown: str, connect_url: str, connections: EnginePool, names: Names) -> None:
+        database = MysqlDatabase(shown, connections, names)
+        database.connect_url = connect_url
+        super().__init__(database, is_notified=False)
         self._claims = Claims()
 
     # ---- insert ------------------------------------------------------------------------------------------
 
     @override
-    def insert(self, batch: Sequence[NewJob]) -> list[bool]:
+    def _insert(self, batch: Sequence[NewJob]) -> list[bool]:
         """One round trip where the jobs are plain and none is known, which the unique key tells."""
-        if not batch:
-            return []
         if any(job.parents for job in batch):
-            return self.insert_any(batch)
+            return self._insert_any(batch)
         tries = count()
-        return self._database.write(lambda tx: self._insert(tx, batch, is_first=next(tries) == 0))
+        return self._database.write(lambda tx: self._insert_in(tx, batch, is_first=next(tries) == 0))
 
-    def _insert(self, tx: Transaction, batch: Sequence[NewJob], *, is_first: bool) -> list[bool]:
+    def _insert_in(self, tx: Transaction, batch: Sequence[NewJob], *, is_first: bool) -> list[bool]:
         """Return which are new.
 
         Raises:
             StorageUnavailable: one is known, by the first try, whose answer was lost, or from long before.
         """
         if not is_first:
-            answers = insert_jobs(tx, self._database, batch)
+            answers = insert_jobs(tx, batch)
             if tx.is_again and not all(answers):
                 message = f"{self._database.name}: the connection was lost; the jobs may have been stored."
                 raise StorageUnavailable(message)
@@ -270,54 +244,39 @@ class MysqlEngine(JobEngine["ServerDatabase"]):
         if all(job.is_plain for job in batch):
             self._insert_plain(tx, batch)
         else:
-            insert_new(tx, self._database, batch)
+            insert_new(tx, batch)
         return [True] * len(batch)
 
     def _insert_plain(self, tx: Transaction, batch: Sequence[NewJob]) -> None:
         tx.may_repeat = True  # a job that is stored already is known then
         if len(batch) > 1 and len(set(map(_alike, batch))) == 1:
             cursor_of(tx).put(_TELL_ALIKE, [*_alike(batch[0]), self._database.clock_offset])
-            text = _INSERT_ALIKE.text(tx.dialect, "new_id", "new_arguments")
-            tx.cursor.executemany(text, [(job.id, job.arguments) for job in batch])
+            tx.cursor.executemany(_INSERT_ALIKE.compiled(tx.dialect).text, list(map(_own, batch)))
         else:
-            tx.cursor.executemany(_INSERT.text(tx.dialect, *_INSERT_ORDER), self._inserted(batch))
+            rows = [(*_own(job), *_alike(job), job.created_at, self._database.clock_offset) for job in batch]
+            tx.cursor.executemany(_INSERT.compiled(tx.dialect).text, rows)
         for queue, number in Counter(job.queue for job in batch).items():
-            tx.deltas[_ENQUEUED, queue] += number
+            tx.moved(queue, None, _ENQUEUED, number)
             tx.woken.add(queue)
-
-    def _inserted(self, batch: Sequence[NewJob]) -> list[Sequence[Parameter]]:
-        offset = self._database.clock_offset
-        return [
-            (
-                job.id, job.queue, job.priority, offset, job.created_at, job.task, job.arguments,
-                job.serializer, job.created_at,
-            )
-            for job in batch
-        ]  # fmt: skip
 
     # ---- claim -------------------------------------------------------------------------------------------
 
     @override
-    def claim(self, request: ClaimRequest) -> Claim:
-        """A look that finds nothing takes no lock, and is one round trip."""
-        self._database.looks_for_work(request.queues)
-        idle = self._database.read(lambda tx: self._claims.look(tx, request))
-        if idle is not None:
-            return self.remembered(request, TakenRows(idle, [], ""))
-        return self.remembered(request, self._database.write(lambda tx: self.take(tx, request)))
+    def _look(self, tx: Transaction, request: ClaimRequest) -> Claim | None:
+        return self._claims.look(tx, request)
 
     @override
-    def take(self, tx: Transaction, request: ClaimRequest) -> TakenRows:
-        return take_rows(tx, self._database, request, self._claims.find(tx, request))
+    def _take(self, tx: Transaction, request: ClaimRequest) -> TakenRows:
+        return take_rows(tx, request, self._claims.find(tx, request))
 
     # ---- apply -------------------------------------------------------------------------------------------
 
     @override
-    def settle(self, transitions: Sequence[Transition]) -> list[Applied]:
-        results, _ = self._database.write(lambda tx: self._settle(tx, transitions, lambda: None))
+    def _settle(self, transitions: Sequence[Transition]) -> list[Applied]:
+        results, _ = self._database.write(lambda tx: self._settle_in(tx, transitions, lambda: None))
         return results
 
-    def _settle(
+    def _settle_in(
         self, tx: Transaction, transitions: Sequence[Transition], ask: Callable[[], _T]
     ) -> tuple[list[Applied], _T]:
         """Return the results and what `ask` returns, whose questions go with the plain ends.
@@ -326,39 +285,119 @@ class MysqlEngine(JobEngine["ServerDatabase"]):
         """
         batch = self._holdings.parted(transitions, None)
         if not batch.plain:
-            return apply_transitions(tx, self._database, transitions), ask()
+            return apply_transitions(tx, transitions), ask()
         if batch.others:
-            ids = [transition.job_id for transition in transitions]
-            tx.all(_LOCK, {"ids": self._database.among(ids)})  # all in one order, as everywhere
+            tx.all(LOCK, ids=[transition.job_id for transition in transitions])
         cursor = cursor_of(tx)
         cursor.put("SAVEPOINT plain")
         plain = sorted(batch.plain, key=lambda one: one[0].job_id)
         rows = [settle_values(end, held) for end, held in plain]
         answers = cursor.executemany(SETTLE.compiled(tx.dialect).text, rows)
         deltas = dict(tx.deltas)
-        results = self.apply_rest(tx, transitions, batch.others)
+        results = self._apply_rest(tx, transitions, batch.others)
         found = ask()
         cursor.send()
         if sum(answer.rowcount for answer in answers) != len(rows):
             cursor.put("ROLLBACK TO SAVEPOINT plain")
             tx.deltas.clear()
             tx.deltas.update(deltas)
-            return apply_transitions(tx, self._database, transitions), ask()
+            return apply_transitions(tx, transitions), ask()
         for queue, number in Counter(held[1] for _, held in batch.plain).items():
-            tx.deltas[_PROCESSING, queue] -= number
-            tx.deltas[_SUCCEEDED, queue] += number
+            tx.moved(queue, _PROCESSING, _SUCCEEDED, number)
         return results, found
 
     # ---- exchange ----------------------------------------------------------------------------------------
 
     @override
-    def settle_and_claim(self, transitions: Sequence[Transition], request: ClaimRequest) -> Exchange:
+    def _settle_and_claim(self, transitions: Sequence[Transition], request: ClaimRequest) -> Exchange:
         def both(tx: Transaction) -> tuple[list[Applied], TakenRows]:
             # The session is locked before the jobs are, as by who ends a session.
-            cursor_of(tx).put(*SERVING.bind(tx.dialect, {"session": request.session}))
-            results, found = self._settle(tx, transitions, lambda: self._claims.find(tx, request))
-            return results, take_rows(tx, self._database, request, found)
+            cursor_of(tx).put(*_written(tx, SERVING, {"session": request.session}))
+            results, found = self._settle_in(tx, transitions, lambda: self._claims.find(tx, request))
+            return results, take_rows(tx, request, found)
 
         results, taken = self._database.write(both)
         self._holdings.let_go(transitions)
-        return Exchange(results, self.remembered(request, taken))
+        return Exchange(results, self._remembered(request, taken))
+
+
+# ---- opening ---------------------------------------------------------------------------------------------
+
+_MODULES = {"pymysql": "pymysql", "mysqldb": "MySQLdb"}
+_KNOWN = frozenset(
+    {"connect_timeout", "read_timeout", "write_timeout", "unix_socket", "bind_address", "ssl_ca", "ssl_cert",
+     "ssl_key", "ssl_capath", "ssl_cipher", "ssl_check_hostname", "read_default_file", "read_default_group"}
+)  # fmt: skip
+_CONNECT_SECONDS = 10
+_SILENT_SECONDS = 90  # no answer for so long: the server has vanished without a word
+_POOL_SECONDS = 15.0
+_SEVERAL = 1 << 16  # CLIENT_MULTI_STATEMENTS: a transaction begins in one round trip
+_FOUND_ROWS = 1 << 1  # CLIENT_FOUND_ROWS: an update counts the rows it found, changed or not
+
+
+def open_url(url: str) -> SqlStorage:
+    """Return the storage of a `mysql://` or `mariadb://` URL; nothing is connected yet."""
+    parsed = parse_server_url(url, scheme=url.partition(":")[0].partition("+")[0], choices={}, known=_KNOWN)
+    driver = _driver_of(parsed)
+    shown = str(parsed)
+    connections = EnginePool(shown, lambda: _make_engine(parsed, driver), is_own=True)
+    return MysqlStorage(shown, parsed.connect_url, connections, parsed.names)
+
+
+def open_engine(engine: Engine) -> SqlStorage:
+    """Return the storage in a caller's database, by the caller's own connections.
+
+    Raises:
+        ConfigurationError: its driver is neither PyMySQL nor mysqlclient.
+    """
+    if engine.dialect.driver not in _MODULES:
+        message = (
+            f"The engine uses {engine.dialect.driver}; firelock-sql uses PyMySQL or mysqlclient. Make the "
+            "engine from mysql+pymysql://…, or pass its URL; jobs can still be enqueued within transactions "
+            "on it."
+        )
+        raise ConfigurationError(message)
+    shown = engine.url.set(query={}, drivername=engine.dialect.name).render_as_string(hide_password=True)
+    connections = EnginePool(shown, lambda: engine, is_own=False)
+    return MysqlStorage(shown, "", connections, Names())
+
+
+def _driver_of(parsed: ServerUrl) -> str:
+    """Return the driver that the URL names, else mysqlclient where it is installed, else PyMySQL."""
+    _, _, named = parsed.url.drivername.partition("+")
+    for driver in [named] if named else ["mysqldb", "pymysql"]:
+        if importlib.util.find_spec(_MODULES[driver]) is not None:
+            return driver
+    message = f"{parsed} needs {'mysqlclient' if named == 'mysqldb' else 'PyMySQL'}, which is not installed: "
+    raise ConfigurationError(message + _install(named))
+
+
+def _install(named: str) -> str:
+    return "pip install mysqlclient." if named == "mysqldb" else 'pip install "firelock[mysql]".'
+
+
+def _make_engine(parsed: ServerUrl, driver: str) -> Engine:
+    """Return an engine whose transactions are begun and ended by our statements alone."""
+    return create_engine(
+        parsed.url.set(drivername=f"mysql+{driver}"),
+        poolclass=QueuePool,
+        pool_size=parsed.pool_size,
+        max_overflow=0,
+        pool_timeout=_POOL_SECONDS,
+        pool_reset_on_return=None,
+        connect_args=_connect_args(parsed, driver),
+    )
+
+
+def _connect_args(parsed: ServerUrl, driver: str) -> dict[str, Any]:
+    own: dict[str, Any] = {
+        "charset": "utf8mb4",
+        "autocommit": True,
+        "client_flag": _FOUND_ROWS | _SEVERAL,
+        "connect_timeout": _CONNECT_SECONDS,
+        "read_timeout": _SILENT_SECONDS,
+        "write_timeout": _SILENT_SECONDS,
+    }
+    if driver == "pymysql":
+        own["program_name"] = "firelock"
+    return {name: value for name, value in own.items() if name not in parsed.url.query}

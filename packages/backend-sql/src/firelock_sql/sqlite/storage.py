@@ -18,15 +18,14 @@ from operator import attrgetter
 
 from typing_extensions import override
 
-from firelock.storage import Applied, Claim, ClaimRequest, Exchange, NewJob, State, Transition
-from firelock_sql.claim import TakenRows, has_ready, living_server, next_due_at
-from firelock_sql.job_engine import KIND, SETTLE, JobEngine, kind, settle_values
+from firelock.storage import Applied, ClaimRequest, Exchange, NewJob, State, Transition
 from firelock_sql.settle import apply_transitions
-from firelock_sql.statements import Text
-from firelock_sql.tables import jobs
-from firelock_sql.transaction import Database, Transaction
+from firelock_sql.sqlite.database import SqliteDatabase
+from firelock_sql.storage import KIND, SETTLE, SqlStorage, kind, settle_values
+from firelock_sql.transaction import Text, Transaction
+from firelock_sql.url import parse_sqlite_url
 
-__all__ = ["SqliteEngine"]
+__all__ = ["SqliteStorage"]
 
 _PROCESSING, _SUCCEEDED, _ENQUEUED = State.PROCESSING.value, State.SUCCEEDED.value, State.ENQUEUED.value
 
@@ -36,17 +35,19 @@ _SIZES = (100, 10, 1)  # rows in one VALUES
 _NEWEST = Text("SELECT id FROM firelock_jobs ORDER BY seq DESC LIMIT :most")
 
 
-class SqliteEngine(JobEngine[Database]):
-    """`insert`, `claim`, `apply` and `exchange` of one file."""
+class SqliteStorage(SqlStorage):
+    """Jobs in one file; nothing is opened before the first verb."""
+
+    def __init__(self, url: str) -> None:
+        database = SqliteDatabase(parse_sqlite_url(url))
+        super().__init__(database, is_notified=database.wake.has_mailbox)
 
     # ---- insert ------------------------------------------------------------------------------------------
 
     @override
-    def insert(self, batch: Sequence[NewJob]) -> list[bool]:
-        if not batch:
-            return []
+    def _insert(self, batch: Sequence[NewJob]) -> list[bool]:
         if not all(job.is_plain for job in batch):
-            return self.insert_any(batch)
+            return self._insert_any(batch)
         return self._database.write(lambda tx: self._insert_plain(tx, batch))
 
     def _insert_plain(self, tx: Transaction, batch: Sequence[NewJob]) -> list[bool]:
@@ -65,33 +66,23 @@ class SqliteEngine(JobEngine[Database]):
                 done += size
         answers = [True] * len(batch)
         if stored != len(batch):
-            new = {row[0] for row in tx.all(_NEWEST, {"most": stored})}
+            new = {row[0] for row in tx.all(_NEWEST, most=stored)}
             for place, job in enumerate(batch):
                 answers[place] = job.id in new
                 new.discard(job.id)  # of one that is there twice the second is not new
             kinds = Counter(map(kind, compress(batch, answers)))
         for (queue, *_), number in kinds.items():
-            tx.deltas[_ENQUEUED, queue] += number
+            tx.moved(queue, None, _ENQUEUED, number)
             tx.woken.add(queue)
         return answers
-
-    # ---- claim -------------------------------------------------------------------------------------------
-
-    @override
-    def claim(self, request: ClaimRequest) -> Claim:
-        self._database.looks_for_work(request.queues)
-        idle = self._database.read(lambda tx: _look(tx, request))
-        if idle is not None:
-            return self.remembered(request, TakenRows(idle, [], ""))
-        return self.remembered(request, self._database.write(lambda tx: self.take(tx, request)))
 
     # ---- apply -------------------------------------------------------------------------------------------
 
     @override
-    def settle(self, transitions: Sequence[Transition]) -> list[Applied]:
-        return self._database.write(lambda tx: self._settle(tx, transitions))
+    def _settle(self, transitions: Sequence[Transition]) -> list[Applied]:
+        return self._database.write(lambda tx: self._settle_in(tx, transitions))
 
-    def _settle(self, tx: Transaction, transitions: Sequence[Transition]) -> list[Applied]:
+    def _settle_in(self, tx: Transaction, transitions: Sequence[Transition]) -> list[Applied]:
         """Return the results; where an end turns out not to be plain, all go by way of their rows."""
         batch = self._holdings.parted(transitions, None)
         if batch.plain:
@@ -101,29 +92,19 @@ class SqliteEngine(JobEngine[Database]):
             )
             if tx.cursor.rowcount != len(batch.plain):
                 tx.cursor.execute("ROLLBACK TO plain")
-                return apply_transitions(tx, self._database, transitions)
+                return apply_transitions(tx, transitions)
             tx.cursor.execute("RELEASE plain")
             for queue, number in Counter(held[1] for _, held in batch.plain).items():
-                tx.deltas[_PROCESSING, queue] -= number
-                tx.deltas[_SUCCEEDED, queue] += number
-        return self.apply_rest(tx, transitions, batch.others)
+                tx.moved(queue, _PROCESSING, _SUCCEEDED, number)
+        return self._apply_rest(tx, transitions, batch.others)
 
     @override
-    def settle_and_claim(self, transitions: Sequence[Transition], request: ClaimRequest) -> Exchange:
+    def _settle_and_claim(self, transitions: Sequence[Transition], request: ClaimRequest) -> Exchange:
         results, taken = self._database.write(
-            lambda tx: (self._settle(tx, transitions), self.take(tx, request))
+            lambda tx: (self._settle_in(tx, transitions), self._take(tx, request))
         )
         self._holdings.let_go(transitions)
-        return Exchange(results, self.remembered(request, taken))
-
-
-def _look(tx: Transaction, request: ClaimRequest) -> Claim | None:
-    """Return the claim where it takes nothing, None where there may be work."""
-    if living_server(tx, request.session) is None:
-        return Claim([], next_due_at(tx), is_session_lost=True)
-    if request.limit > 0 and has_ready(tx, request.queues):
-        return None
-    return Claim([], next_due_at(tx))
+        return Exchange(results, self._remembered(request, taken))
 
 
 @cache
@@ -140,4 +121,4 @@ def _many_rows(size: int, *, is_uniform: bool) -> str:
         # The last of a row, created_at, is bound once and written twice.
         rows.append(f"('{_ENQUEUED}', {', '.join((*common, *numbers, numbers[-1]))})")
     columns = ", ".join(("state", "enqueued_at", *KIND, *_OWN, "changed_at"))
-    return f"INSERT INTO {jobs.name} ({columns}) VALUES {', '.join(rows)} ON CONFLICT DO NOTHING"  # noqa: S608 - names
+    return f"INSERT INTO firelock_jobs ({columns}) VALUES {', '.join(rows)} ON CONFLICT DO NOTHING"  # noqa: S608 - names

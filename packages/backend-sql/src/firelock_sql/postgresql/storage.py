@@ -1,4 +1,4 @@
-"""The verbs that run for every job, on PostgreSQL: plain ones in one statement, which is one round trip."""
+"""A PostgreSQL storage: the verbs that run for every job, plain ones in one statement, one round trip."""
 
 from __future__ import annotations
 
@@ -6,27 +6,30 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain, repeat, zip_longest
 from operator import attrgetter, itemgetter
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import attrs
 from psycopg.errors import UniqueViolation
-from sqlalchemy import select
+from psycopg.pq import Conninfo
+from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.pool import QueuePool
 from typing_extensions import override
 
+from firelock import ConfigurationError
 from firelock.storage import Applied, Claim, ClaimRequest, Exchange, NewJob, Transition
-from firelock_sql.claim import TakenRows, claimed_job, serving
-from firelock_sql.job_engine import KIND, Held, JobEngine, Parted, kind
-from firelock_sql.postgresql.connect import number_array, text_array
+from firelock_sql.claim import TakenRows, serving
+from firelock_sql.job_row import claimed_job
+from firelock_sql.names import Names
+from firelock_sql.pool import EnginePool
+from firelock_sql.postgresql.connect import number_array, patient_for, text_array
+from firelock_sql.postgresql.database import PostgresqlDatabase
 from firelock_sql.postgresql.lanes import Lanes, Look
 from firelock_sql.settle import apply_transitions
-from firelock_sql.statements import Statement, Text, among
-from firelock_sql.tables import ONE, jobs
+from firelock_sql.storage import KIND, LOCK, Held, Parted, SqlStorage, kind
+from firelock_sql.transaction import Text, Transaction
+from firelock_sql.url import ServerUrl, parse_server_url
 
-if TYPE_CHECKING:
-    from firelock_sql.postgresql.database import PostgresqlDatabase
-    from firelock_sql.transaction import Transaction
-
-__all__ = ["CLAIM_BEHIND", "EXCHANGE", "INSERT", "PostgresqlEngine"]
+__all__ = ["CLAIM_BEHIND", "EXCHANGE", "INSERT", "PostgresqlStorage", "open_engine", "open_url"]
 
 # Stores plain jobs of one kind, none of which is known. The clock is read once, as it would be for each row
 # among a row's columns. That a job is known the unique key tells, by an error: to look for them first costs
@@ -219,13 +222,6 @@ FROM (
 """)
 
 _T = TypeVar("_T")
-_LOCK = Statement(
-    select(ONE)
-    .select_from(jobs)
-    .where(among(jobs.c.id, "ids"))
-    .order_by(jobs.c.id)
-    .with_for_update(key_share=True)
-)
 _MOST = 512  # that one statement claims
 # Places in its answer.
 _SERVER, _DUE, _OPEN, _SETTLED, _TOOK, _FIRST = 0, 1, 2, 3, 4, 5
@@ -239,11 +235,18 @@ class _KnownJob(Exception):
     """A job of the batch was stored before."""
 
 
-class PostgresqlEngine(JobEngine["PostgresqlDatabase"]):
-    """`insert`, `claim`, `apply` and `exchange` of one database."""
+class PostgresqlStorage(SqlStorage):
+    """Jobs in one database of a PostgreSQL server."""
 
-    def __init__(self, database: PostgresqlDatabase) -> None:
-        super().__init__(database)
+    _database: PostgresqlDatabase
+
+    def __init__(
+        self, shown: str, connect_url: str, connections: EnginePool, names: Names, listen: str
+    ) -> None:
+        database = PostgresqlDatabase(shown, connections, names, listen)
+        database.connect_url = connect_url
+        # What a pooler makes of it is known when it is met: `describe` says it then.
+        super().__init__(database, is_notified=database.wake.has_mailbox)
         self._lanes = Lanes()
 
     def _run(self, work: Callable[[Any], _T]) -> _T:
@@ -261,11 +264,9 @@ class PostgresqlEngine(JobEngine["PostgresqlDatabase"]):
     # ---- insert ------------------------------------------------------------------------------------------
 
     @override
-    def insert(self, batch: Sequence[NewJob]) -> list[bool]:
-        if not batch:
-            return []
+    def _insert(self, batch: Sequence[NewJob]) -> list[bool]:
         if not all(job.is_plain for job in batch):
-            return self.insert_any(batch)
+            return self._insert_any(batch)
         orders = _orders(batch)
         kinds = set(map(kind, batch))
         try:
@@ -274,8 +275,8 @@ class PostgresqlEngine(JobEngine["PostgresqlDatabase"]):
             else:
                 self._database.write(lambda tx: self._store_kinds(tx.cursor, next(orders)))
         except _KnownJob:
-            return self.insert_any(batch)
-        self._database.tell({queue for queue, *_ in kinds})
+            return self._insert_any(batch)
+        self._database.wake.tell({queue for queue, *_ in kinds})
         return [True] * len(batch)
 
     def _store_kinds(self, cursor: Any, batch: Sequence[NewJob]) -> None:  # noqa: ANN401 - psycopg's
@@ -304,14 +305,14 @@ class PostgresqlEngine(JobEngine["PostgresqlDatabase"]):
 
     @override
     def claim(self, request: ClaimRequest) -> Claim:
-        self._database.looks_for_work(request.queues)
+        self._database.wake.mark(request.queues)
         return self._claim(self._lanes.look(request))
 
     def _claim(self, look: Look) -> Claim:
-        rows = self._run(lambda cursor: self._look(cursor, look))
+        rows = self._run(lambda cursor: self._ask(cursor, look))
         return self._topped_up(self._kept(look, rows), rows, look)
 
-    def _look(self, cursor: Any, look: Look, plain: _Plain = ()) -> list[Any]:  # noqa: ANN401 - psycopg's
+    def _ask(self, cursor: Any, look: Look, plain: _Plain = ()) -> list[Any]:  # noqa: ANN401 - psycopg's
         """Return the answer to a claim, beside the settling of plain ends where it looks everywhere."""
         request = look.request
         values: dict[str, object] = {
@@ -328,7 +329,7 @@ class PostgresqlEngine(JobEngine["PostgresqlDatabase"]):
         server, next_due_at, opened, _, took = rows[0][:_FIRST]
         request = look.request
         if server is None:
-            self.forget(request.session)
+            self._holdings.forget(request.session)
             return Claim([], next_due_at, is_session_lost=True)
         if rows[0][_FIRST] is None:
             rows = []
@@ -378,13 +379,13 @@ class PostgresqlEngine(JobEngine["PostgresqlDatabase"]):
         if max(Counter(job.queue for job in claim.jobs).values()) < most:
             return claim
         more = attrs.evolve(request, limit=left)
-        rest = self.remembered(more, self._database.write(lambda tx: self.take(tx, more)))
+        rest = self._remembered(more, self._database.write(lambda tx: self._take(tx, more)))
         return Claim([*claim.jobs, *rest.jobs], claim.next_due_at)
 
     # ---- apply -------------------------------------------------------------------------------------------
 
     @override
-    def settle(self, transitions: Sequence[Transition]) -> list[Applied]:
+    def _settle(self, transitions: Sequence[Transition]) -> list[Applied]:
         batch = self._holdings.parted(transitions, None)
         if batch.others:
             return self._database.write(lambda tx: self._settle_mixed(tx, transitions, batch))
@@ -394,18 +395,18 @@ class PostgresqlEngine(JobEngine["PostgresqlDatabase"]):
     def _end(self, cursor: Any, plain: _Plain) -> list[Any]:  # noqa: ANN401 - psycopg's
         """Return the answer to the settling of plain ends alone."""
         nobody = ClaimRequest([], 0, str(plain[0][0].session), 0)
-        return self._look(cursor, Look(nobody), plain)
+        return self._ask(cursor, Look(nobody), plain)
 
     def _settle_mixed(
         self, tx: Transaction, transitions: Sequence[Transition], batch: Parted
     ) -> list[Applied]:
         """Return the results; the session is locked before the jobs are, as by who ends a session."""
         if not batch.plain:
-            return apply_transitions(tx, self._database, transitions)
+            return apply_transitions(tx, transitions)
         serving(tx, str(batch.plain[0][0].session))
-        tx.all(_LOCK, {"ids": [one.job_id for one in transitions]})
+        tx.all(LOCK, ids=[one.job_id for one in transitions])
         left = _unsettled(transitions, batch, self._end(tx.cursor, batch.plain))
-        return self.apply_rest(tx, transitions, left)
+        return self._apply_rest(tx, transitions, left)
 
     def _settle_rest(
         self, transitions: Sequence[Transition], batch: Parted, rows: list[Any]
@@ -414,21 +415,21 @@ class PostgresqlEngine(JobEngine["PostgresqlDatabase"]):
         left = _unsettled(transitions, batch, rows)
         if not left:
             return [Applied.APPLIED] * len(transitions)
-        return self._database.write(lambda tx: self.apply_rest(tx, transitions, left))
+        return self._database.write(lambda tx: self._apply_rest(tx, transitions, left))
 
     # ---- exchange ----------------------------------------------------------------------------------------
 
     @override
-    def settle_and_claim(self, transitions: Sequence[Transition], request: ClaimRequest) -> Exchange:
+    def _settle_and_claim(self, transitions: Sequence[Transition], request: ClaimRequest) -> Exchange:
         look = self._lanes.look(request)
         batch = self._holdings.parted(transitions, request.session)
         if batch.others:
             results, taken = self._database.write(lambda tx: self._both(tx, transitions, batch, request))
             self._holdings.let_go(transitions)
-            return Exchange(results, self.remembered(request, taken))
+            return Exchange(results, self._remembered(request, taken))
         if look.probes is not None:
             return Exchange(self.apply(transitions), self._claim(look))
-        rows = self._run(lambda cursor: self._look(cursor, look, batch.plain))
+        rows = self._run(lambda cursor: self._ask(cursor, look, batch.plain))
         results = self._settle_rest(transitions, batch, rows)
         self._holdings.let_go(transitions)
         return Exchange(results, self._topped_up(self._kept(look, rows), rows, look))
@@ -437,7 +438,7 @@ class PostgresqlEngine(JobEngine["PostgresqlDatabase"]):
         self, tx: Transaction, transitions: Sequence[Transition], batch: Parted, request: ClaimRequest
     ) -> tuple[list[Applied], TakenRows]:
         serving(tx, request.session)
-        return self._settle_mixed(tx, transitions, batch), self.take(tx, request)
+        return self._settle_mixed(tx, transitions, batch), self._take(tx, request)
 
 
 def _unsettled(transitions: Sequence[Transition], batch: Parted, rows: list[Any]) -> list[int]:
@@ -476,3 +477,74 @@ def _ended(plain: _Plain) -> dict[str, object]:
 _NO_ENDS: dict[str, object] = dict.fromkeys(
     ("seqs", "ids", "fences", "ats", "starts", "expiries", "results", "absent"), "{}"
 )
+
+
+# ---- opening ---------------------------------------------------------------------------------------------
+
+_CHOICES = {"listen": ("auto", "on", "off")}
+_CONNECT_SECONDS = 10
+_POOL_SECONDS = 15.0
+SILENT_SECONDS = 90.0  # no answer for so long: longer than any statement may take
+
+
+def open_url(url: str) -> SqlStorage:
+    """Return the storage of a `postgresql://` URL; nothing is connected yet."""
+    known = {option.keyword.decode() for option in Conninfo.get_defaults()}
+    parsed = parse_server_url(url, scheme="postgresql", choices=_CHOICES, known=known)
+    connections = EnginePool(str(parsed), lambda: _make_engine(parsed), is_own=True)
+    return PostgresqlStorage(
+        str(parsed), parsed.connect_url, connections, parsed.names, parsed.options["listen"]
+    )
+
+
+def open_engine(engine: Engine) -> SqlStorage:
+    """Return the storage in a caller's database, by the caller's own connections.
+
+    Raises:
+        ConfigurationError: its driver is not psycopg 3.
+    """
+    if engine.dialect.driver not in {"psycopg", "psycopg_async"}:
+        message = (
+            f"The engine uses {engine.dialect.driver}; firelock-sql uses psycopg 3. Make the engine from "
+            "postgresql+psycopg://…, or pass its URL; jobs can still be enqueued within transactions on it."
+        )
+        raise ConfigurationError(message)
+    shown = engine.url.set(query={}, drivername="postgresql").render_as_string(hide_password=True)
+    connections = EnginePool(shown, lambda: engine, is_own=False)
+    return PostgresqlStorage(shown, "", connections, Names(), "auto")
+
+
+def _make_engine(parsed: ServerUrl) -> Engine:
+    """Return an engine whose transactions are begun and ended by our statements alone."""
+    engine = create_engine(
+        parsed.url.set(drivername="postgresql+psycopg"),
+        isolation_level="AUTOCOMMIT",
+        poolclass=QueuePool,
+        pool_size=parsed.pool_size,
+        max_overflow=0,
+        pool_timeout=_POOL_SECONDS,
+        pool_reset_on_return=None,
+        pool_use_lifo=True,  # the connection used last has its statements prepared
+        connect_args=_connect_args(parsed),
+    )
+    kind = patient_for(SILENT_SECONDS)
+
+    @event.listens_for(engine, "do_connect")
+    def connect(dialect: object, record: object, words: Sequence[Any], named: Mapping[str, Any]) -> object:
+        del dialect, record
+        return kind.connect(*words, **named)
+
+    return engine
+
+
+def _connect_args(parsed: ServerUrl) -> dict[str, Any]:
+    defaults: dict[str, Any] = {
+        "application_name": "firelock",
+        "connect_timeout": _CONNECT_SECONDS,
+        # A server that vanished without a word is noticed within half a minute, by whoever only listens too.
+        "keepalives_idle": 15,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 30_000,
+    }
+    return {name: value for name, value in defaults.items() if name not in parsed.url.query}
